@@ -1,0 +1,7 @@
+//! The action `snapshot`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("snapshot", etcd_charm::action::snapshot::perform)
+}

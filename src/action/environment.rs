@@ -1,0 +1,81 @@
+//! The environment and the words of the command line: the one place where they are read.
+//!
+//! Must never show the password, nor keep it among the variables that others look through.
+
+use crate::system::secret::Secret;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// Where the site file is named.
+pub(super) const SITE: &str = "ETCD_SITE";
+/// Where etcd's own tools look for the password.
+pub(super) const PASSWORD: &str = "ETCDCTL_PASSWORD";
+
+/// What the environment tells an action.
+#[derive(Debug, Default)]
+pub struct Environment {
+    /// The site file, where `ETCD_SITE` names one.
+    pub site: Option<PathBuf>,
+    /// The password of etcd's user, from `ETCDCTL_PASSWORD`.
+    pub password: Option<Secret>,
+    /// The unit that Juju runs us on, in an action and under `juju exec`.
+    pub unit: Option<String>,
+    /// All the rest.
+    pub(super) variables: BTreeMap<OsString, OsString>,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+    pub fn read() -> Self {
+        Self::of(std::env::vars_os())
+    }
+
+    /// Takes the environment from `variables`. A variable that is empty counts as not set.
+    pub fn of(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        let mut variables: BTreeMap<_, _> =
+            variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        Self {
+            site: variables.get(&OsString::from(SITE)).map(PathBuf::from),
+            // etcd knows no password that is not UTF-8; such a one is refused by etcd itself, in its own words.
+            password: variables
+                .remove(&OsString::from(PASSWORD))
+                .map(|password| Secret::new(password.to_string_lossy())),
+            unit: variables
+                .get(&OsString::from("JUJU_UNIT_NAME"))
+                .and_then(|unit| unit.to_str())
+                .map(str::to_owned),
+            variables,
+        }
+    }
+}
+
+/// The words after the program's name.
+#[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
+pub(super) fn words() -> Vec<OsString> {
+    std::env::args_os().skip(1).collect()
+}
+
+/// The time of this run.
+#[expect(clippy::disallowed_methods, reason = "time comes in at the front door")]
+pub(super) fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_is_taken_out_of_sight() {
+        let environment = Environment::of(
+            [("ETCDCTL_PASSWORD", "hunter2"), ("ETCD_SITE", ""), ("JUJU_UNIT_NAME", "etcd/0")]
+                .map(|(name, value)| (name.into(), value.into())),
+        );
+        assert!(environment.password.is_some());
+        assert_eq!(environment.site, None);
+        assert_eq!(environment.unit.as_deref(), Some("etcd/0"));
+        assert!(!format!("{environment:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,158 @@
+//! The action `restore`: parameters to a request, the walk's report to results.
+
+use super::results::Results;
+use super::{Call, key};
+use crate::archive::human_size;
+use crate::juju::Resource;
+use crate::restore::{self, Bump, Outcome, Plan, Report, Request, Source};
+use crate::stop::{Refusal, Stop};
+use crate::store::directory::archive_owner;
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// Restores a snapshot, or finishes or undoes what an earlier run left.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
+    if call.recover {
+        let site = super::site(call)?;
+        let recovered = restore::recover_only(&site, &mut call.tell())?;
+        let words =
+            recovered.map_or_else(|| "there was nothing to recover".to_owned(), |done| done.in_words());
+        results.set(key!("restore.recovered"), words);
+        return Ok(());
+    }
+    let request = request(call)?;
+    let site = super::site(call)?;
+    let report = restore::walk(&site, &request, &mut call.tell())?;
+    tell(&report, &request, results);
+    Ok(())
+}
+
+fn request(call: &Call<'_>) -> Result<Request, Stop> {
+    let params = &call.params;
+    let untouched = |error| Stop::of(error, "nothing was changed", "mend the cause and run restore again");
+    let (_, owner) = archive_owner().map_err(untouched)?;
+    let target = PathBuf::from(params.text("target")?);
+    Ok(Request {
+        expected_sha256: sha256(params.text("expected-sha256")?)?,
+        allow_unhashed: params.flag("allow-unhashed")?,
+        bump: Bump::parse(params.text("bump-revision")?)?,
+        backup: (!params.flag("skip-backup")?).then_some(target),
+        plan_only: params.flag("plan")?,
+        owner,
+        unit: call.unit().map(str::to_owned),
+        now: call.now,
+        source: source(call).map_err(untouched)?,
+    })
+}
+
+fn sha256(text: &str) -> Result<Option<String>, Refusal> {
+    let text = text.to_ascii_lowercase();
+    match text.as_str() {
+        "" => Ok(None),
+        _ if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(Some(text)),
+        _ => Err(Refusal::new(
+            "expected-sha256 is not a sha256",
+            "give the 64 hexadecimal digits that the snapshot action or sha256sum printed",
+        )),
+    }
+}
+
+/// The file named by `snapshot`, or else the charm resource of that name.
+fn source(call: &Call<'_>) -> Result<Source> {
+    let named = call.params.text("snapshot").map_err(|stop| anyhow::anyhow!("{stop}"))?;
+    if !named.is_empty() {
+        return Ok(Source { path: PathBuf::from(named), may_be_bare: true });
+    }
+    let next = match call.unit().map(|unit| unit.split('/').next().unwrap_or(unit)) {
+        Some(application) => {
+            format!("juju attach-resource {application} snapshot=ARCHIVE, or give snapshot=PATH")
+        }
+        None => "name the archive: restore snapshot=PATH".to_owned(),
+    };
+    match call.resource("snapshot")? {
+        Resource::Missing(why) => {
+            Err(Refusal::new(format!("there is no snapshot to restore: {why}"), next).into())
+        }
+        Resource::At(path) if std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) => {
+            Err(Refusal::new("no snapshot is attached: the resource is empty", next).into())
+        }
+        Resource::At(path) => Ok(Source { path, may_be_bare: false }),
+    }
+}
+
+fn tell(report: &Report, request: &Request, results: &mut Results) {
+    if let Some(recovered) = &report.recovered {
+        results.set(key!("restore.recovered"), recovered.in_words());
+    }
+    match &report.outcome {
+        None => tell_plan(report, request, results),
+        Some(outcome) => tell_outcome(&report.plan, outcome, results),
+    }
+    let lost = report.lost_revisions();
+    if lost > 0 {
+        results.set(key!("restore.lost-revisions"), lost.to_string());
+    }
+    let warnings = report.warnings();
+    if !warnings.is_empty() {
+        results.set(key!("restore.warning"), warnings.join("; "));
+    }
+}
+
+fn tell_plan(report: &Report, request: &Request, results: &mut Results) {
+    let Report { plan, snapshot, .. } = report;
+    results.set(key!("plan.snapshot"), request.source.path.display().to_string());
+    results.set(key!("plan.sha256"), &*snapshot.contents.sha256);
+    results.set(
+        key!("plan.revision"),
+        snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump)).to_string(),
+    );
+    if let Some(manifest) = &snapshot.contents.manifest {
+        results.set(key!("plan.taken"), &*manifest.taken);
+    }
+    results.set(key!("plan.member"), format!("{} at {}", plan.member.name, plan.member.peer_urls));
+    if let Some(revision) = plan.old_revision {
+        results.set(key!("plan.old-revision"), revision.to_string());
+    }
+    results.set(key!("plan.backup"), plan.backup.in_words());
+    results.set(key!("plan.bump"), plan.bump.to_string());
+}
+
+fn tell_outcome(plan: &Plan, outcome: &Outcome, results: &mut Results) {
+    let Outcome { expected, backup, exchanged, data_dir } = outcome;
+    results.set(key!("restore.revision"), expected.revision.to_string());
+    results.set(key!("restore.keys"), expected.keys.to_string());
+    results.set(key!("restore.cluster-id"), format!("{:x}", expected.cluster_id));
+    results.set(key!("restore.downtime"), format!("{:.2}s", exchanged.downtime.as_secs_f64()));
+    if plan.bump > 0 {
+        results.set(key!("restore.bumped-by"), plan.bump.to_string());
+    }
+    if let Some(backup) = backup {
+        results.set(key!("backup.path"), backup.path.display().to_string());
+        results.set(key!("backup.sha256"), &*backup.packed.sha256);
+        results.set(key!("backup.size"), human_size(backup.packed.size));
+    }
+    if let Some(name) = &exchanged.kept_as {
+        results.set(key!("backup.old-data"), data_dir.join(name).display().to_string());
+        if let (Some(backup), Some(old)) = (backup, exchanged.old_revision) {
+            let ahead = old - backup.manifest.revision;
+            results.set(key!("backup.old-data-ahead-by"), ahead.to_string());
+        }
+    }
+    if let Some(left_over) = &exchanged.left_over {
+        results.set(key!("restore.left-over"), left_over);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sha256;
+
+    #[test]
+    fn a_sha256_is_64_hexadecimal_digits() {
+        assert_eq!(sha256("").unwrap(), None);
+        assert_eq!(sha256(&"AB".repeat(32)).unwrap(), Some("ab".repeat(32)));
+        for text in ["ab", &"zz".repeat(32), &"é".repeat(32)] {
+            assert!(sha256(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The action `snapshot`: parameters to a request, the walk's report to results.
+
+use super::results::Results;
+use super::{Call, key};
+use crate::archive::human_size;
+use crate::etcd::client::Client;
+use crate::restore::settle;
+use crate::snapshot::{self, Report, Request};
+use crate::stop::{Refusal, Stop};
+use crate::store::directory::{Approach, archive_owner};
+use crate::swap::DataDir;
+use std::path::PathBuf;
+
+/// Takes a snapshot and says where it is.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
+    refuse_old_keys(call.params.text("keys-version")?)?;
+    let site = super::site(call)?;
+    let untouched = |error| {
+        let state = "no archive was published and etcd was not touched";
+        Stop::of(
+            error,
+            state,
+            format!("{}, mend the cause, then run snapshot again", site.service.typed("status")),
+        )
+    };
+    let (user, owner) = archive_owner().map_err(untouched)?;
+    let request = Request {
+        target: PathBuf::from(call.params.text("target")?),
+        owner,
+        unit: call.unit().map(str::to_owned),
+        now: call.now,
+    };
+    Approach::to(&request.target, owner).and_then(|way| way.must_be_open_to(&user)).map_err(untouched)?;
+    let data = DataDir::open(&site).map_err(untouched)?;
+    Approach::to(&request.target, owner)
+        .and_then(|way| way.must_not_lie_in(data.dir()))
+        .map_err(untouched)?;
+    if let Some(recovered) = settle(&site, &data, &mut call.tell())? {
+        results.set(key!("restore.recovered"), recovered.in_words());
+    }
+    let report =
+        snapshot::take(&Client::of(&site), &site.tools, &request, &mut call.tell()).map_err(untouched)?;
+    results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
+    tell(&report, results);
+    Ok(())
+}
+
+/// The older charm's parameter: it could copy the store of the v2 API too, which etcd 3.6 no longer has.
+fn refuse_old_keys(version: &str) -> Result<(), Refusal> {
+    match version {
+        "v3" => Ok(()),
+        "v2" => Err(Refusal::new(
+            "keys-version=v2 asks for the store of etcd's v2 API, which this charm does not keep",
+            "leave keys-version out; use etcd 3.5 or older and `etcdctl backup` for v2 data",
+        )),
+        other => Err(Refusal::new(format!("keys-version is {other:?}"), "leave it out, or give v3")),
+    }
+}
+
+fn tell(report: &Report, results: &mut Results) {
+    let manifest = &report.manifest;
+    results.set(key!("snapshot.path"), report.path.display().to_string());
+    results.set(key!("snapshot.size"), human_size(report.packed.size));
+    results.set(key!("snapshot.sha256"), &*report.packed.sha256);
+    results.set(key!("snapshot.revision"), manifest.revision.to_string());
+    if let Some(keys) = manifest.keys {
+        results.set(key!("snapshot.keys"), keys.to_string());
+    }
+    results.set(key!("snapshot.version"), &*manifest.etcd_version);
+    results.set(key!("snapshot.verified"), "true");
+    if !report.alarms.is_empty() {
+        let alarms = report.alarms.join("; ");
+        results
+            .set(key!("snapshot.warning"), format!("etcd has an alarm, and so has the snapshot: {alarms}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::refuse_old_keys;
+
+    #[test]
+    fn only_the_v3_store_is_kept() {
+        assert!(refuse_old_keys("v3").is_ok());
+        for version in ["v2", "", "V3"] {
+            assert!(refuse_old_keys(version).is_err(), "{version}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! `manifest.json`: what a snapshot is, in the archive beside it. Holds nothing secret.
+
+use crate::etcd::client::ContentHash;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+/// The format that this version writes. A reader refuses a higher one: it may mean something else.
+pub const FORMAT: u32 = 1;
+
+/// What a snapshot is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The format of this document.
+    pub format: u32,
+    /// When the snapshot was asked for, in UTC, RFC 3339.
+    pub taken: String,
+    /// The Juju unit it was taken on, if any.
+    pub unit: Option<String>,
+    /// The version of the etcd server.
+    pub etcd_version: String,
+    /// The cluster's id, in hex as etcd's logs show it.
+    pub cluster_id: String,
+    /// The id of the member it was taken from, in hex.
+    pub member_id: String,
+    /// The name of that member.
+    pub member_name: String,
+    /// How many members the cluster had.
+    pub member_count: usize,
+    /// The revision of the snapshot.
+    pub revision: i64,
+    /// The keys alive at that revision; not known where etcd had compacted it meanwhile.
+    pub keys: Option<u64>,
+    /// The records that `snapshot status` counts: in etcd 3.4 and 3.5 those of all buckets, history included.
+    pub total_keys: u64,
+    /// The length of `db` in bytes, its trailer included.
+    pub db_size: u64,
+    /// The SHA-256 of `db`, its trailer included, in hex.
+    pub db_sha256: String,
+    /// etcd's own hash over all keys and values at that revision, asked of the live member.
+    pub content_hash: Option<ContentHash>,
+}
+
+impl Manifest {
+    /// Reads a manifest; the error says what is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            format: u32,
+        }
+        let version: Version = serde_json::from_slice(bytes).context("manifest.json is not one of ours")?;
+        ensure!(
+            version.format <= FORMAT,
+            "manifest.json has format {}, which only a newer version of this charm can read",
+            version.format
+        );
+        serde_json::from_slice(bytes).context("manifest.json is damaged")
+    }
+
+    /// The document, ending in a newline.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec_pretty(self).context("writing manifest.json")?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_of_a_newer_format_is_not_read() {
+        let error = Manifest::parse(br#"{"format": 2, "colour": "red"}"#).unwrap_err();
+        assert!(error.to_string().contains("newer version"), "{error}");
+        assert!(Manifest::parse(b"{}").is_err());
+        assert!(Manifest::parse(br#"{"format": 1}"#).unwrap_err().to_string().contains("damaged"));
+    }
+}

@@ -1,0 +1,147 @@
+//! What etcd's buckets say: the last revision, the members, whether there are passwords, how far it is
+//! compacted.
+//!
+//! Owns the names of etcd's buckets and keys and the shape of their values (etcd `server/storage/schema`, in
+//! 3.5 `server/mvcc/buckets`, in 3.4 the packages themselves; all alike). Must never decide anything.
+
+use super::Backend;
+use crate::etcd::member::Member;
+use anyhow::{Context, Result, bail, ensure};
+use std::fmt;
+
+/// The bucket of every revision of every key.
+pub(super) const KEY: &str = "key";
+const META: &str = "meta";
+const MEMBERS: &str = "members";
+const AUTH: &str = "auth";
+
+impl Backend {
+    /// The main part of the last key in bucket `key`: what `snapshot status` calls the revision.
+    ///
+    /// 0 for an empty store, of which etcd's API says 1. And behind etcd's own count where the last revisions
+    /// were deletions that have been compacted away: etcd then starts from [`Self::finished_compaction`] or
+    /// [`Self::scheduled_compaction`] if that is higher (`mvcc/kvstore.go` `restore`).
+    pub fn last_revision(&self) -> Result<i64> {
+        self.try_last_revision().with_context(|| self.context())
+    }
+
+    fn try_last_revision(&self) -> Result<i64> {
+        let root = self.bucket(KEY)?.context(NOT_ETCDS)?;
+        match self.last_key(root)? {
+            Some(key) => Ok(Revision::parse(&key)?.main),
+            None => Ok(0),
+        }
+    }
+
+    /// The revision that etcd starts at on it: 1 for an empty store, and a compaction's where the last revisions
+    /// were deletions that it took away (`mvcc/kvstore.go` `restore`).
+    pub fn revision(&self) -> Result<i64> {
+        let compacted = self.scheduled_compaction()?.max(self.finished_compaction()?);
+        Ok(self.last_revision()?.max(compacted.unwrap_or(0)).max(1))
+    }
+
+    /// The members in bucket `members`, in the order of their ids' hexadecimal names.
+    ///
+    /// In etcd 3.4 and 3.5 this is a copy that etcd does not read: `member list` answers from the v2 store
+    /// (`membership/cluster.go` `Recover`). What is known of it:
+    ///
+    /// - Removing a member takes it out, in both (`MustDeleteMemberFromBackend`; nothing is to be subtracted).
+    /// - 3.5 writes a member once, when it is added, and never again (3.5.16 `membership/store.go`
+    ///   `unsafeSaveMemberToBackend`): a member that has started may lack its name and client URLs, and a learner
+    ///   stays one here when it is promoted.
+    /// - A restore by etcdctl 3.4 leaves the bucket as it is and etcd then adds to it: it keeps the members of
+    ///   clusters long gone. So there may be more members here than the cluster has.
+    pub fn members(&self) -> Result<Vec<Member>> {
+        self.try_members().with_context(|| self.context())
+    }
+
+    fn try_members(&self) -> Result<Vec<Member>> {
+        let mut members = Vec::new();
+        let Some(mut records) = self.walk(MEMBERS)? else {
+            return Ok(members);
+        };
+        while let Some((key, value)) = records.record()? {
+            let id = member_id(key).context("bucket `members`")?;
+            let member: Member = serde_json::from_slice(value).with_context(|| format!("member {id:x}"))?;
+            ensure!(member.id == id, "member {id:x} calls itself {:x}", member.id);
+            members.push(member);
+        }
+        Ok(members)
+    }
+
+    /// Whether clients need a password (`auth/store.go`: any value but 1 is no).
+    pub fn auth_enabled(&self) -> Result<bool> {
+        let value = self.value(AUTH, b"authEnabled").with_context(|| self.context())?;
+        Ok(value.is_some_and(|value| value == [1]))
+    }
+
+    /// The revision up to which a compaction was begun, if there ever was one.
+    pub fn scheduled_compaction(&self) -> Result<Option<i64>> {
+        self.compaction("scheduledCompactRev").with_context(|| self.context())
+    }
+
+    /// The revision up to which the last finished compaction went, if there ever was one.
+    pub fn finished_compaction(&self) -> Result<Option<i64>> {
+        self.compaction("finishedCompactRev").with_context(|| self.context())
+    }
+
+    fn compaction(&self, key: &str) -> Result<Option<i64>> {
+        let Some(value) = self.value(META, key.as_bytes())? else {
+            return Ok(None);
+        };
+        let revision = Revision::parse(&value).with_context(|| format!("`{key}` in bucket `{META}`"))?;
+        Ok(Some(revision.main))
+    }
+}
+
+pub(super) const NOT_ETCDS: &str = "there is no bucket `key`: the file is no etcd backend";
+
+/// A member's key is its id in hexadecimal (`BackendMemberKey`).
+fn member_id(key: &[u8]) -> Result<u64> {
+    std::str::from_utf8(key)
+        .ok()
+        .and_then(|key| u64::from_str_radix(key, 16).ok())
+        .with_context(|| format!("the key `{}` is no member id", key.escape_ascii()))
+}
+
+/// A key of bucket `key`: 8 bytes of main, `_`, 8 bytes of sub, both big-endian, and `t` for a deletion
+/// (`mvcc/revision.go`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Revision {
+    pub main: i64,
+    pub sub: i64,
+    pub deletion: bool,
+}
+
+impl Revision {
+    pub fn parse(key: &[u8]) -> Result<Self> {
+        let parts = || {
+            let (main, rest) = key.split_first_chunk()?;
+            let (sub, mark) = rest.strip_prefix(b"_")?.split_first_chunk()?;
+            let deletion = match mark {
+                b"" => false,
+                b"t" => true,
+                _ => return None,
+            };
+            let (main, sub) = (i64::from_be_bytes(*main), i64::from_be_bytes(*sub));
+            (main >= 0 && sub >= 0).then_some(Self { main, sub, deletion })
+        };
+        match parts() {
+            Some(revision) => Ok(revision),
+            None => bail!("the key `{}` is no revision", key.get(..18).unwrap_or(key).escape_ascii()),
+        }
+    }
+}
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "revision {}", self.main)?;
+        if self.sub > 0 {
+            write!(f, ", change {}", self.sub)?;
+        }
+        if self.deletion {
+            write!(f, " (a deletion)")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,371 @@
+//! A member that serves, asked through `etcdctl`: status, members, content hash, snapshot.
+//!
+//! Answers are read as JSON, never as columns. Certificates and passwords go by environment, never by argument, and
+//! the environment of a child is built from nothing: an `ETCDCTL_*` of the caller's can neither leak in nor clash
+//! (etcdctl dies when a flag and its variable are both set).
+
+use super::member::Member;
+use super::patience;
+use super::site::{Login, Site, Tls};
+use crate::progress::{Progress, Tell};
+use crate::system::durable::Dir;
+use crate::system::process::{ProcessError, Program, cwd_of};
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// A transfer that wrote nothing for this long has stalled. etcdctl's own keepalive finds a vanished member within
+/// 6 s, but waits for ever for one that is alive and silent.
+const STALL: Duration = Duration::from_secs(30);
+
+/// A client of one member.
+#[derive(Debug, Clone)]
+pub struct Client {
+    etcdctl: PathBuf,
+    endpoint: String,
+    tls: Tls,
+    login: Option<Login>,
+    cwd: Option<PathBuf>,
+}
+
+impl Client {
+    /// A client of the site's member.
+    pub fn of(site: &Site) -> Self {
+        Self {
+            etcdctl: site.tools.etcdctl.clone(),
+            endpoint: site.endpoint.clone(),
+            tls: site.tls.clone(),
+            login: site.login.clone(),
+            cwd: None,
+        }
+    }
+
+    /// A client of a private member whose socket `endpoint` lies in the directory `cwd`.
+    pub(super) fn private(site: &Site, endpoint: &str, cwd: &Dir) -> Self {
+        Self { endpoint: endpoint.to_owned(), tls: Tls::default(), cwd: Some(cwd_of(cwd)), ..Self::of(site) }
+    }
+
+    /// What the member says of itself.
+    pub fn status(&self) -> Result<Status> {
+        let answer: Vec<StatusAnswer> =
+            self.ask(&["endpoint", "status"]).context("asking etcd for its status")?;
+        match <[StatusAnswer; 1]>::try_from(answer) {
+            Ok([one]) => Ok(one.into()),
+            Err(all) => bail!("asking etcd for its status: {} members answered instead of one", all.len()),
+        }
+    }
+
+    /// Waits until the member answers and has a leader. `alive` is asked before every try and ends the waiting when
+    /// it fails; so does an answer that no waiting will change, such as one about a password.
+    pub fn wait_until_serving(
+        &self,
+        patience: Duration,
+        alive: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Status> {
+        let until = Instant::now() + patience;
+        let mut last = "nothing listens there".to_owned();
+        while Instant::now() < until {
+            alive()?;
+            // etcdctl would wait for seconds for a listener that comes up within milliseconds.
+            if self.is_listening() {
+                match self.status() {
+                    Ok(status) if status.has_leader => return Ok(status),
+                    Ok(status) => last = format!("no leader {}", status.errors.join("; ")),
+                    Err(error) if !may_pass(&error) => return Err(error),
+                    Err(error) => last = format!("{error:#}"),
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        bail!("etcd did not serve at {} within {} s: {last}", self.endpoint, patience.as_secs())
+    }
+
+    fn is_listening(&self) -> bool {
+        if let (Some(socket), Some(cwd)) = (self.endpoint.strip_prefix("unix://"), &self.cwd) {
+            return cwd.join(socket).exists();
+        }
+        let address = self.endpoint.split_once("://").map_or(&*self.endpoint, |(_, address)| address);
+        match address.trim_end_matches('/').to_socket_addrs() {
+            Ok(mut addresses) => {
+                addresses.any(|address| TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
+            }
+            // Not for us to judge: etcdctl will say what is wrong with it.
+            Err(_) => true,
+        }
+    }
+
+    /// The members of its cluster, started or not.
+    pub fn members(&self) -> Result<Vec<Member>> {
+        let answer: MembersAnswer = self.ask(&["member", "list"]).context("asking etcd for its members")?;
+        Ok(answer.members)
+    }
+
+    /// The hash over all keys and values up to `revision`.
+    pub fn content_hash(&self, revision: i64) -> Result<ContentHash> {
+        let rev = format!("--rev={revision}");
+        let answer: Vec<HashAnswer> =
+            self.ask(&["endpoint", "hashkv", &rev]).context("asking etcd for its content hash")?;
+        answer.into_iter().next().map(|one| one.hash_kv).context("etcd gave no content hash")
+    }
+
+    /// The number of keys alive at `revision` (0: now). A linearizable read: it shows that the cluster has a leader.
+    pub fn keys(&self, revision: i64) -> Result<u64> {
+        let rev = format!("--rev={revision}");
+        // `--count-only` prints only as `fields`; a range's JSON carries the whole count whatever its limit.
+        let answer: RangeAnswer = self
+            .ask(&["get", "", "--from-key", "--keys-only", "--limit=1", &rev])
+            .context("asking etcd for its number of keys")?;
+        Ok(answer.count)
+    }
+
+    /// Saves a snapshot as the file `name` in `dir`. Fails when no byte arrives for 30 s; a transfer that moves may
+    /// take as long as it takes. `expected` is the size to show progress against, in bytes.
+    pub fn save(&self, dir: &Dir, name: &str, expected: u64, tell: Tell<'_>) -> Result<()> {
+        let part = format!("{name}.part");
+        let mut seen = (0, Duration::ZERO);
+        let mut watch = |passed: Duration| {
+            // etcdctl writes to a file of this name and renames it when all is there.
+            let size = std::fs::metadata(dir.handle(&part)).map_or(seen.0, |metadata| metadata.len());
+            if size != seen.0 {
+                seen = (size, passed);
+            }
+            tell(Progress::Bytes { done: size, of: expected });
+            // When all is there, etcdctl makes it durable, which no byte shows.
+            let patience = if size >= expected { STALL.max(patience::for_database(size)) } else { STALL };
+            if passed.saturating_sub(seen.1) < patience {
+                return Ok(());
+            }
+            Err(format!("stalled (no bytes for {} s after {size} bytes)", patience.as_secs()))
+        };
+        // A client whose socket lies in its working directory stays there.
+        let (program, file) = match &self.cwd {
+            None => (self.program().cwd(cwd_of(dir)), PathBuf::from(name)),
+            Some(_) => (self.program(), dir.handle_for_children(name)),
+        };
+        program
+            .args(["snapshot".as_ref(), "save".as_ref(), file.as_os_str()])
+            .start()
+            .and_then(|running| running.finish(Duration::MAX, &mut watch))
+            .map_err(explained)
+            .context("saving a snapshot")?;
+        Ok(())
+    }
+
+    fn ask<T: serde::de::DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
+        let program = self.program().args(words).args(["--write-out=json"]);
+        // The default of 5 s is short for the hash of a large database on a busy disk.
+        let program = match words {
+            ["endpoint", "hashkv", ..] => {
+                program.env("ETCDCTL_COMMAND_TIMEOUT", "300s").deadline(Duration::from_secs(310))
+            }
+            // Counting millions of keys on a busy disk; `status`, which is asked first, finds a dead member sooner.
+            ["get", ..] => program.env("ETCDCTL_COMMAND_TIMEOUT", "60s").deadline(Duration::from_secs(70)),
+            _ => program.deadline(Duration::from_secs(15)),
+        };
+        Ok(program.run().and_then(|output| output.json()).map_err(explained)?)
+    }
+
+    fn program(&self) -> Program {
+        let mut program =
+            Program::new(&self.etcdctl).env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", &self.endpoint);
+        let files = [
+            ("ETCDCTL_CACERT", &self.tls.cacert),
+            ("ETCDCTL_CERT", &self.tls.cert),
+            ("ETCDCTL_KEY", &self.tls.key),
+        ];
+        for (name, path) in files {
+            if let Some(path) = path {
+                program = program.env(name, path);
+            }
+        }
+        if let Some(login) = &self.login {
+            program =
+                program.env("ETCDCTL_USER", &login.user).env("ETCDCTL_PASSWORD", login.password.reveal());
+        }
+        match &self.cwd {
+            Some(cwd) => program.cwd(cwd),
+            None => program,
+        }
+    }
+}
+
+/// etcdctl ends on "context deadline exceeded" whatever went wrong with TLS or the connection; the cause is in the
+/// `error` of a JSON log line before it.
+fn explained(error: ProcessError) -> ProcessError {
+    let Some(last) = error.last_words().filter(|last| last.contains("context deadline exceeded")) else {
+        return error;
+    };
+    match cause_in(&error.stderr) {
+        Some(cause) => {
+            let words = format!("{last} ({cause})");
+            error.saying(words)
+        }
+        None => error,
+    }
+}
+
+fn cause_in(log: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        error: String,
+    }
+    let errors = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let cause = errors.map(|line| line.error).min_by_key(|error| vagueness(error))?;
+    Some(cause.rsplit("latest balancer error: ").next().unwrap_or(&cause).to_owned())
+}
+
+/// Whether an error of a member that is just starting may pass by itself.
+fn may_pass(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    ["deadline", "connection", "Unavailable", "leader"].iter().any(|word| text.contains(word))
+}
+
+/// How little an error says: one attempt of several tells the cause, and the others that there were others.
+fn vagueness(error: &str) -> usize {
+    let says = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    match error {
+        _ if says(&["x509", "certificate", "tls: "]) => 0,
+        _ if says(&["refused", "no such host", "EOF", "i/o timeout"]) => 1,
+        _ if says(&["all SubConns"]) => 3,
+        _ => 2,
+    }
+}
+
+/// What a member says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// The member's id.
+    pub member_id: u64,
+    /// The revision of its store; 1 when it is empty.
+    pub revision: i64,
+    /// The version of the server.
+    pub version: String,
+    /// The size of its backend file, in bytes.
+    pub db_size: u64,
+    /// What of it is in use, in bytes.
+    pub db_in_use: u64,
+    /// Whether it knows a leader.
+    pub has_leader: bool,
+    /// Whether it is a learner.
+    pub is_learner: bool,
+    /// Its alarms, as it words them.
+    pub errors: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct StatusAnswer {
+    #[serde(rename = "Status")]
+    status: StatusBody,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    #[serde(default)]
+    cluster_id: u64,
+    #[serde(default)]
+    member_id: u64,
+    #[serde(default)]
+    revision: i64,
+}
+
+/// Every field is left out when it is zero, false or empty.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct StatusBody {
+    header: Header,
+    version: String,
+    #[serde(default)]
+    db_size: u64,
+    #[serde(default)]
+    db_size_in_use: u64,
+    #[serde(default)]
+    leader: u64,
+    #[serde(default)]
+    is_learner: bool,
+    #[serde(default)]
+    errors: Vec<String>,
+}
+
+impl From<StatusAnswer> for Status {
+    fn from(StatusAnswer { status }: StatusAnswer) -> Self {
+        Self {
+            cluster_id: status.header.cluster_id,
+            member_id: status.header.member_id,
+            revision: status.header.revision,
+            version: status.version,
+            db_size: status.db_size,
+            db_in_use: status.db_size_in_use,
+            has_leader: status.leader != 0,
+            is_learner: status.is_learner,
+            errors: status.errors,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct MembersAnswer {
+    members: Vec<Member>,
+}
+
+/// etcd's hash over all keys and values of a store (CRC-32C), with the compaction it was taken at: hashes compare
+/// only where the compactions are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentHash {
+    /// The hash.
+    pub hash: u32,
+    /// The revision below which history was compacted; -1 where none was.
+    pub compact_revision: i64,
+}
+
+#[derive(Deserialize)]
+struct HashAnswer {
+    #[serde(rename = "HashKV")]
+    hash_kv: ContentHash,
+}
+
+#[derive(Deserialize)]
+struct RangeAnswer {
+    #[serde(default)]
+    count: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_without_its_empty_fields_is_read() {
+        let text = r#"[{"Endpoint":"x","Status":{"header":{"cluster_id":16513419239228564786,"member_id":43,"revision":6,
+            "raft_term":2},"version":"3.4.23","dbSize":20480,"raftIndex":4,"errors":["etcdserver: no leader"]}}]"#;
+        let answer: Vec<StatusAnswer> = serde_json::from_str(text).unwrap();
+        let status = Status::from(answer.into_iter().next().unwrap());
+        assert_eq!((status.cluster_id, status.revision), (16513419239228564786, 6));
+        assert!(!status.has_leader && !status.is_learner);
+        assert_eq!(status.errors, ["etcdserver: no leader"]);
+    }
+
+    #[test]
+    fn an_unstarted_member_has_no_name() {
+        let text = r#"{"header":{},"members":[{"ID":15180468318221803243,"peerURLs":["http://10.0.0.2:2380"]},
+            {"ID":2,"name":"m1","peerURLs":["http://10.0.0.1:2380"],"clientURLs":["x"],"isLearner":true}]}"#;
+        let answer: MembersAnswer = serde_json::from_str(text).unwrap();
+        assert_eq!(answer.members[0].id, 15180468318221803243);
+        assert_eq!(answer.members[0].name, "");
+        assert!(answer.members[1].is_learner);
+    }
+
+    #[test]
+    fn the_cause_of_a_deadline_is_found_in_the_log() {
+        let log = r#"{"level":"warn","msg":"retrying","error":"rpc error: code = DeadlineExceeded desc = latest balancer error: connection error: desc = \"transport: authentication handshake failed: x509: certificate signed by unknown authority\""}
+Error: context deadline exceeded
+"#;
+        let vague = r#"{"error":"rpc error: code = DeadlineExceeded desc = latest balancer error: all SubConns are in TransientFailure"}"#;
+        let cause = cause_in(&format!("{vague}\n{log}{vague}\n")).unwrap();
+        assert!(cause.starts_with("connection error: desc = \"transport: authentication"), "{cause}");
+        assert_eq!(cause_in("Error: context deadline exceeded"), None);
+    }
+}

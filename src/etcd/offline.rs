@@ -1,0 +1,74 @@
+//! Snapshot files at rest, through `etcdutl` (or `etcdctl`, before 3.5): structure read, member directory made.
+//!
+//! Judges nothing by itself: the seal is checked in `seal`, the content by a private boot.
+
+use super::patience;
+use super::tools::Tools;
+use crate::system::durable::Dir;
+use crate::system::process::cwd_of;
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use std::time::Duration;
+
+/// What `snapshot status` read in a snapshot file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Structure {
+    /// The revision of the last record; 0 in a store that never held a key.
+    pub revision: i64,
+    /// The records in it. etcd 3.4 and 3.5 count those of every bucket, history included; 3.6 counts live keys.
+    pub total_key: u64,
+    /// Its size in bytes, without the trailer.
+    pub total_size: u64,
+}
+
+/// How a snapshot becomes a member directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Making<'a> {
+    /// The member's name.
+    pub name: &'a str,
+    /// The member's peer URLs, comma-separated: the whole initial cluster.
+    pub peer_urls: &'a str,
+    /// What sets this cluster apart from every other, the one before included.
+    pub token: &'a str,
+    /// By how much to raise the revision, with all history below marked compacted; 0 not at all.
+    pub bump: i64,
+    /// Whether the file must end in a right SHA-256 trailer.
+    pub hash_check: bool,
+}
+
+/// Reads the structure of the snapshot file `name` in `dir`: bbolt's own consistency check, and the counts.
+pub fn structure(tools: &Tools, dir: &Dir, name: &str) -> Result<Structure> {
+    let program = tools.offline().cwd(cwd_of(dir)).deadline(patience(dir, name)?);
+    let output = program.args(["snapshot", "status", name, "--write-out=json"]).run();
+    output.and_then(|output| output.json()).context("reading the snapshot's structure")
+}
+
+/// Makes the member directory `into/member` from the snapshot file `name` in `dir`. `into` must not exist there.
+pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, making: &Making<'_>) -> Result<()> {
+    let Making { name: member, peer_urls, token, bump, hash_check } = making;
+    let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{member}={url}")).collect();
+    let program = tools.offline().cwd(cwd_of(dir)).deadline(patience(dir, name)?);
+    let mut program = program.args([
+        "snapshot".to_owned(),
+        "restore".to_owned(),
+        name.to_owned(),
+        format!("--data-dir={into}"),
+        format!("--name={member}"),
+        format!("--initial-cluster={}", cluster.join(",")),
+        format!("--initial-cluster-token={token}"),
+        format!("--initial-advertise-peer-urls={peer_urls}"),
+    ]);
+    if *bump > 0 {
+        program = program.args([format!("--bump-revision={bump}"), "--mark-compacted".to_owned()]);
+    }
+    if !hash_check {
+        program = program.args(["--skip-hash-check"]);
+    }
+    program.run().context("making a member directory from the snapshot")?;
+    Ok(())
+}
+
+fn patience(dir: &Dir, name: &str) -> Result<Duration> {
+    Ok(patience::for_database(dir.read(name)?.metadata().context("measuring the snapshot")?.len()))
+}

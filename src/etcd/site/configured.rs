@@ -1,0 +1,173 @@
+//! The etcds that are installed and do not run, by their packages' own files.
+//!
+//! Must never be asked while an etcd runs: a file tells what is meant, not what is.
+
+use super::found::{Found, SNAP_COMMON};
+use super::running::below;
+use super::settings::{Settings, Told};
+use crate::etcd::service::Service;
+use crate::stop::Refusal;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+const DEBIAN: &str = "/etc/default/etcd";
+const SNAP: &str = "/var/snap/etcd/common/etcd.conf.yml";
+/// The files that are looked for.
+pub(super) const PLACES: [&str; 2] = [DEBIAN, SNAP];
+
+/// Looks for every package that is known, on the machine whose files lie under `root`.
+pub(super) fn look(root: &Path) -> Result<Vec<Found>, Refusal> {
+    Ok([debian(root)?, snap(root)?].into_iter().flatten().collect())
+}
+
+/// Debian's and Ubuntu's package etcd-server: its unit gives etcd a data directory, then all that this file says, and has
+/// it run in `/` (Debian, etcd-server, etcd.service).
+fn debian(root: &Path) -> Result<Option<Found>, Refusal> {
+    let Some(text) = read(root, DEBIAN)? else { return Ok(None) };
+    let mut variables = vec![("ETCD_DATA_DIR".to_owned(), "/var/lib/etcd/default".to_owned())];
+    variables.extend(environment_file(&text));
+    let words =
+        variables.iter().rev().find(|(name, _)| name == "DAEMON_ARGS").map(|(_, value)| value.as_str());
+    let told = Told::of(
+        words.unwrap_or_default().split_whitespace(),
+        variables.iter().map(|(name, value)| (name.as_str(), value.as_str())),
+    );
+    let cwd = Path::new("/");
+    let config_file = told.config_file().map(|file| cwd.join(file));
+    let settings = match &config_file {
+        Some(file) => config(file, &read(root, file)?.ok_or_else(|| unusable(file, "it is not there"))?)?,
+        None => told.settings(),
+    };
+    Ok(stopped(&settings, config_file, cwd, "/usr/bin/etcd", "etcd.service"))
+}
+
+/// The snap of Charmed Kubernetes. What its daemon's directory is, nobody says.
+fn snap(root: &Path) -> Result<Option<Found>, Refusal> {
+    let Some(text) = read(root, SNAP)? else { return Ok(None) };
+    let settings = config(Path::new(SNAP), &text)?;
+    if !settings.data_dir.as_deref().is_some_and(|dir| Path::new(dir).is_absolute()) {
+        return Err(unusable(SNAP, "etcd does not run, and it gives no absolute data-dir"));
+    }
+    let server = "/snap/etcd/current/bin/etcd";
+    Ok(stopped(
+        &settings,
+        Some(PathBuf::from(SNAP)),
+        Path::new(SNAP_COMMON),
+        server,
+        "snap.etcd.etcd.service",
+    ))
+}
+
+fn stopped(
+    settings: &Settings,
+    config_file: Option<PathBuf>,
+    cwd: &Path,
+    server: &str,
+    unit: &str,
+) -> Option<Found> {
+    let service = Service::Systemd { systemd: unit.to_owned() };
+    Found::of(settings, config_file, cwd, format!("{unit}, stopped"), PathBuf::from(server), service)
+}
+
+fn read(root: &Path, file: impl AsRef<Path>) -> Result<Option<String>, Refusal> {
+    match fs::read_to_string(below(root, file.as_ref())) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(file, &error.to_string())),
+    }
+}
+
+fn config(file: &Path, text: &str) -> Result<Settings, Refusal> {
+    Settings::of_file(text).map_err(|error| unusable(file, &error.to_string()))
+}
+
+fn unusable(file: impl AsRef<Path>, why: &str) -> Refusal {
+    Refusal::new(
+        format!("etcd's configuration {} cannot be used: {why}", file.as_ref().display()),
+        "mend it, start etcd, or write a site file and name it in ETCD_SITE",
+    )
+}
+
+/// The variables in an environment file of systemd (systemd.exec(5), `EnvironmentFile=`): `NAME=value`, where the value
+/// may be quoted; comments begin with `#` or `;`. The last of a name wins.
+fn environment_file(text: &str) -> Vec<(String, String)> {
+    let text = text.replace("\\\n", "");
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
+    let pairs = lines.filter_map(|line| line.split_once('='));
+    pairs.map(|(name, value)| (name.trim().to_owned(), unquoted(value.trim()))).collect()
+}
+
+fn unquoted(value: &str) -> String {
+    let within = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
+    match (within('"'), within('\'')) {
+        (Some(inner), _) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
+        (_, Some(inner)) => inner.to_owned(),
+        _ => value.to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
+mod tests {
+    use super::*;
+
+    fn on(files: &[(&str, &str)]) -> Result<Vec<Found>, Refusal> {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in files {
+            let path = below(root.path(), Path::new(file));
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        look(root.path())
+    }
+
+    #[test]
+    fn debians_file_speaks_over_its_unit() {
+        for (text, data_dir, endpoint) in [
+            ("## etcd(1) daemon options\n", "/var/lib/etcd/default", "http://localhost:2379"),
+            ("ETCD_NAME=\"m1\"\n", "/var/lib/etcd/default", "http://localhost:2379"),
+            (
+                "ETCD_DATA_DIR='/d'\nETCD_LISTEN_CLIENT_URLS=\"http://0.0.0.0:1\"\n",
+                "/d",
+                "http://127.0.0.1:1",
+            ),
+            ("DAEMON_ARGS=\"--data-dir /x  --name=a\"\nETCD_DATA_DIR=/d\n", "/x", "http://localhost:2379"),
+            ("ETCD_CONFIG_FILE=/etc/etcd.yml\nETCD_DATA_DIR=/d\n", "/c", "http://localhost:2379"),
+        ] {
+            let found = on(&[(DEBIAN, text), ("/etc/etcd.yml", "data-dir: /c\n")]).unwrap();
+            let [found] = &found[..] else { panic!("{found:?}") };
+            assert_eq!(found.data_dir, Path::new(data_dir), "{text}");
+            assert_eq!(found.endpoint, endpoint, "{text}");
+            assert_eq!(found.service, Service::Systemd { systemd: "etcd.service".into() });
+        }
+        let refusal = on(&[(DEBIAN, "ETCD_CONFIG_FILE=/etc/gone.yml\n")]).unwrap_err();
+        assert!(refusal.reason.contains("/etc/gone.yml"), "{refusal}");
+    }
+
+    #[test]
+    fn the_snaps_file_is_etcds_own() {
+        let text = "name: etcd0\ndata-dir: /var/snap/etcd/current\nlisten-client-urls: https://0.0.0.0:2379\n\
+             client-transport-security:\n  cert-file: /s.crt\n  key-file: /s.key\n  client-cert-auth: true\n";
+        let found = on(&[(SNAP, text)]).unwrap();
+        let [found] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(found.data_dir, Path::new("/var/snap/etcd/current"));
+        assert_eq!(found.endpoint, "https://127.0.0.1:2379");
+        assert_eq!(found.tls.cert.as_deref(), Some(Path::new("/var/snap/etcd/common/client.crt")));
+        assert_eq!(found.tls.cacert.as_deref(), Some(Path::new("/var/snap/etcd/common/ca.crt")));
+        assert_eq!(found.service, Service::Systemd { systemd: "snap.etcd.etcd.service".into() });
+        for text in ["name: etcd0\n", "data-dir: d\n", "data-dir: [\n"] {
+            let refusal = on(&[(SNAP, text)]).unwrap_err();
+            assert!(refusal.reason.contains(SNAP), "{refusal}");
+        }
+        assert_eq!(on(&[]).unwrap(), []);
+    }
+
+    #[test]
+    fn an_environment_file_is_read_as_systemd_reads_it() {
+        let text = "# A=1\n; B=1\n\nA=x y \n B=\"a \\\"b\\\" c\"\nC='$d'\nD=a\\\nb\nE=\nnonsense\nA=2\n";
+        let expected = [("A", "x y"), ("B", "a \"b\" c"), ("C", "$d"), ("D", "ab"), ("E", ""), ("A", "2")];
+        let expected: Vec<_> = expected.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        assert_eq!(environment_file(text), expected);
+    }
+}

@@ -1,0 +1,234 @@
+//! The etcds that run, as `/proc` shows them: the truth about where etcd is.
+//!
+//! Must never take a proxy, a private etcd of ours, one whose files are not ours to see, or whatever else a user calls etcd
+//! for the etcd of this machine.
+
+use super::found::{Found, MainPid};
+use super::settings::{Settings, Told};
+use crate::etcd::service::Service;
+use crate::stop::Refusal;
+use crate::system::owner::{is_roots, trusted_below};
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The name of the server's program.
+const ETCD: &str = "etcd";
+/// What the program is told first where it is no server (etcd, server/etcdmain/main.go).
+const PROXIES: [&str; 2] = ["gateway", "grpc-proxy"];
+
+/// The etcds that run.
+#[derive(Debug, Default)]
+pub(super) struct Running {
+    /// Those whose data directory is the same directory here.
+    pub here: Vec<Found>,
+    /// Those in containers and the like.
+    pub elsewhere: Vec<Found>,
+    /// The processes that may not be read.
+    pub unreadable: Vec<i32>,
+    /// The processes whose program others than root could have put there, and that program. Any user can run a program
+    /// of that name with an `etcdctl` of their own beside it, which we would run as root.
+    pub untrusted: Vec<(i32, PathBuf)>,
+}
+
+/// Looks at every process of the machine whose files lie under `root`.
+pub(super) fn look(root: &Path, main_pid: MainPid<'_>) -> Result<Running, Refusal> {
+    let mut running = Running::default();
+    for pid in pids(root) {
+        let home = root.join("proc").join(pid.to_string());
+        let process = match Process::read(&home, pid) {
+            Ok(Some(process)) => process,
+            Ok(None) => continue,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                running.unreadable.push(pid);
+                continue;
+            }
+            // It has ended meanwhile.
+            Err(_) => continue,
+        };
+        // Before anything that it was told is looked at: it may be told anything.
+        if !process.is_trusted(&home).unwrap_or(false) {
+            running.untrusted.push((pid, process.program));
+            continue;
+        }
+        let Some(found) = process.found(&home, main_pid)? else { continue };
+        match is_same(&found.data_dir, &home, root) {
+            true => running.here.push(found),
+            false => running.elsewhere.push(found),
+        }
+    }
+    Ok(running)
+}
+
+fn pids(root: &Path) -> Vec<i32> {
+    let entries = fs::read_dir(root.join("proc")).into_iter().flatten().flatten();
+    let mut pids: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// What `/proc/PID` tells of an etcd.
+#[derive(Debug)]
+struct Process {
+    pid: i32,
+    words: Vec<String>,
+    environment: Vec<String>,
+    cwd: PathBuf,
+    program: PathBuf,
+    /// Whether the program was replaced, or removed, while it runs.
+    replaced: bool,
+    cgroup: String,
+}
+
+impl Process {
+    /// Reads one; `None` for what is no etcd server, or dead and not yet buried.
+    fn read(home: &Path, pid: i32) -> io::Result<Option<Self>> {
+        let comm = fs::read(home.join("comm"))?;
+        let words = texts(&fs::read(home.join("cmdline"))?);
+        let (program, replaced) = match fs::read_link(home.join("exe")) {
+            Ok(program) => undeleted(&shown(home, &program)),
+            Err(_) if comm.trim_ascii_end() != ETCD.as_bytes() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if !is_server(comm.trim_ascii_end(), &words, &program) {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            pid,
+            words,
+            environment: texts(&fs::read(home.join("environ"))?),
+            cwd: fs::read_link(home.join("cwd"))?,
+            program,
+            replaced,
+            cgroup: fs::read_to_string(home.join("cgroup")).unwrap_or_default(),
+        }))
+    }
+
+    /// Whether root alone could start this program under this name, and can change it: root is to run the tools beside it,
+    /// and any user may start a program of theirs that is called etcd. What `/proc` calls a program is its path in a world
+    /// of files that a user may have laid out, so the file that runs is held against it.
+    fn is_trusted(&self, home: &Path) -> io::Result<bool> {
+        let root = home.join("root");
+        let runs = fs::metadata(home.join("exe"))?;
+        let dir = self.program.parent().unwrap_or(Path::new("/"));
+        if !is_roots(&runs) || trusted_below(&root, dir)?.is_none() {
+            return Ok(false);
+        }
+        let there = || fs::symlink_metadata(below(&root, &self.program));
+        if !self.replaced && there().map(|there| inode(&there))? != inode(&runs) {
+            return Ok(false);
+        }
+        Ok(is_etcd(&self.program) || self.is_linked(&root)?)
+    }
+
+    /// Whether it has the name by a symlink of root's, and not of a user's to any program of root's.
+    fn is_linked(&self, root: &Path) -> io::Result<bool> {
+        let first = Path::new(self.words.first().map_or("", String::as_str));
+        Ok(trusted_below(root, first)?.is_some_and(|program| program == self.program))
+    }
+
+    /// What it was told; `None` for one that no client of a network can reach, as our own private ones.
+    fn found(self, home: &Path, main_pid: MainPid<'_>) -> Result<Option<Found>, Refusal> {
+        let variables = self.environment.iter().filter_map(|variable| variable.split_once('='));
+        let told = Told::of(self.words.iter().skip(1).map(String::as_str), variables);
+        let config_file = told.config_file().map(|file| self.cwd.join(file));
+        let settings = match &config_file {
+            Some(file) => read_config(&below(&home.join("root"), file)).map_err(|why| {
+                Refusal::new(
+                    format!(
+                        "etcd (pid {}) runs with {}, which cannot be read: {why}",
+                        self.pid,
+                        file.display()
+                    ),
+                    "mend the file, or write a site file and name it in ETCD_SITE",
+                )
+            })?,
+            None => told.settings(),
+        };
+        let service = self.service(main_pid);
+        let called = format!("pid {}", self.pid);
+        Ok(Found::of(&settings, config_file, &self.cwd, called, self.program, service))
+    }
+
+    /// The systemd unit whose main process it is. One that was started by hand lives in the unit of whoever started it (a
+    /// shell of Juju's agent, a job of cron): stopping that would stop the wrong thing.
+    fn service(&self, main_pid: MainPid<'_>) -> Service {
+        match unit(&self.cgroup) {
+            Some(systemd) if main_pid(systemd) == Some(self.pid) => {
+                Service::Systemd { systemd: systemd.to_owned() }
+            }
+            _ => Service::Unknown { pid: self.pid },
+        }
+    }
+}
+
+/// Whether the process is an etcd server. A script named `etcd` is called so too, and is run by a shell.
+fn is_server(comm: &[u8], words: &[String], program: &Path) -> bool {
+    let Some(first) = words.first() else { return false };
+    let is_program = is_etcd(program) || (comm == ETCD.as_bytes() && is_etcd(Path::new(first)));
+    is_program && !words.get(1).is_some_and(|word| PROXIES.contains(&word.as_str()))
+}
+
+fn is_etcd(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == ETCD)
+}
+
+/// The strings in a file of `/proc`, each ended by a zero byte.
+fn texts(bytes: &[u8]) -> Vec<String> {
+    let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    bytes.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect()
+}
+
+/// What the kernel shows of a program that was replaced while it runs, as an upgrade does it.
+fn undeleted(program: &Path) -> (PathBuf, bool) {
+    let deleted = program.to_str().and_then(|shown| shown.strip_suffix(" (deleted)"));
+    deleted.map_or((program.to_owned(), false), |program| (PathBuf::from(program), true))
+}
+
+/// The program as its process sees it. The kernel shows it so; where `/proc` is a tree of files, it lies in that tree.
+fn shown(home: &Path, program: &Path) -> PathBuf {
+    program.strip_prefix(home.join("root")).map_or(program.to_owned(), |path| Path::new("/").join(path))
+}
+
+/// The system unit in a `/proc/PID/cgroup`, of systemd's own hierarchy (`1:name=systemd:`) or the only one (`0::`).
+fn unit(cgroup: &str) -> Option<&str> {
+    let path = cgroup.lines().find_map(|line| match line.splitn(3, ':').collect::<Vec<_>>()[..] {
+        [_, "name=systemd", path] | ["0", "", path] if path != "/" => Some(path),
+        _ => None,
+    })?;
+    // The units of a user's own systemd are out of reach for the system's.
+    let last = path.rsplit('/').next()?;
+    (last.ends_with(".service") && !path.starts_with("/user.slice/")).then_some(last)
+}
+
+fn read_config(file: &Path) -> Result<Settings, String> {
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    Settings::of_file(&text).map_err(|error| error.to_string())
+}
+
+/// The absolute `path` under another root.
+pub(super) fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Whether `dir` is the same directory to the process as it is to us. Where it is gone for both, the roots decide.
+fn is_same(dir: &Path, home: &Path, root: &Path) -> bool {
+    let theirs = home.join("root");
+    let at = |path: &Path| fs::metadata(path).map(|found| inode(&found)).ok();
+    match (at(&below(&theirs, dir)), at(&below(root, dir))) {
+        (None, None) => at(&theirs) == at(root),
+        (theirs, ours) => theirs == ours,
+    }
+}
+
+fn inode(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
+pub(super) mod tests;

@@ -1,0 +1,212 @@
+//! Processes laid out in files, and what is found among them.
+
+use super::*;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use tempfile::TempDir;
+
+/// A process in a tree that looks like `/proc`.
+pub struct Process {
+    pub pid: i32,
+    pub comm: &'static str,
+    pub program: &'static str,
+    pub words: Vec<String>,
+    pub environment: &'static str,
+    pub cgroup: &'static str,
+    /// Whether it sees files that are not ours.
+    pub contained: bool,
+}
+
+impl Process {
+    pub fn etcd(pid: i32, flags: &[&str]) -> Self {
+        let words = std::iter::once(&"/usr/bin/etcd").chain(flags).map(|word| (*word).to_owned()).collect();
+        let cgroup = "0::/system.slice/etcd.service\n";
+        let (comm, program) = ("etcd", "/usr/bin/etcd");
+        Self { pid, comm, program, words, environment: "", cgroup, contained: false }
+    }
+
+    pub fn put(&self, root: &Path) {
+        let home = root.join("proc").join(self.pid.to_string());
+        fs::create_dir_all(&home).unwrap();
+        fs::write(home.join("comm"), format!("{}\n", self.comm)).unwrap();
+        fs::write(
+            home.join("cmdline"),
+            self.words.iter().map(|word| format!("{word}\0")).collect::<String>(),
+        )
+        .unwrap();
+        fs::write(home.join("environ"), self.environment).unwrap();
+        fs::write(home.join("cgroup"), self.cgroup).unwrap();
+        symlink("/home", home.join("cwd")).unwrap();
+        if self.contained {
+            make_dir(&home.join("root"), "data/a");
+        } else {
+            symlink(root, home.join("root")).unwrap();
+        }
+        let program = below(&home.join("root"), Path::new(self.program));
+        symlink(&program, home.join("exe")).unwrap();
+        let dir = Path::new(self.program).parent().unwrap();
+        make_dir(&home.join("root"), dir.strip_prefix("/").unwrap().to_str().unwrap());
+        fs::write(&program, "").unwrap();
+        set_mode(&program, 0o755);
+    }
+}
+
+pub fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Directories that their owner alone may write to, whatever the umask.
+fn make_dir(root: &Path, path: &str) {
+    fs::create_dir_all(root.join(path)).unwrap();
+    let dirs = Path::new(path).ancestors();
+    dirs.for_each(|dir| set_mode(&root.join(dir), 0o755));
+}
+
+/// A machine with two directories for data and no process.
+pub fn machine() -> TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for dir in ["proc/self", "data/a", "data/b", "home"] {
+        make_dir(root.path(), dir);
+    }
+    root
+}
+
+fn of(process: &Process, main_pid: Option<i32>) -> Running {
+    let root = machine();
+    fs::write(root.path().join("home/etcd.yml"), "name: c\ndata-dir: /data/b\n").unwrap();
+    process.put(root.path());
+    look(root.path(), &|_| main_pid).unwrap()
+}
+
+#[test]
+fn flags_variables_and_a_configuration_file_are_the_truth() {
+    for (flags, environment, data_dir) in [
+        (&["--data-dir=/data/a"][..], "", "/data/a"),
+        (&["--name", "m1"], "HOME=/\0", "/home/m1.etcd"),
+        (&[], "ETCD_DATA_DIR=/data/b\0PATH=/bin\0", "/data/b"),
+        (&["--data-dir=/data/a"], "ETCD_DATA_DIR=/data/b\0", "/data/a"),
+        (&["--data-dir=/data/a", "--config-file=/home/etcd.yml"], "", "/data/b"),
+        (&["--data-dir=/data/a"], "ETCD_CONFIG_FILE=etcd.yml\0", "/data/b"),
+    ] {
+        let running = of(&Process { environment, ..Process::etcd(42, flags) }, None);
+        let [found] = &running.here[..] else { panic!("{running:?}") };
+        assert_eq!(found.data_dir, Path::new(data_dir), "{flags:?} {environment:?}");
+        assert_eq!(found.called, "pid 42");
+    }
+}
+
+#[test]
+fn a_configuration_file_that_cannot_be_read_is_refused() {
+    let root = machine();
+    Process::etcd(42, &["--config-file=/none.yml"]).put(root.path());
+    let refusal = look(root.path(), &|_| None).unwrap_err();
+    assert!(refusal.reason.contains("pid 42") && refusal.reason.contains("/none.yml"), "{refusal}");
+}
+
+#[test]
+fn only_servers_of_this_machine_count() {
+    let none: [&str; 0] = [];
+    for other in [
+        Process { words: Vec::new(), ..Process::etcd(42, &none) },
+        Process { comm: "sh", program: "/bin/dash", ..Process::etcd(42, &none) },
+        Process {
+            program: "/bin/dash",
+            words: vec!["/bin/sh".into(), "/bin/etcd".into()],
+            ..Process::etcd(42, &none)
+        },
+        Process { comm: "etcdctl", program: "/usr/bin/etcdctl", ..Process::etcd(42, &none) },
+        Process::etcd(42, &["gateway", "start"]),
+        Process::etcd(42, &["--listen-client-urls=unix://client.sock:0"]),
+    ] {
+        let running = of(&other, None);
+        assert!(running.here.is_empty() && running.elsewhere.is_empty(), "{running:?}");
+    }
+    let replaced = Process { comm: "3.5", program: "/opt/3.5/etcd (deleted)", ..Process::etcd(42, &none) };
+    assert_eq!(of(&replaced, None).here.len(), 1);
+}
+
+/// What is found where `process` runs and the machine was changed since.
+fn changed(process: &Process, change: impl Fn(&Path)) -> Running {
+    let root = machine();
+    process.put(root.path());
+    change(root.path());
+    look(root.path(), &|_| None).unwrap()
+}
+
+#[test]
+fn a_program_that_others_can_change_is_no_etcd_of_this_machine() {
+    // What it was told is not even read.
+    let etcd = Process::etcd(42, &["--config-file=/none.yml"]);
+    let gone = Process { program: "/usr/bin/etcd (deleted)", ..Process::etcd(42, &["--data-dir=/data/a"]) };
+    for process in [etcd, gone] {
+        for (path, mode) in [(process.program, 0o757), ("/usr/bin", 0o757), ("/usr", 0o1777), ("/", 0o1777)] {
+            let running = changed(&process, |root| set_mode(&below(root, Path::new(path)), mode));
+            assert_eq!(running.untrusted, [(42, PathBuf::from("/usr/bin/etcd"))], "{path} {mode:o}");
+            assert!(running.here.is_empty() && running.elsewhere.is_empty(), "{running:?}");
+        }
+    }
+}
+
+#[test]
+fn a_program_that_is_not_the_file_of_its_path_is_not_trusted() {
+    let running = changed(&Process::etcd(42, &[]), |root| {
+        let exe = root.join("proc/42/exe");
+        fs::remove_file(root.join("usr/bin/etcd")).unwrap();
+        assert!(!exe.exists());
+    });
+    assert_eq!(running.untrusted.len(), 1);
+}
+
+#[test]
+fn a_name_counts_where_it_is_roots_link_to_the_program() {
+    let link = |root: &Path, from: &str| symlink("/opt/etcd-server", below(root, Path::new(from))).unwrap();
+    let named = |name: &str| Process {
+        program: "/opt/etcd-server",
+        words: vec![name.to_owned()],
+        ..Process::etcd(42, &[])
+    };
+    let running = changed(&named("/home/etcd"), |root| link(root, "/home/etcd"));
+    assert_eq!(running.here.len(), 1, "{running:?}");
+    for (name, mode) in [("/home/etcd", 0o777), ("etcd", 0o755), ("/none/etcd", 0o755), ("/data/etcd", 0o755)]
+    {
+        let running = changed(&named(name), |root| {
+            link(root, "/home/etcd");
+            symlink("/bin/other", root.join("data/etcd")).unwrap();
+            set_mode(&root.join("home"), mode);
+        });
+        assert_eq!(running.untrusted, [(42, PathBuf::from("/opt/etcd-server"))], "{name} {mode:o}");
+    }
+}
+
+#[test]
+fn the_service_is_the_unit_whose_main_process_etcd_is() {
+    let service = |cgroup, main_pid| {
+        let running = of(&Process { cgroup, ..Process::etcd(42, &[]) }, main_pid);
+        running.here.into_iter().next().unwrap().service
+    };
+    let cgroup = "0::/system.slice/etcd.service\n";
+    assert_eq!(service(cgroup, Some(42)), Service::Systemd { systemd: "etcd.service".to_owned() });
+    for main_pid in [Some(1), None] {
+        assert_eq!(service(cgroup, main_pid), Service::Unknown { pid: 42 });
+    }
+    assert_eq!(service("0::/\n", Some(42)), Service::Unknown { pid: 42 });
+}
+
+#[test]
+fn the_unit_is_the_last_of_the_cgroup() {
+    for (cgroup, expected) in [
+        ("0::/system.slice/etcd.service\n", Some("etcd.service")),
+        (
+            "8:pids:/x\n1:name=systemd:/system.slice/snap.etcd.etcd.service\n0::/\n",
+            Some("snap.etcd.etcd.service"),
+        ),
+        ("0::/system.slice/system-etcd.slice/etcd@m1.service\n", Some("etcd@m1.service")),
+        ("0::/system.slice/containerd.service/kubepods-pod1:cri:2\n", None),
+        ("0::/kubepods.slice/kubepods-pod1.slice/cri-containerd-2.scope\n", None),
+        ("0::/user.slice/user-0.slice/user@0.service/app.slice/etcd.service\n", None),
+        ("0::/user.slice/user-0.slice/session-1.scope\n", None),
+        ("0::/\n", None),
+        ("", None),
+    ] {
+        assert_eq!(unit(cgroup), expected, "{cgroup:?}");
+    }
+}

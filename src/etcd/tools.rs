@@ -1,0 +1,203 @@
+//! The programs that come with etcd, and what the installed ones can do.
+
+use crate::system::owner::is_trusted;
+use crate::system::process::Program;
+use anyhow::{Context, Result, ensure};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The machine's usual path.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Says of a program whether it may be used.
+type May<'a> = &'a dyn Fn(&Path) -> io::Result<bool>;
+
+/// etcd's own programs on this machine.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    /// The client.
+    pub etcdctl: PathBuf,
+    /// The tool for files at rest; it came with etcd 3.5.
+    pub etcdutl: Option<PathBuf>,
+    /// The server.
+    pub etcd: PathBuf,
+}
+
+impl Tools {
+    /// Finds them in `bin_dir`, or on the machine's usual path where none is named. Whoever names it vouches for it.
+    pub fn find(bin_dir: Option<&Path>) -> Result<Self> {
+        let any: May<'_> = &|_| Ok(true);
+        Self::among(bin_dir, any)?.with_context(|| format!("there is no program etcdctl {}", place(bin_dir)))
+    }
+
+    /// Those that may be used; `None` without a client.
+    fn among(bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<Self>> {
+        let Some(etcdctl) = find("etcdctl", bin_dir, may)? else { return Ok(None) };
+        let etcd = find("etcd", bin_dir, may)?.unwrap_or_else(|| etcdctl.with_file_name("etcd"));
+        Ok(Some(Self { etcdctl, etcdutl: find("etcdutl", bin_dir, may)?, etcd }))
+    }
+
+    /// Finds them where the server `etcd` is: beside it, which makes them of its version, else under the names that its
+    /// snap gives them, else on the machine's usual path. There `etcd` may not be, where it runs in a container.
+    ///
+    /// Nobody named these, and root is to run them: one that others can change is as good as none.
+    pub fn beside(etcd: &Path) -> Result<Self> {
+        Self::trusted_beside(etcd, &is_trusted)
+    }
+
+    fn trusted_beside(etcd: &Path, may: May<'_>) -> Result<Self> {
+        let tools = match Self::among(etcd.parent(), may)? {
+            Some(tools) => tools,
+            None => Self::away_from(etcd, may)?,
+        };
+        ensure!(
+            !tools.etcd.exists() || may(&tools.etcd)?,
+            "{} is not used: others than root can change it, or a directory above it",
+            tools.etcd.display()
+        );
+        Ok(tools)
+    }
+
+    /// For a server with no client beside it.
+    fn away_from(etcd: &Path, may: May<'_>) -> Result<Self> {
+        let mut tools = match snapped("etcdctl", etcd, may)? {
+            Some(etcdctl) => Self { etcdctl, etcdutl: snapped("etcdutl", etcd, may)?, etcd: etcd.to_owned() },
+            None => Self::among(None, may)?.with_context(|| {
+                format!("there is no program etcdctl {} that root alone can change", place(None))
+            })?,
+        };
+        if etcd.exists() {
+            tools.etcd = etcd.to_owned();
+        }
+        Ok(tools)
+    }
+
+    /// Whether `snapshot restore` can raise the revision: etcd 3.4.27, 3.5.10, 3.6.0 and later.
+    pub fn can_bump(&self) -> Result<bool> {
+        let help = self.offline().args(["snapshot", "restore", "--help"]).run()?;
+        Ok(help.text().contains("--bump-revision"))
+    }
+
+    /// The version of the client, such as `3.5.16`.
+    pub fn version(&self) -> Result<String> {
+        let output = Program::new(&self.etcdctl).env("ETCDCTL_API", "3").args(["version"]).run()?;
+        parse_version(&output.text())
+            .with_context(|| format!("{} printed no version", self.etcdctl.display()))
+    }
+
+    /// The program that works on snapshot files: etcdutl since 3.5 (and the only one since 3.6), etcdctl before.
+    pub(super) fn offline(&self) -> Program {
+        Program::new(self.etcdutl.as_ref().unwrap_or(&self.etcdctl)).env("ETCDCTL_API", "3")
+    }
+}
+
+/// The first program of that name that may be used.
+fn find(name: &str, bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<PathBuf>> {
+    let looking = || format!("looking for {name}");
+    let found = match which::which_in_all(name, Some(bin_dir.unwrap_or(Path::new(PATH))), "/") {
+        Ok(found) => found,
+        Err(which::Error::CannotFindBinaryPath) => return Ok(None),
+        Err(error) => return Err(error).with_context(looking),
+    };
+    for path in found {
+        if may(&path).with_context(looking)? {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// The program `name` of the snap that `etcd` is from.
+fn snapped(name: &str, etcd: &Path, may: May<'_>) -> Result<Option<PathBuf>> {
+    let Some(snap) = snap_of(etcd) else { return Ok(None) };
+    let path = Path::new("/snap/bin").join(format!("{snap}.{name}"));
+    Ok((path.exists() && may(&path)?).then_some(path))
+}
+
+/// The name of the snap that a program is from: `etcd` for `/snap/etcd/current/bin/etcd`.
+fn snap_of(program: &Path) -> Option<&str> {
+    program.strip_prefix("/snap").ok()?.components().next()?.as_os_str().to_str()
+}
+
+fn place(bin_dir: Option<&Path>) -> String {
+    bin_dir.map_or_else(|| "on this machine".to_owned(), |dir| format!("in {}", dir.display()))
+}
+
+/// The version in what `etcdctl version` prints: `etcdctl version: 3.4.23` and `API version: 3.4`.
+fn parse_version(text: &str) -> Option<String> {
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("etcdctl version:"))?;
+    Some(line.trim().to_owned()).filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
+mod tests {
+    use super::{Tools, find, parse_version, snap_of};
+    use crate::system::owner::trusted_below;
+    use std::fs;
+    use std::io;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    fn put(dir: &Path, name: &str, mode: u32) {
+        fs::write(dir.join(name), "").unwrap();
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// As if `dir` were `/`: a directory of a test lies in one that others may write to.
+    fn is_trusted(dir: &Path, path: &Path) -> io::Result<bool> {
+        Ok(trusted_below(dir, &Path::new("/").join(path.strip_prefix(dir).unwrap()))?.is_some())
+    }
+
+    #[test]
+    fn the_tools_beside_the_server_come_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        put(dir, "etcd", 0o755);
+        put(dir, "etcdctl", 0o755);
+        let tools = Tools::trusted_beside(&dir.join("etcd"), &|path| is_trusted(dir, path)).unwrap();
+        assert_eq!(tools.etcdctl, dir.join("etcdctl"));
+        assert_eq!(tools.etcd, dir.join("etcd"));
+        assert_eq!(tools.etcdutl, None);
+    }
+
+    #[test]
+    fn tools_that_others_can_change_are_as_good_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let etcd = dir.join("etcd");
+        let beside = || Tools::trusted_beside(&etcd, &|path| is_trusted(dir, path));
+        put(dir, "etcd", 0o755);
+        put(dir, "etcdctl", 0o755);
+        put(dir, "etcdutl", 0o757);
+        assert_eq!(beside().unwrap().etcdutl, None);
+        put(dir, "etcd", 0o757);
+        assert!(beside().unwrap_err().to_string().contains("others than root can change"));
+        // Where anyone may put programs, there are none of root's. What the rest of the machine has is not of this test.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert_eq!(find("etcdctl", Some(dir), &|path| is_trusted(dir, path)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_snap_is_known_by_its_path() {
+        for (path, snap) in [
+            ("/snap/etcd/current/bin/etcd", Some("etcd")),
+            ("/snap/charmed-etcd/12/bin/etcd", Some("charmed-etcd")),
+            ("/usr/bin/etcd", None),
+        ] {
+            assert_eq!(snap_of(Path::new(path)), snap, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_version_is_read_from_what_etcdctl_prints() {
+        for (text, version) in [
+            ("etcdctl version: 3.4.23\nAPI version: 3.4\n", Some("3.4.23")),
+            ("etcdctl version: 3.6.0-rc.1\nAPI version: 3.6\n", Some("3.6.0-rc.1")),
+            ("etcdctl version: \n", None),
+            ("nonsense", None),
+        ] {
+            assert_eq!(parse_version(text).as_deref(), version, "{text:?}");
+        }
+    }
+}

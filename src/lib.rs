@@ -1,0 +1,26 @@
+//! Snapshot and restore of etcd: the library behind the charm's action binaries.
+//!
+//! A floor calls only downwards:
+//!
+//! | floor | rooms |
+//! |---|---|
+//! | the front door | `action` |
+//! | the walks | `snapshot`, `restore` |
+//! | what they work on | `swap`, `store`, `archive`, `catalog` |
+//! | the outside | `etcd`, `juju` (used by `action` alone) |
+//! | the ground | `system`, `progress`, `stop` |
+//!
+//! The walks know nothing of Juju, and Juju's room knows nothing of etcd.
+
+pub mod action;
+pub mod archive;
+pub mod catalog;
+pub mod etcd;
+pub mod juju;
+pub mod progress;
+pub mod restore;
+pub mod snapshot;
+pub mod stop;
+pub mod store;
+pub mod swap;
+pub mod system;

@@ -1,0 +1,259 @@
+//! The decision: facts and request in, a plan or a refusal out. Pure: it looks at nothing and does nothing.
+
+use super::Request;
+use super::facts::{Facts, Old};
+use super::stage::Snapshot;
+use crate::etcd::member::Member;
+use crate::etcd::seal::Seal;
+use crate::etcd::site::Site;
+use crate::stop::Refusal;
+
+/// By how much to raise the restored revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bump {
+    /// Where the old data is ahead of the snapshot, by enough to clear it.
+    Auto,
+    /// Not at all.
+    Off,
+    /// By this many revisions.
+    By(i64),
+}
+
+impl Bump {
+    /// Reads the parameter `bump-revision`.
+    pub fn parse(text: &str) -> Result<Self, Refusal> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            number => match number.parse() {
+                Ok(by @ 1..=MOST) => Ok(Self::By(by)),
+                _ => Err(Refusal::new(
+                    format!("bump-revision is {text:?}"),
+                    format!("give auto, off, or a number from 1 to {MOST}"),
+                )),
+            },
+        }
+    }
+}
+
+/// A revision is 63 bits; a bump of a quarter of that leaves room for more of them.
+const MOST: i64 = i64::MAX / 4;
+/// What clients may write between the look and the stop: at etcd's fastest, a minute and more.
+const HEADROOM: i64 = 1_000_000;
+
+/// How the existing data is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backup {
+    /// Not: there is none, or it was not asked for.
+    None,
+    /// By a snapshot of the etcd that serves it.
+    Online,
+    /// By a snapshot of a private etcd on a copy of it.
+    Stopped,
+}
+
+impl Backup {
+    /// What will be done, in words.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::None => "the existing data is not saved",
+            Self::Online => "the existing data is saved first, while etcd serves it",
+            Self::Stopped => "the existing data is saved first, from a copy of its files",
+        }
+    }
+}
+
+/// The member that the restored data is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub name: String,
+    /// Its peer URLs, comma-separated.
+    pub peer_urls: String,
+}
+
+/// What will be done. It is the dry run too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The member that the restored data is for.
+    pub member: Identity,
+    /// By how much the revision is raised; 0 not at all.
+    pub bump: i64,
+    /// How the existing data is saved first.
+    pub backup: Backup,
+    /// Whether the snapshot must end in a right hash.
+    pub hash_check: bool,
+    /// The revision of the existing data, where there is any.
+    pub old_revision: Option<i64>,
+    /// How many revisions the existing data is ahead of the snapshot: what going back costs.
+    pub loses: i64,
+    /// What the operator must know.
+    pub warnings: Vec<String>,
+}
+
+/// Whether a restore can work on this site: on its data as a whole, and with somebody to stop and start etcd.
+pub fn suits(site: &Site) -> Result<(), Refusal> {
+    if let Some(wal_dir) = &site.wal_dir {
+        return Err(Refusal::new(
+            format!(
+                "etcd keeps its write-ahead log apart from its data, in {}: that is not supported yet",
+                wal_dir.display()
+            ),
+            "take --wal-dir out of etcd's configuration, with the log moved to member/wal in its data directory",
+        ));
+    }
+    site.service.known()
+}
+
+/// Whether this etcd may be restored at all: a cluster of one voting member that has started, or none.
+pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
+    let stop = &facts.stop_command;
+    match &facts.old {
+        Old::Serving { members, .. } | Old::Stopped { members, .. } => alone(members),
+        // What etcd calls a member that was told nothing (etcd, server/embed/config.go).
+        Old::Empty => Ok(Identity { name: "default".into(), peer_urls: "http://localhost:2380".into() }),
+        Old::Silent(why) => Err(Refusal::new(
+            format!("the members of the cluster could not be learned: {why}"),
+            format!("mend that; or stop etcd ({stop}) and run restore again, which then reads its files"),
+        )),
+        Old::Unreadable(why) => Err(Refusal::new(
+            format!("etcd is stopped and the members of its cluster could not be read: {why}"),
+            format!(
+                "if its data is lost, move {0}/member to {0}/member.broken and run restore again",
+                facts.data_dir
+            ),
+        )),
+        Old::NoLog => Err(Refusal::new(
+            format!(
+                "there is no write-ahead log in {}/member/wal: it is lost, or kept elsewhere (wal-dir)",
+                facts.data_dir
+            ),
+            format!(
+                "if it is lost, stop etcd ({stop}), move {0}/member to {0}/member.broken and run restore again; \
+                 a log kept elsewhere is not supported yet",
+                facts.data_dir
+            ),
+        )),
+        Old::Elsewhere => Err(Refusal::new(
+            format!("an etcd answers, but none has its data in {}", facts.data_dir),
+            "correct endpoint or data-dir in the site file; if the data was deleted, stop etcd first",
+        )),
+    }
+}
+
+fn alone(members: &[Member]) -> Result<Identity, Refusal> {
+    let names = || members.iter().map(called).collect::<Vec<_>>().join(", ");
+    match members {
+        [one] if one.is_learner => Err(Refusal::new(
+            format!("the only member, {}, is a learner", called(one)),
+            "run restore on a voting member",
+        )),
+        [one] if one.name.is_empty() => {
+            Err(Refusal::new("the only member has not started yet", "start etcd, then run restore again"))
+        }
+        [one] => Ok(Identity { name: one.name.clone(), peer_urls: one.peer_urls.join(",") }),
+        [] => Err(Refusal::new(
+            "the members of the cluster could not be learned: etcd lists none",
+            "look at etcd's log; the cluster may be damaged",
+        )),
+        _ => Err(Refusal::new(
+            format!("the cluster has {} members: {}; restore works only on one", members.len(), names()),
+            "restore into a new deployment of one unit, or remove the other members first",
+        )),
+    }
+}
+
+fn called(member: &Member) -> String {
+    match (member.name.as_str(), member.is_learner) {
+        ("", _) => format!("{:x} (not started)", member.id),
+        (name, true) => format!("{name} (a learner)"),
+        (name, false) => name.to_owned(),
+    }
+}
+
+/// How the existing data will be saved.
+pub(super) fn backup(request: &Request, facts: &Facts) -> Backup {
+    match (&request.backup, &facts.old) {
+        (None, _) => Backup::None,
+        (Some(_), Old::Serving { .. }) => Backup::Online,
+        (Some(_), Old::Stopped { .. }) => Backup::Stopped,
+        (Some(_), _) => Backup::None,
+    }
+}
+
+/// The plan for restoring `snapshot`.
+pub fn decide(
+    request: &Request,
+    facts: &Facts,
+    member: Identity,
+    snapshot: &Snapshot,
+) -> Result<Plan, Refusal> {
+    if let Some(expected) = &request.expected_sha256
+        && *expected != snapshot.contents.sha256
+    {
+        return Err(Refusal::new(
+            format!("the snapshot's sha256 is {}, not the expected {expected}", snapshot.contents.sha256),
+            "fetch the right file, or correct expected-sha256",
+        ));
+    }
+    let hash_check = hash_check(request.allow_unhashed, snapshot)?;
+    let old_revision = match &facts.old {
+        Old::Serving { status, .. } => Some(status.revision),
+        Old::Stopped { revision, .. } => Some(*revision),
+        _ => None,
+    };
+    let loses = (old_revision.unwrap_or(0) - snapshot.revision).max(0);
+    // What a bump must add before it clears anything.
+    let gap = (old_revision.unwrap_or(0) - snapshot.last_record).max(0);
+    let (bump, mut warnings) = bump(request.bump, loses, gap, facts)?;
+    if matches!(facts.old, Old::Empty) {
+        warnings.push(format!(
+            "there was no old data to take the member's peer URL from, so it is {}: before members are added, set it \
+             with etcdctl member update ID --peer-urls=URL",
+            member.peer_urls
+        ));
+    }
+    Ok(Plan { member, bump, backup: backup(request, facts), hash_check, old_revision, loses, warnings })
+}
+
+fn hash_check(allow_unhashed: bool, snapshot: &Snapshot) -> Result<bool, Refusal> {
+    match snapshot.contents.db.seal {
+        Seal::Sound => Ok(true),
+        Seal::Absent if allow_unhashed => Ok(false),
+        Seal::Absent => Err(Refusal::new(
+            "the snapshot carries no hash of its own, as archives of the older etcd charm and plain copies do not",
+            "if you trust it, run restore again with allow-unhashed=true",
+        )),
+        Seal::Broken => Err(Refusal::new(
+            "the snapshot is cut short or altered: it does not match the hash that ends it",
+            "fetch it again, or restore another snapshot",
+        )),
+    }
+}
+
+fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<String>), Refusal> {
+    let warning = |why: &str| {
+        format!(
+            "the revision goes back by {loses} ({why}): restart every client that watches, \
+             such as kube-apiserver, kube-controller-manager and kube-scheduler"
+        )
+    };
+    match asked {
+        Bump::By(_) if !facts.can_bump => Err(Refusal::new(
+            format!("etcd {} cannot raise the revision of a snapshot", facts.tools_version),
+            "leave bump-revision out, or install etcd 3.4.27, 3.5.10 or later",
+        )),
+        Bump::By(by) if by <= loses => Ok((by, vec![warning(&format!("a bump of {by} does not clear it"))])),
+        Bump::By(by) => Ok((by, Vec::new())),
+        // Already as far or farther.
+        _ if loses == 0 => Ok((0, Vec::new())),
+        Bump::Off => Ok((0, vec![warning("bump-revision=off")])),
+        Bump::Auto if !facts.can_bump => {
+            Ok((0, vec![warning(&format!("etcd {} cannot raise it", facts.tools_version))]))
+        }
+        Bump::Auto => Ok((gap.saturating_add(gap / 5).saturating_add(HEADROOM), Vec::new())),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! The decision, by tables and properties.
+
+use super::*;
+use crate::archive::Contents;
+use crate::etcd::client::Status;
+use crate::etcd::seal::Sealed;
+use crate::etcd::service::Service;
+use crate::etcd::site::Tls;
+use crate::etcd::tools::Tools;
+use crate::restore::Source;
+use crate::system::owner::Owner;
+use proptest::prelude::*;
+use std::path::PathBuf;
+
+fn member(name: &str) -> Member {
+    Member {
+        id: 7,
+        name: name.to_owned(),
+        peer_urls: vec!["http://10.0.0.1:2380".to_owned()],
+        client_urls: Vec::new(),
+        is_learner: false,
+    }
+}
+
+fn serving(revision: i64, members: Vec<Member>) -> Old {
+    let status = Status {
+        cluster_id: 1,
+        member_id: 7,
+        revision,
+        version: "3.5.16".to_owned(),
+        db_size: 20480,
+        db_in_use: 16384,
+        has_leader: true,
+        is_learner: false,
+        errors: Vec::new(),
+    };
+    Old::Serving { status, members }
+}
+
+fn facts(old: Old, can_bump: bool) -> Facts {
+    Facts {
+        data_dir: "/var/lib/etcd/default".to_owned(),
+        member: Some(7),
+        stop_command: "systemctl stop etcd".to_owned(),
+        old,
+        can_bump,
+        tools_version: "3.4.23".to_owned(),
+        free: 1 << 40,
+        old_size: 20480,
+    }
+}
+
+fn snapshot(revision: i64, seal: Seal) -> Snapshot {
+    let db = Sealed { seal, size: 20512, sha256: "d".repeat(64) };
+    let contents = Contents { sha256: "a".repeat(64), manifest: None, db };
+    Snapshot { contents, revision, last_record: revision }
+}
+
+fn request(bump: Bump) -> Request {
+    Request {
+        source: Source { path: "/a".into(), may_be_bare: true },
+        expected_sha256: None,
+        allow_unhashed: false,
+        bump,
+        backup: Some("/b".into()),
+        plan_only: false,
+        owner: Owner { uid: 0, gid: 0 },
+        unit: None,
+        now: jiff::Timestamp::UNIX_EPOCH,
+    }
+}
+
+fn plan(request: &Request, facts: &Facts, snapshot: &Snapshot) -> Result<Plan, Refusal> {
+    decide(request, facts, admit(facts)?, snapshot)
+}
+
+#[test]
+fn only_a_started_voter_alone_is_admitted() {
+    let learner = Member { is_learner: true, ..member("m1") };
+    let cases: [(Old, &str); 10] = [
+        (serving(9, vec![member("m1"), member("m2"), member("")]), "3 members: m1, m2, 7 (not started)"),
+        (serving(9, vec![member("m1"), learner.clone()]), "2 members: m1, m1 (a learner)"),
+        (serving(9, vec![learner]), "is a learner"),
+        (serving(9, vec![member("")]), "has not started"),
+        (serving(9, Vec::new()), "lists none"),
+        (Old::Stopped { revision: 9, members: vec![member("m1"), member("m2")] }, "2 members"),
+        (Old::Silent("permission denied".into()), "permission denied"),
+        (Old::Unreadable("page 7 is torn".into()), "member.broken"),
+        (Old::NoLog, "no write-ahead log"),
+        (Old::Elsewhere, "none has its data in"),
+    ];
+    for (old, fragment) in cases {
+        let refusal = admit(&facts(old, true)).unwrap_err().to_string();
+        assert!(refusal.contains(fragment), "{refusal}");
+    }
+    assert_eq!(admit(&facts(serving(9, vec![member("m1")]), true)).unwrap().name, "m1");
+    assert_eq!(admit(&facts(Old::Empty, true)).unwrap().name, "default");
+}
+
+#[test]
+fn a_bump_clears_the_old_revision_or_a_warning_says_why_not() {
+    let cases = [
+        // asked, old, snapshot, can bump -> bump, warns
+        (Bump::Auto, 100, 100, true, Some(0), false),
+        (Bump::Auto, 100, 200, true, Some(0), false),
+        (Bump::Auto, 1100, 100, true, Some(1_001_200), false),
+        (Bump::Auto, 1100, 100, false, Some(0), true),
+        (Bump::Off, 1100, 100, true, Some(0), true),
+        (Bump::By(5000), 1100, 100, true, Some(5000), false),
+        (Bump::By(5), 1100, 100, true, Some(5), true),
+        (Bump::By(5), 1100, 100, false, None, false),
+    ];
+    for (asked, old, revision, can_bump, bump, warns) in cases {
+        let facts = facts(serving(old, vec![member("m1")]), can_bump);
+        let decided = plan(&request(asked), &facts, &snapshot(revision, Seal::Sound));
+        let told = decided.as_ref().ok().map(|plan| (plan.bump, !plan.warnings.is_empty()));
+        assert_eq!(told, bump.map(|bump| (bump, warns)), "{asked:?} {old} {revision}");
+    }
+}
+
+#[test]
+fn a_snapshot_without_a_right_hash_is_refused_unless_allowed() {
+    let facts = facts(Old::Empty, true);
+    let trusting = Request { allow_unhashed: true, ..request(Bump::Auto) };
+    let check =
+        |request: &Request, seal| plan(request, &facts, &snapshot(5, seal)).map(|plan| plan.hash_check);
+    assert_eq!(check(&request(Bump::Auto), Seal::Sound), Ok(true));
+    assert!(check(&request(Bump::Auto), Seal::Absent).unwrap_err().next.contains("allow-unhashed=true"));
+    assert_eq!(check(&trusting, Seal::Absent), Ok(false));
+    assert_eq!(check(&trusting, Seal::Sound), Ok(true));
+    assert!(check(&trusting, Seal::Broken).is_err());
+}
+
+#[test]
+fn an_expected_hash_must_match() {
+    let expecting = |sha: &str| Request { expected_sha256: Some(sha.to_owned()), ..request(Bump::Auto) };
+    let facts = facts(Old::Empty, true);
+    assert!(plan(&expecting(&"a".repeat(64)), &facts, &snapshot(5, Seal::Sound)).is_ok());
+    let refusal = plan(&expecting(&"b".repeat(64)), &facts, &snapshot(5, Seal::Sound)).unwrap_err();
+    assert!(refusal.reason.contains(&"b".repeat(64)) && refusal.reason.contains(&"a".repeat(64)));
+}
+
+#[test]
+fn existing_data_is_saved_unless_there_is_none_or_nobody_asked() {
+    let stopped = || Old::Stopped { revision: 9, members: vec![member("m1")] };
+    let none = Request { backup: None, ..request(Bump::Auto) };
+    for (old, asked, backup) in [
+        (serving(9, vec![member("m1")]), request(Bump::Auto), Backup::Online),
+        (stopped(), request(Bump::Auto), Backup::Stopped),
+        (Old::Empty, request(Bump::Auto), Backup::None),
+        (stopped(), none, Backup::None),
+    ] {
+        let facts = facts(old, true);
+        assert_eq!(plan(&asked, &facts, &snapshot(9, Seal::Sound)).unwrap().backup, backup);
+    }
+}
+
+#[test]
+fn bump_revision_is_auto_off_or_a_number() {
+    assert_eq!(Bump::parse("auto"), Ok(Bump::Auto));
+    assert_eq!(Bump::parse("off"), Ok(Bump::Off));
+    assert_eq!(Bump::parse("1000"), Ok(Bump::By(1000)));
+    for text in ["", "0", "-1", "1e9", "on", "9223372036854775807"] {
+        assert!(Bump::parse(text).is_err(), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_automatic_bump_always_ends_past_the_old_revision(
+        old in 1_i64..i64::MAX / 4, revision in 1_i64..i64::MAX / 4
+    ) {
+        let facts = facts(serving(old, vec![member("m1")]), true);
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(revision, Seal::Sound)).unwrap();
+        prop_assert!(plan.warnings.is_empty());
+        prop_assert!(revision + plan.bump >= old);
+        prop_assert_eq!(plan.bump > 0, old > revision);
+        if old > revision {
+            // What clients write until the stop stays below it too.
+            prop_assert!(revision + plan.bump >= old + HEADROOM);
+        }
+    }
+}
+
+#[test]
+fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
+    let unit = Service::Systemd { systemd: "etcd.service".to_owned() };
+    for (wal_dir, service, refused) in [
+        (None, unit.clone(), None),
+        (Some("/wal"), unit, Some("in /wal: that is not supported yet")),
+        (None, Service::Unknown { pid: 42 }, Some("no supervisor of the running etcd (pid 42)")),
+    ] {
+        let site = Site {
+            endpoint: "http://127.0.0.1:2379".to_owned(),
+            tls: Tls::default(),
+            login: None,
+            data_dir: PathBuf::from("/data"),
+            wal_dir: wal_dir.map(PathBuf::from),
+            config_file: None,
+            tools: Tools { etcdctl: "etcdctl".into(), etcdutl: None, etcd: "etcd".into() },
+            service,
+        };
+        let refusal = suits(&site).err().map(|refusal| refusal.reason);
+        assert_eq!(refusal.is_some(), refused.is_some(), "{refusal:?}");
+        assert!(refused.is_none_or(|part| refusal.is_some_and(|reason| reason.contains(part))));
+    }
+}

@@ -1,0 +1,148 @@
+//! What there is before a restore: the old data and who serves it, the tools, the room. Looks and never decides.
+
+use super::Request;
+use super::decide::{Backup, backup};
+use super::stage::Stage;
+use crate::etcd::client::{Client, Status};
+use crate::etcd::member::Member;
+use crate::etcd::site::Site;
+use crate::store::directory::Approach;
+use crate::swap::{DataDir, MEMBER};
+use anyhow::{Result, ensure};
+
+/// What there is.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The data directory, in words.
+    pub data_dir: String,
+    /// The command that stops etcd, as typed.
+    pub stop_command: String,
+    /// The inode number of the live `member` directory, if there is one.
+    pub member: Option<u64>,
+    /// The data that is live.
+    pub old: Old,
+    /// Whether the tools can raise the revision.
+    pub can_bump: bool,
+    /// The version of the tools.
+    pub tools_version: String,
+    /// Bytes free in the data directory's file system.
+    pub free: u64,
+    /// Bytes that the live data takes.
+    pub old_size: u64,
+}
+
+/// The live data, and what is known of it.
+#[derive(Debug, Clone)]
+pub enum Old {
+    /// etcd serves it.
+    Serving {
+        /// What the member says of itself.
+        status: Status,
+        /// The members of the cluster.
+        members: Vec<Member>,
+    },
+    /// No etcd runs on it; what a private etcd on a copy of it says.
+    Stopped {
+        /// The revision that it starts at.
+        revision: i64,
+        /// The members of the cluster.
+        members: Vec<Member>,
+    },
+    /// The data directory holds no member: nothing to lose.
+    Empty,
+    /// An etcd has the data open and gives no answer, for this reason.
+    Silent(String),
+    /// No etcd runs on it and its files cannot be read, for this reason.
+    Unreadable(String),
+    /// There is a member directory without a write-ahead log in it: the log is lost, or elsewhere. An etcd that starts
+    /// without its log makes a new cluster of one, and is healthy.
+    NoLog,
+    /// The endpoint answers, but nothing has this data directory open: they do not belong together.
+    Elsewhere,
+}
+
+impl Facts {
+    /// Looks at everything.
+    pub fn gather(site: &Site, data: &DataDir, stage: &mut Stage<'_>) -> Result<Self> {
+        Ok(Self {
+            data_dir: site.data_dir.display().to_string(),
+            stop_command: site.service.typed("stop"),
+            member: member_of(data)?,
+            old: look_at_old(site, data, stage)?,
+            can_bump: site.tools.can_bump()?,
+            tools_version: site.tools.version()?,
+            free: data.dir().free_bytes()?,
+            old_size: match data.dir().inode(MEMBER)? {
+                Some(_) => data.dir().child(MEMBER)?.size_of_tree()?,
+                None => 0,
+            },
+        })
+    }
+}
+
+/// Fails if etcd or its data is not as it was looked at: minutes may have passed, and it is about to be stopped.
+pub fn still_hold(facts: &Facts, site: &Site, data: &DataDir) -> Result<()> {
+    ensure!(
+        member_of(data)? == facts.member,
+        "{} holds another member directory than when it was looked at",
+        facts.data_dir
+    );
+    let Old::Serving { status, .. } = &facts.old else {
+        ensure!(!data.in_use()?, "etcd has been started meanwhile");
+        return Ok(());
+    };
+    let client = Client::of(site);
+    let now = client.status()?;
+    let members = client.members()?.len();
+    ensure!(
+        data.in_use()? && now.cluster_id == status.cluster_id && members == 1,
+        "etcd serves cluster {:x} of {members} members now, and served {:x} of one when it was looked at",
+        now.cluster_id,
+        status.cluster_id
+    );
+    Ok(())
+}
+
+fn member_of(data: &DataDir) -> Result<Option<u64>> {
+    Ok(data.dir().inode(MEMBER)?.map(|inode| inode.number))
+}
+
+fn has_log(data: &DataDir) -> Result<bool> {
+    let member = data.dir().child(MEMBER)?;
+    if member.inode("wal")?.is_none() {
+        return Ok(false);
+    }
+    Ok(member.child("wal")?.names()?.iter().any(|name| name.ends_with(".wal")))
+}
+
+fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>) -> Result<Old> {
+    let client = Client::of(site);
+    let answer = client.status().and_then(|status| Ok((status, client.members()?)));
+    let in_use = data.in_use()?;
+    Ok(match answer {
+        Ok(_) if !in_use => Old::Elsewhere,
+        _ if data.dir().inode(MEMBER)?.is_some() && !has_log(data)? => Old::NoLog,
+        Ok((status, members)) => Old::Serving { status, members },
+        Err(error) if in_use => Old::Silent(format!("{error:#}")),
+        Err(_) if data.dir().inode(MEMBER)?.is_none() => Old::Empty,
+        Err(_) => match stage.wake_stopped() {
+            Ok((revision, members)) => Old::Stopped { revision, members },
+            Err(error) => Old::Unreadable(format!("{error:#}")),
+        },
+    })
+}
+
+/// The way to the backup's target, checked; `None` where nothing will be saved.
+pub fn backup_target(request: &Request, facts: &Facts, data: &DataDir) -> Result<Option<Approach>> {
+    match (backup(request, facts), &request.backup) {
+        (Backup::None, _) | (_, None) => Ok(None),
+        (_, Some(target)) => {
+            let approach = Approach::to(target, request.owner)?;
+            // The stage takes its own room on the same disk; the snapshot walk asks again for the rest.
+            let shared = if approach.shares_disk_with(data.dir())? { facts.old_size } else { 0 };
+            approach.must_not_lie_in(data.dir())?;
+            approach.need(facts.old_size.saturating_add(shared), "saving the existing data")?;
+            Ok(Some(approach))
+        }
+    }
+}

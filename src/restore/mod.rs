@@ -1,0 +1,205 @@
+//! The restore walk: look, decide, stage, prove, back up, exchange, report.
+//!
+//! Nothing is stopped or changed before the snapshot is verified, restored beside the live data and booted there.
+//! Knows nothing of Juju.
+
+mod decide;
+mod facts;
+mod report;
+mod stage;
+
+pub use decide::{Backup, Bump, Plan};
+pub use report::{Outcome, Report};
+
+use crate::etcd::client::Client;
+use crate::etcd::site::Site;
+use crate::progress::{Progress, Tell};
+use crate::snapshot;
+use crate::stop::{Refusal, Stop};
+use crate::store::stage::sweep;
+use crate::swap::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
+use crate::system::durable::Dir;
+use crate::system::owner::Owner;
+use anyhow::{Context, Result};
+use facts::{Facts, Old};
+use jiff::Timestamp;
+use stage::Stage;
+use std::path::{Path, PathBuf};
+
+/// What failed, and the way out for who has no other.
+const WITHOUT_BACKUP: &str = "saving the existing data (skip-backup=true restores without)";
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The file to restore from.
+    pub source: Source,
+    /// The SHA-256 that the file must have, in lower-case hex.
+    pub expected_sha256: Option<String>,
+    /// Whether a snapshot without its own hash will do.
+    pub allow_unhashed: bool,
+    /// By how much to raise the revision.
+    pub bump: Bump,
+    /// Where to save the existing data first; `None` not at all.
+    pub backup: Option<PathBuf>,
+    /// Whether to stop before anything is changed.
+    pub plan_only: bool,
+    /// Who the backup belongs to.
+    pub owner: Owner,
+    /// The Juju unit this runs on, if any.
+    pub unit: Option<String>,
+    /// The time, for names and manifests.
+    pub now: Timestamp,
+}
+
+/// A file to restore from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Whether it may be a bare snapshot file as well as an archive.
+    pub may_be_bare: bool,
+}
+
+/// Restores, or with `plan_only` says what restoring would do.
+pub fn walk(site: &Site, request: &Request, tell: Tell<'_>) -> Result<Report, Stop> {
+    let stopped = |error: anyhow::Error| {
+        let (state, next) = aftermath(&error, site);
+        Stop::of(error, state, next)
+    };
+    let data = open(site)?;
+    if request.plan_only && data.has_journal().map_err(stopped)? {
+        return Err(Refusal::new(
+            "an interrupted restore has to be finished or undone first, which a plan must not do",
+            "restore --recover",
+        )
+        .into());
+    }
+    let recovered = settle(site, &data, tell)?;
+    restore(site, &data, request, recovered, tell).map_err(stopped)
+}
+
+/// Finishes or undoes what an earlier run left, and nothing else.
+pub fn recover_only(site: &Site, tell: Tell<'_>) -> Result<Option<Recovered>, Stop> {
+    settle(site, &open(site)?, tell)
+}
+
+fn open(site: &Site) -> Result<DataDir, Stop> {
+    DataDir::open(site)
+        .map_err(|error| Stop::of(error, "nothing was changed", "mend the cause and try again"))
+}
+
+/// Brings the data directory to rest before anything else works on it: for every action.
+pub fn settle(site: &Site, data: &DataDir, tell: Tell<'_>) -> Result<Option<Recovered>, Stop> {
+    let noted = data.noted_target();
+    let recovered = recover(site, data).map_err(|error| {
+        let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
+        let next = format!("{}, mend the cause, then restore --recover", site.service.typed("status"));
+        Stop::of(error, state, next)
+    })?;
+    if let Some(target) = noted.ok().flatten() {
+        // Where that cannot be done now, the next backup there does it.
+        let _ = Dir::open(&target).and_then(|target| sweep(&target));
+    }
+    if let Some(recovered) = &recovered {
+        tell(Progress::Step(&recovered.in_words()));
+    }
+    Ok(recovered)
+}
+
+/// What state a failure left, and what to type next.
+fn aftermath(error: &anyhow::Error, site: &Site) -> (String, String) {
+    if error.downcast_ref::<Unfinished>().is_some() {
+        let state = format!("the restore is neither finished nor undone in {}", site.data_dir.display());
+        let next = format!(
+            "{}, mend the cause, then run any action or restore --recover; if etcd is down meanwhile: {}",
+            site.service.typed("status"),
+            site.service.typed("start")
+        );
+        return (state, next);
+    }
+    let state = "the old data is live and complete, and etcd is as it was before".to_owned();
+    (state, format!("{}, mend the cause, then run restore again", site.service.typed("status")))
+}
+
+fn restore(
+    site: &Site,
+    data: &DataDir,
+    request: &Request,
+    recovered: Option<Recovered>,
+    tell: Tell<'_>,
+) -> Result<Report> {
+    decide::suits(site)?;
+    tell(Progress::Step("looking at etcd, its data and the target"));
+    let mut stage = Stage::make(site, data)?;
+    let facts = Facts::gather(site, data, &mut stage)?;
+    let member = decide::admit(&facts)?;
+    let approach = facts::backup_target(request, &facts, data)?;
+
+    tell(Progress::Step("verifying and unpacking the snapshot"));
+    let snapshot = stage.unpack(request, &facts, tell)?;
+    let plan = decide::decide(request, &facts, member, &snapshot)?;
+    if request.plan_only {
+        return Ok(Report { plan, snapshot, recovered, outcome: None });
+    }
+
+    tell(Progress::Step("restoring the snapshot beside the live data"));
+    stage.restore(&plan)?;
+    tell(Progress::Step("booting the restored data in private"));
+    let expected = stage.prove(&plan, &snapshot)?;
+    stage.dress(&facts)?;
+
+    if let Some(target) = &request.backup {
+        stage.note_target(target)?;
+    }
+    let backup = match (plan.backup, approach) {
+        (Backup::Online, Some(_)) => {
+            tell(Progress::Step("saving the existing data"));
+            let saved = snapshot::take(&Client::of(site), &site.tools, &backup_request(request)?, tell);
+            Some(saved.context(WITHOUT_BACKUP)?)
+        }
+        (Backup::Stopped, Some(_)) => {
+            tell(Progress::Step("saving the existing data of the stopped etcd"));
+            Some(stage.save_stopped(&backup_request(request)?, tell).context(WITHOUT_BACKUP)?)
+        }
+        _ => None,
+    };
+
+    tell(Progress::Step("exchanging the data"));
+    let old = old_data(request, &facts, &plan, backup.as_ref(), &expected);
+    let beside = stage.finish()?;
+    facts::still_hold(&facts, site, data)?;
+    let exchanged = Exchange::prepare(site, beside, old, expected)?.perform()?;
+    let data_dir = data.dir().path().to_owned();
+    Ok(Report { plan, snapshot, recovered, outcome: Some(Outcome { expected, backup, exchanged, data_dir }) })
+}
+
+fn old_data(
+    request: &Request,
+    facts: &Facts,
+    plan: &Plan,
+    backup: Option<&snapshot::Report>,
+    expected: &Expected,
+) -> OldData {
+    let stamp = request.now.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y-%m-%d-%H.%M.%S");
+    OldData {
+        inode: facts.member,
+        runs: matches!(facts.old, Old::Serving { .. }),
+        saved_to: backup.map(|backup| backup.manifest.revision),
+        keep_as: format!("member.before-restore-{stamp}"),
+        keep_new_as: format!("member.from-restore-{stamp}"),
+        // A bump that was not meant to clear the old revision has been warned of.
+        must_stay_below: (plan.bump > plan.loses).then_some(expected.revision),
+        name: plan.member.name.clone(),
+        peer_urls: plan.member.peer_urls.clone(),
+    }
+}
+
+fn backup_request(request: &Request) -> Result<snapshot::Request> {
+    Ok(snapshot::Request {
+        target: request.backup.as_deref().unwrap_or(Path::new("/")).to_owned(),
+        owner: request.owner,
+        unit: request.unit.clone(),
+        now: request.now,
+    })
+}

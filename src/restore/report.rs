@@ -1,0 +1,52 @@
+//! What a restore reports: the plan, and what came of it.
+
+use super::decide::Plan;
+use super::stage::Snapshot;
+use crate::snapshot;
+use crate::swap::{Exchanged, Expected, Recovered};
+use std::path::PathBuf;
+
+/// What a restore did, or would do.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What was planned.
+    pub plan: Plan,
+    /// What was restored.
+    pub snapshot: Snapshot,
+    /// What an earlier run had left.
+    pub recovered: Option<Recovered>,
+    /// What came of it; `None` for a plan alone.
+    pub outcome: Option<Outcome>,
+}
+
+/// What came of a restore.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// What etcd serves now.
+    pub expected: Expected,
+    /// Where the old data was saved.
+    pub backup: Option<snapshot::Report>,
+    /// The exchange.
+    pub exchanged: Exchanged,
+    /// The data directory.
+    pub data_dir: PathBuf,
+}
+
+impl Report {
+    /// How many revisions the old data was ahead of the snapshot: when it was stopped, or else when it was looked at.
+    pub fn lost_revisions(&self) -> i64 {
+        let stopped_at = self.outcome.as_ref().and_then(|outcome| outcome.exchanged.old_revision);
+        stopped_at.map_or(self.plan.loses, |revision| revision.saturating_sub(self.snapshot.revision))
+    }
+
+    /// What the operator must know, the alarms that came back with the snapshot included.
+    pub fn warnings(&self) -> Vec<String> {
+        let alarms = self.outcome.iter().flat_map(|outcome| &outcome.exchanged.alarms);
+        let alarms = alarms.map(|alarm| {
+            format!(
+                "an alarm came back with the snapshot ({alarm}): mend its cause, then etcdctl alarm disarm"
+            )
+        });
+        self.plan.warnings.iter().cloned().chain(alarms).collect()
+    }
+}

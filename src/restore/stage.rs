@@ -1,0 +1,229 @@
+//! The stage: a snapshot unpacked, restored and booted beside the live data, seen by nobody.
+//!
+//! Must never touch the live data, nor leave anything behind when it is dropped.
+
+use super::Request;
+use super::decide::Plan;
+use super::facts::{Facts, Old};
+use crate::archive::{self, Contents, Limits};
+use crate::etcd::backend::{Backend, Comparison, same_records};
+use crate::etcd::member::Member;
+use crate::etcd::offline::{self, Making};
+use crate::etcd::private::{NotAlone, Private};
+use crate::etcd::seal::Seal;
+use crate::etcd::site::Site;
+use crate::progress::Tell;
+use crate::snapshot;
+use crate::stop::Refusal;
+use crate::store::directory::need;
+use crate::swap::{Beside, DataDir, Expected, MEMBER};
+use crate::system::lock::try_lock;
+use crate::system::owner::dress_like;
+use crate::system::random;
+use anyhow::{Context, Result, bail, ensure};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// What `snapshot restore` writes besides the database: a write-ahead log of 64 MB, preallocated, and change.
+const BESIDES: u64 = 80 << 20;
+const MAKE_ROOM: &str = "make room there";
+/// The copy of a stopped member's data that is booted to save it.
+const COPY: &str = "copy";
+
+/// A snapshot that was unpacked and read.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What was in its file.
+    pub contents: Contents,
+    /// The revision that etcd starts at on it.
+    pub revision: i64,
+    /// The revision of its last record, which is what a bump adds to; behind `revision` in an empty store and where
+    /// the last revisions were deletions that a compaction took away.
+    pub last_record: i64,
+}
+
+/// The stage of one restore.
+#[derive(Debug)]
+pub struct Stage<'a> {
+    site: &'a Site,
+    /// A private etcd on a copy of the data of a stopped one. Before `beside`, so that it ends before that goes.
+    woken: Option<Private>,
+    beside: Beside<'a>,
+}
+
+impl<'a> Stage<'a> {
+    /// Makes it in the data directory.
+    pub fn make(site: &'a Site, data: &'a DataDir) -> Result<Self> {
+        Ok(Self { site, woken: None, beside: Beside::make(data)? })
+    }
+
+    /// Boots a copy of the data of a stopped etcd in private, and returns its revision and members. Its files alone do
+    /// not tell: what is only in the write-ahead log is missing there, and etcd 3.4 leaves members of a time before a
+    /// restore in them. etcd is kept from starting while the copy is made.
+    pub fn wake_stopped(&mut self) -> Result<(i64, Vec<Member>)> {
+        let member = self.beside.data().dir().child(MEMBER)?;
+        let backend = member.child("snap")?.read("db")?;
+        ensure!(try_lock(&backend)?, "an etcd has just started on the data");
+        let known = Backend::open(&self.beside.data().dir().handle(MEMBER).join("snap/db"))?.members()?;
+        need(
+            member.size_of_tree()?,
+            member.free_bytes()?,
+            member.path(),
+            "reading the data of a stopped etcd",
+            MAKE_ROOM,
+        )?;
+        let copy = self.beside.dir().make_child(COPY, None)?;
+        copy.copy_tree(&member, MEMBER)?;
+        drop(backend);
+        let names: Vec<&str> = known.iter().map(|member| member.name.as_str()).collect();
+        let name = names.iter().find(|name| !name.is_empty()).copied().unwrap_or("default");
+        let private = match Private::boot(self.site, copy, name, "http://localhost:2380") {
+            Ok(private) => private,
+            // Who the others are, its files tell.
+            Err(error) if known.len() > 1 && error.is::<NotAlone>() => return Ok((0, known)),
+            Err(error) => return Err(error),
+        };
+        let status = private.client().status()?;
+        let mut members = private.client().members()?;
+        for member in &mut members {
+            // The private etcd has just told its cluster the name that it was given.
+            let before = known.iter().find(|known| known.id == member.id && !known.name.is_empty());
+            member.name = before.map_or(name, |before| &before.name).to_owned();
+        }
+        self.woken = Some(private);
+        Ok((status.revision, members))
+    }
+
+    /// Unpacks the request's source, and reads the structure of what came out.
+    pub fn unpack(&mut self, request: &Request, facts: &Facts, tell: Tell<'_>) -> Result<Snapshot> {
+        let path = &request.source.path;
+        let source = open(path)?;
+        let room_for = |size: u64| {
+            let needed = size.saturating_mul(2).saturating_add(BESIDES);
+            let place = self.beside.data().dir().path();
+            need(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
+        };
+        let limits = Limits { room_for: &room_for, bare: request.source.may_be_bare };
+        let mut out = self.beside.dir().create(archive::DB)?;
+        let contents = archive::unpack(source, &path.display().to_string(), &mut out, &limits, tell)?;
+        drop(out);
+        let unexpected = request.expected_sha256.as_ref().is_some_and(|sha256| *sha256 != contents.sha256);
+        if unexpected || contents.db.seal == Seal::Broken {
+            // Not for etcd's tools to read: the decision refuses it.
+            return Ok(Snapshot { contents, revision: 0, last_record: 0 });
+        }
+        offline::structure(&self.site.tools, self.beside.dir(), archive::DB).map_err(|error| {
+            Refusal::new(format!("{} is damaged: {error:#}", path.display()), "restore another snapshot")
+        })?;
+        let backend = Backend::open(&self.beside.dir().handle(archive::DB))?;
+        Ok(Snapshot { contents, revision: backend.revision()?, last_record: backend.last_revision()? })
+    }
+
+    /// Makes the new member directory, and compares its records with the snapshot's.
+    pub fn restore(&mut self, plan: &Plan) -> Result<()> {
+        let token = format!("etcd-charm-{}", random::uuid()?);
+        let making = Making {
+            name: &plan.member.name,
+            peer_urls: &plan.member.peer_urls,
+            token: &token,
+            bump: plan.bump,
+            hash_check: plan.hash_check,
+        };
+        let dir = self.beside.dir();
+        offline::restore(&self.site.tools, dir, archive::DB, self.beside.other_name(), &making)?;
+        let snapshot = Backend::open(&dir.handle(archive::DB))?;
+        let restored = Backend::open(&self.beside.other()?.handle(MEMBER).join("snap/db"))?;
+        if let Comparison::Differs { at } = same_records(&snapshot, &restored)? {
+            bail!("the restored data is not the snapshot's: {at}");
+        }
+        dir.remove_file(archive::DB)
+    }
+
+    /// Boots the new data in private: what it shows there is what the live etcd must show.
+    pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot) -> Result<Expected> {
+        let member = &plan.member;
+        let private = Private::boot(self.site, self.beside.other()?, &member.name, &member.peer_urls)
+            .context("booting the restored data")?;
+        let expected = Expected::of(private.client()).context("asking the restored data what it holds")?;
+        drop(private);
+        compare(&expected, plan, snapshot)?;
+        Ok(expected)
+    }
+
+    /// Gives the new data the owner, modes and labels of the old, or of the data directory where there is none.
+    pub fn dress(&self, facts: &Facts) -> Result<()> {
+        let new = self.beside.other()?.child(MEMBER)?;
+        let data = self.beside.data().dir();
+        match facts.old {
+            Old::Empty => dress_like(&new, data),
+            _ => dress_like(&new, &data.child(MEMBER)?),
+        }
+    }
+
+    /// Notes where a backup will be made, for whoever has to clear up after us.
+    pub fn note_target(&self, target: &Path) -> Result<()> {
+        self.beside.note_target(target)
+    }
+
+    /// Saves the data of a stopped etcd as an ordinary snapshot, from the copy that was woken.
+    pub fn save_stopped(&mut self, request: &snapshot::Request, tell: Tell<'_>) -> Result<snapshot::Report> {
+        let woken = self.woken.as_ref().context("no copy of the stopped data was booted")?;
+        snapshot::take(woken.client(), &self.site.tools, request, tell)
+    }
+
+    /// Makes the new data durable and hands it over for the exchange.
+    pub fn finish(mut self) -> Result<Beside<'a>> {
+        self.woken = None;
+        self.beside.dir().remove_tree(COPY)?;
+        self.beside.sync()?;
+        Ok(self.beside)
+    }
+}
+
+fn open(path: &Path) -> Result<File, Refusal> {
+    let no = |why: &str| {
+        Refusal::new(
+            format!("the snapshot {} cannot be opened: {why}", path.display()),
+            "name the archive that the snapshot action made",
+        )
+    };
+    let file = OpenOptions::new()
+        .read(true)
+        // A pipe put in the place of a file must not make us wait.
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| no(&error.to_string()))?;
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(file),
+        _ => Err(no("it is not a regular file")),
+    }
+}
+
+/// Whether the private boot showed what the snapshot says of itself.
+fn compare(expected: &Expected, plan: &Plan, snapshot: &Snapshot) -> Result<()> {
+    let revision = snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump));
+    ensure!(
+        expected.revision == revision,
+        "the restored data came up at revision {} instead of {revision}",
+        expected.revision
+    );
+    let Some(manifest) = &snapshot.contents.manifest else { return Ok(()) };
+    ensure!(
+        manifest.keys.is_none_or(|keys| keys == expected.keys),
+        "the restored data holds {} keys instead of the {} of its manifest",
+        expected.keys,
+        manifest.keys.unwrap_or_default()
+    );
+    // Hashes compare where the compactions are the same; raising the revision compacts.
+    match manifest.content_hash {
+        Some(hash) if hash.compact_revision == expected.hash.compact_revision => ensure!(
+            hash.hash == expected.hash.hash,
+            "the restored data's content hash is {} instead of the {} of its manifest",
+            expected.hash.hash,
+            hash.hash
+        ),
+        _ => {}
+    }
+    Ok(())
+}

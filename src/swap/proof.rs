@@ -1,0 +1,112 @@
+//! The proof that a live etcd serves exactly what was restored: identity, membership, revision, content.
+//!
+//! Health proves nothing: an etcd on half a tree or on none is "healthy" (24 of 28 trials).
+
+use super::beside::DataDir;
+use crate::etcd::client::{Client, ContentHash, Status};
+use crate::etcd::patience;
+use crate::etcd::site::Site;
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// How long nobody may have the data open while we wait. etcd opens it within a second; a supervisor that starts it
+/// again after it died does so within ten.
+const IDLE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// What a member must show, as its private boot showed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expected {
+    /// The id of its cluster. It comes from a token that no other cluster has: whoever shows it serves this tree.
+    pub cluster_id: u64,
+    /// The revision of its store when it starts.
+    pub revision: i64,
+    /// The keys alive then.
+    pub keys: u64,
+    /// The hash over all of them then.
+    pub hash: ContentHash,
+}
+
+impl Expected {
+    /// What the member behind `client` shows now.
+    pub fn of(client: &Client) -> Result<Self> {
+        let status = client.status()?;
+        let members = client.members()?;
+        ensure!(members.len() == 1, "a cluster of {} members came up instead of one", members.len());
+        Ok(Self {
+            cluster_id: status.cluster_id,
+            revision: status.revision,
+            keys: client.keys(status.revision)?,
+            hash: client.content_hash(status.revision)?,
+        })
+    }
+}
+
+/// What a look at the live etcd showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It serves what was restored. Its alarms, as it words them.
+    Proved(Vec<String>),
+    /// It serves something else, or nothing at all; how that shows.
+    Differs(String),
+}
+
+/// Waits until the site's etcd serves, and compares it with what is `expected`. Clients may be writing to it already:
+/// what is compared is the store at the expected revision.
+///
+/// # Errors
+/// It runs and could not be asked: nothing is known.
+pub fn prove(site: &Site, data: &DataDir, expected: &Expected) -> Result<Verdict> {
+    let status = match serving(site, data) {
+        Ok(status) => status,
+        Err(error) if data.in_use()? => return Err(error),
+        Err(error) => return Ok(Verdict::Differs(format!("{error:#}"))),
+    };
+    let differs = |what: &str, found: String, wanted: String| {
+        Ok(Verdict::Differs(format!("etcd's {what} is {found} instead of {wanted}")))
+    };
+    if status.cluster_id != expected.cluster_id {
+        let hex = |id: u64| format!("{id:x}");
+        return differs("cluster id", hex(status.cluster_id), hex(expected.cluster_id));
+    }
+    if status.revision < expected.revision {
+        return differs("revision", status.revision.to_string(), expected.revision.to_string());
+    }
+    match content(&Client::of(site), expected.revision) {
+        Ok((_, keys)) if keys != expected.keys => {
+            differs("number of keys", keys.to_string(), expected.keys.to_string())
+        }
+        Ok((hash, _)) if hash.compact_revision == expected.hash.compact_revision && hash != expected.hash => {
+            differs("content hash", hash.hash.to_string(), expected.hash.hash.to_string())
+        }
+        Ok(_) => Ok(Verdict::Proved(status.errors)),
+        // A client compacted that revision away already. Only the restored tree has that cluster id.
+        Err(error) if format!("{error:#}").contains("required revision has been compacted") => {
+            Ok(Verdict::Proved(status.errors))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn content(client: &Client, revision: i64) -> Result<(ContentHash, u64)> {
+    Ok((client.content_hash(revision)?, client.keys(revision)?))
+}
+
+/// Waits until the site's etcd serves. One that has let go of its data, or never took it, is not waited for.
+pub fn serving(site: &Site, data: &DataDir) -> Result<Status> {
+    let mut idle_since = None;
+    let mut alive = || {
+        if data.in_use()? {
+            idle_since = None;
+            return Ok(());
+        }
+        let since = *idle_since.get_or_insert_with(Instant::now);
+        ensure!(
+            since.elapsed() < IDLE_PATIENCE,
+            "etcd does not run: {} s after its service was started nothing has the data open",
+            IDLE_PATIENCE.as_secs()
+        );
+        Ok(())
+    };
+    Client::of(site).wait_until_serving(patience::for_database(data.backend_size()), &mut alive)
+}

@@ -1,0 +1,295 @@
+//! Directories held by descriptor, and files that survive a power cut.
+//!
+//! Everything below a directory is named relative to its descriptor, so that nobody who swaps a path for a symlink
+//! can lead us elsewhere. New files are 0600 and new directories 0700 from the moment they exist. A file gets its
+//! final name only after its bytes are on disk, and never the name of another.
+
+use super::owner::Owner;
+use anyhow::{Context, Result};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fchown, fstat, fstatvfs, fsync, mkdirat,
+    openat, openat2, renameat_with, statat, unlinkat,
+};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+const FILE: Mode = Mode::from_raw_mode(0o600);
+const DIRECTORY: Mode = Mode::from_raw_mode(0o700);
+
+/// Which file or directory it is, whatever it is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Inode {
+    /// The device number of its file system.
+    pub device: u64,
+    /// Its number there.
+    pub number: u64,
+}
+
+impl Inode {
+    fn of(stat: &rustix::fs::Stat) -> Self {
+        Self { device: stat.st_dev, number: stat.st_ino }
+    }
+}
+
+/// An open directory.
+#[derive(Debug)]
+pub struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens the directory at `path`, in which no component may be a symlink.
+    pub fn open(path: &Path) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let fd = openat2(CWD, path, flags, Mode::empty(), resolve)
+            .with_context(|| format!("opening directory {}", path.display()))?;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// The path it was opened by, for messages and for results.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A path to `name` in it that no one can lead astray, for calls that want a path, and for children.
+    pub fn handle(&self, name: &str) -> PathBuf {
+        super::process::cwd_of(&self.fd).join(name)
+    }
+
+    /// The same for a child that works elsewhere: good as long as we live.
+    pub fn handle_for_children(&self, name: &str) -> PathBuf {
+        let ours = Path::new("/proc").join(std::process::id().to_string());
+        ours.join("fd").join(self.fd.as_raw_fd().to_string()).join(name)
+    }
+
+    /// What it is, on disk.
+    pub fn stat(&self) -> Result<rustix::fs::Stat> {
+        fstat(&self.fd).with_context(|| format!("looking at {}", self.path.display()))
+    }
+
+    /// The inode behind `name`, or `None` where there is nothing. Symlinks are not followed.
+    pub fn inode(&self, name: &str) -> Result<Option<Inode>> {
+        match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(Inode::of(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error).with_context(|| self.doing("looking at", name)),
+        }
+    }
+
+    /// The directory `name` in it.
+    pub fn child(&self, name: &str) -> Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty()).with_context(|| self.doing("opening", name))?;
+        Ok(Self { fd, path: self.path.join(name) })
+    }
+
+    /// Makes the directory `name` in it, private to `owner`. Fails when the name is taken.
+    pub fn make_child(&self, name: &str, owner: Option<Owner>) -> Result<Self> {
+        mkdirat(&self.fd, name, DIRECTORY).with_context(|| self.doing("making directory", name))?;
+        let child = self.child(name)?;
+        if let Some(owner) = owner {
+            owner.own(&child.fd).with_context(|| self.doing("giving away", name))?;
+        }
+        Ok(child)
+    }
+
+    /// Creates the file `name` in it for writing and reading, private to us. Fails when the name is taken.
+    pub fn create(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, name, flags, FILE).with_context(|| self.doing("creating", name))?;
+        Ok(fd.into())
+    }
+
+    /// Opens the file `name` in it for reading. A pipe put in its place does not make us wait.
+    pub fn read(&self, name: &str) -> Result<File> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty()).with_context(|| self.doing("opening", name))?;
+        Ok(fd.into())
+    }
+
+    /// The whole file `name`, or `None` where there is none. At most 1 MiB: for our own small records.
+    pub fn read_small(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        if self.inode(name)?.is_none() {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        self.read(name)?
+            .take(1 << 20)
+            .read_to_end(&mut bytes)
+            .with_context(|| self.doing("reading", name))?;
+        Ok(Some(bytes))
+    }
+
+    /// Writes the file `name` so that after any crash it holds either what it held before or all of `bytes`.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let draft = format!("{name}.new");
+        self.remove_file(&draft)?;
+        let mut file = self.create(&draft)?;
+        file.write_all(bytes)
+            .and_then(|()| file.sync_all())
+            .with_context(|| self.doing("writing", &draft))?;
+        renameat_with(&self.fd, &draft, &self.fd, name, RenameFlags::empty())
+            .with_context(|| self.doing("renaming into", name))?;
+        self.sync()
+    }
+
+    /// Moves `from/name` here as `as_name`, durably, unless the name is taken: then `Ok(false)`, and nothing changed.
+    pub fn adopt(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
+        match renameat_with(&from.fd, name, &self.fd, as_name, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(false),
+            Err(error) => return Err(error).with_context(|| self.doing("naming", as_name)),
+        }
+        self.sync()?;
+        from.sync()?;
+        Ok(true)
+    }
+
+    /// Exchanges `name` here with `name` in `other`, in one step of the file system, durably.
+    pub fn exchange(&self, name: &str, other: &Self) -> Result<()> {
+        renameat_with(&self.fd, name, &other.fd, name, RenameFlags::EXCHANGE).with_context(|| {
+            format!("{} and {}", self.doing("exchanging", name), other.path.join(name).display())
+        })?;
+        self.sync()?;
+        other.sync()
+    }
+
+    /// Removes the file `name`, if there is one.
+    pub fn remove_file(&self, name: &str) -> Result<()> {
+        match unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error).with_context(|| self.doing("removing", name)),
+        }
+    }
+
+    /// Removes `name`, file or directory with all in it.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        match self.kind(name)? {
+            FileType::Directory => self.remove_tree(name),
+            _ => self.remove_file(name),
+        }
+    }
+
+    /// Removes the directory `name` and all in it, if there is one. Symlinks are removed, not followed.
+    pub fn remove_tree(&self, name: &str) -> Result<()> {
+        match std::fs::remove_dir_all(self.handle(name)) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error).with_context(|| self.doing("removing", name)),
+        }
+    }
+
+    /// The names in it, sorted.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let listing = || -> io::Result<Vec<String>> {
+            let mut names = std::fs::read_dir(self.handle("."))?
+                .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+                .collect::<io::Result<Vec<_>>>()?;
+            names.sort();
+            Ok(names)
+        };
+        listing().with_context(|| format!("listing {}", self.path.display()))
+    }
+
+    /// Makes its names durable.
+    pub fn sync(&self) -> Result<()> {
+        fsync(&self.fd).with_context(|| format!("syncing directory {}", self.path.display()))
+    }
+
+    /// Makes it and everything below it durable.
+    pub fn sync_tree(&self) -> Result<()> {
+        for name in self.names()? {
+            match self.kind(&name)? {
+                FileType::Directory => self.child(&name)?.sync_tree()?,
+                FileType::RegularFile => {
+                    self.read(&name)?.sync_all().with_context(|| self.doing("syncing", &name))?;
+                }
+                _ => {}
+            }
+        }
+        self.sync()
+    }
+
+    /// Copies the tree `from` here as `name`, sharing blocks where the file system can. Not durable; private to us.
+    pub fn copy_tree(&self, from: &Self, name: &str) -> Result<()> {
+        let copy = self.make_child(name, None)?;
+        for entry in from.names()? {
+            crate::system::interrupt::check()?;
+            match from.kind(&entry)? {
+                FileType::Directory => copy.copy_tree(&from.child(&entry)?, &entry)?,
+                FileType::RegularFile => {
+                    io::copy(&mut from.read(&entry)?, &mut copy.create(&entry)?)
+                        .with_context(|| from.doing("copying", &entry))?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that the files below it take on disk.
+    pub fn size_of_tree(&self) -> Result<u64> {
+        self.names()?.iter().try_fold(0, |sum, name| {
+            Ok(sum
+                + match self.kind(name)? {
+                    FileType::Directory => self.child(name)?.size_of_tree()?,
+                    _ => u64::try_from(self.stat_of(name)?.st_blocks).unwrap_or(0) * 512,
+                })
+        })
+    }
+
+    fn kind(&self, name: &str) -> Result<FileType> {
+        Ok(FileType::from_raw_mode(self.stat_of(name)?.st_mode))
+    }
+
+    fn stat_of(&self, name: &str) -> Result<rustix::fs::Stat> {
+        statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).with_context(|| self.doing("looking at", name))
+    }
+
+    /// Bytes that an unprivileged writer could still put on its file system.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let stat =
+            fstatvfs(&self.fd).with_context(|| format!("measuring the space at {}", self.path.display()))?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Whether `other` lies on the same file system.
+    pub fn shares_disk_with(&self, other: &Self) -> Result<bool> {
+        Ok(self.stat()?.st_dev == other.stat()?.st_dev)
+    }
+
+    fn doing(&self, what: &str, name: &str) -> String {
+        format!("{what} {}", self.path.join(name).display())
+    }
+}
+
+impl AsRawFd for Dir {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl std::os::fd::AsFd for Dir {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The inode of an open file.
+pub fn inode_of(file: &impl std::os::fd::AsFd) -> Result<Inode> {
+    Ok(Inode::of(&fstat(file).context("looking at an open file")?))
+}
+
+/// Gives an open file or directory away. Does nothing when it is theirs.
+pub(super) fn give(fd: &impl std::os::fd::AsFd, owner: Owner) -> io::Result<()> {
+    let stat = fstat(fd)?;
+    if (stat.st_uid, stat.st_gid) == (owner.uid, owner.gid) {
+        return Ok(());
+    }
+    Ok(fchown(fd, Some(rustix::fs::Uid::from_raw(owner.uid)), Some(rustix::fs::Gid::from_raw(owner.gid)))?)
+}

@@ -1,0 +1,11 @@
+//! The ground: processes, durable files, locks, signals, owners.
+//!
+//! The only place where a child is born and where a file becomes durable. Knows nothing of etcd or Juju.
+
+pub mod durable;
+pub mod interrupt;
+pub mod lock;
+pub mod owner;
+pub mod process;
+pub mod random;
+pub mod secret;

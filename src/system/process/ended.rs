@@ -1,0 +1,135 @@
+//! How a program ended: what it printed, or the command, its status and its last words.
+
+use nix::sys::signal::Signal;
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+/// What a program that succeeded printed to standard output.
+#[derive(Debug)]
+pub struct Output {
+    /// The bytes, at most 16 MiB.
+    pub stdout: Vec<u8>,
+    pub(super) shown: String,
+}
+
+impl Output {
+    /// The output as text, without the white space at its end.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
+    }
+
+    /// The output read as JSON.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ProcessError> {
+        serde_json::from_slice(&self.stdout).map_err(|error| ProcessError {
+            shown: self.shown.clone(),
+            ending: Ending::Nonsense(error.to_string()),
+            stdout: String::from_utf8_lossy(&self.stdout).into_owned(),
+            stderr: String::new(),
+        })
+    }
+}
+
+/// How a program ended that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// There is no such program.
+    NotFound,
+    /// The system would not start it.
+    NotStarted(String),
+    /// It exited with this status.
+    Exit(i32),
+    /// A signal killed it that we did not send.
+    Killed(i32),
+    /// It was still running when its time was up, and was ended.
+    TimedOut(Duration),
+    /// It was ended because whoever watched it said so.
+    Stopped(String),
+    /// It was ended because a signal asked us to stop.
+    Interrupted(Signal),
+    /// It succeeded and printed something else than JSON.
+    Nonsense(String),
+    /// The system lost track of it.
+    Lost(String),
+}
+
+impl From<ExitStatus> for Ending {
+    fn from(status: ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Exit(code),
+            (None, signal) => Self::Killed(signal.unwrap_or(0)),
+        }
+    }
+}
+
+/// A program that did not succeed: the command, how it ended, its last words.
+#[derive(Debug, Clone)]
+pub struct ProcessError {
+    pub(super) shown: String,
+    /// How it ended.
+    pub ending: Ending,
+    /// The last of its standard output.
+    pub stdout: String,
+    /// The last of its standard error.
+    pub stderr: String,
+}
+
+impl ProcessError {
+    /// The last line that says something, of standard error before standard output.
+    pub fn last_words(&self) -> Option<&str> {
+        [&self.stderr, &self.stdout]
+            .into_iter()
+            .find_map(|text| text.lines().map(str::trim).rfind(|line| !line.is_empty()))
+    }
+
+    /// Shows the command as `shown`, for a caller whose arguments are long or already told.
+    #[must_use]
+    pub fn called(mut self, shown: impl Into<String>) -> Self {
+        self.shown = shown.into();
+        self
+    }
+
+    /// Puts `words` in the place of the program's own last words, for a caller that found the true cause.
+    #[must_use]
+    pub fn saying(mut self, words: String) -> Self {
+        self.stderr = words;
+        self
+    }
+}
+
+impl fmt::Display for ProcessError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` ", self.shown)?;
+        match &self.ending {
+            Ending::NotFound => return write!(f, "was not run: there is no such program"),
+            Ending::NotStarted(why) => return write!(f, "was not started: {why}"),
+            Ending::Exit(code) => write!(f, "exited with status {code}")?,
+            Ending::Killed(signal) => match Signal::try_from(*signal) {
+                Ok(signal) => write!(f, "was killed by {signal}")?,
+                Err(_) => write!(f, "was killed by signal {signal}")?,
+            },
+            Ending::TimedOut(limit) => write!(f, "did not end within {} s and was ended", limit.as_secs())?,
+            Ending::Stopped(why) => write!(f, "{why} and was ended")?,
+            Ending::Interrupted(signal) => write!(f, "was ended because {signal} asked us to stop")?,
+            Ending::Nonsense(why) => write!(f, "printed no JSON ({why})")?,
+            Ending::Lost(why) => write!(f, "was lost: {why}")?,
+        }
+        match self.last_words() {
+            Some(words) => write!(f, "; its last words: {}", clipped(words)),
+            None => write!(f, " and said nothing"),
+        }
+    }
+}
+
+impl std::error::Error for ProcessError {}
+
+/// One line of at most 500 characters: a garbled program must not flood a message.
+fn clipped(words: &str) -> String {
+    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
+    let mut clipped: String = words.chars().take(500).map(printable).collect();
+    if clipped.len() < words.len() {
+        clipped.push('…');
+    }
+    clipped
+}

@@ -1,0 +1,334 @@
+//! Other programs: how they are started, watched, ended and quoted.
+//!
+//! Every child gets an environment built from nothing, no standard input, its own process group, a parent-death
+//! signal (Juju's cancel is SIGKILL of our process alone) and a deadline. Its output goes to memory files and
+//! not to pipes, so that a child that leaves a daemon behind can never block us. Never runs a shell.
+
+mod ended;
+
+pub use ended::{Ending, Output, ProcessError};
+
+use super::interrupt;
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::prctl;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, getpid, getppid};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{PidfdFlags, pidfd_open};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often a running child is looked at.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a child may take to obey SIGTERM before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+/// More output than this is a broken program, not an answer.
+const LOUDEST: u64 = 16 << 20;
+/// How much of a failed program's output an error keeps: its last bytes.
+const LAST_WORDS: u64 = 16 << 10;
+
+/// A program to run.
+#[derive(Clone)]
+pub struct Program {
+    path: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    cwd: Option<PathBuf>,
+    deadline: Duration,
+    isolated: bool,
+}
+
+/// Without the environment, which may hold a password.
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Program").field(&self.shown()).finish()
+    }
+}
+
+impl Program {
+    /// The program at `path`, which is absolute or looked up on the fixed `PATH` of children.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let mut program = Self {
+            path: path.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+            deadline: Duration::from_secs(60),
+            isolated: false,
+        };
+        for (name, value) in [
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("LC_ALL", "C"),
+            ("TZ", "UTC"),
+        ] {
+            program = program.env(name, value);
+        }
+        program
+    }
+
+    /// Adds arguments. Never a secret: arguments are readable by every user of the machine.
+    #[must_use]
+    pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Adds a variable to the environment. Later ones win.
+    #[must_use]
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// The directory that the program starts in.
+    #[must_use]
+    pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cwd = Some(path.into());
+        self
+    }
+
+    /// How long it may take in all.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Gives it a network of its own, with nothing in it: it can call nobody. Takes root.
+    #[must_use]
+    pub fn isolated(mut self) -> Self {
+        self.isolated = true;
+        self
+    }
+
+    /// Runs it to its end. Standard output comes back; both outputs go into the error.
+    pub fn run(&self) -> Result<Output, ProcessError> {
+        self.start()?.finish(self.deadline, &mut |_| Ok(()))
+    }
+
+    /// Starts it and comes back at once. The child is killed when the handle is dropped.
+    pub fn start(&self) -> Result<Running, ProcessError> {
+        let failed = |error: io::Error| ProcessError {
+            shown: self.shown(),
+            ending: match error.kind() {
+                io::ErrorKind::NotFound if self.missing() => Ending::NotFound,
+                _ => Ending::NotStarted(error.to_string()),
+            },
+            stdout: String::new(),
+            stderr: String::new(),
+        };
+        self.spawn().map_err(failed)
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place where a child is born")]
+    #[expect(unsafe_code, reason = "pre_exec; what it runs is async-signal-safe")]
+    fn spawn(&self) -> io::Result<Running> {
+        let stdout = memory_file("stdout")?;
+        let stderr = memory_file("stderr")?;
+        let mut command = std::process::Command::new(&self.path);
+        command
+            .args(&self.args)
+            .env_clear()
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(stdout.try_clone()?)
+            .stderr(stderr.try_clone()?)
+            .process_group(0);
+        if let Some(cwd) = &self.cwd {
+            command.current_dir(cwd);
+        }
+        let (parent, isolated) = (getpid(), self.isolated);
+        // SAFETY: prctl, unshare and getppid are plain system calls; nothing is allocated between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                prctl::set_pdeathsig(Signal::SIGKILL)?;
+                if isolated {
+                    unshare(CloneFlags::CLONE_NEWNET)?;
+                }
+                if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+            });
+        }
+        let child = command.spawn()?;
+        let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
+        let pidfd = rustix::process::Pid::from_raw(pid.as_raw())
+            .ok_or(io::ErrorKind::NotFound)
+            .map_err(io::Error::from)
+            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?))?;
+        Ok(Running { shown: self.shown(), child, pid, pidfd, stdout, stderr, status: None })
+    }
+
+    /// Tells a missing program from a working directory that is gone: both are ENOENT.
+    fn missing(&self) -> bool {
+        self.path.components().count() == 1 || !self.path.exists()
+    }
+
+    /// The command as a person would type it.
+    fn shown(&self) -> String {
+        let words = std::iter::once(self.path.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
+        words.map(quoted).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A word as a person would type it in a shell.
+pub fn quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+fn memory_file(name: &str) -> io::Result<File> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
+}
+
+/// A child that runs.
+#[derive(Debug)]
+pub struct Running {
+    shown: String,
+    child: std::process::Child,
+    pid: Pid,
+    pidfd: OwnedFd,
+    stdout: File,
+    stderr: File,
+    status: Option<ExitStatus>,
+}
+
+impl Running {
+    /// Waits for the end, asking `watch` at every tick with the time that has passed. Ends the child and fails when
+    /// the deadline passes, `watch` fails, a signal asks us to stop, or the child prints without end.
+    pub fn finish(
+        mut self,
+        deadline: Duration,
+        watch: &mut dyn FnMut(Duration) -> Result<(), String>,
+    ) -> Result<Output, ProcessError> {
+        let began = Instant::now();
+        loop {
+            let passed = began.elapsed();
+            let ended = self.wait(TICK.min(deadline.saturating_sub(passed)), true);
+            match ended.map_err(|error| self.ended(Ending::Lost(error.to_string())))? {
+                Some(status) if status.success() => return self.output(),
+                Some(status) => return Err(self.ended(status.into())),
+                None => {}
+            }
+            let reason = if let Some(signal) = interrupt::requested() {
+                Some(Ending::Interrupted(signal))
+            } else if began.elapsed() >= deadline {
+                Some(Ending::TimedOut(deadline))
+            } else if self.loudness() > LOUDEST {
+                Some(Ending::Stopped(format!("printed more than {LOUDEST} bytes")))
+            } else {
+                watch(began.elapsed()).err().map(Ending::Stopped)
+            };
+            if let Some(ending) = reason {
+                self.end();
+                return Err(self.ended(ending));
+            }
+        }
+    }
+
+    /// Whether it still runs; an error tells how it ended.
+    pub fn check(&mut self) -> Result<(), ProcessError> {
+        match self.wait(Duration::ZERO, false) {
+            Ok(None) => Ok(()),
+            Ok(Some(status)) => Err(self.ended(status.into())),
+            Err(error) => Err(self.ended(Ending::Lost(error.to_string()))),
+        }
+    }
+
+    /// Asks it to end, and kills it when it does not.
+    pub fn end(&mut self) {
+        for (signal, patience) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, GRACE)] {
+            if !matches!(self.wait(Duration::ZERO, false), Ok(None)) {
+                break;
+            }
+            let _ = killpg(self.pid, signal);
+            let until = Instant::now() + patience;
+            while matches!(self.wait(until.saturating_duration_since(Instant::now()), false), Ok(None))
+                && Instant::now() < until
+            {}
+        }
+        // What it left behind in its group must not outlive it.
+        let _ = killpg(self.pid, Signal::SIGKILL);
+    }
+
+    /// The last of what it printed to standard error.
+    pub fn words(&self) -> String {
+        tail(&self.stderr)
+    }
+
+    fn wait(&mut self, patience: Duration, interruptible: bool) -> io::Result<Option<ExitStatus>> {
+        if self.status.is_some() {
+            return Ok(self.status);
+        }
+        let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
+        let mut fds = vec![PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
+        if interruptible {
+            fds.extend(interrupt::descriptor().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
+        match poll(&mut fds, Some(&patience)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.status = self.child.try_wait()?;
+        Ok(self.status)
+    }
+
+    fn loudness(&self) -> u64 {
+        [&self.stdout, &self.stderr]
+            .into_iter()
+            .filter_map(|file| file.metadata().ok())
+            .map(|metadata| metadata.len())
+            .sum()
+    }
+
+    fn output(&self) -> Result<Output, ProcessError> {
+        let lost = |error: io::Error| self.ended(Ending::Lost(error.to_string()));
+        let length = self.stdout.metadata().map_err(lost)?.len().min(LOUDEST);
+        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other).map_err(lost)?];
+        self.stdout.read_exact_at(&mut bytes, 0).map_err(lost)?;
+        Ok(Output { stdout: bytes, shown: self.shown.clone() })
+    }
+
+    fn ended(&self, ending: Ending) -> ProcessError {
+        ProcessError {
+            shown: self.shown.clone(),
+            ending,
+            stdout: tail(&self.stdout),
+            stderr: tail(&self.stderr),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            self.end();
+        }
+    }
+}
+
+fn tail(file: &File) -> String {
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let kept = length.min(LAST_WORDS);
+    let mut bytes = vec![0; usize::try_from(kept).unwrap_or(0)];
+    match file.read_exact_at(&mut bytes, length - kept) {
+        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    }
+}
+
+/// Where a child finds the directory behind `fd`, whatever has become of its path: for [`Program::cwd`].
+pub fn cwd_of(fd: &impl AsRawFd) -> PathBuf {
+    Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
+}

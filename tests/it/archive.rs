@@ -1,0 +1,107 @@
+//! What is in an archive, as other tools see it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::look::{names, sha256sum, succeed};
+use crate::world::{PASSWORD, Setup, Version, World};
+
+on_both_versions! {
+    archive_is_read_by_tar_gzip_and_python,
+    archive_holds_a_snapshot_that_etcd_takes,
+    archive_tells_what_it_holds_and_no_secret,
+}
+
+/// Unpacks an archive by GNU tar.
+pub fn unpack(world: &World, archive: &Path) -> PathBuf {
+    let dir = world.path(&format!("unpacked-{}", names(&world.path("")).len()));
+    fs::create_dir(&dir).unwrap();
+    let mut tar = Command::new("tar");
+    tar.arg("xzf").arg(archive).arg("-C").arg(&dir);
+    let _ = succeed(tar.output().unwrap(), "tar xzf");
+    dir
+}
+
+fn archive_is_read_by_tar_gzip_and_python(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    assert_eq!(names(&unpack(&world, &archive)), ["db", "manifest.json"]);
+    let mut test = Command::new("gzip");
+    let _ = succeed(test.arg("-t").arg(&archive).output().unwrap(), "gzip -t");
+    let script = "import sys, tarfile; t = tarfile.open(sys.argv[1]); print([m.isreg() for m in t], sorted(t.getnames()))";
+    if let Ok(out) = Command::new("python3").args(["-c", script]).arg(&archive).output() {
+        let text = succeed(out, "python3");
+        assert_eq!(text.trim().replace("./", ""), "[True, True] ['db', 'manifest.json']");
+    }
+}
+
+fn archive_holds_a_snapshot_that_etcd_takes(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let dir = unpack(&world, &world.saved());
+    let db = fs::read(dir.join("db")).unwrap();
+    assert_eq!(db.len() % 512, 32);
+    let (content, trailer) = db.split_at(db.len() - 32);
+    assert_eq!(Sha256::digest(content).as_slice(), trailer);
+
+    let tool = if version == Version::V34 { "etcdctl" } else { "etcdutl" };
+    let run = |args: &[&str]| {
+        let mut command = Command::new(version.bin_dir().join(tool));
+        command.arg("snapshot").args(args).env_clear().env("ETCDCTL_API", "3");
+        succeed(command.current_dir(&dir).output().unwrap(), tool)
+    };
+    let status: Value = serde_json::from_str(&run(&["status", "db", "-w", "json"])).unwrap();
+    assert_eq!(status["revision"], world.revision());
+    let _ = run(&["restore", "db", "--data-dir", "restored"]);
+    assert!(dir.join("restored/member/snap/db").exists());
+}
+
+fn archive_tells_what_it_holds_and_no_secret(version: Version) {
+    let world = World::new(Setup { auth: true, ..Setup::plain(version) });
+    let tools = world.stand_in_tools();
+    world.fill();
+    let dir = unpack(&world, &world.saved());
+    let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
+    assert!(!text.contains(PASSWORD));
+    let calls = tools.calls();
+    assert!(!calls.is_empty());
+    assert!(calls.iter().all(|(_, call)| !call.contains(PASSWORD)), "{calls:?}");
+
+    let mut values = Vec::new();
+    collect(&serde_json::from_str(&text).unwrap(), &mut values);
+    let member = &world.members()[0];
+    let size = fs::metadata(dir.join("db")).unwrap().len();
+    let whole = sha256sum(&dir.join("db"));
+    let content = fs::read(dir.join("db")).unwrap();
+    let trailer: String = content[content.len() - 32..].iter().map(|byte| format!("{byte:02x}")).collect();
+    let either_base = |id: u64| vec![id.to_string(), format!("{id:x}"), format!("{id:016x}")];
+    for (what, forms) in [
+        ("snapshot revision", vec![world.revision().to_string()]),
+        ("db size", vec![size.to_string(), (size - 32).to_string()]),
+        ("db sha256", vec![whole, trailer]),
+        ("etcd version", vec![if version == Version::V34 { "3.4.23" } else { "3.5.16" }.to_owned()]),
+        ("cluster id", either_base(world.cluster_id())),
+        ("member id", either_base(member.id)),
+        ("member name", vec![member.name.clone()]),
+        ("member count", vec!["1".to_owned()]),
+    ] {
+        assert!(forms.iter().any(|form| values.contains(form)), "no {what} {forms:?}: {text}");
+    }
+    let today = succeed(Command::new("date").args(["-u", "+%Y-%m-%d"]).output().unwrap(), "date");
+    assert!(values.iter().any(|value| value.starts_with(today.trim())), "no time: {text}");
+}
+
+/// All texts and numbers in a document.
+fn collect(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => map.values().for_each(|value| collect(value, found)),
+        Value::Array(list) => list.iter().for_each(|value| collect(value, found)),
+        Value::String(text) => found.push(text.clone()),
+        other => found.push(other.to_string()),
+    }
+}

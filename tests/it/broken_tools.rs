@@ -1,0 +1,173 @@
+//! etcd's tools missing, lying, dying or hanging under `snapshot`, and two runs at once. The tools here are stand-ins
+//! before the real ones.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::look::names;
+use crate::run::Run;
+use crate::service::alive;
+use crate::tools::Tools;
+use crate::world::{Version, World};
+
+on_both_versions! {
+    names_the_tool_that_is_missing_or_broken,
+    publishes_nothing_that_is_not_proved,
+    ends_although_etcd_hangs,
+    one_run_at_a_time_and_the_other_hears_of_it,
+    sweeps_up_after_a_kill_at_every_call,
+}
+
+on_one_version! { ends_although_the_transfer_hangs }
+
+fn names_the_tool_that_is_missing_or_broken(version: Version) {
+    let world = World::plain(version);
+    let tools = world.stand_in_tools();
+    let fails = |reasons: &[&str]| {
+        let out = world.snapshot(&[&world.to_target()]);
+        out.says_one_of(&["etcdctl", "etcdutl"]);
+        out.failed(reasons);
+        assert!(names(&world.target()).is_empty(), "{:?}", names(&world.target()));
+        assert!(world.leftovers().is_empty());
+    };
+    tools.answer("etcdctl *snapshot*save*", "", "some talk\nError: the disk ate it\n", 5);
+    fails(&["the disk ate it"]);
+    tools.answer("etcdctl *snapshot*save*", "", "", 42);
+    fails(&["42"]);
+    tools.die("etcdctl *snapshot*save*");
+    fails(&["signal", "killed"]);
+    tools.die("*snapshot*status*");
+    fails(&["signal", "killed"]);
+    tools.answer("*snapshot*status*", "utter garbage", "", 0);
+    fails(&["garbage", "JSON", "expected", "understand"]);
+    tools.answer("*-w*json*", "<html>no</html>", "", 0);
+    fails(&["html", "JSON", "expected", "understand"]);
+    tools.answer("*", "", "Error: unknown command\n", 1);
+    fails(&["unknown command"]);
+    tools.remove("etcdctl");
+    let out = world.snapshot(&[&world.to_target()]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
+    out.says_one_of(&[
+        "no program etcdctl",
+        "etcdctl is missing",
+        "etcdctl: no such file",
+        "etcdctl not found",
+    ]);
+    assert!(names(&world.target()).is_empty());
+}
+
+fn publishes_nothing_that_is_not_proved(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let tools = world.stand_in_tools();
+    let save = "etcdctl *snapshot*save*";
+    let arm: [&dyn Fn(&Tools); 5] = [
+        &|tools| tools.answer(save, "Snapshot saved at nowhere\n", "", 0),
+        &|tools| tools.spoil(save),
+        &|tools| tools.cut(save),
+        &|tools| tools.answer_after(save, "", "Error: at the very end\n", 1),
+        &|tools| {
+            tools.answer(
+                "*snapshot*status*",
+                "",
+                "Error: snapshot file integrity check failed. 3 errors found.\n",
+                1,
+            )
+        },
+    ];
+    for (number, arm) in arm.into_iter().enumerate() {
+        arm(&tools);
+        let out = world.snapshot(&[&world.to_target()]);
+        eprintln!("fault {number}");
+        out.failed(&[""]);
+        assert!(names(&world.target()).is_empty(), "{:?}", names(&world.target()));
+        assert!(world.leftovers().is_empty());
+    }
+}
+
+fn ends_although_etcd_hangs(version: Version) {
+    let world = World::plain(version);
+    world.signal(Signal::SIGSTOP);
+    let out = world.start_snapshot(&[&world.to_target()]).finish_within(Duration::from_secs(60));
+    world.signal(Signal::SIGCONT);
+    out.failed(&["deadline", "time", "hang", "answer"]);
+    assert!(names(&world.target()).is_empty());
+    let _ = world.snapshot(&[&world.to_target()]).completed();
+}
+
+fn ends_although_the_transfer_hangs(version: Version) {
+    let world = World::plain(version);
+    let tools = world.stand_in_tools();
+    tools.hang("etcdctl *snapshot*save*");
+    let out = world.start_snapshot(&[&world.to_target()]).finish_within(Duration::from_secs(100));
+    out.says_one_of(&["etcdctl"]);
+    out.failed(&["stall", "no bytes", "nothing for", "progress", "time", "hang", "seconds"]);
+    assert!(names(&world.target()).is_empty());
+    assert_all_gone(&tools);
+}
+
+fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
+    let world = World::plain(version);
+    let archive = world.saved();
+    let tools = world.stand_in_tools();
+    tools.hang("etcdctl *snapshot*save*");
+    let first = world.start_snapshot(&[&world.to_target()]);
+    await_call(&tools, "snapshot", &first);
+    let holder = first.pid().to_string();
+    let busy = |out: crate::run::Out| {
+        assert!(out.took < Duration::from_secs(1), "{}", out.told());
+        out.refused(&[&holder]);
+    };
+    busy(world.snapshot(&[&world.to_target()]));
+    busy(world.restore(&[&format!("snapshot={}", archive.display()), &world.to_target()]));
+
+    // A kill frees the lock at once, takes the child along, and the next run cleans up.
+    assert!(!first.kill().status.success());
+    assert_all_gone(&tools);
+    let _ = fs::remove_file(world.path("tools/fault"));
+    let _ = world.snapshot(&[&world.to_target()]).completed();
+    assert_eq!(names(&world.target()).len(), 2);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn sweeps_up_after_a_kill_at_every_call(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let tools = world.stand_in_tools();
+    for call in 1.. {
+        assert!(call < 60, "no end of calls");
+        tools.crash_at(call);
+        let out = world.snapshot(&[&world.to_target()]);
+        if tools.crash_pending() {
+            let _ = out.completed();
+            break;
+        }
+        assert_eq!(out.status.code(), None, "killed before call {call}: {}", out.told());
+        assert!(names(&world.target()).iter().all(|name| !name.ends_with(".tar.gz")));
+    }
+    assert_eq!(names(&world.target()).len(), 1, "{:?}", names(&world.target()));
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+/// Waits until a call that holds this word is under way.
+pub fn await_call(tools: &Tools, word: &str, run: &Run) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !tools.calls().iter().any(|(_, call)| call.contains(word)) {
+        assert!(Instant::now() < deadline, "no call of {word}: {}", run.stderr_so_far());
+        sleep(Duration::from_millis(2));
+    }
+}
+
+/// None of the tools that were called lives on for longer than a moment.
+pub fn assert_all_gone(tools: &Tools) {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let mut living = tools.calls();
+    while !living.is_empty() {
+        assert!(Instant::now() < deadline, "these outlive their parent: {living:?}");
+        sleep(Duration::from_millis(10));
+        living.retain(|(pid, _)| alive(*pid));
+    }
+}

@@ -1,0 +1,211 @@
+//! A world's etcd as its clients see it: keys, revisions, hashes, members. All by etcdctl.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::look::succeed;
+use crate::world::{PASSWORD, World};
+
+/// The whole keyspace.
+pub type Data = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// What `member list` says of one member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub id: u64,
+    /// Its name, empty before it has started.
+    pub name: String,
+    /// Its peer URLs.
+    pub peers: Vec<String>,
+    /// Whether it is a learner.
+    pub learner: bool,
+}
+
+impl World {
+    /// etcdctl for this world; its secrets go by the environment.
+    pub fn etcdctl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(self.setup().version.bin_dir().join("etcdctl"));
+        command
+            .args(args)
+            .env_clear()
+            .env("ETCDCTL_API", "3")
+            .env("ETCDCTL_ENDPOINTS", self.endpoint())
+            .stdin(Stdio::null());
+        if self.setup().tls {
+            for (key, file) in [("CACERT", "ca.crt"), ("CERT", "client.crt"), ("KEY", "client.key")] {
+                command.env(format!("ETCDCTL_{key}"), self.path("tls").join(file));
+            }
+        }
+        if self.setup().auth {
+            command.env("ETCDCTL_USER", format!("root:{PASSWORD}"));
+        }
+        command
+    }
+
+    /// Runs etcdctl, which must succeed. Gives its stdout.
+    pub fn etcdctl(&self, args: &[&str]) -> String {
+        succeed(self.etcdctl_command(args).output().unwrap(), &args.join(" "))
+    }
+
+    fn etcdctl_json(&self, args: &[&str]) -> Value {
+        let text = self.etcdctl(&[args, &["-w", "json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
+    }
+
+    fn etcdctl_fed(&self, args: &[&str], input: &[u8]) {
+        let mut child = self
+            .etcdctl_command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let _ = succeed(child.wait_with_output().unwrap(), &args.join(" "));
+    }
+
+    /// Sets the keys of these numbers, each to a value that holds `word`. One revision.
+    pub fn put(&self, numbers: std::ops::Range<u32>, word: &str) {
+        let padding = "x".repeat(150);
+        self.transact(numbers.map(|n| format!("put {} \"{word} {n} {padding}\"", key(n))));
+    }
+
+    /// Deletes the keys of these numbers. One revision.
+    pub fn delete(&self, numbers: std::ops::Range<u32>) {
+        self.transact(numbers.map(|n| format!("del {}", key(n))));
+    }
+
+    fn transact(&self, operations: impl Iterator<Item = String>) {
+        let operations: Vec<String> = operations.collect();
+        self.etcdctl_fed(&["txn"], format!("\n{}\n\n\n", operations.join("\n")).as_bytes());
+    }
+
+    /// Sets one key to these very bytes.
+    pub fn put_bytes(&self, key: &str, value: &[u8]) {
+        self.etcdctl_fed(&["put", key], value);
+    }
+
+    /// Adds `count` revisions by setting one key again and again.
+    pub fn add_revisions(&self, count: usize, word: &str) {
+        for n in 0..count {
+            self.etcdctl(&["put", "/registry/leases/ticker", &format!("{word} {n}")]);
+        }
+    }
+
+    /// Some hundred keys: history, deletions, a value that is no text.
+    pub fn fill(&self) {
+        self.put(0..300, "first");
+        self.put(50..150, "second");
+        self.delete(140..160);
+        self.put_bytes("/registry/secrets/default/raw", b"k8s\0\n\x0c\x00\xff\xfe tail\n\n");
+    }
+
+    /// Wrecks what [`Self::fill`] made: deletes, overwrites, adds.
+    pub fn damage(&self) {
+        self.delete(0..100);
+        self.put(200..260, "damaged");
+        self.put(1000..1020, "stray");
+        self.put_bytes("/registry/secrets/default/raw", b"gone");
+    }
+
+    /// The whole keyspace, read as every client reads.
+    pub fn dump(&self) -> Data {
+        self.dump_with("--consistency=l")
+    }
+
+    /// The whole keyspace as this member alone has it: works without a quorum.
+    pub fn dump_local(&self) -> Data {
+        self.dump_with("--consistency=s")
+    }
+
+    fn dump_with(&self, consistency: &str) -> Data {
+        let answer = self.etcdctl_json(&["get", "", "--prefix", consistency]);
+        let pairs = answer.get("kvs").and_then(Value::as_array);
+        let bytes =
+            |pair: &Value, field| decode_base64(pair.get(field).and_then(Value::as_str).unwrap_or_default());
+        pairs.into_iter().flatten().map(|pair| (bytes(pair, "key"), bytes(pair, "value"))).collect()
+    }
+
+    /// The hash of the keyspace with its history up to `revision` (0: now), and the revision it is compacted at.
+    pub fn hashkv(&self, revision: i64) -> (u64, i64) {
+        let answer = self.etcdctl_json(&["endpoint", "hashkv", "--rev", &revision.to_string()]);
+        let hash = &answer[0]["HashKV"];
+        (hash["hash"].as_u64().unwrap(), hash["compact_revision"].as_i64().unwrap_or(0))
+    }
+
+    fn status(&self) -> Value {
+        self.etcdctl_json(&["endpoint", "status"])[0]["Status"].clone()
+    }
+
+    /// The revision.
+    pub fn revision(&self) -> i64 {
+        self.status()["header"]["revision"].as_i64().unwrap()
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> u64 {
+        self.status()["header"]["cluster_id"].as_u64().unwrap()
+    }
+
+    /// The members.
+    pub fn members(&self) -> Vec<Member> {
+        let answer = self.etcdctl_json(&["member", "list"]);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        answer["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|member| Member {
+                id: member["ID"].as_u64().unwrap(),
+                name: text(&member["name"]),
+                peers: member["peerURLs"].as_array().into_iter().flatten().map(text).collect(),
+                learner: member["isLearner"].as_bool().unwrap_or(false),
+            })
+            .collect()
+    }
+}
+
+/// Two keyspaces must be the same; tells the first differences, not megabytes.
+#[track_caller]
+pub fn assert_same(got: &Data, wanted: &Data, what: &str) {
+    if got == wanted {
+        return;
+    }
+    let keys: BTreeSet<_> = got.keys().chain(wanted.keys()).collect();
+    let different: Vec<String> = keys
+        .into_iter()
+        .filter(|key| got.get(*key) != wanted.get(*key))
+        .map(|key| String::from_utf8_lossy(key).into_owned())
+        .collect();
+    panic!(
+        "{what}: {} keys, wanted {}; {} differ, the first are {:?}",
+        got.len(),
+        wanted.len(),
+        different.len(),
+        &different[..different.len().min(3)]
+    );
+}
+
+/// The key of a number, in the shape of Kubernetes' keys.
+pub fn key(n: u32) -> String {
+    format!("/registry/configmaps/default/item-{n:05}")
+}
+
+fn decode_base64(text: &str) -> Vec<u8> {
+    const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let (mut bytes, mut bits, mut held) = (Vec::new(), 0u32, 0);
+    for letter in text.bytes().filter(|letter| *letter != b'=') {
+        let value = ALPHABET.iter().position(|known| *known == letter).unwrap();
+        bits = bits << 6 | u32::try_from(value).unwrap();
+        held += 6;
+        if held >= 8 {
+            held -= 8;
+            bytes.push(u8::try_from(bits >> held & 0xff).unwrap());
+        }
+    }
+    bytes
+}

@@ -1,0 +1,62 @@
+//! Clusters that the actions must say no to.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::world::{Setup, Version, World};
+
+/// Three members that serve, `m1`, `m2` and `m3`.
+pub fn of_three(version: Version) -> Vec<World> {
+    let members = ["m1", "m2", "m3"].map(|name| World::prepare(Setup { name, ..Setup::plain(version) }));
+    let initial = members.each_ref().map(World::as_initial_member).join(",");
+    for member in &members {
+        member.found(&initial, "new");
+        member.launch();
+    }
+    for member in &members {
+        member.start();
+    }
+    members.into()
+}
+
+/// One voter that serves, and a learner `m2` that runs. The learner answers no client.
+pub fn with_learner(version: Version) -> (World, World) {
+    let voter = World::plain(version);
+    let learner = World::prepare(Setup { name: "m2", ..Setup::plain(version) });
+    add_member(&voter, &learner, &["--learner"]);
+    learner.found(&format!("{},{}", voter.as_initial_member(), learner.as_initial_member()), "existing");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !learner.listening() {
+        assert!(Instant::now() < deadline, "the learner does not come: {}", learner.log());
+        // It gives up where the voter has not yet settled on the cluster's version.
+        if !learner.running() {
+            learner.launch();
+        }
+        sleep(Duration::from_millis(20));
+    }
+    (voter, learner)
+}
+
+/// One voter that serves, and a learner that was added and never started.
+pub fn with_unstarted_learner(version: Version) -> World {
+    let voter = World::plain(version);
+    add_member(&voter, &World::prepare(Setup::plain(version)), &["--learner"]);
+    voter
+}
+
+/// Makes room for a second voter that never starts: two votes are needed from now on, so this cluster has no leader any
+/// more and answers only what one member can say alone.
+pub fn lose_quorum(world: &World) {
+    let ghost = World::prepare(Setup::plain(Version::V34));
+    add_member(world, &ghost, &[]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while world.healthy() {
+        assert!(Instant::now() < deadline, "the quorum is still there");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+fn add_member(world: &World, member: &World, flags: &[&str]) {
+    let peer = format!("--peer-urls={}", member.peer_url());
+    world.etcdctl(&[&["member", "add", "m2", &peer], flags].concat());
+}

@@ -1,0 +1,303 @@
+//! Archives that are none, or worse: each is refused by name of what is wrong, and nothing is changed.
+
+use std::cell::RefCell;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tar::{EntryType, Header};
+
+use crate::archive::unpack;
+use crate::look::succeed;
+use crate::refusals::Still;
+use crate::restore::from;
+use crate::world::{Version, World};
+
+on_both_versions! {
+    refuses_what_is_no_archive,
+    refuses_archives_with_the_wrong_things_in_them,
+    refuses_truncated_archives,
+    refuses_altered_archives,
+    refuses_what_follows_the_archive,
+    refuses_a_snapshot_whose_pages_are_wrong,
+}
+
+/// One thing to put into a tar.
+struct Entry<'a> {
+    name: &'a [u8],
+    kind: EntryType,
+    link: &'a str,
+    data: &'a [u8],
+    mode: u32,
+}
+
+fn file<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
+    Entry { name: name.as_bytes(), kind: EntryType::Regular, link: "", data, mode: 0o600 }
+}
+
+fn special<'a>(name: &'a str, kind: EntryType, link: &'a str) -> Entry<'a> {
+    Entry { kind, link, ..file(name, b"") }
+}
+
+fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for entry in entries {
+        let mut header = Header::new_gnu();
+        // Names go in as they are: the crate's own setters refuse the ones that matter here.
+        header.as_old_mut().name[..entry.name.len()].copy_from_slice(entry.name);
+        header.as_old_mut().linkname[..entry.link.len()].copy_from_slice(entry.link.as_bytes());
+        header.set_entry_type(entry.kind);
+        header.set_mode(entry.mode);
+        header.set_size(entry.data.len() as u64);
+        header.set_cksum();
+        tar.append(&header, entry.data).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn packed(entries: &[Entry<'_>]) -> Vec<u8> {
+    gzip(&tar_of(entries))
+}
+
+/// A world with data, a good archive of it and the good `db` inside.
+struct Ground {
+    world: World,
+    archive: PathBuf,
+    db: Vec<u8>,
+    complaints: RefCell<Vec<String>>,
+}
+
+impl Ground {
+    fn new(version: Version) -> Self {
+        let world = World::plain(version);
+        world.fill();
+        let archive = world.saved();
+        let db = fs::read(unpack(&world, &archive).join("db")).unwrap();
+        world.damage();
+        Self { world, archive, db, complaints: RefCell::default() }
+    }
+
+    /// `restore` refuses these bytes under this file name, for one of these reasons, and nothing has changed.
+    fn refuses(&self, what: &str, name: &str, bytes: &[u8], reasons: &[&str]) {
+        let path = self.world.path(name);
+        fs::write(&path, bytes).unwrap();
+        self.refuses_file(what, &path, reasons);
+        fs::remove_file(path).unwrap();
+    }
+
+    fn refuses_file(&self, what: &str, path: &Path, reasons: &[&str]) {
+        let still = Still::of(&self.world);
+        if let Err(complaint) =
+            self.world.restore(&[&from(path), &self.world.to_target()]).is_refusal(reasons)
+        {
+            self.complaints.borrow_mut().push(format!("{what}: {complaint}"));
+        }
+        still.check(what);
+    }
+
+    /// Every case has been refused.
+    fn done(&self) {
+        let complaints = self.complaints.borrow();
+        assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+    }
+}
+
+fn refuses_what_is_no_archive(version: Version) {
+    let ground = Ground::new(version);
+    let db = &ground.db;
+    let refuses =
+        |what: &str, name: &str, bytes: &[u8], reasons: &[&str]| ground.refuses(what, name, bytes, reasons);
+    refuses("zero bytes", "a.tar.gz", b"", &["empty", "zero", "0 bytes", "no bytes"]);
+    refuses("one byte", "a.tar.gz", b"x", &["gzip"]);
+    refuses("a text", "a.tar.gz", b"this is no archive\n".repeat(99).as_slice(), &["gzip"]);
+    refuses("a plain tar", "a.tar.gz", &tar_of(&[file("db", db)]), &["gzip", "compress"]);
+    refuses("a gzip of no tar", "a.tar.gz", &gzip(&b"words and words ".repeat(500)), &["tar"]);
+    refuses("a gzip of a db", "a.tar.gz", &gzip(db), &["tar"]);
+    refuses("a gzip of nothing", "a.tar.gz", &gzip(b""), &["tar", "empty", "no db", "`db`"]);
+    refuses("a zip", "a.zip", b"PK\x03\x04\x14\0\0\0\x08\0 and so on, for a while", &["zip"]);
+    refuses(
+        "a zip under a false name",
+        "a.tar.gz",
+        b"PK\x03\x04\x14\0\0\0\x08\0 and so on, for a while",
+        &["zip"],
+    );
+    refuses(
+        "a text called db",
+        "a.db",
+        b"no pages in here\n".repeat(99).as_slice(),
+        &["gzip", "snapshot", "db"],
+    );
+    ground.refuses_file("a directory", &ground.world.target(), &["directory", "regular file", "not a file"]);
+    ground.refuses_file(
+        "nothing at all",
+        &ground.world.path("nothing.tar.gz"),
+        &["no such file", "not exist", "not found", "no file"],
+    );
+    ground.done();
+}
+
+fn refuses_archives_with_the_wrong_things_in_them(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let refuses = |what: &str, entries: &[Entry<'_>], reasons: &[&str]| {
+        ground.refuses(what, "a.tar.gz", &packed(entries), reasons);
+    };
+    let named = |what, name: &str| refuses(what, &[file(name, db)], &["db", "entry", "archive"]);
+    refuses("an empty tar", &[], &["db", "empty", "tar"]);
+    named("no db but another file", "data");
+    named("a db in a directory", "backup/db");
+    named("a db above", "../db");
+    named("a db above by a detour", "./../db");
+    named("a db at the root", "/db");
+    named("a DB", "DB");
+    named("a db and a newline", "db\n");
+    refuses("a name that is no text", &[Entry { name: b"\xff\xfe", ..file("db", db) }], &[""]);
+    refuses("two dbs", &[file("db", db), file("db", db)], &["`db`", "twice"]);
+    refuses("two dbs by two names", &[file("db", db), file("./db", db)], &["`db`", "twice"]);
+    refuses("a db and a stranger", &[file("db", db), file("passwd", b"root::0:0")], &["passwd"]);
+    for (what, kind) in [
+        ("a symlink", EntryType::Symlink),
+        ("a hard link", EntryType::Link),
+        ("a device", EntryType::Char),
+        ("a fifo", EntryType::Fifo),
+        ("a directory", EntryType::Directory),
+    ] {
+        refuses(&format!("a db that is {what}"), &[special("db", kind, "/etc/passwd")], &["db"]);
+        refuses(
+            &format!("{what} beside the db"),
+            &[special("extra", kind, "/etc"), file("db", db)],
+            &["extra"],
+        );
+    }
+    refuses(
+        "a link, then a file by it",
+        &[special("db", EntryType::Symlink, "/etc/canary"), file("db", db)],
+        &["db"],
+    );
+    refuses(
+        "an etcd v2 archive",
+        &[special("member/", EntryType::Directory, ""), file("member/wal/0-0.wal", b"x")],
+        &["v2", "member"],
+    );
+    refuses("a db of no bytes", &[file("db", b"")], &["db", "empty", "bytes"]);
+    refuses("a db that is a text", &[file("db", &b"words ".repeat(300))], &["db", "hash", "snapshot"]);
+    refuses(
+        "a manifest of another db",
+        &[file("db", db), file("manifest.json", b"{\"format\": \"no such\"}")],
+        &["manifest"],
+    );
+    refuses("a manifest that is none", &[file("db", db), file("manifest.json", b"{{{")], &["manifest"]);
+    assert!(!Path::new("/etc/canary").exists());
+    ground.done();
+}
+
+fn refuses_truncated_archives(version: Version) {
+    let ground = Ground::new(version);
+    let whole = fs::read(&ground.archive).unwrap();
+    for part in [1, 9, 10, whole.len() / 3, whole.len() - 9, whole.len() - 8, whole.len() - 1] {
+        ground.refuses(
+            &format!("{part} of {} bytes", whole.len()),
+            "a.tar.gz",
+            &whole[..part],
+            &["truncated", "gzip", "ends", "end of", "cut", "incomplete", "short", "corrupt"],
+        );
+    }
+    let db = ground.db.as_slice();
+    for cut in [1, 32, 512, db.len() / 2] {
+        let short = &db[..db.len() - cut];
+        let reasons = &["hash", "trailer", "truncated", "bytes", "sha"];
+        ground.refuses(
+            &format!("a db short of {cut} bytes"),
+            "a.tar.gz",
+            &packed(&[file("db", short)]),
+            reasons,
+        );
+        ground.refuses(&format!("a bare db short of {cut} bytes"), "a.db", short, reasons);
+    }
+    // The tar ends inside of its file.
+    let tar = tar_of(&[file("db", db)]);
+    ground.refuses(
+        "a cut tar",
+        "a.tar.gz",
+        &gzip(&tar[..tar.len() / 2]),
+        &["truncated", "ends", "end of", "short", "tar", "cut"],
+    );
+    ground.done();
+}
+
+fn refuses_altered_archives(version: Version) {
+    let ground = Ground::new(version);
+    let whole = fs::read(&ground.archive).unwrap();
+    for step in 0..12 {
+        // Past the gzip header, some of whose bits mean nothing.
+        let at = 10 + (whole.len() - 11) * step / 11;
+        let mut altered = whole.clone();
+        altered[at] ^= 1 << (step % 8);
+        ground.refuses(&format!("a bit of byte {at}"), "a.tar.gz", &altered, &[""]);
+    }
+    for step in 0..4 {
+        let at = (ground.db.len() - 1) * step / 3;
+        let mut altered = ground.db.clone();
+        altered[at] ^= 0x10;
+        let reasons = &["hash", "sha256", "altered", "trailer"];
+        ground.refuses(
+            &format!("byte {at} of the db"),
+            "a.tar.gz",
+            &packed(&[file("db", &altered)]),
+            reasons,
+        );
+        ground.refuses(&format!("byte {at} of a bare db"), "a.db", &altered, reasons);
+    }
+    ground.done();
+}
+
+fn refuses_what_follows_the_archive(version: Version) {
+    let ground = Ground::new(version);
+    let whole = fs::read(&ground.archive).unwrap();
+    let followed = |tail: &[u8]| [whole.as_slice(), tail].concat();
+    ground.refuses(
+        "bytes after the gzip",
+        "a.tar.gz",
+        &followed(b"and more"),
+        &["after", "trailing", "follow", "altered"],
+    );
+    let second = gzip(&tar_of(&[file("passwd", b"x")]));
+    ground.refuses("another archive after it", "a.tar.gz", &followed(&second), &[""]);
+    let tar = [tar_of(&[file("db", &ground.db)]), b"smuggled".repeat(64)].concat();
+    ground.refuses("bytes after the end of the tar", "a.tar.gz", &gzip(&tar), &[""]);
+    ground.done();
+}
+
+/// A hash says that nobody changed the file since, not that it was ever good.
+fn refuses_a_snapshot_whose_pages_are_wrong(version: Version) {
+    use sha2::{Digest, Sha256};
+    let ground = Ground::new(version);
+    let mut content = ground.db[..ground.db.len() - 32].to_vec();
+    for at in (8192..content.len()).step_by(64) {
+        content[at] ^= 0x55;
+    }
+    let hash = Sha256::digest(&content);
+    let db = [content.as_slice(), hash.as_slice()].concat();
+    let path = ground.world.path("a.tar.gz");
+    // With a right hash, and with none and the leave to do without.
+    for (db, leave) in [(db.as_slice(), "allow-unhashed=false"), (&content, "allow-unhashed=true")] {
+        fs::write(&path, packed(&[file("db", db)])).unwrap();
+        let still = Still::of(&ground.world);
+        let out = ground.world.restore(&[&from(&path), &ground.world.to_target(), leave]);
+        // Whoever finds it (we, etcd's own check, the trial start): it is no, and nothing was touched.
+        assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
+        out.says_one_of(&["Next:"]);
+        still.check("wrong pages");
+    }
+    let listed = succeed(Command::new("tar").arg("tzf").arg(&path).output().unwrap(), "tar");
+    assert_eq!(listed, "db\n");
+}

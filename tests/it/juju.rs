@@ -1,0 +1,196 @@
+//! The actions as a Juju unit runs them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::archive::unpack;
+use crate::broken_tools::{assert_all_gone, await_call};
+use crate::client::assert_same;
+use crate::look::{names, sha256sum};
+use crate::unit::{Status, Unit};
+use crate::world::{Setup, Version, World};
+
+on_both_versions! {
+    in_juju_snapshot_completes_with_its_results,
+    in_juju_restore_takes_the_attached_resource,
+    in_juju_refusals_and_failures_keep_their_message,
+    in_juju_restore_wants_a_resource_with_bytes,
+    in_juju_a_cancelled_snapshot_leaves_no_child,
+    in_juju_a_cancelled_restore_leaves_no_child_and_whole_data,
+    in_juju_tools_may_go_at_any_time,
+    in_juju_a_broken_tool_is_named,
+}
+
+fn in_juju_snapshot_completes_with_its_results(version: Version) {
+    let world = World::new(Setup { tls: true, ..Setup::plain(version) });
+    world.fill();
+    let unit = Unit::new(&world);
+    let ended = unit.run("snapshot", &[&world.to_target()]).completed();
+    let path = ended.get("snapshot.path");
+    assert_eq!(ended.get("copy.cmd"), format!("juju scp etcd/0:{path} ."));
+    assert_eq!(ended.get("snapshot.sha256"), sha256sum(path.as_ref()));
+    assert_eq!(ended.get("snapshot.revision"), world.revision().to_string());
+    for key in ["snapshot.size", "snapshot.keys", "snapshot.version", "snapshot.verified"] {
+        assert!(!ended.get(key).is_empty(), "{key}");
+    }
+    assert!(!ended.progress.is_empty());
+    assert_eq!(ended.results["return-code"], 0);
+    let manifest = std::fs::read_to_string(unpack(&world, path.as_ref()).join("manifest.json")).unwrap();
+    assert!(manifest.contains("\"etcd/0\""), "{manifest}");
+    assert!(world.leftovers().is_empty());
+}
+
+fn in_juju_restore_takes_the_attached_resource(version: Version) {
+    let world = World::new(Setup { auth: true, ..Setup::plain(version) });
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.damage();
+    let damaged = world.dump();
+    let unit = Unit::new(&world);
+    unit.attach(&archive);
+    let before = sha256sum(&unit.resource());
+
+    let pid = world.pid();
+    let _ = unit.run("restore", &[&world.to_target(), "plan=true"]).completed();
+    assert_eq!(world.pid(), pid);
+    assert_same(&world.dump(), &damaged, "after a plan");
+
+    let ended = unit.run("restore", &[&world.to_target()]).completed();
+    assert_same(&world.dump(), &saved, "from the resource");
+    for key in ["restore.revision", "restore.keys", "restore.cluster-id", "restore.downtime", "backup.size"] {
+        assert!(!ended.get(key).is_empty(), "{key}");
+    }
+    let backup = PathBuf::from(ended.get("backup.path"));
+    assert_eq!(ended.get("backup.sha256"), sha256sum(&backup));
+    assert!(!ended.progress.is_empty());
+    assert_eq!(unit.calls().iter().filter(|call| call.starts_with("resource-get")).count(), 1);
+    assert_eq!(sha256sum(&unit.resource()), before);
+
+    // A path goes before the resource.
+    let path = format!("snapshot={}", backup.display());
+    let _ = unit.run("restore", &[&world.to_target(), &path, "skip-backup=true"]).completed();
+    assert_same(&world.dump(), &damaged, "from the path");
+    assert_eq!(names(&world.target()).len(), 2);
+}
+
+fn in_juju_refusals_and_failures_keep_their_message(version: Version) {
+    let world = World::plain(version);
+    let unit = Unit::new(&world);
+    unit.run("snapshot", &["target=relative"]).failed(&["relative"]);
+    unit.run("snapshot", &[&world.to_target(), "keys-version=v2"]).failed(&["v2"]);
+    unit.run("restore", &[&world.to_target(), "snapshot=/no/such.tar.gz"]).failed(&["/no/such.tar.gz"]);
+    unit.run("restore", &[&world.to_target(), "bump-revision=junk"]).failed(&["bump-revision", "junk"]);
+    world.stop();
+    let ended = unit.run("snapshot", &[&world.to_target()]);
+    assert!(ended.message.contains("State:"), "{}", ended.message);
+    ended.failed(&["connection refused"]);
+    assert!(names(&world.target()).is_empty());
+}
+
+fn in_juju_restore_wants_a_resource_with_bytes(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let still = crate::refusals::Still::of(&world);
+    let unit = Unit::new(&world);
+    let ended = unit.run("restore", &[&world.to_target()]);
+    assert!(ended.message.contains("attach-resource"), "{}", ended.message);
+    ended.failed(&["snapshot"]);
+    unit.attach_nothing();
+    let ended = unit.run("restore", &[&world.to_target()]);
+    assert!(ended.message.contains("attach-resource"), "{}", ended.message);
+    ended.failed(&["snapshot"]);
+    still.check("without a resource");
+}
+
+fn in_juju_a_cancelled_snapshot_leaves_no_child(version: Version) {
+    let world = World::plain(version);
+    let tools = world.stand_in_tools();
+    tools.hang("etcdctl *snapshot*save*");
+    let unit = Unit::new(&world);
+    let task = unit.start("snapshot", &[&world.to_target()]);
+    await_call(&tools, "save", task.run());
+    assert_eq!(task.cancel().status, Status::Aborted);
+    assert_all_gone(&tools);
+    std::fs::remove_file(world.path("tools/fault")).unwrap();
+    let _ = unit.run("snapshot", &[&world.to_target()]).completed();
+    assert_eq!(names(&world.target()).len(), 1);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.damage();
+    let (damaged, pid) = (world.dump(), world.pid());
+    let tools = world.stand_in_tools();
+    let unit = Unit::new(&world);
+    unit.attach(&archive);
+    // The trial start of the stage is the longest-lived child there is.
+    for word in ["etcd --", "restore"] {
+        tools.forget_calls();
+        let task = unit.start("restore", &[&world.to_target()]);
+        await_call(&tools, word, task.run());
+        std::thread::sleep(Duration::from_millis(5));
+        assert_eq!(task.cancel().status, Status::Aborted);
+        assert_all_gone(&tools);
+        assert_eq!(world.pid(), pid, "etcd was stopped before the proof");
+        assert_same(&world.dump(), &damaged, "after the cancel");
+        let _ = unit.run("snapshot", &[&world.to_target()]).completed();
+        assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+    }
+}
+
+/// Hook tools that go away, after any number of calls, must not leave anything but old data or new data, served.
+fn in_juju_tools_may_go_at_any_time(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    for calls in 1.. {
+        assert!(calls < 60, "no end of calls");
+        world.damage();
+        let damaged = world.dump();
+        std::fs::remove_dir_all(world.path("juju")).ok();
+        let unit = Unit::new(&world);
+        unit.attach(&archive);
+        unit.vanish_tools_after(calls);
+        let ended = unit.run("restore", &[&world.to_target(), "skip-backup=true"]);
+        assert!(!ended.out.stderr.contains("panicked"), "{}", ended.out.told());
+        assert!(ended.out.status.code().is_some(), "{}", ended.out.told());
+        assert!(world.healthy());
+        let now = world.dump();
+        if now != damaged {
+            assert_same(&now, &saved, &format!("tools gone after {calls} calls: neither old nor new"));
+        }
+        assert!(world.leftovers().is_empty(), "{calls} calls: {:?}", world.leftovers());
+        if unit.calls().len() < calls {
+            assert_eq!(ended.completed().status, Status::Completed);
+            return;
+        }
+    }
+}
+
+fn in_juju_a_broken_tool_is_named(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    let still = crate::refusals::Still::of(&world);
+    let unit = Unit::new(&world);
+    unit.attach(&archive);
+    for tool in ["action-get", "resource-get"] {
+        unit.break_tools(&[tool]);
+        let ended = unit.run("restore", &[&world.to_target()]);
+        assert!(ended.message.contains("connection refused"), "{}", ended.message);
+        ended.failed(&[tool]);
+        still.check(tool);
+    }
+    // The archive is there, but nobody hears of it: at the least it is said where a person looks next.
+    unit.break_tools(&["action-set"]);
+    let ended = unit.run("snapshot", &[&world.to_target()]);
+    let said = format!("{}{}", ended.message, ended.out.stderr);
+    assert!(said.contains("action-set"), "{said}");
+    // Progress is nice to have.
+    unit.break_tools(&["action-log", "juju-log"]);
+    let _ = unit.run("snapshot", &[&world.to_target()]).completed();
+    assert!(world.leftovers().is_empty());
+}

@@ -1,0 +1,56 @@
+//! The actions as a user runs them: real binaries against real etcd servers, in a terminal and as a Juju unit would.
+//!
+//! `world` makes throw-away etcds, `unit` plays the Juju unit, `tools` stands before etcd's own tools; the other modules
+//! are the subjects. Nothing here looks inside the library: these tests hold it to its contract.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test lives outside the house: it makes files, processes and environments of its own"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by a panic, and tells what it does"
+)]
+
+/// The same tests on both lines of etcd, as `v34::…` and `v35::…`.
+macro_rules! on_both_versions {
+    ($($test:ident),+ $(,)?) => {
+        mod v34 { $(#[test] fn $test() { super::$test($crate::world::Version::V34); })+ }
+        mod v35 { $(#[test] fn $test() { super::$test($crate::world::Version::V35); })+ }
+    };
+}
+
+/// One version is enough for a test that mostly waits: the waiting is ours, not etcd's.
+macro_rules! on_one_version {
+    ($($test:ident),+ $(,)?) => {
+        mod patient { $(#[test] fn $test() { super::$test($crate::world::Version::V35); })+ }
+    };
+}
+
+mod archive;
+mod broken_tools;
+mod client;
+mod cluster;
+mod crash;
+mod hostile;
+mod juju;
+mod look;
+mod meanwhile;
+mod mount;
+mod owner;
+mod refusals;
+mod restore;
+mod restore_options;
+mod rollback;
+mod run;
+mod service;
+mod site;
+mod snapshot;
+mod terminal;
+mod tls;
+mod tools;
+mod unit;
+mod unit_holds;
+mod world;
+mod world_holds;
+mod worst_day;

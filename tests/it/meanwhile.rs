@@ -1,0 +1,158 @@
+//! What others do while a restore runs, or lies unfinished: clients write, supervisors obey late, tools fail. Each was a
+//! way to lose data or an etcd.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::client::assert_same;
+use crate::restore::from;
+use crate::tools::Tools;
+use crate::world::{Version, World};
+
+on_both_versions! {
+    recovery_keeps_what_clients_wrote_to_the_new_data,
+    recovery_touches_nothing_when_it_cannot_ask,
+    a_plan_finishes_no_interrupted_restore,
+    keeps_what_only_the_log_of_a_killed_etcd_holds,
+    an_etcd_that_starts_meanwhile_keeps_its_data,
+    refuses_data_without_its_log,
+    refuses_a_target_in_the_data,
+}
+on_one_version! {
+    starts_an_etcd_that_stopped_late,
+    a_bump_too_small_is_a_warning_and_no_outage,
+}
+
+/// A restore that was killed when etcd had just been started on the new data.
+fn interrupted(version: Version) -> (World, Tools, crate::client::Data) {
+    let world = World::plain(version);
+    world.fill();
+    let (new, archive) = (world.dump(), world.saved());
+    world.damage();
+    let tools = world.stand_in_tools();
+    world.arm("crash-at", "after-start");
+    let out = world.restore(&[&from(&archive), &world.to_target()]);
+    assert_eq!(out.status.code(), None, "{}", out.told());
+    while !world.healthy() {
+        sleep(Duration::from_millis(20));
+    }
+    (world, tools, new)
+}
+
+fn recovery_keeps_what_clients_wrote_to_the_new_data(version: Version) {
+    let (world, tools, new) = interrupted(version);
+    world.etcdctl(&["put", "written", "since"]);
+    // Whatever the membership is by now: the data is not to be judged by it.
+    tools.die("*member*list*");
+    let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
+    assert!(recovered.contains("finished"), "{recovered}");
+    assert_eq!(world.etcdctl(&["get", "written", "--print-value-only"]).trim(), "since");
+    world.etcdctl(&["del", "written"]);
+    assert_same(&world.dump(), &new, "after the recovery");
+}
+
+fn recovery_touches_nothing_when_it_cannot_ask(version: Version) {
+    let (world, tools, new) = interrupted(version);
+    let pid = world.pid();
+    tools.answer("*endpoint*hashkv*", "", "Error: the hand of chance\n", 1);
+    for action in [world.restore(&["--recover"]), world.snapshot(&[&world.to_target()])] {
+        action.failed(&["the hand of chance"]);
+        assert_eq!(world.pid(), pid);
+        assert_same(&world.dump(), &new, "not asked");
+    }
+    tools.answer("nothing", "", "", 0);
+    let _ = world.restore(&["--recover"]).completed();
+    assert_eq!(world.pid(), pid);
+    assert_same(&world.dump(), &new, "recovered");
+}
+
+fn a_plan_finishes_no_interrupted_restore(version: Version) {
+    let (world, _tools, _) = interrupted(version);
+    let tree = world.leftovers();
+    let plan = world.restore(&["plan=true", "snapshot=/nowhere"]);
+    plan.refused(&["interrupted restore"]);
+    assert_eq!(world.leftovers(), tree);
+    let _ = world.restore(&["--recover"]).completed();
+}
+
+fn keeps_what_only_the_log_of_a_killed_etcd_holds(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.damage();
+    let etcdctl = version.bin_dir().join("etcdctl");
+    let put = format!("{} --endpoints {} put late arrival >&2", etcdctl.display(), world.endpoint());
+    world.arm("before-stop", format!("{put}\nkill -KILL \"$pid\""));
+    let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    assert_eq!(results.number("backup.old-data-ahead-by"), 1);
+    assert!(fs::metadata(results.get("backup.old-data")).unwrap().is_dir());
+}
+
+fn an_etcd_that_starts_meanwhile_keeps_its_data(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.stop();
+    fs::remove_dir_all(world.data_dir().join("member")).unwrap();
+    let tools = world.stand_in_tools();
+    let run = world.start_restore(&[&from(&archive), &world.to_target()]);
+    while !tools.calls().iter().any(|(_, call)| call.contains("snapshot status")) {
+        sleep(Duration::from_millis(2));
+    }
+    world.start();
+    let key = world.etcdctl(&["put", "fresh", "start"]);
+    assert!(key.contains("OK"), "{key}");
+    run.finish().failed(&["meanwhile", "another member directory", "has appeared"]);
+    assert_eq!(world.etcdctl(&["get", "fresh", "--print-value-only"]).trim(), "start");
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn refuses_data_without_its_log(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.stop();
+    fs::rename(world.data_dir().join("member/wal"), world.path("wal")).unwrap();
+    for plan in ["plan=true", "plan=false"] {
+        world.restore(&[&from(&archive), &world.to_target(), plan]).refused(&["write-ahead log"]);
+    }
+    fs::rename(world.path("wal"), world.data_dir().join("member/wal")).unwrap();
+    let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+}
+
+fn refuses_a_target_in_the_data(version: Version) {
+    let world = World::plain(version);
+    let archive = world.saved();
+    for place in ["member/backup", "backup", "."] {
+        let target = format!("target={}", world.data_dir().join(place).display());
+        world.restore(&[&from(&archive), &target]).refused(&["data directory"]);
+        world.snapshot(&[&target]).refused(&["data directory"]);
+    }
+    assert!(world.leftovers().is_empty());
+}
+
+/// It says that it has stopped, and does so when nobody expects it any more.
+fn starts_an_etcd_that_stopped_late(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.damage();
+    let old = world.dump();
+    world.arm("before-stop", "(sleep 32; kill -TERM \"$pid\") </dev/null >/dev/null 2>&1 &");
+    world.arm("stop-lies", "");
+    world.restore(&[&from(&archive), &world.to_target()]).failed(&["still holds the lock"]);
+    sleep(Duration::from_secs(3));
+    assert!(world.running() && world.healthy(), "{}", world.log());
+    assert_same(&world.dump(), &old, "after a late stop");
+}
+
+fn a_bump_too_small_is_a_warning_and_no_outage(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.damage();
+    world.add_revisions(20, "since");
+    let results = world.restore(&[&from(&archive), &world.to_target(), "bump-revision=5"]).completed();
+    assert!(results.get("restore.warning").contains("goes back"), "{}", results.get("restore.warning"));
+}

@@ -1,0 +1,23 @@
+//! Small file systems, for want of room. Only root may.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A mounted file system; goes with the value.
+pub struct Mount {
+    at: PathBuf,
+}
+
+/// Mounts an empty file system of this size over the directory.
+pub fn small(at: &Path, size: &str) -> Mount {
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"]).arg(at);
+    assert!(mount.status().unwrap().success(), "mount");
+    Mount { at: at.to_owned() }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.at).status();
+    }
+}

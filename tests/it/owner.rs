@@ -1,0 +1,51 @@
+//! Whose the archive is, on a machine that has the user `ubuntu`: a mount namespace lends one. Only root may.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+use crate::run::{Out, Run};
+use crate::world::{Version, World};
+
+const UBUNTU: u32 = 1000;
+
+/// Runs `snapshot` where `/etc/passwd` has a user `ubuntu`.
+fn snapshot_beside_ubuntu(world: &World, target: &str) -> Out {
+    let passwd = world.path("passwd");
+    fs::write(&passwd, "root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n").unwrap();
+    let script = "mount --bind \"$0\" /etc/passwd && exec \"$@\"";
+    let args = ["--mount", "sh", "-c", script, passwd.to_str().unwrap()];
+    let target = format!("target={target}");
+    let args: Vec<&str> = args.into_iter().chain([env!("CARGO_BIN_EXE_snapshot"), &target]).collect();
+    Run::start(world.action("unshare", &args), &world.path("runs")).finish()
+}
+
+#[test]
+fn the_archive_belongs_to_ubuntu_where_there_is_one() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let home = world.path("home");
+    fs::create_dir(&home).unwrap();
+    chown(&home, Some(UBUNTU), Some(UBUNTU)).unwrap();
+    fs::set_permissions(world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    // As `mkdir` leaves a directory under Ubuntu's umask of 002.
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o775)).unwrap();
+
+    let out = snapshot_beside_ubuntu(&world, home.join("etcd-snapshots").to_str().unwrap()).completed();
+    let dir = fs::metadata(home.join("etcd-snapshots")).unwrap();
+    assert_eq!((dir.uid(), dir.gid(), dir.mode() & 0o7777), (UBUNTU, UBUNTU, 0o700));
+    let archive = fs::metadata(out.get("snapshot.path")).unwrap();
+    assert_eq!((archive.uid(), archive.gid(), archive.mode() & 0o7777), (UBUNTU, UBUNTU, 0o600));
+    assert!(out.get("copy.cmd").starts_with("scp ubuntu@"));
+}
+
+#[test]
+fn a_target_that_ubuntu_cannot_enter_is_refused() {
+    let world = World::plain(Version::V35);
+    let closed = world.path("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let out = snapshot_beside_ubuntu(&world, closed.join("x").to_str().unwrap());
+    out.refused(&["closed to the user ubuntu"]);
+    assert_eq!(fs::read_dir(&closed).unwrap().count(), 0);
+}

@@ -1,0 +1,366 @@
+//! What `restore` gives back, on every kind of etcd, and what it tells.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::client::assert_same;
+use crate::look::{names, sha256sum, shape, succeed};
+use crate::run::Results;
+use crate::world::{PASSWORD, Setup, Version, World, is_root};
+
+on_both_versions! {
+    gives_back_what_was_saved,
+    gives_back_what_was_saved_over_tls,
+    gives_back_what_was_saved_with_auth,
+    gives_back_what_was_saved_with_auth_over_tls,
+    backup_brings_the_damage_back,
+    skips_the_backup_when_told,
+    plan_tells_and_changes_nothing,
+    plan_changes_nothing_of_a_stopped_etcd,
+    moves_the_data_to_another_cluster,
+    keeps_a_compacted_history,
+    restores_again_and_again,
+    wakes_a_stopped_etcd,
+    backs_up_what_is_only_in_the_log,
+    fills_an_empty_data_directory,
+    keeps_owner_and_modes,
+    keeps_what_was_written_after_the_backup,
+    serves_on_after_the_action_has_ended,
+}
+
+/// `snapshot=PATH`.
+pub fn from(path: &Path) -> String {
+    format!("snapshot={}", path.display())
+}
+
+fn gives_back_what_was_saved(version: Version) {
+    round_trip(Setup::plain(version));
+}
+
+fn gives_back_what_was_saved_over_tls(version: Version) {
+    round_trip(Setup { tls: true, ..Setup::plain(version) });
+}
+
+fn gives_back_what_was_saved_with_auth(version: Version) {
+    round_trip(Setup { auth: true, ..Setup::plain(version) });
+}
+
+fn gives_back_what_was_saved_with_auth_over_tls(version: Version) {
+    round_trip(Setup { tls: true, auth: true, ..Setup::plain(version) });
+}
+
+fn round_trip(setup: Setup) {
+    let world = World::new(setup);
+    world.fill();
+    let (saved, at, hash) = (world.dump(), world.revision(), world.hashkv(0));
+    let (cluster, name) = (world.cluster_id(), world.members()[0].name.clone());
+    let archive = world.saved();
+    world.damage();
+    world.add_revisions(5, "after the snapshot");
+    let (old, pid) = (world.revision(), world.pid());
+
+    let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
+
+    assert_same(&world.dump(), &saved, "after the restore");
+    assert!(world.healthy());
+    assert_ne!(world.pid(), pid);
+    let members = world.members();
+    assert_eq!(members.len(), 1);
+    assert_eq!(members[0].name, name);
+    assert_eq!(members[0].peers, [world.peer_url()]);
+    assert_ne!(world.cluster_id(), cluster);
+    assert_tells(&world, &results);
+    assert_eq!(results.number("restore.lost-revisions"), old - at);
+
+    match setup.version {
+        Version::V34 => {
+            // This etcd cannot raise a revision, so the results warn.
+            assert!(!results.get("restore.warning").is_empty());
+            assert_eq!(world.revision(), at);
+            assert_eq!(world.hashkv(at), hash);
+        }
+        Version::V35 => {
+            assert!(world.revision() >= old, "{} is before {old}", world.revision());
+            let by = results.number("restore.bumped-by");
+            assert!(by >= old - at, "{by}");
+            assert_eq!(world.revision(), at + by);
+            assert!(watch_is_refused(&world, old), "a watch from {old} goes on");
+        }
+    }
+    assert_eq!(results.number("restore.revision"), world.revision());
+
+    let backup = PathBuf::from(results.get("backup.path"));
+    assert_eq!(backup.parent().unwrap(), world.target());
+    assert_eq!(results.get("backup.sha256"), sha256sum(&backup));
+    assert!(!results.get("backup.size").is_empty());
+    assert_eq!(fs::metadata(&backup).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(names(&world.target()).len(), 2);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+    assert_eq!(world.processes().len(), 1, "a proof etcd is still there");
+    let out = &results.out;
+    assert!(!out.stdout.contains(PASSWORD) && !out.stderr.contains(PASSWORD));
+}
+
+fn assert_tells(world: &World, results: &Results) {
+    let id = world.cluster_id();
+    let told = results.get("restore.cluster-id");
+    let told = told.trim_start_matches("0x");
+    assert!(told == id.to_string() || told == format!("{id:x}") || told == format!("{id:016x}"), "{told}");
+    assert!(results.number("restore.keys") >= 281);
+    assert!(results.get("restore.downtime").contains(|letter: char| letter.is_ascii_digit()));
+}
+
+/// Whether a watch from this revision is told that the history is gone.
+fn watch_is_refused(world: &World, revision: i64) -> bool {
+    let mut watch = world.etcdctl_command(&["watch", "", "--prefix", "--rev", &revision.to_string()]);
+    let mut child = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while child.try_wait().unwrap().is_none() && Instant::now() < deadline {
+        sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    let out = child.wait_with_output().unwrap();
+    let said = [out.stdout, out.stderr].concat();
+    String::from_utf8_lossy(&said).contains("has been compacted")
+}
+
+fn backup_brings_the_damage_back(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.damage();
+    let damaged = world.dump();
+    let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    let backup = PathBuf::from(results.get("backup.path"));
+    let _ = world.restore(&[&from(&backup), &world.to_target()]).completed();
+    assert_same(&world.dump(), &damaged, "from the backup");
+}
+
+fn skips_the_backup_when_told(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.damage();
+    let results = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]).completed();
+    assert_same(&world.dump(), &saved, "without a backup");
+    assert_eq!(names(&world.target()).len(), 1);
+    assert_eq!(results.find("backup.path"), None);
+}
+
+fn plan_tells_and_changes_nothing(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.damage();
+    world.add_revisions(7, "to be lost");
+    let look =
+        || (shape(&world.data_dir(), false), shape(&world.target(), true), world.pid(), world.hashkv(0));
+    let before = look();
+    let results = world.restore(&[&from(&archive), &world.to_target(), "plan=true"]).completed();
+    assert_eq!(look(), before);
+    assert!(world.leftovers().is_empty());
+    assert_eq!(world.asked("stop"), 0);
+    let told = format!("{}{}", results.out.stdout, results.out.stderr);
+    assert!(told.contains("11"), "it does not tell how many revisions are lost: {told}");
+}
+
+fn plan_changes_nothing_of_a_stopped_etcd(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.damage();
+    world.stop();
+    let look = || (shape(&world.data_dir(), true), shape(&world.target(), true));
+    let before = look();
+    let _ = world.restore(&[&from(&archive), &world.to_target(), "plan=true"]).completed();
+    assert_eq!(look(), before);
+    assert!(world.leftovers().is_empty());
+    assert!(!world.running());
+    assert_eq!(world.asked("start"), 1);
+}
+
+fn moves_the_data_to_another_cluster(version: Version) {
+    let (saved, at, hash, archive, home) = {
+        let world = World::plain(version);
+        world.fill();
+        let archive = world.saved();
+        (world.dump(), world.revision(), world.hashkv(0), archive, world)
+    };
+    let other = World::new(Setup { name: "another", ..Setup::plain(version) });
+    let results = other.restore(&[&from(&archive), &other.to_target()]).completed();
+    assert_same(&other.dump(), &saved, "in the other cluster");
+    assert_eq!((other.revision(), other.hashkv(at)), (at, hash), "nothing was ahead, so nothing is raised");
+    assert_eq!(other.members()[0].name, "another");
+    assert_eq!(other.members()[0].peers, [other.peer_url()]);
+    assert_ne!(other.cluster_id(), home.cluster_id());
+    assert!(results.find("restore.lost-revisions").is_none_or(|lost| lost == "0"));
+    assert!(home.healthy());
+}
+
+fn keeps_a_compacted_history(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    world.add_revisions(4, "history");
+    world.etcdctl(&["compact", &(world.revision() - 2).to_string()]);
+    let (saved, at, hash) = (world.dump(), world.revision(), world.hashkv(0));
+    let archive = world.saved();
+    let other = World::plain(version);
+    let _ = other.restore(&[&from(&archive), &other.to_target()]).completed();
+    assert_same(&other.dump(), &saved, "with a compacted history");
+    assert_eq!((other.revision(), other.hashkv(at)), (at, hash));
+}
+
+fn restores_again_and_again(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    let mut last = world.revision();
+    for round in 0..3 {
+        world.damage();
+        let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+        assert_same(&world.dump(), &saved, &format!("round {round}"));
+        assert!(version == Version::V34 || world.revision() > last);
+        last = world.revision();
+    }
+    assert_eq!(names(&world.target()).len(), 4);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn wakes_a_stopped_etcd(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.damage();
+    let damaged = world.dump();
+    world.stop();
+    let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    assert!(world.running());
+    assert_same(&world.dump(), &saved, "over a stopped etcd");
+    let backup = PathBuf::from(results.get("backup.path"));
+    assert_eq!(results.get("backup.sha256"), sha256sum(&backup));
+    let _ = world.restore(&[&from(&backup), &world.to_target()]).completed();
+    assert_same(&world.dump(), &damaged, "from the backup of a stopped etcd");
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+/// An etcd that was killed has its last writes in the log alone: a copy of the `db` file would not have them.
+fn backs_up_what_is_only_in_the_log(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.put(2000..2100, "written just before the kill");
+    let last = world.dump();
+    world.put(2100..2101, "the very last");
+    world.signal(Signal::SIGKILL);
+    while world.running() {
+        sleep(Duration::from_millis(2));
+    }
+    let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    let backup = PathBuf::from(results.get("backup.path"));
+    let _ = world.restore(&[&from(&backup), &world.to_target()]).completed();
+    let mut got = world.dump();
+    let very_last = got.remove(crate::client::key(2100).as_bytes());
+    assert_same(&got, &last, "from the backup of a killed etcd");
+    assert!(very_last.is_some_and(|value| value.starts_with(b"the very last")));
+}
+
+fn fills_an_empty_data_directory(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.stop();
+    fs::remove_dir_all(world.data_dir()).unwrap();
+    fs::create_dir(world.data_dir()).unwrap();
+    world.set_mode("data/default.etcd", 0o700);
+    let _ = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]).completed();
+    assert_same(&world.dump(), &saved, "in an empty data directory");
+    assert_eq!(world.members().len(), 1);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn keeps_owner_and_modes(version: Version) {
+    if !is_root() {
+        return eprintln!("skipped: only root runs etcd as somebody else");
+    }
+    let nobody = 65534;
+    let world = World::new(Setup { user: Some(nobody), ..Setup::plain(version) });
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    let before = fs::metadata(world.data_dir().join("member")).unwrap().mode();
+    world.damage();
+    let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    assert_same(&world.dump(), &saved, "as nobody");
+    assert_eq!(fs::metadata(world.data_dir().join("member")).unwrap().mode(), before);
+    let find = |test: &[&str]| {
+        let mut find = Command::new("find");
+        find.arg(world.data_dir()).args(test);
+        succeed(find.output().unwrap(), "find")
+    };
+    let all_is_nobodys = || {
+        assert_eq!(find(&["!", "-uid", "65534", "-o", "!", "-gid", "65534"]), "");
+        assert_eq!(find(&["-type", "d", "-perm", "/077"]), "");
+        assert_eq!(find(&["-name", "db", "-perm", "/077"]), "");
+        assert_eq!(find(&["-name", "*.wal", "-perm", "/077"]), "");
+    };
+    all_is_nobodys();
+    let _ = world.snapshot(&[&world.to_target()]).completed();
+
+    // With no old tree to go by, the data directory's owner counts.
+    world.stop();
+    fs::remove_dir_all(world.data_dir().join("member")).unwrap();
+    let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    assert_same(&world.dump(), &saved, "as nobody, in an empty directory");
+    all_is_nobodys();
+}
+
+fn keeps_what_was_written_after_the_backup(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.damage();
+    // The supervisor writes two keys when it is asked to stop: too late for the backup.
+    let etcdctl = version.bin_dir().join("etcdctl");
+    let put = |key: &str| {
+        format!("ETCDCTL_API=3 {} --endpoints {} put {key} 1 >&2", etcdctl.display(), world.endpoint())
+    };
+    world.arm("before-stop", format!("{}\n{}", put("/late/one"), put("/late/two")));
+    let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    assert_same(&world.dump(), &saved, "with late writes");
+
+    let told = format!("{}{}", results.out.stdout, results.out.stderr);
+    let kept = told
+        .split([' ', '\n', '\'', '"', ',', ';'])
+        .map(|word| PathBuf::from(word.trim_end_matches('.')))
+        .find(|path| path.starts_with(world.path("data")) && holds_late_keys(path));
+    assert!(kept.is_some(), "no word of a directory with the late writes: {told}");
+    assert!(told.contains('2'), "{told}");
+}
+
+fn holds_late_keys(path: &Path) -> bool {
+    let inside = ["db", "snap/db", "member/snap/db"].map(|place| path.join(place));
+    let db = inside.iter().find(|place| place.is_file());
+    db.is_some_and(|db| fs::read(db).unwrap().windows(9).any(|part| part == b"/late/two"))
+}
+
+/// The service is not our child to take along, and it does not hold our lock.
+fn serves_on_after_the_action_has_ended(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    let pid = world.pid().unwrap();
+    let open: Vec<_> = names(Path::new(&format!("/proc/{pid}/fd")))
+        .into_iter()
+        .filter_map(|fd| fs::read_link(format!("/proc/{pid}/fd/{fd}")).ok())
+        .filter(|path| path.to_string_lossy().contains("lock"))
+        .collect();
+    assert!(open.is_empty(), "{open:?}");
+    let _ = world.snapshot(&[&world.to_target()]).completed();
+    assert_eq!(world.pid(), Some(pid));
+}

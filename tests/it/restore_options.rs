@@ -1,0 +1,166 @@
+//! What `restore` takes: raised revisions, bare files, archives of the older charm, hashes to expect.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::archive::unpack;
+use crate::client::{Data, assert_same};
+use crate::look::{names, sha256sum, succeed};
+use crate::restore::from;
+use crate::world::{Version, World};
+
+on_both_versions! {
+    leaves_the_revision_alone_when_told,
+    raises_the_revision_by_a_number,
+    raises_nothing_when_nothing_is_ahead,
+    refuses_an_amount_that_is_none,
+    takes_a_bare_snapshot_file,
+    takes_an_archive_of_the_older_charm_only_when_told,
+    takes_a_bare_file_without_a_hash_only_when_told,
+    takes_the_archive_of_the_expected_hash_alone,
+    takes_an_archive_that_tar_made,
+}
+
+/// A filled world, its archive, what is in it, and at which revision; then damaged.
+fn damaged(version: Version) -> (World, PathBuf, Data, i64) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, at, archive) = (world.dump(), world.revision(), world.saved());
+    world.damage();
+    (world, archive, saved, at)
+}
+
+fn leaves_the_revision_alone_when_told(version: Version) {
+    let (world, archive, saved, at) = damaged(version);
+    let hash = world.hashkv(at);
+    let results = world.restore(&[&from(&archive), &world.to_target(), "bump-revision=off"]).completed();
+    assert_same(&world.dump(), &saved, "with bump-revision=off");
+    assert_eq!((world.revision(), world.hashkv(at)), (at, hash));
+    assert!(results.find("restore.bumped-by").is_none_or(|by| by == "0"));
+    assert!(results.number("restore.lost-revisions") > 0);
+}
+
+fn raises_the_revision_by_a_number(version: Version) {
+    let (world, archive, saved, at) = damaged(version);
+    let out = world.restore(&[&from(&archive), &world.to_target(), "bump-revision=100000"]);
+    match version {
+        Version::V35 => {
+            let results = out.completed();
+            assert_same(&world.dump(), &saved, "with bump-revision=100000");
+            assert_eq!(world.revision(), at + 100_000);
+            assert_eq!(results.number("restore.bumped-by"), 100_000);
+        }
+        // This etcd cannot: it says so, whether it goes on or not.
+        Version::V34 if out.status.success() => assert!(!out.completed().get("restore.warning").is_empty()),
+        Version::V34 => out.refused(&["bump"]),
+    }
+}
+
+fn raises_nothing_when_nothing_is_ahead(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (archive, at) = (world.saved(), world.revision());
+    let other = World::plain(version);
+    let results = other.restore(&[&from(&archive), &other.to_target(), "bump-revision=auto"]).completed();
+    assert_eq!(other.revision(), at);
+    assert!(results.find("restore.bumped-by").is_none_or(|by| by == "0"));
+}
+
+fn refuses_an_amount_that_is_none(version: Version) {
+    let (world, archive, ..) = damaged(version);
+    let pid = world.pid();
+    for amount in ["junk", "-5", "1.5", "1e3", "99999999999999999999999", "on", "9223372036854775807"] {
+        let amount = format!("bump-revision={amount}");
+        let out = world.restore(&[&from(&archive), &world.to_target(), &amount]);
+        out.refused(&["bump-revision", "revision"]);
+    }
+    assert_eq!(world.pid(), pid);
+    assert_eq!(names(&world.target()).len(), 1);
+}
+
+fn takes_a_bare_snapshot_file(version: Version) {
+    let (world, archive, saved, _) = damaged(version);
+    let bare = unpack(&world, &archive).join("db");
+    let named = world.path("bare-snapshot.db");
+    fs::rename(bare, &named).unwrap();
+    let before = sha256sum(&named);
+    let _ = world.restore(&[&from(&named), &world.to_target()]).completed();
+    assert_same(&world.dump(), &saved, "from a bare file");
+    assert_eq!(sha256sum(&named), before);
+}
+
+/// What the older charm left: `./` and `./db`, the `db` copied from the data directory.
+pub fn old_charm_archive(world: &World) -> (PathBuf, Data) {
+    let saved = world.dump();
+    world.stop();
+    let dir = world.path("old-charm");
+    fs::create_dir(&dir).unwrap();
+    fs::copy(world.data_dir().join("member/snap/db"), dir.join("db")).unwrap();
+    let archive = world.path("etcd-snapshot-2016-11-09-02.41.47.tar.gz");
+    let mut tar = Command::new("tar");
+    tar.arg("czf").arg(&archive).arg("-C").arg(&dir).arg(".");
+    let _ = succeed(tar.output().unwrap(), "tar czf");
+    world.start();
+    (archive, saved)
+}
+
+fn takes_an_archive_of_the_older_charm_only_when_told(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (archive, saved) = old_charm_archive(&world);
+    world.damage();
+    let (damaged, pid) = (world.dump(), world.pid());
+    let out = world.restore(&[&from(&archive), &world.to_target()]);
+    out.says_one_of(&["hash"]);
+    out.refused(&["allow-unhashed"]);
+    assert_eq!(world.pid(), pid);
+    assert_same(&world.dump(), &damaged, "after the refusal");
+    assert!(names(&world.target()).is_empty());
+    let _ = world.restore(&[&from(&archive), &world.to_target(), "allow-unhashed=true"]).completed();
+    assert_same(&world.dump(), &saved, "from an archive of the older charm");
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn takes_a_bare_file_without_a_hash_only_when_told(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (_, saved) = old_charm_archive(&world);
+    world.damage();
+    let bare = world.path("old-charm/db");
+    world.restore(&[&from(&bare), &world.to_target()]).refused(&["allow-unhashed"]);
+    let _ = world.restore(&[&from(&bare), &world.to_target(), "allow-unhashed=true"]).completed();
+    assert_same(&world.dump(), &saved, "from a bare file without a hash");
+}
+
+fn takes_the_archive_of_the_expected_hash_alone(version: Version) {
+    let (world, archive, saved, _) = damaged(version);
+    let (damaged, pid) = (world.dump(), world.pid());
+    let right = sha256sum(&archive);
+    let wrong = right.chars().rev().collect::<String>();
+    for hash in [wrong.as_str(), &right[1..], "not-a-hash", &format!("{right}0")] {
+        let hash = format!("expected-sha256={hash}");
+        world.restore(&[&from(&archive), &world.to_target(), &hash]).refused(&["sha256"]);
+    }
+    assert_eq!(world.pid(), pid);
+    assert_same(&world.dump(), &damaged, "after the refusals");
+    assert_eq!(names(&world.target()).len(), 1);
+    let hash = format!("expected-sha256={right}");
+    let _ = world.restore(&[&from(&archive), &world.to_target(), &hash]).completed();
+    assert_same(&world.dump(), &saved, "from the archive of the expected hash");
+}
+
+/// The manifest is optional: an operator's own `tar czf` of a snapshot file is an archive as well.
+fn takes_an_archive_that_tar_made(version: Version) {
+    let (world, archive, saved, _) = damaged(version);
+    let dir = unpack(&world, &archive);
+    for (number, member) in ["db", "./db"].into_iter().enumerate() {
+        let packed = world.path(&format!("by-hand-{number}.tar.gz"));
+        let mut tar = Command::new("tar");
+        tar.arg("czf").arg(&packed).arg("-C").arg(&dir).arg(member);
+        let _ = succeed(tar.output().unwrap(), "tar czf");
+        let _ = world.restore(&[&from(&packed), &world.to_target()]).completed();
+        assert_same(&world.dump(), &saved, member);
+        world.damage();
+    }
+}

@@ -1,0 +1,130 @@
+//! A world's etcd as a process: started and stopped by the supervisor, seen in `/proc`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::look::names;
+use crate::world::World;
+
+impl World {
+    /// Starts etcd and waits until it serves; tells the log if it ends instead.
+    pub fn try_start(&self) -> Result<(), String> {
+        self.supervisor("start");
+        self.await_service()
+    }
+
+    /// Starts etcd and waits until it serves.
+    pub fn start(&self) {
+        self.try_start().unwrap_or_else(|log| panic!("etcd does not start: {log}"));
+    }
+
+    /// Starts etcd and waits until it answers, healthy or not.
+    pub fn start_listening(&self) {
+        self.launch();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.listening() {
+            assert!(Instant::now() < deadline, "etcd does not listen: {}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Starts etcd and waits for no more than the process.
+    pub fn launch(&self) {
+        self.supervisor("start");
+    }
+
+    /// Stops etcd and waits until it is gone.
+    pub fn stop(&self) {
+        self.supervisor("stop");
+        assert!(!self.running());
+    }
+
+    fn supervisor(&self, verb: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/supervisor");
+        let status = Command::new(script)
+            .args([verb, self.path("supervisor").to_str().unwrap()])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .status()
+            .unwrap();
+        assert!(status.success(), "supervisor {verb}: {status}");
+    }
+
+    fn await_service(&self) -> Result<(), String> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            if !self.running() {
+                return Err(self.log());
+            }
+            // etcdctl that dials too early sleeps for a second, so knock first.
+            if self.listening() && self.healthy() {
+                return Ok(());
+            }
+            assert!(Instant::now() < deadline, "etcd is not healthy after 30 s: {}", self.log());
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Whether the client port is open.
+    pub fn listening(&self) -> bool {
+        TcpStream::connect((Ipv4Addr::LOCALHOST, self.client_port())).is_ok()
+    }
+
+    /// Whether etcd says that it is healthy.
+    pub fn healthy(&self) -> bool {
+        self.etcdctl_command(&["endpoint", "health"]).output().unwrap().status.success()
+    }
+
+    /// The end of etcd's log.
+    pub fn log(&self) -> String {
+        let log = fs::read_to_string(self.path("supervisor/log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+
+    /// etcd's process id, if it runs.
+    pub fn pid(&self) -> Option<i32> {
+        let pid = fs::read_to_string(self.path("supervisor/pid")).ok()?.trim().parse().ok()?;
+        alive(pid).then_some(pid)
+    }
+
+    /// Whether etcd runs.
+    pub fn running(&self) -> bool {
+        self.pid().is_some()
+    }
+
+    /// Sends a signal to etcd.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid().unwrap()), signal).unwrap();
+    }
+
+    /// Processes that have this world's directory in their arguments: its etcd, and whatever a walk left behind.
+    pub fn processes(&self) -> BTreeSet<i32> {
+        let ours = self.path("").into_os_string().into_encoded_bytes();
+        let mut found = BTreeSet::new();
+        for name in names(Path::new("/proc")) {
+            let Ok(pid) = name.parse::<i32>() else {
+                continue;
+            };
+            let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let names = |word: &[u8]| arguments.windows(word.len()).any(|part| part == word);
+            if names(&ours) && !names(b"supervisor\0guard") && alive(pid) {
+                found.insert(pid);
+            }
+        }
+        found
+    }
+}
+
+/// Whether a process is there and not just unburied.
+pub fn alive(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}

@@ -1,0 +1,194 @@
+//! What `snapshot` gives, and what it says no to.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::client::Data;
+use crate::cluster;
+use crate::look::{names, sha256sum};
+use crate::world::{PASSWORD, Setup, Version, World, is_root};
+
+on_both_versions! {
+    tells_where_the_archive_is_and_what_is_in_it,
+    saves_an_empty_etcd,
+    makes_a_missing_target_private,
+    gives_two_names_in_one_second,
+    takes_keys_version_v3_and_no_other,
+    refuses_a_target_it_cannot_trust,
+    refuses_a_target_without_room,
+    says_no_to_a_learner,
+    fails_without_a_leader,
+    fails_when_etcd_is_down,
+}
+
+/// A name as the contract gives it. What sets two of one second apart stands before the ending.
+pub fn is_archive_name(name: &str) -> bool {
+    let pattern = "etcd-snapshot-0000-00-00-00.00.00";
+    let fits = |(at, wanted): (usize, char)| {
+        name[at..].starts_with(
+            |found: char| {
+                if wanted == '0' { found.is_ascii_digit() } else { found == wanted }
+            },
+        )
+    };
+    name.is_ascii()
+        && name.len() > pattern.len()
+        && pattern.char_indices().all(fits)
+        && name.ends_with(".tar.gz")
+}
+
+fn tells_where_the_archive_is_and_what_is_in_it(version: Version) {
+    for setup in Setup::each(version) {
+        let world = World::new(setup);
+        world.fill();
+        let results = world.snapshot(&[&world.to_target()]).completed();
+
+        let path = PathBuf::from(results.get("snapshot.path"));
+        assert_eq!(path.parent().unwrap(), world.target());
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(is_archive_name(name), "{name}");
+        assert_eq!(names(&world.target()), [name]);
+
+        assert_eq!(results.get("snapshot.sha256"), sha256sum(&path));
+        assert_eq!(results.number("snapshot.revision"), world.revision());
+        assert!(results.number("snapshot.keys") >= 281);
+        let number = if version == Version::V34 { "3.4" } else { "3.5" };
+        assert!(results.get("snapshot.version").contains(number));
+        assert!(!["", "false", "no"].contains(&results.get("snapshot.verified").as_str()));
+        let size = results.get("snapshot.size");
+        let (digits, unit) = size.split_at(size.len() - 1);
+        assert!(digits.parse::<f64>().is_ok() && "BKMG0123456789".contains(unit), "{size}");
+        let copy = results.get("copy.cmd");
+        assert!(copy.starts_with("scp ") && copy.contains(path.to_str().unwrap()), "{copy}");
+
+        assert_private(&path);
+        assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+        let out = &results.out;
+        assert!(!out.stdout.contains(PASSWORD) && !out.stderr.contains(PASSWORD));
+    }
+}
+
+/// Only its owner reads it, and `juju scp` logs in as that owner: `ubuntu`, or root where there is none.
+fn assert_private(path: &Path) {
+    let meta = fs::metadata(path).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o7777, 0o600);
+    if is_root() {
+        let ubuntu = nix::unistd::User::from_name("ubuntu").unwrap();
+        assert_eq!(meta.uid(), ubuntu.map_or(0, |user| user.uid.as_raw()));
+    }
+}
+
+fn saves_an_empty_etcd(version: Version) {
+    let world = World::plain(version);
+    let path = world.saved();
+    world.put(0..5, "later");
+    let _ = world.restore(&[&format!("snapshot={}", path.display()), &world.to_target()]).completed();
+    assert_eq!(world.dump(), Data::new());
+}
+
+fn makes_a_missing_target_private(version: Version) {
+    let world = World::plain(version);
+    let target = world.target().join("not/yet");
+    let results = world.snapshot(&[&format!("target={}", target.display())]).completed();
+    assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o700);
+    let path = PathBuf::from(results.get("snapshot.path"));
+    assert_eq!(path.parent().unwrap(), target);
+    assert_private(&path);
+}
+
+fn gives_two_names_in_one_second(version: Version) {
+    let world = World::plain(version);
+    let paths: Vec<_> = (0..3).map(|_| world.saved()).collect();
+    let found = names(&world.target());
+    assert_eq!(found.len(), paths.len());
+    assert!(found.iter().all(|name| is_archive_name(name)), "{found:?}");
+
+    // At the same time: each gets its own name, or says who is at work.
+    let runs: Vec<_> = (0..4).map(|_| world.start_snapshot(&[&world.to_target()])).collect();
+    let mut made = 0;
+    for run in runs {
+        let out = run.finish();
+        if out.status.success() {
+            made += 1;
+        } else {
+            out.refused(&["pid", "process", "run"]);
+        }
+    }
+    assert!(made > 0);
+    assert_eq!(names(&world.target()).len(), paths.len() + made);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn takes_keys_version_v3_and_no_other(version: Version) {
+    let world = World::plain(version);
+    let _ = world.snapshot(&[&world.to_target(), "keys-version=v3"]).completed();
+    world.snapshot(&[&world.to_target(), "keys-version=v2"]).refused(&["v2"]);
+    world.snapshot(&[&world.to_target(), "keys-version=v4"]).refused(&["v4"]);
+    assert_eq!(names(&world.target()).len(), 1);
+}
+
+fn refuses_a_target_it_cannot_trust(version: Version) {
+    let world = World::plain(version);
+    let open = world.path("open");
+    fs::create_dir(&open).unwrap();
+    world.set_mode("open", 0o777);
+    fs::write(world.path("file"), "").unwrap();
+    symlink(world.target(), world.path("link")).unwrap();
+    let path = |name| world.path(name).to_str().unwrap().to_owned();
+    for target in [
+        "snapshots".to_owned(),
+        "./snapshots".to_owned(),
+        path("file"),
+        path("file/below"),
+        path("link"),
+        path("link/below"),
+        path("open"),
+        path("open/below"),
+    ] {
+        world.snapshot(&[&format!("target={target}")]).refused(&["target", &target]);
+    }
+    assert!(names(&world.target()).is_empty());
+    assert!(names(&open).is_empty());
+}
+
+fn refuses_a_target_without_room(version: Version) {
+    if !is_root() {
+        return eprintln!("skipped: only root mounts a small file system");
+    }
+    let world = World::plain(version);
+    world.fill();
+    let small = crate::mount::small(&world.target(), "40k");
+    world.snapshot(&[&world.to_target()]).refused(&["room", "space", "free"]);
+    assert!(names(&world.target()).is_empty());
+    drop(small);
+}
+
+fn says_no_to_a_learner(version: Version) {
+    let (_voter, learner) = cluster::with_learner(version);
+    let out = learner.snapshot(&[&learner.to_target()]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
+    out.says_one_of(&["learner"]);
+    assert!(names(&learner.target()).is_empty());
+}
+
+fn fails_without_a_leader(version: Version) {
+    let world = World::plain(version);
+    cluster::lose_quorum(&world);
+    let out = world.snapshot(&[&world.to_target()]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
+    out.says_one_of(&["leader", "unhealthy", "not healthy", "deadline exceeded"]);
+    assert!(names(&world.target()).is_empty());
+}
+
+fn fails_when_etcd_is_down(version: Version) {
+    for setup in Setup::each(version) {
+        let world = World::new(setup);
+        world.stop();
+        let out = world.snapshot(&[&world.to_target()]);
+        // With auth, 3.4 itself says no more than the second.
+        out.failed(&["connection refused", "TransientFailure"]);
+        assert!(names(&world.target()).is_empty());
+        assert!(!world.running());
+    }
+}

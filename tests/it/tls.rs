@@ -1,0 +1,44 @@
+//! Throw-away certificates: one authority, a server for the loopback, a client.
+
+use std::fs;
+use std::path::Path;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+/// Writes `ca.crt`, `server.crt`, `server.key`, `client.crt` and `client.key` into `dir`.
+pub fn write_certificates(dir: &Path) {
+    fs::create_dir(dir).unwrap();
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "tests of etcd-charm");
+    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().unwrap();
+    fs::write(dir.join("ca.crt"), authority.self_signed(&key).unwrap().pem()).unwrap();
+    let authority = Issuer::new(authority, key);
+
+    let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
+    // etcd's own gateway dials the server with the server's certificate, so that one is a client too.
+    write_leaf(dir, "server", &authority, &["127.0.0.1", "localhost"], vec![server, client.clone()]);
+    write_leaf(dir, "client", &authority, &[], vec![client]);
+}
+
+fn write_leaf(
+    dir: &Path,
+    name: &str,
+    authority: &Issuer<'_, KeyPair>,
+    hosts: &[&str],
+    uses: Vec<ExtendedKeyUsagePurpose>,
+) {
+    let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+    let mut leaf = CertificateParams::new(hosts).unwrap();
+    leaf.distinguished_name.push(DnType::CommonName, name);
+    leaf.use_authority_key_identifier_extension = true;
+    leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    leaf.extended_key_usages = uses;
+    let key = KeyPair::generate().unwrap();
+    fs::write(dir.join(format!("{name}.crt")), leaf.signed_by(&key, authority).unwrap().pem()).unwrap();
+    fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}

@@ -1,0 +1,96 @@
+//! A directory of stand-ins for etcd's tools (the script `tool`): they pass every call on to the real tools, write it
+//! down, and misbehave where a test says so.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+/// The directory of stand-ins of one world.
+pub struct Tools {
+    dir: PathBuf,
+}
+
+impl Tools {
+    /// Makes the directory `dir` with one stand-in for each tool in `real`.
+    pub fn new(dir: &Path, real: &Path) -> Self {
+        fs::create_dir(dir).unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/tool");
+        for name in ["etcd", "etcdctl", "etcdutl"] {
+            if real.join(name).exists() {
+                symlink(&script, dir.join(name)).unwrap();
+            }
+        }
+        fs::write(dir.join("real"), real.to_str().unwrap()).unwrap();
+        fs::write(dir.join("calls"), "").unwrap();
+        fs::write(dir.join("out"), "").unwrap();
+        fs::write(dir.join("err"), "").unwrap();
+        Self { dir: dir.to_owned() }
+    }
+
+    /// The calls so far: process id and `NAME ARGUMENTS`.
+    pub fn calls(&self) -> Vec<(i32, String)> {
+        let text = fs::read_to_string(self.dir.join("calls")).unwrap();
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .filter_map(|(pid, call)| Some((pid.parse().ok()?, call.to_owned())))
+            .collect()
+    }
+
+    /// Forgets the calls so far.
+    pub fn forget_calls(&self) {
+        fs::write(self.dir.join("calls"), "").unwrap();
+    }
+
+    /// Kills the caller before its `n`-th call from here.
+    pub fn crash_at(&self, n: usize) {
+        self.forget_calls();
+        fs::write(self.dir.join("crash-at"), n.to_string()).unwrap();
+    }
+
+    /// Whether a crash is still to come; if so it is called off.
+    pub fn crash_pending(&self) -> bool {
+        fs::remove_file(self.dir.join("crash-at")).is_ok()
+    }
+
+    /// Answers calls that match the shell pattern with these words and this status, instead of the real tool.
+    pub fn answer(&self, pattern: &str, stdout: &str, stderr: &str, status: u8) {
+        fs::write(self.dir.join("out"), stdout).unwrap();
+        fs::write(self.dir.join("err"), stderr).unwrap();
+        self.fault(pattern, "answer", status);
+    }
+
+    /// As [`Self::answer`], but after the real tool has done its work.
+    pub fn answer_after(&self, pattern: &str, stdout: &str, stderr: &str, status: u8) {
+        self.answer(pattern, stdout, stderr, status);
+        self.fault(pattern, "after", status);
+    }
+
+    /// Lets the real tool do its work in a call that matches the shell pattern, and changes a byte amid its files.
+    pub fn spoil(&self, pattern: &str) {
+        self.fault(pattern, "spoil", 0);
+    }
+
+    /// Lets the real tool do its work in a call that matches the shell pattern, and cuts the end off its files.
+    pub fn cut(&self, pattern: &str) {
+        self.fault(pattern, "cut", 0);
+    }
+
+    /// Never ends a call that matches the shell pattern.
+    pub fn hang(&self, pattern: &str) {
+        self.fault(pattern, "hang", 0);
+    }
+
+    /// Dies by SIGKILL in a call that matches the shell pattern.
+    pub fn die(&self, pattern: &str) {
+        self.fault(pattern, "die", 0);
+    }
+
+    /// Takes a tool away.
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.dir.join(name)).unwrap();
+    }
+
+    fn fault(&self, pattern: &str, mode: &str, status: u8) {
+        fs::write(self.dir.join("fault"), format!("{pattern}\n{mode}\n{status}\n")).unwrap();
+    }
+}

@@ -1,0 +1,361 @@
+//! A Juju unit, played: runs an action as Juju's agent does, and judges its end as Juju does.
+//!
+//! Parameters are checked against `actions.yaml` and given their defaults before the action starts; the environment is
+//! exactly what Juju gives, with one addition: `ETCD_SITE`, because this machine holds many etcds.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Map, Value};
+
+use crate::run::{Out, Run, find};
+use crate::world::World;
+
+/// The hook tools on PATH.
+const TOOLS: [&str; 8] = [
+    "action-get",
+    "action-set",
+    "action-fail",
+    "action-log",
+    "juju-log",
+    "juju-reboot",
+    "resource-get",
+    "status-set",
+];
+
+/// The unit `etcd/0`, on the machine of one world.
+pub struct Unit<'w> {
+    world: &'w World,
+    charm: PathBuf,
+    agent: PathBuf,
+    tools: PathBuf,
+}
+
+impl<'w> Unit<'w> {
+    /// A unit with the charm unpacked and no resource attached.
+    pub fn new(world: &'w World) -> Self {
+        let unit = Self {
+            world,
+            charm: world.path("juju/agents/unit-etcd-0/charm"),
+            agent: world.path("juju/agents/unit-etcd-0"),
+            tools: world.path("juju/tools/unit-etcd-0"),
+        };
+        fs::create_dir_all(unit.charm.join("actions")).unwrap();
+        fs::create_dir_all(&unit.tools).unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for name in ["metadata.yaml", "actions.yaml"] {
+            fs::copy(source.join(name), unit.charm.join(name)).unwrap();
+        }
+        for (name, binary) in
+            [("snapshot", env!("CARGO_BIN_EXE_snapshot")), ("restore", env!("CARGO_BIN_EXE_restore"))]
+        {
+            symlink(binary, unit.charm.join("actions").join(name)).unwrap();
+        }
+        for tool in TOOLS {
+            symlink(source.join("tests/it/hook-tool"), unit.tools.join(tool)).unwrap();
+        }
+        unit
+    }
+
+    /// `juju attach-resource etcd snapshot=FILE`.
+    pub fn attach(&self, file: &Path) {
+        fs::create_dir_all(self.agent.join("resources/snapshot")).unwrap();
+        fs::copy(file, self.resource()).unwrap();
+    }
+
+    /// The placeholder of a charm store: a resource of no bytes.
+    pub fn attach_nothing(&self) {
+        fs::create_dir_all(self.agent.join("resources/snapshot")).unwrap();
+        fs::write(self.resource(), "").unwrap();
+    }
+
+    /// Where the attached resource lies on the unit.
+    pub fn resource(&self) -> PathBuf {
+        self.agent.join("resources/snapshot/snapshot.tar.gz")
+    }
+
+    /// Makes hook tools fail from now on.
+    pub fn break_tools(&self, names: &[&str]) {
+        fs::write(self.agent.join("broken"), names.join("\n") + "\n").unwrap();
+    }
+
+    /// Takes all hook tools away once they have answered `calls` calls of the next action.
+    pub fn vanish_tools_after(&self, calls: usize) {
+        fs::write(self.agent.join("vanish-after"), calls.to_string()).unwrap();
+    }
+
+    /// What `juju run` does before it queues: parameters are `key=value` words with YAML values, checked against
+    /// `actions.yaml` and completed by its defaults.
+    pub fn enqueue(&self, action: &str, params: &[&str]) -> Result<Map<String, Value>, String> {
+        let text = fs::read_to_string(self.charm.join("actions.yaml")).unwrap();
+        let actions: Value = serde_yaml::from_str(&text).unwrap();
+        let schema = actions.get(action).ok_or(format!("action {action:?} not defined"))?;
+        let known = schema["params"].as_object().unwrap();
+        let mut given = Map::new();
+        for word in params {
+            let (key, value) = word.split_once('=').ok_or(format!("expected key=value, got {word:?}"))?;
+            let value = serde_yaml::from_str::<Value>(value).map_err(|error| error.to_string())?;
+            match known.get(key) {
+                Some(param) if !is_one_of(&value, param.get("type")) => {
+                    return Err(format!(
+                        "validation failed: (root).{key} : must be of type {}, given {value}",
+                        param["type"]
+                    ));
+                }
+                None if schema["additionalProperties"] == Value::Bool(false) => {
+                    return Err(format!(
+                        "validation failed: (root) : additional property {key:?} is not allowed"
+                    ));
+                }
+                _ => given.insert(key.to_owned(), value),
+            };
+        }
+        for (key, param) in known {
+            if let Some(default) = param.get("default") {
+                given.entry(key.clone()).or_insert_with(|| default.clone());
+            }
+        }
+        Ok(given)
+    }
+
+    /// Starts an action.
+    pub fn start(&self, action: &str, params: &[&str]) -> Task<'_> {
+        let params = self.enqueue(action, params).unwrap();
+        for trace in ["calls", "set", "progress", "failed", "log", "status"] {
+            let _ = fs::remove_file(self.agent.join(trace));
+        }
+        self.publish(&params);
+        Task { unit: self, run: Run::start(self.command(action), &self.world.path("runs")) }
+    }
+
+    /// Runs an action to its end.
+    pub fn run(&self, action: &str, params: &[&str]) -> Ended {
+        self.start(action, params).finish()
+    }
+
+    /// Writes down what `action-get` answers.
+    fn publish(&self, params: &Map<String, Value>) {
+        let dir = self.agent.join("params");
+        let _ = fs::remove_dir_all(&dir);
+        fs::create_dir(&dir).unwrap();
+        let write = |name: String, text: String| fs::write(dir.join(name), text).unwrap();
+        let yaml = serde_yaml::to_string(params).unwrap();
+        write("all.json".into(), serde_json::to_string(params).unwrap() + "\n");
+        write("all.yaml".into(), yaml.clone());
+        write("all.smart".into(), yaml);
+        for (key, value) in params {
+            let smart = match value {
+                Value::String(text) => format!("{text}\n"),
+                Value::Bool(true) => "True\n".into(),
+                Value::Bool(false) => "False\n".into(),
+                other => format!("{other}\n"),
+            };
+            write(format!("key.{key}.json"), format!("{value}\n"));
+            write(format!("key.{key}.yaml"), serde_yaml::to_string(value).unwrap());
+            write(format!("key.{key}.smart"), smart);
+        }
+    }
+
+    /// The process as Juju starts it. Nothing is inherited, and there is neither HOME nor USER.
+    pub fn command(&self, action: &str) -> Command {
+        let (charm, socket) = (&self.charm, self.agent.join("agent.socket"));
+        let mut command = Command::new(charm.join("actions").join(action));
+        command
+            .current_dir(charm)
+            .env_clear()
+            .env("CHARM_DIR", charm)
+            .env("JUJU_CHARM_DIR", charm)
+            .env("JUJU_CONTEXT_ID", "etcd/0-run-action-4203017946284178233")
+            .env("JUJU_HOOK_NAME", "")
+            .env("JUJU_AGENT_SOCKET_ADDRESS", socket)
+            .env("JUJU_AGENT_SOCKET_NETWORK", "unix")
+            .env("JUJU_UNIT_NAME", "etcd/0")
+            .env("JUJU_MODEL_UUID", "6f1b2c3d-0b6c-4a5e-8f5a-1d2e3f405162")
+            .env("JUJU_MODEL_NAME", "tests")
+            .env("JUJU_API_ADDRESSES", "127.0.0.1:17070")
+            .env("JUJU_SLA", "unsupported")
+            .env("JUJU_MACHINE_ID", "0")
+            .env("JUJU_PRINCIPAL_UNIT", "")
+            .env("JUJU_AVAILABILITY_ZONE", "")
+            .env("JUJU_VERSION", "3.6.26")
+            .env("CLOUD_API_VERSION", "")
+            .env("JUJU_CHARM_HTTP_PROXY", "")
+            .env("JUJU_CHARM_HTTPS_PROXY", "")
+            .env("JUJU_CHARM_FTP_PROXY", "")
+            .env("JUJU_CHARM_NO_PROXY", "127.0.0.1,localhost,::1")
+            .env("JUJU_ACTION_NAME", action)
+            .env("JUJU_ACTION_UUID", "14")
+            .env("JUJU_ACTION_TAG", "action-14")
+            .env("JUJU_DISPATCH_PATH", format!("actions/{action}"))
+            .env("APT_LISTCHANGES_FRONTEND", "none")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("LANG", "C.UTF-8")
+            .env("TERM", "tmux-256color")
+            .env(
+                "PATH",
+                format!(
+                    "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    self.tools.display()
+                ),
+            )
+            .env("ETCD_SITE", self.world.site());
+        command
+    }
+
+    fn trace(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.agent.join(name)).unwrap_or_default()).into_owned()
+    }
+
+    /// What `resource-get`, `action-set` and the like were asked, one call a line.
+    pub fn calls(&self) -> Vec<String> {
+        self.trace("calls").lines().map(str::to_owned).collect()
+    }
+}
+
+/// A JSON schema's `type`: none, one, or a list.
+fn is_one_of(value: &Value, types: Option<&Value>) -> bool {
+    match types {
+        None => true,
+        Some(Value::Array(types)) => types.iter().any(|kind| is_a(value, kind.as_str().unwrap())),
+        Some(kind) => is_a(value, kind.as_str().unwrap()),
+    }
+}
+
+fn is_a(value: &Value, kind: &str) -> bool {
+    match kind {
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("no such type: {other}"),
+    }
+}
+
+/// An action that runs.
+pub struct Task<'u> {
+    unit: &'u Unit<'u>,
+    run: Run,
+}
+
+impl Task<'_> {
+    /// The process.
+    pub fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// Waits for the end.
+    pub fn finish(self) -> Ended {
+        Ended::judge(self.unit, self.run.finish(), false)
+    }
+
+    /// `juju cancel-task`: SIGKILL to the process, and to no child of it.
+    pub fn cancel(self) -> Ended {
+        Ended::judge(self.unit, self.run.kill(), true)
+    }
+}
+
+/// Juju's word on an ended action.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// It did its work.
+    Completed,
+    /// It said no, or broke.
+    Failed,
+    /// It was cancelled.
+    Aborted,
+}
+
+/// An ended action, as `juju show-operation` tells it.
+#[must_use]
+#[derive(Debug)]
+pub struct Ended {
+    /// The status.
+    pub status: Status,
+    /// The message of a failed one.
+    pub message: String,
+    /// The results, in Juju's shape.
+    pub results: Value,
+    /// What `action-log` said.
+    pub progress: Vec<String>,
+    /// The process.
+    pub out: Out,
+}
+
+impl Ended {
+    fn judge(unit: &Unit<'_>, out: Out, cancelled: bool) -> Self {
+        let mut results = Value::Object(Map::new());
+        for setting in unit.trace("set").split_terminator('\0') {
+            let (key, value) = setting.split_once('=').unwrap();
+            set(&mut results, key, Value::from(value));
+        }
+        set(&mut results, "return-code", Value::from(out.status.code().unwrap_or(-1)));
+        for (key, text) in [("stdout", &out.stdout), ("stderr", &out.stderr)] {
+            if !text.is_empty() {
+                set(&mut results, key, Value::from(format!("{}\n", text.trim_end_matches('\n'))));
+            }
+        }
+        let failed = unit.agent.join("failed").exists().then(|| unit.trace("failed"));
+        let (status, message) = match (out.status.code(), failed) {
+            _ if cancelled => (Status::Aborted, String::new()),
+            (Some(0), None) => (Status::Completed, String::new()),
+            (Some(0), Some(message)) => (Status::Failed, message),
+            // Juju puts this in the place of whatever action-fail said.
+            (Some(code), _) => (Status::Failed, format!("exit status {code}")),
+            (None, _) => (Status::Failed, "terminated".to_owned()),
+        };
+        Self {
+            status,
+            message,
+            results,
+            progress: unit.trace("progress").split_terminator('\0').map(str::to_owned).collect(),
+            out,
+        }
+    }
+
+    fn told(&self) -> String {
+        format!("{:?}: {:?}\nprogress {:?}\n{}", self.status, self.message, self.progress, self.out.told())
+    }
+
+    /// It completed. Gives itself back.
+    #[track_caller]
+    pub fn completed(self) -> Self {
+        assert_eq!(self.status, Status::Completed, "expected it to complete: {}", self.told());
+        self
+    }
+
+    /// It failed with a message of its own that holds one of the `reasons` and a next step.
+    #[track_caller]
+    pub fn failed(self, reasons: &[&str]) {
+        assert_eq!(self.status, Status::Failed, "expected it to fail: {}", self.told());
+        assert_eq!(self.out.status.code(), Some(0), "Juju would drop the message: {}", self.told());
+        assert!(self.message.contains("Next:"), "no next step: {}", self.told());
+        let said = self.message.to_lowercase();
+        assert!(
+            reasons.iter().any(|reason| said.contains(&reason.to_lowercase())),
+            "the message says none of {reasons:?}: {}",
+            self.told()
+        );
+    }
+
+    /// The result under a dotted key; it must be there, and a text as all of Juju's are.
+    #[track_caller]
+    pub fn get(&self, key: &str) -> String {
+        find(&self.results, key).unwrap_or_else(|| panic!("no result {key}: {}", self.told()))
+    }
+}
+
+/// Sets a dotted key as Juju does: what stands in the way is replaced.
+fn set(map: &mut Value, key: &str, value: Value) {
+    let mut place = map;
+    for part in key.split('.') {
+        if !place.is_object() {
+            *place = Value::Object(Map::new());
+        }
+        place = place.as_object_mut().unwrap().entry(part).or_insert(Value::Null);
+    }
+    *place = value;
+}

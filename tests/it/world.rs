@@ -1,0 +1,390 @@
+//! Throw-away etcds: real servers on loopback, each in a directory of its own that goes when the [`World`] goes.
+
+use std::fmt::Write as _;
+use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::look::{names, succeed};
+use crate::run::{Out, Run};
+use crate::tls;
+use crate::tools::Tools;
+
+/// The password of `root` in worlds with auth. It must turn up nowhere.
+pub const PASSWORD: &str = "canary-root-password";
+
+/// A line of etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// 3.4.23: no etcdutl, no `--bump-revision`.
+    V34,
+    /// 3.5.16: both.
+    V35,
+}
+
+impl Version {
+    /// Where its binaries are.
+    pub fn bin_dir(self) -> PathBuf {
+        let (variable, number) = match self {
+            Self::V34 => ("ETCD_3_4_BIN", "3.4"),
+            Self::V35 => ("ETCD_3_5_BIN", "3.5"),
+        };
+        let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/etcd").join(number).join("usr/bin");
+        let dir = std::env::var_os(variable).map_or(unpacked, PathBuf::from);
+        assert!(dir.join("etcd").exists(), "etcd {number} is missing: run cargo xtask test");
+        dir
+    }
+}
+
+/// What kind of world to make.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup {
+    /// Which etcd.
+    pub version: Version,
+    /// TLS, with a certificate asked of every client.
+    pub tls: bool,
+    /// Auth on, with a root password.
+    pub auth: bool,
+    /// The member's name.
+    pub name: &'static str,
+    /// The user and group that etcd runs as, in place of our own. Needs root.
+    pub user: Option<u32>,
+}
+
+impl Setup {
+    /// Plain and alone.
+    pub const fn plain(version: Version) -> Self {
+        Self { version, tls: false, auth: false, name: "m1", user: None }
+    }
+
+    /// Plain, with TLS, with auth, and with both.
+    pub fn each(version: Version) -> [Self; 4] {
+        [(false, false), (true, false), (false, true), (true, true)].map(|(tls, auth)| Self {
+            tls,
+            auth,
+            ..Self::plain(version)
+        })
+    }
+}
+
+/// One throw-away etcd.
+pub struct World {
+    dir: TempDir,
+    setup: Setup,
+    client: u16,
+    peer: u16,
+}
+
+impl World {
+    /// A plain etcd, running.
+    pub fn plain(version: Version) -> Self {
+        Self::new(Setup::plain(version))
+    }
+
+    /// An etcd of this kind, running.
+    pub fn new(setup: Setup) -> Self {
+        for _ in 0..5 {
+            let world = Self::prepare(setup);
+            world.found(&world.as_initial_member(), "new");
+            match world.try_start() {
+                Ok(()) => {
+                    if setup.auth {
+                        world.turn_auth_on();
+                    }
+                    return world;
+                }
+                Err(log) if log.contains("address already in use") => {}
+                Err(log) => panic!("etcd does not start: {log}"),
+            }
+        }
+        panic!("found no free port in five tries");
+    }
+
+    /// An etcd of this kind that has never run and has no data directory yet; [`Self::found`] comes next.
+    pub fn prepare(setup: Setup) -> Self {
+        let dir = tempfile::Builder::new().prefix("etcd-world-").tempdir().unwrap();
+        let world = Self { dir, setup, client: free_port(), peer: free_port() };
+        world.set_mode("", if setup.user.is_some() { 0o711 } else { 0o700 });
+        for name in ["data", "supervisor", "target", "runs"] {
+            fs::create_dir(world.path(name)).unwrap();
+        }
+        world.set_mode("target", 0o700);
+        fs::write(world.path("supervisor/owner"), std::process::id().to_string()).unwrap();
+        if setup.tls {
+            tls::write_certificates(&world.path("tls"));
+        }
+        if setup.auth {
+            fs::write(world.path("password"), format!("{PASSWORD}\n")).unwrap();
+            world.set_mode("password", 0o600);
+        }
+        if let Some(user) = setup.user {
+            chown(world.path("data"), Some(user), Some(user)).unwrap();
+            fs::write(world.path("supervisor/user"), user.to_string()).unwrap();
+            fs::write(world.path("supervisor/group"), user.to_string()).unwrap();
+        }
+        world.write_site(&setup.version.bin_dir());
+        world
+    }
+
+    /// Settles how etcd is started: with which initial cluster, in which state of it.
+    pub fn found(&self, initial_cluster: &str, state: &str) {
+        let scheme = if self.setup.tls { "https" } else { "http" };
+        let mut words: Vec<String> = [
+            self.setup.version.bin_dir().join("etcd").to_str().unwrap(),
+            "--name",
+            self.setup.name,
+            "--data-dir",
+            self.data_dir().to_str().unwrap(),
+            "--listen-peer-urls",
+            &self.peer_url(),
+            "--initial-advertise-peer-urls",
+            &self.peer_url(),
+            "--initial-cluster",
+            initial_cluster,
+            "--initial-cluster-state",
+            state,
+            // A test sets hundreds of keys in one transaction, and does not wait for elections or bcrypt.
+            "--max-txn-ops=10000",
+            "--bcrypt-cost=4",
+            "--heartbeat-interval=20",
+            "--election-timeout=200",
+            "--logger=zap",
+        ]
+        .map(String::from)
+        .to_vec();
+        for flag in ["--listen-client-urls", "--advertise-client-urls"] {
+            words.extend([flag.to_owned(), format!("{scheme}://127.0.0.1:{}", self.client)]);
+        }
+        if self.setup.tls {
+            for (flag, file) in
+                [("--trusted-ca-file", "ca.crt"), ("--cert-file", "server.crt"), ("--key-file", "server.key")]
+            {
+                words.extend([flag.to_owned(), self.path("tls").join(file).to_str().unwrap().to_owned()]);
+            }
+            words.push("--client-cert-auth".to_owned());
+        }
+        fs::write(self.path("supervisor/argv"), words.join("\n") + "\n").unwrap();
+    }
+
+    /// What kind of world it is.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// `name=peer-url`, as an initial cluster lists it.
+    pub fn as_initial_member(&self) -> String {
+        format!("{}={}", self.setup.name, self.peer_url())
+    }
+
+    /// The peer URL.
+    pub fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer)
+    }
+
+    /// The endpoint for clients.
+    pub fn endpoint(&self) -> String {
+        let scheme = if self.setup.tls { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.client)
+    }
+
+    /// The port for clients.
+    pub fn client_port(&self) -> u16 {
+        self.client
+    }
+
+    fn turn_auth_on(&self) {
+        let mut add = self.etcdctl_command(&["user", "add", &format!("root:{PASSWORD}")]);
+        let _ = succeed(add.env_remove("ETCDCTL_USER").output().unwrap(), "user add");
+        let mut enable = self.etcdctl_command(&["auth", "enable"]);
+        let _ = succeed(enable.env_remove("ETCDCTL_USER").output().unwrap(), "auth enable");
+    }
+
+    // ---- the site ----
+
+    fn write_site(&self, bin_dir: &Path) {
+        self.set_site(&self.site_text(bin_dir));
+    }
+
+    /// The site file's text for this world with its tools in `bin_dir`.
+    pub fn site_text(&self, bin_dir: &Path) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/supervisor");
+        let mut site = format!("endpoint: {}\n", self.endpoint());
+        if self.setup.tls {
+            for (key, file) in [("cacert", "ca.crt"), ("cert", "client.crt"), ("key", "client.key")] {
+                writeln!(site, "{key}: {}", self.path("tls").join(file).display()).unwrap();
+            }
+        }
+        if self.setup.auth {
+            writeln!(site, "username: root\npassword-file: {}", self.path("password").display()).unwrap();
+        }
+        writeln!(site, "data-dir: {}", self.data_dir().display()).unwrap();
+        writeln!(site, "bin-dir: {}\nservice:", bin_dir.display()).unwrap();
+        for verb in ["start", "stop"] {
+            writeln!(site, "  {verb}: [{}, {verb}, {}]", script.display(), self.path("supervisor").display())
+                .unwrap();
+        }
+        site
+    }
+
+    /// Replaces the site file.
+    pub fn set_site(&self, text: &str) {
+        fs::write(self.site(), text).unwrap();
+    }
+
+    /// The site file.
+    pub fn site(&self) -> PathBuf {
+        self.path("site.yaml")
+    }
+
+    /// Puts stand-ins before etcd's tools, in the site only: the server itself runs as before.
+    pub fn stand_in_tools(&self) -> Tools {
+        let dir = self.path("tools");
+        let tools = Tools::new(&dir, &self.setup.version.bin_dir());
+        self.write_site(&dir);
+        tools
+    }
+
+    /// Arms a fault of the supervisor; the script tells them.
+    pub fn arm(&self, fault: &str, value: impl ToString) {
+        fs::write(self.path("supervisor").join(fault), format!("{}\n", value.to_string())).unwrap();
+    }
+
+    /// Takes a fault of the supervisor back.
+    pub fn disarm(&self, fault: &str) {
+        let _ = fs::remove_file(self.path("supervisor").join(fault));
+    }
+
+    /// How often the supervisor was asked to `start` or `stop`.
+    pub fn asked(&self, verb: &str) -> usize {
+        let asked = fs::read_to_string(self.path("supervisor/asked")).unwrap_or_default();
+        asked.lines().filter(|line| *line == verb).count()
+    }
+
+    // ---- places ----
+
+    /// A path in this world's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() {
+            return self.dir.path().to_owned();
+        }
+        self.dir.path().join(name)
+    }
+
+    /// etcd's data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.path("data/default.etcd")
+    }
+
+    /// A directory for archives, empty at first.
+    pub fn target(&self) -> PathBuf {
+        self.path("target")
+    }
+
+    /// `target=DIR` for that directory.
+    pub fn to_target(&self) -> String {
+        format!("target={}", self.target().display())
+    }
+
+    /// Sets the mode of a path in this world.
+    pub fn set_mode(&self, name: &str, mode: u32) {
+        fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// The inode of the live `member` directory.
+    pub fn tree(&self) -> u64 {
+        fs::metadata(self.data_dir().join("member")).unwrap().ino()
+    }
+
+    /// What lies about beside the live data and the finished archives: stages, parts, parked trees. A lock may stay.
+    pub fn leftovers(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut look = |dir: PathBuf, expected: &dyn Fn(&str) -> bool| {
+            for name in names(&dir) {
+                if !expected(&name) && !name.contains("lock") {
+                    found.push(format!("{}/{name}", dir.display()));
+                }
+            }
+        };
+        look(self.path("data"), &|name| name == "default.etcd");
+        look(self.data_dir(), &|name| name == "member");
+        look(self.target(), &|name| name.starts_with("etcd-snapshot-") && name.ends_with(".tar.gz"));
+        found
+    }
+
+    // ---- the actions ----
+
+    /// The command of one of our binaries, as a terminal with an empty environment would run it.
+    pub fn action(&self, binary: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(binary);
+        command
+            .args(args)
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("ETCD_SITE", self.site())
+            .current_dir("/");
+        command
+    }
+
+    /// Starts `snapshot`.
+    pub fn start_snapshot(&self, args: &[&str]) -> Run {
+        Run::start(self.action(env!("CARGO_BIN_EXE_snapshot"), args), &self.path("runs"))
+    }
+
+    /// Runs `snapshot` to its end.
+    pub fn snapshot(&self, args: &[&str]) -> Out {
+        self.start_snapshot(args).finish()
+    }
+
+    /// Starts `restore`.
+    pub fn start_restore(&self, args: &[&str]) -> Run {
+        Run::start(self.action(env!("CARGO_BIN_EXE_restore"), args), &self.path("runs"))
+    }
+
+    /// Runs `restore` to its end.
+    pub fn restore(&self, args: &[&str]) -> Out {
+        self.start_restore(args).finish()
+    }
+
+    /// A good snapshot of what is there now. Gives the archive's path.
+    pub fn saved(&self) -> PathBuf {
+        PathBuf::from(self.snapshot(&[&self.to_target()]).completed().get("snapshot.path"))
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // Only what runs in this world's own directory: its etcd and what a walk may have left.
+        for pid in self.processes() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Whether we may do what only root may.
+pub fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// A port that is free now and that this process has not given out before. Not from the range of outgoing connections:
+/// one of those could take it while a test has etcd stopped.
+fn free_port() -> u16 {
+    const LOWEST: u16 = 11_000;
+    const COUNT: u16 = 20_000;
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
+    // Test processes that run at the same time begin in different places.
+    let begin = u16::try_from(std::process::id().wrapping_mul(997) % u32::from(COUNT)).unwrap();
+    loop {
+        let step = GIVEN.fetch_add(1, Ordering::Relaxed) % COUNT;
+        let port = LOWEST + (begin + step) % COUNT;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}

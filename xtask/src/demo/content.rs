@@ -1,0 +1,228 @@
+//! Owns what is in the throw-away etcd: keys and values like those of a small Kubernetes, and the
+//! accident that befalls them.
+//!
+//! It must never hold anything real: every name, address and secret here is made from a counter.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::server::Server;
+use crate::{command, workspace};
+
+/// etcd takes at most 128 operations in one transaction.
+const PUTS_PER_TRANSACTION: usize = 100;
+const NAMESPACES: [&str; 5] = ["default", "kube-system", "monitoring", "shop", "staging"];
+const APPS: [&str; 6] = ["cart", "checkout", "gateway", "ledger", "search", "web"];
+
+/// Resources whose keys the accident deletes.
+const DELETED: [&str; 5] = ["deployments", "events", "pods", "replicasets", "secrets"];
+/// How many of the others it overwrites.
+const OVERWRITTEN: usize = 3;
+
+/// All that is put into etcd, in order.
+pub struct Content {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    resource: &'static str,
+    key: String,
+    value: Value,
+}
+
+impl Content {
+    /// About two thousand keys.
+    pub fn kubernetes() -> Self {
+        let mut entries = Vec::new();
+        for (resource, count, object) in RESOURCES {
+            entries.extend((0..*count).map(|number| entry(resource, number, *object)));
+        }
+        Self { entries }
+    }
+
+    /// Puts everything, a hundred keys at a time; events under a lease, as Kubernetes does.
+    pub fn write_to(&self, server: &Server, home: &Path) -> Result<()> {
+        let lease = lease(server)?;
+        let directory = home.join("fill");
+        fs::create_dir(&directory).context("creating a directory for the transactions")?;
+        let shown = command::quoted(&workspace::short(&directory));
+        println!("$ for t in {shown}/*.txn; do {} <$t; done", command::typed(&server.etcdctl(&["txn"])));
+        let mut transactions = 0;
+        for puts in self.entries.chunks(PUTS_PER_TRANSACTION) {
+            let file = directory.join(format!("{transactions:03}.txn"));
+            fs::write(&file, transaction(puts, &lease))
+                .with_context(|| format!("writing {}", file.display()))?;
+            commit(server, &file)?;
+            transactions += 1;
+        }
+        println!("SUCCESS, {transactions} times: {} keys put", self.entries.len());
+        Ok(())
+    }
+
+    /// Deletes most keys, overwrites a few, and adds one that was never there.
+    pub fn damage(&self, server: &Server) -> Result<()> {
+        for resource in DELETED {
+            command::run_well(&mut server.etcdctl(&["del", "--prefix", &format!("/registry/{resource}/")]))?;
+        }
+        let kept = self.entries.iter().filter(|entry| entry.resource == "configmaps");
+        for entry in kept.take(OVERWRITTEN) {
+            command::run_well(&mut server.etcdctl(&["put", &entry.key, "overwritten by mistake"]))?;
+        }
+        command::run_well(&mut server.etcdctl(&["put", "/registry/pods/default/intruder", "{}"]))
+    }
+}
+
+/// A lease of one hour, by its number.
+fn lease(server: &Server) -> Result<String> {
+    let said = command::run_and_keep(&mut server.etcdctl(&["lease", "grant", "3600"]))?;
+    let number = said.strip_prefix("lease ").and_then(|rest| rest.split(' ').next());
+    Ok(number.context("etcdctl told no lease")?.to_owned())
+}
+
+/// What `etcdctl txn` reads: no comparisons, the puts, and nothing to do otherwise.
+fn transaction(puts: &[Entry], lease: &str) -> String {
+    let mut text = String::from("\n");
+    for Entry { resource, key, value } in puts {
+        let option = if *resource == "events" { format!("--lease={lease} ") } else { String::new() };
+        text.push_str(&format!("put {option}{key} '{value}'\n"));
+    }
+    text.push_str("\n\n");
+    text
+}
+
+fn commit(server: &Server, transaction: &Path) -> Result<()> {
+    let input = File::open(transaction).with_context(|| format!("opening {}", transaction.display()))?;
+    let mut etcdctl = server.etcdctl(&["txn"]);
+    let output = etcdctl.stdin(Stdio::from(input)).output().context("etcdctl could not be started")?;
+    crate::interrupt::check()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || !said.contains("SUCCESS") {
+        let words = String::from_utf8_lossy(&output.stderr);
+        bail!("etcdctl txn failed ({}) on {}:\n{words}", output.status, transaction.display());
+    }
+    Ok(())
+}
+
+/// Makes the rest of an object, for its number.
+type Object = fn(usize) -> Value;
+
+const RESOURCES: &[(&str, usize, Object)] = &[
+    ("configmaps", 240, config_map),
+    ("deployments", 120, deployment),
+    ("events", 160, event),
+    ("leases", 40, lease_object),
+    ("pods", 760, pod),
+    ("replicasets", 160, deployment),
+    ("secrets", 280, secret),
+    ("serviceaccounts", 80, |_| json!({"automountServiceAccountToken": false})),
+    ("services", 180, service),
+];
+
+fn entry(resource: &'static str, number: usize, object: Object) -> Entry {
+    let namespace = NAMESPACES[number % NAMESPACES.len()];
+    let mark = mark(resource, number);
+    let app = APPS[number % APPS.len()];
+    let name = format!("{app}-{number:04}-{}", &mark[..5]);
+    let mut value = json!({
+        "apiVersion": "v1",
+        "kind": resource,
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": format!("{}-{}-{}-{}-{}", &mark[..8], &mark[8..12], &mark[12..16], &mark[16..20], &mark[20..32]),
+            "labels": {"app.kubernetes.io/name": app, "pod-template-hash": &mark[32..42]},
+            "creationTimestamp": format!("2024-03-{:02}T{:02}:{:02}:00Z", 1 + number % 28, number % 24, number % 60),
+        },
+    });
+    merge(&mut value, object(number));
+    Entry { resource, key: format!("/registry/{resource}/{namespace}/{name}"), value }
+}
+
+fn merge(value: &mut Value, more: Value) {
+    if let (Value::Object(value), Value::Object(more)) = (value, more) {
+        value.extend(more);
+    }
+}
+
+/// Looks random, and is the same every time.
+fn mark(salt: &str, number: usize) -> String {
+    let hash = Sha256::digest(format!("{salt}/{number}"));
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn pod(number: usize) -> Value {
+    json!({
+        "spec": {
+            "nodeName": format!("node-{}", number % 9),
+            "serviceAccountName": "default",
+            "containers": [{
+                "name": "main",
+                "image": format!("images.example/shop/{}@sha256:{}", APPS[number % APPS.len()], mark("image", number % 6)),
+                "env": [{"name": "LOG_LEVEL", "value": "info"}, {"name": "SHARD", "value": number.to_string()}],
+                "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+                "volumeMounts": [{"name": "config", "mountPath": "/etc/app", "readOnly": true}],
+            }],
+            "volumes": [{"name": "config", "configMap": {"name": format!("config-{}", number % 240)}}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": format!("10.42.{}.{}", number / 250, 2 + number % 250),
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}],
+        },
+    })
+}
+
+fn deployment(number: usize) -> Value {
+    json!({"spec": {"replicas": 1 + number % 5, "template": pod(number)}, "status": {"readyReplicas": 1 + number % 5}})
+}
+
+fn secret(number: usize) -> Value {
+    json!({"type": "Opaque", "data": {"password": mark("password", number), "token": mark("token", number)}})
+}
+
+fn config_map(number: usize) -> Value {
+    let settings: Vec<String> =
+        (0..12).map(|line| format!("setting.{line} = {}", mark("line", number + line))).collect();
+    json!({"data": {"app.properties": settings.join("\n")}})
+}
+
+fn service(number: usize) -> Value {
+    json!({"spec": {
+        "clusterIP": format!("10.96.{}.{}", number / 250, 2 + number % 250),
+        "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}],
+    }})
+}
+
+fn event(number: usize) -> Value {
+    json!({"reason": "Pulled", "count": 1 + number % 7, "type": "Normal", "message": "Container image is already present"})
+}
+
+fn lease_object(number: usize) -> Value {
+    json!({"spec": {"holderIdentity": format!("node-{}", number % 9), "leaseDurationSeconds": 40}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn there_are_about_two_thousand_keys_and_no_two_alike() {
+        let content = Content::kubernetes();
+        let keys: BTreeSet<_> = content.entries.iter().map(|entry| &entry.key).collect();
+        assert_eq!(keys.len(), content.entries.len());
+        assert!((1900..2200).contains(&keys.len()), "{}", keys.len());
+    }
+
+    #[test]
+    fn no_value_breaks_out_of_its_quotes() {
+        for entry in Content::kubernetes().entries {
+            assert!(!entry.value.to_string().contains(['\'', '\n']), "{}", entry.key);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Owns the throw-away etcd: its ports, its files, its supervisor, and its end.
+//!
+//! It must never listen beyond loopback or on etcd's own ports, and its etcd must never outlive it,
+//! whatever happened: `restore` stops and starts that etcd behind our back, so what ends it is the
+//! supervisor's script and not a process handle.
+
+use std::ffi::OsString;
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use crate::{command, workspace};
+
+const SUPERVISOR: &str = include_str!("supervisor.sh");
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running etcd; dropping it stops it.
+pub struct Server {
+    endpoint: String,
+    path: OsString,
+    script: PathBuf,
+    log: PathBuf,
+    site: PathBuf,
+    running: bool,
+}
+
+impl Server {
+    /// Writes the files of a small installation into `home`, and starts it.
+    pub fn start(home: &Path, bin: &Path) -> Result<Self> {
+        let [client, peer] = ports()?.map(|port| format!("http://127.0.0.1:{port}"));
+        let mut server = Self {
+            path: path(bin)?,
+            script: home.join("etcd-supervisor"),
+            log: home.join("etcd.log"),
+            site: home.join("site.yaml"),
+            endpoint: client,
+            running: false,
+        };
+        server.write_files(home, bin, &peer)?;
+        // From here on there may be an etcd to stop, even if the script fails half-way.
+        server.running = true;
+        command::run_well(command::new(&server.script).arg("start"))?;
+        let shown = command::quoted(&workspace::short(bin));
+        println!("$ export ETCDCTL_ENDPOINTS={} PATH={shown}:\"$PATH\"", server.endpoint);
+        server.wait_until_healthy()?;
+        Ok(server)
+    }
+
+    /// Stops it and says so if that fails; dropping would be silent.
+    pub fn stop(mut self) -> Result<()> {
+        command::show(&self.stopping());
+        self.running = false;
+        self.end()
+    }
+
+    /// The site file, which tells the actions where this etcd is.
+    pub fn site(&self) -> &Path {
+        &self.site
+    }
+
+    /// etcdctl on this etcd: which one and where it asks is in the environment, to keep what is shown short.
+    pub fn etcdctl(&self, arguments: &[&str]) -> Command {
+        let mut etcdctl = command::new("etcdctl");
+        etcdctl.env("PATH", &self.path).env("ETCDCTL_ENDPOINTS", &self.endpoint).args(arguments);
+        etcdctl
+    }
+
+    /// Shows how many keys there are and at which revision, in etcd's words.
+    pub fn count(&self) -> Result<()> {
+        command::run_well(&mut self.etcdctl(&["get", "", "--from-key", "--count-only", "--write-out=fields"]))
+    }
+
+    fn write_files(&self, home: &Path, bin: &Path, peer: &str) -> Result<()> {
+        let (config, data) = (home.join("etcd.conf.yml"), home.join("data"));
+        let settings = json!({
+            "name": "demo",
+            "data-dir": data,
+            "listen-client-urls": self.endpoint,
+            "advertise-client-urls": self.endpoint,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": format!("demo={peer}"),
+            "initial-cluster-token": "etcd-demo",
+        });
+        let site = json!({
+            "endpoint": self.endpoint,
+            "data-dir": data,
+            "config-file": config,
+            "bin-dir": bin,
+            "service": {"start": [self.script, "start"], "stop": [self.script, "stop"]},
+        });
+        write(&config, &serde_yaml::to_string(&settings)?)?;
+        write(&self.site, &serde_yaml::to_string(&site)?)?;
+        write(&self.script, &supervisor(home, bin))?;
+        fs::set_permissions(&self.script, Permissions::from_mode(0o700)).context("the supervisor script")
+    }
+
+    /// Asks in silence until the answer is good, then shows it.
+    fn wait_until_healthy(&self) -> Result<()> {
+        let mut health = self.etcdctl(&["endpoint", "health"]);
+        let began = Instant::now();
+        while let Err(error) = command::output(&mut health) {
+            crate::interrupt::check()?;
+            if began.elapsed() > PATIENCE {
+                return Err(error)
+                    .with_context(|| format!("etcd did not come up; its log is {}", self.log.display()));
+            }
+            sleep(Duration::from_millis(200));
+        }
+        command::run_well(&mut self.etcdctl(&["endpoint", "health"]))
+    }
+
+    fn stopping(&self) -> Command {
+        let mut stop = command::new(&self.script);
+        stop.arg("stop");
+        stop
+    }
+
+    fn end(&self) -> Result<()> {
+        let status = self.stopping().status().context("the supervisor script could not be started")?;
+        if !status.success() {
+            bail!(
+                "the throw-away etcd may still run: {} failed ({status})",
+                command::typed(&self.stopping())
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.running
+            && let Err(error) = self.end()
+        {
+            eprintln!("error: {error:#}");
+        }
+    }
+}
+
+/// The search path, with this etcd's programs first.
+fn path(bin: &Path) -> Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path));
+    std::env::join_paths(places).with_context(|| format!("{} cannot be put on PATH", bin.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    println!("(writing {})", workspace::short(path));
+    fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+fn supervisor(home: &Path, bin: &Path) -> String {
+    let word = |path: PathBuf| command::quoted(&path.to_string_lossy());
+    SUPERVISOR.replace("@HOME@", &word(home.to_owned())).replace("@ETCD@", &word(bin.join("etcd")))
+}
+
+/// Two ports that were free a moment ago. Both are held until both are known, or they could be one.
+fn ports() -> Result<[u16; 2]> {
+    let free = || {
+        loop {
+            let listener = TcpListener::bind("127.0.0.1:0").context("a free port on 127.0.0.1 is needed")?;
+            let port = listener.local_addr()?.port();
+            if !(2379..=2380).contains(&port) {
+                return anyhow::Ok((port, listener));
+            }
+        }
+    };
+    let (client, peer) = (free()?, free()?);
+    Ok([client.0, peer.0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_ports_are_two() {
+        let [client, peer] = ports().unwrap();
+        assert_ne!(client, peer);
+    }
+
+    #[test]
+    fn the_supervisor_stands_a_directory_with_a_space() {
+        let script = supervisor(Path::new("/tmp/a b"), Path::new("/opt/etcd"));
+        assert!(script.contains("home='/tmp/a b'\netcd=/opt/etcd/etcd\n"), "{script}");
+    }
+}

@@ -1,0 +1,251 @@
+//! `cargo xtask etcd`: the real etcd servers that the tests and the demo run, unpacked under cargo's
+//! target directory.
+//!
+//! It must never install anything on the machine: apt works on a private state, from the mirror and
+//! the keys that the machine already trusts, and the packages are unpacked, not installed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::{command, workspace};
+
+/// One etcd, and the Debian release that has it.
+pub struct Release {
+    /// Major and minor version.
+    pub version: &'static str,
+    /// The variable that names a directory to use instead; the tests read the same.
+    pub variable: &'static str,
+    suite: &'static str,
+    programs: &'static [&'static str],
+}
+
+/// The older etcd, where etcdctl does all the work.
+const OLD: Release =
+    Release { version: "3.4", variable: "ETCD_3_4_BIN", suite: "bookworm", programs: &["etcd", "etcdctl"] };
+
+/// The newer etcd, which has etcdutl and can bump revisions.
+pub const NEW: Release = Release {
+    version: "3.5",
+    variable: "ETCD_3_5_BIN",
+    suite: "trixie",
+    programs: &["etcd", "etcdctl", "etcdutl"],
+};
+
+/// All that the tests run on.
+pub const RELEASES: &[Release] = &[OLD, NEW];
+
+const PACKAGES: [&str; 2] = ["etcd-server", "etcd-client"];
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Makes sure of every release and prints its directory.
+pub fn run() -> Result<ExitCode> {
+    let target = workspace::target_directory()?;
+    for release in RELEASES {
+        println!("{}", ensure(&target, release)?.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The directory that has the release's programs, fetched first where it is missing.
+pub fn ensure(target: &Path, release: &Release) -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(release.variable).filter(|named| !named.is_empty()) {
+        let bin = std::path::absolute(named)?;
+        inspect(&bin, release).with_context(|| format!("{} names {}", release.variable, bin.display()))?;
+        return Ok(bin);
+    }
+    let home = target.join("etcd").join(release.version);
+    let bin = home.join("usr/bin");
+    if missing(&bin, release).is_none() {
+        return Ok(bin);
+    }
+    announce(&home, release);
+    fetch(&home, release).with_context(|| no_etcd(release))?;
+    Ok(bin)
+}
+
+fn announce(home: &Path, release: &Release) {
+    eprintln!(
+        "etcd {} is missing: fetching Debian's {} ({}) into {}; nothing is installed on this machine",
+        release.version,
+        PACKAGES.join(" and "),
+        release.suite,
+        workspace::short(home)
+    );
+}
+
+fn no_etcd(release: &Release) -> String {
+    let Release { version, variable, programs, .. } = release;
+    let programs = programs.join(", ");
+    format!(
+        "etcd {version} could not be fetched; to use one you have, set {variable} to the directory of {programs}"
+    )
+}
+
+/// Everything happens in a directory beside the final one, which is renamed when it is whole.
+fn fetch(home: &Path, release: &Release) -> Result<()> {
+    let shelf = home.parent().context("the target directory has no parent")?;
+    fs::create_dir_all(shelf).with_context(|| format!("creating {}", shelf.display()))?;
+    let stage = tempfile::Builder::new()
+        .prefix(".fetching-")
+        .tempdir_in(shelf)
+        .with_context(|| format!("creating a directory in {}", shelf.display()))?;
+    let root = unpack(&download(&stage, release)?, stage.path())?;
+    inspect(&root.join("usr/bin"), release)?;
+    put(&root, home, release)
+}
+
+/// Two runs at once may both arrive here: the second finds the place taken by an equal.
+fn put(root: &Path, home: &Path, release: &Release) -> Result<()> {
+    let bin = home.join("usr/bin");
+    if home.exists() && missing(&bin, release).is_some() {
+        fs::remove_dir_all(home).with_context(|| format!("removing the incomplete {}", home.display()))?;
+    }
+    match fs::rename(root, home) {
+        Err(_) if missing(&bin, release).is_none() => Ok(()),
+        renamed => renamed.with_context(|| format!("renaming the unpacked etcd to {}", home.display())),
+    }
+}
+
+fn download(stage: &TempDir, release: &Release) -> Result<Vec<PathBuf>> {
+    let at = stage.path();
+    for directory in ["lists/partial", "cache/archives/partial", "debs"] {
+        fs::create_dir_all(at.join(directory)).with_context(|| format!("creating {directory}"))?;
+    }
+    let source = format!("deb [signed-by={KEYRING}] {} {} main\n", mirror()?, release.suite);
+    fs::write(at.join("sources.list"), source).context("writing sources.list")?;
+    fs::write(at.join("status"), "").context("writing an empty package status")?;
+
+    command::output(private_apt(at).args(["-qq", "update"]))?;
+    let debs = at.join("debs");
+    command::output(private_apt(at).args(["-qq", "download"]).args(PACKAGES).current_dir(&debs))?;
+    let found = fs::read_dir(&debs).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    found.with_context(|| format!("reading {}", debs.display()))
+}
+
+/// apt-get that reads one source and writes to nothing but the stage.
+fn private_apt(stage: &Path) -> Command {
+    let mut apt = apt();
+    let mut option = |name: &str, value: &Path| {
+        apt.arg("-o").arg(format!("{name}={}", value.display()));
+    };
+    option("Dir::Etc::sourcelist", &stage.join("sources.list"));
+    option("Dir::State::lists", &stage.join("lists"));
+    option("Dir::Cache", &stage.join("cache"));
+    // What the machine has installed, pinned or preferred must not decide which version is fetched.
+    option("Dir::State::status", &stage.join("status"));
+    for name in ["Dir::Etc::sourceparts", "Dir::Etc::preferences", "Dir::Etc::preferencesparts"] {
+        option(name, Path::new("/dev/null"));
+    }
+    option("APT::Default-Release", Path::new(""));
+    option("APT::Get::List-Cleanup", Path::new("0"));
+    option("Acquire::Languages", Path::new("none"));
+    option("Acquire::Retries", Path::new("3"));
+    // Without it a failed download of the index is a warning, and the error to come is about something else.
+    option("APT::Update::Error-Mode", Path::new("any"));
+    // Run by root, apt would download as its own user, who cannot enter a private checkout.
+    option("APT::Sandbox::User", Path::new("root"));
+    apt
+}
+
+fn apt() -> Command {
+    let mut apt = command::new("apt-get");
+    apt.env("LC_ALL", "C");
+    apt
+}
+
+/// The Debian mirror that this machine already uses.
+fn mirror() -> Result<String> {
+    let mut indexes = indexes()?;
+    if indexes.trim().is_empty() {
+        eprintln!("apt has no package lists yet: running apt-get update on this machine first");
+        command::output(apt().args(["-qq", "update"]))
+            .context("the machine's own package lists are needed once")?;
+        indexes = self::indexes()?;
+    }
+    debian(&indexes).context("this machine's apt knows no Debian mirror")
+}
+
+fn indexes() -> Result<String> {
+    command::output(apt().args(["indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(LABEL)|$(REPO_URI)"]))
+}
+
+/// The main archive: its security archive is labelled otherwise, and lacks most packages.
+fn debian(indexes: &str) -> Option<String> {
+    indexes.lines().find_map(|line| line.strip_prefix("Packages|Debian|Debian|")).map(str::to_owned)
+}
+
+fn unpack(debs: &[PathBuf], stage: &Path) -> Result<PathBuf> {
+    let root = stage.join("root");
+    for deb in debs {
+        command::output(command::new("dpkg").arg("-x").arg(deb).arg(&root))?;
+    }
+    Ok(root)
+}
+
+/// The programs are there, and of the version that they are taken for.
+fn inspect(bin: &Path, release: &Release) -> Result<()> {
+    if let Some(program) = missing(bin, release) {
+        bail!("there is no {program} in {}", bin.display());
+    }
+    let said = command::output(command::new(bin.join("etcd")).arg("--version"))?;
+    let first = said.lines().next().unwrap_or_default();
+    if !first.starts_with(&format!("etcd Version: {}.", release.version)) {
+        bail!("{} is not of version {}: it says “{first}”", bin.join("etcd").display(), release.version);
+    }
+    Ok(())
+}
+
+fn missing(bin: &Path, release: &Release) -> Option<&'static str> {
+    release.programs.iter().copied().find(|program| !bin.join(program).is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_debians_main_archive() {
+        let indexes = "DEP-11|Debian|Debian|m://a/\nPackages|Debian|Debian-Security|m://b/\nPackages|Debian|Debian|m://c/\nPackages|Debian|Debian|m://d/\n";
+        assert_eq!(debian(indexes).as_deref(), Some("m://c/"));
+        assert_eq!(debian("Packages|Ubuntu|Ubuntu|m://e/\n"), None);
+    }
+
+    #[test]
+    fn a_directory_without_the_programs_is_told_by_the_one_that_is_missing() {
+        let empty = tempfile::tempdir().unwrap();
+        let error = inspect(empty.path(), &NEW).unwrap_err().to_string();
+        assert!(error.starts_with("there is no etcd in "), "{error}");
+    }
+
+    #[test]
+    fn an_equal_that_came_first_is_kept() {
+        let shelf = tempfile::tempdir().unwrap();
+        let (root, home) = (shelf.path().join("root"), shelf.path().join("3.4"));
+        for place in [&root, &home] {
+            fs::create_dir_all(place.join("usr/bin")).unwrap();
+            for program in OLD.programs {
+                fs::write(place.join("usr/bin").join(program), place.display().to_string()).unwrap();
+            }
+        }
+        put(&root, &home, &OLD).unwrap();
+        assert_eq!(fs::read_to_string(home.join("usr/bin/etcd")).unwrap(), home.display().to_string());
+    }
+
+    #[test]
+    fn an_incomplete_directory_is_replaced() {
+        let shelf = tempfile::tempdir().unwrap();
+        let (root, home) = (shelf.path().join("root"), shelf.path().join("3.4"));
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        fs::create_dir_all(home.join("usr/bin")).unwrap();
+        for program in OLD.programs {
+            fs::write(root.join("usr/bin").join(program), "new").unwrap();
+        }
+        fs::write(home.join("usr/bin/etcd"), "half").unwrap();
+        put(&root, &home, &OLD).unwrap();
+        assert_eq!(fs::read_to_string(home.join("usr/bin/etcd")).unwrap(), "new");
+    }
+}

@@ -1,0 +1,58 @@
+//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask etcd`.
+//!
+//! A doorway: one match, one module per command. It must never do a command's work itself.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a developer's tool talks to the terminal it was typed in"
+)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the rooms that own processes, files and the environment are the product's, and this is not the product"
+)]
+
+mod command;
+mod demo;
+mod etcd;
+mod interrupt;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+Usage: cargo xtask COMMAND
+
+  demo         start a throw-away etcd, snapshot it, damage it, restore it, and show each step
+  test [ARGS]  fmt, clippy, and the tests on real etcd servers; ARGS are passed on to cargo test
+  etcd         make sure that the etcd servers for the tests are here, and print where";
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let done = interrupt::watch().and_then(|()| match words.as_slice() {
+        ["demo"] => demo::run(),
+        ["test", arguments @ ..] => test::run(arguments),
+        ["etcd"] => etcd::run(),
+        ["help" | "--help" | "-h"] => {
+            println!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprintln!("{HELP}");
+            Ok(ExitCode::from(2))
+        }
+    });
+    done.unwrap_or_else(|error| {
+        tell(&error);
+        ExitCode::FAILURE
+    })
+}
+
+/// Says what failed, then each cause on a line of its own: a tool's words may be several lines.
+fn tell(error: &anyhow::Error) {
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  because: {cause}");
+    }
+}

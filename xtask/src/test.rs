@@ -1,0 +1,49 @@
+//! `cargo xtask test`: everything that needs no long run, on real etcd servers.
+//!
+//! It owns the order and nothing else: which tests there are is cargo's matter.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitCode, ExitStatus};
+
+use anyhow::Result;
+
+use crate::{command, etcd, workspace};
+
+/// Formatting, lints and tests, up to the first that fails; its exit code becomes ours.
+pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    let target = workspace::target_directory()?;
+    for mut step in [
+        cargo(&["fmt", "--all", "--check"]),
+        cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        tests(&target, arguments)?,
+    ] {
+        let status = command::run(&mut step)?;
+        if !status.success() {
+            return Ok(code(status));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tests are told where etcd is, so that they find it under any target directory.
+fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {
+    let mut cargo = cargo(&["test", "--workspace"]);
+    cargo.args(arguments);
+    for release in etcd::RELEASES {
+        cargo.env(release.variable, etcd::ensure(target, release)?);
+    }
+    Ok(cargo)
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.args(arguments);
+    cargo
+}
+
+/// As a shell would report it: a signal counts from 128.
+fn code(status: ExitStatus) -> ExitCode {
+    let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    ExitCode::from(number.and_then(|number| u8::try_from(number).ok()).unwrap_or(1))
+}
