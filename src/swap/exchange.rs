@@ -243,15 +243,20 @@ impl<'a> Exchange<'a> {
         Ok(kept)
     }
 
-    /// Once a stop was ordered, a start must be, even if etcd still runs: it may be about to obey.
+    /// Once a stop was ordered, a start must be, even if etcd still runs: it may be about to obey, while we wait for it
+    /// or after it has answered.
     fn serve_old_data(&self) -> Result<()> {
         let about_to_stop = self.data().in_use()?;
+        let served = self.start_on_old_data();
+        if about_to_stop && self.data().hold(LATE_STOP).is_ok() {
+            return self.start_on_old_data();
+        }
+        served
+    }
+
+    fn start_on_old_data(&self) -> Result<()> {
         self.start().context("starting etcd on the old data")?;
         serving(self.site, self.data()).context("waiting for etcd on the old data")?;
-        if about_to_stop && self.data().hold(LATE_STOP).is_ok() {
-            self.start().context("starting etcd on the old data again")?;
-            serving(self.site, self.data()).context("waiting for etcd on the old data")?;
-        }
         Ok(())
     }
 

@@ -93,6 +93,7 @@ impl Ground {
                 assert!(out.status.success(), "{what}: {}", out.told());
             }
             Next::Boot => {
+                world.await_ordered_stop();
                 world.start();
                 booted = Some(self.which(what));
                 told_to_recover(world, what);

@@ -21,6 +21,7 @@ on_both_versions! {
 }
 on_one_version! {
     starts_an_etcd_that_stopped_late,
+    recovers_although_etcd_obeys_an_old_stop,
     a_bump_too_small_is_a_warning_and_no_outage,
 }
 
@@ -145,6 +146,25 @@ fn starts_an_etcd_that_stopped_late(version: Version) {
     sleep(Duration::from_secs(3));
     assert!(world.running() && world.healthy(), "{}", world.log());
     assert_same(&world.dump(), &old, "after a late stop");
+}
+
+/// The run that ordered the stop is dead. What recovery starts is the etcd that is about to obey.
+fn recovers_although_etcd_obeys_an_old_stop(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.damage();
+    let old = world.dump();
+    let obey_once_asked_to_start = "kill -KILL \"$PPID\"; kill -STOP \"$pid\"
+        setsid sh -c 'until grep -q start \"$1/asked\"; do sleep 0.01; done; sleep 0.2; kill -TERM \"$2\"; kill -CONT \"$2\"' \\
+            obey \"$dir\" \"$pid\" </dev/null >/dev/null 2>&1 &
+        exit 0";
+    world.arm("before-stop", obey_once_asked_to_start);
+    assert_eq!(world.restore(&[&from(&archive), &world.to_target()]).status.code(), None);
+    world.disarm("before-stop");
+    let _ = world.restore(&["--recover"]).completed();
+    assert!(world.running() && world.healthy(), "{}", world.log());
+    assert_same(&world.dump(), &old, "after an old stop");
 }
 
 fn a_bump_too_small_is_a_warning_and_no_outage(version: Version) {

@@ -47,6 +47,15 @@ impl World {
         assert!(!self.running());
     }
 
+    /// Waits for the end of an etcd that was ordered to stop by somebody who is dead now, as a machine does that goes
+    /// down. The order may have died with him.
+    pub fn await_ordered_stop(&self) {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        while self.path("supervisor/stopping").exists() && self.running() && Instant::now() < deadline {
+            sleep(Duration::from_millis(10));
+        }
+    }
+
     fn supervisor(&self, verb: &str) {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/supervisor");
         let status = Command::new(script)
