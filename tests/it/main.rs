@@ -29,6 +29,7 @@ macro_rules! on_one_version {
 
 mod archive;
 mod broken_tools;
+mod chaos;
 mod client;
 mod cluster;
 mod crash;

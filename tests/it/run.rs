@@ -78,6 +78,11 @@ impl Run {
             }
             sleep(Duration::from_millis(3));
         };
+        self.ended_as(status)
+    }
+
+    /// It has ended, and somebody else has waited for it.
+    pub fn ended_as(self, status: ExitStatus) -> Out {
         Out {
             took: self.started.elapsed(),
             status,

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo`, `cargo xtask test`, `cargo xtask etcd`.
+//! The project's own commands: `cargo xtask demo`, `test`, `chaos`, `etcd`.
 //!
 //! A doorway: one match, one module per command. It must never do a command's work itself.
 #![allow(
@@ -11,6 +11,7 @@
     reason = "the rooms that own processes, files and the environment are the product's, and this is not the product"
 )]
 
+mod chaos;
 mod command;
 mod demo;
 mod etcd;
@@ -25,6 +26,7 @@ Usage: cargo xtask COMMAND
 
   demo         start a throw-away etcd, snapshot it, damage it, restore it, and show each step
   test [ARGS]  fmt, clippy, and the tests on real etcd servers; ARGS are passed on to cargo test
+  chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N]
   etcd         make sure that the etcd servers for the tests are here, and print where";
 
 fn main() -> ExitCode {
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
     let done = interrupt::watch().and_then(|()| match words.as_slice() {
         ["demo"] => demo::run(),
         ["test", arguments @ ..] => test::run(arguments),
+        ["chaos", arguments @ ..] => chaos::run(arguments),
         ["etcd"] => etcd::run(),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

@@ -1,0 +1,126 @@
+//! A disk that loses its power: a file system on a loop device that is shut down under whoever uses it, and comes back with
+//! what had reached it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::look::succeed;
+use crate::world::World;
+
+/// A file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Ext4,
+    Xfs,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ext4, Self::Xfs];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+        }
+    }
+}
+
+/// What reaches the disk before the power goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// What was synced, no more.
+    Nothing,
+    /// The file system's own log as well: names and sizes whose content may be missing.
+    Log,
+}
+
+impl Flush {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Nothing, Self::Log];
+
+    fn shutdown(self) -> &'static str {
+        match self {
+            Self::Nothing => "shutdown",
+            Self::Log => "shutdown -f",
+        }
+    }
+}
+
+/// The disk under a world's `data` and `target`.
+pub struct Disk {
+    image: PathBuf,
+    mounted: PathBuf,
+    over: [PathBuf; 2],
+}
+
+impl Disk {
+    /// Puts a fresh disk under a world that has not run yet.
+    pub fn under(world: &World, kind: Kind) -> Self {
+        let disk = Self {
+            image: world.path("image"),
+            mounted: world.path("disk"),
+            over: ["data", "target"].map(|name| world.path(name)),
+        };
+        fs::File::create(&disk.image).unwrap().set_len(1 << 30).unwrap();
+        let quiet = if kind == Kind::Ext4 { "-qF" } else { "-qf" };
+        run(Command::new(format!("mkfs.{}", kind.name())).arg(quiet).arg(&disk.image));
+        fs::create_dir(&disk.mounted).unwrap();
+        run(Command::new("mount").args(["-o", "loop"]).arg(&disk.image).arg(&disk.mounted));
+        for over in &disk.over {
+            fs::create_dir(disk.mounted.join(over.file_name().unwrap())).unwrap();
+        }
+        disk.bind();
+        world.set_mode("target", 0o700);
+        disk
+    }
+
+    fn bind(&self) {
+        for over in &self.over {
+            let from = self.mounted.join(over.file_name().unwrap());
+            run(Command::new("mount").arg("--bind").arg(from).arg(over));
+        }
+    }
+
+    /// The power goes: nothing reaches the disk any more.
+    pub fn cut(&self, flush: Flush) {
+        run(Command::new("xfs_io").args(["-x", "-c", flush.shutdown()]).arg(&self.mounted));
+    }
+
+    /// The power comes back. Everybody who used the disk must be gone.
+    pub fn restore_power(&self) {
+        for place in self.over.iter().chain([&self.mounted]) {
+            run(Command::new("umount").arg(place));
+        }
+        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mounted));
+        self.bind();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        for place in self.over.iter().chain([&self.mounted]) {
+            let _ = Command::new("umount").arg("-l").arg(place).status();
+        }
+    }
+}
+
+/// Whether power can be cut here, or what it takes.
+pub fn can_cut() -> Result<(), String> {
+    if !crate::world::is_root() {
+        return Err("only root may mount a disk".to_owned());
+    }
+    for (tool, package) in [("xfs_io", "xfsprogs"), ("mkfs.xfs", "xfsprogs"), ("mkfs.ext4", "e2fsprogs")] {
+        if which::which_in(tool, Some("/usr/sbin:/usr/bin:/sbin:/bin"), Path::new("/")).is_err() {
+            return Err(format!("{tool} is missing: install {package}"));
+        }
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) {
+    let shown = format!("{command:?}");
+    succeed(command.output().unwrap(), &shown);
+}

@@ -1,0 +1,87 @@
+//! Nothing is lost: the actions struck at every system call that touches a file or a process, and what is left then.
+//!
+//! The smoke tests strike at a few points spread over a walk. `cargo xtask chaos` strikes at all of them; it calls
+//! [`matrix`], which prints a row for each.
+
+mod disk;
+mod ground;
+mod strike;
+mod table;
+mod tracer;
+
+use disk::{Flush, Kind};
+use ground::Action;
+use strike::Mode;
+use table::Table;
+
+/// Strikes at so many points of each mode and action, spread evenly.
+const SMOKE: usize = 6;
+
+#[test]
+fn a_kill_anywhere_in_a_restore_loses_nothing() {
+    strike::some(Action::Restore, Mode::Kill, SMOKE).done();
+}
+
+#[test]
+fn a_kill_anywhere_in_a_snapshot_leaves_no_half_archive() {
+    strike::some(Action::Snapshot, Mode::Kill, SMOKE).done();
+}
+
+#[test]
+fn a_killed_tool_fails_the_restore_and_loses_nothing() {
+    strike::some(Action::Restore, Mode::Child, SMOKE).done();
+}
+
+#[test]
+fn a_call_that_fails_anywhere_in_a_restore_loses_nothing() {
+    strike::some(Action::Restore, Mode::Errno, SMOKE).done();
+}
+
+#[test]
+fn a_call_that_fails_anywhere_in_a_snapshot_leaves_no_half_archive() {
+    strike::some(Action::Snapshot, Mode::Errno, SMOKE).done();
+}
+
+#[test]
+fn a_term_anywhere_in_a_restore_is_an_end_in_good_order() {
+    strike::some(Action::Restore, Mode::Term, SMOKE).done();
+}
+
+#[test]
+fn a_power_cut_anywhere_in_a_restore_loses_nothing() {
+    if let Err(why) = disk::can_cut() {
+        eprintln!("skipped: {why}");
+        return;
+    }
+    for kind in Kind::ALL {
+        strike::some(Action::Restore, Mode::Power(kind, Flush::Nothing), SMOKE / 2).done();
+    }
+}
+
+/// What `cargo xtask chaos` asks for by the variables that it sets.
+#[test]
+#[ignore = "takes hours: cargo xtask chaos"]
+fn matrix() {
+    let asked = |name: &str| std::env::var(format!("CHAOS_{name}")).ok();
+    let actions = [("snapshot", Action::Snapshot), ("restore", Action::Restore)];
+    let mut table = Table::new();
+    for (name, action) in actions {
+        if asked("ACTION").is_some_and(|wanted| wanted != name) {
+            continue;
+        }
+        for mode in Mode::all() {
+            if asked("MODE").is_none_or(|wanted| wanted == mode.name()) {
+                let points = match asked("POINTS").as_deref() {
+                    Some("smoke") => SMOKE,
+                    Some(number) => number.parse().expect("CHAOS_POINTS: smoke or a number"),
+                    None => usize::MAX,
+                };
+                table.append(strike::some(action, mode, points));
+            }
+        }
+    }
+    if let Ok(path) = std::env::var("CHAOS_REPORT") {
+        std::fs::write(path, table.report()).unwrap();
+    }
+    table.done();
+}

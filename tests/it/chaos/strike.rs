@@ -1,0 +1,217 @@
+//! The ways to strike: which points there are, and what happens at one.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::disk::{Flush, Kind};
+use super::ground::{Action, Ground, Next};
+use super::table::{Row, Table};
+use super::tracer::{Call, Fate};
+use crate::run::Out;
+
+/// A way to strike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// SIGKILL to our process.
+    Kill,
+    /// SIGKILL to the tool of etcd that it runs.
+    Child,
+    /// Both.
+    Both,
+    /// The call fails.
+    Errno,
+    /// SIGTERM to our process.
+    Term,
+    /// The power goes: our process, etcd, and what had not reached the disk.
+    Power(Kind, Flush),
+}
+
+/// What a call is made to fail with.
+const ERRORS: [Errno; 7] =
+    [Errno::ENOSPC, Errno::EIO, Errno::EACCES, Errno::EROFS, Errno::EMFILE, Errno::ENOMEM, Errno::EDQUOT];
+
+/// How far a child gets before it is killed, in quarters of its life.
+const QUARTERS: u32 = 4;
+
+/// Where and by what a run is struck.
+#[derive(Debug, Clone)]
+enum Point {
+    /// Our process, at this call.
+    Call(Call, Option<Errno>),
+    /// Its child that it began to watch at this call, after a while.
+    Child(Call, Duration),
+}
+
+impl Mode {
+    /// Every mode.
+    pub fn all() -> Vec<Self> {
+        let power = Kind::ALL.into_iter().flat_map(|kind| Flush::ALL.map(|flush| Self::Power(kind, flush)));
+        [Self::Kill, Self::Child, Self::Both, Self::Errno, Self::Term].into_iter().chain(power).collect()
+    }
+
+    /// As `--mode` names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Child => "child",
+            Self::Both => "both",
+            Self::Errno => "errno",
+            Self::Term => "term",
+            Self::Power(..) => "power",
+        }
+    }
+
+    /// As a table names it.
+    fn series(self) -> String {
+        match self {
+            Self::Power(kind, Flush::Nothing) => format!("power {}", kind.name()),
+            Self::Power(kind, Flush::Log) => format!("power {}, log flushed", kind.name()),
+            other => other.name().to_owned(),
+        }
+    }
+
+    fn disk(self) -> Option<Kind> {
+        if let Self::Power(kind, _) = self { Some(kind) } else { None }
+    }
+
+    /// The points of a run that made these calls.
+    fn points(self, calls: &[(Call, Instant)]) -> Vec<Point> {
+        let changing = || calls.iter().map(|(call, _)| call.clone()).filter(|call| !call.harmless);
+        match self {
+            Self::Kill | Self::Term | Self::Power(..) => {
+                changing().map(|call| Point::Call(call, None)).collect()
+            }
+            Self::Errno => calls
+                .iter()
+                .flat_map(|(call, _)| ERRORS.map(|error| Point::Call(call.clone(), Some(error))))
+                .collect(),
+            Self::Child | Self::Both => children(calls)
+                .into_iter()
+                .flat_map(|(call, life)| {
+                    (0..QUARTERS).map(move |n| Point::Child(call.clone(), life * n / QUARTERS))
+                })
+                .collect(),
+        }
+    }
+}
+
+/// The calls at which a child is first watched, with its length of life.
+fn children(calls: &[(Call, Instant)]) -> Vec<(Call, Duration)> {
+    let born = calls.iter().enumerate().filter(|(_, (call, _))| call.name == "pidfd_open");
+    born.map(|(n, (call, at))| {
+        let over = calls[n + 1..].iter().find(|(call, _)| call.name != "wait4" && call.name != "waitid");
+        (call.clone(), over.map_or(Duration::ZERO, |(_, then)| *then - *at))
+    })
+    .collect()
+}
+
+/// Strikes an action at `count` points of this mode, spread evenly over all.
+pub fn some(action: Action, mode: Mode, count: usize) -> Table {
+    let mut table = Table::new();
+    let mut ground = Ground::new(action, mode.disk());
+    let mut calls = Vec::new();
+    let _ = ground
+        .run(&mut |call, _| {
+            calls.push((call.clone(), Instant::now()));
+            Fate::Made
+        })
+        .completed();
+    ground.begin();
+    let points = mode.points(&calls);
+    let count = count.min(points.len());
+    for number in 0..count {
+        // The middle of each part, so that few points do not all lie at a beginning.
+        let point = &points[(2 * number + 1) * points.len() / (2 * count)];
+        let outcome = catch_unwind(AssertUnwindSafe(|| strike(&mut ground, mode, point, number)));
+        let outcome = outcome.map_err(|panic| in_words(panic.as_ref()));
+        if outcome.is_err() {
+            ground = Ground::new(action, mode.disk());
+        }
+        let home = ground.world.path("").to_string_lossy().into_owned();
+        table.add(Row {
+            series: format!("{} {}", format!("{action:?}").to_lowercase(), mode.series()),
+            point: shown(point).replace(&home, ""),
+            outcome,
+        });
+    }
+    table
+}
+
+fn shown(point: &Point) -> String {
+    match point {
+        Point::Call(call, None) => call.to_string(),
+        Point::Call(call, Some(error)) => format!("{call} = {error:?}"),
+        Point::Child(call, delay) => format!("{call} + {} ms", delay.as_millis()),
+    }
+}
+
+fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("it panicked").to_owned()
+}
+
+fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'static str, String) {
+    let out = match point {
+        Point::Call(wanted, error) => ground.run(&mut |call, pid| {
+            if call.number == wanted.number { strike_at_call(ground, mode, *error, pid) } else { Fate::Made }
+        }),
+        Point::Child(wanted, delay) => ground.run(&mut |call, pid| {
+            if call.number == wanted.number {
+                kill_child(pid, *delay, mode == Mode::Both);
+            }
+            Fate::Made
+        }),
+    };
+    let went_down = mode.disk().is_some();
+    if went_down {
+        ground.restore_power();
+    }
+    let settled = ground.settle(&out, Next::turn(number, went_down));
+    judge_words(mode, &out, settled.0);
+    ground.begin();
+    settled
+}
+
+fn strike_at_call(ground: &Ground, mode: Mode, error: Option<Errno>, pid: Pid) -> Fate {
+    match (mode, error) {
+        (_, Some(error)) => return Fate::Fails(error),
+        (Mode::Term, _) => {
+            kill(pid, Signal::SIGTERM).unwrap();
+            return Fate::Made;
+        }
+        (Mode::Power(_, flush), _) => ground.cut_power(pid, flush),
+        _ => kill(pid, Signal::SIGKILL).unwrap(),
+    }
+    Fate::Killed
+}
+
+/// An end that was not by SIGKILL is told in good order, and truly.
+fn judge_words(mode: Mode, out: &Out, outcome: &str) {
+    assert!(!out.stderr.contains("panicked"), "it panicked: {}", out.told());
+    match out.status.code() {
+        None => assert!(matches!(mode, Mode::Kill | Mode::Both | Mode::Power(..)), "it died: {}", out.told()),
+        Some(0) => assert!(matches!(outcome, "NEW" | "PLUS"), "it said yes: {}", out.told()),
+        Some(1 | 2) => assert!(out.stderr.contains("Next:"), "no next step: {}", out.told()),
+        // Before our first line: the loader's own end.
+        Some(127) => assert!(matches!(outcome, "OLD" | "SAME") && out.stdout.is_empty(), "{}", out.told()),
+        Some(code) => panic!("exit status {code}: {}", out.told()),
+    }
+}
+
+/// Kills the youngest child of `pid` after a while, and `pid` with it if asked.
+fn kill_child(pid: Pid, delay: Duration, both: bool) {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let Some(child) = children.split_whitespace().last().and_then(|child| child.parse().ok()) else { return };
+    std::thread::spawn(move || {
+        sleep(delay);
+        let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        if both {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    });
+}

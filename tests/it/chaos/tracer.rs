@@ -1,0 +1,265 @@
+//! Runs one of our binaries under ptrace and stops it before every system call that touches a file or a process.
+//!
+//! strace's own injection counts for each thread and each child by itself; here the calls of all our threads are counted
+//! together, and those of etcd's tools not at all, so that a point is the same point in every run. What a call is made to
+//! fail with is set in registers, which is x86-64 only.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::run::{Out, Run};
+
+/// No traced walk of these small worlds may take longer.
+const DEADLINE: Duration = Duration::from_secs(200);
+
+/// A system call about to be made.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Its number among those of the run, from 1.
+    pub number: usize,
+    /// Its name.
+    pub name: &'static str,
+    /// What it is about: a path, or the path behind its descriptor.
+    pub about: String,
+    /// Whether it leaves everything as it was: it reads, or asks.
+    pub harmless: bool,
+}
+
+impl std::fmt::Display for Call {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}({})", self.number, self.name, self.about)
+    }
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is made.
+    Made,
+    /// It is not made; the program hears this error.
+    Fails(Errno),
+    /// It is not made: the program was sent a SIGKILL.
+    Killed,
+}
+
+/// Runs `command` to its end; `judge` hears of every call before it is made, with our process.
+pub fn trace(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Call, Pid) -> Fate) -> Out {
+    let run = Run::start(stopped_before(command), dir);
+    let pid = Pid::from_raw(run.pid());
+    assert!(matches!(waitpid(pid, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..))));
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(pid, options).unwrap();
+    kill(pid, Signal::SIGCONT).unwrap();
+
+    let (ended, end) = mpsc::channel::<()>();
+    let watchdog = std::thread::spawn(move || {
+        if end.recv_timeout(DEADLINE) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+    });
+    let status = Tracer { pid, executed: false, count: 0, failing: HashMap::new() }.follow(judge);
+    drop(ended);
+    watchdog.join().unwrap();
+    run.ended_as(status)
+}
+
+/// The same command behind a shell that stops itself first, for us to take hold of.
+fn stopped_before(command: &Command) -> Command {
+    let mut stopped = Command::new("/bin/sh");
+    stopped
+        .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    stopped.env_clear();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            stopped.env(name, value);
+        }
+    }
+    stopped.current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
+    stopped
+}
+
+struct Tracer {
+    pid: Pid,
+    executed: bool,
+    count: usize,
+    /// Threads in a call that is to fail.
+    failing: HashMap<Pid, Errno>,
+}
+
+impl Tracer {
+    fn follow(&mut self, judge: &mut dyn FnMut(&Call, Pid) -> Fate) -> ExitStatus {
+        // Our tracees alone: other threads of the tests have children as well.
+        let ours = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+        loop {
+            match waitpid(None, Some(ours)).unwrap() {
+                WaitStatus::Exited(pid, code) if pid == self.pid => return ExitStatus::from_raw(code << 8),
+                WaitStatus::Signaled(pid, signal, _) if pid == self.pid => {
+                    return ExitStatus::from_raw(signal as i32);
+                }
+                WaitStatus::PtraceSyscall(thread) => {
+                    self.at_call(thread, judge);
+                }
+                WaitStatus::PtraceEvent(thread, _, event) => {
+                    self.executed |= event == libc::PTRACE_EVENT_EXEC;
+                    let _ = ptrace::syscall(thread, None);
+                }
+                WaitStatus::Stopped(thread, signal) => {
+                    let _ = ptrace::syscall(thread, signal);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// At the entry or the exit of a call.
+    fn at_call(&mut self, thread: Pid, judge: &mut dyn FnMut(&Call, Pid) -> Fate) {
+        // One that a SIGKILL has reached meanwhile has no registers any more.
+        let Ok(mut registers) = ptrace::getregs(thread) else { return };
+        if let Some(errno) = self.failing.remove(&thread) {
+            registers.rax = -i64::from(errno as i32) as u64;
+            let _ = ptrace::setregs(thread, registers);
+        } else if let Some(call) = self.counted(thread, &registers) {
+            match judge(&call, self.pid) {
+                Fate::Made => {}
+                Fate::Killed => return,
+                Fate::Fails(errno) => {
+                    registers.orig_rax = u64::MAX;
+                    ptrace::setregs(thread, registers).unwrap();
+                    self.failing.insert(thread, errno);
+                }
+            }
+        }
+        let _ = ptrace::syscall(thread, None);
+    }
+
+    /// The call that a thread is about to make, if it is one that counts.
+    fn counted(&mut self, thread: Pid, registers: &libc::user_regs_struct) -> Option<Call> {
+        // The kernel has put this there at the entry alone.
+        let entered = registers.rax as i64 == -i64::from(libc::ENOSYS);
+        let kind = KINDS.iter().find(|kind| kind.number == registers.orig_rax as i64)?;
+        if !self.executed || !entered {
+            return None;
+        }
+        self.count += 1;
+        let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
+        let about = kind.about.map_or(String::new(), |about| about.read(thread, &arguments));
+        let harmless = kind.harmless || (kind.number == libc::SYS_openat && arguments[2] & WRITES == 0);
+        Some(Call { number: self.count, name: kind.name, about, harmless })
+    }
+}
+
+/// Flags of an `openat` that may change something.
+const WRITES: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
+
+struct Kind {
+    number: i64,
+    name: &'static str,
+    about: Option<About>,
+    harmless: bool,
+}
+
+/// Which argument tells what a call is about.
+#[derive(Clone, Copy)]
+enum About {
+    Path(usize),
+    Descriptor(usize),
+}
+
+impl About {
+    fn read(self, thread: Pid, arguments: &[u64; 4]) -> String {
+        match self {
+            Self::Path(n) => text_at(thread, arguments[n]).unwrap_or_default(),
+            Self::Descriptor(n) => fs::read_link(format!("/proc/{thread}/fd/{}", arguments[n]))
+                .map_or(String::new(), |path| path.to_string_lossy().into_owned()),
+        }
+    }
+}
+
+fn text_at(thread: Pid, address: u64) -> Option<String> {
+    let mut memory = fs::File::open(format!("/proc/{thread}/mem")).ok()?;
+    memory.seek(SeekFrom::Start(address)).ok()?;
+    let mut bytes = [0; 256];
+    let length = memory.read(&mut bytes).ok()?;
+    let text = bytes[..length].split(|byte| *byte == 0).next()?;
+    Some(String::from_utf8_lossy(text).into_owned())
+}
+
+const fn changes(number: i64, name: &'static str, about: Option<About>) -> Kind {
+    Kind { number, name, about, harmless: false }
+}
+
+const fn reads(number: i64, name: &'static str, about: Option<About>) -> Kind {
+    Kind { number, name, about, harmless: true }
+}
+
+const PATH: Option<About> = Some(About::Path(0));
+const PATH_IN: Option<About> = Some(About::Path(1));
+const FILE: Option<About> = Some(About::Descriptor(0));
+
+/// The calls that touch files or processes.
+const KINDS: &[Kind] = &[
+    changes(libc::SYS_openat, "openat", PATH_IN),
+    changes(libc::SYS_openat2, "openat2", PATH_IN),
+    changes(libc::SYS_write, "write", FILE),
+    changes(libc::SYS_pwrite64, "pwrite64", FILE),
+    changes(libc::SYS_writev, "writev", FILE),
+    changes(libc::SYS_copy_file_range, "copy_file_range", Some(About::Descriptor(2))),
+    changes(libc::SYS_sendfile, "sendfile", FILE),
+    changes(libc::SYS_ftruncate, "ftruncate", FILE),
+    changes(libc::SYS_fallocate, "fallocate", FILE),
+    changes(libc::SYS_fsync, "fsync", FILE),
+    changes(libc::SYS_fdatasync, "fdatasync", FILE),
+    changes(libc::SYS_syncfs, "syncfs", FILE),
+    changes(libc::SYS_renameat, "renameat", PATH_IN),
+    changes(libc::SYS_renameat2, "renameat2", PATH_IN),
+    changes(libc::SYS_rename, "rename", PATH),
+    changes(libc::SYS_linkat, "linkat", PATH_IN),
+    changes(libc::SYS_unlink, "unlink", PATH),
+    changes(libc::SYS_unlinkat, "unlinkat", PATH_IN),
+    changes(libc::SYS_rmdir, "rmdir", PATH),
+    changes(libc::SYS_mkdir, "mkdir", PATH),
+    changes(libc::SYS_mkdirat, "mkdirat", PATH_IN),
+    changes(libc::SYS_fchown, "fchown", FILE),
+    changes(libc::SYS_fchownat, "fchownat", PATH_IN),
+    changes(libc::SYS_fchmod, "fchmod", FILE),
+    changes(libc::SYS_fchmodat, "fchmodat", PATH_IN),
+    changes(libc::SYS_fsetxattr, "fsetxattr", FILE),
+    changes(libc::SYS_flock, "flock", FILE),
+    changes(libc::SYS_memfd_create, "memfd_create", PATH),
+    changes(libc::SYS_clone, "clone", None),
+    changes(libc::SYS_clone3, "clone3", None),
+    changes(libc::SYS_vfork, "vfork", None),
+    changes(libc::SYS_kill, "kill", None),
+    changes(libc::SYS_wait4, "wait4", None),
+    changes(libc::SYS_waitid, "waitid", None),
+    changes(libc::SYS_pidfd_open, "pidfd_open", None),
+    reads(libc::SYS_read, "read", FILE),
+    reads(libc::SYS_pread64, "pread64", FILE),
+    reads(libc::SYS_fstat, "fstat", FILE),
+    reads(libc::SYS_newfstatat, "newfstatat", PATH_IN),
+    reads(libc::SYS_statx, "statx", PATH_IN),
+    reads(libc::SYS_fstatfs, "fstatfs", FILE),
+    reads(libc::SYS_getdents64, "getdents64", FILE),
+    reads(libc::SYS_readlinkat, "readlinkat", PATH_IN),
+    reads(libc::SYS_fgetxattr, "fgetxattr", FILE),
+    reads(libc::SYS_flistxattr, "flistxattr", FILE),
+    reads(libc::SYS_lseek, "lseek", FILE),
+];

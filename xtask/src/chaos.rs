@@ -1,0 +1,91 @@
+//! `cargo xtask chaos`: strikes the actions at every system call that touches a file or a process, on real etcd.
+//!
+//! It owns the words of the command line and the page of results; the blows and their judgement are the tests' (tests/it/chaos).
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, etcd, workspace};
+
+const USAGE: &str = "cargo xtask chaos [--action snapshot|restore] [--mode kill|child|both|errno|term|power] [--points all|smoke|N]";
+
+/// The page, and the marks between which the counts of the newest full run stand in it.
+const PAGE: &str = "docs/chaos.md";
+const BEGIN: &str = "<!-- counts: begin -->\n";
+const END: &str = "<!-- counts: end -->";
+
+/// Runs what was asked for. A full run of everything puts its counts on the page.
+pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    let Some(asked) = parse(arguments) else {
+        eprintln!("Usage: {USAGE}");
+        return Ok(ExitCode::from(2));
+    };
+    let target = workspace::target_directory()?;
+    let report = target.join("chaos.md");
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--test", "it", "chaos::matrix", "--", "--ignored", "--exact", "--nocapture"]);
+    for (name, value) in &asked {
+        if (*name, *value) != ("CHAOS_POINTS", "all") {
+            cargo.env(name, value);
+        }
+    }
+    cargo.env("CHAOS_REPORT", &report);
+    for release in etcd::RELEASES {
+        cargo.env(release.variable, etcd::ensure(&target, release)?);
+    }
+    command::run_well(&mut cargo)?;
+    if asked.iter().all(|named| *named == ("CHAOS_POINTS", "all")) {
+        let counts = std::fs::read_to_string(&report).context("the report of the run")?;
+        put_on_page(Path::new(PAGE), &counts)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The variables for the tests; none where the words are not understood.
+fn parse<'a>(arguments: &[&'a str]) -> Option<Vec<(&'static str, &'a str)>> {
+    let (pairs, []) = arguments.as_chunks::<2>() else { return None };
+    let variable = |flag: &str| match flag {
+        "--action" => Some("CHAOS_ACTION"),
+        "--mode" => Some("CHAOS_MODE"),
+        "--points" => Some("CHAOS_POINTS"),
+        _ => None,
+    };
+    pairs.iter().map(|[flag, value]| Some((variable(flag)?, *value))).collect()
+}
+
+fn put_on_page(page: &Path, counts: &str) -> Result<()> {
+    let text = std::fs::read_to_string(page).with_context(|| format!("reading {}", page.display()))?;
+    let (Some((before, _)), Some((_, after))) = (text.split_once(BEGIN), text.split_once(END)) else {
+        bail!("{} has no place for the counts", page.display());
+    };
+    let commit = command::output(Command::new("git").args(["rev-parse", "--short", "HEAD"]))?;
+    let today = command::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+    let heading = format!("{}, commit {}\n\n", today.trim(), commit.trim());
+    std::fs::write(page, format!("{before}{BEGIN}{heading}{counts}{END}{after}"))
+        .with_context(|| format!("writing {}", page.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_become_variables_or_are_refused() {
+        assert_eq!(parse(&[]), Some(vec![]));
+        assert_eq!(parse(&["--mode", "kill"]), Some(vec![("CHAOS_MODE", "kill")]));
+        assert_eq!(parse(&["--mode"]), None);
+        assert_eq!(parse(&["--speed", "9"]), None);
+    }
+
+    #[test]
+    fn the_counts_take_the_place_of_older_ones() {
+        let page = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(page.path(), format!("# Page\n{BEGIN}old\n{END}\nend\n")).unwrap();
+        put_on_page(page.path(), "new\n").unwrap();
+        let text = std::fs::read_to_string(page.path()).unwrap();
+        assert!(text.starts_with("# Page\n") && text.ends_with("-->\nend\n"), "{text}");
+        assert!(text.contains("\n\nnew\n") && !text.contains("old"), "{text}");
+    }
+}
