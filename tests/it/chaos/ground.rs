@@ -14,7 +14,7 @@ use super::tracer::{Call, Fate, trace};
 use crate::client::Data;
 use crate::look::{names, succeed};
 use crate::restore::from;
-use crate::run::Out;
+use crate::run::{Out, Run};
 use crate::world::{Setup, Version, World};
 
 /// What a fault strikes.
@@ -24,6 +24,16 @@ pub enum Action {
     Snapshot,
     /// `restore`, with a backup of the old data.
     Restore,
+}
+
+impl Action {
+    /// As `--action` names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Restore => "restore",
+        }
+    }
 }
 
 /// How the unit goes on after a fault.
@@ -84,6 +94,11 @@ impl Ground {
                 (world, Some(disk))
             }
         };
+        Self::in_world(action, world, disk)
+    }
+
+    /// In a world that has just begun.
+    pub fn in_world(action: Action, world: World, disk: Option<Disk>) -> Self {
         world.fill();
         let (new, archive) = (world.dump(), world.path("the-archive.tar.gz"));
         std::fs::copy(world.saved(), &archive).unwrap();
@@ -118,6 +133,11 @@ impl Ground {
         trace(&self.command(), &self.world.path("runs"), judge)
     }
 
+    /// Runs the action and leaves it alone.
+    pub fn run_alone(&self) -> Out {
+        Run::start(self.command(), &self.world.path("runs")).finish()
+    }
+
     /// Cuts the power of everything: the disk, etcd and `pid`.
     pub fn cut_power(&self, pid: Pid, flush: Flush) {
         self.disk.as_ref().unwrap().cut(flush);
@@ -137,33 +157,46 @@ impl Ground {
     }
 
     /// What stands after the fault, and after one recovery; panics where a promise is broken.
-    pub fn settle(&self, out: &Out, next: Next) -> (&'static str, String) {
+    pub fn settle(&self, out: &Out, next: Next) -> (&'static str, &'static str) {
         assert!(self.world.data_dir().join("member/snap/db").exists(), "no live data");
-        let finished = archives(&self.world);
+        let finished = self.finished();
+        let told = out.told() + &self.go_on(next);
+        (self.judge(&finished, &told), next.words())
+    }
+
+    /// What stands after a run that came to an end of its own; panics where a promise is broken.
+    pub fn stands(&self, out: &Out) -> &'static str {
+        self.judge(&self.finished(), &out.told())
+    }
+
+    /// What stands in the target under a final name: whole and verified, whoever reads it.
+    fn finished(&self) -> Vec<PathBuf> {
+        let target = self.world.target();
+        let names = names(&target).into_iter().filter(|name| name.ends_with(".tar.gz"));
+        let finished: Vec<_> = names.map(|name| target.join(name)).collect();
         for archive in &finished {
             check_archive(&self.world, archive);
         }
-        let told = format!("{}{}{}", out.stdout, out.stderr, self.go_on(next));
-        let outcome = match self.action {
-            Action::Restore => self.which(),
-            Action::Snapshot if finished.is_empty() => "SAME",
-            Action::Snapshot => "PLUS",
+        finished
+    }
+
+    fn judge(&self, finished: &[PathBuf], told: &str) -> &'static str {
+        let outcome = match (self.action, self.which()) {
+            (Action::Restore, which) => which,
+            (Action::Snapshot, "OLD") if finished.is_empty() => "SAME",
+            (Action::Snapshot, "OLD") => "PLUS",
+            (Action::Snapshot, _) => panic!("a snapshot changed the data"),
         };
-        if self.action == Action::Snapshot {
-            assert_eq!(self.which(), "OLD", "a snapshot changed the data");
-        }
         assert!(self.world.healthy(), "etcd is not healthy");
         assert_eq!(self.world.members().len(), 1);
         assert_eq!(self.world.processes().len(), 1, "something else runs");
         for left in self.world.leftovers() {
             // Old data that could not be weighed against its backup is kept, and that is said.
-            assert!(
-                left.contains("/member.before-restore-") && told.contains(&left),
-                "left over: {left}: {told}"
-            );
+            let kept = left.contains("/member.before-restore-") && told.contains(&left);
+            assert!(kept, "left over: {left}: {told}");
             std::fs::remove_dir_all(left).unwrap();
         }
-        (outcome, next.words().to_owned())
+        outcome
     }
 
     /// One recovery, and what it said.
@@ -200,12 +233,6 @@ impl Ground {
         assert!(data == self.new, "neither old nor new: {} keys", data.len());
         "NEW"
     }
-}
-
-/// What stands in the target under a final name.
-fn archives(world: &World) -> Vec<PathBuf> {
-    let finished = names(&world.target()).into_iter().filter(|name| name.ends_with(".tar.gz"));
-    finished.map(|name| world.target().join(name)).collect()
 }
 
 /// An archive under its final name is whole and verified, whoever reads it.

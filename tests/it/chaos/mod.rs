@@ -5,6 +5,8 @@
 
 mod disk;
 mod ground;
+mod pairs;
+mod room;
 mod strike;
 mod table;
 mod tracer;
@@ -58,27 +60,44 @@ fn a_power_cut_anywhere_in_a_restore_loses_nothing() {
     }
 }
 
+#[test]
+fn a_disk_of_any_size_is_enough_or_refused() {
+    if crate::world::is_root() {
+        room::sizes(Action::Snapshot, SMOKE as u64).done();
+        room::sizes(Action::Restore, SMOKE as u64).done();
+    }
+}
+
+#[test]
+fn of_two_at_once_one_proceeds() {
+    pairs::at_once(SMOKE).done();
+}
+
 /// What `cargo xtask chaos` asks for by the variables that it sets.
 #[test]
 #[ignore = "takes hours: cargo xtask chaos"]
 fn matrix() {
     let asked = |name: &str| std::env::var(format!("CHAOS_{name}")).ok();
-    let actions = [("snapshot", Action::Snapshot), ("restore", Action::Restore)];
+    let wanted = |name: &str, word: &str| asked(name).is_none_or(|asked| asked == word);
+    let points = |all: usize| match asked("POINTS").as_deref() {
+        None => all,
+        Some("smoke") => SMOKE,
+        Some(number) => number.parse().unwrap(),
+    };
     let mut table = Table::new();
-    for (name, action) in actions {
-        if asked("ACTION").is_some_and(|wanted| wanted != name) {
+    for action in [Action::Snapshot, Action::Restore] {
+        if !wanted("ACTION", action.name()) {
             continue;
         }
-        for mode in Mode::all() {
-            if asked("MODE").is_none_or(|wanted| wanted == mode.name()) {
-                let points = match asked("POINTS").as_deref() {
-                    Some("smoke") => SMOKE,
-                    Some(number) => number.parse().expect("CHAOS_POINTS: smoke or a number"),
-                    None => usize::MAX,
-                };
-                table.append(strike::some(action, mode, points));
-            }
+        for mode in Mode::all().into_iter().filter(|mode| wanted("MODE", mode.name())) {
+            table.append(strike::some(action, mode, points(usize::MAX)));
         }
+        if wanted("MODE", "disk") {
+            table.append(room::sizes(action, points(64) as u64));
+        }
+    }
+    if wanted("MODE", "concurrent") {
+        table.append(pairs::at_once(points(200)));
     }
     if let Ok(path) = std::env::var("CHAOS_REPORT") {
         std::fs::write(path, table.report()).unwrap();

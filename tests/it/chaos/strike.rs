@@ -134,7 +134,7 @@ pub fn some(action: Action, mode: Mode, count: usize) -> Table {
         }
         let home = ground.world.path("").to_string_lossy().into_owned();
         table.add(Row {
-            series: format!("{} {}", format!("{action:?}").to_lowercase(), mode.series()),
+            series: format!("{} {}", action.name(), mode.series()),
             point: shown(point).replace(&home, ""),
             outcome,
         });
@@ -150,12 +150,13 @@ fn shown(point: &Point) -> String {
     }
 }
 
-fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a promise was broken by.
+pub fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
     text.unwrap_or("it panicked").to_owned()
 }
 
-fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'static str, String) {
+fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'static str, &'static str) {
     let out = match point {
         Point::Call(wanted, error) => ground.run(&mut |call, pid| {
             if call.number == wanted.number { strike_at_call(ground, mode, *error, pid) } else { Fate::Made }

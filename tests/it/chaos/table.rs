@@ -10,7 +10,7 @@ pub struct Row {
     /// Where it was struck and by what.
     pub point: String,
     /// OLD, NEW, SAME or PLUS and how it recovered; or the promise that was broken.
-    pub outcome: Result<(&'static str, String), String>,
+    pub outcome: Result<(&'static str, &'static str), String>,
 }
 
 /// All rows.
