@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::look::succeed;
 use crate::world::World;
@@ -92,7 +94,7 @@ impl Disk {
     /// The power comes back. Everybody who used the disk must be gone.
     pub fn restore_power(&self) {
         for place in self.over.iter().chain([&self.mounted]) {
-            run(Command::new("umount").arg(place));
+            unmount(place);
         }
         run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mounted));
         self.bind();
@@ -118,6 +120,19 @@ pub fn can_cut() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Who was killed may still be on his way out.
+fn unmount(place: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let out = Command::new("umount").arg(place).output().unwrap();
+        if out.status.success() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&out.stderr));
+        sleep(Duration::from_millis(20));
+    }
 }
 
 fn run(command: &mut Command) {
