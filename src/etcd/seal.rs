@@ -4,6 +4,7 @@
 //! snapshot is 32 bytes longer than a multiple of 512. `snapshot status` does not check it: of 300 flipped bits it
 //! noticed one; the trailer notices all.
 
+use crate::system::sabotage::{self, Flaw};
 use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
@@ -58,6 +59,7 @@ impl SealCheck {
         whole.update(&self.held);
         let seal = match self.size % 512 {
             0 => Seal::Absent,
+            32 if sabotage::asked(Flaw::NoSeal) => Seal::Sound,
             32 if self.held.as_slice() == self.hash.finalize().as_slice() => Seal::Sound,
             _ => Seal::Broken,
         };

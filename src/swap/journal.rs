@@ -5,6 +5,7 @@
 use super::exchange::OldData;
 use super::proof::Expected;
 use crate::system::durable::Dir;
+use crate::system::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
@@ -50,6 +51,9 @@ impl Journal {
 
     /// Makes it durable in `beside`.
     pub fn write(&self, beside: &Dir) -> Result<()> {
+        if self.phase == Phase::Stopping && sabotage::asked(Flaw::LateJournal) {
+            return Ok(());
+        }
         let text = serde_json::to_vec_pretty(self).context("writing the journal")?;
         beside.replace(NAME, &text).context("writing the journal")
     }

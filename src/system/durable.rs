@@ -5,6 +5,7 @@
 //! final name only after its bytes are on disk, and never the name of another.
 
 use super::owner::Owner;
+use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fchown, fstat, fstatvfs, fsync, mkdirat,
@@ -152,6 +153,13 @@ impl Dir {
 
     /// Exchanges `name` here with `name` in `other`, in one step of the file system, durably.
     pub fn exchange(&self, name: &str, other: &Self) -> Result<()> {
+        if sabotage::asked(Flaw::RemoveThenRename) {
+            let spare = format!("{name}.spare");
+            renameat_with(&self.fd, name, &other.fd, &spare, RenameFlags::empty())?;
+            renameat_with(&other.fd, name, &self.fd, name, RenameFlags::empty())?;
+            renameat_with(&other.fd, &spare, &other.fd, name, RenameFlags::empty())?;
+            return self.sync();
+        }
         renameat_with(&self.fd, name, &other.fd, name, RenameFlags::EXCHANGE).with_context(|| {
             format!("{} and {}", self.doing("exchanging", name), other.path.join(name).display())
         })?;
@@ -198,6 +206,9 @@ impl Dir {
 
     /// Makes its names durable.
     pub fn sync(&self) -> Result<()> {
+        if sabotage::asked(Flaw::NoDirectorySync) {
+            return Ok(());
+        }
         fsync(&self.fd).with_context(|| format!("syncing directory {}", self.path.display()))
     }
 

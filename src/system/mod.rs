@@ -8,4 +8,5 @@ pub mod lock;
 pub mod owner;
 pub mod process;
 pub mod random;
+pub mod sabotage;
 pub mod secret;

@@ -9,7 +9,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::{command, etcd, workspace};
 
-const USAGE: &str = "cargo xtask chaos [--action snapshot|restore] [--mode kill|child|both|errno|term|power] [--points all|smoke|N]";
+const USAGE: &str = "\
+cargo xtask chaos [--action snapshot|restore] [--points all|smoke|N]
+                         [--mode kill|child|both|errno|term|power|disk|concurrent]
+       cargo xtask chaos --sabotage";
 
 /// The page, and the marks between which the counts of the newest full run stand in it.
 const PAGE: &str = "docs/chaos.md";
@@ -18,6 +21,9 @@ const END: &str = "<!-- counts: end -->";
 
 /// Runs what was asked for. A full run of everything puts its counts on the page.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    if arguments == ["--sabotage"] {
+        return sabotage();
+    }
     let Some(asked) = parse(arguments) else {
         eprintln!("Usage: {USAGE}");
         return Ok(ExitCode::from(2));
@@ -40,6 +46,19 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         let counts = std::fs::read_to_string(&report).context("the report of the run")?;
         put_on_page(Path::new(PAGE), &counts)?;
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds our own code with flaws, apart from all other builds, and shows that each is seen.
+fn sabotage() -> Result<ExitCode> {
+    let target = workspace::target_directory()?;
+    let mut cargo = Command::new("cargo");
+    cargo.args(["test", "--features", "sabotage", "--test", "it", "chaos::sabotage", "--target-dir"]);
+    cargo.arg(target.join("sabotage")).args(["--", "--ignored", "--nocapture", "--test-threads=1"]);
+    for release in etcd::RELEASES {
+        cargo.env(release.variable, etcd::ensure(&target, release)?);
+    }
+    command::run_well(&mut cargo)?;
     Ok(ExitCode::SUCCESS)
 }
 

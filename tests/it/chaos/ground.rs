@@ -78,6 +78,8 @@ pub struct Ground {
     new: Data,
     old: Data,
     trials: usize,
+    /// A flaw to build into the action, in a build that can.
+    flaw: Option<&'static str>,
 }
 
 impl Ground {
@@ -103,7 +105,7 @@ impl Ground {
         let (new, archive) = (world.dump(), world.path("the-archive.tar.gz"));
         std::fs::copy(world.saved(), &archive).unwrap();
         world.damage();
-        let mut ground = Self { disk, world, action, archive, new, old: Data::new(), trials: 0 };
+        let mut ground = Self { disk, world, action, archive, new, old: Data::new(), trials: 0, flaw: None };
         ground.begin();
         ground
     }
@@ -118,14 +120,22 @@ impl Ground {
         }
     }
 
+    /// The same with a flaw in the action.
+    pub fn flawed(mut self, flaw: Option<&'static str>) -> Self {
+        self.flaw = flaw;
+        self
+    }
+
     fn command(&self) -> Command {
         let target = self.world.to_target();
-        match self.action {
+        let mut command = match self.action {
             Action::Snapshot => self.world.action(env!("CARGO_BIN_EXE_snapshot"), &[&target]),
             Action::Restore => {
                 self.world.action(env!("CARGO_BIN_EXE_restore"), &[&from(&self.archive), &target])
             }
-        }
+        };
+        command.envs(self.flaw.map(|flaw| ("ETCD_SABOTAGE", flaw)));
+        command
     }
 
     /// Runs the action under the eyes of `judge`.
@@ -140,8 +150,17 @@ impl Ground {
 
     /// Cuts the power of everything: the disk, etcd and `pid`.
     pub fn cut_power(&self, pid: Pid, flush: Flush) {
+        self.cut_power_of(flush, Some(pid));
+    }
+
+    /// The same once our process has come to its end.
+    pub fn cut_power_at_the_end(&self, flush: Flush) {
+        self.cut_power_of(flush, None);
+    }
+
+    fn cut_power_of(&self, flush: Flush, pid: Option<Pid>) {
         self.disk.as_ref().unwrap().cut(flush);
-        for pid in self.world.processes().into_iter().map(Pid::from_raw).chain([pid]) {
+        for pid in self.world.processes().into_iter().map(Pid::from_raw).chain(pid) {
             let _ = kill(pid, Signal::SIGKILL);
         }
     }

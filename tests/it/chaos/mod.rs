@@ -7,6 +7,8 @@ mod disk;
 mod ground;
 mod pairs;
 mod room;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 mod strike;
 mod table;
 mod tracer;

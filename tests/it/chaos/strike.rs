@@ -45,6 +45,8 @@ enum Point {
     Call(Call, Option<Errno>),
     /// Its child that it began to watch at this call, after a while.
     Child(Call, Duration),
+    /// Everything, once our process has said that it is done.
+    End,
 }
 
 impl Mode {
@@ -83,9 +85,8 @@ impl Mode {
     fn points(self, calls: &[(Call, Instant)]) -> Vec<Point> {
         let changing = || calls.iter().map(|(call, _)| call.clone()).filter(|call| !call.harmless);
         match self {
-            Self::Kill | Self::Term | Self::Power(..) => {
-                changing().map(|call| Point::Call(call, None)).collect()
-            }
+            Self::Kill | Self::Term => changing().map(|call| Point::Call(call, None)).collect(),
+            Self::Power(..) => changing().map(|call| Point::Call(call, None)).chain([Point::End]).collect(),
             Self::Errno => calls
                 .iter()
                 .flat_map(|(call, _)| ERRORS.map(|error| Point::Call(call.clone(), Some(error))))
@@ -110,36 +111,67 @@ fn children(calls: &[(Call, Instant)]) -> Vec<(Call, Duration)> {
     .collect()
 }
 
+/// One action, struck in one way.
+#[derive(Debug, Clone, Copy)]
+pub struct Series {
+    pub action: Action,
+    pub mode: Mode,
+    /// A flaw built into the action on purpose.
+    pub flaw: Option<&'static str>,
+}
+
 /// Strikes an action at `count` points of this mode, spread evenly over all.
 pub fn some(action: Action, mode: Mode, count: usize) -> Table {
-    let mut table = Table::new();
-    let mut ground = Ground::new(action, mode.disk());
-    let mut calls = Vec::new();
-    let _ = ground
-        .run(&mut |call, _| {
+    let series = Series { action, mode, flaw: None };
+    let points = series.points();
+    let count = count.min(points.len());
+    // The middle of each part, so that few points do not all lie at a beginning; and the very end.
+    let spread = (0..count).map(|n| points[(2 * n + 1) * points.len() / (2 * count)].clone());
+    let end = points.last().filter(|last| matches!(last, Point::End)).cloned();
+    series.strike(spread.filter(|point| !matches!(point, Point::End)).chain(end))
+}
+
+impl Series {
+    fn ground(self) -> Ground {
+        Ground::new(self.action, self.mode.disk()).flawed(self.flaw)
+    }
+
+    /// All points of an undisturbed run.
+    fn points(self) -> Vec<Point> {
+        let mut calls = Vec::new();
+        let mut note = |call: &Call, _| {
             calls.push((call.clone(), Instant::now()));
             Fate::Made
-        })
-        .completed();
-    ground.begin();
-    let points = mode.points(&calls);
-    let count = count.min(points.len());
-    for number in 0..count {
-        // The middle of each part, so that few points do not all lie at a beginning.
-        let point = &points[(2 * number + 1) * points.len() / (2 * count)];
-        let outcome = catch_unwind(AssertUnwindSafe(|| strike(&mut ground, mode, point, number)));
-        let outcome = outcome.map_err(|panic| in_words(panic.as_ref()));
-        if outcome.is_err() {
-            ground = Ground::new(action, mode.disk());
-        }
-        let home = ground.world.path("").to_string_lossy().into_owned();
-        table.add(Row {
-            series: format!("{} {}", action.name(), mode.series()),
-            point: shown(point).replace(&home, ""),
-            outcome,
-        });
+        };
+        let _ = self.ground().run(&mut note).completed();
+        self.mode.points(&calls)
     }
-    table
+
+    #[cfg(feature = "sabotage")]
+    /// Strikes at all points whose words hold one of `about`.
+    pub fn strike_about(self, about: &[&str]) -> Table {
+        let mut points = self.points();
+        points.retain(|point| about.iter().any(|word| shown(point).contains(word)));
+        self.strike(points.into_iter())
+    }
+
+    fn strike(self, points: impl Iterator<Item = Point>) -> Table {
+        let mut table = Table::new();
+        let mut ground = self.ground();
+        for (number, point) in points.enumerate() {
+            let outcome = catch_unwind(AssertUnwindSafe(|| strike(&mut ground, self.mode, &point, number)));
+            let home = ground.world.path("").to_string_lossy().into_owned();
+            if outcome.is_err() {
+                ground = self.ground();
+            }
+            table.add(Row {
+                series: format!("{} {}", self.action.name(), self.mode.series()),
+                point: shown(&point).replace(&home, ""),
+                outcome: outcome.map_err(|panic| in_words(panic.as_ref())),
+            });
+        }
+        table
+    }
 }
 
 fn shown(point: &Point) -> String {
@@ -147,6 +179,7 @@ fn shown(point: &Point) -> String {
         Point::Call(call, None) => call.to_string(),
         Point::Call(call, Some(error)) => format!("{call} = {error:?}"),
         Point::Child(call, delay) => format!("{call} + {} ms", delay.as_millis()),
+        Point::End => "the end".to_owned(),
     }
 }
 
@@ -157,17 +190,32 @@ pub fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'static str, &'static str) {
+    let mut reached = false;
     let out = match point {
         Point::Call(wanted, error) => ground.run(&mut |call, pid| {
-            if call.number == wanted.number { strike_at_call(ground, mode, *error, pid) } else { Fate::Made }
+            if !call.is(wanted) {
+                return Fate::Made;
+            }
+            reached = true;
+            strike_at_call(ground, mode, *error, pid)
         }),
         Point::Child(wanted, delay) => ground.run(&mut |call, pid| {
-            if call.number == wanted.number {
+            if call.is(wanted) {
+                reached = true;
                 kill_child(pid, *delay, mode == Mode::Both);
             }
             Fate::Made
         }),
+        Point::End => ground.run_alone(),
     };
+    if !reached && !matches!(point, Point::End) {
+        assert!(out.status.success(), "undisturbed, and yet: {}", out.told());
+        ground.begin();
+        return ("MISSED", "it did not come to this call again");
+    }
+    if let (Point::End, Mode::Power(_, flush)) = (point, mode) {
+        ground.cut_power_at_the_end(flush);
+    }
     let went_down = mode.disk().is_some();
     if went_down {
         ground.restore_power();

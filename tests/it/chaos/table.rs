@@ -36,15 +36,17 @@ impl Table {
         self.rows.extend(other.rows);
     }
 
-    fn broken(&self) -> usize {
-        self.rows.iter().filter(|row| row.outcome.is_err()).count()
+    /// The points at which a promise was broken.
+    pub fn broken(&self) -> Vec<&str> {
+        let broken = self.rows.iter().filter(|row| row.outcome.is_err());
+        broken.map(|row| row.point.as_str()).collect()
     }
 
     /// The closing line. Fails where a promise was broken, or nothing was struck.
     pub fn done(&self) {
-        eprintln!("{} passed, {} failed", self.rows.len() - self.broken(), self.broken());
+        eprintln!("{} passed, {} failed", self.rows.len() - self.broken().len(), self.broken().len());
         assert!(!self.rows.is_empty(), "nothing was struck");
-        assert_eq!(self.broken(), 0, "promises were broken");
+        assert_eq!(self.broken().len(), 0, "promises were broken");
     }
 
     /// The counts, for a page.

@@ -28,19 +28,28 @@ const DEADLINE: Duration = Duration::from_secs(200);
 /// A system call about to be made.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Its number among those of the run, from 1.
-    pub number: usize,
     /// Its name.
     pub name: &'static str,
-    /// What it is about: a path, or the path behind its descriptor.
+    /// What it is about, a path or the path behind its descriptor, in words that are the same in every run.
     pub about: String,
+    /// Its number among the calls of this name about this, from 1. How often somebody is waited for differs from run to
+    /// run, so a number among all calls would not name the same call twice.
+    pub number: usize,
     /// Whether it leaves everything as it was: it reads, or asks.
     pub harmless: bool,
 }
 
+impl Call {
+    /// Whether it is the same call of another run.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.name, self.number, &self.about) == (other.name, other.number, &other.about)
+    }
+}
+
 impl std::fmt::Display for Call {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}({})", self.number, self.name, self.about)
+        write!(f, "{}({})", self.name, self.about)?;
+        if self.number > 1 { write!(f, " #{}", self.number) } else { Ok(()) }
     }
 }
 
@@ -73,7 +82,8 @@ pub fn trace(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Call, Pid) ->
             let _ = kill(pid, Signal::SIGKILL);
         }
     });
-    let status = Tracer { pid, executed: false, count: 0, failing: HashMap::new() }.follow(judge);
+    let status =
+        Tracer { pid, executed: false, counts: HashMap::new(), failing: HashMap::new() }.follow(judge);
     drop(ended);
     watchdog.join().unwrap();
     run.ended_as(status)
@@ -99,7 +109,7 @@ fn stopped_before(command: &Command) -> Command {
 struct Tracer {
     pid: Pid,
     executed: bool,
-    count: usize,
+    counts: HashMap<(&'static str, String), usize>,
     /// Threads in a call that is to fail.
     failing: HashMap<Pid, Errno>,
 }
@@ -158,12 +168,34 @@ impl Tracer {
         if !self.executed || !entered {
             return None;
         }
-        self.count += 1;
         let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
-        let about = kind.about.map_or(String::new(), |about| about.read(thread, &arguments));
+        let about = kind.about.map_or(String::new(), |about| generic(&about.read(thread, &arguments)));
+        let number = self.counts.entry((kind.name, about.clone())).or_default();
+        *number += 1;
+        let number = *number;
         let harmless = kind.harmless || (kind.number == libc::SYS_openat && arguments[2] & WRITES == 0);
-        Some(Call { number: self.count, name: kind.name, about, harmless })
+        Some(Call { name: kind.name, about, number, harmless })
     }
+}
+
+/// A path without what differs from run to run: the world's directory, process ids, times, random names.
+fn generic(path: &str) -> String {
+    const UUID: usize = 36;
+    let mut words = Vec::new();
+    for word in path.split('/') {
+        if word.starts_with("etcd-world-") {
+            words.clear();
+            continue;
+        }
+        let random = word.char_indices().map(|(at, _)| &word[at..]).find_map(|tail| {
+            let head = tail.get(..UUID)?;
+            let hex = |c: char| c.is_ascii_hexdigit() || c == '-';
+            (head.chars().all(hex) && head.matches('-').count() == 4).then_some(head)
+        });
+        let word = random.map_or(word.to_owned(), |random| word.replace(random, "…"));
+        words.push(word.replace(|c: char| c.is_ascii_digit(), "0"));
+    }
+    words.join("/")
 }
 
 /// Flags of an `openat` that may change something.

@@ -1,0 +1,42 @@
+//! The fault matrix can fail: flaws built into our own code on purpose are each seen by it.
+
+use super::disk::{Flush, Kind};
+use super::ground::Action;
+use super::strike::{Mode, Series};
+use crate::look::names;
+use crate::world::{Version, World};
+
+/// Each flaw, the way to strike that shows it, and where.
+const FLAWS: [(&str, Action, Mode, &[&str]); 4] = [
+    // A restore is not the place: what etcd itself syncs later takes the directories along.
+    ("NoDirectorySync", Action::Snapshot, Mode::Power(Kind::Ext4, Flush::Nothing), &["the end"]),
+    ("NoDirectorySync", Action::Snapshot, Mode::Power(Kind::Xfs, Flush::Nothing), &["the end"]),
+    ("RemoveThenRename", Action::Restore, Mode::Kill, &["renameat2"]),
+    ("LateJournal", Action::Restore, Mode::Kill, &["flock"]),
+];
+
+#[test]
+#[ignore = "takes a build with flaws: cargo xtask chaos --sabotage"]
+fn every_flaw_is_seen() {
+    for (flaw, action, mode, about) in FLAWS {
+        let sound = Series { action, mode, flaw: None }.strike_about(about);
+        assert!(sound.broken().is_empty(), "without {flaw}");
+        let flawed = Series { flaw: Some(flaw), ..Series { action, mode, flaw: None } }.strike_about(about);
+        eprintln!("{flaw}: seen by {} of the points {about:?}: {:?}", mode.name(), flawed.broken());
+        assert!(!flawed.broken().is_empty(), "{flaw} was not seen");
+    }
+}
+
+#[test]
+#[ignore = "takes a build with flaws: cargo xtask chaos --sabotage"]
+fn a_seal_that_is_not_checked_is_seen() {
+    for (flaw, published) in [("none", false), ("NoSeal", true)] {
+        let world = World::plain(Version::V35);
+        world.fill();
+        let tools = world.stand_in_tools();
+        tools.spoil("etcdctl *snapshot*save*");
+        let mut command = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+        let _ = command.env("ETCD_SABOTAGE", flaw).output().unwrap();
+        assert_eq!(!names(&world.target()).is_empty(), published, "{flaw}");
+    }
+}
