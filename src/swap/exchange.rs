@@ -254,10 +254,17 @@ impl<'a> Exchange<'a> {
         served
     }
 
+    /// An etcd that is going lets go of its data a moment before its process ends, and a supervisor that is asked in that
+    /// moment believes that it runs. Where nothing runs in the end, it is asked again.
     fn start_on_old_data(&self) -> Result<()> {
-        self.start().context("starting etcd on the old data")?;
-        serving(self.site, self.data()).context("waiting for etcd on the old data")?;
-        Ok(())
+        let start = || {
+            self.start().context("starting etcd on the old data")?;
+            serving(self.site, self.data()).map(drop).context("waiting for etcd on the old data")
+        };
+        match start() {
+            Err(_) if !self.data().in_use()? => start(),
+            first => first,
+        }
     }
 
     fn put_old_back(&self) -> Result<()> {
