@@ -2,7 +2,7 @@
 
 use super::results::Results;
 use super::{Call, key};
-use crate::archive::human_size;
+use crate::archive::{Effort, human_size};
 use crate::etcd::client::Client;
 use crate::restore::settle;
 use crate::snapshot::{self, Report, Request};
@@ -26,6 +26,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let (user, owner) = archive_owner().map_err(untouched)?;
     let request = Request {
         target: PathBuf::from(call.params.text("target")?),
+        effort: effort(call.params.text("compression")?)?,
         owner,
         unit: call.unit().map(str::to_owned),
         now: call.now,
@@ -54,6 +55,15 @@ fn refuse_old_keys(version: &str) -> Result<(), Refusal> {
             "leave keys-version out; use etcd 3.5 or older and `etcdctl backup` for v2 data",
         )),
         other => Err(Refusal::new(format!("keys-version is {other:?}"), "leave it out, or give v3")),
+    }
+}
+
+fn effort(word: &str) -> Result<Effort, Refusal> {
+    match word {
+        "fast" => Ok(Effort::Fast),
+        "balanced" => Ok(Effort::Balanced),
+        "small" => Ok(Effort::Small),
+        other => Err(Refusal::new(format!("compression is {other:?}"), "give fast, balanced or small")),
     }
 }
 

@@ -3,10 +3,12 @@
 //! Written in one pass, hashed as it flows. Read as if an enemy had made it: one regular file `db`, an optional
 //! manifest, every byte accounted for up to the end of the gzip stream. Never unpacks a name, a mode or an owner.
 
+mod gzip;
 mod pack;
 mod unpack;
 
-pub use pack::{Packed, pack};
+pub use gzip::Effort;
+pub use pack::{Packed, Packing};
 pub use unpack::{Contents, Limits, unpack, verify};
 
 /// The file that holds the snapshot.

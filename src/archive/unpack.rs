@@ -31,6 +31,8 @@ pub struct Limits<'a> {
     pub room_for: &'a dyn Fn(u64) -> Result<()>,
     /// Whether a bare snapshot file, without an archive around it, will do.
     pub bare: bool,
+    /// Hears of the database as soon as it is read, long before the archive is called good.
+    pub found: &'a dyn Fn(&Sealed),
 }
 
 /// What was in an archive.
@@ -64,9 +66,11 @@ pub fn unpack(
     }
 }
 
-/// Reads an archive of ours to its end and keeps nothing: whether what was written is what was meant.
-pub fn verify(source: File, shown: &str, tell: Tell<'_>) -> Result<Contents> {
-    unpack(source, shown, &mut io::sink(), &Limits { room_for: &|_| Ok(()), bare: false }, tell)
+/// Reads an archive of ours to its end and keeps nothing: whether what was written is what was meant. `found` hears of
+/// the database as soon as it is read, which may be while the archive is still being written.
+pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&Sealed)) -> Result<Contents> {
+    let limits = Limits { room_for: &|_| Ok(()), bare: false, found };
+    Unpacking { shown, out: &mut io::sink(), limits: &limits, tell: &mut |_| {}, size: 0 }.archive(source)
 }
 
 fn peek(mut source: File) -> io::Result<(Vec<u8>, File)> {
@@ -145,7 +149,7 @@ impl Unpacking<'_> {
         Ok(Contents { sha256: db.sha256.clone(), manifest: None, db })
     }
 
-    fn archive(mut self, source: File) -> Result<Contents> {
+    fn archive(mut self, source: impl Read) -> Result<Contents> {
         let hashing = Hashing { source, hash: Sha256::new() };
         let mut tar = tar::Archive::new(MultiGzDecoder::new(hashing));
         let (manifest, db) = self.entries(&mut tar)?;
@@ -238,7 +242,9 @@ impl Unpacking<'_> {
         if done != size {
             return Err(self.altered(&format!("db ends after {done} of {size} bytes")).into());
         }
-        Ok(check.finish())
+        let sealed = check.finish();
+        (self.limits.found)(&sealed);
+        Ok(sealed)
     }
 
     /// Reads what follows the last entry. The two zero blocks that end a tar must be there, and only zeros after.
@@ -280,12 +286,12 @@ enum Entry {
 }
 
 /// The archive's file: hashes what is read of it. The decoder reads to the end of the file, so all of it is.
-struct Hashing {
-    source: File,
+struct Hashing<R> {
+    source: R,
     hash: Sha256,
 }
 
-impl Read for Hashing {
+impl<R: Read> Read for Hashing<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.source.read(buffer)?;
         self.hash.update(buffer.get(..length).unwrap_or_default());

@@ -4,11 +4,12 @@
 //! the environment of a child is built from nothing: an `ETCDCTL_*` of the caller's can neither leak in nor clash
 //! (etcdctl dies when a flag and its variable are both set).
 
+use super::arriving::part;
 use super::member::Member;
 use super::patience;
 use super::site::{Login, Site, Tls};
-use crate::progress::{Progress, Tell};
 use crate::system::durable::Dir;
+use crate::system::growing::Writing;
 use crate::system::process::{ProcessError, Program, cwd_of};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -120,18 +121,25 @@ impl Client {
         Ok(answer.count)
     }
 
-    /// Saves a snapshot as the file `name` in `dir`. Fails when no byte arrives for 30 s; a transfer that moves may
-    /// take as long as it takes. `expected` is the size to show progress against, in bytes.
-    pub fn save(&self, dir: &Dir, name: &str, expected: u64, tell: Tell<'_>) -> Result<()> {
-        let part = format!("{name}.part");
+    /// Saves a snapshot as the file `name` in `dir`, and tells its followers when it is whole. Fails when no byte arrives
+    /// for 30 s; a transfer that moves may take as long as it takes. `expected` is about how many bytes it will have;
+    /// `watch` hears how many there are, and ends the transfer by an error.
+    pub fn save(
+        &self,
+        dir: &Dir,
+        name: &str,
+        expected: u64,
+        writing: Writing,
+        watch: &mut dyn FnMut(u64) -> Result<(), String>,
+    ) -> Result<()> {
+        let part = part(name);
         let mut seen = (0, Duration::ZERO);
         let mut watch = |passed: Duration| {
-            // etcdctl writes to a file of this name and renames it when all is there.
             let size = std::fs::metadata(dir.handle(&part)).map_or(seen.0, |metadata| metadata.len());
             if size != seen.0 {
                 seen = (size, passed);
             }
-            tell(Progress::Bytes { done: size, of: expected });
+            watch(size)?;
             // When all is there, etcdctl makes it durable, which no byte shows.
             let patience = if size >= expected { STALL.max(patience::for_database(size)) } else { STALL };
             if passed.saturating_sub(seen.1) < patience {
@@ -150,6 +158,8 @@ impl Client {
             .and_then(|running| running.finish(Duration::MAX, &mut watch))
             .map_err(explained)
             .context("saving a snapshot")?;
+        let saved = dir.read(name).context("etcdctl ended well and left no snapshot")?;
+        writing.end(saved.metadata().context("measuring the snapshot")?.len());
         Ok(())
     }
 

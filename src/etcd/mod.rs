@@ -2,6 +2,7 @@
 //!
 //! Drives `etcdctl`, `etcdutl` and `etcd` themselves; speaks no protocol of its own. Knows nothing of archives or Juju.
 
+pub mod arriving;
 pub mod backend;
 pub mod client;
 pub mod member;

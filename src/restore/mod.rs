@@ -11,6 +11,7 @@ mod stage;
 pub use decide::{Backup, Bump, Plan};
 pub use report::{Outcome, Report};
 
+use crate::archive::Effort;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::progress::{Progress, Tell};
@@ -198,6 +199,7 @@ fn old_data(
 fn backup_request(request: &Request) -> Result<snapshot::Request> {
     Ok(snapshot::Request {
         target: request.backup.as_deref().unwrap_or(Path::new("/")).to_owned(),
+        effort: Effort::default(),
         owner: request.owner,
         unit: request.unit.clone(),
         now: request.now,

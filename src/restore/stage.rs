@@ -104,7 +104,7 @@ impl<'a> Stage<'a> {
             let place = self.beside.data().dir().path();
             need(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
         };
-        let limits = Limits { room_for: &room_for, bare: request.source.may_be_bare };
+        let limits = Limits { room_for: &room_for, bare: request.source.may_be_bare, found: &|_| () };
         let mut out = self.beside.dir().create(archive::DB)?;
         let contents = archive::unpack(source, &path.display().to_string(), &mut out, &limits, tell)?;
         drop(out);

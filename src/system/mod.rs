@@ -3,9 +3,11 @@
 //! The only place where a child is born and where a file becomes durable. Knows nothing of etcd or Juju.
 
 pub mod durable;
+pub mod growing;
 pub mod interrupt;
 pub mod lock;
 pub mod owner;
+pub mod priority;
 pub mod process;
 pub mod random;
 pub mod sabotage;

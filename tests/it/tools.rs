@@ -65,7 +65,7 @@ impl Tools {
         self.fault(pattern, "after", status);
     }
 
-    /// Lets the real tool do its work in a call that matches the shell pattern, and changes a byte amid its files.
+    /// Lets what the real tool saves in a call that matches the shell pattern arrive with one byte changed amid it.
     pub fn spoil(&self, pattern: &str) {
         self.fault(pattern, "spoil", 0);
     }

@@ -16,7 +16,7 @@ const VERSION: u32 = 2;
 /// What the checksum covers.
 const HASHED: usize = 56;
 /// A meta with the page header before it.
-const META: usize = HEADER + HASHED + 8;
+pub(super) const META: usize = HEADER + HASHED + 8;
 /// bbolt takes the machine's page size: 4 KiB nearly everywhere, 64 KiB at most on any that etcd runs on.
 const PAGE_SIZES: std::ops::RangeInclusive<u32> = 1024..=65536;
 
@@ -35,7 +35,7 @@ impl Meta {
     /// The valid meta with the higher transaction id, as bbolt chooses (`db.go` `meta`). Meta 1 lies one page
     /// in, so where meta 0 is broken every page size is tried (`getPageSizeFromSecondMeta`).
     pub fn read(file: &File) -> Result<Self> {
-        let first = Self::read_at(file, 0).context("meta page 0");
+        let first = Self::first(file);
         let second = match &first {
             Ok(first) => Self::read_second(file, first.page_size),
             Err(_) => Self::find_second(file),
@@ -47,6 +47,11 @@ impl Meta {
             (Err(_), Ok(second)) => Ok(second),
             (Err(first), Err(second)) => bail!("no valid meta page: {first:#}; {second:#}"),
         }
+    }
+
+    /// The meta that the file begins with.
+    pub fn first(file: &File) -> Result<Self> {
+        Self::read_at(file, 0).context("meta page 0")
     }
 
     fn find_second(file: &File) -> Result<Self> {

@@ -26,6 +26,19 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+/// How many bytes of a snapshot tell how long it will be.
+pub const HEAD: u64 = meta::META as u64;
+/// The SHA-256 that etcd puts behind the pages.
+const TRAILER: u64 = 32;
+
+/// How long a snapshot is, trailer included, of which `file` holds the first [`HEAD`] bytes. bbolt sends the state of the
+/// database first, then exactly its pages (`tx.go` `WriteTo`), and etcd its hash behind them.
+pub fn announced_length(file: &File) -> Result<u64> {
+    let meta = Meta::first(file)?;
+    let pages = meta.pages.checked_mul(meta.page_size.into());
+    pages.and_then(|pages| pages.checked_add(TRAILER)).context("meta page 0 speaks of more pages than can be")
+}
+
 /// The most that one page and its overflow may take. A page holds at least two records (bbolt
 /// `minKeysPerPage`) and splits soon above that; etcd takes 1.5 MB in a request and warns at a limit above 10
 /// MB.

@@ -1,0 +1,223 @@
+//! gzip out, over several threads: blocks are deflated apart from each other and written in order, as one member.
+//!
+//! Every block ends on a byte's boundary (zlib calls it a sync flush), so that the pieces, one behind the other, are one
+//! deflate stream like any other. The memory held is that of a few blocks. Must never reorder, and never end the member
+//! when something went wrong: what is there then is no gzip file.
+
+use super::Packed;
+use crate::etcd::seal::hex;
+use crate::system::growing::Writing;
+use crate::system::priority;
+use crc32fast::Hasher;
+use flate2::{Compress, Compression, FlushCompress};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+
+/// What is deflated at a time: below a megabyte the ratio suffers, above it the memory.
+const BLOCK: usize = 1 << 20;
+/// Magic, deflate, no flags, no time, nothing said of the level, Unix.
+const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+/// A last block that holds nothing.
+const LAST: [u8; 2] = [3, 0];
+
+/// How hard to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Effort {
+    /// As little work as can be.
+    Fast,
+    /// The smallest that hardly adds to the time that etcd takes.
+    #[default]
+    Balanced,
+    /// Smaller than `gzip -6`.
+    Small,
+}
+
+impl Effort {
+    /// zlib-rs's levels, as measured in docs/performance.md.
+    fn level(self) -> Compression {
+        Compression::new(match self {
+            Self::Fast => 1,
+            Self::Balanced => 3,
+            Self::Small => 6,
+        })
+    }
+}
+
+/// A block on its way to a worker, and the way for its deflated form to the writer.
+struct Block {
+    bytes: Vec<u8>,
+    level: Compression,
+    done: SyncSender<io::Result<Deflated>>,
+}
+
+struct Deflated {
+    bytes: Vec<u8>,
+    crc: Hasher,
+}
+
+/// What the writer gets, in order.
+enum Piece {
+    Block(Receiver<io::Result<Deflated>>),
+    End,
+}
+
+/// A gzip member being written. Its threads end when it is finished or dropped.
+pub struct Gzip {
+    block: Vec<u8>,
+    level: Compression,
+    jobs: SyncSender<Block>,
+    pieces: SyncSender<Piece>,
+    writer: Option<JoinHandle<io::Result<Packed>>>,
+}
+
+impl Gzip {
+    /// Starts one in the empty file `out`; `writing` tells its readers how far it is.
+    pub fn start(out: File, writing: Writing, effort: Effort) -> io::Result<Self> {
+        let workers = priority::half_the_cores();
+        let (jobs, waiting) = sync_channel::<Block>(workers);
+        let waiting = Arc::new(Mutex::new(waiting));
+        for _ in 0..workers {
+            let waiting = Arc::clone(&waiting);
+            Builder::new().name("deflate".to_owned()).spawn(move || work(&waiting))?;
+        }
+        let (pieces, coming) = sync_channel(2 * workers);
+        let writer = Builder::new().name("write".to_owned()).spawn(move || write(&coming, out, writing))?;
+        Ok(Self {
+            block: Vec::with_capacity(BLOCK),
+            level: effort.level(),
+            jobs,
+            pieces,
+            writer: Some(writer),
+        })
+    }
+
+    /// What comes from here on stands in the file as it is, for `tail -c` to show.
+    pub fn stop_deflating(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.level = Compression::none();
+        Ok(())
+    }
+
+    /// Ends the member and makes the file durable.
+    pub fn finish(mut self) -> io::Result<Packed> {
+        self.flush()?;
+        self.send(Piece::End)?;
+        self.outcome()
+    }
+
+    fn send(&mut self, piece: Piece) -> io::Result<()> {
+        match self.pieces.send(piece) {
+            Ok(()) => Ok(()),
+            Err(_) => self.outcome().and(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn outcome(&mut self) -> io::Result<Packed> {
+        let writer = self.writer.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        writer.join().unwrap_or_else(|_| Err(io::Error::other("the thread that writes the archive failed")))
+    }
+}
+
+impl Write for Gzip {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let length = bytes.len().min(BLOCK - self.block.len());
+        self.block.extend_from_slice(bytes.get(..length).unwrap_or_default());
+        if self.block.len() == BLOCK {
+            self.flush()?;
+        }
+        Ok(length)
+    }
+
+    /// Ends the block, so that all that was written can be read soon.
+    fn flush(&mut self) -> io::Result<()> {
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        let bytes = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
+        let (done, deflated) = sync_channel(1);
+        self.send(Piece::Block(deflated))?;
+        let job = Block { bytes, level: self.level, done };
+        self.jobs.send(job).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// A worker: takes blocks until there will be no more.
+fn work(waiting: &Mutex<Receiver<Block>>) {
+    priority::go_behind();
+    let mut deflater = (Compression::none(), Compress::new(Compression::none(), false));
+    loop {
+        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Block { bytes, level, done }) = next else { return };
+        if deflater.0 != level {
+            deflater = (level, Compress::new(level, false));
+        }
+        // A writer that is gone has said why.
+        let _ = done.send(deflate(&mut deflater.1, &bytes));
+    }
+}
+
+fn deflate(deflater: &mut Compress, block: &[u8]) -> io::Result<Deflated> {
+    deflater.reset();
+    let mut bytes = Vec::with_capacity(block.len() / 3 + 1024);
+    loop {
+        let taken = usize::try_from(deflater.total_in()).map_err(io::Error::other)?;
+        let rest = block.get(taken..).unwrap_or_default();
+        deflater.compress_vec(rest, &mut bytes, FlushCompress::Sync).map_err(io::Error::other)?;
+        // Room to spare means that nothing is held back.
+        if bytes.len() < bytes.capacity() {
+            break;
+        }
+        bytes.reserve(block.len() / 3 + 1024);
+    }
+    let mut crc = Hasher::new();
+    crc.update(block);
+    Ok(Deflated { bytes, crc })
+}
+
+/// The writer: puts the pieces into the file one behind the other, hashing them as they go.
+fn write(coming: &Receiver<Piece>, file: File, writing: Writing) -> io::Result<Packed> {
+    priority::go_behind();
+    let mut out = Hashed { file, hash: Sha256::new(), size: 0 };
+    let mut crc = Hasher::new();
+    out.put(&HEADER)?;
+    loop {
+        match coming.recv() {
+            Ok(Piece::Block(deflated)) => {
+                let deflated = deflated.recv().map_err(io::Error::other)??;
+                crc.combine(&deflated.crc);
+                out.put(&deflated.bytes)?;
+                writing.grew();
+            }
+            Ok(Piece::End) => break,
+            Err(_) => return Err(io::Error::other("the archive was given up")),
+        }
+    }
+    // gzip keeps the length modulo 2^32, and combining kept count of all of it.
+    let length = u32::try_from(crc.total_len() & u64::from(u32::MAX)).map_err(io::Error::other)?;
+    out.put(&LAST)?;
+    out.put(&crc.finalize().to_le_bytes())?;
+    out.put(&length.to_le_bytes())?;
+    writing.end(out.size);
+    out.file.sync_all()?;
+    Ok(Packed { size: out.size, sha256: hex(&out.hash.finalize()) })
+}
+
+/// The archive's file: hashes and counts what goes in.
+struct Hashed {
+    file: File,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Hashed {
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hash.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+}

@@ -1,0 +1,67 @@
+//! A snapshot on its way: etcdctl's file, read while etcdctl still writes it.
+//!
+//! Owns how etcdctl goes about it: it writes to `NAME.part`, makes that durable, and renames it. Must never call a snapshot
+//! whole that etcdctl has not called saved.
+
+use super::backend::{HEAD, announced_length};
+use crate::system::durable::{Dir, inode_of};
+use crate::system::growing::{Growing, Growth};
+use anyhow::{Context, Result, ensure};
+use std::fs::File;
+use std::io::{self, Read};
+
+/// The name under which etcdctl writes the snapshot `name` until it is whole.
+pub(super) fn part(name: &str) -> String {
+    format!("{name}.part")
+}
+
+/// A snapshot that arrives; reading it waits for what is not there yet.
+#[derive(Debug)]
+pub struct Arriving<'a> {
+    growing: Growing<File>,
+    dir: &'a Dir,
+    name: &'a str,
+    length: u64,
+}
+
+impl<'a> Arriving<'a> {
+    /// Follows the snapshot `name` that etcdctl is about to save in `dir`, as soon as it tells how long it will be.
+    pub fn follow(dir: &'a Dir, name: &'a str, growth: &Growth) -> Result<Self> {
+        let growing = Growing::new(first_seen(dir, name, growth)?, growth.clone());
+        let told = growing.wait_for(HEAD).context("waiting for the snapshot")?;
+        ensure!(told, "etcdctl saved next to nothing: fewer than {HEAD} bytes");
+        let length = announced_length(growing.file()).context("what etcdctl saves is no snapshot")?;
+        Ok(Self { growing, dir, name, length })
+    }
+
+    /// How many bytes it will have, by its own first page.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Whether the file that was followed is the one that etcdctl called saved.
+    fn is_the_saved_one(&self) -> Result<bool> {
+        Ok(self.dir.inode(self.name)? == Some(inode_of(self.growing.file())?))
+    }
+}
+
+impl Read for Arriving<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.growing.read(buffer)?;
+        if length == 0 && !self.is_the_saved_one().map_err(io::Error::other)? {
+            return Err(io::Error::other("etcdctl saved another file than the one it was writing"));
+        }
+        Ok(length)
+    }
+}
+
+fn first_seen(dir: &Dir, name: &str, growth: &Growth) -> Result<File> {
+    loop {
+        // Asked before the look, so that a file that came meanwhile is not missed.
+        let goes_on = growth.goes_on().context("waiting for the snapshot")?;
+        if let Some(file) = [&*part(name), name].iter().find_map(|name| dir.read(name).ok()) {
+            return Ok(file);
+        }
+        ensure!(goes_on, "etcdctl ended well and left no snapshot");
+    }
+}

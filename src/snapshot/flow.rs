@@ -1,0 +1,176 @@
+//! One flow: etcdctl saves, we pack what has arrived, and read back what is packed, all at the same time.
+//!
+//! The proof is made of what comes out of the archive: it must end in the hash that etcd put there. The manifest is
+//! written last, when all that it says is known. Must never publish.
+
+use super::{Looked, Request, join};
+use crate::archive::{self, Contents, Packed, Packing};
+use crate::catalog::manifest::{FORMAT, Manifest};
+use crate::etcd::arriving::Arriving;
+use crate::etcd::backend::Backend;
+use crate::etcd::client::Client;
+use crate::etcd::offline;
+use crate::etcd::seal::{Seal, Sealed};
+use crate::etcd::tools::Tools;
+use crate::progress::{Progress, Tell};
+use crate::store::stage::Stage;
+use crate::system::growing::{Growing, Growth, Writing, growth};
+use crate::system::priority;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use jiff::Timestamp;
+use std::fs::File;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+/// The archive's name until it is published.
+pub(super) const ARCHIVE: &str = "archive";
+
+/// What flows where.
+pub(super) struct Flow<'a> {
+    pub client: &'a Client,
+    pub tools: &'a Tools,
+    pub stage: &'a Stage<'a>,
+    pub looked: &'a Looked,
+    pub request: &'a Request,
+}
+
+impl Flow<'_> {
+    /// Makes the archive in the stage, durable and proved.
+    pub fn run(&self, tell: Tell<'_>) -> Result<(Packed, Manifest)> {
+        let out = self.stage.dir().create(ARCHIVE)?;
+        self.request.owner.own(&out).context("giving the archive to its owner")?;
+        let back = out.try_clone().context("opening the archive again")?;
+        let (saving, saved) = growth();
+        let (writing, written) = growth();
+        let (tell_seal, seal) = channel();
+        let (hand_over, manifest) = channel();
+        thread::scope(|scope| {
+            let packer = scope.spawn(move || self.pack(&saved, out, writing, &manifest));
+            let prover = scope.spawn(move || read_back(back, written, &tell_seal));
+            let described = self
+                .save(saving, &|| packer.is_finished() || prover.is_finished(), tell)
+                .and_then(|()| self.describe(&seal, tell))
+                .inspect(|manifest| {
+                    // A packer that is gone has an error to tell.
+                    let _ = hand_over.send(manifest.clone());
+                });
+            drop(hand_over);
+            settle(described, join(packer), join(prover))
+        })
+    }
+
+    fn pack(
+        &self,
+        saved: &Growth,
+        out: File,
+        writing: Writing,
+        manifest: &Receiver<Manifest>,
+    ) -> Result<Packed> {
+        priority::go_behind();
+        let db = Arriving::follow(self.stage.dir(), archive::DB, saved)?;
+        let size = db.length();
+        Packing { out, writing, effort: self.request.effort, taken: self.request.now }
+            .pack(db, size, || manifest.recv().map_err(|_| Consequence.into()))
+    }
+
+    fn save(&self, saving: Writing, broken: &dyn Fn() -> bool, tell: Tell<'_>) -> Result<()> {
+        tell(Progress::Step("saving, packing and reading back the snapshot"));
+        let (dir, expected) = (self.stage.dir(), self.looked.status.db_size);
+        // Asked while etcdctl runs: once it has failed, the others fail with it.
+        let mut given_up = false;
+        let saved = self.client.save(dir, archive::DB, expected, saving, &mut |done| {
+            tell(Progress::Bytes { done, of: expected });
+            given_up = broken();
+            if given_up { Err("given up, for the archive cannot be written".to_owned()) } else { Ok(()) }
+        });
+        saved.map_err(|error| if given_up { error.context(Consequence) } else { error })
+    }
+
+    fn describe(&self, seal: &Receiver<Sealed>, tell: Tell<'_>) -> Result<Manifest> {
+        tell(Progress::Step("verifying the snapshot"));
+        let dir = self.stage.dir();
+        let (structure, asked) = thread::scope(|scope| {
+            let structure = scope.spawn(|| offline::structure(self.tools, dir, archive::DB));
+            let asked = Backend::open(&dir.handle(archive::DB)).and_then(|backend| backend.revision()).map(
+                |revision| {
+                    // Both fail where etcd compacted that revision meanwhile; the snapshot is no worse for it.
+                    (revision, self.client.keys(revision).ok(), self.client.content_hash(revision).ok())
+                },
+            );
+            (join(structure), asked)
+        });
+        let sealed = seal.recv().map_err(|_| Consequence)?;
+        match sealed.seal {
+            Seal::Sound => {}
+            Seal::Absent => {
+                bail!("etcdctl saved {} bytes without the hash that ends a snapshot", sealed.size)
+            }
+            Seal::Broken => {
+                bail!("the snapshot of {} bytes does not match the hash that ends it", sealed.size)
+            }
+        }
+        let (structure, (revision, keys, content_hash)) = (structure?, asked?);
+        let Looked { status, member, count } = self.looked;
+        Ok(Manifest {
+            format: FORMAT,
+            // The second that the archive's name has.
+            taken: Timestamp::from_second(self.request.now.as_second())?.to_string(),
+            unit: self.request.unit.clone(),
+            etcd_version: status.version.clone(),
+            cluster_id: format!("{:x}", status.cluster_id),
+            member_id: format!("{:x}", status.member_id),
+            member_name: member.name.clone(),
+            member_count: *count,
+            revision,
+            keys,
+            total_keys: structure.total_key,
+            db_size: sealed.size,
+            db_sha256: sealed.sha256,
+            content_hash,
+        })
+    }
+}
+
+fn read_back(archive: File, written: Growth, seal: &Sender<Sealed>) -> Result<Contents> {
+    priority::go_behind();
+    let archive = Growing::new(archive, written);
+    archive::verify(archive, "the archive just written", &|sealed| {
+        // Who no longer listens has failed.
+        let _ = seal.send(sealed.clone());
+    })
+    // A refusal would blame the caller.
+    .map_err(|error| anyhow!("{error:#}"))
+    .context("reading the archive back")
+}
+
+/// The first error of the three: where one fails, the others do in consequence.
+fn settle(
+    described: Result<Manifest>,
+    packed: Result<Packed>,
+    read: Result<Contents>,
+) -> Result<(Packed, Manifest)> {
+    let (manifest, packed, contents) = match (described, packed, read) {
+        (Ok(manifest), Ok(packed), Ok(contents)) => (manifest, packed, contents),
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) if !error.is::<Consequence>() => {
+            return Err(error);
+        }
+        _ => return Err(Consequence.into()),
+    };
+    ensure!(
+        contents.sha256 == packed.sha256 && contents.manifest.as_ref() == Some(&manifest),
+        "the archive reads back other than it was written"
+    );
+    Ok((packed, manifest))
+}
+
+/// Marks an error that only follows from another thread's.
+#[derive(Debug, Clone, Copy)]
+struct Consequence;
+
+impl std::fmt::Display for Consequence {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the archive could not be made")
+    }
+}
+
+impl std::error::Error for Consequence {}

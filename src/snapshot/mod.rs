@@ -1,0 +1,122 @@
+//! The snapshot walk: look, save while packing while reading back, verify, publish, report.
+//!
+//! Nothing stands under a final name before it is whole, verified and durable. Never touches etcd's own files; knows
+//! nothing of Juju.
+
+mod flow;
+
+use crate::archive::{Effort, Packed};
+use crate::catalog::manifest::Manifest;
+use crate::catalog::name::archive_name;
+use crate::etcd::client::{Client, Status};
+use crate::etcd::member::Member;
+use crate::etcd::tools::Tools;
+use crate::progress::{Progress, Tell};
+use crate::stop::Refusal;
+use crate::store::directory::Approach;
+use crate::store::stage::Stage;
+use crate::system::durable::Dir;
+use crate::system::interrupt;
+use crate::system::owner::Owner;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use flow::{ARCHIVE, Flow};
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The directory to put the archive in.
+    pub target: PathBuf,
+    /// How hard to compress.
+    pub effort: Effort,
+    /// Who the archive belongs to.
+    pub owner: Owner,
+    /// The Juju unit this runs on, if any.
+    pub unit: Option<String>,
+    /// The time, for the name and the manifest.
+    pub now: Timestamp,
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Where the archive is.
+    pub path: PathBuf,
+    /// Its size and hash.
+    pub packed: Packed,
+    /// What is in it.
+    pub manifest: Manifest,
+    /// The alarms of the member, as it words them. They are in the snapshot too.
+    pub alarms: Vec<String>,
+}
+
+/// Takes a snapshot of the member behind `client` and publishes it as an archive.
+pub fn take(client: &Client, tools: &Tools, request: &Request, tell: Tell<'_>) -> Result<Report> {
+    tell(Progress::Step("looking at etcd and at the target"));
+    let looked = look(client)?;
+    let approach = Approach::to(&request.target, request.owner)?;
+    approach.need(room_for(&looked.status), "the snapshot")?;
+    let target = approach.make()?;
+    let stage = Stage::make(&target)?;
+
+    let flow = Flow { client, tools, stage: &stage, looked: &looked, request };
+    let (packed, manifest) = flow.run(tell)?;
+    interrupt::check()?;
+    let path = publish(&target, &stage, request.now)?;
+    Ok(Report { path, packed, manifest, alarms: looked.status.errors })
+}
+
+/// The member as it is before the snapshot.
+struct Looked {
+    status: Status,
+    member: Member,
+    count: usize,
+}
+
+fn look(client: &Client) -> Result<Looked> {
+    // Each question costs a start of etcdctl; this one needs no answer to the others.
+    let (status, members) = std::thread::scope(|scope| {
+        let members = scope.spawn(|| client.members());
+        (client.status(), join(members))
+    });
+    let status = status?;
+    ensure!(status.has_leader, "etcd answers and has no leader: {}", status.errors.join("; "));
+    if status.is_learner {
+        return Err(Refusal::new(
+            "this member is a learner, whose data may lag behind the cluster's",
+            "run snapshot on a voting member",
+        )
+        .into());
+    }
+    // A read that goes through the leader: what `endpoint health` does.
+    client.keys(0).context("checking that etcd is healthy")?;
+    let members = members?;
+    let count = members.len();
+    let own = members.into_iter().find(|member| member.id == status.member_id);
+    let member = own.context("etcd does not list the member that answers")?;
+    Ok(Looked { status, member, count })
+}
+
+/// The database with a tenth to grow while it is saved, and an archive of half of what is in use: Kubernetes objects
+/// shrink to a fifth. Data that shrinks less may still run out of room; then the walk ends with nothing published.
+fn room_for(status: &Status) -> u64 {
+    let (db, used) = (status.db_size, status.db_in_use);
+    db.saturating_add(db / 10).saturating_add(used / 2).saturating_add(1 << 20)
+}
+
+fn publish(target: &Dir, stage: &Stage<'_>, now: Timestamp) -> Result<PathBuf> {
+    for nth in 1..=1000 {
+        let name = archive_name(now, nth);
+        if target.adopt(stage.dir(), ARCHIVE, &name).context("publishing the archive")? {
+            return Ok(target.path().join(name));
+        }
+    }
+    bail!("a thousand archives of this second are in {} already", Path::display(target.path()))
+}
+
+/// What a thread came to; one that panicked has told its story already.
+fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of ours failed")))
+}
