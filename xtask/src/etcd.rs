@@ -158,7 +158,7 @@ fn apt() -> Command {
 }
 
 /// The Debian mirror that this machine already uses.
-fn mirror() -> Result<String> {
+pub fn mirror() -> Result<String> {
     let mut indexes = indexes()?;
     if indexes.trim().is_empty() {
         eprintln!("apt has no package lists yet: running apt-get update on this machine first");

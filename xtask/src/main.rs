@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo`, `test`, `chaos`, `etcd`.
+//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `etcd`.
 //!
 //! A doorway: one match, one module per command. It must never do a command's work itself.
 #![allow(
@@ -16,6 +16,7 @@ mod command;
 mod demo;
 mod etcd;
 mod interrupt;
+mod machines;
 mod test;
 mod workspace;
 
@@ -27,6 +28,8 @@ Usage: cargo xtask COMMAND
   demo         start a throw-away etcd, snapshot it, damage it, restore it, and show each step
   test [ARGS]  fmt, clippy, and the tests on real etcd servers; ARGS are passed on to cargo test
   chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N]
+  machines [NAME]
+               the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name
   etcd         make sure that the etcd servers for the tests are here, and print where";
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["test", arguments @ ..] => test::run(arguments),
         ["chaos", arguments @ ..] => chaos::run(arguments),
+        ["machines", wanted @ ..] => machines::run(wanted),
         ["etcd"] => etcd::run(),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

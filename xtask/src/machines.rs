@@ -1,0 +1,86 @@
+//! `cargo xtask machines`: snapshot and restore on whole machines with a real systemd, one row a scenario.
+//!
+//! It owns the table and nothing else. It must never call a scenario passed that did not run to its end.
+
+mod able;
+mod debian;
+mod handwritten;
+mod machine;
+mod root;
+mod story;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::{command, workspace};
+
+/// What every scenario needs.
+pub struct Stage {
+    /// The tree that machines boot from.
+    pub root: PathBuf,
+    /// Where cargo put the programs.
+    pub built: PathBuf,
+}
+
+/// A scenario: its name, and what it does; its closing words go into the table.
+type Scenario = (&'static str, fn(&Stage) -> Result<String>);
+
+const SCENARIOS: &[Scenario] = &[
+    ("debian: the package, user etcd, Type=notify", debian::plain),
+    ("unit: written by hand, with flags", handwritten::flags),
+];
+
+/// Runs every scenario whose name holds one of `wanted`, or all.
+pub fn run(wanted: &[&str]) -> Result<ExitCode> {
+    if let Some(why) = able::why_not() {
+        eprintln!("machines cannot run here: {why}");
+        return Ok(ExitCode::from(2));
+    }
+    let chosen: Vec<_> = SCENARIOS
+        .iter()
+        .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)))
+        .collect();
+    let stage = prepare()?;
+    let mut failed = 0;
+    for (name, scenario) in &chosen {
+        let began = Instant::now();
+        let outcome = scenario(&stage);
+        failed += usize::from(outcome.is_err());
+        row(name, &outcome, began);
+        crate::interrupt::check()?;
+    }
+    println!("{} passed, {failed} failed", chosen.len() - failed);
+    Ok(if failed == 0 && !chosen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn prepare() -> Result<Stage> {
+    let target = workspace::target_directory()?;
+    command::run_well(Command::new("cargo").args([
+        "build",
+        "--release",
+        "--bins",
+        "--package",
+        "etcd-charm",
+    ]))?;
+    Ok(Stage { root: root::ensure(&target)?, built: target.join("release") })
+}
+
+fn row(name: &str, outcome: &Result<String>, began: Instant) {
+    let took = began.elapsed().as_secs_f64();
+    match outcome {
+        Ok(words) => println!("passed  {took:5.1} s  {name:50}  {words}"),
+        Err(error) => println!("FAILED  {took:5.1} s  {name:50}  {error:#}"),
+    }
+}
+
+impl Stage {
+    /// A machine with the charm on it, and etcd as the package starts it.
+    pub fn unit(&self) -> Result<machine::Machine> {
+        let machine = machine::Machine::boot(&self.root).context("booting a machine")?;
+        story::install(&machine, &self.built)?;
+        Ok(machine)
+    }
+}

@@ -1,0 +1,36 @@
+#!/bin/sh
+# What must happen in a mount and network namespace of its own before a machine can boot, and after it is off.
+#
+#   machine.sh boot NAME ROOT HOME    boots the tree ROOT, which stays as it is: what the machine writes goes to HOME
+#   machine.sh sweep NAME             removes the control groups that the machine left
+set -eu
+
+control_groups() {
+    umount --recursive /sys/fs/cgroup 2>/dev/null || true
+    # A new network namespace shows its devices only in a /sys of its own.
+    mount -t sysfs sysfs /sys
+    mount -t cgroup2 cgroup2 /sys/fs/cgroup
+}
+
+boot() {
+    name=$1 root=$2 home=$3
+    ip link set lo up
+    control_groups
+    # Two machines in one control group would end each other's units.
+    mkdir -p "/sys/fs/cgroup/$name"
+    echo $$ >"/sys/fs/cgroup/$name/cgroup.procs"
+    mkdir -p "$home/upper" "$home/work" "$home/root" "$home/var"
+    mount -t overlay overlay -o "lowerdir=$root,upperdir=$home/upper,workdir=$home/work" "$home/root"
+    # Data lies on the disk itself, and not on a file system that only machines of this kind have.
+    exec systemd-nspawn --quiet --machine="$name" --directory="$home/root" --bind="$home/var:/var" \
+        --boot --register=no --keep-unit --console=pipe
+}
+
+sweep() {
+    control_groups
+    [ ! -d "/sys/fs/cgroup/$1" ] || find "/sys/fs/cgroup/$1" -depth -type d -exec rmdir {} +
+}
+
+verb=$1
+shift
+"$verb" "$@"
