@@ -9,6 +9,7 @@ mod environment;
 pub mod params;
 pub mod restore;
 pub mod results;
+pub mod site;
 pub mod snapshot;
 mod teller;
 mod terminal;
@@ -163,7 +164,7 @@ impl Call<'_> {
 /// The etcd of this machine.
 fn site(call: &Call<'_>) -> Result<Site, Stop> {
     let Environment { site, password, .. } = call.environment;
-    let found = Site::find(site.as_deref(), password.clone());
+    let found = Site::find(site.as_deref(), call.params.text("site")?, password.clone());
     found.map_err(|error| {
         Stop::of(
             error,

@@ -23,6 +23,9 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let request = request(call)?;
     let site = super::site(call)?;
     let report = restore::walk(&site, &request, &mut call.tell())?;
+    if request.plan_only {
+        super::site::tell(&site, results);
+    }
     tell(&report, &request, results);
     Ok(())
 }

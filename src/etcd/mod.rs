@@ -5,6 +5,7 @@
 pub mod arriving;
 pub mod backend;
 pub mod client;
+pub mod manifest;
 pub mod member;
 pub mod offline;
 pub mod patience;

@@ -1,15 +1,21 @@
 //! The supervisor of etcd: how it is stopped and started. Must never signal a process itself.
 
+pub mod static_pod;
+
 use super::patience;
 use crate::stop::Refusal;
 use crate::system::process::Program;
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// On top of what etcd needs for its database. For a small one that makes 100 s: longer than systemd's own default of
 /// 90 s for a stop or a start, so that its verdict comes first.
 const SUPERVISOR: Duration = Duration::from_secs(40);
+/// How long kubelet may take to see a manifest come or go (it looks every 20 s where it is not told), to give a pod its
+/// 30 s of grace, and to make a container.
+const KUBELET: Duration = Duration::from_secs(120);
 
 /// What starts and stops etcd here.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -26,6 +32,12 @@ pub enum Service {
         start: Vec<String>,
         /// Stops etcd and returns when it has gone.
         stop: Vec<String>,
+    },
+    /// kubelet, by a manifest in the directory that it watches.
+    StaticPod {
+        /// The manifest, where it lies while etcd is meant to run.
+        #[serde(rename = "static-pod")]
+        manifest: PathBuf,
     },
     /// None was found for the etcd that runs. A site file never says this.
     #[serde(skip)]
@@ -46,6 +58,32 @@ impl Service {
         self.run("stop", bytes).context("stopping etcd")
     }
 
+    /// Lets those back in that were kept away while etcd was stopped: the API server of a static pod's machine. To be
+    /// called once the data is final; does nothing where nobody was.
+    pub fn release(&self) -> Result<()> {
+        match self {
+            Self::StaticPod { manifest } => static_pod::release(manifest).context("starting the API server"),
+            _ => Ok(()),
+        }
+    }
+
+    /// How long etcd may go on after a stop came back without an error.
+    pub fn stop_patience(&self) -> Duration {
+        match self {
+            Self::StaticPod { .. } => KUBELET,
+            _ => Duration::from_secs(30),
+        }
+    }
+
+    /// How long after a start nobody may have the data open. etcd opens it within a second; a supervisor that starts it
+    /// again after it died does so within ten.
+    pub fn idle_patience(&self) -> Duration {
+        match self {
+            Self::StaticPod { .. } => KUBELET,
+            _ => Duration::from_secs(15),
+        }
+    }
+
     /// What a person types to do `verb`, one of `start`, `stop` and `status`.
     pub fn typed(&self, verb: &str) -> String {
         match self {
@@ -55,6 +93,17 @@ impl Service {
                 "stop" => stop.join(" "),
                 _ => "ps -C etcd".to_owned(),
             },
+            Self::StaticPod { manifest } => {
+                let (live, parked) = (manifest.display(), static_pod::parked(manifest));
+                match verb {
+                    "start" => format!("mv {} {live}", parked.display()),
+                    "stop" => format!(
+                        "mkdir -p {0} && mv {live} {0}/",
+                        parked.parent().unwrap_or(manifest).display()
+                    ),
+                    _ => "crictl ps -a --name etcd".to_owned(),
+                }
+            }
             Self::Unknown { pid } => match verb {
                 "start" => "start etcd as it was started".to_owned(),
                 "stop" => format!("kill {pid}"),
@@ -66,7 +115,7 @@ impl Service {
     /// That etcd can be stopped and started by us, or why not.
     pub fn known(&self) -> Result<(), Refusal> {
         match self {
-            Self::Systemd { .. } | Self::Commands { .. } => Ok(()),
+            Self::Systemd { .. } | Self::Commands { .. } | Self::StaticPod { .. } => Ok(()),
             Self::Unknown { pid } => Err(Refusal::new(
                 format!("no supervisor of the running etcd (pid {pid}) was found"),
                 "name its start and stop commands in a site file, and the file in ETCD_SITE",
@@ -77,6 +126,8 @@ impl Service {
     fn run(&self, verb: &str, bytes: u64) -> Result<()> {
         self.known()?;
         let words: Vec<&str> = match self {
+            Self::StaticPod { manifest } if verb == "start" => return static_pod::start(manifest),
+            Self::StaticPod { manifest } => return static_pod::stop(manifest),
             Self::Unknown { .. } => Vec::new(),
             Self::Systemd { systemd } => vec!["systemctl", "--no-ask-password", verb, "--", systemd],
             Self::Commands { start, .. } if verb == "start" => start.iter().map(String::as_str).collect(),
@@ -88,11 +139,16 @@ impl Service {
     }
 }
 
+/// What systemctl prints for a question; `None` where there is no systemd to ask.
+pub fn ask_systemd(words: &[&str]) -> Option<String> {
+    let output = Program::new("systemctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
+    Some(output.text())
+}
+
 /// The main process of a systemd unit, if it runs and there is a systemd to ask.
 pub fn main_pid(unit: &str) -> Option<i32> {
-    let systemctl = Program::new("systemctl").args(["show", "--property=MainPID", "--", unit]);
-    let output = systemctl.deadline(Duration::from_secs(10)).run().ok()?;
-    output.text().trim().strip_prefix("MainPID=")?.parse().ok().filter(|pid| *pid > 0)
+    let shown = ask_systemd(&["show", "--property=MainPID", "--", unit])?;
+    shown.trim().strip_prefix("MainPID=")?.parse().ok().filter(|pid| *pid > 0)
 }
 
 #[cfg(test)]
@@ -100,10 +156,16 @@ mod tests {
     use super::Service;
 
     #[test]
-    fn a_site_file_names_a_unit_or_two_commands() {
+    fn a_site_file_names_a_unit_a_manifest_or_two_commands() {
         for (text, typed) in [
             ("{systemd: etcd.service}", Some("systemctl stop etcd.service")),
             ("{start: [run, it], stop: [end, it]}", Some("end it")),
+            (
+                "{static-pod: /k/manifests/etcd.yaml}",
+                Some(
+                    "mkdir -p /k/manifests-parked-by-restore && mv /k/manifests/etcd.yaml /k/manifests-parked-by-restore/",
+                ),
+            ),
             ("{pid: 1}", None),
             ("{}", None),
             ("null", None),

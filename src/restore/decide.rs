@@ -102,7 +102,25 @@ pub fn suits(site: &Site) -> Result<(), Refusal> {
             "take --wal-dir out of etcd's configuration, with the log moved to member/wal in its data directory",
         ));
     }
+    if let Some(drift) = &site.drift {
+        return Err(Refusal::new(
+            format!("after a restart etcd would work on other data: {drift}"),
+            "make its configuration say what is meant, restart etcd, and run restore again",
+        ));
+    }
+    if !site.tools.etcd.is_file() {
+        return Err(no_server(site));
+    }
     site.service.known()
+}
+
+/// The program `etcd` is in a container: restored data is booted before it goes live, and that takes one here.
+fn no_server(site: &Site) -> Refusal {
+    let server = site.tools.etcd.display();
+    Refusal::new(
+        format!("there is no program {server} on this machine to prove the restored data with"),
+        site.how_to_get_programs(),
+    )
 }
 
 /// Whether this etcd may be restored at all: a cluster of one voting member that has started, or none.
@@ -163,7 +181,8 @@ fn alone(members: &[Member]) -> Result<Identity, Refusal> {
     }
 }
 
-fn called(member: &Member) -> String {
+/// A member, to a person.
+pub fn called(member: &Member) -> String {
     match (member.name.as_str(), member.is_learner) {
         ("", _) => format!("{:x} (not started)", member.id),
         (name, true) => format!("{name} (a learner)"),

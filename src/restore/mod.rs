@@ -8,7 +8,7 @@ mod facts;
 mod report;
 mod stage;
 
-pub use decide::{Backup, Bump, Plan};
+pub use decide::{Backup, Bump, Plan, called};
 pub use report::{Outcome, Report};
 
 use crate::archive::Effort;

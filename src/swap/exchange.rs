@@ -15,8 +15,6 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
-/// How long a stopped etcd may take to let go of its files.
-const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// How long an etcd that did not obey in that time is watched for obeying late.
 const LATE_STOP: Duration = Duration::from_secs(5);
 
@@ -129,7 +127,7 @@ impl<'a> Exchange<'a> {
     fn stop(&self) -> Result<Hold> {
         let stopped = self.site.service.stop(self.data().backend_size());
         // The lock decides: a supervisor may fail to stop what did not run, or know nothing of an etcd that does.
-        let patience = if stopped.is_ok() { STOP_PATIENCE } else { Duration::ZERO };
+        let patience = if stopped.is_ok() { self.site.service.stop_patience() } else { Duration::ZERO };
         match (self.data().hold(patience), stopped) {
             (Ok(hold), _) => Ok(hold),
             (Err(held), Ok(())) => Err(held),
@@ -197,6 +195,7 @@ impl<'a> Exchange<'a> {
                 bail!("the old data stays in {}: {name} is taken", other.path().display());
             }
         }
+        self.site.service.release()?;
         self.beside.remove()
     }
 
@@ -239,6 +238,7 @@ impl<'a> Exchange<'a> {
         if self.journal.old.runs {
             self.serve_old_data()?;
         }
+        self.site.service.release()?;
         self.beside.remove()?;
         Ok(kept)
     }

@@ -8,11 +8,7 @@ use crate::etcd::patience;
 use crate::etcd::site::Site;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, Instant};
-
-/// How long nobody may have the data open while we wait. etcd opens it within a second; a supervisor that starts it
-/// again after it died does so within ten.
-const IDLE_PATIENCE: Duration = Duration::from_secs(15);
+use std::time::Instant;
 
 /// What a member must show, as its private boot showed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +90,7 @@ fn content(client: &Client, revision: i64) -> Result<(ContentHash, u64)> {
 
 /// Waits until the site's etcd serves. One that has let go of its data, or never took it, is not waited for.
 pub fn serving(site: &Site, data: &DataDir) -> Result<Status> {
-    let mut idle_since = None;
+    let (mut idle_since, idle) = (None, site.service.idle_patience());
     let mut alive = || {
         if data.in_use()? {
             idle_since = None;
@@ -102,11 +98,12 @@ pub fn serving(site: &Site, data: &DataDir) -> Result<Status> {
         }
         let since = *idle_since.get_or_insert_with(Instant::now);
         ensure!(
-            since.elapsed() < IDLE_PATIENCE,
+            since.elapsed() < idle,
             "etcd does not run: {} s after its service was started nothing has the data open",
-            IDLE_PATIENCE.as_secs()
+            idle.as_secs()
         );
         Ok(())
     };
-    Client::of(site).wait_until_serving(patience::for_database(data.backend_size()), &mut alive)
+    let in_all = patience::for_database(data.backend_size()).max(idle);
+    Client::of(site).wait_until_serving(in_all, &mut alive)
 }

@@ -3,11 +3,16 @@
 //! It owns the table and nothing else. It must never call a scenario passed that did not run to its end.
 
 mod able;
+mod certificates;
 mod debian;
 mod handwritten;
 mod machine;
+mod pod;
+mod reboot;
 mod root;
+mod snap;
 mod story;
+mod three;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -21,6 +26,8 @@ use crate::{command, workspace};
 pub struct Stage {
     /// The tree that machines boot from.
     pub root: PathBuf,
+    /// Where cargo builds.
+    pub target: PathBuf,
     /// Where cargo put the programs.
     pub built: PathBuf,
 }
@@ -30,7 +37,16 @@ type Scenario = (&'static str, fn(&Stage) -> Result<String>);
 
 const SCENARIOS: &[Scenario] = &[
     ("debian: the package, user etcd, Type=notify", debian::plain),
+    ("debian: authentication on", debian::auth),
+    ("snap: with TLS", snap::tls),
+    ("snap: with TLS and a plain port", snap::open),
     ("unit: written by hand, with flags", handwritten::flags),
+    ("unit: stopped, its data moved by a drop-in", handwritten::stopped),
+    ("unit: changed since it was started", handwritten::drifted),
+    ("unit: two etcds", handwritten::two),
+    ("pod: kubeadm's static pod, with TLS", pod::kubeadm),
+    ("reboot: power lost at three points of a restore", reboot::thrice),
+    ("cluster: three machines", three::members),
 ];
 
 /// Runs every scenario whose name holds one of `wanted`, or all.
@@ -65,7 +81,7 @@ fn prepare() -> Result<Stage> {
         "--package",
         "etcd-charm",
     ]))?;
-    Ok(Stage { root: root::ensure(&target)?, built: target.join("release") })
+    Ok(Stage { root: root::ensure(&target)?, built: target.join("release"), target })
 }
 
 fn row(name: &str, outcome: &Result<String>, began: Instant) {

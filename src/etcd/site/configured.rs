@@ -4,7 +4,7 @@
 
 use super::found::{Found, SNAP_COMMON};
 use super::running::below;
-use super::settings::{Settings, Told};
+use super::settings::{Said, Settings, Told};
 use crate::etcd::service::Service;
 use crate::stop::Refusal;
 use std::fs;
@@ -16,9 +16,16 @@ const SNAP: &str = "/var/snap/etcd/common/etcd.conf.yml";
 /// The files that are looked for.
 pub(super) const PLACES: [&str; 2] = [DEBIAN, SNAP];
 
-/// Looks for every package that is known, on the machine whose files lie under `root`.
-pub(super) fn look(root: &Path) -> Result<Vec<Found>, Refusal> {
-    Ok([debian(root)?, snap(root)?].into_iter().flatten().collect())
+/// Looks for every package that is known, on the machine whose files lie under `root`. Debian's unit, where systemd could
+/// tell it, is among `units` already.
+pub(super) fn look(root: &Path, units: &[Found]) -> Result<Vec<Found>, Refusal> {
+    let debian =
+        if units.iter().any(|unit| unit.service == systemd("etcd.service")) { None } else { debian(root)? };
+    Ok([debian, snap(root)?].into_iter().flatten().collect())
+}
+
+fn systemd(unit: &str) -> Service {
+    Service::Systemd { systemd: unit.to_owned() }
 }
 
 /// Debian's and Ubuntu's package etcd-server: its unit gives etcd a data directory, then all that this file says, and has
@@ -39,7 +46,7 @@ fn debian(root: &Path) -> Result<Option<Found>, Refusal> {
         Some(file) => config(file, &read(root, file)?.ok_or_else(|| unusable(file, "it is not there"))?)?,
         None => told.settings(),
     };
-    Ok(stopped(&settings, config_file, cwd, "/usr/bin/etcd", "etcd.service"))
+    Ok(stopped(&Said::new(told, config_file, settings), cwd, "/usr/bin/etcd", "etcd.service"))
 }
 
 /// The snap of Charmed Kubernetes. What its daemon's directory is, nobody says.
@@ -50,24 +57,12 @@ fn snap(root: &Path) -> Result<Option<Found>, Refusal> {
         return Err(unusable(SNAP, "etcd does not run, and it gives no absolute data-dir"));
     }
     let server = "/snap/etcd/current/bin/etcd";
-    Ok(stopped(
-        &settings,
-        Some(PathBuf::from(SNAP)),
-        Path::new(SNAP_COMMON),
-        server,
-        "snap.etcd.etcd.service",
-    ))
+    let said = Said::new(Told::default(), Some(PathBuf::from(SNAP)), settings);
+    Ok(stopped(&said, Path::new(SNAP_COMMON), server, "snap.etcd.etcd.service"))
 }
 
-fn stopped(
-    settings: &Settings,
-    config_file: Option<PathBuf>,
-    cwd: &Path,
-    server: &str,
-    unit: &str,
-) -> Option<Found> {
-    let service = Service::Systemd { systemd: unit.to_owned() };
-    Found::of(settings, config_file, cwd, format!("{unit}, stopped"), PathBuf::from(server), service)
+fn stopped(said: &Said, cwd: &Path, server: &str, unit: &str) -> Option<Found> {
+    Found::of(said, cwd, format!("{unit}, stopped"), PathBuf::from(server), systemd(unit))
 }
 
 fn read(root: &Path, file: impl AsRef<Path>) -> Result<Option<String>, Refusal> {
@@ -91,14 +86,14 @@ fn unusable(file: impl AsRef<Path>, why: &str) -> Refusal {
 
 /// The variables in an environment file of systemd (systemd.exec(5), `EnvironmentFile=`): `NAME=value`, where the value
 /// may be quoted; comments begin with `#` or `;`. The last of a name wins.
-fn environment_file(text: &str) -> Vec<(String, String)> {
+pub(super) fn environment_file(text: &str) -> Vec<(String, String)> {
     let text = text.replace("\\\n", "");
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
     let pairs = lines.filter_map(|line| line.split_once('='));
     pairs.map(|(name, value)| (name.trim().to_owned(), unquoted(value.trim()))).collect()
 }
 
-fn unquoted(value: &str) -> String {
+pub(super) fn unquoted(value: &str) -> String {
     let within = |quote: char| value.strip_prefix(quote)?.strip_suffix(quote);
     match (within('"'), within('\'')) {
         (Some(inner), _) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
@@ -119,7 +114,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        look(root.path())
+        look(root.path(), &[])
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Must never fill in what the file leaves out by looking at the machine.
 
-use super::{Login, Service, Site, Tls, Tools};
+use super::{Login, Origin, Service, Site, Tls, Tools};
 use crate::stop::Refusal;
 use crate::system::secret::Secret;
 use anyhow::{Context, Result};
@@ -34,7 +34,12 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
     if !said.data_dir.is_absolute() {
         return Err(unusable(file, "data-dir must be an absolute path").into());
     }
+    let told_by = file.display().to_string();
     Ok(Site {
+        called: format!("the etcd of the site file {told_by}"),
+        from: Origin { endpoint: told_by.clone(), data_dir: told_by },
+        drift: None,
+        pid: None,
         login: login(said.username, said.password_file.as_deref(), password)?,
         endpoint: one_endpoint(file, said.endpoint)?,
         tls: Tls { cacert: said.cacert, cert: said.cert, key: said.key },

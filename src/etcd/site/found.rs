@@ -3,8 +3,9 @@
 //! Must never prefer one of two etcds of the same standing. A home of etcd that is to be found too gets a file beside
 //! `running` and `configured` and a line here.
 
-use super::settings::Settings;
-use super::{Login, Service, Site, Tls, Tools, configured, local, running};
+use super::settings::Said;
+use super::units::Systemd;
+use super::{Login, Origin, Service, Site, Tls, Tools, configured, local, pods, running, units};
 use crate::stop::Refusal;
 use crate::system::secret::Secret;
 use anyhow::Result;
@@ -13,13 +14,10 @@ use std::path::{Path, PathBuf};
 /// The directory where the Charmed Kubernetes snap keeps its configuration and its certificates.
 pub(super) const SNAP_COMMON: &str = "/var/snap/etcd/common";
 
-/// Asks which process is the main one of a systemd unit.
-pub(super) type MainPid<'a> = &'a dyn Fn(&str) -> Option<i32>;
-
 /// An etcd that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
-    /// What it is to a person: `pid 42`, `etcd.service, stopped`.
+    /// What it is to a person: `etcd.service (pid 42)`, `etcd.service, stopped`.
     pub called: String,
     pub endpoint: String,
     pub tls: Tls,
@@ -29,18 +27,27 @@ pub(super) struct Found {
     /// The server's program, as it is said to be.
     pub server: PathBuf,
     pub service: Service,
+    pub from: Origin,
+    /// Its process, where it runs.
+    pub process: Option<Seen>,
+    /// Why a restart would make another etcd of it.
+    pub drift: Option<String>,
+}
+
+/// What a running etcd has of its data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub pid: i32,
+    /// The device and the inode of the data directory that it was told.
+    pub data_dir: Option<(u64, u64)>,
+    /// The data directory that it has open, where that is another.
+    pub elsewhere: Option<PathBuf>,
 }
 
 impl Found {
-    /// What was told to an etcd that runs in `cwd`; `None` for one that no client of a network can reach.
-    pub fn of(
-        settings: &Settings,
-        config_file: Option<PathBuf>,
-        cwd: &Path,
-        called: String,
-        server: PathBuf,
-        service: Service,
-    ) -> Option<Self> {
+    /// What was said to an etcd that runs in `cwd`; `None` for one that no client of a network can reach.
+    pub fn of(said: &Said, cwd: &Path, called: String, server: PathBuf, service: Service) -> Option<Self> {
+        let Said { settings, config_file, .. } = said;
         let endpoint = local::endpoint(settings)?;
         let mut tls = local::tls(settings, &endpoint, cwd);
         if endpoint.starts_with("https://")
@@ -54,16 +61,27 @@ impl Found {
             data_dir: settings.data_dir(cwd),
             wal_dir: settings.wal_dir(cwd),
             endpoint,
-            config_file,
+            config_file: config_file.clone(),
             server,
             service,
+            from: Origin { endpoint: said.origin("listen-client-urls"), data_dir: said.origin("data-dir") },
+            process: None,
+            drift: None,
         })
     }
 
     /// With its tools and, where there is a password, the user that a snapshot takes.
     pub fn into_site(self, password: Option<Secret>) -> Result<Site> {
+        let tools = Tools::beside(&self.server).map_err(|error| match (&self.process, &self.service) {
+            (Some(seen), Service::StaticPod { .. }) => {
+                Refusal::new(format!("{error:#}"), take_programs_of(seen.pid)).into()
+            }
+            _ => error,
+        })?;
         Ok(Site {
-            tools: Tools::beside(&self.server)?,
+            called: self.called,
+            pid: self.process.map(|seen| seen.pid),
+            tools,
             endpoint: self.endpoint,
             tls: self.tls,
             login: password.map(|password| Login { user: "root".to_owned(), password }),
@@ -71,12 +89,32 @@ impl Found {
             wal_dir: self.wal_dir,
             config_file: self.config_file,
             service: self.service,
+            from: self.from,
+            drift: self.drift,
         })
+    }
+
+    /// Whether it is the one that an operator calls `choice`: its unit, its process, its manifest or its data directory.
+    fn is_called(&self, choice: &str) -> bool {
+        let service = match &self.service {
+            Service::Systemd { systemd } => {
+                systemd == choice || systemd.strip_suffix(".service") == Some(choice)
+            }
+            Service::StaticPod { manifest } => manifest == Path::new(choice),
+            Service::Commands { .. } | Service::Unknown { .. } => false,
+        };
+        let pid = self.process.as_ref().is_some_and(|seen| seen.pid.to_string() == choice);
+        service || pid || self.data_dir == Path::new(choice)
     }
 
     fn in_words(&self) -> String {
         format!("{} with its data in {} at {}", self.called, self.data_dir.display(), self.endpoint)
     }
+}
+
+/// What to type to have the programs of an etcd in a container: they are of its version.
+pub(super) fn take_programs_of(pid: i32) -> String {
+    format!("take those of the running etcd: install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd*")
 }
 
 /// The client pair that the older etcd charm writes beside the server's, which is for servers only.
@@ -85,31 +123,125 @@ fn snap_certificates() -> Tls {
     Tls { cacert: at("ca.crt"), cert: at("client.crt"), key: at("client.key") }
 }
 
-/// The one etcd of the machine whose files lie under `root`.
-pub(super) fn the_one(root: &Path, main_pid: MainPid<'_>) -> Result<Found, Refusal> {
-    let running = running::look(root, main_pid)?;
-    if let Some(found) = only(running.here)? {
-        return Ok(found);
+/// All etcds of one machine.
+#[derive(Debug)]
+pub(super) struct Machine {
+    /// Those that run and can be worked on.
+    runs: Vec<Found>,
+    /// Those that are installed and do not run.
+    stopped: Vec<Found>,
+    others: running::Running,
+}
+
+impl Machine {
+    /// Looks at the machine whose files lie under `root` and whose units `systemd` knows.
+    pub fn look(root: &Path, systemd: &Systemd<'_>) -> Result<Self, Refusal> {
+        let mut others = running::look(root, systemd.main_pid)?;
+        let mut pods = pods::look(root)?;
+        let mut runs = std::mem::take(&mut others.here);
+        let inode = |dir: &Path| running::inode_under(root, dir);
+        let mut run = |pod: &Found| {
+            let data = inode(&pod.data_dir);
+            let is_pods = |found: &Found| {
+                let seen = found.process.as_ref().and_then(|seen| seen.data_dir);
+                matches!(found.service, Service::Unknown { .. }) && seen.is_some() && seen == data
+            };
+            let all = [&mut runs, &mut others.elsewhere];
+            all.into_iter().find_map(|all| Some(all.remove(all.iter().position(is_pods)?)))
+        };
+        for pod in &mut pods {
+            if let Some(process) = run(pod) {
+                pod.called = format!("{} ({})", pod.called, process.called);
+                (pod.endpoint, pod.process) = (process.endpoint, process.process);
+            }
+        }
+        let (pods_run, pods_stopped): (Vec<_>, Vec<_>) =
+            pods.into_iter().partition(|pod| pod.process.is_some());
+        runs.extend(pods_run);
+        for found in &mut runs {
+            found.drift = drift(root, systemd, found);
+        }
+        // What is meant counts only where nothing is: and asking about every unit takes time.
+        let stopped = if runs.is_empty() {
+            let units = units::look(root, systemd)?;
+            configured::look(root, &units)?.into_iter().chain(units).chain(pods_stopped).collect()
+        } else {
+            pods_stopped
+        };
+        Ok(Self { runs, stopped, others })
     }
-    if let Some(pid) = running.unreadable.first() {
-        return Err(Refusal::new(
-            format!("an etcd runs (pid {pid}), and what it was told may not be read"),
-            "run this as root",
+
+    /// The one that an operator calls `choice`; `None` where none is called so.
+    pub fn called(self, choice: &str) -> Result<Option<Found>, Refusal> {
+        let all = self.runs.into_iter().chain(self.stopped);
+        only(all.filter(|found| found.is_called(choice)).collect())
+    }
+
+    /// Every one that was found, in words.
+    pub fn in_words(&self) -> String {
+        let all: Vec<String> = self.runs.iter().chain(&self.stopped).map(Found::in_words).collect();
+        if all.is_empty() { "none was found".to_owned() } else { all.join("; ") }
+    }
+
+    /// The one that there is.
+    pub fn the_one(self) -> Result<Found, Refusal> {
+        let running = self.others;
+        if let Some(found) = only(self.runs)? {
+            return Ok(found);
+        }
+        if let Some(pid) = running.unreadable.first() {
+            return Err(Refusal::new(
+                format!("an etcd runs (pid {pid}), and what it was told may not be read"),
+                "run this as root",
+            ));
+        }
+        match only(self.stopped)? {
+            Some(found) => Ok(found),
+            None => Err(none(&running)),
+        }
+    }
+}
+
+/// Why an etcd that runs would be another after a restart.
+fn drift(root: &Path, systemd: &Systemd<'_>, found: &Found) -> Option<String> {
+    if let Some(open) = found.process.as_ref().and_then(|seen| seen.elsewhere.as_ref()) {
+        return Some(format!(
+            "{} has its data open in {}, and was told {} ({})",
+            found.called,
+            open.display(),
+            found.data_dir.display(),
+            found.from.data_dir
         ));
     }
-    if let Some(found) = only(configured::look(root)?)? {
-        return Ok(found);
-    }
+    let Service::Systemd { systemd: unit } = &found.service else { return None };
+    let meant = units::one(root, systemd, unit)?;
+    let same = meant.data_dir == found.data_dir
+        || running::inode_under(root, &meant.data_dir)
+            .is_some_and(|inode| Some(inode) == found.process.as_ref().and_then(|seen| seen.data_dir));
+    (!same).then(|| {
+        format!(
+            "{} has its data in {} ({}), and {unit} now says {} ({})",
+            found.called,
+            found.data_dir.display(),
+            found.from.data_dir,
+            meant.data_dir.display(),
+            meant.from.data_dir
+        )
+    })
+}
+
+/// There is no etcd to work on: why.
+fn none(running: &running::Running) -> Refusal {
     if let Some((pid, program)) = running.untrusted.first() {
-        return Err(Refusal::new(
+        return Refusal::new(
             format!(
                 "what runs as etcd (pid {pid}) is not trusted: others than root could have put {} there or called it so",
                 program.display()
             ),
             "if it is yours, write a site file and name it in ETCD_SITE",
-        ));
+        );
     }
-    Err(match running.elsewhere.first() {
+    match running.elsewhere.first() {
         Some(contained) => Refusal::new(
             format!(
                 "the etcd that runs ({}) is in a container or has a root of its own: that directory is not the same here",
@@ -118,10 +250,13 @@ pub(super) fn the_one(root: &Path, main_pid: MainPid<'_>) -> Result<Found, Refus
             "write a site file with the data directory as this machine sees it, and name it in ETCD_SITE",
         ),
         None => Refusal::new(
-            format!("no etcd was found: none runs, and there is no {}", configured::PLACES.join(" and no ")),
+            format!(
+                "no etcd was found: none runs, no systemd unit and no static pod starts one, and there is no {}",
+                configured::PLACES.join(" and no ")
+            ),
             "start etcd, or write a site file that says where it is and name it in ETCD_SITE",
         ),
-    })
+    }
 }
 
 fn only(mut found: Vec<Found>) -> Result<Option<Found>, Refusal> {
@@ -131,7 +266,7 @@ fn only(mut found: Vec<Found>) -> Result<Option<Found>, Refusal> {
     let all: Vec<String> = found.iter().map(Found::in_words).collect();
     Err(Refusal::new(
         format!("there are {} etcds on this machine: {}", all.len(), all.join("; ")),
-        "write a site file for the one that is meant, and name it in ETCD_SITE",
+        "name the one that is meant by its unit or its data directory, as in site=/var/lib/etcd",
     ))
 }
 
@@ -143,7 +278,7 @@ mod tests {
     use std::fs;
 
     fn find(root: &Path) -> Result<Found, Refusal> {
-        the_one(root, &|_| None)
+        Machine::look(root, &Systemd::none()).and_then(Machine::the_one)
     }
 
     #[test]
@@ -167,7 +302,12 @@ mod tests {
         {
             assert!(refusal.reason.contains(part), "{refusal}");
         }
-        assert!(refusal.next.contains("ETCD_SITE"), "{refusal}");
+        assert!(refusal.next.contains("site="), "{refusal}");
+        let chosen = |choice| Machine::look(root.path(), &Systemd::none()).unwrap().called(choice).unwrap();
+        for choice in ["42", "/data/a"] {
+            assert_eq!(chosen(choice).unwrap().called, "pid 42");
+        }
+        assert_eq!(chosen("etcd"), None);
     }
 
     #[test]

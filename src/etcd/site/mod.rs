@@ -7,11 +7,14 @@ mod configured;
 mod file;
 mod found;
 mod local;
+mod pods;
 mod running;
 mod settings;
+mod units;
 
-use super::service::{Service, main_pid};
+use super::service::{Service, ask_systemd, main_pid};
 use super::tools::Tools;
+use crate::stop::Refusal;
 use crate::system::secret::Secret;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -19,6 +22,10 @@ use std::path::{Path, PathBuf};
 /// One etcd on this machine.
 #[derive(Debug, Clone)]
 pub struct Site {
+    /// What it is to a person: `etcd.service (pid 42)`.
+    pub called: String,
+    /// Its process, where it was found running.
+    pub pid: Option<i32>,
     /// The client URL of its one member.
     pub endpoint: String,
     /// The certificates for that endpoint.
@@ -35,6 +42,19 @@ pub struct Site {
     pub tools: Tools,
     /// What starts and stops it.
     pub service: Service,
+    /// Where it was learned.
+    pub from: Origin,
+    /// Why a restart would make another etcd of it, in words; `None` where it would not, or that cannot be known.
+    pub drift: Option<String>,
+}
+
+/// Where the two facts were learned that decide which etcd is worked on, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The endpoint.
+    pub endpoint: String,
+    /// The data directory.
+    pub data_dir: String,
 }
 
 /// Certificates for a client, as file paths.
@@ -58,12 +78,39 @@ pub struct Login {
 }
 
 impl Site {
-    /// The site that `site_file` describes; without one, the etcd that is found on this machine. `password` is the one
-    /// from the environment: of the user that the file names (whose password file comes before it), else of root.
-    pub fn find(site_file: Option<&Path>, password: Option<Secret>) -> Result<Self> {
-        match site_file {
-            Some(path) => file::read(path, password),
-            None => found::the_one(Path::new("/"), &main_pid)?.into_site(password),
+    /// What to type to have etcd's own programs on this machine, where it runs in a container.
+    pub fn how_to_get_programs(&self) -> String {
+        self.pid
+            .map_or_else(|| "install the etcd server of the same version".to_owned(), found::take_programs_of)
+    }
+
+    /// The site that `site_file` describes; without one, the etcd that is found on this machine. Where there are several,
+    /// `choice` names the one by its unit, its process, its manifest or its data directory; it may name a site file too.
+    /// `password` is the one from the environment: of the user that the file names (whose password file comes before
+    /// it), else of root.
+    pub fn find(site_file: Option<&Path>, choice: &str, password: Option<Secret>) -> Result<Self> {
+        let look = || {
+            let systemd = units::Systemd { main_pid: &main_pid, ask: &ask_systemd };
+            found::Machine::look(Path::new("/"), &systemd)
+        };
+        match (choice, site_file) {
+            ("", Some(path)) => file::read(path, password),
+            ("", None) => look()?.the_one()?.into_site(password),
+            (choice, _) => {
+                let machine = look()?;
+                let all = machine.in_words();
+                match machine.called(choice)? {
+                    Some(found) => found.into_site(password),
+                    None if Path::new(choice).is_absolute() && Path::new(choice).is_file() => {
+                        file::read(Path::new(choice), password)
+                    }
+                    None => Err(Refusal::new(
+                        format!("there is no etcd called {choice}, nor a site file: {all}"),
+                        "name one by its unit, its process or its data directory, or the path of a site file",
+                    )
+                    .into()),
+                }
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 //! Must never take a proxy, a private etcd of ours, one whose files are not ours to see, or whatever else a user calls etcd
 //! for the etcd of this machine.
 
-use super::found::{Found, MainPid};
-use super::settings::{Settings, Told};
+use super::found::{Found, Seen};
+use super::settings::{Said, Settings, Told};
+use super::units::MainPid;
 use crate::etcd::service::Service;
 use crate::stop::Refusal;
 use crate::system::owner::{is_roots, trusted_below};
@@ -147,8 +148,13 @@ impl Process {
             None => told.settings(),
         };
         let service = self.service(main_pid);
-        let called = format!("pid {}", self.pid);
-        Ok(Found::of(&settings, config_file, &self.cwd, called, self.program, service))
+        let called = match &service {
+            Service::Systemd { systemd } => format!("{systemd} (pid {})", self.pid),
+            _ => format!("pid {}", self.pid),
+        };
+        let said = Said::new(told, config_file, settings);
+        let found = Found::of(&said, &self.cwd, called, self.program, service);
+        Ok(found.map(|found| Found { process: Some(Seen::by(self.pid, home, &found.data_dir)), ..found }))
     }
 
     /// The systemd unit whose main process it is. One that was started by hand lives in the unit of whoever started it (a
@@ -210,6 +216,28 @@ fn read_config(file: &Path) -> Result<Settings, String> {
     Settings::of_file(&text).map_err(|error| error.to_string())
 }
 
+impl Seen {
+    /// What the process at `home` in `/proc`, that was told `data_dir`, has of it.
+    fn by(pid: i32, home: &Path, data_dir: &Path) -> Self {
+        let theirs = home.join("root");
+        let told = inode_under(&theirs, data_dir);
+        let elsewhere = open_backend(home).filter(|open| inode_under(&theirs, open) != told);
+        Self { pid, data_dir: told, elsewhere }
+    }
+}
+
+/// The device and the inode of a directory on the machine whose files lie under `root`, if it is there.
+pub(super) fn inode_under(root: &Path, dir: &Path) -> Option<(u64, u64)> {
+    fs::metadata(below(root, dir)).map(|found| inode(&found)).ok()
+}
+
+/// The directory whose `member/snap/db` the process has open: what is, whatever was said.
+fn open_backend(home: &Path) -> Option<PathBuf> {
+    let files = fs::read_dir(home.join("fd")).ok()?.flatten();
+    let mut open = files.filter_map(|file| fs::read_link(file.path()).ok());
+    open.find_map(|file| file.to_str()?.strip_suffix("/member/snap/db").map(PathBuf::from))
+}
+
 /// The absolute `path` under another root.
 pub(super) fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
@@ -218,9 +246,8 @@ pub(super) fn below(root: &Path, path: &Path) -> PathBuf {
 /// Whether `dir` is the same directory to the process as it is to us. Where it is gone for both, the roots decide.
 fn is_same(dir: &Path, home: &Path, root: &Path) -> bool {
     let theirs = home.join("root");
-    let at = |path: &Path| fs::metadata(path).map(|found| inode(&found)).ok();
-    match (at(&below(&theirs, dir)), at(&below(root, dir))) {
-        (None, None) => at(&theirs) == at(root),
+    match (inode_under(&theirs, dir), inode_under(root, dir)) {
+        (None, None) => inode_under(&theirs, Path::new("/")) == inode_under(root, Path::new("/")),
         (theirs, ours) => theirs == ours,
     }
 }

@@ -25,9 +25,42 @@ pub(super) struct Settings {
     pub client_cert_auth: bool,
 }
 
-/// The flags and variables that an etcd was started with.
+/// The flags and variables that an etcd was started with: what was said, and in which words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Told(BTreeMap<String, String>);
+pub(super) struct Told(BTreeMap<String, (String, String)>);
+
+/// All that was said to one etcd, and where.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Said {
+    pub settings: Settings,
+    /// The configuration file that says it all.
+    pub config_file: Option<PathBuf>,
+    told: Told,
+}
+
+impl Said {
+    /// `settings` are those of `config_file` where there is one, else those that were `told`.
+    pub fn new(told: Told, config_file: Option<PathBuf>, settings: Settings) -> Self {
+        Self { settings, config_file, told }
+    }
+
+    /// Where the option `name` was said, in words.
+    pub fn origin(&self, name: &str) -> String {
+        let in_file = match name {
+            "data-dir" => self.settings.data_dir.is_some(),
+            _ => self.settings.listen_client_urls.is_some(),
+        };
+        match &self.config_file {
+            Some(file) if in_file => format!("{name} in {}", file.display()),
+            _ => self
+                .told
+                .0
+                .get(name)
+                .filter(|_| self.config_file.is_none())
+                .map_or_else(|| "etcd's own default".to_owned(), |(_, words)| words.clone()),
+        }
+    }
+}
 
 impl Told {
     /// From the words after the program's name, and the environment.
@@ -37,10 +70,16 @@ impl Told {
     ) -> Self {
         let variables = variables.into_iter().filter(|(_, value)| !value.is_empty());
         let mut told: BTreeMap<_, _> = variables
-            .filter_map(|(name, value)| Some((name.strip_prefix(PREFIX)?, value)))
-            .map(|(name, value)| (name.to_ascii_lowercase().replace('_', "-"), value.to_owned()))
+            .filter_map(|(name, value)| Some((name, name.strip_prefix(PREFIX)?, value)))
+            .map(|(variable, name, value)| {
+                let name = name.to_ascii_lowercase().replace('_', "-");
+                (name, (value.to_owned(), format!("the variable {variable}")))
+            })
             .collect();
-        told.extend(flags(words));
+        told.extend(flags(words).into_iter().map(|(name, value)| {
+            let words = format!("the flag --{name}");
+            (name, (value, words))
+        }));
         Self(told)
     }
 
@@ -65,7 +104,7 @@ impl Told {
     }
 
     fn text(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|text| !text.is_empty())
+        self.0.get(name).map(|(text, _)| text.as_str()).filter(|text| !text.is_empty())
     }
 }
 
@@ -189,6 +228,18 @@ mod tests {
             let told = Told::of(words.iter().copied(), [("ETCD_CONFIG_FILE", variable)]);
             assert_eq!(told.config_file(), Some("/c"));
         }
+    }
+
+    #[test]
+    fn where_a_setting_was_said_is_told() {
+        let told = Told::of(["--data-dir=/d"], [("ETCD_LISTEN_CLIENT_URLS", "http://127.0.0.1:1")]);
+        let said = Said::new(told.clone(), None, told.settings());
+        assert_eq!(said.origin("data-dir"), "the flag --data-dir");
+        assert_eq!(said.origin("listen-client-urls"), "the variable ETCD_LISTEN_CLIENT_URLS");
+        let file = Settings::of_file("data-dir: /c\n").unwrap();
+        let said = Said::new(told, Some("/c.yml".into()), file);
+        assert_eq!(said.origin("data-dir"), "data-dir in /c.yml");
+        assert_eq!(said.origin("listen-client-urls"), "etcd's own default");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::archive::Contents;
 use crate::etcd::client::Status;
 use crate::etcd::seal::Sealed;
 use crate::etcd::service::Service;
-use crate::etcd::site::Tls;
+use crate::etcd::site::{Origin, Tls};
 use crate::etcd::tools::Tools;
 use crate::restore::Source;
 use crate::system::owner::Owner;
@@ -185,19 +185,32 @@ proptest! {
 #[test]
 fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
     let unit = Service::Systemd { systemd: "etcd.service".to_owned() };
-    for (wal_dir, service, refused) in [
-        (None, unit.clone(), None),
-        (Some("/wal"), unit, Some("in /wal: that is not supported yet")),
-        (None, Service::Unknown { pid: 42 }, Some("no supervisor of the running etcd (pid 42)")),
+    let drift = Some("it now says /b");
+    for (wal_dir, drift, etcd, service, refused) in [
+        (None, None, "/bin/sh", unit.clone(), None),
+        (Some("/wal"), None, "/bin/sh", unit.clone(), Some("in /wal: that is not supported yet")),
+        (None, drift, "/bin/sh", unit.clone(), Some("it now says /b")),
+        (None, None, "/none/etcd", unit, Some("no program /none/etcd")),
+        (
+            None,
+            None,
+            "/bin/sh",
+            Service::Unknown { pid: 42 },
+            Some("no supervisor of the running etcd (pid 42)"),
+        ),
     ] {
         let site = Site {
+            called: "pid 42".to_owned(),
+            pid: Some(42),
+            from: Origin { endpoint: String::new(), data_dir: String::new() },
+            drift: drift.map(str::to_owned),
             endpoint: "http://127.0.0.1:2379".to_owned(),
             tls: Tls::default(),
             login: None,
             data_dir: PathBuf::from("/data"),
             wal_dir: wal_dir.map(PathBuf::from),
             config_file: None,
-            tools: Tools { etcdctl: "etcdctl".into(), etcdutl: None, etcd: "etcd".into() },
+            tools: Tools { etcdctl: "etcdctl".into(), etcdutl: None, etcd: etcd.into() },
             service,
         };
         let refusal = suits(&site).err().map(|refusal| refusal.reason);

@@ -15,3 +15,15 @@ pub fn plain(stage: &Stage) -> Result<String> {
     ensure!(owners.lines().all(|owner| owner == "etcd:etcd"), "not all files are etcd's own:\n{owners}");
     Ok(told)
 }
+
+/// With authentication on; the password comes by the environment.
+pub fn auth(stage: &Stage) -> Result<String> {
+    let mut machine = stage.unit()?;
+    machine.feed(&["etcdctl", "user", "add", "root", "--interactive=false"], "hunter2\n")?;
+    machine.run(&["etcdctl", "user", "grant-role", "root", "root"])?;
+    machine.run(&["etcdctl", "auth", "enable"])?;
+    story::refused(&machine, "snapshot", &[], &["user name is empty", "ETCDCTL_PASSWORD"])?;
+    machine.set("ETCDCTL_USER", "root");
+    machine.set("ETCDCTL_PASSWORD", "hunter2");
+    story::tell(&machine)
+}

@@ -1,6 +1,6 @@
 //! A unit that somebody wrote: any name, etcd's flags in its command line.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{Stage, story};
 
@@ -19,6 +19,64 @@ pub fn flags(stage: &Stage) -> Result<String> {
     machine.write("/etc/systemd/system/config-store.service", UNIT)?;
     machine.run(&["systemctl", "daemon-reload"])?;
     machine.run(&["systemctl", "start", "config-store.service"])?;
-    machine.run(&["etcdctl", "endpoint", "health", "--dial-timeout=10s"])?;
+    story::wait_until_healthy(&machine)?;
     story::tell(&machine)
+}
+
+/// Stopped, with its data elsewhere by a drop-in: there is no process to ask, and systemd knows.
+pub fn stopped(stage: &Stage) -> Result<String> {
+    let machine = stage.unit()?;
+    machine.run(&["systemctl", "stop", "etcd.service"])?;
+    machine.run(&["install", "-d", "-m", "700", "-o", "etcd", "-g", "etcd", "/srv/moved"])?;
+    machine.write(
+        "/etc/systemd/system/etcd.service.d/moved.conf",
+        "[Service]\nEnvironment=ETCD_DATA_DIR=/srv/moved\n",
+    )?;
+    machine.run(&["systemctl", "daemon-reload"])?;
+    machine.run(&["systemctl", "start", "etcd.service"])?;
+    story::fill(&machine)?;
+    let (before, archive) = (story::digest(&machine)?, story::snapshot(&machine)?);
+    story::wreck(&machine)?;
+    machine.run(&["systemctl", "stop", "etcd.service"])?;
+    let site = story::action(&machine, "site", &[])?;
+    ensure!(story::text(&site, &["site", "data-dir"])? == "/srv/moved", "{site}");
+    story::action(&machine, "restore", &[&format!("snapshot={archive}")])?;
+    machine.run(&["systemctl", "start", "etcd.service"])?;
+    ensure!(story::digest(&machine)? == before, "the keys are not those of the snapshot");
+    Ok("found by systemd alone, and restored".to_owned())
+}
+
+/// A drop-in that nobody has restarted etcd for: a restore would start it on other data.
+pub fn drifted(stage: &Stage) -> Result<String> {
+    let machine = stage.unit()?;
+    let archive = story::snapshot(&machine)?;
+    machine.write(
+        "/etc/systemd/system/etcd.service.d/moved.conf",
+        "[Service]\nEnvironment=ETCD_DATA_DIR=/srv/moved\n",
+    )?;
+    machine.run(&["systemctl", "daemon-reload"])?;
+    let both = ["/var/lib/etcd/default", "/srv/moved", "after a restart"];
+    story::refused(&machine, "restore", &[&format!("snapshot={archive}")], &both)?;
+    let site = story::action(&machine, "site", &[])?;
+    ensure!(story::text(&site, &["site", "warning"])?.contains("/srv/moved"), "{site}");
+    Ok("refused with both directories; site warns".to_owned())
+}
+
+/// Two etcds: none is taken, and one is by its name.
+pub fn two(stage: &Stage) -> Result<String> {
+    let machine = stage.unit()?;
+    machine.write("/etc/systemd/system/config-store.service", UNIT)?;
+    machine.run(&["systemctl", "daemon-reload"])?;
+    machine.run(&["systemctl", "start", "config-store.service"])?;
+    let both = ["2 etcds", "etcd.service", "config-store.service", "/srv/db/etcd", "site="];
+    story::refused(&machine, "snapshot", &[], &both)?;
+    for (choice, data) in
+        [("config-store", "/srv/db/etcd"), ("/var/lib/etcd/default", "/var/lib/etcd/default")]
+    {
+        let choice = format!("site={choice}");
+        let site = story::action(&machine, "site", &[&choice])?;
+        ensure!(story::text(&site, &["site", "data-dir"])? == data, "{site}");
+        story::action(&machine, "snapshot", &[&choice])?;
+    }
+    Ok("both named and refused; each by its name".to_owned())
 }

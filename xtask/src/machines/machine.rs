@@ -87,6 +87,13 @@ impl Machine {
         Ok(())
     }
 
+    /// A program there that is not waited for.
+    pub fn start(&self, words: &[&str]) -> Result<Child> {
+        let mut command = self.enter(words)?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().with_context(|| format!("entering the machine {}", self.name))
+    }
+
     /// Copies a file of this machine there, modes kept, directories made.
     pub fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
         let inside = self.path(to)?;

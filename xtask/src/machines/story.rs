@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -21,7 +21,7 @@ pub fn install(machine: &Machine, built: &Path) -> Result<()> {
     for file in ["actions.yaml", "metadata.yaml"] {
         machine.copy_in(&source.join(file), &format!("{CHARM}/{file}"))?;
     }
-    for action in ["snapshot", "restore"] {
+    for action in ["snapshot", "restore", "site"] {
         machine.copy_in(&built.join(action), &format!("{CHARM}/actions/{action}"))?;
     }
     Ok(())
@@ -38,6 +38,12 @@ pub fn tell(machine: &Machine) -> Result<String> {
     ensure!(digest(machine)? == before, "the keys are not those of the snapshot");
     nothing_is_left(machine)?;
     Ok(format!("{KEYS} keys are back, etcd was down for {}", text(&restored, &["restore", "downtime"])?))
+}
+
+/// Waits until etcd answers etcdctl as it is set up on the machine.
+pub fn wait_until_healthy(machine: &Machine) -> Result<()> {
+    let script = "until etcdctl endpoint health >/dev/null 2>&1; do sleep 0.1; done";
+    machine.run(&["timeout", "60", "sh", "-c", script]).context("etcd does not become healthy").map(drop)
 }
 
 /// Puts keys and values, all of them different.
@@ -78,6 +84,17 @@ pub fn action(machine: &Machine, name: &str, words: &[&str]) -> Result<Value> {
     serde_yaml::from_str(&printed).with_context(|| format!("the results of {name} are not YAML: {printed}"))
 }
 
+/// Runs an action that must refuse, with status 2, and say each of `words`.
+pub fn refused(machine: &Machine, name: &str, words: &[&str], said: &[&str]) -> Result<()> {
+    let program = format!("{CHARM}/actions/{name}");
+    let output = machine.attempt(&[&[program.as_str()], words].concat())?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() != Some(2) || !said.iter().all(|part| complaint.contains(part)) {
+        bail!("{name} should have been refused with {said:?}: {}\n{complaint}", output.status);
+    }
+    Ok(())
+}
+
 /// A result, by its path.
 pub fn text(results: &Value, path: &[&str]) -> Result<String> {
     let found = path.iter().try_fold(results, |value, key| value.get(key));
@@ -86,7 +103,7 @@ pub fn text(results: &Value, path: &[&str]) -> Result<String> {
 }
 
 /// Neither a working directory nor half an archive.
-fn nothing_is_left(machine: &Machine) -> Result<()> {
+pub fn nothing_is_left(machine: &Machine) -> Result<()> {
     let left = machine.run(&["find", "/var", TARGET, "-name", ".etcd-restore", "-o", "-name", "*.part"])?;
     ensure!(left.is_empty(), "something is left:\n{left}");
     Ok(())

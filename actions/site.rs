@@ -1,0 +1,7 @@
+//! The action `site`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("site", etcd_charm::action::site::perform)
+}

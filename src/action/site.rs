@@ -1,0 +1,79 @@
+//! The action `site`: which etcd the other actions work on, where that was learned, and whether it answers.
+//!
+//! Must never fail for an etcd that does not answer: that is what it is asked about.
+
+use super::results::Results;
+use super::{Call, key};
+use crate::etcd::client::Client;
+use crate::etcd::site::Site;
+use crate::stop::Stop;
+use std::path::Path;
+
+/// Says what was found.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
+    let site = super::site(call)?;
+    tell(&site, results);
+    ask(&site, results);
+    Ok(())
+}
+
+/// What was found on the machine, and where.
+pub(super) fn tell(site: &Site, results: &mut Results) {
+    results.set(key!("site.etcd"), &*site.called);
+    results.set(key!("site.endpoint"), &*site.endpoint);
+    results.set(key!("site.endpoint-from"), &*site.from.endpoint);
+    results.set(key!("site.data-dir"), site.data_dir.display().to_string());
+    results.set(key!("site.data-dir-from"), &*site.from.data_dir);
+    if let Some(real) = real(&site.data_dir) {
+        results.set(key!("site.data-dir-is"), real);
+    }
+    let files = [
+        (key!("site.wal-dir"), &site.wal_dir),
+        (key!("site.config-file"), &site.config_file),
+        (key!("site.cacert"), &site.tls.cacert),
+        (key!("site.cert"), &site.tls.cert),
+        (key!("site.key"), &site.tls.key),
+        (key!("site.etcdutl"), &site.tools.etcdutl),
+    ];
+    for (key, file) in files {
+        if let Some(file) = file {
+            results.set(key, file.display().to_string());
+        }
+    }
+    results.set(key!("site.etcdctl"), site.tools.etcdctl.display().to_string());
+    results.set(key!("site.server"), site.tools.etcd.display().to_string());
+    results.set(key!("site.stop"), site.service.typed("stop"));
+    results.set(key!("site.start"), site.service.typed("start"));
+    if let Some(drift) = &site.drift {
+        results.set(key!("site.warning"), format!("after a restart etcd would work on other data: {drift}"));
+    }
+}
+
+/// The directory itself, where its path leads through symlinks.
+fn real(dir: &Path) -> Option<String> {
+    let real = dir.canonicalize().ok().filter(|real| real != dir);
+    real.map(|real| real.display().to_string())
+}
+
+fn ask(site: &Site, results: &mut Results) {
+    let client = Client::of(site);
+    match client.status() {
+        Ok(status) => {
+            results.set(key!("site.answers"), "true");
+            results.set(key!("site.version"), &*status.version);
+            results.set(key!("site.revision"), status.revision.to_string());
+            if !status.errors.is_empty() {
+                results.set(key!("site.alarms"), status.errors.join("; "));
+            }
+        }
+        Err(error) => {
+            results.set(key!("site.answers"), "false");
+            results.set(key!("site.error"), format!("{error:#}"));
+            return;
+        }
+    }
+    if let Ok(members) = client.members() {
+        let names = members.iter().map(crate::restore::called).collect::<Vec<_>>();
+        results.set(key!("site.members"), names.join(", "));
+    }
+}

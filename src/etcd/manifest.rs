@@ -1,0 +1,171 @@
+//! A pod's manifest, as kubelet reads it from a directory: which program runs in it, told what, on which files.
+//!
+//! Reads text and never the machine, and never more of a pod than etcd needs.
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// A program in a pod that shares files with its machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Container {
+    /// The command and its arguments.
+    pub words: Vec<String>,
+    /// The environment that the manifest gives it, as names and values.
+    pub variables: Vec<(String, String)>,
+    /// Where the machine's files are in it: the path there, and the path on the machine.
+    mounts: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Container {
+    /// The container of the pod in `text` that runs the program called `name`; `None` where none does.
+    ///
+    /// # Errors
+    /// It is not YAML, or no pod.
+    pub fn running(name: &str, text: &str) -> Result<Option<Self>, serde_yaml::Error> {
+        let spec = serde_yaml::from_str::<Pod>(text)?.spec;
+        let runs = |container: &&Contained| {
+            container
+                .command
+                .first()
+                .is_some_and(|word| Path::new(word).file_name().is_some_and(|it| it == name))
+        };
+        Ok(spec.containers.iter().find(runs).map(|container| container.on(&spec.volumes)))
+    }
+
+    /// Where `path` in the container is on the machine; `None` where the machine does not have it.
+    pub fn outside(&self, path: &Path) -> Option<PathBuf> {
+        let under = self
+            .mounts
+            .iter()
+            .filter_map(|(inside, outside)| Some((path.strip_prefix(inside).ok()?, outside)));
+        // The innermost mount hides the others.
+        let (rest, outside) = under.min_by_key(|(rest, _)| rest.components().count())?;
+        Some(if rest == Path::new("") { outside.clone() } else { outside.join(rest) })
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Pod {
+    spec: Spec,
+}
+
+#[derive(Debug, Deserialize)]
+struct Spec {
+    containers: Vec<Contained>,
+    #[serde(default)]
+    volumes: Vec<Volume>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Contained {
+    #[serde(default)]
+    command: Vec<String>,
+    #[serde(default)]
+    args: Vec<String>,
+    #[serde(default)]
+    env: Vec<Variable>,
+    #[serde(default)]
+    volume_mounts: Vec<Mount>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Variable {
+    name: String,
+    /// None where it comes from elsewhere, such as the pod's own address.
+    value: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Mount {
+    name: String,
+    mount_path: PathBuf,
+    sub_path: Option<PathBuf>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Volume {
+    name: String,
+    host_path: Option<HostPath>,
+}
+
+#[derive(Debug, Deserialize)]
+struct HostPath {
+    path: PathBuf,
+}
+
+impl Contained {
+    fn on(&self, volumes: &[Volume]) -> Container {
+        let outside = |mount: &Mount| {
+            let volume = volumes.iter().find(|volume| volume.name == mount.name)?;
+            let path = &volume.host_path.as_ref()?.path;
+            Some(mount.sub_path.as_ref().map_or_else(|| path.clone(), |below| path.join(below)))
+        };
+        let variables =
+            self.env.iter().filter_map(|variable| Some((variable.name.clone(), variable.value.clone()?)));
+        let mounts =
+            self.volume_mounts.iter().filter_map(|mount| Some((mount.mount_path.clone(), outside(mount)?)));
+        Container {
+            words: self.command.iter().chain(&self.args).cloned().collect(),
+            variables: variables.collect(),
+            mounts: mounts.collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: etcd, namespace: kube-system}
+spec:
+  containers:
+  - command: [etcd, --data-dir=/var/lib/etcd]
+    args: [--name=cp1]
+    env:
+    - {name: ETCD_QUOTA_BACKEND_BYTES, value: '8589934592'}
+    - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
+    image: registry.example/etcd:3.5.16-0
+    volumeMounts:
+    - {mountPath: /var/lib/etcd, name: etcd-data}
+    - {mountPath: /var/lib/etcd/member/wal, name: fast, subPath: wal}
+    - {mountPath: /cache, name: cache}
+  hostNetwork: true
+  volumes:
+  - {name: etcd-data, hostPath: {path: /mnt/disk/etcd, type: DirectoryOrCreate}}
+  - {name: fast, hostPath: {path: /mnt/fast}}
+  - {name: cache, emptyDir: {}}
+";
+
+    #[test]
+    fn a_pod_is_known_by_the_program_that_it_runs() {
+        let etcd = Container::running("etcd", POD).unwrap().unwrap();
+        assert_eq!(etcd.words, ["etcd", "--data-dir=/var/lib/etcd", "--name=cp1"]);
+        assert_eq!(etcd.variables, [("ETCD_QUOTA_BACKEND_BYTES".to_owned(), "8589934592".to_owned())]);
+        assert_eq!(Container::running("kube-apiserver", POD).unwrap(), None);
+        let by_path = POD.replace("[etcd,", "[/usr/local/bin/etcd,");
+        assert!(Container::running("etcd", &by_path).unwrap().is_some());
+        for no_pod in ["", "kind: List\n", "spec: {containers: no}\n", "spec: ["] {
+            assert!(Container::running("etcd", no_pod).is_err(), "{no_pod:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_in_it_is_led_to_the_machines() {
+        let etcd = Container::running("etcd", POD).unwrap().unwrap();
+        for (inside, outside) in [
+            ("/var/lib/etcd", Some("/mnt/disk/etcd")),
+            ("/var/lib/etcd/member", Some("/mnt/disk/etcd/member")),
+            ("/var/lib/etcd/member/wal", Some("/mnt/fast/wal")),
+            ("/cache/x", None),
+            ("/etc", None),
+        ] {
+            assert_eq!(etcd.outside(Path::new(inside)).as_deref(), outside.map(Path::new), "{inside}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+#!/bin/sh
+# Stands in for kubelet: a pod runs as long as its manifest lies in the directory. etcd gets a root, a mount namespace and
+# processes of its own, with the directories of its hostPath volumes; the API server is something that runs.
+set -eu
+
+manifests=/etc/kubernetes/manifests
+state=/run/kubelet
+mkdir -p "$state"
+
+say() { echo "$*" >>/var/log/kubelet.log; }
+
+words() { sed -n '/^  - command:/,/^    image:/s/^    - //p' "$1"; }
+
+start_etcd() {
+    # As a container's, its programs are not the machine's: they are in /opt/image.
+    unshare --mount --pid --fork --kill-child sh -c '
+        root=$1; shift
+        mkdir -p "$root"
+        mount -t tmpfs tmpfs "$root"
+        cd "$root"
+        mkdir -p usr/local/bin usr/lib lib lib64 var/lib/etcd etc/kubernetes/pki/etcd proc
+        for dir in usr/lib lib lib64; do mount --rbind "/$dir" "$dir"; done
+        mount --bind /opt/image usr/local/bin
+        mount --bind /mnt/disk/etcd var/lib/etcd
+        mount --bind /etc/kubernetes/pki/etcd etc/kubernetes/pki/etcd
+        mount -t proc proc proc
+        exec env -i PATH=/usr/local/bin chroot . "$@"
+    ' sh "$state/etcd-root" $(words "$manifests/etcd.yaml") >>/var/log/etcd.log 2>&1 &
+}
+
+start_kube_apiserver() { sleep infinity & }
+
+# A pod gets SIGTERM, as its own first process, and is waited for.
+stop() {
+    pid=$(cat "$state/$1")
+    main=$(cat "/proc/$pid/task/$pid/children")
+    kill -TERM ${main:-$pid}
+    wait "$pid" || true
+    rm "$state/$1"
+}
+
+while :; do
+    for pod in etcd kube-apiserver; do
+        if [ -f "$manifests/$pod.yaml" ] && [ ! -f "$state/$pod" ]; then
+            case $pod in etcd) start_etcd ;; *) start_kube_apiserver ;; esac
+            echo $! >"$state/$pod"
+            say "started $pod"
+        elif [ ! -f "$manifests/$pod.yaml" ] && [ -f "$state/$pod" ]; then
+            stop "$pod"
+            say "stopped $pod"
+        fi
+    done
+    sleep 0.2
+done

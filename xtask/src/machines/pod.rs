@@ -1,0 +1,118 @@
+//! The home that kubeadm makes: etcd in a static pod, and an API server that must not see its store come and go.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Stage, certificates, story};
+use crate::etcd;
+
+const PKI: &str = "/etc/kubernetes/pki/etcd";
+const KUBELET: &str = include_str!("kubelet.sh");
+const KUBELET_UNIT: &str = "\
+[Service]
+ExecStart=/usr/local/sbin/kubelet
+KillMode=mixed
+[Install]
+WantedBy=multi-user.target
+";
+/// As kubeadm writes it, but for the image and the probes; the data is on another disk, as on many machines.
+const ETCD: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: etcd
+  namespace: kube-system
+spec:
+  containers:
+  - command:
+    - etcd
+    - --advertise-client-urls=https://127.0.0.1:2379
+    - --cert-file=/etc/kubernetes/pki/etcd/server.crt
+    - --client-cert-auth=true
+    - --data-dir=/var/lib/etcd
+    - --initial-advertise-peer-urls=http://127.0.0.1:2380
+    - --initial-cluster=cp1=http://127.0.0.1:2380
+    - --key-file=/etc/kubernetes/pki/etcd/server.key
+    - --listen-client-urls=https://127.0.0.1:2379
+    - --listen-peer-urls=http://127.0.0.1:2380
+    - --name=cp1
+    - --trusted-ca-file=/etc/kubernetes/pki/etcd/ca.crt
+    image: etcd
+    name: etcd
+    volumeMounts:
+    - mountPath: /var/lib/etcd
+      name: etcd-data
+    - mountPath: /etc/kubernetes/pki/etcd
+      name: etcd-certs
+  hostNetwork: true
+  volumes:
+  - hostPath:
+      path: /etc/kubernetes/pki/etcd
+      type: DirectoryOrCreate
+    name: etcd-certs
+  - hostPath:
+      path: /mnt/disk/etcd
+      type: DirectoryOrCreate
+    name: etcd-data
+";
+const API_SERVER: &str = "\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: kube-apiserver
+spec:
+  containers:
+  - command:
+    - kube-apiserver
+    image: kube-apiserver
+";
+
+/// The whole story, on the newer etcd, with TLS. The machine has no etcd of its own at first.
+pub fn kubeadm(stage: &Stage) -> Result<String> {
+    let mut machine = stage.unit()?;
+    machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
+    machine.run(&["rm", "/usr/bin/etcd", "/usr/bin/etcdctl"])?;
+    machine.run(&["mkdir", "-p", "-m", "700", "/mnt/disk/etcd"])?;
+    let programs = etcd::ensure(&stage.target, &etcd::NEW)?;
+    for program in ["etcd", "etcdctl", "etcdutl"] {
+        machine.copy_in(&programs.join(program), &format!("/opt/image/{program}"))?;
+    }
+    certificates::write(&machine, PKI, "healthcheck-client")?;
+    machine.write("/etc/kubernetes/manifests/etcd.yaml", ETCD)?;
+    machine.write("/etc/kubernetes/manifests/kube-apiserver.yaml", API_SERVER)?;
+    machine.write("/usr/local/sbin/kubelet", KUBELET)?;
+    machine.run(&["chmod", "755", "/usr/local/sbin/kubelet"])?;
+    machine.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT)?;
+    machine.run(&["systemctl", "enable", "--now", "kubelet.service"])?;
+
+    let pid = etcds_pid(&machine)?;
+    let advice = format!("install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd");
+    story::refused(&machine, "snapshot", &[], &["etcdctl", &advice])?;
+    // What the refusal says to type.
+    machine.run(&["sh", "-c", &format!("{advice}*")])?;
+    certificates::use_them(&mut machine, PKI, "healthcheck-client");
+    story::wait_until_healthy(&machine)?;
+
+    let told = story::tell(&machine)?;
+    let log = machine.run(&["cat", "/var/log/kubelet.log"])?;
+    let events: Vec<&str> = log.lines().skip(2).collect();
+    let (stops, starts) = events.split_at_checked(2).context("too few events")?;
+    ensure!(
+        stops.iter().all(|event| event.starts_with("stopped"))
+            && starts == ["started etcd", "started kube-apiserver"],
+        "the pods were stopped and started in another order: {events:?}"
+    );
+    let manifests = machine.run(&["ls", "/etc/kubernetes", "/etc/kubernetes/manifests"])?;
+    ensure!(
+        !manifests.contains("parked") && manifests.contains("kube-apiserver.yaml"),
+        "manifests:\n{manifests}"
+    );
+    Ok(told)
+}
+
+fn etcds_pid(machine: &super::machine::Machine) -> Result<String> {
+    let unshare = "/run/kubelet/etcd";
+    let script = format!(
+        "until [ -s {unshare} ]; do sleep 0.1; done; sleep 1; p=$(cat {unshare}); cat /proc/$p/task/$p/children"
+    );
+    Ok(machine.run(&["timeout", "20", "sh", "-c", &script])?.trim().to_owned())
+}

@@ -1,0 +1,92 @@
+//! A cluster of three machines: `snapshot` on each of them, `restore` on none; a learner gives no snapshot.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::machine::Machine;
+use super::{Stage, story};
+use crate::command;
+
+const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+/// Two voters first; the third comes as a learner and is promoted.
+pub fn members(stage: &Stage) -> Result<String> {
+    let machines = [stage.unit()?, stage.unit()?, stage.unit()?];
+    let [alpha, beta, gamma] = &machines;
+    connect(&machines)?;
+    for machine in &machines {
+        machine.run(&["systemctl", "stop", "etcd.service"])?;
+        machine.run(&["rm", "-rf", "/var/lib/etcd/default"])?;
+    }
+    configure(alpha, 0, 2, "new")?;
+    configure(beta, 1, 2, "new")?;
+    alpha.run(&["systemctl", "start", "--no-block", "etcd.service"])?;
+    beta.run(&["systemctl", "start", "etcd.service"])?;
+    story::wait_until_healthy(alpha)?;
+    story::fill(alpha)?;
+
+    alpha.run(&["etcdctl", "member", "add", NAMES[2], "--learner", &format!("--peer-urls={}", peer(2))])?;
+    configure(gamma, 2, 3, "existing")?;
+    gamma.run(&["systemctl", "start", "etcd.service"])?;
+    story::refused(gamma, "snapshot", &[], &["learner"])?;
+    promote(alpha)?;
+
+    let archive = story::snapshot(alpha)?;
+    for machine in &machines {
+        story::refused(machine, "restore", &[&format!("snapshot={archive}")], &NAMES)?;
+        story::snapshot(machine)?;
+    }
+    Ok("3 snapshots, 3 restores refused with all names, the learner's snapshot refused".to_owned())
+}
+
+/// A member that has just come may lag behind for a moment.
+fn promote(machine: &Machine) -> Result<()> {
+    let listed: Value =
+        serde_json::from_str(&machine.run(&["etcdctl", "member", "list", "--write-out=json"])?)?;
+    let members = listed["members"].as_array().context("etcdctl lists no members")?;
+    let learner = members.iter().find(|member| member["isLearner"] == true).context("there is no learner")?;
+    let id = format!("{:x}", learner["ID"].as_u64().context("a member has no number")?);
+    let script =
+        "for n in 1 2 3 4 5 6 7 8 9 10; do etcdctl member promote \"$1\" && exit; sleep 0.5; done; exit 1";
+    machine.run(&["sh", "-c", script, "sh", &id]).map(drop)
+}
+
+fn peer(number: usize) -> String {
+    format!("http://10.9.9.{}:2380", number + 1)
+}
+
+fn configure(machine: &Machine, number: usize, members: usize, state: &str) -> Result<()> {
+    let cluster: Vec<String> = (0..members).map(|one| format!("{}={}", NAMES[one], peer(one))).collect();
+    let (name, peer, cluster) = (NAMES[number], peer(number), cluster.join(","));
+    machine.write(
+        "/etc/default/etcd",
+        &format!(
+            "ETCD_NAME={name}\nETCD_LISTEN_PEER_URLS={peer}\nETCD_INITIAL_ADVERTISE_PEER_URLS={peer}\n\
+             ETCD_INITIAL_CLUSTER={cluster}\nETCD_INITIAL_CLUSTER_STATE={state}\n"
+        ),
+    )
+}
+
+/// A bridge in the first machine's network, and a cable from each of the others to it.
+fn connect(machines: &[Machine]) -> Result<()> {
+    let [hub, others @ ..] = machines else { return Ok(()) };
+    let ip = |machine: &Machine, words: &[&str]| -> Result<()> {
+        let mut ip = Command::new("nsenter");
+        ip.args(["--net", "--target", &machine.init()?.to_string(), "ip"]).args(words);
+        command::output(&mut ip).map(drop)
+    };
+    ip(hub, &["link", "add", "hub", "type", "bridge"])?;
+    ip(hub, &["address", "add", "10.9.9.1/24", "dev", "hub"])?;
+    ip(hub, &["link", "set", "hub", "up"])?;
+    for (number, other) in others.iter().enumerate() {
+        let (here, init) = (format!("cable{number}"), other.init()?.to_string());
+        ip(hub, &["link", "add", &here, "type", "veth", "peer", "name", "cable", "netns", &init])?;
+        ip(hub, &["link", "set", &here, "master", "hub", "up"])?;
+        ip(other, &["address", "add", &format!("10.9.9.{}/24", number + 2), "dev", "cable"])?;
+        ip(other, &["link", "set", "cable", "up"])?;
+    }
+    ensure!(!others.is_empty(), "a cluster is of more than one");
+    Ok(())
+}
