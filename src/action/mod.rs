@@ -164,7 +164,7 @@ impl Call<'_> {
 /// The etcd of this machine.
 fn site(call: &Call<'_>) -> Result<Site, Stop> {
     let Environment { site, password, .. } = call.environment;
-    let found = Site::find(site.as_deref(), call.params.text("site")?, password.clone());
+    let found = Site::find(site.as_deref(), call.params.text("site")?, password.clone(), call.now);
     found.map_err(|error| {
         Stop::of(
             error,

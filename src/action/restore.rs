@@ -24,7 +24,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let site = super::site(call)?;
     let report = restore::walk(&site, &request, &mut call.tell())?;
     if request.plan_only {
-        super::site::tell(&site, results);
+        super::site::tell(&site, call.now, results);
     }
     tell(&report, &request, results);
     Ok(())

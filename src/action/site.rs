@@ -4,21 +4,23 @@
 
 use super::results::Results;
 use super::{Call, key};
+use crate::etcd::certificates::{Dates, ends_soon};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::stop::Stop;
+use jiff::Timestamp;
 use std::path::Path;
 
 /// Says what was found.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let site = super::site(call)?;
-    tell(&site, results);
+    tell(&site, call.now, results);
     ask(&site, results);
     Ok(())
 }
 
 /// What was found on the machine, and where.
-pub(super) fn tell(site: &Site, results: &mut Results) {
+pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     results.set(key!("site.etcd"), &*site.called);
     results.set(key!("site.endpoint"), &*site.endpoint);
     results.set(key!("site.endpoint-from"), &*site.from.endpoint);
@@ -44,8 +46,15 @@ pub(super) fn tell(site: &Site, results: &mut Results) {
     results.set(key!("site.server"), site.tools.etcd.display().to_string());
     results.set(key!("site.stop"), site.service.typed("stop"));
     results.set(key!("site.start"), site.service.typed("start"));
-    if let Some(drift) = &site.drift {
-        results.set(key!("site.warning"), format!("after a restart etcd would work on other data: {drift}"));
+    if let Some(dates) = site.tls.cert.as_ref().and_then(|cert| Dates::read(cert).ok()) {
+        results.set(key!("site.cert-expires"), dates.until.to_string());
+    }
+    let drift =
+        site.drift.as_ref().map(|drift| format!("after a restart etcd would work on other data: {drift}"));
+    let warnings: Vec<String> =
+        [drift, site.trouble.clone(), ends_soon(&site.tls, now)].into_iter().flatten().collect();
+    if !warnings.is_empty() {
+        results.set(key!("site.warning"), warnings.join("; "));
     }
 }
 
@@ -57,7 +66,8 @@ fn real(dir: &Path) -> Option<String> {
 
 fn ask(site: &Site, results: &mut Results) {
     let client = Client::of(site);
-    match client.status() {
+    // The status is for everybody; a read shows that the login and the cluster are good for more.
+    match client.status().and_then(|status| client.keys(0).map(|_| status)) {
         Ok(status) => {
             results.set(key!("site.answers"), "true");
             results.set(key!("site.version"), &*status.version);

@@ -8,6 +8,7 @@ use super::arriving::part;
 use super::member::Member;
 use super::patience;
 use super::site::{Login, Site, Tls};
+use super::why::{Asked, explained};
 use crate::system::durable::Dir;
 use crate::system::growing::Writing;
 use crate::system::process::{ProcessError, Program, cwd_of};
@@ -27,6 +28,8 @@ pub struct Client {
     etcdctl: PathBuf,
     endpoint: String,
     tls: Tls,
+    /// What is wrong with its certificate.
+    trouble: Option<String>,
     login: Option<Login>,
     cwd: Option<PathBuf>,
 }
@@ -38,6 +41,7 @@ impl Client {
             etcdctl: site.tools.etcdctl.clone(),
             endpoint: site.endpoint.clone(),
             tls: site.tls.clone(),
+            trouble: site.trouble.clone(),
             login: site.login.clone(),
             cwd: None,
         }
@@ -45,7 +49,8 @@ impl Client {
 
     /// A client of a private member whose socket `endpoint` lies in the directory `cwd`.
     pub(super) fn private(site: &Site, endpoint: &str, cwd: &Dir) -> Self {
-        Self { endpoint: endpoint.to_owned(), tls: Tls::default(), cwd: Some(cwd_of(cwd)), ..Self::of(site) }
+        let (endpoint, tls, cwd) = (endpoint.to_owned(), Tls::default(), Some(cwd_of(cwd)));
+        Self { endpoint, tls, trouble: None, cwd, ..Self::of(site) }
     }
 
     /// What the member says of itself.
@@ -156,7 +161,7 @@ impl Client {
             .args(["snapshot".as_ref(), "save".as_ref(), file.as_os_str()])
             .start()
             .and_then(|running| running.finish(Duration::MAX, &mut watch))
-            .map_err(explained)
+            .map_err(|error| self.explained(error))
             .context("saving a snapshot")?;
         let saved = dir.read(name).context("etcdctl ended well and left no snapshot")?;
         writing.end(saved.metadata().context("measuring the snapshot")?.len());
@@ -174,7 +179,12 @@ impl Client {
             ["get", ..] => program.env("ETCDCTL_COMMAND_TIMEOUT", "60s").deadline(Duration::from_secs(70)),
             _ => program.deadline(Duration::from_secs(15)),
         };
-        Ok(program.run().and_then(|output| output.json()).map_err(explained)?)
+        Ok(program.run().and_then(|output| output.json()).map_err(|error| self.explained(error))?)
+    }
+
+    fn explained(&self, error: ProcessError) -> ProcessError {
+        let (endpoint, trouble) = (&*self.endpoint, self.trouble.as_deref());
+        explained(error, &Asked { endpoint, shows_certificate: self.tls.cert.is_some(), trouble })
     }
 
     fn program(&self) -> Program {
@@ -201,46 +211,10 @@ impl Client {
     }
 }
 
-/// etcdctl ends on "context deadline exceeded" whatever went wrong with TLS or the connection; the cause is in the
-/// `error` of a JSON log line before it.
-fn explained(error: ProcessError) -> ProcessError {
-    let Some(last) = error.last_words().filter(|last| last.contains("context deadline exceeded")) else {
-        return error;
-    };
-    match cause_in(&error.stderr) {
-        Some(cause) => {
-            let words = format!("{last} ({cause})");
-            error.saying(words)
-        }
-        None => error,
-    }
-}
-
-fn cause_in(log: &str) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Line {
-        error: String,
-    }
-    let errors = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    let cause = errors.map(|line| line.error).min_by_key(|error| vagueness(error))?;
-    Some(cause.rsplit("latest balancer error: ").next().unwrap_or(&cause).to_owned())
-}
-
 /// Whether an error of a member that is just starting may pass by itself.
 fn may_pass(error: &anyhow::Error) -> bool {
     let text = format!("{error:#}");
     ["deadline", "connection", "Unavailable", "leader"].iter().any(|word| text.contains(word))
-}
-
-/// How little an error says: one attempt of several tells the cause, and the others that there were others.
-fn vagueness(error: &str) -> usize {
-    let says = |words: &[&str]| words.iter().any(|word| error.contains(word));
-    match error {
-        _ if says(&["x509", "certificate", "tls: "]) => 0,
-        _ if says(&["refused", "no such host", "EOF", "i/o timeout"]) => 1,
-        _ if says(&["all SubConns"]) => 3,
-        _ => 2,
-    }
 }
 
 /// What a member says of itself.
@@ -366,16 +340,5 @@ mod tests {
         assert_eq!(answer.members[0].id, 15180468318221803243);
         assert_eq!(answer.members[0].name, "");
         assert!(answer.members[1].is_learner);
-    }
-
-    #[test]
-    fn the_cause_of_a_deadline_is_found_in_the_log() {
-        let log = r#"{"level":"warn","msg":"retrying","error":"rpc error: code = DeadlineExceeded desc = latest balancer error: connection error: desc = \"transport: authentication handshake failed: x509: certificate signed by unknown authority\""}
-Error: context deadline exceeded
-"#;
-        let vague = r#"{"error":"rpc error: code = DeadlineExceeded desc = latest balancer error: all SubConns are in TransientFailure"}"#;
-        let cause = cause_in(&format!("{vague}\n{log}{vague}\n")).unwrap();
-        assert!(cause.starts_with("connection error: desc = \"transport: authentication"), "{cause}");
-        assert_eq!(cause_in("Error: context deadline exceeded"), None);
     }
 }

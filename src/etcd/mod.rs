@@ -4,6 +4,7 @@
 
 pub mod arriving;
 pub mod backend;
+pub mod certificates;
 pub mod client;
 pub mod manifest;
 pub mod member;
@@ -14,3 +15,4 @@ pub mod seal;
 pub mod service;
 pub mod site;
 pub mod tools;
+mod why;

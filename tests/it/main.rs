@@ -52,6 +52,7 @@ mod tls;
 mod tools;
 mod unit;
 mod unit_holds;
+mod why;
 mod world;
 mod world_holds;
 mod worst_day;

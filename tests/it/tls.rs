@@ -5,10 +5,11 @@ use std::path::Path;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    KeyUsagePurpose, date_time_ymd,
 };
 
-/// Writes `ca.crt`, `server.crt`, `server.key`, `client.crt` and `client.key` into `dir`.
+/// Writes `ca.crt` and the pairs `server` and `client` into `dir`; besides, of the same authority, `expired` and
+/// `servers-only`, and `other-ca.crt`, which signed none of them.
 pub fn write_certificates(dir: &Path) {
     fs::create_dir(dir).unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
@@ -17,12 +18,23 @@ pub fn write_certificates(dir: &Path) {
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate().unwrap();
     fs::write(dir.join("ca.crt"), authority.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(dir.join("other-ca.crt"), authority.self_signed(&KeyPair::generate().unwrap()).unwrap().pem())
+        .unwrap();
     let authority = Issuer::new(authority, key);
 
     let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
     // etcd's own gateway dials the server with the server's certificate, so that one is a client too.
-    write_leaf(dir, "server", &authority, &["127.0.0.1", "localhost"], vec![server, client.clone()]);
-    write_leaf(dir, "client", &authority, &[], vec![client]);
+    write_leaf(dir, "server", &authority, &["127.0.0.1", "localhost"], vec![server, client.clone()], 4096);
+    write_leaf(dir, "client", &authority, &[], vec![client.clone()], 4096);
+    write_leaf(dir, "expired", &authority, &[], vec![client], 2001);
+    write_leaf(
+        dir,
+        "servers-only",
+        &authority,
+        &["127.0.0.1"],
+        vec![ExtendedKeyUsagePurpose::ServerAuth],
+        4096,
+    );
 }
 
 fn write_leaf(
@@ -31,6 +43,7 @@ fn write_leaf(
     authority: &Issuer<'_, KeyPair>,
     hosts: &[&str],
     uses: Vec<ExtendedKeyUsagePurpose>,
+    until: i32,
 ) {
     let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
     let mut leaf = CertificateParams::new(hosts).unwrap();
@@ -38,6 +51,7 @@ fn write_leaf(
     leaf.use_authority_key_identifier_extension = true;
     leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     leaf.extended_key_usages = uses;
+    (leaf.not_before, leaf.not_after) = (date_time_ymd(2000, 1, 1), date_time_ymd(until, 1, 1));
     let key = KeyPair::generate().unwrap();
     fs::write(dir.join(format!("{name}.crt")), leaf.signed_by(&key, authority).unwrap().pem()).unwrap();
     fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).unwrap();

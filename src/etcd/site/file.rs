@@ -42,6 +42,7 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
         pid: None,
         login: login(said.username, said.password_file.as_deref(), password)?,
         endpoint: one_endpoint(file, said.endpoint)?,
+        trouble: None,
         tls: Tls { cacert: said.cacert, cert: said.cert, key: said.key },
         data_dir: said.data_dir,
         wal_dir: None,

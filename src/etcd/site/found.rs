@@ -84,6 +84,7 @@ impl Found {
             tools,
             endpoint: self.endpoint,
             tls: self.tls,
+            trouble: None,
             login: password.map(|password| Login { user: "root".to_owned(), password }),
             data_dir: self.data_dir,
             wal_dir: self.wal_dir,

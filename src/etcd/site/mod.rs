@@ -12,11 +12,13 @@ mod running;
 mod settings;
 mod units;
 
+use super::certificates;
 use super::service::{Service, ask_systemd, main_pid};
 use super::tools::Tools;
 use crate::stop::Refusal;
 use crate::system::secret::Secret;
 use anyhow::Result;
+use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 
 /// One etcd on this machine.
@@ -30,6 +32,8 @@ pub struct Site {
     pub endpoint: String,
     /// The certificates for that endpoint.
     pub tls: Tls,
+    /// What is wrong with the client's certificate, in words.
+    pub trouble: Option<String>,
     /// Who to log in as, where etcd has authentication on.
     pub login: Option<Login>,
     /// The directory that holds `member`.
@@ -87,8 +91,19 @@ impl Site {
     /// The site that `site_file` describes; without one, the etcd that is found on this machine. Where there are several,
     /// `choice` names the one by its unit, its process, its manifest or its data directory; it may name a site file too.
     /// `password` is the one from the environment: of the user that the file names (whose password file comes before
-    /// it), else of root.
-    pub fn find(site_file: Option<&Path>, choice: &str, password: Option<Secret>) -> Result<Self> {
+    /// it), else of root. `now` is what certificates are held against.
+    pub fn find(
+        site_file: Option<&Path>,
+        choice: &str,
+        password: Option<Secret>,
+        now: Timestamp,
+    ) -> Result<Self> {
+        let mut site = Self::chosen(site_file, choice, password)?;
+        site.trouble = certificates::trouble(&site.tls, now);
+        Ok(site)
+    }
+
+    fn chosen(site_file: Option<&Path>, choice: &str, password: Option<Secret>) -> Result<Self> {
         let look = || {
             let systemd = units::Systemd { main_pid: &main_pid, ask: &ask_systemd };
             found::Machine::look(Path::new("/"), &systemd)

@@ -206,6 +206,7 @@ fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
             drift: drift.map(str::to_owned),
             endpoint: "http://127.0.0.1:2379".to_owned(),
             tls: Tls::default(),
+            trouble: None,
             login: None,
             data_dir: PathBuf::from("/data"),
             wal_dir: wal_dir.map(PathBuf::from),

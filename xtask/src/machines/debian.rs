@@ -22,7 +22,7 @@ pub fn auth(stage: &Stage) -> Result<String> {
     machine.feed(&["etcdctl", "user", "add", "root", "--interactive=false"], "hunter2\n")?;
     machine.run(&["etcdctl", "user", "grant-role", "root", "root"])?;
     machine.run(&["etcdctl", "auth", "enable"])?;
-    story::refused(&machine, "snapshot", &[], &["user name is empty", "ETCDCTL_PASSWORD"])?;
+    story::failed(&machine, "snapshot", &[], &["user name is empty", "ETCDCTL_PASSWORD"])?;
     machine.set("ETCDCTL_USER", "root");
     machine.set("ETCDCTL_PASSWORD", "hunter2");
     story::tell(&machine)

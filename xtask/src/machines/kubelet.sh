@@ -24,7 +24,7 @@ start_etcd() {
         mount --bind /mnt/disk/etcd var/lib/etcd
         mount --bind /etc/kubernetes/pki/etcd etc/kubernetes/pki/etcd
         mount -t proc proc proc
-        exec env -i PATH=/usr/local/bin chroot . "$@"
+        exec env -i PATH=/usr/local/bin /usr/sbin/chroot . "$@"
     ' sh "$state/etcd-root" $(words "$manifests/etcd.yaml") >>/var/log/etcd.log 2>&1 &
 }
 

@@ -84,13 +84,22 @@ pub fn action(machine: &Machine, name: &str, words: &[&str]) -> Result<Value> {
     serde_yaml::from_str(&printed).with_context(|| format!("the results of {name} are not YAML: {printed}"))
 }
 
-/// Runs an action that must refuse, with status 2, and say each of `words`.
+/// Runs an action that must refuse, with status 2, and say all that is in `said`.
 pub fn refused(machine: &Machine, name: &str, words: &[&str], said: &[&str]) -> Result<()> {
+    ends(machine, name, words, 2, said)
+}
+
+/// Runs an action that must fail, with status 1, and say all that is in `said`.
+pub fn failed(machine: &Machine, name: &str, words: &[&str], said: &[&str]) -> Result<()> {
+    ends(machine, name, words, 1, said)
+}
+
+fn ends(machine: &Machine, name: &str, words: &[&str], status: i32, said: &[&str]) -> Result<()> {
     let program = format!("{CHARM}/actions/{name}");
     let output = machine.attempt(&[&[program.as_str()], words].concat())?;
     let complaint = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() != Some(2) || !said.iter().all(|part| complaint.contains(part)) {
-        bail!("{name} should have been refused with {said:?}: {}\n{complaint}", output.status);
+    if output.status.code() != Some(status) || !said.iter().all(|part| complaint.contains(part)) {
+        bail!("{name} should have ended with status {status} and {said:?}: {}\n{complaint}", output.status);
     }
     Ok(())
 }

@@ -27,7 +27,9 @@ pub fn members(stage: &Stage) -> Result<String> {
     story::wait_until_healthy(alpha)?;
     story::fill(alpha)?;
 
-    alpha.run(&["etcdctl", "member", "add", NAMES[2], "--learner", &format!("--peer-urls={}", peer(2))])?;
+    // A cluster whose members have just met takes no other for a moment.
+    let add = format!("etcdctl member add {} --learner --peer-urls={}", NAMES[2], peer(2));
+    patiently(alpha, &add)?;
     configure(gamma, 2, 3, "existing")?;
     gamma.run(&["systemctl", "start", "etcd.service"])?;
     story::refused(gamma, "snapshot", &[], &["learner"])?;
@@ -48,9 +50,15 @@ fn promote(machine: &Machine) -> Result<()> {
     let members = listed["members"].as_array().context("etcdctl lists no members")?;
     let learner = members.iter().find(|member| member["isLearner"] == true).context("there is no learner")?;
     let id = format!("{:x}", learner["ID"].as_u64().context("a member has no number")?);
-    let script =
-        "for n in 1 2 3 4 5 6 7 8 9 10; do etcdctl member promote \"$1\" && exit; sleep 0.5; done; exit 1";
-    machine.run(&["sh", "-c", script, "sh", &id]).map(drop)
+    patiently(machine, &format!("etcdctl member promote {id}"))
+}
+
+/// Tries again for some seconds.
+fn patiently(machine: &Machine, command: &str) -> Result<()> {
+    let script = format!(
+        "for n in 1 2 3 4 5 6 7 8 9; do {command} 2>/dev/null && exit; sleep 1; done; exec {command}"
+    );
+    machine.run(&["sh", "-c", &script]).map(drop)
 }
 
 fn peer(number: usize) -> String {

@@ -1,0 +1,137 @@
+//! Why etcd could not be asked: the true cause, from what etcdctl said on the way and from the certificate it showed.
+//!
+//! Must never replace etcd's own words: it adds to them.
+
+use crate::system::process::ProcessError;
+use serde::Deserialize;
+
+/// Who was asked, and with what.
+pub(super) struct Asked<'a> {
+    pub endpoint: &'a str,
+    pub shows_certificate: bool,
+    /// What is known to be wrong with the client's certificate.
+    pub trouble: Option<&'a str>,
+}
+
+/// etcdctl ends on "context deadline exceeded" whatever went wrong with TLS or the connection; the cause is in the
+/// `error` of a JSON log line before it.
+pub(super) fn explained(error: ProcessError, asked: &Asked<'_>) -> ProcessError {
+    let Some(last) = error.last_words().map(str::to_owned) else { return error };
+    let cause = if last.contains("context deadline exceeded") { cause_in(&error.stderr) } else { None };
+    let said = cause.map_or_else(|| last.clone(), |cause| format!("{last} ({cause})"));
+    match hint(&said, asked) {
+        Some(hint) => error.saying(format!("{said}: {hint}")),
+        None if said != last => error.saying(said),
+        None => error,
+    }
+}
+
+/// Words of etcd's or of its TLS, and what they mean here.
+const MEANINGS: [(&str, &str); 8] = [
+    (
+        "user name is empty",
+        "authentication is on; give root's password in ETCDCTL_PASSWORD, or a username and a password-file in a site file",
+    ),
+    ("invalid user ID or password", "the password that was given is not this user's"),
+    ("auth: permission denied", "etcd gives a snapshot to its user root alone"),
+    ("does not look like a TLS handshake", "that port speaks plain http, and the endpoint says https"),
+    ("certificate signed by unknown authority", "the server's certificate is not of the authority in cacert"),
+    ("cannot validate certificate for", "the server's certificate does not name this endpoint"),
+    ("certificate is valid for", "the server's certificate does not name this endpoint"),
+    ("no such host", "the endpoint's name is not known on this machine"),
+];
+
+/// How a server shows that it did not like what it was shown.
+const CLOSED: [&str; 7] = [
+    "remote error: tls",
+    "certificate required",
+    "server preface",
+    "connection reset",
+    "broken pipe",
+    "EOF",
+    "closed",
+];
+
+fn hint(said: &str, asked: &Asked<'_>) -> Option<String> {
+    if let Some((_, meaning)) = MEANINGS.iter().find(|(words, _)| said.contains(words)) {
+        return Some((*meaning).to_owned());
+    }
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if !says(&CLOSED) && !said.ends_with("context deadline exceeded") {
+        return None;
+    }
+    if let Some(trouble) = asked.trouble {
+        return Some(trouble.to_owned());
+    }
+    let guess = match asked.endpoint.split_once("://")?.0 {
+        "http" => "that port may speak TLS, and the endpoint says http",
+        "https" if says(&["handshake failed: EOF"]) => {
+            "that port may speak plain http, and the endpoint says https"
+        }
+        "https" if !asked.shows_certificate => {
+            "etcd may want a client's certificate and key, and none is given"
+        }
+        _ => return None,
+    };
+    says(&CLOSED).then(|| guess.to_owned())
+}
+
+fn cause_in(log: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        error: String,
+    }
+    let errors = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let cause = errors.map(|line| line.error).min_by_key(|error| vagueness(error))?;
+    Some(cause.rsplit("latest balancer error: ").next().unwrap_or(&cause).to_owned())
+}
+
+/// How little an error says: one attempt of several tells the cause, and the others that there were others.
+fn vagueness(error: &str) -> usize {
+    let says = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    match error {
+        _ if says(&["x509", "certificate", "tls: "]) => 0,
+        _ if says(&["refused", "no such host", "EOF", "i/o timeout"]) => 1,
+        _ if says(&["all SubConns"]) => 3,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_a_deadline_is_found_in_the_log() {
+        let log = r#"{"level":"warn","msg":"retrying","error":"rpc error: code = DeadlineExceeded desc = latest balancer error: connection error: desc = \"transport: authentication handshake failed: x509: certificate signed by unknown authority\""}
+Error: context deadline exceeded
+"#;
+        let vague = r#"{"error":"rpc error: code = DeadlineExceeded desc = latest balancer error: all SubConns are in TransientFailure"}"#;
+        let cause = cause_in(&format!("{vague}\n{log}{vague}\n")).unwrap();
+        assert!(cause.starts_with("connection error: desc = \"transport: authentication"), "{cause}");
+        assert_eq!(cause_in("Error: context deadline exceeded"), None);
+    }
+
+    #[test]
+    fn a_closed_connection_is_put_to_the_certificate_and_nothing_else_is() {
+        let expired = Some("x.crt expired");
+        let closed = "Error: x (error reading server preface: EOF)";
+        for (said, endpoint, trouble, hint) in [
+            (closed, "https://a", expired, expired),
+            (
+                closed,
+                "https://a",
+                None,
+                Some("etcd may want a client's certificate and key, and none is given"),
+            ),
+            (closed, "http://a", None, Some("that port may speak TLS, and the endpoint says http")),
+            ("Error: context deadline exceeded", "https://a", expired, expired),
+            ("Error: context deadline exceeded", "https://a", None, None),
+            ("Error: x (connection refused)", "https://a", expired, None),
+            ("Error: etcdserver: mvcc: database space exceeded", "https://a", expired, None),
+        ] {
+            let asked = Asked { endpoint, shows_certificate: false, trouble };
+            assert_eq!(super::hint(said, &asked).as_deref(), hint, "{said} {endpoint}");
+        }
+    }
+}
