@@ -4,7 +4,7 @@
 
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 /// Where the site file is named.
@@ -48,6 +48,16 @@ impl Environment {
                 .map(str::to_owned),
             variables,
         }
+    }
+
+    /// All but what is sorted out above, the password above all.
+    pub fn variables(&self) -> &BTreeMap<OsString, OsString> {
+        &self.variables
+    }
+
+    /// One of them.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.variables.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 }
 

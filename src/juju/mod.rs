@@ -1,7 +1,11 @@
-//! Juju's hook tools, as an action uses them. Knows nothing of etcd.
+//! Juju's hook tools, as an action uses them; `hook` has those of the hooks. Knows nothing of etcd.
 //!
 //! A tool talks to the unit's agent over a socket that the `JUJU_*` variables name; it needs nothing else of our
 //! environment. Must never be started in a critical region: a tool may block for as long as the agent does.
+
+mod hook;
+
+pub use hook::Status;
 
 use crate::system::interrupt;
 use crate::system::process::{Ending, Output, ProcessError, Program};
@@ -47,15 +51,19 @@ impl Juju {
             Some(name) => (name == action).then_some(())?,
             None => get("JUJU_ACTION_UUID").map(|_| ())?,
         }
+        Some(Self::of(variables))
+    }
+
+    fn of(variables: &BTreeMap<OsString, OsString>) -> Self {
         let needed = |name: &OsStr| name == "PATH" || name.as_encoded_bytes().starts_with(b"JUJU_");
-        Some(Self {
+        Self {
             environment: variables
                 .iter()
                 .filter(|(name, _)| needed(name))
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
-            path: get("PATH").cloned().unwrap_or_default(),
-        })
+            path: variables.get(OsStr::new("PATH")).cloned().unwrap_or_default(),
+        }
     }
 
     /// The parameters of the action, as Juju keeps them.

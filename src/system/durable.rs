@@ -8,8 +8,8 @@ use super::owner::Owner;
 use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fchown, fstat, fstatvfs, fsync, mkdirat,
-    openat, openat2, renameat_with, statat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fchmod, fchown, fstat, fstatvfs, fsync,
+    mkdirat, openat, openat2, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use std::fs::File;
@@ -17,6 +17,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
+/// For everybody to read: configuration without secrets.
+pub const PUBLIC: Mode = Mode::from_raw_mode(0o644);
+/// For everybody to run, and to enter.
+pub const RUNNABLE: Mode = Mode::from_raw_mode(0o755);
+/// For its owner alone.
 const FILE: Mode = Mode::from_raw_mode(0o600);
 const DIRECTORY: Mode = Mode::from_raw_mode(0o700);
 
@@ -99,6 +104,17 @@ impl Dir {
         Ok(child)
     }
 
+    /// The directory `name` in it, made with `mode` for `owner` where it is missing. One that is there stays as it is.
+    pub fn ensure_child(&self, name: &str, mode: Mode, owner: Option<Owner>) -> Result<Self> {
+        if self.inode(name)?.is_some() {
+            return self.child(name);
+        }
+        let child = self.make_child(name, owner)?;
+        fchmod(&child.fd, mode).with_context(|| self.doing("making directory", name))?;
+        self.sync()?;
+        Ok(child)
+    }
+
     /// Creates the file `name` in it for writing and reading, private to us. Fails when the name is taken.
     pub fn create(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -128,10 +144,17 @@ impl Dir {
 
     /// Writes the file `name` so that after any crash it holds either what it held before or all of `bytes`.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.replace_for(name, bytes, FILE, None)
+    }
+
+    /// The same with `mode`, for `owner`.
+    pub fn replace_for(&self, name: &str, bytes: &[u8], mode: Mode, owner: Option<Owner>) -> Result<()> {
         let draft = format!("{name}.new");
         self.remove_file(&draft)?;
         let mut file = self.create(&draft)?;
         file.write_all(bytes)
+            .and_then(|()| owner.map_or(Ok(()), |owner| owner.own(&file)))
+            .and_then(|()| Ok(fchmod(&file, mode)?))
             .and_then(|()| file.sync_all())
             .with_context(|| self.doing("writing", &draft))?;
         renameat_with(&self.fd, &draft, &self.fd, name, RenameFlags::empty())

@@ -11,8 +11,14 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-const DEBIAN: &str = "/etc/default/etcd";
-const SNAP: &str = "/var/snap/etcd/common/etcd.conf.yml";
+/// What the unit of Debian's package reads.
+pub const DEBIAN: &str = "/etc/default/etcd";
+/// The systemd unit of Debian's package.
+pub const DEBIAN_UNIT: &str = "etcd.service";
+/// What the unit of the snap reads.
+pub const SNAP: &str = "/var/snap/etcd/common/etcd.conf.yml";
+/// The systemd unit of the snap.
+pub const SNAP_UNIT: &str = "snap.etcd.etcd.service";
 /// The files that are looked for.
 pub(super) const PLACES: [&str; 2] = [DEBIAN, SNAP];
 
@@ -46,7 +52,7 @@ fn debian(root: &Path) -> Result<Option<Found>, Refusal> {
         Some(file) => config(file, &read(root, file)?.ok_or_else(|| unusable(file, "it is not there"))?)?,
         None => told.settings(),
     };
-    Ok(stopped(&Said::new(told, config_file, settings), cwd, "/usr/bin/etcd", "etcd.service"))
+    Ok(stopped(&Said::new(told, config_file, settings), cwd, "/usr/bin/etcd", DEBIAN_UNIT))
 }
 
 /// The snap of Charmed Kubernetes. What its daemon's directory is, nobody says.
@@ -58,7 +64,7 @@ fn snap(root: &Path) -> Result<Option<Found>, Refusal> {
     }
     let server = "/snap/etcd/current/bin/etcd";
     let said = Said::new(Told::default(), Some(PathBuf::from(SNAP)), settings);
-    Ok(stopped(&said, Path::new(SNAP_COMMON), server, "snap.etcd.etcd.service"))
+    Ok(stopped(&said, Path::new(SNAP_COMMON), server, SNAP_UNIT))
 }
 
 fn stopped(said: &Said, cwd: &Path, server: &str, unit: &str) -> Option<Found> {

@@ -12,7 +12,7 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 
 /// The directory where the Charmed Kubernetes snap keeps its configuration and its certificates.
-pub(super) const SNAP_COMMON: &str = "/var/snap/etcd/common";
+pub const SNAP_COMMON: &str = "/var/snap/etcd/common";
 
 /// An etcd that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,6 +182,16 @@ impl Machine {
     pub fn in_words(&self) -> String {
         let all: Vec<String> = self.runs.iter().chain(&self.stopped).map(Found::in_words).collect();
         if all.is_empty() { "none was found".to_owned() } else { all.join("; ") }
+    }
+
+    /// The etcds that run, in words, those in containers and those that may not be looked at included.
+    pub fn running_in_words(&self) -> Vec<String> {
+        let others = &self.others;
+        let found = self.runs.iter().chain(&others.elsewhere).map(Found::in_words);
+        let untrusted =
+            others.untrusted.iter().map(|(pid, program)| format!("pid {pid}, {}", program.display()));
+        let unreadable = others.unreadable.iter().map(|pid| format!("pid {pid}"));
+        found.chain(untrusted).chain(unreadable).collect()
     }
 
     /// The one that there is.

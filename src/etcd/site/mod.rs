@@ -12,6 +12,9 @@ mod running;
 mod settings;
 mod units;
 
+pub use configured::{DEBIAN, DEBIAN_UNIT, SNAP, SNAP_UNIT};
+pub use found::SNAP_COMMON;
+
 use super::certificates;
 use super::service::{Service, ask_systemd, main_pid};
 use super::tools::Tools;
@@ -104,15 +107,11 @@ impl Site {
     }
 
     fn chosen(site_file: Option<&Path>, choice: &str, password: Option<Secret>) -> Result<Self> {
-        let look = || {
-            let systemd = units::Systemd { main_pid: &main_pid, ask: &ask_systemd };
-            found::Machine::look(Path::new("/"), &systemd)
-        };
         match (choice, site_file) {
             ("", Some(path)) => file::read(path, password),
-            ("", None) => look()?.the_one()?.into_site(password),
+            ("", None) => machine()?.the_one()?.into_site(password),
             (choice, _) => {
-                let machine = look()?;
+                let machine = machine()?;
                 let all = machine.in_words();
                 match machine.called(choice)? {
                     Some(found) => found.into_site(password),
@@ -128,4 +127,14 @@ impl Site {
             }
         }
     }
+}
+
+/// The etcds that run on this machine, in words, those in containers included.
+pub fn running() -> Result<Vec<String>, Refusal> {
+    Ok(machine()?.running_in_words())
+}
+
+fn machine() -> Result<found::Machine, Refusal> {
+    let systemd = units::Systemd { main_pid: &main_pid, ask: &ask_systemd };
+    found::Machine::look(Path::new("/"), &systemd)
 }

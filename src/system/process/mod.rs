@@ -4,8 +4,10 @@
 //! signal (Juju's cancel is SIGKILL of our process alone) and a deadline. Its output goes to memory files and
 //! not to pipes, so that a child that leaves a daemon behind can never block us. Never runs a shell.
 
+mod become_it;
 mod ended;
 
+pub use become_it::become_it;
 pub use ended::{Ending, Output, ProcessError};
 
 use super::interrupt;
