@@ -4,10 +4,11 @@
 //!
 //! | floor | rooms |
 //! |---|---|
+//! | the charm's life | `charm` |
 //! | the front door | `action` |
 //! | the walks | `snapshot`, `restore` |
 //! | what they work on | `swap`, `store`, `archive`, `catalog` |
-//! | the outside | `etcd`, `juju` (used by `action` alone) |
+//! | the outside | `etcd`, `juju` (used by `action` and `charm` alone) |
 //! | the ground | `system`, `progress`, `stop` |
 //!
 //! The walks know nothing of Juju, and Juju's room knows nothing of etcd.
@@ -15,6 +16,7 @@
 pub mod action;
 pub mod archive;
 pub mod catalog;
+pub mod charm;
 pub mod etcd;
 pub mod juju;
 pub mod progress;

@@ -33,6 +33,7 @@ mod chaos;
 mod client;
 mod cluster;
 mod crash;
+mod hooks;
 mod hostile;
 mod juju;
 mod look;

@@ -8,21 +8,44 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::run::{Out, Run, find};
 use crate::world::World;
 
 /// The hook tools on PATH.
-const TOOLS: [&str; 8] = [
+const TOOLS: [&str; 21] = [
     "action-get",
     "action-set",
     "action-fail",
     "action-log",
+    "application-version-set",
+    "close-port",
+    "config-get",
+    "goal-state",
+    "is-leader",
     "juju-log",
     "juju-reboot",
+    "network-get",
+    "open-port",
+    "opened-ports",
+    "relation-ids",
+    "relation-list",
     "resource-get",
+    "status-get",
     "status-set",
+    "storage-get",
+    "storage-list",
+];
+
+/// What a run leaves with the agent.
+const TRACES: [&str; 7] = ["calls", "set", "progress", "failed", "log", "status", "version"];
+/// The programs of the charm, by their places in it.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
+    ("bin/reconcile", env!("CARGO_BIN_EXE_reconcile")),
+    ("actions/snapshot", env!("CARGO_BIN_EXE_snapshot")),
+    ("actions/restore", env!("CARGO_BIN_EXE_restore")),
 ];
 
 /// The unit `etcd/0`, on the machine of one world.
@@ -45,18 +68,56 @@ impl<'w> Unit<'w> {
         fs::create_dir_all(unit.charm.join("actions")).unwrap();
         fs::create_dir_all(&unit.tools).unwrap();
         let source = Path::new(env!("CARGO_MANIFEST_DIR"));
-        for name in ["metadata.yaml", "actions.yaml"] {
+        for name in ["metadata.yaml", "actions.yaml", "config.yaml"] {
             fs::copy(source.join(name), unit.charm.join(name)).unwrap();
         }
-        for (name, binary) in
-            [("snapshot", env!("CARGO_BIN_EXE_snapshot")), ("restore", env!("CARGO_BIN_EXE_restore"))]
-        {
-            symlink(binary, unit.charm.join("actions").join(name)).unwrap();
+        fs::create_dir_all(unit.charm.join("bin")).unwrap();
+        for (name, binary) in PROGRAMS {
+            symlink(binary, unit.charm.join(name)).unwrap();
         }
         for tool in TOOLS {
             symlink(source.join("tests/it/hook-tool"), unit.tools.join(tool)).unwrap();
         }
+        unit.configure(&[]);
+        unit.has_neighbours(&["etcd/0"]);
         unit
+    }
+
+    /// `juju config etcd NAME=VALUE...`: what `config-get` prints is the defaults of `config.yaml` and these.
+    pub fn configure(&self, changes: &[(&str, Value)]) {
+        let text = fs::read_to_string(self.charm.join("config.yaml")).unwrap();
+        let declared: Value = serde_yaml::from_str(&text).unwrap();
+        let options = declared["options"].as_object().unwrap();
+        let mut all: Map<String, Value> =
+            options.iter().map(|(name, option)| (name.clone(), option["default"].clone())).collect();
+        all.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        fs::write(self.agent.join("config.json"), Value::Object(all).to_string()).unwrap();
+    }
+
+    /// The units of the application that `goal-state` prints.
+    pub fn has_neighbours(&self, units: &[&str]) {
+        let one =
+            |unit: &&str| ((*unit).to_owned(), json!({"status": "waiting", "since": "2026-11-21 12:00:00Z"}));
+        let units: Map<String, Value> = units.iter().map(one).collect();
+        let goal = json!({"units": units, "relations": {"cluster": units}});
+        fs::write(self.agent.join("goal.json"), goal.to_string()).unwrap();
+    }
+
+    /// Runs a hook to its end, as Juju does: by `dispatch`, whatever the hook is called.
+    pub fn hook(&self, name: &str) -> Hooked {
+        self.hook_as("etcd/0", name)
+    }
+
+    /// The same on another unit of the application.
+    pub fn hook_as(&self, unit: &str, name: &str) -> Hooked {
+        for trace in TRACES {
+            let _ = fs::remove_file(self.agent.join(trace));
+        }
+        let mut command = self.base(&format!("hooks/{name}"));
+        command.env("JUJU_HOOK_NAME", name).env("JUJU_UNIT_NAME", unit);
+        let out = Run::start(command, &self.world.path("runs")).finish();
+        let status = self.trace("status").lines().last().map(str::to_owned);
+        Hooked { out, status, version: self.trace("version").trim().to_owned() }
     }
 
     /// `juju attach-resource etcd snapshot=FILE`.
@@ -123,7 +184,7 @@ impl<'w> Unit<'w> {
     /// Starts an action.
     pub fn start(&self, action: &str, params: &[&str]) -> Task<'_> {
         let params = self.enqueue(action, params).unwrap();
-        for trace in ["calls", "set", "progress", "failed", "log", "status"] {
+        for trace in TRACES {
             let _ = fs::remove_file(self.agent.join(trace));
         }
         self.publish(&params);
@@ -160,8 +221,18 @@ impl<'w> Unit<'w> {
 
     /// The process as Juju starts it. Nothing is inherited, and there is neither HOME nor USER.
     pub fn command(&self, action: &str) -> Command {
+        let mut command = self.base(&format!("actions/{action}"));
+        command
+            .env("JUJU_ACTION_NAME", action)
+            .env("JUJU_ACTION_UUID", "14")
+            .env("JUJU_ACTION_TAG", "action-14");
+        command
+    }
+
+    /// `dispatch`, with what hooks and actions have in common.
+    fn base(&self, path: &str) -> Command {
         let (charm, socket) = (&self.charm, self.agent.join("agent.socket"));
-        let mut command = Command::new(charm.join("actions").join(action));
+        let mut command = Command::new(charm.join("dispatch"));
         command
             .current_dir(charm)
             .env_clear()
@@ -185,10 +256,7 @@ impl<'w> Unit<'w> {
             .env("JUJU_CHARM_HTTPS_PROXY", "")
             .env("JUJU_CHARM_FTP_PROXY", "")
             .env("JUJU_CHARM_NO_PROXY", "127.0.0.1,localhost,::1")
-            .env("JUJU_ACTION_NAME", action)
-            .env("JUJU_ACTION_UUID", "14")
-            .env("JUJU_ACTION_TAG", "action-14")
-            .env("JUJU_DISPATCH_PATH", format!("actions/{action}"))
+            .env("JUJU_DISPATCH_PATH", path)
             .env("APT_LISTCHANGES_FRONTEND", "none")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .env("LANG", "C.UTF-8")
@@ -211,6 +279,29 @@ impl<'w> Unit<'w> {
     /// What `resource-get`, `action-set` and the like were asked, one call a line.
     pub fn calls(&self) -> Vec<String> {
         self.trace("calls").lines().map(str::to_owned).collect()
+    }
+}
+
+/// An ended hook.
+#[must_use]
+#[derive(Debug)]
+pub struct Hooked {
+    /// The process. Any other status than 0 is a hook error, which an operator has to resolve.
+    pub out: Out,
+    /// The last status that it set, as `WORD MESSAGE`.
+    pub status: Option<String>,
+    /// The workload version that it set.
+    pub version: String,
+}
+
+impl Hooked {
+    /// It ended well, with this status.
+    #[track_caller]
+    pub fn says(&self, word: &str, parts: &[&str]) {
+        assert_eq!(self.out.status.code(), Some(0), "a hook error: {}", self.out.told());
+        let status = self.status.as_deref().unwrap_or_default();
+        let fits = status.starts_with(&format!("{word} ")) && parts.iter().all(|part| status.contains(part));
+        assert!(fits, "not {word} with {parts:?}: {status:?}: {}", self.out.told());
     }
 }
 

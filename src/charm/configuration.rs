@@ -1,0 +1,151 @@
+//! etcd's configuration file, as the charm writes it. Pure: the same settings give the same text.
+//!
+//! Must never make etcd listen to a network in clear.
+
+use super::settings::Settings;
+use anyhow::Result;
+use serde_json::{Map, Value, json};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+/// How the file begins; by this the charm knows its own.
+const MARK: &str = "# Written by the etcd charm, which writes it anew: change it by `juju config`.\n";
+/// The files that make certificates complete: for the server, for clients, and who vouches for both.
+pub const CERTIFICATES: [&str; 5] = ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"];
+
+/// What else than the settings goes into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The unit's name without its slash, as the older charm names members.
+    pub name: String,
+    /// Tells this cluster from every other.
+    pub token: String,
+    /// Where the data is.
+    pub data_dir: PathBuf,
+    /// The directory of the certificates and the address to be reached at, where there are certificates.
+    pub open: Option<(PathBuf, IpAddr)>,
+}
+
+/// The whole file.
+pub fn text(settings: &Settings, member: &Member) -> Result<String> {
+    let peer = format!("http://127.0.0.1:{}", settings.management_port);
+    let mut map = Map::new();
+    let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
+    put("name", json!(member.name));
+    put("data-dir", json!(member.data_dir));
+    put("listen-peer-urls", json!(peer));
+    put("initial-advertise-peer-urls", json!(peer));
+    put("initial-cluster", json!(format!("{}={peer}", member.name)));
+    put("initial-cluster-token", json!(member.token));
+    put("initial-cluster-state", json!("new"));
+    put("heartbeat-interval", json!(settings.heartbeat));
+    put("election-timeout", json!(settings.election));
+    put("auto-compaction-mode", json!("periodic"));
+    put("auto-compaction-retention", json!(settings.retention));
+    put("logger", json!("zap"));
+    if let Some(count) = settings.snapshot_count {
+        put("snapshot-count", json!(count));
+    }
+    if let Some(bytes) = settings.quota {
+        put("quota-backend-bytes", json!(bytes));
+    }
+    match &member.open {
+        None => {
+            let client = format!("http://127.0.0.1:{}", settings.port);
+            put("listen-client-urls", json!(client));
+            put("advertise-client-urls", json!(client));
+        }
+        Some((dir, address)) => {
+            let port = settings.port;
+            put("listen-client-urls", json!(format!("https://0.0.0.0:{port}")));
+            put(
+                "advertise-client-urls",
+                json!(format!("https://{}", std::net::SocketAddr::new(*address, port))),
+            );
+            put(
+                "client-transport-security",
+                json!({
+                    "trusted-ca-file": dir.join("ca.crt"),
+                    "cert-file": dir.join("server.crt"),
+                    "key-file": dir.join("server.key"),
+                    "client-cert-auth": true,
+                }),
+            );
+        }
+    }
+    Ok(format!("{MARK}{}", serde_yaml::to_string(&map)?))
+}
+
+/// Whether a file of this text is the charm's.
+pub fn is_ours(text: &str) -> bool {
+    text.starts_with(MARK)
+}
+
+/// The data directory in a file of the charm's.
+pub fn data_dir_in(text: &str) -> Option<PathBuf> {
+    let map: Map<String, Value> = serde_yaml::from_str(text).ok()?;
+    map.get("data-dir")?.as_str().map(PathBuf::from)
+}
+
+/// What leads Debian's unit to the file: with it, etcd takes nothing from its environment.
+pub fn pointer(config_file: &Path) -> String {
+    format!("{MARK}ETCD_CONFIG_FILE={}\n", config_file.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            port: 2379,
+            management_port: 2380,
+            channel: "3.4/stable".into(),
+            heartbeat: 100,
+            election: 1000,
+            snapshot_count: None,
+            quota: None,
+            retention: "0".into(),
+        }
+    }
+
+    fn member() -> Member {
+        Member { name: "etcd0".into(), token: "t".into(), data_dir: "/d".into(), open: None }
+    }
+
+    #[test]
+    fn without_certificates_nothing_listens_beyond_loopback() {
+        let text = text(&settings(), &member()).unwrap();
+        let map: Map<String, Value> = serde_yaml::from_str(&text).unwrap();
+        for (name, value) in map.iter().filter(|(name, _)| name.contains("urls")) {
+            assert!(value.as_str().unwrap().starts_with("http://127.0.0.1:"), "{name}: {value}");
+        }
+        assert!(is_ours(&text) && !is_ours("name: etcd0\n"));
+        assert_eq!(data_dir_in(&text), Some("/d".into()));
+        assert!(!text.contains("snapshot-count") && !text.contains("quota"), "{text}");
+    }
+
+    #[test]
+    fn with_certificates_every_client_must_show_one() {
+        let open = Some(("/etc/etcd/tls".into(), "fd00::1".parse().unwrap()));
+        let text = text(&settings(), &Member { open, ..member() }).unwrap();
+        let map: Map<String, Value> = serde_yaml::from_str(&text).unwrap();
+        assert_eq!(map["listen-client-urls"], "https://0.0.0.0:2379");
+        assert_eq!(map["advertise-client-urls"], "https://[fd00::1]:2379");
+        assert_eq!(map["client-transport-security"]["client-cert-auth"], true);
+        assert_eq!(map["client-transport-security"]["trusted-ca-file"], "/etc/etcd/tls/ca.crt");
+        assert_eq!(map["listen-peer-urls"], "http://127.0.0.1:2380");
+    }
+
+    #[test]
+    fn what_was_set_is_in_it() {
+        let set =
+            Settings { snapshot_count: Some(7), quota: Some(1 << 33), retention: "30m".into(), ..settings() };
+        let text = text(&set, &member()).unwrap();
+        for line in
+            ["snapshot-count: 7\n", "quota-backend-bytes: 8589934592\n", "auto-compaction-retention: 30m\n"]
+        {
+            assert!(text.contains(line), "{text}");
+        }
+    }
+}

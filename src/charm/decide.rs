@@ -1,0 +1,219 @@
+//! What a hook does: from the facts to a plan. Pure.
+//!
+//! Must never plan a step where anything is not as the charm made it: then it says so and leaves all as it is.
+
+use super::configuration;
+use super::home::Home;
+use super::hook::Hook;
+use super::record::Data;
+use super::settings::Settings;
+use crate::juju::Status;
+use crate::stop::Refusal;
+use std::path::PathBuf;
+
+/// What is so, as far as it matters to a hook.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Which hook it is.
+    pub hook: Hook,
+    /// What became of a restore that was not at its end.
+    pub rest: Rest,
+    /// What the operator wants, or which option is wrong.
+    pub settings: Result<Settings, Refusal>,
+    /// How etcd is, or is to be, installed.
+    pub home: Home,
+    /// Whether it is.
+    pub installed: bool,
+    /// An etcd on this machine that the charm did not set up, in words.
+    pub stranger: Option<String>,
+    /// Where the data is, or is to be.
+    pub data_dir: PathBuf,
+    /// The storage that the data is on.
+    pub storage: Option<PathBuf>,
+    /// What is there.
+    pub data: Data,
+    /// The certificates, as far as the operator has put them in place.
+    pub certificates: Certificates,
+    /// etcd's configuration as it is.
+    pub configured: Option<String>,
+    /// And as it should be.
+    pub wanted: String,
+    /// Whether the systemd unit is led to that file.
+    pub pointed: bool,
+    /// Whether the unit's etcd runs.
+    pub runs: bool,
+}
+
+/// The certificates in their directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Certificates {
+    /// None of them.
+    None,
+    /// All.
+    All,
+    /// Some; these are missing, in words.
+    Missing(String),
+}
+
+/// What became of a restore that was not at its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rest {
+    /// There was none.
+    Quiet,
+    /// It was finished or undone: which, in words.
+    Settled(String),
+    /// It is at work now, or another run is: which, in words.
+    Busy(String),
+    /// It can be neither finished nor undone: why and what to do, in words.
+    Unsettled(String),
+}
+
+/// What a hook does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// First these, one after the other, up to the first that fails.
+    pub steps: Vec<Step>,
+    /// Then this is the unit's status; `None` has etcd asked for it.
+    pub say: Option<Status>,
+}
+
+/// A step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Install etcd.
+    Install,
+    /// Make the data directory and put our record in it.
+    MakeData,
+    /// Write the configuration that is wanted.
+    Configure,
+    /// Start etcd, now and at every boot.
+    Start,
+    /// Stop etcd and start it.
+    Restart,
+    /// Stop etcd, now and at every boot.
+    Stop,
+    /// Open or close ports, as certificates are there or not.
+    Ports,
+}
+
+/// The status of a unit that waits for somebody to do `next`.
+pub fn blocked(why: &str, next: &str) -> Status {
+    Status { word: "blocked".to_owned(), message: format!("{why}: {next}") }
+}
+
+/// Another status.
+pub fn status(word: &str, message: impl Into<String>) -> Status {
+    Status { word: word.to_owned(), message: message.into() }
+}
+
+/// What to do.
+pub fn decide(facts: &Facts) -> Plan {
+    if let Some(status) = stands_aside(facts) {
+        return Plan { steps: Vec::new(), say: Some(status) };
+    }
+    if let Some(plan) = ends(facts) {
+        return plan;
+    }
+    if let Some(status) = stands_in_the_way(facts) {
+        return Plan { steps: Vec::new(), say: Some(status) };
+    }
+    let mut steps = Vec::new();
+    if !facts.installed {
+        steps.push(Step::Install);
+    }
+    if facts.data == Data::Nothing {
+        steps.push(Step::MakeData);
+    }
+    let changed = facts.configured.as_ref() != Some(&facts.wanted) || !facts.pointed;
+    if changed {
+        steps.push(Step::Configure);
+    }
+    match facts.runs {
+        true if changed => steps.push(Step::Restart),
+        true => {}
+        false if !steps.is_empty() || facts.hook.may_start() || facts.data == Data::New => {
+            steps.push(Step::Start);
+        }
+        false => {
+            let next = format!("if nobody works on its data, {}", facts.home.service().typed("start"));
+            return Plan { steps: Vec::new(), say: Some(blocked("etcd does not run", &next)) };
+        }
+    }
+    steps.push(Step::Ports);
+    Plan { steps, say: None }
+}
+
+/// The status of a unit that came after others, before anything of it is looked at: nothing of it is ours to touch.
+pub fn second(earlier: &[String]) -> Option<Status> {
+    let first = earlier.first()?;
+    Some(blocked(
+        "scaling comes with the next work (certificates and peers)",
+        &format!("{first} serves alone, and nothing was touched here; remove this unit"),
+    ))
+}
+
+/// Where somebody works on the data, or left it unfinished.
+fn stands_aside(facts: &Facts) -> Option<Status> {
+    match &facts.rest {
+        Rest::Quiet | Rest::Settled(_) => None,
+        Rest::Busy(who) => Some(status("maintenance", who)),
+        Rest::Unsettled(why) => Some(status("blocked", why)),
+    }
+}
+
+/// The unit, or the storage under its data, is about to go. Only an etcd of ours is stopped.
+fn ends(facts: &Facts) -> Option<Plan> {
+    let why = match facts.hook {
+        Hook::Stop | Hook::Remove => "the unit goes",
+        Hook::StorageDetaching if facts.storage.as_ref().is_some_and(|at| facts.data_dir.starts_with(at)) => {
+            "its storage goes"
+        }
+        Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), say: None }),
+        _ => return None,
+    };
+    let ours = facts.configured.as_deref().is_some_and(configuration::is_ours);
+    let steps = if facts.installed && ours { vec![Step::Stop] } else { Vec::new() };
+    let message = format!("etcd is stopped, {why}; its data stays in {}", facts.data_dir.display());
+    Some(Plan { steps, say: Some(status("maintenance", message)) })
+}
+
+/// What an operator has to see to first.
+fn stands_in_the_way(facts: &Facts) -> Option<Status> {
+    let ours = facts.configured.as_deref().is_some_and(configuration::is_ours);
+    let dir = facts.data_dir.display();
+    if let Err(refusal) = &facts.settings {
+        return Some(blocked(&refusal.reason, &refusal.next));
+    }
+    if let Certificates::Missing(names) = &facts.certificates {
+        let place = facts.home.certificates().display();
+        return Some(blocked(
+            &format!("of the certificates in {place} there is no {names}"),
+            "add what is missing, or remove the rest",
+        ));
+    }
+    match &facts.data {
+        Data::Foreign(whose) => Some(blocked(
+            &format!("the data in {dir} belongs to {whose}"),
+            "move its directory member away; restore snapshot=…/member/snap/db allow-unhashed=true can read it there",
+        )),
+        Data::Lost => Some(blocked(
+            &format!("the data in {dir} is gone"),
+            &format!("restore a snapshot, or {} for an empty etcd", facts.home.service().typed("start")),
+        ))
+        .filter(|_| !facts.runs),
+        Data::Nothing if ours => Some(blocked(
+            &format!("the data in {dir} is not there"),
+            "attach the storage that holds it: juju attach-storage",
+        )),
+        _ => match &facts.stranger {
+            Some(stranger) if !ours => Some(blocked(
+                &format!("there is an etcd here that this charm did not set up ({stranger})"),
+                "deploy to another machine, or stop it and move its data away",
+            )),
+            _ => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! The decisions of a hook, as tables.
+
+use super::*;
+use serde_json::json;
+
+fn ours(text: &str) -> String {
+    configuration::pointer(std::path::Path::new("/x")) + text
+}
+
+/// A unit that serves, as the charm made it.
+fn serving() -> Facts {
+    let options = json!({
+        "port": 2379, "management-port": 2380, "channel": "stable", "heartbeat-interval": 100,
+        "election-timeout": 1000, "snapshot-count": 0, "quota-backend-bytes": 0, "auto-compaction-retention": "0",
+    });
+    Facts {
+        hook: Hook::Look,
+        rest: Rest::Quiet,
+        settings: Settings::read(options.as_object().unwrap()),
+        home: Home::Debian,
+        installed: true,
+        stranger: None,
+        data_dir: "/var/lib/etcd/default".into(),
+        storage: None,
+        data: Data::There,
+        certificates: Certificates::None,
+        configured: Some(ours("a")),
+        wanted: ours("a"),
+        pointed: true,
+        runs: true,
+    }
+}
+
+/// An empty machine.
+fn empty() -> Facts {
+    Facts {
+        installed: false,
+        data: Data::Nothing,
+        configured: None,
+        pointed: false,
+        runs: false,
+        ..serving()
+    }
+}
+
+#[track_caller]
+fn does(facts: &Facts, steps: &[Step]) {
+    assert_eq!(decide(facts), Plan { steps: steps.to_vec(), say: None });
+}
+
+#[track_caller]
+fn says(facts: &Facts, word: &str, parts: &[&str]) {
+    let plan = decide(facts);
+    assert_eq!(plan.steps, [], "{facts:?}");
+    let said = plan.say.unwrap();
+    assert_eq!(said.word, word, "{}", said.message);
+    assert!(parts.iter().all(|part| said.message.contains(part)), "{}", said.message);
+}
+
+#[test]
+fn an_empty_machine_gets_everything_by_whatever_hook_comes_first() {
+    for hook in [Hook::StorageAttached, Hook::Install, Hook::ConfigChanged, Hook::Start, Hook::Look] {
+        let facts = Facts { hook, ..empty() };
+        does(&facts, &[Step::Install, Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
+    }
+}
+
+#[test]
+fn a_unit_that_is_as_it_should_be_is_left_alone() {
+    for hook in [
+        Hook::Install,
+        Hook::ConfigChanged,
+        Hook::Start,
+        Hook::Look,
+        Hook::UpgradeCharm,
+        Hook::StorageAttached,
+    ] {
+        does(&Facts { hook, ..serving() }, &[Step::Ports]);
+    }
+}
+
+#[test]
+fn etcd_is_restarted_only_for_another_configuration() {
+    let changed = Facts { hook: Hook::ConfigChanged, wanted: ours("b"), ..serving() };
+    does(&changed, &[Step::Configure, Step::Restart, Step::Ports]);
+    does(&Facts { runs: false, ..changed }, &[Step::Configure, Step::Start, Step::Ports]);
+    does(&Facts { pointed: false, ..serving() }, &[Step::Configure, Step::Restart, Step::Ports]);
+}
+
+#[test]
+fn an_installation_that_broke_off_goes_on_where_it_was() {
+    let installed = Facts { installed: true, ..empty() };
+    does(&installed, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
+    let recorded = Facts { data: Data::New, ..installed };
+    does(&recorded, &[Step::Configure, Step::Start, Step::Ports]);
+    let configured = Facts { configured: Some(ours("a")), pointed: true, ..recorded };
+    does(&configured, &[Step::Start, Step::Ports]);
+}
+
+#[test]
+fn a_stopped_etcd_is_started_when_the_unit_starts_and_not_whenever_time_passes() {
+    let stopped = Facts { runs: false, ..serving() };
+    for hook in [Hook::Start, Hook::Install, Hook::UpgradeCharm] {
+        does(&Facts { hook, ..stopped.clone() }, &[Step::Start, Step::Ports]);
+    }
+    for hook in [Hook::Look, Hook::ConfigChanged, Hook::StorageAttached] {
+        says(
+            &Facts { hook, ..stopped.clone() },
+            "blocked",
+            &["does not run", "systemctl start etcd.service"],
+        );
+    }
+}
+
+#[test]
+fn a_second_unit_is_told_so() {
+    assert_eq!(second(&[]), None);
+    let said = second(&["etcd/0".into(), "etcd/2".into()]).unwrap();
+    assert_eq!(said.word, "blocked");
+    for part in ["scaling comes with the next work (certificates and peers)", "etcd/0 serves alone"] {
+        assert!(said.message.contains(part), "{}", said.message);
+    }
+}
+
+#[test]
+fn while_a_restore_is_at_work_or_unfinished_nothing_is_touched() {
+    for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Stop, Hook::Look] {
+        for facts in [serving(), Facts { runs: false, wanted: ours("b"), ..serving() }] {
+            let busy = Rest::Busy("restore (pid 7) is working on /d".into());
+            says(&Facts { hook, rest: busy, ..facts.clone() }, "maintenance", &["restore (pid 7)"]);
+            let stuck = Rest::Unsettled("cannot be judged".into());
+            says(&Facts { hook, rest: stuck, ..facts }, "blocked", &["cannot be judged"]);
+        }
+    }
+    does(&Facts { rest: Rest::Settled("undone".into()), ..serving() }, &[Step::Ports]);
+}
+
+#[test]
+fn what_an_operator_has_to_see_to_is_named_and_nothing_is_touched() {
+    let wrong = Err(Refusal::new("option port is 0", "juju config APPLICATION port=VALUE"));
+    let stranger = Some("pid 7 with its data in /d".to_owned());
+    for (facts, parts) in [
+        (Facts { settings: wrong.clone(), ..empty() }, ["option port is 0", "juju config"]),
+        (Facts { settings: wrong, wanted: ours("b"), ..serving() }, ["option port is 0", "juju config"]),
+        (
+            Facts { certificates: Certificates::Missing("client.key".into()), ..empty() },
+            ["client.key", "/etc/etcd/tls"],
+        ),
+        (
+            Facts { data: Data::Foreign("unit a/1 of model m".into()), ..empty() },
+            ["belongs to unit a/1", "move"],
+        ),
+        (Facts { data: Data::Lost, runs: false, ..serving() }, ["is gone", "restore a snapshot"]),
+        (Facts { data: Data::Nothing, runs: false, ..serving() }, ["is not there", "juju attach-storage"]),
+        (Facts { stranger, ..empty() }, ["pid 7", "did not set up"]),
+    ] {
+        for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Look] {
+            says(&Facts { hook, ..facts.clone() }, "blocked", &parts);
+        }
+    }
+}
+
+#[test]
+fn an_etcd_of_ours_is_stopped_when_its_unit_or_its_storage_goes() {
+    let stored = Facts { storage: Some("/srv/data".into()), data_dir: "/srv/data/etcd".into(), ..serving() };
+    for (hook, facts) in
+        [(Hook::Stop, serving()), (Hook::Remove, serving()), (Hook::StorageDetaching, stored.clone())]
+    {
+        let plan = decide(&Facts { hook, ..facts });
+        assert_eq!(plan.steps, [Step::Stop], "{hook:?}");
+        assert!(plan.say.unwrap().message.contains("its data stays in"));
+    }
+    let elsewhere = Facts { hook: Hook::StorageDetaching, data_dir: "/var/lib/etcd".into(), ..stored };
+    assert_eq!(decide(&elsewhere).steps, []);
+    for facts in [empty(), Facts { configured: Some("name: theirs\n".into()), ..serving() }] {
+        assert_eq!(decide(&Facts { hook: Hook::Stop, ..facts }).steps, [], "not ours");
+    }
+}

@@ -1,0 +1,210 @@
+//! Looks at the unit and its machine. Changes nothing but what an unfinished restore needs to come to its end.
+
+use super::configuration::{self, CERTIFICATES, Member};
+use super::decide::{Certificates, Facts, Rest};
+use super::home::Home;
+use super::hook::Hook;
+use super::record::Record;
+use super::settings::Settings;
+use crate::action::Environment;
+use crate::etcd::service::main_pid;
+use crate::etcd::site::{self, Site};
+use crate::juju::{Juju, Resource};
+use crate::restore;
+use crate::stop::{Failure, Stop};
+use crate::swap::{DataDir, MEMBER};
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The name of the storage, and of the directory in it that is etcd's: the root of a file system holds other things.
+const STORAGE: &str = "data";
+const IN_STORAGE: &str = "etcd";
+/// The endpoint of the peers.
+const PEERS: &str = "cluster";
+/// snapd is there where its socket is.
+const SNAPD: &str = "/run/snapd.socket";
+
+/// Who we are.
+pub fn ourselves(environment: &Environment) -> Result<Record> {
+    let model = environment.variable("JUJU_MODEL_UUID").and_then(OsStr::to_str).unwrap_or_default();
+    let unit = environment.unit.clone().context("JUJU_UNIT_NAME names no unit")?;
+    Ok(Record { unit, model: model.to_owned(), served: false })
+}
+
+/// The units before this one, the nearest to the first first.
+pub fn earlier(juju: &Juju, unit: &str) -> Result<Vec<String>> {
+    let own = number(unit).with_context(|| format!("{unit} is no unit's name"))?;
+    let mut earlier: Vec<(u64, String)> =
+        juju.units()?.into_iter().filter_map(|other| Some((number(&other)?, other))).collect();
+    earlier.retain(|(number, _)| *number < own);
+    earlier.sort();
+    Ok(earlier.into_iter().map(|(_, unit)| unit).collect())
+}
+
+fn number(unit: &str) -> Option<u64> {
+    unit.rsplit_once('/')?.1.parse().ok()
+}
+
+/// Brings an unfinished restore to its end, where there is an etcd and its data.
+pub fn settle(site: Option<&Site>) -> Rest {
+    let Some(site) = site.filter(|site| site.data_dir.exists()) else { return Rest::Quiet };
+    let data = match DataDir::open(site) {
+        Ok(data) => data,
+        Err(error) => {
+            return match Stop::of(error, "", "") {
+                Stop::Refused(refusal) => Rest::Busy(refusal.reason),
+                Stop::Failed(Failure { cause, .. }) => {
+                    Rest::Unsettled(format!("{cause:#}: see that {} can be read", site.data_dir.display()))
+                }
+            };
+        }
+    };
+    match restore::settle(site, &data, &mut |_| {}) {
+        Ok(None) => Rest::Quiet,
+        Ok(Some(recovered)) => Rest::Settled(recovered.in_words()),
+        Err(stop) => Rest::Unsettled(stop.to_string()),
+    }
+}
+
+/// All that a decision needs.
+pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Facts> {
+    let installed = Home::installed()?;
+    let home = match installed {
+        Some(home) => home,
+        None => wanted_home(juju)?,
+    };
+    let storage = juju.storage(STORAGE)?;
+    let configured = read(home.config_file())?;
+    let data_dir = data_dir(home, configured.as_deref(), storage.as_deref());
+    let settings = Settings::read(&juju.configuration()?);
+    let certificates = certificates(home.certificates());
+    let wanted = match &settings {
+        Ok(settings) => {
+            let open = match certificates {
+                Certificates::All => Some((home.certificates().to_owned(), juju.address(PEERS)?)),
+                _ => None,
+            };
+            let member = Member {
+                name: ours.unit.replace('/', ""),
+                token: format!("{} {}", ours.unit, ours.model),
+                data_dir: data_dir.clone(),
+                open,
+            };
+            configuration::text(settings, &member)?
+        }
+        Err(_) => String::new(),
+    };
+    let pointed = match home.pointer() {
+        Some(pointer) => {
+            read(pointer)?.is_some_and(|text| text == configuration::pointer(home.config_file()))
+        }
+        None => true,
+    };
+    Ok(Facts {
+        hook,
+        rest,
+        settings,
+        home,
+        installed: installed.is_some(),
+        stranger: stranger(configured.as_deref(), &data_dir)?,
+        data: ours.look(&data_dir)?,
+        data_dir,
+        storage,
+        certificates,
+        configured,
+        wanted,
+        pointed,
+        runs: installed.is_some() && main_pid(home.unit()).is_some(),
+    })
+}
+
+/// The attached release comes before the snap, and that before the package. Asks the controller for the resource.
+fn wanted_home(juju: &Juju) -> Result<Home> {
+    match juju.resource("etcd")? {
+        Resource::At(path) if fs::metadata(&path).is_ok_and(|file| file.len() > 0) => Ok(Home::Release),
+        _ if Path::new(SNAPD).exists() => Ok(Home::Snap),
+        _ => Ok(Home::Debian),
+    }
+}
+
+/// Data stays where it is: a storage that comes later is for a unit to come.
+fn data_dir(home: Home, configured: Option<&str>, storage: Option<&Path>) -> PathBuf {
+    configured
+        .filter(|text| configuration::is_ours(text))
+        .and_then(configuration::data_dir_in)
+        .or_else(|| storage.map(|storage| storage.join(IN_STORAGE)))
+        .unwrap_or_else(|| home.data_dir())
+}
+
+/// An etcd that is not ours: one that runs, or one that is installed and has data.
+fn stranger(configured: Option<&str>, data_dir: &Path) -> Result<Option<String>> {
+    if configured.is_some_and(configuration::is_ours) {
+        return Ok(None);
+    }
+    if let Some(running) = site::running()?.into_iter().next() {
+        return Ok(Some(running));
+    }
+    let found = Site::find(None, "", None, Timestamp::now()).ok().filter(|site| site.data_dir != data_dir);
+    let there = found.filter(|site| site.data_dir.join(MEMBER).exists());
+    Ok(there.map(|site| format!("its data is in {}", site.data_dir.display())))
+}
+
+fn certificates(dir: &Path) -> Certificates {
+    let missing: Vec<&str> = CERTIFICATES.into_iter().filter(|name| !dir.join(name).exists()).collect();
+    match missing.len() {
+        0 => Certificates::All,
+        5 => Certificates::None,
+        _ => Certificates::Missing(missing.join(" nor ")),
+    }
+}
+
+fn read(file: &Path) -> Result<Option<String>> {
+    match fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", file.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_stays_where_the_configuration_of_ours_has_it() {
+        let ours = configuration::pointer(Path::new("/x")).replace("ETCD_CONFIG_FILE=/x", "data-dir: /old");
+        let storage = Some(Path::new("/srv/data"));
+        for (configured, storage, expected) in [
+            (None, None, "/var/lib/etcd/default"),
+            (None, storage, "/srv/data/etcd"),
+            (Some(ours.as_str()), storage, "/old"),
+            (Some("data-dir: /theirs\n"), storage, "/srv/data/etcd"),
+        ] {
+            assert_eq!(data_dir(Home::Debian, configured, storage), Path::new(expected));
+        }
+    }
+
+    #[test]
+    fn certificates_are_all_or_none_or_the_missing_are_named() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = crate::system::durable::Dir::open(home.path()).unwrap();
+        assert_eq!(certificates(home.path()), Certificates::None);
+        for name in &CERTIFICATES[..4] {
+            dir.replace(name, b"").unwrap();
+        }
+        assert_eq!(certificates(home.path()), Certificates::Missing("client.key".into()));
+        dir.replace(CERTIFICATES[4], b"").unwrap();
+        assert_eq!(certificates(home.path()), Certificates::All);
+    }
+
+    #[test]
+    fn units_go_by_their_numbers() {
+        assert_eq!(number("etcd/10"), Some(10));
+        assert_eq!(number("new-etcd/0"), Some(0));
+        assert_eq!(number("etcd"), None);
+    }
+}

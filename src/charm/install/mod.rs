@@ -1,0 +1,37 @@
+//! Puts etcd's programs on the machine. Every way can be gone again from where it broke off.
+//!
+//! Must never start an etcd: it would make data before there is a configuration.
+
+mod debian;
+mod release;
+mod snap;
+
+use super::home::Home;
+use super::settings::Settings;
+use crate::juju::{Juju, Resource};
+use crate::stop::Refusal;
+use crate::system::process::Program;
+use anyhow::Result;
+use std::time::Duration;
+
+/// A download over a slow line, and what other installations at the same time make it wait.
+const PATIENCE: Duration = Duration::from_secs(20 * 60);
+
+/// The proxies that the operator set for charms, as programs know them.
+pub type Proxies<'a> = &'a [(&'static str, String)];
+
+/// Installs etcd.
+pub fn install(home: Home, settings: &Settings, juju: &Juju, proxies: Proxies<'_>) -> Result<()> {
+    match home {
+        Home::Debian => debian::install(proxies),
+        Home::Snap => snap::install(&settings.channel, proxies),
+        Home::Release => match juju.resource("etcd")? {
+            Resource::At(path) => release::install(&path),
+            Resource::Missing(why) => Err(Refusal::new(why, release::NEXT).into()),
+        },
+    }
+}
+
+fn with(program: Program, proxies: Proxies<'_>) -> Program {
+    proxies.iter().fold(program.deadline(PATIENCE), |program, (name, value)| program.env(name, value))
+}

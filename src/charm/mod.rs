@@ -1,0 +1,205 @@
+//! The charm's life: every hook looks at the unit, decides, and makes it what it should be.
+//!
+//! One walk for all hooks, and each can come at any time: a step that is done is not done again. Must never fail a hook:
+//! Juju would stop there and wait for somebody to resolve it, when all that there is to say fits into a status.
+
+mod configuration;
+mod decide;
+mod facts;
+mod home;
+mod hook;
+mod install;
+mod perform;
+mod record;
+mod settings;
+mod systemd;
+
+use crate::action::Environment;
+use crate::etcd::client::Client;
+use crate::etcd::site::Site;
+use crate::juju::{Juju, Status};
+use crate::stop::Refusal;
+use crate::system::durable::Dir;
+use crate::system::process::become_it;
+use anyhow::{Context, Result, bail};
+use decide::{Facts, Plan, Rest, blocked, decide, status};
+use hook::Hook;
+use jiff::Timestamp;
+use perform::Hands;
+use record::{Data, Record};
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long an etcd that was just started may take before its silence is told.
+const STARTED: Duration = Duration::from_secs(30);
+/// And one that should serve already.
+const SERVING: Duration = Duration::from_secs(5);
+
+/// Becomes the program that Juju's `JUJU_DISPATCH_PATH` asks for: an action's own, or that of all hooks.
+pub fn dispatch() -> ExitCode {
+    let environment = Environment::read();
+    let Err(error) = become_what_is_asked(&environment) else { return ExitCode::SUCCESS };
+    complain(&format!("{error:#}"));
+    ExitCode::FAILURE
+}
+
+fn become_what_is_asked(environment: &Environment) -> Result<()> {
+    let asked = environment.variable("JUJU_DISPATCH_PATH").and_then(OsStr::to_str).unwrap_or_default();
+    let charm = match environment.variable("JUJU_CHARM_DIR") {
+        Some(dir) => PathBuf::from(dir),
+        None => std::env::current_exe().context("looking for the charm")?.with_file_name(""),
+    };
+    let program = match asked.split_once('/') {
+        Some(("actions", name)) if !name.is_empty() && !name.contains('/') => {
+            charm.join("actions").join(name)
+        }
+        Some(("hooks", _)) => charm.join("bin/reconcile"),
+        _ => bail!("JUJU_DISPATCH_PATH names no hook and no action: {asked:?}"),
+    };
+    match become_it(&program) {
+        Ok(never) => match never {},
+        Err(error) => Err(error).with_context(|| format!("running {}", program.display())),
+    }
+}
+
+/// Runs a hook. Its status is 0 whatever comes: what there is to say is the unit's status.
+pub fn run() -> ExitCode {
+    let environment = Environment::read();
+    // A hook that is nothing to us is none of our business, and nor is whoever runs us outside of one.
+    let (Some(hook), Some(juju)) = (Hook::of(&environment), Juju::in_hook(environment.variables())) else {
+        return ExitCode::SUCCESS;
+    };
+    let said = std::panic::catch_unwind(|| live(&juju, &environment, hook)).unwrap_or_else(|_| {
+        blocked("the charm has a bug", "see juju debug-log, and report it; the next hook tries again")
+    });
+    if said.word == "blocked" {
+        complain(&said.message);
+    }
+    if let Err(error) = juju.set_status(&said) {
+        complain(&format!("{}: {} (Juju could not be told so: {error:#})", said.word, said.message));
+    }
+    ExitCode::SUCCESS
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// What the unit's status is after the hook.
+fn live(juju: &Juju, environment: &Environment, hook: Hook) -> Status {
+    try_to_live(juju, environment, hook).unwrap_or_else(|error| told(&error, "the hook broke off"))
+}
+
+fn told(error: &anyhow::Error, what: &str) -> Status {
+    match error.downcast_ref::<Refusal>() {
+        Some(refusal) => blocked(&refusal.reason, &refusal.next),
+        None => blocked(&format!("{what}: {error:#}"), "mend the cause; it is tried again within minutes"),
+    }
+}
+
+fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Status> {
+    let ours = facts::ourselves(environment)?;
+    if let Some(said) = decide::second(&facts::earlier(juju, &ours.unit)?) {
+        return Ok(said);
+    }
+    let rest = facts::settle(site(environment).as_ref());
+    if let Rest::Settled(words) = &rest {
+        juju.note(words)?;
+    }
+    if let Some(file) = &environment.site {
+        return Ok(theirs(juju, environment, file, &rest));
+    }
+    let facts = facts::gather(juju, hook, &ours, rest)?;
+    let Plan { steps, say } = decide(&facts);
+    let proxies = proxies(environment);
+    let hands = Hands { juju, facts: &facts, ours: &ours, proxies: &proxies };
+    for step in steps {
+        juju.set_status(&status("maintenance", step.in_words()))?;
+        juju.note(step.in_words())?;
+        if let Err(error) = hands.perform(step) {
+            return Ok(told(&error, step.in_words()));
+        }
+    }
+    match say {
+        Some(said) => Ok(said),
+        None => observed(juju, environment, &facts, &ours),
+    }
+}
+
+fn site(environment: &Environment) -> Option<Site> {
+    Site::find(environment.site.as_deref(), "", environment.password.clone(), Timestamp::now()).ok()
+}
+
+/// An etcd that a site file describes is the operator's: the charm neither installs nor configures nor starts it.
+fn theirs(juju: &Juju, environment: &Environment, file: &Path, rest: &Rest) -> Status {
+    match (rest, site(environment)) {
+        (Rest::Busy(who), _) => status("maintenance", who),
+        (Rest::Unsettled(why), _) => status("blocked", why),
+        (_, Some(site)) => health(juju, &site, rest, SERVING, "see to the etcd of the site file"),
+        (_, None) => blocked(&format!("the site file {} cannot be used", file.display()), "correct it"),
+    }
+}
+
+/// What etcd shows after all steps.
+fn observed(juju: &Juju, environment: &Environment, facts: &Facts, ours: &Record) -> Result<Status> {
+    let site = match Site::find(None, "", environment.password.clone(), Timestamp::now()) {
+        Ok(site) => site,
+        Err(error) => return Ok(told(&error, "looking for etcd")),
+    };
+    let unit = facts.home.unit();
+    let patience = if facts.runs { SERVING } else { STARTED };
+    let said =
+        health(juju, &site, &facts.rest, patience, &format!("systemctl status {unit}; journalctl -u {unit}"));
+    if said.word == "active" && facts.data != Data::There {
+        let served = Record { served: true, ..ours.clone() };
+        served.write(&Dir::open(&facts.data_dir.canonicalize()?)?)?;
+    }
+    Ok(said)
+}
+
+/// The status of a unit whose etcd is to serve.
+fn health(juju: &Juju, site: &Site, rest: &Rest, patience: Duration, next: &str) -> Status {
+    let client = Client::of(site);
+    let asked = client.wait_until_serving(patience, &mut || Ok(()));
+    let asked = asked.and_then(|status| Ok((status, client.members()?)));
+    let (member, members) = match asked {
+        Ok(asked) => asked,
+        // With authentication on, whoever has no password learns just this, and that is a sign of life.
+        Err(error) if format!("{error:#}").contains("user name is empty") => {
+            return status("active", "etcd serves; without its password there is no more to tell");
+        }
+        Err(error) => return blocked(&format!("etcd does not serve: {error:#}"), next),
+    };
+    if let Err(error) = juju.set_version(&member.version) {
+        complain(&format!("{error:#}"));
+    }
+    if !member.errors.is_empty() {
+        return blocked(
+            &format!("etcd has an alarm: {}", member.errors.join("; ")),
+            "juju run UNIT alarm-list",
+        );
+    }
+    let count = match members.len() {
+        1 => "1 member, healthy".to_owned(),
+        several => format!("{several} members, healthy"),
+    };
+    match rest {
+        Rest::Settled(words) => status("active", format!("{count}; {words}")),
+        _ => status("active", count),
+    }
+}
+
+/// The proxies that the operator set for charms.
+fn proxies(environment: &Environment) -> Vec<(&'static str, String)> {
+    [
+        ("http_proxy", "JUJU_CHARM_HTTP_PROXY"),
+        ("https_proxy", "JUJU_CHARM_HTTPS_PROXY"),
+        ("no_proxy", "JUJU_CHARM_NO_PROXY"),
+    ]
+    .into_iter()
+    .filter_map(|(name, variable)| Some((name, environment.variable(variable)?.to_str()?.to_owned())))
+    .collect()
+}

@@ -1,0 +1,118 @@
+//! Does the steps of a plan, each so that doing it again does no harm.
+
+use super::configuration;
+use super::decide::{Certificates, Facts, Step};
+use super::install::{self, Proxies};
+use super::record::Record;
+use super::systemd;
+use crate::juju::Juju;
+use crate::swap::MEMBER;
+use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
+use crate::system::owner::Owner;
+use anyhow::{Context, Result};
+use std::path::Path;
+
+impl Step {
+    /// What it does, as a participle clause.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Install => "installing etcd",
+            Self::MakeData => "making the data directory",
+            Self::Configure => "configuring etcd",
+            Self::Start => "starting etcd",
+            Self::Restart => "restarting etcd with its new configuration",
+            Self::Stop => "stopping etcd",
+            Self::Ports => "opening ports",
+        }
+    }
+}
+
+/// What the steps work with.
+pub struct Hands<'a> {
+    /// The agent.
+    pub juju: &'a Juju,
+    /// What was found.
+    pub facts: &'a Facts,
+    /// Who we are.
+    pub ours: &'a Record,
+    /// The way out of the machine.
+    pub proxies: Proxies<'a>,
+}
+
+impl Hands<'_> {
+    /// Does one step.
+    pub fn perform(&self, step: Step) -> Result<()> {
+        let Facts { home, data_dir, .. } = self.facts;
+        match step {
+            Step::Install => install::install(*home, self.settings()?, self.juju, self.proxies),
+            Step::MakeData => self.make_data(),
+            Step::Configure => self.configure(),
+            Step::Start => {
+                systemd::allow(home.unit())?;
+                home.service().start(size(data_dir))
+            }
+            Step::Restart => {
+                home.service().stop(size(data_dir))?;
+                home.service().start(size(data_dir))
+            }
+            Step::Stop => {
+                systemd::forbid(home.unit())?;
+                home.service().stop(size(data_dir))
+            }
+            Step::Ports => match self.facts.certificates {
+                Certificates::All => self.juju.open_only(&[self.settings()?.port]),
+                _ => self.juju.open_only(&[]),
+            },
+        }
+    }
+
+    fn settings(&self) -> Result<&super::settings::Settings> {
+        self.facts.settings.as_ref().map_err(|refusal| refusal.clone().into())
+    }
+
+    /// The record comes before the owner: etcd does not start in a directory that is not its own.
+    fn make_data(&self) -> Result<()> {
+        let owner = self.facts.home.owner()?;
+        let dir = ensure(&self.facts.data_dir, Some(owner))?;
+        self.ours.write(&dir)?;
+        match owner {
+            Some(owner) => owner.own(&dir).context("giving the data directory to etcd"),
+            None => Ok(()),
+        }
+    }
+
+    /// The configuration comes before what leads to it: an etcd that starts in between has its old one.
+    fn configure(&self) -> Result<()> {
+        let home = self.facts.home;
+        put(home.config_file(), &self.facts.wanted)?;
+        match home.pointer() {
+            Some(pointer) => put(pointer, &configuration::pointer(home.config_file())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn put(file: &Path, text: &str) -> Result<()> {
+    let (dir, name) =
+        file.parent().zip(file.file_name().and_then(|name| name.to_str())).context("no file")?;
+    ensure(dir, None)?.replace_for(name, text.as_bytes(), PUBLIC, None)
+}
+
+/// The directory at `path`, made where it is missing: for everybody to enter, and where an owner is named, for it alone.
+fn ensure(path: &Path, owner: Option<Option<Owner>>) -> Result<Dir> {
+    if path.exists() {
+        return Dir::open(&path.canonicalize()?);
+    }
+    let (parent, name) =
+        path.parent().zip(path.file_name().and_then(|name| name.to_str())).context("no directory")?;
+    let parent = ensure(parent, None)?;
+    match owner {
+        None => parent.ensure_child(name, RUNNABLE, None),
+        Some(owner) => parent.make_child(name, owner),
+    }
+}
+
+/// The size of the database, in bytes.
+fn size(data_dir: &Path) -> u64 {
+    std::fs::metadata(data_dir.join(MEMBER).join("snap/db")).map_or(0, |file| file.len())
+}

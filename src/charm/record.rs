@@ -1,0 +1,100 @@
+//! Whose a data directory is: a small record in it, written before the first data.
+//!
+//! A storage outlives its unit and can be attached to another one. Data without our record is somebody's.
+
+use crate::swap::MEMBER;
+use crate::system::durable::Dir;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::Path;
+
+/// Dotted: etcd ignores it, with a warning.
+const NAME: &str = ".etcd-charm.json";
+
+/// Whose data it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The unit.
+    pub unit: String,
+    /// The UUID of its model.
+    pub model: String,
+    /// Whether etcd has served here. From then on, missing data is lost data and not data to come.
+    pub served: bool,
+}
+
+/// What is in a data directory, to one unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// Nothing yet, and no record.
+    Nothing,
+    /// Ours, and etcd has not served here yet, as far as we know.
+    New,
+    /// Ours, and there.
+    There,
+    /// Ours it was: etcd has served, and now there is no member.
+    Lost,
+    /// Somebody's: whose, in words.
+    Foreign(String),
+}
+
+impl Record {
+    /// Writes it into `dir`.
+    pub fn write(&self, dir: &Dir) -> Result<()> {
+        dir.replace(NAME, &serde_json::to_vec(self)?)
+    }
+
+    /// What is in `data_dir` to the unit of this record.
+    pub fn look(&self, data_dir: &Path) -> Result<Data> {
+        let path = match data_dir.canonicalize() {
+            Ok(path) => path,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Data::Nothing),
+            Err(error) => return Err(error).with_context(|| format!("looking at {}", data_dir.display())),
+        };
+        let dir = Dir::open(&path)?;
+        let has_member = dir.inode(MEMBER)?.is_some();
+        let Some(text) = dir.read_small(NAME)? else {
+            return Ok(match has_member {
+                true => Data::Foreign("a cluster that this charm did not make".to_owned()),
+                false => Data::Nothing,
+            });
+        };
+        let found: Self = serde_json::from_slice(&text)
+            .with_context(|| format!("the record {} cannot be read", path.join(NAME).display()))?;
+        Ok(match (found.unit == self.unit && found.model == self.model, has_member) {
+            (false, true) => Data::Foreign(format!("unit {} of model {}", found.unit, found.model)),
+            (false, false) => Data::Nothing,
+            (true, _) if !found.served => Data::New,
+            (true, true) => Data::There,
+            (true, false) => Data::Lost,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_ours_only_by_our_record() {
+        let home = tempfile::tempdir().unwrap();
+        let (path, dir) = (home.path(), Dir::open(home.path()).unwrap());
+        let record = |unit: &str, served| Record { unit: unit.into(), model: "m".into(), served };
+        let ours = record("etcd/0", false);
+        assert_eq!(ours.look(&path.join("none")).unwrap(), Data::Nothing);
+        assert_eq!(ours.look(path).unwrap(), Data::Nothing);
+        dir.make_child(MEMBER, None).unwrap();
+        assert!(matches!(ours.look(path).unwrap(), Data::Foreign(_)));
+        ours.write(&dir).unwrap();
+        assert_eq!(ours.look(path).unwrap(), Data::New);
+        record("etcd/0", true).write(&dir).unwrap();
+        assert_eq!(ours.look(path).unwrap(), Data::There);
+        let Data::Foreign(whose) = record("etcd/1", false).look(path).unwrap() else { panic!("not foreign") };
+        assert_eq!(whose, "unit etcd/0 of model m");
+        dir.remove_tree(MEMBER).unwrap();
+        assert_eq!(ours.look(path).unwrap(), Data::Lost);
+        assert_eq!(record("etcd/1", false).look(path).unwrap(), Data::Nothing);
+        ours.write(&dir).unwrap();
+        assert_eq!(ours.look(path).unwrap(), Data::New);
+    }
+}

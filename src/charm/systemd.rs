@@ -1,0 +1,30 @@
+//! What the charm asks of systemd besides starting and stopping, which `etcd::service` does.
+
+use crate::system::process::Program;
+use anyhow::{Context, Result};
+
+/// Keeps `unit` from being started, until [`allow`] or the next boot.
+pub fn mask(unit: &str) -> Result<()> {
+    run(&["mask", "--runtime", "--quiet", "--", unit])
+}
+
+/// Takes [`mask`] back, and has `unit` start at every boot.
+pub fn allow(unit: &str) -> Result<()> {
+    run(&["unmask", "--runtime", "--quiet", "--", unit])?;
+    run(&["enable", "--quiet", "--", unit])
+}
+
+/// Has `unit` no longer start at boots.
+pub fn forbid(unit: &str) -> Result<()> {
+    run(&["disable", "--quiet", "--", unit])
+}
+
+/// Has systemd read its units anew.
+pub fn reload() -> Result<()> {
+    run(&["daemon-reload"])
+}
+
+fn run(words: &[&str]) -> Result<()> {
+    let done = Program::new("systemctl").args(["--no-ask-password"]).args(words).run();
+    done.map(|_| ()).with_context(|| format!("asking systemd to {}", words.first().unwrap_or(&"")))
+}

@@ -1,0 +1,163 @@
+//! The charm's hooks as a Juju unit runs them.
+//!
+//! Here etcd is the one of a site file, which the charm neither installs nor configures: what a hook does to a machine is
+//! seen on machines of its own (`cargo xtask machines`).
+
+use serde_json::json;
+
+use crate::client::assert_same;
+use crate::unit::{Status, Unit};
+use crate::world::{Version, World};
+
+on_both_versions! {
+    hooks_report_the_health_of_the_member_and_its_version,
+    hooks_bring_an_unfinished_restore_to_its_end,
+}
+
+on_one_version! {
+    hooks_that_are_nothing_to_us_succeed_quietly,
+    hooks_of_a_second_unit_touch_nothing,
+    hooks_leave_data_alone_while_somebody_works_on_it,
+    hooks_never_fail_whatever_tool_is_broken,
+    dispatch_is_the_action_itself,
+    dispatch_says_what_it_does_not_know,
+}
+
+fn hooks_report_the_health_of_the_member_and_its_version(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let unit = Unit::new(&world);
+    let pid = world.pid();
+    for hook in
+        ["install", "config-changed", "start", "update-status", "upgrade-charm", "data-storage-attached"]
+    {
+        let hooked = unit.hook(hook);
+        assert!(world.setup().version.bin_dir().to_string_lossy().contains(&hooked.version[..3]));
+        hooked.says("active", &["1 member, healthy"]);
+    }
+    assert_eq!(world.pid(), pid, "etcd was restarted");
+    world.stop();
+    unit.hook("update-status").says("blocked", &["does not serve", "nothing listens"]);
+    assert!(!world.healthy(), "etcd was started behind somebody's back");
+}
+
+fn hooks_bring_an_unfinished_restore_to_its_end(version: Version) {
+    for (at, word) in [(1, "undone"), (2, "restored")] {
+        let world = World::plain(version);
+        world.fill();
+        let (saved, archive) = (world.dump(), world.saved());
+        world.damage();
+        let damaged = world.dump();
+        let unit = Unit::new(&world);
+        unit.attach(&archive);
+        die_in_the_exchange(&world, &unit, at);
+        let hooked = unit.hook("start");
+        hooked.says("active", &["1 member, healthy", "an interrupted restore was"]);
+        let now = world.dump();
+        match now == damaged {
+            true => {}
+            false => assert_same(&now, &saved, word),
+        }
+        assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+        unit.hook("update-status").says("active", &["1 member, healthy"]);
+    }
+}
+
+/// Cancels a restore while the supervisor stops (1) or starts (2) etcd for it.
+fn die_in_the_exchange(world: &World, unit: &Unit<'_>, at: usize) {
+    let verb = if at == 1 { "stop" } else { "start" };
+    let before = world.asked(verb);
+    let task = unit.start("restore", &[&world.to_target(), "skip-backup=true"]);
+    while world.asked(verb) == before {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert_eq!(task.cancel().status, Status::Aborted);
+}
+
+fn hooks_that_are_nothing_to_us_succeed_quietly(version: Version) {
+    let world = World::plain(version);
+    let unit = Unit::new(&world);
+    for hook in ["collect-metrics", "db-relation-joined", "secret-changed", "pre-series-upgrade", "nonsense"]
+    {
+        let hooked = unit.hook(hook);
+        assert_eq!(hooked.out.status.code(), Some(0), "{}", hooked.out.told());
+        assert!(hooked.out.stdout.is_empty() && hooked.out.stderr.is_empty(), "{}", hooked.out.told());
+        assert_eq!(unit.calls(), [] as [String; 0], "{hook}");
+    }
+}
+
+fn hooks_of_a_second_unit_touch_nothing(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let still = crate::refusals::Still::of(&world);
+    let unit = Unit::new(&world);
+    unit.has_neighbours(&["etcd/0", "etcd/1", "etcd/10", "etcd/2"]);
+    for hook in ["install", "config-changed", "start", "cluster-relation-joined", "update-status", "stop"] {
+        unit.hook_as("etcd/1", hook).says("blocked", &["scaling comes with the next work", "etcd/0"]);
+        let touching =
+            |call: &&String| !["goal-state", "status-set"].contains(&call.split(' ').next().unwrap());
+        assert_eq!(unit.calls().iter().find(touching), None, "{hook}");
+    }
+    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    still.check("a second unit");
+}
+
+fn hooks_leave_data_alone_while_somebody_works_on_it(version: Version) {
+    let world = World::plain(version);
+    let unit = Unit::new(&world);
+    let held = std::fs::File::open(world.data_dir()).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    for hook in ["start", "config-changed", "update-status"] {
+        unit.hook(hook).says("maintenance", &["is working on", "default.etcd"]);
+    }
+    drop(held);
+    unit.hook("update-status").says("active", &["1 member, healthy"]);
+}
+
+fn hooks_never_fail_whatever_tool_is_broken(version: Version) {
+    let world = World::plain(version);
+    let unit = Unit::new(&world);
+    unit.configure(&[("port", json!(0))]);
+    for tool in ["goal-state", "config-get", "juju-log", "storage-list", "status-set"] {
+        unit.break_tools(&[tool]);
+        let hooked = unit.hook("install");
+        assert_eq!(hooked.out.status.code(), Some(0), "{tool}: {}", hooked.out.told());
+        assert!(!hooked.out.stderr.contains("panicked"), "{}", hooked.out.told());
+        match tool {
+            "goal-state" => hooked.says("blocked", &["goal-state", "connection refused"]),
+            "status-set" => assert!(hooked.out.stderr.contains("could not be told"), "{}", hooked.out.told()),
+            _ => {}
+        }
+    }
+}
+
+fn dispatch_is_the_action_itself(version: Version) {
+    let world = World::plain(version);
+    let tools = world.stand_in_tools();
+    tools.hang("etcdctl *snapshot*save*");
+    let unit = Unit::new(&world);
+    let task = unit.start("snapshot", &[&world.to_target()]);
+    crate::broken_tools::await_call(&tools, "save", task.run());
+    // `juju cancel-task` kills the process that Juju started, and no other: that must be the action.
+    let exe = std::fs::read_link(format!("/proc/{}/exe", task.run().pid())).unwrap();
+    assert_eq!(exe.file_name().unwrap(), "snapshot");
+    assert_eq!(task.cancel().status, Status::Aborted);
+    crate::broken_tools::assert_all_gone(&tools);
+}
+
+fn dispatch_says_what_it_does_not_know(version: Version) {
+    let world = World::prepare(crate::world::Setup::plain(version));
+    let unit = Unit::new(&world);
+    for (path, reason) in [
+        ("actions/none", "No such file"),
+        ("actions/../bin/reconcile", "names no hook and no action"),
+        ("actions/", "names no hook and no action"),
+        ("", "names no hook and no action"),
+    ] {
+        let mut command = unit.command("snapshot");
+        command.env("JUJU_DISPATCH_PATH", path);
+        let out = crate::run::Run::start(command, &world.path("runs")).finish();
+        assert_eq!(out.status.code(), Some(1), "{path}: {}", out.told());
+        out.says_one_of(&[reason]);
+    }
+}
