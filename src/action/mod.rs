@@ -4,6 +4,7 @@
 //! The one place that chooses exit codes. Must never know how a walk does its work.
 
 mod bug;
+pub mod credentials;
 pub mod declared;
 mod environment;
 pub mod params;
@@ -14,6 +15,7 @@ pub mod snapshot;
 mod teller;
 mod terminal;
 mod unit;
+pub mod upkeep;
 
 pub use crate::result_key as key;
 pub use environment::Environment;

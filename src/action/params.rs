@@ -151,10 +151,11 @@ fn no_value(declaration: &Declaration, word: &str) -> Refusal {
 
 fn refusal(declaration: &Declaration, reason: String) -> Refusal {
     let names: Vec<&str> = declaration.params.iter().map(|p| p.name.as_str()).collect();
-    Refusal::new(
-        reason,
-        format!("run {} again, with parameters out of {}", declaration.name, names.join(", ")),
-    )
+    let with = match names.as_slice() {
+        [] => "without parameters".to_owned(),
+        _ => format!("with parameters out of {}", names.join(", ")),
+    };
+    Refusal::new(reason, format!("run {} again, {with}", declaration.name))
 }
 
 /// What somebody typed, fit to be shown: printable, and not without end.

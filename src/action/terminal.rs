@@ -87,11 +87,15 @@ fn example(param: &Param) -> &str {
 fn help(declaration: &Declaration) -> String {
     let name = &declaration.name;
     let mut text = wrapped(&format!("{name}: {}", declaration.description), 0);
-    text.push_str(&format!("\nUsage: {name} [PARAMETER=VALUE]...\n"));
+    let words = if declaration.params.is_empty() { "" } else { " [PARAMETER=VALUE]..." };
+    text.push_str(&format!("\nUsage: {name}{words}\n"));
     if recovers(name) {
         text.push_str(&format!("       {name} --recover\n"));
     }
-    text.push_str(&format!("       {name} --help | --version\n\nParameters:\n"));
+    text.push_str(&format!("       {name} --help | --version\n"));
+    if !declaration.params.is_empty() {
+        text.push_str("\nParameters:\n");
+    }
     for param in &declaration.params {
         let default = match param.default.to_string() {
             empty if empty.is_empty() => "empty".to_owned(),
@@ -122,14 +126,17 @@ fn help(declaration: &Declaration) -> String {
         "\nResults go to standard output as YAML, progress and errors to standard error.\n\
          Exit status: 0 completed, 1 failed, 2 refused or bad parameters.\n\nExample:\n",
     );
-    text.push_str(&format!("  sudo {name} {}\n", example_words(name)));
+    text.push_str(format!("  sudo {name} {}", example_words(name)).trim_end());
+    text.push('\n');
     text
 }
 
 fn example_words(action: &str) -> &'static str {
     match action {
         "restore" => "snapshot=/root/etcd-snapshot-2026-01-31-12.00.00.tar.gz",
-        _ => "target=/root/etcd-snapshots",
+        "snapshot" => "target=/root/etcd-snapshots",
+        "compact" => "physical=true",
+        _ => "",
     }
 }
 
@@ -247,7 +254,7 @@ mod tests {
 
     #[test]
     fn help_tells_everything_within_80_columns() {
-        for action in ["snapshot", "restore"] {
+        for action in ["snapshot", "restore", "compact", "defrag"] {
             let Asked::Text(text) = asked(action, &["nonsense", "--help"]).unwrap() else {
                 panic!("no help")
             };
@@ -261,7 +268,7 @@ mod tests {
                 assert!(text.contains(needed), "{text}");
             }
             assert_eq!(text.contains("--recover"), recovers(action));
-            let words: Vec<&str> = example_words(action).split(' ').collect();
+            let words: Vec<&str> = example_words(action).split_whitespace().collect();
             assert!(asked(action, &words).is_ok(), "{words:?}");
         }
     }

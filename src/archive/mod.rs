@@ -2,11 +2,14 @@
 //!
 //! Written in one pass, hashed as it flows. Read as if an enemy had made it: one regular file `db`, an optional
 //! manifest, every byte accounted for up to the end of the gzip stream. Never unpacks a name, a mode or an owner.
+//! Besides, a bundle of small files, which is only ever written.
 
+mod bundle;
 mod gzip;
 mod pack;
 mod unpack;
 
+pub use bundle::bundle;
 pub use gzip::Effort;
 pub use pack::{Packed, Packing};
 pub use unpack::{Contents, Limits, unpack, verify};

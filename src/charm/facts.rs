@@ -14,7 +14,6 @@ use crate::restore;
 use crate::stop::{Failure, Stop};
 use crate::swap::{DataDir, MEMBER};
 use anyhow::{Context, Result};
-use jiff::Timestamp;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -148,7 +147,7 @@ fn stranger(configured: Option<&str>, data_dir: &Path) -> Result<Option<String>>
     if let Some(running) = site::running()?.into_iter().next() {
         return Ok(Some(running));
     }
-    let found = Site::find(None, "", None, Timestamp::now()).ok().filter(|site| site.data_dir != data_dir);
+    let found = Site::chosen(None, "", None).ok().filter(|site| site.data_dir != data_dir);
     let there = found.filter(|site| site.data_dir.join(MEMBER).exists());
     Ok(there.map(|site| format!("its data is in {}", site.data_dir.display())))
 }

@@ -3,7 +3,7 @@
 //! What a home's files are called is known to `etcd::site`, which finds etcd by them.
 
 use crate::etcd::service::Service;
-use crate::etcd::site::{DEBIAN, DEBIAN_UNIT, SNAP, SNAP_COMMON, SNAP_UNIT};
+use crate::etcd::site::{CHARM_TLS, DEBIAN, DEBIAN_UNIT, SNAP, SNAP_COMMON, SNAP_UNIT};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ impl Home {
     pub fn certificates(self) -> &'static Path {
         Path::new(match self {
             Self::Snap => SNAP_COMMON,
-            Self::Debian | Self::Release => "/etc/etcd/tls",
+            Self::Debian | Self::Release => CHARM_TLS,
         })
     }
 

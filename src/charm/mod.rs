@@ -24,7 +24,6 @@ use crate::system::process::become_it;
 use anyhow::{Context, Result, bail};
 use decide::{Facts, Plan, Rest, blocked, decide, status};
 use hook::Hook;
-use jiff::Timestamp;
 use perform::Hands;
 use record::{Data, Record};
 use std::ffi::OsStr;
@@ -130,7 +129,7 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
 }
 
 fn site(environment: &Environment) -> Option<Site> {
-    Site::find(environment.site.as_deref(), "", environment.password.clone(), Timestamp::now()).ok()
+    Site::chosen(environment.site.as_deref(), "", environment.password.clone()).ok()
 }
 
 /// An etcd that a site file describes is the operator's: the charm neither installs nor configures nor starts it.
@@ -145,7 +144,7 @@ fn theirs(juju: &Juju, environment: &Environment, file: &Path, rest: &Rest) -> S
 
 /// What etcd shows after all steps.
 fn observed(juju: &Juju, environment: &Environment, facts: &Facts, ours: &Record) -> Result<Status> {
-    let site = match Site::find(None, "", environment.password.clone(), Timestamp::now()) {
+    let site = match Site::chosen(None, "", environment.password.clone()) {
         Ok(site) => site,
         Err(error) => return Ok(told(&error, "looking for etcd")),
     };

@@ -182,12 +182,12 @@ impl Client {
         Ok(program.run().and_then(|output| output.json()).map_err(|error| self.explained(error))?)
     }
 
-    fn explained(&self, error: ProcessError) -> ProcessError {
+    pub(super) fn explained(&self, error: ProcessError) -> ProcessError {
         let (endpoint, trouble) = (&*self.endpoint, self.trouble.as_deref());
         explained(error, &Asked { endpoint, shows_certificate: self.tls.cert.is_some(), trouble })
     }
 
-    fn program(&self) -> Program {
+    pub(super) fn program(&self) -> Program {
         let mut program =
             Program::new(&self.etcdctl).env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", &self.endpoint);
         let files = [

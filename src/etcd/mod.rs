@@ -15,4 +15,5 @@ pub mod seal;
 pub mod service;
 pub mod site;
 pub mod tools;
+pub mod upkeep;
 mod why;

@@ -22,7 +22,7 @@ pub const PUBLIC: Mode = Mode::from_raw_mode(0o644);
 /// For everybody to run, and to enter.
 pub const RUNNABLE: Mode = Mode::from_raw_mode(0o755);
 /// For its owner alone.
-const FILE: Mode = Mode::from_raw_mode(0o600);
+pub const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 const DIRECTORY: Mode = Mode::from_raw_mode(0o700);
 
 /// Which file or directory it is, whatever it is called.
@@ -118,7 +118,7 @@ impl Dir {
     /// Creates the file `name` in it for writing and reading, private to us. Fails when the name is taken.
     pub fn create(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, name, flags, FILE).with_context(|| self.doing("creating", name))?;
+        let fd = openat(&self.fd, name, flags, PRIVATE).with_context(|| self.doing("creating", name))?;
         Ok(fd.into())
     }
 
@@ -144,7 +144,7 @@ impl Dir {
 
     /// Writes the file `name` so that after any crash it holds either what it held before or all of `bytes`.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        self.replace_for(name, bytes, FILE, None)
+        self.replace_for(name, bytes, PRIVATE, None)
     }
 
     /// The same with `mode`, for `owner`.

@@ -53,6 +53,7 @@ mod tls;
 mod tools;
 mod unit;
 mod unit_holds;
+mod upkeep;
 mod why;
 mod world;
 mod world_holds;

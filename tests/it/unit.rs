@@ -41,11 +41,17 @@ const TOOLS: [&str; 21] = [
 /// What a run leaves with the agent.
 const TRACES: [&str; 7] = ["calls", "set", "progress", "failed", "log", "status", "version"];
 /// The programs of the charm, by their places in it.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
     ("bin/reconcile", env!("CARGO_BIN_EXE_reconcile")),
     ("actions/snapshot", env!("CARGO_BIN_EXE_snapshot")),
     ("actions/restore", env!("CARGO_BIN_EXE_restore")),
+    ("actions/health", env!("CARGO_BIN_EXE_health")),
+    ("actions/alarm-list", env!("CARGO_BIN_EXE_alarm-list")),
+    ("actions/alarm-disarm", env!("CARGO_BIN_EXE_alarm-disarm")),
+    ("actions/compact", env!("CARGO_BIN_EXE_compact")),
+    ("actions/defrag", env!("CARGO_BIN_EXE_defrag")),
+    ("actions/package-client-credentials", env!("CARGO_BIN_EXE_package-client-credentials")),
 ];
 
 /// The unit `etcd/0`, on the machine of one world.

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
-use tempfile::TempDir;
 
 use crate::{command, workspace};
 
@@ -93,7 +92,7 @@ fn fetch(home: &Path, release: &Release) -> Result<()> {
         .prefix(".fetching-")
         .tempdir_in(shelf)
         .with_context(|| format!("creating a directory in {}", shelf.display()))?;
-    let root = unpack(&download(&stage, release)?, stage.path())?;
+    let root = unpack(&download(stage.path(), release.suite)?, stage.path())?;
     inspect(&root.join("usr/bin"), release)?;
     put(&root, home, release)
 }
@@ -110,12 +109,12 @@ fn put(root: &Path, home: &Path, release: &Release) -> Result<()> {
     }
 }
 
-fn download(stage: &TempDir, release: &Release) -> Result<Vec<PathBuf>> {
-    let at = stage.path();
+/// Downloads the packages of the Debian release `suite`, with `at` for its working directory.
+pub fn download(at: &Path, suite: &str) -> Result<Vec<PathBuf>> {
     for directory in ["lists/partial", "cache/archives/partial", "debs"] {
         fs::create_dir_all(at.join(directory)).with_context(|| format!("creating {directory}"))?;
     }
-    let source = format!("deb [signed-by={KEYRING}] {} {} main\n", mirror()?, release.suite);
+    let source = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
     fs::write(at.join("sources.list"), source).context("writing sources.list")?;
     fs::write(at.join("status"), "").context("writing an empty package status")?;
 

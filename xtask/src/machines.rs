@@ -4,6 +4,7 @@
 
 mod able;
 mod certificates;
+mod charm;
 mod debian;
 mod handwritten;
 mod machine;
@@ -13,6 +14,7 @@ mod root;
 mod snap;
 mod story;
 mod three;
+mod unit;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -47,6 +49,9 @@ const SCENARIOS: &[Scenario] = &[
     ("pod: kubeadm's static pod, with TLS", pod::kubeadm),
     ("reboot: power lost at three points of a restore", reboot::thrice),
     ("cluster: three machines", three::members),
+    ("charm: from an empty Debian to a restored etcd", charm::life),
+    ("charm: a release of etcd on a storage", charm::release),
+    ("charm: a full disk, and data of somebody else", charm::trouble),
 ];
 
 /// Runs every scenario whose name holds one of `wanted`, or all.

@@ -1,4 +1,4 @@
-//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `etcd`.
+//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `pack`, `etcd`.
 //!
 //! A doorway: one match, one module per command. It must never do a command's work itself.
 #![allow(
@@ -17,6 +17,7 @@ mod demo;
 mod etcd;
 mod interrupt;
 mod machines;
+mod pack;
 mod test;
 mod workspace;
 
@@ -30,6 +31,7 @@ Usage: cargo xtask COMMAND
   chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N]
   machines [NAME]
                the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name
+  pack [ARCH]  make the charm, target/etcd_ARCH.charm; ARCH is amd64 or arm64
   etcd         make sure that the etcd servers for the tests are here, and print where";
 
 fn main() -> ExitCode {
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ["test", arguments @ ..] => test::run(arguments),
         ["chaos", arguments @ ..] => chaos::run(arguments),
         ["machines", wanted @ ..] => machines::run(wanted),
+        ["pack", wanted @ ..] => pack::run(wanted),
         ["etcd"] => etcd::run(),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

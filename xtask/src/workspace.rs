@@ -9,6 +9,11 @@ use anyhow::{Context, Result};
 
 use crate::command;
 
+/// The directory of the project.
+pub fn home() -> Result<PathBuf> {
+    Ok(Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the project")?.to_owned())
+}
+
 /// The directory that cargo builds in, wherever it was configured to be.
 pub fn target_directory() -> Result<PathBuf> {
     let mut cargo = Command::new("cargo");

@@ -14,6 +14,9 @@ use std::path::{Path, PathBuf};
 /// The directory where the Charmed Kubernetes snap keeps its configuration and its certificates.
 pub const SNAP_COMMON: &str = "/var/snap/etcd/common";
 
+/// The directory where this charm's etcd has its certificates.
+pub const CHARM_TLS: &str = "/etc/etcd/tls";
+
 /// An etcd that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
@@ -50,10 +53,13 @@ impl Found {
         let Said { settings, config_file, .. } = said;
         let endpoint = local::endpoint(settings)?;
         let mut tls = local::tls(settings, &endpoint, cwd);
-        if endpoint.starts_with("https://")
-            && config_file.as_ref().is_some_and(|file| file.starts_with(SNAP_COMMON))
-        {
-            tls = snap_certificates();
+        let authority = settings.trusted_ca_file.as_deref().and_then(|file| Path::new(file).parent());
+        if endpoint.starts_with("https://") {
+            if config_file.as_ref().is_some_and(|file| file.starts_with(SNAP_COMMON)) {
+                tls = client_pair(SNAP_COMMON);
+            } else if authority == Some(Path::new(CHARM_TLS)) {
+                tls = client_pair(CHARM_TLS);
+            }
         }
         Some(Self {
             called,
@@ -118,9 +124,9 @@ pub(super) fn take_programs_of(pid: i32) -> String {
     format!("take those of the running etcd: install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd*")
 }
 
-/// The client pair that the older etcd charm writes beside the server's, which is for servers only.
-fn snap_certificates() -> Tls {
-    let at = |name| Some(Path::new(SNAP_COMMON).join(name));
+/// The client pair that the etcd charms keep beside the server's, which is for servers only.
+fn client_pair(dir: &str) -> Tls {
+    let at = |name| Some(Path::new(dir).join(name));
     Tls { cacert: at("ca.crt"), cert: at("client.crt"), key: at("client.key") }
 }
 

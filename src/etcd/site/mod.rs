@@ -13,7 +13,7 @@ mod settings;
 mod units;
 
 pub use configured::{DEBIAN, DEBIAN_UNIT, SNAP, SNAP_UNIT};
-pub use found::SNAP_COMMON;
+pub use found::{CHARM_TLS, SNAP_COMMON};
 
 use super::certificates;
 use super::service::{Service, ask_systemd, main_pid};
@@ -106,7 +106,8 @@ impl Site {
         Ok(site)
     }
 
-    fn chosen(site_file: Option<&Path>, choice: &str, password: Option<Secret>) -> Result<Self> {
+    /// As [`Self::find`], without a look at the certificates.
+    pub fn chosen(site_file: Option<&Path>, choice: &str, password: Option<Secret>) -> Result<Self> {
         match (choice, site_file) {
             ("", Some(path)) => file::read(path, password),
             ("", None) => machine()?.the_one()?.into_site(password),

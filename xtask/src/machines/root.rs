@@ -33,7 +33,7 @@ pub fn ensure(target: &Path) -> Result<PathBuf> {
 }
 
 /// This machine's own release: what was built here runs there.
-fn release() -> Result<String> {
+pub fn release() -> Result<String> {
     let text = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
     let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
     Ok(name.context("/etc/os-release names no release")?.trim_matches('"').to_owned())

@@ -1,0 +1,7 @@
+//! The action `alarm-disarm`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("alarm-disarm", etcd_charm::action::upkeep::alarm_disarm)
+}

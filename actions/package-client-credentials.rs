@@ -1,0 +1,7 @@
+//! The action `package-client-credentials`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("package-client-credentials", etcd_charm::action::credentials::perform)
+}

@@ -1,0 +1,173 @@
+//! The charm's YAML against the rules of charmcraft's published schema and of Juju 2.9, 3.x and 4.0, as far as they touch
+//! this charm: names, types, required and forbidden fields.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+fn read(name: &str) -> Map<String, Value> {
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+fn names(map: &Value) -> BTreeSet<String> {
+    map.as_object().unwrap().keys().cloned().collect()
+}
+
+/// Every field is known, and none is missing (charmcraft, schema/charmcraft.json, `additionalProperties: false`).
+#[track_caller]
+fn has_only(map: &Map<String, Value>, known: &[&str], required: &[&str]) {
+    for name in map.keys() {
+        assert!(known.contains(&name.as_str()), "{name} is no field here");
+    }
+    for name in required {
+        assert!(map.contains_key(*name), "{name} is missing");
+    }
+}
+
+/// `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`; charmcraft warns of anything else in the name of an option or action.
+fn is_plain(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.starts_with(plain) && name.ends_with(plain) && name.chars().all(|c| plain(c) || c == '-')
+}
+
+#[test]
+fn metadata_is_of_the_second_format() {
+    let metadata = read("metadata.yaml");
+    // `series` makes it the first format, which Juju 4 no longer reads; `min-juju-version` is an error in the second.
+    let known =
+        ["name", "display-name", "summary", "description", "subordinate", "peers", "storage", "resources"];
+    has_only(&metadata, &known, &["name", "summary", "description"]);
+    assert_eq!(metadata["name"], "etcd");
+    assert!(metadata["summary"].as_str().unwrap().len() <= 200);
+    assert_eq!(metadata["peers"]["cluster"]["interface"], "etcd");
+}
+
+#[test]
+fn resources_are_files_with_the_ending_that_attach_resource_asks_for() {
+    let metadata = read("metadata.yaml");
+    assert_eq!(names(&metadata["resources"]), ["etcd", "snapshot"].map(str::to_owned).into());
+    for (name, resource) in metadata["resources"].as_object().unwrap() {
+        has_only(resource.as_object().unwrap(), &["type", "filename", "description"], &["type", "filename"]);
+        assert_eq!(resource["type"], "file");
+        let filename = resource["filename"].as_str().unwrap();
+        assert!(!filename.contains('/') && filename.ends_with(".tar.gz"), "{name}: {filename}");
+    }
+    assert_eq!(metadata["resources"]["snapshot"]["filename"], "snapshot.tar.gz");
+}
+
+#[test]
+fn the_storage_is_optional_and_a_file_system() {
+    let data = read("metadata.yaml")["storage"]["data"].clone();
+    let known =
+        ["type", "description", "location", "multiple", "minimum-size", "read-only", "shared", "properties"];
+    has_only(data.as_object().unwrap(), &known, &["type"]);
+    assert_eq!(data["type"], "filesystem");
+    assert_eq!(data["multiple"]["range"], "0-1");
+}
+
+#[test]
+fn options_have_a_type_that_their_default_is_of() {
+    let config = read("config.yaml");
+    has_only(&config, &["options"], &["options"]);
+    for (name, option) in config["options"].as_object().unwrap() {
+        assert!(is_plain(name), "{name}");
+        has_only(
+            option.as_object().unwrap(),
+            &["type", "default", "description"],
+            &["type", "default", "description"],
+        );
+        let fits = match option["type"].as_str().unwrap() {
+            "int" => option["default"].is_i64(),
+            "string" => option["default"].is_string(),
+            "boolean" => option["default"].is_boolean(),
+            other => panic!("{name}: Juju 2.9 has no options of type {other}"),
+        };
+        assert!(fits, "{name}: {}", option["default"]);
+    }
+}
+
+#[test]
+fn options_of_the_older_charm_have_kept_their_names_but_for_hyphens() {
+    let options = names(&read("config.yaml")["options"]);
+    for name in [
+        "port",
+        "management-port",
+        "channel",
+        "heartbeat-interval",
+        "election-timeout",
+        "snapshot-count",
+        "quota-backend-bytes",
+        "auto-compaction-retention",
+    ] {
+        assert!(options.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn actions_have_json_schemas_that_every_juju_takes() {
+    for (name, action) in read("actions.yaml") {
+        assert!(is_plain(&name) && name != "juju" && !name.starts_with("juju-"), "{name}");
+        let action = action.as_object().unwrap();
+        has_only(action, &["description", "params", "additionalProperties"], &["description", "params"]);
+        // Left out, it is true to Juju 2.9 and 3.x and false to 4.0.
+        assert_eq!(action["additionalProperties"], Value::Bool(false), "{name}");
+        for (param, schema) in action["params"].as_object().unwrap() {
+            let schema = schema.as_object().unwrap();
+            assert!(is_plain(param), "{name} {param}");
+            // `$ref` and `$schema` are rejected; a default must satisfy its own schema, or nothing can be queued.
+            has_only(schema, &["type", "default", "description"], &["type", "default", "description"]);
+            let kinds = match &schema["type"] {
+                Value::Array(kinds) => kinds.clone(),
+                kind => vec![kind.clone()],
+            };
+            let fits = |kind: &Value| match kind.as_str().unwrap() {
+                "string" => schema["default"].is_string(),
+                "boolean" => schema["default"].is_boolean(),
+                "integer" => schema["default"].is_u64(),
+                other => panic!("{name} {param}: {other}"),
+            };
+            assert!(kinds.iter().any(fits), "{name} {param}");
+        }
+    }
+}
+
+#[test]
+fn the_day_two_actions_of_the_older_charm_are_there_with_their_parameters() {
+    let actions = read("actions.yaml");
+    for name in ["health", "alarm-list", "alarm-disarm", "defrag", "package-client-credentials"] {
+        assert!(names(&actions[name]["params"]).is_empty(), "{name}");
+    }
+    assert_eq!(actions["compact"]["params"]["revision"]["default"], "");
+    assert_eq!(actions["compact"]["params"]["physical"]["default"], Value::Bool(false));
+}
+
+#[test]
+fn charmcraft_gets_platforms_and_parts_and_nothing_twice() {
+    let project = read("charmcraft.yaml");
+    // What metadata.yaml has may not be here too.
+    has_only(&project, &["type", "platforms", "parts"], &["type", "platforms", "parts"]);
+    assert_eq!(project["type"], "charm");
+    for processor in ["amd64", "arm64"] {
+        for base in ["ubuntu@22.04", "ubuntu@24.04"] {
+            assert!(names(&project["platforms"]).contains(&format!("{base}:{processor}")));
+        }
+    }
+    // Every program has its place, or Juju would not find it.
+    let organized = project["parts"]["programs"]["organize"].as_object().unwrap();
+    let mut expected: Map<String, Value> = read("actions.yaml")
+        .keys()
+        .map(|name| (format!("bin/{name}"), format!("actions/{name}").into()))
+        .collect();
+    expected.insert("bin/dispatch".into(), "dispatch".into());
+    assert_eq!(organized, &expected);
+}
+
+#[test]
+fn the_icon_is_a_square_of_a_hundred() {
+    let icon = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("icon.svg")).unwrap();
+    assert!(icon.starts_with("<svg") && icon.contains("width=\"100\" height=\"100\""));
+}

@@ -1,0 +1,209 @@
+//! The packed charm on a machine without etcd, as an operator of Juju lives with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::machine::Machine;
+use super::unit::Unit;
+use super::{Stage, root, story};
+use crate::{command, etcd, workspace};
+
+const HEALTHY: &str = "active 1 member, healthy";
+const DATA: &str = "/var/lib/etcd/default";
+
+/// A machine from which etcd was removed with all that is its own.
+fn empty(stage: &Stage) -> Result<Machine> {
+    let machine = Machine::boot(&stage.root)?;
+    machine.run(&["systemctl", "stop", "etcd.service"])?;
+    machine.run(&["dpkg", "--purge", "etcd-server", "etcd-client"])?;
+    machine.run(&["rm", "-rf", "/var/lib/etcd", "/etc/default/etcd", "/etc/etcd"])?;
+    Ok(machine)
+}
+
+/// Installation, though the network comes late; options; snapshot and restore; a boot, an upgrade, the end.
+pub fn life(stage: &Stage) -> Result<String> {
+    let mut machine = empty(stage)?;
+    sources(&machine, "http://127.0.0.1:9/debian stable main")?;
+    let unit = Unit::deploy(&machine)?;
+    unit.hook("install", &["blocked installing etcd: apt-get", "127.0.0.1"])?;
+    unit.hook("start", &["blocked installing etcd: apt-get"])?;
+    offer_packages(&machine)?;
+    unit.hook("update-status", &[HEALTHY])?;
+    ensure!(!unit.told("version")?.is_empty(), "the workload's version was not told");
+    listens_on_loopback_alone(&machine)?;
+    options(&machine, &unit)?;
+
+    story::fill(&machine)?;
+    let before = story::digest(&machine)?;
+    let saved = unit.action("snapshot", json!({}))?;
+    let path = saved["snapshot.path"].as_str().context("no path")?.to_owned();
+    ensure!(saved["copy.cmd"] == json!(format!("juju scp etcd/0:{path} .")), "{saved:?}");
+    story::wreck(&machine)?;
+    unit.attach("snapshot", "snapshot.tar.gz", Some(&machine.path(&path)?))?;
+    let restored = unit.action("restore", json!({}))?;
+    ensure!(story::digest(&machine)? == before, "the keys are not those of the snapshot");
+    unit.hook("update-status", &[HEALTHY])?;
+
+    machine.reboot()?;
+    let unit = Unit::again(&machine);
+    unit.hook("start", &[HEALTHY])?;
+    ensure!(story::digest(&machine)? == before, "after a reboot the keys are others");
+    let pid = pid(&machine)?;
+    unit.upgrade()?;
+    unit.hook("upgrade-charm", &[HEALTHY])?;
+    unit.hook("config-changed", &[HEALTHY])?;
+    ensure!(self::pid(&machine)? == pid, "etcd was restarted without need");
+    let health = unit.action("health", json!({}))?;
+    ensure!(
+        health["output"].as_str().is_some_and(|output| output.contains("cluster is healthy")),
+        "{health:?}"
+    );
+
+    unit.hook("stop", &["maintenance etcd is stopped", DATA])?;
+    unit.hook("remove", &["maintenance etcd is stopped"])?;
+    ensure!(machine.attempt(&["systemctl", "is-active", "etcd"])?.status.code() == Some(3), "etcd runs");
+    ensure!(machine.path(&format!("{DATA}/member/snap/db"))?.exists(), "the data went with the unit");
+    let downtime = restored["restore.downtime"].as_str().unwrap_or_default().to_owned();
+    Ok(format!("installed, restored with etcd down for {downtime}, rebooted, upgraded, removed"))
+}
+
+/// A wrong option changes nothing; another one restarts etcd, once.
+fn options(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
+    let first = pid(machine)?;
+    unit.configure(&[("election-timeout", json!(1))])?;
+    unit.hook("config-changed", &["blocked option election-timeout is 1", "juju config"])?;
+    ensure!(pid(machine)? == first, "etcd was restarted for a wrong option");
+    unit.configure(&[("snapshot-count", json!(5000))])?;
+    unit.hook("config-changed", &[HEALTHY])?;
+    let second = pid(machine)?;
+    ensure!(second != first, "etcd was not restarted for another option");
+    unit.hook("config-changed", &[HEALTHY])?;
+    unit.hook("update-status", &[HEALTHY])?;
+    ensure!(pid(machine)? == second, "etcd was restarted again");
+    machine.run(&["systemctl", "stop", "etcd"])?;
+    unit.hook("update-status", &["blocked etcd does not run", "systemctl start etcd.service"])?;
+    unit.hook("start", &[HEALTHY])
+}
+
+/// etcd out of the resource, its data on the storage; files that are no release first.
+pub fn release(stage: &Stage) -> Result<String> {
+    let machine = empty(stage)?;
+    let unit = Unit::deploy(&machine)?;
+    machine.run(&["mkdir", "-p", "/srv/data"])?;
+    unit.store("/srv/data")?;
+    sources(&machine, "http://127.0.0.1:9/debian stable main")?;
+    unit.attach("etcd", "etcd.tar.gz", None)?;
+    unit.hook("data-storage-attached", &["blocked installing etcd: apt-get"])?;
+    let wrong = workspace::home()?.join("LICENSE");
+    unit.attach("etcd", "etcd.tar.gz", Some(&wrong))?;
+    unit.hook("install", &["blocked the resource etcd is no release of etcd", "juju attach-resource"])?;
+    let tarball = tarball(machine.path("/root")?.as_path())?;
+    unit.attach("etcd", "etcd.tar.gz", Some(&tarball))?;
+    unit.hook("update-status", &[HEALTHY])?;
+    ensure!(unit.told("version")?.starts_with("3.5"), "another version: {}", unit.told("version")?);
+    ensure!(machine.path("/srv/data/etcd/member")?.exists(), "the data is not on the storage");
+    listens_on_loopback_alone(&machine)?;
+    let told = story::tell(&machine)?;
+    unit.hook("data-storage-detaching", &["maintenance etcd is stopped, its storage goes"])?;
+    Ok(told)
+}
+
+/// No room for etcd's data, and a storage that another unit has left.
+pub fn trouble(stage: &Stage) -> Result<String> {
+    let machine = empty(stage)?;
+    offer_packages(&machine)?;
+    let unit = Unit::deploy(&machine)?;
+    machine.run(&["mkdir", "-p", "/srv/data"])?;
+    machine.run(&["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/srv/data"])?;
+    unit.store("/srv/data")?;
+    unit.hook("install", &["blocked starting etcd", "etcd.service"])?;
+    unit.hook("update-status", &["blocked"])?;
+    machine.run(&["mount", "-o", "remount,size=400m", "/srv/data"])?;
+    unit.hook("update-status", &[HEALTHY])?;
+
+    machine.run(&["systemctl", "stop", "etcd"])?;
+    let record = "/srv/data/etcd/.etcd-charm.json";
+    let ours = fs::read_to_string(machine.path(record)?)?;
+    machine.write(record, &ours.replace("etcd/0", "old/7"))?;
+    unit.hook("start", &["blocked the data in /srv/data/etcd belongs to unit old/7", "move"])?;
+    ensure!(
+        machine.attempt(&["systemctl", "is-active", "etcd"])?.status.code() == Some(3),
+        "etcd runs on it"
+    );
+    machine.write(record, &ours)?;
+    machine.run(&["mv", "/srv/data/etcd/member", "/srv/data/moved"])?;
+    unit.hook("start", &["blocked the data in /srv/data/etcd is gone", "restore a snapshot"])?;
+    machine.run(&["mv", "/srv/data/moved", "/srv/data/etcd/member"])?;
+    unit.hook("start", &[HEALTHY])?;
+    Ok("each was blocked with what to do, and served when that was done".to_owned())
+}
+
+fn pid(machine: &Machine) -> Result<String> {
+    machine.run(&["systemctl", "show", "--property=MainPID", "etcd.service"])
+}
+
+/// Every address that anything listens at, IPv4 and IPv6 (proc(5), `/proc/net/tcp`, state 0A).
+fn listens_on_loopback_alone(machine: &Machine) -> Result<()> {
+    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        for line in machine.run(&["cat", file])?.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let [_, local, _, state, ..] = fields.as_slice() else { continue };
+            let loopback = ["0100007F:", "00000000000000000000000001000000:"];
+            ensure!(
+                *state != "0A" || loopback.iter().any(|address| local.starts_with(address)),
+                "something listens to the network: {line}"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn sources(machine: &Machine, line: &str) -> Result<()> {
+    machine.run(&["rm", "-rf", "/etc/apt/sources.list.d"])?;
+    machine.write("/etc/apt/sources.list", &format!("deb [trusted=yes] {line}\n"))
+}
+
+/// A machine has no network: the packages are in a directory of its own.
+fn offer_packages(machine: &Machine) -> Result<()> {
+    let mut index = String::new();
+    for deb in packages()? {
+        let name = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let bytes = fs::read(&deb)?;
+        let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        let control = command::output(Command::new("dpkg-deb").arg("--field").arg(&deb))?;
+        index +=
+            &format!("{}\nFilename: ./{name}\nSize: {}\nSHA256: {hash}\n\n", control.trim(), bytes.len());
+        machine.copy_in(&deb, &format!("/srv/debs/{name}"))?;
+    }
+    machine.write("/srv/debs/Packages", &index)?;
+    sources(machine, "file:/srv/debs ./")
+}
+
+/// The packages for the machines' Debian, downloaded once.
+fn packages() -> Result<Vec<PathBuf>> {
+    let release = root::release()?;
+    let shelf = workspace::target_directory()?.join("machines");
+    let home = shelf.join(format!("debs-{release}"));
+    if !home.is_dir() {
+        let stage = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&shelf)?;
+        etcd::download(stage.path(), &release)?;
+        fs::rename(stage.path().join("debs"), &home).context("keeping the packages")?;
+    }
+    let found: std::io::Result<Vec<_>> = fs::read_dir(&home)?.map(|entry| Ok(entry?.path())).collect();
+    found.context("reading the packages")
+}
+
+/// A release as etcd's project lays it out, of the programs that the tests run.
+fn tarball(at: &Path) -> Result<PathBuf> {
+    let bin = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?;
+    let path = at.join("etcd-v3.5-linux.tar.gz");
+    let mut tar = Command::new("tar");
+    tar.arg("czf").arg(&path).arg("--transform=s,^,etcd-v3.5-linux/,").arg("-C").arg(bin);
+    command::output(tar.args(["etcd", "etcdctl", "etcdutl"]))?;
+    Ok(path)
+}

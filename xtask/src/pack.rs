@@ -1,0 +1,181 @@
+//! `cargo xtask pack`: the charm as charmcraft packs it, without charmcraft.
+//!
+//! It owns what is in a charm and where. It must never put a program into one that needs anything of the machine it runs
+//! on: they are static, and that is checked.
+
+mod elf;
+mod programs;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use zip::write::SimpleFileOptions;
+
+use crate::workspace;
+
+/// What Charmhub would take is more; what a person waits for on a slow line is not.
+const LARGEST: u64 = 15 << 20;
+/// The files of a charm that are not programs. charmcraft writes the manifest, and so do we.
+const PAPERS: [&str; 6] =
+    ["LICENSE", "README.md", "actions.yaml", "config.yaml", "icon.svg", "metadata.yaml"];
+
+/// A processor: what Debian and Juju call it, and what Rust does.
+pub struct Architecture {
+    name: &'static str,
+    target: &'static str,
+}
+
+const ARCHITECTURES: [Architecture; 2] = [
+    Architecture { name: "amd64", target: "x86_64-unknown-linux-musl" },
+    Architecture { name: "arm64", target: "aarch64-unknown-linux-musl" },
+];
+
+/// Packs the charm for the processors that `wanted` names, or for this machine's own.
+pub fn run(wanted: &[&str]) -> Result<ExitCode> {
+    let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let wanted = if wanted.is_empty() { &[own] } else { wanted };
+    for name in wanted {
+        let known = ARCHITECTURES.iter().find(|architecture| architecture.name == *name);
+        let architecture = known.with_context(|| format!("there is no {name}: amd64 or arm64"))?;
+        let packed = pack(architecture)?;
+        let size = fs::metadata(&packed)?.len();
+        println!("{}  {}  {:.1} MB", hash(&fs::read(&packed)?), workspace::short(&packed), size as f64 / 1e6);
+        ensure!(size <= LARGEST, "the charm has {size} bytes, more than {LARGEST}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the charm for one processor, under cargo's target directory.
+pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
+    let target = workspace::target_directory()?;
+    let home = workspace::home()?;
+    let built = programs::build(architecture.target)?;
+    let mut contents: Vec<Entry> = Vec::new();
+    for paper in PAPERS {
+        contents.push(Entry { name: paper.to_owned(), program: false, bytes: read(&home.join(paper))? });
+    }
+    let manifest = manifest(&read(&home.join("charmcraft.yaml"))?, architecture.name)?;
+    contents.push(Entry { name: "manifest.yaml".to_owned(), program: false, bytes: manifest.into_bytes() });
+    for (name, place) in programs::places(&home)? {
+        let bytes = read(&built.join(&name))?;
+        elf::is_static(&bytes).with_context(|| format!("looking at {name}"))?;
+        contents.push(Entry { name: place, program: true, bytes });
+    }
+    let charm = target.join(format!("etcd_{}.charm", architecture.name));
+    fs::write(&charm, zipped(contents)?).with_context(|| format!("writing {}", charm.display()))?;
+    Ok(charm)
+}
+
+/// The one for this machine.
+pub fn for_this_machine() -> Result<PathBuf> {
+    pack(&ARCHITECTURES[usize::from(cfg!(target_arch = "aarch64"))])
+}
+
+/// A file in a charm.
+struct Entry {
+    name: String,
+    program: bool,
+    bytes: Vec<u8>,
+}
+
+/// The same bytes for the same contents: sorted, and of no time at all.
+fn zipped(mut contents: Vec<Entry>) -> Result<Vec<u8>> {
+    contents.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for Entry { name, program, bytes } in contents {
+        // Juju gives every file the mode that it has here, and makes none executable outside of hooks/.
+        let options = SimpleFileOptions::default()
+            .compression_method(zip::CompressionMethod::Deflated)
+            .compression_level(Some(9))
+            .last_modified_time(zip::DateTime::default())
+            .unix_permissions(if program { 0o755 } else { 0o644 });
+        zip.start_file(&name, options).with_context(|| format!("packing {name}"))?;
+        zip.write_all(&bytes).with_context(|| format!("packing {name}"))?;
+    }
+    Ok(zip.finish().context("packing")?.into_inner())
+}
+
+/// What charmcraft writes of where a charm runs: from the platforms in charmcraft.yaml, `ubuntu@22.04:amd64`.
+fn manifest(charmcraft: &[u8], architecture: &str) -> Result<String> {
+    let project: Value = serde_yaml::from_slice(charmcraft).context("reading charmcraft.yaml")?;
+    let platforms = project["platforms"].as_object().context("charmcraft.yaml names no platforms")?;
+    let mut bases = Vec::new();
+    for platform in platforms.keys() {
+        let Some((base, processor)) = platform.split_once(':') else { bail!("{platform} names no base") };
+        let (name, channel) = base.split_once('@').with_context(|| format!("{platform} names no release"))?;
+        if processor == architecture {
+            bases.push(json!({"name": name, "channel": channel, "architectures": [processor]}));
+        }
+    }
+    ensure!(!bases.is_empty(), "charmcraft.yaml has no platform for {architecture}");
+    let unknown = |name: &str| json!({"name": name, "result": "unknown"});
+    let analysis = json!({"attributes": [unknown("language"), unknown("framework")]});
+    Ok(serde_yaml::to_string(&json!({"bases": bases, "analysis": analysis}))?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("reading {}", workspace::short(path)))
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Unpacks a charm as Juju does: every file with its mode.
+pub fn unpack(charm: &Path, to: &Path) -> Result<()> {
+    let mut zip = zip::ZipArchive::new(File::open(charm)?).context("reading the charm")?;
+    zip.extract(to).with_context(|| format!("unpacking {}", workspace::short(charm)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn contents(reversed: bool) -> Vec<Entry> {
+        let entry = |name: &str, program| Entry { name: name.into(), program, bytes: name.into() };
+        let mut all =
+            vec![entry("actions/restore", true), entry("dispatch", true), entry("metadata.yaml", false)];
+        if reversed {
+            all.reverse();
+        }
+        all
+    }
+
+    #[test]
+    fn the_same_contents_make_the_same_charm() {
+        assert_eq!(zipped(contents(false)).unwrap(), zipped(contents(true)).unwrap());
+    }
+
+    #[test]
+    fn programs_can_be_run_where_a_charm_is_unpacked_and_papers_not() {
+        let home = tempfile::tempdir().unwrap();
+        let charm = home.path().join("x.charm");
+        fs::write(&charm, zipped(contents(false)).unwrap()).unwrap();
+        unpack(&charm, &home.path().join("charm")).unwrap();
+        for (name, mode) in [("dispatch", 0o755), ("actions/restore", 0o755), ("metadata.yaml", 0o644)] {
+            let file = fs::metadata(home.path().join("charm").join(name)).unwrap();
+            assert_eq!(file.permissions().mode() & 0o777, mode, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_manifest_has_the_bases_of_its_processor() {
+        let project = "platforms:\n  ubuntu@22.04:amd64:\n  ubuntu@22.04:arm64:\n  ubuntu@24.04:amd64:\n";
+        let manifest: Value =
+            serde_yaml::from_str(&super::manifest(project.as_bytes(), "amd64").unwrap()).unwrap();
+        let channels: Vec<_> = manifest["bases"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|base| base["channel"].as_str().unwrap())
+            .collect();
+        assert_eq!(channels, ["22.04", "24.04"]);
+        assert!(super::manifest(project.as_bytes(), "s390x").is_err());
+    }
+}
