@@ -85,7 +85,13 @@ pub fn compact(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         )
         .into());
     }
-    let output = client.compact(revision, physical, status.db_size).map_err(|error| failed(error, &site))?;
+    let output = match client.compact(revision, physical, status.db_size) {
+        // All history is to go, and it has gone: a restore that raises the revision leaves none.
+        Err(error) if wanted.is_none() && format!("{error:#}").contains("has been compacted") => {
+            format!("there is no history before revision {revision}")
+        }
+        outcome => outcome.map_err(|error| failed(error, &site))?,
+    };
     results.set(key!("output"), output);
     results.set(key!("compact.revision"), revision.to_string());
     Ok(())

@@ -106,6 +106,8 @@ fn upkeep_refuses_what_cannot_be_meant(version: Version) {
     run(&world, "compact", &["revision=1000000"]).refused(&["still to come"]);
     run(&world, "defrag", &["now=true"]).refused(&["unknown parameter now"]);
     let _ = run(&world, "compact", &[]).completed();
+    let again = run(&world, "compact", &[]).completed();
+    assert!(again.get("output").contains("there is no history"), "{}", again.get("output"));
     run(&world, "compact", &["revision=1"]).failed(&["has been compacted"]);
     run(&world, "package-client-credentials", &[]).refused(&["asks its clients for no certificate"]);
     // What `juju run etcd/0 compact revision=5` is, which Juju reads as YAML.
