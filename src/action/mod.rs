@@ -157,6 +157,14 @@ impl Call<'_> {
         }
     }
 
+    /// Has the unit's status say `what` while the answer lives, where there is a unit.
+    pub fn maintenance(&self, what: &str) -> Option<unit::Maintenance<'_>> {
+        match self.door {
+            Door::Juju(juju) => unit::Maintenance::begin(juju, what),
+            Door::Terminal(_) => None,
+        }
+    }
+
     /// What to type on one's own machine to get a copy of `path`, which belongs to `user`.
     pub fn copy_command(&self, user: &str, path: &Path) -> String {
         copy_command(self.unit(), user, &host(), path)

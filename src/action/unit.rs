@@ -7,7 +7,7 @@ use super::declared::Declaration;
 use super::params::Params;
 use super::results::Results;
 use super::terminal::complain;
-use crate::juju::Juju;
+use crate::juju::{Juju, Status};
 use crate::stop::Stop;
 use anyhow::{Context, Result};
 use std::process::ExitCode;
@@ -39,6 +39,28 @@ pub(super) fn tell(juju: &Juju, results: &Results, outcome: &Result<(), Stop>) -
             complain(&message);
             fail(juju, &message)
         }
+    }
+}
+
+/// While this lives, the unit's status says what is done to it. Then it is what it was before: whoever dies in between
+/// leaves it to the next hook. A status is for people, so nothing fails for want of it.
+pub struct Maintenance<'a> {
+    juju: &'a Juju,
+    before: Status,
+}
+
+impl<'a> Maintenance<'a> {
+    /// Says `what`; `None` where the present status is not to be had.
+    pub(super) fn begin(juju: &'a Juju, what: &str) -> Option<Self> {
+        let before = juju.status().ok()?;
+        let now = Status { word: "maintenance".to_owned(), message: what.to_owned() };
+        juju.set_status(&now).ok().map(|()| Self { juju, before })
+    }
+}
+
+impl Drop for Maintenance<'_> {
+    fn drop(&mut self) {
+        let _ = self.juju.set_status(&self.before);
     }
 }
 

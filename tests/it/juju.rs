@@ -13,6 +13,7 @@ use crate::world::{Setup, Version, World};
 on_both_versions! {
     in_juju_snapshot_completes_with_its_results,
     in_juju_restore_takes_the_attached_resource,
+    in_juju_the_units_status_says_that_a_restore_runs,
     in_juju_refusals_and_failures_keep_their_message,
     in_juju_restore_wants_a_resource_with_bytes,
     in_juju_a_cancelled_snapshot_leaves_no_child,
@@ -71,6 +72,28 @@ fn in_juju_restore_takes_the_attached_resource(version: Version) {
     let _ = unit.run("restore", &[&world.to_target(), &path, "skip-backup=true"]).completed();
     assert_same(&world.dump(), &damaged, "from the path");
     assert_eq!(names(&world.target()).len(), 2);
+}
+
+fn in_juju_the_units_status_says_that_a_restore_runs(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let unit = Unit::new(&world);
+    let restore = |words: &[&str]| {
+        unit.has_status("active 1 member, healthy");
+        let ended = unit.run("restore", &[&[&*world.to_target(), "skip-backup=true"], words].concat());
+        (ended, unit.statuses())
+    };
+    let archive = format!("snapshot={}", world.saved().display());
+    let (running, before) = ("maintenance restoring a snapshot", "active 1 member, healthy");
+    let (ended, said) = restore(&[&archive]);
+    let _ = ended.completed();
+    assert_eq!(said, [before, running, before]);
+    let (ended, said) = restore(&["snapshot=/no/such.tar.gz"]);
+    ended.failed(&["/no/such.tar.gz"]);
+    assert_eq!(said, [before, running, before]);
+    let (ended, said) = restore(&[&archive, "plan=true"]);
+    let _ = ended.completed();
+    assert_eq!(said, [before], "a plan changes nothing");
 }
 
 fn in_juju_refusals_and_failures_keep_their_message(version: Version) {

@@ -39,7 +39,7 @@ const TOOLS: [&str; 21] = [
 ];
 
 /// What a run leaves with the agent.
-const TRACES: [&str; 7] = ["calls", "set", "progress", "failed", "log", "status", "version"];
+const TRACES: [&str; 6] = ["calls", "set", "progress", "failed", "log", "version"];
 /// The programs of the charm, by their places in it.
 const PROGRAMS: [(&str, &str); 10] = [
     ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
@@ -109,6 +109,16 @@ impl<'w> Unit<'w> {
         fs::write(self.agent.join("goal.json"), goal.to_string()).unwrap();
     }
 
+    /// The unit's status, as `status-get` tells it: `WORD MESSAGE`.
+    pub fn has_status(&self, status: &str) {
+        fs::write(self.agent.join("status"), format!("{status}\n")).unwrap();
+    }
+
+    /// Every status since then, that one first.
+    pub fn statuses(&self) -> Vec<String> {
+        self.trace("status").lines().map(str::to_owned).collect()
+    }
+
     /// Runs a hook to its end, as Juju does: by `dispatch`, whatever the hook is called.
     pub fn hook(&self, name: &str) -> Hooked {
         self.hook_as("etcd/0", name)
@@ -119,6 +129,7 @@ impl<'w> Unit<'w> {
         for trace in TRACES {
             let _ = fs::remove_file(self.agent.join(trace));
         }
+        let _ = fs::remove_file(self.agent.join("status"));
         let mut command = self.base(&format!("hooks/{name}"));
         command.env("JUJU_HOOK_NAME", name).env("JUJU_UNIT_NAME", unit);
         let out = Run::start(command, &self.world.path("runs")).finish();
