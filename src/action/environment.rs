@@ -69,7 +69,7 @@ pub(super) fn words() -> Vec<OsString> {
 
 /// The time of this run.
 #[expect(clippy::disallowed_methods, reason = "time comes in at the front door")]
-pub(super) fn now() -> jiff::Timestamp {
+pub fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }
 

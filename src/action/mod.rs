@@ -18,7 +18,7 @@ mod unit;
 pub mod upkeep;
 
 pub use crate::result_key as key;
-pub use environment::Environment;
+pub use environment::{Environment, now};
 
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Resource};

@@ -42,6 +42,8 @@ pub struct Facts {
     pub pointed: bool,
     /// Whether the unit's etcd runs.
     pub runs: bool,
+    /// Whether it has run since before its configuration was written.
+    pub stale: bool,
 }
 
 /// The certificates in their directory.
@@ -121,7 +123,7 @@ pub fn decide(facts: &Facts) -> Plan {
     if !facts.installed {
         steps.push(Step::Install);
     }
-    if facts.data == Data::Nothing {
+    if matches!(facts.data, Data::Nothing | Data::New) {
         steps.push(Step::MakeData);
     }
     let changed = facts.configured.as_ref() != Some(&facts.wanted) || !facts.pointed;
@@ -129,11 +131,9 @@ pub fn decide(facts: &Facts) -> Plan {
         steps.push(Step::Configure);
     }
     match facts.runs {
-        true if changed => steps.push(Step::Restart),
+        true if changed || facts.stale => steps.push(Step::Restart),
         true => {}
-        false if !steps.is_empty() || facts.hook.may_start() || facts.data == Data::New => {
-            steps.push(Step::Start);
-        }
+        false if !steps.is_empty() || facts.hook.may_start() => steps.push(Step::Start),
         false => {
             let next = format!("if nobody works on its data, {}", facts.home.service().typed("start"));
             return Plan { steps: Vec::new(), say: Some(blocked("etcd does not run", &next)) };

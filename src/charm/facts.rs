@@ -6,7 +6,8 @@ use super::home::Home;
 use super::hook::Hook;
 use super::record::Record;
 use super::settings::Settings;
-use crate::action::Environment;
+use super::systemd;
+use crate::action::{Environment, now};
 use crate::etcd::service::main_pid;
 use crate::etcd::site::{self, Site};
 use crate::juju::{Juju, Resource};
@@ -17,6 +18,7 @@ use anyhow::{Context, Result};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The name of the storage, and of the directory in it that is etcd's: the root of a file system holds other things.
@@ -118,7 +120,15 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         wanted,
         pointed,
         runs: installed.is_some() && main_pid(home.unit()).is_some(),
+        stale: is_stale(home),
     })
+}
+
+/// Whether etcd was started before its configuration was written; to the second, and no where systemd is too old to tell.
+/// A time to come, as a clock that was wrong leaves it, tells nothing: it would restart etcd again and again.
+fn is_stale(home: Home) -> bool {
+    let written = fs::metadata(home.config_file()).map_or(0, |file| file.mtime());
+    written <= now().as_second() && systemd::active_since(home.unit()).is_some_and(|since| since < written)
 }
 
 /// The attached release comes before the snap, and that before the package. Asks the controller for the resource.

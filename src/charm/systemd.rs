@@ -24,6 +24,13 @@ pub fn reload() -> Result<()> {
     run(&["daemon-reload"])
 }
 
+/// Since when `unit` has been active, in seconds since 1970.
+pub fn active_since(unit: &str) -> Option<i64> {
+    let words = ["show", "--timestamp=unix", "--property=ActiveEnterTimestamp", "--", unit];
+    let output = Program::new("systemctl").args(words).run().ok()?;
+    output.text().trim().strip_prefix("ActiveEnterTimestamp=@")?.parse().ok()
+}
+
 fn run(words: &[&str]) -> Result<()> {
     let done = Program::new("systemctl").args(["--no-ask-password"]).args(words).run();
     done.map(|_| ()).with_context(|| format!("asking systemd to {}", words.first().unwrap_or(&"")))

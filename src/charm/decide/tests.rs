@@ -28,6 +28,7 @@ fn serving() -> Facts {
         wanted: ours("a"),
         pointed: true,
         runs: true,
+        stale: false,
     }
 }
 
@@ -92,9 +93,11 @@ fn an_installation_that_broke_off_goes_on_where_it_was() {
     let installed = Facts { installed: true, ..empty() };
     does(&installed, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
     let recorded = Facts { data: Data::New, ..installed };
-    does(&recorded, &[Step::Configure, Step::Start, Step::Ports]);
+    does(&recorded, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
     let configured = Facts { configured: Some(ours("a")), pointed: true, ..recorded };
-    does(&configured, &[Step::Start, Step::Ports]);
+    does(&configured, &[Step::MakeData, Step::Start, Step::Ports]);
+    // A hook that died between the configuration and the restart.
+    does(&Facts { stale: true, ..serving() }, &[Step::Restart, Step::Ports]);
 }
 
 #[test]
