@@ -124,7 +124,7 @@ pub fn can_cut() -> Result<(), String> {
 
 /// Who was killed may still be on his way out.
 fn unmount(place: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(30);
     loop {
         let out = Command::new("umount").arg(place).output().unwrap();
         if out.status.success() {

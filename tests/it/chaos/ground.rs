@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use super::disk::{Disk, Flush, Kind};
 use super::tracer::{Call, Fate, trace};
 use crate::client::Data;
-use crate::look::{names, succeed};
+use crate::look::{names, shape, succeed};
 use crate::restore::from;
 use crate::run::{Out, Run};
 use crate::world::{Setup, Version, World};
@@ -167,7 +167,7 @@ impl Ground {
 
     /// The power comes back, to a machine on which nothing runs yet.
     pub fn restore_power(&self) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !self.world.processes().is_empty() {
             assert!(Instant::now() < deadline, "{:?} outlive a SIGKILL", self.world.processes());
             sleep(Duration::from_millis(2));
@@ -177,7 +177,8 @@ impl Ground {
 
     /// What stands after the fault, and after one recovery; panics where a promise is broken.
     pub fn settle(&self, out: &Out, next: Next) -> (&'static str, &'static str) {
-        assert!(self.world.data_dir().join("member/snap/db").exists(), "no live data");
+        let data = self.world.data_dir();
+        assert!(data.join("member/snap/db").exists(), "no live data: {:?}", shape(&data, false));
         let finished = self.finished();
         let told = out.told() + &self.go_on(next);
         (self.judge(&finished, &told), next.words())
