@@ -38,8 +38,18 @@ fn is_plain(name: &str) -> bool {
 fn metadata_is_of_the_second_format() {
     let metadata = read("metadata.yaml");
     // `series` makes it the first format, which Juju 4 no longer reads; `min-juju-version` is an error in the second.
-    let known =
-        ["name", "display-name", "summary", "description", "subordinate", "peers", "storage", "resources"];
+    let known = [
+        "name",
+        "display-name",
+        "maintainers",
+        "tags",
+        "summary",
+        "description",
+        "subordinate",
+        "peers",
+        "storage",
+        "resources",
+    ];
     has_only(&metadata, &known, &["name", "summary", "description"]);
     assert_eq!(metadata["name"], "etcd");
     assert!(metadata["summary"].as_str().unwrap().len() <= 200);

@@ -126,10 +126,12 @@ fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Unpacks a charm as Juju does: every file with its mode.
-pub fn unpack(charm: &Path, to: &Path) -> Result<()> {
+/// Unpacks a charm as Juju does: every file with its mode. Gives the names of the files.
+pub fn unpack(charm: &Path, to: &Path) -> Result<Vec<String>> {
     let mut zip = zip::ZipArchive::new(File::open(charm)?).context("reading the charm")?;
-    zip.extract(to).with_context(|| format!("unpacking {}", workspace::short(charm)))
+    zip.extract(to).with_context(|| format!("unpacking {}", workspace::short(charm)))?;
+    let names = zip.file_names().map(|name| Ok(name.context("a name in the charm")?.into_owned()));
+    names.collect()
 }
 
 #[cfg(test)]

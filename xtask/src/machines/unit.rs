@@ -64,10 +64,12 @@ impl<'m> Unit<'m> {
 
     /// Unpacks the charm over what is there.
     pub fn upgrade(&self) -> Result<()> {
-        let place = self.machine.path(CHARM)?;
-        let _ = fs::remove_dir_all(&place);
-        fs::create_dir_all(&place)?;
-        pack::unpack(&pack::for_this_machine()?, &place)
+        self.machine.run(&["rm", "-rf", CHARM])?;
+        let unpacked = tempfile::tempdir()?;
+        for name in pack::unpack(&pack::for_this_machine()?, unpacked.path())? {
+            self.machine.copy_in(&unpacked.path().join(&name), &format!("{CHARM}/{name}"))?;
+        }
+        Ok(())
     }
 
     /// `juju config etcd NAME=VALUE…`, on top of the defaults.
