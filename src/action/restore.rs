@@ -122,7 +122,7 @@ fn tell_plan(report: &Report, request: &Request, results: &mut Results) {
 }
 
 fn tell_outcome(plan: &Plan, outcome: &Outcome, results: &mut Results) {
-    let Outcome { expected, backup, exchanged, data_dir } = outcome;
+    let Outcome { expected, backup, exchanged, disarmed, data_dir } = outcome;
     results.set(key!("restore.revision"), expected.revision.to_string());
     results.set(key!("restore.keys"), expected.keys.to_string());
     results.set(key!("restore.cluster-id"), format!("{:x}", expected.cluster_id));
@@ -141,6 +141,9 @@ fn tell_outcome(plan: &Plan, outcome: &Outcome, results: &mut Results) {
             let ahead = old - backup.manifest.revision;
             results.set(key!("backup.old-data-ahead-by"), ahead.to_string());
         }
+    }
+    if *disarmed {
+        results.set(key!("restore.disarmed"), "NOSPACE");
     }
     if let Some(left_over) = &exchanged.left_over {
         results.set(key!("restore.left-over"), left_over);

@@ -252,10 +252,12 @@ fn hash_check(allow_unhashed: bool, snapshot: &Snapshot) -> Result<bool, Refusal
 
 fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<String>), Refusal> {
     let warning = |why: &str| {
-        format!(
-            "the revision goes back by {loses} ({why}): restart every client that watches, \
-             such as kube-apiserver, kube-controller-manager and kube-scheduler"
-        )
+        let whom = if facts.takes_api_server {
+            "kube-apiserver is restarted with etcd; restart kube-controller-manager and kube-scheduler"
+        } else {
+            "restart every client that watches, such as kube-apiserver, kube-controller-manager and kube-scheduler"
+        };
+        format!("the revision goes back by {loses} ({why}): {whom}")
     };
     match asked {
         Bump::By(_) if !facts.can_bump => Err(Refusal::new(

@@ -5,6 +5,7 @@ use super::decide::{Backup, backup};
 use super::stage::Stage;
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
+use crate::etcd::service::Service;
 use crate::etcd::site::Site;
 use crate::store::directory::Approach;
 use crate::swap::{DataDir, MEMBER};
@@ -17,6 +18,8 @@ pub struct Facts {
     pub data_dir: String,
     /// The command that stops etcd, as typed.
     pub stop_command: String,
+    /// Whether stopping and starting etcd does the same to the API server of Kubernetes.
+    pub takes_api_server: bool,
     /// The inode number of the live `member` directory, if there is one.
     pub member: Option<u64>,
     /// The data that is live.
@@ -67,6 +70,7 @@ impl Facts {
         Ok(Self {
             data_dir: site.data_dir.display().to_string(),
             stop_command: site.service.typed("stop"),
+            takes_api_server: matches!(site.service, Service::StaticPod { .. }),
             member: member_of(data)?,
             old: look_at_old(site, data, stage)?,
             can_bump: site.tools.can_bump()?,

@@ -170,9 +170,27 @@ fn restore(
     let old = old_data(request, &facts, &plan, backup.as_ref(), &expected);
     let beside = stage.finish()?;
     facts::still_hold(&facts, site, data)?;
-    let exchanged = Exchange::prepare(site, beside, old, expected)?.perform()?;
+    let mut exchanged = Exchange::prepare(site, beside, old, expected)?.perform()?;
+    let disarmed = disarm(&Client::of(site), &mut exchanged.alarms);
     let data_dir = data.dir().path().to_owned();
-    Ok(Report { plan, snapshot, recovered, outcome: Some(Outcome { expected, backup, exchanged, data_dir }) })
+    let outcome = Outcome { expected, backup, exchanged, disarmed, data_dir };
+    Ok(Report { plan, snapshot, recovered, outcome: Some(outcome) })
+}
+
+/// An alarm about space that came with the snapshot is of another day: it keeps clients from writing, and etcd raises it
+/// again where it is true. Every other alarm stays, and with it those about space: etcdctl takes back all or none.
+fn disarm(client: &Client, alarms: &mut Vec<String>) -> bool {
+    if alarms.is_empty() || !alarms.iter().all(|alarm| alarm.contains("NOSPACE")) || client.disarm().is_err()
+    {
+        return false;
+    }
+    match client.status() {
+        Ok(status) => {
+            *alarms = status.errors;
+            alarms.is_empty()
+        }
+        Err(_) => false,
+    }
 }
 
 fn old_data(

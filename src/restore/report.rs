@@ -28,6 +28,8 @@ pub struct Outcome {
     pub backup: Option<snapshot::Report>,
     /// The exchange.
     pub exchanged: Exchanged,
+    /// Whether an alarm about space that came with the snapshot was taken back.
+    pub disarmed: bool,
     /// The data directory.
     pub data_dir: PathBuf,
 }
@@ -47,6 +49,11 @@ impl Report {
                 "an alarm came back with the snapshot ({alarm}): mend its cause, then etcdctl alarm disarm"
             )
         });
-        self.plan.warnings.iter().cloned().chain(alarms).collect()
+        let disarmed = self.outcome.as_ref().is_some_and(|outcome| outcome.disarmed).then(|| {
+            "the snapshot brought a NOSPACE alarm, which was disarmed; where the database is still as large as its quota, \
+             etcd raises it again: compact and defragment it"
+                .to_owned()
+        });
+        self.plan.warnings.iter().cloned().chain(disarmed).chain(alarms).collect()
     }
 }

@@ -40,6 +40,7 @@ fn serving(revision: i64, members: Vec<Member>) -> Old {
 fn facts(old: Old, can_bump: bool) -> Facts {
     Facts {
         data_dir: "/var/lib/etcd/default".to_owned(),
+        takes_api_server: false,
         member: Some(7),
         stop_command: "systemctl stop etcd".to_owned(),
         old,

@@ -16,15 +16,16 @@ start_etcd() {
     unshare --mount --pid --fork --kill-child sh -c '
         root=$1; shift
         mkdir -p "$root"
-        mount -t tmpfs tmpfs "$root"
+        mount -t tmpfs -o mode=755 tmpfs "$root"
         cd "$root"
-        mkdir -p usr/local/bin usr/lib lib lib64 var/lib/etcd etc/kubernetes/pki/etcd proc
+        mkdir -p usr/local/bin usr/lib lib lib64 var/lib/etcd etc/kubernetes/pki/etcd proc machine
         for dir in usr/lib lib lib64; do mount --rbind "/$dir" "$dir"; done
         mount --bind /opt/image usr/local/bin
         mount --bind /mnt/disk/etcd var/lib/etcd
         mount --bind /etc/kubernetes/pki/etcd etc/kubernetes/pki/etcd
         mount -t proc proc proc
-        exec env -i PATH=/usr/local/bin /usr/sbin/chroot . "$@"
+        pivot_root . machine
+        exec /machine/usr/bin/env -i PATH=/usr/local/bin "$@"
     ' sh "$state/etcd-root" $(words "$manifests/etcd.yaml") >>/var/log/etcd.log 2>&1 &
 }
 

@@ -93,7 +93,9 @@ pub fn kubeadm(stage: &Stage) -> Result<String> {
     story::wait_until_healthy(&machine)?;
 
     let told = story::tell(&machine)?;
-    let log = machine.run(&["cat", "/var/log/kubelet.log"])?;
+    // kubelet sees the API server's manifest a moment after restore has ended.
+    let script = "until tail -n 1 /var/log/kubelet.log | grep -q apiserver; do sleep 0.1; done; cat /var/log/kubelet.log";
+    let log = machine.run(&["timeout", "10", "sh", "-c", script])?;
     let events: Vec<&str> = log.lines().skip(2).collect();
     let (stops, starts) = events.split_at_checked(2).context("too few events")?;
     ensure!(
