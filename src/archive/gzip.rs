@@ -71,18 +71,21 @@ pub struct Gzip {
     level: Compression,
     jobs: SyncSender<Block>,
     pieces: SyncSender<Piece>,
+    /// Blocks that were deflated, to be filled anew.
+    spares: Receiver<Vec<u8>>,
     writer: Option<JoinHandle<io::Result<Packed>>>,
 }
 
 impl Gzip {
     /// Starts one in the empty file `out`; `writing` tells its readers how far it is.
     pub fn start(out: File, writing: Writing, effort: Effort) -> io::Result<Self> {
-        let workers = priority::half_the_cores();
+        let workers = priority::share();
         let (jobs, waiting) = sync_channel::<Block>(workers);
         let waiting = Arc::new(Mutex::new(waiting));
+        let (spare, spares) = sync_channel(2 * workers);
         for _ in 0..workers {
-            let waiting = Arc::clone(&waiting);
-            Builder::new().name("deflate".to_owned()).spawn(move || work(&waiting))?;
+            let (waiting, spare) = (Arc::clone(&waiting), spare.clone());
+            Builder::new().name("deflate".to_owned()).spawn(move || work(&waiting, &spare))?;
         }
         let (pieces, coming) = sync_channel(2 * workers);
         let writer = Builder::new().name("write".to_owned()).spawn(move || write(&coming, out, writing))?;
@@ -91,6 +94,7 @@ impl Gzip {
             level: effort.level(),
             jobs,
             pieces,
+            spares,
             writer: Some(writer),
         })
     }
@@ -137,7 +141,8 @@ impl Write for Gzip {
         if self.block.is_empty() {
             return Ok(());
         }
-        let bytes = std::mem::replace(&mut self.block, Vec::with_capacity(BLOCK));
+        let empty = self.spares.try_recv().unwrap_or_else(|_| Vec::with_capacity(BLOCK));
+        let bytes = std::mem::replace(&mut self.block, empty);
         let (done, deflated) = sync_channel(1);
         self.send(Piece::Block(deflated))?;
         let job = Block { bytes, level: self.level, done };
@@ -146,17 +151,19 @@ impl Write for Gzip {
 }
 
 /// A worker: takes blocks until there will be no more.
-fn work(waiting: &Mutex<Receiver<Block>>) {
+fn work(waiting: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
     priority::go_behind();
     let mut deflater = (Compression::none(), Compress::new(Compression::none(), false));
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Block { bytes, level, done }) = next else { return };
+        let Ok(Block { mut bytes, level, done }) = next else { return };
         if deflater.0 != level {
             deflater = (level, Compress::new(level, false));
         }
         // A writer that is gone has said why.
         let _ = done.send(deflate(&mut deflater.1, &bytes));
+        bytes.clear();
+        let _ = spare.try_send(bytes);
     }
 }
 

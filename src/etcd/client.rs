@@ -108,12 +108,6 @@ impl Client {
         Ok(answer.members)
     }
 
-    /// Takes back every alarm of the cluster. etcd raises one again whose cause is still there.
-    pub fn disarm(&self) -> Result<()> {
-        let _: serde::de::IgnoredAny = self.ask(&["alarm", "disarm"]).context("taking back etcd's alarms")?;
-        Ok(())
-    }
-
     /// The hash over all keys and values up to `revision`.
     pub fn content_hash(&self, revision: i64) -> Result<ContentHash> {
         let rev = format!("--rev={revision}");

@@ -39,7 +39,7 @@ impl Client {
         self.say(&["alarm", "list"], 0).context("asking etcd for its alarms")
     }
 
-    /// Takes all alarms back. Gives those that there were.
+    /// Takes back every alarm of the cluster, and gives those that there were. etcd raises one again whose cause is still there.
     pub fn disarm(&self) -> Result<String> {
         self.say(&["alarm", "disarm"], 0).context("disarming etcd's alarms")
     }

@@ -12,7 +12,8 @@ pub fn go_behind() {
     let _ = rustix::process::setpriority_process(None, LATER);
 }
 
-/// Half of the cores that we may run on, and at least one: the other half is etcd's.
-pub fn half_the_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, NonZero::get).div_ceil(2)
+/// How many threads may work hard at a time: half of the cores that we may run on, the other half being etcd's. Two at
+/// least, for they [go behind](go_behind).
+pub fn share() -> usize {
+    (std::thread::available_parallelism().map_or(1, NonZero::get) / 2).max(2)
 }

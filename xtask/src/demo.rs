@@ -6,7 +6,7 @@
 mod content;
 mod dump;
 mod narrator;
-mod server;
+pub mod server;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;

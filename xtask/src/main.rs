@@ -1,4 +1,4 @@
-//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `pack`, `etcd`.
+//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `bench`, `pack`, `etcd`.
 //!
 //! A doorway: one match, one module per command. It must never do a command's work itself.
 #![allow(
@@ -11,6 +11,7 @@
     reason = "the rooms that own processes, files and the environment are the product's, and this is not the product"
 )]
 
+mod bench;
 mod chaos;
 mod command;
 mod demo;
@@ -32,6 +33,8 @@ Usage: cargo xtask COMMAND
   machines [NAME]
                the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name
   pack [ARCH]  make the charm, target/etcd_ARCH.charm; ARCH is amd64 or arm64
+  bench [--size MB] [--rounds N] [--no-plot]
+               measure snapshot and restore against etcdctl, tar, gzip, pigz, igzip and zstd; writes docs/performance.md
   etcd         make sure that the etcd servers for the tests are here, and print where";
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         ["chaos", arguments @ ..] => chaos::run(arguments),
         ["machines", wanted @ ..] => machines::run(wanted),
         ["pack", wanted @ ..] => pack::run(wanted),
+        ["bench", arguments @ ..] => bench::run(arguments),
         ["etcd"] => etcd::run(),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

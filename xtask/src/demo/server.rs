@@ -60,6 +60,16 @@ impl Server {
         self.end()
     }
 
+    /// Where it listens for clients.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// What starts and stops it, by that word.
+    pub fn supervisor(&self) -> &Path {
+        &self.script
+    }
+
     /// The site file, which tells the actions where this etcd is.
     pub fn site(&self) -> &Path {
         &self.site
@@ -88,6 +98,8 @@ impl Server {
             "initial-advertise-peer-urls": peer,
             "initial-cluster": format!("demo={peer}"),
             "initial-cluster-token": "etcd-demo",
+            // The most that etcd advises: the bench goes beyond the 2 GB that it allows unasked.
+            "quota-backend-bytes": 8_u64 << 30,
         });
         let site = json!({
             "endpoint": self.endpoint,

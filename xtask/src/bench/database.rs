@@ -1,0 +1,150 @@
+//! Owns what is in the bench's etcd: objects like those of a busy Kubernetes, seeded, the same on every run.
+//!
+//! Half are JSON, as custom resources are stored, and half look like protobuf, as the built-in ones are: a prefix, then
+//! tags, lengths and mostly text. They go in through etcd's own HTTP door, a hundred in a transaction. It must never
+//! hold anything real.
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use std::fmt::Write;
+
+/// etcd takes at most 128 operations in one transaction.
+const PUTS: u64 = 100;
+const RESOURCES: [&str; 6] =
+    ["pods", "replicasets", "endpointslices", "certificates", "configmaps", "events"];
+const WORDS: [&str; 16] = [
+    "app.kubernetes.io/name",
+    "controller-revision-hash",
+    "readinessProbe",
+    "containerStatuses",
+    "volumeMounts",
+    "lastTransitionTime",
+    "terminationGracePeriodSeconds",
+    "f:conditions",
+    "ownerReferences",
+    "imagePullPolicy",
+    "kube-controller-manager",
+    "initialDelaySeconds",
+    "serviceAccountToken",
+    "preemptionPolicy",
+    "hostIP",
+    "resourceVersion",
+];
+
+/// A growing database.
+pub struct Filler {
+    door: ureq::Agent,
+    url: String,
+    next: u64,
+}
+
+impl Filler {
+    /// Of the etcd at `endpoint`.
+    pub fn new(endpoint: &str) -> Self {
+        Self { door: ureq::Agent::new_with_defaults(), url: format!("{endpoint}/v3/kv/txn"), next: 0 }
+    }
+
+    /// Puts `bytes` bytes of values more.
+    pub fn add(&mut self, bytes: u64) -> Result<()> {
+        let mut done = 0;
+        while done < bytes {
+            crate::interrupt::check()?;
+            let mut body = String::from(r#"{"success":["#);
+            for number in self.next..self.next + PUTS {
+                done += put(&mut body, number);
+            }
+            body.pop();
+            body.push_str("]}");
+            self.commit(&body)?;
+            self.next += PUTS;
+        }
+        Ok(())
+    }
+
+    fn commit(&self, body: &str) -> Result<()> {
+        let answer = self.door.post(&self.url).send(body).context("putting objects into etcd")?;
+        let answer = answer.into_body().read_to_string().context("reading etcd's answer")?;
+        ensure!(answer.contains(r#""succeeded":true"#), "etcd did not take the objects: {answer}");
+        Ok(())
+    }
+}
+
+/// Appends the request to put object `number`; returns the size of its value.
+fn put(body: &mut String, number: u64) -> u64 {
+    let mut dice = Dice(number);
+    let resource = RESOURCES[(number % 6) as usize];
+    let key = format!("/registry/{resource}/namespace-{}/{resource}-{number:08x}", number % 97);
+    let value = if number.is_multiple_of(2) { json(&mut dice, &key) } else { protobuf(&mut dice, &key) };
+    let (name, data) = (BASE64.encode(key), BASE64.encode(&value));
+    let _ = write!(body, r#"{{"requestPut":{{"key":"{name}","value":"{data}"}}}},"#);
+    value.len() as u64
+}
+
+fn json(dice: &mut Dice, key: &str) -> Vec<u8> {
+    let mut text =
+        format!(r#"{{"kind":"Object","metadata":{{"name":"{key}","uid":"{}"}},"spec":{{"#, dice.uuid());
+    for part in 0..20 + dice.up_to(40) {
+        let (word, other) = (dice.word(), dice.word());
+        let _ = match dice.up_to(5) {
+            0 => write!(text, r#""{word}-{part}":{{"uid":"{}","{other}":true}},"#, dice.uuid()),
+            1 => write!(text, r#""{word}-{part}":{},"#, dice.up_to(100_000)),
+            2 => write!(
+                text,
+                r#""{word}-{part}":"10.{}.{}.{}","#,
+                dice.up_to(4),
+                dice.up_to(250),
+                dice.up_to(250)
+            ),
+            _ => write!(text, r#""{word}-{part}":[{{"name":"{other}","value":"{word}"}}],"#),
+        };
+    }
+    text.push_str(r#""replicas":1},"status":{"phase":"Running"}}"#);
+    text.into_bytes()
+}
+
+fn protobuf(dice: &mut Dice, key: &str) -> Vec<u8> {
+    let mut bytes = b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod".to_vec();
+    field(&mut bytes, 1, key.as_bytes());
+    for _ in 0..25 + dice.up_to(60) {
+        let tag = dice.up_to(15) as u8;
+        match dice.up_to(5) {
+            0 => field(&mut bytes, tag, dice.uuid().as_bytes()),
+            1 => bytes.extend([tag << 3, 0x80 | (dice.next() as u8), (dice.next() as u8) & 0x7f]),
+            2 => field(&mut bytes, tag, &dice.next().to_le_bytes()),
+            _ => field(&mut bytes, tag, format!("{}={}", dice.word(), dice.word()).as_bytes()),
+        }
+    }
+    bytes
+}
+
+/// A length-delimited field.
+fn field(bytes: &mut Vec<u8>, tag: u8, content: &[u8]) {
+    bytes.extend([tag << 3 | 2, content.len() as u8]);
+    bytes.extend_from_slice(content);
+}
+
+/// SplitMix64: the same numbers on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn up_to(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    fn word(&mut self) -> &'static str {
+        WORDS[self.up_to(16) as usize]
+    }
+
+    fn uuid(&mut self) -> String {
+        let (high, low) = (self.next(), self.next());
+        format!("{:08x}-{:04x}-{:04x}-{:016x}", high >> 32, high >> 16 & 0xffff, high & 0xffff, low)
+    }
+}

@@ -1,0 +1,111 @@
+//! Owns the stopwatch: what a chain of programs costs in time, processor, memory and disk.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::resource::{UsageWho, getrusage};
+
+/// What one chain cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cost {
+    /// Seconds from the first start to the last end.
+    pub wall: f64,
+    /// Seconds of processor, children included.
+    pub cpu: f64,
+    /// The most memory that the last program held itself, without its children, in MiB.
+    pub memory: f64,
+    /// The most that the files below the watched directory took, in MiB.
+    pub disk: f64,
+}
+
+/// Runs the programs one after the other; what the last one printed comes back too.
+pub fn chain(programs: &mut [Command], watched: Option<&Path>) -> Result<(Cost, String)> {
+    let (began, before) = (Instant::now(), processor()?);
+    let mut cost = Cost::default();
+    let mut printed = String::new();
+    for program in programs {
+        crate::interrupt::check()?;
+        printed = one(program, watched, &mut cost)?;
+    }
+    cost.wall = began.elapsed().as_secs_f64();
+    cost.cpu = processor()? - before;
+    Ok((cost, printed))
+}
+
+fn one(program: &mut Command, watched: Option<&Path>, cost: &mut Cost) -> Result<String> {
+    let shown = crate::command::typed(program);
+    program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = program.spawn().with_context(|| format!("starting {shown}"))?;
+    if let Some(watched) = watched {
+        let status = format!("/proc/{}/status", child.id());
+        cost.memory = 0.0;
+        while child.try_wait()?.is_none() {
+            cost.memory = cost.memory.max(peak_memory(&fs::read_to_string(&status).unwrap_or_default()));
+            cost.disk = cost.disk.max(size_of(watched) as f64 / MIB);
+            sleep(Duration::from_millis(5));
+        }
+    }
+    let output = child.wait_with_output()?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{shown} failed ({}):\n{words}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Bytes in one.
+pub const MIB: f64 = 1_048_576.0;
+
+fn peak_memory(status: &str) -> f64 {
+    let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    kilobytes.and_then(|text| text.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+}
+
+/// Bytes that the files below a directory hold. What goes away meanwhile counts nothing.
+fn size_of(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(found) if found.is_dir() => size_of(&entry.path()),
+            Ok(found) => found.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+fn processor() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("asking for the processor time")?;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+/// The least, the middle and the most of some values.
+pub fn spread(values: &[f64]) -> [f64; 3] {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |index: usize| sorted.get(index).copied().unwrap_or(f64::NAN);
+    [at(0), at(sorted.len() / 2), at(sorted.len().saturating_sub(1))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_costs_what_its_programs_cost() {
+        let mut sleeps = [Command::new("sleep"), Command::new("sleep")];
+        for sleep in &mut sleeps {
+            sleep.arg("0.05");
+        }
+        let (cost, _) = chain(&mut sleeps, None).unwrap();
+        assert!(cost.wall >= 0.1, "{cost:?}");
+        assert!(chain(&mut [Command::new("false")], None).is_err());
+    }
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(spread(&[3.0, 1.0, 2.0]), [1.0, 2.0, 3.0]);
+    }
+}

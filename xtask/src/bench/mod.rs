@@ -1,0 +1,390 @@
+//! `cargo xtask bench`: what a snapshot and a restore cost, against etcd's own tools and every compressor installed.
+//!
+//! All in one run on one machine, in turn, so that the ratios hold whatever the machine does meanwhile. It must never judge
+//! a figure that it did not just measure.
+
+mod database;
+mod latency;
+mod measure;
+mod report;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tempfile::TempDir;
+
+use crate::demo::server::Server;
+use crate::{command, etcd, workspace};
+use database::Filler;
+use measure::{Cost, MIB, chain};
+use report::{Bar, Line, Row, svg, table};
+
+/// The sizes of the plot, in MB.
+const SIZES: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
+/// What stands for "small" is a database as etcd makes it, with nothing in it.
+const RIVALS: [(&str, &str); 4] =
+    [("gzip", "gzip"), ("pigz", "pigz"), ("igzip", "igzip"), ("zstd", "zstd -T0")];
+
+/// What is asked for.
+struct Plan {
+    megabytes: u64,
+    rounds: usize,
+    plot: bool,
+}
+
+impl Plan {
+    fn read(words: &[&str]) -> Result<Self> {
+        let mut plan = Self { megabytes: 1400, rounds: 5, plot: true };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let mut number =
+                || words.next().and_then(|text| text.parse().ok()).context("a number is missing");
+            match *word {
+                "--size" => plan.megabytes = number()?,
+                "--rounds" => plan.rounds = usize::try_from(number()?)?,
+                "--no-plot" => plan.plot = false,
+                other => bail!("{other} is no option of bench: --size MB, --rounds N, --no-plot"),
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// The bench: an etcd, our programs, and a place to work in.
+struct Bench {
+    server: Server,
+    filler: Filler,
+    home: TempDir,
+    release: PathBuf,
+    bin: PathBuf,
+}
+
+/// Measures, prints the table, and writes the page.
+pub fn run(words: &[&str]) -> Result<ExitCode> {
+    let plan = Plan::read(words)?;
+    command::run_well(Command::new("cargo").args(["build", "--release", "--bins"]))?;
+    let (mut rows, mut lines) = (Vec::new(), None);
+    let mut bench = Bench::new()?;
+    rows.extend(bench.small(plan.rounds)?);
+    if plan.plot {
+        lines = Some(bench.ladder()?);
+        drop(bench);
+        bench = Bench::new()?;
+    }
+    bench.grow_to(plan.megabytes)?;
+    rows.extend(bench.snapshots(plan.rounds)?);
+    rows.extend(bench.latency()?);
+    rows.extend(bench.restores(plan.rounds)?);
+    let table = table(&rows);
+    println!("\n{table}");
+    write_page(&plan, &table, lines)?;
+    Ok(if rows.iter().all(Row::passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Bench {
+    fn new() -> Result<Self> {
+        let target = workspace::target_directory()?;
+        let bin = etcd::ensure(&target, &etcd::NEW)?;
+        // Where the programs are built, for a temporary directory may be in memory.
+        let home = tempfile::Builder::new().prefix("etcd-bench-").tempdir_in(&target)?;
+        fs::create_dir(home.path().join("target"))?;
+        let server = Server::start(home.path(), &bin)?;
+        let filler = Filler::new(server.endpoint());
+        Ok(Self { server, filler, home, release: target.join("release"), bin })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// The size of the database, in MB, as etcd tells it.
+    fn megabytes(&self) -> Result<u64> {
+        let text = command::output(&mut self.server.etcdctl(&["endpoint", "status", "--write-out=json"]))?;
+        let status: serde_json::Value = serde_json::from_str(&text)?;
+        let bytes = status[0]["Status"]["dbSize"].as_u64().context("etcd tells no size")?;
+        Ok(bytes / 1_000_000)
+    }
+
+    fn grow_to(&mut self, megabytes: u64) -> Result<()> {
+        while self.megabytes()? < megabytes {
+            let missing = megabytes - self.megabytes()?;
+            // A page holds about two thirds of values.
+            self.filler.add((missing * 600_000).max(1_000_000))?;
+        }
+        println!("the database has {} MB", self.megabytes()?);
+        Ok(())
+    }
+
+    fn ours(&self, name: &str, words: &[String]) -> Command {
+        let mut ours = command::new(self.release.join(name));
+        ours.env("ETCD_SITE", self.server.site()).arg(format!("target={}", self.path("target").display()));
+        ours.args(words);
+        ours
+    }
+
+    fn tool(&self, name: &str, words: &[&str]) -> Command {
+        let mut tool = command::new(self.bin.join(name));
+        tool.env("ETCDCTL_ENDPOINTS", self.server.endpoint()).args(words).current_dir(self.home.path());
+        tool
+    }
+
+    fn plain(&self, name: &str, words: &[&str]) -> Command {
+        let mut plain = command::new(name);
+        plain.args(words).current_dir(self.home.path());
+        plain
+    }
+
+    fn save(&self) -> Result<Cost> {
+        Ok(chain(&mut [self.tool("etcdctl", &["snapshot", "save", "s.db"])], None)?.0)
+    }
+
+    /// A snapshot of ours: its cost, and the size of the archive in MiB.
+    fn snapshot(&self) -> Result<(Cost, f64)> {
+        let target = self.path("target");
+        fs::remove_dir_all(&target)?;
+        fs::create_dir(&target)?;
+        let (cost, _) = chain(&mut [self.ours("snapshot", &[])], Some(&target))?;
+        Ok((cost, fs::metadata(self.archive()?)?.len() as f64 / MIB))
+    }
+
+    fn archive(&self) -> Result<PathBuf> {
+        let archive = fs::read_dir(self.path("target"))?.next().context("there is no archive")??;
+        Ok(archive.path())
+    }
+
+    /// What an operator would type instead, with this compressor.
+    fn by_hand(&self, compressor: &str) -> Result<(Cost, f64)> {
+        let (cost, _) = chain(
+            &mut [
+                self.tool("etcdctl", &["snapshot", "save", "s.db"]),
+                self.tool("etcdutl", &["snapshot", "status", "s.db"]),
+                self.plain("tar", &["-I", compressor, "-cf", "s.tar.z", "s.db"]),
+                self.plain("sync", &["s.tar.z"]),
+                self.plain("sha256sum", &["s.tar.z"]),
+            ],
+            None,
+        )?;
+        Ok((cost, fs::metadata(self.path("s.tar.z"))?.len() as f64 / MIB))
+    }
+
+    fn small(&self, rounds: usize) -> Result<Vec<Row>> {
+        let mut values = Vec::new();
+        for _ in 0..rounds.max(5) {
+            values.push(self.snapshot()?.0.wall);
+        }
+        Ok(vec![Row { what: "20 KB db, whole command, s".to_owned(), bar: Bar::AtMost(0.30), values }])
+    }
+
+    fn snapshots(&self, rounds: usize) -> Result<Vec<Row>> {
+        let db = self.megabytes()?;
+        let bars = [
+            (format!("snapshot, {db} MB: wall / `etcdctl snapshot save`"), Bar::AtMost(1.30)),
+            ("CPU / the chain's with gzip".to_owned(), Bar::AtMost(0.6)),
+            ("archive / `gzip -6`'s".to_owned(), Bar::AtMost(1.08)),
+            ("own peak memory, MiB".to_owned(), Bar::AtMost(64.0)),
+            ("disk beyond db and archive, MiB".to_owned(), Bar::AtMost(0.01)),
+            ("snapshot, s".to_owned(), Bar::Shown),
+            ("`etcdctl snapshot save`, s".to_owned(), Bar::Shown),
+        ];
+        let mut rows: Vec<Row> =
+            bars.into_iter().map(|(what, bar)| Row { what, bar, values: Vec::new() }).collect();
+        let rivals: Vec<_> = RIVALS.iter().filter(|(name, _)| installed(name)).collect();
+        let mut chains: Vec<Row> = Vec::new();
+        for (name, _) in &rivals {
+            let bar = match *name {
+                "gzip" => Bar::AtLeast(3.0),
+                "pigz" => Bar::AtLeast(1.3),
+                _ => Bar::Shown,
+            };
+            let what = format!("`save; status; tar; sha256sum` with {name} / ours");
+            chains.push(Row { what, bar, values: Vec::new() });
+        }
+        for round in 1..=rounds {
+            println!("snapshots, round {round} of {rounds}");
+            let save = self.save()?;
+            let saved = fs::metadata(self.path("s.db"))?.len() as f64 / MIB;
+            let (ours, archive) = self.snapshot()?;
+            let mut gzip = (Cost::default(), f64::NAN);
+            for ((name, compressor), row) in rivals.iter().zip(&mut chains) {
+                let rival = self.by_hand(compressor)?;
+                row.values.push(rival.0.wall / ours.wall);
+                if *name == "gzip" {
+                    gzip = rival;
+                }
+            }
+            let values = [
+                ours.wall / save.wall,
+                ours.cpu / gzip.0.cpu,
+                archive / gzip.1,
+                ours.memory,
+                (ours.disk - saved - archive).max(0.0),
+                ours.wall,
+                save.wall,
+            ];
+            for (row, value) in rows.iter_mut().zip(values) {
+                row.values.push(value);
+            }
+        }
+        rows.extend(chains);
+        Ok(rows)
+    }
+
+    fn latency(&self) -> Result<Vec<Row>> {
+        println!("puts, without and with a snapshot");
+        let alone = latency::p99_while(self.server.endpoint(), || {
+            sleep(Duration::from_secs(5));
+            Ok(())
+        })?;
+        let busy = latency::p99_while(self.server.endpoint(), || self.snapshot().map(drop))?;
+        let saving = latency::p99_while(self.server.endpoint(), || self.save().map(drop))?;
+        let row = |what: &str, value| Row { what: what.to_owned(), bar: Bar::Shown, values: vec![value] };
+        Ok(vec![
+            row("p99 of a put, idle, ms", alone),
+            row("p99 of a put during a snapshot, ms", busy),
+            row("p99 of a put during `etcdctl snapshot save`, ms", saving),
+        ])
+    }
+
+    fn restores(&self, rounds: usize) -> Result<Vec<Row>> {
+        let (mut whole, mut down, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 1..=rounds {
+            println!("restores, round {round} of {rounds}");
+            self.snapshot()?;
+            let archive = self.archive()?;
+            let shown = archive.display().to_string();
+            let _ = fs::remove_dir_all(self.path("by-hand"));
+            let by_hand = chain(
+                &mut [
+                    self.plain("tar", &["xzf", &shown]),
+                    self.plain("sha256sum", &[&shown]),
+                    self.tool("etcdutl", &["snapshot", "restore", "db", "--data-dir=by-hand"]),
+                    self.plain("sync", &["by-hand/member/snap/db"]),
+                ],
+                None,
+            )?;
+            let again = self.stop_and_start()?;
+            let words = [format!("snapshot={shown}"), "skip-backup=true".to_owned()];
+            let (ours, printed) = chain(&mut [self.ours("restore", &words)], None)?;
+            let results: serde_yaml::Value = serde_yaml::from_str(&printed)?;
+            let told = results["restore"]["downtime"]
+                .as_str()
+                .and_then(|text| text.trim_end_matches('s').parse::<f64>().ok());
+            whole.push(ours.wall / by_hand.0.wall);
+            down.push(told.context("restore told no downtime")? / again);
+            seconds.push(ours.wall);
+        }
+        Ok(vec![
+            Row {
+                what: "restore / `tar xzf; sha256sum; snapshot restore`".to_owned(),
+                bar: Bar::AtMost(1.5),
+                values: whole,
+            },
+            Row {
+                what: "restore's downtime / stop and start of etcd".to_owned(),
+                bar: Bar::AtMost(1.3),
+                values: down,
+            },
+            Row { what: "restore, s".to_owned(), bar: Bar::Shown, values: seconds },
+        ])
+    }
+
+    /// A plain stop and start, until etcd serves.
+    fn stop_and_start(&self) -> Result<f64> {
+        let began = Instant::now();
+        for word in ["stop", "start"] {
+            let status = command::new(self.server.supervisor()).arg(word).status()?;
+            anyhow::ensure!(status.success(), "{word} of etcd failed");
+        }
+        while command::output(&mut self.server.etcdctl(&[
+            "get",
+            "",
+            "--from-key",
+            "--limit=1",
+            "--keys-only",
+        ]))
+        .is_err()
+        {
+            sleep(Duration::from_millis(5));
+        }
+        Ok(began.elapsed().as_secs_f64())
+    }
+
+    /// Time and memory against size.
+    fn ladder(&mut self) -> Result<(Vec<Line>, Vec<Line>)> {
+        let line = |name, colour| Line { name, colour, points: Vec::new() };
+        let mut seconds = vec![
+            line("etcdctl snapshot save", "#888"),
+            line("snapshot", "#06c"),
+            line("save; status; tar czf; sha256sum", "#c60"),
+        ];
+        let mut memory = vec![line("snapshot", "#06c")];
+        for size in SIZES {
+            self.grow_to(size)?;
+            let at = self.megabytes()? as f64;
+            let (ours, _) = self.snapshot()?;
+            for (line, value) in
+                seconds.iter_mut().zip([self.save()?.wall, ours.wall, self.by_hand("gzip")?.0.wall])
+            {
+                line.points.push((at, value));
+            }
+            memory[0].points.push((at, ours.memory));
+        }
+        Ok((seconds, memory))
+    }
+}
+
+fn installed(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok()
+}
+
+fn write_page(plan: &Plan, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no project")?.join("docs");
+    fs::create_dir_all(&docs)?;
+    if let Some((seconds, memory)) = &lines {
+        fs::write(docs.join("performance.svg"), svg(seconds, memory))?;
+    }
+    let page = include_str!("page.md")
+        .replace("@TABLE@", table.trim_end())
+        .replace("@MACHINE@", &machine()?)
+        .replace("@ROUNDS@", &plan.rounds.to_string());
+    fs::write(docs.join("performance.md"), page).context("writing docs/performance.md")
+}
+
+/// What was measured on, and with which programs.
+fn machine() -> Result<String> {
+    let first = |program: &str, words: &[&str]| -> String {
+        let text = command::output(Command::new(program).args(words)).unwrap_or_default();
+        text.lines().next().unwrap_or("not installed").trim().to_owned()
+    };
+    let of = |path: &str, name: &str| -> String {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or("", |(_, value)| value).trim().to_owned()
+    };
+    let tools = ["tar", "gzip", "pigz", "igzip", "zstd"].map(|tool| first(tool, &["--version"]));
+    let etcd = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?.join("etcd");
+    Ok([
+        format!(
+            "- {}, {} cores, {}",
+            of("/proc/cpuinfo", "model name"),
+            std::thread::available_parallelism()?,
+            of("/proc/meminfo", "MemTotal")
+        ),
+        format!(
+            "- kernel {}, load {} at the end",
+            first("uname", &["-r"]),
+            fs::read_to_string("/proc/loadavg")?.trim()
+        ),
+        format!("- {}; {}", first(&etcd.to_string_lossy(), &["--version"]), tools.join("; ")),
+        format!(
+            "- commit {}, {}",
+            first("git", &["rev-parse", "--short", "HEAD"]),
+            first("date", &["-u", "+%Y-%m-%d"])
+        ),
+    ]
+    .join("\n"))
+}
