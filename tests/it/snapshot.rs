@@ -15,6 +15,7 @@ on_both_versions! {
     makes_a_missing_target_private,
     gives_two_names_in_one_second,
     takes_keys_version_v3_and_no_other,
+    compresses_as_hard_as_it_is_told,
     refuses_a_target_it_cannot_trust,
     refuses_a_target_without_room,
     says_no_to_a_learner,
@@ -126,6 +127,19 @@ fn takes_keys_version_v3_and_no_other(version: Version) {
     world.snapshot(&[&world.to_target(), "keys-version=v2"]).refused(&["v2"]);
     world.snapshot(&[&world.to_target(), "keys-version=v4"]).refused(&["v4"]);
     assert_eq!(names(&world.target()).len(), 1);
+}
+
+fn compresses_as_hard_as_it_is_told(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let size = |word: &str| {
+        let results = world.snapshot(&[&world.to_target(), &format!("compression={word}")]).completed();
+        fs::metadata(results.get("snapshot.path")).unwrap().len()
+    };
+    let [fast, balanced, small] = ["fast", "balanced", "small"].map(size);
+    assert!(fast > balanced && balanced >= small, "{fast} {balanced} {small}");
+    world.snapshot(&[&world.to_target(), "compression=9"]).refused(&["fast, balanced or small"]);
+    assert_eq!(names(&world.target()).len(), 3);
 }
 
 fn refuses_a_target_it_cannot_trust(version: Version) {

@@ -25,7 +25,7 @@ use report::{Bar, Line, Row, svg, table};
 
 /// The sizes of the plot, in MB.
 const SIZES: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
-/// What stands for "small" is a database as etcd makes it, with nothing in it.
+/// Compressors as tar takes them.
 const RIVALS: [(&str, &str); 4] =
     [("gzip", "gzip"), ("pigz", "pigz"), ("igzip", "igzip"), ("zstd", "zstd -T0")];
 
@@ -171,6 +171,7 @@ impl Bench {
         Ok((cost, fs::metadata(self.path("s.tar.z"))?.len() as f64 / MIB))
     }
 
+    /// A database as etcd makes it, with nothing in it.
     fn small(&self, rounds: usize) -> Result<Vec<Row>> {
         let mut values = Vec::new();
         for _ in 0..rounds.max(5) {
@@ -347,7 +348,12 @@ fn write_page(plan: &Plan, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -
     if let Some((seconds, memory)) = &lines {
         fs::write(docs.join("performance.svg"), svg(seconds, memory))?;
     }
+    let plot = match lines {
+        Some(_) => "![Time and memory against the size of the database](performance.svg)",
+        None => "(This run made no plot.)",
+    };
     let page = include_str!("page.md")
+        .replace("@PLOT@", plot)
         .replace("@TABLE@", table.trim_end())
         .replace("@MACHINE@", &machine()?)
         .replace("@ROUNDS@", &plan.rounds.to_string());
