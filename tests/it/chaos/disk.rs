@@ -4,8 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use crate::look::succeed;
 use crate::world::World;
@@ -53,6 +51,7 @@ impl Flush {
 
 /// The disk under a world's `data` and `target`.
 pub struct Disk {
+    kind: Kind,
     image: PathBuf,
     mounted: PathBuf,
     over: [PathBuf; 2],
@@ -62,6 +61,7 @@ impl Disk {
     /// Puts a fresh disk under a world that has not run yet.
     pub fn under(world: &World, kind: Kind) -> Self {
         let disk = Self {
+            kind,
             image: world.path("image"),
             mounted: world.path("disk"),
             over: ["data", "target"].map(|name| world.path(name)),
@@ -70,7 +70,7 @@ impl Disk {
         let quiet = if kind == Kind::Ext4 { "-qF" } else { "-qf" };
         run(Command::new(format!("mkfs.{}", kind.name())).arg(quiet).arg(&disk.image));
         fs::create_dir(&disk.mounted).unwrap();
-        run(Command::new("mount").args(["-o", "loop"]).arg(&disk.image).arg(&disk.mounted));
+        disk.mount();
         for over in &disk.over {
             fs::create_dir(disk.mounted.join(over.file_name().unwrap())).unwrap();
         }
@@ -91,21 +91,33 @@ impl Disk {
         run(Command::new("xfs_io").args(["-x", "-c", flush.shutdown()]).arg(&self.mounted));
     }
 
-    /// The power comes back. Everybody who used the disk must be gone.
+    /// The power comes back: what had reached the disk stands on another one like it. Some namespace of mounts elsewhere on
+    /// this machine may have a copy of ours, and in it the old disk lives on, dead.
     pub fn restore_power(&self) {
-        for place in self.over.iter().chain([&self.mounted]) {
-            unmount(place);
-        }
-        run(Command::new("mount").args(["-o", "loop"]).arg(&self.image).arg(&self.mounted));
+        self.unmount();
+        let other = self.image.with_extension("other");
+        run(Command::new("cp").arg("--sparse=always").arg(&self.image).arg(&other));
+        fs::rename(&other, &self.image).unwrap();
+        self.mount();
         self.bind();
+    }
+
+    fn mount(&self) {
+        // Two disks alike at a time have one id.
+        let options = if self.kind == Kind::Xfs { "loop,nouuid" } else { "loop" };
+        run(Command::new("mount").args(["-o", options]).arg(&self.image).arg(&self.mounted));
+    }
+
+    fn unmount(&self) {
+        for place in self.over.iter().chain([&self.mounted]) {
+            let _ = Command::new("umount").arg("-l").arg(place).status();
+        }
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        for place in self.over.iter().chain([&self.mounted]) {
-            let _ = Command::new("umount").arg("-l").arg(place).status();
-        }
+        self.unmount();
     }
 }
 
@@ -120,19 +132,6 @@ pub fn can_cut() -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Who was killed may still be on his way out.
-fn unmount(place: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    loop {
-        let out = Command::new("umount").arg(place).output().unwrap();
-        if out.status.success() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{}", String::from_utf8_lossy(&out.stderr));
-        sleep(Duration::from_millis(20));
-    }
 }
 
 fn run(command: &mut Command) {
