@@ -4,6 +4,7 @@
 //! manifest, every byte accounted for up to the end of the gzip stream. Never unpacks a name, a mode or an owner.
 //! Besides, a bundle of small files, which is only ever written.
 
+mod aside;
 mod bundle;
 mod gzip;
 mod pack;

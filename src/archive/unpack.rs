@@ -3,9 +3,10 @@
 //! A reader that stops after the entry it wanted accepts most flipped bits (23,877 of 25,336 with a changed payload,
 //! measured): the CRC of gzip comes last. So this one drains to the end and allows nothing there but zeros.
 
+use super::aside::SealAside;
 use super::{DB, MANIFEST};
 use crate::catalog::manifest::Manifest;
-use crate::etcd::seal::{SealCheck, Sealed, hex};
+use crate::etcd::seal::{Sealed, hex};
 use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
 use crate::system::interrupt;
@@ -22,7 +23,7 @@ const MOST_ENTRIES: usize = 8;
 const LARGEST_MANIFEST: u64 = 64 << 10;
 /// tar pads with zeros to its blocking factor, 10 KiB unless told otherwise.
 const LONGEST_PADDING: u64 = 1 << 20;
-const CHUNK: usize = 256 << 10;
+const UNPACKING: &str = "unpacking the snapshot";
 const DISTRUST: &str = "do not trust it; give an archive made by the snapshot action";
 
 /// What the caller allows.
@@ -222,27 +223,31 @@ impl Unpacking<'_> {
     }
 
     fn copy_db(&mut self, mut source: impl Read, size: u64) -> Result<Sealed> {
-        let mut check = SealCheck::default();
-        let mut buffer = vec![0; CHUNK];
+        let aside = SealAside::start().context(UNPACKING)?;
         let mut done = 0;
         loop {
             interrupt::check()?;
+            let mut buffer = aside.buffer().context(UNPACKING)?;
             let length = match source.read(&mut buffer) {
-                Ok(0) => break,
                 Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    aside.take(buffer, 0).context(UNPACKING)?;
+                    continue;
+                }
                 Err(error) => return Err(self.altered(&error.to_string()).into()),
             };
-            let bytes = buffer.get(..length).unwrap_or_default();
-            check.update(bytes);
-            self.out.write_all(bytes).context("unpacking the snapshot")?;
+            if length == 0 {
+                break;
+            }
+            self.out.write_all(buffer.get(..length).unwrap_or_default()).context(UNPACKING)?;
+            aside.take(buffer, length).context(UNPACKING)?;
             done += length as u64;
             (self.tell)(Progress::Bytes { done, of: size });
         }
         if done != size {
             return Err(self.altered(&format!("db ends after {done} of {size} bytes")).into());
         }
-        let sealed = check.finish();
+        let sealed = aside.finish().context(UNPACKING)?;
         (self.limits.found)(&sealed);
         Ok(sealed)
     }
