@@ -9,6 +9,7 @@ mod measure;
 mod report;
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
@@ -299,6 +300,11 @@ impl Bench {
         for word in ["stop", "start"] {
             let status = command::new(self.server.supervisor()).arg(word).status()?;
             anyhow::ensure!(status.success(), "{word} of etcd failed");
+        }
+        // etcdctl that comes too early waits a second before it tries again; that would be no fair rival.
+        let address = self.server.endpoint().trim_start_matches("http://");
+        while TcpStream::connect(address).is_err() {
+            sleep(Duration::from_millis(5));
         }
         while command::output(&mut self.server.etcdctl(&[
             "get",
