@@ -35,6 +35,8 @@ pub(super) struct Found {
     pub process: Option<Seen>,
     /// Why a restart would make another etcd of it.
     pub drift: Option<String>,
+    /// Whether its unit is disabled: nobody means it to run.
+    pub is_disabled: bool,
 }
 
 /// What a running etcd has of its data.
@@ -73,6 +75,7 @@ impl Found {
             from: Origin { endpoint: said.origin("listen-client-urls"), data_dir: said.origin("data-dir") },
             process: None,
             drift: None,
+            is_disabled: false,
         })
     }
 
@@ -212,7 +215,12 @@ impl Machine {
                 "run this as root",
             ));
         }
-        match only(self.stopped)? {
+        let mut stopped = self.stopped;
+        // What a package left behind on a machine whose etcd is another.
+        if stopped.iter().any(|found| !found.is_disabled) {
+            stopped.retain(|found| !found.is_disabled);
+        }
+        match only(stopped)? {
             Some(found) => Ok(found),
             None => Err(none(&running)),
         }
@@ -335,6 +343,47 @@ mod tests {
         assert!(refusal.reason.contains("pid 42") && refusal.reason.contains("container"), "{refusal}");
         Process::etcd(43, &["--data-dir=/data/a"]).put(root.path());
         assert_eq!(find(root.path()).unwrap().called, "pid 43");
+    }
+
+    #[test]
+    fn the_process_of_a_static_pod_is_the_pod() {
+        let root = machine();
+        let dir = root.path().join("etc/kubernetes/manifests");
+        fs::create_dir_all(&dir).unwrap();
+        for dir in dir.ancestors().take_while(|dir| *dir != root.path()) {
+            set_mode(dir, 0o755);
+        }
+        let pod = "spec:\n  containers:\n  - command: [etcd, --data-dir=/data/a]\n    volumeMounts: [{mountPath: /data/a, name: d}]\n  \
+                   volumes: [{name: d, hostPath: {path: /data/a}}]\n";
+        fs::write(dir.join("etcd.yaml"), pod).unwrap();
+        set_mode(&dir.join("etcd.yaml"), 0o600);
+        assert_eq!(find(root.path()).unwrap().called, "static pod /etc/kubernetes/manifests/etcd.yaml");
+        Process { cgroup: "0::/kubepods.slice/x.scope\n", ..Process::etcd(42, &["--data-dir=/data/a"]) }
+            .put(root.path());
+        let found = find(root.path()).unwrap();
+        assert_eq!(found.called, "static pod /etc/kubernetes/manifests/etcd.yaml (pid 42)");
+        assert!(found.is_called("/etc/kubernetes/manifests/etcd.yaml") && found.is_called("42"));
+        assert!(matches!(found.service, Service::StaticPod { .. }), "{found:?}");
+    }
+
+    #[test]
+    fn a_disabled_unit_counts_only_where_there_is_no_other() {
+        let shown = |state: &str| {
+            let unit =
+                "ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd --data-dir=/data/a ; }\nId=a.service";
+            let other = "ExecStart={ path=/opt/etcd ; argv[]=/opt/etcd --data-dir=/data/b ; }\nId=b.service";
+            format!("UnitFileState={state}\n{unit}\n\nUnitFileState=disabled\n{other}\n")
+        };
+        let found = |state: &str| {
+            let ask = |words: &[&str]| {
+                Some(if words[0] == "show" { shown(state) } else { "a.service x\nb.service x\n".to_owned() })
+            };
+            let root = machine();
+            Machine::look(root.path(), &Systemd { main_pid: &|_| None, ask: &ask }).and_then(Machine::the_one)
+        };
+        assert_eq!(found("enabled").unwrap().called, "a.service, stopped");
+        let refusal = found("disabled").unwrap_err();
+        assert!(refusal.reason.contains("a.service") && refusal.reason.contains("b.service"), "{refusal}");
     }
 
     #[test]

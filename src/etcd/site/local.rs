@@ -48,10 +48,15 @@ fn local(url: &str) -> Option<(Nearness, String)> {
 /// The certificates that the server's own settings give to a client: its authority, and its own pair where it asks
 /// clients for one, which it does as soon as it is told an authority (etcd, client/pkg/transport/listener.go,
 /// `ServerConfig`). Without an authority the server's certificate vouches for itself: Go takes one that is among the
-/// trusted as it is (crypto/x509, `Verify`). Paths are relative to `cwd`.
+/// trusted as it is (crypto/x509, `Verify`). Told none and to make one itself, etcd puts it in its data directory
+/// (etcd, server/embed/config.go, `ClientSelfCert`). Paths are relative to `cwd`.
 pub(super) fn tls(settings: &Settings, endpoint: &str, cwd: &Path) -> Tls {
     if !endpoint.starts_with("https://") {
         return Tls::default();
+    }
+    if settings.auto_tls && settings.cert_file.is_none() && settings.key_file.is_none() {
+        let made = settings.data_dir(cwd).join("fixtures/client/cert.pem");
+        return Tls { cacert: Some(made), ..Tls::default() };
     }
     let at = |file: &Option<String>| file.as_ref().map(|file| cwd.join(file));
     let asked = settings.client_cert_auth || settings.trusted_ca_file.is_some();
@@ -98,5 +103,8 @@ mod tests {
         assert_eq!(of(&trusting, "https"), all);
         assert_eq!(of(&server, "https"), [file("/home/s.crt"), None, None]);
         assert_eq!(of(&asking, "http"), [None, None, None]);
+        let own = Settings { data_dir: file("d"), auto_tls: true, ..Settings::default() };
+        assert_eq!(of(&own, "https"), [file("/home/d/fixtures/client/cert.pem"), None, None]);
+        assert_eq!(of(&Settings { auto_tls: true, ..asking }, "https"), all);
     }
 }

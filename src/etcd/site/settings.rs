@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// What tells etcd's variables from others.
 const PREFIX: &str = "ETCD_";
 /// The flags without a value of their own, as far as they matter here.
-const SWITCHES: [&str; 1] = ["client-cert-auth"];
+const SWITCHES: [&str; 2] = ["client-cert-auth", "auto-tls"];
 
 /// What an etcd was told, as far as it matters to a client and to its data. Nothing here has a default yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub(super) struct Settings {
     pub key_file: Option<String>,
     pub trusted_ca_file: Option<String>,
     pub client_cert_auth: bool,
+    pub auto_tls: bool,
 }
 
 /// The flags and variables that an etcd was started with: what was said, and in which words.
@@ -100,6 +101,7 @@ impl Told {
             key_file: text("key-file"),
             trusted_ca_file: text("trusted-ca-file"),
             client_cert_auth: self.text("client-cert-auth").is_some_and(is_true),
+            auto_tls: self.text("auto-tls").is_some_and(is_true),
         }
     }
 
@@ -152,6 +154,7 @@ struct Security {
     key_file: Option<String>,
     trusted_ca_file: Option<String>,
     client_cert_auth: Option<bool>,
+    auto_tls: Option<bool>,
 }
 
 impl Settings {
@@ -171,6 +174,7 @@ impl Settings {
             key_file: text(security.key_file),
             trusted_ca_file: text(security.trusted_ca_file),
             client_cert_auth: security.client_cert_auth.unwrap_or_default(),
+            auto_tls: security.auto_tls.unwrap_or_default(),
         })
     }
 
@@ -257,6 +261,7 @@ mod tests {
             key_file: Some("/c/server.key".into()),
             trusted_ca_file: Some("/c/ca.crt".into()),
             client_cert_auth: true,
+            auto_tls: false,
         };
         assert_eq!(Settings::of_file(text).unwrap(), expected);
         for empty in ["", "# nothing\n", "client-transport-security:\n", "wal-dir: ''\n"] {

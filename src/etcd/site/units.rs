@@ -32,7 +32,8 @@ impl Systemd<'_> {
     }
 }
 
-const SHOW: [&str; 2] = ["show", "--property=Id,ExecStart,Environment,EnvironmentFiles,WorkingDirectory"];
+const SHOW: [&str; 2] =
+    ["show", "--property=Id,UnitFileState,ExecStart,Environment,EnvironmentFiles,WorkingDirectory"];
 
 /// The etcds that units start, on the machine whose files lie under `root`.
 pub(super) fn look(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Found>, Refusal> {
@@ -72,6 +73,7 @@ struct Unit {
     variables: Vec<(String, String)>,
     files: Vec<(PathBuf, bool)>,
     cwd: PathBuf,
+    is_disabled: bool,
 }
 
 fn blocks(shown: &str) -> impl Iterator<Item = Unit> {
@@ -84,6 +86,7 @@ impl Unit {
         for (name, value) in block.lines().filter_map(|line| line.split_once('=')) {
             match name {
                 "Id" => value.clone_into(&mut unit.id),
+                "UnitFileState" => unit.is_disabled = value == "disabled",
                 "ExecStart" => unit.take_command(value),
                 "Environment" => unit.variables = assignments(value),
                 "EnvironmentFiles" => unit.files.extend(file(value)),
@@ -138,7 +141,8 @@ impl Unit {
         let said = Said::new(told, config_file, settings);
         let service = Service::Systemd { systemd: self.id.clone() };
         let called = format!("{}, stopped", self.id);
-        Ok(Found::of(&said, &self.cwd, called, self.program.clone(), service))
+        let found = Found::of(&said, &self.cwd, called, self.program.clone(), service);
+        Ok(found.map(|found| Found { is_disabled: self.is_disabled, ..found }))
     }
 
     /// The words after the program's name. As systemd does it, `$NAME` alone becomes the words in the variable, and
@@ -202,6 +206,7 @@ ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd $DAEMON_ARGS --name=${ETCD
 Environment=DAEMON_ARGS= ETCD_NAME=vm ETCD_DATA_DIR=/var/lib/etcd/default \"ETCD_LOG_OUTPUTS=a b\"
 EnvironmentFiles=/etc/default/etcd (ignore_errors=yes)
 WorkingDirectory=/srv
+UnitFileState=disabled
 Id=etcd.service
 
 ExecStart={ path=/usr/sbin/cron ; argv[]=/usr/sbin/cron -f ; ignore_errors=no }
@@ -238,6 +243,7 @@ Id=cron.service
             let found = on(default).unwrap();
             let [found] = &found[..] else { panic!("{found:?}") };
             assert_eq!(found.called, "etcd.service, stopped");
+            assert!(found.is_disabled);
             assert_eq!((found.data_dir.to_str().unwrap(), &*found.from.data_dir), (data_dir, from));
         }
         let refusal = on(Some("ETCD_CONFIG_FILE=/none.yml\n")).unwrap_err();

@@ -13,10 +13,24 @@ ExecStart=/usr/bin/etcd --name=db1 --data-dir=/srv/db/etcd --listen-client-urls=
 
 /// With flags alone, run by root.
 pub fn flags(stage: &Stage) -> Result<String> {
+    by_hand(stage, UNIT, "http")
+}
+
+/// With a certificate that etcd makes itself and that nobody else vouches for.
+pub fn auto_tls(stage: &Stage) -> Result<String> {
+    let unit = UNIT
+        .replace("http://127.0.0.1:12379", "https://127.0.0.1:12379")
+        .replace("--name", "--auto-tls --name");
+    by_hand(stage, &unit, "https")
+}
+
+fn by_hand(stage: &Stage, unit: &str, scheme: &str) -> Result<String> {
     let mut machine = stage.unit()?;
-    machine.set("ETCDCTL_ENDPOINTS", "http://127.0.0.1:12379");
+    machine.set("ETCDCTL_ENDPOINTS", &format!("{scheme}://127.0.0.1:12379"));
+    machine
+        .set("ETCDCTL_CACERT", if scheme == "https" { "/srv/db/etcd/fixtures/client/cert.pem" } else { "" });
     machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
-    machine.write("/etc/systemd/system/config-store.service", UNIT)?;
+    machine.write("/etc/systemd/system/config-store.service", unit)?;
     machine.run(&["systemctl", "daemon-reload"])?;
     machine.run(&["systemctl", "start", "config-store.service"])?;
     story::wait_until_healthy(&machine)?;

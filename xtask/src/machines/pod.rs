@@ -1,7 +1,11 @@
 //! The home that kubeadm makes: etcd in a static pod, and an API server that must not see its store come and go.
 
+use std::thread::sleep;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 
+use super::machine::Machine;
 use super::{Stage, certificates, story};
 use crate::etcd;
 
@@ -68,28 +72,12 @@ spec:
 
 /// The whole story, on the newer etcd, with TLS. The machine has no etcd of its own at first.
 pub fn kubeadm(stage: &Stage) -> Result<String> {
-    let mut machine = stage.unit()?;
-    machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
-    machine.run(&["rm", "/usr/bin/etcd", "/usr/bin/etcdctl"])?;
-    machine.run(&["mkdir", "-p", "-m", "700", "/mnt/disk/etcd"])?;
-    let programs = etcd::ensure(&stage.target, &etcd::NEW)?;
-    for program in ["etcd", "etcdctl", "etcdutl"] {
-        machine.copy_in(&programs.join(program), &format!("/opt/image/{program}"))?;
-    }
-    certificates::write(&machine, PKI, "healthcheck-client")?;
-    machine.write("/etc/kubernetes/manifests/etcd.yaml", ETCD)?;
-    machine.write("/etc/kubernetes/manifests/kube-apiserver.yaml", API_SERVER)?;
-    machine.write("/usr/local/sbin/kubelet", KUBELET)?;
-    machine.run(&["chmod", "755", "/usr/local/sbin/kubelet"])?;
-    machine.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT)?;
-    machine.run(&["systemctl", "enable", "--now", "kubelet.service"])?;
-
+    let machine = control_plane(stage)?;
     let pid = etcds_pid(&machine)?;
     let advice = format!("install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd");
     story::refused(&machine, "snapshot", &[], &["etcdctl", &advice])?;
     // What the refusal says to type.
     machine.run(&["sh", "-c", &format!("{advice}*")])?;
-    certificates::use_them(&mut machine, PKI, "healthcheck-client");
     story::wait_until_healthy(&machine)?;
 
     let told = story::tell(&machine)?;
@@ -111,7 +99,58 @@ pub fn kubeadm(stage: &Stage) -> Result<String> {
     Ok(told)
 }
 
-fn etcds_pid(machine: &super::machine::Machine) -> Result<String> {
+/// The machine loses its power with the manifests put away: kubelet alone would start neither etcd nor the API server.
+pub fn power_lost(stage: &Stage) -> Result<String> {
+    let mut machine = control_plane(stage)?;
+    etcds_pid(&machine)?;
+    machine.run(&["sh", "-c", "install -t /usr/local/bin /opt/image/*"])?;
+    story::wait_until_healthy(&machine)?;
+    story::fill(&machine)?;
+    let (archive, before) = (story::snapshot(&machine)?, story::digest(&machine)?);
+    let action = format!("{}/actions/restore", story::CHARM);
+    let mut restore = machine.start(&[&action, &format!("snapshot={archive}"), "skip-backup=true"])?;
+    let parked = "/etc/kubernetes/manifests-parked-by-restore/etcd.yaml";
+    while !machine.path(parked)?.exists() {
+        ensure!(restore.try_wait()?.is_none(), "the restore never parked the manifest");
+        sleep(Duration::from_millis(1));
+    }
+    machine.reboot()?;
+    restore.wait()?;
+    ensure!(machine.path(parked)?.exists(), "the manifest came back by itself");
+    let recovered = story::action(&machine, "restore", &["--recover"])?;
+    story::wait_until_healthy(&machine)?;
+    ensure!(story::digest(&machine)? == before, "the keys are neither those of the old data nor of the new");
+    let manifests = machine.run(&["ls", "/etc/kubernetes", "/etc/kubernetes/manifests"])?;
+    ensure!(
+        !manifests.contains("parked") && manifests.contains("kube-apiserver.yaml"),
+        "manifests:\n{manifests}"
+    );
+    story::nothing_is_left(&machine)?;
+    story::text(&recovered, &["restore", "recovered"])
+}
+
+/// A machine as kubeadm makes it, but for its kubelet.
+fn control_plane(stage: &Stage) -> Result<Machine> {
+    let mut machine = stage.unit()?;
+    machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
+    machine.run(&["rm", "/usr/bin/etcd", "/usr/bin/etcdctl"])?;
+    machine.run(&["mkdir", "-p", "-m", "700", "/mnt/disk/etcd"])?;
+    let programs = etcd::ensure(&stage.target, &etcd::NEW)?;
+    for program in ["etcd", "etcdctl", "etcdutl"] {
+        machine.copy_in(&programs.join(program), &format!("/opt/image/{program}"))?;
+    }
+    certificates::write(&machine, PKI, "healthcheck-client")?;
+    machine.write("/etc/kubernetes/manifests/etcd.yaml", ETCD)?;
+    machine.write("/etc/kubernetes/manifests/kube-apiserver.yaml", API_SERVER)?;
+    machine.write("/usr/local/sbin/kubelet", KUBELET)?;
+    machine.run(&["chmod", "755", "/usr/local/sbin/kubelet"])?;
+    machine.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT)?;
+    machine.run(&["systemctl", "enable", "--now", "kubelet.service"])?;
+    certificates::use_them(&mut machine, PKI, "healthcheck-client");
+    Ok(machine)
+}
+
+fn etcds_pid(machine: &Machine) -> Result<String> {
     let unshare = "/run/kubelet/etcd";
     let script = format!(
         "until [ -s {unshare} ]; do sleep 0.1; done; sleep 1; p=$(cat {unshare}); cat /proc/$p/task/$p/children"
