@@ -9,8 +9,11 @@ use serde_json::Value;
 use crate::look::names;
 use crate::world::{Setup, Version, World};
 
-const BINARIES: [(&str, &str); 2] =
-    [("snapshot", env!("CARGO_BIN_EXE_snapshot")), ("restore", env!("CARGO_BIN_EXE_restore"))];
+const BINARIES: [(&str, &str); 3] = [
+    ("snapshot", env!("CARGO_BIN_EXE_snapshot")),
+    ("restore", env!("CARGO_BIN_EXE_restore")),
+    ("site", env!("CARGO_BIN_EXE_site")),
+];
 
 /// No site, no etcd: nothing that these tests ask needs one.
 fn run(binary: &str, args: &[&str]) -> crate::run::Out {
@@ -46,7 +49,7 @@ fn words(text: &str) -> String {
 
 #[test]
 fn refuses_a_parameter_by_name_and_tells_the_nearest() {
-    let [(_, snapshot), (_, restore)] = BINARIES;
+    let [(_, snapshot), (_, restore), _] = BINARIES;
     for (binary, arg, named, nearest) in [
         (snapshot, "tarjet=/x", "tarjet", "target"),
         (snapshot, "keysversion=v3", "keysversion", "keys-version"),
