@@ -49,13 +49,17 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     if let Some(dates) = site.tls.cert.as_ref().and_then(|cert| Dates::read(cert).ok()) {
         results.set(key!("site.cert-expires"), dates.until.to_string());
     }
-    let drift =
-        site.drift.as_ref().map(|drift| format!("after a restart etcd would work on other data: {drift}"));
-    let warnings: Vec<String> =
-        [drift, site.trouble.clone(), ends_soon(&site.tls, now)].into_iter().flatten().collect();
+    let warnings: Vec<String> = warnings(site, now).into_iter().chain(site.trouble.clone()).collect();
     if !warnings.is_empty() {
         results.set(key!("site.warning"), warnings.join("; "));
     }
+}
+
+/// What works now and will not for long.
+pub(super) fn warnings(site: &Site, now: Timestamp) -> Vec<String> {
+    let drift = site.drift.as_ref();
+    let drift = drift.map(|drift| format!("after a restart etcd would work on other data: {drift}"));
+    drift.into_iter().chain(ends_soon(&site.tls, now)).collect()
 }
 
 /// The directory itself, where its path leads through symlinks.

@@ -42,7 +42,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let report =
         snapshot::take(&Client::of(&site), &site.tools, &request, &mut call.tell()).map_err(untouched)?;
     results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
-    tell(&report, results);
+    tell(&report, super::site::warnings(&site, call.now), results);
     Ok(())
 }
 
@@ -67,7 +67,7 @@ fn effort(word: &str) -> Result<Effort, Refusal> {
     }
 }
 
-fn tell(report: &Report, results: &mut Results) {
+fn tell(report: &Report, warnings: Vec<String>, results: &mut Results) {
     let manifest = &report.manifest;
     results.set(key!("snapshot.path"), report.path.display().to_string());
     results.set(key!("snapshot.size"), human_size(report.packed.size));
@@ -78,10 +78,11 @@ fn tell(report: &Report, results: &mut Results) {
     }
     results.set(key!("snapshot.version"), &*manifest.etcd_version);
     results.set(key!("snapshot.verified"), "true");
-    if !report.alarms.is_empty() {
-        let alarms = report.alarms.join("; ");
-        results
-            .set(key!("snapshot.warning"), format!("etcd has an alarm, and so has the snapshot: {alarms}"));
+    let alarms = (!report.alarms.is_empty())
+        .then(|| format!("etcd has an alarm, and so has the snapshot: {}", report.alarms.join("; ")));
+    let warnings: Vec<String> = alarms.into_iter().chain(warnings).collect();
+    if !warnings.is_empty() {
+        results.set(key!("snapshot.warning"), warnings.join("; "));
     }
 }
 

@@ -72,3 +72,53 @@ pub fn ends_soon(tls: &Tls, now: Timestamp) -> Option<String> {
     let soon = now <= until && until < now.checked_add((SOON * 24).hours()).ok()?;
     soon.then(|| format!("{} expires on {until}", path.display()))
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests write certificates")]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Use, KeyPair, date_time_ymd};
+
+    /// What is said of a certificate of 2026 for these uses, on a day.
+    fn said(uses: &[Use], day: &str) -> (Option<String>, Option<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let cert = dir.path().join("c.crt");
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2027, 1, 1));
+        params.extended_key_usages = uses.to_vec();
+        fs::write(&cert, params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
+        let tls = Tls { cert: Some(cert), ..Tls::default() };
+        let now = format!("{day}T00:00:00Z").parse().unwrap();
+        (trouble(&tls, now), ends_soon(&tls, now))
+    }
+
+    #[test]
+    fn dates_and_uses_are_told_and_the_last_month_is_warned_of() {
+        for (uses, day, wrong, soon) in [
+            (&[Use::ClientAuth][..], "2026-06-01", None, false),
+            (&[], "2026-06-01", None, false),
+            (&[Use::ServerAuth, Use::ClientAuth], "2026-12-10", None, true),
+            (&[Use::ClientAuth], "2027-01-02", Some("expired on 2027-01-01"), false),
+            (&[Use::ClientAuth], "2025-12-31", Some("not valid before 2026-01-01"), false),
+            (&[Use::ServerAuth], "2026-06-01", Some("for servers only"), false),
+        ] {
+            let (trouble, ends) = said(uses, day);
+            assert_eq!(ends.is_some(), soon, "{day}: {ends:?}");
+            assert_eq!(trouble.is_some(), wrong.is_some(), "{day}: {trouble:?}");
+            assert!(wrong.is_none_or(|part| trouble.unwrap().contains(part)), "{day}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_certificate_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let cert = dir.path().join("c.crt");
+        let of = |cert: &Path| {
+            trouble(&Tls { cert: Some(cert.to_owned()), ..Tls::default() }, Timestamp::UNIX_EPOCH)
+        };
+        assert!(of(&cert).unwrap().contains("c.crt"));
+        fs::write(&cert, "no certificate").unwrap();
+        assert!(of(&cert).unwrap().contains("c.crt"));
+        assert_eq!(trouble(&Tls::default(), Timestamp::UNIX_EPOCH), None);
+    }
+}
