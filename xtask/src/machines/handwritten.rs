@@ -73,7 +73,9 @@ pub fn drifted(stage: &Stage) -> Result<String> {
     story::refused(&machine, "restore", &[&format!("snapshot={archive}")], &both)?;
     let site = story::action(&machine, "site", &[])?;
     ensure!(story::text(&site, &["site", "warning"])?.contains("/srv/moved"), "{site}");
-    Ok("refused with both directories; site warns".to_owned())
+    let saved = story::action(&machine, "snapshot", &[])?;
+    ensure!(story::text(&saved, &["snapshot", "warning"])?.contains("/srv/moved"), "{saved}");
+    Ok("restore refused with both directories; site and snapshot warn".to_owned())
 }
 
 /// Two etcds: none is taken, and one is by its name.
