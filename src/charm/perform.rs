@@ -5,7 +5,9 @@ use super::decide::{Certificates, Facts, Step};
 use super::install::{self, Proxies};
 use super::record::Record;
 use super::systemd;
+use crate::etcd::service::last_words;
 use crate::juju::Juju;
+use crate::stop::Refusal;
 use crate::swap::MEMBER;
 use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
 use crate::system::owner::Owner;
@@ -49,11 +51,11 @@ impl Hands<'_> {
             Step::Configure => self.configure(),
             Step::Start => {
                 systemd::allow(home.unit())?;
-                home.service().start(size(data_dir))
+                self.start()
             }
             Step::Restart => {
                 home.service().stop(size(data_dir))?;
-                home.service().start(size(data_dir))
+                self.start()
             }
             Step::Stop => {
                 systemd::forbid(home.unit())?;
@@ -64,6 +66,19 @@ impl Hands<'_> {
                 _ => self.juju.open_only(&[]),
             },
         }
+    }
+
+    /// systemd knows that etcd did not start, and the journal why.
+    fn start(&self) -> Result<()> {
+        let Facts { home, data_dir, .. } = self.facts;
+        home.service().start(size(data_dir)).map_err(|error| match last_words(home.unit()) {
+            Some(words) => Refusal::new(
+                format!("etcd does not start: {words}"),
+                format!("mend that; journalctl -u {}", home.unit()),
+            )
+            .into(),
+            None => error,
+        })
     }
 
     fn settings(&self) -> Result<&super::settings::Settings> {

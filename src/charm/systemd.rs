@@ -10,6 +10,8 @@ pub fn mask(unit: &str) -> Result<()> {
 
 /// Takes [`mask`] back, and has `unit` start at every boot.
 pub fn allow(unit: &str) -> Result<()> {
+    // A unit that has failed too often is not even tried again. One that has not has nothing to be reset.
+    let _ = run(&["reset-failed", "--", unit]);
     run(&["unmask", "--runtime", "--quiet", "--", unit])?;
     run(&["enable", "--quiet", "--", unit])
 }

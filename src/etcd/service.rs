@@ -151,9 +151,42 @@ pub fn main_pid(unit: &str) -> Option<i32> {
     shown.trim().strip_prefix("MainPID=")?.parse().ok().filter(|pid| *pid > 0)
 }
 
+/// What the etcd of a systemd unit last died of, in its own words, if the journal has them and they are new.
+pub fn last_words(unit: &str) -> Option<String> {
+    let words = ["--unit", unit, "--since=-10min", "--lines=200", "--output=cat", "--no-pager", "--quiet"];
+    let journal = Program::new("journalctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
+    dying_words(&journal.text())
+}
+
+/// The last line of etcd's JSON log by which it ended itself.
+fn dying_words(log: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        level: String,
+        msg: String,
+        #[serde(default)]
+        error: String,
+    }
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
+    let last = lines.rev().find(|line| ["fatal", "panic"].contains(&line.level.as_str()))?;
+    Some(if last.error.is_empty() { last.msg } else { format!("{}: {}", last.msg, last.error) })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Service;
+    use super::{Service, dying_words};
+
+    #[test]
+    fn an_etcd_that_died_has_said_of_what() {
+        let log = r#"{"level":"info","msg":"serving"}
+{"level":"fatal","ts":"t","caller":"etcdmain/etcd.go:271","msg":"discovery failed","error":"write /d: no space left on device","stacktrace":"x"}
+{"level":"warn","msg":"bye"}
+panic: not JSON
+"#;
+        assert_eq!(dying_words(log).as_deref(), Some("discovery failed: write /d: no space left on device"));
+        assert_eq!(dying_words(r#"{"level":"panic","msg":"gone"}"#).as_deref(), Some("gone"));
+        assert_eq!(dying_words(""), None);
+    }
 
     #[test]
     fn a_site_file_names_a_unit_a_manifest_or_two_commands() {

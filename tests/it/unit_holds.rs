@@ -93,6 +93,20 @@ fn unit_tools_print_as_jujus() {
             "",
             "ERROR invalid status \"error\", expected one of [maintenance blocked waiting active]\n",
         ),
+        ("opened-ports --format=json", 0, "null\n", ""),
+        ("open-port 2379/tcp && open-port 2379/tcp && opened-ports --format=json", 0, "[\"2379/tcp\"]\n", ""),
+        ("close-port 2379/tcp && opened-ports --format=json", 0, "null\n", ""),
+        ("storage-list data --format=json", 0, "[]\n", ""),
+        ("storage-get --format=json", 2, "", "ERROR no storage instance specified\n"),
+        ("network-get", 2, "", "ERROR no arguments specified\n"),
+        ("application-version-set", 2, "", "ERROR no version specified\n"),
+        ("status-set -- blocked -x && status-get", 0, "blocked\n", ""),
+        (
+            "status-get --format=json",
+            0,
+            "{\"message\":\"-x\",\"status\":\"blocked\",\"status-data\":{}}\n",
+            "",
+        ),
         ("env -u JUJU_CONTEXT_ID action-get", 1, "", "ERROR JUJU_CONTEXT_ID not set\n"),
     ];
     for (line, status, stdout, stderr) in cases {

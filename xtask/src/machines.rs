@@ -53,6 +53,7 @@ const SCENARIOS: &[Scenario] = &[
     ("cluster: three machines", three::members),
     ("charm: from an empty Debian to a restored etcd", charm::life),
     ("charm: a release of etcd on a storage", charm::release),
+    ("charm: certificates put in place, and taken away", charm::certificates),
     ("charm: a full disk, and data of somebody else", charm::trouble),
 ];
 

@@ -317,6 +317,24 @@ mod tests {
     }
 
     #[test]
+    fn the_charms_etcd_is_asked_with_a_clients_pair_and_not_with_the_servers() {
+        for (dir, expected) in [(CHARM_TLS, "/etc/etcd/tls/client.key"), ("/pki", "/pki/server.key")] {
+            let root = machine();
+            let file = |flag: &str, name: &str| format!("--{flag}={dir}/{name}");
+            let words = [
+                "--listen-client-urls=https://0.0.0.0:2379".to_owned(),
+                "--data-dir=/data/a".to_owned(),
+                file("trusted-ca-file", "ca.crt"),
+                file("cert-file", "server.crt"),
+                file("key-file", "server.key"),
+            ];
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            Process::etcd(42, &words).put(root.path());
+            assert_eq!(find(root.path()).unwrap().tls.key.as_deref(), Some(Path::new(expected)));
+        }
+    }
+
+    #[test]
     fn of_two_none_is_taken() {
         let root = machine();
         Process::etcd(42, &["--data-dir=/data/a"]).put(root.path());

@@ -5,13 +5,14 @@
 use std::path::Path;
 
 /// Each program that machines take, and the Debian package that has it.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 7] = [
     ("debootstrap", "debootstrap"),
     ("systemd-nspawn", "systemd-container"),
     ("ip", "iproute2"),
     ("nsenter", "util-linux"),
     ("unshare", "util-linux"),
     ("setpriv", "util-linux"),
+    ("openssl", "openssl"),
 ];
 
 /// Why machines cannot run here, in one sentence and without a full stop; `None` where they can.

@@ -113,6 +113,74 @@ pub fn release(stage: &Stage) -> Result<String> {
     Ok(told)
 }
 
+/// With certificates etcd listens to the network, for clients that show one; with some of them nothing changes.
+pub fn certificates(stage: &Stage) -> Result<String> {
+    let mut machine = empty(stage)?;
+    offer_packages(&machine)?;
+    let unit = Unit::deploy(&machine)?;
+    unit.hook("install", &[HEALTHY])?;
+    let first = pid(&machine)?;
+    let made = tempfile::tempdir()?;
+    make_certificates(made.path())?;
+    machine.copy_in(&made.path().join("ca.crt"), "/etc/etcd/tls/ca.crt")?;
+    unit.hook("update-status", &["blocked of the certificates in /etc/etcd/tls", "client.key"])?;
+    ensure!(pid(&machine)? == first && unit.told("ports")?.is_empty(), "half a set of certificates was used");
+    for name in ["server.crt", "server.key", "client.crt", "client.key"] {
+        machine.copy_in(&made.path().join(name), &format!("/etc/etcd/tls/{name}"))?;
+    }
+    machine.run(&["chown", "-R", "etcd:", "/etc/etcd/tls"])?;
+    unit.hook("update-status", &[HEALTHY])?;
+    ensure!(unit.told("ports")?.trim() == "2379/tcp", "the port was not opened: {}", unit.told("ports")?);
+    ensure!(listens_on_loopback_alone(&machine).is_err(), "etcd listens on loopback alone");
+    let stranger = machine.attempt(&["etcdctl", "--endpoints=http://127.0.0.1:2379", "get", "x"])?;
+    ensure!(!stranger.status.success(), "etcd answers in clear");
+    let saved = unit.action("snapshot", json!({}))?;
+    unit.action("restore", json!({"snapshot": saved["snapshot.path"]}))?;
+    let packed = unit.action("package-client-credentials", json!({}))?;
+    let path = packed["credentials.path"].as_str().context("no path")?;
+    machine.run(&["tar", "xzf", path, "-C", "/tmp"])?;
+    for (name, file) in [("CACERT", "ca.crt"), ("CERT", "client.crt"), ("KEY", "client.key")] {
+        machine.set(&format!("ETCDCTL_{name}"), &format!("/tmp/{file}"));
+    }
+    machine.run(&["etcdctl", "--endpoints=https://127.0.0.1:2379", "endpoint", "health"])?;
+    let unit = Unit::again(&machine);
+    machine.run(&["rm", "-r", "/etc/etcd/tls"])?;
+    unit.hook("update-status", &[HEALTHY])?;
+    ensure!(unit.told("ports")?.is_empty(), "the port was not closed");
+    listens_on_loopback_alone(&machine)?;
+    Ok("etcd listened to the network only with all of them".to_owned())
+}
+
+/// One authority, a server for the loopback that is nothing else, a client.
+fn make_certificates(dir: &Path) -> Result<()> {
+    let openssl = |name: &str, more: &[&str]| {
+        let mut openssl = Command::new("openssl");
+        openssl.current_dir(dir).args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+        ]);
+        openssl.args([
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            &format!("/CN={name}"),
+            "-keyout",
+            &format!("{name}.key"),
+        ]);
+        command::output(openssl.args(["-out", &format!("{name}.crt")]).args(more)).map(drop)
+    };
+    let signed = ["-CA", "ca.crt", "-CAkey", "ca.key"];
+    openssl("ca", &[])?;
+    let server = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "extendedKeyUsage=serverAuth"];
+    openssl("server", &[&signed[..], &server].concat())?;
+    openssl("client", &[&signed[..], &["-addext", "extendedKeyUsage=clientAuth"]].concat())
+}
+
 /// No room for etcd's data, and a storage that another unit has left.
 pub fn trouble(stage: &Stage) -> Result<String> {
     let machine = empty(stage)?;
@@ -121,7 +189,7 @@ pub fn trouble(stage: &Stage) -> Result<String> {
     machine.run(&["mkdir", "-p", "/srv/data"])?;
     machine.run(&["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/srv/data"])?;
     unit.store("/srv/data")?;
-    unit.hook("install", &["blocked starting etcd", "etcd.service"])?;
+    unit.hook("install", &["blocked etcd does not start", "no space left on device", "journalctl -u etcd"])?;
     unit.hook("update-status", &["blocked"])?;
     machine.run(&["mount", "-o", "remount,size=400m", "/srv/data"])?;
     unit.hook("update-status", &[HEALTHY])?;
