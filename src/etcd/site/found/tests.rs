@@ -1,0 +1,129 @@
+//! Which etcd is taken on machines laid out in files.
+
+use super::super::running::tests::{Process, machine, set_mode};
+use super::*;
+use std::fs;
+
+fn find(root: &Path) -> Result<Found, Refusal> {
+    Machine::look(root, &Systemd::none()).and_then(Machine::the_one)
+}
+
+#[test]
+fn what_runs_comes_before_what_is_installed() {
+    let root = machine();
+    fs::create_dir_all(root.path().join("etc/default")).unwrap();
+    fs::write(root.path().join("etc/default/etcd"), "").unwrap();
+    assert_eq!(find(root.path()).unwrap().called, "etcd.service, stopped");
+    Process::etcd(42, &["--data-dir=/data/a"]).put(root.path());
+    assert_eq!(find(root.path()).unwrap().called, "pid 42");
+}
+
+#[test]
+fn the_charms_etcd_is_asked_with_a_clients_pair_and_not_with_the_servers() {
+    for (dir, expected) in [(CHARM_TLS, "/etc/etcd/tls/client.key"), ("/pki", "/pki/server.key")] {
+        let root = machine();
+        let file = |flag: &str, name: &str| format!("--{flag}={dir}/{name}");
+        let words = [
+            "--listen-client-urls=https://0.0.0.0:2379".to_owned(),
+            "--data-dir=/data/a".to_owned(),
+            file("trusted-ca-file", "ca.crt"),
+            file("cert-file", "server.crt"),
+            file("key-file", "server.key"),
+        ];
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Process::etcd(42, &words).put(root.path());
+        assert_eq!(find(root.path()).unwrap().tls.key.as_deref(), Some(Path::new(expected)));
+    }
+}
+
+#[test]
+fn of_two_none_is_taken() {
+    let root = machine();
+    Process::etcd(42, &["--data-dir=/data/a"]).put(root.path());
+    Process::etcd(7, &["--data-dir=/data/b", "--listen-client-urls=http://10.0.0.1:1"]).put(root.path());
+    let refusal = find(root.path()).unwrap_err();
+    for part in ["2 etcds", "pid 42", "/data/a", "http://localhost:2379", "pid 7", "/data/b", "10.0.0.1:1"] {
+        assert!(refusal.reason.contains(part), "{refusal}");
+    }
+    assert!(refusal.next.contains("site="), "{refusal}");
+    let chosen = |choice| Machine::look(root.path(), &Systemd::none()).unwrap().called(choice).unwrap();
+    for choice in ["42", "/data/a"] {
+        assert_eq!(chosen(choice).unwrap().called, "pid 42");
+    }
+    assert_eq!(chosen("etcd"), None);
+}
+
+#[test]
+fn a_contained_etcd_is_named_only_where_there_is_no_other() {
+    let root = machine();
+    Process { contained: true, ..Process::etcd(42, &["--data-dir=/data/a"]) }.put(root.path());
+    let refusal = find(root.path()).unwrap_err();
+    assert!(refusal.reason.contains("pid 42") && refusal.reason.contains("container"), "{refusal}");
+    Process::etcd(43, &["--data-dir=/data/a"]).put(root.path());
+    assert_eq!(find(root.path()).unwrap().called, "pid 43");
+}
+
+#[test]
+fn the_process_of_a_static_pod_is_the_pod() {
+    let root = machine();
+    let dir = root.path().join("etc/kubernetes/manifests");
+    fs::create_dir_all(&dir).unwrap();
+    for dir in dir.ancestors().take_while(|dir| *dir != root.path()) {
+        set_mode(dir, 0o755);
+    }
+    let pod = "spec:\n  containers:\n  - command: [etcd, --data-dir=/data/a]\n    volumeMounts: [{mountPath: /data/a, name: d}]\n  \
+               volumes: [{name: d, hostPath: {path: /data/a}}]\n";
+    fs::write(dir.join("etcd.yaml"), pod).unwrap();
+    set_mode(&dir.join("etcd.yaml"), 0o600);
+    assert_eq!(find(root.path()).unwrap().called, "static pod /etc/kubernetes/manifests/etcd.yaml");
+    Process { cgroup: "0::/kubepods.slice/x.scope\n", ..Process::etcd(42, &["--data-dir=/data/a"]) }
+        .put(root.path());
+    let found = find(root.path()).unwrap();
+    assert_eq!(found.called, "static pod /etc/kubernetes/manifests/etcd.yaml (pid 42)");
+    assert!(found.is_called("/etc/kubernetes/manifests/etcd.yaml") && found.is_called("42"));
+    assert!(matches!(found.service, Service::StaticPod { .. }), "{found:?}");
+}
+
+#[test]
+fn a_disabled_unit_counts_only_where_there_is_no_other() {
+    let shown = |state: &str| {
+        let unit =
+            "ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd --data-dir=/data/a ; }\nId=a.service";
+        let other = "ExecStart={ path=/opt/etcd ; argv[]=/opt/etcd --data-dir=/data/b ; }\nId=b.service";
+        format!("UnitFileState={state}\n{unit}\n\nUnitFileState=disabled\n{other}\n")
+    };
+    let found = |state: &str| {
+        let ask = |words: &[&str]| {
+            Some(if words[0] == "show" { shown(state) } else { "a.service x\nb.service x\n".to_owned() })
+        };
+        let root = machine();
+        Machine::look(root.path(), &Systemd { main_pid: &|_| None, ask: &ask }).and_then(Machine::the_one)
+    };
+    assert_eq!(found("enabled").unwrap().called, "a.service, stopped");
+    let refusal = found("disabled").unwrap_err();
+    assert!(refusal.reason.contains("a.service") && refusal.reason.contains("b.service"), "{refusal}");
+}
+
+#[test]
+fn an_etcd_that_is_not_trusted_is_named_only_where_there_is_no_other() {
+    let root = machine();
+    let theirs = Process { program: "/opt/etcd", ..Process::etcd(42, &["--data-dir=/data/b"]) };
+    theirs.put(root.path());
+    set_mode(&root.path().join("opt"), 0o1777);
+    let refusal = find(root.path()).unwrap_err();
+    for part in ["pid 42", "not trusted", "/opt/etcd"] {
+        assert!(refusal.reason.contains(part), "{refusal}");
+    }
+    assert!(refusal.next.contains("ETCD_SITE"), "{refusal}");
+    Process::etcd(43, &["--data-dir=/data/a"]).put(root.path());
+    assert_eq!(find(root.path()).unwrap().called, "pid 43");
+}
+
+#[test]
+fn where_there_is_none_all_places_are_named() {
+    let refusal = find(machine().path()).unwrap_err();
+    for part in ["none runs", "/etc/default/etcd", "/var/snap/etcd/common/etcd.conf.yml"] {
+        assert!(refusal.reason.contains(part), "{refusal}");
+    }
+    assert!(refusal.next.contains("ETCD_SITE"), "{refusal}");
+}
