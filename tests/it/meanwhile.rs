@@ -155,9 +155,10 @@ fn recovers_although_etcd_obeys_an_old_stop(version: Version) {
     let archive = world.saved();
     world.damage();
     let old = world.dump();
-    let obey_once_asked_to_start = "kill -KILL \"$PPID\"; kill -STOP \"$pid\"
+    let obey_once_asked_to_start = "kill -STOP \"$pid\"
         setsid sh -c 'until grep -q start \"$1/asked\"; do sleep 0.01; done; sleep 0.2; kill -TERM \"$2\"; kill -CONT \"$2\"' \\
             obey \"$dir\" \"$pid\" </dev/null >/dev/null 2>&1 &
+        kill -KILL \"$PPID\"
         exit 0";
     world.arm("before-stop", obey_once_asked_to_start);
     assert_eq!(world.restore(&[&from(&archive), &world.to_target()]).status.code(), None);
