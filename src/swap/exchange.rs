@@ -60,6 +60,9 @@ pub struct Exchange<'a> {
     site: &'a Site,
     beside: Beside<'a>,
     journal: Journal,
+    /// On the old data from the stop on. An etcd that was started in between has the old database open and waits; let go
+    /// before all is settled, it would go on with that database and the new write-ahead log.
+    held: Option<Hold>,
 }
 
 impl<'a> Exchange<'a> {
@@ -69,7 +72,7 @@ impl<'a> Exchange<'a> {
         let journal = Journal::new(old, new.number, expected);
         beside.keep();
         match journal.write(beside.dir()) {
-            Ok(()) => Ok(Self { site, beside, journal }),
+            Ok(()) => Ok(Self { site, beside, journal, held: None }),
             Err(error) => {
                 beside.remove()?;
                 Err(error)
@@ -79,7 +82,7 @@ impl<'a> Exchange<'a> {
 
     /// Takes up an exchange that an earlier run left.
     pub(super) fn left(site: &'a Site, beside: Beside<'a>, journal: Journal) -> Self {
-        Self { site, beside, journal }
+        Self { site, beside, journal, held: None }
     }
 
     /// Does it. On failure the old data is live again, and serves if it did before; the error tells where that
@@ -101,7 +104,7 @@ impl<'a> Exchange<'a> {
 
     /// To the new data, proved; the revision that the old data's backend had, and the new data's alarms.
     fn go_to_new_data(&mut self) -> Result<(Option<i64>, Vec<String>)> {
-        let held = self.stop()?;
+        self.held = Some(self.stop()?);
         let old_revision = self.journal.old.inode.and_then(|_| self.live_revision());
         if let (Some(limit), Some(revision)) = (self.journal.old.must_stay_below, old_revision)
             && revision >= limit
@@ -111,7 +114,6 @@ impl<'a> Exchange<'a> {
         self.journal.phase = Phase::Exchanging;
         self.journal.write(self.beside.dir())?;
         self.exchange()?;
-        drop(held);
         self.start()?;
         match prove(self.site, self.data(), &self.journal.expected)? {
             Verdict::Proved(alarms) => {
@@ -222,22 +224,25 @@ impl<'a> Exchange<'a> {
 
     /// Puts the old data back, starts etcd on it if it ran before, and proves that it serves. New data that clients
     /// have written to is kept: its name in the data directory comes back.
-    pub(super) fn undo(self) -> Result<Option<String>> {
+    pub(super) fn undo(mut self) -> Result<Option<String>> {
         let mut kept = None;
+        let mut new_held = None;
         if self.is_new_data_live()? {
-            let held = self.stop().context("stopping etcd on the new data")?;
+            new_held = Some(self.stop().context("stopping etcd on the new data")?);
             let written = self.live_revision().is_none_or(|now| now > self.journal.expected.revision);
             self.put_old_back()?;
-            drop(held);
             if written
                 && self.data().dir().adopt(&self.beside.other()?, MEMBER, &self.journal.old.keep_new_as)?
             {
                 kept = Some(self.journal.old.keep_new_as.clone());
             }
         }
+        // An etcd that waits for it finds all of the old data now.
+        self.held = None;
         if self.journal.old.runs {
             self.serve_old_data()?;
         }
+        drop(new_held);
         self.site.service.release()?;
         self.beside.remove()?;
         Ok(kept)
@@ -254,15 +259,18 @@ impl<'a> Exchange<'a> {
         served
     }
 
-    /// An etcd that is going lets go of its data a moment before its process ends, and a supervisor that is asked in that
-    /// moment believes that it runs. Where nothing runs in the end, it is asked again.
+    /// An etcd that is going lets go of its data a moment before its process ends, and one that waits for other data never
+    /// opens this: a supervisor believes of both that etcd runs. Where none has the data open in the end, it is asked again.
     fn start_on_old_data(&self) -> Result<()> {
         let start = || {
             self.start().context("starting etcd on the old data")?;
             serving(self.site, self.data()).map(drop).context("waiting for etcd on the old data")
         };
         match start() {
-            Err(_) if !self.data().in_use()? => start(),
+            Err(_) if !self.data().in_use()? => {
+                let _ = self.site.service.stop(self.data().backend_size());
+                start()
+            }
             first => first,
         }
     }

@@ -105,5 +105,8 @@ pub fn serving(site: &Site, data: &DataDir) -> Result<Status> {
         Ok(())
     };
     let in_all = patience::for_database(data.backend_size()).max(idle);
-    Client::of(site).wait_until_serving(in_all, &mut alive)
+    let status = Client::of(site).wait_until_serving(in_all, &mut alive)?;
+    // One that opened what stood here before shows the cluster id of the write-ahead log that stands here now.
+    ensure!(data.in_use()?, "the etcd that answers does not have {} open", data.dir().path().display());
+    Ok(status)
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
+use crate::chaos::tracer::{Fate, trace};
 use crate::client::assert_same;
 use crate::restore::from;
 use crate::tools::Tools;
@@ -18,6 +19,7 @@ on_both_versions! {
     an_etcd_that_starts_meanwhile_keeps_its_data,
     refuses_data_without_its_log,
     refuses_a_target_in_the_data,
+    an_etcd_that_starts_in_the_exchange_is_no_proof,
 }
 on_one_version! {
     starts_an_etcd_that_stopped_late,
@@ -166,6 +168,35 @@ fn recovers_although_etcd_obeys_an_old_stop(version: Version) {
     let _ = world.restore(&["--recover"]).completed();
     assert!(world.running() && world.healthy(), "{}", world.log());
     assert_same(&world.dump(), &old, "after an old stop");
+}
+
+/// Somebody starts etcd when it has been stopped and the data is about to be exchanged: it has the old database open then,
+/// and waits for its lock.
+fn an_etcd_that_starts_in_the_exchange_is_no_proof(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.put(2000..2010, "later");
+    let old = world.dump();
+    let command = world
+        .action(env!("CARGO_BIN_EXE_restore"), &[&from(&archive), "skip-backup=true", "bump-revision=off"]);
+    let mut started = false;
+    let out = trace(&command, &world.path("runs"), &mut |call, _| {
+        if !started && call.name == "renameat2" && call.about == "member" && world.asked("stop") > 0 {
+            started = true;
+            world.launch();
+            sleep(Duration::from_secs(1));
+        }
+        Fate::Made
+    });
+    assert!(started);
+    out.failed(&["etcd does not run", "does not have"]);
+    assert_same(&world.dump(), &old, "after a start in the exchange");
+    assert!(world.etcdctl(&["put", "fresh", "start"]).contains("OK"));
+    world.stop();
+    world.start();
+    assert_eq!(world.etcdctl(&["get", "fresh", "--print-value-only"]).trim(), "start");
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
 fn a_bump_too_small_is_a_warning_and_no_outage(version: Version) {

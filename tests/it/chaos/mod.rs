@@ -11,7 +11,7 @@ mod room;
 mod sabotage;
 mod strike;
 mod table;
-mod tracer;
+pub mod tracer;
 
 use disk::{Flush, Kind};
 use ground::Action;
