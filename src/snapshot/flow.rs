@@ -14,7 +14,7 @@ use crate::etcd::seal::{Seal, Sealed};
 use crate::etcd::tools::Tools;
 use crate::progress::{Progress, Tell};
 use crate::store::stage::Stage;
-use crate::system::growing::{Growing, Growth, Writing, growth};
+use crate::system::growing::{GivenUp, Growing, Growth, Writing, growth};
 use crate::system::priority;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
@@ -138,9 +138,11 @@ fn read_back(archive: File, written: Growth, seal: &Sender<Sealed>) -> Result<Co
         // Who no longer listens has failed.
         let _ = seal.send(sealed.clone());
     })
-    // A refusal would blame the caller.
-    .map_err(|error| anyhow!("{error:#}"))
-    .context("reading the archive back")
+    .map_err(|error| match follows(&error) {
+        true => Consequence.into(),
+        // A refusal would blame the caller.
+        false => anyhow!("{error:#}").context("reading the archive back"),
+    })
 }
 
 /// The first error of the three: where one fails, the others do in consequence.
@@ -151,7 +153,7 @@ fn settle(
 ) -> Result<(Packed, Manifest)> {
     let (manifest, packed, contents) = match (described, packed, read) {
         (Ok(manifest), Ok(packed), Ok(contents)) => (manifest, packed, contents),
-        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) if !error.is::<Consequence>() => {
+        (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) if !follows(&error) => {
             return Err(error);
         }
         _ => return Err(Consequence.into()),
@@ -161,6 +163,11 @@ fn settle(
         "the archive reads back other than it was written"
     );
     Ok((packed, manifest))
+}
+
+/// Whether an error only follows from another thread's.
+fn follows(error: &anyhow::Error) -> bool {
+    error.is::<Consequence>() || GivenUp::is_in(error)
 }
 
 /// Marks an error that only follows from another thread's.
@@ -174,3 +181,23 @@ impl std::fmt::Display for Consequence {
 }
 
 impl std::error::Error for Consequence {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn the_cause_is_told_and_not_what_follows_from_it() {
+        let gave_up =
+            || anyhow::Error::from(io::Error::other(GivenUp)).context("reading the snapshot as it arrives");
+        let cause = || anyhow!("db ends after 3 of 4 bytes").context("reading the archive back");
+        let told = |outcome: Result<(Packed, Manifest)>| format!("{:#}", outcome.unwrap_err());
+        assert!(told(settle(Err(Consequence.into()), Err(gave_up()), Err(cause()))).contains("3 of 4"));
+        assert!(
+            told(settle(Err(gave_up().context(Consequence)), Err(cause()), Err(gave_up())))
+                .contains("3 of 4")
+        );
+        assert!(told(settle(Err(cause()), Err(gave_up()), Err(Consequence.into()))).contains("3 of 4"));
+    }
+}

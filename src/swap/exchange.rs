@@ -60,8 +60,8 @@ pub struct Exchange<'a> {
     site: &'a Site,
     beside: Beside<'a>,
     journal: Journal,
-    /// On the old data from the stop on. An etcd that was started in between has the old database open and waits; let go
-    /// before all is settled, it would go on with that database and the new write-ahead log.
+    /// On the old data, from the stop to the proof. An etcd that was started in between has the old database open and
+    /// waits; let go before that, it would go on with that database and the new write-ahead log.
     held: Option<Hold>,
 }
 
@@ -119,6 +119,8 @@ impl<'a> Exchange<'a> {
             Verdict::Proved(alarms) => {
                 let members = Client::of(self.site).members()?.len();
                 ensure!(members == 1, "etcd came up with {members} members instead of one");
+                // Who waited finds the new write-ahead log locked by the etcd that serves.
+                self.held = None;
                 Ok((old_revision, alarms))
             }
             Verdict::Differs(how) => bail!("etcd does not serve the restored data: {how}"),

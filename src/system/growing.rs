@@ -25,6 +25,31 @@ struct Word {
     changed: Condvar,
 }
 
+/// The error of a reader whose writer went away before the end: the writer has the cause.
+#[derive(Debug, Clone, Copy)]
+pub struct GivenUp;
+
+impl std::fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("whoever wrote the file gave up")
+    }
+}
+
+impl std::error::Error for GivenUp {}
+
+impl GivenUp {
+    /// Whether an error is this one, in whatever it is wrapped.
+    pub fn is_in(error: &anyhow::Error) -> bool {
+        let inner = |cause: &(dyn std::error::Error + 'static)| {
+            cause
+                .downcast_ref::<io::Error>()
+                .and_then(io::Error::get_ref)
+                .is_some_and(|inner| inner.is::<Self>())
+        };
+        error.chain().any(inner)
+    }
+}
+
 /// The writer's side. Dropped before [`Self::end`], it gives the file up, and whoever reads it fails.
 #[derive(Debug)]
 pub struct Writing(Arc<Word>);
@@ -85,7 +110,7 @@ impl Growth {
         match state {
             State::Growing => Ok(None),
             State::Ended(length) => Ok(Some(length)),
-            State::GivenUp => Err(io::Error::other("whoever wrote the file gave up")),
+            State::GivenUp => Err(io::Error::other(GivenUp)),
         }
     }
 }
