@@ -3,9 +3,9 @@
 //! Must never judge whether a signature is right, nor hold a key: it reads dates and uses.
 
 use super::site::Tls;
+use crate::system::durable::read_found;
 use anyhow::{Context, Result};
 use jiff::{Timestamp, ToSpan};
-use std::fs;
 use std::path::Path;
 use x509_cert::Certificate;
 use x509_cert::ext::pkix::ExtendedKeyUsage;
@@ -30,7 +30,7 @@ impl Dates {
     /// Of the first certificate in the PEM file `path`.
     pub fn read(path: &Path) -> Result<Self> {
         let reading = || format!("reading the certificate {}", path.display());
-        let bytes = fs::read(path).with_context(reading)?;
+        let bytes = read_found(path).with_context(reading)?;
         let chain = Certificate::load_pem_chain(&bytes).with_context(reading)?;
         let first =
             chain.first().context("there is none in it").with_context(reading)?.tbs_certificate.clone();
@@ -78,6 +78,7 @@ pub fn ends_soon(tls: &Tls, now: Timestamp) -> Option<String> {
 mod tests {
     use super::*;
     use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Use, KeyPair, date_time_ymd};
+    use std::fs;
 
     /// What is said of a certificate of 2026 for these uses, on a day.
     fn said(uses: &[Use], day: &str) -> (Option<String>, Option<String>) {

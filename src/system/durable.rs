@@ -24,6 +24,8 @@ pub const RUNNABLE: Mode = Mode::from_raw_mode(0o755);
 /// For its owner alone.
 pub const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 const DIRECTORY: Mode = Mode::from_raw_mode(0o700);
+/// Bytes that a small file may have: 1 MiB, as much as any configuration and any record of ours, and no burden to hold.
+const SMALL: u64 = 1 << 20;
 
 /// Which file or directory it is, whatever it is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -134,12 +136,8 @@ impl Dir {
         if self.inode(name)?.is_none() {
             return Ok(None);
         }
-        let mut bytes = Vec::new();
-        self.read(name)?
-            .take(1 << 20)
-            .read_to_end(&mut bytes)
-            .with_context(|| self.doing("reading", name))?;
-        Ok(Some(bytes))
+        let bytes = self.read(name).and_then(|file| Ok(small(file)?));
+        Ok(Some(bytes.with_context(|| self.doing("reading", name))?))
     }
 
     /// Writes the file `name` so that after any crash it holds either what it held before or all of `bytes`.
@@ -314,6 +312,31 @@ impl std::os::fd::AsFd for Dir {
     }
 }
 
+/// The whole file at `path`, symlinks followed, for files of others that we were pointed to. A pipe does not make us wait:
+/// what is no regular file, or has more than 1 MiB, is an error.
+pub fn read_found(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    small(openat(CWD, path, flags, Mode::empty())?.into())
+}
+
+/// The same of a file of text.
+pub fn read_found_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_found(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// All of a regular file of at most 1 MiB.
+fn small(file: File) -> io::Result<Vec<u8>> {
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(SMALL + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SMALL {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it has more than 1 MiB"));
+    }
+    Ok(bytes)
+}
+
 /// The inode of an open file.
 pub fn inode_of(file: &impl std::os::fd::AsFd) -> Result<Inode> {
     Ok(Inode::of(&fstat(file).context("looking at an open file")?))
@@ -326,4 +349,33 @@ pub(super) fn give(fd: &impl std::os::fd::AsFd, owner: Owner) -> io::Result<()> 
         return Ok(());
     }
     Ok(fchown(fd, Some(rustix::fs::Uid::from_raw(owner.uid)), Some(rustix::fs::Gid::from_raw(owner.gid)))?)
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out files")]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_small_file_is_a_regular_one_of_at_most_a_mebibyte() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, at) = (Dir::open(home.path()).unwrap(), |name: &str| home.path().join(name));
+        fs::write(at("full"), vec![b'x'; 1 << 20]).unwrap();
+        fs::write(at("more"), vec![b'x'; (1 << 20) + 1]).unwrap();
+        std::os::unix::fs::symlink("full", at("link")).unwrap();
+        // Nobody writes to it: who waited for that would wait for ever.
+        rustix::fs::mknodat(CWD, at("pipe"), FileType::Fifo, PRIVATE, 0).unwrap();
+        assert_eq!(dir.read_small("full").unwrap().unwrap().len(), 1 << 20);
+        assert_eq!(read_found(&at("link")).unwrap().len(), 1 << 20);
+        assert_eq!(dir.read_small("none").unwrap(), None);
+        assert_eq!(read_found(&at("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        for (name, why) in [("more", "more than 1 MiB"), ("pipe", "not a regular file")] {
+            let small = format!("{:#}", dir.read_small(name).unwrap_err());
+            assert!(small.contains(name) && small.contains(why), "{small}");
+            assert!(read_found(&at(name)).unwrap_err().to_string().contains(why), "{name}");
+        }
+        fs::write(at("bytes"), [0xff]).unwrap();
+        assert_eq!(read_found_text(&at("bytes")).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
 }

@@ -7,7 +7,7 @@ use super::running::below;
 use super::settings::{Said, Settings, Told};
 use crate::etcd::service::Service;
 use crate::stop::Refusal;
-use std::fs;
+use crate::system::durable::read_found_text;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ fn stopped(said: &Said, cwd: &Path, server: &str, unit: &str) -> Option<Found> {
 }
 
 fn read(root: &Path, file: impl AsRef<Path>) -> Result<Option<String>, Refusal> {
-    match fs::read_to_string(below(root, file.as_ref())) {
+    match read_found_text(&below(root, file.as_ref())) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unusable(file, &error.to_string())),
@@ -112,6 +112,7 @@ pub(super) fn unquoted(value: &str) -> String {
 #[expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn on(files: &[(&str, &str)]) -> Result<Vec<Found>, Refusal> {
         let root = tempfile::tempdir().unwrap();

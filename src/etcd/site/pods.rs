@@ -9,6 +9,7 @@ use super::settings::{Said, Settings, Told};
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
 use crate::stop::Refusal;
+use crate::system::durable::read_found_text;
 use crate::system::owner::trusted_below;
 use serde::Deserialize;
 use std::fs;
@@ -32,7 +33,7 @@ pub(super) fn look(root: &Path) -> Result<Vec<Found>, Refusal> {
     for manifest in candidates(root, &manifests) {
         let live = manifests.join(manifest.file_name().unwrap_or_default());
         // A file that may not be read is told by what runs; one that is no pod is not kubelet's.
-        let Ok(text) = fs::read_to_string(below(root, &manifest)) else { continue };
+        let Ok(text) = read_found_text(&below(root, &manifest)) else { continue };
         let Ok(Some(container)) = Container::running("etcd", &text) else { continue };
         if !trusted_below(root, &manifest).is_ok_and(|leads| leads.is_some()) {
             return Err(unusable(&manifest, "others than root can change it, or a directory above it"));
@@ -64,7 +65,7 @@ fn directory(root: &Path) -> PathBuf {
     struct Kubelet {
         static_pod_path: Option<PathBuf>,
     }
-    let told = fs::read_to_string(below(root, Path::new(KUBELET))).ok();
+    let told = read_found_text(&below(root, Path::new(KUBELET))).ok();
     let told = told.and_then(|text| serde_yaml::from_str::<Kubelet>(&text).ok());
     told.and_then(|kubelet| kubelet.static_pod_path).unwrap_or_else(|| PathBuf::from(MANIFESTS))
 }
@@ -117,7 +118,7 @@ fn certificates(root: &Path, own: &Tls, container: &Container) -> Tls {
 }
 
 fn read(root: &Path, file: &Path) -> Result<Settings, Refusal> {
-    let text = fs::read_to_string(below(root, file)).map_err(|error| unusable(file, &error.to_string()))?;
+    let text = read_found_text(&below(root, file)).map_err(|error| unusable(file, &error.to_string()))?;
     Settings::of_file(&text).map_err(|error| unusable(file, &error.to_string()))
 }
 

@@ -8,8 +8,8 @@ use super::running::below;
 use super::settings::{Said, Settings, Told};
 use crate::etcd::service::Service;
 use crate::stop::Refusal;
+use crate::system::durable::read_found_text;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Asks which process is the main one of a systemd unit.
@@ -115,7 +115,7 @@ impl Unit {
         }
         let mut variables: BTreeMap<String, String> = self.variables.iter().cloned().collect();
         for (path, optional) in &self.files {
-            match fs::read_to_string(below(root, path)) {
+            match read_found_text(&below(root, path)) {
                 Ok(text) => variables.extend(environment_file(&text)),
                 Err(_) if *optional => {}
                 Err(error) => return Err(self.unusable(path, &error.to_string())),
@@ -132,7 +132,7 @@ impl Unit {
         let config_file = told.config_file().map(|file| self.cwd.join(file));
         let settings = match &config_file {
             Some(file) => {
-                let text = fs::read_to_string(below(root, file));
+                let text = read_found_text(&below(root, file));
                 let text = text.map_err(|error| self.unusable(file, &error.to_string()))?;
                 Settings::of_file(&text).map_err(|error| self.unusable(file, &error.to_string()))?
             }
@@ -199,6 +199,7 @@ fn file(value: &str) -> Option<(PathBuf, bool)> {
 #[expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
 mod tests {
     use super::*;
+    use std::fs;
 
     /// What systemd 252 prints of Debian's unit with a drop-in, and of another service.
     const SHOWN: &str = "\
