@@ -161,7 +161,7 @@ impl Client {
             .args(["snapshot".as_ref(), "save".as_ref(), file.as_os_str()])
             .start()
             .and_then(|running| running.finish(Duration::MAX, &mut watch))
-            .map_err(|error| self.explained(error))
+            .map_err(|error| explained(error, &self.asked(true)))
             .context("saving a snapshot")?;
         let saved = dir.read(name).context("etcdctl ended well and left no snapshot")?;
         writing.end(saved.metadata().context("measuring the snapshot")?.len());
@@ -183,8 +183,12 @@ impl Client {
     }
 
     pub(super) fn explained(&self, error: ProcessError) -> ProcessError {
+        explained(error, &self.asked(false))
+    }
+
+    fn asked(&self, saves: bool) -> Asked<'_> {
         let (endpoint, trouble) = (&*self.endpoint, self.trouble.as_deref());
-        explained(error, &Asked { endpoint, shows_certificate: self.tls.cert.is_some(), trouble })
+        Asked { endpoint, shows_certificate: self.tls.cert.is_some(), saves, trouble }
     }
 
     pub(super) fn program(&self) -> Program {

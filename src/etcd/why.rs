@@ -9,6 +9,8 @@ use serde::Deserialize;
 pub(super) struct Asked<'a> {
     pub endpoint: &'a str,
     pub shows_certificate: bool,
+    /// Whether it was asked for a snapshot.
+    pub saves: bool,
     /// What is known to be wrong with the client's certificate.
     pub trouble: Option<&'a str>,
 }
@@ -27,19 +29,21 @@ pub(super) fn explained(error: ProcessError, asked: &Asked<'_>) -> ProcessError 
 }
 
 /// Words of etcd's or of its TLS, and what they mean here.
-const MEANINGS: [(&str, &str); 8] = [
+const MEANINGS: [(&str, &str); 7] = [
     (
         "user name is empty",
         "authentication is on; give root's password in ETCDCTL_PASSWORD, or a username and a password-file in a site file",
     ),
     ("invalid user ID or password", "the password that was given is not this user's"),
-    ("auth: permission denied", "etcd gives a snapshot to its user root alone"),
     ("does not look like a TLS handshake", "that port speaks plain http, and the endpoint says https"),
     ("certificate signed by unknown authority", "the server's certificate is not of the authority in cacert"),
     ("cannot validate certificate for", "the server's certificate does not name this endpoint"),
     ("certificate is valid for", "the server's certificate does not name this endpoint"),
     ("no such host", "the endpoint's name is not known on this machine"),
 ];
+
+/// How etcd says that a user who is known may not do this.
+const DENIED: &str = "auth: permission denied";
 
 /// How a server shows that it did not like what it was shown.
 const CLOSED: [&str; 7] = [
@@ -55,6 +59,12 @@ const CLOSED: [&str; 7] = [
 fn hint(said: &str, asked: &Asked<'_>) -> Option<String> {
     if let Some((_, meaning)) = MEANINGS.iter().find(|(words, _)| said.contains(words)) {
         return Some((*meaning).to_owned());
+    }
+    if said.contains(DENIED) {
+        return Some(match asked.saves {
+            true => "etcd gives a snapshot to its user root alone".to_owned(),
+            false => "this user may not do that, and etcd's user root may".to_owned(),
+        });
     }
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
     if !says(&CLOSED) && !said.ends_with("context deadline exceeded") {
@@ -113,6 +123,17 @@ Error: context deadline exceeded
     }
 
     #[test]
+    fn that_a_snapshot_is_roots_alone_is_said_of_a_snapshot_only() {
+        let said = "Error: rpc error: code = PermissionDenied desc = auth: permission denied";
+        let told = |saves| {
+            let asked = Asked { endpoint: "http://a", shows_certificate: false, saves, trouble: None };
+            super::hint(said, &asked).unwrap()
+        };
+        assert!(told(true).contains("a snapshot to its user root alone"));
+        assert!(!told(false).contains("snapshot") && told(false).contains("etcd's user root may"));
+    }
+
+    #[test]
     fn a_closed_connection_is_put_to_the_certificate_and_nothing_else_is() {
         let expired = Some("x.crt expired");
         let closed = "Error: x (error reading server preface: EOF)";
@@ -130,7 +151,7 @@ Error: context deadline exceeded
             ("Error: x (connection refused)", "https://a", expired, None),
             ("Error: etcdserver: mvcc: database space exceeded", "https://a", expired, None),
         ] {
-            let asked = Asked { endpoint, shows_certificate: false, trouble };
+            let asked = Asked { endpoint, shows_certificate: false, saves: false, trouble };
             assert_eq!(super::hint(said, &asked).as_deref(), hint, "{said} {endpoint}");
         }
     }
