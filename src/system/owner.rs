@@ -92,11 +92,14 @@ fn steps(path: &Path) -> Vec<OsString> {
     steps.rev().map(|step| step.as_os_str().to_owned()).collect()
 }
 
+/// Whether a user is root, or we ourselves.
+pub fn is_root_or_us(uid: u32) -> bool {
+    [0, Owner::ourselves().uid].contains(&uid)
+}
+
 /// Whether a file is root's, or ours, and nobody else can write to it.
 pub fn is_roots(found: &std::fs::Metadata) -> bool {
-    [0, Owner::ourselves().uid].contains(&found.uid())
-        && found.mode() & 0o002 == 0
-        && (found.mode() & 0o020 == 0 || found.gid() == 0)
+    is_root_or_us(found.uid()) && found.mode() & 0o002 == 0 && (found.mode() & 0o020 == 0 || found.gid() == 0)
 }
 
 /// Makes the tree `new` look like the tree `old` to whoever runs on it: every directory and file gets the owner,

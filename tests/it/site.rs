@@ -7,11 +7,13 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::run::{Out, Run};
-use crate::world::{PASSWORD, Setup, Version, World, is_root};
+use crate::world::{PASSWORD, Setup, Version, World, free_port, is_root};
 
 on_both_versions!(
     snapshot_finds_the_etcd_that_runs,
     snapshot_runs_nothing_of_a_user_who_calls_it_etcd,
+    snapshot_knows_an_etcd_that_a_user_runs_from_the_machines_own,
+    an_etcd_that_a_user_runs_is_none_of_this_machine,
     restore_stops_no_etcd_whose_supervisor_it_does_not_know,
 );
 
@@ -33,11 +35,16 @@ fn is_able(version: Version) -> bool {
     others.is_none()
 }
 
-/// Starts the world's etcd, and the `impostor` if there is one, where no other process is seen, and runs `action` there without a site file.
-fn alone(world: &World, impostor: Option<&Path>, action: &str, args: &[&str]) -> Out {
+/// Starts the world's etcd where no other process is seen, and runs `action` there without a site file.
+fn alone(world: &World, action: &str, args: &[&str]) -> Out {
+    beside(world, "", action, args)
+}
+
+/// The same where a shell has run `script` before.
+fn beside(world: &World, script: &str, action: &str, args: &[&str]) -> Out {
     const SCRIPT: &str = r#"
-        supervisor=$1 dir=$2 impostor=$3; shift 3
-        [ -z "$impostor" ] || "$impostor" 600 &
+        supervisor=$1 dir=$2 script=$3; shift 3
+        eval "$script"
         : >"$dir/log"; rm -f "$dir/pid"
         "$supervisor" start "$dir" || exit 99
         until grep -q 'serving client traffic' "$dir/log"; do sleep 0.05; done
@@ -47,7 +54,7 @@ fn alone(world: &World, impostor: Option<&Path>, action: &str, args: &[&str]) ->
     command
         .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT, "sh"])
         .args([supervisor, world.path("supervisor")])
-        .arg(impostor.unwrap_or(Path::new("")))
+        .arg(script)
         .arg(action)
         .args(args)
         .env_clear()
@@ -69,7 +76,7 @@ fn snapshot_finds_the_etcd_that_runs(version: Version) {
     for setup in Setup::each(version) {
         let world = World::new(setup);
         world.stop();
-        let out = alone(&world, None, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+        let out = alone(&world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
         let results = out.completed();
         assert!(fs::exists(results.get("snapshot.path")).unwrap());
         assert_eq!(world.leftovers(), [""; 0]);
@@ -97,10 +104,68 @@ fn snapshot_runs_nothing_of_a_user_who_calls_it_etcd(version: Version) {
         for path in [&home, &etcd, &etcdctl] {
             lchown(path, Some(12345), None).unwrap();
         }
-        let out = alone(&world, Some(&etcd), env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+        let out = beside(
+            &world,
+            &format!("{} 600 &", etcd.display()),
+            env!("CARGO_BIN_EXE_snapshot"),
+            &[&world.to_target()],
+        );
         assert!(fs::exists(out.completed().get("snapshot.path")).unwrap());
         assert!(!fs::exists(ran).unwrap());
     }
+}
+
+/// The user of the impostors: nobody else's on any machine.
+const USER: u32 = 12345;
+
+/// A shell's words to start root's own etcd as a user, on a directory and ports of theirs, and to wait until it serves.
+fn of_a_user(world: &World, home: &Path, more: &str) -> String {
+    lchown(home, Some(USER), Some(USER)).unwrap();
+    format!(
+        "setpriv --reuid={USER} --regid={USER} --clear-groups {etcd} --data-dir={home}/data {more} \
+         --listen-client-urls=http://127.0.0.1:{client} --advertise-client-urls=http://127.0.0.1:{client} \
+         --listen-peer-urls=http://127.0.0.1:0 >{home}/log 2>&1 &",
+        etcd = world.setup().version.bin_dir().join("etcd").display(),
+        home = home.display(),
+        client = free_port(),
+    )
+}
+
+/// A password would go to whoever is taken for etcd: so of the world with a login, too, the snapshot must be the world's.
+fn snapshot_knows_an_etcd_that_a_user_runs_from_the_machines_own(version: Version) {
+    if !is_able(version) {
+        return;
+    }
+    let serves = |home: &Path| {
+        format!(
+            "until grep -q 'serving client traffic\\|serving insecure' {}/log; do sleep 0.05; done",
+            home.display()
+        )
+    };
+    for auth in [false, true] {
+        let world = World::new(Setup { auth, ..Setup::plain(version) });
+        let home = tempfile::tempdir().unwrap();
+        world.stop();
+        let script = format!("{}\n{}", of_a_user(&world, home.path(), ""), serves(home.path()));
+        let out = beside(&world, &script, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+        let results = out.completed();
+        assert!(fs::exists(home.path().join("data/member/snap/db")).unwrap(), "the user's etcd never ran");
+        assert!(fs::exists(results.get("snapshot.path")).unwrap());
+    }
+}
+
+/// Not even its configuration is read: here that is a pipe to which nobody ever writes.
+fn an_etcd_that_a_user_runs_is_none_of_this_machine(version: Version) {
+    if !is_able(version) {
+        return;
+    }
+    let world = World::new(Setup::plain(version));
+    let home = tempfile::tempdir().unwrap();
+    world.stop();
+    let waits = of_a_user(&world, home.path(), &format!("--config-file={}/pipe", home.path().display()));
+    let script = format!("mkfifo -m 644 {}/pipe\n{waits}\nsleep 0.5", home.path().display());
+    let out = beside(&world, &script, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+    assert!(fs::exists(out.completed().get("snapshot.path")).unwrap());
 }
 
 fn restore_stops_no_etcd_whose_supervisor_it_does_not_know(version: Version) {
@@ -111,7 +176,7 @@ fn restore_stops_no_etcd_whose_supervisor_it_does_not_know(version: Version) {
     let (archive, tree) = (world.saved(), world.tree());
     world.stop();
     let archive = format!("snapshot={}", archive.display());
-    let out = alone(&world, None, env!("CARGO_BIN_EXE_restore"), &[&archive, &world.to_target()]);
+    let out = alone(&world, env!("CARGO_BIN_EXE_restore"), &[&archive, &world.to_target()]);
     out.refused(&["no supervisor", "pid", "site file"]);
     assert_eq!(world.tree(), tree);
     assert_eq!(world.leftovers(), [""; 0]);

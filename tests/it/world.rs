@@ -374,7 +374,7 @@ pub fn is_root() -> bool {
 
 /// A port that is free now and that this process has not given out before. Not from the range of outgoing connections:
 /// one of those could take it while a test has etcd stopped.
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     const LOWEST: u16 = 11_000;
     const COUNT: u16 = 20_000;
     static GIVEN: AtomicU16 = AtomicU16::new(0);

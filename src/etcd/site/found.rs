@@ -3,6 +3,7 @@
 //! Must never prefer one of two etcds of the same standing. A home of etcd that is to be found too gets a file beside
 //! `running` and `configured` and a line here.
 
+use super::running::Untrusted;
 use super::settings::Said;
 use super::units::Systemd;
 use super::{Login, Origin, Service, Site, Tls, Tools, configured, local, pods, running, units};
@@ -193,14 +194,10 @@ impl Machine {
         if all.is_empty() { "none was found".to_owned() } else { all.join("; ") }
     }
 
-    /// The etcds that run, in words, those in containers and those that may not be looked at included.
+    /// The etcds of this machine that run, in words. What any user can start does not count, nor what runs in a container:
+    /// nobody beside us decides whether this machine has an etcd.
     pub fn running_in_words(&self) -> Vec<String> {
-        let others = &self.others;
-        let found = self.runs.iter().chain(&others.elsewhere).map(Found::in_words);
-        let untrusted =
-            others.untrusted.iter().map(|(pid, program)| format!("pid {pid}, {}", program.display()));
-        let unreadable = others.unreadable.iter().map(|pid| format!("pid {pid}"));
-        found.chain(untrusted).chain(unreadable).collect()
+        self.runs.iter().map(Found::in_words).collect()
     }
 
     /// The one that there is.
@@ -257,12 +254,9 @@ fn drift(root: &Path, systemd: &Systemd<'_>, found: &Found) -> Option<String> {
 
 /// There is no etcd to work on: why.
 fn none(running: &running::Running) -> Refusal {
-    if let Some((pid, program)) = running.untrusted.first() {
+    if let Some(Untrusted { pid, program, why }) = running.untrusted.first() {
         return Refusal::new(
-            format!(
-                "what runs as etcd (pid {pid}) is not trusted: others than root could have put {} there or called it so",
-                program.display()
-            ),
+            format!("what runs as etcd (pid {pid}, {}) is not trusted: {why}", program.display()),
             "if it is yours, write a site file and name it in ETCD_SITE",
         );
     }

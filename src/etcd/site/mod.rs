@@ -130,7 +130,7 @@ impl Site {
     }
 }
 
-/// The etcds that run on this machine, in words, those in containers included.
+/// The etcds of this machine that run, in words; not those in containers, nor those that any user could have started.
 pub fn running() -> Result<Vec<String>, Refusal> {
     Ok(machine()?.running_in_words())
 }

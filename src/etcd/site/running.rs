@@ -1,14 +1,15 @@
 //! The etcds that run, as `/proc` shows them: the truth about where etcd is.
 //!
-//! Must never take a proxy, a private etcd of ours, one whose files are not ours to see, or whatever else a user calls etcd
-//! for the etcd of this machine.
+//! Must never take a proxy, a private etcd of ours, one whose files are not ours to see, one that a user started, or
+//! whatever else a user calls etcd for the etcd of this machine.
 
 use super::found::{Found, Seen};
 use super::settings::{Said, Settings, Told};
 use super::units::MainPid;
 use crate::etcd::service::Service;
 use crate::stop::Refusal;
-use crate::system::owner::{is_roots, trusted_below};
+use crate::system::durable::read_found_text;
+use crate::system::owner::{Owner, is_root_or_us, is_roots, trusted_below};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -28,9 +29,18 @@ pub(super) struct Running {
     pub elsewhere: Vec<Found>,
     /// The processes that may not be read.
     pub unreadable: Vec<i32>,
-    /// The processes whose program others than root could have put there, and that program. Any user can run a program
-    /// of that name with an `etcdctl` of their own beside it, which we would run as root.
-    pub untrusted: Vec<(i32, PathBuf)>,
+    /// Those that root does not answer for.
+    pub untrusted: Vec<Untrusted>,
+}
+
+/// A process called etcd that any user could have started: a program of theirs, with an `etcdctl` beside it that we would
+/// run as root, or root's own on data, a port and certificates of theirs, which would get root's password.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Untrusted {
+    pub pid: i32,
+    pub program: PathBuf,
+    /// Why it is not trusted, in words.
+    pub why: String,
 }
 
 /// Looks at every process of the machine whose files lie under `root`.
@@ -49,11 +59,14 @@ pub(super) fn look(root: &Path, main_pid: MainPid<'_>) -> Result<Running, Refusa
             Err(_) => continue,
         };
         // Before anything that it was told is looked at: it may be told anything.
-        if !process.is_trusted(&home).unwrap_or(false) {
-            running.untrusted.push((pid, process.program));
-            continue;
-        }
-        let Some(found) = process.found(&home, main_pid)? else { continue };
+        let service = match process.trusted(&home, main_pid) {
+            Ok(service) => service,
+            Err(why) => {
+                running.untrusted.push(Untrusted { pid, program: process.program, why });
+                continue;
+            }
+        };
+        let Some(found) = process.found(&home, service)? else { continue };
         match is_same(&found.data_dir, &home, root) {
             true => running.here.push(found),
             false => running.elsewhere.push(found),
@@ -106,10 +119,26 @@ impl Process {
         }))
     }
 
+    /// What stops and starts it, if root answers for its program and for its being started; else why not, in words. Root
+    /// started what runs as root, and systemd what is the main process of a system unit, whoever that runs as.
+    fn trusted(&self, home: &Path, main_pid: MainPid<'_>) -> Result<Service, String> {
+        if !self.is_of_root(home).unwrap_or(false) {
+            return Err("others than root could have put its program there or called it so".to_owned());
+        }
+        let service = self.service(main_pid);
+        // The kernel gives this directory to the effective user, always (proc_pid(5)).
+        let uid = fs::metadata(home).map_err(|error| error.to_string())?.uid();
+        if is_root_or_us(uid) || matches!(service, Service::Systemd { .. }) {
+            return Ok(service);
+        }
+        let user = Owner { uid, gid: uid }.name().unwrap_or_else(|_| uid.to_string());
+        Err(format!("it runs as {user} and is not the main process of a system unit"))
+    }
+
     /// Whether root alone could start this program under this name, and can change it: root is to run the tools beside it,
     /// and any user may start a program of theirs that is called etcd. What `/proc` calls a program is its path in a world
     /// of files that a user may have laid out, so the file that runs is held against it.
-    fn is_trusted(&self, home: &Path) -> io::Result<bool> {
+    fn is_of_root(&self, home: &Path) -> io::Result<bool> {
         let root = home.join("root");
         let runs = fs::metadata(home.join("exe"))?;
         let dir = self.program.parent().unwrap_or(Path::new("/"));
@@ -130,7 +159,7 @@ impl Process {
     }
 
     /// What it was told; `None` for one that no client of a network can reach, as our own private ones.
-    fn found(self, home: &Path, main_pid: MainPid<'_>) -> Result<Option<Found>, Refusal> {
+    fn found(self, home: &Path, service: Service) -> Result<Option<Found>, Refusal> {
         let variables = self.environment.iter().filter_map(|variable| variable.split_once('='));
         let told = Told::of(self.words.iter().skip(1).map(String::as_str), variables);
         let config_file = told.config_file().map(|file| self.cwd.join(file));
@@ -147,7 +176,6 @@ impl Process {
             })?,
             None => told.settings(),
         };
-        let service = self.service(main_pid);
         let called = match &service {
             Service::Systemd { systemd } => format!("{systemd} (pid {})", self.pid),
             _ => format!("pid {}", self.pid),
@@ -212,7 +240,7 @@ fn unit(cgroup: &str) -> Option<&str> {
 }
 
 fn read_config(file: &Path) -> Result<Settings, String> {
-    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let text = read_found_text(file).map_err(|error| error.to_string())?;
     Settings::of_file(&text).map_err(|error| error.to_string())
 }
 

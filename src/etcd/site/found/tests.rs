@@ -1,6 +1,6 @@
 //! Which etcd is taken on machines laid out in files.
 
-use super::super::running::tests::{Process, machine, set_mode};
+use super::super::running::tests::{Process, give_away, machine, set_mode};
 use super::*;
 use std::fs;
 
@@ -63,8 +63,8 @@ fn a_contained_etcd_is_named_only_where_there_is_no_other() {
     assert_eq!(find(root.path()).unwrap().called, "pid 43");
 }
 
-#[test]
-fn the_process_of_a_static_pod_is_the_pod() {
+/// A machine whose kubelet is to run an etcd.
+fn with_pod() -> tempfile::TempDir {
     let root = machine();
     let dir = root.path().join("etc/kubernetes/manifests");
     fs::create_dir_all(&dir).unwrap();
@@ -75,6 +75,45 @@ fn the_process_of_a_static_pod_is_the_pod() {
                volumes: [{name: d, hostPath: {path: /data/a}}]\n";
     fs::write(dir.join("etcd.yaml"), pod).unwrap();
     set_mode(&dir.join("etcd.yaml"), 0o600);
+    root
+}
+
+#[test]
+fn a_pod_never_takes_the_endpoint_of_an_etcd_that_a_user_runs() {
+    let theirs = |pid| Process::etcd(pid, &["--data-dir=/data/a", "--listen-client-urls=http://127.0.0.1:1"]);
+    for process in [theirs(42), Process { cgroup: "0::/user.slice/x.scope\n", contained: true, ..theirs(42) }]
+    {
+        let root = with_pod();
+        process.put(root.path());
+        if process.contained {
+            // As with a namespace of mounts of the user's own: the directory is the machine's.
+            let data = root.path().join("proc/42/root/data");
+            fs::remove_dir_all(&data).unwrap();
+            std::os::unix::fs::symlink(root.path().join("data"), &data).unwrap();
+        }
+        if !give_away(root.path(), 42) {
+            return;
+        }
+        let found = find(root.path()).unwrap();
+        assert_eq!((&*found.endpoint, found.process), ("http://localhost:2379", None));
+    }
+}
+
+#[test]
+fn only_an_etcd_of_this_machine_is_named_as_running() {
+    let root = machine();
+    let named = || Machine::look(root.path(), &Systemd::none()).unwrap().running_in_words();
+    Process { contained: true, ..Process::etcd(41, &["--data-dir=/data/a"]) }.put(root.path());
+    Process { program: "/opt/etcd", ..Process::etcd(42, &["--data-dir=/data/b"]) }.put(root.path());
+    set_mode(&root.path().join("opt"), 0o1777);
+    assert_eq!(named(), [""; 0]);
+    Process::etcd(43, &["--data-dir=/data/a"]).put(root.path());
+    assert_eq!(named(), ["pid 43 with its data in /data/a at http://localhost:2379"]);
+}
+
+#[test]
+fn the_process_of_a_static_pod_is_the_pod() {
+    let root = with_pod();
     assert_eq!(find(root.path()).unwrap().called, "static pod /etc/kubernetes/manifests/etcd.yaml");
     Process { cgroup: "0::/kubepods.slice/x.scope\n", ..Process::etcd(42, &["--data-dir=/data/a"]) }
         .put(root.path());

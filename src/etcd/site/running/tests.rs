@@ -1,7 +1,7 @@
 //! Processes laid out in files, and what is found among them.
 
 use super::*;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use tempfile::TempDir;
 
 /// A process in a tree that looks like `/proc`.
@@ -141,10 +141,66 @@ fn a_program_that_others_can_change_is_no_etcd_of_this_machine() {
     for process in [etcd, gone] {
         for (path, mode) in [(process.program, 0o757), ("/usr/bin", 0o757), ("/usr", 0o1777), ("/", 0o1777)] {
             let running = changed(&process, |root| set_mode(&below(root, Path::new(path)), mode));
-            assert_eq!(running.untrusted, [(42, PathBuf::from("/usr/bin/etcd"))], "{path} {mode:o}");
+            let [untrusted] = &running.untrusted[..] else { panic!("{path} {mode:o}: {running:?}") };
+            assert_eq!((untrusted.pid, &*untrusted.program), (42, Path::new("/usr/bin/etcd")));
+            assert!(untrusted.why.contains("others than root"), "{path} {mode:o}: {untrusted:?}");
             assert!(running.here.is_empty() && running.elsewhere.is_empty(), "{running:?}");
         }
     }
+}
+
+/// Gives a process to a user who is neither root nor we; `false` where we may not.
+pub fn give_away(root: &Path, pid: i32) -> bool {
+    let given = chown(root.join("proc").join(pid.to_string()), Some(12345), None).is_ok();
+    if !given {
+        eprintln!("skipped: only root gives files away");
+    }
+    given
+}
+
+#[test]
+fn what_another_user_runs_counts_only_as_the_main_process_of_a_system_unit() {
+    let user = "0::/user.slice/user-12345.slice/user@12345.service/app.slice/etcd.service\n";
+    // What it was told is not even read where it is not trusted.
+    let etcd = |config: &str| Process::etcd(42, &["--data-dir=/data/a", &format!("--config-file={config}")]);
+    for (process, main_pid, counts) in [
+        (etcd("/home/etcd.yml"), Some(42), true),
+        (etcd("/none.yml"), Some(1), false),
+        (etcd("/none.yml"), None, false),
+        (Process { cgroup: user, ..etcd("/none.yml") }, Some(42), false),
+        (Process { cgroup: "0::/kubepods.slice/x.scope\n", ..etcd("/none.yml") }, Some(42), false),
+        (Process { contained: true, ..etcd("/none.yml") }, None, false),
+    ] {
+        let root = machine();
+        fs::write(root.path().join("home/etcd.yml"), "data-dir: /data/b\n").unwrap();
+        process.put(root.path());
+        if !give_away(root.path(), 42) {
+            return;
+        }
+        let running = look(root.path(), &|_| main_pid).unwrap();
+        assert_eq!((running.here.len(), running.elsewhere.len()), (usize::from(counts), 0), "{running:?}");
+        let whose = |found: &Untrusted| found.pid == 42 && found.why.contains("runs as 12345");
+        assert_eq!(running.untrusted.iter().filter(|found| whose(found)).count(), usize::from(!counts));
+    }
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_configuration_is_refused_and_not_waited_for() {
+    let root = machine();
+    Process::etcd(42, &["--config-file=/home/pipe"]).put(root.path());
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        root.path().join("home/pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o644),
+        0,
+    )
+    .unwrap();
+    let refusal = look(root.path(), &|_| None).unwrap_err();
+    assert!(
+        refusal.reason.contains("/home/pipe") && refusal.reason.contains("not a regular file"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -174,7 +230,8 @@ fn a_name_counts_where_it_is_roots_link_to_the_program() {
             symlink("/bin/other", root.join("data/etcd")).unwrap();
             set_mode(&root.join("home"), mode);
         });
-        assert_eq!(running.untrusted, [(42, PathBuf::from("/opt/etcd-server"))], "{name} {mode:o}");
+        let [untrusted] = &running.untrusted[..] else { panic!("{name} {mode:o}: {running:?}") };
+        assert_eq!((untrusted.pid, &*untrusted.program), (42, Path::new("/opt/etcd-server")));
     }
 }
 
