@@ -50,25 +50,73 @@ fn number(unit: &str) -> Option<u64> {
     unit.rsplit_once('/')?.1.parse().ok()
 }
 
-/// Brings an unfinished restore to its end, where there is an etcd and its data.
-pub fn settle(site: Option<&Site>) -> Rest {
-    let Some(site) = site.filter(|site| site.data_dir.exists()) else { return Rest::Quiet };
-    let data = match DataDir::open(site) {
-        Ok(data) => data,
-        Err(error) => {
-            return match Stop::of(error, "", "") {
-                Stop::Refused(refusal) => Rest::Busy(refusal.reason),
-                Stop::Failed(Failure { cause, .. }) => {
-                    Rest::Unsettled(format!("{cause:#}: see that {} can be read", site.data_dir.display()))
-                }
-            };
+/// The data directory in the configuration that is ours, where one is.
+pub fn configured() -> Result<Option<PathBuf>> {
+    for home in [Home::Debian, Home::Snap] {
+        if let Some(text) = read(home.config_file())?.filter(|text| configuration::is_ours(text)) {
+            return Ok(configuration::data_dir_in(&text));
         }
+    }
+    Ok(None)
+}
+
+/// Brings an unfinished restore to its end, where there is an etcd and its data. Whoever else would work on the data is
+/// kept from it as long as the answer's second half lives. Of an etcd with its data elsewhere than `configured` nothing
+/// is touched; where none can be worked with, ours is at least looked at.
+pub fn settle(site: &Result<Site>, configured: Option<&Path>) -> (Rest, Option<DataDir>) {
+    let site = match (site, configured) {
+        (Ok(site), None) => site,
+        (Ok(site), Some(ours)) if is_same(&site.data_dir, ours) => site,
+        (Ok(site), Some(ours)) => return look(ours, &format!("{} is another etcd", site.called)),
+        (Err(error), Some(ours)) => return look(ours, &format!("{error:#}")),
+        (Err(_), None) => return (Rest::Quiet, None),
     };
-    match restore::settle(site, &data, &mut |_| {}) {
+    let data = match hold(&site.data_dir) {
+        Ok(Some(data)) => data,
+        Ok(None) => return (Rest::Quiet, None),
+        Err(rest) => return (rest, None),
+    };
+    let rest = match restore::settle(site, &data, &mut |_| {}) {
         Ok(None) => Rest::Quiet,
         Ok(Some(recovered)) => Rest::Settled(recovered.in_words()),
         Err(stop) => Rest::Unsettled(stop.to_string()),
+    };
+    (rest, Some(data))
+}
+
+/// Without an etcd to work with, for the reason `why`, a restore can be seen to be unfinished and no more.
+fn look(data_dir: &Path, why: &str) -> (Rest, Option<DataDir>) {
+    let data = match hold(data_dir) {
+        Ok(Some(data)) => data,
+        Ok(None) => return (Rest::Quiet, None),
+        Err(rest) => return (rest, None),
+    };
+    let rest = match data.has_journal() {
+        Ok(false) => Rest::Quiet,
+        Ok(true) => Rest::Unsettled(format!(
+            "a restore is unfinished in {}, and its etcd cannot be worked with ({why}): mend that; restore --recover",
+            data_dir.display()
+        )),
+        Err(error) => Rest::Unsettled(format!("{error:#}")),
+    };
+    (rest, Some(data))
+}
+
+/// The lock on a data directory, if that is there.
+fn hold(data_dir: &Path) -> Result<Option<DataDir>, Rest> {
+    if !data_dir.exists() {
+        return Ok(None);
     }
+    DataDir::at(data_dir).map(Some).map_err(|error| match Stop::of(error, "", "") {
+        Stop::Refused(refusal) => Rest::Busy(refusal.reason),
+        Stop::Failed(Failure { cause, .. }) => {
+            Rest::Unsettled(format!("{cause:#}: see that {} can be read", data_dir.display()))
+        }
+    })
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    one == other || matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
 }
 
 /// All that a decision needs.
@@ -208,6 +256,29 @@ mod tests {
         assert_eq!(certificates(home.path()), Certificates::Missing("client.key".into()));
         dir.replace(CERTIFICATES[4], b"").unwrap();
         assert_eq!(certificates(home.path()), Certificates::All);
+    }
+
+    #[test]
+    fn data_of_ours_is_kept_from_others_and_looked_at_though_no_etcd_can_be_worked_with() {
+        let home = tempfile::tempdir().unwrap();
+        let refused = || Err(anyhow::anyhow!("there are two etcds"));
+        let (rest, held) = settle(&refused(), Some(home.path()));
+        assert_eq!(rest, Rest::Quiet);
+        let (Rest::Busy(who), None) = settle(&refused(), Some(home.path())) else { panic!("not busy") };
+        assert!(who.contains("is working on"), "{who}");
+        drop(held);
+        let dir = crate::system::durable::Dir::open(home.path()).unwrap();
+        let beside = dir.make_child(".etcd-restore", None).unwrap();
+        beside.replace("journal.json", b"{}").unwrap();
+        let (Rest::Unsettled(why), Some(_)) = settle(&refused(), Some(home.path())) else {
+            panic!("settled")
+        };
+        assert!(
+            ["unfinished", "two etcds", "restore --recover"].iter().all(|part| why.contains(part)),
+            "{why}"
+        );
+        assert!(matches!(settle(&refused(), None), (Rest::Quiet, None)));
+        assert!(matches!(settle(&refused(), Some(&home.path().join("none"))), (Rest::Quiet, None)));
     }
 
     #[test]

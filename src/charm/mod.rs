@@ -104,7 +104,9 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     if let Some(said) = decide::second(&facts::earlier(juju, &ours.unit)?) {
         return Ok(said);
     }
-    let rest = facts::settle(site(environment).as_ref());
+    let configured = if environment.site.is_some() { None } else { facts::configured()? };
+    // To the hook's last step: a restore that began meanwhile would have its etcd started over it.
+    let (rest, _held) = facts::settle(&site(environment), configured.as_deref());
     if let Rest::Settled(words) = &rest {
         juju.note(words)?;
     }
@@ -128,8 +130,8 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     }
 }
 
-fn site(environment: &Environment) -> Option<Site> {
-    Site::chosen(environment.site.as_deref(), "", environment.password.clone()).ok()
+fn site(environment: &Environment) -> Result<Site> {
+    Site::chosen(environment.site.as_deref(), "", environment.password.clone())
 }
 
 /// An etcd that a site file describes is the operator's: the charm neither installs nor configures nor starts it.
@@ -137,8 +139,8 @@ fn theirs(juju: &Juju, environment: &Environment, file: &Path, rest: &Rest) -> S
     match (rest, site(environment)) {
         (Rest::Busy(who), _) => status("maintenance", who),
         (Rest::Unsettled(why), _) => status("blocked", why),
-        (_, Some(site)) => health(juju, &site, rest, SERVING, "see to the etcd of the site file"),
-        (_, None) => blocked(&format!("the site file {} cannot be used", file.display()), "correct it"),
+        (_, Ok(site)) => health(juju, &site, rest, SERVING, "see to the etcd of the site file"),
+        (_, Err(error)) => told(&error, &format!("the site file {} cannot be used", file.display())),
     }
 }
 

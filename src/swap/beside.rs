@@ -34,9 +34,14 @@ pub struct DataDir {
 impl DataDir {
     /// Opens and locks the site's data directory; refuses at once when another run works on it.
     pub fn open(site: &Site) -> Result<Self> {
-        let shown = site.data_dir.display();
+        Self::at(&site.data_dir)
+    }
+
+    /// The same with the directory at `data_dir`, whatever etcd it is of.
+    pub fn at(data_dir: &Path) -> Result<Self> {
+        let shown = data_dir.display();
         // The path comes from etcd's own configuration, where a symlink (`/var/snap/etcd/current`) is meant.
-        let path = site.data_dir.canonicalize().map_err(|error| {
+        let path = data_dir.canonicalize().map_err(|error| {
             Refusal::new(
                 format!("the data directory {shown} cannot be reached: {error}"),
                 format!("make it for the user that etcd runs as: install -d -m 700 -o etcd -g etcd {shown}"),

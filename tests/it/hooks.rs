@@ -18,6 +18,7 @@ on_one_version! {
     hooks_that_are_nothing_to_us_succeed_quietly,
     hooks_of_a_second_unit_touch_nothing,
     hooks_leave_data_alone_while_somebody_works_on_it,
+    hooks_keep_others_from_the_data_to_their_end,
     hooks_never_fail_whatever_tool_is_broken,
     dispatch_is_the_action_itself,
     dispatch_says_what_it_does_not_know,
@@ -112,6 +113,28 @@ fn hooks_leave_data_alone_while_somebody_works_on_it(version: Version) {
     }
     drop(held);
     unit.hook("update-status").says("active", &["1 member, healthy"]);
+}
+
+fn hooks_keep_others_from_the_data_to_their_end(version: Version) {
+    let world = World::plain(version);
+    let unit = Unit::new(&world);
+    world.stop();
+    let data = std::fs::File::open(world.data_dir()).unwrap();
+    let lock = || rustix::fs::flock(&data, rustix::fs::FlockOperation::NonBlockingLockShared);
+    std::thread::scope(|scope| {
+        // It waits for an etcd that does not serve, long after it has looked for an unfinished restore.
+        let hook = scope.spawn(|| unit.hook("update-status"));
+        let mut held = std::time::Duration::ZERO;
+        while !hook.is_finished() {
+            match lock() {
+                Ok(()) => rustix::fs::flock(&data, rustix::fs::FlockOperation::Unlock).unwrap(),
+                Err(_) => held += std::time::Duration::from_millis(20),
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        hook.join().unwrap().says("blocked", &["does not serve"]);
+        assert!(held > std::time::Duration::from_secs(2), "the data was free after {held:?}");
+    });
 }
 
 fn hooks_never_fail_whatever_tool_is_broken(version: Version) {
