@@ -42,7 +42,7 @@ pub struct Facts {
     pub pointed: bool,
     /// Whether the unit's etcd runs.
     pub runs: bool,
-    /// Whether it has run since before its configuration was written.
+    /// Whether it was last started before its configuration was written.
     pub stale: bool,
 }
 
@@ -55,6 +55,8 @@ pub enum Certificates {
     All,
     /// Some; these are missing, in words.
     Missing(String),
+    /// All, and etcd would not start with them or nobody on this machine could ask it: why, in words.
+    Unusable(String),
 }
 
 /// What became of a restore that was not at its end.
@@ -133,7 +135,8 @@ pub fn decide(facts: &Facts) -> Plan {
     match facts.runs {
         true if changed || facts.stale => steps.push(Step::Restart),
         true => {}
-        false if !steps.is_empty() || facts.hook.may_start() => steps.push(Step::Start),
+        // A configuration that no etcd was started with is what a hook left that died, or whose start failed.
+        false if !steps.is_empty() || facts.stale || facts.hook.may_start() => steps.push(Step::Start),
         false => {
             let next = format!("if nobody works on its data, {}", facts.home.service().typed("start"));
             return Plan { steps: Vec::new(), say: Some(blocked("etcd does not run", &next)) };
@@ -189,6 +192,12 @@ fn stands_in_the_way(facts: &Facts) -> Option<Status> {
         return Some(blocked(
             &format!("of the certificates in {place} there is no {names}"),
             "add what is missing, or remove the rest",
+        ));
+    }
+    if let Certificates::Unusable(why) = &facts.certificates {
+        return Some(blocked(
+            &format!("the certificates cannot be used, and etcd was left alone: {why}"),
+            "mend that",
         ));
     }
     match &facts.data {

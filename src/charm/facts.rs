@@ -8,12 +8,14 @@ use super::record::Record;
 use super::settings::Settings;
 use super::systemd;
 use crate::action::{Environment, now};
+use crate::etcd::certificates::{Dates, names_loopback, read_key};
 use crate::etcd::service::main_pid;
 use crate::etcd::site::{self, Site};
 use crate::juju::{Juju, Resource};
 use crate::restore;
 use crate::stop::{Failure, Stop};
 use crate::swap::{DataDir, MEMBER};
+use crate::system::owner::Owner;
 use anyhow::{Context, Result};
 use std::ffi::OsStr;
 use std::fs;
@@ -130,7 +132,8 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
     let configured = read(home.config_file())?;
     let data_dir = data_dir(home, configured.as_deref(), storage.as_deref());
     let settings = Settings::read(&juju.configuration()?);
-    let certificates = certificates(home.certificates());
+    let owner = Owner::named("etcd")?.filter(|_| home != Home::Snap);
+    let certificates = certificates(home.certificates(), owner);
     let wanted = match &settings {
         Ok(settings) => {
             let open = match certificates {
@@ -172,7 +175,7 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
     })
 }
 
-/// Whether etcd was started before its configuration was written; to the second, and no where systemd is too old to tell.
+/// Whether etcd was last started before its configuration was written; to the second, and no where systemd is too old to tell.
 /// A time to come, as a clock that was wrong leaves it, tells nothing: it would restart etcd again and again.
 fn is_stale(home: Home) -> bool {
     let written = fs::metadata(home.config_file()).map_or(0, |file| file.mtime());
@@ -210,13 +213,35 @@ fn stranger(configured: Option<&str>, data_dir: &Path) -> Result<Option<String>>
     Ok(there.map(|site| format!("its data is in {}", site.data_dir.display())))
 }
 
-fn certificates(dir: &Path) -> Certificates {
+/// Not only whether the files are there: etcd is stopped to be started with them.
+fn certificates(dir: &Path, owner: Option<Owner>) -> Certificates {
     let missing: Vec<&str> = CERTIFICATES.into_iter().filter(|name| !dir.join(name).exists()).collect();
     match missing.len() {
-        0 => Certificates::All,
+        0 => match usable(dir, owner) {
+            Ok(()) => Certificates::All,
+            Err(error) => Certificates::Unusable(format!("{error:#}")),
+        },
         5 => Certificates::None,
         _ => Certificates::Missing(missing.join(" nor ")),
     }
+}
+
+fn usable(dir: &Path, owner: Option<Owner>) -> Result<()> {
+    for name in ["ca.crt", "server.crt", "client.crt"] {
+        Dates::read(&dir.join(name))?;
+    }
+    for name in ["server.key", "client.key"] {
+        read_key(&dir.join(name))?;
+    }
+    let server = dir.join("server.crt");
+    anyhow::ensure!(names_loopback(&server)?, "{} does not name IP:127.0.0.1", server.display());
+    // Before etcd is installed, there is nobody to read them, nor an etcd to be taken down.
+    let Some(owner) = owner else { return Ok(()) };
+    for name in ["ca.crt", "server.crt", "server.key"] {
+        let file = dir.join(name);
+        anyhow::ensure!(owner.can_read(&file), "the user etcd cannot read {}", file.display());
+    }
+    Ok(())
 }
 
 fn read(file: &Path) -> Result<Option<String>> {
@@ -245,17 +270,50 @@ mod tests {
         }
     }
 
+    fn put(dir: &Path, name: &str, text: &str) {
+        crate::system::durable::Dir::open(dir).unwrap().replace(name, text.as_bytes()).unwrap();
+    }
+
+    /// All five, the server's for `name`.
+    fn make_certificates(dir: &Path, name: &str) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        for file in CERTIFICATES {
+            put(dir, file, &if file.ends_with(".key") { key.serialize_pem() } else { made.pem() });
+        }
+    }
+
     #[test]
     fn certificates_are_all_or_none_or_the_missing_are_named() {
         let home = tempfile::tempdir().unwrap();
-        let dir = crate::system::durable::Dir::open(home.path()).unwrap();
-        assert_eq!(certificates(home.path()), Certificates::None);
-        for name in &CERTIFICATES[..4] {
-            dir.replace(name, b"").unwrap();
+        assert_eq!(certificates(home.path(), None), Certificates::None);
+        make_certificates(home.path(), "127.0.0.1");
+        assert_eq!(certificates(home.path(), None), Certificates::All);
+        crate::system::durable::Dir::open(home.path()).unwrap().remove_file("client.key").unwrap();
+        assert_eq!(certificates(home.path(), None), Certificates::Missing("client.key".into()));
+    }
+
+    #[test]
+    fn certificates_that_etcd_could_not_use_are_told_by_name() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        let said = |owner| match certificates(dir, owner) {
+            Certificates::Unusable(why) => why,
+            other => panic!("{other:?}"),
+        };
+        for name in CERTIFICATES {
+            for text in ["", "nonsense", "-----BEGIN PRIVATE KEY-----\nMIIx\n"] {
+                make_certificates(dir, "127.0.0.1");
+                put(dir, name, text);
+                assert!(said(None).contains(name), "{name} with {text:?}: {}", said(None));
+            }
         }
-        assert_eq!(certificates(home.path()), Certificates::Missing("client.key".into()));
-        dir.replace(CERTIFICATES[4], b"").unwrap();
-        assert_eq!(certificates(home.path()), Certificates::All);
+        make_certificates(dir, "etcd.example");
+        assert!(said(None).contains("127.0.0.1"), "{}", said(None));
+        // The files are private to us, as a careless `cp` as root leaves them.
+        make_certificates(dir, "127.0.0.1");
+        assert_eq!(certificates(dir, Some(Owner::ourselves())), Certificates::All);
+        assert!(said(Some(Owner { uid: 65534, gid: 65534 })).contains("cannot read"));
     }
 
     #[test]

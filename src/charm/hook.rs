@@ -53,10 +53,10 @@ impl Hook {
         })
     }
 
-    /// Whether an etcd that does not run is to be started. Not whenever time passes: somebody may have stopped it to
+    /// Whether an etcd that does not run is to be started: a storage that goes has it stopped. Not whenever time passes: somebody may have stopped it to
     /// work on its data.
     pub fn may_start(self) -> bool {
-        matches!(self, Self::Install | Self::Start | Self::UpgradeCharm)
+        matches!(self, Self::Install | Self::Start | Self::UpgradeCharm | Self::StorageAttached)
     }
 }
 

@@ -1,14 +1,16 @@
 //! A client's certificate, read for what keeps etcd from taking it: etcd tells its client nothing but a closed connection.
 //!
-//! Must never judge whether a signature is right, nor hold a key: it reads dates and uses.
+//! Must never judge whether a signature is right, nor keep a key: it reads dates, uses and names, and that a key is one.
 
 use super::site::Tls;
 use crate::system::durable::read_found;
 use anyhow::{Context, Result};
 use jiff::{Timestamp, ToSpan};
 use std::path::Path;
-use x509_cert::Certificate;
-use x509_cert::ext::pkix::ExtendedKeyUsage;
+use x509_cert::der::SecretDocument;
+use x509_cert::ext::pkix::name::GeneralName;
+use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
+use x509_cert::{Certificate, TbsCertificate};
 
 /// The extended key usage of clients, 1.3.6.1.5.5.7.3.2 (RFC 5280, 4.2.1.12).
 const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
@@ -30,10 +32,7 @@ impl Dates {
     /// Of the first certificate in the PEM file `path`.
     pub fn read(path: &Path) -> Result<Self> {
         let reading = || format!("reading the certificate {}", path.display());
-        let bytes = read_found(path).with_context(reading)?;
-        let chain = Certificate::load_pem_chain(&bytes).with_context(reading)?;
-        let first =
-            chain.first().context("there is none in it").with_context(reading)?.tbs_certificate.clone();
+        let first = first_of(path)?;
         let seconds = |time: x509_cert::time::Time| {
             Timestamp::from_second(i64::try_from(time.to_unix_duration().as_secs())?).context("its dates")
         };
@@ -46,6 +45,44 @@ impl Dates {
                 .is_none_or(|(_, usage)| usage.0.iter().any(|id| id.to_string() == CLIENT_AUTH)),
         })
     }
+}
+
+/// Whether the first certificate in the PEM file `path` is a server's at 127.0.0.1.
+pub fn names_loopback(path: &Path) -> Result<bool> {
+    let names = first_of(path)?
+        .get::<SubjectAltName>()
+        .with_context(|| format!("reading the certificate {}", path.display()))?;
+    let loopback =
+        |name: &GeneralName| matches!(name, GeneralName::IpAddress(ip) if ip.as_bytes() == [127, 0, 0, 1]);
+    Ok(names.is_some_and(|(_, names)| names.0.iter().any(loopback)))
+}
+
+/// The first certificate in the PEM file `path`.
+fn first_of(path: &Path) -> Result<TbsCertificate> {
+    let reading = || format!("reading the certificate {}", path.display());
+    let bytes = read_found(path).with_context(reading)?;
+    // The library panics at a file without a byte but line ends.
+    let chain = match bytes.trim_ascii() {
+        [] => Vec::new(),
+        bytes => Certificate::load_pem_chain(bytes).with_context(reading)?,
+    };
+    let first = chain.into_iter().next().context("there is none in it").with_context(reading)?;
+    Ok(first.tbs_certificate)
+}
+
+/// That the file `path` holds a private key in PEM, of whatever kind and in clear. What comes before it, as the
+/// parameters of a curve, is passed over.
+pub fn read_key(path: &Path) -> Result<()> {
+    let reading = || format!("reading the key {}", path.display());
+    let text = String::from_utf8(read_found(path).with_context(reading)?).with_context(reading)?;
+    let begins =
+        text.lines().find(|line| line.starts_with("-----BEGIN ") && line.ends_with("PRIVATE KEY-----"));
+    let (_, key) =
+        begins.and_then(|line| text.split_once(line)).context("there is none in it").with_context(reading)?;
+    let label = begins.unwrap_or_default();
+    let end = label.replace("BEGIN", "END");
+    let (body, _) = key.split_once(&end).context("its end is missing").with_context(reading)?;
+    SecretDocument::from_pem(&format!("{label}{body}{end}\n")).map(drop).with_context(reading)
 }
 
 /// What is wrong at `now` with the certificate that a client shows, in words; `None` where nothing is, or none is shown.
@@ -118,8 +155,10 @@ mod tests {
             trouble(&Tls { cert: Some(cert.to_owned()), ..Tls::default() }, Timestamp::UNIX_EPOCH)
         };
         assert!(of(&cert).unwrap().contains("c.crt"));
-        fs::write(&cert, "no certificate").unwrap();
-        assert!(of(&cert).unwrap().contains("c.crt"));
+        for text in ["no certificate", "", "\n"] {
+            fs::write(&cert, text).unwrap();
+            assert!(of(&cert).unwrap().contains("c.crt"), "{text:?}");
+        }
         assert_eq!(trouble(&Tls::default(), Timestamp::UNIX_EPOCH), None);
     }
 }

@@ -1,6 +1,7 @@
 //! Whose a file is: owner, mode, labels. Knows users by name; must never widen a mode.
 
 use super::durable::{Dir, give};
+use super::process::Program;
 use anyhow::{Context, Result};
 use nix::unistd::User;
 use rustix::fs::{FileType, Mode, XattrFlags, fchmod, fgetxattr, flistxattr, fsetxattr, fstat};
@@ -39,6 +40,16 @@ impl Owner {
     pub fn name(self) -> Result<String> {
         let user = User::from_uid(nix::unistd::Uid::from_raw(self.uid)).context("looking up a user")?;
         Ok(user.map_or_else(|| self.uid.to_string(), |user| user.name))
+    }
+
+    /// Whether this owner can read the file at `path`: asked of the kernel, which knows of groups and access lists too.
+    pub fn can_read(self, path: &Path) -> bool {
+        if self == Self::ourselves() {
+            return File::open(path).is_ok();
+        }
+        let (user, group) = (format!("--reuid={}", self.uid), format!("--regid={}", self.gid));
+        let words = [&*user, &*group, "--init-groups", "--", "test", "-r"];
+        Program::new("setpriv").args(words).args([path]).run().is_ok()
     }
 
     /// Gives an open file or directory to this owner.

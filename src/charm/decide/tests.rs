@@ -98,15 +98,19 @@ fn an_installation_that_broke_off_goes_on_where_it_was() {
     does(&configured, &[Step::MakeData, Step::Start, Step::Ports]);
     // A hook that died between the configuration and the restart.
     does(&Facts { stale: true, ..serving() }, &[Step::Restart, Step::Ports]);
+    // Or between the stop and the start; and one whose etcd did not start.
+    for hook in [Hook::Look, Hook::ConfigChanged, Hook::StorageAttached] {
+        does(&Facts { hook, stale: true, runs: false, ..serving() }, &[Step::Start, Step::Ports]);
+    }
 }
 
 #[test]
 fn a_stopped_etcd_is_started_when_the_unit_starts_and_not_whenever_time_passes() {
     let stopped = Facts { runs: false, ..serving() };
-    for hook in [Hook::Start, Hook::Install, Hook::UpgradeCharm] {
+    for hook in [Hook::Start, Hook::Install, Hook::UpgradeCharm, Hook::StorageAttached] {
         does(&Facts { hook, ..stopped.clone() }, &[Step::Start, Step::Ports]);
     }
-    for hook in [Hook::Look, Hook::ConfigChanged, Hook::StorageAttached] {
+    for hook in [Hook::Look, Hook::ConfigChanged] {
         says(
             &Facts { hook, ..stopped.clone() },
             "blocked",
@@ -148,6 +152,14 @@ fn what_an_operator_has_to_see_to_is_named_and_nothing_is_touched() {
         (
             Facts { certificates: Certificates::Missing("client.key".into()), ..empty() },
             ["client.key", "/etc/etcd/tls"],
+        ),
+        (
+            Facts {
+                certificates: Certificates::Unusable("server.key: no".into()),
+                wanted: ours("b"),
+                ..serving()
+            },
+            ["server.key: no", "etcd was left alone"],
         ),
         (
             Facts { data: Data::Foreign("unit a/1 of model m".into()), ..empty() },
