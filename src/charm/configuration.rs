@@ -28,7 +28,9 @@ pub struct Member {
 
 /// The whole file.
 pub fn text(settings: &Settings, member: &Member) -> Result<String> {
-    let peer = format!("http://127.0.0.1:{}", settings.management_port);
+    // Whoever reaches this port writes past all that the other one asks for.
+    let scheme = if member.open.is_some() { "https" } else { "http" };
+    let peer = format!("{scheme}://127.0.0.1:{}", settings.management_port);
     let mut map = Map::new();
     let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
     put("name", json!(member.name));
@@ -62,15 +64,14 @@ pub fn text(settings: &Settings, member: &Member) -> Result<String> {
                 "advertise-client-urls",
                 json!(format!("https://{}", std::net::SocketAddr::new(*address, port))),
             );
-            put(
-                "client-transport-security",
-                json!({
-                    "trusted-ca-file": dir.join("ca.crt"),
-                    "cert-file": dir.join("server.crt"),
-                    "key-file": dir.join("server.key"),
-                    "client-cert-auth": true,
-                }),
-            );
+            let security = json!({
+                "trusted-ca-file": dir.join("ca.crt"),
+                "cert-file": dir.join("server.crt"),
+                "key-file": dir.join("server.key"),
+                "client-cert-auth": true,
+            });
+            put("peer-transport-security", security.clone());
+            put("client-transport-security", security);
         }
     }
     Ok(format!("{MARK}{}", serde_yaml::to_string(&map)?))
@@ -126,15 +127,18 @@ mod tests {
     }
 
     #[test]
-    fn with_certificates_every_client_must_show_one() {
+    fn with_certificates_every_client_and_peer_must_show_one() {
         let open = Some(("/etc/etcd/tls".into(), "fd00::1".parse().unwrap()));
         let text = text(&settings(), &Member { open, ..member() }).unwrap();
         let map: Map<String, Value> = serde_yaml::from_str(&text).unwrap();
         assert_eq!(map["listen-client-urls"], "https://0.0.0.0:2379");
         assert_eq!(map["advertise-client-urls"], "https://[fd00::1]:2379");
-        assert_eq!(map["client-transport-security"]["client-cert-auth"], true);
-        assert_eq!(map["client-transport-security"]["trusted-ca-file"], "/etc/etcd/tls/ca.crt");
-        assert_eq!(map["listen-peer-urls"], "http://127.0.0.1:2380");
+        for who in ["client-transport-security", "peer-transport-security"] {
+            assert_eq!(map[who]["client-cert-auth"], true, "{who}");
+            assert_eq!(map[who]["trusted-ca-file"], "/etc/etcd/tls/ca.crt", "{who}");
+        }
+        assert_eq!(map["listen-peer-urls"], "https://127.0.0.1:2380");
+        assert!(!text.contains("http:"), "{text}");
     }
 
     #[test]

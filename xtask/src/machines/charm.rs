@@ -134,6 +134,12 @@ pub fn certificates(stage: &Stage) -> Result<String> {
     ensure!(listens_on_loopback_alone(&machine).is_err(), "etcd listens on loopback alone");
     let stranger = machine.attempt(&["etcdctl", "--endpoints=http://127.0.0.1:2379", "get", "x"])?;
     ensure!(!stranger.status.success(), "etcd answers in clear");
+    let peer = machine.attempt(&[
+        "bash",
+        "-c",
+        "exec 3<>/dev/tcp/127.0.0.1/2380 && printf 'GET /members HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3",
+    ])?;
+    ensure!(!String::from_utf8_lossy(&peer.stdout).contains("peerURLs"), "the peers' port answers in clear");
     let saved = unit.action("snapshot", json!({}))?;
     unit.action("restore", json!({"snapshot": saved["snapshot.path"]}))?;
     let packed = unit.action("package-client-credentials", json!({}))?;
