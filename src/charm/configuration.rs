@@ -77,6 +77,18 @@ pub fn text(settings: &Settings, member: &Member) -> Result<String> {
     Ok(format!("{MARK}{}", serde_yaml::to_string(&map)?))
 }
 
+/// The same file once etcd has served: from then on it does not start where its data is missing, as at a boot before any
+/// hook. It runs on with data either way.
+pub fn served(text: &str) -> String {
+    text.replace("\ninitial-cluster-state: new\n", "\ninitial-cluster-state: existing\n")
+}
+
+/// What keeps a systemd unit from starting before the storage of its data is mounted.
+pub fn drop_in(data_dir: &Path) -> String {
+    let path = data_dir.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%");
+    format!("{MARK}[Unit]\nRequiresMountsFor=\"{path}\"\n")
+}
+
 /// Whether a file of this text is the charm's.
 pub fn is_ours(text: &str) -> bool {
     text.starts_with(MARK)
@@ -139,6 +151,16 @@ mod tests {
         }
         assert_eq!(map["listen-peer-urls"], "https://127.0.0.1:2380");
         assert!(!text.contains("http:"), "{text}");
+    }
+
+    #[test]
+    fn once_etcd_has_served_it_does_not_begin_anew() {
+        let text = text(&settings(), &member()).unwrap();
+        let served = served(&text);
+        assert!(text.contains("\ninitial-cluster-state: new\n"), "{text}");
+        assert!(served.contains("\ninitial-cluster-state: existing\n"), "{served}");
+        assert_eq!(super::served(&served), served);
+        assert!(drop_in(Path::new("/srv/a b%")).ends_with("[Unit]\nRequiresMountsFor=\"/srv/a b%%\"\n"));
     }
 
     #[test]

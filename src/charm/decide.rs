@@ -5,7 +5,7 @@
 use super::configuration;
 use super::home::Home;
 use super::hook::Hook;
-use super::record::Data;
+use super::record::{Data, Record};
 use super::settings::Settings;
 use crate::juju::Status;
 use crate::stop::Refusal;
@@ -38,7 +38,7 @@ pub struct Facts {
     pub configured: Option<String>,
     /// And as it should be.
     pub wanted: String,
-    /// Whether the systemd unit is led to that file.
+    /// Whether the systemd unit is led to that file, and waits for the storage.
     pub pointed: bool,
     /// Whether the unit's etcd runs.
     pub runs: bool,
@@ -90,6 +90,8 @@ pub enum Step {
     MakeData,
     /// Write the configuration that is wanted.
     Configure,
+    /// Write into the configuration that etcd has served, and nothing else: no reason to restart it.
+    Note,
     /// Start etcd, now and at every boot.
     Start,
     /// Stop etcd and start it.
@@ -128,22 +130,33 @@ pub fn decide(facts: &Facts) -> Plan {
     if matches!(facts.data, Data::Nothing | Data::New) {
         steps.push(Step::MakeData);
     }
-    let changed = facts.configured.as_ref() != Some(&facts.wanted) || !facts.pointed;
+    let noting = is_to_note(facts);
+    let changed = (facts.configured.as_ref() != Some(&facts.wanted) || !facts.pointed) && !noting;
     if changed {
         steps.push(Step::Configure);
+    }
+    let works = !steps.is_empty();
+    if noting {
+        steps.push(Step::Note);
     }
     match facts.runs {
         true if changed || facts.stale => steps.push(Step::Restart),
         true => {}
         // A configuration that no etcd was started with is what a hook left that died, or whose start failed.
-        false if !steps.is_empty() || facts.stale || facts.hook.may_start() => steps.push(Step::Start),
+        false if works || facts.stale || facts.hook.may_start() => steps.push(Step::Start),
         false => {
             let next = format!("if nobody works on its data, {}", facts.home.service().typed("start"));
-            return Plan { steps: Vec::new(), say: Some(blocked("etcd does not run", &next)) };
+            return Plan { steps, say: Some(blocked("etcd does not run", &next)) };
         }
     }
     steps.push(Step::Ports);
     Plan { steps, say: None }
+}
+
+/// Whether the configuration is as it should be but for that etcd has served.
+fn is_to_note(facts: &Facts) -> bool {
+    let noted = facts.configured.as_deref().map(configuration::served);
+    facts.pointed && facts.configured.as_ref() != Some(&facts.wanted) && noted.as_ref() == Some(&facts.wanted)
 }
 
 /// The status of a unit that came after others, before anything of it is looked at: nothing of it is ours to touch.
@@ -207,9 +220,13 @@ fn stands_in_the_way(facts: &Facts) -> Option<Status> {
         )),
         Data::Lost => Some(blocked(
             &format!("the data in {dir} is gone"),
-            &format!("restore a snapshot, or {} for an empty etcd", facts.home.service().typed("start")),
-        ))
-        .filter(|_| !facts.runs),
+            &format!(
+                "restore a snapshot; or for an empty etcd: {}; rm {} {}",
+                facts.home.service().typed("stop"),
+                facts.home.config_file().display(),
+                Record::file(&facts.data_dir).display(),
+            ),
+        )),
         Data::Nothing if ours => Some(blocked(
             &format!("the data in {dir} is not there"),
             "attach the storage that holds it: juju attach-storage",

@@ -4,7 +4,7 @@ use super::configuration::{self, CERTIFICATES, Member};
 use super::decide::{Certificates, Facts, Rest};
 use super::home::Home;
 use super::hook::Hook;
-use super::record::Record;
+use super::record::{Data, Record};
 use super::settings::Settings;
 use super::systemd;
 use crate::action::{Environment, now};
@@ -133,6 +133,7 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
     let data_dir = data_dir(home, configured.as_deref(), storage.as_deref());
     let settings = Settings::read(&juju.configuration()?);
     let owner = Owner::named("etcd")?.filter(|_| home != Home::Snap);
+    let data = ours.look(&data_dir)?;
     let certificates = certificates(home.certificates(), owner);
     let wanted = match &settings {
         Ok(settings) => {
@@ -146,16 +147,12 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
                 data_dir: data_dir.clone(),
                 open,
             };
-            configuration::text(settings, &member)?
+            let text = configuration::text(settings, &member)?;
+            if matches!(data, Data::There | Data::Lost) { configuration::served(&text) } else { text }
         }
         Err(_) => String::new(),
     };
-    let pointed = match home.pointer() {
-        Some(pointer) => {
-            read(pointer)?.is_some_and(|text| text == configuration::pointer(home.config_file()))
-        }
-        None => true,
-    };
+    let pointed = is_pointed(home, &data_dir, storage.as_deref())?;
     Ok(Facts {
         hook,
         rest,
@@ -163,7 +160,7 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         home,
         installed: installed.is_some(),
         stranger: stranger(configured.as_deref(), &data_dir)?,
-        data: ours.look(&data_dir)?,
+        data,
         data_dir,
         storage,
         certificates,
@@ -173,6 +170,17 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         runs: installed.is_some() && main_pid(home.unit()).is_some(),
         stale: is_stale(home),
     })
+}
+
+/// Whether the systemd unit is led to the configuration, and waits for the storage where the data is on one.
+fn is_pointed(home: Home, data_dir: &Path, storage: Option<&Path>) -> Result<bool> {
+    if let Some(pointer) = home.pointer()
+        && read(pointer)?.is_none_or(|text| text != configuration::pointer(home.config_file()))
+    {
+        return Ok(false);
+    }
+    let stored = storage.is_some_and(|storage| data_dir.starts_with(storage));
+    Ok(!stored || read(&home.drop_in())?.is_some_and(|text| text == configuration::drop_in(data_dir)))
 }
 
 /// Whether etcd was last started before its configuration was written; to the second, and no where systemd is too old to tell.

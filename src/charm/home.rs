@@ -43,6 +43,11 @@ impl Home {
         (self != Self::Snap).then_some(Path::new(DEBIAN))
     }
 
+    /// The file that adds to the systemd unit what a storage asks for.
+    pub fn drop_in(self) -> PathBuf {
+        PathBuf::from(format!("/etc/systemd/system/{}.d/etcd-charm.conf", self.unit()))
+    }
+
     /// Where the data is without a storage.
     pub fn data_dir(self) -> PathBuf {
         PathBuf::from(match self {

@@ -157,6 +157,8 @@ fn observed(juju: &Juju, environment: &Environment, facts: &Facts, ours: &Record
     if said.word == "active" && facts.data != Data::There {
         let served = Record { served: true, ..ours.clone() };
         served.write(&Dir::open(&facts.data_dir.canonicalize()?)?)?;
+        // Now and not by the next hook: the machine may boot without its data before that.
+        perform::note(facts.home, &configuration::served(&facts.wanted))?;
     }
     Ok(said)
 }

@@ -2,6 +2,7 @@
 
 use super::configuration;
 use super::decide::{Certificates, Facts, Step};
+use super::home::Home;
 use super::install::{self, Proxies};
 use super::record::Record;
 use super::systemd;
@@ -12,6 +13,7 @@ use crate::swap::MEMBER;
 use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
+use std::fs::{self, File};
 use std::path::Path;
 
 impl Step {
@@ -21,6 +23,7 @@ impl Step {
             Self::Install => "installing etcd",
             Self::MakeData => "making the data directory",
             Self::Configure => "configuring etcd",
+            Self::Note => "noting that etcd has served",
             Self::Start => "starting etcd",
             Self::Restart => "restarting etcd with its new configuration",
             Self::Stop => "stopping etcd",
@@ -49,6 +52,7 @@ impl Hands<'_> {
             Step::Install => install::install(*home, self.settings()?, self.juju, self.proxies),
             Step::MakeData => self.make_data(),
             Step::Configure => self.configure(),
+            Step::Note => note(*home, &self.facts.wanted),
             Step::Start => {
                 systemd::allow(home.unit())?;
                 self.start()
@@ -98,13 +102,27 @@ impl Hands<'_> {
 
     /// The configuration comes before what leads to it: an etcd that starts in between has its old one.
     fn configure(&self) -> Result<()> {
-        let home = self.facts.home;
+        let Facts { home, data_dir, storage, .. } = self.facts;
+        if storage.as_ref().is_some_and(|storage| data_dir.starts_with(storage)) {
+            put(&home.drop_in(), &configuration::drop_in(data_dir))?;
+            systemd::reload()?;
+        }
         put(home.config_file(), &self.facts.wanted)?;
         match home.pointer() {
             Some(pointer) => put(pointer, &configuration::pointer(home.config_file())),
             None => Ok(()),
         }
     }
+}
+
+/// Writes `text` as etcd's configuration and leaves the file the time it had: by that a hook tells whether etcd is to be
+/// restarted for it. One that dies in between has it restarted once in vain.
+pub fn note(home: Home, text: &str) -> Result<()> {
+    let file = home.config_file();
+    let noting = || format!("writing {}", file.display());
+    let time = fs::metadata(file).and_then(|file| file.modified()).with_context(noting)?;
+    put(file, text)?;
+    File::open(file).and_then(|file| file.set_modified(time)).with_context(noting)
 }
 
 fn put(file: &Path, text: &str) -> Result<()> {
@@ -129,5 +147,5 @@ fn ensure(path: &Path, owner: Option<Option<Owner>>) -> Result<Dir> {
 
 /// The size of the database, in bytes.
 fn size(data_dir: &Path) -> u64 {
-    std::fs::metadata(data_dir.join(MEMBER).join("snap/db")).map_or(0, |file| file.len())
+    fs::metadata(data_dir.join(MEMBER).join("snap/db")).map_or(0, |file| file.len())
 }

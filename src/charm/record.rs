@@ -7,7 +7,7 @@ use crate::system::durable::Dir;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Dotted: etcd ignores it, with a warning.
 const NAME: &str = ".etcd-charm.json";
@@ -39,6 +39,11 @@ pub enum Data {
 }
 
 impl Record {
+    /// Its path, for a person.
+    pub fn file(data_dir: &Path) -> PathBuf {
+        data_dir.join(NAME)
+    }
+
     /// Writes it into `dir`.
     pub fn write(&self, dir: &Dir) -> Result<()> {
         dir.replace(NAME, &serde_json::to_vec(self)?)

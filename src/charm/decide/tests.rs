@@ -120,6 +120,22 @@ fn a_stopped_etcd_is_started_when_the_unit_starts_and_not_whenever_time_passes()
 }
 
 #[test]
+fn that_etcd_has_served_is_written_down_and_nothing_is_restarted_for_it() {
+    let (new, existing) =
+        (ours("\ninitial-cluster-state: new\n"), ours("\ninitial-cluster-state: existing\n"));
+    let served = Facts { configured: Some(new.clone()), wanted: existing.clone(), ..serving() };
+    does(&served, &[Step::Note, Step::Ports]);
+    let stopped = decide(&Facts { runs: false, ..served.clone() });
+    assert_eq!(stopped.steps, [Step::Note]);
+    assert!(stopped.say.unwrap().message.contains("does not run"));
+    does(&Facts { pointed: false, ..served.clone() }, &[Step::Configure, Step::Restart, Step::Ports]);
+    let more = Facts { wanted: existing.clone() + "b", ..served };
+    does(&more, &[Step::Configure, Step::Restart, Step::Ports]);
+    let back = Facts { configured: Some(existing), wanted: new, data: Data::New, ..serving() };
+    does(&back, &[Step::MakeData, Step::Configure, Step::Restart, Step::Ports]);
+}
+
+#[test]
 fn a_second_unit_is_told_so() {
     assert_eq!(second(&[]), None);
     let said = second(&["etcd/0".into(), "etcd/2".into()]).unwrap();
@@ -166,6 +182,10 @@ fn what_an_operator_has_to_see_to_is_named_and_nothing_is_touched() {
             ["belongs to unit a/1", "move"],
         ),
         (Facts { data: Data::Lost, runs: false, ..serving() }, ["is gone", "restore a snapshot"]),
+        (
+            Facts { data: Data::Lost, ..serving() },
+            ["is gone", "rm /etc/etcd/etcd.conf.yml /var/lib/etcd/default/.etcd-charm.json"],
+        ),
         (Facts { data: Data::Nothing, runs: false, ..serving() }, ["is not there", "juju attach-storage"]),
         (Facts { stranger, ..empty() }, ["pid 7", "did not set up"]),
     ] {

@@ -85,6 +85,8 @@ fn options(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     unit.hook("config-changed", &[HEALTHY])?;
     unit.hook("update-status", &[HEALTHY])?;
     ensure!(pid(machine)? == second, "etcd was restarted again");
+    let configured = fs::read_to_string(machine.path("/etc/etcd/etcd.conf.yml")?)?;
+    ensure!(configured.contains("initial-cluster-state: existing"), "etcd would begin anew: {configured}");
     machine.run(&["systemctl", "stop", "etcd"])?;
     unit.hook("update-status", &["blocked etcd does not run", "systemctl start etcd.service"])?;
     unit.hook("start", &[HEALTHY])
@@ -212,6 +214,14 @@ pub fn trouble(stage: &Stage) -> Result<String> {
     machine.write(record, &ours)?;
     machine.run(&["mv", "/srv/data/etcd/member", "/srv/data/moved"])?;
     unit.hook("start", &["blocked the data in /srv/data/etcd is gone", "restore a snapshot"])?;
+    // As at a boot, before any hook.
+    let _ = machine.attempt(&["systemctl", "start", "etcd"])?;
+    machine.run(&["systemctl", "stop", "etcd"])?;
+    ensure!(
+        !machine.path("/srv/data/etcd/member/wal")?.exists(),
+        "etcd began anew where its data was missing"
+    );
+    machine.run(&["rm", "-rf", "/srv/data/etcd/member"])?;
     machine.run(&["mv", "/srv/data/moved", "/srv/data/etcd/member"])?;
     unit.hook("start", &[HEALTHY])?;
     Ok("each was blocked with what to do, and served when that was done".to_owned())
