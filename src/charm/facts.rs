@@ -133,7 +133,10 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
     let data_dir = data_dir(home, configured.as_deref(), storage.as_deref());
     let settings = Settings::read(&juju.configuration()?);
     let owner = Owner::named("etcd")?.filter(|_| home != Home::Snap);
-    let data = ours.look(&data_dir)?;
+    let data = match home.open(&data_dir)? {
+        Some(dir) => ours.look(&dir)?,
+        None => Data::Nothing,
+    };
     let certificates = certificates(home.certificates(), owner);
     let wanted = match &settings {
         Ok(settings) => {

@@ -4,8 +4,11 @@
 
 use crate::etcd::service::Service;
 use crate::etcd::site::{CHARM_TLS, DEBIAN, DEBIAN_UNIT, SNAP, SNAP_COMMON, SNAP_UNIT};
-use crate::system::owner::Owner;
+use crate::system::durable::Dir;
+use crate::system::owner::{Owner, is_trusted};
 use anyhow::{Context, Result};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// How etcd came, or is to come, to the machine.
@@ -85,6 +88,26 @@ impl Home {
         }
     }
 
+    /// The data directory at `path`, if it is there. Where etcd has a user, that user may own the directories on the way and
+    /// put a symlink in the place of any: none is followed then, for we are root and give away what we find.
+    pub fn open(self, path: &Path) -> Result<Option<Dir>> {
+        if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Ok(None);
+        }
+        let path = match path.parent() {
+            // The snap's own `current` is one.
+            _ if self == Self::Snap => match path.canonicalize() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                found => found.with_context(|| format!("looking for {}", path.display()))?,
+            },
+            Some(parent) if is_trusted(parent).unwrap_or(false) => {
+                parent.canonicalize()?.join(path.file_name().unwrap_or_default())
+            }
+            _ => path.to_owned(),
+        };
+        Dir::open(&path).map(Some)
+    }
+
     fn has_user(self) -> Result<bool> {
         Ok(self == Self::Snap || Owner::named("etcd")?.is_some())
     }
@@ -96,5 +119,25 @@ impl Home {
             Self::Release => ("/usr/local/bin", "etcd", "etcdctl"),
         };
         [Path::new(dir).join(server), Path::new(dir).join(client)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_symlink_in_the_place_of_data_is_followed_in_the_snap_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let (real, link) = (home.path().join("real"), home.path().join("link"));
+        assert!(Home::Debian.open(&real).unwrap().is_none() && Home::Snap.open(&real).unwrap().is_none());
+        Dir::open(home.path()).unwrap().make_child("real", None).unwrap();
+        symlink(&real, &link).unwrap();
+        for home in [Home::Debian, Home::Release] {
+            assert!(home.open(&real).unwrap().is_some());
+            assert!(home.open(&link).is_err());
+        }
+        assert_eq!(Home::Snap.open(&link).unwrap().unwrap().path(), real.canonicalize().unwrap());
     }
 }

@@ -19,7 +19,6 @@ use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Status};
 use crate::stop::Refusal;
-use crate::system::durable::Dir;
 use crate::system::process::become_it;
 use anyhow::{Context, Result, bail};
 use decide::{Facts, Plan, Rest, blocked, decide, status};
@@ -156,7 +155,7 @@ fn observed(juju: &Juju, environment: &Environment, facts: &Facts, ours: &Record
         health(juju, &site, &facts.rest, patience, &format!("systemctl status {unit}; journalctl -u {unit}"));
     if said.word == "active" && facts.data != Data::There {
         let served = Record { served: true, ..ours.clone() };
-        served.write(&Dir::open(&facts.data_dir.canonicalize()?)?)?;
+        served.write(&facts.home.open(&facts.data_dir)?.context("the data directory is gone")?)?;
         // Now and not by the next hook: the machine may boot without its data before that.
         perform::note(facts.home, &configuration::served(&facts.wanted))?;
     }

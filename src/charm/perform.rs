@@ -91,8 +91,16 @@ impl Hands<'_> {
 
     /// The record comes before the owner: etcd does not start in a directory that is not its own.
     fn make_data(&self) -> Result<()> {
-        let owner = self.facts.home.owner()?;
-        let dir = ensure(&self.facts.data_dir, Some(owner))?;
+        let Facts { home, data_dir, .. } = self.facts;
+        let owner = home.owner()?;
+        let dir = match home.open(data_dir)? {
+            Some(dir) => dir,
+            None => {
+                let (parent, name) = split(data_dir)?;
+                ensure(parent)?.make_child(name, owner)?
+            }
+        };
+        may_be_given(&dir, owner)?;
         self.ours.write(&dir)?;
         match owner {
             Some(owner) => owner.own(&dir).context("giving the data directory to etcd"),
@@ -126,26 +134,57 @@ pub fn note(home: Home, text: &str) -> Result<()> {
 }
 
 fn put(file: &Path, text: &str) -> Result<()> {
-    let (dir, name) =
-        file.parent().zip(file.file_name().and_then(|name| name.to_str())).context("no file")?;
-    ensure(dir, None)?.replace_for(name, text.as_bytes(), PUBLIC, None)
+    let (dir, name) = split(file)?;
+    ensure(dir)?.replace_for(name, text.as_bytes(), PUBLIC, None)
 }
 
-/// The directory at `path`, made where it is missing: for everybody to enter, and where an owner is named, for it alone.
-fn ensure(path: &Path, owner: Option<Option<Owner>>) -> Result<Dir> {
+/// A directory that is neither root's nor etcd's is somebody's.
+fn may_be_given(dir: &Dir, owner: Option<Owner>) -> Result<()> {
+    let Owner { uid: ours, .. } = Owner::ourselves();
+    let whose = dir.stat()?.st_uid;
+    if [0, ours].contains(&whose) || owner.is_some_and(|owner| owner.uid == whose) {
+        return Ok(());
+    }
+    let shown = dir.path().display();
+    Err(Refusal::new(
+        format!("{shown} belongs to user {whose}, and neither to etcd nor to root"),
+        format!("if it is meant for etcd's data: chown etcd: {shown}"),
+    )
+    .into())
+}
+
+/// The directory at `path`, made for everybody to enter where it is missing.
+fn ensure(path: &Path) -> Result<Dir> {
     if path.exists() {
         return Dir::open(&path.canonicalize()?);
     }
-    let (parent, name) =
-        path.parent().zip(path.file_name().and_then(|name| name.to_str())).context("no directory")?;
-    let parent = ensure(parent, None)?;
-    match owner {
-        None => parent.ensure_child(name, RUNNABLE, None),
-        Some(owner) => parent.make_child(name, owner),
-    }
+    let (parent, name) = split(path)?;
+    ensure(parent)?.ensure_child(name, RUNNABLE, None)
+}
+
+fn split(path: &Path) -> Result<(&Path, &str)> {
+    path.parent().zip(path.file_name().and_then(|name| name.to_str())).context("a path without a name")
 }
 
 /// The size of the database, in bytes.
 fn size(data_dir: &Path) -> u64 {
     fs::metadata(data_dir.join(MEMBER).join("snap/db")).map_or(0, |file| file.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_given_to_etcd() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = Dir::open(home.path()).unwrap();
+        may_be_given(&dir, None).unwrap();
+        // Only root can make one.
+        let nobody = Owner { uid: 65534, gid: 65534 };
+        if nobody.own(&dir).is_ok() {
+            assert!(may_be_given(&dir, None).unwrap_err().to_string().contains("belongs to user 65534"));
+            may_be_given(&dir, Some(nobody)).unwrap();
+        }
+    }
 }

@@ -4,9 +4,9 @@
 
 use crate::swap::MEMBER;
 use crate::system::durable::Dir;
+use crate::system::owner::is_roots;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// Dotted: etcd ignores it, with a warning.
@@ -49,14 +49,8 @@ impl Record {
         dir.replace(NAME, &serde_json::to_vec(self)?)
     }
 
-    /// What is in `data_dir` to the unit of this record.
-    pub fn look(&self, data_dir: &Path) -> Result<Data> {
-        let path = match data_dir.canonicalize() {
-            Ok(path) => path,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Data::Nothing),
-            Err(error) => return Err(error).with_context(|| format!("looking at {}", data_dir.display())),
-        };
-        let dir = Dir::open(&path)?;
+    /// What is in the data directory to the unit of this record.
+    pub fn look(&self, dir: &Dir) -> Result<Data> {
         let has_member = dir.inode(MEMBER)?.is_some();
         let Some(text) = dir.read_small(NAME)? else {
             return Ok(match has_member {
@@ -64,8 +58,13 @@ impl Record {
                 false => Data::Nothing,
             });
         };
-        let found: Self = serde_json::from_slice(&text)
-            .with_context(|| format!("the record {} cannot be read", path.join(NAME).display()))?;
+        let file = Self::file(dir.path());
+        let reading = || format!("the record {} cannot be read", file.display());
+        // Whom etcd runs as owns the directory, and may put another one there.
+        if !is_roots(&dir.read(NAME)?.metadata().with_context(reading)?) {
+            return Ok(Data::Foreign(format!("whoever wrote {}, and that was not root", file.display())));
+        }
+        let found: Self = serde_json::from_slice(&text).with_context(reading)?;
         Ok(match (found.unit == self.unit && found.model == self.model, has_member) {
             (false, true) => Data::Foreign(format!("unit {} of model {}", found.unit, found.model)),
             (false, false) => Data::Nothing,
@@ -79,27 +78,31 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn data_is_ours_only_by_our_record() {
         let home = tempfile::tempdir().unwrap();
-        let (path, dir) = (home.path(), Dir::open(home.path()).unwrap());
+        let dir = Dir::open(home.path()).unwrap();
         let record = |unit: &str, served| Record { unit: unit.into(), model: "m".into(), served };
         let ours = record("etcd/0", false);
-        assert_eq!(ours.look(&path.join("none")).unwrap(), Data::Nothing);
-        assert_eq!(ours.look(path).unwrap(), Data::Nothing);
+        assert_eq!(ours.look(&dir).unwrap(), Data::Nothing);
         dir.make_child(MEMBER, None).unwrap();
-        assert!(matches!(ours.look(path).unwrap(), Data::Foreign(_)));
+        assert!(matches!(ours.look(&dir).unwrap(), Data::Foreign(_)));
         ours.write(&dir).unwrap();
-        assert_eq!(ours.look(path).unwrap(), Data::New);
+        assert_eq!(ours.look(&dir).unwrap(), Data::New);
         record("etcd/0", true).write(&dir).unwrap();
-        assert_eq!(ours.look(path).unwrap(), Data::There);
-        let Data::Foreign(whose) = record("etcd/1", false).look(path).unwrap() else { panic!("not foreign") };
+        assert_eq!(ours.look(&dir).unwrap(), Data::There);
+        let Data::Foreign(whose) = record("etcd/1", false).look(&dir).unwrap() else { panic!("not foreign") };
         assert_eq!(whose, "unit etcd/0 of model m");
         dir.remove_tree(MEMBER).unwrap();
-        assert_eq!(ours.look(path).unwrap(), Data::Lost);
-        assert_eq!(record("etcd/1", false).look(path).unwrap(), Data::Nothing);
+        assert_eq!(ours.look(&dir).unwrap(), Data::Lost);
+        assert_eq!(record("etcd/1", false).look(&dir).unwrap(), Data::Nothing);
         ours.write(&dir).unwrap();
-        assert_eq!(ours.look(path).unwrap(), Data::New);
+        assert_eq!(ours.look(&dir).unwrap(), Data::New);
+        std::fs::set_permissions(home.path().join(NAME), Permissions::from_mode(0o666)).unwrap();
+        let Data::Foreign(whose) = ours.look(&dir).unwrap() else { panic!("anybody's record was taken") };
+        assert!(whose.contains("not root"), "{whose}");
     }
 }
