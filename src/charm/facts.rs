@@ -123,10 +123,16 @@ fn is_same(one: &Path, other: &Path) -> bool {
 
 /// All that a decision needs.
 pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Facts> {
-    let installed = Home::installed()?;
+    let is_ours = |home: Home| {
+        read(home.config_file()).is_ok_and(|text| text.is_some_and(|text| configuration::is_ours(&text)))
+    };
+    let installed = Home::installed(is_ours)?;
     let home = match installed {
         Some(home) => home,
-        None => wanted_home(juju)?,
+        None => Some(wanted_home(juju)?)
+            .filter(|wanted| is_ours(*wanted) || !Home::ALL.into_iter().any(is_ours))
+            .or_else(|| [Home::Snap, Home::Debian].into_iter().find(|home| is_ours(*home)))
+            .context("no home")?,
     };
     let storage = juju.storage(STORAGE)?;
     let configured = read(home.config_file())?;

@@ -23,14 +23,24 @@ pub enum Home {
 }
 
 impl Home {
-    /// The home that is on this machine already, complete.
-    pub fn installed() -> Result<Option<Self>> {
-        for home in [Self::Snap, Self::Release, Self::Debian] {
+    /// In the order in which they are looked for.
+    pub const ALL: [Self; 3] = [Self::Snap, Self::Release, Self::Debian];
+
+    /// The home that is on this machine already, complete. One whose configuration is ours is no longer left for another
+    /// that an operator installs beside it.
+    pub fn installed(is_ours: impl Fn(Self) -> bool) -> Result<Option<Self>> {
+        let mut complete = Vec::new();
+        for home in Self::ALL {
             if home.programs().iter().all(|program| program.exists()) && home.has_user()? {
-                return Ok(Some(home));
+                complete.push(home);
             }
         }
-        Ok(None)
+        Ok(Self::of(&complete, is_ours))
+    }
+
+    fn of(complete: &[Self], is_ours: impl Fn(Self) -> bool) -> Option<Self> {
+        let settled = Self::ALL.into_iter().any(&is_ours);
+        complete.iter().copied().find(|home| !settled || is_ours(*home))
     }
 
     /// etcd's configuration.
@@ -126,6 +136,19 @@ impl Home {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_home_is_kept_whatever_is_installed_beside_it() {
+        use Home::{Debian, Release, Snap};
+        let none = |_| false;
+        // The release has its configuration where Debian's package has it.
+        let debian = |home| home != Snap;
+        assert_eq!(Home::of(&[Snap, Debian], none), Some(Snap));
+        assert_eq!(Home::of(&[Snap, Debian], debian), Some(Debian));
+        assert_eq!(Home::of(&[Snap, Release, Debian], debian), Some(Release));
+        assert_eq!(Home::of(&[Snap], debian), None);
+        assert_eq!(Home::of(&[Debian], |home| home == Snap), None);
+    }
 
     #[test]
     fn a_symlink_in_the_place_of_data_is_followed_in_the_snap_alone() {
