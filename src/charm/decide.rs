@@ -24,6 +24,8 @@ pub struct Facts {
     pub home: Home,
     /// Whether it is.
     pub installed: bool,
+    /// And whether it is one that the charm can lead to its configuration.
+    pub suits: Result<(), Refusal>,
     /// An etcd on this machine that the charm did not set up, in words.
     pub stranger: Option<String>,
     /// Where the data is, or is to be.
@@ -197,7 +199,7 @@ fn ends(facts: &Facts) -> Option<Plan> {
 fn stands_in_the_way(facts: &Facts) -> Option<Status> {
     let ours = facts.configured.as_deref().is_some_and(configuration::is_ours);
     let dir = facts.data_dir.display();
-    if let Err(refusal) = &facts.settings {
+    if let Some(refusal) = facts.settings.as_ref().err().or(facts.suits.as_ref().err()) {
         return Some(blocked(&refusal.reason, &refusal.next));
     }
     if let Certificates::Missing(names) = &facts.certificates {

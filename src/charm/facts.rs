@@ -168,6 +168,7 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         settings,
         home,
         installed: installed.is_some(),
+        suits: if installed.is_some() { home.suits() } else { Ok(()) },
         stranger: stranger(configured.as_deref(), &data_dir)?,
         data,
         data_dir,

@@ -4,8 +4,10 @@
 
 use crate::etcd::service::Service;
 use crate::etcd::site::{CHARM_TLS, DEBIAN, DEBIAN_UNIT, SNAP, SNAP_COMMON, SNAP_UNIT};
+use crate::stop::Refusal;
 use crate::system::durable::Dir;
 use crate::system::owner::{Owner, is_trusted};
+use crate::system::process::Program;
 use anyhow::{Context, Result};
 use std::fs;
 use std::io;
@@ -118,6 +120,27 @@ impl Home {
         Dir::open(&path).map(Some)
     }
 
+    /// That the etcd installed here takes its configuration from where we write it.
+    pub fn suits(self) -> Result<(), Refusal> {
+        let server = match self {
+            Self::Snap => PathBuf::from("/snap/etcd/current/bin/etcd"),
+            Self::Debian | Self::Release => self.programs()[0].clone(),
+        };
+        // One that does not even run says so when it is started.
+        let told =
+            Program::new(&server).args(["--version"]).run().map(|output| output.text()).unwrap_or_default();
+        match too_old(&told) {
+            None => Ok(()),
+            Some(version) => Err(Refusal::new(
+                format!(
+                    "{} is etcd {version}, and an etcd before 3.4 takes no ETCD_CONFIG_FILE",
+                    server.display()
+                ),
+                "juju attach-resource APPLICATION etcd=etcd-vX.Y.Z-linux-ARCH.tar.gz, and remove this etcd",
+            )),
+        }
+    }
+
     fn has_user(self) -> Result<bool> {
         Ok(self == Self::Snap || Owner::named("etcd")?.is_some())
     }
@@ -130,6 +153,14 @@ impl Home {
         };
         [Path::new(dir).join(server), Path::new(dir).join(client)]
     }
+}
+
+/// The version in what `etcd --version` prints (`etcd Version: 3.3.25`), where it is before 3.4.
+fn too_old(told: &str) -> Option<&str> {
+    let version = told.lines().find_map(|line| line.strip_prefix("etcd Version:"))?.trim();
+    let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
+    let pair = (numbers.next()??, numbers.next()??);
+    (pair < (3, 4)).then_some(version)
 }
 
 #[cfg(test)]
@@ -148,6 +179,20 @@ mod tests {
         assert_eq!(Home::of(&[Snap, Release, Debian], debian), Some(Release));
         assert_eq!(Home::of(&[Snap], debian), None);
         assert_eq!(Home::of(&[Debian], |home| home == Snap), None);
+    }
+
+    #[test]
+    fn an_etcd_before_3_4_is_too_old() {
+        for (told, old) in [
+            ("etcd Version: 3.3.25\nGit SHA: Not provided\n", Some("3.3.25")),
+            ("etcd Version: 2.3.8\n", Some("2.3.8")),
+            ("etcd Version: 3.4.23\nGo OS/Arch: linux/amd64\n", None),
+            ("etcd Version: 3.10.0\n", None),
+            ("nonsense", None),
+            ("", None),
+        ] {
+            assert_eq!(too_old(told), old, "{told}");
+        }
     }
 
     #[test]

@@ -49,7 +49,10 @@ impl Hands<'_> {
     pub fn perform(&self, step: Step) -> Result<()> {
         let Facts { home, data_dir, .. } = self.facts;
         match step {
-            Step::Install => install::install(*home, self.settings()?, self.juju, self.proxies),
+            Step::Install => {
+                install::install(*home, self.settings()?, self.juju, self.proxies)?;
+                Ok(home.suits()?)
+            }
             Step::MakeData => self.make_data(),
             Step::Configure => self.configure(),
             Step::Note => note(*home, &self.facts.wanted),

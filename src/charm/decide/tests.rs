@@ -19,6 +19,7 @@ fn serving() -> Facts {
         settings: Settings::read(options.as_object().unwrap()),
         home: Home::Debian,
         installed: true,
+        suits: Ok(()),
         stranger: None,
         data_dir: "/var/lib/etcd/default".into(),
         storage: None,
@@ -163,6 +164,10 @@ fn what_an_operator_has_to_see_to_is_named_and_nothing_is_touched() {
     let wrong = Err(Refusal::new("option port is 0", "juju config APPLICATION port=VALUE"));
     let stranger = Some("pid 7 with its data in /d".to_owned());
     for (facts, parts) in [
+        (
+            Facts { suits: Err(Refusal::new("etcd 3.3", "replace it")), installed: true, ..empty() },
+            ["etcd 3.3", "replace it"],
+        ),
         (Facts { settings: wrong.clone(), ..empty() }, ["option port is 0", "juju config"]),
         (Facts { settings: wrong, wanted: ours("b"), ..serving() }, ["option port is 0", "juju config"]),
         (
