@@ -94,12 +94,34 @@ fn prove(bin: &Dir, found: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Puts the programs under their names. Others there are an operator's own: nobody asked us to replace them. Those of this
+/// same release are what an installation that broke off has left.
 fn place(bin: &Dir, found: &[&str]) -> Result<()> {
+    for name in found {
+        if bin.inode(name)?.is_some() && !same_file(bin, name, &draft(name))? {
+            let file = bin.path().join(name).display().to_string();
+            return Err(Refusal::new(
+                format!("there is another {file} already, and it was not replaced"),
+                format!("if nobody needs it: mv {file} {file}.old"),
+            )
+            .into());
+        }
+    }
     for name in found {
         bin.remove_file(name)?;
         anyhow::ensure!(bin.adopt(bin, &draft(name), name)?, "{BIN}/{name} came from elsewhere meanwhile");
     }
     Ok(())
+}
+
+fn same_file(dir: &Dir, one: &str, other: &str) -> Result<bool> {
+    let read = |name: &str| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        dir.read(name)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    // A symlink is nothing that we have put there.
+    Ok(dir.read(one).is_ok() && read(one)? == read(other)?)
 }
 
 fn draft(name: &str) -> String {
@@ -142,6 +164,24 @@ mod tests {
             error.contains("no release of etcd for this machine") && error.contains("attach-resource"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn programs_of_an_operator_are_not_replaced_and_those_of_a_run_that_broke_off_are() {
+        let home = tempfile::tempdir().unwrap();
+        let bin = Dir::open(home.path()).unwrap();
+        let read = |name: &str| std::fs::read_to_string(home.path().join(name)).unwrap();
+        for name in ["etcd", "etcdctl"] {
+            bin.replace(&draft(name), b"ours").unwrap();
+        }
+        bin.replace("etcd", b"ours").unwrap();
+        bin.replace("etcdctl", b"theirs").unwrap();
+        let error = place(&bin, &["etcd", "etcdctl"]).unwrap_err().to_string();
+        assert!(error.contains("/etcdctl already") && error.contains("mv "), "{error}");
+        assert_eq!((read("etcd"), read("etcdctl")), ("ours".into(), "theirs".into()));
+        bin.remove_file("etcdctl").unwrap();
+        place(&bin, &["etcd", "etcdctl"]).unwrap();
+        assert_eq!((read("etcd"), read("etcdctl")), ("ours".into(), "ours".into()));
     }
 
     #[test]
