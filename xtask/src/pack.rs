@@ -21,8 +21,8 @@ use crate::workspace;
 /// What Charmhub would take is more; what a person waits for on a slow line is not.
 const LARGEST: u64 = 15 << 20;
 /// The files of a charm that are not programs. charmcraft writes the manifest, and so do we.
-const PAPERS: [&str; 6] =
-    ["LICENSE", "README.md", "actions.yaml", "config.yaml", "icon.svg", "metadata.yaml"];
+const PAPERS: [&str; 7] =
+    ["LICENSE", "README.md", "actions.yaml", "config.yaml", "copyright", "icon.svg", "metadata.yaml"];
 
 /// A processor: what Debian and Juju call it, and what Rust does.
 pub struct Architecture {
