@@ -24,6 +24,7 @@ use crate::etcd::site::Site;
 use crate::juju::{Juju, Resource};
 use crate::progress::Progress;
 use crate::stop::{Failure, Stop};
+use crate::swap::DataDir;
 use crate::system::{interrupt, process};
 use anyhow::Result;
 use declared::Declaration;
@@ -182,6 +183,14 @@ fn site(call: &Call<'_>) -> Result<Site, Stop> {
             "install what is missing, or say where it is in a site file that ETCD_SITE names, and run this again",
         )
     })
+}
+
+/// Brings a restore that was left unfinished in `data` to its end, and says so in the results.
+fn settled(call: &Call<'_>, site: &Site, data: &DataDir, results: &mut Results) -> Result<(), Stop> {
+    if let Some(recovered) = crate::restore::settle(site, data, &mut call.tell())? {
+        results.set(key!("restore.recovered"), recovered.in_words());
+    }
+    Ok(())
 }
 
 fn copy_command(unit: Option<&str>, user: &str, host: &str, path: &Path) -> String {

@@ -1,10 +1,9 @@
 //! The action `snapshot`: parameters to a request, the walk's report to results.
 
 use super::results::Results;
-use super::{Call, key};
+use super::{Call, key, settled};
 use crate::archive::{Effort, human_size};
 use crate::etcd::client::Client;
-use crate::restore::settle;
 use crate::snapshot::{self, Report, Request};
 use crate::stop::{Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
@@ -36,9 +35,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     Approach::to(&request.target, owner)
         .and_then(|way| way.must_not_lie_in(data.dir()))
         .map_err(untouched)?;
-    if let Some(recovered) = settle(&site, &data, &mut call.tell())? {
-        results.set(key!("restore.recovered"), recovered.in_words());
-    }
+    settled(call, &site, &data, results)?;
     let report =
         snapshot::take(&Client::of(&site), &site.tools, &request, &mut call.tell()).map_err(untouched)?;
     results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));

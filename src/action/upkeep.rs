@@ -4,11 +4,10 @@
 //! do its work has failed.
 
 use super::results::Results;
-use super::{Call, key};
+use super::{Call, key, settled};
 use crate::archive::human_size;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
-use crate::restore::settle;
 use crate::stop::{Failure, Refusal, Stop};
 use crate::swap::DataDir;
 use anyhow::{Result, anyhow};
@@ -137,13 +136,6 @@ fn take(call: &Call<'_>, site: &Site, results: &mut Results) -> Result<DataDir, 
     let data = DataDir::open(site).map_err(|error| failed(error, site))?;
     settled(call, site, &data, results)?;
     Ok(data)
-}
-
-fn settled(call: &Call<'_>, site: &Site, data: &DataDir, results: &mut Results) -> Result<(), Stop> {
-    if let Some(recovered) = settle(site, data, &mut call.tell())? {
-        results.set(key!("restore.recovered"), recovered.in_words());
-    }
-    Ok(())
 }
 
 fn failed(error: anyhow::Error, site: &Site) -> Stop {
