@@ -66,42 +66,39 @@ pub fn configured() -> Result<Option<PathBuf>> {
 /// kept from it as long as the answer's second half lives. Of an etcd with its data elsewhere than `configured` nothing
 /// is touched; where none can be worked with, ours is at least looked at.
 pub fn settle(site: &Result<Site>, configured: Option<&Path>) -> (Rest, Option<DataDir>) {
-    let site = match (site, configured) {
-        (Ok(site), None) => site,
-        (Ok(site), Some(ours)) if is_same(&site.data_dir, ours) => site,
-        (Ok(site), Some(ours)) => return look(ours, &format!("{} is another etcd", site.called)),
-        (Err(error), Some(ours)) => return look(ours, &format!("{error:#}")),
+    let (data_dir, site) = match (site, configured) {
+        (Ok(site), None) => (&*site.data_dir, Ok(site)),
+        (Ok(site), Some(ours)) if is_same(&site.data_dir, ours) => (&*site.data_dir, Ok(site)),
+        (Ok(site), Some(ours)) => (ours, Err(format!("{} is another etcd", site.called))),
+        (Err(error), Some(ours)) => (ours, Err(format!("{error:#}"))),
         (Err(_), None) => return (Rest::Quiet, None),
     };
-    let data = match hold(&site.data_dir) {
-        Ok(Some(data)) => data,
-        Ok(None) => return (Rest::Quiet, None),
-        Err(rest) => return (rest, None),
-    };
-    let rest = match restore::settle(site, &data, &mut |_| {}) {
-        Ok(None) => Rest::Quiet,
-        Ok(Some(recovered)) => Rest::Settled(recovered.in_words()),
-        Err(stop) => Rest::Unsettled(stop.to_string()),
-    };
-    (rest, Some(data))
-}
-
-/// Without an etcd to work with, for the reason `why`, a restore can be seen to be unfinished and no more.
-fn look(data_dir: &Path, why: &str) -> (Rest, Option<DataDir>) {
     let data = match hold(data_dir) {
         Ok(Some(data)) => data,
         Ok(None) => return (Rest::Quiet, None),
         Err(rest) => return (rest, None),
     };
-    let rest = match data.has_journal() {
+    let rest = match site {
+        Ok(site) => match restore::settle(site, &data, &mut |_| {}) {
+            Ok(None) => Rest::Quiet,
+            Ok(Some(recovered)) => Rest::Settled(recovered.in_words()),
+            Err(stop) => Rest::Unsettled(stop.to_string()),
+        },
+        Err(why) => look(&data, data_dir, &why),
+    };
+    (rest, Some(data))
+}
+
+/// Without an etcd to work with, for the reason `why`, a restore can be seen to be unfinished and no more.
+fn look(data: &DataDir, data_dir: &Path, why: &str) -> Rest {
+    match data.has_journal() {
         Ok(false) => Rest::Quiet,
         Ok(true) => Rest::Unsettled(format!(
             "a restore is unfinished in {}, and its etcd cannot be worked with ({why}): mend that; restore --recover",
             data_dir.display()
         )),
         Err(error) => Rest::Unsettled(format!("{error:#}")),
-    };
-    (rest, Some(data))
+    }
 }
 
 /// The lock on a data directory, if that is there.
@@ -129,10 +126,10 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
     let installed = Home::installed(is_ours)?;
     let home = match installed {
         Some(home) => home,
-        None => Some(wanted_home(juju)?)
-            .filter(|wanted| is_ours(*wanted) || !Home::ALL.into_iter().any(is_ours))
-            .or_else(|| [Home::Snap, Home::Debian].into_iter().find(|home| is_ours(*home)))
-            .context("no home")?,
+        None => {
+            let wanted = wanted_home(juju)?;
+            [wanted, Home::Snap, Home::Debian].into_iter().find(|home| is_ours(*home)).unwrap_or(wanted)
+        }
     };
     let storage = juju.storage(STORAGE)?;
     let configured = read(home.config_file())?;
