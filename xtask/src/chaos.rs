@@ -38,9 +38,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         }
     }
     cargo.env("CHAOS_REPORT", &report);
-    for release in etcd::RELEASES {
-        cargo.env(release.variable, etcd::ensure(&target, release)?);
-    }
+    etcd::tell(&mut cargo, &target)?;
     command::run_well(&mut cargo)?;
     // A part of the matrix is not what the page speaks of.
     if asked.iter().all(|(name, _)| *name == "CHAOS_POINTS") {
@@ -57,9 +55,7 @@ fn sabotage() -> Result<ExitCode> {
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--features", "sabotage", "--test", "it", "chaos::sabotage", "--target-dir"]);
     cargo.arg(target.join("sabotage")).args(["--", "--ignored", "--nocapture", "--test-threads=1"]);
-    for release in etcd::RELEASES {
-        cargo.env(release.variable, etcd::ensure(&target, release)?);
-    }
+    etcd::tell(&mut cargo, &target)?;
     command::run_well(&mut cargo)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ pub struct Release {
     /// Major and minor version.
     pub version: &'static str,
     /// The variable that names a directory to use instead; the tests read the same.
-    pub variable: &'static str,
+    variable: &'static str,
     suite: &'static str,
     programs: &'static [&'static str],
 }
@@ -35,7 +35,7 @@ pub const NEW: Release = Release {
 };
 
 /// All that the tests run on.
-pub const RELEASES: &[Release] = &[OLD, NEW];
+const RELEASES: &[Release] = &[OLD, NEW];
 
 const PACKAGES: [&str; 2] = ["etcd-server", "etcd-client"];
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -47,6 +47,14 @@ pub fn run() -> Result<ExitCode> {
         println!("{}", ensure(&target, release)?.display());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells the tests that `cargo` runs where each release is, so that they find it under any target directory.
+pub fn tell(cargo: &mut Command, target: &Path) -> Result<()> {
+    for release in RELEASES {
+        cargo.env(release.variable, ensure(target, release)?);
+    }
+    Ok(())
 }
 
 /// The directory that has the release's programs, fetched first where it is missing.

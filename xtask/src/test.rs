@@ -26,13 +26,10 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The tests are told where etcd is, so that they find it under any target directory.
 fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {
     let mut cargo = cargo(&["test", "--workspace"]);
     cargo.args(arguments);
-    for release in etcd::RELEASES {
-        cargo.env(release.variable, etcd::ensure(target, release)?);
-    }
+    etcd::tell(&mut cargo, target)?;
     Ok(cargo)
 }
 
