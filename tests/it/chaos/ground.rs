@@ -148,17 +148,8 @@ impl Ground {
         Run::start(self.command(), &self.world.path("runs")).finish()
     }
 
-    /// Cuts the power of everything: the disk, etcd and `pid`.
-    pub fn cut_power(&self, pid: Pid, flush: Flush) {
-        self.cut_power_of(flush, Some(pid));
-    }
-
-    /// The same once our process has come to its end.
-    pub fn cut_power_at_the_end(&self, flush: Flush) {
-        self.cut_power_of(flush, None);
-    }
-
-    fn cut_power_of(&self, flush: Flush, pid: Option<Pid>) {
+    /// Cuts the power of everything: the disk, etcd and our process, if that has not come to its end.
+    pub fn cut_power(&self, flush: Flush, pid: Option<Pid>) {
         self.disk.as_ref().unwrap().cut(flush);
         for pid in self.world.processes().into_iter().map(Pid::from_raw).chain(pid) {
             let _ = kill(pid, Signal::SIGKILL);
@@ -244,7 +235,7 @@ impl Ground {
     }
 
     /// Which data etcd serves: the whole old or the whole new.
-    pub fn which(&self) -> &'static str {
+    fn which(&self) -> &'static str {
         assert!(self.world.running(), "etcd is down: {}", self.world.log());
         let data = self.world.dump();
         if data == self.old {

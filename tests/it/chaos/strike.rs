@@ -147,8 +147,8 @@ impl Series {
         self.mode.points(&calls)
     }
 
-    #[cfg(feature = "sabotage")]
     /// Strikes at all points whose words hold one of `about`.
+    #[cfg(feature = "sabotage")]
     pub fn strike_about(self, about: &[&str]) -> Table {
         let mut points = self.points();
         points.retain(|point| about.iter().any(|word| shown(point).contains(word)));
@@ -160,13 +160,12 @@ impl Series {
         let mut ground = self.ground();
         for (number, point) in points.enumerate() {
             let outcome = catch_unwind(AssertUnwindSafe(|| strike(&mut ground, self.mode, &point, number)));
-            let home = ground.world.path("").to_string_lossy().into_owned();
             if outcome.is_err() {
                 ground = self.ground();
             }
             table.add(Row {
                 series: format!("{} {}", self.action.name(), self.mode.series()),
-                point: shown(&point).replace(&home, ""),
+                point: shown(&point),
                 outcome: outcome.map_err(|panic| in_words(panic.as_ref())),
             });
         }
@@ -214,7 +213,7 @@ fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'s
         return ("MISSED", "it did not come to this call again");
     }
     if let (Point::End, Mode::Power(_, flush)) = (point, mode) {
-        ground.cut_power_at_the_end(flush);
+        ground.cut_power(flush, None);
     }
     let went_down = mode.disk().is_some();
     if went_down {
@@ -233,7 +232,7 @@ fn strike_at_call(ground: &Ground, mode: Mode, error: Option<Errno>, pid: Pid) -
             kill(pid, Signal::SIGTERM).unwrap();
             return Fate::Made;
         }
-        (Mode::Power(_, flush), _) => ground.cut_power(pid, flush),
+        (Mode::Power(_, flush), _) => ground.cut_power(flush, Some(pid)),
         _ => kill(pid, Signal::SIGKILL).unwrap(),
     }
     Fate::Killed
