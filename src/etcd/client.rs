@@ -11,6 +11,7 @@ use super::site::{Login, Site, Tls};
 use super::why::{Asked, explained};
 use crate::system::durable::Dir;
 use crate::system::growing::Writing;
+use crate::system::priority;
 use crate::system::process::{ProcessError, Program, cwd_of};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,10 @@ use std::time::{Duration, Instant};
 /// A transfer that wrote nothing for this long has stalled. etcdctl's own keepalive finds a vanished member within
 /// 6 s, but waits for ever for one that is alive and silent.
 const STALL: Duration = Duration::from_secs(30);
+/// etcdctl is a Go program that holds a few MiB while it saves, and so collects its garbage every few MiB that arrive, on
+/// all cores at once. Collecting at five times what it holds, and on etcd's half of the cores, it takes 4.6 s of processor
+/// time for 1.4 GB instead of 8, and 70 MiB of memory instead of 40 (etcd 3.5.16, measured). etcd spends less as well.
+const GOGC: &str = "400";
 
 /// A client of one member.
 #[derive(Debug, Clone)]
@@ -158,6 +163,8 @@ impl Client {
             Some(_) => (self.program(), dir.handle_for_children(name)),
         };
         program
+            .env("GOGC", GOGC)
+            .env("GOMAXPROCS", priority::half().to_string())
             .args(["snapshot".as_ref(), "save".as_ref(), file.as_os_str()])
             .start()
             .and_then(|running| running.finish(Duration::MAX, &mut watch))

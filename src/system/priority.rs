@@ -12,8 +12,13 @@ pub fn go_behind() {
     let _ = rustix::process::setpriority_process(None, LATER);
 }
 
-/// How many threads may work hard at a time: half of the cores that we may run on, the other half being etcd's. Two at
-/// least, for they [go behind](go_behind).
+/// Half of the cores that we may run on, the other half being etcd's.
+pub fn half() -> usize {
+    (std::thread::available_parallelism().map_or(1, NonZero::get) / 2).max(1)
+}
+
+/// How many threads of ours may work hard at a time: [`half`] of the cores. Two at least, for they [go
+/// behind](go_behind).
 pub fn share() -> usize {
-    (std::thread::available_parallelism().map_or(1, NonZero::get) / 2).max(2)
+    half().max(2)
 }
