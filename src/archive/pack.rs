@@ -106,9 +106,10 @@ mod tests {
     use sha2::{Digest, Sha256};
     use std::os::unix::fs::FileExt;
 
-    /// Something that deflates a little, with the hash behind it that etcd puts there.
+    /// Something that deflates a little and begins as bbolt's files do, with the hash behind it that etcd puts there.
     fn snapshot(sectors: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..sectors * SECTOR).map(|n| (n * n / 700) as u8).collect();
+        bytes[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());
         bytes.extend(Sha256::digest(&bytes));
         bytes
     }

@@ -23,6 +23,10 @@ const MOST_ENTRIES: usize = 8;
 const LARGEST_MANIFEST: u64 = 64 << 10;
 /// tar pads with zeros to its blocking factor, 10 KiB unless told otherwise.
 const LONGEST_PADDING: u64 = 1 << 20;
+/// The bits beyond those of owner, group and others: setuid, setgid, sticky.
+const SPECIAL_BITS: u32 = !0o777;
+/// How much of a database shows that it is one.
+const HEAD: u64 = 20;
 const UNPACKING: &str = "unpacking the snapshot";
 const DISTRUST: &str = "do not trust it; give an archive made by the snapshot action";
 
@@ -95,20 +99,14 @@ enum Kind {
 impl Kind {
     fn of(head: &[u8], size: u64) -> Self {
         let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
-        // bbolt's magic stands behind the 16 bytes of its first page's header.
-        let kinds: [(usize, &[u8], Self); 4] = [
-            (0, &[0x1f, 0x8b], Self::Gzip),
-            (16, &0xED0C_DAED_u32.to_le_bytes(), Self::Bare),
-            (0, b"PK\x03\x04", Self::Zip),
-            (257, b"ustar", Self::Tar),
-        ];
-        if size == 0 {
-            return Self::Empty;
+        match () {
+            () if size == 0 => Self::Empty,
+            () if at(0, &[0x1f, 0x8b]) => Self::Gzip,
+            () if is_database(head) => Self::Bare,
+            () if at(0, b"PK\x03\x04") => Self::Zip,
+            () if at(257, b"ustar") => Self::Tar,
+            () => Self::Other,
         }
-        kinds
-            .into_iter()
-            .find(|(offset, magic, _)| at(*offset, magic))
-            .map_or(Self::Other, |(_, _, kind)| kind)
     }
 
     fn refusal(&self, shown: &str) -> Refusal {
@@ -133,6 +131,11 @@ impl Kind {
         };
         Refusal::new(format!("{shown} {what}"), next)
     }
+}
+
+/// Whether a file that begins so is bbolt's: its magic stands behind the 16 bytes of its first page's header (`db.go`).
+fn is_database(head: &[u8]) -> bool {
+    head.get(16..).is_some_and(|rest| rest.starts_with(&0xED0C_DAED_u32.to_le_bytes()))
 }
 
 struct Unpacking<'a> {
@@ -179,6 +182,10 @@ impl Unpacking<'_> {
                     .no("holds too many files", "give an archive made by the snapshot action")
                     .into());
             }
+            let mode = entry.header().mode().map_err(|error| self.altered(&error.to_string()))?;
+            if mode & SPECIAL_BITS != 0 {
+                return Err(self.no(&format!("holds a file of mode {mode:o}"), DISTRUST).into());
+            }
             match self.judge(&entry.path_bytes(), entry.header().entry_type())? {
                 Entry::Folder => {}
                 Entry::Db if db.is_none() => {
@@ -223,6 +230,14 @@ impl Unpacking<'_> {
     }
 
     fn copy_db(&mut self, mut source: impl Read, size: u64) -> Result<Sealed> {
+        let mut head = Vec::new();
+        let looked = Read::by_ref(&mut source).take(HEAD).read_to_end(&mut head);
+        looked.map_err(|error| self.altered(&error.to_string()))?;
+        // Before the rest is written: it may be gigabytes of nothing.
+        if !is_database(&head) {
+            return Err(self.no("holds a db that is no snapshot of etcd", DISTRUST).into());
+        }
+        let mut source = head.as_slice().chain(source);
         let aside = SealAside::start().context(UNPACKING)?;
         let mut done = 0;
         loop {

@@ -26,23 +26,23 @@ on_both_versions! {
 }
 
 /// One thing to put into a tar.
-struct Entry<'a> {
-    name: &'a [u8],
-    kind: EntryType,
-    link: &'a str,
-    data: &'a [u8],
-    mode: u32,
+pub struct Entry<'a> {
+    pub name: &'a [u8],
+    pub kind: EntryType,
+    pub link: &'a str,
+    pub data: &'a [u8],
+    pub mode: u32,
 }
 
-fn file<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
+pub fn file<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
     Entry { name: name.as_bytes(), kind: EntryType::Regular, link: "", data, mode: 0o600 }
 }
 
-fn special<'a>(name: &'a str, kind: EntryType, link: &'a str) -> Entry<'a> {
+pub fn special<'a>(name: &'a str, kind: EntryType, link: &'a str) -> Entry<'a> {
     Entry { kind, link, ..file(name, b"") }
 }
 
-fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
+pub fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = Header::new_gnu();
@@ -58,26 +58,26 @@ fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-fn packed(entries: &[Entry<'_>]) -> Vec<u8> {
+pub fn packed(entries: &[Entry<'_>]) -> Vec<u8> {
     gzip(&tar_of(entries))
 }
 
 /// A world with data, a good archive of it and the good `db` inside.
-struct Ground {
-    world: World,
+pub struct Ground {
+    pub world: World,
     archive: PathBuf,
-    db: Vec<u8>,
+    pub db: Vec<u8>,
     complaints: RefCell<Vec<String>>,
 }
 
 impl Ground {
-    fn new(version: Version) -> Self {
+    pub fn new(version: Version) -> Self {
         let world = World::plain(version);
         world.fill();
         let archive = world.saved();
@@ -99,13 +99,23 @@ impl Ground {
         if let Err(complaint) =
             self.world.restore(&[&from(path), &self.world.to_target()]).is_refusal(reasons)
         {
-            self.complaints.borrow_mut().push(format!("{what}: {complaint}"));
+            self.complains(format!("{what}: {complaint}"));
         }
         still.check(what);
     }
 
+    /// Notes what was not as it should be, and goes on.
+    pub fn complains(&self, complaint: String) {
+        self.complaints.borrow_mut().push(complaint);
+    }
+
+    /// The archive's files.
+    pub fn unpacked(&self) -> PathBuf {
+        unpack(&self.world, &self.archive)
+    }
+
     /// Every case has been refused.
-    fn done(&self) {
+    pub fn done(&self) {
         let complaints = self.complaints.borrow();
         assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
     }

@@ -20,7 +20,7 @@ macro_rules! on_both_versions {
     };
 }
 
-/// One version is enough for a test that mostly waits: the waiting is ours, not etcd's.
+/// One version is enough where what is tested is ours and not etcd's: waiting, reading archives.
 macro_rules! on_one_version {
     ($($test:ident),+ $(,)?) => {
         mod patient { $(#[test] fn $test() { super::$test($crate::world::Version::V35); })+ }
@@ -32,6 +32,7 @@ mod broken_tools;
 mod chaos;
 mod client;
 mod cluster;
+mod corruption;
 mod crash;
 mod hooks;
 mod hostile;
@@ -40,6 +41,7 @@ mod look;
 mod meanwhile;
 mod mount;
 mod owner;
+mod poison;
 mod refusals;
 mod restore;
 mod restore_options;

@@ -11,7 +11,7 @@ use crate::{command, etcd, workspace};
 
 const USAGE: &str = "\
 cargo xtask chaos [--action snapshot|restore] [--points all|smoke|N]
-                         [--mode kill|child|both|errno|term|power|disk|concurrent]
+                         [--mode kill|child|both|errno|term|power|disk|concurrent|corruption]
        cargo xtask chaos --sabotage";
 
 /// The page, and the marks between which the counts of the newest run stand in it.

@@ -10,13 +10,15 @@ mod room;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod strike;
-mod table;
+pub mod table;
 pub mod tracer;
 
 use disk::{Flush, Kind};
 use ground::Action;
 use strike::Mode;
 use table::Table;
+
+use crate::corruption::flips_of_a_large_archive;
 
 /// Strikes at so many points of each mode and action, spread evenly.
 const SMOKE: usize = 6;
@@ -100,6 +102,9 @@ fn matrix() {
     }
     if wanted("MODE", "concurrent") {
         table.append(pairs::at_once(points(200)));
+    }
+    if wanted("MODE", "corruption") && asked("ACTION").is_none() {
+        table.append(flips_of_a_large_archive(points(10_000)));
     }
     if let Ok(path) = std::env::var("CHAOS_REPORT") {
         std::fs::write(path, table.report()).unwrap();

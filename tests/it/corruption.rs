@@ -1,0 +1,168 @@
+//! Altered archives: whatever bit is flipped and wherever the file is cut, no other database is ever taken for the one
+//! that was saved.
+//!
+//! The library's reader is called in this process, for a hundred thousand processes would take a day. What the action says
+//! then stands in `hostile.rs`. etcd's own `snapshot status` sees one flipped bit in three hundred.
+
+use std::fs;
+use std::sync::mpsc::channel;
+use std::thread;
+
+use etcd_charm::archive::{Contents, verify};
+
+use crate::chaos::table::{Row, Table};
+use crate::world::{Version, World};
+
+on_one_version! {
+    no_flipped_bit_changes_what_is_restored,
+    no_cut_archive_is_taken,
+    nothing_behind_an_archive_is_taken,
+}
+
+/// An archive, and what is in it.
+struct Good {
+    bytes: Vec<u8>,
+    contents: Contents,
+}
+
+impl Good {
+    fn new(bytes: Vec<u8>) -> Self {
+        let contents = read(&bytes).unwrap();
+        Self { bytes, contents }
+    }
+
+    fn small(version: Version) -> Self {
+        let world = World::plain(version);
+        world.put(0..20, "of a small archive");
+        let good = Self::new(fs::read(world.saved()).unwrap());
+        assert!(good.bytes.len() <= 20 << 10, "{} bytes", good.bytes.len());
+        good
+    }
+
+    /// Of values that do not shrink.
+    fn large() -> Self {
+        let world = World::plain(Version::V35);
+        let mut dice = Dice(7);
+        for number in 0..54 {
+            let value: Vec<u8> = (0..150_000).flat_map(|_| dice.next().to_le_bytes()).collect();
+            world.put_bytes(&format!("/registry/configmaps/large-{number}"), &value);
+        }
+        let good = Self::new(fs::read(world.saved()).unwrap());
+        assert!(good.bytes.len() >= 64_000_000, "{} bytes", good.bytes.len());
+        good
+    }
+
+    /// Whether these bytes are taken, which they may be only for the same database and manifest.
+    fn takes(&self, bytes: &[u8]) -> Result<bool, String> {
+        let Some(contents) = read(bytes) else { return Ok(false) };
+        if (&contents.db, &contents.manifest) != (&self.contents.db, &self.contents.manifest) {
+            return Err(format!("another content is taken: {contents:?}"));
+        }
+        // What `expected-sha256` compares tells them apart all the same.
+        if contents.sha256 == self.contents.sha256 { Err("the same hash".to_owned()) } else { Ok(true) }
+    }
+
+    /// Whether the archive is taken with this bit of it flipped.
+    fn flip(&self, bytes: &mut [u8], bit: usize) -> Result<bool, String> {
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let taken = self.takes(bytes);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        taken
+    }
+
+    /// The bytes of which a flipped bit was taken, for the same content.
+    fn taken_flips(&self, bits: impl Iterator<Item = usize>) -> Vec<usize> {
+        let mut bytes = self.bytes.clone();
+        let taken =
+            |bit: &usize| self.flip(&mut bytes, *bit).unwrap_or_else(|broken| panic!("bit {bit}: {broken}"));
+        bits.filter(taken).map(|bit| bit / 8).collect()
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<Contents> {
+    verify(bytes, "the archive", &|_| ()).ok()
+}
+
+fn no_flipped_bit_changes_what_is_restored(version: Version) {
+    let good = Good::small(version);
+    let halves = [0, 1].map(|half| (half..good.bytes.len() * 8).step_by(2));
+    let taken = thread::scope(|scope| {
+        halves
+            .map(|bits| scope.spawn(|| good.taken_flips(bits)))
+            .map(|thread| thread.join().unwrap())
+            .concat()
+    });
+    // Some mean nothing: the time in gzip's header, or how far back in a row of zeros to copy zeros from.
+    assert!(taken.len() < good.bytes.len() * 8 / 100, "{} taken", taken.len());
+    eprintln!("{} bits flipped, {} taken for the same content", good.bytes.len() * 8, taken.len());
+}
+
+fn no_cut_archive_is_taken(version: Version) {
+    let good = Good::small(version);
+    for length in 0..good.bytes.len() {
+        assert_eq!(good.takes(&good.bytes[..length]), Ok(false), "cut to {length} bytes");
+    }
+}
+
+fn nothing_behind_an_archive_is_taken(version: Version) {
+    let good = Good::small(version);
+    for byte in 0..=u8::MAX {
+        let longer = [good.bytes.as_slice(), &[byte]].concat();
+        assert_eq!(good.takes(&longer), Ok(false), "byte {byte} behind it");
+    }
+    let twice = good.bytes.repeat(2);
+    assert_eq!(good.takes(&twice), Ok(false), "the archive behind itself");
+}
+
+/// Flips so many bits of an archive of 64 MB, chosen by a fixed seed; `cargo xtask chaos --mode corruption`.
+pub fn flips_of_a_large_archive(count: usize) -> Table {
+    let good = Good::large();
+    let mut dice = Dice(42);
+    let chosen: Vec<usize> =
+        std::iter::repeat_with(|| dice.up_to(good.bytes.len() * 8)).take(count).collect();
+    let mut table = Table::new();
+    thread::scope(|scope| {
+        let good = &good;
+        let (told, rows) = channel();
+        for part in chosen.chunks(count.div_ceil(2)) {
+            let told = told.clone();
+            scope.spawn(move || {
+                let mut bytes = good.bytes.clone();
+                for bit in part {
+                    told.send(row(*bit, good.flip(&mut bytes, *bit))).unwrap();
+                }
+            });
+        }
+        drop(told);
+        rows.into_iter().for_each(|row| table.add(row));
+    });
+    table
+}
+
+fn row(bit: usize, taken: Result<bool, String>) -> Row {
+    Row {
+        series: "archive corruption".to_owned(),
+        point: format!("bit {} of byte {}", bit % 8, bit / 8),
+        outcome: match taken {
+            Ok(false) => Ok(("REFUSED", "")),
+            Ok(true) => Ok(("SAME", "the same content")),
+            Err(broken) => Err(broken),
+        },
+    }
+}
+
+/// SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ mixed >> 31
+    }
+
+    fn up_to(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+}

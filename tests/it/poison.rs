@@ -1,0 +1,261 @@
+//! Archives made to hurt whoever unpacks them: each is refused soon and in little memory, and nothing is changed.
+//!
+//! Bombs, forged sizes, extension headers, names that lead elsewhere. What is merely wrong stands in `hostile.rs`.
+
+use std::fs;
+use std::io::Write as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crc32fast::Hasher;
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
+use tar::{EntryType, Header};
+
+use crate::hostile::{Entry, Ground, file, gzip, packed, special, tar_of};
+use crate::refusals::Still;
+use crate::restore::from;
+use crate::world::Version;
+
+on_one_version! {
+    refuses_names_that_lead_elsewhere,
+    refuses_what_only_a_whole_tar_would_unpack,
+    refuses_forged_headers,
+    refuses_bombs,
+    refuses_a_manifest_that_is_none_of_ours,
+}
+
+/// A refusal may take so long. It is said in a fraction of that; the rest is for a busy machine.
+const SOON: Duration = Duration::from_secs(2);
+const LITTLE_KIB: u64 = 64 << 10;
+
+impl Ground {
+    /// As [`Ground::refuses`], soon and in little memory.
+    fn refuses_cheaply(&self, what: &str, bytes: &[u8], reasons: &[&str]) {
+        let path = self.world.path("poison.tar.gz");
+        fs::write(&path, bytes).unwrap();
+        let still = Still::of(&self.world);
+        // What is slow by itself is slow twice.
+        let (mut took, mut peak) = self.cost_of_refusing(what, &path, reasons);
+        if took > SOON {
+            (took, peak) = self.cost_of_refusing(what, &path, reasons);
+        }
+        if took > SOON || peak > LITTLE_KIB {
+            self.complains(format!("{what}: refused after {took:?} with {peak} KiB"));
+        }
+        still.check(what);
+        fs::remove_file(path).unwrap();
+    }
+
+    /// How long it took, and how many KiB it held.
+    fn cost_of_refusing(&self, what: &str, path: &std::path::Path, reasons: &[&str]) -> (Duration, u64) {
+        let began = Instant::now();
+        let mut run = self.world.start_restore(&[&from(path), &self.world.to_target()]);
+        let mut peak = 0;
+        while !run.ended() {
+            peak = peak.max(memory_of(run.pid()));
+            sleep(Duration::from_millis(1));
+        }
+        let took = began.elapsed();
+        assert!(peak > 0, "{what}: its memory was never seen");
+        if let Err(complaint) = run.finish().is_refusal(reasons) {
+            self.complains(format!("{what}: {complaint}"));
+        }
+        (took, peak)
+    }
+}
+
+/// The most that a process has held so far, in KiB.
+fn memory_of(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+fn refuses_names_that_lead_elsewhere(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let refuses = |what: &str, entries: &[Entry<'_>], reasons: &[&str]| {
+        ground.refuses_cheaply(what, &packed(entries), reasons);
+    };
+    for name in
+        ["db/", "db/.", "./././db", "db ", "..", "/", "//db", "tmp/../db", "manifest.json/db", "C:\\db"]
+    {
+        refuses(&format!("a db called {name:?}"), &[file(name, db)], &["holds", "db"]);
+    }
+    refuses("a db without a name", &[file("", db)], &["holds"]);
+    let link = |kind| special("manifest.json", kind, "../../../etc/canary");
+    for kind in [EntryType::Symlink, EntryType::Link] {
+        refuses("a link, then its target", &[link(kind), file("manifest.json", b"x")], &["manifest.json"]);
+    }
+    let folder = special("db", EntryType::Directory, "");
+    refuses("a folder, then a file in it", &[folder, file("db/passwd", b"x")], &["db"]);
+    let prefixed =
+        tarred(|header| header.as_ustar_mut().unwrap().prefix[..8].copy_from_slice(b"/etc/ssl"), db);
+    ground.refuses_cheaply("a db below a prefix", &gzip(&prefixed), &["/etc/ssl/db"]);
+    ground.done();
+}
+
+fn refuses_what_only_a_whole_tar_would_unpack(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let long = "../".repeat(60) + "etc/canary\0";
+    let pax = |records: &[(&str, &str)]| -> Vec<u8> {
+        records.iter().flat_map(|(key, value)| record(key, value).into_bytes()).collect()
+    };
+    for (what, kind, data) in [
+        ("a PAX path", EntryType::XHeader, pax(&[("path", "../../etc/canary")])),
+        ("a PAX path with a NUL", EntryType::XHeader, pax(&[("path", "db\0/../../etc/canary")])),
+        ("a PAX size", EntryType::XHeader, pax(&[("size", "10737418240")])),
+        ("a PAX link", EntryType::XHeader, pax(&[("linkpath", "/etc")])),
+        (
+            "a PAX sparse file",
+            EntryType::XHeader,
+            pax(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")]),
+        ),
+        ("a PAX header for all", EntryType::XGlobalHeader, pax(&[("uid", "0")])),
+        ("a GNU long name", EntryType::GNULongName, long.clone().into_bytes()),
+        ("a GNU long link", EntryType::GNULongLink, long.into_bytes()),
+        ("a GNU sparse file", EntryType::GNUSparse, db.to_vec()),
+        ("a contiguous file", EntryType::Continuous, db.to_vec()),
+        ("a volume's header", EntryType::new(b'V'), Vec::new()),
+        ("a file from another volume", EntryType::new(b'M'), db.to_vec()),
+        ("a block device", EntryType::Block, Vec::new()),
+        ("a kind that nobody knows", EntryType::new(b'!'), Vec::new()),
+    ] {
+        let extension = Entry { kind, ..file("db", &data) };
+        ground.refuses_cheaply(what, &packed(&[extension, file("db", db)]), &["holds \"db\""]);
+    }
+    for mode in [0o4755, 0o2755, 0o1777] {
+        let special = Entry { mode, ..file("db", db) };
+        ground.refuses_cheaply(&format!("mode {mode:o}"), &packed(&[special]), &["mode"]);
+    }
+    ground.done();
+}
+
+/// A PAX record, with its own length in front.
+fn record(key: &str, value: &str) -> String {
+    let rest = format!(" {key}={value}\n");
+    let length = (rest.len()..).find(|length| length.to_string().len() + rest.len() == *length).unwrap();
+    format!("{length}{rest}")
+}
+
+fn refuses_forged_headers(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let cut = &["cut short or altered", "room", "space"];
+    let sized = |size: [u8; 12]| gzip(&tarred(|header| header.as_old_mut().size = size, db));
+    ground.refuses_cheaply("a size that is no number", &sized(*b"what size?\0\0"), cut);
+    ground.refuses_cheaply("a size below nothing", &sized([0xff; 12]), cut);
+    let mut eight_exbibytes = [0; 12];
+    eight_exbibytes[0] = 0x80;
+    eight_exbibytes[4] = 0x7f;
+    ground.refuses_cheaply("a size of 8 EiB", &sized(eight_exbibytes), cut);
+    ground.refuses_cheaply("a size beyond the archive", &sized(*b"00077777777\0"), cut);
+    let longer = format!("{:011o}\0", db.len() + 512);
+    ground.refuses_cheaply("a size of a sector more", &sized(longer.as_bytes().try_into().unwrap()), cut);
+    let mut sum = tar_of(&[file("db", db)]);
+    sum[148..154].copy_from_slice(b"000000");
+    ground.refuses_cheaply("a wrong sum", &gzip(&sum), cut);
+    let mut deflated = gzip(&tar_of(&[file("db", db)]));
+    let end = deflated.len();
+    deflated[end - 8] ^= 1;
+    ground.refuses_cheaply("a wrong CRC", &deflated, cut);
+    deflated[end - 8] ^= 1;
+    deflated[end - 1] ^= 1;
+    ground.refuses_cheaply("a wrong length behind the CRC", &deflated, cut);
+    ground.done();
+}
+
+/// A tar of one db whose header was changed, and its sum made to fit again.
+fn tarred(change: impl FnOnce(&mut Header), db: &[u8]) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    header.set_path("db").unwrap();
+    header.set_mode(0o600);
+    header.set_size(db.len() as u64);
+    change(&mut header);
+    header.set_cksum();
+    [header.as_bytes(), db, &vec![0; 512 - db.len() % 512 + 1024]].concat()
+}
+
+fn refuses_bombs(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let sector = |name: &str, size: u64| {
+        let mut header = Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_mode(0o600);
+        header.set_size(size);
+        header.set_cksum();
+        header
+    };
+    let gibibytes = |head: &[u8], count: u64| bomb(head, &vec![0; 16 << 20], count * 64);
+    let huge = |name| gibibytes(sector(name, 10 << 30).as_bytes(), 10);
+    ground.refuses_cheaply("10 GiB of zeros", &huge("db"), &["no snapshot"]);
+    ground.refuses_cheaply("a stranger of 10 GiB", &huge("x"), &["holds \"x\""]);
+    ground.refuses_cheaply("a manifest of 10 GiB", &huge("manifest.json"), &["too large"]);
+    let good = tar_of(&[file("db", db)]);
+    ground.refuses_cheaply("10 GiB of zeros behind it", &gibibytes(&good, 10), &["follows its end"]);
+    let mut folder = sector("./", 0);
+    folder.set_entry_type(EntryType::Directory);
+    folder.set_cksum();
+    let million = |header: &Header| bomb(&[], &header.as_bytes().repeat(10_000), 100);
+    ground.refuses_cheaply("a million folders", &million(&folder), &["too many"]);
+    ground.refuses_cheaply("a million files", &million(&sector("x", 0)), &["holds \"x\""]);
+    ground.refuses_cheaply("a gzip of a gzip", &gzip(&gzip(&good)), &["tar", "altered"]);
+    let mut quine = gzip(&[0; 100_000]);
+    for _ in 0..4 {
+        quine = gzip(&quine.repeat(50));
+    }
+    ground.refuses_cheaply("gzips of gzips of gzips", &quine, &["tar", "altered"]);
+    ground.refuses_cheaply("ten thousand empty gzips", &gzip(b"").repeat(10_000), &["db", "altered", "tar"]);
+    // Flags: a name follows. It never ends.
+    let endless = [&[0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3][..], &vec![b'a'; 100 << 20]].concat();
+    ground.refuses_cheaply("a name of 100 MiB in the gzip header", &endless, &["altered", "gzip"]);
+    ground.done();
+}
+
+/// gzip of `head` and so many times `piece` behind it.
+fn bomb(head: &[u8], piece: &[u8], times: u64) -> Vec<u8> {
+    let deflated = [head, piece].map(|bytes| {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        // On a byte's boundary, so that it can stand there many times.
+        encoder.flush().unwrap();
+        encoder.get_ref().clone()
+    });
+    let mut gzip = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &deflated[0]].concat();
+    let (mut crc, mut piece_crc) = (Hasher::new(), Hasher::new());
+    crc.update(head);
+    piece_crc.update(piece);
+    for _ in 0..times {
+        gzip.extend(&deflated[1]);
+        crc.combine(&piece_crc);
+    }
+    let length = (head.len() as u64 + piece.len() as u64 * times) as u32;
+    gzip.extend([3, 0]);
+    gzip.extend(crc.finalize().to_le_bytes());
+    gzip.extend(length.to_le_bytes());
+    gzip
+}
+
+fn refuses_a_manifest_that_is_none_of_ours(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let other = Ground::new(version);
+    let manifest = |ground: &Ground| fs::read(ground.unpacked().join("manifest.json")).unwrap();
+    let (own, others) = (manifest(&ground), manifest(&other));
+    let refuses = |what: &str, text: &[u8], reasons: &[&str]| {
+        ground.refuses_cheaply(what, &packed(&[file("db", db), file("manifest.json", text)]), reasons);
+    };
+    refuses("the manifest of another archive", &others, &["manifest", "describes"]);
+    refuses("half a manifest", &own[..own.len() / 2], &["altered"]);
+    refuses("a manifest in a manifest", &[b"[".repeat(60_000), b"]".repeat(4)].concat(), &["altered"]);
+    refuses("a manifest of zeros", &[0; 4096], &["altered"]);
+    refuses("a manifest of digits", &b"9".repeat(60_000), &["altered"]);
+    let twice = packed(&[file("db", db), file("manifest.json", &own), file("manifest.json", &own)]);
+    ground.refuses_cheaply("two manifests", &twice, &["twice"]);
+    let late = packed(&[file("manifest.json", &own), file("db", &other.db)]);
+    ground.refuses_cheaply("the db of another archive", &late, &["describes"]);
+    ground.done();
+}
