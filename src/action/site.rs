@@ -35,6 +35,7 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
         (key!("site.cacert"), &site.tls.cacert),
         (key!("site.cert"), &site.tls.cert),
         (key!("site.key"), &site.tls.key),
+        (key!("site.server-cert"), &site.certificate),
         (key!("site.etcdutl"), &site.tools.etcdutl),
     ];
     for (key, file) in files {
@@ -46,10 +47,15 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     results.set(key!("site.server"), site.tools.etcd.display().to_string());
     results.set(key!("site.stop"), site.service.typed("stop"));
     results.set(key!("site.start"), site.service.typed("start"));
-    if let Some(dates) = site.tls.cert.as_ref().and_then(|cert| Dates::read(cert).ok()) {
-        results.set(key!("site.cert-expires"), dates.until.to_string());
+    let expires =
+        [(key!("site.cert-expires"), &site.tls.cert), (key!("site.server-cert-expires"), &site.certificate)];
+    for (key, cert) in expires {
+        if let Some(dates) = cert.as_ref().and_then(|cert| Dates::read(cert).ok()) {
+            results.set(key, dates.until.to_string());
+        }
     }
-    let warnings: Vec<String> = warnings(site, now).into_iter().chain(site.trouble.clone()).collect();
+    let troubles = [&site.trouble.client, &site.trouble.server].into_iter().flatten().cloned();
+    let warnings: Vec<String> = warnings(site, now).into_iter().chain(troubles).collect();
     if !warnings.is_empty() {
         results.set(key!("site.warning"), warnings.join("; "));
     }
@@ -59,7 +65,11 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
 pub(super) fn warnings(site: &Site, now: Timestamp) -> Vec<String> {
     let drift = site.drift.as_ref();
     let drift = drift.map(|drift| format!("after a restart etcd would work on other data: {drift}"));
-    drift.into_iter().chain(ends_soon(&site.tls, now)).collect()
+    let shown = [&site.tls.cert, &site.certificate].into_iter().flatten();
+    let mut ends: Vec<String> = shown.filter_map(|cert| ends_soon(cert, now)).collect();
+    // One pair may serve both.
+    ends.dedup();
+    drift.into_iter().chain(ends).collect()
 }
 
 /// The directory itself, where its path leads through symlinks.

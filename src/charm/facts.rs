@@ -8,7 +8,7 @@ use super::record::{Data, Record};
 use super::settings::Settings;
 use super::systemd;
 use crate::action::{Environment, now};
-use crate::etcd::certificates::{Dates, names_loopback, read_key};
+use crate::etcd::certificates::{Dates, Names, read_key};
 use crate::etcd::service::main_pid;
 use crate::etcd::site::{self, Site};
 use crate::juju::{Juju, Resource};
@@ -249,7 +249,8 @@ fn usable(dir: &Path, owner: Option<Owner>) -> Result<()> {
         read_key(&dir.join(name))?;
     }
     let server = dir.join("server.crt");
-    anyhow::ensure!(names_loopback(&server)?, "{} does not name IP:127.0.0.1", server.display());
+    let names_loopback = Names::read(&server)?.is_some_and(|names| names.have("127.0.0.1"));
+    anyhow::ensure!(names_loopback, "{} does not name IP:127.0.0.1", server.display());
     // Before etcd is installed, there is nobody to read them, nor an etcd to be taken down.
     let Some(owner) = owner else { return Ok(()) };
     for name in ["ca.crt", "server.crt", "server.key"] {

@@ -1,4 +1,5 @@
-//! A client's certificate, read for what keeps etcd from taking it: etcd tells its client nothing but a closed connection.
+//! Certificates, read for what keeps a client and its etcd apart: of the client's, etcd tells nothing but by a closed
+//! connection; the server's names say at which address it can be reached.
 //!
 //! Must never judge whether a signature is right, nor keep a key: it reads dates, uses and names, and that a key is one.
 
@@ -6,6 +7,7 @@ use super::site::Tls;
 use crate::system::durable::read_found;
 use anyhow::{Context, Result};
 use jiff::{Timestamp, ToSpan};
+use std::net::IpAddr;
 use std::path::Path;
 use x509_cert::der::SecretDocument;
 use x509_cert::ext::pkix::name::GeneralName;
@@ -45,16 +47,47 @@ impl Dates {
                 .is_none_or(|(_, usage)| usage.0.iter().any(|id| id.to_string() == CLIENT_AUTH)),
         })
     }
+
+    fn trouble(&self, path: &Path, now: Timestamp) -> Option<String> {
+        let cert = path.display();
+        if now < self.from {
+            return Some(format!("{cert} is not valid before {}, and the clock says {now:.0}", self.from));
+        }
+        (now > self.until).then(|| format!("{cert} expired on {}", self.until))
+    }
 }
 
-/// Whether the first certificate in the PEM file `path` is a server's at 127.0.0.1.
-pub fn names_loopback(path: &Path) -> Result<bool> {
-    let names = first_of(path)?
-        .get::<SubjectAltName>()
-        .with_context(|| format!("reading the certificate {}", path.display()))?;
-    let loopback =
-        |name: &GeneralName| matches!(name, GeneralName::IpAddress(ip) if ip.as_bytes() == [127, 0, 0, 1]);
-    Ok(names.is_some_and(|(_, names)| names.0.iter().any(loopback)))
+/// The hosts that a server's certificate is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names(Vec<GeneralName>);
+
+impl Names {
+    /// Of the first certificate in the PEM file `path`. `None` where it names none: whether its common name will do is then
+    /// up to the client's age (Go took it until 1.15).
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let names = first_of(path)?.get::<SubjectAltName>();
+        let names = names.with_context(|| format!("reading the certificate {}", path.display()))?;
+        Ok(names.map(|(_, names)| Self(names.0)))
+    }
+
+    /// Whether `host` is among them, as Go has it (crypto/x509, `VerifyHostname`): an address only as an address, a name
+    /// in any case of letters, and a `*` for one whole label at the front.
+    pub fn have(&self, host: &str) -> bool {
+        let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
+        self.0.iter().any(|name| match (name, ip) {
+            (GeneralName::IpAddress(bytes), Some(IpAddr::V4(ip))) => bytes.as_bytes() == ip.octets(),
+            (GeneralName::IpAddress(bytes), Some(IpAddr::V6(ip))) => bytes.as_bytes() == ip.octets(),
+            (GeneralName::DnsName(pattern), None) => is_named(host, pattern.as_str()),
+            _ => false,
+        })
+    }
+}
+
+fn is_named(host: &str, pattern: &str) -> bool {
+    match (pattern.strip_prefix("*."), host.split_once('.')) {
+        (Some(rest), Some((label, domain))) => !label.is_empty() && domain.eq_ignore_ascii_case(rest),
+        _ => host.eq_ignore_ascii_case(pattern),
+    }
 }
 
 /// The first certificate in the PEM file `path`.
@@ -86,25 +119,29 @@ pub fn read_key(path: &Path) -> Result<()> {
 }
 
 /// What is wrong at `now` with the certificate that a client shows, in words; `None` where nothing is, or none is shown.
-pub fn trouble(tls: &Tls, now: Timestamp) -> Option<String> {
+pub fn clients_trouble(tls: &Tls, now: Timestamp) -> Option<String> {
     let path = tls.cert.as_ref()?;
-    let dates = match Dates::read(path) {
-        Ok(dates) => dates,
-        Err(error) => return Some(format!("{error:#}")),
-    };
-    let cert = path.display();
-    if !dates.for_clients {
-        return Some(format!("{cert} is a certificate for servers only"));
+    match Dates::read(path) {
+        Err(error) => Some(format!("{error:#}")),
+        Ok(dates) if !dates.for_clients => {
+            Some(format!("{} is a certificate for servers only", path.display()))
+        }
+        Ok(dates) => dates.trouble(path, now),
     }
-    if now < dates.from {
-        return Some(format!("{cert} is not valid before {}, and the clock says {now:.0}", dates.from));
-    }
-    (now > dates.until).then(|| format!("{cert} expired on {}", dates.until))
 }
 
-/// That the certificate which a client shows ends within a month, in words.
-pub fn ends_soon(tls: &Tls, now: Timestamp) -> Option<String> {
-    let path = tls.cert.as_ref()?;
+/// What is wrong at `now` with the certificate that the server at `host` shows, in words; `None` where nothing is. One that
+/// cannot be read here may be readable to etcd.
+pub fn servers_trouble(path: &Path, host: Option<&str>, now: Timestamp) -> Option<String> {
+    let dates = Dates::read(path).ok()?.trouble(path, now);
+    dates.or_else(|| {
+        let (host, names) = (host?, Names::read(path).ok()??);
+        (!names.have(host)).then(|| format!("{} does not name {host}", path.display()))
+    })
+}
+
+/// That the certificate `path` ends within a month, in words.
+pub fn ends_soon(path: &Path, now: Timestamp) -> Option<String> {
     let until = Dates::read(path).ok()?.until;
     let soon = now <= until && until < now.checked_add((SOON * 24).hours()).ok()?;
     soon.then(|| format!("{} expires on {until}", path.display()))
@@ -112,7 +149,7 @@ pub fn ends_soon(tls: &Tls, now: Timestamp) -> Option<String> {
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests write certificates")]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Use, KeyPair, date_time_ymd};
     use std::fs;
@@ -125,9 +162,9 @@ mod tests {
         (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(2027, 1, 1));
         params.extended_key_usages = uses.to_vec();
         fs::write(&cert, params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
-        let tls = Tls { cert: Some(cert), ..Tls::default() };
         let now = format!("{day}T00:00:00Z").parse().unwrap();
-        (trouble(&tls, now), ends_soon(&tls, now))
+        let soon = ends_soon(&cert, now);
+        (clients_trouble(&Tls { cert: Some(cert), ..Tls::default() }, now), soon)
     }
 
     #[test]
@@ -147,18 +184,48 @@ mod tests {
         }
     }
 
+    /// What a certificate that names these hosts is read as.
+    fn read_back(hosts: &[&str]) -> Option<Names> {
+        let dir = tempfile::tempdir().unwrap();
+        let cert = dir.path().join("c.crt");
+        let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        let params = CertificateParams::new(hosts).unwrap();
+        fs::write(&cert, params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
+        Names::read(&cert).unwrap()
+    }
+
+    /// The names of a certificate for these hosts.
+    pub fn naming(hosts: &[&str]) -> Names {
+        read_back(hosts).unwrap()
+    }
+
+    #[test]
+    fn a_host_is_named_as_go_has_it() {
+        assert_eq!(read_back(&[]), None);
+        let names = naming(&["10.0.0.4", "fd00::4", "etcd-0", "*.db.example"]);
+        for host in ["10.0.0.4", "fd00::4", "[fd00::4]", "ETCD-0", "m1.db.example"] {
+            assert!(names.have(host), "{host}");
+        }
+        for host in
+            ["127.0.0.1", "::1", "localhost", "etcd-1", "db.example", "a.m1.db.example", ".db.example"]
+        {
+            assert!(!names.have(host), "{host}");
+        }
+    }
+
     #[test]
     fn a_file_that_is_no_certificate_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let cert = dir.path().join("c.crt");
         let of = |cert: &Path| {
-            trouble(&Tls { cert: Some(cert.to_owned()), ..Tls::default() }, Timestamp::UNIX_EPOCH)
+            clients_trouble(&Tls { cert: Some(cert.to_owned()), ..Tls::default() }, Timestamp::UNIX_EPOCH)
         };
         assert!(of(&cert).unwrap().contains("c.crt"));
         for text in ["no certificate", "", "\n"] {
             fs::write(&cert, text).unwrap();
             assert!(of(&cert).unwrap().contains("c.crt"), "{text:?}");
         }
-        assert_eq!(trouble(&Tls::default(), Timestamp::UNIX_EPOCH), None);
+        assert_eq!(clients_trouble(&Tls::default(), Timestamp::UNIX_EPOCH), None);
+        assert_eq!(servers_trouble(&cert, Some("localhost"), Timestamp::UNIX_EPOCH), None);
     }
 }

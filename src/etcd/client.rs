@@ -7,8 +7,8 @@
 use super::arriving::part;
 use super::member::Member;
 use super::patience;
-use super::site::{Login, Site, Tls};
-use super::why::{Asked, explained};
+use super::site::{Login, Site, Tls, Trouble};
+use super::why::{Asked, explained, is_vague};
 use crate::system::durable::Dir;
 use crate::system::growing::Writing;
 use crate::system::priority;
@@ -33,8 +33,7 @@ pub struct Client {
     etcdctl: PathBuf,
     endpoint: String,
     tls: Tls,
-    /// What is wrong with its certificate.
-    trouble: Option<String>,
+    trouble: Trouble,
     login: Option<Login>,
     cwd: Option<PathBuf>,
 }
@@ -55,7 +54,7 @@ impl Client {
     /// A client of a private member whose socket `endpoint` lies in the directory `cwd`.
     pub(super) fn private(site: &Site, endpoint: &str, cwd: &Dir) -> Self {
         let (endpoint, tls, cwd) = (endpoint.to_owned(), Tls::default(), Some(cwd_of(cwd)));
-        Self { endpoint, tls, trouble: None, cwd, ..Self::of(site) }
+        Self { endpoint, tls, trouble: Trouble::default(), cwd, ..Self::of(site) }
     }
 
     /// What the member says of itself.
@@ -176,17 +175,23 @@ impl Client {
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
+        let asked = || self.question(words).run().and_then(|output| output.json());
+        // etcdctl may end before its connection has told it why it fails.
+        let answer = asked().or_else(|error| if is_vague(&error) { asked() } else { Err(error) });
+        Ok(answer.map_err(|error| self.explained(error))?)
+    }
+
+    fn question(&self, words: &[&str]) -> Program {
         let program = self.program().args(words).args(["--write-out=json"]);
         // The default of 5 s is short for the hash of a large database on a busy disk.
-        let program = match words {
+        match words {
             ["endpoint", "hashkv", ..] => {
                 program.env("ETCDCTL_COMMAND_TIMEOUT", "300s").deadline(Duration::from_secs(310))
             }
             // Counting millions of keys on a busy disk; `status`, which is asked first, finds a dead member sooner.
             ["get", ..] => program.env("ETCDCTL_COMMAND_TIMEOUT", "60s").deadline(Duration::from_secs(70)),
             _ => program.deadline(Duration::from_secs(15)),
-        };
-        Ok(program.run().and_then(|output| output.json()).map_err(|error| self.explained(error))?)
+        }
     }
 
     pub(super) fn explained(&self, error: ProcessError) -> ProcessError {
@@ -194,8 +199,8 @@ impl Client {
     }
 
     fn asked(&self, saves: bool) -> Asked<'_> {
-        let (endpoint, trouble) = (&*self.endpoint, self.trouble.as_deref());
-        Asked { endpoint, shows_certificate: self.tls.cert.is_some(), saves, trouble }
+        let shows_certificate = self.tls.cert.is_some();
+        Asked { endpoint: &self.endpoint, shows_certificate, saves, trouble: &self.trouble }
     }
 
     pub(super) fn program(&self) -> Program {

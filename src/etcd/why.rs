@@ -2,6 +2,7 @@
 //!
 //! Must never replace etcd's own words: it adds to them.
 
+use super::site::Trouble;
 use crate::system::process::ProcessError;
 use serde::Deserialize;
 
@@ -11,8 +12,8 @@ pub(super) struct Asked<'a> {
     pub shows_certificate: bool,
     /// Whether it was asked for a snapshot.
     pub saves: bool,
-    /// What is known to be wrong with the client's certificate.
-    pub trouble: Option<&'a str>,
+    /// What is known to be wrong with the certificates.
+    pub trouble: &'a Trouble,
 }
 
 /// etcdctl ends on "context deadline exceeded" whatever went wrong with TLS or the connection; the cause is in the
@@ -28,22 +29,37 @@ pub(super) fn explained(error: ProcessError, asked: &Asked<'_>) -> ProcessError 
     }
 }
 
+/// Whether etcdctl says that its connections failed, and of none why.
+pub(super) fn is_vague(error: &ProcessError) -> bool {
+    let said = cause_in(&error.stderr).unwrap_or_default();
+    said.contains(NO_CAUSE) && !said.contains("latest connection error")
+}
+
+/// How gRPC says that it has no connection.
+const NO_CAUSE: &str = "all SubConns are in TransientFailure";
+
 /// Words of etcd's or of its TLS, and what they mean here.
-const MEANINGS: [(&str, &str); 7] = [
-    (
-        "user name is empty",
-        "authentication is on; give root's password in ETCDCTL_PASSWORD, or a username and a password-file in a site file",
-    ),
+const MEANINGS: [(&str, &str); 4] = [
     ("invalid user ID or password", "the password that was given is not this user's"),
     ("does not look like a TLS handshake", "that port speaks plain http, and the endpoint says https"),
     ("certificate signed by unknown authority", "the server's certificate is not of the authority in cacert"),
-    ("cannot validate certificate for", "the server's certificate does not name this endpoint"),
-    ("certificate is valid for", "the server's certificate does not name this endpoint"),
     ("no such host", "the endpoint's name is not known on this machine"),
 ];
 
-/// How etcd says that a user who is known may not do this.
-const DENIED: &str = "auth: permission denied";
+/// What Go says of the server's certificate (etcd says nothing of a client's), and what it means where we do not know better.
+const OF_THE_SERVER: [(&str, &str); 3] = [
+    ("certificate has expired or is not yet valid", "that is the server's certificate, or its authority's"),
+    ("cannot validate certificate for", "the server's certificate does not name this endpoint"),
+    ("certificate is valid for", "the server's certificate does not name this endpoint"),
+];
+
+/// How etcd says that a user may not do this. Whoever shows a certificate and gives no password is the user of its name.
+const DENIED: [&str; 2] = ["auth: permission denied", "etcdserver: permission denied"];
+/// How etcd says that nobody has logged in.
+const NOBODY: &str = "user name is empty";
+/// How to log in.
+const PASSWORD: &str =
+    "give root's password in ETCDCTL_PASSWORD, or a username and a password-file in a site file";
 
 /// How a server shows that it did not like what it was shown.
 const CLOSED: [&str; 7] = [
@@ -60,18 +76,25 @@ fn hint(said: &str, asked: &Asked<'_>) -> Option<String> {
     if let Some((_, meaning)) = MEANINGS.iter().find(|(words, _)| said.contains(words)) {
         return Some((*meaning).to_owned());
     }
-    if said.contains(DENIED) {
-        return Some(match asked.saves {
-            true => "etcd gives a snapshot to its user root alone".to_owned(),
-            false => "this user may not do that, and etcd's user root may".to_owned(),
-        });
+    if said.contains(NOBODY) {
+        return Some(format!("authentication is on; {PASSWORD}"));
+    }
+    if let Some((_, meaning)) = OF_THE_SERVER.iter().find(|(words, _)| said.contains(words)) {
+        return Some(asked.trouble.server.clone().unwrap_or_else(|| (*meaning).to_owned()));
     }
     let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    if !says(&CLOSED) && !said.ends_with("context deadline exceeded") {
+    if says(&DENIED) {
+        let who = match asked.saves {
+            true => "etcd gives a snapshot to its user root alone",
+            false => "this user may not do that, and etcd's user root may",
+        };
+        return Some(format!("{who}; {PASSWORD}"));
+    }
+    if !says(&CLOSED) && !says(&[NO_CAUSE]) && !said.ends_with("context deadline exceeded") {
         return None;
     }
-    if let Some(trouble) = asked.trouble {
-        return Some(trouble.to_owned());
+    if let Some(trouble) = asked.trouble.server.as_ref().or(asked.trouble.client.as_ref()) {
+        return Some(trouble.clone());
     }
     let guess = match asked.endpoint.split_once("://")?.0 {
         "http" => "that port may speak TLS, and the endpoint says http",
@@ -102,7 +125,7 @@ fn vagueness(error: &str) -> usize {
     match error {
         _ if says(&["x509", "certificate", "tls: "]) => 0,
         _ if says(&["refused", "no such host", "EOF", "i/o timeout"]) => 1,
-        _ if says(&["all SubConns"]) => 3,
+        _ if says(&[NO_CAUSE]) => 3,
         _ => 2,
     }
 }
@@ -110,6 +133,7 @@ fn vagueness(error: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::system::process::Program;
 
     #[test]
     fn the_cause_of_a_deadline_is_found_in_the_log() {
@@ -123,10 +147,31 @@ Error: context deadline exceeded
     }
 
     #[test]
+    fn a_failed_connection_without_a_cause_is_vague() {
+        for (said, vague) in [
+            ("latest balancer error: all SubConns are in TransientFailure", true),
+            (
+                "all SubConns are in TransientFailure, latest connection error: connection error: x509: x",
+                false,
+            ),
+            ("latest balancer error: connection error: EOF", false),
+        ] {
+            let log = format!("{{\"error\":\"{said}\"}}\nError: context deadline exceeded\n");
+            let ended = Program::new("sh").args(["-c", "printf '%s' \"$0\" >&2; exit 2", &log]).run();
+            assert_eq!(is_vague(&ended.unwrap_err()), vague, "{said}");
+        }
+    }
+
+    #[test]
     fn that_a_snapshot_is_roots_alone_is_said_of_a_snapshot_only() {
-        let said = "Error: rpc error: code = PermissionDenied desc = auth: permission denied";
         let told = |saves| {
-            let asked = Asked { endpoint: "http://a", shows_certificate: false, saves, trouble: None };
+            let said = if saves {
+                "Error: rpc error: code = PermissionDenied desc = auth: permission denied"
+            } else {
+                "Error: etcdserver: permission denied"
+            };
+            let trouble = &Trouble::default();
+            let asked = Asked { endpoint: "http://a", shows_certificate: false, saves, trouble };
             super::hint(said, &asked).unwrap()
         };
         assert!(told(true).contains("a snapshot to its user root alone"));
@@ -148,9 +193,16 @@ Error: context deadline exceeded
             (closed, "http://a", None, Some("that port may speak TLS, and the endpoint says http")),
             ("Error: context deadline exceeded", "https://a", expired, expired),
             ("Error: context deadline exceeded", "https://a", None, None),
+            (
+                "Error: context deadline exceeded (all SubConns are in TransientFailure)",
+                "https://a",
+                expired,
+                expired,
+            ),
             ("Error: x (connection refused)", "https://a", expired, None),
             ("Error: etcdserver: mvcc: database space exceeded", "https://a", expired, None),
         ] {
+            let trouble = &Trouble { client: trouble.map(str::to_owned), server: None };
             let asked = Asked { endpoint, shows_certificate: false, saves: false, trouble };
             assert_eq!(super::hint(said, &asked).as_deref(), hint, "{said} {endpoint}");
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
@@ -84,7 +84,7 @@ impl World {
 
     /// Whether the client port is open.
     pub fn listening(&self) -> bool {
-        TcpStream::connect((Ipv4Addr::LOCALHOST, self.client_port())).is_ok()
+        TcpStream::connect(self.client_address()).is_ok()
     }
 
     /// Whether etcd says that it is healthy.

@@ -8,8 +8,8 @@ use rcgen::{
     KeyUsagePurpose, date_time_ymd,
 };
 
-/// Writes `ca.crt` and the pairs `server` and `client` into `dir`; besides, of the same authority, `expired` and
-/// `servers-only`, and `other-ca.crt`, which signed none of them.
+/// Writes `ca.crt` and the pairs `server` and `client` into `dir`; besides, of the same authority, `expired`,
+/// `servers-only`, `expired-server` and `nowhere`, a server of another address; and `other-ca.crt`, which signed none.
 pub fn write_certificates(dir: &Path) {
     fs::create_dir(dir).unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
@@ -24,17 +24,14 @@ pub fn write_certificates(dir: &Path) {
 
     let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
     // etcd's own gateway dials the server with the server's certificate, so that one is a client too.
-    write_leaf(dir, "server", &authority, &["127.0.0.1", "localhost"], vec![server, client.clone()], 4096);
+    let hosts = ["127.0.0.1", "::1", "localhost"];
+    let both = vec![server.clone(), client.clone()];
+    write_leaf(dir, "server", &authority, &hosts, both.clone(), 4096);
+    write_leaf(dir, "expired-server", &authority, &hosts, both.clone(), 2001);
+    write_leaf(dir, "nowhere", &authority, &["192.0.2.1"], both, 4096);
     write_leaf(dir, "client", &authority, &[], vec![client.clone()], 4096);
     write_leaf(dir, "expired", &authority, &[], vec![client], 2001);
-    write_leaf(
-        dir,
-        "servers-only",
-        &authority,
-        &["127.0.0.1"],
-        vec![ExtendedKeyUsagePurpose::ServerAuth],
-        4096,
-    );
+    write_leaf(dir, "servers-only", &authority, &["127.0.0.1"], vec![server], 4096);
 }
 
 fn write_leaf(

@@ -48,9 +48,7 @@ fn upkeep_health_is_told_in_the_older_charms_words(version: Version) {
 
 /// A quota so small that the next write raises the alarm.
 fn raise_the_alarm(world: &World) {
-    let argv = world.path("supervisor/argv");
-    let words = std::fs::read_to_string(&argv).unwrap();
-    std::fs::write(&argv, format!("{words}--quota-backend-bytes=200000\n")).unwrap();
+    world.tell("--quota-backend-bytes=200000");
     world.stop();
     world.start();
     while world.etcdctl_command(&["put", "k", &"x".repeat(50_000)]).output().unwrap().status.success() {}

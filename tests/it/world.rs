@@ -54,6 +54,8 @@ pub struct Setup {
     pub auth: bool,
     /// The member's name.
     pub name: &'static str,
+    /// Where etcd listens to clients, as in a URL.
+    pub host: &'static str,
     /// The user and group that etcd runs as, in place of our own. Needs root.
     pub user: Option<u32>,
 }
@@ -61,7 +63,7 @@ pub struct Setup {
 impl Setup {
     /// Plain and alone.
     pub const fn plain(version: Version) -> Self {
-        Self { version, tls: false, auth: false, name: "m1", user: None }
+        Self { version, tls: false, auth: false, name: "m1", host: "127.0.0.1", user: None }
     }
 
     /// Plain, with TLS, with auth, and with both.
@@ -135,7 +137,6 @@ impl World {
 
     /// Settles how etcd is started: with which initial cluster, in which state of it.
     pub fn found(&self, initial_cluster: &str, state: &str) {
-        let scheme = if self.setup.tls { "https" } else { "http" };
         let mut words: Vec<String> = [
             self.setup.version.bin_dir().join("etcd").to_str().unwrap(),
             "--name",
@@ -160,7 +161,7 @@ impl World {
         .map(String::from)
         .to_vec();
         for flag in ["--listen-client-urls", "--advertise-client-urls"] {
-            words.extend([flag.to_owned(), format!("{scheme}://127.0.0.1:{}", self.client)]);
+            words.extend([flag.to_owned(), self.endpoint()]);
         }
         if self.setup.tls {
             for (flag, file) in
@@ -191,12 +192,19 @@ impl World {
     /// The endpoint for clients.
     pub fn endpoint(&self) -> String {
         let scheme = if self.setup.tls { "https" } else { "http" };
-        format!("{scheme}://127.0.0.1:{}", self.client)
+        format!("{scheme}://{}:{}", self.setup.host, self.client)
     }
 
-    /// The port for clients.
-    pub fn client_port(&self) -> u16 {
-        self.client
+    /// The host and the port for clients.
+    pub fn client_address(&self) -> String {
+        format!("{}:{}", self.setup.host, self.client)
+    }
+
+    /// Has etcd told one more option from its next start on.
+    pub fn tell(&self, option: &str) {
+        let argv = self.path("supervisor/argv");
+        let words = fs::read_to_string(&argv).unwrap();
+        fs::write(&argv, format!("{words}{option}\n")).unwrap();
     }
 
     fn turn_auth_on(&self) {

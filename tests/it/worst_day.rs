@@ -137,9 +137,7 @@ fn never_mixes_data_with_a_log_kept_elsewhere(version: Version) {
     let archive = source.saved();
     let world = World::prepare(Setup::plain(version));
     world.found(&world.as_initial_member(), "new");
-    let argv = world.path("supervisor/argv");
-    let words = fs::read_to_string(&argv).unwrap();
-    fs::write(&argv, format!("{words}--wal-dir\n{}\n", world.path("log").display())).unwrap();
+    world.tell(&format!("--wal-dir={}", world.path("log").display()));
     world.start();
     world.put(0..10, "with its log elsewhere");
     let old = world.dump();

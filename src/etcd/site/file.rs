@@ -2,7 +2,7 @@
 //!
 //! Must never fill in what the file leaves out by looking at the machine.
 
-use super::{Login, Origin, Service, Site, Tls, Tools};
+use super::{Login, Origin, Service, Site, Tls, Tools, Trouble};
 use crate::stop::Refusal;
 use crate::system::secret::Secret;
 use anyhow::{Context, Result};
@@ -42,7 +42,8 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
         pid: None,
         login: login(said.username, said.password_file.as_deref(), password)?,
         endpoint: one_endpoint(file, said.endpoint)?,
-        trouble: None,
+        certificate: None,
+        trouble: Trouble::default(),
         tls: Tls { cacert: said.cacert, cert: said.cert, key: said.key },
         data_dir: said.data_dir,
         wal_dir: None,

@@ -3,10 +3,12 @@
 //! Must never prefer one of two etcds of the same standing. A home of etcd that is to be found too gets a file beside
 //! `running` and `configured` and a line here.
 
+use super::reach::{Ways, host};
 use super::running::Untrusted;
 use super::settings::Said;
 use super::units::Systemd;
-use super::{Login, Origin, Service, Site, Tls, Tools, configured, local, pods, running, units};
+use super::{Login, Origin, Service, Site, Tls, Tools, Trouble, configured, local, pods, running, units};
+use crate::etcd::certificates::Names;
 use crate::stop::Refusal;
 use crate::system::secret::Secret;
 use anyhow::Result;
@@ -24,7 +26,10 @@ pub(super) struct Found {
     /// What it is to a person: `etcd.service (pid 42)`, `etcd.service, stopped`.
     pub called: String,
     pub endpoint: String,
+    pub ways: Ways,
     pub tls: Tls,
+    /// The server's certificate.
+    pub certificate: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub wal_dir: Option<PathBuf>,
     pub config_file: Option<PathBuf>,
@@ -67,6 +72,8 @@ impl Found {
         Some(Self {
             called,
             tls,
+            ways: local::ways(said),
+            certificate: settings.cert_file.as_ref().map(|file| cwd.join(file)),
             data_dir: settings.data_dir(cwd),
             wal_dir: settings.wal_dir(cwd),
             endpoint,
@@ -88,21 +95,37 @@ impl Found {
             }
             _ => error,
         })?;
+        let (endpoint, endpoint_from) = self.reached();
         Ok(Site {
             called: self.called,
             pid: self.process.map(|seen| seen.pid),
             tools,
-            endpoint: self.endpoint,
+            endpoint,
             tls: self.tls,
-            trouble: None,
+            certificate: self.certificate,
+            trouble: Trouble::default(),
             login: password.map(|password| Login { user: "root".to_owned(), password }),
             data_dir: self.data_dir,
             wal_dir: self.wal_dir,
             config_file: self.config_file,
             service: self.service,
-            from: self.from,
+            from: Origin { endpoint: endpoint_from, ..self.from },
             drift: self.drift,
         })
+    }
+
+    /// The endpoint, and where it was learned: the nearest, if the server's certificate names it or does not say.
+    fn reached(&self) -> (String, String) {
+        let nearest = (self.endpoint.clone(), self.from.endpoint.clone());
+        let Some((host, cert)) = host(&self.endpoint).zip(self.certificate.as_ref()) else { return nearest };
+        let Ok(Some(names)) = Names::read(cert) else { return nearest };
+        match self.ways.named(&names) {
+            Some(way) if !names.have(host) => {
+                let why = format!("{}; {} does not name {host}", way.from, cert.display());
+                (way.url.clone(), why)
+            }
+            _ => nearest,
+        }
     }
 
     /// Whether it is the one that an operator calls `choice`: its unit, its process, its manifest or its data directory.
@@ -163,7 +186,7 @@ impl Machine {
         for pod in &mut pods {
             if let Some(process) = run(pod) {
                 pod.called = format!("{} ({})", pod.called, process.called);
-                (pod.endpoint, pod.process) = (process.endpoint, process.process);
+                (pod.endpoint, pod.ways, pod.process) = (process.endpoint, process.ways, process.process);
             }
         }
         let (pods_run, pods_stopped): (Vec<_>, Vec<_>) =

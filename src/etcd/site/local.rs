@@ -3,8 +3,9 @@
 //! Must never reach for the network: names are not resolved and nothing is dialled.
 
 use super::Tls;
-use super::settings::Settings;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use super::reach::{Way, Ways, address};
+use super::settings::{Said, Settings};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 /// Where etcd listens when it was told nothing (etcd, server/embed/config.go, `DefaultListenClientURLs`).
@@ -21,9 +22,36 @@ enum Nearness {
 /// The client URL for this machine: a loopback address where there is one, then one that stands for every address, then
 /// the first. `None` where etcd listens on nothing but sockets in files, as our own private ones do.
 pub(super) fn endpoint(settings: &Settings) -> Option<String> {
+    nearest_first(settings).into_iter().next()
+}
+
+/// The ways to an etcd that was `said` this and answers with TLS at its nearest address: where it listens, what else this
+/// machine calls its loopback, and what it tells its clients.
+pub(super) fn ways(said: &Said) -> Ways {
+    let urls = said.settings.listen_client_urls.as_deref().unwrap_or(DEFAULT).split(',').map(str::trim);
+    // etcd takes no names here but `localhost`.
+    let at = |url| address(url)?.replace("localhost", "127.0.0.1").parse::<SocketAddr>().ok();
+    let listens = urls.filter_map(at).collect();
+    let from = |option: &str| {
+        let from = said.origin(option);
+        move |url: String| Way { url, from: from.clone() }
+    };
+    let near = nearest_first(&said.settings);
+    let loopback = near.first().and_then(|url| {
+        let (_, port) = address(url)?.rsplit_once(':')?;
+        Some(format!("https://localhost:{port}"))
+    });
+    let told = said.settings.advertise_client_urls.as_deref().unwrap_or_default().split(',');
+    let told = told.map(|url| url.trim().trim_end_matches('/').to_owned());
+    let listened = near.into_iter().chain(loopback).map(from("listen-client-urls"));
+    Ways { listens, all: listened.chain(told.map(from("advertise-client-urls"))).collect() }
+}
+
+fn nearest_first(settings: &Settings) -> Vec<String> {
     let urls = settings.listen_client_urls.as_deref().unwrap_or(DEFAULT);
-    let near = urls.split(',').filter_map(|url| local(url.trim()));
-    near.min_by_key(|(nearness, _)| *nearness).map(|(_, url)| url)
+    let mut near: Vec<_> = urls.split(',').filter_map(|url| local(url.trim())).collect();
+    near.sort_by_key(|(nearness, _)| *nearness);
+    near.into_iter().map(|(_, url)| url).collect()
 }
 
 fn local(url: &str) -> Option<(Nearness, String)> {

@@ -8,6 +8,7 @@ mod file;
 mod found;
 mod local;
 mod pods;
+mod reach;
 mod running;
 mod settings;
 mod units;
@@ -35,8 +36,10 @@ pub struct Site {
     pub endpoint: String,
     /// The certificates for that endpoint.
     pub tls: Tls,
-    /// What is wrong with the client's certificate, in words.
-    pub trouble: Option<String>,
+    /// The server's certificate, where it is known.
+    pub certificate: Option<PathBuf>,
+    /// What is wrong with the certificates.
+    pub trouble: Trouble,
     /// Who to log in as, where etcd has authentication on.
     pub login: Option<Login>,
     /// The directory that holds `member`.
@@ -75,6 +78,15 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
+/// What is wrong with certificates, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// With the client's.
+    pub client: Option<String>,
+    /// With the server's, where that is known.
+    pub server: Option<String>,
+}
+
 /// A user and a password.
 #[derive(Debug, Clone)]
 pub struct Login {
@@ -102,7 +114,13 @@ impl Site {
         now: Timestamp,
     ) -> Result<Self> {
         let mut site = Self::chosen(site_file, choice, password)?;
-        site.trouble = certificates::trouble(&site.tls, now);
+        site.trouble = Trouble {
+            client: certificates::clients_trouble(&site.tls, now),
+            server: site
+                .certificate
+                .as_ref()
+                .and_then(|cert| certificates::servers_trouble(cert, reach::host(&site.endpoint), now)),
+        };
         Ok(site)
     }
 

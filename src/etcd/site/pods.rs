@@ -96,6 +96,7 @@ fn pod(root: &Path, live: &Path, manifest: &Path, container: &Container) -> Resu
         return Ok(None);
     };
     found.data_dir = outside(&found.data_dir, "data-dir")?;
+    found.certificate = found.certificate.and_then(|file| container.outside(&file));
     found.wal_dir = found.wal_dir.map(|dir| outside(&dir, "wal-dir")).transpose()?;
     if found.endpoint.starts_with("https://") {
         found.tls = certificates(root, &found.tls, container);

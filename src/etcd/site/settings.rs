@@ -19,6 +19,7 @@ pub(super) struct Settings {
     pub data_dir: Option<String>,
     pub wal_dir: Option<String>,
     pub listen_client_urls: Option<String>,
+    pub advertise_client_urls: Option<String>,
     pub cert_file: Option<String>,
     pub key_file: Option<String>,
     pub trusted_ca_file: Option<String>,
@@ -49,6 +50,7 @@ impl Said {
     pub fn origin(&self, name: &str) -> String {
         let in_file = match name {
             "data-dir" => self.settings.data_dir.is_some(),
+            "advertise-client-urls" => self.settings.advertise_client_urls.is_some(),
             _ => self.settings.listen_client_urls.is_some(),
         };
         match &self.config_file {
@@ -97,6 +99,7 @@ impl Told {
             data_dir: text("data-dir"),
             wal_dir: text("wal-dir"),
             listen_client_urls: text("listen-client-urls"),
+            advertise_client_urls: text("advertise-client-urls"),
             cert_file: text("cert-file"),
             key_file: text("key-file"),
             trusted_ca_file: text("trusted-ca-file"),
@@ -144,6 +147,7 @@ struct ConfigFile {
     data_dir: Option<String>,
     wal_dir: Option<String>,
     listen_client_urls: Option<String>,
+    advertise_client_urls: Option<String>,
     client_transport_security: Option<Security>,
 }
 
@@ -170,6 +174,7 @@ impl Settings {
             data_dir: text(said.data_dir),
             wal_dir: text(said.wal_dir),
             listen_client_urls: text(said.listen_client_urls),
+            advertise_client_urls: text(said.advertise_client_urls),
             cert_file: text(security.cert_file),
             key_file: text(security.key_file),
             trusted_ca_file: text(security.trusted_ca_file),
@@ -249,7 +254,7 @@ mod tests {
     #[test]
     fn a_configuration_file_is_read_as_etcd_reads_it() {
         let text = "name: etcd0\ndata-dir: /var/snap/etcd/current\nwal-dir:\nenable-v2: true\n\
-             listen-client-urls: https://10.0.0.1:2379,http://127.0.0.1:4001\nadvertise-client-urls: x\n\
+             listen-client-urls: https://10.0.0.1:2379,http://127.0.0.1:4001\nadvertise-client-urls: https://10.0.0.1:2379\n\
              client-transport-security:\n  cert-file: /c/server.crt\n  key-file: /c/server.key\n  \
              client-cert-auth: true\n  trusted-ca-file: /c/ca.crt\n  auto-tls: false\n";
         let expected = Settings {
@@ -257,6 +262,7 @@ mod tests {
             data_dir: Some("/var/snap/etcd/current".into()),
             wal_dir: None,
             listen_client_urls: Some("https://10.0.0.1:2379,http://127.0.0.1:4001".into()),
+            advertise_client_urls: Some("https://10.0.0.1:2379".into()),
             cert_file: Some("/c/server.crt".into()),
             key_file: Some("/c/server.key".into()),
             trusted_ca_file: Some("/c/ca.crt".into()),

@@ -5,7 +5,7 @@ use crate::archive::Contents;
 use crate::etcd::client::Status;
 use crate::etcd::seal::Sealed;
 use crate::etcd::service::Service;
-use crate::etcd::site::{Origin, Tls};
+use crate::etcd::site::{Origin, Tls, Trouble};
 use crate::etcd::tools::Tools;
 use crate::restore::Source;
 use crate::system::owner::Owner;
@@ -207,7 +207,8 @@ fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
             drift: drift.map(str::to_owned),
             endpoint: "http://127.0.0.1:2379".to_owned(),
             tls: Tls::default(),
-            trouble: None,
+            certificate: None,
+            trouble: Trouble::default(),
             login: None,
             data_dir: PathBuf::from("/data"),
             wal_dir: wal_dir.map(PathBuf::from),
