@@ -64,7 +64,7 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
 /// What works now and will not for long.
 pub(super) fn warnings(site: &Site, now: Timestamp) -> Vec<String> {
     let drift = site.drift.as_ref();
-    let drift = drift.map(|drift| format!("after a restart etcd would work on other data: {drift}"));
+    let drift = drift.map(|drift| format!("after a restart this etcd would be another: {drift}"));
     let shown = [&site.tls.cert, &site.certificate].into_iter().flatten();
     let mut ends: Vec<String> = shown.filter_map(|cert| ends_soon(cert, now)).collect();
     // One pair may serve both.

@@ -104,7 +104,7 @@ pub fn suits(site: &Site) -> Result<(), Refusal> {
     }
     if let Some(drift) = &site.drift {
         return Err(Refusal::new(
-            format!("after a restart etcd would work on other data: {drift}"),
+            format!("after a restart this etcd would be another: {drift}"),
             "make its configuration say what is meant, restart etcd, and run restore again",
         ));
     }

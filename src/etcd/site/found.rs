@@ -260,19 +260,24 @@ fn drift(root: &Path, systemd: &Systemd<'_>, found: &Found) -> Option<String> {
     }
     let Service::Systemd { systemd: unit } = &found.service else { return None };
     let meant = units::one(root, systemd, unit)?;
-    let same = meant.data_dir == found.data_dir
+    let is_same_data = meant.data_dir == found.data_dir
         || running::inode_under(root, &meant.data_dir)
             .is_some_and(|inode| Some(inode) == found.process.as_ref().and_then(|seen| seen.data_dir));
-    (!same).then(|| {
-        format!(
-            "{} has its data in {} ({}), and {unit} now says {} ({})",
-            found.called,
-            found.data_dir.display(),
-            found.from.data_dir,
-            meant.data_dir.display(),
-            meant.from.data_dir
-        )
-    })
+    let differs = |does: &str, words: &dyn Fn(&Found) -> String| {
+        Some(format!("{} {does} {}, and {unit} now says {}", found.called, words(found), words(&meant)))
+    };
+    if !is_same_data {
+        return differs("has its data in", &|it| format!("{} ({})", it.data_dir.display(), it.from.data_dir));
+    }
+    if found.wal_dir != meant.wal_dir {
+        return differs("has its write-ahead log in", &|it| {
+            it.wal_dir.clone().unwrap_or_else(|| it.data_dir.join("member/wal")).display().to_string()
+        });
+    }
+    if found.endpoint != meant.endpoint {
+        return differs("listens at", &|it| format!("{} ({})", it.endpoint, it.from.endpoint));
+    }
+    None
 }
 
 /// There is no etcd to work on: why.

@@ -159,6 +159,36 @@ fn an_etcd_that_is_not_trusted_is_named_only_where_there_is_no_other() {
 }
 
 #[test]
+fn an_etcd_that_a_restart_would_change_has_drifted() {
+    let told = ["--data-dir=/data/a", "--listen-client-urls=http://127.0.0.1:1"];
+    let drift = |now: &str| {
+        let root = machine();
+        Process::etcd(42, &told).put(root.path());
+        let shown =
+            format!("ExecStart={{ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd {now} ; }}\nId=etcd.service\n");
+        let ask = |_: &[&str]| Some(shown.clone());
+        Machine::look(root.path(), &Systemd { main_pid: &|_| Some(42), ask: &ask })
+            .and_then(Machine::the_one)
+            .unwrap()
+            .drift
+    };
+    assert_eq!(drift(&told.join(" ")), None);
+    assert_eq!(drift(&format!("{} --wal-dir=/data/a/member/wal", told.join(" "))), None);
+    for (now, words) in [
+        ("--data-dir=/data/b --listen-client-urls=http://127.0.0.1:1", &["/data/a", "/data/b"][..]),
+        (
+            "--data-dir=/data/a --listen-client-urls=https://127.0.0.1:2",
+            &["http://127.0.0.1:1", "https://127.0.0.1:2"],
+        ),
+        ("--data-dir=/data/a", &["http://127.0.0.1:1", "http://localhost:2379"]),
+        (&format!("{} --wal-dir=/wal", told.join(" ")), &["/data/a/member/wal", "/wal"]),
+    ] {
+        let drift = drift(now).unwrap_or_default();
+        assert!(words.iter().all(|word| drift.contains(word)), "{now}: {drift}");
+    }
+}
+
+#[test]
 fn where_there_is_none_all_places_are_named() {
     let refusal = find(machine().path()).unwrap_err();
     for part in ["none runs", "/etc/default/etcd", "/var/snap/etcd/common/etcd.conf.yml"] {
