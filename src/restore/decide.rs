@@ -94,12 +94,16 @@ pub struct Plan {
 /// Whether a restore can work on this site: on its data as a whole, and with somebody to stop and start etcd.
 pub fn suits(site: &Site) -> Result<(), Refusal> {
     if let Some(wal_dir) = &site.wal_dir {
+        let (log, data) = (wal_dir.display(), site.data_dir.display());
         return Err(Refusal::new(
             format!(
-                "etcd keeps its write-ahead log apart from its data, in {}: that is not supported yet",
-                wal_dir.display()
+                "etcd keeps its write-ahead log apart from its data, in {log}: no one step exchanges both (wal-dir)"
             ),
-            "take --wal-dir out of etcd's configuration, with the log moved to member/wal in its data directory",
+            format!(
+                "{}; cp -a {log} {data}/member/wal; take wal-dir out of etcd's configuration; {}; run restore again",
+                site.service.typed("stop"),
+                site.service.typed("start")
+            ),
         ));
     }
     if let Some(drift) = &site.drift {
@@ -148,7 +152,7 @@ pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
             ),
             format!(
                 "if it is lost, stop etcd ({stop}), move {0}/member to {0}/member.broken and run restore again; \
-                 a log kept elsewhere is not supported yet",
+                 if it is elsewhere, stop etcd, copy it to {0}/member/wal, and have etcd find it there",
                 facts.data_dir
             ),
         )),

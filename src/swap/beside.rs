@@ -3,7 +3,7 @@
 use super::journal;
 use crate::etcd::site::Site;
 use crate::stop::Refusal;
-use crate::system::durable::{Dir, inode_of};
+use crate::system::durable::Dir;
 use crate::system::lock::{self, Lock};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result, bail};
@@ -116,6 +116,34 @@ impl DataDir {
         Ok(Some(dir))
     }
 
+    /// Refuses live data of which a part lies elsewhere: an exchange of `member` would leave that part behind.
+    fn must_be_whole(&self) -> Result<()> {
+        let place = self.dir.path().display();
+        let refuse = |part: &str, what: &str| {
+            Err(Refusal::new(
+                format!("{place} cannot be restored in one step: {part} in it is {what}"),
+                format!(
+                    "stop etcd, move what is in {place}/{part} to a directory of that name, start etcd and run restore \
+                     again; to have the data on another disk, move {place} there as a whole"
+                ),
+            )
+            .into())
+        };
+        if let Some(what) = self.dir.leads_away(MEMBER)? {
+            return refuse(MEMBER, &what);
+        }
+        if self.dir.inode(MEMBER)?.is_none() {
+            return Ok(());
+        }
+        let member = self.dir.child(MEMBER)?;
+        for part in member.names()? {
+            if let Some(what) = member.leads_away(&part)? {
+                return refuse(&format!("{MEMBER}/{part}"), &what);
+            }
+        }
+        Ok(())
+    }
+
     /// Where an earlier run that died was making a backup, if one was.
     pub fn noted_target(&self) -> Result<Option<PathBuf>> {
         let Some(beside) = self.beside()? else { return Ok(None) };
@@ -163,17 +191,15 @@ pub struct Beside<'a> {
 impl<'a> Beside<'a> {
     /// Makes it. There is none: what an earlier run left was [recovered](super::recover) first.
     pub fn make(data: &'a DataDir) -> Result<Self> {
+        data.must_be_whole()?;
         let dir = data.dir.make_child(BESIDE, None)?;
         let beside = Self { data, dir, kept: false };
         beside.try_an_exchange()?;
         Ok(beside)
     }
 
-    /// Not every file system can exchange two names, and none can across a mount point. Better learned now than with
-    /// etcd stopped.
+    /// Not every file system can exchange two names. Better learned now than with etcd stopped.
     fn try_an_exchange(&self) -> Result<()> {
-        let member = self.data.dir.inode(MEMBER)?;
-        let own = inode_of(&self.dir)?;
         let other = self.dir.make_child(OTHER, None)?;
         self.dir.make_child(MEMBER, None)?;
         other.make_child(MEMBER, None)?;
@@ -181,14 +207,9 @@ impl<'a> Beside<'a> {
         for name in [MEMBER, OTHER] {
             self.dir.remove_tree(name)?;
         }
-        let why = match tried {
-            Err(error) => format!("its file system cannot exchange two directories: {error:#}"),
-            Ok(()) if member.is_some_and(|member| member.device != own.device) => {
-                format!("{MEMBER} in it is a mount point")
-            }
-            Ok(()) => return Ok(()),
-        };
+        let Err(error) = tried else { return Ok(()) };
         let place = self.data.dir.path().display();
+        let why = format!("its file system cannot exchange two directories: {error:#}");
         Err(Refusal::new(format!("{place} cannot be restored in one step: {why}"), "restore on another disk")
             .into())
     }

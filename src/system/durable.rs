@@ -8,8 +8,8 @@ use super::owner::Owner;
 use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, fchmod, fchown, fstat, fstatvfs, fsync,
-    mkdirat, openat, openat2, renameat_with, statat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, fchmod,
+    fchown, fstat, fstatvfs, fsync, mkdirat, openat, openat2, renameat_with, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use std::fs::File;
@@ -87,6 +87,21 @@ impl Dir {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error).with_context(|| self.doing("looking at", name)),
         }
+    }
+
+    /// What `name` in it is, in words, if what it leads to lies elsewhere: a symlink, or a mount point.
+    pub fn leads_away(&self, name: &str) -> Result<Option<String>> {
+        let looking = || self.doing("looking at", name);
+        let Some(inode) = self.inode(name)? else { return Ok(None) };
+        let link = std::fs::read_link(self.handle(name));
+        if let Ok(target) = link {
+            return Ok(Some(format!("a symlink to {}", target.display())));
+        }
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        // One that is mounted from this very file system has its device too: the kernel tells since 5.8.
+        let mounted = statx(&self.fd, name, flags, StatxFlags::TYPE).with_context(looking)?;
+        let mounted = mounted.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
+        Ok((mounted || inode.device != inode_of(self)?.device).then(|| "a mount point".to_owned()))
     }
 
     /// The directory `name` in it.

@@ -12,6 +12,9 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+/// How the attributes begin that hold access lists (acl(5)).
+const ACCESS_LISTS: &[u8] = b"system.posix_acl_";
+
 /// How many symlinks a path may lead through, as many as the kernel follows (path_resolution(7)).
 const LINKS: usize = 40;
 
@@ -159,11 +162,12 @@ fn dress(new: &impl AsFd, template: &impl AsFd, with_mode: bool) -> Result<()> {
     if with_mode {
         fchmod(new, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     }
-    copy_attributes(new, template)
+    copy_attributes(new, template, with_mode)
 }
 
+/// An access list says what a mode says, and more: it is `with_mode` or not at all, and a directory's is none for a file.
 /// A file system without extended attributes has none to copy.
-fn copy_attributes(new: &impl AsFd, template: &impl AsFd) -> Result<()> {
+fn copy_attributes(new: &impl AsFd, template: &impl AsFd, with_mode: bool) -> Result<()> {
     let mut names = vec![0_u8; 64 << 10];
     let length = match flistxattr(template, &mut names) {
         Ok(length) => length,
@@ -171,7 +175,8 @@ fn copy_attributes(new: &impl AsFd, template: &impl AsFd) -> Result<()> {
         Err(error) => return Err(error).context("listing extended attributes"),
     };
     names.truncate(length);
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    let wanted = |name: &&[u8]| !name.is_empty() && (with_mode || !name.starts_with(ACCESS_LISTS));
+    for name in names.split(|byte| *byte == 0).filter(wanted) {
         let mut value = vec![0_u8; 64 << 10];
         let length = fgetxattr(template, name, &mut value).context("reading an extended attribute")?;
         value.truncate(length);

@@ -50,6 +50,7 @@ mod run;
 mod service;
 mod site;
 mod snapshot;
+mod storage;
 mod terminal;
 mod tls;
 mod tools;

@@ -1,4 +1,4 @@
-//! Small file systems, for want of room. Only root may.
+//! Mounts: small file systems, for want of room, and directories that are mount points. Only root may.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +13,14 @@ pub fn small(at: &Path, size: &str) -> Mount {
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"]).arg(at);
     assert!(mount.status().unwrap().success(), "mount");
+    Mount { at: at.to_owned() }
+}
+
+/// Mounts a directory over itself: all as before, but a mount point.
+pub fn over_itself(at: &Path) -> Mount {
+    let mut mount = Command::new("mount");
+    mount.arg("--bind").args([at, at]);
+    assert!(mount.status().unwrap().success(), "mount --bind");
     Mount { at: at.to_owned() }
 }
 

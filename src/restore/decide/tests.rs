@@ -189,7 +189,7 @@ fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
     let drift = Some("it now says /b");
     for (wal_dir, drift, etcd, service, refused) in [
         (None, None, "/bin/sh", unit.clone(), None),
-        (Some("/wal"), None, "/bin/sh", unit.clone(), Some("in /wal: that is not supported yet")),
+        (Some("/wal"), None, "/bin/sh", unit.clone(), Some("in /wal: no one step exchanges both")),
         (None, drift, "/bin/sh", unit.clone(), Some("it now says /b")),
         (None, None, "/none/etcd", unit, Some("no program /none/etcd")),
         (
