@@ -75,12 +75,20 @@ fn tell(report: &Report, warnings: Vec<String>, results: &mut Results) {
     }
     results.set(key!("snapshot.version"), &*manifest.etcd_version);
     results.set(key!("snapshot.verified"), "true");
-    let alarms = (!report.alarms.is_empty())
-        .then(|| format!("etcd has an alarm, and so has the snapshot: {}", report.alarms.join("; ")));
+    let alarms = (!report.alarms.is_empty()).then(|| in_words(&report.alarms.join("; ")));
     let warnings: Vec<String> = alarms.into_iter().chain(warnings).collect();
     if !warnings.is_empty() {
         results.set(key!("snapshot.warning"), warnings.join("; "));
     }
+}
+
+fn in_words(alarms: &str) -> String {
+    let corrupt = if alarms.contains("CORRUPT") {
+        ": the data of its members differ, and this is what one of them has"
+    } else {
+        ""
+    };
+    format!("etcd has an alarm, and so has the snapshot ({alarms}){corrupt}")
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ macro_rules! on_one_version {
     };
 }
 
+mod alarms;
 mod archive;
 mod broken_tools;
 mod chaos;

@@ -1,0 +1,80 @@
+//! An alarm that etcd raises because its members hold different data: it is reported, and goes with the data.
+
+use std::fs;
+use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::client::{assert_same, key};
+use crate::cluster;
+use crate::restore::from;
+use crate::world::{Version, World};
+
+on_both_versions!(a_corrupt_member_is_reported_by_snapshot_and_by_restore);
+
+/// What is put, and what one member finds in its place.
+const WORDS: (&str, &str) = ("altogether-sound", "altogether-wrong");
+
+fn a_corrupt_member_is_reported_by_snapshot_and_by_restore(version: Version) {
+    let members = cluster::of_three(version);
+    members[0].put(0..20, WORDS.0);
+    alter(&members[2]);
+    for member in &members {
+        member.stop();
+        member.tell("--experimental-corrupt-check-time=1s");
+        member.launch();
+    }
+    await_alarm(&members[0]);
+    let results = members[0].snapshot(&[&members[0].to_target()]).completed();
+    let warning = results.get("snapshot.warning");
+    assert!(warning.contains("CORRUPT") && warning.contains("differ"), "{warning}");
+    let archive = PathBuf::from(results.get("snapshot.path"));
+
+    let other = World::plain(version);
+    other.fill();
+    let results = other.restore(&[&from(&archive), &other.to_target()]).completed();
+    let warning = results.get("restore.warning");
+    assert!(warning.contains("CORRUPT") && warning.contains("alarm disarm"), "{warning}");
+    assert!(results.find("restore.disarmed").is_none(), "{}", results.out.told());
+    assert!(other.etcdctl(&["alarm", "list"]).contains("CORRUPT"));
+    // What it says to type.
+    other.etcdctl(&["alarm", "disarm"]);
+    other.put(0..1, "after");
+    assert_same(&other.dump(), &members[0].dump_local().into_iter().map(after).collect(), "but for one key");
+}
+
+fn after((name, value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
+    let padding = "x".repeat(150);
+    let is_first = name == key(0).into_bytes();
+    (name, if is_first { format!("after 0 {padding}").into_bytes() } else { value })
+}
+
+/// Changes values in the database of one member behind its back: bbolt keeps no hash of its pages.
+fn alter(member: &World) {
+    // What is in the log alone would be put right at the next start.
+    member.etcdctl(&["defrag"]);
+    member.stop();
+    let db = member.data_dir().join("member/snap/db");
+    let mut bytes = fs::read(&db).unwrap();
+    let (sound, wrong) = (WORDS.0.as_bytes(), WORDS.1.as_bytes());
+    let places: Vec<usize> =
+        (0..bytes.len() - sound.len()).filter(|at| bytes[*at..].starts_with(sound)).collect();
+    assert!(!places.is_empty(), "the values are not in the database");
+    for at in places {
+        bytes[at..at + wrong.len()].copy_from_slice(wrong);
+    }
+    fs::write(&db, bytes).unwrap();
+    member.launch();
+}
+
+fn await_alarm(member: &World) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let out = member.etcdctl_command(&["alarm", "list"]).output().unwrap();
+        if String::from_utf8_lossy(&out.stdout).contains("CORRUPT") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "etcd raises no alarm: {}", member.log());
+        sleep(Duration::from_millis(100));
+    }
+}
