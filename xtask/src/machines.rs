@@ -39,11 +39,14 @@ type Scenario = (&'static str, fn(&Stage) -> Result<String>);
 
 const SCENARIOS: &[Scenario] = &[
     ("debian: the package, user etcd, Type=notify", debian::plain),
-    ("debian: authentication on", debian::auth),
-    ("snap: with TLS", snap::tls),
+    ("debian: with TLS, and wrong certificates", debian::tls),
+    ("snap: with TLS, the loopback not in the certificate", snap::tls),
     ("snap: with TLS and a plain port", snap::open),
+    ("snap: its data on attached storage", snap::storage),
     ("unit: written by hand, with flags", handwritten::flags),
     ("unit: with a certificate of its own making", handwritten::auto_tls),
+    ("unit: IPv6, and a certificate for its name alone", handwritten::named),
+    ("unit: its write-ahead log apart", handwritten::log_apart),
     ("unit: stopped, its data moved by a drop-in", handwritten::stopped),
     ("unit: changed since it was started", handwritten::drifted),
     ("unit: two etcds", handwritten::two),

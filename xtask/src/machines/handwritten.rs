@@ -2,6 +2,8 @@
 
 use anyhow::{Result, ensure};
 
+use super::certificates::{Authority, Use, use_them};
+use super::machine::Machine;
 use super::{Stage, story};
 
 const UNIT: &str = "\
@@ -27,14 +29,66 @@ pub fn auto_tls(stage: &Stage) -> Result<String> {
 fn by_hand(stage: &Stage, unit: &str, scheme: &str) -> Result<String> {
     let mut machine = stage.unit()?;
     machine.set("ETCDCTL_ENDPOINTS", &format!("{scheme}://127.0.0.1:12379"));
-    machine
-        .set("ETCDCTL_CACERT", if scheme == "https" { "/srv/db/etcd/fixtures/client/cert.pem" } else { "" });
+    if scheme == "https" {
+        machine.set("ETCDCTL_CACERT", "/srv/db/etcd/fixtures/client/cert.pem");
+    }
+    start(&machine, unit)?;
+    story::tell_twice(&mut machine)
+}
+
+/// Starts etcd by this unit in place of the package's.
+fn start(machine: &Machine, unit: &str) -> Result<()> {
     machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
     machine.write("/etc/systemd/system/config-store.service", unit)?;
     machine.run(&["systemctl", "daemon-reload"])?;
     machine.run(&["systemctl", "start", "config-store.service"])?;
-    story::wait_until_healthy(&machine)?;
+    story::wait_until_healthy(machine)
+}
+
+/// With a certificate that names the host alone, as many authorities of companies give it, and a listener on IPv6 alone.
+pub fn named(stage: &Stage) -> Result<String> {
+    let mut machine = stage.unit()?;
+    machine.ip(&["address", "add", "fd00::4/128", "dev", "lo", "nodad"])?;
+    machine.run(&["sh", "-c", "echo 'fd00::4 db1.example' >>/etc/hosts"])?;
+    let authority = Authority::found(&machine, "/srv/pki")?;
+    authority.sign(&machine, "server", &["db1.example"], &[Use::ServerAuth, Use::ClientAuth], 365)?;
+    let tls =
+        "--cert-file=/srv/pki/server.crt --key-file=/srv/pki/server.key --trusted-ca-file=/srv/pki/ca.crt";
+    let unit = UNIT
+        .replace(
+            "--listen-client-urls=http://127.0.0.1:12379",
+            "--listen-client-urls=https://[fd00::4]:12379",
+        )
+        .replace("=http://127.0.0.1:12379", "=https://db1.example:12379")
+        .replace("--name", &format!("{tls} --name"));
+    use_them(&mut machine, "/srv/pki", "server", "https://db1.example:12379");
+    start(&machine, &unit)?;
+    let site = story::action(&machine, "site", &[])?;
+    ensure!(story::text(&site, &["site", "endpoint"])? == "https://db1.example:12379", "{site}");
+    ensure!(story::text(&site, &["site", "endpoint-from"])?.contains("does not name [fd00::4]"), "{site}");
     story::tell(&machine)
+}
+
+/// With its write-ahead log apart: refused, and what the refusal says to type is enough.
+pub fn log_apart(stage: &Stage) -> Result<String> {
+    let mut machine = stage.unit()?;
+    machine.set("ETCDCTL_ENDPOINTS", "http://127.0.0.1:12379");
+    start(&machine, &UNIT.replace("--name", "--wal-dir=/srv/log --name"))?;
+    story::fill(&machine)?;
+    let (before, archive) = (story::digest(&machine)?, story::snapshot(&machine)?);
+    story::wreck(&machine)?;
+    let wrecked = story::digest(&machine)?;
+    let copy = "cp -a /srv/log /srv/db/etcd/member/wal";
+    let words = ["/srv/log", "systemctl stop config-store.service", copy, "wal-dir out of"];
+    story::refused(&machine, "restore", &[&format!("snapshot={archive}")], &words)?;
+
+    machine.run(&["systemctl", "stop", "config-store.service"])?;
+    machine.run(&copy.split(' ').collect::<Vec<_>>())?;
+    start(&machine, UNIT)?;
+    ensure!(story::digest(&machine)? == wrecked, "with its log moved, etcd has other data");
+    story::action(&machine, "restore", &[&format!("snapshot={archive}")])?;
+    ensure!(story::digest(&machine)? == before, "the keys are not those of the snapshot");
+    Ok("refused by name; restored when done as it says".to_owned())
 }
 
 /// Stopped, with its data elsewhere by a drop-in: there is no process to ask, and systemd knows.

@@ -15,7 +15,8 @@ use tempfile::TempDir;
 
 use crate::{command, interrupt};
 
-const SCRIPT: &str = include_str!("machine.sh");
+/// What happens in namespaces of its own before a machine boots, and after its end.
+pub const SCRIPT: &str = include_str!("machine.sh");
 /// A small Debian boots within 2 s.
 const BOOT: Duration = Duration::from_secs(90);
 /// How long the kernel may take to end what ran there.
@@ -117,6 +118,13 @@ impl Machine {
     /// The machine's first process, as this machine numbers it: for its network.
     pub fn init(&self) -> Result<u32> {
         Ok(self.power.as_ref().context("the machine is off")?.init)
+    }
+
+    /// Runs this machine's `ip` in the network of that one.
+    pub fn ip(&self, words: &[&str]) -> Result<()> {
+        let mut ip = Command::new("nsenter");
+        ip.args(["--net", "--target", &self.init()?.to_string(), "ip"]).args(words);
+        command::output(&mut ip).map(drop)
     }
 
     /// Pulls the plug and boots again: nothing there hears of it, and what was written to files is kept.

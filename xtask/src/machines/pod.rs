@@ -72,7 +72,7 @@ spec:
 
 /// The whole story, on the newer etcd, with TLS. The machine has no etcd of its own at first.
 pub fn kubeadm(stage: &Stage) -> Result<String> {
-    let machine = control_plane(stage)?;
+    let mut machine = control_plane(stage)?;
     let pid = etcds_pid(&machine)?;
     let advice = format!("install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd");
     story::refused(&machine, "snapshot", &[], &["etcdctl", &advice])?;
@@ -96,7 +96,22 @@ pub fn kubeadm(stage: &Stage) -> Result<String> {
         !manifests.contains("parked") && manifests.contains("kube-apiserver.yaml"),
         "manifests:\n{manifests}"
     );
-    Ok(told)
+
+    story::lock(&mut machine)?;
+    let archive = story::snapshot(&machine)?;
+    let before = story::digest(&machine)?;
+    story::wreck(&machine)?;
+    let words = [format!("snapshot={archive}"), "bump-revision=off".to_owned()];
+    let restored = story::action(&machine, "restore", &words.each_ref().map(String::as_str))?;
+    ensure!(
+        story::digest(&machine)? == before,
+        "with authentication on, the keys are not those of the snapshot"
+    );
+    let warning = story::text(&restored, &["restore", "warning"])?;
+    let restarts =
+        ["kube-apiserver is restarted with etcd", "restart kube-controller-manager and kube-scheduler"];
+    ensure!(restarts.iter().all(|part| warning.contains(part)), "{warning}");
+    Ok(format!("{told}, and with authentication on; says what to restart"))
 }
 
 /// The machine loses its power with the manifests put away: kubelet alone would start neither etcd nor the API server.
@@ -139,14 +154,14 @@ fn control_plane(stage: &Stage) -> Result<Machine> {
     for program in ["etcd", "etcdctl", "etcdutl"] {
         machine.copy_in(&programs.join(program), &format!("/opt/image/{program}"))?;
     }
-    certificates::write(&machine, PKI, "healthcheck-client")?;
+    certificates::write(&machine, PKI, &certificates::LOOPBACK, "healthcheck-client")?;
     machine.write("/etc/kubernetes/manifests/etcd.yaml", ETCD)?;
     machine.write("/etc/kubernetes/manifests/kube-apiserver.yaml", API_SERVER)?;
     machine.write("/usr/local/sbin/kubelet", KUBELET)?;
     machine.run(&["chmod", "755", "/usr/local/sbin/kubelet"])?;
     machine.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT)?;
     machine.run(&["systemctl", "enable", "--now", "kubelet.service"])?;
-    certificates::use_them(&mut machine, PKI, "healthcheck-client");
+    certificates::use_them(&mut machine, PKI, "healthcheck-client", "https://127.0.0.1:2379");
     Ok(machine)
 }
 

@@ -1,13 +1,10 @@
 //! A cluster of three machines: `snapshot` on each of them, `restore` on none; a learner gives no snapshot.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::machine::Machine;
 use super::{Stage, story};
-use crate::command;
 
 const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
 
@@ -80,20 +77,15 @@ fn configure(machine: &Machine, number: usize, members: usize, state: &str) -> R
 /// A bridge in the first machine's network, and a cable from each of the others to it.
 fn connect(machines: &[Machine]) -> Result<()> {
     let [hub, others @ ..] = machines else { return Ok(()) };
-    let ip = |machine: &Machine, words: &[&str]| -> Result<()> {
-        let mut ip = Command::new("nsenter");
-        ip.args(["--net", "--target", &machine.init()?.to_string(), "ip"]).args(words);
-        command::output(&mut ip).map(drop)
-    };
-    ip(hub, &["link", "add", "hub", "type", "bridge"])?;
-    ip(hub, &["address", "add", "10.9.9.1/24", "dev", "hub"])?;
-    ip(hub, &["link", "set", "hub", "up"])?;
+    hub.ip(&["link", "add", "hub", "type", "bridge"])?;
+    hub.ip(&["address", "add", "10.9.9.1/24", "dev", "hub"])?;
+    hub.ip(&["link", "set", "hub", "up"])?;
     for (number, other) in others.iter().enumerate() {
         let (here, init) = (format!("cable{number}"), other.init()?.to_string());
-        ip(hub, &["link", "add", &here, "type", "veth", "peer", "name", "cable", "netns", &init])?;
-        ip(hub, &["link", "set", &here, "master", "hub", "up"])?;
-        ip(other, &["address", "add", &format!("10.9.9.{}/24", number + 2), "dev", "cable"])?;
-        ip(other, &["link", "set", "cable", "up"])?;
+        hub.ip(&["link", "add", &here, "type", "veth", "peer", "name", "cable", "netns", &init])?;
+        hub.ip(&["link", "set", &here, "master", "hub", "up"])?;
+        other.ip(&["address", "add", &format!("10.9.9.{}/24", number + 2), "dev", "cable"])?;
+        other.ip(&["link", "set", "cable", "up"])?;
     }
     ensure!(!others.is_empty(), "a cluster is of more than one");
     Ok(())
