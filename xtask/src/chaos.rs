@@ -1,23 +1,17 @@
 //! `cargo xtask chaos`: strikes the actions at every system call that touches a file or a process, on real etcd.
 //!
-//! It owns the words of the command line and the page of results; the blows and their judgement are the tests' (tests/it/chaos).
+//! It owns the words of the command line; the blows and their judgement are the tests' (tests/it/chaos).
 
-use std::path::Path;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::{command, etcd, workspace};
+use crate::{command, etcd, page, workspace};
 
 const USAGE: &str = "\
 cargo xtask chaos [--action snapshot|restore] [--points all|smoke|N]
                          [--mode kill|child|both|errno|term|power|disk|concurrent|corruption]
        cargo xtask chaos --sabotage";
-
-/// The page, and the marks between which the counts of the newest run stand in it.
-const PAGE: &str = "docs/chaos.md";
-const BEGIN: &str = "<!-- counts: begin -->\n";
-const END: &str = "<!-- counts: end -->";
 
 /// Runs what was asked for. A run of every action and mode puts its counts on the page.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
@@ -44,7 +38,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     if asked.iter().all(|(name, _)| *name == "CHAOS_POINTS") {
         let points = asked.first().map_or("all", |(_, points)| *points);
         let counts = std::fs::read_to_string(&report).context("the report of the run")?;
-        put_on_page(Path::new(PAGE), points, &counts)?;
+        page::put("docs/chaos.md", "counts", &format!("`--points {points}`"), &counts)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -72,18 +66,6 @@ fn parse<'a>(arguments: &[&'a str]) -> Option<Vec<(&'static str, &'a str)>> {
     pairs.iter().map(|[flag, value]| Some((variable(flag)?, *value))).collect()
 }
 
-fn put_on_page(page: &Path, points: &str, counts: &str) -> Result<()> {
-    let text = std::fs::read_to_string(page).with_context(|| format!("reading {}", page.display()))?;
-    let (Some((before, _)), Some((_, after))) = (text.split_once(BEGIN), text.split_once(END)) else {
-        bail!("{} has no place for the counts", page.display());
-    };
-    let commit = command::output(Command::new("git").args(["rev-parse", "--short", "HEAD"]))?;
-    let today = command::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
-    let heading = format!("{}, commit {}, `--points {points}`\n\n", today.trim(), commit.trim());
-    std::fs::write(page, format!("{before}{BEGIN}{heading}{counts}{END}{after}"))
-        .with_context(|| format!("writing {}", page.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,15 +76,5 @@ mod tests {
         assert_eq!(parse(&["--mode", "kill"]), Some(vec![("CHAOS_MODE", "kill")]));
         assert_eq!(parse(&["--mode"]), None);
         assert_eq!(parse(&["--speed", "9"]), None);
-    }
-
-    #[test]
-    fn the_counts_take_the_place_of_older_ones() {
-        let page = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(page.path(), format!("# Page\n{BEGIN}old\n{END}\nend\n")).unwrap();
-        put_on_page(page.path(), "all", "new\n").unwrap();
-        let text = std::fs::read_to_string(page.path()).unwrap();
-        assert!(text.starts_with("# Page\n") && text.ends_with("-->\nend\n"), "{text}");
-        assert!(text.contains("\n\nnew\n") && !text.contains("old"), "{text}");
     }
 }

@@ -10,14 +10,19 @@ mod handwritten;
 mod machine;
 mod pod;
 mod reboot;
+mod record;
 mod root;
 mod snap;
 mod story;
 mod three;
 mod unit;
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -60,8 +65,14 @@ const SCENARIOS: &[Scenario] = &[
     ("charm: a full disk, and data of somebody else", charm::trouble),
 ];
 
+/// How many machines are on at a time, for each processor: most of the time they wait for their own services.
+const AT_ONCE: usize = 2;
+
 /// Runs every scenario whose name holds one of `wanted`, or all.
 pub fn run(wanted: &[&str]) -> Result<ExitCode> {
+    if wanted == ["--install"] {
+        return able::install().map(|()| ExitCode::SUCCESS);
+    }
     if let Some(why) = able::why_not() {
         eprintln!("machines cannot run here: {why}");
         return Ok(ExitCode::from(2));
@@ -70,32 +81,98 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
         .iter()
         .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)))
         .collect();
-    let stage = prepare()?;
-    let mut failed = 0;
-    for (name, scenario) in &chosen {
-        let began = Instant::now();
-        let outcome = scenario(&stage);
-        failed += usize::from(outcome.is_err());
-        row(name, &outcome, began);
-        crate::interrupt::check()?;
+    let rows = perform(&chosen, root::ensure(&workspace::target_directory()?)?)?;
+    if wanted.is_empty() {
+        record::write(&rows)?;
     }
-    println!("{} passed, {failed} failed", chosen.len() - failed);
-    Ok(if failed == 0 && !chosen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(verdict(&rows))
+}
+
+/// The homes of etcd for `cargo xtask test`: all but the charm's own life, whose programs take minutes to build. The tree
+/// that machines boot from is built while something else is done.
+pub struct Homes(Result<JoinHandle<Result<PathBuf>>, String>);
+
+impl Homes {
+    /// Begins to build the tree, if machines can run here.
+    pub fn begin() -> Result<Self> {
+        let target = workspace::target_directory()?;
+        Ok(Self(match able::why_not() {
+            None => Ok(thread::spawn(move || root::ensure(&target))),
+            Some(why) => Err(why),
+        }))
+    }
+
+    /// Runs the scenarios, or says in one line why not.
+    pub fn run(self) -> Result<ExitCode> {
+        let root = match self.0 {
+            Ok(root) => root.join().map_err(|_| anyhow::anyhow!("a thread of ours failed"))??,
+            Err(why) => {
+                eprintln!("not run: the scenarios on whole machines: {why}");
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        let homes: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !name.starts_with("charm:")).collect();
+        Ok(verdict(&perform(&homes, root)?))
+    }
+}
+
+/// What came of a scenario.
+struct Row {
+    name: &'static str,
+    /// Its closing words, or why it failed.
+    outcome: Result<String>,
+    seconds: f64,
+}
+
+/// Several machines side by side, and a line for each as it ends. The rows come back in the order of the scenarios.
+fn perform(chosen: &[&Scenario], root: PathBuf) -> Result<Vec<Row>> {
+    let stage = prepare(root)?;
+    let began = Instant::now();
+    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some((name, scenario)) = chosen.get(number) else { return };
+            let began = Instant::now();
+            let outcome = crate::interrupt::check().and_then(|()| scenario(&stage));
+            let row = Row { name, outcome, seconds: began.elapsed().as_secs_f64() };
+            let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+            println!("{row}");
+            rows.push((number, row));
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..processors * AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+    crate::interrupt::check()?;
+    let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
+    rows.sort_by_key(|(number, _)| *number);
+    let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
+    let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
+    println!("{} passed, {failed} failed, {:.0} s", rows.len() - failed, began.elapsed().as_secs_f64());
+    Ok(rows)
+}
+
+/// Nothing run is nothing shown.
+fn verdict(rows: &[Row]) -> ExitCode {
+    let is_good = !rows.is_empty() && rows.iter().all(|row| row.outcome.is_ok());
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, outcome, seconds } = self;
+        match outcome {
+            Ok(words) => write!(f, "passed  {seconds:5.1} s  {name:52}  {words}"),
+            Err(error) => write!(f, "FAILED  {seconds:5.1} s  {name:52}  {error:#}"),
+        }
+    }
 }
 
 /// The programs are those that the tests run: they are built already, and how fast they are is not asked here.
-fn prepare() -> Result<Stage> {
+fn prepare(root: PathBuf) -> Result<Stage> {
     let target = workspace::target_directory()?;
     command::run_well(Command::new("cargo").args(["build", "--bins", "--package", "etcd-charm"]))?;
-    Ok(Stage { root: root::ensure(&target)?, built: target.join("debug"), target })
-}
-
-fn row(name: &str, outcome: &Result<String>, began: Instant) {
-    let took = began.elapsed().as_secs_f64();
-    match outcome {
-        Ok(words) => println!("passed  {took:5.1} s  {name:50}  {words}"),
-        Err(error) => println!("FAILED  {took:5.1} s  {name:50}  {error:#}"),
-    }
+    Ok(Stage { root, built: target.join("debug"), target })
 }
 
 impl Stage {

@@ -19,6 +19,7 @@ mod etcd;
 mod interrupt;
 mod machines;
 mod pack;
+mod page;
 mod test;
 mod workspace;
 
@@ -28,10 +29,12 @@ const HELP: &str = "\
 Usage: cargo xtask COMMAND
 
   demo         start a throw-away etcd, snapshot it, damage it, restore it, and show each step
-  test [ARGS]  fmt, clippy, and the tests on real etcd servers; ARGS are passed on to cargo test
+  test [ARGS]  fmt, clippy, the tests on real etcd servers, and the homes of etcd on whole machines;
+               ARGS are passed on to cargo test, and then it runs no machines
   chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N]
   machines [NAME]
-               the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name
+               the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name;
+               --install gets the packages that this takes, and does no more
   pack [ARCH]  make the charm, target/etcd_ARCH.charm; ARCH is amd64 or arm64
   bench [--size MB] [--rounds N] [--no-plot]
                measure snapshot and restore against etcdctl, tar, gzip, pigz, igzip and zstd; writes docs/performance.md

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that needs no long run, on real etcd servers.
+//! `cargo xtask test`: everything that needs no long run, on real etcd servers and on whole machines.
 //!
 //! It owns the order and nothing else: which tests there are is cargo's matter.
 
@@ -8,11 +8,14 @@ use std::process::{Command, ExitCode, ExitStatus};
 
 use anyhow::Result;
 
+use crate::machines::Homes;
 use crate::{command, etcd, workspace};
 
-/// Formatting, lints and tests, up to the first that fails; its exit code becomes ours.
+/// Formatting, lints, tests and machines, up to the first that fails; its exit code becomes ours. Who asks for some of the
+/// tests gets no machines.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let target = workspace::target_directory()?;
+    let homes = if arguments.is_empty() { Some(Homes::begin()?) } else { None };
     for mut step in [
         cargo(&["fmt", "--all", "--check"]),
         cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
@@ -23,7 +26,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
             return Ok(code(status));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    homes.map_or(Ok(ExitCode::SUCCESS), Homes::run)
 }
 
 fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {

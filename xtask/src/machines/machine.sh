@@ -3,6 +3,7 @@
 #
 #   machine.sh boot NAME ROOT HOME    boots the tree ROOT, which stays as it is: what the machine writes goes to HOME
 #   machine.sh sweep NAME             removes the control groups that the machine left
+#   machine.sh try NAME               the first steps of a boot, and nothing is left of them
 set -eu
 
 control_groups() {
@@ -29,6 +30,15 @@ boot() {
 sweep() {
     control_groups
     [ ! -d "/sys/fs/cgroup/$1" ] || find "/sys/fs/cgroup/$1" -depth -type d -exec rmdir {} +
+}
+
+try() {
+    control_groups
+    mkdir "/sys/fs/cgroup/$1"
+    rmdir "/sys/fs/cgroup/$1"
+    mount -t tmpfs tmpfs /mnt
+    mkdir /mnt/lower /mnt/upper /mnt/work
+    mount -t overlay overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work /mnt/lower
 }
 
 verb=$1

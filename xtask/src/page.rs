@@ -1,0 +1,45 @@
+//! Owns the part of a page in `docs` that a command writes: between two marks, with its date and its commit.
+//!
+//! It must never keep anything of an earlier run, nor touch what stands outside of the marks.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, workspace};
+
+/// Puts `text` in the place called `mark` of `page`, a path in this project; `by` says of which run it is.
+pub fn put(page: &str, mark: &str, by: &str, text: &str) -> Result<()> {
+    put_on(&workspace::home()?.join(page), mark, by, text)
+}
+
+fn put_on(page: &Path, mark: &str, by: &str, text: &str) -> Result<()> {
+    let old = std::fs::read_to_string(page).with_context(|| format!("reading {}", page.display()))?;
+    let (begin, end) = (format!("<!-- {mark}: begin -->\n"), format!("<!-- {mark}: end -->"));
+    let (Some((before, _)), Some((_, after))) = (old.split_once(&begin), old.split_once(&end)) else {
+        bail!("{} has no place for the {mark}", page.display());
+    };
+    let commit = command::output(Command::new("git").args(["rev-parse", "--short", "HEAD"]))?;
+    let today = command::output(Command::new("date").args(["-u", "+%Y-%m-%d"]))?;
+    let heading = format!("{}, commit {}, {by}\n\n", today.trim(), commit.trim());
+    std::fs::write(page, format!("{before}{begin}{heading}{text}{end}{after}"))
+        .with_context(|| format!("writing {}", page.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_takes_the_place_of_what_was() {
+        let page = tempfile::NamedTempFile::new().unwrap();
+        let marks = ["<!-- counts: begin -->\n", "<!-- counts: end -->\n"];
+        std::fs::write(page.path(), format!("# Page\n{}old\n{}end\n", marks[0], marks[1])).unwrap();
+        put_on(page.path(), "counts", "all", "new\n").unwrap();
+        let text = std::fs::read_to_string(page.path()).unwrap();
+        assert!(text.starts_with("# Page\n") && text.ends_with("-->\nend\n"), "{text}");
+        assert!(text.contains(", all\n\nnew\n") && !text.contains("old"), "{text}");
+        assert!(put_on(page.path(), "none", "all", "new\n").is_err());
+    }
+}
