@@ -8,7 +8,7 @@ use super::record::{Data, Record};
 use super::settings::Settings;
 use super::systemd;
 use crate::action::{Environment, now};
-use crate::etcd::certificates::{Dates, Names, read_key};
+use crate::etcd::certificates::{Names, is_key_of, valid};
 use crate::etcd::service::main_pid;
 use crate::etcd::site::{self, Site};
 use crate::juju::{Juju, Resource};
@@ -16,7 +16,8 @@ use crate::restore;
 use crate::stop::{Failure, Stop};
 use crate::swap::{DataDir, MEMBER};
 use crate::system::owner::Owner;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -140,7 +141,7 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         Some(dir) => ours.look(&dir)?,
         None => Data::Nothing,
     };
-    let certificates = certificates(home.certificates(), owner);
+    let certificates = certificates(home.certificates(), owner, now());
     let wanted = match &settings {
         Ok(settings) => {
             let open = match certificates {
@@ -229,7 +230,7 @@ fn stranger(configured: Option<&str>, data_dir: &Path) -> Result<Option<String>>
 }
 
 /// Not only whether the files are there: etcd is stopped to be started with them.
-fn certificates(dir: &Path, owner: Option<Owner>) -> Certificates {
+fn certificates(dir: &Path, owner: Option<Owner>, now: Timestamp) -> Certificates {
     let missing: Vec<&str> = CERTIFICATES.into_iter().filter(|name| !dir.join(name).exists()).collect();
     match missing.len() {
         0 => match usable(dir, owner) {
@@ -241,21 +242,22 @@ fn certificates(dir: &Path, owner: Option<Owner>) -> Certificates {
     }
 }
 
-fn usable(dir: &Path, owner: Option<Owner>) -> Result<()> {
-    for name in ["ca.crt", "server.crt", "client.crt"] {
-        Dates::read(&dir.join(name))?;
-    }
-    for name in ["server.key", "client.key"] {
-        read_key(&dir.join(name))?;
+fn usable(dir: &Path, owner: Option<Owner>, now: Timestamp) -> Result<()> {
+    valid(&dir.join("ca.crt"), now)?;
+    for name in ["server", "client"] {
+        let (cert, key) = (dir.join(name).with_extension("crt"), dir.join(name).with_extension("key"));
+        let dates = valid(&cert, now)?;
+        ensure!(name == "server" || dates.for_clients, "{} is for servers only", cert.display());
+        is_key_of(&key, &cert)?;
     }
     let server = dir.join("server.crt");
     let names_loopback = Names::read(&server)?.is_some_and(|names| names.have("127.0.0.1"));
-    anyhow::ensure!(names_loopback, "{} does not name IP:127.0.0.1", server.display());
+    ensure!(names_loopback, "{} does not name IP:127.0.0.1", server.display());
     // Before etcd is installed, there is nobody to read them, nor an etcd to be taken down.
     let Some(owner) = owner else { return Ok(()) };
     for name in ["ca.crt", "server.crt", "server.key"] {
         let file = dir.join(name);
-        anyhow::ensure!(owner.can_read(&file), "the user etcd cannot read {}", file.display());
+        ensure!(owner.can_read(&file), "the user etcd cannot read {}", file.display());
     }
     Ok(())
 }
@@ -290,30 +292,41 @@ mod tests {
         crate::system::durable::Dir::open(dir).unwrap().replace(name, text.as_bytes()).unwrap();
     }
 
-    /// All five, the server's for `name`.
+    /// All five of one pair for `name`, good in 2026.
     fn make_certificates(dir: &Path, name: &str) {
         let key = rcgen::KeyPair::generate().unwrap();
-        let made = rcgen::CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(2026, 1, 1), rcgen::date_time_ymd(2027, 1, 1));
+        let made = params.self_signed(&key).unwrap();
         for file in CERTIFICATES {
             put(dir, file, &if file.ends_with(".key") { key.serialize_pem() } else { made.pem() });
         }
     }
 
+    fn on(day: &str) -> Timestamp {
+        format!("{day}T00:00:00Z").parse().unwrap()
+    }
+
+    fn in_2026() -> Timestamp {
+        on("2026-06-01")
+    }
+
     #[test]
     fn certificates_are_all_or_none_or_the_missing_are_named() {
         let home = tempfile::tempdir().unwrap();
-        assert_eq!(certificates(home.path(), None), Certificates::None);
+        assert_eq!(certificates(home.path(), None, in_2026()), Certificates::None);
         make_certificates(home.path(), "127.0.0.1");
-        assert_eq!(certificates(home.path(), None), Certificates::All);
+        assert_eq!(certificates(home.path(), None, in_2026()), Certificates::All);
         crate::system::durable::Dir::open(home.path()).unwrap().remove_file("client.key").unwrap();
-        assert_eq!(certificates(home.path(), None), Certificates::Missing("client.key".into()));
+        assert_eq!(certificates(home.path(), None, in_2026()), Certificates::Missing("client.key".into()));
     }
 
     #[test]
     fn certificates_that_etcd_could_not_use_are_told_by_name() {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path();
-        let said = |owner| match certificates(dir, owner) {
+        let said = |owner| match certificates(dir, owner, in_2026()) {
             Certificates::Unusable(why) => why,
             other => panic!("{other:?}"),
         };
@@ -328,8 +341,29 @@ mod tests {
         assert!(said(None).contains("127.0.0.1"), "{}", said(None));
         // The files are private to us, as a careless `cp` as root leaves them.
         make_certificates(dir, "127.0.0.1");
-        assert_eq!(certificates(dir, Some(Owner::ourselves())), Certificates::All);
+        assert_eq!(certificates(dir, Some(Owner::ourselves()), in_2026()), Certificates::All);
         assert!(said(Some(Owner { uid: 65534, gid: 65534 })).contains("cannot read"));
+    }
+
+    #[test]
+    fn certificates_of_another_time_and_keys_of_another_pair_are_told_by_name() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path();
+        make_certificates(dir, "127.0.0.1");
+        for (day, words) in
+            [("2025-12-31", "ca.crt is not valid before"), ("2027-01-02", "ca.crt expired on")]
+        {
+            let Certificates::Unusable(why) = certificates(dir, None, on(day)) else {
+                panic!("taken on {day}")
+            };
+            assert!(why.contains(words), "{why}");
+        }
+        for name in ["server.key", "client.key"] {
+            make_certificates(dir, "127.0.0.1");
+            put(dir, name, &rcgen::KeyPair::generate().unwrap().serialize_pem());
+            let Certificates::Unusable(why) = certificates(dir, None, in_2026()) else { panic!("{name}") };
+            assert!(why.contains(name) && why.contains("does not belong"), "{why}");
+        }
     }
 
     #[test]

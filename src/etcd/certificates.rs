@@ -1,21 +1,27 @@
 //! Certificates, read for what keeps a client and its etcd apart: of the client's, etcd tells nothing but by a closed
 //! connection; the server's names say at which address it can be reached.
 //!
-//! Must never judge whether a signature is right, nor keep a key: it reads dates, uses and names, and that a key is one.
+//! Must never judge whether a signature is right, nor keep a key: it reads dates, uses and names, and whose a key is.
 
 use super::site::Tls;
 use crate::system::durable::read_found;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use jiff::{Timestamp, ToSpan};
+use pkcs8::PrivateKeyInfo;
+use sec1::EcPrivateKey;
 use std::net::IpAddr;
 use std::path::Path;
-use x509_cert::der::SecretDocument;
+use x509_cert::der::oid::ObjectIdentifier;
+use x509_cert::der::{Decode, Encode, SecretDocument};
 use x509_cert::ext::pkix::name::GeneralName;
 use x509_cert::ext::pkix::{ExtendedKeyUsage, SubjectAltName};
 use x509_cert::{Certificate, TbsCertificate};
 
 /// The extended key usage of clients, 1.3.6.1.5.5.7.3.2 (RFC 5280, 4.2.1.12).
 const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
+/// The kinds of key that PKCS#8 wraps, as it names them (RFC 8017, A.1; RFC 5480, 2.1.1).
+const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 /// How long before its end a certificate is worth a warning, in days.
 const SOON: i64 = 30;
 
@@ -103,9 +109,75 @@ fn first_of(path: &Path) -> Result<TbsCertificate> {
     Ok(first.tbs_certificate)
 }
 
-/// That the file `path` holds a private key in PEM, of whatever kind and in clear. What comes before it, as the
-/// parameters of a curve, is passed over.
-pub fn read_key(path: &Path) -> Result<()> {
+/// That the first certificate in the PEM file `path` is valid at `now`.
+pub fn valid(path: &Path, now: Timestamp) -> Result<Dates> {
+    let dates = Dates::read(path)?;
+    match dates.trouble(path, now) {
+        Some(why) => bail!(why),
+        None => Ok(dates),
+    }
+}
+
+/// That the file `key` holds a private key, and that of the first certificate in `cert`. One that does not tell its public
+/// half, as none of Ed25519 has to, is believed.
+pub fn is_key_of(key: &Path, cert: &Path) -> Result<()> {
+    let (label, document) = read_key(key)?;
+    let half = public_half(&label, document.as_bytes())
+        .with_context(|| format!("reading the key {}", key.display()))?;
+    let spki = first_of(cert)?.subject_public_key_info;
+    let theirs = spki.subject_public_key.raw_bytes();
+    let fits = match half {
+        Half::Whole(ours) => ours == theirs,
+        Half::Point(ours) => spki.algorithm.oid == EC && abscissa(&ours) == abscissa(theirs),
+        Half::Unknown => true,
+    };
+    ensure!(fits, "the key {} does not belong to the certificate {}", key.display(), cert.display());
+    Ok(())
+}
+
+/// What a private key tells of its public half.
+enum Half {
+    /// All, as a certificate has it.
+    Whole(Vec<u8>),
+    /// The point on its curve, in one of several ways to write it.
+    Point(Vec<u8>),
+    /// Nothing.
+    Unknown,
+}
+
+fn public_half(label: &str, key: &[u8]) -> Result<Half> {
+    let rsa = |key| Ok(Half::Whole(pkcs1::RsaPrivateKey::from_der(key)?.public_key().to_der()?));
+    let ec = |key| {
+        let point = EcPrivateKey::from_der(key)?.public_key;
+        Ok(point.map_or(Half::Unknown, |point| Half::Point(point.to_owned())))
+    };
+    match label {
+        "RSA PRIVATE KEY" => rsa(key),
+        "EC PRIVATE KEY" => ec(key),
+        "PRIVATE KEY" => {
+            let info = PrivateKeyInfo::from_der(key)?;
+            match info.algorithm.oid {
+                RSA => rsa(info.private_key),
+                EC => ec(info.private_key),
+                _ => Ok(info.public_key.map_or(Half::Unknown, |half| Half::Whole(half.to_owned()))),
+            }
+        }
+        other => bail!("etcd takes no {other}"),
+    }
+}
+
+/// The first half of a point, which is all of one that is written compressed (SEC 1, 2.3.3).
+fn abscissa(point: &[u8]) -> &[u8] {
+    match point {
+        [2 | 3, x @ ..] => x,
+        [_, both @ ..] => &both[..both.len() / 2],
+        [] => &[],
+    }
+}
+
+/// The private key in the PEM file `path`, of whatever kind and in clear, and what PEM calls it. What comes before it, as
+/// the parameters of a curve, is passed over.
+fn read_key(path: &Path) -> Result<(String, SecretDocument)> {
     let reading = || format!("reading the key {}", path.display());
     let text = String::from_utf8(read_found(path).with_context(reading)?).with_context(reading)?;
     let begins =
@@ -115,7 +187,9 @@ pub fn read_key(path: &Path) -> Result<()> {
     let label = begins.unwrap_or_default();
     let end = label.replace("BEGIN", "END");
     let (body, _) = key.split_once(&end).context("its end is missing").with_context(reading)?;
-    SecretDocument::from_pem(&format!("{label}{body}{end}\n")).map(drop).with_context(reading)
+    let clean = format!("{label}{body}{end}\n");
+    let (label, document) = SecretDocument::from_pem(&clean).with_context(reading)?;
+    Ok((label.to_owned(), document))
 }
 
 /// What is wrong at `now` with the certificate that a client shows, in words; `None` where nothing is, or none is shown.
