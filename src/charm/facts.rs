@@ -42,14 +42,18 @@ pub fn ourselves(environment: &Environment) -> Result<Record> {
 /// The units before this one, the nearest to the first first.
 pub fn earlier(juju: &Juju, unit: &str) -> Result<Vec<String>> {
     let own = number(unit).with_context(|| format!("{unit} is no unit's name"))?;
+    let all = juju.units()?;
+    // To be alone is to begin anew: not on the word of an answer that does not even know us.
+    ensure!(all.iter().any(|name| name == unit), "goal-state does not know {unit}");
     let mut earlier: Vec<(u64, String)> =
-        juju.units()?.into_iter().filter_map(|other| Some((number(&other)?, other))).collect();
+        all.into_iter().filter_map(|other| Some((number(&other)?, other))).collect();
     earlier.retain(|(number, _)| *number < own);
     earlier.sort();
     Ok(earlier.into_iter().map(|(_, unit)| unit).collect())
 }
 
-fn number(unit: &str) -> Option<u64> {
+/// The number of a unit. Juju counts from 0 and gives no number twice.
+pub fn number(unit: &str) -> Option<u64> {
     unit.rsplit_once('/')?.1.parse().ok()
 }
 

@@ -138,7 +138,9 @@ fn theirs(juju: &Juju, environment: &Environment, file: &Path, rest: &Rest) -> S
     match (rest, site(environment)) {
         (Rest::Busy(who), _) => status("maintenance", who),
         (Rest::Unsettled(why), _) => status("blocked", why),
-        (_, Ok(site)) => health(juju, &site, rest, SERVING, "see to the etcd of the site file"),
+        (_, Ok(site)) => {
+            with_news(health(juju, environment, &site, SERVING, "see to the etcd of the site file"), rest)
+        }
         (_, Err(error)) => told(&error, &format!("the site file {} cannot be used", file.display())),
     }
 }
@@ -151,19 +153,29 @@ fn observed(juju: &Juju, environment: &Environment, facts: &Facts, ours: &Record
     };
     let unit = facts.home.unit();
     let patience = if facts.runs { SERVING } else { STARTED };
-    let said =
-        health(juju, &site, &facts.rest, patience, &format!("systemctl status {unit}; journalctl -u {unit}"));
+    let next = format!("systemctl status {unit}; journalctl -u {unit}");
+    let said = health(juju, environment, &site, patience, &next);
     if said.word == "active" && facts.data != Data::There {
         let served = Record { served: true, ..ours.clone() };
         served.write(&facts.home.open(&facts.data_dir)?.context("the data directory is gone")?)?;
         // Now and not by the next hook: the machine may boot without its data before that.
         perform::note(facts.home, &configuration::served(&facts.wanted))?;
     }
-    Ok(said)
+    Ok(with_news(said, &facts.rest))
+}
+
+/// With what became of an unfinished restore, where etcd serves.
+fn with_news(said: Status, rest: &Rest) -> Status {
+    match rest {
+        Rest::Settled(words) if said.word == "active" => {
+            status("active", format!("{}; {words}", said.message))
+        }
+        _ => said,
+    }
 }
 
 /// The status of a unit whose etcd is to serve.
-fn health(juju: &Juju, site: &Site, rest: &Rest, patience: Duration, next: &str) -> Status {
+fn health(juju: &Juju, environment: &Environment, site: &Site, patience: Duration, next: &str) -> Status {
     let client = Client::of(site);
     let asked = client.wait_until_serving(patience, &mut || Ok(()));
     let asked = asked.and_then(|status| Ok((status, client.members()?)));
@@ -184,14 +196,15 @@ fn health(juju: &Juju, site: &Site, rest: &Rest, patience: Duration, next: &str)
             "juju run UNIT alarm-list",
         );
     }
-    let count = match members.len() {
+    let mut count = match members.len() {
         1 => "1 member, healthy".to_owned(),
         several => format!("{several} members, healthy"),
     };
-    match rest {
-        Rest::Settled(words) => status("active", format!("{count}; {words}")),
-        _ => status("active", count),
+    let number = environment.unit.as_deref().and_then(facts::number);
+    if member.revision == 1 && number.is_some_and(|number| number > 0) {
+        count += ", and empty: the units before it are gone; restore brings their keys back from a snapshot";
     }
+    status("active", count)
 }
 
 /// The proxies that the operator set for charms.

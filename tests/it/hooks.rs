@@ -17,6 +17,7 @@ on_both_versions! {
 on_one_version! {
     hooks_that_are_nothing_to_us_succeed_quietly,
     hooks_of_a_second_unit_touch_nothing,
+    hooks_of_a_unit_that_became_the_first_say_that_it_is_empty,
     hooks_leave_data_alone_while_somebody_works_on_it,
     hooks_keep_others_from_the_data_to_their_end,
     hooks_never_fail_whatever_tool_is_broken,
@@ -101,6 +102,21 @@ fn hooks_of_a_second_unit_touch_nothing(version: Version) {
     }
     unit.hook("update-status").says("active", &["1 member, healthy"]);
     still.check("a second unit");
+}
+
+fn hooks_of_a_unit_that_became_the_first_say_that_it_is_empty(version: Version) {
+    let world = World::plain(version);
+    let unit = Unit::new(&world);
+    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    unit.has_neighbours(&["etcd/1", "etcd/2"]);
+    unit.hook_as("etcd/1", "update-status").says("active", &["1 member, healthy, and empty", "restore"]);
+    unit.hook_as("etcd/2", "update-status").says("blocked", &["etcd/1 serves alone"]);
+    world.fill();
+    let hooked = unit.hook_as("etcd/1", "update-status");
+    assert_eq!(hooked.status.as_deref(), Some("active 1 member, healthy"));
+    // An answer that does not know who asks is no ground to begin anew.
+    unit.has_neighbours(&[]);
+    unit.hook_as("etcd/1", "update-status").says("blocked", &["goal-state does not know etcd/1"]);
 }
 
 fn hooks_leave_data_alone_while_somebody_works_on_it(version: Version) {
