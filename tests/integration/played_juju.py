@@ -24,10 +24,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 BUILT = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")) / "debug"
 ETCD = Path(os.environ.get("ETCD_3_5_BIN", PROJECT / "target/etcd/3.5/usr/bin"))
 TOOLS = PROJECT / "tests/it/hook-tool"
-NAMES = (
-    "action-fail action-get action-log action-set application-version-set config-get goal-state juju-log "
-    "resource-get status-get status-set"
-)
+NAMES = (PROJECT / "tests/it/hook-tools").read_text().split()
 
 
 class Application:
@@ -49,7 +46,7 @@ class Application:
         (self.charm / "bin/reconcile").symlink_to(BUILT / "reconcile")
         for action in self.actions():
             (self.charm / "actions" / action).symlink_to(BUILT / action)
-        for tool in NAMES.split():
+        for tool in NAMES:
             (self.home / "tools" / tool).symlink_to(TOOLS)
         options = yaml.safe_load((PROJECT / "config.yaml").read_text())["options"]
         config = {name: option["default"] for name, option in options.items()}

@@ -13,6 +13,7 @@ use crate::world::{Setup, Version, World};
 on_both_versions! {
     in_juju_snapshot_completes_with_its_results,
     in_juju_restore_takes_the_attached_resource,
+    in_juju_site_tells_which_etcd_it_is,
     in_juju_the_units_status_says_that_a_restore_runs,
     in_juju_refusals_and_failures_keep_their_message,
     in_juju_restore_wants_a_resource_with_bytes,
@@ -72,6 +73,23 @@ fn in_juju_restore_takes_the_attached_resource(version: Version) {
     let _ = unit.run("restore", &[&world.to_target(), &path, "skip-backup=true"]).completed();
     assert_same(&world.dump(), &damaged, "from the path");
     assert_eq!(names(&world.target()).len(), 2);
+}
+
+fn in_juju_site_tells_which_etcd_it_is(version: Version) {
+    let world = World::new(Setup { tls: true, ..Setup::plain(version) });
+    world.fill();
+    let unit = Unit::new(&world);
+    let ended = unit.run("site", &[]).completed();
+    assert_eq!(ended.get("site.endpoint"), world.endpoint());
+    assert_eq!(ended.get("site.data-dir"), world.data_dir().display().to_string());
+    assert_eq!(
+        (ended.get("site.answers"), ended.get("site.revision")),
+        ("true".into(), world.revision().to_string())
+    );
+    world.stop();
+    let stopped = unit.run("site", &[]).completed();
+    assert_eq!(stopped.get("site.answers"), "false");
+    unit.run("site", &["site=nonsense"]).failed(&["there is no etcd called nonsense"]);
 }
 
 fn in_juju_the_units_status_says_that_a_restore_runs(version: Version) {

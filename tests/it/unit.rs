@@ -13,39 +13,18 @@ use serde_json::{Map, Value, json};
 use crate::run::{Out, Run, find};
 use crate::world::World;
 
-/// The hook tools on PATH.
-const TOOLS: [&str; 21] = [
-    "action-get",
-    "action-set",
-    "action-fail",
-    "action-log",
-    "application-version-set",
-    "close-port",
-    "config-get",
-    "goal-state",
-    "is-leader",
-    "juju-log",
-    "juju-reboot",
-    "network-get",
-    "open-port",
-    "opened-ports",
-    "relation-ids",
-    "relation-list",
-    "resource-get",
-    "status-get",
-    "status-set",
-    "storage-get",
-    "storage-list",
-];
+/// The hook tools on PATH, one a line.
+const TOOLS: &str = include_str!("hook-tools");
 
 /// What a run leaves with the agent.
 const TRACES: [&str; 6] = ["calls", "set", "progress", "failed", "log", "version"];
 /// The programs of the charm, by their places in it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
     ("bin/reconcile", env!("CARGO_BIN_EXE_reconcile")),
     ("actions/snapshot", env!("CARGO_BIN_EXE_snapshot")),
     ("actions/restore", env!("CARGO_BIN_EXE_restore")),
+    ("actions/site", env!("CARGO_BIN_EXE_site")),
     ("actions/health", env!("CARGO_BIN_EXE_health")),
     ("actions/alarm-list", env!("CARGO_BIN_EXE_alarm-list")),
     ("actions/alarm-disarm", env!("CARGO_BIN_EXE_alarm-disarm")),
@@ -81,7 +60,7 @@ impl<'w> Unit<'w> {
         for (name, binary) in PROGRAMS {
             symlink(binary, unit.charm.join(name)).unwrap();
         }
-        for tool in TOOLS {
+        for tool in TOOLS.lines() {
             symlink(source.join("tests/it/hook-tool"), unit.tools.join(tool)).unwrap();
         }
         unit.configure(&[]);

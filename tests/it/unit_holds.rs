@@ -54,6 +54,18 @@ fn unit_gives_the_documented_environment_and_no_more() {
 }
 
 #[test]
+fn unit_has_every_action_of_the_charm() {
+    let stage = Stage::new();
+    let unit = stage.unit();
+    let charm = unit.command("snapshot").get_current_dir().unwrap().to_owned();
+    let text = fs::read_to_string(charm.join("actions.yaml")).unwrap();
+    let actions: serde_json::Map<String, serde_json::Value> = serde_yaml::from_str(&text).unwrap();
+    for action in actions.keys() {
+        assert!(charm.join("actions").join(action).exists(), "{action} is not played");
+    }
+}
+
+#[test]
 fn unit_checks_parameters_and_fills_in_defaults() {
     let stage = Stage::new();
     let unit = stage.unit();
