@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-/// How the file begins; by this the charm knows its own.
-const MARK: &str = "# Written by the etcd charm, which writes it anew: change it by `juju config`.\n";
+/// How the charm's files begin; by this it knows its own.
+pub(super) const MARK: &str =
+    "# Written by the etcd charm, which writes it anew: change it by `juju config`.\n";
 /// The files that make certificates complete: for the server, for clients, and who vouches for both.
 pub const CERTIFICATES: [&str; 5] = ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"];
 
@@ -89,15 +90,39 @@ pub fn drop_in(data_dir: &Path) -> String {
     format!("{MARK}[Unit]\nRequiresMountsFor=\"{path}\"\n")
 }
 
+/// What keeps a systemd unit from starting for as long as it is this that stands in `drop_in`: a package starts its etcd at
+/// once, and a machine that loses its power at the next boot, with a configuration and in a place that are not ours.
+pub fn guard(drop_in: &Path) -> String {
+    format!(
+        "{MARK}# It is being installed: without its configuration it does not start.\n[Unit]\nConditionPathExists=!{}\n",
+        drop_in.display()
+    )
+}
+
+/// Whether a drop-in of this text is such a guard.
+pub fn is_guard(text: &str) -> bool {
+    is_ours(text) && text.contains("\nConditionPathExists=!")
+}
+
 /// Whether a file of this text is the charm's.
 pub fn is_ours(text: &str) -> bool {
     text.starts_with(MARK)
 }
 
+/// Whether a configuration of this text is that of the cluster with this `token`: a machine may still have the one of a
+/// unit that is gone.
+pub fn is_of(text: &str, token: &str) -> bool {
+    is_ours(text) && string_in(text, "initial-cluster-token").is_some_and(|found| found == token)
+}
+
 /// The data directory in a file of the charm's.
 pub fn data_dir_in(text: &str) -> Option<PathBuf> {
+    string_in(text, "data-dir").map(PathBuf::from)
+}
+
+fn string_in(text: &str, name: &str) -> Option<String> {
     let map: Map<String, Value> = serde_yaml::from_str(text).ok()?;
-    map.get("data-dir")?.as_str().map(PathBuf::from)
+    map.get(name)?.as_str().map(str::to_owned)
 }
 
 /// What leads Debian's unit to the file: with it, etcd takes nothing from its environment.
@@ -134,6 +159,9 @@ mod tests {
             assert!(value.as_str().unwrap().starts_with("http://127.0.0.1:"), "{name}: {value}");
         }
         assert!(is_ours(&text) && !is_ours("name: etcd0\n"));
+        assert!(is_of(&text, "t") && !is_of(&text, "another") && !is_of("initial-cluster-token: t\n", "t"));
+        let guard = guard(Path::new("/x.conf"));
+        assert!(is_guard(&guard) && !is_guard(&drop_in(Path::new("/d"))) && !is_guard(&guard[1..]));
         assert_eq!(data_dir_in(&text), Some("/d".into()));
         assert!(!text.contains("snapshot-count") && !text.contains("quota"), "{text}");
     }

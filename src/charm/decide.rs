@@ -36,12 +36,16 @@ pub struct Facts {
     pub data: Data,
     /// The certificates, as far as the operator has put them in place.
     pub certificates: Certificates,
+    /// Whether etcd's configuration is of this very unit.
+    pub ours: bool,
     /// etcd's configuration as it is.
     pub configured: Option<String>,
     /// And as it should be.
     pub wanted: String,
     /// Whether the systemd unit is led to that file, and waits for the storage.
     pub pointed: bool,
+    /// Whether an installation of ours keeps the unit from starting.
+    pub guarded: bool,
     /// Whether the unit's etcd runs.
     pub runs: bool,
     /// Whether it was last started before its configuration was written.
@@ -86,11 +90,11 @@ pub struct Plan {
 /// A step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Install etcd.
+    /// Install etcd, and keep it from starting.
     Install,
     /// Make the data directory and put our record in it.
     MakeData,
-    /// Write the configuration that is wanted.
+    /// Write the configuration that is wanted, and let etcd start with it.
     Configure,
     /// Write into the configuration that etcd has served, and nothing else: no reason to restart it.
     Note,
@@ -100,6 +104,8 @@ pub enum Step {
     Restart,
     /// Stop etcd, now and at every boot.
     Stop,
+    /// Take back what keeps etcd from starting before it has a configuration.
+    Unguard,
     /// Open or close ports, as certificates are there or not.
     Ports,
 }
@@ -116,7 +122,7 @@ pub fn status(word: &str, message: impl Into<String>) -> Status {
 
 /// What to do.
 pub fn decide(facts: &Facts) -> Plan {
-    if let Some(status) = stands_aside(facts) {
+    if let Some(status) = stands_aside(&facts.rest) {
         return Plan { steps: Vec::new(), say: Some(status) };
     }
     if let Some(plan) = ends(facts) {
@@ -126,7 +132,8 @@ pub fn decide(facts: &Facts) -> Plan {
         return Plan { steps: Vec::new(), say: Some(status) };
     }
     let mut steps = Vec::new();
-    if !facts.installed {
+    // One that broke off goes on, though all its programs are there.
+    if !facts.installed || facts.guarded {
         steps.push(Step::Install);
     }
     if matches!(facts.data, Data::Nothing | Data::New) {
@@ -171,8 +178,8 @@ pub fn second(earlier: &[String]) -> Option<Status> {
 }
 
 /// Where somebody works on the data, or left it unfinished.
-fn stands_aside(facts: &Facts) -> Option<Status> {
-    match &facts.rest {
+pub fn stands_aside(rest: &Rest) -> Option<Status> {
+    match rest {
         Rest::Quiet | Rest::Settled(_) => None,
         Rest::Busy(who) => Some(status("maintenance", who)),
         Rest::Unsettled(why) => Some(status("blocked", why)),
@@ -189,15 +196,19 @@ fn ends(facts: &Facts) -> Option<Plan> {
         Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), say: None }),
         _ => return None,
     };
-    let ours = facts.configured.as_deref().is_some_and(configuration::is_ours);
-    let steps = if facts.installed && ours { vec![Step::Stop] } else { Vec::new() };
+    let mut steps = Vec::new();
+    if facts.installed && (facts.ours || facts.guarded) {
+        steps.push(Step::Stop);
+    }
+    if facts.guarded {
+        steps.push(Step::Unguard);
+    }
     let message = format!("etcd is stopped, {why}; its data stays in {}", facts.data_dir.display());
     Some(Plan { steps, say: Some(status("maintenance", message)) })
 }
 
 /// What an operator has to see to first.
 fn stands_in_the_way(facts: &Facts) -> Option<Status> {
-    let ours = facts.configured.as_deref().is_some_and(configuration::is_ours);
     let dir = facts.data_dir.display();
     if let Some(refusal) = facts.settings.as_ref().err().or(facts.suits.as_ref().err()) {
         return Some(blocked(&refusal.reason, &refusal.next));
@@ -229,12 +240,12 @@ fn stands_in_the_way(facts: &Facts) -> Option<Status> {
                 Record::file(&facts.data_dir).display(),
             ),
         )),
-        Data::Nothing if ours => Some(blocked(
+        Data::Nothing if facts.ours => Some(blocked(
             &format!("the data in {dir} is not there"),
             "attach the storage that holds it: juju attach-storage",
         )),
         _ => match &facts.stranger {
-            Some(stranger) if !ours => Some(blocked(
+            Some(stranger) if !facts.ours => Some(blocked(
                 &format!("there is an etcd here that this charm did not set up ({stranger})"),
                 "deploy to another machine, or stop it and move its data away",
             )),

@@ -107,7 +107,7 @@ fn look(data: &DataDir, data_dir: &Path, why: &str) -> Rest {
 }
 
 /// The lock on a data directory, if that is there.
-fn hold(data_dir: &Path) -> Result<Option<DataDir>, Rest> {
+pub fn hold(data_dir: &Path) -> Result<Option<DataDir>, Rest> {
     if !data_dir.exists() {
         return Ok(None);
     }
@@ -138,10 +138,11 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
     };
     let storage = juju.storage(STORAGE)?;
     let configured = read(home.config_file())?;
-    let data_dir = data_dir(home, configured.as_deref(), storage.as_deref());
+    let our_own = configured.as_deref().filter(|text| configuration::is_of(text, &ours.token()));
+    let data_dir = data_dir(home, our_own, storage.as_deref());
     let settings = Settings::read(&juju.configuration()?);
     let owner = Owner::named("etcd")?.filter(|_| home != Home::Snap);
-    let data = match home.open(&data_dir)? {
+    let data = match Home::open(&data_dir)? {
         Some(dir) => ours.look(&dir)?,
         None => Data::Nothing,
     };
@@ -154,7 +155,7 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
             };
             let member = Member {
                 name: ours.unit.replace('/', ""),
-                token: format!("{} {}", ours.unit, ours.model),
+                token: ours.token(),
                 data_dir: data_dir.clone(),
                 open,
             };
@@ -163,7 +164,10 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         }
         Err(_) => String::new(),
     };
-    let pointed = is_pointed(home, &data_dir, storage.as_deref())?;
+    let drop_in = read(&home.drop_in())?;
+    let guarded = drop_in.as_deref().is_some_and(configuration::is_guard);
+    let stored = storage.as_ref().is_some_and(|storage| data_dir.starts_with(storage));
+    let waits = !stored || drop_in.is_some_and(|text| text == configuration::drop_in(&data_dir));
     Ok(Facts {
         hook,
         rest,
@@ -171,28 +175,25 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         home,
         installed: installed.is_some(),
         suits: if installed.is_some() { home.suits() } else { Ok(()) },
-        stranger: stranger(configured.as_deref(), &data_dir)?,
+        stranger: stranger(our_own, &data_dir)?,
+        ours: our_own.is_some(),
         data,
         data_dir,
         storage,
         certificates,
         configured,
         wanted,
-        pointed,
+        pointed: is_pointed(home)? && waits && !guarded,
+        guarded,
         runs: installed.is_some() && main_pid(home.unit()).is_some(),
         stale: is_stale(home),
     })
 }
 
-/// Whether the systemd unit is led to the configuration, and waits for the storage where the data is on one.
-fn is_pointed(home: Home, data_dir: &Path, storage: Option<&Path>) -> Result<bool> {
-    if let Some(pointer) = home.pointer()
-        && read(pointer)?.is_none_or(|text| text != configuration::pointer(home.config_file()))
-    {
-        return Ok(false);
-    }
-    let stored = storage.is_some_and(|storage| data_dir.starts_with(storage));
-    Ok(!stored || read(&home.drop_in())?.is_some_and(|text| text == configuration::drop_in(data_dir)))
+/// Whether the systemd unit is led to the configuration.
+fn is_pointed(home: Home) -> Result<bool> {
+    let Some(pointer) = home.pointer() else { return Ok(true) };
+    Ok(read(pointer)?.is_some_and(|text| text == configuration::pointer(home.config_file())))
 }
 
 /// Whether etcd was last started before its configuration was written; to the second, and no where systemd is too old to tell.
@@ -212,17 +213,16 @@ fn wanted_home(juju: &Juju) -> Result<Home> {
 }
 
 /// Data stays where it is: a storage that comes later is for a unit to come.
-fn data_dir(home: Home, configured: Option<&str>, storage: Option<&Path>) -> PathBuf {
-    configured
-        .filter(|text| configuration::is_ours(text))
+fn data_dir(home: Home, our_own: Option<&str>, storage: Option<&Path>) -> PathBuf {
+    our_own
         .and_then(configuration::data_dir_in)
         .or_else(|| storage.map(|storage| storage.join(IN_STORAGE)))
         .unwrap_or_else(|| home.data_dir())
 }
 
 /// An etcd that is not ours: one that runs, or one that is installed and has data.
-fn stranger(configured: Option<&str>, data_dir: &Path) -> Result<Option<String>> {
-    if configured.is_some_and(configuration::is_ours) {
+fn stranger(our_own: Option<&str>, data_dir: &Path) -> Result<Option<String>> {
+    if our_own.is_some() {
         return Ok(None);
     }
     if let Some(running) = site::running()?.into_iter().next() {
@@ -237,7 +237,7 @@ fn stranger(configured: Option<&str>, data_dir: &Path) -> Result<Option<String>>
 fn certificates(dir: &Path, owner: Option<Owner>, now: Timestamp) -> Certificates {
     let missing: Vec<&str> = CERTIFICATES.into_iter().filter(|name| !dir.join(name).exists()).collect();
     match missing.len() {
-        0 => match usable(dir, owner) {
+        0 => match usable(dir, owner, now) {
             Ok(()) => Certificates::All,
             Err(error) => Certificates::Unusable(format!("{error:#}")),
         },
@@ -280,13 +280,11 @@ mod tests {
 
     #[test]
     fn data_stays_where_the_configuration_of_ours_has_it() {
-        let ours = configuration::pointer(Path::new("/x")).replace("ETCD_CONFIG_FILE=/x", "data-dir: /old");
         let storage = Some(Path::new("/srv/data"));
         for (configured, storage, expected) in [
             (None, None, "/var/lib/etcd/default"),
             (None, storage, "/srv/data/etcd"),
-            (Some(ours.as_str()), storage, "/old"),
-            (Some("data-dir: /theirs\n"), storage, "/srv/data/etcd"),
+            (Some("data-dir: /old\n"), storage, "/old"),
         ] {
             assert_eq!(data_dir(Home::Debian, configured, storage), Path::new(expected));
         }

@@ -33,11 +33,16 @@ impl Home {
     pub fn installed(is_ours: impl Fn(Self) -> bool) -> Result<Option<Self>> {
         let mut complete = Vec::new();
         for home in Self::ALL {
-            if home.programs().iter().all(|program| program.exists()) && home.has_user()? {
+            if home.is_complete()? {
                 complete.push(home);
             }
         }
         Ok(Self::of(&complete, is_ours))
+    }
+
+    /// Whether all of it is on this machine.
+    pub fn is_complete(self) -> Result<bool> {
+        Ok(self.programs().iter().all(|program| program.exists()) && self.has_user()?)
     }
 
     fn of(complete: &[Self], is_ours: impl Fn(Self) -> bool) -> Option<Self> {
@@ -58,15 +63,17 @@ impl Home {
         (self != Self::Snap).then_some(Path::new(DEBIAN))
     }
 
-    /// The file that adds to the systemd unit what a storage asks for.
+    /// The file that adds to the systemd unit what a storage asks for, and until there is a configuration, that it does
+    /// not start.
     pub fn drop_in(self) -> PathBuf {
         PathBuf::from(format!("/etc/systemd/system/{}.d/etcd-charm.conf", self.unit()))
     }
 
-    /// Where the data is without a storage.
+    /// Where the data is without a storage. Not with what belongs to a revision of the snap: snapd copies that at every
+    /// refresh, and a revert would bring old data back.
     pub fn data_dir(self) -> PathBuf {
         PathBuf::from(match self {
-            Self::Snap => "/var/snap/etcd/current",
+            Self::Snap => "/var/snap/etcd/common/default",
             Self::Debian | Self::Release => "/var/lib/etcd/default",
         })
     }
@@ -100,18 +107,13 @@ impl Home {
         }
     }
 
-    /// The data directory at `path`, if it is there. Where etcd has a user, that user may own the directories on the way and
-    /// put a symlink in the place of any: none is followed then, for we are root and give away what we find.
-    pub fn open(self, path: &Path) -> Result<Option<Dir>> {
+    /// The data directory at `path`, if it is there. etcd's user may own the directories on the way and put a symlink in the
+    /// place of any: none is followed then, for we are root and give away what we find.
+    pub fn open(path: &Path) -> Result<Option<Dir>> {
         if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
             return Ok(None);
         }
         let path = match path.parent() {
-            // The snap's own `current` is one.
-            _ if self == Self::Snap => match path.canonicalize() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                found => found.with_context(|| format!("looking for {}", path.display()))?,
-            },
             Some(parent) if is_trusted(parent).unwrap_or(false) => {
                 parent.canonicalize()?.join(path.file_name().unwrap_or_default())
             }
@@ -196,16 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn a_symlink_in_the_place_of_data_is_followed_in_the_snap_alone() {
+    fn a_symlink_in_the_place_of_data_is_not_followed() {
         let home = tempfile::tempdir().unwrap();
         let (real, link) = (home.path().join("real"), home.path().join("link"));
-        assert!(Home::Debian.open(&real).unwrap().is_none() && Home::Snap.open(&real).unwrap().is_none());
+        assert!(Home::open(&real).unwrap().is_none());
         Dir::open(home.path()).unwrap().make_child("real", None).unwrap();
         symlink(&real, &link).unwrap();
-        for home in [Home::Debian, Home::Release] {
-            assert!(home.open(&real).unwrap().is_some());
-            assert!(home.open(&link).is_err());
-        }
-        assert_eq!(Home::Snap.open(&link).unwrap().unwrap().path(), real.canonicalize().unwrap());
+        assert!(Home::open(&real).unwrap().is_some());
+        assert!(Home::open(&link).is_err());
     }
 }

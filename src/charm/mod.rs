@@ -22,6 +22,7 @@ use crate::stop::Refusal;
 use crate::system::process::become_it;
 use anyhow::{Context, Result, bail};
 use decide::{Facts, Plan, Rest, blocked, decide, status};
+use home::Home;
 use hook::Hook;
 use perform::Hands;
 use record::{Data, Record};
@@ -105,7 +106,7 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     }
     let configured = if environment.site.is_some() { None } else { facts::configured()? };
     // To the hook's last step: a restore that began meanwhile would have its etcd started over it.
-    let (rest, _held) = facts::settle(&site(environment), configured.as_deref());
+    let (rest, mut held) = facts::settle(&site(environment), configured.as_deref());
     if let Rest::Settled(words) = &rest {
         juju.note(words)?;
     }
@@ -117,10 +118,23 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     let proxies = proxies(environment);
     let hands = Hands { juju, facts: &facts, ours: &ours, proxies: &proxies };
     for step in steps {
-        juju.set_status(&status("maintenance", step.in_words()))?;
-        juju.note(step.in_words())?;
+        if step.is_told() {
+            juju.set_status(&status("maintenance", step.in_words()))?;
+            juju.note(step.in_words())?;
+        }
         if let Err(error) = hands.perform(step) {
             return Ok(told(&error, step.in_words()));
+        }
+        if held.is_none() {
+            // One of these steps has made the data's directory.
+            match facts::hold(&facts.data_dir) {
+                Ok(data) => held = data,
+                Err(rest) => {
+                    if let Some(said) = decide::stands_aside(&rest) {
+                        return Ok(said);
+                    }
+                }
+            }
         }
     }
     match say {
@@ -157,7 +171,7 @@ fn observed(juju: &Juju, environment: &Environment, facts: &Facts, ours: &Record
     let said = health(juju, environment, &site, patience, &next);
     if said.word == "active" && facts.data != Data::There {
         let served = Record { served: true, ..ours.clone() };
-        served.write(&facts.home.open(&facts.data_dir)?.context("the data directory is gone")?)?;
+        served.write(&Home::open(&facts.data_dir)?.context("the data directory is gone")?)?;
         // Now and not by the next hook: the machine may boot without its data before that.
         perform::note(facts.home, &configuration::served(&facts.wanted))?;
     }

@@ -17,6 +17,11 @@ use std::fs::{self, File};
 use std::path::Path;
 
 impl Step {
+    /// Whether it takes its time, and is worth a status of its own.
+    pub fn is_told(self) -> bool {
+        !matches!(self, Self::Note | Self::Ports)
+    }
+
     /// What it does, as a participle clause.
     pub fn in_words(self) -> &'static str {
         match self {
@@ -27,6 +32,7 @@ impl Step {
             Self::Start => "starting etcd",
             Self::Restart => "restarting etcd with its new configuration",
             Self::Stop => "stopping etcd",
+            Self::Unguard => "letting others start etcd",
             Self::Ports => "opening ports",
         }
     }
@@ -50,6 +56,8 @@ impl Hands<'_> {
         let Facts { home, data_dir, .. } = self.facts;
         match step {
             Step::Install => {
+                put(&home.drop_in(), &configuration::guard(&home.drop_in()))?;
+                systemd::reload()?;
                 install::install(*home, self.settings()?, self.juju, self.proxies)?;
                 Ok(home.suits()?)
             }
@@ -68,6 +76,7 @@ impl Hands<'_> {
                 systemd::forbid(home.unit())?;
                 home.service().stop(size(data_dir))
             }
+            Step::Unguard => unguard(*home),
             Step::Ports => match self.facts.certificates {
                 Certificates::All => self.juju.open_only(&[self.settings()?.port]),
                 _ => self.juju.open_only(&[]),
@@ -96,7 +105,7 @@ impl Hands<'_> {
     fn make_data(&self) -> Result<()> {
         let Facts { home, data_dir, .. } = self.facts;
         let owner = home.owner()?;
-        let dir = match home.open(data_dir)? {
+        let dir = match Home::open(data_dir)? {
             Some(dir) => dir,
             None => {
                 let (parent, name) = split(data_dir)?;
@@ -111,19 +120,39 @@ impl Hands<'_> {
         }
     }
 
-    /// The configuration comes before what leads to it: an etcd that starts in between has its old one.
+    /// The configuration comes before what leads to it: an etcd that starts in between has its old one. Where etcd is kept
+    /// from starting, it is let go when all is written.
     fn configure(&self) -> Result<()> {
-        let Facts { home, data_dir, storage, .. } = self.facts;
-        if storage.as_ref().is_some_and(|storage| data_dir.starts_with(storage)) {
-            put(&home.drop_in(), &configuration::drop_in(data_dir))?;
-            systemd::reload()?;
+        let Facts { home, storage, data_dir, .. } = self.facts;
+        let stored = storage.as_ref().is_some_and(|storage| data_dir.starts_with(storage));
+        let is_new = !self.facts.installed || self.facts.guarded;
+        if stored && !is_new {
+            wait_for(*home, data_dir)?;
         }
         put(home.config_file(), &self.facts.wanted)?;
-        match home.pointer() {
-            Some(pointer) => put(pointer, &configuration::pointer(home.config_file())),
-            None => Ok(()),
+        if let Some(pointer) = home.pointer() {
+            put(pointer, &configuration::pointer(home.config_file()))?;
+        }
+        match is_new {
+            true if stored => wait_for(*home, data_dir),
+            true => unguard(*home),
+            false => Ok(()),
         }
     }
+}
+
+/// Has etcd start only when the storage under its data is mounted.
+fn wait_for(home: Home, data_dir: &Path) -> Result<()> {
+    put(&home.drop_in(), &configuration::drop_in(data_dir))?;
+    systemd::reload()
+}
+
+/// Takes the drop-in away.
+fn unguard(home: Home) -> Result<()> {
+    let file = home.drop_in();
+    let (dir, name) = split(&file)?;
+    Dir::open(dir)?.remove_file(name)?;
+    systemd::reload()
 }
 
 /// Writes `text` as etcd's configuration and leaves the file the time it had: by that a hook tells whether etcd is to be

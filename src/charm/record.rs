@@ -39,6 +39,11 @@ pub enum Data {
 }
 
 impl Record {
+    /// Tells the unit's cluster from every other.
+    pub fn token(&self) -> String {
+        format!("{} {}", self.unit, self.model)
+    }
+
     /// Its path, for a person.
     pub fn file(data_dir: &Path) -> PathBuf {
         data_dir.join(NAME)

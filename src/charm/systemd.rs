@@ -3,16 +3,10 @@
 use crate::system::process::Program;
 use anyhow::{Context, Result};
 
-/// Keeps `unit` from being started, until [`allow`] or the next boot.
-pub fn mask(unit: &str) -> Result<()> {
-    run(&["mask", "--runtime", "--quiet", "--", unit])
-}
-
-/// Takes [`mask`] back, and has `unit` start at every boot.
+/// Has `unit` start at every boot.
 pub fn allow(unit: &str) -> Result<()> {
     // A unit that has failed too often is not even tried again. One that has not has nothing to be reset.
     let _ = run(&["reset-failed", "--", unit]);
-    run(&["unmask", "--runtime", "--quiet", "--", unit])?;
     run(&["enable", "--quiet", "--", unit])
 }
 

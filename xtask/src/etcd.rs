@@ -23,7 +23,7 @@ pub struct Release {
 }
 
 /// The older etcd, where etcdctl does all the work.
-const OLD: Release =
+pub const OLD: Release =
     Release { version: "3.4", variable: "ETCD_3_4_BIN", suite: "bookworm", programs: &["etcd", "etcdctl"] };
 
 /// The newer etcd, which has etcdutl and can bump revisions.

@@ -3,11 +3,13 @@
 //! It owns the table and nothing else. It must never call a scenario passed that did not run to its end.
 
 mod able;
+mod broken_off;
 mod certificates;
 mod charm;
 mod debian;
 mod handwritten;
 mod machine;
+mod played_snap;
 mod pod;
 mod reboot;
 mod record;
@@ -63,6 +65,10 @@ const SCENARIOS: &[Scenario] = &[
     ("charm: a release of etcd on a storage", charm::release),
     ("charm: certificates put in place, and taken away", charm::certificates),
     ("charm: a full disk, and data of somebody else", charm::trouble),
+    ("charm: a second unit, and then the only one", charm::heir),
+    ("charm: power lost while etcd is installed", broken_off::power_lost),
+    ("charm: killed at six points of an installation", broken_off::killed),
+    ("charm: etcd from a played snap, refreshed", played_snap::refreshed),
 ];
 
 /// How many machines are on at a time, for each processor: most of the time they wait for their own services.

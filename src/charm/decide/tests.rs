@@ -25,9 +25,11 @@ fn serving() -> Facts {
         storage: None,
         data: Data::There,
         certificates: Certificates::None,
+        ours: true,
         configured: Some(ours("a")),
         wanted: ours("a"),
         pointed: true,
+        guarded: false,
         runs: true,
         stale: false,
     }
@@ -38,6 +40,7 @@ fn empty() -> Facts {
     Facts {
         installed: false,
         data: Data::Nothing,
+        ours: false,
         configured: None,
         pointed: false,
         runs: false,
@@ -90,9 +93,22 @@ fn etcd_is_restarted_only_for_another_configuration() {
 }
 
 #[test]
+fn what_a_unit_that_is_gone_has_left_is_no_data_of_this_one() {
+    let left = Facts { installed: true, configured: Some(ours("of another unit")), ..empty() };
+    does(&left, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
+}
+
+#[test]
 fn an_installation_that_broke_off_goes_on_where_it_was() {
     let installed = Facts { installed: true, ..empty() };
     does(&installed, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
+    let all = [Step::Install, Step::MakeData, Step::Configure, Step::Start, Step::Ports];
+    for hook in [Hook::Install, Hook::Start, Hook::Look] {
+        does(&Facts { hook, guarded: true, ..installed.clone() }, &all);
+        does(&Facts { hook, guarded: true, installed: false, ..installed.clone() }, &all);
+        let configured = Facts { configured: Some(ours("a")), data: Data::New, ..installed.clone() };
+        does(&Facts { hook, guarded: true, ..configured }, &all);
+    }
     let recorded = Facts { data: Data::New, ..installed };
     does(&recorded, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
     let configured = Facts { configured: Some(ours("a")), pointed: true, ..recorded };
@@ -192,7 +208,9 @@ fn what_an_operator_has_to_see_to_is_named_and_nothing_is_touched() {
             ["is gone", "rm /etc/etcd/etcd.conf.yml /var/lib/etcd/default/.etcd-charm.json"],
         ),
         (Facts { data: Data::Nothing, runs: false, ..serving() }, ["is not there", "juju attach-storage"]),
-        (Facts { stranger, ..empty() }, ["pid 7", "did not set up"]),
+        (Facts { stranger: stranger.clone(), ..empty() }, ["pid 7", "did not set up"]),
+        // The unit that wrote the configuration was torn out, and its etcd runs on.
+        (Facts { stranger, configured: Some(ours("b")), ..empty() }, ["pid 7", "did not set up"]),
     ] {
         for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Look] {
             says(&Facts { hook, ..facts.clone() }, "blocked", &parts);
@@ -212,7 +230,10 @@ fn an_etcd_of_ours_is_stopped_when_its_unit_or_its_storage_goes() {
     }
     let elsewhere = Facts { hook: Hook::StorageDetaching, data_dir: "/var/lib/etcd".into(), ..stored };
     assert_eq!(decide(&elsewhere).steps, []);
-    for facts in [empty(), Facts { configured: Some("name: theirs\n".into()), ..serving() }] {
+    let broken = Facts { guarded: true, hook: Hook::Remove, ..empty() };
+    assert_eq!(decide(&broken).steps, [Step::Unguard]);
+    assert_eq!(decide(&Facts { installed: true, ..broken }).steps, [Step::Stop, Step::Unguard]);
+    for facts in [empty(), Facts { ours: false, configured: Some("name: theirs\n".into()), ..serving() }] {
         assert_eq!(decide(&Facts { hook: Hook::Stop, ..facts }).steps, [], "not ours");
     }
 }

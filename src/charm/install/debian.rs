@@ -2,26 +2,40 @@
 
 use super::{Proxies, with};
 use crate::charm::home::Home;
-use crate::charm::systemd;
 use crate::system::process::{ProcessError, Program};
 use anyhow::{Context, Result};
+use std::fs;
 
 const PACKAGES: [&str; 2] = ["etcd-server", "etcd-client"];
 
-/// Installs them. The package starts its etcd at once, with a configuration and in a place that are not ours: while it is
-/// installed its unit is masked, until the next boot at the longest.
+/// Installs them.
 pub(super) fn install(proxies: Proxies<'_>) -> Result<()> {
-    systemd::mask(Home::Debian.unit())?;
-    // What an interrupted dpkg left keeps every apt from its work.
-    with(program("dpkg"), proxies).args(["--configure", "-a"]).run().context("dpkg --configure -a")?;
+    let install = || {
+        apt(
+            proxies,
+            &[&["install", "--yes", "--no-upgrade", "--no-install-recommends"][..], &PACKAGES].concat(),
+        )
+    };
+    if is_interrupted() {
+        with(program("dpkg"), proxies).args(["--configure", "-a"]).run().context("dpkg --configure -a")?;
+    }
+    if Home::Debian.is_complete()? {
+        // Unpacked they are; what is left to do needs no network.
+        return install().context("apt-get install");
+    }
     // A machine that cannot fetch the lists may still have the packages in them.
     let updated = apt(proxies, &["update"]);
-    let installed = apt(proxies, &[&["install", "--yes", "--no-install-recommends"][..], &PACKAGES].concat());
-    match (installed, updated) {
+    match (install(), updated) {
         (Ok(()), _) => Ok(()),
         (Err(_), Err(lists)) => Err(lists).context("apt-get update"),
         (Err(error), Ok(())) => Err(error).context("apt-get install"),
     }
+}
+
+/// Whether a dpkg died at work, which keeps every apt from its own: then its journal is not empty (apt, debSystem). To ask
+/// dpkg itself would fail where another program installs something, as at a machine's first boot; apt waits for that.
+fn is_interrupted() -> bool {
+    fs::read_dir("/var/lib/dpkg/updates").is_ok_and(|mut journal| journal.next().is_some())
 }
 
 fn apt(proxies: Proxies<'_>, words: &[&str]) -> Result<(), ProcessError> {

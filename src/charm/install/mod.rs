@@ -1,6 +1,6 @@
 //! Puts etcd's programs on the machine. Every way can be gone again from where it broke off.
 //!
-//! Must never start an etcd: it would make data before there is a configuration.
+//! Its caller sees to it that no etcd starts meanwhile, which would make data before there is a configuration.
 
 mod debian;
 mod release;
@@ -25,6 +25,8 @@ pub fn install(home: Home, settings: &Settings, juju: &Juju, proxies: Proxies<'_
     match home {
         Home::Debian => debian::install(proxies),
         Home::Snap => snap::install(&settings.channel, proxies),
+        // Its programs come last.
+        Home::Release if home.is_complete()? => Ok(()),
         Home::Release => match juju.resource("etcd")? {
             Resource::At(path) => release::install(&path),
             Resource::Missing(why) => Err(Refusal::new(why, release::NEXT).into()),

@@ -2,6 +2,7 @@
 //!
 //! Must never put a program in place that does not run here.
 
+use crate::charm::configuration::{self, MARK};
 use crate::charm::home::Home;
 use crate::charm::systemd;
 use crate::stop::Refusal;
@@ -9,17 +10,20 @@ use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
 use crate::system::owner::Owner;
 use crate::system::process::Program;
 use anyhow::{Context, Result};
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 /// What to do about a resource that is no release.
 pub(super) const NEXT: &str = "juju attach-resource APPLICATION etcd=etcd-vX.Y.Z-linux-ARCH.tar.gz";
-/// The programs; the last came with etcd 3.5.
-const PROGRAMS: [&str; 3] = ["etcd", "etcdctl", "etcdutl"];
+/// The programs, the first of which came with etcd 3.5. They get their places in this order, and the home is complete with
+/// the last.
+const PROGRAMS: [&str; 3] = ["etcdutl", "etcdctl", "etcd"];
 /// No program of etcd's has a quarter of this.
 const LARGEST: u64 = 256 << 20;
 const BIN: &str = "/usr/local/bin";
+const UNITS: &str = "/etc/systemd/system";
 /// A systemd unit as Debian's package has it, for programs of another place.
 const UNIT: &str = "\
 [Unit]
@@ -43,45 +47,81 @@ WantedBy=multi-user.target
 /// Installs the release in `archive`.
 pub(super) fn install(archive: &Path) -> Result<()> {
     let bin = Dir::open(Path::new(BIN))?;
-    let found = unpack(archive, &bin).map_err(|error| no_release(&format!("{error:#}")))?;
-    let placed = prove(&bin, &found).and_then(|()| place(&bin, &found));
+    let placed = unpack(archive, &bin).and_then(|found| {
+        prove(&bin, &found)?;
+        settle(&bin, &found)
+    });
+    // Whatever came of it: on a full disk, they are what fills it.
     for name in PROGRAMS {
         bin.remove_file(&draft(name))?;
     }
-    placed?;
+    placed
+}
+
+/// Puts the programs in place, after all that they need.
+fn settle(bin: &Dir, found: &[&str]) -> Result<()> {
+    let units = Dir::open(Path::new(UNITS))?;
+    are_free(bin, found)?;
+    write_unit(&units)?;
     if Owner::named("etcd")?.is_none() {
         let words = ["--system", "--home-dir", "/var/lib/etcd", "--shell", "/usr/sbin/nologin", "etcd"];
         Program::new("useradd").args(words).run().context("making the user etcd")?;
     }
-    let units = Dir::open(Path::new("/etc/systemd/system"))?;
-    units.replace_for(Home::Release.unit(), UNIT.as_bytes(), PUBLIC, None)?;
-    systemd::reload()
+    systemd::reload()?;
+    place(bin, found)
 }
 
-fn no_release(why: &str) -> Refusal {
+/// One that an operator wrote is not replaced.
+fn write_unit(units: &Dir) -> Result<()> {
+    let name = Home::Release.unit();
+    let theirs =
+        units.read_small(name)?.filter(|text| !configuration::is_ours(&String::from_utf8_lossy(text)));
+    if theirs.is_some() {
+        return Err(taken(&units.path().join(name)));
+    }
+    units.replace_for(name, format!("{MARK}{UNIT}").as_bytes(), PUBLIC, None)
+}
+
+fn taken(file: &Path) -> anyhow::Error {
+    let file = file.display();
+    Refusal::new(
+        format!("there is another {file} already, and it was not replaced"),
+        format!("if nobody needs it: mv {file} {file}.old"),
+    )
+    .into()
+}
+
+fn no_release(why: impl Display) -> Refusal {
     Refusal::new(format!("the resource etcd is no release of etcd for this machine ({why})"), NEXT)
 }
 
-/// Unpacks the programs under names that nothing runs by. Whatever else is in the archive is passed over.
+/// Unpacks the programs under names that nothing runs by. Whatever else is in the archive is passed over. Only what cannot
+/// be read is the archive's fault.
 fn unpack(archive: &Path, bin: &Dir) -> Result<Vec<&'static str>> {
     let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
     let mut tar = tar::Archive::new(flate2::read::MultiGzDecoder::new(file));
-    let mut found = Vec::new();
-    for entry in tar.entries()? {
-        let entry = entry?;
-        let name = entry.path()?.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        let program = PROGRAMS.into_iter().find(|program| Some(*program) == name.as_deref());
-        let Some(program) = program.filter(|_| entry.header().entry_type().is_file()) else { continue };
+    let mut is_there = [false; PROGRAMS.len()];
+    for entry in tar.entries().map_err(no_release)? {
+        let entry = entry.map_err(no_release)?;
+        let name =
+            entry.path().map_err(no_release)?.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let which = PROGRAMS.iter().position(|program| Some(*program) == name.as_deref());
+        let Some(which) = which.filter(|_| entry.header().entry_type().is_file()) else { continue };
+        let program = PROGRAMS[which];
         let mut bytes = Vec::new();
-        let length = entry.take(LARGEST + 1).read_to_end(&mut bytes)? as u64;
-        anyhow::ensure!(length <= LARGEST, "{program} is larger than {LARGEST} bytes");
+        let length = entry.take(LARGEST + 1).read_to_end(&mut bytes).map_err(no_release)? as u64;
+        if length > LARGEST {
+            return Err(no_release(format!("{program} is larger than {LARGEST} bytes")).into());
+        }
         bin.replace_for(&draft(program), &bytes, RUNNABLE, None)?;
-        found.push(program);
+        is_there[which] = true;
     }
-    for program in &PROGRAMS[..2] {
-        anyhow::ensure!(found.contains(program), "there is no {program} in it");
+    let found: Vec<_> =
+        PROGRAMS.into_iter().zip(is_there).filter(|(_, there)| *there).map(|(name, _)| name).collect();
+    match ["etcd", "etcdctl"].into_iter().find(|program| !found.contains(program)) {
+        Some(missing) => Err(no_release(format!("there is no {missing} in it")).into()),
+        None => Ok(found),
     }
-    Ok(found)
 }
 
 /// That each runs here, which a release for another processor does not.
@@ -89,24 +129,24 @@ fn prove(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         let words = if *name == "etcd" { "--version" } else { "version" };
         let run = Program::new(bin.path().join(draft(name))).env("ETCDCTL_API", "3").args([words]).run();
-        run.map_err(|error| no_release(&error.called(*name).to_string()))?;
+        run.map_err(|error| no_release(error.called(*name)))?;
     }
     Ok(())
 }
 
-/// Puts the programs under their names. Others there are an operator's own: nobody asked us to replace them. Those of this
-/// same release are what an installation that broke off has left.
-fn place(bin: &Dir, found: &[&str]) -> Result<()> {
+/// That the places of the programs are free. Others there are an operator's own: nobody asked us to replace them. Those of
+/// this same release are what an installation that broke off has left.
+fn are_free(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         if bin.inode(name)?.is_some() && !same_file(bin, name, &draft(name))? {
-            let file = bin.path().join(name).display().to_string();
-            return Err(Refusal::new(
-                format!("there is another {file} already, and it was not replaced"),
-                format!("if nobody needs it: mv {file} {file}.old"),
-            )
-            .into());
+            return Err(taken(&bin.path().join(name)));
         }
     }
+    Ok(())
+}
+
+/// Puts the programs under their names.
+fn place(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         bin.remove_file(name)?;
         anyhow::ensure!(bin.adopt(bin, &draft(name), name)?, "{BIN}/{name} came from elsewhere meanwhile");
@@ -157,7 +197,7 @@ mod tests {
             ("etcd-v3/etcdfs", b"3"),
         ];
         let found = unpack(&archive(home.path(), &entries), &bin).unwrap();
-        assert_eq!(found, ["etcd", "etcdctl"]);
+        assert_eq!(found, ["etcdctl", "etcd"]);
         assert_eq!(bin.names().unwrap(), [".etcd.etcd-charm", ".etcdctl.etcd-charm"]);
         let error = prove(&bin, &found).unwrap_err().to_string();
         assert!(
@@ -176,12 +216,24 @@ mod tests {
         }
         bin.replace("etcd", b"ours").unwrap();
         bin.replace("etcdctl", b"theirs").unwrap();
-        let error = place(&bin, &["etcd", "etcdctl"]).unwrap_err().to_string();
+        let error = are_free(&bin, &["etcd", "etcdctl"]).unwrap_err().to_string();
         assert!(error.contains("/etcdctl already") && error.contains("mv "), "{error}");
-        assert_eq!((read("etcd"), read("etcdctl")), ("ours".into(), "theirs".into()));
         bin.remove_file("etcdctl").unwrap();
+        are_free(&bin, &["etcd", "etcdctl"]).unwrap();
         place(&bin, &["etcd", "etcdctl"]).unwrap();
         assert_eq!((read("etcd"), read("etcdctl")), ("ours".into(), "ours".into()));
+    }
+
+    #[test]
+    fn a_unit_of_an_operator_is_not_replaced() {
+        let home = tempfile::tempdir().unwrap();
+        let units = Dir::open(home.path()).unwrap();
+        write_unit(&units).unwrap();
+        write_unit(&units).unwrap();
+        units.replace("etcd.service", b"[Service]\nExecStart=/opt/etcd/etcd\n").unwrap();
+        let error = write_unit(&units).unwrap_err().to_string();
+        assert!(error.contains("/etcd.service already") && error.contains("mv "), "{error}");
+        assert!(units.read_small("etcd.service").unwrap().unwrap().starts_with(b"[Service]"));
     }
 
     #[test]
@@ -189,8 +241,10 @@ mod tests {
         let (home, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let bin = Dir::open(bin.path()).unwrap();
         let error = unpack(&archive(home.path(), &[("db", b"x")]), &bin).unwrap_err().to_string();
-        assert_eq!(error, "there is no etcd in it");
+        assert!(error.contains("no release of etcd") && error.contains("there is no etcd in it"), "{error}");
+        assert_eq!(bin.names().unwrap(), [] as [&str; 0]);
         std::fs::write(home.path().join("text"), "no archive").unwrap();
-        assert!(unpack(&home.path().join("text"), &bin).is_err());
+        let error = unpack(&home.path().join("text"), &bin).unwrap_err().to_string();
+        assert!(error.contains("no release of etcd") && error.contains("attach-resource"), "{error}");
     }
 }

@@ -4,10 +4,9 @@ use super::{Proxies, with};
 use crate::system::process::Program;
 use anyhow::{Context, Result};
 
-/// Installs it from `channel`, and keeps its etcd from starting before it has a configuration.
+/// Installs it from `channel`. To snapd, one that is installed already is no error.
 pub(super) fn install(channel: &str, proxies: Proxies<'_>) -> Result<()> {
-    let snap = |words: &[&str]| with(Program::new("/usr/bin/snap"), proxies).args(words).run();
-    snap(&["install", "etcd", &format!("--channel={channel}")]).context("snap install etcd")?;
-    snap(&["stop", "--disable", "etcd.etcd"]).context("snap stop etcd")?;
-    Ok(())
+    let words = ["install", "etcd", &format!("--channel={channel}")];
+    let installed = with(Program::new("/usr/bin/snap"), proxies).args(words).run();
+    installed.map(drop).context("snap install etcd")
 }

@@ -13,11 +13,11 @@ use super::unit::Unit;
 use super::{Stage, root, story};
 use crate::{command, etcd, workspace};
 
-const HEALTHY: &str = "active 1 member, healthy";
-const DATA: &str = "/var/lib/etcd/default";
+pub(super) const HEALTHY: &str = "active 1 member, healthy";
+pub(super) const DATA: &str = "/var/lib/etcd/default";
 
 /// A machine from which etcd was removed with all that is its own.
-fn empty(stage: &Stage) -> Result<Machine> {
+pub(super) fn empty(stage: &Stage) -> Result<Machine> {
     let machine = Machine::boot(&stage.root)?;
     machine.run(&["systemctl", "stop", "etcd.service"])?;
     machine.run(&["dpkg", "--purge", "etcd-server", "etcd-client"])?;
@@ -68,8 +68,17 @@ pub fn life(stage: &Stage) -> Result<String> {
     unit.hook("remove", &["maintenance etcd is stopped"])?;
     ensure!(machine.attempt(&["systemctl", "is-active", "etcd"])?.status.code() == Some(3), "etcd runs");
     ensure!(machine.path(&format!("{DATA}/member/snap/db"))?.exists(), "the data went with the unit");
+    again(&machine, unit)?;
     let downtime = restored["restore.downtime"].as_str().unwrap_or_default().to_owned();
     Ok(format!("installed, restored with etcd down for {downtime}, rebooted, upgraded, removed"))
+}
+
+/// The next unit on the same machine takes over nothing of the one that is gone, and serves when that is out of its way.
+fn again(machine: &Machine, unit: Unit<'_>) -> Result<()> {
+    let unit = unit.called("etcd/1")?;
+    unit.hook("install", &["blocked the data in /var/lib/etcd/default belongs to unit etcd/0", "move"])?;
+    machine.run(&["mv", &format!("{DATA}/member"), "/srv/old-member"])?;
+    unit.hook("start", &[HEALTHY, "empty"])
 }
 
 /// A wrong option changes nothing; another one restarts etcd, once.
@@ -85,6 +94,7 @@ fn options(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     unit.hook("config-changed", &[HEALTHY])?;
     unit.hook("update-status", &[HEALTHY])?;
     ensure!(pid(machine)? == second, "etcd was restarted again");
+    ensure!(unit.told("status")?.lines().count() == 1, "the status flaps: {}", unit.told("status")?);
     let configured = fs::read_to_string(machine.path("/etc/etcd/etcd.conf.yml")?)?;
     ensure!(configured.contains("initial-cluster-state: existing"), "etcd would begin anew: {configured}");
     machine.run(&["systemctl", "stop", "etcd"])?;
@@ -106,6 +116,13 @@ pub fn release(stage: &Stage) -> Result<String> {
     unit.hook("install", &["blocked the resource etcd is no release of etcd", "juju attach-resource"])?;
     let tarball = tarball(machine.path("/root")?.as_path())?;
     unit.attach("etcd", "etcd.tar.gz", Some(&tarball))?;
+    machine.run(&["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/usr/local/bin"])?;
+    unit.hook("update-status", &["blocked installing etcd: ", "No space left on device", "mend the cause"])?;
+    ensure!(
+        machine.run(&["ls", "-A", "/usr/local/bin"])?.is_empty(),
+        "half a program is left on a full disk"
+    );
+    machine.run(&["umount", "/usr/local/bin"])?;
     unit.hook("update-status", &[HEALTHY])?;
     ensure!(unit.told("version")?.starts_with("3.5"), "another version: {}", unit.told("version")?);
     ensure!(machine.path("/srv/data/etcd/member")?.exists(), "the data is not on the storage");
@@ -144,6 +161,16 @@ pub fn certificates(stage: &Stage) -> Result<String> {
     ensure!(!String::from_utf8_lossy(&peer.stdout).contains("peerURLs"), "the peers' port answers in clear");
     let saved = unit.action("snapshot", json!({}))?;
     unit.action("restore", json!({"snapshot": saved["snapshot.path"]}))?;
+    let second = self::pid(&machine)?;
+    for name in ["server.key", "client.key"] {
+        machine.copy_in(&made.path().join("other.key"), &format!("/etc/etcd/tls/{name}"))?;
+        unit.configure(&[("snapshot-count", json!(4000))])?;
+        let cause = format!("the key /etc/etcd/tls/{name} does not belong to the certificate");
+        unit.hook("config-changed", &["blocked the certificates cannot be used", &cause])?;
+        machine.copy_in(&made.path().join(name), &format!("/etc/etcd/tls/{name}"))?;
+        ensure!(self::pid(&machine)? == second, "etcd was restarted with a key of another pair");
+    }
+    unit.hook("config-changed", &[HEALTHY])?;
     let packed = unit.action("package-client-credentials", json!({}))?;
     let path = packed["credentials.path"].as_str().context("no path")?;
     machine.run(&["tar", "xzf", path, "-C", "/tmp"])?;
@@ -159,18 +186,12 @@ pub fn certificates(stage: &Stage) -> Result<String> {
     Ok("etcd listened to the network only with all of them".to_owned())
 }
 
-/// One authority, a server for the loopback that is nothing else, a client.
+/// One authority, a server for the loopback that is nothing else, a client; and a key of no pair, as older programs write
+/// it. RSA, as most operators have it.
 fn make_certificates(dir: &Path) -> Result<()> {
     let openssl = |name: &str, more: &[&str]| {
         let mut openssl = Command::new("openssl");
-        openssl.current_dir(dir).args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-        ]);
+        openssl.current_dir(dir).args(["req", "-x509", "-newkey", "rsa:2048"]);
         openssl.args([
             "-nodes",
             "-days",
@@ -186,7 +207,30 @@ fn make_certificates(dir: &Path) -> Result<()> {
     openssl("ca", &[])?;
     let server = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "extendedKeyUsage=serverAuth"];
     openssl("server", &[&signed[..], &server].concat())?;
-    openssl("client", &[&signed[..], &["-addext", "extendedKeyUsage=clientAuth"]].concat())
+    openssl("client", &[&signed[..], &["-addext", "extendedKeyUsage=clientAuth"]].concat())?;
+    let mut other = Command::new("openssl");
+    other.current_dir(dir).args(["genrsa", "-traditional", "-out", "other.key", "2048"]);
+    command::output(&mut other).map(drop)
+}
+
+/// A unit that came after another touches nothing. When the other has gone, it begins anew, and says so.
+pub fn heir(stage: &Stage) -> Result<String> {
+    let machine = empty(stage)?;
+    offer_packages(&machine)?;
+    let unit = Unit::deploy(&machine)?.called("etcd/1")?;
+    unit.has_neighbours(&["etcd/0"])?;
+    for hook in ["install", "config-changed", "start", "update-status"] {
+        unit.hook(hook, &["blocked scaling comes with the next work", "etcd/0 serves alone"])?;
+    }
+    for file in ["/usr/bin/etcd", "/etc/etcd", DATA] {
+        ensure!(!machine.path(file)?.exists(), "a second unit made {file}");
+    }
+    unit.has_neighbours(&[])?;
+    unit.hook("cluster-relation-departed", &[HEALTHY, "empty: the units before it are gone", "restore"])?;
+    story::fill(&machine)?;
+    unit.hook("update-status", &[HEALTHY])?;
+    ensure!(!unit.told("status")?.contains("empty"), "it has keys: {}", unit.told("status")?);
+    Ok("it touched nothing, and then began anew and said so".to_owned())
 }
 
 /// No room for etcd's data, and a storage that another unit has left.
@@ -227,12 +271,12 @@ pub fn trouble(stage: &Stage) -> Result<String> {
     Ok("each was blocked with what to do, and served when that was done".to_owned())
 }
 
-fn pid(machine: &Machine) -> Result<String> {
+pub(super) fn pid(machine: &Machine) -> Result<String> {
     machine.run(&["systemctl", "show", "--property=MainPID", "etcd.service"])
 }
 
 /// Every address that anything listens at, IPv4 and IPv6 (proc(5), `/proc/net/tcp`, state 0A).
-fn listens_on_loopback_alone(machine: &Machine) -> Result<()> {
+pub(super) fn listens_on_loopback_alone(machine: &Machine) -> Result<()> {
     for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in machine.run(&["cat", file])?.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
@@ -253,7 +297,7 @@ fn sources(machine: &Machine, line: &str) -> Result<()> {
 }
 
 /// A machine has no network: the packages are in a directory of its own.
-fn offer_packages(machine: &Machine) -> Result<()> {
+pub(super) fn offer_packages(machine: &Machine) -> Result<()> {
     let mut index = String::new();
     for deb in packages()? {
         let name = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Child;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
@@ -15,51 +16,46 @@ use crate::{pack, workspace};
 
 const AGENT: &str = "/var/lib/juju/agents/unit-etcd-0";
 const TOOLS: &str = "/var/lib/juju/tools/unit-etcd-0";
-const NAMES: [&str; 20] = [
-    "action-fail",
-    "action-get",
-    "action-log",
-    "action-set",
-    "application-version-set",
-    "close-port",
-    "config-get",
-    "goal-state",
-    "is-leader",
-    "juju-log",
-    "network-get",
-    "open-port",
-    "opened-ports",
-    "relation-ids",
-    "relation-list",
-    "resource-get",
-    "status-get",
-    "status-set",
-    "storage-get",
-    "storage-list",
-];
+/// The names of the hook tools, one a line.
+const NAMES: &str = include_str!("../../../tests/it/hook-tools");
 
-/// The unit `etcd/0` on a machine.
+/// A unit on a machine: `etcd/0`, unless it is called otherwise.
 pub struct Unit<'m> {
     machine: &'m Machine,
+    name: &'static str,
 }
 
 impl<'m> Unit<'m> {
     /// Unpacks the charm on a machine that has none.
     pub fn deploy(machine: &'m Machine) -> Result<Self> {
-        let unit = Self { machine };
+        let unit = Self::again(machine);
         unit.upgrade()?;
         let tool = workspace::home()?.join("tests/it/hook-tool");
-        for name in NAMES {
+        for name in NAMES.lines() {
             machine.copy_in(&tool, &format!("{TOOLS}/{name}"))?;
         }
-        machine.write(&format!("{AGENT}/goal.json"), &json!({"units": {"etcd/0": {}}}).to_string())?;
+        unit.has_neighbours(&[])?;
         unit.configure(&[])?;
         Ok(unit)
     }
 
     /// The unit that is on the machine already, after a reboot.
     pub fn again(machine: &'m Machine) -> Self {
-        Self { machine }
+        Self { machine, name: "etcd/0" }
+    }
+
+    /// The same unit under another name.
+    pub fn called(self, name: &'static str) -> Result<Self> {
+        let unit = Self { name, ..self };
+        unit.has_neighbours(&[])?;
+        Ok(unit)
+    }
+
+    /// The other units of the application that `goal-state` tells of.
+    pub fn has_neighbours(&self, others: &[&str]) -> Result<()> {
+        let units: Map<String, Value> =
+            others.iter().chain([&self.name]).map(|name| ((*name).to_owned(), json!({}))).collect();
+        self.machine.write(&format!("{AGENT}/goal.json"), &json!({"units": units}).to_string())
     }
 
     /// Unpacks the charm over what is there.
@@ -100,12 +96,19 @@ impl<'m> Unit<'m> {
     /// Runs a hook. It must succeed, and set a status that holds all `parts`.
     pub fn hook(&self, name: &str, parts: &[&str]) -> Result<()> {
         let out = self.dispatch(&format!("hooks/{name}"), &[])?;
+        self.said(name, parts).with_context(|| format!("it printed {out}"))
+    }
+
+    /// Starts a hook and does not wait for it.
+    pub fn start(&self, name: &str) -> Result<Child> {
+        self.machine.start(&as_words(&self.words(&format!("hooks/{name}"), &[])?))
+    }
+
+    /// That the last status, which the hook `name` has set, holds all `parts`.
+    pub fn said(&self, name: &str, parts: &[&str]) -> Result<()> {
         let said = self.told("status")?;
         let said = said.lines().last().unwrap_or_default();
-        ensure!(
-            parts.iter().all(|part| said.contains(part)),
-            "{name} said {said:?} and not {parts:?}; it printed {out}"
-        );
+        ensure!(parts.iter().all(|part| said.contains(part)), "{name} said {said:?} and not {parts:?}");
         Ok(())
     }
 
@@ -125,12 +128,20 @@ impl<'m> Unit<'m> {
         Ok(fs::read_to_string(self.machine.path(&format!("{AGENT}/{trace}"))?).unwrap_or_default())
     }
 
-    /// What Juju starts, with the variables that matter to a charm.
     fn dispatch(&self, path: &str, more: &[&str]) -> Result<String> {
+        let out = self.machine.attempt(&as_words(&self.words(path, more)?))?;
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(out.status.success(), "{path} is an error to Juju ({}): {said}", out.status);
+        Ok(said)
+    }
+
+    /// What Juju starts, with the variables that matter to a charm.
+    fn words(&self, path: &str, more: &[&str]) -> Result<Vec<String>> {
         for trace in ["set", "failed", "status", "calls"] {
             let _ = fs::remove_file(self.machine.path(&format!("{AGENT}/{trace}"))?);
         }
-        let variables = [
+        let mut words = ["env", "--ignore-environment", "--chdir", CHARM].map(str::to_owned).to_vec();
+        words.extend([
             format!("CHARM_DIR={CHARM}"),
             format!("JUJU_CHARM_DIR={CHARM}"),
             format!("JUJU_DISPATCH_PATH={path}"),
@@ -138,17 +149,15 @@ impl<'m> Unit<'m> {
             format!("JUJU_AGENT_SOCKET_ADDRESS={AGENT}/agent.socket"),
             "JUJU_CONTEXT_ID=etcd/0-run-1".to_owned(),
             "JUJU_AGENT_SOCKET_NETWORK=unix".to_owned(),
-            "JUJU_UNIT_NAME=etcd/0".to_owned(),
+            format!("JUJU_UNIT_NAME={}", self.name),
             "JUJU_MODEL_UUID=6f1b2c3d-0b6c-4a5e-8f5a-1d2e3f405162".to_owned(),
-        ];
-        let mut words = vec!["env", "--ignore-environment", "--chdir", CHARM];
-        words.extend(variables.iter().map(String::as_str));
-        words.extend(more);
-        let program = format!("{CHARM}/dispatch");
-        words.push(&program);
-        let out = self.machine.attempt(&words)?;
-        let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        ensure!(out.status.success(), "{path} is an error to Juju ({}): {said}", out.status);
-        Ok(said)
+        ]);
+        words.extend(more.iter().map(|word| (*word).to_owned()));
+        words.push(format!("{CHARM}/dispatch"));
+        Ok(words)
     }
+}
+
+fn as_words(words: &[String]) -> Vec<&str> {
+    words.iter().map(String::as_str).collect()
 }
