@@ -6,12 +6,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Bottom to top. A room may use what stands in a line before its own.
-const FLOORS: [&[&str]; 9] = [
+const FLOORS: [&[&str]; 10] = [
     &["stop", "progress"],
     &["system"],
     &["etcd", "juju"],
     &["catalog"],
-    &["archive", "store", "swap"],
+    &["archive", "swap"],
+    &["store"],
     &["snapshot"],
     &["restore"],
     &["action"],

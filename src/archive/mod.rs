@@ -8,6 +8,7 @@ mod aside;
 mod bundle;
 mod gzip;
 mod pack;
+pub mod tail;
 mod unpack;
 
 pub use bundle::bundle;

@@ -101,6 +101,7 @@ fn padding(size: u64) -> &'static [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::tail::{TAIL, manifest_in};
     use crate::archive::verify;
     use crate::system::growing::{Growing, growth};
     use sha2::{Digest, Sha256};
@@ -179,6 +180,28 @@ mod tests {
         let mut end = [0; 2500];
         back.file().read_exact_at(&mut end, packed.size - 2500).unwrap();
         assert!(String::from_utf8_lossy(&end).contains(r#""etcd_version": "3.5.16""#));
+    }
+
+    #[test]
+    fn the_manifest_is_read_off_the_end_and_off_nothing_that_is_cut_or_changed_there() {
+        let db = snapshot(2100);
+        for effort in [Effort::Fast, Effort::Small] {
+            let (packing, back) = packing(effort);
+            let packed = packing.pack(&*db, db.len() as u64, || Ok(manifest(&db))).unwrap();
+            let mut tail = vec![0; usize::try_from(TAIL.min(packed.size)).unwrap()];
+            let start = packed.size - tail.len() as u64;
+            back.file().read_exact_at(&mut tail, start).unwrap();
+            assert_eq!(manifest_in(&tail), Some(manifest(&db)));
+            for shorter in [1, 8, 9, 20, 600, 2000, tail.len() - 1] {
+                assert_eq!(manifest_in(&tail[..tail.len() - shorter]), None, "{shorter}");
+            }
+            let text = tail.windows(6).rposition(|bytes| bytes == b"\"keys\"").unwrap();
+            for at in [text - 20, tail.len() - 12, tail.len() - 700] {
+                let mut changed = tail.clone();
+                changed[at] ^= 0x80;
+                assert_eq!(manifest_in(&changed), None, "{at}");
+            }
+        }
     }
 
     #[test]

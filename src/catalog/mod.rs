@@ -1,4 +1,7 @@
-//! What is known about a snapshot: the manifest that travels with it, and the name it is kept under.
+//! What is known about a snapshot: the manifest that travels with it, the name it is kept under, the entry that it is in a
+//! store, and the record of what was found out since.
 
+pub mod entry;
 pub mod manifest;
 pub mod name;
+pub mod record;

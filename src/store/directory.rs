@@ -95,6 +95,11 @@ impl Approach {
         need(needed, self.free_bytes()?, &self.path, what, "make room there, or choose another target")
     }
 
+    /// The directory, where all of it is there already.
+    pub fn arrived(self) -> Option<Dir> {
+        self.missing.is_empty().then_some(self.reached)
+    }
+
     /// Goes the rest of the way, making what is missing: 0700, the archives' owner's.
     pub fn make(self) -> Result<Dir> {
         let mut dir = self.reached;

@@ -1,4 +1,34 @@
-//! Where archives live. For now: a directory of this machine.
+//! Where archives live, and what can be done to them there.
 
 pub mod directory;
+pub mod local;
 pub mod stage;
+
+use crate::catalog::entry::Entry;
+use crate::catalog::record::Record;
+use anyhow::Result;
+use std::fs::File;
+use std::io::Read;
+
+/// A place that keeps archives: a directory, or a bucket.
+pub trait Store {
+    /// What it is called in results: a path or a URL.
+    fn shown(&self) -> &str;
+
+    /// All archives in it, in no order. What is half there is not among them.
+    fn entries(&self) -> Result<Vec<Entry>>;
+
+    /// An archive, to be read once from its beginning.
+    fn read(&self, name: &str) -> Result<Box<dyn Read + Send>>;
+
+    /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`: durable, and read back before this says so. Refuses a name
+    /// that is taken.
+    fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()>;
+
+    /// Changes the record of `entry`, from what it is now, which may be more than what `entry` says.
+    fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()>;
+
+    /// Deletes `entry` with its record. Refuses if it is not what it was when it was looked at: another archive, or pinned
+    /// since.
+    fn delete(&self, entry: &Entry) -> Result<()>;
+}

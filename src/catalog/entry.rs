@@ -1,0 +1,56 @@
+//! One stored archive, and what is known of it without reading it whole.
+
+use super::manifest::Manifest;
+use super::record::Record;
+use jiff::Timestamp;
+
+/// One archive in a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in its store.
+    pub name: String,
+    /// What its store is called: a directory's path, or a URL.
+    pub store: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was put there, as the store says. For those without a manifest, and for people.
+    pub modified: Timestamp,
+    /// Its manifest. Archives of other tools, and those cut short, have none.
+    pub manifest: Option<Manifest>,
+    /// What was found out since it was made.
+    pub record: Record,
+}
+
+impl Entry {
+    /// Where it is: what `restore from=` takes.
+    pub fn location(&self) -> String {
+        format!("{}/{}", self.store.trim_end_matches('/'), self.name)
+    }
+
+    /// When its snapshot was taken, by its manifest.
+    pub fn taken(&self) -> Option<Timestamp> {
+        self.manifest.as_ref().and_then(|manifest| manifest.taken.parse().ok())
+    }
+
+    /// When it was last known to be good. The manifest is written last, after the snapshot was verified: where it stands,
+    /// the archive was good when it was made.
+    pub fn verified(&self) -> Option<Timestamp> {
+        match self.record.broken {
+            Some(_) => None,
+            None => self.record.verified.or_else(|| self.taken()),
+        }
+    }
+
+    /// What entries are put in order by, oldest first: time and revision of the snapshot. Names and the times of files
+    /// decide only between those that are equal, or have no manifest.
+    pub fn age_key(&self) -> (Timestamp, i64, &str) {
+        let revision = self.manifest.as_ref().map_or(0, |manifest| manifest.revision);
+        (self.taken().unwrap_or(self.modified), revision, &self.name)
+    }
+}
+
+/// Whether a file of this name may hold a snapshot: of ours, or of another tool.
+pub fn may_be_archive(name: &str) -> bool {
+    const ENDINGS: [&str; 5] = [".tar.gz", ".tgz", ".zip", ".gz", ".db"];
+    !name.starts_with('.') && ENDINGS.iter().any(|ending| name.ends_with(ending))
+}

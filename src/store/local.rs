@@ -1,0 +1,275 @@
+//! A directory of this machine as a [`Store`].
+//!
+//! Whoever may write to it may put anything there: every file is opened as if it were hostile, and a listing reads no more
+//! than the end of each.
+
+use super::Store;
+use super::directory::{Approach, archive_owner};
+use super::stage::Stage;
+use crate::archive::tail::{LONGEST_TAIL, TAIL, manifest_in};
+use crate::catalog::entry::{Entry, may_be_archive};
+use crate::catalog::manifest::Manifest;
+use crate::catalog::record::{About, Record, archive_of, record_name};
+use crate::etcd::seal::hex;
+use crate::stop::Refusal;
+use crate::system::durable::{Dir, PRIVATE};
+use crate::system::lock::Lock;
+use crate::system::owner::Owner;
+use anyhow::{Context, Result, bail, ensure};
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long a change of a record waits for another's, which takes milliseconds.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The name of an archive that is still being put.
+const DRAFT: &str = "archive";
+
+/// A directory that keeps archives.
+#[derive(Debug)]
+pub struct Local {
+    dir: Dir,
+    shown: String,
+    owner: Owner,
+}
+
+impl Local {
+    /// The directory at `path`; `None` where there is none. Refuses a path that others could lead astray.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        let (_, owner) = archive_owner()?;
+        let approach = Approach::to(path, owner)?;
+        Ok(approach.arrived().map(|dir| Self { shown: path.display().to_string(), dir, owner }))
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// An archive as a file, to be read from anywhere.
+    pub fn file(&self, name: &str) -> Result<File> {
+        ensure!(!name.contains('/'), "{name} is no name of an archive");
+        let file = self.dir.read(name)?;
+        ensure!(file.metadata()?.is_file(), "{} is not a regular file", self.dir.path().join(name).display());
+        Ok(file)
+    }
+
+    /// `None` where it is no file, or has gone since its name was read.
+    fn entry(&self, name: &str) -> Result<Option<Entry>> {
+        let Ok(file) = self.file(name) else { return Ok(None) };
+        let found = file.metadata().with_context(|| format!("looking at {name}"))?;
+        let size = found.len();
+        let manifest = manifest_of(&file, size).with_context(|| format!("reading the end of {name}"))?;
+        let about = About::of(size, manifest.as_ref());
+        let record = match self.record(name)? {
+            Some(record) if record.about == about => record,
+            _ => Record::blank(about),
+        };
+        let modified = Timestamp::from_second(found.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
+        Ok(Some(Entry { name: name.to_owned(), store: self.shown.clone(), size, modified, manifest, record }))
+    }
+
+    /// The record kept under an archive's name. One that cannot be read says nothing.
+    fn record(&self, name: &str) -> Result<Option<Record>> {
+        let bytes = self.dir.read_small(&record_name(name)).unwrap_or_default();
+        Ok(bytes.and_then(|bytes| Record::parse(&bytes).ok()))
+    }
+
+    /// Fails where `entry` is no longer what it was.
+    fn still(&self, entry: &Entry) -> Result<Entry> {
+        match self.entry(&entry.name)? {
+            Some(now) if now.record.about == entry.record.about => Ok(now),
+            Some(_) => bail!("{} is another archive than when it was looked at", entry.location()),
+            None => bail!("{} has gone", entry.location()),
+        }
+    }
+
+    /// Keeps other changes away.
+    fn lock(&self) -> Result<Lock> {
+        let since = Instant::now();
+        loop {
+            match Lock::take(&self.dir) {
+                Err(error) if error.is::<Refusal>() && since.elapsed() < PATIENCE => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Removes the records whose archives have gone: of a deletion that was cut off, or one by hand.
+    fn sweep_records(&self) -> Result<()> {
+        for record in self.dir.names()? {
+            let Some(archive) = archive_of(&record) else { continue };
+            let orphaned = may_be_archive(archive) && self.dir.inode(archive)?.is_none();
+            if orphaned && self.record(archive)?.is_some() {
+                self.dir.remove_file(&record)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store for Local {
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>> {
+        let names = self.dir.names()?.into_iter().filter(|name| may_be_archive(name));
+        names.filter_map(|name| self.entry(&name).transpose()).collect()
+    }
+
+    fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.file(name)?))
+    }
+
+    fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()> {
+        ensure!(may_be_archive(name) && !name.contains('/'), "{name} is no name of an archive");
+        let stage = Stage::make(&self.dir)?;
+        let mut draft = stage.dir().create(DRAFT)?;
+        let mut source = archive.try_clone().context("opening the archive again")?;
+        let putting = || format!("putting {name} into {}", self.shown);
+        source.rewind().with_context(putting)?;
+        io::copy(&mut source, &mut draft).with_context(putting)?;
+        self.owner.own(&draft).and_then(|()| draft.sync_all()).with_context(putting)?;
+        ensure!(sha256_of(draft)? == sha256, "{name} reads back other than it was written to {}", self.shown);
+        match self.dir.adopt(stage.dir(), DRAFT, name).with_context(putting)? {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                format!("{} holds another {name} already", self.shown),
+                "delete that one, or choose another directory",
+            )
+            .into()),
+        }
+    }
+
+    fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()> {
+        let _alone = self.lock()?;
+        let mut record = self.still(entry)?.record;
+        change(&mut record);
+        let name = record_name(&entry.name);
+        self.dir.replace_for(&name, &record.to_json()?, PRIVATE, Some(self.owner))
+    }
+
+    fn delete(&self, entry: &Entry) -> Result<()> {
+        let _alone = self.lock()?;
+        let now = self.still(entry)?;
+        ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
+        self.dir.remove_file(&entry.name)?;
+        self.sweep_records()?;
+        self.dir.sync()
+    }
+}
+
+/// The manifest at the end of a file of `size` bytes.
+fn manifest_of(file: &File, size: u64) -> io::Result<Option<Manifest>> {
+    let mut magic = [0; 2];
+    if size < 2 || file.read_exact_at(&mut magic, 0).is_err() || magic != [0x1f, 0x8b] {
+        return Ok(None);
+    }
+    for length in [TAIL, LONGEST_TAIL].map(|length| length.min(size)) {
+        let mut tail = Vec::new();
+        let mut from = file;
+        from.seek(SeekFrom::Start(size - length))?;
+        from.take(length).read_to_end(&mut tail)?;
+        if let Some(manifest) = manifest_in(&tail) {
+            return Ok(Some(manifest));
+        }
+    }
+    Ok(None)
+}
+
+fn sha256_of(mut file: File) -> Result<String> {
+    file.rewind()?;
+    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
+    loop {
+        match file.read(&mut buffer).context("reading back")? {
+            0 => return Ok(hex(&hash.finalize())),
+            length => hash.update(buffer.get(..length).unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out a directory in files")]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn shelf() -> (tempfile::TempDir, Local) {
+        let dir = tempfile::tempdir().unwrap();
+        let local = Local::open(dir.path()).unwrap().unwrap();
+        (dir, local)
+    }
+
+    fn only(local: &Local) -> Entry {
+        <[Entry; 1]>::try_from(local.entries().unwrap()).unwrap().into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn only_regular_files_with_an_archives_name_are_entries() {
+        let (dir, local) = shelf();
+        fs::write(dir.path().join("a.zip"), "PK").unwrap();
+        for name in [".b.tar.gz", "a.zip.json", "notes.txt"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        fs::create_dir(dir.path().join("c.tar.gz")).unwrap();
+        symlink("a.zip", dir.path().join("d.zip")).unwrap();
+        let (pipe, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(local.dir(), "e.tar.gz", pipe, mode, 0).unwrap();
+        let entry = only(&local);
+        assert_eq!((&*entry.name, entry.size, entry.manifest), ("a.zip", 2, None));
+    }
+
+    #[test]
+    fn a_record_is_of_its_archive_alone_and_goes_with_it() {
+        let (dir, local) = shelf();
+        let archive = dir.path().join("a.db");
+        fs::write(&archive, "1").unwrap();
+        local.note(&only(&local), &|record| record.pinned = true).unwrap();
+        assert!(only(&local).record.pinned);
+        fs::write(&archive, "12").unwrap();
+        let other = only(&local);
+        assert!(!other.record.pinned, "another archive of the same name");
+        fs::write(&archive, "123").unwrap();
+        let error = local.delete(&other).unwrap_err().to_string();
+        assert!(error.contains("another archive"), "{error}");
+        local.delete(&only(&local)).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_was_pinned_meanwhile_is_not_deleted() {
+        let (dir, local) = shelf();
+        fs::write(dir.path().join("a.db"), "1").unwrap();
+        let looked = only(&local);
+        local.note(&looked, &|record| record.pinned = true).unwrap();
+        let error = local.delete(&looked).unwrap_err().to_string();
+        assert!(error.contains("pinned meanwhile"), "{error}");
+        assert!(dir.path().join("a.db").exists());
+    }
+
+    #[test]
+    fn putting_never_takes_a_name_that_is_taken_and_leaves_nothing_behind() {
+        let (dir, local) = shelf();
+        let source = dir.path().join("source");
+        fs::write(&source, "abc").unwrap();
+        let file = File::open(&source).unwrap();
+        let sha256 = hex(&Sha256::digest("abc"));
+        local.put("a.tar.gz", &file, &sha256).unwrap();
+        assert_eq!(fs::read(dir.path().join("a.tar.gz")).unwrap(), b"abc");
+        fs::write(&source, "xyz").unwrap();
+        let other = hex(&Sha256::digest("xyz"));
+        assert!(local.put("a.tar.gz", &file, &other).unwrap_err().is::<Refusal>());
+        assert!(local.put("b.tar.gz", &file, &sha256).is_err(), "not what was meant");
+        fs::remove_file(&source).unwrap();
+        assert_eq!(local.dir().names().unwrap(), ["a.tar.gz"]);
+        assert_eq!(fs::read(dir.path().join("a.tar.gz")).unwrap(), b"abc");
+    }
+}
