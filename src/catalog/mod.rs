@@ -5,3 +5,4 @@ pub mod entry;
 pub mod manifest;
 pub mod name;
 pub mod record;
+pub mod retention;

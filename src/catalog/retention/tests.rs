@@ -1,0 +1,287 @@
+//! Retention, by tables and properties.
+
+use super::*;
+use crate::catalog::manifest::Manifest;
+use crate::catalog::record::{About, Record};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+const OURS: &str = "c1";
+
+fn entry(taken: &str, revision: i64, size: u64) -> Entry {
+    let manifest = Manifest {
+        format: 1,
+        taken: taken.to_owned(),
+        unit: None,
+        etcd_version: "3.5.16".to_owned(),
+        cluster_id: OURS.to_owned(),
+        member_id: "2".to_owned(),
+        member_name: "m1".to_owned(),
+        member_count: 1,
+        revision,
+        keys: Some(3),
+        total_keys: 4,
+        db_size: 5,
+        db_sha256: "6".to_owned(),
+        content_hash: None,
+    };
+    Entry {
+        name: format!("{taken}-{revision}-{size}"),
+        store: "/a".to_owned(),
+        size,
+        modified: Timestamp::UNIX_EPOCH,
+        record: Record::blank(About::of(size, Some(&manifest))),
+        manifest: Some(manifest),
+    }
+}
+
+fn now() -> Timestamp {
+    "2026-11-20T12:00:00Z".parse().unwrap()
+}
+
+fn hours_ago(hours: i64) -> Entry {
+    entry(&(now() - SignedDuration::from_hours(hours)).to_string(), 1_000_000 - hours, 10)
+}
+
+fn this_cluster() -> Scope {
+    Scope::Cluster([OURS.to_owned()].into())
+}
+
+fn judged(entries: &[Entry], policy: &Policy) -> Vec<Verdict> {
+    judge(entries, policy, &this_cluster(), now())
+}
+
+fn is_kept(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Kept(_))
+}
+
+/// How many hours ago those were taken that are kept.
+fn kept_of(hours: &[i64], policy: &Policy) -> Vec<i64> {
+    let entries: Vec<Entry> = hours.iter().copied().map(hours_ago).collect();
+    let verdicts = judged(&entries, policy);
+    hours.iter().zip(verdicts).filter(|(_, verdict)| is_kept(verdict)).map(|(hours, _)| *hours).collect()
+}
+
+#[test]
+fn every_rule_keeps_what_its_name_says() {
+    // 2026-11-20 is a Friday; it is noon.
+    let hours = [0, 1, 2, 13, 25, 49, 100, 300, 1000];
+    for (policy, kept) in [
+        (Policy { last: 3, ..Policy::default() }, vec![0, 1, 2]),
+        (Policy { within: Some(SignedDuration::from_hours(25)), ..Policy::default() }, vec![0, 1, 2, 13, 25]),
+        (Policy { hourly: 2, ..Policy::default() }, vec![0, 1]),
+        (Policy { daily: 3, ..Policy::default() }, vec![0, 13, 49]),
+        (Policy { weekly: 2, ..Policy::default() }, vec![0, 300]),
+        (Policy { monthly: 2, ..Policy::default() }, vec![0, 1000]),
+        (Policy { last: 2, monthly: 2, ..Policy::default() }, vec![0, 1, 1000]),
+        (Policy { max_size: Some(35), ..Policy::default() }, vec![0, 1, 2]),
+        (Policy { last: 5, max_size: Some(35), ..Policy::default() }, vec![0, 1, 2]),
+        (Policy { max_size: Some(1), ..Policy::default() }, vec![0]),
+        (Policy { last: 100, ..Policy::default() }, hours.to_vec()),
+        (Policy::default(), hours.to_vec()),
+    ] {
+        assert_eq!(kept_of(&hours, &policy), kept, "{policy:?}");
+    }
+}
+
+#[test]
+fn days_without_a_snapshot_cost_none_of_the_others() {
+    assert_eq!(kept_of(&[0, 24, 240, 480], &Policy { daily: 3, ..Policy::default() }), [0, 24, 240]);
+}
+
+#[test]
+fn a_clock_that_runs_ahead_and_weeks_without_a_backup_empty_no_store() {
+    let entries: Vec<Entry> = (1..5).map(|days| hours_ago(24 * days)).collect();
+    let policy = Policy { within: Some(SignedDuration::from_hours(72)), ..Policy::default() };
+    let later = now() + SignedDuration::from_hours(24 * 365);
+    assert!(judge(&entries, &policy, &this_cluster(), later).iter().all(is_kept));
+}
+
+#[test]
+fn a_snapshot_of_the_future_stays_and_counts_for_nothing() {
+    let entries = [hours_ago(-48), hours_ago(1), hours_ago(2)];
+    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
+    let Verdict::Kept(why) = &verdicts[0] else { panic!("{verdicts:?}") };
+    assert!(why[0].contains("still to come"), "{why:?}");
+    assert_eq!(verdicts[1..].iter().map(is_kept).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
+fn time_and_revision_decide_and_never_the_name_or_the_time_of_the_file() {
+    let mut entries = [hours_ago(5), hours_ago(1), hours_ago(3)];
+    for (entry, (name, modified)) in entries.iter_mut().zip([("z", 9), ("a", 1), ("m", 5)]) {
+        entry.name = name.to_owned();
+        entry.modified = Timestamp::from_second(modified).unwrap();
+    }
+    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [false, true, false]);
+    let same_second = ["9", "10"].map(|revision| entry("2026-11-20T11:00:00Z", revision.parse().unwrap(), 1));
+    let verdicts = judged(&same_second, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn what_is_broken_pushes_out_nothing_that_is_good() {
+    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4)];
+    for at in [0, 2] {
+        entries[at].record.broken = Some("cut short".to_owned());
+    }
+    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
+    assert_eq!(verdicts[2], Verdict::Deleted("broken: cut short".to_owned()));
+    let verdicts = judged(&entries, &Policy { last: 2, ..Policy::default() });
+    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, true]);
+}
+
+#[test]
+fn archives_of_others_are_touched_only_when_told() {
+    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
+    entries[1].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
+    entries[2].manifest = None;
+    let policy = Policy { last: 1, ..Policy::default() };
+    assert!(judged(&entries, &policy).iter().all(is_kept));
+    let verdicts = judge(&entries, &policy, &Scope::All, now());
+    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, false, true]);
+    let lineage = Scope::Cluster(["c1", "c2"].map(str::to_owned).into());
+    assert_eq!(judge(&entries, &policy, &lineage, now()), verdicts);
+}
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let one = (-50_i64..3000, 0_i64..5, 1_u64..50, 0_u32..20);
+    prop::collection::vec(one, 0..40).prop_map(|all| {
+        let entries = all.into_iter().enumerate().map(|(at, (hours, revision, size, fate))| {
+            let mut entry = hours_ago(hours);
+            entry.name = format!("{at}");
+            entry.size = size;
+            if let Some(manifest) = &mut entry.manifest {
+                manifest.revision = revision;
+                if fate == 0 {
+                    manifest.cluster_id = "c2".to_owned();
+                }
+            }
+            match fate {
+                1 => entry.manifest = None,
+                2 => entry.record.pinned = true,
+                3 | 4 => entry.record.broken = Some("cut".to_owned()),
+                _ => {}
+            }
+            entry
+        });
+        entries.collect()
+    })
+}
+
+prop_compose! {
+    fn policies()(
+        counts in prop::array::uniform5(prop_oneof![Just(0_u64), 1_u64..6]),
+        within in prop::option::of(1_i64..2000),
+        max_size in prop::option::of(1_u64..1000),
+    ) -> Policy {
+        let [last, hourly, daily, weekly, monthly] = counts;
+        let within = within.map(SignedDuration::from_hours);
+        Policy { last, within, hourly, daily, weekly, monthly, max_size }
+    }
+}
+
+/// Those of this cluster that are good, the newest first.
+fn good(entries: &[Entry]) -> Vec<&Entry> {
+    let touched = |entry: &&Entry| {
+        let manifest = entry.manifest.as_ref();
+        manifest.is_some_and(|manifest| manifest.cluster_id == OURS) && entry.taken() <= Some(now())
+    };
+    let mut good: Vec<&Entry> =
+        entries.iter().filter(touched).filter(|entry| entry.record.broken.is_none()).collect();
+    good.sort_by_key(|entry| std::cmp::Reverse(entry.age_key()));
+    good
+}
+
+fn survivors(entries: &[Entry], policy: &Policy) -> Vec<Entry> {
+    let verdicts = judged(entries, policy);
+    entries.iter().zip(verdicts).filter(|(_, verdict)| is_kept(verdict)).map(|(e, _)| e.clone()).collect()
+}
+
+proptest! {
+    #[test]
+    fn what_must_stay_stays(entries in entries(), policy in policies()) {
+        let survivors = survivors(&entries, &policy);
+        for entry in &entries {
+            let foreign = entry.manifest.as_ref().is_none_or(|manifest| manifest.cluster_id != OURS);
+            if entry.record.pinned || foreign || entry.taken() > Some(now()) {
+                prop_assert!(survivors.contains(entry), "{entry:?}");
+            }
+        }
+        if let Some(newest) = good(&entries).first() {
+            prop_assert!(survivors.contains(newest));
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_listing_changes_nothing(
+        entries in entries(), policy in policies(), swaps in prop::collection::vec(any::<(Index, Index)>(), 0..20)
+    ) {
+        let mut shuffled = entries.clone();
+        for (a, b) in swaps.iter().filter(|_| !entries.is_empty()) {
+            shuffled.swap(a.index(entries.len()), b.index(entries.len()));
+        }
+        let names = |entries: &[Entry]| {
+            survivors(entries, &policy).into_iter().map(|entry| entry.name).collect::<BTreeSet<_>>()
+        };
+        prop_assert_eq!(names(&entries), names(&shuffled));
+    }
+
+    #[test]
+    fn what_was_pruned_once_is_not_pruned_further(entries in entries(), policy in policies()) {
+        let once = survivors(&entries, &policy);
+        prop_assert_eq!(survivors(&once, &policy), once);
+    }
+
+    #[test]
+    fn the_newest_so_many_stay_whatever_else_is_asked(entries in entries(), mut policy in policies()) {
+        policy.max_size = None;
+        let survivors = survivors(&entries, &policy);
+        for entry in good(&entries).into_iter().take(count(policy.last)) {
+            prop_assert!(survivors.contains(entry));
+        }
+    }
+
+    #[test]
+    fn a_policy_that_asks_for_more_deletes_no_more(entries in entries(), mut policy in policies()) {
+        policy.max_size = None;
+        let mut more = Policy { daily: policy.daily + 2, last: policy.last + 1, ..policy.clone() };
+        more.within = policy.within.map(|within| within * 2);
+        let more = survivors(&entries, &more);
+        // One without a rule keeps all.
+        if policy.has_rules() {
+            for entry in survivors(&entries, &policy) {
+                prop_assert!(more.contains(&entry));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_over_the_size_goes_unless_it_must_stay(entries in entries(), policy in policies()) {
+        let Some(most) = policy.max_size else { return Ok(()) };
+        let newest = good(&entries).first().map(|entry| entry.name.clone());
+        let left = survivors(&entries, &policy);
+        let ours = left.iter().filter(|entry| {
+            entry.manifest.as_ref().is_some_and(|manifest| manifest.cluster_id == OURS)
+                && entry.taken() <= Some(now())
+        });
+        let (mut total, mut spare) = (0, 0);
+        for entry in ours {
+            total += entry.size;
+            spare += u64::from(!entry.record.pinned && Some(&entry.name) != newest.as_ref());
+        }
+        prop_assert!(total <= most || spare == 0, "{total} of {most}, {spare} could go");
+    }
+
+    #[test]
+    fn every_verdict_has_a_reason(entries in entries(), policy in policies()) {
+        for verdict in judged(&entries, &policy) {
+            match verdict {
+                Verdict::Kept(reasons) => prop_assert!(!reasons.is_empty()),
+                Verdict::Deleted(reason) => prop_assert!(!reason.is_empty() && !policy.is_empty()),
+            }
+        }
+    }
+}
