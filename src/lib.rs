@@ -6,7 +6,7 @@
 //! |---|---|
 //! | the charm's life | `charm` |
 //! | the front door | `action` |
-//! | the walks | `snapshot`, `restore` |
+//! | the walks | `snapshot`, `restore`, `keeping` |
 //! | what they work on | `swap`, `store`, `archive`, `catalog` |
 //! | the outside | `etcd`, `juju` (used by `action` and `charm` alone) |
 //! | the ground | `system`, `progress`, `stop` |
@@ -19,6 +19,7 @@ pub mod catalog;
 pub mod charm;
 pub mod etcd;
 pub mod juju;
+pub mod keeping;
 pub mod progress;
 pub mod restore;
 pub mod snapshot;

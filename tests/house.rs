@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 10] = [
     &["catalog"],
     &["archive", "swap"],
     &["store"],
-    &["snapshot"],
+    &["snapshot", "keeping"],
     &["restore"],
     &["action"],
     &["charm"],

@@ -12,6 +12,7 @@ pub mod restore;
 pub mod results;
 pub mod site;
 pub mod snapshot;
+pub mod snapshots;
 mod teller;
 mod terminal;
 mod unit;

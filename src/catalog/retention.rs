@@ -63,11 +63,9 @@ pub enum Verdict {
 }
 
 /// The verdict on each of `entries`, in their order.
-pub fn judge(entries: &[Entry], policy: &Policy, scope: &Scope, now: Timestamp) -> Vec<Verdict> {
+pub fn judge(entries: &[&Entry], policy: &Policy, scope: &Scope, now: Timestamp) -> Vec<Verdict> {
     let mut stays: Vec<Vec<String>> = entries.iter().map(|entry| untouched(entry, scope, now)).collect();
-    let mut ours: Vec<usize> = (0..entries.len()).filter(|at| stays[*at].is_empty()).collect();
-    ours.sort_by(|a, b| entries[*b].age_key().cmp(&entries[*a].age_key()));
-    let good: Vec<usize> = ours.iter().copied().filter(|at| entries[*at].verified().is_some()).collect();
+    let (ours, good) = sorted(entries, |entry| untouched(entry, scope, now).is_empty());
 
     protect(entries, &ours, &good, &mut stays);
     if policy.has_rules() {
@@ -78,6 +76,27 @@ pub fn judge(entries: &[Entry], policy: &Policy, scope: &Scope, now: Timestamp) 
     let mut verdicts: Vec<Verdict> = stays.into_iter().zip(entries).map(settled).collect();
     cap(entries, policy, &ours, good.first().copied(), &mut verdicts);
     verdicts
+}
+
+/// Why no policy at all takes an archive away; empty where one may. Each cluster keeps its own newest.
+pub fn protections(entries: &[&Entry], now: Timestamp) -> Vec<Vec<String>> {
+    let mut stays = vec![Vec::new(); entries.len()];
+    let clusters: BTreeSet<&str> =
+        entries.iter().filter_map(|entry| entry.manifest.as_ref()).map(|m| &*m.cluster_id).collect();
+    for cluster in clusters {
+        let scope = Scope::Cluster([cluster.to_owned()].into());
+        let (ours, good) = sorted(entries, |entry| untouched(entry, &scope, now).is_empty());
+        protect(entries, &ours, &good, &mut stays);
+    }
+    stays
+}
+
+/// Those that a policy is about and, among them, those that are good; the newest first.
+fn sorted(entries: &[&Entry], touched: impl Fn(&Entry) -> bool) -> (Vec<usize>, Vec<usize>) {
+    let mut ours: Vec<usize> = (0..entries.len()).filter(|at| touched(entries[*at])).collect();
+    ours.sort_by(|a, b| entries[*b].age_key().cmp(&entries[*a].age_key()));
+    let good = ours.iter().copied().filter(|at| entries[*at].verified().is_some()).collect();
+    (ours, good)
 }
 
 /// Why the policy is not about an archive at all; empty where it is.
@@ -95,7 +114,7 @@ fn untouched(entry: &Entry, scope: &Scope, now: Timestamp) -> Vec<String> {
 }
 
 /// What no policy takes away.
-fn protect(entries: &[Entry], ours: &[usize], good: &[usize], stays: &mut [Vec<String>]) {
+fn protect(entries: &[&Entry], ours: &[usize], good: &[usize], stays: &mut [Vec<String>]) {
     for at in ours.iter().filter(|at| entries[**at].record.pinned) {
         stays[*at].push("pinned".to_owned());
     }
@@ -109,7 +128,7 @@ fn protect(entries: &[Entry], ours: &[usize], good: &[usize], stays: &mut [Vec<S
 }
 
 fn apply_rules(
-    entries: &[Entry],
+    entries: &[&Entry],
     policy: &Policy,
     good: &[usize],
     now: Timestamp,
@@ -146,7 +165,7 @@ fn count(many: u64) -> usize {
     usize::try_from(many).unwrap_or(usize::MAX)
 }
 
-fn settled((reasons, entry): (Vec<String>, &Entry)) -> Verdict {
+fn settled((reasons, entry): (Vec<String>, &&Entry)) -> Verdict {
     match (&entry.record.broken, reasons.is_empty()) {
         (_, false) => Verdict::Kept(reasons),
         (Some(why), true) => Verdict::Deleted(format!("broken: {why}")),
@@ -156,7 +175,7 @@ fn settled((reasons, entry): (Vec<String>, &Entry)) -> Verdict {
 
 /// Takes the oldest away until the rest fits into the size that is allowed.
 fn cap(
-    entries: &[Entry],
+    entries: &[&Entry],
     policy: &Policy,
     ours: &[usize],
     newest_good: Option<usize>,

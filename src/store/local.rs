@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -63,12 +63,17 @@ impl Local {
         let Ok(file) = self.file(name) else { return Ok(None) };
         let found = file.metadata().with_context(|| format!("looking at {name}"))?;
         let size = found.len();
-        let manifest = manifest_of(&file, size).with_context(|| format!("reading the end of {name}"))?;
+        // One bad sector must not hide all other archives.
+        let (manifest, unread) = match manifest_of(&file, size) {
+            Ok(manifest) => (manifest, None),
+            Err(error) => (None, Some(format!("its end cannot be read: {error}"))),
+        };
         let about = About::of(size, manifest.as_ref());
-        let record = match self.record(name)? {
+        let mut record = match self.record(name)? {
             Some(record) if record.about == about => record,
             _ => Record::blank(about),
         };
+        record.broken = unread.or(record.broken);
         let modified = Timestamp::from_second(found.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
         Ok(Some(Entry { name: name.to_owned(), store: self.shown.clone(), size, modified, manifest, record }))
     }
@@ -173,10 +178,8 @@ fn manifest_of(file: &File, size: u64) -> io::Result<Option<Manifest>> {
         return Ok(None);
     }
     for length in [TAIL, LONGEST_TAIL].map(|length| length.min(size)) {
-        let mut tail = Vec::new();
-        let mut from = file;
-        from.seek(SeekFrom::Start(size - length))?;
-        from.take(length).read_to_end(&mut tail)?;
+        let mut tail = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        file.read_exact_at(&mut tail, size - length)?;
         if let Some(manifest) = manifest_in(&tail) {
             return Ok(Some(manifest));
         }

@@ -47,8 +47,12 @@ fn this_cluster() -> Scope {
     Scope::Cluster([OURS.to_owned()].into())
 }
 
+fn refs(entries: &[Entry]) -> Vec<&Entry> {
+    entries.iter().collect()
+}
+
 fn judged(entries: &[Entry], policy: &Policy) -> Vec<Verdict> {
-    judge(entries, policy, &this_cluster(), now())
+    judge(&refs(entries), policy, &this_cluster(), now())
 }
 
 fn is_kept(verdict: &Verdict) -> bool {
@@ -94,7 +98,7 @@ fn a_clock_that_runs_ahead_and_weeks_without_a_backup_empty_no_store() {
     let entries: Vec<Entry> = (1..5).map(|days| hours_ago(24 * days)).collect();
     let policy = Policy { within: Some(SignedDuration::from_hours(72)), ..Policy::default() };
     let later = now() + SignedDuration::from_hours(24 * 365);
-    assert!(judge(&entries, &policy, &this_cluster(), later).iter().all(is_kept));
+    assert!(judge(&refs(&entries), &policy, &this_cluster(), later).iter().all(is_kept));
 }
 
 #[test]
@@ -134,16 +138,28 @@ fn what_is_broken_pushes_out_nothing_that_is_good() {
 }
 
 #[test]
+fn every_cluster_keeps_its_own_newest_and_what_is_pinned() {
+    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4)];
+    entries[1].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
+    entries[2].record.pinned = true;
+    let why = protections(&refs(&entries), now());
+    assert_eq!(why[0], ["the newest verified"]);
+    assert_eq!(why[1], ["the newest verified"]);
+    assert_eq!(why[2], ["pinned"]);
+    assert!(why[3].is_empty());
+}
+
+#[test]
 fn archives_of_others_are_touched_only_when_told() {
     let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
     entries[1].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
     entries[2].manifest = None;
     let policy = Policy { last: 1, ..Policy::default() };
     assert!(judged(&entries, &policy).iter().all(is_kept));
-    let verdicts = judge(&entries, &policy, &Scope::All, now());
+    let verdicts = judge(&refs(&entries), &policy, &Scope::All, now());
     assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, false, true]);
     let lineage = Scope::Cluster(["c1", "c2"].map(str::to_owned).into());
-    assert_eq!(judge(&entries, &policy, &lineage, now()), verdicts);
+    assert_eq!(judge(&refs(&entries), &policy, &lineage, now()), verdicts);
 }
 
 fn entries() -> impl Strategy<Value = Vec<Entry>> {

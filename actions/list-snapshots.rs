@@ -1,0 +1,7 @@
+//! The action `list-snapshots`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("list-snapshots", etcd_charm::action::snapshots::list::perform)
+}
