@@ -49,6 +49,7 @@ mod restore;
 mod restore_options;
 mod rollback;
 mod run;
+mod secrets;
 mod service;
 mod site;
 mod snapshot;

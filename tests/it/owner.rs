@@ -6,10 +6,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use crate::run::{Out, Run};
 use crate::world::{Version, World};
 
-const UBUNTU: u32 = 1000;
+/// The user `ubuntu`, and its group.
+pub const UBUNTU: u32 = 1000;
 
 /// Runs `snapshot` where `/etc/passwd` has a user `ubuntu`.
-fn snapshot_beside_ubuntu(world: &World, target: &str) -> Out {
+pub fn snapshot_beside_ubuntu(world: &World, target: &str) -> Out {
     let passwd = world.path("passwd");
     fs::write(&passwd, "root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n").unwrap();
     let script = "mount --bind \"$0\" /etc/passwd && exec \"$@\"";

@@ -10,7 +10,7 @@ use crate::{command, etcd, page, workspace};
 
 const USAGE: &str = "\
 cargo xtask chaos [--action snapshot|restore] [--points all|smoke|N]
-                         [--mode kill|child|both|errno|term|power|disk|concurrent|corruption]
+                         [--mode kill|child|both|errno|term|power|disk|concurrent|directories|corruption]
        cargo xtask chaos --sabotage";
 
 /// Runs what was asked for. A run of every action and mode puts its counts on the page.

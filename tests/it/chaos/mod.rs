@@ -3,6 +3,7 @@
 //! The smoke tests strike at a few points spread over a walk. `cargo xtask chaos` strikes at all of them; it calls
 //! [`matrix`], which prints a row for each.
 
+mod astray;
 mod disk;
 mod ground;
 mod pairs;
@@ -77,6 +78,13 @@ fn of_two_at_once_one_proceeds() {
     pairs::at_once(SMOKE).done();
 }
 
+#[test]
+fn a_target_that_becomes_a_link_leads_nowhere() {
+    if crate::world::is_root() {
+        astray::led_astray(SMOKE * 2).done();
+    }
+}
+
 /// What `cargo xtask chaos` asks for by the variables that it sets.
 #[test]
 #[ignore = "takes hours: cargo xtask chaos"]
@@ -102,6 +110,9 @@ fn matrix() {
     }
     if wanted("MODE", "concurrent") {
         table.append(pairs::at_once(points(200)));
+    }
+    if wanted("MODE", "directories") && asked("ACTION").is_none() {
+        table.append(astray::led_astray(points(1000)));
     }
     if wanted("MODE", "corruption") && asked("ACTION").is_none() {
         table.append(flips_of_a_large_archive(points(10_000)));
