@@ -73,9 +73,9 @@ fn swap(home: &Path, swaps: &AtomicUsize, enough: &AtomicBool) {
     while !enough.load(Ordering::Relaxed) {
         renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
         swaps.fetch_add(1, Ordering::Relaxed);
-        // Now and then it stays for a while as it is: a link or a directory in turn.
-        if swaps.load(Ordering::Relaxed).is_multiple_of(1001) {
-            std::thread::sleep(std::time::Duration::from_millis(30));
+        // Now and then it stays for a moment as it is: a link or a directory in turn.
+        if swaps.load(Ordering::Relaxed).is_multiple_of(7) {
+            std::thread::sleep(std::time::Duration::from_micros(200));
         }
     }
 }
