@@ -5,7 +5,7 @@
 //! Must never lead to another machine, nor to another etcd of this one. Names are resolved, and nothing is dialled.
 
 use crate::etcd::certificates::Names;
-use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 /// A client URL, and where it was said, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +47,17 @@ impl Ways {
     }
 }
 
-/// Whether an address is this machine's: only such a one can be bound to.
+/// Whether an address is this machine's: then it is where the kernel would speak to it from. To bind to it says nothing
+/// where `net.ipv4.ip_nonlocal_bind` is set, as for a load balancer. Nothing is sent.
 fn is_ours(address: &SocketAddr) -> bool {
-    UdpSocket::bind((address.ip(), 0)).is_ok()
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let from = || {
+        let socket = UdpSocket::bind((any, 0))?;
+        socket.connect(address)?;
+        socket.local_addr()
+    };
+    address.ip().is_loopback() || from().is_ok_and(|from| from.ip() == address.ip())
 }
 
 /// The host in a client URL, an IPv6 address in its brackets.
