@@ -50,7 +50,18 @@ pub(super) fn look(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Found>, Ref
     }
     let shown = (systemd.ask)(&[&SHOW[..], &["--"], &names].concat()).unwrap_or_default();
     let units: BTreeMap<String, Unit> = blocks(&shown).map(|unit| (unit.id.clone(), unit)).collect();
-    units.values().filter_map(|unit| unit.found(root).transpose()).collect()
+    let (mut found, mut broken) = (Vec::new(), None);
+    for unit in units.values() {
+        match unit.found(root) {
+            // What a package left behind may lack its files; it is told of where there is nothing better.
+            Err(refusal) if unit.is_disabled => broken = Some(refusal),
+            of_unit => found.extend(of_unit?),
+        }
+    }
+    match broken {
+        Some(refusal) if found.is_empty() => Err(refusal),
+        _ => Ok(found),
+    }
 }
 
 /// What the unit `name` is meant to start; `None` where systemd cannot tell, or it starts no etcd of ours to read.
@@ -200,6 +211,33 @@ fn file(value: &str) -> Option<(PathBuf, bool)> {
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn a_disabled_unit_with_files_that_are_gone_stands_in_nobodys_way() {
+        let unit = |state: &str| {
+            format!(
+                "ExecStart={{ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd ; }}\nUnitFileState={state}\n\
+                 EnvironmentFiles=/gone (ignore_errors=no)\nId=old.service\n\n\
+                 ExecStart={{ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd --data-dir=/d ; }}\nId=new.service\n"
+            )
+        };
+        let root = tempfile::tempdir().unwrap();
+        let found = |state: &str| {
+            let shown = unit(state);
+            let ask = |words: &[&str]| {
+                Some(if words[0] == "show" {
+                    shown.clone()
+                } else {
+                    "old.service x\nnew.service x\n".to_owned()
+                })
+            };
+            look(root.path(), &Systemd { main_pid: &|_| None, ask: &ask })
+        };
+        let refusal = found("enabled").unwrap_err();
+        assert!(refusal.reason.contains("old.service") && refusal.reason.contains("/gone"), "{refusal}");
+        let found = found("disabled").unwrap();
+        assert_eq!(found.iter().map(|found| &*found.called).collect::<Vec<_>>(), ["new.service, stopped"]);
+    }
 
     /// What systemd 252 prints of Debian's unit with a drop-in, and of another service.
     const SHOWN: &str = "\
