@@ -10,6 +10,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -71,9 +72,14 @@ pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
     Ok(charm)
 }
 
-/// The one for this machine.
+/// The one for this machine, packed once for all who ask.
 pub fn for_this_machine() -> Result<PathBuf> {
-    pack(&ARCHITECTURES[usize::from(cfg!(target_arch = "aarch64"))])
+    static PACKED: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if packed.is_none() {
+        *packed = Some(pack(&ARCHITECTURES[usize::from(cfg!(target_arch = "aarch64"))])?);
+    }
+    packed.clone().context("nothing was packed")
 }
 
 /// A file in a charm.
