@@ -13,8 +13,7 @@ use crate::system::interrupt;
 use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use tar::EntryType;
 
 /// `./`, `db` and `manifest.json`, with room to spare for what a careful person may have added by mistake.
@@ -51,18 +50,20 @@ pub struct Contents {
     pub db: Sealed,
 }
 
-/// Reads the archive, or bare snapshot, `source` to its very end and writes the database to `out`. Refuses whatever
-/// is not exactly what we write or what the older charm wrote. `shown` is its name in messages.
+/// Reads the archive, or bare snapshot, `source` of `size` bytes to its very end and writes the database to `out`. Refuses
+/// whatever is not exactly what we write or what the older charm wrote. `shown` is its name in messages.
 pub fn unpack(
-    source: File,
+    mut source: impl Read,
+    size: u64,
     shown: &str,
     out: &mut dyn Write,
     limits: &Limits<'_>,
     tell: Tell<'_>,
 ) -> Result<Contents> {
-    let size = source.metadata().context("measuring the snapshot")?.len();
-    let (head, source) = peek(source).with_context(|| format!("reading {shown}"))?;
+    let mut head = Vec::new();
+    Read::by_ref(&mut source).take(512).read_to_end(&mut head).with_context(|| format!("reading {shown}"))?;
     let kind = Kind::of(&head, size);
+    let source = head.chain(source);
     let unpacking = Unpacking { shown, out, limits, tell, size };
     match kind {
         Kind::Gzip => unpacking.archive(source),
@@ -76,13 +77,6 @@ pub fn unpack(
 pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&Sealed)) -> Result<Contents> {
     let limits = Limits { room_for: &|_| Ok(()), bare: false, found };
     Unpacking { shown, out: &mut io::sink(), limits: &limits, tell: &mut |_| {}, size: 0 }.archive(source)
-}
-
-fn peek(mut source: File) -> io::Result<(Vec<u8>, File)> {
-    let mut head = Vec::new();
-    Read::by_ref(&mut source).take(512).read_to_end(&mut head)?;
-    source.rewind()?;
-    Ok((head, source))
 }
 
 /// What a file is by its first bytes.
@@ -147,7 +141,7 @@ struct Unpacking<'a> {
 }
 
 impl Unpacking<'_> {
-    fn bare(mut self, source: File) -> Result<Contents> {
+    fn bare(mut self, source: impl Read) -> Result<Contents> {
         (self.limits.room_for)(self.size)?;
         let db = self.copy_db(source, self.size)?;
         Ok(Contents { sha256: db.sha256.clone(), manifest: None, db })

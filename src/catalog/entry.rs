@@ -42,10 +42,10 @@ impl Entry {
     }
 
     /// What entries are put in order by, oldest first: time and revision of the snapshot. Names and the times of files
-    /// decide only between those that are equal, or have no manifest.
-    pub fn age_key(&self) -> (Timestamp, i64, &str) {
+    /// decide only between those that are equal, or have no manifest. The second name of one second is a longer one.
+    pub fn age_key(&self) -> (Timestamp, i64, usize, &str) {
         let revision = self.manifest.as_ref().map_or(0, |manifest| manifest.revision);
-        (self.taken().unwrap_or(self.modified), revision, &self.name)
+        (self.taken().unwrap_or(self.modified), revision, self.name.len(), &self.name)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Health proves nothing: an etcd on half a tree or on none is "healthy" (24 of 28 trials).
 
 use super::beside::DataDir;
+use crate::catalog::manifest::Manifest;
 use crate::etcd::client::{Client, ContentHash, Status};
 use crate::etcd::patience;
 use crate::etcd::site::Site;
@@ -35,6 +36,35 @@ impl Expected {
             keys: client.keys(status.revision)?,
             hash: client.content_hash(status.revision)?,
         })
+    }
+}
+
+impl Expected {
+    /// Fails unless this is what a snapshot with this manifest comes up as, at `revision`.
+    pub fn must_be(&self, revision: i64, manifest: Option<&Manifest>) -> Result<()> {
+        ensure!(
+            self.revision == revision,
+            "the restored data came up at revision {} instead of {revision}",
+            self.revision
+        );
+        let Some(manifest) = manifest else { return Ok(()) };
+        ensure!(
+            manifest.keys.is_none_or(|keys| keys == self.keys),
+            "the restored data holds {} keys instead of the {} of its manifest",
+            self.keys,
+            manifest.keys.unwrap_or_default()
+        );
+        // Hashes compare where the compactions are the same; raising the revision compacts.
+        match manifest.content_hash {
+            Some(hash) if hash.compact_revision == self.hash.compact_revision => ensure!(
+                hash.hash == self.hash.hash,
+                "the restored data's content hash is {} instead of the {} of its manifest",
+                self.hash.hash,
+                hash.hash
+            ),
+            _ => {}
+        }
+        Ok(())
     }
 }
 

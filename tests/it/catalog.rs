@@ -28,6 +28,10 @@ pub fn keep(world: &World, action: &str, words: &[&str]) -> Out {
 fn program(action: &str) -> &'static str {
     match action {
         "list-snapshots" => env!("CARGO_BIN_EXE_list-snapshots"),
+        "verify-snapshot" => env!("CARGO_BIN_EXE_verify-snapshot"),
+        "delete-snapshot" => env!("CARGO_BIN_EXE_delete-snapshot"),
+        "pin-snapshot" => env!("CARGO_BIN_EXE_pin-snapshot"),
+        "unpin-snapshot" => env!("CARGO_BIN_EXE_unpin-snapshot"),
         other => panic!("{other}"),
     }
 }
@@ -38,7 +42,8 @@ pub fn listed(world: &World) -> Vec<Value> {
     serde_json::from_str(&out.get("snapshots")).unwrap()
 }
 
-fn name(path: &Path) -> String {
+/// The file name of an archive.
+pub fn name(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 

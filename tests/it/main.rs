@@ -39,6 +39,7 @@ mod crash;
 mod hooks;
 mod hostile;
 mod juju;
+mod keeping;
 mod look;
 mod meanwhile;
 mod mount;

@@ -19,13 +19,17 @@ const TOOLS: &str = include_str!("hook-tools");
 /// What a run leaves with the agent.
 const TRACES: [&str; 6] = ["calls", "set", "progress", "failed", "log", "version"];
 /// The programs of the charm, by their places in it.
-const PROGRAMS: [(&str, &str); 12] = [
+const PROGRAMS: &[(&str, &str)] = &[
     ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
     ("bin/reconcile", env!("CARGO_BIN_EXE_reconcile")),
     ("actions/snapshot", env!("CARGO_BIN_EXE_snapshot")),
     ("actions/restore", env!("CARGO_BIN_EXE_restore")),
     ("actions/site", env!("CARGO_BIN_EXE_site")),
     ("actions/list-snapshots", env!("CARGO_BIN_EXE_list-snapshots")),
+    ("actions/verify-snapshot", env!("CARGO_BIN_EXE_verify-snapshot")),
+    ("actions/delete-snapshot", env!("CARGO_BIN_EXE_delete-snapshot")),
+    ("actions/pin-snapshot", env!("CARGO_BIN_EXE_pin-snapshot")),
+    ("actions/unpin-snapshot", env!("CARGO_BIN_EXE_unpin-snapshot")),
     ("actions/health", env!("CARGO_BIN_EXE_health")),
     ("actions/alarm-list", env!("CARGO_BIN_EXE_alarm-list")),
     ("actions/alarm-disarm", env!("CARGO_BIN_EXE_alarm-disarm")),

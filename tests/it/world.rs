@@ -322,7 +322,10 @@ impl World {
         };
         look(self.path("data"), &|name| name == "default.etcd");
         look(self.data_dir(), &|name| name == "member");
-        look(self.target(), &|name| name.starts_with("etcd-snapshot-") && name.ends_with(".tar.gz"));
+        look(self.target(), &|name| {
+            name.starts_with("etcd-snapshot-")
+                && name.strip_suffix(".json").unwrap_or(name).ends_with(".tar.gz")
+        });
         found
     }
 

@@ -1,6 +1,7 @@
 //! The action `list-snapshots`: what is kept, the newest first, as a table or as a document.
 
 use super::stores;
+use super::table::table;
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 /// What an empty place in the table says.
 const NOTHING: &str = "-";
+const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERIFIED", "KEPT BECAUSE"];
 
 /// Lists the archives.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
@@ -20,7 +22,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         Ok(0) | Err(_) => usize::MAX,
         Ok(limit) => limit,
     };
-    let stores = stores(call)?;
+    let stores = stores(call, "")?;
     let look = Look::at(&stores);
     let entries: Vec<&Entry> = look.found.iter().map(|found| &found.entry).collect();
     let rows: Vec<Row> = entries
@@ -65,7 +67,7 @@ impl Format {
     fn written(self, rows: &[Row]) -> Result<String, Stop> {
         let text = match self {
             Self::Table if rows.is_empty() => Ok("none".to_owned()),
-            Self::Table => Ok(table(rows)),
+            Self::Table => Ok(table(HEAD, rows.iter().map(Row::cells))),
             Self::Json => serde_json::to_string_pretty(rows).map_err(anyhow::Error::from),
             Self::Yaml => serde_yaml::to_string(rows).map_err(anyhow::Error::from),
         };
@@ -149,18 +151,4 @@ impl Row {
             or_nothing(Some(why).filter(|why| !why.is_empty())),
         ]
     }
-}
-
-/// Columns as wide as their widest cell, two spaces apart.
-fn table(rows: &[Row]) -> String {
-    let head = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERIFIED", "KEPT BECAUSE"];
-    let lines: Vec<[String; 7]> =
-        std::iter::once(head.map(str::to_owned)).chain(rows.iter().map(Row::cells)).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let written = lines.iter().map(|line| {
-        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    });
-    written.collect::<Vec<_>>().join("\n")
 }

@@ -1,17 +1,45 @@
 //! The actions on archives that are there: `list-snapshots` and those that take a name from it.
 
+pub mod delete;
 pub mod list;
+pub mod pin;
+mod table;
+pub mod verify;
 
 use super::Call;
-use crate::stop::Stop;
+use crate::stop::{Failure, Stop};
 use crate::store::Store;
 use crate::store::local::Local;
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
-/// The stores that an action works on: for now the directory `target`, where there is one.
-fn stores(call: &Call<'_>) -> Result<Vec<Box<dyn Store>>, Stop> {
-    let target = Local::open(Path::new(call.params.text("target")?));
-    let target =
-        target.map_err(|error| Stop::of(error, "nothing was changed", "mend the cause and run it again"))?;
-    Ok(target.into_iter().map(|local| Box::new(local) as Box<dyn Store>).collect())
+/// The stores that an action works on, where they are there: the directory `target`, and those of the paths in `asked`,
+/// which are names and paths with commas between.
+fn stores(call: &Call<'_>, asked: &str) -> Result<Vec<Box<dyn Store>>, Stop> {
+    let target = PathBuf::from(call.params.text("target")?);
+    let paths = asked.split(',').map(|name| Path::new(name.trim())).filter(|name| name.is_absolute());
+    let others = paths.filter_map(Path::parent).map(Path::to_owned).filter(|dir| *dir != target);
+    let others: BTreeSet<PathBuf> = others.collect();
+    let mut stores: Vec<Box<dyn Store>> = Vec::new();
+    for dir in std::iter::once(target.clone()).chain(others) {
+        let local = Local::open(&dir).map_err(untouched)?;
+        stores.extend(local.map(|local| Box::new(local) as Box<dyn Store>));
+    }
+    Ok(stores)
+}
+
+fn untouched(error: anyhow::Error) -> Stop {
+    Stop::of(error, "nothing was changed", "mend the cause and run it again")
+}
+
+/// What an action on several archives failed at; `next` says what to type.
+fn failed(failures: &[String], state: &str, next: &str) -> Result<(), Stop> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Stop::Failed(Failure {
+        cause: anyhow::anyhow!("{}", failures.join("; ")),
+        state: state.to_owned(),
+        next: next.to_owned(),
+    }))
 }

@@ -1,0 +1,7 @@
+//! The action `unpin-snapshot`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("unpin-snapshot", etcd_charm::action::snapshots::pin::unpin)
+}

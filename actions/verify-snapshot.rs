@@ -1,0 +1,7 @@
+//! The action `verify-snapshot`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("verify-snapshot", etcd_charm::action::snapshots::verify::perform)
+}

@@ -1,0 +1,71 @@
+//! The action `verify-snapshot`: whether archives are still good, shown by reading them, and by booting them on demand.
+
+use super::{failed, stores, untouched};
+use crate::action::results::Results;
+use crate::action::{Call, key};
+use crate::archive::human_size;
+use crate::keeping::{Look, Verified, verify};
+use crate::stop::Stop;
+use crate::store::directory::{Approach, archive_owner};
+use crate::system::durable::Dir;
+use anyhow::Result;
+use std::path::Path;
+
+/// Verifies those that are named, each by itself: one that is broken does not hide the others.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
+    let asked = call.params.text("snapshot")?;
+    let drill = call.params.flag("drill")?;
+    let stores = stores(call, asked)?;
+    let look = Look::at(&stores);
+    let chosen = look.choose(asked)?;
+    let site = crate::action::site(call)?;
+    let work = work(Path::new(call.params.text("target")?)).map_err(untouched)?;
+    let (mut good, mut failures) = (Vec::new(), Vec::new());
+    for found in chosen {
+        match verify(found, &site, &work, drill, call.now, &mut call.tell()) {
+            Ok(verified) => {
+                if good.is_empty() {
+                    tell(&verified, found.entry.size, results);
+                }
+                good.push(found.entry.name.clone());
+            }
+            Err(error) => failures.push(format!("{}: {}", found.entry.name, in_short(&error))),
+        }
+        crate::system::interrupt::check().map_err(untouched)?;
+    }
+    results.set(key!("verify.good"), good.len().to_string());
+    results.set(key!("verify.failed"), failures.len().to_string());
+    results.set(key!("verify.snapshots"), good.join(", "));
+    failed(
+        &failures,
+        "etcd was not touched, and what was found is in the records that list-snapshots shows",
+        "take another snapshot, and keep what is broken out of the way with delete-snapshot",
+    )
+}
+
+/// Where archives are unpacked meanwhile.
+fn work(target: &Path) -> Result<Dir> {
+    let (_, owner) = archive_owner()?;
+    Approach::to(target, owner)?.make()
+}
+
+fn in_short(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<crate::stop::Refusal>() {
+        Some(refusal) => refusal.reason.clone(),
+        None => format!("{error:#}"),
+    }
+}
+
+/// The details of the first, which is the only one as a rule.
+fn tell(verified: &Verified, size: u64, results: &mut Results) {
+    let Verified { contents, drilled } = verified;
+    results.set(key!("verify.sha256"), &*contents.sha256);
+    results.set(key!("verify.size"), human_size(size));
+    if let Some(manifest) = &contents.manifest {
+        results.set(key!("verify.revision"), manifest.revision.to_string());
+    }
+    if let Some(shown) = drilled {
+        results.set(key!("verify.drill-revision"), shown.revision.to_string());
+        results.set(key!("verify.drill-keys"), shown.keys.to_string());
+    }
+}

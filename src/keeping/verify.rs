@@ -1,0 +1,219 @@
+//! An archive at rest, verified: every byte of it read, its structure by etcd's tool, and on demand a drill.
+//!
+//! Must never call an archive broken because something else was: a disk that is full, a network that is down.
+
+use super::Found;
+use crate::archive::{self, Contents, Limits};
+use crate::etcd::backend::{Backend, Comparison, same_records};
+use crate::etcd::offline::{self, Making};
+use crate::etcd::private::Private;
+use crate::etcd::seal::Seal;
+use crate::etcd::site::Site;
+use crate::progress::{Progress, Tell};
+use crate::stop::Refusal;
+use crate::store::directory::need;
+use crate::store::stage::Stage;
+use crate::swap::{Expected, MEMBER};
+use crate::system::durable::Dir;
+use crate::system::random;
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use std::cell::Cell;
+use std::io::{self, Read};
+
+/// What `snapshot restore` writes besides the database: a write-ahead log of 64 MB, preallocated, and change.
+const BESIDES: u64 = 80 << 20;
+/// The data directory of the throw-away etcd.
+const DRILL: &str = "drill";
+const PEER_URL: &str = "http://localhost:2380";
+
+/// What was found in an archive that is good.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    /// What it holds.
+    pub contents: Contents,
+    /// What a throw-away etcd showed of it, where one was booted.
+    pub drilled: Option<Expected>,
+}
+
+/// Verifies the archive and notes the outcome in its record. `work` is where it is unpacked meanwhile. With `drill` a
+/// throw-away etcd is booted on it, and what that shows compared with the manifest.
+pub fn verify(
+    found: &Found<'_>,
+    site: &Site,
+    work: &Dir,
+    drill: bool,
+    now: Timestamp,
+    tell: Tell<'_>,
+) -> Result<Verified> {
+    let stage = Stage::make(work)?;
+    tell(Progress::Step(&format!("verifying {}", found.entry.name)));
+    let contents = match read(found, stage.dir(), drill, tell)? {
+        Ok(contents) => contents,
+        // Of other tools' archives nothing is claimed in the first place.
+        Err(broken) if found.entry.manifest.is_some() => {
+            found.store.note(&found.entry, &|record| record.broken = Some(broken.reason.clone()))?;
+            return Err(broken.into());
+        }
+        Err(refused) => return Err(refused.into()),
+    };
+    offline::structure(&site.tools, stage.dir(), archive::DB)?;
+    let drilled = match drill {
+        true => {
+            tell(Progress::Step("booting a throw-away etcd on it"));
+            Some(rehearse(site, stage.dir(), &contents).context("the drill")?)
+        }
+        false => None,
+    };
+    // To the second, as the manifest tells its time.
+    let now = Timestamp::from_second(now.as_second())?;
+    found.store.note(&found.entry, &|record| {
+        record.sha256 = Some(contents.sha256.clone());
+        record.verified = Some(now);
+        record.broken = None;
+        record.drilled = drilled.map_or(record.drilled, |_| Some(now));
+    })?;
+    Ok(Verified { contents, drilled })
+}
+
+/// Unpacks all of it into `stage`. The inner refusal is the archive's fault, whatever else goes wrong is not.
+fn read(found: &Found<'_>, stage: &Dir, drill: bool, tell: Tell<'_>) -> Result<Result<Contents, Refusal>> {
+    let (entry, shown) = (&found.entry, found.entry.location());
+    let trouble = Cell::new(None);
+    let source = Watched { source: found.store.read(&entry.name)?, trouble: &trouble };
+    let short_of_room = Cell::new(None);
+    let room_for = |size: u64| {
+        let needed = if drill { size.saturating_mul(3).saturating_add(BESIDES) } else { size };
+        let next = "make room there, or name another directory with target=DIR";
+        need(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
+            .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
+    };
+    let limits = Limits { room_for: &room_for, bare: true, found: &|_| () };
+    let mut out = stage.create(archive::DB)?;
+    let outcome = archive::unpack(source, entry.size, &shown, &mut out, &limits, tell);
+    if let Some(error) = trouble.take() {
+        return Err(error).with_context(|| format!("reading {shown}"));
+    }
+    if let Some(refusal) = short_of_room.take() {
+        return Err(refusal.into());
+    }
+    match outcome {
+        Ok(contents) => sealed(entry.record.sha256.as_deref(), &shown, contents),
+        Err(error) => error.downcast::<Refusal>().map(Err),
+    }
+}
+
+fn sealed(known: Option<&str>, shown: &str, contents: Contents) -> Result<Result<Contents, Refusal>> {
+    let broken = |what: &str| Ok(Err(Refusal::new(format!("{shown} {what}"), "restore another snapshot")));
+    match contents.db.seal {
+        Seal::Broken => broken("does not match the hash that ends its snapshot"),
+        Seal::Absent => Err(Refusal::new(
+            format!("{shown} carries no hash of its own, as archives of the older etcd charm and plain copies do not"),
+            "nothing can show that it is whole; restore takes it with allow-unhashed=true",
+        )
+        .into()),
+        Seal::Sound if known.is_some_and(|known| known != contents.sha256) => {
+            broken("is another file than when it was last verified: its sha256 was another")
+        }
+        Seal::Sound => Ok(Ok(contents)),
+    }
+}
+
+/// Restores the unpacked snapshot in `stage` and boots it, heard by nobody.
+fn rehearse(site: &Site, stage: &Dir, contents: &Contents) -> Result<Expected> {
+    let token = random::uuid()?;
+    let making = Making { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
+    offline::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
+    let home = stage.child(DRILL)?;
+    let snapshot = Backend::open(&stage.handle(archive::DB))?;
+    let restored = Backend::open(&home.handle(MEMBER).join("snap/db"))?;
+    if let Comparison::Differs { at } = same_records(&snapshot, &restored)? {
+        bail!("the restored data is not the snapshot's: {at}");
+    }
+    drop(restored);
+    let private = Private::boot(site, home, DRILL, PEER_URL)?;
+    let shown = Expected::of(private.client()).context("asking it what it holds")?;
+    drop(private);
+    shown.must_be(snapshot.revision()?, contents.manifest.as_ref())?;
+    Ok(shown)
+}
+
+/// Where an archive comes from: keeps the error of a disk or a network, which must not be taken for the archive's.
+struct Watched<'a> {
+    source: Box<dyn Read + Send>,
+    trouble: &'a Cell<Option<io::Error>>,
+}
+
+impl Read for Watched<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.source.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.trouble.set(Some(error));
+            }
+            kind.into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::entry::Entry;
+    use crate::catalog::record::{About, Record};
+    use crate::store::Store;
+    use std::fs::File;
+
+    /// A store whose line breaks after the first bytes of every archive.
+    struct Broken;
+
+    impl Store for Broken {
+        fn shown(&self) -> &str {
+            "s3://bucket"
+        }
+
+        fn entries(&self) -> Result<Vec<Entry>> {
+            bail!("not asked")
+        }
+
+        fn read(&self, _: &str) -> Result<Box<dyn Read + Send>> {
+            Ok(Box::new([0x1f, 0x8b, 8, 0].as_slice().chain(Reset)))
+        }
+
+        fn put(&self, _: &str, _: &File, _: &str) -> Result<()> {
+            bail!("not asked")
+        }
+
+        fn note(&self, _: &Entry, _: &dyn Fn(&mut Record)) -> Result<()> {
+            bail!("not asked")
+        }
+
+        fn delete(&self, _: &Entry) -> Result<()> {
+            bail!("not asked")
+        }
+    }
+
+    struct Reset;
+
+    impl Read for Reset {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("connection reset by peer"))
+        }
+    }
+
+    #[test]
+    fn a_line_that_breaks_is_not_taken_for_a_broken_archive() {
+        let entry = Entry {
+            name: "a.tar.gz".to_owned(),
+            store: Broken.shown().to_owned(),
+            size: 9000,
+            modified: Timestamp::UNIX_EPOCH,
+            manifest: None,
+            record: Record::blank(About::of(9000, None)),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Dir::open(dir.path()).unwrap();
+        let error = read(&Found { store: &Broken, entry }, &stage, false, &mut |_| ()).unwrap_err();
+        assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz: connection reset by peer");
+    }
+}

@@ -1,0 +1,147 @@
+//! What is done to the snapshots that there are: verified, pinned, deleted.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::archive::unpack;
+use crate::catalog::{keep, listed, name};
+use crate::look::{names, sha256sum, succeed};
+use crate::unit::Unit;
+use crate::world::{Setup, Version, World};
+
+on_both_versions! {
+    keeping_verifies_to_the_last_byte_and_notes_it,
+    keeping_drills_on_a_throw_away_etcd,
+}
+
+on_one_version! {
+    keeping_tells_a_broken_archive_from_the_others,
+    keeping_a_drill_finds_a_manifest_that_lies,
+    keeping_deletes_the_last_good_one_only_by_force,
+    keeping_neither_deletes_nor_forgets_what_is_pinned,
+}
+
+fn named(path: &Path) -> String {
+    format!("snapshot={}", path.display())
+}
+
+fn keeping_verifies_to_the_last_byte_and_notes_it(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (first, second) = (world.saved(), world.saved());
+    let unit = Unit::new(&world);
+    let done = unit.run("verify-snapshot", &[&world.to_target()]).completed();
+    assert_eq!(done.get("verify.sha256"), sha256sum(&second), "the latest unless told otherwise");
+    assert_eq!(done.get("verify.revision"), world.revision().to_string());
+    let done = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]).completed();
+    assert_eq!((done.get("verify.good"), done.get("verify.failed")), ("2".to_owned(), "0".to_owned()));
+    for (one, path) in listed(&world).iter().zip([&second, &first]) {
+        assert_eq!(one["sha256"], sha256sum(path));
+        assert!(one["verified"].as_str() >= one["created"].as_str(), "{one}");
+        assert_eq!(one["drilled"], Value::Null);
+    }
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn keeping_drills_on_a_throw_away_etcd(version: Version) {
+    for setup in [Setup::plain(version), Setup { auth: true, tls: true, ..Setup::plain(version) }] {
+        let world = World::new(setup);
+        world.fill();
+        let (archive, pid, data) = (world.saved(), world.pid(), world.dump());
+        world.damage();
+        let words = [&*world.to_target(), &named(&archive), "drill=true"];
+        let done = keep(&world, "verify-snapshot", &words).completed();
+        assert_eq!(done.get("verify.drill-keys"), data.len().to_string());
+        assert_eq!(done.get("verify.drill-revision"), done.get("verify.revision"));
+        assert!(listed(&world)[0]["drilled"].is_string());
+        assert_eq!(world.pid(), pid);
+        assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+    }
+}
+
+fn keeping_tells_a_broken_archive_from_the_others(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (good, broken) = (world.saved(), world.saved());
+    let mut bytes = fs::read(&broken).unwrap();
+    bytes[2000] ^= 1;
+    fs::write(&broken, &bytes).unwrap();
+    fs::write(world.target().join("cut.tar.gz"), &bytes[..3000]).unwrap();
+    assert!(listed(&world).iter().all(|one| one["broken"].is_null()), "a look at the end does not tell");
+    let out = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]);
+    assert!(out.stdout.contains(&name(&good)), "{}", out.told());
+    out.failed(&[&format!("{}: ", name(&broken))]);
+    let all = listed(&world);
+    let one = |path: &Path| all.iter().find(|one| one["name"] == name(path)).unwrap();
+    assert!(one(&broken)["broken"].as_str().unwrap().contains("altered"), "{}", one(&broken));
+    assert!(one(&broken)["verified"].is_null() && one(&good)["verified"].is_string());
+    assert!(one(Path::new("cut.tar.gz"))["broken"].is_null());
+    assert_eq!(one(&good)["kept_because"][0], "the newest verified");
+    // What the latest is, is a question of being good.
+    let latest = keep(&world, "verify-snapshot", &[&world.to_target()]).completed();
+    assert_eq!(latest.get("verify.snapshots"), name(&good));
+    // A file that was mended is good again.
+    bytes[2000] ^= 1;
+    fs::write(&broken, &bytes).unwrap();
+    let _ = keep(&world, "verify-snapshot", &[&world.to_target(), &named(&broken)]).completed();
+    assert!(listed(&world)[0]["broken"].is_null());
+}
+
+fn keeping_a_drill_finds_a_manifest_that_lies(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let dir = unpack(&world, &world.saved());
+    let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&text).unwrap();
+    let keys = format!("\"keys\": {}", manifest["keys"]);
+    fs::write(dir.join("manifest.json"), text.replace(&keys, "\"keys\": 7")).unwrap();
+    let lying = world.target().join("etcd-snapshot-lying.tar.gz");
+    let mut tar = Command::new("tar");
+    let tar = tar.args(["czf", lying.to_str().unwrap(), "-C", dir.to_str().unwrap(), "db", "manifest.json"]);
+    let _ = succeed(tar.output().unwrap(), "tar");
+    let verify = |words: &[&str]| {
+        keep(&world, "verify-snapshot", &[&[&*world.to_target(), &named(&lying)], words].concat())
+    };
+    let _ = verify(&[]).completed();
+    verify(&["drill=true"]).failed(&["keys instead of the 7 of its manifest"]);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn keeping_deletes_the_last_good_one_only_by_force(version: Version) {
+    let world = World::plain(version);
+    let (first, second) = (world.saved(), world.saved());
+    let delete = |words: &[&str]| keep(&world, "delete-snapshot", &[&[&*world.to_target()], words].concat());
+    delete(&[]).refused(&["no snapshot is named"]);
+    delete(&["snapshot=nonsense"]).refused(&["there is no snapshot nonsense"]);
+    let both = format!("snapshot={},{}", name(&first), name(&second));
+    delete(&[&both]).refused(&["no good snapshot of its cluster would be left"]);
+    assert_eq!(names(&world.target()).len(), 2, "none of them");
+    let _ = keep(&world, "verify-snapshot", &[&world.to_target(), &named(&second)]).completed();
+    let done = delete(&[&named(&second)]).completed();
+    assert_eq!(done.get("deleted"), name(&second));
+    assert_eq!(names(&world.target()), [name(&first)], "its record goes with it");
+    let last = format!("snapshot={}", name(&first));
+    delete(&[&last]).refused(&["force=true"]);
+    let _ = delete(&[&last, "force=true"]).completed();
+    assert!(names(&world.target()).is_empty());
+}
+
+fn keeping_neither_deletes_nor_forgets_what_is_pinned(version: Version) {
+    let world = World::plain(version);
+    let (pinned, other) = (world.saved(), world.saved());
+    let unit = Unit::new(&world);
+    let which = named(&pinned);
+    let done = unit.run("pin-snapshot", &[&world.to_target(), &which]).completed();
+    assert_eq!(done.get("pinned"), name(&pinned));
+    let _ = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]).completed();
+    let all = listed(&world);
+    assert_eq!((&all[0]["pinned"], &all[1]["pinned"]), (&Value::Bool(false), &Value::Bool(true)));
+    assert_eq!(all[1]["kept_because"][0], "pinned");
+    keep(&world, "delete-snapshot", &[&world.to_target(), &which, "force=true"]).refused(&["is pinned"]);
+    let _ = keep(&world, "unpin-snapshot", &[&world.to_target(), &which]).completed();
+    let _ = keep(&world, "delete-snapshot", &[&world.to_target(), &which]).completed();
+    assert_eq!(listed(&world)[0]["name"], name(&other));
+}
