@@ -18,6 +18,8 @@ pub mod archive;
 pub mod catalog;
 pub mod charm;
 pub mod etcd;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod juju;
 pub mod keeping;
 pub mod progress;

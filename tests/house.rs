@@ -16,7 +16,7 @@ const FLOORS: [&[&str]; 10] = [
     &["snapshot", "keeping"],
     &["restore"],
     &["action"],
-    &["charm"],
+    &["charm", "fuzz"],
 ];
 /// A longer file wants splitting by subject.
 const LONGEST: usize = 420;

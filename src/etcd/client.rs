@@ -333,6 +333,16 @@ struct RangeAnswer {
     count: u64,
 }
 
+/// Reads a text as each answer that is expected of etcdctl: for the fuzzer.
+#[cfg(feature = "fuzz")]
+pub(super) fn read_as_all_answers(text: &str) {
+    let answers = serde_json::from_str::<Vec<StatusAnswer>>(text).unwrap_or_default();
+    let _: Vec<Status> = answers.into_iter().map(Status::from).collect();
+    let _ = serde_json::from_str::<MembersAnswer>(text);
+    let _ = serde_json::from_str::<Vec<HashAnswer>>(text);
+    let _ = serde_json::from_str::<RangeAnswer>(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,3 +17,12 @@ pub mod site;
 pub mod tools;
 pub mod upkeep;
 mod why;
+
+/// What a tool printed, read as everything that is expected of one: for the fuzzer.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read_as_all_answers(text: &str) {
+    client::read_as_all_answers(text);
+    why::read_as_all_words(text);
+    let _ = tools::parse_version(text);
+    let _ = serde_json::from_str::<offline::Structure>(text);
+}

@@ -124,7 +124,7 @@ fn place(bin_dir: Option<&Path>) -> String {
 }
 
 /// The version in what `etcdctl version` prints: `etcdctl version: 3.4.23` and `API version: 3.4`.
-fn parse_version(text: &str) -> Option<String> {
+pub(super) fn parse_version(text: &str) -> Option<String> {
     let line = text.lines().find_map(|line| line.trim().strip_prefix("etcdctl version:"))?;
     Some(line.trim().to_owned()).filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
 }

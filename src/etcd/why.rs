@@ -130,6 +130,16 @@ fn vagueness(error: &str) -> usize {
     }
 }
 
+/// Reads a text as a failed tool's words: for the fuzzer.
+#[cfg(feature = "fuzz")]
+pub(super) fn read_as_all_words(text: &str) {
+    let said = cause_in(text).unwrap_or_else(|| text.to_owned());
+    for endpoint in ["https://127.0.0.1:2379", "http://127.0.0.1:2379", ""] {
+        let asked = Asked { endpoint, shows_certificate: false, saves: false, trouble: &Trouble::default() };
+        let _ = hint(&said, &asked);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

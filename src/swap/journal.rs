@@ -61,15 +61,17 @@ impl Journal {
     /// The journal in `beside`, if there is one.
     pub fn read(beside: &Dir) -> Result<Option<Self>> {
         let Some(text) = beside.read_small(NAME)? else { return Ok(None) };
-        let journal: Self = serde_json::from_slice(&text)
-            .with_context(|| format!("the journal in {} cannot be read", beside.path().display()))?;
-        anyhow::ensure!(
-            journal.format == FORMAT,
-            "the journal in {} is of format {}",
-            beside.path().display(),
-            journal.format
-        );
-        Ok(Some(journal))
+        let journal = Self::parse(&text);
+        journal
+            .map(Some)
+            .with_context(|| format!("the journal in {} cannot be read", beside.path().display()))
+    }
+
+    /// Of a journal's bytes.
+    pub fn parse(text: &[u8]) -> Result<Self> {
+        let journal: Self = serde_json::from_slice(text)?;
+        anyhow::ensure!(journal.format == FORMAT, "it is of format {}", journal.format);
+        Ok(journal)
     }
 }
 

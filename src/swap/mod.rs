@@ -7,7 +7,7 @@
 
 mod beside;
 mod exchange;
-mod journal;
+pub(crate) mod journal;
 mod proof;
 mod recover;
 

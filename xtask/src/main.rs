@@ -1,4 +1,4 @@
-//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `bench`, `pack`, `etcd`.
+//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `fuzz`, `bench`, `pack`, `etcd`.
 //!
 //! A doorway: one match, one module per command. It must never do a command's work itself.
 #![allow(
@@ -16,6 +16,7 @@ mod chaos;
 mod command;
 mod demo;
 mod etcd;
+mod fuzz;
 mod interrupt;
 mod machines;
 mod pack;
@@ -32,6 +33,8 @@ Usage: cargo xtask COMMAND
   test [ARGS]  fmt, clippy, the tests on real etcd servers, and the homes of etcd on whole machines;
                ARGS are passed on to cargo test, and then it runs no machines
   chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N]
+  fuzz [TARGET] [--seconds N]
+               throw bytes at each reader of what others wrote, a minute long
   machines [NAME]
                the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name;
                --install gets the packages that this takes, and does no more
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         ["demo"] => demo::run(),
         ["test", arguments @ ..] => test::run(arguments),
         ["chaos", arguments @ ..] => chaos::run(arguments),
+        ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["machines", wanted @ ..] => machines::run(wanted),
         ["pack", wanted @ ..] => pack::run(wanted),
         ["bench", arguments @ ..] => bench::run(arguments),

@@ -1,0 +1,63 @@
+//! Doors for the fuzzer (`cargo xtask fuzz`) into what reads the bytes of others, with what must hold whatever they are.
+//!
+//! Built with the feature `fuzz` alone, and in no package. Must never do anything but read.
+
+use crate::archive;
+use crate::catalog::manifest::Manifest;
+use crate::etcd;
+use crate::etcd::backend::{Backend, same_records};
+use crate::swap::journal::Journal;
+use flate2::{Compression, write::GzEncoder};
+use rustix::fs::{MemfdFlags, memfd_create};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+/// An archive as it comes (first byte even), or what is in its gzip, which chance would never get right.
+pub fn archive(bytes: &[u8]) {
+    let Some((choice, bytes)) = bytes.split_first() else { return };
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::none());
+    let wrapped = gzip.write_all(bytes).and_then(|()| gzip.finish());
+    let wrapped = wrapped.unwrap_or_default();
+    let read = archive::verify(if choice % 2 == 0 { bytes } else { &wrapped }, "it", &|_| ());
+    if let Ok(contents) = read
+        && let Some(manifest) = contents.manifest
+    {
+        assert_eq!((manifest.db_size, &manifest.db_sha256), (contents.db.size, &contents.db.sha256));
+    }
+}
+
+/// A manifest, which is written as it was read.
+pub fn manifest(bytes: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(bytes) {
+        let again = manifest.to_json().and_then(|text| Manifest::parse(&text));
+        assert_eq!(again.ok().as_ref(), Some(&manifest));
+    }
+}
+
+/// A journal, which is written as it was read.
+pub fn journal(bytes: &[u8]) {
+    if let Ok(journal) = Journal::parse(bytes) {
+        let again = serde_json::to_vec(&journal).ok().and_then(|text| Journal::parse(&text).ok());
+        assert_eq!(again.as_ref(), Some(&journal));
+    }
+}
+
+/// What etcd's tools print, as every answer that is expected of them, and as their words of failure.
+pub fn answers(bytes: &[u8]) {
+    etcd::read_as_all_answers(&String::from_utf8_lossy(bytes));
+}
+
+/// A database: everything in it is read, or an error says why not.
+pub fn backend(bytes: &[u8]) {
+    let Some(file) = in_memory(bytes) else { return };
+    let Ok(backend) = Backend::from_file(file, Path::new("it")) else { return };
+    let _ = (backend.revision(), backend.last_revision(), backend.members(), backend.auth_enabled());
+    let _ = same_records(&backend, &backend);
+}
+
+fn in_memory(bytes: &[u8]) -> Option<File> {
+    let mut file = File::from(memfd_create("db", MemfdFlags::CLOEXEC).ok()?);
+    file.write_all(bytes).ok()?;
+    Some(file)
+}
