@@ -58,6 +58,14 @@ impl Service {
         self.run("stop", bytes).context("stopping etcd")
     }
 
+    /// The systemd unit, where it is one.
+    pub fn unit(&self) -> Option<&str> {
+        match self {
+            Self::Systemd { systemd } => Some(systemd),
+            _ => None,
+        }
+    }
+
     /// Lets those back in that were kept away while etcd was stopped: the API server of a static pod's machine. To be
     /// called once the data is final; does nothing where nobody was.
     pub fn release(&self) -> Result<()> {

@@ -193,7 +193,12 @@ impl Machine {
             pods.into_iter().partition(|pod| pod.process.is_some());
         runs.extend(pods_run);
         for found in &mut runs {
-            found.drift = drift(root, systemd, found);
+            let meant = found.service.unit().and_then(|unit| units::one(root, systemd, unit));
+            found.drift = drift(root, meant.as_ref(), found);
+            // systemd knows the file besides, for whoever wants to change it.
+            if let Some(meant) = meant.filter(|_| found.drift.is_none()) {
+                found.from = meant.from;
+            }
         }
         // What is meant counts only where nothing is: and asking about every unit takes time.
         let stopped = if runs.is_empty() {
@@ -248,7 +253,7 @@ impl Machine {
 }
 
 /// Why an etcd that runs would be another after a restart.
-fn drift(root: &Path, systemd: &Systemd<'_>, found: &Found) -> Option<String> {
+fn drift(root: &Path, meant: Option<&Found>, found: &Found) -> Option<String> {
     if let Some(open) = found.process.as_ref().and_then(|seen| seen.elsewhere.as_ref()) {
         return Some(format!(
             "{} has its data open in {}, and was told {} ({})",
@@ -258,13 +263,13 @@ fn drift(root: &Path, systemd: &Systemd<'_>, found: &Found) -> Option<String> {
             found.from.data_dir
         ));
     }
-    let Service::Systemd { systemd: unit } = &found.service else { return None };
-    let meant = units::one(root, systemd, unit)?;
+    let meant = meant?;
+    let unit = found.service.unit()?;
     let is_same_data = meant.data_dir == found.data_dir
         || running::inode_under(root, &meant.data_dir)
             .is_some_and(|inode| Some(inode) == found.process.as_ref().and_then(|seen| seen.data_dir));
     let differs = |does: &str, words: &dyn Fn(&Found) -> String| {
-        Some(format!("{} {does} {}, and {unit} now says {}", found.called, words(found), words(&meant)))
+        Some(format!("{} {does} {}, and {unit} now says {}", found.called, words(found), words(meant)))
     };
     if !is_same_data {
         return differs("has its data in", &|it| format!("{} ({})", it.data_dir.display(), it.from.data_dir));

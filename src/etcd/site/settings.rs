@@ -86,6 +86,17 @@ impl Told {
         Self(told)
     }
 
+    /// With the file of every variable that was read from one; `files` has them by the variable's name.
+    pub fn read_in(mut self, files: &BTreeMap<String, PathBuf>) -> Self {
+        for (name, (_, words)) in &mut self.0 {
+            let variable = format!("{PREFIX}{}", name.to_ascii_uppercase().replace('-', "_"));
+            if let Some(file) = files.get(&variable).filter(|_| words.starts_with("the variable")) {
+                *words = format!("{words} in {}", file.display());
+            }
+        }
+        self
+    }
+
     /// The configuration file that replaces all else, if one is named.
     pub fn config_file(&self) -> Option<&str> {
         self.text("config-file")

@@ -125,9 +125,14 @@ impl Unit {
             return Ok(None);
         }
         let mut variables: BTreeMap<String, String> = self.variables.iter().cloned().collect();
+        let mut files = BTreeMap::new();
         for (path, optional) in &self.files {
             match read_found_text(&below(root, path)) {
-                Ok(text) => variables.extend(environment_file(&text)),
+                Ok(text) => {
+                    let read = environment_file(&text);
+                    files.extend(read.iter().map(|(name, _)| (name.clone(), path.clone())));
+                    variables.extend(read);
+                }
                 Err(_) if *optional => {}
                 Err(error) => return Err(self.unusable(path, &error.to_string())),
             }
@@ -139,7 +144,8 @@ impl Unit {
         let told = Told::of(
             words.iter().map(String::as_str),
             variables.iter().map(|(name, value)| (name.as_str(), value.as_str())),
-        );
+        )
+        .read_in(&files);
         let config_file = told.config_file().map(|file| self.cwd.join(file));
         let settings = match &config_file {
             Some(file) => {
@@ -275,7 +281,7 @@ Id=cron.service
     fn a_units_words_variables_and_files_are_put_together_as_systemd_does() {
         for (default, data_dir, from) in [
             (None, "/var/lib/etcd/default", "the variable ETCD_DATA_DIR"),
-            (Some("ETCD_DATA_DIR=d\n"), "/srv/d", "the variable ETCD_DATA_DIR"),
+            (Some("ETCD_DATA_DIR=d\n"), "/srv/d", "the variable ETCD_DATA_DIR in /etc/default/etcd"),
             (Some("DAEMON_ARGS='--data-dir /x --debug'\n"), "/x", "the flag --data-dir"),
             (Some("ETCD_DATA_DIR=\n"), "/srv/vm-x.etcd", "etcd's own default"),
         ] {

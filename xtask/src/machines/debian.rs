@@ -45,6 +45,8 @@ pub fn tls(stage: &Stage) -> Result<String> {
     machine.run(&["systemctl", "restart", "etcd.service"])?;
     use_them(&mut machine, TLS, "client", "https://127.0.0.1:2379");
     story::wait_until_healthy(&machine)?;
+    let site = story::action(&machine, "site", &[])?;
+    says(&site, "endpoint-from", &["the variable ETCD_LISTEN_CLIENT_URLS in /etc/default/etcd"])?;
     let told = story::tell_twice(&mut machine)?;
 
     // etcd reads its pair anew for every connection.

@@ -189,6 +189,22 @@ fn an_etcd_that_a_restart_would_change_has_drifted() {
 }
 
 #[test]
+fn of_a_unit_that_runs_the_file_is_told_in_which_it_was_said() {
+    let root = machine();
+    fs::create_dir_all(root.path().join("etc/default")).unwrap();
+    fs::write(root.path().join("etc/default/etcd"), "ETCD_DATA_DIR=/data/a\n").unwrap();
+    Process { environment: "ETCD_DATA_DIR=/data/a\0", ..Process::etcd(42, &[]) }.put(root.path());
+    let shown = "ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd ; }\nId=etcd.service\n\
+                 Environment=ETCD_DATA_DIR=/data/b\nEnvironmentFiles=/etc/default/etcd (ignore_errors=yes)\n";
+    let ask = |_: &[&str]| Some(shown.to_owned());
+    let found = Machine::look(root.path(), &Systemd { main_pid: &|_| Some(42), ask: &ask })
+        .and_then(Machine::the_one)
+        .unwrap();
+    assert_eq!(found.from.data_dir, "the variable ETCD_DATA_DIR in /etc/default/etcd");
+    assert_eq!(found.from.endpoint, "etcd's own default");
+}
+
+#[test]
 fn where_there_is_none_all_places_are_named() {
     let refusal = find(machine().path()).unwrap_err();
     for part in ["none runs", "/etc/default/etcd", "/var/snap/etcd/common/etcd.conf.yml"] {
