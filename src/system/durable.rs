@@ -98,10 +98,14 @@ impl Dir {
             return Ok(Some(format!("a symlink to {}", target.display())));
         }
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        // One that is mounted from this very file system has its device too: the kernel tells since 5.8.
-        let mounted = statx(&self.fd, name, flags, StatxFlags::TYPE).with_context(looking)?;
-        let mounted = mounted.stx_attributes.contains(StatxAttributes::MOUNT_ROOT);
-        Ok((mounted || inode.device != inode_of(self)?.device).then(|| "a mount point".to_owned()))
+        let found = statx(&self.fd, name, flags, StatxFlags::TYPE).with_context(looking)?;
+        // The kernel tells since 5.8. Before, one that is mounted from this very file system goes unseen.
+        let mounted = if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+            found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        } else {
+            inode.device != inode_of(self)?.device
+        };
+        Ok(mounted.then(|| "a mount point".to_owned()))
     }
 
     /// The directory `name` in it.
