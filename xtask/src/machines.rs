@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -96,14 +96,15 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
 
 /// The homes of etcd for `cargo xtask test`: all but the charm's own life, whose programs take minutes to build. The tree
 /// that machines boot from is built while something else is done.
-pub struct Homes(Result<JoinHandle<Result<PathBuf>>, String>);
+pub struct Homes<'scope>(Result<ScopedJoinHandle<'scope, Result<PathBuf>>, String>);
 
-impl Homes {
-    /// Begins to build the tree, if machines can run here.
-    pub fn begin() -> Result<Self> {
+impl<'scope> Homes<'scope> {
+    /// Begins to build the tree, if machines can run here. Whatever becomes of the rest, `scope` waits for its end: nothing
+    /// half built is left.
+    pub fn begin(scope: &'scope Scope<'scope, '_>) -> Result<Self> {
         let target = workspace::target_directory()?;
         Ok(Self(match able::why_not() {
-            None => Ok(thread::spawn(move || root::ensure(&target))),
+            None => Ok(scope.spawn(move || root::ensure(&target))),
             Some(why) => Err(why),
         }))
     }

@@ -5,6 +5,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
+use std::thread;
 
 use anyhow::Result;
 
@@ -14,8 +15,18 @@ use crate::{command, etcd, workspace};
 /// Formatting, lints, tests and machines, up to the first that fails; its exit code becomes ours. Who asks for some of the
 /// tests gets no machines.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    thread::scope(|scope| {
+        let homes = if arguments.is_empty() { Some(Homes::begin(scope)?) } else { None };
+        let tested = in_order(arguments)?;
+        if tested != ExitCode::SUCCESS {
+            return Ok(tested);
+        }
+        homes.map_or(Ok(tested), Homes::run)
+    })
+}
+
+fn in_order(arguments: &[&str]) -> Result<ExitCode> {
     let target = workspace::target_directory()?;
-    let homes = if arguments.is_empty() { Some(Homes::begin()?) } else { None };
     for mut step in [
         cargo(&["fmt", "--all", "--check"]),
         cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
@@ -26,7 +37,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
             return Ok(code(status));
         }
     }
-    homes.map_or(Ok(ExitCode::SUCCESS), Homes::run)
+    Ok(ExitCode::SUCCESS)
 }
 
 fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {
