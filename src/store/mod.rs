@@ -2,6 +2,7 @@
 
 pub mod directory;
 pub mod local;
+pub mod s3;
 pub mod stage;
 
 use crate::catalog::entry::Entry;

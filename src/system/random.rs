@@ -1,4 +1,4 @@
-//! Names that nobody can guess.
+//! Names that nobody can guess, and chance.
 
 use anyhow::{Context, Result};
 
@@ -7,4 +7,12 @@ pub fn uuid() -> Result<String> {
     let path = "/proc/sys/kernel/random/uuid";
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
     Ok(text.trim().to_owned())
+}
+
+/// A number from 0 up to, and without, `end`; 0 for 0. Good enough to spread what would come all at once.
+pub fn below(end: u64) -> Result<u64> {
+    let text = uuid()?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+    let number = u64::from_str_radix(&digits, 16).with_context(|| format!("reading {text}"))?;
+    Ok(number.checked_rem(end).unwrap_or(0))
 }

@@ -19,6 +19,7 @@ mod etcd;
 mod fuzz;
 mod interrupt;
 mod machines;
+mod moto;
 mod pack;
 mod page;
 mod test;

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that needs no long run, on real etcd servers and on whole machines.
+//! `cargo xtask test`: everything that needs no long run, on real etcd servers, a real S3 server and whole machines.
 //!
 //! It owns the order and nothing else: which tests there are is cargo's matter.
 
@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::Result;
 
 use crate::machines::Homes;
-use crate::{command, etcd, workspace};
+use crate::{command, etcd, moto, workspace};
 
 /// Formatting, lints, tests and machines, up to the first that fails; its exit code becomes ours. Who asks for some of the
 /// tests gets no machines.
@@ -44,6 +44,7 @@ fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {
     let mut cargo = cargo(&["test", "--workspace"]);
     cargo.args(arguments);
     etcd::tell(&mut cargo, target)?;
+    moto::tell(&mut cargo, target)?;
     Ok(cargo)
 }
 

@@ -1,0 +1,218 @@
+//! A bucket on a server that speaks S3: list, read, put, delete.
+//!
+//! Must never overwrite an object that it did not write, nor call an object good that it has not read back. A half upload is
+//! no object: S3 shows one only when all of it is there.
+
+mod agent;
+mod credentials;
+mod listing;
+mod place;
+mod shelf;
+mod sign;
+mod trouble;
+mod upload;
+mod wire;
+
+pub use credentials::{Credentials, FromEnvironment};
+pub use place::Style;
+pub use trouble::Trouble;
+
+use crate::stop::Refusal;
+use anyhow::{Context, Result, ensure};
+use credentials::Login;
+use jiff::Timestamp;
+use place::Place;
+use serde::Deserialize;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+use wire::{Answer, Ask, Wire};
+
+/// How much is sent or fetched by one request, and so held in memory.
+const PART: u64 = 8 << 20;
+
+/// A bucket as the file of destinations describes it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Description {
+    /// The server's URL; Amazon's of the region where there is none.
+    pub endpoint: Option<String>,
+    /// For signatures; `us-east-1` where there is none.
+    pub region: Option<String>,
+    /// The bucket's name.
+    pub bucket: String,
+    /// What keys begin with.
+    #[serde(default)]
+    pub folder: String,
+    /// How the bucket stands in a URL. Without it: by host with Amazon, by path elsewhere.
+    pub style: Option<Style>,
+    /// A PEM file with the authorities to trust in place of the machine's.
+    pub ca: Option<PathBuf>,
+    /// The file of the access key.
+    pub credentials_file: Option<PathBuf>,
+    /// Whether the machine's role is asked for a key.
+    #[serde(default)]
+    pub instance_role: bool,
+    /// What the server is to encrypt objects with.
+    pub encryption: Option<Encryption>,
+    /// The key of the server's key service, where it is not the default one.
+    pub kms_key: Option<String>,
+    /// The way out: `http://HOST:PORT`.
+    pub proxy: Option<String>,
+    /// Whether archives may go over the network in clear.
+    #[serde(default)]
+    pub allow_http: bool,
+}
+
+/// Who holds the key that the server encrypts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encryption {
+    /// The store itself.
+    S3,
+    /// The key service.
+    Kms,
+}
+
+/// A folder in a bucket.
+#[derive(Debug)]
+pub struct Bucket {
+    wire: Arc<Wire>,
+    /// Empty, or ending in a slash.
+    folder: String,
+    shown: String,
+    encryption: Vec<(&'static str, String)>,
+}
+
+/// What a server says of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Head {
+    size: u64,
+    etag: String,
+    /// The hash that whoever put it there gave along.
+    sha256: String,
+}
+
+impl Bucket {
+    /// The bucket of destination `name`. Asks nobody yet.
+    pub fn new(name: &str, said: &Description, found: &FromEnvironment, now: Timestamp) -> Result<Self> {
+        let about =
+            |refusal: Refusal| Refusal::new(format!("destination {name}: {}", refusal.reason), refusal.next);
+        let endpoint = said.endpoint.as_deref();
+        let place = Place::new(endpoint, said.region.as_deref(), &said.bucket, said.style, said.allow_http)
+            .map_err(about)?;
+        let login = Login::choose(name, said.credentials_file.as_deref(), said.instance_role, found)?;
+        let agent = agent::agent(said.ca.as_deref(), said.proxy.as_deref(), place.is_tls());
+        let agent = agent.map_err(|error| match error.downcast::<Refusal>() {
+            Ok(refusal) => about(refusal).into(),
+            Err(error) => error,
+        })?;
+        let folder = said.folder.trim_matches('/');
+        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
+        Ok(Self {
+            shown: format!("s3://{}/{folder}", said.bucket),
+            wire: Arc::new(Wire::new(place, login, agent, now)),
+            folder,
+            encryption: encryption(said).map_err(about)?,
+        })
+    }
+
+    /// Opens `name`, to be read from its beginning, a part at a time. Reading fails where it changes meanwhile.
+    fn open(&self, name: &str) -> Result<Reading> {
+        self.opened(name)?.with_context(|| format!("there is no {}{name}", self.shown))
+    }
+
+    /// `None` where there is none.
+    fn opened(&self, name: &str) -> Result<Option<Reading>> {
+        let head = self.head(&self.key(name)).with_context(|| format!("looking at {}{name}", self.shown))?;
+        Ok(head.map(|head| self.reading(name, head)))
+    }
+
+    fn reading(&self, name: &str, head: Head) -> Reading {
+        let (wire, key) = (Arc::clone(&self.wire), self.key(name));
+        Reading { wire, key, head, at: 0, part: io::Cursor::default() }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.folder)
+    }
+
+    fn head(&self, key: &str) -> Result<Option<Head>> {
+        let answer = match self.wire.ask(&Ask { method: "HEAD", key, ..Ask::default() }) {
+            Ok(answer) => answer,
+            Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let size = answer.header("content-length").parse().context("the server tells no size")?;
+        let (etag, sha256) =
+            (answer.header("etag").to_owned(), answer.header("x-amz-meta-sha256").to_owned());
+        Ok(Some(Head { size, etag, sha256 }))
+    }
+
+    /// Deletes `name`; one that is not there is deleted.
+    fn remove(&self, name: &str) -> Result<()> {
+        let ask = Ask { method: "DELETE", key: &self.key(name), ..Ask::default() };
+        self.wire.ask(&ask).with_context(|| format!("deleting {}{name}", self.shown))?;
+        Ok(())
+    }
+}
+
+fn encryption(said: &Description) -> Result<Vec<(&'static str, String)>, Refusal> {
+    let header = "x-amz-server-side-encryption";
+    match (said.encryption, &said.kms_key) {
+        (None, None) => Ok(Vec::new()),
+        (Some(Encryption::S3), None) => Ok(vec![(header, "AES256".to_owned())]),
+        (Some(Encryption::Kms), key) => {
+            let key = key.iter().map(|key| ("x-amz-server-side-encryption-aws-kms-key-id", key.clone()));
+            Ok(std::iter::once((header, "aws:kms".to_owned())).chain(key).collect())
+        }
+        _ => Err(Refusal::new("kms-key goes with encryption: kms alone", "write both, or neither")),
+    }
+}
+
+/// An object on its way to us.
+#[derive(Debug)]
+struct Reading {
+    wire: Arc<Wire>,
+    key: String,
+    head: Head,
+    at: u64,
+    part: io::Cursor<Vec<u8>>,
+}
+
+impl Reading {
+    /// So many of its bytes, as long as it is what it was when it was opened.
+    fn range(&self, from: u64, length: u64) -> Result<Vec<u8>> {
+        let range = format!("bytes={from}-{}", from + length - 1);
+        let headers = vec![("range", range), ("if-match", self.head.etag.clone())];
+        let ask = Ask { method: "GET", key: &self.key, headers, ..Ask::default() };
+        let Answer { body, .. } = self.wire.ask(&ask)?;
+        ensure!(body.len() as u64 == length, "the server sent {} bytes of {length}", body.len());
+        Ok(body)
+    }
+
+    /// Its last bytes, up to `length`.
+    fn tail(&self, length: u64) -> Result<Vec<u8>> {
+        match length.min(self.head.size) {
+            0 => Ok(Vec::new()),
+            length => self.range(self.head.size - length, length),
+        }
+    }
+}
+
+impl Read for Reading {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.part.read(buffer)?;
+        let left = self.head.size - self.at;
+        if length > 0 || left == 0 || buffer.is_empty() {
+            return Ok(length);
+        }
+        // The old part goes before the new one comes.
+        self.part = io::Cursor::default();
+        let part = self.range(self.at, left.min(PART));
+        let part = part.map_err(|error| io::Error::other(format!("{error:#}")))?;
+        self.at += part.len() as u64;
+        self.part = io::Cursor::new(part);
+        self.part.read(buffer)
+    }
+}

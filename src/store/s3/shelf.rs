@@ -1,0 +1,142 @@
+//! A bucket as a [`Store`]: archives with their records beside them.
+
+use super::listing::Object;
+use super::wire::Ask;
+use super::{Bucket, Head, Reading, Trouble};
+use crate::archive::tail::{LONGEST_TAIL, TAIL, manifest_in};
+use crate::catalog::entry::{Entry, may_be_archive};
+use crate::catalog::manifest::Manifest;
+use crate::catalog::record::{About, Record, record_name};
+use crate::store::Store;
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read;
+use std::thread;
+
+/// How many archives are looked at at a time: each costs a request or two, which mostly wait.
+const AT_ONCE: usize = 16;
+/// A record is under a kilobyte.
+const LONGEST_RECORD: u64 = 64 << 10;
+
+impl Store for Bucket {
+    fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>> {
+        let objects = self.objects()?;
+        let names: BTreeSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
+        let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.name)).collect();
+        let share = archives.len().div_ceil(AT_ONCE).max(1);
+        let shares: Vec<Result<Vec<Entry>>> = thread::scope(|scope| {
+            let look = |share: &[&Object]| {
+                let looked = share.iter().map(|object| {
+                    let has_record = names.contains(record_name(&object.name).as_str());
+                    self.entry(object, has_record).transpose()
+                });
+                looked.flatten().collect()
+            };
+            let threads: Vec<_> =
+                archives.chunks(share).map(|share| scope.spawn(move || look(share))).collect();
+            let told = |_| Err(anyhow::anyhow!("a thread of ours failed"));
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(told)).collect()
+        });
+        shares.into_iter().try_fold(Vec::new(), |mut all, share| {
+            all.extend(share?);
+            Ok(all)
+        })
+    }
+
+    fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
+        Ok(Box::new(self.open(name)?))
+    }
+
+    fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()> {
+        ensure!(is_archive(name), "{name} is no name of an archive");
+        self.upload(name, archive, sha256)
+    }
+
+    fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()> {
+        let mut record = self.still(entry)?.record;
+        change(&mut record);
+        let (key, body) = (self.key(&record_name(&entry.name)), record.to_json()?);
+        let headers = self.encryption.clone();
+        let ask = Ask { method: "PUT", key: &key, headers, body: &body, ..Ask::default() };
+        self.wire.ask(&ask).with_context(|| format!("writing the record of {}", entry.location()))?;
+        Ok(())
+    }
+
+    fn delete(&self, entry: &Entry) -> Result<()> {
+        let now = self.still(entry)?;
+        ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
+        self.remove(&entry.name)?;
+        self.remove(&record_name(&entry.name))
+    }
+}
+
+impl Bucket {
+    /// A listed object with what its end says. `None` where it has gone since.
+    fn entry(&self, object: &Object, has_record: bool) -> Result<Option<Entry>> {
+        let name = &object.name;
+        let head = Head { size: object.size, etag: object.etag.clone(), sha256: String::new() };
+        match self.described(name, self.reading(name, head), object.modified, has_record) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn described(
+        &self,
+        name: &str,
+        archive: Reading,
+        modified: Timestamp,
+        has_record: bool,
+    ) -> Result<Entry> {
+        let size = archive.head.size;
+        let manifest =
+            manifest_of(&archive).with_context(|| format!("reading the end of {}{name}", self.shown))?;
+        let about = About::of(size, manifest.as_ref());
+        let record = match has_record.then(|| self.record(name)).transpose()?.flatten() {
+            Some(record) if record.about == about => record,
+            _ => Record::blank(about),
+        };
+        let (name, store) = (name.to_owned(), self.shown.clone());
+        Ok(Entry { name, store, size, modified, manifest, record })
+    }
+
+    /// The record beside an archive. One that cannot be read as a record says nothing.
+    fn record(&self, name: &str) -> Result<Option<Record>> {
+        let Some(record) = self.opened(&record_name(name))? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        record
+            .take(LONGEST_RECORD)
+            .read_to_end(&mut bytes)
+            .with_context(|| format!("reading the record of {name}"))?;
+        Ok(Record::parse(&bytes).ok())
+    }
+
+    /// Fails where `entry` is no longer what it was.
+    fn still(&self, entry: &Entry) -> Result<Entry> {
+        let archive = self.opened(&entry.name)?.with_context(|| format!("{} has gone", entry.location()))?;
+        let now = self.described(&entry.name, archive, entry.modified, true)?;
+        let same = now.record.about == entry.record.about;
+        ensure!(same, "{} is another archive than when it was looked at", entry.location());
+        Ok(now)
+    }
+}
+
+fn is_archive(name: &str) -> bool {
+    name.rsplit('/').next().is_some_and(may_be_archive)
+}
+
+/// The manifest at the end of an archive.
+fn manifest_of(archive: &Reading) -> Result<Option<Manifest>> {
+    let short = archive.tail(TAIL)?;
+    match manifest_in(&short) {
+        None if archive.head.size > TAIL => Ok(manifest_in(&archive.tail(LONGEST_TAIL)?)),
+        found => Ok(found),
+    }
+}

@@ -1,0 +1,252 @@
+//! An archive on its way into a bucket: in parts, under no name until all are there, then read back.
+//!
+//! Must never leave parts behind that it can remove: a server keeps and charges them for ever.
+
+use super::trouble::Trouble;
+use super::wire::{Answer, Ask};
+use super::{Bucket, Head, PART};
+use crate::etcd::seal::hex;
+use crate::stop::Refusal;
+use anyhow::{Context, Result, bail, ensure};
+use base64ct::{Base64, Encoding};
+use md5::Md5;
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+/// S3 takes no more parts of one object.
+const MOST_PARTS: u64 = 10_000;
+
+/// What is uploaded, and where to.
+struct Upload<'a> {
+    bucket: &'a Bucket,
+    key: String,
+    archive: &'a File,
+    size: u64,
+    sha256: &'a str,
+}
+
+impl Bucket {
+    /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`, and reads it back. What is there already and is the same is
+    /// taken for an earlier run's, and read back too. Refuses a name that something else has.
+    pub(super) fn upload(&self, name: &str, archive: &File, sha256: &str) -> Result<()> {
+        let size = archive.metadata().context("measuring the archive")?.len();
+        let upload = Upload { bucket: self, key: self.key(name), archive, size, sha256 };
+        let ours = match self.head(&upload.key).with_context(|| format!("looking at {}{name}", self.shown))? {
+            Some(head) => upload.is(&head),
+            None => upload.send().with_context(|| format!("uploading {name} to {}", self.shown))?,
+        };
+        if !ours {
+            return Err(Refusal::new(
+                format!("{} holds another {name}, which is not overwritten", self.shown),
+                "look at that one, or give this destination a folder of its own",
+            )
+            .into());
+        }
+        self.read_back(name, size, sha256)
+    }
+
+    /// The bytes themselves, not only what the server says of them.
+    fn read_back(&self, name: &str, size: u64, sha256: &str) -> Result<()> {
+        let reading = || format!("reading {}{name} back", self.shown);
+        let mut object = self.open(name).with_context(reading)?;
+        let found = object.head.size;
+        ensure!(found == size, "{}{name} has {found} bytes of {size}", self.shown);
+        if sha256_of(&mut object).with_context(reading)? == sha256 {
+            return Ok(());
+        }
+        // Ours by its hash, and not what it says: a name must not stand for it.
+        let removed = match self.remove(name) {
+            Ok(()) => "it was deleted there".to_owned(),
+            Err(error) => format!("and it could not be deleted there: {error:#}"),
+        };
+        bail!("{}{name} reads back other than it was sent; {removed}", self.shown)
+    }
+}
+
+impl Upload<'_> {
+    /// Whether an object is this one, by size and the hash that was given along.
+    fn is(&self, head: &Head) -> bool {
+        head.size == self.size && head.sha256 == self.sha256
+    }
+
+    /// Sends it. `false`: somebody else has taken the name meanwhile.
+    fn send(&self) -> Result<bool> {
+        let sent = match self.size {
+            size if size <= PART => self.whole(),
+            _ => self.in_parts(),
+        };
+        let Err(error) = sent else { return Ok(true) };
+        // An answer may be lost where the request was not.
+        match self.bucket.head(&self.key) {
+            Ok(Some(head)) if self.is(&head) => Ok(true),
+            Ok(Some(_)) if error.downcast_ref().is_some_and(Trouble::is_taken) => Ok(false),
+            _ => Err(error),
+        }
+    }
+
+    /// Metadata of the new object.
+    fn headers(&self) -> Vec<(&'static str, String)> {
+        let mut headers = vec![("x-amz-meta-sha256", self.sha256.to_owned())];
+        headers.extend(self.bucket.encryption.iter().cloned());
+        headers
+    }
+
+    fn whole(&self) -> Result<()> {
+        let body = self.part(0, self.size)?;
+        let mut headers = self.headers();
+        headers.push(("content-md5", md5_of(&body)));
+        let ask = Ask { method: "PUT", key: &self.key, headers, body: &body, ..Ask::default() };
+        self.if_none_match(ask)
+    }
+
+    fn in_parts(&self) -> Result<()> {
+        // Of a run that was killed: nobody else uploads under this key.
+        self.bucket.abandon_parts(&self.key);
+        let id = self.begin()?;
+        let sent = self.parts(&id).and_then(|parts| self.complete(&id, &parts));
+        sent.map_err(|error| match self.bucket.abort(&self.key, &id) {
+            Ok(()) => error,
+            Err(left) if left.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 404) => error,
+            Err(_) => error.context("parts that were sent are still there; the next try removes them"),
+        })
+    }
+
+    fn begin(&self) -> Result<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Begun {
+            upload_id: String,
+        }
+        let query = vec![("uploads", String::new())];
+        let ask = Ask { method: "POST", key: &self.key, query, headers: self.headers(), ..Ask::default() };
+        let Begun { upload_id } = read(&self.bucket.wire.ask(&ask)?)?;
+        Ok(upload_id)
+    }
+
+    /// Sends all parts, one after the other, and gives what the server calls them.
+    fn parts(&self, id: &str) -> Result<Vec<String>> {
+        let length = part_length(self.size);
+        let mut etags = Vec::new();
+        for number in 0..self.size.div_ceil(length) {
+            let at = number * length;
+            let body = self.part(at, length.min(self.size - at))?;
+            let query = vec![("partNumber", (number + 1).to_string()), ("uploadId", id.to_owned())];
+            let headers = vec![("content-md5", md5_of(&body))];
+            let ask = Ask { method: "PUT", key: &self.key, query, headers, body: &body };
+            let answer = self.bucket.wire.ask(&ask).with_context(|| {
+                format!("sending bytes {at} to {} of {}", at + body.len() as u64, self.size)
+            })?;
+            etags.push(answer.header("etag").to_owned());
+        }
+        Ok(etags)
+    }
+
+    fn complete(&self, id: &str, etags: &[String]) -> Result<()> {
+        let mut body = String::from("<CompleteMultipartUpload>");
+        for (at, etag) in etags.iter().enumerate() {
+            let etag = quick_xml::escape::escape(etag.as_str());
+            let _ = write!(body, "<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag></Part>", at + 1);
+        }
+        body.push_str("</CompleteMultipartUpload>");
+        let query = vec![("uploadId", id.to_owned())];
+        let ask = Ask { method: "POST", key: &self.key, query, body: body.as_bytes(), ..Ask::default() };
+        self.if_none_match(ask)
+    }
+
+    /// Asks the server to take it only under a free name; a server that cannot do that is asked without. There our look
+    /// before is all that keeps us from overwriting.
+    fn if_none_match(&self, mut ask: Ask<'_>) -> Result<()> {
+        ask.headers.push(("if-none-match", "*".to_owned()));
+        let unknown = |trouble: &Trouble| trouble.status == 501 || trouble.code == "NotImplemented";
+        match self.bucket.wire.ask(&ask) {
+            Err(error) if error.downcast_ref().is_some_and(unknown) => {
+                ask.headers.pop();
+                self.bucket.wire.ask(&ask).map(|_| ())
+            }
+            answer => answer.map(|_| ()),
+        }
+    }
+
+    fn part(&self, at: u64, length: u64) -> Result<Vec<u8>> {
+        let mut part = vec![0; usize::try_from(length)?];
+        self.archive.read_exact_at(&mut part, at).context("reading the archive")?;
+        Ok(part)
+    }
+}
+
+impl Bucket {
+    /// Removes what earlier uploads of `key` have left. A server may not let us look; then it stays.
+    fn abandon_parts(&self, key: &str) {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Uploads {
+            #[serde(default)]
+            upload: Vec<Begun>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Begun {
+            key: String,
+            upload_id: String,
+        }
+        let query = vec![("uploads", String::new()), ("prefix", key.to_owned())];
+        let found = self.wire.ask(&Ask { method: "GET", query, ..Ask::default() });
+        let found = found.and_then(|answer| read::<Uploads>(&answer));
+        for begun in found.map(|uploads| uploads.upload).unwrap_or_default() {
+            if begun.key == key {
+                // What stays is looked for by the next upload.
+                let _ = self.abort(key, &begun.upload_id);
+            }
+        }
+    }
+
+    fn abort(&self, key: &str, id: &str) -> Result<()> {
+        let query = vec![("uploadId", id.to_owned())];
+        self.wire.clear_up(&Ask { method: "DELETE", key, query, ..Ask::default() }).map(|_| ())
+    }
+}
+
+/// Reads an XML document.
+pub(super) fn read<T: serde::de::DeserializeOwned>(answer: &Answer) -> Result<T> {
+    let text = std::str::from_utf8(&answer.body).context("the server's answer is no text")?;
+    quick_xml::de::from_str(text).context("the server's answer is not S3's")
+}
+
+fn sha256_of(source: &mut impl Read) -> Result<String> {
+    let (mut hash, mut chunk) = (Sha256::new(), vec![0; 64 << 10]);
+    loop {
+        match source.read(&mut chunk)? {
+            0 => return Ok(hex(&hash.finalize())),
+            length => hash.update(&chunk[..length]),
+        }
+    }
+}
+
+/// How long the parts of an object of `size` bytes are: as few of them as S3 takes, in whole mebibytes.
+fn part_length(size: u64) -> u64 {
+    const MIB: u64 = 1 << 20;
+    PART.max(size.div_ceil(MOST_PARTS).div_ceil(MIB) * MIB)
+}
+
+/// Known to every server, and wanted for buckets with object lock.
+fn md5_of(body: &[u8]) -> String {
+    Base64::encode_string(&Md5::digest(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_few_enough_for_s3() {
+        assert_eq!(part_length(1), PART);
+        for size in [80 << 30, 100 << 30, 150 << 30] {
+            assert!(size / part_length(size) < MOST_PARTS, "{size}");
+            assert_eq!(part_length(size) % (1 << 20), 0);
+        }
+    }
+}

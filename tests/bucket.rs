@@ -1,0 +1,301 @@
+//! A bucket on a server that no one here wrote, with and without faults between.
+#![allow(clippy::disallowed_methods, reason = "a test lives outside the house")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
+mod s3;
+
+use etcd_charm::store::Store;
+use etcd_charm::store::s3::{Bucket, Credentials, Description, FromEnvironment};
+use etcd_charm::system::secret::Secret;
+use jiff::Timestamp;
+use s3::{Fault, Faults, SECRET, Server};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+
+const NAME: &str = "cluster/etcd-0/etcd-snapshot-2026-11-20-20.49.17.tar.gz";
+const MIB: usize = 1 << 20;
+
+fn described(port: u16, more: &str) -> Description {
+    serde_yaml::from_str(&format!(
+        "endpoint: http://127.0.0.1:{port}\nbucket: backups\nfolder: /folder/\n{more}"
+    ))
+    .unwrap()
+}
+
+fn key(access_key: &str, secret: &str) -> FromEnvironment {
+    let (access_key, secret) = (access_key.to_owned(), Secret::new(secret));
+    let credentials = Some(Credentials { access_key, secret, token: None, expires: None });
+    FromEnvironment { credentials, metadata: None }
+}
+
+fn opened(description: &Description, key: &FromEnvironment) -> Bucket {
+    Bucket::new("offsite", description, key, Timestamp::now()).unwrap()
+}
+
+/// A bucket, and the fake before its server.
+fn bucket() -> (Server, Faults, Bucket) {
+    let server = Server::new(&["backups"]);
+    let faults = Faults::before(server.port);
+    let bucket = opened(&described(faults.port, ""), &key(&server.access_key, SECRET));
+    (server, faults, bucket)
+}
+
+/// A file of so many bytes that do not repeat, and its hash.
+fn archive(size: usize) -> (File, String) {
+    let mut bytes = Vec::with_capacity(size + 32);
+    let mut block = Sha256::digest(size.to_le_bytes());
+    while bytes.len() < size {
+        bytes.extend_from_slice(&block);
+        block = Sha256::digest(block);
+    }
+    bytes.truncate(size);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    (file, Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn read(bucket: &Bucket, name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bucket.read(name).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn put_fails(bucket: &Bucket, size: usize) -> String {
+    let (file, sha256) = archive(size);
+    let error = format!("{:#}", bucket.put(NAME, &file, &sha256).unwrap_err());
+    assert!(!error.contains(SECRET) && !error.contains("Signature="), "{error}");
+    error
+}
+
+#[test]
+fn what_is_put_is_listed_read_noted_and_deleted() {
+    let (_server, _faults, bucket) = bucket();
+    assert!(bucket.entries().unwrap().is_empty());
+    // Nothing, one request, its very limit, and parts of which the last is short.
+    for size in [0, 1, 8 * MIB, 8 * MIB + 1, 17 * MIB] {
+        let (mut file, sha256) = archive(size);
+        bucket.put(NAME, &file, &sha256).unwrap();
+        let entries = bucket.entries().unwrap();
+        assert_eq!(entries.len(), 1, "{entries:?}");
+        assert_eq!((entries[0].name.as_str(), entries[0].size), (NAME, size as u64));
+        assert_eq!(entries[0].location(), format!("s3://backups/folder/{NAME}"));
+        let mut bytes = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut bytes).unwrap();
+        assert!(read(&bucket, NAME) == bytes, "{size} bytes read back as others");
+        // Put again, it is what it was.
+        bucket.put(NAME, &file, &sha256).unwrap();
+
+        bucket.note(&entries[0], &|record| record.pinned = true).unwrap();
+        let noted = bucket.entries().unwrap();
+        assert!(noted[0].record.pinned);
+        let error = bucket.delete(&entries[0]).unwrap_err().to_string();
+        assert!(error.contains("pinned meanwhile"), "{error}");
+        bucket.delete(&noted[0]).unwrap();
+        assert!(bucket.entries().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn an_object_of_another_is_never_overwritten() {
+    let (_server, faults, bucket) = bucket();
+    for size in [MIB, 9 * MIB] {
+        let (theirs, sha256) = archive(size + 1);
+        bucket.put(NAME, &theirs, &sha256).unwrap();
+        let before = read(&bucket, NAME);
+        let error = put_fails(&bucket, size);
+        assert!(error.contains("holds another") && error.contains("Next:"), "{error}");
+        // Put there between our look and our upload: the server itself says no.
+        faults.make("HEAD", NAME, Fault::Answer(404, "", ""), 1);
+        let error = put_fails(&bucket, size);
+        assert!(error.contains("holds another"), "{error}");
+        assert!(read(&bucket, NAME) == before, "the object of another was changed");
+        let entries = bucket.entries().unwrap();
+        bucket.delete(&entries[0]).unwrap();
+    }
+}
+
+#[test]
+fn what_passes_is_tried_again() {
+    let (_server, faults, bucket) = bucket();
+    for (method, holds, fault) in [
+        ("PUT", "partNumber=2", Fault::CutRequest(3 * MIB)),
+        ("PUT", "partNumber=1", Fault::Answer(500, "InternalError", "")),
+        ("PUT", "partNumber=2", Fault::Answer(503, "SlowDown", "Retry-After: 1\r\n")),
+        ("PUT", "partNumber=2", Fault::Answer(400, "BadDigest", "")),
+        ("PUT", "partNumber=1", Fault::LoseAnswer),
+        ("POST", "uploads=", Fault::Answer(503, "SlowDown", "")),
+        ("POST", "uploadId=", Fault::Answer(200, "InternalError", "")),
+        ("POST", "uploadId=", Fault::LoseAnswer),
+        ("GET", NAME, Fault::CutAnswer(2 * MIB)),
+        ("GET", NAME, Fault::Answer(500, "InternalError", "")),
+        ("HEAD", NAME, Fault::Answer(503, "", "")),
+    ] {
+        let (file, sha256) = archive(9 * MIB);
+        faults.make(method, holds, fault.clone(), 2);
+        bucket
+            .put(NAME, &file, &sha256)
+            .unwrap_or_else(|error| panic!("{method} {holds} {fault:?}: {error:#}"));
+        faults.none();
+        let entries = bucket.entries().unwrap();
+        assert_eq!(entries.len(), 1);
+        bucket.delete(&entries[0]).unwrap();
+    }
+}
+
+#[test]
+fn an_upload_that_fails_leaves_no_object_and_no_parts() {
+    let (_server, faults, bucket) = bucket();
+    for (method, holds, fault, told) in [
+        ("PUT", "partNumber=2", Fault::CutRequest(3 * MIB), "sending bytes 8388608 to 9437184 of 9437184"),
+        ("PUT", "partNumber=2", Fault::Answer(503, "SlowDown", ""), "the server is busy"),
+        ("PUT", "partNumber=2", Fault::Answer(403, "ExpiredToken", ""), "put a fresh key and token"),
+        (
+            "POST",
+            "uploadId=",
+            Fault::Answer(500, "InternalError", ""),
+            "S3 says InternalError: the words for it",
+        ),
+    ] {
+        faults.make(method, holds, fault, 100);
+        let error = put_fails(&bucket, 9 * MIB);
+        assert!(error.contains(told), "{error}");
+        faults.none();
+        assert!(bucket.entries().unwrap().is_empty());
+        let begun = faults.seen("POST", "uploads=").len();
+        assert_eq!(faults.seen("DELETE", "uploadId=").len(), begun, "not every upload was given up: {error}");
+    }
+    // Where even that fails, it is said, and the next try clears up.
+    faults.make("PUT", "partNumber=1", Fault::CutRequest(1), 5);
+    faults.make("DELETE", "uploadId=", Fault::CutAnswer(0), 1);
+    let error = put_fails(&bucket, 9 * MIB);
+    assert!(error.contains("the next try removes them"), "{error}");
+    let before = faults.seen("DELETE", "uploadId=").len();
+    let (file, sha256) = archive(9 * MIB);
+    bucket.put(NAME, &file, &sha256).unwrap();
+    assert!(!faults.seen("GET", "uploads=").is_empty() && faults.seen("DELETE", "uploadId=").len() >= before);
+}
+
+#[test]
+fn what_reads_back_other_than_it_was_sent_is_no_success() {
+    let (_server, faults, bucket) = bucket();
+    for size in [MIB, 9 * MIB] {
+        faults.make("GET", NAME, Fault::FlipAnswer, 1);
+        let error = put_fails(&bucket, size);
+        assert!(error.contains("reads back other than it was sent; it was deleted there"), "{error}");
+        faults.none();
+        assert!(bucket.entries().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn a_no_of_the_server_is_told_once_in_its_words_and_with_what_to_do() {
+    let (server, faults, bucket) = bucket();
+    let answered = |status, code, more, told: &str| {
+        let before = faults.seen("HEAD", "").len() + faults.seen("PUT", "").len();
+        faults.make("PUT", NAME, Fault::Answer(status, code, more), 1);
+        let error = put_fails(&bucket, 1);
+        assert!(
+            error.contains(code) && error.contains("request REQUEST7") && error.contains(told),
+            "{error}"
+        );
+        faults.none();
+        let after = faults.seen("HEAD", "").len() + faults.seen("PUT", "").len();
+        assert_eq!(after - before, 3, "{code} was tried again");
+    };
+    let date = "Date: Fri, 20 Nov 2020 20:00:00 GMT\r\n";
+    answered(403, "RequestTimeTooSkewed", date, "s ahead of the server's: set it right");
+    answered(400, "ExpiredToken", "", "put a fresh key and token in its place");
+    answered(403, "AccessDenied", "", "object lock");
+    answered(301, "PermanentRedirect", "x-amz-bucket-region: eu-west-7\r\n", "is in region eu-west-7");
+
+    // These the server says itself.
+    let with = |access_key: &str, secret: &str, bucket: &str| {
+        let mut description = described(server.port, "");
+        description.bucket = bucket.to_owned();
+        put_fails(&opened(&description, &key(access_key, secret)), 1)
+    };
+    for (error, code) in [
+        (with(&server.access_key, SECRET, "nowhere"), "404"),
+        (with(&server.access_key, "canary-wrong", "backups"), "403"),
+        (with("AKIAUNKNOWN", SECRET, "backups"), "403"),
+    ] {
+        assert!(error.contains(code) && !error.contains("canary"), "{error}");
+    }
+}
+
+#[test]
+fn a_slow_link_is_no_broken_one_and_a_dead_one_is_told() {
+    let (_server, faults, bucket) = bucket();
+    faults.make("", "", Fault::Slow(MIB), 100);
+    let (file, sha256) = archive(2 * MIB);
+    bucket.put(NAME, &file, &sha256).unwrap();
+    assert_eq!(bucket.entries().unwrap().len(), 1);
+    let none = opened(&described(1, ""), &key("a", SECRET));
+    let error = put_fails(&none, 1);
+    assert!(error.contains("Connection refused") && error.contains("5 times"), "{error}");
+}
+
+#[test]
+fn a_list_has_as_many_pages_as_it_needs() {
+    let server = Server::new(&["backups-full"]);
+    let faults = Faults::before(server.port);
+    let mut description = described(faults.port, "");
+    description.bucket = "backups-full".to_owned();
+    let bucket = opened(&description, &key(&server.access_key, SECRET));
+    let entries = bucket.entries().unwrap();
+    assert_eq!(entries.len(), 11);
+    assert_eq!(faults.seen("GET", "list-type=2").len(), 2);
+}
+
+#[test]
+fn a_bucket_with_object_lock_takes_archives() {
+    let server = Server::new(&["backups-locked"]);
+    let mut description = described(server.port, "");
+    description.bucket = "backups-locked".to_owned();
+    let bucket = opened(&description, &key(&server.access_key, SECRET));
+    for (name, size) in [("a.tar.gz", MIB), ("b.tar.gz", 9 * MIB)] {
+        let (file, sha256) = archive(size);
+        bucket.put(name, &file, &sha256).unwrap();
+    }
+    assert_eq!(bucket.entries().unwrap().len(), 2);
+}
+
+#[test]
+fn encryption_is_asked_for_with_every_object() {
+    let server = Server::new(&["backups"]);
+    for (more, header) in [
+        ("encryption: s3", "x-amz-server-side-encryption: AES256"),
+        ("encryption: kms\nkms-key: alias/etcd", "x-amz-server-side-encryption-aws-kms-key-id: alias/etcd"),
+    ] {
+        let faults = Faults::before(server.port);
+        let bucket = opened(&described(faults.port, more), &key(&server.access_key, SECRET));
+        for size in [1, 9 * MIB] {
+            let (file, sha256) = archive(size);
+            bucket.put(NAME, &file, &sha256).unwrap();
+            bucket.delete(&bucket.entries().unwrap()[0]).unwrap();
+        }
+        assert_eq!(faults.seen("", header).len(), 2, "{more}");
+    }
+    let bad = described(server.port, "encryption: s3\nkms-key: x");
+    assert!(Bucket::new("offsite", &bad, &key("a", "b"), Timestamp::now()).is_err());
+}
+
+#[test]
+fn tls_is_spoken_with_an_authority_that_was_named_and_with_no_other() {
+    let home = tempfile::tempdir().unwrap();
+    let at = |name: &str| home.path().join(name);
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(at("crt"), made.cert.pem()).unwrap();
+    std::fs::write(at("key"), made.signing_key.serialize_pem()).unwrap();
+    let server = Server::with_tls(&at("crt"), &at("key"), &["backups"]);
+    let mut description = described(0, "");
+    description.endpoint = Some(format!("https://127.0.0.1:{}", server.port));
+    let (file, sha256) = archive(9 * MIB);
+    let key = key(&server.access_key, SECRET);
+    let error = format!("{:#}", opened(&description, &key).put(NAME, &file, &sha256).unwrap_err());
+    assert!(error.contains("certificate") && error.contains("name that in ca"), "{error}");
+    description.ca = Some(at("crt"));
+    opened(&description, &key).put(NAME, &file, &sha256).unwrap();
+}

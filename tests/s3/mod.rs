@@ -1,0 +1,273 @@
+//! A bucket for tests: a real server, which no one here wrote, and between it and us a fake for faults alone.
+#![allow(dead_code, reason = "two test programs share it, and each uses a part")]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// The secret half of the access key. It must turn up nowhere.
+pub const SECRET: &str = "canary-s3-secret-0123456789abcdefghijkl";
+
+/// A moto of one test. It ends with it.
+pub struct Server {
+    child: Child,
+    /// Its port on loopback.
+    pub port: u16,
+    /// The id of the access key.
+    pub access_key: String,
+    /// The id of a role's, whose secret is the same and whose token is `canary-token`.
+    pub role_key: String,
+}
+
+impl Server {
+    /// A server with these buckets.
+    pub fn new(buckets: &[&str]) -> Self {
+        Self::start("", "", buckets)
+    }
+
+    /// The same behind TLS.
+    pub fn with_tls(certificate: &Path, key: &Path, buckets: &[&str]) -> Self {
+        Self::start(certificate.to_str().unwrap(), key.to_str().unwrap(), buckets)
+    }
+
+    fn start(certificate: &str, key: &str, buckets: &[&str]) -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3/s3_server.py");
+        let mut child = Command::new(python())
+            .arg("-I")
+            .arg(script)
+            .args([SECRET, certificate, key])
+            .args(buckets)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [port, access_key, role_key] = words[..] else {
+            panic!("moto does not start; its words are above")
+        };
+        let (port, access_key, role_key) =
+            (port.parse().unwrap(), access_key.to_owned(), role_key.to_owned());
+        Self { child, port, access_key, role_key }
+    }
+
+    /// A credentials file for it, written to `path`.
+    pub fn write_credentials(&self, path: &Path) {
+        write_credentials(path, &self.access_key, SECRET);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A credentials file as Amazon's tools have it.
+pub fn write_credentials(path: &Path, access_key: &str, secret: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let text = format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret}\n");
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The Python that has moto.
+fn python() -> PathBuf {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/s3/moto");
+    let home = std::env::var_os("MOTO_HOME").map_or(fetched, PathBuf::from);
+    let python = home.join("bin/python");
+    assert!(python.exists(), "moto is missing: run cargo xtask test");
+    python
+}
+
+/// What happens to a request.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// It never reaches the server, which seems to say this: status, code, and further header lines.
+    Answer(u16, &'static str, &'static str),
+    /// The connection breaks after so many bytes of the request's body.
+    CutRequest(usize),
+    /// The server gets it, and the answer never arrives.
+    LoseAnswer,
+    /// The connection breaks after so many bytes of the answer.
+    CutAnswer(usize),
+    /// The last byte of the answer is another.
+    FlipAnswer,
+    /// So many bytes a second, both ways.
+    Slow(usize),
+}
+
+#[derive(Default)]
+struct State {
+    faults: Vec<(&'static str, &'static str, Fault, usize)>,
+    seen: Vec<String>,
+}
+
+/// A fake that stands before a real server, passes everything on, and makes faults where a test says so.
+pub struct Faults {
+    /// Its port on loopback.
+    pub port: u16,
+    state: Arc<Mutex<State>>,
+}
+
+impl Faults {
+    /// Stands before the server on `to`.
+    pub fn before(to: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || pass(client, to, &shared));
+            }
+        });
+        Self { port, state }
+    }
+
+    /// The next `times` requests with this method and this in their first line suffer this.
+    pub fn make(&self, method: &'static str, holds: &'static str, fault: Fault, times: usize) {
+        self.state.lock().unwrap().faults.push((method, holds, fault, times));
+    }
+
+    /// No more faults.
+    pub fn none(&self) {
+        self.state.lock().unwrap().faults.clear();
+    }
+
+    /// The heads of all requests so far that begin with `method` and hold `text`.
+    pub fn seen(&self, method: &str, text: &str) -> Vec<String> {
+        let seen = &self.state.lock().unwrap().seen;
+        seen.iter().filter(|head| head.starts_with(method) && head.contains(text)).cloned().collect()
+    }
+}
+
+impl State {
+    fn fault_of(&mut self, line: &str) -> Option<Fault> {
+        let fits = |(method, holds, _, left): &&mut (&str, &str, Fault, usize)| {
+            *left > 0 && line.starts_with(*method) && line.contains(*holds)
+        };
+        let (_, _, fault, left) = self.faults.iter_mut().find(fits)?;
+        *left -= 1;
+        Some(fault.clone())
+    }
+}
+
+/// Passes one request on; the connection ends with it.
+fn pass(client: TcpStream, to: u16, state: &Mutex<State>) -> Option<()> {
+    let mut reader = BufReader::new(client.try_clone().ok()?);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let line = head.lines().next()?.to_owned();
+    let fault = {
+        let mut state = state.lock().unwrap();
+        state.seen.push(head.clone());
+        state.fault_of(&line)
+    };
+    let length = head
+        .lines()
+        .find_map(|line| line.to_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    match &fault {
+        Some(Fault::CutRequest(bytes)) => {
+            let bytes = (*bytes).min(body.len());
+            reader.read_exact(&mut body[..bytes]).ok()?;
+            return client.shutdown(Shutdown::Both).ok();
+        }
+        Some(Fault::Slow(rate)) => read_slowly(&mut reader, &mut body, *rate)?,
+        _ => reader.read_exact(&mut body).ok()?,
+    }
+    let answer = match &fault {
+        Some(Fault::Answer(status, code, more)) => told(*status, code, more),
+        _ => ask(to, &head, &body)?,
+    };
+    give(client, answer, fault)
+}
+
+fn read_slowly(from: &mut impl Read, body: &mut [u8], rate: usize) -> Option<()> {
+    for chunk in body.chunks_mut((rate / 20).max(1)) {
+        from.read_exact(chunk).ok()?;
+        thread::sleep(Duration::from_millis(50));
+    }
+    Some(())
+}
+
+fn told(status: u16, code: &str, more: &str) -> Vec<u8> {
+    let body = format!(
+        "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>the words for it</Message>\
+         <RequestId>REQUEST7</RequestId></Error>"
+    );
+    format!("HTTP/1.1 {status} No\r\nContent-Length: {}\r\nConnection: close\r\n{more}\r\n{body}", body.len())
+        .into()
+}
+
+fn ask(to: u16, head: &str, body: &[u8]) -> Option<Vec<u8>> {
+    let mut server = TcpStream::connect(("127.0.0.1", to)).ok()?;
+    let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    server.write_all(head.as_bytes()).ok()?;
+    server.write_all(body).ok()?;
+    let mut answer = Vec::new();
+    server.read_to_end(&mut answer).ok()?;
+    Some(answer)
+}
+
+fn give(mut client: TcpStream, mut answer: Vec<u8>, fault: Option<Fault>) -> Option<()> {
+    match fault {
+        Some(Fault::LoseAnswer) => answer.clear(),
+        Some(Fault::CutAnswer(bytes)) => answer.truncate(bytes),
+        Some(Fault::FlipAnswer) => *answer.last_mut()? ^= 1,
+        Some(Fault::Slow(rate)) => {
+            for chunk in answer.chunks((rate / 20).max(1)) {
+                client.write_all(chunk).ok()?;
+                thread::sleep(Duration::from_millis(50));
+            }
+            return client.shutdown(Shutdown::Both).ok();
+        }
+        _ => {}
+    }
+    client.write_all(&answer).ok()?;
+    client.shutdown(Shutdown::Both).ok()
+}
+
+/// A fake of the metadata service of Amazon's machines, on loopback: version 2 of it, which wants a token first. Gives its
+/// port.
+pub fn metadata_service(access_key: &str) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let role = format!(
+        "{{\"Code\": \"Success\", \"AccessKeyId\": \"{access_key}\", \"SecretAccessKey\": \"{SECRET}\", \
+         \"Token\": \"canary-token\", \"Expiration\": \"2099-01-01T00:00:00Z\"}}"
+    );
+    thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let mut reader = BufReader::new(client.try_clone().unwrap());
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).unwrap_or(0) > 0 {}
+            let has_token = head.contains("x-aws-ec2-metadata-token: the-token");
+            let line = head.lines().next().unwrap_or_default();
+            let (status, body) = match line.split(' ').nth(1).unwrap_or_default() {
+                "/latest/api/token" if line.starts_with("PUT") => (200, "the-token"),
+                "/latest/meta-data/iam/security-credentials/" if has_token => (200, "the-role"),
+                "/latest/meta-data/iam/security-credentials/the-role" if has_token => (200, role.as_str()),
+                _ => (401, ""),
+            };
+            let answer = format!(
+                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            let _ = (&client).write_all(answer.as_bytes());
+        }
+    });
+    port
+}
