@@ -6,7 +6,7 @@
 //! |---|---|
 //! | the charm's life | `charm` |
 //! | the front door | `action` |
-//! | the walks | `snapshot`, `restore`, `keeping` |
+//! | the walks | `snapshot`, `restore`, `keeping`, `offsite` |
 //! | what they work on | `swap`, `store`, `archive`, `catalog` |
 //! | the outside | `etcd`, `juju` (used by `action` and `charm` alone) |
 //! | the ground | `system`, `progress`, `stop` |
@@ -22,6 +22,7 @@ pub mod etcd;
 pub mod fuzz;
 pub mod juju;
 pub mod keeping;
+pub mod offsite;
 pub mod progress;
 pub mod restore;
 pub mod snapshot;

@@ -2,6 +2,7 @@
 //!
 //! Must never show the password, nor keep it among the variables that others look through.
 
+use crate::store::s3::{Credentials, FromEnvironment};
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -9,6 +10,8 @@ use std::path::PathBuf;
 
 /// Where the site file is named.
 pub(super) const SITE: &str = "ETCD_SITE";
+/// Where the file of destinations is named.
+pub(super) const DESTINATIONS: &str = "ETCD_DESTINATIONS";
 /// Where etcd's own tools look for the password.
 pub(super) const PASSWORD: &str = "ETCDCTL_PASSWORD";
 
@@ -19,6 +22,10 @@ pub struct Environment {
     pub site: Option<PathBuf>,
     /// The password of etcd's user, from `ETCDCTL_PASSWORD`.
     pub password: Option<Secret>,
+    /// The file of destinations, where `ETCD_DESTINATIONS` names one.
+    pub destinations: Option<PathBuf>,
+    /// What is there for buckets, in the variables that Amazon's tools read.
+    pub bucket: FromEnvironment,
     /// The unit that Juju runs us on, in an action and under `juju exec`.
     pub unit: Option<String>,
     /// All the rest.
@@ -38,6 +45,8 @@ impl Environment {
             variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         Self {
             site: variables.get(&OsString::from(SITE)).map(PathBuf::from),
+            destinations: variables.get(&OsString::from(DESTINATIONS)).map(PathBuf::from),
+            bucket: bucket(&mut variables),
             // etcd knows no password that is not UTF-8; such a one is refused by etcd itself, in its own words.
             password: variables
                 .remove(&OsString::from(PASSWORD))
@@ -61,6 +70,21 @@ impl Environment {
     }
 }
 
+/// An access key, and where to ask for one. Takes the secrets out.
+fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> FromEnvironment {
+    let mut take =
+        |name: &str| variables.remove(&OsString::from(name)).and_then(|value| value.into_string().ok());
+    let (access_key, secret) = (take("AWS_ACCESS_KEY_ID"), take("AWS_SECRET_ACCESS_KEY"));
+    let token = take("AWS_SESSION_TOKEN").map(Secret::new);
+    let credentials = access_key.zip(secret).map(|(access_key, secret)| Credentials {
+        access_key,
+        secret: Secret::new(secret),
+        token,
+        expires: None,
+    });
+    FromEnvironment { credentials, metadata: take("AWS_EC2_METADATA_SERVICE_ENDPOINT") }
+}
+
 /// The words after the program's name.
 #[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
 pub(super) fn words() -> Vec<OsString> {
@@ -76,6 +100,16 @@ pub fn now() -> jiff::Timestamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_access_key_is_taken_out_of_sight() {
+        let named = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+        let environment = Environment::of(named.map(|name| (name.into(), "canary".into())));
+        let found = environment.bucket.credentials.as_ref().unwrap();
+        assert_eq!((found.access_key.as_str(), found.secret.reveal()), ("canary", "canary"));
+        assert!(found.token.is_some() && environment.variables.is_empty());
+        assert!(!format!("{:?}", found.secret).contains("canary"));
+    }
 
     #[test]
     fn the_password_is_taken_out_of_sight() {

@@ -7,6 +7,8 @@ mod bug;
 pub mod credentials;
 pub mod declared;
 mod environment;
+pub mod fetch;
+mod offsite;
 pub mod params;
 pub mod restore;
 pub mod results;

@@ -3,23 +3,25 @@
 //! Must never hold a key that Juju would refuse: `action-set` refuses all for the sake of one.
 
 use serde_yaml::Mapping;
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// A dotted key that Juju takes. Made by [`key!`](super::key), which checks it when the code is compiled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Key(&'static str);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key(Cow<'static, str>);
 
 impl Key {
     /// Checks `name` by Juju's rules: segments of lowercase letters, digits and inner hyphens, none of them reserved.
     /// To be called in a `const`, where a bad key does not compile; [`key!`](super::key) does so.
     pub const fn new(name: &'static str) -> Self {
         assert!(takes(name.as_bytes()), "Juju does not take this key");
-        Self(name)
+        Self(Cow::Borrowed(name))
     }
 
-    /// The key as Juju is told it.
-    pub fn name(self) -> &'static str {
-        self.0
+    /// A key whose last segment an operator chose; `None` where Juju does not take it.
+    pub fn below(prefix: &str, segment: &str) -> Option<Self> {
+        let name = format!("{prefix}.{segment}");
+        takes(name.as_bytes()).then_some(Self(Cow::Owned(name)))
     }
 }
 
@@ -93,16 +95,16 @@ const fn same(a: &[u8], b: &[u8]) -> bool {
 /// The results of an action, in the order they were set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Results {
-    pairs: Vec<(&'static str, String)>,
+    pairs: Vec<(Key, String)>,
 }
 
 impl Results {
     /// Sets `key`; the value that it had is replaced.
     pub fn set(&mut self, key: Key, value: impl Into<String>) {
         let value = value.into();
-        match self.pairs.iter_mut().find(|(name, _)| *name == key.name()) {
+        match self.pairs.iter_mut().find(|(name, _)| *name == key) {
             Some((_, old)) => *old = value,
-            None => self.pairs.push((key.name(), value)),
+            None => self.pairs.push((key, value)),
         }
     }
 
@@ -113,7 +115,7 @@ impl Results {
 
     /// Every key with its value.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.pairs.iter().map(|(name, value)| (*name, &**value))
+        self.pairs.iter().map(|(name, value)| (&*name.0, &**value))
     }
 
     /// The results as YAML, nested as Juju nests them. Every value reads back as the same text.
@@ -123,9 +125,9 @@ impl Results {
         text
     }
 
-    fn nested(&self) -> Vec<(&'static str, Node)> {
+    fn nested(&self) -> Vec<(&str, Node<'_>)> {
         let mut top = Vec::new();
-        for (name, value) in &self.pairs {
+        for (name, value) in self.pairs() {
             put(&mut top, name, value);
         }
         top
@@ -133,13 +135,13 @@ impl Results {
 }
 
 /// A place in the nested results.
-enum Node {
-    Text(String),
-    Map(Vec<(&'static str, Node)>),
+enum Node<'a> {
+    Text(&'a str),
+    Map(Vec<(&'a str, Node<'a>)>),
 }
 
 /// As Juju does it: the later one wins where a text and a map are in each other's way.
-fn put(map: &mut Vec<(&'static str, Node)>, name: &'static str, value: &str) {
+fn put<'a>(map: &mut Vec<(&'a str, Node<'a>)>, name: &'a str, value: &'a str) {
     let (segment, rest) = match name.split_once('.') {
         Some((segment, rest)) => (segment, Some(rest)),
         None => (name, None),
@@ -153,7 +155,7 @@ fn put(map: &mut Vec<(&'static str, Node)>, name: &'static str, value: &str) {
     };
     let node = &mut map[at].1;
     match (rest, &mut *node) {
-        (None, _) => *node = Node::Text(value.to_owned()),
+        (None, _) => *node = Node::Text(value),
         (Some(rest), Node::Map(inner)) => put(inner, rest, value),
         (Some(rest), Node::Text(_)) => {
             let mut inner = Vec::new();
@@ -163,7 +165,7 @@ fn put(map: &mut Vec<(&'static str, Node)>, name: &'static str, value: &str) {
     }
 }
 
-fn write_yaml(text: &mut String, depth: usize, map: &[(&'static str, Node)]) {
+fn write_yaml(text: &mut String, depth: usize, map: &[(&str, Node<'_>)]) {
     for (name, node) in map {
         match node {
             Node::Map(inner) => {
@@ -182,7 +184,7 @@ fn write_yaml(text: &mut String, depth: usize, map: &[(&'static str, Node)]) {
 
 /// One pair as YAML. `serde_yaml` quotes what YAML 1.2 would not read as text; what YAML 1.1 would not (dates, `yes`,
 /// `12:30`) is quoted here, for the scripts that read us with an older parser.
-fn pair(name: &'static str, value: &str) -> String {
+fn pair(name: &str, value: &str) -> String {
     if ambiguous(value) {
         return format!("{name}: '{value}'\n");
     }

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 /// Takes a snapshot and says where it is.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     refuse_old_keys(call.params.text("keys-version")?)?;
+    let destinations = super::offsite::destinations(call)?;
     let site = super::site(call)?;
     let untouched = |error| {
         let state = "no archive was published and etcd was not touched";
@@ -40,7 +41,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         snapshot::take(&Client::of(&site), &site.tools, &request, &mut call.tell()).map_err(untouched)?;
     results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
     tell(&report, super::site::warnings(&site, call.now), results);
-    Ok(())
+    super::offsite::send(call, &report, &destinations, results)
 }
 
 /// The older charm's parameter: it could copy the store of the v2 API too, which etcd 3.6 no longer has.

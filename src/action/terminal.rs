@@ -3,7 +3,7 @@
 //! Must never fail an action because nobody reads what it prints.
 
 use super::declared::{Declaration, Kind, Param, Value};
-use super::environment::{PASSWORD, SITE};
+use super::environment::{DESTINATIONS, PASSWORD, SITE};
 use super::params::{Params, nearest, shown};
 use super::results::Results;
 use crate::stop::{Refusal, Stop};
@@ -118,6 +118,11 @@ fn help(declaration: &Declaration) -> String {
              that the Debian package or the etcd snap has installed.",
         ),
         (PASSWORD, "The password of the etcd user that the site file names, without such a file of root."),
+        (
+            DESTINATIONS,
+            "A file that says where snapshots go besides this machine. Without it /etc/etcd-charm/destinations.yaml, where \
+             there is one.",
+        ),
     ] {
         text.push_str(&wrapped(variable, 2));
         text.push_str(&wrapped(meaning, 6));
@@ -136,6 +141,7 @@ fn example_words(action: &str) -> &'static str {
         "restore" => "snapshot=/root/etcd-snapshot-2026-01-31-12.00.00.tar.gz",
         "snapshot" => "target=/root/etcd-snapshots",
         "compact" => "physical=true",
+        "fetch-snapshot" => "from=offsite/latest target=/root/etcd-snapshots",
         _ => "",
     }
 }
@@ -264,7 +270,7 @@ mod tests {
                 assert!(text.contains(&param.default.to_string()), "{text}");
             }
             assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
-            for needed in [SITE, PASSWORD, "0 completed, 1 failed, 2 refused"] {
+            for needed in [SITE, DESTINATIONS, PASSWORD, "0 completed, 1 failed, 2 refused"] {
                 assert!(text.contains(needed), "{text}");
             }
             assert_eq!(text.contains("--recover"), recovers(action));

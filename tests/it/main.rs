@@ -36,6 +36,7 @@ mod client;
 mod cluster;
 mod corruption;
 mod crash;
+mod destinations;
 mod hooks;
 mod hostile;
 mod juju;
@@ -50,6 +51,8 @@ mod restore;
 mod restore_options;
 mod rollback;
 mod run;
+#[path = "../s3/mod.rs"]
+mod s3;
 mod secrets;
 mod service;
 mod site;

@@ -36,6 +36,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("actions/compact", env!("CARGO_BIN_EXE_compact")),
     ("actions/defrag", env!("CARGO_BIN_EXE_defrag")),
     ("actions/package-client-credentials", env!("CARGO_BIN_EXE_package-client-credentials")),
+    ("actions/fetch-snapshot", env!("CARGO_BIN_EXE_fetch-snapshot")),
 ];
 
 /// The unit `etcd/0`, on the machine of one world.

@@ -1,6 +1,6 @@
 //! The action `list-snapshots`: what is kept, the newest first, as a table or as a document.
 
-use super::stores;
+use super::stores_everywhere;
 use super::table::table;
 use crate::action::results::Results;
 use crate::action::{Call, key};
@@ -22,7 +22,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         Ok(0) | Err(_) => usize::MAX,
         Ok(limit) => limit,
     };
-    let stores = stores(call, "")?;
+    let stores = stores_everywhere(call, "")?;
     let look = Look::at(&stores);
     let entries: Vec<&Entry> = look.found.iter().map(|found| &found.entry).collect();
     let rows: Vec<Row> = entries

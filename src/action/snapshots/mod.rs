@@ -28,6 +28,16 @@ fn stores(call: &Call<'_>, asked: &str) -> Result<Vec<Box<dyn Store>>, Stop> {
     Ok(stores)
 }
 
+/// Those, and the destinations.
+fn stores_everywhere(call: &Call<'_>, asked: &str) -> Result<Vec<Box<dyn Store>>, Stop> {
+    let mut stores = stores(call, asked)?;
+    let destinations = super::offsite::destinations(call)?;
+    for name in destinations.names() {
+        stores.push(destinations.open(name).map_err(untouched)?);
+    }
+    Ok(stores)
+}
+
 fn untouched(error: anyhow::Error) -> Stop {
     Stop::of(error, "nothing was changed", "mend the cause and run it again")
 }

@@ -1,6 +1,6 @@
 //! The action `verify-snapshot`: whether archives are still good, shown by reading them, and by booting them on demand.
 
-use super::{failed, stores, untouched};
+use super::{failed, stores_everywhere, untouched};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
@@ -15,7 +15,7 @@ use std::path::Path;
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let asked = call.params.text("snapshot")?;
     let drill = call.params.flag("drill")?;
-    let stores = stores(call, asked)?;
+    let stores = stores_everywhere(call, asked)?;
     let look = Look::at(&stores);
     let chosen = look.choose(asked)?;
     let site = crate::action::site(call)?;

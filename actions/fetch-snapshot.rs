@@ -1,0 +1,7 @@
+//! The action `fetch-snapshot`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("fetch-snapshot", etcd_charm::action::fetch::perform)
+}

@@ -1,0 +1,53 @@
+//! What an action does about destinations: reads which there are, sends archives there, says what became of each.
+
+use super::Call;
+use super::results::{Key, Results};
+use crate::offsite::{self, Archive, Destinations};
+use crate::snapshot::Report;
+use crate::stop::{Failure, Refusal, Stop};
+use crate::system::durable::Dir;
+use anyhow::{Context, anyhow};
+
+/// The destinations of this machine.
+pub(super) fn destinations(call: &Call<'_>) -> Result<Destinations, Refusal> {
+    let environment = call.environment;
+    Destinations::read(environment.destinations.as_deref(), environment.bucket.clone(), call.now)
+}
+
+/// Sends the archive, and those that still wait, to every destination. The archive here is good whatever comes of it.
+pub(super) fn send(
+    call: &Call<'_>,
+    report: &Report,
+    destinations: &Destinations,
+    results: &mut Results,
+) -> Result<(), Stop> {
+    if destinations.is_empty() {
+        return Ok(());
+    }
+    let stays = |cause: anyhow::Error| {
+        let state = format!(
+            "the archive {} is complete and verified, and waits to be uploaded; etcd was not touched",
+            report.path.display()
+        );
+        Stop::Failed(Failure {
+            cause,
+            state,
+            next: "mend the cause, then run snapshot again: it sends all that waits".to_owned(),
+        })
+    };
+    let name = report.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let archive = Archive { name, sha256: &report.packed.sha256, manifest: &report.manifest };
+    let home =
+        report.path.parent().context("the archive has no directory").and_then(Dir::open).map_err(stays)?;
+    let outcomes = offsite::send(&home, &archive, destinations, call.now, &mut call.tell()).map_err(stays)?;
+    for outcome in &outcomes {
+        if let Some(key) = Key::below("destinations", &outcome.destination) {
+            results.set(key, outcome.in_words());
+        }
+    }
+    let failed: Vec<String> = outcomes
+        .iter()
+        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.why.as_ref()?)))
+        .collect();
+    if failed.is_empty() { Ok(()) } else { Err(stays(anyhow!("uploading to {}", failed.join("; to ")))) }
+}

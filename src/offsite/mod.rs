@@ -1,0 +1,143 @@
+//! Off the machine: every archive goes to every destination, and what does not get there waits in a queue and goes with a
+//! later run.
+//!
+//! A destination that fails hides nothing of the others. Must never touch an archive, nor tell of success before the
+//! destination has read it back.
+
+mod destinations;
+mod fetch;
+mod queue;
+
+pub use destinations::{Destination, Destinations, PLACE};
+pub use fetch::{Fetched, fetch};
+
+use crate::catalog::manifest::Manifest;
+use crate::etcd::seal::hex;
+use crate::progress::{Progress, Tell};
+use crate::store::Store;
+use crate::store::s3::Trouble;
+use crate::system::durable::Dir;
+use crate::system::interrupt;
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use queue::{Queue, Waiting};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io::Read;
+
+/// A new archive, in the directory that it was published in.
+#[derive(Debug, Clone, Copy)]
+pub struct Archive<'a> {
+    /// Its name there.
+    pub name: &'a str,
+    /// Its SHA-256 in hex.
+    pub sha256: &'a str,
+    /// What is in it.
+    pub manifest: &'a Manifest,
+}
+
+/// What became of a destination in one run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Its name.
+    pub destination: String,
+    /// How many archives were put there.
+    pub uploaded: usize,
+    /// How many still wait.
+    pub waiting: usize,
+    /// Why they do: the first cause.
+    pub why: Option<String>,
+}
+
+impl Outcome {
+    /// In a few words: `uploaded`, or `queued: ` and why.
+    pub fn in_words(&self) -> String {
+        let more = |count: usize| if count > 1 { format!(" ({count} archives)") } else { String::new() };
+        match &self.why {
+            Some(why) => format!("queued{}: {why}", more(self.waiting)),
+            None => format!("uploaded{}", more(self.uploaded)),
+        }
+    }
+}
+
+/// Puts `archive` into the queue for every destination, then uploads whatever waits in the archives' directory `home`. The
+/// outcomes are those of the destinations, by name. Fails only where the queue itself cannot be kept, or when interrupted.
+pub fn send(
+    home: &Dir,
+    archive: &Archive<'_>,
+    destinations: &Destinations,
+    now: Timestamp,
+    tell: Tell<'_>,
+) -> Result<Vec<Outcome>> {
+    let queue = Queue::open(home)?;
+    for destination in destinations.names() {
+        queue.add(&Waiting::new(archive, destination, now))?;
+    }
+    let waiting = queue.waiting()?;
+    let mut outcomes = Vec::new();
+    for destination in destinations.names() {
+        let own = waiting.iter().filter(|one| one.destination == destination);
+        tell(Progress::Step(&format!("uploading to {destination}")));
+        outcomes.push(to_one(home, &queue, destination, own, destinations)?);
+    }
+    Ok(outcomes)
+}
+
+/// Uploads all that waits for one destination, up to the first that does not get there.
+fn to_one<'a>(
+    home: &Dir,
+    queue: &Queue,
+    name: &str,
+    waiting: impl Iterator<Item = &'a Waiting>,
+    destinations: &Destinations,
+) -> Result<Outcome> {
+    let mut outcome = Outcome { destination: name.to_owned(), uploaded: 0, waiting: 0, why: None };
+    let store = destinations.open(name);
+    let mut unreachable = store.is_err();
+    for one in waiting {
+        let put = match &store {
+            _ if unreachable && outcome.why.is_some() => {
+                outcome.waiting += 1;
+                continue;
+            }
+            Ok(store) => upload(home, store.as_ref(), one),
+            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+        };
+        interrupt::check()?;
+        match put {
+            Ok(()) => {
+                queue.remove(one)?;
+                outcome.uploaded += 1;
+            }
+            Err(error) => {
+                unreachable |= error.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 0);
+                outcome.waiting += 1;
+                outcome.why.get_or_insert(format!("{error:#}"));
+                queue.failed(one, &format!("{error:#}"))?;
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// Uploads one archive, which must still be what it was when it was queued.
+fn upload(home: &Dir, store: &dyn Store, one: &Waiting) -> Result<()> {
+    ensure!(!one.archive.contains('/'), "{} is no name of an archive", one.archive);
+    let mut archive = home.read(&one.archive).with_context(|| {
+        format!("the archive has gone; remove {} to have it forgotten", one.file(home.path()).display())
+    })?;
+    let found = sha256_of(&mut archive).with_context(|| format!("reading {}", one.archive))?;
+    ensure!(found == one.sha256, "{} is no longer what it was when it was made", one.archive);
+    store.put(&one.remote, &archive, &one.sha256)
+}
+
+fn sha256_of(archive: &mut File) -> Result<String> {
+    let (mut hash, mut chunk) = (Sha256::new(), vec![0; 256 << 10]);
+    loop {
+        interrupt::check()?;
+        match archive.read(&mut chunk)? {
+            0 => return Ok(hex(&hash.finalize())),
+            length => hash.update(&chunk[..length]),
+        }
+    }
+}

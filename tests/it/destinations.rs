@@ -1,0 +1,276 @@
+//! What `snapshot` sends off the machine: to real S3 servers, with faults between.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::look::{names, sha256sum};
+use crate::run::{Out, Run};
+use crate::s3::{Fault, Faults, SECRET, Server, write_credentials};
+use crate::world::{Version, World, is_root};
+
+on_one_version! {
+    a_snapshot_goes_to_every_destination,
+    one_that_fails_hides_nothing_and_waits,
+    an_upload_that_was_killed_waits_too,
+    a_file_of_destinations_that_cannot_be_used_stops_a_snapshot_before_it_begins,
+    the_role_of_the_machine_is_asked_for_a_key,
+    a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified,
+    the_secret_is_nowhere_to_be_seen,
+}
+
+/// A file of destinations: each a name, a port, a bucket, and more lines.
+fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
+    let credentials = world.path("credentials");
+    let mut text = "destinations:\n".to_owned();
+    for (name, port, bucket, more) in all {
+        let login = if more.contains("instance-role") || more.contains("credentials-file") {
+            String::new()
+        } else {
+            format!("credentials-file: {}, ", credentials.display())
+        };
+        text += &format!(
+            "  {name}:\n    s3: {{{login}endpoint: 'http://127.0.0.1:{port}', bucket: {bucket}, folder: etcd{more}}}\n"
+        );
+    }
+    fs::write(world.path("destinations.yaml"), text).unwrap();
+}
+
+fn command(world: &World) -> Command {
+    let mut command = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+    command.env("ETCD_DESTINATIONS", world.path("destinations.yaml"));
+    command
+}
+
+fn snapshot(world: &World) -> Out {
+    Run::start(command(world), &world.path("runs")).finish()
+}
+
+/// The archives that wait, as `ARCHIVE@DESTINATION`.
+fn waiting(world: &World) -> Vec<String> {
+    names(&world.target().join(".uploads"))
+}
+
+/// The archives in the directory.
+fn archives(world: &World) -> Vec<String> {
+    names(&world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
+}
+
+fn a_snapshot_goes_to_every_destination(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let server = Server::new(&["bucket-one", "bucket-two"]);
+    server.write_credentials(&world.path("credentials"));
+    let faults = Faults::before(server.port);
+    write_destinations(
+        &world,
+        &[
+            ("near", faults.port, "bucket-one", ""),
+            ("offsite", faults.port, "bucket-two", ", encryption: s3"),
+        ],
+    );
+    let results = snapshot(&world).completed();
+    assert_eq!(results.get("destinations.near"), "uploaded");
+    assert_eq!(results.get("destinations.offsite"), "uploaded");
+    assert!(results.out.stderr.contains("uploading to offsite"), "{}", results.out.told());
+    assert_eq!(results.get("snapshot.sha256"), sha256sum(Path::new(&results.get("snapshot.path"))));
+    let name = archives(&world).remove(0);
+    // In a folder of its cluster and its member, in each bucket.
+    for bucket in ["bucket-one", "bucket-two"] {
+        let puts = faults.seen("PUT", &format!("/{bucket}/etcd/"));
+        assert_eq!(puts.len(), 1, "{puts:?}");
+        assert!(puts[0].contains(&format!("/m1/{name} ")), "{puts:?}");
+    }
+    assert!(waiting(&world).is_empty());
+}
+
+fn one_that_fails_hides_nothing_and_waits(version: Version) {
+    let world = World::plain(version);
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    let faults = Faults::before(server.port);
+    write_destinations(&world, &[("bad", faults.port, "missing", ""), ("good", faults.port, "backups", "")]);
+    let out = snapshot(&world);
+    let said = out.stdout.clone();
+    assert!(said.contains("good: uploaded") && said.contains("bad: 'queued: "), "{}", out.told());
+    assert!(said.contains("path: ") && said.contains("verified: 'true'"), "{}", out.told());
+    out.failed(&["uploading to bad: "]);
+    let first = archives(&world).remove(0);
+    assert_eq!(waiting(&world), [format!("{first}@bad")]);
+
+    // The next run sends what waits, and what is new.
+    write_destinations(
+        &world,
+        &[("bad", faults.port, "backups", ", region: us-east-1"), ("good", faults.port, "backups", "")],
+    );
+    fs::write(
+        world.path("destinations.yaml"),
+        fs::read_to_string(world.path("destinations.yaml")).unwrap().replacen(
+            "folder: etcd,",
+            "folder: other,",
+            1,
+        ),
+    )
+    .unwrap();
+    let results = snapshot(&world).completed();
+    assert_eq!(results.get("destinations.bad"), "uploaded (2 archives)");
+    assert_eq!(results.get("destinations.good"), "uploaded");
+    assert!(waiting(&world).is_empty());
+    // To the good one once, in vain to the one that is missing, and then there too.
+    assert_eq!(faults.seen("PUT", &first).len(), 3);
+}
+
+fn an_upload_that_was_killed_waits_too(version: Version) {
+    let world = World::plain(version);
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    let faults = Faults::before(server.port);
+    write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
+    faults.make("PUT", "", Fault::Slow(100), 1);
+    let run = Run::start(command(&world), &world.path("runs"));
+    while faults.seen("PUT", "").is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let _ = run.kill();
+    assert_eq!(archives(&world).len(), 1);
+    assert_eq!(waiting(&world).len(), 1);
+    let results = snapshot(&world).completed();
+    assert_eq!(results.get("destinations.offsite"), "uploaded (2 archives)");
+    assert!(waiting(&world).is_empty());
+}
+
+fn a_file_of_destinations_that_cannot_be_used_stops_a_snapshot_before_it_begins(version: Version) {
+    let world = World::plain(version);
+    let file = world.path("destinations.yaml");
+    snapshot(&world).refused(&["destinations.yaml cannot be used"]);
+    fs::write(&file, "destinations: {a: {s3: {bucket: b, secret-key: x}}}").unwrap();
+    snapshot(&world).refused(&["unknown field `secret-key`"]);
+    world.set_mode("destinations.yaml", 0o666);
+    snapshot(&world).refused(&["others than root can change where Secrets go"]);
+    assert!(names(&world.target()).is_empty());
+}
+
+/// A fake of the metadata service that Amazon's machines have, for want of one here: it gives the key only for its token.
+fn the_role_of_the_machine_is_asked_for_a_key(version: Version) {
+    let world = World::plain(version);
+    let server = Server::new(&["backups"]);
+    let metadata = crate::s3::metadata_service(&server.role_key);
+    let faults = Faults::before(server.port);
+    write_destinations(&world, &[("offsite", faults.port, "backups", ", instance-role: true")]);
+    let mut command = command(&world);
+    command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://127.0.0.1:{metadata}"));
+    let out = Run::start(command, &world.path("runs")).finish();
+    // The token of the role goes along, and is signed.
+    let puts = faults.seen("PUT", "backups");
+    assert_eq!(puts.len(), 1, "{}", out.told());
+    assert!(puts[0].contains("x-amz-security-token: canary-token"), "{puts:?}");
+    assert!(puts[0].contains(";x-amz-security-token, Signature="), "{puts:?}");
+    assert_eq!(out.completed().get("destinations.offsite"), "uploaded");
+
+    // Where nobody answers, that is said.
+    let none = snapshot(&world);
+    assert!(
+        none.stdout.contains("offsite: 'queued: asking http://169.254.169.254 for the key"),
+        "{}",
+        none.told()
+    );
+    none.failed(&["asking http://169.254.169.254"]);
+}
+
+fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let saved = world.dump();
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    let faults = Faults::before(server.port);
+    write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
+    let first = snapshot(&world).completed();
+    let sha256 = first.get("snapshot.sha256");
+    let name = first.get("snapshot.path").rsplit('/').next().unwrap().to_owned();
+    fs::remove_dir_all(world.target()).unwrap();
+    let fetch = |from: &str| {
+        let words = [format!("from={from}"), world.to_target()];
+        let mut command =
+            world.action(env!("CARGO_BIN_EXE_fetch-snapshot"), &words.each_ref().map(String::as_str));
+        command.env("ETCD_DESTINATIONS", world.path("destinations.yaml")).env_remove("ETCD_SITE");
+        Run::start(command, &world.path("runs")).finish()
+    };
+    let mut list = world.action(env!("CARGO_BIN_EXE_list-snapshots"), &[&world.to_target()]);
+    list.env("ETCD_DESTINATIONS", world.path("destinations.yaml"));
+    let listed = Run::start(list, &world.path("runs")).finish().completed();
+    let remote = format!("/m1/{name}");
+    assert!(listed.get("snapshots").contains(&remote), "{}", listed.out.told());
+    assert!(listed.get("snapshots").contains("s3://backups/etcd/"), "{}", listed.out.told());
+    assert_eq!(listed.get("count"), "1");
+
+    for from in [&format!("offsite/{name}"), "offsite/latest"] {
+        let fetched = fetch(from).completed();
+        let path = fetched.get("snapshot.path");
+        assert_eq!(
+            (fetched.get("snapshot.sha256"), sha256sum(Path::new(&path))),
+            (sha256.clone(), sha256.clone())
+        );
+        fetch(from).refused(&["is there already"]);
+        fs::remove_file(path).unwrap();
+    }
+    for (from, why) in [
+        ("offsite/none.tar.gz", "holds no none.tar.gz"),
+        ("nowhere/latest", "names no destination"),
+        ("offsite/elsewhere/latest", "no good archive"),
+        ("s3://other/x", "is in no destination"),
+        ("", "names no destination"),
+    ] {
+        fetch(from).refused(&[why]);
+    }
+    // Altered on its way here: it gets no name.
+    faults.make("GET", &*name.clone().leak(), Fault::FlipAnswer, 100);
+    fetch(&format!("offsite/{name}")).refused(&["cut short or altered"]);
+    faults.none();
+    assert!(
+        names(&world.target()).iter().all(|name| !name.ends_with(".tar.gz")),
+        "{:?}",
+        names(&world.target())
+    );
+
+    // What was fetched restores what was saved.
+    let path = fetch("offsite/latest").completed().get("snapshot.path");
+    world.put(0..5, "later");
+    let _ = world.restore(&[&format!("snapshot={path}"), &world.to_target(), "skip-backup=true"]).completed();
+    assert!(world.dump() == saved, "not what was saved");
+}
+
+fn the_secret_is_nowhere_to_be_seen(version: Version) {
+    if !is_root() {
+        return eprintln!("skipped: only root sees all arguments");
+    }
+    let world = World::plain(version);
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    write_credentials(&world.path("wrong"), &server.access_key, "canary-wrong-secret");
+    let faults = Faults::before(server.port);
+    let wrong = format!(", credentials-file: {}", world.path("wrong").display());
+    write_destinations(
+        &world,
+        &[("good", faults.port, "backups", ""), ("wrong", faults.port, "backups", &wrong)],
+    );
+    faults.make("PUT", "", Fault::Slow(2000), 1);
+    let mut run = Run::start(command(&world), &world.path("runs"));
+    let mut seen = String::new();
+    while !run.ended() {
+        let arguments = fs::read(format!("/proc/{}/cmdline", run.pid())).unwrap_or_default();
+        seen += &String::from_utf8_lossy(&arguments);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let out = run.finish();
+    assert!(out.stdout.contains("good: uploaded"), "{}", out.told());
+    seen += &out.told();
+    for name in waiting(&world) {
+        seen += &fs::read_to_string(world.target().join(".uploads").join(name)).unwrap();
+    }
+    seen += &faults.seen("", "").concat();
+    for canary in [SECRET, "canary-wrong-secret"] {
+        assert!(!seen.contains(canary), "{canary} is in {seen}");
+    }
+    out.failed(&["uploading to wrong: "]);
+}
