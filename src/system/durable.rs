@@ -169,11 +169,17 @@ impl Dir {
         let draft = format!("{name}.new");
         self.remove_file(&draft)?;
         let mut file = self.create(&draft)?;
-        file.write_all(bytes)
+        let written = file
+            .write_all(bytes)
             .and_then(|()| owner.map_or(Ok(()), |owner| owner.own(&file)))
             .and_then(|()| Ok(fchmod(&file, mode)?))
             .and_then(|()| file.sync_all())
-            .with_context(|| self.doing("writing", &draft))?;
+            .with_context(|| self.doing("writing", &draft));
+        if written.is_err() {
+            // On a full disk it is what fills it.
+            let _ = self.remove_file(&draft);
+        }
+        written?;
         renameat_with(&self.fd, &draft, &self.fd, name, RenameFlags::empty())
             .with_context(|| self.doing("renaming into", name))?;
         self.sync()
