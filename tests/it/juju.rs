@@ -17,6 +17,7 @@ on_both_versions! {
     in_juju_the_units_status_says_that_a_restore_runs,
     in_juju_refusals_and_failures_keep_their_message,
     in_juju_restore_wants_a_resource_with_bytes,
+    in_juju_a_wrong_file_attached_is_told_and_changes_nothing,
     in_juju_a_cancelled_snapshot_leaves_no_child,
     in_juju_a_cancelled_restore_leaves_no_child_and_whole_data,
     in_juju_tools_may_go_at_any_time,
@@ -141,6 +142,23 @@ fn in_juju_restore_wants_a_resource_with_bytes(version: Version) {
     assert!(ended.message.contains("attach-resource"), "{}", ended.message);
     ended.failed(&["snapshot"]);
     still.check("without a resource");
+}
+
+fn in_juju_a_wrong_file_attached_is_told_and_changes_nothing(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let still = crate::refusals::Still::of(&world);
+    let unit = Unit::new(&world);
+    let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    unit.attach(&project.join("LICENSE"));
+    unit.run("restore", &[&world.to_target()]).failed(&["is not a gzip file"]);
+    let other = world.path("another.tar.gz");
+    let mut tar = std::process::Command::new("tar");
+    tar.arg("czf").arg(&other).arg("-C").arg(project).args(["LICENSE", "README.md"]);
+    assert!(tar.status().unwrap().success());
+    unit.attach(&other);
+    unit.run("restore", &[&world.to_target()]).failed(&["LICENSE"]);
+    still.check("with another file attached");
 }
 
 fn in_juju_a_cancelled_snapshot_leaves_no_child(version: Version) {
