@@ -2,6 +2,8 @@
 //!
 //! It owns the order and nothing else: which tests there are is cargo's matter.
 
+mod python;
+
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
@@ -12,8 +14,8 @@ use anyhow::Result;
 use crate::machines::Homes;
 use crate::{command, etcd, moto, workspace};
 
-/// Formatting, lints, tests and machines, up to the first that fails; its exit code becomes ours. Who asks for some of the
-/// tests gets no machines.
+/// Formatting, lints, cargo's tests, Python's, and machines, up to the first that fails; its exit code becomes ours. Who
+/// asks for some of the tests gets cargo's alone.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     thread::scope(|scope| {
         let homes = if arguments.is_empty() { Some(Homes::begin(scope)?) } else { None };
@@ -27,11 +29,15 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
 
 fn in_order(arguments: &[&str]) -> Result<ExitCode> {
     let target = workspace::target_directory()?;
-    for mut step in [
+    let mut steps = vec![
         cargo(&["fmt", "--all", "--check"]),
         cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
         tests(&target, arguments)?,
-    ] {
+    ];
+    if arguments.is_empty() {
+        steps.extend(python::checks(&target)?);
+    }
+    for mut step in steps {
         let status = command::run(&mut step)?;
         if !status.success() {
             return Ok(code(status));
