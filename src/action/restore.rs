@@ -33,19 +33,19 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
 
 fn request(call: &Call<'_>) -> Result<Request, Stop> {
     let params = &call.params;
-    let untouched = |error| Stop::of(error, "nothing was changed", "mend the cause and run restore again");
     let (_, owner) = archive_owner().map_err(untouched)?;
     let target = PathBuf::from(params.text("target")?);
     Ok(Request {
         expected_sha256: sha256(params.text("expected-sha256")?)?,
         allow_unhashed: params.flag("allow-unhashed")?,
+        allow_foreign: params.flag("allow-foreign")?,
         bump: Bump::parse(params.text("bump-revision")?)?,
         backup: (!params.flag("skip-backup")?).then_some(target),
         plan_only: params.flag("plan")?,
         owner,
         unit: call.unit().map(str::to_owned),
         now: call.now,
-        source: source(call).map_err(untouched)?,
+        source: source(call)?,
     })
 }
 
@@ -61,12 +61,23 @@ fn sha256(text: &str) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// The file named by `snapshot`, or else the charm resource of that name.
-fn source(call: &Call<'_>) -> Result<Source> {
-    let named = call.params.text("snapshot").map_err(|stop| anyhow::anyhow!("{stop}"))?;
-    if !named.is_empty() {
-        return Ok(Source { path: PathBuf::from(named), may_be_bare: true });
+/// What `from` or `snapshot` names, or else the charm resource `snapshot`.
+fn source(call: &Call<'_>) -> Result<Source, Stop> {
+    let (from, named) = (call.params.text("from")?, call.params.text("snapshot")?);
+    match (from, named) {
+        ("", "") => resource(call).map_err(untouched),
+        ("", path) => Ok(Source { path: PathBuf::from(path), may_be_bare: true }),
+        (from, "") => super::snapshots::source(call, from),
+        _ => Err(Refusal::new("both from and snapshot are given", "give one of them").into()),
     }
+}
+
+fn untouched(error: anyhow::Error) -> Stop {
+    Stop::of(error, "nothing was changed", "mend the cause and run restore again")
+}
+
+/// The charm resource.
+fn resource(call: &Call<'_>) -> Result<Source> {
     let next = match call.unit().map(|unit| unit.split('/').next().unwrap_or(unit)) {
         Some(application) => {
             format!("juju attach-resource {application} snapshot=ARCHIVE, or give snapshot=PATH")

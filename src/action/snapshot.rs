@@ -29,6 +29,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         effort: effort(call.params.text("compression")?)?,
         owner,
         unit: call.unit().map(str::to_owned),
+        before_restore: false,
         now: call.now,
     };
     Approach::to(&request.target, owner).and_then(|way| way.must_be_open_to(&user)).map_err(untouched)?;

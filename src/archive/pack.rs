@@ -130,6 +130,7 @@ mod tests {
             total_keys: 4,
             db_size: db.len() as u64,
             db_sha256: crate::etcd::seal::hex(&Sha256::digest(db)),
+            before_restore: false,
             content_hash: None,
         }
     }

@@ -41,6 +41,16 @@ impl Entry {
         }
     }
 
+    /// The id of the cluster that it is of, in hex.
+    pub fn cluster(&self) -> Option<&str> {
+        self.manifest.as_ref().map(|manifest| &*manifest.cluster_id)
+    }
+
+    /// Whether it holds what a restore then replaced.
+    pub fn before_restore(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.before_restore)
+    }
+
     /// What entries are put in order by, oldest first: time and revision of the snapshot. Names and the times of files
     /// decide only between those that are equal, or have no manifest. The second name of one second is a longer one.
     pub fn age_key(&self) -> (Timestamp, i64, usize, &str) {

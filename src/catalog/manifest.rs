@@ -36,6 +36,9 @@ pub struct Manifest {
     pub db_size: u64,
     /// The SHA-256 of `db`, its trailer included, in hex.
     pub db_sha256: String,
+    /// Whether it holds the data that a restore then replaced: what an operator wants back last of all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before_restore: bool,
     /// etcd's own hash over all keys and values at that revision, asked of the live member.
     pub content_hash: Option<ContentHash>,
 }

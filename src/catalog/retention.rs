@@ -65,16 +65,21 @@ pub enum Verdict {
 /// The verdict on each of `entries`, in their order.
 pub fn judge(entries: &[&Entry], policy: &Policy, scope: &Scope, now: Timestamp) -> Vec<Verdict> {
     let mut stays: Vec<Vec<String>> = entries.iter().map(|entry| untouched(entry, scope, now)).collect();
-    let (ours, good) = sorted(entries, |entry| untouched(entry, scope, now).is_empty());
-
-    protect(entries, &ours, &good, &mut stays);
-    if policy.has_rules() {
-        apply_rules(entries, policy, &good, now, &mut stays);
-    } else {
-        ours.iter().for_each(|at| stays[*at].push("no rule is about it".to_owned()));
+    // What a restore replaced is counted apart: as the newest of all, it would push out what was restored.
+    let kinds = [false, true].map(|before| {
+        sorted(entries, |entry| entry.before_restore() == before && untouched(entry, scope, now).is_empty())
+    });
+    for (ours, good) in &kinds {
+        protect(entries, ours, good, &mut stays);
+        if policy.has_rules() {
+            apply_rules(entries, policy, good, now, &mut stays);
+        } else {
+            ours.iter().for_each(|at| stays[*at].push("no rule is about it".to_owned()));
+        }
     }
     let mut verdicts: Vec<Verdict> = stays.into_iter().zip(entries).map(settled).collect();
-    cap(entries, policy, &ours, good.first().copied(), &mut verdicts);
+    let newest: Vec<usize> = kinds.iter().filter_map(|(_, good)| good.first().copied()).collect();
+    cap(entries, policy, scope, now, &newest, &mut verdicts);
     verdicts
 }
 
@@ -85,8 +90,12 @@ pub fn protections(entries: &[&Entry], now: Timestamp) -> Vec<Vec<String>> {
         entries.iter().filter_map(|entry| entry.manifest.as_ref()).map(|m| &*m.cluster_id).collect();
     for cluster in clusters {
         let scope = Scope::Cluster([cluster.to_owned()].into());
-        let (ours, good) = sorted(entries, |entry| untouched(entry, &scope, now).is_empty());
-        protect(entries, &ours, &good, &mut stays);
+        for before in [false, true] {
+            let (ours, good) = sorted(entries, |entry| {
+                entry.before_restore() == before && untouched(entry, &scope, now).is_empty()
+            });
+            protect(entries, &ours, &good, &mut stays);
+        }
     }
     stays
 }
@@ -119,7 +128,8 @@ fn protect(entries: &[&Entry], ours: &[usize], good: &[usize], stays: &mut [Vec<
         stays[*at].push("pinned".to_owned());
     }
     if let Some(newest) = good.first() {
-        stays[*newest].push("the newest verified".to_owned());
+        let what = if entries[*newest].before_restore() { " of those saved before a restore" } else { "" };
+        stays[*newest].push(format!("the newest verified{what}"));
     }
     // A broken one counts for no rule; it goes when something better is newer.
     for at in ours.iter().take_while(|at| Some(*at) != good.first()) {
@@ -177,19 +187,20 @@ fn settled((reasons, entry): (Vec<String>, &&Entry)) -> Verdict {
 fn cap(
     entries: &[&Entry],
     policy: &Policy,
-    ours: &[usize],
-    newest_good: Option<usize>,
+    scope: &Scope,
+    now: Timestamp,
+    newest: &[usize],
     verdicts: &mut [Verdict],
 ) {
     let Some(most) = policy.max_size else { return };
-    let kept: Vec<usize> =
-        ours.iter().copied().filter(|at| matches!(verdicts[*at], Verdict::Kept(_))).collect();
+    let (ours, _) = sorted(entries, |entry| untouched(entry, scope, now).is_empty());
+    let kept: Vec<usize> = ours.into_iter().filter(|at| matches!(verdicts[*at], Verdict::Kept(_))).collect();
     let mut total: u64 = kept.iter().map(|at| entries[*at].size).sum();
     for at in kept.into_iter().rev() {
         if total <= most {
             return;
         }
-        if entries[at].record.pinned || Some(at) == newest_good {
+        if entries[at].record.pinned || newest.contains(&at) {
             continue;
         }
         total -= entries[at].size;

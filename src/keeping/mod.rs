@@ -9,7 +9,9 @@ pub use verify::{Verified, verify};
 use crate::catalog::entry::Entry;
 use crate::stop::Refusal;
 use crate::store::Store;
+use crate::swap::Lineage;
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// What stands for the newest good one.
@@ -59,11 +61,32 @@ impl<'a> Look<'a> {
             "" => Err(Refusal::new("no snapshot is named", "give snapshot=NAME")),
             _ if self.found.is_empty() => Err(Refusal::new("there is no snapshot", next)),
             ALL => Ok(self.found.iter().collect()),
-            LATEST => match self.found.iter().find(|found| found.entry.verified().is_some()) {
+            LATEST => match self.found.iter().find(|found| is_latest(&found.entry)) {
                 Some(found) => Ok(vec![found]),
-                None => Err(Refusal::new("none of the snapshots is known to be good", next)),
+                None => Err(none_good()),
             },
             names => names.split(',').map(|name| self.named(name.trim(), next)).collect(),
+        }
+    }
+
+    /// The newest good one of the cluster that has these ids. Where it has none here, or is not known, the newest of the
+    /// only cluster that has some.
+    pub fn latest_of(&self, lineage: &Lineage) -> Result<&Found<'a>, Refusal> {
+        let mut seen = BTreeSet::new();
+        let good = || self.found.iter().filter(|found| is_latest(&found.entry));
+        let own = good().find(|found| found.entry.cluster().is_some_and(|id| lineage.clusters.contains(id)));
+        let of_each: Vec<_> = good().filter(|found| seen.insert(found.entry.cluster())).collect();
+        match (own, of_each.as_slice()) {
+            (Some(found), _) => Ok(found),
+            (None, [found]) => Ok(*found),
+            (None, []) => Err(none_good()),
+            (None, several) => {
+                let names: Vec<&str> = several.iter().map(|found| &*found.entry.name).collect();
+                Err(Refusal::new(
+                    format!("each of these is the latest of another cluster: {}", names.join(", ")),
+                    "name the one that is meant: from=NAME",
+                ))
+            }
         }
     }
 
@@ -82,4 +105,16 @@ impl<'a> Look<'a> {
             )),
         }
     }
+}
+
+fn none_good() -> Refusal {
+    Refusal::new(
+        "there is no snapshot that is known to be good",
+        "name one of those that list-snapshots shows",
+    )
+}
+
+/// What a restore replaced is never what is meant by the latest.
+fn is_latest(entry: &Entry) -> bool {
+    entry.manifest.is_some() && entry.verified().is_some() && !entry.before_restore()
 }

@@ -220,6 +220,9 @@ pub fn decide(
         ));
     }
     let hash_check = hash_check(request.allow_unhashed, snapshot)?;
+    if !request.allow_foreign {
+        not_a_strangers(facts, snapshot)?;
+    }
     let old_revision = match &facts.old {
         Old::Serving { status, .. } => Some(status.revision),
         Old::Stopped { revision, .. } => Some(*revision),
@@ -237,6 +240,27 @@ pub fn decide(
         ));
     }
     Ok(Plan { member, bump, backup: backup(request, facts), hash_check, old_revision, loses, warnings })
+}
+
+/// Refuses to put another cluster's data in the place of an etcd's own. One that holds no key has none of its own, and of
+/// a snapshot without a manifest nobody knows whose it is.
+fn not_a_strangers(facts: &Facts, snapshot: &Snapshot) -> Result<(), Refusal> {
+    let holds_data = matches!(facts.old, Old::Serving { .. } | Old::Stopped { .. }) && facts.keys != Some(0);
+    let Some(manifest) = snapshot.contents.manifest.as_ref().filter(|_| holds_data) else { return Ok(()) };
+    if facts.lineage.clusters.contains(&manifest.cluster_id) {
+        return Ok(());
+    }
+    let known: Vec<&str> = facts.lineage.clusters.iter().map(String::as_str).collect();
+    let keys = facts.keys.map_or_else(|| "data".to_owned(), |keys| format!("{keys} keys"));
+    Err(Refusal::new(
+        format!(
+            "the snapshot is of another cluster, {} (member {}), and this etcd, cluster {}, holds {keys}",
+            manifest.cluster_id,
+            manifest.member_name,
+            known.join(", formerly "),
+        ),
+        "if that cluster's data is to replace this one's, run restore again with allow-foreign=true",
+    ))
 }
 
 fn hash_check(allow_unhashed: bool, snapshot: &Snapshot) -> Result<bool, Refusal> {

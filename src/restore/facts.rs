@@ -2,13 +2,13 @@
 
 use super::Request;
 use super::decide::{Backup, backup};
-use super::stage::Stage;
+use super::stage::{Stage, Woken};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
 use crate::etcd::site::Site;
 use crate::store::directory::Approach;
-use crate::swap::{DataDir, MEMBER};
+use crate::swap::{DataDir, Lineage, MEMBER};
 use anyhow::{Result, ensure};
 
 /// What there is.
@@ -24,6 +24,10 @@ pub struct Facts {
     pub member: Option<u64>,
     /// The data that is live.
     pub old: Old,
+    /// The clusters that the live data is and was.
+    pub lineage: Lineage,
+    /// The keys alive in it, as far as they could be counted.
+    pub keys: Option<u64>,
     /// Whether the tools can raise the revision.
     pub can_bump: bool,
     /// The version of the tools.
@@ -67,12 +71,16 @@ pub enum Old {
 impl Facts {
     /// Looks at everything.
     pub fn gather(site: &Site, data: &DataDir, stage: &mut Stage<'_>) -> Result<Self> {
+        let mut lineage = Lineage::of(data.dir().path());
+        let (old, keys) = look_at_old(site, data, stage, &mut lineage)?;
         Ok(Self {
             data_dir: site.data_dir.display().to_string(),
             stop_command: site.service.typed("stop"),
             takes_api_server: matches!(site.service, Service::StaticPod { .. }),
             member: member_of(data)?,
-            old: look_at_old(site, data, stage)?,
+            old,
+            lineage,
+            keys,
             can_bump: site.tools.can_bump()?,
             tools_version: site.tools.version()?,
             free: data.dir().free_bytes()?,
@@ -119,21 +127,39 @@ fn has_log(data: &DataDir) -> Result<bool> {
     Ok(member.child("wal")?.names()?.iter().any(|name| name.ends_with(".wal")))
 }
 
-fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>) -> Result<Old> {
+/// The live data and the keys alive in it; the cluster that it is joins `lineage`.
+fn look_at_old(
+    site: &Site,
+    data: &DataDir,
+    stage: &mut Stage<'_>,
+    lineage: &mut Lineage,
+) -> Result<(Old, Option<u64>)> {
     let client = Client::of(site);
     let answer = client.status().and_then(|status| Ok((status, client.members()?)));
     let in_use = data.in_use()?;
-    Ok(match answer {
+    let mut keys = None;
+    let old = match answer {
         Ok(_) if !in_use => Old::Elsewhere,
         _ if data.dir().inode(MEMBER)?.is_some() && !has_log(data)? => Old::NoLog,
-        Ok((status, members)) => Old::Serving { status, members },
+        Ok((status, members)) => {
+            lineage.add(status.cluster_id);
+            // With an alarm of corruption, etcd counts nothing any more, and has to be restored all the more.
+            keys = client.keys(0).ok();
+            Old::Serving { status, members }
+        }
         Err(error) if in_use => Old::Silent(format!("{error:#}")),
         Err(_) if data.dir().inode(MEMBER)?.is_none() => Old::Empty,
         Err(_) => match stage.wake_stopped() {
-            Ok((revision, members)) => Old::Stopped { revision, members },
+            Ok(Woken { status: Some(status), members, keys: alive }) => {
+                lineage.add(status.cluster_id);
+                keys = alive;
+                Old::Stopped { revision: status.revision, members }
+            }
+            Ok(Woken { status: None, members, .. }) => Old::Stopped { revision: 0, members },
             Err(error) => Old::Unreadable(format!("{error:#}")),
         },
-    })
+    };
+    Ok((old, keys))
 }
 
 /// The way to the backup's target, checked; `None` where nothing will be saved.

@@ -39,6 +39,8 @@ pub struct Request {
     pub expected_sha256: Option<String>,
     /// Whether a snapshot without its own hash will do.
     pub allow_unhashed: bool,
+    /// Whether a snapshot of another cluster may replace data.
+    pub allow_foreign: bool,
     /// By how much to raise the revision.
     pub bump: Bump,
     /// Where to save the existing data first; `None` not at all.
@@ -147,7 +149,7 @@ fn restore(
     tell(Progress::Step("restoring the snapshot beside the live data"));
     stage.restore(&plan)?;
     tell(Progress::Step("booting the restored data in private"));
-    let expected = stage.prove(&plan, &snapshot)?;
+    let expected = stage.prove(&plan, &snapshot, &facts.lineage)?;
     stage.dress(&facts)?;
 
     if let Some(target) = &request.backup {
@@ -220,6 +222,7 @@ fn backup_request(request: &Request) -> Result<snapshot::Request> {
         effort: Effort::default(),
         owner: request.owner,
         unit: request.unit.clone(),
+        before_restore: true,
         now: request.now,
     })
 }

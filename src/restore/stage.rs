@@ -7,6 +7,7 @@ use super::decide::Plan;
 use super::facts::{Facts, Old};
 use crate::archive::{self, Contents, Limits};
 use crate::etcd::backend::{Backend, Comparison, same_records};
+use crate::etcd::client::Status;
 use crate::etcd::member::Member;
 use crate::etcd::offline::{self, Making};
 use crate::etcd::private::{NotAlone, Private};
@@ -16,7 +17,7 @@ use crate::progress::Tell;
 use crate::snapshot;
 use crate::stop::Refusal;
 use crate::store::directory::need;
-use crate::swap::{Beside, DataDir, Expected, MEMBER};
+use crate::swap::{Beside, DataDir, Expected, Lineage, MEMBER};
 use crate::system::lock::try_lock;
 use crate::system::owner::dress_like;
 use crate::system::random;
@@ -43,6 +44,16 @@ pub struct Snapshot {
     pub last_record: i64,
 }
 
+/// What a copy of a stopped member's data showed.
+pub struct Woken {
+    /// What it says of itself; nothing where it could not elect itself alone.
+    pub status: Option<Status>,
+    /// The members of its cluster.
+    pub members: Vec<Member>,
+    /// The keys alive in it, as far as they could be counted.
+    pub keys: Option<u64>,
+}
+
 /// The stage of one restore.
 #[derive(Debug)]
 pub struct Stage<'a> {
@@ -58,10 +69,10 @@ impl<'a> Stage<'a> {
         Ok(Self { site, woken: None, beside: Beside::make(data)? })
     }
 
-    /// Boots a copy of the data of a stopped etcd in private, and returns its revision and members. Its files alone do
+    /// Boots a copy of the data of a stopped etcd in private, and says what it shows. Its files alone do
     /// not tell: what is only in the write-ahead log is missing there, and etcd 3.4 leaves members of a time before a
     /// restore in them. etcd is kept from starting while the copy is made.
-    pub fn wake_stopped(&mut self) -> Result<(i64, Vec<Member>)> {
+    pub fn wake_stopped(&mut self) -> Result<Woken> {
         let member = self.beside.data().dir().child(MEMBER)?;
         let backend = member.child("snap")?.read("db")?;
         ensure!(try_lock(&backend)?, "an etcd has just started on the data");
@@ -81,7 +92,9 @@ impl<'a> Stage<'a> {
         let private = match Private::boot(self.site, copy, name, "http://localhost:2380") {
             Ok(private) => private,
             // Who the others are, its files tell.
-            Err(error) if known.len() > 1 && error.is::<NotAlone>() => return Ok((0, known)),
+            Err(error) if known.len() > 1 && error.is::<NotAlone>() => {
+                return Ok(Woken { status: None, members: known, keys: None });
+            }
             Err(error) => return Err(error),
         };
         let status = private.client().status()?;
@@ -91,8 +104,9 @@ impl<'a> Stage<'a> {
             let before = known.iter().find(|known| known.id == member.id && !known.name.is_empty());
             member.name = before.map_or(name, |before| &before.name).to_owned();
         }
+        let keys = private.client().keys(0).ok();
         self.woken = Some(private);
-        Ok((status.revision, members))
+        Ok(Woken { status: Some(status), members, keys })
     }
 
     /// Unpacks the request's source, and reads the structure of what came out.
@@ -142,14 +156,20 @@ impl<'a> Stage<'a> {
     }
 
     /// Boots the new data in private: what it shows there is what the live etcd must show.
-    pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot) -> Result<Expected> {
+    /// Then notes in it which clusters it was, by `lineage` those of the data that it replaces.
+    pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot, lineage: &Lineage) -> Result<Expected> {
         let member = &plan.member;
         let private = Private::boot(self.site, self.beside.other()?, &member.name, &member.peer_urls)
             .context("booting the restored data")?;
         let expected = Expected::of(private.client()).context("asking the restored data what it holds")?;
         drop(private);
         let revision = snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump));
-        expected.must_be(revision, snapshot.contents.manifest.as_ref())?;
+        let manifest = snapshot.contents.manifest.as_ref();
+        expected.must_be(revision, manifest)?;
+        let mut lineage = lineage.clone();
+        lineage.add(expected.cluster_id);
+        lineage.clusters.extend(manifest.map(|manifest| manifest.cluster_id.clone()));
+        lineage.write(&self.beside.other()?.child(MEMBER)?)?;
         Ok(expected)
     }
 

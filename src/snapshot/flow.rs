@@ -126,6 +126,7 @@ impl Flow<'_> {
             total_keys: structure.total_key,
             db_size: sealed.size,
             db_sha256: sealed.sha256,
+            before_restore: self.request.before_restore,
             content_hash,
         })
     }

@@ -35,6 +35,8 @@ pub struct Request {
     pub owner: Owner,
     /// The Juju unit this runs on, if any.
     pub unit: Option<String>,
+    /// Whether a restore is about to replace what is saved.
+    pub before_restore: bool,
     /// The time, for the name and the manifest.
     pub now: Timestamp,
 }

@@ -8,10 +8,12 @@
 mod beside;
 mod exchange;
 pub(crate) mod journal;
+mod lineage;
 mod proof;
 mod recover;
 
 pub use beside::{Beside, DataDir, MEMBER};
 pub use exchange::{Exchange, Exchanged, OldData, Unfinished};
+pub use lineage::Lineage;
 pub use proof::{Expected, prove};
 pub use recover::{Recovered, recover};

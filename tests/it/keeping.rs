@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::archive::unpack;
 use crate::catalog::{keep, listed, name};
+use crate::client::assert_same;
 use crate::look::{names, sha256sum, succeed};
 use crate::unit::Unit;
 use crate::world::{Setup, Version, World};
@@ -15,6 +16,7 @@ use crate::world::{Setup, Version, World};
 on_both_versions! {
     keeping_verifies_to_the_last_byte_and_notes_it,
     keeping_drills_on_a_throw_away_etcd,
+    keeping_restores_by_name_and_no_strangers_snapshot,
 }
 
 on_one_version! {
@@ -144,4 +146,48 @@ fn keeping_neither_deletes_nor_forgets_what_is_pinned(version: Version) {
     let _ = keep(&world, "unpin-snapshot", &[&world.to_target(), &which]).completed();
     let _ = keep(&world, "delete-snapshot", &[&world.to_target(), &which]).completed();
     assert_eq!(listed(&world)[0]["name"], name(&other));
+}
+
+fn keeping_restores_by_name_and_no_strangers_snapshot(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.damage();
+    let restore = |words: &[&str]| world.restore(&[&[&*world.to_target()], words].concat());
+    let _ = restore(&["from=latest"]).completed();
+    assert_same(&world.dump(), &saved, "the latest");
+    // The newest archive is what that restore replaced, and no one means it by the latest. The cluster has another id now.
+    world.damage();
+    let _ = restore(&["from=latest", "skip-backup=true"]).completed();
+    assert_same(&world.dump(), &saved, "the latest again");
+    let by_name = format!("from={}", name(&archive));
+    let by_path = format!("from={}", archive.display());
+    for from in [&by_name, &by_path] {
+        world.damage();
+        let _ = restore(&[from, "skip-backup=true"]).completed();
+        assert_same(&world.dump(), &saved, from);
+    }
+    let _ = (world.damage(), world.saved());
+    let latest = restore(&["from=latest", "plan=true"]).completed();
+    assert_eq!(
+        latest.get("plan.revision"),
+        world.revision().to_string(),
+        "of the same cluster by its new id"
+    );
+    restore(&["from=nonsense"]).refused(&["there is no snapshot nonsense"]);
+    restore(&[&by_name, &named(&archive)]).refused(&["both from and snapshot"]);
+
+    let stranger = World::plain(version);
+    stranger.put(0..10, "stranger");
+    let still = world.dump();
+    let foreign = named(&stranger.saved());
+    restore(&[&foreign]).refused(&["is of another cluster"]);
+    assert_same(&world.dump(), &still, "after the refusal");
+    world.stop();
+    restore(&[&foreign]).refused(&["is of another cluster"]);
+    world.start();
+    let _ = restore(&[&foreign, "allow-foreign=true"]).completed();
+    assert_same(&world.dump(), &stranger.dump(), "as it was told");
+    let _ = restore(&[&by_name]).completed();
+    assert_same(&world.dump(), &saved, "its own data is no stranger's");
 }

@@ -42,10 +42,7 @@ fn admit(look: &Look<'_>, chosen: &[&Found<'_>], force: bool) -> Result<(), Refu
     let goes = |found: &Found<'_>| chosen.iter().any(|gone| gone.entry.location() == found.entry.location());
     let good: Vec<&Found<'_>> = look.found.iter().filter(|found| found.entry.verified().is_some()).collect();
     for last in good.iter().filter(|found| goes(found)) {
-        let cluster = last.entry.manifest.as_ref().map(|manifest| &manifest.cluster_id);
-        let stays = good.iter().any(|other| {
-            !goes(other) && other.entry.manifest.as_ref().map(|manifest| &manifest.cluster_id) == cluster
-        });
+        let stays = good.iter().any(|other| !goes(other) && other.entry.cluster() == last.entry.cluster());
         if !stays && !force {
             return Err(Refusal::new(
                 format!("no good snapshot of its cluster would be left without {}", last.entry.name),

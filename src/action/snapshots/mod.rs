@@ -7,9 +7,14 @@ mod table;
 pub mod verify;
 
 use super::Call;
-use crate::stop::{Failure, Stop};
+use crate::etcd::client::{Client, Status};
+use crate::etcd::site::Site;
+use crate::keeping::{LATEST, Look};
+use crate::restore::Source;
+use crate::stop::{Failure, Refusal, Stop};
 use crate::store::Store;
 use crate::store::local::Local;
+use crate::swap::Lineage;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +41,33 @@ fn stores_everywhere(call: &Call<'_>, asked: &str) -> Result<Vec<Box<dyn Store>>
         stores.push(destinations.open(name).map_err(untouched)?);
     }
     Ok(stores)
+}
+
+/// What `restore from=` names: a path, or a name in `target`, or the latest there.
+pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, Stop> {
+    if Path::new(from).is_absolute() {
+        return Ok(Source { path: PathBuf::from(from), may_be_bare: true });
+    }
+    let stores = stores(call, "")?;
+    let look = Look::at(&stores);
+    if from == LATEST {
+        let site = super::site(call)?;
+        let found = look.latest_of(&lineage(&site, Client::of(&site).status().ok()))?;
+        return Ok(Source { path: PathBuf::from(found.entry.location()), may_be_bare: true });
+    }
+    match look.choose(from)?.as_slice() {
+        [one] => Ok(Source { path: PathBuf::from(one.entry.location()), may_be_bare: true }),
+        _ => Err(Refusal::new("more than one snapshot is named", "give one name").into()),
+    }
+}
+
+/// The clusters that the data of `site` is and was, as far as it is known.
+fn lineage(site: &Site, status: Option<Status>) -> Lineage {
+    let mut lineage = Lineage::of(&site.data_dir);
+    if let Some(status) = status {
+        lineage.add(status.cluster_id);
+    }
+    lineage
 }
 
 fn untouched(error: anyhow::Error) -> Stop {

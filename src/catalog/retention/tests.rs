@@ -23,6 +23,7 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         total_keys: 4,
         db_size: 5,
         db_sha256: "6".to_owned(),
+        before_restore: false,
         content_hash: None,
     };
     Entry {
@@ -147,6 +148,21 @@ fn every_cluster_keeps_its_own_newest_and_what_is_pinned() {
     assert_eq!(why[1], ["the newest verified"]);
     assert_eq!(why[2], ["pinned"]);
     assert!(why[3].is_empty());
+}
+
+#[test]
+fn what_a_restore_replaced_does_not_push_out_what_was_restored() {
+    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4)];
+    for at in [0, 2] {
+        entries[at].manifest.as_mut().unwrap().before_restore = true;
+    }
+    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
+    let why = protections(&refs(&entries), now());
+    assert_eq!(
+        (&*why[0][0], &*why[1][0]),
+        ("the newest verified of those saved before a restore", "the newest verified")
+    );
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::archive::Contents;
+use crate::catalog::manifest::Manifest;
 use crate::etcd::client::Status;
 use crate::etcd::seal::Sealed;
 use crate::etcd::service::Service;
 use crate::etcd::site::{Origin, Tls, Trouble};
 use crate::etcd::tools::Tools;
 use crate::restore::Source;
+use crate::swap::Lineage;
 use crate::system::owner::Owner;
 use proptest::prelude::*;
 use std::path::PathBuf;
@@ -44,6 +46,8 @@ fn facts(old: Old, can_bump: bool) -> Facts {
         member: Some(7),
         stop_command: "systemctl stop etcd".to_owned(),
         old,
+        lineage: Lineage { clusters: ["1".to_owned()].into() },
+        keys: Some(3),
         can_bump,
         tools_version: "3.4.23".to_owned(),
         free: 1 << 40,
@@ -57,11 +61,21 @@ fn snapshot(revision: i64, seal: Seal) -> Snapshot {
     Snapshot { contents, revision, last_record: revision }
 }
 
+fn manifest(cluster: &str) -> Manifest {
+    let text = format!(
+        r#"{{"format": 1, "taken": "2026-11-20T20:49:17Z", "unit": null, "etcd_version": "3.5.16", "cluster_id": "{cluster}",
+            "member_id": "2", "member_name": "m1", "member_count": 1, "revision": 9, "keys": 3, "total_keys": 4,
+            "db_size": 5, "db_sha256": "6", "content_hash": null}}"#
+    );
+    Manifest::parse(text.as_bytes()).unwrap()
+}
+
 fn request(bump: Bump) -> Request {
     Request {
         source: Source { path: "/a".into(), may_be_bare: true },
         expected_sha256: None,
         allow_unhashed: false,
+        allow_foreign: false,
         bump,
         backup: Some("/b".into()),
         plan_only: false,
@@ -130,6 +144,31 @@ fn a_snapshot_without_a_right_hash_is_refused_unless_allowed() {
     assert_eq!(check(&trusting, Seal::Absent), Ok(false));
     assert_eq!(check(&trusting, Seal::Sound), Ok(true));
     assert!(check(&trusting, Seal::Broken).is_err());
+}
+
+#[test]
+fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
+    let of = |cluster: &str| {
+        let mut snapshot = snapshot(9, Seal::Sound);
+        snapshot.contents.manifest = Some(manifest(cluster));
+        snapshot
+    };
+    let held = |old, keys| Facts { keys, ..facts(old, true) };
+    let one = || vec![member("m1")];
+    let stopped = || Old::Stopped { revision: 9, members: one() };
+    let check = |facts: &Facts, cluster: &str| plan(&request(Bump::Off), facts, &of(cluster)).map(drop);
+    for (old, keys) in [(serving(9, one()), Some(3)), (serving(9, one()), None), (stopped(), Some(1))] {
+        let facts = held(old, keys);
+        assert!(check(&facts, "1").is_ok());
+        let refusal = check(&facts, "2").unwrap_err();
+        assert!(refusal.next.contains("allow-foreign=true"), "{refusal}");
+        let allowing = Request { allow_foreign: true, ..request(Bump::Off) };
+        assert!(plan(&allowing, &facts, &of("2")).is_ok());
+        assert!(plan(&request(Bump::Off), &facts, &snapshot(9, Seal::Sound)).is_ok(), "of nobody knows whom");
+    }
+    for (old, keys) in [(serving(9, one()), Some(0)), (stopped(), Some(0)), (Old::Empty, None)] {
+        assert!(check(&held(old, keys), "2").is_ok(), "nothing is held");
+    }
 }
 
 #[test]
