@@ -30,6 +30,7 @@ fn program(action: &str) -> &'static str {
         "list-snapshots" => env!("CARGO_BIN_EXE_list-snapshots"),
         "verify-snapshot" => env!("CARGO_BIN_EXE_verify-snapshot"),
         "delete-snapshot" => env!("CARGO_BIN_EXE_delete-snapshot"),
+        "prune-snapshots" => env!("CARGO_BIN_EXE_prune-snapshots"),
         "pin-snapshot" => env!("CARGO_BIN_EXE_pin-snapshot"),
         "unpin-snapshot" => env!("CARGO_BIN_EXE_unpin-snapshot"),
         other => panic!("{other}"),

@@ -16,6 +16,7 @@ use crate::world::{Setup, Version, World};
 on_both_versions! {
     keeping_verifies_to_the_last_byte_and_notes_it,
     keeping_drills_on_a_throw_away_etcd,
+    keeping_prunes_what_no_rule_keeps_and_says_why,
     keeping_restores_by_name_and_no_strangers_snapshot,
 }
 
@@ -146,6 +147,52 @@ fn keeping_neither_deletes_nor_forgets_what_is_pinned(version: Version) {
     let _ = keep(&world, "unpin-snapshot", &[&world.to_target(), &which]).completed();
     let _ = keep(&world, "delete-snapshot", &[&world.to_target(), &which]).completed();
     assert_eq!(listed(&world)[0]["name"], name(&other));
+}
+
+fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
+    let world = World::plain(version);
+    let other = World::plain(version);
+    let foreign = world.target().join("etcd-snapshot-foreign.tar.gz");
+    fs::copy(other.saved(), &foreign).unwrap();
+    let all: Vec<_> = (0..4).map(|_| world.saved()).collect();
+    let prune = |words: &[&str]| keep(&world, "prune-snapshots", &[&[&*world.to_target()], words].concat());
+    prune(&[]).refused(&["no rule is given"]);
+    prune(&["keep-within=soon"]).refused(&["soon"]);
+    let _ = keep(&world, "pin-snapshot", &[&world.to_target(), &named(&all[0])]).completed();
+
+    let before = names(&world.target());
+    let planned = prune(&["keep=1", "plan=true"]).completed();
+    assert_eq!((planned.get("would-delete").as_str(), names(&world.target())), ("2", before));
+    let unit = Unit::new(&world);
+    let done = unit.run("prune-snapshots", &[&world.to_target(), "keep=1"]).completed();
+    assert_eq!(done.get("deleted"), "2");
+    let table = done.get("snapshots");
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let verdict = |path: &Path| {
+        words(table.lines().find(|line| line.starts_with(&format!("{} ", name(path)))).unwrap())
+    };
+    assert!(verdict(&all[3]).ends_with("kept the newest verified; among the newest 1"), "{table}");
+    assert!(verdict(&all[2]).ends_with("deleted no rule keeps it"), "{table}");
+    assert!(verdict(&all[0]).contains("pinned") && verdict(&foreign).contains("another cluster"), "{table}");
+    let left = listed(&world).into_iter().map(|one| one["name"].as_str().unwrap().to_owned());
+    let mut left: Vec<String> = left.collect();
+    left.sort();
+    assert_eq!(left, [name(&all[0]), name(&all[3]), name(&foreign)]);
+
+    // A restore makes another cluster of it, and what was saved before is still its own.
+    world.fill();
+    let _ = world.restore(&[&named(&all[0]), &world.to_target()]).completed();
+    let _ =
+        (world.saved(), keep(&world, "unpin-snapshot", &[&world.to_target(), &named(&all[0])]).completed());
+    let planned = prune(&["keep=1", "plan=true"]).completed();
+    assert_eq!(planned.get("would-delete"), "2", "{}", planned.get("snapshots"));
+    let latest = keep(&world, "verify-snapshot", &[&world.to_target()]).completed();
+    assert_eq!(latest.get("verify.revision"), world.revision().to_string());
+
+    world.stop();
+    prune(&["keep=1"]).failed(&["which cluster this is"]);
+    let planned = prune(&["keep=1", "cluster=any", "plan=true"]).completed();
+    assert_eq!(planned.get("would-delete"), "3", "{}", planned.get("snapshots"));
 }
 
 fn keeping_restores_by_name_and_no_strangers_snapshot(version: Version) {

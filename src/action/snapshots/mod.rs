@@ -3,6 +3,7 @@
 pub mod delete;
 pub mod list;
 pub mod pin;
+pub mod prune;
 mod table;
 pub mod verify;
 

@@ -1,0 +1,7 @@
+//! The action `prune-snapshots`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("prune-snapshots", etcd_charm::action::snapshots::prune::perform)
+}
