@@ -245,13 +245,16 @@ pub fn decide(
 /// Refuses to put another cluster's data in the place of an etcd's own. One that holds no key has none of its own, and of
 /// a snapshot without a manifest nobody knows whose it is.
 fn not_a_strangers(facts: &Facts, snapshot: &Snapshot) -> Result<(), Refusal> {
-    let holds_data = matches!(facts.old, Old::Serving { .. } | Old::Stopped { .. }) && facts.keys != Some(0);
+    let holds_data = matches!(facts.old, Old::Serving { .. } | Old::Stopped { .. }) && facts.keys != Ok(0);
     let Some(manifest) = snapshot.contents.manifest.as_ref().filter(|_| holds_data) else { return Ok(()) };
     if facts.lineage.clusters.contains(&manifest.cluster_id) {
         return Ok(());
     }
     let known: Vec<&str> = facts.lineage.clusters.iter().map(String::as_str).collect();
-    let keys = facts.keys.map_or_else(|| "data".to_owned(), |keys| format!("{keys} keys"));
+    let keys = match &facts.keys {
+        Ok(keys) => format!("{keys} keys"),
+        Err(why) => format!("data that could not be counted ({why})"),
+    };
     Err(Refusal::new(
         format!(
             "the snapshot is of another cluster, {} (member {}), and this etcd, cluster {}, holds {keys}",

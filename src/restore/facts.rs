@@ -26,8 +26,8 @@ pub struct Facts {
     pub old: Old,
     /// The clusters that the live data is and was.
     pub lineage: Lineage,
-    /// The keys alive in it, as far as they could be counted.
-    pub keys: Option<u64>,
+    /// The keys alive in it, or why they could not be counted.
+    pub keys: Result<u64, String>,
     /// Whether the tools can raise the revision.
     pub can_bump: bool,
     /// The version of the tools.
@@ -133,18 +133,18 @@ fn look_at_old(
     data: &DataDir,
     stage: &mut Stage<'_>,
     lineage: &mut Lineage,
-) -> Result<(Old, Option<u64>)> {
+) -> Result<(Old, Result<u64, String>)> {
     let client = Client::of(site);
     let answer = client.status().and_then(|status| Ok((status, client.members()?)));
     let in_use = data.in_use()?;
-    let mut keys = None;
+    let mut keys = Ok(0);
     let old = match answer {
         Ok(_) if !in_use => Old::Elsewhere,
         _ if data.dir().inode(MEMBER)?.is_some() && !has_log(data)? => Old::NoLog,
         Ok((status, members)) => {
             lineage.add(status.cluster_id);
             // With an alarm of corruption, etcd counts nothing any more, and has to be restored all the more.
-            keys = client.keys(0).ok();
+            keys = client.keys(0).map_err(|error| format!("{error:#}"));
             Old::Serving { status, members }
         }
         Err(error) if in_use => Old::Silent(format!("{error:#}")),

@@ -50,8 +50,8 @@ pub struct Woken {
     pub status: Option<Status>,
     /// The members of its cluster.
     pub members: Vec<Member>,
-    /// The keys alive in it, as far as they could be counted.
-    pub keys: Option<u64>,
+    /// The keys alive in it, or why they could not be counted.
+    pub keys: Result<u64, String>,
 }
 
 /// The stage of one restore.
@@ -93,7 +93,7 @@ impl<'a> Stage<'a> {
             Ok(private) => private,
             // Who the others are, its files tell.
             Err(error) if known.len() > 1 && error.is::<NotAlone>() => {
-                return Ok(Woken { status: None, members: known, keys: None });
+                return Ok(Woken { status: None, members: known, keys: Ok(0) });
             }
             Err(error) => return Err(error),
         };
@@ -104,7 +104,7 @@ impl<'a> Stage<'a> {
             let before = known.iter().find(|known| known.id == member.id && !known.name.is_empty());
             member.name = before.map_or(name, |before| &before.name).to_owned();
         }
-        let keys = private.client().keys(0).ok();
+        let keys = private.client().keys(0).map_err(|error| format!("{error:#}"));
         self.woken = Some(private);
         Ok(Woken { status: Some(status), members, keys })
     }

@@ -47,7 +47,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
         stop_command: "systemctl stop etcd".to_owned(),
         old,
         lineage: Lineage { clusters: ["1".to_owned()].into() },
-        keys: Some(3),
+        keys: Ok(3),
         can_bump,
         tools_version: "3.4.23".to_owned(),
         free: 1 << 40,
@@ -157,7 +157,9 @@ fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
     let one = || vec![member("m1")];
     let stopped = || Old::Stopped { revision: 9, members: one() };
     let check = |facts: &Facts, cluster: &str| plan(&request(Bump::Off), facts, &of(cluster)).map(drop);
-    for (old, keys) in [(serving(9, one()), Some(3)), (serving(9, one()), None), (stopped(), Some(1))] {
+    for (old, keys) in
+        [(serving(9, one()), Ok(3)), (serving(9, one()), Err("no password".to_owned())), (stopped(), Ok(1))]
+    {
         let facts = held(old, keys);
         assert!(check(&facts, "1").is_ok());
         let refusal = check(&facts, "2").unwrap_err();
@@ -166,7 +168,7 @@ fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
         assert!(plan(&allowing, &facts, &of("2")).is_ok());
         assert!(plan(&request(Bump::Off), &facts, &snapshot(9, Seal::Sound)).is_ok(), "of nobody knows whom");
     }
-    for (old, keys) in [(serving(9, one()), Some(0)), (stopped(), Some(0)), (Old::Empty, None)] {
+    for (old, keys) in [(serving(9, one()), Ok(0)), (stopped(), Ok(0)), (Old::Empty, Ok(0))] {
         assert!(check(&held(old, keys), "2").is_ok(), "nothing is held");
     }
 }
