@@ -6,7 +6,7 @@ use crate::store::s3::{Credentials, FromEnvironment};
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Where the site file is named.
 pub(super) const SITE: &str = "ETCD_SITE";
@@ -83,6 +83,14 @@ fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> FromEnvironment {
         expires: None,
     });
     FromEnvironment { credentials, metadata: take("AWS_EC2_METADATA_SERVICE_ENDPOINT") }
+}
+
+/// The name of the program, as it was called.
+#[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
+pub fn called() -> String {
+    let path = std::env::args_os().next().map(PathBuf::from);
+    let name = path.as_deref().and_then(Path::file_name);
+    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// The words after the program's name.

@@ -21,7 +21,7 @@ mod unit;
 pub mod upkeep;
 
 pub use crate::result_key as key;
-pub use environment::{Environment, now};
+pub use environment::{Environment, called, now};
 
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Resource};

@@ -10,9 +10,12 @@ mod home;
 mod hook;
 mod install;
 mod perform;
+mod programs;
 mod record;
 mod settings;
 mod systemd;
+
+pub use programs::by_name;
 
 use crate::action::Environment;
 use crate::etcd::client::Client;

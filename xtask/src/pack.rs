@@ -7,7 +7,7 @@ mod elf;
 mod programs;
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use zip::result::ZipResult;
 use zip::write::SimpleFileOptions;
 
 use crate::workspace;
@@ -58,14 +59,15 @@ pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
     let built = programs::build(architecture.target)?;
     let mut contents: Vec<Entry> = Vec::new();
     for paper in PAPERS {
-        contents.push(Entry { name: paper.to_owned(), program: false, bytes: read(&home.join(paper))? });
+        contents.push(Entry { name: paper.to_owned(), what: What::Paper(read(&home.join(paper))?) });
     }
     let manifest = manifest(&read(&home.join("charmcraft.yaml"))?, architecture.name)?;
-    contents.push(Entry { name: "manifest.yaml".to_owned(), program: false, bytes: manifest.into_bytes() });
-    for (name, place) in programs::places(&home)? {
-        let bytes = read(&built.join(&name))?;
-        elf::is_static(&bytes).with_context(|| format!("looking at {name}"))?;
-        contents.push(Entry { name: place, program: true, bytes });
+    contents.push(Entry { name: "manifest.yaml".to_owned(), what: What::Paper(manifest.into_bytes()) });
+    let program = read(&built)?;
+    elf::is_static(&program).with_context(|| format!("looking at {}", workspace::short(&built)))?;
+    contents.push(Entry { name: programs::ITSELF.to_owned(), what: What::Program(program) });
+    for name in programs::links(&home)? {
+        contents.push(Entry { name, what: What::Link(format!("../{}", programs::ITSELF)) });
     }
     let charm = target.join(format!("etcd_{}.charm", architecture.name));
     fs::write(&charm, zipped(contents)?).with_context(|| format!("writing {}", charm.display()))?;
@@ -85,25 +87,44 @@ pub fn for_this_machine() -> Result<PathBuf> {
 /// A file in a charm.
 struct Entry {
     name: String,
-    program: bool,
-    bytes: Vec<u8>,
+    what: What,
+}
+
+enum What {
+    Paper(Vec<u8>),
+    Program(Vec<u8>),
+    /// A symlink, which Juju makes again as long as it leads nowhere outside of the charm (juju/utils, `zip/zip.go`).
+    Link(String),
 }
 
 /// The same bytes for the same contents: sorted, and of no time at all.
 fn zipped(mut contents: Vec<Entry>) -> Result<Vec<u8>> {
     contents.sort_by(|a, b| a.name.cmp(&b.name));
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    for Entry { name, program, bytes } in contents {
+    let options = SimpleFileOptions::default()
+        .compression_method(zip::CompressionMethod::Deflated)
+        .compression_level(Some(9))
+        .last_modified_time(zip::DateTime::default());
+    for Entry { name, what } in contents {
         // Juju gives every file the mode that it has here, and makes none executable outside of hooks/.
-        let options = SimpleFileOptions::default()
-            .compression_method(zip::CompressionMethod::Deflated)
-            .compression_level(Some(9))
-            .last_modified_time(zip::DateTime::default())
-            .unix_permissions(if program { 0o755 } else { 0o644 });
-        zip.start_file(&name, options).with_context(|| format!("packing {name}"))?;
-        zip.write_all(&bytes).with_context(|| format!("packing {name}"))?;
+        let packed = match what {
+            What::Link(to) => zip.add_symlink(&name, to, options),
+            What::Paper(bytes) => file(&mut zip, &name, options.unix_permissions(0o644), &bytes),
+            What::Program(bytes) => file(&mut zip, &name, options.unix_permissions(0o755), &bytes),
+        };
+        packed.with_context(|| format!("packing {name}"))?;
     }
     Ok(zip.finish().context("packing")?.into_inner())
+}
+
+fn file<W: Write + Seek>(
+    zip: &mut zip::ZipWriter<W>,
+    name: &str,
+    options: SimpleFileOptions,
+    bytes: &[u8],
+) -> ZipResult<()> {
+    zip.start_file(name, options)?;
+    Ok(zip.write_all(bytes)?)
 }
 
 /// What charmcraft writes of where a charm runs: from the platforms in charmcraft.yaml, `ubuntu@22.04:amd64`.
@@ -132,7 +153,7 @@ fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Unpacks a charm as Juju does: every file with its mode. Gives the names of the files.
+/// Unpacks a charm as Juju does: every file with its mode, links as links. Gives the names of the files.
 pub fn unpack(charm: &Path, to: &Path) -> Result<Vec<String>> {
     let mut zip = zip::ZipArchive::new(File::open(charm)?).context("reading the charm")?;
     zip.extract(to).with_context(|| format!("unpacking {}", workspace::short(charm)))?;
@@ -146,9 +167,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn contents(reversed: bool) -> Vec<Entry> {
-        let entry = |name: &str, program| Entry { name: name.into(), program, bytes: name.into() };
-        let mut all =
-            vec![entry("actions/restore", true), entry("dispatch", true), entry("metadata.yaml", false)];
+        let entry = |name: &str, what| Entry { name: name.into(), what };
+        let mut all = vec![
+            entry("actions/restore", What::Link("../dispatch".into())),
+            entry("dispatch", What::Program(b"runs".into())),
+            entry("metadata.yaml", What::Paper(b"says".into())),
+        ];
         if reversed {
             all.reverse();
         }
@@ -170,6 +194,8 @@ mod tests {
             let file = fs::metadata(home.path().join("charm").join(name)).unwrap();
             assert_eq!(file.permissions().mode() & 0o777, mode, "{name}");
         }
+        let link = fs::read_link(home.path().join("charm/actions/restore")).unwrap();
+        assert_eq!(link, Path::new("../dispatch"));
     }
 
     #[test]

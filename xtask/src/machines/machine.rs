@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
@@ -99,8 +100,11 @@ impl Machine {
     pub fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
         let inside = self.path(to)?;
         fs::create_dir_all(inside.parent().unwrap_or(Path::new("/")))?;
-        fs::copy(from, &inside).with_context(|| format!("copying {} to the machine", from.display()))?;
-        Ok(())
+        let copied = match fs::read_link(from) {
+            Ok(to) => symlink(to, &inside),
+            Err(_) => fs::copy(from, &inside).map(drop),
+        };
+        copied.with_context(|| format!("copying {} to the machine", from.display()))
     }
 
     /// Writes a file there, of root, readable by all, directories made.

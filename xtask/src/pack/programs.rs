@@ -1,4 +1,4 @@
-//! Builds the charm's programs, static and the same every time, and knows their places in a charm.
+//! Builds the charm's programs in one, static and the same every time, and knows their places in a charm.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,33 @@ use anyhow::{Context, Result};
 
 use crate::{command, workspace};
 
-/// Builds all for `target`, and gives the directory they are in.
+/// As cargo calls it.
+const PROGRAM: &str = "charm";
+/// Its own place in a charm: what Juju runs.
+pub const ITSELF: &str = "dispatch";
+
+/// Builds it for `target`, and gives its path.
 pub fn build(target: &str) -> Result<PathBuf> {
     if !is_there(target)? {
         command::run_well(Command::new("rustup").args(["target", "add", target]))?;
     }
     let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--release", "--locked", "--bins", "--package", "etcd-charm", "--target", target]);
+    cargo.args([
+        "build",
+        "--release",
+        "--locked",
+        "--bin",
+        PROGRAM,
+        "--package",
+        "etcd-charm",
+        "--target",
+        target,
+    ]);
     // What a bug report needs is a file and a line, and those are kept.
     cargo.args(["--config", "profile.release.strip='symbols'"]);
-    // Ten programs that share nearly all of their code: optimised once, in the library, and not once for each.
-    cargo.args(["--config", "profile.release.lto=false"]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(target)?.join("\x1f"));
     command::run_well(&mut cargo)?;
-    Ok(workspace::target_directory()?.join(target).join("release"))
+    Ok(workspace::target_directory()?.join(target).join("release").join(PROGRAM))
 }
 
 /// Where this checkout and cargo's own files lie must not be told, nor make a difference.
@@ -45,14 +58,10 @@ fn is_there(target: &str) -> Result<bool> {
     Ok(Path::new(lib.trim()).is_dir())
 }
 
-/// The programs and their places: every action by its name, the hooks' own in `bin`.
-pub fn places(home: &Path) -> Result<Vec<(String, String)>> {
-    let mut places = vec![
-        ("dispatch".to_owned(), "dispatch".to_owned()),
-        ("reconcile".to_owned(), "bin/reconcile".to_owned()),
-    ];
+/// The names that the program has in a charm besides [`ITSELF`]: every action's, and the hooks' own in `bin`.
+pub fn links(home: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(home.join("actions.yaml")).context("reading actions.yaml")?;
     let actions: serde_json::Map<String, serde_json::Value> = serde_yaml::from_str(&text)?;
-    places.extend(actions.keys().map(|name| (name.clone(), format!("actions/{name}"))));
-    Ok(places)
+    let actions = actions.keys().map(|name| format!("actions/{name}"));
+    Ok(actions.chain(["bin/reconcile".to_owned()]).collect())
 }
