@@ -73,7 +73,7 @@ pub fn send(
     for destination in destinations.names() {
         queue.add(&Waiting::new(archive, destination, now))?;
     }
-    let waiting = queue.waiting()?;
+    let waiting = still_there(home, &queue, tell)?;
     let mut outcomes = Vec::new();
     for destination in destinations.names() {
         let own = waiting.iter().filter(|one| one.destination == destination);
@@ -81,6 +81,23 @@ pub fn send(
         outcomes.push(to_one(home, &queue, destination, own, destinations)?);
     }
     Ok(outcomes)
+}
+
+/// What waits and can be uploaded. Who deleted an archive has no more use for its copies: it is forgotten.
+fn still_there(home: &Dir, queue: &Queue, tell: Tell<'_>) -> Result<Vec<Waiting>> {
+    let mut there = Vec::new();
+    for one in queue.waiting()? {
+        if home.inode(&one.archive)?.is_some() {
+            there.push(one);
+            continue;
+        }
+        tell(Progress::Step(&format!(
+            "forgetting {}, which was to go to {} and was deleted",
+            one.archive, one.destination
+        )));
+        queue.remove(&one)?;
+    }
+    Ok(there)
 }
 
 /// Uploads all that waits for one destination, up to the first that does not get there.
@@ -122,10 +139,7 @@ fn to_one<'a>(
 
 /// Uploads one archive, which must still be what it was when it was queued.
 fn upload(home: &Dir, store: &dyn Store, one: &Waiting) -> Result<()> {
-    ensure!(!one.archive.contains('/'), "{} is no name of an archive", one.archive);
-    let mut archive = home.read(&one.archive).with_context(|| {
-        format!("the archive has gone; remove {} to have it forgotten", one.file(home.path()).display())
-    })?;
+    let mut archive = home.read(&one.archive).with_context(|| format!("opening {}", one.archive))?;
     let found = sha256_of(&mut archive).with_context(|| format!("reading {}", one.archive))?;
     ensure!(found == one.sha256, "{} is no longer what it was when it was made", one.archive);
     store.put(&one.remote, &archive, &one.sha256)

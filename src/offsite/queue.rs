@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
 
 /// The queue's directory beside the archives.
 const NAME: &str = ".uploads";
@@ -56,11 +55,6 @@ impl Waiting {
     fn name(&self) -> String {
         format!("{}@{}", self.archive, self.destination)
     }
-
-    /// Its file, for a person, where the archives are in `home`.
-    pub fn file(&self, home: &Path) -> PathBuf {
-        home.join(NAME).join(self.name())
-    }
 }
 
 impl Queue {
@@ -80,9 +74,10 @@ impl Queue {
         let mut all = Vec::new();
         for name in self.0.names()?.iter().filter(|name| !name.ends_with(".new")) {
             let text = self.0.read_small(name)?.unwrap_or_default();
-            // What cannot be read is no order of ours.
+            // What cannot be read, or leads elsewhere, is no order of ours.
+            let read = serde_json::from_slice(&text).ok();
             all.extend(
-                serde_json::from_slice(&text).ok().filter(|waiting: &Waiting| waiting.name() == *name),
+                read.filter(|waiting: &Waiting| waiting.name() == *name && !waiting.archive.contains('/')),
             );
         }
         all.sort_by(|a: &Waiting, b: &Waiting| (b.since, &b.archive).cmp(&(a.since, &a.archive)));

@@ -13,6 +13,7 @@ on_one_version! {
     a_snapshot_goes_to_every_destination,
     one_that_fails_hides_nothing_and_waits,
     an_upload_that_was_killed_waits_too,
+    what_waits_and_was_deleted_is_forgotten,
     a_file_of_destinations_that_cannot_be_used_stops_a_snapshot_before_it_begins,
     the_role_of_the_machine_is_asked_for_a_key,
     a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified,
@@ -81,6 +82,21 @@ fn a_snapshot_goes_to_every_destination(version: Version) {
         assert_eq!(puts.len(), 1, "{puts:?}");
         assert!(puts[0].contains(&format!("/m1/{name} ")), "{puts:?}");
     }
+    assert!(waiting(&world).is_empty());
+}
+
+fn what_waits_and_was_deleted_is_forgotten(version: Version) {
+    let world = World::plain(version);
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    write_destinations(&world, &[("offsite", server.port, "missing", "")]);
+    snapshot(&world).failed(&["uploading to offsite: "]);
+    let first = archives(&world).remove(0);
+    fs::remove_file(world.target().join(&first)).unwrap();
+    write_destinations(&world, &[("offsite", server.port, "backups", "")]);
+    let out = snapshot(&world);
+    assert!(out.stderr.contains(&format!("forgetting {first}")), "{}", out.told());
+    assert_eq!(out.completed().get("destinations.offsite"), "uploaded");
     assert!(waiting(&world).is_empty());
 }
 
