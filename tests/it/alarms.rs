@@ -32,7 +32,8 @@ fn a_corrupt_member_is_reported_by_snapshot_and_by_restore(version: Version) {
 
     let other = World::plain(version);
     other.fill();
-    let results = other.restore(&[&from(&archive), &other.to_target()]).completed();
+    let words = [&from(&archive), &other.to_target(), "allow-foreign=true"];
+    let results = other.restore(&words).completed();
     let warning = results.get("restore.warning");
     assert!(warning.contains("CORRUPT") && warning.contains("alarm disarm"), "{warning}");
     assert!(results.find("restore.disarmed").is_none(), "{}", results.out.told());

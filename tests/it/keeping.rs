@@ -154,7 +154,12 @@ fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
     let other = World::plain(version);
     let foreign = world.target().join("etcd-snapshot-foreign.tar.gz");
     fs::copy(other.saved(), &foreign).unwrap();
-    let all: Vec<_> = (0..4).map(|_| world.saved()).collect();
+    // Those of one second are told apart by their revisions.
+    let saved = |number| {
+        world.put(number..number + 1, "more");
+        world.saved()
+    };
+    let all: Vec<_> = (0..4).map(saved).collect();
     let prune = |words: &[&str]| keep(&world, "prune-snapshots", &[&[&*world.to_target()], words].concat());
     prune(&[]).refused(&["no rule is given"]);
     prune(&["keep-within=soon"]).refused(&["soon"]);
@@ -177,7 +182,9 @@ fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
     let left = listed(&world).into_iter().map(|one| one["name"].as_str().unwrap().to_owned());
     let mut left: Vec<String> = left.collect();
     left.sort();
-    assert_eq!(left, [name(&all[0]), name(&all[3]), name(&foreign)]);
+    let mut expected = [&all[0], &all[3], &foreign].map(|path| name(path));
+    expected.sort();
+    assert_eq!(left, expected);
 
     // A restore makes another cluster of it, and what was saved before is still its own.
     world.fill();
