@@ -93,6 +93,8 @@ fn what_waits_and_was_deleted_is_forgotten(version: Version) {
     snapshot(&world).failed(&["uploading to offsite: "]);
     let first = archives(&world).remove(0);
     fs::remove_file(world.target().join(&first)).unwrap();
+    // Or the next one would take its name, and its place in the queue.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
     write_destinations(&world, &[("offsite", server.port, "backups", "")]);
     let out = snapshot(&world);
     assert!(out.stderr.contains(&format!("forgetting {first}")), "{}", out.told());
