@@ -87,6 +87,11 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
         .iter()
         .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)))
         .collect();
+    if chosen.is_empty() {
+        let names: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
+        eprintln!("no scenario is called so; there are:\n  {}", names.join("\n  "));
+        return Ok(ExitCode::from(2));
+    }
     let rows = perform(&chosen, root::ensure(&workspace::target_directory()?)?)?;
     if wanted.is_empty() {
         record::write(&rows)?;

@@ -162,8 +162,8 @@ fn client_pair(dir: &str) -> Tls {
 pub(super) struct Machine {
     /// Those that run and can be worked on.
     runs: Vec<Found>,
-    /// Those that are installed and do not run.
-    stopped: Vec<Found>,
+    /// Those that are installed and do not run; or why they cannot be told, which matters to nobody where one runs.
+    stopped: Result<Vec<Found>, Refusal>,
     others: running::Running,
 }
 
@@ -201,24 +201,26 @@ impl Machine {
             }
         }
         // What is meant counts only where nothing is: and asking about every unit takes time.
-        let stopped = if runs.is_empty() {
-            let units = units::look(root, systemd)?;
-            configured::look(root, &units)?.into_iter().chain(units).chain(pods_stopped).collect()
-        } else {
-            pods_stopped
+        let stopped = match runs.is_empty() {
+            true => meant(root, systemd).map(|meant| meant.into_iter().chain(pods_stopped).collect()),
+            false => Ok(pods_stopped),
         };
         Ok(Self { runs, stopped, others })
     }
 
     /// The one that an operator calls `choice`; `None` where none is called so.
     pub fn called(self, choice: &str) -> Result<Option<Found>, Refusal> {
-        let all = self.runs.into_iter().chain(self.stopped);
+        let all = self.runs.into_iter().chain(self.stopped?);
         only(all.filter(|found| found.is_called(choice)).collect())
     }
 
     /// Every one that was found, in words.
     pub fn in_words(&self) -> String {
-        let all: Vec<String> = self.runs.iter().chain(&self.stopped).map(Found::in_words).collect();
+        let stopped = match &self.stopped {
+            Ok(stopped) => stopped.as_slice(),
+            Err(refusal) => return refusal.reason.clone(),
+        };
+        let all: Vec<String> = self.runs.iter().chain(stopped).map(Found::in_words).collect();
         if all.is_empty() { "none was found".to_owned() } else { all.join("; ") }
     }
 
@@ -240,7 +242,7 @@ impl Machine {
                 "run this as root",
             ));
         }
-        let mut stopped = self.stopped;
+        let mut stopped = self.stopped?;
         // What a package left behind on a machine whose etcd is another.
         if stopped.iter().any(|found| !found.is_disabled) {
             stopped.retain(|found| !found.is_disabled);
@@ -250,6 +252,12 @@ impl Machine {
             None => Err(none(&running)),
         }
     }
+}
+
+/// What files and units of the machine would start.
+fn meant(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Found>, Refusal> {
+    let units = units::look(root, systemd)?;
+    Ok(configured::look(root, &units)?.into_iter().chain(units).collect())
 }
 
 /// Why an etcd that runs would be another after a restart.

@@ -144,6 +144,18 @@ fn a_disabled_unit_counts_only_where_there_is_no_other() {
 }
 
 #[test]
+fn a_unit_whose_file_is_missing_is_no_etcd_that_runs_and_stands_in_the_way_of_none() {
+    let root = machine();
+    let shown =
+        "ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd --config-file=/gone.yml ; }\nId=new.service\n";
+    let ask = |words: &[&str]| Some(if words[0] == "show" { shown } else { "new.service x\n" }.to_owned());
+    let look = || Machine::look(root.path(), &Systemd { main_pid: &|_| None, ask: &ask }).unwrap();
+    assert!(look().running_in_words().is_empty());
+    let refusal = look().the_one().unwrap_err();
+    assert!(refusal.reason.contains("new.service") && refusal.reason.contains("/gone.yml"), "{refusal}");
+}
+
+#[test]
 fn an_etcd_that_is_not_trusted_is_named_only_where_there_is_no_other() {
     let root = machine();
     let theirs = Process { program: "/opt/etcd", ..Process::etcd(42, &["--data-dir=/data/b"]) };
