@@ -89,7 +89,8 @@ impl Drop for Home {
 
 fn prepare(narrator: &mut Narrator) -> Result<Programs> {
     narrator.step("Build the two programs");
-    command::run_well(Command::new("cargo").args(["build", "--release", "--bins"]))?;
+    let two = ["build", "--release", "--bin", "snapshot", "--bin", "restore"];
+    command::run_well(Command::new("cargo").args(two))?;
     let target = workspace::target_directory()?;
 
     narrator.step("Have an etcd to run them on");
