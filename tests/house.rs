@@ -6,13 +6,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Bottom to top. A room may use what stands in a line before its own.
-const FLOORS: [&[&str]; 11] = [
+const FLOORS: [&[&str]; 12] = [
     &["stop", "progress"],
     &["system"],
     &["etcd", "juju"],
     &["catalog"],
     &["archive", "swap"],
     &["store"],
+    &["settings"],
     &["offsite"],
     &["snapshot", "keeping"],
     &["restore"],

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// Where the site file is named.
 pub(super) const SITE: &str = "ETCD_SITE";
-/// Where the file of destinations is named.
-pub(super) const DESTINATIONS: &str = "ETCD_DESTINATIONS";
+/// Where the file of settings is named.
+pub(super) const SETTINGS: &str = "ETCD_BACKUP";
 /// Where etcd's own tools look for the password.
 pub(super) const PASSWORD: &str = "ETCDCTL_PASSWORD";
 
@@ -22,8 +22,8 @@ pub struct Environment {
     pub site: Option<PathBuf>,
     /// The password of etcd's user, from `ETCDCTL_PASSWORD`.
     pub password: Option<Secret>,
-    /// The file of destinations, where `ETCD_DESTINATIONS` names one.
-    pub destinations: Option<PathBuf>,
+    /// The file of settings, where `ETCD_BACKUP` names one.
+    pub settings: Option<PathBuf>,
     /// What is there for buckets, in the variables that Amazon's tools read.
     pub bucket: FromEnvironment,
     /// The unit that Juju runs us on, in an action and under `juju exec`.
@@ -45,7 +45,7 @@ impl Environment {
             variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         Self {
             site: variables.get(&OsString::from(SITE)).map(PathBuf::from),
-            destinations: variables.get(&OsString::from(DESTINATIONS)).map(PathBuf::from),
+            settings: variables.get(&OsString::from(SETTINGS)).map(PathBuf::from),
             bucket: bucket(&mut variables),
             // etcd knows no password that is not UTF-8; such a one is refused by etcd itself, in its own words.
             password: variables

@@ -3,6 +3,7 @@
 use super::Call;
 use super::results::{Key, Results};
 use crate::offsite::{self, Archive, Destinations};
+use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::stop::{Failure, Refusal, Stop};
 use crate::system::durable::Dir;
@@ -10,8 +11,8 @@ use anyhow::{Context, anyhow};
 
 /// The destinations of this machine.
 pub(super) fn destinations(call: &Call<'_>) -> Result<Destinations, Refusal> {
-    let environment = call.environment;
-    Destinations::read(environment.destinations.as_deref(), environment.bucket.clone(), call.now)
+    let settings = Settings::read(call.environment.settings.as_deref())?;
+    Ok(Destinations::new(settings.destinations, call.environment.bucket.clone(), call.now))
 }
 
 /// Sends the archive, and those that still wait, to every destination. The archive here is good whatever comes of it.

@@ -3,7 +3,7 @@
 //! Must never fail an action because nobody reads what it prints.
 
 use super::declared::{Declaration, Kind, Param, Value};
-use super::environment::{DESTINATIONS, PASSWORD, SITE};
+use super::environment::{PASSWORD, SETTINGS, SITE};
 use super::params::{Params, nearest, shown};
 use super::results::Results;
 use crate::stop::{Refusal, Stop};
@@ -119,9 +119,9 @@ fn help(declaration: &Declaration) -> String {
         ),
         (PASSWORD, "The password of the etcd user that the site file names, without such a file of root."),
         (
-            DESTINATIONS,
-            "A file that says where snapshots go besides this machine. Without it /etc/etcd-charm/destinations.yaml, where \
-             there is one.",
+            SETTINGS,
+            "A file that says where snapshots go besides this machine. Without it /etc/etcd-charm/backup.yaml, where there \
+             is one.",
         ),
     ] {
         text.push_str(&wrapped(variable, 2));
@@ -270,7 +270,7 @@ mod tests {
                 assert!(text.contains(&param.default.to_string()), "{text}");
             }
             assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
-            for needed in [SITE, DESTINATIONS, PASSWORD, "0 completed, 1 failed, 2 refused"] {
+            for needed in [SITE, SETTINGS, PASSWORD, "0 completed, 1 failed, 2 refused"] {
                 assert!(text.contains(needed), "{text}");
             }
             assert_eq!(text.contains("--recover"), recovers(action));

@@ -6,6 +6,7 @@ use crate::catalog::entry::Entry;
 use crate::catalog::manifest::Manifest;
 use crate::etcd::seal::Seal;
 use crate::progress::{Progress, Tell};
+use crate::settings::OPERATORS;
 use crate::stop::Refusal;
 use crate::store::Store;
 use crate::store::directory::Approach;
@@ -126,7 +127,7 @@ impl Destinations {
     /// The store that `from` names, and the rest of `from`.
     fn behind(&self, from: &str) -> Result<(Box<dyn Store>, String)> {
         let next = match self.names().collect::<Vec<_>>().as_slice() {
-            [] => "write a file of destinations; the README shows one".to_owned(),
+            [] => format!("name one in {OPERATORS}; the README shows how"),
             names => format!("give one of {}, as DESTINATION/NAME or DESTINATION/latest", names.join(", ")),
         };
         let no = |why: String| anyhow!(Refusal::new(why, next.clone()));

@@ -8,7 +8,7 @@ mod destinations;
 mod fetch;
 mod queue;
 
-pub use destinations::{Destination, Destinations, PLACE};
+pub use destinations::Destinations;
 pub use fetch::{Fetched, fetch};
 
 use crate::catalog::manifest::Manifest;

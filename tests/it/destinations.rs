@@ -14,13 +14,13 @@ on_one_version! {
     one_that_fails_hides_nothing_and_waits,
     an_upload_that_was_killed_waits_too,
     what_waits_and_was_deleted_is_forgotten,
-    a_file_of_destinations_that_cannot_be_used_stops_a_snapshot_before_it_begins,
+    settings_that_cannot_be_used_stop_a_snapshot_before_it_begins,
     the_role_of_the_machine_is_asked_for_a_key,
     a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified,
     the_secret_is_nowhere_to_be_seen,
 }
 
-/// A file of destinations: each a name, a port, a bucket, and more lines.
+/// A file of settings: of each destination a name, a port, a bucket, and more lines.
 fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
     let credentials = world.path("credentials");
     let mut text = "destinations:\n".to_owned();
@@ -34,12 +34,12 @@ fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
             "  {name}:\n    s3: {{{login}endpoint: 'http://127.0.0.1:{port}', bucket: {bucket}, folder: etcd{more}}}\n"
         );
     }
-    fs::write(world.path("destinations.yaml"), text).unwrap();
+    fs::write(world.path("backup.yaml"), text).unwrap();
 }
 
 fn command(world: &World) -> Command {
     let mut command = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
-    command.env("ETCD_DESTINATIONS", world.path("destinations.yaml"));
+    command.env("ETCD_BACKUP", world.path("backup.yaml"));
     command
 }
 
@@ -122,12 +122,8 @@ fn one_that_fails_hides_nothing_and_waits(version: Version) {
         &[("bad", faults.port, "backups", ", region: us-east-1"), ("good", faults.port, "backups", "")],
     );
     fs::write(
-        world.path("destinations.yaml"),
-        fs::read_to_string(world.path("destinations.yaml")).unwrap().replacen(
-            "folder: etcd,",
-            "folder: other,",
-            1,
-        ),
+        world.path("backup.yaml"),
+        fs::read_to_string(world.path("backup.yaml")).unwrap().replacen("folder: etcd,", "folder: other,", 1),
     )
     .unwrap();
     let results = snapshot(&world).completed();
@@ -157,13 +153,13 @@ fn an_upload_that_was_killed_waits_too(version: Version) {
     assert!(waiting(&world).is_empty());
 }
 
-fn a_file_of_destinations_that_cannot_be_used_stops_a_snapshot_before_it_begins(version: Version) {
+fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins(version: Version) {
     let world = World::plain(version);
-    let file = world.path("destinations.yaml");
-    snapshot(&world).refused(&["destinations.yaml cannot be used"]);
+    let file = world.path("backup.yaml");
+    snapshot(&world).refused(&["backup.yaml cannot be used"]);
     fs::write(&file, "destinations: {a: {s3: {bucket: b, secret-key: x}}}").unwrap();
     snapshot(&world).refused(&["unknown field `secret-key`"]);
-    world.set_mode("destinations.yaml", 0o666);
+    world.set_mode("backup.yaml", 0o666);
     snapshot(&world).refused(&["others than root can change where Secrets go"]);
     assert!(names(&world.target()).is_empty());
 }
@@ -209,11 +205,11 @@ fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified(version: Versi
         let words = [format!("from={from}"), world.to_target()];
         let mut command =
             world.action(env!("CARGO_BIN_EXE_fetch-snapshot"), &words.each_ref().map(String::as_str));
-        command.env("ETCD_DESTINATIONS", world.path("destinations.yaml")).env_remove("ETCD_SITE");
+        command.env("ETCD_BACKUP", world.path("backup.yaml")).env_remove("ETCD_SITE");
         Run::start(command, &world.path("runs")).finish()
     };
     let mut list = world.action(env!("CARGO_BIN_EXE_list-snapshots"), &[&world.to_target()]);
-    list.env("ETCD_DESTINATIONS", world.path("destinations.yaml"));
+    list.env("ETCD_BACKUP", world.path("backup.yaml"));
     let listed = Run::start(list, &world.path("runs")).finish().completed();
     let remote = format!("/m1/{name}");
     assert!(listed.get("snapshots").contains(&remote), "{}", listed.out.told());

@@ -31,7 +31,7 @@ use wire::{Answer, Ask, Wire};
 /// How much is sent or fetched by one request, and so held in memory.
 const PART: u64 = 8 << 20;
 
-/// A bucket as the file of destinations describes it.
+/// A bucket as the settings describe it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Description {

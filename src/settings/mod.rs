@@ -1,0 +1,139 @@
+//! What an operator wrote down for every backup of this machine, and what the charm wrote down for Juju. Holds no secret.
+//!
+//! Must never be taken from somebody who is not root: it says where every Secret of a cluster goes.
+
+use crate::stop::Refusal;
+use crate::store::s3::Description;
+use crate::system::durable::read_found_text;
+use crate::system::owner::is_roots;
+use anyhow::{Result, bail};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+/// The operator's file, unless the environment names another.
+pub const OPERATORS: &str = "/etc/etcd-charm/backup.yaml";
+/// The charm's, which stands beside the operator's and is not read where the environment names a file.
+pub const CHARMS: &str = "/etc/etcd-charm/juju.yaml";
+
+/// All that was written down.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Settings {
+    /// Where archives go besides the target, by name.
+    #[serde(default)]
+    pub destinations: BTreeMap<String, Destination>,
+}
+
+/// One place to keep archives in.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Destination {
+    /// The bucket.
+    pub s3: Description,
+}
+
+impl Settings {
+    /// What is in `named`, or else in [`OPERATORS`] and [`CHARMS`], as far as they are there. Refuses a file that cannot be
+    /// used, and two that contradict each other.
+    pub fn read(named: Option<&Path>) -> Result<Self, Refusal> {
+        match named {
+            Some(file) => read(file, true),
+            None => {
+                let both = [OPERATORS, CHARMS].map(|file| read(Path::new(file), false));
+                let [operators, charms] = both;
+                operators?.with(charms?)
+            }
+        }
+    }
+
+    /// These and `others` together.
+    fn with(mut self, others: Self) -> Result<Self, Refusal> {
+        for (name, destination) in others.destinations {
+            if self.destinations.insert(name.clone(), destination).is_some() {
+                return Err(Refusal::new(
+                    format!("{OPERATORS} and {CHARMS} both have a destination {name}"),
+                    format!("give that of {OPERATORS} another name, or take it out of Juju's configuration"),
+                ));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Reads a document; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self> {
+        let read: Self = serde_yaml::from_str::<Option<Self>>(text)?.unwrap_or_default();
+        // They become keys of results, which Juju wants so.
+        let fits = |name: &str| {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            !name.is_empty() && name.chars().all(plain) && !name.starts_with('-') && !name.ends_with('-')
+        };
+        match read.destinations.keys().find(|name| !fits(name)) {
+            None => Ok(read),
+            Some(name) => bail!("destination {name:?}: a name is of small letters, digits and inner hyphens"),
+        }
+    }
+}
+
+fn read(file: &Path, must_be: bool) -> Result<Settings, Refusal> {
+    let no = |why: &str, next: &str| {
+        Refusal::new(format!("the settings in {} cannot be used: {why}", file.display()), next.to_owned())
+    };
+    let meta = match std::fs::metadata(file) {
+        Ok(meta) => meta,
+        Err(error) if !must_be && error.kind() == io::ErrorKind::NotFound => return Ok(Settings::default()),
+        Err(error) => return Err(no(&error.to_string(), "put it there, or name another")),
+    };
+    if !is_roots(&meta) {
+        let next = format!("chown root {0} && chmod go-w {0}", file.display());
+        return Err(no("others than root can change where Secrets go", &next));
+    }
+    let text = read_found_text(file).map_err(|error| no(&error.to_string(), "mend it"))?;
+    Settings::parse(&text).map_err(|error| no(&format!("{error:#}"), "correct it"))
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out files")]
+mod tests {
+    use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn of(text: &str, mode: u32) -> Result<Settings, Refusal> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        std::fs::set_permissions(file.path(), Permissions::from_mode(mode)).unwrap();
+        Settings::read(Some(file.path()))
+    }
+
+    #[test]
+    fn a_file_names_destinations_and_nothing_that_is_not_known() {
+        let good = "destinations:\n  offsite:\n    s3: {bucket: backups, region: eu-central-1}\n  b2: {s3: {bucket: b}}\n";
+        let names = of(good, 0o644).unwrap().destinations.into_keys().collect::<Vec<_>>();
+        assert_eq!(names, ["b2", "offsite"]);
+        assert!(of("# nothing yet\n", 0o644).unwrap().destinations.is_empty());
+        for (text, mode, why) in [
+            (good, 0o666, "others than root"),
+            ("destinations: {Off: {s3: {bucket: b}}}", 0o600, "small letters"),
+            ("destinations: {a: {s3: {bucket: b, secret-key: canary}}}", 0o600, "unknown field `secret-key`"),
+            ("destinations: {a: {s3: {}}}", 0o600, "missing field `bucket`"),
+            ("destinations: [", 0o600, "cannot be used"),
+            ("destination: {}", 0o600, "unknown field `destination`"),
+        ] {
+            let refusal = of(text, mode).unwrap_err().to_string();
+            assert!(refusal.contains(why) && !refusal.contains("canary"), "{refusal}");
+        }
+        assert!(Settings::read(Some(Path::new("/nowhere"))).is_err());
+    }
+
+    #[test]
+    fn two_files_are_one_unless_they_contradict_each_other() {
+        let of = |name: &str| {
+            Settings::parse(&format!("destinations: {{{name}: {{s3: {{bucket: b}}}}}}")).unwrap()
+        };
+        assert_eq!(of("a").with(of("b")).unwrap().destinations.len(), 2);
+        let refusal = of("a").with(of("a")).unwrap_err().to_string();
+        assert!(refusal.contains("both have a destination a"), "{refusal}");
+    }
+}
