@@ -5,7 +5,7 @@
 //! when something went wrong: what is there then is no gzip file.
 
 use super::Packed;
-use crate::etcd::seal::hex;
+use crate::system::digest::hex;
 use crate::system::growing::Writing;
 use crate::system::priority;
 use crc32fast::Hasher;

@@ -129,7 +129,7 @@ mod tests {
             keys: Some(3),
             total_keys: 4,
             db_size: db.len() as u64,
-            db_sha256: crate::etcd::seal::hex(&Sha256::digest(db)),
+            db_sha256: crate::system::digest::hex(&Sha256::digest(db)),
             before_restore: false,
             content_hash: None,
         }

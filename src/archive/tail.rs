@@ -7,9 +7,9 @@ use crate::catalog::manifest::Manifest;
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// How much of the end holds the manifest: two zero sectors, a manifest of under 2 KiB, its header.
-pub const TAIL: u64 = 4 << 10;
+pub(super) const TAIL: u64 = 4 << 10;
 /// How much holds even the largest that the archive's reader takes.
-pub const LONGEST_TAIL: u64 = 72 << 10;
+const LONGEST_TAIL: u64 = 72 << 10;
 /// tar's unit.
 const SECTOR: usize = 512;
 /// What stands before the bytes of a stored deflate block: its type, its length, and the length's complement.
@@ -17,9 +17,20 @@ const STORED: usize = 5;
 /// What ends a gzip member: CRC and length.
 const GZIP_END: usize = 8;
 
+/// The manifest at the end of an archive of `size` bytes, of which `read` reads so many last ones.
+pub fn manifest_at_end<E>(
+    size: u64,
+    mut read: impl FnMut(u64) -> Result<Vec<u8>, E>,
+) -> Result<Option<Manifest>, E> {
+    match manifest_in(&read(TAIL.min(size))?) {
+        None if size > TAIL => Ok(manifest_in(&read(LONGEST_TAIL.min(size))?)),
+        found => Ok(found),
+    }
+}
+
 /// The manifest at the end of an archive of which `tail` is the end. `None` where there is none, as in what is cut short
 /// or was made by others; a longer tail may show one.
-pub fn manifest_in(tail: &[u8]) -> Option<Manifest> {
+pub(super) fn manifest_in(tail: &[u8]) -> Option<Manifest> {
     let end = tail.len().checked_sub(GZIP_END)?;
     // Its last appearance is the entry's name: the manifest itself does not name it.
     let starts = (STORED..end).rev().filter(|at| tail.get(*at..).is_some_and(is_name));

@@ -6,9 +6,10 @@
 use super::aside::SealAside;
 use super::{DB, MANIFEST};
 use crate::catalog::manifest::Manifest;
-use crate::etcd::seal::{Sealed, hex};
+use crate::etcd::seal::Sealed;
 use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
+use crate::system::digest::hex;
 use crate::system::interrupt;
 use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;

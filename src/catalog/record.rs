@@ -52,11 +52,16 @@ impl About {
     pub fn of(size: u64, manifest: Option<&Manifest>) -> Self {
         Self { size, db_sha256: manifest.map(|manifest| manifest.db_sha256.clone()) }
     }
+
+    /// Its record: `kept`, which lies under its name, unless that is about another archive.
+    pub fn record(self, kept: Option<Record>) -> Record {
+        kept.filter(|record| record.about == self).unwrap_or_else(|| Record::blank(self))
+    }
 }
 
 impl Record {
     /// Of an archive that nobody has looked at since it was made.
-    pub fn blank(about: About) -> Self {
+    fn blank(about: About) -> Self {
         Self {
             format: FORMAT,
             about,

@@ -4,9 +4,9 @@
 //! snapshot is 32 bytes longer than a multiple of 512. `snapshot status` does not check it: of 300 flipped bits it
 //! noticed one; the trailer notices all.
 
+use crate::system::digest::hex;
 use crate::system::sabotage::{self, Flaw};
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 
 const TRAILER: usize = 32;
 
@@ -65,14 +65,6 @@ impl SealCheck {
         };
         Sealed { seal, size: self.size, sha256: hex(&whole.finalize()) }
     }
-}
-
-/// Bytes in lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

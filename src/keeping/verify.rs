@@ -209,7 +209,7 @@ mod tests {
             size: 9000,
             modified: Timestamp::UNIX_EPOCH,
             manifest: None,
-            record: Record::blank(About::of(9000, None)),
+            record: About::of(9000, None).record(None),
         };
         let dir = tempfile::tempdir().unwrap();
         let stage = Dir::open(dir.path()).unwrap();

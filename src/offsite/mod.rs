@@ -12,18 +12,15 @@ pub use destinations::Destinations;
 pub use fetch::{Fetched, fetch};
 
 use crate::catalog::manifest::Manifest;
-use crate::etcd::seal::hex;
 use crate::progress::{Progress, Tell};
 use crate::store::Store;
 use crate::store::s3::Trouble;
+use crate::system::digest::sha256_of;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use queue::{Queue, Waiting};
-use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::Read;
 
 /// A new archive, in the directory that it was published in.
 #[derive(Debug, Clone, Copy)]
@@ -143,15 +140,4 @@ fn upload(home: &Dir, store: &dyn Store, one: &Waiting) -> Result<()> {
     let found = sha256_of(&mut archive).with_context(|| format!("reading {}", one.archive))?;
     ensure!(found == one.sha256, "{} is no longer what it was when it was made", one.archive);
     store.put(&one.remote, &archive, &one.sha256)
-}
-
-fn sha256_of(archive: &mut File) -> Result<String> {
-    let (mut hash, mut chunk) = (Sha256::new(), vec![0; 256 << 10]);
-    loop {
-        interrupt::check()?;
-        match archive.read(&mut chunk)? {
-            0 => return Ok(hex(&hash.finalize())),
-            length => hash.update(&chunk[..length]),
-        }
-    }
 }

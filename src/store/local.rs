@@ -6,18 +6,17 @@
 use super::Store;
 use super::directory::{Approach, archive_owner};
 use super::stage::Stage;
-use crate::archive::tail::{LONGEST_TAIL, TAIL, manifest_in};
+use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::manifest::Manifest;
 use crate::catalog::record::{About, Record, archive_of, record_name};
-use crate::etcd::seal::hex;
 use crate::stop::Refusal;
+use crate::system::digest::sha256_of;
 use crate::system::durable::{Dir, PRIVATE};
 use crate::system::lock::Lock;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -69,10 +68,7 @@ impl Local {
             Err(error) => (None, Some(format!("its end cannot be read: {error}"))),
         };
         let about = About::of(size, manifest.as_ref());
-        let mut record = match self.record(name)? {
-            Some(record) if record.about == about => record,
-            _ => Record::blank(about),
-        };
+        let mut record = about.record(self.record(name)?);
         record.broken = unread.or(record.broken);
         let modified = Timestamp::from_second(found.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
         Ok(Some(Entry { name: name.to_owned(), store: self.shown.clone(), size, modified, manifest, record }))
@@ -142,7 +138,9 @@ impl Store for Local {
         source.rewind().with_context(putting)?;
         io::copy(&mut source, &mut draft).with_context(putting)?;
         self.owner.own(&draft).and_then(|()| draft.sync_all()).with_context(putting)?;
-        ensure!(sha256_of(draft)? == sha256, "{name} reads back other than it was written to {}", self.shown);
+        draft.rewind().with_context(putting)?;
+        let found = sha256_of(&mut draft).with_context(|| format!("reading back {name}"))?;
+        ensure!(found == sha256, "{name} reads back other than it was written to {}", self.shown);
         match self.dir.adopt(stage.dir(), DRAFT, name).with_context(putting)? {
             true => Ok(()),
             false => Err(Refusal::new(
@@ -177,31 +175,19 @@ fn manifest_of(file: &File, size: u64) -> io::Result<Option<Manifest>> {
     if size < 2 || file.read_exact_at(&mut magic, 0).is_err() || magic != [0x1f, 0x8b] {
         return Ok(None);
     }
-    for length in [TAIL, LONGEST_TAIL].map(|length| length.min(size)) {
-        let mut tail = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        file.read_exact_at(&mut tail, size - length)?;
-        if let Some(manifest) = manifest_in(&tail) {
-            return Ok(Some(manifest));
-        }
-    }
-    Ok(None)
-}
-
-fn sha256_of(mut file: File) -> Result<String> {
-    file.rewind()?;
-    let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 << 10]);
-    loop {
-        match file.read(&mut buffer).context("reading back")? {
-            0 => return Ok(hex(&hash.finalize())),
-            length => hash.update(buffer.get(..length).unwrap_or_default()),
-        }
-    }
+    manifest_at_end(size, |length| {
+        let mut end = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        file.read_exact_at(&mut end, size - length)?;
+        Ok(end)
+    })
 }
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests lay out a directory in files")]
 mod tests {
     use super::*;
+    use crate::system::digest::hex;
+    use sha2::{Digest, Sha256};
     use std::fs;
     use std::os::unix::fs::symlink;
 

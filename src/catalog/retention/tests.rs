@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::catalog::manifest::Manifest;
-use crate::catalog::record::{About, Record};
+use crate::catalog::record::About;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -31,7 +31,7 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         store: "/a".to_owned(),
         size,
         modified: Timestamp::UNIX_EPOCH,
-        record: Record::blank(About::of(size, Some(&manifest))),
+        record: About::of(size, Some(&manifest)).record(None),
         manifest: Some(manifest),
     }
 }

@@ -3,9 +3,8 @@
 use super::listing::Object;
 use super::wire::Ask;
 use super::{Bucket, Head, Reading, Trouble};
-use crate::archive::tail::{LONGEST_TAIL, TAIL, manifest_in};
+use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
-use crate::catalog::manifest::Manifest;
 use crate::catalog::record::{About, Record, record_name};
 use crate::store::Store;
 use anyhow::{Context, Result, ensure};
@@ -96,13 +95,10 @@ impl Bucket {
         has_record: bool,
     ) -> Result<Entry> {
         let size = archive.head.size;
-        let manifest =
-            manifest_of(&archive).with_context(|| format!("reading the end of {}{name}", self.shown))?;
+        let manifest = manifest_at_end(size, |length| archive.tail(length))
+            .with_context(|| format!("reading the end of {}{name}", self.shown))?;
         let about = About::of(size, manifest.as_ref());
-        let record = match has_record.then(|| self.record(name)).transpose()?.flatten() {
-            Some(record) if record.about == about => record,
-            _ => Record::blank(about),
-        };
+        let record = about.record(has_record.then(|| self.record(name)).transpose()?.flatten());
         let (name, store) = (name.to_owned(), self.shown.clone());
         Ok(Entry { name, store, size, modified, manifest, record })
     }
@@ -130,13 +126,4 @@ impl Bucket {
 
 fn is_archive(name: &str) -> bool {
     name.rsplit('/').next().is_some_and(may_be_archive)
-}
-
-/// The manifest at the end of an archive.
-fn manifest_of(archive: &Reading) -> Result<Option<Manifest>> {
-    let short = archive.tail(TAIL)?;
-    match manifest_in(&short) {
-        None if archive.head.size > TAIL => Ok(manifest_in(&archive.tail(LONGEST_TAIL)?)),
-        found => Ok(found),
-    }
 }

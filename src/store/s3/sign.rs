@@ -4,7 +4,7 @@
 
 use super::credentials::Credentials;
 use super::place::encoded;
-use crate::etcd::seal::hex;
+use crate::system::digest::hex;
 use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;

@@ -5,16 +5,15 @@
 use super::trouble::Trouble;
 use super::wire::{Answer, Ask};
 use super::{Bucket, Head, PART};
-use crate::etcd::seal::hex;
 use crate::stop::Refusal;
+use crate::system::digest::sha256_of;
 use anyhow::{Context, Result, bail, ensure};
 use base64ct::{Base64, Encoding};
 use md5::Md5;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 
 /// S3 takes no more parts of one object.
@@ -214,16 +213,6 @@ impl Bucket {
 pub(super) fn read<T: serde::de::DeserializeOwned>(answer: &Answer) -> Result<T> {
     let text = std::str::from_utf8(&answer.body).context("the server's answer is no text")?;
     quick_xml::de::from_str(text).context("the server's answer is not S3's")
-}
-
-fn sha256_of(source: &mut impl Read) -> Result<String> {
-    let (mut hash, mut chunk) = (Sha256::new(), vec![0; 64 << 10]);
-    loop {
-        match source.read(&mut chunk)? {
-            0 => return Ok(hex(&hash.finalize())),
-            length => hash.update(&chunk[..length]),
-        }
-    }
 }
 
 /// How long the parts of an object of `size` bytes are: as few of them as S3 takes, in whole mebibytes.
