@@ -117,12 +117,18 @@ fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
     let first = world.start_snapshot(&[&world.to_target()]);
     await_call(&tools, "snapshot", &first);
     let holder = first.pid().to_string();
-    let busy = |out: crate::run::Out| {
-        assert!(out.took < Duration::from_secs(1), "{}", out.told());
-        out.refused(&[&holder]);
+    // A busy machine makes nobody late three times; a wait for the lock does.
+    let busy = |run: &dyn Fn() -> crate::run::Out| {
+        let soon = |_| {
+            let out = run();
+            let took = out.took;
+            out.refused(&[&holder]);
+            took < Duration::from_secs(1)
+        };
+        assert!((0..3).any(soon), "told late, three times");
     };
-    busy(world.snapshot(&[&world.to_target()]));
-    busy(world.restore(&[&format!("snapshot={}", archive.display()), &world.to_target()]));
+    busy(&|| world.snapshot(&[&world.to_target()]));
+    busy(&|| world.restore(&[&format!("snapshot={}", archive.display()), &world.to_target()]));
 
     // A kill frees the lock at once, takes the child along, and the next run cleans up.
     assert!(!first.kill().status.success());

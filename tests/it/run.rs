@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// No walk of these small worlds may take longer, not even one that waits for an etcd that never answers.
@@ -52,6 +54,12 @@ impl Run {
     /// Whether it has ended.
     pub fn ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Whether it has ended, without clearing it away: `/proc` still tells of it.
+    pub fn is_over(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        waitid(Id::Pid(Pid::from_raw(self.pid())), flags).unwrap() != WaitStatus::StillAlive
     }
 
     /// What it has said to stderr so far.

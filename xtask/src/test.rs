@@ -14,6 +14,11 @@ use anyhow::Result;
 use crate::machines::Homes;
 use crate::{command, etcd, moto, workspace};
 
+/// How many tests libtest runs at a time.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
+/// They mostly wait, for an etcd to start or a deadline to pass.
+const TESTS_A_CORE: usize = 3;
+
 /// Formatting, lints, cargo's tests, Python's, and machines, up to the first that fails; its exit code becomes ours. Who
 /// asks for some of the tests gets cargo's alone.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
@@ -51,6 +56,10 @@ fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {
     cargo.args(arguments);
     etcd::tell(&mut cargo, target)?;
     moto::tell(&mut cargo, target)?;
+    if std::env::var_os(TEST_THREADS).is_none() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        cargo.env(TEST_THREADS, (cores * TESTS_A_CORE).to_string());
+    }
     Ok(cargo)
 }
 

@@ -23,12 +23,12 @@ pub fn at_once(count: usize) -> Table {
     let snapshot = || world.start_snapshot(&[&target]);
     let restore = || world.start_restore(&[&archive, &target]);
     for number in 0..count {
-        let (what, pair) = match number % 3 {
-            0 => ("two snapshots", [snapshot(), snapshot()]),
-            1 => ("snapshot and restore", [snapshot(), restore()]),
-            _ => ("two restores", [restore(), restore()]),
+        let (what, pair): (_, &dyn Fn() -> [Run; 2]) = match number % 3 {
+            0 => ("two snapshots", &|| [snapshot(), snapshot()]),
+            1 => ("snapshot and restore", &|| [snapshot(), restore()]),
+            _ => ("two restores", &|| [restore(), restore()]),
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| one_proceeds(pair)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| soon(pair)));
         table.add(Row {
             series: "pairs concurrent".to_owned(),
             point: format!("{} {what}", number + 1),
@@ -39,18 +39,27 @@ pub fn at_once(count: usize) -> Table {
     table
 }
 
-fn one_proceeds(pair: [Run; 2]) {
+/// Who is told late because the machine is busy is told in time when asked again; who waits for a lock is late twice.
+fn soon(pair: &dyn Fn() -> [Run; 2]) {
+    if one_proceeds(pair()) >= TOLD_WITHIN {
+        let again = one_proceeds(pair());
+        assert!(again < TOLD_WITHIN, "told late, twice: after {again:?}");
+    }
+}
+
+/// How long the other took to be told.
+fn one_proceeds(pair: [Run; 2]) -> Duration {
     let pids = pair.each_ref().map(Run::pid);
     // Both at once: each is timed to its own end.
     let outs = pair.map(|run| std::thread::spawn(|| run.finish())).map(|thread| thread.join().unwrap());
     let [first, second] = outs.each_ref().map(|out| out.status.success());
     assert!(first != second, "not one of two: {}{}", outs[0].told(), outs[1].told());
     let (loser, winner) = if first { (&outs[1], pids[0]) } else { (&outs[0], pids[1]) };
-    is_told(loser, winner);
+    is_told(loser, winner)
 }
 
-fn is_told(loser: &Out, winner: i32) {
+fn is_told(loser: &Out, winner: i32) -> Duration {
     assert_eq!(loser.status.code(), Some(2), "{}", loser.told());
     assert!(loser.stderr.contains(&winner.to_string()), "not told who: {}", loser.told());
-    assert!(loser.took < TOLD_WITHIN, "told late: {}", loser.told());
+    loser.took
 }
