@@ -471,6 +471,7 @@ fn survives_any_damage() {
             // All but the trailer is needed.
             assert_eq!(read_all(&broken).is_ok(), length >= bytes.len() - 32, "{version}: {length} bytes");
         }
-        assert!(begun.elapsed() < Duration::from_secs(60), "{version}: {:?}", begun.elapsed());
+        // A damaged page must lead nowhere for ever: it takes some seconds.
+        assert!(begun.elapsed() < Duration::from_secs(300), "{version}: {:?}", begun.elapsed());
     }
 }
