@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::{command, etcd, page, workspace};
 
 const USAGE: &str = "\
-cargo xtask chaos [--action snapshot|restore] [--points all|smoke|N]
+cargo xtask chaos [--action snapshot|restore] [--points all|smoke|N] [--jobs N]
                          [--mode kill|child|both|errno|term|power|disk|concurrent|directories|corruption]
        cargo xtask chaos --sabotage";
 
@@ -35,8 +35,9 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     etcd::tell(&mut cargo, &target)?;
     command::run_well(&mut cargo)?;
     // A part of the matrix is not what the page speaks of.
-    if asked.iter().all(|(name, _)| *name == "CHAOS_POINTS") {
-        let points = asked.first().map_or("all", |(_, points)| *points);
+    if asked.iter().all(|(name, _)| ["CHAOS_POINTS", "CHAOS_JOBS"].contains(name)) {
+        let points =
+            asked.iter().find(|(name, _)| *name == "CHAOS_POINTS").map_or("all", |(_, points)| *points);
         let counts = std::fs::read_to_string(&report).context("the report of the run")?;
         page::put("docs/chaos.md", "counts", &format!("`--points {points}`"), &counts)?;
     }
@@ -61,6 +62,7 @@ fn parse<'a>(arguments: &[&'a str]) -> Option<Vec<(&'static str, &'a str)>> {
         "--action" => Some("CHAOS_ACTION"),
         "--mode" => Some("CHAOS_MODE"),
         "--points" => Some("CHAOS_POINTS"),
+        "--jobs" => Some("CHAOS_JOBS"),
         _ => None,
     };
     pairs.iter().map(|[flag, value]| Some((variable(flag)?, *value))).collect()

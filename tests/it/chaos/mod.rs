@@ -26,32 +26,32 @@ const SMOKE: usize = 6;
 
 #[test]
 fn a_kill_anywhere_in_a_restore_loses_nothing() {
-    strike::some(Action::Restore, Mode::Kill, SMOKE).done();
+    strike::some(Action::Restore, Mode::Kill, SMOKE, 1).done();
 }
 
 #[test]
 fn a_kill_anywhere_in_a_snapshot_leaves_no_half_archive() {
-    strike::some(Action::Snapshot, Mode::Kill, SMOKE).done();
+    strike::some(Action::Snapshot, Mode::Kill, SMOKE, 1).done();
 }
 
 #[test]
 fn a_killed_tool_fails_the_restore_and_loses_nothing() {
-    strike::some(Action::Restore, Mode::Child, SMOKE).done();
+    strike::some(Action::Restore, Mode::Child, SMOKE, 1).done();
 }
 
 #[test]
 fn a_call_that_fails_anywhere_in_a_restore_loses_nothing() {
-    strike::some(Action::Restore, Mode::Errno, SMOKE).done();
+    strike::some(Action::Restore, Mode::Errno, SMOKE, 1).done();
 }
 
 #[test]
 fn a_call_that_fails_anywhere_in_a_snapshot_leaves_no_half_archive() {
-    strike::some(Action::Snapshot, Mode::Errno, SMOKE).done();
+    strike::some(Action::Snapshot, Mode::Errno, SMOKE, 1).done();
 }
 
 #[test]
 fn a_term_anywhere_in_a_restore_is_an_end_in_good_order() {
-    strike::some(Action::Restore, Mode::Term, SMOKE).done();
+    strike::some(Action::Restore, Mode::Term, SMOKE, 1).done();
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_power_cut_anywhere_in_a_restore_loses_nothing() {
         return;
     }
     for kind in Kind::ALL {
-        strike::some(Action::Restore, Mode::Power(kind, Flush::Nothing), SMOKE / 2).done();
+        strike::some(Action::Restore, Mode::Power(kind, Flush::Nothing), SMOKE / 2, 1).done();
     }
 }
 
@@ -96,13 +96,14 @@ fn matrix() {
         Some("smoke") => SMOKE,
         Some(number) => number.parse().unwrap(),
     };
+    let jobs = asked("JOBS").map_or(1, |jobs| jobs.parse().unwrap());
     let mut table = Table::new();
     for action in [Action::Snapshot, Action::Restore] {
         if !wanted("ACTION", action.name()) {
             continue;
         }
         for mode in Mode::all().into_iter().filter(|mode| wanted("MODE", mode.name())) {
-            table.append(strike::some(action, mode, points(usize::MAX)));
+            table.append(strike::some(action, mode, points(usize::MAX), jobs));
         }
         if wanted("MODE", "disk") {
             table.append(room::sizes(action, points(64) as u64));

@@ -1,7 +1,8 @@
 //! The ways to strike: which points there are, and what happens at one.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::thread::sleep;
+use std::sync::Mutex;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -120,15 +121,15 @@ pub struct Series {
     pub flaw: Option<&'static str>,
 }
 
-/// Strikes an action at `count` points of this mode, spread evenly over all.
-pub fn some(action: Action, mode: Mode, count: usize) -> Table {
+/// Strikes an action at `count` points of this mode, spread evenly over all, `jobs` at a time.
+pub fn some(action: Action, mode: Mode, count: usize, jobs: usize) -> Table {
     let series = Series { action, mode, flaw: None };
     let points = series.points();
     let count = count.min(points.len());
     // The middle of each part, so that few points do not all lie at a beginning; and the very end.
     let spread = (0..count).map(|n| points[(2 * n + 1) * points.len() / (2 * count)].clone());
     let end = points.last().filter(|last| matches!(last, Point::End)).cloned();
-    series.strike(spread.filter(|point| !matches!(point, Point::End)).chain(end))
+    series.strike(spread.filter(|point| !matches!(point, Point::End)).chain(end), jobs)
 }
 
 impl Series {
@@ -152,24 +153,35 @@ impl Series {
     pub fn strike_about(self, about: &[&str]) -> Table {
         let mut points = self.points();
         points.retain(|point| about.iter().any(|word| shown(point).contains(word)));
-        self.strike(points.into_iter())
+        self.strike(points.into_iter(), 1)
     }
 
-    fn strike(self, points: impl Iterator<Item = Point>) -> Table {
-        let mut table = Table::new();
-        let mut ground = self.ground();
-        for (number, point) in points.enumerate() {
-            let outcome = catch_unwind(AssertUnwindSafe(|| strike(&mut ground, self.mode, &point, number)));
-            if outcome.is_err() {
-                ground = self.ground();
+    /// Strikes at each point, `jobs` at a time, each on a ground of its own.
+    fn strike(self, points: impl Iterator<Item = Point>, jobs: usize) -> Table {
+        let points = Mutex::new(points.enumerate().collect::<Vec<_>>().into_iter());
+        let table = Mutex::new(Table::new());
+        let work = || {
+            let mut ground = self.ground();
+            loop {
+                let Some((number, point)) = points.lock().unwrap().next() else { return };
+                let outcome =
+                    catch_unwind(AssertUnwindSafe(|| strike(&mut ground, self.mode, &point, number)));
+                if outcome.is_err() {
+                    ground = self.ground();
+                }
+                table.lock().unwrap().add(Row {
+                    series: format!("{} {}", self.action.name(), self.mode.series()),
+                    point: shown(&point),
+                    outcome: outcome.map_err(|panic| in_words(panic.as_ref())),
+                });
             }
-            table.add(Row {
-                series: format!("{} {}", self.action.name(), self.mode.series()),
-                point: shown(&point),
-                outcome: outcome.map_err(|panic| in_words(panic.as_ref())),
-            });
-        }
-        table
+        };
+        thread::scope(|scope| {
+            for _ in 0..jobs {
+                scope.spawn(work);
+            }
+        });
+        table.into_inner().unwrap()
     }
 }
 
@@ -255,7 +267,7 @@ fn judge_words(mode: Mode, out: &Out, outcome: &str) {
 fn kill_child(pid: Pid, delay: Duration, both: bool) {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let Some(child) = children.split_whitespace().last().and_then(|child| child.parse().ok()) else { return };
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         sleep(delay);
         let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
         if both {
