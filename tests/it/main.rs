@@ -39,6 +39,7 @@ mod crash;
 mod destinations;
 mod hooks;
 mod hostile;
+mod hung;
 mod juju;
 mod keeping;
 mod look;

@@ -80,6 +80,11 @@ impl Tools {
         self.fault(pattern, "hang", 0);
     }
 
+    /// The same, and hears no SIGTERM.
+    pub fn hang_deaf(&self, pattern: &str) {
+        self.fault(pattern, "deaf", 0);
+    }
+
     /// Dies by SIGKILL in a call that matches the shell pattern.
     pub fn die(&self, pattern: &str) {
         self.fault(pattern, "die", 0);
