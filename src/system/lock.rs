@@ -9,6 +9,12 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// How long a holder that is no more may take to let go: a process that was killed before its child has become another
+/// program leaves the lock to that child, which dies a moment later.
+const DYING: Duration = Duration::from_millis(500);
 
 /// The right to work on a directory. Freed when dropped. It is not inherited by children: they die with us, and a
 /// daemon that a start command leaves behind must not hold it.
@@ -18,18 +24,23 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock on `dir`, or refuses at once and says who holds it.
+    /// Takes the lock on `dir`, or refuses within a moment and says who holds it.
     pub fn take(dir: &Dir) -> Result<Self> {
         let own = dir.read(".").context("opening the directory to lock")?;
-        if try_lock(&own)? {
-            return Ok(Self { _dir: own });
+        let since = Instant::now();
+        while !try_lock(&own)? {
+            let pid = holding(&own)?;
+            let command = pid.and_then(command_of);
+            if command.is_some() || since.elapsed() >= DYING {
+                return Err(Refusal::new(
+                    format!("{} is working on {}", in_words(pid, command), dir.path().display()),
+                    "wait for it to end, then run this again",
+                )
+                .into());
+            }
+            sleep(Duration::from_millis(10));
         }
-        let holder = holder(&own)?.unwrap_or_else(|| "another process".to_owned());
-        Err(Refusal::new(
-            format!("{holder} is working on {}", dir.path().display()),
-            "wait for it to end, then run this again",
-        )
-        .into())
+        Ok(Self { _dir: own })
     }
 }
 
@@ -44,12 +55,22 @@ pub fn try_lock(file: &impl AsFd) -> Result<bool> {
 
 /// Who holds the lock of an open file, in words: `restore (pid 4321)`.
 pub fn holder(file: &impl AsFd) -> Result<Option<String>> {
+    let pid = holding(file)?;
+    Ok(pid.map(|_| in_words(pid, pid.and_then(command_of))))
+}
+
+fn in_words(pid: Option<u32>, command: Option<String>) -> String {
+    match (pid, command) {
+        (Some(pid), Some(command)) => format!("{command} (pid {pid})"),
+        (Some(pid), None) => format!("pid {pid}"),
+        (None, _) => "another process".to_owned(),
+    }
+}
+
+fn holding(file: &impl AsFd) -> Result<Option<u32>> {
     let inode = inode_of(file)?;
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    Ok(pid_in(&locks, inode).map(|pid| match command_of(pid) {
-        Some(command) => format!("{command} (pid {pid})"),
-        None => format!("pid {pid}"),
-    }))
+    Ok(pid_in(&locks, inode))
 }
 
 /// The holder of the `flock` on an inode in the text of `/proc/locks`
@@ -75,7 +96,26 @@ fn command_of(pid: u32) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Inode, pid_in};
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "another process has to hold the lock")]
+    fn what_a_dead_holder_left_to_a_dying_one_is_waited_for() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = Dir::open(path.path()).unwrap();
+        let hold = |seconds: &str| {
+            let script = "exec 9<\"$0\"; flock 9; exec >&- 2>&-; sleep \"$1\" &";
+            let mut shell = std::process::Command::new("sh");
+            shell.arg("-c").arg(script).arg(path.path()).arg(seconds);
+            assert!(shell.status().unwrap().success());
+        };
+        hold("0.2");
+        Lock::take(&dir).unwrap();
+        hold("3");
+        let since = Instant::now();
+        assert!(Lock::take(&dir).unwrap_err().is::<Refusal>());
+        assert!(since.elapsed() >= DYING);
+    }
 
     #[test]
     fn the_holder_is_read_from_proc_locks() {
