@@ -74,7 +74,7 @@ pub fn fetch(
     }
     let manifest = contents.manifest.ok_or_else(|| bad("has no manifest"))?;
     let name = entry.name.rsplit('/').next().unwrap_or(&entry.name);
-    if !target.adopt(stage.dir(), DRAFT, name).context("publishing the archive")? {
+    if !target.publish(stage.dir(), DRAFT, name).context("publishing the archive")? {
         let path = target.path().join(name).display().to_string();
         return Err(Refusal::new(format!("{path} is there already"), "choose another target").into());
     }

@@ -111,7 +111,7 @@ fn room_for(status: &Status) -> u64 {
 fn publish(target: &Dir, stage: &Stage<'_>, now: Timestamp) -> Result<PathBuf> {
     for nth in 1..=1000 {
         let name = archive_name(now, nth);
-        if target.adopt(stage.dir(), ARCHIVE, &name).context("publishing the archive")? {
+        if target.publish(stage.dir(), ARCHIVE, &name).context("publishing the archive")? {
             return Ok(target.path().join(name));
         }
     }

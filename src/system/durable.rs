@@ -4,6 +4,8 @@
 //! can lead us elsewhere. New files are 0600 and new directories 0700 from the moment they exist. A file gets its
 //! final name only after its bytes are on disk, and never the name of another.
 
+mod publish;
+
 use super::owner::Owner;
 use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
@@ -62,6 +64,12 @@ impl Dir {
     /// The path it was opened by, for messages and for results.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The same directory, opened once more.
+    pub fn again(&self) -> Result<Self> {
+        let fd = self.fd.try_clone().with_context(|| format!("opening {} again", self.path.display()))?;
+        Ok(Self { fd, path: self.path.clone() })
     }
 
     /// A path to `name` in it that no one can lead astray, for calls that want a path, and for children.
