@@ -19,6 +19,8 @@ pub struct Entry {
     pub manifest: Option<Manifest>,
     /// What was found out since it was made.
     pub record: Record,
+    /// The destinations that it has still to be uploaded to, by their names.
+    pub waits_for: Vec<String>,
 }
 
 impl Entry {
@@ -52,10 +54,17 @@ impl Entry {
     }
 
     /// What entries are put in order by, oldest first: time and revision of the snapshot. Names and the times of files
-    /// decide only between those that are equal, or have no manifest. The second name of one second is a longer one.
+    /// decide only between those that are equal, or have no manifest. The second name of one second is a longer one. Copies
+    /// in different folders stand side by side.
     pub fn age_key(&self) -> (Timestamp, i64, usize, &str) {
         let revision = self.manifest.as_ref().map_or(0, |manifest| manifest.revision);
-        (self.taken().unwrap_or(self.modified), revision, self.name.len(), &self.name)
+        let name = self.file_name();
+        (self.taken().unwrap_or(self.modified), revision, name.len(), name)
+    }
+
+    /// The last part of its name, without the folders that it is in.
+    pub fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
     }
 }
 

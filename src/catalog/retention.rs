@@ -1,7 +1,7 @@
 //! Retention: which archives of a store a policy keeps, and why. A pure function of entries, policy and time.
 //!
-//! Judges archives with our manifest and of the cluster that is meant, by what the manifest says of time and revision,
-//! never by name. Must never give up what is pinned, nor the newest that is known to be good, nor all for a wrong clock.
+//! Judges archives with our manifest and of the cluster and member that are meant, by what the manifest says of time and
+//! revision, never by name. Must never give up what is pinned, nor the newest that is known to be good, nor all for a wrong clock.
 
 mod words;
 
@@ -10,15 +10,18 @@ pub use words::{parse_age, parse_size};
 use super::entry::Entry;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeSet;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Which archives to keep. An archive is kept where one of the rules keeps it; without any rule all are. `max_size` then
 /// takes the oldest of them away.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Policy {
     /// The newest so many; 0 is no rule, here and below.
     pub last: u64,
     /// All that were taken within this time before the newest.
+    #[serde(deserialize_with = "words::read_age")]
     pub within: Option<SignedDuration>,
     /// The newest of each of the last so many hours in which one was taken, in UTC.
     pub hourly: u64,
@@ -29,6 +32,7 @@ pub struct Policy {
     /// The same for months.
     pub monthly: u64,
     /// The bytes that all of them together may take.
+    #[serde(deserialize_with = "words::read_size")]
     pub max_size: Option<u64>,
 }
 
@@ -44,13 +48,23 @@ impl Policy {
     }
 }
 
-/// Whose archives a policy is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Scope {
-    /// Those of the cluster that has these ids, in hex: one that was restored has had others before.
-    Cluster(BTreeSet<String>),
-    /// Those of every cluster.
-    All,
+/// Whose archives a policy is about. Those of each member are counted apart: members that share a bucket would else push out
+/// each other's, and three of them keep a third of what was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// The ids, in hex, of the cluster that is meant. One that was restored has had others before: they count as one.
+    pub clusters: BTreeSet<String>,
+    /// Whether those of other clusters are meant as well, each of which is counted apart.
+    pub others: bool,
+    /// The member whose are meant; without one all members'.
+    pub member: Option<String>,
+}
+
+impl Scope {
+    /// Everybody's.
+    pub fn all() -> Self {
+        Self { others: true, ..Self::default() }
+    }
 }
 
 /// What becomes of an archive.
@@ -62,61 +76,96 @@ pub enum Verdict {
     Deleted(String),
 }
 
-/// The verdict on each of `entries`, in their order.
+/// The verdict on each of `entries`, which are all of one store, in their order.
 pub fn judge(entries: &[&Entry], policy: &Policy, scope: &Scope, now: Timestamp) -> Vec<Verdict> {
     let mut stays: Vec<Vec<String>> = entries.iter().map(|entry| untouched(entry, scope, now)).collect();
-    // What a restore replaced is counted apart: as the newest of all, it would push out what was restored.
-    let kinds = [false, true].map(|before| {
-        sorted(entries, |entry| entry.before_restore() == before && untouched(entry, scope, now).is_empty())
-    });
-    for (ours, good) in &kinds {
-        protect(entries, ours, good, &mut stays);
-        if policy.has_rules() {
-            apply_rules(entries, policy, good, now, &mut stays);
-        } else {
-            ours.iter().for_each(|at| stays[*at].push("no rule is about it".to_owned()));
+    let groups = groups(entries, scope, &stays);
+    for group in &groups {
+        for (ours, good) in &group.kinds {
+            protect(entries, ours, good, &mut stays);
+            if policy.has_rules() {
+                apply_rules(entries, policy, good, now, &mut stays);
+            } else {
+                ours.iter().for_each(|at| stays[*at].extend(without_rules(policy)));
+            }
         }
     }
     let mut verdicts: Vec<Verdict> = stays.into_iter().zip(entries).map(settled).collect();
-    let newest: Vec<usize> = kinds.iter().filter_map(|(_, good)| good.first().copied()).collect();
-    cap(entries, policy, scope, now, &newest, &mut verdicts);
+    for group in &groups {
+        cap(entries, policy, group, &mut verdicts);
+    }
     verdicts
 }
 
-/// Why no policy at all takes an archive away; empty where one may. Each cluster keeps its own newest.
-pub fn protections(entries: &[&Entry], now: Timestamp) -> Vec<Vec<String>> {
-    let mut stays = vec![Vec::new(); entries.len()];
-    let clusters: BTreeSet<&str> =
-        entries.iter().filter_map(|entry| entry.manifest.as_ref()).map(|m| &*m.cluster_id).collect();
-    for cluster in clusters {
-        let scope = Scope::Cluster([cluster.to_owned()].into());
-        for before in [false, true] {
-            let (ours, good) = sorted(entries, |entry| {
-                entry.before_restore() == before && untouched(entry, &scope, now).is_empty()
-            });
-            protect(entries, &ours, &good, &mut stays);
-        }
-    }
-    stays
+/// Why each of `entries`, which are all of one store, is kept, whoever's it is; empty where nothing keeps it.
+pub fn kept_because(entries: &[&Entry], policy: &Policy, now: Timestamp) -> Vec<Vec<String>> {
+    let verdicts = judge(entries, policy, &Scope::all(), now).into_iter();
+    let reasons = verdicts.map(|verdict| match verdict {
+        Verdict::Kept(reasons) => reasons,
+        Verdict::Deleted(_) => Vec::new(),
+    });
+    reasons.map(|all| all.into_iter().filter(|reason| reason != NO_RULE).collect()).collect()
 }
 
-/// Those that a policy is about and, among them, those that are good; the newest first.
-fn sorted(entries: &[&Entry], touched: impl Fn(&Entry) -> bool) -> (Vec<usize>, Vec<usize>) {
-    let mut ours: Vec<usize> = (0..entries.len()).filter(|at| touched(entries[*at])).collect();
-    ours.sort_by(|a, b| entries[*b].age_key().cmp(&entries[*a].age_key()));
-    let good = ours.iter().copied().filter(|at| entries[*at].verified().is_some()).collect();
-    (ours, good)
+/// Why something stays where a policy has no rule.
+const NO_RULE: &str = "no rule is about it";
+
+fn without_rules(policy: &Policy) -> Vec<String> {
+    match policy.max_size {
+        Some(most) => vec![format!("fits into {}", words::size(most))],
+        None => vec![NO_RULE.to_owned()],
+    }
+}
+
+/// The archives of one member of one cluster, which a policy counts by themselves.
+#[derive(Default)]
+struct Group {
+    /// Those of every day, and those that a restore replaced, which are counted apart: as the newest of all, they would push
+    /// out what was restored. Of each all, and among them those that are good; the newest first.
+    kinds: [(Vec<usize>, Vec<usize>); 2],
+}
+
+impl Group {
+    /// The newest good one of each kind.
+    fn newest(&self) -> impl Iterator<Item = usize> {
+        self.kinds.iter().filter_map(|(_, good)| good.first().copied())
+    }
+
+    /// All, the newest first.
+    fn all(&self, entries: &[&Entry]) -> Vec<usize> {
+        let mut all: Vec<usize> = self.kinds.iter().flat_map(|(ours, _)| ours).copied().collect();
+        all.sort_by(|a, b| entries[*b].age_key().cmp(&entries[*a].age_key()));
+        all
+    }
+}
+
+/// Those that the policy is about: the ones that nothing `stays` yet for.
+fn groups(entries: &[&Entry], scope: &Scope, stays: &[Vec<String>]) -> Vec<Group> {
+    let mut touched: Vec<usize> = (0..entries.len()).filter(|at| stays[*at].is_empty()).collect();
+    touched.sort_by(|a, b| entries[*b].age_key().cmp(&entries[*a].age_key()));
+    let mut groups: BTreeMap<(&str, &str), Group> = BTreeMap::new();
+    for at in touched {
+        let Some(manifest) = &entries[at].manifest else { continue };
+        let cluster = if scope.clusters.contains(&manifest.cluster_id) { "" } else { &*manifest.cluster_id };
+        let group = groups.entry((cluster, &manifest.member_name)).or_default();
+        let (ours, good) = &mut group.kinds[usize::from(manifest.before_restore)];
+        ours.push(at);
+        good.extend(entries[at].verified().map(|_| at));
+    }
+    groups.into_values().collect()
 }
 
 /// Why the policy is not about an archive at all; empty where it is.
 fn untouched(entry: &Entry, scope: &Scope, now: Timestamp) -> Vec<String> {
-    let why = match (&entry.manifest, entry.taken(), scope) {
-        (None, ..) | (_, None, _) => "no manifest of ours".to_owned(),
-        (Some(manifest), _, Scope::Cluster(ids)) if !ids.contains(&manifest.cluster_id) => {
-            format!("of another cluster, {}", manifest.cluster_id)
-        }
+    let (Some(manifest), Some(taken)) = (&entry.manifest, entry.taken()) else {
+        return vec!["no manifest of ours".to_owned()];
+    };
+    let (cluster, member) = (&manifest.cluster_id, &manifest.member_name);
+    let why = match &scope.member {
+        _ if !scope.others && !scope.clusters.contains(cluster) => format!("of another cluster, {cluster}"),
+        Some(meant) if meant != member => format!("of another member, {member}"),
         // It would be the newest for years, and push out all that are new.
-        (_, Some(taken), _) if taken > now => format!("taken at {taken}, which is still to come"),
+        _ if taken > now => format!("taken at {taken}, which is still to come"),
         _ => return Vec::new(),
     };
     vec![why]
@@ -126,6 +175,10 @@ fn untouched(entry: &Entry, scope: &Scope, now: Timestamp) -> Vec<String> {
 fn protect(entries: &[&Entry], ours: &[usize], good: &[usize], stays: &mut [Vec<String>]) {
     for at in ours.iter().filter(|at| entries[**at].record.pinned) {
         stays[*at].push("pinned".to_owned());
+    }
+    for at in ours {
+        stays[*at]
+            .extend(entries[*at].waits_for.iter().map(|name| format!("still to be uploaded to {name}")));
     }
     if let Some(newest) = good.first() {
         let what = if entries[*newest].before_restore() { " of those saved before a restore" } else { "" };
@@ -183,24 +236,18 @@ fn settled((reasons, entry): (Vec<String>, &&Entry)) -> Verdict {
     }
 }
 
-/// Takes the oldest away until the rest fits into the size that is allowed.
-fn cap(
-    entries: &[&Entry],
-    policy: &Policy,
-    scope: &Scope,
-    now: Timestamp,
-    newest: &[usize],
-    verdicts: &mut [Verdict],
-) {
+/// Takes the oldest of a group away until the rest fits into the size that is allowed.
+fn cap(entries: &[&Entry], policy: &Policy, group: &Group, verdicts: &mut [Verdict]) {
     let Some(most) = policy.max_size else { return };
-    let (ours, _) = sorted(entries, |entry| untouched(entry, scope, now).is_empty());
-    let kept: Vec<usize> = ours.into_iter().filter(|at| matches!(verdicts[*at], Verdict::Kept(_))).collect();
+    let newest: Vec<usize> = group.newest().collect();
+    let all = group.all(entries).into_iter();
+    let kept: Vec<usize> = all.filter(|at| matches!(verdicts[*at], Verdict::Kept(_))).collect();
     let mut total: u64 = kept.iter().map(|at| entries[*at].size).sum();
     for at in kept.into_iter().rev() {
         if total <= most {
             return;
         }
-        if entries[at].record.pinned || newest.contains(&at) {
+        if entries[at].record.pinned || !entries[at].waits_for.is_empty() || newest.contains(&at) {
             continue;
         }
         total -= entries[at].size;

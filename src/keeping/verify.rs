@@ -210,6 +210,7 @@ mod tests {
             modified: Timestamp::UNIX_EPOCH,
             manifest: None,
             record: About::of(9000, None).record(None),
+            waits_for: Vec::new(),
         };
         let dir = tempfile::tempdir().unwrap();
         let stage = Dir::open(dir.path()).unwrap();

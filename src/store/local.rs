@@ -71,7 +71,8 @@ impl Local {
         let mut record = about.record(self.record(name)?);
         record.broken = unread.or(record.broken);
         let modified = Timestamp::from_second(found.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
-        Ok(Some(Entry { name: name.to_owned(), store: self.shown.clone(), size, modified, manifest, record }))
+        let (name, store) = (name.to_owned(), self.shown.clone());
+        Ok(Some(Entry { name, store, size, modified, manifest, record, waits_for: Vec::new() }))
     }
 
     /// The record kept under an archive's name. One that cannot be read says nothing.

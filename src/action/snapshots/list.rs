@@ -6,7 +6,7 @@ use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
 use crate::catalog::entry::Entry;
-use crate::catalog::retention::protections;
+use crate::catalog::retention::{Policy, kept_because};
 use crate::keeping::Look;
 use crate::stop::{Failure, Refusal, Stop};
 use serde::Serialize;
@@ -27,7 +27,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let entries: Vec<&Entry> = look.found.iter().map(|found| &found.entry).collect();
     let rows: Vec<Row> = entries
         .iter()
-        .zip(protections(&entries, call.now))
+        .zip(kept_because(&entries, &Policy::default(), call.now))
         .take(limit)
         .map(|(entry, kept)| Row::of(entry, kept))
         .collect();

@@ -7,9 +7,11 @@ use crate::action::{Call, key};
 use crate::archive::human_size;
 use crate::catalog::entry::Entry;
 use crate::catalog::retention::{Policy, Scope, Verdict, judge, parse_age, parse_size};
-use crate::etcd::client::Client;
+use crate::etcd::client::{Client, Status};
+use crate::etcd::member::Member;
 use crate::keeping::Look;
 use crate::stop::{Refusal, Stop};
+use anyhow::{Context, Result};
 
 const HEAD: [&str; 6] = ["NAME", "CREATED", "REVISION", "SIZE", "VERDICT", "WHY"];
 /// For archives of every cluster.
@@ -66,23 +68,34 @@ fn policy(call: &Call<'_>) -> Result<Policy, Stop> {
     })
 }
 
-/// The cluster that is meant: the one of this machine, with the ids that it had before it was restored.
+/// Whose archives are meant: those that this member took of this cluster, by whatever ids that had before it was restored.
 fn scope(call: &Call<'_>) -> Result<Scope, Stop> {
     match call.params.text("cluster")? {
-        ANY => Ok(Scope::All),
+        ANY => Ok(Scope::all()),
         "" => {
             let site = crate::action::site(call)?;
-            let status = Client::of(&site).status().map_err(|error| {
+            let client = Client::of(&site);
+            let (own, status) = own_member(&client).map_err(|error| {
                 let next = format!(
                     "{}, or name the cluster as list-snapshots format=yaml shows it: cluster=ID",
                     site.service.typed("status")
                 );
                 Stop::of(error.context("learning which cluster this is"), "nothing was deleted", next)
             })?;
-            Ok(Scope::Cluster(lineage(&site, Some(status)).clusters))
+            Ok(Scope {
+                clusters: lineage(&site, Some(status)).clusters,
+                others: false,
+                member: Some(own.name),
+            })
         }
-        id => Ok(Scope::Cluster([id.to_ascii_lowercase()].into())),
+        id => Ok(Scope { clusters: [id.to_ascii_lowercase()].into(), ..Scope::default() }),
     }
+}
+
+fn own_member(client: &Client) -> Result<(Member, Status)> {
+    let status = client.status()?;
+    let own = client.members()?.into_iter().find(|member| member.id == status.member_id);
+    Ok((own.context("etcd does not list the member that answers")?, status))
 }
 
 fn row(entry: &Entry, verdict: &Verdict, plan: bool) -> [String; 6] {

@@ -33,6 +33,7 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         modified: Timestamp::UNIX_EPOCH,
         record: About::of(size, Some(&manifest)).record(None),
         manifest: Some(manifest),
+        waits_for: Vec::new(),
     }
 }
 
@@ -45,7 +46,7 @@ fn hours_ago(hours: i64) -> Entry {
 }
 
 fn this_cluster() -> Scope {
-    Scope::Cluster([OURS.to_owned()].into())
+    Scope { clusters: [OURS.to_owned()].into(), ..Scope::default() }
 }
 
 fn refs(entries: &[Entry]) -> Vec<&Entry> {
@@ -143,7 +144,7 @@ fn every_cluster_keeps_its_own_newest_and_what_is_pinned() {
     let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4)];
     entries[1].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
     entries[2].record.pinned = true;
-    let why = protections(&refs(&entries), now());
+    let why = kept_because(&refs(&entries), &Policy::default(), now());
     assert_eq!(why[0], ["the newest verified"]);
     assert_eq!(why[1], ["the newest verified"]);
     assert_eq!(why[2], ["pinned"]);
@@ -158,7 +159,7 @@ fn what_a_restore_replaced_does_not_push_out_what_was_restored() {
     }
     let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
     assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
-    let why = protections(&refs(&entries), now());
+    let why = kept_because(&refs(&entries), &Policy::default(), now());
     assert_eq!(
         (&*why[0][0], &*why[1][0]),
         ("the newest verified of those saved before a restore", "the newest verified")
@@ -166,16 +167,69 @@ fn what_a_restore_replaced_does_not_push_out_what_was_restored() {
 }
 
 #[test]
-fn archives_of_others_are_touched_only_when_told() {
-    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
-    entries[1].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
+fn archives_of_others_are_touched_only_when_told_and_count_by_themselves() {
+    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4), hours_ago(5)];
+    for at in [1, 3] {
+        entries[at].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
+    }
     entries[2].manifest = None;
     let policy = Policy { last: 1, ..Policy::default() };
-    assert!(judged(&entries, &policy).iter().all(is_kept));
-    let verdicts = judge(&refs(&entries), &policy, &Scope::All, now());
-    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, false, true]);
-    let lineage = Scope::Cluster(["c1", "c2"].map(str::to_owned).into());
-    assert_eq!(judge(&refs(&entries), &policy, &lineage, now()), verdicts);
+    let kept = |scope: &Scope| {
+        let verdicts = judge(&refs(&entries), &policy, scope, now());
+        verdicts.iter().map(is_kept).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(&this_cluster()), [true, true, true, true, false]);
+    assert_eq!(kept(&Scope::all()), [true, true, true, false, false]);
+    // One that was restored is one cluster with what it was before.
+    let lineage = Scope { clusters: ["c1", "c2"].map(str::to_owned).into(), ..Scope::default() };
+    assert_eq!(kept(&lineage), [true, false, true, false, false]);
+}
+
+#[test]
+fn members_that_share_a_store_push_out_none_of_each_others() {
+    let mut entries = [1, 2, 3, 4, 5, 6].map(hours_ago);
+    for at in [1, 3, 5] {
+        entries[at].manifest.as_mut().unwrap().member_name = "m2".to_owned();
+    }
+    let scope = |member: Option<&str>| Scope { member: member.map(str::to_owned), ..this_cluster() };
+    for policy in
+        [Policy { last: 2, ..Policy::default() }, Policy { max_size: Some(20), ..Policy::default() }]
+    {
+        let kept = |member| {
+            let verdicts = judge(&refs(&entries), &policy, &scope(member), now());
+            verdicts.iter().map(is_kept).collect::<Vec<_>>()
+        };
+        assert_eq!(kept(Some("m1")), [true, true, true, true, false, true], "{policy:?}");
+        assert_eq!(kept(None), [true, true, true, true, false, false], "{policy:?}");
+    }
+    let verdicts =
+        judge(&refs(&entries), &Policy { last: 1, ..Policy::default() }, &scope(Some("m1")), now());
+    assert_eq!(verdicts[5], Verdict::Kept(vec!["of another member, m2".to_owned()]));
+}
+
+#[test]
+fn what_is_still_to_be_uploaded_stays() {
+    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
+    entries[2].waits_for = vec!["offsite".to_owned()];
+    for policy in [Policy { last: 1, ..Policy::default() }, Policy { max_size: Some(1), ..Policy::default() }]
+    {
+        let verdicts = judged(&entries, &policy);
+        assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, false, true], "{policy:?}");
+        let Verdict::Kept(why) = &verdicts[2] else { panic!("{verdicts:?}") };
+        assert_eq!(why[0], "still to be uploaded to offsite");
+    }
+}
+
+#[test]
+fn a_list_says_what_keeps_each_and_nothing_where_nothing_does() {
+    let entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
+    let because = |policy: Policy| kept_because(&refs(&entries), &policy, now());
+    let two = because(Policy { last: 2, ..Policy::default() });
+    assert_eq!(two[0], ["the newest verified", "among the newest 2"]);
+    assert_eq!((&*two[1].concat(), &*two[2].concat()), ("among the newest 2", ""));
+    let room = because(Policy { max_size: Some(20), ..Policy::default() });
+    assert_eq!((&*room[1].concat(), &*room[2].concat()), ("fits into 20 bytes", ""));
+    assert_eq!(because(Policy::default())[1..], [vec![], Vec::<String>::new()]);
 }
 
 fn entries() -> impl Strategy<Value = Vec<Entry>> {

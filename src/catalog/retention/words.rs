@@ -2,6 +2,8 @@
 
 use crate::stop::Refusal;
 use jiff::SignedDuration;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 const HOUR: u64 = 3600;
 const AGES: [(&str, u64); 4] = [("h", HOUR), ("d", 24 * HOUR), ("w", 7 * 24 * HOUR), ("y", 365 * 24 * HOUR)];
@@ -29,6 +31,35 @@ pub fn parse_size(param: &str, text: &str) -> Result<Option<u64>, Refusal> {
             format!("{param} is {text:?}"),
             "give a whole number of bytes, or one with K, M, G or T behind it, such as 50G",
         )),
+    }
+}
+
+/// An age in a document.
+pub(super) fn read_age<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SignedDuration>, D::Error> {
+    let text = Word::deserialize(from)?.text();
+    parse_age("within", &text).map_err(|refusal| D::Error::custom(format!("{}: {}", refusal.reason, refusal.next)))
+}
+
+/// A size in a document.
+pub(super) fn read_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let text = Word::deserialize(from)?.text();
+    parse_size("max-size", &text).map_err(|refusal| D::Error::custom(format!("{}: {}", refusal.reason, refusal.next)))
+}
+
+/// What is a number in YAML where no unit stands behind it.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number with its unit, such as 30d or 50G")]
+enum Word {
+    Number(u64),
+    Text(String),
+}
+
+impl Word {
+    fn text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text,
+        }
     }
 }
 

@@ -100,7 +100,7 @@ impl Bucket {
         let about = About::of(size, manifest.as_ref());
         let record = about.record(has_record.then(|| self.record(name)).transpose()?.flatten());
         let (name, store) = (name.to_owned(), self.shown.clone());
-        Ok(Entry { name, store, size, modified, manifest, record })
+        Ok(Entry { name, store, size, modified, manifest, record, waits_for: Vec::new() })
     }
 
     /// The record beside an archive. One that cannot be read as a record says nothing.
