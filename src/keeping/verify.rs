@@ -165,6 +165,7 @@ mod tests {
     use std::fs::File;
 
     /// A store whose line breaks after the first bytes of every archive.
+    #[derive(Debug)]
     struct Broken;
 
     impl Store for Broken {

@@ -1,7 +1,10 @@
 //! The destinations of this machine, and the stores behind their names.
 
-use crate::settings::Destination;
+use crate::catalog::retention::Policy;
+use crate::settings::{At, Destination};
+use crate::stop::Refusal;
 use crate::store::Store;
+use crate::store::folders::Folders;
 use crate::store::s3::{Bucket, FromEnvironment};
 use anyhow::{Context, Result};
 use jiff::Timestamp;
@@ -33,8 +36,35 @@ impl Destinations {
 
     /// The store behind a name.
     pub fn open(&self, name: &str) -> Result<Box<dyn Store>> {
-        let destination = self.all.get(name).with_context(|| format!("there is no destination {name}"))?;
-        Ok(Box::new(Bucket::new(name, &destination.s3, &self.found, self.now)?))
+        match &self.named(name)?.at {
+            At::Bucket(said) => Ok(Box::new(Bucket::new(name, said, &self.found, self.now)?)),
+            At::Directory(said) => Ok(Box::new(Folders::open(said).map_err(|error| about(name, error))?)),
+        }
+    }
+
+    /// What the store behind a name is called, be it there or not.
+    pub fn shown(&self, name: &str) -> Result<String> {
+        Ok(match &self.named(name)?.at {
+            At::Bucket(said) => said.shown(),
+            At::Directory(said) => said.shown(),
+        })
+    }
+
+    /// Which archives are to be kept there.
+    pub fn keep(&self, name: &str) -> Result<&Policy> {
+        Ok(&self.named(name)?.keep)
+    }
+
+    fn named(&self, name: &str) -> Result<&Destination> {
+        self.all.get(name).with_context(|| format!("there is no destination {name}"))
+    }
+}
+
+/// Says which destination a refusal is about.
+fn about(name: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Refusal>() {
+        Ok(refusal) => Refusal::new(format!("destination {name}: {}", refusal.reason), refusal.next).into(),
+        Err(error) => error.context(format!("destination {name}")),
     }
 }
 

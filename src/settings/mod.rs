@@ -2,7 +2,9 @@
 //!
 //! Must never be taken from somebody who is not root: it says where every Secret of a cluster goes.
 
+use crate::catalog::retention::Policy;
 use crate::stop::Refusal;
+use crate::store::folders;
 use crate::store::s3::Description;
 use crate::system::durable::read_found_text;
 use crate::system::owner::is_roots;
@@ -10,7 +12,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The operator's file, unless the environment names another.
 pub const OPERATORS: &str = "/etc/etcd-charm/backup.yaml";
@@ -21,6 +23,9 @@ pub const CHARMS: &str = "/etc/etcd-charm/juju.yaml";
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
+    /// Which archives to keep in the target.
+    #[serde(default)]
+    pub keep: Policy,
     /// Where archives go besides the target, by name.
     #[serde(default)]
     pub destinations: BTreeMap<String, Destination>,
@@ -28,10 +33,47 @@ pub struct Settings {
 
 /// One place to keep archives in.
 #[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(try_from = "Written")]
 pub struct Destination {
-    /// The bucket.
-    pub s3: Description,
+    /// Where it is.
+    pub at: At,
+    /// Which archives to keep there.
+    pub keep: Policy,
+}
+
+/// Where a destination is.
+#[derive(Debug, Clone)]
+pub enum At {
+    /// On a server.
+    Bucket(Box<Description>),
+    /// On a disk, as a rule another machine's.
+    Directory(folders::Description),
+}
+
+/// A destination as it is written.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct Written {
+    s3: Option<Box<Description>>,
+    directory: Option<PathBuf>,
+    mount: Option<PathBuf>,
+    #[serde(default)]
+    keep: Policy,
+}
+
+impl TryFrom<Written> for Destination {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let Written { s3, directory, mount, keep } = written;
+        let at = match (s3, directory) {
+            (Some(_), None) if mount.is_some() => return Err("mount goes with directory alone"),
+            (Some(s3), None) => At::Bucket(s3),
+            (None, Some(directory)) => At::Directory(folders::Description { directory, mount }),
+            _ => return Err("a destination has either s3 or directory"),
+        };
+        Ok(Self { at, keep })
+    }
 }
 
 impl Settings {
@@ -50,6 +92,9 @@ impl Settings {
 
     /// These and `others` together.
     fn with(mut self, others: Self) -> Result<Self, Refusal> {
+        if self.keep.is_empty() {
+            self.keep = others.keep;
+        }
         for (name, destination) in others.destinations {
             if self.destinations.insert(name.clone(), destination).is_some() {
                 return Err(Refusal::new(
@@ -120,11 +165,31 @@ mod tests {
             ("destinations: {a: {s3: {}}}", 0o600, "missing field `bucket`"),
             ("destinations: [", 0o600, "cannot be used"),
             ("destination: {}", 0o600, "unknown field `destination`"),
+            ("destinations: {a: {}}", 0o600, "either s3 or directory"),
+            ("destinations: {a: {directory: /d, s3: {bucket: b}}}", 0o600, "either s3 or directory"),
+            ("destinations: {a: {s3: {bucket: b}, mount: /m}}", 0o600, "mount goes with directory"),
+            ("destinations: {a: {directory: /d, keep: {latest: 7}}}", 0o600, "unknown field `latest`"),
+            ("keep: {within: 30}", 0o600, "within is \"30\""),
+            ("keep: {max-size: 50GB}", 0o600, "such as 50G"),
         ] {
             let refusal = of(text, mode).unwrap_err().to_string();
             assert!(refusal.contains(why) && !refusal.contains("canary"), "{refusal}");
         }
         assert!(Settings::read(Some(Path::new("/nowhere"))).is_err());
+    }
+
+    #[test]
+    fn what_to_keep_is_written_for_the_target_and_for_each_destination() {
+        let text = "keep: {last: 7, within: 30d}\ndestinations:\n  a: {directory: /d, mount: none, keep: {max-size: 50G}}\n  \
+                    b: {s3: {bucket: b}, keep: {hourly: 1, daily: 2, weekly: 3, monthly: 4, max-size: 1024}}\n";
+        let read = of(text, 0o600).unwrap();
+        let within = Some(jiff::SignedDuration::from_hours(720));
+        assert_eq!(read.keep, Policy { last: 7, within, ..Policy::default() });
+        assert_eq!(read.destinations["a"].keep, Policy { max_size: Some(50 << 30), ..Policy::default() });
+        let b =
+            Policy { hourly: 1, daily: 2, weekly: 3, monthly: 4, max_size: Some(1024), ..Policy::default() };
+        assert_eq!(read.destinations["b"].keep, b);
+        assert!(matches!(&read.destinations["a"].at, At::Directory(at) if at.directory == Path::new("/d")));
     }
 
     #[test]

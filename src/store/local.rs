@@ -17,6 +17,7 @@ use crate::system::lock::Lock;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
+use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -41,7 +42,12 @@ impl Local {
     pub fn open(path: &Path) -> Result<Option<Self>> {
         let (_, owner) = archive_owner()?;
         let approach = Approach::to(path, owner)?;
-        Ok(approach.arrived().map(|dir| Self { shown: path.display().to_string(), dir, owner }))
+        Ok(approach.arrived().map(|dir| Self::of(dir, owner)))
+    }
+
+    /// A directory that was walked to, whose archives are `owner`'s.
+    pub(super) fn of(dir: Dir, owner: Owner) -> Self {
+        Self { shown: dir.path().display().to_string(), dir, owner }
     }
 
     /// The directory itself.
@@ -90,6 +96,26 @@ impl Local {
         }
     }
 
+    /// Whether the file that has this name is the one that is meant: of a run that died before it could say so.
+    fn has(&self, name: &str, sha256: &str) -> Result<()> {
+        if self.file(name).and_then(|file| self.read_back(file)).is_ok_and(|found| found == sha256) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            format!("{} holds another {name} already, which is not overwritten", self.shown),
+            "look at that one, or choose another directory",
+        )
+        .into())
+    }
+
+    /// The SHA-256 of a file as the disk has it, or another machine's: not as this one remembers it.
+    fn read_back(&self, mut file: File) -> Result<String> {
+        // Where that is not heard, what is remembered is read.
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        file.rewind().with_context(|| format!("reading back in {}", self.shown))?;
+        sha256_of(&mut file).with_context(|| format!("reading back in {}", self.shown))
+    }
+
     /// Keeps other changes away.
     fn lock(&self) -> Result<Lock> {
         let since = Instant::now();
@@ -132,6 +158,9 @@ impl Store for Local {
 
     fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()> {
         ensure!(may_be_archive(name) && !name.contains('/'), "{name} is no name of an archive");
+        if self.dir.inode(name)?.is_some() {
+            return self.has(name, sha256);
+        }
         let stage = Stage::make(&self.dir)?;
         let mut draft = stage.dir().create(DRAFT)?;
         let mut source = archive.try_clone().context("opening the archive again")?;
@@ -139,16 +168,14 @@ impl Store for Local {
         source.rewind().with_context(putting)?;
         io::copy(&mut source, &mut draft).with_context(putting)?;
         self.owner.own(&draft).and_then(|()| draft.sync_all()).with_context(putting)?;
-        draft.rewind().with_context(putting)?;
-        let found = sha256_of(&mut draft).with_context(|| format!("reading back {name}"))?;
-        ensure!(found == sha256, "{name} reads back other than it was written to {}", self.shown);
-        match self.dir.adopt(stage.dir(), DRAFT, name).with_context(putting)? {
+        ensure!(
+            self.read_back(draft)? == sha256,
+            "{name} reads back other than it was written to {}",
+            self.shown
+        );
+        match self.dir.publish(stage.dir(), DRAFT, name).with_context(putting)? {
             true => Ok(()),
-            false => Err(Refusal::new(
-                format!("{} holds another {name} already", self.shown),
-                "delete that one, or choose another directory",
-            )
-            .into()),
+            false => self.has(name, sha256),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Where archives live, and what can be done to them there.
 
 pub mod directory;
+pub mod folders;
 pub mod local;
 pub mod s3;
 pub mod stage;
@@ -8,11 +9,12 @@ pub mod stage;
 use crate::catalog::entry::Entry;
 use crate::catalog::record::Record;
 use anyhow::Result;
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::Read;
 
 /// A place that keeps archives: a directory, or a bucket.
-pub trait Store {
+pub trait Store: Debug {
     /// What it is called in results: a path or a URL.
     fn shown(&self) -> &str;
 
@@ -22,8 +24,8 @@ pub trait Store {
     /// An archive, to be read once from its beginning.
     fn read(&self, name: &str) -> Result<Box<dyn Read + Send>>;
 
-    /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`: durable, and read back before this says so. Refuses a name
-    /// that is taken.
+    /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`: durable, and read back before this says so. What is there
+    /// already and is the same is an earlier run's, and read back too. Refuses a name that something else has.
     fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()>;
 
     /// Changes the record of `entry`, from what it is now, which may be more than what `entry` says.

@@ -37,13 +37,15 @@ pub fn parse_size(param: &str, text: &str) -> Result<Option<u64>, Refusal> {
 /// An age in a document.
 pub(super) fn read_age<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SignedDuration>, D::Error> {
     let text = Word::deserialize(from)?.text();
-    parse_age("within", &text).map_err(|refusal| D::Error::custom(format!("{}: {}", refusal.reason, refusal.next)))
+    parse_age("within", &text)
+        .map_err(|refusal| D::Error::custom(format!("{}: {}", refusal.reason, refusal.next)))
 }
 
 /// A size in a document.
 pub(super) fn read_size<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let text = Word::deserialize(from)?.text();
-    parse_size("max-size", &text).map_err(|refusal| D::Error::custom(format!("{}: {}", refusal.reason, refusal.next)))
+    parse_size("max-size", &text)
+        .map_err(|refusal| D::Error::custom(format!("{}: {}", refusal.reason, refusal.next)))
 }
 
 /// What is a number in YAML where no unit stands behind it.

@@ -64,6 +64,21 @@ pub struct Description {
     pub allow_http: bool,
 }
 
+impl Description {
+    /// What it is called in results: a URL that ends in a slash.
+    pub fn shown(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.prefix())
+    }
+
+    /// What its keys begin with: nothing, or a folder and a slash.
+    fn prefix(&self) -> String {
+        match self.folder.trim_matches('/') {
+            "" => String::new(),
+            folder => format!("{folder}/"),
+        }
+    }
+}
+
 /// Who holds the key that the server encrypts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -107,12 +122,10 @@ impl Bucket {
             Ok(refusal) => about(refusal).into(),
             Err(error) => error,
         })?;
-        let folder = said.folder.trim_matches('/');
-        let folder = if folder.is_empty() { String::new() } else { format!("{folder}/") };
         Ok(Self {
-            shown: format!("s3://{}/{folder}", said.bucket),
+            shown: said.shown(),
             wire: Arc::new(Wire::new(place, login, agent, now)),
-            folder,
+            folder: said.prefix(),
             encryption: encryption(said).map_err(about)?,
         })
     }
