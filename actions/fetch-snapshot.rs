@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("fetch-snapshot", etcd_charm::action::fetch::perform)
+    etcd_charm::action::run("fetch-snapshot", etcd_charm::action::snapshots::fetch::perform)
 }

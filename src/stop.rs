@@ -63,6 +63,14 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// An error as a part of another message: of a refusal its reason and what to do about it.
+pub fn in_passing(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<Refusal>() {
+        Some(refusal) => format!("{}; {}", refusal.reason, refusal.next),
+        None => format!("{error:#}"),
+    }
+}
+
 /// A failed step: the cause in the words of whoever failed, the state left behind, and the next command.
 #[derive(Debug)]
 pub struct Failure {

@@ -7,7 +7,6 @@ mod bug;
 pub mod credentials;
 pub mod declared;
 mod environment;
-pub mod fetch;
 mod offsite;
 pub mod params;
 pub mod restore;

@@ -9,10 +9,14 @@ use crate::stop::{Failure, Refusal, Stop};
 use crate::system::durable::Dir;
 use anyhow::{Context, anyhow};
 
-/// The destinations of this machine.
-pub(super) fn destinations(call: &Call<'_>) -> Result<Destinations, Refusal> {
-    let settings = Settings::read(call.environment.settings.as_deref())?;
-    Ok(Destinations::new(settings.destinations, call.environment.bucket.clone(), call.now))
+/// What was written down of backups on this machine.
+pub(super) fn settings(call: &Call<'_>) -> Result<Settings, Refusal> {
+    Settings::read(call.environment.settings.as_deref())
+}
+
+/// The destinations among it.
+pub(super) fn destinations(call: &Call<'_>, settings: Settings) -> Destinations {
+    Destinations::new(settings.destinations, call.environment.bucket.clone(), call.now)
 }
 
 /// Sends the archive, and those that still wait, to every destination. The archive here is good whatever comes of it.

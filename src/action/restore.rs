@@ -66,7 +66,7 @@ fn source(call: &Call<'_>) -> Result<Source, Stop> {
     let (from, named) = (call.params.text("from")?, call.params.text("snapshot")?);
     match (from, named) {
         ("", "") => resource(call).map_err(untouched),
-        ("", path) => Ok(Source { path: PathBuf::from(path), may_be_bare: true }),
+        ("", path) => Ok(Source::File { path: PathBuf::from(path), may_be_bare: true }),
         (from, "") => super::snapshots::source(call, from),
         _ => Err(Refusal::new("both from and snapshot are given", "give one of them").into()),
     }
@@ -91,7 +91,7 @@ fn resource(call: &Call<'_>) -> Result<Source> {
         Resource::At(path) if std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) => {
             Err(Refusal::new("no snapshot is attached: the resource is empty", next).into())
         }
-        Resource::At(path) => Ok(Source { path, may_be_bare: false }),
+        Resource::At(path) => Ok(Source::File { path, may_be_bare: false }),
     }
 }
 
@@ -115,7 +115,7 @@ fn tell(report: &Report, request: &Request, results: &mut Results) {
 
 fn tell_plan(report: &Report, request: &Request, results: &mut Results) {
     let Report { plan, snapshot, .. } = report;
-    results.set(key!("plan.snapshot"), request.source.path.display().to_string());
+    results.set(key!("plan.snapshot"), request.source.shown());
     results.set(key!("plan.sha256"), &*snapshot.contents.sha256);
     results.set(
         key!("plan.revision"),

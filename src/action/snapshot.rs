@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// Takes a snapshot and says where it is.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     refuse_old_keys(call.params.text("keys-version")?)?;
-    let destinations = super::offsite::destinations(call)?;
+    let destinations = super::offsite::destinations(call, super::offsite::settings(call)?);
     let site = super::site(call)?;
     let untouched = |error| {
         let state = "no archive was published and etcd was not touched";

@@ -3,7 +3,7 @@
 //! They share nearly all of their code: packed apart from each other they had 22.6 MB, against the 15 MB that a charm may
 //! have. Must never do anything of its own.
 
-use crate::action::{Perform, called, credentials, fetch, restore, run, site, snapshot, snapshots, upkeep};
+use crate::action::{Perform, called, credentials, restore, run, site, snapshot, snapshots, upkeep};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ const ACTIONS: [(&str, Perform); 16] = [
     ("restore", restore::perform),
     ("list-snapshots", snapshots::list::perform),
     ("verify-snapshot", snapshots::verify::perform),
-    ("fetch-snapshot", fetch::perform),
+    ("fetch-snapshot", snapshots::fetch::perform),
     ("pin-snapshot", snapshots::pin::pin),
     ("unpin-snapshot", snapshots::pin::unpin),
     ("prune-snapshots", snapshots::prune::perform),

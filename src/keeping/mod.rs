@@ -1,87 +1,173 @@
-//! The archives that are kept, looked up in their stores and chosen by name; verified.
+//! The archives that are kept, looked up in all places and chosen by name; verified, fetched, judged.
 //!
 //! Knows nothing of Juju, and needs no etcd: on the worst day there is none.
 
+mod fetch;
+mod judge;
+mod places;
+mod unpack;
 mod verify;
 
+pub use fetch::{Fetched, fetch};
+pub use judge::Judged;
+pub use places::{At, Place, Places, Wanted, Which};
+pub use unpack::{unpack, was_verified_as};
 pub use verify::{Verified, verify};
 
 use crate::catalog::entry::Entry;
-use crate::stop::Refusal;
-use crate::store::Store;
+use crate::stop::{Refusal, in_passing};
 use crate::swap::Lineage;
+use anyhow::Result;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::rc::Rc;
 
 /// What stands for the newest good one.
 pub const LATEST: &str = "latest";
 /// What stands for all.
 pub const ALL: &str = "all";
 
-/// An archive and the store that keeps it.
-pub struct Found<'a> {
-    /// The store.
-    pub store: &'a dyn Store,
+/// An archive and the place that keeps it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The place.
+    pub place: Rc<Place>,
     /// The archive.
     pub entry: Entry,
 }
 
-/// What a look at all stores showed.
-pub struct Look<'a> {
-    /// The archives, the newest first.
-    pub found: Vec<Found<'a>>,
-    /// The stores that could not be read, and why.
-    pub unread: Vec<(String, anyhow::Error)>,
+impl Found {
+    /// What an operator types for it.
+    pub fn named(&self) -> String {
+        match &self.place.name {
+            Some(destination) => format!("{destination}/{}", self.entry.name),
+            None => self.entry.name.clone(),
+        }
+    }
+
+    /// The place and the folder in it: with a slash and the last part of the name behind it, what an operator types.
+    pub fn folder(&self) -> String {
+        let name = match &self.place.name {
+            Some(_) => self.named(),
+            None => self.entry.location(),
+        };
+        name.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.to_owned())
+    }
+
+    fn is_in(&self, folder: &str) -> bool {
+        folder.is_empty() || self.entry.name.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+    }
+
+    fn is_called(&self, name: &str) -> bool {
+        let whole = &self.entry.name;
+        whole.strip_suffix(name).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
+    }
 }
 
-impl<'a> Look<'a> {
-    /// Looks at all of `stores`. One that fails does not hide the others.
-    pub fn at(stores: &'a [Box<dyn Store>]) -> Self {
-        let (mut found, mut unread) = (Vec::new(), Vec::new());
-        for store in stores {
-            match store.entries() {
-                Ok(entries) => {
-                    found.extend(entries.into_iter().map(|entry| Found { store: &**store, entry }));
-                }
-                Err(error) => unread.push((store.shown().to_owned(), error)),
+/// A place that could not be read.
+#[derive(Debug)]
+pub struct Unread {
+    /// What it is called.
+    pub place: String,
+    /// Whether it is a destination.
+    pub destination: bool,
+    /// Why.
+    pub why: anyhow::Error,
+}
+
+/// What a look at places showed.
+#[derive(Debug)]
+pub struct Look {
+    /// The archives, the newest first; equal ones in the order of the places.
+    pub found: Vec<Found>,
+    /// The places that could be read.
+    pub places: Vec<Rc<Place>>,
+    /// Those that could not.
+    pub unread: Vec<Unread>,
+}
+
+impl Look {
+    /// Looks at these places. One that fails does not hide the others.
+    pub fn at(places: &Places, which: &[At]) -> Self {
+        let mut look = Self { found: Vec::new(), places: Vec::new(), unread: Vec::new() };
+        for at in which {
+            if let Err(why) = look.add(places, at) {
+                let destination = matches!(at, At::Destination(_));
+                look.unread.push(Unread { place: at.label(), destination, why });
             }
         }
-        found.sort_by(|a, b| Reverse(a.entry.age_key()).cmp(&Reverse(b.entry.age_key())));
-        Self { found, unread }
+        look.found.sort_by(|a, b| Reverse(a.entry.age_key()).cmp(&Reverse(b.entry.age_key())));
+        look
     }
 
-    /// Those that `asked` names: `latest`, `all`, or names and paths with commas between.
-    pub fn choose(&self, asked: &str) -> Result<Vec<&Found<'a>>, Refusal> {
-        let next = "list-snapshots shows which there are, in another directory with target=DIR";
-        if let Some((store, error)) = self.unread.first() {
-            return Err(Refusal::new(format!("{store} cannot be read: {error:#}"), "mend that"));
+    fn add(&mut self, places: &Places, at: &At) -> Result<()> {
+        let Some(place) = places.open(at)? else { return Ok(()) };
+        let mut entries = place.store.entries()?;
+        for entry in &mut entries {
+            entry.waits_for = place.waiting.get(&entry.name).cloned().unwrap_or_default();
         }
-        match asked {
-            "" => Err(Refusal::new("no snapshot is named", "give snapshot=NAME")),
-            _ if self.found.is_empty() => Err(Refusal::new("there is no snapshot", next)),
-            ALL => Ok(self.found.iter().collect()),
-            LATEST => match self.found.iter().find(|found| is_latest(&found.entry)) {
-                Some(found) => Ok(vec![found]),
-                None => Err(none_good()),
-            },
-            names => names.split(',').map(|name| self.named(name.trim(), next)).collect(),
+        let place = Rc::new(place);
+        self.found.extend(entries.into_iter().map(|entry| Found { place: Rc::clone(&place), entry }));
+        self.places.push(place);
+        Ok(())
+    }
+
+    /// Those that are wanted, each once. Refuses where a place that was named could not be read.
+    pub fn choose(&self, wanted: &[Wanted]) -> Result<Vec<&Found>, Refusal> {
+        let mut chosen: Vec<&Found> = Vec::new();
+        for one in wanted {
+            self.must_be_read(one)?;
+            for found in self.chosen(one)? {
+                if chosen.iter().all(|known| known.entry.location() != found.entry.location()) {
+                    chosen.push(found);
+                }
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn must_be_read(&self, wanted: &Wanted) -> Result<(), Refusal> {
+        let label = wanted.at.as_ref().map(At::label);
+        match self.unread.iter().find(|unread| Some(&unread.place) == label.as_ref()) {
+            None => Ok(()),
+            Some(unread) => {
+                let why = format!("{} cannot be read: {}", unread.place, in_passing(&unread.why));
+                Err(Refusal::new(why, "mend that, or name a snapshot of another place"))
+            }
         }
     }
 
-    /// The newest good one of the cluster that has these ids. Where it has none here, or is not known, the newest of the
-    /// only cluster that has some.
-    pub fn latest_of(&self, lineage: &Lineage) -> Result<&Found<'a>, Refusal> {
+    fn chosen(&self, wanted: &Wanted) -> Result<Vec<&Found>, Refusal> {
+        match &wanted.which {
+            Which::All(folder) => {
+                let all: Vec<&Found> = self.in_place(wanted, folder).collect();
+                match all.is_empty() && self.unread.is_empty() {
+                    true => Err(none("no snapshot", wanted)),
+                    false => Ok(all),
+                }
+            }
+            Which::Latest(folder) => {
+                let mut good = self.in_place(wanted, folder).filter(|found| is_latest(&found.entry));
+                good.next().map(|newest| vec![newest]).ok_or_else(|| none_good(wanted))
+            }
+            Which::Named(name) => self.called(wanted, name).map(|found| vec![found]),
+        }
+    }
+
+    /// The newest good one of the cluster that has these ids, in the place that is wanted. Where that has none, or the
+    /// cluster is not known, the newest of the only cluster that has some.
+    pub fn latest_of(&self, lineage: &Lineage, wanted: &Wanted, folder: &str) -> Result<&Found, Refusal> {
+        self.must_be_read(wanted)?;
         let mut seen = BTreeSet::new();
-        let good = || self.found.iter().filter(|found| is_latest(&found.entry));
+        let good = || self.in_place(wanted, folder).filter(|found| is_latest(&found.entry));
         let own = good().find(|found| found.entry.cluster().is_some_and(|id| lineage.clusters.contains(id)));
         let of_each: Vec<_> = good().filter(|found| seen.insert(found.entry.cluster())).collect();
         match (own, of_each.as_slice()) {
             (Some(found), _) => Ok(found),
             (None, [found]) => Ok(*found),
-            (None, []) => Err(none_good()),
+            (None, []) => Err(none_good(wanted)),
             (None, several) => {
-                let names: Vec<&str> = several.iter().map(|found| &*found.entry.name).collect();
+                let names: Vec<String> = several.iter().map(|found| found.named()).collect();
                 Err(Refusal::new(
                     format!("each of these is the latest of another cluster: {}", names.join(", ")),
                     "name the one that is meant: from=NAME",
@@ -90,28 +176,36 @@ impl<'a> Look<'a> {
         }
     }
 
-    fn named(&self, name: &str, next: &str) -> Result<&Found<'a>, Refusal> {
-        let is_it = |entry: &Entry| match name.contains('/') {
-            true => Path::new(&entry.location()) == Path::new(name),
-            false => entry.name == name,
-        };
-        let all: Vec<&Found<'a>> = self.found.iter().filter(|found| is_it(&found.entry)).collect();
+    fn in_place(&self, wanted: &Wanted, folder: &str) -> impl Iterator<Item = &Found> {
+        let is_there = move |found: &&Found| wanted.at.as_ref().is_none_or(|at| at.is(&found.place));
+        self.found.iter().filter(is_there).filter(move |found| found.is_in(folder))
+    }
+
+    fn called(&self, wanted: &Wanted, name: &str) -> Result<&Found, Refusal> {
+        let all: Vec<&Found> = self.in_place(wanted, "").filter(|found| found.is_called(name)).collect();
         match all.as_slice() {
             [one] => Ok(one),
-            [] => Err(Refusal::new(format!("there is no snapshot {name}"), next)),
-            [one, other, ..] => Err(Refusal::new(
-                format!("{name} is both {} and {}", one.entry.location(), other.entry.location()),
-                "name it with its place",
-            )),
+            [] => Err(none(&format!("no snapshot {name}"), wanted)),
+            several => {
+                let names: Vec<String> = several.iter().map(|found| found.named()).collect();
+                let why = format!("{} snapshots are called {name}: {}", several.len(), names.join(" and "));
+                Err(Refusal::new(why, "give the whole name"))
+            }
         }
     }
 }
 
-fn none_good() -> Refusal {
+fn none(what: &str, wanted: &Wanted) -> Refusal {
+    let place = wanted.at.as_ref().map_or(String::new(), |at| format!(" in {}", at.label()));
     Refusal::new(
-        "there is no snapshot that is known to be good",
-        "name one of those that list-snapshots shows",
+        format!("there is {what}{place}"),
+        "list-snapshots shows which there are, in another directory with target=DIR",
     )
+}
+
+fn none_good(wanted: &Wanted) -> Refusal {
+    let refusal = none("no snapshot that is known to be good", wanted);
+    Refusal { next: format!("name one of another place; {}", refusal.next), ..refusal }
 }
 
 /// What a restore replaced is never what is meant by the latest.

@@ -2,8 +2,9 @@
 //!
 //! Must never call an archive broken because something else was: a disk that is full, a network that is down.
 
-use super::Found;
+use super::{Found, unpack, was_verified_as};
 use crate::archive::{self, Contents, Limits};
+use crate::catalog::entry::Entry;
 use crate::etcd::backend::{Backend, Comparison, same_records};
 use crate::etcd::offline::{self, Making};
 use crate::etcd::private::Private;
@@ -19,7 +20,6 @@ use crate::system::random;
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use std::cell::Cell;
-use std::io::{self, Read};
 
 /// What `snapshot restore` writes besides the database: a write-ahead log of 64 MB, preallocated, and change.
 const BESIDES: u64 = 80 << 20;
@@ -39,7 +39,7 @@ pub struct Verified {
 /// Verifies the archive and notes the outcome in its record. `work` is where it is unpacked meanwhile. With `drill` a
 /// throw-away etcd is booted on it, and what that shows compared with the manifest.
 pub fn verify(
-    found: &Found<'_>,
+    found: &Found,
     site: &Site,
     work: &Dir,
     drill: bool,
@@ -47,12 +47,12 @@ pub fn verify(
     tell: Tell<'_>,
 ) -> Result<Verified> {
     let stage = Stage::make(work)?;
-    tell(Progress::Step(&format!("verifying {}", found.entry.name)));
+    tell(Progress::Step(&format!("verifying {}", found.named())));
     let contents = match read(found, stage.dir(), drill, tell)? {
         Ok(contents) => contents,
         // Of other tools' archives nothing is claimed in the first place.
         Err(broken) if found.entry.manifest.is_some() => {
-            found.store.note(&found.entry, &|record| record.broken = Some(broken.reason.clone()))?;
+            found.place.store.note(&found.entry, &|record| record.broken = Some(broken.reason.clone()))?;
             return Err(broken.into());
         }
         Err(refused) => return Err(refused.into()),
@@ -67,7 +67,7 @@ pub fn verify(
     };
     // To the second, as the manifest tells its time.
     let now = Timestamp::from_second(now.as_second())?;
-    found.store.note(&found.entry, &|record| {
+    found.place.store.note(&found.entry, &|record| {
         record.sha256 = Some(contents.sha256.clone());
         record.verified = Some(now);
         record.broken = None;
@@ -77,10 +77,7 @@ pub fn verify(
 }
 
 /// Unpacks all of it into `stage`. The inner refusal is the archive's fault, whatever else goes wrong is not.
-fn read(found: &Found<'_>, stage: &Dir, drill: bool, tell: Tell<'_>) -> Result<Result<Contents, Refusal>> {
-    let (entry, shown) = (&found.entry, found.entry.location());
-    let trouble = Cell::new(None);
-    let source = Watched { source: found.store.read(&entry.name)?, trouble: &trouble };
+fn read(found: &Found, stage: &Dir, drill: bool, tell: Tell<'_>) -> Result<Result<Contents, Refusal>> {
     let short_of_room = Cell::new(None);
     let room_for = |size: u64| {
         let needed = if drill { size.saturating_mul(3).saturating_add(BESIDES) } else { size };
@@ -90,32 +87,29 @@ fn read(found: &Found<'_>, stage: &Dir, drill: bool, tell: Tell<'_>) -> Result<R
     };
     let limits = Limits { room_for: &room_for, bare: true, found: &|_| () };
     let mut out = stage.create(archive::DB)?;
-    let outcome = archive::unpack(source, entry.size, &shown, &mut out, &limits, tell);
-    if let Some(error) = trouble.take() {
-        return Err(error).with_context(|| format!("reading {shown}"));
-    }
+    let outcome = unpack(found, &mut out, &limits, tell);
     if let Some(refusal) = short_of_room.take() {
         return Err(refusal.into());
     }
     match outcome {
-        Ok(contents) => sealed(entry.record.sha256.as_deref(), &shown, contents),
+        Ok(contents) => sealed(&found.entry, contents),
         Err(error) => error.downcast::<Refusal>().map(Err),
     }
 }
 
-fn sealed(known: Option<&str>, shown: &str, contents: Contents) -> Result<Result<Contents, Refusal>> {
-    let broken = |what: &str| Ok(Err(Refusal::new(format!("{shown} {what}"), "restore another snapshot")));
+fn sealed(entry: &Entry, contents: Contents) -> Result<Result<Contents, Refusal>> {
+    let shown = entry.location();
     match contents.db.seal {
-        Seal::Broken => broken("does not match the hash that ends its snapshot"),
+        Seal::Broken => {
+            let why = format!("{shown} does not match the hash that ends its snapshot");
+            Ok(Err(Refusal::new(why, "restore another snapshot")))
+        }
         Seal::Absent => Err(Refusal::new(
             format!("{shown} carries no hash of its own, as archives of the older etcd charm and plain copies do not"),
             "nothing can show that it is whole; restore takes it with allow-unhashed=true",
         )
         .into()),
-        Seal::Sound if known.is_some_and(|known| known != contents.sha256) => {
-            broken("is another file than when it was last verified: its sha256 was another")
-        }
-        Seal::Sound => Ok(Ok(contents)),
+        Seal::Sound => Ok(was_verified_as(entry, &contents.sha256).map(|()| contents)),
     }
 }
 
@@ -138,31 +132,17 @@ fn rehearse(site: &Site, stage: &Dir, contents: &Contents) -> Result<Expected> {
     Ok(shown)
 }
 
-/// Where an archive comes from: keeps the error of a disk or a network, which must not be taken for the archive's.
-struct Watched<'a> {
-    source: Box<dyn Read + Send>,
-    trouble: &'a Cell<Option<io::Error>>,
-}
-
-impl Read for Watched<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.source.read(buffer).map_err(|error| {
-            let kind = error.kind();
-            if kind != io::ErrorKind::Interrupted {
-                self.trouble.set(Some(error));
-            }
-            kind.into()
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::entry::Entry;
     use crate::catalog::record::{About, Record};
+    use crate::catalog::retention::Policy;
+    use crate::keeping::Place;
     use crate::store::Store;
+    use std::collections::BTreeMap;
     use std::fs::File;
+    use std::io::{self, Read};
+    use std::rc::Rc;
 
     /// A store whose line breaks after the first bytes of every archive.
     #[derive(Debug)]
@@ -215,7 +195,11 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let stage = Dir::open(dir.path()).unwrap();
-        let error = read(&Found { store: &Broken, entry }, &stage, false, &mut |_| ()).unwrap_err();
+        let name = Some("offsite".to_owned());
+        let (keep, waiting) = (Policy::default(), BTreeMap::new());
+        let place = Place { name, store: Box::new(Broken), keep, waiting };
+        let found = Found { place: Rc::new(place), entry };
+        let error = read(&found, &stage, false, &mut |_| ()).unwrap_err();
         assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz: connection reset by peer");
     }
 }

@@ -5,14 +5,13 @@
 //! destination has read it back.
 
 mod destinations;
-mod fetch;
 mod queue;
 
 pub use destinations::Destinations;
-pub use fetch::{Fetched, fetch};
 
 use crate::catalog::manifest::Manifest;
 use crate::progress::{Progress, Tell};
+use crate::stop::in_passing;
 use crate::store::Store;
 use crate::store::s3::Trouble;
 use crate::system::digest::sha256_of;
@@ -21,6 +20,7 @@ use crate::system::interrupt;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use queue::{Queue, Waiting};
+use std::collections::BTreeMap;
 
 /// A new archive, in the directory that it was published in.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +80,19 @@ pub fn send(
     Ok(outcomes)
 }
 
+/// The archives of the directory `home` that wait to be uploaded, and where to: to which of `destinations`, by name.
+pub fn waiting(home: &Dir, destinations: &Destinations) -> Result<BTreeMap<String, Vec<String>>> {
+    let mut waiting: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let Some(queue) = Queue::there(home)? else { return Ok(waiting) };
+    for one in queue.waiting()? {
+        // One that is no longer written down would keep them for ever.
+        if destinations.names().any(|known| known == one.destination) {
+            waiting.entry(one.archive).or_default().push(one.destination);
+        }
+    }
+    Ok(waiting)
+}
+
 /// What waits and can be uploaded. Who deleted an archive has no more use for its copies: it is forgotten.
 fn still_there(home: &Dir, queue: &Queue, tell: Tell<'_>) -> Result<Vec<Waiting>> {
     let mut there = Vec::new();
@@ -115,7 +128,7 @@ fn to_one<'a>(
                 continue;
             }
             Ok(store) => upload(home, store.as_ref(), one),
-            Err(error) => Err(anyhow::anyhow!("{error:#}")),
+            Err(error) => Err(anyhow::anyhow!("{}", in_passing(error))),
         };
         interrupt::check()?;
         match put {
@@ -126,8 +139,9 @@ fn to_one<'a>(
             Err(error) => {
                 unreachable |= error.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 0);
                 outcome.waiting += 1;
-                outcome.why.get_or_insert(format!("{error:#}"));
-                queue.failed(one, &format!("{error:#}"))?;
+                let why = in_passing(&error);
+                queue.failed(one, &why)?;
+                outcome.why.get_or_insert(why);
             }
         }
     }

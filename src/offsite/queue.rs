@@ -63,6 +63,14 @@ impl Queue {
         home.ensure_child(NAME, MODE, None).map(Self)
     }
 
+    /// The queue in `home`, if there is one.
+    pub fn there(home: &Dir) -> Result<Option<Self>> {
+        match home.inode(NAME)? {
+            Some(_) => home.child(NAME).map(|dir| Some(Self(dir))),
+            None => Ok(None),
+        }
+    }
+
     /// Puts one in, durably.
     pub fn add(&self, waiting: &Waiting) -> Result<()> {
         let text = serde_json::to_vec_pretty(waiting).context("writing what is to be uploaded")?;

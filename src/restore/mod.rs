@@ -14,6 +14,7 @@ pub use report::{Outcome, Report};
 use crate::archive::Effort;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
+use crate::keeping::Found;
 use crate::progress::{Progress, Tell};
 use crate::snapshot;
 use crate::stop::{Refusal, Stop};
@@ -31,9 +32,9 @@ use std::path::{Path, PathBuf};
 const WITHOUT_BACKUP: &str = "saving the existing data (skip-backup=true restores without)";
 
 /// What is asked for.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Request {
-    /// The file to restore from.
+    /// What to restore from.
     pub source: Source,
     /// The SHA-256 that the file must have, in lower-case hex.
     pub expected_sha256: Option<String>,
@@ -55,13 +56,28 @@ pub struct Request {
     pub now: Timestamp,
 }
 
-/// A file to restore from.
+/// Where a snapshot is.
 #[derive(Debug, Clone)]
-pub struct Source {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Whether it may be a bare snapshot file as well as an archive.
-    pub may_be_bare: bool,
+pub enum Source {
+    /// A file of this machine.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// Whether it may be a bare snapshot file as well as an archive.
+        may_be_bare: bool,
+    },
+    /// An archive in a store, which streams out of it into the stage.
+    Kept(Box<Found>),
+}
+
+impl Source {
+    /// What it is called.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::File { path, .. } => path.display().to_string(),
+            Self::Kept(found) => found.entry.location(),
+        }
+    }
 }
 
 /// Restores, or with `plan_only` says what restoring would do.

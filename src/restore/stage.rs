@@ -2,9 +2,9 @@
 //!
 //! Must never touch the live data, nor leave anything behind when it is dropped.
 
-use super::Request;
 use super::decide::Plan;
 use super::facts::{Facts, Old};
+use super::{Request, Source};
 use crate::archive::{self, Contents, Limits};
 use crate::etcd::backend::{Backend, Comparison, same_records};
 use crate::etcd::client::Status;
@@ -13,6 +13,7 @@ use crate::etcd::offline::{self, Making};
 use crate::etcd::private::{NotAlone, Private};
 use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
+use crate::keeping::{unpack, was_verified_as};
 use crate::progress::Tell;
 use crate::snapshot;
 use crate::stop::Refusal;
@@ -111,28 +112,44 @@ impl<'a> Stage<'a> {
 
     /// Unpacks the request's source, and reads the structure of what came out.
     pub fn unpack(&mut self, request: &Request, facts: &Facts, tell: Tell<'_>) -> Result<Snapshot> {
-        let path = &request.source.path;
-        let source = open(path)?;
-        let room_for = |size: u64| {
-            let needed = size.saturating_mul(2).saturating_add(BESIDES);
-            let place = self.beside.data().dir().path();
-            need(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
-        };
-        let limits = Limits { room_for: &room_for, bare: request.source.may_be_bare, found: &|_| () };
-        let mut out = self.beside.dir().create(archive::DB)?;
-        let size = source.metadata().context("measuring the snapshot")?.len();
-        let contents = archive::unpack(source, size, &path.display().to_string(), &mut out, &limits, tell)?;
-        drop(out);
+        let contents = self.unpacked(&request.source, facts, tell)?;
         let unexpected = request.expected_sha256.as_ref().is_some_and(|sha256| *sha256 != contents.sha256);
         if unexpected || contents.db.seal == Seal::Broken {
             // Not for etcd's tools to read: the decision refuses it.
             return Ok(Snapshot { contents, revision: 0, last_record: 0 });
         }
         offline::structure(&self.site.tools, self.beside.dir(), archive::DB).map_err(|error| {
-            Refusal::new(format!("{} is damaged: {error:#}", path.display()), "restore another snapshot")
+            let shown = request.source.shown();
+            Refusal::new(format!("{shown} is damaged: {error:#}"), "restore another snapshot")
         })?;
         let backend = Backend::open(&self.beside.dir().handle(archive::DB))?;
         Ok(Snapshot { contents, revision: backend.revision()?, last_record: backend.last_revision()? })
+    }
+
+    fn unpacked(&self, source: &Source, facts: &Facts, tell: Tell<'_>) -> Result<Contents> {
+        let room_for = |size: u64| {
+            let needed = size.saturating_mul(2).saturating_add(BESIDES);
+            let place = self.beside.data().dir().path();
+            need(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
+        };
+        let limits = |bare| Limits { room_for: &room_for, bare, found: &|_| () };
+        let out = || self.beside.dir().create(archive::DB);
+        match source {
+            Source::File { path, may_be_bare } => {
+                let file = open(path)?;
+                let size = file.metadata().context("measuring the snapshot")?.len();
+                archive::unpack(file, size, &source.shown(), &mut out()?, &limits(*may_be_bare), tell)
+            }
+            Source::Kept(found) => {
+                // Before the first byte comes over a slow line. What is really in it counts once it is seen.
+                if let Some(manifest) = &found.entry.manifest {
+                    room_for(manifest.db_size)?;
+                }
+                let contents = unpack(found, &mut out()?, &limits(true), tell)?;
+                was_verified_as(&found.entry, &contents.sha256)?;
+                Ok(contents)
+            }
+        }
     }
 
     /// Makes the new member directory, and compares its records with the snapshot's.

@@ -1,30 +1,31 @@
 //! The action `delete-snapshot`: archives that are named, gone for good.
 
-use super::{failed, stores};
+use super::{failed, look, names, places};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
-use crate::keeping::{Found, Look};
+use crate::keeping::{Found, Look, Wanted, Which};
 use crate::stop::{Refusal, Stop};
+use std::rc::Rc;
 
 /// Deletes those that are named, or none of them.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
-    let asked = call.params.text("snapshot")?;
-    let stores = stores(call, asked)?;
-    let look = Look::at(&stores);
-    let chosen = look.choose(asked)?;
+    let places = places(call)?;
+    let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
+    by_name(&wanted)?;
+    let chosen = look.choose(&wanted)?;
     admit(&look, &chosen, call.params.flag("force")?)?;
     let (mut gone, mut freed, mut failures) = (Vec::new(), 0, Vec::new());
     for found in chosen {
-        match found.store.delete(&found.entry) {
+        match found.place.store.delete(&found.entry) {
             Ok(()) => {
-                gone.push(found.entry.name.clone());
+                gone.push(found);
                 freed += found.entry.size;
             }
-            Err(error) => failures.push(format!("{error:#}")),
+            Err(error) => failures.push(format!("{}: {error:#}", found.named())),
         }
     }
-    results.set(key!("deleted"), gone.join(", "));
+    results.set(key!("deleted"), names(gone));
     results.set(key!("freed"), human_size(freed));
     failed(
         &failures,
@@ -33,19 +34,37 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     )
 }
 
-/// Whether they may go.
-fn admit(look: &Look<'_>, chosen: &[&Found<'_>], force: bool) -> Result<(), Refusal> {
+/// Refuses `all`, which reaches every destination, and `latest`, which is another one after the next snapshot.
+fn by_name(wanted: &[Wanted]) -> Result<(), Refusal> {
+    match wanted.iter().all(|one| matches!(one.which, Which::Named(_))) {
+        true => Ok(()),
+        false => Err(Refusal::new(
+            "all and latest name no snapshot",
+            "give the names of those to delete; prune-snapshots deletes by rules",
+        )),
+    }
+}
+
+/// Whether they may go. Each place keeps its own last good one: a copy in another may be gone tomorrow.
+fn admit(look: &Look, chosen: &[&Found], force: bool) -> Result<(), Refusal> {
     if let Some(pinned) = chosen.iter().find(|found| found.entry.record.pinned) {
-        let name = &pinned.entry.name;
+        let name = pinned.named();
         return Err(Refusal::new(format!("{name} is pinned"), format!("unpin-snapshot snapshot={name}")));
     }
-    let goes = |found: &Found<'_>| chosen.iter().any(|gone| gone.entry.location() == found.entry.location());
-    let good: Vec<&Found<'_>> = look.found.iter().filter(|found| found.entry.verified().is_some()).collect();
+    let goes = |found: &Found| chosen.iter().any(|gone| gone.entry.location() == found.entry.location());
+    let good: Vec<&Found> = look.found.iter().filter(|found| found.entry.verified().is_some()).collect();
     for last in good.iter().filter(|found| goes(found)) {
-        let stays = good.iter().any(|other| !goes(other) && other.entry.cluster() == last.entry.cluster());
-        if !stays && !force {
+        let stays = |other: &Found| {
+            let same = Rc::ptr_eq(&other.place, &last.place) && other.entry.cluster() == last.entry.cluster();
+            same && !goes(other)
+        };
+        if !force && !good.iter().any(|other| stays(other)) {
             return Err(Refusal::new(
-                format!("no good snapshot of its cluster would be left without {}", last.entry.name),
+                format!(
+                    "no good snapshot of its cluster would be left in {} without {}",
+                    last.place.label(),
+                    last.entry.file_name()
+                ),
                 "take another one first, or give force=true",
             ));
         }

@@ -1,15 +1,14 @@
 //! The action `list-snapshots`: what is kept, the newest first, as a table or as a document.
 
-use super::stores_everywhere;
 use super::table::table;
+use super::{failed, of_destination, places, unread};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
-use crate::catalog::entry::Entry;
-use crate::catalog::retention::{Policy, kept_because};
-use crate::keeping::Look;
-use crate::stop::{Failure, Refusal, Stop};
+use crate::keeping::{Found, Look, Place};
+use crate::stop::{Refusal, Stop};
 use serde::Serialize;
+use std::rc::Rc;
 
 /// What an empty place in the table says.
 const NOTHING: &str = "-";
@@ -22,29 +21,35 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         Ok(0) | Err(_) => usize::MAX,
         Ok(limit) => limit,
     };
-    let stores = stores_everywhere(call, "")?;
-    let look = Look::at(&stores);
-    let entries: Vec<&Entry> = look.found.iter().map(|found| &found.entry).collect();
-    let rows: Vec<Row> = entries
-        .iter()
-        .zip(kept_because(&entries, &Policy::default(), call.now))
-        .take(limit)
-        .map(|(entry, kept)| Row::of(entry, kept))
-        .collect();
+    let places = places(call)?;
+    let look = Look::at(&places, &places.everywhere());
+    let because = look.kept_because(call.now);
+    let rows: Vec<Row> =
+        look.found.iter().zip(because).take(limit).map(|(found, kept)| Row::of(found, kept)).collect();
     results.set(key!("snapshots"), format.written(&rows)?);
-    results.set(key!("count"), entries.len().to_string());
-    results.set(key!("size"), human_size(entries.iter().map(|entry| entry.size).sum()));
-    if entries.len() > rows.len() {
-        results.set(key!("not-shown"), format!("{} older; limit=0 shows all", entries.len() - rows.len()));
+    results.set(key!("count"), look.found.len().to_string());
+    results.set(key!("size"), human_size(look.found.iter().map(|found| found.entry.size).sum()));
+    if look.found.len() > rows.len() {
+        let older = look.found.len() - rows.len();
+        results.set(key!("not-shown"), format!("{older} older; limit=0 shows all"));
     }
-    match look.unread.into_iter().next() {
-        None => Ok(()),
-        Some((store, cause)) => Err(Stop::Failed(Failure {
-            cause: cause.context(format!("reading {store}")),
-            state: "what other places keep is listed, and nothing was changed".to_owned(),
-            next: "mend the cause and run it again".to_owned(),
-        })),
+    for place in &look.places {
+        of_destination(results, place.name.as_deref(), in_words(&look, place));
     }
+    failed(
+        &unread(&look.unread, results),
+        "what other places keep is listed, and nothing was changed",
+        "mend the cause and run it again",
+    )
+}
+
+/// How much a place holds, and where it is.
+fn in_words(look: &Look, place: &Rc<Place>) -> String {
+    let there = || look.found.iter().filter(|found| Rc::ptr_eq(&found.place, place));
+    let size = human_size(there().map(|found| found.entry.size).sum());
+    let count = there().count();
+    let noun = if count == 1 { "snapshot" } else { "snapshots" };
+    format!("{count} {noun}, {size}, in {}", place.store.shown())
 }
 
 #[derive(Clone, Copy)]
@@ -80,7 +85,11 @@ impl Format {
 /// One archive, as documents show it.
 #[derive(Debug, Serialize)]
 struct Row {
+    /// What other actions take for it.
+    snapshot: String,
     name: String,
+    /// The destination that keeps it.
+    destination: Option<String>,
     store: String,
     location: String,
     created: String,
@@ -92,8 +101,13 @@ struct Row {
     sha256: Option<String>,
     pinned: bool,
     broken: Option<String>,
+    /// The destinations that it has still to be uploaded to.
+    waits_for: Vec<String>,
     /// Why no retention deletes it.
     kept_because: Vec<String>,
+    /// Where it is, for the table.
+    #[serde(skip)]
+    folder: String,
 }
 
 /// What its manifest says.
@@ -108,10 +122,14 @@ struct Held {
 }
 
 impl Row {
-    fn of(entry: &Entry, kept_because: Vec<String>) -> Self {
+    fn of(found: &Found, kept_because: Vec<String>) -> Self {
+        let entry = &found.entry;
         let record = &entry.record;
         Self {
-            name: entry.name.clone(),
+            snapshot: found.named(),
+            name: entry.file_name().to_owned(),
+            destination: found.place.name.clone(),
+            folder: found.folder(),
             store: entry.store.clone(),
             location: entry.location(),
             created: entry.taken().unwrap_or(entry.modified).to_string(),
@@ -129,6 +147,7 @@ impl Row {
             sha256: record.sha256.clone(),
             pinned: record.pinned,
             broken: record.broken.clone(),
+            waits_for: entry.waits_for.clone(),
             kept_because,
         }
     }
@@ -146,7 +165,7 @@ impl Row {
             self.created.clone(),
             or_nothing(self.held.as_ref().map(|held| held.revision.to_string())),
             human_size(self.size),
-            self.store.clone(),
+            self.folder.clone(),
             verified,
             or_nothing(Some(why).filter(|why| !why.is_empty())),
         ]

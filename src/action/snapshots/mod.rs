@@ -1,6 +1,7 @@
 //! The actions on archives that are there: `list-snapshots` and those that take a name from it.
 
 pub mod delete;
+pub mod fetch;
 pub mod list;
 pub mod pin;
 pub mod prune;
@@ -8,56 +9,49 @@ mod table;
 pub mod verify;
 
 use super::Call;
+use super::results::{Key, Results};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::site::Site;
-use crate::keeping::{LATEST, Look};
+use crate::keeping::{Found, Look, Places, Unread, Wanted, Which};
 use crate::restore::Source;
-use crate::stop::{Failure, Refusal, Stop};
-use crate::store::Store;
-use crate::store::local::Local;
+use crate::stop::{Failure, Refusal, Stop, in_passing};
 use crate::swap::Lineage;
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// The stores that an action works on, where they are there: the directory `target`, and those of the paths in `asked`,
-/// which are names and paths with commas between.
-fn stores(call: &Call<'_>, asked: &str) -> Result<Vec<Box<dyn Store>>, Stop> {
-    let target = PathBuf::from(call.params.text("target")?);
-    let paths = asked.split(',').map(|name| Path::new(name.trim())).filter(|name| name.is_absolute());
-    let others = paths.filter_map(Path::parent).map(Path::to_owned).filter(|dir| *dir != target);
-    let others: BTreeSet<PathBuf> = others.collect();
-    let mut stores: Vec<Box<dyn Store>> = Vec::new();
-    for dir in std::iter::once(target.clone()).chain(others) {
-        let local = Local::open(&dir).map_err(untouched)?;
-        stores.extend(local.map(|local| Box::new(local) as Box<dyn Store>));
-    }
-    Ok(stores)
+/// All places that an action may work on.
+fn places(call: &Call<'_>) -> Result<Places, Stop> {
+    let settings = super::offsite::settings(call)?;
+    Ok(Places {
+        target: PathBuf::from(call.params.text("target")?),
+        keep: settings.keep.clone(),
+        destinations: super::offsite::destinations(call, settings),
+    })
 }
 
-/// Those, and the destinations.
-fn stores_everywhere(call: &Call<'_>, asked: &str) -> Result<Vec<Box<dyn Store>>, Stop> {
-    let mut stores = stores(call, asked)?;
-    let destinations = super::offsite::destinations(call)?;
-    for name in destinations.names() {
-        stores.push(destinations.open(name).map_err(untouched)?);
-    }
-    Ok(stores)
+/// A look at the places that `asked` names, and what it wants of them.
+fn look(places: &Places, asked: &str) -> Result<(Look, Vec<Wanted>), Refusal> {
+    let wanted = places.read(asked)?;
+    Ok((Look::at(places, &places.named(&wanted)), wanted))
 }
 
-/// What `restore from=` names: a path, or a name in `target`, or the latest there.
+/// What `restore from=` names: a path, or an archive in the target or in a destination.
 pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, Stop> {
     if Path::new(from).is_absolute() {
-        return Ok(Source { path: PathBuf::from(from), may_be_bare: true });
+        return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
     }
-    let stores = stores(call, "")?;
-    let look = Look::at(&stores);
-    if from == LATEST {
+    let places = places(call)?;
+    let wanted = places.read(from)?;
+    let [one] = wanted.as_slice() else {
+        return Err(Refusal::new("more than one snapshot is named", "give one name").into());
+    };
+    let look = Look::at(&places, &places.named(&wanted));
+    if let Which::Latest(folder) = &one.which {
         let site = super::site(call)?;
-        let found = look.latest_of(&lineage(&site, Client::of(&site).status().ok()))?;
-        return Ok(Source { path: PathBuf::from(found.entry.location()), may_be_bare: true });
+        let lineage = lineage(&site, Client::of(&site).status().ok());
+        return Ok(Source::Kept(Box::new(look.latest_of(&lineage, one, folder)?.clone())));
     }
-    match look.choose(from)?.as_slice() {
-        [one] => Ok(Source { path: PathBuf::from(one.entry.location()), may_be_bare: true }),
+    match look.choose(&wanted)?.as_slice() {
+        [found] => Ok(Source::Kept(Box::new((*found).clone()))),
         _ => Err(Refusal::new("more than one snapshot is named", "give one name").into()),
     }
 }
@@ -69,6 +63,28 @@ fn lineage(site: &Site, status: Option<Status>) -> Lineage {
         lineage.add(status.cluster_id);
     }
     lineage
+}
+
+/// The names of these, as an operator types them.
+fn names<'a>(all: impl IntoIterator<Item = &'a Found>) -> String {
+    all.into_iter().map(Found::named).collect::<Vec<_>>().join(", ")
+}
+
+/// Says of a destination what became of it.
+fn of_destination(results: &mut Results, destination: Option<&str>, words: String) {
+    if let Some(key) = destination.and_then(|name| Key::below("destinations", name)) {
+        results.set(key, words);
+    }
+}
+
+/// The places that could not be read, each told by its own key, and as failures.
+fn unread(unread: &[Unread], results: &mut Results) -> Vec<String> {
+    let told = unread.iter().map(|one| {
+        let why = in_passing(&one.why);
+        of_destination(results, one.destination.then_some(&*one.place), format!("cannot be read: {why}"));
+        format!("reading {}: {why}", one.place)
+    });
+    told.collect()
 }
 
 fn untouched(error: anyhow::Error) -> Stop {

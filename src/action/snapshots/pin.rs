@@ -1,9 +1,9 @@
 //! The actions `pin-snapshot` and `unpin-snapshot`: archives to keep whatever the retention says.
 
-use super::{stores, untouched};
+use super::{failed, look, places, unread};
 use crate::action::results::Results;
 use crate::action::{Call, key};
-use crate::keeping::Look;
+use crate::keeping::Found;
 use crate::stop::Stop;
 
 /// Pins those that are named.
@@ -17,15 +17,22 @@ pub fn unpin(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
 }
 
 fn set(call: &Call<'_>, pinned: bool, results: &mut Results) -> Result<(), Stop> {
-    let asked = call.params.text("snapshot")?;
-    let stores = stores(call, asked)?;
-    let look = Look::at(&stores);
-    let chosen = look.choose(asked)?;
-    for found in &chosen {
-        found.store.note(&found.entry, &|record| record.pinned = pinned).map_err(untouched)?;
+    let places = places(call)?;
+    let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
+    let chosen = look.choose(&wanted)?;
+    let mut failures = unread(&look.unread, results);
+    let mut done: Vec<&Found> = Vec::new();
+    for found in chosen {
+        match found.place.store.note(&found.entry, &|record| record.pinned = pinned) {
+            Ok(()) => done.push(found),
+            Err(error) => failures.push(format!("{}: {error:#}", found.named())),
+        }
     }
-    let names: Vec<&str> = chosen.iter().map(|found| &*found.entry.name).collect();
-    let key = if pinned { key!("pinned") } else { key!("unpinned") };
-    results.set(key, names.join(", "));
-    Ok(())
+    let (key, word) = if pinned { (key!("pinned"), "pinned") } else { (key!("unpinned"), "unpinned") };
+    results.set(key, super::names(done));
+    failed(
+        &failures,
+        &format!("what is named under {word} is {word}, the rest is as it was"),
+        "mend the cause and run it again",
+    )
 }

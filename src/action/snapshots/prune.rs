@@ -1,61 +1,63 @@
 //! The action `prune-snapshots`: what a policy keeps stays, the rest goes, and every verdict has its reason.
 
 use super::table::table;
-use super::{failed, lineage, stores, untouched};
+use super::{failed, lineage, of_destination, places, unread};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
-use crate::catalog::entry::Entry;
-use crate::catalog::retention::{Policy, Scope, Verdict, judge, parse_age, parse_size};
+use crate::catalog::retention::{Policy, Scope, Verdict, parse_age, parse_size};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
-use crate::keeping::Look;
+use crate::keeping::{At, Judged, Look, Places};
 use crate::stop::{Refusal, Stop};
 use anyhow::{Context, Result};
+use std::rc::Rc;
 
-const HEAD: [&str; 6] = ["NAME", "CREATED", "REVISION", "SIZE", "VERDICT", "WHY"];
+const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERDICT", "WHY"];
 /// For archives of every cluster.
 const ANY: &str = "any";
 
 /// Judges what is kept, and deletes what no rule keeps.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
-    let policy = policy(call)?;
-    if policy.is_empty() {
-        return Err(Refusal::new(
-            "no rule is given, and so everything stays",
-            "give some of keep, keep-within, keep-hourly, keep-daily, keep-weekly, keep-monthly and max-size",
-        )
-        .into());
-    }
+    let places = places(call)?;
+    let given = given(call)?;
+    let judged_places = which(call, &places, &given)?;
     let plan = call.params.flag("plan")?;
-    let stores = stores(call, "")?;
-    let look = Look::at(&stores);
-    if let Some((store, error)) = look.unread.into_iter().next() {
-        return Err(untouched(error.context(format!("reading {store}"))));
-    }
     let scope = scope(call)?;
-    let entries: Vec<&Entry> = look.found.iter().map(|found| &found.entry).collect();
-    let verdicts = judge(&entries, &policy, &scope, call.now);
-    let (mut freed, mut gone, mut failures, mut rows) = (0, 0, Vec::new(), Vec::new());
-    for (found, verdict) in look.found.iter().zip(&verdicts) {
-        let outcome = match verdict {
-            Verdict::Deleted(_) if !plan => found.store.delete(&found.entry),
-            _ => Ok(()),
-        };
-        if let (Verdict::Deleted(_), Ok(())) = (verdict, &outcome) {
-            gone += 1;
-            freed += found.entry.size;
-        }
-        failures.extend(outcome.err().map(|error| format!("{error:#}")));
-        rows.push(row(&found.entry, verdict, plan));
-    }
+    let look = Look::at(&places, &judged_places);
+    let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
+    let judged = look.judged(&|place| policy(&place.keep), &scope, call.now);
+    let mut failures = unread(&look.unread, results);
+    let gone = carry_out(&judged, plan, &mut failures);
+    let rows: Vec<_> = judged.iter().map(|one| row(one, plan)).collect();
     results.set(key!("snapshots"), if rows.is_empty() { "none".to_owned() } else { table(HEAD, rows) });
-    results.set(if plan { key!("would-delete") } else { key!("deleted") }, gone.to_string());
-    results.set(if plan { key!("would-free") } else { key!("freed") }, human_size(freed));
+    results.set(if plan { key!("would-delete") } else { key!("deleted") }, gone.len().to_string());
+    let freed = human_size(gone.iter().map(|one| one.found.entry.size).sum());
+    results.set(if plan { key!("would-free") } else { key!("freed") }, freed);
+    for place in &look.places {
+        let there = |one: &&&Judged<'_>| Rc::ptr_eq(&one.found.place, place);
+        let (all, gone) =
+            (judged.iter().filter(|one| there(&one)).count(), gone.iter().filter(there).count());
+        let word = if plan { "would go" } else { "deleted" };
+        of_destination(results, place.name.as_deref(), format!("{gone} {word}, {} kept", all - gone));
+    }
     failed(&failures, "the others were dealt with as the verdicts say", "mend the cause and run it again")
 }
 
-fn policy(call: &Call<'_>) -> Result<Policy, Stop> {
+/// Deletes what is to go, unless it is only planned. Gives those that went, or would.
+fn carry_out<'a>(judged: &'a [Judged<'a>], plan: bool, failures: &mut Vec<String>) -> Vec<&'a Judged<'a>> {
+    let mut gone = Vec::new();
+    for one in judged.iter().filter(|one| matches!(one.verdict, Verdict::Deleted(_))) {
+        match if plan { Ok(()) } else { one.carry_out() } {
+            Ok(()) => gone.push(one),
+            Err(error) => failures.push(format!("{}: {error:#}", one.found.named())),
+        }
+    }
+    gone
+}
+
+/// The rules that the caller gives.
+fn given(call: &Call<'_>) -> Result<Policy, Stop> {
     let params = &call.params;
     Ok(Policy {
         last: params.number("keep")?,
@@ -68,10 +70,44 @@ fn policy(call: &Call<'_>) -> Result<Policy, Stop> {
     })
 }
 
+/// The places that are judged: the one that is named; or else, by rules that are given, the target, and by those that were
+/// written down, every place that has some.
+fn which(call: &Call<'_>, places: &Places, given: &Policy) -> Result<Vec<At>, Stop> {
+    let named = call.params.text("destination")?;
+    let all = match named {
+        "" if given.is_empty() => places.everywhere(),
+        "" => vec![At::Directory(places.target.clone())],
+        name if places.destinations.names().any(|known| known == name) => {
+            vec![At::Destination(name.to_owned())]
+        }
+        name => {
+            let known = places.destinations.names().collect::<Vec<_>>().join(", ");
+            let next =
+                if known.is_empty() { "write one down".to_owned() } else { format!("give one of {known}") };
+            return Err(Refusal::new(format!("there is no destination {name:?}"), next).into());
+        }
+    };
+    let has_rules = |at: &At| !given.is_empty() || !places.keep(at).is_empty();
+    let all: Vec<At> = all.into_iter().filter(has_rules).collect();
+    if all.is_empty() {
+        return Err(Refusal::new(
+            "no rule is given, and none is written down, and so everything stays",
+            "write keep: {last: 7} or the like into the settings; or give some of keep, keep-within, keep-hourly, \
+             keep-daily, keep-weekly, keep-monthly and max-size",
+        )
+        .into());
+    }
+    Ok(all)
+}
+
 /// Whose archives are meant: those that this member took of this cluster, by whatever ids that had before it was restored.
 fn scope(call: &Call<'_>) -> Result<Scope, Stop> {
     match call.params.text("cluster")? {
-        ANY => Ok(Scope::all()),
+        // What ours was called before is one with what it is called now, as far as that is known.
+        ANY => Ok(Scope {
+            clusters: crate::action::site(call).map(|site| lineage(&site, None).clusters).unwrap_or_default(),
+            ..Scope::all()
+        }),
         "" => {
             let site = crate::action::site(call)?;
             let client = Client::of(&site);
@@ -98,8 +134,9 @@ fn own_member(client: &Client) -> Result<(Member, Status)> {
     Ok((own.context("etcd does not list the member that answers")?, status))
 }
 
-fn row(entry: &Entry, verdict: &Verdict, plan: bool) -> [String; 6] {
-    let (word, why) = match verdict {
+fn row(judged: &Judged<'_>, plan: bool) -> [String; 7] {
+    let entry = &judged.found.entry;
+    let (word, why) = match &judged.verdict {
         Verdict::Kept(reasons) => ("kept", reasons.join("; ")),
         Verdict::Deleted(reason) if plan => ("would go", reason.clone()),
         Verdict::Deleted(reason) => ("deleted", reason.clone()),
@@ -107,5 +144,6 @@ fn row(entry: &Entry, verdict: &Verdict, plan: bool) -> [String; 6] {
     let revision =
         entry.manifest.as_ref().map_or_else(|| "-".to_owned(), |manifest| manifest.revision.to_string());
     let created = entry.taken().unwrap_or(entry.modified).to_string();
-    [entry.name.clone(), created, revision, human_size(entry.size), word.to_owned(), why]
+    let name = entry.file_name().to_owned();
+    [name, created, revision, human_size(entry.size), judged.found.folder(), word.to_owned(), why]
 }

@@ -1,41 +1,47 @@
 //! The action `verify-snapshot`: whether archives are still good, shown by reading them, and by booting them on demand.
 
-use super::{failed, stores_everywhere, untouched};
+use super::{failed, look, names, of_destination, places, unread, untouched};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
-use crate::keeping::{Look, Verified, verify};
+use crate::keeping::{Found, Verified, verify};
 use crate::stop::Stop;
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::Dir;
 use anyhow::Result;
 use std::path::Path;
+use std::rc::Rc;
 
 /// Verifies those that are named, each by itself: one that is broken does not hide the others.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
-    let asked = call.params.text("snapshot")?;
     let drill = call.params.flag("drill")?;
-    let stores = stores_everywhere(call, asked)?;
-    let look = Look::at(&stores);
-    let chosen = look.choose(asked)?;
+    let places = places(call)?;
+    let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
+    let chosen = look.choose(&wanted)?;
     let site = crate::action::site(call)?;
-    let work = work(Path::new(call.params.text("target")?)).map_err(untouched)?;
+    let work = work(&places.target).map_err(untouched)?;
     let (mut good, mut failures) = (Vec::new(), Vec::new());
-    for found in chosen {
+    for found in &chosen {
         match verify(found, &site, &work, drill, call.now, &mut call.tell()) {
             Ok(verified) => {
                 if good.is_empty() {
                     tell(&verified, found.entry.size, results);
                 }
-                good.push(found.entry.name.clone());
+                good.push(*found);
             }
-            Err(error) => failures.push(format!("{}: {}", found.entry.name, in_short(&error))),
+            Err(error) => failures.push(format!("{}: {}", found.named(), in_short(&error))),
         }
         crate::system::interrupt::check().map_err(untouched)?;
     }
     results.set(key!("verify.good"), good.len().to_string());
     results.set(key!("verify.failed"), failures.len().to_string());
-    results.set(key!("verify.snapshots"), good.join(", "));
+    results.set(key!("verify.snapshots"), names(good.iter().copied()));
+    for place in &look.places {
+        let there = |all: &[&Found]| all.iter().filter(|found| Rc::ptr_eq(&found.place, place)).count();
+        let (all, good) = (there(&chosen), there(&good));
+        of_destination(results, place.name.as_deref(), format!("{good} good, {} failed", all - good));
+    }
+    failures.extend(unread(&look.unread, results));
     failed(
         &failures,
         "etcd was not touched, and what was found is in the records that list-snapshots shows",

@@ -72,7 +72,7 @@ fn manifest(cluster: &str) -> Manifest {
 
 fn request(bump: Bump) -> Request {
     Request {
-        source: Source { path: "/a".into(), may_be_bare: true },
+        source: Source::File { path: "/a".into(), may_be_bare: true },
         expected_sha256: None,
         allow_unhashed: false,
         allow_foreign: false,

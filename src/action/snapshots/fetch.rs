@@ -1,23 +1,29 @@
-//! The action `fetch-snapshot`: an archive back from a destination.
+//! The action `fetch-snapshot`: an archive back from a destination, or from another directory.
 
-use super::results::Results;
-use super::{Call, key};
+use super::{look, places};
+use crate::action::results::Results;
+use crate::action::{Call, key};
 use crate::archive::human_size;
-use crate::offsite;
-use crate::stop::Stop;
+use crate::keeping::fetch;
+use crate::progress::Progress;
+use crate::stop::{Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
-use std::path::Path;
 
 /// Fetches an archive and says where it is and what is in it.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
-    let destinations = super::offsite::destinations(call)?;
-    let state = "nothing was put into the target";
-    let failed = |error| Stop::of(error, state, "mend the cause, then run fetch-snapshot again");
+    let places = places(call)?;
+    let failed = |error| {
+        Stop::of(error, "nothing was put into the target", "mend the cause, then run fetch-snapshot again")
+    };
     let (user, owner) = archive_owner().map_err(failed)?;
-    let target = Path::new(call.params.text("target")?);
-    Approach::to(target, owner).and_then(|way| way.must_be_open_to(&user)).map_err(failed)?;
-    let from = call.params.text("from")?;
-    let fetched = offsite::fetch(&destinations, from, target, owner, &mut call.tell()).map_err(failed)?;
+    Approach::to(&places.target, owner).and_then(|way| way.must_be_open_to(&user)).map_err(failed)?;
+    (call.tell())(Progress::Step("looking for the snapshot"));
+    let (look, wanted) = look(&places, call.params.text("from")?)?;
+    let chosen = look.choose(&wanted)?;
+    let [found] = chosen.as_slice() else {
+        return Err(Refusal::new("more than one snapshot is named", "give one name").into());
+    };
+    let fetched = fetch(found, &places.target, owner, &mut call.tell()).map_err(failed)?;
     let manifest = &fetched.manifest;
     results.set(key!("copy.cmd"), call.copy_command(&user, &fetched.path));
     results.set(key!("snapshot.path"), fetched.path.display().to_string());
