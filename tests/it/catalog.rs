@@ -25,8 +25,12 @@ pub fn keep(world: &World, action: &str, words: &[&str]) -> Out {
     Run::start(world.action(program(action), words), &world.path("runs")).finish()
 }
 
-fn program(action: &str) -> &'static str {
+/// The program of an action.
+pub fn program(action: &str) -> &'static str {
     match action {
+        "snapshot" => env!("CARGO_BIN_EXE_snapshot"),
+        "restore" => env!("CARGO_BIN_EXE_restore"),
+        "fetch-snapshot" => env!("CARGO_BIN_EXE_fetch-snapshot"),
         "list-snapshots" => env!("CARGO_BIN_EXE_list-snapshots"),
         "verify-snapshot" => env!("CARGO_BIN_EXE_verify-snapshot"),
         "delete-snapshot" => env!("CARGO_BIN_EXE_delete-snapshot"),

@@ -46,6 +46,7 @@ mod look;
 mod meanwhile;
 mod mount;
 mod owner;
+mod places;
 mod poison;
 mod refusals;
 mod restore;

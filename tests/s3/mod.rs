@@ -132,7 +132,7 @@ impl Faults {
         Self { port, state }
     }
 
-    /// The next `times` requests with this method and this in their first line suffer this.
+    /// The next `times` requests with this method and this in their head suffer this.
     pub fn make(&self, method: &'static str, holds: &'static str, fault: Fault, times: usize) {
         self.state.lock().unwrap().faults.push((method, holds, fault, times));
     }
@@ -150,9 +150,9 @@ impl Faults {
 }
 
 impl State {
-    fn fault_of(&mut self, line: &str) -> Option<Fault> {
+    fn fault_of(&mut self, head: &str) -> Option<Fault> {
         let fits = |(method, holds, _, left): &&mut (&str, &str, Fault, usize)| {
-            *left > 0 && line.starts_with(*method) && line.contains(*holds)
+            *left > 0 && head.starts_with(*method) && head.contains(*holds)
         };
         let (_, _, fault, left) = self.faults.iter_mut().find(fits)?;
         *left -= 1;
@@ -169,11 +169,10 @@ fn pass(client: TcpStream, to: u16, state: &Mutex<State>) -> Option<()> {
             return None;
         }
     }
-    let line = head.lines().next()?.to_owned();
     let fault = {
         let mut state = state.lock().unwrap();
         state.seen.push(head.clone());
-        state.fault_of(&line)
+        state.fault_of(&head)
     };
     let length = head
         .lines()

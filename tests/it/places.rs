@@ -1,0 +1,488 @@
+//! All places that keep archives, a directory, buckets and other machines' disks, by the same actions.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::catalog::program;
+use crate::client::assert_same;
+use crate::cluster;
+use crate::look::{names, sha256sum};
+use crate::mount;
+use crate::run::{Out, Run};
+use crate::s3::{Fault, Faults, Server};
+use crate::world::{Setup, Version, World, is_root};
+
+on_both_versions! {
+    places_restore_out_of_a_bucket_and_out_of_a_directory,
+}
+
+on_one_version! {
+    places_take_a_directory_as_they_take_a_bucket,
+    places_never_make_a_directory_nor_fill_an_empty_mount_point,
+    places_are_listed_though_one_of_them_cannot_be_read,
+    places_pin_verify_and_delete_wherever_it_is,
+    places_are_pruned_each_by_its_own_rules,
+    places_keep_what_other_members_took,
+    places_refuse_a_download_for_want_of_room_before_it_begins,
+    places_restore_nothing_when_the_line_breaks_or_the_run_is_killed,
+}
+
+/// What a request for an archive from its beginning has in its head.
+const WHOLE: &str = "range: bytes=0-";
+
+/// What is kept where, in a world of its own.
+struct Ground {
+    world: World,
+    server: Server,
+    faults: Faults,
+}
+
+impl Ground {
+    fn new(version: Version) -> Self {
+        Self::of(World::plain(version))
+    }
+
+    fn of(world: World) -> Self {
+        let server = Server::new(&["backups", "spare"]);
+        server.write_credentials(&world.path("credentials"));
+        let faults = Faults::before(server.port);
+        fs::create_dir(world.path("nfs")).unwrap();
+        Self { world, server, faults }
+    }
+
+    /// A destination in a bucket, with more lines.
+    fn bucket(&self, name: &str, bucket: &str, more: &str) -> String {
+        let (port, credentials) = (self.faults.port, self.world.path("credentials"));
+        format!(
+            "  {name}:\n    s3: {{credentials-file: {}, endpoint: 'http://127.0.0.1:{port}', bucket: {bucket}, \
+             folder: etcd}}\n{more}",
+            credentials.display()
+        )
+    }
+
+    /// A destination in the directory `nfs`, which is on this machine's own disk.
+    fn directory(&self, more: &str) -> String {
+        format!("  nfs:\n    directory: {}\n    mount: none\n{more}", self.world.path("nfs").display())
+    }
+
+    fn settings(&self, keep: &str, destinations: &[String]) {
+        let text = format!("{keep}destinations:\n{}", destinations.concat());
+        fs::write(self.world.path("backup.yaml"), text).unwrap();
+    }
+
+    fn start(&self, action: &str, words: &[&str]) -> Run {
+        let target = self.world.to_target();
+        let mut command = self.world.action(program(action), &[&[&*target], words].concat());
+        command.env("ETCD_BACKUP", self.world.path("backup.yaml"));
+        Run::start(command, &self.world.path("runs"))
+    }
+
+    fn run(&self, action: &str, words: &[&str]) -> Out {
+        self.start(action, words).finish()
+    }
+
+    /// A snapshot that went to all destinations; its name. Each has a revision of its own.
+    fn saved(&self) -> String {
+        self.world.put(900..901, "once more");
+        let path = self.run("snapshot", &[]).completed().get("snapshot.path");
+        path.rsplit('/').next().unwrap().to_owned()
+    }
+
+    fn listed(&self) -> Vec<Value> {
+        let all = self.run("list-snapshots", &["format=json", "limit=0"]).completed().get("snapshots");
+        serde_json::from_str(&all).unwrap()
+    }
+
+    /// The file that a snapshot is in the directory `nfs`.
+    fn in_directory(&self, name: &str) -> PathBuf {
+        self.world.path("nfs").join(self.folder()).join(name)
+    }
+
+    /// The folder of this cluster and member.
+    fn folder(&self) -> String {
+        format!("{:x}/m1", self.world.cluster_id())
+    }
+
+    /// What lies about beside data, archives and the queue.
+    fn leftovers(&self) -> Vec<String> {
+        self.world.leftovers().into_iter().filter(|path| !path.ends_with("/.uploads")).collect()
+    }
+
+    fn archives(&self) -> Vec<String> {
+        names(&self.world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
+    }
+}
+
+/// Those of `all` that are in this destination, or in the target where it is none.
+fn of<'a>(all: &'a [Value], destination: Option<&str>) -> Vec<&'a Value> {
+    all.iter().filter(|one| one["destination"].as_str() == destination).collect()
+}
+
+fn places_take_a_directory_as_they_take_a_bucket(version: Version) {
+    let ground = Ground::new(version);
+    ground.world.fill();
+    ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
+    let name = ground.saved();
+    let (here, there) = (ground.world.target().join(&name), ground.in_directory(&name));
+    assert_eq!(sha256sum(&here), sha256sum(&there));
+    assert_eq!(names(there.parent().unwrap()), std::slice::from_ref(&name), "no stage is left there");
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(fs::metadata(&there).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::metadata(there.parent().unwrap()).unwrap().permissions().mode() & 0o7777, 0o700);
+
+    // What has its name and is not it, is not overwritten, and it waits.
+    fs::write(ground.world.path("other"), "another's").unwrap();
+    fs::remove_file(&there).unwrap();
+    fs::copy(ground.world.path("other"), &there).unwrap();
+    let queue = ground.world.target().join(".uploads");
+    let order = format!(
+        "{{\"archive\": \"{name}\", \"sha256\": \"{}\", \"destination\": \"nfs\", \"remote\": \"{}/{name}\", \
+         \"since\": \"2026-11-21T00:00:00Z\"}}",
+        sha256sum(&here),
+        ground.folder()
+    );
+    fs::write(queue.join(format!("{name}@nfs")), order).unwrap();
+    ground.run("snapshot", &[]).failed(&["which is not overwritten"]);
+    assert_eq!(fs::read(&there).unwrap(), b"another's");
+    assert_eq!(names(&queue), [format!("{name}@nfs")]);
+    // One that was put there by a run that died before it could say so is the same, and that is enough.
+    fs::copy(&here, &there).unwrap();
+    let _ = ground.run("snapshot", &[]).completed();
+    assert!(names(&queue).is_empty());
+
+    // Back from there, and by its path as well.
+    for from in [format!("nfs/{name}"), there.display().to_string()] {
+        fs::remove_file(&here).unwrap();
+        let fetched = ground.run("fetch-snapshot", &[&format!("from={from}")]).completed();
+        assert_eq!(fetched.get("snapshot.sha256"), sha256sum(&here));
+    }
+}
+
+fn places_never_make_a_directory_nor_fill_an_empty_mount_point(version: Version) {
+    let ground = Ground::new(version);
+    let at = ground.world.path("nfs");
+    let to = |directory: &Path, mount: &str| {
+        let mount = if mount.is_empty() { String::new() } else { format!("    mount: {mount}\n") };
+        ground.settings("", &[format!("  nfs:\n    directory: {}\n{mount}", directory.display())]);
+    };
+    to(&at.join("etcd"), "none");
+    ground.run("snapshot", &[]).failed(&["destination nfs: there is no directory"]);
+    assert!(!at.join("etcd").exists());
+    to(&at, at.to_str().unwrap());
+    ground.run("snapshot", &[]).failed(&["nothing is mounted at"]);
+    to(&at, "/elsewhere");
+    ground.run("snapshot", &[]).failed(&["is not in /elsewhere"]);
+    assert!(names(&at).is_empty());
+    if !is_root() {
+        return eprintln!("skipped: only root mounts");
+    }
+    for said in ["", at.to_str().unwrap()] {
+        to(&at, said);
+        let mounted = mount::small(&at, "10m");
+        let _ = ground.run("snapshot", &[]).completed();
+        assert_eq!(names(&at), [format!("{:x}", ground.world.cluster_id())]);
+        drop(mounted);
+        to(&at, at.to_str().unwrap());
+        ground.run("snapshot", &[]).failed(&["nothing is mounted at"]);
+        assert!(names(&at).is_empty());
+    }
+    // No room there is said before anything is written.
+    to(&at, "");
+    let _small = mount::small(&at, "4k");
+    ground.world.fill();
+    ground.run("snapshot", &[]).failed(&["the archive needs", "No space left"]);
+}
+
+fn places_are_listed_though_one_of_them_cannot_be_read(version: Version) {
+    let ground = Ground::new(version);
+    ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
+    let (first, second) = (ground.saved(), ground.saved());
+    let all = ground.listed();
+    assert_eq!(all.len(), 6);
+    // Equal copies stand side by side, and each place has a newest of its own.
+    for (at, name) in [(0, &second), (3, &first)] {
+        let shown: Vec<_> = all[at..at + 3].iter().map(|one| (&one["name"], &one["destination"])).collect();
+        let name = Value::from(name.as_str());
+        assert_eq!(shown, [(&name, &Value::Null), (&name, &"nfs".into()), (&name, &"offsite".into())]);
+    }
+    for (number, one) in all.iter().enumerate() {
+        let because = one["kept_because"].as_array().unwrap();
+        assert_eq!(
+            because.first().map(|why| why == "the newest verified"),
+            (number < 3).then_some(true),
+            "{one}"
+        );
+    }
+    assert_eq!(all[2]["snapshot"], format!("offsite/{}/{second}", ground.folder()));
+    assert_eq!(all[2]["location"], format!("s3://backups/etcd/{}/{second}", ground.folder()));
+
+    // One cannot be listed, one not even be opened.
+    let missing = ground.bucket("gone", "missing", "");
+    let unmounted = "  unmounted: {directory: /nowhere/at/all}\n".to_owned();
+    ground.settings("", &[ground.bucket("offsite", "backups", ""), missing, unmounted]);
+    let out = ground.run("list-snapshots", &[]);
+    let said = out.stdout.clone();
+    for part in [
+        &*format!("offsite/{}", ground.folder()),
+        &second,
+        "count: '4'",
+        "gone: 'cannot be read: listing s3://missing/etcd/: S3 says NoSuchBucket",
+        "unmounted: 'cannot be read: destination unmounted: there is no directory /nowhere/at/all",
+        "offsite: 2 snapshots, ",
+    ] {
+        assert!(said.contains(part), "{part}: {}", out.told());
+    }
+    assert!(
+        out.stderr.contains("reading gone: ") && out.stderr.contains("; reading unmounted: "),
+        "{}",
+        out.told()
+    );
+    out.failed(&["NoSuchBucket"]);
+    // What is here needs none of them.
+    let _ = ground.run("verify-snapshot", &[&format!("snapshot={first}")]).completed();
+    ground.run("verify-snapshot", &["snapshot=gone/latest"]).refused(&["gone cannot be read"]);
+}
+
+fn places_pin_verify_and_delete_wherever_it_is(version: Version) {
+    let ground = Ground::new(version);
+    ground.world.fill();
+    ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
+    let (first, second) = (ground.saved(), ground.saved());
+    for place in ["offsite", "nfs"] {
+        let named = format!("{place}/{}/{first}", ground.folder());
+        let by_name = format!("snapshot={place}/{first}");
+        let done = ground.run("pin-snapshot", &[&by_name]).completed();
+        assert_eq!(done.get("pinned"), named);
+        let all = ground.listed();
+        let pinned: Vec<_> =
+            all.iter().filter(|one| one["pinned"] == true).map(|one| &one["snapshot"]).collect();
+        assert_eq!(pinned, [&Value::from(&*named)], "there and nowhere else");
+        ground.run("delete-snapshot", &[&by_name]).refused(&["is pinned"]);
+        let _ = ground.run("unpin-snapshot", &[&by_name]).completed();
+
+        let done = ground.run("verify-snapshot", &[&by_name]).completed();
+        assert_eq!(done.get("verify.snapshots"), named);
+        assert_eq!(done.get("verify.sha256"), sha256sum(&ground.world.target().join(&first)));
+
+        ground
+            .run("delete-snapshot", &[&format!("snapshot={place}/{second},{place}/{first}")])
+            .refused(&[&format!("would be left in {place}")]);
+        let done = ground.run("delete-snapshot", &[&by_name]).completed();
+        assert_eq!(done.get("deleted"), named);
+        let all = ground.listed();
+        assert_eq!(of(&all, Some(place)).len(), 1);
+        assert_eq!(of(&all, None).len(), 2);
+        ground.run("delete-snapshot", &[&format!("snapshot={place}/{second}")]).refused(&["force=true"]);
+    }
+    for all in ["all", "latest", "offsite/all"] {
+        ground
+            .run("delete-snapshot", &[&format!("snapshot={all}"), "force=true"])
+            .refused(&["name no snapshot"]);
+    }
+
+    // All places, with totals; one copy is broken and the others hold.
+    let mut bytes = fs::read(ground.in_directory(&second)).unwrap();
+    bytes[2000] ^= 1;
+    fs::write(ground.in_directory(&second), bytes).unwrap();
+    let out = ground.run("verify-snapshot", &["snapshot=all"]);
+    for part in ["good: '3'", "failed: '1'", "nfs: 0 good, 1 failed", "offsite: 1 good, 0 failed"] {
+        assert!(out.stdout.contains(part), "{part}: {}", out.told());
+    }
+    out.failed(&[&format!("nfs/{}/{second}: ", ground.folder())]);
+    let all = ground.listed();
+    assert!(of(&all, Some("nfs"))[0]["broken"].is_string());
+    assert!(of(&all, Some("offsite"))[0]["verified"].is_string());
+    assert!(names(&ground.world.target()).iter().all(|name| !name.starts_with(".etcd")));
+}
+
+fn places_are_pruned_each_by_its_own_rules(version: Version) {
+    let ground = Ground::new(version);
+    let keep = |many: u64| format!("    keep: {{last: {many}}}\n");
+    let destinations = || [ground.bucket("offsite", "backups", &keep(1)), ground.directory("")];
+    ground.settings("", &destinations()[1..]);
+    ground.run("prune-snapshots", &[]).refused(&["none is written down"]);
+    ground.settings("keep: {last: 2}\n", &destinations());
+    let all: Vec<String> = (0..4).map(|_| ground.saved()).collect();
+
+    let planned = ground.run("prune-snapshots", &["plan=true"]).completed();
+    assert_eq!(planned.get("would-delete"), "5");
+    assert_eq!(planned.get("destinations.offsite"), "3 would go, 1 kept");
+    assert_eq!(ground.listed().len(), 12, "nothing went");
+    let because = |one: &Value| one["kept_because"].as_array().unwrap().len();
+    let kept: Vec<usize> = of(&ground.listed(), None).into_iter().map(because).collect();
+    assert_eq!(kept, [2, 1, 0, 0], "the list says what the rules of the place keep");
+
+    // One that cannot be read hides nothing, and what waits for it stays.
+    let gone = ground.bucket("gone", "missing", &keep(1));
+    ground.settings("keep: {last: 2}\n", &[&destinations()[..], std::slice::from_ref(&gone)].concat());
+    let out = ground.run("snapshot", &[]);
+    out.failed(&["uploading to gone"]);
+    let waits = ground.archives().pop().unwrap();
+    ground.settings("keep: {last: 2}\n", &destinations());
+    let newer = [ground.saved(), ground.saved()];
+    ground.settings("keep: {last: 2}\n", &[&destinations()[..], &[gone]].concat());
+    let out = ground.run("prune-snapshots", &[]);
+    let said = out.stdout.clone();
+    let verdict = |name: &str, place: &str| {
+        let line = said.lines().find(|line| line.contains(name) && line.contains(place)).unwrap_or_default();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    let here = ground.world.target().display().to_string();
+    assert!(verdict(&waits, &here).ends_with("kept still to be uploaded to gone"), "{}", out.told());
+    assert!(verdict(&all[0], &here).ends_with("deleted no rule keeps it"), "{}", out.told());
+    assert!(verdict(&all[3], "offsite/").ends_with("deleted no rule keeps it"), "{}", out.told());
+    assert!(said.contains("deleted: '10'") && said.contains("offsite: 6 deleted, 1 kept"), "{}", out.told());
+    out.failed(&["reading gone: "]);
+
+    // The directory has no rules, and all are there.
+    let left = ground.listed_though_one_fails();
+    assert_eq!(of(&left, Some("nfs")).len(), 7);
+    assert_eq!(of(&left, Some("offsite")).len(), 1);
+    let mut here: Vec<String> = [&waits, &newer[0], &newer[1]].map(String::clone).into();
+    here.sort();
+    assert_eq!(ground.archives(), here);
+
+    // Rules that are given are for the target, or for the destination that is named.
+    let done = ground.run("prune-snapshots", &["keep=3", "destination=nfs"]).completed();
+    assert_eq!((done.get("deleted"), done.get("destinations.nfs")), ("4".into(), "4 deleted, 3 kept".into()));
+    let done = ground.run("prune-snapshots", &["keep=1"]).completed();
+    assert_eq!((done.get("deleted"), done.find("destinations.nfs")), ("1".into(), None));
+    ground.run("prune-snapshots", &["destination=nowhere"]).refused(&["give one of gone, nfs, offsite"]);
+}
+
+impl Ground {
+    /// The list, where the run fails for one that cannot be read.
+    fn listed_though_one_fails(&self) -> Vec<Value> {
+        let out = self.run("list-snapshots", &["format=json", "limit=0"]);
+        let results: Value = serde_yaml::from_str(&out.stdout).unwrap();
+        let results = results.get("results").unwrap_or(&results);
+        serde_json::from_str(results["snapshots"].as_str().unwrap()).unwrap()
+    }
+}
+
+fn places_keep_what_other_members_took(version: Version) {
+    let [first, second, _third] =
+        <[World; 3]>::try_from(cluster::of_three(version)).unwrap_or_else(|_| panic!());
+    let shared = first.path("shared");
+    fs::create_dir(&shared).unwrap();
+    let ground = Ground::of(first);
+    let text = format!(
+        "destinations:\n  shared:\n    directory: {}\n    mount: none\n    keep: {{last: 1}}\n",
+        shared.display()
+    );
+    fs::write(ground.world.path("backup.yaml"), text).unwrap();
+    let snapshot = |world: &World| {
+        let mut command = world.action(program("snapshot"), &[&world.to_target()]);
+        command.env("ETCD_BACKUP", ground.world.path("backup.yaml"));
+        let _ = Run::start(command, &world.path("runs")).finish().completed();
+    };
+    for world in [&second, &second, &ground.world, &ground.world] {
+        ground.world.put(1..2, "more");
+        snapshot(world);
+    }
+    let done = ground.run("prune-snapshots", &[]).completed();
+    assert_eq!(done.get("destinations.shared"), "1 deleted, 3 kept");
+    assert!(done.get("snapshots").contains("of another member, m2"), "{}", done.get("snapshots"));
+    // Whoever names the cluster means all its members, each by itself.
+    let cluster = format!("cluster={:x}", ground.world.cluster_id());
+    let done = ground.run("prune-snapshots", &[&cluster]).completed();
+    assert_eq!(done.get("destinations.shared"), "1 deleted, 2 kept");
+}
+
+fn places_restore_out_of_a_bucket_and_out_of_a_directory(version: Version) {
+    let ground = Ground::new(version);
+    let world = &ground.world;
+    world.fill();
+    ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
+    let name = ground.saved();
+    let (saved, folder) = (world.dump(), ground.folder());
+    let sha256 = sha256sum(&world.target().join(&name));
+    // The worst day: nothing is left here.
+    fs::remove_dir_all(world.target()).unwrap();
+    let restore = |words: &[&str]| ground.run("restore", &[&["skip-backup=true"], words].concat());
+    restore(&["from=latest"]).refused(&["there is no snapshot that is known to be good"]);
+    let planned = restore(&["from=offsite/latest", "plan=true"]).completed();
+    assert_eq!(planned.get("plan.sha256"), sha256);
+    assert_eq!(planned.get("plan.snapshot"), format!("s3://backups/etcd/{folder}/{name}"));
+    assert!(ground.leftovers().is_empty(), "{:?}", ground.leftovers());
+    for from in [
+        "offsite/latest".to_owned(),
+        format!("offsite/{name}"),
+        format!("s3://backups/etcd/{folder}/{name}"),
+        format!("nfs/{folder}/latest"),
+    ] {
+        world.damage();
+        let _ = restore(&[&format!("from={from}"), &format!("expected-sha256={sha256}")]).completed();
+        assert_same(&world.dump(), &saved, &from);
+    }
+    restore(&["from=offsite/none.tar.gz"]).refused(&["no snapshot none.tar.gz in offsite"]);
+
+    // Somebody else's is told as one from here would be.
+    let stranger = Ground::of(World::new(Setup { name: "m2", ..Setup::plain(version) }));
+    stranger.world.put(0..3, "stranger");
+    stranger.settings("", &[ground.bucket("offsite", "backups", "")]);
+    fs::copy(world.path("credentials"), stranger.world.path("credentials")).unwrap();
+    let _ = stranger.run("snapshot", &[]).completed();
+    restore(&[&format!("from=offsite/{:x}/m2/latest", stranger.world.cluster_id())])
+        .refused(&["is of another cluster"]);
+    // Of this cluster, by the id that it had: not the newest of all.
+    world.damage();
+    let _ = restore(&["from=offsite/latest"]).completed();
+    assert_same(&world.dump(), &saved, "the latest of this cluster");
+}
+
+fn places_refuse_a_download_for_want_of_room_before_it_begins(version: Version) {
+    if !is_root() {
+        return eprintln!("skipped: only root mounts");
+    }
+    let ground = Ground::new(version);
+    ground.settings("", &[ground.bucket("offsite", "backups", "")]);
+    ground.world.fill();
+    let name = ground.saved();
+    ground.world.stop();
+    let _small = mount::small(&ground.world.path("data"), "70m");
+    fs::create_dir(ground.world.data_dir()).unwrap();
+    let before = ground.faults.seen("GET", &name).len();
+    ground.run("restore", &["from=offsite/latest"]).refused(&["restoring beside the live data needs"]);
+    let since = ground.faults.seen("GET", &name).split_off(before);
+    assert!(since.iter().all(|get| !get.contains(WHOLE)), "{since:?}");
+    assert!(names(&ground.world.data_dir()).is_empty());
+}
+
+fn places_restore_nothing_when_the_line_breaks_or_the_run_is_killed(version: Version) {
+    let ground = Ground::new(version);
+    let world = &ground.world;
+    world.fill();
+    ground.settings("", &[ground.bucket("offsite", "backups", "")]);
+    let name = ground.saved();
+    world.damage();
+    let (live, tree) = (world.dump(), world.tree());
+    let words = ["from=offsite/latest", "skip-backup=true"];
+    let from = format!("from=s3://backups/etcd/{}/{name}", ground.folder());
+    let _ = ground.run("restore", &[&from, "plan=true"]).completed();
+    // The list reads the ends of archives, which are whole; then the line breaks in every try.
+    ground.faults.make("GET", WHOLE, Fault::CutAnswer(700), 1000);
+    let out = ground.run("restore", &words);
+    assert!(!out.stderr.contains("altered"), "a line is not the archive: {}", out.told());
+    out.failed(&["reading s3://backups/etcd/"]);
+    ground.faults.none();
+    assert_eq!((world.dump(), world.tree()), (live.clone(), tree));
+    assert!(ground.leftovers().is_empty(), "{:?}", ground.leftovers());
+
+    // Killed in the midst of it.
+    let before = ground.faults.seen("GET", WHOLE).len();
+    ground.faults.make("GET", WHOLE, Fault::Slow(2000), 1000);
+    let run = ground.start("restore", &words);
+    while ground.faults.seen("GET", WHOLE).len() == before {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    let _ = run.kill();
+    ground.faults.none();
+    assert_eq!((world.dump(), world.tree()), (live, tree));
+    let _ = ground.run("restore", &["--recover"]);
+    assert!(ground.leftovers().is_empty(), "{:?}", ground.leftovers());
+    let _ = ground.run("restore", &words).completed();
+    drop(ground.server);
+}
