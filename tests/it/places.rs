@@ -481,7 +481,7 @@ fn places_restore_nothing_when_the_line_breaks_or_the_run_is_killed(version: Ver
     let _ = run.kill();
     ground.faults.none();
     assert_eq!((world.dump(), world.tree()), (live, tree));
-    let _ = ground.run("restore", &["--recover"]);
+    let _ = world.restore(&["--recover"]).completed();
     assert!(ground.leftovers().is_empty(), "{:?}", ground.leftovers());
     let _ = ground.run("restore", &words).completed();
     drop(ground.server);
