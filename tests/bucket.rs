@@ -4,11 +4,13 @@
 
 mod s3;
 
+use etcd_charm::progress::Progress;
 use etcd_charm::store::Store;
-use etcd_charm::store::s3::{Bucket, Credentials, Description, FromEnvironment};
+use etcd_charm::store::s3::{Bucket, Credentials, Description, FromEnvironment, Proxies};
 use etcd_charm::system::secret::Secret;
 use jiff::Timestamp;
-use s3::{Fault, Faults, SECRET, Server};
+use s3::proxy::Proxy;
+use s3::{Can, Fault, Faults, SECRET, Server};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
@@ -26,7 +28,7 @@ fn described(port: u16, more: &str) -> Description {
 fn key(access_key: &str, secret: &str) -> FromEnvironment {
     let (access_key, secret) = (access_key.to_owned(), Secret::new(secret));
     let credentials = Some(Credentials { access_key, secret, token: None, expires: None });
-    FromEnvironment { credentials, metadata: None }
+    FromEnvironment { credentials, ..FromEnvironment::default() }
 }
 
 fn opened(description: &Description, key: &FromEnvironment) -> Bucket {
@@ -63,7 +65,7 @@ fn read(bucket: &Bucket, name: &str) -> Vec<u8> {
 
 fn put_fails(bucket: &Bucket, size: usize) -> String {
     let (file, sha256) = archive(size);
-    let error = format!("{:#}", bucket.put(NAME, &file, &sha256).unwrap_err());
+    let error = format!("{:#}", bucket.put(NAME, &file, &sha256, &mut |_| {}).unwrap_err());
     assert!(!error.contains(SECRET) && !error.contains("Signature="), "{error}");
     error
 }
@@ -75,7 +77,7 @@ fn what_is_put_is_listed_read_noted_and_deleted() {
     // Nothing, one request, its very limit, and parts of which the last is short.
     for size in [0, 1, 8 * MIB, 8 * MIB + 1, 17 * MIB] {
         let (mut file, sha256) = archive(size);
-        bucket.put(NAME, &file, &sha256).unwrap();
+        bucket.put(NAME, &file, &sha256, &mut |_| {}).unwrap();
         let entries = bucket.entries().unwrap();
         assert_eq!(entries.len(), 1, "{entries:?}");
         assert_eq!((entries[0].name.as_str(), entries[0].size), (NAME, size as u64));
@@ -85,7 +87,7 @@ fn what_is_put_is_listed_read_noted_and_deleted() {
         file.read_to_end(&mut bytes).unwrap();
         assert!(read(&bucket, NAME) == bytes, "{size} bytes read back as others");
         // Put again, it is what it was.
-        bucket.put(NAME, &file, &sha256).unwrap();
+        bucket.put(NAME, &file, &sha256, &mut |_| {}).unwrap();
 
         bucket.note(&entries[0], &|record| record.pinned = true).unwrap();
         let noted = bucket.entries().unwrap();
@@ -102,7 +104,7 @@ fn an_object_of_another_is_never_overwritten() {
     let (_server, faults, bucket) = bucket();
     for size in [MIB, 9 * MIB] {
         let (theirs, sha256) = archive(size + 1);
-        bucket.put(NAME, &theirs, &sha256).unwrap();
+        bucket.put(NAME, &theirs, &sha256, &mut |_| {}).unwrap();
         let before = read(&bucket, NAME);
         let error = put_fails(&bucket, size);
         assert!(error.contains("holds another") && error.contains("Next:"), "{error}");
@@ -135,7 +137,7 @@ fn what_passes_is_tried_again() {
         let (file, sha256) = archive(9 * MIB);
         faults.make(method, holds, fault.clone(), 2);
         bucket
-            .put(NAME, &file, &sha256)
+            .put(NAME, &file, &sha256, &mut |_| {})
             .unwrap_or_else(|error| panic!("{method} {holds} {fault:?}: {error:#}"));
         faults.none();
         let entries = bucket.entries().unwrap();
@@ -173,7 +175,7 @@ fn an_upload_that_fails_leaves_no_object_and_no_parts() {
     assert!(error.contains("the next try removes them"), "{error}");
     let before = faults.seen("DELETE", "uploadId=").len();
     let (file, sha256) = archive(9 * MIB);
-    bucket.put(NAME, &file, &sha256).unwrap();
+    bucket.put(NAME, &file, &sha256, &mut |_| {}).unwrap();
     assert!(!faults.seen("GET", "uploads=").is_empty() && faults.seen("DELETE", "uploadId=").len() >= before);
 }
 
@@ -230,7 +232,7 @@ fn a_slow_link_is_no_broken_one_and_a_dead_one_is_told() {
     let (_server, faults, bucket) = bucket();
     faults.make("", "", Fault::Slow(MIB), 100);
     let (file, sha256) = archive(2 * MIB);
-    bucket.put(NAME, &file, &sha256).unwrap();
+    bucket.put(NAME, &file, &sha256, &mut |_| {}).unwrap();
     assert_eq!(bucket.entries().unwrap().len(), 1);
     let none = opened(&described(1, ""), &key("a", SECRET));
     let error = put_fails(&none, 1);
@@ -239,7 +241,14 @@ fn a_slow_link_is_no_broken_one_and_a_dead_one_is_told() {
 
 #[test]
 fn a_list_has_as_many_pages_as_it_needs() {
-    let server = Server::new(&["backups-full"]);
+    let server = Server::filled(&["backups-full"], &|root| {
+        let folder = root.join("backups-full/folder");
+        std::fs::create_dir(&folder).unwrap();
+        for number in 0..1100 {
+            let ending = if number % 100 == 0 { "tar.gz" } else { "txt" };
+            std::fs::write(folder.join(format!("{number:04}.{ending}")), "x").unwrap();
+        }
+    });
     let faults = Faults::before(server.port);
     let mut description = described(faults.port, "");
     description.bucket = "backups-full".to_owned();
@@ -250,16 +259,138 @@ fn a_list_has_as_many_pages_as_it_needs() {
 }
 
 #[test]
-fn a_bucket_with_object_lock_takes_archives() {
+fn a_bucket_with_object_lock_takes_archives_and_its_no_to_their_deletion_is_told() {
+    if !Can::Lock.be_tried() {
+        return;
+    }
     let server = Server::new(&["backups-locked"]);
     let mut description = described(server.port, "");
     description.bucket = "backups-locked".to_owned();
     let bucket = opened(&description, &key(&server.access_key, SECRET));
     for (name, size) in [("a.tar.gz", MIB), ("b.tar.gz", 9 * MIB)] {
         let (file, sha256) = archive(size);
-        bucket.put(name, &file, &sha256).unwrap();
+        bucket.put(name, &file, &sha256, &mut |_| {}).unwrap();
     }
+    let entries = bucket.entries().unwrap();
+    assert_eq!(entries.len(), 2, "{entries:?}");
+    // moto forgets the lock of what came in parts.
+    for entry in entries.iter().filter(|entry| entry.name == "a.tar.gz") {
+        let error = format!("{:#}", bucket.delete(entry).unwrap_err());
+        for part in ["object lock keeps it until 2", "(COMPLIANCE)", "S3 says AccessDenied: Access Denied"] {
+            assert!(error.contains(part), "no {part} in {error}");
+        }
+    }
+    // Not even hidden: what cannot be deleted is still there to be restored.
     assert_eq!(bucket.entries().unwrap().len(), 2);
+}
+
+#[test]
+fn an_upload_tells_how_far_it_is_and_a_part_that_is_sent_again_is_not_counted_twice() {
+    let (_server, faults, bucket) = bucket();
+    let (file, sha256) = archive(17 * MIB);
+    faults.make("PUT", "partNumber=2", Fault::CutRequest(3 * MIB), 1);
+    let (mut steps, mut bytes) = (Vec::new(), Vec::new());
+    bucket
+        .put(NAME, &file, &sha256, &mut |progress| match progress {
+            Progress::Step(step) => steps.push((step.to_owned(), bytes.len())),
+            Progress::Bytes { done, of } => bytes.push((done, of)),
+        })
+        .unwrap();
+    let size = 17 << 20;
+    assert!(bytes.iter().all(|(done, of)| *done <= size && *of == size), "{bytes:?}");
+    let [(step, sent)] = &steps[..] else { panic!("{steps:?}") };
+    assert_eq!(step, "reading back what was uploaded");
+    let (sent, back) = bytes.split_at(*sent);
+    // Often within each part, and once back by what was cut.
+    assert!(sent.len() > 3 && sent.last() == Some(&(size, size)), "{sent:?}");
+    assert_eq!(sent.windows(2).filter(|two| two[1] < two[0]).count(), 1, "{sent:?}");
+    assert!(back.is_sorted() && back.last() == Some(&(size, size)), "{back:?}");
+}
+
+#[test]
+fn a_bucket_is_reached_through_a_proxy_by_the_name_of_its_host() {
+    let server = Server::new(&["backups"]);
+    let proxy = Proxy::to(server.port);
+    let key = key(&server.access_key, SECRET);
+    let (file, sha256) = archive(9 * MIB);
+    // Amazon's name for it, which the proxy leads to loopback; by its host, as Amazon's are by themselves.
+    let mut description = described(0, "allow-http: true\nregion: us-east-1");
+    description.endpoint = Some("http://s3.us-east-1.amazonaws.com".to_owned());
+    description.proxy = Some(format!("http://127.0.0.1:{}", proxy.port));
+    let by_host = opened(&description, &key);
+    by_host.put(NAME, &file, &sha256, &mut |_| {}).unwrap();
+    assert_eq!(by_host.entries().unwrap().len(), 1);
+    let asked = proxy.asked();
+    let connect = "CONNECT backups.s3.us-east-1.amazonaws.com:80 HTTP/1.1\r\n";
+    assert!(!asked.is_empty() && asked.iter().all(|head| head.starts_with(connect)), "{asked:?}");
+    // It is the object that a path leads to as well.
+    assert_eq!(opened(&described(server.port, ""), &key).entries().unwrap().len(), 1);
+
+    // The environment's, with a login of its own, where the server is not exempt.
+    description.proxy = None;
+    let through = |description: &Description, exempt: &str| {
+        let url = format!("http://canary-user:canary-word@127.0.0.1:{}", proxy.port);
+        let proxies = Proxies { http: Some(Secret::new(url)), https: None, exempt: exempt.to_owned() };
+        opened(description, &FromEnvironment { proxies, ..key.clone() })
+    };
+    let before = proxy.asked().len();
+    assert_eq!(through(&description, "127.0.0.1,localhost,::1").entries().unwrap().len(), 1);
+    let asked = proxy.asked();
+    assert!(asked[before..].iter().all(|head| head.contains("roxy-Authorization: Basic ")), "{asked:?}");
+    description.endpoint = Some("http://nowhere.invalid:9000".to_owned());
+    let error = format!("{:#}", through(&description, ".invalid").entries().unwrap_err());
+    assert!(error.contains("the host is not known") && !error.contains("canary"), "{error}");
+    assert_eq!(proxy.asked().len(), asked.len(), "it went by the proxy all the same");
+}
+
+#[test]
+fn a_proxy_that_lets_nothing_through_is_told() {
+    for (status, words) in [("403 Forbidden", "403"), ("407 Proxy Authentication Required", "407")] {
+        let proxy = Proxy::closed(status);
+        let mut description = described(9, "allow-http: true");
+        description.endpoint = Some("http://minio.invalid:9000".to_owned());
+        description.proxy = Some(format!("http://127.0.0.1:{}", proxy.port));
+        let error = put_fails(&opened(&description, &key("a", SECRET)), 1);
+        assert!(error.contains("the proxy lets nothing through") && error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_clock_that_is_wrong_is_told_with_by_how_much() {
+    if !Can::Clock.be_tried() {
+        return;
+    }
+    let server = Server::new(&["backups"]);
+    for (hours, words) in [(2, "s ahead of the server's: set it right"), (-2, "s behind the server's")] {
+        let now = Timestamp::now() + jiff::SignedDuration::from_hours(hours);
+        let key = key(&server.access_key, SECRET);
+        let bucket = Bucket::new("offsite", &described(server.port, ""), &key, now).unwrap();
+        let error = format!("{:#}", bucket.entries().unwrap_err());
+        assert!(error.contains("RequestTimeTooSkewed") && error.contains(words), "{error}");
+    }
+}
+
+#[test]
+fn a_session_is_one_by_its_token() {
+    if !Can::Sessions.be_tried() {
+        return;
+    }
+    let server = Server::new(&["backups"]);
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("credentials");
+    let mut description = described(server.port, "");
+    description.credentials_file = Some(file.clone());
+    let listed = |token: &str| {
+        s3::write_credentials(&file, &server.role_key, SECRET);
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}{token}")).unwrap();
+        opened(&description, &FromEnvironment::default()).entries()
+    };
+    assert!(listed("aws_session_token = canary-token\n").unwrap().is_empty());
+    for token in ["aws_session_token = another\n", ""] {
+        let error = format!("{:#}", listed(token).unwrap_err());
+        assert!(error.contains("status 40") && !error.contains("canary"), "{error}");
+    }
 }
 
 #[test]
@@ -273,7 +404,7 @@ fn encryption_is_asked_for_with_every_object() {
         let bucket = opened(&described(faults.port, more), &key(&server.access_key, SECRET));
         for size in [1, 9 * MIB] {
             let (file, sha256) = archive(size);
-            bucket.put(NAME, &file, &sha256).unwrap();
+            bucket.put(NAME, &file, &sha256, &mut |_| {}).unwrap();
             bucket.delete(&bucket.entries().unwrap()[0]).unwrap();
         }
         assert_eq!(faults.seen("", header).len(), 2, "{more}");
@@ -284,6 +415,9 @@ fn encryption_is_asked_for_with_every_object() {
 
 #[test]
 fn tls_is_spoken_with_an_authority_that_was_named_and_with_no_other() {
+    if !Can::Tls.be_tried() {
+        return;
+    }
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name);
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
@@ -294,8 +428,14 @@ fn tls_is_spoken_with_an_authority_that_was_named_and_with_no_other() {
     description.endpoint = Some(format!("https://127.0.0.1:{}", server.port));
     let (file, sha256) = archive(9 * MIB);
     let key = key(&server.access_key, SECRET);
-    let error = format!("{:#}", opened(&description, &key).put(NAME, &file, &sha256).unwrap_err());
+    let error =
+        format!("{:#}", opened(&description, &key).put(NAME, &file, &sha256, &mut |_| {}).unwrap_err());
     assert!(error.contains("certificate") && error.contains("name that in ca"), "{error}");
     description.ca = Some(at("crt"));
-    opened(&description, &key).put(NAME, &file, &sha256).unwrap();
+    opened(&description, &key).put(NAME, &file, &sha256, &mut |_| {}).unwrap();
+    // And through a proxy, which sees none of it.
+    let proxy = Proxy::to(server.port);
+    description.proxy = Some(format!("http://127.0.0.1:{}", proxy.port));
+    opened(&description, &key).put(NAME, &file, &sha256, &mut |_| {}).unwrap();
+    assert!(proxy.asked()[0].starts_with(&format!("CONNECT 127.0.0.1:{} ", server.port)));
 }

@@ -2,7 +2,7 @@
 //!
 //! Must never show the password, nor keep it among the variables that others look through.
 
-use crate::store::s3::{Credentials, FromEnvironment};
+use crate::store::s3::{Credentials, FromEnvironment, Proxies};
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -82,7 +82,21 @@ fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> FromEnvironment {
         token,
         expires: None,
     });
-    FromEnvironment { credentials, metadata: take("AWS_EC2_METADATA_SERVICE_ENDPOINT") }
+    let metadata = take("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+    FromEnvironment { credentials, metadata, proxies: proxies(variables) }
+}
+
+/// The ways out as programs have them in a terminal, and as the operator set them for charms.
+fn proxies(variables: &BTreeMap<OsString, OsString>) -> Proxies {
+    let first = |names: [&str; 3]| {
+        let mut found = names.iter().filter_map(|name| variables.get(OsStr::new(name))?.to_str());
+        found.next().map(str::to_owned)
+    };
+    Proxies {
+        http: first(["http_proxy", "HTTP_PROXY", "JUJU_CHARM_HTTP_PROXY"]).map(Secret::new),
+        https: first(["https_proxy", "HTTPS_PROXY", "JUJU_CHARM_HTTPS_PROXY"]).map(Secret::new),
+        exempt: first(["no_proxy", "NO_PROXY", "JUJU_CHARM_NO_PROXY"]).unwrap_or_default(),
+    }
 }
 
 /// The name of the program, as it was called.
@@ -117,6 +131,19 @@ mod tests {
         assert_eq!((found.access_key.as_str(), found.secret.reveal()), ("canary", "canary"));
         assert!(found.token.is_some() && environment.variables.is_empty());
         assert!(!format!("{:?}", found.secret).contains("canary"));
+    }
+
+    #[test]
+    fn the_way_out_is_that_of_the_terminal_or_of_charms() {
+        let of = |set: &[(&str, &str)]| {
+            let set = set.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+            Environment::of(set).bucket.proxies
+        };
+        let charms = of(&[("JUJU_CHARM_HTTPS_PROXY", "http://canary"), ("JUJU_CHARM_NO_PROXY", "a,b")]);
+        assert_eq!(charms.https.as_ref().unwrap().reveal(), "http://canary");
+        assert!(charms.exempt == "a,b" && charms.http.is_none() && !format!("{charms:?}").contains("canary"));
+        let terminal = of(&[("https_proxy", "one"), ("HTTPS_PROXY", "two")]);
+        assert_eq!(terminal.https.unwrap().reveal(), "one");
     }
 
     #[test]

@@ -161,7 +161,7 @@ mod tests {
             Ok(Box::new([0x1f, 0x8b, 8, 0].as_slice().chain(Reset)))
         }
 
-        fn put(&self, _: &str, _: &File, _: &str) -> Result<()> {
+        fn put(&self, _: &str, _: &File, _: &str, _: Tell<'_>) -> Result<()> {
             bail!("not asked")
         }
 

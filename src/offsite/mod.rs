@@ -74,8 +74,7 @@ pub fn send(
     let mut outcomes = Vec::new();
     for destination in destinations.names() {
         let own = waiting.iter().filter(|one| one.destination == destination);
-        tell(Progress::Step(&format!("uploading to {destination}")));
-        outcomes.push(to_one(home, &queue, destination, own, destinations)?);
+        outcomes.push(to_one(home, &queue, destination, own, destinations, tell)?);
     }
     Ok(outcomes)
 }
@@ -117,6 +116,7 @@ fn to_one<'a>(
     name: &str,
     waiting: impl Iterator<Item = &'a Waiting>,
     destinations: &Destinations,
+    tell: Tell<'_>,
 ) -> Result<Outcome> {
     let mut outcome = Outcome { destination: name.to_owned(), uploaded: 0, waiting: 0, why: None };
     let store = destinations.open(name);
@@ -127,7 +127,7 @@ fn to_one<'a>(
                 outcome.waiting += 1;
                 continue;
             }
-            Ok(store) => upload(home, store.as_ref(), one),
+            Ok(store) => upload(home, store.as_ref(), one, tell),
             Err(error) => Err(anyhow::anyhow!("{}", in_passing(error))),
         };
         interrupt::check()?;
@@ -149,9 +149,10 @@ fn to_one<'a>(
 }
 
 /// Uploads one archive, which must still be what it was when it was queued.
-fn upload(home: &Dir, store: &dyn Store, one: &Waiting) -> Result<()> {
+fn upload(home: &Dir, store: &dyn Store, one: &Waiting, tell: Tell<'_>) -> Result<()> {
+    tell(Progress::Step(&format!("uploading to {}", one.destination)));
     let mut archive = home.read(&one.archive).with_context(|| format!("opening {}", one.archive))?;
     let found = sha256_of(&mut archive).with_context(|| format!("reading {}", one.archive))?;
     ensure!(found == one.sha256, "{} is no longer what it was when it was made", one.archive);
-    store.put(&one.remote, &archive, &one.sha256)
+    store.put(&one.remote, &archive, &one.sha256, tell)
 }

@@ -8,6 +8,7 @@ use super::directory::{Approach, need};
 use super::local::Local;
 use crate::catalog::entry::Entry;
 use crate::catalog::record::Record;
+use crate::progress::Tell;
 use crate::stop::Refusal;
 use crate::system::durable::{Dir, inode_of};
 use crate::system::owner::Owner;
@@ -160,11 +161,11 @@ impl Store for Folders {
         local.read(&file)
     }
 
-    fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()> {
+    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()> {
         let size = archive.metadata().context("measuring the archive")?.len();
         need(size, self.root.free_bytes()?, self.root.path(), "the archive", "make room there")?;
         let (local, file) = self.made(name)?;
-        local.put(&file, archive, sha256)
+        local.put(&file, archive, sha256, tell)
     }
 
     fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()> {
@@ -198,8 +199,8 @@ mod tests {
         let hash = || sha256_of(&mut File::open(source.path()).unwrap()).unwrap();
         let (file, sha256) = (File::open(source.path()).unwrap(), hash());
         let name = "c1/etcd-0/a.tar.gz";
-        folders.put(name, &file, &sha256).unwrap();
-        folders.put(name, &file, &sha256).unwrap();
+        folders.put(name, &file, &sha256, &mut |_| {}).unwrap();
+        folders.put(name, &file, &sha256, &mut |_| {}).unwrap();
         assert_eq!(fs::read(home.path().join(name)).unwrap(), b"abc");
         fs::write(source.path(), "xyz").unwrap();
         let error = folders.put(name, &file, &hash()).unwrap_err();

@@ -10,6 +10,7 @@ use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::manifest::Manifest;
 use crate::catalog::record::{About, Record, archive_of, record_name};
+use crate::progress::Tell;
 use crate::stop::Refusal;
 use crate::system::digest::sha256_of;
 use crate::system::durable::{Dir, PRIVATE};
@@ -156,7 +157,7 @@ impl Store for Local {
         Ok(Box::new(self.file(name)?))
     }
 
-    fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()> {
+    fn put(&self, name: &str, archive: &File, sha256: &str, _tell: Tell<'_>) -> Result<()> {
         ensure!(may_be_archive(name) && !name.contains('/'), "{name} is no name of an archive");
         if self.dir.inode(name)?.is_some() {
             return self.has(name, sha256);
@@ -279,12 +280,12 @@ mod tests {
         fs::write(&source, "abc").unwrap();
         let file = File::open(&source).unwrap();
         let sha256 = hex(&Sha256::digest("abc"));
-        local.put("a.tar.gz", &file, &sha256).unwrap();
+        local.put("a.tar.gz", &file, &sha256, &mut |_| {}).unwrap();
         assert_eq!(fs::read(dir.path().join("a.tar.gz")).unwrap(), b"abc");
         fs::write(&source, "xyz").unwrap();
         let other = hex(&Sha256::digest("xyz"));
-        assert!(local.put("a.tar.gz", &file, &other).unwrap_err().is::<Refusal>());
-        assert!(local.put("b.tar.gz", &file, &sha256).is_err(), "not what was meant");
+        assert!(local.put("a.tar.gz", &file, &other, &mut |_| {}).unwrap_err().is::<Refusal>());
+        assert!(local.put("b.tar.gz", &file, &sha256, &mut |_| {}).is_err(), "not what was meant");
         fs::remove_file(&source).unwrap();
         assert_eq!(local.dir().names().unwrap(), ["a.tar.gz"]);
         assert_eq!(fs::read(dir.path().join("a.tar.gz")).unwrap(), b"abc");

@@ -8,6 +8,7 @@ pub mod stage;
 
 use crate::catalog::entry::Entry;
 use crate::catalog::record::Record;
+use crate::progress::Tell;
 use anyhow::Result;
 use std::fmt::Debug;
 use std::fs::File;
@@ -26,7 +27,7 @@ pub trait Store: Debug {
 
     /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`: durable, and read back before this says so. What is there
     /// already and is the same is an earlier run's, and read back too. Refuses a name that something else has.
-    fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()>;
+    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()>;
 
     /// Changes the record of `entry`, from what it is now, which may be more than what `entry` says.
     fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()>;

@@ -1,5 +1,8 @@
 //! A bucket for tests: a real server, which no one here wrote, and between it and us a fake for faults alone.
 #![allow(dead_code, reason = "two test programs share it, and each uses a part")]
+#![allow(clippy::print_stdout, reason = "a test says what a server cannot do")]
+
+pub mod proxy;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -12,7 +15,10 @@ use std::time::Duration;
 /// The secret half of the access key. It must turn up nowhere.
 pub const SECRET: &str = "canary-s3-secret-0123456789abcdefghijkl";
 
-/// A moto of one test. It ends with it.
+/// The variable that says which server: moto without it. `cargo xtask buckets` sets it.
+const WHICH: &str = "S3_SERVER";
+
+/// A server of one test. It ends with it.
 pub struct Server {
     child: Child,
     /// Its port on loopback.
@@ -21,39 +27,74 @@ pub struct Server {
     pub access_key: String,
     /// The id of a role's, whose secret is the same and whose token is `canary-token`.
     pub role_key: String,
+    /// What it was filled with; s3s-fs works on it.
+    _root: tempfile::TempDir,
+}
+
+/// What not every server can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Can {
+    /// Speak TLS.
+    Tls,
+    /// Keep versions of objects, and lock them.
+    Lock,
+    /// Tell sessions from plain keys by their token.
+    Sessions,
+    /// Look at the time of a request.
+    Clock,
+}
+
+impl Can {
+    /// Whether the server of this run can do it. Where not, the test says so, and `cargo xtask buckets` shows it.
+    pub fn be_tried(self) -> bool {
+        let lack = match (self, is_s3s()) {
+            (Self::Tls, true) => "s3s-fs speaks no TLS",
+            (Self::Lock, true) => "s3s-fs has no object lock",
+            (Self::Sessions, true) => "s3s-fs knows no sessions",
+            (Self::Clock, false) => "moto does not look at the time of a request",
+            _ => return true,
+        };
+        println!("cannot: {lack}");
+        false
+    }
+}
+
+fn is_s3s() -> bool {
+    match std::env::var(WHICH).as_deref() {
+        Err(_) | Ok("moto") => false,
+        Ok("s3s") => true,
+        Ok(other) => panic!("{WHICH}={other}: moto or s3s"),
+    }
 }
 
 impl Server {
     /// A server with these buckets.
     pub fn new(buckets: &[&str]) -> Self {
-        Self::start("", "", buckets)
+        Self::filled(buckets, &|_| {})
     }
 
-    /// The same behind TLS.
+    /// The same, with objects in them: `fill` puts files into the directory whose directories are the buckets.
+    pub fn filled(buckets: &[&str], fill: &dyn Fn(&Path)) -> Self {
+        Self::start("", "", buckets, fill)
+    }
+
+    /// A server behind TLS.
     pub fn with_tls(certificate: &Path, key: &Path, buckets: &[&str]) -> Self {
-        Self::start(certificate.to_str().unwrap(), key.to_str().unwrap(), buckets)
+        Self::start(certificate.to_str().unwrap(), key.to_str().unwrap(), buckets, &|_| {})
     }
 
-    fn start(certificate: &str, key: &str, buckets: &[&str]) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3/s3_server.py");
-        let mut child = Command::new(python())
-            .arg("-I")
-            .arg(script)
-            .args([SECRET, certificate, key])
-            .args(buckets)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let [port, access_key, role_key] = words[..] else {
-            panic!("moto does not start; its words are above")
-        };
+    fn start(certificate: &str, key: &str, buckets: &[&str], fill: &dyn Fn(&Path)) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for bucket in buckets {
+            std::fs::create_dir(root.path().join(bucket)).unwrap();
+        }
+        fill(root.path());
+        let mut child = if is_s3s() { s3s(root.path()) } else { moto(certificate, key, root.path()) };
+        let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        let words = lines.find_map(|line| started(&line.unwrap()));
         let (port, access_key, role_key) =
-            (port.parse().unwrap(), access_key.to_owned(), role_key.to_owned());
-        Self { child, port, access_key, role_key }
+            words.unwrap_or_else(|| panic!("the server does not start; its words are above"));
+        Self { child, port, access_key, role_key, _root: root }
     }
 
     /// A credentials file for it, written to `path`.
@@ -66,6 +107,37 @@ impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn moto(certificate: &str, key: &str, root: &Path) -> Child {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3/s3_server.py");
+    let mut command = Command::new(python());
+    command.arg("-I").arg(script).args([SECRET, certificate, key]).arg(root);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// The server s3s-fs, from where `cargo xtask buckets` put it.
+fn s3s(root: &Path) -> Child {
+    let program = std::env::var_os("S3S_BIN");
+    assert!(program.is_some(), "S3S_BIN names s3s-fs: cargo xtask buckets sets it");
+    let mut command = Command::new(program.unwrap_or_default());
+    command.args(["--host=127.0.0.1", "--port=0", "--access-key=AKIAS3STESTS", "--secret-key", SECRET]);
+    command.args(["--domain=s3.us-east-1.amazonaws.com", "--domain=127.0.0.1"]).arg(root);
+    command.env("RUST_LOG", "s3s_fs=info").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// Port and access keys, out of a line that a server begins with: moto's own, or s3s-fs' log.
+fn started(line: &str) -> Option<(u16, String, String)> {
+    if let Some((_, port)) = line.split_once("server is running at http://127.0.0.1:") {
+        let port: String = port.chars().take_while(char::is_ascii_digit).collect();
+        return Some((port.parse().unwrap(), "AKIAS3STESTS".to_owned(), "AKIAS3STESTS".to_owned()));
+    }
+    match line.split_whitespace().collect::<Vec<_>>()[..] {
+        [port, access_key, role_key] => {
+            Some((port.parse().ok()?, access_key.to_owned(), role_key.to_owned()))
+        }
+        _ => None,
     }
 }
 
@@ -101,12 +173,16 @@ pub enum Fault {
     FlipAnswer,
     /// So many bytes a second, both ways.
     Slow(usize),
+    /// So many milliseconds until it arrives: a server far away.
+    Late(u64),
 }
 
 #[derive(Default)]
 struct State {
     faults: Vec<(&'static str, &'static str, Fault, usize)>,
     seen: Vec<String>,
+    /// How many are late now, and the most at a time.
+    late: (usize, usize),
 }
 
 /// A fake that stands before a real server, passes everything on, and makes faults where a test says so.
@@ -142,11 +218,23 @@ impl Faults {
         self.state.lock().unwrap().faults.clear();
     }
 
+    /// How many requests were late at the same time, at the most.
+    pub fn most_late_at_once(&self) -> usize {
+        self.state.lock().unwrap().late.1
+    }
+
     /// The heads of all requests so far that begin with `method` and hold `text`.
     pub fn seen(&self, method: &str, text: &str) -> Vec<String> {
         let seen = &self.state.lock().unwrap().seen;
         seen.iter().filter(|head| head.starts_with(method) && head.contains(text)).cloned().collect()
     }
+}
+
+/// One more or one less of the requests that are late.
+fn late(state: &Mutex<State>, change: isize) {
+    let mut state = state.lock().unwrap();
+    let now = state.late.0.checked_add_signed(change).unwrap();
+    state.late = (now, state.late.1.max(now));
 }
 
 impl State {
@@ -185,6 +273,12 @@ fn pass(client: TcpStream, to: u16, state: &Mutex<State>) -> Option<()> {
             return client.shutdown(Shutdown::Both).ok();
         }
         Some(Fault::Slow(rate)) => read_slowly(&mut reader, &mut body, *rate)?,
+        Some(Fault::Late(millis)) => {
+            late(state, 1);
+            thread::sleep(Duration::from_millis(*millis));
+            late(state, -1);
+            reader.read_exact(&mut body).ok()?;
+        }
         _ => reader.read_exact(&mut body).ok()?,
     }
     let answer = match &fault {

@@ -1,11 +1,11 @@
 """An S3 server for the tests: moto, with signatures checked. Prints its port and the access keys of a user and of a role, and ends with its
 standard input.
 
-Usage: s3_server.py SECRET CERTIFICATE KEY BUCKET...: without TLS where CERTIFICATE is empty. Each bucket is made; one whose
-name ends in -locked has object lock, with retention by default, and one that ends in -full holds 1100 objects, of which
-eleven are called archives."""
+Usage: s3_server.py SECRET CERTIFICATE KEY ROOT: without TLS where CERTIFICATE is empty. Each directory in ROOT is a bucket, and
+each file in that an object; a bucket whose name ends in -locked has object lock, with retention by default."""
 
 import os
+import pathlib
 import sys
 
 # Nothing is let in without a good signature.
@@ -22,7 +22,7 @@ from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
 ACCOUNT = "123456789012"
-secret, certificate, private, *buckets = sys.argv[1:]
+secret, certificate, private, root = sys.argv[1:]
 
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 iam = iam_backends[ACCOUNT]["aws"]
@@ -40,17 +40,16 @@ role = sts_backends[ACCOUNT]["aws"].assume_role(
 role.secret_access_key, role.session_token = secret, "canary-token"
 
 s3 = s3_backends[ACCOUNT]["aws"]
-for name in buckets:
+for home in pathlib.Path(root).iterdir():
+    name = home.name
     bucket = s3.create_bucket(name, "us-east-1")
     if name.endswith("-locked"):
         bucket.object_lock_enabled = True
         bucket.default_lock_mode = "COMPLIANCE"
         bucket.default_lock_days = 1
         s3.put_bucket_versioning(name, "Enabled")
-    if name.endswith("-full"):
-        for number in range(1100):
-            ending = "tar.gz" if number % 100 == 0 else "txt"
-            s3.put_object(name, f"folder/{number:04}.{ending}", b"x")
+    for file in (file for file in home.rglob("*") if file.is_file()):
+        s3.put_object(name, str(file.relative_to(home)), file.read_bytes())
 
 # moto checks the signature against a URL that it has decoded, and Amazon against the one that was sent.
 sent = threading.local()

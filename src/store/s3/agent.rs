@@ -1,4 +1,4 @@
-//! The HTTP client of a bucket: TLS, whom it trusts, proxy, patience.
+//! The HTTP client of a bucket: TLS, whom it trusts, patience.
 //!
 //! Must never follow a redirect: a signature is for one server.
 
@@ -21,8 +21,7 @@ const ANSWER: Duration = Duration::from_secs(300);
 const AUTHORITIES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
 /// A client that trusts the authorities in `ca`, or the machine's, and goes by `proxy` where there is one.
-pub fn agent(ca: Option<&Path>, proxy: Option<&str>, tls: bool) -> Result<Agent> {
-    let proxy = proxy.map(way_out).transpose()?;
+pub fn agent(ca: Option<&Path>, proxy: Option<ureq::Proxy>, tls: bool) -> Result<Agent> {
     let config = Agent::config_builder()
         .proxy(proxy)
         .user_agent(concat!("etcd-charm/", env!("CARGO_PKG_VERSION")))
@@ -48,14 +47,6 @@ pub fn agent(ca: Option<&Path>, proxy: Option<&str>, tls: bool) -> Result<Agent>
         .unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider()))
         .build();
     Ok(config.tls_config(trust).build().into())
-}
-
-fn way_out(url: &str) -> Result<ureq::Proxy, Refusal> {
-    let no = |why: &str| Refusal::new(format!("proxy {why}"), "write it as http://HOST:PORT");
-    if url.contains('@') {
-        return Err(no("holds a login, which would stand in a file that is no secret"));
-    }
-    ureq::Proxy::new(url).map_err(|_| no(&format!("{url:?} is no URL of a proxy")))
 }
 
 fn the_machines() -> Result<Vec<Certificate<'static>>> {
@@ -114,13 +105,6 @@ fn able() -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_proxy_holds_no_login() {
-        assert!(way_out("http://proxy:3128").is_ok());
-        let refusal = way_out("http://user:canary@proxy:3128").unwrap_err().to_string();
-        assert!(refusal.contains("login") && !refusal.contains("canary"), "{refusal}");
-    }
 
     #[test]
     fn an_authority_is_a_pem_file() {

@@ -2,6 +2,7 @@
 //!
 //! Must never show a secret, nor take one from a file that others can read.
 
+use super::proxy::Proxies;
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
 use crate::system::secret::Secret;
@@ -32,6 +33,8 @@ pub struct FromEnvironment {
     pub credentials: Option<Credentials>,
     /// `AWS_EC2_METADATA_SERVICE_ENDPOINT`, where a machine's role is asked for elsewhere than usual.
     pub metadata: Option<String>,
+    /// The ways out of the machine.
+    pub proxies: Proxies,
 }
 
 /// Where an access key comes from.

@@ -7,6 +7,7 @@ mod agent;
 mod credentials;
 mod listing;
 mod place;
+mod proxy;
 mod shelf;
 mod sign;
 mod trouble;
@@ -15,6 +16,7 @@ mod wire;
 
 pub use credentials::{Credentials, FromEnvironment};
 pub use place::Style;
+pub use proxy::Proxies;
 pub use trouble::Trouble;
 
 use crate::stop::Refusal;
@@ -57,7 +59,7 @@ pub struct Description {
     pub encryption: Option<Encryption>,
     /// The key of the server's key service, where it is not the default one.
     pub kms_key: Option<String>,
-    /// The way out: `http://HOST:PORT`.
+    /// The way out, `http://HOST:PORT`; the environment's where there is none.
     pub proxy: Option<String>,
     /// Whether archives may go over the network in clear.
     #[serde(default)]
@@ -76,6 +78,18 @@ impl Description {
             "" => String::new(),
             folder => format!("{folder}/"),
         }
+    }
+
+    /// Refuses what no bucket could be opened by, as far as that shows without its files and the network.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let place = self.place()?;
+        proxy::way_to(place.host(), place.is_tls(), self.proxy.as_deref(), &Proxies::default())?;
+        encryption(self).map(|_| ())
+    }
+
+    fn place(&self) -> Result<Place, Refusal> {
+        let endpoint = self.endpoint.as_deref();
+        Place::new(endpoint, self.region.as_deref(), &self.bucket, self.style, self.allow_http)
     }
 }
 
@@ -106,6 +120,29 @@ struct Head {
     etag: String,
     /// The hash that whoever put it there gave along.
     sha256: String,
+    /// Its version and until when that is locked, in a bucket with object lock.
+    lock: Option<Lock>,
+}
+
+/// What keeps a version of an object from being deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Lock {
+    version: String,
+    /// In words: until when, or that somebody holds it.
+    words: String,
+}
+
+impl Lock {
+    /// The lock that an answer tells of. One that has ended is told too: the server's clock decides.
+    fn of(answer: &Answer) -> Option<Self> {
+        let said = |name: &str| Some(answer.header(name).to_owned()).filter(|value| !value.is_empty());
+        let until = said("x-amz-object-lock-retain-until-date").map(|date| {
+            format!("object lock keeps it until {date} ({})", answer.header("x-amz-object-lock-mode"))
+        });
+        let held = said("x-amz-object-lock-legal-hold").filter(|hold| hold == "ON");
+        let held = held.map(|_| "a legal hold keeps it".to_owned());
+        Some(Self { version: said("x-amz-version-id")?, words: until.or(held)? })
+    }
 }
 
 impl Bucket {
@@ -113,11 +150,10 @@ impl Bucket {
     pub fn new(name: &str, said: &Description, found: &FromEnvironment, now: Timestamp) -> Result<Self> {
         let about =
             |refusal: Refusal| Refusal::new(format!("destination {name}: {}", refusal.reason), refusal.next);
-        let endpoint = said.endpoint.as_deref();
-        let place = Place::new(endpoint, said.region.as_deref(), &said.bucket, said.style, said.allow_http)
-            .map_err(about)?;
+        let place = said.place().map_err(about)?;
         let login = Login::choose(name, said.credentials_file.as_deref(), said.instance_role, found)?;
-        let agent = agent::agent(said.ca.as_deref(), said.proxy.as_deref(), place.is_tls());
+        let way = proxy::way_to(place.host(), place.is_tls(), said.proxy.as_deref(), &found.proxies);
+        let agent = agent::agent(said.ca.as_deref(), way.map_err(about)?, place.is_tls());
         let agent = agent.map_err(|error| match error.downcast::<Refusal>() {
             Ok(refusal) => about(refusal).into(),
             Err(error) => error,
@@ -159,13 +195,23 @@ impl Bucket {
         let size = answer.header("content-length").parse().context("the server tells no size")?;
         let (etag, sha256) =
             (answer.header("etag").to_owned(), answer.header("x-amz-meta-sha256").to_owned());
-        Ok(Some(Head { size, etag, sha256 }))
+        Ok(Some(Head { size, etag, sha256, lock: Lock::of(&answer) }))
     }
 
     /// Deletes `name`; one that is not there is deleted.
     fn remove(&self, name: &str) -> Result<()> {
         let ask = Ask { method: "DELETE", key: &self.key(name), ..Ask::default() };
         self.wire.ask(&ask).with_context(|| format!("deleting {}{name}", self.shown))?;
+        Ok(())
+    }
+
+    /// Deletes the very version that is locked, or has the server say why not. Without its version, S3 would hide the object
+    /// and keep it.
+    fn remove_locked(&self, name: &str, lock: &Lock) -> Result<()> {
+        let query = vec![("versionId", lock.version.clone())];
+        let ask = Ask { method: "DELETE", key: &self.key(name), query, ..Ask::default() };
+        let told = self.wire.ask(&ask).with_context(|| lock.words.clone());
+        told.with_context(|| format!("deleting {}{name}", self.shown))?;
         Ok(())
     }
 }
@@ -202,6 +248,14 @@ impl Reading {
         let Answer { body, .. } = self.wire.ask(&ask)?;
         ensure!(body.len() as u64 == length, "the server sent {} bytes of {length}", body.len());
         Ok(body)
+    }
+
+    /// Its first bytes, up to `length`.
+    fn start(&self, length: u64) -> Result<Vec<u8>> {
+        match length.min(self.head.size) {
+            0 => Ok(Vec::new()),
+            length => self.range(0, length),
+        }
     }
 
     /// Its last bytes, up to `length`.

@@ -2,14 +2,15 @@
 
 use super::listing::Object;
 use super::wire::Ask;
-use super::{Bucket, Head, Reading, Trouble};
+use super::{Bucket, Head, Lock, Reading, Trouble};
 use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::record::{About, Record, record_name};
+use crate::progress::Tell;
 use crate::store::Store;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::thread;
@@ -26,14 +27,15 @@ impl Store for Bucket {
 
     fn entries(&self) -> Result<Vec<Entry>> {
         let objects = self.objects()?;
-        let names: BTreeSet<&str> = objects.iter().map(|object| object.name.as_str()).collect();
+        let named: BTreeMap<&str, &Object> =
+            objects.iter().map(|object| (object.name.as_str(), object)).collect();
         let archives: Vec<&Object> = objects.iter().filter(|object| is_archive(&object.name)).collect();
         let share = archives.len().div_ceil(AT_ONCE).max(1);
         let shares: Vec<Result<Vec<Entry>>> = thread::scope(|scope| {
             let look = |share: &[&Object]| {
                 let looked = share.iter().map(|object| {
-                    let has_record = names.contains(record_name(&object.name).as_str());
-                    self.entry(object, has_record).transpose()
+                    let record = named.get(record_name(&object.name).as_str());
+                    self.entry(object, record.copied()).transpose()
                 });
                 looked.flatten().collect()
             };
@@ -52,13 +54,13 @@ impl Store for Bucket {
         Ok(Box::new(self.open(name)?))
     }
 
-    fn put(&self, name: &str, archive: &File, sha256: &str) -> Result<()> {
+    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()> {
         ensure!(is_archive(name), "{name} is no name of an archive");
-        self.upload(name, archive, sha256)
+        self.upload(name, archive, sha256, tell)
     }
 
     fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()> {
-        let mut record = self.still(entry)?.record;
+        let mut record = self.still(entry)?.0.record;
         change(&mut record);
         let (key, body) = (self.key(&record_name(&entry.name)), record.to_json()?);
         let headers = self.encryption.clone();
@@ -68,59 +70,72 @@ impl Store for Bucket {
     }
 
     fn delete(&self, entry: &Entry) -> Result<()> {
-        let now = self.still(entry)?;
+        let (now, lock) = self.still(entry)?;
         ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
-        self.remove(&entry.name)?;
+        match lock {
+            None => self.remove(&entry.name)?,
+            Some(lock) => self.remove_locked(&entry.name, &lock)?,
+        }
         self.remove(&record_name(&entry.name))
     }
 }
 
 impl Bucket {
-    /// A listed object with what its end says. `None` where it has gone since.
-    fn entry(&self, object: &Object, has_record: bool) -> Result<Option<Entry>> {
-        let name = &object.name;
-        let head = Head { size: object.size, etag: object.etag.clone(), sha256: String::new() };
-        match self.described(name, self.reading(name, head), object.modified, has_record) {
+    /// A listed object with what its end and its listed record say. `None` where it has gone since.
+    fn entry(&self, object: &Object, record: Option<&Object>) -> Result<Option<Entry>> {
+        let record = record.map(|record| self.listed(record));
+        match self.described(&object.name, &self.listed(object), object.modified, record) {
             Ok(entry) => Ok(Some(entry)),
             Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
+    /// A listed object, opened: the list has told all that is needed.
+    fn listed(&self, object: &Object) -> Reading {
+        let Object { name, size, etag, .. } = object;
+        self.reading(name, Head { size: *size, etag: etag.clone(), sha256: String::new(), lock: None })
+    }
+
     fn described(
         &self,
         name: &str,
-        archive: Reading,
+        archive: &Reading,
         modified: Timestamp,
-        has_record: bool,
+        record: Option<Reading>,
     ) -> Result<Entry> {
         let size = archive.head.size;
         let manifest = manifest_at_end(size, |length| archive.tail(length))
             .with_context(|| format!("reading the end of {}{name}", self.shown))?;
         let about = About::of(size, manifest.as_ref());
-        let record = about.record(has_record.then(|| self.record(name)).transpose()?.flatten());
+        let record = about.record(record.map(|record| self.record(name, record)).transpose()?.flatten());
         let (name, store) = (name.to_owned(), self.shown.clone());
         Ok(Entry { name, store, size, modified, manifest, record, waits_for: Vec::new() })
     }
 
     /// The record beside an archive. One that cannot be read as a record says nothing.
-    fn record(&self, name: &str) -> Result<Option<Record>> {
-        let Some(record) = self.opened(&record_name(name))? else { return Ok(None) };
-        let mut bytes = Vec::new();
-        record
-            .take(LONGEST_RECORD)
-            .read_to_end(&mut bytes)
-            .with_context(|| format!("reading the record of {name}"))?;
-        Ok(Record::parse(&bytes).ok())
+    fn record(&self, name: &str, found: Reading) -> Result<Option<Record>> {
+        let reading = || format!("reading the record of {}{name}", self.shown);
+        let bytes = match found.start(LONGEST_RECORD) {
+            // It is replaced in one step: another one stands in its place.
+            Err(error) if error.downcast_ref().is_some_and(Trouble::is_taken) => {
+                let Some(now) = self.opened(&record_name(name))? else { return Ok(None) };
+                now.start(LONGEST_RECORD)
+            }
+            Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => return Ok(None),
+            bytes => bytes,
+        };
+        Ok(Record::parse(&bytes.with_context(reading)?).ok())
     }
 
-    /// Fails where `entry` is no longer what it was.
-    fn still(&self, entry: &Entry) -> Result<Entry> {
+    /// What `entry` is now, and its lock. Fails where it is another archive.
+    fn still(&self, entry: &Entry) -> Result<(Entry, Option<Lock>)> {
         let archive = self.opened(&entry.name)?.with_context(|| format!("{} has gone", entry.location()))?;
-        let now = self.described(&entry.name, archive, entry.modified, true)?;
+        let record = self.opened(&record_name(&entry.name))?;
+        let now = self.described(&entry.name, &archive, entry.modified, record)?;
         let same = now.record.about == entry.record.about;
         ensure!(same, "{} is another archive than when it was looked at", entry.location());
-        Ok(now)
+        Ok((now, archive.head.lock))
     }
 }
 

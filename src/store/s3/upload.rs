@@ -4,7 +4,8 @@
 
 use super::trouble::Trouble;
 use super::wire::{Answer, Ask};
-use super::{Bucket, Head, PART};
+use super::{Bucket, Head, PART, Reading};
+use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
 use crate::system::digest::sha256_of;
 use anyhow::{Context, Result, bail, ensure};
@@ -12,8 +13,10 @@ use base64ct::{Base64, Encoding};
 use md5::Md5;
 use serde::Deserialize;
 use sha2::Digest;
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
 /// S3 takes no more parts of one object.
@@ -26,14 +29,16 @@ struct Upload<'a> {
     archive: &'a File,
     size: u64,
     sha256: &'a str,
+    tell: RefCell<Tell<'a>>,
 }
 
 impl Bucket {
     /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`, and reads it back. What is there already and is the same is
     /// taken for an earlier run's, and read back too. Refuses a name that something else has.
-    pub(super) fn upload(&self, name: &str, archive: &File, sha256: &str) -> Result<()> {
+    pub(super) fn upload(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()> {
         let size = archive.metadata().context("measuring the archive")?.len();
-        let upload = Upload { bucket: self, key: self.key(name), archive, size, sha256 };
+        let upload =
+            Upload { bucket: self, key: self.key(name), archive, size, sha256, tell: RefCell::new(tell) };
         let ours = match self.head(&upload.key).with_context(|| format!("looking at {}{name}", self.shown))? {
             Some(head) => upload.is(&head),
             None => upload.send().with_context(|| format!("uploading {name} to {}", self.shown))?,
@@ -45,16 +50,18 @@ impl Bucket {
             )
             .into());
         }
-        self.read_back(name, size, sha256)
+        let tell = upload.tell.into_inner();
+        tell(Progress::Step("reading back what was uploaded"));
+        self.read_back(name, size, sha256, tell)
     }
 
     /// The bytes themselves, not only what the server says of them.
-    fn read_back(&self, name: &str, size: u64, sha256: &str) -> Result<()> {
+    fn read_back(&self, name: &str, size: u64, sha256: &str, tell: Tell<'_>) -> Result<()> {
         let reading = || format!("reading {}{name} back", self.shown);
-        let mut object = self.open(name).with_context(reading)?;
+        let object = self.open(name).with_context(reading)?;
         let found = object.head.size;
         ensure!(found == size, "{}{name} has {found} bytes of {size}", self.shown);
-        if sha256_of(&mut object).with_context(reading)? == sha256 {
+        if sha256_of(&mut Told { object, done: 0, tell }).with_context(reading)? == sha256 {
             return Ok(());
         }
         // Ours by its hash, and not what it says: a name must not stand for it.
@@ -94,12 +101,21 @@ impl Upload<'_> {
         headers
     }
 
+    /// Says how much of it is on its way, when so many bytes of the request that begins `at` are.
+    fn sent(&self, at: u64, bytes: u64) {
+        (self.tell.borrow_mut())(Progress::Bytes { done: at + bytes, of: self.size });
+    }
+
     fn whole(&self) -> Result<()> {
         let body = self.part(0, self.size)?;
         let mut headers = self.headers();
         headers.push(("content-md5", md5_of(&body)));
-        let ask = Ask { method: "PUT", key: &self.key, headers, body: &body, ..Ask::default() };
-        self.if_none_match(ask)
+        let sent = |bytes| self.sent(0, bytes);
+        let ask =
+            Ask { method: "PUT", key: &self.key, headers, body: &body, sent: Some(&sent), ..Ask::default() };
+        self.if_none_match(ask)?;
+        self.sent(0, self.size);
+        Ok(())
     }
 
     fn in_parts(&self) -> Result<()> {
@@ -135,10 +151,12 @@ impl Upload<'_> {
             let body = self.part(at, length.min(self.size - at))?;
             let query = vec![("partNumber", (number + 1).to_string()), ("uploadId", id.to_owned())];
             let headers = vec![("content-md5", md5_of(&body))];
-            let ask = Ask { method: "PUT", key: &self.key, query, headers, body: &body };
+            let sent = |bytes| self.sent(at, bytes);
+            let ask = Ask { method: "PUT", key: &self.key, query, headers, body: &body, sent: Some(&sent) };
             let answer = self.bucket.wire.ask(&ask).with_context(|| {
                 format!("sending bytes {at} to {} of {}", at + body.len() as u64, self.size)
             })?;
+            self.sent(at, body.len() as u64);
             etags.push(answer.header("etag").to_owned());
         }
         Ok(etags)
@@ -213,6 +231,22 @@ impl Bucket {
 pub(super) fn read<T: serde::de::DeserializeOwned>(answer: &Answer) -> Result<T> {
     let text = std::str::from_utf8(&answer.body).context("the server's answer is no text")?;
     quick_xml::de::from_str(text).context("the server's answer is not S3's")
+}
+
+/// An object that tells how much of it has been read.
+struct Told<'a> {
+    object: Reading,
+    done: u64,
+    tell: Tell<'a>,
+}
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.object.read(buffer)?;
+        self.done += length as u64;
+        (self.tell)(Progress::Bytes { done: self.done, of: self.object.head.size });
+        Ok(length)
+    }
 }
 
 /// How long the parts of an object of `size` bytes are: as few of them as S3 takes, in whole mebibytes.

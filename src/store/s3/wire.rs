@@ -38,7 +38,7 @@ pub struct Wire {
 }
 
 /// A request.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Ask<'a> {
     /// `GET`, `PUT`…
     pub method: &'static str,
@@ -50,6 +50,8 @@ pub struct Ask<'a> {
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: &'a [u8],
+    /// Hears how many bytes of the body have gone out; anew with every try.
+    pub sent: Option<&'a dyn Fn(u64)>,
 }
 
 /// An answer that is no error.
@@ -164,19 +166,27 @@ fn send(
     if !matches!(ask.method, "PUT" | "POST") {
         return agent.run(request.body(())?);
     }
-    let mut body = Watched(ask.body);
+    let mut body = Watched { left: ask.body, of: ask.body.len(), sent: ask.sent };
     agent.run(request.header("content-length", ask.body.len()).body(SendBody::from_reader(&mut body))?)
 }
 
 /// A body that ends early when a signal asks us to stop: a part on a slow link takes minutes.
-struct Watched<'a>(&'a [u8]);
+struct Watched<'a> {
+    left: &'a [u8],
+    of: usize,
+    sent: Option<&'a dyn Fn(u64)>,
+}
 
 impl Read for Watched<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match interrupt::requested() {
-            Some(_) => Err(io::Error::other("interrupted")),
-            None => self.0.read(buffer),
+        if interrupt::requested().is_some() {
+            return Err(io::Error::other("interrupted"));
         }
+        // What was given out before is on its way by now.
+        if let Some(sent) = self.sent {
+            sent((self.of - self.left.len()) as u64);
+        }
+        self.left.read(buffer)
     }
 }
 
@@ -224,10 +234,15 @@ pub(super) fn words(error: &ureq::Error) -> anyhow::Error {
         ureq::Error::Io(error) if error.to_string().starts_with("invalid peer certificate") => {
             anyhow!("TLS: {error}")
         }
+        // As the standard library words it.
+        ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
+            anyhow!("the host is not known on this machine ({error})")
+        }
         ureq::Error::Io(error) => anyhow!("{error}"),
         ureq::Error::HostNotFound => anyhow!("the host is not known on this machine"),
         ureq::Error::Timeout(what) => anyhow!("the server took too long ({what})"),
         ureq::Error::Rustls(error) => anyhow!("TLS: {error}"),
+        ureq::Error::ConnectProxyFailed(why) => anyhow!("the proxy lets nothing through: {why}"),
         ureq::Error::StatusCode(status) => anyhow!("it answers with status {status}"),
         other => anyhow!("{other}"),
     }
