@@ -47,6 +47,7 @@ fn metadata_is_of_the_second_format() {
         "description",
         "subordinate",
         "peers",
+        "requires",
         "storage",
         "resources",
     ];
@@ -54,6 +55,9 @@ fn metadata_is_of_the_second_format() {
     assert_eq!(metadata["name"], "etcd");
     assert!(metadata["summary"].as_str().unwrap().len() <= 200);
     assert_eq!(metadata["peers"]["cluster"]["interface"], "etcd");
+    let s3 = metadata["requires"]["s3-parameters"].as_object().unwrap();
+    has_only(s3, &["interface", "limit", "optional", "scope"], &["interface"]);
+    assert_eq!((&s3["interface"], &s3["optional"]), (&Value::from("s3"), &Value::from(true)));
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub enum Hook {
     Stop,
     /// The unit goes.
     Remove,
-    /// Time has passed, or a neighbour came or went.
+    /// Time has passed, or a neighbour came, went or said something.
     Look,
 }
 
@@ -47,8 +47,9 @@ impl Hook {
             "data-storage-detaching" => Self::StorageDetaching,
             "stop" => Self::Stop,
             "remove" => Self::Remove,
-            "update-status" | "leader-elected" => Self::Look,
+            "update-status" | "leader-elected" | "secret-changed" => Self::Look,
             _ if name.starts_with("cluster-relation-") => Self::Look,
+            _ if name.starts_with("s3-parameters-relation-") => Self::Look,
             _ => return None,
         })
     }
@@ -75,6 +76,8 @@ mod tests {
             (&[("JUJU_HOOK_NAME", "config-changed")], Some(Hook::ConfigChanged)),
             (&[("JUJU_DISPATCH_PATH", "hooks/cluster-relation-departed")], Some(Hook::Look)),
             (&[("JUJU_DISPATCH_PATH", "hooks/data-storage-attached")], Some(Hook::StorageAttached)),
+            (&[("JUJU_DISPATCH_PATH", "hooks/s3-parameters-relation-broken")], Some(Hook::Look)),
+            (&[("JUJU_DISPATCH_PATH", "hooks/secret-changed")], Some(Hook::Look)),
             (&[("JUJU_DISPATCH_PATH", "hooks/collect-metrics")], None),
             (&[("JUJU_DISPATCH_PATH", "hooks/secret-rotate")], None),
             (&[("JUJU_DISPATCH_PATH", "actions/install")], None),

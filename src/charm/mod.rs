@@ -3,12 +3,14 @@
 //! One walk for all hooks, and each can come at any time: a step that is done is not done again. Must never fail a hook:
 //! Juju would stop there and wait for somebody to resolve it, when all that there is to say fits into a status.
 
+mod backup;
 mod configuration;
 mod decide;
 mod facts;
 mod home;
 mod hook;
 mod install;
+mod offered;
 mod perform;
 mod programs;
 mod record;
@@ -21,6 +23,7 @@ use crate::action::Environment;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Status};
+use crate::settings as settings_of_backups;
 use crate::stop::Refusal;
 use crate::system::process::become_it;
 use anyhow::{Context, Result, bail};
@@ -95,6 +98,20 @@ fn live(juju: &Juju, environment: &Environment, hook: Hook) -> Status {
     try_to_live(juju, environment, hook).unwrap_or_else(|error| told(&error, "the hook broke off"))
 }
 
+/// What is wrong with backups, as far as Juju says how they are to be made. It is told where etcd itself is well.
+fn backups(juju: &Juju, environment: &Environment, hook: Hook) -> Option<Status> {
+    let file = match &environment.settings {
+        Some(named) => settings_of_backups::charms(named),
+        None => PathBuf::from(settings_of_backups::CHARMS),
+    };
+    let breaks = environment.variable("JUJU_DISPATCH_PATH").and_then(OsStr::to_str);
+    let breaks = breaks.is_some_and(|path| path.ends_with("-relation-broken"));
+    let relation = environment.variable("JUJU_RELATION_ID").and_then(OsStr::to_str).filter(|_| breaks);
+    let told_of = |error| told(&error, "writing down what Juju says of backups");
+    backup::reconcile(juju, &file, relation, hook == Hook::Remove)
+        .unwrap_or_else(|error| Some(told_of(error)))
+}
+
 fn told(error: &anyhow::Error, what: &str) -> Status {
     match error.downcast_ref::<Refusal>() {
         Some(refusal) => blocked(&refusal.reason, &refusal.next),
@@ -113,8 +130,13 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     if let Rest::Settled(words) = &rest {
         juju.note(words)?;
     }
+    let backups = backups(juju, environment, hook);
+    let with_backups = |said: Status| match backups {
+        Some(trouble) if said.word == "active" => trouble,
+        _ => said,
+    };
     if let Some(file) = &environment.site {
-        return Ok(theirs(juju, environment, file, &rest));
+        return Ok(with_backups(theirs(juju, environment, file, &rest)));
     }
     let facts = facts::gather(juju, hook, &ours, rest)?;
     let Plan { steps, say } = decide(&facts);
@@ -142,7 +164,7 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     }
     match say {
         Some(said) => Ok(said),
-        None => observed(juju, environment, &facts, &ours),
+        None => observed(juju, environment, &facts, &ours).map(with_backups),
     }
 }
 

@@ -186,7 +186,7 @@ fn may_be_given(dir: &Dir, owner: Option<Owner>) -> Result<()> {
 }
 
 /// The directory at `path`, made for everybody to enter where it is missing.
-fn ensure(path: &Path) -> Result<Dir> {
+pub(super) fn ensure(path: &Path) -> Result<Dir> {
     if path.exists() {
         return Dir::open(&path.canonicalize()?);
     }
@@ -194,7 +194,8 @@ fn ensure(path: &Path) -> Result<Dir> {
     ensure(parent)?.ensure_child(name, RUNNABLE, None)
 }
 
-fn split(path: &Path) -> Result<(&Path, &str)> {
+/// A path's directory and its name in it.
+pub(super) fn split(path: &Path) -> Result<(&Path, &str)> {
     path.parent().zip(path.file_name().and_then(|name| name.to_str())).context("a path without a name")
 }
 

@@ -144,7 +144,8 @@ mod tests {
         let settings = with(&[]).unwrap();
         assert_eq!((settings.port, settings.management_port), (2379, 2380));
         assert_eq!((settings.snapshot_count, settings.quota), (None, None));
-        for name in defaults().keys() {
+        // The text in `backup` is judged by itself: a slip in it is no reason to leave etcd alone.
+        for name in defaults().keys().filter(|name| *name != "backup") {
             let mut options = defaults();
             options.remove(name);
             let refusal = Settings::read(&options).unwrap_err();

@@ -4,6 +4,7 @@
 //! environment. Must never be started in a critical region: a tool may block for as long as the agent does.
 
 mod hook;
+mod relation;
 
 pub use hook::Status;
 

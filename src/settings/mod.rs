@@ -16,8 +16,13 @@ use std::path::{Path, PathBuf};
 
 /// The operator's file, unless the environment names another.
 pub const OPERATORS: &str = "/etc/etcd-charm/backup.yaml";
-/// The charm's, which stands beside the operator's and is not read where the environment names a file.
+/// The charm's, which stands beside the operator's.
 pub const CHARMS: &str = "/etc/etcd-charm/juju.yaml";
+
+/// The charm's file beside an operator's that the environment names.
+pub fn charms(named: &Path) -> PathBuf {
+    named.with_file_name("juju.yaml")
+}
 
 /// All that was written down.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -77,17 +82,14 @@ impl TryFrom<Written> for Destination {
 }
 
 impl Settings {
-    /// What is in `named`, or else in [`OPERATORS`] and [`CHARMS`], as far as they are there. Refuses a file that cannot be
-    /// used, and two that contradict each other.
+    /// What is in `named`, or else in [`OPERATORS`], where that is there; and in the charm's file beside it, where that is.
+    /// Refuses a file that cannot be used, and two that contradict each other.
     pub fn read(named: Option<&Path>) -> Result<Self, Refusal> {
-        match named {
-            Some(file) => read(file, true),
-            None => {
-                let both = [OPERATORS, CHARMS].map(|file| read(Path::new(file), false));
-                let [operators, charms] = both;
-                operators?.with(charms?)
-            }
-        }
+        let (operators, beside) = match named {
+            Some(file) => (read(file, true), charms(file)),
+            None => (read(Path::new(OPERATORS), false), PathBuf::from(CHARMS)),
+        };
+        operators?.with(read(&beside, false)?)
     }
 
     /// These and `others` together.

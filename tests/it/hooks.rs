@@ -79,8 +79,7 @@ fn die_in_the_exchange(world: &World, unit: &Unit<'_>, at: usize) {
 fn hooks_that_are_nothing_to_us_succeed_quietly(version: Version) {
     let world = World::plain(version);
     let unit = Unit::new(&world);
-    for hook in ["collect-metrics", "db-relation-joined", "secret-changed", "pre-series-upgrade", "nonsense"]
-    {
+    for hook in ["collect-metrics", "db-relation-joined", "secret-rotate", "pre-series-upgrade", "nonsense"] {
         let hooked = unit.hook(hook);
         assert_eq!(hooked.out.status.code(), Some(0), "{}", hooked.out.told());
         assert!(hooked.out.stdout.is_empty() && hooked.out.stderr.is_empty(), "{}", hooked.out.told());

@@ -49,6 +49,7 @@ mod owner;
 mod places;
 mod poison;
 mod refusals;
+mod related;
 mod restore;
 mod restore_options;
 mod rollback;

@@ -1,7 +1,8 @@
 //! A Juju unit, played: runs an action as Juju's agent does, and judges its end as Juju does.
 //!
 //! Parameters are checked against `actions.yaml` and given their defaults before the action starts; the environment is
-//! exactly what Juju gives, with one addition: `ETCD_SITE`, because this machine holds many etcds.
+//! exactly what Juju gives, with two additions, because this machine holds many units: `ETCD_SITE`, and `ETCD_BACKUP` where the
+//! test has put such a file.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -40,9 +41,10 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("actions/fetch-snapshot", env!("CARGO_BIN_EXE_fetch-snapshot")),
 ];
 
-/// The unit `etcd/0`, on the machine of one world.
+/// A unit on the machine of one world, `etcd/0` most often.
 pub struct Unit<'w> {
     world: &'w World,
+    name: &'static str,
     charm: PathBuf,
     agent: PathBuf,
     tools: PathBuf,
@@ -51,8 +53,14 @@ pub struct Unit<'w> {
 impl<'w> Unit<'w> {
     /// A unit with the charm unpacked and no resource attached.
     pub fn new(world: &'w World) -> Self {
+        Self::named(world, "etcd/0")
+    }
+
+    /// The same of another name.
+    pub fn named(world: &'w World, name: &'static str) -> Self {
         let unit = Self {
             world,
+            name,
             charm: world.path("juju/agents/unit-etcd-0/charm"),
             agent: world.path("juju/agents/unit-etcd-0"),
             tools: world.path("juju/tools/unit-etcd-0"),
@@ -95,6 +103,42 @@ impl<'w> Unit<'w> {
         fs::write(self.agent.join("goal.json"), goal.to_string()).unwrap();
     }
 
+    /// A relation of the endpoint `s3-parameters` with `s3-integrator`, which says this.
+    pub fn is_related(&self, says: &Value) {
+        let dir = self.agent.join("relations/s3-parameters:7");
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("app"), "s3-integrator").unwrap();
+        fs::write(dir.join("data.json"), says.to_string()).unwrap();
+    }
+
+    /// What our application says in it, as `KEY=VALUE`.
+    pub fn says_in_relation(&self) -> Vec<String> {
+        let ours = self.agent.join("relations/s3-parameters:7/ours");
+        fs::read_to_string(ours).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    /// Another unit leads from now on.
+    pub fn follows(&self) {
+        fs::write(self.agent.join("follower"), "").unwrap();
+    }
+
+    /// The content of a secret that was granted to us.
+    pub fn has_secret(&self, id: &str, content: &Value) {
+        fs::create_dir_all(self.agent.join("secrets")).unwrap();
+        fs::write(self.agent.join("secrets").join(id), content.to_string()).unwrap();
+    }
+
+    /// `juju remove-relation etcd s3-integrator`: the last hook of the relation, in which it is still to be seen.
+    pub fn unrelate(&self) -> Hooked {
+        let hooked = self.hook_with(
+            self.name,
+            "s3-parameters-relation-broken",
+            &[("JUJU_RELATION_ID", "s3-parameters:7")],
+        );
+        fs::remove_dir_all(self.agent.join("relations")).unwrap();
+        hooked
+    }
+
     /// The unit's status, as `status-get` tells it: `WORD MESSAGE`.
     pub fn has_status(&self, status: &str) {
         fs::write(self.agent.join("status"), format!("{status}\n")).unwrap();
@@ -107,17 +151,22 @@ impl<'w> Unit<'w> {
 
     /// Runs a hook to its end, as Juju does: by `dispatch`, whatever the hook is called.
     pub fn hook(&self, name: &str) -> Hooked {
-        self.hook_as("etcd/0", name)
+        self.hook_as(self.name, name)
     }
 
     /// The same on another unit of the application.
     pub fn hook_as(&self, unit: &str, name: &str) -> Hooked {
+        self.hook_with(unit, name, &[])
+    }
+
+    /// The same with more variables.
+    fn hook_with(&self, unit: &str, name: &str, more: &[(&str, &str)]) -> Hooked {
         for trace in TRACES {
             let _ = fs::remove_file(self.agent.join(trace));
         }
         let _ = fs::remove_file(self.agent.join("status"));
         let mut command = self.base(&format!("hooks/{name}"));
-        command.env("JUJU_HOOK_NAME", name).env("JUJU_UNIT_NAME", unit);
+        command.env("JUJU_HOOK_NAME", name).env("JUJU_UNIT_NAME", unit).envs(more.iter().copied());
         let out = Run::start(command, &self.world.path("runs")).finish();
         let status = self.trace("status").lines().last().map(str::to_owned);
         Hooked { out, status, version: self.trace("version").trim().to_owned() }
@@ -245,7 +294,7 @@ impl<'w> Unit<'w> {
             .env("JUJU_HOOK_NAME", "")
             .env("JUJU_AGENT_SOCKET_ADDRESS", socket)
             .env("JUJU_AGENT_SOCKET_NETWORK", "unix")
-            .env("JUJU_UNIT_NAME", "etcd/0")
+            .env("JUJU_UNIT_NAME", self.name)
             .env("JUJU_MODEL_UUID", "6f1b2c3d-0b6c-4a5e-8f5a-1d2e3f405162")
             .env("JUJU_MODEL_NAME", "tests")
             .env("JUJU_API_ADDRESSES", "127.0.0.1:17070")
@@ -272,6 +321,9 @@ impl<'w> Unit<'w> {
                 ),
             )
             .env("ETCD_SITE", self.world.site());
+        if self.world.path("backup.yaml").exists() {
+            command.env("ETCD_BACKUP", self.world.path("backup.yaml"));
+        }
         command
     }
 

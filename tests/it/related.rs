@@ -1,0 +1,220 @@
+//! What Juju says of backups: the relation `s3-parameters` in both versions of its interface, and the option `backup`.
+//!
+//! From the hook that hears of it to the action that uploads, with a real S3 server behind it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use serde_json::{Value, json};
+
+use crate::s3::{Faults, SECRET, Server, write_credentials};
+use crate::unit::{Status, Unit};
+use crate::world::{Version, World};
+
+on_one_version! {
+    related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes,
+    related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up,
+    related_units_say_what_they_wait_for_and_what_is_wrong,
+    related_units_that_follow_leave_the_words_to_their_leader,
+    related_or_not_the_option_backup_is_taken_or_told_to_be_wrong,
+}
+
+/// A world whose settings lie in its own directory.
+fn world(version: Version) -> World {
+    let world = World::plain(version);
+    world.fill();
+    fs::write(world.path("backup.yaml"), "").unwrap();
+    world
+}
+
+/// The words of an integrator of the first version, for this server.
+fn words(server: &Server, port: u16) -> Value {
+    json!({
+        "access-key": server.access_key, "secret-key": SECRET, "bucket": "backups", "path": "/etcd/",
+        "endpoint": format!("http://127.0.0.1:{port}/"), "region": "us-east-1", "s3-uri-style": "path",
+        "data": "{\"bucket\": \"relation-7\"}",
+    })
+}
+
+fn mode(world: &World, name: &str) -> u32 {
+    fs::metadata(world.path(name)).unwrap().permissions().mode() & 0o777
+}
+
+/// The files that the relation has brought.
+fn files(world: &World) -> Vec<&'static str> {
+    ["juju.yaml", "s3-credentials", "s3-ca.crt"]
+        .into_iter()
+        .filter(|name| world.path(name).exists())
+        .collect()
+}
+
+/// Whoever reads what the unit shows, keeps or logs finds no key, but for the one file.
+#[track_caller]
+fn nothing_shows(world: &World, unit: &Unit<'_>, said: &str) {
+    let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
+    assert!(!settings.contains("canary") && !said.contains("canary"), "{settings}{said}");
+    assert!(unit.calls().iter().all(|call| !call.contains("canary")), "{:?}", unit.calls());
+}
+
+fn related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes(version: Version) {
+    let world = world(version);
+    let unit = Unit::new(&world);
+    let server = Server::new(&["backups"]);
+    let faults = Faults::before(server.port);
+    unit.is_related(&words(&server, faults.port));
+    let hooked = unit.hook("s3-parameters-relation-changed");
+    hooked.says("active", &["1 member, healthy"]);
+    nothing_shows(&world, &unit, &hooked.out.told());
+    assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
+    assert_eq!((mode(&world, "juju.yaml"), mode(&world, "s3-credentials")), (0o644, 0o600));
+    // What the older version wants to hear before it says anything, and the newer one too.
+    assert_eq!(
+        unit.says_in_relation(),
+        ["bucket=relation-7", "lib-version=1.0", "requested-secrets=[\"access-key\", \"secret-key\"]"]
+    );
+
+    let ended = unit.run("snapshot", &[&world.to_target()]);
+    assert_eq!((ended.status, &*ended.get("destinations.s3")), (Status::Completed, "uploaded"), "{ended:?}");
+    let puts = faults.seen("PUT", "/backups/etcd/");
+    assert!(puts.len() == 1 && puts[0].contains("/etcd-0/"), "{puts:?}");
+    assert!(!format!("{ended:?}").contains("canary"));
+
+    // The same words again change nothing.
+    let before = fs::metadata(world.path("juju.yaml")).unwrap().modified().unwrap();
+    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    assert_eq!(fs::metadata(world.path("juju.yaml")).unwrap().modified().unwrap(), before);
+
+    unit.unrelate().says("active", &["1 member, healthy"]);
+    assert!(files(&world).is_empty(), "{:?}", files(&world));
+    let ended = unit.run("snapshot", &[&world.to_target()]);
+    assert_eq!(ended.status, Status::Completed, "{ended:?}");
+    assert_eq!(faults.seen("PUT", "/backups/").len(), 1);
+}
+
+fn related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up(version: Version) {
+    let world = world(version);
+    let unit = Unit::new(&world);
+    let server = Server::new(&["backups"]);
+    let mut words = words(&server, server.port);
+    for key in ["access-key", "secret-key", "data"] {
+        words.as_object_mut().unwrap().remove(key);
+    }
+    words["secret-extra"] = json!("secret:d2gh7k5k2s7c7d0ll3q0");
+    words["lib-version"] = json!("1.0");
+    unit.is_related(&words);
+    // Named, but not granted yet.
+    unit.hook("s3-parameters-relation-changed").says("blocked", &["secret-get", "not found"]);
+    let id = "d2gh7k5k2s7c7d0ll3q0";
+    unit.has_secret(id, &json!({"access-key": server.access_key, "secret-key": "canary-of-yesterday"}));
+    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    let ended = unit.run("snapshot", &[&world.to_target()]);
+    assert_eq!(ended.status, Status::Failed);
+    assert!(
+        ended.message.contains("SignatureDoesNotMatch") && !ended.message.contains("canary"),
+        "{ended:?}"
+    );
+
+    unit.has_secret(id, &json!({"access-key": server.access_key, "secret-key": SECRET}));
+    let hooked = unit.hook("secret-changed");
+    hooked.says("active", &["1 member, healthy"]);
+    nothing_shows(&world, &unit, &hooked.out.told());
+    let ended = unit.run("snapshot", &[&world.to_target()]);
+    assert_eq!(ended.get("destinations.s3"), "uploaded (2 archives)", "{ended:?}");
+}
+
+fn related_units_say_what_they_wait_for_and_what_is_wrong(version: Version) {
+    let world = world(version);
+    let unit = Unit::new(&world);
+    unit.is_related(&json!({}));
+    unit.hook("s3-parameters-relation-joined").says("waiting", &["s3-integrator"]);
+    assert!(files(&world).is_empty());
+    for (words, parts) in [
+        (
+            json!({"endpoint": "https://x", "bucket": "b"}),
+            &["no access-key", "juju config s3-integrator"][..],
+        ),
+        (json!({"access-key": "a", "secret-key": "canary"}), &["no bucket"]),
+        (
+            json!({"access-key": "a", "secret-key": "canary", "bucket": "b", "endpoint": "http://10.0.0.1"}),
+            &["in clear"],
+        ),
+    ] {
+        unit.is_related(&words);
+        let hooked = unit.hook("s3-parameters-relation-changed");
+        hooked.says("blocked", parts);
+        assert!(files(&world).is_empty() && !hooked.out.told().contains("canary"), "{words}");
+    }
+    // A chain of authorities is a file; and words that go wrong later leave what was there.
+    let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----";
+    let mut good = json!({"access-key": "a", "secret-key": "canary", "bucket": "b", "endpoint": "https://x"});
+    good["tls-ca-chain"] = json!(json!([pem]).to_string());
+    unit.is_related(&good);
+    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    assert_eq!(files(&world), ["juju.yaml", "s3-credentials", "s3-ca.crt"]);
+    let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
+    assert!(settings.contains(&format!("ca: {}", world.path("s3-ca.crt").display())), "{settings}");
+    good["bucket"] = json!("");
+    unit.is_related(&good);
+    unit.hook("s3-parameters-relation-changed").says("blocked", &["no bucket"]);
+    assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings);
+    // A hook never fails, whatever tool does.
+    for tool in ["relation-ids", "relation-list", "relation-get", "relation-set", "is-leader"] {
+        unit.break_tools(&[tool]);
+        unit.hook("update-status")
+            .says("blocked", &["what Juju says of backups", tool, "connection refused"]);
+    }
+    unit.break_tools(&[]);
+    unit.unrelate().says("active", &["1 member, healthy"]);
+    assert!(files(&world).is_empty());
+}
+
+fn related_units_that_follow_leave_the_words_to_their_leader(version: Version) {
+    let world = world(version);
+    let unit = Unit::new(&world);
+    let server = Server::new(&["backups"]);
+    unit.is_related(&words(&server, server.port));
+    unit.follows();
+    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    assert!(unit.says_in_relation().is_empty());
+    assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
+}
+
+fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong(version: Version) {
+    let world = world(version);
+    let unit = Unit::new(&world);
+    let server = Server::new(&["backups", "second"]);
+    write_credentials(&world.path("credentials"), &server.access_key, SECRET);
+    let offsite = format!(
+        "destinations:\n  offsite:\n    s3:\n      bucket: second\n      endpoint: http://127.0.0.1:{}\n      \
+         credentials-file: {}\n",
+        server.port,
+        world.path("credentials").display()
+    );
+    unit.configure(&[("backup", json!(offsite))]);
+    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    unit.is_related(&words(&server, server.port));
+    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    let ended = unit.run("snapshot", &[&world.to_target()]);
+    for name in ["destinations.offsite", "destinations.s3"] {
+        assert_eq!(ended.get(name), "uploaded", "{ended:?}");
+    }
+    let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
+    for (text, why) in [
+        ("destinations: [", "option backup cannot be used"),
+        ("destination: {}", "unknown field `destination`"),
+        ("destinations: {a: {s3: {bucket: 'a/b'}}}", "destination a: bucket"),
+        ("destinations: {s3: {s3: {bucket: b}}}", "the relation's destination"),
+    ] {
+        unit.configure(&[("backup", json!(text))]);
+        unit.hook("config-changed").says("blocked", &[why, "juju config APPLICATION backup=@backup.yaml"]);
+        assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings, "{text}");
+    }
+    // Also with a wrong option, no key outlives its relation.
+    unit.unrelate().says("blocked", &["option backup"]);
+    assert_eq!(files(&world), ["juju.yaml"]);
+    let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
+    assert!(settings.contains("offsite") && !settings.contains("s3-credentials"), "{settings}");
+    unit.configure(&[]);
+    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    assert!(files(&world).is_empty());
+}
