@@ -1,12 +1,14 @@
 //! What `snapshot` sends off the machine: to real S3 servers, with faults between.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use crate::look::{names, sha256sum};
 use crate::run::{Out, Run};
-use crate::s3::{Fault, Faults, SECRET, Server, write_credentials};
+use crate::s3::{Can, Fault, Faults, SECRET, Server, write_credentials};
+use crate::unit::Unit;
 use crate::world::{Version, World, is_root};
 
 on_one_version! {
@@ -18,6 +20,8 @@ on_one_version! {
     the_role_of_the_machine_is_asked_for_a_key,
     a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified,
     the_secret_is_nowhere_to_be_seen,
+    a_thousand_in_a_bucket_are_listed_within_two_seconds_and_64_mib,
+    units_that_upload_at_once_do_not_meet_in_a_bucket,
 }
 
 /// A file of settings: of each destination a name, a port, a bucket, and more lines.
@@ -166,6 +170,9 @@ fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins(version: Versio
 
 /// A fake of the metadata service that Amazon's machines have, for want of one here: it gives the key only for its token.
 fn the_role_of_the_machine_is_asked_for_a_key(version: Version) {
+    if !Can::Sessions.be_tried() {
+        return;
+    }
     let world = World::plain(version);
     let server = Server::new(&["backups"]);
     let metadata = crate::s3::metadata_service(&server.role_key);
@@ -285,4 +292,82 @@ fn the_secret_is_nowhere_to_be_seen(version: Version) {
         assert!(!seen.contains(canary), "{canary} is in {seen}");
     }
     out.failed(&["uploading to wrong: "]);
+}
+
+/// A thousand archives, each with a record, and twenty milliseconds to every answer.
+fn a_thousand_in_a_bucket_are_listed_within_two_seconds_and_64_mib(version: Version) {
+    let world = World::plain(version);
+    let archive = fs::read(world.saved()).unwrap();
+    let server = Server::filled(&["backups"], &|root| {
+        let folder = root.join("backups/etcd/cluster/m1");
+        fs::create_dir_all(&folder).unwrap();
+        for copy in 0..1000 {
+            fs::write(folder.join(format!("copy-{copy}.tar.gz")), &archive).unwrap();
+            fs::write(folder.join(format!("copy-{copy}.tar.gz.json")), "{}").unwrap();
+        }
+    });
+    server.write_credentials(&world.path("credentials"));
+    let faults = Faults::before(server.port);
+    faults.make("GET", "", Fault::Late(20), usize::MAX);
+    write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
+    let nowhere = format!("target={}", world.path("nowhere").display());
+    let listing = world.action(env!("CARGO_BIN_EXE_list-snapshots"), &[&nowhere, "limit=0"]);
+    // Of a processor's time: the wall's is other programs' too.
+    let mut command = Command::new("prlimit");
+    command.args(["--cpu=2"]).arg(listing.get_program()).args(listing.get_args());
+    command.env("ETCD_BACKUP", world.path("backup.yaml"));
+    let mut run = Run::start(command, &world.path("runs"));
+    let mut peak = 0;
+    while !run.ended() {
+        peak = peak.max(crate::poison::memory_of(run.pid()));
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let results = run.finish().completed();
+    assert_eq!((results.get("count").as_str(), results.get("snapshots").lines().count()), ("1000", 1001));
+    assert!((1..=64 << 10).contains(&peak), "{peak} KiB were resident");
+    // A list of two pages, an end of each archive, a record: and not one after the other.
+    let asked = faults.seen("", "").len();
+    eprintln!("{asked} requests, {} at once, {peak} KiB", faults.most_late_at_once());
+    assert!(asked <= 2 + 2 * 1000, "{asked} requests");
+    assert!(faults.most_late_at_once() > 8, "{} requests at once", faults.most_late_at_once());
+}
+
+/// `juju run etcd/0 etcd/1 etcd/2 snapshot`: three members of one cluster, in the same second, into one folder.
+fn units_that_upload_at_once_do_not_meet_in_a_bucket(version: Version) {
+    let members = crate::cluster::of_three(version);
+    let server = Server::new(&["backups"]);
+    let faults = Faults::before(server.port);
+    let units: Vec<Unit<'_>> = members
+        .iter()
+        .zip(["etcd/0", "etcd/1", "etcd/2"])
+        .map(|(member, name)| {
+            server.write_credentials(&member.path("credentials"));
+            write_destinations(member, &[("offsite", faults.port, "backups", "")]);
+            Unit::named(member, name)
+        })
+        .collect();
+    let both = units.iter().zip(&members);
+    let tasks: Vec<_> = both.map(|(unit, member)| unit.start("snapshot", &[&member.to_target()])).collect();
+    for task in tasks {
+        assert_eq!(task.finish().completed().get("destinations.offsite"), "uploaded");
+    }
+    let listed = units[1].run("list-snapshots", &[&members[1].to_target(), "format=json"]).completed();
+    let listed: Vec<serde_json::Value> = serde_json::from_str(&listed.get("snapshots")).unwrap();
+    let is_there = |entry: &&serde_json::Value| entry["store"].as_str().unwrap().starts_with("s3:");
+    let there = listed.iter().filter(is_there);
+    let there: Vec<&str> = there.map(|entry| entry["name"].as_str().unwrap()).collect();
+    assert_eq!(there.len(), 3, "{listed:?}");
+    let folders: BTreeSet<&str> = there.iter().map(|name| name.rsplit_once('/').unwrap().0).collect();
+    let cluster = there[0].split('/').next().unwrap();
+    let expected = ["etcd-0", "etcd-1", "etcd-2"].map(|unit| format!("{cluster}/{unit}"));
+    assert_eq!(folders, expected.iter().map(String::as_str).collect());
+    // And each is found again by its unit, from any of them.
+    let (from, to) = (format!("from=offsite/{cluster}/etcd-2/latest"), world_target(&members[0]));
+    let fetched = units[0].run("fetch-snapshot", &[&from, &to]).completed();
+    assert_eq!(fetched.get("snapshot.taken-on"), "etcd/2");
+}
+
+/// A directory that holds nothing yet: archives of one second have one name.
+fn world_target(world: &World) -> String {
+    format!("target={}", world.path("fetched").display())
 }

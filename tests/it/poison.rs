@@ -71,7 +71,7 @@ fn processor_time_of(pid: i32) -> Duration {
 }
 
 /// The most that a process has held so far, in KiB.
-fn memory_of(pid: i32) -> u64 {
+pub fn memory_of(pid: i32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     peak.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
