@@ -76,8 +76,17 @@ pub fn run_well(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Shows and runs it, printing its standard output as it comes, and returns that too.
+/// Shows and runs it, printing its standard output as it comes, and returns that too. Fails if it does.
 pub fn run_and_keep(command: &mut Command) -> Result<String> {
+    let (status, kept) = run_and_hear(command)?;
+    if !status.success() {
+        bail!("{} failed ({status}); its own words are above", name(command));
+    }
+    Ok(kept)
+}
+
+/// The same; the status is the caller's to judge.
+pub fn run_and_hear(command: &mut Command) -> Result<(ExitStatus, String)> {
     show(command);
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| not_started(command))?;
     let mut kept = String::new();
@@ -91,10 +100,7 @@ pub fn run_and_keep(command: &mut Command) -> Result<String> {
     }
     let status = child.wait().with_context(|| format!("waiting for {}", name(command)))?;
     interrupt::check()?;
-    if !status.success() {
-        bail!("{} failed ({status}); its own words are above", name(command));
-    }
-    Ok(kept)
+    Ok((status, kept))
 }
 
 /// Runs it in silence and returns its standard output; an error has its last words.

@@ -1,4 +1,5 @@
-//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `fuzz`, `bench`, `pack`, `etcd`.
+//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `fuzz`, `buckets`, `bench`,
+//! `pack`, `etcd`.
 //!
 //! A doorway: one match, one module per command. It must never do a command's work itself.
 #![allow(
@@ -12,6 +13,7 @@
 )]
 
 mod bench;
+mod buckets;
 mod chaos;
 mod command;
 mod demo;
@@ -36,6 +38,8 @@ Usage: cargo xtask COMMAND
   chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N]
   fuzz [TARGET] [--seconds N]
                throw bytes at each reader of what others wrote, a minute long
+  buckets [--server moto|s3s]
+               the tests of buckets against two S3 servers that others wrote; both together write docs/buckets.md
   machines [NAME]
                the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name;
                --install gets the packages that this takes, and does no more
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         ["test", arguments @ ..] => test::run(arguments),
         ["chaos", arguments @ ..] => chaos::run(arguments),
         ["fuzz", arguments @ ..] => fuzz::run(arguments),
+        ["buckets", arguments @ ..] => buckets::run(arguments),
         ["machines", wanted @ ..] => machines::run(wanted),
         ["pack", wanted @ ..] => pack::run(wanted),
         ["bench", arguments @ ..] => bench::run(arguments),
