@@ -42,6 +42,8 @@ pub enum Can {
     Sessions,
     /// Look at the time of a request.
     Clock,
+    /// Say that there is no such bucket.
+    MissBuckets,
 }
 
 impl Can {
@@ -51,6 +53,7 @@ impl Can {
             (Self::Tls, true) => "s3s-fs speaks no TLS",
             (Self::Lock, true) => "s3s-fs has no object lock",
             (Self::Sessions, true) => "s3s-fs knows no sessions",
+            (Self::MissBuckets, true) => "s3s-fs makes a bucket that is missing",
             (Self::Clock, false) => "moto does not look at the time of a request",
             _ => return true,
         };
@@ -59,7 +62,8 @@ impl Can {
     }
 }
 
-fn is_s3s() -> bool {
+/// Whether it is s3s-fs, which compares a body with its hash, where moto does not.
+pub fn is_s3s() -> bool {
     match std::env::var(WHICH).as_deref() {
         Err(_) | Ok("moto") => false,
         Ok("s3s") => true,
@@ -169,6 +173,8 @@ pub enum Fault {
     LoseAnswer,
     /// The connection breaks after so many bytes of the answer.
     CutAnswer(usize),
+    /// The last byte of the request is another when it arrives.
+    FlipRequest,
     /// The last byte of the answer is another.
     FlipAnswer,
     /// So many bytes a second, both ways.
@@ -280,6 +286,9 @@ fn pass(client: TcpStream, to: u16, state: &Mutex<State>) -> Option<()> {
             reader.read_exact(&mut body).ok()?;
         }
         _ => reader.read_exact(&mut body).ok()?,
+    }
+    if let Some(Fault::FlipRequest) = &fault {
+        *body.last_mut()? ^= 1;
     }
     let answer = match &fault {
         Some(Fault::Answer(status, code, more)) => told(*status, code, more),

@@ -14,7 +14,7 @@ pub(super) struct Object {
     pub name: String,
     /// Its length in bytes.
     pub size: u64,
-    /// What sets it apart from others that had its name.
+    /// What sets it apart from others that had its name; empty where the server does not list it.
     pub etag: String,
     /// When it was put there.
     pub modified: Timestamp,
@@ -35,7 +35,7 @@ struct Page {
 struct Content {
     key: String,
     size: u64,
-    #[serde(rename = "ETag")]
+    #[serde(rename = "ETag", default)]
     etag: String,
     last_modified: Timestamp,
 }
@@ -80,7 +80,7 @@ mod tests {
             <Contents><Key>f/a &amp; b</Key><LastModified>2009-10-12T17:50:30.000Z</LastModified>\
             <ETag>&quot;fba9dede5f27731c9771645a39863328&quot;</ETag><Size>434234</Size>\
             <StorageClass>STANDARD</StorageClass></Contents>\
-            <Contents><Key>f/c</Key><LastModified>2009-10-12T17:50:31Z</LastModified><ETag>x</ETag><Size>0</Size>\
+            <Contents><Key>f/c</Key><LastModified>2009-10-12T17:50:31Z</LastModified><Size>0</Size>\
             </Contents></ListBucketResult>";
         let page: Page = quick_xml::de::from_str(text).unwrap();
         assert!(page.is_truncated && page.next_continuation_token.is_some());

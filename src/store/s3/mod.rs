@@ -190,12 +190,21 @@ impl Bucket {
         let answer = match self.wire.ask(&Ask { method: "HEAD", key, ..Ask::default() }) {
             Ok(answer) => answer,
             Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => return Ok(None),
+            Err(error) if error.downcast_ref().is_some_and(Trouble::is_mute) => {
+                return Err(self.why(key, error));
+            }
             Err(error) => return Err(error),
         };
         let size = answer.header("content-length").parse().context("the server tells no size")?;
         let (etag, sha256) =
             (answer.header("etag").to_owned(), answer.header("x-amz-meta-sha256").to_owned());
         Ok(Some(Head { size, etag, sha256, lock: Lock::of(&answer) }))
+    }
+
+    /// The server's words for its no to a `HEAD`, whose answer has no room for them: those that it has for a `GET`.
+    fn why(&self, key: &str, mute: anyhow::Error) -> anyhow::Error {
+        let headers = vec![("range", "bytes=0-0".to_owned())];
+        self.wire.ask(&Ask { method: "GET", key, headers, ..Ask::default() }).err().unwrap_or(mute)
     }
 
     /// Deletes `name`; one that is not there is deleted.
@@ -242,12 +251,17 @@ struct Reading {
 impl Reading {
     /// So many of its bytes, as long as it is what it was when it was opened.
     fn range(&self, from: u64, length: u64) -> Result<Vec<u8>> {
-        let range = format!("bytes={from}-{}", from + length - 1);
-        let headers = vec![("range", range), ("if-match", self.head.etag.clone())];
+        let mut headers = vec![("range", format!("bytes={from}-{}", from + length - 1))];
+        if !self.head.etag.is_empty() {
+            headers.push(("if-match", self.head.etag.clone()));
+        }
         let ask = Ask { method: "GET", key: &self.key, headers, ..Ask::default() };
-        let Answer { body, .. } = self.wire.ask(&ask)?;
-        ensure!(body.len() as u64 == length, "the server sent {} bytes of {length}", body.len());
-        Ok(body)
+        let answer = self.wire.ask(&ask)?;
+        let (of, sent) = (answer.header("content-range").rsplit('/').next(), answer.body.len());
+        let same = of.and_then(|of| of.parse().ok()).is_none_or(|size: u64| size == self.head.size);
+        ensure!(same, "it is another than when it was looked at");
+        ensure!(sent as u64 == length, "the server sent {sent} bytes of {length}");
+        Ok(answer.body)
     }
 
     /// Its first bytes, up to `length`.

@@ -100,6 +100,11 @@ impl Trouble {
         self.status == 404 && ["", "NoSuchKey"].contains(&self.code.as_str())
     }
 
+    /// Whether the server said no and nothing more.
+    pub(super) fn is_mute(&self) -> bool {
+        (300..500).contains(&self.status) && self.code.is_empty()
+    }
+
     /// Whether the name is taken.
     pub fn is_taken(&self) -> bool {
         self.status == 412 || self.code == "PreconditionFailed"
