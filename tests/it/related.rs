@@ -19,11 +19,9 @@ on_one_version! {
     related_or_not_the_option_backup_is_taken_or_told_to_be_wrong,
 }
 
-/// A world whose settings lie in its own directory.
 fn world(version: Version) -> World {
     let world = World::plain(version);
     world.fill();
-    fs::write(world.path("backup.yaml"), "").unwrap();
     world
 }
 

@@ -1,8 +1,7 @@
 //! A Juju unit, played: runs an action as Juju's agent does, and judges its end as Juju does.
 //!
 //! Parameters are checked against `actions.yaml` and given their defaults before the action starts; the environment is
-//! exactly what Juju gives, with two additions, because this machine holds many units: `ETCD_SITE`, and `ETCD_BACKUP` where the
-//! test has put such a file.
+//! exactly what Juju gives, with two additions, because this machine holds many units: `ETCD_SITE` and `ETCD_BACKUP`.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -77,6 +76,10 @@ impl<'w> Unit<'w> {
         }
         for tool in TOOLS.lines() {
             symlink(source.join("tests/it/hook-tool"), unit.tools.join(tool)).unwrap();
+        }
+        let settings = world.path("backup.yaml");
+        if !settings.exists() {
+            fs::write(settings, "").unwrap();
         }
         unit.configure(&[]);
         unit.has_neighbours(&["etcd/0"]);
@@ -320,10 +323,8 @@ impl<'w> Unit<'w> {
                     self.tools.display()
                 ),
             )
-            .env("ETCD_SITE", self.world.site());
-        if self.world.path("backup.yaml").exists() {
-            command.env("ETCD_BACKUP", self.world.path("backup.yaml"));
-        }
+            .env("ETCD_SITE", self.world.site())
+            .env("ETCD_BACKUP", self.world.path("backup.yaml"));
         command
     }
 
