@@ -8,7 +8,7 @@ use super::decide::{blocked, status};
 use super::offered::{self, AUTHORITIES, CREDENTIALS, Offered, offered};
 use super::perform::{ensure, split};
 use crate::juju::{Juju, Status};
-use crate::settings::Settings;
+use crate::settings::{At, Settings};
 use crate::stop::Refusal;
 use crate::system::durable::{Dir, PRIVATE, PUBLIC};
 use anyhow::{Context, Result};
@@ -81,7 +81,7 @@ fn related(juju: &Juju, file: &Path, breaking: Option<&str>) -> Result<Related> 
     ask(juju, &relation)?;
     let bag = juju.databag(&relation, &app)?;
     let secret = offered::secret_of(&bag);
-    // Our own words come back with theirs in some versions.
+    // Until it has something to offer, the other side says nothing, or what it was asked for.
     if secret.is_none() && !bag.contains_key("access-key") && !bag.contains_key("endpoint") {
         return Ok(Related::Waiting(app));
     }
@@ -119,8 +119,9 @@ fn asked(juju: &Juju) -> Result<Map<String, Value>, Refusal> {
     let text = options.get(OPTION).and_then(Value::as_str).unwrap_or_default();
     let settings = Settings::parse(text).map_err(|error| no(format!("{error:#}")))?;
     for (name, destination) in &settings.destinations {
-        let checked = destination.s3.check();
-        checked.map_err(|refusal| no(format!("destination {name}: {}", refusal.reason)))?;
+        if let At::Bucket(said) = &destination.at {
+            said.check().map_err(|refusal| no(format!("destination {name}: {}", refusal.reason)))?;
+        }
         if name == DESTINATION {
             return Err(no(format!("{DESTINATION} is the name of the relation's destination: use another")));
         }

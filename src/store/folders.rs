@@ -203,7 +203,7 @@ mod tests {
         folders.put(name, &file, &sha256, &mut |_| {}).unwrap();
         assert_eq!(fs::read(home.path().join(name)).unwrap(), b"abc");
         fs::write(source.path(), "xyz").unwrap();
-        let error = folders.put(name, &file, &hash()).unwrap_err();
+        let error = folders.put(name, &file, &hash(), &mut |_| {}).unwrap_err();
         assert!(error.is::<Refusal>() && error.to_string().contains("another a.tar.gz"), "{error}");
         assert_eq!(fs::read(home.path().join(name)).unwrap(), b"abc");
 

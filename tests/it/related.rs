@@ -215,4 +215,10 @@ fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong(version: Versio
     unit.configure(&[]);
     unit.hook("config-changed").says("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
+    // Nor does one outlive its unit.
+    unit.is_related(&words(&server, server.port));
+    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
+    assert_eq!(unit.hook("remove").out.status.code(), Some(0));
+    assert!(files(&world).is_empty());
 }
