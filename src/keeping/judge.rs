@@ -3,6 +3,7 @@
 use super::{Found, Look, Place};
 use crate::catalog::entry::Entry;
 use crate::catalog::retention::{Policy, Scope, Verdict, judge, kept_because};
+use crate::system::interrupt;
 use anyhow::Result;
 use jiff::Timestamp;
 use std::rc::Rc;
@@ -20,7 +21,10 @@ impl Judged<'_> {
     /// Deletes what is to go.
     pub fn carry_out(&self) -> Result<()> {
         match self.verdict {
-            Verdict::Deleted(_) => self.found.place.store.delete(&self.found.entry),
+            Verdict::Deleted(_) => {
+                interrupt::check()?;
+                self.found.place.store.delete(&self.found.entry)
+            }
             Verdict::Kept(_) => Ok(()),
         }
     }

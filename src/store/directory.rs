@@ -35,16 +35,21 @@ pub fn archive_owner() -> Result<(String, Owner)> {
 }
 
 impl Approach {
-    /// Walks to `path` as far as it exists, and refuses a path that others could lead astray.
+    /// Walks to the target `path` as far as it exists, and refuses a path that others could lead astray.
     pub fn to(path: &Path, owner: Owner) -> Result<Self> {
+        Self::to_the("target", path, owner)
+    }
+
+    /// The same, with another word for what it is.
+    pub(super) fn to_the(what: &str, path: &Path, owner: Owner) -> Result<Self> {
         let mut reached = Dir::open(Path::new("/"))?;
         let (mut missing, mut trail, mut closed) = (Vec::new(), Vec::new(), None);
-        for name in components(path)? {
+        for name in components(what, path)? {
             if !missing.is_empty() || reached.inode(&name)?.is_none() {
                 missing.push(name);
                 continue;
             }
-            reached = step(&reached, &name, owner)?;
+            reached = step(what, &reached, &name, owner)?;
             trail.push(inode_of(&reached)?);
             if closed.is_none() && !can_enter(owner, &reached.stat()?) {
                 closed = Some(reached.path().to_owned());
@@ -121,9 +126,9 @@ pub fn need(needed: u64, free: u64, place: &Path, what: &str, next: &str) -> Res
         .into())
 }
 
-fn components(path: &Path) -> Result<Vec<String>> {
+fn components(what: &str, path: &Path) -> Result<Vec<String>> {
     let no = |why: &str| {
-        Refusal::new(format!("target {} {why}", path.display()), "give the absolute path of a directory")
+        Refusal::new(format!("{what} {} {why}", path.display()), "give the absolute path of a directory")
     };
     if !path.is_absolute() {
         return Err(no("is not an absolute path").into());
@@ -142,16 +147,16 @@ fn components(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn step(from: &Dir, name: &str, owner: Owner) -> Result<Dir> {
+fn step(what: &str, from: &Dir, name: &str, owner: Owner) -> Result<Dir> {
     let path = from.path().join(name);
-    let no = |why: &str, next: &str| Refusal::new(format!("target: {} {why}", path.display()), next);
+    let no = |why: &str, next: &str| Refusal::new(format!("{what}: {} {why}", path.display()), next);
     let dir = from.child(name).map_err(|error| match error.downcast_ref::<rustix::io::Errno>() {
         Some(&(rustix::io::Errno::LOOP | rustix::io::Errno::NOTDIR)) => {
             no("is a symlink or no directory", "name the real directory").into()
         }
         _ => error,
     })?;
-    let stat = dir.stat().with_context(|| format!("checking target {}", path.display()))?;
+    let stat = dir.stat().with_context(|| format!("checking {what} {}", path.display()))?;
     let ourselves = Owner::ourselves();
     if ![0, owner.uid, ourselves.uid].contains(&stat.st_uid) {
         let why = format!("belongs to user {}, who could redirect what we write", stat.st_uid);
@@ -187,9 +192,9 @@ mod tests {
             ("/home/../etc", "goes up"),
             ("/tmp/a\nb", "not plain text"),
         ] {
-            let error = components(Path::new(path)).unwrap_err().to_string();
+            let error = components("target", Path::new(path)).unwrap_err().to_string();
             assert!(error.contains(fragment), "{path}: {error}");
         }
-        assert_eq!(components(Path::new("/a/./b//c/")).unwrap(), ["a", "b", "c"]);
+        assert_eq!(components("target", Path::new("/a/./b//c/")).unwrap(), ["a", "b", "c"]);
     }
 }

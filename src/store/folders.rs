@@ -14,6 +14,7 @@ use crate::system::durable::{Dir, inode_of};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ impl Folders {
     /// Opens it. Refuses where it is missing, where it is not mounted, and a path that others could lead astray.
     pub fn open(said: &Description) -> Result<Self> {
         let (path, owner) = (&said.directory, Owner::ourselves());
-        let root = Approach::to(path, owner)?.arrived().ok_or_else(|| {
+        let root = Approach::to_the("directory", path, owner)?.arrived().ok_or_else(|| {
             let path = path.display();
             let next =
                 format!("mount what it is on, or make it where it is meant to be: install -d -m 700 {path}");
@@ -89,10 +90,8 @@ impl Folders {
 
     /// Adds what is in the folder `prefix`, and in those below it.
     fn collect(&self, dir: Dir, prefix: &str, depth: usize, all: &mut Vec<Entry>) -> Result<()> {
-        let folders = dir.names()?.into_iter().filter(|name| !name.starts_with('.'));
-        for folder in folders.filter(|_| depth < DEEPEST) {
-            // What is no directory is an archive, or nothing of ours.
-            if let Ok(child) = dir.child(&folder) {
+        for folder in dir.names()?.into_iter().filter(|name| depth < DEEPEST && !name.starts_with('.')) {
+            if let Some(child) = folder_in(&dir, &folder)? {
                 self.collect(child, &format!("{prefix}{folder}/"), depth + 1, all)?;
             }
         }
@@ -109,6 +108,18 @@ impl Description {
     /// What it is called in messages.
     pub fn shown(&self) -> String {
         self.directory.display().to_string()
+    }
+}
+
+/// The folder `name`; `None` where that is an archive, a symlink, or has gone since.
+fn folder_in(dir: &Dir, name: &str) -> Result<Option<Dir>> {
+    match dir.child(name) {
+        Ok(child) => Ok(Some(child)),
+        // Anything else hides archives that are there.
+        Err(error) => match error.downcast_ref() {
+            Some(&(Errno::NOTDIR | Errno::LOOP | Errno::NOENT)) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 
@@ -184,7 +195,8 @@ impl Store for Folders {
 mod tests {
     use super::*;
     use crate::system::digest::sha256_of;
-    use std::fs;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
 
     fn on_own_disk(directory: &Path) -> Description {
         Description { directory: directory.to_owned(), mount: Some(PathBuf::from(NONE)) }
@@ -230,5 +242,11 @@ mod tests {
         let nothing = format!("nothing is mounted at {}", home.path().display());
         assert!(open(home.path()).contains(&nothing));
         assert!(open(Path::new("/elsewhere")).contains("is not in /elsewhere"));
+
+        let shared = home.path().join("shared");
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, Permissions::from_mode(0o777)).unwrap();
+        let error = Folders::open(&on_own_disk(&shared)).unwrap_err().to_string();
+        assert!(error.contains("directory: ") && error.contains("can be written by others"), "{error}");
     }
 }

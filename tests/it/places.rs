@@ -314,6 +314,19 @@ fn places_are_pruned_each_by_its_own_rules(version: Version) {
     let kept: Vec<usize> = of(&ground.listed(), None).into_iter().map(because).collect();
     assert_eq!(kept, [2, 1, 0, 0], "the list says what the rules of the place keep");
 
+    // What could not be deleted is not called deleted.
+    ground.faults.make("DELETE", "", Fault::Answer(403, "AccessDenied", ""), 100);
+    let out = ground.run("prune-snapshots", &["destination=offsite"]);
+    assert_eq!(out.stdout.matches("NOT DELETED").count(), 3, "{}", out.told());
+    assert!(
+        out.stdout.contains("deleted: '0'") && out.stdout.contains("0 deleted, 4 kept"),
+        "{}",
+        out.told()
+    );
+    out.failed(&["AccessDenied"]);
+    ground.faults.none();
+    assert_eq!(ground.listed().len(), 12);
+
     // One that cannot be read hides nothing, and what waits for it stays.
     let gone = ground.bucket("gone", "missing", &keep(1));
     ground.settings("keep: {last: 2}\n", &[&destinations()[..], std::slice::from_ref(&gone)].concat());
@@ -417,6 +430,7 @@ fn places_restore_out_of_a_bucket_and_out_of_a_directory(version: Version) {
         let _ = restore(&[&format!("from={from}"), &format!("expected-sha256={sha256}")]).completed();
         assert_same(&world.dump(), &saved, &from);
     }
+    restore(&["from=offsite/all"]).refused(&["more than one"]);
     restore(&["from=offsite/none.tar.gz"]).refused(&["no snapshot none.tar.gz in offsite"]);
 
     // Somebody else's is told as one from here would be.

@@ -45,14 +45,18 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, Stop> {
         return Err(Refusal::new("more than one snapshot is named", "give one name").into());
     };
     let look = Look::at(&places, &places.named(&wanted));
-    if let Which::Latest(folder) = &one.which {
-        let site = super::site(call)?;
-        let lineage = lineage(&site, Client::of(&site).status().ok());
-        return Ok(Source::Kept(Box::new(look.latest_of(&lineage, one, folder)?.clone())));
-    }
-    match look.choose(&wanted)?.as_slice() {
-        [found] => Ok(Source::Kept(Box::new((*found).clone()))),
-        _ => Err(Refusal::new("more than one snapshot is named", "give one name").into()),
+    let found = match &one.which {
+        Which::Named(_) => look.choose(&wanted)?.into_iter().next().cloned(),
+        Which::Latest(folder) => {
+            let site = super::site(call)?;
+            let lineage = lineage(&site, Client::of(&site).status().ok());
+            Some(look.latest_of(&lineage, one, folder)?.clone())
+        }
+        Which::All(_) => None,
+    };
+    match found {
+        Some(found) => Ok(Source::Kept(Box::new(found))),
+        None => Err(Refusal::new("more than one snapshot is named", "give one name").into()),
     }
 }
 

@@ -8,8 +8,8 @@ use crate::archive::human_size;
 use crate::catalog::retention::{Policy, Scope, Verdict, parse_age, parse_size};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
-use crate::keeping::{At, Judged, Look, Places};
-use crate::stop::{Refusal, Stop};
+use crate::keeping::{At, Found, Judged, Look, Places};
+use crate::stop::{Refusal, Stop, in_passing};
 use anyhow::{Context, Result};
 use std::rc::Rc;
 
@@ -28,32 +28,58 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
     let judged = look.judged(&|place| policy(&place.keep), &scope, call.now);
     let mut failures = unread(&look.unread, results);
-    let gone = carry_out(&judged, plan, &mut failures);
-    let rows: Vec<_> = judged.iter().map(|one| row(one, plan)).collect();
+    let fates: Vec<Fate> = judged.iter().map(|one| Fate::of(one, plan, &mut failures)).collect();
+    let rows: Vec<_> = judged.iter().zip(&fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect();
     results.set(key!("snapshots"), if rows.is_empty() { "none".to_owned() } else { table(HEAD, rows) });
-    results.set(if plan { key!("would-delete") } else { key!("deleted") }, gone.len().to_string());
-    let freed = human_size(gone.iter().map(|one| one.found.entry.size).sum());
+    let gone =
+        || judged.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Gone).map(|(one, _)| one.found);
+    results.set(if plan { key!("would-delete") } else { key!("deleted") }, gone().count().to_string());
+    let freed = human_size(gone().map(|found| found.entry.size).sum());
     results.set(if plan { key!("would-free") } else { key!("freed") }, freed);
     for place in &look.places {
-        let there = |one: &&&Judged<'_>| Rc::ptr_eq(&one.found.place, place);
-        let (all, gone) =
-            (judged.iter().filter(|one| there(&one)).count(), gone.iter().filter(there).count());
-        let word = if plan { "would go" } else { "deleted" };
+        let there = |found: &&Found| Rc::ptr_eq(&found.place, place);
+        let (all, gone) = (look.found.iter().filter(there).count(), gone().filter(there).count());
+        let word = Fate::Gone.in_a_word(plan);
         of_destination(results, place.name.as_deref(), format!("{gone} {word}, {} kept", all - gone));
     }
     failed(&failures, "the others were dealt with as the verdicts say", "mend the cause and run it again")
 }
 
-/// Deletes what is to go, unless it is only planned. Gives those that went, or would.
-fn carry_out<'a>(judged: &'a [Judged<'a>], plan: bool, failures: &mut Vec<String>) -> Vec<&'a Judged<'a>> {
-    let mut gone = Vec::new();
-    for one in judged.iter().filter(|one| matches!(one.verdict, Verdict::Deleted(_))) {
-        match if plan { Ok(()) } else { one.carry_out() } {
-            Ok(()) => gone.push(one),
-            Err(error) => failures.push(format!("{}: {error:#}", one.found.named())),
+/// What became of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It stays.
+    Kept,
+    /// It went, or would if it were not only planned.
+    Gone,
+    /// It was to go and is still there.
+    Failed,
+}
+
+impl Fate {
+    /// Deletes what is to go, unless it is only planned.
+    fn of(judged: &Judged<'_>, plan: bool, failures: &mut Vec<String>) -> Self {
+        match judged.verdict {
+            Verdict::Kept(_) => Self::Kept,
+            Verdict::Deleted(_) if plan => Self::Gone,
+            Verdict::Deleted(_) => match judged.carry_out() {
+                Ok(()) => Self::Gone,
+                Err(error) => {
+                    failures.push(format!("{}: {}", judged.found.named(), in_passing(&error)));
+                    Self::Failed
+                }
+            },
         }
     }
-    gone
+
+    fn in_a_word(self, plan: bool) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Gone if plan => "would go",
+            Self::Gone => "deleted",
+            Self::Failed => "NOT DELETED",
+        }
+    }
 }
 
 /// The rules that the caller gives.
@@ -134,12 +160,11 @@ fn own_member(client: &Client) -> Result<(Member, Status)> {
     Ok((own.context("etcd does not list the member that answers")?, status))
 }
 
-fn row(judged: &Judged<'_>, plan: bool) -> [String; 7] {
+fn row(judged: &Judged<'_>, word: &str) -> [String; 7] {
     let entry = &judged.found.entry;
-    let (word, why) = match &judged.verdict {
-        Verdict::Kept(reasons) => ("kept", reasons.join("; ")),
-        Verdict::Deleted(reason) if plan => ("would go", reason.clone()),
-        Verdict::Deleted(reason) => ("deleted", reason.clone()),
+    let why = match &judged.verdict {
+        Verdict::Kept(reasons) => reasons.join("; "),
+        Verdict::Deleted(reason) => reason.clone(),
     };
     let revision =
         entry.manifest.as_ref().map_or_else(|| "-".to_owned(), |manifest| manifest.revision.to_string());
