@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 12] = [
     &["stop", "progress"],
     &["system"],
     &["etcd", "juju"],
-    &["catalog"],
+    &["catalog", "schedule"],
     &["archive", "swap"],
     &["store"],
     &["settings"],

@@ -1,0 +1,176 @@
+//! The timer on this machine: put in, asked, taken away. Speaks to systemd alone.
+
+use super::units::{MARK, Units};
+use crate::stop::Refusal;
+use crate::system::durable::{Dir, PUBLIC};
+use crate::system::process::Program;
+use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp};
+use std::path::Path;
+
+/// The units' names.
+pub const TIMER: &str = "etcd-backup.timer";
+/// What it starts.
+pub const SERVICE: &str = "etcd-backup.service";
+/// Where an administrator's units are.
+const PLACE: &str = "/etc/systemd/system";
+/// So many runs hold a night, a weekend and a week even of runs every five minutes: the longest pause is among them.
+const ENOUGH: usize = 2500;
+
+/// What is so of the timer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Whether it waits for its time.
+    pub active: bool,
+    /// When it went off last.
+    pub last: Option<Timestamp>,
+    /// When it goes off next, jitter included.
+    pub next: Option<Timestamp>,
+}
+
+/// Whether systemd runs this machine.
+pub fn is_to_be_had() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// The next times of all `lines`, as systemd reads them. Refuses a line that it does not understand, and one without a time.
+pub fn elapses(lines: &[String], count: usize) -> Result<Vec<Timestamp>> {
+    let count = count.to_string();
+    let mut all = Vec::new();
+    for line in lines {
+        let words = ["calendar", "--iterations", &count, "--", line];
+        let said = match Program::new("systemd-analyze").args(words).run() {
+            Ok(output) => output.text(),
+            Err(error) => {
+                let why = error.last_words().map_or_else(|| error.to_string(), str::to_owned);
+                return Err(refused(line, &why).into());
+            }
+        };
+        let found = elapses_in(&said);
+        if found.is_empty() {
+            return Err(refused(line, "it never comes").into());
+        }
+        all.extend(found);
+    }
+    all.sort();
+    all.dedup();
+    Ok(all)
+}
+
+fn refused(line: &str, why: &str) -> Refusal {
+    Refusal::new(
+        format!("the schedule cannot be used: systemd says of {line:?}: {why}"),
+        "correct when and zone; `man systemd.time` has the forms",
+    )
+}
+
+/// The longest time between two runs of those to come.
+pub fn longest_gap(lines: &[String]) -> Result<Option<SignedDuration>> {
+    let times = elapses(lines, ENOUGH)?;
+    Ok(times.windows(2).map(|two| two[1].duration_since(two[0])).max())
+}
+
+/// The times in what `systemd-analyze calendar` prints.
+pub(super) fn elapses_in(text: &str) -> Vec<Timestamp> {
+    let time = |line: &str| {
+        let (what, time) = line.split_once(": ")?;
+        let fits = what.trim() == "Next elapse" || what.trim().starts_with("Iter");
+        let [_, date, clock, "UTC"] = time.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+        fits.then(|| format!("{date}T{clock}Z").parse().ok())?
+    };
+    text.lines().filter_map(time).collect()
+}
+
+/// What is so of the timer; `None` where there is none of ours.
+pub fn state() -> Result<Option<State>> {
+    if installed()?.is_none() {
+        return Ok(None);
+    }
+    let of = |property: &str| -> Result<String> {
+        let property = format!("--property={property}");
+        let words = ["show", "--timestamp=unix", "--value", &property, "--", TIMER];
+        Ok(Program::new("systemctl").args(words).run().context("asking systemd for the timer")?.text())
+    };
+    let time = |text: &str| Timestamp::from_second(text.strip_prefix('@')?.parse().ok()?).ok();
+    Ok(Some(State {
+        active: of("ActiveState")? == "active",
+        last: time(&of("LastTriggerUSec")?),
+        next: time(&of("NextElapseUSecRealtime")?),
+    }))
+}
+
+/// The units of ours that are there; units of that name which are not ours are refused.
+fn installed() -> Result<Option<Units>> {
+    let dir = Dir::open(Path::new(PLACE))?;
+    let read = |name: &str| -> Result<Option<String>> {
+        let text = dir.read_small(name)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        match text {
+            Some(text) if !text.starts_with(MARK) => Err(Refusal::new(
+                format!("{PLACE}/{name} is not ours"),
+                "move it away, or take the schedule out of the settings",
+            )
+            .into()),
+            text => Ok(text),
+        }
+    };
+    Ok(match (read(TIMER)?, read(SERVICE)?) {
+        (None, None) => None,
+        (timer, service) => {
+            Some(Units { timer: timer.unwrap_or_default(), service: service.unwrap_or_default() })
+        }
+    })
+}
+
+/// Puts the units in and has the timer wait for its time, now and after every boot. Says whether anything was changed.
+pub fn install(units: &Units) -> Result<bool> {
+    let is_new = installed()?.as_ref() != Some(units);
+    if is_new {
+        let dir = Dir::open(Path::new(PLACE))?;
+        dir.replace_for(SERVICE, units.service.as_bytes(), PUBLIC, None)?;
+        dir.replace_for(TIMER, units.timer.as_bytes(), PUBLIC, None)?;
+        systemctl(&["daemon-reload"])?;
+    }
+    if !is_new && state()?.is_some_and(|state| state.active) {
+        return Ok(false);
+    }
+    systemctl(&["enable", "--quiet", "--", TIMER])?;
+    systemctl(&["restart", "--", TIMER])?;
+    Ok(true)
+}
+
+/// Takes the timer away with all that it left, and says whether there was one. A run that is at work comes to its end.
+pub fn remove() -> Result<bool> {
+    if installed()?.is_none() {
+        return Ok(false);
+    }
+    systemctl(&["disable", "--quiet", "--now", "--", TIMER])?;
+    // When it went off last: the next timer of this name is none that missed a run.
+    let _ = systemctl(&["clean", "--what=state", "--", TIMER]);
+    let dir = Dir::open(Path::new(PLACE))?;
+    for name in [TIMER, SERVICE] {
+        dir.remove_file(name)?;
+    }
+    systemctl(&["daemon-reload"])?;
+    let _ = systemctl(&["reset-failed", "--", SERVICE]);
+    Ok(true)
+}
+
+fn systemctl(words: &[&str]) -> Result<()> {
+    let done = Program::new("systemctl").args(["--no-ask-password"]).args(words).run();
+    done.map(|_| ()).with_context(|| format!("asking systemd to {}", words.first().unwrap_or(&"")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::elapses_in;
+
+    #[test]
+    fn the_times_are_read_from_what_systemd_prints() {
+        let text = "Normalized form: *-*-* 03:00:00 Europe/Berlin\n    Next elapse: Sun 2026-11-22 02:00:00 UTC\n       \
+                    From now: 6h left\n       Iter. #2: Mon 2026-11-23 02:00:00 UTC\n   Iteration #3: Tue 2026-11-24 \
+                    02:00:00 UTC\n       From now: 2 days left\n";
+        let times: Vec<String> = elapses_in(text).iter().map(ToString::to_string).collect();
+        assert_eq!(times, ["2026-11-22T02:00:00Z", "2026-11-23T02:00:00Z", "2026-11-24T02:00:00Z"]);
+        assert!(elapses_in("    Next elapse: never\n").is_empty());
+    }
+}
