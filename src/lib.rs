@@ -25,6 +25,7 @@ pub mod keeping;
 pub mod offsite;
 pub mod progress;
 pub mod restore;
+pub mod runs;
 pub mod schedule;
 pub mod settings;
 pub mod snapshot;

@@ -10,7 +10,7 @@ const FLOORS: [&[&str]; 12] = [
     &["stop", "progress"],
     &["system"],
     &["etcd", "juju"],
-    &["catalog", "schedule"],
+    &["catalog", "runs", "schedule"],
     &["archive", "swap"],
     &["store"],
     &["settings"],

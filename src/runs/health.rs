@@ -1,0 +1,195 @@
+//! How it stands with the backups: one line and a status for whoever watches (Nagios' plugin API). Pure.
+
+use super::{Phase, Run};
+use jiff::{SignedDuration, Timestamp};
+
+/// A verdict, in the order of how bad it is; the number is a plugin's exit status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// All is as it should be.
+    Ok = 0,
+    /// Somebody should look at it.
+    Warning = 1,
+    /// Somebody must.
+    Critical = 2,
+    /// It could not be found out.
+    Unknown = 3,
+}
+
+impl Level {
+    /// As watchers write it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Warning => "WARNING",
+            Self::Critical => "CRITICAL",
+            Self::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+/// How old the last good backup may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From here on it is a warning.
+    pub warn: SignedDuration,
+    /// And from here on critical.
+    pub crit: SignedDuration,
+}
+
+/// What is known of the backups in a directory.
+#[derive(Debug, Clone)]
+pub struct Known<'a> {
+    /// The runs, the newest first.
+    pub runs: &'a [Run],
+    /// The names of the archives that are there.
+    pub archives: &'a [String],
+    /// How many uploads wait.
+    pub pending: usize,
+}
+
+/// The verdict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// How bad it is.
+    pub level: Level,
+    /// Since when there is a good backup, where there is one.
+    pub last_good: Option<Timestamp>,
+    /// In words, without the level.
+    pub words: String,
+    /// Numbers for graphs, as plugins print them: `label=value;warn;crit`.
+    pub data: String,
+}
+
+/// The last run that did all that it was to do, and whose archive is still somewhere: here, or at a destination.
+pub fn last_good<'a>(known: &Known<'a>) -> Option<&'a Run> {
+    known.runs.iter().find(|run| {
+        run.backup_phase == Phase::Completed
+            && (!run.destinations.is_empty()
+                || run.backup_name.as_ref().is_some_and(|name| known.archives.contains(name)))
+    })
+}
+
+/// Judges what is known by the limits.
+pub fn judge(known: &Known<'_>, limits: Limits, now: Timestamp) -> Health {
+    let good = last_good(known);
+    let age = good.map(|run| now.duration_since(run.started_time));
+    let mut level = match age {
+        None => Level::Critical,
+        Some(age) if age >= limits.crit => Level::Critical,
+        Some(age) if age >= limits.warn => Level::Warning,
+        Some(_) => Level::Ok,
+    };
+    let mut words = match (good, age) {
+        (Some(run), Some(age)) => {
+            let revision = run.revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();
+            format!("the last good backup is {} old{revision}", in_words(age))
+        }
+        _ => "there is no good backup".to_owned(),
+    };
+    if let Some(run) = known.runs.first() {
+        if run.backup_phase == Phase::Failed {
+            level = level.max(Level::Warning);
+            let why = run.backup_message.as_deref().unwrap_or("why is not known");
+            words += &format!("; the last run failed: {}", one_line(why));
+        } else if let Some(why) = &run.notice_message {
+            level = level.max(Level::Warning);
+            words += &format!("; {}", one_line(why));
+        }
+        if run.delete_phase == Some(Phase::Failed) {
+            level = level.max(Level::Warning);
+            let why = run.delete_message.as_deref().unwrap_or("why is not known");
+            words += &format!("; retention failed: {}", one_line(why));
+        }
+    }
+    if known.pending > 0 {
+        level = level.max(Level::Warning);
+        let s = if known.pending == 1 { " waits" } else { "s wait" };
+        words += &format!("; {} upload{s}", known.pending);
+    }
+    let age = age.map_or_else(|| "U".to_owned(), |age| format!("{}s", age.as_secs().max(0)));
+    let data = format!(
+        "age={age};{};{};0 pending={};1",
+        limits.warn.as_secs(),
+        limits.crit.as_secs(),
+        known.pending
+    );
+    let size = good.and_then(|run| run.size).map(|size| format!(" size={size}B")).unwrap_or_default();
+    Health { level, last_good: good.map(|run| run.started_time), words, data: data + &size }
+}
+
+/// An age for a person: the largest unit that it has two of, or the smallest.
+pub fn in_words(age: SignedDuration) -> String {
+    let seconds = age.as_secs().max(0);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A watcher takes the first line, and what is behind a bar for numbers.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() || c == '|' { ' ' } else { c }).take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_second(1_795_000_000 + hours * 3600).unwrap()
+    }
+
+    fn run(hours: i64, phase: Phase) -> Run {
+        Run {
+            backup_name: Some("a.tar.gz".into()),
+            backup_phase: phase,
+            revision: Some(7),
+            size: Some(55_000),
+            backup_message: (phase == Phase::Failed).then(|| "no etcd | at\nall".into()),
+            ..Run::beginning(at(hours), None)
+        }
+    }
+
+    fn health(runs: &[Run], archives: &[&str], pending: usize, now: i64) -> Health {
+        let archives: Vec<String> = archives.iter().map(|name| (*name).to_owned()).collect();
+        let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
+        judge(&Known { runs, archives: &archives, pending }, limits, at(now))
+    }
+
+    #[test]
+    fn age_failures_and_what_waits_make_the_verdict() {
+        use Phase::{Completed, Failed, Running};
+        let good = run(0, Completed);
+        let there = ["a.tar.gz"];
+        for (runs, archives, pending, now, level) in [
+            (&[good.clone()][..], &there[..], 0, 1, Level::Ok),
+            (&[good.clone()], &there, 0, 26, Level::Warning),
+            (&[good.clone()], &there, 0, 50, Level::Critical),
+            (&[good.clone()], &there, 1, 1, Level::Warning),
+            (&[run(2, Failed), good.clone()], &there, 0, 3, Level::Warning),
+            (&[run(2, Running), good.clone()], &there, 0, 3, Level::Ok),
+            (&[run(2, Failed)], &there, 0, 3, Level::Critical),
+            (&[], &there, 0, 3, Level::Critical),
+            // Its archive is gone.
+            (&[good.clone()], &[], 0, 1, Level::Critical),
+        ] {
+            assert_eq!(health(runs, archives, pending, now).level, level, "{runs:?} {now}");
+        }
+        let away = Run { destinations: [("offsite".to_owned(), "uploaded".to_owned())].into(), ..good };
+        assert_eq!(health(&[away], &[], 0, 1).level, Level::Ok);
+    }
+
+    #[test]
+    fn the_line_is_one_line_with_numbers() {
+        let told = health(&[run(2, Phase::Failed), run(0, Phase::Completed)], &["a.tar.gz"], 2, 3);
+        assert_eq!(
+            told.words,
+            "the last good backup is 3 h old, revision 7; the last run failed: no etcd   at all; 2 uploads wait"
+        );
+        assert_eq!(told.data, "age=10800s;93600;180000;0 pending=2;1 size=55000B");
+        assert_eq!(health(&[], &[], 0, 0).data, "age=U;93600;180000;0 pending=0;1");
+    }
+}
