@@ -22,6 +22,7 @@ pub mod etcd;
 pub mod fuzz;
 pub mod juju;
 pub mod keeping;
+pub mod notice;
 pub mod offsite;
 pub mod progress;
 pub mod restore;

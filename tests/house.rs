@@ -11,7 +11,7 @@ const FLOORS: [&[&str]; 12] = [
     &["system"],
     &["etcd", "juju"],
     &["catalog", "runs", "schedule"],
-    &["archive", "swap"],
+    &["archive", "notice", "swap"],
     &["store"],
     &["settings"],
     &["offsite"],

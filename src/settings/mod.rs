@@ -3,6 +3,8 @@
 //! Must never be taken from somebody who is not root: it says where every Secret of a cluster goes.
 
 use crate::catalog::retention::Policy;
+use crate::notice::Hooks;
+use crate::schedule::Schedule;
 use crate::stop::Refusal;
 use crate::store::folders;
 use crate::store::s3::Description;
@@ -34,6 +36,13 @@ pub struct Settings {
     /// Where archives go besides the target, by name.
     #[serde(default)]
     pub destinations: BTreeMap<String, Destination>,
+    /// When backups are taken by themselves. It is understood only where it is used: on the worst day a slip in it must not
+    /// stand in the way.
+    pub schedule: Option<Schedule>,
+    /// The directory of text files of Prometheus' node exporter.
+    pub metrics: Option<PathBuf>,
+    /// What is run before and after a backup.
+    pub hooks: Option<Hooks>,
 }
 
 /// One place to keep archives in.
@@ -105,6 +114,19 @@ impl Settings {
                 ));
             }
         }
+        let once = |is_twice: bool, what: &str| match is_twice {
+            false => Ok(()),
+            true => Err(Refusal::new(
+                format!("{OPERATORS} and {CHARMS} both have {what}"),
+                format!("take it out of {OPERATORS}, or out of Juju's configuration"),
+            )),
+        };
+        once(self.schedule.is_some() && others.schedule.is_some(), "a schedule")?;
+        once(self.metrics.is_some() && others.metrics.is_some(), "a directory for metrics")?;
+        once(self.hooks.is_some() && others.hooks.is_some(), "hooks")?;
+        self.schedule = self.schedule.or(others.schedule);
+        self.metrics = self.metrics.or(others.metrics);
+        self.hooks = self.hooks.or(others.hooks);
         Ok(self)
     }
 
@@ -192,6 +214,22 @@ mod tests {
             Policy { hourly: 1, daily: 2, weekly: 3, monthly: 4, max_size: Some(1024), ..Policy::default() };
         assert_eq!(read.destinations["b"].keep, b);
         assert!(matches!(&read.destinations["a"].at, At::Directory(at) if at.directory == Path::new("/d")));
+    }
+
+    #[test]
+    fn a_schedule_hooks_and_metrics_are_in_it_once() {
+        let text = "schedule: {when: every 12h, retries: 0}\nhooks: {before: /b, timeout: 5m}\nmetrics: /m\n";
+        let all = Settings::parse(text).unwrap();
+        assert_eq!(all.schedule.as_ref().unwrap().when, "every 12h");
+        assert_eq!(all.hooks.as_ref().unwrap().before.as_deref(), Some(Path::new("/b")));
+        let refusal = all.clone().with(all.clone()).unwrap_err().to_string();
+        assert!(refusal.contains("both have a schedule"), "{refusal}");
+        assert_eq!(Settings::default().with(all).unwrap().metrics.as_deref(), Some(Path::new("/m")));
+        for wrong in ["schedule: {every: 12h}", "hooks: {afterwards: /b}", "schedule: {}"] {
+            assert!(Settings::parse(wrong).is_err(), "{wrong}");
+        }
+        // Only whoever needs the schedule learns what is wrong with it.
+        assert!(Settings::parse("schedule: {when: nonsense!}").is_ok());
     }
 
     #[test]

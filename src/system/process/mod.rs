@@ -1,6 +1,6 @@
 //! Other programs: how they are started, watched, ended and quoted.
 //!
-//! Every child gets an environment built from nothing, no standard input, its own process group, a parent-death
+//! Every child gets an environment built from nothing, no standard input but what is put there, its own process group, a parent-death
 //! signal (Juju's cancel is SIGKILL of our process alone) and a deadline. Its output goes to memory files and
 //! not to pipes, so that a child that leaves a daemon behind can never block us. Never runs a shell.
 
@@ -44,6 +44,7 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     cwd: Option<PathBuf>,
+    input: Option<Vec<u8>>,
     deadline: Duration,
     isolated: bool,
 }
@@ -63,6 +64,7 @@ impl Program {
             args: Vec::new(),
             env: Vec::new(),
             cwd: None,
+            input: None,
             deadline: Duration::from_secs(60),
             isolated: false,
         };
@@ -94,6 +96,13 @@ impl Program {
     #[must_use]
     pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
         self.cwd = Some(path.into());
+        self
+    }
+
+    /// What it reads from its standard input, which is nothing otherwise.
+    #[must_use]
+    pub fn input(mut self, bytes: Vec<u8>) -> Self {
+        self.input = Some(bytes);
         self
     }
 
@@ -135,12 +144,16 @@ impl Program {
     fn spawn(&self) -> io::Result<Running> {
         let stdout = memory_file("stdout")?;
         let stderr = memory_file("stderr")?;
+        let stdin = match &self.input {
+            Some(bytes) => filled(bytes)?.into(),
+            None => Stdio::null(),
+        };
         let mut command = std::process::Command::new(&self.path);
         command
             .args(&self.args)
             .env_clear()
             .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(stdout.try_clone()?)
             .stderr(stderr.try_clone()?)
             .process_group(0);
@@ -188,6 +201,13 @@ pub fn quoted(word: &OsStr) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
+}
+
+/// A file in memory that holds `bytes` and is read from its beginning.
+fn filled(bytes: &[u8]) -> io::Result<File> {
+    let file = memory_file("stdin")?;
+    file.write_all_at(bytes, 0)?;
+    Ok(file)
 }
 
 fn memory_file(name: &str) -> io::Result<File> {
