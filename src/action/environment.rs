@@ -107,6 +107,14 @@ pub fn called() -> String {
     name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// The path of the program, symlinks not resolved: in a package all programs are one, by symlinks.
+#[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
+pub(super) fn called_as() -> Option<PathBuf> {
+    let word = PathBuf::from(std::env::args_os().next()?);
+    let path = if word.components().count() > 1 { word } else { which::which(word).ok()? };
+    std::path::absolute(path).ok()
+}
+
 /// The words after the program's name.
 #[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
 pub(super) fn words() -> Vec<OsString> {

@@ -3,7 +3,9 @@
 //!
 //! The one place that chooses exit codes. Must never know how a walk does its work.
 
+pub mod backup;
 mod bug;
+pub mod check;
 pub mod credentials;
 pub mod declared;
 mod environment;
@@ -11,6 +13,8 @@ mod offsite;
 pub mod params;
 pub mod restore;
 pub mod results;
+mod runs;
+pub mod schedule;
 pub mod site;
 pub mod snapshot;
 pub mod snapshots;
@@ -81,7 +85,7 @@ pub fn run(action: &str, perform: Perform) -> ExitCode {
     if let Ok(mut teller) = teller.try_borrow_mut() {
         teller.finish();
     }
-    door.tell(&results, &outcome)
+    door.tell(action, &results, &outcome)
 }
 
 fn not_begun(cause: anyhow::Error) -> Stop {
@@ -117,9 +121,10 @@ impl Door {
         }
     }
 
-    fn tell(&self, results: &Results, outcome: &Result<(), Stop>) -> ExitCode {
+    fn tell(&self, action: &str, results: &Results, outcome: &Result<(), Stop>) -> ExitCode {
         match self {
             Self::Juju(juju) => unit::tell(juju, results, outcome),
+            Self::Terminal(_) if action == check::NAME => check::tell(results, outcome),
             Self::Terminal(_) => terminal::tell(results, outcome),
         }
     }
@@ -143,6 +148,13 @@ impl Call<'_> {
     /// Who listens to the walk: `walk(…, &mut call.tell())`.
     pub fn tell(&self) -> impl FnMut(Progress<'_>) {
         |progress| (self.tell)(progress)
+    }
+
+    /// The same call of another action, with these words for its parameters.
+    fn of(&self, action: &str, words: &[String]) -> Result<Call<'_>, Stop> {
+        let declaration = Declaration::of(action).map_err(|e| bug::stop(&format!("{e:#}"), false))?;
+        let params = Params::from_words(&declaration, words.iter().map(String::as_str))?;
+        Ok(Call { params, ..*self })
     }
 
     /// The unit that we are on, where Juju runs us.

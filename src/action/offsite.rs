@@ -2,12 +2,12 @@
 
 use super::Call;
 use super::results::{Key, Results};
-use crate::offsite::{self, Archive, Destinations};
+use crate::offsite::{self, Archive, Destinations, Outcome};
 use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::stop::{Failure, Refusal, Stop};
 use crate::system::durable::Dir;
-use anyhow::{Context, anyhow};
+use anyhow::{Context, Result, anyhow};
 
 /// What was written down of backups on this machine.
 pub(super) fn settings(call: &Call<'_>) -> Result<Settings, Refusal> {
@@ -29,22 +29,35 @@ pub(super) fn send(
     if destinations.is_empty() {
         return Ok(());
     }
+    let name = report.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let archive = Archive { name, sha256: &report.packed.sha256, manifest: &report.manifest };
+    let home = report.path.parent().context("the archive has no directory").and_then(Dir::open);
+    let outcomes =
+        home.and_then(|home| offsite::send(&home, &archive, destinations, call.now, &mut call.tell()));
+    told(outcomes, results, &format!("the archive {} is complete and verified", report.path.display()))
+}
+
+/// Sends those that wait in `home`.
+pub(super) fn send_what_waits(
+    call: &Call<'_>,
+    home: &Dir,
+    destinations: &Destinations,
+    results: &mut Results,
+) -> Result<(), Stop> {
+    let outcomes = offsite::send_what_waits(home, destinations, &mut call.tell());
+    told(outcomes, results, "the archive here is complete and verified")
+}
+
+/// What became of each destination, for the results; fails where something still waits.
+fn told(outcomes: Result<Vec<Outcome>>, results: &mut Results, state: &str) -> Result<(), Stop> {
     let stays = |cause: anyhow::Error| {
-        let state = format!(
-            "the archive {} is complete and verified, and waits to be uploaded; etcd was not touched",
-            report.path.display()
-        );
         Stop::Failed(Failure {
             cause,
-            state,
+            state: format!("{state}, and waits to be uploaded; etcd was not touched"),
             next: "mend the cause, then run snapshot again: it sends all that waits".to_owned(),
         })
     };
-    let name = report.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let archive = Archive { name, sha256: &report.packed.sha256, manifest: &report.manifest };
-    let home =
-        report.path.parent().context("the archive has no directory").and_then(Dir::open).map_err(stays)?;
-    let outcomes = offsite::send(&home, &archive, destinations, call.now, &mut call.tell()).map_err(stays)?;
+    let outcomes = outcomes.map_err(stays)?;
     for outcome in &outcomes {
         if let Some(key) = Key::below("destinations", &outcome.destination) {
             results.set(key, outcome.in_words());

@@ -1,9 +1,12 @@
 //! The action `snapshot`: parameters to a request, the walk's report to results.
 
 use super::results::Results;
+use super::runs::Watch;
 use super::{Call, key, settled};
 use crate::archive::{Effort, human_size};
 use crate::etcd::client::Client;
+use crate::etcd::site::Site;
+use crate::settings::Settings;
 use crate::snapshot::{self, Report, Request};
 use crate::stop::{Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
@@ -13,36 +16,73 @@ use std::path::PathBuf;
 /// Takes a snapshot and says where it is.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     refuse_old_keys(call.params.text("keys-version")?)?;
-    let destinations = super::offsite::destinations(call, super::offsite::settings(call)?);
-    let site = super::site(call)?;
-    let untouched = |error| {
-        let state = "no archive was published and etcd was not touched";
-        Stop::of(
-            error,
-            state,
-            format!("{}, mend the cause, then run snapshot again", site.service.typed("status")),
-        )
-    };
-    let (user, owner) = archive_owner().map_err(untouched)?;
-    let request = Request {
-        target: PathBuf::from(call.params.text("target")?),
-        effort: effort(call.params.text("compression")?)?,
-        owner,
-        unit: call.unit().map(str::to_owned),
-        before_restore: false,
-        now: call.now,
-    };
-    Approach::to(&request.target, owner).and_then(|way| way.must_be_open_to(&user)).map_err(untouched)?;
-    let data = DataDir::open(&site).map_err(untouched)?;
-    Approach::to(&request.target, owner)
-        .and_then(|way| way.must_not_lie_in(data.dir()))
-        .map_err(untouched)?;
-    settled(call, &site, &data, results)?;
-    let report =
-        snapshot::take(&Client::of(&site), &site.tools, &request, &mut call.tell()).map_err(untouched)?;
-    results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
-    tell(&report, super::site::warnings(&site, call.now), results);
-    super::offsite::send(call, &report, &destinations, results)
+    let settings = super::offsite::settings(call)?;
+    let ready = Ready::find(call)?;
+    let place = (ready.request.target.as_path(), ready.request.owner);
+    let mut watch = Watch::begin(call, &settings, place, None, 1).map_err(|e| ready.untouched(e))?;
+    let outcome = watch.before().and_then(|()| ready.take(call, &settings, &mut watch, results));
+    watch.finish(&outcome, results);
+    watch.tell(outcome, results)
+}
+
+/// All that a snapshot takes, found and allowed; nobody else works on the data while this lives.
+pub(super) struct Ready {
+    site: Site,
+    user: String,
+    request: Request,
+    data: DataDir,
+}
+
+impl Ready {
+    /// Finds it, or refuses.
+    pub fn find(call: &Call<'_>) -> Result<Self, Stop> {
+        let site = super::site(call)?;
+        let (user, owner) = archive_owner().map_err(|error| untouched(&site, error))?;
+        let request = Request {
+            target: PathBuf::from(call.params.text("target")?),
+            effort: effort(call.params.text("compression")?)?,
+            owner,
+            unit: call.unit().map(str::to_owned),
+            before_restore: false,
+            now: call.now,
+        };
+        let approach = || Approach::to(&request.target, owner);
+        let hold = || {
+            approach()?.must_be_open_to(&user)?;
+            let data = DataDir::open(&site)?;
+            approach()?.must_not_lie_in(data.dir())?;
+            Ok(data)
+        };
+        let data = hold().map_err(|error| untouched(&site, error))?;
+        Ok(Self { site, user, request, data })
+    }
+
+    /// Takes the snapshot, sends it to every destination, and says so.
+    pub fn take(
+        &self,
+        call: &Call<'_>,
+        settings: &Settings,
+        watch: &mut Watch<'_>,
+        results: &mut Results,
+    ) -> Result<(), Stop> {
+        let Self { site, user, request, data } = self;
+        settled(call, site, data, results)?;
+        let report = snapshot::take(&Client::of(site), &site.tools, request, &mut call.tell())
+            .map_err(|error| self.untouched(error))?;
+        watch.published(&report);
+        results.set(key!("copy.cmd"), call.copy_command(user, &report.path));
+        tell(&report, super::site::warnings(site, call.now), results);
+        super::offsite::send(call, &report, &super::offsite::destinations(call, settings.clone()), results)
+    }
+
+    fn untouched(&self, error: anyhow::Error) -> Stop {
+        untouched(&self.site, error)
+    }
+}
+
+fn untouched(site: &Site, error: anyhow::Error) -> Stop {
+    let next = format!("{}, mend the cause, then run snapshot again", site.service.typed("status"));
+    Stop::of(error, "no archive was published and etcd was not touched", next)
 }
 
 /// The older charm's parameter: it could copy the store of the v2 API too, which etcd 3.6 no longer has.

@@ -19,7 +19,7 @@ mod systemd;
 
 pub use programs::by_name;
 
-use crate::action::Environment;
+use crate::action::{Environment, check, now, schedule};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Status};
@@ -95,7 +95,9 @@ fn complain(text: &str) {
 
 /// What the unit's status is after the hook.
 fn live(juju: &Juju, environment: &Environment, hook: Hook) -> Status {
-    try_to_live(juju, environment, hook).unwrap_or_else(|error| told(&error, "the hook broke off"))
+    let said =
+        try_to_live(juju, environment, hook).unwrap_or_else(|error| told(&error, "the hook broke off"));
+    with_backups(said, environment, hook)
 }
 
 /// What is wrong with backups, as far as Juju says how they are to be made. It is told where etcd itself is well.
@@ -116,6 +118,27 @@ fn told(error: &anyhow::Error, what: &str) -> Status {
     match error.downcast_ref::<Refusal>() {
         Some(refusal) => blocked(&refusal.reason, &refusal.next),
         None => blocked(&format!("{what}: {error:#}"), "mend the cause; it is tried again within minutes"),
+    }
+}
+
+/// The status of the unit, its backups included. Where it serves, the timer is what the settings say; where it goes, there is
+/// none; and else what is wrong with etcd is to be mended first.
+fn with_backups(said: Status, environment: &Environment, hook: Hook) -> Status {
+    if matches!(hook, Hook::Stop | Hook::Remove) {
+        if let Err(error) = schedule::forget(environment) {
+            complain(&format!("taking the timer of backups away: {error:#}"));
+        }
+        return said;
+    }
+    if said.word != "active" {
+        return said;
+    }
+    if let Err(error) = schedule::reconcile(environment, now()) {
+        return told(&error, "the schedule of backups");
+    }
+    match check::glance(environment, now()) {
+        Some(words) => status("active", format!("{}; {words}", said.message)),
+        None => said,
     }
 }
 

@@ -3,12 +3,14 @@
 //! They share nearly all of their code: packed apart from each other they had 22.6 MB, against the 15 MB that a charm may
 //! have. Must never do anything of its own.
 
-use crate::action::{Perform, called, credentials, restore, run, site, snapshot, snapshots, upkeep};
+use crate::action::{
+    Perform, backup, called, check, credentials, restore, run, schedule, site, snapshot, snapshots, upkeep,
+};
 use std::io::Write;
 use std::process::ExitCode;
 
 /// What each action does, as its own program in `actions/` does it.
-const ACTIONS: [(&str, Perform); 16] = [
+const ACTIONS: [(&str, Perform); 19] = [
     ("snapshot", snapshot::perform),
     ("restore", restore::perform),
     ("list-snapshots", snapshots::list::perform),
@@ -25,6 +27,9 @@ const ACTIONS: [(&str, Perform); 16] = [
     ("compact", upkeep::compact),
     ("defrag", upkeep::defrag),
     ("package-client-credentials", credentials::perform),
+    ("backup", backup::perform),
+    ("schedule", schedule::perform),
+    ("check", check::perform),
 ];
 
 /// Runs the program that we are called by the name of.

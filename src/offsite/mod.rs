@@ -70,11 +70,26 @@ pub fn send(
     for destination in destinations.names() {
         queue.add(&Waiting::new(archive, destination, now))?;
     }
-    let waiting = still_there(home, &queue, tell)?;
+    send_all(home, &queue, destinations, tell)
+}
+
+/// Uploads whatever waits in the archives' directory `home`, and nothing new.
+pub fn send_what_waits(home: &Dir, destinations: &Destinations, tell: Tell<'_>) -> Result<Vec<Outcome>> {
+    send_all(home, &Queue::open(home)?, destinations, tell)
+}
+
+/// How many uploads wait in `home`, for destinations that are known. Changes nothing.
+pub fn pending(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<usize> {
+    let Some(queue) = Queue::there(home)? else { return Ok(0) };
+    Ok(queue.waiting()?.iter().filter(|one| is_known(&one.destination)).count())
+}
+
+fn send_all(home: &Dir, queue: &Queue, destinations: &Destinations, tell: Tell<'_>) -> Result<Vec<Outcome>> {
+    let waiting = still_there(home, queue, tell)?;
     let mut outcomes = Vec::new();
     for destination in destinations.names() {
         let own = waiting.iter().filter(|one| one.destination == destination);
-        outcomes.push(to_one(home, &queue, destination, own, destinations, tell)?);
+        outcomes.push(to_one(home, queue, destination, own, destinations, tell)?);
     }
     Ok(outcomes)
 }

@@ -137,6 +137,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::slice::from_ref;
 
     fn at(hours: i64) -> Timestamp {
         Timestamp::from_second(1_795_000_000 + hours * 3600).unwrap()
@@ -165,16 +166,16 @@ mod tests {
         let good = run(0, Completed);
         let there = ["a.tar.gz"];
         for (runs, archives, pending, now, level) in [
-            (&[good.clone()][..], &there[..], 0, 1, Level::Ok),
-            (&[good.clone()], &there, 0, 26, Level::Warning),
-            (&[good.clone()], &there, 0, 50, Level::Critical),
-            (&[good.clone()], &there, 1, 1, Level::Warning),
+            (from_ref(&good), &there[..], 0, 1, Level::Ok),
+            (from_ref(&good), &there, 0, 26, Level::Warning),
+            (from_ref(&good), &there, 0, 50, Level::Critical),
+            (from_ref(&good), &there, 1, 1, Level::Warning),
             (&[run(2, Failed), good.clone()], &there, 0, 3, Level::Warning),
             (&[run(2, Running), good.clone()], &there, 0, 3, Level::Ok),
             (&[run(2, Failed)], &there, 0, 3, Level::Critical),
             (&[], &there, 0, 3, Level::Critical),
             // Its archive is gone.
-            (&[good.clone()], &[], 0, 1, Level::Critical),
+            (from_ref(&good), &[], 0, 1, Level::Critical),
         ] {
             assert_eq!(health(runs, archives, pending, now).level, level, "{runs:?} {now}");
         }

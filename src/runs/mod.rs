@@ -98,6 +98,14 @@ impl Run {
         }
     }
 
+    /// It has come to its end; `why` says why it is not a good one.
+    pub fn end(&mut self, now: Timestamp, why: Option<String>) {
+        self.backup_finished_time = Some(now);
+        self.backup_phase = if why.is_some() { Phase::Failed } else { Phase::Completed };
+        self.failures_total += u64::from(why.is_some());
+        self.backup_message = why;
+    }
+
     /// The same once it is known that whoever ran it is gone.
     fn killed(mut self) -> Self {
         let last = self.backup_message.map(|why| format!(" (before that: {why})")).unwrap_or_default();
@@ -143,41 +151,31 @@ fn read(shelf: &Dir, name: &str) -> Option<(Run, bool)> {
     Some((if is_dead { run.killed() } else { run }, is_dead))
 }
 
-/// The record of a run that goes on.
+/// The place of a run that goes on, held for as long as it does.
 #[derive(Debug)]
 pub struct Record {
     dir: Dir,
     _lock: Lock,
-    /// What is known of it; [written](Self::write) on demand.
-    pub run: Run,
 }
 
 impl Record {
-    /// Begins one beside the archives in `home`. Those of runs that were killed say so from now on, and the oldest go.
-    pub fn begin(home: &Dir, mut run: Run) -> Result<Self> {
+    /// Begins one for `run` beside the archives in `home`. Those of runs that were killed say so from now on, and the oldest
+    /// go.
+    pub fn begin(home: &Dir, run: &mut Run) -> Result<Self> {
         let shelf = home.ensure_child(NAME, MODE, None)?;
         run.failures_total = settle(&shelf)?;
         let dir = place(&shelf, run.started_time)?;
         let lock = Lock::take(&dir)?;
-        let record = Self { dir, _lock: lock, run };
-        record.write()?;
+        let record = Self { dir, _lock: lock };
+        record.write(run)?;
         shelf.sync()?;
         Ok(record)
     }
 
     /// Has the record say what is known now, durably.
-    pub fn write(&self) -> Result<()> {
-        let text = serde_json::to_vec_pretty(&self.run).context("writing what became of a run")?;
+    pub fn write(&self, run: &Run) -> Result<()> {
+        let text = serde_json::to_vec_pretty(run).context("writing what became of a run")?;
         self.dir.replace(RECORD, &text)
-    }
-
-    /// The run has come to its end.
-    pub fn end(&mut self, now: Timestamp, why: Option<String>) -> Result<()> {
-        self.run.backup_finished_time = Some(now);
-        self.run.backup_phase = if why.is_some() { Phase::Failed } else { Phase::Completed };
-        self.run.failures_total += u64::from(why.is_some());
-        self.run.backup_message = why;
-        self.write()
     }
 }
 
@@ -231,35 +229,40 @@ mod tests {
         (home, dir)
     }
 
-    fn begin(home: &Dir, second: i64) -> Record {
-        Record::begin(home, Run::beginning(at(second), None)).unwrap()
+    fn begin(home: &Dir, second: i64) -> (Record, Run) {
+        let mut run = Run::beginning(at(second), None);
+        (Record::begin(home, &mut run).unwrap(), run)
+    }
+
+    fn end((record, mut run): (Record, Run), why: Option<&str>) {
+        run.end(at(1000), why.map(str::to_owned));
+        record.write(&run).unwrap();
     }
 
     #[test]
     fn a_run_is_running_until_it_ends_or_its_holder_dies() {
         let (_keep, home) = home();
         assert!(look(&home).unwrap().is_empty());
-        let mut first = begin(&home, 1);
+        let first = begin(&home, 1);
         let second = begin(&home, 1);
         let phases = || look(&home).unwrap().iter().map(|run| run.backup_phase).collect::<Vec<_>>();
         assert_eq!(phases(), [Phase::Running, Phase::Running]);
-        first.end(at(2), None).unwrap();
-        drop((first, second));
+        end(first, None);
+        drop(second);
         let runs = look(&home).unwrap();
         let killed = runs.iter().find(|run| run.was_killed()).unwrap();
         assert_eq!((killed.backup_phase, runs.len()), (Phase::Failed, 2));
         assert!(killed.backup_message.as_ref().unwrap().starts_with("killed"), "{killed:?}");
         // A look writes nothing; the next run does, and counts it.
-        assert_eq!(begin(&home, 3).run.failures_total, 1);
-        assert_eq!(begin(&home, 4).run.failures_total, 2);
+        assert_eq!(begin(&home, 3).1.failures_total, 1);
+        assert_eq!(begin(&home, 4).1.failures_total, 2);
     }
 
     #[test]
     fn failures_are_counted_beyond_what_is_remembered() {
         let (_keep, home) = home();
         for second in 0..60 {
-            let mut record = begin(&home, second);
-            record.end(at(second), Some("no etcd".to_owned())).unwrap();
+            end(begin(&home, second), Some("no etcd"));
         }
         let runs = look(&home).unwrap();
         assert_eq!((runs.len(), runs[0].started_time), (KEPT, at(59)));
@@ -269,8 +272,7 @@ mod tests {
     #[test]
     fn what_others_put_there_is_passed_over() {
         let (keep, home) = home();
-        let mut record = begin(&home, 1);
-        record.end(at(1), None).unwrap();
+        end(begin(&home, 1), None);
         let shelf = keep.path().join(NAME);
         std::fs::create_dir(shelf.join("empty")).unwrap();
         std::fs::write(shelf.join("file"), "x").unwrap();
@@ -278,6 +280,6 @@ mod tests {
         std::fs::write(shelf.join("junk").join(RECORD), "{}").unwrap();
         std::os::unix::fs::symlink("/etc", shelf.join("link")).unwrap();
         assert_eq!(look(&home).unwrap().len(), 1);
-        assert_eq!(begin(&home, 2).run.failures_total, 0);
+        assert_eq!(begin(&home, 2).1.failures_total, 0);
     }
 }

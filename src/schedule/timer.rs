@@ -121,6 +121,12 @@ fn installed() -> Result<Option<Units>> {
     })
 }
 
+/// Whether the service of ours that is there has this in its environment.
+pub fn is_for(variable: &str) -> Result<bool> {
+    let line = format!("Environment=\"{variable}\"");
+    Ok(installed()?.is_some_and(|units| units.service.lines().any(|found| found == line)))
+}
+
 /// Puts the units in and has the timer wait for its time, now and after every boot. Says whether anything was changed.
 pub fn install(units: &Units) -> Result<bool> {
     let is_new = installed()?.as_ref() != Some(units);

@@ -6,11 +6,16 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The names in a directory, sorted; none if it is not there.
+/// The records of runs beside archives.
+const RUNS: &str = ".runs";
+
+/// The names in a directory, sorted; none if it is not there. Every run of a snapshot leaves a record beside the archives:
+/// that is looked at where it is the point.
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.retain(|name| name != RUNS);
     names.sort();
     names
 }

@@ -54,6 +54,7 @@ mod restore;
 mod restore_options;
 mod rollback;
 mod run;
+mod runs;
 #[path = "../s3/mod.rs"]
 mod s3;
 mod secrets;

@@ -38,6 +38,9 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("actions/defrag", env!("CARGO_BIN_EXE_defrag")),
     ("actions/package-client-credentials", env!("CARGO_BIN_EXE_package-client-credentials")),
     ("actions/fetch-snapshot", env!("CARGO_BIN_EXE_fetch-snapshot")),
+    ("actions/backup", env!("CARGO_BIN_EXE_backup")),
+    ("actions/schedule", env!("CARGO_BIN_EXE_schedule")),
+    ("actions/check", env!("CARGO_BIN_EXE_check")),
 ];
 
 /// A unit on the machine of one world, `etcd/0` most often.

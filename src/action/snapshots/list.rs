@@ -6,12 +6,19 @@ use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
 use crate::keeping::{Found, Look, Place};
+use crate::runs::{self, Run};
 use crate::stop::{Refusal, Stop};
+use crate::store::local::Local;
+use jiff::Timestamp;
 use serde::Serialize;
+use std::path::Path;
 use std::rc::Rc;
 
 /// What an empty place in the table says.
 const NOTHING: &str = "-";
+/// How much of a message the table shows.
+const LONGEST: usize = 120;
+const RUNS: [&str; 6] = ["SCHEDULED", "STARTED", "FINISHED", "PHASE", "NAME", "MESSAGE"];
 const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERIFIED", "KEPT BECAUSE"];
 
 /// Lists the archives.
@@ -27,6 +34,10 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let rows: Vec<Row> =
         look.found.iter().zip(because).take(limit).map(|(found, kept)| Row::of(found, kept)).collect();
     results.set(key!("snapshots"), format.written(&rows)?);
+    if call.params.flag("runs")? {
+        let runs = runs_of(call, limit)?;
+        results.set(key!("runs"), format.runs(&runs)?);
+    }
     results.set(key!("count"), look.found.len().to_string());
     results.set(key!("size"), human_size(look.found.iter().map(|found| found.entry.size).sum()));
     if look.found.len() > rows.len() {
@@ -52,6 +63,17 @@ fn in_words(look: &Look, place: &Rc<Place>) -> String {
     format!("{count} {noun}, {size}, in {}", place.store.shown())
 }
 
+/// The last runs beside the archives of `target`.
+fn runs_of(call: &Call<'_>, limit: usize) -> Result<Vec<Run>, Stop> {
+    let local = Local::open(Path::new(call.params.text("target")?)).map_err(super::untouched)?;
+    let mut all = match local {
+        Some(local) => runs::look(local.dir()).map_err(super::untouched)?,
+        None => Vec::new(),
+    };
+    all.truncate(limit);
+    Ok(all)
+}
+
 #[derive(Clone, Copy)]
 enum Format {
     Table,
@@ -70,9 +92,17 @@ impl Format {
     }
 
     fn written(self, rows: &[Row]) -> Result<String, Stop> {
+        self.of(rows, || table(HEAD, rows.iter().map(Row::cells)))
+    }
+
+    fn runs(self, runs: &[Run]) -> Result<String, Stop> {
+        self.of(runs, || table(RUNS, runs.iter().map(cells_of)))
+    }
+
+    fn of<T: Serialize>(self, rows: &[T], table: impl FnOnce() -> String) -> Result<String, Stop> {
         let text = match self {
             Self::Table if rows.is_empty() => Ok("none".to_owned()),
-            Self::Table => Ok(table(HEAD, rows.iter().map(Row::cells))),
+            Self::Table => Ok(table()),
             Self::Json => serde_json::to_string_pretty(rows).map_err(anyhow::Error::from),
             Self::Yaml => serde_yaml::to_string(rows).map_err(anyhow::Error::from),
         };
@@ -80,6 +110,36 @@ impl Format {
             text.map_err(|error| Stop::of(error, "nothing was changed", "run it with format=table"))?;
         Ok(text.trim_end().to_owned())
     }
+}
+
+/// A run, as the table shows it. What is left to say of one is in its message.
+fn cells_of(run: &Run) -> [String; 6] {
+    let time = |time: Option<Timestamp>| {
+        time.map_or_else(|| NOTHING.to_owned(), |time| in_seconds(time).to_string())
+    };
+    let told = [&run.backup_message, &run.delete_message, &run.notice_message];
+    let told: Vec<&str> = told.into_iter().flatten().map(String::as_str).collect();
+    [
+        time(run.scheduled_time),
+        time(Some(run.started_time)),
+        time(run.backup_finished_time),
+        format!("{:?}", run.backup_phase),
+        run.backup_name.clone().unwrap_or_else(|| NOTHING.to_owned()),
+        if told.is_empty() { NOTHING.to_owned() } else { clipped(&told.join("; ")) },
+    ]
+}
+
+/// What fits behind the other columns; a document has all of it.
+fn clipped(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}
+
+fn in_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
 /// One archive, as documents show it.

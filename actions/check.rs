@@ -1,0 +1,7 @@
+//! The action `check`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("check", etcd_charm::action::check::perform)
+}

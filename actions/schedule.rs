@@ -1,0 +1,7 @@
+//! The action `schedule`, as Juju runs it and as a person types it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcd_charm::action::run("schedule", etcd_charm::action::schedule::perform)
+}

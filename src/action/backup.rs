@@ -1,0 +1,252 @@
+//! The action `backup`: a snapshot, the uploads, the retention. What the schedule runs, and a person may too.
+//!
+//! Must never delete an archive after a backup that failed.
+
+use super::results::Results;
+use super::runs::{Watch, in_short};
+use super::snapshot::Ready;
+use super::snapshots::prune;
+use super::{Call, key, now};
+use crate::progress::Progress;
+use crate::runs::{Phase, Run, look};
+use crate::schedule::timer::{self, State};
+use crate::schedule::{Timetable, in_words};
+use crate::settings::Settings;
+use crate::stop::{Failure, Refusal, Stop};
+use crate::store::directory::{Approach, archive_owner};
+use crate::system::interrupt;
+use crate::system::owner::Owner;
+use jiff::Timestamp;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How often a signal is looked for while a run waits for its next try.
+const TICK: Duration = Duration::from_millis(250);
+
+/// What a call of the timer's comes to.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    /// Nothing: why.
+    Not(String),
+    /// A run, with as many tries behind it as were killed.
+    Now { scheduled: Option<Timestamp>, tries: u32 },
+}
+
+/// Takes a backup, or does nothing where the timer has called and none is due.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
+    let settings = super::offsite::settings(call)?;
+    let table = match call.params.flag("scheduled")? {
+        true => Some(timetable(&settings)?),
+        false => None,
+    };
+    let untouched = |error| Stop::of(error, "no run was begun", "mend the cause and run it again");
+    let (_, owner) = archive_owner().map_err(untouched)?;
+    let target = Path::new(call.params.text("target")?);
+    let (scheduled, tries) = match &table {
+        None => (None, 0),
+        Some(table) => match due_at(table, target, owner, call.now).map_err(untouched)? {
+            Due::Not(why) => {
+                results.set(key!("run.not-due"), why);
+                return Ok(());
+            }
+            Due::Now { scheduled, tries } => (scheduled, tries),
+        },
+    };
+    let mut watch = Watch::begin(call, &settings, (target, owner), scheduled, tries).map_err(untouched)?;
+    let outcome = watch.before().and_then(|()| tried(call, &settings, table.as_ref(), &mut watch, results));
+    watch.finish(&outcome, results);
+    let pruned = match outcome {
+        Ok(()) => retain(call, &mut watch, results),
+        Err(_) => Ok(()),
+    };
+    if watch.run.tries > 1 {
+        results.set(key!("run.tries"), watch.run.tries.to_string());
+    }
+    watch.tell(outcome, results)?;
+    pruned
+}
+
+fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
+    match &settings.schedule {
+        Some(schedule) => schedule.timetable(),
+        None => Err(Refusal::new(
+            "the timer has called, and no schedule is written down",
+            "run `schedule remove=true`, or write one into the settings",
+        )),
+    }
+}
+
+fn due_at(table: &Timetable, target: &Path, owner: Owner, now: Timestamp) -> anyhow::Result<Due> {
+    let runs = match Approach::to(target, owner)?.arrived() {
+        Some(home) => look(&home)?,
+        None => Vec::new(),
+    };
+    Ok(due(table, timer::state().unwrap_or_default().as_ref(), &runs, now))
+}
+
+/// Whether a run is due, by what is remembered of those before. A timer that went off tells when the run was to be; one that
+/// goes off more often than runs are wanted is told to wait.
+fn due(table: &Timetable, state: Option<&State>, runs: &[Run], now: Timestamp) -> Due {
+    let slot = table.slot(now).or_else(|| state.and_then(|state| state.last));
+    let of_slot = || runs.iter().filter(|run| slot.is_some() && run.scheduled_time == slot);
+    let Some(last) = of_slot().next() else { return Due::Now { scheduled: slot, tries: 0 } };
+    let tries = of_slot().map(|run| run.tries).max().unwrap_or(0);
+    let at = slot.map(|slot| slot.to_string()).unwrap_or_default();
+    match last.was_killed() {
+        true if tries > table.retries => Due::Not(format!("the run of {at} was killed {tries} times")),
+        true => Due::Now { scheduled: slot, tries },
+        false if table.is_coarser_than_its_ticks() => Due::Not(format!("the run of {at} has been")),
+        // Somebody has started the service.
+        false => Due::Now { scheduled: None, tries: 0 },
+    }
+}
+
+/// One try after the other, as many as the schedule has, up to the first that is good. An archive that is there is not taken
+/// anew: what is left to do then is to upload it.
+fn tried(
+    call: &Call<'_>,
+    settings: &Settings,
+    table: Option<&Timetable>,
+    watch: &mut Watch<'_>,
+    results: &mut Results,
+) -> Result<(), Stop> {
+    loop {
+        watch.run.tries += 1;
+        watch.note();
+        let call = call.again();
+        let outcome = match watch.run.backup_name {
+            None => Ready::find(&call).and_then(|ready| ready.take(&call, settings, watch, results)),
+            Some(_) => {
+                let destinations = super::offsite::destinations(&call, settings.clone());
+                super::offsite::send_what_waits(&call, watch.home(), &destinations, results)
+            }
+        };
+        let Err(stop) = outcome else { return Ok(()) };
+        let tries = watch.run.tries;
+        let Some(table) = table.filter(|table| tries <= table.retries && interrupt::requested().is_none())
+        else {
+            return Err(stop);
+        };
+        let pause = table.pause(tries);
+        watch.run.backup_message = Some(format!("try {tries}: {}", in_short(&stop)));
+        watch.note();
+        let said = format!("trying again in {}, because {}", in_words(pause), in_short(&stop));
+        (call.tell())(Progress::Step(&said));
+        if wait(Duration::from_secs(pause)).is_err() {
+            return Err(stop);
+        }
+    }
+}
+
+fn wait(pause: Duration) -> anyhow::Result<()> {
+    let since = Instant::now();
+    while since.elapsed() < pause {
+        interrupt::check()?;
+        std::thread::sleep(TICK.min(pause.saturating_sub(since.elapsed())));
+    }
+    Ok(())
+}
+
+/// Has `prune-snapshots` do what the settings say. Without rules there, everything stays.
+fn retain(call: &Call<'_>, watch: &mut Watch<'_>, results: &mut Results) -> Result<(), Stop> {
+    let words = ["target", "site"].map(|name| Ok(format!("{name}={}", call.params.text(name)?)));
+    let words = words.into_iter().collect::<Result<Vec<_>, Stop>>()?;
+    let call = call.of("prune-snapshots", &words)?;
+    watch.run.delete_phase = Some(Phase::Running);
+    watch.note();
+    let mut said = Results::default();
+    let outcome = prune::perform(&call, &mut said);
+    let value = |name: &str| said.pairs().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
+    match outcome {
+        Err(stop) if prune::is_without_rules(&stop) => {
+            watch.run.delete_phase = None;
+            watch.note();
+            Ok(())
+        }
+        Ok(()) => {
+            let deleted = value("deleted").unwrap_or_default();
+            let freed = value("freed").unwrap_or_default();
+            watch.pruned(Phase::Completed, format!("{deleted} deleted, {freed} freed"));
+            results.set(key!("retention.deleted"), deleted);
+            results.set(key!("retention.freed"), freed);
+            Ok(())
+        }
+        Err(stop) => {
+            watch.pruned(Phase::Failed, in_short(&stop));
+            Err(Stop::Failed(Failure {
+                cause: anyhow::anyhow!("{}", in_short(&stop)).context("applying the retention"),
+                state: "the backup itself is good, and what was to be deleted may be there still".to_owned(),
+                next: "run `prune-snapshots plan=true` and see".to_owned(),
+            }))
+        }
+    }
+}
+
+impl Call<'_> {
+    /// The same call at a later time: an archive has the time of its try.
+    fn again(&self) -> Call<'_> {
+        Call { now: now(), params: self.params.clone(), ..*self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Schedule;
+
+    fn table(when: &str) -> Timetable {
+        serde_yaml::from_str::<Schedule>(&format!("when: {when:?}")).unwrap().timetable().unwrap()
+    }
+
+    fn at(hours: i64) -> Timestamp {
+        Timestamp::from_second(hours * 3600).unwrap()
+    }
+
+    fn run(scheduled: i64, tries: u32) -> Run {
+        let mut run = Run { tries, ..Run::beginning(at(scheduled), Some(at(scheduled))) };
+        run.end(at(scheduled), None);
+        run
+    }
+
+    fn killed(scheduled: i64, tries: u32) -> Run {
+        Run { backup_phase: Phase::Failed, backup_finished_time: None, ..run(scheduled, tries) }
+    }
+
+    fn now(scheduled: i64, tries: u32) -> Due {
+        Due::Now { scheduled: Some(at(scheduled)), tries }
+    }
+
+    #[test]
+    fn a_run_is_due_once_whatever_the_timer_and_reboots_do() {
+        let coarse = table("every 36h");
+        assert_eq!(due(&coarse, None, &[], at(40)), now(36, 0));
+        // Its ticks are 12 hours apart.
+        assert_eq!(
+            due(&coarse, None, &[run(36, 1)], at(60)),
+            Due::Not("the run of 1970-01-02T12:00:00Z has been".into())
+        );
+        assert_eq!(due(&coarse, None, &[run(36, 1)], at(72)), now(72, 0));
+        // A machine that was off for days catches up once.
+        assert_eq!(due(&coarse, None, &[run(36, 1)], at(1000)), now(972, 0));
+    }
+
+    #[test]
+    fn a_run_that_was_killed_is_begun_again_so_many_times() {
+        let table = table("every 12h");
+        assert_eq!(due(&table, None, &[killed(24, 1)], at(25)), now(24, 1));
+        assert_eq!(due(&table, None, &[killed(24, 3), killed(24, 1)], at(25)), now(24, 3));
+        assert!(matches!(due(&table, None, &[killed(24, 4)], at(25)), Due::Not(_)));
+        assert_eq!(due(&table, None, &[killed(24, 4)], at(36)), now(36, 0));
+    }
+
+    #[test]
+    fn of_a_calendar_the_timer_tells_when_it_went_off() {
+        let table = table("@daily");
+        let state = State { active: true, last: Some(at(24)), next: None };
+        assert_eq!(due(&table, Some(&state), &[run(0, 1)], at(25)), now(24, 0));
+        assert_eq!(due(&table, Some(&state), &[killed(24, 2)], at(25)), now(24, 2));
+        // Somebody has typed `systemctl start`.
+        assert_eq!(due(&table, Some(&state), &[run(24, 1)], at(30)), Due::Now { scheduled: None, tries: 0 });
+        assert_eq!(due(&table, None, &[run(24, 1)], at(30)), Due::Now { scheduled: None, tries: 0 });
+    }
+}

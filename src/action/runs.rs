@@ -1,0 +1,188 @@
+//! A run of a backup as it is remembered and told of, from its beginning to its end.
+//!
+//! Must never fail a backup that is good: what goes wrong with telling of it is told.
+
+use super::results::Results;
+use super::{Call, key, now};
+use crate::notice::hooks::Occasion;
+use crate::notice::{Hooks, metrics};
+use crate::offsite;
+use crate::runs::health::Known;
+use crate::runs::{self, Phase, Record, Run};
+use crate::schedule::{Schedule, timer};
+use crate::settings::Settings;
+use crate::snapshot::Report;
+use crate::stop::{Failure, Stop};
+use crate::store::directory::Approach;
+use crate::system::durable::Dir;
+use crate::system::interrupt;
+use crate::system::owner::Owner;
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use std::path::Path;
+
+/// A run that goes on.
+pub(super) struct Watch<'a> {
+    /// What is known of it.
+    pub run: Run,
+    record: Option<Record>,
+    home: Dir,
+    settings: &'a Settings,
+    unit: Option<&'a str>,
+    /// What went wrong with telling.
+    troubles: Vec<String>,
+}
+
+impl<'a> Watch<'a> {
+    /// Begins one whose archive goes to `target`; `scheduled` is when it was to begin. Tries may have gone before, and been
+    /// killed.
+    pub fn begin(
+        call: &'a Call<'_>,
+        settings: &'a Settings,
+        (target, owner): (&Path, Owner),
+        scheduled: Option<Timestamp>,
+        tries: u32,
+    ) -> Result<Self> {
+        let home = Approach::to(target, owner)?.make()?;
+        let mut run = Run { tries, ..Run::beginning(call.now, scheduled) };
+        let (record, troubles) = match Record::begin(&home, &mut run) {
+            Ok(record) => (Some(record), Vec::new()),
+            Err(error) => (None, vec![format!("the run is not remembered: {error:#}")]),
+        };
+        Ok(Self { run, record, home, settings, unit: call.unit(), troubles })
+    }
+
+    /// The directory of the archives.
+    pub fn home(&self) -> &Dir {
+        &self.home
+    }
+
+    /// Writes down what is known now.
+    pub fn note(&mut self) {
+        if let Some(Err(error)) = self.record.as_ref().map(|record| record.write(&self.run)) {
+            self.trouble(format!("the run is not remembered: {error:#}"));
+        }
+    }
+
+    /// An archive is there.
+    pub fn published(&mut self, report: &Report) {
+        self.run.backup_name = report.path.file_name().map(|name| name.to_string_lossy().into_owned());
+        self.run.size = Some(report.packed.size);
+        self.run.sha256 = Some(report.packed.sha256.clone());
+        self.run.revision = Some(report.manifest.revision);
+        self.note();
+    }
+
+    /// An operator's program, which may say no.
+    pub fn before(&mut self) -> Result<(), Stop> {
+        self.hook(Occasion::Before).map_err(|cause| {
+            Stop::Failed(Failure {
+                cause,
+                state: "no snapshot was begun, because the hook did not end well".to_owned(),
+                next: "mend what it says, or take it out of the settings".to_owned(),
+            })
+        })
+    }
+
+    /// The backup has come to its end, and that is written down.
+    pub fn finish(&mut self, outcome: &Result<(), Stop>, results: &Results) {
+        self.run.destinations = sent(results);
+        self.run.pending_uploads = pending(&self.home, self.settings).unwrap_or_default();
+        self.run.end(now(), outcome.as_ref().err().map(in_short));
+        self.note();
+    }
+
+    /// Tells of it when nothing more is to be done. Its outcome comes back as it was.
+    pub fn tell(mut self, outcome: Result<(), Stop>, results: &mut Results) -> Result<(), Stop> {
+        // Whoever asked us to stop is to hear of it from the programs that wait for that.
+        let _undisturbed = interrupt::defer();
+        let occasion = if outcome.is_ok() { Occasion::After } else { Occasion::Failure };
+        if let Err(error) = self.hook(occasion) {
+            self.trouble(format!("{error:#}"));
+        }
+        if let Some(directory) = &self.settings.metrics
+            && let Err(error) = refresh(directory, &self.home, self.settings)
+        {
+            self.trouble(format!("{error:#}"));
+        }
+        if !self.troubles.is_empty() {
+            results.set(key!("run.warning"), self.troubles.join("; "));
+        }
+        outcome
+    }
+
+    /// What became of the retention.
+    pub fn pruned(&mut self, phase: Phase, message: String) {
+        self.run.delete_phase = Some(phase);
+        self.run.delete_finished_time = Some(now());
+        self.run.delete_message = Some(message);
+        self.note();
+    }
+
+    fn hook(&self, occasion: Occasion) -> Result<()> {
+        let hooks: Option<&Hooks> = self.settings.hooks.as_ref();
+        hooks.map_or(Ok(()), |hooks| hooks.run(occasion, self.unit, self.home.path(), &self.run))
+    }
+
+    fn trouble(&mut self, what: String) {
+        self.troubles.push(what);
+        self.run.notice_message = Some(self.troubles.join("; "));
+        if let Some(record) = &self.record {
+            let _ = record.write(&self.run);
+        }
+    }
+}
+
+/// What became of each destination, as the results say it.
+fn sent(results: &Results) -> std::collections::BTreeMap<String, String> {
+    let destination =
+        |(key, words): (&str, &str)| Some((key.strip_prefix("destinations.")?.to_owned(), words.to_owned()));
+    results.pairs().filter_map(destination).collect()
+}
+
+/// Why a run ended early, without what to do next: that is told to whoever runs it.
+pub(super) fn in_short(stop: &Stop) -> String {
+    match stop {
+        Stop::Refused(refusal) => refusal.reason.clone(),
+        Stop::Failed(failure) => format!("{:#}", failure.cause),
+    }
+}
+
+fn pending(home: &Dir, settings: &Settings) -> Result<usize> {
+    offsite::pending(home, |name| settings.destinations.contains_key(name))
+}
+
+/// What is known of the backups in `home`, to be judged.
+pub(super) struct Found {
+    runs: Vec<Run>,
+    archives: Vec<String>,
+    pending: usize,
+}
+
+impl Found {
+    /// Looks.
+    pub fn at(home: &Dir, settings: &Settings) -> Result<Self> {
+        Ok(Self { runs: runs::look(home)?, archives: home.names()?, pending: pending(home, settings)? })
+    }
+
+    /// What a verdict takes.
+    pub fn known(&self) -> Known<'_> {
+        Known { runs: &self.runs, archives: &self.archives, pending: self.pending }
+    }
+}
+
+/// Writes the metrics anew.
+fn refresh(directory: &Path, home: &Dir, settings: &Settings) -> Result<()> {
+    let found = Found::at(home, settings)?;
+    let interval = settings.schedule.as_ref().and_then(|schedule| interval(schedule).ok().flatten());
+    metrics::write(directory, &found.known(), interval)
+}
+
+/// The longest time between two runs.
+pub(super) fn interval(schedule: &Schedule) -> Result<Option<SignedDuration>> {
+    let table = schedule.timetable()?;
+    match table.every.and_then(|every| i64::try_from(every).ok()) {
+        Some(every) => Ok(Some(SignedDuration::from_secs(every))),
+        None => timer::longest_gap(&table.lines),
+    }
+}

@@ -1,0 +1,302 @@
+//! What a run leaves besides its archive: its record, what `check` makes of it, and what others are told.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::look::names;
+use crate::run::{Out, Run};
+use crate::s3::Server;
+use crate::unit::Unit;
+use crate::world::{Version, World, is_root};
+
+on_one_version! {
+    every_run_leaves_a_record_and_check_reads_it,
+    a_run_that_is_killed_has_failed,
+    a_run_that_fails_is_tried_again_and_uploads_what_is_there,
+    without_rules_nothing_is_deleted,
+    hooks_and_metrics_tell_of_a_run,
+    a_hook_before_a_run_may_stop_it,
+    check_ends_as_a_plugin_does,
+    a_schedule_is_shown_and_refused_before_anything_is_installed,
+    the_units_status_tells_of_the_last_good_backup,
+}
+
+fn program(world: &World, program: &str, words: &[&str]) -> Command {
+    let mut command = world.action(program, words);
+    command.env("ETCD_BACKUP", world.path("backup.yaml"));
+    command
+}
+
+fn run(world: &World, name: &str, words: &[&str]) -> Out {
+    Run::start(program(world, name, words), &world.path("runs")).finish()
+}
+
+fn settings(world: &World, text: &str) {
+    fs::write(world.path("backup.yaml"), text).unwrap();
+}
+
+const BACKUP: &str = env!("CARGO_BIN_EXE_backup");
+const CHECK: &str = env!("CARGO_BIN_EXE_check");
+const LIST: &str = env!("CARGO_BIN_EXE_list-snapshots");
+const SNAPSHOT: &str = env!("CARGO_BIN_EXE_snapshot");
+const SCHEDULE: &str = env!("CARGO_BIN_EXE_schedule");
+
+/// The runs as `list-snapshots` shows them, the newest first.
+fn runs(world: &World) -> Vec<Value> {
+    let listed = run(world, LIST, &[&world.to_target(), "format=json", "runs=true"]).completed();
+    let runs: Value = serde_json::from_str(&listed.get("runs")).unwrap();
+    runs.as_array().unwrap().clone()
+}
+
+fn check(world: &World, words: &[&str]) -> (i32, String) {
+    let target = world.to_target();
+    let words = [&[&*target], words].concat();
+    let out = run(world, CHECK, &words);
+    (out.status.code().unwrap(), out.stdout)
+}
+
+fn every_run_leaves_a_record_and_check_reads_it(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    settings(&world, "");
+    let (status, line) = check(&world, &[]);
+    assert_eq!(status, 2);
+    assert!(line.starts_with("BACKUP CRITICAL - there is no good backup | age=U;93600;180000;0 "), "{line}");
+    let taken = run(&world, SNAPSHOT, &[&world.to_target()]).completed();
+    let all = runs(&world);
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0]["backup_phase"], "Completed");
+    assert_eq!(all[0]["sha256"], taken.get("snapshot.sha256").as_str());
+    assert_eq!(all[0]["revision"].to_string(), taken.get("snapshot.revision"));
+    assert!(taken.get("snapshot.path").ends_with(all[0]["backup_name"].as_str().unwrap()));
+    assert!(all[0]["scheduled_time"].is_null() && all[0]["started_time"].is_string());
+    let (status, line) = check(&world, &[]);
+    assert_eq!(status, 0, "{line}");
+    assert!(
+        line.starts_with("BACKUP OK - the last good backup is ") && line.contains(" pending=0;1 size="),
+        "{line}"
+    );
+    assert_eq!(check(&world, &["warn=0s"]).0, 1);
+    // An etcd that is gone: the failure is on record, in etcd's own words.
+    world.stop();
+    run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["failed: "]);
+    let failed = runs(&world).remove(0);
+    assert_eq!((&failed["backup_phase"], &failed["failures_total"]), (&"Failed".into(), &1.into()));
+    let (status, line) = check(&world, &[]);
+    assert_eq!(status, 1, "{line}");
+    assert!(line.contains("; the last run failed: "), "{line}");
+    // The archive is gone, and so is the good backup.
+    for name in names(&world.target()) {
+        fs::remove_file(world.target().join(name)).unwrap();
+    }
+    assert_eq!(check(&world, &[]).0, 2);
+}
+
+fn a_run_that_is_killed_has_failed(version: Version) {
+    let world = World::plain(version);
+    settings(&world, "schedule: {when: '@daily', retry-after: 1h}\n");
+    world.stop();
+    // It waits for its next try.
+    let words = [&*world.to_target(), "scheduled=true"];
+    let started = Run::start(program(&world, BACKUP, &words), &world.path("runs"));
+    until("a try that failed", || {
+        runs(&world)
+            .first()
+            .is_some_and(|run| run["backup_message"].as_str().is_some_and(|why| why.starts_with("try 1: ")))
+    });
+    assert_eq!(runs(&world)[0]["backup_phase"], "Running");
+    let _ = started.kill();
+    let killed = runs(&world).remove(0);
+    assert_eq!(killed["backup_phase"], "Failed");
+    let why = killed["backup_message"].as_str().unwrap();
+    assert!(why.starts_with("killed, or the machine lost its power (before that: try 1: "), "{why}");
+    let (status, line) = check(&world, &[]);
+    assert!(status == 2 && line.contains("the last run failed: killed"), "{line}");
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let since = Instant::now();
+    while !is_so() {
+        assert!(since.elapsed() < Duration::from_secs(60), "{what} does not come");
+        sleep(Duration::from_millis(50));
+    }
+}
+
+fn destination(world: &World, server: &Server, bucket: &str) -> String {
+    let credentials = world.path("credentials");
+    server.write_credentials(&credentials);
+    format!(
+        "destinations:\n  offsite: {{s3: {{credentials-file: {}, endpoint: 'http://127.0.0.1:{}', bucket: {bucket}}}}}\n",
+        credentials.display(),
+        server.port
+    )
+}
+
+fn a_run_that_fails_is_tried_again_and_uploads_what_is_there(version: Version) {
+    let world = World::plain(version);
+    let server = Server::new(&["backups"]);
+    let good = destination(&world, &server, "backups");
+    let schedule = "schedule: {when: every 12h, retries: 2, retry-after: 1s}\n";
+    settings(&world, &(destination(&world, &server, "missing") + schedule));
+    let out = run(&world, BACKUP, &[&world.to_target(), "scheduled=true"]);
+    assert!(out.stderr.contains("trying again in 1s, because uploading to offsite: "), "{}", out.told());
+    assert!(out.stderr.contains("trying again in 2s, "), "{}", out.told());
+    out.failed(&["uploading to offsite: ", "NoSuchBucket"]);
+    // A list of what the destination has would fail as well.
+    settings(&world, schedule);
+    let failed = runs(&world).remove(0);
+    assert_eq!((&failed["tries"], &failed["pending_uploads"]), (&3.into(), &1.into()));
+    // Its archive was taken once.
+    assert_eq!(names(&world.target()).iter().filter(|name| name.ends_with(".tar.gz")).count(), 1);
+    let slot = failed["scheduled_time"].as_str().unwrap().to_owned();
+    assert!(slot.ends_with("T00:00:00Z") || slot.ends_with("T12:00:00Z"), "{slot}");
+    let (status, line) = check(&world, &[]);
+    assert!(status == 2 && line.contains("; 1 upload waits"), "{line}");
+
+    settings(&world, &(good + schedule));
+    let results = run(&world, BACKUP, &[&world.to_target()]).completed();
+    assert_eq!(results.get("destinations.offsite"), "uploaded (2 archives)");
+    let good = runs(&world).remove(0);
+    assert_eq!(
+        (&good["tries"], &good["destinations"]["offsite"]),
+        (&1.into(), &"uploaded (2 archives)".into())
+    );
+    assert_eq!(check(&world, &[]).0, 0);
+}
+
+fn without_rules_nothing_is_deleted(version: Version) {
+    let world = World::plain(version);
+    settings(&world, "");
+    let results = run(&world, BACKUP, &[&world.to_target()]).completed();
+    assert_eq!(results.find("retention.deleted"), None, "there is no rule");
+    assert!(runs(&world)[0]["delete_phase"].is_null());
+}
+
+/// A directory that only root can change, for hooks.
+fn place() -> Option<tempfile::TempDir> {
+    if !is_root() {
+        eprintln!("skipped: only root has a directory that it alone can change");
+        return None;
+    }
+    Some(tempfile::Builder::new().prefix("etcd-charm-").tempdir_in("/var/lib").unwrap())
+}
+
+fn hook(dir: &Path, name: &str, text: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn hooks_and_metrics_tell_of_a_run(version: Version) {
+    let Some(dir) = place() else { return };
+    let world = World::plain(version);
+    let told =
+        |name: &str| -> Value { serde_json::from_slice(&fs::read(dir.path().join(name)).unwrap()).unwrap() };
+    let mut text = format!("metrics: {}\nhooks:\n", dir.path().display());
+    for name in ["before", "after", "failure"] {
+        let path = hook(dir.path(), name, &format!("cat > {}/{name}.json", dir.path().display()));
+        text += &format!("  {name}: {}\n", path.display());
+    }
+    settings(&world, &text);
+    let taken = run(&world, SNAPSHOT, &[&world.to_target()]).completed();
+    assert_eq!(told("before.json")["backup_phase"], "Running");
+    let after = told("after.json");
+    assert_eq!((&after["hook"], &after["backup_phase"]), (&"after".into(), &"Completed".into()));
+    assert_eq!(after["sha256"], taken.get("snapshot.sha256").as_str());
+    assert_eq!(after["target"], world.target().to_str().unwrap());
+    let metrics = || fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap();
+    assert!(metrics().contains("\netcd_backup_last_run_success 1\n"), "{}", metrics());
+    assert!(
+        metrics().contains(&format!("\netcd_backup_revision {}\n", taken.get("snapshot.revision"))),
+        "{}",
+        metrics()
+    );
+
+    world.stop();
+    assert!(!dir.path().join("failure.json").exists());
+    run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["failed: "]);
+    assert_eq!(told("failure.json")["backup_phase"], "Failed");
+    assert!(told("failure.json")["backup_message"].as_str().unwrap().contains("etcd"));
+    assert!(metrics().contains("\netcd_backup_failures_total 1\n"), "{}", metrics());
+    assert!(metrics().contains("\netcd_backup_last_run_success 0\n"), "{}", metrics());
+}
+
+fn a_hook_before_a_run_may_stop_it(version: Version) {
+    let Some(dir) = place() else { return };
+    let world = World::plain(version);
+    let before = hook(dir.path(), "before", "echo the tape is not in >&2; exit 1");
+    let after = hook(dir.path(), "after", "exit 1");
+    settings(&world, &format!("hooks: {{before: {}}}\n", before.display()));
+    run(&world, SNAPSHOT, &[&world.to_target()]).failed(&[
+        "running the hook before",
+        "the tape is not in",
+        "no snapshot was begun",
+    ]);
+    assert!(names(&world.target()).is_empty());
+    assert_eq!(runs(&world)[0]["backup_phase"], "Failed");
+    // One after it fails no backup that is good, and is heard of.
+    settings(&world, &format!("hooks: {{after: {}}}\n", after.display()));
+    let results = run(&world, SNAPSHOT, &[&world.to_target()]).completed();
+    assert!(results.get("run.warning").contains("running the hook after"), "{}", results.get("run.warning"));
+    let (status, line) = check(&world, &[]);
+    assert!(status == 1 && line.contains("running the hook after"), "{line}");
+    // What others can change is not run, and the run does not begin.
+    fs::set_permissions(&before, fs::Permissions::from_mode(0o777)).unwrap();
+    settings(&world, &format!("hooks: {{before: {}}}\n", before.display()));
+    run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["can be changed by others than root"]);
+}
+
+fn check_ends_as_a_plugin_does(version: Version) {
+    let world = World::plain(version);
+    settings(&world, "schedule: {when: '0 25 * * *'}\n");
+    let out = run(&world, CHECK, &[&world.to_target()]);
+    assert_eq!((out.status.code(), out.stdout.lines().count()), (Some(3), 1), "{}", out.told());
+    assert!(out.stdout.starts_with("BACKUP UNKNOWN - the schedule cannot be used: "), "{}", out.told());
+    let out = run(&world, CHECK, &["nonsense=1"]);
+    assert_eq!(out.status.code(), Some(3), "{}", out.told());
+    let out = run(&world, CHECK, &["--help"]);
+    assert!(out.status.success() && out.stdout.contains("Exit status: 0"), "{}", out.told());
+    settings(&world, "schedule: {when: every 20m, jitter: 1m}\n");
+    assert!(check(&world, &[]).1.contains(" | age=U;1360;2560;0 "), "{}", check(&world, &[]).1);
+}
+
+fn a_schedule_is_shown_and_refused_before_anything_is_installed(version: Version) {
+    let world = World::plain(version);
+    settings(&world, "");
+    run(&world, SCHEDULE, &["plan=true"]).refused(&["no schedule is written down"]);
+    settings(&world, "schedule: {when: 30 2 * * 1-5, zone: Europe/Atlantis}\n");
+    run(&world, SCHEDULE, &["plan=true"]).refused(&["systemd says of", "Atlantis"]);
+    settings(&world, "schedule: {when: 30 2 * * 1-5, zone: Europe/Berlin, jitter: 5m}\n");
+    let plan = run(&world, SCHEDULE, &["plan=true"]).completed();
+    assert_eq!(plan.get("schedule.next").split(", ").count(), 5);
+    let (timer, service) = (plan.get("schedule.timer"), plan.get("schedule.service"));
+    assert!(timer.contains("OnCalendar=Mon,Tue,Wed,Thu,Fri *-*-* 02:30:00 Europe/Berlin\n"), "{timer}");
+    assert!(service.contains("/backup\" \"scheduled=true\"\n"), "{service}");
+    assert!(
+        service.contains(&format!("Environment=\"ETCD_BACKUP={}\"\n", world.path("backup.yaml").display())),
+        "{service}"
+    );
+    let mut command = program(&world, SCHEDULE, &["plan=true"]);
+    command.env("ETCDCTL_PASSWORD", "canary");
+    let out = Run::start(command, &world.path("runs")).finish();
+    assert!(!out.stdout.contains("canary") && !out.stderr.contains("canary"), "{}", out.told());
+    out.refused(&["etcd's password is in the environment", "password-file"]);
+}
+
+fn the_units_status_tells_of_the_last_good_backup(version: Version) {
+    let world = World::plain(version);
+    let target = world.target();
+    settings(&world, &format!("schedule: {{when: every 12h, target: {}}}\n", target.display()));
+    let unit = Unit::new(&world);
+    unit.hook("update-status").says("active", &["1 member, healthy; there is no good backup"]);
+    run(&world, BACKUP, &[&world.to_target()]).completed();
+    unit.hook("update-status")
+        .says("active", &["1 member, healthy; the last good backup is ", " old, revision "]);
+}
