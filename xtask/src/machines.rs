@@ -14,6 +14,7 @@ mod pod;
 mod reboot;
 mod record;
 mod root;
+mod schedule;
 mod snap;
 mod story;
 mod three;
@@ -61,6 +62,7 @@ const SCENARIOS: &[Scenario] = &[
     ("pod: power lost while it is stopped", pod::power_lost),
     ("reboot: power lost at three points of a restore", reboot::thrice),
     ("cluster: three machines", three::members),
+    ("schedule: a timer, from its first run to its end", schedule::life),
     ("charm: from an empty Debian to a restored etcd", charm::life),
     ("charm: a release of etcd on a storage", charm::release),
     ("charm: certificates put in place, and taken away", charm::certificates),

@@ -64,13 +64,39 @@ pub fn life(stage: &Stage) -> Result<String> {
         "{health:?}"
     );
 
+    by_the_clock(&machine, &unit)?;
     unit.hook("stop", &["maintenance etcd is stopped", DATA])?;
+    ensure!(timer(&machine)? != "active", "the timer outlived the unit");
     unit.hook("remove", &["maintenance etcd is stopped"])?;
     ensure!(machine.attempt(&["systemctl", "is-active", "etcd"])?.status.code() == Some(3), "etcd runs");
     ensure!(machine.path(&format!("{DATA}/member/snap/db"))?.exists(), "the data went with the unit");
     again(&machine, unit)?;
     let downtime = restored["restore.downtime"].as_str().unwrap_or_default().to_owned();
     Ok(format!("installed, restored with etcd down for {downtime}, rebooted, upgraded, removed"))
+}
+
+/// Hooks have the timer be what the settings say, and the status tells of the backups. It is left in place.
+fn by_the_clock(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
+    let write = |text: &str| machine.write("/etc/etcd-charm/backup.yaml", text);
+    write("schedule: {when: 0 25 * * *}\n")?;
+    unit.hook("update-status", &["blocked the schedule cannot be used", "\"25\" is no hour"])?;
+    write("schedule: {when: every 12h}\n")?;
+    unit.hook("update-status", &[HEALTHY, "there is no good backup"])?;
+    ensure!(timer(machine)? == "active", "the timer was not put in");
+    machine.run(&["systemctl", "start", "etcd-backup.service"])?;
+    unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
+    write("")?;
+    unit.hook("update-status", &[HEALTHY])?;
+    ensure!(timer(machine)? != "active", "the timer was not taken away");
+    write("schedule: {when: every 12h}\n")?;
+    unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
+    ensure!(timer(machine)? == "active", "the timer was not put in again");
+    Ok(())
+}
+
+fn timer(machine: &Machine) -> Result<String> {
+    let said = machine.attempt(&["systemctl", "is-active", "etcd-backup.timer"])?;
+    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
 /// The next unit on the same machine takes over nothing of the one that is gone, and serves when that is out of its way.

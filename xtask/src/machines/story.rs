@@ -21,7 +21,7 @@ pub fn install(machine: &Machine, built: &Path) -> Result<()> {
     for file in ["actions.yaml", "metadata.yaml"] {
         machine.copy_in(&source.join(file), &format!("{CHARM}/{file}"))?;
     }
-    for action in ["snapshot", "restore", "site"] {
+    for action in ["snapshot", "restore", "site", "backup", "schedule", "check", "list-snapshots"] {
         machine.copy_in(&built.join(action), &format!("{CHARM}/actions/{action}"))?;
     }
     Ok(())
