@@ -20,6 +20,7 @@ on_one_version! {
     a_run_that_is_killed_has_failed,
     a_run_that_fails_is_tried_again_and_uploads_what_is_there,
     without_rules_nothing_is_deleted,
+    retention_is_applied_after_a_good_backup_alone,
     hooks_and_metrics_tell_of_a_run,
     a_hook_before_a_run_may_stop_it,
     check_ends_as_a_plugin_does,
@@ -176,6 +177,30 @@ fn without_rules_nothing_is_deleted(version: Version) {
     let results = run(&world, BACKUP, &[&world.to_target()]).completed();
     assert_eq!(results.find("retention.deleted"), None, "there is no rule");
     assert!(runs(&world)[0]["delete_phase"].is_null());
+}
+
+fn retention_is_applied_after_a_good_backup_alone(version: Version) {
+    let world = World::plain(version);
+    settings(&world, "keep: {last: 1}\n");
+    let archives =
+        || names(&world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).collect::<Vec<_>>();
+    run(&world, SNAPSHOT, &[&world.to_target()]).completed();
+    run(&world, SNAPSHOT, &[&world.to_target()]).completed();
+    assert_eq!(archives().len(), 2, "a snapshot by hand deletes nothing");
+    // There is more to delete, and the backup fails: here because its upload does.
+    let server = Server::new(&["backups"]);
+    settings(&world, &(destination(&world, &server, "missing") + "keep: {last: 1}\n"));
+    run(&world, BACKUP, &[&world.to_target()]).failed(&["uploading to offsite: "]);
+    assert_eq!(archives().len(), 3);
+    settings(&world, &(destination(&world, &server, "backups") + "keep: {last: 1}\n"));
+    assert!(runs(&world)[0]["delete_phase"].is_null(), "{:?}", runs(&world)[0]);
+    let results = run(&world, BACKUP, &[&world.to_target()]).completed();
+    assert_eq!(results.get("retention.deleted"), "3");
+    assert_eq!(archives().len(), 1);
+    let last = runs(&world).remove(0);
+    assert_eq!(last["delete_phase"], "Completed");
+    assert!(last["delete_message"].as_str().unwrap().starts_with("3 deleted, "), "{last}");
+    assert!(last["delete_finished_time"].as_str() >= last["backup_finished_time"].as_str(), "{last}");
 }
 
 /// A directory that only root can change, for hooks.
