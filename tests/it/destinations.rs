@@ -20,7 +20,7 @@ on_one_version! {
     the_role_of_the_machine_is_asked_for_a_key,
     a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified,
     the_secret_is_nowhere_to_be_seen,
-    a_thousand_in_a_bucket_are_listed_within_two_seconds_and_64_mib,
+    a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mib,
     units_that_upload_at_once_do_not_meet_in_a_bucket,
 }
 
@@ -300,8 +300,8 @@ fn the_secret_is_nowhere_to_be_seen(version: Version) {
     out.failed(&["uploading to wrong: "]);
 }
 
-/// A thousand archives, each with a record, and twenty milliseconds to every answer.
-fn a_thousand_in_a_bucket_are_listed_within_two_seconds_and_64_mib(version: Version) {
+/// A thousand archives, ten of them with a record, and twenty milliseconds to every answer.
+fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mib(version: Version) {
     let world = World::plain(version);
     let archive = fs::read(world.saved()).unwrap();
     let server = Server::filled(&["backups"], &|root| {
@@ -309,7 +309,9 @@ fn a_thousand_in_a_bucket_are_listed_within_two_seconds_and_64_mib(version: Vers
         fs::create_dir_all(&folder).unwrap();
         for copy in 0..1000 {
             fs::write(folder.join(format!("copy-{copy}.tar.gz")), &archive).unwrap();
-            fs::write(folder.join(format!("copy-{copy}.tar.gz.json")), "{}").unwrap();
+            if copy % 100 == 0 {
+                fs::write(folder.join(format!("copy-{copy}.tar.gz.json")), "{}").unwrap();
+            }
         }
     });
     server.write_credentials(&world.path("credentials"));
@@ -318,9 +320,10 @@ fn a_thousand_in_a_bucket_are_listed_within_two_seconds_and_64_mib(version: Vers
     write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
     let nowhere = format!("target={}", world.path("nowhere").display());
     let listing = world.action(env!("CARGO_BIN_EXE_list-snapshots"), &[&nowhere, "limit=0"]);
-    // Of a processor's time: the wall's is other programs' too.
+    // Of a processor's time: the wall's is other programs' too. What is not optimised takes several times as much.
     let mut command = Command::new("prlimit");
-    command.args(["--cpu=2"]).arg(listing.get_program()).args(listing.get_args());
+    let seconds = if cfg!(debug_assertions) { "--cpu=10" } else { "--cpu=2" };
+    command.arg(seconds).arg(listing.get_program()).args(listing.get_args());
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
     let began = std::time::Instant::now();
     let mut run = Run::start(command, &world.path("runs"));
@@ -332,11 +335,11 @@ fn a_thousand_in_a_bucket_are_listed_within_two_seconds_and_64_mib(version: Vers
     let results = run.finish().completed();
     assert_eq!((results.get("count").as_str(), results.get("snapshots").lines().count()), ("1000", 1001));
     assert!((1..=64 << 10).contains(&peak), "{peak} KiB were resident");
-    // A list of two pages, an end of each archive, a record: and not one after the other.
+    // A list of two pages, the end of each archive, the records: and not one after the other.
     let asked = faults.seen("", "").len();
     let (at_once, took) = (faults.most_late_at_once(), began.elapsed());
     eprintln!("{asked} requests, up to {at_once} at once, {took:.1?}, {peak} KiB");
-    assert!(asked <= 2 + 2 * 1000, "{asked} requests");
+    assert!(asked <= 2 + 1000 + 10, "{asked} requests");
     assert!(at_once > 8, "{at_once} requests at once");
 }
 
@@ -361,9 +364,9 @@ fn units_that_upload_at_once_do_not_meet_in_a_bucket(version: Version) {
     }
     let listed = units[1].run("list-snapshots", &[&members[1].to_target(), "format=json"]).completed();
     let listed: Vec<serde_json::Value> = serde_json::from_str(&listed.get("snapshots")).unwrap();
-    let is_there = |entry: &&serde_json::Value| entry["store"].as_str().unwrap().starts_with("s3:");
-    let there = listed.iter().filter(is_there);
-    let there: Vec<&str> = there.map(|entry| entry["name"].as_str().unwrap()).collect();
+    let there =
+        listed.iter().filter_map(|entry| entry["location"].as_str()?.strip_prefix("s3://backups/etcd/"));
+    let there: Vec<&str> = there.collect();
     assert_eq!(there.len(), 3, "{listed:?}");
     let folders: BTreeSet<&str> = there.iter().map(|name| name.rsplit_once('/').unwrap().0).collect();
     let cluster = there[0].split('/').next().unwrap();
