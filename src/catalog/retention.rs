@@ -11,6 +11,7 @@ use super::entry::Entry;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Which archives to keep. An archive is kept where one of the rules keeps it; without any rule all are. `max_size` then
@@ -134,7 +135,7 @@ impl Group {
     /// All, the newest first.
     fn all(&self, entries: &[&Entry]) -> Vec<usize> {
         let mut all: Vec<usize> = self.kinds.iter().flat_map(|(ours, _)| ours).copied().collect();
-        all.sort_by(|a, b| entries[*b].age_key().cmp(&entries[*a].age_key()));
+        all.sort_by_cached_key(|at| Reverse(entries[*at].age_key()));
         all
     }
 }
@@ -142,7 +143,7 @@ impl Group {
 /// Those that the policy is about: the ones that nothing `stays` yet for.
 fn groups(entries: &[&Entry], scope: &Scope, stays: &[Vec<String>]) -> Vec<Group> {
     let mut touched: Vec<usize> = (0..entries.len()).filter(|at| stays[*at].is_empty()).collect();
-    touched.sort_by(|a, b| entries[*b].age_key().cmp(&entries[*a].age_key()));
+    touched.sort_by_cached_key(|at| Reverse(entries[*at].age_key()));
     let mut groups: BTreeMap<(&str, &str), Group> = BTreeMap::new();
     for at in touched {
         let Some(manifest) = &entries[at].manifest else { continue };
