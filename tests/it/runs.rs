@@ -150,7 +150,7 @@ fn a_run_that_fails_is_tried_again_and_uploads_what_is_there(version: Version) {
     assert!(out.stderr.contains("trying again in 2s, "), "{}", out.told());
     out.failed(&["uploading to offsite: ", "NoSuchBucket"]);
     // A list of what the destination has would fail as well.
-    settings(&world, schedule);
+    settings(&world, &(good.clone() + schedule));
     let failed = runs(&world).remove(0);
     assert_eq!((&failed["tries"], &failed["pending_uploads"]), (&3.into(), &1.into()));
     // Its archive was taken once.
