@@ -75,10 +75,15 @@ pub(super) fn elapses_in(text: &str) -> Vec<Timestamp> {
     let time = |line: &str| {
         let (what, time) = line.split_once(": ")?;
         let fits = what.trim() == "Next elapse" || what.trim().starts_with("Iter");
-        let [_, date, clock, "UTC"] = time.split_whitespace().collect::<Vec<_>>()[..] else { return None };
-        fits.then(|| format!("{date}T{clock}Z").parse().ok())?
+        fits.then(|| time_in(time))?
     };
     text.lines().filter_map(time).collect()
+}
+
+/// A time as systemd's programs print it in UTC, which is our children's zone: `Sun 2026-11-22 02:00:00 UTC`.
+fn time_in(text: &str) -> Option<Timestamp> {
+    let [_, date, clock, "UTC"] = text.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+    format!("{date}T{clock}Z").parse().ok()
 }
 
 /// What is so of the timer; `None` where there is none of ours.
@@ -88,14 +93,14 @@ pub fn state() -> Result<Option<State>> {
     }
     let of = |property: &str| -> Result<String> {
         let property = format!("--property={property}");
-        let words = ["show", "--timestamp=unix", "--value", &property, "--", TIMER];
+        // Of a timer's times, `--timestamp=unix` makes no numbers.
+        let words = ["show", "--value", &property, "--", TIMER];
         Ok(Program::new("systemctl").args(words).run().context("asking systemd for the timer")?.text())
     };
-    let time = |text: &str| Timestamp::from_second(text.strip_prefix('@')?.parse().ok()?).ok();
     Ok(Some(State {
         active: of("ActiveState")? == "active",
-        last: time(&of("LastTriggerUSec")?),
-        next: time(&of("NextElapseUSecRealtime")?),
+        last: time_in(&of("LastTriggerUSec")?),
+        next: time_in(&of("NextElapseUSecRealtime")?),
     }))
 }
 
@@ -168,7 +173,7 @@ fn systemctl(words: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::elapses_in;
+    use super::{elapses_in, time_in};
 
     #[test]
     fn the_times_are_read_from_what_systemd_prints() {
@@ -178,5 +183,7 @@ mod tests {
         let times: Vec<String> = elapses_in(text).iter().map(ToString::to_string).collect();
         assert_eq!(times, ["2026-11-22T02:00:00Z", "2026-11-23T02:00:00Z", "2026-11-24T02:00:00Z"]);
         assert!(elapses_in("    Next elapse: never\n").is_empty());
+        assert_eq!(time_in("Sat 2026-11-21 20:55:40 UTC").unwrap().as_second(), 1_795_294_540);
+        assert_eq!((time_in("n/a"), time_in("")), (None, None));
     }
 }
