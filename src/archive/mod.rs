@@ -2,14 +2,18 @@
 //!
 //! Written in one pass, hashed as it flows. Read as if an enemy had made it: one regular file `db`, an optional
 //! manifest, every byte accounted for up to the end of the gzip stream. Never unpacks a name, a mode or an owner.
+//! What other tools make of a snapshot is read too: a zip, a gzip of the database, the database itself.
 //! Besides, a bundle of small files, which is only ever written.
 
 mod aside;
 mod bundle;
+mod flaw;
 mod gzip;
+mod kind;
 mod pack;
 pub mod tail;
 mod unpack;
+mod zip;
 
 pub use bundle::bundle;
 pub use gzip::Effort;

@@ -1,11 +1,18 @@
 //! An archive, read: what it is by its first bytes, then every byte to the end of the stream.
 //!
+//! Ours, the older charm's, and what other tools leave: the database in a zip (RKE, RKE2, k3s), in a gzip (gardener, KKP), or
+//! bare.
+//!
 //! A reader that stops after the entry it wanted accepts most flipped bits (23,877 of 25,336 with a changed payload,
 //! measured): the CRC of gzip comes last. So this one drains to the end and allows nothing there but zeros.
 
 use super::aside::SealAside;
+use super::flaw::Flaw;
+use super::kind::{Kind, is_database};
+use super::zip::Zip;
 use super::{DB, MANIFEST};
 use crate::catalog::manifest::Manifest;
+use crate::etcd::backend;
 use crate::etcd::seal::Sealed;
 use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
@@ -25,8 +32,16 @@ const LARGEST_MANIFEST: u64 = 64 << 10;
 const LONGEST_PADDING: u64 = 1 << 20;
 /// The bits beyond those of owner, group and others: setuid, setgid, sticky.
 const SPECIAL_BITS: u32 = !0o777;
-/// How much of a database shows that it is one.
-const HEAD: u64 = 20;
+/// How much of a database shows that it is one, and how long it will be.
+const HEAD: u64 = backend::HEAD;
+/// How much shows what a file is.
+const PEEKED: u64 = 512;
+/// bbolt lets a file grow by 16 MB at a time (`db.go` `AllocSize`).
+const ROOM_AHEAD: u64 = 32 << 20;
+/// What RKE puts beside the snapshot: the state of the cluster, with its certificates.
+const RKE_STATE: &[u8] = b".rkestate";
+/// A state has a few kilobytes for each node.
+const LARGEST_STATE: u64 = 16 << 20;
 const UNPACKING: &str = "unpacking the snapshot";
 const DISTRUST: &str = "do not trust it; give an archive made by the snapshot action";
 
@@ -52,85 +67,48 @@ pub struct Contents {
 }
 
 /// Reads the archive, or bare snapshot, `source` of `size` bytes to its very end and writes the database to `out`. Refuses
-/// whatever is not exactly what we write or what the older charm wrote. `shown` is its name in messages.
+/// whatever is not exactly what we write, what the older charm wrote, or a database that another tool packed. `shown` is its
+/// name in messages.
 pub fn unpack(
-    mut source: impl Read,
+    source: impl Read,
     size: u64,
     shown: &str,
     out: &mut dyn Write,
     limits: &Limits<'_>,
     tell: Tell<'_>,
 ) -> Result<Contents> {
-    let mut head = Vec::new();
-    Read::by_ref(&mut source).take(512).read_to_end(&mut head).with_context(|| format!("reading {shown}"))?;
-    let kind = Kind::of(&head, size);
-    let source = head.chain(source);
-    let unpacking = Unpacking { shown, out, limits, tell, size };
-    match kind {
-        Kind::Gzip => unpacking.archive(source),
-        Kind::Bare if limits.bare => unpacking.bare(source),
-        other => Err(other.refusal(shown).into()),
+    let (head, mut source) = peek(source).with_context(|| format!("reading {shown}"))?;
+    let mut unpacking = Unpacking { shown, out, limits, tell };
+    let kind = Kind::of(&head);
+    if kind == Kind::Bare && limits.bare {
+        // Its own hash is the database's: once is enough.
+        let db = unpacking.bare(source, Some(size))?;
+        return Ok(Contents { sha256: db.sha256.clone(), manifest: None, db });
     }
+    let mut hashing = Hashing { source: &mut source, hash: Sha256::new() };
+    let (manifest, db) = match kind {
+        Kind::Gzip => unpacking.gzip(&mut hashing)?,
+        Kind::Zip => (None, unpacking.zip(&mut hashing)?),
+        other => return Err(other.refusal(shown).into()),
+    };
+    Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
 }
 
 /// Reads an archive of ours to its end and keeps nothing: whether what was written is what was meant. `found` hears of
 /// the database as soon as it is read, which may be while the archive is still being written.
 pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&Sealed)) -> Result<Contents> {
     let limits = Limits { room_for: &|_| Ok(()), bare: false, found };
-    Unpacking { shown, out: &mut io::sink(), limits: &limits, tell: &mut |_| {}, size: 0 }.archive(source)
+    let mut hashing = Hashing { source, hash: Sha256::new() };
+    let mut unpacking = Unpacking { shown, out: &mut io::sink(), limits: &limits, tell: &mut |_| {} };
+    let (manifest, db) = unpacking.tar(MultiGzDecoder::new(&mut hashing))?;
+    Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
 }
 
-/// What a file is by its first bytes.
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    Gzip,
-    Bare,
-    Zip,
-    Tar,
-    Empty,
-    Other,
-}
-
-impl Kind {
-    fn of(head: &[u8], size: u64) -> Self {
-        let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
-        match () {
-            () if size == 0 => Self::Empty,
-            () if at(0, &[0x1f, 0x8b]) => Self::Gzip,
-            () if is_database(head) => Self::Bare,
-            () if at(0, b"PK\x03\x04") => Self::Zip,
-            () if at(257, b"ustar") => Self::Tar,
-            () => Self::Other,
-        }
-    }
-
-    fn refusal(&self, shown: &str) -> Refusal {
-        let (what, next) = match self {
-            Self::Gzip | Self::Other => (
-                "is not a gzip file",
-                "give an archive made by the snapshot action; file(1) tells what this one is",
-            ),
-            Self::Bare => (
-                "is a bare snapshot file and no archive",
-                "copy it to the unit and name it: restore snapshot=PATH",
-            ),
-            Self::Zip => (
-                "is a zip archive, which this version does not read",
-                "unzip it and restore the snapshot file in it: restore snapshot=PATH",
-            ),
-            Self::Tar => ("is a tar archive that is not compressed", "compress it with gzip and try again"),
-            Self::Empty => (
-                "is empty: no snapshot is attached",
-                "attach one: juju attach-resource APPLICATION snapshot=ARCHIVE",
-            ),
-        };
-        Refusal::new(format!("{shown} {what}"), next)
-    }
-}
-
-/// Whether a file that begins so is bbolt's: its magic stands behind the 16 bytes of its first page's header (`db.go`).
-fn is_database(head: &[u8]) -> bool {
-    head.get(16..).is_some_and(|rest| rest.starts_with(&0xED0C_DAED_u32.to_le_bytes()))
+/// The first bytes, and all of it.
+fn peek(mut source: impl Read) -> io::Result<(Vec<u8>, impl Read)> {
+    let mut head = Vec::new();
+    Read::by_ref(&mut source).take(PEEKED).read_to_end(&mut head)?;
+    Ok((head.clone(), io::Cursor::new(head).chain(source)))
 }
 
 struct Unpacking<'a> {
@@ -138,23 +116,31 @@ struct Unpacking<'a> {
     out: &'a mut dyn Write,
     limits: &'a Limits<'a>,
     tell: Tell<'a>,
-    size: u64,
 }
 
 impl Unpacking<'_> {
-    fn bare(mut self, source: impl Read) -> Result<Contents> {
-        (self.limits.room_for)(self.size)?;
-        let db = self.copy_db(source, self.size)?;
-        Ok(Contents { sha256: db.sha256.clone(), manifest: None, db })
+    /// A database without anything around it, but for what has been taken off already.
+    fn bare(&mut self, source: impl Read, size: Option<u64>) -> Result<Sealed> {
+        if let Some(size) = size {
+            (self.limits.room_for)(size)?;
+        }
+        self.copy_db(source, size)
     }
 
-    fn archive(mut self, source: impl Read) -> Result<Contents> {
-        let hashing = Hashing { source, hash: Sha256::new() };
-        let mut tar = tar::Archive::new(MultiGzDecoder::new(hashing));
+    /// A tar.gz, or a database that was packed as it is.
+    fn gzip(&mut self, source: impl Read) -> Result<(Option<Manifest>, Sealed)> {
+        let peeked = peek(MultiGzDecoder::new(source));
+        let (head, content) = peeked.map_err(|error| self.altered(&error.to_string()))?;
+        match Kind::of(&head) {
+            Kind::Bare => Ok((None, self.bare(content, None)?)),
+            _ => self.tar(content),
+        }
+    }
+
+    fn tar(&mut self, content: impl Read) -> Result<(Option<Manifest>, Sealed)> {
+        let mut tar = tar::Archive::new(content);
         let (manifest, db) = self.entries(&mut tar)?;
-        let mut gzip = tar.into_inner();
-        self.drain(&mut gzip)?;
-        let sha256 = hex(&gzip.into_inner().hash.finalize());
+        self.drain(&mut tar.into_inner())?;
         let db =
             db.ok_or_else(|| self.no("holds no file db", "give an archive made by the snapshot action"))?;
         if let Some(manifest) = &manifest
@@ -162,7 +148,46 @@ impl Unpacking<'_> {
         {
             return Err(self.altered("its db is not the one that its manifest describes").into());
         }
-        Ok(Contents { sha256, manifest, db })
+        Ok((manifest, db))
+    }
+
+    /// The database in a zip. RKE puts its own state beside it.
+    fn zip(&mut self, source: impl Read) -> Result<Sealed> {
+        let mut zip = Zip::new(source);
+        let mut db = None;
+        while let Some(mut entry) = zip.next().map_err(|flaw| self.flawed(flaw))? {
+            if entry.name().ends_with(RKE_STATE) {
+                self.skip(&mut entry)?;
+            } else if db.is_none() {
+                let size = entry.told_size();
+                db = Some(self.bare(&mut entry, size)?);
+            } else {
+                return Err(self.no("holds more than one database", DISTRUST).into());
+            }
+            entry.finish().map_err(|flaw| self.flawed(flaw))?;
+        }
+        db.ok_or_else(|| self.no("holds no snapshot", "give the archive of a snapshot").into())
+    }
+
+    /// Reads over RKE's state, which is of no use here.
+    fn skip(&self, state: &mut impl Read) -> Result<()> {
+        let skipped = io::copy(&mut state.take(LARGEST_STATE + 1), &mut io::sink());
+        match skipped.map_err(|error| self.altered(&error.to_string()))? {
+            length if length > LARGEST_STATE => {
+                Err(self.no("holds far too large a state of RKE", DISTRUST).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn flawed(&self, flaw: Flaw) -> Refusal {
+        match flaw {
+            Flaw::Altered(how) => self.altered(&format!("its zip: {how}")),
+            Flaw::Hostile(what) => self.no(&what, DISTRUST),
+            Flaw::Foreign(what) => {
+                self.no(&what, "unpack it with the tool that made it, and restore the snapshot in it")
+            }
+        }
     }
 
     fn entries<R: Read>(&mut self, tar: &mut tar::Archive<R>) -> Result<(Option<Manifest>, Option<Sealed>)> {
@@ -185,7 +210,7 @@ impl Unpacking<'_> {
                 Entry::Folder => {}
                 Entry::Db if db.is_none() => {
                     (self.limits.room_for)(size)?;
-                    db = Some(self.copy_db(&mut entry, size)?);
+                    db = Some(self.copy_db(&mut entry, Some(size))?);
                 }
                 Entry::Manifest if manifest.is_none() && size <= LARGEST_MANIFEST => {
                     let mut text = Vec::new();
@@ -224,7 +249,8 @@ impl Unpacking<'_> {
         }
     }
 
-    fn copy_db(&mut self, mut source: impl Read, size: u64) -> Result<Sealed> {
+    /// Copies the database, which has `size` bytes if that was told; where it was not, what its first page tells.
+    fn copy_db(&mut self, mut source: impl Read, size: Option<u64>) -> Result<Sealed> {
         let mut head = Vec::new();
         let looked = Read::by_ref(&mut source).take(HEAD).read_to_end(&mut head);
         looked.map_err(|error| self.altered(&error.to_string()))?;
@@ -232,6 +258,12 @@ impl Unpacking<'_> {
         if !is_database(&head) {
             return Err(self.no("holds a db that is no snapshot of etcd", DISTRUST).into());
         }
+        let expected = match size {
+            Some(size) => size,
+            None => self.announced(&head)?,
+        };
+        // A live file grows ahead of what is in it; its copy is longer than its first page tells.
+        let most = size.unwrap_or(expected.saturating_add(ROOM_AHEAD));
         let mut source = head.as_slice().chain(source);
         let aside = SealAside::start().context(UNPACKING)?;
         let mut done = 0;
@@ -246,20 +278,30 @@ impl Unpacking<'_> {
                 }
                 Err(error) => return Err(self.altered(&error.to_string()).into()),
             };
+            done += length as u64;
             if length == 0 {
                 break;
             }
+            if done > most {
+                return Err(self.no("holds a db that is longer than it says", DISTRUST).into());
+            }
             self.out.write_all(buffer.get(..length).unwrap_or_default()).context(UNPACKING)?;
             aside.take(buffer, length).context(UNPACKING)?;
-            done += length as u64;
-            (self.tell)(Progress::Bytes { done, of: size });
+            (self.tell)(Progress::Bytes { done, of: expected });
         }
-        if done != size {
-            return Err(self.altered(&format!("db ends after {done} of {size} bytes")).into());
+        if size.is_some_and(|size| done != size) {
+            return Err(self.altered(&format!("db ends after {done} of {expected} bytes")).into());
         }
         let sealed = aside.finish().context(UNPACKING)?;
         (self.limits.found)(&sealed);
         Ok(sealed)
+    }
+
+    /// How long a database that begins so will be; refuses one for which there is no room.
+    fn announced(&self, head: &[u8]) -> Result<u64> {
+        let length = backend::announced_by(head).map_err(|error| self.altered(&format!("{error:#}")))?;
+        (self.limits.room_for)(length)?;
+        Ok(length)
     }
 
     /// Reads what follows the last entry. The two zero blocks that end a tar must be there, and only zeros after.

@@ -151,7 +151,7 @@ fn in_juju_a_wrong_file_attached_is_told_and_changes_nothing(version: Version) {
     let unit = Unit::new(&world);
     let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     unit.attach(&project.join("LICENSE"));
-    unit.run("restore", &[&world.to_target()]).failed(&["is not a gzip file"]);
+    unit.run("restore", &[&world.to_target()]).failed(&["neither gzip nor zip"]);
     let other = world.path("another.tar.gz");
     let mut tar = std::process::Command::new("tar");
     tar.arg("czf").arg(&other).arg("-C").arg(project).args(["LICENSE", "README.md"]);

@@ -31,7 +31,7 @@ const LITTLE_KIB: u64 = 64 << 10;
 
 impl Ground {
     /// As [`Ground::refuses`], soon and in little memory.
-    fn refuses_cheaply(&self, what: &str, bytes: &[u8], reasons: &[&str]) {
+    pub fn refuses_cheaply(&self, what: &str, bytes: &[u8], reasons: &[&str]) {
         let path = self.world.path("poison.tar.gz");
         fs::write(&path, bytes).unwrap();
         let still = Still::of(&self.world);
@@ -222,6 +222,20 @@ fn refuses_bombs(version: Version) {
 
 /// gzip of `head` and so many times `piece` behind it.
 fn bomb(head: &[u8], piece: &[u8], times: u64) -> Vec<u8> {
+    let (deflated, crc) = repeated(head, piece, times);
+    let length = (head.len() as u64 + piece.len() as u64 * times) as u32;
+    let mut gzip = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &deflated].concat();
+    gzip.extend(crc.to_le_bytes());
+    gzip.extend(length.to_le_bytes());
+    gzip
+}
+
+/// `head` and so many times 16 MiB of zeros, deflated, and their CRC.
+pub fn zeros(head: &[u8], times: u64) -> (Vec<u8>, u32) {
+    repeated(head, &vec![0; 16 << 20], times)
+}
+
+fn repeated(head: &[u8], piece: &[u8], times: u64) -> (Vec<u8>, u32) {
     let deflated = [head, piece].map(|bytes| {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes).unwrap();
@@ -229,19 +243,16 @@ fn bomb(head: &[u8], piece: &[u8], times: u64) -> Vec<u8> {
         encoder.flush().unwrap();
         encoder.get_ref().clone()
     });
-    let mut gzip = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &deflated[0]].concat();
+    let mut all = deflated[0].clone();
     let (mut crc, mut piece_crc) = (Hasher::new(), Hasher::new());
     crc.update(head);
     piece_crc.update(piece);
     for _ in 0..times {
-        gzip.extend(&deflated[1]);
+        all.extend(&deflated[1]);
         crc.combine(&piece_crc);
     }
-    let length = (head.len() as u64 + piece.len() as u64 * times) as u32;
-    gzip.extend([3, 0]);
-    gzip.extend(crc.finalize().to_le_bytes());
-    gzip.extend(length.to_le_bytes());
-    gzip
+    all.extend([3, 0]);
+    (all, crc.finalize())
 }
 
 fn refuses_a_manifest_that_is_none_of_ours(version: Version) {

@@ -89,7 +89,7 @@ impl Meta {
     }
 
     /// The meta in a page, header included.
-    fn parse(page: &[u8]) -> Result<Self> {
+    pub fn parse(page: &[u8]) -> Result<Self> {
         let meta = page.get(HEADER..META).context("is cut short")?;
         let u32_at = |at| u32_at(meta, at).context("is cut short");
         let u64_at = |at| u64_at(meta, at).context("is cut short");

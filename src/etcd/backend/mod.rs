@@ -34,7 +34,15 @@ const TRAILER: u64 = 32;
 /// How long a snapshot is, trailer included, of which `file` holds the first [`HEAD`] bytes. bbolt sends the state of the
 /// database first, then exactly its pages (`tx.go` `WriteTo`), and etcd its hash behind them.
 pub fn announced_length(file: &File) -> Result<u64> {
-    let meta = Meta::first(file)?;
+    length_by(Meta::first(file)?)
+}
+
+/// The same by those bytes themselves.
+pub fn announced_by(head: &[u8]) -> Result<u64> {
+    length_by(Meta::parse(head).context("meta page 0")?)
+}
+
+fn length_by(meta: Meta) -> Result<u64> {
     let pages = meta.pages.checked_mul(meta.page_size.into());
     pages.and_then(|pages| pages.checked_add(TRAILER)).context("meta page 0 speaks of more pages than can be")
 }

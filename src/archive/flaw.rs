@@ -1,0 +1,23 @@
+//! What is wrong with a file that others made, as the readers of its layers tell it.
+
+use std::io;
+
+/// Why a file is not taken.
+#[derive(Debug)]
+pub(super) enum Flaw {
+    /// It is not what whoever wrote it meant: cut short, a flipped bit, a broken line.
+    Altered(String),
+    /// It is whole, and made in a way that no snapshot is.
+    Hostile(String),
+    /// It is whole, and made in a way that we do not read.
+    Foreign(String),
+}
+
+impl From<io::Error> for Flaw {
+    fn from(error: io::Error) -> Self {
+        Self::Altered(match error.kind() {
+            io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
+            _ => error.to_string(),
+        })
+    }
+}

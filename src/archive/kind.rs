@@ -1,0 +1,54 @@
+//! What a file is by its first bytes, and what to say of one that is nothing for us.
+
+use crate::stop::Refusal;
+
+/// What a file is by its first bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Gzip,
+    Bare,
+    Zip,
+    Tar,
+    Empty,
+    Other,
+}
+
+impl Kind {
+    /// What a file is that begins with `head`.
+    pub fn of(head: &[u8]) -> Self {
+        let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
+        match () {
+            () if head.is_empty() => Self::Empty,
+            () if at(0, &[0x1f, 0x8b]) => Self::Gzip,
+            () if is_database(head) => Self::Bare,
+            () if at(0, b"PK\x03\x04") => Self::Zip,
+            () if at(257, b"ustar") => Self::Tar,
+            () => Self::Other,
+        }
+    }
+
+    /// Why the file `shown` of this kind is not taken where it stands.
+    pub fn refusal(self, shown: &str) -> Refusal {
+        let (what, next) = match self {
+            Self::Gzip | Self::Zip | Self::Other => (
+                "is no archive of a snapshot: neither gzip nor zip",
+                "give an archive made by the snapshot action; file(1) tells what this one is",
+            ),
+            Self::Bare => (
+                "is a bare snapshot file and no archive",
+                "copy it to the unit and name it: restore snapshot=PATH",
+            ),
+            Self::Tar => ("is a tar archive that is not compressed", "compress it with gzip and try again"),
+            Self::Empty => (
+                "is empty: no snapshot is attached",
+                "attach one: juju attach-resource APPLICATION snapshot=ARCHIVE",
+            ),
+        };
+        Refusal::new(format!("{shown} {what}"), next)
+    }
+}
+
+/// Whether a file that begins so is bbolt's: its magic stands behind the 16 bytes of its first page's header (`db.go`).
+pub(super) fn is_database(head: &[u8]) -> bool {
+    head.get(16..).is_some_and(|rest| rest.starts_with(&0xED0C_DAED_u32.to_le_bytes()))
+}

@@ -1,0 +1,411 @@
+//! A zip, read front to back as it flows by: each local header, what it holds, and then the directory that must say the same.
+//!
+//! RKE, RKE2 and k3s keep a snapshot so. A reader that believes the directory at the end, as most do, needs a file to jump
+//! about in, and takes what the headers never said; one that goes by the headers alone takes what the directory does not
+//! name. This one takes only what both say, at the same place, with no byte between: nothing can overlap, hide or be read
+//! twice. Must never use a name for anything but words.
+
+use super::flaw::Flaw;
+use crc32fast::Hasher;
+use flate2::bufread::DeflateDecoder;
+use std::io::{self, BufRead, BufReader, Read, Take};
+
+const LOCAL: u32 = 0x0403_4b50;
+const DESCRIPTOR: u32 = 0x0807_4b50;
+const CENTRAL: u32 = 0x0201_4b50;
+const END_64: u32 = 0x0606_4b50;
+const LOCATOR_64: u32 = 0x0706_4b50;
+const END: u32 = 0x0605_4b50;
+/// Where a 32-bit field says that a 64-bit one has the number.
+const ELSEWHERE: u32 = u32::MAX;
+/// The extra field with the 64-bit numbers.
+const ZIP64: u16 = 1;
+/// What comes before its data does not tell how long that is: a descriptor behind it does.
+const FLAG_DESCRIPTOR: u16 = 1 << 3;
+/// How hard it was deflated, the descriptor, and that its name is UTF-8. All others are of encryption and patches.
+const FLAGS: u16 = 1 << 1 | 1 << 2 | FLAG_DESCRIPTOR | 1 << 11;
+const STORED: u16 = 0;
+const DEFLATED: u16 = 8;
+/// RKE writes two: the snapshot and its own state.
+const MOST_ENTRIES: usize = 2;
+const LONGEST_NAME: u16 = 1024;
+/// The file's type in the upper half of what Unix writers keep as its attributes.
+const TYPE: u32 = 0o170_000;
+const REGULAR: u32 = 0o100_000;
+const BUFFER: usize = 64 << 10;
+
+/// What was read of an entry, for the directory to confirm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    name: Vec<u8>,
+    flags: u16,
+    method: u16,
+    crc: u32,
+    deflated: u64,
+    size: u64,
+    offset: u64,
+}
+
+/// A zip on its way.
+#[derive(Debug)]
+pub(super) struct Zip<R: Read> {
+    source: Counted<BufReader<R>>,
+    seen: Vec<Seen>,
+}
+
+/// A file in it, to be read to its end.
+pub(super) struct Entry<'a, R: Read> {
+    source: Packed<'a, R>,
+    seen: &'a mut Vec<Seen>,
+    header: Seen,
+    crc: Hasher,
+    size: u64,
+}
+
+/// What an entry's bytes come out of.
+enum Packed<'a, R: Read> {
+    Stored(Take<&'a mut Counted<BufReader<R>>>),
+    Deflated(DeflateDecoder<Take<&'a mut Counted<BufReader<R>>>>),
+}
+
+impl<R: Read> Zip<R> {
+    pub fn new(source: R) -> Self {
+        Self { source: Counted { source: BufReader::with_capacity(BUFFER, source), at: 0 }, seen: Vec::new() }
+    }
+
+    /// The next file, once the one before was [finished](Entry::finish); with none left, the rest has been checked too.
+    pub fn next(&mut self) -> Result<Option<Entry<'_, R>>, Flaw> {
+        let offset = self.source.at;
+        match self.source.u32()? {
+            LOCAL if self.seen.len() < MOST_ENTRIES => {}
+            LOCAL => return Err(Flaw::Hostile("holds too many files".to_owned())),
+            CENTRAL => {
+                self.directory(offset)?;
+                return Ok(None);
+            }
+            _ => return Err(altered("neither a file nor the directory comes next")),
+        }
+        let header = self.local(offset)?;
+        // What does not say its length ends where deflate says; then the most that a zip can hold is allowed.
+        let length = if header.flags & FLAG_DESCRIPTOR == 0 { header.deflated } else { u64::MAX };
+        let data = Read::take(&mut self.source, length);
+        let source = match header.method {
+            STORED => Packed::Stored(data),
+            _ => Packed::Deflated(DeflateDecoder::new(data)),
+        };
+        Ok(Some(Entry { source, seen: &mut self.seen, header, crc: Hasher::new(), size: 0 }))
+    }
+
+    /// A local header, behind its signature.
+    fn local(&mut self, offset: u64) -> Result<Seen, Flaw> {
+        let head: [u8; 26] = self.source.array()?;
+        let mut fields = Fields(&head);
+        let (_version, flags, method) = (fields.u16(), fields.u16(), fields.u16());
+        let (_time, crc, deflated, size) = (fields.u32(), fields.u32(), fields.u32(), fields.u32());
+        let (name, extra) = (fields.u16(), fields.u16());
+        let name = self.name(name)?;
+        let extra = self.source.exactly(extra)?;
+        let mut wide = Wide::of(&extra)?;
+        let mut header = Seen { name, flags, method, crc, deflated: 0, size: 0, offset };
+        let shown = header.shown();
+        if flags & !FLAGS != 0 {
+            return Err(Flaw::Foreign(format!(
+                "holds {shown}, which is encrypted or patched (flags {flags:#x})"
+            )));
+        }
+        if ![STORED, DEFLATED].contains(&method) || (method == STORED && flags & FLAG_DESCRIPTOR != 0) {
+            return Err(Flaw::Foreign(format!(
+                "holds {shown}, which is packed by method {method}, not by deflate"
+            )));
+        }
+        header.size = wide.or(size)?;
+        header.deflated = wide.or(deflated)?;
+        Ok(header)
+    }
+
+    fn name(&mut self, length: u16) -> Result<Vec<u8>, Flaw> {
+        if length == 0 || length > LONGEST_NAME {
+            return Err(Flaw::Hostile(format!("holds a file with a name of {length} bytes")));
+        }
+        let name = self.source.exactly(length)?;
+        // RKE's are absolute. None is ever used; one that goes up was made to harm whoever does.
+        let goes_up = name.split(|byte| *byte == b'/' || *byte == b'\\').any(|part| part == b"..");
+        if goes_up || name.contains(&0) || name.ends_with(b"/") {
+            let shown = String::from_utf8_lossy(&name).chars().take(100).collect::<String>();
+            return Err(Flaw::Hostile(format!("holds {shown:?}, which a snapshot archive never does")));
+        }
+        Ok(name)
+    }
+
+    /// The directory, behind its first signature: it must name exactly what came by, and nothing may follow its end.
+    fn directory(&mut self, start: u64) -> Result<(), Flaw> {
+        let seen = std::mem::take(&mut self.seen);
+        for (number, expected) in seen.iter().enumerate() {
+            if number > 0 && self.source.u32()? != CENTRAL {
+                return Err(altered("its directory names fewer files than it holds"));
+            }
+            let said = self.central()?;
+            if said != *expected {
+                let what = format!("its directory says other than what is there of {}", expected.shown());
+                return Err(Flaw::Altered(what));
+            }
+        }
+        let end = self.source.at;
+        let mut signature = self.source.u32()?;
+        if signature == CENTRAL {
+            return Err(altered("its directory names more files than it holds"));
+        }
+        if signature == END_64 {
+            self.end_64(end, start, seen.len() as u64)?;
+            signature = self.source.u32()?;
+        }
+        if signature != END {
+            return Err(altered("its directory has no end"));
+        }
+        self.end(start, end - start, seen.len())
+    }
+
+    /// One file of the directory, behind its signature.
+    fn central(&mut self) -> Result<Seen, Flaw> {
+        let head: [u8; 42] = self.source.array()?;
+        let mut fields = Fields(&head);
+        let (_versions, flags, method, _time) = (fields.u32(), fields.u16(), fields.u16(), fields.u32());
+        let (crc, deflated, size) = (fields.u32(), fields.u32(), fields.u32());
+        let (name, extra, comment) = (fields.u16(), fields.u16(), fields.u16());
+        let (disk, _text, attributes, offset) = (fields.u16(), fields.u16(), fields.u32(), fields.u32());
+        let (name, extra) = (self.source.exactly(name)?, self.source.exactly(extra)?);
+        self.source.exactly(comment)?;
+        let mut wide = Wide::of(&extra)?;
+        let (size, deflated, offset) = (wide.or(size)?, wide.or(deflated)?, wide.or(offset)?);
+        let said = Seen { name, flags, method, crc, deflated, size, offset };
+        let kind = attributes >> 16 & TYPE;
+        if disk != 0 || (kind != 0 && kind != REGULAR) {
+            return Err(Flaw::Hostile(format!("holds {}, which is no regular file", said.shown())));
+        }
+        Ok(said)
+    }
+
+    fn end_64(&mut self, at: u64, start: u64, count: u64) -> Result<(), Flaw> {
+        let head: [u8; 52] = self.source.array()?;
+        let mut fields = Fields(&head);
+        let (rest, _versions, disks) = (fields.u64(), fields.u32(), fields.u64());
+        let said = (rest, disks, fields.u64(), fields.u64(), fields.u64(), fields.u64());
+        let locator: [u8; 20] = self.source.array()?;
+        let mut fields = Fields(&locator);
+        let located = (fields.u32(), fields.u32(), fields.u64(), fields.u32());
+        if said != (44, 0, count, count, at - start, start) || located != (LOCATOR_64, 0, at, 1) {
+            return Err(altered("its 64-bit end says other than what is there"));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, start: u64, length: u64, count: usize) -> Result<(), Flaw> {
+        let head: [u8; 18] = self.source.array()?;
+        let mut fields = Fields(&head);
+        let (disks, here, all) = (fields.u32(), fields.u16(), fields.u16());
+        let (size, offset, comment) = (fields.u32(), fields.u32(), fields.u16());
+        let is = |said: u32, found: u64| u64::from(said) == found || said == ELSEWHERE;
+        let counts = |said: u16| usize::from(said) == count || said == u16::MAX;
+        if disks != 0 || !counts(here) || !counts(all) || !is(size, length) || !is(offset, start) {
+            return Err(altered("its end says other than what is there"));
+        }
+        self.source.exactly(comment)?;
+        match self.source.fill_buf()?.is_empty() {
+            true => Ok(()),
+            false => Err(altered("something follows its end")),
+        }
+    }
+}
+
+impl Seen {
+    fn shown(&self) -> String {
+        format!("{:?}", String::from_utf8_lossy(&self.name).chars().take(100).collect::<String>())
+    }
+}
+
+impl<R: Read> Entry<'_, R> {
+    /// Its name, which is not to be used for a file.
+    pub fn name(&self) -> &[u8] {
+        &self.header.name
+    }
+
+    /// How long it says it is; many do not say before their end.
+    pub fn told_size(&self) -> Option<u64> {
+        (self.header.flags & FLAG_DESCRIPTOR == 0).then_some(self.header.size)
+    }
+
+    /// Checks what was read, which must be all of it, against what the zip says of it.
+    pub fn finish(mut self) -> Result<(), Flaw> {
+        if self.read(&mut [0])? != 0 {
+            return Err(altered("a file in it is longer than what was read"));
+        }
+        let (crc, size) = (self.crc.finalize(), self.size);
+        let (source, deflated) = match self.source {
+            Packed::Stored(data) => (data, size),
+            Packed::Deflated(decoder) => {
+                let deflated = decoder.total_in();
+                (decoder.into_inner(), deflated)
+            }
+        };
+        let found = Seen { crc, deflated, size, ..self.header.clone() };
+        if self.header.flags & FLAG_DESCRIPTOR == 0 {
+            if found != self.header {
+                return Err(Flaw::Altered(format!(
+                    "its header says other than what is there of {}",
+                    found.shown()
+                )));
+            }
+        } else {
+            descriptor(source.into_inner(), &self.header, &found)?;
+        }
+        self.seen.push(found);
+        Ok(())
+    }
+}
+
+/// What stands behind the data where the header did not know: with or without a signature, in 32 bits or in 64.
+fn descriptor(source: &mut impl Source, header: &Seen, found: &Seen) -> Result<(), Flaw> {
+    let unknown = |said: u64, found: u64| said == 0 || said == found;
+    let blank = header.crc == 0 || header.crc == found.crc;
+    let mut crc = source.u32()?;
+    if crc == DESCRIPTOR {
+        crc = source.u32()?;
+    }
+    let (first, second) = (source.u32()?, source.u32()?);
+    let narrow = u64::from(first) == found.deflated && u64::from(second) == found.size;
+    let same = narrow || {
+        let deflated = u64::from(first) | u64::from(second) << 32;
+        let size = u64::from(source.u32()?) | u64::from(source.u32()?) << 32;
+        (deflated, size) == (found.deflated, found.size)
+    };
+    let agrees = blank && unknown(header.deflated, found.deflated) && unknown(header.size, found.size);
+    match same && agrees && crc == found.crc {
+        true => Ok(()),
+        false => {
+            Err(Flaw::Altered(format!("what stands behind {} says other than what is there", found.shown())))
+        }
+    }
+}
+
+impl<R: Read> Read for Entry<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = match &mut self.source {
+            Packed::Stored(data) => data.read(buffer)?,
+            Packed::Deflated(decoder) => decoder.read(buffer)?,
+        };
+        self.crc.update(buffer.get(..length).unwrap_or_default());
+        self.size += length as u64;
+        if self.told_size().is_some_and(|told| self.size > told) {
+            return Err(io::Error::other("a file in it is longer than it says"));
+        }
+        Ok(length)
+    }
+}
+
+fn altered(how: &str) -> Flaw {
+    Flaw::Altered(how.to_owned())
+}
+
+/// Numbers out of a header of a fixed length, one behind the other.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let (number, rest) =
+            self.0.split_first_chunk().map_or(([0; N], &[][..]), |(number, rest)| (*number, rest));
+        self.0 = rest;
+        number
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+}
+
+/// The 64-bit numbers of an extra field, in the order in which 32-bit ones refer to them.
+struct Wide<'a>(&'a [u8]);
+
+impl<'a> Wide<'a> {
+    fn of(mut extra: &'a [u8]) -> Result<Self, Flaw> {
+        while let Some((head, rest)) = extra.split_first_chunk::<4>() {
+            let mut fields = Fields(head);
+            let (kind, length) = (fields.u16(), usize::from(fields.u16()));
+            let (body, rest) =
+                rest.split_at_checked(length).ok_or_else(|| altered("an extra field is cut short"))?;
+            if kind == ZIP64 {
+                return Ok(Self(body));
+            }
+            extra = rest;
+        }
+        Ok(Self(&[]))
+    }
+
+    /// The number itself, or the next of these where it says so.
+    fn or(&mut self, narrow: u32) -> Result<u64, Flaw> {
+        if narrow != ELSEWHERE {
+            return Ok(narrow.into());
+        }
+        match self.0.split_first_chunk::<8>() {
+            Some((number, rest)) => {
+                self.0 = rest;
+                Ok(u64::from_le_bytes(*number))
+            }
+            None => Err(altered("a 64-bit number is missing")),
+        }
+    }
+}
+
+/// Counts how far it has been read.
+#[derive(Debug)]
+struct Counted<R> {
+    source: R,
+    at: u64,
+}
+
+impl<R: BufRead> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.source.read(buffer)?;
+        self.at += length as u64;
+        Ok(length)
+    }
+}
+
+impl<R: BufRead> BufRead for Counted<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.source.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        self.source.consume(length);
+        self.at += length as u64;
+    }
+}
+
+/// What headers are read from.
+trait Source: BufRead {
+    fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn u32(&mut self) -> io::Result<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn exactly(&mut self, length: u16) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; length.into()];
+        self.read_exact(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl<R: BufRead> Source for R {}

@@ -1,0 +1,225 @@
+//! Zips: well made, as RKE, RKE2 and k3s make them, and made to hurt whoever reads them.
+
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
+
+use crate::hostile::Ground;
+use crate::poison::zeros;
+use crate::world::Version;
+
+on_one_version! {
+    refuses_zips_whose_parts_contradict_each_other,
+    refuses_zips_with_the_wrong_things_in_them,
+    refuses_zip_bombs,
+}
+
+const DEFLATED: u16 = 8;
+/// The lengths stand behind the data.
+pub const BEHIND: u16 = 8;
+
+/// A file in a zip, all of which may be a lie.
+#[derive(Clone)]
+pub struct Member {
+    pub name: Vec<u8>,
+    pub central_name: Vec<u8>,
+    pub flags: u16,
+    pub method: u16,
+    pub crc: u32,
+    pub packed: Vec<u8>,
+    /// How long the header and the directory say it is, packed and not.
+    pub told: (u32, u32),
+    pub extra: Vec<u8>,
+    pub central_extra: Vec<u8>,
+    pub attributes: u32,
+    /// What the directory adds to where it is.
+    pub astray: u32,
+    /// Behind the data, in place of what belongs there.
+    pub descriptor: Option<Vec<u8>>,
+}
+
+/// A file as python's and Info-ZIP's zip write it into a file.
+pub fn member(name: &str, data: &[u8]) -> Member {
+    let packed = deflated(data);
+    let told = (packed.len() as u32, data.len() as u32);
+    let crc = crc32fast::hash(data);
+    Member {
+        name: name.into(),
+        central_name: name.into(),
+        flags: 0,
+        method: DEFLATED,
+        crc,
+        packed,
+        told,
+        extra: Vec::new(),
+        central_extra: Vec::new(),
+        attributes: 0o100_600 << 16,
+        astray: 0,
+        descriptor: None,
+    }
+}
+
+/// A file as Go's zip writes it, and so RKE and k3s.
+pub fn streamed(name: &str, data: &[u8]) -> Member {
+    let member = Member { flags: BEHIND, ..member(name, data) };
+    let words = [0x0807_4b50, member.crc, member.told.0, member.told.1];
+    Member { descriptor: Some(words.map(u32::to_le_bytes).concat()), ..member }
+}
+
+pub fn zip(members: &[Member]) -> Vec<u8> {
+    zip_with(members, &[], |_| ())
+}
+
+/// A zip of these, with `between` before its end, which is changed.
+fn zip_with(members: &[Member], between: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let (mut bytes, mut directory) = (Vec::new(), Vec::new());
+    for one in members {
+        let offset = bytes.len() as u32 + one.astray;
+        let numbers = |unknown: bool| match unknown {
+            true => [0; 12].to_vec(),
+            false => [one.crc, one.told.0, one.told.1].map(u32::to_le_bytes).concat(),
+        };
+        let kind = [20, one.flags, one.method, 0, 0].map(u16::to_le_bytes).concat();
+        bytes.extend(b"PK\x03\x04");
+        bytes.extend(&kind);
+        bytes.extend(numbers(one.flags & BEHIND != 0));
+        bytes.extend([one.name.len() as u16, one.extra.len() as u16].map(u16::to_le_bytes).concat());
+        bytes.extend([&one.name[..], &one.extra, &one.packed].concat());
+        bytes.extend(one.descriptor.iter().flatten());
+        directory.extend(b"PK\x01\x02\x14\x03");
+        directory.extend(&kind);
+        directory.extend(numbers(false));
+        let lengths = [one.central_name.len() as u16, one.central_extra.len() as u16, 0, 0, 0];
+        directory.extend(lengths.map(u16::to_le_bytes).concat());
+        directory.extend([one.attributes, offset].map(u32::to_le_bytes).concat());
+        directory.extend([&one.central_name[..], &one.central_extra].concat());
+    }
+    let start = bytes.len() as u32;
+    let length = directory.len() as u32;
+    bytes.extend(directory);
+    bytes.extend(between);
+    let count = members.len() as u16;
+    let mut end = b"PK\x05\x06\0\0\0\0".to_vec();
+    end.extend([count, count].map(u16::to_le_bytes).concat());
+    end.extend([length, start].map(u32::to_le_bytes).concat());
+    end.extend([0, 0]);
+    change(&mut end);
+    bytes.extend(end);
+    bytes
+}
+
+fn deflated(data: &[u8]) -> Vec<u8> {
+    let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(data).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn refuses_zips_whose_parts_contradict_each_other(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let altered = &["cut short or altered: "];
+    let refuses = |what: &str, one: Member| ground.refuses_cheaply(what, &zip(&[one]), altered);
+    let (plain, behind) = (member("snapshot", db), streamed("snapshot", db));
+    refuses("another name in the directory", Member { central_name: b"other".to_vec(), ..plain.clone() });
+    refuses("a place that is another in the directory", Member { astray: 4, ..plain.clone() });
+    refuses("a wrong CRC", Member { crc: plain.crc ^ 1, ..plain.clone() });
+    refuses("a wrong CRC behind", Member { crc: behind.crc ^ 1, ..behind.clone() });
+    let (packed, size) = plain.told;
+    for told in [(packed, size - 1), (packed - 1, size), (packed + 1, size)] {
+        refuses(&format!("{told:?} for {:?}", plain.told), Member { told, ..plain.clone() });
+        refuses(&format!("{told:?} behind"), Member { told, ..behind.clone() });
+    }
+    refuses("nothing behind the data", Member { descriptor: None, ..behind.clone() });
+    let half = behind.descriptor.clone().map(|words| words[..12].to_vec());
+    refuses("half of what stands behind the data", Member { descriptor: half, ..behind.clone() });
+    // 64 bits that are announced and missing, or say other than what is there.
+    let wide =
+        |size: u64| [&[1, 0, 16, 0], &size.to_le_bytes()[..], &u64::from(packed).to_le_bytes()].concat();
+    let all_wide = Member { told: (u32::MAX, u32::MAX), ..plain.clone() };
+    refuses("64-bit lengths that are missing", all_wide.clone());
+    let lie = wide(u64::from(size) + (1 << 32));
+    refuses("64-bit lengths that lie", Member { extra: lie.clone(), central_extra: lie, ..all_wide.clone() });
+    let (extra, central_extra) = (wide(size.into()), wide(u64::from(size) + 1));
+    refuses("64-bit lengths that differ", Member { extra, central_extra, ..all_wide });
+    let cut = Member { extra: vec![1, 0, 16, 0, 1], ..plain.clone() };
+    refuses("an extra field that is cut", cut);
+
+    let good = zip(std::slice::from_ref(&plain));
+    let ends = |what: &str, bytes: &[u8]| ground.refuses_cheaply(what, bytes, altered);
+    ends("a byte behind it", &[&good[..], &[0]].concat());
+    ends("itself behind it", &good.repeat(2));
+    ends("no end", &good[..good.len() - 22]);
+    ends("no directory", &good[..good.len() - 22 - 46 - 8]);
+    let directory = good[good.len() - 22 - 46 - 8..good.len() - 22].to_vec();
+    ends("a directory that names it twice", &zip_with(std::slice::from_ref(&plain), &directory, |_| ()));
+    for at in [4, 8, 10, 12, 16] {
+        let lies = zip_with(std::slice::from_ref(&plain), &[], |end| end[at] ^= 1);
+        ends(&format!("byte {at} of its end"), &lies);
+    }
+    let end_64 = [b"PK\x06\x06".to_vec(), vec![0; 52], b"PK\x06\x07".to_vec(), vec![0; 16]].concat();
+    ends("a 64-bit end of zeros", &zip_with(std::slice::from_ref(&plain), &end_64, |_| ()));
+    ends(
+        "something before the directory",
+        &zip(&[Member { packed: [plain.packed.clone(), vec![0; 9]].concat(), ..plain }]),
+    );
+    ground.done();
+}
+
+fn refuses_zips_with_the_wrong_things_in_them(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let refuses = |what: &str, members: &[Member], reasons: &[&str]| {
+        ground.refuses_cheaply(what, &zip(members), reasons);
+    };
+    for name in ["../snapshot", "/backup/../../etc/passwd", "a\\..\\b", "snapshot/", "a\0b", ""] {
+        refuses(&format!("a file called {name:?}"), &[member(name, db)], &["holds"]);
+    }
+    refuses("a name of 2 KiB", &[member(&"a".repeat(2048), db)], &["a name of 2048 bytes"]);
+    let (one, state) = (member("one", db), member("etcd.rkestate", b"{}"));
+    refuses("two databases", &[one.clone(), member("two", db)], &["more than one database"]);
+    refuses("three files", &[one.clone(), state.clone(), state.clone()], &["too many files"]);
+    refuses("a state alone", &[state], &["no snapshot"]);
+    refuses("a text", &[member("snapshot", b"no pages in here")], &["no snapshot of etcd"]);
+    for flags in [1, 1 << 5, 1 << 6, 1 << 13] {
+        refuses(&format!("flags {flags:#x}"), &[Member { flags, ..one.clone() }], &["encrypted or patched"]);
+    }
+    for method in [1, 9, 14, 93, 99] {
+        refuses(&format!("method {method}"), &[Member { method, ..one.clone() }], &["packed by method"]);
+    }
+    let stored = Member { method: 0, packed: db.to_vec(), ..streamed("snapshot", db) };
+    refuses("a stored file without a length", &[stored], &["packed by method 0"]);
+    for kind in [0o120_777, 0o040_755, 0o010_600] {
+        let special = Member { attributes: kind << 16, ..one.clone() };
+        refuses(&format!("a file of mode {kind:o}"), &[special], &["no regular file"]);
+    }
+    ground.done();
+}
+
+fn refuses_zip_bombs(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    // 10 GiB of zeros behind `head`, told truly.
+    let bomb = |name: &str, head: &[u8], flags: u16| {
+        let (packed, crc) = zeros(head, 10 << 6);
+        let lengths =
+            [(10_u64 << 30) + head.len() as u64, packed.len() as u64].map(u64::to_le_bytes).concat();
+        let extra = [&[1, 0, 16, 0], &lengths[..]].concat();
+        Member { packed, crc, flags, told: (u32::MAX, u32::MAX), extra, ..member(name, b"") }
+    };
+    for flags in [0, BEHIND] {
+        let refuses = |what: &str, members: &[Member], reasons: &[&str]| {
+            ground.refuses_cheaply(&format!("{what}, flags {flags}"), &zip(members), reasons);
+        };
+        refuses("10 GiB of zeros", &[bomb("snapshot", &[], flags)], &["no snapshot", "room"]);
+        refuses("a state of 10 GiB", &[bomb("a.rkestate", &[], flags)], &["too large"]);
+    }
+    ground.refuses_cheaply(
+        "10 GiB of zeros behind a snapshot",
+        &zip(&[bomb("snapshot", db, BEHIND)]),
+        &["longer than it says"],
+    );
+    let many = zip(&vec![member("a.rkestate", b"{}"); 60_000]);
+    ground.refuses_cheaply("60,000 states", &many, &["too many files"]);
+    ground.done();
+}
