@@ -2,13 +2,16 @@
 //!
 //! Built with the feature `fuzz` alone, and in no package. Must never do anything but read.
 
-use crate::archive;
+use crate::archive::age::Identities;
+use crate::archive::{self, Limits};
 use crate::catalog::manifest::Manifest;
 use crate::etcd;
 use crate::etcd::backend::{Backend, same_records};
 use crate::swap::journal::Journal;
+use crate::system::digest::hex;
 use flate2::{Compression, write::GzEncoder};
 use rustix::fs::{MemfdFlags, memfd_create};
+use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -25,6 +28,25 @@ pub fn archive(bytes: &[u8]) {
     {
         assert_eq!((manifest.db_size, &manifest.db_sha256), (contents.db.size, &contents.db.sha256));
     }
+}
+
+/// A zip, or what else is taken for a snapshot: what comes out is as long as is told, and is what the seal was made of.
+pub fn zip(bytes: &[u8]) {
+    let limits =
+        Limits { room_for: &|_| Ok(()), bare: true, identities: None, encrypted_for: &[], found: &|_| () };
+    let mut db = Vec::new();
+    let size = bytes.len() as u64;
+    if let Ok(contents) = archive::unpack(bytes, size, "it", &mut db, &limits, &mut |_| ()) {
+        assert_eq!(db.len() as u64, contents.db.size);
+        assert_eq!(hex(&Sha256::digest(&db)), contents.db.sha256);
+    }
+}
+
+/// A file of age, of which the identity is known: its header, and chunks that chance never gets right.
+pub fn age(bytes: &[u8]) {
+    const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
+    let Ok(identities) = Identities::parse(IDENTITY, "it") else { return };
+    let _ = archive::must_open(bytes, "it", Some(&identities), &[]);
 }
 
 /// A manifest, which is written as it was read.

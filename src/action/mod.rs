@@ -26,6 +26,7 @@ pub mod upkeep;
 pub use crate::result_key as key;
 pub use environment::{Environment, called, now};
 
+use crate::archive::age::Identities;
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Resource};
 use crate::progress::Progress;
@@ -160,6 +161,14 @@ impl Call<'_> {
     /// The unit that we are on, where Juju runs us.
     pub fn unit(&self) -> Option<&str> {
         self.environment.unit.as_deref()
+    }
+
+    /// What opens encrypted archives, where `identity-file` names it.
+    pub(super) fn identities(&self) -> Result<Option<Identities>, Stop> {
+        match self.params.text("identity-file")? {
+            "" => Ok(None),
+            path => Ok(Some(Identities::read(Path::new(path))?)),
+        }
     }
 
     /// The charm's resource `name`, or why there is none. Asks the controller: to be called once.

@@ -37,6 +37,8 @@ fn request(call: &Call<'_>) -> Result<Request, Stop> {
     let target = PathBuf::from(params.text("target")?);
     Ok(Request {
         expected_sha256: sha256(params.text("expected-sha256")?)?,
+        identities: call.identities()?,
+        encrypt_to: super::offsite::settings(call)?.encrypt_to,
         allow_unhashed: params.flag("allow-unhashed")?,
         allow_foreign: params.flag("allow-foreign")?,
         bump: Bump::parse(params.text("bump-revision")?)?,

@@ -42,6 +42,7 @@ impl Ready {
             target: PathBuf::from(call.params.text("target")?),
             effort: effort(call.params.text("compression")?)?,
             owner,
+            encrypt_to: super::offsite::settings(call)?.encrypt_to,
             unit: call.unit().map(str::to_owned),
             before_restore: false,
             now: call.now,
@@ -117,6 +118,9 @@ fn tell(report: &Report, warnings: Vec<String>, results: &mut Results) {
     }
     results.set(key!("snapshot.version"), &*manifest.etcd_version);
     results.set(key!("snapshot.verified"), "true");
+    if !report.encrypted_for.is_empty() {
+        results.set(key!("snapshot.encrypted-for"), report.encrypted_for.join(", "));
+    }
     let alarms = (!report.alarms.is_empty()).then(|| in_words(&report.alarms.join("; ")));
     let warnings: Vec<String> = alarms.into_iter().chain(warnings).collect();
     if !warnings.is_empty() {

@@ -21,3 +21,11 @@ impl From<io::Error> for Flaw {
         })
     }
 }
+
+impl Flaw {
+    /// For readers that know no other kind of error.
+    pub fn into_io(self) -> io::Error {
+        let (Self::Altered(what) | Self::Hostile(what) | Self::Foreign(what)) = self;
+        io::Error::other(what)
+    }
+}

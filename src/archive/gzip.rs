@@ -5,9 +5,11 @@
 //! when something went wrong: what is there then is no gzip file.
 
 use super::Packed;
+use super::age::{Encrypting, FileKey, Recipient};
 use crate::system::digest::hex;
 use crate::system::growing::Writing;
 use crate::system::priority;
+use anyhow::Result;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress};
 use sha2::{Digest, Sha256};
@@ -21,6 +23,8 @@ use std::thread::{Builder, JoinHandle};
 const BLOCK: usize = 1 << 20;
 /// Magic, deflate, no flags, no time, nothing said of the level, Unix.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+/// A stored block that holds nothing, on a byte's boundary.
+const NOTHING: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 /// A last block that holds nothing.
 const LAST: [u8; 2] = [3, 0];
 
@@ -47,6 +51,15 @@ impl Effort {
     }
 }
 
+/// What an archive is encrypted with, and for whom.
+#[derive(Debug, Clone)]
+pub struct Sealing {
+    /// Its own key.
+    pub key: FileKey,
+    /// Who can open it.
+    pub recipients: Vec<Recipient>,
+}
+
 /// A block on its way to a worker, and the way for its deflated form to the writer.
 struct Block {
     bytes: Vec<u8>,
@@ -62,6 +75,8 @@ struct Deflated {
 /// What the writer gets, in order.
 enum Piece {
     Block(Receiver<io::Result<Deflated>>),
+    /// What is held back is to go out.
+    Fill,
     End,
 }
 
@@ -78,7 +93,8 @@ pub struct Gzip {
 
 impl Gzip {
     /// Starts one in the empty file `out`; `writing` tells its readers how far it is.
-    pub fn start(out: File, writing: Writing, effort: Effort) -> io::Result<Self> {
+    pub fn start(out: File, writing: Writing, effort: Effort, sealing: Option<&Sealing>) -> Result<Self> {
+        let out = Out::start(Hashed { file: out, hash: Sha256::new(), size: 0 }, sealing)?;
         let workers = priority::share();
         let (jobs, waiting) = sync_channel::<Block>(workers);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -97,6 +113,13 @@ impl Gzip {
             spares,
             writer: Some(writer),
         })
+    }
+
+    /// Has all that was written stand in the file soon, though nothing follows yet. age seals whole chunks only: what is
+    /// left of one is filled up with blocks of nothing.
+    pub fn let_through(&mut self) -> io::Result<()> {
+        self.flush()?;
+        self.send(Piece::Fill)
     }
 
     /// What comes from here on stands in the file as it is, for `tail -c` to show.
@@ -186,17 +209,20 @@ fn deflate(deflater: &mut Compress, block: &[u8]) -> io::Result<Deflated> {
 }
 
 /// The writer: puts the pieces into the file one behind the other, hashing them as they go.
-fn write(coming: &Receiver<Piece>, file: File, writing: Writing) -> io::Result<Packed> {
+fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result<Packed> {
     priority::go_behind();
-    let mut out = Hashed { file, hash: Sha256::new(), size: 0 };
     let mut crc = Hasher::new();
-    out.put(&HEADER)?;
+    out.write_all(&HEADER)?;
     loop {
         match coming.recv() {
             Ok(Piece::Block(deflated)) => {
                 let deflated = deflated.recv().map_err(io::Error::other)??;
                 crc.combine(&deflated.crc);
-                out.put(&deflated.bytes)?;
+                out.write_all(&deflated.bytes)?;
+                writing.grew();
+            }
+            Ok(Piece::Fill) => {
+                out.fill()?;
                 writing.grew();
             }
             Ok(Piece::End) => break,
@@ -205,9 +231,10 @@ fn write(coming: &Receiver<Piece>, file: File, writing: Writing) -> io::Result<P
     }
     // gzip keeps the length modulo 2^32, and combining kept count of all of it.
     let length = u32::try_from(crc.total_len() & u64::from(u32::MAX)).map_err(io::Error::other)?;
-    out.put(&LAST)?;
-    out.put(&crc.finalize().to_le_bytes())?;
-    out.put(&length.to_le_bytes())?;
+    out.write_all(&LAST)?;
+    out.write_all(&crc.finalize().to_le_bytes())?;
+    out.write_all(&length.to_le_bytes())?;
+    let out = out.finish()?;
     writing.end(out.size);
     out.file.sync_all()?;
     Ok(Packed { size: out.size, sha256: hex(&out.hash.finalize()) })
@@ -220,11 +247,63 @@ struct Hashed {
     size: u64,
 }
 
-impl Hashed {
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+impl Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_all(bytes)?;
         self.hash.update(bytes);
         self.size += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Where the gzip goes: into the file as it is, or encrypted, so that nothing else ever reaches the disk.
+enum Out {
+    Clear(Hashed),
+    Sealed(Box<Encrypting<Hashed>>),
+}
+
+impl Out {
+    fn start(out: Hashed, sealing: Option<&Sealing>) -> Result<Self> {
+        Ok(match sealing {
+            None => Self::Clear(out),
+            Some(Sealing { key, recipients }) => {
+                Self::Sealed(Box::new(Encrypting::start(out, key, recipients)?))
+            }
+        })
+    }
+
+    fn fill(&mut self) -> io::Result<()> {
+        if let Self::Sealed(out) = self {
+            let blocks = out.room() / NOTHING.len() + 1;
+            out.write_all(&NOTHING.repeat(blocks))?;
+        }
         Ok(())
+    }
+
+    fn finish(self) -> io::Result<Hashed> {
+        match self {
+            Self::Clear(out) => Ok(out),
+            Self::Sealed(out) => out.finish(),
+        }
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(out) => out.write(bytes),
+            Self::Sealed(out) => out.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Clear(out) => out.flush(),
+            Self::Sealed(out) => out.flush(),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What a file is by its first bytes, and what to say of one that is nothing for us.
 
+use super::age::{ARMORED, MAGIC};
 use crate::stop::Refusal;
 
 /// What a file is by its first bytes.
@@ -8,6 +9,8 @@ pub(super) enum Kind {
     Gzip,
     Bare,
     Zip,
+    Age,
+    Armored,
     Tar,
     Empty,
     Other,
@@ -22,6 +25,8 @@ impl Kind {
             () if at(0, &[0x1f, 0x8b]) => Self::Gzip,
             () if is_database(head) => Self::Bare,
             () if at(0, b"PK\x03\x04") => Self::Zip,
+            () if at(0, MAGIC.as_bytes()) => Self::Age,
+            () if at(0, ARMORED.as_bytes()) => Self::Armored,
             () if at(257, b"ustar") => Self::Tar,
             () => Self::Other,
         }
@@ -30,6 +35,11 @@ impl Kind {
     /// Why the file `shown` of this kind is not taken where it stands.
     pub fn refusal(self, shown: &str) -> Refusal {
         let (what, next) = match self {
+            Self::Age => ("is encrypted twice", "decrypt it once and try again: age -d -i IDENTITY-FILE"),
+            Self::Armored => (
+                "is encrypted by age and made fit for mail, which is not read here",
+                "decrypt it and try again: age -d -i IDENTITY-FILE",
+            ),
             Self::Gzip | Self::Zip | Self::Other => (
                 "is no archive of a snapshot: neither gzip nor zip",
                 "give an archive made by the snapshot action; file(1) tells what this one is",

@@ -5,20 +5,23 @@
 //! What other tools make of a snapshot is read too: a zip, a gzip of the database, the database itself.
 //! Besides, a bundle of small files, which is only ever written.
 
+pub mod age;
 mod aside;
 mod bundle;
 mod flaw;
 mod gzip;
 mod kind;
+mod locked;
 mod pack;
 pub mod tail;
 mod unpack;
 mod zip;
 
 pub use bundle::bundle;
-pub use gzip::Effort;
+pub use gzip::{Effort, Sealing};
+pub use locked::{Locked, must_open, without_identity};
 pub use pack::{Packed, Packing};
-pub use unpack::{Contents, Limits, unpack, verify};
+pub use unpack::{Contents, Limits, unpack, verify, verify_with};
 
 /// The file that holds the snapshot.
 pub const DB: &str = "db";

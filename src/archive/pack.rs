@@ -3,7 +3,7 @@
 //! `db` comes first, because it can be written while it arrives; `manifest.json`, which says what was found in it, comes
 //! last. Must never buffer more than a few blocks.
 
-use super::gzip::{Effort, Gzip};
+use super::gzip::{Effort, Gzip, Sealing};
 use super::{DB, MANIFEST};
 use crate::catalog::manifest::Manifest;
 use crate::system::growing::Writing;
@@ -33,6 +33,8 @@ pub struct Packing {
     pub writing: Writing,
     /// How hard to compress.
     pub effort: Effort,
+    /// What to encrypt it with, if at all.
+    pub sealing: Option<Sealing>,
     /// The time that the files in it carry.
     pub taken: Timestamp,
 }
@@ -48,11 +50,12 @@ impl Packing {
     ) -> Result<Packed> {
         let writing = "writing the archive";
         let mtime = u64::try_from(self.taken.as_second()).unwrap_or(0);
-        let mut gzip = Gzip::start(self.out, self.writing, self.effort).context(writing)?;
+        let mut gzip =
+            Gzip::start(self.out, self.writing, self.effort, self.sealing.as_ref()).context(writing)?;
         gzip.write_all(&header(DB, size, mtime)?).context(writing)?;
         let copied = copy(&mut db, &mut gzip)?;
         ensure!(copied == size, "etcdctl saved {copied} bytes of a snapshot that speaks of {size}");
-        gzip.write_all(padding(size)).and_then(|()| gzip.flush()).context(writing)?;
+        gzip.write_all(padding(size)).and_then(|()| gzip.let_through()).context(writing)?;
 
         let text = manifest()?.to_json()?;
         gzip.stop_deflating()
@@ -139,7 +142,7 @@ mod tests {
         let out = tempfile::tempfile().unwrap();
         let (writing, written) = growth();
         let back = Growing::new(out.try_clone().unwrap(), written);
-        (Packing { out, writing, effort, taken: Timestamp::UNIX_EPOCH }, back)
+        (Packing { out, writing, effort, sealing: None, taken: Timestamp::UNIX_EPOCH }, back)
     }
 
     #[test]

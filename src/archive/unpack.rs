@@ -6,9 +6,11 @@
 //! A reader that stops after the entry it wanted accepts most flipped bits (23,877 of 25,336 with a changed payload,
 //! measured): the CRC of gzip comes last. So this one drains to the end and allows nothing there but zeros.
 
+use super::age::{Decrypting, FileKey, Identities};
 use super::aside::SealAside;
 use super::flaw::Flaw;
 use super::kind::{Kind, is_database};
+use super::locked::{altered, opened};
 use super::zip::Zip;
 use super::{DB, MANIFEST};
 use crate::catalog::manifest::Manifest;
@@ -46,11 +48,16 @@ const UNPACKING: &str = "unpacking the snapshot";
 const DISTRUST: &str = "do not trust it; give an archive made by the snapshot action";
 
 /// What the caller allows.
+#[derive(Clone, Copy)]
 pub struct Limits<'a> {
     /// Whether there is room for a database of so many bytes.
     pub room_for: &'a dyn Fn(u64) -> Result<()>,
     /// Whether a bare snapshot file, without an archive around it, will do.
     pub bare: bool,
+    /// What opens an archive that is encrypted.
+    pub identities: Option<&'a Identities>,
+    /// Whom it is said to be encrypted for.
+    pub encrypted_for: &'a [String],
     /// Hears of the database as soon as it is read, long before the archive is called good.
     pub found: &'a dyn Fn(&Sealed),
 }
@@ -89,6 +96,7 @@ pub fn unpack(
     let (manifest, db) = match kind {
         Kind::Gzip => unpacking.gzip(&mut hashing)?,
         Kind::Zip => (None, unpacking.zip(&mut hashing)?),
+        Kind::Age => unpacking.encrypted(&mut hashing)?,
         other => return Err(other.refusal(shown).into()),
     };
     Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
@@ -97,10 +105,27 @@ pub fn unpack(
 /// Reads an archive of ours to its end and keeps nothing: whether what was written is what was meant. `found` hears of
 /// the database as soon as it is read, which may be while the archive is still being written.
 pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&Sealed)) -> Result<Contents> {
-    let limits = Limits { room_for: &|_| Ok(()), bare: false, found };
+    verify_with(None, source, shown, found)
+}
+
+/// The same of one that was encrypted with `key`, which only who has just written it knows.
+pub fn verify_with(
+    key: Option<&FileKey>,
+    source: impl Read,
+    shown: &str,
+    found: &dyn Fn(&Sealed),
+) -> Result<Contents> {
+    let limits = Limits { room_for: &|_| Ok(()), bare: false, identities: None, encrypted_for: &[], found };
     let mut hashing = Hashing { source, hash: Sha256::new() };
     let mut unpacking = Unpacking { shown, out: &mut io::sink(), limits: &limits, tell: &mut |_| {} };
-    let (manifest, db) = unpacking.tar(MultiGzDecoder::new(&mut hashing))?;
+    let (manifest, db) = match key {
+        None => unpacking.tar(MultiGzDecoder::new(&mut hashing))?,
+        Some(key) => {
+            let opened = Decrypting::with_key(&mut hashing, key);
+            let opened = opened.map_err(|error| unpacking.altered(&error.to_string()))?;
+            unpacking.tar(MultiGzDecoder::new(opened))?
+        }
+    };
     Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
 }
 
@@ -125,6 +150,19 @@ impl Unpacking<'_> {
             (self.limits.room_for)(size)?;
         }
         self.copy_db(source, size)
+    }
+
+    /// Whatever else we read, encrypted by age.
+    fn encrypted(&mut self, source: &mut dyn Read) -> Result<(Option<Manifest>, Sealed)> {
+        let identities = self.limits.identities;
+        let opened = opened(source, self.shown, identities, self.limits.encrypted_for)?;
+        let (head, mut content) = peek(opened).map_err(|error| self.altered(&error.to_string()))?;
+        match Kind::of(&head) {
+            Kind::Gzip => self.gzip(&mut content),
+            Kind::Zip => Ok((None, self.zip(&mut content)?)),
+            Kind::Bare => Ok((None, self.bare(content, None)?)),
+            other => Err(other.refusal(self.shown).into()),
+        }
     }
 
     /// A tar.gz, or a database that was packed as it is.
@@ -332,7 +370,7 @@ impl Unpacking<'_> {
     }
 
     fn altered(&self, how: &str) -> Refusal {
-        self.no(&format!("is cut short or altered: {how}"), "fetch it again and compare its sha256")
+        altered(self.shown, how)
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Entry {
     pub modified: Timestamp,
     /// Its manifest. Archives of other tools, and those cut short, have none.
     pub manifest: Option<Manifest>,
+    /// Who can open it, as is told beside it, where it is encrypted.
+    pub encrypted_for: Vec<String>,
     /// What was found out since it was made.
     pub record: Record,
     /// The destinations that it has still to be uploaded to, by their names.
@@ -70,6 +72,6 @@ impl Entry {
 
 /// Whether a file of this name may hold a snapshot: of ours, or of another tool.
 pub fn may_be_archive(name: &str) -> bool {
-    const ENDINGS: [&str; 5] = [".tar.gz", ".tgz", ".zip", ".gz", ".db"];
+    const ENDINGS: [&str; 6] = [".tar.gz", ".tgz", ".zip", ".gz", ".db", ".age"];
     !name.starts_with('.') && ENDINGS.iter().any(|ending| name.ends_with(ending))
 }

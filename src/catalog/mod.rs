@@ -4,5 +4,6 @@
 pub mod entry;
 pub mod manifest;
 pub mod name;
+pub mod outside;
 pub mod record;
 pub mod retention;

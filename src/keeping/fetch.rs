@@ -1,22 +1,31 @@
 //! An archive copied out of its place, verified before it has a name here.
 
 use super::{Found, was_verified_as};
-use crate::archive;
+use crate::archive::age::Identities;
+use crate::archive::{self, Limits};
 use crate::catalog::manifest::Manifest;
+use crate::catalog::outside::{Outside, is_encrypted, outside_name};
 use crate::etcd::seal::Seal;
 use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
 use crate::store::directory::Approach;
 use crate::store::stage::Stage;
+use crate::system::digest::sha256_of;
+use crate::system::durable::PRIVATE;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
-use std::io::{Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 /// The archive's name until it is published.
 const DRAFT: &str = "archive";
+
+/// What is told of an encrypted archive, until it has a name.
+const OUTSIDE: &str = "outside";
+/// That has under two kilobytes.
+const LONGEST_OUTSIDE: u64 = 64 << 10;
 
 /// What was fetched.
 #[derive(Debug, Clone)]
@@ -29,10 +38,21 @@ pub struct Fetched {
     pub sha256: String,
     /// What is in it.
     pub manifest: Manifest,
+    /// Who can open it, where it is encrypted.
+    pub encrypted_for: Vec<String>,
+    /// Whether its contents were read; of an encrypted one without its identity only the hash was compared.
+    pub opened: bool,
 }
 
-/// Fetches an archive into the directory `target`.
-pub fn fetch(found: &Found, target: &Path, owner: Owner, tell: Tell<'_>) -> Result<Fetched> {
+/// Fetches an archive into the directory `target`. One that is encrypted stays so; its contents are read where `identities`
+/// open it.
+pub fn fetch(
+    found: &Found,
+    target: &Path,
+    owner: Owner,
+    identities: Option<&Identities>,
+    tell: Tell<'_>,
+) -> Result<Fetched> {
     let entry = &found.entry;
     let approach = Approach::to(target, owner)?;
     approach.need(entry.size, "the archive")?;
@@ -48,24 +68,86 @@ pub fn fetch(found: &Found, target: &Path, owner: Owner, tell: Tell<'_>) -> Resu
 
     tell(Progress::Step("verifying the archive"));
     draft.rewind()?;
-    let contents = archive::verify(draft, &entry.location(), &|_| ())?;
-    was_verified_as(entry, &contents.sha256)?;
+    let checked = check(draft, found, identities)?;
+    was_verified_as(entry, &checked.sha256)?;
+    let name = entry.file_name();
+    let beside = outside_name(name);
+    let publish = |draft: &str, name: &str| match target.publish(stage.dir(), draft, name) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let path = target.path().join(name).display().to_string();
+            Err(Refusal::new(format!("{path} is there already"), "choose another target").into())
+        }
+        Err(error) => Err(error.context("publishing the archive")),
+    };
+    if let Some(outside) = &checked.outside {
+        stage.dir().replace_for(OUTSIDE, &outside.to_json()?, PRIVATE, Some(owner))?;
+        publish(OUTSIDE, &beside)?;
+    }
+    if let Err(error) = publish(DRAFT, name) {
+        if checked.outside.is_some() {
+            target.remove_file(&beside)?;
+        }
+        return Err(error);
+    }
+    Ok(Fetched {
+        path: target.path().join(name),
+        size: entry.size,
+        sha256: checked.sha256,
+        manifest: checked.manifest,
+        encrypted_for: entry.encrypted_for.clone(),
+        opened: checked.opened,
+    })
+}
+
+/// What was found of an archive that is here now.
+struct Checked {
+    sha256: String,
+    manifest: Manifest,
+    outside: Option<Outside>,
+    opened: bool,
+}
+
+/// Reads what was fetched. Of an encrypted one without its identity there is only the hash that stands beside it.
+fn check(mut draft: File, found: &Found, identities: Option<&Identities>) -> Result<Checked> {
+    let entry = &found.entry;
     let bad = |why: &str| {
         Refusal::new(
             format!("{} {why}", entry.location()),
             "fetch another; list-snapshots shows which there are",
         )
     };
+    let outside = is_encrypted(&entry.name).then(|| outside(found)).transpose()?;
+    if let (Some(outside), None) = (&outside, identities) {
+        let sha256 = sha256_of(&mut draft)?;
+        if sha256 != outside.sha256 {
+            return Err(bad("is another than the one that the manifest beside it tells of").into());
+        }
+        let (manifest, outside) = (outside.manifest.clone(), Some(outside.clone()));
+        return Ok(Checked { sha256, manifest, outside, opened: false });
+    }
+    let encrypted_for = &entry.encrypted_for;
+    let limits = Limits { room_for: &|_| Ok(()), bare: false, identities, encrypted_for, found: &|_| () };
+    let (shown, out) = (entry.location(), &mut io::sink());
+    let contents = archive::unpack(draft, entry.size, &shown, out, &limits, &mut |_| ())?;
     if contents.db.seal != Seal::Sound {
         return Err(bad("does not hold a snapshot with a sound hash").into());
     }
     let manifest = contents.manifest.ok_or_else(|| bad("has no manifest"))?;
-    let name = entry.file_name();
-    if !target.publish(stage.dir(), DRAFT, name).context("publishing the archive")? {
-        let path = target.path().join(name).display().to_string();
-        return Err(Refusal::new(format!("{path} is there already"), "choose another target").into());
+    if outside.as_ref().is_some_and(|outside| outside.manifest != manifest) {
+        return Err(bad("holds another manifest than the one that stands beside it").into());
     }
-    Ok(Fetched { path: target.path().join(name), size: entry.size, sha256: contents.sha256, manifest })
+    Ok(Checked { sha256: contents.sha256, manifest, outside, opened: true })
+}
+
+/// What is told beside an encrypted archive.
+fn outside(found: &Found) -> Result<Outside> {
+    let entry = &found.entry;
+    let name = outside_name(&entry.name);
+    let mut bytes = Vec::new();
+    let source = found.place.store.read(&name)?;
+    source.take(LONGEST_OUTSIDE).read_to_end(&mut bytes).with_context(|| format!("reading {name}"))?;
+    Outside::of(entry.size, &bytes).with_context(|| format!("{name} does not tell of {}", entry.location()))
 }
 
 fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Tell<'_>) -> Result<()> {

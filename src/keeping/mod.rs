@@ -11,8 +11,8 @@ mod verify;
 pub use fetch::{Fetched, fetch};
 pub use judge::Judged;
 pub use places::{At, Place, Places, Wanted, Which};
-pub use unpack::{unpack, was_verified_as};
-pub use verify::{Verified, verify};
+pub use unpack::{must_open, unpack, was_verified_as};
+pub use verify::{How, Verified, verify};
 
 use crate::catalog::entry::Entry;
 use crate::stop::{Refusal, in_passing};

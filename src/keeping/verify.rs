@@ -3,7 +3,8 @@
 //! Must never call an archive broken because something else was: a disk that is full, a network that is down.
 
 use super::{Found, unpack, was_verified_as};
-use crate::archive::{self, Contents, Limits};
+use crate::archive::age::Identities;
+use crate::archive::{self, Contents, Limits, Locked};
 use crate::catalog::entry::Entry;
 use crate::etcd::backend::{Backend, Comparison, same_records};
 use crate::etcd::offline::{self, Making};
@@ -27,6 +28,17 @@ const BESIDES: u64 = 80 << 20;
 const DRILL: &str = "drill";
 const PEER_URL: &str = "http://localhost:2380";
 
+/// How to verify.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// Whether a throw-away etcd is booted on it, and what that shows compared with the manifest.
+    pub drill: bool,
+    /// What opens an archive that is encrypted.
+    pub identities: Option<&'a Identities>,
+    /// The time, for the record.
+    pub now: Timestamp,
+}
+
 /// What was found in an archive that is good.
 #[derive(Debug, Clone)]
 pub struct Verified {
@@ -36,19 +48,12 @@ pub struct Verified {
     pub drilled: Option<Expected>,
 }
 
-/// Verifies the archive and notes the outcome in its record. `work` is where it is unpacked meanwhile. With `drill` a
-/// throw-away etcd is booted on it, and what that shows compared with the manifest.
-pub fn verify(
-    found: &Found,
-    site: &Site,
-    work: &Dir,
-    drill: bool,
-    now: Timestamp,
-    tell: Tell<'_>,
-) -> Result<Verified> {
+/// Verifies the archive and notes the outcome in its record. `work` is where it is unpacked meanwhile.
+pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Verified> {
+    let &How { drill, identities, now } = how;
     let stage = Stage::make(work)?;
     tell(Progress::Step(&format!("verifying {}", found.named())));
-    let contents = match read(found, stage.dir(), drill, tell)? {
+    let contents = match read(found, stage.dir(), drill, identities, tell)? {
         Ok(contents) => contents,
         // Of other tools' archives nothing is claimed in the first place.
         Err(broken) if found.entry.manifest.is_some() => {
@@ -77,7 +82,13 @@ pub fn verify(
 }
 
 /// Unpacks all of it into `stage`. The inner refusal is the archive's fault, whatever else goes wrong is not.
-fn read(found: &Found, stage: &Dir, drill: bool, tell: Tell<'_>) -> Result<Result<Contents, Refusal>> {
+fn read(
+    found: &Found,
+    stage: &Dir,
+    drill: bool,
+    identities: Option<&Identities>,
+    tell: Tell<'_>,
+) -> Result<Result<Contents, Refusal>> {
     let short_of_room = Cell::new(None);
     let room_for = |size: u64| {
         let needed = if drill { size.saturating_mul(3).saturating_add(BESIDES) } else { size };
@@ -85,7 +96,7 @@ fn read(found: &Found, stage: &Dir, drill: bool, tell: Tell<'_>) -> Result<Resul
         need(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
             .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
     };
-    let limits = Limits { room_for: &room_for, bare: true, found: &|_| () };
+    let limits = Limits { room_for: &room_for, bare: true, identities, encrypted_for: &[], found: &|_| () };
     let mut out = stage.create(archive::DB)?;
     let outcome = unpack(found, &mut out, &limits, tell);
     if let Some(refusal) = short_of_room.take() {
@@ -93,6 +104,7 @@ fn read(found: &Found, stage: &Dir, drill: bool, tell: Tell<'_>) -> Result<Resul
     }
     match outcome {
         Ok(contents) => sealed(&found.entry, contents),
+        Err(error) if error.is::<Locked>() => Err(error),
         Err(error) => error.downcast::<Refusal>().map(Err),
     }
 }
@@ -109,6 +121,10 @@ fn sealed(entry: &Entry, contents: Contents) -> Result<Result<Contents, Refusal>
             "nothing can show that it is whole; restore takes it with allow-unhashed=true",
         )
         .into()),
+        Seal::Sound if entry.manifest.is_some() && contents.manifest != entry.manifest => {
+            let why = format!("{shown} holds another manifest than the one that stands beside it");
+            Ok(Err(Refusal::new(why, "restore another snapshot")))
+        }
         Seal::Sound => Ok(was_verified_as(entry, &contents.sha256).map(|()| contents)),
     }
 }
@@ -190,6 +206,7 @@ mod tests {
             size: 9000,
             modified: Timestamp::UNIX_EPOCH,
             manifest: None,
+            encrypted_for: Vec::new(),
             record: About::of(9000, None).record(None),
             waits_for: Vec::new(),
         };
@@ -199,7 +216,7 @@ mod tests {
         let (keep, waiting) = (Policy::default(), BTreeMap::new());
         let place = Place { name, store: Box::new(Broken), keep, waiting };
         let found = Found { place: Rc::new(place), entry };
-        let error = read(&found, &stage, false, &mut |_| ()).unwrap_err();
+        let error = read(&found, &stage, false, None, &mut |_| ()).unwrap_err();
         assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz: connection reset by peer");
     }
 }

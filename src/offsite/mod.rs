@@ -10,6 +10,7 @@ mod queue;
 pub use destinations::Destinations;
 
 use crate::catalog::manifest::Manifest;
+use crate::catalog::outside::{is_encrypted, outside_name};
 use crate::progress::{Progress, Tell};
 use crate::stop::in_passing;
 use crate::store::Store;
@@ -169,5 +170,12 @@ fn upload(home: &Dir, store: &dyn Store, one: &Waiting, tell: Tell<'_>) -> Resul
     let mut archive = home.read(&one.archive).with_context(|| format!("opening {}", one.archive))?;
     let found = sha256_of(&mut archive).with_context(|| format!("reading {}", one.archive))?;
     ensure!(found == one.sha256, "{} is no longer what it was when it was made", one.archive);
+    if is_encrypted(&one.archive) {
+        // First, so that the archive is never there without.
+        let mut outside = home.read(&outside_name(&one.archive))?;
+        let sha256 =
+            sha256_of(&mut outside).with_context(|| format!("reading what stands beside {}", one.archive))?;
+        store.put(&outside_name(&one.remote), &outside, &sha256, tell)?;
+    }
     store.put(&one.remote, &archive, &one.sha256, tell)
 }

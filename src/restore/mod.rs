@@ -12,6 +12,7 @@ pub use decide::{Backup, Bump, Plan, called};
 pub use report::{Outcome, Report};
 
 use crate::archive::Effort;
+use crate::archive::age::{Identities, Recipient};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::keeping::Found;
@@ -38,6 +39,10 @@ pub struct Request {
     pub source: Source,
     /// The SHA-256 that the file must have, in lower-case hex.
     pub expected_sha256: Option<String>,
+    /// What opens the file, where it is encrypted.
+    pub identities: Option<Identities>,
+    /// Whom the backup is encrypted for; nobody leaves it in clear.
+    pub encrypt_to: Vec<Recipient>,
     /// Whether a snapshot without its own hash will do.
     pub allow_unhashed: bool,
     /// Whether a snapshot of another cluster may replace data.
@@ -86,6 +91,8 @@ pub fn walk(site: &Site, request: &Request, tell: Tell<'_>) -> Result<Report, St
         let (state, next) = aftermath(&error, site);
         Stop::of(error, state, next)
     };
+    stage::must_open(request)
+        .map_err(|error| Stop::of(error, "nothing was changed", "mend the cause and try again"))?;
     let data = open(site)?;
     if request.plan_only && data.has_journal().map_err(stopped)? {
         return Err(Refusal::new(
@@ -237,6 +244,7 @@ fn backup_request(request: &Request) -> Result<snapshot::Request> {
         target: request.backup.as_deref().unwrap_or(Path::new("/")).to_owned(),
         effort: Effort::default(),
         owner: request.owner,
+        encrypt_to: request.encrypt_to.clone(),
         unit: request.unit.clone(),
         before_restore: true,
         now: request.now,

@@ -6,6 +6,7 @@ use super::decide::Plan;
 use super::facts::{Facts, Old};
 use super::{Request, Source};
 use crate::archive::{self, Contents, Limits};
+use crate::catalog::outside::{Outside, outside_name};
 use crate::etcd::backend::{Backend, Comparison, same_records};
 use crate::etcd::client::Status;
 use crate::etcd::member::Member;
@@ -13,12 +14,13 @@ use crate::etcd::offline::{self, Making};
 use crate::etcd::private::{NotAlone, Private};
 use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
-use crate::keeping::{unpack, was_verified_as};
+use crate::keeping::{self, unpack, was_verified_as};
 use crate::progress::Tell;
 use crate::snapshot;
 use crate::stop::Refusal;
 use crate::store::directory::need;
 use crate::swap::{Beside, DataDir, Expected, Lineage, MEMBER};
+use crate::system::durable::read_found;
 use crate::system::lock::try_lock;
 use crate::system::owner::dress_like;
 use crate::system::random;
@@ -112,7 +114,7 @@ impl<'a> Stage<'a> {
 
     /// Unpacks the request's source, and reads the structure of what came out.
     pub fn unpack(&mut self, request: &Request, facts: &Facts, tell: Tell<'_>) -> Result<Snapshot> {
-        let contents = self.unpacked(&request.source, facts, tell)?;
+        let contents = self.unpacked(request, facts, tell)?;
         let unexpected = request.expected_sha256.as_ref().is_some_and(|sha256| *sha256 != contents.sha256);
         if unexpected || contents.db.seal == Seal::Broken {
             // Not for etcd's tools to read: the decision refuses it.
@@ -126,13 +128,21 @@ impl<'a> Stage<'a> {
         Ok(Snapshot { contents, revision: backend.revision()?, last_record: backend.last_revision()? })
     }
 
-    fn unpacked(&self, source: &Source, facts: &Facts, tell: Tell<'_>) -> Result<Contents> {
+    fn unpacked(&self, request: &Request, facts: &Facts, tell: Tell<'_>) -> Result<Contents> {
+        let (source, identities) = (&request.source, request.identities.as_ref());
         let room_for = |size: u64| {
             let needed = size.saturating_mul(2).saturating_add(BESIDES);
             let place = self.beside.data().dir().path();
             need(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
         };
-        let limits = |bare| Limits { room_for: &room_for, bare, found: &|_| () };
+        let encrypted_for = encrypted_for(source);
+        let limits = |bare| Limits {
+            room_for: &room_for,
+            bare,
+            identities,
+            encrypted_for: &encrypted_for,
+            found: &|_| (),
+        };
         let out = || self.beside.dir().create(archive::DB);
         match source {
             Source::File { path, may_be_bare } => {
@@ -217,6 +227,29 @@ impl<'a> Stage<'a> {
         self.beside.dir().remove_tree(COPY)?;
         self.beside.sync()?;
         Ok(self.beside)
+    }
+}
+
+/// Refuses a source that is encrypted and that the request has no identity for.
+pub fn must_open(request: &Request) -> Result<()> {
+    let (source, identities) = (&request.source, request.identities.as_ref());
+    match source {
+        Source::Kept(found) => keeping::must_open(found, identities),
+        Source::File { path, .. } => {
+            archive::must_open(open(path)?, &source.shown(), identities, &encrypted_for(source))
+        }
+    }
+}
+
+/// Whom an archive is said to be encrypted for. What stands beside it is not believed for more than words.
+fn encrypted_for(source: &Source) -> Vec<String> {
+    match source {
+        Source::Kept(found) => found.entry.encrypted_for.clone(),
+        Source::File { path, .. } => {
+            let outside = read_found(Path::new(&outside_name(&path.display().to_string()))).ok();
+            let outside = outside.and_then(|bytes| Outside::parse(&bytes).ok());
+            outside.map(|outside| outside.encrypted_for).unwrap_or_default()
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Must never be taken from somebody who is not root: it says where every Secret of a cluster goes.
 
+use crate::archive::age::Recipient;
 use crate::catalog::retention::Policy;
 use crate::notice::Hooks;
 use crate::schedule::Schedule;
@@ -43,6 +44,9 @@ pub struct Settings {
     pub metrics: Option<PathBuf>,
     /// What is run before and after a backup.
     pub hooks: Option<Hooks>,
+    /// Whom every archive is encrypted for. In clear where there is nobody.
+    #[serde(default)]
+    pub encrypt_to: Vec<Recipient>,
 }
 
 /// One place to keep archives in.
@@ -127,6 +131,7 @@ impl Settings {
         self.schedule = self.schedule.or(others.schedule);
         self.metrics = self.metrics.or(others.metrics);
         self.hooks = self.hooks.or(others.hooks);
+        self.encrypt_to.extend(others.encrypt_to);
         Ok(self)
     }
 

@@ -4,7 +4,8 @@
 //! written last, when all that it says is known. Must never publish.
 
 use super::{Looked, Request, join};
-use crate::archive::{self, Contents, Packed, Packing};
+use crate::archive::age::FileKey;
+use crate::archive::{self, Contents, Packed, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
 use crate::etcd::arriving::Arriving;
 use crate::etcd::backend::Backend;
@@ -42,11 +43,13 @@ impl Flow<'_> {
         let back = out.try_clone().context("opening the archive again")?;
         let (saving, saved) = growth();
         let (writing, written) = growth();
+        let sealing = self.sealing()?;
+        let key = sealing.as_ref().map(|sealing| sealing.key.clone());
         let (tell_seal, seal) = channel();
         let (hand_over, manifest) = channel();
         thread::scope(|scope| {
-            let packer = scope.spawn(move || self.pack(&saved, out, writing, &manifest));
-            let prover = scope.spawn(move || read_back(back, written, &tell_seal));
+            let packer = scope.spawn(move || self.pack(&saved, out, writing, sealing, &manifest));
+            let prover = scope.spawn(move || read_back(back, written, key.as_ref(), &tell_seal));
             let described = self
                 .save(saving, &|| packer.is_finished() || prover.is_finished(), tell)
                 .and_then(|()| self.describe(&seal, tell))
@@ -59,18 +62,28 @@ impl Flow<'_> {
         })
     }
 
+    /// The key of the archive, new for each.
+    fn sealing(&self) -> Result<Option<Sealing>> {
+        let recipients = self.request.encrypt_to.clone();
+        (!recipients.is_empty()).then(|| Ok(Sealing { key: FileKey::fresh()?, recipients })).transpose()
+    }
+
     fn pack(
         &self,
         saved: &Growth,
         out: File,
         writing: Writing,
+        sealing: Option<Sealing>,
         manifest: &Receiver<Manifest>,
     ) -> Result<Packed> {
         priority::go_behind();
         let db = Arriving::follow(self.stage.dir(), archive::DB, saved)?;
         let size = db.length();
-        Packing { out, writing, effort: self.request.effort, taken: self.request.now }
-            .pack(db, size, || manifest.recv().map_err(|_| Consequence.into()))
+        Packing { out, writing, effort: self.request.effort, sealing, taken: self.request.now }.pack(
+            db,
+            size,
+            || manifest.recv().map_err(|_| Consequence.into()),
+        )
     }
 
     fn save(&self, saving: Writing, broken: &dyn Fn() -> bool, tell: Tell<'_>) -> Result<()> {
@@ -132,10 +145,16 @@ impl Flow<'_> {
     }
 }
 
-fn read_back(archive: File, written: Growth, seal: &Sender<Sealed>) -> Result<Contents> {
+/// Reads what stands in the file, which its own key opens where it is encrypted: the recipients' is not here.
+fn read_back(
+    archive: File,
+    written: Growth,
+    key: Option<&FileKey>,
+    seal: &Sender<Sealed>,
+) -> Result<Contents> {
     priority::go_behind();
     let archive = Growing::new(archive, written);
-    archive::verify(archive, "the archive just written", &|sealed| {
+    archive::verify_with(key, archive, "the archive just written", &|sealed| {
         // Who no longer listens has failed.
         let _ = seal.send(sealed.clone());
     })

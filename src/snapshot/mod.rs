@@ -5,9 +5,11 @@
 
 mod flow;
 
-use crate::archive::{Effort, Packed};
+use crate::archive::age::Recipient;
+use crate::archive::{DB, Effort, Packed};
 use crate::catalog::manifest::Manifest;
 use crate::catalog::name::archive_name;
+use crate::catalog::outside::{Outside, encrypted_name, outside_name};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::tools::Tools;
@@ -15,7 +17,7 @@ use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
 use crate::store::directory::Approach;
 use crate::store::stage::Stage;
-use crate::system::durable::Dir;
+use crate::system::durable::{Dir, PRIVATE};
 use crate::system::interrupt;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -23,6 +25,9 @@ use flow::{ARCHIVE, Flow};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
+
+/// What is told of an encrypted archive, until it has a name.
+const OUTSIDE: &str = "outside";
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -33,6 +38,8 @@ pub struct Request {
     pub effort: Effort,
     /// Who the archive belongs to.
     pub owner: Owner,
+    /// Whom the archive is encrypted for; nobody leaves it in clear.
+    pub encrypt_to: Vec<Recipient>,
     /// The Juju unit this runs on, if any.
     pub unit: Option<String>,
     /// Whether a restore is about to replace what is saved.
@@ -50,6 +57,8 @@ pub struct Report {
     pub packed: Packed,
     /// What is in it.
     pub manifest: Manifest,
+    /// Who can open it, where it is encrypted.
+    pub encrypted_for: Vec<String>,
     /// The alarms of the member, as it words them. They are in the snapshot too.
     pub alarms: Vec<String>,
 }
@@ -66,8 +75,13 @@ pub fn take(client: &Client, tools: &Tools, request: &Request, tell: Tell<'_>) -
     let flow = Flow { client, tools, stage: &stage, looked: &looked, request };
     let (packed, manifest) = flow.run(tell)?;
     interrupt::check()?;
-    let path = publish(&target, &stage, request.now)?;
-    Ok(Report { path, packed, manifest, alarms: looked.status.errors })
+    // It is in the archive, and may be in clear here alone.
+    stage.dir().remove_file(DB)?;
+    let recipients: Vec<String> = request.encrypt_to.iter().map(ToString::to_string).collect();
+    let outside = (!recipients.is_empty())
+        .then(|| Outside::new(packed.size, packed.sha256.clone(), recipients.clone(), manifest.clone()));
+    let path = publish(&target, &stage, outside.as_ref(), request)?;
+    Ok(Report { path, packed, manifest, encrypted_for: recipients, alarms: looked.status.errors })
 }
 
 /// The member as it is before the snapshot.
@@ -108,11 +122,24 @@ fn room_for(status: &Status) -> u64 {
     db.saturating_add(db / 10).saturating_add(used / 2).saturating_add(1 << 20)
 }
 
-fn publish(target: &Dir, stage: &Stage<'_>, now: Timestamp) -> Result<PathBuf> {
+/// Gives the archive its name. What is told of an encrypted one stands beside it before it is there.
+fn publish(target: &Dir, stage: &Stage<'_>, outside: Option<&Outside>, request: &Request) -> Result<PathBuf> {
+    let publishing = "publishing the archive";
     for nth in 1..=1000 {
-        let name = archive_name(now, nth);
-        if target.publish(stage.dir(), ARCHIVE, &name).context("publishing the archive")? {
+        let plain = archive_name(request.now, nth);
+        let name = if outside.is_some() { encrypted_name(&plain) } else { plain };
+        if let Some(outside) = outside {
+            stage.dir().replace_for(OUTSIDE, &outside.to_json()?, PRIVATE, Some(request.owner))?;
+            if !target.publish(stage.dir(), OUTSIDE, &outside_name(&name)).context(publishing)? {
+                continue;
+            }
+        }
+        if target.publish(stage.dir(), ARCHIVE, &name).context(publishing)? {
             return Ok(target.path().join(name));
+        }
+        if outside.is_some() {
+            // The archive that has this name has its own, or none.
+            target.remove_file(&outside_name(&name))?;
         }
     }
     bail!("a thousand archives of this second are in {} already", Path::display(target.path()))

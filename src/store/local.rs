@@ -9,6 +9,7 @@ use super::stage::Stage;
 use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::manifest::Manifest;
+use crate::catalog::outside::{Outside, is_encrypted, is_outside, outside_name};
 use crate::catalog::record::{About, Record, archive_of, record_name};
 use crate::progress::Tell;
 use crate::stop::Refusal;
@@ -74,12 +75,22 @@ impl Local {
             Ok(manifest) => (manifest, None),
             Err(error) => (None, Some(format!("its end cannot be read: {error}"))),
         };
+        let outside = self.outside(name, size);
+        let encrypted_for = outside.as_ref().map(|outside| outside.encrypted_for.clone()).unwrap_or_default();
+        let manifest = manifest.or(outside.map(|outside| outside.manifest));
         let about = About::of(size, manifest.as_ref());
         let mut record = about.record(self.record(name)?);
         record.broken = unread.or(record.broken);
         let modified = Timestamp::from_second(found.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
         let (name, store) = (name.to_owned(), self.shown.clone());
-        Ok(Some(Entry { name, store, size, modified, manifest, record, waits_for: Vec::new() }))
+        let waits_for = Vec::new();
+        Ok(Some(Entry { name, store, size, modified, manifest, encrypted_for, record, waits_for }))
+    }
+
+    /// What is told beside an encrypted archive of `size` bytes, if it is of that one.
+    fn outside(&self, name: &str, size: u64) -> Option<Outside> {
+        let bytes = is_encrypted(name).then(|| self.dir.read_small(&outside_name(name)));
+        Outside::of(size, &bytes?.ok()??)
     }
 
     /// The record kept under an archive's name. One that cannot be read says nothing.
@@ -158,7 +169,8 @@ impl Store for Local {
     }
 
     fn put(&self, name: &str, archive: &File, sha256: &str, _tell: Tell<'_>) -> Result<()> {
-        ensure!(may_be_archive(name) && !name.contains('/'), "{name} is no name of an archive");
+        let fits = (may_be_archive(name) || is_outside(name)) && !name.contains('/');
+        ensure!(fits, "{name} is no name of an archive");
         if self.dir.inode(name)?.is_some() {
             return self.has(name, sha256);
         }
@@ -193,6 +205,9 @@ impl Store for Local {
         let now = self.still(entry)?;
         ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
         self.dir.remove_file(&entry.name)?;
+        if is_encrypted(&entry.name) {
+            self.dir.remove_file(&outside_name(&entry.name))?;
+        }
         self.sweep_records()?;
         self.dir.sync()
     }

@@ -1,6 +1,7 @@
 //! Names that nobody can guess, and chance.
 
 use anyhow::{Context, Result};
+use rustix::rand::GetRandomFlags;
 
 /// A fresh random UUID from the kernel.
 pub fn uuid() -> Result<String> {
@@ -15,4 +16,15 @@ pub fn below(end: u64) -> Result<u64> {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(12).collect();
     let number = u64::from_str_radix(&digits, 16).with_context(|| format!("reading {text}"))?;
     Ok(number.checked_rem(end).unwrap_or(0))
+}
+
+/// So many bytes that nobody can guess, for keys.
+pub fn bytes<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        filled += rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut *rest, GetRandomFlags::empty()))
+            .context("asking the kernel for random bytes")?;
+    }
+    Ok(bytes)
 }

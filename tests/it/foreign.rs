@@ -149,7 +149,8 @@ fn foreign_archives_are_verified(version: Version) {
 
 fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
     let mut db = Vec::new();
-    let limits = Limits { room_for: &|_| Ok(()), bare: true, found: &|_| () };
+    let limits =
+        Limits { room_for: &|_| Ok(()), bare: true, identities: None, encrypted_for: &[], found: &|_| () };
     let contents = archive::unpack(bytes, bytes.len() as u64, "it", &mut db, &limits, &mut |_| ()).ok()?;
     Some((contents, db))
 }

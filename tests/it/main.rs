@@ -37,6 +37,7 @@ mod cluster;
 mod corruption;
 mod crash;
 mod destinations;
+mod encryption;
 mod foreign;
 mod hooks;
 mod hostile;

@@ -324,7 +324,9 @@ impl World {
         look(self.data_dir(), &|name| name == "member");
         look(self.target(), &|name| {
             name.starts_with("etcd-snapshot-")
-                && name.strip_suffix(".json").unwrap_or(name).ends_with(".tar.gz")
+                && [".tar.gz", ".tar.gz.json", ".tar.gz.age", ".tar.gz.age.json", ".tar.gz.age.manifest.json"]
+                    .iter()
+                    .any(|ending| name.ends_with(ending))
         });
         found
     }

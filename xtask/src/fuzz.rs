@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use crate::{command, workspace};
 
-const TARGETS: [&str; 5] = ["archive", "manifest", "journal", "answers", "backend"];
+const TARGETS: [&str; 7] = ["archive", "zip", "age", "manifest", "journal", "answers", "backend"];
 const USAGE: &str = "cargo xtask fuzz [TARGET] [--seconds N]";
 
 /// Runs the targets that were asked for, one after the other, a minute each unless told otherwise.

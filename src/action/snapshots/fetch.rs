@@ -23,7 +23,9 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let [found] = chosen.as_slice() else {
         return Err(Refusal::new("more than one snapshot is named", "give one name").into());
     };
-    let fetched = fetch(found, &places.target, owner, &mut call.tell()).map_err(failed)?;
+    let identities = call.identities()?;
+    let fetched =
+        fetch(found, &places.target, owner, identities.as_ref(), &mut call.tell()).map_err(failed)?;
     let manifest = &fetched.manifest;
     results.set(key!("copy.cmd"), call.copy_command(&user, &fetched.path));
     results.set(key!("snapshot.path"), fetched.path.display().to_string());
@@ -33,6 +35,11 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     results.set(key!("snapshot.taken"), &*manifest.taken);
     results.set(key!("snapshot.cluster-id"), &*manifest.cluster_id);
     results.set(key!("snapshot.taken-on"), manifest.unit.as_ref().unwrap_or(&manifest.member_name));
-    results.set(key!("snapshot.verified"), "true");
+    if !fetched.encrypted_for.is_empty() {
+        results.set(key!("snapshot.encrypted-for"), fetched.encrypted_for.join(", "));
+    }
+    let read = "true";
+    let compared = "its sha256 alone; identity-file=PATH lets its contents be read";
+    results.set(key!("snapshot.verified"), if fetched.opened { read } else { compared });
     Ok(())
 }

@@ -154,6 +154,8 @@ struct Row {
     location: String,
     created: String,
     size: u64,
+    /// Who can open it, where it is encrypted.
+    encrypted_for: Vec<String>,
     #[serde(flatten)]
     held: Option<Held>,
     verified: Option<String>,
@@ -194,6 +196,7 @@ impl Row {
             location: entry.location(),
             created: entry.taken().unwrap_or(entry.modified).to_string(),
             size: entry.size,
+            encrypted_for: entry.encrypted_for.clone(),
             held: entry.manifest.as_ref().map(|manifest| Held {
                 revision: manifest.revision,
                 keys: manifest.keys,

@@ -3,8 +3,8 @@
 use super::{failed, look, names, of_destination, places, unread, untouched};
 use crate::action::results::Results;
 use crate::action::{Call, key};
-use crate::archive::human_size;
-use crate::keeping::{Found, Verified, verify};
+use crate::archive::{Locked, human_size};
+use crate::keeping::{Found, How, Verified, verify};
 use crate::stop::Stop;
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::Dir;
@@ -14,6 +14,7 @@ use std::rc::Rc;
 
 /// Verifies those that are named, each by itself: one that is broken does not hide the others.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
+    let identities = call.identities()?;
     let drill = call.params.flag("drill")?;
     let places = places(call)?;
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
@@ -21,8 +22,9 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let site = crate::action::site(call)?;
     let work = work(&places.target).map_err(untouched)?;
     let (mut good, mut failures) = (Vec::new(), Vec::new());
+    let how = How { drill, identities: identities.as_ref(), now: call.now };
     for found in &chosen {
-        match verify(found, &site, &work, drill, call.now, &mut call.tell()) {
+        match verify(found, &site, &work, &how, &mut call.tell()) {
             Ok(verified) => {
                 if good.is_empty() {
                     tell(&verified, found.entry.size, results);
@@ -57,6 +59,8 @@ fn work(target: &Path) -> Result<Dir> {
 
 fn in_short(error: &anyhow::Error) -> String {
     match error.downcast_ref::<crate::stop::Refusal>() {
+        // Whoever lacks the key has nothing else to do about it.
+        Some(refusal) if error.is::<Locked>() => format!("{}: {}", refusal.reason, refusal.next),
         Some(refusal) => refusal.reason.clone(),
         None => format!("{error:#}"),
     }

@@ -31,6 +31,7 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         store: "/a".to_owned(),
         size,
         modified: Timestamp::UNIX_EPOCH,
+        encrypted_for: Vec::new(),
         record: About::of(size, Some(&manifest)).record(None),
         manifest: Some(manifest),
         waits_for: Vec::new(),

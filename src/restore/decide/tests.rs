@@ -73,6 +73,8 @@ fn manifest(cluster: &str) -> Manifest {
 fn request(bump: Bump) -> Request {
     Request {
         source: Source::File { path: "/a".into(), may_be_bare: true },
+        identities: None,
+        encrypt_to: Vec::new(),
         expected_sha256: None,
         allow_unhashed: false,
         allow_foreign: false,

@@ -5,6 +5,7 @@ use super::wire::Ask;
 use super::{Bucket, Head, Lock, Reading, Trouble};
 use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
+use crate::catalog::outside::{Outside, is_encrypted, is_outside, outside_name};
 use crate::catalog::record::{About, Record, record_name};
 use crate::progress::Tell;
 use crate::store::Store;
@@ -34,8 +35,10 @@ impl Store for Bucket {
         let shares: Vec<Result<Vec<Entry>>> = thread::scope(|scope| {
             let look = |share: &[&Object]| {
                 let looked = share.iter().map(|object| {
-                    let record = named.get(record_name(&object.name).as_str());
-                    self.entry(object, record.copied()).transpose()
+                    let listed = |name: String| named.get(name.as_str()).map(|object| self.listed(object));
+                    let (record, outside) =
+                        (listed(record_name(&object.name)), listed(outside_name(&object.name)));
+                    self.entry(object, Beside { record, outside }).transpose()
                 });
                 looked.flatten().collect()
             };
@@ -55,7 +58,7 @@ impl Store for Bucket {
     }
 
     fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()> {
-        ensure!(is_archive(name), "{name} is no name of an archive");
+        ensure!(is_archive(name) || is_outside(name), "{name} is no name of an archive");
         self.upload(name, archive, sha256, tell)
     }
 
@@ -76,15 +79,17 @@ impl Store for Bucket {
             None => self.remove(&entry.name)?,
             Some(lock) => self.remove_locked(&entry.name, &lock)?,
         }
+        if is_encrypted(&entry.name) {
+            self.remove(&outside_name(&entry.name))?;
+        }
         self.remove(&record_name(&entry.name))
     }
 }
 
 impl Bucket {
-    /// A listed object with what its end and its listed record say. `None` where it has gone since.
-    fn entry(&self, object: &Object, record: Option<&Object>) -> Result<Option<Entry>> {
-        let record = record.map(|record| self.listed(record));
-        match self.described(&object.name, &self.listed(object), object.modified, record) {
+    /// A listed object with what its end and what is listed beside it say. `None` where it has gone since.
+    fn entry(&self, object: &Object, beside: Beside) -> Result<Option<Entry>> {
+        match self.described(&object.name, &self.listed(object), object.modified, beside) {
             Ok(entry) => Ok(Some(entry)),
             Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => Ok(None),
             Err(error) => Err(error),
@@ -97,46 +102,67 @@ impl Bucket {
         self.reading(name, Head { size: *size, etag: etag.clone(), sha256: String::new(), lock: None })
     }
 
-    fn described(
-        &self,
-        name: &str,
-        archive: &Reading,
-        modified: Timestamp,
-        record: Option<Reading>,
-    ) -> Result<Entry> {
+    fn described(&self, name: &str, archive: &Reading, modified: Timestamp, beside: Beside) -> Result<Entry> {
         let size = archive.head.size;
-        let manifest = manifest_at_end(size, |length| archive.tail(length))
-            .with_context(|| format!("reading the end of {}{name}", self.shown))?;
+        let Beside { record, outside } = beside;
+        let (manifest, encrypted_for) = match (is_encrypted(name), outside) {
+            (true, None) => (None, Vec::new()),
+            (true, Some(outside)) => {
+                let bytes = self.small(&outside_name(name), outside)?;
+                let outside = bytes.and_then(|bytes| Outside::of(size, &bytes));
+                outside.map_or((None, Vec::new()), |found| (Some(found.manifest), found.encrypted_for))
+            }
+            (false, _) => {
+                let manifest = manifest_at_end(size, |length| archive.tail(length))
+                    .with_context(|| format!("reading the end of {}{name}", self.shown))?;
+                (manifest, Vec::new())
+            }
+        };
         let about = About::of(size, manifest.as_ref());
         let record = about.record(record.map(|record| self.record(name, record)).transpose()?.flatten());
         let (name, store) = (name.to_owned(), self.shown.clone());
-        Ok(Entry { name, store, size, modified, manifest, record, waits_for: Vec::new() })
+        let waits_for = Vec::new();
+        Ok(Entry { name, store, size, modified, manifest, encrypted_for, record, waits_for })
     }
 
     /// The record beside an archive. One that cannot be read as a record says nothing.
     fn record(&self, name: &str, found: Reading) -> Result<Option<Record>> {
-        let reading = || format!("reading the record of {}{name}", self.shown);
+        let name = record_name(name);
+        Ok(self.small(&name, found)?.and_then(|bytes| Record::parse(&bytes).ok()))
+    }
+
+    /// All of a small object, as it is now: it is replaced in one step.
+    fn small(&self, name: &str, found: Reading) -> Result<Option<Vec<u8>>> {
         let bytes = match found.start(LONGEST_RECORD) {
-            // It is replaced in one step: another one stands in its place.
             Err(error) if error.downcast_ref().is_some_and(Trouble::is_taken) => {
-                let Some(now) = self.opened(&record_name(name))? else { return Ok(None) };
+                let Some(now) = self.opened(name)? else { return Ok(None) };
                 now.start(LONGEST_RECORD)
             }
             Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => return Ok(None),
             bytes => bytes,
         };
-        Ok(Record::parse(&bytes.with_context(reading)?).ok())
+        bytes.map(Some).with_context(|| format!("reading {}{name}", self.shown))
     }
 
     /// What `entry` is now, and its lock. Fails where it is another archive.
     fn still(&self, entry: &Entry) -> Result<(Entry, Option<Lock>)> {
         let archive = self.opened(&entry.name)?.with_context(|| format!("{} has gone", entry.location()))?;
         let record = self.opened(&record_name(&entry.name))?;
-        let now = self.described(&entry.name, &archive, entry.modified, record)?;
+        let outside = match is_encrypted(&entry.name) {
+            true => self.opened(&outside_name(&entry.name))?,
+            false => None,
+        };
+        let now = self.described(&entry.name, &archive, entry.modified, Beside { record, outside })?;
         let same = now.record.about == entry.record.about;
         ensure!(same, "{} is another archive than when it was looked at", entry.location());
         Ok((now, archive.head.lock))
     }
+}
+
+/// What stands beside an archive, as far as it is there.
+struct Beside {
+    record: Option<Reading>,
+    outside: Option<Reading>,
 }
 
 fn is_archive(name: &str) -> bool {

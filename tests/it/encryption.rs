@@ -1,0 +1,326 @@
+//! Archives encrypted to age recipients: nobody without the identity gets anything out, and who has it gets everything back.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::catalog::{keep, listed, name};
+use crate::client::assert_same;
+use crate::look::{names, sha256sum};
+use crate::refusals::Still;
+use crate::restore::from;
+use crate::run::{Out, Run};
+use crate::s3::Server;
+use crate::world::{Version, World};
+
+on_both_versions! {
+    encrypted_archives_are_restored_and_so_is_their_backup,
+}
+
+on_one_version! {
+    nothing_in_clear_is_left_anywhere,
+    an_encrypted_archive_is_refused_without_its_identity_before_all_else,
+    an_encrypted_archive_that_was_cut_or_changed_is_refused,
+    a_recipient_that_is_none_stops_a_snapshot_before_it_begins,
+    encrypted_archives_are_listed_verified_and_deleted,
+    encrypted_archives_go_to_a_bucket_and_come_back,
+    another_tool_opens_it_where_there_is_one,
+}
+
+/// Made by `rage`.
+const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
+const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
+const OTHER: &str = "age17ednmd22d8fzrv8jvhuxq7dm3e7zjyjsca2c4cndzncz0vf4xg9s9lz6hg";
+const OTHERS_IDENTITY: &str = "AGE-SECRET-KEY-1MW2NLFFPA0Q3VWSL0CNLQG4RNDP27JTGAP5PYNATEPYU67N8G8GSCUYHPQ";
+const MAGIC: &[u8] = b"age-encryption.org/v1\n";
+/// Of letters that deflate leaves as they are where there is nothing else.
+const CANARY: &str = "canary-of-a-kubernetes-secret";
+
+/// Has archives encrypted from now on.
+fn encrypt(world: &World, more: &str) {
+    fs::write(world.path("backup.yaml"), format!("encrypt-to: [{RECIPIENT}]\n{more}")).unwrap();
+}
+
+fn run(world: &World, binary: &str, words: &[&str]) -> Out {
+    Run::start(command(world, binary, words), &world.path("runs")).finish()
+}
+
+fn command(world: &World, binary: &str, words: &[&str]) -> Command {
+    let mut command = world.action(binary, words);
+    command.env("ETCD_BACKUP", world.path("backup.yaml"));
+    command
+}
+
+fn snapshot(world: &World) -> Out {
+    run(world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()])
+}
+
+fn saved(world: &World) -> PathBuf {
+    PathBuf::from(snapshot(world).completed().get("snapshot.path"))
+}
+
+fn restore(world: &World, words: &[&str]) -> Out {
+    run(world, env!("CARGO_BIN_EXE_restore"), &[words, &[&world.to_target()]].concat())
+}
+
+/// `identity-file=PATH` of a file with that identity.
+fn identity(world: &World, secret: &str) -> String {
+    let path = world.path(&format!("identity-{}", &secret[16..24]));
+    fs::write(&path, format!("# created: today\n{secret}\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    format!("identity-file={}", path.display())
+}
+
+fn beside(archive: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.manifest.json", archive.display()))
+}
+
+fn encrypted_archives_are_restored_and_so_is_their_backup(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    encrypt(&world, "");
+    let data = world.dump();
+    let out = snapshot(&world).completed();
+    let archive = PathBuf::from(out.get("snapshot.path"));
+    assert!(name(&archive).ends_with(".tar.gz.age"), "{}", archive.display());
+    assert_eq!(out.get("snapshot.encrypted-for"), RECIPIENT);
+    assert_eq!(out.get("snapshot.sha256"), sha256sum(&archive));
+    world.damage();
+    let damaged = world.dump();
+    let identity = identity(&world, IDENTITY);
+    let done = restore(&world, &[&from(&archive), &identity]).completed();
+    assert_same(&world.dump(), &data, "after the restore");
+    let backup = PathBuf::from(done.get("backup.path"));
+    assert!(fs::read(&backup).unwrap().starts_with(MAGIC), "the backup is encrypted too");
+    restore(&world, &[&from(&backup), &identity, "allow-foreign=true"]).completed();
+    assert_same(&world.dump(), &damaged, "after the restore of the backup");
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn nothing_in_clear_is_left_anywhere(version: Version) {
+    let world = World::plain(version);
+    for n in 0..40 {
+        let noise: Vec<u8> =
+            (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761 + n) >> 24) as u8).collect();
+        world.put_bytes(&format!("/registry/secrets/{n}"), &[CANARY.as_bytes(), &noise].concat());
+    }
+    encrypt(&world, "");
+    let mut run = Run::start(
+        command(&world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target(), "compression=fast"]),
+        &world.path("runs"),
+    );
+    let mut seen = 0;
+    while !run.ended() {
+        // What is being written has no clear beginning at any time.
+        for stage in names(&world.target()).iter().filter(|name| name.starts_with(".etcd-snapshot-")) {
+            let archive = world.target().join(stage).join("archive");
+            let bytes = fs::read(archive).unwrap_or_default();
+            assert!(bytes.is_empty() || bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]));
+            seen += usize::from(!bytes.is_empty());
+        }
+        sleep(Duration::from_millis(1));
+    }
+    assert!(seen > 0, "the archive was never seen on its way");
+    let archive = PathBuf::from(run.finish().completed().get("snapshot.path"));
+    assert!(fs::read(&archive).unwrap().starts_with(MAGIC));
+    assert_eq!(names(&world.target()), [name(&archive), name(&beside(&archive))]);
+    for file in [archive.clone(), beside(&archive)] {
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+        let bytes = fs::read(&file).unwrap();
+        for clear in [CANARY.as_bytes(), b"/registry/secrets", b"AGE-SECRET-KEY"] {
+            assert!(!bytes.windows(clear.len()).any(|window| window == clear), "{}", file.display());
+        }
+    }
+    let outside: Value = serde_json::from_slice(&fs::read(beside(&archive)).unwrap()).unwrap();
+    assert_eq!(outside["encrypted_for"][0], RECIPIENT);
+    assert_eq!(outside["manifest"]["revision"], world.revision());
+    assert_eq!(outside["sha256"], sha256sum(&archive));
+}
+
+fn an_encrypted_archive_is_refused_without_its_identity_before_all_else(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    encrypt(&world, "");
+    let archive = saved(&world);
+    let (right, wrong) = (identity(&world, IDENTITY), identity(&world, OTHERS_IDENTITY));
+    let still = Still::of(&world);
+    let out = restore(&world, &[&from(&archive)]);
+    assert!(!out.stderr.contains("looking at etcd"), "it is the first thing that is said: {}", out.told());
+    out.says_one_of(&[&format!("is encrypted for {RECIPIENT}")]);
+    out.refused(&["identity-file=PATH"]);
+    let out = restore(&world, &[&from(&archive), &wrong]);
+    out.says_one_of(&[&format!("opens what is for {OTHER}")]);
+    out.refused(&[&format!("is encrypted for {RECIPIENT}")]);
+    // What stands beside it is for words alone.
+    fs::rename(beside(&archive), world.path("aside")).unwrap();
+    restore(&world, &[&from(&archive)]).refused(&["recipients that are not told"]);
+    fs::rename(world.path("aside"), beside(&archive)).unwrap();
+    let path = Path::new(right.strip_prefix("identity-file=").unwrap()).to_owned();
+    for mode in [0o640, 0o604, 0o660] {
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        restore(&world, &[&from(&archive), &right]).refused(&["others than root can read or change it"]);
+    }
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    for (text, reason) in
+        [("", "no AGE-SECRET-KEY-1"), (RECIPIENT, "is no AGE-SECRET-KEY-1"), (CANARY, "is no AGE")]
+    {
+        fs::write(&path, text).unwrap();
+        let out = restore(&world, &[&from(&archive), &right]);
+        assert!(!out.told().contains(CANARY), "{}", out.told());
+        out.refused(&[reason]);
+    }
+    still.check("refused");
+}
+
+fn an_encrypted_archive_that_was_cut_or_changed_is_refused(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    encrypt(&world, "");
+    let archive = saved(&world);
+    let identity = identity(&world, IDENTITY);
+    let good = fs::read(&archive).unwrap();
+    let path = world.path("changed.tar.gz.age");
+    let still = Still::of(&world);
+    for length in [30, 150, 240, 1000, good.len() - 16, good.len() - 1] {
+        fs::write(&path, &good[..length]).unwrap();
+        restore(&world, &[&from(&path), &identity]).refused(&["cut short or altered"]);
+    }
+    // In the stanza, where only the wrapped key is: it is no longer for us.
+    for at in [60, 100, 160, 230, 1000, good.len() / 2, good.len() - 1] {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        fs::write(&path, bytes).unwrap();
+        restore(&world, &[&from(&path), &identity]).refused(&["cut short or altered", "is encrypted for"]);
+    }
+    fs::write(&path, [&good[..], b"x"].concat()).unwrap();
+    restore(&world, &[&from(&path), &identity]).refused(&["cut short or altered"]);
+    still.check("refused");
+}
+
+fn a_recipient_that_is_none_stops_a_snapshot_before_it_begins(version: Version) {
+    let world = World::plain(version);
+    let archive = world.saved();
+    let still = Still::of(&world);
+    for recipient in ["age1nonsense", &RECIPIENT.replace("age1a", "age1c"), "ssh-ed25519", IDENTITY] {
+        fs::write(world.path("backup.yaml"), format!("encrypt-to: [{RECIPIENT}, {recipient}]\n")).unwrap();
+        for out in [snapshot(&world), restore(&world, &[&from(&archive)])] {
+            assert!(!out.told().contains("44MW08"), "{}", out.told());
+            out.refused(&["the settings in"]);
+        }
+    }
+    still.check("refused");
+}
+
+fn encrypted_archives_are_listed_verified_and_deleted(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    encrypt(&world, "");
+    let (first, second) = (saved(&world), saved(&world));
+    let all = listed(&world);
+    assert_eq!(all.len(), 2, "{all:?}");
+    for one in &all {
+        assert_eq!(one["revision"], world.revision());
+        assert_eq!(one["encrypted_for"][0], RECIPIENT);
+        assert!(one["verified"].is_string());
+    }
+    let verify = |words: &[&str]| keep(&world, "verify-snapshot", &[&[&*world.to_target()], words].concat());
+    verify(&[]).failed(&["identity-file=PATH"]);
+    verify(&[&identity(&world, OTHERS_IDENTITY)]).failed(&[&format!("is encrypted for {RECIPIENT}")]);
+    assert!(listed(&world).iter().all(|one| one["broken"].is_null()), "closed is not broken");
+    let done = verify(&[&identity(&world, IDENTITY), "snapshot=all", "drill=true"]).completed();
+    assert_eq!((done.get("verify.good"), done.get("verify.failed")), ("2".to_owned(), "0".to_owned()));
+    assert_eq!(listed(&world)[0]["sha256"], sha256sum(&second));
+
+    // A manifest beside it that lies is found by who has the identity.
+    let text = fs::read_to_string(beside(&second)).unwrap();
+    fs::write(beside(&second), text.replace("\"member_count\": 1", "\"member_count\": 3")).unwrap();
+    verify(&[&identity(&world, IDENTITY)]).failed(&["another manifest"]);
+    fs::write(beside(&second), text).unwrap();
+
+    keep(&world, "prune-snapshots", &[&world.to_target(), "keep=1"]).completed();
+    assert!(!first.exists() && !beside(&first).exists() && second.exists());
+    keep(&world, "delete-snapshot", &[&world.to_target(), &from(&second), "force=true"]).completed();
+    assert!(names(&world.target()).is_empty(), "{:?}", names(&world.target()));
+}
+
+fn encrypted_archives_go_to_a_bucket_and_come_back(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let data = world.dump();
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    let more = format!(
+        "destinations:\n  offsite:\n    s3: {{credentials-file: {}, endpoint: 'http://127.0.0.1:{}', bucket: backups}}\n",
+        world.path("credentials").display(),
+        server.port
+    );
+    encrypt(&world, &more);
+    let out = snapshot(&world).completed();
+    assert_eq!(out.get("destinations.offsite"), "uploaded");
+    let archive = PathBuf::from(out.get("snapshot.path"));
+    let (sha256, outside) = (sha256sum(&archive), fs::read(beside(&archive)).unwrap());
+    fs::remove_dir_all(world.target()).unwrap();
+
+    let list = run(&world, env!("CARGO_BIN_EXE_list-snapshots"), &[&world.to_target(), "format=json"]);
+    let all: Vec<Value> = serde_json::from_str(&list.completed().get("snapshots")).unwrap();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert_eq!(
+        (&all[0]["revision"], &all[0]["encrypted_for"][0]),
+        (&world.revision().into(), &RECIPIENT.into())
+    );
+
+    let fetch = |words: &[&str]| {
+        let _ = fs::remove_dir_all(world.target());
+        let target = world.to_target();
+        let words = [words, &["from=offsite/latest", &target]].concat();
+        run(&world, env!("CARGO_BIN_EXE_fetch-snapshot"), &words)
+    };
+    let fetched = fetch(&[]).completed();
+    assert!(fetched.get("snapshot.verified").contains("sha256 alone"), "{}", fetched.out.told());
+    assert_eq!(sha256sum(&archive), sha256, "as it is there");
+    assert_eq!(fs::read(beside(&archive)).unwrap(), outside);
+    fetch(&[&identity(&world, OTHERS_IDENTITY)]).refused(&["is encrypted for"]);
+    let identity = identity(&world, IDENTITY);
+    assert_eq!(fetch(&[&identity]).completed().get("snapshot.verified"), "true");
+    assert_eq!(sha256sum(&archive), sha256);
+    world.damage();
+    restore(&world, &[&from(&archive), &identity, "skip-backup=true"]).completed();
+    assert_same(&world.dump(), &data, "after the restore");
+}
+
+/// `age` or `rage`, where one of them is on this machine.
+fn another_tool_opens_it_where_there_is_one(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    encrypt(&world, "");
+    let archive = saved(&world);
+    let identity = identity(&world, IDENTITY);
+    let file = identity.strip_prefix("identity-file=").unwrap();
+    for tool in ["age", "rage"] {
+        match Command::new(tool).args(["-d", "-i", file]).arg(&archive).output() {
+            Err(_) => eprintln!("skipped: {tool} is not installed"),
+            Ok(out) => {
+                assert!(out.status.success(), "{tool}: {}", String::from_utf8_lossy(&out.stderr));
+                let path = world.path("opened.tar.gz");
+                fs::write(&path, out.stdout).unwrap();
+                let names = Command::new("tar").arg("tzf").arg(&path).output().unwrap();
+                assert_eq!(String::from_utf8_lossy(&names.stdout), "db\nmanifest.json\n", "{tool}");
+            }
+        }
+    }
+    // And what another tool encrypted is restored: the snapshot of another, encrypted by hand.
+    let plain = world.path("plain.tar.gz");
+    fs::copy(world.saved(), &plain).unwrap();
+    let by_hand = world.path("by-hand.age");
+    for tool in ["age", "rage"] {
+        let made = Command::new(tool).args(["-r", RECIPIENT, "-o"]).arg(&by_hand).arg(&plain).status();
+        if made.is_ok_and(|status| status.success()) {
+            restore(&world, &[&from(&by_hand), &identity, "skip-backup=true"]).completed();
+        }
+    }
+}
