@@ -56,8 +56,8 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let outcome = watch.before().and_then(|()| tried(call, &settings, table.as_ref(), &mut watch, results));
     watch.finish(&outcome, results);
     let pruned = match outcome {
-        Ok(()) => retain(call, &mut watch, results),
-        Err(_) => Ok(()),
+        Ok(()) if settings.has_rules() => retain(call, &mut watch, results),
+        _ => Ok(()),
     };
     if watch.run.tries > 1 {
         results.set(key!("run.tries"), watch.run.tries.to_string());
@@ -147,7 +147,7 @@ fn wait(pause: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has `prune-snapshots` do what the settings say. Without rules there, everything stays.
+/// Has `prune-snapshots` do what the settings say.
 fn retain(call: &Call<'_>, watch: &mut Watch<'_>, results: &mut Results) -> Result<(), Stop> {
     let words = ["target", "site"].map(|name| Ok(format!("{name}={}", call.params.text(name)?)));
     let words = words.into_iter().collect::<Result<Vec<_>, Stop>>()?;
@@ -158,11 +158,6 @@ fn retain(call: &Call<'_>, watch: &mut Watch<'_>, results: &mut Results) -> Resu
     let outcome = prune::perform(&call, &mut said);
     let value = |name: &str| said.pairs().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
     match outcome {
-        Err(stop) if prune::is_without_rules(&stop) => {
-            watch.run.delete_phase = None;
-            watch.note();
-            Ok(())
-        }
         Ok(()) => {
             let deleted = value("deleted").unwrap_or_default();
             let freed = value("freed").unwrap_or_default();

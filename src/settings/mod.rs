@@ -107,9 +107,6 @@ impl Settings {
 
     /// These and `others` together.
     fn with(mut self, others: Self) -> Result<Self, Refusal> {
-        if self.keep.is_empty() {
-            self.keep = others.keep;
-        }
         for (name, destination) in others.destinations {
             if self.destinations.insert(name.clone(), destination).is_some() {
                 return Err(Refusal::new(
@@ -125,14 +122,23 @@ impl Settings {
                 format!("take it out of {OPERATORS}, or out of Juju's configuration"),
             )),
         };
+        once(!self.keep.is_empty() && !others.keep.is_empty(), "rules of what to keep")?;
         once(self.schedule.is_some() && others.schedule.is_some(), "a schedule")?;
         once(self.metrics.is_some() && others.metrics.is_some(), "a directory for metrics")?;
         once(self.hooks.is_some() && others.hooks.is_some(), "hooks")?;
+        if self.keep.is_empty() {
+            self.keep = others.keep;
+        }
         self.schedule = self.schedule.or(others.schedule);
         self.metrics = self.metrics.or(others.metrics);
         self.hooks = self.hooks.or(others.hooks);
         self.encrypt_to.extend(others.encrypt_to);
         Ok(self)
+    }
+
+    /// Whether anything is written down by which an archive may go.
+    pub fn has_rules(&self) -> bool {
+        !self.keep.is_empty() || self.destinations.values().any(|destination| !destination.keep.is_empty())
     }
 
     /// Reads a document; the error says what is wrong with it.

@@ -14,8 +14,6 @@ use anyhow::{Context, Result};
 use std::rc::Rc;
 
 const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERDICT", "WHY"];
-/// How the refusal begins where no rule is given.
-const NO_RULE: &str = "no rule is given";
 /// For archives of every cluster.
 const ANY: &str = "any";
 
@@ -84,11 +82,6 @@ impl Fate {
     }
 }
 
-/// Whether it was refused because there is no rule.
-pub(in crate::action) fn is_without_rules(stop: &Stop) -> bool {
-    matches!(stop, Stop::Refused(refusal) if refusal.reason.starts_with(NO_RULE))
-}
-
 /// The rules that the caller gives.
 fn given(call: &Call<'_>) -> Result<Policy, Stop> {
     let params = &call.params;
@@ -124,7 +117,7 @@ fn which(call: &Call<'_>, places: &Places, given: &Policy) -> Result<Vec<At>, St
     let all: Vec<At> = all.into_iter().filter(has_rules).collect();
     if all.is_empty() {
         return Err(Refusal::new(
-            format!("{NO_RULE}, and none is written down, and so everything stays"),
+            "no rule is given, and none is written down, and so everything stays",
             "write keep: {last: 7} or the like into the settings; or give some of keep, keep-within, keep-hourly, \
              keep-daily, keep-weekly, keep-monthly and max-size",
         )
