@@ -91,8 +91,6 @@ pub fn walk(site: &Site, request: &Request, tell: Tell<'_>) -> Result<Report, St
         let (state, next) = aftermath(&error, site);
         Stop::of(error, state, next)
     };
-    stage::must_open(request)
-        .map_err(|error| Stop::of(error, "nothing was changed", "mend the cause and try again"))?;
     let data = open(site)?;
     if request.plan_only && data.has_journal().map_err(stopped)? {
         return Err(Refusal::new(
@@ -155,6 +153,7 @@ fn restore(
     recovered: Option<Recovered>,
     tell: Tell<'_>,
 ) -> Result<Report> {
+    stage::must_open(request)?;
     decide::suits(site)?;
     tell(Progress::Step("looking at etcd, its data and the target"));
     let mut stage = Stage::make(site, data)?;
