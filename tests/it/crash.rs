@@ -16,9 +16,13 @@ use crate::run::Out;
 use crate::tools::Tools;
 use crate::world::{Version, World};
 
-on_both_versions! {
+// What differs between the versions shows at a boot; these are minutes long.
+on_one_version! {
     recovers_by_command_from_a_kill_at_every_call,
     recovers_by_snapshot_from_a_kill_at_every_call,
+}
+
+on_both_versions! {
     boots_after_a_kill_at_every_call,
     recovers_from_a_kill_around_the_stop_and_the_start,
     recovers_from_a_kill_at_any_moment,
