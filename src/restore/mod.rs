@@ -153,12 +153,12 @@ fn restore(
     recovered: Option<Recovered>,
     tell: Tell<'_>,
 ) -> Result<Report> {
+    stage::must_open(request)?;
     decide::suits(site)?;
     tell(Progress::Step("looking at etcd, its data and the target"));
     let mut stage = Stage::make(site, data)?;
     let facts = Facts::gather(site, data, &mut stage)?;
     let member = decide::admit(&facts)?;
-    stage::must_open(request)?;
     let approach = facts::backup_target(request, &facts, data)?;
 
     tell(Progress::Step("verifying and unpacking the snapshot"));

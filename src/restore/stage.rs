@@ -230,14 +230,16 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Refuses a source that is encrypted and that the request has no identity for.
+/// Refuses a source that is encrypted and that the request has no identity for. A file that is not there is told of when its
+/// turn comes: what keeps this machine from being restored at all comes before.
 pub fn must_open(request: &Request) -> Result<()> {
     let (source, identities) = (&request.source, request.identities.as_ref());
     match source {
         Source::Kept(found) => keeping::must_open(found, identities),
-        Source::File { path, .. } => {
-            archive::must_open(open(path)?, &source.shown(), identities, &encrypted_for(source))
-        }
+        Source::File { path, .. } => match open(path) {
+            Ok(file) => archive::must_open(file, &source.shown(), identities, &encrypted_for(source)),
+            Err(_) => Ok(()),
+        },
     }
 }
 
