@@ -81,7 +81,7 @@ fn by_the_clock(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     write("schedule: {when: 0 25 * * *}\n")?;
     unit.hook("update-status", &["blocked the schedule cannot be used", "\"25\" is no hour"])?;
     write("schedule: {when: every 12h}\n")?;
-    unit.hook("update-status", &[HEALTHY, "there is no good backup"])?;
+    unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
     ensure!(timer(machine)? == "active", "the timer was not put in");
     machine.run(&["systemctl", "start", "etcd-backup.service"])?;
     unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
