@@ -115,7 +115,9 @@ fn tried(
         watch.note();
         let call = call.again();
         let outcome = match watch.run.backup_name {
-            None => Ready::find(&call).and_then(|ready| ready.take(&call, settings, watch, results)),
+            None => {
+                Ready::find(&call, settings).and_then(|ready| ready.take(&call, settings, watch, results))
+            }
             Some(_) => {
                 let destinations = super::offsite::destinations(&call, settings.clone());
                 super::offsite::send_what_waits(&call, watch.home(), &destinations, results)

@@ -69,10 +69,9 @@ fn target(settings: &Settings) -> Result<PathBuf, Stop> {
 
 fn limits(settings: &Settings) -> anyhow::Result<Limits> {
     let Some(schedule) = &settings.schedule else { return Ok(USUAL) };
-    let jitter = schedule.timetable()?.jitter;
-    let gap = interval(schedule)?;
-    Ok(gap.map_or(USUAL, |gap| {
-        let (warn, crit) = schedule::limits(gap, jitter);
+    let table = schedule.timetable()?;
+    Ok(interval(&table)?.map_or(USUAL, |gap| {
+        let (warn, crit) = schedule::limits(gap, table.jitter);
         Limits { warn, crit }
     }))
 }

@@ -9,7 +9,7 @@ use crate::notice::{Hooks, metrics};
 use crate::offsite;
 use crate::runs::health::Known;
 use crate::runs::{self, Phase, Record, Run};
-use crate::schedule::{Schedule, timer};
+use crate::schedule::{Timetable, timer};
 use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::stop::{Failure, Stop};
@@ -174,13 +174,13 @@ impl Found {
 /// Writes the metrics anew.
 fn refresh(directory: &Path, home: &Dir, settings: &Settings) -> Result<()> {
     let found = Found::at(home, settings)?;
-    let interval = settings.schedule.as_ref().and_then(|schedule| interval(schedule).ok().flatten());
+    let table = settings.schedule.as_ref().and_then(|schedule| schedule.timetable().ok());
+    let interval = table.and_then(|table| interval(&table).ok().flatten());
     metrics::write(directory, &found.known(), interval)
 }
 
 /// The longest time between two runs.
-pub(super) fn interval(schedule: &Schedule) -> Result<Option<SignedDuration>> {
-    let table = schedule.timetable()?;
+pub(super) fn interval(table: &Timetable) -> Result<Option<SignedDuration>> {
     match table.every.and_then(|every| i64::try_from(every).ok()) {
         Some(every) => Ok(Some(SignedDuration::from_secs(every))),
         None => timer::longest_gap(&table.lines),

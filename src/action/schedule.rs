@@ -71,7 +71,7 @@ pub fn reconcile(environment: &Environment, now: Timestamp) -> Result<()> {
     if !timer::is_to_be_had() || environment.settings.is_some() {
         return Ok(());
     }
-    let settings = Settings::read(environment.settings.as_deref())?;
+    let settings = Settings::read(None)?;
     if settings.schedule.is_none() {
         return forget(environment);
     }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     refuse_old_keys(call.params.text("keys-version")?)?;
     let settings = super::offsite::settings(call)?;
-    let ready = Ready::find(call)?;
+    let ready = Ready::find(call, &settings)?;
     let place = (ready.request.target.as_path(), ready.request.owner);
     let mut watch = Watch::begin(call, &settings, place, None, 1).map_err(|e| ready.untouched(e))?;
     let outcome = watch.before().and_then(|()| ready.take(call, &settings, &mut watch, results));
@@ -35,14 +35,14 @@ pub(super) struct Ready {
 
 impl Ready {
     /// Finds it, or refuses.
-    pub fn find(call: &Call<'_>) -> Result<Self, Stop> {
+    pub fn find(call: &Call<'_>, settings: &Settings) -> Result<Self, Stop> {
         let site = super::site(call)?;
         let (user, owner) = archive_owner().map_err(|error| untouched(&site, error))?;
         let request = Request {
             target: PathBuf::from(call.params.text("target")?),
             effort: effort(call.params.text("compression")?)?,
             owner,
-            encrypt_to: super::offsite::settings(call)?.encrypt_to,
+            encrypt_to: settings.encrypt_to.clone(),
             unit: call.unit().map(str::to_owned),
             before_restore: false,
             now: call.now,

@@ -15,7 +15,6 @@ mod perform;
 mod programs;
 mod record;
 mod settings;
-mod systemd;
 
 pub use programs::by_name;
 
@@ -23,7 +22,7 @@ use crate::action::{Environment, check, now, schedule};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Status};
-use crate::settings as settings_of_backups;
+use crate::settings::charms;
 use crate::stop::Refusal;
 use crate::system::process::become_it;
 use anyhow::{Context, Result, bail};
@@ -102,10 +101,7 @@ fn live(juju: &Juju, environment: &Environment, hook: Hook) -> Status {
 
 /// What is wrong with backups, as far as Juju says how they are to be made. It is told where etcd itself is well.
 fn backups(juju: &Juju, environment: &Environment, hook: Hook) -> Option<Status> {
-    let file = match &environment.settings {
-        Some(named) => settings_of_backups::charms(named),
-        None => PathBuf::from(settings_of_backups::CHARMS),
-    };
+    let file = charms(environment.settings.as_deref());
     let breaks = environment.variable("JUJU_DISPATCH_PATH").and_then(OsStr::to_str);
     let breaks = breaks.is_some_and(|path| path.ends_with("-relation-broken"));
     let relation = environment.variable("JUJU_RELATION_ID").and_then(OsStr::to_str).filter(|_| breaks);

@@ -117,7 +117,7 @@ impl Places {
         }
         match word.split_once('/') {
             None => Ok((At::Directory(self.target.clone()), word.to_owned())),
-            Some((name, rest)) if self.destinations.names().any(|known| known == name) => {
+            Some((name, rest)) if self.destinations.has(name) => {
                 Ok((At::Destination(name.to_owned()), rest.to_owned()))
             }
             Some(_) => {
@@ -181,7 +181,7 @@ impl Places {
         match at {
             At::Directory(dir) => {
                 let Some(local) = Local::open(dir)? else { return Ok(None) };
-                let waiting = offsite::waiting(local.dir(), &self.destinations)?;
+                let waiting = offsite::waiting(local.dir(), |name| self.destinations.has(name))?;
                 Ok(Some(Place { name: None, store: Box::new(local), keep, waiting }))
             }
             At::Destination(name) => {

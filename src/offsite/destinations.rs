@@ -34,6 +34,11 @@ impl Destinations {
         self.all.keys().map(String::as_str)
     }
 
+    /// Whether there is one of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.all.contains_key(name)
+    }
+
     /// The store behind a name.
     pub fn open(&self, name: &str) -> Result<Box<dyn Store>> {
         match &self.named(name)?.at {

@@ -81,8 +81,7 @@ pub fn send_what_waits(home: &Dir, destinations: &Destinations, tell: Tell<'_>) 
 
 /// How many uploads wait in `home`, for destinations that are known. Changes nothing.
 pub fn pending(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<usize> {
-    let Some(queue) = Queue::there(home)? else { return Ok(0) };
-    Ok(queue.waiting()?.iter().filter(|one| is_known(&one.destination)).count())
+    Ok(waiting(home, is_known)?.values().map(Vec::len).sum())
 }
 
 fn send_all(home: &Dir, queue: &Queue, destinations: &Destinations, tell: Tell<'_>) -> Result<Vec<Outcome>> {
@@ -95,13 +94,13 @@ fn send_all(home: &Dir, queue: &Queue, destinations: &Destinations, tell: Tell<'
     Ok(outcomes)
 }
 
-/// The archives of the directory `home` that wait to be uploaded, and where to: to which of `destinations`, by name.
-pub fn waiting(home: &Dir, destinations: &Destinations) -> Result<BTreeMap<String, Vec<String>>> {
+/// The archives of the directory `home` that wait to be uploaded, and where to: to which of the destinations that are known.
+pub fn waiting(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Vec<String>>> {
     let mut waiting: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let Some(queue) = Queue::there(home)? else { return Ok(waiting) };
     for one in queue.waiting()? {
         // One that is no longer written down would keep them for ever.
-        if destinations.names().any(|known| known == one.destination) {
+        if is_known(&one.destination) {
             waiting.entry(one.archive).or_default().push(one.destination);
         }
     }

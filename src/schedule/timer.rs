@@ -4,6 +4,7 @@ use super::units::{MARK, Units};
 use crate::stop::Refusal;
 use crate::system::durable::{Dir, PUBLIC};
 use crate::system::process::Program;
+use crate::system::systemd;
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
 use std::path::Path;
@@ -139,13 +140,13 @@ pub fn install(units: &Units) -> Result<bool> {
         let dir = Dir::open(Path::new(PLACE))?;
         dir.replace_for(SERVICE, units.service.as_bytes(), PUBLIC, None)?;
         dir.replace_for(TIMER, units.timer.as_bytes(), PUBLIC, None)?;
-        systemctl(&["daemon-reload"])?;
+        systemd::reload()?;
     }
     if !is_new && state()?.is_some_and(|state| state.active) {
         return Ok(false);
     }
-    systemctl(&["enable", "--quiet", "--", TIMER])?;
-    systemctl(&["restart", "--", TIMER])?;
+    systemd::ask(&["enable", "--quiet", "--", TIMER])?;
+    systemd::ask(&["restart", "--", TIMER])?;
     Ok(true)
 }
 
@@ -154,21 +155,16 @@ pub fn remove() -> Result<bool> {
     if installed()?.is_none() {
         return Ok(false);
     }
-    systemctl(&["disable", "--quiet", "--now", "--", TIMER])?;
+    systemd::ask(&["disable", "--quiet", "--now", "--", TIMER])?;
     // When it went off last: the next timer of this name is none that missed a run.
-    let _ = systemctl(&["clean", "--what=state", "--", TIMER]);
+    let _ = systemd::ask(&["clean", "--what=state", "--", TIMER]);
     let dir = Dir::open(Path::new(PLACE))?;
     for name in [TIMER, SERVICE] {
         dir.remove_file(name)?;
     }
-    systemctl(&["daemon-reload"])?;
-    let _ = systemctl(&["reset-failed", "--", SERVICE]);
+    systemd::reload()?;
+    let _ = systemd::ask(&["reset-failed", "--", SERVICE]);
     Ok(true)
-}
-
-fn systemctl(words: &[&str]) -> Result<()> {
-    let done = Program::new("systemctl").args(["--no-ask-password"]).args(words).run();
-    done.map(|_| ()).with_context(|| format!("asking systemd to {}", words.first().unwrap_or(&"")))
 }
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ pub const OPERATORS: &str = "/etc/etcd-charm/backup.yaml";
 /// The charm's, which stands beside the operator's.
 pub const CHARMS: &str = "/etc/etcd-charm/juju.yaml";
 
-/// The charm's file beside an operator's that the environment names.
-pub fn charms(named: &Path) -> PathBuf {
-    named.with_file_name("juju.yaml")
+/// The charm's file beside the operator's, which the environment may name elsewhere.
+pub fn charms(named: Option<&Path>) -> PathBuf {
+    named.map_or(PathBuf::from(CHARMS), |file| file.with_file_name("juju.yaml"))
 }
 
 /// All that was written down.
@@ -98,11 +98,8 @@ impl Settings {
     /// What is in `named`, or else in [`OPERATORS`], where that is there; and in the charm's file beside it, where that is.
     /// Refuses a file that cannot be used, and two that contradict each other.
     pub fn read(named: Option<&Path>) -> Result<Self, Refusal> {
-        let (operators, beside) = match named {
-            Some(file) => (read(file, true), charms(file)),
-            None => (read(Path::new(OPERATORS), false), PathBuf::from(CHARMS)),
-        };
-        operators?.with(read(&beside, false)?)
+        let operators = read(named.unwrap_or(Path::new(OPERATORS)), named.is_some())?;
+        operators.with(read(&charms(named), false)?)
     }
 
     /// These and `others` together.

@@ -59,21 +59,17 @@ impl Folders {
 
     /// The folder that `name` is in, and the rest of `name`.
     fn inside(&self, name: &str) -> Result<(Local, String)> {
-        let (folders, file) = split(name);
-        let mut dir = self.root.again()?;
-        for folder in folders {
-            dir = dir.child(folder)?;
-        }
-        Ok((self.local(dir), file.to_owned()))
+        self.walked(name, &|dir, folder| dir.child(folder))
     }
 
     /// The same, for an archive to be put there: folders that are missing are made.
     fn made(&self, name: &str) -> Result<(Local, String)> {
+        self.walked(name, &|dir, folder| dir.ensure_child(folder, FOLDER, None))
+    }
+
+    fn walked(&self, name: &str, step: &dyn Fn(&Dir, &str) -> Result<Dir>) -> Result<(Local, String)> {
         let (folders, file) = split(name);
-        let mut dir = self.root.again()?;
-        for folder in folders {
-            dir = dir.ensure_child(folder, FOLDER, None)?;
-        }
+        let dir = folders.into_iter().try_fold(self.root.again()?, |dir, folder| step(&dir, folder))?;
         Ok((self.local(dir), file.to_owned()))
     }
 

@@ -13,3 +13,4 @@ pub mod process;
 pub mod random;
 pub mod sabotage;
 pub mod secret;
+pub mod systemd;

@@ -103,7 +103,7 @@ fn which(call: &Call<'_>, places: &Places, given: &Policy) -> Result<Vec<At>, St
     let all = match named {
         "" if given.is_empty() => places.everywhere(),
         "" => vec![At::Directory(places.target.clone())],
-        name if places.destinations.names().any(|known| known == name) => {
+        name if places.destinations.has(name) => {
             vec![At::Destination(name.to_owned())]
         }
         name => {

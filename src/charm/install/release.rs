@@ -4,11 +4,11 @@
 
 use crate::charm::configuration::{self, MARK};
 use crate::charm::home::Home;
-use crate::charm::systemd;
 use crate::stop::Refusal;
 use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
 use crate::system::owner::Owner;
 use crate::system::process::Program;
+use crate::system::systemd;
 use anyhow::{Context, Result};
 use std::fmt::Display;
 use std::fs::File;

@@ -43,7 +43,7 @@ pub fn way_to(
     }
 }
 
-/// A proxy in the file of destinations.
+/// A proxy in the settings.
 fn own(url: &str) -> Result<ureq::Proxy, Refusal> {
     let no = |why: &str| Refusal::new(format!("proxy {why}"), "write it as http://HOST:PORT");
     if url.contains('@') {

@@ -1,23 +1,23 @@
-//! What the charm asks of systemd besides starting and stopping, which `etcd::service` does.
+//! What systemd is asked besides starting and stopping etcd, which `etcd::service` does.
 
-use crate::system::process::Program;
+use super::process::Program;
 use anyhow::{Context, Result};
 
 /// Has `unit` start at every boot.
 pub fn allow(unit: &str) -> Result<()> {
     // A unit that has failed too often is not even tried again. One that has not has nothing to be reset.
-    let _ = run(&["reset-failed", "--", unit]);
-    run(&["enable", "--quiet", "--", unit])
+    let _ = ask(&["reset-failed", "--", unit]);
+    ask(&["enable", "--quiet", "--", unit])
 }
 
 /// Has `unit` no longer start at boots.
 pub fn forbid(unit: &str) -> Result<()> {
-    run(&["disable", "--quiet", "--", unit])
+    ask(&["disable", "--quiet", "--", unit])
 }
 
 /// Has systemd read its units anew.
 pub fn reload() -> Result<()> {
-    run(&["daemon-reload"])
+    ask(&["daemon-reload"])
 }
 
 /// Since when `unit` has been active, in seconds since 1970.
@@ -27,7 +27,8 @@ pub fn active_since(unit: &str) -> Option<i64> {
     output.text().trim().strip_prefix("ActiveEnterTimestamp=@")?.parse().ok()
 }
 
-fn run(words: &[&str]) -> Result<()> {
+/// Has systemctl do what these words say.
+pub fn ask(words: &[&str]) -> Result<()> {
     let done = Program::new("systemctl").args(["--no-ask-password"]).args(words).run();
     done.map(|_| ()).with_context(|| format!("asking systemd to {}", words.first().unwrap_or(&"")))
 }
