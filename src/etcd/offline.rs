@@ -2,13 +2,17 @@
 //!
 //! Judges nothing by itself: the seal is checked in `seal`, the content by a private boot.
 
+use super::backend::{Backend, Comparison, same_records};
 use super::patience;
 use super::tools::Tools;
 use crate::system::durable::Dir;
 use crate::system::process::cwd_of;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::time::Duration;
+
+/// What `snapshot restore` writes besides the database, in bytes: a write-ahead log of 64 MB, preallocated, and change.
+pub const BESIDES: u64 = 80 << 20;
 
 /// What `snapshot status` read in a snapshot file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -44,8 +48,9 @@ pub fn structure(tools: &Tools, dir: &Dir, name: &str) -> Result<Structure> {
     output.and_then(|output| output.json()).context("reading the snapshot's structure")
 }
 
-/// Makes the member directory `into/member` from the snapshot file `name` in `dir`. `into` must not exist there.
-pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, making: &Making<'_>) -> Result<()> {
+/// Makes the member directory `into/member` from the snapshot file `name` in `dir`, and compares its records with the
+/// snapshot's, which is given back. `into` must not exist there.
+pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, making: &Making<'_>) -> Result<Backend> {
     let Making { name: member, peer_urls, token, bump, hash_check } = making;
     let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{member}={url}")).collect();
     let program = tools.offline().cwd(cwd_of(dir)).deadline(patience(dir, name)?);
@@ -66,7 +71,12 @@ pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, making: &Making
         program = program.args(["--skip-hash-check"]);
     }
     program.run().context("making a member directory from the snapshot")?;
-    Ok(())
+    let snapshot = Backend::open(&dir.handle(name))?;
+    let restored = Backend::open(&dir.child(into)?.handle("member").join("snap/db"))?;
+    match same_records(&snapshot, &restored)? {
+        Comparison::Differs { at } => bail!("the restored data is not the snapshot's: {at}"),
+        Comparison::Same { .. } => Ok(snapshot),
+    }
 }
 
 fn patience(dir: &Dir, name: &str) -> Result<Duration> {

@@ -11,7 +11,6 @@ use crate::stop::Refusal;
 use crate::store::directory::Approach;
 use crate::store::stage::Stage;
 use crate::system::digest::sha256_of;
-use crate::system::durable::PRIVATE;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result, ensure};
@@ -21,10 +20,7 @@ use std::path::{Path, PathBuf};
 
 /// The archive's name until it is published.
 const DRAFT: &str = "archive";
-
-/// What is told of an encrypted archive, until it has a name.
-const OUTSIDE: &str = "outside";
-/// That has under two kilobytes.
+/// What is told of an encrypted archive has under two kilobytes.
 const LONGEST_OUTSIDE: u64 = 64 << 10;
 
 /// What was fetched.
@@ -71,24 +67,9 @@ pub fn fetch(
     let checked = check(draft, found, identities)?;
     was_verified_as(entry, &checked.sha256)?;
     let name = entry.file_name();
-    let beside = outside_name(name);
-    let publish = |draft: &str, name: &str| match target.publish(stage.dir(), draft, name) {
-        Ok(true) => Ok(()),
-        Ok(false) => {
-            let path = target.path().join(name).display().to_string();
-            Err(Refusal::new(format!("{path} is there already"), "choose another target").into())
-        }
-        Err(error) => Err(error.context("publishing the archive")),
-    };
-    if let Some(outside) = &checked.outside {
-        stage.dir().replace_for(OUTSIDE, &outside.to_json()?, PRIVATE, Some(owner))?;
-        publish(OUTSIDE, &beside)?;
-    }
-    if let Err(error) = publish(DRAFT, name) {
-        if checked.outside.is_some() {
-            target.remove_file(&beside)?;
-        }
-        return Err(error);
+    if let Some(taken) = stage.publish(DRAFT, name, checked.outside.as_ref(), owner)? {
+        let path = target.path().join(taken).display().to_string();
+        return Err(Refusal::new(format!("{path} is there already"), "choose another target").into());
     }
     Ok(Fetched {
         path: target.path().join(name),

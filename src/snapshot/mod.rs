@@ -9,7 +9,7 @@ use crate::archive::age::Recipient;
 use crate::archive::{DB, Effort, Packed};
 use crate::catalog::manifest::Manifest;
 use crate::catalog::name::archive_name;
-use crate::catalog::outside::{Outside, encrypted_name, outside_name};
+use crate::catalog::outside::{Outside, encrypted_name};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::tools::Tools;
@@ -17,7 +17,7 @@ use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
 use crate::store::directory::Approach;
 use crate::store::stage::Stage;
-use crate::system::durable::{Dir, PRIVATE};
+use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -25,9 +25,6 @@ use flow::{ARCHIVE, Flow};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
-
-/// What is told of an encrypted archive, until it has a name.
-const OUTSIDE: &str = "outside";
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -122,24 +119,13 @@ fn room_for(status: &Status) -> u64 {
     db.saturating_add(db / 10).saturating_add(used / 2).saturating_add(1 << 20)
 }
 
-/// Gives the archive its name. What is told of an encrypted one stands beside it before it is there.
+/// Gives the archive the first name of its second that is free.
 fn publish(target: &Dir, stage: &Stage<'_>, outside: Option<&Outside>, request: &Request) -> Result<PathBuf> {
-    let publishing = "publishing the archive";
     for nth in 1..=1000 {
         let plain = archive_name(request.now, nth);
         let name = if outside.is_some() { encrypted_name(&plain) } else { plain };
-        if let Some(outside) = outside {
-            stage.dir().replace_for(OUTSIDE, &outside.to_json()?, PRIVATE, Some(request.owner))?;
-            if !target.publish(stage.dir(), OUTSIDE, &outside_name(&name)).context(publishing)? {
-                continue;
-            }
-        }
-        if target.publish(stage.dir(), ARCHIVE, &name).context(publishing)? {
+        if stage.publish(ARCHIVE, &name, outside, request.owner)?.is_none() {
             return Ok(target.path().join(name));
-        }
-        if outside.is_some() {
-            // The archive that has this name has its own, or none.
-            target.remove_file(&outside_name(&name))?;
         }
     }
     bail!("a thousand archives of this second are in {} already", Path::display(target.path()))

@@ -1,14 +1,17 @@
 //! A private directory beside the archives, for what is not finished yet. Gone when dropped; one that a killed run
 //! left behind is swept by the next. Must never remove what another run still works in.
 
-use crate::system::durable::Dir;
+use crate::catalog::outside::{Outside, outside_name};
+use crate::system::durable::{Dir, PRIVATE};
 use crate::system::lock::try_lock;
 use crate::system::owner::Owner;
 use crate::system::random;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::fs::File;
 
 const PREFIX: &str = ".etcd-snapshot-";
+/// What is told of an encrypted archive, until it has a name.
+const OUTSIDE: &str = "outside";
 
 /// A private directory that is removed when dropped.
 #[derive(Debug)]
@@ -33,6 +36,34 @@ impl<'a> Stage<'a> {
     /// The directory.
     pub fn dir(&self) -> &Dir {
         &self.dir
+    }
+
+    /// Gives the finished archive `draft` its final name beside the stage. What is told of an encrypted one stands there before
+    /// it does, as `owner`'s. Where a name is taken, that is the answer, and nothing of ours is left there.
+    pub fn publish(
+        &self,
+        draft: &str,
+        name: &str,
+        outside: Option<&Outside>,
+        owner: Owner,
+    ) -> Result<Option<String>> {
+        let Some(outside) = outside else { return self.give(draft, name) };
+        let beside = outside_name(name);
+        self.dir.replace_for(OUTSIDE, &outside.to_json()?, PRIVATE, Some(owner))?;
+        if let Some(taken) = self.give(OUTSIDE, &beside)? {
+            return Ok(Some(taken));
+        }
+        let outcome = self.give(draft, name);
+        if !matches!(outcome, Ok(None)) {
+            // An archive that has this name has its own, or none.
+            self.home.remove_file(&beside)?;
+        }
+        outcome
+    }
+
+    fn give(&self, draft: &str, name: &str) -> Result<Option<String>> {
+        let given = self.home.publish(&self.dir, draft, name).context("publishing the archive")?;
+        Ok((!given).then(|| name.to_owned()))
     }
 }
 
