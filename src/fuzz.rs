@@ -9,11 +9,13 @@ use crate::etcd;
 use crate::etcd::backend::{Backend, same_records};
 use crate::swap::journal::Journal;
 use crate::system::digest::hex;
+use block_deflate::Deflater;
+use flate2::read::DeflateDecoder;
 use flate2::{Compression, write::GzEncoder};
 use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// An archive as it comes (first byte even), or what is in its gzip, which chance would never get right.
@@ -47,6 +49,18 @@ pub fn age(bytes: &[u8]) {
     const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
     let Ok(identities) = Identities::parse(IDENTITY, "it") else { return };
     let _ = archive::must_open(bytes, "it", Some(&identities), &[]);
+}
+
+/// Anything that is to be deflated, which another implementation has to read as it was.
+pub fn deflate(bytes: &[u8]) {
+    // Longer than deflate's window, so that matches lie on both sides of its edge.
+    let bytes = bytes.repeat(1 + 70_000 / bytes.len().max(1));
+    let mut deflated = Vec::new();
+    Deflater::default().deflate(&bytes, &mut deflated);
+    deflated.extend([3, 0]);
+    let mut inflated = Vec::new();
+    let read = DeflateDecoder::new(deflated.as_slice()).read_to_end(&mut inflated);
+    assert!(read.is_ok() && inflated == bytes);
 }
 
 /// A manifest, which is written as it was read.

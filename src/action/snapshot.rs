@@ -100,10 +100,9 @@ fn refuse_old_keys(version: &str) -> Result<(), Refusal> {
 
 fn effort(word: &str) -> Result<Effort, Refusal> {
     match word {
-        "fast" => Ok(Effort::Fast),
         "balanced" => Ok(Effort::Balanced),
         "small" => Ok(Effort::Small),
-        other => Err(Refusal::new(format!("compression is {other:?}"), "give fast, balanced or small")),
+        other => Err(Refusal::new(format!("compression is {other:?}"), "give balanced or small")),
     }
 }
 

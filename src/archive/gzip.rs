@@ -10,6 +10,7 @@ use crate::system::digest::hex;
 use crate::system::growing::Writing;
 use crate::system::priority;
 use anyhow::Result;
+use block_deflate::Deflater;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress};
 use sha2::{Digest, Sha256};
@@ -31,24 +32,19 @@ const LAST: [u8; 2] = [3, 0];
 /// How hard to try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// As little work as can be.
-    Fast,
-    /// The smallest that hardly adds to the time that etcd takes.
+    /// Hardly adds to the time that etcd takes.
     #[default]
     Balanced,
     /// Smaller than `gzip -6`.
     Small,
 }
 
-impl Effort {
-    /// zlib-rs's levels, as measured in docs/performance.md.
-    fn level(self) -> Compression {
-        Compression::new(match self {
-            Self::Fast => 1,
-            Self::Balanced => 3,
-            Self::Small => 6,
-        })
-    }
+/// What becomes of a block.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    Deflated(Effort),
+    /// Stays as it is.
+    Stored,
 }
 
 /// What an archive is encrypted with, and for whom.
@@ -63,7 +59,7 @@ pub struct Sealing {
 /// A block on its way to a worker, and the way for its deflated form to the writer.
 struct Block {
     bytes: Vec<u8>,
-    level: Compression,
+    way: Way,
     done: SyncSender<io::Result<Deflated>>,
 }
 
@@ -83,7 +79,7 @@ enum Piece {
 /// A gzip member being written. Its threads end when it is finished or dropped.
 pub struct Gzip {
     block: Vec<u8>,
-    level: Compression,
+    way: Way,
     jobs: SyncSender<Block>,
     pieces: SyncSender<Piece>,
     /// Blocks that were deflated, to be filled anew.
@@ -107,7 +103,7 @@ impl Gzip {
         let writer = Builder::new().name("write".to_owned()).spawn(move || write(&coming, out, writing))?;
         Ok(Self {
             block: Vec::with_capacity(BLOCK),
-            level: effort.level(),
+            way: Way::Deflated(effort),
             jobs,
             pieces,
             spares,
@@ -125,7 +121,7 @@ impl Gzip {
     /// What comes from here on stands in the file as it is, for `tail -c` to show.
     pub fn stop_deflating(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.level = Compression::none();
+        self.way = Way::Stored;
         Ok(())
     }
 
@@ -168,7 +164,7 @@ impl Write for Gzip {
         let bytes = std::mem::replace(&mut self.block, empty);
         let (done, deflated) = sync_channel(1);
         self.send(Piece::Block(deflated))?;
-        let job = Block { bytes, level: self.level, done };
+        let job = Block { bytes, way: self.way, done };
         self.jobs.send(job).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -176,36 +172,53 @@ impl Write for Gzip {
 /// A worker: takes blocks until there will be no more.
 fn work(waiting: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
     priority::go_behind();
-    let mut deflater = (Compression::none(), Compress::new(Compression::none(), false));
+    let mut deflaters = Deflaters { balanced: Deflater::default(), small: None };
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Block { mut bytes, level, done }) = next else { return };
-        if deflater.0 != level {
-            deflater = (level, Compress::new(level, false));
-        }
+        let Ok(Block { mut bytes, way, done }) = next else { return };
         // A writer that is gone has said why.
-        let _ = done.send(deflate(&mut deflater.1, &bytes));
+        let _ = done.send(deflaters.make(&bytes, way));
         bytes.clear();
         let _ = spare.try_send(bytes);
     }
 }
 
-fn deflate(deflater: &mut Compress, block: &[u8]) -> io::Result<Deflated> {
+/// What a worker keeps from block to block.
+struct Deflaters {
+    balanced: Deflater,
+    /// zlib-rs, at the level of docs/performance.md.
+    small: Option<Compress>,
+}
+
+impl Deflaters {
+    fn make(&mut self, block: &[u8], way: Way) -> io::Result<Deflated> {
+        let mut bytes = Vec::with_capacity(block.len() / 3 + 1024);
+        match way {
+            Way::Stored => block_deflate::store(block, &mut bytes),
+            Way::Deflated(Effort::Balanced) => self.balanced.deflate(block, &mut bytes),
+            Way::Deflated(Effort::Small) => {
+                let small = self.small.get_or_insert_with(|| Compress::new(Compression::new(6), false));
+                by_zlib(small, block, &mut bytes)?;
+            }
+        }
+        let mut crc = Hasher::new();
+        crc.update(block);
+        Ok(Deflated { bytes, crc })
+    }
+}
+
+fn by_zlib(deflater: &mut Compress, block: &[u8], bytes: &mut Vec<u8>) -> io::Result<()> {
     deflater.reset();
-    let mut bytes = Vec::with_capacity(block.len() / 3 + 1024);
     loop {
         let taken = usize::try_from(deflater.total_in()).map_err(io::Error::other)?;
         let rest = block.get(taken..).unwrap_or_default();
-        deflater.compress_vec(rest, &mut bytes, FlushCompress::Sync).map_err(io::Error::other)?;
+        deflater.compress_vec(rest, bytes, FlushCompress::Sync).map_err(io::Error::other)?;
         // Room to spare means that nothing is held back.
         if bytes.len() < bytes.capacity() {
-            break;
+            return Ok(());
         }
         bytes.reserve(block.len() / 3 + 1024);
     }
-    let mut crc = Hasher::new();
-    crc.update(block);
-    Ok(Deflated { bytes, crc })
 }
 
 /// The writer: puts the pieces into the file one behind the other, hashing them as they go.

@@ -111,7 +111,7 @@ fn nothing_in_clear_is_left_anywhere(version: Version) {
     }
     encrypt(&world, "");
     let mut run = Run::start(
-        command(&world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target(), "compression=fast"]),
+        command(&world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target(), "compression=small"]),
         &world.path("runs"),
     );
     let mut seen = 0;

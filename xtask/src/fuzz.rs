@@ -1,4 +1,5 @@
-//! `cargo xtask fuzz`: throws bytes at what reads archives, manifests, journals, databases and the words of etcd's tools.
+//! `cargo xtask fuzz`: throws bytes at what reads archives, manifests, journals, databases and the words of etcd's
+//! tools, and at what deflates.
 //!
 //! It owns which targets there are and for how long; what must hold stands in `src/fuzz.rs`. The committed corpus is read
 //! and not written to: what the fuzzer finds on its way stays in `target/`.
@@ -11,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::{command, workspace};
 
-const TARGETS: [&str; 7] = ["archive", "zip", "age", "manifest", "journal", "answers", "backend"];
+const TARGETS: [&str; 8] = ["archive", "zip", "age", "manifest", "journal", "answers", "backend", "deflate"];
 const USAGE: &str = "cargo xtask fuzz [TARGET] [--seconds N]";
 
 /// Runs the targets that were asked for, one after the other, a minute each unless told otherwise.

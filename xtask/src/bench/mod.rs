@@ -67,7 +67,14 @@ struct Bench {
 /// Measures, prints the table, and writes the page.
 pub fn run(words: &[&str]) -> Result<ExitCode> {
     let plan = Plan::read(words)?;
-    command::run_well(Command::new("cargo").args(["build", "--release", "--bins"]))?;
+    command::run_well(Command::new("cargo").args([
+        "build",
+        "--release",
+        "--bin",
+        "snapshot",
+        "--bin",
+        "restore",
+    ]))?;
     let (mut rows, mut lines) = (Vec::new(), None);
     let mut bench = Bench::new()?;
     rows.extend(bench.small(plan.rounds)?);
@@ -111,8 +118,7 @@ impl Bench {
     }
 
     fn grow_to(&mut self, megabytes: u64) -> Result<()> {
-        while self.megabytes()? < megabytes {
-            let missing = megabytes - self.megabytes()?;
+        while let missing @ 1.. = megabytes.saturating_sub(self.megabytes()?) {
             // A page holds about two thirds of values.
             self.filler.add((missing * 600_000).max(1_000_000))?;
         }

@@ -1,0 +1,194 @@
+//! Where bytes come again: at the place of the last eight that were the same, or of the last four, within deflate's window.
+//!
+//! The tables hold the lowest sixteen bits of a position, which is as far as the window reaches: what they say is a hint, and only
+//! the bytes themselves count. Must never look outside of the block.
+
+/// How far back deflate can refer.
+const WINDOW: usize = 32 << 10;
+/// The longest match that has a code.
+const LONGEST: usize = 258;
+/// The shortest that is worth one.
+const SHORTEST: usize = 4;
+/// From here back, four bytes cost more as a match than as they are.
+const FAR: usize = 4096;
+/// Small enough for both tables to stay in a core's first cache: larger ones find more, and are slower by more.
+const EIGHTS: u32 = 13;
+const FOURS: u32 = 12;
+/// Where nothing was found for 64 bytes, every second position is tried, and so on.
+const PATIENCE: u32 = 6;
+
+/// So many bytes as they are, and then `length` that stand `distance` before, if `length` is not 0.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Step {
+    pub literals: u32,
+    pub length: u16,
+    pub distance: u16,
+}
+
+/// The positions that were seen.
+#[derive(Debug)]
+pub(crate) struct Matches {
+    eights: Box<[u16; 1 << EIGHTS]>,
+    fours: Box<[u16; 1 << FOURS]>,
+}
+
+impl Default for Matches {
+    fn default() -> Self {
+        Self { eights: Box::new([0; 1 << EIGHTS]), fours: Box::new([0; 1 << FOURS]) }
+    }
+}
+
+/// Bytes that stand at `at` and `distance` before.
+#[derive(Clone, Copy)]
+struct Match {
+    at: usize,
+    distance: usize,
+    length: usize,
+}
+
+impl Matches {
+    /// Takes `bytes` apart, from the first to the last: calls `take` with each step and its literals.
+    #[inline(always)]
+    pub(crate) fn find(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8], Step)) {
+        self.eights.fill(0);
+        self.fours.fill(0);
+        // Behind each position that is looked at, there are eight bytes to load, and some more.
+        let limit = bytes.len().saturating_sub(12);
+        let (mut at, mut told) = (0, 0);
+        while at < limit {
+            let Some(found) = self.at(bytes, at) else {
+                at += 1 + ((at - told) >> PATIENCE);
+                continue;
+            };
+            let found = backwards(bytes, found, told);
+            steps(bytes, told, found, &mut take);
+            told = found.at + found.length;
+            at = told;
+            if at < limit {
+                self.see(bytes, found.at + 2);
+                self.see(bytes, at - 2);
+            }
+        }
+        let rest = bytes.get(told..).unwrap_or_default();
+        if !rest.is_empty() {
+            take(rest, Step { literals: rest.len() as u32, length: 0, distance: 0 });
+        }
+    }
+
+    /// The match at `at`, or one byte on where that is longer.
+    #[inline(always)]
+    fn at(&mut self, bytes: &[u8], at: usize) -> Option<Match> {
+        let here = load(bytes, at);
+        let eight = swap(&mut self.eights[of_eight(here)], at);
+        let four = swap(&mut self.fours[of_four(here)], at);
+        // Both are looked up before either is judged: a processor that guesses wrong once is quicker than one that does so twice.
+        let differs = load(bytes, at.saturating_sub(four)) ^ here;
+        let in_eight = (load(bytes, at.saturating_sub(eight)) == here) & near(eight, at);
+        let in_four = (differs as u32 == 0) & near(four, at);
+        if !(in_eight | in_four) {
+            return None;
+        }
+        if in_eight {
+            return Some(Match { at, distance: eight, length: 8 + common(bytes, at + 8, eight) });
+        }
+        let length = match differs {
+            0 => 8 + common(bytes, at + 8, four),
+            _ => differs.trailing_zeros() as usize / 8,
+        };
+        let next = load(bytes, at + 1);
+        let later = swap(&mut self.eights[of_eight(next)], at + 1);
+        if (load(bytes, (at + 1).saturating_sub(later)) == next) & near(later, at + 1) {
+            let longer = 8 + common(bytes, at + 9, later);
+            if longer > length {
+                return Some(Match { at: at + 1, distance: later, length: longer });
+            }
+        }
+        (length > SHORTEST || four <= FAR).then_some(Match { at, distance: four, length })
+    }
+
+    #[inline(always)]
+    fn see(&mut self, bytes: &[u8], at: usize) {
+        let here = load(bytes, at);
+        self.eights[of_eight(here)] = at as u16;
+        self.fours[of_four(here)] = at as u16;
+    }
+}
+
+/// Notes a position, and says how far back the one before was, modulo 2^16.
+#[inline(always)]
+fn swap(entry: &mut u16, at: usize) -> usize {
+    usize::from((at as u16).wrapping_sub(std::mem::replace(entry, at as u16)))
+}
+
+/// Whether deflate can refer to it.
+#[inline(always)]
+fn near(distance: usize, at: usize) -> bool {
+    distance.wrapping_sub(1) < WINDOW.min(at)
+}
+
+/// Eight bytes, in this order from the lowest.
+#[inline(always)]
+fn load(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default())
+}
+
+#[inline(always)]
+fn of_eight(bytes: u64) -> usize {
+    (bytes.wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - EIGHTS)) as usize
+}
+
+#[inline(always)]
+fn of_four(bytes: u64) -> usize {
+    ((bytes << 32).wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - FOURS)) as usize
+}
+
+/// How many bytes from `at` on are those that stand `distance` before.
+#[inline(always)]
+fn common(bytes: &[u8], at: usize, distance: usize) -> usize {
+    let mut length = 0;
+    while at + length + 8 <= bytes.len() {
+        let differs = load(bytes, at + length) ^ load(bytes, at + length - distance);
+        if differs != 0 {
+            return length + differs.trailing_zeros() as usize / 8;
+        }
+        length += 8;
+    }
+    while at + length < bytes.len() && bytes[at + length] == bytes[at + length - distance] {
+        length += 1;
+    }
+    length
+}
+
+/// The match, begun earlier where the bytes before it are the same too.
+#[inline(always)]
+fn backwards(bytes: &[u8], mut found: Match, told: usize) -> Match {
+    while found.at > told
+        && found.at > found.distance
+        && bytes[found.at - 1] == bytes[found.at - 1 - found.distance]
+    {
+        found.at -= 1;
+        found.length += 1;
+    }
+    found
+}
+
+/// The steps of a match: as many as its length takes.
+#[inline(always)]
+fn steps(bytes: &[u8], told: usize, found: Match, take: &mut impl FnMut(&[u8], Step)) {
+    let mut literals = &bytes[told..found.at];
+    let mut left = found.length;
+    while left > 0 {
+        // What is left must be long enough for a code of its own, which is three bytes.
+        let length = match left {
+            0..=LONGEST => left,
+            259..=260 => left - 3,
+            _ => LONGEST,
+        };
+        take(
+            literals,
+            Step { literals: literals.len() as u32, length: length as u16, distance: found.distance as u16 },
+        );
+        literals = &[];
+        left -= length;
+    }
+}
