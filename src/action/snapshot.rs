@@ -11,6 +11,7 @@ use crate::snapshot::{self, Report, Request};
 use crate::stop::{Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
 use crate::swap::DataDir;
+use crate::system::durable::Stands;
 use std::path::PathBuf;
 
 /// Takes a snapshot and says where it is.
@@ -83,7 +84,13 @@ impl Ready {
 
 fn untouched(site: &Site, error: anyhow::Error) -> Stop {
     let next = format!("{}, mend the cause, then run snapshot again", site.service.typed("status"));
-    Stop::of(error, "no archive was published and etcd was not touched", next)
+    let archive = match error.downcast_ref::<Stands>() {
+        None => "no archive was published".to_owned(),
+        Some(Stands(path)) => {
+            format!("{} is whole and stands there, but its disk did not take its name", path.display())
+        }
+    };
+    Stop::of(error, format!("{archive} and etcd was not touched"), next)
 }
 
 /// The older charm's parameter: it could copy the store of the v2 API too, which etcd 3.6 no longer has.

@@ -3,7 +3,7 @@
 //! The proof is made of what comes out of the archive: it must end in the hash that etcd put there. The manifest is
 //! written last, when all that it says is known. Must never publish.
 
-use super::{Looked, Request, join};
+use super::{Looked, Request};
 use crate::archive::age::FileKey;
 use crate::archive::{self, Contents, Packed, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
@@ -17,6 +17,7 @@ use crate::progress::{Progress, Tell};
 use crate::store::stage::Stage;
 use crate::system::growing::{GivenUp, Growing, Growth, Writing, growth};
 use crate::system::priority;
+use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
 use std::fs::File;
@@ -48,8 +49,10 @@ impl Flow<'_> {
         let (tell_seal, seal) = channel();
         let (hand_over, manifest) = channel();
         thread::scope(|scope| {
-            let packer = scope.spawn(move || self.pack(&saved, out, writing, sealing, &manifest));
-            let prover = scope.spawn(move || read_back(back, written, key.as_ref(), &tell_seal));
+            // Where one cannot be made, what the other waits for goes with us, and so does it.
+            let packer = beside(scope, "pack", move || self.pack(&saved, out, writing, sealing, &manifest))?;
+            let prover =
+                beside(scope, "read back", move || read_back(back, written, key.as_ref(), &tell_seal))?;
             let described = self
                 .save(saving, &|| packer.is_finished() || prover.is_finished(), tell)
                 .and_then(|()| self.describe(&seal, tell))
@@ -103,14 +106,14 @@ impl Flow<'_> {
         tell(Progress::Step("verifying the snapshot"));
         let dir = self.stage.dir();
         let (structure, asked) = thread::scope(|scope| {
-            let structure = scope.spawn(|| offline::structure(self.tools, dir, archive::DB));
+            let structure = beside(scope, "structure", || offline::structure(self.tools, dir, archive::DB));
             let asked = Backend::open(&dir.handle(archive::DB)).and_then(|backend| backend.revision()).map(
                 |revision| {
                     // Both fail where etcd compacted that revision meanwhile; the snapshot is no worse for it.
                     (revision, self.client.keys(revision).ok(), self.client.content_hash(revision).ok())
                 },
             );
-            (join(structure), asked)
+            (structure.and_then(join), asked)
         });
         let sealed = seal.recv().map_err(|_| Consequence)?;
         match sealed.seal {

@@ -20,11 +20,11 @@ use crate::store::stage::Stage;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use crate::system::threads::{beside, join};
+use anyhow::{Context, Result, bail, ensure};
 use flow::{ARCHIVE, Flow};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
-use std::thread::ScopedJoinHandle;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -65,7 +65,8 @@ pub fn take(client: &Client, tools: &Tools, request: &Request, tell: Tell<'_>) -
     tell(Progress::Step("looking at etcd and at the target"));
     let looked = look(client)?;
     let approach = Approach::to(&request.target, request.owner)?;
-    approach.need(room_for(&looked.status), "the snapshot")?;
+    let Status { db_size, db_in_use, .. } = looked.status;
+    approach.need(room_for(db_size, db_in_use), "the snapshot")?;
     let target = approach.make()?;
     let stage = Stage::make(&target)?;
 
@@ -91,8 +92,8 @@ struct Looked {
 fn look(client: &Client) -> Result<Looked> {
     // Each question costs a start of etcdctl; this one needs no answer to the others.
     let (status, members) = std::thread::scope(|scope| {
-        let members = scope.spawn(|| client.members());
-        (client.status(), join(members))
+        let members = beside(scope, "members", || client.members());
+        (client.status(), members.and_then(join))
     });
     let status = status?;
     ensure!(status.has_leader, "etcd answers and has no leader: {}", status.errors.join("; "));
@@ -112,10 +113,9 @@ fn look(client: &Client) -> Result<Looked> {
     Ok(Looked { status, member, count })
 }
 
-/// The database with a tenth to grow while it is saved, and an archive of half of what is in use: Kubernetes objects
+/// What a snapshot of a database of `db` bytes, `used` of them in use, needs: the database with a tenth to grow while it is saved, and an archive of half of what is in use: Kubernetes objects
 /// shrink to a fifth. Data that shrinks less may still run out of room; then the walk ends with nothing published.
-fn room_for(status: &Status) -> u64 {
-    let (db, used) = (status.db_size, status.db_in_use);
+pub fn room_for(db: u64, used: u64) -> u64 {
     db.saturating_add(db / 10).saturating_add(used / 2).saturating_add(1 << 20)
 }
 
@@ -129,9 +129,4 @@ fn publish(target: &Dir, stage: &Stage<'_>, outside: Option<&Outside>, request: 
         }
     }
     bail!("a thousand archives of this second are in {} already", Path::display(target.path()))
-}
-
-/// What a thread came to; one that panicked has told its story already.
-fn join<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    thread.join().unwrap_or_else(|_| Err(anyhow!("a thread of ours failed")))
 }

@@ -2,7 +2,7 @@
 //! left behind is swept by the next. Must never remove what another run still works in.
 
 use crate::catalog::outside::{Outside, outside_name};
-use crate::system::durable::{Dir, PRIVATE};
+use crate::system::durable::{Dir, PRIVATE, Stands};
 use crate::system::lock::try_lock;
 use crate::system::owner::Owner;
 use crate::system::random;
@@ -54,7 +54,8 @@ impl<'a> Stage<'a> {
             return Ok(Some(taken));
         }
         let outcome = self.give(draft, name);
-        if !matches!(outcome, Ok(None)) {
+        let stands = outcome.as_ref().is_err_and(|error| error.is::<Stands>());
+        if !matches!(outcome, Ok(None)) && !stands {
             // An archive that has this name has its own, or none.
             self.home.remove_file(&beside)?;
         }

@@ -6,6 +6,8 @@
 
 mod publish;
 
+pub use publish::Stands;
+
 use super::owner::Owner;
 use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
@@ -126,11 +128,14 @@ impl Dir {
     /// Makes the directory `name` in it, private to `owner`. Fails when the name is taken.
     pub fn make_child(&self, name: &str, owner: Option<Owner>) -> Result<Self> {
         mkdirat(&self.fd, name, DIRECTORY).with_context(|| self.doing("making directory", name))?;
-        let child = self.child(name)?;
-        if let Some(owner) = owner {
-            owner.own(&child.fd).with_context(|| self.doing("giving away", name))?;
-        }
-        Ok(child)
+        let given = |child: Self| match owner.map(|owner| owner.own(&child.fd)) {
+            Some(Err(error)) => Err(error).with_context(|| self.doing("giving away", name)),
+            _ => Ok(child),
+        };
+        self.child(name).and_then(given).inspect_err(|_| {
+            // It is empty, and nobody's.
+            let _ = unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
+        })
     }
 
     /// The directory `name` in it, made with `mode` for `owner` where it is missing. One that is there stays as it is.
@@ -183,26 +188,15 @@ impl Dir {
             .and_then(|()| Ok(fchmod(&file, mode)?))
             .and_then(|()| file.sync_all())
             .with_context(|| self.doing("writing", &draft));
-        if written.is_err() {
+        let rename = || {
+            renameat_with(&self.fd, &draft, &self.fd, name, RenameFlags::empty())
+                .with_context(|| self.doing("renaming into", name))
+        };
+        written.and_then(|()| rename()).inspect_err(|_| {
             // On a full disk it is what fills it.
             let _ = self.remove_file(&draft);
-        }
-        written?;
-        renameat_with(&self.fd, &draft, &self.fd, name, RenameFlags::empty())
-            .with_context(|| self.doing("renaming into", name))?;
+        })?;
         self.sync()
-    }
-
-    /// Moves `from/name` here as `as_name`, durably, unless the name is taken: then `Ok(false)`, and nothing changed.
-    pub fn adopt(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
-        match renameat_with(&from.fd, name, &self.fd, as_name, RenameFlags::NOREPLACE) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => return Ok(false),
-            Err(error) => return Err(error).with_context(|| self.doing("naming", as_name)),
-        }
-        self.sync()?;
-        from.sync()?;
-        Ok(true)
     }
 
     /// Exchanges `name` here with `name` in `other`, in one step of the file system, durably.
@@ -389,6 +383,16 @@ pub(super) fn give(fd: &impl std::os::fd::AsFd, owner: Owner) -> io::Result<()> 
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn what_cannot_take_its_name_leaves_no_draft() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = Dir::open(home.path()).unwrap();
+        dir.make_child("taken", None).unwrap();
+        let told = format!("{:#}", dir.replace("taken", b"bytes").unwrap_err());
+        assert!(told.contains("renaming into") && told.contains("taken"), "{told}");
+        assert_eq!(dir.names().unwrap(), ["taken"]);
+    }
 
     #[test]
     fn a_small_file_is_a_regular_one_of_at_most_a_mebibyte() {

@@ -14,3 +14,4 @@ pub mod random;
 pub mod sabotage;
 pub mod secret;
 pub mod systemd;
+pub mod threads;

@@ -11,6 +11,8 @@ pub enum Flaw {
     RemoveThenRename,
     /// The hash that ends a snapshot is taken to be right.
     NoSeal,
+    /// A thread that cannot be made is a panic.
+    PanicForThread,
     /// The journal is begun when etcd has been stopped already.
     LateJournal,
 }

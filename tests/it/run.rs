@@ -129,6 +129,21 @@ impl Out {
         )
     }
 
+    /// It is no mistake of ours that it ended: no panic, neither told by Rust nor caught and told by us, on whatever thread.
+    #[track_caller]
+    pub fn is_in_good_order(&self) {
+        if let Err(complaint) = self.tells_no_bug() {
+            panic!("{complaint}");
+        }
+    }
+
+    fn tells_no_bug(&self) -> Result<(), String> {
+        match bug_in(&self.stderr) {
+            None => Ok(()),
+            Some(words) => Err(format!("{words:?} is a mistake of ours: {}", self.told())),
+        }
+    }
+
     /// It completed: status 0. Gives its results.
     #[track_caller]
     pub fn completed(self) -> Results {
@@ -180,14 +195,35 @@ impl Out {
     }
 
     fn holds_one_of(&self, fragments: &[&str]) -> Result<(), String> {
+        self.tells_no_bug()?;
         let said = self.stderr.to_lowercase();
-        if said.contains("panicked") {
-            return Err(format!("it panicked: {}", self.told()));
-        }
         if !fragments.iter().any(|fragment| said.contains(&fragment.to_lowercase())) {
             return Err(format!("stderr says none of {fragments:?}: {}", self.told()));
         }
         Ok(())
+    }
+}
+
+/// The words by which a panic is told: by Rust itself, by the door that catches it, or by who waited for a thread.
+fn bug_in(said: &str) -> Option<&str> {
+    let of_thread = |part: &&str| part.contains("thread") && part.trim_end().ends_with("failed");
+    let caught = ["panicked", "failed: bug:"].into_iter().find(|word| said.contains(word));
+    caught.or_else(|| said.split([':', ';', '\n', '.']).find(of_thread))
+}
+
+#[test]
+fn a_panic_is_seen_in_whatever_words() {
+    for said in [
+        "thread 'main' panicked at src/lib.rs:1",
+        "failed: bug: index 7 out of bounds. State: …",
+        "failed: the thread `pack` failed. State: …",
+        "failed: writing the archive: the thread that hashes failed\n",
+        "failed: another thread of ours failed; and more",
+    ] {
+        assert!(bug_in(said).is_some(), "{said}");
+    }
+    for said in ["failed: starting the thread `pack`: Resource temporarily unavailable", "the start failed"] {
+        assert_eq!(bug_in(said), None);
     }
 }
 

@@ -88,6 +88,10 @@ impl<'w> Watch<'w> {
         for pid in family(ours) {
             let read = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
             let (argv, environ) = (read("cmdline"), read("environ"));
+            if read("cmdline") != argv {
+                // It has become another program between the two, which is looked at at the next call.
+                continue;
+            }
             let program = argv.split(|byte| *byte == 0).next().unwrap_or_default();
             let is_etcdctl = program.ends_with(b"etcdctl");
             tools.seen += usize::from(pid != ours.as_raw());

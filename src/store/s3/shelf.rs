@@ -9,6 +9,7 @@ use crate::catalog::outside::{Outside, is_encrypted, is_outside, outside_name};
 use crate::catalog::record::{About, Record, record_name};
 use crate::progress::Tell;
 use crate::store::Store;
+use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
@@ -42,10 +43,9 @@ impl Store for Bucket {
                 });
                 looked.flatten().collect()
             };
-            let threads: Vec<_> =
-                archives.chunks(share).map(|share| scope.spawn(move || look(share))).collect();
-            let told = |_| Err(anyhow::anyhow!("a thread of ours failed"));
-            threads.into_iter().map(|thread| thread.join().unwrap_or_else(told)).collect()
+            let shares = archives.chunks(share);
+            let threads: Vec<_> = shares.map(|share| beside(scope, "list", move || look(share))).collect();
+            threads.into_iter().map(|thread| thread.and_then(join)).collect()
         });
         shares.into_iter().try_fold(Vec::new(), |mut all, share| {
             all.extend(share?);

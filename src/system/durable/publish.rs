@@ -1,11 +1,36 @@
 //! A file's final name, on every file system. Must never take a name from another.
 
 use super::Dir;
-use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, linkat};
+use anyhow::{Context, Error, Result};
+use rustix::fs::{AtFlags, RenameFlags, linkat, renameat_with};
 use rustix::io::Errno;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Marks the error of a name that was given, is not durable, and could not be taken back.
+#[derive(Debug, Clone)]
+pub struct Stands(pub PathBuf);
+
+impl fmt::Display for Stands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} stands there all the same, and may be gone after a power cut", self.0.display())
+    }
+}
 
 impl Dir {
+    /// Moves `from/name` here as `as_name`, durably, unless the name is taken: then `Ok(false)`, and nothing changed. On an
+    /// error nothing has either, or the error is marked as [`Stands`].
+    pub fn adopt(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
+        match renameat_with(&from.fd, name, &self.fd, as_name, RenameFlags::NOREPLACE) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return Ok(false),
+            Err(error) => return Err(error).with_context(|| self.doing("naming", as_name)),
+        }
+        let back = || Ok(renameat_with(&self.fd, as_name, &from.fd, name, RenameFlags::NOREPLACE)?);
+        self.sync().and_then(|()| from.sync()).map_err(|error| self.take_back(as_name, error, back))?;
+        Ok(true)
+    }
+
     /// Gives the finished file `from/name` its final name here, durably, unless that is taken: then `Ok(false)`, and nothing
     /// changed. As [`Self::adopt`], and also where the file system cannot rename without replacing, as NFS cannot.
     pub fn publish(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
@@ -22,16 +47,29 @@ impl Dir {
             Err(Errno::EXIST) => return Ok(false),
             Err(error) => return Err(error).with_context(|| self.doing("naming", as_name)),
         }
-        self.sync()?;
+        let back = || self.remove_file(as_name);
+        self.sync().map_err(|error| self.take_back(as_name, error, back))?;
         from.remove_file(name)?;
         from.sync()?;
         Ok(true)
+    }
+
+    /// Takes back a name that could not be made durable: whoever hears the error believes that nothing has it.
+    fn take_back(&self, as_name: &str, error: Error, back: impl FnOnce() -> Result<()>) -> Error {
+        match back() {
+            Ok(()) => {
+                let _ = self.sync();
+                error
+            }
+            Err(_) => error.context(Stands(self.path.join(as_name))),
+        }
     }
 }
 
 /// Whether a file system says that it does not know how.
 fn cannot(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(&(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)))
+    !error.is::<Stands>()
+        && matches!(error.downcast_ref(), Some(&(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)))
 }
 
 #[cfg(test)]

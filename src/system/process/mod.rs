@@ -171,12 +171,14 @@ impl Program {
                 if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
             });
         }
-        let child = command.spawn()?;
+        let mut child = command.spawn()?;
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-        let pidfd = rustix::process::Pid::from_raw(pid.as_raw())
-            .ok_or(io::ErrorKind::NotFound)
-            .map_err(io::Error::from)
-            .and_then(|pid| Ok(pidfd_open(pid, PidfdFlags::empty())?))?;
+        let pidfd = watched(pid).inspect_err(|_| {
+            // Nobody could wait for its end: it must not run on, holding what it holds.
+            let _ = killpg(pid, Signal::SIGKILL);
+            let _ = child.kill();
+            let _ = child.wait();
+        })?;
         Ok(Running { shown: self.shown(), child, pid, pidfd, stdout, stderr, status: None })
     }
 
@@ -201,6 +203,12 @@ pub fn quoted(word: &OsStr) -> String {
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
     }
+}
+
+/// What tells of the end of a child.
+fn watched(pid: Pid) -> io::Result<OwnedFd> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// A file in memory that holds `bytes` and is read from its beginning.

@@ -4,6 +4,7 @@
 //! [`matrix`], which prints a row for each.
 
 mod astray;
+mod calls;
 mod disk;
 mod ground;
 mod pairs;

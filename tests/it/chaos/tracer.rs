@@ -37,6 +37,10 @@ pub struct Call {
     pub number: usize,
     /// Whether it leaves everything as it was: it reads, or asks.
     pub harmless: bool,
+    /// The process that it is about, where it is about one.
+    pub process: Option<Pid>,
+    /// Whether our first thread makes it.
+    pub by_main: bool,
 }
 
 impl Call {
@@ -60,6 +64,10 @@ pub enum Fate {
     Made,
     /// It is not made; the program hears this error.
     Fails(Errno),
+    /// The same, and nothing that comes after it is looked at.
+    FailsAlone(Errno),
+    /// It is made, and nothing that comes after it is looked at.
+    LetGo,
     /// It is not made: the program was sent a SIGKILL.
     Killed,
 }
@@ -83,7 +91,8 @@ pub fn trace(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Call, Pid) ->
         }
     });
     let status =
-        Tracer { pid, executed: false, counts: HashMap::new(), failing: HashMap::new() }.follow(judge);
+        Tracer { pid, executed: false, let_go: false, counts: HashMap::new(), failing: HashMap::new() }
+            .follow(judge);
     drop(ended);
     watchdog.join().unwrap();
     run.ended_as(status)
@@ -109,6 +118,8 @@ fn stopped_before(command: &Command) -> Command {
 struct Tracer {
     pid: Pid,
     executed: bool,
+    /// Whether nothing is to be looked at any more.
+    let_go: bool,
     counts: HashMap<(&'static str, String), usize>,
     /// Threads in a call that is to fail.
     failing: HashMap<Pid, Errno>,
@@ -129,14 +140,19 @@ impl Tracer {
                 }
                 WaitStatus::PtraceEvent(thread, _, event) => {
                     self.executed |= event == libc::PTRACE_EVENT_EXEC;
-                    let _ = ptrace::syscall(thread, None);
+                    self.go_on(thread, None);
                 }
-                WaitStatus::Stopped(thread, signal) => {
-                    let _ = ptrace::syscall(thread, signal);
-                }
+                WaitStatus::Stopped(thread, signal) => self.go_on(thread, signal),
                 _ => {}
             }
         }
+    }
+
+    /// To its next call, or to its end where nothing is looked at any more.
+    fn go_on(&self, thread: Pid, signal: impl Into<Option<Signal>>) {
+        let signal = signal.into();
+        // One that a SIGKILL has reached is not there to be told.
+        let _ = if self.let_go { ptrace::detach(thread, signal) } else { ptrace::syscall(thread, signal) };
     }
 
     /// At the entry or the exit of a call.
@@ -146,18 +162,26 @@ impl Tracer {
         if let Some(errno) = self.failing.remove(&thread) {
             registers.rax = -i64::from(errno as i32) as u64;
             let _ = ptrace::setregs(thread, registers);
+        } else if self.let_go {
+            // Nobody counts any more.
         } else if let Some(call) = self.counted(thread, &registers) {
-            match judge(&call, self.pid) {
+            let fate = judge(&call, self.pid);
+            match fate {
                 Fate::Made => {}
+                Fate::LetGo => self.let_go = true,
                 Fate::Killed => return,
-                Fate::Fails(errno) => {
+                Fate::Fails(errno) | Fate::FailsAlone(errno) => {
                     registers.orig_rax = u64::MAX;
                     ptrace::setregs(thread, registers).unwrap();
                     self.failing.insert(thread, errno);
+                    // It is told of its failure at the exit, and let go there.
+                    let _ = ptrace::syscall(thread, None);
+                    self.let_go = matches!(fate, Fate::FailsAlone(_));
+                    return;
                 }
             }
         }
-        let _ = ptrace::syscall(thread, None);
+        self.go_on(thread, None);
     }
 
     /// The call that a thread is about to make, if it is one that counts.
@@ -165,16 +189,17 @@ impl Tracer {
         // The kernel has put this there at the entry alone.
         let entered = registers.rax as i64 == -i64::from(libc::ENOSYS);
         let kind = KINDS.iter().find(|kind| kind.number == registers.orig_rax as i64)?;
-        if !self.executed || !entered {
+        let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
+        if !self.executed || !entered || !kind.counts(&arguments) {
             return None;
         }
-        let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
         let about = kind.about.map_or(String::new(), |about| generic(&about.read(thread, &arguments)));
         let number = self.counts.entry((kind.name, about.clone())).or_default();
         *number += 1;
         let number = *number;
         let harmless = kind.harmless || (kind.number == libc::SYS_openat && arguments[2] & WRITES == 0);
-        Some(Call { name: kind.name, about, number, harmless })
+        let process = kind.process.and_then(|nth| Some(Pid::from_raw(i32::try_from(arguments[nth]).ok()?)));
+        Some(Call { name: kind.name, about, number, harmless, process, by_main: thread == self.pid })
     }
 }
 
@@ -206,6 +231,20 @@ struct Kind {
     name: &'static str,
     about: Option<About>,
     harmless: bool,
+    /// Which argument is a process.
+    process: Option<usize>,
+}
+
+impl Kind {
+    /// Of the many things that `fcntl` does, the one that takes a descriptor.
+    fn counts(&self, arguments: &[u64; 4]) -> bool {
+        let duplicates = [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC].map(|command| command as u64);
+        self.number != libc::SYS_fcntl || duplicates.contains(&arguments[1])
+    }
+
+    const fn of_process(self, nth: usize) -> Self {
+        Self { process: Some(nth), ..self }
+    }
 }
 
 /// Which argument tells what a call is about.
@@ -218,7 +257,11 @@ enum About {
 impl About {
     fn read(self, thread: Pid, arguments: &[u64; 4]) -> String {
         match self {
-            Self::Path(n) => text_at(thread, arguments[n]).unwrap_or_default(),
+            // A path of nothing means the descriptor before it.
+            Self::Path(n) => match text_at(thread, arguments[n]).unwrap_or_default() {
+                path if path.is_empty() && n > 0 => Self::Descriptor(n - 1).read(thread, arguments),
+                path => path,
+            },
             Self::Descriptor(n) => fs::read_link(format!("/proc/{thread}/fd/{}", arguments[n]))
                 .map_or(String::new(), |path| path.to_string_lossy().into_owned()),
         }
@@ -235,11 +278,11 @@ fn text_at(thread: Pid, address: u64) -> Option<String> {
 }
 
 const fn changes(number: i64, name: &'static str, about: Option<About>) -> Kind {
-    Kind { number, name, about, harmless: false }
+    Kind { number, name, about, harmless: false, process: None }
 }
 
 const fn reads(number: i64, name: &'static str, about: Option<About>) -> Kind {
-    Kind { number, name, about, harmless: true }
+    Kind { number, name, about, harmless: true, process: None }
 }
 
 const PATH: Option<About> = Some(About::Path(0));
@@ -280,9 +323,9 @@ const KINDS: &[Kind] = &[
     changes(libc::SYS_clone3, "clone3", None),
     changes(libc::SYS_vfork, "vfork", None),
     changes(libc::SYS_kill, "kill", None),
-    changes(libc::SYS_wait4, "wait4", None),
-    changes(libc::SYS_waitid, "waitid", None),
-    changes(libc::SYS_pidfd_open, "pidfd_open", None),
+    changes(libc::SYS_wait4, "wait4", None).of_process(0),
+    changes(libc::SYS_waitid, "waitid", None).of_process(1),
+    changes(libc::SYS_pidfd_open, "pidfd_open", None).of_process(0),
     reads(libc::SYS_read, "read", FILE),
     reads(libc::SYS_pread64, "pread64", FILE),
     reads(libc::SYS_fstat, "fstat", FILE),
@@ -294,4 +337,10 @@ const KINDS: &[Kind] = &[
     reads(libc::SYS_fgetxattr, "fgetxattr", FILE),
     reads(libc::SYS_flistxattr, "flistxattr", FILE),
     reads(libc::SYS_lseek, "lseek", FILE),
+    reads(libc::SYS_fcntl, "fcntl dup", FILE),
+    reads(libc::SYS_dup, "dup", FILE),
+    reads(libc::SYS_pipe2, "pipe2", None),
+    reads(libc::SYS_socketpair, "socketpair", None),
+    reads(libc::SYS_socket, "socket", None),
+    reads(libc::SYS_connect, "connect", None),
 ];
