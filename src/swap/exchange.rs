@@ -104,7 +104,16 @@ impl<'a> Exchange<'a> {
 
     /// To the new data, proved; the revision that the old data's backend had, and the new data's alarms.
     fn go_to_new_data(&mut self) -> Result<(Option<i64>, Vec<String>)> {
+        if !self.journal.old.runs && self.data().in_use()? {
+            // It is not ours to stop: somebody works with it.
+            bail!("etcd has been started meanwhile");
+        }
         self.held = Some(self.stop()?);
+        if self.has_own_data()? {
+            // Whoever started it in that moment wants it to run.
+            self.journal.old.runs = true;
+            self.journal.write(self.beside.dir())?;
+        }
         let old_revision = self.journal.old.inode.and_then(|_| self.live_revision());
         if let (Some(limit), Some(revision)) = (self.journal.old.must_stay_below, old_revision)
             && revision >= limit
@@ -179,7 +188,7 @@ impl<'a> Exchange<'a> {
         if live.adopt(&other, MEMBER, MEMBER)? {
             return Ok(());
         }
-        bail!("a member directory has appeared in {} meanwhile", live.path().display())
+        bail!("etcd has made data of its own in {} meanwhile, which is live", live.path().display())
     }
 
     /// Makes the new data final: from here on nothing is undone.
@@ -289,6 +298,9 @@ impl<'a> Exchange<'a> {
 
     /// Whether the new data stands at the live name; an error where neither does.
     pub(super) fn is_new_data_live(&self) -> Result<bool> {
+        if self.has_own_data()? {
+            return Ok(false);
+        }
         match self.data().dir().inode(MEMBER)?.map(|inode| inode.number) {
             live if live == Some(self.journal.new) => Ok(true),
             live if live == self.journal.old.inode => Ok(false),
@@ -299,6 +311,18 @@ impl<'a> Exchange<'a> {
             )
             .context(Unfinished)),
         }
+    }
+
+    /// Whether etcd has made data of its own where there was none, before the new was moved in: that was never live then.
+    pub(super) fn has_own_data(&self) -> Result<bool> {
+        if self.journal.old.inode.is_some() || self.data().dir().inode(MEMBER)?.is_none() {
+            return Ok(false);
+        }
+        let other = match self.beside.dir().inode(self.beside.other_name())? {
+            Some(_) => self.beside.other()?.inode(MEMBER)?,
+            None => None,
+        };
+        Ok(other.is_some_and(|other| other.number == self.journal.new))
     }
 
     pub(super) fn data(&self) -> &DataDir {

@@ -16,6 +16,8 @@ pub enum Recovered {
     Finished(Option<PathBuf>),
     /// The interrupted restore is undone: the old data is live, for this reason.
     Undone(String),
+    /// The interrupted restore, into a directory without data, is undone: etcd has made data of its own there.
+    Overtaken,
     /// A restore had died before it changed anything; what it had made is removed.
     Swept,
 }
@@ -32,6 +34,11 @@ impl Recovered {
                 kept.display()
             ),
             Self::Undone(why) => format!("an interrupted restore was undone, the old data is live: {why}"),
+            Self::Overtaken => {
+                "an interrupted restore was undone: etcd has made data of its own meanwhile, where there was \
+                                none, and that is live"
+                    .to_owned()
+            }
             Self::Swept => {
                 "an interrupted restore had changed nothing; its working files were removed".to_owned()
             }
@@ -58,6 +65,10 @@ pub fn recover(site: &Site, data: &DataDir) -> Result<Option<Recovered>> {
         let kept = kept(&exchange);
         exchange.clear_up()?;
         return Ok(Some(Recovered::Finished(kept)));
+    }
+    if exchange.has_own_data()? {
+        exchange.undo().context("undoing an interrupted restore")?;
+        return Ok(Some(Recovered::Overtaken));
     }
     if !exchange.is_new_data_live()? {
         return undo(exchange, "it had not come to its end".to_owned());

@@ -6,6 +6,7 @@
 mod astray;
 mod calls;
 mod disk;
+mod empty;
 mod ground;
 mod pairs;
 mod room;
