@@ -7,6 +7,7 @@ use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
 use crate::etcd::site::Site;
+use crate::snapshot::room_for;
 use crate::store::directory::Approach;
 use crate::swap::{DataDir, Lineage, MEMBER};
 use anyhow::{Result, ensure};
@@ -34,8 +35,10 @@ pub struct Facts {
     pub tools_version: String,
     /// Bytes free in the data directory's file system.
     pub free: u64,
-    /// Bytes that the live data takes.
+    /// Bytes of the live database.
     pub old_size: u64,
+    /// Bytes that a backup of it needs.
+    pub backup_room: u64,
 }
 
 /// The live data, and what is known of it.
@@ -72,7 +75,7 @@ impl Facts {
     /// Looks at everything.
     pub fn gather(site: &Site, data: &DataDir, stage: &mut Stage<'_>) -> Result<Self> {
         let mut lineage = Lineage::of(data.dir().path());
-        let (old, keys) = look_at_old(site, data, stage, &mut lineage)?;
+        let Looked { old, keys, sizes: (size, used) } = look_at_old(site, data, stage, &mut lineage)?;
         Ok(Self {
             data_dir: site.data_dir.display().to_string(),
             stop_command: site.service.typed("stop"),
@@ -84,10 +87,8 @@ impl Facts {
             can_bump: site.tools.can_bump()?,
             tools_version: site.tools.version()?,
             free: data.dir().free_bytes()?,
-            old_size: match data.dir().inode(MEMBER)? {
-                Some(_) => data.dir().child(MEMBER)?.size_of_tree()?,
-                None => 0,
-            },
+            old_size: size,
+            backup_room: room_for(size, used),
         })
     }
 }
@@ -127,17 +128,22 @@ fn has_log(data: &DataDir) -> Result<bool> {
     Ok(member.child("wal")?.names()?.iter().any(|name| name.ends_with(".wal")))
 }
 
-/// The live data and the keys alive in it; the cluster that it is joins `lineage`.
-fn look_at_old(
-    site: &Site,
-    data: &DataDir,
-    stage: &mut Stage<'_>,
-    lineage: &mut Lineage,
-) -> Result<(Old, Result<u64, String>)> {
+/// What was seen of the live data.
+struct Looked {
+    old: Old,
+    keys: Result<u64, String>,
+    /// Bytes of its database, and those of them that are in use. Where etcd does not tell, its file does, which grows in large
+    /// steps.
+    sizes: (u64, u64),
+}
+
+/// Looks at the live data; the cluster that it is joins `lineage`.
+fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut Lineage) -> Result<Looked> {
     let client = Client::of(site);
     let answer = client.status().and_then(|status| Ok((status, client.members()?)));
     let in_use = data.in_use()?;
     let mut keys = Ok(0);
+    let mut sizes = (data.backend_size(), data.backend_size());
     let old = match answer {
         Ok(_) if !in_use => Old::Elsewhere,
         _ if data.dir().inode(MEMBER)?.is_some() && !has_log(data)? => Old::NoLog,
@@ -145,6 +151,7 @@ fn look_at_old(
             lineage.add(status.cluster_id);
             // With an alarm of corruption, etcd counts nothing any more, and has to be restored all the more.
             keys = client.keys(0).map_err(|error| format!("{error:#}"));
+            sizes = (status.db_size, status.db_in_use);
             Old::Serving { status, members }
         }
         Err(error) if in_use => Old::Silent(format!("{error:#}")),
@@ -153,13 +160,14 @@ fn look_at_old(
             Ok(Woken { status: Some(status), members, keys: alive }) => {
                 lineage.add(status.cluster_id);
                 keys = alive;
+                sizes = (status.db_size, status.db_in_use);
                 Old::Stopped { revision: status.revision, members }
             }
             Ok(Woken { status: None, members, .. }) => Old::Stopped { revision: 0, members },
             Err(error) => Old::Unreadable(format!("{error:#}")),
         },
     };
-    Ok((old, keys))
+    Ok(Looked { old, keys, sizes })
 }
 
 /// The way to the backup's target, checked; `None` where nothing will be saved.
@@ -171,7 +179,8 @@ pub fn backup_target(request: &Request, facts: &Facts, data: &DataDir) -> Result
             // The stage takes its own room on the same disk; the snapshot walk asks again for the rest.
             let shared = if approach.shares_disk_with(data.dir())? { facts.old_size } else { 0 };
             approach.must_not_lie_in(data.dir())?;
-            approach.need(facts.old_size.saturating_add(shared), "saving the existing data")?;
+            let needed = facts.backup_room.saturating_add(shared);
+            approach.need(needed, "saving the existing data")?;
             Ok(Some(approach))
         }
     }

@@ -52,6 +52,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
         tools_version: "3.4.23".to_owned(),
         free: 1 << 40,
         old_size: 20480,
+        backup_room: 1 << 20,
     }
 }
 
