@@ -7,7 +7,7 @@
 use super::Packed;
 use super::age::{Encrypting, FileKey, Recipient};
 use crate::system::digest::hex;
-use crate::system::growing::Writing;
+use crate::system::growing::{GivenUp, Writing};
 use crate::system::priority;
 use anyhow::Result;
 use block_deflate::Deflater;
@@ -132,6 +132,17 @@ impl Gzip {
         self.outcome()
     }
 
+    /// Leaves it as it is. Where it could not be written, that is why.
+    pub fn give_up(self) -> Result<(), io::Error> {
+        let Self { pieces, writer, .. } = self;
+        // The writer waits for the next.
+        drop(pieces);
+        match writer.map(JoinHandle::join) {
+            Some(Ok(Err(error))) if !error.get_ref().is_some_and(|inner| inner.is::<GivenUp>()) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     fn send(&mut self, piece: Piece) -> io::Result<()> {
         match self.pieces.send(piece) {
             Ok(()) => Ok(()),
@@ -239,7 +250,7 @@ fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result
                 writing.grew();
             }
             Ok(Piece::End) => break,
-            Err(_) => return Err(io::Error::other("the archive was given up")),
+            Err(_) => return Err(io::Error::other(GivenUp)),
         }
     }
     // gzip keeps the length modulo 2^32, and combining kept count of all of it.

@@ -57,7 +57,14 @@ impl Packing {
         ensure!(copied == size, "etcdctl saved {copied} bytes of a snapshot that speaks of {size}");
         gzip.write_all(padding(size)).and_then(|()| gzip.let_through()).context(writing)?;
 
-        let text = manifest()?.to_json()?;
+        let text = match manifest() {
+            Ok(manifest) => manifest.to_json()?,
+            Err(error) => {
+                // Whoever reads it back may have seen it end too soon before we heard that it cannot be written.
+                gzip.give_up().context(writing)?;
+                return Err(error);
+            }
+        };
         gzip.stop_deflating()
             .and_then(|()| gzip.write_all(&header(MANIFEST, text.len() as u64, mtime)?))
             .and_then(|()| gzip.write_all(&text))

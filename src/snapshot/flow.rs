@@ -156,12 +156,14 @@ fn read_back(
     seal: &Sender<Sealed>,
 ) -> Result<Contents> {
     priority::go_behind();
+    let whole = written.clone();
     let archive = Growing::new(archive, written);
     archive::verify_with(key, archive, "the archive just written", &|sealed| {
         // Who no longer listens has failed.
         let _ = seal.send(sealed.clone());
     })
-    .map_err(|error| match follows(&error) {
+    // An archive that its writer gave up reads as one that is cut short.
+    .map_err(|error| match follows(&error) || whole.goes_on().is_err() {
         true => Consequence.into(),
         // A refusal would blame the caller.
         false => anyhow!("{error:#}").context("reading the archive back"),

@@ -117,3 +117,22 @@ fn a_directory_that_cannot_be_entered_is_not_left() {
     assert!(names(&world.target()).is_empty(), "{}", out.told());
     out.failed(&["opening", "deeper: Too many open files"]);
 }
+
+/// The reader of an archive that is given up sees one that is cut short; why it was, the writer knows.
+#[test]
+fn a_write_that_fails_is_told_and_not_what_is_read_then() {
+    let ground = Ground::new(Action::Snapshot, None);
+    for number in 1.. {
+        let (out, struck) = failing(&ground, Errno::ENOSPC, &mut |call| {
+            let writes = ["write", "pwrite64"].contains(&call.name) && call.about.ends_with("/archive");
+            writes && call.number == number
+        });
+        if struck == 0 {
+            let _ = out.completed();
+            assert!(number > 2, "an archive of one write");
+            break;
+        }
+        assert!(!out.stderr.contains("cut short"), "{}", out.told());
+        out.failed(&["No space left on device"]);
+    }
+}
