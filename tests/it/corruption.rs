@@ -8,7 +8,8 @@ use std::fs;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use etcd_charm::archive::{Contents, verify};
+use etcd_charm::archive::{Contents, Limits, unpack};
+use etcd_charm::etcd::seal::Seal;
 
 use crate::chaos::table::{Row, Table};
 use crate::world::{Version, World};
@@ -23,12 +24,13 @@ on_one_version! {
 struct Good {
     bytes: Vec<u8>,
     contents: Contents,
+    db: Vec<u8>,
 }
 
 impl Good {
     fn new(bytes: Vec<u8>) -> Self {
-        let contents = read(&bytes).unwrap();
-        Self { bytes, contents }
+        let (contents, db) = read(&bytes).unwrap();
+        Self { bytes, contents, db }
     }
 
     fn small(version: Version) -> Self {
@@ -54,9 +56,12 @@ impl Good {
 
     /// Whether these bytes are taken, which they may be only for the same database and manifest.
     fn takes(&self, bytes: &[u8]) -> Result<bool, String> {
-        let Some(contents) = read(bytes) else { return Ok(false) };
+        let Some((contents, db)) = read(bytes) else { return Ok(false) };
         if (&contents.db, &contents.manifest) != (&self.contents.db, &self.contents.manifest) {
             return Err(format!("another content is taken: {contents:?}"));
+        }
+        if db != self.db {
+            return Err("other bytes are restored".to_owned());
         }
         // What `expected-sha256` compares tells them apart all the same.
         if contents.sha256 == self.contents.sha256 { Err("the same hash".to_owned()) } else { Ok(true) }
@@ -79,8 +84,14 @@ impl Good {
     }
 }
 
-fn read(bytes: &[u8]) -> Option<Contents> {
-    verify(bytes, "the archive", &|_| ()).ok()
+/// What a restore takes out of these bytes: what it says of it, and every byte of the database.
+fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
+    let limits =
+        Limits { room_for: &|_| Ok(()), bare: false, identities: None, encrypted_for: &[], found: &|_| () };
+    let mut db = Vec::new();
+    let contents = unpack(bytes, bytes.len() as u64, "the archive", &mut db, &limits, &mut |_| ()).ok()?;
+    // A broken or a missing seal is for the walk to refuse.
+    (contents.db.seal == Seal::Sound).then_some((contents, db))
 }
 
 fn no_flipped_bit_changes_what_is_restored(version: Version) {

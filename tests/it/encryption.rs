@@ -34,7 +34,7 @@ on_one_version! {
 
 /// Made by `rage`.
 const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
-const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
+pub const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
 const OTHER: &str = "age17ednmd22d8fzrv8jvhuxq7dm3e7zjyjsca2c4cndzncz0vf4xg9s9lz6hg";
 const OTHERS_IDENTITY: &str = "AGE-SECRET-KEY-1MW2NLFFPA0Q3VWSL0CNLQG4RNDP27JTGAP5PYNATEPYU67N8G8GSCUYHPQ";
 const MAGIC: &[u8] = b"age-encryption.org/v1\n";
@@ -42,7 +42,7 @@ const MAGIC: &[u8] = b"age-encryption.org/v1\n";
 const CANARY: &str = "canary-of-a-kubernetes-secret";
 
 /// Has archives encrypted from now on.
-fn encrypt(world: &World, more: &str) {
+pub fn encrypt(world: &World, more: &str) {
     fs::write(world.path("backup.yaml"), format!("encrypt-to: [{RECIPIENT}]\n{more}")).unwrap();
 }
 
@@ -60,23 +60,23 @@ fn snapshot(world: &World) -> Out {
     run(world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()])
 }
 
-fn saved(world: &World) -> PathBuf {
+pub fn saved(world: &World) -> PathBuf {
     PathBuf::from(snapshot(world).completed().get("snapshot.path"))
 }
 
-fn restore(world: &World, words: &[&str]) -> Out {
+pub fn restore(world: &World, words: &[&str]) -> Out {
     run(world, env!("CARGO_BIN_EXE_restore"), &[words, &[&world.to_target()]].concat())
 }
 
 /// `identity-file=PATH` of a file with that identity.
-fn identity(world: &World, secret: &str) -> String {
+pub fn identity(world: &World, secret: &str) -> String {
     let path = world.path(&format!("identity-{}", &secret[16..24]));
     fs::write(&path, format!("# created: today\n{secret}\n")).unwrap();
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     format!("identity-file={}", path.display())
 }
 
-fn beside(archive: &Path) -> PathBuf {
+pub fn beside(archive: &Path) -> PathBuf {
     PathBuf::from(format!("{}.manifest.json", archive.display()))
 }
 

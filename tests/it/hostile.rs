@@ -13,6 +13,7 @@ use tar::{EntryType, Header};
 
 use crate::archive::unpack;
 use crate::look::succeed;
+use crate::poison::plant_canaries;
 use crate::refusals::Still;
 use crate::restore::from;
 use crate::world::{Version, World};
@@ -84,25 +85,16 @@ impl Ground {
         let archive = world.saved();
         let db = fs::read(unpack(&world, &archive).join("db")).unwrap();
         world.damage();
+        plant_canaries(&world);
         Self { world, archive, db, complaints: RefCell::default() }
     }
 
-    /// `restore` refuses these bytes under this file name, for one of these reasons, and nothing has changed.
+    /// `restore` refuses these bytes under this file name, for one of these reasons, as cheaply as any, and nothing has changed.
     fn refuses(&self, what: &str, name: &str, bytes: &[u8], reasons: &[&str]) {
         let path = self.world.path(name);
         fs::write(&path, bytes).unwrap();
         self.refuses_file(what, &path, reasons);
         fs::remove_file(path).unwrap();
-    }
-
-    fn refuses_file(&self, what: &str, path: &Path, reasons: &[&str]) {
-        let still = Still::of(&self.world);
-        if let Err(complaint) =
-            self.world.restore(&[&from(path), &self.world.to_target()]).is_refusal(reasons)
-        {
-            self.complains(format!("{what}: {complaint}"));
-        }
-        still.check(what);
     }
 
     /// Notes what was not as it should be, and goes on.

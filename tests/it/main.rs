@@ -64,6 +64,7 @@ mod service;
 mod site;
 mod snapshot;
 mod storage;
+mod swapped;
 mod terminal;
 mod tls;
 mod tools;

@@ -2,8 +2,10 @@
 //!
 //! Bombs, forged sizes, extension headers, names that lead elsewhere. What is merely wrong stands in `hostile.rs`.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -15,7 +17,7 @@ use tar::{EntryType, Header};
 use crate::hostile::{Entry, Ground, file, gzip, packed, special, tar_of};
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::world::Version;
+use crate::world::{Version, World};
 
 on_one_version! {
     refuses_names_that_lead_elsewhere,
@@ -23,28 +25,37 @@ on_one_version! {
     refuses_forged_headers,
     refuses_bombs,
     refuses_a_manifest_that_is_none_of_ours,
+    writes_nowhere_by_what_stands_behind_a_nul,
 }
 
 /// A refusal may take so much of a processor: what it waits for one on a busy machine says nothing of it.
 const SOON: Duration = Duration::from_secs(2);
+/// And so long by the clock, on a machine however busy: nothing is waited for.
+const AT_LAST: Duration = Duration::from_secs(60);
 const LITTLE_KIB: u64 = 64 << 10;
 
 impl Ground {
-    /// As [`Ground::refuses`], soon and in little memory.
+    /// `restore` refuses these bytes, soon and in little memory, and no byte around it has changed.
     pub fn refuses_cheaply(&self, what: &str, bytes: &[u8], reasons: &[&str]) {
         let path = self.world.path("poison.tar.gz");
         fs::write(&path, bytes).unwrap();
-        let still = Still::of(&self.world);
-        let (took, peak) = self.cost_of_refusing(what, &path, reasons);
+        self.refuses_file(what, &path, reasons);
+        fs::remove_file(path).unwrap();
+    }
+
+    /// The same of a file that is there.
+    pub fn refuses_file(&self, what: &str, path: &Path, reasons: &[&str]) {
+        let (still, around) = (Still::of(&self.world), around(&self.world));
+        let (took, peak) = self.cost_of_refusing(what, path, reasons);
         if took > SOON || peak > LITTLE_KIB {
             self.complains(format!("{what}: refused after {took:?} with {peak} KiB"));
         }
         still.check(what);
-        fs::remove_file(path).unwrap();
+        assert!(around == self::around(&self.world), "{what}: something around the data has changed");
     }
 
     /// How much of a processor it took, with its tools, and how many KiB it held itself.
-    fn cost_of_refusing(&self, what: &str, path: &std::path::Path, reasons: &[&str]) -> (Duration, u64) {
+    fn cost_of_refusing(&self, what: &str, path: &Path, reasons: &[&str]) -> (Duration, u64) {
         let run = self.world.start_restore(&[&from(path), &self.world.to_target()]);
         let mut peak = 0;
         while !run.is_over() {
@@ -52,12 +63,48 @@ impl Ground {
             sleep(Duration::from_millis(1));
         }
         let took = processor_time_of(run.pid());
-        assert!(peak > 0, "{what}: its memory was never seen");
-        if let Err(complaint) = run.finish().is_refusal(reasons) {
+        let out = run.finish();
+        if out.took > AT_LAST {
+            self.complains(format!("{what}: refused after {:?}", out.took));
+        }
+        // One that has never been seen had ended before we looked.
+        assert!(peak > 0 || out.took < Duration::from_millis(20), "{what}: its memory was never seen");
+        if let Err(complaint) = out.is_refusal(reasons) {
             self.complains(format!("{what}: {complaint}"));
         }
         (took, peak)
     }
+}
+
+/// Puts canaries where such archives want to write: beside the data and the target, above them, and into the target.
+pub fn plant_canaries(world: &World) {
+    for dir in ["", "etc", "tmp", "member", "data", "data/etc", "target"] {
+        fs::create_dir_all(world.path(dir)).unwrap();
+        for name in ["db", "manifest.json", "canary", "passwd"] {
+            fs::write(world.path(dir).join(name), format!("{dir}/{name} sings")).unwrap();
+        }
+    }
+}
+
+/// Every byte in a world but etcd's own, what its supervisor notes, and what was said.
+fn around(world: &World) -> BTreeMap<PathBuf, Vec<u8>> {
+    let (mut found, mut dirs) = (BTreeMap::new(), vec![world.path("")]);
+    let others = [world.data_dir(), world.path("runs"), world.path("supervisor")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() && !path.is_symlink() {
+                // A directory counts too, made or gone.
+                found.insert(path.clone(), Vec::new());
+                dirs.extend((!others.contains(&path)).then_some(path));
+            } else {
+                let target = fs::read_link(&path).map(|target| target.into_os_string().into_encoded_bytes());
+                let bytes = target.unwrap_or_else(|_| fs::read(&path).unwrap());
+                found.insert(path, bytes);
+            }
+        }
+    }
+    found
 }
 
 /// How long a process that is over, and the tools that it ran, were on a processor.
@@ -89,6 +136,10 @@ fn refuses_names_that_lead_elsewhere(version: Version) {
         refuses(&format!("a db called {name:?}"), &[file(name, db)], &["holds", "db"]);
     }
     refuses("a db without a name", &[file("", db)], &["holds"]);
+    // A name ends at its first NUL, and what stands behind that is none.
+    for (name, told) in [("../db\0db", "\"../db\""), ("passwd\0/db", "\"passwd\""), ("\0db", "holds")] {
+        refuses(&format!("a name with a NUL, {name:?}"), &[file(name, db)], &[told]);
+    }
     let link = |kind| special("manifest.json", kind, "../../../etc/canary");
     for kind in [EntryType::Symlink, EntryType::Link] {
         refuses("a link, then its target", &[link(kind), file("manifest.json", b"x")], &["manifest.json"]);
@@ -275,4 +326,16 @@ fn refuses_a_manifest_that_is_none_of_ours(version: Version) {
     let late = packed(&[file("manifest.json", &own), file("db", &other.db)]);
     ground.refuses_cheaply("the db of another archive", &late, &["describes"]);
     ground.done();
+}
+
+/// The name is `db`, and so it is taken; of where the rest would lead, nothing is touched.
+fn writes_nowhere_by_what_stands_behind_a_nul(version: Version) {
+    let ground = Ground::new(version);
+    let path = ground.world.path("poison.tar.gz");
+    fs::write(&path, packed(&[file("db\0/../../../canary", &ground.db)])).unwrap();
+    let before = around(&ground.world);
+    let _ = ground.world.restore(&[&from(&path), "skip-backup=true", "plan=true"]).completed();
+    assert!(before == around(&ground.world));
+    let _ = ground.world.restore(&[&from(&path), "skip-backup=true"]).completed();
+    assert!(before == around(&ground.world));
 }

@@ -1,0 +1,69 @@
+//! What lies beside an archive, exchanged with its neighbour's: nobody takes one archive for the other by it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::catalog::{keep, listed, name};
+use crate::client::{Data, assert_same};
+use crate::encryption::{self, IDENTITY, beside, encrypt, identity};
+use crate::world::{Version, World};
+
+on_one_version! {
+    a_neighbours_record_says_nothing,
+    a_neighbours_manifest_says_nothing,
+}
+
+/// Two archives, with the data that each holds.
+fn two(world: &World, saved: impl Fn(&World) -> PathBuf) -> [(PathBuf, Data); 2] {
+    world.fill();
+    let first = (saved(world), world.dump());
+    world.damage();
+    world.put(2000..2300, "more");
+    [first, (saved(world), world.dump())]
+}
+
+fn exchange(one: &Path, other: &Path) {
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).unwrap();
+}
+
+fn a_neighbours_record_says_nothing(version: Version) {
+    let world = World::plain(version);
+    let archives = two(&world, World::saved);
+    let before = listed(&world);
+    let record = |archive: &Path| PathBuf::from(format!("{}.json", archive.display()));
+    for (archive, _) in &archives {
+        let _ = keep(&world, "pin-snapshot", &[&world.to_target(), &format!("snapshot={}", name(archive))])
+            .completed();
+        assert!(record(archive).exists());
+    }
+    assert_ne!(listed(&world), before, "pinned");
+    exchange(&record(&archives[0].0), &record(&archives[1].0));
+    assert_eq!(listed(&world), before, "neither is pinned by the other's record");
+    for (archive, data) in &archives {
+        let from = format!("from={}", name(archive));
+        let words = [&from, &world.to_target(), "skip-backup=true", "allow-foreign=true"];
+        let _ = world.restore(&words).completed();
+        assert_same(&world.dump(), data, &from);
+    }
+}
+
+fn a_neighbours_manifest_says_nothing(version: Version) {
+    let world = World::plain(version);
+    encrypt(&world, "");
+    let archives = two(&world, encryption::saved);
+    let [one, other] = archives.each_ref().map(|(archive, _)| beside(archive));
+    let sizes = archives.each_ref().map(|(archive, _)| fs::metadata(archive).unwrap().len());
+    assert_ne!(sizes[0], sizes[1]);
+    assert!(listed(&world).iter().all(|one| one["revision"].is_i64()));
+    exchange(&one, &other);
+    assert!(listed(&world).iter().all(|one| one["revision"].is_null()), "{:?}", listed(&world));
+    let identity = identity(&world, IDENTITY);
+    for (archive, data) in &archives {
+        let from = format!("from={}", name(archive));
+        let words = [&*from, &identity, "skip-backup=true", "allow-foreign=true"];
+        let _ = encryption::restore(&world, &words).completed();
+        assert_same(&world.dump(), data, &from);
+    }
+}
