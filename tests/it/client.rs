@@ -195,7 +195,7 @@ pub fn key(n: u32) -> String {
     format!("/registry/configmaps/default/item-{n:05}")
 }
 
-fn decode_base64(text: &str) -> Vec<u8> {
+pub fn decode_base64(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (mut bytes, mut bits, mut held) = (Vec::new(), 0u32, 0);
     for letter in text.bytes().filter(|letter| *letter != b'=') {

@@ -39,6 +39,7 @@ mod crash;
 mod destinations;
 mod encryption;
 mod foreign;
+mod gateway;
 mod hooks;
 mod hostile;
 mod hung;

@@ -35,7 +35,7 @@ Usage: cargo xtask COMMAND
   demo         start a throw-away etcd, snapshot it, damage it, restore it, and show each step
   test [ARGS]  fmt, clippy, the tests on real etcd servers, and the homes of etcd on whole machines;
                ARGS are passed on to cargo test, and then it runs no machines
-  chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N]
+  chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N] [--list]
   fuzz [TARGET] [--seconds N]
                throw bytes at each reader of what others wrote, a minute long
   buckets [--server moto|s3s]

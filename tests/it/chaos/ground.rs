@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use super::disk::{Disk, Flush, Kind};
 use super::tracer::{Call, Fate, trace};
 use crate::client::Data;
+use crate::gateway::Content;
 use crate::look::{names, shape, succeed};
 use crate::restore::from;
 use crate::run::{Out, Run};
@@ -24,14 +25,33 @@ pub enum Action {
     Snapshot,
     /// `restore`, with a backup of the old data.
     Restore,
+    /// `restore` without.
+    Unsaved,
+    /// `restore` of an etcd that has lost its data and does not run.
+    Empty,
 }
 
 impl Action {
+    /// Each.
+    pub const ALL: [Self; 4] = [Self::Snapshot, Self::Restore, Self::Unsaved, Self::Empty];
+
     /// As `--action` names it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Snapshot => "snapshot",
             Self::Restore => "restore",
+            Self::Unsaved => "unsaved",
+            Self::Empty => "empty",
+        }
+    }
+
+    /// As a table names it.
+    pub fn series(self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Restore => "restore",
+            Self::Unsaved => "restore without a backup",
+            Self::Empty => "restore into nothing",
         }
     }
 }
@@ -50,10 +70,13 @@ pub enum Next {
 }
 
 impl Next {
-    /// Each in turn, on a machine that runs on or on one that went down.
-    pub fn turn(number: usize, went_down: bool) -> Self {
+    /// Each in turn, on a machine that runs on or on one that went down. There is nothing to save of no data.
+    pub fn turn(number: usize, went_down: bool, action: Action) -> Self {
         if went_down {
             return [Self::Boot, Self::RecoverAndBoot][number % 2];
+        }
+        if action == Action::Empty {
+            return [Self::Recover, Self::Boot][number % 2];
         }
         [Self::Recover, Self::Snapshot, Self::Boot][number % 3]
     }
@@ -68,6 +91,34 @@ impl Next {
     }
 }
 
+/// Data, and what etcd says of its history as well.
+#[derive(Default)]
+struct Held {
+    data: Data,
+    content: Option<Content>,
+}
+
+impl Held {
+    fn by(world: &World) -> Self {
+        Self { data: world.read(), content: Some(world.content()) }
+    }
+
+    /// Whether the world holds this now. Where both are compacted at the same revision, the hashes tell of the history too.
+    fn is_in(&self, world: &World, data: &Data) -> bool {
+        if self.data != *data {
+            return false;
+        }
+        let before = self.content;
+        let now = before.and_then(|before| world.content_at(before.revision));
+        if let (Some(before), Some(now)) = (before, now)
+            && before.compacted_at == now.compacted_at
+        {
+            assert_eq!(before, now, "the keys are the same, and their history is not");
+        }
+        true
+    }
+}
+
 /// A world in use.
 pub struct Ground {
     // Unmounted before the world's directory goes.
@@ -75,8 +126,8 @@ pub struct Ground {
     pub world: World,
     action: Action,
     archive: PathBuf,
-    new: Data,
-    old: Data,
+    new: Held,
+    old: Held,
     trials: usize,
     /// A flaw to build into the action, in a build that can.
     flaw: Option<&'static str>,
@@ -99,13 +150,18 @@ impl Ground {
         Self::in_world(action, world, disk)
     }
 
-    /// In a world that has just begun.
+    /// In a world that has just begun. Its data is small, for it is made, packed and restored thousands of times.
     pub fn in_world(action: Action, world: World, disk: Option<Disk>) -> Self {
-        world.fill();
-        let (new, archive) = (world.dump(), world.path("the-archive.tar.gz"));
+        world.put(0..30, "first");
+        world.put(5..15, "second");
+        world.delete(12..16);
+        world.put_bytes("/registry/secrets/default/raw", b"k8s\0\n\x0c\x00\xff\xfe tail\n\n");
+        let (new, archive) = (Held::by(&world), world.path("the-archive.tar.gz"));
         std::fs::copy(world.saved(), &archive).unwrap();
-        world.damage();
-        let mut ground = Self { disk, world, action, archive, new, old: Data::new(), trials: 0, flaw: None };
+        world.delete(0..10);
+        world.put(20..40, "damaged");
+        let mut ground =
+            Self { disk, world, action, archive, new, old: Held::default(), trials: 0, flaw: None };
         ground.begin();
         ground
     }
@@ -113,11 +169,20 @@ impl Ground {
     /// Makes the data of this trial unlike that of any other, and the target empty.
     pub fn begin(&mut self) {
         self.trials += 1;
-        self.world.put_bytes("/trial", self.trials.to_string().as_bytes());
-        self.old = self.world.dump();
         for name in names(&self.world.target()) {
             std::fs::remove_file(self.world.target().join(name)).unwrap();
         }
+        // A thousand records would be read by every run.
+        let _ = std::fs::remove_dir_all(self.world.target().join(".runs"));
+        if self.action == Action::Empty {
+            if self.world.running() {
+                self.world.stop();
+            }
+            let _ = std::fs::remove_dir_all(self.world.data_dir().join("member"));
+            return;
+        }
+        self.world.put_bytes("/trial", self.trials.to_string().as_bytes());
+        self.old = Held::by(&self.world);
     }
 
     /// The same with a flaw in the action.
@@ -126,13 +191,18 @@ impl Ground {
         self
     }
 
+    /// What is struck on it.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
     fn command(&self) -> Command {
-        let target = self.world.to_target();
+        let (source, target) = (from(&self.archive), self.world.to_target());
+        let restore = |word: &str| self.world.action(env!("CARGO_BIN_EXE_restore"), &[&source, word]);
         let mut command = match self.action {
             Action::Snapshot => self.world.action(env!("CARGO_BIN_EXE_snapshot"), &[&target]),
-            Action::Restore => {
-                self.world.action(env!("CARGO_BIN_EXE_restore"), &[&from(&self.archive), &target])
-            }
+            Action::Restore | Action::Empty => restore(&target),
+            Action::Unsaved => restore("skip-backup=true"),
         };
         command.envs(self.flaw.map(|flaw| ("ETCD_SABOTAGE", flaw)));
         command
@@ -166,18 +236,46 @@ impl Ground {
         self.disk.as_ref().unwrap().restore_power();
     }
 
-    /// What stands after the fault, and after one recovery; panics where a promise is broken.
+    /// What stands after the fault: at once where the run came to an end of its own and left nothing over, and after one
+    /// recovery otherwise. Panics where a promise is broken.
     pub fn settle(&self, out: &Out, next: Next) -> (&'static str, &'static str) {
         let data = self.world.data_dir();
-        assert!(data.join("member/snap/db").exists(), "no live data: {:?}", shape(&data, false));
-        let finished = self.finished();
+        let lives = self.action == Action::Empty || data.join("member/snap/db").exists();
+        assert!(lives, "no live data: {:?}", shape(&data, false));
+        if self.disk.is_some() || out.status.code().is_none() {
+            let finished = self.finished();
+            let told = out.told() + &self.go_on(next);
+            return (self.judge(&finished, &told), next.words());
+        }
+        let outcome = self.stands_as_told(out);
+        if self.left_over(&out.told()).is_empty() {
+            return (outcome, "at once");
+        }
         let told = out.told() + &self.go_on(next);
-        (self.judge(&finished, &told), next.words())
+        assert_eq!(
+            self.judge(&self.finished_before_going_on(), &told),
+            outcome,
+            "a recovery changed what stood"
+        );
+        (outcome, "at once, and swept by the next run")
     }
 
     /// What stands after a run that came to an end of its own; panics where a promise is broken.
     pub fn stands(&self, out: &Out) -> &'static str {
         self.judge(&self.finished(), &out.told())
+    }
+
+    /// The same, before anybody has recovered anything: what a failure says of the state that it left must be true by itself.
+    fn stands_as_told(&self, out: &Out) -> &'static str {
+        let finished = self.finished();
+        let outcome = self.serves(&finished);
+        let failed = matches!(out.status.code(), Some(1 | 2));
+        if failed && self.action == Action::Snapshot {
+            assert!(finished.is_empty() || out.stderr.contains("stands there"), "published: {}", out.told());
+        }
+        let undone = out.stderr.contains("the old data is live and complete");
+        assert!(!failed || !undone || matches!(outcome, "OLD" | "SAME" | "PLUS"), "not old: {}", out.told());
+        outcome
     }
 
     /// What stands in the target under a final name: whole and verified, whoever reads it.
@@ -191,23 +289,49 @@ impl Ground {
         finished
     }
 
+    /// The same without the archive that going on has made.
+    fn finished_before_going_on(&self) -> Vec<PathBuf> {
+        let mut finished = self.finished();
+        if self.world.running() {
+            finished.pop();
+        }
+        finished
+    }
+
     fn judge(&self, finished: &[PathBuf], told: &str) -> &'static str {
+        let outcome = self.serves(finished);
+        let left = self.left_over(told);
+        assert!(left.is_empty(), "left over: {left:?}: {told}");
+        outcome
+    }
+
+    /// What etcd serves, which alone runs, and what of it is saved.
+    fn serves(&self, finished: &[PathBuf]) -> &'static str {
         let outcome = match (self.action, self.which()) {
-            (Action::Restore, which) => which,
             (Action::Snapshot, "OLD") if finished.is_empty() => "SAME",
             (Action::Snapshot, "OLD") => "PLUS",
             (Action::Snapshot, _) => panic!("a snapshot changed the data"),
+            (_, which) => which,
         };
-        assert!(self.world.healthy(), "etcd is not healthy");
-        assert_eq!(self.world.members().len(), 1);
-        assert_eq!(self.world.processes().len(), 1, "something else runs");
-        for left in self.world.leftovers() {
-            // Old data that could not be weighed against its backup is kept, and that is said.
-            let kept = left.contains("/member.before-restore-") && told.contains(&left);
-            assert!(kept, "left over: {left}: {told}");
-            std::fs::remove_dir_all(left).unwrap();
+        if self.world.running() {
+            assert_eq!(self.world.count_of_members(), 1);
         }
+        assert_eq!(self.world.processes().len(), usize::from(self.world.running()), "something else runs");
         outcome
+    }
+
+    /// What lies about that nothing accounts for. Old data that could not be weighed against its backup is kept, and that is
+    /// said.
+    fn left_over(&self, told: &str) -> Vec<String> {
+        let mut left = self.world.leftovers();
+        left.retain(|left| {
+            let kept = left.contains("/member.before-restore-") && told.contains(left);
+            if kept {
+                std::fs::remove_dir_all(left).unwrap();
+            }
+            !kept
+        });
+        left
     }
 
     /// One recovery, and what it said.
@@ -215,7 +339,7 @@ impl Ground {
         let mut told = String::new();
         let mut ran = |out: Out| {
             assert!(out.status.success(), "no recovery: {}", out.told());
-            assert!(!out.stderr.contains("panicked"), "{}", out.told());
+            out.is_in_good_order();
             told += &out.told();
         };
         if next == Next::Boot {
@@ -229,19 +353,26 @@ impl Ground {
         if next == Next::RecoverAndBoot {
             self.world.start();
         }
-        // It sweeps the target as well.
-        ran(self.world.snapshot(&[&self.world.to_target()]));
+        // It sweeps the target as well. Of no data that nothing serves there is nothing to save.
+        if self.action != Action::Empty || self.world.running() {
+            ran(self.world.snapshot(&[&self.world.to_target()]));
+        }
         told
     }
 
     /// Which data etcd serves: the whole old or the whole new.
     fn which(&self) -> &'static str {
-        assert!(self.world.running(), "etcd is down: {}", self.world.log());
-        let data = self.world.dump();
-        if data == self.old {
+        if self.action == Action::Empty && !self.world.running() {
+            let member = self.world.data_dir().join("member");
+            assert!(!member.exists(), "data that nothing serves: {}", self.world.log());
             return "OLD";
         }
-        assert!(data == self.new, "neither old nor new: {} keys", data.len());
+        assert!(self.world.running(), "etcd is down: {}", self.world.log());
+        let data = self.world.read();
+        if self.old.is_in(&self.world, &data) {
+            return "OLD";
+        }
+        assert!(self.new.is_in(&self.world, &data), "neither old nor new: {} keys", data.len());
         "NEW"
     }
 }

@@ -87,41 +87,65 @@ fn a_target_that_becomes_a_link_leads_nowhere() {
     }
 }
 
+#[test]
+fn a_kill_anywhere_in_a_restore_without_a_backup_loses_nothing() {
+    strike::some(Action::Unsaved, Mode::Kill, SMOKE, 1).done();
+}
+
+#[test]
+fn a_kill_anywhere_in_a_restore_into_nothing_leaves_all_or_nothing() {
+    strike::some(Action::Empty, Mode::Kill, SMOKE, 1).done();
+}
+
 /// What `cargo xtask chaos` asks for by the variables that it sets.
 #[test]
 #[ignore = "takes hours: cargo xtask chaos"]
 fn matrix() {
     let asked = |name: &str| std::env::var(format!("CHAOS_{name}")).ok();
     let wanted = |name: &str, word: &str| asked(name).is_none_or(|asked| asked == word);
+    let strikes = Action::ALL
+        .into_iter()
+        .filter(|action| wanted("ACTION", action.name()))
+        .flat_map(|action| Mode::of(action).map(move |mode| (action, mode)))
+        .filter(|(_, mode)| wanted("MODE", mode.name()));
+    if asked("LIST").is_some() {
+        for (series, points) in strikes.map(|(action, mode)| strike::count(action, mode)) {
+            eprintln!("{series}: {points} points");
+        }
+        return;
+    }
     let points = |all: usize| match asked("POINTS").as_deref() {
         None => all,
         Some("smoke") => SMOKE,
         Some(number) => number.parse().unwrap(),
     };
-    let jobs = asked("JOBS").map_or(1, |jobs| jobs.parse().unwrap());
+    // A ground waits for its etcd most of the time.
+    let twice = || 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let jobs = asked("JOBS").map_or_else(twice, |jobs| jobs.parse().unwrap());
     let mut table = Table::new();
+    let mut add = |part: Table| {
+        table.append(part);
+        // After each part: what was struck is not lost with a run that is cut short.
+        if let Some(path) = asked("REPORT") {
+            std::fs::write(path, table.report()).unwrap();
+        }
+    };
+    for (action, mode) in strikes {
+        add(strike::some(action, mode, points(usize::MAX), jobs));
+    }
     for action in [Action::Snapshot, Action::Restore] {
-        if !wanted("ACTION", action.name()) {
-            continue;
-        }
-        for mode in Mode::all().into_iter().filter(|mode| wanted("MODE", mode.name())) {
-            table.append(strike::some(action, mode, points(usize::MAX), jobs));
-        }
-        if wanted("MODE", "disk") {
-            table.append(room::sizes(action, points(64) as u64));
+        if wanted("MODE", "disk") && wanted("ACTION", action.name()) {
+            add(room::sizes(action, points(64) as u64));
         }
     }
-    if wanted("MODE", "concurrent") {
-        table.append(pairs::at_once(points(200)));
+    if wanted("MODE", "concurrent") && asked("ACTION").is_none() {
+        add(pairs::at_once(points(200)));
     }
     if wanted("MODE", "directories") && asked("ACTION").is_none() {
-        table.append(astray::led_astray(points(1000)));
+        add(astray::led_astray(points(1000)));
     }
     if wanted("MODE", "corruption") && asked("ACTION").is_none() {
-        table.append(flips_of_a_large_archive(points(10_000)));
-    }
-    if let Ok(path) = std::env::var("CHAOS_REPORT") {
-        std::fs::write(path, table.report()).unwrap();
+        add(flips_of_a_large_archive(points(10_000)));
     }
     table.done();
 }

@@ -7,11 +7,12 @@ use crate::look::names;
 use crate::world::{Version, World};
 
 /// Each flaw, the way to strike that shows it, and where.
-const FLAWS: [(&str, Action, Mode, &[&str]); 4] = [
+const FLAWS: [(&str, Action, Mode, &[&str]); 5] = [
     // A restore is not the place: what etcd itself syncs later takes the directories along.
     ("NoDirectorySync", Action::Snapshot, Mode::Power(Kind::Ext4, Flush::Nothing), &["the end"]),
     ("NoDirectorySync", Action::Snapshot, Mode::Power(Kind::Xfs, Flush::Nothing), &["the end"]),
     ("RemoveThenRename", Action::Restore, Mode::Kill, &["renameat2"]),
+    ("PanicForThread", Action::Snapshot, Mode::Errno, &["clone3"]),
     ("LateJournal", Action::Restore, Mode::Kill, &["flock"]),
 ];
 

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::disk::{Flush, Kind};
 use super::ground::{Action, Ground, Next};
-use super::table::{Row, Table};
+use super::table::{MISSED, Row, Table};
 use super::tracer::{Call, Fate};
 use crate::run::Out;
 
@@ -51,10 +52,12 @@ enum Point {
 }
 
 impl Mode {
-    /// Every mode.
-    pub fn all() -> Vec<Self> {
+    /// Every mode of an action. Restores that differ from others in few steps are killed, and no more.
+    pub fn of(action: Action) -> impl Iterator<Item = Self> {
         let power = Kind::ALL.into_iter().flat_map(|kind| Flush::ALL.map(|flush| Self::Power(kind, flush)));
-        [Self::Kill, Self::Child, Self::Both, Self::Errno, Self::Term].into_iter().chain(power).collect()
+        let all = [Self::Kill, Self::Child, Self::Both, Self::Errno, Self::Term].into_iter().chain(power);
+        let alone = matches!(action, Action::Unsaved | Action::Empty);
+        all.filter(move |mode| !alone || *mode == Self::Kill)
     }
 
     /// As `--mode` names it.
@@ -102,12 +105,13 @@ impl Mode {
     }
 }
 
-/// The calls at which a child is first watched, with its length of life.
+/// The calls at which a child is first watched, with its length of life: to the last time that it is waited for.
 fn children(calls: &[(Call, Instant)]) -> Vec<(Call, Duration)> {
-    let born = calls.iter().enumerate().filter(|(_, (call, _))| call.name == "pidfd_open");
-    born.map(|(n, (call, at))| {
-        let over = calls[n + 1..].iter().find(|(call, _)| call.name != "wait4" && call.name != "waitid");
-        (call.clone(), over.map_or(Duration::ZERO, |(_, then)| *then - *at))
+    let waits = |call: &Call| matches!(call.name, "wait4" | "waitid");
+    let born = calls.iter().filter(|(call, _)| call.name == "pidfd_open");
+    born.map(|(born, at)| {
+        let waited = calls.iter().rev().find(|(call, _)| waits(call) && call.process == born.process);
+        (born.clone(), waited.map_or(Duration::ZERO, |(_, then)| then.saturating_duration_since(*at)))
     })
     .collect()
 }
@@ -129,10 +133,22 @@ pub fn some(action: Action, mode: Mode, count: usize, jobs: usize) -> Table {
     // The middle of each part, so that few points do not all lie at a beginning; and the very end.
     let spread = (0..count).map(|n| points[(2 * n + 1) * points.len() / (2 * count)].clone());
     let end = points.last().filter(|last| matches!(last, Point::End)).cloned();
-    series.strike(spread.filter(|point| !matches!(point, Point::End)).chain(end), jobs)
+    let mut table = series.strike(spread.filter(|point| !matches!(point, Point::End)).chain(end), jobs);
+    table.of(&series.shown(), points.len());
+    table
+}
+
+/// How many points there are of this mode.
+pub fn count(action: Action, mode: Mode) -> (String, usize) {
+    let series = Series { action, mode, flaw: None };
+    (series.shown(), series.points().len())
 }
 
 impl Series {
+    fn shown(self) -> String {
+        format!("{} {}", self.action.series(), self.mode.series())
+    }
+
     fn ground(self) -> Ground {
         Ground::new(self.action, self.mode.disk()).flawed(self.flaw)
     }
@@ -170,7 +186,7 @@ impl Series {
                     ground = self.ground();
                 }
                 table.lock().unwrap().add(Row {
-                    series: format!("{} {}", self.action.name(), self.mode.series()),
+                    series: self.shown(),
                     point: shown(&point),
                     outcome: outcome.map_err(|panic| in_words(panic.as_ref())),
                 });
@@ -201,6 +217,27 @@ pub fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'static str, &'static str) {
+    // Twice: a run that waits longer or less long for a child makes other calls.
+    for _ in 0..2 {
+        let (out, reached) = run(ground, mode, point);
+        if reached {
+            let went_down = mode.disk().is_some();
+            if went_down {
+                ground.restore_power();
+            }
+            let settled = ground.settle(&out, Next::turn(number, went_down, ground.action()));
+            judge_words(mode, error_of(point), &out, settled.0);
+            ground.begin();
+            return settled;
+        }
+        assert!(out.status.success(), "undisturbed, and yet: {}", out.told());
+        ground.begin();
+    }
+    (MISSED, "twice it did not come to this call again")
+}
+
+/// Runs the action up to the point and strikes there; whether it came there.
+fn run(ground: &Ground, mode: Mode, point: &Point) -> (Out, bool) {
     let mut reached = false;
     let out = match point {
         Point::Call(wanted, error) => ground.run(&mut |call, pid| {
@@ -213,36 +250,31 @@ fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'s
         Point::Child(wanted, delay) => ground.run(&mut |call, pid| {
             if call.is(wanted) {
                 reached = true;
-                kill_child(pid, *delay, mode == Mode::Both);
+                kill_child(pid, call.process, *delay, mode == Mode::Both);
             }
             Fate::Made
         }),
-        Point::End => ground.run_alone(),
+        Point::End => {
+            reached = true;
+            ground.run_alone()
+        }
     };
-    if !reached && !matches!(point, Point::End) {
-        assert!(out.status.success(), "undisturbed, and yet: {}", out.told());
-        ground.begin();
-        return ("MISSED", "it did not come to this call again");
-    }
     if let (Point::End, Mode::Power(_, flush)) = (point, mode) {
         ground.cut_power(flush, None);
     }
-    let went_down = mode.disk().is_some();
-    if went_down {
-        ground.restore_power();
-    }
-    let settled = ground.settle(&out, Next::turn(number, went_down));
-    judge_words(mode, &out, settled.0);
-    ground.begin();
-    settled
+    (out, reached)
+}
+
+fn error_of(point: &Point) -> Option<Errno> {
+    if let Point::Call(_, error) = point { *error } else { None }
 }
 
 fn strike_at_call(ground: &Ground, mode: Mode, error: Option<Errno>, pid: Pid) -> Fate {
     match (mode, error) {
-        (_, Some(error)) => return Fate::Fails(error),
+        (_, Some(error)) => return Fate::FailsAlone(error),
         (Mode::Term, _) => {
             kill(pid, Signal::SIGTERM).unwrap();
-            return Fate::Made;
+            return Fate::LetGo;
         }
         (Mode::Power(_, flush), _) => ground.cut_power(flush, Some(pid)),
         _ => kill(pid, Signal::SIGKILL).unwrap(),
@@ -251,27 +283,44 @@ fn strike_at_call(ground: &Ground, mode: Mode, error: Option<Errno>, pid: Pid) -
 }
 
 /// An end that was not by SIGKILL is told in good order, and truly.
-fn judge_words(mode: Mode, out: &Out, outcome: &str) {
-    assert!(!out.stderr.contains("panicked"), "it panicked: {}", out.told());
+fn judge_words(mode: Mode, error: Option<Errno>, out: &Out, outcome: &str) {
+    out.is_in_good_order();
     match out.status.code() {
         None => assert!(matches!(mode, Mode::Kill | Mode::Both | Mode::Power(..)), "it died: {}", out.told()),
         Some(0) => assert!(matches!(outcome, "NEW" | "PLUS"), "it said yes: {}", out.told()),
-        Some(1 | 2) => assert!(out.stderr.contains("Next:"), "no next step: {}", out.told()),
+        Some(code @ (1 | 2)) => {
+            assert!(out.stderr.contains("Next:"), "no next step: {}", out.told());
+            if let (1, Some(error)) = (code, error) {
+                names_its_cause(out, error);
+            }
+        }
         // Before our first line: the loader's own end.
         Some(127) => assert!(matches!(outcome, "OLD" | "SAME") && out.stdout.is_empty(), "{}", out.told()),
         Some(code) => panic!("exit status {code}: {}", out.told()),
     }
 }
 
-/// Kills the youngest child of `pid` after a while, and `pid` with it if asked.
-fn kill_child(pid: Pid, delay: Duration, both: bool) {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let Some(child) = children.split_whitespace().last().and_then(|child| child.parse().ok()) else { return };
+/// A failure tells the step that failed, and the error in the system's own words or in those of a tool that heard of it.
+fn names_its_cause(out: &Out, error: Errno) {
+    let words = std::io::Error::from_raw_os_error(error as i32).to_string();
+    let words = words.split(" (os error").next().unwrap_or_default();
+    let name = format!("{error:?}: ");
+    let failure = out.stderr.rsplit_once("failed: ").map_or("", |(_, failure)| failure);
+    let cause = failure.split(" State:").next().unwrap_or_default();
+    let at = [words, &name, "`"].into_iter().find_map(|word| cause.find(word));
+    assert!(at.is_some_and(|at| at > 0), "neither a step nor {words:?}: {}", out.told());
+}
+
+/// Kills the child of ours that is now watched after a while, and us with it if asked.
+fn kill_child(ours: Pid, child: Option<Pid>, delay: Duration, both: bool) {
+    let child = child.and_then(|child| rustix::process::Pid::from_raw(child.as_raw())).unwrap();
+    // Its number may be another's by then.
+    let child = pidfd_open(child, PidfdFlags::empty()).unwrap();
     thread::spawn(move || {
         sleep(delay);
-        let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        let _ = pidfd_send_signal(&child, rustix::process::Signal::KILL);
         if both {
-            let _ = kill(pid, Signal::SIGKILL);
+            let _ = kill(ours, Signal::SIGKILL);
         }
     });
 }

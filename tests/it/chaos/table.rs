@@ -13,14 +13,19 @@ pub struct Row {
     pub outcome: Result<(&'static str, &'static str), String>,
 }
 
+/// The outcome of a point that no run came to.
+pub const MISSED: &str = "MISSED";
+
 /// All rows.
 pub struct Table {
     rows: Vec<Row>,
+    /// How many points each series has in all.
+    all: BTreeMap<String, usize>,
 }
 
 impl Table {
     pub fn new() -> Self {
-        Self { rows: Vec::new() }
+        Self { rows: Vec::new(), all: BTreeMap::new() }
     }
 
     /// Adds a row, and prints it.
@@ -34,6 +39,12 @@ impl Table {
 
     pub fn append(&mut self, other: Self) {
         self.rows.extend(other.rows);
+        self.all.extend(other.all);
+    }
+
+    /// Notes how many points a series has, of which some were struck.
+    pub fn of(&mut self, series: &str, points: usize) {
+        self.all.insert(series.to_owned(), points);
     }
 
     /// The points at which a promise was broken.
@@ -42,33 +53,50 @@ impl Table {
         broken.map(|row| row.point.as_str()).collect()
     }
 
-    /// The closing line. Fails where a promise was broken, or nothing was struck.
-    pub fn done(&self) {
-        eprintln!("{} passed, {} failed", self.rows.len() - self.broken().len(), self.broken().len());
-        assert!(!self.rows.is_empty(), "nothing was struck");
-        assert_eq!(self.broken().len(), 0, "promises were broken");
+    /// What came of each point.
+    pub fn outcomes(&self) -> Vec<&'static str> {
+        self.rows.iter().map(|row| row.outcome.as_ref().map_or("VIOLATION", |(outcome, _)| outcome)).collect()
     }
 
-    /// The counts, for a page.
+    /// The closing line. Fails where a promise was broken, or nothing was struck.
+    pub fn done(&self) {
+        let missed = self.rows.iter().filter(|row| row.is_missed()).count();
+        let (failed, all) = (self.broken().len(), self.rows.len());
+        eprintln!("{} passed, {failed} failed, {missed} missed", all - failed - missed);
+        assert!(all > missed, "nothing was struck");
+        assert_eq!(failed, 0, "promises were broken");
+    }
+
+    /// The counts, a row for each series; `cargo xtask chaos` puts them on the page.
     pub fn report(&self) -> String {
         let mut series: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
         for row in &self.rows {
             let outcome = row.outcome.as_ref().map_or("VIOLATION", |(outcome, _)| outcome);
             *series.entry(&row.series).or_default().entry(outcome).or_default() += 1;
         }
-        let mut text = String::from("| what | points | outcomes | violations |\n|---|---:|---|---:|\n");
+        let mut text = String::new();
         for (name, mut outcomes) in series {
-            let points: usize = outcomes.values().sum();
-            let violations = outcomes.remove("VIOLATION").unwrap_or(0);
+            let [violations, missed] =
+                ["VIOLATION", MISSED].map(|outcome| outcomes.remove(outcome).unwrap_or(0));
+            let struck = violations + missed + outcomes.values().sum::<usize>();
+            let all = self.all.get(name).copied().unwrap_or(struck).max(struck);
             let counts: Vec<String> =
                 outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-            writeln!(text, "| {name} | {points} | {} | {violations} |", counts.join(", ")).unwrap();
+            let counts = counts.join(", ");
+            writeln!(text, "| {name} | {struck} of {all} | {counts} | {missed} | {violations} |").unwrap();
         }
         for row in &self.rows {
             if let Err(broken) = &row.outcome {
-                writeln!(text, "\nVIOLATION at {} {}: {broken}", row.series, row.point).unwrap();
+                let broken = broken.split_whitespace().collect::<Vec<_>>().join(" ");
+                writeln!(text, "VIOLATION at {}: {}: {broken}", row.series, row.point).unwrap();
             }
         }
         text
+    }
+}
+
+impl Row {
+    fn is_missed(&self) -> bool {
+        matches!(self.outcome, Ok((MISSED, _)))
     }
 }

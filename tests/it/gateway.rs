@@ -1,0 +1,118 @@
+//! A plain world's etcd, asked by the gateway on its clients' port: a question costs no process.
+//!
+//! Tests that ask thousands of times use it; all others ask as operators do. Must never ask a world with TLS or auth.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::client::{Data, decode_base64};
+use crate::world::{Version, World};
+
+/// How long an etcd that has just started is asked again.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+on_both_versions! { the_gateway_says_what_etcdctl_says }
+
+impl World {
+    /// One question, and etcd's answer; its own words where that is a no.
+    fn ask_once(&self, path: &str, question: &Value) -> Result<Value, String> {
+        let asked = || -> std::io::Result<String> {
+            let mut stream = TcpStream::connect(self.client_address())?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            let body = question.to_string();
+            // Who speaks 1.0 is answered in one piece.
+            write!(stream, "POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        };
+        let answer = asked().map_err(|error| error.to_string())?;
+        match answer.split_once("\r\n\r\n") {
+            Some((head, body)) if head.split(' ').nth(1) == Some("200") => {
+                serde_json::from_str(body).map_err(|error| format!("{error}: {body}"))
+            }
+            _ => Err(answer),
+        }
+    }
+
+    fn ask(&self, path: &str, question: &Value) -> Value {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match self.ask_once(path, question) {
+                Ok(answer) => return answer,
+                Err(why) => assert!(Instant::now() < until, "{path}: {why}: {}", self.log()),
+            }
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The whole keyspace, read as every client reads.
+    pub fn read(&self) -> Data {
+        let answer = self.ask("/v3/kv/range", &json!({"key": "AA==", "range_end": "AA=="}));
+        let bytes = |pair: &Value, field| decode_base64(pair[field].as_str().unwrap_or_default());
+        let pairs = answer["kvs"].as_array().into_iter().flatten();
+        pairs.map(|pair| (bytes(pair, "key"), bytes(pair, "value"))).collect()
+    }
+
+    /// How many members there are.
+    pub fn count_of_members(&self) -> usize {
+        self.ask("/v3/cluster/member/list", &json!({}))["members"].as_array().map_or(0, Vec::len)
+    }
+
+    /// The bytes of the database, and those of them that are in use.
+    pub fn sizes(&self) -> (u64, u64) {
+        let answer = self.ask("/v3/maintenance/status", &json!({}));
+        let number = |field: &str| answer[field].as_str().unwrap().parse().unwrap();
+        (number("dbSize"), number("dbSizeInUse"))
+    }
+
+    /// The revision, with the hash over all of it and the revision that it is compacted at.
+    pub fn content(&self) -> Content {
+        let answer = self.ask("/v3/maintenance/hashkv", &json!({}));
+        let revision = answer["header"]["revision"].as_str().unwrap().parse().unwrap();
+        Content { revision, ..Content::told(&answer) }
+    }
+
+    /// The same at a revision; `None` where that is compacted away, or still to come.
+    pub fn content_at(&self, revision: i64) -> Option<Content> {
+        let answer = self.ask_once("/v3/maintenance/hashkv", &json!({"revision": revision.to_string()}));
+        Some(Content { revision, ..Content::told(&answer.ok()?) })
+    }
+}
+
+/// What etcd says of all that it holds, its history included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Content {
+    pub revision: i64,
+    pub hash: u64,
+    pub compacted_at: i64,
+}
+
+impl Content {
+    fn told(answer: &Value) -> Self {
+        let compacted_at = answer["compact_revision"].as_str().map_or(0, |text| text.parse().unwrap());
+        Self { revision: 0, hash: answer["hash"].as_u64().unwrap(), compacted_at }
+    }
+}
+
+fn the_gateway_says_what_etcdctl_says(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    assert_eq!(world.read(), world.dump());
+    assert_eq!(world.count_of_members(), 1);
+    let (all, used) = world.sizes();
+    assert!(0 < used && used <= all, "{used} of {all}");
+    // The gateway of etcd 3.4 has another question behind this name.
+    if version == Version::V35 {
+        let content = world.content();
+        assert_eq!((content.hash, content.compacted_at), world.hashkv(0));
+        assert_eq!(content.revision, world.revision());
+        world.put(0..3, "more");
+        assert_eq!(world.content_at(content.revision), Some(content));
+        assert_ne!(world.content(), content);
+    }
+}
