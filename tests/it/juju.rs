@@ -214,7 +214,7 @@ fn in_juju_tools_may_go_at_any_time(version: Version) {
         unit.attach(&archive);
         unit.vanish_tools_after(calls);
         let ended = unit.run("restore", &[&world.to_target(), "skip-backup=true"]);
-        assert!(!ended.out.stderr.contains("panicked"), "{}", ended.out.told());
+        ended.out.is_in_good_order();
         assert!(ended.out.status.code().is_some(), "{}", ended.out.told());
         assert!(world.healthy());
         let now = world.dump();

@@ -137,7 +137,8 @@ impl Out {
         }
     }
 
-    fn tells_no_bug(&self) -> Result<(), String> {
+    /// The same, for tables that go on after a complaint.
+    pub fn tells_no_bug(&self) -> Result<(), String> {
         match bug_in(&self.stderr) {
             None => Ok(()),
             Some(words) => Err(format!("{words:?} is a mistake of ours: {}", self.told())),

@@ -91,6 +91,9 @@ impl Next {
     }
 }
 
+/// How a run came to rest whose working files could not be removed.
+pub const SWEPT: &str = "at once, and swept by the next run";
+
 /// Data, and what etcd says of its history as well.
 #[derive(Default)]
 struct Held {
@@ -257,7 +260,7 @@ impl Ground {
             outcome,
             "a recovery changed what stood"
         );
-        (outcome, "at once, and swept by the next run")
+        (outcome, SWEPT)
     }
 
     /// What stands after a run that came to an end of its own; panics where a promise is broken.

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use super::disk::{Flush, Kind};
-use super::ground::{Action, Ground, Next};
+use super::ground::{Action, Ground, Next, SWEPT};
 use super::table::{MISSED, Row, Table};
 use super::tracer::{Call, Fate};
 use crate::run::Out;
@@ -226,6 +226,8 @@ fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'s
                 ground.restore_power();
             }
             let settled = ground.settle(&out, Next::turn(number, went_down, ground.action()));
+            // Only an error can keep it from clearing up.
+            assert!(settled.1 != SWEPT || mode == Mode::Errno, "left over: {}", out.told());
             judge_words(mode, error_of(point), &out, settled.0);
             ground.begin();
             return settled;
