@@ -1,6 +1,6 @@
 //! The fault matrix can fail: flaws built into our own code on purpose are each seen by it.
 
-use super::disk::{Flush, Kind};
+use super::disk::{Flush, Kind, can_cut};
 use super::ground::Action;
 use super::strike::{Mode, Series};
 use crate::look::names;
@@ -20,6 +20,10 @@ const FLAWS: [(&str, Action, Mode, &[&str]); 5] = [
 #[ignore = "takes a build with flaws: cargo xtask chaos --sabotage"]
 fn every_flaw_is_seen() {
     for (flaw, action, mode, about) in FLAWS {
+        if let (Mode::Power(..), Err(why)) = (mode, can_cut()) {
+            eprintln!("{flaw}: skipped: {why}");
+            continue;
+        }
         let sound = Series { action, mode, flaw: None }.strike_about(about);
         assert!(sound.broken().is_empty(), "without {flaw}");
         let flawed = Series { flaw: Some(flaw), ..Series { action, mode, flaw: None } }.strike_about(about);

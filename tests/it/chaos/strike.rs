@@ -309,7 +309,9 @@ fn names_its_cause(out: &Out, error: Errno) {
     let name = format!("{error:?}: ");
     let failure = out.stderr.rsplit_once("failed: ").map_or("", |(_, failure)| failure);
     let cause = failure.split(" State:").next().unwrap_or_default();
-    let at = [words, &name, "`"].into_iter().find_map(|word| cause.find(word));
+    // What a thread's making failed with, libc tells as this.
+    let again = if error == Errno::ENOMEM { "Resource temporarily unavailable" } else { words };
+    let at = [words, &name, again, "`"].into_iter().find_map(|word| cause.find(word));
     assert!(at.is_some_and(|at| at > 0), "neither a step nor {words:?}: {}", out.told());
 }
 
