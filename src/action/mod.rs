@@ -197,8 +197,13 @@ impl Call<'_> {
 
 /// The etcd of this machine.
 fn site(call: &Call<'_>) -> Result<Site, Stop> {
+    site_named(call, call.params.text("site")?)
+}
+
+/// The etcd of this machine that `named` means; the only one where that is empty.
+fn site_named(call: &Call<'_>, named: &str) -> Result<Site, Stop> {
     let Environment { site, password, .. } = call.environment;
-    let found = Site::find(site.as_deref(), call.params.text("site")?, password.clone(), call.now);
+    let found = Site::find(site.as_deref(), named, password.clone(), call.now);
     found.map_err(|error| {
         Stop::of(
             error,

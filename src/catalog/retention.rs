@@ -98,9 +98,9 @@ pub fn judge(entries: &[&Entry], policy: &Policy, scope: &Scope, now: Timestamp)
     verdicts
 }
 
-/// Why each of `entries`, which are all of one store, is kept, whoever's it is; empty where nothing keeps it.
-pub fn kept_because(entries: &[&Entry], policy: &Policy, now: Timestamp) -> Vec<Vec<String>> {
-    let verdicts = judge(entries, policy, &Scope::all(), now).into_iter();
+/// Why each of `entries`, which are all of one store, is kept; empty where nothing keeps it.
+pub fn kept_because(entries: &[&Entry], policy: &Policy, scope: &Scope, now: Timestamp) -> Vec<Vec<String>> {
+    let verdicts = judge(entries, policy, scope, now).into_iter();
     let reasons = verdicts.map(|verdict| match verdict {
         Verdict::Kept(reasons) => reasons,
         Verdict::Deleted(_) => Vec::new(),

@@ -6,6 +6,7 @@ use crate::catalog::retention::{Policy, Scope, Verdict, judge, kept_because};
 use crate::system::interrupt;
 use anyhow::Result;
 use jiff::Timestamp;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// An archive and the verdict on it.
@@ -42,9 +43,11 @@ impl Look {
         self.found.iter().zip(verdicts).map(|(found, verdict)| Judged { found, verdict }).collect()
     }
 
-    /// Why each archive is kept, in their order, by the policy of its place; whoever's it is.
-    pub fn kept_because(&self, now: Timestamp) -> Vec<Vec<String>> {
-        self.of_each_place(&|place, entries| kept_because(entries, &place.keep, now))
+    /// Why each archive is kept, in their order, by the policy of its place; whoever's it is. `own` are the ids that count as
+    /// one, as they do when it is pruned.
+    pub fn kept_because(&self, own: &BTreeSet<String>, now: Timestamp) -> Vec<Vec<String>> {
+        let scope = Scope { clusters: own.clone(), ..Scope::all() };
+        self.of_each_place(&|place, entries| kept_because(entries, &place.keep, &scope, now))
     }
 
     /// What `of` gives for the archives of each place, in the order of all.

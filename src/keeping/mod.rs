@@ -158,13 +158,17 @@ impl Look {
         }
     }
 
-    /// The newest good one of the cluster that has these ids, in the place that is wanted. Where that has none, or the
-    /// cluster is not known, the newest of the only cluster that has some.
+    /// The newest good one of the cluster that has these ids, in the place that is wanted. Where that has none, as after a
+    /// restore onto a new machine, the newest of those that its data came from; and where that has none either, or the cluster
+    /// is not known, the newest of the only cluster that has some.
     pub fn latest_of(&self, lineage: &Lineage, wanted: &Wanted, folder: &str) -> Result<&Found, Refusal> {
         self.must_be_read(wanted)?;
         let mut seen = BTreeSet::new();
         let good = || self.in_place(wanted, folder).filter(|found| is_latest(&found.entry));
-        let own = good().find(|found| found.entry.cluster().is_some_and(|id| lineage.clusters.contains(id)));
+        let of = |ids: &BTreeSet<String>| {
+            good().find(|found| found.entry.cluster().is_some_and(|id| ids.contains(id)))
+        };
+        let own = of(&lineage.own).or_else(|| of(&lineage.origins));
         let of_each: Vec<_> = good().filter(|found| seen.insert(found.entry.cluster())).collect();
         match (own, of_each.as_slice()) {
             (Some(found), _) => Ok(found),

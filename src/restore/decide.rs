@@ -247,10 +247,10 @@ pub fn decide(
 fn not_a_strangers(facts: &Facts, snapshot: &Snapshot) -> Result<(), Refusal> {
     let holds_data = matches!(facts.old, Old::Serving { .. } | Old::Stopped { .. }) && facts.keys != Ok(0);
     let Some(manifest) = snapshot.contents.manifest.as_ref().filter(|_| holds_data) else { return Ok(()) };
-    if facts.lineage.clusters.contains(&manifest.cluster_id) {
+    if facts.lineage.knows(&manifest.cluster_id) {
         return Ok(());
     }
-    let known: Vec<&str> = facts.lineage.clusters.iter().map(String::as_str).collect();
+    let known: Vec<&str> = facts.lineage.all().collect();
     let keys = match &facts.keys {
         Ok(keys) => format!("{keys} keys"),
         Err(why) => format!("data that could not be counted ({why})"),

@@ -25,7 +25,7 @@ pub struct Facts {
     pub member: Option<u64>,
     /// The data that is live.
     pub old: Old,
-    /// The clusters that the live data is and was.
+    /// The clusters that the live data is, was and came from.
     pub lineage: Lineage,
     /// The keys alive in it, or why they could not be counted.
     pub keys: Result<u64, String>,

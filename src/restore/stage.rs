@@ -176,7 +176,7 @@ impl<'a> Stage<'a> {
     }
 
     /// Boots the new data in private: what it shows there is what the live etcd must show.
-    /// Then notes in it which clusters it was, by `lineage` those of the data that it replaces.
+    /// Then notes in it which clusters it was and came from, by `lineage` those of the data that it replaces.
     pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot, lineage: &Lineage) -> Result<Expected> {
         let member = &plan.member;
         let private = Private::boot(self.site, self.beside.other()?, &member.name, &member.peer_urls)
@@ -186,10 +186,8 @@ impl<'a> Stage<'a> {
         let revision = snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump));
         let manifest = snapshot.contents.manifest.as_ref();
         expected.must_be(revision, manifest)?;
-        let mut lineage = lineage.clone();
-        lineage.add(expected.cluster_id);
-        lineage.clusters.extend(manifest.map(|manifest| manifest.cluster_id.clone()));
-        lineage.write(&self.beside.other()?.child(MEMBER)?)?;
+        let origin = manifest.map(|manifest| &*manifest.cluster_id);
+        lineage.restored(origin, expected.cluster_id).write(&self.beside.other()?.child(MEMBER)?)?;
         Ok(expected)
     }
 

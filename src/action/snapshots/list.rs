@@ -1,7 +1,7 @@
 //! The action `list-snapshots`: what is kept, the newest first, as a table or as a document.
 
 use super::table::table;
-use super::{failed, of_destination, places, unread};
+use super::{failed, of_destination, own_ids, places, unread};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
@@ -30,7 +30,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     };
     let places = places(call)?;
     let look = Look::at(&places, &places.everywhere());
-    let because = look.kept_because(call.now);
+    let because = look.kept_because(&own_ids(call), call.now);
     let rows: Vec<Row> =
         look.found.iter().zip(because).take(limit).map(|(found, kept)| Row::of(found, kept)).collect();
     results.set(key!("snapshots"), format.written(&rows)?);

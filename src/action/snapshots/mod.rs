@@ -16,6 +16,7 @@ use crate::keeping::{Found, Look, Places, Unread, Wanted, Which};
 use crate::restore::Source;
 use crate::stop::{Failure, Refusal, Stop, in_passing};
 use crate::swap::Lineage;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// All places that an action may work on.
@@ -60,13 +61,19 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, Stop> {
     }
 }
 
-/// The clusters that the data of `site` is and was, as far as it is known.
+/// The clusters that the data of `site` is, was and came from, as far as it is known.
 fn lineage(site: &Site, status: Option<Status>) -> Lineage {
     let mut lineage = Lineage::of(&site.data_dir);
     if let Some(status) = status {
         lineage.add(status.cluster_id);
     }
     lineage
+}
+
+/// The ids that this machine's data is known to have had, where there is an etcd and it can be told which is meant. Its record
+/// has the present one as well, and so none is asked.
+fn own_ids(call: &Call<'_>) -> BTreeSet<String> {
+    super::site_named(call, "").map(|site| lineage(&site, None).own).unwrap_or_default()
 }
 
 /// The names of these, as an operator types them.

@@ -127,11 +127,12 @@ fn which(call: &Call<'_>, places: &Places, given: &Policy) -> Result<Vec<At>, St
 }
 
 /// Whose archives are meant: those that this member took of this cluster, by whatever ids that had before it was restored.
+/// Those of a cluster that its data came from are not: it may be alive, and its members be called the same.
 fn scope(call: &Call<'_>) -> Result<Scope, Stop> {
     match call.params.text("cluster")? {
         // What ours was called before is one with what it is called now, as far as that is known.
         ANY => Ok(Scope {
-            clusters: crate::action::site(call).map(|site| lineage(&site, None).clusters).unwrap_or_default(),
+            clusters: crate::action::site(call).map(|site| lineage(&site, None).own).unwrap_or_default(),
             ..Scope::all()
         }),
         "" => {
@@ -144,11 +145,7 @@ fn scope(call: &Call<'_>) -> Result<Scope, Stop> {
                 );
                 Stop::of(error.context("learning which cluster this is"), "nothing was deleted", next)
             })?;
-            Ok(Scope {
-                clusters: lineage(&site, Some(status)).clusters,
-                others: false,
-                member: Some(own.name),
-            })
+            Ok(Scope { clusters: lineage(&site, Some(status)).own, others: false, member: Some(own.name) })
         }
         id => Ok(Scope { clusters: [id.to_ascii_lowercase()].into(), ..Scope::default() }),
     }

@@ -145,7 +145,7 @@ fn every_cluster_keeps_its_own_newest_and_what_is_pinned() {
     let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4)];
     entries[1].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
     entries[2].record.pinned = true;
-    let why = kept_because(&refs(&entries), &Policy::default(), now());
+    let why = kept_because(&refs(&entries), &Policy::default(), &Scope::all(), now());
     assert_eq!(why[0], ["the newest verified"]);
     assert_eq!(why[1], ["the newest verified"]);
     assert_eq!(why[2], ["pinned"]);
@@ -160,7 +160,7 @@ fn what_a_restore_replaced_does_not_push_out_what_was_restored() {
     }
     let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
     assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
-    let why = kept_because(&refs(&entries), &Policy::default(), now());
+    let why = kept_because(&refs(&entries), &Policy::default(), &Scope::all(), now());
     assert_eq!(
         (&*why[0][0], &*why[1][0]),
         ("the newest verified of those saved before a restore", "the newest verified")
@@ -224,7 +224,7 @@ fn what_is_still_to_be_uploaded_stays() {
 #[test]
 fn a_list_says_what_keeps_each_and_nothing_where_nothing_does() {
     let entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
-    let because = |policy: Policy| kept_because(&refs(&entries), &policy, now());
+    let because = |policy: Policy| kept_because(&refs(&entries), &policy, &Scope::all(), now());
     let two = because(Policy { last: 2, ..Policy::default() });
     assert_eq!(two[0], ["the newest verified", "among the newest 2"]);
     assert_eq!((&*two[1].concat(), &*two[2].concat()), ("among the newest 2", ""));

@@ -46,7 +46,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
         member: Some(7),
         stop_command: "systemctl stop etcd".to_owned(),
         old,
-        lineage: Lineage { clusters: ["1".to_owned()].into() },
+        lineage: Lineage { own: ["1".to_owned()].into(), ..Lineage::default() },
         keys: Ok(3),
         can_bump,
         tools_version: "3.4.23".to_owned(),
