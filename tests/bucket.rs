@@ -7,6 +7,7 @@ mod s3;
 use etcd_charm::progress::Progress;
 use etcd_charm::store::Store;
 use etcd_charm::store::s3::{Bucket, Credentials, Description, FromEnvironment, Proxies};
+use etcd_charm::system::clock::Clock;
 use etcd_charm::system::secret::Secret;
 use jiff::Timestamp;
 use s3::proxy::Proxy;
@@ -32,7 +33,7 @@ fn key(access_key: &str, secret: &str) -> FromEnvironment {
 }
 
 fn opened(description: &Description, key: &FromEnvironment) -> Bucket {
-    Bucket::new("offsite", description, key, Timestamp::now()).unwrap()
+    Bucket::new("offsite", description, key, Clock::at(Timestamp::now())).unwrap()
 }
 
 /// A bucket, and the fake before its server.
@@ -392,7 +393,7 @@ fn a_clock_that_is_wrong_is_told_with_by_how_much() {
     for (hours, words) in [(2, "s ahead of the server's: set it right"), (-2, "s behind the server's")] {
         let now = Timestamp::now() + jiff::SignedDuration::from_hours(hours);
         let key = key(&server.access_key, SECRET);
-        let bucket = Bucket::new("offsite", &described(server.port, ""), &key, now).unwrap();
+        let bucket = Bucket::new("offsite", &described(server.port, ""), &key, Clock::at(now)).unwrap();
         let error = format!("{:#}", bucket.entries().unwrap_err());
         assert!(error.contains("RequestTimeTooSkewed") && error.contains(words), "{error}");
     }
@@ -438,7 +439,7 @@ fn encryption_is_asked_for_with_every_object() {
         assert_eq!(faults.seen("", header).len(), 2, "{more}");
     }
     let bad = described(server.port, "encryption: s3\nkms-key: x");
-    assert!(Bucket::new("offsite", &bad, &key("a", "b"), Timestamp::now()).is_err());
+    assert!(Bucket::new("offsite", &bad, &key("a", "b"), Clock::at(Timestamp::now())).is_err());
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::schedule::{Timetable, in_words};
 use crate::settings::Settings;
 use crate::stop::{Failure, Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
+use crate::system::clock::Clock;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
 use jiff::Timestamp;
@@ -153,7 +154,9 @@ fn wait(pause: Duration) -> anyhow::Result<()> {
 fn retain(call: &Call<'_>, watch: &mut Watch<'_>, results: &mut Results) -> Result<(), Stop> {
     let words = ["target", "site"].map(|name| Ok(format!("{name}={}", call.params.text(name)?)));
     let words = words.into_iter().collect::<Result<Vec<_>, Stop>>()?;
-    let call = call.of("prune-snapshots", &words)?;
+    // Later than the archive was taken: it would else be one of a time to come, and count for nothing.
+    let later = call.again();
+    let call = later.of("prune-snapshots", &words)?;
     watch.run.delete_phase = Some(Phase::Running);
     watch.note();
     let mut said = Results::default();
@@ -182,7 +185,8 @@ fn retain(call: &Call<'_>, watch: &mut Watch<'_>, results: &mut Results) -> Resu
 impl Call<'_> {
     /// The same call at a later time: an archive has the time of its try.
     fn again(&self) -> Call<'_> {
-        Call { now: now(), params: self.params.clone(), ..*self }
+        let now = now();
+        Call { now, clock: Clock::at(now), params: self.params.clone(), ..*self }
     }
 }
 

@@ -32,6 +32,7 @@ use crate::juju::{Juju, Resource};
 use crate::progress::Progress;
 use crate::stop::{Failure, Stop};
 use crate::swap::DataDir;
+use crate::system::clock::Clock;
 use crate::system::{interrupt, process};
 use anyhow::Result;
 use declared::Declaration;
@@ -71,10 +72,12 @@ pub fn run(action: &str, perform: Perform) -> ExitCode {
             }
             Asked::Act { params, recover } => {
                 interrupt::install().map_err(not_begun)?;
+                let now = environment::now();
                 let call = Call {
                     params,
                     recover,
-                    now: environment::now(),
+                    now,
+                    clock: Clock::at(now),
                     environment: &environment,
                     door: &door,
                     tell: &tell,
@@ -139,6 +142,8 @@ pub struct Call<'a> {
     pub recover: bool,
     /// The time of the call.
     pub now: jiff::Timestamp,
+    /// The time as it goes on.
+    clock: Clock,
     /// What the environment says.
     pub environment: &'a Environment,
     door: &'a Door,

@@ -16,7 +16,7 @@ pub(super) fn settings(call: &Call<'_>) -> Result<Settings, Refusal> {
 
 /// The destinations among it.
 pub(super) fn destinations(call: &Call<'_>, settings: Settings) -> Destinations {
-    Destinations::new(settings.destinations, call.environment.bucket.clone(), call.now)
+    Destinations::new(settings.destinations, call.environment.bucket.clone(), call.clock)
 }
 
 /// Sends the archive, and those that still wait, to every destination. The archive here is good whatever comes of it.

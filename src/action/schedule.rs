@@ -11,6 +11,7 @@ use crate::schedule::{Runner, Schedule, Timetable, Units};
 use crate::settings::{OPERATORS, Settings};
 use crate::stop::{Refusal, Stop};
 use crate::store::s3::FromEnvironment;
+use crate::system::clock::Clock;
 use crate::system::owner::is_trusted;
 use anyhow::Result;
 use jiff::Timestamp;
@@ -131,7 +132,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
     }
     if environment.bucket.credentials.is_some() {
         let found = FromEnvironment { credentials: None, ..environment.bucket.clone() };
-        let destinations = Destinations::new(settings.destinations.clone(), found, now);
+        let destinations = Destinations::new(settings.destinations.clone(), found, Clock::at(now));
         for name in destinations.names() {
             if let Err(error) = destinations.open(name) {
                 return Err(Refusal::new(

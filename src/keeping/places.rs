@@ -222,6 +222,7 @@ mod tests {
     use super::*;
     use crate::settings::Settings;
     use crate::store::s3::FromEnvironment;
+    use crate::system::clock::Clock;
     use jiff::Timestamp;
 
     fn places() -> Places {
@@ -231,7 +232,11 @@ mod tests {
         Places {
             target: PathBuf::from("/snapshots"),
             keep: Policy::default(),
-            destinations: Destinations::new(all, FromEnvironment::default(), Timestamp::UNIX_EPOCH),
+            destinations: Destinations::new(
+                all,
+                FromEnvironment::default(),
+                Clock::at(Timestamp::UNIX_EPOCH),
+            ),
         }
     }
 

@@ -6,22 +6,22 @@ use crate::stop::Refusal;
 use crate::store::Store;
 use crate::store::folders::Folders;
 use crate::store::s3::{Bucket, FromEnvironment};
+use crate::system::clock::Clock;
 use anyhow::{Context, Result};
-use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 /// All of them, with what is needed to open one.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Destinations {
     all: BTreeMap<String, Destination>,
     found: FromEnvironment,
-    now: Timestamp,
+    clock: Clock,
 }
 
 impl Destinations {
     /// Those that were written down.
-    pub fn new(all: BTreeMap<String, Destination>, found: FromEnvironment, now: Timestamp) -> Self {
-        Self { all, found, now }
+    pub fn new(all: BTreeMap<String, Destination>, found: FromEnvironment, clock: Clock) -> Self {
+        Self { all, found, clock }
     }
 
     /// Whether there is none.
@@ -42,7 +42,7 @@ impl Destinations {
     /// The store behind a name.
     pub fn open(&self, name: &str) -> Result<Box<dyn Store>> {
         match &self.named(name)?.at {
-            At::Bucket(said) => Ok(Box::new(Bucket::new(name, said, &self.found, self.now)?)),
+            At::Bucket(said) => Ok(Box::new(Bucket::new(name, said, &self.found, self.clock)?)),
             At::Directory(said) => Ok(Box::new(Folders::open(said).map_err(|error| about(name, error))?)),
         }
     }
@@ -77,11 +77,13 @@ fn about(name: &str, error: anyhow::Error) -> anyhow::Error {
 mod tests {
     use super::*;
     use crate::settings::Settings;
+    use jiff::Timestamp;
 
     #[test]
     fn a_destination_without_a_key_is_told_when_it_is_opened() {
         let all = Settings::parse("destinations: {a: {s3: {bucket: b}}}").unwrap().destinations;
-        let destinations = Destinations::new(all, FromEnvironment::default(), Timestamp::UNIX_EPOCH);
+        let destinations =
+            Destinations::new(all, FromEnvironment::default(), Clock::at(Timestamp::UNIX_EPOCH));
         let error = destinations.open("a").err().unwrap().to_string();
         assert!(error.contains("no access key for destination a"), "{error}");
     }

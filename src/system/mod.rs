@@ -2,6 +2,7 @@
 //!
 //! The only place where a child is born and where a file becomes durable. Knows nothing of etcd or Juju.
 
+pub mod clock;
 pub mod digest;
 pub mod durable;
 pub mod growing;

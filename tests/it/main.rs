@@ -33,6 +33,7 @@ mod broken_tools;
 mod catalog;
 mod chaos;
 mod client;
+mod clocks;
 mod clones;
 mod cluster;
 mod corruption;

@@ -20,9 +20,9 @@ pub use proxy::Proxies;
 pub use trouble::Trouble;
 
 use crate::stop::Refusal;
+use crate::system::clock::Clock;
 use anyhow::{Context, Result, ensure};
 use credentials::Login;
-use jiff::Timestamp;
 use place::Place;
 use serde::Deserialize;
 use std::io::{self, Read};
@@ -147,7 +147,7 @@ impl Lock {
 
 impl Bucket {
     /// The bucket of destination `name`. Asks nobody yet.
-    pub fn new(name: &str, said: &Description, found: &FromEnvironment, now: Timestamp) -> Result<Self> {
+    pub fn new(name: &str, said: &Description, found: &FromEnvironment, clock: Clock) -> Result<Self> {
         let about =
             |refusal: Refusal| Refusal::new(format!("destination {name}: {}", refusal.reason), refusal.next);
         let place = said.place().map_err(about)?;
@@ -160,7 +160,7 @@ impl Bucket {
         })?;
         Ok(Self {
             shown: said.shown(),
-            wire: Arc::new(Wire::new(place, login, agent, now)),
+            wire: Arc::new(Wire::new(place, login, agent, clock)),
             folder: said.prefix(),
             encryption: encryption(said).map_err(about)?,
         })

@@ -6,6 +6,7 @@ use super::credentials::{Credentials, Login};
 use super::place::Place;
 use super::sign::{Unsigned, query, signature};
 use super::trouble::Trouble;
+use crate::system::clock::Clock;
 use crate::system::{interrupt, random};
 use anyhow::{Result, anyhow, bail};
 use jiff::{SignedDuration, Timestamp};
@@ -34,7 +35,7 @@ pub struct Wire {
     login: Login,
     agent: Agent,
     key: Mutex<Option<Credentials>>,
-    began: (Timestamp, Instant),
+    clock: Clock,
 }
 
 /// A request.
@@ -70,9 +71,9 @@ impl Answer {
 }
 
 impl Wire {
-    /// The way to `place` by `agent`, at a time that is `now` now.
-    pub fn new(place: Place, login: Login, agent: Agent, now: Timestamp) -> Self {
-        Self { place, login, agent, key: Mutex::new(None), began: (now, Instant::now()) }
+    /// The way to `place` by `agent`, with signatures of the time that `clock` tells.
+    pub fn new(place: Place, login: Login, agent: Agent, clock: Clock) -> Self {
+        Self { place, login, agent, key: Mutex::new(None), clock }
     }
 
     /// Sends a request up to [`TRIES`] times. An error of the server is a [`Trouble`].
@@ -100,7 +101,7 @@ impl Wire {
     /// One try. The outer error is one that no further try mends.
     fn once(&self, ask: &Ask<'_>) -> Result<Result<Answer, Trouble>> {
         interrupt::check()?;
-        let now = self.now();
+        let now = self.clock.now();
         let key = self.credentials(now)?;
         let path = self.place.path(ask.key);
         let mut headers = vec![("host", self.place.host().to_owned())];
@@ -134,13 +135,6 @@ impl Wire {
             return Ok(Ok(Answer { headers: parts.headers, body }));
         }
         Ok(Err(Trouble::told(parts.status.as_u16(), &parts.headers, &body, now)))
-    }
-
-    /// The time: that of the call, and what has passed since.
-    fn now(&self) -> Timestamp {
-        let (then, since) = self.began;
-        let passed = SignedDuration::try_from(since.elapsed()).unwrap_or_default();
-        then.checked_add(passed).unwrap_or(then)
     }
 
     fn credentials(&self, now: Timestamp) -> Result<Credentials> {

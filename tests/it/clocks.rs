@@ -1,0 +1,77 @@
+//! Runs that take their time: what happens late in one happens at its own time, not at that of the run's beginning.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+
+use crate::catalog::program;
+use crate::look::names;
+use crate::run::{Out, Run};
+use crate::s3::{Faults, Server};
+use crate::world::{Version, World, is_root};
+
+on_one_version! {
+    a_request_is_signed_with_the_time_at_which_it_is_sent,
+    an_archive_of_this_run_is_not_one_of_a_time_to_come,
+}
+
+/// A directory that only root can change, with a program before each run that takes three seconds.
+fn slow(dir: &Path) -> String {
+    let path = dir.join("before");
+    fs::write(&path, "#!/bin/sh\nsleep 3\n").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    format!("hooks: {{before: {}}}\n", path.display())
+}
+
+fn place() -> Option<tempfile::TempDir> {
+    if !is_root() {
+        eprintln!("skipped: only root has a directory that it alone can change");
+        return None;
+    }
+    Some(tempfile::Builder::new().prefix("etcd-charm-").tempdir_in("/var/lib").unwrap())
+}
+
+fn run(world: &World, action: &str) -> Out {
+    let mut command = world.action(program(action), &[&world.to_target()]);
+    command.env("ETCD_BACKUP", world.path("backup.yaml"));
+    Run::start(command, &world.path("runs")).finish()
+}
+
+fn a_request_is_signed_with_the_time_at_which_it_is_sent(version: Version) {
+    let Some(dir) = place() else { return };
+    let world = World::plain(version);
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    let faults = Faults::before(server.port);
+    let text = format!(
+        "{}destinations:\n  offsite: {{s3: {{credentials-file: {}, endpoint: 'http://127.0.0.1:{}', bucket: backups}}}}\n",
+        slow(dir.path()),
+        world.path("credentials").display(),
+        faults.port
+    );
+    fs::write(world.path("backup.yaml"), text).unwrap();
+    let began = Timestamp::try_from(SystemTime::now()).unwrap();
+    let _ = run(&world, "snapshot").completed();
+    let sent = faults.seen("PUT", "");
+    let head = sent.first().unwrap();
+    let date =
+        head.lines().find_map(|line| line.to_lowercase().strip_prefix("x-amz-date:").map(str::to_owned));
+    let date = date.unwrap().trim().to_uppercase();
+    let signed: Timestamp = date.parse().unwrap();
+    assert!(signed.duration_since(began).as_secs() >= 2, "{date}, three seconds after {began}");
+}
+
+fn an_archive_of_this_run_is_not_one_of_a_time_to_come(version: Version) {
+    let Some(dir) = place() else { return };
+    let world = World::plain(version);
+    fs::write(world.path("backup.yaml"), "keep: {last: 1}\n").unwrap();
+    let _ = run(&world, "snapshot").completed();
+    fs::write(world.path("backup.yaml"), format!("keep: {{last: 1}}\n{}", slow(dir.path()))).unwrap();
+    let done = run(&world, "backup").completed();
+    assert_eq!(done.get("retention.deleted"), "1", "the older one");
+    let left = names(&world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).count();
+    assert_eq!(left, 1);
+}
