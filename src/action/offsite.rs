@@ -50,14 +50,15 @@ pub(super) fn send_what_waits(
 
 /// What became of each destination, for the results; fails where something still waits.
 fn told(outcomes: Result<Vec<Outcome>>, results: &mut Results, state: &str) -> Result<(), Stop> {
-    let stays = |cause: anyhow::Error| {
+    let stays = |cause: anyhow::Error, next: &str| {
         Stop::Failed(Failure {
             cause,
             state: format!("{state}, and waits to be uploaded; etcd was not touched"),
-            next: "mend the cause, then run snapshot again: it sends all that waits".to_owned(),
+            next: next.to_owned(),
         })
     };
-    let outcomes = outcomes.map_err(stays)?;
+    let mend = "mend the cause, then run snapshot again: it sends all that waits";
+    let outcomes = outcomes.map_err(|error| stays(error, mend))?;
     for outcome in &outcomes {
         if let Some(key) = Key::below("destinations", &outcome.destination) {
             results.set(key, outcome.in_words());
@@ -67,5 +68,11 @@ fn told(outcomes: Result<Vec<Outcome>>, results: &mut Results, state: &str) -> R
         .iter()
         .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.why.as_ref()?)))
         .collect();
-    if failed.is_empty() { Ok(()) } else { Err(stays(anyhow!("uploading to {}", failed.join("; to ")))) }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let is_others = outcomes.iter().all(|outcome| outcome.why.is_none() || outcome.is_others);
+    let next =
+        if is_others { "wait for it to end; what is left then, the next snapshot sends" } else { mend };
+    Err(stays(anyhow!("uploading to {}", failed.join("; to ")), next))
 }

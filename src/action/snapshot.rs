@@ -26,7 +26,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     watch.tell(outcome, results)
 }
 
-/// All that a snapshot takes, found and allowed; nobody else works on the data while this lives.
+/// All that a snapshot takes, found and allowed; nobody else works on the data while this lives, up to the upload.
 pub(super) struct Ready {
     site: Site,
     user: String,
@@ -59,21 +59,23 @@ impl Ready {
         Ok(Self { site, user, request, data })
     }
 
-    /// Takes the snapshot, sends it to every destination, and says so.
+    /// Takes the snapshot, sends it to every destination, and says so. Once the archive is there, others may work on the data:
+    /// a line that hangs must not keep a restore from it.
     pub fn take(
-        &self,
+        self,
         call: &Call<'_>,
         settings: &Settings,
         watch: &mut Watch<'_>,
         results: &mut Results,
     ) -> Result<(), Stop> {
         let Self { site, user, request, data } = self;
-        settled(call, site, data, results)?;
-        let report = snapshot::take(&Client::of(site), &site.tools, request, &mut call.tell())
-            .map_err(|error| self.untouched(error))?;
+        settled(call, &site, &data, results)?;
+        let report = snapshot::take(&Client::of(&site), &site.tools, &request, &mut call.tell())
+            .map_err(|error| untouched(&site, error))?;
+        drop(data);
         watch.published(&report);
-        results.set(key!("copy.cmd"), call.copy_command(user, &report.path));
-        tell(&report, super::site::warnings(site, call.now), results);
+        results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
+        tell(&report, super::site::warnings(&site, call.now), results);
         super::offsite::send(call, &report, &super::offsite::destinations(call, settings.clone()), results)
     }
 

@@ -21,7 +21,7 @@ use crate::system::interrupt;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use queue::{Queue, Waiting};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A new archive, in the directory that it was published in.
 #[derive(Debug, Clone, Copy)]
@@ -45,9 +45,15 @@ pub struct Outcome {
     pub waiting: usize,
     /// Why they do: the first cause.
     pub why: Option<String>,
+    /// Whether the cause is that another run uploads.
+    pub is_others: bool,
 }
 
 impl Outcome {
+    fn of(destination: &str) -> Self {
+        Self { destination: destination.to_owned(), uploaded: 0, waiting: 0, why: None, is_others: false }
+    }
+
     /// In a few words: `uploaded`, or `queued: ` and why.
     pub fn in_words(&self) -> String {
         let more = |count: usize| if count > 1 { format!(" ({count} archives)") } else { String::new() };
@@ -84,12 +90,38 @@ pub fn pending(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<usize> {
     Ok(waiting(home, is_known)?.values().map(Vec::len).sum())
 }
 
+/// Uploads what waits, and what others put in meanwhile, who were told that somebody is at it. They put theirs in before they ask
+/// for the lock: where none is new after it was given back, none was left to us.
 fn send_all(home: &Dir, queue: &Queue, destinations: &Destinations, tell: Tell<'_>) -> Result<Vec<Outcome>> {
-    let waiting = still_there(home, queue, tell)?;
-    let mut outcomes = Vec::new();
-    for destination in destinations.names() {
-        let own = waiting.iter().filter(|one| one.destination == destination);
-        outcomes.push(to_one(home, queue, destination, own, destinations, tell)?);
+    let mut outcomes: Vec<Outcome> = destinations.names().map(Outcome::of).collect();
+    let mut tried = BTreeSet::new();
+    loop {
+        let lock = match queue.uploader()? {
+            Ok(lock) => lock,
+            Err(_) if !tried.is_empty() => return Ok(outcomes),
+            Err(held) => return left_to(&held, queue, outcomes),
+        };
+        let mut waiting = still_there(home, queue, tell)?;
+        waiting.retain(|one| tried.insert(one.name()));
+        for outcome in &mut outcomes {
+            let name = outcome.destination.clone();
+            let own = waiting.iter().filter(|one| one.destination == name);
+            to_one(home, queue, outcome, own, destinations, tell)?;
+        }
+        drop(lock);
+        if queue.waiting()?.iter().all(|one| tried.contains(&one.name())) {
+            return Ok(outcomes);
+        }
+    }
+}
+
+/// What becomes of what waits where another run is at it, `held` in words.
+fn left_to(held: &str, queue: &Queue, mut outcomes: Vec<Outcome>) -> Result<Vec<Outcome>> {
+    let waiting = queue.waiting()?;
+    for outcome in &mut outcomes {
+        outcome.waiting = waiting.iter().filter(|one| one.destination == outcome.destination).count();
+        outcome.is_others = outcome.waiting > 0;
+        outcome.why = outcome.is_others.then(|| format!("{held}, and uploads what waits there, this too"));
     }
     Ok(outcomes)
 }
@@ -128,13 +160,12 @@ fn still_there(home: &Dir, queue: &Queue, tell: Tell<'_>) -> Result<Vec<Waiting>
 fn to_one<'a>(
     home: &Dir,
     queue: &Queue,
-    name: &str,
+    outcome: &mut Outcome,
     waiting: impl Iterator<Item = &'a Waiting>,
     destinations: &Destinations,
     tell: Tell<'_>,
-) -> Result<Outcome> {
-    let mut outcome = Outcome { destination: name.to_owned(), uploaded: 0, waiting: 0, why: None };
-    let store = destinations.open(name);
+) -> Result<()> {
+    let store = destinations.open(&outcome.destination);
     let mut unreachable = store.is_err();
     for one in waiting {
         let put = match &store {
@@ -160,7 +191,7 @@ fn to_one<'a>(
             }
         }
     }
-    Ok(outcome)
+    Ok(())
 }
 
 /// Uploads one archive, which must still be what it was when it was queued.

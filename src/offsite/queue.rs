@@ -1,10 +1,12 @@
 //! What is still to be uploaded: a file for each archive and destination, in `.uploads` beside the archives.
 //!
 //! One is written before its upload begins and removed after it was read back, so that whoever is killed in between leaves
-//! it to the next run. Must never be believed further than a name and a hash.
+//! it to the next run. One run uploads at a time: the lock on the directory dies with its holder. Must never be believed further than a name and a hash.
 
 use super::Archive;
+use crate::stop::Refusal;
 use crate::system::durable::{Dir, PRIVATE};
+use crate::system::lock::Lock;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use rustix::fs::Mode;
@@ -52,7 +54,8 @@ impl Waiting {
         }
     }
 
-    fn name(&self) -> String {
+    /// What it is called in the queue.
+    pub fn name(&self) -> String {
         format!("{}@{}", self.archive, self.destination)
     }
 }
@@ -68,6 +71,14 @@ impl Queue {
         match home.inode(NAME)? {
             Some(_) => home.child(NAME).map(|dir| Some(Self(dir))),
             None => Ok(None),
+        }
+    }
+
+    /// The right to upload what waits in it, or who has it. Two would send the same, and one of them find its parts gone.
+    pub fn uploader(&self) -> Result<Result<Lock, String>> {
+        match Lock::take(&self.0) {
+            Ok(lock) => Ok(Ok(lock)),
+            Err(error) => error.downcast::<Refusal>().map(|held| Err(held.reason)),
         }
     }
 

@@ -25,7 +25,7 @@ on_one_version! {
 }
 
 /// A file of settings: of each destination a name, a port, a bucket, and more lines.
-fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
+pub fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
     let credentials = world.path("credentials");
     let mut text = "destinations:\n".to_owned();
     for (name, port, bucket, more) in all {
@@ -41,23 +41,23 @@ fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
     fs::write(world.path("backup.yaml"), text).unwrap();
 }
 
-fn command(world: &World) -> Command {
+pub fn command(world: &World) -> Command {
     let mut command = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
     command
 }
 
-fn snapshot(world: &World) -> Out {
+pub fn snapshot(world: &World) -> Out {
     Run::start(command(world), &world.path("runs")).finish()
 }
 
 /// The archives that wait, as `ARCHIVE@DESTINATION`.
-fn waiting(world: &World) -> Vec<String> {
+pub fn waiting(world: &World) -> Vec<String> {
     names(&world.target().join(".uploads"))
 }
 
 /// The archives in the directory.
-fn archives(world: &World) -> Vec<String> {
+pub fn archives(world: &World) -> Vec<String> {
     names(&world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
 }
 

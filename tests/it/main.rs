@@ -74,6 +74,7 @@ mod tools;
 mod unit;
 mod unit_holds;
 mod upkeep;
+mod uploads;
 mod why;
 mod world;
 mod world_holds;
