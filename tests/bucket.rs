@@ -101,6 +101,51 @@ fn what_is_put_is_listed_read_noted_and_deleted() {
 }
 
 #[test]
+fn one_that_the_server_refuses_hides_none_of_the_others() {
+    let (_server, faults, bucket) = bucket();
+    let (file, sha256) = archive(MIB);
+    let other = "cluster/etcd-0/frozen.tar.gz";
+    for name in [NAME, other] {
+        bucket.put(name, &file, &sha256, &mut |_| {}).unwrap();
+    }
+    let frozen = || -> etcd_charm::catalog::entry::Entry {
+        let entries = bucket.entries().unwrap();
+        assert_eq!(entries.len(), 2);
+        assert!(
+            entries
+                .iter()
+                .all(|entry| entry.size == MIB as u64 && entry.unread.is_some() == (entry.name == other))
+        );
+        entries.into_iter().find(|entry| entry.name == other).unwrap()
+    };
+    for (status, code) in [(403, "InvalidObjectState"), (400, "KMS.DisabledException"), (403, "AccessDenied")]
+    {
+        faults.make("GET", "frozen.tar.gz", Fault::Answer(status, code, ""), 2);
+        let entry = frozen();
+        assert!(entry.unread.as_ref().unwrap().contains(code), "{entry:?}");
+        assert!(entry.verified().is_none());
+        let error = format!("{:#}", bucket.delete(&entry).unwrap_err());
+        assert!(error.contains(code), "{error}");
+        faults.none();
+    }
+    // A server that is busy has not said no.
+    faults.make("GET", "frozen.tar.gz", Fault::Answer(503, "SlowDown", ""), 100);
+    assert!(bucket.entries().unwrap_err().downcast_ref::<etcd_charm::store::s3::Trouble>().is_some());
+    faults.none();
+    // Of one whose record is not given out nobody knows whether it is pinned.
+    let entry = bucket.entries().unwrap().into_iter().find(|entry| entry.name == other).unwrap();
+    bucket.note(&entry, &|record| record.pinned = true).unwrap();
+    faults.make("GET", "frozen.tar.gz.json", Fault::Answer(403, "AccessDenied", ""), 1000);
+    let entry = frozen();
+    assert!(entry.unread.as_ref().unwrap().starts_with("its record cannot be read: "), "{entry:?}");
+    for error in [bucket.delete(&entry), bucket.note(&entry, &|record| record.pinned = false)] {
+        assert!(format!("{:#}", error.unwrap_err()).contains("AccessDenied"));
+    }
+    faults.none();
+    assert!(bucket.entries().unwrap().iter().any(|entry| entry.record.pinned));
+}
+
+#[test]
 fn an_object_of_another_is_never_overwritten() {
     let (_server, faults, bucket) = bucket();
     for size in [MIB, 9 * MIB] {

@@ -1,7 +1,8 @@
 //! One stored archive, and what is known of it without reading it whole.
 
 use super::manifest::Manifest;
-use super::record::Record;
+use super::record::{Record, record_name};
+use crate::stop::Refusal;
 use jiff::Timestamp;
 
 /// One archive in a store.
@@ -21,11 +22,30 @@ pub struct Entry {
     pub encrypted_for: Vec<String>,
     /// What was found out since it was made.
     pub record: Record,
+    /// Why less is known of it than stands there: its end, or its record, cannot be read. Nothing is deleted then, and nothing
+    /// written over.
+    pub unread: Option<String>,
     /// The destinations that it has still to be uploaded to, by their names.
     pub waits_for: Vec<String>,
 }
 
 impl Entry {
+    /// Fails where it cannot be told what is known of it: it may be pinned, and what stands there be of a newer version.
+    pub fn must_be_read(&self) -> Result<(), Refusal> {
+        match &self.unread {
+            None => Ok(()),
+            Some(why) => {
+                let record = record_name(self.file_name());
+                let next =
+                    format!("mend that; a record that is of no use can be removed: {record} beside it");
+                Err(Refusal::new(
+                    format!("of {} it is not known whether it may go: {why}", self.location()),
+                    next,
+                ))
+            }
+        }
+    }
+
     /// Where it is: what `restore from=` takes.
     pub fn location(&self) -> String {
         format!("{}/{}", self.store.trim_end_matches('/'), self.name)

@@ -53,9 +53,14 @@ impl About {
         Self { size, db_sha256: manifest.map(|manifest| manifest.db_sha256.clone()) }
     }
 
-    /// Its record: `kept`, which lies under its name, unless that is about another archive.
-    pub fn record(self, kept: Option<Record>) -> Record {
-        kept.filter(|record| record.about == self).unwrap_or_else(|| Record::blank(self))
+    /// Its record: `kept`, which lies under its name, unless that is about another archive. One that cannot be read is a blank
+    /// one, with the reason: it may have a pin in it.
+    pub fn record(self, kept: Result<Option<Record>>) -> (Record, Option<String>) {
+        let (kept, unread) = match kept {
+            Ok(kept) => (kept, None),
+            Err(error) => (None, Some(format!("its record cannot be read: {error:#}"))),
+        };
+        (kept.filter(|record| record.about == self).unwrap_or_else(|| Record::blank(self)), unread)
     }
 }
 

@@ -158,6 +158,9 @@ fn groups(entries: &[&Entry], scope: &Scope, stays: &[Vec<String>]) -> Vec<Group
 
 /// Why the policy is not about an archive at all; empty where it is.
 fn untouched(entry: &Entry, scope: &Scope, now: Timestamp) -> Vec<String> {
+    if let Some(why) = &entry.unread {
+        return vec![why.clone()];
+    }
     let (Some(manifest), Some(taken)) = (&entry.manifest, entry.taken()) else {
         return vec!["no manifest of ours".to_owned()];
     };

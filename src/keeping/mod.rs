@@ -152,7 +152,7 @@ impl Look {
             }
             Which::Latest(folder) => {
                 let mut good = self.in_place(wanted, folder).filter(|found| is_latest(&found.entry));
-                good.next().map(|newest| vec![newest]).ok_or_else(|| none_good(wanted))
+                good.next().map(|newest| vec![newest]).ok_or_else(|| self.none_good(wanted, folder))
             }
             Which::Named(name) => self.called(wanted, name).map(|found| vec![found]),
         }
@@ -173,7 +173,7 @@ impl Look {
         match (own, of_each.as_slice()) {
             (Some(found), _) => Ok(found),
             (None, [found]) => Ok(*found),
-            (None, []) => Err(none_good(wanted)),
+            (None, []) => Err(self.none_good(wanted, folder)),
             (None, several) => {
                 let names: Vec<String> = several.iter().map(|found| found.named()).collect();
                 Err(Refusal::new(
@@ -187,6 +187,16 @@ impl Look {
     fn in_place(&self, wanted: &Wanted, folder: &str) -> impl Iterator<Item = &Found> {
         let is_there = move |found: &&Found| wanted.at.as_ref().is_none_or(|at| at.is(&found.place));
         self.found.iter().filter(is_there).filter(move |found| found.is_in(folder))
+    }
+
+    fn none_good(&self, wanted: &Wanted, folder: &str) -> Refusal {
+        let Refusal { mut reason, next } = none("no snapshot that is known to be good", wanted);
+        if let Some((found, why)) =
+            self.in_place(wanted, folder).find_map(|found| Some((found, found.entry.unread.as_ref()?)))
+        {
+            reason += &format!("; of {}, {why}", found.named());
+        }
+        Refusal { reason, next: format!("name one of another place; {next}") }
     }
 
     fn called(&self, wanted: &Wanted, name: &str) -> Result<&Found, Refusal> {
@@ -209,11 +219,6 @@ fn none(what: &str, wanted: &Wanted) -> Refusal {
         format!("there is {what}{place}"),
         "list-snapshots shows which there are, in another directory with target=DIR",
     )
-}
-
-fn none_good(wanted: &Wanted) -> Refusal {
-    let refusal = none("no snapshot that is known to be good", wanted);
-    Refusal { next: format!("name one of another place; {}", refusal.next), ..refusal }
 }
 
 /// What a restore replaced is never what is meant by the latest.

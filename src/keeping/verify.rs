@@ -198,7 +198,8 @@ mod tests {
             modified: Timestamp::UNIX_EPOCH,
             manifest: None,
             encrypted_for: Vec::new(),
-            record: About::of(9000, None).record(None),
+            record: About::of(9000, None).record(Ok(None)).0,
+            unread: None,
             waits_for: Vec::new(),
         };
         let dir = tempfile::tempdir().unwrap();

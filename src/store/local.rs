@@ -71,7 +71,7 @@ impl Local {
         let found = file.metadata().with_context(|| format!("looking at {name}"))?;
         let size = found.len();
         // One bad sector must not hide all other archives.
-        let (manifest, unread) = match manifest_of(&file, size) {
+        let (manifest, unreadable) = match manifest_of(&file, size) {
             Ok(manifest) => (manifest, None),
             Err(error) => (None, Some(format!("its end cannot be read: {error}"))),
         };
@@ -79,12 +79,12 @@ impl Local {
         let encrypted_for = outside.as_ref().map(|outside| outside.encrypted_for.clone()).unwrap_or_default();
         let manifest = manifest.or(outside.map(|outside| outside.manifest));
         let about = About::of(size, manifest.as_ref());
-        let mut record = about.record(self.record(name)?);
-        record.broken = unread.or(record.broken);
+        let (mut record, unread) = about.record(self.record(name));
+        record.broken = unreadable.or(record.broken);
         let modified = Timestamp::from_second(found.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
         let (name, store) = (name.to_owned(), self.shown.clone());
         let waits_for = Vec::new();
-        Ok(Some(Entry { name, store, size, modified, manifest, encrypted_for, record, waits_for }))
+        Ok(Some(Entry { name, store, size, modified, manifest, encrypted_for, record, unread, waits_for }))
     }
 
     /// What is told beside an encrypted archive of `size` bytes, if it is of that one.
@@ -93,10 +93,9 @@ impl Local {
         Outside::of(size, &bytes?.ok()??)
     }
 
-    /// The record kept under an archive's name. One that cannot be read says nothing.
+    /// The record kept under an archive's name.
     fn record(&self, name: &str) -> Result<Option<Record>> {
-        let bytes = self.dir.read_small(&record_name(name)).unwrap_or_default();
-        Ok(bytes.and_then(|bytes| Record::parse(&bytes).ok()))
+        self.dir.read_small(&record_name(name))?.map(|bytes| Record::parse(&bytes)).transpose()
     }
 
     /// Fails where `entry` is no longer what it was.
@@ -146,7 +145,7 @@ impl Local {
         for record in self.dir.names()? {
             let Some(archive) = archive_of(&record) else { continue };
             let orphaned = may_be_archive(archive) && self.dir.inode(archive)?.is_none();
-            if orphaned && self.record(archive)?.is_some() {
+            if orphaned && self.record(archive).is_ok_and(|record| record.is_some()) {
                 self.dir.remove_file(&record)?;
             }
         }
@@ -194,7 +193,9 @@ impl Store for Local {
 
     fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()> {
         let _alone = self.lock()?;
-        let mut record = self.still(entry)?.record;
+        let now = self.still(entry)?;
+        now.must_be_read()?;
+        let mut record = now.record;
         change(&mut record);
         let name = record_name(&entry.name);
         self.dir.replace_for(&name, &record.to_json()?, PRIVATE, Some(self.owner))
@@ -203,6 +204,7 @@ impl Store for Local {
     fn delete(&self, entry: &Entry) -> Result<()> {
         let _alone = self.lock()?;
         let now = self.still(entry)?;
+        now.must_be_read()?;
         ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
         self.dir.remove_file(&entry.name)?;
         if is_encrypted(&entry.name) {
@@ -275,6 +277,31 @@ mod tests {
         assert!(error.contains("another archive"), "{error}");
         local.delete(&only(&local)).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_keeps_its_archive_and_is_not_written_over() {
+        let (dir, local) = shelf();
+        fs::write(dir.path().join("a.db"), "1").unwrap();
+        local.note(&only(&local), &|record| record.pinned = true).unwrap();
+        let record = dir.path().join("a.db.json");
+        let text = fs::read_to_string(&record).unwrap();
+        for unreadable in [text.replace("\"format\": 1", "\"format\": 2"), String::new(), "{}".to_owned()] {
+            fs::write(&record, &unreadable).unwrap();
+            let entry = only(&local);
+            assert!(entry.unread.as_ref().unwrap().starts_with("its record cannot be read: "), "{entry:?}");
+            for error in [local.delete(&entry), local.note(&entry, &|record| record.pinned = false)] {
+                let error = error.unwrap_err().to_string();
+                assert!(error.contains("cannot be read") && error.contains("a.db.json"), "{error}");
+            }
+            assert_eq!(fs::read_to_string(&record).unwrap(), unreadable);
+            assert!(dir.path().join("a.db").exists());
+        }
+        // A look at it before it was so does not help.
+        fs::write(&record, &text).unwrap();
+        let looked = only(&local);
+        fs::write(&record, "junk").unwrap();
+        assert!(local.delete(&looked).is_err());
     }
 
     #[test]

@@ -51,8 +51,10 @@ fn admit(look: &Look, chosen: &[&Found], force: bool) -> Result<(), Refusal> {
         let name = pinned.named();
         return Err(Refusal::new(format!("{name} is pinned"), format!("unpin-snapshot snapshot={name}")));
     }
+    chosen.iter().try_for_each(|found| found.entry.must_be_read())?;
     let goes = |found: &Found| chosen.iter().any(|gone| gone.entry.location() == found.entry.location());
-    let good: Vec<&Found> = look.found.iter().filter(|found| found.entry.verified().is_some()).collect();
+    let is_good = |found: &&Found| found.entry.verified().is_some() && found.entry.unread.is_none();
+    let good: Vec<&Found> = look.found.iter().filter(is_good).collect();
     for last in good.iter().filter(|found| goes(found)) {
         let stays = |other: &Found| {
             let same = Rc::ptr_eq(&other.place, &last.place) && other.entry.cluster() == last.entry.cluster();

@@ -163,6 +163,8 @@ struct Row {
     sha256: Option<String>,
     pinned: bool,
     broken: Option<String>,
+    /// Why less is known of it than stands there.
+    unread: Option<String>,
     /// The destinations that it has still to be uploaded to.
     waits_for: Vec<String>,
     /// Why no retention deletes it.
@@ -210,6 +212,7 @@ impl Row {
             sha256: record.sha256.clone(),
             pinned: record.pinned,
             broken: record.broken.clone(),
+            unread: entry.unread.clone(),
             waits_for: entry.waits_for.clone(),
             kept_because,
         }

@@ -32,7 +32,8 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         size,
         modified: Timestamp::UNIX_EPOCH,
         encrypted_for: Vec::new(),
-        record: About::of(size, Some(&manifest)).record(None),
+        record: About::of(size, Some(&manifest)).record(Ok(None)).0,
+        unread: None,
         manifest: Some(manifest),
         waits_for: Vec::new(),
     }
@@ -125,6 +126,15 @@ fn time_and_revision_decide_and_never_the_name_or_the_time_of_the_file() {
     let same_second = ["9", "10"].map(|revision| entry("2026-11-20T11:00:00Z", revision.parse().unwrap(), 1));
     let verdicts = judged(&same_second, &Policy { last: 1, ..Policy::default() });
     assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [false, true]);
+}
+
+#[test]
+fn what_cannot_be_read_stays_and_counts_for_nothing() {
+    let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
+    entries[0].unread = Some("its record cannot be read: x".to_owned());
+    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(verdicts[0], Verdict::Kept(vec!["its record cannot be read: x".to_owned()]));
+    assert_eq!(verdicts[1..].iter().map(is_kept).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::outside::{Outside, is_encrypted, is_outside, outside_name};
 use crate::catalog::record::{About, Record, record_name};
 use crate::progress::Tell;
+use crate::stop::in_passing;
 use crate::store::Store;
 use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, ensure};
@@ -63,7 +64,9 @@ impl Store for Bucket {
     }
 
     fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()> {
-        let mut record = self.still(entry)?.0.record;
+        let (now, _) = self.still(entry)?;
+        now.must_be_read()?;
+        let mut record = now.record;
         change(&mut record);
         let (key, body) = (self.key(&record_name(&entry.name)), record.to_json()?);
         let headers = self.encryption.clone();
@@ -74,6 +77,7 @@ impl Store for Bucket {
 
     fn delete(&self, entry: &Entry) -> Result<()> {
         let (now, lock) = self.still(entry)?;
+        now.must_be_read()?;
         ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
         match lock {
             None => self.remove(&entry.name)?,
@@ -87,12 +91,32 @@ impl Store for Bucket {
 }
 
 impl Bucket {
-    /// A listed object with what its end and what is listed beside it say. `None` where it has gone since.
+    /// A listed object with what its end and what is listed beside it say. `None` where it has gone since. One that the server
+    /// refuses, because it lies in an archive of its own or is encrypted with a key that is disabled, hides none of the others.
     fn entry(&self, object: &Object, beside: Beside) -> Result<Option<Entry>> {
         match self.described(&object.name, &self.listed(object), object.modified, beside) {
             Ok(entry) => Ok(Some(entry)),
             Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => Ok(None),
+            Err(error) if error.downcast_ref().is_some_and(Trouble::is_refusal) => {
+                let why = format!("it cannot be read: {}", in_passing(&error));
+                Ok(Some(Entry { unread: Some(why), ..self.bare(&object.name, object.size, object.modified) }))
+            }
             Err(error) => Err(error),
+        }
+    }
+
+    /// An archive of which no more is known than its name and size.
+    fn bare(&self, name: &str, size: u64, modified: Timestamp) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            store: self.shown.clone(),
+            size,
+            modified,
+            manifest: None,
+            encrypted_for: Vec::new(),
+            record: About::of(size, None).record(Ok(None)).0,
+            unread: None,
+            waits_for: Vec::new(),
         }
     }
 
@@ -119,16 +143,21 @@ impl Bucket {
             }
         };
         let about = About::of(size, manifest.as_ref());
-        let record = about.record(record.map(|record| self.record(name, record)).transpose()?.flatten());
-        let (name, store) = (name.to_owned(), self.shown.clone());
-        let waits_for = Vec::new();
-        Ok(Entry { name, store, size, modified, manifest, encrypted_for, record, waits_for })
+        let kept = match record {
+            Some(record) => self.record(name, record)?,
+            None => Ok(None),
+        };
+        let (record, unread) = about.record(kept);
+        Ok(Entry { manifest, encrypted_for, record, unread, ..self.bare(name, size, modified) })
     }
 
-    /// The record beside an archive. One that cannot be read as a record says nothing.
-    fn record(&self, name: &str, found: Reading) -> Result<Option<Record>> {
-        let name = record_name(name);
-        Ok(self.small(&name, found)?.and_then(|bytes| Record::parse(&bytes).ok()))
+    /// The record beside an archive. The inner error is the record's fault, or the server's word on it alone.
+    fn record(&self, name: &str, found: Reading) -> Result<Result<Option<Record>>> {
+        match self.small(&record_name(name), found) {
+            Ok(bytes) => Ok(bytes.map(|bytes| Record::parse(&bytes)).transpose()),
+            Err(error) if error.downcast_ref().is_some_and(Trouble::is_refusal) => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
     }
 
     /// All of a small object, as it is now: it is replaced in one step.

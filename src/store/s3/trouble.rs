@@ -100,6 +100,11 @@ impl Trouble {
         self.status == 404 && ["", "NoSuchKey"].contains(&self.code.as_str())
     }
 
+    /// Whether the server said no to this very request, and will the next time.
+    pub(super) fn is_refusal(&self) -> bool {
+        (400..500).contains(&self.status) && !self.may_pass()
+    }
+
     /// Whether the server said no and nothing more.
     pub(super) fn is_mute(&self) -> bool {
         (300..500).contains(&self.status) && self.code.is_empty()
