@@ -52,6 +52,17 @@ pub struct Facts {
     pub stale: bool,
 }
 
+impl Facts {
+    /// Whether the etcd of this machine is the unit's, or is to be. Where it is another's, all on the machine is.
+    pub fn owns_etcd(&self) -> bool {
+        match self.data {
+            Data::New | Data::There | Data::Lost => true,
+            Data::Nothing => !self.ours && self.stranger.is_none(),
+            Data::Foreign(_) => false,
+        }
+    }
+}
+
 /// The certificates in their directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Certificates {

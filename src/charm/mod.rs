@@ -4,6 +4,7 @@
 //! Juju would stop there and wait for somebody to resolve it, when all that there is to say fits into a status.
 
 mod backup;
+mod besides;
 mod configuration;
 mod decide;
 mod facts;
@@ -26,6 +27,7 @@ use crate::settings::charms;
 use crate::stop::Refusal;
 use crate::system::process::become_it;
 use anyhow::{Context, Result, bail};
+use backup::Whose;
 use decide::{Facts, Plan, Rest, blocked, decide, status};
 use home::Home;
 use hook::Hook;
@@ -100,13 +102,13 @@ fn live(juju: &Juju, environment: &Environment, hook: Hook) -> Status {
 }
 
 /// What is wrong with backups, as far as Juju says how they are to be made. It is told where etcd itself is well.
-fn backups(juju: &Juju, environment: &Environment, hook: Hook) -> Option<Status> {
+fn backups(juju: &Juju, environment: &Environment, hook: Hook, whose: &Whose<'_>) -> Option<Status> {
     let file = charms(environment.settings.as_deref());
     let breaks = environment.variable("JUJU_DISPATCH_PATH").and_then(OsStr::to_str);
     let breaks = breaks.is_some_and(|path| path.ends_with("-relation-broken"));
     let relation = environment.variable("JUJU_RELATION_ID").and_then(OsStr::to_str).filter(|_| breaks);
     let told_of = |error| told(&error, "writing down what Juju says of backups");
-    backup::reconcile(juju, &file, relation, hook == Hook::Remove)
+    backup::reconcile(juju, &file, whose, relation, hook == Hook::Remove)
         .unwrap_or_else(|error| Some(told_of(error)))
 }
 
@@ -149,15 +151,13 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     if let Rest::Settled(words) = &rest {
         juju.note(words)?;
     }
-    let backups = backups(juju, environment, hook);
-    let with_backups = |said: Status| match backups {
-        Some(trouble) if said.word == "active" => trouble,
-        _ => said,
-    };
     if let Some(file) = &environment.site {
-        return Ok(with_backups(theirs(juju, environment, file, &rest)));
+        let trouble = backups(juju, environment, hook, &Whose { ours: &ours, owns_etcd: None });
+        return Ok(unless(trouble, theirs(juju, environment, file, &rest)));
     }
     let facts = facts::gather(juju, hook, &ours, rest)?;
+    let trouble =
+        backups(juju, environment, hook, &Whose { ours: &ours, owns_etcd: Some(facts.owns_etcd()) });
     let Plan { steps, say } = decide(&facts);
     let proxies = proxies(environment);
     let hands = Hands { juju, facts: &facts, ours: &ours, proxies: &proxies };
@@ -183,8 +183,13 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     }
     match say {
         Some(said) => Ok(said),
-        None => observed(juju, environment, &facts, &ours).map(with_backups),
+        None => observed(juju, environment, &facts, &ours).map(|said| unless(trouble, said)),
     }
+}
+
+/// What is wrong with backups in place of what is said, where etcd itself is well.
+fn unless(trouble: Option<Status>, said: Status) -> Status {
+    trouble.filter(|_| said.word == "active").unwrap_or(said)
 }
 
 fn site(environment: &Environment) -> Result<Site> {

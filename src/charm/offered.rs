@@ -3,6 +3,7 @@
 //! Two versions of the interface `s3` are understood: keys in the databag, and keys in a secret of Juju that the databag
 //! names. Must never let a value break out of the place that it is written to.
 
+use super::besides::Besides;
 use crate::stop::Refusal;
 use crate::store::s3::Description;
 use crate::system::secret::Secret;
@@ -21,7 +22,7 @@ const SECRET: &str = "secret-extra";
 #[derive(Debug, Clone)]
 pub struct Offered {
     /// Its description, as in the file of settings.
-    pub description: Value,
+    pub description: Map<String, Value>,
     /// The credentials file.
     pub credentials: Secret,
     /// The PEM of the authorities, where there are some.
@@ -33,12 +34,14 @@ pub fn secret_of(bag: &BTreeMap<String, Secret>) -> Option<String> {
     word(bag, SECRET).filter(|id| id.starts_with("secret:"))
 }
 
-/// The bucket that `bag` and the secret's content `keys` describe, with its files in `place`; `app` is whose words these are.
+/// The bucket that `bag` and the secret's content `keys` describe, with its files in `place`, and with what the operator says
+/// `besides`; `app` is whose words these are.
 pub fn offered(
     app: &str,
     bag: &BTreeMap<String, Secret>,
     keys: &BTreeMap<String, Secret>,
     place: &Path,
+    besides: &Besides,
 ) -> Result<Offered, Refusal> {
     let all: BTreeMap<String, Secret> = bag.iter().chain(keys).map(|(k, v)| (k.clone(), v.clone())).collect();
     let no = |why: String| {
@@ -58,9 +61,9 @@ pub fn offered(
     let credentials =
         Secret::new(format!("[default]\naws_access_key_id = {access}\naws_secret_access_key = {secret}\n"));
     let authorities = authorities(&all).map_err(no)?;
-    let description = Value::Object(described(&all, authorities.is_some(), place));
+    let description = besides.bucket(described(&all, authorities.is_some(), place));
     let read: Description =
-        serde_json::from_value(description.clone()).map_err(|error| no(error.to_string()))?;
+        serde_json::from_value(Value::Object(description.clone())).map_err(|error| no(error.to_string()))?;
     read.check().map_err(|refusal| no(refusal.reason))?;
     Ok(Offered { description, credentials, authorities })
 }
@@ -113,7 +116,7 @@ mod tests {
     }
 
     fn of(pairs: &[(&str, &str)], keys: &[(&str, &str)]) -> Result<Offered, Refusal> {
-        offered("s3-integrator", &bag(pairs), &bag(keys), Path::new("/etc/etcd-charm"))
+        offered("s3-integrator", &bag(pairs), &bag(keys), Path::new("/etc/etcd-charm"), &Besides::default())
     }
 
     #[test]
@@ -132,7 +135,7 @@ mod tests {
         let secret = of(&[&rest[..], &[("secret-extra", "secret:1")]].concat(), &keys).unwrap();
         assert_eq!(plain.description, secret.description);
         assert_eq!(
-            plain.description,
+            Value::Object(plain.description.clone()),
             json!({"bucket": "backups", "folder": "etcd/prod", "endpoint": "https://minio.example:9000",
                    "region": "eu-central-1", "style": "path", "credentials-file": "/etc/etcd-charm/s3-credentials"})
         );

@@ -22,6 +22,9 @@ pub const OPERATORS: &str = "/etc/etcd-charm/backup.yaml";
 /// The charm's, which stands beside the operator's.
 pub const CHARMS: &str = "/etc/etcd-charm/juju.yaml";
 
+/// The key of the destinations in such a file.
+pub const DESTINATIONS: &str = "destinations";
+
 /// The charm's file beside the operator's, which the environment may name elsewhere.
 pub fn charms(named: Option<&Path>) -> PathBuf {
     named.map_or(PathBuf::from(CHARMS), |file| file.with_file_name("juju.yaml"))

@@ -17,6 +17,8 @@ on_one_version! {
     related_units_say_what_they_wait_for_and_what_is_wrong,
     related_units_that_follow_leave_the_words_to_their_leader,
     related_or_not_the_option_backup_is_taken_or_told_to_be_wrong,
+    related_buckets_have_what_the_option_adds_to_them,
+    related_or_not_another_units_settings_stay,
 }
 
 fn world(version: Version) -> World {
@@ -100,8 +102,11 @@ fn related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up(
     words["secret-extra"] = json!("secret:d2gh7k5k2s7c7d0ll3q0");
     words["lib-version"] = json!("1.0");
     unit.is_related(&words);
-    // Named, but not granted yet.
+    // Named, but not granted yet: what else there is to say of backups is written down all the same.
+    unit.configure(&[("backup", json!("keep: {last: 7}\n"))]);
     unit.hook("s3-parameters-relation-changed").says("blocked", &["secret-get", "not found"]);
+    let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
+    assert!(settings.contains("last: 7") && files(&world) == ["juju.yaml"], "{settings}");
     let id = "d2gh7k5k2s7c7d0ll3q0";
     unit.has_secret(id, &json!({"access-key": server.access_key, "secret-key": "canary-of-yesterday"}));
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
@@ -219,6 +224,90 @@ fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong(version: Versio
     unit.is_related(&words(&server, server.port));
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
+    assert_eq!(unit.hook("remove").out.status.code(), Some(0));
+    assert!(files(&world).is_empty());
+}
+
+fn related_buckets_have_what_the_option_adds_to_them(version: Version) {
+    let world = world(version);
+    let unit = Unit::new(&world);
+    let server = Server::new(&["backups"]);
+    let faults = Faults::before(server.port);
+    let settings =
+        || -> Value { serde_yaml::from_str(&fs::read_to_string(world.path("juju.yaml")).unwrap()).unwrap() };
+    // Before there is a relation, it says nothing.
+    let more = "destinations: {s3: {keep: {last: 1}, s3: {encryption: s3}}}\n";
+    unit.configure(&[("backup", json!(more))]);
+    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    assert!(files(&world).is_empty());
+    unit.is_related(&words(&server, faults.port));
+    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    let written = settings();
+    assert_eq!(written["destinations"]["s3"]["keep"], json!({"last": 1}));
+    assert_eq!(written["destinations"]["s3"]["s3"]["bucket"], "backups");
+    for _ in 0..2 {
+        world.put(0..1, "again");
+        let ended = unit.run("backup", &[&world.to_target()]);
+        assert_eq!(ended.get("destinations.s3"), "uploaded", "{ended:?}");
+    }
+    let puts = faults.seen("PUT", "/backups/etcd/");
+    assert!(
+        puts.iter().all(|put| put.to_lowercase().contains("x-amz-server-side-encryption: aes256")),
+        "{puts:?}"
+    );
+    assert_eq!(
+        faults.seen("DELETE", "/backups/etcd/").iter().filter(|head| head.contains(".tar.gz ")).count(),
+        1
+    );
+    // A wrong one changes nothing of it, though the other side says something new.
+    let mut words = words(&server, faults.port);
+    words["path"] = json!("elsewhere");
+    unit.is_related(&words);
+    unit.configure(&[("backup", json!("destinations: {s3: {s3: {bucket: mine}}}"))]);
+    unit.hook("config-changed").says("blocked", &["the relation's destination", "keep", "kms-key"]);
+    let written = settings();
+    assert_eq!(written["destinations"]["s3"]["s3"]["encryption"], "s3");
+    assert_eq!(written["destinations"]["s3"]["s3"]["folder"], "elsewhere");
+    unit.configure(&[]);
+    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    assert!(settings()["destinations"]["s3"].get("keep").is_none());
+    // One without TLS on another machine is refused by what the relation says, and allowed by what the operator does.
+    words["endpoint"] = json!("http://192.0.2.7:9000");
+    unit.is_related(&words);
+    unit.hook("s3-parameters-relation-changed").says("blocked", &["in clear"]);
+    unit.configure(&[("backup", json!("destinations: {s3: {s3: {allow-http: true}}}"))]);
+    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    assert_eq!(settings()["destinations"]["s3"]["s3"]["endpoint"], "http://192.0.2.7:9000");
+    unit.unrelate().says("active", &["1 member, healthy"]);
+    assert!(files(&world).is_empty());
+}
+
+fn related_or_not_another_units_settings_stay(version: Version) {
+    let world = world(version);
+    let unit = Unit::new(&world);
+    let server = Server::new(&["backups"]);
+    unit.is_related(&words(&server, server.port));
+    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
+    assert!(settings.contains("# It is of unit etcd/0 of model "), "{settings}");
+    let still = || {
+        assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings);
+        assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
+    };
+    // A unit of another application on the same machine, which says nothing of backups, and then something.
+    let relations = world.path("juju/agents/unit-etcd-0/relations");
+    fs::rename(&relations, world.path("aside")).unwrap();
+    unit.has_neighbours(&["other/0"]);
+    for hook in ["install", "config-changed", "update-status"] {
+        unit.hook_as("other/0", hook).says("active", &["1 member, healthy"]);
+        still();
+    }
+    unit.configure(&[("backup", json!("keep: {last: 7}\n"))]);
+    unit.hook_as("other/0", "config-changed").says("blocked", &["are of unit etcd/0 of model", "rm "]);
+    still();
+    assert_eq!(unit.hook_as("other/0", "remove").out.status.code(), Some(0));
+    still();
+    unit.has_neighbours(&["etcd/0"]);
     assert_eq!(unit.hook("remove").out.status.code(), Some(0));
     assert!(files(&world).is_empty());
 }
