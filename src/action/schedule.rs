@@ -8,7 +8,7 @@ use super::{Call, Environment, key};
 use crate::offsite::Destinations;
 use crate::schedule::timer;
 use crate::schedule::{Runner, Schedule, Timetable, Units};
-use crate::settings::{OPERATORS, Settings};
+use crate::settings::{At, Destination, OPERATORS, Settings};
 use crate::stop::{Refusal, Stop};
 use crate::store::s3::FromEnvironment;
 use crate::system::clock::Clock;
@@ -130,6 +130,15 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
         )
         .into());
     }
+    let proxies = &environment.bucket.proxies;
+    let needs_login = |one: &Destination| matches!(&one.at, At::Bucket(said) if said.needs_login(proxies));
+    if let Some((name, _)) = settings.destinations.iter().find(|(_, one)| needs_login(one)) {
+        return Err(Refusal::new(
+            format!("the proxy to destination {name} has a login in the environment, which a timer has not"),
+            "name one without a login as proxy of the destination, or have NO_PROXY name the server",
+        )
+        .into());
+    }
     if environment.bucket.credentials.is_some() {
         let found = FromEnvironment { credentials: None, ..environment.bucket.clone() };
         let destinations = Destinations::new(settings.destinations.clone(), found, Clock::at(now));
@@ -166,6 +175,7 @@ fn runner(environment: &Environment) -> Result<Runner> {
             variables.push((name, file(path)?));
         }
     }
+    variables.extend(environment.bucket.proxies.in_the_open());
     Ok(Runner { program, environment: variables })
 }
 

@@ -308,9 +308,31 @@ fn a_schedule_is_shown_and_refused_before_anything_is_installed(version: Version
         service.contains(&format!("Environment=\"ETCD_BACKUP={}\"\n", world.path("backup.yaml").display())),
         "{service}"
     );
-    let mut command = program(&world, SCHEDULE, &["plan=true"]);
-    command.env("ETCDCTL_PASSWORD", "canary");
-    let out = Run::start(command, &world.path("runs")).finish();
+    let with = |name: &str, value: &str| {
+        let mut command = program(&world, SCHEDULE, &["plan=true"]);
+        command.env("no_proxy", "10.0.0.0/8,minio").env(name, value);
+        Run::start(command, &world.path("runs")).finish()
+    };
+    // The timer goes the way that an action goes.
+    let service = with("HTTPS_PROXY", "http://proxy:3128").completed().get("schedule.service");
+    for line in ["https_proxy=http://proxy:3128", "no_proxy=10.0.0.0/8,minio"] {
+        assert!(service.contains(&format!("Environment=\"{line}\"\n")), "{service}");
+    }
+    // A login stays out of what everybody may read: it is no trouble where nothing goes that way.
+    let login = "http://me:canary@proxy:3128";
+    let schedule = "schedule: {when: '@daily'}\n";
+    let to = |host: &str| {
+        let s3 = format!("{{bucket: b, endpoint: 'https://{host}', credentials-file: /c}}");
+        settings(&world, &format!("{schedule}destinations: {{offsite: {{s3: {s3}}}}}\n"));
+    };
+    to("minio");
+    let service = with("HTTPS_PROXY", login).completed().get("schedule.service");
+    assert!(!service.contains("canary") && !service.contains("proxy="), "{service}");
+    to("elsewhere");
+    let out = with("HTTPS_PROXY", login);
+    assert!(!out.stdout.contains("canary") && !out.stderr.contains("canary"), "{}", out.told());
+    out.refused(&["the proxy to destination offsite has a login", "NO_PROXY"]);
+    let out = with("ETCDCTL_PASSWORD", "canary");
     assert!(!out.stdout.contains("canary") && !out.stderr.contains("canary"), "{}", out.told());
     out.refused(&["etcd's password is in the environment", "password-file"]);
 }

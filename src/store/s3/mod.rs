@@ -87,6 +87,14 @@ impl Description {
         encryption(self).map(|_| ())
     }
 
+    /// Whether the way there is by a proxy of the environment's that wants a login.
+    pub fn needs_login(&self, found: &Proxies) -> bool {
+        let by = |place: Place| {
+            found.to(place.host(), place.is_tls()).is_some_and(|url| proxy::has_login(url.reveal()))
+        };
+        self.proxy.is_none() && self.place().is_ok_and(by)
+    }
+
     fn place(&self) -> Result<Place, Refusal> {
         let endpoint = self.endpoint.as_deref();
         Place::new(endpoint, self.region.as_deref(), &self.bucket, self.style, self.allow_http)

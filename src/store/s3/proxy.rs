@@ -17,6 +17,31 @@ pub struct Proxies {
     pub exempt: String,
 }
 
+impl Proxies {
+    /// The one to `host`, as the environment has it.
+    pub(super) fn to(&self, host: &str, tls: bool) -> Option<&Secret> {
+        let url = if tls { &self.https } else { &self.http };
+        url.as_ref().filter(|_| !is_exempt(without_port(host), &self.exempt))
+    }
+
+    /// What of them may be written where everybody can read it, as variables of the environment: those without a login, and
+    /// where none is to be used.
+    pub fn in_the_open(&self) -> Vec<(&'static str, String)> {
+        let urls = [("http_proxy", &self.http), ("https_proxy", &self.https)].into_iter();
+        let open = urls.filter_map(|(name, url)| Some((name, url.as_ref()?.reveal().to_owned())));
+        let mut open: Vec<_> = open.filter(|(_, url)| !has_login(url)).collect();
+        if !open.is_empty() && !self.exempt.is_empty() {
+            open.push(("no_proxy", self.exempt.clone()));
+        }
+        open
+    }
+}
+
+/// Whether a proxy's URL holds a user and perhaps a password.
+pub(super) fn has_login(url: &str) -> bool {
+    url.contains('@')
+}
+
 /// The proxy to `host`, which has a port or not: the one that a destination names itself, or else the environment's.
 pub fn way_to(
     host: &str,
@@ -27,13 +52,9 @@ pub fn way_to(
     if let Some(url) = named {
         return own(url).map(Some);
     }
-    let host = without_port(host);
-    let (variable, url) = match tls {
-        true => ("HTTPS_PROXY", &found.https),
-        false => ("http_proxy", &found.http),
-    };
-    match url {
-        Some(url) if !is_exempt(host, &found.exempt) => parse(url.reveal()).map(Some).ok_or_else(|| {
+    let variable = if tls { "HTTPS_PROXY" } else { "http_proxy" };
+    match found.to(host, tls) {
+        Some(url) => parse(url.reveal()).map(Some).ok_or_else(|| {
             Refusal::new(
                 format!("{variable} in the environment is no URL of an HTTP proxy"),
                 "write it as http://HOST:PORT, or have NO_PROXY name the server",
@@ -46,7 +67,7 @@ pub fn way_to(
 /// A proxy in the settings.
 fn own(url: &str) -> Result<ureq::Proxy, Refusal> {
     let no = |why: &str| Refusal::new(format!("proxy {why}"), "write it as http://HOST:PORT");
-    if url.contains('@') {
+    if has_login(url) {
         return Err(no("holds a login, which would stand in a file that is no secret"));
     }
     parse(url).ok_or_else(|| no(&format!("{url:?} is no URL of an HTTP proxy")))
