@@ -23,6 +23,8 @@ const MODE: Mode = Mode::from_raw_mode(0o700);
 const RECORD: &str = "run.json";
 /// So many runs are remembered: a day of one every half an hour, or seven weeks of one a day.
 const KEPT: usize = 50;
+/// What is said of one whose end nobody wrote down.
+const KILLED: &str = "killed, or the machine lost its power";
 
 /// How far a run, or a part of it, has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,13 +110,21 @@ impl Run {
 
     /// The same once it is known that whoever ran it is gone.
     fn killed(mut self) -> Self {
-        let last = self.backup_message.map(|why| format!(" (before that: {why})")).unwrap_or_default();
-        self.backup_message = Some(format!("killed, or the machine lost its power{last}"));
-        self.backup_phase = Phase::Failed;
+        if self.backup_phase == Phase::Running {
+            let last = self.backup_message.map(|why| format!(" (before that: {why})")).unwrap_or_default();
+            self.backup_message = Some(format!("{KILLED}{last}"));
+            self.backup_phase = Phase::Failed;
+        }
         if self.delete_phase == Some(Phase::Running) {
             self.delete_phase = Some(Phase::Failed);
+            self.delete_message = Some(KILLED.to_owned());
         }
         self
+    }
+
+    /// Whether it says that it goes on. What became of its backup may be known by then, and that of its retention not.
+    fn goes_on(&self) -> bool {
+        self.backup_phase == Phase::Running || self.delete_phase == Some(Phase::Running)
     }
 
     /// Whether it was cut off, and nothing said how it ended.
@@ -141,13 +151,13 @@ fn read(shelf: &Dir, name: &str) -> Option<(Run, bool)> {
     let dir = shelf.child(name).ok()?;
     let run: Run = serde_json::from_slice(&dir.read_small(RECORD).ok()??).ok()?;
     // Its holder locks the directory before it writes the record, and only once: whoever takes the lock now is in nobody's way.
-    let is_dead = run.backup_phase == Phase::Running && try_lock(&dir.read(".").ok()?).ok()?;
+    let is_dead = run.goes_on() && try_lock(&dir.read(".").ok()?).ok()?;
     if !is_dead {
         return Some((run, false));
     }
     // Or it has come to its end between the two looks.
     let run: Run = serde_json::from_slice(&dir.read_small(RECORD).ok()??).ok()?;
-    let is_dead = run.backup_phase == Phase::Running;
+    let is_dead = run.goes_on();
     Some((if is_dead { run.killed() } else { run }, is_dead))
 }
 
@@ -189,14 +199,18 @@ fn settle(shelf: &Dir) -> Result<u64> {
         all.iter().filter_map(|(_, read)| Some(read.as_ref()?.0.failures_total)).max().unwrap_or(0);
     for (name, read) in all.iter().rev() {
         if let Some((run, true)) = read {
-            total += 1;
+            total += u64::from(run.was_killed());
             let text = serde_json::to_vec_pretty(&Run { failures_total: total, ..run.clone() })?;
             shelf.child(name)?.replace(RECORD, &text)?;
         }
     }
+    // However many have failed since: it says how old the last good backup is.
+    let is_good = |(run, _): &(Run, bool)| run.backup_phase == Phase::Completed;
+    let last_good = all.iter().position(|(_, read)| read.as_ref().is_some_and(is_good));
     let over =
-        |read: &Option<(Run, bool)>| read.as_ref().is_none_or(|(run, _)| run.backup_phase != Phase::Running);
-    for (name, _) in all.iter().skip(KEPT - 1).filter(|(_, read)| over(read)) {
+        |read: &Option<(Run, bool)>| read.as_ref().is_none_or(|(run, is_dead)| *is_dead || !run.goes_on());
+    let old = all.iter().enumerate().skip(KEPT - 1).filter(|(at, _)| Some(*at) != last_good);
+    for (_, (name, _)) in old.filter(|(_, (_, read))| over(read)) {
         shelf.remove_tree(name)?;
     }
     Ok(total)
@@ -256,6 +270,43 @@ mod tests {
         // A look writes nothing; the next run does, and counts it.
         assert_eq!(begin(&home, 3).1.failures_total, 1);
         assert_eq!(begin(&home, 4).1.failures_total, 2);
+    }
+
+    #[test]
+    fn one_that_is_killed_in_its_retention_has_a_good_backup_and_no_retention() {
+        let (_keep, home) = home();
+        let (record, mut run) = begin(&home, 1);
+        run.end(at(2), None);
+        run.delete_phase = Some(Phase::Running);
+        record.write(&run).unwrap();
+        let phases = || {
+            let run = look(&home).unwrap().remove(0);
+            (run.backup_phase, run.delete_phase, run.delete_message)
+        };
+        assert_eq!(phases(), (Phase::Completed, Some(Phase::Running), None));
+        drop(record);
+        let killed = (Phase::Completed, Some(Phase::Failed), Some(KILLED.to_owned()));
+        assert_eq!(phases(), killed);
+        assert_eq!(begin(&home, 0).1.failures_total, 0, "no backup has failed");
+        assert_eq!(phases(), killed);
+    }
+
+    #[test]
+    fn the_last_good_run_is_remembered_whatever_fails_after_it() {
+        let (_keep, home) = home();
+        for second in 0..3 {
+            end(begin(&home, second), None);
+        }
+        for second in 3..70 {
+            end(begin(&home, second), Some("no etcd"));
+        }
+        let runs = look(&home).unwrap();
+        let good: Vec<Timestamp> = runs
+            .iter()
+            .filter(|run| run.backup_phase == Phase::Completed)
+            .map(|run| run.started_time)
+            .collect();
+        assert_eq!((runs.len(), good), (KEPT + 1, vec![at(2)]));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::system::process::Program;
 use crate::system::systemd;
 use anyhow::{Context, Result};
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 /// The units' names.
@@ -36,6 +37,11 @@ pub fn is_to_be_had() -> bool {
 
 /// The next times of all `lines`, as systemd reads them. Refuses a line that it does not understand, and one without a time.
 pub fn elapses(lines: &[String], count: usize) -> Result<Vec<Timestamp>> {
+    Ok(merged(&of_each(lines, count)?))
+}
+
+/// The next times of each line by itself.
+fn of_each(lines: &[String], count: usize) -> Result<Vec<Vec<Timestamp>>> {
     let count = count.to_string();
     let mut all = Vec::new();
     for line in lines {
@@ -51,11 +57,15 @@ pub fn elapses(lines: &[String], count: usize) -> Result<Vec<Timestamp>> {
         if found.is_empty() {
             return Err(refused(line, "it never comes").into());
         }
-        all.extend(found);
+        all.push(found);
     }
-    all.sort();
-    all.dedup();
     Ok(all)
+}
+
+/// All of them in order.
+fn merged(all: &[Vec<Timestamp>]) -> Vec<Timestamp> {
+    let all: BTreeSet<Timestamp> = all.iter().flatten().copied().collect();
+    all.into_iter().collect()
 }
 
 fn refused(line: &str, why: &str) -> Refusal {
@@ -67,8 +77,16 @@ fn refused(line: &str, why: &str) -> Refusal {
 
 /// The longest time between two runs of those to come.
 pub fn longest_gap(lines: &[String]) -> Result<Option<SignedDuration>> {
-    let times = elapses(lines, ENOUGH)?;
-    Ok(times.windows(2).map(|two| two[1].duration_since(two[0])).max())
+    Ok(longest(&of_each(lines, ENOUGH)?, ENOUGH))
+}
+
+/// The longest time between two of all, where of each line so many are known at most: only as far as all lines are. Beyond that
+/// the rarer ones are alone.
+fn longest(all: &[Vec<Timestamp>], many: usize) -> Option<SignedDuration> {
+    let ends = all.iter().filter(|times| times.len() >= many).filter_map(|times| times.last());
+    let end = ends.min().copied().unwrap_or(Timestamp::MAX);
+    let times: Vec<Timestamp> = merged(all).into_iter().filter(|time| *time <= end).collect();
+    times.windows(2).map(|two| two[1].duration_since(two[0])).max()
 }
 
 /// The times in what `systemd-analyze calendar` prints.
@@ -169,7 +187,23 @@ pub fn remove() -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{elapses_in, time_in};
+    use super::{elapses_in, longest, time_in};
+    use jiff::{SignedDuration, Timestamp};
+
+    #[test]
+    fn a_rare_line_beside_a_frequent_one_makes_no_longer_gap() {
+        let days = |all: &[i64]| -> Vec<Timestamp> {
+            all.iter().map(|day| Timestamp::from_second(day * 86_400).unwrap()).collect()
+        };
+        let gap = |all: &[Vec<Timestamp>]| longest(all, 4).map(|gap| gap.as_secs() / 86_400);
+        // Fridays and the 13th: of each four are known, and the Fridays end first.
+        let fridays = days(&[6, 13, 20, 27]);
+        assert_eq!(gap(&[days(&[12, 43, 71, 102]), fridays.clone()]), Some(7));
+        assert_eq!(gap(std::slice::from_ref(&fridays)), Some(7));
+        // A line that has no more than two bounds nothing.
+        assert_eq!(gap(&[days(&[12, 14]), fridays]), Some(7));
+        assert_eq!(longest(&[days(&[1])], 4), None::<SignedDuration>);
+    }
 
     #[test]
     fn the_times_are_read_from_what_systemd_prints() {

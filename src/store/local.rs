@@ -20,6 +20,7 @@ use crate::system::owner::Owner;
 use anyhow::{Context, Result, bail, ensure};
 use jiff::Timestamp;
 use rustix::fs::{Advice, fadvise};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -66,8 +67,36 @@ impl Local {
     }
 
     /// `None` where it is no file, or has gone since its name was read.
+    fn opened(&self, name: &str) -> Result<Option<File>> {
+        match self.dir.read(name) {
+            Ok(file) => Ok(file.metadata()?.is_file().then_some(file)),
+            Err(error) if is_no_file(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// An archive that is there and cannot be opened: a disk or a server that fails must not take it off the list.
+    fn unread(&self, name: &str, error: &anyhow::Error) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            store: self.shown.clone(),
+            size: 0,
+            modified: Timestamp::UNIX_EPOCH,
+            manifest: None,
+            encrypted_for: Vec::new(),
+            record: About::of(0, None).record(Ok(None)).0,
+            unread: Some(format!("it cannot be opened: {error:#}")),
+            waits_for: Vec::new(),
+        }
+    }
+
+    /// `None` where it is no file, or has gone since its name was read.
     fn entry(&self, name: &str) -> Result<Option<Entry>> {
-        let Ok(file) = self.file(name) else { return Ok(None) };
+        let file = match self.opened(name) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(None),
+            Err(error) => return Ok(Some(self.unread(name, &error))),
+        };
         let found = file.metadata().with_context(|| format!("looking at {name}"))?;
         let size = found.len();
         // One bad sector must not hide all other archives.
@@ -215,6 +244,12 @@ impl Store for Local {
     }
 }
 
+/// Whether what could not be opened is a symlink, a socket or a device, or is not there.
+fn is_no_file(error: &anyhow::Error) -> bool {
+    const KINDS: [Errno; 5] = [Errno::NOENT, Errno::LOOP, Errno::NXIO, Errno::NODEV, Errno::NOTDIR];
+    error.downcast_ref().is_some_and(|errno| KINDS.contains(errno))
+}
+
 /// The manifest at the end of a file of `size` bytes.
 fn manifest_of(file: &File, size: u64) -> io::Result<Option<Manifest>> {
     let mut magic = [0; 2];
@@ -260,6 +295,22 @@ mod tests {
         rustix::fs::mknodat(local.dir(), "e.tar.gz", pipe, mode, 0).unwrap();
         let entry = only(&local);
         assert_eq!((&*entry.name, entry.size, entry.manifest), ("a.zip", 2, None));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_told_and_what_is_no_file_is_none() {
+        let (dir, local) = shelf();
+        std::os::unix::net::UnixListener::bind(dir.path().join("socket.db")).unwrap();
+        symlink("socket.db", dir.path().join("link.db")).unwrap();
+        assert!(local.opened("socket.db").unwrap().is_none() && local.opened("link.db").unwrap().is_none());
+        assert!(local.opened("none.db").unwrap().is_none() && local.entries().unwrap().is_empty());
+        for errno in [Errno::IO, Errno::STALE, Errno::ACCESS, Errno::MFILE] {
+            let error = anyhow::Error::new(errno).context("opening it");
+            assert!(!is_no_file(&error), "{errno}");
+            assert!(
+                local.unread("a.db", &error).unread.unwrap().starts_with("it cannot be opened: opening it: ")
+            );
+        }
     }
 
     #[test]

@@ -20,6 +20,11 @@ const ANSWER: Duration = Duration::from_secs(300);
 /// Where systems keep the authorities that they trust: Debian and Ubuntu, Fedora.
 const AUTHORITIES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
+/// How long a read may take in the answer to a request: what asks for nothing to be done has no ground to wait.
+pub fn stall(method: &str) -> Duration {
+    if matches!(method, "GET" | "HEAD") { STALL } else { ANSWER }
+}
+
 /// A client that trusts the authorities in `ca`, or the machine's, and goes by `proxy` where there is one.
 pub fn agent(ca: Option<&Path>, proxy: Option<ureq::Proxy>, tls: bool) -> Result<Agent> {
     let config = Agent::config_builder()
@@ -30,7 +35,7 @@ pub fn agent(ca: Option<&Path>, proxy: Option<ureq::Proxy>, tls: bool) -> Result
         .max_redirects_will_error(false)
         .timeout_resolve(Some(CONNECT))
         .timeout_connect(Some(CONNECT))
-        .timeout_per_read(Some(STALL.max(ANSWER)))
+        .timeout_per_read(Some(ANSWER))
         .timeout_per_write(Some(STALL))
         .timeout_recv_response(Some(ANSWER));
     if !tls {
@@ -105,6 +110,13 @@ fn able() -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_server_has_to_work_for_may_take_minutes() {
+        for (method, seconds) in [("GET", 60), ("HEAD", 60), ("POST", 300), ("PUT", 300), ("DELETE", 300)] {
+            assert_eq!(stall(method), Duration::from_secs(seconds), "{method}");
+        }
+    }
 
     #[test]
     fn an_authority_is_a_pem_file() {

@@ -112,10 +112,13 @@ fn from_file(path: &Path) -> Result<Credentials> {
     }
 }
 
-/// The value of `name` in the first section of an INI file.
+/// The value of `name` in the section `default` of an INI file, or in the first of one that has no such section.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let is_default = |line: &str| line.trim_start_matches('[').trim_end_matches(']').trim() == "default";
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let default = lines.iter().position(|line| line.starts_with('[') && is_default(line));
     let mut sections = 0;
-    for line in text.lines().map(str::trim) {
+    for line in lines.into_iter().skip(default.unwrap_or(0)) {
         sections += usize::from(line.starts_with('['));
         if sections > 1 {
             return None;
@@ -197,6 +200,21 @@ mod tests {
         assert_eq!((found.access_key.as_str(), found.secret.reveal()), ("AK", "canary="));
         assert!(found.token.is_none());
         assert!(!format!("{found:?}").contains("canary"));
+    }
+
+    #[test]
+    fn the_profile_is_the_default_one_wherever_it_stands() {
+        let of =
+            |name: &str, key: &str| format!("[{name}]\naws_access_key_id={key}\naws_secret_access_key=s\n");
+        for (text, key) in [
+            (of("other", "O") + &of("default", "D"), "D"),
+            (of("default", "D") + &of("other", "O"), "D"),
+            (of("other", "O") + &of("third", "T"), "O"),
+            ("aws_access_key_id=N\naws_secret_access_key=s\n".to_owned(), "N"),
+        ] {
+            assert_eq!(value(&text, "aws_access_key_id"), Some(key), "{text}");
+        }
+        assert_eq!(value(&(of("other", "O") + "[default]\n"), "aws_access_key_id"), None);
     }
 
     #[test]

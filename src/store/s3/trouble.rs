@@ -80,7 +80,7 @@ impl Trouble {
 
     /// Whether the same request may succeed a little later.
     pub(super) fn may_pass(&self) -> bool {
-        const CODES: [&str; 9] = [
+        const CODES: [&str; 10] = [
             "SlowDown",
             "SlowDownRead",
             "SlowDownWrite",
@@ -88,6 +88,8 @@ impl Trouble {
             "ServiceUnavailable",
             "RequestTimeout",
             "OperationAborted",
+            // Two at a time; AWS says to try again.
+            "ConditionalRequestConflict",
             "BadDigest",
             "XAmzContentSHA256Mismatch",
         ];
@@ -211,6 +213,9 @@ mod tests {
         let page = told(502, "<html>a proxy's page</html>", "");
         assert_eq!(page.to_string(), "S3 answers with status 502");
         assert!(page.may_pass());
+        let code = |code: &str| format!("<Error><Code>{code}</Code></Error>");
+        assert!(told(409, &code("ConditionalRequestConflict"), "").may_pass());
+        assert!(!told(409, &code("BucketAlreadyExists"), "").may_pass());
         assert!(told(404, "", "").is_absent());
         assert!(!told(404, "<Error><Code>NoSuchBucket</Code></Error>", "").is_absent());
     }

@@ -2,6 +2,7 @@
 //!
 //! Must never hold more than one part in memory, nor show a URL that was signed or a header that was sent.
 
+use super::agent::stall;
 use super::credentials::{Credentials, Login};
 use super::place::Place;
 use super::sign::{Unsigned, query, signature};
@@ -158,7 +159,8 @@ fn send(
         request = request.header(*name, value.as_str());
     }
     if !matches!(ask.method, "PUT" | "POST") {
-        return agent.run(request.body(())?);
+        let request = agent.configure_request(request.body(())?);
+        return agent.run(request.timeout_per_read(Some(stall(ask.method))).build());
     }
     let mut body = Watched { left: ask.body, of: ask.body.len(), sent: ask.sent };
     agent.run(request.header("content-length", ask.body.len()).body(SendBody::from_reader(&mut body))?)
