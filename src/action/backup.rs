@@ -6,6 +6,7 @@ use super::results::Results;
 use super::runs::{Watch, in_short};
 use super::snapshot::Ready;
 use super::snapshots::prune;
+use super::target::target;
 use super::{Call, key, now};
 use crate::progress::Progress;
 use crate::runs::{Phase, Run, look};
@@ -42,7 +43,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     };
     let untouched = |error| Stop::of(error, "no run was begun", "mend the cause and run it again");
     let (_, owner) = archive_owner().map_err(untouched)?;
-    let target = Path::new(call.params.text("target")?);
+    let target = &target(call, &settings)?;
     let (scheduled, tries) = match &table {
         None => (None, 0),
         Some(table) => match due_at(table, target, owner, call.now).map_err(untouched)? {
@@ -57,7 +58,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let outcome = watch.before().and_then(|()| tried(call, &settings, table.as_ref(), &mut watch, results));
     watch.finish(&outcome, results);
     let pruned = match outcome {
-        Ok(()) if settings.has_rules() => retain(call, &mut watch, results),
+        Ok(()) if settings.has_rules() => retain(call, target, &mut watch, results),
         _ => Ok(()),
     };
     if watch.run.tries > 1 {
@@ -151,9 +152,8 @@ fn wait(pause: Duration) -> anyhow::Result<()> {
 }
 
 /// Has `prune-snapshots` do what the settings say.
-fn retain(call: &Call<'_>, watch: &mut Watch<'_>, results: &mut Results) -> Result<(), Stop> {
-    let words = ["target", "site"].map(|name| Ok(format!("{name}={}", call.params.text(name)?)));
-    let words = words.into_iter().collect::<Result<Vec<_>, Stop>>()?;
+fn retain(call: &Call<'_>, target: &Path, watch: &mut Watch<'_>, results: &mut Results) -> Result<(), Stop> {
+    let words = [format!("target={}", target.display()), format!("site={}", call.params.text("site")?)];
     // Later than the archive was taken: it would else be one of a time to come, and count for nothing.
     let later = call.again();
     let call = later.of("prune-snapshots", &words)?;

@@ -2,10 +2,10 @@
 //!
 //! Its exit status is a plugin's: 3 where it cannot tell, which is never a good sign to who watches.
 
-use super::declared::Declaration;
 use super::results::Results;
 use super::runs::{Found, in_short, interval};
-use super::{Call, Environment, bug, key, terminal};
+use super::target::{of_schedule, target};
+use super::{Call, Environment, key, terminal};
 use crate::runs::health::{Health, Known, Level, Limits, judge};
 use crate::schedule::{self, seconds};
 use crate::settings::Settings;
@@ -23,10 +23,7 @@ const USUAL: Limits = Limits { warn: SignedDuration::from_hours(26), crit: Signe
 /// Says how it stands, and fails where it is critical.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let settings = super::offsite::settings(call)?;
-    let target = match call.params.text("target")? {
-        "" => target(&settings)?,
-        target => PathBuf::from(target),
-    };
+    let target = target(call, &settings)?;
     let mut limits = limits(&settings).map_err(|error| Stop::of(error, "nothing was changed", "mend it"))?;
     for (name, limit) in [("warn", &mut limits.warn), ("crit", &mut limits.crit)] {
         if let Some(age) = age(name, call.params.text(name)?)? {
@@ -53,18 +50,8 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
 pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
     let settings = Settings::read(environment.settings.as_deref()).ok()?;
     settings.schedule.as_ref()?;
-    let health = look(target(&settings).ok()?, &settings, limits(&settings).ok()?, now).ok()?;
+    let health = look(of_schedule(&settings).ok()?, &settings, limits(&settings).ok()?, now).ok()?;
     Some(health.words)
-}
-
-/// Where the schedule puts archives.
-fn target(settings: &Settings) -> Result<PathBuf, Stop> {
-    if let Some(target) = settings.schedule.as_ref().and_then(|schedule| schedule.target.clone()) {
-        return Ok(target);
-    }
-    let declared = Declaration::of("backup").map_err(|error| bug::stop(&format!("{error:#}"), false))?;
-    let default = declared.param("target").map(|param| param.default.to_string());
-    default.map(PathBuf::from).ok_or_else(|| bug::stop("backup has no target", false))
 }
 
 fn limits(settings: &Settings) -> anyhow::Result<Limits> {

@@ -18,6 +18,7 @@ pub mod schedule;
 pub mod site;
 pub mod snapshot;
 pub mod snapshots;
+mod target;
 mod teller;
 mod terminal;
 mod unit;

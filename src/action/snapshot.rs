@@ -2,6 +2,7 @@
 
 use super::results::Results;
 use super::runs::Watch;
+use super::target::target;
 use super::{Call, key, settled};
 use crate::archive::{Effort, human_size};
 use crate::etcd::client::Client;
@@ -12,7 +13,6 @@ use crate::stop::{Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
 use crate::swap::DataDir;
 use crate::system::durable::Stands;
-use std::path::PathBuf;
 
 /// Takes a snapshot and says where it is.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
@@ -40,7 +40,7 @@ impl Ready {
         let site = super::site(call)?;
         let (user, owner) = archive_owner().map_err(|error| untouched(&site, error))?;
         let request = Request {
-            target: PathBuf::from(call.params.text("target")?),
+            target: target(call, settings)?,
             effort: effort(call.params.text("compression")?)?,
             owner,
             encrypt_to: settings.encrypt_to.clone(),

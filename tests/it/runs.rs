@@ -26,6 +26,7 @@ on_one_version! {
     check_ends_as_a_plugin_does,
     a_schedule_is_shown_and_refused_before_anything_is_installed,
     the_units_status_tells_of_the_last_good_backup,
+    where_the_schedule_has_its_archives_is_where_all_look,
 }
 
 fn program(world: &World, program: &str, words: &[&str]) -> Command {
@@ -346,4 +347,34 @@ fn the_units_status_tells_of_the_last_good_backup(version: Version) {
     run(&world, BACKUP, &[&world.to_target()]).completed();
     unit.hook("update-status")
         .says("active", &["1 member, healthy; the last good backup is ", " old, revision "]);
+}
+
+fn where_the_schedule_has_its_archives_is_where_all_look(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let target = world.target();
+    settings(
+        &world,
+        &format!("keep: {{last: 2}}\nschedule: {{when: every 12h, target: {}}}\n", target.display()),
+    );
+    let run = |name: &str, words: &[&str]| {
+        let out = run(&world, crate::catalog::program(name), words).completed();
+        world.put(0..1, name);
+        out
+    };
+    for _ in 0..3 {
+        let path = run("backup", &[]).get("snapshot.path");
+        assert!(Path::new(&path).starts_with(&target), "{path}");
+    }
+    let listed = run("list-snapshots", &["format=json", "runs=true"]);
+    assert_eq!(listed.get("count"), "2", "two of three, by the rules");
+    assert!(listed.get("runs").contains("Completed"));
+    let latest = run("verify-snapshot", &[]).get("verify.snapshots");
+    assert_eq!(run("pin-snapshot", &[&format!("snapshot={latest}")]).get("pinned"), latest);
+    assert_eq!(run("prune-snapshots", &["keep=1", "plan=true"]).get("would-delete"), "1");
+    let planned = run("restore", &["from=latest", "plan=true", "skip-backup=true"]).get("plan.snapshot");
+    assert!(planned.contains(&latest) && Path::new(&planned).starts_with(&target), "{planned}");
+    // Who names another is heard.
+    let elsewhere = format!("target={}", world.path("elsewhere").display());
+    assert_eq!(run("list-snapshots", &[&elsewhere]).get("count"), "0");
 }

@@ -35,7 +35,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         look.found.iter().zip(because).take(limit).map(|(found, kept)| Row::of(found, kept)).collect();
     results.set(key!("snapshots"), format.written(&rows)?);
     if call.params.flag("runs")? {
-        let runs = runs_of(call, limit)?;
+        let runs = runs_of(&places.target, limit)?;
         results.set(key!("runs"), format.runs(&runs)?);
     }
     results.set(key!("count"), look.found.len().to_string());
@@ -64,8 +64,8 @@ fn in_words(look: &Look, place: &Rc<Place>) -> String {
 }
 
 /// The last runs beside the archives of `target`.
-fn runs_of(call: &Call<'_>, limit: usize) -> Result<Vec<Run>, Stop> {
-    let local = Local::open(Path::new(call.params.text("target")?)).map_err(super::untouched)?;
+fn runs_of(target: &Path, limit: usize) -> Result<Vec<Run>, Stop> {
+    let local = Local::open(target).map_err(super::untouched)?;
     let mut all = match local {
         Some(local) => runs::look(local.dir()).map_err(super::untouched)?,
         None => Vec::new(),

@@ -8,8 +8,8 @@ pub mod prune;
 mod table;
 pub mod verify;
 
-use super::Call;
 use super::results::{Key, Results};
+use super::{Call, target};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::site::Site;
 use crate::keeping::{Found, Look, Places, Unread, Wanted, Which};
@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 fn places(call: &Call<'_>) -> Result<Places, Stop> {
     let settings = super::offsite::settings(call)?;
     Ok(Places {
-        target: PathBuf::from(call.params.text("target")?),
+        target: target::target(call, &settings)?,
         keep: settings.keep.clone(),
         destinations: super::offsite::destinations(call, settings),
     })
@@ -40,7 +40,8 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, Stop> {
     if Path::new(from).is_absolute() {
         return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
     }
-    let places = places(call)?;
+    let target = target::searched(call, &super::offsite::settings(call)?)?;
+    let places = Places { target, ..places(call)? };
     let wanted = places.read(from)?;
     let [one] = wanted.as_slice() else {
         return Err(Refusal::new("more than one snapshot is named", "give one name").into());
