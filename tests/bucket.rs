@@ -302,6 +302,34 @@ fn a_bucket_that_is_missing_is_told() {
 }
 
 #[test]
+fn a_server_that_knows_no_if_none_match_is_asked_first_and_nothing_is_overwritten() {
+    let (_server, faults, bucket) = bucket();
+    let unknown = || {
+        for method in ["PUT", "POST"] {
+            faults.make(method, "if-none-match", Fault::Answer(501, "NotImplemented", ""), 1000);
+        }
+    };
+    for size in [MIB, 9 * MIB] {
+        unknown();
+        let (file, sha256) = archive(size);
+        bucket.put(NAME, &file, &sha256, &mut |_| {}).unwrap();
+        let sent = read(&bucket, NAME);
+        assert_eq!(sent.len(), size);
+        let (other, its) = archive(size + 1);
+        let error = bucket.put(NAME, &other, &its, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("holds another"), "{error}");
+        assert!(read(&bucket, NAME) == sent);
+        bucket.delete(&bucket.entries().unwrap()[0]).unwrap();
+    }
+    // It was asked with it, and then without.
+    let all = faults.seen("PUT", NAME).into_iter().chain(faults.seen("POST", NAME));
+    let (with, without): (Vec<String>, Vec<String>) = all
+        .filter(|head| !head.contains("partNumber") && !head.contains("?uploads"))
+        .partition(|head| head.contains("if-none-match"));
+    assert_eq!((with.len(), without.len()), (2, 2), "{with:?} {without:?}");
+}
+
+#[test]
 fn a_slow_link_is_no_broken_one_and_a_dead_one_is_told() {
     let (_server, faults, bucket) = bucket();
     faults.make("", "", Fault::Slow(MIB), 100);

@@ -139,8 +139,9 @@ impl Trouble {
                 "the secret is not the one of this access key, or the region is another".to_owned()
             }
             "AccessDenied" | "AllAccessDisabled" => {
-                "the access key may not do this, or an object lock forbids it: it needs s3:ListBucket on the bucket and \
-                 s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload on its objects"
+                "the access key may not do this, or an object lock forbids it: it needs s3:ListBucket and \
+                 s3:ListBucketMultipartUploads on the bucket and s3:GetObject, s3:PutObject, s3:DeleteObject and \
+                 s3:AbortMultipartUpload on its objects"
                     .to_owned()
             }
             "NoSuchBucket" => "make the bucket, or correct bucket, endpoint or style".to_owned(),
