@@ -41,6 +41,9 @@ const MOST: i64 = i64::MAX / 4;
 /// What clients may write between the look and the stop: at etcd's fastest, a minute and more.
 const HEADROOM: i64 = 1_000_000;
 
+/// What etcd's and Kubernetes' own documents raise by where nobody knows: a week of 1500 writes a second.
+const FAR: i64 = 1_000_000_000;
+
 /// How the existing data is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backup {
@@ -232,6 +235,9 @@ pub fn decide(
     // What a bump must add before it clears anything.
     let gap = (old_revision.unwrap_or(0) - snapshot.last_record).max(0);
     let (bump, mut warnings) = bump(request.bump, loses, gap, facts)?;
+    if bump == 0 && loses == 0 && old_revision != Some(snapshot.revision) {
+        warnings.push(unknown_watchers(old_revision, facts));
+    }
     if matches!(facts.old, Old::Empty) {
         warnings.push(format!(
             "there was no old data to take the member's peer URL from, so it is {}: before members are added, set it \
@@ -283,12 +289,7 @@ fn hash_check(allow_unhashed: bool, snapshot: &Snapshot) -> Result<bool, Refusal
 
 fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<String>), Refusal> {
     let warning = |why: &str| {
-        let whom = if facts.takes_api_server {
-            "kube-apiserver is restarted with etcd; restart kube-controller-manager and kube-scheduler"
-        } else {
-            "restart every client that watches, such as kube-apiserver, kube-controller-manager and kube-scheduler"
-        };
-        format!("the revision goes back by {loses} ({why}): {whom}")
+        format!("the revision goes back by {loses} ({why}): {}", restarts(facts.takes_api_server))
     };
     match asked {
         Bump::By(_) if !facts.can_bump => Err(Refusal::new(
@@ -305,6 +306,34 @@ fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<St
         }
         Bump::Auto => Ok((gap.saturating_add(gap / 5).saturating_add(HEADROOM), Vec::new())),
     }
+}
+
+/// What is to be restarted where caches may be stale.
+fn restarts(takes_api_server: bool) -> &'static str {
+    if takes_api_server {
+        "kube-apiserver is restarted with etcd; restart kube-controller-manager and kube-scheduler"
+    } else {
+        "restart every client that watches, such as kube-apiserver, kube-controller-manager and kube-scheduler"
+    }
+}
+
+/// The old data does not tell how far its clients had come: where a disk was lost and etcd came up empty, they still hold the
+/// revisions of before.
+fn unknown_watchers(old_revision: Option<i64>, facts: &Facts) -> String {
+    let old = match old_revision {
+        Some(revision) => format!("the old data was at revision {revision}, and"),
+        None => "there was no old data, so".to_owned(),
+    };
+    let instead = if facts.can_bump {
+        format!("; or restore again with bump-revision={FAR}, or more than was written since the snapshot")
+    } else {
+        String::new()
+    };
+    format!(
+        "{old} nobody knows how far clients of a lost etcd had come; one that was past the snapshot serves stale data \
+         without a word: {}{instead}",
+        restarts(facts.takes_api_server)
+    )
 }
 
 #[cfg(test)]

@@ -120,7 +120,12 @@ fn a_bump_clears_the_old_revision_or_a_warning_says_why_not() {
     let cases = [
         // asked, old, snapshot, can bump -> bump, warns
         (Bump::Auto, 100, 100, true, Some(0), false),
-        (Bump::Auto, 100, 200, true, Some(0), false),
+        // An etcd that came up empty after its disk was lost: its clients may be past both.
+        (Bump::Auto, 100, 200, true, Some(0), true),
+        (Bump::Auto, 1, 200, false, Some(0), true),
+        (Bump::Off, 1, 200, true, Some(0), true),
+        (Bump::By(5), 1, 200, true, Some(5), false),
+        (Bump::Off, 100, 100, true, Some(0), false),
         (Bump::Auto, 1100, 100, true, Some(1_001_200), false),
         (Bump::Auto, 1100, 100, false, Some(0), true),
         (Bump::Off, 1100, 100, true, Some(0), true),
@@ -133,6 +138,29 @@ fn a_bump_clears_the_old_revision_or_a_warning_says_why_not() {
         let decided = plan(&request(asked), &facts, &snapshot(revision, Seal::Sound));
         let told = decided.as_ref().ok().map(|plan| (plan.bump, !plan.warnings.is_empty()));
         assert_eq!(told, bump.map(|bump| (bump, warns)), "{asked:?} {old} {revision}");
+    }
+}
+
+#[test]
+fn what_clients_of_lost_data_have_seen_is_unknown_and_told() {
+    let warned = |old, can_bump, takes_api_server| {
+        let facts = Facts { takes_api_server, ..facts(old, can_bump) };
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(200, Seal::Sound)).unwrap();
+        assert_eq!((plan.bump, plan.loses), (0, 0));
+        plan.warnings.join("\n")
+    };
+    let stopped = Old::Stopped { revision: 1, members: vec![member("m1")] };
+    for (old, words) in [
+        (Old::Empty, "no old data"),
+        (stopped, "at revision 1"),
+        (serving(150, vec![member("m1")]), "revision 150"),
+    ] {
+        let told = warned(old.clone(), true, false);
+        assert!(told.contains(words) && told.contains("restart every client that watches"), "{told}");
+        assert!(told.contains("bump-revision=1000000000"), "{told}");
+        let told = warned(old.clone(), false, false);
+        assert!(told.contains("restart every client") && !told.contains("bump-revision"), "{told}");
+        assert!(warned(old, true, true).contains("kube-apiserver is restarted with etcd"));
     }
 }
 
@@ -217,7 +245,8 @@ proptest! {
     ) {
         let facts = facts(serving(old, vec![member("m1")]), true);
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(revision, Seal::Sound)).unwrap();
-        prop_assert!(plan.warnings.is_empty());
+        // Where it is raised, or is where clients were, there is nothing to do for them.
+        prop_assert_eq!(plan.warnings.is_empty(), old >= revision);
         prop_assert!(revision + plan.bump >= old);
         prop_assert_eq!(plan.bump > 0, old > revision);
         if old > revision {
