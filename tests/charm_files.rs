@@ -80,7 +80,9 @@ fn the_storage_is_optional_and_a_file_system() {
         ["type", "description", "location", "multiple", "minimum-size", "read-only", "shared", "properties"];
     has_only(data.as_object().unwrap(), &known, &["type"]);
     assert_eq!(data["type"], "filesystem");
+    // As there is one at most, it is mounted at the location itself; below /var/lib/juju the snap could not use it.
     assert_eq!(data["multiple"]["range"], "0-1");
+    assert_eq!(data["location"], "/media/etcd");
 }
 
 #[test]

@@ -61,6 +61,11 @@ impl Facts {
             Data::Foreign(_) => false,
         }
     }
+
+    /// Whether the data is on the storage.
+    pub fn is_stored(&self) -> bool {
+        self.storage.as_ref().is_some_and(|storage| self.data_dir.starts_with(storage))
+    }
 }
 
 /// The certificates in their directory.
@@ -201,9 +206,7 @@ pub fn stands_aside(rest: &Rest) -> Option<Status> {
 fn ends(facts: &Facts) -> Option<Plan> {
     let why = match facts.hook {
         Hook::Stop | Hook::Remove => "the unit goes",
-        Hook::StorageDetaching if facts.storage.as_ref().is_some_and(|at| facts.data_dir.starts_with(at)) => {
-            "its storage goes"
-        }
+        Hook::StorageDetaching if facts.is_stored() => "its storage goes",
         Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), say: None }),
         _ => return None,
     };
@@ -235,6 +238,14 @@ fn stands_in_the_way(facts: &Facts) -> Option<Status> {
         return Some(blocked(
             &format!("the certificates cannot be used, and etcd was left alone: {why}"),
             "mend that",
+        ));
+    }
+    if !facts.ours && facts.is_stored() && !facts.home.reaches(&facts.data_dir) {
+        return Some(blocked(
+            &format!(
+                "the snap of etcd is confined and cannot use the storage at {dir}, only one below /media or /mnt"
+            ),
+            "deploy without the storage data, or with a release: juju attach-resource APPLICATION etcd=FILE",
         ));
     }
     match &facts.data {

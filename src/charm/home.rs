@@ -86,6 +86,15 @@ impl Home {
         })
     }
 
+    /// Whether its etcd may use data at `path` of another disk. A confined snap is let no farther than `/media/*/**`,
+    /// `/run/media/*/**` and `/mnt/**`, by the plug `removable-media` (snapd, interfaces/builtin/removable_media.go).
+    pub fn reaches(self, path: &Path) -> bool {
+        let below = |dir: &str, least: usize| {
+            path.strip_prefix(dir).is_ok_and(|rest| rest.components().count() >= least)
+        };
+        self != Self::Snap || below("/media", 2) || below("/run/media", 2) || below("/mnt", 1)
+    }
+
     /// The systemd unit.
     pub fn unit(self) -> &'static str {
         match self {
@@ -169,6 +178,23 @@ fn too_old(told: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_confined_etcd_reaches_other_disks_where_snapd_lets_it() {
+        for (path, reaches) in [
+            ("/media/etcd/etcd", true),
+            ("/mnt/disk", true),
+            ("/run/media/etcd/etcd", true),
+            ("/media/etcd", false),
+            ("/media", false),
+            ("/mnt", false),
+            ("/mediaeval/etcd/etcd", false),
+            ("/var/lib/juju/storage/data/0/etcd", false),
+        ] {
+            assert_eq!(Home::Snap.reaches(Path::new(path)), reaches, "{path}");
+            assert!(Home::Debian.reaches(Path::new(path)) && Home::Release.reaches(Path::new(path)));
+        }
+    }
 
     #[test]
     fn a_home_is_kept_whatever_is_installed_beside_it() {

@@ -123,8 +123,11 @@ impl Hands<'_> {
     /// The configuration comes before what leads to it: an etcd that starts in between has its old one. Where etcd is kept
     /// from starting, it is let go when all is written.
     fn configure(&self) -> Result<()> {
-        let Facts { home, storage, data_dir, .. } = self.facts;
-        let stored = storage.as_ref().is_some_and(|storage| data_dir.starts_with(storage));
+        let Facts { home, data_dir, .. } = self.facts;
+        let stored = self.facts.is_stored();
+        if stored && *home == Home::Snap {
+            install::let_the_snap_reach_disks()?;
+        }
         let is_new = !self.facts.installed || self.facts.guarded;
         if stored && !is_new {
             wait_for(*home, data_dir)?;

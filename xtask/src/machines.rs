@@ -71,6 +71,7 @@ const SCENARIOS: &[Scenario] = &[
     ("charm: power lost while etcd is installed", broken_off::power_lost),
     ("charm: killed at six points of an installation", broken_off::killed),
     ("charm: etcd from a played snap, refreshed", played_snap::refreshed),
+    ("charm: a played snap, its data on a storage", played_snap::stored),
 ];
 
 /// How many machines are on at a time, for each processor: most of the time they wait for their own services.

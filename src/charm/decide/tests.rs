@@ -71,6 +71,24 @@ fn an_empty_machine_gets_everything_by_whatever_hook_comes_first() {
 }
 
 #[test]
+fn a_confined_etcd_gets_a_storage_where_snapd_lets_it() {
+    let all = [Step::Install, Step::MakeData, Step::Configure, Step::Start, Step::Ports];
+    let on = |storage: &str, data_dir: &str| Facts {
+        home: Home::Snap,
+        storage: Some(storage.into()),
+        data_dir: data_dir.into(),
+        ..empty()
+    };
+    does(&on("/media/etcd", "/media/etcd/etcd"), &all);
+    // Its data is not on the storage that came later.
+    does(&on("/var/lib/juju/storage/data/0", "/var/snap/etcd/common/default"), &all);
+    // One that serves is evidently let to it.
+    let serves = on("/srv/data", "/srv/data/etcd");
+    let (storage, data_dir) = (serves.storage, serves.data_dir);
+    does(&Facts { home: Home::Snap, storage, data_dir, ..serving() }, &[Step::Ports]);
+}
+
+#[test]
 fn a_unit_that_is_as_it_should_be_is_left_alone() {
     for hook in [
         Hook::Install,
@@ -183,6 +201,18 @@ fn what_an_operator_has_to_see_to_is_named_and_nothing_is_touched() {
         (
             Facts { suits: Err(Refusal::new("etcd 3.3", "replace it")), installed: true, ..empty() },
             ["etcd 3.3", "replace it"],
+        ),
+        (
+            Facts {
+                home: Home::Snap,
+                storage: Some("/var/lib/juju/storage/data/0".into()),
+                data_dir: "/var/lib/juju/storage/data/0/etcd".into(),
+                ..empty()
+            },
+            [
+                "confined and cannot use the storage at /var/lib/juju/storage/data/0/etcd",
+                "without the storage",
+            ],
         ),
         (Facts { settings: wrong.clone(), ..empty() }, ["option port is 0", "juju config"]),
         (Facts { settings: wrong, wanted: ours("b"), ..serving() }, ["option port is 0", "juju config"]),

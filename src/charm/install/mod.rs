@@ -34,6 +34,11 @@ pub fn install(home: Home, settings: &Settings, juju: &Juju, proxies: Proxies<'_
     }
 }
 
+/// Lets a confined etcd use the storage. To snapd, a plug that is connected already is no error.
+pub fn let_the_snap_reach_disks() -> Result<()> {
+    snap::connect_disks()
+}
+
 fn with(program: Program, proxies: Proxies<'_>) -> Program {
     proxies.iter().fold(program.deadline(PATIENCE), |program, (name, value)| program.env(name, value))
 }

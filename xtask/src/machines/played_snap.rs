@@ -53,6 +53,28 @@ pub fn refreshed(stage: &Stage) -> Result<String> {
     Ok(told)
 }
 
+/// Its data on a storage: not where the snap is confined from, and then where it has to be let to.
+pub fn stored(stage: &Stage) -> Result<String> {
+    let machine = empty(stage)?;
+    put_snapd(&machine)?;
+    let unit = Unit::deploy(&machine)?;
+    machine.run(&["mkdir", "-p", "/var/lib/juju/storage/data/0", "/media/etcd"])?;
+    unit.store("/var/lib/juju/storage/data/0")?;
+    unit.hook("install", &["blocked the snap of etcd is confined", "/var/lib/juju/storage/data/0/etcd"])?;
+    ensure!(!machine.path("/snap/etcd")?.exists(), "the snap was installed all the same");
+    unit.store("/media/etcd")?;
+    unit.hook("start", &[HEALTHY])?;
+    ensure!(machine.path("/media/etcd/etcd/member/snap/db")?.exists(), "the data is not on the storage");
+    story::fill(&machine)?;
+    let before = story::digest(&machine)?;
+    let saved = unit.action("snapshot", json!({}))?;
+    story::wreck(&machine)?;
+    unit.action("restore", json!({"snapshot": saved["snapshot.path"]}))?;
+    ensure!(story::digest(&machine)? == before, "the keys are not those of the snapshot");
+    unit.hook("update-status", &[HEALTHY])?;
+    Ok("refused below /var/lib/juju; let to /media by snapd, and restored there".to_owned())
+}
+
 /// Two revisions of the snap, and what tells the charm that there is snapd.
 fn put_snapd(machine: &Machine) -> Result<()> {
     machine.write("/usr/bin/snap", SNAP)?;
