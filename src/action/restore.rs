@@ -22,8 +22,11 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     }
     let request = request(call)?;
     let site = super::site(call)?;
-    let _said = (!request.plan_only).then(|| call.maintenance("restoring a snapshot")).flatten();
+    let said = (!request.plan_only).then(|| call.maintenance("restoring a snapshot")).flatten();
     let report = restore::walk(&site, &request, &mut call.tell())?;
+    if let Some(said) = said {
+        said.restored();
+    }
     if request.plan_only {
         super::site::tell(&site, call.now, results);
     }

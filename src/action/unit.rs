@@ -56,6 +56,15 @@ impl<'a> Maintenance<'a> {
         let now = Status { word: "maintenance".to_owned(), message: what.to_owned() };
         juju.set_status(&now).ok().map(|()| Self { juju, before })
     }
+
+    /// Ends it where a snapshot was restored: what the unit was blocked by, lost data above all, may be no more, and nobody
+    /// is to read it from there on. What is still wrong is said by the next hook.
+    pub(super) fn restored(mut self) {
+        if self.before.word == "blocked" {
+            let message = "etcd serves the restored snapshot; the next hook looks at the rest".to_owned();
+            self.before = Status { word: "active".to_owned(), message };
+        }
+    }
 }
 
 impl Drop for Maintenance<'_> {

@@ -4,6 +4,7 @@ pub mod static_pod;
 
 use super::patience;
 use crate::stop::Refusal;
+use crate::system::owner::Owner;
 use crate::system::process::Program;
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -64,6 +65,18 @@ impl Service {
             Self::Systemd { systemd } => Some(systemd),
             _ => None,
         }
+    }
+
+    /// The user that etcd runs as, where that is known and there is one of the name.
+    pub fn user(&self) -> Option<String> {
+        let user = match self {
+            Self::StaticPod { .. } => "root".to_owned(),
+            Self::Systemd { systemd } => {
+                user_in(&ask_systemd(&["show", "--property=LoadState,User", "--", systemd])?)?
+            }
+            Self::Commands { .. } | Self::Unknown { .. } => return None,
+        };
+        matches!(Owner::named(&user), Ok(Some(_))).then_some(user)
     }
 
     /// Lets those back in that were kept away while etcd was stopped: the API server of a static pod's machine. To be
@@ -147,6 +160,16 @@ impl Service {
     }
 }
 
+/// The user in what systemd shows of a unit that it knows: root where none is said.
+fn user_in(shown: &str) -> Option<String> {
+    let of = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+    match (of("LoadState")?, of("User")?) {
+        ("loaded", "") => Some("root".to_owned()),
+        ("loaded", user) => Some(user.to_owned()),
+        _ => None,
+    }
+}
+
 /// What systemctl prints for a question; `None` where there is no systemd to ask.
 pub fn ask_systemd(words: &[&str]) -> Option<String> {
     let output = Program::new("systemctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
@@ -182,7 +205,7 @@ fn dying_words(log: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Service, dying_words};
+    use super::{Service, dying_words, user_in};
 
     #[test]
     fn an_etcd_that_died_has_said_of_what() {
@@ -213,6 +236,18 @@ panic: not JSON
         ] {
             let service = serde_yaml::from_str::<Service>(text).ok();
             assert_eq!(service.map(|service| service.typed("stop")).as_deref(), typed, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_user_of_a_unit_is_known_where_the_unit_is() {
+        for (shown, user) in [
+            ("LoadState=loaded\nUser=etcd\n", Some("etcd")),
+            ("User=\nLoadState=loaded\n", Some("root")),
+            ("LoadState=not-found\nUser=\n", None),
+            ("", None),
+        ] {
+            assert_eq!(user_in(shown).as_deref(), user, "{shown}");
         }
     }
 

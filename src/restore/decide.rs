@@ -5,7 +5,7 @@ use super::facts::{Facts, Old};
 use super::stage::Snapshot;
 use crate::etcd::member::Member;
 use crate::etcd::seal::Seal;
-use crate::etcd::site::Site;
+use crate::etcd::site::{Initial, Site};
 use crate::stop::Refusal;
 
 /// By how much to raise the restored revision.
@@ -135,8 +135,7 @@ pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
     let stop = &facts.stop_command;
     match &facts.old {
         Old::Serving { members, .. } | Old::Stopped { members, .. } => alone(members),
-        // What etcd calls a member that was told nothing (etcd, server/embed/config.go).
-        Old::Empty => Ok(Identity { name: "default".into(), peer_urls: "http://localhost:2380".into() }),
+        Old::Empty => Ok(initial(&facts.initial)),
         Old::Silent(why) => Err(Refusal::new(
             format!("the members of the cluster could not be learned: {why}"),
             format!("mend that; or stop etcd ({stop}) and run restore again, which then reads its files"),
@@ -164,6 +163,13 @@ pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
             "correct endpoint or data-dir in the site file; if the data was deleted, stop etcd first",
         )),
     }
+}
+
+/// The member that etcd's configuration would make, with what etcd takes for one that was told nothing (etcd,
+/// server/embed/config.go).
+fn initial(said: &Initial) -> Identity {
+    let or = |said: &Option<String>, default: &str| said.clone().unwrap_or_else(|| default.to_owned());
+    Identity { name: or(&said.name, "default"), peer_urls: or(&said.peer_urls, "http://localhost:2380") }
 }
 
 fn alone(members: &[Member]) -> Result<Identity, Refusal> {
@@ -238,9 +244,10 @@ pub fn decide(
     if bump == 0 && loses == 0 && old_revision != Some(snapshot.revision) {
         warnings.push(unknown_watchers(old_revision, facts));
     }
-    if matches!(facts.old, Old::Empty) {
+    if matches!(facts.old, Old::Empty) && facts.initial.peer_urls.is_none() {
         warnings.push(format!(
-            "there was no old data to take the member's peer URL from, so it is {}: before members are added, set it \
+            "neither old data nor etcd's configuration (initial-advertise-peer-urls) tells the member's peer URL, so it is \
+             {}: before members are added, set it \
              with etcdctl member update ID --peer-urls=URL",
             member.peer_urls
         ));

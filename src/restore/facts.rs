@@ -6,7 +6,7 @@ use super::stage::{Stage, Woken};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
-use crate::etcd::site::Site;
+use crate::etcd::site::{Initial, Site};
 use crate::snapshot::room_for;
 use crate::store::directory::Approach;
 use crate::swap::{DataDir, Lineage, MEMBER};
@@ -21,6 +21,8 @@ pub struct Facts {
     pub stop_command: String,
     /// Whether stopping and starting etcd does the same to the API server of Kubernetes.
     pub takes_api_server: bool,
+    /// Who the member is to be where there is no data, as far as etcd's configuration says.
+    pub initial: Initial,
     /// The inode number of the live `member` directory, if there is one.
     pub member: Option<u64>,
     /// The data that is live.
@@ -80,6 +82,7 @@ impl Facts {
             data_dir: site.data_dir.display().to_string(),
             stop_command: site.service.typed("stop"),
             takes_api_server: matches!(site.service, Service::StaticPod { .. }),
+            initial: site.initial.clone(),
             member: member_of(data)?,
             old,
             lineage,

@@ -34,17 +34,22 @@ pub struct DataDir {
 impl DataDir {
     /// Opens and locks the site's data directory; refuses at once when another run works on it.
     pub fn open(site: &Site) -> Result<Self> {
-        Self::at(&site.data_dir)
+        Self::locked(&site.data_dir, &|| site.service.user())
     }
 
     /// The same with the directory at `data_dir`, whatever etcd it is of.
     pub fn at(data_dir: &Path) -> Result<Self> {
+        Self::locked(data_dir, &|| None)
+    }
+
+    /// `user` tells who etcd runs as, where it is known.
+    fn locked(data_dir: &Path, user: &dyn Fn() -> Option<String>) -> Result<Self> {
         let shown = data_dir.display();
         // The path comes from etcd's own configuration, where a symlink (`/var/snap/etcd/current`) is meant.
         let path = data_dir.canonicalize().map_err(|error| {
             Refusal::new(
                 format!("the data directory {shown} cannot be reached: {error}"),
-                format!("make it for the user that etcd runs as: install -d -m 700 -o etcd -g etcd {shown}"),
+                how_to_make(data_dir, user().as_deref()),
             )
         })?;
         let dir = Dir::open(&path)?;
@@ -172,6 +177,18 @@ impl DataDir {
     }
 }
 
+/// What to type to make the directory at `path` for the `user` that etcd runs as.
+fn how_to_make(path: &Path, user: Option<&str>) -> String {
+    let path = path.display();
+    match user {
+        Some("root") => format!("make it: install -d -m 700 {path}"),
+        Some(user) => format!("make it for the user that etcd runs as: install -d -m 700 -o {user} {path}"),
+        None => {
+            format!("make it for the user that etcd runs as, here USER: install -d -m 700 -o USER {path}")
+        }
+    }
+}
+
 /// Keeps every etcd from opening the live data: bbolt waits for the lock.
 #[derive(Debug)]
 #[must_use = "etcd may start as soon as this is dropped"]
@@ -268,5 +285,24 @@ impl Drop for Beside<'_> {
             // What stays has no journal and is swept by the next run.
             let _ = self.data.remove_beside();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::service::Service;
+    use crate::etcd::site::tests::site;
+
+    #[test]
+    fn a_directory_is_to_be_made_for_a_user_that_is_there() {
+        let home = tempfile::tempdir().unwrap();
+        let gone = home.path().join("gone");
+        let told = |service| DataDir::open(&site(&gone, service)).unwrap_err().to_string();
+        let said = told(Service::StaticPod { manifest: "/k/etcd.yaml".into() });
+        assert!(said.contains("make it: install -d -m 700 /") && !said.contains("-o "), "{said}");
+        let said = told(Service::Unknown { pid: 42 });
+        assert!(said.contains("-o USER") && !said.contains("-o etcd"), "{said}");
+        assert!(how_to_make(&gone, Some("etcd")).contains("install -d -m 700 -o etcd /"));
     }
 }

@@ -113,6 +113,16 @@ fn in_juju_the_units_status_says_that_a_restore_runs(version: Version) {
     let (ended, said) = restore(&[&archive, "plan=true"]);
     let _ = ended.completed();
     assert_eq!(said, [before], "a plan changes nothing");
+
+    let blocked = "blocked the data in /var/lib/etcd/default is gone: restore a snapshot";
+    for (snapshot, well) in [("snapshot=/no/such.tar.gz", false), (&*archive, true)] {
+        unit.has_status(blocked);
+        let ended = unit.run("restore", &[&world.to_target(), "skip-backup=true", snapshot]);
+        assert_eq!(ended.status == Status::Completed, well);
+        let last = unit.statuses().pop().unwrap();
+        assert_eq!(last == blocked, !well, "{last}");
+        assert!(!well || last.starts_with("active etcd serves the restored snapshot"), "{last}");
+    }
 }
 
 fn in_juju_refusals_and_failures_keep_their_message(version: Version) {

@@ -29,6 +29,7 @@ on_both_versions! {
     wakes_a_stopped_etcd,
     backs_up_what_is_only_in_the_log,
     fills_an_empty_data_directory,
+    fills_an_empty_data_directory_as_the_member_that_etcd_is_configured_to_be,
     keeps_owner_and_modes,
     keeps_what_was_written_after_the_backup,
     serves_on_after_the_action_has_ended,
@@ -282,6 +283,26 @@ fn fills_an_empty_data_directory(version: Version) {
     assert_same(&world.dump(), &saved, "in an empty data directory");
     assert_eq!(world.members().len(), 1);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn fills_an_empty_data_directory_as_the_member_that_etcd_is_configured_to_be(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive, peer) = (world.dump(), world.saved(), world.peer_url());
+    let restored = || {
+        world.stop();
+        fs::remove_dir_all(world.data_dir().join("member")).unwrap();
+        let results = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]).completed();
+        assert_same(&world.dump(), &saved, "in an empty data directory");
+        let warned = results.get("restore.warning").contains("etcdctl member update");
+        (world.members()[0].peers.clone(), warned)
+    };
+    assert_eq!(restored(), (vec!["http://localhost:2380".to_owned()], true));
+    let config = world.path("etcd.conf.yml");
+    fs::write(&config, format!("name: m1\ninitial-advertise-peer-urls: {peer}\n")).unwrap();
+    let bin = world.setup().version.bin_dir();
+    world.set_site(&format!("config-file: {}\n{}", config.display(), world.site_text(&bin)));
+    assert_eq!(restored(), (vec![peer.clone()], false));
 }
 
 fn keeps_owner_and_modes(version: Version) {

@@ -2,8 +2,10 @@
 //!
 //! Must never fill in what the file leaves out by looking at the machine.
 
-use super::{Login, Origin, Service, Site, Tls, Tools, Trouble};
+use super::settings::Settings;
+use super::{Initial, Login, Origin, Service, Site, Tls, Tools, Trouble};
 use crate::stop::Refusal;
+use crate::system::durable::read_found_text;
 use crate::system::secret::Secret;
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -47,10 +49,19 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
         tls: Tls { cacert: said.cacert, cert: said.cert, key: said.key },
         data_dir: said.data_dir,
         wal_dir: None,
+        initial: initial(said.config_file.as_deref()),
+        is_told: true,
         config_file: said.config_file,
         tools: Tools::find(said.bin_dir.as_deref())?,
         service: said.service,
     })
+}
+
+/// Who the member is to be, by etcd's own configuration where the site file names that. One that is not there says nothing.
+fn initial(config_file: Option<&Path>) -> Initial {
+    let text = config_file.and_then(|file| read_found_text(file).ok());
+    let said = text.and_then(|text| Settings::of_file(&text).ok());
+    said.map(|said| said.initial()).unwrap_or_default()
 }
 
 fn unusable(file: &Path, why: &str) -> Refusal {

@@ -7,7 +7,9 @@ use super::reach::{Ways, host};
 use super::running::Untrusted;
 use super::settings::Said;
 use super::units::Systemd;
-use super::{Login, Origin, Service, Site, Tls, Tools, Trouble, configured, local, pods, running, units};
+use super::{
+    Initial, Login, Origin, Service, Site, Tls, Tools, Trouble, configured, local, pods, running, units,
+};
 use crate::etcd::certificates::Names;
 use crate::stop::Refusal;
 use crate::system::secret::Secret;
@@ -32,6 +34,7 @@ pub(super) struct Found {
     pub certificate: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub wal_dir: Option<PathBuf>,
+    pub initial: Initial,
     pub config_file: Option<PathBuf>,
     /// The server's program, as it is said to be.
     pub server: PathBuf,
@@ -76,6 +79,7 @@ impl Found {
             certificate: settings.cert_file.as_ref().map(|file| cwd.join(file)),
             data_dir: settings.data_dir(cwd),
             wal_dir: settings.wal_dir(cwd),
+            initial: settings.initial(),
             endpoint,
             config_file: config_file.clone(),
             server,
@@ -107,6 +111,8 @@ impl Found {
             login: password.map(|password| Login { user: "root".to_owned(), password }),
             data_dir: self.data_dir,
             wal_dir: self.wal_dir,
+            initial: self.initial,
+            is_told: false,
             config_file: self.config_file,
             service: self.service,
             from: Origin { endpoint: endpoint_from, ..self.from },
@@ -232,11 +238,16 @@ impl Machine {
 
     /// The one that there is.
     pub fn the_one(self) -> Result<Found, Refusal> {
-        let running = self.others;
+        let none = none(&self.others);
+        self.one()?.ok_or(none)
+    }
+
+    /// The one that there is, if there is one. What any user can start does not count, nor what runs in a container.
+    pub fn one(self) -> Result<Option<Found>, Refusal> {
         if let Some(found) = only(self.runs)? {
-            return Ok(found);
+            return Ok(Some(found));
         }
-        if let Some(pid) = running.unreadable.first() {
+        if let Some(pid) = self.others.unreadable.first() {
             return Err(Refusal::new(
                 format!("an etcd runs (pid {pid}), and what it was told may not be read"),
                 "run this as root",
@@ -247,10 +258,7 @@ impl Machine {
         if stopped.iter().any(|found| !found.is_disabled) {
             stopped.retain(|found| !found.is_disabled);
         }
-        match only(stopped)? {
-            Some(found) => Ok(found),
-            None => Err(none(&running)),
-        }
+        only(stopped)
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Site {
     pub data_dir: PathBuf,
     /// The directory of the write-ahead log, where it is not the one in `member`.
     pub wal_dir: Option<PathBuf>,
+    /// Who the member is to be where it has no data.
+    pub initial: Initial,
+    /// Whether all of it is an operator's word, in a site file.
+    pub is_told: bool,
     /// etcd's own configuration file, where it has one.
     pub config_file: Option<PathBuf>,
     /// etcd's programs.
@@ -65,6 +69,15 @@ pub struct Origin {
     pub endpoint: String,
     /// The data directory.
     pub data_dir: String,
+}
+
+/// What etcd's configuration says of a member that has no data yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Initial {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its peer URLs, comma-separated.
+    pub peer_urls: Option<String>,
 }
 
 /// Certificates for a client, as file paths.
@@ -153,7 +166,40 @@ pub fn running() -> Result<Vec<String>, Refusal> {
     Ok(machine()?.running_in_words())
 }
 
+/// Where the etcd of this machine has its data, be it stopped; `None` where there is no etcd. Refuses where there are several,
+/// or one whose configuration cannot be read.
+pub fn data_dir() -> Result<Option<PathBuf>, Refusal> {
+    Ok(machine()?.one()?.map(|found| found.data_dir))
+}
+
 fn machine() -> Result<found::Machine, Refusal> {
     let systemd = units::Systemd { main_pid: &main_pid, ask: &ask_systemd };
     found::Machine::look(Path::new("/"), &systemd)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A site with its data in `data_dir`, at which nothing listens.
+    pub(crate) fn site(data_dir: &Path, service: Service) -> Site {
+        Site {
+            called: "pid 42".to_owned(),
+            pid: Some(42),
+            from: Origin { endpoint: String::new(), data_dir: String::new() },
+            drift: None,
+            endpoint: "http://127.0.0.1:1".to_owned(),
+            tls: Tls::default(),
+            certificate: None,
+            trouble: Trouble::default(),
+            login: None,
+            data_dir: data_dir.to_owned(),
+            wal_dir: None,
+            initial: Initial::default(),
+            is_told: false,
+            config_file: None,
+            tools: Tools { etcdctl: "etcdctl".into(), etcdutl: None, etcd: "/bin/sh".into() },
+            service,
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Reads text and never the machine. Which source wins is etcd's rule (etcd, server/etcdmain/config.go, `parse`): a flag
 //! comes before its variable, an empty variable counts as none, and a configuration file replaces all flags and variables.
 
+use super::Initial;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub(super) struct Settings {
     pub wal_dir: Option<String>,
     pub listen_client_urls: Option<String>,
     pub advertise_client_urls: Option<String>,
+    pub initial_advertise_peer_urls: Option<String>,
     pub cert_file: Option<String>,
     pub key_file: Option<String>,
     pub trusted_ca_file: Option<String>,
@@ -111,6 +113,7 @@ impl Told {
             wal_dir: text("wal-dir"),
             listen_client_urls: text("listen-client-urls"),
             advertise_client_urls: text("advertise-client-urls"),
+            initial_advertise_peer_urls: text("initial-advertise-peer-urls"),
             cert_file: text("cert-file"),
             key_file: text("key-file"),
             trusted_ca_file: text("trusted-ca-file"),
@@ -159,6 +162,7 @@ struct ConfigFile {
     wal_dir: Option<String>,
     listen_client_urls: Option<String>,
     advertise_client_urls: Option<String>,
+    initial_advertise_peer_urls: Option<String>,
     client_transport_security: Option<Security>,
 }
 
@@ -186,12 +190,19 @@ impl Settings {
             wal_dir: text(said.wal_dir),
             listen_client_urls: text(said.listen_client_urls),
             advertise_client_urls: text(said.advertise_client_urls),
+            initial_advertise_peer_urls: text(said.initial_advertise_peer_urls),
             cert_file: text(security.cert_file),
             key_file: text(security.key_file),
             trusted_ca_file: text(security.trusted_ca_file),
             client_cert_auth: security.client_cert_auth.unwrap_or_default(),
             auto_tls: security.auto_tls.unwrap_or_default(),
         })
+    }
+
+    /// Who the member is to be where it has no data. What kubelet has yet to fill in, as `$(POD_IP)`, says nothing.
+    pub fn initial(&self) -> Initial {
+        let said = |text: &Option<String>| text.clone().filter(|text| !text.contains("$("));
+        Initial { name: said(&self.name), peer_urls: said(&self.initial_advertise_peer_urls) }
     }
 
     /// The data directory of an etcd that runs in `cwd`: `NAME.etcd` where it was told none, `default.etcd` where it was
@@ -265,6 +276,7 @@ mod tests {
     #[test]
     fn a_configuration_file_is_read_as_etcd_reads_it() {
         let text = "name: etcd0\ndata-dir: /var/snap/etcd/current\nwal-dir:\nenable-v2: true\n\
+             initial-advertise-peer-urls: https://10.0.0.1:2380\n\
              listen-client-urls: https://10.0.0.1:2379,http://127.0.0.1:4001\nadvertise-client-urls: https://10.0.0.1:2379\n\
              client-transport-security:\n  cert-file: /c/server.crt\n  key-file: /c/server.key\n  \
              client-cert-auth: true\n  trusted-ca-file: /c/ca.crt\n  auto-tls: false\n";
@@ -274,6 +286,7 @@ mod tests {
             wal_dir: None,
             listen_client_urls: Some("https://10.0.0.1:2379,http://127.0.0.1:4001".into()),
             advertise_client_urls: Some("https://10.0.0.1:2379".into()),
+            initial_advertise_peer_urls: Some("https://10.0.0.1:2380".into()),
             cert_file: Some("/c/server.crt".into()),
             key_file: Some("/c/server.key".into()),
             trusted_ca_file: Some("/c/ca.crt".into()),
@@ -285,6 +298,20 @@ mod tests {
             assert_eq!(Settings::of_file(empty).unwrap(), Settings::default(), "{empty:?}");
         }
         assert!(Settings::of_file("name: [").is_err());
+    }
+
+    #[test]
+    fn who_a_member_is_to_be_is_what_was_said_and_not_what_is_yet_to_be_filled_in() {
+        let of = |words: &[&str]| {
+            let Initial { name, peer_urls } = told(words, &[]).initial();
+            (name, peer_urls)
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(of(&[]), (None, None));
+        let said = ["--name=cp1", "--initial-advertise-peer-urls", "https://10.0.0.4:2380"];
+        assert_eq!(of(&said), (some("cp1"), some("https://10.0.0.4:2380")));
+        let waits = ["--name=cp1", "--initial-advertise-peer-urls=https://$(POD_IP):2380"];
+        assert_eq!(of(&waits), (some("cp1"), None));
     }
 
     #[test]

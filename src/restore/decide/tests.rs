@@ -6,13 +6,12 @@ use crate::catalog::manifest::Manifest;
 use crate::etcd::client::Status;
 use crate::etcd::seal::Sealed;
 use crate::etcd::service::Service;
-use crate::etcd::site::{Origin, Tls, Trouble};
-use crate::etcd::tools::Tools;
+use crate::etcd::site::tests;
 use crate::restore::Source;
 use crate::swap::Lineage;
 use crate::system::owner::Owner;
 use proptest::prelude::*;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn member(name: &str) -> Member {
     Member {
@@ -43,6 +42,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
     Facts {
         data_dir: "/var/lib/etcd/default".to_owned(),
         takes_api_server: false,
+        initial: Initial::default(),
         member: Some(7),
         stop_command: "systemctl stop etcd".to_owned(),
         old,
@@ -112,7 +112,23 @@ fn only_a_started_voter_alone_is_admitted() {
         assert!(refusal.contains(fragment), "{refusal}");
     }
     assert_eq!(admit(&facts(serving(9, vec![member("m1")]), true)).unwrap().name, "m1");
-    assert_eq!(admit(&facts(Old::Empty, true)).unwrap().name, "default");
+}
+
+#[test]
+fn a_member_without_data_is_who_its_configuration_says() {
+    let some = |text: &str| Some(text.to_owned());
+    for (name, peer_urls, expected) in [
+        (None, None, ("default", "http://localhost:2380")),
+        (some("cp1"), None, ("cp1", "http://localhost:2380")),
+        (some("cp1"), some("https://10.0.0.4:2380"), ("cp1", "https://10.0.0.4:2380")),
+    ] {
+        let is_said = peer_urls.is_some();
+        let facts = Facts { initial: Initial { name, peer_urls }, ..facts(Old::Empty, true) };
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Seal::Sound)).unwrap();
+        assert_eq!((plan.member.name.as_str(), plan.member.peer_urls.as_str()), expected);
+        let told = plan.warnings.iter().any(|warning| warning.contains("etcdctl member update"));
+        assert_eq!(told, !is_said, "{:?}", plan.warnings);
+    }
 }
 
 #[test]
@@ -273,22 +289,10 @@ fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
             Some("no supervisor of the running etcd (pid 42)"),
         ),
     ] {
-        let site = Site {
-            called: "pid 42".to_owned(),
-            pid: Some(42),
-            from: Origin { endpoint: String::new(), data_dir: String::new() },
-            drift: drift.map(str::to_owned),
-            endpoint: "http://127.0.0.1:2379".to_owned(),
-            tls: Tls::default(),
-            certificate: None,
-            trouble: Trouble::default(),
-            login: None,
-            data_dir: PathBuf::from("/data"),
-            wal_dir: wal_dir.map(PathBuf::from),
-            config_file: None,
-            tools: Tools { etcdctl: "etcdctl".into(), etcdutl: None, etcd: etcd.into() },
-            service,
-        };
+        let mut site = tests::site(Path::new("/data"), service);
+        site.drift = drift.map(str::to_owned);
+        site.wal_dir = wal_dir.map(PathBuf::from);
+        site.tools.etcd = etcd.into();
         let refusal = suits(&site).err().map(|refusal| refusal.reason);
         assert_eq!(refusal.is_some(), refused.is_some(), "{refusal:?}");
         assert!(refused.is_none_or(|part| refusal.is_some_and(|reason| reason.contains(part))));
