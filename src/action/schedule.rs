@@ -88,6 +88,15 @@ pub fn forget(environment: &Environment) -> Result<()> {
     Ok(())
 }
 
+/// Ends the run of the unit's timer that is at work, if one is: the unit goes, and a backup must not keep it.
+pub fn break_off(environment: &Environment) -> Result<()> {
+    let Some(unit) = &environment.unit else { return Ok(()) };
+    if timer::is_to_be_had() && timer::is_for(&format!("JUJU_UNIT_NAME={unit}"))? {
+        timer::break_off()?;
+    }
+    Ok(())
+}
+
 /// What is to be on the machine.
 struct Wanted<'s> {
     schedule: &'s Schedule,

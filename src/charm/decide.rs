@@ -269,7 +269,7 @@ fn stands_in_the_way(facts: &Facts) -> Option<Status> {
         _ => match &facts.stranger {
             Some(stranger) if !facts.ours => Some(blocked(
                 &format!("there is an etcd here that this charm did not set up ({stranger})"),
-                "deploy to another machine, or stop it and move its data away",
+                "deploy to another machine, or stop it and move its data and configuration away",
             )),
             _ => None,
         },

@@ -12,7 +12,7 @@ use crate::etcd::service::main_pid;
 use crate::etcd::site::{self, Site};
 use crate::juju::{Juju, Resource};
 use crate::restore;
-use crate::stop::{Failure, Stop};
+use crate::stop::{Failure, Refusal, Stop};
 use crate::swap::{DataDir, MEMBER};
 use crate::system::owner::Owner;
 use crate::system::systemd;
@@ -69,9 +69,17 @@ pub fn configured() -> Result<Option<PathBuf>> {
 
 /// Brings an unfinished restore to its end, where there is an etcd and its data. Whoever else would work on the data is
 /// kept from it as long as the answer's second half lives. Of an etcd with its data elsewhere than `configured` nothing
-/// is touched; where none can be worked with, ours is at least looked at.
-pub fn settle(site: &Result<Site>, configured: Option<&Path>) -> (Rest, Option<DataDir>) {
+/// is touched, nor of one whose data has no record of `ours`; where none can be worked with, ours is at least looked at. With
+/// neither, it is the one of a site file.
+pub fn settle(
+    site: &Result<Site>,
+    configured: Option<&Path>,
+    ours: Option<&Record>,
+) -> (Rest, Option<DataDir>) {
     let (data_dir, site) = match (site, configured) {
+        (Ok(site), None) if ours.is_some_and(|ours| !is_recorded(ours, &site.data_dir)) => {
+            return (Rest::Quiet, None);
+        }
         (Ok(site), None) => (&*site.data_dir, Ok(site)),
         (Ok(site), Some(ours)) if is_same(&site.data_dir, ours) => (&*site.data_dir, Ok(site)),
         (Ok(site), Some(ours)) => (ours, Err(format!("{} is another etcd", site.called))),
@@ -92,6 +100,12 @@ pub fn settle(site: &Result<Site>, configured: Option<&Path>) -> (Rest, Option<D
         Err(why) => look(&data, data_dir, &why),
     };
     (rest, Some(data))
+}
+
+/// Whether the data directory has a record of `ours`.
+fn is_recorded(ours: &Record, data_dir: &Path) -> bool {
+    let found = Home::open(data_dir).and_then(|dir| dir.map(|dir| ours.look(&dir)).transpose());
+    matches!(found, Ok(Some(Data::New | Data::There | Data::Lost)))
 }
 
 /// Without an etcd to work with, for the reason `why`, a restore can be seen to be unfinished and no more.
@@ -140,8 +154,8 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
     let configured = read(home.config_file())?;
     let our_own = configured.as_deref().filter(|text| configuration::is_of(text, &ours.token()));
     let data_dir = data_dir(home, our_own, storage.as_deref());
-    let settings = Settings::read(&juju.configuration()?);
-    let owner = Owner::named("etcd")?.filter(|_| home != Home::Snap);
+    let settings = Settings::read(&juju.configuration()?, least_port(home)?);
+    let owner = Owner::named("etcd")?.filter(|_| !home.runs_as_root());
     let data = match Home::open(&data_dir)? {
         Some(dir) => ours.look(&dir)?,
         None => Data::Nothing,
@@ -175,7 +189,7 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         home,
         installed: installed.is_some(),
         suits: if installed.is_some() { home.suits() } else { Ok(()) },
-        stranger: stranger(our_own, &data_dir)?,
+        stranger: stranger(our_own, &data_dir, guarded)?,
         ours: our_own.is_some(),
         data,
         data_dir,
@@ -188,6 +202,15 @@ pub fn gather(juju: &Juju, hook: Hook, ours: &Record, rest: Rest) -> Result<Fact
         runs: installed.is_some() && main_pid(home.unit()).is_some(),
         stale: is_stale(home),
     })
+}
+
+/// The least port that etcd can have: root has any.
+fn least_port(home: Home) -> Result<u16> {
+    if home.runs_as_root() {
+        return Ok(1);
+    }
+    let told = read(Path::new("/proc/sys/net/ipv4/ip_unprivileged_port_start"))?;
+    Ok(told.and_then(|text| text.trim().parse().ok()).unwrap_or(1024).max(1))
 }
 
 /// Whether the systemd unit is led to the configuration.
@@ -220,17 +243,30 @@ fn data_dir(home: Home, our_own: Option<&str>, storage: Option<&Path>) -> PathBu
         .unwrap_or_else(|| home.data_dir())
 }
 
-/// An etcd that is not ours: one that runs, or one that is installed and has data.
-fn stranger(our_own: Option<&str>, data_dir: &Path) -> Result<Option<String>> {
+/// An etcd that is not ours: one that runs, or one that is installed and has data. Where it cannot be told what is installed,
+/// somebody has configured it; but for an installation of ours that broke off, which is `guarded`.
+fn stranger(our_own: Option<&str>, data_dir: &Path, guarded: bool) -> Result<Option<String>> {
     if our_own.is_some() {
         return Ok(None);
     }
     if let Some(running) = site::running()?.into_iter().next() {
         return Ok(Some(running));
     }
-    let found = Site::chosen(None, "", None).ok().filter(|site| site.data_dir != data_dir);
-    let there = found.filter(|site| site.data_dir.join(MEMBER).exists());
-    Ok(there.map(|site| format!("its data is in {}", site.data_dir.display())))
+    Ok(installed_strangers(site::data_dir(), data_dir, guarded))
+}
+
+fn installed_strangers(
+    found: Result<Option<PathBuf>, Refusal>,
+    data_dir: &Path,
+    guarded: bool,
+) -> Option<String> {
+    match found {
+        Ok(found) => {
+            let there = found.filter(|found| found != data_dir && found.join(MEMBER).exists())?;
+            Some(format!("its data is in {}", there.display()))
+        }
+        Err(refusal) => (!guarded).then_some(refusal.reason),
+    }
 }
 
 /// Not only whether the files are there: etcd is stopped to be started with them.
@@ -275,126 +311,4 @@ fn read(file: &Path) -> Result<Option<String>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_stays_where_the_configuration_of_ours_has_it() {
-        let storage = Some(Path::new("/srv/data"));
-        for (configured, storage, expected) in [
-            (None, None, "/var/lib/etcd/default"),
-            (None, storage, "/srv/data/etcd"),
-            (Some("data-dir: /old\n"), storage, "/old"),
-        ] {
-            assert_eq!(data_dir(Home::Debian, configured, storage), Path::new(expected));
-        }
-    }
-
-    fn put(dir: &Path, name: &str, text: &str) {
-        crate::system::durable::Dir::open(dir).unwrap().replace(name, text.as_bytes()).unwrap();
-    }
-
-    /// All five of one pair for `name`, good in 2026.
-    fn make_certificates(dir: &Path, name: &str) {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
-        (params.not_before, params.not_after) =
-            (rcgen::date_time_ymd(2026, 1, 1), rcgen::date_time_ymd(2027, 1, 1));
-        let made = params.self_signed(&key).unwrap();
-        for file in CERTIFICATES {
-            put(dir, file, &if file.ends_with(".key") { key.serialize_pem() } else { made.pem() });
-        }
-    }
-
-    fn on(day: &str) -> Timestamp {
-        format!("{day}T00:00:00Z").parse().unwrap()
-    }
-
-    fn in_2026() -> Timestamp {
-        on("2026-06-01")
-    }
-
-    #[test]
-    fn certificates_are_all_or_none_or_the_missing_are_named() {
-        let home = tempfile::tempdir().unwrap();
-        assert_eq!(certificates(home.path(), None, in_2026()), Certificates::None);
-        make_certificates(home.path(), "127.0.0.1");
-        assert_eq!(certificates(home.path(), None, in_2026()), Certificates::All);
-        crate::system::durable::Dir::open(home.path()).unwrap().remove_file("client.key").unwrap();
-        assert_eq!(certificates(home.path(), None, in_2026()), Certificates::Missing("client.key".into()));
-    }
-
-    #[test]
-    fn certificates_that_etcd_could_not_use_are_told_by_name() {
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path();
-        let said = |owner| match certificates(dir, owner, in_2026()) {
-            Certificates::Unusable(why) => why,
-            other => panic!("{other:?}"),
-        };
-        for name in CERTIFICATES {
-            for text in ["", "nonsense", "-----BEGIN PRIVATE KEY-----\nMIIx\n"] {
-                make_certificates(dir, "127.0.0.1");
-                put(dir, name, text);
-                assert!(said(None).contains(name), "{name} with {text:?}: {}", said(None));
-            }
-        }
-        make_certificates(dir, "etcd.example");
-        assert!(said(None).contains("127.0.0.1"), "{}", said(None));
-        // The files are private to us, as a careless `cp` as root leaves them.
-        make_certificates(dir, "127.0.0.1");
-        assert_eq!(certificates(dir, Some(Owner::ourselves()), in_2026()), Certificates::All);
-        assert!(said(Some(Owner { uid: 65534, gid: 65534 })).contains("cannot read"));
-    }
-
-    #[test]
-    fn certificates_of_another_time_and_keys_of_another_pair_are_told_by_name() {
-        let home = tempfile::tempdir().unwrap();
-        let dir = home.path();
-        make_certificates(dir, "127.0.0.1");
-        for (day, words) in
-            [("2025-12-31", "ca.crt is not valid before"), ("2027-01-02", "ca.crt expired on")]
-        {
-            let Certificates::Unusable(why) = certificates(dir, None, on(day)) else {
-                panic!("taken on {day}")
-            };
-            assert!(why.contains(words), "{why}");
-        }
-        for name in ["server.key", "client.key"] {
-            make_certificates(dir, "127.0.0.1");
-            put(dir, name, &rcgen::KeyPair::generate().unwrap().serialize_pem());
-            let Certificates::Unusable(why) = certificates(dir, None, in_2026()) else { panic!("{name}") };
-            assert!(why.contains(name) && why.contains("does not belong"), "{why}");
-        }
-    }
-
-    #[test]
-    fn data_of_ours_is_kept_from_others_and_looked_at_though_no_etcd_can_be_worked_with() {
-        let home = tempfile::tempdir().unwrap();
-        let refused = || Err(anyhow::anyhow!("there are two etcds"));
-        let (rest, held) = settle(&refused(), Some(home.path()));
-        assert_eq!(rest, Rest::Quiet);
-        let (Rest::Busy(who), None) = settle(&refused(), Some(home.path())) else { panic!("not busy") };
-        assert!(who.contains("is working on"), "{who}");
-        drop(held);
-        let dir = crate::system::durable::Dir::open(home.path()).unwrap();
-        let beside = dir.make_child(".etcd-restore", None).unwrap();
-        beside.replace("journal.json", b"{}").unwrap();
-        let (Rest::Unsettled(why), Some(_)) = settle(&refused(), Some(home.path())) else {
-            panic!("settled")
-        };
-        assert!(
-            ["unfinished", "two etcds", "restore --recover"].iter().all(|part| why.contains(part)),
-            "{why}"
-        );
-        assert!(matches!(settle(&refused(), None), (Rest::Quiet, None)));
-        assert!(matches!(settle(&refused(), Some(&home.path().join("none"))), (Rest::Quiet, None)));
-    }
-
-    #[test]
-    fn units_go_by_their_numbers() {
-        assert_eq!(number("etcd/10"), Some(10));
-        assert_eq!(number("new-etcd/0"), Some(0));
-        assert_eq!(number("etcd"), None);
-    }
-}
+mod tests;

@@ -108,11 +108,16 @@ impl Home {
         Service::Systemd { systemd: self.unit().to_owned() }
     }
 
+    /// Whether etcd runs as root.
+    pub fn runs_as_root(self) -> bool {
+        self == Self::Snap
+    }
+
     /// Who etcd runs as; `None` for root.
     pub fn owner(self) -> Result<Option<Owner>> {
-        match self {
-            Self::Snap => Ok(None),
-            Self::Debian | Self::Release => Owner::named("etcd")?.context("there is no user etcd").map(Some),
+        match self.runs_as_root() {
+            true => Ok(None),
+            false => Owner::named("etcd")?.context("there is no user etcd").map(Some),
         }
     }
 
@@ -153,7 +158,7 @@ impl Home {
     }
 
     fn has_user(self) -> Result<bool> {
-        Ok(self == Self::Snap || Owner::named("etcd")?.is_some())
+        Ok(self.runs_as_root() || Owner::named("etcd")?.is_some())
     }
 
     fn programs(self) -> [PathBuf; 2] {

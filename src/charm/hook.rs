@@ -10,7 +10,7 @@ pub enum Hook {
     Install,
     /// The unit begins to serve: after its installation, and after every boot.
     Start,
-    /// The charm is another one.
+    /// The charm is another one, or a resource was attached.
     UpgradeCharm,
     /// An option may have changed.
     ConfigChanged,
@@ -54,10 +54,11 @@ impl Hook {
         })
     }
 
-    /// Whether an etcd that does not run is to be started: a storage that goes has it stopped. Not whenever time passes: somebody may have stopped it to
-    /// work on its data.
+    /// Whether an etcd that does not run is to be started: a storage that goes has it stopped. Not whenever time passes:
+    /// somebody may have stopped it to work on its data. Nor for another charm, which never stops it: `juju attach-resource`
+    /// looks the same, as an operator types it with etcd stopped and a restore to come.
     pub fn may_start(self) -> bool {
-        matches!(self, Self::Install | Self::Start | Self::UpgradeCharm | Self::StorageAttached)
+        matches!(self, Self::Install | Self::Start | Self::StorageAttached)
     }
 }
 

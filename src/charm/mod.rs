@@ -22,13 +22,14 @@ pub use programs::by_name;
 use crate::action::{Environment, check, now, schedule};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
+use crate::etcd::why::wants_another_user;
 use crate::juju::{Juju, Status};
 use crate::settings::charms;
 use crate::stop::Refusal;
 use crate::system::process::become_it;
 use anyhow::{Context, Result, bail};
 use backup::Whose;
-use decide::{Facts, Plan, Rest, blocked, decide, status};
+use decide::{Facts, Plan, Rest, Step, blocked, decide, status};
 use home::Home;
 use hook::Hook;
 use perform::Hands;
@@ -37,12 +38,14 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long an etcd that was just started may take before its silence is told.
 const STARTED: Duration = Duration::from_secs(30);
 /// And one that should serve already.
 const SERVING: Duration = Duration::from_secs(5);
+/// How long a unit that goes waits for whoever works on its data: for a snapshot, that is long.
+const AT_ITS_END: Duration = Duration::from_secs(120);
 
 /// Becomes the program that Juju's `JUJU_DISPATCH_PATH` asks for: an action's own, or that of all hooks.
 pub fn dispatch() -> ExitCode {
@@ -112,6 +115,26 @@ fn backups(juju: &Juju, environment: &Environment, hook: Hook, whose: &Whose<'_>
         .unwrap_or_else(|error| Some(told_of(error)))
 }
 
+/// The unit goes, and no later hook stops its etcd: whoever works on the data is waited for, and a backup of the timer's that
+/// takes too long is ended. A restore is left to its end all the same.
+fn wait_for_backup<T>(patience: Duration, settle: &dyn Fn() -> (Rest, T), break_off: &dyn Fn()) -> (Rest, T) {
+    let until = Instant::now() + patience;
+    while let (Rest::Busy(_), _) = settle() {
+        if Instant::now() >= until {
+            break_off();
+            return settle();
+        }
+        std::thread::sleep(Duration::from_millis(100).min(patience));
+    }
+    settle()
+}
+
+fn break_off(environment: &Environment) {
+    if let Err(error) = schedule::break_off(environment) {
+        complain(&format!("ending the backup at work: {error:#}"));
+    }
+}
+
 fn told(error: &anyhow::Error, what: &str) -> Status {
     match error.downcast_ref::<Refusal>() {
         Some(refusal) => blocked(&refusal.reason, &refusal.next),
@@ -147,9 +170,14 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     }
     let configured = if environment.site.is_some() { None } else { facts::configured()? };
     // To the hook's last step: a restore that began meanwhile would have its etcd started over it.
-    let (rest, mut held) = facts::settle(&site(environment), configured.as_deref());
+    let own = environment.site.is_none().then_some(&ours);
+    let settle = || facts::settle(&site(environment), configured.as_deref(), own);
+    let (rest, mut held) = match hook {
+        Hook::Stop | Hook::Remove => wait_for_backup(AT_ITS_END, &settle, &|| break_off(environment)),
+        _ => settle(),
+    };
     if let Rest::Settled(words) = &rest {
-        juju.note(words)?;
+        note(juju, words);
     }
     if let Some(file) = &environment.site {
         let trouble = backups(juju, environment, hook, &Whose { ours: &ours, owns_etcd: None });
@@ -163,8 +191,7 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
     let hands = Hands { juju, facts: &facts, ours: &ours, proxies: &proxies };
     for step in steps {
         if step.is_told() {
-            juju.set_status(&status("maintenance", step.in_words()))?;
-            juju.note(step.in_words())?;
+            tell_of(juju, step);
         }
         if let Err(error) = hands.perform(step) {
             return Ok(told(&error, step.in_words()));
@@ -190,6 +217,20 @@ fn try_to_live(juju: &Juju, environment: &Environment, hook: Hook) -> Result<Sta
 /// What is wrong with backups in place of what is said, where etcd itself is well.
 fn unless(trouble: Option<Status>, said: Status) -> Status {
     trouble.filter(|_| said.word == "active").unwrap_or(said)
+}
+
+/// What a hook is at is for people to read: etcd is not left half made for a word that Juju did not take.
+fn tell_of(juju: &Juju, step: Step) {
+    if let Err(error) = juju.set_status(&status("maintenance", step.in_words())) {
+        complain(&format!("{}: {error:#}", step.in_words()));
+    }
+    note(juju, step.in_words());
+}
+
+fn note(juju: &Juju, words: &str) {
+    if let Err(error) = juju.note(words) {
+        complain(&format!("{words} ({error:#})"));
+    }
 }
 
 fn site(environment: &Environment) -> Result<Site> {
@@ -244,8 +285,9 @@ fn health(juju: &Juju, environment: &Environment, site: &Site, patience: Duratio
     let asked = asked.and_then(|status| Ok((status, client.members()?)));
     let (member, members) = match asked {
         Ok(asked) => asked,
-        // With authentication on, whoever has no password learns just this, and that is a sign of life.
-        Err(error) if format!("{error:#}").contains("user name is empty") => {
+        // With authentication on, whoever has no password learns just this, and that is a sign of life. Who shows a
+        // certificate is the user of its name, and may know no more.
+        Err(error) if wants_another_user(&error) => {
             return status("active", "etcd serves; without its password there is no more to tell");
         }
         Err(error) => return blocked(&format!("etcd does not serve: {error:#}"), next),
@@ -280,4 +322,31 @@ fn proxies(environment: &Environment) -> Vec<(&'static str, String)> {
     .into_iter()
     .filter_map(|(name, variable)| Some((name, environment.variable(variable)?.to_str()?.to_owned())))
     .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_unit_that_goes_waits_for_a_backup_and_then_ends_it() {
+        let busy = || Rest::Busy("backup (pid 7) is working on /d".into());
+        for (patience, free_after, broken_off) in [
+            (Duration::from_secs(60), 3, 0),
+            // It ends only when it is ended.
+            (Duration::ZERO, usize::MAX, 1),
+        ] {
+            let (asked, ended) = (Cell::new(0), Cell::new(0));
+            let settle = || {
+                asked.set(asked.get() + 1);
+                let is_free = asked.get() > free_after || ended.get() > 0;
+                (if is_free { Rest::Quiet } else { busy() }, ())
+            };
+            let (rest, ()) = wait_for_backup(patience, &settle, &|| ended.set(ended.get() + 1));
+            assert_eq!((rest, ended.get()), (Rest::Quiet, broken_off));
+        }
+        // A restore does not end so.
+        assert_eq!(wait_for_backup(Duration::ZERO, &|| (busy(), ()), &|| ()).0, busy());
+    }
 }

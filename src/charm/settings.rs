@@ -30,11 +30,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads what `config-get` tells.
-    pub fn read(options: &Map<String, Value>) -> Result<Self, Refusal> {
+    /// Reads what `config-get` tells. No port below `least_port` can be had by the etcd of this machine.
+    pub fn read(options: &Map<String, Value>, least_port: u16) -> Result<Self, Refusal> {
         let settings = Self {
-            port: port(options, "port")?,
-            management_port: port(options, "management-port")?,
+            port: port(options, "port", least_port)?,
+            management_port: port(options, "management-port", least_port)?,
             channel: text(options, "channel", "TRACK/RISK, such as 3.4/stable", is_channel)?,
             heartbeat: number(options, "heartbeat-interval", 1, LONGEST_ELECTION / 5)?,
             election: number(options, "election-timeout", 1, LONGEST_ELECTION)?,
@@ -63,8 +63,8 @@ fn some(number: u64) -> Option<u64> {
     Some(number).filter(|number| *number > 0)
 }
 
-fn port(options: &Map<String, Value>, name: &str) -> Result<u16, Refusal> {
-    let number = number(options, name, 1, u64::from(u16::MAX))?;
+fn port(options: &Map<String, Value>, name: &str, least: u16) -> Result<u16, Refusal> {
+    let number = number(options, name, least.into(), u64::from(u16::MAX))?;
     u16::try_from(number).map_err(|_| refusal(name, &number.to_string(), "a port"))
 }
 
@@ -114,11 +114,19 @@ fn is_channel(text: &str) -> bool {
         }
 }
 
+/// The longest of Go's durations, 2^63-1 ns, in seconds: of a longer one etcd makes a time in the past, or does not start.
+const LONGEST: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
+
 /// What etcd takes for a retention: hours, or one of Go's durations in whole numbers.
 fn is_time(text: &str) -> bool {
-    let number =
-        |text: &str| !text.is_empty() && text.len() < 10 && text.bytes().all(|byte| byte.is_ascii_digit());
-    number(text) || ["h", "m", "s"].iter().any(|unit| text.strip_suffix(unit).is_some_and(number))
+    let fits = |number: &str, seconds: u64| {
+        let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        plain && number.parse::<u64>().is_ok_and(|number| number <= LONGEST / seconds)
+    };
+    let units = [("h", 3600), ("m", 60), ("s", 1)];
+    let in_unit = units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, *seconds)));
+    let (number, seconds) = in_unit.unwrap_or((text, 3600));
+    fits(number, seconds)
 }
 
 #[cfg(test)]
@@ -136,7 +144,7 @@ mod tests {
     fn with(changes: &[(&str, Value)]) -> Result<Settings, Refusal> {
         let mut options = defaults();
         options.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        Settings::read(&options)
+        Settings::read(&options, 1024)
     }
 
     #[test]
@@ -148,7 +156,7 @@ mod tests {
         for name in defaults().keys().filter(|name| *name != "backup") {
             let mut options = defaults();
             options.remove(name);
-            let refusal = Settings::read(&options).unwrap_err();
+            let refusal = Settings::read(&options, 1024).unwrap_err();
             assert!(refusal.reason.starts_with(&format!("option {name} is null")), "{refusal}");
         }
     }
@@ -156,8 +164,11 @@ mod tests {
     #[test]
     fn a_wrong_value_is_told_by_the_name_of_its_option() {
         for (name, values) in [
-            ("port", vec![json!(0), json!(65536), json!(-1), json!("2379"), json!(1.5)]),
-            ("management-port", vec![json!(0), json!(2379)]),
+            (
+                "port",
+                vec![json!(0), json!(80), json!(1023), json!(65536), json!(-1), json!("2379"), json!(1.5)],
+            ),
+            ("management-port", vec![json!(0), json!(1023), json!(2379)]),
             (
                 "channel",
                 vec![json!(""), json!("stable; rm"), json!("--classic"), json!("3.4"), json!("a/b/c/d")],
@@ -167,6 +178,17 @@ mod tests {
             ("snapshot-count", vec![json!(-1)]),
             ("quota-backend-bytes", vec![json!(-1), json!("2G")]),
             ("auto-compaction-retention", vec![json!(""), json!("1d"), json!("-1"), json!("h"), json!(1)]),
+            // One more than Go's longest duration.
+            (
+                "auto-compaction-retention",
+                vec![
+                    json!("2562048"),
+                    json!("2562048h"),
+                    json!("153722868m"),
+                    json!("9223372037s"),
+                    json!("99999999999999999999"),
+                ],
+            ),
         ] {
             for value in values {
                 let refusal = with(&[(name, value.clone())]).unwrap_err();
@@ -180,14 +202,27 @@ mod tests {
     fn what_etcd_takes_is_taken() {
         for (name, value) in [
             ("port", json!(65535)),
+            ("port", json!(1024)),
             ("channel", json!("edge")),
             ("channel", json!("3.4/candidate/fix-1")),
             ("election-timeout", json!(50_000)),
             ("quota-backend-bytes", json!(8_589_934_592_u64)),
             ("auto-compaction-retention", json!("30m")),
             ("auto-compaction-retention", json!("8")),
+            ("auto-compaction-retention", json!("2562047")),
+            ("auto-compaction-retention", json!("2562047h")),
+            ("auto-compaction-retention", json!("153722867m")),
+            ("auto-compaction-retention", json!("9223372036s")),
         ] {
             assert!(with(&[(name, value.clone())]).is_ok(), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn an_etcd_that_is_root_may_have_any_port() {
+        let mut options = defaults();
+        options.insert("port".into(), json!(443));
+        assert!(Settings::read(&options, 1024).unwrap_err().reason.contains("from 1024 to 65535"));
+        assert_eq!(Settings::read(&options, 1).unwrap().port, 443);
     }
 }

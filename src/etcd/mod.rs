@@ -16,7 +16,7 @@ pub mod service;
 pub mod site;
 pub mod tools;
 pub mod upkeep;
-mod why;
+pub mod why;
 
 /// What a tool printed, read as everything that is expected of one: for the fuzzer.
 #[cfg(feature = "fuzz")]

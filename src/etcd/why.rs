@@ -57,6 +57,12 @@ const OF_THE_SERVER: [(&str, &str); 3] = [
 const DENIED: [&str; 2] = ["auth: permission denied", "etcdserver: permission denied"];
 /// How etcd says that nobody has logged in.
 const NOBODY: &str = "user name is empty";
+/// Whether an error is etcd's word that whoever asks is nobody to it, or may not know: etcd itself is well.
+pub fn wants_another_user(error: &anyhow::Error) -> bool {
+    let said = format!("{error:#}");
+    said.contains(NOBODY) || DENIED.iter().any(|words| said.contains(words))
+}
+
 /// How to log in.
 const PASSWORD: &str =
     "give root's password in ETCDCTL_PASSWORD, or a username and a password-file in a site file";
@@ -186,6 +192,22 @@ Error: context deadline exceeded
         };
         assert!(told(true).contains("a snapshot to its user root alone"));
         assert!(!told(false).contains("snapshot") && told(false).contains("etcd's user root may"));
+    }
+
+    #[test]
+    fn that_a_user_may_not_know_is_a_sign_of_life() {
+        for (said, alive) in [
+            ("etcdserver: user name is empty: authentication is on", true),
+            ("etcdserver: permission denied: this user may not do that", true),
+            ("auth: permission denied", true),
+            // The system's own words, of a file.
+            ("open /etc/etcd/tls/client.key: permission denied", false),
+            ("context deadline exceeded", false),
+            ("invalid user ID or password", false),
+        ] {
+            let error = anyhow::anyhow!(said).context("asking etcd for its members");
+            assert_eq!(wants_another_user(&error), alive, "{said}");
+        }
     }
 
     #[test]

@@ -168,6 +168,11 @@ pub fn install(units: &Units) -> Result<bool> {
     Ok(true)
 }
 
+/// Ends the run that is at work.
+pub fn break_off() -> Result<()> {
+    systemd::ask(&["stop", "--", SERVICE])
+}
+
 /// Takes the timer away with all that it left, and says whether there was one. A run that is at work comes to its end.
 pub fn remove() -> Result<bool> {
     if installed()?.is_none() {

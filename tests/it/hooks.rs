@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::client::assert_same;
 use crate::unit::{Status, Unit};
-use crate::world::{Version, World};
+use crate::world::{Setup, Version, World};
 
 on_both_versions! {
     hooks_report_the_health_of_the_member_and_its_version,
@@ -15,11 +15,13 @@ on_both_versions! {
 }
 
 on_one_version! {
+    hooks_see_that_an_etcd_serves_which_tells_them_nothing,
     hooks_that_are_nothing_to_us_succeed_quietly,
     hooks_of_a_second_unit_touch_nothing,
     hooks_of_a_unit_that_became_the_first_say_that_it_is_empty,
     hooks_leave_data_alone_while_somebody_works_on_it,
     hooks_keep_others_from_the_data_to_their_end,
+    hooks_of_a_unit_that_goes_wait_for_whoever_works_on_the_data,
     hooks_never_fail_whatever_tool_is_broken,
     dispatch_is_the_action_itself,
     dispatch_says_what_it_does_not_know,
@@ -53,6 +55,8 @@ fn hooks_bring_an_unfinished_restore_to_its_end(version: Version) {
         let unit = Unit::new(&world);
         unit.attach(&archive);
         die_in_the_exchange(&world, &unit, at);
+        // A line that Juju's log does not take keeps nothing from its end.
+        unit.break_tools(&["juju-log"]);
         let hooked = unit.hook("start");
         hooked.says("active", &["1 member, healthy", "an interrupted restore was"]);
         let now = world.dump();
@@ -63,6 +67,23 @@ fn hooks_bring_an_unfinished_restore_to_its_end(version: Version) {
         assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
         unit.hook("update-status").says("active", &["1 member, healthy"]);
     }
+}
+
+/// These lines of etcd tell their members to anybody; later ones say no, to who has not logged in and to who is known by
+/// a certificate's name alone.
+fn hooks_see_that_an_etcd_serves_which_tells_them_nothing(version: Version) {
+    let world = World::new(Setup { tls: true, auth: true, ..Setup::plain(version) });
+    let tools = world.stand_in_tools();
+    let nobody = |text: String| text.replace("username: root\n", "").replace("password-file:", "#");
+    world.set_site(&nobody(world.site_text(&world.path("tools"))));
+    let unit = Unit::new(&world);
+    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    for words in ["etcdserver: permission denied", "etcdserver: user name is empty"] {
+        tools.answer("etcdctl *member*list*", "", &format!("Error: {words}\n"), 1);
+        unit.hook("update-status").says("active", &["etcd serves; without its password"]);
+    }
+    tools.answer("etcdctl *member*list*", "", "Error: etcdserver: no leader\n", 1);
+    unit.hook("update-status").says("blocked", &["does not serve", "no leader"]);
 }
 
 /// Cancels a restore while the supervisor stops (1) or starts (2) etcd for it.
@@ -128,6 +149,23 @@ fn hooks_leave_data_alone_while_somebody_works_on_it(version: Version) {
     }
     drop(held);
     unit.hook("update-status").says("active", &["1 member, healthy"]);
+}
+
+fn hooks_of_a_unit_that_goes_wait_for_whoever_works_on_the_data(version: Version) {
+    let world = World::plain(version);
+    let unit = Unit::new(&world);
+    for hook in ["stop", "remove"] {
+        let held = std::fs::File::open(world.data_dir()).unwrap();
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        std::thread::scope(|scope| {
+            let going = scope.spawn(|| unit.hook(hook));
+            std::thread::sleep(std::time::Duration::from_secs(2));
+            assert!(!going.is_finished(), "{hook} did not wait");
+            drop(held);
+            // Of an etcd of ours it would now be said that it is stopped.
+            going.join().unwrap().says("active", &["1 member, healthy"]);
+        });
+    }
 }
 
 fn hooks_keep_others_from_the_data_to_their_end(version: Version) {

@@ -16,7 +16,7 @@ fn serving() -> Facts {
     Facts {
         hook: Hook::Look,
         rest: Rest::Quiet,
-        settings: Settings::read(options.as_object().unwrap()),
+        settings: Settings::read(options.as_object().unwrap(), 1024),
         home: Home::Debian,
         installed: true,
         suits: Ok(()),
@@ -64,7 +64,14 @@ fn says(facts: &Facts, word: &str, parts: &[&str]) {
 
 #[test]
 fn an_empty_machine_gets_everything_by_whatever_hook_comes_first() {
-    for hook in [Hook::StorageAttached, Hook::Install, Hook::ConfigChanged, Hook::Start, Hook::Look] {
+    for hook in [
+        Hook::StorageAttached,
+        Hook::Install,
+        Hook::ConfigChanged,
+        Hook::Start,
+        Hook::Look,
+        Hook::UpgradeCharm,
+    ] {
         let facts = Facts { hook, ..empty() };
         does(&facts, &[Step::Install, Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
     }
@@ -134,7 +141,7 @@ fn an_installation_that_broke_off_goes_on_where_it_was() {
     // A hook that died between the configuration and the restart.
     does(&Facts { stale: true, ..serving() }, &[Step::Restart, Step::Ports]);
     // Or between the stop and the start; and one whose etcd did not start.
-    for hook in [Hook::Look, Hook::ConfigChanged, Hook::StorageAttached] {
+    for hook in [Hook::Look, Hook::ConfigChanged, Hook::StorageAttached, Hook::UpgradeCharm] {
         does(&Facts { hook, stale: true, runs: false, ..serving() }, &[Step::Start, Step::Ports]);
     }
 }
@@ -142,10 +149,11 @@ fn an_installation_that_broke_off_goes_on_where_it_was() {
 #[test]
 fn a_stopped_etcd_is_started_when_the_unit_starts_and_not_whenever_time_passes() {
     let stopped = Facts { runs: false, ..serving() };
-    for hook in [Hook::Start, Hook::Install, Hook::UpgradeCharm, Hook::StorageAttached] {
+    for hook in [Hook::Start, Hook::Install, Hook::StorageAttached] {
         does(&Facts { hook, ..stopped.clone() }, &[Step::Start, Step::Ports]);
     }
-    for hook in [Hook::Look, Hook::ConfigChanged] {
+    // `juju attach-resource` comes as an upgrade of the charm, which itself has no reason to start anything either.
+    for hook in [Hook::Look, Hook::ConfigChanged, Hook::UpgradeCharm] {
         says(
             &Facts { hook, ..stopped.clone() },
             "blocked",
