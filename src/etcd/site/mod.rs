@@ -127,6 +127,9 @@ impl Site {
         now: Timestamp,
     ) -> Result<Self> {
         let mut site = Self::chosen(site_file, choice, password)?;
+        if matches!(site.service, Service::StaticPod { .. }) && !site.is_told {
+            pods::prefer_good(Path::new("/"), &mut site.tls, now);
+        }
         site.trouble = Trouble {
             client: certificates::clients_trouble(&site.tls, now),
             server: site

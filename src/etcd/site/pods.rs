@@ -6,11 +6,13 @@ use super::Tls;
 use super::found::Found;
 use super::running::below;
 use super::settings::{Said, Settings, Told};
+use crate::etcd::certificates::{is_key_of, valid};
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
 use crate::system::owner::trusted_below;
+use jiff::Timestamp;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -104,14 +106,33 @@ fn pod(root: &Path, live: &Path, manifest: &Path, container: &Container) -> Resu
     Ok(Some(found))
 }
 
+/// The pairs of kubeadm that are there.
+fn pairs(root: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
+    let pairs =
+        PAIRS.map(|stem| (PathBuf::from(format!("{stem}.crt")), PathBuf::from(format!("{stem}.key"))));
+    pairs.into_iter().filter(|(cert, key)| below(root, cert).exists() && below(root, key).exists())
+}
+
+/// Puts the first of kubeadm's pairs that etcd takes `now` in the place of one that it does not: they are renewed by and by,
+/// and the one for health checks is the first to be forgotten.
+pub(super) fn prefer_good(root: &Path, tls: &mut Tls, now: Timestamp) {
+    if !pairs(root).any(|(cert, _)| Some(&cert) == tls.cert.as_ref()) {
+        return;
+    }
+    let good = pairs(root).find(|(cert, key)| {
+        let (cert, key) = (below(root, cert), below(root, key));
+        valid(&cert, now).is_ok_and(|dates| dates.for_clients) && is_key_of(&key, &cert).is_ok()
+    });
+    // Where none is good, what is wrong is told of the first.
+    if let Some((cert, key)) = good {
+        (tls.cert, tls.key) = (Some(cert), Some(key));
+    }
+}
+
 /// The authority that etcd was told, and the first of kubeadm's pairs that is there, else etcd's own.
 fn certificates(root: &Path, own: &Tls, container: &Container) -> Tls {
     let outside = |path: &Option<PathBuf>| path.as_ref().and_then(|path| container.outside(path));
-    let pair = |stem: &&str| {
-        let (cert, key) = (PathBuf::from(format!("{stem}.crt")), PathBuf::from(format!("{stem}.key")));
-        (below(root, &cert).exists() && below(root, &key).exists()).then_some((cert, key))
-    };
-    let (cert, key) = match PAIRS.iter().find_map(pair) {
+    let (cert, key) = match pairs(root).next() {
         Some((cert, key)) => (Some(cert), Some(key)),
         None => (outside(&own.cert), outside(&own.key)),
     };
@@ -135,6 +156,7 @@ fn unusable(file: &Path, why: &str) -> Refusal {
 mod tests {
     use super::super::running::tests::{machine, set_mode};
     use super::*;
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Use, KeyPair, date_time_ymd};
 
     /// As kubeadm writes it, shortened.
     const POD: &str = "\
@@ -205,6 +227,48 @@ spec:
             let files: Vec<_> = files.iter().map(|(file, text)| (file.as_str(), *text)).collect();
             let found = on(&files).unwrap();
             assert_eq!(found[0].tls.cert, Some(PathBuf::from(pki(&format!("{stem}.crt")))));
+        }
+    }
+
+    /// A pair of 2026 for these uses, or with a key that is not its own.
+    fn put_pair(root: &Path, stem: &str, until: i32, uses: &[Use], own_key: bool) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(until, 1, 1));
+        params.extended_key_usages = uses.to_vec();
+        let cert = params.self_signed(&key).unwrap();
+        let key = if own_key { key } else { KeyPair::generate().unwrap() };
+        let at = |ending: &str| below(root, Path::new(&format!("{stem}.{ending}")));
+        fs::create_dir_all(at("crt").parent().unwrap()).unwrap();
+        fs::write(at("crt"), cert.pem()).unwrap();
+        fs::write(at("key"), key.serialize_pem()).unwrap();
+    }
+
+    #[test]
+    fn the_first_pair_that_etcd_takes_comes_before_one_that_it_does_not() {
+        let [health, server, api] = PAIRS;
+        let (client, both) = (&[Use::ClientAuth][..], &[Use::ServerAuth, Use::ClientAuth][..]);
+        for (first, second, third, expected) in [
+            ((2028, client, true), (2028, both, true), (2028, client, true), health),
+            ((2027, client, true), (2028, both, true), (2028, client, true), server),
+            ((2027, client, true), (2028, &[Use::ServerAuth], true), (2028, client, true), api),
+            ((2028, client, false), (2027, both, true), (2028, client, true), api),
+            // What is wrong is told of the first.
+            ((2027, client, true), (2027, both, true), (2028, client, false), health),
+        ] {
+            let root = machine();
+            for (stem, (until, uses, own_key)) in PAIRS.into_iter().zip([first, second, third]) {
+                put_pair(root.path(), stem, until, uses, own_key);
+            }
+            let at = |ending: &str| Some(PathBuf::from(format!("{health}.{ending}")));
+            let mut tls = Tls { cacert: None, cert: at("crt"), key: at("key") };
+            prefer_good(root.path(), &mut tls, "2027-06-01T00:00:00Z".parse().unwrap());
+            assert_eq!(tls.cert, Some(PathBuf::from(format!("{expected}.crt"))));
+            assert_eq!(tls.key, Some(PathBuf::from(format!("{expected}.key"))));
+            let own = Tls { cacert: None, cert: Some("/own.crt".into()), key: Some("/own.key".into()) };
+            let mut kept = own.clone();
+            prefer_good(root.path(), &mut kept, "2027-06-01T00:00:00Z".parse().unwrap());
+            assert_eq!(kept, own);
         }
     }
 
