@@ -77,8 +77,12 @@ const SCENARIOS: &[Scenario] = &[
 /// How many machines are on at a time, for each processor: most of the time they wait for their own services.
 const AT_ONCE: usize = 2;
 
-/// Runs every scenario whose name holds one of `wanted`, or all.
+/// Runs every scenario whose name holds one of `wanted`, or all. All of them, or those after `--record`, are written down.
 pub fn run(wanted: &[&str]) -> Result<ExitCode> {
+    let (recorded, wanted) = match wanted {
+        ["--record", wanted @ ..] => (true, wanted),
+        wanted => (wanted.is_empty(), wanted),
+    };
     if wanted == ["--install"] {
         return able::install().map(|()| ExitCode::SUCCESS);
     }
@@ -96,8 +100,9 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
         return Ok(ExitCode::from(2));
     }
     let rows = perform(&chosen, root::ensure(&workspace::target_directory()?)?)?;
-    if wanted.is_empty() {
-        record::write(&rows)?;
+    if recorded {
+        let names: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
+        record::write(&rows, &names)?;
     }
     Ok(verdict(&rows))
 }

@@ -42,6 +42,7 @@ Usage: cargo xtask COMMAND
                the tests of buckets against two S3 servers that others wrote; both together write docs/buckets.md
   machines [NAME]
                the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name;
+               all of them, or those named after --record, are written into docs/machines.md;
                --install gets the packages that this takes, and does no more
   pack [ARCH]  make the charm, target/etcd_ARCH.charm; ARCH is amd64 or arm64
   bench [--size MB] [--rounds N] [--no-plot]
