@@ -23,6 +23,7 @@ on_one_version! {
     hooks_keep_others_from_the_data_to_their_end,
     hooks_of_a_unit_that_goes_wait_for_whoever_works_on_the_data,
     hooks_never_fail_whatever_tool_is_broken,
+    hooks_without_a_site_never_fail_whatever_tool_is_broken,
     dispatch_is_the_action_itself,
     dispatch_says_what_it_does_not_know,
 }
@@ -205,6 +206,39 @@ fn hooks_never_fail_whatever_tool_is_broken(version: Version) {
             _ => {}
         }
     }
+}
+
+/// The charm's own way, which looks at this machine. An option is wrong throughout: nothing is ever done to it. The tools that
+/// are asked once etcd is the charm's own break on a machine of their own (`charm: one hook tool after the other broken`).
+fn hooks_without_a_site_never_fail_whatever_tool_is_broken(version: Version) {
+    // One that runs and is nobody's: else every unit of this machine is asked for one, each time.
+    let world = World::plain(version);
+    let unit = Unit::new(&world);
+    unit.configure(&[("port", json!(0))]);
+    unit.has_storage(&world.path("storage"));
+    let called = |tool: &str| unit.calls().iter().any(|call| call.split(' ').next() == Some(tool));
+    for hook in ["install", "update-status"] {
+        for tool in ["goal-state", "config-get", "storage-list", "storage-get"] {
+            unit.break_tools(&[tool]);
+            unit.hook_without_site(hook).says("blocked", &[tool, "connection refused"]);
+            assert!(called(tool), "{hook} {tool}");
+        }
+        for tool in ["resource-get", "relation-ids", "status-set"] {
+            unit.break_tools(&[tool]);
+            let hooked = unit.hook_without_site(hook);
+            match tool {
+                "status-set" => {
+                    assert!(hooked.out.stderr.contains("option port is 0"), "{}", hooked.out.told())
+                }
+                _ => hooked.says("blocked", &["option port is 0"]),
+            }
+            assert_eq!(hooked.out.status.code(), Some(0), "{hook} {tool}");
+            assert!(!hooked.out.stderr.contains("panicked"), "{}", hooked.out.told());
+        }
+    }
+    unit.break_tools(&[]);
+    unit.hook_without_site("install").says("blocked", &["option port is 0", "juju config"]);
+    assert!(!world.path("storage").exists(), "a directory was made for a wrong option");
 }
 
 fn dispatch_is_the_action_itself(version: Version) {

@@ -160,6 +160,16 @@ impl<'w> Unit<'w> {
         self.hook_as(self.name, name)
     }
 
+    /// The same without a site file: the charm's own etcd is looked for on this very machine.
+    pub fn hook_without_site(&self, name: &str) -> Hooked {
+        self.hook_with(self.name, name, &[("ETCD_SITE", "")])
+    }
+
+    /// A storage is attached, and mounted at `location`.
+    pub fn has_storage(&self, location: &Path) {
+        fs::write(self.agent.join("storage"), format!("data/0 {}\n", location.display())).unwrap();
+    }
+
     /// The same on another unit of the application.
     pub fn hook_as(&self, unit: &str, name: &str) -> Hooked {
         self.hook_with(unit, name, &[])

@@ -8,6 +8,7 @@ mod certificates;
 mod charm;
 mod debian;
 mod handwritten;
+mod hook_tools;
 mod machine;
 mod played_snap;
 mod pod;
@@ -70,6 +71,7 @@ const SCENARIOS: &[Scenario] = &[
     ("charm: a second unit, and then the only one", charm::heir),
     ("charm: power lost while etcd is installed", broken_off::power_lost),
     ("charm: killed at six points of an installation", broken_off::killed),
+    ("charm: one hook tool after the other broken", hook_tools::broken),
     ("charm: etcd from a played snap, refreshed", played_snap::refreshed),
     ("charm: a played snap, its data on a storage", played_snap::stored),
 ];

@@ -93,6 +93,11 @@ impl<'m> Unit<'m> {
         self.machine.write(&format!("{AGENT}/storage"), &format!("data/0 {location}\n"))
     }
 
+    /// Has these hook tools fail from now on, and no others.
+    pub fn break_tools(&self, names: &[&str]) -> Result<()> {
+        self.machine.write(&format!("{AGENT}/broken"), &names.join("\n"))
+    }
+
     /// Runs a hook. It must succeed, and set a status that holds all `parts`.
     pub fn hook(&self, name: &str, parts: &[&str]) -> Result<()> {
         let out = self.dispatch(&format!("hooks/{name}"), &[])?;
