@@ -44,7 +44,9 @@ Usage: cargo xtask COMMAND
                the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name;
                all of them, or those named after --record, are written into docs/machines.md;
                --install gets the packages that this takes, and does no more
-  pack [ARCH]  make the charm, target/etcd_ARCH.charm; ARCH is amd64 or arm64
+  pack [--twice] [ARCH]
+               make the charm, target/etcd_ARCH.charm; ARCH is amd64 or arm64; --twice builds it again in another
+               directory, and fails unless that gives the same bytes
   bench [--size MB] [--rounds N] [--no-plot]
                measure snapshot and restore against etcdctl, tar, gzip, pigz, igzip and zstd; writes docs/performance.md
   etcd         make sure that the etcd servers for the tests are here, and print where";

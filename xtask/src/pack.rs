@@ -37,8 +37,13 @@ const ARCHITECTURES: [Architecture; 2] = [
     Architecture { name: "arm64", target: "aarch64-unknown-linux-musl" },
 ];
 
-/// Packs the charm for the processors that `wanted` names, or for this machine's own.
+/// Packs the charm for the processors that `wanted` names, or for this machine's own. After `--twice` each is built again,
+/// from nothing and in another place, and has to be the same to the byte.
 pub fn run(wanted: &[&str]) -> Result<ExitCode> {
+    let (twice, wanted) = match wanted {
+        ["--twice", wanted @ ..] => (true, wanted),
+        wanted => (false, wanted),
+    };
     let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let wanted = if wanted.is_empty() { &[own] } else { wanted };
     for name in wanted {
@@ -48,15 +53,36 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
         let size = fs::metadata(&packed)?.len();
         println!("{}  {}  {:.1} MB", hash(&fs::read(&packed)?), workspace::short(&packed), size as f64 / 1e6);
         ensure!(size <= LARGEST, "the charm has {size} bytes, more than {LARGEST}");
+        if twice {
+            is_made_again(architecture, &packed)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Builds everything once more, in a directory of its own that goes with it, and compares.
+fn is_made_again(architecture: &Architecture, packed: &Path) -> Result<()> {
+    let place = tempfile::tempdir().context("making a directory to build in")?;
+    let again = contents(architecture, place.path()).and_then(zipped)?;
+    let (first, second) = (hash(&fs::read(packed)?), hash(&again));
+    ensure!(first == second, "built again in another directory, the charm is another: {second}");
+    println!("{second}  the same, built again in {}", place.path().display());
+    Ok(())
 }
 
 /// Makes the charm for one processor, under cargo's target directory.
 pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
     let target = workspace::target_directory()?;
+    let charm = target.join(format!("etcd_{}.charm", architecture.name));
+    let zipped = contents(architecture, &target).and_then(zipped)?;
+    fs::write(&charm, zipped).with_context(|| format!("writing {}", charm.display()))?;
+    Ok(charm)
+}
+
+/// What is in the charm for one processor, its program built in the directory `place`.
+fn contents(architecture: &Architecture, place: &Path) -> Result<Vec<Entry>> {
     let home = workspace::home()?;
-    let built = programs::build(architecture.target)?;
+    let built = programs::build(architecture.target, place)?;
     let mut contents: Vec<Entry> = Vec::new();
     for paper in PAPERS {
         contents.push(Entry { name: paper.to_owned(), what: What::Paper(read(&home.join(paper))?) });
@@ -69,9 +95,7 @@ pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
     for name in programs::links(&home)? {
         contents.push(Entry { name, what: What::Link(format!("../{}", programs::ITSELF)) });
     }
-    let charm = target.join(format!("etcd_{}.charm", architecture.name));
-    fs::write(&charm, zipped(contents)?).with_context(|| format!("writing {}", charm.display()))?;
-    Ok(charm)
+    Ok(contents)
 }
 
 /// The one for this machine, packed once for all who ask.

@@ -13,8 +13,8 @@ const PROGRAM: &str = "charm";
 /// Its own place in a charm: what Juju runs.
 pub const ITSELF: &str = "dispatch";
 
-/// Builds it for `target`, and gives its path.
-pub fn build(target: &str) -> Result<PathBuf> {
+/// Builds it for `target` in the directory `place`, and gives its path.
+pub fn build(target: &str, place: &Path) -> Result<PathBuf> {
     if !is_there(target)? {
         command::run_well(Command::new("rustup").args(["target", "add", target]))?;
     }
@@ -32,19 +32,23 @@ pub fn build(target: &str) -> Result<PathBuf> {
     ]);
     // What a bug report needs is a file and a line, and those are kept.
     cargo.args(["--config", "profile.release.strip='symbols'"]);
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(target)?.join("\x1f"));
-    command::run_well(&mut cargo)?;
-    Ok(workspace::target_directory()?.join(target).join("release").join(PROGRAM))
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(target, place)?.join("\x1f"));
+    command::run_well(cargo.arg("--target-dir").arg(place))?;
+    Ok(place.join(target).join("release").join(PROGRAM))
 }
 
 /// Where this checkout and cargo's own files lie must not be told, nor make a difference.
-fn flags(target: &str) -> Result<Vec<String>> {
+fn flags(target: &str, place: &Path) -> Result<Vec<String>> {
     let cargo_home = match std::env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
         None => PathBuf::from(std::env::var_os("HOME").context("there is no HOME")?).join(".cargo"),
     };
     let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    let mut flags = vec![map(&workspace::home()?, "etcd-charm"), map(&cargo_home, "cargo")];
+    let home = workspace::home()?;
+    let mut flags = vec![map(&home, "etcd-charm"), map(&cargo_home, "cargo")];
+    if !place.starts_with(&home) {
+        flags.push(map(place, "etcd-charm/target"));
+    }
     if !target.starts_with(std::env::consts::ARCH) {
         // No C is in these programs, and Rust's own linker knows every processor.
         flags.push("-Clinker=rust-lld".to_owned());
