@@ -18,7 +18,10 @@ const HEAD: &str = "| scenario | | seconds | run | |\n|---|---|---:|---|---|\n";
 pub fn write(rows: &[Row], names: &[&str]) -> Result<()> {
     let run = format!("{}, {}", page::today()?, page::commit()?);
     page::change(PAGE, MARK, |old| {
-        format!("{run}: the newest of these runs of `cargo xtask machines`\n\n{}", table(old, rows, names, &run))
+        format!(
+            "{run}: the newest of these runs of `cargo xtask machines`\n\n{}",
+            table(old, rows, names, &run)
+        )
     })
 }
 
