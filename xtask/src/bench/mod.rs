@@ -159,8 +159,10 @@ impl Bench {
     }
 
     fn archive(&self) -> Result<PathBuf> {
-        let archive = fs::read_dir(self.path("target"))?.next().context("there is no archive")??;
-        Ok(archive.path())
+        // The record of the run lies beside it.
+        let mut names = fs::read_dir(self.path("target"))?.map(|entry| entry.map(|entry| entry.path()));
+        let archive = names.find(|path| path.as_ref().is_ok_and(|path| path.is_file()));
+        Ok(archive.context("there is no archive")??)
     }
 
     /// What an operator would type instead, with this compressor.
