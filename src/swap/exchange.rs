@@ -42,7 +42,7 @@ pub struct OldData {
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchanged {
-    /// From the order to stop until the new data was proved to serve.
+    /// From the order to stop until the new data was served; it is proved while it is.
     pub downtime: Duration,
     /// The revision of the old data when it was stopped.
     pub old_revision: Option<i64>,
@@ -52,6 +52,14 @@ pub struct Exchanged {
     pub alarms: Vec<String>,
     /// What could not be cleared up, in words. The new data serves all the same.
     pub left_over: Option<String>,
+}
+
+/// New data that serves, and is proved.
+struct Served {
+    since: Instant,
+    alarms: Vec<String>,
+    /// The revision of the old data's backend when etcd had stopped.
+    stopped_at: Option<i64>,
 }
 
 /// An exchange about to happen.
@@ -91,8 +99,8 @@ impl<'a> Exchange<'a> {
         let _deferred = interrupt::defer();
         let began = Instant::now();
         match self.go_to_new_data() {
-            Ok((stopped_at, alarms)) => {
-                let downtime = began.elapsed();
+            Ok(Served { since, alarms, stopped_at }) => {
+                let downtime = since.duration_since(began);
                 let old_revision = self.weigh_old_data().or(stopped_at);
                 let kept_as = self.journal.keep_old_as.clone();
                 let left_over = self.commit().err().map(|error| format!("{error:#}"));
@@ -102,8 +110,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// To the new data, proved; the revision that the old data's backend had, and the new data's alarms.
-    fn go_to_new_data(&mut self) -> Result<(Option<i64>, Vec<String>)> {
+    /// To the new data, proved.
+    fn go_to_new_data(&mut self) -> Result<Served> {
         if !self.journal.old.runs && self.data().in_use()? {
             // It is not ours to stop: somebody works with it.
             bail!("etcd has been started meanwhile");
@@ -114,8 +122,8 @@ impl<'a> Exchange<'a> {
             self.journal.old.runs = true;
             self.journal.write(self.beside.dir())?;
         }
-        let old_revision = self.journal.old.inode.and_then(|_| self.live_revision());
-        if let (Some(limit), Some(revision)) = (self.journal.old.must_stay_below, old_revision)
+        let stopped_at = self.journal.old.inode.and_then(|_| self.live_revision());
+        if let (Some(limit), Some(revision)) = (self.journal.old.must_stay_below, stopped_at)
             && revision >= limit
         {
             bail!("clients wrote up to revision {revision} meanwhile, past the {limit} of the restored data");
@@ -125,12 +133,12 @@ impl<'a> Exchange<'a> {
         self.exchange()?;
         self.start()?;
         match prove(self.site, self.data(), &self.journal.expected)? {
-            Verdict::Proved(alarms) => {
+            Verdict::Proved { served, alarms } => {
                 let members = Client::of(self.site).members()?.len();
                 ensure!(members == 1, "etcd came up with {members} members instead of one");
                 // Who waited finds the new write-ahead log locked by the etcd that serves.
                 self.held = None;
-                Ok((old_revision, alarms))
+                Ok(Served { since: served, alarms, stopped_at })
             }
             Verdict::Differs(how) => bail!("etcd does not serve the restored data: {how}"),
         }

@@ -71,8 +71,13 @@ impl Expected {
 /// What a look at the live etcd showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It serves what was restored. Its alarms, as it words them.
-    Proved(Vec<String>),
+    /// It serves what was restored.
+    Proved {
+        /// When it was found to serve, before it was asked what.
+        served: Instant,
+        /// Its alarms, as it words them.
+        alarms: Vec<String>,
+    },
     /// It serves something else, or nothing at all; how that shows.
     Differs(String),
 }
@@ -88,6 +93,7 @@ pub fn prove(site: &Site, data: &DataDir, expected: &Expected) -> Result<Verdict
         Err(error) if data.in_use()? => return Err(error),
         Err(error) => return Ok(Verdict::Differs(format!("{error:#}"))),
     };
+    let served = Instant::now();
     let differs = |what: &str, found: String, wanted: String| {
         Ok(Verdict::Differs(format!("etcd's {what} is {found} instead of {wanted}")))
     };
@@ -105,10 +111,10 @@ pub fn prove(site: &Site, data: &DataDir, expected: &Expected) -> Result<Verdict
         Ok((hash, _)) if hash.compact_revision == expected.hash.compact_revision && hash != expected.hash => {
             differs("content hash", hash.hash.to_string(), expected.hash.hash.to_string())
         }
-        Ok(_) => Ok(Verdict::Proved(status.errors)),
+        Ok(_) => Ok(Verdict::Proved { served, alarms: status.errors }),
         // A client compacted that revision away already. Only the restored tree has that cluster id.
         Err(error) if format!("{error:#}").contains("required revision has been compacted") => {
-            Ok(Verdict::Proved(status.errors))
+            Ok(Verdict::Proved { served, alarms: status.errors })
         }
         Err(error) => Err(error),
     }

@@ -74,7 +74,7 @@ pub fn recover(site: &Site, data: &DataDir) -> Result<Option<Recovered>> {
         return undo(exchange, "it had not come to its end".to_owned());
     }
     match prove_new_data(&exchange).context("an interrupted restore cannot be judged")? {
-        Verdict::Proved(_) => {
+        Verdict::Proved { .. } => {
             exchange.weigh_old_data();
             let kept = kept(&exchange);
             exchange.commit()?;

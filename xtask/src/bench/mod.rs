@@ -276,7 +276,7 @@ impl Bench {
                 ],
                 None,
             )?;
-            let again = self.stop_and_start()?;
+            let again = self.usual_restart()?;
             let words = [format!("snapshot={shown}"), "skip-backup=true".to_owned()];
             let (ours, printed) = chain(&mut [self.ours("restore", &words)], None)?;
             let results: serde_yaml::Value = serde_yaml::from_str(&printed)?;
@@ -300,6 +300,13 @@ impl Bench {
             },
             Row { what: "restore, s".to_owned(), bar: Bar::Shown, values: seconds },
         ])
+    }
+
+    /// The median of three: etcd waits for a second and a part by chance before it calls itself the leader.
+    fn usual_restart(&self) -> Result<f64> {
+        let mut seconds = [self.stop_and_start()?, self.stop_and_start()?, self.stop_and_start()?];
+        seconds.sort_by(f64::total_cmp);
+        Ok(seconds[1])
     }
 
     /// A plain stop and start, until etcd serves.
