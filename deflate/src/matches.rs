@@ -88,6 +88,9 @@ impl Matches {
         if !(in_eight | in_four) {
             return None;
         }
+        if in_eight && here == here.rotate_left(8) {
+            return Some(run(bytes, at));
+        }
         if in_eight {
             return Some(Match { at, distance: eight, length: 8 + common(bytes, at + 8, eight) });
         }
@@ -157,6 +160,12 @@ fn common(bytes: &[u8], at: usize, distance: usize) -> usize {
         length += 1;
     }
     length
+}
+
+/// The match of a byte that comes at least eight times: with itself, which is as near as can be.
+fn run(bytes: &[u8], at: usize) -> Match {
+    let at = if at > 0 && bytes[at - 1] == bytes[at] { at } else { at + 1 };
+    Match { at, distance: 1, length: common(bytes, at, 1) }
 }
 
 /// The match, begun earlier where the bytes before it are the same too.

@@ -30,6 +30,9 @@ pub struct Record {
     /// What was wrong with it when it was last read, if anything was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broken: Option<String>,
+    /// Whether a drill found that, which reading alone cannot take back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub broken_by_drill: bool,
     /// When it was last booted in a throw-away etcd and found to hold what its manifest says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drilled: Option<Timestamp>,
@@ -73,6 +76,7 @@ impl Record {
             sha256: None,
             verified: None,
             broken: None,
+            broken_by_drill: false,
             drilled: None,
             pinned: false,
         }

@@ -16,8 +16,12 @@ use crate::system::process::{ProcessError, Program, cwd_of};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+/// How often it is looked whether etcd still listens, while an answer is waited for; after two times that nothing does, nobody waits.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// A transfer that wrote nothing for this long has stalled. etcdctl's own keepalive finds a vanished member within
 /// 6 s, but waits for ever for one that is alive and silent.
@@ -94,7 +98,7 @@ impl Client {
 
     fn is_listening(&self) -> bool {
         if let (Some(socket), Some(cwd)) = (self.endpoint.strip_prefix("unix://"), &self.cwd) {
-            return cwd.join(socket).exists();
+            return UnixStream::connect(cwd.join(socket)).is_ok();
         }
         let address = self.endpoint.split_once("://").map_or(&*self.endpoint, |(_, address)| address);
         match address.trim_end_matches('/').to_socket_addrs() {
@@ -175,22 +179,45 @@ impl Client {
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, words: &[&str]) -> Result<T> {
-        let asked = || self.question(words).run().and_then(|output| output.json());
+        let asked = || {
+            let (question, deadline) = self.question(words);
+            let running = question.start()?;
+            running.finish(deadline, &mut self.while_it_listens()).and_then(|output| output.json())
+        };
         // etcdctl may end before its connection has told it why it fails.
         let answer = asked().or_else(|error| if is_vague(&error) { asked() } else { Err(error) });
         Ok(answer.map_err(|error| self.explained(error))?)
     }
 
-    fn question(&self, words: &[&str]) -> Program {
+    /// Ends a question that nobody can answer any more: etcdctl would wait for its whole time, which is long for some.
+    fn while_it_listens(&self) -> impl FnMut(Duration) -> Result<(), String> {
+        let (mut next, mut deaf) = (PROBE, false);
+        move |passed| {
+            if passed < next {
+                return Ok(());
+            }
+            next = passed + PROBE;
+            match (self.is_listening(), deaf) {
+                (false, true) => Err(format!("given up: nothing listens at {} any more", self.endpoint)),
+                (listens, _) => {
+                    deaf = !listens;
+                    Ok(())
+                }
+            }
+        }
+    }
+
+    /// What etcdctl is asked with, and how long it may take.
+    fn question(&self, words: &[&str]) -> (Program, Duration) {
         let program = self.program().args(words).args(["--write-out=json"]);
         // The default of 5 s is short for the hash of a large database on a busy disk.
         match words {
             ["endpoint", "hashkv", ..] => {
-                program.env("ETCDCTL_COMMAND_TIMEOUT", "300s").deadline(Duration::from_secs(310))
+                (program.env("ETCDCTL_COMMAND_TIMEOUT", "300s"), Duration::from_secs(310))
             }
             // Counting millions of keys on a busy disk; `status`, which is asked first, finds a dead member sooner.
-            ["get", ..] => program.env("ETCDCTL_COMMAND_TIMEOUT", "60s").deadline(Duration::from_secs(70)),
-            _ => program.deadline(Duration::from_secs(15)),
+            ["get", ..] => (program.env("ETCDCTL_COMMAND_TIMEOUT", "60s"), Duration::from_secs(70)),
+            _ => (program, Duration::from_secs(15)),
         }
     }
 
@@ -346,6 +373,10 @@ pub(super) fn read_as_all_answers(text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::etcd::service::Service;
+    use crate::etcd::site::tests::site;
+    use std::net::TcpListener;
+    use std::path::Path;
 
     #[test]
     fn a_status_without_its_empty_fields_is_read() {
@@ -366,5 +397,20 @@ mod tests {
         assert_eq!(answer.members[0].id, 15180468318221803243);
         assert_eq!(answer.members[0].name, "");
         assert!(answer.members[1].is_learner);
+    }
+
+    #[test]
+    fn a_question_that_nobody_can_answer_any_more_is_given_up() {
+        let mut site = site(Path::new("/d"), Service::Unknown { pid: 1 });
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        site.endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let client = Client::of(&site);
+        let mut watch = client.while_it_listens();
+        let mut at = |second| watch(Duration::from_secs(second));
+        assert_eq!((at(1), at(5), at(10), at(15)), (Ok(()), Ok(()), Ok(()), Ok(())));
+        drop(listener);
+        // Once may be a restart.
+        assert_eq!((at(20), at(21)), (Ok(()), Ok(())));
+        assert!(at(25).unwrap_err().contains("nothing listens at http://127.0.0.1:"));
     }
 }

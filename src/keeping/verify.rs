@@ -6,7 +6,8 @@ use super::{Found, unpack, was_verified_as};
 use crate::archive::age::Identities;
 use crate::archive::{self, Contents, Limits, Locked};
 use crate::catalog::entry::Entry;
-use crate::etcd::offline::{self, BESIDES, Making};
+use crate::etcd::backend::Backend;
+use crate::etcd::offline::{self, BESIDES, Making, Unsound};
 use crate::etcd::private::Private;
 use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
@@ -59,20 +60,33 @@ pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Tell<
         }
         Err(refused) => return Err(refused.into()),
     };
-    offline::structure(&site.tools, stage.dir(), archive::DB)?;
-    let drilled = match drill {
-        true => {
-            tell(Progress::Step("booting a throw-away etcd on it"));
-            Some(rehearse(site, stage.dir(), &contents).context("the drill")?)
+    let drilled = offline::structure(&site.tools, stage.dir(), archive::DB)
+        .and_then(|_| if drill { rehearse(site, stage.dir(), &contents, tell).map(Some) } else { Ok(None) });
+    let drilled = match drilled {
+        Err(error) if error.is::<Unsound>() && found.entry.manifest.is_some() => {
+            found.place.store.note(&found.entry, &|record| {
+                record.broken = Some(format!("{error:#}"));
+                record.broken_by_drill = drill;
+            })?;
+            return Err(error);
         }
-        false => None,
+        drilled => drilled?,
     };
+    if let (Some(why), true, false) = (&found.entry.record.broken, found.entry.record.broken_by_drill, drill)
+    {
+        return Err(Refusal::new(
+            format!("{} reads well, but failed its last drill: {why}", found.named()),
+            "drill it again with drill=true, or restore another snapshot",
+        )
+        .into());
+    }
     // To the second, as the manifest tells its time.
     let now = Timestamp::from_second(now.as_second())?;
     found.place.store.note(&found.entry, &|record| {
         record.sha256 = Some(contents.sha256.clone());
         record.verified = Some(now);
         record.broken = None;
+        record.broken_by_drill = false;
         record.drilled = drilled.map_or(record.drilled, |_| Some(now));
     })?;
     Ok(Verified { contents, drilled })
@@ -127,15 +141,20 @@ fn sealed(entry: &Entry, contents: Contents) -> Result<Result<Contents, Refusal>
 }
 
 /// Restores the unpacked snapshot in `stage` and boots it, heard by nobody.
-fn rehearse(site: &Site, stage: &Dir, contents: &Contents) -> Result<Expected> {
+fn rehearse(site: &Site, stage: &Dir, contents: &Contents, tell: Tell<'_>) -> Result<Expected> {
+    tell(Progress::Step("booting a throw-away etcd on it"));
+    let shown = boot(site, stage).context("the drill")?;
+    let revision = Backend::open(&stage.handle(archive::DB))?.revision()?;
+    shown.must_be(revision, contents.manifest.as_ref()).context("the drill").context(Unsound)?;
+    Ok(shown)
+}
+
+fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
     let token = random::uuid()?;
     let making = Making { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
-    let snapshot = offline::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
+    offline::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
     let private = Private::boot(site, stage.child(DRILL)?, DRILL, PEER_URL)?;
-    let shown = Expected::of(private.client()).context("asking it what it holds")?;
-    drop(private);
-    shown.must_be(snapshot.revision()?, contents.manifest.as_ref())?;
-    Ok(shown)
+    Expected::of(private.client()).context("asking it what it holds")
 }
 
 #[cfg(test)]

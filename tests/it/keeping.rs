@@ -1,15 +1,18 @@
 //! What is done to the snapshots that there are: verified, pinned, deleted.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::Value;
 
 use crate::archive::unpack;
 use crate::catalog::{keep, listed, name};
 use crate::client::assert_same;
-use crate::look::{names, sha256sum, succeed};
+use crate::hostile::{file, tar_of};
+use crate::look::{names, sha256sum};
 use crate::unit::Unit;
 use crate::world::{Setup, Version, World};
 
@@ -100,16 +103,26 @@ fn keeping_a_drill_finds_a_manifest_that_lies(version: Version) {
     let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&text).unwrap();
     let keys = format!("\"keys\": {}", manifest["keys"]);
-    fs::write(dir.join("manifest.json"), text.replace(&keys, "\"keys\": 7")).unwrap();
+    let db = fs::read(dir.join("db")).unwrap();
+    let text = text.replace(&keys, "\"keys\": 7");
+    let tar = tar_of(&[file("db", &db), file("manifest.json", text.as_bytes())]);
+    // As ours are: what tells of it begins a block of its own, and stands there as it is.
+    let (db, rest) = tar.split_at(512 + db.len().next_multiple_of(512));
     let lying = world.target().join("etcd-snapshot-lying.tar.gz");
-    let mut tar = Command::new("tar");
-    let tar = tar.args(["czf", lying.to_str().unwrap(), "-C", dir.to_str().unwrap(), "db", "manifest.json"]);
-    let _ = succeed(tar.output().unwrap(), "tar");
+    let mut gzip = GzEncoder::new(fs::File::create(&lying).unwrap(), Compression::none());
+    gzip.write_all(db).and_then(|()| gzip.flush()).and_then(|()| gzip.write_all(rest)).unwrap();
+    gzip.finish().unwrap();
     let verify = |words: &[&str]| {
         keep(&world, "verify-snapshot", &[&[&*world.to_target(), &named(&lying)], words].concat())
     };
     let _ = verify(&[]).completed();
     verify(&["drill=true"]).failed(&["keys instead of the 7 of its manifest"]);
+    // Reading it again, which finds nothing, does not take that back.
+    verify(&[]).failed(&["failed its last drill", "the 7 of its manifest"]);
+    let listed = keep(&world, "list-snapshots", &[&world.to_target()]).completed();
+    let row = listed.get("snapshots").lines().find(|line| line.contains("lying")).unwrap().to_owned();
+    assert!(row.contains("BROKEN"), "{row}");
+    keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=latest"]).completed();
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 

@@ -12,8 +12,8 @@ use crate::world::{Setup, Version, World};
 
 /// What etcd itself may still write while a restore goes on.
 const MARGIN: u64 = 8 << 20;
-/// A write-ahead log of etcd's, preallocated, and change: what a restored member has besides its database.
-const LOGS: u64 = 80 << 20;
+/// Two write-ahead logs of etcd's, preallocated, and change: what a restored member has besides its database.
+const LOGS: u64 = 144 << 20;
 
 /// What a snapshot of this world needs: the database with a tenth to grow, half of what is used in it for the archive, and
 /// what is to stay free.
