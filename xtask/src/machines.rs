@@ -60,6 +60,7 @@ const SCENARIOS: &[Scenario] = &[
     ("unit: changed since it was started", handwritten::drifted),
     ("unit: two etcds", handwritten::two),
     ("pod: kubeadm's static pod, with TLS", pod::kubeadm),
+    ("pod: a static pod without TLS", pod::plain),
     ("pod: power lost while it is stopped", pod::power_lost),
     ("reboot: power lost at three points of a restore", reboot::thrice),
     ("cluster: three machines", three::members),

@@ -73,7 +73,7 @@ spec:
 
 /// The whole story, on the newer etcd, with TLS. The machine has no etcd of its own at first.
 pub fn kubeadm(stage: &Stage) -> Result<String> {
-    let mut machine = control_plane(stage)?;
+    let mut machine = control_plane(stage, ETCD)?;
     let pid = etcds_pid(&machine)?;
     let advice = format!("install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd");
     story::refused(&machine, "snapshot", &[], &["etcdctl", &advice])?;
@@ -118,6 +118,20 @@ pub fn kubeadm(stage: &Stage) -> Result<String> {
     ))
 }
 
+/// The whole story without TLS, without and with authentication: as on machines whose etcd listens on the loopback alone.
+pub fn plain(stage: &Stage) -> Result<String> {
+    let manifest: String = ETCD
+        .lines()
+        .filter(|line| !line.contains("-file=") && !line.contains("--client-cert-auth"))
+        .map(|line| line.replace("https://", "http://") + "\n")
+        .collect();
+    let mut machine = control_plane(stage, &manifest)?;
+    etcds_pid(&machine)?;
+    machine.run(&["sh", "-c", "install -t /usr/local/bin /opt/image/*"])?;
+    story::wait_until_healthy(&machine)?;
+    story::tell_twice(&mut machine)
+}
+
 /// The pair for health checks has expired, and the server's is for servers only: there is still the API server's.
 fn with_an_expired_pair(machine: &Machine) -> Result<()> {
     for ending in ["crt", "key"] {
@@ -132,7 +146,7 @@ fn with_an_expired_pair(machine: &Machine) -> Result<()> {
 
 /// The machine loses its power with the manifests put away: kubelet alone would start neither etcd nor the API server.
 pub fn power_lost(stage: &Stage) -> Result<String> {
-    let mut machine = control_plane(stage)?;
+    let mut machine = control_plane(stage, ETCD)?;
     etcds_pid(&machine)?;
     machine.run(&["sh", "-c", "install -t /usr/local/bin /opt/image/*"])?;
     story::wait_until_healthy(&machine)?;
@@ -161,7 +175,7 @@ pub fn power_lost(stage: &Stage) -> Result<String> {
 }
 
 /// A machine as kubeadm makes it, but for its kubelet.
-fn control_plane(stage: &Stage) -> Result<Machine> {
+fn control_plane(stage: &Stage, manifest: &str) -> Result<Machine> {
     let mut machine = stage.unit()?;
     machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
     machine.run(&["rm", "/usr/bin/etcd", "/usr/bin/etcdctl"])?;
@@ -171,13 +185,15 @@ fn control_plane(stage: &Stage) -> Result<Machine> {
         machine.copy_in(&programs.join(program), &format!("/opt/image/{program}"))?;
     }
     make_certificates(&machine)?;
-    machine.write("/etc/kubernetes/manifests/etcd.yaml", ETCD)?;
+    machine.write("/etc/kubernetes/manifests/etcd.yaml", manifest)?;
     machine.write("/etc/kubernetes/manifests/kube-apiserver.yaml", API_SERVER)?;
     machine.write("/usr/local/sbin/kubelet", KUBELET)?;
     machine.run(&["chmod", "755", "/usr/local/sbin/kubelet"])?;
     machine.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT)?;
     machine.run(&["systemctl", "enable", "--now", "kubelet.service"])?;
-    certificates::use_them(&mut machine, PKI, "healthcheck-client", "https://127.0.0.1:2379");
+    if manifest == ETCD {
+        certificates::use_them(&mut machine, PKI, "healthcheck-client", "https://127.0.0.1:2379");
+    }
     Ok(machine)
 }
 

@@ -43,10 +43,10 @@ pub fn tls(stage: &Stage) -> Result<String> {
 /// With the port without TLS besides, which the charm opens by its option `bind_with_insecure_http`.
 pub fn open(stage: &Stage) -> Result<String> {
     let config = CONFIG.replace("https://0.0.0.0:2379", "http://127.0.0.1:4001,https://0.0.0.0:2379");
-    let machine = home(stage, &config)?;
+    let mut machine = home(stage, &config)?;
     let site = story::action(&machine, "site", &[])?;
     ensure!(story::text(&site, &["site", "endpoint"])? == "http://127.0.0.1:4001", "{site}");
-    story::tell(&machine)
+    story::tell_twice(&mut machine)
 }
 
 /// With its data on the storage that Juju attached, and the link that the snap's own directory then is not.
