@@ -20,7 +20,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// How often it is looked whether etcd still listens, while an answer is waited for; after two times that nothing does, nobody waits.
+/// How often it is looked whether etcd still listens, while an answer is waited for; after two times that nothing does,
+/// nobody waits.
 const PROBE: Duration = Duration::from_secs(5);
 
 /// A transfer that wrote nothing for this long has stalled. etcdctl's own keepalive finds a vanished member within

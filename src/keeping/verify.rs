@@ -6,7 +6,6 @@ use super::{Found, unpack, was_verified_as};
 use crate::archive::age::Identities;
 use crate::archive::{self, Contents, Limits, Locked};
 use crate::catalog::entry::Entry;
-use crate::etcd::backend::Backend;
 use crate::etcd::offline::{self, BESIDES, Making, Unsound};
 use crate::etcd::private::Private;
 use crate::etcd::seal::Seal;
@@ -143,18 +142,19 @@ fn sealed(entry: &Entry, contents: Contents) -> Result<Result<Contents, Refusal>
 /// Restores the unpacked snapshot in `stage` and boots it, heard by nobody.
 fn rehearse(site: &Site, stage: &Dir, contents: &Contents, tell: Tell<'_>) -> Result<Expected> {
     tell(Progress::Step("booting a throw-away etcd on it"));
-    let shown = boot(site, stage).context("the drill")?;
-    let revision = Backend::open(&stage.handle(archive::DB))?.revision()?;
+    let (revision, shown) = boot(site, stage).context("the drill")?;
     shown.must_be(revision, contents.manifest.as_ref()).context("the drill").context(Unsound)?;
     Ok(shown)
 }
 
-fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
+/// The snapshot's revision, and what an etcd that was restored from it shows.
+fn boot(site: &Site, stage: &Dir) -> Result<(i64, Expected)> {
     let token = random::uuid()?;
     let making = Making { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
-    offline::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
+    let snapshot = offline::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
     let private = Private::boot(site, stage.child(DRILL)?, DRILL, PEER_URL)?;
-    Expected::of(private.client()).context("asking it what it holds")
+    let shown = Expected::of(private.client()).context("asking it what it holds")?;
+    Ok((snapshot.revision()?, shown))
 }
 
 #[cfg(test)]

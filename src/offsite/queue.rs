@@ -1,7 +1,8 @@
 //! What is still to be uploaded: a file for each archive and destination, in `.uploads` beside the archives.
 //!
 //! One is written before its upload begins and removed after it was read back, so that whoever is killed in between leaves
-//! it to the next run. One run uploads at a time: the lock on the directory dies with its holder. Must never be believed further than a name and a hash.
+//! it to the next run. One run uploads at a time: the lock on the directory dies with its holder. Must never be believed
+//! further than a name and a hash.
 
 use super::Archive;
 use crate::stop::Refusal;

@@ -113,8 +113,8 @@ fn look(client: &Client) -> Result<Looked> {
     Ok(Looked { status, member, count })
 }
 
-/// What a snapshot of a database of `db` bytes, `used` of them in use, needs: the database with a tenth to grow while it is saved, and an archive of half of what is in use: Kubernetes objects
-/// shrink to a fifth. Data that shrinks less may still run out of room; then the walk ends with nothing published.
+/// What a snapshot of a database of `db` bytes, `used` of them in use, needs: the database with a tenth to grow while it is
+/// saved, and an archive of half of what is in use: Kubernetes objects shrink to a fifth. Data that shrinks less may still run out of room; then the walk ends with nothing published.
 pub fn room_for(db: u64, used: u64) -> u64 {
     db.saturating_add(db / 10).saturating_add(used / 2).saturating_add(1 << 20)
 }
