@@ -1,4 +1,4 @@
-//! Where bytes come again: at the place of the last eight that were the same, or of the last four, within deflate's window.
+//! Where bytes come again: at the place of the last eight that were the same, or of the last six, within deflate's window.
 //!
 //! The tables hold the lowest sixteen bits of a position, which is as far as the window reaches: what they say is a hint, and only
 //! the bytes themselves count. Must never look outside of the block.
@@ -7,15 +7,11 @@
 const WINDOW: usize = 32 << 10;
 /// The longest match that has a code.
 const LONGEST: usize = 258;
-/// The shortest that is worth one.
-const SHORTEST: usize = 4;
-/// From here back, four bytes cost more as a match than as they are.
-const FAR: usize = 4096;
-/// Small enough for both tables to stay in a core's first cache: larger ones find more, and are slower by more.
+/// Small enough for the tables to stay in a core's nearest caches: larger ones find more, and are slower by more.
 const EIGHTS: u32 = 13;
-const FOURS: u32 = 12;
-/// Where nothing was found for 64 bytes, every second position is tried, and so on.
-const PATIENCE: u32 = 6;
+const SIXES: u32 = 14;
+/// Where nothing was found for 16 bytes, every second position is tried, and so on.
+const PATIENCE: u32 = 4;
 
 /// So many bytes as they are, and then `length` that stand `distance` before, if `length` is not 0.
 #[derive(Debug, Clone, Copy)]
@@ -29,12 +25,12 @@ pub(crate) struct Step {
 #[derive(Debug)]
 pub(crate) struct Matches {
     eights: Box<[u16; 1 << EIGHTS]>,
-    fours: Box<[u16; 1 << FOURS]>,
+    sixes: Box<[u16; 1 << SIXES]>,
 }
 
 impl Default for Matches {
     fn default() -> Self {
-        Self { eights: Box::new([0; 1 << EIGHTS]), fours: Box::new([0; 1 << FOURS]) }
+        Self { eights: Box::new([0; 1 << EIGHTS]), sixes: Box::new([0; 1 << SIXES]) }
     }
 }
 
@@ -51,7 +47,7 @@ impl Matches {
     #[inline(always)]
     pub(crate) fn find(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8], Step)) {
         self.eights.fill(0);
-        self.fours.fill(0);
+        self.sixes.fill(0);
         // Behind each position that is looked at, there are eight bytes to load, and some more.
         let limit = bytes.len().saturating_sub(12);
         let (mut at, mut told) = (0, 0);
@@ -75,45 +71,31 @@ impl Matches {
         }
     }
 
-    /// The match at `at`, or one byte on where that is longer.
+    /// The match at `at`: the one of more bytes, where there are two.
     #[inline(always)]
     fn at(&mut self, bytes: &[u8], at: usize) -> Option<Match> {
         let here = load(bytes, at);
-        let eight = swap(&mut self.eights[of_eight(here)], at);
-        let four = swap(&mut self.fours[of_four(here)], at);
+        let long = swap(&mut self.eights[of_eight(here)], at);
+        let short = swap(&mut self.sixes[of_six(here)], at);
         // Both are looked up before either is judged: a processor that guesses wrong once is quicker than one that does so twice.
-        let differs = load(bytes, at.saturating_sub(four)) ^ here;
-        let in_eight = (load(bytes, at.saturating_sub(eight)) == here) & near(eight, at);
-        let in_four = (differs as u32 == 0) & near(four, at);
-        if !(in_eight | in_four) {
+        let is_long = (load(bytes, at.saturating_sub(long)) == here) & near(long, at);
+        let is_short = ((load(bytes, at.saturating_sub(short)) ^ here) << 16 == 0) & near(short, at);
+        if !(is_long | is_short) {
             return None;
         }
-        if in_eight && here == here.rotate_left(8) {
+        if is_long && here == here.rotate_left(8) {
             return Some(run(bytes, at));
         }
-        if in_eight {
-            return Some(Match { at, distance: eight, length: 8 + common(bytes, at + 8, eight) });
-        }
-        let length = match differs {
-            0 => 8 + common(bytes, at + 8, four),
-            _ => differs.trailing_zeros() as usize / 8,
-        };
-        let next = load(bytes, at + 1);
-        let later = swap(&mut self.eights[of_eight(next)], at + 1);
-        if (load(bytes, (at + 1).saturating_sub(later)) == next) & near(later, at + 1) {
-            let longer = 8 + common(bytes, at + 9, later);
-            if longer > length {
-                return Some(Match { at: at + 1, distance: later, length: longer });
-            }
-        }
-        (length > SHORTEST || four <= FAR).then_some(Match { at, distance: four, length })
+        let distance = if is_long { long } else { short };
+        let length = common(bytes, at, distance);
+        Some(Match { at, distance, length })
     }
 
     #[inline(always)]
     fn see(&mut self, bytes: &[u8], at: usize) {
         let here = load(bytes, at);
         self.eights[of_eight(here)] = at as u16;
-        self.fours[of_four(here)] = at as u16;
+        self.sixes[of_six(here)] = at as u16;
     }
 }
 
@@ -141,8 +123,8 @@ fn of_eight(bytes: u64) -> usize {
 }
 
 #[inline(always)]
-fn of_four(bytes: u64) -> usize {
-    ((bytes << 32).wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - FOURS)) as usize
+fn of_six(bytes: u64) -> usize {
+    ((bytes << 16).wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - SIXES)) as usize
 }
 
 /// How many bytes from `at` on are those that stand `distance` before.
@@ -171,12 +153,11 @@ fn run(bytes: &[u8], at: usize) -> Match {
 /// The match, begun earlier where the bytes before it are the same too.
 #[inline(always)]
 fn backwards(bytes: &[u8], mut found: Match, told: usize) -> Match {
-    while found.at > told
-        && found.at > found.distance
-        && bytes[found.at - 1] == bytes[found.at - 1 - found.distance]
-    {
-        found.at -= 1;
-        found.length += 1;
+    if found.at >= found.distance + 8 {
+        let before = load(bytes, found.at - 8) ^ load(bytes, found.at - 8 - found.distance);
+        let more = (before.leading_zeros() as usize / 8).min(found.at - told);
+        found.at -= more;
+        found.length += more;
     }
     found
 }
