@@ -244,6 +244,9 @@ impl Unpacking<'_> {
             if mode & SPECIAL_BITS != 0 {
                 return Err(self.no(&format!("holds a file of mode {mode:o}"), DISTRUST).into());
             }
+            if hides_something(&entry.header().as_old().name) {
+                return Err(self.no("holds a file whose name goes on behind its end", DISTRUST).into());
+            }
             match self.judge(&entry.path_bytes(), entry.header().entry_type())? {
                 Entry::Folder => {}
                 Entry::Db if db.is_none() => {
@@ -372,6 +375,11 @@ impl Unpacking<'_> {
     fn altered(&self, how: &str) -> Refusal {
         altered(self.shown, how)
     }
+}
+
+/// Whether something stands behind the zero that ends a name.
+fn hides_something(name: &[u8]) -> bool {
+    name.iter().skip_while(|byte| **byte != 0).any(|byte| *byte != 0)
 }
 
 enum Entry {
