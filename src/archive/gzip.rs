@@ -59,6 +59,7 @@ pub struct Sealing {
 /// A block on its way to a worker, and the way for its deflated form to the writer.
 struct Block {
     bytes: Vec<u8>,
+    length: usize,
     way: Way,
     done: SyncSender<io::Result<Deflated>>,
 }
@@ -71,14 +72,16 @@ struct Deflated {
 /// What the writer gets, in order.
 enum Piece {
     Block(Receiver<io::Result<Deflated>>),
-    /// What is held back is to go out.
+    /// What is held back is to go out, and all of it to be durable.
     Fill,
     End,
 }
 
 /// A gzip member being written. Its threads end when it is finished or dropped.
 pub struct Gzip {
+    /// Always of the full length, for it to be read into.
     block: Vec<u8>,
+    filled: usize,
     way: Way,
     jobs: SyncSender<Block>,
     pieces: SyncSender<Piece>,
@@ -102,7 +105,8 @@ impl Gzip {
         let (pieces, coming) = sync_channel(2 * workers);
         let writer = Builder::new().name("write".to_owned()).spawn(move || write(&coming, out, writing))?;
         Ok(Self {
-            block: Vec::with_capacity(BLOCK),
+            block: vec![0; BLOCK],
+            filled: 0,
             way: Way::Deflated(effort),
             jobs,
             pieces,
@@ -111,8 +115,19 @@ impl Gzip {
         })
     }
 
-    /// Has all that was written stand in the file soon, though nothing follows yet. age seals whole chunks only: what is
-    /// left of one is filled up with blocks of nothing.
+    /// Where what comes next can be put, never empty; [`Self::filled`] tells how much was.
+    pub fn room(&mut self) -> &mut [u8] {
+        self.block.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// Takes so many bytes out of [`Self::room`].
+    pub fn filled(&mut self, length: usize) -> io::Result<()> {
+        self.filled += length;
+        if self.filled < BLOCK { Ok(()) } else { self.flush() }
+    }
+
+    /// Has all that was written stand in the file soon, and durably, though nothing follows yet. age seals whole chunks
+    /// only: what is left of one is filled up with blocks of nothing.
     pub fn let_through(&mut self) -> io::Result<()> {
         self.flush()?;
         self.send(Piece::Fill)
@@ -158,24 +173,24 @@ impl Gzip {
 
 impl Write for Gzip {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let length = bytes.len().min(BLOCK - self.block.len());
-        self.block.extend_from_slice(bytes.get(..length).unwrap_or_default());
-        if self.block.len() == BLOCK {
-            self.flush()?;
-        }
+        let room = self.room();
+        let length = bytes.len().min(room.len());
+        room[..length].copy_from_slice(&bytes[..length]);
+        self.filled(length)?;
         Ok(length)
     }
 
     /// Ends the block, so that all that was written can be read soon.
     fn flush(&mut self) -> io::Result<()> {
-        if self.block.is_empty() {
+        let length = std::mem::take(&mut self.filled);
+        if length == 0 {
             return Ok(());
         }
-        let empty = self.spares.try_recv().unwrap_or_else(|_| Vec::with_capacity(BLOCK));
-        let bytes = std::mem::replace(&mut self.block, empty);
+        let next = self.spares.try_recv().unwrap_or_else(|_| vec![0; BLOCK]);
+        let bytes = std::mem::replace(&mut self.block, next);
         let (done, deflated) = sync_channel(1);
         self.send(Piece::Block(deflated))?;
-        let job = Block { bytes, way: self.way, done };
+        let job = Block { bytes, length, way: self.way, done };
         self.jobs.send(job).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
@@ -186,10 +201,9 @@ fn work(waiting: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
     let mut deflaters = Deflaters { balanced: Deflater::default(), small: None };
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Block { mut bytes, way, done }) = next else { return };
+        let Ok(Block { bytes, length, way, done }) = next else { return };
         // A writer that is gone has said why.
-        let _ = done.send(deflaters.make(&bytes, way));
-        bytes.clear();
+        let _ = done.send(deflaters.make(bytes.get(..length).unwrap_or_default(), way));
         let _ = spare.try_send(bytes);
     }
 }
@@ -248,6 +262,8 @@ fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result
             Ok(Piece::Fill) => {
                 out.fill()?;
                 writing.grew();
+                // Whoever wrote it asks etcd meanwhile.
+                out.file().sync_data()?;
             }
             Ok(Piece::End) => break,
             Err(_) => return Err(io::Error::other(GivenUp)),
@@ -298,6 +314,13 @@ impl Out {
                 Self::Sealed(Box::new(Encrypting::start(out, key, recipients)?))
             }
         })
+    }
+
+    fn file(&self) -> &File {
+        match self {
+            Self::Clear(out) => &out.file,
+            Self::Sealed(out) => &out.inner().file,
+        }
     }
 
     fn fill(&mut self) -> io::Result<()> {

@@ -54,6 +54,8 @@ impl Packing {
             Gzip::start(self.out, self.writing, self.effort, self.sealing.as_ref()).context(writing)?;
         gzip.write_all(&header(DB, size, mtime)?).context(writing)?;
         let copied = copy(&mut db, &mut gzip)?;
+        // It can be removed while the rest is written.
+        drop(db);
         ensure!(copied == size, "etcdctl saved {copied} bytes of a snapshot that speaks of {size}");
         gzip.write_all(padding(size)).and_then(|()| gzip.let_through()).context(writing)?;
 
@@ -75,18 +77,17 @@ impl Packing {
     }
 }
 
-/// As `io::copy`, but tells a failure to read from one to write.
+/// As `io::copy`, but straight into the blocks, and tells a failure to read from one to write.
 fn copy(db: &mut impl Read, gzip: &mut Gzip) -> Result<u64> {
-    let mut buffer = vec![0; 256 << 10];
     let mut copied = 0;
     loop {
-        let length = match db.read(&mut buffer) {
+        let length = match db.read(gzip.room()) {
             Ok(0) => return Ok(copied),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error).context("reading the snapshot as it arrives"),
         };
-        gzip.write_all(buffer.get(..length).unwrap_or_default()).context("writing the archive")?;
+        gzip.filled(length).context("writing the archive")?;
         copied += length as u64;
     }
 }

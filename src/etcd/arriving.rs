@@ -55,6 +55,19 @@ impl Read for Arriving<'_> {
     }
 }
 
+/// Waits until all bytes of the snapshot `name` are there, and says under which name it stays: a second one, `again`, for
+/// etcdctl renames the file once that is durable. Where the file system gives no second names, that is waited for.
+pub fn when_whole<'n>(dir: &Dir, name: &'n str, again: &'n str, growth: &Growth) -> Result<&'n str> {
+    let arriving = Arriving::follow(dir, name, growth)?;
+    // One that is cut short is for whoever reads it to tell of.
+    arriving.growing.wait_for(arriving.length).context("waiting for the snapshot")?;
+    if [&*part(name), name].iter().any(|name| dir.name_again(name, again).is_ok()) {
+        return Ok(again);
+    }
+    while growth.goes_on().context("waiting for the snapshot")? {}
+    Ok(name)
+}
+
 fn first_seen(dir: &Dir, name: &str, growth: &Growth) -> Result<File> {
     loop {
         // Asked before the look, so that a file that came meanwhile is not missed.

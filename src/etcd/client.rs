@@ -4,6 +4,12 @@
 //! the environment of a child is built from nothing: an `ETCDCTL_*` of the caller's can neither leak in nor clash
 //! (etcdctl dies when a flag and its variable are both set).
 
+mod answers;
+
+#[cfg(feature = "fuzz")]
+pub(super) use answers::read_as_all_answers;
+pub use answers::{ContentHash, Status};
+
 use super::arriving::part;
 use super::member::Member;
 use super::patience;
@@ -13,8 +19,8 @@ use crate::system::durable::Dir;
 use crate::system::growing::Writing;
 use crate::system::priority;
 use crate::system::process::{ProcessError, Program, cwd_of};
+use answers::{HashAnswer, MembersAnswer, RangeAnswer, StatusAnswer};
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -125,6 +131,13 @@ impl Client {
         answer.into_iter().next().map(|one| one.hash_kv).context("etcd gave no content hash")
     }
 
+    /// A read that goes through the leader, of one key that need not be there: what `endpoint health` does.
+    pub fn read(&self) -> Result<()> {
+        let _: RangeAnswer =
+            self.ask(&["get", "health", "--keys-only"]).context("reading a key through etcd's leader")?;
+        Ok(())
+    }
+
     /// The number of keys alive at `revision` (0: now). A linearizable read: it shows that the cluster has a leader.
     pub fn keys(&self, revision: i64) -> Result<u64> {
         let rev = format!("--rev={revision}");
@@ -169,6 +182,9 @@ impl Client {
         program
             .env("GOGC", GOGC)
             .env("GOMAXPROCS", priority::half().to_string())
+            // So that etcd need not make way for it with every frame: 2.9 s of processor time for 1.4 GB instead of 3.6, and
+            // 4.3 s of etcd's instead of 4.8 (measured).
+            .in_bulk()
             .args(["snapshot".as_ref(), "save".as_ref(), file.as_os_str()])
             .start()
             .and_then(|running| running.finish(Duration::MAX, &mut watch))
@@ -261,116 +277,6 @@ fn may_pass(error: &anyhow::Error) -> bool {
     ["deadline", "connection", "Unavailable", "leader"].iter().any(|word| text.contains(word))
 }
 
-/// What a member says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// The cluster's id.
-    pub cluster_id: u64,
-    /// The member's id.
-    pub member_id: u64,
-    /// The revision of its store; 1 when it is empty.
-    pub revision: i64,
-    /// The version of the server.
-    pub version: String,
-    /// The size of its backend file, in bytes.
-    pub db_size: u64,
-    /// What of it is in use, in bytes.
-    pub db_in_use: u64,
-    /// Whether it knows a leader.
-    pub has_leader: bool,
-    /// Whether it is a learner.
-    pub is_learner: bool,
-    /// Its alarms, as it words them.
-    pub errors: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct StatusAnswer {
-    #[serde(rename = "Status")]
-    status: StatusBody,
-}
-
-#[derive(Deserialize)]
-struct Header {
-    #[serde(default)]
-    cluster_id: u64,
-    #[serde(default)]
-    member_id: u64,
-    #[serde(default)]
-    revision: i64,
-}
-
-/// Every field is left out when it is zero, false or empty.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct StatusBody {
-    header: Header,
-    version: String,
-    #[serde(default)]
-    db_size: u64,
-    #[serde(default)]
-    db_size_in_use: u64,
-    #[serde(default)]
-    leader: u64,
-    #[serde(default)]
-    is_learner: bool,
-    #[serde(default)]
-    errors: Vec<String>,
-}
-
-impl From<StatusAnswer> for Status {
-    fn from(StatusAnswer { status }: StatusAnswer) -> Self {
-        Self {
-            cluster_id: status.header.cluster_id,
-            member_id: status.header.member_id,
-            revision: status.header.revision,
-            version: status.version,
-            db_size: status.db_size,
-            db_in_use: status.db_size_in_use,
-            has_leader: status.leader != 0,
-            is_learner: status.is_learner,
-            errors: status.errors,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct MembersAnswer {
-    members: Vec<Member>,
-}
-
-/// etcd's hash over all keys and values of a store (CRC-32C), with the compaction it was taken at: hashes compare
-/// only where the compactions are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ContentHash {
-    /// The hash.
-    pub hash: u32,
-    /// The revision below which history was compacted; -1 where none was.
-    pub compact_revision: i64,
-}
-
-#[derive(Deserialize)]
-struct HashAnswer {
-    #[serde(rename = "HashKV")]
-    hash_kv: ContentHash,
-}
-
-#[derive(Deserialize)]
-struct RangeAnswer {
-    #[serde(default)]
-    count: u64,
-}
-
-/// Reads a text as each answer that is expected of etcdctl: for the fuzzer.
-#[cfg(feature = "fuzz")]
-pub(super) fn read_as_all_answers(text: &str) {
-    let answers = serde_json::from_str::<Vec<StatusAnswer>>(text).unwrap_or_default();
-    let _: Vec<Status> = answers.into_iter().map(Status::from).collect();
-    let _ = serde_json::from_str::<MembersAnswer>(text);
-    let _ = serde_json::from_str::<Vec<HashAnswer>>(text);
-    let _ = serde_json::from_str::<RangeAnswer>(text);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -378,27 +284,6 @@ mod tests {
     use crate::etcd::site::tests::site;
     use std::net::TcpListener;
     use std::path::Path;
-
-    #[test]
-    fn a_status_without_its_empty_fields_is_read() {
-        let text = r#"[{"Endpoint":"x","Status":{"header":{"cluster_id":16513419239228564786,"member_id":43,"revision":6,
-            "raft_term":2},"version":"3.4.23","dbSize":20480,"raftIndex":4,"errors":["etcdserver: no leader"]}}]"#;
-        let answer: Vec<StatusAnswer> = serde_json::from_str(text).unwrap();
-        let status = Status::from(answer.into_iter().next().unwrap());
-        assert_eq!((status.cluster_id, status.revision), (16513419239228564786, 6));
-        assert!(!status.has_leader && !status.is_learner);
-        assert_eq!(status.errors, ["etcdserver: no leader"]);
-    }
-
-    #[test]
-    fn an_unstarted_member_has_no_name() {
-        let text = r#"{"header":{},"members":[{"ID":15180468318221803243,"peerURLs":["http://10.0.0.2:2380"]},
-            {"ID":2,"name":"m1","peerURLs":["http://10.0.0.1:2380"],"clientURLs":["x"],"isLearner":true}]}"#;
-        let answer: MembersAnswer = serde_json::from_str(text).unwrap();
-        assert_eq!(answer.members[0].id, 15180468318221803243);
-        assert_eq!(answer.members[0].name, "");
-        assert!(answer.members[1].is_learner);
-    }
 
     #[test]
     fn a_question_that_nobody_can_answer_any_more_is_given_up() {

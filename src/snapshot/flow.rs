@@ -7,9 +7,9 @@ use super::{Looked, Request};
 use crate::archive::age::FileKey;
 use crate::archive::{self, Contents, Packed, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
-use crate::etcd::arriving::Arriving;
+use crate::etcd::arriving::{self, Arriving};
 use crate::etcd::backend::Backend;
-use crate::etcd::client::Client;
+use crate::etcd::client::{Client, ContentHash};
 use crate::etcd::offline;
 use crate::etcd::seal::{Seal, Sealed};
 use crate::etcd::tools::Tools;
@@ -26,6 +26,16 @@ use std::thread;
 
 /// The archive's name until it is published.
 pub(super) const ARCHIVE: &str = "archive";
+/// A second name of the snapshot.
+const AGAIN: &str = "snapshot";
+
+/// What etcd and its tools say of a snapshot.
+struct Found {
+    revision: i64,
+    keys: Option<u64>,
+    total_keys: u64,
+    content_hash: Option<ContentHash>,
+}
 
 /// What flows where.
 pub(super) struct Flow<'a> {
@@ -48,17 +58,23 @@ impl Flow<'_> {
         let key = sealing.as_ref().map(|sealing| sealing.key.clone());
         let (tell_seal, seal) = channel();
         let (hand_over, manifest) = channel();
+        let arriving = saved.clone();
         thread::scope(|scope| {
-            // Where one cannot be made, what the other waits for goes with us, and so does it.
+            // Where one cannot be made, what the others wait for goes with us, and so do they.
             let packer = beside(scope, "pack", move || self.pack(&saved, out, writing, sealing, &manifest))?;
             let prover =
                 beside(scope, "read back", move || read_back(back, written, key.as_ref(), &tell_seal))?;
-            let described = self
-                .save(saving, &|| packer.is_finished() || prover.is_finished(), tell)
-                .and_then(|()| self.describe(&seal, tell))
-                .inspect(|manifest| {
+            let looker = beside(scope, "look", move || self.look_into(&arriving))?;
+            let described =
+                self.save(saving, &|| packer.is_finished() || prover.is_finished(), tell).and_then(|()| {
+                    tell(Progress::Step("verifying the snapshot"));
+                    let manifest = self.describe(join(looker)?, &seal)?;
                     // A packer that is gone has an error to tell.
                     let _ = hand_over.send(manifest.clone());
+                    // It is in the archive, and may be in clear here alone. To free so much takes a moment: meanwhile the
+                    // archive becomes durable.
+                    [archive::DB, AGAIN].iter().try_for_each(|name| self.stage.dir().remove_file(name))?;
+                    Ok(manifest)
                 });
             drop(hand_over);
             settle(described, join(packer), join(prover))
@@ -102,19 +118,24 @@ impl Flow<'_> {
         saved.map_err(|error| if given_up { error.context(Consequence) } else { error })
     }
 
-    fn describe(&self, seal: &Receiver<Sealed>, tell: Tell<'_>) -> Result<Manifest> {
-        tell(Progress::Step("verifying the snapshot"));
+    /// What etcd and its tools say of the snapshot, as soon as all of it is there: etcdctl still makes it durable then.
+    fn look_into(&self, saved: &Growth) -> Result<Found> {
         let dir = self.stage.dir();
-        let (structure, asked) = thread::scope(|scope| {
-            let structure = beside(scope, "structure", || offline::structure(self.tools, dir, archive::DB));
-            let asked = Backend::open(&dir.handle(archive::DB)).and_then(|backend| backend.revision()).map(
-                |revision| {
-                    // Both fail where etcd compacted that revision meanwhile; the snapshot is no worse for it.
-                    (revision, self.client.keys(revision).ok(), self.client.content_hash(revision).ok())
-                },
-            );
-            (structure.and_then(join), asked)
-        });
+        let name = arriving::when_whole(dir, archive::DB, AGAIN, saved)?;
+        thread::scope(|scope| {
+            let structure = beside(scope, "structure", || offline::structure(self.tools, dir, name));
+            let revision = Backend::open(&dir.handle(name)).and_then(|backend| backend.revision());
+            // Both fail where etcd compacted that revision meanwhile; the snapshot is no worse for it.
+            let asked = revision.map(|revision| {
+                (revision, self.client.keys(revision).ok(), self.client.content_hash(revision).ok())
+            });
+            let structure = structure.and_then(join)?;
+            let (revision, keys, content_hash) = asked?;
+            Ok(Found { total_keys: structure.total_key, revision, keys, content_hash })
+        })
+    }
+
+    fn describe(&self, found: Found, seal: &Receiver<Sealed>) -> Result<Manifest> {
         let sealed = seal.recv().map_err(|_| Consequence)?;
         match sealed.seal {
             Seal::Sound => {}
@@ -125,7 +146,7 @@ impl Flow<'_> {
                 bail!("the snapshot of {} bytes does not match the hash that ends it", sealed.size)
             }
         }
-        let (structure, (revision, keys, content_hash)) = (structure?, asked?);
+        let Found { revision, keys, total_keys, content_hash } = found;
         let Looked { status, member, count } = self.looked;
         Ok(Manifest {
             format: FORMAT,
@@ -139,7 +160,7 @@ impl Flow<'_> {
             member_count: *count,
             revision,
             keys,
-            total_keys: structure.total_key,
+            total_keys,
             db_size: sealed.size,
             db_sha256: sealed.sha256,
             before_restore: self.request.before_restore,

@@ -6,7 +6,7 @@
 mod flow;
 
 use crate::archive::age::Recipient;
-use crate::archive::{DB, Effort, Packed};
+use crate::archive::{Effort, Packed};
 use crate::catalog::manifest::Manifest;
 use crate::catalog::name::archive_name;
 use crate::catalog::outside::{Outside, encrypted_name};
@@ -73,8 +73,6 @@ pub fn take(client: &Client, tools: &Tools, request: &Request, tell: Tell<'_>) -
     let flow = Flow { client, tools, stage: &stage, looked: &looked, request };
     let (packed, manifest) = flow.run(tell)?;
     interrupt::check()?;
-    // It is in the archive, and may be in clear here alone.
-    stage.dir().remove_file(DB)?;
     let recipients: Vec<String> = request.encrypt_to.iter().map(ToString::to_string).collect();
     let outside = (!recipients.is_empty())
         .then(|| Outside::new(packed.size, packed.sha256.clone(), recipients.clone(), manifest.clone()));
@@ -104,8 +102,7 @@ fn look(client: &Client) -> Result<Looked> {
         )
         .into());
     }
-    // A read that goes through the leader: what `endpoint health` does.
-    client.keys(0).context("checking that etcd is healthy")?;
+    client.read().context("checking that etcd is healthy")?;
     let members = members?;
     let count = members.len();
     let own = members.into_iter().find(|member| member.id == status.member_id);

@@ -49,6 +49,11 @@ impl<W: Write> Encrypting<W> {
         CHUNK - self.chunk.len()
     }
 
+    /// What it is written to.
+    pub fn inner(&self) -> &W {
+        &self.out
+    }
+
     /// Writes the last chunk, and gives back what all was written to.
     pub fn finish(mut self) -> io::Result<W> {
         self.seal(true)?;

@@ -11,6 +11,7 @@ pub use become_it::become_it;
 pub use ended::{Ending, Output, ProcessError};
 
 use super::interrupt;
+use nix::libc::{self, sched_param};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
@@ -47,6 +48,7 @@ pub struct Program {
     input: Option<Vec<u8>>,
     deadline: Duration,
     isolated: bool,
+    in_bulk: bool,
 }
 
 /// Without the environment, which may hold a password.
@@ -67,6 +69,7 @@ impl Program {
             input: None,
             deadline: Duration::from_secs(60),
             isolated: false,
+            in_bulk: false,
         };
         for (name, value) in [
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
@@ -120,6 +123,13 @@ impl Program {
         self
     }
 
+    /// Has it wait for its turn when something comes for it (`SCHED_BATCH`), and so take more at a time.
+    #[must_use]
+    pub fn in_bulk(mut self) -> Self {
+        self.in_bulk = true;
+        self
+    }
+
     /// Runs it to its end. Standard output comes back; both outputs go into the error.
     pub fn run(&self) -> Result<Output, ProcessError> {
         self.start()?.finish(self.deadline, &mut |_| Ok(()))
@@ -160,13 +170,18 @@ impl Program {
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }
-        let (parent, isolated) = (getpid(), self.isolated);
-        // SAFETY: prctl, unshare and getppid are plain system calls; nothing is allocated between fork and exec.
+        let (parent, isolated, in_bulk) = (getpid(), self.isolated, self.in_bulk);
+        // SAFETY: prctl, unshare, sched_setscheduler and getppid are plain system calls; nothing is allocated between fork and exec.
         unsafe {
             command.pre_exec(move || {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
                 if isolated {
                     unshare(CloneFlags::CLONE_NEWNET)?;
+                }
+                if in_bulk {
+                    let priority = sched_param { sched_priority: 0 };
+                    // Where it is not allowed, the work is done all the same. musl's function of this name only fails.
+                    libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const priority);
                 }
                 if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
             });
