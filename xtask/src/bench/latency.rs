@@ -8,8 +8,16 @@ use anyhow::{Context, Result, bail};
 /// Time between two puts.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// The 99th percentile, in milliseconds, of the puts of one client while `work` lasts.
-pub fn p99_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<f64> {
+/// How long puts took, in milliseconds.
+pub struct Latency {
+    /// All but one in a hundred were at least as fast.
+    pub p99: f64,
+    /// The longest.
+    pub longest: f64,
+}
+
+/// The puts of one client while `work` lasts.
+pub fn puts_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<Latency> {
     let done = AtomicBool::new(false);
     let (worked, measured) = std::thread::scope(|scope| {
         let puts = scope.spawn(|| puts(endpoint, &done));
@@ -21,7 +29,8 @@ pub fn p99_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<f6
     let Ok(times) = measured else { bail!("the client of the puts failed") };
     let mut times = times?;
     times.sort_by(f64::total_cmp);
-    times.get(times.len() * 99 / 100).copied().context("there was no time for a put")
+    let at = |index: usize| times.get(index).copied().context("there was no time for a put");
+    Ok(Latency { p99: at(times.len() * 99 / 100)?, longest: at(times.len().saturating_sub(1))? })
 }
 
 fn puts(endpoint: &str, done: &AtomicBool) -> Result<Vec<f64>> {

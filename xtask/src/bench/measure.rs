@@ -22,8 +22,10 @@ pub struct Cost {
     pub disk: f64,
 }
 
-/// Runs the programs one after the other; what the last one printed comes back too.
+/// Runs the programs one after the other; what the last one printed comes back too. What others left to be written is
+/// on disk before.
 pub fn chain(programs: &mut [Command], watched: Option<&Path>) -> Result<(Cost, String)> {
+    nix::unistd::sync();
     let (began, before) = (Instant::now(), processor()?);
     let mut cost = Cost::default();
     let mut printed = String::new();

@@ -7,10 +7,11 @@ mod database;
 mod latency;
 mod measure;
 mod report;
+mod written;
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::demo::server::Server;
 use crate::{command, etcd, workspace};
 use database::Filler;
 use measure::{Cost, MIB, chain};
-use report::{Bar, Line, Row, svg, table};
+use report::{Bar, Line, Row, table};
 
 /// The sizes of the plot, in MB.
 const SIZES: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
@@ -85,11 +86,11 @@ pub fn run(words: &[&str]) -> Result<ExitCode> {
     }
     bench.grow_to(plan.megabytes)?;
     rows.extend(bench.snapshots(plan.rounds)?);
-    rows.extend(bench.latency()?);
+    rows.extend(bench.latency(plan.rounds)?);
     rows.extend(bench.restores(plan.rounds)?);
     let table = table(&rows);
     println!("\n{table}");
-    write_page(&plan, &table, lines)?;
+    written::write(plan.rounds, &table, lines)?;
     Ok(if rows.iter().all(Row::passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -243,20 +244,28 @@ impl Bench {
         Ok(rows)
     }
 
-    fn latency(&self) -> Result<Vec<Row>> {
-        println!("puts, without and with a snapshot");
-        let alone = latency::p99_while(self.server.endpoint(), || {
-            sleep(Duration::from_secs(5));
-            Ok(())
-        })?;
-        let busy = latency::p99_while(self.server.endpoint(), || self.snapshot().map(drop))?;
-        let saving = latency::p99_while(self.server.endpoint(), || self.save().map(drop))?;
-        let row = |what: &str, value| Row { what: what.to_owned(), bar: Bar::Shown, values: vec![value] };
-        Ok(vec![
-            row("p99 of a put, idle, ms", alone),
-            row("p99 of a put during a snapshot, ms", busy),
-            row("p99 of a put during `etcdctl snapshot save`, ms", saving),
-        ])
+    fn latency(&self, rounds: usize) -> Result<Vec<Row>> {
+        let names = ["idle", "during a snapshot", "during `etcdctl snapshot save`"];
+        let row = |what: String| Row { what, bar: Bar::Shown, values: Vec::new() };
+        let mut p99s = names.map(|name| row(format!("p99 of a put {name}, ms")));
+        let mut longest = names.map(|name| row(format!("longest put {name}, ms")));
+        for round in 1..=rounds {
+            println!("puts, round {round} of {rounds}");
+            let works: [&dyn Fn() -> Result<()>; 3] = [
+                &|| {
+                    sleep(Duration::from_secs(5));
+                    Ok(())
+                },
+                &|| self.snapshot().map(drop),
+                &|| self.save().map(drop),
+            ];
+            for ((work, p99), most) in works.into_iter().zip(&mut p99s).zip(&mut longest) {
+                let latency = latency::puts_while(self.server.endpoint(), work)?;
+                p99.values.push(latency.p99);
+                most.values.push(latency.longest);
+            }
+        }
+        Ok(p99s.into_iter().chain(longest).collect())
     }
 
     fn restores(&self, rounds: usize) -> Result<Vec<Row>> {
@@ -361,57 +370,4 @@ impl Bench {
 
 fn installed(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok()
-}
-
-fn write_page(plan: &Plan, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no project")?.join("docs");
-    fs::create_dir_all(&docs)?;
-    if let Some((seconds, memory)) = &lines {
-        fs::write(docs.join("performance.svg"), svg(seconds, memory))?;
-    }
-    let plot = match lines {
-        Some(_) => "![Time and memory against the size of the database](performance.svg)",
-        None => "(This run made no plot.)",
-    };
-    let page = include_str!("page.md")
-        .replace("@PLOT@", plot)
-        .replace("@TABLE@", table.trim_end())
-        .replace("@MACHINE@", &machine()?)
-        .replace("@ROUNDS@", &plan.rounds.to_string());
-    fs::write(docs.join("performance.md"), page).context("writing docs/performance.md")
-}
-
-/// What was measured on, and with which programs.
-fn machine() -> Result<String> {
-    let first = |program: &str, words: &[&str]| -> String {
-        let text = command::output(Command::new(program).args(words)).unwrap_or_default();
-        text.lines().next().unwrap_or("not installed").trim().to_owned()
-    };
-    let of = |path: &str, name: &str| -> String {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        line.split_once(':').map_or("", |(_, value)| value).trim().to_owned()
-    };
-    let tools = ["tar", "gzip", "pigz", "igzip", "zstd"].map(|tool| first(tool, &["--version"]));
-    let etcd = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?.join("etcd");
-    Ok([
-        format!(
-            "- {}, {} cores, {}",
-            of("/proc/cpuinfo", "model name"),
-            std::thread::available_parallelism()?,
-            of("/proc/meminfo", "MemTotal")
-        ),
-        format!(
-            "- kernel {}, load {} at the end",
-            first("uname", &["-r"]),
-            fs::read_to_string("/proc/loadavg")?.trim()
-        ),
-        format!("- {}; {}", first(&etcd.to_string_lossy(), &["--version"]), tools.join("; ")),
-        format!(
-            "- commit {}, {}",
-            first("git", &["rev-parse", "--short", "HEAD"]),
-            first("date", &["-u", "+%Y-%m-%d"])
-        ),
-    ]
-    .join("\n"))
 }

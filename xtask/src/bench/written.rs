@@ -1,0 +1,64 @@
+//! Owns the page: what was measured, on what, with which programs. It must never change a figure.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::report::{Line, svg};
+use crate::{command, etcd, workspace};
+
+/// Writes docs/performance.md, and its plot where there are lines for one.
+pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no project")?.join("docs");
+    fs::create_dir_all(&docs)?;
+    if let Some((seconds, memory)) = &lines {
+        fs::write(docs.join("performance.svg"), svg(seconds, memory))?;
+    }
+    let plot = match lines {
+        Some(_) => "![Time and memory against the size of the database](performance.svg)",
+        None => "(This run made no plot.)",
+    };
+    let page = include_str!("page.md")
+        .replace("@PLOT@", plot)
+        .replace("@TABLE@", table.trim_end())
+        .replace("@MACHINE@", &machine()?)
+        .replace("@ROUNDS@", &rounds.to_string());
+    fs::write(docs.join("performance.md"), page).context("writing docs/performance.md")
+}
+
+/// What was measured on, and with which programs.
+fn machine() -> Result<String> {
+    let first = |program: &str, words: &[&str]| -> String {
+        let text = command::output(Command::new(program).args(words)).unwrap_or_default();
+        text.lines().next().unwrap_or("not installed").trim().to_owned()
+    };
+    let of = |path: &str, name: &str| -> String {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_once(':').map_or("", |(_, value)| value).trim().to_owned()
+    };
+    let tools = ["tar", "gzip", "pigz", "igzip", "zstd"].map(|tool| first(tool, &["--version"]));
+    let etcd = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?.join("etcd");
+    Ok([
+        format!(
+            "- {}, {} cores, {}",
+            of("/proc/cpuinfo", "model name"),
+            std::thread::available_parallelism()?,
+            of("/proc/meminfo", "MemTotal")
+        ),
+        format!(
+            "- kernel {}, load {} at the end",
+            first("uname", &["-r"]),
+            fs::read_to_string("/proc/loadavg")?.trim()
+        ),
+        format!("- {}; {}", first(&etcd.to_string_lossy(), &["--version"]), tools.join("; ")),
+        format!(
+            "- commit {}, {}",
+            first("git", &["rev-parse", "--short", "HEAD"]),
+            first("date", &["-u", "+%Y-%m-%d"])
+        ),
+    ]
+    .join("\n"))
+}
