@@ -224,6 +224,18 @@ mod tests {
         assert!(deflated(&mut Deflater::default(), &vec![0; 1 << 20]).len() < 2000);
     }
 
+    /// As Kubernetes' objects come behind a release of Helm's, which is gzip in base64.
+    #[test]
+    fn what_comes_behind_noise_shrinks_all_the_same() {
+        let objects: Vec<u8> = (0..20_000)
+            .flat_map(|n| format!("/registry/pods/default/nginx-{:05x}", n * 7919 % 104_729).into_bytes())
+            .collect();
+        let apart = deflated(&mut Deflater::default(), &objects).len();
+        let bytes = [noise(200_000, 64), objects].concat();
+        let size = deflated(&mut Deflater::default(), &bytes).len();
+        assert!(size < 150_000 + apart + apart / 3, "{size}, and {apart} of them alone");
+    }
+
     /// Counts as a Fibonacci series has them make the deepest of all trees, which has to be cut to 15 levels.
     #[test]
     fn codes_that_would_be_too_long_are_not() {

@@ -10,8 +10,10 @@ const LONGEST: usize = 258;
 /// Small enough for the tables to stay in a core's nearest caches: larger ones find more, and are slower by more.
 const EIGHTS: u32 = 13;
 const SIXES: u32 = 14;
-/// Where nothing was found for 16 bytes, every second position is tried, and so on.
+/// Where nothing was found for 16 bytes, every second position is tried, and so on,
 const PATIENCE: u32 = 4;
+/// down to one of so many: what comes after long noise is still found.
+const WIDEST: usize = 32;
 
 /// So many bytes as they are, and then `length` that stand `distance` before, if `length` is not 0.
 #[derive(Debug, Clone, Copy)]
@@ -53,7 +55,7 @@ impl Matches {
         let (mut at, mut told) = (0, 0);
         while at < limit {
             let Some(found) = self.at(bytes, at) else {
-                at += 1 + ((at - told) >> PATIENCE);
+                at += (1 + ((at - told) >> PATIENCE)).min(WIDEST);
                 continue;
             };
             let found = backwards(bytes, found, told);

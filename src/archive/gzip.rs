@@ -262,7 +262,7 @@ fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result
             Ok(Piece::Fill) => {
                 out.fill()?;
                 writing.grew();
-                // Whoever wrote it asks etcd meanwhile.
+                // The manifest comes later: etcd is still asked what goes into it.
                 out.file().sync_data()?;
             }
             Ok(Piece::End) => break,

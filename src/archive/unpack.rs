@@ -244,7 +244,10 @@ impl Unpacking<'_> {
             if mode & SPECIAL_BITS != 0 {
                 return Err(self.no(&format!("holds a file of mode {mode:o}"), DISTRUST).into());
             }
-            if hides_something(&entry.header().as_old().name) {
+            let ustar = entry.header().as_ustar();
+            if hides_something(&entry.header().as_old().name)
+                || ustar.is_some_and(|header| hides_something(&header.prefix))
+            {
                 return Err(self.no("holds a file whose name goes on behind its end", DISTRUST).into());
             }
             match self.judge(&entry.path_bytes(), entry.header().entry_type())? {

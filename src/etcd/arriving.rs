@@ -1,7 +1,7 @@
 //! A snapshot on its way: etcdctl's file, read while etcdctl still writes it.
 //!
-//! Owns how etcdctl goes about it: it writes to `NAME.part`, makes that durable, and renames it. Must never call a snapshot
-//! whole that etcdctl has not called saved.
+//! Owns how etcdctl goes about it: it writes to `NAME.part`, makes that durable, and renames it. It may be looked
+//! at before that; must never call a snapshot whole that etcdctl has not called saved.
 
 use super::backend::{HEAD, announced_length};
 use crate::system::durable::{Dir, inode_of};
@@ -39,6 +39,12 @@ impl<'a> Arriving<'a> {
         self.length
     }
 
+    /// Waits until all its bytes are there, which etcdctl may still be making durable; `None` where it ends before.
+    pub fn all_there(self) -> Result<Option<File>> {
+        let all = self.growing.wait_for(self.length).context("waiting for the snapshot")?;
+        all.then(|| self.growing.file().try_clone().context("opening the snapshot again")).transpose()
+    }
+
     /// Whether the file that was followed is the one that etcdctl called saved.
     fn is_the_saved_one(&self) -> Result<bool> {
         Ok(self.dir.inode(self.name)? == Some(inode_of(self.growing.file())?))
@@ -53,19 +59,6 @@ impl Read for Arriving<'_> {
         }
         Ok(length)
     }
-}
-
-/// Waits until all bytes of the snapshot `name` are there, and says under which name it stays: a second one, `again`, for
-/// etcdctl renames the file once that is durable. Where the file system gives no second names, that is waited for.
-pub fn when_whole<'n>(dir: &Dir, name: &'n str, again: &'n str, growth: &Growth) -> Result<&'n str> {
-    let arriving = Arriving::follow(dir, name, growth)?;
-    // One that is cut short is for whoever reads it to tell of.
-    arriving.growing.wait_for(arriving.length).context("waiting for the snapshot")?;
-    if [&*part(name), name].iter().any(|name| dir.name_again(name, again).is_ok()) {
-        return Ok(again);
-    }
-    while growth.goes_on().context("waiting for the snapshot")? {}
-    Ok(name)
 }
 
 fn first_seen(dir: &Dir, name: &str, growth: &Growth) -> Result<File> {

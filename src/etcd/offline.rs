@@ -6,10 +6,11 @@ use super::backend::{Backend, Comparison, same_records};
 use super::patience;
 use super::tools::Tools;
 use crate::system::durable::Dir;
-use crate::system::process::cwd_of;
+use crate::system::process::{STDIN, cwd_of};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::fmt;
+use std::fs::File;
 use std::time::Duration;
 
 /// What a restored member has besides its database, in bytes: a write-ahead log of 64 MB, preallocated, the next one, which etcd
@@ -53,10 +54,17 @@ pub struct Making<'a> {
     pub hash_check: bool,
 }
 
-/// Reads the structure of the snapshot file `name` in `dir`: bbolt's own consistency check, and the counts.
-pub fn structure(tools: &Tools, dir: &Dir, name: &str) -> Result<Structure> {
-    let program = tools.offline().cwd(cwd_of(dir)).deadline(patience(dir, name)?);
-    let output = program.args(["snapshot", "status", name, "--write-out=json"]).run();
+/// Reads the structure of a snapshot, whatever it is called: bbolt's own consistency check, and the counts. `watch` ends the
+/// reading by an error.
+pub fn structure(
+    tools: &Tools,
+    snapshot: File,
+    watch: &mut dyn FnMut(Duration) -> Result<(), String>,
+) -> Result<Structure> {
+    let patience = patience_with(&snapshot)?;
+    let program =
+        tools.offline().input_from(snapshot).args(["snapshot", "status", STDIN, "--write-out=json"]);
+    let output = program.start().and_then(|running| running.finish(patience, watch));
     let read = output.and_then(|output| output.json()).context("reading the snapshot's structure");
     // In the words of bbolt's check; whatever else it says may be the machine's fault.
     read.map_err(|error| match format!("{error:#}").contains("integrity check failed") {
@@ -70,7 +78,7 @@ pub fn structure(tools: &Tools, dir: &Dir, name: &str) -> Result<Structure> {
 pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, making: &Making<'_>) -> Result<Backend> {
     let Making { name: member, peer_urls, token, bump, hash_check } = making;
     let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{member}={url}")).collect();
-    let program = tools.offline().cwd(cwd_of(dir)).deadline(patience(dir, name)?);
+    let program = tools.offline().cwd(cwd_of(dir)).deadline(patience_with(&dir.read(name)?)?);
     let mut program = program.args([
         "snapshot".to_owned(),
         "restore".to_owned(),
@@ -96,6 +104,6 @@ pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, making: &Making
     }
 }
 
-fn patience(dir: &Dir, name: &str) -> Result<Duration> {
-    Ok(patience::for_database(dir.read(name)?.metadata().context("measuring the snapshot")?.len()))
+fn patience_with(snapshot: &File) -> Result<Duration> {
+    Ok(patience::for_database(snapshot.metadata().context("measuring the snapshot")?.len()))
 }

@@ -59,7 +59,10 @@ pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Tell<
         }
         Err(refused) => return Err(refused.into()),
     };
-    let drilled = offline::structure(&site.tools, stage.dir(), archive::DB)
+    let drilled = stage
+        .dir()
+        .read(archive::DB)
+        .and_then(|db| offline::structure(&site.tools, db, &mut |_| Ok(())))
         .and_then(|_| if drill { rehearse(site, stage.dir(), &contents, tell).map(Some) } else { Ok(None) });
     let drilled = match drilled {
         Err(error) if error.is::<Unsound>() && found.entry.manifest.is_some() => {

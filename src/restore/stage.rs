@@ -118,10 +118,12 @@ impl<'a> Stage<'a> {
             // Not for etcd's tools to read: the decision refuses it.
             return Ok(Snapshot { contents, revision: 0, last_record: 0 });
         }
-        offline::structure(&self.site.tools, self.beside.dir(), archive::DB).map_err(|error| {
-            let shown = request.source.shown();
-            Refusal::new(format!("{shown} is damaged: {error:#}"), "restore another snapshot")
-        })?;
+        offline::structure(&self.site.tools, self.beside.dir().read(archive::DB)?, &mut |_| Ok(())).map_err(
+            |error| {
+                let shown = request.source.shown();
+                Refusal::new(format!("{shown} is damaged: {error:#}"), "restore another snapshot")
+            },
+        )?;
         let backend = Backend::open(&self.beside.dir().handle(archive::DB))?;
         Ok(Snapshot { contents, revision: backend.revision()?, last_record: backend.last_revision()? })
     }

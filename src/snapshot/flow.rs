@@ -7,7 +7,7 @@ use super::{Looked, Request};
 use crate::archive::age::FileKey;
 use crate::archive::{self, Contents, Packed, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
-use crate::etcd::arriving::{self, Arriving};
+use crate::etcd::arriving::Arriving;
 use crate::etcd::backend::Backend;
 use crate::etcd::client::{Client, ContentHash};
 use crate::etcd::offline;
@@ -26,8 +26,6 @@ use std::thread;
 
 /// The archive's name until it is published.
 pub(super) const ARCHIVE: &str = "archive";
-/// A second name of the snapshot.
-const AGAIN: &str = "snapshot";
 
 /// What etcd and its tools say of a snapshot.
 struct Found {
@@ -68,12 +66,12 @@ impl Flow<'_> {
             let described =
                 self.save(saving, &|| packer.is_finished() || prover.is_finished(), tell).and_then(|()| {
                     tell(Progress::Step("verifying the snapshot"));
-                    let manifest = self.describe(join(looker)?, &seal)?;
+                    let manifest = self.describe(&seal, || join(looker))?;
                     // A packer that is gone has an error to tell.
                     let _ = hand_over.send(manifest.clone());
-                    // It is in the archive, and may be in clear here alone. To free so much takes a moment: meanwhile the
-                    // archive becomes durable.
-                    [archive::DB, AGAIN].iter().try_for_each(|name| self.stage.dir().remove_file(name))?;
+                    // All of it has been read, and it may be in clear here alone. To free so much takes a moment: meanwhile
+                    // the archive becomes durable.
+                    self.stage.dir().remove_file(archive::DB)?;
                     Ok(manifest)
                 });
             drop(hand_over);
@@ -121,21 +119,31 @@ impl Flow<'_> {
     /// What etcd and its tools say of the snapshot, as soon as all of it is there: etcdctl still makes it durable then.
     fn look_into(&self, saved: &Growth) -> Result<Found> {
         let dir = self.stage.dir();
-        let name = arriving::when_whole(dir, archive::DB, AGAIN, saved)?;
+        // What is cut short is for whoever packs it to tell of.
+        let db = Arriving::follow(dir, archive::DB, saved)?.all_there()?.ok_or(Consequence)?;
+        let again = db.try_clone().context("opening the snapshot again")?;
+        // Once etcdctl has failed, nobody wants to know.
+        let wanted = || saved.goes_on().map(drop);
         thread::scope(|scope| {
-            let structure = beside(scope, "structure", || offline::structure(self.tools, dir, name));
-            let revision = Backend::open(&dir.handle(name)).and_then(|backend| backend.revision());
-            // Both fail where etcd compacted that revision meanwhile; the snapshot is no worse for it.
-            let asked = revision.map(|revision| {
-                (revision, self.client.keys(revision).ok(), self.client.content_hash(revision).ok())
+            let structure = beside(scope, "structure", || {
+                offline::structure(self.tools, db, &mut |_| wanted().map_err(|error| error.to_string()))
             });
+            let asked = Backend::from_file(again, &dir.path().join(archive::DB))
+                .and_then(|backend| backend.revision())
+                .and_then(|revision| {
+                    // Both fail where etcd compacted that revision meanwhile, or has too much to do; the snapshot is no
+                    // worse for it.
+                    let keys = wanted().map(|()| self.client.keys(revision).ok())?;
+                    Ok((revision, keys, wanted().map(|()| self.client.content_hash(revision).ok())?))
+                });
             let structure = structure.and_then(join)?;
             let (revision, keys, content_hash) = asked?;
             Ok(Found { total_keys: structure.total_key, revision, keys, content_hash })
         })
     }
 
-    fn describe(&self, found: Found, seal: &Receiver<Sealed>) -> Result<Manifest> {
+    /// The manifest. What is `found` in a snapshot counts once its seal is known to be sound.
+    fn describe(&self, seal: &Receiver<Sealed>, found: impl FnOnce() -> Result<Found>) -> Result<Manifest> {
         let sealed = seal.recv().map_err(|_| Consequence)?;
         match sealed.seal {
             Seal::Sound => {}
@@ -146,7 +154,7 @@ impl Flow<'_> {
                 bail!("the snapshot of {} bytes does not match the hash that ends it", sealed.size)
             }
         }
-        let Found { revision, keys, total_keys, content_hash } = found;
+        let Found { revision, keys, total_keys, content_hash } = found()?;
         let Looked { status, member, count } = self.looked;
         Ok(Manifest {
             format: FORMAT,

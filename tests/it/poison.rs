@@ -147,6 +147,8 @@ fn refuses_names_that_lead_elsewhere(version: Version) {
     let prefixed =
         tarred(|header| header.as_ustar_mut().unwrap().prefix[..8].copy_from_slice(b"/etc/ssl"), db);
     ground.refuses_cheaply("a db below a prefix", &gzip(&prefixed), &["/etc/ssl/db"]);
+    let hidden = tarred(|header| header.as_ustar_mut().unwrap().prefix[1..8].copy_from_slice(b"etc/ssl"), db);
+    ground.refuses_cheaply("a db below a hidden prefix", &gzip(&hidden), &["goes on behind its end"]);
     ground.done();
 }
 

@@ -54,11 +54,6 @@ impl Dir {
         Ok(true)
     }
 
-    /// Gives the file `name` here a second name for as long as we need it. Not durable.
-    pub fn name_again(&self, name: &str, again: &str) -> Result<()> {
-        linkat(&self.fd, name, &self.fd, again, AtFlags::empty()).with_context(|| self.doing("naming", again))
-    }
-
     /// Takes back a name that could not be made durable: whoever hears the error believes that nothing has it.
     fn take_back(&self, as_name: &str, error: Error, back: impl FnOnce() -> Result<()>) -> Error {
         match back() {

@@ -11,7 +11,7 @@ pub use become_it::become_it;
 pub use ended::{Ending, Output, ProcessError};
 
 use super::interrupt;
-use nix::libc::{self, sched_param};
+use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
@@ -27,8 +27,11 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The path of its standard input, for a program that wants a path.
+pub const STDIN: &str = "/proc/self/fd/0";
 /// How often a running child is looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// How long a child may take to obey SIGTERM before it is killed.
@@ -45,10 +48,17 @@ pub struct Program {
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     cwd: Option<PathBuf>,
-    input: Option<Vec<u8>>,
+    input: Option<Input>,
     deadline: Duration,
     isolated: bool,
     in_bulk: bool,
+}
+
+/// What a program reads from its standard input.
+#[derive(Clone)]
+enum Input {
+    Bytes(Vec<u8>),
+    Open(Arc<File>),
 }
 
 /// Without the environment, which may hold a password.
@@ -105,7 +115,14 @@ impl Program {
     /// What it reads from its standard input, which is nothing otherwise.
     #[must_use]
     pub fn input(mut self, bytes: Vec<u8>) -> Self {
-        self.input = Some(bytes);
+        self.input = Some(Input::Bytes(bytes));
+        self
+    }
+
+    /// The open file that is its standard input, for it to find at [`STDIN`] whatever becomes of the file's name.
+    #[must_use]
+    pub fn input_from(mut self, file: File) -> Self {
+        self.input = Some(Input::Open(Arc::new(file)));
         self
     }
 
@@ -155,7 +172,8 @@ impl Program {
         let stdout = memory_file("stdout")?;
         let stderr = memory_file("stderr")?;
         let stdin = match &self.input {
-            Some(bytes) => filled(bytes)?.into(),
+            Some(Input::Bytes(bytes)) => filled(bytes)?.into(),
+            Some(Input::Open(file)) => file.try_clone()?.into(),
             None => Stdio::null(),
         };
         let mut command = std::process::Command::new(&self.path);
@@ -178,8 +196,10 @@ impl Program {
                 if isolated {
                     unshare(CloneFlags::CLONE_NEWNET)?;
                 }
-                if in_bulk {
-                    let priority = sched_param { sched_priority: 0 };
+                // Whoever has been put behind all others already stays there.
+                if in_bulk && libc::syscall(libc::SYS_sched_getscheduler, 0) == i64::from(libc::SCHED_OTHER) {
+                    // All that the kernel's `sched_param` has; in musl's there is more.
+                    let priority: libc::c_int = 0;
                     // Where it is not allowed, the work is done all the same. musl's function of this name only fails.
                     libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const priority);
                 }

@@ -18,6 +18,8 @@ pub struct Latency {
 
 /// The puts of one client while `work` lasts.
 pub fn puts_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<Latency> {
+    // What the disk still has to write is no matter of `work`.
+    nix::unistd::sync();
     let done = AtomicBool::new(false);
     let (worked, measured) = std::thread::scope(|scope| {
         let puts = scope.spawn(|| puts(endpoint, &done));
