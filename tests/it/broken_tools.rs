@@ -64,7 +64,8 @@ fn publishes_nothing_that_is_not_proved(version: Version) {
     world.fill();
     let tools = world.stand_in_tools();
     let save = "etcdctl *snapshot*save*";
-    let arm: [(&dyn Fn(&Tools), &[&str]); 5] = [
+    type Fault<'a> = (&'a dyn Fn(&Tools), &'a [&'a str]);
+    let faults: [Fault<'_>; 5] = [
         (&|tools| tools.answer(save, "Snapshot saved at nowhere\n", "", 0), &["left no snapshot"]),
         (&|tools| tools.spoil(save), &["does not match the hash that ends it"]),
         (&|tools| tools.cut(save), &["of a snapshot that speaks of", "bytes were read of a file of"]),
@@ -81,8 +82,8 @@ fn publishes_nothing_that_is_not_proved(version: Version) {
             &["integrity check failed"],
         ),
     ];
-    for (arm, told) in arm {
-        arm(&tools);
+    for (fault, told) in faults {
+        fault(&tools);
         let out = world.snapshot(&[&world.to_target()]);
         out.failed(told);
         assert!(names(&world.target()).is_empty(), "{:?}", names(&world.target()));
