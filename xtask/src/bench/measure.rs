@@ -3,11 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread::sleep;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
+
+/// How often memory and disk are looked at.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What one chain cost.
 #[derive(Debug, Clone, Copy, Default)]
@@ -41,17 +45,25 @@ pub fn chain(programs: &mut [Command], watched: Option<&Path>) -> Result<(Cost, 
 fn one(program: &mut Command, watched: Option<&Path>, cost: &mut Cost) -> Result<String> {
     let shown = crate::command::typed(program);
     program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = program.spawn().with_context(|| format!("starting {shown}"))?;
-    if let Some(watched) = watched {
-        let status = format!("/proc/{}/status", child.id());
-        cost.memory = 0.0;
-        while child.try_wait()?.is_none() {
-            cost.memory = cost.memory.max(peak_memory(&fs::read_to_string(&status).unwrap_or_default()));
-            cost.disk = cost.disk.max(size_of(watched) as f64 / MIB);
-            sleep(Duration::from_millis(5));
+    let child = program.spawn().with_context(|| format!("starting {shown}"))?;
+    let status = format!("/proc/{}/status", child.id());
+    let (over, runs) = mpsc::channel::<()>();
+    let output = thread::scope(|scope| {
+        if let Some(watched) = watched {
+            cost.memory = 0.0;
+            // Not often: it takes time from who is measured.
+            scope.spawn(move || {
+                while runs.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                    let status = fs::read_to_string(&status).unwrap_or_default();
+                    cost.memory = cost.memory.max(peak_memory(&status));
+                    cost.disk = cost.disk.max(size_of(watched) as f64 / MIB);
+                }
+            });
         }
-    }
-    let output = child.wait_with_output()?;
+        let output = child.wait_with_output();
+        drop(over);
+        output
+    })?;
     let words = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{shown} failed ({}):\n{words}", output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
