@@ -3,7 +3,9 @@
 use crate::system::owner::is_trusted;
 use crate::system::process::Program;
 use anyhow::{Context, Result, ensure};
-use std::io;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The machine's usual path.
@@ -93,18 +95,35 @@ impl Tools {
 
 /// The first program of that name that may be used.
 fn find(name: &str, bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<PathBuf>> {
-    let looking = || format!("looking for {name}");
-    let found = match which::which_in_all(name, Some(bin_dir.unwrap_or(Path::new(PATH))), "/") {
-        Ok(found) => found,
-        Err(which::Error::CannotFindBinaryPath) => return Ok(None),
+    let (looking, dirs) = (|| format!("looking for {name}"), bin_dir.unwrap_or(Path::new(PATH)));
+    let mut found: Vec<PathBuf> = match which::which_in_all(name, Some(dirs), "/") {
+        Ok(found) => found.collect(),
+        Err(which::Error::CannotFindBinaryPath) => Vec::new(),
         Err(error) => return Err(error).with_context(looking),
     };
+    if found.is_empty() {
+        found = there(name, dirs).with_context(looking)?;
+    }
     for path in found {
         if may(&path).with_context(looking)? {
             return Ok(Some(path));
         }
     }
     Ok(None)
+}
+
+/// The programs of that name, or why one cannot be looked at: `which` takes it for none then.
+fn there(name: &str, dirs: &Path) -> Result<Vec<PathBuf>> {
+    let mut there = Vec::new();
+    for path in std::env::split_paths(dirs).map(|dir| dir.join(name)) {
+        match fs::metadata(&path) {
+            Ok(found) if found.is_file() && found.mode() & 0o111 != 0 => there.push(path),
+            Ok(_) => {}
+            Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {}
+            Err(error) => return Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+    Ok(there)
 }
 
 /// The program `name` of the snap that `etcd` is from.

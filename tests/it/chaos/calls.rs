@@ -68,6 +68,18 @@ fn no_thread(ground: &Ground, nth: usize, by_main: bool, name: Option<&str>) {
 }
 
 #[test]
+fn a_tool_that_cannot_be_looked_at_is_not_called_missing() {
+    let ground = Ground::new(Action::Snapshot, None);
+    let looks = |call: &Call| call.name == "statx" && call.about.ends_with("/etcdctl");
+    let (out, struck) = failing(&ground, Errno::EIO, &mut |call| looks(call));
+    assert!(struck > 1, "{}", out.told());
+    out.failed(&["etcdctl: Input/output error"]);
+    // Once may pass.
+    let (out, _) = failing(&ground, Errno::EIO, &mut |call| looks(call) && call.number == 1);
+    let _ = out.completed();
+}
+
+#[test]
 fn a_child_that_cannot_be_watched_does_not_run_on() {
     let ground = Ground::new(Action::Snapshot, None);
     let (mut struck, mut left) = (false, None);
