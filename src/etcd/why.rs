@@ -104,7 +104,8 @@ fn hint(said: &str, asked: &Asked<'_>) -> Option<String> {
     }
     let guess = match asked.endpoint.split_once("://")?.0 {
         "http" => "that port may speak TLS, and the endpoint says http",
-        "https" if says(&["handshake failed: EOF"]) => {
+        // Its own answer, that this is no TLS, may be lost when it hangs up.
+        "https" if says(&["handshake failed: EOF", "handshake failed: read"]) => {
             "that port may speak plain http, and the endpoint says https"
         }
         "https" if !asked.shows_certificate => {
@@ -221,6 +222,13 @@ Error: context deadline exceeded
                 "https://a",
                 None,
                 Some("etcd may want a client's certificate and key, and none is given"),
+            ),
+            (
+                "(connection error: desc = \"transport: authentication handshake failed: read tcp \
+                 127.0.0.1:45428->127.0.0.1:25125: read: connection reset by peer\")",
+                "https://a",
+                None,
+                Some("that port may speak plain http, and the endpoint says https"),
             ),
             (closed, "http://a", None, Some("that port may speak TLS, and the endpoint says http")),
             ("Error: context deadline exceeded", "https://a", expired, expired),
