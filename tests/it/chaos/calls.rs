@@ -34,37 +34,31 @@ fn failing(ground: &Ground, errno: Errno, strikes: &mut dyn FnMut(&Call) -> bool
 #[test]
 fn a_thread_that_cannot_be_made_is_told() {
     let ground = Ground::new(Action::Snapshot, None);
-    for (nth, name) in ["members", "pack", "read back", "look"].into_iter().enumerate() {
-        no_thread(&ground, nth + 1, true, Some(name));
+    for (maker, nth, step) in [
+        ("snapshot", 1, "starting the thread `members`: "),
+        ("snapshot", 2, "starting the thread `pack`: "),
+        ("snapshot", 3, "starting the thread `read back`: "),
+        ("snapshot", 4, "starting the thread `look`: "),
+        ("look", 1, "starting the thread `structure`: "),
+        ("pack", 1, ""),
+        ("read back", 1, "reading the archive back: unpacking the snapshot: "),
+    ] {
+        let mut made = 0;
+        let (out, struck) = failing(&ground, Errno::EAGAIN, &mut |call| {
+            let one = call.name == "clone3" && name_of(call.thread) == maker;
+            made += usize::from(one);
+            one && made == nth
+        });
+        assert_eq!(struck, 1, "{maker}: {}", out.told());
+        out.is_in_good_order();
+        assert!(names(&ground.world.target()).is_empty());
+        out.failed(&[&format!("{step}Resource temporarily unavailable")]);
     }
-    // How many deflate goes by the cores.
-    let mut made = 0;
-    let (out, _) = failing(&ground, Errno::EAGAIN, &mut |call| {
-        made += usize::from(call.name == "clone3" && !call.by_main);
-        false
-    });
-    let _ = out.completed();
-    for archive in names(&ground.world.target()) {
-        fs::remove_file(ground.world.target().join(archive)).unwrap();
-    }
-    // When the snapshot has arrived, all others have been made.
-    (1..made).for_each(|nth| no_thread(&ground, nth, false, None));
-    no_thread(&ground, made, false, Some("structure"));
 }
 
-/// Has the `nth` thread of those that the main thread makes, or the others do, not be made.
-fn no_thread(ground: &Ground, nth: usize, by_main: bool, name: Option<&str>) {
-    let mut made = 0;
-    let (out, struck) = failing(ground, Errno::EAGAIN, &mut |call| {
-        let one = call.name == "clone3" && call.by_main == by_main;
-        made += usize::from(one);
-        one && made == nth
-    });
-    assert_eq!(struck, 1, "{}", out.told());
-    out.is_in_good_order();
-    assert!(names(&ground.world.target()).is_empty());
-    let told = name.map(|name| format!("starting the thread `{name}`: "));
-    out.failed(&["Resource temporarily unavailable", &told.unwrap_or_default()]);
+/// What a thread is called; the first of a process has the program's name.
+fn name_of(thread: Pid) -> String {
+    fs::read_to_string(format!("/proc/{thread}/comm")).unwrap().trim_end().to_owned()
 }
 
 #[test]

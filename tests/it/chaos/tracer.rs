@@ -39,8 +39,8 @@ pub struct Call {
     pub harmless: bool,
     /// The process that it is about, where it is about one.
     pub process: Option<Pid>,
-    /// Whether our first thread makes it.
-    pub by_main: bool,
+    /// The thread that makes it.
+    pub thread: Pid,
 }
 
 impl Call {
@@ -199,7 +199,7 @@ impl Tracer {
         let number = *number;
         let harmless = kind.harmless || (kind.number == libc::SYS_openat && arguments[2] & WRITES == 0);
         let process = kind.process.and_then(|nth| Some(Pid::from_raw(i32::try_from(arguments[nth]).ok()?)));
-        Some(Call { name: kind.name, about, number, harmless, process, by_main: thread == self.pid })
+        Some(Call { name: kind.name, about, number, harmless, process, thread })
     }
 }
 
