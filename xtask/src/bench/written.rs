@@ -1,17 +1,16 @@
 //! Owns the page: what was measured, on what, with which programs. It must never change a figure.
 
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::report::{Line, svg};
-use crate::{command, etcd, workspace};
+use crate::{command, etcd, page, workspace};
 
 /// Writes docs/performance.md, and its plot where there are lines for one.
 pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no project")?.join("docs");
+    let docs = workspace::home()?.join("docs");
     fs::create_dir_all(&docs)?;
     if let Some((seconds, memory)) = &lines {
         fs::write(docs.join("performance.svg"), svg(seconds, memory))?;
@@ -54,11 +53,7 @@ fn machine() -> Result<String> {
             fs::read_to_string("/proc/loadavg")?.trim()
         ),
         format!("- {}; {}", first(&etcd.to_string_lossy(), &["--version"]), tools.join("; ")),
-        format!(
-            "- commit {}, {}",
-            first("git", &["rev-parse", "--short", "HEAD"]),
-            first("date", &["-u", "+%Y-%m-%d"])
-        ),
+        format!("- commit {}, {}", page::commit()?, page::today()?),
     ]
     .join("\n"))
 }
