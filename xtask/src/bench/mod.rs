@@ -216,9 +216,11 @@ impl Bench {
         }
         for round in 1..=rounds {
             println!("snapshots, round {round} of {rounds}");
-            let save = self.save()?;
-            let saved = fs::metadata(self.path("s.db"))?.len() as f64 / MIB;
+            // On both sides of ours, for a machine and its disk are never the same twice.
+            let before = self.save()?.wall;
             let (ours, archive) = self.snapshot()?;
+            let save = f64::midpoint(before, self.save()?.wall);
+            let saved = fs::metadata(self.path("s.db"))?.len() as f64 / MIB;
             let mut gzip = (Cost::default(), f64::NAN);
             for ((name, compressor), row) in rivals.iter().zip(&mut chains) {
                 let rival = self.by_hand(compressor)?;
@@ -228,13 +230,13 @@ impl Bench {
                 }
             }
             let values = [
-                ours.wall / save.wall,
+                ours.wall / save,
                 ours.cpu / gzip.0.cpu,
                 archive / gzip.1,
                 ours.memory,
                 (ours.disk - saved - archive).max(0.0),
                 ours.wall,
-                save.wall,
+                save,
             ];
             for (row, value) in rows.iter_mut().zip(values) {
                 row.values.push(value);

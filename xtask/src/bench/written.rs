@@ -15,12 +15,12 @@ pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) 
     if let Some((seconds, memory)) = &lines {
         fs::write(docs.join("performance.svg"), svg(seconds, memory))?;
     }
-    let plot = match lines {
-        Some(_) => "![Time and memory against the size of the database](performance.svg)",
-        None => "(This run made no plot.)",
-    };
+    let mut plot = "![Time and memory against the size of the database](performance.svg)".to_owned();
+    if lines.is_none() {
+        plot.push_str("\n\nThe plot is of an earlier run.");
+    }
     let page = include_str!("page.md")
-        .replace("@PLOT@", plot)
+        .replace("@PLOT@", &plot)
         .replace("@TABLE@", table.trim_end())
         .replace("@MACHINE@", &machine()?)
         .replace("@ROUNDS@", &rounds.to_string());
