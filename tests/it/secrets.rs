@@ -3,17 +3,24 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::unistd::Pid;
 
 use crate::chaos::tracer::{Fate, trace};
-use crate::look::names;
+use crate::destinations::write_destinations;
+use crate::encryption::{IDENTITY, encrypt, identity};
 use crate::restore::from;
-use crate::run::Out;
+use crate::run::Results;
+use crate::s3::{SECRET, Server};
 use crate::world::{PASSWORD, Setup, Version, World};
 
 on_both_versions! {
     tells_no_secret_and_leaves_none_open_at_any_moment,
+}
+
+on_one_version! {
+    tells_no_secret_of_a_bucket_and_of_an_identity_either,
 }
 
 /// What is in the data, and in no other place.
@@ -21,24 +28,33 @@ const KEY: &str = "canary-of-a-key";
 const VALUE: &str = "canary-of-a-value";
 
 fn tells_no_secret_and_leaves_none_open_at_any_moment(version: Version) {
+    let world = guarded(version);
+    Watch::of(&world).there_and_back(|_| {}, &[]);
+}
+
+fn tells_no_secret_of_a_bucket_and_of_an_identity_either(version: Version) {
+    let world = guarded(version);
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    write_destinations(&world, &[("offsite", server.port, "backups", "")]);
+    let settings = world.path("backup.yaml");
+    encrypt(&world, &fs::read_to_string(&settings).unwrap());
+    let mut watch = Watch::of(&world);
+    watch.canaries.push(("the bucket's secret", SECRET.to_owned()));
+    watch.canaries.push(("the identity", IDENTITY.to_owned()));
+    let set = |command: &mut Command| {
+        command.env("ETCD_BACKUP", &settings);
+    };
+    let results = watch.there_and_back(set, &[&identity(&world, IDENTITY)]);
+    assert_eq!(results.get("destinations.offsite"), "uploaded");
+}
+
+/// An etcd behind TLS and a password, with canaries in it.
+fn guarded(version: Version) -> World {
     let world = World::new(Setup { tls: true, auth: true, ..Setup::plain(version) });
     world.fill();
     world.put_bytes(&format!("/registry/secrets/{KEY}"), VALUE.as_bytes());
-    let watch = Watch::of(&world);
-    let target = world.to_target();
-    let snapshot = watch.runs(env!("CARGO_BIN_EXE_snapshot"), &[&target]);
-    let archive = world.path("target").join(&names(&world.target())[0]);
-    let restore = watch.runs(env!("CARGO_BIN_EXE_restore"), &[&from(&archive), &target]);
-    for (out, least) in [(snapshot, 2), (restore, 4)] {
-        let (out, tools) = out;
-        watch.reads("its words", format!("{}{}", out.stdout, out.stderr).as_bytes(), true);
-        let _ = out.completed();
-        // The watch saw what it watches for: our children, some of which have the password.
-        assert!(tools.seen >= least && tools.trusted > 0, "{tools:?}");
-    }
-    for name in names(&world.target()) {
-        watch.reads("a file's name", name.as_bytes(), true);
-    }
+    world
 }
 
 /// How many looks at a child there were, and at one that may know the password.
@@ -69,17 +85,48 @@ impl<'w> Watch<'w> {
         Self { world, canaries }
     }
 
-    /// Runs it and looks around before each of its calls.
-    fn runs(&self, binary: &str, args: &[&str]) -> (Out, Tools) {
-        let command = self.world.action(binary, args);
+    /// A snapshot, which gives its results back, and a restore of it.
+    fn there_and_back(&self, set: impl Fn(&mut Command), restore: &[&str]) -> Results {
+        let target = self.world.to_target();
+        let command = |binary: &str, words: &[&str]| {
+            let mut command = self.world.action(binary, words);
+            set(&mut command);
+            command
+        };
+        let results = self.runs(&command(env!("CARGO_BIN_EXE_snapshot"), &[&target]), 2);
+        let archive = from(Path::new(&results.get("snapshot.path")));
+        let words = [&[archive.as_str(), &target], restore].concat();
+        self.runs(&command(env!("CARGO_BIN_EXE_restore"), &words), 4);
+        self.reads_what_stays(&self.world.target());
+        results
+    }
+
+    /// Runs it, looks around before each of its calls, and at `least` so often at a child.
+    fn runs(&self, command: &Command, least: usize) -> Results {
         let mut tools = Tools::default();
-        let out = trace(&command, &self.world.path("runs"), &mut |_, pid| {
+        let out = trace(command, &self.world.path("runs"), &mut |_, pid| {
             self.looks_at_processes(pid, &mut tools);
             self.looks_at_modes(&self.world.target());
             self.looks_at_modes(&self.world.data_dir().join(".etcd-restore"));
             Fate::Made
         });
-        (out, tools)
+        self.reads("its words", format!("{}{}", out.stdout, out.stderr).as_bytes(), true);
+        // The watch saw what it watches for: our children, some of which have the password.
+        assert!(tools.seen >= least && tools.trusted > 0, "{tools:?}");
+        out.completed()
+    }
+
+    /// Names, and what is noted beside the archives: the records of the runs, what waits to be uploaded.
+    fn reads_what_stays(&self, dir: &Path) {
+        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = path.file_name().unwrap().to_string_lossy();
+            self.reads("a file's name", name.as_bytes(), true);
+            if path.is_dir() {
+                self.reads_what_stays(&path);
+            } else if !name.ends_with(".tar.gz") {
+                self.reads(&name, &fs::read(&path).unwrap(), true);
+            }
+        }
     }
 
     /// Of ours and its children: the words that started them, and what they were given along. etcdctl alone is told the
