@@ -44,6 +44,10 @@ const HEADROOM: i64 = 1_000_000;
 /// What etcd's and Kubernetes' own documents raise by where nobody knows: a week of 1500 writes a second.
 const FAR: i64 = 1_000_000_000;
 
+/// How far a revision is raised at most: the other half of what 63 bits count is for what is written then. etcdutl itself
+/// counts on past the last one, to revisions below zero.
+const HIGHEST: i64 = i64::MAX / 2;
+
 /// How the existing data is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backup {
@@ -241,6 +245,7 @@ pub fn decide(
     // What a bump must add before it clears anything.
     let gap = (old_revision.unwrap_or(0) - snapshot.last_record).max(0);
     let (bump, mut warnings) = bump(request.bump, loses, gap, facts)?;
+    can_be_raised(snapshot.last_record, bump)?;
     if bump == 0 && loses == 0 && old_revision != Some(snapshot.revision) {
         warnings.push(unknown_watchers(old_revision, facts));
     }
@@ -311,8 +316,21 @@ fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<St
         Bump::Auto if !facts.can_bump => {
             Ok((0, vec![warning(&format!("etcd {} cannot raise it", facts.tools_version))]))
         }
-        Bump::Auto => Ok((gap.saturating_add(gap / 5).saturating_add(HEADROOM), Vec::new())),
+        // A fifth without an end would use up all revisions in 155 restores of one snapshot.
+        Bump::Auto => Ok((gap.saturating_add((gap / 5).min(FAR)).saturating_add(HEADROOM), Vec::new())),
     }
+}
+
+fn can_be_raised(revision: i64, bump: i64) -> Result<(), Refusal> {
+    if bump == 0 || revision.checked_add(bump).is_some_and(|raised| raised <= HIGHEST) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        format!(
+            "the snapshot's revision {revision} would be raised by {bump}, past {HIGHEST}, half of what etcd can count"
+        ),
+        "run restore again with bump-revision=off, and restart every client that watches, such as kube-apiserver",
+    ))
 }
 
 /// What is to be restarted where caches may be stale.

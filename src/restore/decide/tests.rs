@@ -254,6 +254,39 @@ fn bump_revision_is_auto_off_or_a_number() {
     }
 }
 
+#[test]
+fn a_thousand_restores_of_one_snapshot_leave_revisions_for_as_many_more() {
+    let mut old = 1100;
+    for _ in 0..1000 {
+        let facts = facts(serving(old, vec![member("m1")]), true);
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(100, Seal::Sound)).unwrap();
+        // And a client writes.
+        old = 100 + plan.bump + 1;
+    }
+    assert!(old < i64::MAX / 1_000_000, "{old}");
+}
+
+#[test]
+fn a_revision_is_not_raised_past_what_etcd_can_count() {
+    let far = i64::MAX / 2;
+    for (asked, old, revision, refused) in [
+        (Bump::Auto, far + 1, 100, true),
+        (Bump::By(MOST), 100, far, true),
+        (Bump::By(MOST), 100, far / 2, false),
+        (Bump::Off, far + 1, 100, false),
+        (Bump::Auto, i64::MAX, i64::MAX, false),
+    ] {
+        let facts = facts(serving(old, vec![member("m1")]), true);
+        match plan(&request(asked), &facts, &snapshot(revision, Seal::Sound)) {
+            Ok(_) => assert!(!refused, "{asked:?} {old} {revision}"),
+            Err(refusal) => {
+                let told = refusal.to_string();
+                assert!(refused && told.contains("bump-revision=off"), "{told}");
+            }
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn an_automatic_bump_always_ends_past_the_old_revision(
