@@ -24,9 +24,11 @@ fn every_flaw_is_seen() {
             eprintln!("{flaw}: skipped: {why}");
             continue;
         }
-        let sound = Series { action, mode, flaw: None }.strike_about(about);
+        // The record of a run is synced when the archive has its name, which would take the directory along.
+        let series = Series { action, mode, flaw: None, recorded: flaw != "NoDirectorySync" };
+        let sound = series.strike_about(about);
         assert!(sound.broken().is_empty(), "without {flaw}");
-        let flawed = Series { flaw: Some(flaw), ..Series { action, mode, flaw: None } }.strike_about(about);
+        let flawed = Series { flaw: Some(flaw), ..series }.strike_about(about);
         eprintln!("{flaw}: seen by {} of the points {about:?}: {:?}", mode.name(), flawed.broken());
         assert!(!flawed.broken().is_empty(), "{flaw} was not seen");
     }

@@ -128,11 +128,13 @@ pub struct Series {
     pub mode: Mode,
     /// A flaw built into the action on purpose.
     pub flaw: Option<&'static str>,
+    /// Whether a record of each run can be kept.
+    pub recorded: bool,
 }
 
 /// Strikes an action at `count` points of this mode, spread evenly over all, `jobs` at a time.
 pub fn some(action: Action, mode: Mode, count: usize, jobs: usize) -> Table {
-    let series = Series { action, mode, flaw: None };
+    let series = Series { action, mode, flaw: None, recorded: true };
     let points = series.points();
     let count = count.min(points.len());
     // The middle of each part, so that few points do not all lie at a beginning; and the very end.
@@ -145,7 +147,7 @@ pub fn some(action: Action, mode: Mode, count: usize, jobs: usize) -> Table {
 
 /// How many points there are of this mode.
 pub fn count(action: Action, mode: Mode) -> (String, usize) {
-    let series = Series { action, mode, flaw: None };
+    let series = Series { action, mode, flaw: None, recorded: true };
     (series.shown(), series.points().len())
 }
 
@@ -155,7 +157,11 @@ impl Series {
     }
 
     fn ground(self) -> Ground {
-        Ground::new(self.action, self.mode.disk()).flawed(self.flaw)
+        let ground = Ground::new(self.action, self.mode.disk()).flawed(self.flaw);
+        if !self.recorded {
+            ground.keep_no_record();
+        }
+        ground
     }
 
     /// All points of an undisturbed run.
