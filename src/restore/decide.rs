@@ -245,7 +245,7 @@ pub fn decide(
     // What a bump must add before it clears anything.
     let gap = (old_revision.unwrap_or(0) - snapshot.last_record).max(0);
     let (bump, mut warnings) = bump(request.bump, loses, gap, facts)?;
-    can_be_raised(snapshot.last_record, bump)?;
+    can_be_raised(snapshot.last_record, bump, facts)?;
     if bump == 0 && loses == 0 && old_revision != Some(snapshot.revision) {
         warnings.push(unknown_watchers(old_revision, facts));
     }
@@ -321,7 +321,7 @@ fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<St
     }
 }
 
-fn can_be_raised(revision: i64, bump: i64) -> Result<(), Refusal> {
+fn can_be_raised(revision: i64, bump: i64, facts: &Facts) -> Result<(), Refusal> {
     if bump == 0 || revision.checked_add(bump).is_some_and(|raised| raised <= HIGHEST) {
         return Ok(());
     }
@@ -329,7 +329,7 @@ fn can_be_raised(revision: i64, bump: i64) -> Result<(), Refusal> {
         format!(
             "the snapshot's revision {revision} would be raised by {bump}, past {HIGHEST}, half of what etcd can count"
         ),
-        "run restore again with bump-revision=off, and restart every client that watches, such as kube-apiserver",
+        format!("run restore again with bump-revision=off; {}", restarts(facts.takes_api_server)),
     ))
 }
 
