@@ -50,7 +50,7 @@ fn run(world: &World, binary: &str, words: &[&str]) -> Out {
     Run::start(command(world, binary, words), &world.path("runs")).finish()
 }
 
-fn command(world: &World, binary: &str, words: &[&str]) -> Command {
+pub fn command(world: &World, binary: &str, words: &[&str]) -> Command {
     let mut command = world.action(binary, words);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
     command

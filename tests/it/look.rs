@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// The records of runs beside archives.
-const RUNS: &str = ".runs";
+pub const RUNS: &str = ".runs";
 
 /// The names in a directory, sorted; none if it is not there. Every run of a snapshot leaves a record beside the archives:
 /// that is looked at where it is the point.

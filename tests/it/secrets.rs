@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 
 use crate::chaos::tracer::{Fate, trace};
 use crate::destinations::write_destinations;
-use crate::encryption::{IDENTITY, encrypt, identity};
+use crate::encryption::{IDENTITY, command, encrypt, identity};
 use crate::restore::from;
 use crate::run::Results;
 use crate::s3::{SECRET, Server};
@@ -29,7 +29,7 @@ const VALUE: &str = "canary-of-a-value";
 
 fn tells_no_secret_and_leaves_none_open_at_any_moment(version: Version) {
     let world = guarded(version);
-    Watch::of(&world).there_and_back(|_| {}, &[]);
+    Watch::of(&world).there_and_back(World::action, &[]);
 }
 
 fn tells_no_secret_of_a_bucket_and_of_an_identity_either(version: Version) {
@@ -37,15 +37,11 @@ fn tells_no_secret_of_a_bucket_and_of_an_identity_either(version: Version) {
     let server = Server::new(&["backups"]);
     server.write_credentials(&world.path("credentials"));
     write_destinations(&world, &[("offsite", server.port, "backups", "")]);
-    let settings = world.path("backup.yaml");
-    encrypt(&world, &fs::read_to_string(&settings).unwrap());
+    encrypt(&world, &fs::read_to_string(world.path("backup.yaml")).unwrap());
     let mut watch = Watch::of(&world);
     watch.canaries.push(("the bucket's secret", SECRET.to_owned()));
     watch.canaries.push(("the identity", IDENTITY.to_owned()));
-    let set = |command: &mut Command| {
-        command.env("ETCD_BACKUP", &settings);
-    };
-    let results = watch.there_and_back(set, &[&identity(&world, IDENTITY)]);
+    let results = watch.there_and_back(command, &[&identity(&world, IDENTITY)]);
     assert_eq!(results.get("destinations.offsite"), "uploaded");
 }
 
@@ -86,17 +82,12 @@ impl<'w> Watch<'w> {
     }
 
     /// A snapshot, which gives its results back, and a restore of it.
-    fn there_and_back(&self, set: impl Fn(&mut Command), restore: &[&str]) -> Results {
+    fn there_and_back(&self, action: impl Fn(&World, &str, &[&str]) -> Command, restore: &[&str]) -> Results {
         let target = self.world.to_target();
-        let command = |binary: &str, words: &[&str]| {
-            let mut command = self.world.action(binary, words);
-            set(&mut command);
-            command
-        };
-        let results = self.runs(&command(env!("CARGO_BIN_EXE_snapshot"), &[&target]), 2);
+        let results = self.runs(&action(self.world, env!("CARGO_BIN_EXE_snapshot"), &[&target]), 2);
         let archive = from(Path::new(&results.get("snapshot.path")));
         let words = [&[archive.as_str(), &target], restore].concat();
-        self.runs(&command(env!("CARGO_BIN_EXE_restore"), &words), 4);
+        self.runs(&action(self.world, env!("CARGO_BIN_EXE_restore"), &words), 4);
         self.reads_what_stays(&self.world.target());
         results
     }

@@ -13,7 +13,7 @@ use super::disk::{Disk, Flush, Kind};
 use super::tracer::{Call, Fate, trace};
 use crate::client::Data;
 use crate::gateway::Content;
-use crate::look::{names, shape, succeed};
+use crate::look::{RUNS, names, shape, succeed};
 use crate::restore::from;
 use crate::run::{Out, Run};
 use crate::world::{Setup, Version, World};
@@ -176,7 +176,7 @@ impl Ground {
             std::fs::remove_file(self.world.target().join(name)).unwrap();
         }
         // A thousand records would be read by every run.
-        let _ = std::fs::remove_dir_all(self.world.target().join(".runs"));
+        let _ = std::fs::remove_dir_all(self.world.target().join(RUNS));
         if self.action == Action::Empty {
             if self.world.running() {
                 self.world.stop();
@@ -196,7 +196,7 @@ impl Ground {
 
     /// Has no record of a run be kept from now on.
     pub fn keep_no_record(&self) {
-        std::fs::write(self.world.target().join(".runs"), "a file, where they have a directory").unwrap();
+        std::fs::write(self.world.target().join(RUNS), "a file, where they have a directory").unwrap();
     }
 
     /// What is struck on it.

@@ -25,7 +25,7 @@ fn every_flaw_is_seen() {
             continue;
         }
         // The record of a run is synced when the archive has its name, which would take the directory along.
-        let series = Series { action, mode, flaw: None, recorded: flaw != "NoDirectorySync" };
+        let series = Series { recorded: flaw != "NoDirectorySync", ..Series::of(action, mode) };
         let sound = series.strike_about(about);
         assert!(sound.broken().is_empty(), "without {flaw}");
         let flawed = Series { flaw: Some(flaw), ..series }.strike_about(about);

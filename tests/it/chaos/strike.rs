@@ -134,7 +134,7 @@ pub struct Series {
 
 /// Strikes an action at `count` points of this mode, spread evenly over all, `jobs` at a time.
 pub fn some(action: Action, mode: Mode, count: usize, jobs: usize) -> Table {
-    let series = Series { action, mode, flaw: None, recorded: true };
+    let series = Series::of(action, mode);
     let points = series.points();
     let count = count.min(points.len());
     // The middle of each part, so that few points do not all lie at a beginning; and the very end.
@@ -147,11 +147,16 @@ pub fn some(action: Action, mode: Mode, count: usize, jobs: usize) -> Table {
 
 /// How many points there are of this mode.
 pub fn count(action: Action, mode: Mode) -> (String, usize) {
-    let series = Series { action, mode, flaw: None, recorded: true };
+    let series = Series::of(action, mode);
     (series.shown(), series.points().len())
 }
 
 impl Series {
+    /// Of the action as it is.
+    pub fn of(action: Action, mode: Mode) -> Self {
+        Self { action, mode, flaw: None, recorded: true }
+    }
+
     fn shown(self) -> String {
         format!("{} {}", self.action.series(), self.mode.series())
     }
