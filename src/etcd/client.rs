@@ -19,7 +19,7 @@ use crate::system::durable::Dir;
 use crate::system::growing::Writing;
 use crate::system::priority;
 use crate::system::process::{ProcessError, Program, cwd_of};
-use answers::{HashAnswer, MembersAnswer, RangeAnswer, StatusAnswer};
+use answers::{HashAnswer, HashBody, MembersAnswer, RangeAnswer, StatusAnswer};
 use anyhow::{Context, Result, bail};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
@@ -123,8 +123,21 @@ impl Client {
         Ok(answer.members)
     }
 
-    /// The hash over all keys and values up to `revision`.
+    /// The hash over all keys and values up to `revision`. Nobody can write meanwhile.
     pub fn content_hash(&self, revision: i64) -> Result<ContentHash> {
+        let refused = match self.hash(revision) {
+            Err(error) if is_compacted(&error) => error,
+            answer => return Ok(answer?.hash),
+        };
+        // 3.4 refuses the very revision that it is compacted at (`mvcc/kvstore.go` `HashByRev`), but not to hash what is now.
+        match self.hash(0) {
+            Ok(now) if now.header.revision == revision => Ok(now.hash),
+            _ => Err(refused),
+        }
+    }
+
+    /// The hash up to `revision` (0: now).
+    fn hash(&self, revision: i64) -> Result<HashBody> {
         let rev = format!("--rev={revision}");
         let answer: Vec<HashAnswer> =
             self.ask(&["endpoint", "hashkv", &rev]).context("asking etcd for its content hash")?;
@@ -268,6 +281,11 @@ impl Client {
             None => program,
         }
     }
+}
+
+/// Whether an error says that the revision asked for is compacted away.
+pub fn is_compacted(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains("required revision has been compacted")
 }
 
 /// Whether an error of a member that is just starting may pass by itself.

@@ -4,7 +4,7 @@
 
 use super::beside::DataDir;
 use crate::catalog::manifest::Manifest;
-use crate::etcd::client::{Client, ContentHash, Status};
+use crate::etcd::client::{Client, ContentHash, Status, is_compacted};
 use crate::etcd::patience;
 use crate::etcd::site::Site;
 use anyhow::{Result, ensure};
@@ -113,9 +113,7 @@ pub fn prove(site: &Site, data: &DataDir, expected: &Expected) -> Result<Verdict
         }
         Ok(_) => Ok(Verdict::Proved { served, alarms: status.errors }),
         // A client compacted that revision away already. Only the restored tree has that cluster id.
-        Err(error) if format!("{error:#}").contains("required revision has been compacted") => {
-            Ok(Verdict::Proved { served, alarms: status.errors })
-        }
+        Err(error) if is_compacted(&error) => Ok(Verdict::Proved { served, alarms: status.errors }),
         Err(error) => Err(error),
     }
 }

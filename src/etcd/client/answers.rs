@@ -33,13 +33,13 @@ pub(super) struct StatusAnswer {
 }
 
 #[derive(Deserialize)]
-struct Header {
+pub(super) struct Header {
     #[serde(default)]
     cluster_id: u64,
     #[serde(default)]
     member_id: u64,
     #[serde(default)]
-    revision: i64,
+    pub revision: i64,
 }
 
 /// Every field is left out when it is zero, false or empty.
@@ -94,7 +94,15 @@ pub struct ContentHash {
 #[derive(Deserialize)]
 pub(super) struct HashAnswer {
     #[serde(rename = "HashKV")]
-    pub hash_kv: ContentHash,
+    pub hash_kv: HashBody,
+}
+
+#[derive(Deserialize)]
+pub(super) struct HashBody {
+    /// With the revision of the store when it was hashed.
+    pub header: Header,
+    #[serde(flatten)]
+    pub hash: ContentHash,
 }
 
 #[derive(Deserialize)]
