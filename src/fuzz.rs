@@ -90,6 +90,7 @@ pub fn backend(bytes: &[u8]) {
     let Ok(backend) = Backend::from_file(file, Path::new("it")) else { return };
     let _ = (backend.revision(), backend.last_revision(), backend.members(), backend.auth_enabled());
     let _ = same_records(&backend, &backend);
+    let _ = backend.content(&|| Ok(()));
 }
 
 fn in_memory(bytes: &[u8]) -> Option<File> {

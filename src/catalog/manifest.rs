@@ -28,7 +28,7 @@ pub struct Manifest {
     pub member_count: usize,
     /// The revision of the snapshot.
     pub revision: i64,
-    /// The keys alive at that revision; not known where etcd had compacted it meanwhile.
+    /// The keys alive at that revision; not known where neither `db` told nor etcd, which had compacted it meanwhile.
     pub keys: Option<u64>,
     /// The records that `snapshot status` counts: in etcd 3.4 and 3.5 those of all buckets, history included.
     pub total_keys: u64,
@@ -39,7 +39,7 @@ pub struct Manifest {
     /// Whether it holds the data that a restore then replaced: what an operator wants back last of all.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub before_restore: bool,
-    /// etcd's own hash over all keys and values at that revision, asked of the live member.
+    /// What etcd hashes all keys and values at that revision to, as far as it is known.
     pub content_hash: Option<ContentHash>,
 }
 

@@ -8,8 +8,8 @@ use crate::archive::age::FileKey;
 use crate::archive::{self, Contents, Packed, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
 use crate::etcd::arriving::Arriving;
-use crate::etcd::backend::Backend;
-use crate::etcd::client::{Client, ContentHash};
+use crate::etcd::backend::{Backend, Content};
+use crate::etcd::client::Client;
 use crate::etcd::offline;
 use crate::etcd::seal::{Seal, Sealed};
 use crate::etcd::tools::Tools;
@@ -30,9 +30,8 @@ pub(super) const ARCHIVE: &str = "archive";
 /// What etcd and its tools say of a snapshot.
 struct Found {
     revision: i64,
-    keys: Option<u64>,
     total_keys: u64,
-    content_hash: Option<ContentHash>,
+    content: Option<Content>,
 }
 
 /// What flows where.
@@ -123,23 +122,40 @@ impl Flow<'_> {
         let db = Arriving::follow(dir, archive::DB, saved)?.all_there()?.ok_or(Consequence)?;
         let again = db.try_clone().context("opening the snapshot again")?;
         // Once etcdctl has failed, nobody wants to know.
-        let wanted = || saved.goes_on().map(drop);
+        let wanted = || saved.goes_on().map(drop).map_err(anyhow::Error::from);
         thread::scope(|scope| {
             let structure = beside(scope, "structure", || {
                 offline::structure(self.tools, db, &mut |_| wanted().map_err(|error| error.to_string()))
             });
-            let asked = Backend::from_file(again, &dir.path().join(archive::DB))
-                .and_then(|backend| backend.revision())
-                .and_then(|revision| {
-                    // Both fail where etcd compacted that revision meanwhile, or has too much to do; the snapshot is no
-                    // worse for it.
-                    let keys = wanted().map(|()| self.client.keys(revision).ok())?;
-                    Ok((revision, keys, wanted().map(|()| self.client.content_hash(revision).ok())?))
-                });
+            let told = Backend::from_file(again, &dir.path().join(archive::DB)).and_then(|snapshot| {
+                let revision = snapshot.revision()?;
+                Ok((revision, self.content(&snapshot, revision, &wanted)?))
+            });
             let structure = structure.and_then(join)?;
-            let (revision, keys, content_hash) = asked?;
-            Ok(Found { total_keys: structure.total_key, revision, keys, content_hash })
+            let (revision, content) = told?;
+            Ok(Found { total_keys: structure.total_key, revision, content })
         })
+    }
+
+    /// What it holds. etcd is asked where the snapshot does not tell, and does not know where it has compacted the revision
+    /// meanwhile or has too much to do; the snapshot is no worse for it.
+    fn content(
+        &self,
+        snapshot: &Backend,
+        revision: i64,
+        wanted: &dyn Fn() -> Result<()>,
+    ) -> Result<Option<Content>> {
+        let told = snapshot.content(wanted);
+        wanted()?;
+        if let Ok(Some(content)) = told {
+            return Ok(Some(content));
+        }
+        let asked = self.client.keys(revision).and_then(|keys| {
+            wanted()?;
+            Ok(Content { keys, hash: self.client.content_hash(revision)? })
+        });
+        wanted()?;
+        Ok(asked.ok())
     }
 
     /// The manifest. What is `found` in a snapshot counts once its seal is known to be sound.
@@ -154,7 +170,7 @@ impl Flow<'_> {
                 bail!("the snapshot of {} bytes does not match the hash that ends it", sealed.size)
             }
         }
-        let Found { revision, keys, total_keys, content_hash } = found()?;
+        let Found { revision, total_keys, content } = found()?;
         let Looked { status, member, count } = self.looked;
         Ok(Manifest {
             format: FORMAT,
@@ -167,12 +183,12 @@ impl Flow<'_> {
             member_name: member.name.clone(),
             member_count: *count,
             revision,
-            keys,
+            keys: content.map(|content| content.keys),
             total_keys,
             db_size: sealed.size,
             db_sha256: sealed.sha256,
             before_restore: self.request.before_restore,
-            content_hash,
+            content_hash: content.map(|content| content.hash),
         })
     }
 }

@@ -36,6 +36,7 @@ mod client;
 mod clocks;
 mod clones;
 mod cluster;
+mod content;
 mod corruption;
 mod crash;
 mod destinations;

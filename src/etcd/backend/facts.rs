@@ -114,6 +114,11 @@ pub(super) struct Revision {
 }
 
 impl Revision {
+    /// The lowest key of a revision's records.
+    pub fn first_key(main: i64) -> Vec<u8> {
+        [&main.to_be_bytes()[..], b"_", &[0; 8]].concat()
+    }
+
     pub fn parse(key: &[u8]) -> Result<Self> {
         let parts = || {
             let (main, rest) = key.split_first_chunk()?;

@@ -8,6 +8,7 @@
 //! pages.
 
 mod compare;
+mod content;
 mod facts;
 mod meta;
 mod page;
@@ -16,6 +17,7 @@ mod records;
 mod tests;
 
 pub use compare::{Comparison, same_records};
+pub use content::Content;
 pub use records::Records;
 
 use anyhow::{Context, Result, bail, ensure};

@@ -120,6 +120,30 @@ impl Page {
         u64_at(&self.bytes, at + 8).with_context(|| format!("branch element {index} is cut short"))
     }
 
+    /// How many of the elements have a key below `key`.
+    pub fn below(&self, key: &[u8]) -> Result<usize> {
+        for index in 0..self.count {
+            if self.key_of(index)? >= key {
+                return Ok(index);
+            }
+        }
+        Ok(self.count)
+    }
+
+    fn key_of(&self, index: usize) -> Result<&[u8]> {
+        match self.kind {
+            Kind::Leaf => self.key(self.slot(index)?),
+            Kind::Branch => {
+                let at = self.element(index)?;
+                let key = || {
+                    let element = self.bytes.get(at..)?;
+                    element.get(usize_at(element, 0)?..)?.get(..usize_at(element, 4)?)
+                };
+                key().with_context(|| format!("branch element {index} points outside the page"))
+            }
+        }
+    }
+
     /// Where a leaf's element lies.
     pub fn slot(&self, index: usize) -> Result<Slot> {
         let at = self.element(index)?;

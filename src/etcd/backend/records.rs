@@ -29,6 +29,12 @@ impl<'a> Records<'a> {
         Self(cursor)
     }
 
+    /// Goes to the first record that is not below `key`, without reading those that are. For a walk that has not begun.
+    pub fn skip_to(&mut self, key: &[u8]) -> Result<()> {
+        let backend = self.0.backend;
+        self.0.skip_to(key).with_context(|| backend.context())
+    }
+
     /// The next record's key and value; `None` after the last.
     ///
     /// An error ends the walk: what the bucket would hold beyond it cannot be known.
@@ -107,6 +113,18 @@ impl<'a> Cursor<'a> {
         self.levels.get(self.depth.checked_sub(1)?)
     }
 
+    /// Goes down to where `key` is or would be.
+    pub fn skip_to(&mut self, key: &[u8]) -> Result<()> {
+        while let Some(level) = self.depth.checked_sub(1).and_then(|top| self.levels.get_mut(top)) {
+            let id = level.id;
+            match level.skip_to(key).with_context(|| naming(id))? {
+                Some(child) => self.descend(child)?,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
     /// Moves to the next element of a leaf.
     fn advance(&mut self) -> Result<Option<Slot>> {
         loop {
@@ -168,6 +186,24 @@ impl<'a> Cursor<'a> {
 }
 
 impl Level {
+    /// Skips the elements below `key`; returns the child of a branch that it may be in.
+    fn skip_to(&mut self, key: &[u8]) -> Result<Option<u64>> {
+        let below = self.page.below(key)?;
+        // A child's own key is its first: what is searched for may come behind it.
+        let at = below.saturating_sub(1);
+        match self.page.kind() {
+            Kind::Branch => {
+                self.next = at + 1;
+                self.page.child(at).map(Some)
+            }
+            Kind::Leaf => {
+                self.next = below;
+                self.last = if below > 0 { Some(self.page.slot(at)?) } else { None };
+                Ok(None)
+            }
+        }
+    }
+
     /// Visits a leaf's next element, whose key must be above the one before it; `before` is the last of the
     /// leaf before.
     fn step(&mut self, before: &[u8]) -> Result<Slot> {

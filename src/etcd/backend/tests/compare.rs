@@ -3,7 +3,7 @@
 use super::*;
 
 /// A store of these records and these revisions {scheduled, finished} of compaction.
-fn store(records: &[(u64, u64, &str)], compactions: [Option<u64>; 2]) -> NamedTempFile {
+pub(super) fn store(records: &[(u64, u64, &str)], compactions: [Option<u64>; 2]) -> NamedTempFile {
     let keys: Vec<_> = records.iter().map(|(main, sub, _)| revision(*main, *sub)).collect();
     let elements: Vec<_> =
         std::iter::zip(&keys, records).map(|(key, (_, _, value))| (0, &key[..], value.as_bytes())).collect();

@@ -1,6 +1,7 @@
 //! Files made by hand, honest and hostile. Files made by etcd are in `tests/backend.rs`.
 
 mod compare;
+mod content;
 mod hostile;
 
 use super::meta::tests::meta;

@@ -1,0 +1,82 @@
+//! What a file tells of its content, and when it does not. That etcd says the same is in `tests/it/content.rs`.
+
+use super::compare::store;
+use super::*;
+use crate::etcd::backend::content::Content;
+
+fn content(file: &NamedTempFile, most: usize) -> Result<Option<Content>> {
+    Backend::open(file.path())?.content_with(most, &|| Ok(()))
+}
+
+/// Two keys, `a` three times.
+const RECORDS: [(u64, u64, &str); 4] =
+    [(2, 0, "\n\x01a-1"), (3, 0, "\n\x01b-2"), (4, 0, "\n\x01a-3"), (4, 1, "\n\x01a-4")];
+
+#[test]
+fn keeps_in_mind_as_many_keys_as_it_may() {
+    let file = store(&RECORDS, [None, None]);
+    assert_eq!(content(&file, 2).unwrap().unwrap().keys, 2);
+    assert_eq!(content(&file, 1).unwrap(), None);
+    // What has not changed since the compaction need not be kept.
+    let file = store(&RECORDS, [Some(3), Some(3)]);
+    assert_eq!(content(&file, 1).unwrap().unwrap().keys, 2);
+    assert_eq!(content(&file, 0).unwrap(), None);
+}
+
+#[test]
+fn hashes_of_what_is_compacted_only_what_is_alive() {
+    let hash = |records: &[_], at| content(&store(records, [Some(at), Some(at)]), 9).unwrap().unwrap().hash;
+    assert_eq!(hash(&RECORDS, 3), hash(&RECORDS[1..], 3));
+    assert_ne!(hash(&RECORDS, 1), hash(&RECORDS[1..], 1));
+    assert_eq!(hash(&RECORDS, 3).compact_revision, 3);
+}
+
+#[test]
+fn a_compaction_half_done_is_not_judged() {
+    for compactions in [[Some(3), None], [Some(3), Some(2)]] {
+        assert_eq!(content(&store(&RECORDS, compactions), 9).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_record_without_its_key_is_an_error() {
+    for value in ["", "a", "\n", "\n\x02a", "\n\x7f"] {
+        let told = format!("{:#}", content(&store(&[(2, 0, value)], [None, None]), 9).unwrap_err());
+        assert!(told.contains("does not begin with its key"), "{value:?}: {told}");
+    }
+}
+
+#[test]
+fn nobody_waits_for_what_is_not_wanted() {
+    let file = store(&RECORDS, [None, None]);
+    let backend = Backend::open(file.path()).unwrap();
+    let told = backend.content_with(9, &|| anyhow::bail!("no longer")).unwrap_err();
+    assert_eq!(told.to_string(), "no longer");
+}
+
+#[test]
+fn reads_none_of_what_it_skips() {
+    let keys: Vec<_> = (1..=5).map(|main| revision(main, 0)).collect();
+    // Page 4 is none: who reads it fails.
+    let tree = file(&[
+        branch(3, &[(&keys[0], 4), (&keys[1], 5), (&keys[3], 6)]),
+        vec![0xff; PAGE],
+        leaf(5, &[(0, &keys[1], b"2"), (0, &keys[2], b"3")]),
+        leaf(6, &[(0, &keys[3], b"4")]),
+    ]);
+    let backend = Backend::open(tree.path()).unwrap();
+    let from = |key: &[u8]| {
+        let mut records = backend.records("key").unwrap().unwrap();
+        records.skip_to(key).unwrap();
+        let mut values = String::new();
+        while let Some((_, value)) = records.next().unwrap() {
+            values += str::from_utf8(value).unwrap();
+        }
+        values
+    };
+    assert_eq!(from(&revision(2, 1)), "34");
+    assert_eq!(from(&keys[2]), "34");
+    assert_eq!(from(&revision(3, 1)), "4");
+    assert_eq!(from(&keys[4]), "");
+    assert!(backend.records("key").unwrap().unwrap().next().is_err());
+}
