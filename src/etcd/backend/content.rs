@@ -29,7 +29,7 @@ pub struct Content {
 const MOST: usize = 900_000;
 
 /// How many records are read before it is asked again whether anyone still wants to know.
-const OFTEN: u64 = 4096;
+const OFTEN: u64 = 65_536;
 
 /// What tells one key from another, whatever its length: half of its SHA-256.
 type Name = [u8; 16];
