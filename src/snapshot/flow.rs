@@ -27,6 +27,9 @@ use std::thread;
 /// The archive's name until it is published.
 pub(super) const ARCHIVE: &str = "archive";
 
+/// A database of less, in bytes, is packed before anybody could feel it.
+const FELT: u64 = 16 << 20;
+
 /// What etcd and its tools say of a snapshot.
 struct Found {
     revision: i64,
@@ -46,6 +49,8 @@ pub(super) struct Flow<'a> {
 impl Flow<'_> {
     /// Makes the archive in the stage, durable and proved.
     pub fn run(&self, tell: Tell<'_>) -> Result<(Packed, Manifest)> {
+        let felt = self.looked.status.db_size >= FELT;
+        let _behind = felt.then(priority::session_goes_behind);
         let out = self.stage.dir().create(ARCHIVE)?;
         self.request.owner.own(&out).context("giving the archive to its owner")?;
         let back = out.try_clone().context("opening the archive again")?;

@@ -1,6 +1,10 @@
 //! How much of the machine we take: etcd's clients come first.
 
+use std::fs;
+use std::io::Write;
 use std::num::NonZero;
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Enough that whatever serves goes first, and a machine with nothing else to do still gives us all of it.
 const LATER: i32 = 10;
@@ -12,6 +16,45 @@ pub fn go_behind() {
     let _ = rustix::process::setpriority_process(None, LATER);
 }
 
+/// Where nothing else groups them, the kernel shares the processors among sessions before it shares them among threads
+/// (`sched(7)`, "The autogroup feature"): a thread's patience is heard within its own session alone. So the session needs some
+/// too.
+const SESSION: &str = "/proc/self/autogroup";
+
+/// A session that runs behind the others, until this is dropped. One whose run was killed does so until the next run has ended.
+#[derive(Debug)]
+#[must_use]
+pub struct SessionBehind(());
+
+/// Lets all of our session run behind the others, where sessions have priorities and nobody has chosen ours.
+pub fn session_goes_behind() -> Option<SessionBehind> {
+    let now = patience_of_session()?;
+    // Not before it is: what is dropped is behind no longer.
+    ((now == 0 || now == LATER) && set_patience_of_session(LATER)).then(|| SessionBehind(()))
+}
+
+impl Drop for SessionBehind {
+    fn drop(&mut self) {
+        // In a container, the kernel hears of it ten times a second at most, of all who ask.
+        for _ in 0..20 {
+            if set_patience_of_session(0) {
+                return;
+            }
+            sleep(Duration::from_millis(30));
+        }
+    }
+}
+
+/// `/autogroup-85 nice 0`.
+fn patience_of_session() -> Option<i32> {
+    fs::read_to_string(SESSION).ok()?.trim().rsplit_once(' ')?.1.parse().ok()
+}
+
+fn set_patience_of_session(patience: i32) -> bool {
+    let file = fs::OpenOptions::new().write(true).open(SESSION);
+    file.and_then(|mut file| file.write_all(patience.to_string().as_bytes())).is_ok()
+}
+
 /// Half of the cores that we may run on, the other half being etcd's.
 pub fn half() -> usize {
     (std::thread::available_parallelism().map_or(1, NonZero::get) / 2).max(1)
@@ -21,4 +64,30 @@ pub fn half() -> usize {
 /// behind](go_behind).
 pub fn share() -> usize {
     half().max(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_behind_as_long_as_is_asked() {
+        let Some(before) = patience_of_session() else {
+            println!("skipped: this kernel knows no priorities of sessions");
+            return;
+        };
+        assert!(set_patience_of_session(3));
+        assert!(session_goes_behind().is_none(), "somebody has chosen it");
+        assert_eq!(patience_of_session(), Some(3));
+        // As a run leaves it that was killed.
+        for left in [0, LATER] {
+            assert!(set_patience_of_session(left));
+            let behind = session_goes_behind();
+            assert!(behind.is_some());
+            assert_eq!(patience_of_session(), Some(LATER));
+            drop(behind);
+            assert_eq!(patience_of_session(), Some(0));
+        }
+        assert!(set_patience_of_session(before));
+    }
 }

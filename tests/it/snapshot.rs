@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::client::Data;
 use crate::cluster;
-use crate::look::{names, sha256sum};
+use crate::look::{names, sha256sum, succeed};
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
 
 on_both_versions! {
@@ -21,6 +22,9 @@ on_both_versions! {
     says_no_to_a_learner,
     fails_without_a_leader,
     fails_when_etcd_is_down,
+}
+on_one_version! {
+    lets_other_sessions_go_first,
 }
 
 /// A name as the contract gives it. What sets two of one second apart stands before the ending.
@@ -205,4 +209,25 @@ fn fails_when_etcd_is_down(version: Version) {
         assert!(names(&world.target()).is_empty());
         assert!(!world.running());
     }
+}
+
+/// In a session of its own, as an action's is.
+fn lets_other_sessions_go_first(version: Version) {
+    let world = World::plain(version);
+    for n in 0..20 {
+        world.put_bytes(&format!("large-{n}"), &[n; 1 << 20]);
+    }
+    let action = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+    let watched = r#""$0" "$@" >/dev/null & while kill -0 $! 2>/dev/null; do cat /proc/$!/autogroup; done
+        wait $! && { cat /proc/self/autogroup || true; }"#;
+    let mut command = Command::new("setsid");
+    command.args(["--wait", "sh", "-c", watched]).arg(action.get_program()).args(action.get_args());
+    command.env_clear().envs(action.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let told = succeed(command.output().unwrap(), "snapshot in a session of its own");
+    let Some(after) = told.lines().last() else {
+        println!("skipped: this kernel knows no priorities of sessions");
+        return;
+    };
+    assert!(after.ends_with("nice 0"), "{told}");
+    assert!(told.lines().any(|during| during.ends_with("nice 10")), "{told}");
 }
