@@ -9,7 +9,7 @@ use crate::archive::{self, Contents, Packed, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
 use crate::etcd::arriving::Arriving;
 use crate::etcd::backend::{Backend, Content};
-use crate::etcd::client::Client;
+use crate::etcd::client::{Client, ContentHash};
 use crate::etcd::offline;
 use crate::etcd::seal::{Seal, Sealed};
 use crate::etcd::tools::Tools;
@@ -33,8 +33,9 @@ const FELT: u64 = 16 << 20;
 /// What etcd and its tools say of a snapshot.
 struct Found {
     revision: i64,
+    keys: Option<u64>,
     total_keys: u64,
-    content: Option<Content>,
+    content_hash: Option<ContentHash>,
 }
 
 /// What flows where.
@@ -137,30 +138,26 @@ impl Flow<'_> {
                 Ok((revision, self.content(&snapshot, revision, &wanted)?))
             });
             let structure = structure.and_then(join)?;
-            let (revision, content) = told?;
-            Ok(Found { total_keys: structure.total_key, revision, content })
+            let (revision, (keys, content_hash)) = told?;
+            Ok(Found { total_keys: structure.total_key, revision, keys, content_hash })
         })
     }
 
-    /// What it holds. etcd is asked where the snapshot does not tell, and does not know where it has compacted the revision
-    /// meanwhile or has too much to do; the snapshot is no worse for it.
+    /// Its keys alive, and the hash over all. etcd is asked where the snapshot does not tell, and does not know where it has
+    /// compacted the revision meanwhile or has too much to do; the snapshot is no worse for it.
     fn content(
         &self,
         snapshot: &Backend,
         revision: i64,
         wanted: &dyn Fn() -> Result<()>,
-    ) -> Result<Option<Content>> {
-        let told = snapshot.content(wanted);
-        wanted()?;
-        if let Ok(Some(content)) = told {
-            return Ok(Some(content));
+    ) -> Result<(Option<u64>, Option<ContentHash>)> {
+        if let Ok(Some(Content { keys, hash })) = snapshot.content(wanted) {
+            return Ok((Some(keys), Some(hash)));
         }
-        let asked = self.client.keys(revision).and_then(|keys| {
-            wanted()?;
-            Ok(Content { keys, hash: self.client.content_hash(revision)? })
-        });
         wanted()?;
-        Ok(asked.ok())
+        let keys = self.client.keys(revision).ok();
+        wanted()?;
+        Ok((keys, self.client.content_hash(revision).ok()))
     }
 
     /// The manifest. What is `found` in a snapshot counts once its seal is known to be sound.
@@ -175,7 +172,7 @@ impl Flow<'_> {
                 bail!("the snapshot of {} bytes does not match the hash that ends it", sealed.size)
             }
         }
-        let Found { revision, total_keys, content } = found()?;
+        let Found { revision, keys, total_keys, content_hash } = found()?;
         let Looked { status, member, count } = self.looked;
         Ok(Manifest {
             format: FORMAT,
@@ -188,12 +185,12 @@ impl Flow<'_> {
             member_name: member.name.clone(),
             member_count: *count,
             revision,
-            keys: content.map(|content| content.keys),
+            keys,
             total_keys,
             db_size: sealed.size,
             db_sha256: sealed.sha256,
             before_restore: self.request.before_restore,
-            content_hash: content.map(|content| content.hash),
+            content_hash,
         })
     }
 }
