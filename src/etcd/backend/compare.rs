@@ -17,9 +17,9 @@
 //!
 //! Must never call two files the same that it has not read to the end.
 
-use super::facts::{KEY, NOT_ETCDS, Revision};
+use super::facts::Revision;
 use super::{Backend, Records};
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 /// What became of a snapshot's records in the restored backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,12 +51,7 @@ pub enum Comparison {
 /// One of the two cannot be read to its end.
 pub fn same_records(snapshot: &Backend, restored: &Backend) -> Result<Comparison> {
     let allowed = Allowed::from(snapshot, restored)?;
-    compare(&mut key_records(snapshot)?, &mut key_records(restored)?, allowed)
-}
-
-fn key_records(backend: &Backend) -> Result<Records<'_>> {
-    let records = backend.records(KEY)?;
-    records.context(NOT_ETCDS).with_context(|| backend.context())
+    compare(&mut snapshot.key_records()?, &mut restored.key_records()?, allowed)
 }
 
 /// What may differ.

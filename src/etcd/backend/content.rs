@@ -9,7 +9,7 @@
 //! first. Must never hold more than the names of [`MOST`] keys.
 
 use super::Backend;
-use super::facts::{KEY, NOT_ETCDS, Revision};
+use super::facts::{KEY, Revision};
 use crate::etcd::client::ContentHash;
 use anyhow::{Context, Result};
 use crc32c::{crc32c_append, crc32c_combine};
@@ -59,6 +59,9 @@ impl Backend {
             changed.insert(name(value)?, !revision.deletion);
             Ok(changed.len() <= most)
         })?;
+        if changed.len() > most {
+            return Ok(None);
+        }
         let (mut earlier, mut unchanged) = (Hash::default(), 0);
         earlier.take(KEY.as_bytes(), b"");
         self.each(0, wanted, |revision, key, value| {
@@ -67,10 +70,10 @@ impl Backend {
                 earlier.take(key, value);
                 unchanged += 1;
             }
-            Ok(earlier_on && changed.len() <= most)
+            Ok(earlier_on)
         })?;
         let keys = unchanged + changed.values().filter(|alive| **alive).count() as u64;
-        if changed.len() > most || (keys == 0 && finished.is_some()) {
+        if keys == 0 && finished.is_some() {
             return Ok(None);
         }
         let hash = ContentHash { hash: earlier.followed_by(&later), compact_revision };
@@ -84,7 +87,7 @@ impl Backend {
         wanted: &dyn Fn() -> Result<()>,
         mut visit: impl FnMut(Revision, &[u8], &[u8]) -> Result<bool>,
     ) -> Result<()> {
-        let mut records = self.records(KEY)?.context(NOT_ETCDS).with_context(|| self.context())?;
+        let mut records = self.key_records()?;
         records.skip_to(&Revision::first_key(from))?;
         for number in 0_u64.. {
             if number.is_multiple_of(OFTEN) {

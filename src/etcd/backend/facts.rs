@@ -4,7 +4,7 @@
 //! Owns the names of etcd's buckets and keys and the shape of their values (etcd `server/storage/schema`, in
 //! 3.5 `server/mvcc/buckets`, in 3.4 the packages themselves; all alike). Must never decide anything.
 
-use super::Backend;
+use super::{Backend, Records};
 use crate::etcd::member::Member;
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
@@ -16,6 +16,12 @@ const MEMBERS: &str = "members";
 const AUTH: &str = "auth";
 
 impl Backend {
+    /// The records of bucket `key`, which every etcd has.
+    pub(super) fn key_records(&self) -> Result<Records<'_>> {
+        let records = self.records(KEY)?;
+        records.context(NOT_ETCDS).with_context(|| self.context())
+    }
+
     /// The main part of the last key in bucket `key`: what `snapshot status` calls the revision.
     ///
     /// 0 for an empty store, of which etcd's API says 1. And behind etcd's own count where the last revisions
@@ -94,7 +100,7 @@ impl Backend {
     }
 }
 
-pub(super) const NOT_ETCDS: &str = "there is no bucket `key`: the file is no etcd backend";
+const NOT_ETCDS: &str = "there is no bucket `key`: the file is no etcd backend";
 
 /// A member's key is its id in hexadecimal (`BackendMemberKey`).
 fn member_id(key: &[u8]) -> Result<u64> {

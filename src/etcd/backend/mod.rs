@@ -151,8 +151,7 @@ impl Backend {
             };
             match page.kind() {
                 Kind::Leaf => {
-                    let key = page.slot(last).and_then(|slot| page.key(slot));
-                    return key.map(|key| Some(key.to_vec())).with_context(|| naming(id));
+                    return page.key_of(last).map(|key| Some(key.to_vec())).with_context(|| naming(id));
                 }
                 Kind::Branch => {
                     id = page.child(last).with_context(|| naming(id))?;

@@ -130,7 +130,8 @@ impl Page {
         Ok(self.count)
     }
 
-    fn key_of(&self, index: usize) -> Result<&[u8]> {
+    /// An element's key.
+    pub fn key_of(&self, index: usize) -> Result<&[u8]> {
         match self.kind {
             Kind::Leaf => self.key(self.slot(index)?),
             Kind::Branch => {

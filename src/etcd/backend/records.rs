@@ -115,11 +115,12 @@ impl<'a> Cursor<'a> {
 
     /// Goes down to where `key` is or would be.
     pub fn skip_to(&mut self, key: &[u8]) -> Result<()> {
-        while let Some(level) = self.depth.checked_sub(1).and_then(|top| self.levels.get_mut(top)) {
-            let id = level.id;
-            match level.skip_to(key).with_context(|| naming(id))? {
-                Some(child) => self.descend(child)?,
-                None => break,
+        while let Some(top) = self.depth.checked_sub(1) {
+            let level = self.levels.get_mut(top).context("the walk has left the tree")?;
+            level.skip_to(key).with_context(|| naming(level.id))?;
+            match level.page.kind() {
+                Kind::Leaf => break,
+                Kind::Branch => self.enter(top)?,
             }
         }
         Ok(())
@@ -140,17 +141,21 @@ impl<'a> Cursor<'a> {
                 Kind::Leaf => {
                     return level.step(&self.before).with_context(|| naming(level.id)).map(Some);
                 }
-                Kind::Branch => {
-                    let child = level.page.child(level.next).with_context(|| naming(level.id))?;
-                    self.descend(child)?;
-                    // Only now: asked again after an error, the walk gives the same error, never what lies
-                    // beyond.
-                    if let Some(level) = self.levels.get_mut(top) {
-                        level.next += 1;
-                    }
-                }
+                Kind::Branch => self.enter(top)?,
             }
         }
+    }
+
+    /// Goes down to the next child of the branch at `top`.
+    fn enter(&mut self, top: usize) -> Result<()> {
+        let level = self.levels.get(top).context("the walk has left the tree")?;
+        let child = level.page.child(level.next).with_context(|| naming(level.id))?;
+        self.descend(child)?;
+        // Only now: asked again after an error, the walk gives the same error, never what lies beyond.
+        if let Some(level) = self.levels.get_mut(top) {
+            level.next += 1;
+        }
+        Ok(())
     }
 
     fn descend(&mut self, id: u64) -> Result<()> {
@@ -186,22 +191,17 @@ impl<'a> Cursor<'a> {
 }
 
 impl Level {
-    /// Skips the elements below `key`; returns the child of a branch that it may be in.
-    fn skip_to(&mut self, key: &[u8]) -> Result<Option<u64>> {
-        let below = self.page.below(key)?;
-        // A child's own key is its first: what is searched for may come behind it.
-        let at = below.saturating_sub(1);
-        match self.page.kind() {
-            Kind::Branch => {
-                self.next = at + 1;
-                self.page.child(at).map(Some)
-            }
-            Kind::Leaf => {
-                self.next = below;
-                self.last = if below > 0 { Some(self.page.slot(at)?) } else { None };
-                Ok(None)
+    /// Skips the elements below `key`, but for the child of a branch that it may be in.
+    fn skip_to(&mut self, key: &[u8]) -> Result<()> {
+        self.next = self.page.below(key)?;
+        if let Some(before) = self.next.checked_sub(1) {
+            match self.page.kind() {
+                Kind::Leaf => self.last = Some(self.page.slot(before)?),
+                // A child's own key is its first: what is searched for may come behind it.
+                Kind::Branch => self.next = before,
             }
         }
+        Ok(())
     }
 
     /// Visits a leaf's next element, whose key must be above the one before it; `before` is the last of the
