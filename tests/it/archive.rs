@@ -26,6 +26,11 @@ pub fn unpack(world: &World, archive: &Path) -> PathBuf {
     dir
 }
 
+/// The manifest in an archive, as text.
+pub fn manifest(world: &World, archive: &Path) -> String {
+    fs::read_to_string(unpack(world, archive).join("manifest.json")).unwrap()
+}
+
 /// What every reader must say of an archive: the names of its files.
 const NAMES: &str = "db manifest.json";
 

@@ -1,10 +1,8 @@
 //! What the manifest says of the content, held to what etcd says, which is not asked for it: it lets nobody write meanwhile.
 
-use std::fs;
-
 use serde_json::Value;
 
-use crate::archive::unpack;
+use crate::archive::manifest;
 use crate::world::{Version, World};
 
 on_both_versions! {
@@ -15,9 +13,7 @@ on_both_versions! {
 
 /// Takes a snapshot and compares.
 fn is_what_etcd_says(world: &World, of: &str) {
-    let dir = unpack(world, &world.saved());
-    let manifest: Value =
-        serde_json::from_str(&fs::read_to_string(dir.join("manifest.json")).unwrap()).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest(world, &world.saved())).unwrap();
     let hash = &manifest["content_hash"];
     let told = (hash["hash"].as_u64(), hash["compact_revision"].as_i64());
     let mut revision = manifest["revision"].as_i64().unwrap();
@@ -30,7 +26,6 @@ fn is_what_etcd_says(world: &World, of: &str) {
     let (hash, compacted) = world.hashkv(revision);
     assert_eq!(told, (Some(hash), Some(compacted)), "{of}");
     assert_eq!(manifest["keys"].as_u64(), Some(world.dump().len() as u64), "{of}");
-    fs::remove_dir_all(dir).unwrap();
 }
 
 fn compact(world: &World, revision: i64) {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::archive::unpack;
+use crate::archive::manifest;
 use crate::broken_tools::{assert_all_gone, await_call};
 use crate::client::assert_same;
 use crate::look::{names, sha256sum};
@@ -38,7 +38,7 @@ fn in_juju_snapshot_completes_with_its_results(version: Version) {
     }
     assert!(!ended.progress.is_empty());
     assert_eq!(ended.results["return-code"], 0);
-    let manifest = std::fs::read_to_string(unpack(&world, path.as_ref()).join("manifest.json")).unwrap();
+    let manifest = manifest(&world, path.as_ref());
     assert!(manifest.contains("\"etcd/0\""), "{manifest}");
     assert!(world.leftovers().is_empty());
 }

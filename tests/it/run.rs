@@ -14,6 +14,14 @@ use serde_json::Value;
 /// No walk of these small worlds may take longer, not even one that waits for an etcd that never answers.
 const DEADLINE: Duration = Duration::from_secs(200);
 
+/// `other`, which is given the words of `command` after its own, and runs where and with what that would.
+pub fn given(mut other: Command, command: &Command) -> Command {
+    other.arg(command.get_program()).args(command.get_args());
+    other.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    other.current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
+    other
+}
+
 /// A process on its way. Its output goes to files: an orphan that keeps a pipe open must not stop a test.
 pub struct Run {
     child: Child,

@@ -8,6 +8,7 @@ use std::process::Command;
 use crate::client::Data;
 use crate::cluster;
 use crate::look::{names, sha256sum, succeed};
+use crate::run::given;
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
 
 on_both_versions! {
@@ -221,9 +222,8 @@ fn lets_other_sessions_go_first(version: Version) {
     let watched = r#""$0" "$@" >/dev/null & while kill -0 $! 2>/dev/null; do cat /proc/$!/autogroup; done
         wait $! && { cat /proc/self/autogroup || true; }"#;
     let mut command = Command::new("setsid");
-    command.args(["--wait", "sh", "-c", watched]).arg(action.get_program()).args(action.get_args());
-    command.env_clear().envs(action.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let told = succeed(command.output().unwrap(), "snapshot in a session of its own");
+    command.args(["--wait", "sh", "-c", watched]);
+    let told = succeed(given(command, &action).output().unwrap(), "snapshot in a session of its own");
     let Some(after) = told.lines().last() else {
         eprintln!("skipped: this kernel knows no priorities of sessions");
         return;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::archive::unpack;
+use crate::archive::manifest;
 use crate::client::{Data, assert_same};
 use crate::look::names;
 use crate::restore::from;
@@ -57,7 +57,7 @@ fn saves_a_whole_snapshot_under_writes(version: Version) {
     let saved = world.dump();
     let results = while_busy(&world, || world.snapshot(&[&world.to_target()]).completed());
     let archive = PathBuf::from(results.get("snapshot.path"));
-    let manifest = fs::read_to_string(unpack(&world, &archive).join("manifest.json")).unwrap();
+    let manifest = manifest(&world, &archive);
     assert!(manifest.contains(&results.get("snapshot.revision")), "{manifest}");
     let other = World::plain(version);
     let restored = other.restore(&[&from(&archive), &other.to_target()]).completed();

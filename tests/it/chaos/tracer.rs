@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::run::{Out, Run};
+use crate::run::{Out, Run, given};
 
 /// No traced walk of these small worlds may take longer.
 const DEADLINE: Duration = Duration::from_secs(200);
@@ -101,18 +101,8 @@ pub fn trace(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Call, Pid) ->
 /// The same command behind a shell that stops itself first, for us to take hold of.
 fn stopped_before(command: &Command) -> Command {
     let mut stopped = Command::new("/bin/sh");
-    stopped
-        .args(["-c", "kill -STOP $$; exec \"$@\"", "sh"])
-        .arg(command.get_program())
-        .args(command.get_args());
-    stopped.env_clear();
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            stopped.env(name, value);
-        }
-    }
-    stopped.current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
-    stopped
+    stopped.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]);
+    given(stopped, command)
 }
 
 struct Tracer {
