@@ -9,11 +9,13 @@
     reason = "the tests run etcd, write files to break them, and find the binaries by the environment"
 )]
 
+mod ports;
+
+use crate::ports::free_port;
 use etcd_charm::etcd::backend::{Backend, Comparison, same_records};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -57,8 +59,7 @@ impl Etcd {
 
     fn start_with(bin: &Path, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let [client, peer] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [endpoint, peer] = [client, peer].map(|port| format!("http://{}", port.local_addr().unwrap()));
+        let [endpoint, peer] = [(); 2].map(|()| format!("http://127.0.0.1:{}", free_port()));
         let process = Command::new(bin.join("etcd"))
             .args(["--name", "m1", "--data-dir"])
             .arg(dir.path().join("data"))

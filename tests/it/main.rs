@@ -54,6 +54,8 @@ mod mount;
 mod owner;
 mod places;
 mod poison;
+#[path = "../ports/mod.rs"]
+mod ports;
 mod refusals;
 mod related;
 mod restore;

@@ -6,8 +6,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use crate::ports::free_port;
 use crate::run::{Out, Run};
-use crate::world::{PASSWORD, Setup, Version, World, free_port, is_root};
+use crate::world::{PASSWORD, Setup, Version, World, is_root};
 
 on_both_versions!(
     snapshot_finds_the_etcd_that_runs,

@@ -2,17 +2,16 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::look::{names, succeed};
+use crate::ports::free_port;
 use crate::run::{Out, Run};
 use crate::tls;
 use crate::tools::Tools;
@@ -383,21 +382,4 @@ impl Drop for World {
 /// Whether we may do what only root may.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
-}
-
-/// A port that is free now and that this process has not given out before. Not from the range of outgoing connections:
-/// one of those could take it while a test has etcd stopped.
-pub fn free_port() -> u16 {
-    const LOWEST: u16 = 11_000;
-    const COUNT: u16 = 20_000;
-    static GIVEN: AtomicU16 = AtomicU16::new(0);
-    // Test processes that run at the same time begin in different places.
-    let begin = u16::try_from(std::process::id().wrapping_mul(997) % u32::from(COUNT)).unwrap();
-    loop {
-        let step = GIVEN.fetch_add(1, Ordering::Relaxed) % COUNT;
-        let port = LOWEST + (begin + step) % COUNT;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }
