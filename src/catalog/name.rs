@@ -1,15 +1,28 @@
 //! The names of archives. They sort as time within one second's grain; the manifest knows better.
 
 use jiff::Timestamp;
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
+
+const BEGINNING: &str = "etcd-snapshot-";
+const STAMP: &str = "%Y-%m-%d-%H.%M.%S";
+/// The length of a stamp in bytes.
+const STAMP_LENGTH: usize = 19;
 
 /// The name of an archive taken at `now` (in UTC), the `nth` of that second, counted from 1.
 pub fn archive_name(now: Timestamp, nth: u32) -> String {
-    let stamp = now.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d-%H.%M.%S");
+    let stamp = now.to_zoned(TimeZone::UTC).strftime(STAMP);
     match nth {
-        0 | 1 => format!("etcd-snapshot-{stamp}.tar.gz"),
-        _ => format!("etcd-snapshot-{stamp}-{nth}.tar.gz"),
+        0 | 1 => format!("{BEGINNING}{stamp}.tar.gz"),
+        _ => format!("{BEGINNING}{stamp}-{nth}.tar.gz"),
     }
+}
+
+/// When the archive `name` was taken, to the second, as far as its name tells.
+pub fn taken(name: &str) -> Option<Timestamp> {
+    let (_, behind) = name.split_once(BEGINNING)?;
+    let stamp = DateTime::strptime(STAMP, behind.get(..STAMP_LENGTH)?).ok()?;
+    Some(stamp.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
 #[cfg(test)]
@@ -21,5 +34,20 @@ mod tests {
         let now: Timestamp = "2016-11-09T02:41:47.9Z".parse().unwrap();
         assert_eq!(archive_name(now, 1), "etcd-snapshot-2016-11-09-02.41.47.tar.gz");
         assert_eq!(archive_name(now, 2), "etcd-snapshot-2016-11-09-02.41.47-2.tar.gz");
+    }
+
+    #[test]
+    fn a_name_tells_when_it_was_taken() {
+        let taken_at = |name| taken(name).map(|taken| taken.to_string());
+        for (name, told) in [
+            ("etcd-snapshot-2016-11-09-02.41.47.tar.gz", Some("2016-11-09T02:41:47Z")),
+            ("etcd-snapshot-2016-11-09-02.41.47-2.tar.gz.age", Some("2016-11-09T02:41:47Z")),
+            ("m1-etcd-snapshot-2016-11-09-02.41.47.tar.gz", Some("2016-11-09T02:41:47Z")),
+            ("etcd-snapshot-2016-13-09-02.41.47.tar.gz", None),
+            ("etcd-snapshot-2016-11-09.tar.gz", None),
+            ("before-the-upgrade.tar.gz", None),
+        ] {
+            assert_eq!(taken_at(name).as_deref(), told, "{name}");
+        }
     }
 }

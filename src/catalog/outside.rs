@@ -4,6 +4,7 @@
 //! Whoever can write there can change it. Must never be taken for what the archive holds once that is open.
 
 use super::manifest::Manifest;
+use super::name::taken;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -34,9 +35,12 @@ impl Outside {
         Self { format: FORMAT, size, sha256, encrypted_for, manifest }
     }
 
-    /// Reads the one of an archive of `size` bytes; `None` where it is that of another, or none of ours.
-    pub fn of(size: u64, bytes: &[u8]) -> Option<Self> {
-        Self::parse(bytes).ok().filter(|outside| outside.size == size)
+    /// Reads the one of the archive `name` of `size` bytes; `None` where it is that of another, or none of ours. Of small
+    /// databases, encrypted archives are of much the same size: where the name tells when it was taken, that counts too.
+    pub fn of(name: &str, size: u64, bytes: &[u8]) -> Option<Self> {
+        let outside = Self::parse(bytes).ok()?;
+        let then = taken(name).is_none_or(|taken| outside.manifest.taken.parse().ok() == Some(taken));
+        (outside.size == size && then).then_some(outside)
     }
 
     /// Reads one; the error says what is wrong with it.

@@ -128,7 +128,8 @@ fn outside(found: &Found) -> Result<Outside> {
     let mut bytes = Vec::new();
     let source = found.place.store.read(&name)?;
     source.take(LONGEST_OUTSIDE).read_to_end(&mut bytes).with_context(|| format!("reading {name}"))?;
-    Outside::of(entry.size, &bytes).with_context(|| format!("{name} does not tell of {}", entry.location()))
+    Outside::of(&entry.name, entry.size, &bytes)
+        .with_context(|| format!("{name} does not tell of {}", entry.location()))
 }
 
 fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Tell<'_>) -> Result<()> {

@@ -119,7 +119,7 @@ impl Local {
     /// What is told beside an encrypted archive of `size` bytes, if it is of that one.
     fn outside(&self, name: &str, size: u64) -> Option<Outside> {
         let bytes = is_encrypted(name).then(|| self.dir.read_small(&outside_name(name)));
-        Outside::of(size, &bytes?.ok()??)
+        Outside::of(name, size, &bytes?.ok()??)
     }
 
     /// The record kept under an archive's name.

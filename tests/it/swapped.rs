@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde_json::Value;
 
 use crate::catalog::{keep, listed, name};
 use crate::client::{Data, assert_same};
@@ -21,6 +24,8 @@ fn two(world: &World, saved: impl Fn(&World) -> PathBuf) -> [(PathBuf, Data); 2]
     let first = (saved(world), world.dump());
     world.damage();
     world.put(2000..2300, "more");
+    // Their names are to tell of another second each.
+    sleep(Duration::from_secs(1));
     [first, (saved(world), world.dump())]
 }
 
@@ -54,10 +59,14 @@ fn a_neighbours_manifest_says_nothing(version: Version) {
     encrypt(&world, "");
     let archives = two(&world, encryption::saved);
     let [one, other] = archives.each_ref().map(|(archive, _)| beside(archive));
-    let sizes = archives.each_ref().map(|(archive, _)| fs::metadata(archive).unwrap().len());
-    assert_ne!(sizes[0], sizes[1]);
     assert!(listed(&world).iter().all(|one| one["revision"].is_i64()));
     exchange(&one, &other);
+    // Of databases so small, encrypted archives are of one size more often than not: here always.
+    for (archive, _) in &archives {
+        let mut told: Value = serde_json::from_slice(&fs::read(beside(archive)).unwrap()).unwrap();
+        told["size"] = fs::metadata(archive).unwrap().len().into();
+        fs::write(beside(archive), told.to_string()).unwrap();
+    }
     assert!(listed(&world).iter().all(|one| one["revision"].is_null()), "{:?}", listed(&world));
     let identity = identity(&world, IDENTITY);
     for (archive, data) in &archives {

@@ -133,7 +133,7 @@ impl Bucket {
             (true, None) => (None, Vec::new()),
             (true, Some(outside)) => {
                 let bytes = self.small(&outside_name(name), outside)?;
-                let outside = bytes.and_then(|bytes| Outside::of(size, &bytes));
+                let outside = bytes.and_then(|bytes| Outside::of(name, size, &bytes));
                 outside.map_or((None, Vec::new()), |found| (Some(found.manifest), found.encrypted_for))
             }
             (false, _) => {
