@@ -132,18 +132,27 @@ fn of_six(bytes: u64) -> usize {
 /// How many bytes from `at` on are those that stand `distance` before.
 #[inline(always)]
 fn common(bytes: &[u8], at: usize, distance: usize) -> usize {
+    let (here, before) = (&bytes[at..], &bytes[at - distance..]);
     let mut length = 0;
-    while at + length + 8 <= bytes.len() {
-        let differs = load(bytes, at + length) ^ load(bytes, at + length - distance);
-        if differs != 0 {
-            return length + differs.trailing_zeros() as usize / 8;
+    // Nine matches in ten end within 32 bytes: so many are compared at once, and no guess at where they differ goes wrong.
+    for (here, before) in here.chunks_exact(32).zip(before.chunks_exact(32)) {
+        let low = sixteen(here, 0) ^ sixteen(before, 0);
+        let high = sixteen(here, 16) ^ sixteen(before, 16);
+        if low | high != 0 {
+            let (differs, same) = if low == 0 { (high, 16) } else { (low, 0) };
+            return length + same + differs.trailing_zeros() as usize / 8;
         }
-        length += 8;
+        length += 32;
     }
     while at + length < bytes.len() && bytes[at + length] == bytes[at + length - distance] {
         length += 1;
     }
     length
+}
+
+#[inline(always)]
+fn sixteen(bytes: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(bytes[at..at + 16].try_into().unwrap_or_default())
 }
 
 /// The match of a byte that comes at least eight times: with itself, which is as near as can be.
