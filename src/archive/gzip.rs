@@ -4,16 +4,13 @@
 //! deflate stream like any other. The memory held is that of a few blocks. Must never reorder, and never end the member
 //! when something went wrong: what is there then is no gzip file.
 
-use super::Packed;
 use super::age::{Encrypting, FileKey, Recipient};
-use crate::system::digest::hex;
 use crate::system::growing::{GivenUp, Writing};
 use crate::system::priority;
 use anyhow::Result;
 use block_deflate::Deflater;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress};
-use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -87,13 +84,13 @@ pub struct Gzip {
     pieces: SyncSender<Piece>,
     /// Blocks that were deflated, to be filled anew.
     spares: Receiver<Vec<u8>>,
-    writer: Option<JoinHandle<io::Result<Packed>>>,
+    writer: Option<JoinHandle<io::Result<u64>>>,
 }
 
 impl Gzip {
     /// Starts one in the empty file `out`; `writing` tells its readers how far it is.
     pub fn start(out: File, writing: Writing, effort: Effort, sealing: Option<&Sealing>) -> Result<Self> {
-        let out = Out::start(Hashed { file: out, hash: Sha256::new(), size: 0 }, sealing)?;
+        let out = Out::start(Counted { file: out, size: 0 }, sealing)?;
         let workers = priority::share();
         let (jobs, waiting) = sync_channel::<Block>(workers);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -140,8 +137,8 @@ impl Gzip {
         Ok(())
     }
 
-    /// Ends the member and makes the file durable.
-    pub fn finish(mut self) -> io::Result<Packed> {
+    /// Ends the member and makes the file durable. Returns its length in bytes.
+    pub fn finish(mut self) -> io::Result<u64> {
         self.flush()?;
         self.send(Piece::End)?;
         self.outcome()
@@ -165,7 +162,7 @@ impl Gzip {
         }
     }
 
-    fn outcome(&mut self) -> io::Result<Packed> {
+    fn outcome(&mut self) -> io::Result<u64> {
         let writer = self.writer.take().ok_or(io::ErrorKind::BrokenPipe)?;
         writer.join().unwrap_or_else(|_| Err(io::Error::other("the thread that writes the archive failed")))
     }
@@ -246,8 +243,8 @@ fn by_zlib(deflater: &mut Compress, block: &[u8], bytes: &mut Vec<u8>) -> io::Re
     }
 }
 
-/// The writer: puts the pieces into the file one behind the other, hashing them as they go.
-fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result<Packed> {
+/// The writer: puts the pieces into the file one behind the other, and makes it durable. Returns its length in bytes.
+fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result<u64> {
     priority::go_behind();
     let mut crc = Hasher::new();
     out.write_all(&HEADER)?;
@@ -277,20 +274,18 @@ fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result
     let out = out.finish()?;
     writing.end(out.size);
     out.file.sync_all()?;
-    Ok(Packed { size: out.size, sha256: hex(&out.hash.finalize()) })
+    Ok(out.size)
 }
 
-/// The archive's file: hashes and counts what goes in.
-struct Hashed {
+/// The archive's file: counts what goes in. Who reads it back hashes it.
+struct Counted {
     file: File,
-    hash: Sha256,
     size: u64,
 }
 
-impl Write for Hashed {
+impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_all(bytes)?;
-        self.hash.update(bytes);
         self.size += bytes.len() as u64;
         Ok(bytes.len())
     }
@@ -302,12 +297,12 @@ impl Write for Hashed {
 
 /// Where the gzip goes: into the file as it is, or encrypted, so that nothing else ever reaches the disk.
 enum Out {
-    Clear(Hashed),
-    Sealed(Box<Encrypting<Hashed>>),
+    Clear(Counted),
+    Sealed(Box<Encrypting<Counted>>),
 }
 
 impl Out {
-    fn start(out: Hashed, sealing: Option<&Sealing>) -> Result<Self> {
+    fn start(out: Counted, sealing: Option<&Sealing>) -> Result<Self> {
         Ok(match sealing {
             None => Self::Clear(out),
             Some(Sealing { key, recipients }) => {
@@ -331,7 +326,7 @@ impl Out {
         Ok(())
     }
 
-    fn finish(self) -> io::Result<Hashed> {
+    fn finish(self) -> io::Result<Counted> {
         match self {
             Self::Clear(out) => Ok(out),
             Self::Sealed(out) => out.finish(),

@@ -1,6 +1,6 @@
 //! The archive: a tar.gz that holds `manifest.json` and `db`, and nothing else.
 //!
-//! Written in one pass, hashed as it flows. Read as if an enemy had made it: one regular file `db`, an optional
+//! Written in one pass. Read as if an enemy had made it: one regular file `db`, an optional
 //! manifest, every byte accounted for up to the end of the gzip stream. Never unpacks a name, a mode or an owner.
 //! What other tools make of a snapshot is read too: a zip, a gzip of the database, the database itself.
 //! Besides, a bundle of small files, which is only ever written.
@@ -20,7 +20,7 @@ mod zip;
 pub use bundle::bundle;
 pub use gzip::{Effort, Sealing};
 pub use locked::{Locked, must_open, without_identity};
-pub use pack::{Packed, Packing};
+pub use pack::Packing;
 pub use unpack::{Contents, Limits, unpack, verify, verify_with};
 
 /// The file that holds the snapshot.

@@ -1,4 +1,4 @@
-//! The archive, written: one pass from a snapshot that still arrives through tar and gzip into a hash and a file.
+//! The archive, written: one pass from a snapshot that still arrives through tar and gzip into a file.
 //!
 //! `db` comes first, because it can be written while it arrives; `manifest.json`, which says what was found in it, comes
 //! last. Must never buffer more than a few blocks.
@@ -14,15 +14,6 @@ use std::io::{self, Read, Write};
 
 /// tar's unit.
 const SECTOR: usize = 512;
-
-/// What was written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packed {
-    /// The length of the archive in bytes.
-    pub size: u64,
-    /// Its SHA-256, in hex.
-    pub sha256: String,
-}
 
 /// An archive about to be written.
 #[derive(Debug)]
@@ -41,13 +32,13 @@ pub struct Packing {
 
 impl Packing {
     /// Writes the snapshot `db`, which must turn out to have `size` bytes, and what `manifest` then says of it. Makes
-    /// the archive durable.
+    /// the archive durable, and returns its length in bytes.
     pub fn pack(
         self,
         mut db: impl Read,
         size: u64,
         manifest: impl FnOnce() -> Result<Manifest>,
-    ) -> Result<Packed> {
+    ) -> Result<u64> {
         let writing = "writing the archive";
         let mtime = u64::try_from(self.taken.as_second()).unwrap_or(0);
         let mut gzip =
@@ -161,9 +152,8 @@ mod tests {
                 let (packing, back) = packing(effort);
                 let size = db.len() as u64;
                 let packed = packing.pack(&*db, size, || Ok(manifest(&db))).unwrap();
-                assert_eq!(back.file().metadata().unwrap().len(), packed.size);
+                assert_eq!(back.file().metadata().unwrap().len(), packed);
                 let contents = verify(back, "it", &|_| ()).unwrap();
-                assert_eq!(contents.sha256, packed.sha256);
                 assert_eq!(contents.manifest, Some(manifest(&db)));
             }
         }
@@ -190,7 +180,7 @@ mod tests {
         let (packing, back) = packing(Effort::Small);
         let packed = packing.pack(&*db, db.len() as u64, || Ok(manifest(&db))).unwrap();
         let mut end = [0; 2500];
-        back.file().read_exact_at(&mut end, packed.size - 2500).unwrap();
+        back.file().read_exact_at(&mut end, packed - 2500).unwrap();
         assert!(String::from_utf8_lossy(&end).contains(r#""etcd_version": "3.5.16""#));
     }
 
@@ -200,8 +190,8 @@ mod tests {
         for effort in [Effort::Balanced, Effort::Small] {
             let (packing, back) = packing(effort);
             let packed = packing.pack(&*db, db.len() as u64, || Ok(manifest(&db))).unwrap();
-            let mut tail = vec![0; usize::try_from(TAIL.min(packed.size)).unwrap()];
-            let start = packed.size - tail.len() as u64;
+            let mut tail = vec![0; usize::try_from(TAIL.min(packed)).unwrap()];
+            let start = packed - tail.len() as u64;
             back.file().read_exact_at(&mut tail, start).unwrap();
             assert_eq!(manifest_in(&tail), Some(manifest(&db)));
             for shorter in [1, 8, 9, 20, 600, 2000, tail.len() - 1] {

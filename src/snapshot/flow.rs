@@ -5,7 +5,7 @@
 
 use super::{Looked, Request};
 use crate::archive::age::FileKey;
-use crate::archive::{self, Contents, Packed, Packing, Sealing};
+use crate::archive::{self, Contents, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
 use crate::etcd::arriving::Arriving;
 use crate::etcd::backend::{Backend, Content};
@@ -21,14 +21,29 @@ use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
 use std::fs::File;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::io::{self, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 /// The archive's name until it is published.
 pub(super) const ARCHIVE: &str = "archive";
 
 /// A database of less, in bytes, is packed before anybody could feel it.
 const FELT: u64 = 16 << 20;
+
+/// How long the caller of [`Flow::run`] waits for word before it frees what has been packed meanwhile.
+const A_MOMENT: Duration = Duration::from_millis(10);
+
+/// An archive that was made durable, and read back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its SHA-256, in hex.
+    pub sha256: String,
+}
 
 /// What etcd and its tools say of a snapshot.
 struct Found {
@@ -62,20 +77,25 @@ impl Flow<'_> {
         let (tell_seal, seal) = channel();
         let (hand_over, manifest) = channel();
         let arriving = saved.clone();
+        let packed = &AtomicU64::new(0);
         thread::scope(|scope| {
             // Where one cannot be made, what the others wait for goes with us, and so do they.
-            let packer = beside(scope, "pack", move || self.pack(&saved, out, writing, sealing, &manifest))?;
+            let pack = move || {
+                let packing =
+                    Packing { out, writing, effort: self.request.effort, sealing, taken: self.request.now };
+                self.pack(packing, &saved, packed, &manifest)
+            };
+            let packer = beside(scope, "pack", pack)?;
             let prover =
                 beside(scope, "read back", move || read_back(back, written, key.as_ref(), &tell_seal))?;
             let looker = beside(scope, "look", move || self.look_into(&arriving))?;
             let described =
                 self.save(saving, &|| packer.is_finished() || prover.is_finished(), tell).and_then(|()| {
                     tell(Progress::Step("verifying the snapshot"));
-                    let manifest = self.describe(&seal, || join(looker))?;
+                    let manifest = self.describe(&seal, join(looker), packed)?;
                     // A packer that is gone has an error to tell.
                     let _ = hand_over.send(manifest.clone());
-                    // All of it has been read, and it may be in clear here alone. To free so much takes a moment: meanwhile
-                    // the archive becomes durable.
+                    // It may be in clear here alone.
                     self.stage.dir().remove_file(archive::DB)?;
                     Ok(manifest)
                 });
@@ -90,22 +110,19 @@ impl Flow<'_> {
         (!recipients.is_empty()).then(|| Ok(Sealing { key: FileKey::fresh()?, recipients })).transpose()
     }
 
+    /// Packs what arrives, and tells how many bytes of it are `packed`.
     fn pack(
         &self,
+        packing: Packing,
         saved: &Growth,
-        out: File,
-        writing: Writing,
-        sealing: Option<Sealing>,
+        packed: &AtomicU64,
         manifest: &Receiver<Manifest>,
-    ) -> Result<Packed> {
+    ) -> Result<u64> {
         priority::go_behind();
         let db = Arriving::follow(self.stage.dir(), archive::DB, saved)?;
         let size = db.length();
-        Packing { out, writing, effort: self.request.effort, sealing, taken: self.request.now }.pack(
-            db,
-            size,
-            || manifest.recv().map_err(|_| Consequence.into()),
-        )
+        let manifest = || manifest.recv().map_err(|_| Consequence.into());
+        packing.pack(Told { source: db, read: packed }, size, manifest)
     }
 
     fn save(&self, saving: Writing, broken: &dyn Fn() -> bool, tell: Tell<'_>) -> Result<()> {
@@ -160,9 +177,27 @@ impl Flow<'_> {
         Ok((keys, self.client.content_hash(revision).ok()))
     }
 
+    /// The verdict on what is read back. Nobody but the packer reads the snapshot any more, and to free so much takes a moment:
+    /// what it is through with is freed while the rest is packed.
+    fn sealed(&self, seal: &Receiver<Sealed>, packed: &AtomicU64) -> Result<Sealed> {
+        let mut spent = self.stage.dir().spend(archive::DB)?;
+        loop {
+            match seal.recv_timeout(A_MOMENT) {
+                Ok(sealed) => return Ok(sealed),
+                Err(RecvTimeoutError::Timeout) => spent.up_to(packed.load(Ordering::Relaxed)),
+                Err(RecvTimeoutError::Disconnected) => return Err(Consequence.into()),
+            }
+        }
+    }
+
     /// The manifest. What is `found` in a snapshot counts once its seal is known to be sound.
-    fn describe(&self, seal: &Receiver<Sealed>, found: impl FnOnce() -> Result<Found>) -> Result<Manifest> {
-        let sealed = seal.recv().map_err(|_| Consequence)?;
+    fn describe(
+        &self,
+        seal: &Receiver<Sealed>,
+        found: Result<Found>,
+        packed: &AtomicU64,
+    ) -> Result<Manifest> {
+        let sealed = self.sealed(seal, packed)?;
         match sealed.seal {
             Seal::Sound => {}
             Seal::Absent => {
@@ -172,7 +207,7 @@ impl Flow<'_> {
                 bail!("the snapshot of {} bytes does not match the hash that ends it", sealed.size)
             }
         }
-        let Found { revision, keys, total_keys, content_hash } = found()?;
+        let Found { revision, keys, total_keys, content_hash } = found?;
         let Looked { status, member, count } = self.looked;
         Ok(Manifest {
             format: FORMAT,
@@ -192,6 +227,20 @@ impl Flow<'_> {
             before_restore: self.request.before_restore,
             content_hash,
         })
+    }
+}
+
+/// A source of which is told how many bytes have been read.
+struct Told<'a, R> {
+    source: R,
+    read: &'a AtomicU64,
+}
+
+impl<R: Read> Read for Told<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.source.read(buffer)?;
+        self.read.fetch_add(length as u64, Ordering::Relaxed);
+        Ok(length)
     }
 }
 
@@ -220,21 +269,21 @@ fn read_back(
 /// The first error of the three: where one fails, the others do in consequence.
 fn settle(
     described: Result<Manifest>,
-    packed: Result<Packed>,
+    packed: Result<u64>,
     read: Result<Contents>,
 ) -> Result<(Packed, Manifest)> {
-    let (manifest, packed, contents) = match (described, packed, read) {
-        (Ok(manifest), Ok(packed), Ok(contents)) => (manifest, packed, contents),
+    let (manifest, size, contents) = match (described, packed, read) {
+        (Ok(manifest), Ok(size), Ok(contents)) => (manifest, size, contents),
         (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) if !follows(&error) => {
             return Err(error);
         }
         _ => return Err(Consequence.into()),
     };
     ensure!(
-        contents.sha256 == packed.sha256 && contents.manifest.as_ref() == Some(&manifest),
+        contents.manifest.as_ref() == Some(&manifest),
         "the archive reads back other than it was written"
     );
-    Ok((packed, manifest))
+    Ok((Packed { size, sha256: contents.sha256 }, manifest))
 }
 
 /// Whether an error only follows from another thread's.
@@ -257,7 +306,6 @@ impl std::error::Error for Consequence {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
 
     #[test]
     fn the_cause_is_told_and_not_what_follows_from_it() {

@@ -5,8 +5,8 @@
 
 mod flow;
 
+use crate::archive::Effort;
 use crate::archive::age::Recipient;
-use crate::archive::{Effort, Packed};
 use crate::catalog::manifest::Manifest;
 use crate::catalog::name::archive_name;
 use crate::catalog::outside::{Outside, encrypted_name};
@@ -22,7 +22,7 @@ use crate::system::interrupt;
 use crate::system::owner::Owner;
 use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, bail, ensure};
-use flow::{ARCHIVE, Flow};
+use flow::{ARCHIVE, Flow, Packed};
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 

@@ -5,8 +5,10 @@
 //! final name only after its bytes are on disk, and never the name of another.
 
 mod publish;
+mod spent;
 
 pub use publish::Stands;
+pub use spent::Spent;
 
 use super::owner::Owner;
 use super::sabotage::{self, Flaw};
