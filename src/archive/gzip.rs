@@ -11,14 +11,18 @@ use anyhow::Result;
 use block_deflate::Deflater;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress};
+use rustix::fs::{Advice, fadvise};
 use std::fs::File;
 use std::io::{self, Write};
+use std::num::NonZero;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 /// What is deflated at a time: below a megabyte the ratio suffers, above it the memory.
 const BLOCK: usize = 1 << 20;
+/// So much of the file is sent to the disk at a time: what is left for the end is waited for.
+const SENT: u64 = 8 << 20;
 /// Magic, deflate, no flags, no time, nothing said of the level, Unix.
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
 /// A stored block that holds nothing, on a byte's boundary.
@@ -90,7 +94,7 @@ pub struct Gzip {
 impl Gzip {
     /// Starts one in the empty file `out`; `writing` tells its readers how far it is.
     pub fn start(out: File, writing: Writing, effort: Effort, sealing: Option<&Sealing>) -> Result<Self> {
-        let out = Out::start(Counted { file: out, size: 0 }, sealing)?;
+        let out = Out::start(Counted { file: out, size: 0, sent: 0 }, sealing)?;
         let workers = priority::share();
         let (jobs, waiting) = sync_channel::<Block>(workers);
         let waiting = Arc::new(Mutex::new(waiting));
@@ -194,7 +198,7 @@ impl Write for Gzip {
 
 /// A worker: takes blocks until there will be no more.
 fn work(waiting: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
-    priority::go_behind();
+    priority::go_behind_all();
     let mut deflaters = Deflaters { balanced: Deflater::default(), small: None };
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -281,12 +285,26 @@ fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result
 struct Counted {
     file: File,
     size: u64,
+    sent: u64,
+}
+
+impl Counted {
+    /// Has the disk begin with what has been written, which nobody waits for. Linux does so with what it is told that it need not
+    /// keep (`mm/fadvise.c`), and keeps what is on its way.
+    fn send(&mut self) {
+        let written = NonZero::new(self.size - self.sent).filter(|length| length.get() >= SENT);
+        if written.is_some() {
+            let _ = fadvise(&self.file, self.sent, written, Advice::DontNeed);
+            self.sent = self.size;
+        }
+    }
 }
 
 impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_all(bytes)?;
         self.size += bytes.len() as u64;
+        self.send();
         Ok(bytes.len())
     }
 

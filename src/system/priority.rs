@@ -9,11 +9,23 @@ use std::time::Duration;
 /// Enough that whatever serves goes first, and a machine with nothing else to do still gives us all of it.
 const LATER: i32 = 10;
 
+/// For a thread whose work others go on with: a third of the share of those.
+const LATEST: i32 = 15;
+
 /// Lets the calling thread, and it alone, run behind what is not as patient; its disk reads and writes too, where the
 /// disk's scheduler knows priorities (it derives them from this one).
 pub fn go_behind() {
+    go_to(LATER);
+}
+
+/// The same, and behind those that go on with its work: what they do not keep up with, they do alone at the end.
+pub fn go_behind_all() {
+    go_to(LATEST);
+}
+
+fn go_to(patience: i32) {
     // For Linux a thread is a process of its own here. Where it is not allowed, the work is done all the same.
-    let _ = rustix::process::setpriority_process(None, LATER);
+    let _ = rustix::process::setpriority_process(None, patience);
 }
 
 /// Where nothing else groups them, the kernel shares the processors among sessions before it shares them among threads
