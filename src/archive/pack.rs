@@ -152,8 +152,11 @@ mod tests {
                 let (packing, back) = packing(effort);
                 let size = db.len() as u64;
                 let packed = packing.pack(&*db, size, || Ok(manifest(&db))).unwrap();
+                let mut stands = vec![0; usize::try_from(packed).unwrap()];
                 assert_eq!(back.file().metadata().unwrap().len(), packed);
+                back.file().read_exact_at(&mut stands, 0).unwrap();
                 let contents = verify(back, "it", &|_| ()).unwrap();
+                assert_eq!(contents.sha256, crate::system::digest::hex(&Sha256::digest(&stands)));
                 assert_eq!(contents.manifest, Some(manifest(&db)));
             }
         }
