@@ -3,8 +3,8 @@
 //! To free a large file takes a moment, most of it spent waiting for the disk. Must never touch what has not been read.
 
 use super::Dir;
-use anyhow::{Context, Result};
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, openat};
+use anyhow::Result;
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use std::fs::File;
 
 /// What is freed at a time, in bytes: small files are removed sooner than they are freed.
@@ -20,9 +20,7 @@ pub struct Spent {
 impl Dir {
     /// The file `name`, to be used up.
     pub fn spend(&self, name: &str) -> Result<Spent> {
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = openat(&self.fd, name, flags, Mode::empty()).with_context(|| self.doing("opening", name))?;
-        Ok(Spent { file: fd.into(), freed: 0 })
+        Ok(Spent { file: self.existing(name, OFlags::WRONLY)?, freed: 0 })
     }
 }
 
