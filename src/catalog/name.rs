@@ -1,17 +1,13 @@
 //! The names of archives. They sort as time within one second's grain; the manifest knows better.
 
+use crate::system::clock::{stamp, stamped};
 use jiff::Timestamp;
-use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
 
 const BEGINNING: &str = "etcd-snapshot-";
-const STAMP: &str = "%Y-%m-%d-%H.%M.%S";
-/// The length of a stamp in bytes.
-const STAMP_LENGTH: usize = 19;
 
 /// The name of an archive taken at `now` (in UTC), the `nth` of that second, counted from 1.
 pub fn archive_name(now: Timestamp, nth: u32) -> String {
-    let stamp = now.to_zoned(TimeZone::UTC).strftime(STAMP);
+    let stamp = stamp(now);
     match nth {
         0 | 1 => format!("{BEGINNING}{stamp}.tar.gz"),
         _ => format!("{BEGINNING}{stamp}-{nth}.tar.gz"),
@@ -21,8 +17,7 @@ pub fn archive_name(now: Timestamp, nth: u32) -> String {
 /// When the archive `name` was taken, to the second, as far as its name tells.
 pub fn taken(name: &str) -> Option<Timestamp> {
     let (_, behind) = name.split_once(BEGINNING)?;
-    let stamp = DateTime::strptime(STAMP, behind.get(..STAMP_LENGTH)?).ok()?;
-    Some(stamp.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    stamped(behind)
 }
 
 #[cfg(test)]

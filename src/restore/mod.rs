@@ -21,6 +21,7 @@ use crate::snapshot;
 use crate::stop::{Refusal, Stop};
 use crate::store::stage::sweep;
 use crate::swap::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
+use crate::system::clock::stamp;
 use crate::system::durable::Dir;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
@@ -224,7 +225,7 @@ fn old_data(
     backup: Option<&snapshot::Report>,
     expected: &Expected,
 ) -> OldData {
-    let stamp = request.now.to_zoned(jiff::tz::TimeZone::UTC).strftime("%Y-%m-%d-%H.%M.%S");
+    let stamp = stamp(request.now);
     OldData {
         inode: facts.member,
         runs: matches!(facts.old, Old::Serving { .. }),

@@ -6,6 +6,7 @@
 
 pub mod health;
 
+use crate::system::clock::stamp;
 use crate::system::durable::Dir;
 use crate::system::lock::{Lock, try_lock};
 use anyhow::{Context, Result, bail};
@@ -218,7 +219,7 @@ fn settle(shelf: &Dir) -> Result<u64> {
 
 /// A directory for a run that began at `time`.
 fn place(shelf: &Dir, time: Timestamp) -> Result<Dir> {
-    let name = time.strftime("%Y-%m-%d-%H.%M.%S").to_string();
+    let name = stamp(time);
     for nth in 1..1000 {
         let name = if nth == 1 { name.clone() } else { format!("{name}-{nth}") };
         if shelf.inode(&name)?.is_none() {

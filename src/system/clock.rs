@@ -1,7 +1,25 @@
-//! The time, as it goes on from the moment at which the front door read it.
+//! The time, as it goes on from the moment at which the front door read it, and as it stands in names.
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::time::Instant;
+
+/// A second of UTC in a name, which sorts as time does.
+const STAMP: &str = "%Y-%m-%d-%H.%M.%S";
+/// The length of one in bytes.
+const STAMP_LENGTH: usize = 19;
+
+/// A time as it stands in a name: `2016-11-09-02.41.47`.
+pub fn stamp(time: Timestamp) -> String {
+    time.strftime(STAMP).to_string()
+}
+
+/// The time of the stamp that `text` begins with, if it does.
+pub fn stamped(text: &str) -> Option<Timestamp> {
+    let stamp = DateTime::strptime(STAMP, text.get(..STAMP_LENGTH)?).ok()?;
+    TimeZone::UTC.to_timestamp(stamp).ok()
+}
 
 /// A time that was read once, and what has passed since. It is tied when it is read, not when it is first needed: in between may
 /// lie a snapshot of hours.
