@@ -11,7 +11,7 @@ use crate::catalog::program;
 use crate::look::names;
 use crate::run::{Out, Run};
 use crate::s3::{Faults, Server};
-use crate::world::{Version, World, is_root};
+use crate::world::{Version, World, roots_own};
 
 on_one_version! {
     a_request_is_signed_with_the_time_at_which_it_is_sent,
@@ -26,14 +26,6 @@ fn slow(dir: &Path) -> String {
     format!("hooks: {{before: {}}}\n", path.display())
 }
 
-fn place() -> Option<tempfile::TempDir> {
-    if !is_root() {
-        eprintln!("skipped: only root has a directory that it alone can change");
-        return None;
-    }
-    Some(tempfile::Builder::new().prefix("etcd-charm-").tempdir_in("/var/lib").unwrap())
-}
-
 fn run(world: &World, action: &str) -> Out {
     let mut command = world.action(program(action), &[&world.to_target()]);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
@@ -41,7 +33,7 @@ fn run(world: &World, action: &str) -> Out {
 }
 
 fn a_request_is_signed_with_the_time_at_which_it_is_sent(version: Version) {
-    let Some(dir) = place() else { return };
+    let Some(dir) = roots_own() else { return };
     let world = World::plain(version);
     let server = Server::new(&["backups"]);
     server.write_credentials(&world.path("credentials"));
@@ -65,7 +57,7 @@ fn a_request_is_signed_with_the_time_at_which_it_is_sent(version: Version) {
 }
 
 fn an_archive_of_this_run_is_not_one_of_a_time_to_come(version: Version) {
-    let Some(dir) = place() else { return };
+    let Some(dir) = roots_own() else { return };
     let world = World::plain(version);
     fs::write(world.path("backup.yaml"), "keep: {last: 1}\n").unwrap();
     let _ = run(&world, "snapshot").completed();

@@ -13,7 +13,7 @@ use crate::look::names;
 use crate::run::{Out, Run};
 use crate::s3::Server;
 use crate::unit::Unit;
-use crate::world::{Version, World, is_root};
+use crate::world::{Version, World, roots_own};
 
 on_one_version! {
     every_run_leaves_a_record_and_check_reads_it,
@@ -204,15 +204,6 @@ fn retention_is_applied_after_a_good_backup_alone(version: Version) {
     assert!(last["delete_finished_time"].as_str() >= last["backup_finished_time"].as_str(), "{last}");
 }
 
-/// A directory that only root can change, for hooks.
-fn place() -> Option<tempfile::TempDir> {
-    if !is_root() {
-        eprintln!("skipped: only root has a directory that it alone can change");
-        return None;
-    }
-    Some(tempfile::Builder::new().prefix("etcd-charm-").tempdir_in("/var/lib").unwrap())
-}
-
 fn hook(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
@@ -221,7 +212,7 @@ fn hook(dir: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 fn hooks_and_metrics_tell_of_a_run(version: Version) {
-    let Some(dir) = place() else { return };
+    let Some(dir) = roots_own() else { return };
     let world = World::plain(version);
     let told =
         |name: &str| -> Value { serde_json::from_slice(&fs::read(dir.path().join(name)).unwrap()).unwrap() };
@@ -255,7 +246,7 @@ fn hooks_and_metrics_tell_of_a_run(version: Version) {
 }
 
 fn a_hook_before_a_run_may_stop_it(version: Version) {
-    let Some(dir) = place() else { return };
+    let Some(dir) = roots_own() else { return };
     let world = World::plain(version);
     let before = hook(dir.path(), "before", "echo the tape is not in >&2; exit 1");
     let after = hook(dir.path(), "after", "exit 1");
@@ -294,7 +285,7 @@ fn check_ends_as_a_plugin_does(version: Version) {
 }
 
 fn a_schedule_is_shown_and_refused_before_anything_is_installed(version: Version) {
-    let Some(dir) = place() else { return };
+    let Some(dir) = roots_own() else { return };
     let world = World::plain(version);
     // A timer runs them as root, who alone may be able to change them: not so wherever this may be built.
     let [schedule, _] = [SCHEDULE, BACKUP].map(|program| {

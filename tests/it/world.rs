@@ -383,3 +383,12 @@ impl Drop for World {
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
+
+/// A directory that root alone can change, which it is not below `/tmp`; `None` for anybody else.
+pub fn roots_own() -> Option<TempDir> {
+    if !is_root() {
+        eprintln!("skipped: only root has a directory that it alone can change");
+        return None;
+    }
+    Some(tempfile::Builder::new().prefix("etcd-charm-").tempdir_in("/var/lib").unwrap())
+}
