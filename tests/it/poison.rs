@@ -116,8 +116,12 @@ fn processor_time_of(pid: i32) -> Duration {
     Duration::from_secs_f64(ticks.sum::<f64>() / TICKS_PER_SECOND)
 }
 
-/// The most that a process has held so far, in KiB.
+/// The most that a process has held so far, in KiB; 0 of one that is not yet itself.
 pub fn memory_of(pid: i32) -> u64 {
+    // `spawn` may be back before the kernel has exchanged our memory for the child's, and our program with it.
+    if fs::read_link(format!("/proc/{pid}/exe")).ok() == std::env::current_exe().ok() {
+        return 0;
+    }
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     peak.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
