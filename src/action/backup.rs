@@ -44,17 +44,21 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let untouched = |error| Stop::of(error, "no run was begun", "mend the cause and run it again");
     let (_, owner) = archive_owner().map_err(untouched)?;
     let target = &target(call, &settings)?;
-    let (scheduled, tries) = match &table {
-        None => (None, 0),
-        Some(table) => match due_at(table, target, owner, call.now).map_err(untouched)? {
-            Due::Not(why) => {
-                results.set(key!("run.not-due"), why);
-                return Ok(());
-            }
-            Due::Now { scheduled, tries } => (scheduled, tries),
-        },
+    let (due, trouble) = match &table {
+        None => (Due::Now { scheduled: None, tries: 0 }, None),
+        Some(table) => due_at(table, target, owner, call.now).map_err(untouched)?,
+    };
+    let (scheduled, tries) = match due {
+        Due::Not(why) => {
+            results.set(key!("run.not-due"), why);
+            return Ok(());
+        }
+        Due::Now { scheduled, tries } => (scheduled, tries),
     };
     let mut watch = Watch::begin(call, &settings, (target, owner), scheduled, tries).map_err(untouched)?;
+    if let Some(trouble) = trouble {
+        watch.trouble(trouble);
+    }
     let outcome = watch.before().and_then(|()| tried(call, &settings, table.as_ref(), &mut watch, results));
     watch.finish(&outcome, results);
     let pruned = match outcome {
@@ -78,12 +82,26 @@ fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
     }
 }
 
-fn due_at(table: &Timetable, target: &Path, owner: Owner, now: Timestamp) -> anyhow::Result<Due> {
+/// What is due, and why it is not known when that was to begin. A backup is worth more than that time: where the timer
+/// cannot be asked, it is taken all the same.
+fn due_at(
+    table: &Timetable,
+    target: &Path,
+    owner: Owner,
+    now: Timestamp,
+) -> anyhow::Result<(Due, Option<String>)> {
     let runs = match Approach::to(target, owner)?.arrived() {
         Some(home) => look(&home)?,
         None => Vec::new(),
     };
-    Ok(due(table, timer::state().unwrap_or_default().as_ref(), &runs, now))
+    let (state, trouble) = match timer::state() {
+        Ok(state) => (state, None),
+        Err(error) => {
+            interrupt::check()?;
+            (None, Some(format!("it is not known when the run was to begin: {error:#}")))
+        }
+    };
+    Ok((due(table, state.as_ref(), &runs, now), trouble))
 }
 
 /// Whether a run is due, by what is remembered of those before. A timer that went off tells when the run was to be; one that

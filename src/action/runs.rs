@@ -124,7 +124,8 @@ impl<'a> Watch<'a> {
         hooks.map_or(Ok(()), |hooks| hooks.run(occasion, self.unit, self.home.path(), &self.run))
     }
 
-    fn trouble(&mut self, what: String) {
+    /// Something that makes the backup no worse, and is told all the same.
+    pub fn trouble(&mut self, what: String) {
         self.troubles.push(what);
         self.run.notice_message = Some(self.troubles.join("; "));
         if let Some(record) = &self.record {

@@ -118,9 +118,19 @@ pub fn state() -> Result<Option<State>> {
     };
     Ok(Some(State {
         active: of("ActiveState")? == "active",
-        last: time_in(&of("LastTriggerUSec")?),
-        next: time_in(&of("NextElapseUSecRealtime")?),
+        last: time_or_none(&of("LastTriggerUSec")?)?,
+        next: time_or_none(&of("NextElapseUSecRealtime")?)?,
     }))
+}
+
+/// A time of the timer's; none where it has none. What is neither is no never.
+fn time_or_none(text: &str) -> Result<Option<Timestamp>> {
+    match text {
+        "" | "n/a" | "infinity" => Ok(None),
+        text => time_in(text)
+            .map(Some)
+            .with_context(|| format!("systemd tells no time of the timer but {text:?}")),
+    }
 }
 
 /// The units of ours that are there; units of that name which are not ours are refused.
@@ -192,7 +202,7 @@ pub fn remove() -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{elapses_in, longest, time_in};
+    use super::{elapses_in, longest, time_in, time_or_none};
     use jiff::{SignedDuration, Timestamp};
 
     #[test]
@@ -219,6 +229,10 @@ mod tests {
         assert_eq!(times, ["2026-11-22T02:00:00Z", "2026-11-23T02:00:00Z", "2026-11-24T02:00:00Z"]);
         assert!(elapses_in("    Next elapse: never\n").is_empty());
         assert_eq!(time_in("Sat 2026-11-21 20:55:40 UTC").unwrap().as_second(), 1_795_294_540);
-        assert_eq!((time_in("n/a"), time_in("")), (None, None));
+        for never in ["n/a", "", "infinity"] {
+            assert_eq!(time_or_none(never).unwrap(), None, "{never}");
+        }
+        let error = time_or_none("Sat 2026-11-21 21:55:40 CET").unwrap_err();
+        assert!(error.to_string().contains("CET"), "{error}");
     }
 }
