@@ -306,8 +306,13 @@ impl Unpacking<'_> {
             Some(size) => size,
             None => self.announced(&head)?,
         };
-        // A live file grows ahead of what is in it; its copy is longer than its first page tells.
-        let most = size.unwrap_or(expected.saturating_add(ROOM_AHEAD));
+        // A live file grows ahead of what is in it; its copy is longer than its first page tells. One whose first page is
+        // of no use may still be good by its second.
+        let ahead = |length: u64| length.saturating_add(ROOM_AHEAD);
+        let most = size.unwrap_or(ahead(expected));
+        if backend::announced_by(&head).is_ok_and(|length| most > ahead(length)) {
+            return Err(self.no("holds a db that is far longer than its first page tells", DISTRUST).into());
+        }
         let mut source = head.as_slice().chain(source);
         let aside = SealAside::start().context(UNPACKING)?;
         let mut done = 0;

@@ -253,6 +253,9 @@ fn refuses_bombs(version: Version) {
     let huge = |name| gibibytes(sector(name, 10 << 30).as_bytes(), 10);
     // Where the disk is too small for it, that is told.
     ground.refuses_cheaply("10 GiB of zeros", &huge("db"), &["no snapshot", "are free"]);
+    let begun = [sector("db", 10 << 30).as_bytes(), &db[..4096]].concat();
+    let why = ["far longer than its first page tells", "are free"];
+    ground.refuses_cheaply("10 GiB of zeros behind a good first page", &gibibytes(&begun, 10), &why);
     ground.refuses_cheaply("a stranger of 10 GiB", &huge("x"), &["holds \"x\""]);
     ground.refuses_cheaply("a manifest of 10 GiB", &huge("manifest.json"), &["too large"]);
     let good = tar_of(&[file("db", db)]);
