@@ -219,12 +219,13 @@ fn site_named(call: &Call<'_>, named: &str) -> Result<Site, Stop> {
     })
 }
 
-/// Brings a restore that was left unfinished in `data` to its end, and says so in the results.
-fn settled(call: &Call<'_>, site: &Site, data: &DataDir, results: &mut Results) -> Result<(), Stop> {
-    if let Some(recovered) = crate::restore::settle(site, data, &mut call.tell())? {
+/// Brings a restore that was left unfinished in `data` to its end, and says so in the results; whether there was one.
+fn settled(call: &Call<'_>, site: &Site, data: &DataDir, results: &mut Results) -> Result<bool, Stop> {
+    let recovered = crate::restore::settle(site, data, &mut call.tell())?;
+    if let Some(recovered) = &recovered {
         results.set(key!("restore.recovered"), recovered.in_words());
     }
-    Ok(())
+    Ok(recovered.is_some())
 }
 
 fn copy_command(unit: Option<&str>, user: &str, host: &str, path: &Path) -> String {

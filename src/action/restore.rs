@@ -5,7 +5,7 @@ use super::{Call, key};
 use crate::archive::human_size;
 use crate::juju::Resource;
 use crate::restore::{self, Bump, Outcome, Plan, Report, Request, Source};
-use crate::stop::{Refusal, Stop};
+use crate::stop::{Failure, Refusal, Stop};
 use crate::store::directory::archive_owner;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -14,16 +14,21 @@ use std::path::PathBuf;
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     if call.recover {
         let site = super::site(call)?;
-        let recovered = restore::recover_only(&site, &mut call.tell())?;
-        let words =
-            recovered.map_or_else(|| "there was nothing to recover".to_owned(), |done| done.in_words());
-        results.set(key!("restore.recovered"), words);
+        if !super::settled(call, &site, &restore::open(&site)?, results)? {
+            results.set(key!("restore.recovered"), "there was nothing to recover");
+        }
         return Ok(());
     }
     let request = request(call)?;
     let site = super::site(call)?;
     let said = (!request.plan_only).then(|| call.maintenance("restoring a snapshot")).flatten();
-    let report = restore::walk(&site, &request, &mut call.tell())?;
+    let data = restore::open(&site)?;
+    if request.plan_only {
+        restore::may_plan(&site, &data)?;
+    }
+    // Whatever comes of this run: what became of the one before is told.
+    super::settled(call, &site, &data, results)?;
+    let report = restore::walk(&site, &data, &request, &mut call.tell())?;
     if let Some(said) = said {
         said.restored();
     }
@@ -31,7 +36,20 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         super::site::tell(&site, call.now, results);
     }
     tell(&report, &request, results);
-    Ok(())
+    all_are_back(&report)
+}
+
+/// A restore that leaves others waiting for etcd has failed, however well etcd serves.
+fn all_are_back(report: &Report) -> Result<(), Stop> {
+    let kept_away = report.outcome.as_ref().and_then(|outcome| outcome.exchanged.kept_away.clone());
+    kept_away.map_or(Ok(()), |why| {
+        Err(Stop::Failed(Failure {
+            cause: anyhow::anyhow!(why),
+            state: "etcd serves the restored data, which is proved, and nobody is let back in to it"
+                .to_owned(),
+            next: "mend the cause, then restore --recover".to_owned(),
+        }))
+    })
 }
 
 fn request(call: &Call<'_>) -> Result<Request, Stop> {
@@ -101,9 +119,6 @@ fn resource(call: &Call<'_>) -> Result<Source> {
 }
 
 fn tell(report: &Report, request: &Request, results: &mut Results) {
-    if let Some(recovered) = &report.recovered {
-        results.set(key!("restore.recovered"), recovered.in_words());
-    }
     match &report.outcome {
         None => tell_plan(report, request, results),
         Some(outcome) => tell_outcome(&report.plan, outcome, results),
@@ -162,7 +177,10 @@ fn tell_outcome(plan: &Plan, outcome: &Outcome, results: &mut Results) {
         results.set(key!("restore.disarmed"), "NOSPACE");
     }
     if let Some(left_over) = &exchanged.left_over {
-        results.set(key!("restore.left-over"), left_over);
+        results.set(
+            key!("restore.left-over"),
+            format!("{left_over}; the next action, or restore --recover, clears it up"),
+        );
     }
 }
 

@@ -126,7 +126,7 @@ pub fn defrag(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
 /// Before etcd is only looked at: an unfinished restore is settled, unless somebody works on the data just now.
 fn look(call: &Call<'_>, site: &Site, results: &mut Results) -> Result<(), Stop> {
     match DataDir::open(site) {
-        Ok(data) => settled(call, site, &data, results),
+        Ok(data) => settled(call, site, &data, results).map(drop),
         Err(_) => Ok(()),
     }
 }

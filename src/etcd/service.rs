@@ -80,10 +80,13 @@ impl Service {
     }
 
     /// Lets those back in that were kept away while etcd was stopped: the API server of a static pod's machine. To be
-    /// called once the data is final; does nothing where nobody was.
-    pub fn release(&self) -> Result<()> {
+    /// called once the data that is live has proved to be what it is to be; does nothing where nobody was. With `etcd`, it
+    /// too is let back in.
+    pub fn release(&self, etcd: bool) -> Result<()> {
         match self {
-            Self::StaticPod { manifest } => static_pod::release(manifest).context("starting the API server"),
+            Self::StaticPod { manifest } => {
+                static_pod::release(manifest, etcd).context("starting the API server")
+            }
             _ => Ok(()),
         }
     }

@@ -98,6 +98,19 @@ pub struct Plan {
     pub warnings: Vec<String>,
 }
 
+impl Plan {
+    /// The revision that the existing data must not have reached when it is stopped, where the restored data begins at
+    /// `revision`: clients' watches would go back in time, and nobody has been told. Of data that was behind or level, clients
+    /// may write past the snapshot meanwhile. `None` where that has been warned of, and where no revision was known.
+    pub fn must_stay_below(&self, revision: i64) -> Option<i64> {
+        self.old_revision?;
+        match (self.bump, self.loses) {
+            (0, 0) => Some(revision.saturating_add(1)),
+            (bump, loses) => (bump > loses).then_some(revision),
+        }
+    }
+}
+
 /// Whether a restore can work on this site: on its data as a whole, and with somebody to stop and start etcd.
 pub fn suits(site: &Site) -> Result<(), Refusal> {
     if let Some(wal_dir) = &site.wal_dir {

@@ -86,32 +86,27 @@ impl Source {
     }
 }
 
-/// Restores, or with `plan_only` says what restoring would do.
-pub fn walk(site: &Site, request: &Request, tell: Tell<'_>) -> Result<Report, Stop> {
-    let stopped = |error: anyhow::Error| {
-        let (state, next) = aftermath(&error, site);
-        Stop::of(error, state, next)
-    };
-    let data = open(site)?;
-    if request.plan_only && data.has_journal().map_err(stopped)? {
+/// Opens and locks the site's data directory.
+pub fn open(site: &Site) -> Result<DataDir, Stop> {
+    DataDir::open(site)
+        .map_err(|error| Stop::of(error, "nothing was changed", "mend the cause and try again"))
+}
+
+/// Refuses to plan where an earlier run left an exchange unfinished.
+pub fn may_plan(site: &Site, data: &DataDir) -> Result<(), Stop> {
+    if data.has_journal().map_err(|error| stopped(error, site))? {
         return Err(Refusal::new(
             "an interrupted restore has to be finished or undone first, which a plan must not do",
             "restore --recover",
         )
         .into());
     }
-    let recovered = settle(site, &data, tell)?;
-    restore(site, &data, request, recovered, tell).map_err(stopped)
+    Ok(())
 }
 
-/// Finishes or undoes what an earlier run left, and nothing else.
-pub fn recover_only(site: &Site, tell: Tell<'_>) -> Result<Option<Recovered>, Stop> {
-    settle(site, &open(site)?, tell)
-}
-
-fn open(site: &Site) -> Result<DataDir, Stop> {
-    DataDir::open(site)
-        .map_err(|error| Stop::of(error, "nothing was changed", "mend the cause and try again"))
+/// Restores, or with `plan_only` says what restoring would do. The data is [settled](settle) by then.
+pub fn walk(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Result<Report, Stop> {
+    restore(site, data, request, tell).map_err(|error| stopped(error, site))
 }
 
 /// Brings the data directory to rest before anything else works on it: for every action.
@@ -132,6 +127,11 @@ pub fn settle(site: &Site, data: &DataDir, tell: Tell<'_>) -> Result<Option<Reco
     Ok(recovered)
 }
 
+fn stopped(error: anyhow::Error, site: &Site) -> Stop {
+    let (state, next) = aftermath(&error, site);
+    Stop::of(error, state, next)
+}
+
 /// What state a failure left, and what to type next.
 fn aftermath(error: &anyhow::Error, site: &Site) -> (String, String) {
     if error.downcast_ref::<Unfinished>().is_some() {
@@ -143,17 +143,11 @@ fn aftermath(error: &anyhow::Error, site: &Site) -> (String, String) {
         );
         return (state, next);
     }
-    let state = "the old data is live and complete, and etcd is as it was before".to_owned();
+    let state = "the data that this run found is live and complete, and etcd is as it was before".to_owned();
     (state, format!("{}, mend the cause, then run restore again", site.service.typed("status")))
 }
 
-fn restore(
-    site: &Site,
-    data: &DataDir,
-    request: &Request,
-    recovered: Option<Recovered>,
-    tell: Tell<'_>,
-) -> Result<Report> {
+fn restore(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Result<Report> {
     stage::must_open(request)?;
     decide::suits(site)?;
     tell(Progress::Step("looking at etcd, its data and the target"));
@@ -166,7 +160,7 @@ fn restore(
     let snapshot = stage.unpack(request, &facts, tell)?;
     let plan = decide::decide(request, &facts, member, &snapshot)?;
     if request.plan_only {
-        return Ok(Report { plan, snapshot, recovered, outcome: None });
+        return Ok(Report { plan, snapshot, outcome: None });
     }
 
     tell(Progress::Step("restoring the snapshot beside the live data"));
@@ -199,7 +193,7 @@ fn restore(
     let disarmed = disarm(&Client::of(site), &mut exchanged.alarms);
     let data_dir = data.dir().path().to_owned();
     let outcome = Outcome { expected, backup, exchanged, disarmed, data_dir };
-    Ok(Report { plan, snapshot, recovered, outcome: Some(outcome) })
+    Ok(Report { plan, snapshot, outcome: Some(outcome) })
 }
 
 /// An alarm about space that came with the snapshot is of another day: it keeps clients from writing, and etcd raises it
@@ -232,8 +226,7 @@ fn old_data(
         saved_to: backup.map(|backup| backup.manifest.revision),
         keep_as: format!("member.before-restore-{stamp}"),
         keep_new_as: format!("member.from-restore-{stamp}"),
-        // A bump that was not meant to clear the old revision has been warned of.
-        must_stay_below: (plan.bump > plan.loses).then_some(expected.revision),
+        must_stay_below: plan.must_stay_below(expected.revision),
         name: plan.member.name.clone(),
         peer_urls: plan.member.peer_urls.clone(),
     }

@@ -3,7 +3,7 @@
 use super::decide::Plan;
 use super::stage::Snapshot;
 use crate::snapshot;
-use crate::swap::{Exchanged, Expected, Recovered};
+use crate::swap::{Exchanged, Expected};
 use std::path::PathBuf;
 
 /// What a restore did, or would do.
@@ -13,8 +13,6 @@ pub struct Report {
     pub plan: Plan,
     /// What was restored.
     pub snapshot: Snapshot,
-    /// What an earlier run had left.
-    pub recovered: Option<Recovered>,
     /// What came of it; `None` for a plan alone.
     pub outcome: Option<Outcome>,
 }

@@ -77,7 +77,8 @@ impl<'a> Stage<'a> {
         let member = self.beside.data().dir().child(MEMBER)?;
         let backend = member.child("snap")?.read("db")?;
         ensure!(try_lock(&backend)?, "an etcd has just started on the data");
-        let known = Backend::open(&self.beside.data().dir().handle(MEMBER).join("snap/db"))?.members()?;
+        let known =
+            Backend::from_file(backend.try_clone()?, &self.beside.data().backend_path())?.members()?;
         need(
             member.size_of_tree()?,
             member.free_bytes()?,
@@ -90,7 +91,7 @@ impl<'a> Stage<'a> {
         drop(backend);
         let names: Vec<&str> = known.iter().map(|member| member.name.as_str()).collect();
         let name = names.iter().find(|name| !name.is_empty()).copied().unwrap_or("default");
-        let private = match Private::boot(self.site, copy, name, "http://localhost:2380") {
+        let private = match Private::boot(self.site, copy, Private::HERE, name, "http://localhost:2380") {
             Ok(private) => private,
             // Who the others are, its files tell.
             Err(error) if known.len() > 1 && error.is::<NotAlone>() => {
@@ -181,8 +182,9 @@ impl<'a> Stage<'a> {
     /// Then notes in it which clusters it was and came from, by `lineage` those of the data that it replaces.
     pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot, lineage: &Lineage) -> Result<Expected> {
         let member = &plan.member;
-        let private = Private::boot(self.site, self.beside.other()?, &member.name, &member.peer_urls)
-            .context("booting the restored data")?;
+        let private =
+            Private::boot(self.site, self.beside.other()?, Private::HERE, &member.name, &member.peer_urls)
+                .context("booting the restored data")?;
         let expected = Expected::of(private.client()).context("asking the restored data what it holds")?;
         drop(private);
         let revision = snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump));

@@ -67,8 +67,8 @@ impl DataDir {
         self.backend()?.map_or(Ok(false), |file| Ok(!lock::try_lock(&file)?))
     }
 
-    /// The live backend file, if there is one.
-    fn backend(&self) -> Result<Option<File>> {
+    /// The live backend file, if there is one. Whoever etcd runs as owns the tree: nothing in it is followed or waited for.
+    pub(super) fn backend(&self) -> Result<Option<File>> {
         if self.dir.inode(MEMBER)?.is_none() {
             return Ok(None);
         }
@@ -79,6 +79,11 @@ impl DataDir {
                 _ => Err(error),
             },
         }
+    }
+
+    /// What that is called.
+    pub fn backend_path(&self) -> PathBuf {
+        self.dir.path().join(MEMBER).join(BACKEND)
     }
 
     /// The size of the live backend file, in bytes; 0 where there is none.
@@ -94,10 +99,7 @@ impl DataDir {
                 None => return Ok(Hold { _backend: None }),
                 Some(file) if lock::try_lock(&file)? => return Ok(Hold { _backend: Some(file) }),
                 Some(_) if Instant::now() >= until => {
-                    bail!(
-                        "an etcd still holds the lock on {}",
-                        self.dir.path().join(MEMBER).join(BACKEND).display()
-                    )
+                    bail!("an etcd still holds the lock on {}", self.backend_path().display())
                 }
                 Some(_) => std::thread::sleep(Duration::from_millis(10)),
             }

@@ -4,7 +4,7 @@
 
 use super::beside::{Beside, DataDir, Hold, MEMBER};
 use super::journal::{Journal, Phase};
-use super::proof::{Expected, Verdict, prove, serving};
+use super::proof::{Expected, Verdict, prove};
 use crate::etcd::backend::Backend;
 use crate::etcd::client::Client;
 use crate::etcd::private::Private;
@@ -14,9 +14,6 @@ use crate::system::interrupt;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
-
-/// How long an etcd that did not obey in that time is watched for obeying late.
-const LATE_STOP: Duration = Duration::from_secs(5);
 
 /// What is known of the old data before the exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +47,8 @@ pub struct Exchanged {
     pub kept_as: Option<String>,
     /// The alarms that came with the new data, as etcd words them.
     pub alarms: Vec<String>,
+    /// Why those who were kept away while etcd was stopped are not back. The new data serves all the same.
+    pub kept_away: Option<String>,
     /// What could not be cleared up, in words. The new data serves all the same.
     pub left_over: Option<String>,
 }
@@ -65,12 +64,12 @@ struct Served {
 /// An exchange about to happen.
 #[derive(Debug)]
 pub struct Exchange<'a> {
-    site: &'a Site,
-    beside: Beside<'a>,
-    journal: Journal,
+    pub(super) site: &'a Site,
+    pub(super) beside: Beside<'a>,
+    pub(super) journal: Journal,
     /// On the old data, from the stop to the proof. An etcd that was started in between has the old database open and
     /// waits; let go before that, it would go on with that database and the new write-ahead log.
-    held: Option<Hold>,
+    pub(super) held: Option<Hold>,
 }
 
 impl<'a> Exchange<'a> {
@@ -101,10 +100,13 @@ impl<'a> Exchange<'a> {
         match self.go_to_new_data() {
             Ok(Served { since, alarms, stopped_at }) => {
                 let downtime = since.duration_since(began);
+                let in_words = |error: anyhow::Error| format!("{error:#}");
+                // Who waits for etcd waits for nothing else: not for the old data, and for no disk that has room.
+                let kept_away = self.release().err().map(in_words);
                 let old_revision = self.weigh_old_data().or(stopped_at);
                 let kept_as = self.journal.keep_old_as.clone();
-                let left_over = self.commit().err().map(|error| format!("{error:#}"));
-                Ok(Exchanged { downtime, old_revision, kept_as, alarms, left_over })
+                let left_over = self.commit().err().map(in_words);
+                Ok(Exchanged { downtime, old_revision, kept_as, alarms, kept_away, left_over })
             }
             Err(error) => Err(self.undo_after(error)),
         }
@@ -140,12 +142,14 @@ impl<'a> Exchange<'a> {
                 self.held = None;
                 Ok(Served { since: served, alarms, stopped_at })
             }
-            Verdict::Differs(how) => bail!("etcd does not serve the restored data: {how}"),
+            Verdict::Differs(how) | Verdict::Idle(how) => {
+                bail!("etcd does not serve the restored data: {how}")
+            }
         }
     }
 
     /// Stops etcd, and keeps it from starting on the live data while the answer lives.
-    fn stop(&self) -> Result<Hold> {
+    pub(super) fn stop(&self) -> Result<Hold> {
         let stopped = self.site.service.stop(self.data().backend_size());
         // The lock decides: a supervisor may fail to stop what did not run, or know nothing of an etcd that does.
         let patience = if stopped.is_ok() { self.site.service.stop_patience() } else { Duration::ZERO };
@@ -167,24 +171,27 @@ impl<'a> Exchange<'a> {
     /// The revision of the backend that is live while etcd is stopped; none where it cannot be read. After a stop that
     /// was none, what etcd acknowledged last is only in its write-ahead log.
     fn live_revision(&self) -> Option<i64> {
-        let path = self.data().dir().handle(MEMBER).join("snap/db");
-        Backend::open(&path).and_then(|backend| backend.revision()).ok()
+        let data = self.data();
+        let revision = |backend| Backend::from_file(backend, &data.backend_path())?.revision();
+        data.backend().ok().flatten().and_then(|backend| revision(backend).ok())
     }
 
     /// The last revision of the old data, its write-ahead log included, now that it lies beside the live data. Where
     /// the backup has all of it, it need not be kept.
     pub(super) fn weigh_old_data(&mut self) -> Option<i64> {
         self.journal.keep_old_as.as_ref()?;
-        let old = &self.journal.old;
-        let boot = || -> Result<i64> {
-            let private = Private::boot(self.site, self.beside.other()?, &old.name, &old.peer_urls)?;
-            Ok(private.client().status()?.revision)
-        };
-        let revision = boot().ok();
-        if revision.is_some() && revision == old.saved_to {
+        let revision = self.beside.other().and_then(|other| self.woken(other, Private::HERE)).ok();
+        if revision.is_some() && revision == self.journal.old.saved_to {
             self.journal.keep_old_as = None;
         }
         revision
+    }
+
+    /// The last revision of the data in `data`, as seen from `home`, its write-ahead log included.
+    pub(super) fn woken(&self, home: Dir, data: &'static str) -> Result<i64> {
+        let old = &self.journal.old;
+        let private = Private::boot(self.site, home, data, &old.name, &old.peer_urls)?;
+        Ok(private.client().status()?.revision)
     }
 
     /// Exchanges the live data with the other, or moves the other in where there is no live one.
@@ -206,9 +213,11 @@ impl<'a> Exchange<'a> {
         self.clear_up()
     }
 
-    /// Keeps or removes the old data of a committed exchange, and the journal with it.
+    /// Keeps or removes the old data of a committed exchange, and the journal with it; removes the new data of one that was
+    /// undone.
     pub(super) fn clear_up(self) -> Result<()> {
-        if let Some(name) = &self.journal.keep_old_as
+        self.release()?;
+        if let (Phase::Committed, Some(name)) = (self.journal.phase, &self.journal.keep_old_as)
             && self.beside.dir().inode(self.beside.other_name())?.is_some()
         {
             let other = self.beside.other()?;
@@ -216,92 +225,13 @@ impl<'a> Exchange<'a> {
                 bail!("the old data stays in {}: {name} is taken", other.path().display());
             }
         }
-        self.site.service.release()?;
         self.beside.remove()
     }
 
-    /// Undoes what was done, and says with `error` what came of that.
-    fn undo_after(self, error: anyhow::Error) -> anyhow::Error {
-        let place = self.beside.dir().path().to_owned();
-        let data_dir = self.data().dir().path().to_owned();
-        match self.undo() {
-            Ok(None) => error,
-            Ok(Some(kept)) => {
-                anyhow!(
-                    "{error:#}; what clients wrote to the new data is kept in {}",
-                    data_dir.join(kept).display()
-                )
-            }
-            Err(undoing) => anyhow!(
-                "{error:#}; and putting the old data back failed too: {undoing:#}; \
-                 the journal in {} tells which data is which",
-                place.display()
-            )
-            .context(Unfinished),
-        }
-    }
-
-    /// Puts the old data back, starts etcd on it if it ran before, and proves that it serves. New data that clients
-    /// have written to is kept: its name in the data directory comes back.
-    pub(super) fn undo(mut self) -> Result<Option<String>> {
-        let mut kept = None;
-        let mut new_held = None;
-        if self.is_new_data_live()? {
-            new_held = Some(self.stop().context("stopping etcd on the new data")?);
-            let written = self.live_revision().is_none_or(|now| now > self.journal.expected.revision);
-            self.put_old_back()?;
-            if written
-                && self.data().dir().adopt(&self.beside.other()?, MEMBER, &self.journal.old.keep_new_as)?
-            {
-                kept = Some(self.journal.old.keep_new_as.clone());
-            }
-        }
-        // An etcd that waits for it finds all of the old data now.
-        self.held = None;
-        if self.journal.old.runs {
-            self.serve_old_data()?;
-        }
-        drop(new_held);
-        self.site.service.release()?;
-        self.beside.remove()?;
-        Ok(kept)
-    }
-
-    /// Once a stop was ordered, a start must be, even if etcd still runs: it may be about to obey, while we wait for it
-    /// or after it has answered.
-    fn serve_old_data(&self) -> Result<()> {
-        let about_to_stop = self.data().in_use()?;
-        let served = self.start_on_old_data();
-        if about_to_stop && self.data().hold(LATE_STOP).is_ok() {
-            return self.start_on_old_data();
-        }
-        served
-    }
-
-    /// An etcd that is going lets go of its data a moment before its process ends, and one that waits for other data never
-    /// opens this: a supervisor believes of both that etcd runs. Where none has the data open in the end, it is asked again.
-    fn start_on_old_data(&self) -> Result<()> {
-        let start = || {
-            self.start().context("starting etcd on the old data")?;
-            serving(self.site, self.data()).map(drop).context("waiting for etcd on the old data")
-        };
-        match start() {
-            Err(_) if !self.data().in_use()? => {
-                let _ = self.site.service.stop(self.data().backend_size());
-                start()
-            }
-            first => first,
-        }
-    }
-
-    fn put_old_back(&self) -> Result<()> {
-        let (live, other) = (self.data().dir(), self.beside.other()?);
-        if self.journal.old.inode.is_some() {
-            live.exchange(MEMBER, &other)
-        } else {
-            other.adopt(live, MEMBER, MEMBER).map(drop)
-        }
-        .context("putting the old data back")
+    /// Lets those back in that were kept away while etcd was stopped. An etcd that was stopped before stays so, unless the
+    /// new data is live.
+    fn release(&self) -> Result<()> {
+        self.site.service.release(self.journal.old.runs || self.journal.phase != Phase::Undone)
     }
 
     /// Whether the new data stands at the live name; an error where neither does.
@@ -323,9 +253,12 @@ impl<'a> Exchange<'a> {
 
     /// Whether etcd has made data of its own where there was none, before the new was moved in: that was never live then.
     pub(super) fn has_own_data(&self) -> Result<bool> {
-        if self.journal.old.inode.is_some() || self.data().dir().inode(MEMBER)?.is_none() {
-            return Ok(false);
-        }
+        let had_none = self.journal.old.inode.is_none();
+        Ok(had_none && self.data().dir().inode(MEMBER)?.is_some() && self.is_new_data_beside()?)
+    }
+
+    /// Whether the new data lies beside the live: not yet moved there, or moved back.
+    pub(super) fn is_new_data_beside(&self) -> Result<bool> {
         let other = match self.beside.dir().inode(self.beside.other_name())? {
             Some(_) => self.beside.other()?.inode(MEMBER)?,
             None => None,
@@ -335,19 +268,6 @@ impl<'a> Exchange<'a> {
 
     pub(super) fn data(&self) -> &DataDir {
         self.beside.data()
-    }
-
-    pub(super) fn journal(&self) -> &Journal {
-        &self.journal
-    }
-
-    pub(super) fn site(&self) -> &Site {
-        self.site
-    }
-
-    /// The directory with the journal.
-    pub fn beside(&self) -> &Dir {
-        self.beside.dir()
     }
 }
 

@@ -39,6 +39,8 @@ pub enum Phase {
     Exchanging,
     /// The new data is proved to serve.
     Committed,
+    /// The old data is live again, and nothing of the new is wanted any more.
+    Undone,
 }
 
 impl Journal {

@@ -11,6 +11,7 @@ pub(crate) mod journal;
 mod lineage;
 mod proof;
 mod recover;
+mod undo;
 
 pub use beside::{Beside, DataDir, MEMBER};
 pub use exchange::{Exchange, Exchanged, OldData, Unfinished};

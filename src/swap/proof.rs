@@ -78,8 +78,10 @@ pub enum Verdict {
         /// Its alarms, as it words them.
         alarms: Vec<String>,
     },
-    /// It serves something else, or nothing at all; how that shows.
+    /// It serves something else; how that shows.
     Differs(String),
+    /// Nobody has the data open, and so it serves nothing; why.
+    Idle(String),
 }
 
 /// Waits until the site's etcd serves, and compares it with what is `expected`. Clients may be writing to it already:
@@ -91,7 +93,7 @@ pub fn prove(site: &Site, data: &DataDir, expected: &Expected) -> Result<Verdict
     let status = match serving(site, data) {
         Ok(status) => status,
         Err(error) if data.in_use()? => return Err(error),
-        Err(error) => return Ok(Verdict::Differs(format!("{error:#}"))),
+        Err(error) => return Ok(Verdict::Idle(format!("{error:#}"))),
     };
     let served = Instant::now();
     let differs = |what: &str, found: String, wanted: String| {

@@ -1,23 +1,34 @@
 //! Recovery: what a dead run left is finished or undone before anything else happens.
 
-use super::beside::{Beside, DataDir};
+use super::beside::{Beside, DataDir, MEMBER};
 use super::exchange::Exchange;
 use super::journal::{Journal, Phase};
 use super::proof::{Verdict, prove};
 use crate::etcd::site::Site;
 use crate::system::interrupt;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
+
+/// Why a restore is undone that died in the exchange, or before.
+const NO_END: &str = "it had not come to its end";
+/// What is kept of new data.
+const WRITTEN: &str = "what clients wrote to the new data is";
 
 /// What recovery did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovered {
     /// The interrupted restore is finished: etcd serves the new data. Where the old is kept, if it is.
     Finished(Option<PathBuf>),
-    /// The interrupted restore is undone: the old data is live, for this reason.
-    Undone(String),
-    /// The interrupted restore, into a directory without data, is undone: etcd has made data of its own there.
-    Overtaken,
+    /// The interrupted restore is undone: the old data is live.
+    Undone {
+        /// The reason.
+        why: String,
+        /// Where the new data is kept, if it is.
+        kept: Option<PathBuf>,
+    },
+    /// The interrupted restore, into a directory without data, is undone: etcd has made data of its own there. Where the new
+    /// data is kept, if it is.
+    Overtaken(Option<PathBuf>),
     /// A restore had died before it changed anything; what it had made is removed.
     Swept,
 }
@@ -25,31 +36,34 @@ pub enum Recovered {
 impl Recovered {
     /// For a person, a sentence without a full stop.
     pub fn in_words(&self) -> String {
-        match self {
-            Self::Finished(None) => {
-                "an interrupted restore was finished: etcd serves the restored data".to_owned()
-            }
-            Self::Finished(Some(kept)) => format!(
-                "an interrupted restore was finished: etcd serves the restored data; the old is kept in {}",
-                kept.display()
+        let (what, kept) = match self {
+            Self::Finished(kept) => (
+                "finished: etcd serves the restored data".to_owned(),
+                kept.as_ref().map(|kept| ("the old is", kept)),
             ),
-            Self::Undone(why) => format!("an interrupted restore was undone, the old data is live: {why}"),
-            Self::Overtaken => {
-                "an interrupted restore was undone: etcd has made data of its own meanwhile, where there was \
-                                none, and that is live"
-                    .to_owned()
+            Self::Undone { why, kept } => {
+                (format!("undone, the old data is live: {why}"), kept.as_ref().map(|kept| (WRITTEN, kept)))
             }
+            Self::Overtaken(kept) => (
+                "undone: etcd has made data of its own meanwhile, where there was none, and that is live"
+                    .to_owned(),
+                kept.as_ref().map(|kept| (WRITTEN, kept)),
+            ),
             Self::Swept => {
-                "an interrupted restore had changed nothing; its working files were removed".to_owned()
+                return "an interrupted restore had changed nothing; its working files were removed"
+                    .to_owned();
             }
-        }
+        };
+        let kept =
+            kept.map(|(what, place)| format!("; {what} kept in {}", place.display())).unwrap_or_default();
+        format!("an interrupted restore was {what}{kept}")
     }
 }
 
 /// Finishes or undoes what an earlier run left in the data directory; `None` where it left nothing.
 ///
-/// New data that serves is taken back only if it is shown to be other than what was restored: clients may have written
-/// to it for days. If it cannot be asked, nothing is touched.
+/// New data that has served is taken back only if it is shown to be other than what was restored: clients may have written
+/// to it for days. If it cannot be asked, nothing is touched; nor if it does not serve and may have.
 pub fn recover(site: &Site, data: &DataDir) -> Result<Option<Recovered>> {
     let Some(dir) = data.beside()? else { return Ok(None) };
     let Some(journal) = Journal::read(&dir)? else {
@@ -57,49 +71,71 @@ pub fn recover(site: &Site, data: &DataDir) -> Result<Option<Recovered>> {
         return Ok(Some(Recovered::Swept));
     };
     let _deferred = interrupt::defer();
-    let mut exchange = Exchange::left(site, Beside::left(data, dir), journal);
-    let kept = |exchange: &Exchange<'_>| {
-        exchange.journal().keep_old_as.as_ref().map(|name| data.dir().path().join(name))
-    };
-    if exchange.journal().phase == Phase::Committed {
-        let kept = kept(&exchange);
-        exchange.clear_up()?;
-        return Ok(Some(Recovered::Finished(kept)));
+    let phase = journal.phase;
+    let exchange = Exchange::left(site, Beside::left(data, dir), journal);
+    match phase {
+        Phase::Committed => finished(exchange, Exchange::clear_up),
+        Phase::Undone => undone(exchange, NO_END, |exchange| {
+            let kept = exchange.kept_new_data()?;
+            exchange.clear_up().map(|()| kept)
+        }),
+        Phase::Stopping | Phase::Exchanging if !exchange.is_new_data_live()? => {
+            undone(exchange, NO_END, Exchange::undo)
+        }
+        Phase::Stopping | Phase::Exchanging => judge(exchange),
     }
-    if exchange.has_own_data()? {
-        exchange.undo().context("undoing an interrupted restore")?;
-        return Ok(Some(Recovered::Overtaken));
-    }
-    if !exchange.is_new_data_live()? {
-        return undo(exchange, "it had not come to its end".to_owned());
-    }
-    match prove_new_data(&exchange).context("an interrupted restore cannot be judged")? {
+    .map(Some)
+}
+
+/// New data that is live is finished, or undone for a good reason.
+fn judge(mut exchange: Exchange<'_>) -> Result<Recovered> {
+    match look(&exchange).context("an interrupted restore cannot be judged")? {
         Verdict::Proved { .. } => {
             exchange.weigh_old_data();
-            let kept = kept(&exchange);
-            exchange.commit()?;
-            Ok(Some(Recovered::Finished(kept)))
+            finished(exchange, Exchange::commit)
         }
-        Verdict::Differs(how) => undo(exchange, how),
+        Verdict::Differs(how) => undone(exchange, &how, Exchange::undo),
+        Verdict::Idle(how) => match exchange.is_live_as_made() {
+            Ok(true) => undone(exchange, &how, Exchange::undo),
+            Ok(false) => bail!("{how}; clients have written to the restored data, which stays live"),
+            Err(error) => {
+                bail!(
+                    "{how}; whether clients have written to the restored data, which stays live, cannot be told: {error:#}"
+                )
+            }
+        },
     }
 }
 
-fn undo(exchange: Exchange<'_>, why: String) -> Result<Option<Recovered>> {
-    let data_dir = exchange.data().dir().path().to_owned();
-    let kept = exchange.undo().context("undoing an interrupted restore")?;
-    Ok(Some(Recovered::Undone(match kept {
-        None => why,
-        Some(name) => {
-            format!("{why}; what clients wrote to the new data is kept in {}", data_dir.join(name).display())
-        }
-    })))
-}
-
-fn prove_new_data(exchange: &Exchange<'_>) -> Result<Verdict> {
+fn look(exchange: &Exchange<'_>) -> Result<Verdict> {
     if !exchange.data().in_use()?
         && let Err(error) = exchange.start()
     {
-        return Ok(Verdict::Differs(format!("{error:#}")));
+        return Ok(Verdict::Idle(format!("{error:#}")));
     }
-    prove(exchange.site(), exchange.data(), &exchange.journal().expected)
+    prove(exchange.site, exchange.data(), &exchange.journal.expected)
+}
+
+/// Does what is left to do of an exchange that is finished.
+fn finished<'a>(exchange: Exchange<'a>, rest: impl FnOnce(Exchange<'a>) -> Result<()>) -> Result<Recovered> {
+    let data_dir = exchange.data().dir().path();
+    let kept = exchange.journal.keep_old_as.as_ref().map(|name| data_dir.join(name));
+    rest(exchange)?;
+    Ok(Recovered::Finished(kept))
+}
+
+/// Does what is left to do of an exchange that is taken back, for this reason.
+fn undone<'a>(
+    exchange: Exchange<'a>,
+    why: &str,
+    rest: impl FnOnce(Exchange<'a>) -> Result<Option<String>>,
+) -> Result<Recovered> {
+    let (data, had_none) = (exchange.beside.data(), exchange.journal.old.inode.is_none());
+    let kept = rest(exchange).context("undoing an interrupted restore")?;
+    let kept = kept.map(|name| data.dir().path().join(name));
+    // The new is not live any more: what is there is etcd's own.
+    if had_none && data.dir().inode(MEMBER)?.is_some() {
+        return Ok(Recovered::Overtaken(kept));
+    }
+    Ok(Recovered::Undone { why: why.to_owned(), kept })
 }

@@ -74,6 +74,7 @@ mod swapped;
 mod terminal;
 mod tls;
 mod tools;
+mod undone;
 mod unit;
 mod unit_holds;
 mod upkeep;

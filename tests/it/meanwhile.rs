@@ -28,7 +28,7 @@ on_one_version! {
 }
 
 /// A restore that was killed when etcd had just been started on the new data.
-fn interrupted(version: Version) -> (World, Tools, crate::client::Data) {
+pub fn interrupted(version: Version) -> (World, Tools, crate::client::Data) {
     let world = World::plain(version);
     world.fill();
     let (new, archive) = (world.dump(), world.saved());

@@ -51,19 +51,24 @@ pub(super) fn start(manifest: &Path) -> Result<()> {
     }
 }
 
-/// Puts back whatever is still parked. Does nothing where nothing is.
-pub(super) fn release(manifest: &Path) -> Result<()> {
-    let (live, _) = live(manifest)?;
+/// Puts back whatever is still parked, etcd's own manifest only with `etcd`: whoever had put it there before wants it there.
+/// Does nothing where nothing is.
+pub(super) fn release(manifest: &Path, etcd: bool) -> Result<()> {
+    let (live, own) = live(manifest)?;
     let home = Dir::open(live.path().parent().unwrap_or(Path::new("/")))?;
     if home.inode(PARKED)?.is_none() {
         return Ok(());
     }
     let parking = home.child(PARKED)?;
-    for name in parking.names()? {
+    let (stay, go): (Vec<_>, Vec<_>) = parking.names()?.into_iter().partition(|name| !etcd && *name == own);
+    for name in go {
         put(&live, &parking, &name)?;
     }
-    home.remove_tree(PARKED)?;
-    home.sync()
+    if stay.is_empty() {
+        home.remove_tree(PARKED)?;
+        home.sync()?;
+    }
+    Ok(())
 }
 
 fn live(manifest: &Path) -> Result<(Dir, String)> {
@@ -138,10 +143,16 @@ mod tests {
         start(&etcd).unwrap();
         start(&etcd).unwrap();
         assert_eq!(names(&parking), ["apiserver.yml"]);
-        release(&etcd).unwrap();
-        release(&etcd).unwrap();
+        release(&etcd, true).unwrap();
+        release(&etcd, true).unwrap();
         assert_eq!(names(&manifests), all);
         assert!(!parking.exists());
+
+        // An etcd that somebody had stopped stays so.
+        stop(&etcd).unwrap();
+        release(&etcd, false).unwrap();
+        assert_eq!(names(&manifests), ["apiserver.yml", "note.txt", "scheduler.yaml"]);
+        assert_eq!(names(&parking), ["etcd.yaml"]);
     }
 
     #[test]
@@ -157,7 +168,7 @@ mod tests {
         assert!(error.contains("remove one"), "{error}");
         assert_eq!(fs::read_to_string(&etcd).unwrap(), "new");
         fs::remove_file(&etcd).unwrap();
-        release(&etcd).unwrap();
+        release(&etcd, true).unwrap();
         assert_eq!(fs::read_to_string(&etcd).unwrap(), pod("etcd"));
     }
 }

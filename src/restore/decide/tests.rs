@@ -158,6 +158,23 @@ fn a_bump_clears_the_old_revision_or_a_warning_says_why_not() {
 }
 
 #[test]
+fn revisions_go_back_only_where_that_was_told() {
+    let limit = |asked, old: i64, revision| {
+        let facts = facts(serving(old, vec![member("m1")]), true);
+        let plan = plan(&request(asked), &facts, &snapshot(revision, Seal::Sound)).unwrap();
+        plan.must_stay_below(revision + plan.bump)
+    };
+    // Level with the snapshot, and behind it: clients may pass it while the restore is made.
+    assert_eq!((limit(Bump::Auto, 100, 100), limit(Bump::Off, 100, 200)), (Some(101), Some(201)));
+    assert_eq!(limit(Bump::By(7), 100, 100), Some(107));
+    assert!(limit(Bump::Auto, 200, 100).is_some_and(|limit| limit > 200));
+    // Warned of.
+    assert_eq!((limit(Bump::Off, 200, 100), limit(Bump::By(5), 200, 100)), (None, None));
+    let unknown = plan(&request(Bump::Auto), &facts(Old::Empty, true), &snapshot(5, Seal::Sound)).unwrap();
+    assert_eq!(unknown.must_stay_below(5), None);
+}
+
+#[test]
 fn what_clients_of_lost_data_have_seen_is_unknown_and_told() {
     let warned = |old, can_bump, takes_api_server| {
         let facts = Facts { takes_api_server, ..facts(old, can_bump) };
