@@ -25,4 +25,5 @@ pub(crate) fn read_as_all_answers(text: &str) {
     why::read_as_all_words(text);
     let _ = tools::parse_version(text);
     let _ = serde_json::from_str::<offline::Structure>(text);
+    let _ = serde_json::from_str::<Vec<upkeep::Health>>(text);
 }

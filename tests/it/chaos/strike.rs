@@ -265,13 +265,17 @@ fn run(ground: &Ground, mode: Mode, point: &Point) -> (Out, bool) {
             reached = true;
             strike_at_call(ground, mode, *error, pid)
         }),
-        Point::Child(wanted, delay) => ground.run(&mut |call, pid| {
-            if call.is(wanted) {
-                reached = true;
-                kill_child(pid, call.process, *delay, mode == Mode::Both);
-            }
-            Fate::Made
-        }),
+        Point::Child(wanted, delay) => {
+            let mut blow = None;
+            let out = ground.run(&mut |call, pid| {
+                if call.is(wanted) {
+                    blow = Some(kill_child(pid, call.process, *delay, mode == Mode::Both));
+                }
+                Fate::Made
+            });
+            reached = blow.is_some_and(|blow| blow.join().unwrap());
+            out
+        }
         Point::End => {
             reached = true;
             ground.run_alone()
@@ -331,16 +335,15 @@ fn names_its_cause(out: &Out, error: Errno) {
     assert!(at.is_some_and(|at| at > 0), "neither a step nor {words:?}: {}", out.told());
 }
 
-/// Kills the child of ours that is now watched after a while, and us with it if asked.
-fn kill_child(ours: Pid, child: Option<Pid>, delay: Duration, both: bool) {
+/// Kills the child of ours that is now watched after a while, and us with it if asked. Whether anybody was there to kill.
+fn kill_child(ours: Pid, child: Option<Pid>, delay: Duration, both: bool) -> thread::JoinHandle<bool> {
     let child = child.and_then(|child| rustix::process::Pid::from_raw(child.as_raw())).unwrap();
     // Its number may be another's by then.
     let child = pidfd_open(child, PidfdFlags::empty()).unwrap();
     thread::spawn(move || {
         sleep(delay);
-        let _ = pidfd_send_signal(&child, rustix::process::Signal::KILL);
-        if both {
-            let _ = kill(ours, Signal::SIGKILL);
-        }
-    });
+        let struck = pidfd_send_signal(&child, rustix::process::Signal::KILL).is_ok();
+        let struck_us = both && kill(ours, Signal::SIGKILL).is_ok();
+        struck || struck_us
+    })
 }

@@ -78,8 +78,8 @@ impl Table {
         for (name, mut outcomes) in series {
             let [violations, missed] =
                 ["VIOLATION", MISSED].map(|outcome| outcomes.remove(outcome).unwrap_or(0));
-            let struck = violations + missed + outcomes.values().sum::<usize>();
-            let all = self.all.get(name).copied().unwrap_or(struck).max(struck);
+            let struck = violations + outcomes.values().sum::<usize>();
+            let all = self.all.get(name).copied().unwrap_or(struck).max(struck + missed);
             let counts: Vec<String> =
                 outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
             let counts = counts.join(", ");
