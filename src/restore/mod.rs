@@ -23,6 +23,7 @@ use crate::store::stage::sweep;
 use crate::swap::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
 use crate::system::clock::stamp;
 use crate::system::durable::Dir;
+use crate::system::interrupt;
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
 use facts::{Facts, Old};
@@ -189,6 +190,8 @@ fn restore(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Re
     let old = old_data(request, &facts, &plan, backup.as_ref(), &expected);
     let beside = stage.finish()?;
     facts::still_hold(&facts, site, data)?;
+    // From here on it goes to its end, or back.
+    interrupt::check()?;
     let mut exchanged = Exchange::prepare(site, beside, old, expected)?.perform()?;
     let disarmed = disarm(&Client::of(site), &mut exchanged.alarms);
     let data_dir = data.dir().path().to_owned();

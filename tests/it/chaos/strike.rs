@@ -41,6 +41,9 @@ const ERRORS: [Errno; 7] =
 /// machine is slow.
 const LOOKS: usize = 4;
 
+/// The call from which on a restore goes to its end, or back; and that with which a snapshot has come to its own.
+const TURNS: [&str; 2] = ["unlinkat(journal.json.new)", "renameat2(archive)"];
+
 /// How far a child gets before it is killed, in quarters of its life.
 const QUARTERS: u32 = 4;
 
@@ -49,6 +52,9 @@ const QUARTERS: u32 = 4;
 enum Point {
     /// Our process, at this call.
     Call(Call, Option<Errno>),
+    /// Our process is asked to stop at this call; whether it surely comes before the one from which on it goes to its end.
+    /// Which of those that are about nothing it is, differs from run to run.
+    Asked(Call, bool),
     /// Its child that it began to watch at this call, after a while.
     Child(Call, Duration),
     /// Everything, once our process has said that it is done.
@@ -93,7 +99,14 @@ impl Mode {
     fn points(self, calls: &[(Call, Instant)]) -> Vec<Point> {
         let changing = || calls.iter().map(|(call, _)| call.clone()).filter(|call| !call.harmless);
         match self {
-            Self::Kill | Self::Term => changing().map(|call| Point::Call(call, None)).collect(),
+            Self::Kill => changing().map(|call| Point::Call(call, None)).collect(),
+            Self::Term => {
+                let first = |turn: &&str| calls.iter().position(|(call, _)| call.to_string() == *turn);
+                let turn = TURNS.iter().find_map(first).unwrap();
+                let all = calls.iter().enumerate().filter(|(_, (call, _))| !call.harmless);
+                all.map(|(at, (call, _))| Point::Asked(call.clone(), at < turn && !call.about.is_empty()))
+                    .collect()
+            }
             Self::Power(..) => changing().map(|call| Point::Call(call, None)).chain([Point::End]).collect(),
             Self::Errno => calls
                 .iter()
@@ -219,7 +232,7 @@ impl Series {
 
 fn shown(point: &Point) -> String {
     match point {
-        Point::Call(call, None) => call.to_string(),
+        Point::Call(call, None) | Point::Asked(call, _) => call.to_string(),
         Point::Call(call, Some(error)) => format!("{call} = {error:?}"),
         Point::Child(call, delay) => format!("{call} + {} ms", delay.as_millis()),
         Point::End => "the end".to_owned(),
@@ -245,6 +258,10 @@ fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'s
             // Only an error can keep it from clearing up.
             assert!(settled.1 != SWEPT || mode == Mode::Errno, "left over: {}", out.told());
             judge_words(mode, error_of(point), &out, settled.0);
+            if let Point::Asked(_, true) = point {
+                let obeys = out.stderr.contains("SIGTERM") && matches!(settled.0, "OLD" | "SAME");
+                assert!(obeys, "it went on though it was asked to stop: {}", out.told());
+            }
             ground.begin();
             return settled;
         }
@@ -258,12 +275,12 @@ fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'s
 fn run(ground: &Ground, mode: Mode, point: &Point) -> (Out, bool) {
     let mut reached = false;
     let out = match point {
-        Point::Call(wanted, error) => ground.run(&mut |call, pid| {
+        Point::Call(wanted, _) | Point::Asked(wanted, _) => ground.run(&mut |call, pid| {
             if !call.is(wanted) {
                 return Fate::Made;
             }
             reached = true;
-            strike_at_call(ground, mode, *error, pid)
+            strike_at_call(ground, mode, error_of(point), pid)
         }),
         Point::Child(wanted, delay) => {
             let mut blow = None;
