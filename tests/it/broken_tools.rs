@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::look::names;
 use crate::run::Run;
 use crate::service::alive;
 use crate::tools::Tools;
@@ -30,7 +29,7 @@ fn names_the_tool_that_is_missing_or_broken(version: Version) {
         let out = world.snapshot(&[&world.to_target()]);
         out.says_one_of(&["etcdctl", "etcdutl"]);
         out.failed(reasons);
-        assert!(names(&world.target()).is_empty(), "{:?}", names(&world.target()));
+        assert!(world.in_target().is_empty(), "{:?}", world.in_target());
         assert!(world.leftovers().is_empty());
     };
     tools.answer("etcdctl *snapshot*save*", "", "some talk\nError: the disk ate it\n", 5);
@@ -56,7 +55,7 @@ fn names_the_tool_that_is_missing_or_broken(version: Version) {
         "etcdctl: no such file",
         "etcdctl not found",
     ]);
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
 }
 
 fn publishes_nothing_that_is_not_proved(version: Version) {
@@ -86,7 +85,7 @@ fn publishes_nothing_that_is_not_proved(version: Version) {
         fault(&tools);
         let out = world.snapshot(&[&world.to_target()]);
         out.failed(told);
-        assert!(names(&world.target()).is_empty(), "{:?}", names(&world.target()));
+        assert!(world.in_target().is_empty(), "{:?}", world.in_target());
         assert!(world.leftovers().is_empty());
     }
 }
@@ -97,7 +96,7 @@ fn ends_although_etcd_hangs(version: Version) {
     let out = world.start_snapshot(&[&world.to_target()]).finish_within(Duration::from_secs(60));
     world.signal(Signal::SIGCONT);
     out.failed(&["deadline", "time", "hang", "answer"]);
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
     let _ = world.snapshot(&[&world.to_target()]).completed();
 }
 
@@ -108,7 +107,7 @@ fn ends_although_the_transfer_hangs(version: Version) {
     let out = world.start_snapshot(&[&world.to_target()]).finish_within(Duration::from_secs(100));
     out.says_one_of(&["etcdctl"]);
     out.failed(&["stall", "no bytes", "nothing for", "progress", "time", "hang", "seconds"]);
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
     assert_all_gone(&tools);
 }
 
@@ -138,7 +137,7 @@ fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
     assert_all_gone(&tools);
     let _ = fs::remove_file(world.path("tools/fault"));
     let _ = world.snapshot(&[&world.to_target()]).completed();
-    assert_eq!(names(&world.target()).len(), 2);
+    assert_eq!(world.in_target().len(), 2);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
@@ -155,9 +154,9 @@ fn sweeps_up_after_a_kill_at_every_call(version: Version) {
             break;
         }
         assert_eq!(out.status.code(), None, "killed before call {call}: {}", out.told());
-        assert!(names(&world.target()).iter().all(|name| !name.ends_with(".tar.gz")));
+        assert!(world.in_target().iter().all(|name| !name.ends_with(".tar.gz")));
     }
-    assert_eq!(names(&world.target()).len(), 1, "{:?}", names(&world.target()));
+    assert_eq!(world.in_target().len(), 1, "{:?}", world.in_target());
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 

@@ -8,7 +8,6 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use crate::catalog::program;
-use crate::look::names;
 use crate::run::{Out, Run};
 use crate::s3::{Faults, Server};
 use crate::world::{Version, World, roots_own};
@@ -64,6 +63,6 @@ fn an_archive_of_this_run_is_not_one_of_a_time_to_come(version: Version) {
     fs::write(world.path("backup.yaml"), format!("keep: {{last: 1}}\n{}", slow(dir.path()))).unwrap();
     let done = run(&world, "backup").completed();
     assert_eq!(done.get("retention.deleted"), "1", "the older one");
-    let left = names(&world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).count();
+    let left = world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).count();
     assert_eq!(left, 1);
 }

@@ -58,7 +58,7 @@ pub fn waiting(world: &World) -> Vec<String> {
 
 /// The archives in the directory.
 pub fn archives(world: &World) -> Vec<String> {
-    names(&world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
+    world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
 }
 
 fn a_snapshot_goes_to_every_destination(version: Version) {
@@ -171,7 +171,7 @@ fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins(version: Versio
     snapshot(&world).refused(&["unknown field `secret-key`"]);
     world.set_mode("backup.yaml", 0o666);
     snapshot(&world).refused(&["others than root can change where Secrets go"]);
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
 }
 
 /// A fake of the metadata service that Amazon's machines have, for want of one here: it gives the key only for its token.
@@ -252,11 +252,7 @@ fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified(version: Versi
     faults.make("GET", &*name.clone().leak(), Fault::FlipAnswer, 100);
     fetch(&format!("offsite/{name}")).refused(&["cut short or altered"]);
     faults.none();
-    assert!(
-        names(&world.target()).iter().all(|name| !name.ends_with(".tar.gz")),
-        "{:?}",
-        names(&world.target())
-    );
+    assert!(world.in_target().iter().all(|name| !name.ends_with(".tar.gz")), "{:?}", world.in_target());
 
     // What was fetched restores what was saved.
     let path = fetch("offsite/latest").completed().get("snapshot.path");

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::catalog::{keep, listed, name};
 use crate::client::assert_same;
-use crate::look::{names, sha256sum};
+use crate::look::sha256sum;
 use crate::refusals::Still;
 use crate::restore::from;
 use crate::run::{Out, Run};
@@ -117,7 +117,7 @@ fn nothing_in_clear_is_left_anywhere(version: Version) {
     let mut seen = 0;
     while !run.ended() {
         // What is being written has no clear beginning at any time.
-        for stage in names(&world.target()).iter().filter(|name| name.starts_with(".etcd-snapshot-")) {
+        for stage in world.in_target().iter().filter(|name| name.starts_with(".etcd-snapshot-")) {
             let archive = world.target().join(stage).join("archive");
             let bytes = fs::read(archive).unwrap_or_default();
             assert!(bytes.is_empty() || bytes.starts_with(&MAGIC[..bytes.len().min(MAGIC.len())]));
@@ -128,7 +128,7 @@ fn nothing_in_clear_is_left_anywhere(version: Version) {
     assert!(seen > 0, "the archive was never seen on its way");
     let archive = PathBuf::from(run.finish().completed().get("snapshot.path"));
     assert!(fs::read(&archive).unwrap().starts_with(MAGIC));
-    assert_eq!(names(&world.target()), [name(&archive), name(&beside(&archive))]);
+    assert_eq!(world.in_target(), [name(&archive), name(&beside(&archive))]);
     for file in [archive.clone(), beside(&archive)] {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
         let bytes = fs::read(&file).unwrap();
@@ -247,7 +247,7 @@ fn encrypted_archives_are_listed_verified_and_deleted(version: Version) {
     keep(&world, "prune-snapshots", &[&world.to_target(), "keep=1"]).completed();
     assert!(!first.exists() && !beside(&first).exists() && second.exists());
     keep(&world, "delete-snapshot", &[&world.to_target(), &from(&second), "force=true"]).completed();
-    assert!(names(&world.target()).is_empty(), "{:?}", names(&world.target()));
+    assert!(world.in_target().is_empty(), "{:?}", world.in_target());
 }
 
 fn encrypted_archives_go_to_a_bucket_and_come_back(version: Version) {

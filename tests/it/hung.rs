@@ -9,7 +9,6 @@ use nix::sys::signal::Signal;
 
 use crate::broken_tools::assert_all_gone;
 use crate::client::assert_same;
-use crate::look::names;
 use crate::restore::from;
 use crate::run::Run;
 use crate::world::{Version, World};
@@ -38,7 +37,7 @@ fn hung_etcd_in_a_save_fails_the_snapshot(version: Version) {
     world.signal(Signal::SIGCONT);
     // etcdctl notices by itself; 3.5 says that a keepalive failed, and 3.4 that the transport closes.
     out.failed(&["code = Unavailable"]);
-    assert!(names(&world.target()).is_empty(), "{:?}", names(&world.target()));
+    assert!(world.in_target().is_empty(), "{:?}", world.in_target());
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     assert_eq!(world.revision(), revision, "once it went on");
     let _ = world.snapshot(&[&world.to_target()]).completed();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::archive::manifest;
 use crate::broken_tools::{assert_all_gone, await_call};
 use crate::client::assert_same;
-use crate::look::{names, sha256sum};
+use crate::look::sha256sum;
 use crate::unit::{Status, Unit};
 use crate::world::{Setup, Version, World};
 
@@ -73,7 +73,7 @@ fn in_juju_restore_takes_the_attached_resource(version: Version) {
     let path = format!("snapshot={}", backup.display());
     let _ = unit.run("restore", &[&world.to_target(), &path, "skip-backup=true"]).completed();
     assert_same(&world.dump(), &damaged, "from the path");
-    assert_eq!(names(&world.target()).len(), 2);
+    assert_eq!(world.in_target().len(), 2);
 }
 
 fn in_juju_site_tells_which_etcd_it_is(version: Version) {
@@ -136,7 +136,7 @@ fn in_juju_refusals_and_failures_keep_their_message(version: Version) {
     let ended = unit.run("snapshot", &[&world.to_target()]);
     assert!(ended.message.contains("State:"), "{}", ended.message);
     ended.failed(&["connection refused"]);
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
 }
 
 fn in_juju_restore_wants_a_resource_with_bytes(version: Version) {
@@ -182,7 +182,7 @@ fn in_juju_a_cancelled_snapshot_leaves_no_child(version: Version) {
     assert_all_gone(&tools);
     std::fs::remove_file(world.path("tools/fault")).unwrap();
     let _ = unit.run("snapshot", &[&world.to_target()]).completed();
-    assert_eq!(names(&world.target()).len(), 1);
+    assert_eq!(world.in_target().len(), 1);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 

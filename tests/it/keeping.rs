@@ -12,7 +12,7 @@ use crate::archive::unpack;
 use crate::catalog::{keep, listed, name};
 use crate::client::assert_same;
 use crate::hostile::{file, tar_of};
-use crate::look::{names, sha256sum};
+use crate::look::sha256sum;
 use crate::unit::Unit;
 use crate::world::{Setup, Version, World};
 
@@ -134,15 +134,15 @@ fn keeping_deletes_the_last_good_one_only_by_force(version: Version) {
     delete(&["snapshot=nonsense"]).refused(&["there is no snapshot nonsense"]);
     let both = format!("snapshot={},{}", name(&first), name(&second));
     delete(&[&both]).refused(&["no good snapshot of its cluster would be left"]);
-    assert_eq!(names(&world.target()).len(), 2, "none of them");
+    assert_eq!(world.in_target().len(), 2, "none of them");
     let _ = keep(&world, "verify-snapshot", &[&world.to_target(), &named(&second)]).completed();
     let done = delete(&[&named(&second)]).completed();
     assert_eq!(done.get("deleted"), name(&second));
-    assert_eq!(names(&world.target()), [name(&first)], "its record goes with it");
+    assert_eq!(world.in_target(), [name(&first)], "its record goes with it");
     let last = format!("snapshot={}", name(&first));
     delete(&[&last]).refused(&["force=true"]);
     let _ = delete(&[&last, "force=true"]).completed();
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
 }
 
 fn keeping_neither_deletes_nor_forgets_what_is_pinned(version: Version) {
@@ -178,9 +178,9 @@ fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
     prune(&["keep-within=soon"]).refused(&["soon"]);
     let _ = keep(&world, "pin-snapshot", &[&world.to_target(), &named(&all[0])]).completed();
 
-    let before = names(&world.target());
+    let before = world.in_target();
     let planned = prune(&["keep=1", "plan=true"]).completed();
-    assert_eq!((planned.get("would-delete").as_str(), names(&world.target())), ("2", before));
+    assert_eq!((planned.get("would-delete").as_str(), world.in_target()), ("2", before));
     let unit = Unit::new(&world);
     let done = unit.run("prune-snapshots", &[&world.to_target(), "keep=1"]).completed();
     assert_eq!(done.get("deleted"), "2");

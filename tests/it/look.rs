@@ -6,45 +6,49 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The records of runs beside archives.
-pub const RUNS: &str = ".runs";
-
-/// The names in a directory, sorted; none if it is not there. Every run of a snapshot leaves a record beside the archives:
-/// that is looked at where it is the point.
+/// The names in a directory, sorted; none if it is not there.
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     let mut names: Vec<String> =
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
-    names.retain(|name| name != RUNS);
     names.sort();
     names
 }
 
-/// Everything below a directory: path, inode, mode, owner and, for files, length. Contents where `contents` is set, which
-/// makes sense only while nobody writes.
-pub fn shape(dir: &Path, contents: bool) -> Vec<String> {
-    let mut lines = Vec::new();
-    for name in names(dir) {
-        let path = dir.join(&name);
-        let Ok(meta) = fs::symlink_metadata(&path) else {
-            continue;
-        };
-        let kind = if meta.is_dir() { "dir" } else { "file" };
-        let mut line = format!(
-            "{kind} {} inode {} mode {:o} owner {}:{}",
-            path.display(),
-            meta.ino(),
-            meta.mode(),
-            meta.uid(),
-            meta.gid()
-        );
-        if contents && meta.is_file() {
-            write!(line, " {} bytes {}", meta.len(), sha256sum(&path)).unwrap();
-        }
-        lines.push(line);
-        if meta.is_dir() {
-            lines.extend(shape(&path, contents));
-        }
+/// How closely a tree is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Closely {
+    /// Paths, inodes, modes and owners.
+    Shape,
+    /// Lengths and contents of files as well, which makes sense only while nobody writes.
+    Contents,
+    /// When each was last changed as well, in whatever way: a directory keeps that of what came and went again.
+    Times,
+}
+
+/// What is at a path, and everything below it.
+pub fn shape(path: &Path, closely: Closely) -> Vec<String> {
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return Vec::new();
+    };
+    let kind = if meta.is_dir() { "dir" } else { "file" };
+    let mut line = format!(
+        "{kind} {} inode {} mode {:o} owner {}:{}",
+        path.display(),
+        meta.ino(),
+        meta.mode(),
+        meta.uid(),
+        meta.gid()
+    );
+    if closely >= Closely::Contents && meta.is_file() {
+        write!(line, " {} bytes {}", meta.len(), sha256sum(path)).unwrap();
+    }
+    if closely >= Closely::Times {
+        write!(line, " changed {}.{:09}", meta.ctime(), meta.ctime_nsec()).unwrap();
+    }
+    let mut lines = vec![line];
+    if meta.is_dir() {
+        lines.extend(names(path).iter().flat_map(|name| shape(&path.join(name), closely)));
     }
     lines
 }

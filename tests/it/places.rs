@@ -111,7 +111,7 @@ impl Ground {
     }
 
     fn archives(&self) -> Vec<String> {
-        names(&self.world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
+        self.world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
     }
 }
 
@@ -294,7 +294,7 @@ fn places_pin_verify_and_delete_wherever_it_is(version: Version) {
     let all = ground.listed();
     assert!(of(&all, Some("nfs"))[0]["broken"].is_string());
     assert!(of(&all, Some("offsite"))[0]["verified"].is_string());
-    assert!(names(&ground.world.target()).iter().all(|name| !name.starts_with(".etcd")));
+    assert!(ground.world.in_target().iter().all(|name| !name.starts_with(".etcd")));
 }
 
 fn places_are_pruned_each_by_its_own_rules(version: Version) {

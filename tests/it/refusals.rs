@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::client::{Data, assert_same};
 use crate::cluster;
-use crate::look::{names, shape};
+use crate::look::{Closely, names, shape};
 use crate::restore::from;
 use crate::world::{Setup, Version, World, is_root};
 
@@ -41,7 +41,7 @@ impl<'w> Still<'w> {
             world,
             pid: world.pid(),
             data: world.dump_local(),
-            tree: shape(&world.data_dir(), false),
+            tree: shape(&world.data_dir(), Closely::Shape),
             target: names(&world.target()),
             leftovers: world.leftovers(),
         }
@@ -54,7 +54,7 @@ impl<'w> Still<'w> {
         assert_same(&self.world.dump_local(), &self.data, what);
         assert_eq!(names(&self.world.target()), self.target, "{what}");
         assert_eq!(self.world.leftovers(), self.leftovers, "{what}");
-        let tree = shape(&self.world.data_dir(), false);
+        let tree = shape(&self.world.data_dir(), Closely::Shape);
         // etcd itself may add to its log while we look; nothing may go or change hands.
         let gone: Vec<_> = self.tree.iter().filter(|line| !tree.contains(line)).collect();
         assert!(gone.is_empty(), "{what}: {gone:?}");
@@ -198,7 +198,7 @@ fn refuses_a_stopped_member_of_three(version: Version) {
     world.put(0..10, "of three");
     let archive = archive_for(world, version);
     world.stop();
-    let look = || (shape(&world.data_dir(), true), names(&world.target()), world.leftovers());
+    let look = || (shape(&world.data_dir(), Closely::Contents), names(&world.target()), world.leftovers());
     let before = look();
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     out.refused(&["3 members", "three members", "membership", "members of"]);

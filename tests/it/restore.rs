@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::client::assert_same;
-use crate::look::{names, sha256sum, shape, succeed};
+use crate::look::{Closely, names, sha256sum, shape, succeed};
 use crate::run::Results;
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
 
@@ -102,7 +102,7 @@ fn round_trip(setup: Setup) {
     assert_eq!(results.get("backup.sha256"), sha256sum(&backup));
     assert!(!results.get("backup.size").is_empty());
     assert_eq!(fs::metadata(&backup).unwrap().mode() & 0o7777, 0o600);
-    assert_eq!(names(&world.target()).len(), 2);
+    assert_eq!(world.in_target().len(), 2);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     assert_eq!(world.processes().len(), 1, "a proof etcd is still there");
     let out = &results.out;
@@ -151,7 +151,7 @@ fn skips_the_backup_when_told(version: Version) {
     world.damage();
     let results = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]).completed();
     assert_same(&world.dump(), &saved, "without a backup");
-    assert_eq!(names(&world.target()).len(), 1);
+    assert_eq!(world.in_target().len(), 1);
     assert_eq!(results.find("backup.path"), None);
 }
 
@@ -161,8 +161,14 @@ fn plan_tells_and_changes_nothing(version: Version) {
     let archive = world.saved();
     world.damage();
     world.add_revisions(7, "to be lost");
-    let look =
-        || (shape(&world.data_dir(), false), shape(&world.target(), true), world.pid(), world.hashkv(0));
+    let look = || {
+        (
+            shape(&world.data_dir(), Closely::Shape),
+            shape(&world.target(), Closely::Contents),
+            world.pid(),
+            world.hashkv(0),
+        )
+    };
     let before = look();
     let results = world.restore(&[&from(&archive), &world.to_target(), "plan=true"]).completed();
     assert_eq!(look(), before);
@@ -178,7 +184,7 @@ fn plan_changes_nothing_of_a_stopped_etcd(version: Version) {
     let archive = world.saved();
     world.damage();
     world.stop();
-    let look = || (shape(&world.data_dir(), true), shape(&world.target(), true));
+    let look = || (shape(&world.data_dir(), Closely::Contents), shape(&world.target(), Closely::Contents));
     let before = look();
     let _ = world.restore(&[&from(&archive), &world.to_target(), "plan=true"]).completed();
     assert_eq!(look(), before);
@@ -243,7 +249,7 @@ fn restores_again_and_again(version: Version) {
         assert!(version == Version::V34 || world.revision() > last);
         last = world.revision();
     }
-    assert_eq!(names(&world.target()).len(), 4);
+    assert_eq!(world.in_target().len(), 4);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 

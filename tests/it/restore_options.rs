@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::archive::unpack;
 use crate::client::{Data, assert_same};
-use crate::look::{names, sha256sum, succeed};
+use crate::look::{sha256sum, succeed};
 use crate::restore::from;
 use crate::world::{Version, World};
 
@@ -80,7 +80,7 @@ fn refuses_an_amount_that_is_none(version: Version) {
         out.refused(&["bump-revision", "revision"]);
     }
     assert_eq!(world.pid(), pid);
-    assert_eq!(names(&world.target()).len(), 1);
+    assert_eq!(world.in_target().len(), 1);
 }
 
 fn takes_a_bare_snapshot_file(version: Version) {
@@ -120,7 +120,7 @@ fn takes_an_archive_of_the_older_charm_only_when_told(version: Version) {
     out.refused(&["allow-unhashed"]);
     assert_eq!(world.pid(), pid);
     assert_same(&world.dump(), &damaged, "after the refusal");
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
     let _ = world.restore(&[&from(&archive), &world.to_target(), "allow-unhashed=true"]).completed();
     assert_same(&world.dump(), &saved, "from an archive of the older charm");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
@@ -148,7 +148,7 @@ fn takes_the_archive_of_the_expected_hash_alone(version: Version) {
     }
     assert_eq!(world.pid(), pid);
     assert_same(&world.dump(), &damaged, "after the refusals");
-    assert_eq!(names(&world.target()).len(), 1);
+    assert_eq!(world.in_target().len(), 1);
     let hash = format!("expected-sha256={right}");
     let _ = world.restore(&[&from(&archive), &world.to_target(), &hash]).completed();
     assert_same(&world.dump(), &saved, "from the archive of the expected hash");

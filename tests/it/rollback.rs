@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::broken_tools::assert_all_gone;
 use crate::client::{Data, assert_same};
-use crate::look::names;
 use crate::refusals::Still;
 use crate::restore::from;
 use crate::run::Out;
@@ -165,7 +164,7 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
         assert!(matches!(out.status.code(), Some(1 | 2)), "{pattern}: {}", out.told());
         out.says_one_of(&[reason]);
         // A backup that was finished before the failure may stay: it is whole.
-        for name in names(&ground.world.target()) {
+        for name in ground.world.in_target() {
             assert!(crate::snapshot::is_archive_name(&name), "{pattern}: {name}");
         }
         assert!(ground.world.running());

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::look::names;
 use crate::run::{Out, Run};
 use crate::s3::Server;
 use crate::unit::Unit;
@@ -94,7 +93,7 @@ fn every_run_leaves_a_record_and_check_reads_it(version: Version) {
     assert_eq!(status, 1, "{line}");
     assert!(line.contains("; the last run failed: "), "{line}");
     // The archive is gone, and so is the good backup.
-    for name in names(&world.target()) {
+    for name in world.in_target() {
         fs::remove_file(world.target().join(name)).unwrap();
     }
     assert_eq!(check(&world, &[]).0, 2);
@@ -155,7 +154,7 @@ fn a_run_that_fails_is_tried_again_and_uploads_what_is_there(version: Version) {
     let failed = runs(&world).remove(0);
     assert_eq!((&failed["tries"], &failed["pending_uploads"]), (&3.into(), &1.into()));
     // Its archive was taken once.
-    assert_eq!(names(&world.target()).iter().filter(|name| name.ends_with(".tar.gz")).count(), 1);
+    assert_eq!(world.in_target().iter().filter(|name| name.ends_with(".tar.gz")).count(), 1);
     let slot = failed["scheduled_time"].as_str().unwrap().to_owned();
     assert!(slot.ends_with("T00:00:00Z") || slot.ends_with("T12:00:00Z"), "{slot}");
     let (status, line) = check(&world, &[]);
@@ -184,7 +183,7 @@ fn retention_is_applied_after_a_good_backup_alone(version: Version) {
     let world = World::plain(version);
     settings(&world, "keep: {last: 1}\n");
     let archives =
-        || names(&world.target()).into_iter().filter(|name| name.ends_with(".tar.gz")).collect::<Vec<_>>();
+        || world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).collect::<Vec<_>>();
     run(&world, SNAPSHOT, &[&world.to_target()]).completed();
     run(&world, SNAPSHOT, &[&world.to_target()]).completed();
     assert_eq!(archives().len(), 2, "a snapshot by hand deletes nothing");
@@ -256,7 +255,7 @@ fn a_hook_before_a_run_may_stop_it(version: Version) {
         "the tape is not in",
         "no snapshot was begun",
     ]);
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
     assert_eq!(runs(&world)[0]["backup_phase"], "Failed");
     // One after it fails no backup that is good, and is heard of.
     settings(&world, &format!("hooks: {{after: {}}}\n", after.display()));

@@ -54,7 +54,7 @@ fn tells_where_the_archive_is_and_what_is_in_it(version: Version) {
         assert_eq!(path.parent().unwrap(), world.target());
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(is_archive_name(name), "{name}");
-        assert_eq!(names(&world.target()), [name]);
+        assert_eq!(world.in_target(), [name]);
 
         assert_eq!(results.get("snapshot.sha256"), sha256sum(&path));
         assert_eq!(results.number("snapshot.revision"), world.revision());
@@ -106,7 +106,7 @@ fn makes_a_missing_target_private(version: Version) {
 fn gives_two_names_in_one_second(version: Version) {
     let world = World::plain(version);
     let paths: Vec<_> = (0..3).map(|_| world.saved()).collect();
-    let found = names(&world.target());
+    let found = world.in_target();
     assert_eq!(found.len(), paths.len());
     assert!(found.iter().all(|name| is_archive_name(name)), "{found:?}");
 
@@ -122,7 +122,7 @@ fn gives_two_names_in_one_second(version: Version) {
         }
     }
     assert!(made > 0);
-    assert_eq!(names(&world.target()).len(), paths.len() + made);
+    assert_eq!(world.in_target().len(), paths.len() + made);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
@@ -131,7 +131,7 @@ fn takes_keys_version_v3_and_no_other(version: Version) {
     let _ = world.snapshot(&[&world.to_target(), "keys-version=v3"]).completed();
     world.snapshot(&[&world.to_target(), "keys-version=v2"]).refused(&["v2"]);
     world.snapshot(&[&world.to_target(), "keys-version=v4"]).refused(&["v4"]);
-    assert_eq!(names(&world.target()).len(), 1);
+    assert_eq!(world.in_target().len(), 1);
 }
 
 fn compresses_as_hard_as_it_is_told(version: Version) {
@@ -144,7 +144,7 @@ fn compresses_as_hard_as_it_is_told(version: Version) {
     let [balanced, small] = ["balanced", "small"].map(size);
     assert!(balanced > small, "{balanced} {small}");
     world.snapshot(&[&world.to_target(), "compression=9"]).refused(&["balanced or small"]);
-    assert_eq!(names(&world.target()).len(), 2);
+    assert_eq!(world.in_target().len(), 2);
 }
 
 fn refuses_a_target_it_cannot_trust(version: Version) {
@@ -167,6 +167,7 @@ fn refuses_a_target_it_cannot_trust(version: Version) {
     ] {
         world.snapshot(&[&format!("target={target}")]).refused(&["target", &target]);
     }
+    // Not even the record of a run.
     assert!(names(&world.target()).is_empty());
     assert!(names(&open).is_empty());
 }
@@ -179,7 +180,7 @@ fn refuses_a_target_without_room(version: Version) {
     world.fill();
     let small = crate::mount::small(&world.target(), "40k");
     world.snapshot(&[&world.to_target()]).refused(&["room", "space", "free"]);
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
     drop(small);
 }
 
@@ -188,7 +189,7 @@ fn says_no_to_a_learner(version: Version) {
     let out = learner.snapshot(&[&learner.to_target()]);
     assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
     out.says_one_of(&["learner"]);
-    assert!(names(&learner.target()).is_empty());
+    assert!(learner.in_target().is_empty());
 }
 
 fn fails_without_a_leader(version: Version) {
@@ -197,7 +198,7 @@ fn fails_without_a_leader(version: Version) {
     let out = world.snapshot(&[&world.to_target()]);
     assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
     out.says_one_of(&["leader", "unhealthy", "not healthy", "deadline exceeded"]);
-    assert!(names(&world.target()).is_empty());
+    assert!(world.in_target().is_empty());
 }
 
 fn fails_when_etcd_is_down(version: Version) {
@@ -207,7 +208,7 @@ fn fails_when_etcd_is_down(version: Version) {
         let out = world.snapshot(&[&world.to_target()]);
         // With auth, 3.4 itself says no more than the second.
         out.failed(&["connection refused", "TransientFailure"]);
-        assert!(names(&world.target()).is_empty());
+        assert!(world.in_target().is_empty());
         assert!(!world.running());
     }
 }

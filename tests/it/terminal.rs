@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::look::names;
 use crate::world::{Setup, Version, World};
 
 const BINARIES: [(&str, &str); 3] = [
@@ -106,7 +105,7 @@ fn survives_a_reader_that_went_away() {
     drop((child.stdout.take(), child.stderr.take()));
     let status = child.wait().unwrap();
     assert_ne!(status.code(), Some(101), "it panicked");
-    assert_eq!(names(&world.target()).len(), 1);
+    assert_eq!(world.in_target().len(), 1);
 }
 
 #[test]

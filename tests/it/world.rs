@@ -16,6 +16,9 @@ use crate::run::{Out, Run};
 use crate::tls;
 use crate::tools::Tools;
 
+/// The records of runs beside archives.
+pub const RUNS: &str = ".runs";
+
 /// The password of `root` in worlds with auth. It must turn up nowhere.
 pub const PASSWORD: &str = "canary-root-password";
 
@@ -294,6 +297,11 @@ impl World {
         self.path("target")
     }
 
+    /// The names in it, sorted, without the records of runs: every run of a snapshot leaves one there.
+    pub fn in_target(&self) -> Vec<String> {
+        names(&self.target()).into_iter().filter(|name| name != RUNS).collect()
+    }
+
     /// `target=DIR` for that directory.
     pub fn to_target(&self) -> String {
         format!("target={}", self.target().display())
@@ -322,10 +330,17 @@ impl World {
         look(self.path("data"), &|name| name == "default.etcd");
         look(self.data_dir(), &|name| name == "member");
         look(self.target(), &|name| {
-            name.starts_with("etcd-snapshot-")
-                && [".tar.gz", ".tar.gz.json", ".tar.gz.age", ".tar.gz.age.json", ".tar.gz.age.manifest.json"]
-                    .iter()
-                    .any(|ending| name.ends_with(ending))
+            let archive = name.starts_with("etcd-snapshot-")
+                && [
+                    ".tar.gz",
+                    ".tar.gz.json",
+                    ".tar.gz.age",
+                    ".tar.gz.age.json",
+                    ".tar.gz.age.manifest.json",
+                ]
+                .iter()
+                .any(|ending| name.ends_with(ending));
+            archive || name == RUNS
         });
         found
     }

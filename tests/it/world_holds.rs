@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::assert_same;
 use crate::cluster;
-use crate::look::{names, shape};
+use crate::look::{Closely, names, shape};
 use crate::run::Run;
 use crate::world::{PASSWORD, Setup, Version, World};
 
@@ -70,10 +70,10 @@ fn world_survives_a_restart_and_goes_without_a_trace(version: Version) {
     assert_eq!(world.processes().into_iter().collect::<Vec<_>>(), [first]);
     world.stop();
     assert!(!world.listening());
-    let still = shape(&world.data_dir(), true);
+    let still = shape(&world.data_dir(), Closely::Contents);
     world.start();
     assert_ne!(world.pid().unwrap(), first);
-    assert_ne!(shape(&world.data_dir(), true), still);
+    assert_ne!(shape(&world.data_dir(), Closely::Contents), still);
     assert_same(&world.dump(), &full, "after a restart");
     assert_eq!((world.asked("start"), world.asked("stop")), (2, 1));
     assert!(world.leftovers().is_empty());

@@ -9,7 +9,7 @@ use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::table::{Row, Table};
-use crate::look::shape;
+use crate::look::{Closely, shape};
 use crate::owner::{UBUNTU, snapshot_beside_ubuntu};
 use crate::world::{Version, World};
 
@@ -28,14 +28,15 @@ pub fn led_astray(count: usize) -> Table {
     let (home, outside) = (world.path("home"), world.path("outside"));
     make(&home, &outside);
     fs::set_permissions(world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
-    let (before, swaps, enough) = (shape(&outside, true), AtomicUsize::new(0), AtomicBool::new(false));
+    let (before, swaps, enough) =
+        (shape(&outside, Closely::Times), AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| swap(&home, &swaps, &enough));
         for number in 0..count {
             let (what, place) = PLACES[number % PLACES.len()];
             let out = snapshot_beside_ubuntu(&world, home.join(place).to_str().unwrap());
             let outcome = match out.status.code() {
-                _ if shape(&outside, true) != before => Err(format!("touched: {}", out.told())),
+                _ if shape(&outside, Closely::Times) != before => Err(format!("touched: {}", out.told())),
                 Some(0) => Ok(("PLUS", "in the owner's directory")),
                 Some(1 | 2) if out.tells_no_bug().is_ok() => Ok(("SAME", "not taken")),
                 _ => Err(out.told()),

@@ -7,7 +7,6 @@ use nix::unistd::Pid;
 
 use super::ground::{Action, Ground};
 use super::tracer::{Call, Fate, trace};
-use crate::look::names;
 use crate::run::Out;
 use crate::world::{Version, World};
 
@@ -51,7 +50,7 @@ fn a_thread_that_cannot_be_made_is_told() {
         });
         assert_eq!(struck, 1, "{maker}: {}", out.told());
         out.is_in_good_order();
-        assert!(names(&ground.world.target()).is_empty());
+        assert!(ground.world.in_target().is_empty());
         out.failed(&[&format!("{step}Resource temporarily unavailable")]);
     }
 }
@@ -105,7 +104,7 @@ fn a_name_that_its_disk_does_not_take_is_taken_back() {
         });
         assert!(struck > 0, "{}", out.told());
         out.is_in_good_order();
-        assert!(names(&ground.world.target()).is_empty(), "{}", out.told());
+        assert!(ground.world.in_target().is_empty(), "{}", out.told());
         assert_eq!(ground.stands(&out), if action == Action::Snapshot { "SAME" } else { "OLD" });
         out.failed(&["syncing directory"]);
     }
@@ -121,7 +120,7 @@ fn a_name_that_cannot_be_taken_back_is_told() {
         named_before && (call.name == "renameat2" || (call.name == "fsync" && call.about == "target"))
     });
     assert_eq!(ground.stands(&out), "PLUS");
-    let archive = ground.world.target().join(&names(&ground.world.target())[0]);
+    let archive = ground.world.target().join(&ground.world.in_target()[0]);
     assert!(!out.stderr.contains("no archive was published"), "{}", out.told());
     out.failed(&[&format!("{} is whole and stands there", archive.display())]);
 }
@@ -140,7 +139,7 @@ fn a_directory_that_cannot_be_entered_is_not_left() {
         Fate::Made
     });
     out.is_in_good_order();
-    assert!(names(&world.target()).is_empty(), "{}", out.told());
+    assert!(world.in_target().is_empty(), "{}", out.told());
     out.failed(&["opening", "deeper: Too many open files"]);
 }
 

@@ -13,10 +13,10 @@ use super::disk::{Disk, Flush, Kind};
 use super::tracer::{Call, Fate, trace};
 use crate::client::Data;
 use crate::gateway::Content;
-use crate::look::{RUNS, names, shape, succeed};
+use crate::look::{Closely, names, shape, succeed};
 use crate::restore::from;
 use crate::run::{Out, Run};
-use crate::world::{Setup, Version, World};
+use crate::world::{RUNS, Setup, Version, World};
 
 /// What a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +172,7 @@ impl Ground {
     /// Makes the data of this trial unlike that of any other, and the target empty.
     pub fn begin(&mut self) {
         self.trials += 1;
-        for name in names(&self.world.target()) {
+        for name in self.world.in_target() {
             std::fs::remove_file(self.world.target().join(name)).unwrap();
         }
         // A thousand records would be read by every run.
@@ -249,7 +249,7 @@ impl Ground {
     pub fn settle(&self, out: &Out, next: Next) -> (&'static str, &'static str) {
         let data = self.world.data_dir();
         let lives = self.action == Action::Empty || data.join("member/snap/db").exists();
-        assert!(lives, "no live data: {:?}", shape(&data, false));
+        assert!(lives, "no live data: {:?}", shape(&data, Closely::Shape));
         // Where it says itself that a recovery is owed, nothing else is to be expected.
         let owed = ["neither finished nor undone", "still unfinished"];
         let is_owed = owed.iter().any(|words| out.stderr.contains(words));

@@ -3,7 +3,6 @@
 use super::disk::{Flush, Kind, can_cut};
 use super::ground::Action;
 use super::strike::{Mode, Series};
-use crate::look::names;
 use crate::world::{Version, World};
 
 /// Each flaw, the way to strike that shows it, and where.
@@ -44,6 +43,6 @@ fn a_seal_that_is_not_checked_is_seen() {
         tools.spoil("etcdctl *snapshot*save*");
         let mut command = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
         let _ = command.env("ETCD_SABOTAGE", flaw).output().unwrap();
-        assert_eq!(!names(&world.target()).is_empty(), published, "{flaw}");
+        assert_eq!(!world.in_target().is_empty(), published, "{flaw}");
     }
 }
