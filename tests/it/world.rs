@@ -317,7 +317,8 @@ impl World {
         fs::metadata(self.data_dir().join("member")).unwrap().ino()
     }
 
-    /// What lies about beside the live data and the finished archives: stages, parts, parked trees. A lock may stay.
+    /// What lies about beside the live data and the finished archives: stages, parts, parked trees. A lock may stay, and so
+    /// may the draft of a record whose run was killed: it goes with the record, and nobody promises more.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut look = |dir: PathBuf, expected: &dyn Fn(&str) -> bool| {
@@ -342,6 +343,10 @@ impl World {
                 .any(|ending| name.ends_with(ending));
             archive || name == RUNS
         });
+        let runs = self.target().join(RUNS);
+        for run in names(&runs) {
+            look(runs.join(run), &|name| matches!(name, "run.json" | "run.json.new"));
+        }
         found
     }
 
