@@ -69,10 +69,11 @@ fn a_power_cut_anywhere_in_a_restore_loses_nothing() {
 
 #[test]
 fn a_disk_of_any_size_is_enough_or_refused() {
-    if crate::world::is_root() {
-        room::sizes(Action::Snapshot, SMOKE as u64).done();
-        room::sizes(Action::Restore, SMOKE as u64).done();
+    if !crate::world::is_root() {
+        return eprintln!("skipped: only root mounts a small file system");
     }
+    room::sizes(Action::Snapshot, SMOKE as u64).done();
+    room::sizes(Action::Restore, SMOKE as u64).done();
 }
 
 #[test]
@@ -82,9 +83,10 @@ fn of_two_at_once_one_proceeds() {
 
 #[test]
 fn a_target_that_becomes_a_link_leads_nowhere() {
-    if crate::world::is_root() {
-        astray::led_astray(SMOKE * 2).done();
+    if !crate::world::is_root() {
+        return eprintln!("skipped: only root lends a machine another user");
     }
+    astray::led_astray(SMOKE * 2).done();
 }
 
 #[test]

@@ -69,14 +69,15 @@ pub fn sizes(action: Action, steps: u64) -> Table {
 
 #[test]
 fn a_backup_needs_room_for_the_database_and_not_for_its_logs() {
-    if crate::world::is_root() {
-        let ground = Ground::new(Action::Restore, None);
-        let need = target_need(&ground.world);
-        assert!(taken(&ground.world) > 8 * need, "the logs are small");
-        // A disk's own names and pages, besides.
-        let _mounted = mount::small(&ground.world.target(), &(need + (128 << 10)).to_string());
-        let _ = ground.run_alone().completed();
+    if !crate::world::is_root() {
+        return eprintln!("skipped: only root mounts a small file system");
     }
+    let ground = Ground::new(Action::Restore, None);
+    let need = target_need(&ground.world);
+    assert!(taken(&ground.world) > 8 * need, "the logs are small");
+    // A disk's own names and pages, besides.
+    let _mounted = mount::small(&ground.world.target(), &(need + (128 << 10)).to_string());
+    let _ = ground.run_alone().completed();
 }
 
 fn in_small_target(ground: &mut Ground, size: u64) -> &'static str {
