@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
 
 use crate::run::{Out, Run};
 use crate::world::{Version, World};
@@ -9,15 +11,19 @@ use crate::world::{Version, World};
 /// The user `ubuntu`, and its group.
 pub const UBUNTU: u32 = 1000;
 
-/// Runs `snapshot` where `/etc/passwd` has a user `ubuntu`.
-pub fn snapshot_beside_ubuntu(world: &World, target: &str) -> Out {
+/// The command of one of our binaries where `/etc/passwd` has a user `ubuntu`.
+pub fn beside_ubuntu(world: &World, binary: &str, words: &[&str]) -> Command {
     let passwd = world.path("passwd");
     fs::write(&passwd, "root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n").unwrap();
     let script = "mount --bind \"$0\" /etc/passwd && exec \"$@\"";
-    let args = ["--mount", "sh", "-c", script, passwd.to_str().unwrap()];
-    let target = format!("target={target}");
-    let args: Vec<&str> = args.into_iter().chain([env!("CARGO_BIN_EXE_snapshot"), &target]).collect();
-    Run::start(world.action("unshare", &args), &world.path("runs")).finish()
+    let args = ["--mount", "sh", "-c", script, passwd.to_str().unwrap(), binary];
+    world.action("unshare", &[&args, words].concat())
+}
+
+fn snapshot(world: &World, target: &Path) -> Out {
+    let target = format!("target={}", target.display());
+    let command = beside_ubuntu(world, env!("CARGO_BIN_EXE_snapshot"), &[&target]);
+    Run::start(command, &world.path("runs")).finish()
 }
 
 #[test]
@@ -31,7 +37,7 @@ fn the_archive_belongs_to_ubuntu_where_there_is_one() {
     // As `mkdir` leaves a directory under Ubuntu's umask of 002.
     fs::set_permissions(&home, fs::Permissions::from_mode(0o775)).unwrap();
 
-    let out = snapshot_beside_ubuntu(&world, home.join("etcd-snapshots").to_str().unwrap()).completed();
+    let out = snapshot(&world, &home.join("etcd-snapshots")).completed();
     let dir = fs::metadata(home.join("etcd-snapshots")).unwrap();
     assert_eq!((dir.uid(), dir.gid(), dir.mode() & 0o7777), (UBUNTU, UBUNTU, 0o700));
     let archive = fs::metadata(out.get("snapshot.path")).unwrap();
@@ -46,7 +52,6 @@ fn a_target_that_ubuntu_cannot_enter_is_refused() {
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
-    let out = snapshot_beside_ubuntu(&world, closed.join("x").to_str().unwrap());
-    out.refused(&["closed to the user ubuntu"]);
+    snapshot(&world, &closed.join("x")).refused(&["closed to the user ubuntu"]);
     assert_eq!(fs::read_dir(&closed).unwrap().count(), 0);
 }

@@ -1,50 +1,66 @@
-//! A target whose owner swaps it for a symlink again and again while a snapshot is taken: nothing it leads to is touched.
+//! A target whose owner swaps it for a symlink again and again while snapshots are taken and restored: nothing it leads to
+//! is touched, and what is said to be saved lies in the owner's own directory.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
-use std::path::Path;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::ground::{Action, Ground};
+use super::strike::in_words;
 use super::table::{Row, Table};
-use crate::look::{Closely, shape};
-use crate::owner::{UBUNTU, snapshot_beside_ubuntu};
-use crate::world::{Version, World};
+use crate::look::{Closely, names, sha256sum, shape};
+use crate::owner::{UBUNTU, beside_ubuntu};
+use crate::restore::from;
+use crate::run::{Out, Run};
+use crate::world::RUNS;
 
 /// What of the target is swapped.
-const PLACES: [(&str, &str); 3] = [
-    ("the target", "swapped"),
-    ("its parent", "swapped/inner"),
-    ("its parent, to be made", "swapped/new/er"),
-];
+const PLACES: [(&str, &str); 3] =
+    [("the target", ""), ("its parent", "inner"), ("its parent, to be made", "new/er")];
 
-/// Takes `count` snapshots into a directory that its owner, the user `ubuntu`, keeps exchanging for a link to root's.
+/// One run in so many is a restore, which takes longer.
+const RESTORES: usize = 10;
+
+/// Runs so many snapshots, and restores among them, with a target that its owner, the user `ubuntu`, keeps exchanging for a
+/// link to root's directory.
 pub fn led_astray(count: usize) -> Table {
     let mut table = Table::new();
-    let world = World::plain(Version::V35);
-    world.put(0..20, "few");
-    let (home, outside) = (world.path("home"), world.path("outside"));
+    let mut ground = Ground::new(Action::Restore, None);
+    let (home, outside) = (ground.world.path("home"), ground.world.path("outside"));
     make(&home, &outside);
-    fs::set_permissions(world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
-    let (before, swaps, enough) =
-        (shape(&outside, Closely::Times), AtomicUsize::new(0), AtomicBool::new(false));
+    fs::set_permissions(ground.world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    // By descriptor: the name leads elsewhere half of the time.
+    let opened = File::open(home.join("swapped")).unwrap();
+    let own = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), opened.as_raw_fd()));
+    let (swaps, enough) = (AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| swap(&home, &swaps, &enough));
         for number in 0..count {
             let (what, place) = PLACES[number % PLACES.len()];
-            let out = snapshot_beside_ubuntu(&world, home.join(place).to_str().unwrap());
-            let outcome = match out.status.code() {
-                _ if shape(&outside, Closely::Times) != before => Err(format!("touched: {}", out.told())),
-                Some(0) => Ok(("PLUS", "in the owner's directory")),
-                Some(1 | 2) if out.tells_no_bug().is_ok() => Ok(("SAME", "not taken")),
-                _ => Err(out.told()),
-            };
+            let action = if (number + 1) % RESTORES == 0 { Action::Restore } else { Action::Snapshot };
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                furnish(&own);
+                let before = shape(&outside, Closely::Times);
+                let target = home.join("swapped").join(place);
+                let out = run(&mut ground, action, &target);
+                let touched: Vec<_> = shape(&outside, Closely::Times)
+                    .into_iter()
+                    .filter(|line| !before.contains(line))
+                    .collect();
+                assert!(touched.is_empty(), "touched: {touched:?}: {}", out.told());
+                out.is_in_good_order();
+                judge(&ground, action, &own.join(place), out, &files(&own))
+            }));
             table.add(Row {
-                series: "snapshot directories".to_owned(),
+                series: format!("{} directories", action.series()),
                 point: format!("{} {what}", number + 1),
-                outcome,
+                outcome: outcome.map_err(|panic| in_words(panic.as_ref())),
             });
         }
         enough.store(true, Ordering::Relaxed);
@@ -54,15 +70,78 @@ pub fn led_astray(count: usize) -> Table {
     table
 }
 
+fn run(ground: &mut Ground, action: Action, target: &Path) -> Out {
+    let (source, target) = (from(&ground.archive), format!("target={}", target.display()));
+    let command = if action == Action::Restore {
+        ground.begin();
+        beside_ubuntu(&ground.world, env!("CARGO_BIN_EXE_restore"), &[&source, &target])
+    } else {
+        beside_ubuntu(&ground.world, env!("CARGO_BIN_EXE_snapshot"), &[&target])
+    };
+    Run::start(command, &ground.world.path("runs")).finish()
+}
+
+/// What came of a run that touched nothing of root's: all that was asked for, in the owner's directory, or nothing.
+fn judge(
+    ground: &Ground,
+    action: Action,
+    target: &Path,
+    out: Out,
+    found: &[PathBuf],
+) -> (&'static str, &'static str) {
+    let is_done = match out.status.code() {
+        Some(0) => true,
+        Some(1 | 2) => false,
+        _ => panic!("{}", out.told()),
+    };
+    let outcome = match (action, is_done) {
+        (Action::Snapshot, true) => "PLUS",
+        (Action::Snapshot, false) => "SAME",
+        _ => ground.stands(&out),
+    };
+    assert!(matches!(outcome, "PLUS" | "NEW") == is_done, "{outcome}, and it said: {}", out.told());
+    if !is_done {
+        assert!(found.is_empty(), "{found:?} lie there: {}", out.told());
+        return (outcome, "not taken");
+    }
+    let results = out.completed();
+    let word = if action == Action::Snapshot { "snapshot" } else { "backup" };
+    let archive = PathBuf::from(results.get(&format!("{word}.path")));
+    let archive = target.join(archive.file_name().unwrap());
+    assert_eq!(found, [archive.as_path()], "it said: {}", results.out.told());
+    assert_eq!(sha256sum(&archive), results.get(&format!("{word}.sha256")));
+    (outcome, "in the owner's directory")
+}
+
 /// `home` is ubuntu's, with a directory and a link in it; the link leads to `outside`, which is root's.
 fn make(home: &Path, outside: &Path) {
-    for dir in [home, &home.join("swapped"), &home.join("swapped/inner")] {
+    for dir in [home, &home.join("swapped")] {
         fs::create_dir(dir).unwrap();
         chown(dir, Some(UBUNTU), Some(UBUNTU)).unwrap();
     }
     fs::create_dir_all(outside.join("inner")).unwrap();
     fs::write(outside.join("canary"), "sings").unwrap();
     symlink(outside, home.join("other")).unwrap();
+}
+
+/// Has the owner's directory hold what it is to hold before a run, and no more: what is to be made is made by each.
+fn furnish(own: &Path) {
+    for name in names(own) {
+        let path = own.join(name);
+        if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+    }
+    let inner = own.join("inner");
+    fs::create_dir(&inner).unwrap();
+    chown(inner, Some(UBUNTU), Some(UBUNTU)).unwrap();
+}
+
+/// The files below a directory, without the records of runs.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let below = |name: String| {
+        let path = dir.join(name);
+        if path.is_dir() { files(&path) } else { vec![path] }
+    };
+    names(dir).into_iter().filter(|name| name != RUNS).flat_map(below).collect()
 }
 
 /// As the owner, until it is enough.

@@ -128,7 +128,8 @@ pub struct Ground {
     disk: Option<Disk>,
     pub world: World,
     action: Action,
-    archive: PathBuf,
+    /// What is restored.
+    pub archive: PathBuf,
     new: Held,
     old: Held,
     trials: usize,
