@@ -151,6 +151,8 @@ fn sweeps_up_after_a_kill_at_every_call(version: Version) {
         let out = world.snapshot(&[&world.to_target()]);
         if tools.crash_pending() {
             let _ = out.completed();
+            // etcd is asked, then saves, and what it saved is read.
+            tools.assert_killed_before_each(call - 1, 4);
             break;
         }
         assert_eq!(out.status.code(), None, "killed before call {call}: {}", out.told());

@@ -151,6 +151,8 @@ fn kill_at_every_call(version: Version, next: Next) {
         if ground.tools.crash_pending() {
             let _ = out.completed();
             assert_eq!(ground.which("undisturbed"), "new");
+            // It asks the old etcd, the private and the new one, and takes a backup in between.
+            ground.tools.assert_killed_before_each(call - 1, 20);
             return;
         }
         let what =
@@ -203,6 +205,7 @@ fn at_any_moment(
 ) {
     let mut ground = Ground::new(version);
     let took = measured(&mut ground);
+    let mut cut_off = 0;
     for moment in 0..count {
         ground.tools.forget_calls();
         let delay = took * moment / count;
@@ -210,9 +213,12 @@ fn at_any_moment(
         sleep(delay);
         let out = interrupt(&ground, run);
         out.is_in_good_order();
+        cut_off += u32::from(!out.status.success());
         let next = ways[moment as usize % ways.len()];
         ground.go_on(next, &format!("after {delay:?} of {took:?}, then {next:?}"));
     }
+    // At the first moment nothing has begun, and a restore that is faster than the measured one is at its end at the last.
+    assert!(cut_off * 3 >= count, "only {cut_off} of {count} were interrupted before their end");
 }
 
 fn recovers_from_a_kill_at_any_moment(version: Version) {

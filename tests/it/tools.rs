@@ -52,6 +52,18 @@ impl Tools {
         fs::remove_file(self.dir.join("crash-at")).is_ok()
     }
 
+    /// After `kills` runs that were killed before a call, each before a later one, and one that was not killed: the latter
+    /// made no call before which none was killed, and at least `least` calls.
+    #[track_caller]
+    pub fn assert_killed_before_each(&self, kills: usize, least: usize) {
+        let calls = self.calls();
+        assert!(
+            kills >= calls.len() && calls.len() >= least,
+            "{kills} kills for {} calls: {calls:?}",
+            calls.len()
+        );
+    }
+
     /// Answers calls that match the shell pattern with these words and this status, instead of the real tool.
     pub fn answer(&self, pattern: &str, stdout: &str, stderr: &str, status: u8) {
         fs::write(self.dir.join("out"), stdout).unwrap();
