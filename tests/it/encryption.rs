@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::catalog::{keep, listed, name};
 use crate::client::assert_same;
 use crate::look::sha256sum;
+use crate::poison::is_cheap_refusal;
 use crate::refusals::Still;
 use crate::restore::from;
 use crate::run::{Out, Run};
@@ -185,21 +186,22 @@ fn an_encrypted_archive_that_was_cut_or_changed_is_refused(version: Version) {
     let identity = identity(&world, IDENTITY);
     let good = fs::read(&archive).unwrap();
     let path = world.path("changed.tar.gz.age");
-    let still = Still::of(&world);
+    let refuses = |what: &str, bytes: &[u8], reasons: &[&str]| {
+        fs::write(&path, bytes).unwrap();
+        let (source, target) = (from(&path), world.to_target());
+        let restore = || command(&world, env!("CARGO_BIN_EXE_restore"), &[&source, &target, &identity]);
+        is_cheap_refusal(&world, what, reasons, &restore).unwrap();
+    };
     for length in [30, 150, 240, 1000, good.len() - 16, good.len() - 1] {
-        fs::write(&path, &good[..length]).unwrap();
-        restore(&world, &[&from(&path), &identity]).refused(&["cut short or altered"]);
+        refuses(&format!("{length} bytes"), &good[..length], &["cut short or altered"]);
     }
     // In the stanza, where only the wrapped key is: it is no longer for us.
     for at in [60, 100, 160, 230, 1000, good.len() / 2, good.len() - 1] {
         let mut bytes = good.clone();
         bytes[at] ^= 1;
-        fs::write(&path, bytes).unwrap();
-        restore(&world, &[&from(&path), &identity]).refused(&["cut short or altered", "is encrypted for"]);
+        refuses(&format!("byte {at}"), &bytes, &["cut short or altered", "is encrypted for"]);
     }
-    fs::write(&path, [&good[..], b"x"].concat()).unwrap();
-    restore(&world, &[&from(&path), &identity]).refused(&["cut short or altered"]);
-    still.check("refused");
+    refuses("a byte behind it", &[&good[..], b"x"].concat(), &["cut short or altered"]);
 }
 
 fn a_recipient_that_is_none_stops_a_snapshot_before_it_begins(version: Version) {

@@ -1,7 +1,7 @@
 //! Looking at files: names, shapes, hashes.
 
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -31,15 +31,7 @@ pub fn shape(path: &Path, closely: Closely) -> Vec<String> {
     let Ok(meta) = fs::symlink_metadata(path) else {
         return Vec::new();
     };
-    let kind = if meta.is_dir() { "dir" } else { "file" };
-    let mut line = format!(
-        "{kind} {} inode {} mode {:o} owner {}:{}",
-        path.display(),
-        meta.ino(),
-        meta.mode(),
-        meta.uid(),
-        meta.gid()
-    );
+    let mut line = format!("{} {}", path.display(), nature(&meta));
     if closely >= Closely::Contents && meta.is_file() {
         write!(line, " {} bytes {}", meta.len(), sha256sum(path)).unwrap();
     }
@@ -51,6 +43,11 @@ pub fn shape(path: &Path, closely: Closely) -> Vec<String> {
         lines.extend(names(path).iter().flat_map(|name| shape(&path.join(name), closely)));
     }
     lines
+}
+
+/// What there is of a file or directory but its name and its content. The mode tells its kind as well.
+pub fn nature(meta: &Metadata) -> String {
+    format!("inode {} mode {:o} owner {}:{}", meta.ino(), meta.mode(), meta.uid(), meta.gid())
 }
 
 /// The sha256 of a file, by coreutils.
