@@ -134,15 +134,9 @@ fn tried(
         watch.run.tries += 1;
         watch.note();
         let call = call.again();
-        let outcome = match watch.run.backup_name {
-            None => {
-                Ready::find(&call, settings).and_then(|ready| ready.take(&call, settings, watch, results))
-            }
-            Some(_) => {
-                let destinations = super::offsite::destinations(&call, settings.clone());
-                super::offsite::send_what_waits(&call, watch.home(), &destinations, results)
-            }
-        };
+        let outcome = watch.send(&call, results).unwrap_or_else(|| {
+            Ready::find(&call, settings).and_then(|ready| ready.take(&call, watch, results))
+        });
         let Err(stop) = outcome else { return Ok(()) };
         let tries = watch.run.tries;
         let Some(table) = table.filter(|table| tries <= table.retries && interrupt::requested().is_none())
@@ -179,11 +173,10 @@ fn retain(call: &Call<'_>, target: &Path, watch: &mut Watch<'_>, results: &mut R
     watch.note();
     let mut said = Results::default();
     let outcome = prune::perform(&call, &mut said);
-    let value = |name: &str| said.pairs().find(|(key, _)| *key == name).map(|(_, value)| value.to_owned());
     match outcome {
         Ok(()) => {
-            let deleted = value("deleted").unwrap_or_default();
-            let freed = value("freed").unwrap_or_default();
+            let [deleted, freed] =
+                ["deleted", "freed"].map(|name| said.get(name).unwrap_or_default().to_owned());
             watch.pruned(Phase::Completed, format!("{deleted} deleted, {freed} freed"));
             results.set(key!("retention.deleted"), deleted);
             results.set(key!("retention.freed"), freed);

@@ -89,10 +89,9 @@ fn line(health: &Health) -> String {
 
 /// The line on standard output, which is all that watchers read, and the plugin's exit status.
 pub(super) fn tell(results: &Results, outcome: &Result<(), Stop>) -> ExitCode {
-    let value = |name: &str| results.pairs().find(|(key, _)| *key == name).map(|(_, value)| value);
     let levels = [Level::Ok, Level::Warning, Level::Critical];
-    let level = levels.into_iter().find(|level| value("check.status") == Some(level.word()));
-    match (level, value("check.output"), outcome) {
+    let level = levels.into_iter().find(|level| results.get("check.status") == Some(level.word()));
+    match (level, results.get("check.output"), outcome) {
         (Some(level), Some(line), _) => {
             terminal::print(&format!("{line}\n"));
             ExitCode::from(level as u8)

@@ -113,6 +113,11 @@ impl Results {
         self.pairs.is_empty()
     }
 
+    /// What was set for a key.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
+    }
+
     /// Every key with its value.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pairs.iter().map(|(name, value)| (&*name.0, &**value))

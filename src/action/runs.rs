@@ -19,12 +19,23 @@ use crate::system::interrupt;
 use crate::system::owner::Owner;
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
 use std::path::Path;
+
+/// An archive that is there, and on its way to every destination.
+pub(super) struct Sent {
+    /// What was told of it.
+    pub report: Report,
+    /// The destinations that have read it back.
+    pub arrived: BTreeSet<String>,
+}
 
 /// A run that goes on.
 pub(super) struct Watch<'a> {
     /// What is known of it.
     pub run: Run,
+    /// Its archive, once that is there.
+    sent: Option<Sent>,
     record: Option<Record>,
     home: Dir,
     settings: &'a Settings,
@@ -49,12 +60,7 @@ impl<'a> Watch<'a> {
             Ok(record) => (Some(record), Vec::new()),
             Err(error) => (None, vec![format!("the run is not remembered: {error:#}")]),
         };
-        Ok(Self { run, record, home, settings, unit: call.unit(), troubles })
-    }
-
-    /// The directory of the archives.
-    pub fn home(&self) -> &Dir {
-        &self.home
+        Ok(Self { run, sent: None, record, home, settings, unit: call.unit(), troubles })
     }
 
     /// Writes down what is known now.
@@ -65,12 +71,20 @@ impl<'a> Watch<'a> {
     }
 
     /// An archive is there.
-    pub fn published(&mut self, report: &Report) {
+    pub fn published(&mut self, report: Report) {
         self.run.backup_name = report.path.file_name().map(|name| name.to_string_lossy().into_owned());
         self.run.size = Some(report.packed.size);
         self.run.sha256 = Some(report.packed.sha256.clone());
         self.run.revision = Some(report.manifest.revision);
+        self.sent = Some(Sent { report, arrived: BTreeSet::new() });
         self.note();
+    }
+
+    /// Sends the archive that is there, where one is, to the destinations that have not got it yet.
+    pub fn send(&mut self, call: &Call<'_>, results: &mut Results) -> Option<Result<(), Stop>> {
+        let destinations = super::offsite::destinations(call, self.settings.clone());
+        let sent = self.sent.as_mut()?;
+        Some(super::offsite::send(call, sent, &self.home, &destinations, results))
     }
 
     /// An operator's program, which may say no.

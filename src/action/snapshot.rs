@@ -21,7 +21,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let ready = Ready::find(call, &settings)?;
     let place = (ready.request.target.as_path(), ready.request.owner);
     let mut watch = Watch::begin(call, &settings, place, None, 1).map_err(|e| ready.untouched(e))?;
-    let outcome = watch.before().and_then(|()| ready.take(call, &settings, &mut watch, results));
+    let outcome = watch.before().and_then(|()| ready.take(call, &mut watch, results));
     watch.finish(&outcome, results);
     watch.tell(outcome, results)
 }
@@ -61,22 +61,16 @@ impl Ready {
 
     /// Takes the snapshot, sends it to every destination, and says so. Once the archive is there, others may work on the data:
     /// a line that hangs must not keep a restore from it.
-    pub fn take(
-        self,
-        call: &Call<'_>,
-        settings: &Settings,
-        watch: &mut Watch<'_>,
-        results: &mut Results,
-    ) -> Result<(), Stop> {
+    pub fn take(self, call: &Call<'_>, watch: &mut Watch<'_>, results: &mut Results) -> Result<(), Stop> {
         let Self { site, user, request, data } = self;
         settled(call, &site, &data, results)?;
         let report = snapshot::take(&Client::of(&site), &site.tools, &request, &mut call.tell())
             .map_err(|error| untouched(&site, error))?;
         drop(data);
-        watch.published(&report);
         results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
         tell(&report, super::site::warnings(&site, call.now), results);
-        super::offsite::send(call, &report, &super::offsite::destinations(call, settings.clone()), results)
+        watch.published(report);
+        watch.send(call, results).unwrap_or(Ok(()))
     }
 
     fn untouched(&self, error: anyhow::Error) -> Stop {

@@ -34,11 +34,26 @@ pub struct Archive<'a> {
     pub manifest: &'a Manifest,
 }
 
+/// Where the new archive is with a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum New {
+    /// There.
+    Arrived,
+    /// In the queue, and some run will send it.
+    Queued,
+    /// Not there, and nothing will send it: the queue could not be kept.
+    Unqueued,
+    /// Not there, and not here either: somebody has deleted it.
+    Gone,
+}
+
 /// What became of a destination in one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// Its name.
     pub destination: String,
+    /// Where the new archive is.
+    pub new: New,
     /// How many archives were put there.
     pub uploaded: usize,
     /// How many still wait.
@@ -50,39 +65,72 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn of(destination: &str) -> Self {
-        Self { destination: destination.to_owned(), uploaded: 0, waiting: 0, why: None, is_others: false }
+    fn of(destination: &str, new: New) -> Self {
+        let destination = destination.to_owned();
+        Self { destination, new, uploaded: 0, waiting: 0, why: None, is_others: false }
     }
 
-    /// In a few words: `uploaded`, or `queued: ` and why.
+    /// In a few words: `uploaded`, or `queued: ` and why. Never the first before the destination has the new archive.
     pub fn in_words(&self) -> String {
         let more = |count: usize| if count > 1 { format!(" ({count} archives)") } else { String::new() };
-        match &self.why {
-            Some(why) => format!("queued{}: {why}", more(self.waiting)),
-            None => format!("uploaded{}", more(self.uploaded)),
+        let why = self.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        match self.new {
+            New::Arrived if self.why.is_none() => format!("uploaded{}", more(self.uploaded)),
+            New::Arrived | New::Queued => format!("queued{}{why}", more(self.waiting)),
+            New::Unqueued | New::Gone => format!("not queued{why}"),
         }
     }
 }
 
-/// Puts `archive` into the queue for every destination, then uploads whatever waits in the archives' directory `home`. The
-/// outcomes are those of the destinations, by name. Fails only where the queue itself cannot be kept, or when interrupted.
+/// Puts `archive` into the queue for every destination but those that it has `arrived` at in an earlier try, then uploads
+/// whatever waits in the archives' directory `home`. The outcomes are those of the destinations, by name; an error besides is
+/// one of the queue that was not to be read or written then, or that we were interrupted.
 pub fn send(
     home: &Dir,
     archive: &Archive<'_>,
+    arrived: &mut BTreeSet<String>,
     destinations: &Destinations,
     now: Timestamp,
     tell: Tell<'_>,
-) -> Result<Vec<Outcome>> {
-    let queue = Queue::open(home)?;
-    for destination in destinations.names() {
-        queue.add(&Waiting::new(archive, destination, now))?;
+) -> (Vec<Outcome>, Result<()>) {
+    let new = |name: &str| if arrived.contains(name) { New::Arrived } else { New::Queued };
+    let mut outcomes: Vec<Outcome> = destinations.names().map(|name| Outcome::of(name, new(name))).collect();
+    let queue = Queue::open(home);
+    let add = |waiting: &Waiting| match &queue {
+        Ok(queue) => queue.add(waiting).map_err(|error| format!("{error:#}")),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.new == New::Queued) {
+        if let Err(why) = add(&Waiting::new(archive, &outcome.destination, now)) {
+            outcome.new = New::Unqueued;
+            outcome.why = Some(format!("it could not be queued: {why}"));
+        }
     }
-    send_all(home, &queue, destinations, tell)
+    let sent = match &queue {
+        Ok(queue) => send_all(home, queue, archive.name, &mut outcomes, destinations, tell)
+            .and_then(|()| settle(home, archive.name, &mut outcomes)),
+        // Each has it for its cause.
+        Err(_) => Ok(()),
+    };
+    arrived.extend(
+        outcomes.iter().filter(|outcome| outcome.new == New::Arrived).map(|one| one.destination.clone()),
+    );
+    (outcomes, sent)
 }
 
-/// Uploads whatever waits in the archives' directory `home`, and nothing new.
-pub fn send_what_waits(home: &Dir, destinations: &Destinations, tell: Tell<'_>) -> Result<Vec<Outcome>> {
-    send_all(home, &Queue::open(home)?, destinations, tell)
+/// Says of each destination that has not got the new archive from us what became of it.
+fn settle(home: &Dir, name: &str, outcomes: &mut [Outcome]) -> Result<()> {
+    let is_here = home.inode(name)?.is_some();
+    for outcome in outcomes.iter_mut().filter(|outcome| outcome.new != New::Arrived) {
+        if !is_here {
+            outcome.new = New::Gone;
+            outcome.why = Some(format!("{name} was deleted before it got there"));
+        } else if outcome.why.is_none() {
+            // It has left the queue, and not for having been deleted: another run has sent it.
+            outcome.new = New::Arrived;
+        }
+    }
+    Ok(())
 }
 
 /// How many uploads wait in `home`, for destinations that are known. Changes nothing.
@@ -92,38 +140,46 @@ pub fn pending(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<usize> {
 
 /// Uploads what waits, and what others put in meanwhile, who were told that somebody is at it. They put theirs in before they ask
 /// for the lock: where none is new after it was given back, none was left to us.
-fn send_all(home: &Dir, queue: &Queue, destinations: &Destinations, tell: Tell<'_>) -> Result<Vec<Outcome>> {
-    let mut outcomes: Vec<Outcome> = destinations.names().map(Outcome::of).collect();
+fn send_all(
+    home: &Dir,
+    queue: &Queue,
+    new: &str,
+    outcomes: &mut [Outcome],
+    destinations: &Destinations,
+    tell: Tell<'_>,
+) -> Result<()> {
     let mut tried = BTreeSet::new();
     loop {
         let lock = match queue.uploader()? {
             Ok(lock) => lock,
-            Err(_) if !tried.is_empty() => return Ok(outcomes),
+            Err(_) if !tried.is_empty() => return Ok(()),
             Err(held) => return left_to(&held, queue, outcomes),
         };
         let mut waiting = still_there(home, queue, tell)?;
         waiting.retain(|one| tried.insert(one.name()));
-        for outcome in &mut outcomes {
+        for outcome in &mut *outcomes {
             let name = outcome.destination.clone();
             let own = waiting.iter().filter(|one| one.destination == name);
-            to_one(home, queue, outcome, own, destinations, tell)?;
+            to_one(home, queue, new, outcome, own, destinations, tell)?;
         }
         drop(lock);
         if queue.waiting()?.iter().all(|one| tried.contains(&one.name())) {
-            return Ok(outcomes);
+            return Ok(());
         }
     }
 }
 
 /// What becomes of what waits where another run is at it, `held` in words.
-fn left_to(held: &str, queue: &Queue, mut outcomes: Vec<Outcome>) -> Result<Vec<Outcome>> {
+fn left_to(held: &str, queue: &Queue, outcomes: &mut [Outcome]) -> Result<()> {
     let waiting = queue.waiting()?;
-    for outcome in &mut outcomes {
+    for outcome in outcomes {
         outcome.waiting = waiting.iter().filter(|one| one.destination == outcome.destination).count();
-        outcome.is_others = outcome.waiting > 0;
-        outcome.why = outcome.is_others.then(|| format!("{held}, and uploads what waits there, this too"));
+        if outcome.waiting > 0 && outcome.why.is_none() {
+            outcome.is_others = true;
+            outcome.why = Some(format!("{held}, and uploads what waits there, this too"));
+        }
     }
-    Ok(outcomes)
+    Ok(())
 }
 
 /// The archives of the directory `home` that wait to be uploaded, and where to: to which of the destinations that are known.
@@ -160,6 +216,7 @@ fn still_there(home: &Dir, queue: &Queue, tell: Tell<'_>) -> Result<Vec<Waiting>
 fn to_one<'a>(
     home: &Dir,
     queue: &Queue,
+    new: &str,
     outcome: &mut Outcome,
     waiting: impl Iterator<Item = &'a Waiting>,
     destinations: &Destinations,
@@ -181,6 +238,9 @@ fn to_one<'a>(
             Ok(()) => {
                 queue.remove(one)?;
                 outcome.uploaded += 1;
+                if one.archive == new {
+                    outcome.new = New::Arrived;
+                }
             }
             Err(error) => {
                 unreachable |= error.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 0);

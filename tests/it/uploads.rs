@@ -1,13 +1,21 @@
 //! Uploads that take their time, and what others may do meanwhile.
 
+use std::fs;
+use std::path::PathBuf;
+
 use crate::destinations::{archives, command, snapshot, waiting, write_destinations};
-use crate::run::Run;
+use crate::look::names;
+use crate::run::{Out, Run};
 use crate::s3::{Fault, Faults, Server};
 use crate::world::{Version, World};
 
 on_one_version! {
     a_destination_that_hangs_keeps_nobody_from_the_data,
     who_uploads_sends_what_others_put_in_meanwhile,
+    an_archive_that_could_not_be_queued_is_queued_by_the_next_try,
+    one_that_was_deleted_before_it_got_there_is_not_called_uploaded,
+    one_that_is_not_queued_is_to_be_copied_by_hand,
+    a_queue_that_cannot_be_kept_for_one_destination_hides_nothing_of_the_others,
 }
 
 /// A destination that stands still, with an upload on its way to it.
@@ -53,4 +61,110 @@ fn who_uploads_sends_what_others_put_in_meanwhile(version: Version) {
     assert!(waiting(&world).is_empty());
     let put = archives(&world).iter().filter(|name| faults.seen("PUT", name.as_str()).len() == 1).count();
     assert_eq!(put, 2, "each of them once");
+}
+
+/// Directories as destinations, of these names.
+fn write_directories(world: &World, all: &[&str], more: &str) {
+    let mut text = format!("{more}destinations:\n");
+    for name in all {
+        let directory = shelf(world, name).display().to_string();
+        text += &format!("  {name}:\n    directory: {directory}\n    mount: none\n");
+    }
+    fs::write(world.path("backup.yaml"), text).unwrap();
+}
+
+fn shelf(world: &World, name: &str) -> PathBuf {
+    world.path(&format!("shelf-{}", &name[..1]))
+}
+
+/// The archives that a destination has: in it is a folder of the cluster, and in that one of the member.
+fn arrived(world: &World, name: &str) -> Vec<String> {
+    let below = |dir: &PathBuf| names(dir).into_iter().map(|name| dir.join(name)).collect::<Vec<_>>();
+    let members = below(&shelf(world, name)).iter().flat_map(below).collect::<Vec<_>>();
+    members.iter().flat_map(|dir| names(dir)).filter(|name| name.ends_with(".tar.gz")).collect()
+}
+
+/// A backup by the clock, at rest between its first try and its second.
+fn between_two_tries(world: &World) -> Run {
+    let mut command = world.action(env!("CARGO_BIN_EXE_backup"), &[&world.to_target(), "scheduled=true"]);
+    command.env("ETCD_BACKUP", world.path("backup.yaml"));
+    let run = Run::start(command, &world.path("runs"));
+    let since = std::time::Instant::now();
+    while !run.stderr_so_far().contains("trying again in ") {
+        assert!(since.elapsed().as_secs() < 60, "{}", run.stderr_so_far());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    run
+}
+
+const TWICE: &str = "keep: {last: 1}\nschedule: {when: every 12h, retries: 1, retry-after: 3s}\n";
+
+/// A file where the queue is to be: nothing can be put in, as on a full disk.
+fn without_a_queue(world: &World) -> PathBuf {
+    let queue = world.target().join(".uploads");
+    fs::create_dir_all(world.target()).unwrap();
+    fs::write(&queue, "").unwrap();
+    queue
+}
+
+fn an_archive_that_could_not_be_queued_is_queued_by_the_next_try(version: Version) {
+    let world = World::plain(version);
+    write_directories(&world, &["shelf"], TWICE);
+    fs::create_dir(shelf(&world, "shelf")).unwrap();
+    let queue = without_a_queue(&world);
+    let run = between_two_tries(&world);
+    assert!(run.stderr_so_far().contains("could not be queued"), "{}", run.stderr_so_far());
+    fs::remove_file(queue).unwrap();
+    let results = run.finish().completed();
+    assert_eq!(results.get("destinations.shelf"), "uploaded");
+    assert_eq!(arrived(&world, "shelf"), archives(&world));
+}
+
+fn one_that_was_deleted_before_it_got_there_is_not_called_uploaded(version: Version) {
+    let world = World::plain(version);
+    let old = world.saved();
+    write_directories(&world, &["shelf"], TWICE);
+    let run = between_two_tries(&world);
+    let new = archives(&world).into_iter().map(|name| world.target().join(name)).find(|path| *path != old);
+    fs::remove_file(new.unwrap()).unwrap();
+    fs::create_dir(shelf(&world, "shelf")).unwrap();
+    let out = run.finish();
+    assert!(!out.stdout.contains("uploaded"), "{}", out.told());
+    out.failed(&["uploading to shelf: ", "was deleted before it got there", "run it again"]);
+    assert!(old.exists(), "retention comes after a good backup alone");
+    assert!(waiting(&world).is_empty() && arrived(&world, "shelf").is_empty());
+}
+
+fn is_to_be_copied(out: Out, world: &World, destination: &str) {
+    let path = world.target().join(&archives(world)[0]).display().to_string();
+    assert!(out.stdout.contains("not queued: "), "{}", out.told());
+    out.failed(&[
+        &format!("uploading to {destination}: it could not be queued: "),
+        "complete and verified",
+        "it is NOT queued",
+        "copy it by hand: `scp ",
+        &path,
+    ]);
+}
+
+fn one_that_is_not_queued_is_to_be_copied_by_hand(version: Version) {
+    let world = World::plain(version);
+    write_directories(&world, &["shelf"], "");
+    fs::create_dir(shelf(&world, "shelf")).unwrap();
+    let _ = without_a_queue(&world);
+    is_to_be_copied(snapshot(&world), &world, "shelf");
+}
+
+/// One whose name makes that of the file in the queue too long.
+fn a_queue_that_cannot_be_kept_for_one_destination_hides_nothing_of_the_others(version: Version) {
+    let world = World::plain(version);
+    let long = "l".repeat(230);
+    write_directories(&world, &[&long, "shelf"], "");
+    for name in [&long, "shelf"] {
+        fs::create_dir(shelf(&world, name)).unwrap();
+    }
+    let out = snapshot(&world);
+    assert!(out.stdout.contains("shelf: uploaded"), "{}", out.told());
+    assert_eq!((arrived(&world, "shelf"), arrived(&world, &long).len()), (archives(&world), 0));
+    is_to_be_copied(out, &world, &long);
 }
