@@ -16,6 +16,7 @@ use crate::settings::Settings;
 use crate::stop::{Failure, Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::clock::Clock;
+use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
 use jiff::Timestamp;
@@ -42,7 +43,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         false => None,
     };
     let untouched = |error| Stop::of(error, "no run was begun", "mend the cause and run it again");
-    let (_, owner) = archive_owner().map_err(untouched)?;
+    let (user, owner) = archive_owner().map_err(untouched)?;
     let target = &target(call, &settings)?;
     let (due, trouble) = match &table {
         None => (Due::Now { scheduled: None, tries: 0 }, None),
@@ -55,11 +56,15 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         }
         Due::Now { scheduled, tries } => (scheduled, tries),
     };
+    let found = match Ready::find(call, &settings) {
+        Err(stop) if table.is_none() || !may_tell(call, target, &user, owner) => return Err(stop),
+        found => found,
+    };
     let mut watch = Watch::begin(call, &settings, (target, owner), scheduled, tries).map_err(untouched)?;
     if let Some(trouble) = trouble {
         watch.trouble(trouble);
     }
-    let outcome = watch.before().and_then(|()| tried(call, &settings, table.as_ref(), &mut watch, results));
+    let outcome = tried(call, &settings, found, table.as_ref(), &mut watch, results);
     watch.finish(&outcome, results);
     let pruned = match outcome {
         Ok(()) if settings.has_rules() => retain(call, target, &mut watch, results),
@@ -70,6 +75,19 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     }
     watch.tell(outcome, results)?;
     pruned
+}
+
+/// Whether a run of the timer's that is refused leaves a record in `target`, as nobody but `check` would tell of it. It does
+/// where an archive might be put, and beside the records of others; never in etcd's data.
+fn may_tell(call: &Call<'_>, target: &Path, user: &str, owner: Owner) -> bool {
+    let Ok(approach) = Approach::to(target, owner) else { return false };
+    let data = super::site(call).ok().and_then(|site| Dir::open(&site.data_dir.canonicalize().ok()?).ok());
+    match data.map(|data| approach.must_not_lie_in(&data)) {
+        Some(Err(_)) => return false,
+        Some(Ok(())) if approach.must_be_open_to(user).is_ok() => return true,
+        _ => {}
+    }
+    approach.arrived().is_some_and(|home| look(&home).is_ok_and(|runs| !runs.is_empty()))
 }
 
 fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
@@ -121,22 +139,35 @@ fn due(table: &Timetable, state: Option<&State>, runs: &[Run], now: Timestamp) -
     }
 }
 
-/// One try after the other, as many as the schedule has, up to the first that is good. An archive that is there is not taken
-/// anew: what is left to do then is to upload it.
+/// One try after the other, as many as the schedule has, up to the first that is good; what the first is to go by is `found`
+/// already. An archive that is there is not taken anew: what is left to do then is to upload it.
 fn tried(
     call: &Call<'_>,
     settings: &Settings,
+    found: Result<Ready, Stop>,
     table: Option<&Timetable>,
     watch: &mut Watch<'_>,
     results: &mut Results,
 ) -> Result<(), Stop> {
+    let (mut found, mut begun) = (Some(found), false);
     loop {
         watch.run.tries += 1;
         watch.note();
         let call = call.again();
-        let outcome = watch.send(&call, results).unwrap_or_else(|| {
-            Ready::find(&call, settings).and_then(|ready| ready.take(&call, watch, results))
-        });
+        let outcome = match watch.send(&call, results) {
+            Some(outcome) => outcome,
+            None => match found.take().unwrap_or_else(|| Ready::find(&call, settings)) {
+                Ok(ready) => {
+                    // Once, and only while nobody else can be at work. Its no is not asked for again.
+                    if !begun {
+                        watch.before()?;
+                        begun = true;
+                    }
+                    ready.take(&call, watch, results)
+                }
+                Err(stop) => Err(stop),
+            },
+        };
         let Err(stop) = outcome else { return Ok(()) };
         let tries = watch.run.tries;
         let Some(table) = table.filter(|table| tries <= table.retries && interrupt::requested().is_none())

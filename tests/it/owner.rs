@@ -52,6 +52,17 @@ fn a_target_that_ubuntu_cannot_enter_is_refused() {
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
-    snapshot(&world, &closed.join("x")).refused(&["closed to the user ubuntu"]);
+    let target = format!("target={}", closed.join("x").display());
+    let settings = world.path("backup.yaml");
+    fs::write(&settings, "schedule: {when: every 12h}\n").unwrap();
+    let [snapshot, backup] = [env!("CARGO_BIN_EXE_snapshot"), env!("CARGO_BIN_EXE_backup")];
+    for (binary, words) in
+        [(snapshot, &[&*target][..]), (backup, &[&target]), (backup, &[&target, "scheduled=true"])]
+    {
+        let mut command = beside_ubuntu(&world, binary, words);
+        command.env("ETCD_BACKUP", &settings);
+        let out = Run::start(command, &world.path("runs")).finish();
+        out.refused(&["closed to the user ubuntu"]);
+    }
     assert_eq!(fs::read_dir(&closed).unwrap().count(), 0);
 }

@@ -22,6 +22,7 @@ on_one_version! {
     retention_is_applied_after_a_good_backup_alone,
     hooks_and_metrics_tell_of_a_run,
     a_hook_before_a_run_may_stop_it,
+    who_is_refused_writes_nothing_and_runs_no_hook,
     check_ends_as_a_plugin_does,
     a_schedule_is_shown_and_refused_before_anything_is_installed,
     the_units_status_tells_of_the_last_good_backup,
@@ -267,6 +268,43 @@ fn a_hook_before_a_run_may_stop_it(version: Version) {
     fs::set_permissions(&before, fs::Permissions::from_mode(0o777)).unwrap();
     settings(&world, &format!("hooks: {{before: {}}}\n", before.display()));
     run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["can be changed by others than root"]);
+}
+
+fn held(world: &World) -> fs::File {
+    let held = fs::File::open(world.data_dir()).unwrap();
+    rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    held
+}
+
+fn who_is_refused_writes_nothing_and_runs_no_hook(version: Version) {
+    let Some(dir) = roots_own() else { return };
+    let world = World::plain(version);
+    let before = hook(dir.path(), "before", &format!("touch {}/ran", dir.path().display()));
+    let schedule = "schedule: {when: every 12h, retries: 1, retry-after: 2s}";
+    settings(&world, &format!("{schedule}\nhooks: {{before: {}}}\n", before.display()));
+    let inside = world.data_dir().join("member/backups");
+    for word in ["scheduled=false", "scheduled=true"] {
+        run(&world, BACKUP, &[&format!("target={}", inside.display()), word])
+            .refused(&["lies in etcd's data directory"]);
+        assert!(!inside.exists(), "{word}");
+    }
+    let busy = held(&world);
+    run(&world, BACKUP, &[&world.to_target()]).refused(&["is working on"]);
+    assert!(!world.target().join(".runs").exists());
+    // What the timer is refused is tried again, and seen by check.
+    let words = [&*world.to_target(), "scheduled=true"];
+    let started = Run::start(program(&world, BACKUP, &words), &world.path("runs"));
+    until("a try that was refused", || started.stderr_so_far().contains("trying again in 2s, because "));
+    assert!(!dir.path().join("ran").exists());
+    drop(busy);
+    let _ = started.finish().completed();
+    assert!(dir.path().join("ran").exists());
+    // Of the same slot it would have been done.
+    fs::remove_dir_all(world.target()).unwrap();
+    let _busy = held(&world);
+    run(&world, BACKUP, &words).refused(&["is working on"]);
+    let (status, line) = check(&world, &[]);
+    assert!(status == 2 && line.contains("; the last run failed: ") && line.contains(" is working on"));
 }
 
 fn check_ends_as_a_plugin_does(version: Version) {
