@@ -49,8 +49,8 @@ impl Dir {
         }
         let back = || self.remove_file(as_name);
         self.sync().map_err(|error| self.take_back(as_name, error, back))?;
-        from.remove_file(name)?;
-        from.sync()?;
+        // It has its name by now, whatever becomes of the draft: that goes with its stage.
+        let _ = from.remove_file(name);
         Ok(true)
     }
 
@@ -76,7 +76,9 @@ fn cannot(error: &anyhow::Error) -> bool {
 #[expect(clippy::disallowed_methods, reason = "tests lay out files")]
 mod tests {
     use super::*;
+    use crate::system::owner::Owner;
     use std::fs;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn a_final_name_is_given_once_by_renaming_and_by_linking() {
@@ -94,5 +96,30 @@ mod tests {
             assert_eq!(stage.names().unwrap(), ["draft"], "what was not published is still there");
             assert!(way(&dir, &stage, "none", "other").is_err());
         }
+    }
+
+    /// Of a thread that is not root, to whom a directory without a right to write is one.
+    #[test]
+    fn a_name_that_is_durable_is_given_whatever_becomes_of_the_draft() {
+        let home = tempfile::tempdir().unwrap();
+        let drafts = home.path().join("stage");
+        fs::create_dir(&drafts).unwrap();
+        fs::write(drafts.join("draft"), "all").unwrap();
+        if Owner::ourselves().uid == 0 {
+            for path in [home.path().to_owned(), drafts.clone(), drafts.join("draft")] {
+                std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+            }
+        }
+        fs::set_permissions(&drafts, fs::Permissions::from_mode(0o500)).unwrap();
+        let (dir, stage) = (Dir::open(home.path()).unwrap(), Dir::open(&drafts).unwrap());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+                assert!(dir.link(&stage, "draft", "final").unwrap());
+                assert!(stage.remove_file("draft").is_err());
+            });
+        });
+        assert_eq!(fs::read(home.path().join("final")).unwrap(), b"all");
+        fs::set_permissions(&drafts, fs::Permissions::from_mode(0o700)).unwrap();
     }
 }
