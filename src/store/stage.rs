@@ -2,16 +2,19 @@
 //! left behind is swept by the next. Must never remove what another run still works in.
 
 use crate::catalog::outside::{Outside, outside_name};
-use crate::system::durable::{Dir, PRIVATE, Stands};
+use crate::system::durable::{Dir, PRIVATE, Stands, inode_of};
 use crate::system::lock::try_lock;
 use crate::system::owner::Owner;
 use crate::system::random;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::fs::File;
 
 const PREFIX: &str = ".etcd-snapshot-";
 /// What is told of an encrypted archive, until it has a name.
 const OUTSIDE: &str = "outside";
+
+/// How many are made where others sweep them away before they are locked.
+const TRIES: usize = 10;
 
 /// A private directory that is removed when dropped.
 #[derive(Debug)]
@@ -26,10 +29,21 @@ impl<'a> Stage<'a> {
     /// Makes one in `home`, after sweeping those that died.
     pub fn make(home: &'a Dir) -> Result<Self> {
         sweep(home)?;
+        for _ in 1..TRIES {
+            if let Ok(stage) = Self::fresh(home) {
+                return Ok(stage);
+            }
+        }
+        Self::fresh(home)
+    }
+
+    /// One more. Until it is locked, another run that sweeps takes it for one that died.
+    fn fresh(home: &'a Dir) -> Result<Self> {
         let name = format!("{PREFIX}{}", random::uuid()?);
         let dir = home.make_child(&name, None)?;
         let lock = dir.read(".")?;
-        try_lock(&lock)?;
+        let is_ours = try_lock(&lock)? && home.inode(&name)? == Some(inode_of(&dir)?);
+        ensure!(is_ours, "another run has swept {name} away");
         Ok(Self { home, name, dir, _lock: lock })
     }
 
@@ -80,10 +94,36 @@ pub fn sweep(home: &Dir) -> Result<()> {
     for name in home.names()?.into_iter().filter(|name| name.starts_with(PREFIX)) {
         let Ok(dir) = home.child(&name) else { continue };
         let ours = dir.stat()?.st_uid == Owner::ourselves().uid;
-        let lock = dir.read(".")?;
+        // Another sweep may have removed it meanwhile.
+        let Ok(lock) = dir.read(".") else { continue };
         if ours && try_lock(&lock)? {
             home.remove_tree(&name)?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_stage_is_its_makers_whoever_sweeps_at_the_same_time() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, over) = (Dir::open(home.path()).unwrap(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        sweep(&dir).unwrap();
+                    }
+                });
+            }
+            let work = || Stage::make(&dir)?.dir().create("draft").map(drop);
+            let failed = (0..300).find_map(|_| work().err());
+            over.store(true, Ordering::Relaxed);
+            assert!(failed.is_none(), "{failed:?}");
+        });
+    }
 }
