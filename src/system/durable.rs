@@ -122,7 +122,8 @@ impl Dir {
 
     /// The directory `name` in it.
     pub fn child(&self, name: &str) -> Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        flags.set(OFlags::NOFOLLOW, !sabotage::asked(Flaw::FollowLinks));
         let fd = openat(&self.fd, name, flags, Mode::empty()).with_context(|| self.doing("opening", name))?;
         Ok(Self { fd, path: self.path.join(name) })
     }

@@ -15,6 +15,8 @@ pub enum Flaw {
     PanicForThread,
     /// The journal is begun when etcd has been stopped already.
     LateJournal,
+    /// A symlink that stands for a directory is followed.
+    FollowLinks,
 }
 
 /// Whether this flaw was asked for, by `ETCD_SABOTAGE`.

@@ -20,6 +20,9 @@ use crate::restore::from;
 use crate::run::{Out, Run};
 use crate::world::RUNS;
 
+/// What it takes.
+pub const ROOTS: &str = "only root lends a machine another user";
+
 /// What of the target is swapped.
 const PLACES: [(&str, &str); 3] =
     [("the target", ""), ("its parent", "inner"), ("its parent, to be made", "new/er")];
@@ -29,7 +32,7 @@ const RESTORES: usize = 10;
 
 /// Runs so many snapshots, and restores among them, with a target that its owner, the user `ubuntu`, keeps exchanging for a
 /// link to root's directory.
-pub fn led_astray(count: usize) -> Table {
+pub fn led_astray(count: usize, flaw: Option<&str>) -> Table {
     let mut table = Table::new();
     let mut ground = Ground::new(Action::Restore, None);
     let (home, outside) = (ground.world.path("home"), ground.world.path("outside"));
@@ -48,7 +51,7 @@ pub fn led_astray(count: usize) -> Table {
                 furnish(&own);
                 let before = shape(&outside, Closely::Times);
                 let target = home.join("swapped").join(place);
-                let out = run(&mut ground, action, &target);
+                let out = run(&mut ground, action, &target, flaw);
                 let touched: Vec<_> = shape(&outside, Closely::Times)
                     .into_iter()
                     .filter(|line| !before.contains(line))
@@ -70,14 +73,15 @@ pub fn led_astray(count: usize) -> Table {
     table
 }
 
-fn run(ground: &mut Ground, action: Action, target: &Path) -> Out {
+fn run(ground: &mut Ground, action: Action, target: &Path, flaw: Option<&str>) -> Out {
     let (source, target) = (from(&ground.archive), format!("target={}", target.display()));
-    let command = if action == Action::Restore {
+    let mut command = if action == Action::Restore {
         ground.begin();
         beside_ubuntu(&ground.world, env!("CARGO_BIN_EXE_restore"), &[&source, &target])
     } else {
         beside_ubuntu(&ground.world, env!("CARGO_BIN_EXE_snapshot"), &[&target])
     };
+    command.envs(flaw.map(|flaw| ("ETCD_SABOTAGE", flaw)));
     Run::start(command, &ground.world.path("runs")).finish()
 }
 
