@@ -27,14 +27,9 @@ pub struct Private {
 }
 
 impl Private {
-    /// Its data directory is where its sockets are.
-    pub const HERE: &str = ".";
-    /// Its data directory is the one above that of its sockets, which others than us may enter.
-    pub const ABOVE: &str = "..";
-
-    /// Boots etcd in `home` on the data directory `data` as the member `name` with `peer_urls`, and waits until it serves.
-    /// It ends when it is dropped, as an operator would end it: all it holds is in its files.
-    pub fn boot(site: &Site, home: Dir, data: &'static str, name: &str, peer_urls: &str) -> Result<Self> {
+    /// Boots etcd on the data directory `home` as the member `name` with `peer_urls`, and waits until it serves. It
+    /// ends when it is dropped, as an operator would end it: all it holds is in its files.
+    pub fn boot(site: &Site, home: Dir, name: &str, peer_urls: &str) -> Result<Self> {
         // One that was killed here left its sockets, and etcd 3.4 does not clear them away.
         remove_sockets(&home)?;
         let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{name}={url}")).collect();
@@ -43,7 +38,7 @@ impl Private {
             .cwd(cwd_of(&home))
             .args([
                 format!("--name={name}"),
-                format!("--data-dir={data}"),
+                "--data-dir=.".to_owned(),
                 format!("--listen-client-urls=unix://{CLIENT_SOCKET}"),
                 format!("--listen-peer-urls=unix://{PEER_SOCKET}"),
                 // What the member list will show until the real member starts and says it anew.
@@ -61,9 +56,8 @@ impl Private {
             .context("starting a private etcd")?;
         let endpoint = format!("unix://{CLIENT_SOCKET}");
         let client = Client::private(site, &endpoint, &home);
-        let size = std::fs::metadata(home.handle(data).join("member/snap/db")).map_or(0, |db| db.len());
         let mut private = Self { running, client, home };
-        private.wait_until_it_serves(size)?;
+        private.wait_until_it_serves()?;
         Ok(private)
     }
 
@@ -72,8 +66,7 @@ impl Private {
         &self.client
     }
 
-    /// `size` is that of its database in bytes.
-    fn wait_until_it_serves(&mut self, size: u64) -> Result<()> {
+    fn wait_until_it_serves(&mut self) -> Result<()> {
         let running = &mut self.running;
         let mut alive = || {
             interrupt::check()?;
@@ -83,6 +76,7 @@ impl Private {
             }
             Ok(())
         };
+        let size = std::fs::metadata(self.home.handle("member/snap/db")).map_or(0, |db| db.len());
         self.client
             .wait_until_serving(patience::for_database(size), &mut alive)
             .map(drop)

@@ -155,7 +155,7 @@ fn boot(site: &Site, stage: &Dir) -> Result<(i64, Expected)> {
     let token = random::uuid()?;
     let making = Making { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
     let snapshot = offline::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
-    let private = Private::boot(site, stage.child(DRILL)?, Private::HERE, DRILL, PEER_URL)?;
+    let private = Private::boot(site, stage.child(DRILL)?, DRILL, PEER_URL)?;
     let shown = Expected::of(private.client()).context("asking it what it holds")?;
     Ok((snapshot.revision()?, shown))
 }

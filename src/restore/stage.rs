@@ -91,7 +91,7 @@ impl<'a> Stage<'a> {
         drop(backend);
         let names: Vec<&str> = known.iter().map(|member| member.name.as_str()).collect();
         let name = names.iter().find(|name| !name.is_empty()).copied().unwrap_or("default");
-        let private = match Private::boot(self.site, copy, Private::HERE, name, "http://localhost:2380") {
+        let private = match Private::boot(self.site, copy, name, "http://localhost:2380") {
             Ok(private) => private,
             // Who the others are, its files tell.
             Err(error) if known.len() > 1 && error.is::<NotAlone>() => {
@@ -182,9 +182,8 @@ impl<'a> Stage<'a> {
     /// Then notes in it which clusters it was and came from, by `lineage` those of the data that it replaces.
     pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot, lineage: &Lineage) -> Result<Expected> {
         let member = &plan.member;
-        let private =
-            Private::boot(self.site, self.beside.other()?, Private::HERE, &member.name, &member.peer_urls)
-                .context("booting the restored data")?;
+        let private = Private::boot(self.site, self.beside.other()?, &member.name, &member.peer_urls)
+            .context("booting the restored data")?;
         let expected = Expected::of(private.client()).context("asking the restored data what it holds")?;
         drop(private);
         let revision = snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump));

@@ -180,17 +180,17 @@ impl<'a> Exchange<'a> {
     /// the backup has all of it, it need not be kept.
     pub(super) fn weigh_old_data(&mut self) -> Option<i64> {
         self.journal.keep_old_as.as_ref()?;
-        let revision = self.beside.other().and_then(|other| self.woken(other, Private::HERE)).ok();
+        let revision = self.beside.other().and_then(|other| self.woken(other)).ok();
         if revision.is_some() && revision == self.journal.old.saved_to {
             self.journal.keep_old_as = None;
         }
         revision
     }
 
-    /// The last revision of the data in `data`, as seen from `home`, its write-ahead log included.
-    pub(super) fn woken(&self, home: Dir, data: &'static str) -> Result<i64> {
+    /// The last revision of the data in `home`, its write-ahead log included.
+    pub(super) fn woken(&self, home: Dir) -> Result<i64> {
         let old = &self.journal.old;
-        let private = Private::boot(self.site, home, data, &old.name, &old.peer_urls)?;
+        let private = Private::boot(self.site, home, &old.name, &old.peer_urls)?;
         Ok(private.client().status()?.revision)
     }
 

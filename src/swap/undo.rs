@@ -7,12 +7,13 @@ use super::beside::MEMBER;
 use super::exchange::{Exchange, Unfinished};
 use super::journal::Phase;
 use super::proof::serving;
-use crate::etcd::private::Private;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::time::Duration;
 
 /// How long an etcd that did not obey in that time is watched for obeying late.
 const LATE_STOP: Duration = Duration::from_secs(5);
+/// The directory beside the live data in which a copy of it is booted.
+const COPY: &str = "copy";
 
 impl Exchange<'_> {
     /// Undoes what was done, and says with `error` what came of that.
@@ -64,7 +65,7 @@ impl Exchange<'_> {
         if may_have_served {
             let other = self.beside.other()?;
             let place = other.path().to_owned();
-            let is_as_made = self.woken(other, Private::HERE).is_ok_and(|now| self.is_as_made(now));
+            let is_as_made = self.woken(other).is_ok_and(|now| self.is_as_made(now));
             let name = &self.journal.old.keep_new_as;
             if !is_as_made && !self.data().dir().adopt(&self.beside.other()?, MEMBER, name)? {
                 bail!("what clients wrote to the new data stays in {}: {name} is taken", place.display());
@@ -79,10 +80,24 @@ impl Exchange<'_> {
         Ok(self.data().dir().inode(name)?.is_some().then(|| name.clone()))
     }
 
-    /// Whether nobody has written to the new data, which is live and which nobody serves.
+    /// Whether nobody has written to the new data, which is live and which nobody serves. A copy tells: nothing writes into
+    /// live data.
     pub(super) fn is_live_as_made(&self) -> Result<bool> {
-        let beside = self.beside.dir().again()?;
-        Ok(self.is_as_made(self.woken(beside, Private::ABOVE)?))
+        let (live, beside) = (self.data().dir().child(MEMBER)?, self.beside.dir());
+        ensure!(
+            live.free_bytes()? > live.size_of_tree()?,
+            "there is no room for a copy of it, which would tell"
+        );
+        // Of a run that died here.
+        beside.remove_tree(COPY)?;
+        let revision = self.data().hold(Duration::ZERO).and_then(|held| {
+            let copy = beside.make_child(COPY, None)?;
+            copy.copy_tree(&live, MEMBER)?;
+            drop(held);
+            self.woken(copy)
+        });
+        beside.remove_tree(COPY)?;
+        Ok(self.is_as_made(revision?))
     }
 
     fn is_as_made(&self, revision: i64) -> bool {
