@@ -87,7 +87,12 @@ fn may_tell(call: &Call<'_>, target: &Path, user: &str, owner: Owner) -> bool {
         Some(Ok(())) if approach.must_be_open_to(user).is_ok() => return true,
         _ => {}
     }
-    approach.arrived().is_some_and(|home| look(&home).is_ok_and(|runs| !runs.is_empty()))
+    remembered(approach).is_ok_and(|runs| !runs.is_empty())
+}
+
+/// The runs that are remembered there.
+fn remembered(approach: Approach) -> anyhow::Result<Vec<Run>> {
+    approach.arrived().map_or_else(|| Ok(Vec::new()), |home| look(&home))
 }
 
 fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
@@ -108,10 +113,7 @@ fn due_at(
     owner: Owner,
     now: Timestamp,
 ) -> anyhow::Result<(Due, Option<String>)> {
-    let runs = match Approach::to(target, owner)?.arrived() {
-        Some(home) => look(&home)?,
-        None => Vec::new(),
-    };
+    let runs = remembered(Approach::to(target, owner)?)?;
     let (state, trouble) = match timer::state() {
         Ok(state) => (state, None),
         Err(error) => {

@@ -82,8 +82,8 @@ impl<'a> Watch<'a> {
 
     /// Sends the archive that is there, where one is, to the destinations that have not got it yet.
     pub fn send(&mut self, call: &Call<'_>, results: &mut Results) -> Option<Result<(), Stop>> {
-        let destinations = super::offsite::destinations(call, self.settings.clone());
         let sent = self.sent.as_mut()?;
+        let destinations = super::offsite::destinations(call, self.settings.clone());
         Some(super::offsite::send(call, sent, &self.home, &destinations, results))
     }
 

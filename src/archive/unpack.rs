@@ -302,17 +302,21 @@ impl Unpacking<'_> {
         if !is_database(&head) {
             return Err(self.no("holds a db that is no snapshot of etcd", DISTRUST).into());
         }
-        let expected = match size {
-            Some(size) => size,
-            None => self.announced(&head)?,
-        };
-        // A live file grows ahead of what is in it; its copy is longer than its first page tells. One whose first page is
-        // of no use may still be good by its second.
+        // A live file grows ahead of what is in it; its copy is longer than its first page tells.
         let ahead = |length: u64| length.saturating_add(ROOM_AHEAD);
-        let most = size.unwrap_or(ahead(expected));
-        if backend::announced_by(&head).is_ok_and(|length| most > ahead(length)) {
-            return Err(self.no("holds a db that is far longer than its first page tells", DISTRUST).into());
-        }
+        let (expected, most) = match size {
+            // One whose first page is of no use may still be good by its second.
+            Some(size) if backend::announced_by(&head).is_ok_and(|length| size > ahead(length)) => {
+                return Err(self
+                    .no("holds a db that is far longer than its first page tells", DISTRUST)
+                    .into());
+            }
+            Some(size) => (size, size),
+            None => {
+                let length = self.announced(&head)?;
+                (length, ahead(length))
+            }
+        };
         let mut source = head.as_slice().chain(source);
         let aside = SealAside::start().context(UNPACKING)?;
         let mut done = 0;

@@ -30,8 +30,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const MAKE_ROOM: &str = "make room there";
-/// The copy of a stopped member's data that is booted to save it.
-const COPY: &str = "copy";
 
 /// A snapshot that was unpacked and read.
 #[derive(Debug, Clone)]
@@ -86,8 +84,7 @@ impl<'a> Stage<'a> {
             "reading the data of a stopped etcd",
             MAKE_ROOM,
         )?;
-        let copy = self.beside.dir().make_child(COPY, None)?;
-        copy.copy_tree(&member, MEMBER)?;
+        let copy = self.beside.copy_live()?;
         drop(backend);
         let names: Vec<&str> = known.iter().map(|member| member.name.as_str()).collect();
         let name = names.iter().find(|name| !name.is_empty()).copied().unwrap_or("default");
@@ -218,7 +215,7 @@ impl<'a> Stage<'a> {
     /// Makes the new data durable and hands it over for the exchange.
     pub fn finish(mut self) -> Result<Beside<'a>> {
         self.woken = None;
-        self.beside.dir().remove_tree(COPY)?;
+        self.beside.remove_copy()?;
         self.beside.sync()?;
         Ok(self.beside)
     }

@@ -19,6 +19,8 @@ pub const MEMBER: &str = "member";
 const BESIDE: &str = ".etcd-restore";
 /// The directory in it that holds the other `member`: the new before the exchange, the old after it.
 const OTHER: &str = "other";
+/// The directory in it that holds a copy of the live `member`.
+const COPY: &str = "copy";
 /// The file in it that names the directory a backup is made in.
 const TARGET: &str = "backup-target";
 /// The backend file that a running etcd keeps locked.
@@ -251,6 +253,21 @@ impl<'a> Beside<'a> {
     /// The other data directory.
     pub fn other(&self) -> Result<Dir> {
         self.dir.child(OTHER)
+    }
+
+    /// A data directory in it with a copy of the live `member`, to be booted: nothing writes into live data. Whoever asks for it
+    /// has looked for room, and keeps etcd from starting meanwhile.
+    pub fn copy_live(&self) -> Result<Dir> {
+        // Of a run that died with it.
+        self.remove_copy()?;
+        let copy = self.dir.make_child(COPY, None)?;
+        copy.copy_tree(&self.data.dir.child(MEMBER)?, MEMBER)?;
+        Ok(copy)
+    }
+
+    /// Removes that.
+    pub fn remove_copy(&self) -> Result<()> {
+        self.dir.remove_tree(COPY)
     }
 
     /// The data directory it lies in.

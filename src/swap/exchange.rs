@@ -218,10 +218,10 @@ impl<'a> Exchange<'a> {
     pub(super) fn clear_up(self) -> Result<()> {
         self.release()?;
         if let (Phase::Committed, Some(name)) = (self.journal.phase, &self.journal.keep_old_as)
-            && self.beside.dir().inode(self.beside.other_name())?.is_some()
+            && self.member_beside()?.is_some()
         {
             let other = self.beside.other()?;
-            if other.inode(MEMBER)?.is_some() && !self.data().dir().adopt(&other, MEMBER, name)? {
+            if !self.data().dir().adopt(&other, MEMBER, name)? {
                 bail!("the old data stays in {}: {name} is taken", other.path().display());
             }
         }
@@ -259,11 +259,15 @@ impl<'a> Exchange<'a> {
 
     /// Whether the new data lies beside the live: not yet moved there, or moved back.
     pub(super) fn is_new_data_beside(&self) -> Result<bool> {
-        let other = match self.beside.dir().inode(self.beside.other_name())? {
-            Some(_) => self.beside.other()?.inode(MEMBER)?,
-            None => None,
-        };
-        Ok(other.is_some_and(|other| other.number == self.journal.new))
+        Ok(self.member_beside()? == Some(self.journal.new))
+    }
+
+    /// The inode number of the data that lies beside the live, if any does.
+    fn member_beside(&self) -> Result<Option<u64>> {
+        if self.beside.dir().inode(self.beside.other_name())?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.beside.other()?.inode(MEMBER)?.map(|inode| inode.number))
     }
 
     pub(super) fn data(&self) -> &DataDir {

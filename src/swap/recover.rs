@@ -4,6 +4,7 @@ use super::beside::{Beside, DataDir, MEMBER};
 use super::exchange::Exchange;
 use super::journal::{Journal, Phase};
 use super::proof::{Verdict, prove};
+use super::undo::WRITTEN;
 use crate::etcd::site::Site;
 use crate::system::interrupt;
 use anyhow::{Context, Result, bail};
@@ -11,8 +12,6 @@ use std::path::PathBuf;
 
 /// Why a restore is undone that died in the exchange, or before.
 const NO_END: &str = "it had not come to its end";
-/// What is kept of new data.
-const WRITTEN: &str = "what clients wrote to the new data is";
 
 /// What recovery did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,11 +127,10 @@ fn finished<'a>(exchange: Exchange<'a>, rest: impl FnOnce(Exchange<'a>) -> Resul
 fn undone<'a>(
     exchange: Exchange<'a>,
     why: &str,
-    rest: impl FnOnce(Exchange<'a>) -> Result<Option<String>>,
+    rest: impl FnOnce(Exchange<'a>) -> Result<Option<PathBuf>>,
 ) -> Result<Recovered> {
     let (data, had_none) = (exchange.beside.data(), exchange.journal.old.inode.is_none());
     let kept = rest(exchange).context("undoing an interrupted restore")?;
-    let kept = kept.map(|name| data.dir().path().join(name));
     // The new is not live any more: what is there is etcd's own.
     if had_none && data.dir().inode(MEMBER)?.is_some() {
         return Ok(Recovered::Overtaken(kept));

@@ -8,26 +8,21 @@ use super::exchange::{Exchange, Unfinished};
 use super::journal::Phase;
 use super::proof::serving;
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::path::PathBuf;
 use std::time::Duration;
 
+/// What is kept of new data.
+pub(super) const WRITTEN: &str = "what clients wrote to the new data is";
 /// How long an etcd that did not obey in that time is watched for obeying late.
 const LATE_STOP: Duration = Duration::from_secs(5);
-/// The directory beside the live data in which a copy of it is booted.
-const COPY: &str = "copy";
 
 impl Exchange<'_> {
     /// Undoes what was done, and says with `error` what came of that.
     pub(super) fn undo_after(self, error: anyhow::Error) -> anyhow::Error {
         let place = self.beside.dir().path().to_owned();
-        let data_dir = self.data().dir().path().to_owned();
         match self.undo() {
             Ok(None) => error,
-            Ok(Some(kept)) => {
-                anyhow!(
-                    "{error:#}; what clients wrote to the new data is kept in {}",
-                    data_dir.join(kept).display()
-                )
-            }
+            Ok(Some(kept)) => anyhow!("{error:#}; {WRITTEN} kept in {}", kept.display()),
             Err(undoing) => anyhow!(
                 "{error:#}; and putting the old data back failed too: {undoing:#}; \
                  the journal in {} tells which data is which",
@@ -38,8 +33,8 @@ impl Exchange<'_> {
     }
 
     /// Puts the old data back, starts etcd on it if it ran before, and proves that it serves. New data that clients
-    /// may have written to is kept: its name in the data directory comes back.
-    pub(super) fn undo(mut self) -> Result<Option<String>> {
+    /// may have written to is kept: where, comes back.
+    pub(super) fn undo(mut self) -> Result<Option<PathBuf>> {
         let mut new_held = None;
         if self.is_new_data_live()? {
             new_held = Some(self.stop().context("stopping etcd on the new data")?);
@@ -60,7 +55,7 @@ impl Exchange<'_> {
     }
 
     /// Keeps the new data, which lies beside the live now, unless it is shown to be as it was made.
-    fn keep_new_data(&self) -> Result<Option<String>> {
+    fn keep_new_data(&self) -> Result<Option<PathBuf>> {
         let may_have_served = self.journal.phase == Phase::Exchanging && self.is_new_data_beside()?;
         if may_have_served {
             let other = self.beside.other()?;
@@ -74,29 +69,24 @@ impl Exchange<'_> {
         self.kept_new_data()
     }
 
-    /// The name under which the new data was kept, by this run or one before.
-    pub(super) fn kept_new_data(&self) -> Result<Option<String>> {
-        let name = &self.journal.old.keep_new_as;
-        Ok(self.data().dir().inode(name)?.is_some().then(|| name.clone()))
+    /// Where the new data was kept, by this run or one before.
+    pub(super) fn kept_new_data(&self) -> Result<Option<PathBuf>> {
+        let (data, name) = (self.data().dir(), &self.journal.old.keep_new_as);
+        Ok(data.inode(name)?.is_some().then(|| data.path().join(name)))
     }
 
-    /// Whether nobody has written to the new data, which is live and which nobody serves. A copy tells: nothing writes into
-    /// live data.
+    /// Whether nobody has written to the new data, which is live and which nobody serves. A copy tells.
     pub(super) fn is_live_as_made(&self) -> Result<bool> {
-        let (live, beside) = (self.data().dir().child(MEMBER)?, self.beside.dir());
+        let live = self.data().dir().child(MEMBER)?;
         ensure!(
             live.free_bytes()? > live.size_of_tree()?,
             "there is no room for a copy of it, which would tell"
         );
-        // Of a run that died here.
-        beside.remove_tree(COPY)?;
-        let revision = self.data().hold(Duration::ZERO).and_then(|held| {
-            let copy = beside.make_child(COPY, None)?;
-            copy.copy_tree(&live, MEMBER)?;
-            drop(held);
-            self.woken(copy)
-        });
-        beside.remove_tree(COPY)?;
+        let held = self.data().hold(Duration::ZERO)?;
+        let copy = self.beside.copy_live();
+        drop(held);
+        let revision = copy.and_then(|copy| self.woken(copy));
+        self.beside.remove_copy()?;
         Ok(self.is_as_made(revision?))
     }
 
