@@ -51,6 +51,12 @@ impl World {
         succeed(self.etcdctl_command(args).output().unwrap(), &args.join(" "))
     }
 
+    /// What a script of the supervisor's has to say to put a key, on a world without TLS.
+    pub fn typed_put(&self, key: &str, value: &str) -> String {
+        let etcdctl = self.setup().version.bin_dir().join("etcdctl");
+        format!("ETCDCTL_API=3 {} --endpoints {} put {key} {value} >&2", etcdctl.display(), self.endpoint())
+    }
+
     fn etcdctl_json(&self, args: &[&str]) -> Value {
         let text = self.etcdctl(&[args, &["-w", "json"]].concat());
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use crate::catalog::program;
+use crate::destinations::archives;
 use crate::run::{Out, Run};
 use crate::s3::{Faults, Server};
 use crate::world::{Version, World, roots_own};
@@ -63,6 +64,6 @@ fn an_archive_of_this_run_is_not_one_of_a_time_to_come(version: Version) {
     fs::write(world.path("backup.yaml"), format!("keep: {{last: 1}}\n{}", slow(dir.path()))).unwrap();
     let done = run(&world, "backup").completed();
     assert_eq!(done.get("retention.deleted"), "1", "the older one");
-    let left = world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).count();
+    let left = archives(&world).len();
     assert_eq!(left, 1);
 }

@@ -84,8 +84,7 @@ fn keeps_what_only_the_log_of_a_killed_etcd_holds(version: Version) {
     world.fill();
     let archive = world.saved();
     world.damage();
-    let etcdctl = version.bin_dir().join("etcdctl");
-    let put = format!("{} --endpoints {} put late arrival >&2", etcdctl.display(), world.endpoint());
+    let put = world.typed_put("late", "arrival");
     world.arm("before-stop", format!("{put}\nkill -KILL \"$pid\""));
     let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
     assert_eq!(results.number("backup.old-data-ahead-by"), 1);

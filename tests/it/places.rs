@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::catalog::program;
 use crate::client::assert_same;
 use crate::cluster;
+use crate::destinations::archives;
 use crate::look::{names, sha256sum};
 use crate::mount;
 use crate::run::{Out, Run};
@@ -111,7 +112,7 @@ impl Ground {
     }
 
     fn archives(&self) -> Vec<String> {
-        self.world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
+        archives(&self.world)
     }
 }
 

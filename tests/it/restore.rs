@@ -366,10 +366,7 @@ fn keeps_what_was_written_after_the_backup(version: Version) {
     let (saved, archive) = (world.dump(), world.saved());
     world.damage();
     // The supervisor writes two keys when it is asked to stop: too late for the backup.
-    let etcdctl = version.bin_dir().join("etcdctl");
-    let put = |key: &str| {
-        format!("ETCDCTL_API=3 {} --endpoints {} put {key} 1 >&2", etcdctl.display(), world.endpoint())
-    };
+    let put = |key| world.typed_put(key, "1");
     world.arm("before-stop", format!("{}\n{}", put("/late/one"), put("/late/two")));
     let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
     assert_same(&world.dump(), &saved, "with late writes");

@@ -27,15 +27,16 @@ on_one_version! {
     touches_nothing_when_a_tool_hangs,
 }
 
-struct Ground {
-    world: World,
-    archive: PathBuf,
-    old: Data,
+/// An etcd whose data was damaged after an archive of it was taken.
+pub struct Ground {
+    pub world: World,
+    pub archive: PathBuf,
+    pub old: Data,
     new: Data,
 }
 
 impl Ground {
-    fn new(version: Version) -> Self {
+    pub fn new(version: Version) -> Self {
         let world = World::plain(version);
         world.fill();
         let (new, archive) = (world.dump(), world.saved());
@@ -44,7 +45,7 @@ impl Ground {
         Self { world, archive, old, new }
     }
 
-    fn restore(&self) -> Out {
+    pub fn restore(&self) -> Out {
         self.world.restore(&[&from(&self.archive), &self.world.to_target()])
     }
 

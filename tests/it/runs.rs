@@ -122,7 +122,7 @@ fn a_run_that_is_killed_has_failed(version: Version) {
     assert!(status == 2 && line.contains("the last run failed: killed"), "{line}");
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
         assert!(since.elapsed() < Duration::from_secs(60), "{what} does not come");

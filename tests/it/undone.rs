@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use crate::client::assert_same;
 use crate::meanwhile::interrupted;
 use crate::restore::from;
+use crate::rollback::Ground;
 use crate::world::{Version, World};
 
 on_both_versions! {
@@ -59,18 +60,16 @@ fn data_that_was_written_to_stays_though_etcd_does_not_start(version: Version) {
 
 /// Nothing is lost then, and what served before serves again.
 fn data_that_nobody_wrote_to_is_taken_back_when_etcd_does_not_start(version: Version) {
-    let world = World::plain(version);
-    world.fill();
-    let archive = world.saved();
-    world.damage();
-    let (old, tree) = (world.dump(), world.tree());
+    let ground = Ground::new(version);
+    let Ground { world, old, .. } = &ground;
+    let tree = world.tree();
     world.arm("crash-at", "before-start");
-    assert_eq!(world.restore(&[&from(&archive), &world.to_target()]).status.code(), None);
+    assert_eq!(ground.restore().status.code(), None);
     assert_ne!(world.tree(), tree);
     world.arm("only-tree", tree);
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
     assert!(recovered.contains("was undone") && !recovered.contains("kept"), "{recovered}");
-    assert_same(&world.dump(), &old, "after the recovery");
+    assert_same(&world.dump(), old, "after the recovery");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
@@ -88,17 +87,10 @@ fn holds(tree: &Path, bytes: &[u8]) -> bool {
 
 /// The restore fails when the new data has served, and dies when the old is back and is to be started.
 fn a_recovery_that_dies_keeps_what_clients_wrote(version: Version) {
-    let world = World::plain(version);
-    world.fill();
-    let archive = world.saved();
-    world.damage();
-    let (old, tree) = (world.dump(), world.tree());
+    let Ground { world, archive, old, .. } = Ground::new(version);
+    let tree = world.tree();
     let tools = world.stand_in_tools();
-    let put = format!(
-        "ETCDCTL_API=3 {} --endpoints {} put written since >&2",
-        version.bin_dir().join("etcdctl").display(),
-        world.endpoint()
-    );
+    let put = world.typed_put("written", "since");
     let live = world.data_dir().join("member");
     // At the first stop the hash is broken off; the second is that of the restored data.
     world.arm(
@@ -149,12 +141,7 @@ fn a_snapshot_that_clients_have_passed_meanwhile_is_not_restored(version: Versio
     world.fill();
     let archive = world.saved();
     let (pid, at) = (world.pid(), world.revision());
-    let put = format!(
-        "ETCDCTL_API=3 {} --endpoints {} put written meanwhile >&2",
-        version.bin_dir().join("etcdctl").display(),
-        world.endpoint()
-    );
-    world.arm("before-stop", put);
+    world.arm("before-stop", world.typed_put("written", "meanwhile"));
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     out.failed(&["clients wrote up to revision", "run restore again"]);
     world.disarm("before-stop");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::destinations::{archives, command, snapshot, waiting, write_destinations};
 use crate::look::names;
 use crate::run::{Out, Run};
+use crate::runs::until;
 use crate::s3::{Fault, Faults, Server};
 use crate::world::{Version, World};
 
@@ -89,11 +90,7 @@ fn between_two_tries(world: &World) -> Run {
     let mut command = world.action(env!("CARGO_BIN_EXE_backup"), &[&world.to_target(), "scheduled=true"]);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
     let run = Run::start(command, &world.path("runs"));
-    let since = std::time::Instant::now();
-    while !run.stderr_so_far().contains("trying again in ") {
-        assert!(since.elapsed().as_secs() < 60, "{}", run.stderr_so_far());
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    until("a try that failed", || run.stderr_so_far().contains("trying again in "));
     run
 }
 
