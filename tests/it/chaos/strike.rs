@@ -37,12 +37,16 @@ pub enum Mode {
 const ERRORS: [Errno; 7] =
     [Errno::ENOSPC, Errno::EIO, Errno::EACCES, Errno::EROFS, Errno::EMFILE, Errno::ENOMEM, Errno::EDQUOT];
 
-/// How often the same call that changes nothing is made to fail: who waits for a file to grow looks at it as often as the
-/// machine is slow.
+/// How often the same look at a file that grows is made to fail: who waits for it looks as often as the machine is slow.
 const LOOKS: usize = 4;
 
-/// The call from which on a restore goes to its end, or back; and that with which a snapshot has come to its own.
-const TURNS: [&str; 2] = ["unlinkat(journal.json.new)", "renameat2(archive)"];
+/// The files that grow under such looks.
+const GROWING: [&str; 2] = ["/archive", "/db.part"];
+
+/// The call from which on a run goes to its end, or back: a snapshot has an archive then, a restore new data.
+fn turn(action: Action) -> &'static str {
+    if action == Action::Snapshot { "renameat2(archive)" } else { "unlinkat(journal.json.new)" }
+}
 
 /// How far a child gets before it is killed, in quarters of its life.
 const QUARTERS: u32 = 4;
@@ -52,9 +56,8 @@ const QUARTERS: u32 = 4;
 enum Point {
     /// Our process, at this call.
     Call(Call, Option<Errno>),
-    /// Our process is asked to stop at this call; whether it surely comes before the one from which on it goes to its end.
-    /// Which of those that are about nothing it is, differs from run to run.
-    Asked(Call, bool),
+    /// Our process is asked to stop at this call.
+    Asked(Call),
     /// Its child that it began to watch at this call, after a while.
     Child(Call, Duration),
     /// Everything, once our process has said that it is done.
@@ -100,17 +103,11 @@ impl Mode {
         let changing = || calls.iter().map(|(call, _)| call.clone()).filter(|call| !call.harmless);
         match self {
             Self::Kill => changing().map(|call| Point::Call(call, None)).collect(),
-            Self::Term => {
-                let first = |turn: &&str| calls.iter().position(|(call, _)| call.to_string() == *turn);
-                let turn = TURNS.iter().find_map(first).unwrap();
-                let all = calls.iter().enumerate().filter(|(_, (call, _))| !call.harmless);
-                all.map(|(at, (call, _))| Point::Asked(call.clone(), at < turn && !call.about.is_empty()))
-                    .collect()
-            }
+            Self::Term => changing().map(Point::Asked).collect(),
             Self::Power(..) => changing().map(|call| Point::Call(call, None)).chain([Point::End]).collect(),
             Self::Errno => calls
                 .iter()
-                .filter(|(call, _)| !call.harmless || call.number <= LOOKS)
+                .filter(|(call, _)| !is_a_poll(call))
                 .flat_map(|(call, _)| ERRORS.map(|error| Point::Call(call.clone(), Some(error))))
                 .collect(),
             Self::Child | Self::Both => children(calls)
@@ -121,6 +118,11 @@ impl Mode {
                 .collect(),
         }
     }
+}
+
+/// Whether it is one look of many at a file that grows.
+fn is_a_poll(call: &Call) -> bool {
+    call.harmless && call.number > LOOKS && GROWING.iter().any(|file| call.about.ends_with(file))
 }
 
 /// The calls at which a child is first watched, with its length of life: to the last time that it is waited for.
@@ -232,7 +234,7 @@ impl Series {
 
 fn shown(point: &Point) -> String {
     match point {
-        Point::Call(call, None) | Point::Asked(call, _) => call.to_string(),
+        Point::Call(call, None) | Point::Asked(call) => call.to_string(),
         Point::Call(call, Some(error)) => format!("{call} = {error:?}"),
         Point::Child(call, delay) => format!("{call} + {} ms", delay.as_millis()),
         Point::End => "the end".to_owned(),
@@ -248,38 +250,52 @@ pub fn in_words(panic: &(dyn std::any::Any + Send)) -> String {
 fn strike(ground: &mut Ground, mode: Mode, point: &Point, number: usize) -> (&'static str, &'static str) {
     // Twice: a run that waits longer or less long for a child makes other calls.
     for _ in 0..2 {
-        let (out, reached) = run(ground, mode, point);
-        if reached {
-            let went_down = mode.disk().is_some();
-            if went_down {
-                ground.restore_power();
-            }
-            let settled = ground.settle(&out, Next::turn(number, went_down, ground.action()));
-            // Only an error can keep it from clearing up.
-            assert!(settled.1 != SWEPT || mode == Mode::Errno, "left over: {}", out.told());
-            judge_words(mode, error_of(point), &out, settled.0);
-            if let Point::Asked(_, true) = point {
-                let obeys = out.stderr.contains("SIGTERM") && matches!(settled.0, "OLD" | "SAME");
-                assert!(obeys, "it went on though it was asked to stop: {}", out.told());
-            }
+        let (out, came) = run(ground, mode, point);
+        if came == Came::Nowhere {
+            assert!(out.status.success(), "undisturbed, and yet: {}", out.told());
             ground.begin();
-            return settled;
+            continue;
         }
-        assert!(out.status.success(), "undisturbed, and yet: {}", out.told());
+        let went_down = mode.disk().is_some();
+        if went_down {
+            ground.restore_power();
+        }
+        let settled = ground.settle(&out, Next::turn(number, went_down, ground.action()));
+        // Only an error can keep it from clearing up.
+        assert!(settled.1 != SWEPT || mode == Mode::Errno, "left over: {}", out.told());
+        judge_words(mode, point, &out, settled.0);
+        if let (Point::Asked(_), Came::Before) = (point, came) {
+            let obeys = out.stderr.contains("SIGTERM") && matches!(settled.0, "OLD" | "SAME");
+            assert!(obeys, "it went on though it was asked to stop: {}", out.told());
+        }
         ground.begin();
+        return settled;
     }
     (MISSED, "twice it did not come to this call again")
 }
 
-/// Runs the action up to the point and strikes there; whether it came there.
-fn run(ground: &Ground, mode: Mode, point: &Point) -> (Out, bool) {
-    let mut reached = false;
+/// Where a run came to its point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Came {
+    Nowhere,
+    /// Before the call from which on it goes to its end.
+    Before,
+    After,
+}
+
+/// Runs the action up to the point and strikes there.
+fn run(ground: &Ground, mode: Mode, point: &Point) -> (Out, Came) {
+    let mut came = Came::Nowhere;
+    let mut now = Came::Before;
     let out = match point {
-        Point::Call(wanted, _) | Point::Asked(wanted, _) => ground.run(&mut |call, pid| {
+        Point::Call(wanted, _) | Point::Asked(wanted) => ground.run(&mut |call, pid| {
+            if call.to_string() == turn(ground.action()) {
+                now = Came::After;
+            }
             if !call.is(wanted) {
                 return Fate::Made;
             }
-            reached = true;
+            came = now;
             strike_at_call(ground, mode, error_of(point), pid)
         }),
         Point::Child(wanted, delay) => {
@@ -290,18 +306,20 @@ fn run(ground: &Ground, mode: Mode, point: &Point) -> (Out, bool) {
                 }
                 Fate::Made
             });
-            reached = blow.is_some_and(|blow| blow.join().unwrap());
+            if blow.is_some_and(|blow| blow.join().unwrap()) {
+                came = now;
+            }
             out
         }
         Point::End => {
-            reached = true;
+            came = Came::After;
             ground.run_alone()
         }
     };
     if let (Point::End, Mode::Power(_, flush)) = (point, mode) {
         ground.cut_power(flush, None);
     }
-    (out, reached)
+    (out, came)
 }
 
 fn error_of(point: &Point) -> Option<Errno> {
@@ -322,15 +340,15 @@ fn strike_at_call(ground: &Ground, mode: Mode, error: Option<Errno>, pid: Pid) -
 }
 
 /// An end that was not by SIGKILL is told in good order, and truly.
-fn judge_words(mode: Mode, error: Option<Errno>, out: &Out, outcome: &str) {
+fn judge_words(mode: Mode, point: &Point, out: &Out, outcome: &str) {
     out.is_in_good_order();
     match out.status.code() {
         None => assert!(matches!(mode, Mode::Kill | Mode::Both | Mode::Power(..)), "it died: {}", out.told()),
         Some(0) => assert!(matches!(outcome, "NEW" | "PLUS"), "it said yes: {}", out.told()),
         Some(code @ (1 | 2)) => {
             assert!(out.stderr.contains("Next:"), "no next step: {}", out.told());
-            if let (1, Some(error)) = (code, error) {
-                names_its_cause(out, error);
+            if let (1, Point::Call(call, Some(error))) = (code, point) {
+                names_its_cause(out, call, *error);
             }
         }
         // Before our first line: the loader's own end.
@@ -340,16 +358,19 @@ fn judge_words(mode: Mode, error: Option<Errno>, out: &Out, outcome: &str) {
 }
 
 /// A failure tells the step that failed, and the error in the system's own words or in those of a tool that heard of it.
-fn names_its_cause(out: &Out, error: Errno) {
+fn names_its_cause(out: &Out, call: &Call, error: Errno) {
     let words = std::io::Error::from_raw_os_error(error as i32).to_string();
     let words = words.split(" (os error").next().unwrap_or_default();
-    let name = format!("{error:?}: ");
+    // What a thread's making failed with, libc tells as this.
+    let told = if call.name == "clone3" && error == Errno::ENOMEM {
+        "Resource temporarily unavailable"
+    } else {
+        words
+    };
     let failure = out.stderr.rsplit_once("failed: ").map_or("", |(_, failure)| failure);
     let cause = failure.split(" State:").next().unwrap_or_default();
-    // What a thread's making failed with, libc tells as this.
-    let again = if error == Errno::ENOMEM { "Resource temporarily unavailable" } else { words };
-    let at = [words, &name, again, "`"].into_iter().find_map(|word| cause.find(word));
-    assert!(at.is_some_and(|at| at > 0), "neither a step nor {words:?}: {}", out.told());
+    let at = [told, &format!("{error:?}: ")].into_iter().find_map(|word| cause.find(word));
+    assert!(at.is_some_and(|at| at > 0), "neither a step nor {told:?}: {}", out.told());
 }
 
 /// Kills the child of ours that is now watched after a while, and us with it if asked. Whether anybody was there to kill.
