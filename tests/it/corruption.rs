@@ -20,6 +20,10 @@ on_one_version! {
     nothing_behind_an_archive_is_taken,
 }
 
+/// How many flips of a large archive are all that `cargo xtask chaos` makes.
+pub const ALL_FLIPS: usize = 10_000;
+const SERIES: &str = "archive corruption";
+
 /// An archive, and what is in it.
 struct Good {
     bytes: Vec<u8>,
@@ -147,12 +151,13 @@ pub fn flips_of_a_large_archive(count: usize) -> Table {
         drop(told);
         rows.into_iter().for_each(|row| table.add(row));
     });
+    table.of(SERIES, ALL_FLIPS);
     table
 }
 
 fn row(bit: usize, taken: Result<bool, String>) -> Row {
     Row {
-        series: "archive corruption".to_owned(),
+        series: SERIES.to_owned(),
         point: format!("bit {} of byte {}", bit % 8, bit / 8),
         outcome: match taken {
             Ok(false) => Ok(("REFUSED", "")),

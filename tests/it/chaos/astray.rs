@@ -30,6 +30,9 @@ const PLACES: [(&str, &str); 3] =
 /// One run in so many is a restore, which takes longer.
 const RESTORES: usize = 10;
 
+/// How many runs are all.
+pub const ALL: usize = 1000;
+
 /// Runs so many snapshots, and restores among them, with a target that its owner, the user `ubuntu`, keeps exchanging for a
 /// link to root's directory.
 pub fn led_astray(count: usize, flaw: Option<&str>) -> Table {
@@ -61,7 +64,7 @@ pub fn led_astray(count: usize, flaw: Option<&str>) -> Table {
                 judge(&ground, action, &own.join(place), out, &files(&own))
             }));
             table.add(Row {
-                series: format!("{} directories", action.series()),
+                series: series(action),
                 point: format!("{} {what}", number + 1),
                 outcome: outcome.map_err(|panic| in_words(panic.as_ref())),
             });
@@ -70,7 +73,13 @@ pub fn led_astray(count: usize, flaw: Option<&str>) -> Table {
     });
     let swaps = swaps.into_inner();
     assert!(swaps > count * 100, "{swaps} swaps in {count} runs");
+    table.of(&series(Action::Snapshot), ALL - ALL / RESTORES);
+    table.of(&series(Action::Restore), ALL / RESTORES);
     table
+}
+
+fn series(action: Action) -> String {
+    format!("{} directories", action.series())
 }
 
 fn run(ground: &mut Ground, action: Action, target: &Path, flaw: Option<&str>) -> Out {

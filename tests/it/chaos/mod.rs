@@ -21,7 +21,7 @@ use ground::Action;
 use strike::Mode;
 use table::Table;
 
-use crate::corruption::flips_of_a_large_archive;
+use crate::corruption::{ALL_FLIPS, flips_of_a_large_archive};
 
 /// Strikes at so many points of each mode and action, spread evenly.
 const SMOKE: usize = 6;
@@ -137,17 +137,17 @@ fn matrix() {
     }
     for action in [Action::Snapshot, Action::Restore] {
         if wanted("MODE", "disk") && wanted("ACTION", action.name()) {
-            add(room::sizes(action, points(64) as u64));
+            add(room::sizes(action, points(room::ALL as usize) as u64));
         }
     }
     if wanted("MODE", "concurrent") && asked("ACTION").is_none() {
-        add(pairs::at_once(points(200)));
+        add(pairs::at_once(points(pairs::ALL)));
     }
     if wanted("MODE", "directories") && asked("ACTION").is_none() {
-        add(astray::led_astray(points(1000), None));
+        add(astray::led_astray(points(astray::ALL), None));
     }
     if wanted("MODE", "corruption") && asked("ACTION").is_none() {
-        add(flips_of_a_large_archive(points(10_000)));
+        add(flips_of_a_large_archive(points(ALL_FLIPS)));
     }
     table.done();
 }

@@ -12,6 +12,8 @@ use crate::world::{Setup, Version, World};
 
 /// What etcd itself may still write while a restore goes on.
 const MARGIN: u64 = 8 << 20;
+/// How many steps there are to twice the need.
+pub const ALL: u64 = 64;
 /// Two write-ahead logs of etcd's, preallocated, and change: what a restored member has besides its database.
 const LOGS: u64 = 144 << 20;
 
@@ -37,9 +39,10 @@ fn taken(world: &World) -> u64 {
 /// of the data's, beyond what the data takes.
 pub fn sizes(action: Action, steps: u64) -> Table {
     let mut table = Table::new();
+    let series = format!("{} disk", action.series());
     let mut row = |place: &str, size: u64, outcome: std::thread::Result<&'static str>| {
         table.add(Row {
-            series: format!("{} disk", action.series()),
+            series: series.clone(),
             point: format!("{place} {} KiB", size >> 10),
             outcome: outcome.map(|how| (how, "")).map_err(|panic| in_words(panic.as_ref())),
         });
@@ -58,6 +61,8 @@ pub fn sizes(action: Action, steps: u64) -> Table {
             row("data", size, catch_unwind(|| in_small_data(size)));
         }
     }
+    let disks = if action == Action::Restore { 2 } else { 1 };
+    table.of(&series, disks * (usize::try_from(ALL).unwrap() + 1));
     // At both ends it is clear what has to come of it.
     let outcomes = table.outcomes();
     let [no, yes] = if action == Action::Restore { ["OLD", "NEW"] } else { ["SAME", "PLUS"] };
