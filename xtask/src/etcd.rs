@@ -1,8 +1,7 @@
 //! `cargo xtask etcd`: the real etcd servers that the tests and the demo run, unpacked under cargo's
 //! target directory.
 //!
-//! It must never install anything on the machine: apt works on a private state, from the mirror and
-//! the keys that the machine already trusts, and the packages are unpacked, not installed.
+//! It must never install anything on the machine: Debian's packages are unpacked there.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, workspace};
+use crate::{command, debian, workspace};
 
 /// One etcd, and the Debian release that has it.
 pub struct Release {
@@ -37,8 +36,8 @@ pub const NEW: Release = Release {
 /// All that the tests run on.
 const RELEASES: &[Release] = &[OLD, NEW];
 
-const PACKAGES: [&str; 2] = ["etcd-server", "etcd-client"];
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// What has them.
+pub const PACKAGES: [&str; 2] = ["etcd-server", "etcd-client"];
 
 /// Makes sure of every release and prints its directory.
 pub fn run() -> Result<ExitCode> {
@@ -100,7 +99,7 @@ fn fetch(home: &Path, release: &Release) -> Result<()> {
         .prefix(".fetching-")
         .tempdir_in(shelf)
         .with_context(|| format!("creating a directory in {}", shelf.display()))?;
-    let root = unpack(&download(stage.path(), release.suite)?, stage.path())?;
+    let root = debian::unpacked(stage.path(), release.suite, &PACKAGES)?;
     inspect(&root.join("usr/bin"), release)?;
     put(&root, home, release)
 }
@@ -115,82 +114,6 @@ fn put(root: &Path, home: &Path, release: &Release) -> Result<()> {
         Err(_) if missing(&bin, release).is_none() => Ok(()),
         renamed => renamed.with_context(|| format!("renaming the unpacked etcd to {}", home.display())),
     }
-}
-
-/// Downloads the packages of the Debian release `suite`, with `at` for its working directory.
-pub fn download(at: &Path, suite: &str) -> Result<Vec<PathBuf>> {
-    for directory in ["lists/partial", "cache/archives/partial", "debs"] {
-        fs::create_dir_all(at.join(directory)).with_context(|| format!("creating {directory}"))?;
-    }
-    let source = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
-    fs::write(at.join("sources.list"), source).context("writing sources.list")?;
-    fs::write(at.join("status"), "").context("writing an empty package status")?;
-
-    command::output(private_apt(at).args(["-qq", "update"]))?;
-    let debs = at.join("debs");
-    command::output(private_apt(at).args(["-qq", "download"]).args(PACKAGES).current_dir(&debs))?;
-    let found = fs::read_dir(&debs).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    found.with_context(|| format!("reading {}", debs.display()))
-}
-
-/// apt-get that reads one source and writes to nothing but the stage.
-fn private_apt(stage: &Path) -> Command {
-    let mut apt = apt();
-    let mut option = |name: &str, value: &Path| {
-        apt.arg("-o").arg(format!("{name}={}", value.display()));
-    };
-    option("Dir::Etc::sourcelist", &stage.join("sources.list"));
-    option("Dir::State::lists", &stage.join("lists"));
-    option("Dir::Cache", &stage.join("cache"));
-    // What the machine has installed, pinned or preferred must not decide which version is fetched.
-    option("Dir::State::status", &stage.join("status"));
-    for name in ["Dir::Etc::sourceparts", "Dir::Etc::preferences", "Dir::Etc::preferencesparts"] {
-        option(name, Path::new("/dev/null"));
-    }
-    option("APT::Default-Release", Path::new(""));
-    option("APT::Get::List-Cleanup", Path::new("0"));
-    option("Acquire::Languages", Path::new("none"));
-    option("Acquire::Retries", Path::new("3"));
-    // Without it a failed download of the index is a warning, and the error to come is about something else.
-    option("APT::Update::Error-Mode", Path::new("any"));
-    // Run by root, apt would download as its own user, who cannot enter a private checkout.
-    option("APT::Sandbox::User", Path::new("root"));
-    apt
-}
-
-fn apt() -> Command {
-    let mut apt = command::new("apt-get");
-    apt.env("LC_ALL", "C");
-    apt
-}
-
-/// The Debian mirror that this machine already uses.
-pub fn mirror() -> Result<String> {
-    let mut indexes = indexes()?;
-    if indexes.trim().is_empty() {
-        eprintln!("apt has no package lists yet: running apt-get update on this machine first");
-        command::output(apt().args(["-qq", "update"]))
-            .context("the machine's own package lists are needed once")?;
-        indexes = self::indexes()?;
-    }
-    debian(&indexes).context("this machine's apt knows no Debian mirror")
-}
-
-fn indexes() -> Result<String> {
-    command::output(apt().args(["indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(LABEL)|$(REPO_URI)"]))
-}
-
-/// The main archive: its security archive is labelled otherwise, and lacks most packages.
-fn debian(indexes: &str) -> Option<String> {
-    indexes.lines().find_map(|line| line.strip_prefix("Packages|Debian|Debian|")).map(str::to_owned)
-}
-
-fn unpack(debs: &[PathBuf], stage: &Path) -> Result<PathBuf> {
-    let root = stage.join("root");
-    for deb in debs {
-        command::output(command::new("dpkg").arg("-x").arg(deb).arg(&root))?;
-    }
-    Ok(root)
 }
 
 /// The programs are there, and of the version that they are taken for.
@@ -213,13 +136,6 @@ fn missing(bin: &Path, release: &Release) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mirror_is_debians_main_archive() {
-        let indexes = "DEP-11|Debian|Debian|m://a/\nPackages|Debian|Debian-Security|m://b/\nPackages|Debian|Debian|m://c/\nPackages|Debian|Debian|m://d/\n";
-        assert_eq!(debian(indexes).as_deref(), Some("m://c/"));
-        assert_eq!(debian("Packages|Ubuntu|Ubuntu|m://e/\n"), None);
-    }
 
     #[test]
     fn a_directory_without_the_programs_is_told_by_the_one_that_is_missing() {

@@ -16,6 +16,7 @@ mod bench;
 mod buckets;
 mod chaos;
 mod command;
+mod debian;
 mod demo;
 mod etcd;
 mod fuzz;

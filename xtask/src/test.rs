@@ -2,6 +2,7 @@
 //!
 //! It owns the order and nothing else: which tests there are is cargo's matter.
 
+mod alerts;
 mod python;
 
 use std::os::unix::process::ExitStatusExt;
@@ -19,7 +20,7 @@ const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// They mostly wait, for an etcd to start or a deadline to pass.
 const TESTS_A_CORE: usize = 3;
 
-/// Formatting, lints, cargo's tests, Python's, and machines, up to the first that fails; its exit code becomes ours. Who
+/// Formatting, lints, cargo's tests, Prometheus' and Python's, and machines, up to the first that fails; its exit code becomes ours. Who
 /// asks for some of the tests gets cargo's alone.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     thread::scope(|scope| {
@@ -40,6 +41,7 @@ fn in_order(arguments: &[&str]) -> Result<ExitCode> {
         tests(&target, arguments)?,
     ];
     if arguments.is_empty() {
+        steps.extend(alerts::checks(&target)?);
         steps.extend(python::checks(&target)?);
     }
     for mut step in steps {

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::machine::Machine;
 use super::unit::Unit;
 use super::{Stage, root, story};
-use crate::{command, etcd, workspace};
+use crate::{command, debian, etcd, workspace};
 
 pub(super) const HEALTHY: &str = "active 1 member, healthy";
 pub(super) const DATA: &str = "/var/lib/etcd/default";
@@ -345,7 +345,7 @@ fn packages() -> Result<Vec<PathBuf>> {
     let home = shelf.join(format!("debs-{release}"));
     if !home.is_dir() {
         let stage = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&shelf)?;
-        etcd::download(stage.path(), &release)?;
+        debian::download(stage.path(), &release, &etcd::PACKAGES)?;
         fs::rename(stage.path().join("debs"), &home).context("keeping the packages")?;
     }
     let found: std::io::Result<Vec<_>> = fs::read_dir(&home)?.map(|entry| Ok(entry?.path())).collect();

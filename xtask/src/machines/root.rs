@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{command, etcd, workspace};
+use crate::{command, debian, workspace};
 
 const PACKAGES: &str = "systemd,systemd-sysv,dbus,etcd-server,etcd-client";
 
@@ -43,7 +43,7 @@ fn build(stage: &Path, release: &str) -> Result<()> {
     let root = stage.join("root");
     let mut debootstrap = Command::new("debootstrap");
     debootstrap.arg("--variant=minbase").arg(format!("--include={PACKAGES}")).arg(release).arg(&root);
-    command::output(debootstrap.arg(etcd::mirror()?))?;
+    command::output(debootstrap.arg(debian::mirror()?))?;
     // Without it nothing is called localhost, which is where etcd listens by default.
     fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n::1 localhost\n")
         .context("writing /etc/hosts")?;
