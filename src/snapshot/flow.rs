@@ -16,13 +16,14 @@ use crate::etcd::tools::Tools;
 use crate::progress::{Progress, Tell};
 use crate::store::stage::Stage;
 use crate::system::growing::{GivenUp, Growing, Growth, Writing, growth};
+use crate::system::interrupt;
 use crate::system::priority;
 use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub(super) const ARCHIVE: &str = "archive";
 /// A database of less, in bytes, is packed before anybody could feel it.
 const FELT: u64 = 16 << 20;
 
-/// How long the caller of [`Flow::run`] waits for word before it frees what has been packed meanwhile.
+/// How long the caller of [`Flow::run`] waits for word before it looks whether it is to wait on, and frees what has been packed.
 const A_MOMENT: Duration = Duration::from_millis(10);
 
 /// An archive that was made durable, and read back.
@@ -62,6 +63,21 @@ pub(super) struct Flow<'a> {
     pub request: &'a Request,
 }
 
+/// How far the work on a snapshot is, for all who work on it.
+#[derive(Debug, Default)]
+struct Work {
+    /// How many bytes of it have been packed.
+    packed: AtomicU64,
+    /// Whether it will come to nothing: once etcdctl has ended well, its file no longer tells of that.
+    called_off: AtomicBool,
+}
+
+impl Work {
+    fn goes_on(&self) -> io::Result<()> {
+        if self.called_off.load(Ordering::Relaxed) { Err(io::Error::other(GivenUp)) } else { Ok(()) }
+    }
+}
+
 impl Flow<'_> {
     /// Makes the archive in the stage, durable and proved.
     pub fn run(&self, tell: Tell<'_>) -> Result<(Packed, Manifest)> {
@@ -77,28 +93,40 @@ impl Flow<'_> {
         let (tell_seal, seal) = channel();
         let (hand_over, manifest) = channel();
         let arriving = saved.clone();
-        let packed = &AtomicU64::new(0);
+        let (looks, seen) = channel::<()>();
+        let work = &Work::default();
         thread::scope(|scope| {
             // Where one cannot be made, what the others wait for goes with us, and so do they.
             let pack = move || {
                 let packing =
                     Packing { out, writing, effort: self.request.effort, sealing, taken: self.request.now };
-                self.pack(packing, &saved, packed, &manifest)
+                self.pack(packing, &saved, work, &manifest)
             };
             let packer = beside(scope, "pack", pack)?;
             let prover =
                 beside(scope, "read back", move || read_back(back, written, key.as_ref(), &tell_seal))?;
-            let looker = beside(scope, "look", move || self.look_into(&arriving))?;
-            let described =
-                self.save(saving, &|| packer.is_finished() || prover.is_finished(), tell).and_then(|()| {
-                    tell(Progress::Step("verifying the snapshot"));
-                    let manifest = self.describe(&seal, join(looker), packed)?;
-                    // A packer that is gone has an error to tell.
-                    let _ = hand_over.send(manifest.clone());
-                    // It may be in clear here alone.
-                    self.stage.dir().remove_file(archive::DB)?;
-                    Ok(manifest)
-                });
+            let look = move || {
+                // Goes with the thread, whatever becomes of it.
+                let _looks = looks;
+                self.look_into(&arriving, work)
+            };
+            let looker = beside(scope, "look", look)?;
+            let broken = || packer.is_finished() || prover.is_finished();
+            let goes_on = || {
+                interrupt::check()?;
+                if broken() { Err(Consequence.into()) } else { Ok(()) }
+            };
+            let described = self.save(saving, &broken, tell).and_then(|()| {
+                tell(Progress::Step("verifying the snapshot"));
+                word(&seen, &mut &goes_on)?;
+                let manifest = self.describe(&seal, join(looker), work, &goes_on)?;
+                // A packer that is gone has an error to tell.
+                let _ = hand_over.send(manifest.clone());
+                // It may be in clear here alone.
+                self.stage.dir().remove_file(archive::DB)?;
+                Ok(manifest)
+            });
+            work.called_off.store(described.is_err(), Ordering::Relaxed);
             drop(hand_over);
             settle(described, join(packer), join(prover))
         })
@@ -110,19 +138,19 @@ impl Flow<'_> {
         (!recipients.is_empty()).then(|| Ok(Sealing { key: FileKey::fresh()?, recipients })).transpose()
     }
 
-    /// Packs what arrives, and tells how many bytes of it are `packed`.
+    /// Packs what arrives, and tells how many bytes of it are packed.
     fn pack(
         &self,
         packing: Packing,
         saved: &Growth,
-        packed: &AtomicU64,
+        work: &Work,
         manifest: &Receiver<Manifest>,
     ) -> Result<u64> {
         priority::go_behind();
         let db = Arriving::follow(self.stage.dir(), archive::DB, saved)?;
         let size = db.length();
         let manifest = || manifest.recv().map_err(|_| Consequence.into());
-        packing.pack(Told { source: db, read: packed }, size, manifest)
+        packing.pack(Told { source: db, work }, size, manifest)
     }
 
     fn save(&self, saving: Writing, broken: &dyn Fn() -> bool, tell: Tell<'_>) -> Result<()> {
@@ -139,13 +167,17 @@ impl Flow<'_> {
     }
 
     /// What etcd and its tools say of the snapshot, as soon as all of it is there: etcdctl still makes it durable then.
-    fn look_into(&self, saved: &Growth) -> Result<Found> {
+    fn look_into(&self, saved: &Growth, work: &Work) -> Result<Found> {
         let dir = self.stage.dir();
         // What is cut short is for whoever packs it to tell of.
         let db = Arriving::follow(dir, archive::DB, saved)?.all_there()?.ok_or(Consequence)?;
         let again = db.try_clone().context("opening the snapshot again")?;
-        // Once etcdctl has failed, nobody wants to know.
-        let wanted = || saved.goes_on().map(drop).map_err(anyhow::Error::from);
+        // Once anybody has failed, nobody wants to know.
+        let wanted = || -> Result<()> {
+            work.goes_on()?;
+            saved.goes_on()?;
+            Ok(())
+        };
         thread::scope(|scope| {
             let structure = beside(scope, "structure", || {
                 offline::structure(self.tools, db, &mut |_| wanted().map_err(|error| error.to_string()))
@@ -179,15 +211,18 @@ impl Flow<'_> {
 
     /// The verdict on what is read back. Nobody but the packer reads the snapshot any more, and to free so much takes a moment:
     /// what it is through with is freed while the rest is packed.
-    fn sealed(&self, seal: &Receiver<Sealed>, packed: &AtomicU64) -> Result<Sealed> {
+    fn sealed(
+        &self,
+        seal: &Receiver<Sealed>,
+        work: &Work,
+        goes_on: &dyn Fn() -> Result<()>,
+    ) -> Result<Sealed> {
         let mut spent = self.stage.dir().spend(archive::DB)?;
-        loop {
-            match seal.recv_timeout(A_MOMENT) {
-                Ok(sealed) => return Ok(sealed),
-                Err(RecvTimeoutError::Timeout) => spent.up_to(packed.load(Ordering::Relaxed)),
-                Err(RecvTimeoutError::Disconnected) => return Err(Consequence.into()),
-            }
-        }
+        let sealed = word(seal, &mut || {
+            spent.up_to(work.packed.load(Ordering::Relaxed));
+            goes_on()
+        });
+        sealed?.ok_or_else(|| Consequence.into())
     }
 
     /// The manifest. What is `found` in a snapshot counts once its seal is known to be sound.
@@ -195,9 +230,10 @@ impl Flow<'_> {
         &self,
         seal: &Receiver<Sealed>,
         found: Result<Found>,
-        packed: &AtomicU64,
+        work: &Work,
+        goes_on: &dyn Fn() -> Result<()>,
     ) -> Result<Manifest> {
-        let sealed = self.sealed(seal, packed)?;
+        let sealed = self.sealed(seal, work, goes_on)?;
         match sealed.seal {
             Seal::Sound => {}
             Seal::Absent => {
@@ -230,16 +266,28 @@ impl Flow<'_> {
     }
 }
 
-/// A source of which is told how many bytes have been read.
+/// Waits for word `from` another thread, and looks every moment whether that `goes_on`. `None` where the thread has gone.
+fn word<T>(from: &Receiver<T>, goes_on: &mut dyn FnMut() -> Result<()>) -> Result<Option<T>> {
+    loop {
+        match from.recv_timeout(A_MOMENT) {
+            Ok(word) => return Ok(Some(word)),
+            Err(RecvTimeoutError::Timeout) => goes_on()?,
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        }
+    }
+}
+
+/// A source of which is told how many bytes have been read, and which ends by an error once the work is called off.
 struct Told<'a, R> {
     source: R,
-    read: &'a AtomicU64,
+    work: &'a Work,
 }
 
 impl<R: Read> Read for Told<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.work.goes_on()?;
         let length = self.source.read(buffer)?;
-        self.read.fetch_add(length as u64, Ordering::Relaxed);
+        self.work.packed.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
     }
 }

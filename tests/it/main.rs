@@ -30,6 +30,7 @@ macro_rules! on_one_version {
 mod alarms;
 mod archive;
 mod broken_tools;
+mod called_off;
 mod catalog;
 mod chaos;
 mod client;
