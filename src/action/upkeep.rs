@@ -8,11 +8,12 @@ use super::{Call, key, settled};
 use crate::archive::human_size;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
+use crate::etcd::upkeep::Votes;
 use crate::stop::{Failure, Refusal, Stop};
 use crate::swap::DataDir;
 use anyhow::{Result, anyhow};
 
-/// Says whether every member of the cluster answers, in the words of the older `etcdctl cluster-health`.
+/// Says whether every member of the cluster that has a vote answers, in the words of the older `etcdctl cluster-health`.
 pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let site = super::site(call)?;
     look(call, &site, results)?;
@@ -31,16 +32,28 @@ pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
             false => format!("got unhealthy result from {}: {}", one.endpoint, one.error),
         })
         .collect();
-    let well = health.iter().filter(|one| one.healthy).count();
-    let verdict = if well == members.len() { "healthy" } else { "unhealthy" };
+    let votes = Votes::count(&members, &health);
+    let verdict = match votes.silent.is_empty() {
+        true => "healthy",
+        false if votes.are_quorum() => "degraded",
+        false => "unhealthy",
+    };
     results.set(key!("output"), format!("{}\ncluster is {verdict}", said.join("\n")));
     results.set(key!("health.members"), members.len().to_string());
     results.set(key!("health.alarms"), alarms.lines().count().to_string());
-    if verdict == "healthy" && alarms.is_empty() {
+    if votes.silent.is_empty() && alarms.is_empty() {
         return Ok(());
     }
-    let what = if alarms.is_empty() { said.join("; ") } else { format!("etcd has an alarm: {alarms}") };
-    Err(failed(anyhow!("{well} of {} members are healthy: {what}", members.len()), &site))
+    let mut what = format!("{} of {} voting members are healthy", votes.alive(), votes.all);
+    if !votes.silent.is_empty() {
+        let left =
+            if votes.are_quorum() { "the others go on without" } else { "which is no quorum, without" };
+        what += &format!(", {left} {}: {}", votes.silent.join(", "), said.join("; "));
+    }
+    if !alarms.is_empty() {
+        what += &format!("; etcd has an alarm: {alarms}");
+    }
+    Err(failed(anyhow!(what), &site))
 }
 
 /// Lists the alarms.

@@ -117,6 +117,25 @@ impl Client {
         }
     }
 
+    /// The members behind these endpoints, as far as they answer: which endpoint, and whose id.
+    pub(super) fn behind(&self, endpoints: &[&str]) -> Result<Vec<(String, u64)>> {
+        let program = self.program().env("ETCDCTL_ENDPOINTS", endpoints.join(","));
+        let answers: Option<Vec<StatusAnswer>> = self
+            .even_of_some(program.args(["endpoint", "status"]))
+            .context("asking etcd's members for their ids")?;
+        Ok(answers.into_iter().flatten().map(StatusAnswer::whose).collect())
+    }
+
+    /// What those of several endpoints say that answer well: where one does not, etcdctl fails and answers all the same.
+    pub(super) fn even_of_some<T: serde::de::DeserializeOwned>(&self, program: Program) -> Result<T> {
+        let answer = program.args(["--write-out=json"]).run();
+        let read = match answer {
+            Ok(output) => output.json(),
+            Err(error) => serde_json::from_str(&error.stdout).map_err(|_| error),
+        };
+        Ok(read.map_err(|error| self.explained(error))?)
+    }
+
     /// The members of its cluster, started or not.
     pub fn members(&self) -> Result<Vec<Member>> {
         let answer: MembersAnswer = self.ask(&["member", "list"]).context("asking etcd for its members")?;

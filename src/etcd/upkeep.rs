@@ -3,6 +3,7 @@
 //! Gives back what etcdctl prints, which its operators know. Must never be run on a member whose data somebody exchanges.
 
 use super::client::Client;
+use super::member::Member;
 use super::patience;
 use crate::system::process::{Output, ProcessError};
 use anyhow::{Context, Result};
@@ -19,19 +20,63 @@ pub struct Health {
     /// What is wrong with it, in etcd's words.
     #[serde(default)]
     pub error: String,
+    /// The id of the member that answered there, where it is healthy.
+    #[serde(skip)]
+    pub member: Option<u64>,
+}
+
+/// How the members stand that have a vote. Learners have none, and serve no client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Votes {
+    /// How many there are.
+    pub all: usize,
+    /// Those of whom no endpoint answered, by their names, or ids where they have never started.
+    pub silent: Vec<String>,
+}
+
+impl Votes {
+    /// Counts them by who answered, not by how many endpoints did: a member may have several, and several may lead to one.
+    pub fn count(members: &[Member], health: &[Health]) -> Self {
+        let answered =
+            |member: &&Member| health.iter().any(|one| one.healthy && one.member == Some(member.id));
+        let voters: Vec<&Member> = members.iter().filter(|member| !member.is_learner).collect();
+        let name = |member: &&Member| match &*member.name {
+            "" => format!("{:x}", member.id),
+            name => name.to_owned(),
+        };
+        let silent = voters.iter().filter(|member| !answered(member)).map(name).collect();
+        Self { all: voters.len(), silent }
+    }
+
+    /// How many answered.
+    pub fn alive(&self) -> usize {
+        self.all - self.silent.len()
+    }
+
+    /// Whether those that answered can go on without the others.
+    pub fn are_quorum(&self) -> bool {
+        self.alive() > self.all / 2
+    }
 }
 
 impl Client {
     /// The health of our member; of `all` members of the cluster, by the addresses that they advertise.
     pub fn health(&self, all: bool) -> Result<Vec<Health>> {
         let words: &[&str] = if all { &["endpoint", "health", "--cluster"] } else { &["endpoint", "health"] };
-        let answer = self.program().args(words).args(["--write-out=json"]).run();
-        // Where one is not healthy, etcdctl fails and answers all the same.
-        let health = match answer {
-            Ok(output) => output.json().map_err(|error| self.explained(error)),
-            Err(error) => serde_json::from_str(&error.stdout).map_err(|_| self.explained(error)),
-        };
-        health.context("asking etcd for its health")
+        let mut health: Vec<Health> =
+            self.even_of_some(self.program().args(words)).context("asking etcd for its health")?;
+        // Those that are silent would only be waited for once more.
+        let answering: Vec<&str> =
+            health.iter().filter(|one| one.healthy).map(|one| &*one.endpoint).collect();
+        if answering.is_empty() {
+            return Ok(health);
+        }
+        let behind = self.behind(&answering)?;
+        for one in &mut health {
+            let answer = behind.iter().find(|(endpoint, _)| *endpoint == one.endpoint);
+            one.member = answer.map(|(_, member)| *member);
+        }
+        Ok(health)
     }
 
     /// The alarms, one a line: `memberID:1 alarm:NOSPACE`.
@@ -70,7 +115,45 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::Health;
+    use super::{Health, Votes};
+    use crate::etcd::member::Member;
+
+    #[test]
+    fn a_member_is_alive_by_its_own_answer_and_a_learner_has_no_vote() {
+        let member = |id: u64, is_learner| Member {
+            id,
+            name: if id == 9 { String::new() } else { format!("m{id}") },
+            peer_urls: Vec::new(),
+            client_urls: Vec::new(),
+            is_learner,
+        };
+        let answer = |healthy, member: u64| Health {
+            endpoint: format!("http://{member}"),
+            healthy,
+            error: String::new(),
+            member: Some(member),
+        };
+        let (three, learning) = ([1, 2, 3].map(|id| member(id, false)), [member(1, false), member(2, true)]);
+        let unstarted = [member(1, false), member(9, false)];
+        for (members, answers, alive, silent, quorum) in [
+            (&three[..], &[(true, 1), (true, 2), (true, 3)][..], 3, &[][..], true),
+            // Two URLs of one member speak for one.
+            (&three, &[(true, 1), (true, 1), (true, 2), (false, 3)], 2, &["m3"], true),
+            // As do three that a balancer leads to one.
+            (&three, &[(true, 1), (true, 1), (true, 1)], 1, &["m2", "m3"], false),
+            // One of its two is enough.
+            (&three, &[(true, 1), (false, 1), (true, 2), (true, 3)], 3, &[], true),
+            (&learning, &[(true, 1), (false, 2)], 1, &[], true),
+            // And a learner's answer is nobody's vote.
+            (&learning, &[(false, 1), (true, 2)], 0, &["m1"], false),
+            (&unstarted, &[(true, 1)], 1, &["9"], false),
+        ] {
+            let health: Vec<Health> = answers.iter().map(|(healthy, id)| answer(*healthy, *id)).collect();
+            let votes = Votes::count(members, &health);
+            assert_eq!((votes.alive(), votes.are_quorum()), (alive, quorum), "{answers:?}");
+            assert_eq!(votes.silent, silent, "{answers:?}");
+        }
+    }
 
     #[test]
     fn an_unhealthy_endpoint_says_why() {

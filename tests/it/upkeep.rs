@@ -11,6 +11,8 @@ use crate::world::{Setup, Version, World};
 
 on_both_versions! {
     upkeep_health_is_told_in_the_older_charms_words,
+    upkeep_two_urls_of_a_member_hide_no_dead_one,
+    upkeep_a_learner_makes_no_cluster_unhealthy,
     upkeep_an_alarm_is_listed_and_disarmed,
     upkeep_compacts_and_defragments_and_loses_no_key,
     upkeep_refuses_what_cannot_be_meant,
@@ -44,6 +46,27 @@ fn upkeep_health_is_told_in_the_older_charms_words(version: Version) {
     world.stop();
     unit.run("health", &[]).failed(&["connection refused"]);
     run(&world, "health", &[]).failed(&["connection refused"]);
+}
+
+fn upkeep_two_urls_of_a_member_hide_no_dead_one(version: Version) {
+    let members = crate::cluster::of_three(version);
+    let port = members[0].client_address().replace("127.0.0.1", "");
+    members[0].tell(&format!("--advertise-client-urls={},http://localhost{port}", members[0].endpoint()));
+    members[0].stop();
+    members[0].start();
+    let all = run(&members[0], "health", &[]).completed();
+    assert!(all.get("output").contains(&format!("healthy result from http://localhost{port}")));
+    members[2].stop();
+    let out = run(&members[0], "health", &[]);
+    assert!(out.stdout.contains("cluster is degraded"), "{}", out.told());
+    out.failed(&["2 of 3 voting members are healthy, the others go on without m3"]);
+}
+
+fn upkeep_a_learner_makes_no_cluster_unhealthy(version: Version) {
+    let (voter, _learner) = crate::cluster::with_learner(version);
+    let ended = run(&voter, "health", &[]).completed();
+    assert!(ended.get("output").contains("cluster is healthy"), "{}", ended.get("output"));
+    assert_eq!(ended.get("health.members"), "2");
 }
 
 /// A quota so small that the next write raises the alarm.

@@ -28,6 +28,8 @@ pub struct Status {
 
 #[derive(Deserialize)]
 pub(super) struct StatusAnswer {
+    #[serde(default, rename = "Endpoint")]
+    endpoint: String,
     #[serde(rename = "Status")]
     status: StatusBody,
 }
@@ -60,8 +62,15 @@ struct StatusBody {
     errors: Vec<String>,
 }
 
+impl StatusAnswer {
+    /// The endpoint, and the id of the member behind it.
+    pub fn whose(self) -> (String, u64) {
+        (self.endpoint, self.status.header.member_id)
+    }
+}
+
 impl From<StatusAnswer> for Status {
-    fn from(StatusAnswer { status }: StatusAnswer) -> Self {
+    fn from(StatusAnswer { status, .. }: StatusAnswer) -> Self {
         Self {
             cluster_id: status.header.cluster_id,
             member_id: status.header.member_id,
