@@ -76,7 +76,7 @@ fn look(target: PathBuf, settings: &Settings, limits: Limits, now: Timestamp) ->
     let look = || {
         let (_, owner) = archive_owner()?;
         let Some(home) = Approach::to(&target, owner)?.arrived() else {
-            return Ok(judge(&Known { runs: &[], archives: &[], pending: 0 }, limits, now));
+            return Ok(judge(&Known { runs: &[], archives: &[], pending: Ok(0) }, limits, now));
         };
         Ok(judge(&Found::at(&home, settings)?.known(), limits, now))
     };

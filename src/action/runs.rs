@@ -7,7 +7,7 @@ use super::{Call, key, now};
 use crate::notice::hooks::Occasion;
 use crate::notice::{Hooks, metrics};
 use crate::offsite;
-use crate::runs::health::Known;
+use crate::runs::health::{Known, unknown};
 use crate::runs::{self, Phase, Record, Run};
 use crate::schedule::{Timetable, timer};
 use crate::settings::Settings;
@@ -101,9 +101,13 @@ impl<'a> Watch<'a> {
     /// The backup has come to its end, and that is written down.
     pub fn finish(&mut self, outcome: &Result<(), Stop>, results: &Results) {
         self.run.destinations = sent(results);
-        self.run.pending_uploads = pending(&self.home, self.settings).unwrap_or_default();
+        let pending = pending(&self.home, self.settings);
+        self.run.pending_uploads = pending.as_ref().ok().copied();
         self.run.end(now(), outcome.as_ref().err().map(in_short));
         self.note();
+        if let Err(why) = pending {
+            self.trouble(unknown(&why));
+        }
     }
 
     /// Tells of it when nothing more is to be done. Its outcome comes back as it was.
@@ -163,26 +167,28 @@ pub(super) fn in_short(stop: &Stop) -> String {
     }
 }
 
-fn pending(home: &Dir, settings: &Settings) -> Result<usize> {
-    offsite::pending(home, |name| settings.destinations.contains_key(name))
+/// How many uploads wait, or why that is not known.
+fn pending(home: &Dir, settings: &Settings) -> Result<usize, String> {
+    let pending = offsite::pending(home, |name| settings.destinations.contains_key(name));
+    pending.map_err(|error| format!("{error:#}"))
 }
 
 /// What is known of the backups in `home`, to be judged.
 pub(super) struct Found {
     runs: Vec<Run>,
     archives: Vec<String>,
-    pending: usize,
+    pending: Result<usize, String>,
 }
 
 impl Found {
-    /// Looks.
+    /// Looks. A queue that cannot be read hides nothing else.
     pub fn at(home: &Dir, settings: &Settings) -> Result<Self> {
-        Ok(Self { runs: runs::look(home)?, archives: home.names()?, pending: pending(home, settings)? })
+        Ok(Self { runs: runs::look(home)?, archives: home.names()?, pending: pending(home, settings) })
     }
 
     /// What a verdict takes.
     pub fn known(&self) -> Known<'_> {
-        Known { runs: &self.runs, archives: &self.archives, pending: self.pending }
+        Known { runs: &self.runs, archives: &self.archives, pending: self.pending.as_ref().copied() }
     }
 }
 

@@ -53,7 +53,7 @@ fn text(known: &Known<'_>, interval: Option<SignedDuration>) -> String {
         (SIZE, good.and_then(|run| run.size).map(|size| size.to_string())),
         (REVISION, good.and_then(|run| run.revision).map(|revision| revision.to_string())),
         (FAILURES, Some(last.map_or(0, |run| run.failures_total).to_string())),
-        (PENDING, Some(known.pending.to_string())),
+        (PENDING, known.pending.ok().map(|pending| pending.to_string())),
         (INTERVAL, interval.map(|interval| interval.as_secs().to_string())),
     ];
     let written = values.into_iter().filter_map(|((name, kind, help), value)| {
@@ -88,7 +88,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runs = [run(200, Phase::Failed), run(100, Phase::Completed)];
         let archives = ["a.tar.gz".to_owned()];
-        let known = Known { runs: &runs, archives: &archives, pending: 2 };
+        let known = Known { runs: &runs, archives: &archives, pending: Ok(2) };
         write(dir.path(), &known, Some(SignedDuration::from_hours(12))).unwrap();
         let file = dir.path().join(NAME);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
@@ -113,8 +113,9 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_not_written() {
-        let text = text(&Known { runs: &[], archives: &[], pending: 0 }, None);
-        assert!(!text.contains("etcd_backup_last_success"), "{text}");
+        let why = "it is a file".to_owned();
+        let text = text(&Known { runs: &[], archives: &[], pending: Err(&why) }, None);
+        assert!(!text.contains("etcd_backup_last_success") && !text.contains("pending"), "{text}");
         assert!(text.contains("\netcd_backup_failures_total 0\n"), "{text}");
     }
 

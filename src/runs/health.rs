@@ -44,8 +44,8 @@ pub struct Known<'a> {
     pub runs: &'a [Run],
     /// The names of the archives that are there.
     pub archives: &'a [String],
-    /// How many uploads wait.
-    pub pending: usize,
+    /// How many uploads wait, or why that is not known.
+    pub pending: Result<usize, &'a String>,
 }
 
 /// The verdict.
@@ -102,20 +102,26 @@ pub fn judge(known: &Known<'_>, limits: Limits, now: Timestamp) -> Health {
             words += &format!("; retention failed: {}", one_line(why));
         }
     }
-    if known.pending > 0 {
+    let waits = match known.pending {
+        Ok(0) => None,
+        Ok(1) => Some("1 upload waits".to_owned()),
+        Ok(several) => Some(format!("{several} uploads wait")),
+        Err(why) => Some(one_line(&unknown(why))),
+    };
+    if let Some(waits) = waits {
         level = level.max(Level::Warning);
-        let s = if known.pending == 1 { " waits" } else { "s wait" };
-        words += &format!("; {} upload{s}", known.pending);
+        words += &format!("; {waits}");
     }
     let age = age.map_or_else(|| "U".to_owned(), |age| format!("{}s", age.as_secs().max(0)));
-    let data = format!(
-        "age={age};{};{};0 pending={};1",
-        limits.warn.as_secs(),
-        limits.crit.as_secs(),
-        known.pending
-    );
+    let pending = known.pending.map_or_else(|_| "U".to_owned(), |pending| pending.to_string());
+    let data = format!("age={age};{};{};0 pending={pending};1", limits.warn.as_secs(), limits.crit.as_secs());
     let size = good.and_then(|run| run.size).map(|size| format!(" size={size}B")).unwrap_or_default();
     Health { level, last_good: good.map(|run| run.started_time), words, data: data + &size }
+}
+
+/// What is said where a queue cannot be read.
+pub fn unknown(why: &str) -> String {
+    format!("it is not known how many uploads wait: {why}")
 }
 
 /// An age for a person: the largest unit that it has two of, or the smallest.
@@ -157,7 +163,7 @@ mod tests {
     fn health(runs: &[Run], archives: &[&str], pending: usize, now: i64) -> Health {
         let archives: Vec<String> = archives.iter().map(|name| (*name).to_owned()).collect();
         let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
-        judge(&Known { runs, archives: &archives, pending }, limits, at(now))
+        judge(&Known { runs, archives: &archives, pending: Ok(pending) }, limits, at(now))
     }
 
     #[test]
@@ -181,6 +187,18 @@ mod tests {
         }
         let away = Run { destinations: [("offsite".to_owned(), "uploaded".to_owned())].into(), ..good };
         assert_eq!(health(&[away], &[], 0, 1).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_read_is_not_an_empty_one() {
+        let (runs, archives) = ([run(0, Phase::Completed)], ["a.tar.gz".to_owned()]);
+        let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
+        let why = "opening .uploads: Input/output\nerror".to_owned();
+        let told = judge(&Known { runs: &runs, archives: &archives, pending: Err(&why) }, limits, at(1));
+        assert_eq!(told.level, Level::Warning);
+        let words = "it is not known how many uploads wait: opening .uploads: Input/output error";
+        assert!(told.words.ends_with(words), "{}", told.words);
+        assert!(told.data.contains(" pending=U;1 "), "{}", told.data);
     }
 
     #[test]

@@ -63,8 +63,8 @@ pub struct Run {
     pub revision: Option<i64>,
     /// What became of each destination, in words.
     pub destinations: BTreeMap<String, String>,
-    /// How many uploads waited at its end.
-    pub pending_uploads: usize,
+    /// How many uploads waited at its end; none where the queue could not be read.
+    pub pending_uploads: Option<usize>,
     /// What became of the retention, where it was to be applied.
     pub delete_phase: Option<Phase>,
     /// When that came to its end.
@@ -92,7 +92,7 @@ impl Run {
             sha256: None,
             revision: None,
             destinations: BTreeMap::new(),
-            pending_uploads: 0,
+            pending_uploads: Some(0),
             delete_phase: None,
             delete_finished_time: None,
             delete_message: None,

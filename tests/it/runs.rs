@@ -27,6 +27,7 @@ on_one_version! {
     a_schedule_is_shown_and_refused_before_anything_is_installed,
     the_units_status_tells_of_the_last_good_backup,
     where_the_schedule_has_its_archives_is_where_all_look,
+    a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty,
 }
 
 fn program(world: &World, program: &str, words: &[&str]) -> Command {
@@ -412,4 +413,26 @@ fn where_the_schedule_has_its_archives_is_where_all_look(version: Version) {
     // Who names another is heard.
     let elsewhere = format!("target={}", world.path("elsewhere").display());
     assert_eq!(run("list-snapshots", &[&elsewhere]).get("count"), "0");
+}
+
+fn a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty(version: Version) {
+    let world = World::plain(version);
+    let Some(dir) = roots_own() else { return };
+    settings(&world, &format!("metrics: {}\n", dir.path().display()));
+    fs::write(world.target().join(".uploads"), "").unwrap();
+    let ended = run(&world, BACKUP, &[&world.to_target()]).completed();
+    let warning = ended.get("run.warning");
+    assert!(warning.contains("it is not known how many uploads wait: opening "), "{warning}");
+    let records = fs::read_dir(world.target().join(".runs")).unwrap();
+    let record = records.map(|record| record.unwrap().path().join("run.json")).next().unwrap();
+    let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
+    assert_eq!((&record["pending_uploads"], &record["backup_phase"]), (&Value::Null, &"Completed".into()));
+    let (status, line) = check(&world, &[]);
+    assert_eq!(status, 1, "{line}");
+    for words in ["BACKUP WARNING - the last good backup is ", "how many uploads wait", " pending=U;1 "] {
+        assert!(line.contains(words), "{line}");
+    }
+    let metrics = fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap();
+    assert!(metrics.contains("\netcd_backup_last_run_success 1\n"), "{metrics}");
+    assert!(!metrics.contains("pending"), "{metrics}");
 }
