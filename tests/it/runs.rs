@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::run::{Out, Run};
+use crate::run::{Out, Run, given};
 use crate::s3::Server;
 use crate::unit::Unit;
-use crate::world::{Version, World, roots_own};
+use crate::world::{Version, World, is_root, roots_own};
 
 on_one_version! {
     every_run_leaves_a_record_and_check_reads_it,
@@ -27,6 +27,7 @@ on_one_version! {
     a_schedule_is_shown_and_refused_before_anything_is_installed,
     the_units_status_tells_of_the_last_good_backup,
     where_the_schedule_has_its_archives_is_where_all_look,
+    what_lies_beside_the_schedules_archives_is_named_by_its_path,
     a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty,
 }
 
@@ -413,6 +414,36 @@ fn where_the_schedule_has_its_archives_is_where_all_look(version: Version) {
     // Who names another is heard.
     let elsewhere = format!("target={}", world.path("elsewhere").display());
     assert_eq!(run("list-snapshots", &[&elsewhere]).get("count"), "0");
+}
+
+/// In a home of its own: the usual directory is the same on every machine.
+fn what_lies_beside_the_schedules_archives_is_named_by_its_path(version: Version) {
+    if !is_root() {
+        return eprintln!("skipped: only root has a /home of its own");
+    }
+    let world = World::plain(version);
+    let (scheduled, archive) = (world.path("scheduled"), world.saved());
+    fs::create_dir(&scheduled).unwrap();
+    settings(&world, &format!("schedule: {{when: every 12h, target: {}}}\n", scheduled.display()));
+    let at_home = |words: &[&str]| {
+        let own = r#"mount -t tmpfs -o mode=755 tmpfs /home && install -d -m 700 /home/ubuntu/etcd-snapshots &&
+            cp "$ARCHIVE" /home/ubuntu/etcd-snapshots/ && exec "$0" "$@""#;
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", own]);
+        let mut command = given(command, &program(&world, env!("CARGO_BIN_EXE_restore"), words));
+        command.env("ARCHIVE", &archive);
+        Run::start(command, &world.path("runs")).finish()
+    };
+    let name = archive.file_name().unwrap().to_str().unwrap();
+    let path = format!("from=/home/ubuntu/etcd-snapshots/{name}");
+    let plan = |from: &str| at_home(&[from, "plan=true", "skip-backup=true"]);
+    for asked in [name, "latest"] {
+        let out = plan(&format!("from={asked}"));
+        out.says_one_of(&[&format!("in {}", scheduled.display())]);
+        out.refused(&[&format!("next: restore {path}")]);
+    }
+    assert!(plan(&path).completed().get("plan.snapshot").ends_with(name));
+    plan("from=other.tar.gz").refused(&["in another directory is named by its path, from=dir/name"]);
 }
 
 fn a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty(version: Version) {

@@ -40,13 +40,38 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, Stop> {
     if Path::new(from).is_absolute() {
         return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
     }
+    let asked = places(call)?;
     let target = target::searched(call, &super::offsite::settings(call)?)?;
-    let places = Places { target, ..places(call)? };
+    let is_asked = target == asked.target;
+    let found = kept(call, &Places { target, ..places(call)? }, from);
+    if from.contains('/') {
+        // It says in which destination.
+        return found;
+    }
+    found.map_err(|stop| {
+        let beside = if is_asked { None } else { kept(call, &asked, from).ok() };
+        by_path(stop, beside.as_ref())
+    })
+}
+
+/// Has a refusal say how to name what lies in another directory: where the usual one is given as `target`, and the schedule
+/// has its own, that one is searched whatever is typed. What is `beside` is there.
+fn by_path(stop: Stop, beside: Option<&Source>) -> Stop {
+    let Stop::Refused(Refusal { reason, next }) = stop else { return stop };
+    let next = match beside {
+        Some(Source::Kept(found)) => format!("restore from={}", found.entry.location()),
+        _ => format!("{next}; one in another directory is named by its path, from=DIR/NAME"),
+    };
+    Refusal { reason, next }.into()
+}
+
+/// The archive that `from` names in one of these places.
+fn kept(call: &Call<'_>, places: &Places, from: &str) -> Result<Source, Stop> {
     let wanted = places.read(from)?;
     let [one] = wanted.as_slice() else {
         return Err(Refusal::new("more than one snapshot is named", "give one name").into());
     };
-    let look = Look::at(&places, &places.named(&wanted));
+    let look = Look::at(places, &places.named(&wanted));
     let found = match &one.which {
         Which::Named(_) => look.choose(&wanted)?.into_iter().next().cloned(),
         Which::Latest(folder) => {
