@@ -24,8 +24,11 @@ pub fn go_behind_all() {
 }
 
 fn go_to(patience: i32) {
-    // For Linux a thread is a process of its own here. Where it is not allowed, the work is done all the same.
-    let _ = rustix::process::setpriority_process(None, patience);
+    // For Linux a thread is a process of its own here. Where it is not allowed, the work is done all the same. Whoever started us
+    // with more patience (`nice -n 19`) has chosen it, and root's threads would come forward from there.
+    if rustix::process::getpriority_process(None).is_ok_and(|now| now < patience) {
+        let _ = rustix::process::setpriority_process(None, patience);
+    }
 }
 
 /// Where nothing else groups them, the kernel shares the processors among sessions before it shares them among threads
@@ -81,6 +84,24 @@ pub fn share() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// On threads of their own, for nobody but root comes forward again.
+    #[test]
+    fn a_thread_never_comes_forward() {
+        let of_thread = || rustix::process::getpriority_process(None).unwrap();
+        let before = of_thread();
+        for (begun, wanted, then) in
+            [(0, LATER, LATER), (0, LATEST, LATEST), (12, LATER, 12), (19, LATEST, 19)]
+        {
+            let went = move || {
+                rustix::process::setpriority_process(None, begun.max(before)).unwrap();
+                go_to(wanted);
+                of_thread()
+            };
+            assert_eq!(std::thread::spawn(went).join().unwrap(), then.max(before), "{begun} {wanted}");
+        }
+        assert_eq!(of_thread(), before);
+    }
 
     #[test]
     fn a_session_is_behind_as_long_as_is_asked() {

@@ -1,5 +1,6 @@
 //! What `snapshot` gives, and what it says no to.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ on_both_versions! {
 }
 on_one_version! {
     lets_other_sessions_go_first,
+    takes_no_more_than_it_was_given,
 }
 
 /// A name as the contract gives it. What sets two of one second apart stands before the ending.
@@ -231,4 +233,27 @@ fn lets_other_sessions_go_first(version: Version) {
     };
     assert!(after.ends_with("nice 0"), "{told}");
     assert!(told.lines().any(|during| during.ends_with("nice 10")), "{told}");
+}
+
+/// `nice` is for good: no thread of ours comes forward again.
+fn takes_no_more_than_it_was_given(version: Version) {
+    let world = World::plain(version);
+    for n in 0..20 {
+        world.put_bytes(&format!("large-{n}"), &[n; 1 << 20]);
+    }
+    let action = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+    let watched =
+        r#""$0" "$@" >/dev/null & while kill -0 $! 2>/dev/null; do cat /proc/$!/task/*/stat; done; wait $!"#;
+    let mut command = Command::new("nice");
+    command.args(["-n", "19", "sh", "-c", watched]);
+    let told = succeed(given(command, &action).output().unwrap(), "snapshot behind all others");
+    // The name of a thread is in brackets, and may have a blank.
+    let threads: BTreeSet<(&str, &str)> = told
+        .lines()
+        .filter_map(|stat| stat.rsplit_once(") "))
+        .filter_map(|(name, rest)| Some((name, rest.split(' ').nth(16)?)))
+        .collect();
+    assert!(threads.iter().any(|(name, _)| name.ends_with("(deflate")), "{told}");
+    let forward: Vec<_> = threads.iter().filter(|(_, nice)| *nice != "19").collect();
+    assert!(forward.is_empty(), "{forward:?}");
 }
