@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(250);
 enum Due {
     /// Nothing: why.
     Not(String),
-    /// A run, with as many tries behind it as were killed.
+    /// A run, with as many tries behind it as failed or were killed.
     Now { scheduled: Option<Timestamp>, tries: u32 },
 }
 
@@ -133,7 +133,9 @@ fn due(table: &Timetable, state: Option<&State>, runs: &[Run], now: Timestamp) -
     let tries = of_slot().map(|run| run.tries).max().unwrap_or(0);
     let at = slot.map(|slot| slot.to_string()).unwrap_or_default();
     match last.was_killed() {
-        true if tries > table.retries => Due::Not(format!("the run of {at} was killed {tries} times")),
+        true if tries > table.retries => {
+            Due::Not(format!("the run of {at} was tried {tries} times, and killed in the last try"))
+        }
         true => Due::Now { scheduled: slot, tries },
         false if table.is_coarser_than_its_ticks() => Due::Not(format!("the run of {at} has been")),
         // Somebody has started the service.
@@ -280,7 +282,9 @@ mod tests {
         let table = table("every 12h");
         assert_eq!(due(&table, None, &[killed(24, 1)], at(25)), now(24, 1));
         assert_eq!(due(&table, None, &[killed(24, 3), killed(24, 1)], at(25)), now(24, 3));
-        assert!(matches!(due(&table, None, &[killed(24, 4)], at(25)), Due::Not(_)));
+        // Three that failed, and a fourth that was killed.
+        let not = "the run of 1970-01-02T00:00:00Z was tried 4 times, and killed in the last try";
+        assert_eq!(due(&table, None, &[killed(24, 4)], at(25)), Due::Not(not.to_owned()));
         assert_eq!(due(&table, None, &[killed(24, 4)], at(36)), now(36, 0));
     }
 
