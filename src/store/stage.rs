@@ -6,7 +6,7 @@ use crate::system::durable::{Dir, PRIVATE, Stands, inode_of};
 use crate::system::lock::try_lock;
 use crate::system::owner::Owner;
 use crate::system::random;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use std::fs::File;
 
 const PREFIX: &str = ".etcd-snapshot-";
@@ -64,7 +64,7 @@ impl<'a> Stage<'a> {
         let Some(outside) = outside else { return self.give(draft, name) };
         let beside = outside_name(name);
         self.dir.replace_for(OUTSIDE, &outside.to_json()?, PRIVATE, Some(owner))?;
-        if let Some(taken) = self.give(OUTSIDE, &beside)? {
+        if let Some(taken) = self.give(OUTSIDE, &beside).map_err(without_archive)? {
             return Ok(Some(taken));
         }
         let outcome = self.give(draft, name);
@@ -80,6 +80,11 @@ impl<'a> Stage<'a> {
         let given = self.home.publish(&self.dir, draft, name).context("publishing the archive")?;
         Ok((!given).then(|| name.to_owned()))
     }
+}
+
+/// The error of a manifest whose archive has no name yet: where the one stands, the other does not.
+fn without_archive(error: Error) -> Error {
+    if error.is::<Stands>() { anyhow!("{error:#}") } else { error }
 }
 
 impl Drop for Stage<'_> {
@@ -107,6 +112,18 @@ pub fn sweep(home: &Dir) -> Result<()> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, Ordering};
+
+    #[test]
+    fn a_manifest_that_stands_is_no_archive_that_does() {
+        let beside = std::path::PathBuf::from("/t/a.tar.gz.age.manifest.json");
+        let error = anyhow!("syncing directory /t: EIO").context(Stands(beside));
+        let told = without_archive(error.context("publishing the archive"));
+        assert!(!told.is::<Stands>(), "{told:#}");
+        for words in ["a.tar.gz.age.manifest.json stands there", "syncing directory /t: EIO"] {
+            assert!(format!("{told:#}").contains(words), "{told:#}");
+        }
+        assert!(without_archive(rustix::io::Errno::IO.into()).is::<rustix::io::Errno>());
+    }
 
     #[test]
     fn a_stage_is_its_makers_whoever_sweeps_at_the_same_time() {
