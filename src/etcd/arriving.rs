@@ -4,7 +4,7 @@
 //! at before that; must never call a snapshot whole that etcdctl has not called saved.
 
 use super::backend::{HEAD, announced_length};
-use crate::system::durable::{Dir, inode_of};
+use crate::system::durable::{Dir, inode_of, is_absent};
 use crate::system::growing::{Growing, Growth};
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
@@ -65,9 +65,39 @@ fn first_seen(dir: &Dir, name: &str, growth: &Growth) -> Result<File> {
     loop {
         // Asked before the look, so that a file that came meanwhile is not missed.
         let goes_on = growth.goes_on().context("waiting for the snapshot")?;
-        if let Some(file) = [&*part(name), name].iter().find_map(|name| dir.read(name).ok()) {
-            return Ok(file);
+        for name in [&*part(name), name] {
+            match dir.read(name) {
+                Ok(file) => return Ok(file),
+                Err(error) if is_absent(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         ensure!(goes_on, "etcdctl ended well and left no snapshot");
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out files")]
+mod tests {
+    use super::*;
+    use crate::system::growing::growth;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// On a thread that is not root, to whom nothing is closed.
+    #[test]
+    fn a_snapshot_that_cannot_be_opened_is_not_one_that_is_missing() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join("db.part"), "").unwrap();
+        std::fs::set_permissions(home.path().join("db.part"), std::fs::Permissions::from_mode(0o000))
+            .unwrap();
+        let dir = Dir::open(home.path()).unwrap();
+        let (writing, growth) = growth();
+        writing.end(0);
+        let follow = || {
+            nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+            format!("{:#}", Arriving::follow(&dir, "db", &growth).unwrap_err())
+        };
+        let told = std::thread::scope(|scope| scope.spawn(follow).join().unwrap());
+        assert!(told.starts_with("opening ") && told.contains("db.part: Permission denied"), "{told}");
     }
 }

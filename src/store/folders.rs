@@ -10,11 +10,10 @@ use crate::catalog::entry::Entry;
 use crate::catalog::record::Record;
 use crate::progress::Tell;
 use crate::stop::Refusal;
-use crate::system::durable::{Dir, inode_of};
+use crate::system::durable::{Dir, inode_of, is_absent};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
-use rustix::io::Errno;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -112,10 +111,8 @@ fn folder_in(dir: &Dir, name: &str) -> Result<Option<Dir>> {
     match dir.child(name) {
         Ok(child) => Ok(Some(child)),
         // Anything else hides archives that are there.
-        Err(error) => match error.downcast_ref() {
-            Some(&(Errno::NOTDIR | Errno::LOOP | Errno::NOENT)) => Ok(None),
-            _ => Err(error),
-        },
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

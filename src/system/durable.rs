@@ -371,6 +371,12 @@ fn small(file: File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether an error of opening a name says that nothing of the kind is there: no such name, a symlink, or no directory on the way
+/// or at its end. Every other one leaves open what there is.
+pub fn is_absent(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(&(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)))
+}
+
 /// The inode of an open file.
 pub fn inode_of(file: &impl std::os::fd::AsFd) -> Result<Inode> {
     Ok(Inode::of(&fstat(file).context("looking at an open file")?))
