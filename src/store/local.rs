@@ -104,12 +104,17 @@ impl Local {
             Ok(manifest) => (manifest, None),
             Err(error) => (None, Some(format!("its end cannot be read: {error}"))),
         };
-        let outside = self.outside(name, size);
+        let (outside, unseen) = match self.outside(name, size) {
+            Ok(outside) => (outside, None),
+            Err(error) => (None, Some(format!("what stands beside it cannot be read: {error:#}"))),
+        };
         let encrypted_for = outside.as_ref().map(|outside| outside.encrypted_for.clone()).unwrap_or_default();
         let manifest = manifest.or(outside.map(|outside| outside.manifest));
         let about = About::of(size, manifest.as_ref());
         let (mut record, unread) = about.record(self.record(name));
         record.broken = unreadable.or(record.broken);
+        // Without it, the record may be another archive's as well as its own.
+        let unread = unread.or(unseen);
         let modified = Timestamp::from_second(found.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
         let (name, store) = (name.to_owned(), self.shown.clone());
         let waits_for = Vec::new();
@@ -117,9 +122,9 @@ impl Local {
     }
 
     /// What is told beside an encrypted archive of `size` bytes, if it is of that one.
-    fn outside(&self, name: &str, size: u64) -> Option<Outside> {
-        let bytes = is_encrypted(name).then(|| self.dir.read_small(&outside_name(name)));
-        Outside::of(name, size, &bytes?.ok()??)
+    fn outside(&self, name: &str, size: u64) -> Result<Option<Outside>> {
+        let bytes = if is_encrypted(name) { self.dir.read_small(&outside_name(name))? } else { None };
+        Ok(bytes.and_then(|bytes| Outside::of(name, size, &bytes)))
     }
 
     /// The record kept under an archive's name.
@@ -136,9 +141,12 @@ impl Local {
         }
     }
 
-    /// Whether the file that has this name is the one that is meant: of a run that died before it could say so.
+    /// Whether the file that has this name is the one that is meant: of a run that died before it could say so. One that cannot be
+    /// read may be.
     fn has(&self, name: &str, sha256: &str) -> Result<()> {
-        if self.file(name).and_then(|file| self.read_back(file)).is_ok_and(|found| found == sha256) {
+        let there = self.opened(name).with_context(|| format!("reading back {name}"))?;
+        let found = there.map(|file| self.read_back(file)).transpose();
+        if found.with_context(|| format!("reading back {name}"))?.is_some_and(|found| found == sha256) {
             return Ok(());
         }
         Err(Refusal::new(

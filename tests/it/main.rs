@@ -78,6 +78,7 @@ mod tools;
 mod undone;
 mod unit;
 mod unit_holds;
+mod unreadable;
 mod upkeep;
 mod uploads;
 mod why;

@@ -1,4 +1,4 @@
-//! Mounts: small file systems, for want of room, and directories that are mount points. Only root may.
+//! Mounts: small file systems, for want of room, directories that are mount points, and disks that fail. Only root may.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -21,6 +21,15 @@ pub fn over_itself(at: &Path) -> Mount {
     let mut mount = Command::new("mount");
     mount.arg("--bind").args([at, at]);
     assert!(mount.status().unwrap().success(), "mount --bind");
+    Mount { at: at.to_owned() }
+}
+
+/// Mounts over the file one of which no byte can be read: our own memory has none where it begins.
+pub fn broken(at: &Path) -> Mount {
+    let mut mount = Command::new("mount");
+    mount.arg("--bind").arg(format!("/proc/{}/mem", std::process::id())).arg(at);
+    assert!(mount.status().unwrap().success(), "mount --bind");
+    assert_eq!(std::fs::read(at).unwrap_err().raw_os_error(), Some(5), "EIO");
     Mount { at: at.to_owned() }
 }
 

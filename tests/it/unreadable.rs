@@ -1,0 +1,79 @@
+//! A disk that fails: what cannot be read is told, and not taken for what is not there, nor for something else.
+
+use std::fs;
+
+use crate::catalog::{listed, name, program};
+use crate::encryption::{self, beside, command, encrypt};
+use crate::mount;
+use crate::run::{Out, Run};
+use crate::world::{Version, World, is_root};
+
+on_one_version! {
+    unreadable_copy_at_a_destination_is_not_called_another,
+    unreadable_manifest_beside_an_archive_is_told,
+}
+
+/// Whether a file can be made unreadable here.
+fn is_able() -> bool {
+    if !is_root() {
+        eprintln!("skipped: only root mounts");
+    }
+    is_root()
+}
+
+fn run(world: &World, action: &str, words: &[&str]) -> Out {
+    let target = world.to_target();
+    let words = [&[&*target], words].concat();
+    Run::start(command(world, program(action), &words), &world.path("runs")).finish()
+}
+
+fn settings(world: &World, text: &str) {
+    fs::write(world.path("backup.yaml"), text).unwrap();
+}
+
+fn unreadable_copy_at_a_destination_is_not_called_another(version: Version) {
+    if !is_able() {
+        return;
+    }
+    let world = World::plain(version);
+    let nfs = world.path("nfs");
+    settings(&world, &format!("destinations: {{nfs: {{directory: {}, mount: none}}}}\n", nfs.display()));
+    run(&world, "snapshot", &[]).failed(&["there is no directory"]);
+    let archive = world.in_target().into_iter().find(|name| name.ends_with(".tar.gz")).unwrap();
+    let folder = nfs.join(format!("{:x}/m1", world.cluster_id()));
+    fs::create_dir_all(&folder).unwrap();
+    // As a run left it that was killed before it could say that it had arrived.
+    fs::copy(world.target().join(&archive), folder.join(&archive)).unwrap();
+    for dir in [nfs.clone(), folder.parent().unwrap().to_owned(), folder.clone()] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(dir, mode).unwrap();
+    }
+    let broken = mount::broken(&folder.join(&archive));
+    let out = run(&world, "snapshot", &[]);
+    assert!(!out.stderr.contains("holds another"), "{}", out.told());
+    out.failed(&[&format!(
+        "reading back {archive}: reading back in {}: input/output error",
+        folder.display()
+    )]);
+    drop(broken);
+    assert!(run(&world, "snapshot", &[]).completed().get("destinations.nfs").starts_with("uploaded"));
+}
+
+fn unreadable_manifest_beside_an_archive_is_told(version: Version) {
+    if !is_able() {
+        return;
+    }
+    let world = World::plain(version);
+    encrypt(&world, "");
+    let archive = encryption::saved(&world);
+    let broken = mount::broken(&beside(&archive));
+    let all = listed(&world);
+    let why = all[0]["unread"].as_str().unwrap_or_default();
+    assert!(
+        why.contains("what stands beside it cannot be read: ") && why.contains("Input/output error"),
+        "{all:?}"
+    );
+    run(&world, "delete-snapshot", &[&format!("snapshot={}", name(&archive))]).refused(&["cannot be read"]);
+    drop(broken);
+    assert!(listed(&world)[0]["revision"].is_i64());
+}
