@@ -105,22 +105,28 @@ fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
     }
 }
 
-/// What is due, and why it is not known when that was to begin. A backup is worth more than that time: where the timer
-/// cannot be asked, it is taken all the same.
+/// What is due, and what is not known of that. A backup is worth more: where the timer cannot be asked, or a record cannot be
+/// read, it is taken all the same.
 fn due_at(
     table: &Timetable,
     target: &Path,
     owner: Owner,
     now: Timestamp,
 ) -> anyhow::Result<(Due, Option<String>)> {
-    let runs = remembered(Approach::to(target, owner)?)?;
-    let (state, trouble) = match timer::state() {
-        Ok(state) => (state, None),
+    let mut troubles = Vec::new();
+    let runs = remembered(Approach::to(target, owner)?).unwrap_or_else(|error| {
+        troubles.push(format!("it is not known which runs were before: {error:#}"));
+        Vec::new()
+    });
+    let state = match timer::state() {
+        Ok(state) => state,
         Err(error) => {
             interrupt::check()?;
-            (None, Some(format!("it is not known when the run was to begin: {error:#}")))
+            troubles.push(format!("it is not known when the run was to begin: {error:#}"));
+            None
         }
     };
+    let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
     Ok((due(table, state.as_ref(), &runs, now), trouble))
 }
 

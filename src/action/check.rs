@@ -50,8 +50,11 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
 pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
     let settings = Settings::read(environment.settings.as_deref()).ok()?;
     settings.schedule.as_ref()?;
-    let health = look(of_schedule(&settings).ok()?, &settings, limits(&settings).ok()?, now).ok()?;
-    Some(health.words)
+    let health = look(of_schedule(&settings).ok()?, &settings, limits(&settings).ok()?, now);
+    Some(match health {
+        Ok(health) => health.words,
+        Err(stop) => format!("it is not known how the backups stand: {}", in_short(&stop)),
+    })
 }
 
 fn limits(settings: &Settings) -> anyhow::Result<Limits> {
@@ -80,7 +83,7 @@ fn look(target: PathBuf, settings: &Settings, limits: Limits, now: Timestamp) ->
         };
         Ok(judge(&Found::at(&home, settings)?.known(), limits, now))
     };
-    look().map_err(|error| Stop::of(error, "nothing was changed", "run it as root"))
+    look().map_err(|error| Stop::of(error, "nothing was changed", "run it as root, or mend the cause"))
 }
 
 fn line(health: &Health) -> String {

@@ -7,7 +7,7 @@
 pub mod health;
 
 use crate::system::clock::stamp;
-use crate::system::durable::Dir;
+use crate::system::durable::{Dir, is_absent};
 use crate::system::lock::{Lock, try_lock};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
@@ -15,6 +15,7 @@ use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::io;
 
 /// The directory of the records beside the archives.
 const NAME: &str = ".runs";
@@ -137,8 +138,9 @@ impl Run {
 /// The runs beside the archives in `home`, the newest first. Changes nothing.
 pub fn look(home: &Dir) -> Result<Vec<Run>> {
     let Some(shelf) = shelf(home)? else { return Ok(Vec::new()) };
+    let read = |name: &String| Ok(read(&shelf, name)?.map(|(run, _)| run));
     let mut runs: Vec<Run> =
-        shelf.names()?.iter().filter_map(|name| read(&shelf, name)).map(|(run, _)| run).collect();
+        shelf.names()?.iter().filter_map(|name| read(name).transpose()).collect::<Result<_>>()?;
     runs.sort_by_key(|run| Reverse(run.started_time));
     Ok(runs)
 }
@@ -147,19 +149,35 @@ fn shelf(home: &Dir) -> Result<Option<Dir>> {
     Ok(if home.inode(NAME)?.is_some() { Some(home.child(NAME)?) } else { None })
 }
 
-/// One run, and whether it was killed and its record does not say so yet. What cannot be read is no record of ours.
-fn read(shelf: &Dir, name: &str) -> Option<(Run, bool)> {
-    let dir = shelf.child(name).ok()?;
-    let run: Run = serde_json::from_slice(&dir.read_small(RECORD).ok()??).ok()?;
+/// One run, and whether it was killed and its record does not say so yet. `None` for what is no record of ours. One that a disk
+/// does not give may be of a good run or of a bad one.
+fn read(shelf: &Dir, name: &str) -> Result<Option<(Run, bool)>> {
+    let dir = match shelf.child(name) {
+        Err(error) if is_absent(&error) => return Ok(None),
+        dir => dir?,
+    };
+    let Some(run) = record(&dir)? else { return Ok(None) };
     // Its holder locks the directory before it writes the record, and only once: whoever takes the lock now is in nobody's way.
-    let is_dead = run.goes_on() && try_lock(&dir.read(".").ok()?).ok()?;
+    let is_dead = run.goes_on() && try_lock(&dir.read(".")?)?;
     if !is_dead {
-        return Some((run, false));
+        return Ok(Some((run, false)));
     }
     // Or it has come to its end between the two looks.
-    let run: Run = serde_json::from_slice(&dir.read_small(RECORD).ok()??).ok()?;
+    let Some(run) = record(&dir)? else { return Ok(None) };
     let is_dead = run.goes_on();
-    Some((if is_dead { run.killed() } else { run }, is_dead))
+    Ok(Some((if is_dead { run.killed() } else { run }, is_dead)))
+}
+
+fn record(dir: &Dir) -> Result<Option<Run>> {
+    // That it is too long, or no file, is our own word on it.
+    let is_no_file = |error: &anyhow::Error| {
+        error.downcast_ref().is_some_and(|error: &io::Error| error.raw_os_error().is_none())
+    };
+    match dir.read_small(RECORD) {
+        Ok(text) => Ok(text.and_then(|text| serde_json::from_slice(&text).ok())),
+        Err(error) if is_absent(&error) || is_no_file(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The place of a run that goes on, held for as long as it does.
@@ -192,8 +210,13 @@ impl Record {
 
 /// Writes down which runs were killed, removes the oldest, and says how many have failed in all.
 fn settle(shelf: &Dir) -> Result<u64> {
-    let mut all: Vec<(String, Option<(Run, bool)>)> =
-        shelf.names()?.into_iter().map(|name| (name.clone(), read(shelf, &name))).collect();
+    let mut all: Vec<(String, Option<(Run, bool)>)> = Vec::new();
+    for name in shelf.names()? {
+        // One that cannot be read now is not ours to remove: whoever looks is told.
+        if let Ok(read) = read(shelf, &name) {
+            all.push((name, read));
+        }
+    }
     // By their names, which are times: a record that cannot be read has its place too.
     all.sort_by(|(one, _), (other, _)| other.cmp(one));
     let mut total =

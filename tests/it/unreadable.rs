@@ -1,6 +1,7 @@
 //! A disk that fails: what cannot be read is told, and not taken for what is not there, nor for something else.
 
 use std::fs;
+use std::path::PathBuf;
 
 use crate::catalog::{listed, name, program};
 use crate::encryption::{self, beside, command, encrypt};
@@ -9,6 +10,7 @@ use crate::run::{Out, Run};
 use crate::world::{Version, World, is_root};
 
 on_one_version! {
+    unreadable_record_of_a_run_hinders_no_backup_and_is_told,
     unreadable_copy_at_a_destination_is_not_called_another,
     unreadable_manifest_beside_an_archive_is_told,
 }
@@ -29,6 +31,35 @@ fn run(world: &World, action: &str, words: &[&str]) -> Out {
 
 fn settings(world: &World, text: &str) {
     fs::write(world.path("backup.yaml"), text).unwrap();
+}
+
+fn unreadable_record_of_a_run_hinders_no_backup_and_is_told(version: Version) {
+    if !is_able() {
+        return;
+    }
+    let world = World::plain(version);
+    settings(&world, "schedule: {when: every 12h}\n");
+    let _ = run(&world, "backup", &["scheduled=true"]).completed();
+    let records = fs::read_dir(world.target().join(".runs")).unwrap();
+    let record: Vec<PathBuf> = records.map(|record| record.unwrap().path().join("run.json")).collect();
+    let broken = mount::broken(&record[0]);
+    // A plugin's "unknown". What was there might have been good or bad.
+    for _ in 0..2 {
+        let out = Run::start(
+            command(&world, env!("CARGO_BIN_EXE_check"), &[&world.to_target()]),
+            &world.path("runs"),
+        );
+        let out = out.finish();
+        assert_eq!(out.status.code(), Some(3), "{}", out.told());
+        assert!(out.stdout.contains("run.json: Input/output error"), "{}", out.told());
+        let ended = run(&world, "backup", &["scheduled=true"]).completed();
+        let warning = ended.get("run.warning");
+        assert!(warning.contains("it is not known which runs were before: "), "{warning}");
+    }
+    drop(broken);
+    let out =
+        Run::start(command(&world, env!("CARGO_BIN_EXE_check"), &[&world.to_target()]), &world.path("runs"));
+    assert!(out.finish().stdout.contains("the last good backup is "));
 }
 
 fn unreadable_copy_at_a_destination_is_not_called_another(version: Version) {
