@@ -234,7 +234,7 @@ impl Client {
         };
         // etcdctl may end before its connection has told it why it fails.
         let answer = asked().or_else(|error| if is_vague(&error) { asked() } else { Err(error) });
-        Ok(answer.map_err(|error| self.explained(error))?)
+        Ok(answer.map_err(|error| self.explained(without_keys(error, words)))?)
     }
 
     /// Ends a question that nobody can answer any more: etcdctl would wait for its whole time, which is long for some.
@@ -300,6 +300,14 @@ impl Client {
             None => program,
         }
     }
+}
+
+/// An error without what etcdctl had answered by then, where that tells keys: of a Secret's, the name is not for a log.
+fn without_keys(mut error: ProcessError, words: &[&str]) -> ProcessError {
+    if let ["get", ..] = words {
+        error.stdout.clear();
+    }
+    error
 }
 
 /// Whether an error says that the revision asked for is compacted away.

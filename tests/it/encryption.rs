@@ -37,7 +37,8 @@ on_one_version! {
 const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
 pub const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
 const OTHER: &str = "age17ednmd22d8fzrv8jvhuxq7dm3e7zjyjsca2c4cndzncz0vf4xg9s9lz6hg";
-const OTHERS_IDENTITY: &str = "AGE-SECRET-KEY-1MW2NLFFPA0Q3VWSL0CNLQG4RNDP27JTGAP5PYNATEPYU67N8G8GSCUYHPQ";
+pub const OTHERS_IDENTITY: &str =
+    "AGE-SECRET-KEY-1MW2NLFFPA0Q3VWSL0CNLQG4RNDP27JTGAP5PYNATEPYU67N8G8GSCUYHPQ";
 const MAGIC: &[u8] = b"age-encryption.org/v1\n";
 /// Of letters that deflate leaves as they are where there is nothing else.
 const CANARY: &str = "canary-of-a-kubernetes-secret";

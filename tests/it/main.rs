@@ -81,6 +81,7 @@ mod unit_holds;
 mod unreadable;
 mod upkeep;
 mod uploads;
+mod watch;
 mod why;
 mod world;
 mod world_holds;

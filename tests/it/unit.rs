@@ -251,12 +251,23 @@ impl<'w> Unit<'w> {
 
     /// Starts an action.
     pub fn start(&self, action: &str, params: &[&str]) -> Task<'_> {
+        let command = self.queued(action, params);
+        Task { unit: self, run: Run::start(command, &self.world.path("runs")) }
+    }
+
+    /// The process of an action that waits for its turn with these parameters.
+    pub fn queued(&self, action: &str, params: &[&str]) -> Command {
         let params = self.enqueue(action, params).unwrap();
         for trace in TRACES {
             let _ = fs::remove_file(self.agent.join(trace));
         }
         self.publish(&params);
-        Task { unit: self, run: Run::start(self.command(action), &self.world.path("runs")) }
+        self.command(action)
+    }
+
+    /// Juju's word on an action that was [queued](Self::queued), and whose process has ended.
+    pub fn judge(&self, out: Out) -> Ended {
+        Ended::judge(self, out, false)
     }
 
     /// Runs an action to its end.

@@ -7,6 +7,7 @@ mod astray;
 mod calls;
 mod disk;
 mod empty;
+pub mod family;
 mod ground;
 mod pairs;
 mod room;

@@ -74,13 +74,24 @@ pub enum Fate {
 
 /// Runs `command` to its end; `judge` hears of every call before it is made, with our process.
 pub fn trace(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Call, Pid) -> Fate) -> Out {
+    let options = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEEXEC;
+    held(command, dir, options, &mut |pid| {
+        let (counts, failing) = (HashMap::new(), HashMap::new());
+        Tracer { pid, executed: false, let_go: false, counts, failing }.follow(judge)
+    })
+}
+
+/// Runs `command` under ptrace, told of its calls and of what the `options` say; `follow` goes along with it to its end.
+pub(super) fn held(
+    command: &Command,
+    dir: &Path,
+    options: Options,
+    follow: &mut dyn FnMut(Pid) -> ExitStatus,
+) -> Out {
     let run = Run::start(stopped_before(command), dir);
     let pid = Pid::from_raw(run.pid());
     assert!(matches!(waitpid(pid, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..))));
-    let options = Options::PTRACE_O_TRACESYSGOOD
-        | Options::PTRACE_O_TRACECLONE
-        | Options::PTRACE_O_TRACEEXEC
-        | Options::PTRACE_O_EXITKILL;
+    let options = options | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
     ptrace::seize(pid, options).unwrap();
     kill(pid, Signal::SIGCONT).unwrap();
 
@@ -90,13 +101,14 @@ pub fn trace(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Call, Pid) ->
             let _ = kill(pid, Signal::SIGKILL);
         }
     });
-    let status =
-        Tracer { pid, executed: false, let_go: false, counts: HashMap::new(), failing: HashMap::new() }
-            .follow(judge);
+    let status = follow(pid);
     drop(ended);
     watchdog.join().unwrap();
     run.ended_as(status)
 }
+
+/// Our tracees alone: other threads of the tests have children as well.
+pub(super) const OURS: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
 
 /// The same command behind a shell that stops itself first, for us to take hold of.
 fn stopped_before(command: &Command) -> Command {
@@ -117,10 +129,8 @@ struct Tracer {
 
 impl Tracer {
     fn follow(&mut self, judge: &mut dyn FnMut(&Call, Pid) -> Fate) -> ExitStatus {
-        // Our tracees alone: other threads of the tests have children as well.
-        let ours = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         loop {
-            match waitpid(None, Some(ours)).unwrap() {
+            match waitpid(None, Some(OURS)).unwrap() {
                 WaitStatus::Exited(pid, code) if pid == self.pid => return ExitStatus::from_raw(code << 8),
                 WaitStatus::Signaled(pid, signal, _) if pid == self.pid => {
                     return ExitStatus::from_raw(signal as i32);
@@ -267,7 +277,8 @@ impl About {
     }
 }
 
-fn text_at(thread: Pid, address: u64) -> Option<String> {
+/// The text that a thread has there.
+pub(super) fn text_at(thread: Pid, address: u64) -> Option<String> {
     let mut memory = fs::File::open(format!("/proc/{thread}/mem")).ok()?;
     memory.seek(SeekFrom::Start(address)).ok()?;
     let mut bytes = [0; 256];
