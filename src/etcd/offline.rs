@@ -7,7 +7,7 @@ use super::patience;
 use super::tools::Tools;
 use crate::system::durable::Dir;
 use crate::system::process::{STDIN, cwd_of};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use std::fmt;
 use std::fs::File;
@@ -95,9 +95,15 @@ pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, making: &Making
     if !hash_check {
         program = program.args(["--skip-hash-check"]);
     }
-    program.run().context("making a member directory from the snapshot")?;
+    let database = dir.handle(into).join("member/snap/db");
+    let made = program.run().map_err(anyhow::Error::from).and_then(|_| {
+        let tool = tools.offline_path().display();
+        ensure!(database.exists(), "{tool} ended well and left no database");
+        Ok(())
+    });
+    made.context("making a member directory from the snapshot")?;
     let snapshot = Backend::open(&dir.handle(name))?;
-    let restored = Backend::open(&dir.child(into)?.handle("member").join("snap/db"))?;
+    let restored = Backend::open(&database)?;
     match same_records(&snapshot, &restored)? {
         Comparison::Differs { at } => bail!("the restored data is not the snapshot's: {at}"),
         Comparison::Same { .. } => Ok(snapshot),

@@ -76,20 +76,27 @@ impl Tools {
 
     /// Whether `snapshot restore` can raise the revision: etcd 3.4.27, 3.5.10, 3.6.0 and later.
     pub fn can_bump(&self) -> Result<bool> {
-        let help = self.offline().args(["snapshot", "restore", "--help"]).run()?;
+        let help = self.offline().args(["snapshot", "restore", "--help"]).run();
+        let help = help.context("asking etcd's tools what they can do")?;
         Ok(help.text().contains("--bump-revision"))
     }
 
     /// The version of the client, such as `3.5.16`.
     pub fn version(&self) -> Result<String> {
-        let output = Program::new(&self.etcdctl).env("ETCDCTL_API", "3").args(["version"]).run()?;
+        let output = Program::new(&self.etcdctl).env("ETCDCTL_API", "3").args(["version"]).run();
+        let output = output.context("asking etcdctl for its version")?;
         parse_version(&output.text())
             .with_context(|| format!("{} printed no version", self.etcdctl.display()))
     }
 
     /// The program that works on snapshot files: etcdutl since 3.5 (and the only one since 3.6), etcdctl before.
     pub(super) fn offline(&self) -> Program {
-        Program::new(self.etcdutl.as_ref().unwrap_or(&self.etcdctl)).env("ETCDCTL_API", "3")
+        Program::new(self.offline_path()).env("ETCDCTL_API", "3")
+    }
+
+    /// Where that program is.
+    pub(super) fn offline_path(&self) -> &Path {
+        self.etcdutl.as_ref().unwrap_or(&self.etcdctl)
     }
 }
 

@@ -76,11 +76,11 @@ pub struct ProcessError {
 }
 
 impl ProcessError {
-    /// The last line that says something, of standard error before standard output.
+    /// The last line that says something, of standard error before standard output; of a panic, the line that says why.
     pub fn last_words(&self) -> Option<&str> {
-        [&self.stderr, &self.stdout]
-            .into_iter()
-            .find_map(|text| text.lines().map(str::trim).rfind(|line| !line.is_empty()))
+        let last =
+            |text| panic_in(text).or_else(|| str::lines(text).map(str::trim).rfind(|line| !line.is_empty()));
+        [&*self.stderr, &*self.stdout].into_iter().find_map(last)
     }
 
     /// Shows the command as `shown`, for a caller whose arguments are long or already told.
@@ -124,6 +124,14 @@ impl fmt::Display for ProcessError {
 
 impl std::error::Error for ProcessError {}
 
+/// Why a program in Go died that lists its goroutines then. A panic that was caught and thrown again stands below the first.
+fn panic_in(text: &str) -> Option<&str> {
+    let lists = |line: &&str| line.starts_with("goroutine ") && line.trim_end().ends_with("]:");
+    let says_why = |line: &&str| ["panic: ", "fatal error: "].iter().any(|word| line.starts_with(word));
+    let before = text.lines().position(|line| lists(&line))?;
+    text.lines().take(before).map(str::trim).filter(says_why).last()
+}
+
 /// One line of at most 500 characters: a garbled program must not flood a message.
 fn clipped(words: &str) -> String {
     let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
@@ -132,4 +140,31 @@ fn clipped(words: &str) -> String {
         clipped.push('…');
     }
     clipped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ending, ProcessError};
+
+    #[test]
+    fn of_a_panic_the_line_that_says_why_is_told() {
+        let trace = "goroutine 1 [running]:\nmain.main()\n\t/go/main.go:32 +0x17\n";
+        let again = format!("{trace}\ngoroutine 7 [chan receive]:\nmain.other()\n\t/go/main.go:9 +0x1\n");
+        for (stderr, told) in [
+            (format!("talk\npanic: no disk\n\n{trace}"), "panic: no disk"),
+            (format!("panic: nil\n[signal SIGSEGV: segmentation violation]\n\n{again}"), "panic: nil"),
+            (format!("panic: one [recovered]\n\tpanic: two\n\n{trace}exit status 2\n"), "panic: two"),
+            (
+                format!("fatal error: all goroutines are asleep\n\n{again}"),
+                "fatal error: all goroutines are asleep",
+            ),
+            // No listing, or none of a panic: the last line, as of every other program.
+            ("panic: caught\nError: it went on\n".to_owned(), "Error: it went on"),
+            (format!("SIGQUIT: quit\n{trace}"), "/go/main.go:32 +0x17"),
+        ] {
+            let ending = Ending::Exit(2);
+            let error = ProcessError { shown: "etcdctl".to_owned(), ending, stdout: String::new(), stderr };
+            assert_eq!(error.last_words(), Some(told), "{}", error.stderr);
+        }
+    }
 }

@@ -38,8 +38,9 @@ const TICK: Duration = Duration::from_millis(250);
 const GRACE: Duration = Duration::from_secs(5);
 /// More output than this is a broken program, not an answer.
 const LOUDEST: u64 = 16 << 20;
-/// How much of a failed program's output an error keeps: its last bytes.
-const LAST_WORDS: u64 = 16 << 10;
+/// How much of a failed program's output an error keeps: its last bytes. A panic says why before it lists some dozen
+/// goroutines.
+const LAST_WORDS: u64 = 64 << 10;
 
 /// A program to run.
 #[derive(Clone)]
