@@ -32,7 +32,9 @@ const PROBE: Duration = Duration::from_secs(5);
 
 /// A transfer that wrote nothing for this long has stalled. etcdctl's own keepalive finds a vanished member within
 /// 6 s, but waits for ever for one that is alive and silent.
-const STALL: Duration = Duration::from_secs(30);
+pub const STALL: Duration = Duration::from_secs(30);
+/// What an answer may take that costs etcd nothing. etcdctl itself gives up after 5 s.
+pub const QUESTION: Duration = Duration::from_secs(15);
 /// etcdctl is a Go program that holds a few MiB while it saves, and so collects its garbage every few MiB that arrive, on
 /// all cores at once. Collecting at five times what it holds, and on etcd's half of the cores, it takes 3.6 s of processor
 /// time for 1.4 GB instead of 5.9, and 70 MiB of memory instead of 45; etcd 4.8 s instead of 6 (3.5.16, two cores, measured).
@@ -265,7 +267,7 @@ impl Client {
             }
             // Counting millions of keys on a busy disk; `status`, which is asked first, finds a dead member sooner.
             ["get", ..] => (program.env("ETCDCTL_COMMAND_TIMEOUT", "60s"), Duration::from_secs(70)),
-            _ => (program, Duration::from_secs(15)),
+            _ => (program, QUESTION),
         }
     }
 

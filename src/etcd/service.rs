@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// On top of what etcd needs for its database. For a small one that makes 100 s: longer than systemd's own default of
 /// 90 s for a stop or a start, so that its verdict comes first.
-const SUPERVISOR: Duration = Duration::from_secs(40);
+pub const SUPERVISOR: Duration = Duration::from_secs(40);
 /// How long kubelet may take to see a manifest come or go (it looks every 20 s where it is not told), to give a pod its
 /// 30 s of grace, and to make a container.
 const KUBELET: Duration = Duration::from_secs(120);

@@ -1,7 +1,8 @@
 //! The actions as a user runs them: real binaries against real etcd servers, in a terminal and as a Juju unit would.
 //!
 //! `world` makes throw-away etcds, `unit` plays the Juju unit, `tools` stands before etcd's own tools; the other modules
-//! are the subjects. Nothing here looks inside the library: these tests hold it to its contract.
+//! are the subjects. Nothing here looks inside the library but for how long it waits (`deadlines`): these tests hold it to its
+//! contract.
 #![allow(
     clippy::disallowed_methods,
     reason = "a test lives outside the house: it makes files, processes and environments of its own"
@@ -40,6 +41,7 @@ mod cluster;
 mod content;
 mod corruption;
 mod crash;
+mod deadlines;
 mod destinations;
 mod encryption;
 mod foreign;

@@ -1,18 +1,17 @@
 //! When the service or etcd's tools fail under `restore`, the old data serves again, and the words say so.
 
-use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::broken_tools::assert_all_gone;
+use crate::broken_tools::{assert_all_gone, await_call};
 use crate::client::{Data, assert_same};
+use crate::deadlines;
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::run::Out;
+use crate::run::{Out, Run};
 use crate::world::{Version, World};
 
 on_both_versions! {
-    goes_back_or_on_when_one_start_fails,
+    goes_back_when_one_start_fails,
     keeps_the_old_data_when_nothing_starts_any_more,
     touches_nothing_when_the_stop_fails,
     touches_nothing_when_the_stop_is_a_lie,
@@ -26,6 +25,14 @@ on_one_version! {
     ends_although_the_stop_hangs,
     touches_nothing_when_a_tool_hangs,
 }
+
+/// What a failure tells that left all as it was.
+pub const AS_BEFORE: &str =
+    "State: the data that this run found is live and complete, and etcd is as it was before.";
+/// And what to type then.
+pub const AGAIN: &str = "ps -C etcd, mend the cause, then run restore again";
+/// How it is told that nothing runs on data that a service was started on.
+const IDLE: &str = "etcd does not run: 15 s after its service was started nothing has the data open";
 
 /// An etcd whose data was damaged after an archive of it was taken.
 pub struct Ground {
@@ -46,7 +53,23 @@ impl Ground {
     }
 
     pub fn restore(&self) -> Out {
-        self.world.restore(&[&from(&self.archive), &self.world.to_target()])
+        self.start_restore().finish()
+    }
+
+    fn start_restore(&self) -> Run {
+        self.world.start_restore(&[&from(&self.archive), &self.world.to_target()])
+    }
+
+    /// Starts it, and comes back when etcd has been asked to stop, or to start after that.
+    fn restore_until_asked_to(&self, verb: &str) -> Run {
+        let (asked, run) = (self.world.asked(verb), self.start_restore());
+        run.await_until(&|| self.world.asked(verb) > asked);
+        run
+    }
+
+    /// How it is told that etcd still has the data open.
+    fn held(&self) -> String {
+        format!("an etcd still holds the lock on {}/member/snap/db", self.world.data_dir().display())
     }
 
     /// The old data serves, and nothing but archives is left over.
@@ -69,24 +92,21 @@ impl Ground {
 fn goes_back_when_the_new_data_does_not_start(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("only-tree", ground.world.tree());
-    let out = ground.restore();
-    out.says_one_of(&["old data", "rolled back", "as before", "existing data"]);
-    out.failed(&["start"]);
+    let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
+    out.says_one_of(&[AS_BEFORE]);
+    out.failed_at("etcd does not serve the restored data", IDLE, AGAIN);
     ground.serves_old();
     ground.world.disarm("only-tree");
     ground.restores_now();
 }
 
-fn goes_back_or_on_when_one_start_fails(version: Version) {
+fn goes_back_when_one_start_fails(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("start-fails", 1);
     let out = ground.restore();
-    if out.status.success() {
-        let _ = out.completed();
-        assert_same(&ground.world.dump(), &ground.new, "after a second start");
-        return;
-    }
-    out.failed(&["told to fail this start"]);
+    out.says_one_of(&[AS_BEFORE]);
+    let told = "exited with status 7; its last words: the supervisor was told to fail this start. State: ";
+    out.failed_at("starting etcd", told, AGAIN);
     ground.serves_old();
     ground.restores_now();
 }
@@ -94,13 +114,9 @@ fn goes_back_or_on_when_one_start_fails(version: Version) {
 fn goes_back_when_the_start_is_a_lie(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("start-lies", 1);
-    let out = ground.restore();
-    if out.status.success() {
-        let _ = out.completed();
-        assert_same(&ground.world.dump(), &ground.new, "after a second start");
-        return;
-    }
-    out.failed(&["start", "answer", "connection refused"]);
+    let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
+    out.says_one_of(&[AS_BEFORE]);
+    out.failed_at("etcd does not serve the restored data", IDLE, AGAIN);
     ground.serves_old();
     ground.restores_now();
 }
@@ -110,7 +126,17 @@ fn keeps_the_old_data_when_nothing_starts_any_more(version: Version) {
     let ground = Ground::new(version);
     let tree = ground.world.tree();
     ground.world.arm("start-fails", 999);
-    ground.restore().failed(&["told to fail this start"]);
+    let out = ground.restore();
+    out.says_one_of(&["; and putting the old data back failed too: starting etcd on the old data: "]);
+    let data = ground.world.data_dir();
+    out.says_one_of(&[&format!("State: the restore is neither finished nor undone in {}.", data.display())]);
+    let start = ground.world.typed("start");
+    let recover = "ps -C etcd, mend the cause, then run any action or restore --recover";
+    out.failed_at(
+        "the exchange is unfinished: starting etcd",
+        "exited with status 7; its last words: the supervisor was told to fail this start; and ",
+        &format!("{recover}; if etcd is down meanwhile: {start}"),
+    );
     assert!(!ground.world.running());
     ground.world.disarm("start-fails");
     ground.world.start();
@@ -122,7 +148,10 @@ fn keeps_the_old_data_when_nothing_starts_any_more(version: Version) {
 fn touches_nothing_when_the_stop_fails(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("stop-fails", "");
-    ground.restore().failed(&["told to fail this stop"]);
+    let out = ground.restore();
+    out.says_one_of(&[AS_BEFORE]);
+    let told = "exited with status 9; its last words: the supervisor was told to fail this stop. State: ";
+    out.failed_at(&format!("{}: stopping etcd", ground.held()), told, AGAIN);
     ground.serves_old();
     ground.world.disarm("stop-fails");
     ground.restores_now();
@@ -132,7 +161,10 @@ fn touches_nothing_when_the_stop_is_a_lie(version: Version) {
     let ground = Ground::new(version);
     let (tree, pid) = (ground.world.tree(), ground.world.pid());
     ground.world.arm("stop-lies", "");
-    ground.restore().failed(&["still", "not stop", "lock", "running"]);
+    let out = ground.restore_until_asked_to("stop").finish_in(deadlines::stop_that_is_a_lie());
+    out.says_one_of(&[AS_BEFORE]);
+    out.says_one_of(&[&format!("Next: {AGAIN}.")]);
+    out.failed(&[&format!("failed: {}. State: ", ground.held())]);
     assert_eq!((ground.world.tree(), ground.world.pid()), (tree, pid));
     ground.serves_old();
     ground.world.disarm("stop-lies");
@@ -142,28 +174,44 @@ fn touches_nothing_when_the_stop_is_a_lie(version: Version) {
 fn ends_although_the_stop_hangs(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("stop-hangs", "");
-    let args = [from(&ground.archive), ground.world.to_target()];
-    let run = ground.world.start_restore(&args.each_ref().map(String::as_str));
-    run.finish_within(Duration::from_secs(330)).failed(&["stop"]);
+    let out = ground.restore_until_asked_to("stop").finish_in(deadlines::service());
+    out.says_one_of(&[AS_BEFORE]);
+    out.failed_at(
+        &format!("{}: stopping etcd", ground.held()),
+        "did not end within 101 s and was ended",
+        AGAIN,
+    );
     ground.serves_old();
     ground.world.disarm("stop-hangs");
     ground.restores_now();
 }
 
+/// The call that makes a member directory.
+const RESTORE: &str = "*snapshot*restore*--data-dir*";
+
 fn touches_nothing_when_a_tool_fails(version: Version) {
     let ground = Ground::new(version);
     let tools = ground.world.stand_in_tools();
     let still = Still::of(&ground.world);
-    for (pattern, reason) in [
-        ("*snapshot*restore*", "the disk ate it"),
-        ("etcd --*", "the disk ate it"),
-        ("*hashkv*", "the disk ate it"),
-        ("*member*list*", "the disk ate it"),
+    for (pattern, step) in [
+        ("*restore --help", "failed: asking etcd's tools what they can do: "),
+        ("*version", "failed: asking etcdctl for its version: "),
+        (RESTORE, "failed: making a member directory from the snapshot: "),
+        (
+            "etcd --*",
+            "failed: booting the restored data: waiting for a private etcd: booting a private etcd: ",
+        ),
+        ("*hashkv*", "failed: asking the restored data what it holds: asking etcd for its content hash: "),
+        (
+            "*member*list*",
+            "refused: the members of the cluster could not be learned: asking etcd for its members: ",
+        ),
     ] {
         tools.answer(pattern, "", "Error: the disk ate it\n", 4);
         let out = ground.restore();
         assert!(matches!(out.status.code(), Some(1 | 2)), "{pattern}: {}", out.told());
-        out.says_one_of(&[reason]);
+        out.says_one_of(&[step]);
+        out.says_one_of(&["exited with status 4; its last words: Error: the disk ate it. "]);
         // A backup that was finished before the failure may stay: it is whole.
         for name in ground.world.in_target() {
             assert!(crate::snapshot::is_archive_name(&name), "{pattern}: {name}");
@@ -172,17 +220,20 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
         assert_same(&ground.world.dump(), &ground.old, pattern);
         assert!(ground.world.leftovers().is_empty(), "{pattern}: {:?}", ground.world.leftovers());
     }
-    // One that spoils what it makes.
-    tools.answer("*snapshot*restore*", "", "", 0);
-    let out = ground.restore();
-    assert_eq!(out.status.code(), Some(1), "{}", out.told());
+    // One that ends well and makes nothing.
+    let making = "making a member directory from the snapshot";
+    tools.answer(RESTORE, "", "", 0);
+    ground.restore().failed_at(making, "ended well and left no database. State: ", AGAIN);
     still.check("a restore tool that makes nothing");
-    for pattern in ["*snapshot*restore*", "etcd --*"] {
+    for (pattern, step) in [
+        (RESTORE, making),
+        ("etcd --*", "booting the restored data: waiting for a private etcd: booting a private etcd"),
+    ] {
         tools.die(pattern);
-        ground.restore().failed(&["signal", "killed"]);
+        ground.restore().failed_at(step, "was killed by SIGKILL and said nothing. State: ", AGAIN);
         still.check(pattern);
     }
-    let _ = fs::remove_file(ground.world.path("tools/fault"));
+    tools.mend();
     ground.restores_now();
 }
 
@@ -190,11 +241,12 @@ fn touches_nothing_when_a_tool_hangs(version: Version) {
     let ground = Ground::new(version);
     let tools = ground.world.stand_in_tools();
     let still = Still::of(&ground.world);
-    let args = [from(&ground.archive), ground.world.to_target()];
     tools.hang("etcd --*");
-    let run = ground.world.start_restore(&args.each_ref().map(String::as_str));
-    let out = run.finish_within(Duration::from_secs(330));
-    assert_eq!(out.status.code(), Some(1), "{}", out.told());
+    let run = ground.start_restore();
+    await_call(&tools, "etcd --", &run);
+    let out = run.finish_in(deadlines::boot());
+    let told = "etcd did not serve at unix://client.sock:0 within 60 s: nothing listens there. State: ";
+    out.failed_at("booting the restored data: waiting for a private etcd", told, AGAIN);
     still.check("a proof that hangs");
     assert_all_gone(&tools);
 }
@@ -205,12 +257,13 @@ fn touches_nothing_when_a_tool_is_missing(version: Version) {
     let tools = ground.world.stand_in_tools();
     tools.remove("etcd");
     let out = ground.restore();
-    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-    out.says_one_of(&["etcd is", "no etcd", "/etcd"]);
+    let etcd = ground.world.path("tools/etcd");
+    let told =
+        "on this machine to prove the restored data with. Next: install the etcd server of the same version.";
+    out.refused(&[&format!("refused: there is no program {} {told}", etcd.display())]);
     still.check("no etcd to prove with");
     tools.remove("etcdctl");
     let out = ground.restore();
-    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-    out.says_one_of(&["etcdctl"]);
+    out.failed(&[&format!("there is no program etcdctl in {}", ground.world.path("tools").display())]);
     still.check("no etcdctl");
 }

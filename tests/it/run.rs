@@ -75,12 +75,28 @@ impl Run {
         fs::read_to_string(&self.err).unwrap_or_default()
     }
 
+    /// Waits until `it_is_so`, which must be before the end.
+    #[track_caller]
+    pub fn await_until(&self, it_is_so: &dyn Fn() -> bool) {
+        while !it_is_so() {
+            let over = self.is_over() || self.started.elapsed() > DEADLINE;
+            assert!(!over, "it never came to that: {}", self.stderr_so_far());
+            sleep(Duration::from_millis(3));
+        }
+    }
+
     /// Waits for the end.
     pub fn finish(self) -> Out {
         self.finish_within(DEADLINE)
     }
 
-    /// Waits for the end, which must come within `limit`.
+    /// Waits for the end, which must come within `limit` from now.
+    pub fn finish_in(self, limit: Duration) -> Out {
+        let limit = self.started.elapsed() + limit;
+        self.finish_within(limit)
+    }
+
+    /// Waits for the end, which must come within `limit` from the start.
     pub fn finish_within(mut self, limit: Duration) -> Out {
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -173,6 +189,14 @@ impl Out {
         if let Err(complaint) = self.is_refusal(reasons) {
             panic!("{complaint}");
         }
+    }
+
+    /// It failed in this step for this reason, and tells this to type next.
+    #[track_caller]
+    pub fn failed_at(self, step: &str, reason: &str, next: &str) {
+        self.says_one_of(&[&format!("failed: {step}: ")]);
+        self.says_one_of(&[&format!("Next: {next}.")]);
+        self.failed(&[reason]);
     }
 
     /// As [`Self::refused`], for tables that go on after a complaint.

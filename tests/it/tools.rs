@@ -97,6 +97,12 @@ impl Tools {
         self.fault(pattern, "deaf", 0);
     }
 
+    /// Stops the process `pid` by SIGSTOP before the real tool does its work in a call that matches the shell pattern.
+    pub fn halt(&self, pattern: &str, pid: i32) {
+        fs::write(self.dir.join("whom"), pid.to_string()).unwrap();
+        self.fault(pattern, "halt", 0);
+    }
+
     /// Dies by SIGKILL in a call that matches the shell pattern.
     pub fn die(&self, pattern: &str) {
         self.fault(pattern, "die", 0);
@@ -105,6 +111,11 @@ impl Tools {
     /// Takes a tool away.
     pub fn remove(&self, name: &str) {
         fs::remove_file(self.dir.join(name)).unwrap();
+    }
+
+    /// Takes a fault back.
+    pub fn mend(&self) {
+        let _ = fs::remove_file(self.dir.join("fault"));
     }
 
     fn fault(&self, pattern: &str, mode: &str, status: u8) {

@@ -277,6 +277,12 @@ impl World {
         asked.lines().filter(|line| *line == verb).count()
     }
 
+    /// What a person types to have the supervisor do `verb`, as the site file has it.
+    pub fn typed(&self, verb: &str) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/supervisor");
+        format!("{} {verb} {}", script.display(), self.path("supervisor").display())
+    }
+
     // ---- places ----
 
     /// A path in this world's directory.

@@ -35,7 +35,7 @@ pub const STDIN: &str = "/proc/self/fd/0";
 /// How often a running child is looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// How long a child may take to obey SIGTERM before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+pub const GRACE: Duration = Duration::from_secs(5);
 /// More output than this is a broken program, not an answer.
 const LOUDEST: u64 = 16 << 20;
 /// How much of a failed program's output an error keeps: its last bytes. A panic says why before it lists some dozen

@@ -1,0 +1,47 @@
+//! How long the actions wait for what hangs, by their own constants: how soon a run must be over.
+
+use std::time::Duration;
+
+use etcd_charm::etcd::client::{QUESTION, STALL};
+use etcd_charm::etcd::patience::for_database;
+use etcd_charm::etcd::service::{SUPERVISOR, Service};
+use etcd_charm::system::process::GRACE;
+
+/// What a busy machine may take for all else that a run does.
+const BUSY: Duration = Duration::from_secs(20);
+/// No database of a test is larger, in bytes. What the patience with it grows by is a few seconds.
+const LARGEST: u64 = 64 << 20;
+
+/// A question that etcd does not answer.
+pub fn question() -> Duration {
+    QUESTION + GRACE + BUSY
+}
+
+/// A save in which nothing arrives.
+pub fn save() -> Duration {
+    STALL + GRACE + BUSY
+}
+
+/// An etcd that does not come to serve; its last question may be asked when its time is almost up.
+pub fn boot() -> Duration {
+    for_database(LARGEST) + question()
+}
+
+/// A service that does not end what it was told to do.
+pub fn service() -> Duration {
+    SUPERVISOR + for_database(LARGEST) + GRACE + BUSY
+}
+
+/// A service that says that it stopped etcd, and did not.
+pub fn stop_that_is_a_lie() -> Duration {
+    commands().stop_patience() + BUSY
+}
+
+/// A service that says that it started etcd, and did not.
+pub fn start_that_is_a_lie() -> Duration {
+    commands().idle_patience() + BUSY
+}
+
+fn commands() -> Service {
+    Service::Commands { start: Vec::new(), stop: Vec::new() }
+}
