@@ -97,8 +97,8 @@ pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, making: &Making
     }
     let database = dir.handle(into).join("member/snap/db");
     let made = program.run().map_err(anyhow::Error::from).and_then(|_| {
-        let tool = tools.offline_path().display();
-        ensure!(database.exists(), "{tool} ended well and left no database");
+        let is_there = database.try_exists().context("looking for the database")?;
+        ensure!(is_there, "{} ended well and left no database", tools.offline_path().display());
         Ok(())
     });
     made.context("making a member directory from the snapshot")?;
