@@ -3,7 +3,6 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -23,11 +22,7 @@ on_one_version! {
 const SAVED: &str = "verifying the snapshot";
 
 fn await_saved(run: &Run) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !run.stderr_so_far().contains(SAVED) {
-        assert!(Instant::now() < deadline, "nothing was saved: {}", run.stderr_so_far());
-        sleep(Duration::from_millis(1));
-    }
+    run.await_until(&|| run.stderr_so_far().contains(SAVED));
 }
 
 /// The archive that is still without a name.

@@ -12,7 +12,7 @@ use crate::client::{Data, assert_same};
 use crate::deadlines;
 use crate::restore::from;
 use crate::rollback::{AGAIN, AS_BEFORE};
-use crate::run::Run;
+use crate::run::{Out, Run};
 use crate::world::{Version, World};
 
 on_both_versions! {
@@ -70,29 +70,19 @@ fn hung_etcd_before_a_restore_has_it_refused(version: Version) {
 /// It hangs when the restored data is booted: after it was looked at, and before it is looked at again.
 fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
-    let tools = ground.world.stand_in_tools();
-    tools.halt("etcd --*", ground.world.pid().unwrap());
-    let run = ground.start_restore();
-    await_call(&tools, "etcd --", &run);
-    let out = run.finish_in(deadlines::question());
+    let out = ground.restore_halted_at("etcd --*", "etcd --", deadlines::question());
     out.says_one_of(&["context deadline exceeded"]);
     out.failed_at(BACKUP, "asking etcd for its status: ", AGAIN);
-    tools.mend();
     ground.goes_on();
     ground.restores_now();
 }
 
 fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
-    let tools = ground.world.stand_in_tools();
-    tools.halt("etcdctl *snapshot*save*", ground.world.pid().unwrap());
-    let run = ground.start_restore();
-    await_call(&tools, "snapshot save", &run);
-    let out = run.finish_in(deadlines::save());
+    let out = ground.restore_halted_at("etcdctl *snapshot*save*", "snapshot save", deadlines::save());
     // etcdctl has connected, and waits for ever.
     out.says_one_of(&["stalled (no bytes for 30 s after 0 bytes) and was ended"]);
     out.failed_at(BACKUP, "saving a snapshot: ", AGAIN);
-    tools.mend();
     ground.goes_on();
     ground.restores_now();
 }
@@ -142,6 +132,18 @@ impl Ground {
 
     fn start_restore(&self) -> Run {
         self.world.start_restore(&[&from(&self.archive), &self.world.to_target()])
+    }
+
+    /// A restore under which etcd is stopped at the first call that matches `pattern`, and that must be over so soon after
+    /// that `call`.
+    fn restore_halted_at(&self, pattern: &str, call: &str, limit: Duration) -> Out {
+        let tools = self.world.stand_in_tools();
+        tools.halt(pattern, self.world.pid().unwrap());
+        let run = self.start_restore();
+        await_call(&tools, call, &run);
+        let out = run.finish_in(limit);
+        tools.mend();
+        out
     }
 
     /// Once it hangs no longer, the same process serves the same data, and nothing else is there.

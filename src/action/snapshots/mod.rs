@@ -40,16 +40,18 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, Stop> {
     if Path::new(from).is_absolute() {
         return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
     }
-    let asked = places(call)?;
-    let target = target::searched(call, &super::offsite::settings(call)?)?;
-    let is_asked = target == asked.target;
-    let found = kept(call, &Places { target, ..places(call)? }, from);
+    let mut places = places(call)?;
+    let searched = target::searched(call, &super::offsite::settings(call)?)?;
+    let asked = std::mem::replace(&mut places.target, searched);
+    let found = kept(call, &places, from);
     if from.contains('/') {
         // It says in which destination.
         return found;
     }
     found.map_err(|stop| {
-        let beside = if is_asked { None } else { kept(call, &asked, from).ok() };
+        let is_elsewhere = asked != places.target;
+        places.target = asked;
+        let beside = is_elsewhere.then(|| kept(call, &places, from).ok()).flatten();
         by_path(stop, beside.as_ref())
     })
 }
