@@ -110,6 +110,25 @@ impl Meta {
     }
 }
 
+/// The meta page `page` as page number `id`, with the transaction id `txid` and a checksum that covers it.
+///
+/// # Errors
+/// `page` is shorter than a meta page.
+pub(super) fn renumbered(mut page: Vec<u8>, id: u64, txid: u64) -> Result<Vec<u8>> {
+    let mut put = |at: usize, word: u64| {
+        let place = page.get_mut(at..at + 8).context("a meta page is cut short")?;
+        place.copy_from_slice(&word.to_le_bytes());
+        Ok::<_, anyhow::Error>(())
+    };
+    put(0, id)?;
+    put(HEADER + 48, txid)?;
+    let hash = fnv1a(page.get(HEADER..HEADER + HASHED).context("a meta page is cut short")?);
+    page.get_mut(HEADER + HASHED..META)
+        .context("a meta page is cut short")?
+        .copy_from_slice(&hash.to_le_bytes());
+    Ok(page)
+}
+
 /// FNV-1a, 64 bits (Go's `hash/fnv` `New64a`).
 fn fnv1a(bytes: &[u8]) -> u64 {
     bytes

@@ -9,6 +9,7 @@
 
 mod compare;
 mod content;
+mod export;
 mod facts;
 mod meta;
 mod page;
