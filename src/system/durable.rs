@@ -4,6 +4,7 @@
 //! can lead us elsewhere. New files are 0600 and new directories 0700 from the moment they exist. A file gets its
 //! final name only after its bytes are on disk, and never the name of another.
 
+mod copy;
 mod publish;
 mod spent;
 
@@ -79,12 +80,6 @@ impl Dir {
     /// A path to `name` in it that no one can lead astray, for calls that want a path, and for children.
     pub fn handle(&self, name: &str) -> PathBuf {
         super::process::cwd_of(&self.fd).join(name)
-    }
-
-    /// The same for a child that works elsewhere: good as long as we live.
-    pub fn handle_for_children(&self, name: &str) -> PathBuf {
-        let ours = Path::new("/proc").join(std::process::id().to_string());
-        ours.join("fd").join(self.fd.as_raw_fd().to_string()).join(name)
     }
 
     /// What it is, on disk.
@@ -279,23 +274,6 @@ impl Dir {
             }
         }
         self.sync()
-    }
-
-    /// Copies the tree `from` here as `name`, sharing blocks where the file system can. Not durable; private to us.
-    pub fn copy_tree(&self, from: &Self, name: &str) -> Result<()> {
-        let copy = self.make_child(name, None)?;
-        for entry in from.names()? {
-            crate::system::interrupt::check()?;
-            match from.kind(&entry)? {
-                FileType::Directory => copy.copy_tree(&from.child(&entry)?, &entry)?,
-                FileType::RegularFile => {
-                    io::copy(&mut from.read(&entry)?, &mut copy.create(&entry)?)
-                        .with_context(|| from.doing("copying", &entry))?;
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// Bytes that the files below it take on disk.

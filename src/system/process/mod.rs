@@ -6,41 +6,32 @@
 
 mod become_it;
 mod ended;
+mod running;
 
 pub use become_it::become_it;
 pub use ended::{Ending, Output, ProcessError};
+pub use running::{GRACE, Running};
 
-use super::interrupt;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpid, getppid};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{PidfdFlags, pidfd_open};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The path of its standard input, for a program that wants a path.
 pub const STDIN: &str = "/proc/self/fd/0";
-/// How often a running child is looked at.
-const TICK: Duration = Duration::from_millis(250);
-/// How long a child may take to obey SIGTERM before it is killed.
-pub const GRACE: Duration = Duration::from_secs(5);
-/// More output than this is a broken program, not an answer.
-const LOUDEST: u64 = 16 << 20;
-/// How much of a failed program's output an error keeps: its last bytes. A panic says why before it lists some dozen
-/// goroutines.
-const LAST_WORDS: u64 = 64 << 10;
 
 /// A program to run.
 #[derive(Clone)]
@@ -256,142 +247,6 @@ fn filled(bytes: &[u8]) -> io::Result<File> {
 
 fn memory_file(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
-}
-
-/// A child that runs.
-#[derive(Debug)]
-pub struct Running {
-    shown: String,
-    child: std::process::Child,
-    pid: Pid,
-    pidfd: OwnedFd,
-    stdout: File,
-    stderr: File,
-    status: Option<ExitStatus>,
-}
-
-impl Running {
-    /// Waits for the end, asking `watch` at every tick with the time that has passed. Ends the child and fails when
-    /// the deadline passes, `watch` fails, a signal asks us to stop, or the child prints without end.
-    pub fn finish(
-        mut self,
-        deadline: Duration,
-        watch: &mut dyn FnMut(Duration) -> Result<(), String>,
-    ) -> Result<Output, ProcessError> {
-        let began = Instant::now();
-        loop {
-            let passed = began.elapsed();
-            let ended = self.wait(TICK.min(deadline.saturating_sub(passed)), true);
-            match ended.map_err(|error| self.ended(Ending::Lost(error.to_string())))? {
-                Some(status) if status.success() => return self.output(),
-                Some(status) => return Err(self.ended(status.into())),
-                None => {}
-            }
-            let reason = if let Some(signal) = interrupt::requested() {
-                Some(Ending::Interrupted(signal))
-            } else if began.elapsed() >= deadline {
-                Some(Ending::TimedOut(deadline))
-            } else if self.loudness() > LOUDEST {
-                Some(Ending::Stopped(format!("printed more than {LOUDEST} bytes")))
-            } else {
-                watch(began.elapsed()).err().map(Ending::Stopped)
-            };
-            if let Some(ending) = reason {
-                self.end();
-                return Err(self.ended(ending));
-            }
-        }
-    }
-
-    /// Whether it still runs; an error tells how it ended.
-    pub fn check(&mut self) -> Result<(), ProcessError> {
-        match self.wait(Duration::ZERO, false) {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(self.ended(status.into())),
-            Err(error) => Err(self.ended(Ending::Lost(error.to_string()))),
-        }
-    }
-
-    /// Asks it to end, and kills it when it does not.
-    pub fn end(&mut self) {
-        for (signal, patience) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, GRACE)] {
-            if !matches!(self.wait(Duration::ZERO, false), Ok(None)) {
-                break;
-            }
-            let _ = killpg(self.pid, signal);
-            let until = Instant::now() + patience;
-            while matches!(self.wait(until.saturating_duration_since(Instant::now()), false), Ok(None))
-                && Instant::now() < until
-            {}
-        }
-        // What it left behind in its group must not outlive it.
-        let _ = killpg(self.pid, Signal::SIGKILL);
-    }
-
-    /// The last of what it printed to standard error.
-    pub fn words(&self) -> String {
-        tail(&self.stderr)
-    }
-
-    fn wait(&mut self, patience: Duration, interruptible: bool) -> io::Result<Option<ExitStatus>> {
-        if self.status.is_some() {
-            return Ok(self.status);
-        }
-        let patience = Timespec::try_from(patience).map_err(io::Error::other)?;
-        let mut fds = vec![PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
-        if interruptible {
-            fds.extend(interrupt::descriptor().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        }
-        match poll(&mut fds, Some(&patience)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        self.status = self.child.try_wait()?;
-        Ok(self.status)
-    }
-
-    fn loudness(&self) -> u64 {
-        [&self.stdout, &self.stderr]
-            .into_iter()
-            .filter_map(|file| file.metadata().ok())
-            .map(|metadata| metadata.len())
-            .sum()
-    }
-
-    fn output(&self) -> Result<Output, ProcessError> {
-        let lost = |error: io::Error| self.ended(Ending::Lost(error.to_string()));
-        let length = self.stdout.metadata().map_err(lost)?.len().min(LOUDEST);
-        let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other).map_err(lost)?];
-        self.stdout.read_exact_at(&mut bytes, 0).map_err(lost)?;
-        Ok(Output { stdout: bytes, shown: self.shown.clone() })
-    }
-
-    fn ended(&self, ending: Ending) -> ProcessError {
-        ProcessError {
-            shown: self.shown.clone(),
-            ending,
-            stdout: tail(&self.stdout),
-            stderr: tail(&self.stderr),
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if self.status.is_none() {
-            self.end();
-        }
-    }
-}
-
-fn tail(file: &File) -> String {
-    let length = file.metadata().map_or(0, |metadata| metadata.len());
-    let kept = length.min(LAST_WORDS);
-    let mut bytes = vec![0; usize::try_from(kept).unwrap_or(0)];
-    match file.read_exact_at(&mut bytes, length - kept) {
-        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(_) => String::new(),
-    }
 }
 
 /// Where a child finds the directory behind `fd`, whatever has become of its path: for [`Program::cwd`].
