@@ -155,7 +155,9 @@ fn tell_plan(report: &Report, request: &Request, results: &mut Results) {
 fn tell_outcome(plan: &Plan, outcome: &Outcome, results: &mut Results) {
     let Outcome { expected, backup, exchanged, disarmed, data_dir } = outcome;
     results.set(key!("restore.revision"), expected.revision.to_string());
-    results.set(key!("restore.keys"), expected.keys.to_string());
+    if let Some(keys) = expected.keys {
+        results.set(key!("restore.keys"), keys.to_string());
+    }
     results.set(key!("restore.cluster-id"), format!("{:x}", expected.cluster_id));
     results.set(key!("restore.downtime"), format!("{:.2}s", exchanged.downtime.as_secs_f64()));
     if plan.bump > 0 {

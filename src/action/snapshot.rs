@@ -8,7 +8,7 @@ use crate::archive::{Effort, human_size};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::settings::Settings;
-use crate::snapshot::{self, Report, Request};
+use crate::snapshot::{self, Report, Request, Source};
 use crate::stop::{Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
 use crate::swap::DataDir;
@@ -64,8 +64,9 @@ impl Ready {
     pub fn take(self, call: &Call<'_>, watch: &mut Watch<'_>, results: &mut Results) -> Result<(), Stop> {
         let Self { site, user, request, data } = self;
         settled(call, &site, &data, results)?;
-        let report = snapshot::take(&Client::of(&site), &site.tools, &request, &mut call.tell())
-            .map_err(|error| untouched(&site, error))?;
+        let report =
+            snapshot::take(&Source::Serving(&Client::of(&site)), &site.tools, &request, &mut call.tell())
+                .map_err(|error| untouched(&site, error))?;
         drop(data);
         results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
         tell(&report, super::site::warnings(&site, call.now), results);

@@ -14,7 +14,7 @@ use super::arriving::part;
 use super::member::Member;
 use super::patience;
 use super::site::{Login, Site, Tls, Trouble};
-use super::why::{Asked, explained, is_vague};
+use super::why::{Asked, explained, is_login_refused, is_vague};
 use crate::system::durable::Dir;
 use crate::system::growing::Writing;
 use crate::system::priority;
@@ -22,7 +22,6 @@ use crate::system::process::{ProcessError, Program, cwd_of};
 use answers::{HashAnswer, HashBody, MembersAnswer, RangeAnswer, StatusAnswer};
 use anyhow::{Context, Result, bail};
 use std::net::{TcpStream, ToSocketAddrs};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -48,7 +47,6 @@ pub struct Client {
     tls: Tls,
     trouble: Trouble,
     login: Option<Login>,
-    cwd: Option<PathBuf>,
 }
 
 impl Client {
@@ -60,14 +58,7 @@ impl Client {
             tls: site.tls.clone(),
             trouble: site.trouble.clone(),
             login: site.login.clone(),
-            cwd: None,
         }
-    }
-
-    /// A client of a private member whose socket `endpoint` lies in the directory `cwd`.
-    pub(super) fn private(site: &Site, endpoint: &str, cwd: &Dir) -> Self {
-        let (endpoint, tls, cwd) = (endpoint.to_owned(), Tls::default(), Some(cwd_of(cwd)));
-        Self { endpoint, tls, trouble: Trouble::default(), cwd, ..Self::of(site) }
     }
 
     /// What the member says of itself.
@@ -106,9 +97,6 @@ impl Client {
     }
 
     fn is_listening(&self) -> bool {
-        if let (Some(socket), Some(cwd)) = (self.endpoint.strip_prefix("unix://"), &self.cwd) {
-            return UnixStream::connect(cwd.join(socket)).is_ok();
-        }
         let address = self.endpoint.split_once("://").map_or(&*self.endpoint, |(_, address)| address);
         match address.trim_end_matches('/').to_socket_addrs() {
             Ok(mut addresses) => {
@@ -172,6 +160,19 @@ impl Client {
         Ok(())
     }
 
+    /// Checks without a login that the member serves: its leader has confirmed a read before the member refuses it for want of a
+    /// user (`etcdserver/v3_server.go` `Range`).
+    ///
+    /// # Errors
+    /// It does not answer, or has no leader.
+    pub fn serves_anyone(&self) -> Result<()> {
+        let anonymous = Self { login: None, ..self.clone() };
+        match anonymous.read() {
+            Err(error) if is_login_refused(&error) => Ok(()),
+            answer => answer,
+        }
+    }
+
     /// The number of keys alive at `revision` (0: now). A linearizable read: it shows that the cluster has a leader.
     pub fn keys(&self, revision: i64) -> Result<u64> {
         let rev = format!("--rev={revision}");
@@ -208,17 +209,13 @@ impl Client {
             }
             Err(format!("stalled (no bytes for {} s after {size} bytes)", patience.as_secs()))
         };
-        // A client whose socket lies in its working directory stays there.
-        let (program, file) = match &self.cwd {
-            None => (self.program().cwd(cwd_of(dir)), PathBuf::from(name)),
-            Some(_) => (self.program(), dir.handle_for_children(name)),
-        };
-        program
+        self.program()
+            .cwd(cwd_of(dir))
             .env("GOGC", GOGC)
             .env("GOMAXPROCS", priority::half().to_string())
             // So that etcd need not make way for it with every frame: 2.9 s instead of 3.6, and etcd 4.3 s instead of 4.8.
             .in_bulk()
-            .args(["snapshot".as_ref(), "save".as_ref(), file.as_os_str()])
+            .args(["snapshot", "save", name])
             .start()
             .and_then(|running| running.finish(Duration::MAX, &mut watch))
             .map_err(|error| explained(error, &self.asked(true)))
@@ -297,10 +294,7 @@ impl Client {
             program =
                 program.env("ETCDCTL_USER", &login.user).env("ETCDCTL_PASSWORD", login.password.reveal());
         }
-        match &self.cwd {
-            Some(cwd) => program.cwd(cwd),
-            None => program,
-        }
+        program
     }
 }
 

@@ -10,7 +10,7 @@ pub mod manifest;
 pub mod member;
 pub mod offline;
 pub mod patience;
-pub mod private;
+pub mod sandbox;
 pub mod seal;
 pub mod service;
 pub mod site;

@@ -40,7 +40,7 @@ const NO_CAUSE: &str = "all SubConns are in TransientFailure";
 
 /// Words of etcd's or of its TLS, and what they mean here.
 const MEANINGS: [(&str, &str); 4] = [
-    ("invalid user ID or password", "the password that was given is not this user's"),
+    (WRONG_PASSWORD, "the password that was given is not this user's"),
     ("does not look like a TLS handshake", "that port speaks plain http, and the endpoint says https"),
     ("certificate signed by unknown authority", "the server's certificate is not of the authority in cacert"),
     ("no such host", "the endpoint's name is not known on this machine"),
@@ -55,12 +55,19 @@ const OF_THE_SERVER: [(&str, &str); 3] = [
 
 /// How etcd says that a user may not do this. Whoever shows a certificate and gives no password is the user of its name.
 const DENIED: [&str; 2] = ["auth: permission denied", "etcdserver: permission denied"];
+/// How etcd says that it does not know this user, or not with this password.
+const WRONG_PASSWORD: &str = "invalid user ID or password";
 /// How etcd says that nobody has logged in.
 const NOBODY: &str = "user name is empty";
 /// Whether an error is etcd's word that whoever asks is nobody to it, or may not know: etcd itself is well.
 pub fn wants_another_user(error: &anyhow::Error) -> bool {
     let said = format!("{error:#}");
     said.contains(NOBODY) || DENIED.iter().any(|words| said.contains(words))
+}
+
+/// Whether an error is etcd's refusal of the user or password it was given: etcd itself is well.
+pub fn is_login_refused(error: &anyhow::Error) -> bool {
+    wants_another_user(error) || format!("{error:#}").contains(WRONG_PASSWORD)
 }
 
 /// How to log in.

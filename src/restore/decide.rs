@@ -158,10 +158,20 @@ pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
             format!("mend that; or stop etcd ({stop}) and run restore again, which then reads its files"),
         )),
         Old::Unreadable(why) => Err(Refusal::new(
-            format!("etcd is stopped and the members of its cluster could not be read: {why}"),
+            format!("etcd is stopped, and its data is damaged: {why}"),
             format!(
-                "if its data is lost, move {0}/member to {0}/member.broken and run restore again",
+                "if you have no better copy of this data, move {0}/member to {0}/member.broken and run restore again",
                 facts.data_dir
+            ),
+        )),
+        Old::NotBooted(why) => Err(Refusal::new(
+            format!(
+                "etcd is stopped, and the members of its cluster could not be learned, because a private etcd on a copy of its \
+                 data did not serve: {why}"
+            ),
+            format!(
+                "start etcd ({}), see its log if it does not start, and run restore again",
+                facts.start_command
             ),
         )),
         Old::NoLog => Err(Refusal::new(

@@ -2,7 +2,7 @@
 
 use super::Request;
 use super::decide::{Backup, backup};
-use super::stage::{Stage, Woken};
+use super::stage::{Stage, Stopped, Unknown};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
@@ -19,6 +19,8 @@ pub struct Facts {
     pub data_dir: String,
     /// The command that stops etcd, as typed.
     pub stop_command: String,
+    /// The command that starts etcd, as typed.
+    pub start_command: String,
     /// Whether stopping and starting etcd does the same to the API server of Kubernetes.
     pub takes_api_server: bool,
     /// Who the member is to be where there is no data, as far as etcd's configuration says.
@@ -64,8 +66,11 @@ pub enum Old {
     Empty,
     /// An etcd has the data open and gives no answer, for this reason.
     Silent(String),
-    /// No etcd runs on it and its files cannot be read, for this reason.
+    /// No etcd runs on it, and our own reading of its files failed, for this reason.
     Unreadable(String),
+    /// No etcd runs on it, and a private etcd could not be booted on a copy of it, for this reason. That is no verdict on the
+    /// data.
+    NotBooted(String),
     /// There is a member directory without a write-ahead log in it: the log is lost, or elsewhere. An etcd that starts
     /// without its log makes a new cluster of one, and is healthy.
     NoLog,
@@ -81,6 +86,7 @@ impl Facts {
         Ok(Self {
             data_dir: site.data_dir.display().to_string(),
             stop_command: site.service.typed("stop"),
+            start_command: site.service.typed("start"),
             takes_api_server: matches!(site.service, Service::StaticPod { .. }),
             initial: site.initial.clone(),
             member: member_of(data)?,
@@ -159,15 +165,16 @@ fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut
         }
         Err(error) if in_use => Old::Silent(format!("{error:#}")),
         Err(_) if data.dir().inode(MEMBER)?.is_none() => Old::Empty,
-        Err(_) => match stage.wake_stopped() {
-            Ok(Woken { status: Some(status), members, keys: alive }) => {
-                lineage.add(status.cluster_id);
-                keys = alive;
-                sizes = (status.db_size, status.db_in_use);
-                Old::Stopped { revision: status.revision, members }
+        Err(_) => match stage.look_at_stopped()? {
+            Ok(Stopped { data: Some(data), members }) => {
+                lineage.add(data.cluster_id);
+                keys = data.keys;
+                sizes = (data.size, data.size);
+                Old::Stopped { revision: data.revision, members }
             }
-            Ok(Woken { status: None, members, .. }) => Old::Stopped { revision: 0, members },
-            Err(error) => Old::Unreadable(format!("{error:#}")),
+            Ok(Stopped { data: None, members }) => Old::Stopped { revision: 0, members },
+            Err(Unknown::Unreadable(error)) => Old::Unreadable(format!("{error:#}")),
+            Err(Unknown::NotBooted(error)) => Old::NotBooted(format!("{error:#}")),
         },
     };
     Ok(Looked { old, keys, sizes })

@@ -176,7 +176,12 @@ fn restore(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Re
     let backup = match (plan.backup, approach) {
         (Backup::Online, Some(_)) => {
             tell(Progress::Step("saving the existing data"));
-            let saved = snapshot::take(&Client::of(site), &site.tools, &backup_request(request)?, tell);
+            let saved = snapshot::take(
+                &snapshot::Source::Serving(&Client::of(site)),
+                &site.tools,
+                &backup_request(request)?,
+                tell,
+            );
             Some(saved.context(WITHOUT_BACKUP)?)
         }
         (Backup::Stopped, Some(_)) => {
@@ -230,8 +235,6 @@ fn old_data(
         keep_as: format!("member.before-restore-{stamp}"),
         keep_new_as: format!("member.from-restore-{stamp}"),
         must_stay_below: plan.must_stay_below(expected.revision),
-        name: plan.member.name.clone(),
-        peer_urls: plan.member.peer_urls.clone(),
     }
 }
 

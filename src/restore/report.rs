@@ -52,6 +52,11 @@ impl Report {
              etcd raises it again: compact and defragment it"
                 .to_owned()
         });
-        self.plan.warnings.iter().cloned().chain(disarmed).chain(alarms).collect()
+        let login_refused = self.outcome.as_ref().is_some_and(|outcome| outcome.exchanged.login_refused).then(|| {
+            "etcd serves the restored data and refuses the login used so far: its users and passwords are those of the snapshot. \
+             What it holds was verified before the exchange. Correct username and password-file in the site file"
+                .to_owned()
+        });
+        self.plan.warnings.iter().cloned().chain(login_refused).chain(disarmed).chain(alarms).collect()
     }
 }

@@ -8,10 +8,9 @@ use super::{Request, Source};
 use crate::archive::{self, Contents, Limits};
 use crate::catalog::outside::{Outside, outside_name};
 use crate::etcd::backend::Backend;
-use crate::etcd::client::Status;
 use crate::etcd::member::Member;
 use crate::etcd::offline::{self, BESIDES, Making};
-use crate::etcd::private::{NotAlone, Private};
+use crate::etcd::sandbox::{self, Booted};
 use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
 use crate::keeping::{self, unpack, was_verified_as};
@@ -19,8 +18,9 @@ use crate::progress::Tell;
 use crate::snapshot;
 use crate::stop::Refusal;
 use crate::store::directory::need;
-use crate::swap::{Beside, DataDir, Expected, Lineage, MEMBER};
+use crate::swap::{Beside, BootCopy, DataDir, Expected, Lineage, MEMBER};
 use crate::system::durable::read_found;
+use crate::system::interrupt;
 use crate::system::lock::try_lock;
 use crate::system::owner::dress_like;
 use crate::system::random;
@@ -44,68 +44,88 @@ pub struct Snapshot {
 }
 
 /// What a copy of a stopped member's data showed.
-pub struct Woken {
-    /// What it says of itself; nothing where it could not elect itself alone.
-    pub status: Option<Status>,
+pub struct Stopped {
+    /// Its revision and size; `None` if etcd could not elect itself alone, so that the end of its log is not applied.
+    pub data: Option<StoppedData>,
     /// The members of its cluster.
     pub members: Vec<Member>,
+}
+
+/// The data of a stopped member, its write-ahead log applied.
+pub struct StoppedData {
+    /// The id of its cluster.
+    pub cluster_id: u64,
+    /// The revision that etcd starts at on it.
+    pub revision: i64,
     /// The keys alive in it, or why they could not be counted.
     pub keys: Result<u64, String>,
+    /// Bytes of its database.
+    pub size: u64,
+}
+
+/// Why a stopped member's data could not be looked at.
+#[derive(Debug)]
+pub enum Unknown {
+    /// Our own reading of it failed.
+    Unreadable(anyhow::Error),
+    /// A private etcd could not be booted on a copy of it, whatever the cause.
+    NotBooted(anyhow::Error),
 }
 
 /// The stage of one restore.
 #[derive(Debug)]
 pub struct Stage<'a> {
     site: &'a Site,
-    /// A private etcd on a copy of the data of a stopped one. Before `beside`, so that it ends before that goes.
-    woken: Option<Private>,
+    /// A booted copy of the data of a stopped etcd.
+    stopped: Option<Booted>,
     beside: Beside<'a>,
 }
 
 impl<'a> Stage<'a> {
     /// Makes it in the data directory.
     pub fn make(site: &'a Site, data: &'a DataDir) -> Result<Self> {
-        Ok(Self { site, woken: None, beside: Beside::make(data)? })
+        Ok(Self { site, stopped: None, beside: Beside::make(data)? })
     }
 
-    /// Boots a copy of the data of a stopped etcd in private, and says what it shows. Its files alone do
-    /// not tell: what is only in the write-ahead log is missing there, and etcd 3.4 leaves members of a time before a
-    /// restore in them. etcd is kept from starting while the copy is made.
-    pub fn wake_stopped(&mut self) -> Result<Woken> {
+    /// Boots a copy of the data of a stopped etcd and returns what it shows. Its files alone are not enough: what is only in the
+    /// write-ahead log is missing in its database, and etcd 3.4 leaves members of a time before a restore in it. etcd is kept
+    /// from starting while the copy is made.
+    ///
+    /// # Errors
+    /// An etcd has just started on the data, there is no room for a copy, or it cannot be made. The inner error says why the data
+    /// itself is not known.
+    pub fn look_at_stopped(&mut self) -> Result<Result<Stopped, Unknown>> {
         let member = self.beside.data().dir().child(MEMBER)?;
-        let backend = member.child("snap")?.read("db")?;
-        ensure!(try_lock(&backend)?, "an etcd has just started on the data");
-        let known =
-            Backend::from_file(backend.try_clone()?, &self.beside.data().backend_path())?.members()?;
-        need(
-            member.size_of_tree()?,
-            member.free_bytes()?,
-            member.path(),
-            "reading the data of a stopped etcd",
-            MAKE_ROOM,
-        )?;
-        let copy = self.beside.copy_live()?;
-        drop(backend);
-        let names: Vec<&str> = known.iter().map(|member| member.name.as_str()).collect();
-        let name = names.iter().find(|name| !name.is_empty()).copied().unwrap_or("default");
-        let private = match Private::boot(self.site, copy, name, "http://localhost:2380") {
-            Ok(private) => private,
-            // Who the others are, its files tell.
-            Err(error) if known.len() > 1 && error.is::<NotAlone>() => {
-                return Ok(Woken { status: None, members: known, keys: Ok(0) });
-            }
-            Err(error) => return Err(error),
+        let database = match member.child("snap").and_then(|snap| snap.read("db")) {
+            Ok(database) => database,
+            Err(error) => return Ok(Err(Unknown::Unreadable(error))),
         };
-        let status = private.client().status()?;
-        let mut members = private.client().members()?;
-        for member in &mut members {
-            // The private etcd has just told its cluster the name that it was given.
-            let before = known.iter().find(|known| known.id == member.id && !known.name.is_empty());
-            member.name = before.map_or(name, |before| &before.name).to_owned();
+        ensure!(try_lock(&database)?, "an etcd has just started on the data");
+        let known = Backend::from_file(database.try_clone()?, &self.beside.data().backend_path())
+            .and_then(|backend| backend.members());
+        let known = match known {
+            Ok(known) => known,
+            Err(error) => return Ok(Err(Unknown::Unreadable(error))),
+        };
+        let (needed, free) = (member.size_of_tree()?, member.free_bytes()?);
+        need(needed, free, member.path(), "reading the data of a stopped etcd", MAKE_ROOM)?;
+        let copy = self.beside.make_copy(BootCopy::OfLive, &member)?;
+        drop(database);
+        let mut booted = match sandbox::boot(&self.site.tools.etcd, copy) {
+            Ok(booted) => booted,
+            Err(error) => {
+                interrupt::check()?;
+                return Ok(Err(Unknown::NotBooted(error)));
+            }
+        };
+        restore_names(&mut booted.members, &known);
+        let members = booted.members.clone();
+        if !booted.served {
+            return Ok(Ok(Stopped { data: None, members }));
         }
-        let keys = private.client().keys(0).map_err(|error| format!("{error:#}"));
-        self.woken = Some(private);
-        Ok(Woken { status: Some(status), members, keys })
+        let data = stopped_data(&booted)?;
+        self.stopped = Some(booted);
+        Ok(Ok(Stopped { data: Some(data), members }))
     }
 
     /// Unpacks the request's source, and reads the structure of what came out.
@@ -175,19 +195,23 @@ impl<'a> Stage<'a> {
         dir.remove_file(archive::DB)
     }
 
-    /// Boots the new data in private: what it shows there is what the live etcd must show.
-    /// Then notes in it which clusters it was and came from, by `lineage` those of the data that it replaces.
+    /// Boots a copy of the new data in private: what it shows there is what the live etcd must show. The new data itself is not
+    /// served before it is live. Then notes in it which clusters it was and came from, by `lineage` those of the data that it
+    /// replaces.
+    ///
+    /// # Errors
+    /// etcd does not serve the copy, or the copy holds something else than the snapshot.
     pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot, lineage: &Lineage) -> Result<Expected> {
-        let member = &plan.member;
-        let private = Private::boot(self.site, self.beside.other()?, &member.name, &member.peer_urls)
-            .context("booting the restored data")?;
-        let expected = Expected::of(private.client()).context("asking the restored data what it holds")?;
-        drop(private);
+        let other = self.beside.other()?;
+        let copy = self.beside.make_copy(BootCopy::OfRestored, &other.child(MEMBER)?)?;
+        let booted = sandbox::boot(&self.site.tools.etcd, copy).context("booting the restored data")?;
         let revision = snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump));
+        let expected = Expected::of(&booted, revision).context("reading what the restored data holds")?;
+        self.beside.remove_copy(BootCopy::OfRestored)?;
         let manifest = snapshot.contents.manifest.as_ref();
-        expected.must_be(revision, manifest)?;
+        expected.must_match(manifest)?;
         let origin = manifest.map(|manifest| &*manifest.cluster_id);
-        lineage.restored(origin, expected.cluster_id).write(&self.beside.other()?.child(MEMBER)?)?;
+        lineage.restored(origin, expected.cluster_id).write(&other.child(MEMBER)?)?;
         Ok(expected)
     }
 
@@ -206,18 +230,43 @@ impl<'a> Stage<'a> {
         self.beside.note_target(target)
     }
 
-    /// Saves the data of a stopped etcd as an ordinary snapshot, from the copy that was woken.
+    /// Saves the data of a stopped etcd as an ordinary snapshot, from the copy that was booted.
+    ///
+    /// # Errors
+    /// No copy was booted, or the snapshot fails.
     pub fn save_stopped(&mut self, request: &snapshot::Request, tell: Tell<'_>) -> Result<snapshot::Report> {
-        let woken = self.woken.as_ref().context("no copy of the stopped data was booted")?;
-        snapshot::take(woken.client(), &self.site.tools, request, tell)
+        let stopped = self.stopped.as_ref().context("no copy of the stopped data was booted")?;
+        snapshot::take(&snapshot::Source::Stopped(stopped), &self.site.tools, request, tell)
     }
 
     /// Makes the new data durable and hands it over for the exchange.
     pub fn finish(mut self) -> Result<Beside<'a>> {
-        self.woken = None;
-        self.beside.remove_copy()?;
+        self.stopped = None;
+        self.beside.remove_copy(BootCopy::OfLive)?;
         self.beside.sync()?;
         Ok(self.beside)
+    }
+}
+
+/// What a booted copy of a stopped member's data holds.
+fn stopped_data(booted: &Booted) -> Result<StoppedData> {
+    let backend = booted.backend()?;
+    let revision = backend.revision()?;
+    let keys = match backend.content_at(revision, &interrupt::check) {
+        Ok(Some(content)) => Ok(content.keys),
+        Ok(None) => Err("its keys cannot be counted".to_owned()),
+        Err(error) => Err(format!("{error:#}")),
+    };
+    Ok(StoppedData { cluster_id: booted.cluster_id, revision, keys, size: backend.size() })
+}
+
+/// Gives members of a booted copy their own names again: the private etcd has told its cluster the default one.
+fn restore_names(members: &mut [Member], known: &[Member]) {
+    for member in members {
+        let before = known.iter().find(|known| known.id == member.id && !known.name.is_empty());
+        if let Some(before) = before {
+            member.name.clone_from(&before.name);
+        }
     }
 }
 

@@ -3,13 +3,13 @@
 //! The proof is made of what comes out of the archive: it must end in the hash that etcd put there. The manifest is
 //! written last, when all that it says is known. Must never publish.
 
-use super::{Looked, Request};
+use super::{Looked, Request, Source};
 use crate::archive::age::FileKey;
 use crate::archive::{self, Contents, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
 use crate::etcd::arriving::Arriving;
 use crate::etcd::backend::{Backend, Content};
-use crate::etcd::client::{Client, ContentHash};
+use crate::etcd::client::ContentHash;
 use crate::etcd::offline;
 use crate::etcd::seal::{Seal, Sealed};
 use crate::etcd::tools::Tools;
@@ -56,7 +56,7 @@ struct Found {
 
 /// What flows where.
 pub(super) struct Flow<'a> {
-    pub client: &'a Client,
+    pub source: &'a Source<'a>,
     pub tools: &'a Tools,
     pub stage: &'a Stage<'a>,
     pub looked: &'a Looked,
@@ -81,7 +81,7 @@ impl Work {
 impl Flow<'_> {
     /// Makes the archive in the stage, durable and proved.
     pub fn run(&self, tell: Tell<'_>) -> Result<(Packed, Manifest)> {
-        let felt = self.looked.status.db_size >= FELT;
+        let felt = self.looked.db_size >= FELT;
         let _behind = felt.then(priority::session_goes_behind);
         let out = self.stage.dir().create(ARCHIVE)?;
         self.request.owner.own(&out).context("giving the archive to its owner")?;
@@ -155,14 +155,18 @@ impl Flow<'_> {
 
     fn save(&self, saving: Writing, broken: &dyn Fn() -> bool, tell: Tell<'_>) -> Result<()> {
         tell(Progress::Step("saving, packing and reading back the snapshot"));
-        let (dir, expected) = (self.stage.dir(), self.looked.status.db_size);
+        let (dir, expected) = (self.stage.dir(), self.looked.db_size);
         // Asked while etcdctl runs: once it has failed, the others fail with it.
         let mut given_up = false;
-        let saved = self.client.save(dir, archive::DB, expected, saving, &mut |done| {
+        let mut watch = |done| {
             tell(Progress::Bytes { done, of: expected });
             given_up = broken();
             if given_up { Err("given up, for the archive cannot be written".to_owned()) } else { Ok(()) }
-        });
+        };
+        let saved = match self.source {
+            Source::Serving(client) => client.save(dir, archive::DB, expected, saving, &mut watch),
+            Source::Stopped(booted) => booted.save(dir, archive::DB, saving, &mut watch),
+        };
         saved.map_err(|error| if given_up { error.context(Consequence) } else { error })
     }
 
@@ -200,13 +204,14 @@ impl Flow<'_> {
         revision: i64,
         wanted: &dyn Fn() -> Result<()>,
     ) -> Result<(Option<u64>, Option<ContentHash>)> {
-        if let Ok(Some(Content { keys, hash })) = snapshot.content(wanted) {
+        if let Ok(Some(Content { keys, hash: Some(hash) })) = snapshot.content(wanted) {
             return Ok((Some(keys), Some(hash)));
         }
+        let Source::Serving(client) = self.source else { return Ok((None, None)) };
         wanted()?;
-        let keys = self.client.keys(revision).ok();
+        let keys = client.keys(revision).ok();
         wanted()?;
-        Ok((keys, self.client.content_hash(revision).ok()))
+        Ok((keys, client.content_hash(revision).ok()))
     }
 
     /// The verdict on what is read back. Nobody but the packer reads the snapshot any more, and to free so much takes a moment:
@@ -244,15 +249,15 @@ impl Flow<'_> {
             }
         }
         let Found { revision, keys, total_keys, content_hash } = found?;
-        let Looked { status, member, count } = self.looked;
+        let Looked { cluster_id, version, member, count, .. } = self.looked;
         Ok(Manifest {
             format: FORMAT,
             // The second that the archive's name has.
             taken: Timestamp::from_second(self.request.now.as_second())?.to_string(),
             unit: self.request.unit.clone(),
-            etcd_version: status.version.clone(),
-            cluster_id: format!("{:x}", status.cluster_id),
-            member_id: format!("{:x}", status.member_id),
+            etcd_version: version.clone(),
+            cluster_id: format!("{cluster_id:x}"),
+            member_id: format!("{:x}", member.id),
             member_name: member.name.clone(),
             member_count: *count,
             revision,

@@ -10,8 +10,9 @@ use crate::archive::age::Recipient;
 use crate::catalog::manifest::Manifest;
 use crate::catalog::name::archive_name;
 use crate::catalog::outside::{Outside, encrypted_name};
-use crate::etcd::client::{Client, Status};
+use crate::etcd::client::Client;
 use crate::etcd::member::Member;
+use crate::etcd::sandbox::Booted;
 use crate::etcd::tools::Tools;
 use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
@@ -60,29 +61,45 @@ pub struct Report {
     pub alarms: Vec<String>,
 }
 
-/// Takes a snapshot of the member behind `client` and publishes it as an archive.
-pub fn take(client: &Client, tools: &Tools, request: &Request, tell: Tell<'_>) -> Result<Report> {
+/// What a snapshot is taken of.
+pub enum Source<'a> {
+    /// A member that serves.
+    Serving(&'a Client),
+    /// A booted copy of the data of a member that is stopped.
+    Stopped(&'a Booted),
+}
+
+/// Takes a snapshot of `source` and publishes it as an archive.
+pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, tell: Tell<'_>) -> Result<Report> {
     tell(Progress::Step("looking at etcd and at the target"));
-    let looked = look(client)?;
+    let looked = match source {
+        Source::Serving(client) => look(client)?,
+        Source::Stopped(booted) => look_at_copy(booted)?,
+    };
     let approach = Approach::to(&request.target, request.owner)?;
-    let Status { db_size, db_in_use, .. } = looked.status;
-    approach.need(room_for(db_size, db_in_use), "the snapshot")?;
+    approach.need(room_for(looked.db_size, looked.db_in_use), "the snapshot")?;
     let target = approach.make()?;
     let stage = Stage::make(&target)?;
 
-    let flow = Flow { client, tools, stage: &stage, looked: &looked, request };
+    let flow = Flow { source, tools, stage: &stage, looked: &looked, request };
     let (packed, manifest) = flow.run(tell)?;
     interrupt::check()?;
     let recipients: Vec<String> = request.encrypt_to.iter().map(ToString::to_string).collect();
     let outside = (!recipients.is_empty())
         .then(|| Outside::new(packed.size, packed.sha256.clone(), recipients.clone(), manifest.clone()));
     let path = publish(&target, &stage, outside.as_ref(), request)?;
-    Ok(Report { path, packed, manifest, encrypted_for: recipients, alarms: looked.status.errors })
+    Ok(Report { path, packed, manifest, encrypted_for: recipients, alarms: looked.alarms })
 }
 
 /// The member as it is before the snapshot.
 struct Looked {
-    status: Status,
+    cluster_id: u64,
+    version: String,
+    /// Bytes of its database.
+    db_size: u64,
+    /// Bytes of it that are in use.
+    db_in_use: u64,
+    alarms: Vec<String>,
     member: Member,
     count: usize,
 }
@@ -107,7 +124,32 @@ fn look(client: &Client) -> Result<Looked> {
     let count = members.len();
     let own = members.into_iter().find(|member| member.id == status.member_id);
     let member = own.context("etcd does not list the member that answers")?;
-    Ok(Looked { status, member, count })
+    Ok(Looked {
+        cluster_id: status.cluster_id,
+        version: status.version,
+        db_size: status.db_size,
+        db_in_use: status.db_in_use,
+        alarms: status.errors,
+        member,
+        count,
+    })
+}
+
+fn look_at_copy(booted: &Booted) -> Result<Looked> {
+    let [member] = &*booted.members else {
+        bail!("the stopped data is of a cluster of {} members", booted.members.len());
+    };
+    let size = booted.backend()?.size();
+    Ok(Looked {
+        cluster_id: booted.cluster_id,
+        version: booted.version.clone(),
+        db_size: size,
+        db_in_use: size,
+        // They are in the snapshot and show when it is restored.
+        alarms: Vec::new(),
+        member: member.clone(),
+        count: 1,
+    })
 }
 
 /// What a snapshot of a database of `db` bytes, `used` of them in use, needs: the database with a tenth to grow while it is

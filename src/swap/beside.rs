@@ -19,12 +19,28 @@ pub const MEMBER: &str = "member";
 const BESIDE: &str = ".etcd-restore";
 /// The directory in it that holds the other `member`: the new before the exchange, the old after it.
 const OTHER: &str = "other";
-/// The directory in it that holds a copy of the live `member`.
-const COPY: &str = "copy";
 /// The file in it that names the directory a backup is made in.
 const TARGET: &str = "backup-target";
 /// The backend file that a running etcd keeps locked.
 const BACKEND: &str = "snap/db";
+
+/// Which `member` directory a copy for a private boot is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BootCopy {
+    /// The data that is or was live. A backup may be taken from this copy, so the other must not replace it.
+    OfLive,
+    /// The restored data.
+    OfRestored,
+}
+
+impl BootCopy {
+    fn name(self) -> &'static str {
+        match self {
+            Self::OfLive => "copy",
+            Self::OfRestored => "copy-of-restored",
+        }
+    }
+}
 
 /// A data directory that is ours to work on.
 #[derive(Debug)]
@@ -255,19 +271,25 @@ impl<'a> Beside<'a> {
         self.dir.child(OTHER)
     }
 
-    /// A data directory in it with a copy of the live `member`, to be booted: nothing writes into live data. Whoever asks for it
-    /// has looked for room, and keeps etcd from starting meanwhile.
-    pub fn copy_live(&self) -> Result<Dir> {
-        // Of a run that died with it.
-        self.remove_copy()?;
-        let copy = self.dir.make_child(COPY, None)?;
-        copy.copy_tree(&self.data.dir.child(MEMBER)?, MEMBER)?;
+    /// Makes a data directory in it with a copy of the directory `member`, to be booted. The caller has made sure that there is
+    /// room and that no etcd writes to `member`.
+    ///
+    /// # Errors
+    /// `member` cannot be read, or the copy cannot be written.
+    pub fn make_copy(&self, which: BootCopy, member: &Dir) -> Result<Dir> {
+        // A run that died may have left one.
+        self.remove_copy(which)?;
+        let copy = self.dir.make_child(which.name(), None)?;
+        copy.copy_tree(member, MEMBER)?;
         Ok(copy)
     }
 
-    /// Removes that.
-    pub fn remove_copy(&self) -> Result<()> {
-        self.dir.remove_tree(COPY)
+    /// Removes that copy, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn remove_copy(&self, which: BootCopy) -> Result<()> {
+        self.dir.remove_tree(which.name())
     }
 
     /// The data directory it lies in.

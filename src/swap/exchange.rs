@@ -2,12 +2,12 @@
 //!
 //! Signals wait while it runs and nothing is printed: a closed pipe or a SIGTERM must not leave etcd stopped.
 
-use super::beside::{Beside, DataDir, Hold, MEMBER};
+use super::beside::{Beside, BootCopy, DataDir, Hold, MEMBER};
 use super::journal::{Journal, Phase};
 use super::proof::{Expected, Verdict, prove};
 use crate::etcd::backend::Backend;
 use crate::etcd::client::Client;
-use crate::etcd::private::Private;
+use crate::etcd::sandbox;
 use crate::etcd::site::Site;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -30,10 +30,6 @@ pub struct OldData {
     pub keep_new_as: String,
     /// The revision that it must not have reached when it is stopped: watches of its clients would go back in time.
     pub must_stay_below: Option<i64>,
-    /// The name of its member.
-    pub name: String,
-    /// The peer URLs of its member, comma-separated.
-    pub peer_urls: String,
 }
 
 /// What came of it.
@@ -47,6 +43,8 @@ pub struct Exchanged {
     pub kept_as: Option<String>,
     /// The alarms that came with the new data, as etcd words them.
     pub alarms: Vec<String>,
+    /// Whether etcd refuses our login now: its users and passwords are those of the snapshot.
+    pub login_refused: bool,
     /// Why those who were kept away while etcd was stopped are not back. The new data serves all the same.
     pub kept_away: Option<String>,
     /// What could not be cleared up, in words. The new data serves all the same.
@@ -57,6 +55,7 @@ pub struct Exchanged {
 struct Served {
     since: Instant,
     alarms: Vec<String>,
+    login_refused: bool,
     /// The revision of the old data's backend when etcd had stopped.
     stopped_at: Option<i64>,
 }
@@ -98,15 +97,15 @@ impl<'a> Exchange<'a> {
         let _deferred = interrupt::defer();
         let began = Instant::now();
         match self.go_to_new_data() {
-            Ok(Served { since, alarms, stopped_at }) => {
+            Ok(Served { since, alarms, login_refused, stopped_at }) => {
                 let downtime = since.duration_since(began);
                 let in_words = |error: anyhow::Error| format!("{error:#}");
                 // Who waits for etcd waits for nothing else: not for the old data, and for no disk that has room.
                 let kept_away = self.release().err().map(in_words);
-                let old_revision = self.weigh_old_data().or(stopped_at);
+                let old_revision = self.decide_whether_to_keep_old().or(stopped_at);
                 let kept_as = self.journal.keep_old_as.clone();
                 let left_over = self.commit().err().map(in_words);
-                Ok(Exchanged { downtime, old_revision, kept_as, alarms, kept_away, left_over })
+                Ok(Exchanged { downtime, old_revision, kept_as, alarms, login_refused, kept_away, left_over })
             }
             Err(error) => Err(self.undo_after(error)),
         }
@@ -135,12 +134,14 @@ impl<'a> Exchange<'a> {
         self.exchange()?;
         self.start()?;
         match prove(self.site, self.data(), &self.journal.expected)? {
-            Verdict::Proved { served, alarms } => {
-                let members = Client::of(self.site).members()?.len();
-                ensure!(members == 1, "etcd came up with {members} members instead of one");
+            Verdict::Proved { served, alarms, login_refused } => {
+                if !login_refused {
+                    let members = Client::of(self.site).members()?.len();
+                    ensure!(members == 1, "etcd came up with {members} members instead of one");
+                }
                 // Who waited finds the new write-ahead log locked by the etcd that serves.
                 self.held = None;
-                Ok(Served { since: served, alarms, stopped_at })
+                Ok(Served { since: served, alarms, login_refused, stopped_at })
             }
             Verdict::Differs(how) | Verdict::Idle(how) => {
                 bail!("etcd does not serve the restored data: {how}")
@@ -176,22 +177,35 @@ impl<'a> Exchange<'a> {
         data.backend().ok().flatten().and_then(|backend| revision(backend).ok())
     }
 
-    /// The last revision of the old data, its write-ahead log included, now that it lies beside the live data. Where
-    /// the backup has all of it, it need not be kept.
-    pub(super) fn weigh_old_data(&mut self) -> Option<i64> {
+    /// Decides whether the old data, which is in the private directory now, has to be kept, and returns its last revision. It
+    /// need not be if the backup has all of it.
+    pub(super) fn decide_whether_to_keep_old(&mut self) -> Option<i64> {
         self.journal.keep_old_as.as_ref()?;
-        let revision = self.beside.other().and_then(|other| self.woken(other)).ok();
+        let revision = self.beside.other().and_then(|other| self.last_revision(&other)).ok();
         if revision.is_some() && revision == self.journal.old.saved_to {
             self.journal.keep_old_as = None;
         }
         revision
     }
 
-    /// The last revision of the data in `home`, its write-ahead log included.
-    pub(super) fn woken(&self, home: Dir) -> Result<i64> {
-        let old = &self.journal.old;
-        let private = Private::boot(self.site, home, &old.name, &old.peer_urls)?;
-        Ok(private.client().status()?.revision)
+    /// The last revision of the data in `home`, its write-ahead log included. A copy shows it.
+    ///
+    /// # Errors
+    /// There is no room for a copy, or etcd does not serve it.
+    pub(super) fn last_revision(&self, home: &Dir) -> Result<i64> {
+        let member = home.child(MEMBER)?;
+        let (needed, free) = (member.size_of_tree()?, member.free_bytes()?);
+        ensure!(
+            free > needed,
+            "there is no room for a copy of it: it takes {needed} bytes, and {free} are free"
+        );
+        let revision = self.beside.make_copy(BootCopy::OfLive, &member).and_then(|copy| {
+            let booted = sandbox::boot(&self.site.tools.etcd, copy)?;
+            ensure!(booted.served, "its cluster has other members");
+            booted.backend()?.revision()
+        });
+        self.beside.remove_copy(BootCopy::OfLive)?;
+        revision
     }
 
     /// Exchanges the live data with the other, or moves the other in where there is no live one.

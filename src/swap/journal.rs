@@ -94,11 +94,9 @@ mod tests {
             keep_as: "old".to_owned(),
             keep_new_as: "new".to_owned(),
             must_stay_below: None,
-            name: "m1".to_owned(),
-            peer_urls: "http://localhost:2380".to_owned(),
         };
         let hash = ContentHash { hash: 9, compact_revision: -1 };
-        let expected = Expected { cluster_id: u64::MAX, revision: 12, keys: 3, hash };
+        let expected = Expected { cluster_id: u64::MAX, revision: 12, keys: Some(3), hash: Some(hash) };
         let mut journal = Journal::new(old, 2, expected);
         journal.write(&dir).unwrap();
         journal.phase = Phase::Committed;

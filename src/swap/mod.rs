@@ -13,7 +13,7 @@ mod proof;
 mod recover;
 mod undo;
 
-pub use beside::{Beside, DataDir, MEMBER};
+pub use beside::{Beside, BootCopy, DataDir, MEMBER};
 pub use exchange::{Exchange, Exchanged, OldData, Unfinished};
 pub use lineage::Lineage;
 pub use proof::{Expected, prove};

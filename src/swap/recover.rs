@@ -90,7 +90,7 @@ pub fn recover(site: &Site, data: &DataDir) -> Result<Option<Recovered>> {
 fn judge(mut exchange: Exchange<'_>) -> Result<Recovered> {
     match look(&exchange).context("an interrupted restore cannot be judged")? {
         Verdict::Proved { .. } => {
-            exchange.weigh_old_data();
+            exchange.decide_whether_to_keep_old();
             finished(exchange, Exchange::commit)
         }
         Verdict::Differs(how) => undone(exchange, &how, Exchange::undo),

@@ -7,7 +7,7 @@ use super::beside::MEMBER;
 use super::exchange::{Exchange, Unfinished};
 use super::journal::Phase;
 use super::proof::serving;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ impl Exchange<'_> {
         if may_have_served {
             let other = self.beside.other()?;
             let place = other.path().to_owned();
-            let is_as_made = self.woken(other).is_ok_and(|now| self.is_as_made(now));
+            let is_as_made = self.last_revision(&other).is_ok_and(|now| self.is_as_made(now));
             let name = &self.journal.old.keep_new_as;
             if !is_as_made && !self.data().dir().adopt(&self.beside.other()?, MEMBER, name)? {
                 bail!("what clients wrote to the new data stays in {}: {name} is taken", place.display());
@@ -77,17 +77,8 @@ impl Exchange<'_> {
 
     /// Whether nobody has written to the new data, which is live and which nobody serves. A copy tells.
     pub(super) fn is_live_as_made(&self) -> Result<bool> {
-        let live = self.data().dir().child(MEMBER)?;
-        ensure!(
-            live.free_bytes()? > live.size_of_tree()?,
-            "there is no room for a copy of it, which would tell"
-        );
-        let held = self.data().hold(Duration::ZERO)?;
-        let copy = self.beside.copy_live();
-        drop(held);
-        let revision = copy.and_then(|copy| self.woken(copy));
-        self.beside.remove_copy()?;
-        Ok(self.is_as_made(revision?))
+        let _held = self.data().hold(Duration::ZERO)?;
+        Ok(self.is_as_made(self.last_revision(self.data().dir())?))
     }
 
     fn is_as_made(&self, revision: i64) -> bool {

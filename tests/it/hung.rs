@@ -228,7 +228,7 @@ fn hung_tools_that_hear_no_sigterm_are_killed(version: Version) {
     let run = world.start_restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
     await_call(&tools, "etcd --", &run);
     let out = run.finish_in(deadlines::boot());
-    out.failed_at("booting the restored data: waiting for a private etcd", "did not serve", AGAIN);
+    out.failed_at("booting the restored data: booting a private etcd", "did not serve", AGAIN);
     assert_all_gone(&tools);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     assert_same(&world.dump(), &old, "which nothing touched");

@@ -59,6 +59,7 @@ mod places;
 mod poison;
 #[path = "../ports/mod.rs"]
 mod ports;
+mod private_boot;
 mod refusals;
 mod related;
 mod restore;

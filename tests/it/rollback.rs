@@ -22,6 +22,7 @@ on_both_versions! {
 on_one_version! {
     goes_back_when_the_new_data_does_not_start,
     goes_back_when_the_start_is_a_lie,
+    goes_back_if_the_content_cannot_be_asked,
     ends_although_the_stop_hangs,
     touches_nothing_when_a_tool_hangs,
 }
@@ -197,11 +198,7 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
         ("*restore --help", "failed: asking etcd's tools what they can do: "),
         ("*version", "failed: asking etcdctl for its version: "),
         (RESTORE, "failed: making a member directory from the snapshot: "),
-        (
-            "etcd --*",
-            "failed: booting the restored data: waiting for a private etcd: booting a private etcd: ",
-        ),
-        ("*hashkv*", "failed: asking the restored data what it holds: asking etcd for its content hash: "),
+        ("etcd --*", "failed: booting the restored data: booting a private etcd: "),
         (
             "*member*list*",
             "refused: the members of the cluster could not be learned: asking etcd for its members: ",
@@ -225,14 +222,30 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
     tools.answer(RESTORE, "", "", 0);
     ground.restore().failed_at(making, "ended well and left no database. State: ", AGAIN);
     still.check("a restore tool that makes nothing");
-    for (pattern, step) in [
-        (RESTORE, making),
-        ("etcd --*", "booting the restored data: waiting for a private etcd: booting a private etcd"),
-    ] {
+    for (pattern, step) in
+        [(RESTORE, making), ("etcd --*", "booting the restored data: booting a private etcd")]
+    {
         tools.die(pattern);
         ground.restore().failed_at(step, "was killed by SIGKILL and said nothing. State: ", AGAIN);
         still.check(pattern);
     }
+    tools.mend();
+    ground.restores_now();
+}
+
+/// The live etcd is asked for its content only after the exchange.
+fn goes_back_if_the_content_cannot_be_asked(version: Version) {
+    let ground = Ground::new(version);
+    let tools = ground.world.stand_in_tools();
+    tools.answer("*hashkv*", "", "Error: the disk ate it\n", 4);
+    let out = ground.restore();
+    out.says_one_of(&[AS_BEFORE]);
+    out.failed_at(
+        "asking etcd for its content hash",
+        "its last words: Error: the disk ate it. State: ",
+        AGAIN,
+    );
+    ground.serves_old();
     tools.mend();
     ground.restores_now();
 }
@@ -245,8 +258,8 @@ fn touches_nothing_when_a_tool_hangs(version: Version) {
     let run = ground.start_restore();
     await_call(&tools, "etcd --", &run);
     let out = run.finish_in(deadlines::boot());
-    let told = "etcd did not serve at unix://client.sock:0 within 60 s: nothing listens there. State: ";
-    out.failed_at("booting the restored data: waiting for a private etcd", told, AGAIN);
+    let reason = "it did not serve within 60 s. State: ";
+    out.failed_at("booting the restored data: booting a private etcd", reason, AGAIN);
     still.check("a proof that hangs");
     assert_all_gone(&tools);
 }

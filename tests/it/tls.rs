@@ -9,7 +9,7 @@ use rcgen::{
 };
 
 /// Writes `ca.crt` and the pairs `server` and `client` into `dir`; besides, of the same authority, `expired`,
-/// `servers-only`, `expired-server` and `nowhere`, a server of another address; and `other-ca.crt`, which signed none.
+/// `servers-only`, `root`, `expired-server` and `nowhere`, a server of another address; and `other-ca.crt`, which signed none.
 pub fn write_certificates(dir: &Path) {
     fs::create_dir(dir).unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
@@ -30,6 +30,7 @@ pub fn write_certificates(dir: &Path) {
     write_leaf(dir, "expired-server", &authority, &hosts, both.clone(), 2001);
     write_leaf(dir, "nowhere", &authority, &["192.0.2.1"], both, 4096);
     write_leaf(dir, "client", &authority, &[], vec![client.clone()], 4096);
+    write_leaf(dir, "root", &authority, &[], vec![client.clone()], 4096);
     write_leaf(dir, "expired", &authority, &[], vec![client], 2001);
     write_leaf(dir, "servers-only", &authority, &["127.0.0.1"], vec![server], 4096);
 }

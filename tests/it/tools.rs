@@ -97,6 +97,11 @@ impl Tools {
         self.fault(pattern, "deaf", 0);
     }
 
+    /// Lets a call that matches the shell pattern wait for so many seconds before the real tool does its work.
+    pub fn delay(&self, pattern: &str, seconds: u8) {
+        self.fault(pattern, "delay", seconds);
+    }
+
     /// Stops the process `pid` by SIGSTOP before the real tool does its work in a call that matches the shell pattern.
     pub fn halt(&self, pattern: &str, pid: i32) {
         fs::write(self.dir.join("whom"), pid.to_string()).unwrap();

@@ -76,6 +76,8 @@ fn tell(verified: &Verified, size: u64, results: &mut Results) {
     }
     if let Some(shown) = drilled {
         results.set(key!("verify.drill-revision"), shown.revision.to_string());
-        results.set(key!("verify.drill-keys"), shown.keys.to_string());
+        if let Some(keys) = shown.keys {
+            results.set(key!("verify.drill-keys"), keys.to_string());
+        }
     }
 }

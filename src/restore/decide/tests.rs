@@ -45,6 +45,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
         initial: Initial::default(),
         member: Some(7),
         stop_command: "systemctl stop etcd".to_owned(),
+        start_command: "systemctl start etcd.service".to_owned(),
         old,
         lineage: Lineage { own: ["1".to_owned()].into(), ..Lineage::default() },
         keys: Ok(3),

@@ -1,0 +1,237 @@
+//! The private boot: etcd is started on a copy of a member's data, with no network and no client, and stopped again.
+//!
+//! It shows three things: that this etcd starts on the data and applies its whole write-ahead log, which cluster the data is
+//! of, and who its members are. What the data holds is read from the copy's files afterwards, by [`Backend`]. So it needs no
+//! login, certificate or user of the data: etcd reports readiness to the socket that systemd's services use
+//! (`etcdmain/etcd.go` `notifySystemd`), and lists its members to peers without asking who they are (`etcdhttp/peer.go`).
+//!
+//! Must never run on data that will go live: etcd expires leases, raises alarms and writes its own version into the data.
+//! Must never listen on a port: another program of this machine could read every Secret from it. Its network is empty, so
+//! a copy of a member can never vote in that member's name.
+
+use super::arriving::part;
+use super::backend::Backend;
+use super::member::Member;
+use super::patience;
+use crate::system::durable::Dir;
+use crate::system::growing::Writing;
+use crate::system::interrupt;
+use crate::system::process::{Program, Running, cwd_of};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// A member wins the first election if it has all votes itself. After this many without a winner, it does not have them.
+const MAX_ELECTIONS: usize = 4;
+/// After the host comes what looks like a port and is a part of the file's name; etcd allows no path in these URLs.
+const CLIENT_SOCKET: &str = "client.sock:0";
+const PEER_SOCKET: &str = "peer.sock:0";
+const NOTIFY_SOCKET: &str = "notify.sock";
+/// How long to wait for readiness before looking at the process again.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// How long etcd may take to list its members.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// More than this is not a list of members, in bytes.
+const MAX_ANSWER: u64 = 1 << 20;
+
+/// A copy of a member's data after etcd ran on it.
+#[derive(Debug)]
+pub struct Booted {
+    /// The version of the etcd that ran on it.
+    pub version: String,
+    /// The id of the data's cluster.
+    pub cluster_id: u64,
+    /// The members of that cluster. The name and client URLs of the member itself are those of the private boot.
+    pub members: Vec<Member>,
+    /// Whether etcd elected itself and served. If not, its cluster has other voting members, and the end of its write-ahead
+    /// log is not in the database.
+    pub served: bool,
+    home: Dir,
+}
+
+impl Booted {
+    /// Opens the database of the copy. It holds all that the write-ahead log held, if etcd [served](Self::served).
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub fn backend(&self) -> Result<Backend> {
+        let database = self.home.child("member")?.child("snap")?;
+        Backend::from_file(database.read("db")?, &database.path().join("db"))
+    }
+
+    /// Saves the copy as the snapshot `name` in `dir`, in the steps in which etcdctl does: it is `NAME.part` until it is
+    /// durable. `watch` is called with the number of bytes so far and ends the saving by an error.
+    ///
+    /// # Errors
+    /// The copy cannot be read, `dir` cannot be written, or `watch` fails.
+    pub fn save(
+        &self,
+        dir: &Dir,
+        name: &str,
+        writing: Writing,
+        watch: &mut dyn FnMut(u64) -> Result<(), String>,
+    ) -> Result<()> {
+        let backend = self.backend()?;
+        let mut file = dir.create(&part(name))?;
+        backend.export(&mut file, &mut |size| {
+            interrupt::check()?;
+            watch(size).map_err(anyhow::Error::msg)
+        })?;
+        file.sync_all().context("syncing the snapshot")?;
+        ensure!(dir.adopt(dir, &part(name), name)?, "{name} is already in {}", dir.path().display());
+        writing.end(backend.export_size());
+        Ok(())
+    }
+}
+
+/// Starts the program `etcd` on the data directory `home`, waits until it serves, and stops it.
+///
+/// # Errors
+/// etcd does not start, ends early, or does not serve in time. That says nothing about where the data came from: the cause may
+/// be the program, the machine or the data.
+pub fn boot(etcd: &Path, home: Dir) -> Result<Booted> {
+    remove_sockets(&home)?;
+    let booted = run(etcd, &home);
+    let removed = remove_sockets(&home);
+    let (version, cluster_id, members, served) = booted?;
+    removed?;
+    Ok(Booted { version, cluster_id, members, served, home })
+}
+
+type Shown = (String, u64, Vec<Member>, bool);
+
+fn run(etcd: &Path, home: &Dir) -> Result<Shown> {
+    let notify = UnixDatagram::bind(home.handle(NOTIFY_SOCKET))
+        .and_then(|socket| socket.set_read_timeout(Some(POLL_INTERVAL)).map(|()| socket))
+        .context("opening a socket for a private etcd")?;
+    let patience = patience::for_database(
+        std::fs::metadata(home.handle("member/snap/db")).map_or(0, |database| database.len()),
+    );
+    let mut running = start(etcd, home)?;
+    let served = wait_until_ready(&mut running, &notify, patience).context("booting a private etcd")?;
+    let (header, members) = get(home, "/members")?;
+    let cluster_id = header.context("a private etcd did not report its cluster")?;
+    let members = serde_json::from_slice(&members).context("reading the members of a private etcd")?;
+    let (_, version) = get(home, "/version")?;
+    let Version { etcdserver } =
+        serde_json::from_slice(&version).context("reading the version of a private etcd")?;
+    // What it has not written by then, it writes when it ends.
+    running.terminate(patience).context("stopping a private etcd")?;
+    Ok((etcdserver, cluster_id, members, served))
+}
+
+/// What `/version` answers (`etcdhttp/version.go`).
+#[derive(Deserialize)]
+struct Version {
+    etcdserver: String,
+}
+
+/// The data has a write-ahead log, so etcd takes its name, peers and cluster from there (`etcdserver/bootstrap.go`).
+fn start(etcd: &Path, home: &Dir) -> Result<Running> {
+    let program = Program::new(etcd).isolated().cwd(cwd_of(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
+        "--data-dir=.".to_owned(),
+        format!("--listen-client-urls=unix://{CLIENT_SOCKET}"),
+        format!("--listen-peer-urls=unix://{PEER_SOCKET}"),
+        "--advertise-client-urls=http://localhost:2379".to_owned(),
+        // From 3.4.28 on the gateway cannot reach a server on a unix socket, and etcd ends.
+        "--enable-grpc-gateway=false".to_owned(),
+        "--logger=zap".to_owned(),
+        // It is alone, so it can elect itself at once.
+        "--heartbeat-interval=10".to_owned(),
+        "--election-timeout=50".to_owned(),
+    ]);
+    program.start().context("starting a private etcd")
+}
+
+/// Whether etcd came to serve; `false` if it cannot elect itself.
+fn wait_until_ready(running: &mut Running, notify: &UnixDatagram, patience: Duration) -> Result<bool> {
+    let until = Instant::now() + patience;
+    let mut message = [0; 256];
+    while Instant::now() < until {
+        interrupt::check()?;
+        match notify.recv(&mut message) {
+            Ok(length) if message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1") => {
+                return Ok(true);
+            }
+            Ok(_) => {}
+            Err(error)
+                if [ErrorKind::WouldBlock, ErrorKind::TimedOut, ErrorKind::Interrupted]
+                    .contains(&error.kind()) => {}
+            Err(error) => return Err(error).context("waiting for its readiness"),
+        }
+        running.check()?;
+        if running.words().matches("is starting a new election").count() > MAX_ELECTIONS {
+            return Ok(false);
+        }
+    }
+    bail!("it did not serve within {} s", patience.as_secs())
+}
+
+/// What etcd answers its peers at `path`: the cluster's id, and the body.
+fn get(home: &Dir, path: &str) -> Result<(Option<u64>, Vec<u8>)> {
+    let answer = || {
+        let mut socket = UnixStream::connect(home.handle(PEER_SOCKET))?;
+        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        write!(socket, "GET {path} HTTP/1.0\r\n\r\n")?;
+        // 3.4 keeps the connection open for seconds after its answer.
+        read_answer(&mut BufReader::new(socket.take(MAX_ANSWER)))
+    };
+    answer().with_context(|| format!("asking a private etcd for {path}"))
+}
+
+fn read_answer(from: &mut dyn BufRead) -> Result<(Option<u64>, Vec<u8>)> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    let status = line.split(' ').nth(1).unwrap_or_default();
+    ensure!(status == "200", "it answered with status {status:?}");
+    let (mut length, mut cluster_id) = (None, None);
+    loop {
+        line.clear();
+        ensure!(from.read_line(&mut line)? > 0, "its answer ends early");
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        match name.to_ascii_lowercase().as_str() {
+            "content-length" => length = value.trim().parse::<u64>().ok(),
+            "x-etcd-cluster-id" => cluster_id = u64::from_str_radix(value.trim(), 16).ok(),
+            _ => {}
+        }
+    }
+    let length = length.filter(|length| *length <= MAX_ANSWER).context("its answer has no length")?;
+    let mut body = vec![0; usize::try_from(length)?];
+    from.read_exact(&mut body)?;
+    Ok((cluster_id, body))
+}
+
+/// etcd 3.4 does not remove its sockets, and a boot that was killed leaves all of them.
+fn remove_sockets(home: &Dir) -> Result<()> {
+    [CLIENT_SOCKET, PEER_SOCKET, NOTIFY_SOCKET].into_iter().try_for_each(|socket| home.remove_file(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read_answer;
+
+    #[test]
+    fn reads_an_answer_of_a_peer() {
+        let text = "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nX-Etcd-Cluster-Id: cdf818194e3a8c32\r\n\
+                    Content-Length: 2\r\n\r\n[]and what another answer would be";
+        let (cluster_id, body) = read_answer(&mut text.as_bytes()).unwrap();
+        assert_eq!((cluster_id, &*body), (Some(0xcdf8_1819_4e3a_8c32), b"[]".as_slice()));
+    }
+
+    #[test]
+    fn refuses_an_answer_that_is_not_one() {
+        for (text, reason) in [
+            ("", "status"),
+            ("HTTP/1.0 404 Not Found\r\nContent-Length: 0\r\n\r\n", "status \"404\""),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 9\r\n", "ends early"),
+            ("HTTP/1.0 200 OK\r\n\r\n[]", "no length"),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 99999999\r\n\r\n[]", "no length"),
+        ] {
+            let error = read_answer(&mut text.as_bytes()).unwrap_err();
+            assert!(format!("{error:#}").contains(reason), "{text:?}: {error:#}");
+        }
+    }
+}
