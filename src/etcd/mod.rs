@@ -10,12 +10,14 @@ pub mod manifest;
 pub mod member;
 pub mod offline;
 pub mod patience;
+pub mod protobuf;
 pub mod sandbox;
 pub mod seal;
 pub mod service;
 pub mod site;
 pub mod tools;
 pub mod upkeep;
+pub mod wal;
 pub mod why;
 
 /// What a tool printed, read as everything that is expected of one: for the fuzzer.
