@@ -158,7 +158,9 @@ pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
             format!("mend that; or stop etcd ({stop}) and run restore again, which then reads its files"),
         )),
         Old::Unreadable(why) => Err(Refusal::new(
-            format!("etcd is stopped, and its data is damaged: {why}"),
+            format!(
+                "etcd is stopped, and the members of its cluster cannot be read, because its data is damaged: {why}"
+            ),
             format!(
                 "if you have no better copy of this data, move {0}/member to {0}/member.broken and run restore again",
                 facts.data_dir

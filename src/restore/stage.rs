@@ -13,13 +13,14 @@ use crate::etcd::offline::{self, BESIDES, Making};
 use crate::etcd::sandbox::{self, Booted};
 use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
+use crate::etcd::wal;
 use crate::keeping::{self, unpack, was_verified_as};
 use crate::progress::Tell;
 use crate::snapshot;
 use crate::stop::Refusal;
 use crate::store::directory::need;
 use crate::swap::{Beside, BootCopy, DataDir, Expected, Lineage, MEMBER};
-use crate::system::durable::read_found;
+use crate::system::durable::{Dir, read_found};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
 use crate::system::owner::dress_like;
@@ -115,7 +116,7 @@ impl<'a> Stage<'a> {
             Ok(booted) => booted,
             Err(error) => {
                 interrupt::check()?;
-                return Ok(Err(Unknown::NotBooted(error)));
+                return Ok(Err(why_not_booted(error, &member)));
             }
         };
         restore_names(&mut booted.members, &known);
@@ -245,6 +246,14 @@ impl<'a> Stage<'a> {
         self.beside.remove_copy(BootCopy::OfLive)?;
         self.beside.sync()?;
         Ok(self.beside)
+    }
+}
+
+/// Decides what a failed boot of a copy says about the data: nothing, unless we cannot read the write-ahead log either.
+fn why_not_booted(error: anyhow::Error, member: &Dir) -> Unknown {
+    match member.child("wal").map(|log| wal::check(&log)) {
+        Ok(Err(wal::Unreadable::Damaged(damage))) => Unknown::Unreadable(anyhow::anyhow!("{damage}")),
+        _ => Unknown::NotBooted(error),
     }
 }
 

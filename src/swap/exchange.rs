@@ -9,6 +9,7 @@ use crate::etcd::backend::Backend;
 use crate::etcd::client::Client;
 use crate::etcd::sandbox;
 use crate::etcd::site::Site;
+use crate::etcd::wal;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -103,8 +104,10 @@ impl<'a> Exchange<'a> {
                 // Who waits for etcd waits for nothing else: not for the old data, and for no disk that has room.
                 let kept_away = self.release().err().map(in_words);
                 let old_revision = self.decide_whether_to_keep_old().or(stopped_at);
-                let kept_as = self.journal.keep_old_as.clone();
+                let (data, kept_as) = (self.beside.data().dir(), self.journal.keep_old_as.clone());
                 let left_over = self.commit().err().map(in_words);
+                // Reported as kept only if it is there; otherwise what is left over says where it stays.
+                let kept_as = kept_as.filter(|name| matches!(data.inode(name), Ok(Some(_))));
                 Ok(Exchanged { downtime, old_revision, kept_as, alarms, login_refused, kept_away, left_over })
             }
             Err(error) => Err(self.undo_after(error)),
@@ -188,12 +191,16 @@ impl<'a> Exchange<'a> {
         revision
     }
 
-    /// The last revision of the data in `home`, its write-ahead log included. A copy shows it.
+    /// The last revision of the data in `home`, its write-ahead log included. A booted copy shows it, unless etcd ended well and
+    /// has put all of its log into the database.
     ///
     /// # Errors
     /// There is no room for a copy, or etcd does not serve it.
     pub(super) fn last_revision(&self, home: &Dir) -> Result<i64> {
         let member = home.child(MEMBER)?;
+        if let Ok(Some(revision)) = revision_at_rest(&member) {
+            return Ok(revision);
+        }
         let (needed, free) = (member.size_of_tree()?, member.free_bytes()?);
         ensure!(
             free > needed,
@@ -287,6 +294,15 @@ impl<'a> Exchange<'a> {
     pub(super) fn data(&self) -> &DataDir {
         self.beside.data()
     }
+}
+
+/// The revision of a `member` directory whose write-ahead log is in its database; `None` if some of it is not, as after a kill.
+fn revision_at_rest(member: &Dir) -> Result<Option<i64>> {
+    let snap = member.child("snap")?;
+    let backend = Backend::from_file(snap.read("db")?, &snap.path().join("db"))?;
+    let log = wal::check(&member.child("wal")?)?;
+    let is_whole = !log.is_torn && log.last_index > 0 && log.last_index <= backend.consistent_index()?;
+    if is_whole { backend.revision().map(Some) } else { Ok(None) }
 }
 
 /// Marks an error that leaves an exchange unfinished: neither committed nor undone.

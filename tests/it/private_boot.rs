@@ -25,6 +25,7 @@ on_one_version! {
     restores_a_snapshot_whose_root_has_been_renamed_since,
     a_boot_that_fails_is_not_called_damage,
     a_database_that_cannot_be_read_is_called_damage,
+    a_log_that_cannot_be_read_is_called_damage,
     a_slash_behind_the_endpoint_does_not_fail_a_restore,
 }
 
@@ -221,7 +222,20 @@ fn a_database_that_cannot_be_read_is_called_damage(version: Version) {
     world.stop();
     let database = world.data_dir().join("member/snap/db");
     fs::write(&database, vec![7; 65536]).unwrap();
-    restore(&world, &archive, &[]).refused(&["etcd is stopped, and its data is damaged: "]);
+    restore(&world, &archive, &[]).refused(&["cannot be read, because its data is damaged: "]);
+}
+
+fn a_log_that_cannot_be_read_is_called_damage(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let archive = world.saved();
+    world.stop();
+    let log = world.data_dir().join("member/wal/0000000000000000-0000000000000000.wal");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[2000] ^= 1;
+    fs::write(&log, bytes).unwrap();
+    restore(&world, &archive, &[])
+        .refused(&["its data is damaged: the write-ahead log is damaged: crc mismatch"]);
 }
 
 fn a_slash_behind_the_endpoint_does_not_fail_a_restore(version: Version) {

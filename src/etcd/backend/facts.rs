@@ -75,6 +75,14 @@ impl Backend {
         Ok(members)
     }
 
+    /// The index of the last raft entry that is in the database (`consistent_index` in bucket `meta`); 0 if it has none.
+    pub fn consistent_index(&self) -> Result<u64> {
+        let value = self.value(META, b"consistent_index").with_context(|| self.context())?;
+        let Some(value) = value else { return Ok(0) };
+        let bytes = value.try_into().ok().context("`consistent_index` is not of 8 bytes");
+        Ok(u64::from_be_bytes(bytes.with_context(|| self.context())?))
+    }
+
     /// Whether clients need a password (`auth/store.go`: any value but 1 is no).
     pub fn auth_enabled(&self) -> Result<bool> {
         let value = self.value(AUTH, b"authEnabled").with_context(|| self.context())?;
