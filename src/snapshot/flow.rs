@@ -82,7 +82,7 @@ impl Flow<'_> {
     /// Makes the archive in the stage, durable and proved.
     pub fn run(&self, tell: Tell<'_>) -> Result<(Packed, Manifest)> {
         let felt = self.looked.db_size >= FELT;
-        let _behind = felt.then(priority::session_goes_behind);
+        let behind = felt.then(priority::session_goes_behind);
         let out = self.stage.dir().create(ARCHIVE)?;
         self.request.owner.own(&out).context("giving the archive to its owner")?;
         let back = out.try_clone().context("opening the archive again")?;
@@ -117,6 +117,9 @@ impl Flow<'_> {
                 if broken() { Err(Consequence.into()) } else { Ok(()) }
             };
             let described = self.save(saving, &broken, tell).and_then(|()| {
+                // etcd has sent all and serves its clients as ever. On a busy machine, what is left would starve.
+                drop(behind);
+                priority::return_to_normal();
                 tell(Progress::Step("verifying the snapshot"));
                 word(&seen, &mut &goes_on)?;
                 let manifest = self.describe(&seal, join(looker), work, &goes_on)?;

@@ -31,6 +31,25 @@ fn go_to(patience: i32) {
     }
 }
 
+/// Gives all threads of this process the priority of its first one again, which never [goes behind](go_behind). It takes root to
+/// raise a priority; without it, or if a thread has just ended, nothing changes.
+pub fn return_to_normal() {
+    let Ok(normal) = rustix::process::getpriority_process(rustix::process::Pid::from_raw(process_id()))
+    else {
+        return;
+    };
+    let Ok(threads) = fs::read_dir("/proc/self/task") else { return };
+    let ids = threads.flatten().filter_map(|thread| thread.file_name().to_str()?.parse().ok());
+    for id in ids {
+        let _ = rustix::process::setpriority_process(rustix::process::Pid::from_raw(id), normal);
+    }
+}
+
+/// The id of this process, which is that of its first thread.
+fn process_id() -> i32 {
+    i32::try_from(std::process::id()).unwrap_or(0)
+}
+
 /// Where nothing else groups them, the kernel shares the processors among sessions before it shares them among threads
 /// (`sched(7)`, "The autogroup feature"): a thread's patience is heard within its own session alone. So the session needs some
 /// too.
@@ -84,10 +103,15 @@ pub fn share() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Mutex, PoisonError};
+
+    /// One test gives all threads of this process another priority.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
     /// On threads of their own, for nobody but root comes forward again.
     #[test]
     fn a_thread_never_comes_forward() {
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let of_thread = || rustix::process::getpriority_process(None).unwrap();
         let before = of_thread();
         for (begun, wanted, then) in
@@ -101,6 +125,28 @@ mod tests {
             assert_eq!(std::thread::spawn(went).join().unwrap(), then.max(before), "{begun} {wanted}");
         }
         assert_eq!(of_thread(), before);
+    }
+
+    #[test]
+    fn threads_return_to_normal() {
+        if !nix::unistd::geteuid().is_root() {
+            println!("skipped: only root raises a priority");
+            return;
+        }
+        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let (patient, normal) = std::sync::mpsc::channel::<()>();
+        let of_thread = || rustix::process::getpriority_process(None).unwrap();
+        let before = of_thread();
+        let worker = std::thread::spawn(move || {
+            go_to(LATEST);
+            patient.send(()).unwrap();
+            std::thread::park();
+            of_thread()
+        });
+        normal.recv().unwrap();
+        return_to_normal();
+        worker.thread().unpark();
+        assert_eq!(worker.join().unwrap(), before);
     }
 
     #[test]
