@@ -283,6 +283,31 @@ fn an_empty_store_is_at_revision_0() {
 }
 
 #[test]
+fn reads_the_versions_that_data_carries() {
+    let of = |path: &Path| {
+        let versions = Backend::open(path).unwrap().versions().unwrap();
+        [versions.storage, versions.cluster].map(|version| version.map(|minor| minor.to_string()))
+    };
+    for (version, bin) in versions() {
+        let etcd = Etcd::start(&bin);
+        let until = Instant::now() + Duration::from_secs(20);
+        let mut found = of(&etcd.save("0.db"));
+        // etcd writes it once it has become the leader.
+        while found[1].is_none() && Instant::now() < until {
+            found = of(&etcd.save("0.db"));
+        }
+        assert_eq!(found, [None, Some(version.to_owned())]);
+    }
+    for (archive, version) in [("etcd-3.6.16.tar.gz", "3.6"), ("etcd-3.7.3.tar.gz", "3.7")] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(archive);
+        let dir = tempfile::tempdir().unwrap();
+        let unpacked = Command::new("tar").arg("xzf").arg(path).arg("-C").arg(dir.path()).status().unwrap();
+        assert!(unpacked.success());
+        assert_eq!(of(&dir.path().join("db")), [Some(version.to_owned()), Some(version.to_owned())]);
+    }
+}
+
+#[test]
 fn knows_members_passwords_and_compactions() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);

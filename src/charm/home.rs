@@ -4,6 +4,7 @@
 
 use crate::etcd::service::Service;
 use crate::etcd::site::{CHARM_TLS, DEBIAN, DEBIAN_UNIT, SNAP, SNAP_COMMON, SNAP_UNIT};
+use crate::etcd::versions::{READS_CONFIG_FILE_VARIABLE, Version};
 use crate::stop::Refusal;
 use crate::system::durable::Dir;
 use crate::system::owner::{Owner, is_trusted};
@@ -171,12 +172,9 @@ impl Home {
     }
 }
 
-/// The version in what `etcd --version` prints (`etcd Version: 3.3.25`), where it is before 3.4.
-fn too_old(told: &str) -> Option<&str> {
-    let version = told.lines().find_map(|line| line.strip_prefix("etcd Version:"))?.trim();
-    let mut numbers = version.split('.').map(|part| part.parse::<u32>().ok());
-    let pair = (numbers.next()??, numbers.next()??);
-    (pair < (3, 4)).then_some(version)
+/// The version in what `etcd --version` prints (`etcd Version: 3.3.25`), if it is before 3.4.
+fn too_old(told: &str) -> Option<Version> {
+    Version::printed(told, "etcd Version:").filter(|version| !version.has(READS_CONFIG_FILE_VARIABLE))
 }
 
 #[cfg(test)]
@@ -224,7 +222,7 @@ mod tests {
             ("nonsense", None),
             ("", None),
         ] {
-            assert_eq!(too_old(told), old, "{told}");
+            assert_eq!(too_old(told).map(|version| version.to_string()).as_deref(), old, "{told}");
         }
     }
 

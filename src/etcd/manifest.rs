@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub struct Container {
     /// The command and its arguments.
     pub words: Vec<String>,
+    /// The image that it runs from.
+    pub image: Option<String>,
     /// The environment that the manifest gives it, as names and values.
     pub variables: Vec<(String, String)>,
     /// Where the machine's files are in it: the path there, and the path on the machine.
@@ -59,6 +61,7 @@ struct Spec {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Contained {
+    image: Option<String>,
     #[serde(default)]
     command: Vec<String>,
     #[serde(default)]
@@ -108,6 +111,7 @@ impl Contained {
         let mounts =
             self.volume_mounts.iter().filter_map(|mount| Some((mount.mount_path.clone(), outside(mount)?)));
         Container {
+            image: self.image.clone(),
             words: self.command.iter().chain(&self.args).cloned().collect(),
             variables: variables.collect(),
             mounts: mounts.collect(),
@@ -145,6 +149,7 @@ spec:
     #[test]
     fn a_pod_is_known_by_the_program_that_it_runs() {
         let etcd = Container::running("etcd", POD).unwrap().unwrap();
+        assert_eq!(etcd.image.as_deref(), Some("registry.example/etcd:3.5.16-0"));
         assert_eq!(etcd.words, ["etcd", "--data-dir=/var/lib/etcd", "--name=cp1"]);
         assert_eq!(etcd.variables, [("ETCD_QUOTA_BACKEND_BYTES".to_owned(), "8589934592".to_owned())]);
         assert_eq!(Container::running("kube-apiserver", POD).unwrap(), None);

@@ -17,6 +17,7 @@ pub mod service;
 pub mod site;
 pub mod tools;
 pub mod upkeep;
+pub mod versions;
 pub mod wal;
 pub mod why;
 
@@ -26,6 +27,8 @@ pub(crate) fn read_as_all_answers(text: &str) {
     client::read_as_all_answers(text);
     why::read_as_all_words(text);
     let _ = tools::parse_version(text);
+    let _ = versions::Version::printed(text, "etcdctl version:");
+    let _ = versions::Version::of_image(text);
     let _ = serde_json::from_str::<offline::Structure>(text);
     let _ = serde_json::from_str::<Vec<upkeep::Health>>(text);
 }

@@ -4,6 +4,7 @@
 
 use crate::charm::configuration::{self, MARK};
 use crate::charm::home::Home;
+use crate::etcd::versions::{Version, why_etcdutl};
 use crate::stop::Refusal;
 use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
 use crate::system::owner::Owner;
@@ -49,6 +50,7 @@ pub(super) fn install(archive: &Path) -> Result<()> {
     let bin = Dir::open(Path::new(BIN))?;
     let placed = unpack(archive, &bin).and_then(|found| {
         prove(&bin, &found)?;
+        must_be_complete(&bin, &found)?;
         settle(&bin, &found)
     });
     // Whatever came of it: on a full disk, they are what fills it.
@@ -134,6 +136,25 @@ fn prove(bin: &Dir, found: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Refuses a release that lacks the program which its etcdctl needs to read and restore snapshots.
+fn must_be_complete(bin: &Dir, found: &[&str]) -> Result<()> {
+    if found.contains(&"etcdutl") {
+        return Ok(());
+    }
+    let told =
+        Program::new(bin.path().join(draft("etcdctl"))).env("ETCDCTL_API", "3").args(["version"]).run();
+    let told = told.map_err(|error| no_release(error.called("etcdctl")))?;
+    let version = Version::printed(&told.text(), "etcdctl version:");
+    match version.and_then(|version| why_etcdutl(&version)) {
+        None => Ok(()),
+        Some(why) => Err(Refusal::new(
+            format!("the release in the resource etcd is incomplete: {why}, and it has no etcdutl"),
+            NEXT,
+        )
+        .into()),
+    }
+}
+
 /// That the places of the programs are free. Others there are an operator's own: nobody asked us to replace them. Those of
 /// this same release are what an installation that broke off has left.
 fn are_free(bin: &Dir, found: &[&str]) -> Result<()> {
@@ -204,6 +225,35 @@ mod tests {
             error.contains("no release of etcd for this machine") && error.contains("attach-resource"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn refuses_a_release_without_the_etcdutl_that_it_needs() {
+        for (version, with_etcdutl, is_complete) in [
+            ("3.4.23", false, true),
+            ("3.5.16", false, true),
+            ("3.6.16", true, true),
+            ("3.6.16", false, false),
+            ("3.7.3", false, false),
+        ] {
+            let (home, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let bin = Dir::open(bin.path()).unwrap();
+            let program = |words: &str| format!("#!/bin/sh\necho '{words} {version}'\n").into_bytes();
+            let (etcd, etcdctl) = (program("etcd Version:"), program("etcdctl version:"));
+            let etcdutl = program("etcdutl version:");
+            let mut entries = vec![("etcd-v3/etcd", &*etcd), ("etcd-v3/etcdctl", &*etcdctl)];
+            if with_etcdutl {
+                entries.push(("etcd-v3/etcdutl", &*etcdutl));
+            }
+            let found = unpack(&archive(home.path(), &entries), &bin).unwrap();
+            prove(&bin, &found).unwrap();
+            let refused = must_be_complete(&bin, &found).err().map(|error| error.to_string());
+            assert_eq!(refused.is_none(), is_complete, "{version}: {refused:?}");
+            if let Some(refused) = refused {
+                let needs = format!("incomplete: etcdctl {version} needs etcdutl next to it: ");
+                assert!(refused.contains(&needs) && refused.contains("attach-resource"), "{refused}");
+            }
+        }
     }
 
     #[test]

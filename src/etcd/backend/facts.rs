@@ -1,11 +1,12 @@
 //! What etcd's buckets say: the last revision, the members, whether there are passwords, how far it is
-//! compacted.
+//! compacted, and which version of etcd wrote it.
 //!
 //! Owns the names of etcd's buckets and keys and the shape of their values (etcd `server/storage/schema`, in
 //! 3.5 `server/mvcc/buckets`, in 3.4 the packages themselves; all alike). Must never decide anything.
 
 use super::{Backend, Records};
 use crate::etcd::member::Member;
+use crate::etcd::versions::{DataVersions, Minor, Version};
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
 
@@ -14,6 +15,7 @@ pub(super) const KEY: &str = "key";
 const META: &str = "meta";
 const MEMBERS: &str = "members";
 const AUTH: &str = "auth";
+const CLUSTER: &str = "cluster";
 
 impl Backend {
     /// The records of bucket `key`, which every etcd has.
@@ -87,6 +89,24 @@ impl Backend {
     pub fn auth_enabled(&self) -> Result<bool> {
         let value = self.value(AUTH, b"authEnabled").with_context(|| self.context())?;
         Ok(value.is_some_and(|value| value == [1]))
+    }
+
+    /// The versions of etcd that the data carries: the storage version, which etcd 3.6 and later write (bucket `meta`, key
+    /// `storageVersion`; `schema/version.go`), and the cluster version (bucket `cluster`, key `clusterVersion`;
+    /// `schema/membership.go` `ClusterVersionFromBackend`).
+    pub fn versions(&self) -> Result<DataVersions> {
+        let version = |bucket, key| self.version(bucket, key).with_context(|| self.context());
+        Ok(DataVersions {
+            storage: version(META, "storageVersion")?,
+            cluster: version(CLUSTER, "clusterVersion")?,
+        })
+    }
+
+    /// The version under `key`. etcd takes one that it cannot read for none.
+    fn version(&self, bucket: &str, key: &str) -> Result<Option<Minor>> {
+        let value = self.value(bucket, key.as_bytes())?;
+        let version = value.and_then(|value| Version::parse(std::str::from_utf8(&value).ok()?));
+        Ok(version.map(|version| version.minor()))
     }
 
     /// The revision up to which a compaction was begun, if there ever was one.

@@ -1,0 +1,415 @@
+//! etcd's versions: what each version can do or needs, and which versions work together.
+//!
+//! Owns the table of facts, each with its source in etcd. Pure: it must never run a program or read a file.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// `snapshot restore` has `--bump-revision` (CHANGELOG-3.4.md v3.4.27, CHANGELOG-3.5.md v3.5.10, CHANGELOG-3.6.md v3.6.0).
+const BUMPS_REVISIONS: Since = Since(&[(3, 4, 27), (3, 5, 10), (3, 6, 0)]);
+
+/// `etcdctl` has no `snapshot status` and no `snapshot restore`; only `etcdutl`, which exists since 3.5, has them
+/// (CHANGELOG-3.6.md v3.6.0, pull request 13809; `etcdctl/ctlv3/command/snapshot_command.go` has `save` alone).
+const NEEDS_ETCDUTL: Since = Since(&[(3, 6, 0)]);
+
+/// etcd refuses data by the storage version and the cluster version in it (CHANGELOG-3.6.md v3.6.0: "`etcd` will no longer
+/// start on data dir created by newer versions").
+const READS_DATA_VERSIONS: Since = Since(&[(3, 6, 0)]);
+
+/// etcd reads `ETCD_CONFIG_FILE` (CHANGELOG-3.4.md v3.4.0, pull request 10762).
+pub const READS_CONFIG_FILE_VARIABLE: Since = Since(&[(3, 4, 0)]);
+
+/// The versions that share a property: the first patch version of each minor version that has it. Every minor version after
+/// the last one listed has it too.
+#[derive(Debug, Clone, Copy)]
+pub struct Since(&'static [(u32, u32, u32)]);
+
+/// A minor version of etcd, such as 3.5. The members of a cluster must agree on it, and the format of the data depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Minor {
+    major: u32,
+    minor: u32,
+}
+
+/// A version of etcd, such as 3.5.16 or 3.6.0-rc.1.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Version {
+    minor: Minor,
+    patch: u32,
+    pre_release: Option<String>,
+}
+
+impl Version {
+    /// Reads `MAJOR.MINOR.PATCH`, with or without `-PRE.RELEASE` and `+BUILD`; `None` if it is anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.split_once('+').map_or(text, |(version, _build)| version);
+        let (numbers, pre_release) = match text.split_once('-') {
+            Some((numbers, pre_release)) => (numbers, Some(pre_release)),
+            None => (text, None),
+        };
+        let is_sound = |text: &str| {
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(&byte))
+        };
+        if !pre_release.is_none_or(is_sound) {
+            return None;
+        }
+        let mut numbers = numbers.split('.').map(number);
+        let (major, minor, patch) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let pre_release = pre_release.map(str::to_owned);
+        numbers.next().is_none().then_some(Self { minor: Minor { major, minor }, patch, pre_release })
+    }
+
+    /// Reads the version in what one of etcd's programs prints, on the line that begins with `label`: `etcdctl version:`,
+    /// `etcdutl version:` or `etcd Version:`.
+    pub fn printed(text: &str, label: &str) -> Option<Self> {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(label))?;
+        Self::parse(line.trim())
+    }
+
+    /// Reads the version in the tag of a container image, such as `registry.k8s.io/etcd:3.5.16-0`. Returns `None` for an image
+    /// that is not called etcd, or whose tag does not begin with a version.
+    pub fn of_image(image: &str) -> Option<Self> {
+        let image = image.split_once('@').map_or(image, |(image, _digest)| image);
+        let (repository, tag) = image.rsplit_once(':')?;
+        let name = repository.rsplit('/').next().unwrap_or(repository);
+        // The suffix counts builds of the image; it is not a pre-release of etcd.
+        let version = tag.strip_prefix('v').unwrap_or(tag).split(['-', '_']).next()?;
+        name.contains("etcd").then(|| Self::parse(version)).flatten()
+    }
+
+    /// Its minor version.
+    pub fn minor(&self) -> Minor {
+        self.minor
+    }
+
+    /// Whether it has a property. A pre-release counts as the release that it leads to.
+    pub fn has(&self, property: Since) -> bool {
+        let Minor { major, minor } = self.minor;
+        let in_line = property.0.iter().find(|since| (since.0, since.1) == (major, minor));
+        match in_line {
+            Some((_, _, patch)) => self.patch >= *patch,
+            None => property.0.last().is_some_and(|last| (major, minor) > (last.0, last.1)),
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.minor, self.patch)?;
+        self.pre_release.as_ref().map_or(Ok(()), |pre_release| write!(f, "-{pre_release}"))
+    }
+}
+
+impl fmt::Display for Minor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// A part of a version: digits alone, where Rust would take a sign.
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// One of etcd's programs on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installed {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its version, as it prints it.
+    pub version: Version,
+}
+
+impl Installed {
+    /// Its name and version, such as `etcdctl 3.5.16`.
+    pub fn named(&self) -> String {
+        format!("{} {}", self.path.file_name().unwrap_or_default().display(), self.version)
+    }
+}
+
+impl fmt::Display for Installed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}", self.path.display(), self.version)
+    }
+}
+
+/// etcd's programs on this machine, and the version of each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Programs {
+    /// The client.
+    pub etcdctl: Installed,
+    /// The tool for files at rest, if there is one.
+    pub etcdutl: Option<Installed>,
+    /// The server, if its program is on this machine.
+    pub etcd: Option<Installed>,
+}
+
+impl Programs {
+    /// The program that reads and restores snapshot files.
+    pub fn offline(&self) -> &Installed {
+        self.etcdutl.as_ref().unwrap_or(&self.etcdctl)
+    }
+
+    /// Whether they can raise the revision of a snapshot.
+    pub fn can_bump(&self) -> bool {
+        self.offline().version.has(BUMPS_REVISIONS)
+    }
+
+    /// All of them.
+    pub fn each(&self) -> impl Iterator<Item = &Installed> {
+        self.etcd.iter().chain([&self.etcdctl]).chain(&self.etcdutl)
+    }
+
+    /// The first two of different minor versions, if there are any.
+    pub fn mixed(&self) -> Option<(&Installed, &Installed)> {
+        let mut each = self.each();
+        let first = each.next()?;
+        each.find(|other| other.version.minor() != first.version.minor()).map(|other| (first, other))
+    }
+
+    /// The first one whose minor version is not that of `version`.
+    pub fn unlike(&self, version: &Version) -> Option<&Installed> {
+        self.each().find(|program| program.version.minor() != version.minor())
+    }
+}
+
+/// Why `etcdctl` of this version does not do without `etcdutl`; `None` if it does.
+pub fn why_etcdutl(etcdctl: &Version) -> Option<String> {
+    etcdctl.has(NEEDS_ETCDUTL).then(|| {
+        format!(
+            "etcdctl {etcdctl} needs etcdutl next to it: since etcd 3.6 only etcdutl reads and restores snapshots"
+        )
+    })
+}
+
+/// The versions that data carries with it, in a member directory and in a snapshot of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DataVersions {
+    /// The version of the format. etcd 3.6 and later set it to their own minor version.
+    pub storage: Option<Minor>,
+    /// The minor version that the members agreed on. A restore keeps it (`etcdutl/snapshot/v3_snapshot.go`, which trims the
+    /// members and not the cluster).
+    pub cluster: Option<Minor>,
+}
+
+impl DataVersions {
+    /// The minor version of the etcd that wrote the data, as far as it is known.
+    pub fn written_by(&self) -> Option<Minor> {
+        self.storage.max(self.cluster)
+    }
+
+    /// The lowest minor version that can serve the data, if `etcd` is older than that.
+    ///
+    /// A higher storage version is refused by etcd 3.6 and later (`server/storage/schema/schema.go` `Validate`), and by etcd
+    /// 3.4.31 and later (`mvcc/kvstore.go` `restore`). Older versions of 3.4 and all of 3.5 do not look at it and leave it in
+    /// place, for a later etcd to refuse. The cluster version in the data counts since etcd 3.6; before, etcd goes by its v2
+    /// store (`server/etcdserver/api/membership/cluster.go` `Recover`), which a restore begins anew.
+    pub fn too_new_for(&self, etcd: &Version) -> Option<Minor> {
+        let cluster = self.cluster.filter(|_| etcd.has(READS_DATA_VERSIONS));
+        self.storage.max(cluster).filter(|data| *data > etcd.minor())
+    }
+}
+
+/// What to do to restore data that only etcd `data` and later can serve on the older `etcd`, other than to install that.
+pub fn way_down(data: Minor, etcd: &Version) -> Option<String> {
+    let target = etcd.minor();
+    if !etcd.has(READS_DATA_VERSIONS) {
+        // The lowest version that it converts to (`etcdutl/etcdutl/migrate_command.go`); etcd 3.4 serves that too.
+        return Some(format!(
+            "convert the archive's db with etcdutl {data}: etcdutl snapshot restore db --data-dir=converted && etcdutl \
+             migrate --data-dir=converted --target-version=3.5, and run restore snapshot=converted/member/snap/db \
+             allow-unhashed=true"
+        ));
+    }
+    // etcdutl does not lower the cluster version. A server does, by one minor version at a time.
+    (data == Minor { minor: target.minor + 1, ..target }).then(|| {
+        format!(
+            "restore it on another machine with etcd {data}, run etcdctl downgrade enable {target} there, and restore a \
+             snapshot of that"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(text: &str) -> Version {
+        Version::parse(text).unwrap()
+    }
+
+    fn installed(name: &str, text: &str) -> Installed {
+        Installed { path: format!("/usr/bin/{name}").into(), version: version(text) }
+    }
+
+    fn programs(etcdctl: &str, etcdutl: Option<&str>, etcd: Option<&str>) -> Programs {
+        Programs {
+            etcdctl: installed("etcdctl", etcdctl),
+            etcdutl: etcdutl.map(|text| installed("etcdutl", text)),
+            etcd: etcd.map(|text| installed("etcd", text)),
+        }
+    }
+
+    #[test]
+    fn reads_versions_and_nothing_else() {
+        for text in ["3.4.23", "3.6.0-rc.1", "3.7.0-alpha.0", "3.10.0", "10.0.1"] {
+            assert_eq!(version(text).to_string(), text);
+        }
+        assert_eq!(version("3.5.30+git").to_string(), "3.5.30");
+        for text in
+            ["", "3", "3.5", "3.5.", "3.5.x", "3.5.1.2", "+3.5.1", "3.+5.1", "v3.5.1", "3.5.1-", "3.5.1-a b"]
+        {
+            assert_eq!(Version::parse(text), None, "{text:?}");
+        }
+        assert_eq!(Version::parse("99999999999.0.0"), None);
+    }
+
+    #[test]
+    fn reads_what_the_programs_print() {
+        for (text, label, expected) in [
+            ("etcdctl version: 3.4.23\nAPI version: 3.4\n", "etcdctl version:", Some("3.4.23")),
+            ("etcdctl version: 3.6.0-rc.1\nAPI version: 3.6\n", "etcdctl version:", Some("3.6.0-rc.1")),
+            ("etcdutl version: 3.7.3\nAPI version: 3.7\n", "etcdutl version:", Some("3.7.3")),
+            (
+                "etcd Version: 3.5.16\nGit SHA: Not provided\nGo Version: go1.24.0\n",
+                "etcd Version:",
+                Some("3.5.16"),
+            ),
+            ("a warning\netcd Version: 3.5.16\n", "etcd Version:", Some("3.5.16")),
+            ("etcdctl version: \n", "etcdctl version:", None),
+            ("etcdctl version: 3.4.23\n", "etcdutl version:", None),
+            ("nonsense", "etcdctl version:", None),
+        ] {
+            let found = Version::printed(text, label).map(|version| version.to_string());
+            assert_eq!(found.as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn reads_the_version_of_an_image() {
+        for (image, expected) in [
+            ("registry.k8s.io/etcd:3.5.16-0", Some("3.5.16")),
+            ("quay.io/coreos/etcd:v3.6.5", Some("3.6.5")),
+            ("localhost:5000/hardened-etcd:v3.5.13-k3s1-build20240910", Some("3.5.13")),
+            ("registry.k8s.io/etcd:3.5.16-0@sha256:0123", Some("3.5.16")),
+            ("registry.k8s.io/etcd@sha256:0123", None),
+            ("localhost:5000/etcd", None),
+            ("registry.k8s.io/etcd:latest", None),
+            ("registry.k8s.io/kube-apiserver:1.34.4", None),
+        ] {
+            let found = Version::of_image(image).map(|version| version.to_string());
+            assert_eq!(found.as_deref(), expected, "{image}");
+        }
+    }
+
+    #[test]
+    fn minor_versions_are_ordered_by_number() {
+        assert!(version("3.10.0").minor() > version("3.9.9").minor());
+        assert!(version("4.0.0").minor() > version("3.10.0").minor());
+        assert_eq!(version("3.6.0-rc.1").minor(), version("3.6.16").minor());
+    }
+
+    #[test]
+    fn the_table_of_what_versions_can_do_and_need() {
+        assert!(!version("3.3.27").has(READS_CONFIG_FILE_VARIABLE));
+        assert!(version("3.4.0").has(READS_CONFIG_FILE_VARIABLE));
+        assert!(version("3.10.0").has(READS_CONFIG_FILE_VARIABLE));
+        for (text, bumps, needs_etcdutl) in [
+            ("3.3.27", false, false),
+            ("3.4.23", false, false),
+            ("3.4.26", false, false),
+            ("3.4.27", true, false),
+            ("3.4.45", true, false),
+            ("3.5.0", false, false),
+            ("3.5.9", false, false),
+            ("3.5.10", true, false),
+            ("3.5.16", true, false),
+            ("3.6.0-rc.0", true, true),
+            ("3.6.16", true, true),
+            ("3.7.3", true, true),
+            ("3.10.0", true, true),
+            ("4.0.0", true, true),
+        ] {
+            let version = version(text);
+            assert_eq!(version.has(BUMPS_REVISIONS), bumps, "{text}");
+            assert_eq!(version.has(NEEDS_ETCDUTL), needs_etcdutl, "{text}");
+        }
+    }
+
+    #[test]
+    fn etcdctl_needs_etcdutl_since_3_6() {
+        for (text, needs) in [("3.4.23", false), ("3.5.35", false), ("3.6.0", true), ("3.7.3", true)] {
+            let why = why_etcdutl(&version(text));
+            assert_eq!(why.is_some(), needs, "{text}");
+            if let Some(why) = why {
+                assert!(why.starts_with(&format!("etcdctl {text} needs etcdutl next to it: ")), "{why}");
+            }
+        }
+    }
+
+    #[test]
+    fn data_is_served_by_its_own_minor_version_and_later_ones() {
+        let minor = |text: &str| (!text.is_empty()).then(|| version(text).minor());
+        for (etcd, storage, cluster, needs) in [
+            // Data of 3.4 and 3.5 has no storage version, and its cluster version does not count there.
+            ("3.4.23", "", "3.4.0", ""),
+            ("3.4.23", "", "3.5.0", ""),
+            ("3.4.23", "3.6.0", "3.6.0", "3.6"),
+            ("3.5.35", "3.6.0", "3.6.0", "3.6"),
+            ("3.5.35", "3.7.0", "3.7.0", "3.7"),
+            // As etcdutl migrate leaves it.
+            ("3.5.35", "", "3.7.0", ""),
+            ("3.6.16", "", "3.5.0", ""),
+            ("3.6.16", "", "", ""),
+            ("3.6.16", "3.6.0", "3.6.0", ""),
+            ("3.6.0-rc.1", "3.6.0", "3.6.0", ""),
+            ("3.6.16", "3.7.0", "3.7.0", "3.7"),
+            // Between the one and the other, after an upgrade, and after etcdutl migrate.
+            ("3.6.16", "3.6.0", "3.7.0", "3.7"),
+            ("3.7.3", "3.6.0", "3.6.0", ""),
+            ("3.7.3", "3.7.0", "3.7.0", ""),
+        ] {
+            let data = DataVersions { storage: minor(storage), cluster: minor(cluster) };
+            let found = data.too_new_for(&version(etcd)).map(|minor| minor.to_string()).unwrap_or_default();
+            assert_eq!(found, needs, "storage {storage:?}, cluster {cluster:?} on {etcd}");
+        }
+    }
+
+    #[test]
+    fn the_way_down_is_the_one_that_etcd_has() {
+        for (data, etcd, way) in [
+            ("3.7.0", "3.5.16", Some("--target-version=3.5")),
+            ("3.6.0", "3.4.23", Some("--target-version=3.5")),
+            ("3.7.0", "3.6.16", Some("downgrade enable 3.6")),
+            ("3.8.0", "3.6.16", None),
+        ] {
+            let found = way_down(version(data).minor(), &version(etcd));
+            assert_eq!(found.is_some(), way.is_some(), "{data} on {etcd}");
+            assert!(found.unwrap_or_default().contains(way.unwrap_or_default()), "{data} on {etcd}");
+        }
+    }
+
+    #[test]
+    fn programs_of_different_minor_versions_are_found() {
+        let names = |programs: &Programs| {
+            programs.mixed().map(|(one, other)| format!("{one}, {other}")).unwrap_or_default()
+        };
+        assert_eq!(names(&programs("3.5.16", Some("3.5.16"), Some("3.5.16"))), "");
+        assert_eq!(names(&programs("3.5.16", Some("3.5.35"), Some("3.5.1"))), "");
+        assert_eq!(names(&programs("3.4.23", None, Some("3.4.45"))), "");
+        assert_eq!(names(&programs("3.4.23", None, None)), "");
+        let mixed = programs("3.6.16", Some("3.6.16"), Some("3.5.35"));
+        assert_eq!(names(&mixed), "/usr/bin/etcd is 3.5.35, /usr/bin/etcdctl is 3.6.16");
+        let mixed = programs("3.6.16", Some("3.5.35"), Some("3.6.16"));
+        assert_eq!(names(&mixed), "/usr/bin/etcd is 3.6.16, /usr/bin/etcdutl is 3.5.35");
+        assert_eq!(mixed.unlike(&version("3.6.1")).unwrap().to_string(), "/usr/bin/etcdutl is 3.5.35");
+        assert_eq!(programs("3.5.1", None, None).unlike(&version("3.5.16")), None);
+    }
+
+    #[test]
+    fn etcdutl_is_what_raises_revisions_if_there_is_one() {
+        assert!(!programs("3.5.16", Some("3.5.9"), None).can_bump());
+        assert!(programs("3.5.9", Some("3.5.16"), None).can_bump());
+        assert!(programs("3.4.27", None, None).can_bump());
+    }
+}
