@@ -2,6 +2,8 @@
 //!
 //! Must never fail for an etcd that does not answer: that is what it is asked about.
 
+mod versions;
+
 use super::results::Results;
 use super::{Call, key};
 use crate::etcd::certificates::{Dates, ends_soon};
@@ -16,6 +18,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let site = super::site(call)?;
     tell(&site, call.now, results);
     ask(&site, results);
+    versions::report(&site, results);
     Ok(())
 }
 

@@ -50,6 +50,7 @@ impl Ready {
         };
         let approach = || Approach::to(&request.target, owner);
         let hold = || {
+            site.tools.must_read_snapshots()?;
             approach()?.must_be_open_to(&user)?;
             let data = DataDir::open(&site)?;
             approach()?.must_not_lie_in(data.dir())?;

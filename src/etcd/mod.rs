@@ -26,7 +26,6 @@ pub mod why;
 pub(crate) fn read_as_all_answers(text: &str) {
     client::read_as_all_answers(text);
     why::read_as_all_words(text);
-    let _ = tools::parse_version(text);
     let _ = versions::Version::printed(text, "etcdctl version:");
     let _ = versions::Version::of_image(text);
     let _ = serde_json::from_str::<offline::Structure>(text);

@@ -108,6 +108,14 @@ impl Service {
         }
     }
 
+    /// The command that restarts etcd, as typed; or the two commands that do.
+    pub fn typed_restart(&self) -> String {
+        match self {
+            Self::Systemd { .. } => self.typed("restart"),
+            _ => format!("{}, then {}", self.typed("stop"), self.typed("start")),
+        }
+    }
+
     /// What a person types to do `verb`, one of `start`, `stop` and `status`.
     pub fn typed(&self, verb: &str) -> String {
         match self {

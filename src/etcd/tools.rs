@@ -1,7 +1,10 @@
 //! The programs that come with etcd, and what the installed ones can do.
 
+use super::versions::{Installed, Programs, Version, why_etcdutl};
+use crate::stop::Refusal;
 use crate::system::owner::is_trusted;
 use crate::system::process::Program;
+use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -10,6 +13,15 @@ use std::path::{Path, PathBuf};
 
 /// The machine's usual path.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The processor in the names of etcd's releases.
+const ARCH: &str = if cfg!(target_arch = "x86_64") {
+    "amd64"
+} else if cfg!(target_arch = "aarch64") {
+    "arm64"
+} else {
+    std::env::consts::ARCH
+};
 
 /// Says of a program whether it may be used.
 type May<'a> = &'a dyn Fn(&Path) -> io::Result<bool>;
@@ -74,19 +86,64 @@ impl Tools {
         Ok(tools)
     }
 
-    /// Whether `snapshot restore` can raise the revision: etcd 3.4.27, 3.5.10, 3.6.0 and later.
-    pub fn can_bump(&self) -> Result<bool> {
-        let help = self.offline().args(["snapshot", "restore", "--help"]).run();
-        let help = help.context("asking etcd's tools what they can do")?;
-        Ok(help.text().contains("--bump-revision"))
+    /// Asks the programs for their versions: etcdctl, etcdutl if there is one, and etcd if its program is on this machine.
+    ///
+    /// # Errors
+    /// One of them does not run, or prints no version.
+    pub fn versions(&self) -> Result<Programs> {
+        let etcd = self.etcd.is_file().then_some(&self.etcd);
+        std::thread::scope(|scope| {
+            let etcdutl = self
+                .etcdutl
+                .as_ref()
+                .map(|path| beside(scope, "etcdutl", || ask(path, &ETCDUTL)))
+                .transpose()?;
+            let etcd = etcd.map(|path| beside(scope, "etcd", || ask(path, &ETCD))).transpose()?;
+            let etcdctl = self.etcdctl_version();
+            Ok(Programs {
+                etcdctl: etcdctl?,
+                etcdutl: etcdutl.map(join).transpose()?,
+                etcd: etcd.map(join).transpose()?,
+            })
+        })
     }
 
-    /// The version of the client, such as `3.5.16`.
-    pub fn version(&self) -> Result<String> {
-        let output = Program::new(&self.etcdctl).env("ETCDCTL_API", "3").args(["version"]).run();
-        let output = output.context("asking etcdctl for its version")?;
-        parse_version(&output.text())
-            .with_context(|| format!("{} printed no version", self.etcdctl.display()))
+    /// Refuses tools that can save a snapshot and neither read nor restore it: an etcdctl of 3.6 or later without etcdutl.
+    ///
+    /// # Errors
+    /// The refusal; or etcdctl does not run, or prints no version.
+    pub fn must_read_snapshots(&self) -> Result<()> {
+        if self.etcdutl.is_some() {
+            return Ok(());
+        }
+        let Installed { path, version } = self.etcdctl_version()?;
+        let Some(why) = why_etcdutl(&version) else { return Ok(()) };
+        let etcdutl = path.with_file_name("etcdutl");
+        let shown = etcdutl.display();
+        let refusal = if etcdutl.exists() {
+            Refusal::new(
+                format!(
+                    "{why}, and {shown} is not used: it cannot be run, or others than root can change it"
+                ),
+                format!(
+                    "chown root: {shown} && chmod 755 {shown}, and the same for the directories above it"
+                ),
+            )
+        } else {
+            Refusal::new(
+                format!("{why}, and there is no {shown}"),
+                format!(
+                    "download etcd-v{version}-linux-{ARCH}.tar.gz, which has it; tar xzf \
+                     etcd-v{version}-linux-{ARCH}.tar.gz -C {} --strip-components=1 etcd-v{version}-linux-{ARCH}/etcdutl",
+                    path.parent().unwrap_or(&path).display()
+                ),
+            )
+        };
+        Err(refusal.into())
+    }
+
+    fn etcdctl_version(&self) -> Result<Installed> {
+        ask(&self.etcdctl, &ETCDCTL)
     }
 
     /// The program that works on snapshot files: etcdutl since 3.5 (and the only one since 3.6), etcdctl before.
@@ -149,16 +206,31 @@ fn place(bin_dir: Option<&Path>) -> String {
     bin_dir.map_or_else(|| "on this machine".to_owned(), |dir| format!("in {}", dir.display()))
 }
 
-/// The version in what `etcdctl version` prints: `etcdctl version: 3.4.23` and `API version: 3.4`.
-pub(super) fn parse_version(text: &str) -> Option<String> {
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("etcdctl version:"))?;
-    Some(line.trim().to_owned()).filter(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+/// How one of etcd's programs is asked for its version, and what the line with the answer begins with.
+struct Question {
+    name: &'static str,
+    word: &'static str,
+    label: &'static str,
+}
+
+const ETCDCTL: Question = Question { name: "etcdctl", word: "version", label: "etcdctl version:" };
+const ETCDUTL: Question = Question { name: "etcdutl", word: "version", label: "etcdutl version:" };
+const ETCD: Question = Question { name: "etcd", word: "--version", label: "etcd Version:" };
+
+/// Asks a program for its version.
+fn ask(path: &Path, question: &Question) -> Result<Installed> {
+    let Question { name, word, label } = question;
+    let output = Program::new(path).env("ETCDCTL_API", "3").args([word]).run();
+    let output = output.with_context(|| format!("asking {name} for its version"))?;
+    let version = Version::printed(&output.text(), label);
+    let version = version.with_context(|| format!("{} printed no version of etcd", path.display()))?;
+    Ok(Installed { path: path.to_owned(), version })
 }
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
 mod tests {
-    use super::{Tools, find, parse_version, snap_of};
+    use super::{Tools, find, snap_of};
     use crate::system::owner::trusted_below;
     use std::fs;
     use std::io;
@@ -212,18 +284,6 @@ mod tests {
             ("/usr/bin/etcd", None),
         ] {
             assert_eq!(snap_of(Path::new(path)), snap, "{path}");
-        }
-    }
-
-    #[test]
-    fn the_version_is_read_from_what_etcdctl_prints() {
-        for (text, version) in [
-            ("etcdctl version: 3.4.23\nAPI version: 3.4\n", Some("3.4.23")),
-            ("etcdctl version: 3.6.0-rc.1\nAPI version: 3.6\n", Some("3.6.0-rc.1")),
-            ("etcdctl version: \n", None),
-            ("nonsense", None),
-        ] {
-            assert_eq!(parse_version(text).as_deref(), version, "{text:?}");
         }
     }
 }

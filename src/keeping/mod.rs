@@ -7,12 +7,14 @@ mod judge;
 mod places;
 mod unpack;
 mod verify;
+mod versions;
 
 pub use fetch::{Fetched, fetch};
 pub use judge::Judged;
 pub use places::{At, Place, Places, Wanted, Which};
 pub use unpack::{must_open, unpack, was_verified_as};
 pub use verify::{How, Verified, verify};
+pub use versions::admit_programs;
 
 use crate::catalog::entry::Entry;
 use crate::stop::{Refusal, in_passing};

@@ -2,6 +2,7 @@
 //!
 //! Must never call an archive broken because something else was: a disk that is full, a network that is down.
 
+use super::versions::admit_drill;
 use super::{Found, unpack, was_verified_as};
 use crate::archive::age::Identities;
 use crate::archive::{self, Contents, Limits, Locked};
@@ -63,7 +64,13 @@ pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Tell<
         .dir()
         .read(archive::DB)
         .and_then(|db| offline::structure(&site.tools, db, &mut |_| Ok(())))
-        .and_then(|_| if drill { rehearse(site, stage.dir(), &contents, tell).map(Some) } else { Ok(None) });
+        .and_then(|_| {
+            if !drill {
+                return Ok(None);
+            }
+            admit_drill(site, stage.dir())?;
+            rehearse(site, stage.dir(), &contents, tell).map(Some)
+        });
     let drilled = match drilled {
         Err(error) if error.is::<Unsound>() && found.entry.manifest.is_some() => {
             found.place.store.note(&found.entry, &|record| {

@@ -274,6 +274,7 @@ pub fn decide(
     if bump == 0 && loses == 0 && old_revision != Some(snapshot.revision) {
         warnings.push(unknown_watchers(old_revision, facts));
     }
+    warnings.extend(facts.versions.warning());
     if matches!(facts.old, Old::Empty) && facts.initial.peer_urls.is_none() {
         warnings.push(format!(
             "neither old data nor etcd's configuration (initial-advertise-peer-urls) tells the member's peer URL, so it is \
@@ -329,8 +330,11 @@ fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<St
         format!("the revision goes back by {loses} ({why}): {}", restarts(facts.takes_api_server))
     };
     match asked {
-        Bump::By(_) if !facts.can_bump => Err(Refusal::new(
-            format!("etcd {} cannot raise the revision of a snapshot", facts.tools_version),
+        Bump::By(_) if !facts.versions.programs.can_bump() => Err(Refusal::new(
+            format!(
+                "etcd {} cannot raise the revision of a snapshot",
+                facts.versions.programs.offline().version
+            ),
             "leave bump-revision out, or install etcd 3.4.27, 3.5.10 or later",
         )),
         Bump::By(by) if by <= loses => Ok((by, vec![warning(&format!("a bump of {by} does not clear it"))])),
@@ -338,9 +342,10 @@ fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<St
         // Already as far or farther.
         _ if loses == 0 => Ok((0, Vec::new())),
         Bump::Off => Ok((0, vec![warning("bump-revision=off")])),
-        Bump::Auto if !facts.can_bump => {
-            Ok((0, vec![warning(&format!("etcd {} cannot raise it", facts.tools_version))]))
-        }
+        Bump::Auto if !facts.versions.programs.can_bump() => Ok((
+            0,
+            vec![warning(&format!("etcd {} cannot raise it", facts.versions.programs.offline().version))],
+        )),
         // A fifth without an end would use up all revisions in 155 restores of one snapshot.
         Bump::Auto => Ok((gap.saturating_add((gap / 5).min(FAR)).saturating_add(HEADROOM), Vec::new())),
     }
@@ -374,7 +379,7 @@ fn unknown_watchers(old_revision: Option<i64>, facts: &Facts) -> String {
         Some(revision) => format!("the old data was at revision {revision}, and"),
         None => "there was no old data, so".to_owned(),
     };
-    let instead = if facts.can_bump {
+    let instead = if facts.versions.programs.can_bump() {
         format!("; or restore again with bump-revision={FAR}, or more than was written since the snapshot")
     } else {
         String::new()

@@ -3,6 +3,7 @@
 use super::Request;
 use super::decide::{Backup, backup};
 use super::stage::{Stage, Stopped, Unknown};
+use super::versions::Versions;
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
@@ -33,10 +34,8 @@ pub struct Facts {
     pub lineage: Lineage,
     /// The keys alive in it, or why they could not be counted.
     pub keys: Result<u64, String>,
-    /// Whether the tools can raise the revision.
-    pub can_bump: bool,
-    /// The version of the tools.
-    pub tools_version: String,
+    /// The versions of everything that takes part.
+    pub versions: Versions,
     /// Bytes free in the data directory's file system.
     pub free: u64,
     /// Bytes of the live database.
@@ -80,7 +79,7 @@ pub enum Old {
 
 impl Facts {
     /// Looks at everything.
-    pub fn gather(site: &Site, data: &DataDir, stage: &mut Stage<'_>) -> Result<Self> {
+    pub fn gather(site: &Site, data: &DataDir, versions: Versions, stage: &mut Stage<'_>) -> Result<Self> {
         let mut lineage = Lineage::of(data.dir().path());
         let Looked { old, keys, sizes: (size, used) } = look_at_old(site, data, stage, &mut lineage)?;
         Ok(Self {
@@ -93,8 +92,7 @@ impl Facts {
             old,
             lineage,
             keys,
-            can_bump: site.tools.can_bump()?,
-            tools_version: site.tools.version()?,
+            versions,
             free: data.dir().free_bytes()?,
             old_size: size,
             backup_room: room_for(size, used),

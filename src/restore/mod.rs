@@ -7,6 +7,7 @@ mod decide;
 mod facts;
 mod report;
 mod stage;
+mod versions;
 
 pub use decide::{Backup, Bump, Plan, called};
 pub use report::{Outcome, Report};
@@ -30,6 +31,7 @@ use facts::{Facts, Old};
 use jiff::Timestamp;
 use stage::Stage;
 use std::path::{Path, PathBuf};
+use versions::Versions;
 
 /// What failed, and the way out for who has no other.
 const WITHOUT_BACKUP: &str = "saving the existing data (skip-backup=true restores without)";
@@ -152,8 +154,11 @@ fn restore(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Re
     stage::must_open(request)?;
     decide::suits(site)?;
     tell(Progress::Step("looking at etcd, its data and the target"));
+    let versions = Versions::gather(site, data)?;
+    versions.admit_programs()?;
     let mut stage = Stage::make(site, data)?;
-    let facts = Facts::gather(site, data, &mut stage)?;
+    let facts = Facts::gather(site, data, versions, &mut stage)?;
+    facts.versions.admit_server(&facts.old)?;
     let member = decide::admit(&facts)?;
     let approach = facts::backup_target(request, &facts, data)?;
 

@@ -137,6 +137,7 @@ impl<'a> Stage<'a> {
             // Not for etcd's tools to read: the decision refuses it.
             return Ok(Snapshot { contents, revision: 0, last_record: 0 });
         }
+        self.admit(&contents, request, facts)?;
         offline::structure(&self.site.tools, self.beside.dir().read(archive::DB)?, &mut |_| Ok(())).map_err(
             |error| {
                 let shown = request.source.shown();
@@ -145,6 +146,14 @@ impl<'a> Stage<'a> {
         )?;
         let backend = Backend::open(&self.beside.dir().handle(archive::DB))?;
         Ok(Snapshot { contents, revision: backend.revision()?, last_record: backend.last_revision()? })
+    }
+
+    /// Refuses data of a newer etcd. A file that cannot be read is for its own checks to report.
+    fn admit(&self, contents: &Contents, request: &Request, facts: &Facts) -> Result<(), Refusal> {
+        let backend = Backend::open(&self.beside.dir().handle(archive::DB));
+        let versions = backend.and_then(|backend| backend.versions()).unwrap_or_default();
+        let taken_from = contents.manifest.as_ref().map(|manifest| &*manifest.etcd_version);
+        facts.versions.admit_snapshot(&request.source.shown(), &versions, taken_from)
     }
 
     fn unpacked(&self, request: &Request, facts: &Facts, tell: Tell<'_>) -> Result<Contents> {

@@ -53,7 +53,9 @@ fn names_the_tool_that_is_missing_or_broken(version: Version) {
     tools.answer("*-w*json*", "<html>no</html>", "", 0);
     fails(asking, "printed no JSON (expected value at line 1 column 1); its last words: <html>no</html>");
     tools.answer("*", "", "Error: unknown command\n", 1);
-    fails(asking, "exited with status 1; its last words: Error: unknown command");
+    // Without etcdutl, the version of etcdctl decides whether it can read snapshots.
+    let first = if version == Version::V34 { "asking etcdctl for its version" } else { asking };
+    fails(first, "exited with status 1; its last words: Error: unknown command");
     tools.remove("etcdctl");
     let out = world.snapshot(&[&world.to_target()]);
     out.failed(&[&format!("failed: there is no program etcdctl in {}.", world.path("tools").display())]);

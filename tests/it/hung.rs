@@ -70,7 +70,7 @@ fn hung_etcd_before_a_restore_has_it_refused(version: Version) {
 /// It hangs when the restored data is booted: after it was looked at, and before it is looked at again.
 fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
-    let out = ground.restore_halted_at("etcd --*", "etcd --", deadlines::question());
+    let out = ground.restore_halted_at("etcd --data-dir*", "etcd --data-dir", deadlines::question());
     out.says_one_of(&["context deadline exceeded"]);
     out.failed_at(BACKUP, "asking etcd for its status: ", AGAIN);
     ground.goes_on();
@@ -224,9 +224,9 @@ fn hung_tools_that_hear_no_sigterm_are_killed(version: Version) {
         SNAPSHOT_AGAIN,
     );
     assert_all_gone(&tools);
-    tools.hang_deaf("etcd --*");
+    tools.hang_deaf("etcd --data-dir*");
     let run = world.start_restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
-    await_call(&tools, "etcd --", &run);
+    await_call(&tools, "etcd --data-dir", &run);
     let out = run.finish_in(deadlines::boot());
     out.failed_at("booting the restored data: booting a private etcd", "did not serve", AGAIN);
     assert_all_gone(&tools);

@@ -196,7 +196,7 @@ fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data(version: Version) 
     let unit = Unit::new(&world);
     unit.attach(&archive);
     // The trial start of the stage is the longest-lived child there is.
-    for word in ["etcd --", "restore"] {
+    for word in ["etcd --data-dir", "restore"] {
         tools.forget_calls();
         let task = unit.start("restore", &[&world.to_target()]);
         await_call(&tools, word, task.run());

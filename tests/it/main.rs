@@ -84,6 +84,7 @@ mod unit_holds;
 mod unreadable;
 mod upkeep;
 mod uploads;
+mod versions;
 mod watch;
 mod why;
 mod world;

@@ -205,7 +205,7 @@ fn a_boot_that_fails_is_not_called_damage(version: Version) {
     let (saved, archive) = (world.dump(), world.saved());
     world.stop();
     let tools = world.stand_in_tools();
-    tools.answer("etcd --*", "", "the loader is missing\n", 127);
+    tools.answer("etcd --data-dir*", "", "the loader is missing\n", 127);
     let out = restore(&world, &archive, &[]);
     assert!(!out.told().contains("member.broken") && !out.told().contains("damaged"), "{}", out.told());
     out.refused(&["a private etcd on a copy of its data did not serve: booting a private etcd: "]);

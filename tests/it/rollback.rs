@@ -195,10 +195,10 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
     let tools = ground.world.stand_in_tools();
     let still = Still::of(&ground.world);
     for (pattern, step) in [
-        ("*restore --help", "failed: asking etcd's tools what they can do: "),
-        ("*version", "failed: asking etcdctl for its version: "),
+        ("etcdctl version", "failed: asking etcdctl for its version: "),
+        ("etcd --version", "failed: asking etcd for its version: "),
         (RESTORE, "failed: making a member directory from the snapshot: "),
-        ("etcd --*", "failed: booting the restored data: booting a private etcd: "),
+        ("etcd --data-dir*", "failed: booting the restored data: booting a private etcd: "),
         (
             "*member*list*",
             "refused: the members of the cluster could not be learned: asking etcd for its members: ",
@@ -223,7 +223,7 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
     ground.restore().failed_at(making, "ended well and left no database. State: ", AGAIN);
     still.check("a restore tool that makes nothing");
     for (pattern, step) in
-        [(RESTORE, making), ("etcd --*", "booting the restored data: booting a private etcd")]
+        [(RESTORE, making), ("etcd --data-dir*", "booting the restored data: booting a private etcd")]
     {
         tools.die(pattern);
         ground.restore().failed_at(step, "was killed by SIGKILL and said nothing. State: ", AGAIN);
@@ -254,9 +254,9 @@ fn touches_nothing_when_a_tool_hangs(version: Version) {
     let ground = Ground::new(version);
     let tools = ground.world.stand_in_tools();
     let still = Still::of(&ground.world);
-    tools.hang("etcd --*");
+    tools.hang("etcd --data-dir*");
     let run = ground.start_restore();
-    await_call(&tools, "etcd --", &run);
+    await_call(&tools, "etcd --data-dir", &run);
     let out = run.finish_in(deadlines::boot());
     let reason = "it did not serve within 60 s. State: ";
     out.failed_at("booting the restored data: booting a private etcd", reason, AGAIN);

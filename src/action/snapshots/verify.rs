@@ -4,7 +4,7 @@ use super::{failed, look, names, of_destination, places, unread, untouched};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::{Locked, human_size};
-use crate::keeping::{Found, How, Verified, verify};
+use crate::keeping::{Found, How, Verified, admit_programs, verify};
 use crate::stop::Stop;
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::Dir;
@@ -20,6 +20,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
     let chosen = look.choose(&wanted)?;
     let site = crate::action::site(call)?;
+    admit_programs(&site, drill).map_err(untouched)?;
     let work = work(&places.target).map_err(untouched)?;
     let (mut good, mut failures) = (Vec::new(), Vec::new());
     let how = How { drill, identities: identities.as_ref(), now: call.now };

@@ -8,6 +8,7 @@ mod file;
 mod found;
 mod local;
 mod pods;
+mod programs;
 mod reach;
 mod running;
 mod settings;
@@ -15,6 +16,7 @@ mod units;
 
 pub use configured::{DEBIAN, DEBIAN_UNIT, SNAP, SNAP_UNIT};
 pub use found::{CHARM_TLS, SNAP_COMMON};
+pub use programs::Supply;
 
 use super::certificates;
 use super::service::{Service, ask_systemd, main_pid};

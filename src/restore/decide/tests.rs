@@ -6,8 +6,10 @@ use crate::catalog::manifest::Manifest;
 use crate::etcd::client::Status;
 use crate::etcd::seal::Sealed;
 use crate::etcd::service::Service;
-use crate::etcd::site::tests;
+use crate::etcd::site::{Supply, tests};
+use crate::etcd::versions::{Installed, Programs, Version};
 use crate::restore::Source;
+use crate::restore::versions::Versions;
 use crate::swap::Lineage;
 use crate::system::owner::Owner;
 use proptest::prelude::*;
@@ -38,6 +40,25 @@ fn serving(revision: i64, members: Vec<Member>) -> Old {
     Old::Serving { status, members }
 }
 
+fn installed(name: &str, version: &str) -> Installed {
+    Installed { path: format!("/usr/bin/{name}").into(), version: Version::parse(version).unwrap() }
+}
+
+fn versions(version: &str) -> Versions {
+    let programs = Programs {
+        etcdctl: installed("etcdctl", version),
+        etcdutl: None,
+        etcd: Some(installed("etcd", version)),
+    };
+    Versions {
+        programs,
+        supply: Supply::Directory("/usr/bin".into()),
+        image: None,
+        restart: "systemctl restart etcd".to_owned(),
+        data: None,
+    }
+}
+
 fn facts(old: Old, can_bump: bool) -> Facts {
     Facts {
         data_dir: "/var/lib/etcd/default".to_owned(),
@@ -49,8 +70,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
         old,
         lineage: Lineage { own: ["1".to_owned()].into(), ..Lineage::default() },
         keys: Ok(3),
-        can_bump,
-        tools_version: "3.4.23".to_owned(),
+        versions: versions(if can_bump { "3.4.27" } else { "3.4.23" }),
         free: 1 << 40,
         old_size: 20480,
         backup_room: 1 << 20,

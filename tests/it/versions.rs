@@ -1,0 +1,221 @@
+//! Server, programs and archive of different versions: what is refused before anything stops, and what works all the same.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::client::assert_same;
+use crate::look::names;
+use crate::refusals::Still;
+use crate::restore::from;
+use crate::run::{Out, Run};
+use crate::world::{Version, World};
+
+/// What `etcdctl version` prints in etcd 3.6.
+const ETCDCTL_3_6: &str = "etcdctl version: 3.6.16\nAPI version: 3.6\n";
+
+/// An archive that an etcd took for which Debian has no package; `tests/data/README.md` says how.
+fn archive_of(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/etcd-{version}.tar.gz"))
+}
+
+fn run(world: &World, binary: &str, args: &[&str]) -> Out {
+    Run::start(world.action(binary, args), &world.path("runs")).finish()
+}
+
+fn site(world: &World) -> crate::run::Results {
+    run(world, env!("CARGO_BIN_EXE_site"), &[]).completed()
+}
+
+fn verify(world: &World, args: &[&str]) -> Out {
+    let target = world.to_target();
+    run(world, env!("CARGO_BIN_EXE_verify-snapshot"), &[&[&*target], args].concat())
+}
+
+fn list(world: &World) -> String {
+    run(world, env!("CARGO_BIN_EXE_list-snapshots"), &[&world.to_target()]).completed().get("snapshots")
+}
+
+/// It refused, for all of these reasons.
+#[track_caller]
+fn refused(out: Out, reasons: &[&str]) {
+    for reason in reasons {
+        out.says_one_of(&[reason]);
+    }
+    out.refused(reasons);
+}
+
+/// A directory with some of the programs of these versions.
+fn programs(world: &World, name: &str, which: &[(&str, Version)]) -> PathBuf {
+    let dir = world.path(name);
+    fs::create_dir(&dir).unwrap();
+    for (program, version) in which {
+        symlink(version.bin_dir().join(program), dir.join(program)).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn refuses_to_restore_with_programs_of_another_minor_version() {
+    for (server, other, numbers) in
+        [(Version::V34, Version::V35, ["3.4.", "3.5."]), (Version::V35, Version::V34, ["3.5.", "3.4."])]
+    {
+        let world = World::plain(server);
+        world.put(0..3, "1");
+        let archive = world.saved();
+        world.put(0..3, "2");
+        let still = Still::of(&world);
+        world.set_site(&world.site_text(&other.bin_dir()));
+        let running = format!("the running etcd is {}", numbers[0]);
+        let program = format!("{}/etcd is {}", other.bin_dir().display(), numbers[1]);
+        let next = format!("of etcd {}; or, if etcd was just upgraded", numbers[0].trim_end_matches('.'));
+        for words in [["skip-backup=true", "plan=true"], ["skip-backup=true", "plan=false"]] {
+            let [skip, plan] = words;
+            let out = world.restore(&[&from(&archive), &world.to_target(), skip, plan]);
+            refused(out, &[&running, &program, &next, "bin-dir"]);
+            still.check(plan);
+        }
+        let warning = site(&world).get("site.warning");
+        assert!(warning.contains(&running) && warning.contains(&program), "{warning}");
+        // A snapshot passes through the client and is only read by etcd's tools: that is as good.
+        let taken = world.snapshot(&[&world.to_target()]).completed().get("snapshot.path");
+        let now = world.dump();
+        world.put(0..3, "3");
+        world.set_site(&world.site_text(&server.bin_dir()));
+        assert_eq!(site(&world).find("site.warning"), None);
+        world.restore(&[&from(Path::new(&taken)), "skip-backup=true"]).completed();
+        assert_same(&world.dump(), &now, "a snapshot by tools of another version");
+    }
+}
+
+#[test]
+fn refuses_to_restore_with_programs_that_do_not_belong_together() {
+    let world = World::plain(Version::V35);
+    let archive = world.saved();
+    let still = Still::of(&world);
+    for (name, old, reasons) in [
+        ("old-server", "etcd", ["old-server/etcd is 3.4.", "old-server/etcdctl is 3.5."]),
+        ("old-client", "etcdctl", ["old-client/etcd is 3.5.", "old-client/etcdctl is 3.4."]),
+    ] {
+        let version = |program: &str| if program == old { Version::V34 } else { Version::V35 };
+        let all = ["etcd", "etcdctl", "etcdutl"].map(|program| (program, version(program)));
+        world.set_site(&world.site_text(&programs(&world, name, &all)));
+        refused(world.restore(&[&from(&archive), "skip-backup=true"]), &reasons);
+        refused(verify(&world, &["drill=true"]), &reasons);
+        still.check(name);
+        assert!(site(&world).get("site.warning").contains(reasons[1]));
+    }
+    assert!(!list(&world).contains("BROKEN"));
+    // It only has to be read.
+    verify(&world, &[]).completed();
+}
+
+#[test]
+fn data_of_a_newer_etcd_is_not_called_lost() {
+    let world = World::plain(Version::V35);
+    let archive = world.saved();
+    world.stop();
+    world.set_site(&world.site_text(&Version::V34.bin_dir()));
+    let out = world.restore(&[&from(&archive), "skip-backup=true"]);
+    assert!(!out.told().contains("member.broken"), "{}", out.told());
+    refused(out, &["the existing data was last served by etcd 3.5, but ", "/etcd is 3.4.", "etcd 3.5"]);
+    assert_eq!(names(&world.data_dir()), ["member"]);
+}
+
+#[test]
+fn a_plan_warns_that_the_older_etcd_could_not_serve_what_is_restored() {
+    let world = World::plain(Version::V34);
+    let archive = world.saved();
+    world.stop();
+    let plan = |world: &World| {
+        world.restore(&[&from(&archive), "skip-backup=true", "plan=true"]).completed().find("restore.warning")
+    };
+    assert!(!plan(&world).unwrap_or_default().contains("last served by"));
+    world.set_site(&world.site_text(&Version::V35.bin_dir()));
+    let warning = plan(&world).unwrap();
+    assert!(warning.contains("last served by etcd 3.4, and the restored data needs etcd 3.5"), "{warning}");
+}
+
+#[test]
+fn refuses_an_etcdctl_that_needs_etcdutl_before_it_is_given_anything() {
+    let world = World::plain(Version::V35);
+    let archive = world.saved();
+    let before = list(&world);
+    let still = Still::of(&world);
+    let tools = world.stand_in_tools();
+    tools.remove("etcdutl");
+    tools.answer("etcdctl version", ETCDCTL_3_6, "", 0);
+    tools.forget_calls();
+    let dir = world.path("tools");
+    let reasons = [
+        "etcdctl 3.6.16 needs etcdutl next to it: ",
+        &format!("there is no {}", dir.join("etcdutl").display()),
+        &format!("-C {} --strip-components=1 etcd-v3.6.16-linux-", dir.display()),
+    ];
+    refused(world.snapshot(&[&world.to_target()]), &reasons);
+    refused(world.restore(&[&from(&archive), &world.to_target(), "plan=true"]), &reasons);
+    refused(world.restore(&[&from(&archive), &world.to_target()]), &reasons);
+    refused(verify(&world, &[]), &reasons);
+    refused(verify(&world, &["drill=true"]), &reasons);
+    let calls: Vec<String> = tools.calls().into_iter().map(|(_, call)| call).collect();
+    assert!(calls.iter().all(|call| call == "etcdctl version"), "{calls:?}");
+    let warning = site(&world).get("site.warning");
+    assert!(warning.contains(reasons[0]), "{warning}");
+    still.check("an etcdctl without etcdutl");
+    // One that is there and may not be used has another reason.
+    fs::write(dir.join("etcdutl"), "").unwrap();
+    let out = world.snapshot(&[&world.to_target()]);
+    refused(out, &[reasons[0], "/etcdutl is not used", "chmod 755"]);
+    fs::remove_file(dir.join("etcdutl")).unwrap();
+    world.set_site(&world.site_text(&Version::V35.bin_dir()));
+    assert_eq!(list(&world), before);
+}
+
+#[test]
+fn etcd_3_5_does_without_etcdutl() {
+    let world = World::plain(Version::V35);
+    let all = [("etcd", Version::V35), ("etcdctl", Version::V35)];
+    world.set_site(&world.site_text(&programs(&world, "programs", &all)));
+    world.put(0..3, "1");
+    let (archive, saved) = (world.saved(), world.dump());
+    world.put(0..3, "2");
+    verify(&world, &["drill=true"]).completed();
+    world.restore(&[&from(&archive), "skip-backup=true"]).completed();
+    assert_same(&world.dump(), &saved, "without etcdutl");
+    assert_eq!(site(&world).find("site.warning"), None);
+}
+
+#[test]
+fn refuses_an_archive_of_a_newer_etcd_by_its_data() {
+    for (server, number) in [(Version::V34, "3.4."), (Version::V35, "3.5.")] {
+        let world = World::plain(server);
+        let still = Still::of(&world);
+        for (taken_from, minor) in [("3.6.16", "3.6"), ("3.7.3", "3.7")] {
+            let archive = archive_of(taken_from);
+            let holds = format!("holds data of etcd {minor} (taken from {taken_from}), and ");
+            let etcd = format!("/etcd is {number}");
+            let (install, migrate) =
+                (format!("Next: install etcd {minor}"), format!("etcdutl {minor}: etcdutl "));
+            let reasons = [&*holds, &etcd, &install, &migrate, "etcdutl migrate", "--target-version=3.5"];
+            for plan in ["plan=true", "plan=false"] {
+                let words = [&*from(&archive), "skip-backup=true", "allow-foreign=true", plan];
+                refused(world.restore(&words), &reasons);
+            }
+            still.check(taken_from);
+        }
+    }
+}
+
+#[test]
+fn an_archive_of_a_newer_etcd_is_good_though_it_cannot_be_drilled() {
+    let world = World::plain(Version::V35);
+    fs::set_permissions(world.target(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let name = "etcd-snapshot-2026-11-28-20.02.57.tar.gz";
+    fs::copy(archive_of("3.7.3"), world.target().join(name)).unwrap();
+    verify(&world, &[&format!("snapshot={name}")]).completed();
+    let out = verify(&world, &[&format!("snapshot={name}"), "drill=true"]);
+    out.says_one_of(&["it is of etcd 3.7, and "]);
+    out.says_one_of(&["only etcd 3.7 or later can be booted on it"]);
+    assert!(!list(&world).contains("BROKEN"), "{}", list(&world));
+    verify(&world, &[&format!("snapshot={name}")]).completed();
+}
