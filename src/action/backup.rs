@@ -15,7 +15,7 @@ use crate::schedule::{Timetable, in_words};
 use crate::settings::Settings;
 use crate::stop::{Failure, Refusal, Stop};
 use crate::store::directory::{Approach, archive_owner};
-use crate::system::clock::Clock;
+use crate::system::clock::{Clock, is_in_the_future};
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
@@ -87,12 +87,12 @@ fn may_tell(call: &Call<'_>, target: &Path, user: &str, owner: Owner) -> bool {
         Some(Ok(())) if approach.must_be_open_to(user).is_ok() => return true,
         _ => {}
     }
-    remembered(approach).is_ok_and(|runs| !runs.is_empty())
+    remembered(approach, call.now).is_ok_and(|runs| !runs.is_empty())
 }
 
 /// The runs that are remembered there.
-fn remembered(approach: Approach) -> anyhow::Result<Vec<Run>> {
-    approach.arrived().map_or_else(|| Ok(Vec::new()), |home| look(&home))
+fn remembered(approach: Approach, now: Timestamp) -> anyhow::Result<Vec<Run>> {
+    approach.arrived().map_or_else(|| Ok(Vec::new()), |home| look(&home, now))
 }
 
 fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
@@ -114,7 +114,7 @@ fn due_at(
     now: Timestamp,
 ) -> anyhow::Result<(Due, Option<String>)> {
     let mut troubles = Vec::new();
-    let runs = remembered(Approach::to(target, owner)?).unwrap_or_else(|error| {
+    let runs = remembered(Approach::to(target, owner)?, now).unwrap_or_else(|error| {
         troubles.push(format!("it is not known which runs were before: {error:#}"));
         Vec::new()
     });
@@ -133,8 +133,13 @@ fn due_at(
 /// Whether a run is due, by what is remembered of those before. A timer that went off tells when the run was to be; one that
 /// goes off more often than runs are wanted is told to wait.
 fn due(table: &Timetable, state: Option<&State>, runs: &[Run], now: Timestamp) -> Due {
-    let slot = table.slot(now).or_else(|| state.and_then(|state| state.last));
-    let of_slot = || runs.iter().filter(|run| slot.is_some() && run.scheduled_time == slot);
+    let went_off = || state.and_then(|state| state.last).filter(|last| !is_in_the_future(*last, now));
+    let slot = table.slot(now).or_else(went_off);
+    // A run dated in the future, or marked as such, was of another time than it says.
+    let of_slot = || {
+        let dated_well = runs.iter().filter(|run| !run.is_misdated(now));
+        dated_well.filter(|run| slot.is_some() && run.scheduled_time == slot)
+    };
     let Some(last) = of_slot().next() else { return Due::Now { scheduled: slot, tries: 0 } };
     let tries = of_slot().map(|run| run.tries).max().unwrap_or(0);
     let at = slot.map(|slot| slot.to_string()).unwrap_or_default();
@@ -292,6 +297,15 @@ mod tests {
         let not = "the run of 1970-01-02T00:00:00Z was tried 4 times, and killed in the last try";
         assert_eq!(due(&table, None, &[killed(24, 4)], at(25)), Due::Not(not.to_owned()));
         assert_eq!(due(&table, None, &[killed(24, 4)], at(36)), now(36, 0));
+    }
+
+    #[test]
+    fn a_run_under_a_wrong_clock_takes_no_slot() {
+        let coarse = table("every 36h");
+        let ahead = Run { clock_was_ahead: true, ..run(36, 1) };
+        assert_eq!(due(&coarse, None, &[ahead], at(40)), now(36, 0));
+        let state = State { active: true, last: Some(at(5000)), next: None };
+        assert_eq!(due(&table("@daily"), Some(&state), &[], at(25)), Due::Now { scheduled: None, tries: 0 });
     }
 
     #[test]

@@ -79,9 +79,10 @@ fn look(target: PathBuf, settings: &Settings, limits: Limits, now: Timestamp) ->
     let look = || {
         let (_, owner) = archive_owner()?;
         let Some(home) = Approach::to(&target, owner)?.arrived() else {
-            return Ok(judge(&Known { runs: &[], archives: &[], pending: Ok(0) }, limits, now));
+            let known = Known { runs: &[], archives: &[], misdated: &[], now, pending: Ok(0) };
+            return Ok(judge(&known, limits));
         };
-        Ok(judge(&Found::at(&home, settings)?.known(), limits, now))
+        Ok(judge(&Found::at(&home, settings, now)?.known(), limits))
     };
     look().map_err(|error| Stop::of(error, "nothing was changed", "run it as root, or mend the cause"))
 }

@@ -3,9 +3,13 @@
 //! Must never fail a backup that is good: what goes wrong with telling of it is told.
 
 use super::results::Results;
+use super::target::of_schedule;
 use super::{Call, key, now};
+use crate::catalog::entry::may_be_archive;
+use crate::catalog::name::taken;
+use crate::notice::Hooks;
 use crate::notice::hooks::Occasion;
-use crate::notice::{Hooks, metrics};
+use crate::notice::metrics::{self, About};
 use crate::offsite;
 use crate::runs::health::{Known, unknown};
 use crate::runs::{self, Phase, Record, Run};
@@ -14,6 +18,7 @@ use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::stop::{Failure, Stop};
 use crate::store::directory::Approach;
+use crate::system::clock::is_in_the_future;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
@@ -76,6 +81,8 @@ impl<'a> Watch<'a> {
         self.run.size = Some(report.packed.size);
         self.run.sha256 = Some(report.packed.sha256.clone());
         self.run.revision = Some(report.manifest.revision);
+        self.run.cluster_id = Some(report.manifest.cluster_id.clone());
+        self.run.member = Some(report.manifest.member_name.clone());
         self.sent = Some(Sent { report, arrived: BTreeSet::new() });
         self.note();
     }
@@ -177,27 +184,45 @@ fn pending(home: &Dir, settings: &Settings) -> Result<usize, String> {
 pub(super) struct Found {
     runs: Vec<Run>,
     archives: Vec<String>,
+    misdated: Vec<String>,
+    now: Timestamp,
     pending: Result<usize, String>,
 }
 
 impl Found {
     /// Looks. A queue that cannot be read hides nothing else.
-    pub fn at(home: &Dir, settings: &Settings) -> Result<Self> {
-        Ok(Self { runs: runs::look(home)?, archives: home.names()?, pending: pending(home, settings) })
+    pub fn at(home: &Dir, settings: &Settings, now: Timestamp) -> Result<Self> {
+        let archives = home.names()?;
+        let is_misdated = |name: &&String| {
+            may_be_archive(name) && taken(name).is_some_and(|taken| is_in_the_future(taken, now))
+        };
+        let misdated = archives.iter().filter(is_misdated).cloned().collect();
+        Ok(Self { runs: runs::look(home, now)?, misdated, archives, now, pending: pending(home, settings) })
     }
 
     /// What a verdict takes.
     pub fn known(&self) -> Known<'_> {
-        Known { runs: &self.runs, archives: &self.archives, pending: self.pending.as_ref().copied() }
+        Known {
+            runs: &self.runs,
+            archives: &self.archives,
+            misdated: &self.misdated,
+            now: self.now,
+            pending: self.pending.as_ref().copied(),
+        }
     }
 }
 
-/// Writes the metrics anew.
-fn refresh(directory: &Path, home: &Dir, settings: &Settings) -> Result<()> {
-    let found = Found::at(home, settings)?;
+/// Writes the metrics of the archives in `home` anew.
+pub(super) fn refresh(directory: &Path, home: &Dir, settings: &Settings) -> Result<()> {
+    let found = Found::at(home, settings, now())?;
     let table = settings.schedule.as_ref().and_then(|schedule| schedule.timetable().ok());
     let interval = table.and_then(|table| interval(&table).ok().flatten());
-    metrics::write(directory, &found.known(), interval)
+    let scheduled = match settings.schedule {
+        Some(_) => of_schedule(settings).ok(),
+        None => None,
+    };
+    let about = About { target: home.path(), scheduled: scheduled.as_deref(), interval };
+    metrics::write(directory, about, &found.known())
 }
 
 /// The longest time between two runs.

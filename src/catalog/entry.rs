@@ -3,6 +3,7 @@
 use super::manifest::Manifest;
 use super::record::{Record, record_name};
 use crate::stop::Refusal;
+use crate::system::clock::is_in_the_future;
 use jiff::Timestamp;
 
 /// One archive in a store.
@@ -54,6 +55,11 @@ impl Entry {
     /// When its snapshot was taken, by its manifest.
     pub fn taken(&self) -> Option<Timestamp> {
         self.manifest.as_ref().and_then(|manifest| manifest.taken.parse().ok())
+    }
+
+    /// Returns whether its date is in the future, seen from `now`: it was taken by a clock that was ahead, or `now` is behind.
+    pub fn is_dated_after(&self, now: Timestamp) -> bool {
+        is_in_the_future(self.taken().unwrap_or(self.modified), now)
     }
 
     /// When it was last known to be good. The manifest is written last, after the snapshot was verified: where it stands,

@@ -4,6 +4,7 @@
 
 mod fetch;
 mod judge;
+mod latest;
 mod places;
 mod unpack;
 mod verify;
@@ -18,10 +19,9 @@ pub use versions::admit_programs;
 
 use crate::catalog::entry::Entry;
 use crate::stop::{Refusal, in_passing};
-use crate::swap::Lineage;
 use anyhow::Result;
+use jiff::Timestamp;
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// What stands for the newest good one.
@@ -80,18 +80,20 @@ pub struct Unread {
 /// What a look at places showed.
 #[derive(Debug)]
 pub struct Look {
-    /// The archives, the newest first; equal ones in the order of the places.
+    /// The archives, the newest first and those dated in the future last; equal ones in the order of the places.
     pub found: Vec<Found>,
     /// The places that could be read.
     pub places: Vec<Rc<Place>>,
     /// Those that could not.
     pub unread: Vec<Unread>,
+    /// When they were looked at.
+    now: Timestamp,
 }
 
 impl Look {
     /// Looks at these places. One that fails does not hide the others.
     pub fn at(places: &Places, which: &[At]) -> Self {
-        let mut look = Self { found: Vec::new(), places: Vec::new(), unread: Vec::new() };
+        let mut look = Self { found: Vec::new(), places: Vec::new(), unread: Vec::new(), now: places.now };
         for at in which {
             if let Err(why) = look.add(places, at) {
                 let destination = matches!(at, At::Destination(_));
@@ -101,7 +103,7 @@ impl Look {
         // Each key once: it costs the reading of a time.
         look.found.sort_by_cached_key(|found| {
             let (taken, revision, length, name) = found.entry.age_key();
-            Reverse((taken, revision, length, name.to_owned()))
+            Reverse((!found.entry.is_dated_after(places.now), taken, revision, length, name.to_owned()))
         });
         look
     }
@@ -152,37 +154,8 @@ impl Look {
                     false => Ok(all),
                 }
             }
-            Which::Latest(folder) => {
-                let mut good = self.in_place(wanted, folder).filter(|found| is_latest(&found.entry));
-                good.next().map(|newest| vec![newest]).ok_or_else(|| self.none_good(wanted, folder))
-            }
+            Which::Latest(folder) => self.latest(wanted, folder).map(|latest| vec![latest]),
             Which::Named(name) => self.called(wanted, name).map(|found| vec![found]),
-        }
-    }
-
-    /// The newest good one of the cluster that has these ids, in the place that is wanted. Where that has none, as after a
-    /// restore onto a new machine, the newest of those that its data came from; and where that has none either, or the cluster
-    /// is not known, the newest of the only cluster that has some.
-    pub fn latest_of(&self, lineage: &Lineage, wanted: &Wanted, folder: &str) -> Result<&Found, Refusal> {
-        self.must_be_read(wanted)?;
-        let mut seen = BTreeSet::new();
-        let good = || self.in_place(wanted, folder).filter(|found| is_latest(&found.entry));
-        let of = |ids: &BTreeSet<String>| {
-            good().find(|found| found.entry.cluster().is_some_and(|id| ids.contains(id)))
-        };
-        let own = of(&lineage.own).or_else(|| of(&lineage.origins));
-        let of_each: Vec<_> = good().filter(|found| seen.insert(found.entry.cluster())).collect();
-        match (own, of_each.as_slice()) {
-            (Some(found), _) => Ok(found),
-            (None, [found]) => Ok(*found),
-            (None, []) => Err(self.none_good(wanted, folder)),
-            (None, several) => {
-                let names: Vec<String> = several.iter().map(|found| found.named()).collect();
-                Err(Refusal::new(
-                    format!("each of these is the latest of another cluster: {}", names.join(", ")),
-                    "name the one that is meant: from=NAME",
-                ))
-            }
         }
     }
 
@@ -221,9 +194,4 @@ fn none(what: &str, wanted: &Wanted) -> Refusal {
         format!("there is {what}{place}"),
         "list-snapshots shows which there are, in another directory with target=DIR",
     )
-}
-
-/// What a restore replaced is never what is meant by the latest.
-fn is_latest(entry: &Entry) -> bool {
-    entry.manifest.is_some() && entry.verified().is_some() && !entry.before_restore()
 }

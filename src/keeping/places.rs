@@ -9,6 +9,7 @@ use crate::stop::Refusal;
 use crate::store::Store;
 use crate::store::local::Local;
 use anyhow::Result;
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,8 @@ pub struct Places {
     pub keep: Policy,
     /// The others.
     pub destinations: Destinations,
+    /// The time by which dates in the future are recognised.
+    pub now: Timestamp,
 }
 
 /// Which place.
@@ -66,7 +69,7 @@ pub struct Wanted {
 pub enum Which {
     /// All in this folder, which is empty for all there are.
     All(String),
-    /// The newest good one in this folder.
+    /// The good one in this folder with the highest revision.
     Latest(String),
     /// The one of this name, or whose name ends in this after a slash.
     Named(String),
@@ -223,7 +226,6 @@ mod tests {
     use crate::settings::Settings;
     use crate::store::s3::FromEnvironment;
     use crate::system::clock::Clock;
-    use jiff::Timestamp;
 
     fn places() -> Places {
         let text = "destinations:\n  offsite: {s3: {bucket: b, folder: etcd}}\n  whole: {s3: {bucket: b}}\n  \
@@ -237,6 +239,7 @@ mod tests {
                 FromEnvironment::default(),
                 Clock::at(Timestamp::UNIX_EPOCH),
             ),
+            now: Timestamp::UNIX_EPOCH,
         }
     }
 

@@ -1,6 +1,7 @@
 //! How it stands with the backups: one line and a status for whoever watches (Nagios' plugin API). Pure.
 
 use super::{Phase, Run};
+use crate::system::clock::is_in_the_future;
 use jiff::{SignedDuration, Timestamp};
 
 /// A verdict, in the order of how bad it is; the number is a plugin's exit status.
@@ -44,6 +45,10 @@ pub struct Known<'a> {
     pub runs: &'a [Run],
     /// The names of the archives that are there.
     pub archives: &'a [String],
+    /// The names of those that are dated in the future.
+    pub misdated: &'a [String],
+    /// The time of this look.
+    pub now: Timestamp,
     /// How many uploads wait, or why that is not known.
     pub pending: Result<usize, &'a String>,
 }
@@ -61,19 +66,57 @@ pub struct Health {
     pub data: String,
 }
 
-/// The last run that did all that it was to do, and whose archive is still somewhere: here, or at a destination.
+impl<'a> Known<'a> {
+    /// Returns the last run whose date can be true.
+    pub fn last(&self) -> Option<&'a Run> {
+        self.runs.iter().find(|run| !run.is_misdated(self.now))
+    }
+
+    /// Returns how many archives are dated in the future, and records of runs that no later run has marked yet.
+    pub fn dated_in_future(&self) -> usize {
+        self.misdated.len() + self.misdated_runs().count()
+    }
+
+    /// Returns the runs dated in the future whose archive does not say so.
+    fn misdated_runs(&self) -> impl Iterator<Item = &'a Run> {
+        let (misdated, now) = (self.misdated, self.now);
+        let is_told = move |run: &Run| run.backup_name.as_ref().is_some_and(|name| misdated.contains(name));
+        let runs = self.runs.iter().filter(|run| !run.clock_was_ahead);
+        runs.filter(move |run| is_in_the_future(run.started_time, now) && !is_told(run))
+    }
+
+    /// Says which archives and runs are dated in the future, if any are.
+    fn misdated_in_words(&self) -> Option<String> {
+        let archives = match self.misdated {
+            [] => None,
+            [one] => Some(format!("{one} is dated in the future")),
+            several => Some(format!("{} archives are dated in the future", several.len())),
+        };
+        let runs = match self.misdated_runs().count() {
+            0 => None,
+            1 => Some("a run is dated in the future".to_owned()),
+            several => Some(format!("{several} runs are dated in the future")),
+        };
+        let words: Vec<String> = archives.into_iter().chain(runs).collect();
+        let advice = "the clock was ahead then, or is behind now";
+        (!words.is_empty()).then(|| format!("{}: {advice}", words.join(", and ")))
+    }
+}
+
+/// Returns the last run that did everything it was asked to, and whose archive is still somewhere: here, or at a destination.
 pub fn last_good<'a>(known: &Known<'a>) -> Option<&'a Run> {
     known.runs.iter().find(|run| {
         run.backup_phase == Phase::Completed
+            && !run.is_misdated(known.now)
             && (!run.destinations.is_empty()
                 || run.backup_name.as_ref().is_some_and(|name| known.archives.contains(name)))
     })
 }
 
 /// Judges what is known by the limits.
-pub fn judge(known: &Known<'_>, limits: Limits, now: Timestamp) -> Health {
+pub fn judge(known: &Known<'_>, limits: Limits) -> Health {
     let good = last_good(known);
-    let age = good.map(|run| now.duration_since(run.started_time));
+    let age = good.map(|run| known.now.duration_since(run.started_time));
     let mut level = match age {
         None => Level::Critical,
         Some(age) if age >= limits.crit => Level::Critical,
@@ -87,7 +130,7 @@ pub fn judge(known: &Known<'_>, limits: Limits, now: Timestamp) -> Health {
         }
         _ => "there is no good backup".to_owned(),
     };
-    if let Some(run) = known.runs.first() {
+    if let Some(run) = known.last() {
         if run.backup_phase == Phase::Failed {
             level = level.max(Level::Warning);
             let why = run.backup_message.as_deref().unwrap_or("why is not known");
@@ -111,6 +154,10 @@ pub fn judge(known: &Known<'_>, limits: Limits, now: Timestamp) -> Health {
     if let Some(waits) = waits {
         level = level.max(Level::Warning);
         words += &format!("; {waits}");
+    }
+    if let Some(misdated) = known.misdated_in_words() {
+        level = level.max(Level::Warning);
+        words += &format!("; {}", one_line(&misdated));
     }
     let age = age.map_or_else(|| "U".to_owned(), |age| format!("{}s", age.as_secs().max(0)));
     let pending = known.pending.map_or_else(|_| "U".to_owned(), |pending| pending.to_string());
@@ -163,7 +210,8 @@ mod tests {
     fn health(runs: &[Run], archives: &[&str], pending: usize, now: i64) -> Health {
         let archives: Vec<String> = archives.iter().map(|name| (*name).to_owned()).collect();
         let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
-        judge(&Known { runs, archives: &archives, pending: Ok(pending) }, limits, at(now))
+        let known = Known { runs, archives: &archives, misdated: &[], now: at(now), pending: Ok(pending) };
+        judge(&known, limits)
     }
 
     #[test]
@@ -194,11 +242,42 @@ mod tests {
         let (runs, archives) = ([run(0, Phase::Completed)], ["a.tar.gz".to_owned()]);
         let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
         let why = "opening .uploads: Input/output\nerror".to_owned();
-        let told = judge(&Known { runs: &runs, archives: &archives, pending: Err(&why) }, limits, at(1));
+        let known = Known { runs: &runs, archives: &archives, misdated: &[], now: at(1), pending: Err(&why) };
+        let told = judge(&known, limits);
         assert_eq!(told.level, Level::Warning);
         let words = "it is not known how many uploads wait: opening .uploads: Input/output error";
         assert!(told.words.ends_with(words), "{}", told.words);
         assert!(told.data.contains(" pending=U;1 "), "{}", told.data);
+    }
+
+    #[test]
+    fn what_is_dated_in_the_future_is_a_warning_and_no_success() {
+        use Phase::{Completed, Failed};
+        let archives = ["a.tar.gz".to_owned(), "b.tar.gz".to_owned()];
+        let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
+        let misdated = Run { backup_name: Some("b.tar.gz".into()), ..run(4000, Completed) };
+        let marked = Run { clock_was_ahead: true, ..misdated.clone() };
+        let of = |runs: &[Run], misdated: &[String], now: i64| {
+            judge(&Known { runs, archives: &archives, misdated, now: at(now), pending: Ok(0) }, limits)
+        };
+        for (runs, misdated, now, level, words) in [
+            (
+                vec![misdated.clone()],
+                &archives[1..],
+                1,
+                Level::Critical,
+                "; b.tar.gz is dated in the future: ",
+            ),
+            (vec![misdated.clone()], &[][..], 1, Level::Critical, "; a run is dated in the future: "),
+            (vec![run(0, Completed), misdated.clone()], &archives[1..], 1, Level::Warning, "is 60 min old, "),
+            (vec![run(0, Failed), misdated], &archives[1..], 1, Level::Critical, "; the last run failed: "),
+            (vec![run(0, Completed), marked.clone()], &[], 1, Level::Ok, "is 60 min old, "),
+            // When its date has come, it is still none.
+            (vec![marked], &[], 4001, Level::Critical, "there is no good backup"),
+        ] {
+            let health = of(&runs, misdated, now);
+            assert!(health.level == level && health.words.contains(words), "{runs:?}: {health:?}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 pub mod health;
 
-use crate::system::clock::stamp;
+use crate::system::clock::{is_in_the_future, stamp};
 use crate::system::durable::{Dir, is_absent};
 use crate::system::lock::{Lock, try_lock};
 use anyhow::{Context, Result, bail};
@@ -62,6 +62,10 @@ pub struct Run {
     pub sha256: Option<String>,
     /// The revision of the snapshot.
     pub revision: Option<i64>,
+    /// The cluster of the snapshot, in hex.
+    pub cluster_id: Option<String>,
+    /// The name of the member that it was taken from.
+    pub member: Option<String>,
     /// What became of each destination, in words.
     pub destinations: BTreeMap<String, String>,
     /// How many uploads waited at its end; none where the queue could not be read.
@@ -76,6 +80,9 @@ pub struct Run {
     pub notice_message: Option<String>,
     /// How many runs had failed in all by the end of this one.
     pub failures_total: u64,
+    /// Whether a later run found the date of this one in the future: the clock was ahead then, and no date here is true.
+    #[serde(default)]
+    pub clock_was_ahead: bool,
 }
 
 impl Run {
@@ -92,6 +99,8 @@ impl Run {
             size: None,
             sha256: None,
             revision: None,
+            cluster_id: None,
+            member: None,
             destinations: BTreeMap::new(),
             pending_uploads: Some(0),
             delete_phase: None,
@@ -99,7 +108,14 @@ impl Run {
             delete_message: None,
             notice_message: None,
             failures_total: 0,
+            clock_was_ahead: false,
         }
+    }
+
+    /// Returns whether its dates cannot be true, seen from `now`. It is neither the last run then nor a good one, and stays so
+    /// when its date has come, as soon as a later run has marked it.
+    pub fn is_misdated(&self, now: Timestamp) -> bool {
+        self.clock_was_ahead || is_in_the_future(self.started_time, now)
     }
 
     /// It has come to its end; `why` says why it is not a good one.
@@ -135,13 +151,17 @@ impl Run {
     }
 }
 
-/// The runs beside the archives in `home`, the newest first. Changes nothing.
-pub fn look(home: &Dir) -> Result<Vec<Run>> {
+/// Returns the runs recorded next to the archives in `home`, the newest first and those that a wrong clock dated last. Changes
+/// nothing.
+///
+/// # Errors
+/// Fails if a record cannot be read: it may be that of a good run or of a failed one.
+pub fn look(home: &Dir, now: Timestamp) -> Result<Vec<Run>> {
     let Some(shelf) = shelf(home)? else { return Ok(Vec::new()) };
     let read = |name: &String| Ok(read(&shelf, name)?.map(|(run, _)| run));
     let mut runs: Vec<Run> =
         shelf.names()?.iter().filter_map(|name| read(name).transpose()).collect::<Result<_>>()?;
-    runs.sort_by_key(|run| Reverse(run.started_time));
+    runs.sort_by_key(|run| (run.is_misdated(now), Reverse(run.started_time)));
     Ok(runs)
 }
 
@@ -188,11 +208,11 @@ pub struct Record {
 }
 
 impl Record {
-    /// Begins one for `run` beside the archives in `home`. Those of runs that were killed say so from now on, and the oldest
-    /// go.
+    /// Begins one for `run` next to the archives in `home`. Records of killed runs say so from now on, records dated in the
+    /// future are marked, and the oldest are removed.
     pub fn begin(home: &Dir, run: &mut Run) -> Result<Self> {
         let shelf = home.ensure_child(NAME, MODE, None)?;
-        run.failures_total = settle(&shelf)?;
+        run.failures_total = settle(&shelf, run.started_time)?;
         let dir = place(&shelf, run.started_time)?;
         let lock = Lock::take(&dir)?;
         let record = Self { dir, _lock: lock };
@@ -208,8 +228,9 @@ impl Record {
     }
 }
 
-/// Writes down which runs were killed, removes the oldest, and says how many have failed in all.
-fn settle(shelf: &Dir) -> Result<u64> {
+/// Writes down which runs were killed and which are dated in the future, removes the oldest records, and returns how many runs
+/// have failed in all.
+fn settle(shelf: &Dir, now: Timestamp) -> Result<u64> {
     let mut all: Vec<(String, Option<(Run, bool)>)> = Vec::new();
     for name in shelf.names()? {
         // One that cannot be read now is not ours to remove: whoever looks is told.
@@ -217,19 +238,29 @@ fn settle(shelf: &Dir) -> Result<u64> {
             all.push((name, read));
         }
     }
-    // By their names, which are times: a record that cannot be read has its place too.
-    all.sort_by(|(one, _), (other, _)| other.cmp(one));
+    // By their names, which are times: a record that cannot be read has its place too. Those that a wrong clock dated would be
+    // the newest for years, and push out all others: they come last.
+    let is_misdated = |read: &Option<(Run, bool)>| read.as_ref().is_some_and(|(run, _)| run.is_misdated(now));
+    all.sort_by(|(one, run), (other, other_run)| {
+        is_misdated(run).cmp(&is_misdated(other_run)).then(other.cmp(one))
+    });
     let mut total =
         all.iter().filter_map(|(_, read)| Some(read.as_ref()?.0.failures_total)).max().unwrap_or(0);
     for (name, read) in all.iter().rev() {
-        if let Some((run, true)) = read {
+        let Some((run, is_dead)) = read else { continue };
+        let mut noted = run.clone();
+        // One that goes on is written by its own process.
+        noted.clock_was_ahead |= !run.goes_on() && run.is_misdated(now);
+        if *is_dead {
             total += u64::from(run.was_killed());
-            let text = serde_json::to_vec_pretty(&Run { failures_total: total, ..run.clone() })?;
-            shelf.child(name)?.replace(RECORD, &text)?;
+            noted.failures_total = total;
+        }
+        if noted != *run || *is_dead {
+            shelf.child(name)?.replace(RECORD, &serde_json::to_vec_pretty(&noted)?)?;
         }
     }
     // However many have failed since: it says how old the last good backup is.
-    let is_good = |(run, _): &(Run, bool)| run.backup_phase == Phase::Completed;
+    let is_good = |(run, _): &(Run, bool)| run.backup_phase == Phase::Completed && !run.is_misdated(now);
     let last_good = all.iter().position(|(_, read)| read.as_ref().is_some_and(is_good));
     let over =
         |read: &Option<(Run, bool)>| read.as_ref().is_none_or(|(run, is_dead)| *is_dead || !run.goes_on());
@@ -280,14 +311,14 @@ mod tests {
     #[test]
     fn a_run_is_running_until_it_ends_or_its_holder_dies() {
         let (_keep, home) = home();
-        assert!(look(&home).unwrap().is_empty());
+        assert!(look(&home, at(100)).unwrap().is_empty());
         let first = begin(&home, 1);
         let second = begin(&home, 1);
-        let phases = || look(&home).unwrap().iter().map(|run| run.backup_phase).collect::<Vec<_>>();
+        let phases = || look(&home, at(100)).unwrap().iter().map(|run| run.backup_phase).collect::<Vec<_>>();
         assert_eq!(phases(), [Phase::Running, Phase::Running]);
         end(first, None);
         drop(second);
-        let runs = look(&home).unwrap();
+        let runs = look(&home, at(100)).unwrap();
         let killed = runs.iter().find(|run| run.was_killed()).unwrap();
         assert_eq!((killed.backup_phase, runs.len()), (Phase::Failed, 2));
         assert!(killed.backup_message.as_ref().unwrap().starts_with("killed"), "{killed:?}");
@@ -304,7 +335,7 @@ mod tests {
         run.delete_phase = Some(Phase::Running);
         record.write(&run).unwrap();
         let phases = || {
-            let run = look(&home).unwrap().remove(0);
+            let run = look(&home, at(100)).unwrap().remove(0);
             (run.backup_phase, run.delete_phase, run.delete_message)
         };
         assert_eq!(phases(), (Phase::Completed, Some(Phase::Running), None));
@@ -324,7 +355,7 @@ mod tests {
         for second in 3..70 {
             end(begin(&home, second), Some("no etcd"));
         }
-        let runs = look(&home).unwrap();
+        let runs = look(&home, at(100)).unwrap();
         let good: Vec<Timestamp> = runs
             .iter()
             .filter(|run| run.backup_phase == Phase::Completed)
@@ -339,9 +370,48 @@ mod tests {
         for second in 0..60 {
             end(begin(&home, second), Some("no etcd"));
         }
-        let runs = look(&home).unwrap();
+        let runs = look(&home, at(100)).unwrap();
         assert_eq!((runs.len(), runs[0].started_time), (KEPT, at(59)));
         assert_eq!(runs[0].failures_total, 60);
+    }
+
+    /// Ahead of the other runs by months.
+    const FUTURE: i64 = 13_000_000;
+
+    #[test]
+    fn a_run_dated_in_the_future_is_the_oldest_and_stays_marked() {
+        let (_keep, home) = home();
+        end(begin(&home, 0), None);
+        end(begin(&home, FUTURE), None);
+        let order = |now: i64| -> Vec<Timestamp> {
+            look(&home, at(now)).unwrap().iter().map(|run| run.started_time).collect()
+        };
+        assert_eq!(order(100), [at(0), at(FUTURE)]);
+        // Nothing shows yet that it is wrong.
+        assert_eq!(order(FUTURE), [at(FUTURE), at(0)]);
+        end(begin(&home, 1), Some("no etcd"));
+        assert_eq!(order(FUTURE), [at(1), at(0), at(FUTURE)], "a later run has marked it");
+        let runs = look(&home, at(FUTURE)).unwrap();
+        assert!(runs[2].is_misdated(at(FUTURE)) && !runs[0].is_misdated(at(FUTURE)), "{runs:?}");
+    }
+
+    #[test]
+    fn runs_dated_in_the_future_push_out_no_others() {
+        let (_keep, home) = home();
+        for second in 0..60 {
+            end(begin(&home, FUTURE + second), None);
+        }
+        end(begin(&home, 0), None);
+        for second in 1..70 {
+            end(begin(&home, second), Some("no etcd"));
+        }
+        let runs = look(&home, at(100)).unwrap();
+        let good: Vec<Timestamp> = runs
+            .iter()
+            .filter(|run| run.backup_phase == Phase::Completed && !run.is_misdated(at(100)))
+            .map(|run| run.started_time)
+            .collect();
+        assert_eq!((runs[0].started_time, good), (at(69), vec![at(0)]));
     }
 
     #[test]
@@ -354,7 +424,7 @@ mod tests {
         std::fs::create_dir(shelf.join("junk")).unwrap();
         std::fs::write(shelf.join("junk").join(RECORD), "{}").unwrap();
         std::os::unix::fs::symlink("/etc", shelf.join("link")).unwrap();
-        assert_eq!(look(&home).unwrap().len(), 1);
+        assert_eq!(look(&home, at(100)).unwrap().len(), 1);
         assert_eq!(begin(&home, 2).1.failures_total, 0);
     }
 }

@@ -10,6 +10,14 @@ const STAMP: &str = "%Y-%m-%d-%H.%M.%S";
 /// The length of one in bytes.
 const STAMP_LENGTH: usize = 19;
 
+/// How far the clocks of two machines may differ. A date further ahead than this comes from a wrong clock.
+const SKEW: SignedDuration = SignedDuration::from_mins(1);
+
+/// Returns whether `time` is in the future, seen from `now`.
+pub fn is_in_the_future(time: Timestamp, now: Timestamp) -> bool {
+    time.duration_since(now) > SKEW
+}
+
 /// A time as it stands in a name: `2016-11-09-02.41.47`.
 pub fn stamp(time: Timestamp) -> String {
     time.strftime(STAMP).to_string()

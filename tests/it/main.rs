@@ -90,4 +90,5 @@ mod why;
 mod world;
 mod world_holds;
 mod worst_day;
+mod wrong_clock;
 mod zips;

@@ -1,6 +1,6 @@
 //! The action `fetch-snapshot`: an archive back from a destination, or from another directory.
 
-use super::{look, places};
+use super::{choose, look, places};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
@@ -19,7 +19,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     Approach::to(&places.target, owner).and_then(|way| way.must_be_open_to(&user)).map_err(failed)?;
     (call.tell())(Progress::Step("looking for the snapshot"));
     let (look, wanted) = look(&places, call.params.text("from")?)?;
-    let chosen = look.choose(&wanted)?;
+    let chosen = choose(call, &look, &wanted)?;
     let [found] = chosen.as_slice() else {
         return Err(Refusal::new("more than one snapshot is named", "give one name").into());
     };

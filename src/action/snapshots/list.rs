@@ -35,7 +35,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         look.found.iter().zip(because).take(limit).map(|(found, kept)| Row::of(found, kept)).collect();
     results.set(key!("snapshots"), format.written(&rows)?);
     if call.params.flag("runs")? {
-        let runs = runs_of(&places.target, limit)?;
+        let runs = runs_of(&places.target, limit, call.now)?;
         results.set(key!("runs"), format.runs(&runs)?);
     }
     results.set(key!("count"), look.found.len().to_string());
@@ -43,6 +43,9 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     if look.found.len() > rows.len() {
         let older = look.found.len() - rows.len();
         results.set(key!("not-shown"), format!("{older} older; limit=0 shows all"));
+    }
+    if let Some(warning) = dated_in_future(&look, call.now) {
+        results.set(key!("warning"), warning);
     }
     for place in &look.places {
         of_destination(results, place.name.as_deref(), in_words(&look, place));
@@ -54,6 +57,22 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     )
 }
 
+/// Names the archives that are dated in the future, if there are any.
+fn dated_in_future(look: &Look, now: Timestamp) -> Option<String> {
+    let misdated =
+        look.found.iter().filter(|found| found.entry.taken().is_some() && found.entry.is_dated_after(now));
+    let names: Vec<String> = misdated.map(Found::named).collect();
+    if names.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "dated in the future, and therefore neither latest nor pruned: {}; the clock was ahead when they were taken, or is \
+         behind now (it says {})",
+        names.join(", "),
+        in_seconds(now)
+    ))
+}
+
 /// How much a place holds, and where it is.
 fn in_words(look: &Look, place: &Rc<Place>) -> String {
     let there = || look.found.iter().filter(|found| Rc::ptr_eq(&found.place, place));
@@ -63,11 +82,11 @@ fn in_words(look: &Look, place: &Rc<Place>) -> String {
     format!("{count} {noun}, {size}, in {}", place.store.shown())
 }
 
-/// The last runs beside the archives of `target`.
-fn runs_of(target: &Path, limit: usize) -> Result<Vec<Run>, Stop> {
+/// Returns the last runs recorded next to the archives of `target`.
+fn runs_of(target: &Path, limit: usize, now: Timestamp) -> Result<Vec<Run>, Stop> {
     let local = Local::open(target).map_err(super::untouched)?;
     let mut all = match local {
-        Some(local) => runs::look(local.dir()).map_err(super::untouched)?,
+        Some(local) => runs::look(local.dir(), now).map_err(super::untouched)?,
         None => Vec::new(),
     };
     all.truncate(limit);
@@ -118,7 +137,8 @@ fn cells_of(run: &Run) -> [String; 6] {
         time.map_or_else(|| NOTHING.to_owned(), |time| in_seconds(time).to_string())
     };
     let told = [&run.backup_message, &run.delete_message, &run.notice_message];
-    let told: Vec<&str> = told.into_iter().flatten().map(String::as_str).collect();
+    let clock = run.clock_was_ahead.then_some("the clock was ahead");
+    let told: Vec<&str> = clock.into_iter().chain(told.into_iter().flatten().map(String::as_str)).collect();
     [
         time(run.scheduled_time),
         time(Some(run.started_time)),

@@ -13,6 +13,7 @@ use super::{Call, target};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::site::Site;
 use crate::keeping::{Found, Look, Places, Unread, Wanted, Which};
+use crate::progress::Progress;
 use crate::restore::Source;
 use crate::stop::{Failure, Refusal, Stop, in_passing};
 use crate::swap::Lineage;
@@ -26,6 +27,7 @@ fn places(call: &Call<'_>) -> Result<Places, Stop> {
         target: target::target(call, &settings)?,
         keep: settings.keep.clone(),
         destinations: super::offsite::destinations(call, settings),
+        now: call.now,
     })
 }
 
@@ -33,6 +35,22 @@ fn places(call: &Call<'_>) -> Result<Places, Stop> {
 fn look(places: &Places, asked: &str) -> Result<(Look, Vec<Wanted>), Refusal> {
     let wanted = places.read(asked)?;
     Ok((Look::at(places, &places.named(&wanted)), wanted))
+}
+
+/// Returns the archives that are wanted. Reports if `latest` is not the archive with the latest date.
+fn choose<'a>(call: &Call<'_>, look: &'a Look, wanted: &[Wanted]) -> Result<Vec<&'a Found>, Refusal> {
+    for one in wanted.iter().filter(|one| matches!(one.which, Which::Latest(_))) {
+        for latest in look.choose(std::slice::from_ref(one))? {
+            report_passed_over(call, look, latest);
+        }
+    }
+    look.choose(wanted)
+}
+
+fn report_passed_over(call: &Call<'_>, look: &Look, latest: &Found) {
+    if let Some(words) = look.passed_over(latest) {
+        (call.tell())(Progress::Step(&words));
+    }
 }
 
 /// What `restore from=` names: a path, or an archive in the target or in a destination.
@@ -78,8 +96,12 @@ fn kept(call: &Call<'_>, places: &Places, from: &str) -> Result<Source, Stop> {
         Which::Named(_) => look.choose(&wanted)?.into_iter().next().cloned(),
         Which::Latest(folder) => {
             let site = super::site(call)?;
-            let lineage = lineage(&site, Client::of(&site).status().ok());
-            Some(look.latest_of(&lineage, one, folder)?.clone())
+            let status = Client::of(&site).status().ok();
+            let current = status.as_ref().map(|status| format!("{:x}", status.cluster_id));
+            let lineage = lineage(&site, status);
+            let latest = look.latest_of(&lineage, current.as_deref(), one, folder)?;
+            report_passed_over(call, &look, latest);
+            Some(latest.clone())
         }
         Which::All(_) => None,
     };

@@ -1,6 +1,6 @@
 //! The actions `pin-snapshot` and `unpin-snapshot`: archives to keep whatever the retention says.
 
-use super::{failed, look, places, unread};
+use super::{choose, failed, look, places, unread};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::keeping::Found;
@@ -19,7 +19,7 @@ pub fn unpin(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
 fn set(call: &Call<'_>, pinned: bool, results: &mut Results) -> Result<(), Stop> {
     let places = places(call)?;
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
-    let chosen = look.choose(&wanted)?;
+    let chosen = choose(call, &look, &wanted)?;
     let mut failures = unread(&look.unread, results);
     let mut done: Vec<&Found> = Vec::new();
     for found in chosen {

@@ -1,6 +1,6 @@
 //! The action `verify-snapshot`: whether archives are still good, shown by reading them, and by booting them on demand.
 
-use super::{failed, look, names, of_destination, places, unread, untouched};
+use super::{choose, failed, look, names, of_destination, places, unread, untouched};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::{Locked, human_size};
@@ -18,7 +18,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let drill = call.params.flag("drill")?;
     let places = places(call)?;
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
-    let chosen = look.choose(&wanted)?;
+    let chosen = choose(call, &look, &wanted)?;
     let site = crate::action::site(call)?;
     admit_programs(&site, drill).map_err(untouched)?;
     let work = work(&places.target).map_err(untouched)?;
