@@ -23,6 +23,7 @@ mod teller;
 mod terminal;
 mod unit;
 pub mod upkeep;
+pub mod upload;
 
 pub use crate::result_key as key;
 pub use environment::{Environment, called, now};

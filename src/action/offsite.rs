@@ -1,9 +1,9 @@
 //! What an action does about destinations: reads which there are, sends archives there, says what became of each.
 
-use super::Call;
 use super::results::{Key, Results};
 use super::runs::Sent;
-use crate::offsite::{self, Archive, Destinations, New, Outcome};
+use super::{Call, key};
+use crate::offsite::{self, Archive, Destinations, New, Outcome, Pending};
 use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::stop::{Failure, Refusal, Stop};
@@ -41,39 +41,62 @@ pub(super) fn send(
             results.set(key, outcome.in_words());
         }
     }
+    let stuck: Vec<String> = outcomes.iter().filter_map(stuck).collect();
+    if !stuck.is_empty() {
+        results.set(key!("upload.warning"), stuck.join("; "));
+    }
     let failed: Vec<String> = outcomes
         .iter()
-        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.why.as_ref()?)))
+        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failed()?)))
         .collect();
     let cause = match ended {
         Err(error) => error,
         Ok(()) if failed.is_empty() => return Ok(()),
         Ok(()) => anyhow!("uploading to {}", failed.join("; to ")),
     };
-    let (state, next) = left(report, &outcomes, results);
+    let waiting = offsite::list(home).unwrap_or_default();
+    let waiting = waiting.iter().filter(|one| destinations.has(&one.destination));
+    let waiting: Vec<String> = waiting.map(Pending::named).collect();
+    let (state, next) = left(report, &outcomes, &waiting, results);
     Err(Stop::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next }))
 }
 
-/// What state an archive is in that has not got everywhere, and what to do next.
-fn left(report: &Report, outcomes: &[Outcome], results: &Results) -> (String, String) {
+/// Says which older archives still wait for a destination that has the new one, and why.
+fn stuck(outcome: &Outcome) -> Option<String> {
+    let is_stuck = outcome.new == New::Arrived && !outcome.waiting.is_empty();
+    let why = |one: &Pending| match &one.why {
+        Some(why) => format!("{}: {why}", one.named()),
+        None => one.named(),
+    };
+    let all: Vec<String> = outcome.waiting.iter().map(why).collect();
+    let advice = "`upload` tries again, and gives up with give-up=DESTINATION/NAME";
+    is_stuck.then(|| format!("still waiting to be uploaded: {} ({advice})", all.join("; ")))
+}
+
+/// Says in which state an archive is that did not arrive everywhere, which uploads are `waiting`, and what to do next.
+fn left(report: &Report, outcomes: &[Outcome], waiting: &[String], results: &Results) -> (String, String) {
     let path = report.path.display();
     let is = |new: New| outcomes.iter().any(|outcome| outcome.new == new);
     if is(New::Gone) {
-        let state =
-            format!("the archive {path} was deleted, and is nowhere but where it was uploaded before");
+        let state = format!("the archive {path} was deleted, and exists only where it was uploaded before");
         return (state, "run it again for a new one".to_owned());
     }
     let whole = format!("the archive {path} is complete and verified");
     if is(New::Unqueued) {
         let copy = results.get("copy.cmd").unwrap_or_default();
-        let next = format!("copy it by hand: `{copy}`; then mend the cause");
+        let next = format!("copy it by hand: `{copy}`; then fix the cause");
         return (format!("{whole}, but it is NOT queued: no later run uploads it"), next);
     }
     let is_others = outcomes.iter().all(|outcome| outcome.why.is_none() || outcome.is_others);
+    let target = report.path.parent().unwrap_or(&report.path).display();
     let next = if is_others && outcomes.iter().any(|outcome| outcome.is_others) {
-        "wait for it to end; what is left then, the next snapshot sends"
+        format!("wait for it to end; `upload target={target}` sends what is left then")
     } else {
-        "mend the cause, then run snapshot again: it sends all that waits"
+        format!("fix the cause, then run `upload target={target}`; the next backup also sends what waits")
     };
-    (format!("{whole}, and waits to be uploaded"), next.to_owned())
+    let state = match waiting {
+        [] => whole,
+        waiting => format!("{whole}; waiting to be uploaded: {}", waiting.join(", ")),
+    };
+    (state, next)
 }

@@ -125,9 +125,7 @@ impl<'a> Watch<'a> {
         if let Err(error) = self.hook(occasion) {
             self.trouble(format!("{error:#}"));
         }
-        if let Some(directory) = &self.settings.metrics
-            && let Err(error) = refresh(directory, &self.home, self.settings)
-        {
+        if let Err(error) = refresh(&self.home, self.settings) {
             self.trouble(format!("{error:#}"));
         }
         if !self.troubles.is_empty() {
@@ -212,8 +210,16 @@ impl Found {
     }
 }
 
+/// Writes the metrics of the archives in `home` anew. If that fails, it is a warning in the results and no more.
+pub(super) fn refresh_metrics(home: &Dir, settings: &Settings, results: &mut Results) {
+    if let Err(error) = refresh(home, settings) {
+        results.set(key!("run.warning"), format!("{error:#}"));
+    }
+}
+
 /// Writes the metrics of the archives in `home` anew.
-pub(super) fn refresh(directory: &Path, home: &Dir, settings: &Settings) -> Result<()> {
+fn refresh(home: &Dir, settings: &Settings) -> Result<()> {
+    let Some(directory) = &settings.metrics else { return Ok(()) };
     let found = Found::at(home, settings, now())?;
     let table = settings.schedule.as_ref().and_then(|schedule| schedule.timetable().ok());
     let interval = table.and_then(|table| interval(&table).ok().flatten());

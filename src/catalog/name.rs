@@ -4,13 +4,28 @@ use crate::system::clock::{stamp, stamped};
 use jiff::Timestamp;
 
 const BEGINNING: &str = "etcd-snapshot-";
+const ENDING: &str = ".tar.gz";
 
 /// The name of an archive taken at `now` (in UTC), the `nth` of that second, counted from 1.
 pub fn archive_name(now: Timestamp, nth: u32) -> String {
     let stamp = stamp(now);
     match nth {
-        0 | 1 => format!("{BEGINNING}{stamp}.tar.gz"),
-        _ => format!("{BEGINNING}{stamp}-{nth}.tar.gz"),
+        0 | 1 => format!("{BEGINNING}{stamp}{ENDING}"),
+        _ => format!("{BEGINNING}{stamp}-{nth}{ENDING}"),
+    }
+}
+
+/// The name of an archive in a destination where something else has the name `name`: the first digits of its own SHA-256 are
+/// added, which nothing else has. A name that has them already stays as it is.
+pub fn distinct_name(name: &str, sha256: &str) -> String {
+    let digits = sha256.get(..12).unwrap_or(sha256);
+    let (stem, ending) = match name.find(ENDING) {
+        Some(at) => name.split_at(at),
+        None => (name, ""),
+    };
+    match stem.ends_with(&format!("-{digits}")) {
+        true => name.to_owned(),
+        false => format!("{stem}-{digits}{ending}"),
     }
 }
 
@@ -29,6 +44,25 @@ mod tests {
         let now: Timestamp = "2016-11-09T02:41:47.9Z".parse().unwrap();
         assert_eq!(archive_name(now, 1), "etcd-snapshot-2016-11-09-02.41.47.tar.gz");
         assert_eq!(archive_name(now, 2), "etcd-snapshot-2016-11-09-02.41.47-2.tar.gz");
+    }
+
+    #[test]
+    fn a_distinct_name_has_a_piece_of_the_hash_once() {
+        let sha256 = "0123456789abcdef".repeat(4);
+        for (name, distinct) in [
+            (
+                "c/u/etcd-snapshot-2016-11-09-02.41.47.tar.gz",
+                "c/u/etcd-snapshot-2016-11-09-02.41.47-0123456789ab.tar.gz",
+            ),
+            (
+                "etcd-snapshot-2016-11-09-02.41.47-2.tar.gz.age",
+                "etcd-snapshot-2016-11-09-02.41.47-2-0123456789ab.tar.gz.age",
+            ),
+        ] {
+            assert_eq!(distinct_name(name, &sha256), distinct);
+            assert_eq!(distinct_name(distinct, &sha256), distinct);
+            assert_eq!(taken(distinct), taken(name));
+        }
     }
 
     #[test]

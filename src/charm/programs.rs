@@ -5,12 +5,13 @@
 
 use crate::action::{
     Perform, backup, called, check, credentials, restore, run, schedule, site, snapshot, snapshots, upkeep,
+    upload,
 };
 use std::io::Write;
 use std::process::ExitCode;
 
 /// What each action does, as its own program in `actions/` does it.
-const ACTIONS: [(&str, Perform); 19] = [
+const ACTIONS: [(&str, Perform); 20] = [
     ("snapshot", snapshot::perform),
     ("restore", restore::perform),
     ("list-snapshots", snapshots::list::perform),
@@ -30,6 +31,7 @@ const ACTIONS: [(&str, Perform); 19] = [
     ("backup", backup::perform),
     ("schedule", schedule::perform),
     ("check", check::perform),
+    ("upload", upload::perform),
 ];
 
 /// Runs the program that we are called by the name of.

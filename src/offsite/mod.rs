@@ -6,21 +6,18 @@
 
 mod destinations;
 mod queue;
+mod sending;
 
 pub use destinations::Destinations;
 
 use crate::catalog::manifest::Manifest;
-use crate::catalog::outside::{is_encrypted, outside_name};
-use crate::progress::{Progress, Tell};
-use crate::stop::in_passing;
-use crate::store::Store;
-use crate::store::s3::Trouble;
-use crate::system::digest::sha256_of;
+use crate::progress::Tell;
+use crate::stop::Refusal;
 use crate::system::durable::Dir;
-use crate::system::interrupt;
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use jiff::Timestamp;
 use queue::{Queue, Waiting};
+use sending::Sending;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A new archive, in the directory that it was published in.
@@ -45,6 +42,35 @@ pub enum New {
     Unqueued,
     /// Not there, and not here either: somebody has deleted it.
     Gone,
+    /// There is no new archive: what waits is sent.
+    None,
+}
+
+/// An upload that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The archive's name.
+    pub archive: String,
+    /// The destination's name.
+    pub destination: String,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// Why the last try failed, if one did.
+    pub why: Option<String>,
+}
+
+impl Pending {
+    /// What an operator types for it: `DESTINATION/NAME`.
+    pub fn named(&self) -> String {
+        format!("{}/{}", self.destination, self.archive)
+    }
+}
+
+impl From<Waiting> for Pending {
+    fn from(waiting: Waiting) -> Self {
+        let Waiting { archive, destination, since, why, .. } = waiting;
+        Self { archive, destination, since, why }
+    }
 }
 
 /// What became of a destination in one run.
@@ -54,10 +80,12 @@ pub struct Outcome {
     pub destination: String,
     /// Where the new archive is.
     pub new: New,
+    /// The name of the new archive there, if something else has the usual one.
+    pub renamed: Option<String>,
     /// How many archives were put there.
     pub uploaded: usize,
-    /// How many still wait.
-    pub waiting: usize,
+    /// Which still wait.
+    pub waiting: Vec<Pending>,
     /// Why they do: the first cause.
     pub why: Option<String>,
     /// Whether the cause is that another run uploads.
@@ -67,7 +95,16 @@ pub struct Outcome {
 impl Outcome {
     fn of(destination: &str, new: New) -> Self {
         let destination = destination.to_owned();
-        Self { destination, new, uploaded: 0, waiting: 0, why: None, is_others: false }
+        let waiting = Vec::new();
+        Self { destination, new, renamed: None, uploaded: 0, waiting, why: None, is_others: false }
+    }
+
+    /// Returns why the destination lacks what this run was to send: the new archive, or without one, all that waits.
+    pub fn failed(&self) -> Option<&str> {
+        match self.new {
+            New::Arrived => None,
+            _ => self.why.as_deref(),
+        }
     }
 
     /// In a few words: `uploaded`, or `queued: ` and why. Never the first before the destination has the new archive.
@@ -75,10 +112,24 @@ impl Outcome {
         let more = |count: usize| if count > 1 { format!(" ({count} archives)") } else { String::new() };
         let why = self.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         match self.new {
-            New::Arrived if self.why.is_none() => format!("uploaded{}", more(self.uploaded)),
-            New::Arrived | New::Queued => format!("queued{}{why}", more(self.waiting)),
+            New::None if self.uploaded == 0 && self.waiting.is_empty() && why.is_empty() => {
+                "nothing waits".to_owned()
+            }
+            New::None if self.uploaded > 0 => {
+                format!("uploaded{}{}", more(self.uploaded), self.still_waiting())
+            }
+            New::Arrived => {
+                let renamed = self.renamed.as_ref().map(|name| format!(" as {name}")).unwrap_or_default();
+                format!("uploaded{renamed}{}{}", more(self.uploaded), self.still_waiting())
+            }
+            New::Queued | New::None => format!("queued{}{why}", more(self.waiting.len())),
             New::Unqueued | New::Gone => format!("not queued{why}"),
         }
+    }
+
+    fn still_waiting(&self) -> String {
+        let names: Vec<&str> = self.waiting.iter().map(|one| one.archive.as_str()).collect();
+        if names.is_empty() { String::new() } else { format!("; still waiting: {}", names.join(", ")) }
     }
 }
 
@@ -107,7 +158,8 @@ pub fn send(
         }
     }
     let sent = match &queue {
-        Ok(queue) => send_all(home, queue, archive.name, &mut outcomes, destinations, tell)
+        Ok(queue) => Sending { home, queue, new: Some(archive.name), destinations, now }
+            .all(&mut outcomes, tell)
             .and_then(|()| settle(home, archive.name, &mut outcomes)),
         // Each has it for its cause.
         Err(_) => Ok(()),
@@ -116,6 +168,57 @@ pub fn send(
         outcomes.iter().filter(|outcome| outcome.new == New::Arrived).map(|one| one.destination.clone()),
     );
     (outcomes, sent)
+}
+
+/// Uploads what waits in `home`. The outcomes are those of the destinations, by name; an error in addition to them means that the
+/// queue could not be read or written then, or that we were interrupted.
+pub fn send_waiting(
+    home: &Dir,
+    destinations: &Destinations,
+    now: Timestamp,
+    tell: Tell<'_>,
+) -> (Vec<Outcome>, Result<()>) {
+    let mut outcomes: Vec<Outcome> = destinations.names().map(|name| Outcome::of(name, New::None)).collect();
+    let sent = match Queue::there(home) {
+        Ok(Some(queue)) => {
+            Sending { home, queue: &queue, new: None, destinations, now }.all(&mut outcomes, tell)
+        }
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    (outcomes, sent)
+}
+
+/// Returns all uploads that wait in `home`, the newest first, whether their destinations are known or not. Changes nothing.
+///
+/// # Errors
+/// Fails if the queue cannot be read.
+pub fn list(home: &Dir) -> Result<Vec<Pending>> {
+    let Some(queue) = Queue::there(home)? else { return Ok(Vec::new()) };
+    Ok(queue.waiting()?.into_iter().map(Pending::from).collect())
+}
+
+/// Takes those uploads out of the queue in `home` that `is_meant`, and returns them. Their archives stay.
+///
+/// # Errors
+/// Refuses while another run uploads: it may be at one of them. Fails if the queue cannot be read or written.
+pub fn give_up(home: &Dir, is_meant: impl Fn(&Pending) -> bool) -> Result<Vec<Pending>> {
+    let Some(queue) = Queue::there(home)? else { return Ok(Vec::new()) };
+    let _lock = queue.uploader()?.map_err(|held| {
+        Refusal::new(
+            format!("{held}, and uploads what waits there"),
+            "wait for it to end, then run this again",
+        )
+    })?;
+    let mut given_up = Vec::new();
+    for one in queue.waiting()? {
+        let pending = Pending::from(one.clone());
+        if is_meant(&pending) {
+            queue.remove(&one)?;
+            given_up.push(pending);
+        }
+    }
+    Ok(given_up)
 }
 
 /// Says of each destination that has not got the new archive from us what became of it.
@@ -138,50 +241,6 @@ pub fn pending(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<usize> {
     Ok(waiting(home, is_known)?.values().map(Vec::len).sum())
 }
 
-/// Uploads what waits, and what others put in meanwhile, who were told that somebody is at it. They put theirs in before they ask
-/// for the lock: where none is new after it was given back, none was left to us.
-fn send_all(
-    home: &Dir,
-    queue: &Queue,
-    new: &str,
-    outcomes: &mut [Outcome],
-    destinations: &Destinations,
-    tell: Tell<'_>,
-) -> Result<()> {
-    let mut tried = BTreeSet::new();
-    loop {
-        let lock = match queue.uploader()? {
-            Ok(lock) => lock,
-            Err(_) if !tried.is_empty() => return Ok(()),
-            Err(held) => return left_to(&held, queue, outcomes),
-        };
-        let mut waiting = still_there(home, queue, tell)?;
-        waiting.retain(|one| tried.insert(one.name()));
-        for outcome in &mut *outcomes {
-            let name = outcome.destination.clone();
-            let own = waiting.iter().filter(|one| one.destination == name);
-            to_one(home, queue, new, outcome, own, destinations, tell)?;
-        }
-        drop(lock);
-        if queue.waiting()?.iter().all(|one| tried.contains(&one.name())) {
-            return Ok(());
-        }
-    }
-}
-
-/// What becomes of what waits where another run is at it, `held` in words.
-fn left_to(held: &str, queue: &Queue, outcomes: &mut [Outcome]) -> Result<()> {
-    let waiting = queue.waiting()?;
-    for outcome in outcomes {
-        outcome.waiting = waiting.iter().filter(|one| one.destination == outcome.destination).count();
-        if outcome.waiting > 0 && outcome.why.is_none() {
-            outcome.is_others = true;
-            outcome.why = Some(format!("{held}, and uploads what waits there, this too"));
-        }
-    }
-    Ok(())
-}
-
 /// The archives of the directory `home` that wait to be uploaded, and where to: to which of the destinations that are known.
 pub fn waiting(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<BTreeMap<String, Vec<String>>> {
     let mut waiting: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -193,79 +252,4 @@ pub fn waiting(home: &Dir, is_known: impl Fn(&str) -> bool) -> Result<BTreeMap<S
         }
     }
     Ok(waiting)
-}
-
-/// What waits and can be uploaded. Who deleted an archive has no more use for its copies: it is forgotten.
-fn still_there(home: &Dir, queue: &Queue, tell: Tell<'_>) -> Result<Vec<Waiting>> {
-    let mut there = Vec::new();
-    for one in queue.waiting()? {
-        if home.inode(&one.archive)?.is_some() {
-            there.push(one);
-            continue;
-        }
-        tell(Progress::Step(&format!(
-            "forgetting {}, which was to go to {} and was deleted",
-            one.archive, one.destination
-        )));
-        queue.remove(&one)?;
-    }
-    Ok(there)
-}
-
-/// Uploads all that waits for one destination, up to the first that does not get there.
-fn to_one<'a>(
-    home: &Dir,
-    queue: &Queue,
-    new: &str,
-    outcome: &mut Outcome,
-    waiting: impl Iterator<Item = &'a Waiting>,
-    destinations: &Destinations,
-    tell: Tell<'_>,
-) -> Result<()> {
-    let store = destinations.open(&outcome.destination);
-    let mut unreachable = store.is_err();
-    for one in waiting {
-        let put = match &store {
-            _ if unreachable && outcome.why.is_some() => {
-                outcome.waiting += 1;
-                continue;
-            }
-            Ok(store) => upload(home, store.as_ref(), one, tell),
-            Err(error) => Err(anyhow::anyhow!("{}", in_passing(error))),
-        };
-        interrupt::check()?;
-        match put {
-            Ok(()) => {
-                queue.remove(one)?;
-                outcome.uploaded += 1;
-                if one.archive == new {
-                    outcome.new = New::Arrived;
-                }
-            }
-            Err(error) => {
-                unreachable |= error.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 0);
-                outcome.waiting += 1;
-                let why = in_passing(&error);
-                queue.failed(one, &why)?;
-                outcome.why.get_or_insert(why);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Uploads one archive, which must still be what it was when it was queued.
-fn upload(home: &Dir, store: &dyn Store, one: &Waiting, tell: Tell<'_>) -> Result<()> {
-    tell(Progress::Step(&format!("uploading to {}", one.destination)));
-    let mut archive = home.read(&one.archive).with_context(|| format!("opening {}", one.archive))?;
-    let found = sha256_of(&mut archive).with_context(|| format!("reading {}", one.archive))?;
-    ensure!(found == one.sha256, "{} is no longer what it was when it was made", one.archive);
-    if is_encrypted(&one.archive) {
-        // First, so that the archive is never there without.
-        let mut outside = home.read(&outside_name(&one.archive))?;
-        let sha256 =
-            sha256_of(&mut outside).with_context(|| format!("reading what stands beside {}", one.archive))?;
-        store.put(&outside_name(&one.remote), &outside, &sha256, tell)?;
-    }
-    store.put(&one.remote, &archive, &one.sha256, tell)
 }

@@ -55,6 +55,12 @@ impl Waiting {
         }
     }
 
+    /// Returns the last part of its name there, if that is not the one it has here.
+    pub fn other_name(&self) -> Option<String> {
+        let name = self.remote.rsplit('/').next().unwrap_or(&self.remote);
+        (name != self.archive).then(|| name.to_owned())
+    }
+
     /// What it is called in the queue.
     pub fn name(&self) -> String {
         format!("{}@{}", self.archive, self.destination)
@@ -83,7 +89,7 @@ impl Queue {
         }
     }
 
-    /// Puts one in, durably.
+    /// Puts one in, durably; or replaces it by what is known of it now.
     pub fn add(&self, waiting: &Waiting) -> Result<()> {
         let text = serde_json::to_vec_pretty(waiting).context("writing what is to be uploaded")?;
         self.0.replace_for(&waiting.name(), &text, PRIVATE, None)
@@ -102,11 +108,6 @@ impl Queue {
         }
         all.sort_by(|a: &Waiting, b: &Waiting| (b.since, &b.archive).cmp(&(a.since, &a.archive)));
         Ok(all)
-    }
-
-    /// Notes why one still waits.
-    pub fn failed(&self, waiting: &Waiting, why: &str) -> Result<()> {
-        self.add(&Waiting { why: Some(why.to_owned()), ..waiting.clone() })
     }
 
     /// Takes one out: it has arrived.
@@ -147,7 +148,7 @@ mod tests {
         let (old, new) = (waiting("a.tar.gz", "offsite", 1), waiting("b.tar.gz", "offsite", 2));
         queue.add(&old).unwrap();
         queue.add(&new).unwrap();
-        queue.failed(&old, "no such bucket").unwrap();
+        queue.add(&Waiting { why: Some("no such bucket".to_owned()), ..old }).unwrap();
         drop(queue);
         let queue = Queue::open(&dir).unwrap();
         let found = queue.waiting().unwrap();

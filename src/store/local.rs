@@ -3,9 +3,9 @@
 //! Whoever may write to it may put anything there: every file is opened as if it were hostile, and a listing reads no more
 //! than the end of each.
 
-use super::Store;
 use super::directory::{Approach, archive_owner};
 use super::stage::Stage;
+use super::{NameTaken, Store};
 use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::manifest::Manifest;
@@ -17,7 +17,7 @@ use crate::system::digest::sha256_of;
 use crate::system::durable::{Dir, PRIVATE};
 use crate::system::lock::Lock;
 use crate::system::owner::Owner;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use jiff::Timestamp;
 use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
@@ -149,11 +149,10 @@ impl Local {
         if found.with_context(|| format!("reading back {name}"))?.is_some_and(|found| found == sha256) {
             return Ok(());
         }
-        Err(Refusal::new(
+        Err(Error::new(NameTaken).context(Refusal::new(
             format!("{} holds another {name} already, which is not overwritten", self.shown),
             "look at that one, or choose another directory",
-        )
-        .into())
+        )))
     }
 
     /// The SHA-256 of a file as the disk has it, or another machine's: not as this one remembers it.

@@ -10,9 +10,22 @@ use crate::catalog::entry::Entry;
 use crate::catalog::record::Record;
 use crate::progress::Tell;
 use anyhow::Result;
-use std::fmt::Debug;
+use std::error::Error;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::fs::File;
 use std::io::Read;
+
+/// The cause of a refusal to put an archive into a store: something else has its name there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NameTaken;
+
+impl Display for NameTaken {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("the name is taken")
+    }
+}
+
+impl Error for NameTaken {}
 
 /// A place that keeps archives: a directory, or a bucket.
 pub trait Store: Debug {
@@ -26,7 +39,10 @@ pub trait Store: Debug {
     fn read(&self, name: &str) -> Result<Box<dyn Read + Send>>;
 
     /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`: durable, and read back before this says so. What is there
-    /// already and is the same is an earlier run's, and read back too. Refuses a name that something else has.
+    /// already and is the same is an earlier run's, and read back too.
+    ///
+    /// # Errors
+    /// Refuses a name that something else has: the cause is [`NameTaken`].
     fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()>;
 
     /// Changes the record of `entry`, from what it is now, which may be more than what `entry` says.

@@ -37,6 +37,8 @@ pub fn program(action: &str) -> &'static str {
         "prune-snapshots" => env!("CARGO_BIN_EXE_prune-snapshots"),
         "pin-snapshot" => env!("CARGO_BIN_EXE_pin-snapshot"),
         "unpin-snapshot" => env!("CARGO_BIN_EXE_unpin-snapshot"),
+        "check" => env!("CARGO_BIN_EXE_check"),
+        "upload" => env!("CARGO_BIN_EXE_upload"),
         "backup" => env!("CARGO_BIN_EXE_backup"),
         other => panic!("{other}"),
     }

@@ -34,7 +34,7 @@ on_one_version! {
 }
 
 /// Made by `rage`.
-const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
+pub const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
 pub const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
 const OTHER: &str = "age17ednmd22d8fzrv8jvhuxq7dm3e7zjyjsca2c4cndzncz0vf4xg9s9lz6hg";
 pub const OTHERS_IDENTITY: &str =

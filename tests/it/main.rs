@@ -83,6 +83,7 @@ mod unit;
 mod unit_holds;
 mod unreadable;
 mod upkeep;
+mod upload_queue;
 mod uploads;
 mod versions;
 mod watch;

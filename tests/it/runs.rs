@@ -21,6 +21,8 @@ on_one_version! {
     without_rules_nothing_is_deleted,
     retention_is_applied_after_a_good_backup_alone,
     hooks_and_metrics_tell_of_a_run,
+    metrics_of_one_target_outlive_a_snapshot_into_another,
+    a_refused_snapshot_counts_as_nothing,
     a_hook_before_a_run_may_stop_it,
     who_is_refused_writes_nothing_and_runs_no_hook,
     check_ends_as_a_plugin_does,
@@ -231,20 +233,79 @@ fn hooks_and_metrics_tell_of_a_run(version: Version) {
     assert_eq!(after["sha256"], taken.get("snapshot.sha256").as_str());
     assert_eq!(after["target"], world.target().to_str().unwrap());
     let metrics = || fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap();
-    assert!(metrics().contains("\netcd_backup_last_run_success 1\n"), "{}", metrics());
-    assert!(
-        metrics().contains(&format!("\netcd_backup_revision {}\n", taken.get("snapshot.revision"))),
-        "{}",
-        metrics()
-    );
+    let value = |name: &str| value_of(&metrics(), name, &world.target());
+    assert_eq!(value("last_run_success").as_deref(), Some("1"), "{}", metrics());
+    assert_eq!(value("revision"), Some(taken.get("snapshot.revision")), "{}", metrics());
+    let cluster = format!("cluster_id=\"{:x}\",member=\"m1\"", world.cluster_id());
+    assert!(metrics().contains(&cluster), "{}", metrics());
 
     world.stop();
     assert!(!dir.path().join("failure.json").exists());
     run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["failed: "]);
     assert_eq!(told("failure.json")["backup_phase"], "Failed");
     assert!(told("failure.json")["backup_message"].as_str().unwrap().contains("etcd"));
-    assert!(metrics().contains("\netcd_backup_failures_total 1\n"), "{}", metrics());
-    assert!(metrics().contains("\netcd_backup_last_run_success 0\n"), "{}", metrics());
+    assert_eq!(value("failures_total").as_deref(), Some("1"), "{}", metrics());
+    assert_eq!(value("last_run_success").as_deref(), Some("0"), "{}", metrics());
+}
+
+/// The value of a metric about a target, as the file has it.
+fn value_of(metrics: &str, name: &str, target: &Path) -> Option<String> {
+    let beginning = format!("etcd_backup_{name}{{target=\"{}\",", target.display());
+    let line = metrics.lines().find(|line| line.starts_with(&beginning))?;
+    line.rsplit(' ').next().map(str::to_owned)
+}
+
+fn metrics_of_one_target_outlive_a_snapshot_into_another(version: Version) {
+    let Some(dir) = roots_own() else { return };
+    let world = World::plain(version);
+    let text = format!("metrics: {}\n", dir.path().display());
+    settings(&world, &format!("{text}schedule: {{when: every 12h, target: {}}}\n", world.target().display()));
+    run(&world, BACKUP, &[]).completed();
+    world.stop();
+    run(&world, BACKUP, &[]).failed(&["failed: "]);
+    world.start();
+    let metrics = || fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap();
+    let about = |target: &Path| -> Vec<String> {
+        let label = format!("{{target=\"{}\",", target.display());
+        metrics().lines().filter(|line| line.contains(&label)).map(str::to_owned).collect()
+    };
+    let before = about(&world.target());
+    assert_eq!(value_of(&metrics(), "interval_seconds", &world.target()).as_deref(), Some("43200"));
+    let other = world.path("other");
+    run(&world, SNAPSHOT, &[&format!("target={}", other.display())]).completed();
+    assert_eq!(about(&world.target()), before, "the series of the schedule");
+    let value = |name: &str, target: &Path| value_of(&metrics(), name, target);
+    assert_eq!(value("last_run_success", &world.target()).as_deref(), Some("0"));
+    assert_eq!(value("failures_total", &world.target()).as_deref(), Some("1"));
+    assert_eq!(value("last_run_success", &other).as_deref(), Some("1"));
+    assert_eq!(value("interval_seconds", &other), None, "the schedule has nothing to do with it");
+}
+
+fn a_refused_snapshot_counts_as_nothing(version: Version) {
+    let Some(dir) = roots_own() else { return };
+    let world = World::plain(version);
+    settings(&world, &format!("metrics: {}\n", dir.path().display()));
+    run(&world, SNAPSHOT, &[&world.to_target()]).completed();
+    let before = (fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap(), runs(&world));
+    // No room for it: the directory is on a small disk.
+    let full = r#"mount -t tmpfs -o size=64k,mode=700 tmpfs "$SMALL" && cp -a "$TARGET"/. "$SMALL"/ &&
+        mount --bind "$SMALL" "$TARGET" && dd if=/dev/zero of="$TARGET"/filler bs=4k count=6 2>/dev/null; "$0" "$@"; status=$?
+        cp -a "$TARGET"/.runs "$KEPT"; exit $status"#;
+    fs::create_dir(world.path("small")).unwrap();
+    for action in [SNAPSHOT, BACKUP] {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", full]);
+        let mut command = given(command, &program(&world, action, &[&world.to_target()]));
+        let kept = world.path("kept");
+        let _ = fs::remove_dir_all(&kept);
+        command.env("SMALL", world.path("small")).env("TARGET", world.target()).env("KEPT", &kept);
+        let out = Run::start(command, &world.path("runs")).finish();
+        out.refused(&["room"]);
+        assert_eq!(crate::look::names(&kept).len(), before.1.len(), "no record: {action}");
+    }
+    let after = (fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap(), runs(&world));
+    assert_eq!(after, before);
+    assert_eq!(check(&world, &[]).0, 0);
 }
 
 fn a_hook_before_a_run_may_stop_it(version: Version) {
@@ -464,6 +525,6 @@ fn a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty(version: Version)
         assert!(line.contains(words), "{line}");
     }
     let metrics = fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap();
-    assert!(metrics.contains("\netcd_backup_last_run_success 1\n"), "{metrics}");
+    assert_eq!(value_of(&metrics, "last_run_success", &world.target()).as_deref(), Some("1"), "{metrics}");
     assert!(!metrics.contains("pending"), "{metrics}");
 }

@@ -30,6 +30,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("actions/delete-snapshot", env!("CARGO_BIN_EXE_delete-snapshot")),
     ("actions/pin-snapshot", env!("CARGO_BIN_EXE_pin-snapshot")),
     ("actions/unpin-snapshot", env!("CARGO_BIN_EXE_unpin-snapshot")),
+    ("actions/upload", env!("CARGO_BIN_EXE_upload")),
     ("actions/prune-snapshots", env!("CARGO_BIN_EXE_prune-snapshots")),
     ("actions/health", env!("CARGO_BIN_EXE_health")),
     ("actions/alarm-list", env!("CARGO_BIN_EXE_alarm-list")),

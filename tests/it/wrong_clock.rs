@@ -20,7 +20,7 @@ on_one_version! {
 /// How far the clock is ahead: about five months.
 const AHEAD: &str = "13000000";
 
-/// Shifts the time of day by `CLOCK_SHIFT` seconds in any program that it is preloaded into.
+/// Shifts the time of day by `CLOCK_SHIFT` seconds, or holds it at the second `CLOCK_AT`, in any program it is preloaded into.
 const SHIM: &str = r#"
 #[repr(C)]
 pub struct Timespec { seconds: i64, nanoseconds: i64 }
@@ -40,6 +40,10 @@ pub unsafe extern "C" fn clock_gettime(clock: i32, time: *mut Timespec) -> i32 {
         let shift = getenv(b"CLOCK_SHIFT\0".as_ptr());
         if result == 0 && clock == 0 && !shift.is_null() {
             (*time).seconds += atol(shift);
+        }
+        let at = getenv(b"CLOCK_AT\0".as_ptr());
+        if result == 0 && clock == 0 && !at.is_null() {
+            (*time).seconds = atol(at);
         }
         result as i32
     }
@@ -62,6 +66,11 @@ fn shim() -> &'static Path {
         fs::rename(draft, &library).unwrap();
         library
     })
+}
+
+/// Holds the clock of a program at a second of the Unix time.
+pub fn hold_clock(command: &mut Command, second: u64) {
+    command.env("LD_PRELOAD", shim()).env("CLOCK_AT", second.to_string());
 }
 
 fn program(world: &World, name: &str, words: &[&str]) -> Command {

@@ -5,7 +5,7 @@ pub mod fetch;
 pub mod list;
 pub mod pin;
 pub mod prune;
-mod table;
+pub(super) mod table;
 pub mod verify;
 
 use super::results::{Key, Results};

@@ -7,8 +7,9 @@ use super::wire::{Answer, Ask};
 use super::{Bucket, Head, PART, Reading};
 use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
+use crate::store::NameTaken;
 use crate::system::digest::sha256_of;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use base64ct::{Base64, Encoding};
 use md5::Md5;
 use serde::Deserialize;
@@ -44,11 +45,10 @@ impl Bucket {
             None => upload.send().with_context(|| format!("uploading {name} to {}", self.shown))?,
         };
         if !ours {
-            return Err(Refusal::new(
+            return Err(Error::new(NameTaken).context(Refusal::new(
                 format!("{} holds another {name}, which is not overwritten", self.shown),
                 "look at that one, or give this destination a folder of its own",
-            )
-            .into());
+            )));
         }
         let tell = upload.tell.into_inner();
         tell(Progress::Step("reading back what was uploaded"));

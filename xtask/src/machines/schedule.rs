@@ -35,7 +35,9 @@ pub fn life(stage: &Stage) -> Result<String> {
     ensure!(first["scheduled_time"].is_string(), "{first}");
     check(&machine, &["warn=1h", "crit=2h"], 0, "BACKUP OK")?;
     let metrics = machine.run(&["cat", &format!("{METRICS}/etcd_backup.prom")])?;
-    ensure!(metrics.contains("\netcd_backup_interval_seconds 10\n"), "{metrics}");
+    let is_interval =
+        |line: &str| line.starts_with("etcd_backup_interval_seconds{target=") && line.ends_with("} 10");
+    ensure!(metrics.lines().any(is_interval), "{metrics}");
 
     unasked(&machine)?;
     let tries = tried_again(&machine)?;

@@ -1,0 +1,222 @@
+//! Uploads that cannot succeed, names that are taken, and the way out: `upload`.
+
+use std::fs;
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::catalog::{name, program};
+use crate::destinations::{archives, waiting};
+use crate::encryption::RECIPIENT;
+use crate::look::{names, sha256sum};
+use crate::run::{Out, Run};
+use crate::s3::Server;
+use crate::unit::Unit;
+use crate::world::{Version, World};
+use crate::wrong_clock::hold_clock;
+
+on_one_version! {
+    archives_of_one_second_from_two_targets_all_arrive,
+    a_stuck_upload_stops_no_backup_and_can_be_given_up,
+    the_state_names_the_archives_that_wait,
+    upload_sends_what_waits_and_gives_up_one_destination_only,
+}
+
+fn run(world: &World, action: &str, words: &[&str]) -> Out {
+    let mut command = world.action(program(action), words);
+    command.env("ETCD_BACKUP", world.path("backup.yaml"));
+    Run::start(command, &world.path("runs")).finish()
+}
+
+/// The directory of a destination of this name.
+fn shelf(world: &World, name: &str) -> PathBuf {
+    world.path(&format!("shelf-{name}"))
+}
+
+fn write_settings(world: &World, shelves: &[&str], more: &str) {
+    let mut text = format!("{more}destinations:\n");
+    for name in shelves {
+        text += &format!("  {name}: {{directory: {}, mount: none}}\n", shelf(world, name).display());
+    }
+    fs::write(world.path("backup.yaml"), text).unwrap();
+}
+
+/// The archives in a destination, by their paths.
+fn arrived(world: &World, name: &str) -> Vec<PathBuf> {
+    let below = |dir: &PathBuf| names(dir).into_iter().map(|name| dir.join(name)).collect::<Vec<_>>();
+    let members: Vec<PathBuf> = below(&shelf(world, name)).iter().flat_map(below).collect();
+    let all = members.iter().flat_map(below);
+    all.filter(|path| path.to_str().unwrap().ends_with(".tar.gz") || path.to_str().unwrap().ends_with(".age"))
+        .collect()
+}
+
+/// Two snapshots whose names are the same, as they are of one second, of different data.
+fn archives_of_one_second_from_two_targets_all_arrive(version: Version) {
+    for more in ["", &format!("encrypt-to: [{RECIPIENT}]\n")] {
+        let world = World::plain(version);
+        let server = Server::new(&["backups"]);
+        server.write_credentials(&world.path("credentials"));
+        let bucket = format!(
+            "  bucket: {{s3: {{credentials-file: {}, endpoint: 'http://127.0.0.1:{}', bucket: backups}}}}\n",
+            world.path("credentials").display(),
+            server.port
+        );
+        write_settings(&world, &["near"], more);
+        let text = fs::read_to_string(world.path("backup.yaml")).unwrap() + &bucket;
+        fs::write(world.path("backup.yaml"), text).unwrap();
+        fs::create_dir(shelf(&world, "near")).unwrap();
+        let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let take = |target: &str| {
+            let target = format!("target={}", world.path(target).display());
+            let mut command = world.action(program("snapshot"), &[&target]);
+            command.env("ETCD_BACKUP", world.path("backup.yaml"));
+            hold_clock(&mut command, second);
+            Run::start(command, &world.path("runs")).finish().completed()
+        };
+        let first = take("target");
+        world.fill();
+        let other = take("other");
+        let [one, two] = [&first, &other].map(|taken| PathBuf::from(taken.get("snapshot.path")));
+        assert_eq!(name(&one), name(&two));
+        for destination in ["near", "bucket"] {
+            assert_eq!(first.get(&format!("destinations.{destination}")), "uploaded");
+            let words = other.get(&format!("destinations.{destination}"));
+            assert!(words.starts_with("uploaded as ") && words.contains(&sha256sum(&two)[..12]), "{words}");
+        }
+        let mut found: Vec<String> = arrived(&world, "near").iter().map(|path| sha256sum(path)).collect();
+        let mut taken = vec![sha256sum(&one), sha256sum(&two)];
+        (found.sort(), taken.sort());
+        assert_eq!(found, taken, "each under a name of its own");
+        assert!(names(&world.path("target/.uploads")).is_empty());
+        assert!(names(&world.path("other/.uploads")).is_empty());
+        // The longer name works like any other.
+        let listed = run(&world, "list-snapshots", &["target=/nowhere", "format=json"]).completed();
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&listed.get("snapshots")).unwrap();
+        let rows: Vec<&str> = rows.iter().map(|row| row["snapshot"].as_str().unwrap()).collect();
+        assert_eq!(rows.len(), 4, "{rows:?}");
+        let longer = rows.iter().filter(|name| name.contains(&sha256sum(&two)[..12]));
+        for snapshot in longer {
+            let to = format!("target={}", world.path("fetched").display());
+            let fetched = run(&world, "fetch-snapshot", &[&format!("from={snapshot}"), &to]).completed();
+            assert_eq!(fetched.get("snapshot.sha256"), sha256sum(&two));
+            fs::remove_dir_all(world.path("fetched")).unwrap();
+            let _ = run(&world, "delete-snapshot", &[&format!("snapshot={snapshot}")]).completed();
+        }
+        assert_eq!(
+            arrived(&world, "near").iter().map(|path| sha256sum(path)).collect::<Vec<_>>(),
+            [sha256sum(&one)]
+        );
+    }
+}
+
+/// Takes a snapshot that cannot be uploaded, and never can: its archive changes. Returns its name.
+fn stuck(world: &World, destination: &str) -> String {
+    run(world, "snapshot", &[&world.to_target()]).failed(&[&format!("uploading to {destination}: ")]);
+    let archive = archives(world).remove(0);
+    let mut file = fs::OpenOptions::new().append(true).open(world.target().join(&archive)).unwrap();
+    file.write_all(b"x").unwrap();
+    archive
+}
+
+fn a_stuck_upload_stops_no_backup_and_can_be_given_up(version: Version) {
+    let world = World::plain(version);
+    let target = world.to_target();
+    write_settings(&world, &["near"], "keep: {last: 1}\n");
+    let stuck = stuck(&world, "near");
+    fs::create_dir(shelf(&world, "near")).unwrap();
+    let before = run(&world, "backup", &[&target]).completed();
+    assert_eq!(before.get("destinations.near"), format!("uploaded; still waiting: {stuck}"));
+    let warning = before.get("upload.warning");
+    assert!(warning.contains(&stuck) && warning.contains("no longer what it was"), "{warning}");
+    // Its own archive is there, and so retention is applied; what waits is never pruned.
+    assert_eq!(before.get("retention.deleted"), "0");
+    world.put(0..2, "later");
+    assert_eq!(run(&world, "backup", &[&target]).completed().get("retention.deleted"), "1");
+    assert!(archives(&world).contains(&stuck));
+    let check = run(&world, "check", &[&target]);
+    assert!(check.status.code() == Some(1) && check.stdout.contains("; 1 upload waits"), "{}", check.told());
+    assert!(check.stdout.contains("the last good backup is "), "{}", check.told());
+
+    let unit = Unit::new(&world);
+    let listed = run(&world, "upload", &[&target, "plan=true"]).completed();
+    assert_eq!(listed.get("count"), "1");
+    for word in [&*stuck, "near", "no longer what it was"] {
+        assert!(listed.get("uploads").contains(word), "{}", listed.get("uploads"));
+    }
+    run(&world, "upload", &[&target]).failed(&["near: ", "no longer what it was", &stuck, "give-up="]);
+    run(&world, "upload", &[&target, "give-up=other.tar.gz"]).refused(&["no upload of other.tar.gz"]);
+    assert_eq!(waiting(&world).len(), 1);
+    let planned = run(&world, "upload", &[&target, &format!("give-up={stuck}"), "plan=true"]).completed();
+    assert_eq!(planned.get("would-give-up"), format!("near/{stuck}"));
+    assert_eq!(waiting(&world).len(), 1);
+    let given = run(&world, "upload", &[&target, &format!("give-up={stuck}")]).completed();
+    assert_eq!((given.get("given-up"), given.get("count")), (format!("near/{stuck}"), "0".to_owned()));
+    assert!(waiting(&world).is_empty());
+    assert!(world.target().join(&stuck).exists(), "the archive itself stays");
+    let check = run(&world, "check", &[&target]);
+    assert_eq!(check.status.code(), Some(0), "{}", check.told());
+    let none = unit.run("upload", &[&target, "plan=true"]).completed();
+    assert_eq!((none.get("uploads"), none.get("count")), ("none".to_owned(), "0".to_owned()));
+}
+
+fn the_state_names_the_archives_that_wait(version: Version) {
+    let world = World::plain(version);
+    write_settings(&world, &["good", "bad"], "");
+    fs::create_dir(shelf(&world, "good")).unwrap();
+    let state = |out: &Out| {
+        let told = out.told();
+        told[told.find("State: ").unwrap()..told.find("Next: ").unwrap()].to_owned()
+    };
+    let first = run(&world, "snapshot", &[&world.to_target()]);
+    let one = archives(&world).remove(0);
+    let said = state(&first);
+    assert!(said.contains(&format!("waiting to be uploaded: bad/{one}; etcd")), "{said}");
+    first.failed(&["Next: ", "upload target="]);
+    let second = run(&world, "snapshot", &[&world.to_target()]);
+    let two = archives(&world).into_iter().find(|name| *name != one).unwrap();
+    let said = state(&second);
+    for name in [&one, &two] {
+        assert!(said.contains(&format!("bad/{name}")) && !said.contains(&format!("good/{name}")), "{said}");
+    }
+    // The destination is back: only the archive that was altered still waits, and nothing else is said to.
+    fs::create_dir(shelf(&world, "bad")).unwrap();
+    fs::write(world.target().join(&one), "altered").unwrap();
+    let third = run(&world, "snapshot", &[&world.to_target()]).completed();
+    assert_eq!(third.get("destinations.bad"), format!("uploaded (2 archives); still waiting: {one}"));
+    assert_eq!(waiting(&world), [format!("{one}@bad")]);
+}
+
+fn upload_sends_what_waits_and_gives_up_one_destination_only(version: Version) {
+    let world = World::plain(version);
+    let target = world.to_target();
+    write_settings(&world, &["far", "near"], "");
+    run(&world, "snapshot", &[&target]).failed(&["uploading to far: "]);
+    let archive = archives(&world).remove(0);
+    assert_eq!(waiting(&world).len(), 2);
+    fs::create_dir(shelf(&world, "near")).unwrap();
+    let sent = run(&world, "upload", &[&target]);
+    assert!(sent.stdout.contains("near: uploaded"), "{}", sent.told());
+    sent.failed(&["far: ", &format!("State: waiting to be uploaded: far/{archive}")]);
+    assert_eq!(arrived(&world, "near").len(), 1);
+    assert_eq!(waiting(&world), [format!("{archive}@far")]);
+    run(&world, "upload", &[&target, &format!("give-up=near/{archive}")]).refused(&["no upload of near/"]);
+    fs::create_dir(shelf(&world, "far")).unwrap();
+    let sent = run(&world, "upload", &[&target]).completed();
+    assert_eq!(
+        (sent.get("destinations.far"), sent.get("destinations.near")),
+        ("uploaded".to_owned(), "nothing waits".to_owned())
+    );
+    assert_eq!(sha256sum(&arrived(&world, "far")[0]), sha256sum(&world.target().join(&archive)));
+    // A destination that is no longer in the settings: what waits for it is named, and can be given up.
+    fs::remove_dir_all(shelf(&world, "far")).unwrap();
+    run(&world, "snapshot", &[&target]).failed(&["uploading to far: "]);
+    write_settings(&world, &["near"], "");
+    let listed = run(&world, "upload", &[&target, "plan=true"]).completed();
+    assert!(listed.get("uploads").contains("far is not in the settings"), "{}", listed.get("uploads"));
+    let given = run(&world, "upload", &[&target, "give-up=all"]).completed();
+    assert_eq!(given.get("count"), "0");
+    // No directory, no queue: nothing waits, and nothing is made.
+    let nowhere = format!("target={}", world.path("nowhere").display());
+    assert_eq!(run(&world, "upload", &[&nowhere]).completed().get("count"), "0");
+    assert!(!world.path("nowhere").exists());
+}
