@@ -65,7 +65,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
         watch.trouble(trouble);
     }
     let outcome = tried(call, &settings, found, table.as_ref(), &mut watch, results);
-    watch.finish(&outcome, results);
+    watch.finish(&outcome, results, table.is_none());
     let pruned = match outcome {
         Ok(()) if settings.has_rules() => retain(call, target, &mut watch, results),
         _ => Ok(()),

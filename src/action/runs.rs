@@ -47,6 +47,8 @@ pub(super) struct Watch<'a> {
     unit: Option<&'a str>,
     /// What went wrong with telling.
     troubles: Vec<String>,
+    /// Whether it was refused, and is not remembered.
+    is_forgotten: bool,
 }
 
 impl<'a> Watch<'a> {
@@ -65,7 +67,7 @@ impl<'a> Watch<'a> {
             Ok(record) => (Some(record), Vec::new()),
             Err(error) => (None, vec![format!("the run is not remembered: {error:#}")]),
         };
-        Ok(Self { run, sent: None, record, home, settings, unit: call.unit(), troubles })
+        Ok(Self { run, sent: None, record, home, settings, unit: call.unit(), troubles, is_forgotten: false })
     }
 
     /// Writes down what is known now.
@@ -105,8 +107,11 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// The backup has come to its end, and that is written down.
-    pub fn finish(&mut self, outcome: &Result<(), Stop>, results: &Results) {
+    /// The backup has come to its end, and that is written down. What someone typed and was refused leaves no record.
+    pub fn finish(&mut self, outcome: &Result<(), Stop>, results: &Results, is_typed: bool) {
+        if is_typed && self.sent.is_none() && matches!(outcome, Err(Stop::Refused(_))) {
+            return self.forget(outcome);
+        }
         self.run.destinations = sent(results);
         let pending = pending(&self.home, self.settings);
         self.run.pending_uploads = pending.as_ref().ok().copied();
@@ -114,6 +119,16 @@ impl<'a> Watch<'a> {
         self.note();
         if let Err(why) = pending {
             self.trouble(unknown(&why));
+        }
+    }
+
+    /// Forgets the run: a refusal changes nothing, and counts neither as a run nor as a failure.
+    fn forget(&mut self, outcome: &Result<(), Stop>) {
+        self.is_forgotten = true;
+        // For the hook that ends what the one before the run began.
+        self.run.end(now(), outcome.as_ref().err().map(in_short));
+        if let Some(Err(error)) = self.record.take().map(Record::discard) {
+            self.troubles.push(format!("the record of this run could not be removed: {error:#}"));
         }
     }
 
@@ -125,7 +140,9 @@ impl<'a> Watch<'a> {
         if let Err(error) = self.hook(occasion) {
             self.trouble(format!("{error:#}"));
         }
-        if let Err(error) = refresh(&self.home, self.settings) {
+        if !self.is_forgotten
+            && let Err(error) = refresh(&self.home, self.settings)
+        {
             self.trouble(format!("{error:#}"));
         }
         if !self.troubles.is_empty() {

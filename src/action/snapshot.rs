@@ -22,7 +22,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let place = (ready.request.target.as_path(), ready.request.owner);
     let mut watch = Watch::begin(call, &settings, place, None, 1).map_err(|e| ready.untouched(e))?;
     let outcome = watch.before().and_then(|()| ready.take(call, &mut watch, results));
-    watch.finish(&outcome, results);
+    watch.finish(&outcome, results, true);
     watch.tell(outcome, results)
 }
 

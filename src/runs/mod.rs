@@ -203,6 +203,8 @@ fn record(dir: &Dir) -> Result<Option<Run>> {
 /// The place of a run that goes on, held for as long as it does.
 #[derive(Debug)]
 pub struct Record {
+    shelf: Dir,
+    name: String,
     dir: Dir,
     _lock: Lock,
 }
@@ -213,12 +215,20 @@ impl Record {
     pub fn begin(home: &Dir, run: &mut Run) -> Result<Self> {
         let shelf = home.ensure_child(NAME, MODE, None)?;
         run.failures_total = settle(&shelf, run.started_time)?;
-        let dir = place(&shelf, run.started_time)?;
+        let (name, dir) = place(&shelf, run.started_time)?;
         let lock = Lock::take(&dir)?;
-        let record = Self { dir, _lock: lock };
+        let record = Self { shelf, name, dir, _lock: lock };
         record.write(run)?;
-        shelf.sync()?;
+        record.shelf.sync()?;
         Ok(record)
+    }
+
+    /// Removes the record: the run was refused, and counts as nothing.
+    ///
+    /// # Errors
+    /// Fails if it cannot be removed.
+    pub fn discard(self) -> Result<()> {
+        self.shelf.remove_tree(&self.name)
     }
 
     /// Has the record say what is known now, durably.
@@ -271,13 +281,14 @@ fn settle(shelf: &Dir, now: Timestamp) -> Result<u64> {
     Ok(total)
 }
 
-/// A directory for a run that began at `time`.
-fn place(shelf: &Dir, time: Timestamp) -> Result<Dir> {
+/// Makes a directory for a run that began at `time`, and returns it with its name.
+fn place(shelf: &Dir, time: Timestamp) -> Result<(String, Dir)> {
     let name = stamp(time);
     for nth in 1..1000 {
         let name = if nth == 1 { name.clone() } else { format!("{name}-{nth}") };
         if shelf.inode(&name)?.is_none() {
-            return shelf.make_child(&name, None);
+            let dir = shelf.make_child(&name, None)?;
+            return Ok((name, dir));
         }
     }
     bail!("a thousand runs of this second are remembered already")
@@ -325,6 +336,15 @@ mod tests {
         // A look writes nothing; the next run does, and counts it.
         assert_eq!(begin(&home, 3).1.failures_total, 1);
         assert_eq!(begin(&home, 4).1.failures_total, 2);
+    }
+
+    #[test]
+    fn a_record_that_is_discarded_counts_as_nothing() {
+        let (_keep, home) = home();
+        end(begin(&home, 1), Some("no etcd"));
+        begin(&home, 2).0.discard().unwrap();
+        assert_eq!(look(&home, at(100)).unwrap().len(), 1);
+        assert_eq!(begin(&home, 3).1.failures_total, 1);
     }
 
     #[test]
