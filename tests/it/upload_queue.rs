@@ -85,7 +85,8 @@ fn archives_of_one_second_from_two_targets_all_arrive(version: Version) {
         }
         let mut found: Vec<String> = arrived(&world, "near").iter().map(|path| sha256sum(path)).collect();
         let mut taken = vec![sha256sum(&one), sha256sum(&two)];
-        (found.sort(), taken.sort());
+        found.sort();
+        taken.sort();
         assert_eq!(found, taken, "each under a name of its own");
         assert!(names(&world.path("target/.uploads")).is_empty());
         assert!(names(&world.path("other/.uploads")).is_empty());

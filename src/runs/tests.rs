@@ -1,0 +1,149 @@
+//! Records of runs: begun, ended, killed, discarded, and dated by a wrong clock.
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_795_000_000 + second).unwrap()
+}
+
+fn home() -> (tempfile::TempDir, Dir) {
+    let home = tempfile::tempdir().unwrap();
+    let dir = Dir::open(home.path()).unwrap();
+    (home, dir)
+}
+
+fn begin(home: &Dir, second: i64) -> (Record, Run) {
+    let mut run = Run::beginning(at(second), None);
+    (Record::begin(home, &mut run).unwrap(), run)
+}
+
+fn end((record, mut run): (Record, Run), why: Option<&str>) {
+    run.end(at(1000), why.map(str::to_owned));
+    record.write(&run).unwrap();
+}
+
+#[test]
+fn a_run_is_running_until_it_ends_or_its_holder_dies() {
+    let (_keep, home) = home();
+    assert!(look(&home, at(100)).unwrap().is_empty());
+    let first = begin(&home, 1);
+    let second = begin(&home, 1);
+    let phases = || look(&home, at(100)).unwrap().iter().map(|run| run.backup_phase).collect::<Vec<_>>();
+    assert_eq!(phases(), [Phase::Running, Phase::Running]);
+    end(first, None);
+    drop(second);
+    let runs = look(&home, at(100)).unwrap();
+    let killed = runs.iter().find(|run| run.was_killed()).unwrap();
+    assert_eq!((killed.backup_phase, runs.len()), (Phase::Failed, 2));
+    assert!(killed.backup_message.as_ref().unwrap().starts_with("killed"), "{killed:?}");
+    // A look writes nothing; the next run does, and counts it.
+    assert_eq!(begin(&home, 3).1.failures_total, 1);
+    assert_eq!(begin(&home, 4).1.failures_total, 2);
+}
+
+#[test]
+fn a_record_that_is_discarded_counts_as_nothing() {
+    let (_keep, home) = home();
+    end(begin(&home, 1), Some("no etcd"));
+    begin(&home, 2).0.discard().unwrap();
+    assert_eq!(look(&home, at(100)).unwrap().len(), 1);
+    assert_eq!(begin(&home, 3).1.failures_total, 1);
+}
+
+#[test]
+fn one_that_is_killed_in_its_retention_has_a_good_backup_and_no_retention() {
+    let (_keep, home) = home();
+    let (record, mut run) = begin(&home, 1);
+    run.end(at(2), None);
+    run.delete_phase = Some(Phase::Running);
+    record.write(&run).unwrap();
+    let phases = || {
+        let run = look(&home, at(100)).unwrap().remove(0);
+        (run.backup_phase, run.delete_phase, run.delete_message)
+    };
+    assert_eq!(phases(), (Phase::Completed, Some(Phase::Running), None));
+    drop(record);
+    let killed = (Phase::Completed, Some(Phase::Failed), Some(KILLED.to_owned()));
+    assert_eq!(phases(), killed);
+    assert_eq!(begin(&home, 0).1.failures_total, 0, "no backup has failed");
+    assert_eq!(phases(), killed);
+}
+
+#[test]
+fn the_last_good_run_is_remembered_whatever_fails_after_it() {
+    let (_keep, home) = home();
+    for second in 0..3 {
+        end(begin(&home, second), None);
+    }
+    for second in 3..70 {
+        end(begin(&home, second), Some("no etcd"));
+    }
+    let runs = look(&home, at(100)).unwrap();
+    let good: Vec<Timestamp> =
+        runs.iter().filter(|run| run.backup_phase == Phase::Completed).map(|run| run.started_time).collect();
+    assert_eq!((runs.len(), good), (KEPT + 1, vec![at(2)]));
+}
+
+#[test]
+fn failures_are_counted_beyond_what_is_remembered() {
+    let (_keep, home) = home();
+    for second in 0..60 {
+        end(begin(&home, second), Some("no etcd"));
+    }
+    let runs = look(&home, at(100)).unwrap();
+    assert_eq!((runs.len(), runs[0].started_time), (KEPT, at(59)));
+    assert_eq!(runs[0].failures_total, 60);
+}
+
+/// Ahead of the other runs by months.
+const FUTURE: i64 = 13_000_000;
+
+#[test]
+fn a_run_dated_in_the_future_is_the_oldest_and_stays_marked() {
+    let (_keep, home) = home();
+    end(begin(&home, 0), None);
+    end(begin(&home, FUTURE), None);
+    let order = |now: i64| -> Vec<Timestamp> {
+        look(&home, at(now)).unwrap().iter().map(|run| run.started_time).collect()
+    };
+    assert_eq!(order(100), [at(0), at(FUTURE)]);
+    // Nothing shows yet that it is wrong.
+    assert_eq!(order(FUTURE), [at(FUTURE), at(0)]);
+    end(begin(&home, 1), Some("no etcd"));
+    assert_eq!(order(FUTURE), [at(1), at(0), at(FUTURE)], "a later run has marked it");
+    let runs = look(&home, at(FUTURE)).unwrap();
+    assert!(runs[2].is_misdated(at(FUTURE)) && !runs[0].is_misdated(at(FUTURE)), "{runs:?}");
+}
+
+#[test]
+fn runs_dated_in_the_future_push_out_no_others() {
+    let (_keep, home) = home();
+    for second in 0..60 {
+        end(begin(&home, FUTURE + second), None);
+    }
+    end(begin(&home, 0), None);
+    for second in 1..70 {
+        end(begin(&home, second), Some("no etcd"));
+    }
+    let runs = look(&home, at(100)).unwrap();
+    let good: Vec<Timestamp> = runs
+        .iter()
+        .filter(|run| run.backup_phase == Phase::Completed && !run.is_misdated(at(100)))
+        .map(|run| run.started_time)
+        .collect();
+    assert_eq!((runs[0].started_time, good), (at(69), vec![at(0)]));
+}
+
+#[test]
+fn what_others_put_there_is_passed_over() {
+    let (keep, home) = home();
+    end(begin(&home, 1), None);
+    let shelf = keep.path().join(NAME);
+    std::fs::create_dir(shelf.join("empty")).unwrap();
+    std::fs::write(shelf.join("file"), "x").unwrap();
+    std::fs::create_dir(shelf.join("junk")).unwrap();
+    std::fs::write(shelf.join("junk").join(RECORD), "{}").unwrap();
+    std::os::unix::fs::symlink("/etc", shelf.join("link")).unwrap();
+    assert_eq!(look(&home, at(100)).unwrap().len(), 1);
+    assert_eq!(begin(&home, 2).1.failures_total, 0);
+}
