@@ -127,9 +127,10 @@ struct Group {
 }
 
 impl Group {
-    /// The newest good one of each kind.
-    fn newest(&self) -> impl Iterator<Item = usize> {
-        self.kinds.iter().filter_map(|(_, good)| good.first().copied())
+    /// The newest good one of each kind, and the one with the highest revision.
+    fn newest(&self, entries: &[&Entry]) -> Vec<usize> {
+        let of_each = |(_, good): &(Vec<usize>, Vec<usize>)| [good.first().copied(), highest(entries, good)];
+        self.kinds.iter().flat_map(of_each).flatten().collect()
     }
 
     /// All, the newest first.
@@ -188,10 +189,23 @@ fn protect(entries: &[&Entry], ours: &[usize], good: &[usize], stays: &mut [Vec<
         let what = if entries[*newest].before_restore() { " of those saved before a restore" } else { "" };
         stays[*newest].push(format!("the newest verified{what}"));
     }
+    if let Some(highest) = highest(entries, good).filter(|at| Some(at) != good.first()) {
+        stays[highest].push("the highest revision verified".to_owned());
+    }
     // A broken one counts for no rule; it goes when something better is newer.
     for at in ours.iter().take_while(|at| Some(*at) != good.first()) {
         stays[*at].push("broken, but nothing newer is better".to_owned());
     }
+}
+
+/// Returns the one of the `good` archives with the highest revision in the cluster of the newest. It is another than the newest
+/// if a clock was wrong once: a date that it wrote ahead looks true when its time has come.
+fn highest(entries: &[&Entry], good: &[usize]) -> Option<usize> {
+    let cluster = entries[*good.first()?].cluster();
+    let revision = |at: usize| entries[at].manifest.as_ref().map(|manifest| manifest.revision);
+    let same = good.iter().copied().filter(|at| entries[*at].cluster() == cluster);
+    // Of equal ones the newest, which stands first.
+    same.rev().max_by_key(|at| revision(*at))
 }
 
 fn apply_rules(
@@ -243,7 +257,7 @@ fn settled((reasons, entry): (Vec<String>, &&Entry)) -> Verdict {
 /// Takes the oldest of a group away until the rest fits into the size that is allowed.
 fn cap(entries: &[&Entry], policy: &Policy, group: &Group, verdicts: &mut [Verdict]) {
     let Some(most) = policy.max_size else { return };
-    let newest: Vec<usize> = group.newest().collect();
+    let newest = group.newest(entries);
     let all = group.all(entries).into_iter();
     let kept: Vec<usize> = all.filter(|at| matches!(verdicts[*at], Verdict::Kept(_))).collect();
     let mut total: u64 = kept.iter().map(|at| entries[*at].size).sum();

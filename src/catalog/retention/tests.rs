@@ -115,6 +115,20 @@ fn a_snapshot_of_the_future_stays_and_counts_for_nothing() {
 }
 
 #[test]
+fn the_highest_revision_stays_when_the_date_of_a_wrong_clock_has_come() {
+    // The first was taken months ago, by a clock that was ahead until now.
+    let ahead = entry(&now().to_string(), 5, 10);
+    let entries = [ahead, hours_ago(6), hours_ago(12)];
+    for policy in [Policy { last: 1, ..Policy::default() }, Policy { max_size: Some(1), ..Policy::default() }]
+    {
+        let verdicts = judged(&entries, &policy);
+        assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false], "{verdicts:?}");
+        let Verdict::Kept(why) = &verdicts[1] else { panic!("{verdicts:?}") };
+        assert!(why.contains(&"the highest revision verified".to_owned()), "{why:?}");
+    }
+}
+
+#[test]
 fn time_and_revision_decide_and_never_the_name_or_the_time_of_the_file() {
     let mut entries = [hours_ago(5), hours_ago(1), hours_ago(3)];
     for (entry, (name, modified)) in entries.iter_mut().zip([("z", 9), ("a", 1), ("m", 5)]) {
@@ -358,7 +372,10 @@ proptest! {
     #[test]
     fn what_is_over_the_size_goes_unless_it_must_stay(entries in entries(), policy in policies()) {
         let Some(most) = policy.max_size else { return Ok(()) };
-        let newest = good(&entries).first().map(|entry| entry.name.clone());
+        let good = good(&entries);
+        let revision = |entry: &&&Entry| entry.manifest.as_ref().map(|manifest| manifest.revision);
+        let highest = good.iter().rev().max_by_key(revision);
+        let must_stay: Vec<&String> = good.first().into_iter().chain(highest).map(|entry| &entry.name).collect();
         let left = survivors(&entries, &policy);
         let ours = left.iter().filter(|entry| {
             entry.manifest.as_ref().is_some_and(|manifest| manifest.cluster_id == OURS)
@@ -367,7 +384,7 @@ proptest! {
         let (mut total, mut spare) = (0, 0);
         for entry in ours {
             total += entry.size;
-            spare += u64::from(!entry.record.pinned && Some(&entry.name) != newest.as_ref());
+            spare += u64::from(!entry.record.pinned && !must_stay.contains(&&entry.name));
         }
         prop_assert!(total <= most || spare == 0, "{total} of {most}, {spare} could go");
     }
