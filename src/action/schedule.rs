@@ -12,7 +12,7 @@ use crate::settings::{At, Destination, OPERATORS, Settings};
 use crate::stop::{Refusal, Stop};
 use crate::store::s3::FromEnvironment;
 use crate::system::clock::Clock;
-use crate::system::owner::is_trusted;
+use crate::system::trust;
 use anyhow::Result;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
@@ -167,13 +167,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
 /// How the timer runs a backup: the program beside this one, and where its files are.
 fn runner(environment: &Environment) -> Result<Runner> {
     let program = program(environment)?;
-    if !is_trusted(&program).unwrap_or(false) {
-        return Err(Refusal::new(
-            format!("{} can be changed by others than root, as whom a timer would run it", program.display()),
-            "put the programs where only root can change them, such as /usr/local/bin",
-        )
-        .into());
-    }
+    trust::check(&program).map_err(|distrust| distrust.refuses("the program of the systemd timer"))?;
     let file = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string());
     let mut variables = Vec::new();
     if let Some(unit) = &environment.unit {

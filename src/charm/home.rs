@@ -7,8 +7,9 @@ use crate::etcd::site::{CHARM_TLS, DEBIAN, DEBIAN_UNIT, SNAP, SNAP_COMMON, SNAP_
 use crate::etcd::versions::{READS_CONFIG_FILE_VARIABLE, Version};
 use crate::stop::Refusal;
 use crate::system::durable::Dir;
-use crate::system::owner::{Owner, is_trusted};
+use crate::system::owner::Owner;
 use crate::system::process::Program;
+use crate::system::trust;
 use anyhow::{Context, Result};
 use std::fs;
 use std::io;
@@ -129,10 +130,11 @@ impl Home {
             return Ok(None);
         }
         let path = match path.parent() {
-            Some(parent) if is_trusted(parent).unwrap_or(false) => {
-                parent.canonicalize()?.join(path.file_name().unwrap_or_default())
-            }
-            _ => path.to_owned(),
+            Some(parent) => match trust::check(parent) {
+                Ok(parent) => parent.join(path.file_name().unwrap_or_default()),
+                Err(_) => path.to_owned(),
+            },
+            None => path.to_owned(),
         };
         Dir::open(&path).map(Some)
     }

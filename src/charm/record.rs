@@ -4,7 +4,7 @@
 
 use crate::swap::MEMBER;
 use crate::system::durable::Dir;
-use crate::system::owner::is_roots;
+use crate::system::trust::is_roots;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};

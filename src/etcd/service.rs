@@ -5,10 +5,11 @@ pub mod static_pod;
 use super::patience;
 use crate::stop::Refusal;
 use crate::system::owner::Owner;
-use crate::system::process::Program;
+use crate::system::process::{Program, program_path};
+use crate::system::trust;
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// On top of what etcd needs for its database. For a small one that makes 100 s: longer than systemd's own default of
@@ -155,6 +156,25 @@ impl Service {
         }
     }
 
+    /// Refuses a start or a stop command that users other than root can change: its program, and the script that an
+    /// interpreter is given.
+    pub fn check_commands(&self) -> Result<(), Refusal> {
+        let Self::Commands { start, stop } = self else { return Ok(()) };
+        for (words, what) in [(start, "the start command"), (stop, "the stop command")] {
+            // Running a command that is empty or missing reports that.
+            let Some((program, args)) = words.split_first() else { continue };
+            let Some(program) = program_path(program) else { continue };
+            let scripts = args.iter().filter(|_| is_interpreter(&program)).map(PathBuf::from);
+            for path in std::iter::once(program.clone()).chain(scripts.filter(|script| script.is_file())) {
+                match trust::check_found(&path) {
+                    Err(distrust) if !distrust.is_missing() => return Err(distrust.refuses(what)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn run(&self, verb: &str, bytes: u64) -> Result<()> {
         self.known()?;
         let words: Vec<&str> = match self {
@@ -169,6 +189,12 @@ impl Service {
         Program::new(program).args(args).deadline(SUPERVISOR + patience::for_database(bytes)).run()?;
         Ok(())
     }
+}
+
+/// Whether a program runs the file that it is given.
+fn is_interpreter(program: &Path) -> bool {
+    const NAMES: [&str; 10] = ["sh", "bash", "dash", "ash", "ksh", "zsh", "python", "python3", "perl", "env"];
+    program.file_name().is_some_and(|name| NAMES.iter().any(|known| name == *known))
 }
 
 /// The user in what systemd shows of a unit that it knows: root where none is said.

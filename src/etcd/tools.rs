@@ -2,12 +2,12 @@
 
 use super::versions::{Installed, Programs, Version, why_etcdutl};
 use crate::stop::Refusal;
-use crate::system::owner::is_trusted;
 use crate::system::process::Program;
 use crate::system::threads::{beside, join};
-use anyhow::{Context, Result, ensure};
+use crate::system::trust::{Distrust, check_found};
+use anyhow::{Context, Result};
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -23,8 +23,11 @@ const ARCH: &str = if cfg!(target_arch = "x86_64") {
     std::env::consts::ARCH
 };
 
-/// Says of a program whether it may be used.
-type May<'a> = &'a dyn Fn(&Path) -> io::Result<bool>;
+/// Decides whether a program may be used.
+type May<'a> = &'a dyn Fn(&Path) -> Result<PathBuf, Distrust>;
+
+/// What a refusal calls one of them.
+const PROGRAM: &str = "the program";
 
 /// etcd's own programs on this machine.
 #[derive(Debug, Clone)]
@@ -38,10 +41,11 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Finds them in `bin_dir`, or on the machine's usual path where none is named. Whoever names it vouches for it.
+    /// Finds them in `bin_dir`, or on the machine's usual path if none is named. Root runs them, so users other than root
+    /// must not be able to change them.
     pub fn find(bin_dir: Option<&Path>) -> Result<Self> {
-        let any: May<'_> = &|_| Ok(true);
-        Self::among(bin_dir, any)?.with_context(|| format!("there is no program etcdctl {}", place(bin_dir)))
+        Self::among(bin_dir, &check_found)?
+            .with_context(|| format!("there is no program etcdctl {}", place(bin_dir)))
     }
 
     /// Those that may be used; `None` without a client.
@@ -54,9 +58,9 @@ impl Tools {
     /// Finds them where the server `etcd` is: beside it, which makes them of its version, else under the names that its
     /// snap gives them, else on the machine's usual path. There `etcd` may not be, where it runs in a container.
     ///
-    /// Nobody named these, and root is to run them: one that others can change is as good as none.
+    /// Users other than root must not be able to change them.
     pub fn beside(etcd: &Path) -> Result<Self> {
-        Self::trusted_beside(etcd, &is_trusted)
+        Self::trusted_beside(etcd, &check_found)
     }
 
     fn trusted_beside(etcd: &Path, may: May<'_>) -> Result<Self> {
@@ -64,11 +68,9 @@ impl Tools {
             Some(tools) => tools,
             None => Self::away_from(etcd, may)?,
         };
-        ensure!(
-            !tools.etcd.exists() || may(&tools.etcd)?,
-            "{} is not used: others than root can change it, or a directory above it",
-            tools.etcd.display()
-        );
+        if tools.etcd.exists() {
+            may(&tools.etcd).map_err(|distrust| distrust.refuses(PROGRAM))?;
+        }
         Ok(tools)
     }
 
@@ -76,9 +78,8 @@ impl Tools {
     fn away_from(etcd: &Path, may: May<'_>) -> Result<Self> {
         let mut tools = match snapped("etcdctl", etcd, may)? {
             Some(etcdctl) => Self { etcdctl, etcdutl: snapped("etcdutl", etcd, may)?, etcd: etcd.to_owned() },
-            None => Self::among(None, may)?.with_context(|| {
-                format!("there is no program etcdctl {} that root alone can change", place(None))
-            })?,
+            None => Self::among(None, may)?
+                .with_context(|| format!("there is no program etcdctl {}", place(None)))?,
         };
         if etcd.exists() {
             tools.etcd = etcd.to_owned();
@@ -158,6 +159,10 @@ impl Tools {
 }
 
 /// The first program of that name that may be used.
+///
+/// # Errors
+///
+/// If there is one, and users other than root can change it.
 fn find(name: &str, bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<PathBuf>> {
     let (looking, dirs) = (|| format!("looking for {name}"), bin_dir.unwrap_or(Path::new(PATH)));
     let mut found: Vec<PathBuf> = match which::which_in_all(name, Some(dirs), "/") {
@@ -168,12 +173,14 @@ fn find(name: &str, bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<PathB
     if found.is_empty() {
         found = there(name, dirs).with_context(looking)?;
     }
+    let mut distrusted = None;
     for path in found {
-        if may(&path).with_context(looking)? {
-            return Ok(Some(path));
+        match may(&path) {
+            Ok(_) => return Ok(Some(path)),
+            Err(distrust) => distrusted = distrusted.or(Some(distrust)),
         }
     }
-    Ok(None)
+    distrusted.map_or(Ok(None), |distrust| Err(distrust.refuses(PROGRAM).into()))
 }
 
 /// The programs of that name, or why one cannot be looked at: `which` takes it for none then.
@@ -194,7 +201,11 @@ fn there(name: &str, dirs: &Path) -> Result<Vec<PathBuf>> {
 fn snapped(name: &str, etcd: &Path, may: May<'_>) -> Result<Option<PathBuf>> {
     let Some(snap) = snap_of(etcd) else { return Ok(None) };
     let path = Path::new("/snap/bin").join(format!("{snap}.{name}"));
-    Ok((path.exists() && may(&path)?).then_some(path))
+    if !path.exists() {
+        return Ok(None);
+    }
+    may(&path).map_err(|distrust| distrust.refuses(PROGRAM))?;
+    Ok(Some(path))
 }
 
 /// The name of the snap that a program is from: `etcd` for `/snap/etcd/current/bin/etcd`.
@@ -231,11 +242,10 @@ fn ask(path: &Path, question: &Question) -> Result<Installed> {
 #[expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
 mod tests {
     use super::{Tools, find, snap_of};
-    use crate::system::owner::trusted_below;
+    use crate::system::trust::{Distrust, check_below};
     use std::fs;
-    use std::io;
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     fn put(dir: &Path, name: &str, mode: u32) {
         fs::write(dir.join(name), "").unwrap();
@@ -243,8 +253,8 @@ mod tests {
     }
 
     /// As if `dir` were `/`: a directory of a test lies in one that others may write to.
-    fn is_trusted(dir: &Path, path: &Path) -> io::Result<bool> {
-        Ok(trusted_below(dir, &Path::new("/").join(path.strip_prefix(dir).unwrap()))?.is_some())
+    fn check(dir: &Path, path: &Path) -> Result<PathBuf, Distrust> {
+        check_below(dir, &Path::new("/").join(path.strip_prefix(dir).unwrap()))
     }
 
     #[test]
@@ -253,27 +263,35 @@ mod tests {
         let dir = dir.path();
         put(dir, "etcd", 0o755);
         put(dir, "etcdctl", 0o755);
-        let tools = Tools::trusted_beside(&dir.join("etcd"), &|path| is_trusted(dir, path)).unwrap();
+        let tools = Tools::trusted_beside(&dir.join("etcd"), &|path| check(dir, path)).unwrap();
         assert_eq!(tools.etcdctl, dir.join("etcdctl"));
         assert_eq!(tools.etcd, dir.join("etcd"));
         assert_eq!(tools.etcdutl, None);
     }
 
     #[test]
-    fn tools_that_others_can_change_are_as_good_as_none() {
+    fn refuses_tools_that_others_can_change() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         let etcd = dir.join("etcd");
-        let beside = || Tools::trusted_beside(&etcd, &|path| is_trusted(dir, path));
+        let beside = || Tools::trusted_beside(&etcd, &|path| check(dir, path));
         put(dir, "etcd", 0o755);
         put(dir, "etcdctl", 0o755);
         put(dir, "etcdutl", 0o757);
-        assert_eq!(beside().unwrap().etcdutl, None);
+        let refused = |tool: &str| {
+            let told =
+                format!("refused: the program /{tool} cannot be used: users other than root can change it");
+            let error = beside().unwrap_err().to_string();
+            assert!(error.starts_with(&told), "{error}");
+        };
+        refused("etcdutl");
+        put(dir, "etcdutl", 0o755);
         put(dir, "etcd", 0o757);
-        assert!(beside().unwrap_err().to_string().contains("others than root can change"));
-        // Where anyone may put programs, there are none of root's. What the rest of the machine has is not of this test.
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o1777)).unwrap();
-        assert_eq!(find("etcdctl", Some(dir), &|path| is_trusted(dir, path)).unwrap(), None);
+        refused("etcd");
+        put(dir, "etcd", 0o755);
+        assert!(beside().unwrap().etcdutl.is_some());
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(find("etcdctl", Some(dir), &|path| check(dir, path)).is_err());
     }
 
     #[test]

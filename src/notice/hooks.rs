@@ -5,8 +5,8 @@
 use crate::runs::Run;
 use crate::schedule;
 use crate::stop::Refusal;
-use crate::system::owner::is_trusted;
-use crate::system::process::Program;
+use crate::system::process::{Program, quoted};
+use crate::system::trust;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::os::unix::fs::PermissionsExt;
@@ -89,31 +89,20 @@ impl Hooks {
     }
 }
 
-/// It runs as root: nobody else may be able to change it, or any directory above it.
-fn may_be_run(program: &Path) -> Result<()> {
-    let no = |why: &str, next: &str| {
-        Refusal::new(
-            format!("{} {why}", program.display()),
-            next.replace("{}", &program.display().to_string()),
-        )
-    };
-    let found = match std::fs::metadata(program) {
-        Ok(found) => found,
-        Err(error) => {
-            return Err(no(&format!("cannot be run: {error}"), "correct hooks in the settings").into());
-        }
-    };
-    if !is_trusted(program).unwrap_or(false) {
-        return Err(no(
-            "can be changed by others than root",
-            "chown root {} && chmod go-w {}, and its directories",
-        )
-        .into());
+/// Refuses a hook that is not a program, or that users other than root can change: it runs as root.
+fn may_be_run(program: &Path) -> Result<(), Refusal> {
+    let leads_to = trust::check(program).map_err(|distrust| match distrust.is_missing() {
+        true => Refusal { next: "correct hooks in the settings".to_owned(), ..distrust.refuses("the hook") },
+        false => distrust.refuses("the hook"),
+    })?;
+    let is_program = |found: std::fs::Metadata| found.is_file() && found.permissions().mode() & 0o111 != 0;
+    match leads_to.metadata().is_ok_and(is_program) {
+        true => Ok(()),
+        false => Err(Refusal::new(
+            format!("the hook {} cannot be used: it is not an executable file", program.display()),
+            format!("chmod +x {}", quoted(program.as_os_str())),
+        )),
     }
-    if !found.is_file() || found.permissions().mode() & 0o111 == 0 {
-        return Err(no("is no program", "chmod +x {}").into());
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -177,13 +166,18 @@ mod tests {
 
     #[test]
     fn a_program_that_others_can_change_is_not_run() {
-        for (mode, why) in [(0o757, "can be changed by others"), (0o644, "is no program")] {
+        for (mode, why) in
+            [(0o757, "users other than root can change it"), (0o644, "it is not an executable file")]
+        {
             let Some((_dir, path)) = hook("#!/bin/sh\n", mode) else { return };
             let error = format!("{:#}", run(&Hooks { after: Some(path), ..Hooks::default() }).unwrap_err());
             assert!(error.contains(why), "{error}");
         }
         let missing = Hooks { after: Some("/nowhere/hook".into()), ..Hooks::default() };
-        assert!(format!("{:#}", run(&missing).unwrap_err()).contains("cannot be run"));
+        assert!(
+            format!("{:#}", run(&missing).unwrap_err())
+                .contains("cannot be used: /nowhere cannot be read: No such file")
+        );
         run(&Hooks::default()).unwrap();
     }
 }

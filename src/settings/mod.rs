@@ -10,11 +10,10 @@ use crate::stop::Refusal;
 use crate::store::folders;
 use crate::store::s3::Description;
 use crate::system::durable::read_found_text;
-use crate::system::owner::is_roots;
+use crate::system::trust;
 use anyhow::{Result, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 
 /// The operator's file, unless the environment names another.
@@ -160,14 +159,14 @@ fn read(file: &Path, must_be: bool) -> Result<Settings, Refusal> {
     let no = |why: &str, next: &str| {
         Refusal::new(format!("the settings in {} cannot be used: {why}", file.display()), next.to_owned())
     };
-    let meta = match std::fs::metadata(file) {
-        Ok(meta) => meta,
-        Err(error) if !must_be && error.kind() == io::ErrorKind::NotFound => return Ok(Settings::default()),
-        Err(error) => return Err(no(&error.to_string(), "put it there, or name another")),
-    };
-    if !is_roots(&meta) {
-        let next = format!("chown root {0} && chmod go-w {0}", file.display());
-        return Err(no("others than root can change where Secrets go", &next));
+    let path = std::path::absolute(file).map_err(|error| no(&error.to_string(), "give its absolute path"))?;
+    match trust::check(&path) {
+        Ok(_) => {}
+        Err(distrust) if distrust.is_missing() && !must_be => return Ok(Settings::default()),
+        Err(distrust) if distrust.is_missing() => {
+            return Err(no(&distrust.to_string(), "put it there, or name another"));
+        }
+        Err(distrust) => return Err(distrust.refuses("the settings file")),
     }
     let text = read_found_text(file).map_err(|error| no(&error.to_string(), "mend it"))?;
     Settings::parse(&text).map_err(|error| no(&format!("{error:#}"), "correct it"))
@@ -194,7 +193,7 @@ mod tests {
         assert_eq!(names, ["b2", "offsite"]);
         assert!(of("# nothing yet\n", 0o644).unwrap().destinations.is_empty());
         for (text, mode, why) in [
-            (good, 0o666, "others than root"),
+            (good, 0o666, "users other than root can change it"),
             ("destinations: {Off: {s3: {bucket: b}}}", 0o600, "small letters"),
             ("destinations: {a: {s3: {bucket: b, secret-key: canary}}}", 0o600, "unknown field `secret-key`"),
             ("destinations: {a: {s3: {}}}", 0o600, "missing field `bucket`"),

@@ -16,3 +16,4 @@ pub mod sabotage;
 pub mod secret;
 pub mod systemd;
 pub mod threads;
+pub mod trust;

@@ -170,7 +170,7 @@ fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins(version: Versio
     fs::write(&file, "destinations: {a: {s3: {bucket: b, secret-key: x}}}").unwrap();
     snapshot(&world).refused(&["unknown field `secret-key`"]);
     world.set_mode("backup.yaml", 0o666);
-    snapshot(&world).refused(&["others than root can change where Secrets go"]);
+    snapshot(&world).refused(&["users other than root can change it"]);
     assert!(world.in_target().is_empty());
 }
 

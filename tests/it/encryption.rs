@@ -165,7 +165,7 @@ fn an_encrypted_archive_is_refused_without_its_identity_before_all_else(version:
     let path = Path::new(right.strip_prefix("identity-file=").unwrap()).to_owned();
     for mode in [0o640, 0o604, 0o660] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        restore(&world, &[&from(&archive), &right]).refused(&["others than root can read or change it"]);
+        restore(&world, &[&from(&archive), &right]).refused(&["users other than root can"]);
     }
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     for (text, reason) in

@@ -78,6 +78,7 @@ mod swapped;
 mod terminal;
 mod tls;
 mod tools;
+mod trust;
 mod undone;
 mod unit;
 mod unit_holds;

@@ -330,7 +330,7 @@ fn a_hook_before_a_run_may_stop_it(version: Version) {
     // What others can change is not run, and the run does not begin.
     fs::set_permissions(&before, fs::Permissions::from_mode(0o777)).unwrap();
     settings(&world, &format!("hooks: {{before: {}}}\n", before.display()));
-    run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["can be changed by others than root"]);
+    run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["users other than root can change it"]);
 }
 
 fn held(world: &World) -> fs::File {

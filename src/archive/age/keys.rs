@@ -2,13 +2,12 @@
 
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
-use crate::system::owner::is_root_or_us;
+use crate::system::trust::check_secret;
 use anyhow::{Context, Result, bail, ensure};
 use bech32::primitives::decode::CheckedHrpstring;
 use bech32::{Bech32, Hrp};
 use serde::Deserialize;
 use std::fmt;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -17,8 +16,6 @@ use x25519_dalek::{PublicKey, StaticSecret};
 const RECIPIENT: Hrp = Hrp::parse_unchecked("age");
 /// And an identity.
 const IDENTITY: Hrp = Hrp::parse_unchecked("age-secret-key-");
-/// The permissions of others than the owner.
-const OTHERS: u32 = 0o077;
 
 /// A public key that archives are encrypted for. Nothing secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -81,12 +78,10 @@ impl Identities {
         if !path.is_absolute() {
             return Err(no("it is not an absolute path", "give its whole path"));
         }
-        let found = std::fs::metadata(path).map_err(|error| no(&error.to_string(), mend))?;
-        if !is_root_or_us(found.uid()) || found.mode() & OTHERS != 0 {
-            let next =
-                format!("chown root {shown} && chmod 600 {shown}; if others have read it, make a new one");
-            return Err(no("others than root can read or change it", &next));
-        }
+        check_secret(path).map_err(|distrust| match distrust.is_missing() {
+            true => no(&distrust.to_string(), mend),
+            false => distrust.refuses("the identity file"),
+        })?;
         let text = read_found_text(path).map_err(|error| no(&error.to_string(), mend))?;
         let keys = parse(&text).map_err(|error| no(&format!("{error:#}"), mend))?;
         Ok(Self { keys, shown })

@@ -7,8 +7,10 @@ use super::{Initial, Login, Origin, Service, Site, Tls, Tools, Trouble};
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
 use crate::system::secret::Secret;
+use crate::system::trust;
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Deserialize)]
@@ -26,9 +28,38 @@ struct SiteFile {
     service: Service,
 }
 
+impl SiteFile {
+    /// Refuses a file or a command of the site file that users other than root can change. What only etcd is told may also
+    /// belong to the owner of the data, who can read and change everything in etcd already.
+    fn check_what_root_is_to_believe(&self) -> Result<(), Refusal> {
+        let owner = std::fs::symlink_metadata(&self.data_dir).ok().map(|found| found.uid());
+        let files = [
+            (&self.cacert, "the certificate"),
+            (&self.cert, "the certificate"),
+            (&self.key, "the certificate's key"),
+            (&self.password_file, "the password file"),
+            (&self.config_file, "etcd's configuration file"),
+        ];
+        for (file, what) in files {
+            let Some(file) = file else { continue };
+            match trust::check_for(owner, file) {
+                // Whoever reads it reports that it is missing.
+                Err(distrust) if !distrust.is_missing() => return Err(distrust.refuses(what)),
+                _ => {}
+            }
+        }
+        self.service.check_commands()
+    }
+}
+
 /// The site that `file` describes. `password` is the one from the environment; a password file comes before it.
 pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
-    let text = std::fs::read_to_string(file).map_err(|error| unusable(file, &error.to_string()))?;
+    let path = std::path::absolute(file).map_err(|error| unusable(file, &error.to_string()))?;
+    trust::check(&path).map_err(|distrust| match distrust.is_missing() {
+        true => unusable(file, &distrust.to_string()),
+        false => distrust.refuses("the site file"),
+    })?;
+    let text = read_found_text(&path).map_err(|error| unusable(file, &error.to_string()))?;
     let said: SiteFile = serde_yaml::from_str(&text).map_err(|error| unusable(file, &error.to_string()))?;
     if said.cert.is_some() != said.key.is_some() {
         return Err(unusable(file, "cert and key go together").into());
@@ -36,6 +67,7 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
     if !said.data_dir.is_absolute() {
         return Err(unusable(file, "data-dir must be an absolute path").into());
     }
+    said.check_what_root_is_to_believe()?;
     let told_by = file.display().to_string();
     Ok(Site {
         called: format!("the etcd of the site file {told_by}"),

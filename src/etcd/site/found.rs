@@ -94,6 +94,7 @@ impl Found {
     /// With its tools and, where there is a password, the user that a snapshot takes.
     pub fn into_site(self, password: Option<Secret>) -> Result<Site> {
         let tools = Tools::beside(&self.server).map_err(|error| match (&self.process, &self.service) {
+            _ if error.is::<Refusal>() => error,
             (Some(seen), Service::StaticPod { .. }) => {
                 Refusal::new(format!("{error:#}"), take_programs_of(seen.pid)).into()
             }

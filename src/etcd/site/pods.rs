@@ -11,7 +11,7 @@ use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
-use crate::system::owner::trusted_below;
+use crate::system::trust::check_below;
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::fs;
@@ -37,9 +37,7 @@ pub(super) fn look(root: &Path) -> Result<Vec<Found>, Refusal> {
         // A file that may not be read is told by what runs; one that is no pod is not kubelet's.
         let Ok(text) = read_found_text(&below(root, &manifest)) else { continue };
         let Ok(Some(container)) = Container::running("etcd", &text) else { continue };
-        if !trusted_below(root, &manifest).is_ok_and(|leads| leads.is_some()) {
-            return Err(unusable(&manifest, "others than root can change it, or a directory above it"));
-        }
+        check_below(root, &manifest).map_err(|distrust| distrust.refuses("the manifest"))?;
         found.extend(pod(root, &live, &manifest, &container)?);
     }
     Ok(found)
@@ -282,7 +280,7 @@ spec:
     #[test]
     fn a_manifest_that_others_can_change_or_with_data_in_the_pod_is_refused() {
         let refusal = on(&[("/etc/kubernetes/manifests/open.yaml", POD)]).unwrap_err();
-        assert!(refusal.reason.contains("others than root"), "{refusal}");
+        assert!(refusal.reason.contains("users other than root can change it"), "{refusal}");
         let inside = POD.replace("--data-dir=/var/lib/etcd", "--data-dir=/data");
         let refusal = on(&[("/etc/kubernetes/manifests/etcd.yaml", &inside)]).unwrap_err();
         assert!(

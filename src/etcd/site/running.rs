@@ -9,7 +9,8 @@ use super::units::MainPid;
 use crate::etcd::service::Service;
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
-use crate::system::owner::{Owner, is_root_or_us, is_roots, trusted_below};
+use crate::system::owner::Owner;
+use crate::system::trust::{check_below, is_root_or_us, is_roots};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -142,7 +143,7 @@ impl Process {
         let root = home.join("root");
         let runs = fs::metadata(home.join("exe"))?;
         let dir = self.program.parent().unwrap_or(Path::new("/"));
-        if !is_roots(&runs) || trusted_below(&root, dir)?.is_none() {
+        if !is_roots(&runs) || check_below(&root, dir).is_err() {
             return Ok(false);
         }
         let there = || fs::symlink_metadata(below(&root, &self.program));
@@ -155,7 +156,7 @@ impl Process {
     /// Whether it has the name by a symlink of root's, and not of a user's to any program of root's.
     fn is_linked(&self, root: &Path) -> io::Result<bool> {
         let first = Path::new(self.words.first().map_or("", String::as_str));
-        Ok(trusted_below(root, first)?.is_some_and(|program| program == self.program))
+        Ok(check_below(root, first).is_ok_and(|program| program == self.program))
     }
 
     /// What it was told; `None` for one that no client of a network can reach, as our own private ones.

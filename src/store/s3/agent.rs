@@ -4,6 +4,7 @@
 
 use crate::stop::Refusal;
 use crate::system::durable::read_found;
+use crate::system::trust;
 use anyhow::Result;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,7 +44,10 @@ pub fn agent(ca: Option<&Path>, proxy: Option<ureq::Proxy>, tls: bool) -> Result
     }
     able()?;
     let roots = match ca {
-        Some(ca) => authorities(ca)?,
+        Some(ca) => {
+            trust::check(ca).map_err(|distrust| distrust.refuses("the authority"))?;
+            authorities(ca)?
+        }
         None => the_machines()?,
     };
     let trust = TlsConfig::builder()

@@ -6,10 +6,10 @@ use super::proxy::Proxies;
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
 use crate::system::secret::Secret;
+use crate::system::trust;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 use serde::Deserialize;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -93,13 +93,12 @@ fn from_file(path: &Path) -> Result<Credentials> {
     let no = |why: &str, next: &str| {
         Refusal::new(format!("the credentials file {} {why}", path.display()), next.to_owned())
     };
-    let reading = |error: std::io::Error| no(&format!("cannot be read: {error}"), "put it there, mode 0600");
-    let mode = std::fs::metadata(path).map_err(reading)?.mode();
-    if mode & 0o077 != 0 {
-        let next = format!("chmod 600 {}", path.display());
-        return Err(no("can be read by others", &next).into());
-    }
-    let text = read_found_text(path).map_err(reading)?;
+    let missing = "put it there, mode 0600";
+    trust::check_secret(path).map_err(|distrust| match distrust.is_missing() {
+        true => no(&format!("cannot be used: {distrust}"), missing),
+        false => distrust.refuses("the credentials file"),
+    })?;
+    let text = read_found_text(path).map_err(|error| no(&format!("cannot be read: {error}"), missing))?;
     let (access, secret) = ("aws_access_key_id", "aws_secret_access_key");
     match (value(&text, access), value(&text, secret)) {
         (Some(access_key), Some(secret)) => Ok(Credentials {
@@ -220,7 +219,7 @@ mod tests {
     #[test]
     fn a_file_for_others_or_without_a_key_is_refused() {
         for (text, mode, why) in [
-            ("aws_access_key_id=a\naws_secret_access_key=canary", 0o640, "can be read by others"),
+            ("aws_access_key_id=a\naws_secret_access_key=canary", 0o640, "users other than root can read it"),
             ("aws_access_key_id=a\naws_secret_access_key=", 0o600, "lacks a key"),
         ] {
             let (_home, path) = file(text, mode);

@@ -32,6 +32,8 @@ use std::time::Duration;
 
 /// The path of its standard input, for a program that wants a path.
 pub const STDIN: &str = "/proc/self/fd/0";
+/// Where children, and we for them, look for a program that is named without a path.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program to run.
 #[derive(Clone)]
@@ -73,11 +75,7 @@ impl Program {
             isolated: false,
             in_bulk: false,
         };
-        for (name, value) in [
-            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-            ("LC_ALL", "C"),
-            ("TZ", "UTC"),
-        ] {
+        for (name, value) in [("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC")] {
             program = program.env(name, value);
         }
         program
@@ -218,6 +216,14 @@ impl Program {
     fn shown(&self) -> String {
         let words = std::iter::once(self.path.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
         words.map(quoted).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// Returns the path of the file that [`Program::new`] runs for `word`, or `None` if a name is not on the `PATH` of children.
+pub fn program_path(word: &str) -> Option<PathBuf> {
+    match Path::new(word).components().count() {
+        1 => which::which_in(word, Some(PATH), "/").ok(),
+        _ => Some(PathBuf::from(word)),
     }
 }
 

@@ -139,7 +139,7 @@ fn a_program_that_others_can_change_is_no_etcd_of_this_machine() {
     let etcd = Process::etcd(42, &["--config-file=/none.yml"]);
     let gone = Process { program: "/usr/bin/etcd (deleted)", ..Process::etcd(42, &["--data-dir=/data/a"]) };
     for process in [etcd, gone] {
-        for (path, mode) in [(process.program, 0o757), ("/usr/bin", 0o757), ("/usr", 0o1777), ("/", 0o1777)] {
+        for (path, mode) in [(process.program, 0o757), ("/usr/bin", 0o757), ("/usr", 0o777), ("/", 0o777)] {
             let running = changed(&process, |root| set_mode(&below(root, Path::new(path)), mode));
             let [untrusted] = &running.untrusted[..] else { panic!("{path} {mode:o}: {running:?}") };
             assert_eq!((untrusted.pid, &*untrusted.program), (42, Path::new("/usr/bin/etcd")));

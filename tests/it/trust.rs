@@ -1,0 +1,167 @@
+//! What root runs, reads and believes must be root's: nothing runs that another user of the machine could have put there.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+
+use crate::world::{Setup, Version, World, is_root};
+
+on_one_version! {
+    runs_and_reads_nothing_that_other_users_can_change,
+    accepts_a_password_and_certificates_of_etcds_own_user,
+}
+
+/// A user that owns nothing.
+const NOBODY: u32 = 65534;
+
+/// Where a stand-in leaves its mark if it is run.
+const MARK: &str = "was-run";
+
+/// A fault in who can change what, and the name that the refusal must give.
+type Fault<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
+
+fn runs_and_reads_nothing_that_other_users_can_change(version: Version) {
+    if !is_root() {
+        return eprintln!("skipped: only root gives files away");
+    }
+    let own = |path: &Path| chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+    let open = |path: &Path| set_mode(path, 0o777);
+    let faults: &[Fault<'_>] = &[
+        ("etc/site.yaml", &own, "the site file"),
+        ("etc/site.yaml", &|path| set_mode(path, 0o666), "the site file"),
+        ("etc", &own, "the site file"),
+        ("etc", &open, "the site file"),
+        ("bin", &own, "the program"),
+        ("bin", &|path| set_mode(path, 0o1777), "the program"),
+        ("bin/etcdctl", &own, "the program"),
+        ("bin/etcdctl", &open, "the program"),
+        ("bin/etcdutl", &own, "the program"),
+        ("bin/etcd", &open, "the program"),
+        ("service/start", &own, "the start command"),
+        ("service/stop", &open, "the stop command"),
+        ("service", &open, "the start command"),
+        ("secret/password", &|path| set_mode(path, 0o602), "the password file"),
+        ("secret", &own, "the password file"),
+        ("tls/ca.crt", &own, "the certificate"),
+        ("tls/client.key", &own, "the certificate"),
+        ("etcd.conf.yml", &own, "etcd's configuration file"),
+    ];
+    let world = guarded(version);
+    for (name, fault, told) in faults {
+        lay_out(&world);
+        fault(&world.path(name));
+        for out in [
+            world.snapshot(&[&world.to_target()]),
+            world.restore(&["snapshot=/none.tar.gz", &world.to_target()]),
+        ] {
+            let words = out.told();
+            out.refused(&["cannot be used: users other than root can change it: "]);
+            let culprit = world.path(name).display().to_string();
+            assert!(words.contains(told) && words.contains(&culprit), "{name}: {words}");
+            assert!(!world.path(MARK).exists(), "{name}: a program of another user was run");
+        }
+        assert!(world.in_target().is_empty(), "{name}: {:?}", world.in_target());
+        repaired_as_told(&world, name);
+    }
+}
+
+/// Types what the refusal says to type, as printed, and has a snapshot then. A sticky directory wants more than a command.
+fn repaired_as_told(world: &World, name: &str) {
+    for _ in 0..3 {
+        let out = world.snapshot(&[&world.to_target()]);
+        let words = out.told();
+        let Some((_, next)) = words.split_once(" Next: sudo ") else {
+            if words.contains("Next: move it to a directory that only root can write to") {
+                return;
+            }
+            let _ = out.completed();
+            for archive in world.in_target() {
+                fs::remove_file(world.target().join(archive)).unwrap();
+            }
+            return;
+        };
+        let typed = next.lines().next().unwrap().trim_end_matches('.').replace("sudo ", "");
+        // A stranger's program is not one of etcd's: whoever is told so looks at it, too.
+        stand_in_is_replaced(world);
+        let typed = Command::new("/bin/sh").args(["-c", &typed]).status().unwrap();
+        assert!(typed.success(), "{name}: {words}");
+    }
+    panic!("{name}: still refused after three repairs");
+}
+
+/// etcd's user can read and change all that etcd stores: what it shows to etcd may be that user's.
+fn accepts_a_password_and_certificates_of_etcds_own_user(version: Version) {
+    if !is_root() {
+        return eprintln!("skipped: only root gives files away");
+    }
+    let world = guarded(version);
+    lay_out(&world);
+    for name in ["tls", "tls/ca.crt", "tls/client.crt", "tls/client.key", "secret/password", "etcd.conf.yml"]
+    {
+        chown(world.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    stand_in_is_replaced(&world);
+    world.snapshot(&[&world.to_target()]).refused(&["belongs to user nobody"]);
+    chown(world.data_dir(), Some(NOBODY), Some(NOBODY)).unwrap();
+    let _ = world.snapshot(&[&world.to_target()]).completed();
+}
+
+fn guarded(version: Version) -> World {
+    World::new(Setup { tls: true, auth: true, ..Setup::plain(version) })
+}
+
+/// Puts all that a site file names into directories of its own. `etcdctl` and the service's commands leave a mark, and do
+/// nothing else.
+fn lay_out(world: &World) {
+    for dir in ["etc", "bin", "service", "secret"] {
+        let _ = fs::remove_dir_all(world.path(dir));
+        fs::create_dir(world.path(dir)).unwrap();
+        set_mode(&world.path(dir), 0o755);
+    }
+    for name in ["etcd", "etcdutl"] {
+        write(&world.path("bin").join(name), &passes_on(world, name), 0o755);
+    }
+    let script = format!("#!/bin/sh\n: >{}\nexit 1\n", world.path(MARK).display());
+    for name in ["bin/etcdctl", "service/start", "service/stop"] {
+        write(&world.path(name), &script, 0o755);
+    }
+    write(&world.path("secret/password"), &fs::read_to_string(world.path("password")).unwrap(), 0o600);
+    write(&world.path("etcd.conf.yml"), "name: m1\n", 0o644);
+    let text = world.site_text(&world.path("bin"));
+    let lines = text.lines().filter(|line| !line.starts_with("password-file") && !line.starts_with("  "));
+    let text = lines.map(|line| format!("{line}\n")).collect::<String>();
+    let at = |name: &str| world.path(name).display().to_string();
+    let site = format!(
+        "password-file: {}\nconfig-file: {}\n{text}  start: [{}]\n  stop: [{}]\n",
+        at("secret/password"),
+        at("etcd.conf.yml"),
+        at("service/start"),
+        at("service/stop"),
+    );
+    write(&world.path("etc/site.yaml"), &site, 0o644);
+    let _ = fs::remove_file(world.site());
+    symlink(world.path("etc/site.yaml"), world.site()).unwrap();
+}
+
+/// Puts the real client where the stand-in was.
+fn stand_in_is_replaced(world: &World) {
+    let client = world.path("bin/etcdctl");
+    // The mode and the owner stay as they are.
+    fs::write(&client, passes_on(world, "etcdctl")).unwrap();
+}
+
+/// A script that becomes the real tool.
+fn passes_on(world: &World, name: &str) -> String {
+    format!("#!/bin/sh\nexec {} \"$@\"\n", world.setup().version.bin_dir().join(name).display())
+}
+
+fn write(path: &Path, text: &str, mode: u32) {
+    let _ = fs::remove_file(path);
+    fs::write(path, text).unwrap();
+    set_mode(path, mode);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
