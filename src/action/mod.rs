@@ -178,10 +178,10 @@ impl Call<'_> {
         }
     }
 
-    /// The charm's resource `name`, or why there is none. Asks the controller: to be called once.
-    pub fn resource(&self, name: &str) -> Result<Resource> {
+    /// The charm's resource `name`, which holds secrets, or why there is none. Asks the controller: to be called once.
+    pub fn secret_resource(&self, name: &str) -> Result<Resource> {
         match self.door {
-            Door::Juju(juju) => juju.resource(name),
+            Door::Juju(juju) => juju.secret_resource(name),
             Door::Terminal(_) => {
                 Ok(Resource::Missing("charm resources are there only in Juju's actions".to_owned()))
             }

@@ -107,7 +107,7 @@ fn resource(call: &Call<'_>) -> Result<Source> {
         }
         None => "name the archive: restore snapshot=PATH".to_owned(),
     };
-    match call.resource("snapshot")? {
+    match call.secret_resource("snapshot")? {
         Resource::Missing(why) => {
             Err(Refusal::new(format!("there is no snapshot to restore: {why}"), next).into())
         }

@@ -8,7 +8,9 @@ mod relation;
 
 pub use hook::Status;
 
+use crate::system::durable::Dir;
 use crate::system::interrupt;
+use crate::system::owner;
 use crate::system::process::{Ending, Output, ProcessError, Program};
 use anyhow::{Context, Result, ensure};
 use std::borrow::Cow;
@@ -114,6 +116,17 @@ impl Juju {
         Ok(Resource::At(path))
     }
 
+    /// As [`Self::resource`], of one that holds secrets: nobody else can read it afterwards. The agent makes a resource with
+    /// mode 0644 below directories of mode 0755, and leaves both alone for as long as the same file is attached.
+    pub fn secret_resource(&self, name: &str) -> Result<Resource> {
+        let resource = self.resource(name)?;
+        if let Resource::At(path) = &resource {
+            make_private(name, path)
+                .with_context(|| format!("making {} readable by its owner only", path.display()))?;
+        }
+        Ok(resource)
+    }
+
     /// Tells the agent something. A signal that asks us to stop does not keep it from being told.
     fn tell(&self, tool: &str, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<()> {
         let _told = interrupt::defer();
@@ -141,6 +154,19 @@ impl Juju {
             .fold(Program::new(path), |program, (name, value)| program.env(name, value));
         Ok(program.deadline(patience))
     }
+}
+
+/// Closes the directory of the resource `name` first, if `path` is in it, and then the file.
+fn make_private(name: &str, path: &Path) -> Result<()> {
+    let (Some(parent), Some(file)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
+        return Ok(());
+    };
+    let dir = Dir::open(parent)?;
+    if parent.file_name() == Some(OsStr::new(name)) {
+        owner::make_private(&dir)?;
+    }
+    owner::make_private(&dir.read(file)?)?;
+    Ok(())
 }
 
 /// A word that the kernel takes: without NUL, and not too long.

@@ -56,6 +56,15 @@ impl Owner {
     }
 }
 
+/// Takes away what the mode of an open file or directory gives to other users, if the file is ours.
+pub fn make_private(fd: &impl AsFd) -> io::Result<()> {
+    let stat = fstat(fd)?;
+    if stat.st_uid == Owner::ourselves().uid && stat.st_mode & 0o077 != 0 {
+        fchmod(fd, Mode::from_raw_mode(stat.st_mode & 0o7700))?;
+    }
+    Ok(())
+}
+
 /// Makes the tree `new` look like the tree `old` to whoever runs on it: every directory and file gets the owner,
 /// mode and extended attributes (security labels, ACLs) of its counterpart. A file's counterpart is the one of the
 /// same name, else one with the same ending in the same directory, else the directory `old` itself without its mode.

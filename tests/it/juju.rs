@@ -1,5 +1,7 @@
 //! The actions as a Juju unit runs them.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ on_both_versions! {
     in_juju_tools_may_go_at_any_time,
     in_juju_a_broken_tool_is_named,
 }
+
+on_one_version! { in_juju_other_users_cannot_read_the_attached_archive }
 
 fn in_juju_snapshot_completes_with_its_results(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
@@ -51,7 +55,7 @@ fn in_juju_restore_takes_the_attached_resource(version: Version) {
     let damaged = world.dump();
     let unit = Unit::new(&world);
     unit.attach(&archive);
-    let before = sha256sum(&unit.resource());
+    let before = sha256sum(&archive);
 
     let pid = world.pid();
     let _ = unit.run("restore", &[&world.to_target(), "plan=true"]).completed();
@@ -169,6 +173,33 @@ fn in_juju_a_wrong_file_attached_is_told_and_changes_nothing(version: Version) {
     unit.attach(&other);
     unit.run("restore", &[&world.to_target()]).failed(&["LICENSE"]);
     still.check("with another file attached");
+}
+
+/// `resource-get` makes files that every user can read, in directories that every user can enter.
+fn in_juju_other_users_cannot_read_the_attached_archive(version: Version) {
+    let world = World::plain(version);
+    let (first, second) = (world.saved(), world.saved());
+    let unit = Unit::new(&world);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let is_private = || {
+        assert_eq!(mode(&unit.resource()), 0o600);
+        assert_eq!(mode(unit.resource().parent().unwrap()), 0o700);
+        // The agent's own directories stay as the agent made them.
+        assert_eq!(mode(&world.path("juju/agents/unit-etcd-0/resources")), 0o755);
+    };
+    for archive in [&first, &second] {
+        unit.attach(archive);
+        for _ in 0..2 {
+            let _ = unit.run("restore", &[&world.to_target(), "plan=true"]).completed();
+            is_private();
+        }
+    }
+    // One that is refused may hold Secrets all the same.
+    let cut = world.path("cut.tar.gz");
+    fs::write(&cut, &fs::read(&first).unwrap()[..1000]).unwrap();
+    unit.attach(&cut);
+    unit.run("restore", &[&world.to_target()]).failed(&["cut short"]);
+    is_private();
 }
 
 fn in_juju_a_cancelled_snapshot_leaves_no_child(version: Version) {

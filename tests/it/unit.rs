@@ -191,17 +191,19 @@ impl<'w> Unit<'w> {
 
     /// `juju attach-resource etcd snapshot=FILE`.
     pub fn attach(&self, file: &Path) {
-        fs::create_dir_all(self.agent.join("resources/snapshot")).unwrap();
-        fs::copy(file, self.resource()).unwrap();
+        let attached = self.agent.join("controller/snapshot");
+        fs::create_dir_all(&attached).unwrap();
+        fs::copy(file, attached.join("snapshot.tar.gz")).unwrap();
     }
 
     /// The placeholder of a charm store: a resource of no bytes.
     pub fn attach_nothing(&self) {
-        fs::create_dir_all(self.agent.join("resources/snapshot")).unwrap();
-        fs::write(self.resource(), "").unwrap();
+        let attached = self.agent.join("controller/snapshot");
+        fs::create_dir_all(&attached).unwrap();
+        fs::write(attached.join("snapshot.tar.gz"), "").unwrap();
     }
 
-    /// Where the attached resource lies on the unit.
+    /// Where `resource-get` puts the attached resource.
     pub fn resource(&self) -> PathBuf {
         self.agent.join("resources/snapshot/snapshot.tar.gz")
     }

@@ -1,6 +1,7 @@
 //! The ground under the tests of the actions in Juju: the played unit is as strict as the real one.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use serde_json::json;
@@ -139,7 +140,13 @@ fn unit_tools_print_as_jujus() {
     assert_eq!(status, Some(1));
     assert!(stderr.starts_with("ERROR could not download resource: "), "{stderr}");
     unit.attach_nothing();
-    assert_eq!(shell(&unit, "resource-get snapshot").1, unit.resource().to_str().unwrap());
+    let mode = || fs::metadata(unit.resource()).unwrap().mode() & 0o7777;
+    for before in [0o644, 0o600] {
+        assert_eq!(shell(&unit, "resource-get snapshot").1, unit.resource().to_str().unwrap());
+        assert_eq!(mode(), before);
+        // Juju leaves a file with the attached content as it is.
+        fs::set_permissions(unit.resource(), fs::Permissions::from_mode(0o600)).unwrap();
+    }
 }
 
 /// Puts a shell script where the action's binary was, and runs it as the action.
