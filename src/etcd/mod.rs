@@ -9,6 +9,7 @@ pub mod client;
 pub mod manifest;
 pub mod member;
 pub mod offline;
+mod passed_on;
 pub mod patience;
 pub mod protobuf;
 pub mod sandbox;

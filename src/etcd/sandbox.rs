@@ -12,6 +12,7 @@
 use super::arriving::part;
 use super::backend::Backend;
 use super::member::Member;
+use super::passed_on::recognised;
 use super::patience;
 use crate::system::durable::Dir;
 use crate::system::growing::Writing;
@@ -29,6 +30,9 @@ const MAX_ELECTIONS: usize = 4;
 /// After the host comes what looks like a port and is a part of the file's name; etcd allows no path in these URLs.
 const CLIENT_SOCKET: &str = "client.sock:0";
 const PEER_SOCKET: &str = "peer.sock:0";
+/// How a person sees all that a private etcd prints.
+const BY_HAND: &str = "restore the archive into an empty directory with etcdutl (etcdctl before 3.5) snapshot restore, and start \
+                       etcd on that with --data-dir";
 const NOTIFY_SOCKET: &str = "notify.sock";
 /// How long to wait for readiness before looking at the process again.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -131,7 +135,8 @@ struct Version {
 
 /// The data has a write-ahead log, so etcd takes its name, peers and cluster from there (`etcdserver/bootstrap.go`).
 fn start(etcd: &Path, home: &Dir) -> Result<Running> {
-    let program = Program::new(etcd).isolated().cwd(cwd_of(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
+    let program = Program::new(etcd).isolated().withholding(recognised, BY_HAND);
+    let program = program.cwd(cwd_of(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
         "--data-dir=.".to_owned(),
         format!("--listen-client-urls=unix://{CLIENT_SOCKET}"),
         format!("--listen-peer-urls=unix://{PEER_SOCKET}"),

@@ -2,6 +2,7 @@
 
 pub mod static_pod;
 
+use super::passed_on::recognised;
 use super::patience;
 use crate::stop::Refusal;
 use crate::system::owner::Owner;
@@ -226,18 +227,18 @@ pub fn last_words(unit: &str) -> Option<String> {
     dying_words(&journal.text())
 }
 
-/// The last line of etcd's JSON log by which it ended itself.
+/// The last line of etcd's JSON log by which it ended itself, as far as it cannot quote data.
 fn dying_words(log: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {
         level: String,
-        msg: String,
-        #[serde(default)]
-        error: String,
     }
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok());
-    let last = lines.rev().find(|line| ["fatal", "panic"].contains(&line.level.as_str()))?;
-    Some(if last.error.is_empty() { last.msg } else { format!("{}: {}", last.msg, last.error) })
+    let ends_it = |line: &&str| {
+        let line = serde_json::from_str::<Line>(line);
+        line.is_ok_and(|line| ["fatal", "panic"].contains(&line.level.as_str()))
+    };
+    let last = log.lines().rev().find(ends_it)?;
+    recognised(last)
 }
 
 #[cfg(test)]
@@ -251,8 +252,10 @@ mod tests {
 {"level":"warn","msg":"bye"}
 panic: not JSON
 "#;
-        assert_eq!(dying_words(log).as_deref(), Some("discovery failed: write /d: no space left on device"));
-        assert_eq!(dying_words(r#"{"level":"panic","msg":"gone"}"#).as_deref(), Some("gone"));
+        assert_eq!(dying_words(log).as_deref(), Some("discovery failed: no space left on device"));
+        let dying = r#"{"level":"panic","msg":"failed to unmarshal mvccpb.KeyValue","error":"canary"}"#;
+        assert_eq!(dying_words(dying).as_deref(), Some("failed to unmarshal mvccpb.KeyValue"));
+        assert_eq!(dying_words(r#"{"level":"panic","msg":"canary"}"#), None);
         assert_eq!(dying_words(""), None);
     }
 

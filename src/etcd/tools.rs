@@ -1,5 +1,6 @@
 //! The programs that come with etcd, and what the installed ones can do.
 
+use super::passed_on::recognised;
 use super::versions::{Installed, Programs, Version, why_etcdutl};
 use crate::stop::Refusal;
 use crate::system::process::Program;
@@ -149,7 +150,9 @@ impl Tools {
 
     /// The program that works on snapshot files: etcdutl since 3.5 (and the only one since 3.6), etcdctl before.
     pub(super) fn offline(&self) -> Program {
-        Program::new(self.offline_path()).env("ETCDCTL_API", "3")
+        let path = self.offline_path();
+        let by_hand = format!("unpack db from the archive and run {} snapshot status db", path.display());
+        Program::new(path).env("ETCDCTL_API", "3").withholding(recognised, by_hand)
     }
 
     /// Where that program is.

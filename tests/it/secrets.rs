@@ -4,9 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use sha2::{Digest, Sha256};
+
+use crate::archive::unpack;
 use crate::chaos::family::trace_with_children;
 use crate::destinations::write_destinations;
 use crate::encryption::{IDENTITY, OTHERS_IDENTITY, command, encrypt, identity};
+use crate::hostile::{file, packed};
 use crate::restore::from;
 use crate::s3::{SECRET, Server, write_credentials};
 use crate::unit::Unit;
@@ -21,6 +25,8 @@ on_both_versions! {
 on_one_version! {
     tells_juju_no_secret,
     tells_no_key_that_a_broken_tool_printed,
+    tells_no_record_that_etcds_programs_printed,
+    tells_no_record_of_a_damaged_archive,
     tells_no_secret_of_a_bucket_and_of_an_identity_either,
     tells_no_secret_of_a_bucket_and_of_an_identity_that_are_wrong,
     the_watch_sees_what_it_watches_for,
@@ -117,6 +123,115 @@ fn tells_no_key_that_a_broken_tool_printed(version: Version) {
         watch.reads("its words", out.told().as_bytes(), false);
         out.failed(&["asking etcd for its number of keys"]);
     }
+}
+
+/// What etcdutl 3.6.16 printed of a record with one altered byte, `etcdutl snapshot status db --write-out=json`, status 1;
+/// recorded by hand on 2026-11-28, because these tests run no etcd 3.6. 3.7.3 differs in the words after the last colon.
+const BY_ETCDUTL: &str = concat!(
+    r#"{"level":"warn","ts":"2026-11-28T20:25:32.337949Z","caller":"flags/flag.go:94","msg":"unrecognized environment "#,
+    r#"variable","environment-variable":"ETCDCTL_API=3"}"#,
+    "\n",
+    r#"Error: error during bucket key iteration, name: "key" err: cannot unmarshal value, key: "#,
+    r#""\x00\x00\x00\x00\x00\x00\x00\x03_\x00\x00\x00\x00\x00\x00\x00\x00" value: "#,
+    r#""\x0f#/registry/secrets/canary-of-a-key-2\x10\x03\x18\x03 \x01* canary-of-a-value-2-xxxxxxxxxxxx" "#,
+    "err: proto: wrong wireType = 7 for field Key\n",
+);
+
+/// A server dies in more ways than were recorded: one that panics on a value, after it logged a key.
+const BY_ETCD: &str = concat!(
+    r#"{"level":"warn","msg":"apply request took too long","request":"put:<key:\"/registry/secrets/canary-of-a-key-1\" >"}"#,
+    "\npanic: unexpected value \"canary-of-a-value 1\"\n\ngoroutine 1 [running]:\nmain.main()\n\t/go/main.go:32 +0x17\n",
+);
+
+/// Whatever one of etcd's programs says of the data that it reads may quote it.
+fn tells_no_record_that_etcds_programs_printed(version: Version) {
+    let world = World::plain(version);
+    put_canaries(&world);
+    let archive = world.saved();
+    let unit = Unit::new(&world);
+    let tools = world.stand_in_tools();
+    let watch = Watch::of(&world);
+    let (to, from) = (watch.to_target(), from(&archive));
+    let name = format!("snapshot={}", archive.display());
+    const WITHHELD: &str = "its words are withheld because they may quote data";
+    let answers = [
+        (
+            "etcdutl *snapshot*status*",
+            "",
+            BY_ETCDUTL,
+            1,
+            "its last words: cannot unmarshal value; the others are withheld because they may quote data",
+        ),
+        ("etcdutl *snapshot*status*", r#"{"hash":1,"revision":"canary-of-a-value"}"#, "", 0, WITHHELD),
+        ("etcdutl *snapshot*restore*", "canary-of-a-value\n", "", 1, WITHHELD),
+        ("etcdutl *snapshot*restore*", "", BY_ETCD, 2, WITHHELD),
+        ("etcd *--data-dir*", "", BY_ETCD, 2, WITHHELD),
+        // What is recognised is told, and only that.
+        (
+            "etcdutl *snapshot*restore*",
+            "",
+            "Error: write canary-of-a-value: no space left on device\n",
+            1,
+            "no space left on device",
+        ),
+    ];
+    for (pattern, stdout, stderr, status, told) in answers {
+        tools.answer(pattern, stdout, stderr, status);
+        let mut is_told = 0;
+        let calls: [(&str, &[&str]); 3] =
+            [("snapshot", &[&to]), ("restore", &[&from, &to]), ("verify-snapshot", &[&name, "drill=true"])];
+        for (action, words) in calls {
+            // What hook tools are started with, the played agent writes down.
+            let ended = unit.run(action, words);
+            is_told += usize::from(ended.message.contains(told));
+            watch.reads("its words", ended.out.told().as_bytes(), false);
+            watch.reads_all_in(&world.path("juju/agents/unit-etcd-0"));
+        }
+        assert!(is_told > 0, "{pattern}: no action says {told:?}");
+        tools.mend();
+    }
+    watch.reads_what_stays();
+}
+
+/// Whatever is wrong with the records of an archive, with a good hash over them or without one.
+fn tells_no_record_of_a_damaged_archive(version: Version) {
+    let world = World::plain(version);
+    put_canaries(&world);
+    let saved = fs::read(unpack(&world, &world.saved()).join("db")).unwrap();
+    let unit = Unit::new(&world);
+    let watch = Watch::of(&world);
+    let (to, from) = (watch.to_target(), from(&world.path("damaged.tar.gz")));
+    let (mut refused, mut taken) = (0, 0);
+    for (before, byte) in [(2, 0x0f), (1, 0xf5), (1, 0x02), (0, 0xff), (19, 0x00)] {
+        for is_hashed in [true, false] {
+            let damaged = damaged(&saved, before, byte, is_hashed);
+            fs::write(world.path("damaged.tar.gz"), packed(&[file("./db", &damaged)])).unwrap();
+            let unhashed = format!("allow-unhashed={}", !is_hashed);
+            let ended = unit.run("restore", &[&from, &to, "skip-backup=true", &unhashed]);
+            watch.reads("its words", ended.out.told().as_bytes(), false);
+            watch.reads_all_in(&world.path("juju/agents/unit-etcd-0"));
+            *(if ended.message.is_empty() { &mut taken } else { &mut refused }) += 1;
+        }
+    }
+    assert!(refused > 0 && taken > 0, "{refused} refused, {taken} taken");
+}
+
+/// A snapshot with the byte at this distance before each key of a canary changed, and the SHA-256 over it that etcd would
+/// put at its end, or none.
+fn damaged(snapshot: &[u8], before: usize, byte: u8, is_hashed: bool) -> Vec<u8> {
+    let mut database = snapshot[..snapshot.len() - 32].to_vec();
+    let key = format!("/registry/secrets/{KEY}-1");
+    let places: Vec<usize> =
+        (0..database.len() - key.len()).filter(|at| database[*at..].starts_with(key.as_bytes())).collect();
+    assert!(!places.is_empty());
+    for place in places {
+        database[place - before] = byte;
+    }
+    if is_hashed {
+        let hash = Sha256::digest(&database);
+        database.extend_from_slice(&hash);
+    }
+    database
 }
 
 /// Neither a secret nor a mode is missed, however short the life of who has it.

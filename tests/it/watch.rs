@@ -37,6 +37,9 @@ struct Canary {
 impl Canary {
     fn new(what: &'static str, secret: &str) -> Self {
         let mut shapes = vec![secret.to_owned()];
+        let hex = |byte: &u8| format!("{byte:02x}");
+        let lower: String = secret.as_bytes().iter().map(hex).collect();
+        shapes.extend([lower.to_uppercase(), lower]);
         // etcd's JSON has keys and values in base64, where they may begin at each of three places.
         shapes.extend((0..3).map(|skipped| base64(&secret.as_bytes()[skipped..])));
         Self { what, shapes, is_etcdctls: false }

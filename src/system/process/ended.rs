@@ -1,10 +1,14 @@
 //! How a program ended: what it printed, or the command, its status and its last words.
 
+use super::Withheld;
 use nix::sys::signal::Signal;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
+
+/// In how many of the last lines a recognised one is looked for.
+const LAST_LINES: usize = 50;
 
 /// What a program that succeeded printed to standard output.
 #[derive(Debug)]
@@ -12,6 +16,7 @@ pub struct Output {
     /// The bytes, at most 16 MiB.
     pub stdout: Vec<u8>,
     pub(super) shown: String,
+    pub(super) withheld: Option<Withheld>,
 }
 
 impl Output {
@@ -22,11 +27,15 @@ impl Output {
 
     /// The output read as JSON.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ProcessError> {
-        serde_json::from_slice(&self.stdout).map_err(|error| ProcessError {
-            shown: self.shown.clone(),
-            ending: Ending::Nonsense(error.to_string()),
-            stdout: String::from_utf8_lossy(&self.stdout).into_owned(),
-            stderr: String::new(),
+        serde_json::from_slice(&self.stdout).map_err(|error| {
+            ProcessError {
+                shown: self.shown.clone(),
+                ending: Ending::Nonsense(without_content(&error)),
+                stdout: String::from_utf8_lossy(&self.stdout).into_owned(),
+                stderr: String::new(),
+                by_hand: None,
+            }
+            .without_secrets(self.withheld.as_ref())
         })
     }
 }
@@ -73,6 +82,8 @@ pub struct ProcessError {
     pub stdout: String,
     /// The last of its standard error.
     pub stderr: String,
+    /// How a person sees all that it said, if some of that is withheld.
+    pub(super) by_hand: Option<String>,
 }
 
 impl ProcessError {
@@ -81,6 +92,19 @@ impl ProcessError {
         let last =
             |text| panic_in(text).or_else(|| str::lines(text).map(str::trim).rfind(|line| !line.is_empty()));
         [&*self.stderr, &*self.stdout].into_iter().find_map(last)
+    }
+
+    /// Keeps of its words only what is recognised, if they may quote secrets.
+    pub(super) fn without_secrets(mut self, withheld: Option<&Withheld>) -> Self {
+        let Some(Withheld { recognised, by_hand }) = withheld else { return self };
+        let Some(last) = self.last_words() else { return self };
+        let lines = [&*self.stderr, &*self.stdout].into_iter().flat_map(|text| text.lines().rev());
+        let told = recognised(last).or_else(|| lines.take(LAST_LINES).find_map(recognised));
+        let is_all = told.as_ref().is_some_and(|told| last.ends_with(told.as_str()));
+        self.by_hand = (!is_all).then(|| by_hand.clone());
+        self.stderr = told.unwrap_or_default();
+        self.stdout.clear();
+        self
     }
 
     /// Shows the command as `shown`, for a caller whose arguments are long or already told.
@@ -115,14 +139,30 @@ impl fmt::Display for ProcessError {
             Ending::Nonsense(why) => write!(f, "printed no JSON ({why})")?,
             Ending::Lost(why) => write!(f, "was lost: {why}")?,
         }
-        match self.last_words() {
-            Some(words) => write!(f, "; its last words: {}", clipped(words)),
-            None => write!(f, " and said nothing"),
+        match (self.last_words(), &self.by_hand) {
+            (Some(words), None) => write!(f, "; its last words: {}", clipped(words)),
+            (Some(words), Some(by_hand)) => write!(
+                f,
+                "; of its last words: {}; the others are withheld because they may quote data; to see them, {by_hand}",
+                clipped(words)
+            ),
+            (None, Some(by_hand)) => {
+                write!(f, "; its words are withheld because they may quote data; to see them, {by_hand}")
+            }
+            (None, None) => write!(f, " and said nothing"),
         }
     }
 }
 
 impl std::error::Error for ProcessError {}
+
+/// Where JSON is not what was expected. Of content, without the content, which may be a secret.
+fn without_content(error: &serde_json::Error) -> String {
+    match error.is_data() {
+        true => format!("unexpected content at line {} column {}", error.line(), error.column()),
+        false => error.to_string(),
+    }
+}
 
 /// Why a program in Go died that lists its goroutines then. A panic that was caught and thrown again stands below the first.
 fn panic_in(text: &str) -> Option<&str> {
@@ -163,7 +203,13 @@ mod tests {
             (format!("SIGQUIT: quit\n{trace}"), "/go/main.go:32 +0x17"),
         ] {
             let ending = Ending::Exit(2);
-            let error = ProcessError { shown: "etcdctl".to_owned(), ending, stdout: String::new(), stderr };
+            let error = ProcessError {
+                shown: "etcdctl".to_owned(),
+                ending,
+                stdout: String::new(),
+                stderr,
+                by_hand: None,
+            };
             assert_eq!(error.last_words(), Some(told), "{}", error.stderr);
         }
     }

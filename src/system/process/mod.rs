@@ -46,6 +46,16 @@ pub struct Program {
     deadline: Duration,
     isolated: bool,
     in_bulk: bool,
+    withheld: Option<Withheld>,
+}
+
+/// What is passed on of a program's words that may quote secrets.
+#[derive(Debug, Clone)]
+struct Withheld {
+    /// Returns what a line of output says in words that cannot be secrets.
+    recognised: fn(&str) -> Option<String>,
+    /// How a person sees all that the program says.
+    by_hand: String,
 }
 
 /// What a program reads from its standard input.
@@ -74,6 +84,7 @@ impl Program {
             deadline: Duration::from_secs(60),
             isolated: false,
             in_bulk: false,
+            withheld: None,
         };
         for (name, value) in [("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC")] {
             program = program.env(name, value);
@@ -137,6 +148,14 @@ impl Program {
         self
     }
 
+    /// Marks a program that reads secrets, and so may quote them: an error has nothing of its output but what `recognised`
+    /// makes of a line. `by_hand` is how a person sees all of it, a clause such as "run X on a copy".
+    #[must_use]
+    pub fn withholding(mut self, recognised: fn(&str) -> Option<String>, by_hand: impl Into<String>) -> Self {
+        self.withheld = Some(Withheld { recognised, by_hand: by_hand.into() });
+        self
+    }
+
     /// Runs it to its end. Standard output comes back; both outputs go into the error.
     pub fn run(&self) -> Result<Output, ProcessError> {
         self.start()?.finish(self.deadline, &mut |_| Ok(()))
@@ -152,6 +171,7 @@ impl Program {
             },
             stdout: String::new(),
             stderr: String::new(),
+            by_hand: None,
         };
         self.spawn().map_err(failed)
     }
@@ -204,7 +224,8 @@ impl Program {
             let _ = child.kill();
             let _ = child.wait();
         })?;
-        Ok(Running { shown: self.shown(), child, pid, pidfd, stdout, stderr, status: None })
+        let withheld = self.withheld.clone();
+        Ok(Running { shown: self.shown(), child, pid, pidfd, stdout, stderr, status: None, withheld })
     }
 
     /// Tells a missing program from a working directory that is gone: both are ENOENT.

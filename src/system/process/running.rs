@@ -1,6 +1,6 @@
 //! A child that runs: watched, ended, and what it printed. Must never leave one running that nobody waits for.
 
-use super::{Ending, Output, ProcessError};
+use super::{Ending, Output, ProcessError, Withheld};
 use crate::system::interrupt;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -33,6 +33,7 @@ pub struct Running {
     pub(super) stdout: File,
     pub(super) stderr: File,
     pub(super) status: Option<ExitStatus>,
+    pub(super) withheld: Option<Withheld>,
 }
 
 impl Running {
@@ -119,7 +120,7 @@ impl Running {
         }
     }
 
-    /// The last of what it printed to standard error.
+    /// The last of what it printed to standard error: to be looked through, and never to be shown.
     pub fn words(&self) -> String {
         tail(&self.stderr)
     }
@@ -154,16 +155,13 @@ impl Running {
         let length = self.stdout.metadata().map_err(lost)?.len().min(LOUDEST);
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other).map_err(lost)?];
         self.stdout.read_exact_at(&mut bytes, 0).map_err(lost)?;
-        Ok(Output { stdout: bytes, shown: self.shown.clone() })
+        Ok(Output { stdout: bytes, shown: self.shown.clone(), withheld: self.withheld.clone() })
     }
 
     fn ended(&self, ending: Ending) -> ProcessError {
-        ProcessError {
-            shown: self.shown.clone(),
-            ending,
-            stdout: tail(&self.stdout),
-            stderr: tail(&self.stderr),
-        }
+        let (stdout, stderr) = (tail(&self.stdout), tail(&self.stderr));
+        ProcessError { shown: self.shown.clone(), ending, stdout, stderr, by_hand: None }
+            .without_secrets(self.withheld.as_ref())
     }
 }
 

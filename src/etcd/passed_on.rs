@@ -1,0 +1,234 @@
+//! Decides which words of etcd's programs may be passed on: those that cannot quote a key or a value.
+//!
+//! etcdutl prints the key and the value of a record that it cannot decode (3.6.16, `etcdutl/snapshot/v3_snapshot.go`:
+//! "cannot unmarshal value, key: %q value: %q"), and a server logs keys. So what these programs say is compared with the
+//! sentences below. Must never pass on a word that is not in this file, other than a number or an option between two of its
+//! words.
+
+use serde::Deserialize;
+
+/// Whole sentences: `{n}` is a number, `{flag}` an option.
+const SENTENCES: &[&str] = &[
+    // etcdutl and etcdctl snapshot status, restore.
+    "snapshot file integrity check failed. {n} errors found.",
+    "snapshot missing hash but --skip-hash-check=false",
+    "sha256 checksum not found [bytes: {n}]",
+    "unknown flag: {flag}",
+    "--mark-compacted required if --revision-bump > 0",
+    // Go, which says of the machine or of the program what no data is in.
+    "runtime error: index out of range [{n}] with length {n}",
+    "runtime error: invalid memory address or nil pointer dereference",
+    // bbolt.
+    "assertion failed: Page expected to be: {n}, but self identifies as {n}",
+    "page {n} already freed",
+    "invalid page type: {n}: {n}",
+];
+
+/// Parts of sentences that say enough without the rest, the most telling first.
+const PHRASES: &[&str] = &[
+    // errno(3), in Go's words.
+    "no space left on device",
+    "disk quota exceeded",
+    "permission denied",
+    "operation not permitted",
+    "no such file or directory",
+    "input/output error",
+    "read-only file system",
+    "too many open files",
+    "cannot allocate memory",
+    "file exists",
+    "file too large",
+    "not a directory",
+    "bad file descriptor",
+    "address already in use",
+    "exec format error",
+    "out of memory",
+    "unexpected fault address",
+    "segmentation violation",
+    "slice bounds out of range",
+    "index out of range",
+    "nil pointer dereference",
+    "makeslice: len out of range",
+    "stack overflow",
+    "all goroutines are asleep",
+    // bbolt and the snapshot tools.
+    "not empty or could not be read",
+    "integrity check failed",
+    "invalid database",
+    "version mismatch",
+    "checksum error",
+    "invalid freelist page",
+    "page already freed",
+    "file size too small",
+    "expected sha256",
+    "missing hash",
+    "unsupported storage version",
+    "couldn't find local name",
+    "missing from --initial-advertise-peer-urls",
+    // etcd's server, as it starts on data.
+    "failed to unmarshal mvccpb.KeyValue",
+    "failed to unmarshal",
+    "failed to recover v3 backend from snapshot",
+    "failed to recover from snapshot",
+    "detected disallowed v2store content",
+    "detected disallowed custom content in v2store",
+    "invalid downgrade",
+    "cluster cannot be downgraded",
+    "is not supported",
+    "failed to open WAL",
+    "failed to read WAL",
+    "failed to repair WAL",
+    "wal: file not found",
+    "wal: crc mismatch",
+    "walpb: crc mismatch",
+    "wal: max entry size limit exceeded",
+    "wal: slice bounds out of range",
+    "wal: snapshot mismatch",
+    "wal: snapshot not found",
+    "snap: crc mismatch",
+    "snap: no available snapshot",
+    "snap: snapshot file doesn't exist",
+    "database file",
+    "discovery failed",
+    "member count is unequal",
+    "failed to verify WAL",
+    // Records that do not decode. What follows in the same sentence is the record.
+    "cannot unmarshal value",
+    "cannot parse revision key",
+    "error during bucket key iteration",
+    "unexpected EOF",
+];
+
+/// Returns what a line of output says in words of this file.
+pub(super) fn recognised(line: &str) -> Option<String> {
+    if let Some(logged) = Logged::read(line) {
+        return logged.recognised();
+    }
+    let line = line.trim();
+    let line = ["Error: ", "panic: ", "fatal error: "]
+        .iter()
+        .find_map(|start| line.strip_prefix(start))
+        .unwrap_or(line);
+    if SENTENCES.iter().any(|sentence| is_instance(line, sentence)) {
+        return Some(line.to_owned());
+    }
+    PHRASES.iter().find(|phrase| line.contains(**phrase)).map(|phrase| (*phrase).to_owned())
+}
+
+/// A line of etcd's log.
+#[derive(Deserialize)]
+struct Logged {
+    level: String,
+    msg: String,
+    #[serde(default)]
+    error: String,
+}
+
+impl Logged {
+    /// From a line in JSON (etcd, etcdctl), or in columns (etcdutl): time, level, place, message, the rest in JSON.
+    fn read(line: &str) -> Option<Self> {
+        if line.starts_with('{') {
+            return serde_json::from_str(line).ok();
+        }
+        let columns: Vec<&str> = line.split('\t').collect();
+        let &[_, level, _, msg, ref rest @ ..] = columns.as_slice() else { return None };
+        #[derive(Deserialize)]
+        struct Rest {
+            #[serde(default)]
+            error: String,
+        }
+        let rest = rest.first().and_then(|rest| serde_json::from_str::<Rest>(rest).ok());
+        Some(Self {
+            level: level.to_owned(),
+            msg: msg.to_owned(),
+            error: rest.map(|rest| rest.error).unwrap_or_default(),
+        })
+    }
+
+    /// Nothing of a line that is not about an error: a program that goes on did not end by it.
+    fn recognised(&self) -> Option<String> {
+        let is_error =
+            ["error", "dpanic", "panic", "fatal"].contains(&self.level.to_ascii_lowercase().as_str());
+        let parts = [&self.msg, &self.error].map(|part| recognised(part).filter(|_| is_error));
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        (!parts.is_empty()).then(|| parts.join(": "))
+    }
+}
+
+/// Whether a line is a sentence with its places filled.
+fn is_instance(line: &str, sentence: &str) -> bool {
+    let Some((before, after)) = sentence.split_once('{') else { return line == sentence };
+    let Some((kind, after)) = after.split_once('}') else { return false };
+    let Some(line) = line.strip_prefix(before) else { return false };
+    let fits = |c: char| match kind {
+        "n" => c.is_ascii_digit(),
+        _ => c.is_ascii_lowercase() || c == '-',
+    };
+    let end = line.find(|c| !fits(c)).unwrap_or(line.len());
+    end > 0 && is_instance(&line[end..], after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::recognised;
+
+    #[test]
+    fn passes_on_what_cannot_quote_data() {
+        for (line, told) in [
+            (
+                "Error: snapshot file integrity check failed. 3 errors found.",
+                Some("snapshot file integrity check failed. 3 errors found."),
+            ),
+            ("Error: unknown flag: --bump-revision", Some("unknown flag: --bump-revision")),
+            (
+                "Error: write new.part/member/snap/db: no space left on device",
+                Some("no space left on device"),
+            ),
+            (
+                "panic: runtime error: index out of range [5] with length 3",
+                Some("runtime error: index out of range [5] with length 3"),
+            ),
+            (
+                r#"Error: data-dir "out" not empty or could not be read"#,
+                Some("not empty or could not be read"),
+            ),
+            ("Error: expected sha256 [1 2], got [3 4]", Some("expected sha256")),
+            (
+                r#"{"level":"fatal","msg":"discovery failed","error":"write /d: no space left on device"}"#,
+                Some("discovery failed: no space left on device"),
+            ),
+            (
+                "2026-11-28T20:25:30Z\tfatal\tsnapshot/v3.go:1\tfailed to open WAL\t{\"error\": \"wal: crc mismatch\"}",
+                Some("failed to open WAL: wal: crc mismatch"),
+            ),
+        ] {
+            assert_eq!(recognised(line).as_deref(), told, "{line}");
+        }
+    }
+
+    #[test]
+    fn withholds_what_may_quote_data() {
+        for (line, told) in [
+            (
+                r#"Error: cannot unmarshal value, key: "canary" value: "canary" err: x"#,
+                Some("cannot unmarshal value"),
+            ),
+            ("Error: write canary and more: no space left on device", Some("no space left on device")),
+            ("unknown flag: --canary=Secret", None),
+            ("snapshot file integrity check failed. canary errors found.", Some("integrity check failed")),
+            ("open /d: canary", None),
+            (r#"{"level":"panic","msg":"canary","error":"canary"}"#, None),
+            (r#"{"level":"info","msg":"discovery failed"}"#, None),
+            (
+                r#"{"level":"panic","msg":"canary","error":"unexpected EOF in canary"}"#,
+                Some("unexpected EOF"),
+            ),
+            ("2026\tfatal\tplace\tcanary\t{\"key\": \"canary\"}", None),
+            ("goroutine 1 [running]:", None),
+            ("canary", None),
+            ("", None),
+        ] {
+            assert_eq!(recognised(line).as_deref(), told, "{line}");
+        }
+    }
+}
