@@ -30,10 +30,10 @@ const MAX_ELECTIONS: usize = 4;
 /// After the host comes what looks like a port and is a part of the file's name; etcd allows no path in these URLs.
 const CLIENT_SOCKET: &str = "client.sock:0";
 const PEER_SOCKET: &str = "peer.sock:0";
+const NOTIFY_SOCKET: &str = "notify.sock";
 /// How a person sees all that a private etcd prints.
 const BY_HAND: &str = "restore the archive into an empty directory with etcdutl (etcdctl before 3.5) snapshot restore, and start \
                        etcd on that with --data-dir";
-const NOTIFY_SOCKET: &str = "notify.sock";
 /// How long to wait for readiness before looking at the process again.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long etcd may take to list its members.

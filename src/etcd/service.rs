@@ -157,10 +157,20 @@ impl Service {
         }
     }
 
-    /// Refuses a start or a stop command that users other than root can change: its program, and the script that an
-    /// interpreter is given.
+    /// Refuses a manifest, or a start or a stop command, that users other than root can change. Of a command that is its
+    /// program, and the script that an interpreter is given.
     pub fn check_commands(&self) -> Result<(), Refusal> {
-        let Self::Commands { start, stop } = self else { return Ok(()) };
+        let (start, stop) = match self {
+            Self::Commands { start, stop } => (start, stop),
+            // A restore that died may have left it elsewhere.
+            Self::StaticPod { manifest } => {
+                return match trust::check(manifest) {
+                    Err(distrust) if !distrust.is_missing() => Err(distrust.refuses("the manifest")),
+                    _ => Ok(()),
+                };
+            }
+            _ => return Ok(()),
+        };
         for (words, what) in [(start, "the start command"), (stop, "the stop command")] {
             // Running a command that is empty or missing reports that.
             let Some((program, args)) = words.split_first() else { continue };

@@ -151,7 +151,10 @@ impl Tools {
     /// The program that works on snapshot files: etcdutl since 3.5 (and the only one since 3.6), etcdctl before.
     pub(super) fn offline(&self) -> Program {
         let path = self.offline_path();
-        let by_hand = format!("unpack db from the archive and run {} snapshot status db", path.display());
+        let by_hand = format!(
+            "unpack db from the archive and run {0} snapshot status db, then {0} snapshot restore db --data-dir=NEW-DIRECTORY",
+            path.display()
+        );
         Program::new(path).env("ETCDCTL_API", "3").withholding(recognised, by_hand)
     }
 

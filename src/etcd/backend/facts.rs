@@ -70,7 +70,10 @@ impl Backend {
         };
         while let Some((key, value)) = records.record()? {
             let id = member_id(key).context("bucket `members`")?;
-            let member: Member = serde_json::from_slice(value).with_context(|| format!("member {id:x}"))?;
+            // What serde says of a value may quote it.
+            let member = serde_json::from_slice::<Member>(value).ok();
+            let member =
+                member.with_context(|| format!("the record of member {id:x} is not a member in JSON"))?;
             ensure!(member.id == id, "member {id:x} calls itself {:x}", member.id);
             members.push(member);
         }

@@ -1,6 +1,5 @@
 //! How a program ended: what it printed, or the command, its status and its last words.
 
-use super::Withheld;
 use nix::sys::signal::Signal;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -9,6 +8,15 @@ use std::time::Duration;
 
 /// In how many of the last lines a recognised one is looked for.
 const LAST_LINES: usize = 50;
+
+/// What is passed on of a program's words that may quote secrets.
+#[derive(Debug, Clone)]
+pub(super) struct Withheld {
+    /// Returns what a line of output says in words that cannot be secrets.
+    pub(super) recognised: fn(&str) -> Option<String>,
+    /// How a person sees all that the program says.
+    pub(super) by_hand: String,
+}
 
 /// What a program that succeeded printed to standard output.
 #[derive(Debug)]
@@ -83,7 +91,7 @@ pub struct ProcessError {
     /// The last of its standard error.
     pub stderr: String,
     /// How a person sees all that it said, if some of that is withheld.
-    pub(super) by_hand: Option<String>,
+    pub(super) by_hand: Option<Box<str>>,
 }
 
 impl ProcessError {
@@ -101,7 +109,7 @@ impl ProcessError {
         let lines = [&*self.stderr, &*self.stdout].into_iter().flat_map(|text| text.lines().rev());
         let told = recognised(last).or_else(|| lines.take(LAST_LINES).find_map(recognised));
         let is_all = told.as_ref().is_some_and(|told| last.ends_with(told.as_str()));
-        self.by_hand = (!is_all).then(|| by_hand.clone());
+        self.by_hand = (!is_all).then(|| by_hand.as_str().into());
         self.stderr = told.unwrap_or_default();
         self.stdout.clear();
         self

@@ -12,6 +12,7 @@ pub use become_it::become_it;
 pub use ended::{Ending, Output, ProcessError};
 pub use running::{GRACE, Running};
 
+use ended::Withheld;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -47,15 +48,6 @@ pub struct Program {
     isolated: bool,
     in_bulk: bool,
     withheld: Option<Withheld>,
-}
-
-/// What is passed on of a program's words that may quote secrets.
-#[derive(Debug, Clone)]
-struct Withheld {
-    /// Returns what a line of output says in words that cannot be secrets.
-    recognised: fn(&str) -> Option<String>,
-    /// How a person sees all that the program says.
-    by_hand: String,
 }
 
 /// What a program reads from its standard input.

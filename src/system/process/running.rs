@@ -1,6 +1,7 @@
 //! A child that runs: watched, ended, and what it printed. Must never leave one running that nobody waits for.
 
-use super::{Ending, Output, ProcessError, Withheld};
+use super::ended::Withheld;
+use super::{Ending, Output, ProcessError};
 use crate::system::interrupt;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;

@@ -108,7 +108,7 @@ fn refuses_what_others_own() {
         chown(root.path().join(changed), Some(STRANGER), None).unwrap();
         let told = format!("/{changed} belongs to user {STRANGER}");
         assert!(why(&root, "/snap/bin/etcd").ends_with(&told), "{changed}");
-        if changed != "" {
+        if !changed.is_empty() {
             assert!(
                 walk(
                     root.path(),

@@ -67,7 +67,12 @@ struct Family {
 impl Family {
     fn follow(mut self, judge: &mut dyn FnMut(&Seen<'_>)) -> ExitStatus {
         loop {
-            match waitpid(None, Some(OURS)).unwrap() {
+            let seen = match (waitpid(None, Some(OURS)), self.status) {
+                // Threads that were killed while they were let go are not reported any more.
+                (Err(Errno::ECHILD), Some(status)) => return status,
+                (seen, _) => seen.unwrap(),
+            };
+            match seen {
                 WaitStatus::Exited(pid, code) => self.gone(pid, ExitStatus::from_raw(code << 8)),
                 WaitStatus::Signaled(pid, signal, _) => self.gone(pid, ExitStatus::from_raw(signal as i32)),
                 WaitStatus::PtraceSyscall(thread) => {
