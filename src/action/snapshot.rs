@@ -48,6 +48,7 @@ impl Ready {
             before_restore: false,
             now: call.now,
         };
+        settings.check_target(&request.target)?;
         let approach = || Approach::to(&request.target, owner);
         let hold = || {
             site.tools.must_read_snapshots()?;

@@ -1,7 +1,7 @@
 //! The destinations of this machine, and the stores behind their names.
 
 use crate::catalog::retention::Policy;
-use crate::settings::{At, Destination};
+use crate::settings::{At, Destination, same_place};
 use crate::stop::Refusal;
 use crate::store::Store;
 use crate::store::folders::Folders;
@@ -43,8 +43,24 @@ impl Destinations {
     pub fn open(&self, name: &str) -> Result<Box<dyn Store>> {
         match &self.named(name)?.at {
             At::Bucket(said) => Ok(Box::new(Bucket::new(name, said, &self.found, self.clock)?)),
-            At::Directory(said) => Ok(Box::new(Folders::open(said).map_err(|error| about(name, error))?)),
+            At::Directory(said) => {
+                let folders = Folders::open(said).map_err(|error| about(name, error))?;
+                self.must_be_alone(name, &folders)?;
+                Ok(Box::new(folders))
+            }
         }
+    }
+
+    /// Refuses a directory that is another destination's too, by a bind mount. One that is reached by a symlink is never opened.
+    fn must_be_alone(&self, name: &str, folders: &Folders) -> Result<()> {
+        for (other, destination) in self.all.iter().filter(|(other, _)| *other != name) {
+            let At::Directory(described) = &destination.at else { continue };
+            if folders.is_also(&described.directory)? {
+                let (one, two) = if &**other < name { (&**other, name) } else { (name, &**other) };
+                return Err(same_place(one, two, folders.shown()).into());
+            }
+        }
+        Ok(())
     }
 
     /// What the store behind a name is called, be it there or not.

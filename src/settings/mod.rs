@@ -2,6 +2,10 @@
 //!
 //! Must never be taken from somebody who is not root: it says where every Secret of a cluster goes.
 
+mod overlap;
+
+pub use overlap::same_place;
+
 use crate::archive::age::Recipient;
 use crate::catalog::retention::Policy;
 use crate::notice::Hooks;
@@ -101,7 +105,17 @@ impl Settings {
     /// Refuses a file that cannot be used, and two that contradict each other.
     pub fn read(named: Option<&Path>) -> Result<Self, Refusal> {
         let operators = read(named.unwrap_or(Path::new(OPERATORS)), named.is_some())?;
-        operators.with(read(&charms(named), false)?)
+        let all = operators.with(read(&charms(named), false)?)?;
+        overlap::check(&all.destinations)?;
+        if let Some(target) = all.schedule.as_ref().and_then(|schedule| schedule.target.as_deref()) {
+            all.check_target(target)?;
+        }
+        Ok(all)
+    }
+
+    /// Refuses a target that is also a destination, or whose archives a destination would take for its own.
+    pub fn check_target(&self, target: &Path) -> Result<(), Refusal> {
+        overlap::check_target(&self.destinations, target)
     }
 
     /// These and `others` together.

@@ -56,6 +56,15 @@ impl Folders {
         Ok(Self { root, shown: said.shown(), owner })
     }
 
+    /// Whether `path` leads to this very directory.
+    pub fn is_also(&self, path: &Path) -> Result<bool> {
+        match Dir::open(path) {
+            Ok(dir) => Ok(inode_of(&dir)? == inode_of(&self.root)?),
+            // Then it is no destination that could delete anything: a symlink, or missing.
+            Err(_) => Ok(false),
+        }
+    }
+
     /// The folder that `name` is in, and the rest of `name`.
     fn inside(&self, name: &str) -> Result<(Local, String)> {
         self.walked(name, &|dir, folder| dir.child(folder))

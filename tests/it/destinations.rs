@@ -266,14 +266,14 @@ fn the_secret_is_nowhere_to_be_seen(version: Version) {
         return eprintln!("skipped: only root sees all arguments");
     }
     let world = World::plain(version);
-    let server = Server::new(&["backups"]);
+    let server = Server::new(&["backups", "spare"]);
     server.write_credentials(&world.path("credentials"));
     write_credentials(&world.path("wrong"), &server.access_key, "canary-wrong-secret");
     let faults = Faults::before(server.port);
     let wrong = format!(", credentials-file: {}", world.path("wrong").display());
     write_destinations(
         &world,
-        &[("good", faults.port, "backups", ""), ("wrong", faults.port, "backups", &wrong)],
+        &[("good", faults.port, "backups", ""), ("wrong", faults.port, "spare", &wrong)],
     );
     faults.make("PUT", "", Fault::Slow(2000), 1);
     let mut run = Run::start(command(&world), &world.path("runs"));

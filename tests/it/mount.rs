@@ -24,6 +24,14 @@ pub fn over_itself(at: &Path) -> Mount {
     Mount { at: at.to_owned() }
 }
 
+/// Mounts a directory at another one.
+pub fn bind(directory: &Path, at: &Path) -> Mount {
+    let mut mount = Command::new("mount");
+    mount.arg("--bind").args([directory, at]);
+    assert!(mount.status().unwrap().success(), "mount --bind");
+    Mount { at: at.to_owned() }
+}
+
 /// Mounts over the file one of which no byte can be read: our own memory has none where it begins.
 pub fn broken(at: &Path) -> Mount {
     let mut mount = Command::new("mount");

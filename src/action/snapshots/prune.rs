@@ -20,6 +20,7 @@ const ANY: &str = "any";
 /// Judges what is kept, and deletes what no rule keeps.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let places = places(call)?;
+    crate::action::offsite::settings(call)?.check_target(&places.target)?;
     let given = given(call)?;
     let judged_places = which(call, &places, &given)?;
     let plan = call.params.flag("plan")?;

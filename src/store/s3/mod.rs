@@ -72,6 +72,11 @@ impl Description {
         format!("s3://{}/{}", self.bucket, self.prefix())
     }
 
+    /// What two descriptions of the same folder of the same bucket have in common, however the server is spelled.
+    pub fn identity(&self) -> String {
+        format!("s3://{}/{}/{}", place::server_name(self.endpoint.as_deref()), self.bucket, self.prefix())
+    }
+
     /// What its keys begin with: nothing, or a folder and a slash.
     fn prefix(&self) -> String {
         match self.folder.trim_matches('/') {

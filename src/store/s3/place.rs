@@ -106,6 +106,27 @@ fn server(endpoint: &str, plain: bool) -> Result<(&'static str, &str), Refusal> 
     Ok((scheme, host))
 }
 
+/// A name of the server at `endpoint` that is the same for all spellings of it: without scheme and default port, and of all
+/// of Amazon's endpoints, as names of buckets are unique there. Two names of one server that only its DNS knows stay two.
+pub(super) fn server_name(endpoint: Option<&str>) -> String {
+    const AMAZON: &str = ".amazonaws.com";
+    let endpoint = endpoint.unwrap_or(AMAZON).trim().trim_end_matches('/').to_lowercase();
+    let (scheme, server) = endpoint.split_once("://").unwrap_or(("https", &endpoint));
+    let (host, port) = match server.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (server, ""),
+    };
+    let host = host.trim_end_matches('.');
+    let is_default =
+        port.is_empty() || (scheme, port) == ("https", "443") || (scheme, port) == ("http", "80");
+    let host = match host {
+        host if host.ends_with(AMAZON) => AMAZON,
+        host if is_loopback(&format!("{host}:0")) => "localhost",
+        host => host,
+    };
+    if is_default { host.to_owned() } else { format!("{host}:{port}") }
+}
+
 fn is_loopback(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     name == "localhost"

@@ -1,0 +1,140 @@
+//! Destinations that are one place under two names: the retention of one would delete what the other keeps.
+//!
+//! One in a folder of another is harmless, because each sees only `CLUSTER/MEMBER/NAME` right under its own folder. Must never
+//! ask the network or a disk: settings are read on the worst day too.
+
+use super::{At, Destination};
+use crate::stop::Refusal;
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+/// Refuses two destinations that are the same place, as far as their descriptions show.
+pub(super) fn check(destinations: &BTreeMap<String, Destination>) -> Result<(), Refusal> {
+    let mut seen: BTreeMap<String, &str> = BTreeMap::new();
+    for (name, destination) in destinations {
+        if let Some(other) = seen.insert(identity(&destination.at), name) {
+            return Err(same_place(other, name, &shown(&destination.at)));
+        }
+    }
+    Ok(())
+}
+
+/// Two destinations that are the same place.
+pub fn same_place(one: &str, other: &str, shown: &str) -> Refusal {
+    Refusal::new(
+        format!(
+            "destinations {one} and {other} are the same place, {shown}: the rules of each would delete what the other keeps"
+        ),
+        "give one of them a folder of its own, or remove it from the settings",
+    )
+}
+
+/// Refuses a target whose archives a directory among `destinations` takes for its own, or that is a destination itself.
+pub(super) fn check_target(
+    destinations: &BTreeMap<String, Destination>,
+    target: &Path,
+) -> Result<(), Refusal> {
+    let target = cleaned(target);
+    for (name, destination) in destinations {
+        let At::Directory(described) = &destination.at else { continue };
+        let directory = cleaned(&described.directory);
+        let next = "choose a target outside of it, or another directory for the destination";
+        if target == directory {
+            let reason =
+                format!("target {} is destination {name} itself, and not a second place", target.display());
+            return Err(Refusal::new(reason, next));
+        }
+        let below = target.strip_prefix(&directory).map_or(0, |rest| rest.components().count());
+        // A folder of a member, CLUSTER/MEMBER.
+        if below == 2 {
+            let reason = format!(
+                "target {} lies where destination {name} keeps archives of members, and its rules would delete those of the target",
+                target.display()
+            );
+            return Err(Refusal::new(reason, next));
+        }
+    }
+    Ok(())
+}
+
+fn shown(at: &At) -> String {
+    match at {
+        At::Bucket(described) => described.shown(),
+        At::Directory(described) => described.shown(),
+    }
+}
+
+/// What two descriptions of one place have in common.
+fn identity(at: &At) -> String {
+    match at {
+        At::Bucket(described) => described.identity(),
+        At::Directory(described) => cleaned(&described.directory).display().to_string(),
+    }
+}
+
+/// The path without `.` and doubled slashes. Paths with `..` or symlinks are refused when they are opened.
+fn cleaned(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Settings;
+    use super::*;
+
+    fn checked(one: &str, other: &str) -> Result<(), String> {
+        let text = format!("destinations:\n  a: {one}\n  b: {other}\n");
+        check(&Settings::parse(&text).unwrap().destinations).map_err(|refusal| refusal.to_string())
+    }
+
+    #[test]
+    fn one_place_is_known_by_its_spellings_and_nested_ones_are_two() {
+        let s3 = |more: &str| format!("{{s3: {{bucket: n{more}}}}}");
+        for (one, other, same) in [
+            (s3(""), s3(""), true),
+            (s3(""), s3(", folder: /"), true),
+            (s3(", folder: a/b"), s3(", folder: /a/b/"), true),
+            (s3(""), s3(", folder: longterm"), false),
+            (s3(", folder: a"), s3(", folder: a/b/c"), false),
+            (s3(""), "{s3: {bucket: other}}".to_owned(), false),
+            // Names of buckets are unique at Amazon, whatever the endpoint.
+            (s3(", region: eu-central-1"), s3(", endpoint: 'https://s3.amazonaws.com'"), true),
+            (s3(""), s3(", endpoint: 'https://s3.dualstack.us-east-1.amazonaws.com', style: path"), true),
+            (s3(", endpoint: 'https://Minio:443/'"), s3(", endpoint: 'https://minio'"), true),
+            (s3(", endpoint: 'https://minio.'"), s3(", endpoint: 'https://minio'"), true),
+            (s3(", endpoint: 'http://minio', allow-http: true"), s3(", endpoint: 'https://minio'"), true),
+            (s3(", endpoint: 'http://127.0.0.1:9000'"), s3(", endpoint: 'http://localhost:9000'"), true),
+            (s3(", endpoint: 'http://127.0.0.1:9000'"), s3(", endpoint: 'http://[::1]:9000'"), true),
+            (s3(", endpoint: 'http://127.0.0.1:9000'"), s3(", endpoint: 'http://127.0.0.1:9001'"), false),
+            (s3(", endpoint: 'https://one:9000'"), s3(", endpoint: 'https://two:9000'"), false),
+            (s3(", endpoint: 'https://minio', style: host"), s3(", endpoint: 'https://minio'"), true),
+            ("{directory: /d}".to_owned(), "{directory: /d//.}".to_owned(), true),
+            ("{directory: /d}".to_owned(), "{directory: /d/long}".to_owned(), false),
+            ("{directory: /d}".to_owned(), "{directory: /dd}".to_owned(), false),
+        ] {
+            let checked = checked(&one, &other);
+            assert_eq!(checked.is_err(), same, "{one} {other}: {checked:?}");
+        }
+        let refusal = checked(&s3(""), &s3("")).unwrap_err();
+        assert!(refusal.contains("destinations a and b are the same place, s3://n/"), "{refusal}");
+    }
+
+    #[test]
+    fn a_target_must_not_be_a_folder_of_a_member() {
+        let settings =
+            Settings::parse("destinations: {nfs: {directory: /nfs}, s: {s3: {bucket: b}}}").unwrap();
+        for (target, taken) in [
+            ("/nfs", false),
+            ("/nfs/./", false),
+            ("/nfs/a", true),
+            ("/nfs/a/b", false),
+            ("/nfs/a//b/.", false),
+            ("/nfs/a/b/c", true),
+            ("/", true),
+            ("/nfsa/b/c", true),
+            ("/other", true),
+        ] {
+            assert_eq!(check_target(&settings.destinations, Path::new(target)).is_ok(), taken, "{target}");
+        }
+    }
+}
