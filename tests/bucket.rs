@@ -138,7 +138,7 @@ fn one_that_the_server_refuses_hides_none_of_the_others() {
     faults.make("GET", "frozen.tar.gz.json", Fault::Answer(403, "AccessDenied", ""), 1000);
     let entry = frozen();
     assert!(entry.unread.as_ref().unwrap().starts_with("its record cannot be read: "), "{entry:?}");
-    for error in [bucket.delete(&entry), bucket.note(&entry, &|record| record.pinned = false)] {
+    for error in [bucket.delete(&entry).map(|_| ()), bucket.note(&entry, &|record| record.pinned = false)] {
         assert!(format!("{:#}", error.unwrap_err()).contains("AccessDenied"));
     }
     faults.none();
@@ -344,8 +344,8 @@ fn a_slow_link_is_no_broken_one_and_a_dead_one_is_told() {
 #[test]
 fn a_list_has_as_many_pages_as_it_needs() {
     let server = Server::filled(&["backups-full"], &|root| {
-        let folder = root.join("backups-full/folder");
-        std::fs::create_dir(&folder).unwrap();
+        let folder = root.join("backups-full/folder/c/m");
+        std::fs::create_dir_all(&folder).unwrap();
         for number in 0..1100 {
             let ending = if number % 100 == 0 { "tar.gz" } else { "txt" };
             std::fs::write(folder.join(format!("{number:04}.{ending}")), "x").unwrap();
@@ -369,14 +369,14 @@ fn a_bucket_with_object_lock_takes_archives_and_its_no_to_their_deletion_is_told
     let mut description = described(server.port, "");
     description.bucket = "backups-locked".to_owned();
     let bucket = opened(&description, &key(&server.access_key, SECRET));
-    for (name, size) in [("a.tar.gz", MIB), ("b.tar.gz", 9 * MIB)] {
+    for (name, size) in [("c/m/a.tar.gz", MIB), ("c/m/b.tar.gz", 9 * MIB)] {
         let (file, sha256) = archive(size);
         bucket.put(name, &file, &sha256, &mut |_| {}).unwrap();
     }
     let entries = bucket.entries().unwrap();
     assert_eq!(entries.len(), 2, "{entries:?}");
     // moto forgets the lock of what came in parts.
-    for entry in entries.iter().filter(|entry| entry.name == "a.tar.gz") {
+    for entry in entries.iter().filter(|entry| entry.name == "c/m/a.tar.gz") {
         let error = format!("{:#}", bucket.delete(entry).unwrap_err());
         for part in ["object lock keeps it until 2", "(COMPLIANCE)", "S3 says AccessDenied: Access Denied"] {
             assert!(error.contains(part), "no {part} in {error}");
@@ -384,6 +384,81 @@ fn a_bucket_with_object_lock_takes_archives_and_its_no_to_their_deletion_is_told
     }
     // Not even hidden: what cannot be deleted is still there to be restored.
     assert_eq!(bucket.entries().unwrap().len(), 2);
+}
+
+/// A bucket that keeps versions, on a fake before its server.
+fn versioned(name: &str) -> (Server, Faults, Bucket) {
+    let server = Server::new(&[name]);
+    let faults = Faults::before(server.port);
+    let mut description = described(faults.port, "");
+    description.bucket = name.to_owned();
+    let bucket = opened(&description, &key(&server.access_key, SECRET));
+    let (file, sha256) = archive(MIB);
+    bucket.put(NAME, &file, &sha256, &mut |_| {}).unwrap();
+    (server, faults, bucket)
+}
+
+#[test]
+fn deletes_the_version_in_a_bucket_that_keeps_versions() {
+    if !Can::Lock.be_tried() {
+        return;
+    }
+    let (mut server, _faults, bucket) = versioned("backups-versioned");
+    let entry = bucket.entries().unwrap().remove(0);
+    bucket.note(&entry, &|record| record.pinned = false).unwrap();
+    bucket.delete(&entry).unwrap();
+    let (versions, _) = server.versions("backups-versioned");
+    assert!(!versions.contains(&format!("folder/{NAME}")), "{versions:?}");
+    assert!(bucket.entries().unwrap().is_empty());
+}
+
+#[test]
+fn an_archive_whose_version_may_not_be_deleted_is_hidden_and_not_called_deleted() {
+    if !Can::Lock.be_tried() {
+        return;
+    }
+    let (mut server, faults, bucket) = versioned("backups-versioned");
+    faults.make("DELETE", "versionId=", Fault::Answer(403, "AccessDenied", ""), 1);
+    let entry = bucket.entries().unwrap().remove(0);
+    assert_eq!(format!("{:?}", bucket.delete(&entry).unwrap()), "Hidden");
+    assert!(bucket.entries().unwrap().is_empty());
+    let (versions, markers) = server.versions("backups-versioned");
+    let key = format!("folder/{NAME}");
+    assert!(versions.contains(&key) && markers.contains(&key), "{versions:?} {markers:?}");
+}
+
+/// versitygw shows neither the lock nor the version of an object whose bucket has retention by default.
+#[test]
+fn a_lock_that_only_the_bucket_shows_keeps_its_archive_in_sight() {
+    if !Can::Lock.be_tried() {
+        return;
+    }
+    for dropped in ["x-amz-object-lock", "x-amz-version-id"] {
+        let (_server, faults, bucket) = versioned("backups-locked");
+        faults.make("HEAD", "", Fault::DropHeader("x-amz-object-lock"), usize::MAX);
+        if dropped == "x-amz-version-id" {
+            faults.none();
+            faults.make("HEAD", "", Fault::DropHeader(dropped), usize::MAX);
+        }
+        let entry = bucket.entries().unwrap().remove(0);
+        let error = format!("{:#}", bucket.delete(&entry).unwrap_err());
+        assert!(error.contains("object lock"), "{error}");
+        assert_eq!(bucket.entries().unwrap().len(), 1, "{dropped}: it was hidden");
+    }
+}
+
+#[test]
+fn sees_only_what_lies_in_a_folder_of_a_member() {
+    let server = Server::filled(&["backups"], &|root| {
+        for name in ["a.tar.gz", "m/a.tar.gz", "c/m/a.tar.gz", "longterm/c/m/a.tar.gz", "a/b/c/m/a.tar.gz"] {
+            let path = root.join("backups/folder").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+    });
+    let bucket = opened(&described(server.port, ""), &key(&server.access_key, SECRET));
+    let names: Vec<_> = bucket.entries().unwrap().into_iter().map(|entry| entry.name).collect();
+    assert_eq!(names, ["c/m/a.tar.gz"]);
 }
 
 #[test]
@@ -497,6 +572,9 @@ fn a_session_is_one_by_its_token() {
 
 #[test]
 fn encryption_is_asked_for_with_every_object() {
+    if !Can::Encrypt.be_tried() {
+        return;
+    }
     let server = Server::new(&["backups"]);
     for (more, header) in [
         ("encryption: s3", "x-amz-server-side-encryption: AES256"),
@@ -513,6 +591,73 @@ fn encryption_is_asked_for_with_every_object() {
     }
     let bad = described(server.port, "encryption: s3\nkms-key: x");
     assert!(Bucket::new("offsite", &bad, &key("a", "b"), Clock::at(Timestamp::now())).is_err());
+}
+
+/// A server that ignores the header, as versitygw, s3rver and Ceph 16 do, sends no such header back.
+#[test]
+fn refuses_to_upload_to_a_server_that_does_not_encrypt() {
+    let server = Server::new(&["backups"]);
+    for (more, dropped) in [
+        ("encryption: s3", "x-amz-server-side-encryption"),
+        ("encryption: kms", "x-amz-server-side-encryption"),
+        ("encryption: kms\nkms-key: alias/etcd", "x-amz-server-side-encryption-aws-kms-key-id"),
+    ] {
+        for size in [1, 9 * MIB] {
+            let faults = Faults::before(server.port);
+            let bucket = opened(&described(faults.port, more), &key(&server.access_key, SECRET));
+            faults.make("", "", Fault::DropHeader(dropped), usize::MAX);
+            let error = put_fails(&bucket, size);
+            assert!(error.contains("did not encrypt") && error.contains("Next:"), "{more}, {size}: {error}");
+            assert!(bucket.entries().unwrap().is_empty());
+            assert!(faults.seen("PUT", "partNumber=").is_empty(), "a part was sent that is not encrypted");
+            assert!(faults.seen("PUT", &format!("{NAME} ")).is_empty(), "the archive was sent");
+        }
+    }
+}
+
+/// MinIO encrypts, but says so only of an object that is there, not when an upload in parts begins.
+#[test]
+fn uploads_if_only_the_object_itself_says_that_it_is_encrypted() {
+    if !Can::Encrypt.be_tried() {
+        return;
+    }
+    let mut server = Server::new(&["backups"]);
+    let faults = Faults::before(server.port);
+    let bucket = opened(&described(faults.port, "encryption: s3"), &key(&server.access_key, SECRET));
+    faults.make("POST", "uploads=", Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
+    for (name, size) in [(NAME, 1), ("c/m/b.tar.gz", 9 * MIB)] {
+        let (file, sha256) = archive(size);
+        bucket.put(name, &file, &sha256, &mut |_| {}).unwrap();
+    }
+    let (there, _) = server.versions("backups");
+    assert_eq!(there.len(), 2, "the probes are still there: {there:?}");
+}
+
+/// One that says yes at first and then stores the object in the clear.
+#[test]
+fn an_object_that_was_stored_in_the_clear_is_deleted_or_named() {
+    if !Can::Encrypt.be_tried() {
+        return;
+    }
+    let server = Server::new(&["backups"]);
+    let faults = Faults::before(server.port);
+    let bucket = opened(&described(faults.port, "encryption: s3"), &key(&server.access_key, SECRET));
+    let drop_it = || {
+        faults.make("HEAD", NAME, Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
+    };
+    drop_it();
+    let error = put_fails(&bucket, MIB);
+    assert!(error.contains("did not encrypt") && error.contains("was deleted there"), "{error}");
+    assert!(bucket.entries().unwrap().is_empty());
+    // One of an earlier run is not deleted, as it may be the only copy; it is named.
+    faults.none();
+    let (file, sha256) = archive(MIB);
+    opened(&described(server.port, ""), &key(&server.access_key, SECRET))
+        .put(NAME, &file, &sha256, &mut |_| {})
+        .unwrap();
+    let error = put_fails(&bucket, MIB);
+    assert!(error.contains("is not encrypted") && error.contains("delete-snapshot"), "{error}");
+    assert_eq!(bucket.entries().unwrap().len(), 1);
 }
 
 #[test]

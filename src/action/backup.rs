@@ -223,9 +223,13 @@ fn retain(call: &Call<'_>, target: &Path, watch: &mut Watch<'_>, results: &mut R
         Ok(()) => {
             let [deleted, freed] =
                 ["deleted", "freed"].map(|name| said.get(name).unwrap_or_default().to_owned());
-            watch.pruned(Phase::Completed, format!("{deleted} deleted, {freed} freed"));
+            let hidden = said.get("hidden").map(|hidden| format!(", hidden: {hidden}")).unwrap_or_default();
+            watch.pruned(Phase::Completed, format!("{deleted} deleted, {freed} freed{hidden}"));
             results.set(key!("retention.deleted"), deleted);
             results.set(key!("retention.freed"), freed);
+            if let Some(hidden) = said.get("hidden") {
+                results.set(key!("retention.hidden"), hidden);
+            }
             Ok(())
         }
         Err(stop) => {

@@ -62,6 +62,14 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// Whether an archive is one of those that a policy is about.
+    pub fn covers(&self, entry: &Entry) -> bool {
+        entry.manifest.as_ref().is_some_and(|manifest| {
+            (self.others || self.clusters.contains(&manifest.cluster_id))
+                && self.member.as_ref().is_none_or(|member| *member == manifest.member_name)
+        })
+    }
+
     /// Everybody's.
     pub fn all() -> Self {
         Self { others: true, ..Self::default() }

@@ -3,6 +3,7 @@
 use super::{Found, Look, Place};
 use crate::catalog::entry::Entry;
 use crate::catalog::retention::{Policy, Scope, Verdict, judge, kept_because};
+use crate::store::Removed;
 use crate::system::interrupt;
 use anyhow::Result;
 use jiff::Timestamp;
@@ -19,14 +20,14 @@ pub struct Judged<'a> {
 }
 
 impl Judged<'_> {
-    /// Deletes what is to go.
-    pub fn carry_out(&self) -> Result<()> {
+    /// Deletes what is to go; `None` if nothing is.
+    pub fn carry_out(&self) -> Result<Option<Removed>> {
         match self.verdict {
             Verdict::Deleted(_) => {
                 interrupt::check()?;
-                self.found.place.store.delete(&self.found.entry)
+                self.found.place.store.delete(&self.found.entry).map(Some)
             }
-            Verdict::Kept(_) => Ok(()),
+            Verdict::Kept(_) => Ok(None),
         }
     }
 }

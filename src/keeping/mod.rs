@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of Juju, and needs no etcd: on the worst day there is none.
 
+mod again;
 mod fetch;
 mod judge;
 mod latest;
@@ -10,6 +11,7 @@ mod unpack;
 mod verify;
 mod versions;
 
+pub use again::Again;
 pub use fetch::{Fetched, fetch};
 pub use judge::Judged;
 pub use places::{At, Place, Places, Wanted, Which};

@@ -172,9 +172,9 @@ mod tests {
     use crate::catalog::record::{About, Record};
     use crate::catalog::retention::Policy;
     use crate::keeping::Place;
-    use crate::store::Store;
+    use crate::store::{Removed, Store};
     use anyhow::bail;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs::File;
     use std::io::{self, Read};
     use std::rc::Rc;
@@ -192,6 +192,10 @@ mod tests {
             bail!("not asked")
         }
 
+        fn names(&self) -> Result<BTreeSet<String>> {
+            bail!("not asked")
+        }
+
         fn read(&self, _: &str) -> Result<Box<dyn Read + Send>> {
             Ok(Box::new([0x1f, 0x8b, 8, 0].as_slice().chain(Reset)))
         }
@@ -204,7 +208,7 @@ mod tests {
             bail!("not asked")
         }
 
-        fn delete(&self, _: &Entry) -> Result<()> {
+        fn delete(&self, _: &Entry) -> Result<Removed> {
             bail!("not asked")
         }
     }

@@ -3,10 +3,11 @@
 //! Must never be made where it is missing, nor be taken for what should be mounted there: what goes into an empty mount point
 //! fills this machine's own disk, and is gone from sight when the right one is mounted over it.
 
-use super::Store;
 use super::directory::{Approach, need};
 use super::local::Local;
+use super::{Removed, Store};
 use crate::catalog::entry::Entry;
+use crate::catalog::entry::may_be_archive;
 use crate::catalog::record::Record;
 use crate::progress::Tell;
 use crate::stop::Refusal;
@@ -14,14 +15,13 @@ use crate::system::durable::{Dir, inode_of, is_absent};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
 use rustix::fs::Mode;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Folders are for us alone: what is in them holds every Secret.
 const FOLDER: Mode = Mode::from_raw_mode(0o700);
-/// How deep folders are looked into: a cluster's, a unit's, and one more by hand.
-const DEEPEST: usize = 3;
 /// For a directory that nothing needs to be mounted for.
 const NONE: &str = "none";
 
@@ -92,20 +92,22 @@ impl Folders {
         Ok((local, Entry { name, store, ..entry.clone() }))
     }
 
-    /// Adds what is in the folder `prefix`, and in those below it.
-    fn collect(&self, dir: Dir, prefix: &str, depth: usize, all: &mut Vec<Entry>) -> Result<()> {
-        for folder in dir.names()?.into_iter().filter(|name| depth < DEEPEST && !name.starts_with('.')) {
-            if let Some(child) = folder_in(&dir, &folder)? {
-                self.collect(child, &format!("{prefix}{folder}/"), depth + 1, all)?;
-            }
+    /// The folders that hold archives, `CLUSTER/MEMBER/`: those right under this directory and no others, which may belong to
+    /// another destination.
+    fn members(&self) -> Result<Vec<(String, Dir)>> {
+        let mut members = Vec::new();
+        for (cluster, dir) in folders_in(&self.root)? {
+            let inner = folders_in(&dir)?.into_iter();
+            members.extend(inner.map(|(member, dir)| (format!("{cluster}/{member}/"), dir)));
         }
-        all.extend(self.local(dir).entries()?.into_iter().map(|entry| Entry {
-            name: format!("{prefix}{}", entry.name),
-            store: self.shown.clone(),
-            ..entry
-        }));
-        Ok(())
+        Ok(members)
     }
+}
+
+/// The folders in a directory, by name.
+fn folders_in(dir: &Dir) -> Result<Vec<(String, Dir)>> {
+    let names = dir.names()?.into_iter().filter(|name| !name.starts_with('.'));
+    names.filter_map(|name| Some(folder_in(dir, &name).transpose()?.map(|child| (name, child)))).collect()
 }
 
 impl Description {
@@ -166,7 +168,23 @@ impl Store for Folders {
 
     fn entries(&self) -> Result<Vec<Entry>> {
         let mut all = Vec::new();
-        self.collect(self.root.again()?, "", 0, &mut all).map(|()| all)
+        for (prefix, dir) in self.members()? {
+            all.extend(self.local(dir).entries()?.into_iter().map(|entry| Entry {
+                name: format!("{prefix}{}", entry.name),
+                store: self.shown.clone(),
+                ..entry
+            }));
+        }
+        Ok(all)
+    }
+
+    fn names(&self) -> Result<BTreeSet<String>> {
+        let mut all = BTreeSet::new();
+        for (prefix, dir) in self.members()? {
+            let names = dir.names()?.into_iter().filter(|name| may_be_archive(name));
+            all.extend(names.map(|name| format!("{prefix}{name}")));
+        }
+        Ok(all)
     }
 
     fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
@@ -186,7 +204,7 @@ impl Store for Folders {
         local.note(&entry, change)
     }
 
-    fn delete(&self, entry: &Entry) -> Result<()> {
+    fn delete(&self, entry: &Entry) -> Result<Removed> {
         let (local, entry) = self.known_as(entry)?;
         local.delete(&entry)
     }

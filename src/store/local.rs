@@ -5,7 +5,7 @@
 
 use super::directory::{Approach, archive_owner};
 use super::stage::Stage;
-use super::{NameTaken, Store};
+use super::{NameTaken, Removed, Store};
 use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::manifest::Manifest;
@@ -21,6 +21,7 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use jiff::Timestamp;
 use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -199,6 +200,10 @@ impl Store for Local {
         names.filter_map(|name| self.entry(&name).transpose()).collect()
     }
 
+    fn names(&self) -> Result<BTreeSet<String>> {
+        Ok(self.dir.names()?.into_iter().filter(|name| may_be_archive(name)).collect())
+    }
+
     fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
         Ok(Box::new(self.file(name)?))
     }
@@ -237,7 +242,7 @@ impl Store for Local {
         self.dir.replace_for(&name, &record.to_json()?, PRIVATE, Some(self.owner))
     }
 
-    fn delete(&self, entry: &Entry) -> Result<()> {
+    fn delete(&self, entry: &Entry) -> Result<Removed> {
         let _alone = self.lock()?;
         let now = self.still(entry)?;
         now.must_be_read()?;
@@ -247,7 +252,8 @@ impl Store for Local {
             self.dir.remove_file(&outside_name(&entry.name))?;
         }
         self.sweep_records()?;
-        self.dir.sync()
+        self.dir.sync()?;
+        Ok(Removed::Deleted)
     }
 }
 
@@ -348,7 +354,9 @@ mod tests {
             fs::write(&record, &unreadable).unwrap();
             let entry = only(&local);
             assert!(entry.unread.as_ref().unwrap().starts_with("its record cannot be read: "), "{entry:?}");
-            for error in [local.delete(&entry), local.note(&entry, &|record| record.pinned = false)] {
+            for error in
+                [local.delete(&entry).map(|_| ()), local.note(&entry, &|record| record.pinned = false)]
+            {
                 let error = error.unwrap_err().to_string();
                 assert!(error.contains("cannot be read") && error.contains("a.db.json"), "{error}");
             }

@@ -10,6 +10,7 @@ use crate::catalog::entry::Entry;
 use crate::catalog::record::Record;
 use crate::progress::Tell;
 use anyhow::Result;
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt::{self, Debug, Display, Formatter};
 use std::fs::File;
@@ -35,6 +36,9 @@ pub trait Store: Debug {
     /// All archives in it, in no order. What is half there is not among them.
     fn entries(&self) -> Result<Vec<Entry>>;
 
+    /// The names of all archives in it now, without a look into them.
+    fn names(&self) -> Result<BTreeSet<String>>;
+
     /// An archive, to be read once from its beginning.
     fn read(&self, name: &str) -> Result<Box<dyn Read + Send>>;
 
@@ -50,5 +54,21 @@ pub trait Store: Debug {
 
     /// Deletes `entry` with its record. Refuses if it is not what it was when it was looked at: another archive, or pinned
     /// since.
-    fn delete(&self, entry: &Entry) -> Result<()>;
+    fn delete(&self, entry: &Entry) -> Result<Removed>;
+}
+
+/// What a store did with an archive that it was asked to delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// Its bytes are gone.
+    Deleted,
+    /// It is no longer listed, but the bucket keeps its bytes as an older version.
+    Hidden,
+}
+
+/// Whether `name` is where a destination keeps archives: `CLUSTER/MEMBER/NAME`, right under its folder. A destination in a
+/// folder of another one has its archives deeper, and so neither sees those of the other.
+fn is_in_place(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('/').collect();
+    parts.len() == 3 && parts.iter().all(|part| !part.is_empty())
 }

@@ -54,6 +54,7 @@ mod keeping;
 mod look;
 mod meanwhile;
 mod mount;
+mod overlapping;
 mod owner;
 mod places;
 mod poison;

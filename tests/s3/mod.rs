@@ -44,6 +44,8 @@ pub enum Can {
     Clock,
     /// Say that there is no such bucket.
     MissBuckets,
+    /// Answer that an object is encrypted.
+    Encrypt,
 }
 
 impl Can {
@@ -54,6 +56,7 @@ impl Can {
             (Self::Lock, true) => "s3s-fs has no object lock",
             (Self::Sessions, true) => "s3s-fs knows no sessions",
             (Self::MissBuckets, true) => "s3s-fs makes a bucket that is missing",
+            (Self::Encrypt, true) => "s3s-fs ignores encryption",
             (Self::Clock, false) => "moto does not look at the time of a request",
             _ => return true,
         };
@@ -99,6 +102,23 @@ impl Server {
         let (port, access_key, role_key) =
             words.unwrap_or_else(|| panic!("the server does not start; its words are above"));
         Self { child, port, access_key, role_key, _root: root }
+    }
+
+    /// The keys of all versions in a bucket of moto's, and of all delete markers.
+    pub fn versions(&mut self, bucket: &str) -> (Vec<String>, Vec<String>) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{bucket}").unwrap();
+        let mut line = String::new();
+        while !line.ends_with('\n') {
+            let mut byte = [0];
+            self.child.stdout.as_mut().unwrap().read_exact(&mut byte).unwrap();
+            line.push(char::from(byte[0]));
+        }
+        let all: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let of = |kind: &str| {
+            let keys = all[kind].as_array().unwrap().iter();
+            keys.map(|key| key.as_str().unwrap().to_owned()).collect()
+        };
+        (of("versions"), of("markers"))
     }
 
     /// A credentials file for it, written to `path`.
@@ -177,6 +197,8 @@ pub enum Fault {
     FlipRequest,
     /// The last byte of the answer is another.
     FlipAnswer,
+    /// The answer arrives without the headers whose names begin so.
+    DropHeader(&'static str),
     /// So many bytes a second, both ways.
     Slow(usize),
     /// So many milliseconds until it arrives: a server far away.
@@ -324,11 +346,20 @@ fn ask(to: u16, head: &str, body: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
+fn without_header(answer: &[u8], name: &str) -> Option<Vec<u8>> {
+    let end = answer.windows(4).position(|at| at == b"\r\n\r\n")?;
+    let head = std::str::from_utf8(&answer[..end]).ok()?;
+    let stays = |line: &&str| !line.to_lowercase().starts_with(name);
+    let head = head.split("\r\n").filter(stays).collect::<Vec<_>>().join("\r\n");
+    Some([head.as_bytes(), &answer[end..]].concat())
+}
+
 fn give(mut client: TcpStream, mut answer: Vec<u8>, fault: Option<Fault>) -> Option<()> {
     match fault {
         Some(Fault::LoseAnswer) => answer.clear(),
         Some(Fault::CutAnswer(bytes)) => answer.truncate(bytes),
         Some(Fault::FlipAnswer) => *answer.last_mut()? ^= 1,
+        Some(Fault::DropHeader(name)) => answer = without_header(&answer, name)?,
         Some(Fault::Slow(rate)) => {
             for chunk in answer.chunks((rate / 20).max(1)) {
                 client.write_all(chunk).ok()?;

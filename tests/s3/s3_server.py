@@ -2,8 +2,11 @@
 standard input.
 
 Usage: s3_server.py SECRET CERTIFICATE KEY ROOT: without TLS where CERTIFICATE is empty. Each directory in ROOT is a bucket, and
-each file in that an object; a bucket whose name ends in -locked has object lock, with retention by default."""
+each file in that an object; a bucket whose name ends in -locked has object lock, with retention by default, and one whose name
+ends in -versioned keeps versions. Each line on its standard input names a bucket; the answer is a line of JSON with the key of
+every version in it, and of every delete marker."""
 
+import json
 import os
 import pathlib
 import sys
@@ -17,7 +20,7 @@ import threading
 from moto.core.authorization import ActionAuthenticatorMixin
 from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from moto.s3.models import s3_backends
+from moto.s3.models import FakeDeleteMarker, s3_backends
 from moto.sts.models import sts_backends
 from werkzeug.serving import make_server
 
@@ -48,6 +51,8 @@ for home in pathlib.Path(root).iterdir():
         bucket.default_lock_mode = "COMPLIANCE"
         bucket.default_lock_days = 1
         s3.put_bucket_versioning(name, "Enabled")
+    if name.endswith("-versioned"):
+        s3.put_bucket_versioning(name, "Enabled")
     for file in (file for file in home.rglob("*") if file.is_file()):
         s3.put_object(name, str(file.relative_to(home)), file.read_bytes())
 
@@ -77,5 +82,10 @@ tls = (certificate, private) if certificate else None
 server = make_server("127.0.0.1", 0, app, threaded=True, ssl_context=tls)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(server.server_port, key.access_key_id, role.access_key_id, flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    keys = s3.get_bucket(line.strip()).keys
+    kept = [key for name in list(keys) for key in keys.getlist(name)]
+    markers = [key.name for key in kept if isinstance(key, FakeDeleteMarker)]
+    versions = [key.name for key in kept if not isinstance(key, FakeDeleteMarker)]
+    print(json.dumps({"versions": versions, "markers": markers}), flush=True)
 os._exit(0)

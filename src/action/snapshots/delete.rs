@@ -1,11 +1,12 @@
 //! The action `delete-snapshot`: archives that are named, gone for good.
 
-use super::{failed, look, names, places};
+use super::{STILL_THERE, failed, hidden, look, names, not_looked_at, places};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
-use crate::keeping::{Found, Look, Wanted, Which};
+use crate::keeping::{Again, Found, Look, Wanted, Which};
 use crate::stop::{Refusal, Stop};
+use crate::store::Removed;
 use std::rc::Rc;
 
 /// Deletes those that are named, or none of them.
@@ -15,22 +16,28 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     by_name(&wanted)?;
     let chosen = look.choose(&wanted)?;
     admit(&look, &chosen, call.params.flag("force")?)?;
-    let (mut gone, mut freed, mut failures) = (Vec::new(), 0, Vec::new());
+    let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for found in chosen {
         match found.place.store.delete(&found.entry) {
-            Ok(()) => {
-                gone.push(found);
-                freed += found.entry.size;
-            }
+            Ok(how) => removed.push((found, how)),
             Err(error) => failures.push(format!("{}: {error:#}", found.named())),
         }
     }
-    results.set(key!("deleted"), names(gone));
-    results.set(key!("freed"), human_size(freed));
+    let again = Again::at(removed.iter().map(|(found, _)| &found.place));
+    failures.extend(not_looked_at(&again));
+    let still = removed.iter().filter(|(found, _)| again.has(found) == Some(true));
+    failures.extend(still.map(|(found, _)| format!("{}: {STILL_THERE}", found.named())));
+    removed.retain(|(found, _)| again.has(found) == Some(false));
+    let of = |kind: Removed| removed.iter().filter(move |(_, how)| *how == kind).map(|(found, _)| *found);
+    results.set(key!("deleted"), names(of(Removed::Deleted)));
+    results.set(key!("freed"), human_size(of(Removed::Deleted).map(|found| found.entry.size).sum()));
+    if of(Removed::Hidden).next().is_some() {
+        results.set(key!("hidden"), hidden(&names(of(Removed::Hidden))));
+    }
     failed(
         &failures,
-        "what is named under deleted is gone, the rest is there",
-        "mend the cause and run it again",
+        "the snapshots named under deleted are gone; list-snapshots shows which are left",
+        "remove the cause, then run delete-snapshot again for those that are left",
     )
 }
 

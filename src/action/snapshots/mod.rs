@@ -12,7 +12,7 @@ use super::results::{Key, Results};
 use super::{Call, target};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::site::Site;
-use crate::keeping::{Found, Look, Places, Unread, Wanted, Which};
+use crate::keeping::{Again, Found, Look, Places, Unread, Wanted, Which};
 use crate::progress::Progress;
 use crate::restore::Source;
 use crate::stop::{Failure, Refusal, Stop, in_passing};
@@ -150,6 +150,23 @@ fn unread(unread: &[Unread], results: &mut Results) -> Vec<String> {
 
 fn untouched(error: anyhow::Error) -> Stop {
     Stop::of(error, "nothing was changed", "mend the cause and run it again")
+}
+
+/// Why a deletion is not one although the server confirmed it.
+const STILL_THERE: &str = "the server reported it as deleted, and it is still listed";
+
+/// What is said of archives that the bucket only hides.
+fn hidden(which: &str) -> String {
+    format!(
+        "{which}; the bucket keeps versions, and the access key may not delete them (s3:DeleteObjectVersion): their bytes stay \
+         until a lifecycle rule of the bucket removes them"
+    )
+}
+
+/// The places whose archives could not be looked at after a deletion.
+fn not_looked_at(again: &Again) -> Vec<String> {
+    let unlisted = again.unlisted();
+    unlisted.map(|(place, why)| format!("listing {place} after the deletion: {}", in_passing(why))).collect()
 }
 
 /// What an action on several archives failed at; `next` says what to type.

@@ -1,15 +1,16 @@
 //! The action `prune-snapshots`: what a policy keeps stays, the rest goes, and every verdict has its reason.
 
 use super::table::table;
-use super::{failed, lineage, of_destination, places, unread};
+use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, of_destination, places, unread};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
 use crate::catalog::retention::{Policy, Scope, Verdict, parse_age, parse_size};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
-use crate::keeping::{At, Found, Judged, Look, Places};
+use crate::keeping::{Again, At, Judged, Look, Places};
 use crate::stop::{Refusal, Stop, in_passing};
+use crate::store::Removed;
 use anyhow::{Context, Result};
 use std::rc::Rc;
 
@@ -29,21 +30,74 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
     let judged = look.judged(&|place| policy(&place.keep), &scope, call.now);
     let mut failures = unread(&look.unread, results);
-    let fates: Vec<Fate> = judged.iter().map(|one| Fate::of(one, plan, &mut failures)).collect();
-    let rows: Vec<_> = judged.iter().zip(&fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect();
-    results.set(key!("snapshots"), if rows.is_empty() { "none".to_owned() } else { table(HEAD, rows) });
-    let gone =
-        || judged.iter().zip(&fates).filter(|(_, fate)| **fate == Fate::Gone).map(|(one, _)| one.found);
-    results.set(if plan { key!("would-delete") } else { key!("deleted") }, gone().count().to_string());
-    let freed = human_size(gone().map(|found| found.entry.size).sum());
-    results.set(if plan { key!("would-free") } else { key!("freed") }, freed);
-    for place in &look.places {
-        let there = |found: &&Found| Rc::ptr_eq(&found.place, place);
-        let (all, gone) = (look.found.iter().filter(there).count(), gone().filter(there).count());
-        let word = Fate::Gone.in_a_word(plan);
-        of_destination(results, place.name.as_deref(), format!("{gone} {word}, {} kept", all - gone));
+    let mut fates: Vec<Fate> = judged.iter().map(|one| Fate::of(one, plan, &mut failures)).collect();
+    if fates.iter().any(|fate| matches!(fate, Fate::Gone | Fate::Hidden)) && !plan {
+        look_again(&look, &judged, &scope, &mut fates, &mut failures);
     }
-    failed(&failures, "the others were dealt with as the verdicts say", "mend the cause and run it again")
+    tell(&look, &judged, &fates, plan, results);
+    failed(
+        &failures,
+        "the verdicts show what became of each snapshot",
+        "run `list-snapshots` to see what is left, remove the cause, then run prune-snapshots again",
+    )
+}
+
+/// Sets the results by what became of each archive.
+fn tell(look: &Look, judged: &[Judged<'_>], fates: &[Fate], plan: bool, results: &mut Results) {
+    let rows: Vec<_> = judged.iter().zip(fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect();
+    results.set(key!("snapshots"), if rows.is_empty() { "none".to_owned() } else { table(HEAD, rows) });
+    let of = |kind: Fate| {
+        judged.iter().zip(fates).filter(move |(_, fate)| **fate == kind).map(|(one, _)| one.found)
+    };
+    results
+        .set(if plan { key!("would-delete") } else { key!("deleted") }, of(Fate::Gone).count().to_string());
+    let freed = human_size(of(Fate::Gone).map(|found| found.entry.size).sum());
+    results.set(if plan { key!("would-free") } else { key!("freed") }, freed);
+    match of(Fate::Hidden).count() {
+        0 => {}
+        count => results.set(key!("hidden"), hidden(&count.to_string())),
+    }
+    for place in &look.places {
+        let count = |kind| of(kind).filter(|found| Rc::ptr_eq(&found.place, place)).count();
+        let left = count(Fate::Kept) + count(Fate::Failed);
+        let words = [
+            format!("{} {}", count(Fate::Gone), Fate::Gone.in_a_word(plan)),
+            format!("{} hidden", count(Fate::Hidden)),
+            format!("{left} kept"),
+        ];
+        let words: Vec<String> = words.into_iter().filter(|words| words != "0 hidden").collect();
+        of_destination(results, place.name.as_deref(), words.join(", "));
+    }
+}
+
+/// Lists every place again after the deletions, and corrects `fates` by what is there. An archive that this run may delete and
+/// kept must not be missing; of another member's, that member's own rules decide.
+fn look_again(
+    look: &Look,
+    judged: &[Judged<'_>],
+    scope: &Scope,
+    fates: &mut [Fate],
+    failures: &mut Vec<String>,
+) {
+    let again = Again::at(&look.places);
+    failures.extend(not_looked_at(&again));
+    for (one, fate) in judged.iter().zip(fates) {
+        let named = one.found.named();
+        match (*fate, again.has(one.found)) {
+            (Fate::Gone | Fate::Hidden, Some(true)) => {
+                failures.push(format!("{named}: {STILL_THERE}"));
+                *fate = Fate::Failed;
+            }
+            (Fate::Gone, None) => *fate = Fate::Unconfirmed,
+            (Fate::Kept, Some(false)) => {
+                if scope.covers(&one.found.entry) {
+                    failures.push(format!("{named}: it was to be kept and is no longer there"));
+                }
+                *fate = Fate::Missing;
+            }
+            _ => {}
+        }
+    }
 }
 
 /// What became of an archive.
@@ -51,25 +105,32 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
 enum Fate {
     /// It stays.
     Kept,
-    /// It went, or would if it were not only planned.
+    /// It is deleted, or would be if it were not only planned.
     Gone,
-    /// It was to go and is still there.
+    /// It is no longer listed, and the bucket keeps its bytes as an older version.
+    Hidden,
+    /// It was to be deleted and is still there.
     Failed,
+    /// The server reported it as deleted, and its place could not be listed afterwards.
+    Unconfirmed,
+    /// It was kept, and is no longer there.
+    Missing,
 }
 
 impl Fate {
     /// Deletes what is to go, unless it is only planned.
     fn of(judged: &Judged<'_>, plan: bool, failures: &mut Vec<String>) -> Self {
-        match judged.verdict {
-            Verdict::Kept(_) => Self::Kept,
-            Verdict::Deleted(_) if plan => Self::Gone,
-            Verdict::Deleted(_) => match judged.carry_out() {
-                Ok(()) => Self::Gone,
-                Err(error) => {
-                    failures.push(format!("{}: {}", judged.found.named(), in_passing(&error)));
-                    Self::Failed
-                }
-            },
+        if plan {
+            return if matches!(judged.verdict, Verdict::Kept(_)) { Self::Kept } else { Self::Gone };
+        }
+        match judged.carry_out() {
+            Ok(None) => Self::Kept,
+            Ok(Some(Removed::Deleted)) => Self::Gone,
+            Ok(Some(Removed::Hidden)) => Self::Hidden,
+            Err(error) => {
+                failures.push(format!("{}: {}", judged.found.named(), in_passing(&error)));
+                Self::Failed
+            }
         }
     }
 
@@ -78,7 +139,10 @@ impl Fate {
             Self::Kept => "kept",
             Self::Gone if plan => "would go",
             Self::Gone => "deleted",
+            Self::Hidden => "hidden",
             Self::Failed => "NOT DELETED",
+            Self::Unconfirmed => "NOT CONFIRMED",
+            Self::Missing => "GONE",
         }
     }
 }

@@ -5,9 +5,11 @@
 
 mod agent;
 mod credentials;
+mod encryption;
 mod listing;
 mod place;
 mod proxy;
+mod removal;
 mod shelf;
 mod sign;
 mod trouble;
@@ -15,6 +17,7 @@ mod upload;
 mod wire;
 
 pub use credentials::{Credentials, FromEnvironment};
+pub use encryption::Encryption;
 pub use place::Style;
 pub use proxy::Proxies;
 pub use trouble::Trouble;
@@ -23,12 +26,14 @@ use crate::stop::Refusal;
 use crate::system::clock::Clock;
 use anyhow::{Context, Result, ensure};
 use credentials::Login;
+use encryption::{Said, Wanted};
 use place::Place;
+use removal::Retention;
 use serde::Deserialize;
 use std::io::{self, Read};
 use std::path::PathBuf;
-use std::sync::Arc;
-use wire::{Answer, Ask, Wire};
+use std::sync::{Arc, OnceLock};
+use wire::{Ask, Wire};
 
 /// How much is sent or fetched by one request, and so held in memory.
 const PART: u64 = 8 << 20;
@@ -89,7 +94,7 @@ impl Description {
     pub fn check(&self) -> Result<(), Refusal> {
         let place = self.place()?;
         proxy::way_to(place.host(), place.is_tls(), self.proxy.as_deref(), &Proxies::default())?;
-        encryption(self).map(|_| ())
+        Wanted::new(self).map(|_| ())
     }
 
     /// Whether the way there is by a proxy of the environment's that wants a login.
@@ -106,16 +111,6 @@ impl Description {
     }
 }
 
-/// Who holds the key that the server encrypts with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Encryption {
-    /// The store itself.
-    S3,
-    /// The key service.
-    Kms,
-}
-
 /// A folder in a bucket.
 #[derive(Debug)]
 pub struct Bucket {
@@ -123,39 +118,24 @@ pub struct Bucket {
     /// Empty, or ending in a slash.
     folder: String,
     shown: String,
-    encryption: Vec<(&'static str, String)>,
+    encryption: Option<Wanted>,
+    /// What the bucket does with deleted objects, once it was asked.
+    retention: OnceLock<Retention>,
 }
 
 /// What a server says of an object.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Head {
     size: u64,
     etag: String,
     /// The hash that whoever put it there gave along.
     sha256: String,
-    /// Its version and until when that is locked, in a bucket with object lock.
-    lock: Option<Lock>,
-}
-
-/// What keeps a version of an object from being deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Lock {
+    /// Its version; empty if the server names none.
     version: String,
-    /// In words: until when, or that somebody holds it.
-    words: String,
-}
-
-impl Lock {
-    /// The lock that an answer tells of. One that has ended is told too: the server's clock decides.
-    fn of(answer: &Answer) -> Option<Self> {
-        let said = |name: &str| Some(answer.header(name).to_owned()).filter(|value| !value.is_empty());
-        let until = said("x-amz-object-lock-retain-until-date").map(|date| {
-            format!("object lock keeps it until {date} ({})", answer.header("x-amz-object-lock-mode"))
-        });
-        let held = said("x-amz-object-lock-legal-hold").filter(|hold| hold == "ON");
-        let held = held.map(|_| "a legal hold keeps it".to_owned());
-        Some(Self { version: said("x-amz-version-id")?, words: until.or(held)? })
-    }
+    /// What keeps it from being deleted, in words.
+    lock: Option<String>,
+    /// What it is encrypted with.
+    encryption: Said,
 }
 
 impl Bucket {
@@ -175,7 +155,8 @@ impl Bucket {
             shown: said.shown(),
             wire: Arc::new(Wire::new(place, login, agent, clock)),
             folder: said.prefix(),
-            encryption: encryption(said).map_err(about)?,
+            encryption: Wanted::new(said).map_err(about)?,
+            retention: OnceLock::new(),
         })
     }
 
@@ -209,45 +190,21 @@ impl Bucket {
             Err(error) => return Err(error),
         };
         let size = answer.header("content-length").parse().context("the server tells no size")?;
-        let (etag, sha256) =
-            (answer.header("etag").to_owned(), answer.header("x-amz-meta-sha256").to_owned());
-        Ok(Some(Head { size, etag, sha256, lock: Lock::of(&answer) }))
+        let said = |name: &str| answer.header(name).to_owned();
+        Ok(Some(Head {
+            size,
+            etag: said("etag"),
+            sha256: said("x-amz-meta-sha256"),
+            version: said("x-amz-version-id"),
+            lock: removal::lock_in(&answer),
+            encryption: Said::in_answer(&answer),
+        }))
     }
 
     /// The server's words for its no to a `HEAD`, whose answer has no room for them: those that it has for a `GET`.
     fn why(&self, key: &str, mute: anyhow::Error) -> anyhow::Error {
         let headers = vec![("range", "bytes=0-0".to_owned())];
         self.wire.ask(&Ask { method: "GET", key, headers, ..Ask::default() }).err().unwrap_or(mute)
-    }
-
-    /// Deletes `name`; one that is not there is deleted.
-    fn remove(&self, name: &str) -> Result<()> {
-        let ask = Ask { method: "DELETE", key: &self.key(name), ..Ask::default() };
-        self.wire.ask(&ask).with_context(|| format!("deleting {}{name}", self.shown))?;
-        Ok(())
-    }
-
-    /// Deletes the very version that is locked, or has the server say why not. Without its version, S3 would hide the object
-    /// and keep it.
-    fn remove_locked(&self, name: &str, lock: &Lock) -> Result<()> {
-        let query = vec![("versionId", lock.version.clone())];
-        let ask = Ask { method: "DELETE", key: &self.key(name), query, ..Ask::default() };
-        let told = self.wire.ask(&ask).with_context(|| lock.words.clone());
-        told.with_context(|| format!("deleting {}{name}", self.shown))?;
-        Ok(())
-    }
-}
-
-fn encryption(said: &Description) -> Result<Vec<(&'static str, String)>, Refusal> {
-    let header = "x-amz-server-side-encryption";
-    match (said.encryption, &said.kms_key) {
-        (None, None) => Ok(Vec::new()),
-        (Some(Encryption::S3), None) => Ok(vec![(header, "AES256".to_owned())]),
-        (Some(Encryption::Kms), key) => {
-            let key = key.iter().map(|key| ("x-amz-server-side-encryption-aws-kms-key-id", key.clone()));
-            Ok(std::iter::once((header, "aws:kms".to_owned())).chain(key).collect())
-        }
-        _ => Err(Refusal::new("kms-key goes with encryption: kms alone", "write both, or neither")),
     }
 }
 

@@ -1,19 +1,20 @@
 //! A bucket as a [`Store`]: archives with their records beside them.
 
+use super::encryption::Wanted;
 use super::listing::Object;
 use super::wire::Ask;
-use super::{Bucket, Head, Lock, Reading, Trouble};
+use super::{Bucket, Head, Reading, Trouble};
 use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::outside::{Outside, is_encrypted, is_outside, outside_name};
 use crate::catalog::record::{About, Record, record_name};
 use crate::progress::Tell;
 use crate::stop::in_passing;
-use crate::store::Store;
+use crate::store::{Removed, Store, is_in_place};
 use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::thread;
@@ -54,12 +55,17 @@ impl Store for Bucket {
         })
     }
 
+    fn names(&self) -> Result<BTreeSet<String>> {
+        let names = self.objects()?.into_iter().map(|object| object.name);
+        Ok(names.filter(|name| is_archive(name)).collect())
+    }
+
     fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
         Ok(Box::new(self.open(name)?))
     }
 
     fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()> {
-        ensure!(is_archive(name) || is_outside(name), "{name} is no name of an archive");
+        ensure!(is_archive(name) || is_outside(name), "{name} is not the name of an archive");
         self.upload(name, archive, sha256, tell)
     }
 
@@ -69,24 +75,22 @@ impl Store for Bucket {
         let mut record = now.record;
         change(&mut record);
         let (key, body) = (self.key(&record_name(&entry.name)), record.to_json()?);
-        let headers = self.encryption.clone();
+        let headers = self.encryption.iter().flat_map(Wanted::headers).collect();
         let ask = Ask { method: "PUT", key: &key, headers, body: &body, ..Ask::default() };
         self.wire.ask(&ask).with_context(|| format!("writing the record of {}", entry.location()))?;
         Ok(())
     }
 
-    fn delete(&self, entry: &Entry) -> Result<()> {
-        let (now, lock) = self.still(entry)?;
+    fn delete(&self, entry: &Entry) -> Result<Removed> {
+        let (now, head) = self.still(entry)?;
         now.must_be_read()?;
         ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
-        match lock {
-            None => self.remove(&entry.name)?,
-            Some(lock) => self.remove_locked(&entry.name, &lock)?,
-        }
+        let removed = self.erase(&entry.name, &head)?;
         if is_encrypted(&entry.name) {
             self.remove(&outside_name(&entry.name))?;
         }
-        self.remove(&record_name(&entry.name))
+        self.remove(&record_name(&entry.name))?;
+        Ok(removed)
     }
 }
 
@@ -123,7 +127,7 @@ impl Bucket {
     /// A listed object, opened: the list has told all that is needed.
     fn listed(&self, object: &Object) -> Reading {
         let Object { name, size, etag, .. } = object;
-        self.reading(name, Head { size: *size, etag: etag.clone(), sha256: String::new(), lock: None })
+        self.reading(name, Head { size: *size, etag: etag.clone(), ..Head::default() })
     }
 
     fn described(&self, name: &str, archive: &Reading, modified: Timestamp, beside: Beside) -> Result<Entry> {
@@ -173,8 +177,8 @@ impl Bucket {
         bytes.map(Some).with_context(|| format!("reading {}{name}", self.shown))
     }
 
-    /// What `entry` is now, and its lock. Fails where it is another archive.
-    fn still(&self, entry: &Entry) -> Result<(Entry, Option<Lock>)> {
+    /// What `entry` is now, and what the server says of it. Fails if it is another archive.
+    fn still(&self, entry: &Entry) -> Result<(Entry, Head)> {
         let archive = self.opened(&entry.name)?.with_context(|| format!("{} has gone", entry.location()))?;
         let record = self.opened(&record_name(&entry.name))?;
         let outside = match is_encrypted(&entry.name) {
@@ -184,7 +188,7 @@ impl Bucket {
         let now = self.described(&entry.name, &archive, entry.modified, Beside { record, outside })?;
         let same = now.record.about == entry.record.about;
         ensure!(same, "{} is another archive than when it was looked at", entry.location());
-        Ok((now, archive.head.lock))
+        Ok((now, archive.head))
     }
 }
 
@@ -195,5 +199,5 @@ struct Beside {
 }
 
 fn is_archive(name: &str) -> bool {
-    name.rsplit('/').next().is_some_and(may_be_archive)
+    is_in_place(name) && name.rsplit('/').next().is_some_and(may_be_archive)
 }

@@ -2,12 +2,13 @@
 //!
 //! Must never leave parts behind that it can remove: a server keeps and charges them for ever.
 
+use super::encryption::{Said, Wanted, refusal};
 use super::trouble::Trouble;
 use super::wire::{Answer, Ask};
 use super::{Bucket, Head, PART, Reading};
 use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
-use crate::store::NameTaken;
+use crate::store::{NameTaken, Removed};
 use crate::system::digest::sha256_of;
 use anyhow::{Context, Error, Result, bail, ensure};
 use base64ct::{Base64, Encoding};
@@ -40,7 +41,9 @@ impl Bucket {
         let size = archive.metadata().context("measuring the archive")?.len();
         let upload =
             Upload { bucket: self, key: self.key(name), archive, size, sha256, tell: RefCell::new(tell) };
-        let ours = match self.head(&upload.key).with_context(|| format!("looking at {}{name}", self.shown))? {
+        let found = self.head(&upload.key).with_context(|| format!("looking at {}{name}", self.shown))?;
+        let is_new = found.is_none();
+        let ours = match found {
             Some(head) => upload.is(&head),
             None => upload.send().with_context(|| format!("uploading {name} to {}", self.shown))?,
         };
@@ -52,23 +55,53 @@ impl Bucket {
         }
         let tell = upload.tell.into_inner();
         tell(Progress::Step("reading back what was uploaded"));
-        self.read_back(name, size, sha256, tell)
+        let reading = || format!("reading {}{name} back", self.shown);
+        let object = self.open(name).with_context(reading)?;
+        self.is_encrypted(name, &object.head, is_new)?;
+        self.read_back(name, object, size, sha256, tell)
+    }
+
+    /// Refuses an object that the server keeps in the clear although its encryption was asked for. One that this upload put
+    /// there is deleted; another may be the only copy.
+    fn is_encrypted(&self, name: &str, head: &Head, is_new: bool) -> Result<()> {
+        let missing = self.encryption.as_ref().and_then(|wanted| wanted.missing_in(&head.encryption));
+        match missing {
+            None => Ok(()),
+            Some(missing) if is_new => {
+                Err(refusal(&self.shown, &missing, &self.taken_back(name, head)).into())
+            }
+            Some(missing) => Err(Refusal::new(
+                format!("{}{name} is there already and is not encrypted: {missing}", self.shown),
+                format!(
+                    "delete it with delete-snapshot snapshot={}{name}; the next run uploads it again",
+                    self.shown
+                ),
+            )
+            .into()),
+        }
+    }
+
+    /// Deletes an object that this upload put there, and says what became of it.
+    fn taken_back(&self, name: &str, head: &Head) -> String {
+        match self.erase(name, head) {
+            Ok(Removed::Deleted) => "it was deleted there".to_owned(),
+            Ok(Removed::Hidden) => {
+                "it was hidden there, and the bucket keeps it as an older version".to_owned()
+            }
+            Err(error) => format!("it is still there, because it could not be deleted: {error:#}"),
+        }
     }
 
     /// The bytes themselves, not only what the server says of them.
-    fn read_back(&self, name: &str, size: u64, sha256: &str, tell: Tell<'_>) -> Result<()> {
-        let reading = || format!("reading {}{name} back", self.shown);
-        let object = self.open(name).with_context(reading)?;
-        let found = object.head.size;
+    fn read_back(&self, name: &str, object: Reading, size: u64, sha256: &str, tell: Tell<'_>) -> Result<()> {
+        let (found, head) = (object.head.size, object.head.clone());
         ensure!(found == size, "{}{name} has {found} bytes of {size}", self.shown);
-        if sha256_of(&mut Told { object, done: 0, tell }).with_context(reading)? == sha256 {
+        let found = sha256_of(&mut Told { object, done: 0, tell });
+        if found.with_context(|| format!("reading {}{name} back", self.shown))? == sha256 {
             return Ok(());
         }
         // Ours by its hash, and not what it says: a name must not stand for it.
-        let removed = match self.remove(name) {
-            Ok(()) => "it was deleted there".to_owned(),
-            Err(error) => format!("and it could not be deleted there: {error:#}"),
-        };
+        let removed = self.taken_back(name, &head);
         bail!("{}{name} reads back other than it was sent; {removed}", self.shown)
     }
 }
@@ -81,8 +114,9 @@ impl Upload<'_> {
 
     /// Sends it. `false`: somebody else has taken the name meanwhile.
     fn send(&self) -> Result<bool> {
+        // An upload in parts shows before its first byte whether the server encrypts.
         let sent = match self.size {
-            size if size <= PART => self.whole(),
+            size if size <= PART && self.bucket.encryption.is_none() => self.whole(),
             _ => self.in_parts(),
         };
         let Err(error) = sent else { return Ok(true) };
@@ -97,7 +131,7 @@ impl Upload<'_> {
     /// Metadata of the new object.
     fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![("x-amz-meta-sha256", self.sha256.to_owned())];
-        headers.extend(self.bucket.encryption.iter().cloned());
+        headers.extend(self.bucket.encryption.iter().flat_map(Wanted::headers));
         headers
     }
 
@@ -121,8 +155,9 @@ impl Upload<'_> {
     fn in_parts(&self) -> Result<()> {
         // Of a run that was killed: nobody else uploads under this key.
         self.bucket.abandon_parts(&self.key);
-        let id = self.begin()?;
-        let sent = self.parts(&id).and_then(|parts| self.complete(&id, &parts));
+        let (id, said) = self.begin()?;
+        let encrypts = self.bucket.must_encrypt(&self.key, &said);
+        let sent = encrypts.and_then(|()| self.parts(&id)).and_then(|parts| self.complete(&id, &parts));
         sent.map_err(|error| match self.bucket.abort(&self.key, &id) {
             Ok(()) => error,
             Err(left) if left.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 404) => error,
@@ -130,7 +165,8 @@ impl Upload<'_> {
         })
     }
 
-    fn begin(&self) -> Result<String> {
+    /// Begins an upload in parts, and returns its id and what the server says of its encryption.
+    fn begin(&self) -> Result<(String, Said)> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Begun {
@@ -138,15 +174,16 @@ impl Upload<'_> {
         }
         let query = vec![("uploads", String::new())];
         let ask = Ask { method: "POST", key: &self.key, query, headers: self.headers(), ..Ask::default() };
-        let Begun { upload_id } = read(&self.bucket.wire.ask(&ask)?)?;
-        Ok(upload_id)
+        let answer = self.bucket.wire.ask(&ask)?;
+        let Begun { upload_id } = read(&answer)?;
+        Ok((upload_id, Said::in_answer(&answer)))
     }
 
     /// Sends all parts, one after the other, and gives what the server calls them.
     fn parts(&self, id: &str) -> Result<Vec<String>> {
         let length = part_length(self.size);
         let mut etags = Vec::new();
-        for number in 0..self.size.div_ceil(length) {
+        for number in 0..self.size.div_ceil(length).max(1) {
             let at = number * length;
             let body = self.part(at, length.min(self.size - at))?;
             let query = vec![("partNumber", (number + 1).to_string()), ("uploadId", id.to_owned())];

@@ -1,0 +1,239 @@
+//! Destinations that lie in one another, and what a deletion leaves: each place is looked at afterwards.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::catalog::program;
+use crate::look::names;
+use crate::mount;
+use crate::run::{Out, Run};
+use crate::s3::{Can, Fault, Faults, Server};
+use crate::world::{Version, World, is_root};
+
+on_one_version! {
+    nested_destinations_keep_what_their_own_rules_keep,
+    refuses_destinations_that_are_one_place,
+    refuses_a_target_that_a_destination_would_prune,
+    a_kept_snapshot_that_is_gone_after_a_prune_is_reported,
+    a_snapshot_that_is_still_there_is_not_called_deleted,
+    a_snapshot_that_is_only_hidden_is_not_called_deleted,
+}
+
+struct Fixture {
+    world: World,
+    server: Server,
+    faults: Faults,
+}
+
+impl Fixture {
+    fn new(version: Version) -> Self {
+        let world = World::plain(version);
+        let server = Server::new(&["backups", "kept-versioned"]);
+        server.write_credentials(&world.path("credentials"));
+        let faults = Faults::before(server.port);
+        fs::create_dir_all(world.path("disk/long")).unwrap();
+        Self { world, server, faults }
+    }
+
+    /// A bucket as a destination, with more of its lines.
+    fn bucket(&self, name: &str, host: &str, bucket: &str, folder: &str, last: u32) -> String {
+        format!(
+            "  {name}:\n    s3: {{credentials-file: {}, endpoint: 'http://{host}:{}', bucket: {bucket}, \
+             folder: '{folder}'}}\n    keep: {{last: {last}}}\n",
+            self.world.path("credentials").display(),
+            self.faults.port
+        )
+    }
+
+    fn directory(name: &str, path: &Path, last: u32) -> String {
+        format!("  {name}:\n    directory: {}\n    mount: none\n    keep: {{last: {last}}}\n", path.display())
+    }
+
+    fn settings(&self, destinations: &[String]) {
+        let text = format!("destinations:\n{}", destinations.concat());
+        fs::write(self.world.path("backup.yaml"), text).unwrap();
+    }
+
+    fn start(&self, action: &str, words: &[&str]) -> Run {
+        let mut command = self.world.action(program(action), words);
+        command.env("ETCD_BACKUP", self.world.path("backup.yaml"));
+        Run::start(command, &self.world.path("runs"))
+    }
+
+    fn run(&self, action: &str, words: &[&str]) -> Out {
+        let target = self.world.to_target();
+        self.start(action, &[&[&*target], words].concat()).finish()
+    }
+
+    /// Takes a snapshot of a new revision and returns its name.
+    fn saved(&self) -> String {
+        self.world.put(900..901, "once more");
+        let path = self.run("snapshot", &[]).completed().get("snapshot.path");
+        path.rsplit('/').next().unwrap().to_owned()
+    }
+
+    /// How many snapshots are listed in a destination.
+    fn count(&self, destination: &str) -> usize {
+        let all = self.run("list-snapshots", &["format=json", "limit=0"]).completed().get("snapshots");
+        let all: Vec<Value> = serde_json::from_str(&all).unwrap();
+        all.iter().filter(|one| one["destination"] == destination).count()
+    }
+
+    fn folder(&self) -> String {
+        format!("{:x}/m1", self.world.cluster_id())
+    }
+}
+
+fn nested_destinations_keep_what_their_own_rules_keep(version: Version) {
+    let here = Fixture::new(version);
+    let (disk, long) = (here.world.path("disk"), here.world.path("disk/long"));
+    here.settings(&[
+        here.bucket("short", "127.0.0.1", "backups", "", 1),
+        here.bucket("long", "127.0.0.1", "backups", "longterm", 5),
+        Fixture::directory("disk", &disk, 1),
+        Fixture::directory("disk-long", &long, 5),
+    ]);
+    for _ in 0..3 {
+        here.saved();
+    }
+    for name in ["short", "long", "disk", "disk-long"] {
+        assert_eq!(here.count(name), 3, "{name}");
+    }
+    let done = here.run("prune-snapshots", &[]).completed();
+    assert_eq!(done.get("deleted"), "4", "{}", done.out.told());
+    for (name, said, left) in [
+        ("short", "2 deleted, 1 kept", 1),
+        ("long", "0 deleted, 3 kept", 3),
+        ("disk", "2 deleted, 1 kept", 1),
+        ("disk-long", "0 deleted, 3 kept", 3),
+    ] {
+        assert_eq!(done.get(&format!("destinations.{name}")), said, "{name}");
+        assert_eq!(here.count(name), left, "{name}");
+    }
+}
+
+fn refuses_destinations_that_are_one_place(version: Version) {
+    let here = Fixture::new(version);
+    let disk = here.world.path("disk");
+    let bucket = |name: &str, host: &str, folder: &str| here.bucket(name, host, "backups", folder, 1);
+    for pair in [
+        [bucket("a", "127.0.0.1", "etcd"), bucket("b", "127.0.0.1", "/etcd/")],
+        // Two spellings of one server.
+        [bucket("a", "127.0.0.1", "etcd"), bucket("b", "LOCALHOST", "etcd")],
+        [Fixture::directory("a", &disk, 1), Fixture::directory("b", &disk.join("."), 5)],
+    ] {
+        here.settings(&pair);
+        for action in ["snapshot", "prune-snapshots", "list-snapshots"] {
+            here.run(action, &[]).refused(&["destinations a and b are the same place", "folder of its own"]);
+        }
+    }
+    assert!(here.world.in_target().is_empty());
+    // A destination is never opened through a symlink.
+    symlink(&disk, here.world.path("link")).unwrap();
+    let other = here.world.path("other");
+    let to = |path: &Path| {
+        here.settings(&[Fixture::directory("a", &disk, 1), Fixture::directory("b", path, 5)]);
+    };
+    to(&here.world.path("link"));
+    here.run("snapshot", &[]).failed(&["uploading to b", "is a symlink"]);
+    if !is_root() {
+        return eprintln!("skipped: only root mounts");
+    }
+    let before = names(&disk);
+    fs::create_dir(&other).unwrap();
+    let _mounted = mount::bind(&disk, &other);
+    to(&other);
+    here.run("prune-snapshots", &[]).failed(&["destinations a and b are the same place"]);
+    here.run("snapshot", &[]).failed(&["destinations a and b are the same place"]);
+    assert_eq!(names(&disk), before);
+}
+
+fn refuses_a_target_that_a_destination_would_prune(version: Version) {
+    let here = Fixture::new(version);
+    let disk = here.world.path("disk");
+    here.settings(&[Fixture::directory("disk", &disk, 1)]);
+    for target in [disk.clone(), disk.join("a/b")] {
+        let target = format!("target={}", target.display());
+        for (action, words) in
+            [("snapshot", [&*target, "compression=balanced"]), ("prune-snapshots", [&target, "keep=1"])]
+        {
+            here.start(action, &words).finish().refused(&["destination disk"]);
+        }
+    }
+    // These do not see each other's.
+    for target in [disk.join("a"), here.world.path(".").join("disk/a/b/c")] {
+        let target = format!("target={}", target.display());
+        here.start("snapshot", &[&target]).finish().completed();
+    }
+    assert_eq!(here.count("disk"), 2);
+}
+
+fn a_kept_snapshot_that_is_gone_after_a_prune_is_reported(version: Version) {
+    let here = Fixture::new(version);
+    let disk = here.world.path("disk");
+    here.settings(&[
+        here.bucket("offsite", "127.0.0.1", "backups", "", 1),
+        Fixture::directory("disk", &disk, 5),
+    ]);
+    let first = here.saved();
+    let last = here.saved();
+    here.faults.make("DELETE", &*first.clone().leak(), Fault::Late(2000), 1);
+    let target = here.world.to_target();
+    let run = here.start("prune-snapshots", &[&target]);
+    while here.faults.seen("DELETE", &first).is_empty() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // As another program would, or a rule of the bucket.
+    fs::remove_file(disk.join(here.folder()).join(&last)).unwrap();
+    let out = run.finish();
+    assert!(out.stdout.contains("disk: 0 deleted, 1 kept"), "{}", out.told());
+    assert!(out.stdout.contains("offsite: 1 deleted, 1 kept"), "{}", out.told());
+    assert!(out.stdout.contains("GONE"), "{}", out.told());
+    out.failed(&[&format!("disk/{}/{last}: it was to be kept and is no longer there", here.folder())]);
+}
+
+fn a_snapshot_that_is_still_there_is_not_called_deleted(version: Version) {
+    let here = Fixture::new(version);
+    here.settings(&[here.bucket("offsite", "127.0.0.1", "backups", "", 1)]);
+    let first = here.saved();
+    let _ = here.saved();
+    // The server says yes and does nothing.
+    here.faults.make("DELETE", &*first.clone().leak(), Fault::Answer(200, "", ""), 100);
+    let out = here.run("prune-snapshots", &[]);
+    assert!(out.stdout.contains("deleted: '0'"), "{}", out.told());
+    assert!(out.stdout.contains("offsite: 0 deleted, 2 kept"), "{}", out.told());
+    out.failed(&["the server reported it as deleted, and it is still listed"]);
+    let out = here.run("delete-snapshot", &[&format!("snapshot=offsite/{first}")]);
+    assert!(!out.stdout.contains(&first), "{}", out.told());
+    out.failed(&["the server reported it as deleted, and it is still listed"]);
+    here.faults.none();
+    let done = here.run("delete-snapshot", &[&format!("snapshot=offsite/{first}")]).completed();
+    assert_eq!(done.get("deleted"), format!("offsite/{}/{first}", here.folder()));
+}
+
+fn a_snapshot_that_is_only_hidden_is_not_called_deleted(version: Version) {
+    if !Can::Lock.be_tried() {
+        return;
+    }
+    let mut here = Fixture::new(version);
+    here.settings(&[here.bucket("offsite", "127.0.0.1", "kept-versioned", "", 1)]);
+    let all = [here.saved(), here.saved(), here.saved(), here.saved()];
+    let key = |name: &str| format!("{}/{name}", here.folder());
+    let keys: Vec<String> = all.iter().map(|name| key(name)).collect();
+    // A key that may delete objects, and no versions of them.
+    here.faults.make("DELETE", "versionId=", Fault::Answer(403, "AccessDenied", ""), 2);
+    let done = here.run("delete-snapshot", &[&format!("snapshot=offsite/{}", all[0])]).completed();
+    assert_eq!((done.get("deleted"), done.get("freed")), (String::new(), "0".to_owned()));
+    assert!(done.get("hidden").contains(&keys[0]), "{}", done.out.told());
+    let done = here.run("prune-snapshots", &[]).completed();
+    assert_eq!(done.get("deleted"), "1");
+    assert!(done.get("hidden").starts_with("1; "), "{}", done.out.told());
+    assert_eq!(done.get("destinations.offsite"), "1 deleted, 1 hidden, 1 kept");
+    let (versions, _) = here.server.versions("kept-versioned");
+    assert!(versions.contains(&keys[0]) && versions.contains(&keys[3]), "{versions:?}");
+    assert_eq!(versions.iter().filter(|key| key.ends_with(".tar.gz")).count(), 3, "{versions:?}");
+}
