@@ -621,15 +621,17 @@ fn uploads_if_only_the_object_itself_says_that_it_is_encrypted() {
     if !Can::Encrypt.be_tried() {
         return;
     }
-    let mut server = Server::new(&["backups"]);
+    let mut server = Server::new(&["backups-versioned"]);
     let faults = Faults::before(server.port);
-    let bucket = opened(&described(faults.port, "encryption: s3"), &key(&server.access_key, SECRET));
+    let mut description = described(faults.port, "encryption: s3");
+    description.bucket = "backups-versioned".to_owned();
+    let bucket = opened(&description, &key(&server.access_key, SECRET));
     faults.make("POST", "uploads=", Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
     for (name, size) in [(NAME, 1), ("c/m/b.tar.gz", 9 * MIB)] {
         let (file, sha256) = archive(size);
         bucket.put(name, &file, &sha256, &mut |_| {}).unwrap();
     }
-    let (there, _) = server.versions("backups");
+    let (there, _) = server.versions("backups-versioned");
     assert_eq!(there.len(), 2, "the probes are still there: {there:?}");
 }
 

@@ -71,7 +71,7 @@ fn a_snapshot_goes_to_every_destination(version: Version) {
         &world,
         &[
             ("near", faults.port, "bucket-one", ""),
-            ("offsite", faults.port, "bucket-two", ", encryption: s3"),
+            ("offsite", faults.port, "bucket-two", ", region: us-east-1"),
         ],
     );
     let results = snapshot(&world).completed();

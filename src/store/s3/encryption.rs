@@ -113,9 +113,17 @@ impl Bucket {
         let (headers, body) = (wanted.headers().collect(), b"whether this server encrypts\n");
         self.wire.ask(&Ask { method: "PUT", key: &probe, headers, body, ..Ask::default() })?;
         let found = self.wire.ask(&Ask { method: "HEAD", key: &probe, ..Ask::default() });
-        let removed = self.wire.clear_up(&Ask { method: "DELETE", key: &probe, ..Ask::default() });
-        let said = Said::in_answer(&found?);
-        removed.map(|_| said)
+        let version = found.as_ref().map(|found| found.header("x-amz-version-id")).unwrap_or_default();
+        let by_version = |version: &str| {
+            let query =
+                (!version.is_empty()).then(|| ("versionId", version.to_owned())).into_iter().collect();
+            self.wire.clear_up(&Ask { method: "DELETE", key: &probe, query, ..Ask::default() })
+        };
+        // An access key may be allowed to write and not to delete: then the probe stays, and the upload goes on.
+        if by_version(version).is_err() && !version.is_empty() {
+            let _ = by_version("");
+        }
+        found.map(|found| Said::in_answer(&found))
     }
 }
 

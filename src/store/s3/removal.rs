@@ -52,7 +52,9 @@ impl ObjectLock {
         let DefaultRetention { mode, days, years } = &self.rule.default_retention;
         let time = match (days, years) {
             _ if self.object_lock_enabled != "Enabled" => return None,
+            (Some(1), _) => "1 day".to_owned(),
             (Some(days), _) => format!("{days} days"),
+            (None, Some(1)) => "1 year".to_owned(),
             (None, Some(years)) => format!("{years} years"),
             (None, None) => return Some("the bucket has an object lock".to_owned()),
         };
@@ -93,6 +95,12 @@ impl Bucket {
             ("", None) => self.delete_or_hide(name, versions),
             (version, lock) => match (self.delete_version(name, version), lock) {
                 (Ok(()), _) => Ok(Removed::Deleted),
+                // Another program has deleted this version since it was looked at.
+                (Err(error), _)
+                    if error.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 404) =>
+                {
+                    Ok(Removed::Deleted)
+                }
                 (Err(error), Some(lock)) => Err(error.context(lock)).with_context(deleting),
                 (Err(error), None) if error.downcast_ref().is_some_and(Trouble::is_refusal) => {
                     self.delete_or_hide(name, true)
@@ -171,6 +179,10 @@ mod tests {
             (
                 rule("<Years>2</Years>"),
                 Some("the bucket's object lock keeps each object for 2 years (COMPLIANCE)"),
+            ),
+            (
+                rule("<Days>1</Days>"),
+                Some("the bucket's object lock keeps each object for 1 day (COMPLIANCE)"),
             ),
             (bare.to_owned(), Some("the bucket has an object lock")),
             ("<ObjectLockConfiguration/>".to_owned(), None),
