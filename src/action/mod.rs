@@ -24,6 +24,7 @@ mod terminal;
 mod unit;
 pub mod upkeep;
 pub mod upload;
+mod v2_keys;
 
 pub use crate::result_key as key;
 pub use environment::{Environment, called, now};

@@ -62,6 +62,7 @@ fn request(call: &Call<'_>) -> Result<Request, Stop> {
         encrypt_to: super::offsite::settings(call)?.encrypt_to,
         allow_unhashed: params.flag("allow-unhashed")?,
         allow_foreign: params.flag("allow-foreign")?,
+        allow_v2_loss: params.flag("allow-v2-loss")?,
         bump: Bump::parse(params.text("bump-revision")?)?,
         backup: (!params.flag("skip-backup")?).then_some(target),
         plan_only: params.flag("plan")?,
@@ -171,8 +172,11 @@ fn tell_outcome(plan: &Plan, outcome: &Outcome, results: &mut Results) {
     if let Some(name) = &exchanged.kept_as {
         results.set(key!("backup.old-data"), data_dir.join(name).display().to_string());
         if let (Some(backup), Some(old)) = (backup, exchanged.old_revision) {
+            // Data with v2 keys is kept even if the backup has all else.
             let ahead = old - backup.manifest.revision;
-            results.set(key!("backup.old-data-ahead-by"), ahead.to_string());
+            if ahead > 0 {
+                results.set(key!("backup.old-data-ahead-by"), ahead.to_string());
+            }
         }
     }
     if *disarmed {

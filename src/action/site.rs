@@ -17,8 +17,12 @@ use std::path::Path;
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let site = super::site(call)?;
     tell(&site, call.now, results);
-    ask(&site, results);
+    let version = ask(&site, results);
     versions::report(&site, results);
+    if let Some(warning) = super::v2_keys::warning(&site, &version.unwrap_or_default()) {
+        let others = results.get("site.warning").map(|others| format!("{others}; {warning}"));
+        results.set(key!("site.warning"), others.unwrap_or(warning));
+    }
     Ok(())
 }
 
@@ -81,10 +85,11 @@ fn real(dir: &Path) -> Option<String> {
     real.map(|real| real.display().to_string())
 }
 
-fn ask(site: &Site, results: &mut Results) {
+/// Asks etcd, and returns its version if it answers.
+fn ask(site: &Site, results: &mut Results) -> Option<String> {
     let client = Client::of(site);
     // The status is for everybody; a read shows that the login and the cluster are good for more.
-    match client.status().and_then(|status| client.keys(0).map(|_| status)) {
+    let version = match client.status().and_then(|status| client.keys(0).map(|_| status)) {
         Ok(status) => {
             results.set(key!("site.answers"), "true");
             results.set(key!("site.version"), &*status.version);
@@ -92,15 +97,17 @@ fn ask(site: &Site, results: &mut Results) {
             if !status.errors.is_empty() {
                 results.set(key!("site.alarms"), status.errors.join("; "));
             }
+            status.version
         }
         Err(error) => {
             results.set(key!("site.answers"), "false");
             results.set(key!("site.error"), format!("{error:#}"));
-            return;
+            return None;
         }
-    }
+    };
     if let Ok(members) = client.members() {
         let names = members.iter().map(crate::restore::called).collect::<Vec<_>>();
         results.set(key!("site.members"), names.join(", "));
     }
+    Some(version)
 }

@@ -7,6 +7,7 @@ use super::{Call, key, settled};
 use crate::archive::{Effort, human_size};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
+use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::snapshot::{self, Report, Request, Source};
 use crate::stop::{Refusal, Stop};
@@ -69,9 +70,14 @@ impl Ready {
         let report =
             snapshot::take(&Source::Serving(&Client::of(&site)), &site.tools, &request, &mut call.tell())
                 .map_err(|error| untouched(&site, error))?;
+        let v2_keys = super::v2_keys::warning(&site, &report.manifest.etcd_version);
         drop(data);
+        if let Some(warning) = &v2_keys {
+            call.tell()(Progress::Step(&format!("warning: {warning}")));
+        }
         results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
-        tell(&report, super::site::warnings(&site, call.now), results);
+        let warnings = super::site::warnings(&site, call.now).into_iter().chain(v2_keys);
+        tell(&report, warnings.collect(), results);
         watch.published(report);
         watch.send(call, results).unwrap_or(Ok(()))
     }

@@ -18,6 +18,7 @@ pub mod service;
 pub mod site;
 pub mod tools;
 pub mod upkeep;
+pub mod v2_store;
 pub mod versions;
 pub mod wal;
 pub mod why;

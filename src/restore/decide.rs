@@ -1,5 +1,7 @@
 //! The decision: facts and request in, a plan or a refusal out. Pure: it looks at nothing and does nothing.
 
+mod v2;
+
 use super::Request;
 use super::facts::{Facts, Old};
 use super::stage::Snapshot;
@@ -270,6 +272,7 @@ pub fn decide(
     // What a bump must add before it clears anything.
     let gap = (old_revision.unwrap_or(0) - snapshot.last_record).max(0);
     let (bump, mut warnings) = bump(request.bump, loses, gap, facts)?;
+    warnings.extend(v2::allow(request, facts)?);
     can_be_raised(snapshot.last_record, bump, facts)?;
     if bump == 0 && loses == 0 && old_revision != Some(snapshot.revision) {
         warnings.push(unknown_watchers(old_revision, facts));

@@ -8,6 +8,7 @@ use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
 use crate::etcd::site::{Initial, Site};
+use crate::etcd::v2_store::V2Keys;
 use crate::snapshot::room_for;
 use crate::store::directory::Approach;
 use crate::swap::{DataDir, Lineage, MEMBER};
@@ -36,6 +37,8 @@ pub struct Facts {
     pub keys: Result<u64, String>,
     /// The versions of everything that takes part.
     pub versions: Versions,
+    /// The keys of the v2 API in it.
+    pub v2_keys: V2Keys,
     /// Bytes free in the data directory's file system.
     pub free: u64,
     /// Bytes of the live database.
@@ -89,6 +92,7 @@ impl Facts {
             takes_api_server: matches!(site.service, Service::StaticPod { .. }),
             initial: site.initial.clone(),
             member: member_of(data)?,
+            v2_keys: v2_keys(site, &old),
             old,
             lineage,
             keys,
@@ -121,6 +125,20 @@ pub fn still_hold(facts: &Facts, site: &Site, data: &DataDir) -> Result<()> {
         status.cluster_id
     );
     Ok(())
+}
+
+fn v2_keys(site: &Site, old: &Old) -> V2Keys {
+    match old {
+        Old::Serving { status, .. } => V2Keys::of(site).unless_impossible(&status.version),
+        Old::Stopped { .. } => V2Keys::of(site),
+        // There is no data, or it is not going to be replaced.
+        Old::Empty
+        | Old::Silent(_)
+        | Old::Unreadable(_)
+        | Old::NotBooted(_)
+        | Old::NoLog
+        | Old::Elsewhere => V2Keys::None,
+    }
 }
 
 fn member_of(data: &DataDir) -> Result<Option<u64>> {

@@ -51,6 +51,8 @@ pub struct Request {
     pub allow_unhashed: bool,
     /// Whether a snapshot of another cluster may replace data.
     pub allow_foreign: bool,
+    /// Whether keys of the v2 API may go with the data.
+    pub allow_v2_loss: bool,
     /// By how much to raise the revision.
     pub bump: Bump,
     /// Where to save the existing data first; `None` not at all.

@@ -9,6 +9,7 @@ use crate::etcd::backend::Backend;
 use crate::etcd::client::Client;
 use crate::etcd::sandbox;
 use crate::etcd::site::Site;
+use crate::etcd::v2_store::V2Keys;
 use crate::etcd::wal;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -183,9 +184,13 @@ impl<'a> Exchange<'a> {
     /// Decides whether the old data, which is in the private directory now, has to be kept, and returns its last revision. It
     /// need not be if the backup has all of it.
     pub(super) fn decide_whether_to_keep_old(&mut self) -> Option<i64> {
+        let has_v2_keys = self.has_v2_keys();
+        if has_v2_keys {
+            self.journal.keep_old_as = Some(self.journal.old.keep_as.clone());
+        }
         self.journal.keep_old_as.as_ref()?;
         let revision = self.beside.other().and_then(|other| self.last_revision(&other)).ok();
-        if revision.is_some() && revision == self.journal.old.saved_to {
+        if revision.is_some() && revision == self.journal.old.saved_to && !has_v2_keys {
             self.journal.keep_old_as = None;
         }
         revision
@@ -213,6 +218,18 @@ impl<'a> Exchange<'a> {
         });
         self.beside.remove_copy(BootCopy::OfLive)?;
         revision
+    }
+
+    /// Whether the old data holds or may hold keys of the v2 API, which no backup has. A client may have written them until
+    /// etcd was stopped.
+    fn has_v2_keys(&self) -> bool {
+        let has_old_data = self.journal.old.inode.is_some();
+        has_old_data
+            && self
+                .beside
+                .other()
+                .and_then(|other| other.child(MEMBER))
+                .map_or(true, |member| V2Keys::at_rest(member.path()) != V2Keys::None)
     }
 
     /// Exchanges the live data with the other, or moves the other in where there is no live one.

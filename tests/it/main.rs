@@ -87,6 +87,7 @@ mod unreadable;
 mod upkeep;
 mod upload_queue;
 mod uploads;
+mod v2_keys;
 mod versions;
 mod watch;
 mod why;

@@ -4,6 +4,7 @@ use super::*;
 use crate::etcd::protobuf::tests::{bytes, integer};
 use proptest::prelude::*;
 use std::fs;
+use std::path::Path;
 use tempfile::TempDir;
 
 /// Writes a log as etcd's encoder does (`encoder.go`).
@@ -81,6 +82,13 @@ impl Writer {
     fn first(&self) -> u64 {
         // Every test cuts at an index that is a multiple of ten.
         self.sequence * 10 + 1
+    }
+
+    /// Writes the file of a log that was never cut as the only one of the new directory `dir`.
+    pub(in super::super) fn finish_in(self, dir: &Path) {
+        assert_eq!(self.sequence, 0);
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join(name(0, 0)), &self.file).unwrap();
     }
 
     /// Writes the files, with room allocated ahead, and returns their directory.

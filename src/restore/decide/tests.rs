@@ -7,6 +7,7 @@ use crate::etcd::client::Status;
 use crate::etcd::seal::Sealed;
 use crate::etcd::service::Service;
 use crate::etcd::site::{Supply, tests};
+use crate::etcd::v2_store::V2Keys;
 use crate::etcd::versions::{Installed, Programs, Version};
 use crate::restore::Source;
 use crate::restore::versions::Versions;
@@ -71,6 +72,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
         lineage: Lineage { own: ["1".to_owned()].into(), ..Lineage::default() },
         keys: Ok(3),
         versions: versions(if can_bump { "3.4.27" } else { "3.4.23" }),
+        v2_keys: V2Keys::None,
         free: 1 << 40,
         old_size: 20480,
         backup_room: 1 << 20,
@@ -100,6 +102,7 @@ fn request(bump: Bump) -> Request {
         expected_sha256: None,
         allow_unhashed: false,
         allow_foreign: false,
+        allow_v2_loss: false,
         bump,
         backup: Some("/b".into()),
         plan_only: false,

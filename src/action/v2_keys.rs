@@ -1,0 +1,10 @@
+//! The warning about keys of etcd's v2 API, which no snapshot contains.
+
+use crate::etcd::site::Site;
+use crate::etcd::v2_store::V2Keys;
+
+/// Returns the warning, if the member of `site`, an etcd of this version, holds v2 keys or may hold some.
+pub(super) fn warning(site: &Site, version: &str) -> Option<String> {
+    let described = V2Keys::of(site).unless_impossible(version).described()?;
+    Some(format!("etcd holds {described}, which v3 snapshots do not contain"))
+}
