@@ -1,5 +1,6 @@
 //! The decision: facts and request in, a plan or a refusal out. Pure: it looks at nothing and does nothing.
 
+mod quota;
 mod v2;
 
 use super::Request;
@@ -273,6 +274,7 @@ pub fn decide(
     let gap = (old_revision.unwrap_or(0) - snapshot.last_record).max(0);
     let (bump, mut warnings) = bump(request.bump, loses, gap, facts)?;
     warnings.extend(v2::allow(request, facts)?);
+    warnings.extend(quota::suffices(request, facts, snapshot.size)?);
     can_be_raised(snapshot.last_record, bump, facts)?;
     if bump == 0 && loses == 0 && old_revision != Some(snapshot.revision) {
         warnings.push(unknown_watchers(old_revision, facts));

@@ -7,7 +7,7 @@ use super::versions::Versions;
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
-use crate::etcd::site::{Initial, Site};
+use crate::etcd::site::{Initial, Quota, Site};
 use crate::etcd::v2_store::V2Keys;
 use crate::snapshot::room_for;
 use crate::store::directory::Approach;
@@ -39,6 +39,8 @@ pub struct Facts {
     pub versions: Versions,
     /// The keys of the v2 API in it.
     pub v2_keys: V2Keys,
+    /// The size of the database at which etcd takes no more writes, if it is known.
+    pub quota: Option<Quota>,
     /// Bytes free in the data directory's file system.
     pub free: u64,
     /// Bytes of the live database.
@@ -93,6 +95,7 @@ impl Facts {
             initial: site.initial.clone(),
             member: member_of(data)?,
             v2_keys: v2_keys(site, &old),
+            quota: site.quota(),
             old,
             lineage,
             keys,

@@ -42,6 +42,8 @@ pub struct Snapshot {
     /// The revision of its last record, which is what a bump adds to; behind `revision` in an empty store and where
     /// the last revisions were deletions that a compaction took away.
     pub last_record: i64,
+    /// Bytes of its database, as etcd counts them.
+    pub size: u64,
 }
 
 /// What a copy of a stopped member's data showed.
@@ -135,7 +137,7 @@ impl<'a> Stage<'a> {
         let unexpected = request.expected_sha256.as_ref().is_some_and(|sha256| *sha256 != contents.sha256);
         if unexpected || contents.db.seal == Seal::Broken {
             // Not for etcd's tools to read: the decision refuses it.
-            return Ok(Snapshot { contents, revision: 0, last_record: 0 });
+            return Ok(Snapshot { contents, revision: 0, last_record: 0, size: 0 });
         }
         self.admit(&contents, request, facts)?;
         offline::structure(&self.site.tools, self.beside.dir().read(archive::DB)?, &mut |_| Ok(())).map_err(
@@ -145,7 +147,8 @@ impl<'a> Stage<'a> {
             },
         )?;
         let backend = Backend::open(&self.beside.dir().handle(archive::DB))?;
-        Ok(Snapshot { contents, revision: backend.revision()?, last_record: backend.last_revision()? })
+        let (revision, last_record) = (backend.revision()?, backend.last_revision()?);
+        Ok(Snapshot { contents, revision, last_record, size: backend.size() })
     }
 
     /// Refuses data of a newer etcd. A file that cannot be read is for its own checks to report.

@@ -61,6 +61,7 @@ mod poison;
 #[path = "../ports/mod.rs"]
 mod ports;
 mod private_boot;
+mod quota;
 mod refusals;
 mod related;
 mod restore;

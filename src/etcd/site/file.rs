@@ -2,8 +2,8 @@
 //!
 //! Must never fill in what the file leaves out by looking at the machine.
 
-use super::settings::Settings;
-use super::{Initial, Login, Origin, Service, Site, Tls, Tools, Trouble};
+use super::settings::{Said, Settings, Told};
+use super::{Login, Origin, Quota, Service, Site, Tls, Tools, Trouble};
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
 use crate::system::secret::Secret;
@@ -69,6 +69,7 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
     }
     said.check_what_root_is_to_believe()?;
     let told_by = file.display().to_string();
+    let configured = said.config_file.as_deref().and_then(configured);
     Ok(Site {
         called: format!("the etcd of the site file {told_by}"),
         from: Origin { endpoint: told_by.clone(), data_dir: told_by },
@@ -81,7 +82,8 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
         tls: Tls { cacert: said.cacert, cert: said.cert, key: said.key },
         data_dir: said.data_dir,
         wal_dir: None,
-        initial: initial(said.config_file.as_deref()),
+        initial: configured.as_ref().map(|said| said.settings.initial()).unwrap_or_default(),
+        quota: configured.as_ref().and_then(Quota::of),
         is_told: true,
         config_file: said.config_file,
         tools: Tools::find(said.bin_dir.as_deref())?,
@@ -89,11 +91,10 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
     })
 }
 
-/// Who the member is to be, by etcd's own configuration where the site file names that. One that is not there says nothing.
-fn initial(config_file: Option<&Path>) -> Initial {
-    let text = config_file.and_then(|file| read_found_text(file).ok());
-    let said = text.and_then(|text| Settings::of_file(&text).ok());
-    said.map(|said| said.initial()).unwrap_or_default()
+/// What etcd's own configuration says, which the site file names. One that is not there says nothing.
+fn configured(config_file: &Path) -> Option<Said> {
+    let settings = Settings::of_file(&read_found_text(config_file).ok()?).ok()?;
+    Some(Said::new(Told::default(), Some(config_file.to_owned()), settings))
 }
 
 fn unusable(file: &Path, why: &str) -> Refusal {

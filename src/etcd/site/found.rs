@@ -8,7 +8,8 @@ use super::running::Untrusted;
 use super::settings::Said;
 use super::units::Systemd;
 use super::{
-    Initial, Login, Origin, Service, Site, Tls, Tools, Trouble, configured, local, pods, running, units,
+    Initial, Login, Origin, Quota, Service, Site, Tls, Tools, Trouble, configured, local, pods, running,
+    units,
 };
 use crate::etcd::certificates::Names;
 use crate::stop::Refusal;
@@ -44,6 +45,8 @@ pub(super) struct Found {
     pub process: Option<Seen>,
     /// Why a restart would make another etcd of it.
     pub drift: Option<String>,
+    /// The size at which it takes no more writes, if its settings say so.
+    pub quota: Option<Quota>,
     /// Whether its unit is disabled: nobody means it to run.
     pub is_disabled: bool,
 }
@@ -87,6 +90,7 @@ impl Found {
             from: Origin { endpoint: said.origin("listen-client-urls"), data_dir: said.origin("data-dir") },
             process: None,
             drift: None,
+            quota: Quota::of(said),
             is_disabled: false,
         })
     }
@@ -118,6 +122,7 @@ impl Found {
             service: self.service,
             from: Origin { endpoint: endpoint_from, ..self.from },
             drift: self.drift,
+            quota: self.quota,
         })
     }
 
@@ -205,6 +210,8 @@ impl Machine {
             // systemd knows the file besides, for whoever wants to change it.
             if let Some(meant) = meant.filter(|_| found.drift.is_none()) {
                 found.from = meant.from;
+                // A restore restarts etcd.
+                found.quota = meant.quota;
             }
         }
         // What is meant counts only where nothing is: and asking about every unit takes time.

@@ -9,6 +9,7 @@ mod found;
 mod local;
 mod pods;
 mod programs;
+mod quota;
 mod reach;
 mod running;
 mod settings;
@@ -17,6 +18,7 @@ mod units;
 pub use configured::{DEBIAN, DEBIAN_UNIT, SNAP, SNAP_UNIT};
 pub use found::{CHARM_TLS, SNAP_COMMON};
 pub use programs::Supply;
+pub use quota::Quota;
 
 use super::certificates;
 use super::service::{Service, ask_systemd, main_pid};
@@ -62,6 +64,8 @@ pub struct Site {
     pub from: Origin,
     /// Why a restart would make another etcd of it, in words; `None` where it would not, or that cannot be known.
     pub drift: Option<String>,
+    /// The size of the database at which it takes no more writes, as far as its settings say; see [`Site::quota`].
+    quota: Option<Quota>,
 }
 
 /// Where the two facts were learned that decide which etcd is worked on, in words.
@@ -112,6 +116,12 @@ pub struct Login {
 }
 
 impl Site {
+    /// Returns the size of the database at which etcd takes no more writes; `None` if that is not known. A site file may name
+    /// no configuration: then the process that has the data open is asked.
+    pub fn quota(&self) -> Option<Quota> {
+        self.quota.clone().or_else(|| running::quota(Path::new("/"), &self.data_dir))
+    }
+
     /// What to type to have etcd's own programs on this machine, where it runs in a container.
     pub fn how_to_get_programs(&self) -> String {
         self.pid
@@ -193,6 +203,7 @@ pub(crate) mod tests {
             pid: Some(42),
             from: Origin { endpoint: String::new(), data_dir: String::new() },
             drift: None,
+            quota: None,
             endpoint: "http://127.0.0.1:1".to_owned(),
             tls: Tls::default(),
             certificate: None,

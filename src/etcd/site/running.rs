@@ -4,6 +4,7 @@
 //! whatever else a user calls etcd for the etcd of this machine.
 
 use super::found::{Found, Seen};
+use super::quota::Quota;
 use super::settings::{Said, Settings, Told};
 use super::units::MainPid;
 use crate::etcd::service::Service;
@@ -161,6 +162,17 @@ impl Process {
 
     /// What it was told; `None` for one that no client of a network can reach, as our own private ones.
     fn found(self, home: &Path, service: Service) -> Result<Option<Found>, Refusal> {
+        let said = self.said(home)?;
+        let called = match &service {
+            Service::Systemd { systemd } => format!("{systemd} (pid {})", self.pid),
+            _ => format!("pid {}", self.pid),
+        };
+        let found = Found::of(&said, &self.cwd, called, self.program, service);
+        Ok(found.map(|found| Found { process: Some(Seen::by(self.pid, home, &found.data_dir)), ..found }))
+    }
+
+    /// Its flags, variables and configuration file.
+    fn said(&self, home: &Path) -> Result<Said, Refusal> {
         let variables = self.environment.iter().filter_map(|variable| variable.split_once('='));
         let told = Told::of(self.words.iter().skip(1).map(String::as_str), variables);
         let config_file = told.config_file().map(|file| self.cwd.join(file));
@@ -177,13 +189,7 @@ impl Process {
             })?,
             None => told.settings(),
         };
-        let called = match &service {
-            Service::Systemd { systemd } => format!("{systemd} (pid {})", self.pid),
-            _ => format!("pid {}", self.pid),
-        };
-        let said = Said::new(told, config_file, settings);
-        let found = Found::of(&said, &self.cwd, called, self.program, service);
-        Ok(found.map(|found| Found { process: Some(Seen::by(self.pid, home, &found.data_dir)), ..found }))
+        Ok(Said::new(told, config_file, settings))
     }
 
     /// The systemd unit whose main process it is. One that was started by hand lives in the unit of whoever started it (a
@@ -253,6 +259,20 @@ impl Seen {
         let elsewhere = open_backend(home).filter(|open| inode_under(&theirs, open) != told);
         Self { pid, data_dir: told, elsewhere }
     }
+}
+
+/// Returns the quota of the etcd that has the database in `data_dir` open, on the machine whose files lie under `root`. That
+/// one decides nothing but a number, so it need not be trusted.
+pub(super) fn quota(root: &Path, data_dir: &Path) -> Option<Quota> {
+    let wanted = inode_under(root, data_dir)?;
+    pids(root).into_iter().find_map(|pid| {
+        let home = root.join("proc").join(pid.to_string());
+        let open = open_backend(&home)?;
+        if inode_under(&home.join("root"), &open)? != wanted {
+            return None;
+        }
+        Quota::of(&Process::read(&home, pid).ok()??.said(&home).ok()?)
+    })
 }
 
 /// The device and the inode of a directory on the machine whose files lie under `root`, if it is there.

@@ -27,6 +27,7 @@ pub(super) struct Settings {
     pub trusted_ca_file: Option<String>,
     pub client_cert_auth: bool,
     pub auto_tls: bool,
+    pub quota_backend_bytes: Option<String>,
 }
 
 /// The flags and variables that an etcd was started with: what was said, and in which words.
@@ -52,6 +53,7 @@ impl Said {
     pub fn origin(&self, name: &str) -> String {
         let in_file = match name {
             "data-dir" => self.settings.data_dir.is_some(),
+            "quota-backend-bytes" => self.settings.quota_backend_bytes.is_some(),
             "advertise-client-urls" => self.settings.advertise_client_urls.is_some(),
             _ => self.settings.listen_client_urls.is_some(),
         };
@@ -119,6 +121,7 @@ impl Told {
             trusted_ca_file: text("trusted-ca-file"),
             client_cert_auth: self.text("client-cert-auth").is_some_and(is_true),
             auto_tls: self.text("auto-tls").is_some_and(is_true),
+            quota_backend_bytes: text("quota-backend-bytes"),
         }
     }
 
@@ -164,6 +167,7 @@ struct ConfigFile {
     advertise_client_urls: Option<String>,
     initial_advertise_peer_urls: Option<String>,
     client_transport_security: Option<Security>,
+    quota_backend_bytes: Option<i64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -196,6 +200,7 @@ impl Settings {
             trusted_ca_file: text(security.trusted_ca_file),
             client_cert_auth: security.client_cert_auth.unwrap_or_default(),
             auto_tls: security.auto_tls.unwrap_or_default(),
+            quota_backend_bytes: said.quota_backend_bytes.map(|bytes| bytes.to_string()),
         })
     }
 
@@ -275,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_configuration_file_is_read_as_etcd_reads_it() {
-        let text = "name: etcd0\ndata-dir: /var/snap/etcd/current\nwal-dir:\nenable-v2: true\n\
+        let text = "name: etcd0\ndata-dir: /var/snap/etcd/current\nwal-dir:\nenable-v2: true\nquota-backend-bytes: 8589934592\n\
              initial-advertise-peer-urls: https://10.0.0.1:2380\n\
              listen-client-urls: https://10.0.0.1:2379,http://127.0.0.1:4001\nadvertise-client-urls: https://10.0.0.1:2379\n\
              client-transport-security:\n  cert-file: /c/server.crt\n  key-file: /c/server.key\n  \
@@ -292,6 +297,7 @@ mod tests {
             trusted_ca_file: Some("/c/ca.crt".into()),
             client_cert_auth: true,
             auto_tls: false,
+            quota_backend_bytes: Some("8589934592".into()),
         };
         assert_eq!(Settings::of_file(text).unwrap(), expected);
         for empty in ["", "# nothing\n", "client-transport-security:\n", "wal-dir: ''\n"] {

@@ -60,7 +60,7 @@ fn versions(version: &str) -> Versions {
     }
 }
 
-fn facts(old: Old, can_bump: bool) -> Facts {
+pub(super) fn facts(old: Old, can_bump: bool) -> Facts {
     Facts {
         data_dir: "/var/lib/etcd/default".to_owned(),
         takes_api_server: false,
@@ -73,6 +73,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
         keys: Ok(3),
         versions: versions(if can_bump { "3.4.27" } else { "3.4.23" }),
         v2_keys: V2Keys::None,
+        quota: None,
         free: 1 << 40,
         old_size: 20480,
         backup_room: 1 << 20,
@@ -82,7 +83,7 @@ fn facts(old: Old, can_bump: bool) -> Facts {
 fn snapshot(revision: i64, seal: Seal) -> Snapshot {
     let db = Sealed { seal, size: 20512, sha256: "d".repeat(64) };
     let contents = Contents { sha256: "a".repeat(64), manifest: None, db };
-    Snapshot { contents, revision, last_record: revision }
+    Snapshot { contents, revision, last_record: revision, size: 20480 }
 }
 
 fn manifest(cluster: &str) -> Manifest {
@@ -94,7 +95,7 @@ fn manifest(cluster: &str) -> Manifest {
     Manifest::parse(text.as_bytes()).unwrap()
 }
 
-fn request(bump: Bump) -> Request {
+pub(super) fn request(bump: Bump) -> Request {
     Request {
         source: Source::File { path: "/a".into(), may_be_bare: true },
         identities: None,

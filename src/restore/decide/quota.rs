@@ -1,0 +1,125 @@
+//! Whether the restored database would fit into etcd's quota.
+//!
+//! etcd refuses a write, and raises the NOSPACE alarm, if the size of its database and the cost of the write reach the quota
+//! (etcd, `server/storage/quota.go` `Available`). The size is that of the file, its free pages included, and a restore
+//! brings it along as it was.
+
+use super::{Facts, Request};
+use crate::archive::human_size;
+use crate::etcd::site::Quota;
+use crate::stop::Refusal;
+
+/// The most that must stay free for new writes. etcd takes requests of 1.5 MiB by default.
+const MOST_HEADROOM: u64 = 16 << 20;
+/// What etcd takes where none is set.
+const DEFAULT: u64 = 2 << 30;
+
+/// Refuses a database of `size` bytes if etcd would take no writes after the restore. Returns what the operator must know
+/// if the quota is unknown.
+pub(super) fn suffices(request: &Request, facts: &Facts, size: u64) -> Result<Option<String>, Refusal> {
+    let Some(quota) = &facts.quota else {
+        let fits = size.saturating_add(headroom(DEFAULT)) <= DEFAULT;
+        return Ok((!fits).then(|| unknown(size)));
+    };
+    let Some(limit) = quota.bytes else { return Ok(None) };
+    let headroom = headroom(limit);
+    if size.saturating_add(headroom) <= limit {
+        return Ok(None);
+    }
+    Err(Refusal::new(
+        format!(
+            "the restored database takes {}, and etcd's quota is {} ({}), of which {} must stay free for new writes: etcd \
+             would raise the NOSPACE alarm and refuse every write",
+            human_size(size),
+            human_size(limit),
+            quota.from,
+            human_size(headroom)
+        ),
+        next(request, quota, enough(size)),
+    ))
+}
+
+/// A sixteenth of the quota: a database at its quota is full at the first write.
+fn headroom(quota: u64) -> u64 {
+    (quota / 16).min(MOST_HEADROOM)
+}
+
+/// The next power of two that leaves a fifth free.
+fn enough(size: u64) -> u64 {
+    size.saturating_add(size / 4).checked_next_power_of_two().unwrap_or(i64::MAX.unsigned_abs())
+}
+
+fn next(request: &Request, quota: &Quota, bytes: u64) -> String {
+    let application = request.unit.as_deref().and_then(|unit| unit.split('/').next());
+    let setting = quota.setting(bytes);
+    match application.filter(|_| quota.config_file.is_some()) {
+        Some(application) => format!(
+            "juju config {application} quota-backend-bytes={bytes} (if this charm does not manage that etcd, set {setting} \
+             and restart etcd), then run restore again"
+        ),
+        None => format!("set {setting} or higher, restart etcd, and run restore again"),
+    }
+}
+
+fn unknown(size: u64) -> String {
+    format!(
+        "etcd's quota (quota-backend-bytes) is unknown, and the restored database takes {}; with the default quota of 2 GiB \
+         etcd raises the NOSPACE alarm and refuses writes",
+        human_size(size)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{facts, request};
+    use super::super::{Bump, Old};
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn with(quota: Option<Quota>, size: u64) -> Result<Option<String>, Refusal> {
+        suffices(&request(Bump::Auto), &Facts { quota, ..facts(Old::Empty, true) }, size)
+    }
+
+    fn quota(bytes: Option<u64>) -> Option<Quota> {
+        Some(Quota { bytes, from: "the flag --quota-backend-bytes".to_owned(), config_file: None })
+    }
+
+    #[test]
+    fn a_database_must_leave_room_below_the_quota() {
+        for (limit, size, fits) in [
+            (Some(16 * MIB), 30 * MIB, false),
+            (Some(16 * MIB), 15 * MIB, true),
+            (Some(16 * MIB), 15 * MIB + 1, false),
+            (Some(2048 * MIB), 2032 * MIB, true),
+            (Some(2048 * MIB), 2040 * MIB, false),
+            (Some(200_000), 20_000, true),
+            (None, u64::MAX, true),
+        ] {
+            assert_eq!(with(quota(limit), size).is_ok(), fits, "{size} of {limit:?}");
+        }
+    }
+
+    #[test]
+    fn the_refusal_names_the_setting_and_a_value_that_suffices() {
+        let refusal = with(quota(Some(16 * MIB)), 30 * MIB).unwrap_err();
+        assert!(
+            refusal.reason.contains("takes 30M, and etcd's quota is 16M (the flag --quota-backend-bytes)"),
+            "{refusal}"
+        );
+        assert!(refusal.next.starts_with("set the flag --quota-backend-bytes=67108864"), "{refusal}");
+        for size in [1, 30 * MIB, 3000 * MIB, 9000 * MIB] {
+            assert!(with(quota(Some(enough(size))), size).is_ok(), "{size}");
+        }
+        let file = Quota { config_file: Some("/etc/etcd/etcd.conf.yml".into()), ..quota(Some(1)).unwrap() };
+        let in_juju = Request { unit: Some("db/3".to_owned()), ..request(Bump::Auto) };
+        let next = next(&in_juju, &file, 9);
+        assert!(next.starts_with("juju config db quota-backend-bytes=9 "), "{next}");
+    }
+
+    #[test]
+    fn an_unknown_quota_is_a_warning_for_what_exceeds_the_default() {
+        assert_eq!(with(None, 2000 * MIB).unwrap(), None);
+        assert!(with(None, 3000 * MIB).unwrap().unwrap().contains("is unknown"));
+    }
+}

@@ -1,0 +1,38 @@
+//! etcd's quota: a database that does not fit is refused before anything is stopped, and not found full at the first write.
+
+use crate::restore::from;
+use crate::world::{Version, World};
+
+on_both_versions!(refuses_a_database_larger_than_the_quota);
+
+fn refuses_a_database_larger_than_the_quota(version: Version) {
+    let source = World::plain(version);
+    for number in 0..3 {
+        source.put_bytes(&format!("/large/{number}"), &vec![b'x'; 1_000_000]);
+    }
+    let archive = source.saved();
+    let world = World::plain(version);
+    restarted_with(&world, "--quota-backend-bytes=2097152");
+    world.put(0..3, "small");
+    let (pid, words) = (world.pid(), [from(&archive), world.to_target(), "allow-foreign=true".to_owned()]);
+    let mut setting = String::new();
+    for plan in ["plan=true", "plan=false"] {
+        let out = world.restore(&[&words[0], &words[1], &words[2], plan]);
+        assert!(out.stderr.contains("quota is 2.0M (the flag --quota-backend-bytes)"), "{}", out.told());
+        let next = out.stderr.split("Next: set the flag ").nth(1).unwrap_or_else(|| panic!("{}", out.told()));
+        next.split(' ').next().unwrap().clone_into(&mut setting);
+        out.refused(&["NOSPACE"]);
+    }
+    assert_eq!(world.pid(), pid);
+    restarted_with(&world, &setting);
+    let _ = world.restore(&[&words[0], &words[1], &words[2]]).completed();
+    world.put(0..3, "after");
+    assert_eq!(world.etcdctl(&["alarm", "list"]), "");
+}
+
+/// etcd takes the last of a flag.
+fn restarted_with(world: &World, flag: &str) {
+    world.stop();
+    world.tell(flag);
+    world.start();
+}
