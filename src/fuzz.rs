@@ -6,7 +6,7 @@ use crate::archive::age::Identities;
 use crate::archive::{self, Limits};
 use crate::catalog::manifest::Manifest;
 use crate::etcd;
-use crate::etcd::backend::{Backend, same_records};
+use crate::etcd::backend::{Backend, find_fault, same_records};
 use crate::swap::journal::Journal;
 use crate::system::digest::hex;
 use block_deflate::Deflater;
@@ -16,6 +16,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 /// An archive as it comes (first byte even), or what is in its gzip, which chance would never get right.
@@ -88,6 +89,8 @@ pub fn answers(bytes: &[u8]) {
 /// A database: everything in it is read, or an error says why not.
 pub fn backend(bytes: &[u8]) {
     let Some(file) = in_memory(bytes) else { return };
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    assert!(find_fault(Path::new(&path), &|| Ok(())).is_ok(), "it can be read");
     let Ok(backend) = Backend::from_file(file, Path::new("it")) else { return };
     let _ = (backend.revision(), backend.last_revision(), backend.members(), backend.auth_enabled());
     let _ = same_records(&backend, &backend);

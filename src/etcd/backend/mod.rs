@@ -7,6 +7,7 @@
 //! Must never write, map or trust the file, and never read one that a running etcd writes to: bbolt reuses
 //! pages.
 
+mod check;
 mod compare;
 mod content;
 mod export;
@@ -17,6 +18,7 @@ mod records;
 #[cfg(test)]
 mod tests;
 
+pub use check::{Fault, find_fault};
 pub use compare::{Comparison, same_records};
 pub use content::Content;
 pub use records::Records;
@@ -26,6 +28,7 @@ use meta::Meta;
 use page::{HEADER, Header, Kind, Page, u64_at};
 use records::{Cursor, DEPTH, Root, naming};
 use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -220,6 +223,14 @@ impl Backend {
     fn context(&self) -> String {
         context(&self.path)
     }
+}
+
+/// Whether an error is one of the disk. A file that ends too early is a fault of the file.
+pub fn failed_to_read(error: &anyhow::Error) -> bool {
+    let is_disks = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() != ErrorKind::UnexpectedEof)
+    };
+    error.chain().any(is_disks)
 }
 
 fn context(path: &Path) -> String {

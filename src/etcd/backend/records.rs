@@ -6,6 +6,7 @@
 use super::Backend;
 use super::page::{Kind, Page, Slot};
 use anyhow::{Context, Result, bail, ensure};
+use std::cell::RefCell;
 
 /// How deep a tree may be. A branch page of 4 KiB has a hundred children or more, so 5 levels hold
 /// etcd's 8 GB and 32 are beyond any etcd.
@@ -53,6 +54,31 @@ pub(super) struct Item<'p> {
     pub value: &'p [u8],
 }
 
+/// The pages that belong to a tree already, one bit each.
+#[derive(Debug)]
+pub(super) struct PageSet(RefCell<Vec<u64>>);
+
+impl PageSet {
+    /// None of so many pages.
+    pub fn of(pages: u64) -> Self {
+        // A bit for each 4 KiB of a file that is known to hold them.
+        Self(RefCell::new(vec![0; usize::try_from(pages / 64 + 1).unwrap_or(0)]))
+    }
+
+    /// Adds the page `id` and those of its overflow. Fails if one of them is in already.
+    fn add(&self, id: u64, pages: u64) -> Result<()> {
+        let mut bits = self.0.borrow_mut();
+        for id in id..id.saturating_add(pages) {
+            let word = usize::try_from(id / 64).ok().and_then(|at| bits.get_mut(at));
+            let word = word.with_context(|| format!("{} lies behind the file", naming(id)))?;
+            let bit = 1 << (id % 64);
+            ensure!(*word & bit == 0, "{} is used twice", naming(id));
+            *word |= bit;
+        }
+        Ok(())
+    }
+}
+
 /// The walk itself, over plain records and buckets alike.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
@@ -62,6 +88,8 @@ pub(super) struct Cursor<'a> {
     depth: usize,
     /// How many pages may still be visited.
     budget: u64,
+    /// Where the pages that are visited are noted.
+    seen: Option<&'a PageSet>,
     /// The last key of the leaf before this one; empty at first, and so below any key.
     before: Vec<u8>,
 }
@@ -78,8 +106,17 @@ struct Level {
 
 impl<'a> Cursor<'a> {
     pub fn from(backend: &'a Backend, root: Root) -> Result<Self> {
-        let mut cursor =
-            Self { backend, levels: Vec::new(), depth: 0, budget: backend.pages, before: Vec::new() };
+        Self::begin(backend, root, None)
+    }
+
+    /// A walk that fails at a page that is in `seen` already, and adds those that it visits.
+    pub fn marking(backend: &'a Backend, root: Root, seen: &'a PageSet) -> Result<Self> {
+        Self::begin(backend, root, Some(seen))
+    }
+
+    fn begin(backend: &'a Backend, root: Root, seen: Option<&'a PageSet>) -> Result<Self> {
+        let (levels, before) = (Vec::new(), Vec::new());
+        let mut cursor = Self { backend, levels, depth: 0, budget: backend.pages, seen, before };
         match root {
             Root::Tree(id) => cursor.descend(id)?,
             Root::Inline(page) => {
@@ -168,6 +205,9 @@ impl<'a> Cursor<'a> {
         let level = self.levels.get_mut(self.depth).context("the walk has left the tree")?;
         (level.id, level.next, level.last) = (id, 0, None);
         let pages = self.backend.load(id, &mut level.page)?;
+        if let Some(seen) = self.seen {
+            seen.add(id, pages)?;
+        }
         self.budget = self.budget.checked_sub(pages).with_context(|| {
             format!("{}: the tree has more pages than the file, so it visits some twice", naming(id))
         })?;

@@ -1,5 +1,6 @@
 //! Files made by hand, honest and hostile. Files made by etcd are in `tests/backend.rs`.
 
+mod check;
 mod compare;
 mod content;
 mod hostile;
