@@ -1,5 +1,7 @@
 //! What is wrong with a file that others made, as the readers of its layers tell it.
 
+use crate::stop::Refusal;
+use std::fmt;
 use std::io;
 
 /// Why a file is not taken.
@@ -27,5 +29,22 @@ impl Flaw {
     pub fn into_io(self) -> io::Error {
         let (Self::Altered(what) | Self::Hostile(what) | Self::Foreign(what)) = self;
         io::Error::other(what)
+    }
+}
+
+/// Marks the refusal of a file that is whole and not a snapshot archive, or not one that we read.
+#[derive(Debug, Clone, Copy)]
+pub struct Unfit;
+
+impl Unfit {
+    /// The error of such a file.
+    pub(super) fn refused(refusal: Refusal) -> anyhow::Error {
+        anyhow::Error::from(refusal).context(Self)
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a snapshot archive")
     }
 }

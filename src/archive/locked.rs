@@ -1,15 +1,22 @@
 //! Archives that are encrypted, and what to say where they cannot be opened.
 
 use super::age::{Closed, Decrypting, Identities, MAGIC};
-use super::flaw::Flaw;
+use super::flaw::{Flaw, Unfit};
+use super::watch::Watch;
+use crate::catalog::damage::{Damage, Layer};
 use crate::stop::Refusal;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::fmt;
 use std::io::Read;
 
 /// Marks the error of an archive that could not be opened because the right identity is missing: it may be a good one.
-#[derive(Debug, Clone, Copy)]
-pub struct Locked;
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locked {
+    /// Whom it is encrypted for, and what the given identity opens: the end of a sentence about the archive.
+    pub why: String,
+    /// What to type next.
+    pub next: String,
+}
 
 impl fmt::Display for Locked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,26 +27,30 @@ impl fmt::Display for Locked {
 /// Refuses the archive `source` at once if it is encrypted and these `identities` do not open it. `encrypted_for` is whom it
 /// is said to be for. Reads no more than its beginning.
 pub fn must_open(
-    mut source: impl Read,
+    source: impl Read,
     shown: &str,
     identities: Option<&Identities>,
     encrypted_for: &[String],
 ) -> Result<()> {
-    let mut head = Vec::new();
-    Read::by_ref(&mut source)
-        .take(MAGIC.len() as u64)
-        .read_to_end(&mut head)
-        .with_context(|| format!("reading {shown}"))?;
-    if head == MAGIC.as_bytes() {
-        opened(&mut head.chain(source), shown, identities, encrypted_for)?;
-    }
-    Ok(())
+    let watch = Watch::default();
+    let mut source = watch.file(source, None);
+    let mut open = || {
+        let mut head = Vec::new();
+        Read::by_ref(&mut source).take(MAGIC.len() as u64).read_to_end(&mut head)?;
+        if head == MAGIC.as_bytes() {
+            opened(&mut head.chain(&mut source), shown, identities, encrypted_for)?;
+        }
+        Ok(())
+    };
+    let outcome = open();
+    watch.outcome(shown, outcome)
 }
 
 /// Says for whom an archive is encrypted that was given no identity.
 pub fn without_identity(shown: &str, encrypted_for: &[String]) -> anyhow::Error {
     locked(
-        format!("{shown} is encrypted for {}", whom(encrypted_for)),
+        shown,
+        format!("is encrypted for {}", whom(encrypted_for)),
         "give the identity to one of them: identity-file=PATH, a file that age-keygen wrote, root's alone (chmod 600)",
     )
 }
@@ -55,24 +66,25 @@ pub(super) fn opened<'a>(
         Closed::NotForThese => {
             let whose: Vec<String> = identities.recipients().iter().map(ToString::to_string).collect();
             let (whom, whose) = (whom(encrypted_for), whose.join(", "));
-            let reason = format!(
-                "{shown} is encrypted for {whom}, and {} opens what is for {whose}",
-                identities.shown()
-            );
-            locked(reason, "give the identity that it is for: identity-file=PATH")
+            let why =
+                format!("is encrypted for {whom}, and {} opens what is for {whose}", identities.shown());
+            locked(shown, why, "give the identity that it is for: identity-file=PATH")
         }
         Closed::Passphrase => {
-            locked(format!("{shown} is encrypted by a passphrase"), "decrypt it and try again: age -d")
+            locked(shown, "is encrypted by a passphrase".to_owned(), "decrypt it and try again: age -d")
         }
-        Closed::Flawed(Flaw::Altered(how)) => altered(shown, &how).into(),
+        Closed::Flawed(Flaw::Altered(detail)) => {
+            Damage::Framing { layer: Layer::Age, detail }.of(shown).into()
+        }
         Closed::Flawed(Flaw::Hostile(what) | Flaw::Foreign(what)) => {
-            Refusal::new(format!("{shown} {what}"), "decrypt it with the tool that made it").into()
+            Unfit::refused(Refusal::new(format!("{shown} {what}"), "decrypt it with the tool that made it"))
         }
     })
 }
 
-fn locked(reason: String, next: &str) -> anyhow::Error {
-    anyhow::Error::from(Refusal::new(reason, next)).context(Locked)
+fn locked(shown: &str, why: String, next: &str) -> anyhow::Error {
+    let refusal = Refusal::new(format!("{shown} {why}"), next);
+    anyhow::Error::from(refusal).context(Locked { why, next: next.to_owned() })
 }
 
 fn whom(encrypted_for: &[String]) -> String {
@@ -80,8 +92,4 @@ fn whom(encrypted_for: &[String]) -> String {
         [] => "recipients that are not told, for there is no manifest beside it".to_owned(),
         named => named.join(", "),
     }
-}
-
-pub(super) fn altered(shown: &str, how: &str) -> Refusal {
-    Refusal::new(format!("{shown} is cut short or altered: {how}"), "fetch it again and compare its sha256")
 }

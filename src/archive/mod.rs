@@ -8,6 +8,7 @@
 pub mod age;
 mod aside;
 mod bundle;
+mod entries;
 mod flaw;
 mod gzip;
 mod kind;
@@ -15,9 +16,11 @@ mod locked;
 mod pack;
 pub mod tail;
 mod unpack;
+mod watch;
 mod zip;
 
 pub use bundle::bundle;
+pub use flaw::Unfit;
 pub use gzip::{Effort, Sealing};
 pub use locked::{Locked, must_open, without_identity};
 pub use pack::Packing;

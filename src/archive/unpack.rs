@@ -8,12 +8,13 @@
 
 use super::age::{Decrypting, FileKey, Identities};
 use super::aside::SealAside;
-use super::flaw::Flaw;
+use super::flaw::{Flaw, Unfit};
 use super::kind::{Kind, is_database};
-use super::locked::{altered, opened};
+use super::locked::opened;
+use super::watch::Watch;
 use super::zip::Zip;
-use super::{DB, MANIFEST};
-use crate::catalog::manifest::Manifest;
+use crate::catalog::damage::{Damage, Damaged, Layer, ManifestFault};
+use crate::catalog::manifest::{Manifest, NewerFormat};
 use crate::etcd::backend;
 use crate::etcd::seal::Sealed;
 use crate::progress::{Progress, Tell};
@@ -24,16 +25,9 @@ use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
-use tar::EntryType;
 
-/// `./`, `db` and `manifest.json`, with room to spare for what a careful person may have added by mistake.
-const MOST_ENTRIES: usize = 8;
-/// A manifest is under a kilobyte.
-const LARGEST_MANIFEST: u64 = 64 << 10;
 /// tar pads with zeros to its blocking factor, 10 KiB unless told otherwise.
 const LONGEST_PADDING: u64 = 1 << 20;
-/// The bits beyond those of owner, group and others: setuid, setgid, sticky.
-const SPECIAL_BITS: u32 = !0o777;
 /// How much of a database shows that it is one, and how long it will be.
 const HEAD: u64 = backend::HEAD;
 /// How much shows what a file is.
@@ -45,7 +39,7 @@ const RKE_STATE: &[u8] = b".rkestate";
 /// A state has a few kilobytes for each node.
 const LARGEST_STATE: u64 = 16 << 20;
 const UNPACKING: &str = "unpacking the snapshot";
-const DISTRUST: &str = "do not trust it; give an archive made by the snapshot action";
+pub(super) const GIVE_OURS: &str = "give an archive made by the snapshot action";
 
 /// What the caller allows.
 #[derive(Clone, Copy)]
@@ -76,6 +70,11 @@ pub struct Contents {
 /// Reads the archive, or bare snapshot, `source` of `size` bytes to its very end and writes the database to `out`. Refuses
 /// whatever is not exactly what we write, what the older charm wrote, or a database that another tool packed. `shown` is its
 /// name in messages.
+///
+/// # Errors
+/// [`Damaged`] if it cannot be decoded or its manifest does not describe it; [`Locked`](super::Locked) without the right
+/// identity; [`NewerFormat`] if a newer version made it; [`Unfit`] if it is not a snapshot archive; that of `limits`. Any other
+/// error is one of the disk or the network.
 pub fn unpack(
     source: impl Read,
     size: u64,
@@ -84,22 +83,31 @@ pub fn unpack(
     limits: &Limits<'_>,
     tell: Tell<'_>,
 ) -> Result<Contents> {
-    let (head, mut source) = peek(source).with_context(|| format!("reading {shown}"))?;
-    let mut unpacking = Unpacking { shown, out, limits, tell };
-    let kind = Kind::of(&head);
-    if kind == Kind::Bare && limits.bare {
-        // Its own hash is the database's: once is enough.
-        let db = unpacking.bare(source, Some(size))?;
-        return Ok(Contents { sha256: db.sha256.clone(), manifest: None, db });
+    let watch = Watch::default();
+    let mut unpacking = Unpacking { shown, out, limits, tell, watch: &watch, layer: Layer::Database };
+    let outcome = unpacking.file(watch.file(source, Some(size)), size);
+    watch.outcome(shown, outcome)
+}
+
+impl Unpacking<'_> {
+    /// All of the archive.
+    fn file(&mut self, source: impl Read, size: u64) -> Result<Contents> {
+        let (head, mut source) = peek(source)?;
+        let kind = Kind::of(&head);
+        if kind == Kind::Bare && self.limits.bare {
+            // Its own hash is the database's: once is enough.
+            let db = self.bare(source, Some(size))?;
+            return Ok(Contents { sha256: db.sha256.clone(), manifest: None, db });
+        }
+        let mut hashing = Hashing { source: &mut source, hash: Sha256::new() };
+        let (manifest, db) = match kind {
+            Kind::Gzip => self.gzip(&mut hashing)?,
+            Kind::Zip => (None, self.zip(&mut hashing)?),
+            Kind::Age => self.encrypted(&mut hashing)?,
+            other => return Err(Unfit::refused(other.refusal(self.shown))),
+        };
+        Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
     }
-    let mut hashing = Hashing { source: &mut source, hash: Sha256::new() };
-    let (manifest, db) = match kind {
-        Kind::Gzip => unpacking.gzip(&mut hashing)?,
-        Kind::Zip => (None, unpacking.zip(&mut hashing)?),
-        Kind::Age => unpacking.encrypted(&mut hashing)?,
-        other => return Err(other.refusal(shown).into()),
-    };
-    Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
 }
 
 /// Reads an archive of ours to its end and keeps nothing: whether what was written is what was meant. `found` hears of
@@ -116,17 +124,12 @@ pub fn verify_with(
     found: &dyn Fn(&Sealed),
 ) -> Result<Contents> {
     let limits = Limits { room_for: &|_| Ok(()), bare: false, identities: None, encrypted_for: &[], found };
-    let mut hashing = Hashing { source, hash: Sha256::new() };
-    let mut unpacking = Unpacking { shown, out: &mut io::sink(), limits: &limits, tell: &mut |_| {} };
-    let (manifest, db) = match key {
-        None => unpacking.tar(MultiGzDecoder::new(&mut hashing))?,
-        Some(key) => {
-            let opened = Decrypting::with_key(&mut hashing, key);
-            let opened = opened.map_err(|error| unpacking.altered(&error.to_string()))?;
-            unpacking.tar(MultiGzDecoder::new(opened))?
-        }
-    };
-    Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
+    let watch = Watch::default();
+    let (out, tell) = (&mut io::sink(), &mut |_: Progress<'_>| {});
+    let mut unpacking =
+        Unpacking { shown, out, limits: &limits, tell, watch: &watch, layer: Layer::Database };
+    let outcome = unpacking.ours(watch.file(source, None), key);
+    watch.outcome(shown, outcome)
 }
 
 /// The first bytes, and all of it.
@@ -136,14 +139,34 @@ fn peek(mut source: impl Read) -> io::Result<(Vec<u8>, impl Read)> {
     Ok((head.clone(), io::Cursor::new(head).chain(source)))
 }
 
-struct Unpacking<'a> {
+/// An archive that is being read.
+pub(super) struct Unpacking<'a> {
     shown: &'a str,
     out: &'a mut dyn Write,
-    limits: &'a Limits<'a>,
+    pub(super) limits: &'a Limits<'a>,
     tell: Tell<'a>,
+    watch: &'a Watch,
+    /// The layer that is read.
+    layer: Layer,
 }
 
 impl Unpacking<'_> {
+    /// An archive of ours, encrypted with `key` if there is one.
+    fn ours(&mut self, source: impl Read, key: Option<&FileKey>) -> Result<Contents> {
+        let mut hashing = Hashing { source, hash: Sha256::new() };
+        let (manifest, db) = match key {
+            None => self.tar(self.watch.layer(Layer::Gzip, MultiGzDecoder::new(&mut hashing)))?,
+            Some(key) => {
+                self.layer = Layer::Age;
+                let opened = Decrypting::with_key(&mut hashing, key);
+                let opened = opened.map_err(|error| self.altered(&error.to_string()))?;
+                let opened = self.watch.layer(Layer::Age, opened);
+                self.tar(self.watch.layer(Layer::Gzip, MultiGzDecoder::new(opened)))?
+            }
+        };
+        Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
+    }
+
     /// A database without anything around it, but for what has been taken off already.
     fn bare(&mut self, source: impl Read, size: Option<u64>) -> Result<Sealed> {
         if let Some(size) = size {
@@ -154,43 +177,68 @@ impl Unpacking<'_> {
 
     /// Whatever else we read, encrypted by age.
     fn encrypted(&mut self, source: &mut dyn Read) -> Result<(Option<Manifest>, Sealed)> {
+        self.layer = Layer::Age;
         let identities = self.limits.identities;
         let opened = opened(source, self.shown, identities, self.limits.encrypted_for)?;
+        let opened = self.watch.layer(Layer::Age, opened);
         let (head, mut content) = peek(opened).map_err(|error| self.altered(&error.to_string()))?;
         match Kind::of(&head) {
             Kind::Gzip => self.gzip(&mut content),
             Kind::Zip => Ok((None, self.zip(&mut content)?)),
             Kind::Bare => Ok((None, self.bare(content, None)?)),
-            other => Err(other.refusal(self.shown).into()),
+            other => Err(Unfit::refused(other.refusal(self.shown))),
         }
     }
 
     /// A tar.gz, or a database that was packed as it is.
     fn gzip(&mut self, source: impl Read) -> Result<(Option<Manifest>, Sealed)> {
-        let peeked = peek(MultiGzDecoder::new(source));
+        self.layer = Layer::Gzip;
+        let peeked = peek(self.watch.layer(Layer::Gzip, MultiGzDecoder::new(source)));
         let (head, content) = peeked.map_err(|error| self.altered(&error.to_string()))?;
         match Kind::of(&head) {
             Kind::Bare => Ok((None, self.bare(content, None)?)),
-            _ => self.tar(content),
+            Kind::Tar | Kind::Empty => self.tar(content),
+            // The oldest tars have no magic. What is not a tar either was never a snapshot.
+            _ => self.tar(content).map_err(|error| match error.downcast_ref::<Damaged>() {
+                Some(Damaged { damage: Damage::Framing { layer: Layer::Tar, .. }, .. }) => {
+                    self.no("is a gzip of neither a tar archive nor a database", GIVE_OURS)
+                }
+                _ => error,
+            }),
         }
     }
 
     fn tar(&mut self, content: impl Read) -> Result<(Option<Manifest>, Sealed)> {
+        self.layer = Layer::Tar;
         let mut tar = tar::Archive::new(content);
         let (manifest, db) = self.entries(&mut tar)?;
         self.drain(&mut tar.into_inner())?;
-        let db =
-            db.ok_or_else(|| self.no("holds no file db", "give an archive made by the snapshot action"))?;
+        let db = db.ok_or_else(|| self.no("holds no file db", GIVE_OURS))?;
+        // Judged only now: a layer that cannot be decoded is the cause of a manifest that cannot be read.
+        let manifest = manifest.transpose().map_err(|error| self.unread_manifest(error))?;
         if let Some(manifest) = &manifest
             && (manifest.db_size, &manifest.db_sha256) != (db.size, &db.sha256)
         {
-            return Err(self.altered("its db is not the one that its manifest describes").into());
+            return Err(self.damaged(Damage::Manifest { fault: ManifestFault::OtherDatabase }).into());
         }
         Ok((manifest, db))
     }
 
+    /// The error of a manifest that cannot be read.
+    fn unread_manifest(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast::<NewerFormat>() {
+            Ok(newer) => {
+                let reason = format!("{} cannot be read: {newer}", self.shown);
+                let refusal = Refusal::new(reason, "use the version that made it, or a newer one");
+                anyhow::Error::from(refusal).context(newer)
+            }
+            Err(_) => self.damaged(Damage::Manifest { fault: ManifestFault::Unreadable }).into(),
+        }
+    }
+
     /// The database in a zip. RKE puts its own state beside it.
     fn zip(&mut self, source: impl Read) -> Result<Sealed> {
+        self.layer = Layer::Zip;
         let mut zip = Zip::new(source);
         let mut db = None;
         while let Some(mut entry) = zip.next().map_err(|flaw| self.flawed(flaw))? {
@@ -200,11 +248,11 @@ impl Unpacking<'_> {
                 let size = entry.told_size();
                 db = Some(self.bare(&mut entry, size)?);
             } else {
-                return Err(self.no("holds more than one database", DISTRUST).into());
+                return Err(self.no("holds more than one database", GIVE_OURS));
             }
             entry.finish().map_err(|flaw| self.flawed(flaw))?;
         }
-        db.ok_or_else(|| self.no("holds no snapshot", "give the archive of a snapshot").into())
+        db.ok_or_else(|| self.no("holds no snapshot", "give the archive of a snapshot"))
     }
 
     /// Reads over RKE's state, which is of no use here.
@@ -212,104 +260,37 @@ impl Unpacking<'_> {
         let skipped = io::copy(&mut state.take(LARGEST_STATE + 1), &mut io::sink());
         match skipped.map_err(|error| self.altered(&error.to_string()))? {
             length if length > LARGEST_STATE => {
-                Err(self.no("holds far too large a state of RKE", DISTRUST).into())
+                Err(self.no("holds a file .rkestate that is too large", GIVE_OURS))
             }
             _ => Ok(()),
         }
     }
 
-    fn flawed(&self, flaw: Flaw) -> Refusal {
+    fn flawed(&self, flaw: Flaw) -> anyhow::Error {
         match flaw {
-            Flaw::Altered(how) => self.altered(&format!("its zip: {how}")),
-            Flaw::Hostile(what) => self.no(&what, DISTRUST),
+            Flaw::Altered(how) => self.altered(&how).into(),
+            Flaw::Hostile(what) => self.no(&what, GIVE_OURS),
             Flaw::Foreign(what) => {
                 self.no(&what, "unpack it with the tool that made it, and restore the snapshot in it")
             }
         }
     }
 
-    fn entries<R: Read>(&mut self, tar: &mut tar::Archive<R>) -> Result<(Option<Manifest>, Option<Sealed>)> {
-        let (mut manifest, mut db) = (None, None);
-        let entries = tar.entries().map_err(|error| self.altered(&error.to_string()))?;
-        // Raw: an extension header (long name, PAX) is an entry like any other, and none is expected.
-        for (count, entry) in entries.raw(true).enumerate() {
-            let mut entry = entry.map_err(|error| self.altered(&error.to_string()))?;
-            let size = entry.header().entry_size().map_err(|error| self.altered(&error.to_string()))?;
-            if count >= MOST_ENTRIES {
-                return Err(self
-                    .no("holds too many files", "give an archive made by the snapshot action")
-                    .into());
-            }
-            let mode = entry.header().mode().map_err(|error| self.altered(&error.to_string()))?;
-            if mode & SPECIAL_BITS != 0 {
-                return Err(self.no(&format!("holds a file of mode {mode:o}"), DISTRUST).into());
-            }
-            let ustar = entry.header().as_ustar();
-            if hides_something(&entry.header().as_old().name)
-                || ustar.is_some_and(|header| hides_something(&header.prefix))
-            {
-                return Err(self.no("holds a file whose name goes on behind its end", DISTRUST).into());
-            }
-            match self.judge(&entry.path_bytes(), entry.header().entry_type())? {
-                Entry::Folder => {}
-                Entry::Db if db.is_none() => {
-                    (self.limits.room_for)(size)?;
-                    db = Some(self.copy_db(&mut entry, Some(size))?);
-                }
-                Entry::Manifest if manifest.is_none() && size <= LARGEST_MANIFEST => {
-                    let mut text = Vec::new();
-                    entry.read_to_end(&mut text).map_err(|error| self.altered(&error.to_string()))?;
-                    let parsed =
-                        Manifest::parse(&text).map_err(|error| self.altered(&format!("{error:#}")))?;
-                    manifest = Some(parsed);
-                }
-                Entry::Db => return Err(self.no("holds db twice", DISTRUST).into()),
-                Entry::Manifest => {
-                    return Err(self.no("holds manifest.json twice, or one far too large", DISTRUST).into());
-                }
-            }
-        }
-        Ok((manifest, db))
-    }
-
-    /// Allows what we write, and `./` and `./db` as the older charm's tar wrote them.
-    fn judge(&self, path: &[u8], kind: EntryType) -> Result<Entry> {
-        let name = path.strip_prefix(b"./").unwrap_or(path);
-        match (kind, name) {
-            (EntryType::Directory, b"" | b".") => Ok(Entry::Folder),
-            (EntryType::Regular, name) if name == DB.as_bytes() => Ok(Entry::Db),
-            (EntryType::Regular, name) if name == MANIFEST.as_bytes() => Ok(Entry::Manifest),
-            (_, name) if name.starts_with(b"member") => Err(self
-                .no(
-                    "is a backup of the etcd v2 store",
-                    "restore it with etcd 3.5 or older; this charm keeps the v3 store alone",
-                )
-                .into()),
-            (kind, _) => {
-                let shown: String = String::from_utf8_lossy(path).chars().take(100).collect();
-                let what = format!("holds {shown:?} ({kind:?}), which a snapshot archive never does");
-                Err(self.no(&what, DISTRUST).into())
-            }
-        }
-    }
-
     /// Copies the database, which has `size` bytes if that was told; where it was not, what its first page tells.
-    fn copy_db(&mut self, mut source: impl Read, size: Option<u64>) -> Result<Sealed> {
+    pub(super) fn copy_db(&mut self, mut source: impl Read, size: Option<u64>) -> Result<Sealed> {
         let mut head = Vec::new();
         let looked = Read::by_ref(&mut source).take(HEAD).read_to_end(&mut head);
         looked.map_err(|error| self.altered(&error.to_string()))?;
         // Before the rest is written: it may be gigabytes of nothing.
         if !is_database(&head) {
-            return Err(self.no("holds a db that is no snapshot of etcd", DISTRUST).into());
+            return Err(self.no("holds a db that is no snapshot of etcd", GIVE_OURS));
         }
         // A live file grows ahead of what is in it; its copy is longer than its first page tells.
         let ahead = |length: u64| length.saturating_add(ROOM_AHEAD);
         let (expected, most) = match size {
             // One whose first page is of no use may still be good by its second.
             Some(size) if backend::announced_by(&head).is_ok_and(|length| size > ahead(length)) => {
-                return Err(self
-                    .no("holds a db that is far longer than its first page tells", DISTRUST)
-                    .into());
+                return Err(self.no("holds a db that is far longer than its first page tells", GIVE_OURS));
             }
             Some(size) => (size, size),
             None => {
@@ -336,7 +317,7 @@ impl Unpacking<'_> {
                 break;
             }
             if done > most {
-                return Err(self.no("holds a db that is longer than it says", DISTRUST).into());
+                return Err(self.no("holds a db that is longer than it says", GIVE_OURS));
             }
             self.out.write_all(buffer.get(..length).unwrap_or_default()).context(UNPACKING)?;
             aside.take(buffer, length).context(UNPACKING)?;
@@ -352,7 +333,11 @@ impl Unpacking<'_> {
 
     /// How long a database that begins so will be; refuses one for which there is no room.
     fn announced(&self, head: &[u8]) -> Result<u64> {
-        let length = backend::announced_by(head).map_err(|error| self.altered(&format!("{error:#}")))?;
+        // Its second page may still be good, so this proves no damage.
+        let length = backend::announced_by(head).map_err(|error| {
+            let what = format!("holds a database whose length is unknown: {error:#}");
+            self.no(&what, "decompress it, and restore the database itself")
+        })?;
         (self.limits.room_for)(length)?;
         Ok(length)
     }
@@ -380,24 +365,18 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    fn no(&self, what: &str, next: &str) -> Refusal {
-        Refusal::new(format!("{} {what}", self.shown), next)
+    pub(super) fn no(&self, what: &str, next: &str) -> anyhow::Error {
+        Unfit::refused(Refusal::new(format!("{} {what}", self.shown), next))
     }
 
-    fn altered(&self, how: &str) -> Refusal {
-        altered(self.shown, how)
+    /// The error of a layer that cannot be decoded.
+    pub(super) fn altered(&self, how: &str) -> Damaged {
+        self.damaged(self.watch.framing(self.layer, how))
     }
-}
 
-/// Whether something stands behind the zero that ends a name.
-fn hides_something(name: &[u8]) -> bool {
-    name.iter().skip_while(|byte| **byte != 0).any(|byte| *byte != 0)
-}
-
-enum Entry {
-    Folder,
-    Db,
-    Manifest,
+    fn damaged(&self, damage: Damage) -> Damaged {
+        damage.of(self.shown)
+    }
 }
 
 /// The archive's file: hashes what is read of it. The decoder reads to the end of the file, so all of it is.

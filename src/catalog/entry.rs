@@ -62,10 +62,10 @@ impl Entry {
         is_in_the_future(self.taken().unwrap_or(self.modified), now)
     }
 
-    /// When it was last known to be good. The manifest is written last, after the snapshot was verified: where it stands,
-    /// the archive was good when it was made.
+    /// When it was last known to be good. The manifest is written last, after the snapshot was verified: an archive with a
+    /// manifest was good when it was made. `None` if it is damaged; an archive that only could not be verified again is not.
     pub fn verified(&self) -> Option<Timestamp> {
-        match self.record.broken {
+        match self.record.damage {
             Some(_) => None,
             None => self.record.verified.or_else(|| self.taken()),
         }

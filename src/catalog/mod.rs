@@ -1,6 +1,7 @@
 //! What is known about a snapshot: the manifest that travels with it, the name it is kept under, the entry that it is in a
-//! store, and the record of what was found out since.
+//! store, the record of what was found out since, and the damage that was found.
 
+pub mod damage;
 pub mod entry;
 pub mod manifest;
 pub mod name;

@@ -4,6 +4,7 @@
 //! archive goes, and is the same in a directory and in a bucket. Must never be believed about what the archive holds: that
 //! the archive alone says.
 
+use super::damage::Damage;
 use super::manifest::Manifest;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
@@ -27,12 +28,9 @@ pub struct Record {
     /// When it was last read to its end and found good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Timestamp>,
-    /// What was wrong with it when it was last read, if anything was.
+    /// The check that it failed when it was last read, if it failed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub broken: Option<String>,
-    /// Whether a drill found that, which reading alone cannot take back.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub broken_by_drill: bool,
+    pub damage: Option<Damage>,
     /// When it was last booted in a throw-away etcd and found to hold what its manifest says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drilled: Option<Timestamp>,
@@ -75,8 +73,7 @@ impl Record {
             about,
             sha256: None,
             verified: None,
-            broken: None,
-            broken_by_drill: false,
+            damage: None,
             drilled: None,
             pinned: false,
         }
@@ -116,6 +113,7 @@ mod tests {
         let mut record = Record::blank(About { size: 7, db_sha256: Some("ab".to_owned()) });
         record.drilled = Some("2026-11-20T20:49:17Z".parse().unwrap());
         record.pinned = true;
+        record.damage = Some(Damage::Trailer);
         let bytes = record.to_json().unwrap();
         assert_eq!(Record::parse(&bytes).unwrap(), record);
         let newer = String::from_utf8(bytes).unwrap().replace("\"format\": 1", "\"format\": 2");

@@ -200,9 +200,9 @@ fn protect(entries: &[&Entry], ours: &[usize], good: &[usize], stays: &mut [Vec<
     if let Some(highest) = highest(entries, good).filter(|at| Some(at) != good.first()) {
         stays[highest].push("the highest revision verified".to_owned());
     }
-    // A broken one counts for no rule; it goes when something better is newer.
+    // A damaged archive counts for no rule. It is deleted once a newer one is verified.
     for at in ours.iter().take_while(|at| Some(*at) != good.first()) {
-        stays[*at].push("broken, but nothing newer is better".to_owned());
+        stays[*at].push("damaged, but no newer one is verified".to_owned());
     }
 }
 
@@ -255,9 +255,9 @@ fn count(many: u64) -> usize {
 }
 
 fn settled((reasons, entry): (Vec<String>, &&Entry)) -> Verdict {
-    match (&entry.record.broken, reasons.is_empty()) {
+    match (&entry.record.damage, reasons.is_empty()) {
         (_, false) => Verdict::Kept(reasons),
-        (Some(why), true) => Verdict::Deleted(format!("broken: {why}")),
+        (Some(why), true) => Verdict::Deleted(format!("damaged: {why}")),
         (None, true) => Verdict::Deleted("no rule keeps it".to_owned()),
     }
 }

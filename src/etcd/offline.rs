@@ -9,23 +9,12 @@ use crate::system::durable::Dir;
 use crate::system::process::{STDIN, cwd_of};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use std::fmt;
 use std::fs::File;
 use std::time::Duration;
 
 /// What a restored member has besides its database, in bytes: a write-ahead log of 64 MB, preallocated, the next one, which etcd
 /// makes as soon as it runs, and change.
 pub const BESIDES: u64 = 144 << 20;
-
-/// Marks an error that judges the snapshot itself, and not whatever looked at it.
-#[derive(Debug, Clone, Copy)]
-pub struct Unsound;
-
-impl fmt::Display for Unsound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the snapshot is not sound")
-    }
-}
 
 /// What `snapshot status` read in a snapshot file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -56,6 +45,9 @@ pub struct Making<'a> {
 
 /// Reads the structure of a snapshot, whatever it is called: bbolt's own consistency check, and the counts. `watch` ends the
 /// reading by an error.
+///
+/// # Errors
+/// The tool failed. That alone proves nothing about the snapshot: [`super::backend::find_fault`] does.
 pub fn structure(
     tools: &Tools,
     snapshot: File,
@@ -65,12 +57,7 @@ pub fn structure(
     let program =
         tools.offline().input_from(snapshot).args(["snapshot", "status", STDIN, "--write-out=json"]);
     let output = program.start().and_then(|running| running.finish(patience, watch));
-    let read = output.and_then(|output| output.json()).context("reading the snapshot's structure");
-    // In the words of bbolt's check; whatever else it says may be the machine's fault.
-    read.map_err(|error| match format!("{error:#}").contains("integrity check failed") {
-        true => error.context(Unsound),
-        false => error,
-    })
+    output.and_then(|output| output.json()).context("reading the snapshot's structure")
 }
 
 /// Makes the member directory `into/member` from the snapshot file `name` in `dir`, and compares its records with the

@@ -1,10 +1,13 @@
 //! An archive copied out of its place, verified before it has a name here.
 
-use super::{Found, was_verified_as};
+use super::Found;
+use super::unpack::{compare, outside};
 use crate::archive::age::Identities;
 use crate::archive::{self, Limits};
+use crate::catalog::damage::{Damage, Damaged, ManifestFault};
+use crate::catalog::entry::Entry;
 use crate::catalog::manifest::Manifest;
-use crate::catalog::outside::{Outside, is_encrypted, outside_name};
+use crate::catalog::outside::{Outside, is_encrypted};
 use crate::etcd::seal::Seal;
 use crate::progress::{Progress, Tell};
 use crate::stop::Refusal;
@@ -20,8 +23,6 @@ use std::path::{Path, PathBuf};
 
 /// The archive's name until it is published.
 const DRAFT: &str = "archive";
-/// What is told of an encrypted archive has under two kilobytes.
-const LONGEST_OUTSIDE: u64 = 64 << 10;
 
 /// What was fetched.
 #[derive(Debug, Clone)]
@@ -64,8 +65,7 @@ pub fn fetch(
 
     tell(Progress::Step("verifying the archive"));
     draft.rewind()?;
-    let checked = check(draft, found, identities)?;
-    was_verified_as(entry, &checked.sha256)?;
+    let checked = check(draft, found, identities).map_err(Damaged::refuse)?;
     let name = entry.file_name();
     if let Some(taken) = stage.publish(DRAFT, name, checked.outside.as_ref(), owner)? {
         let path = target.path().join(taken).display().to_string();
@@ -92,18 +92,11 @@ struct Checked {
 /// Reads what was fetched. Of an encrypted one without its identity there is only the hash that stands beside it.
 fn check(mut draft: File, found: &Found, identities: Option<&Identities>) -> Result<Checked> {
     let entry = &found.entry;
-    let bad = |why: &str| {
-        Refusal::new(
-            format!("{} {why}", entry.location()),
-            "fetch another; list-snapshots shows which there are",
-        )
-    };
+    let damaged = |damage: Damage| damage.of(entry.location());
     let outside = is_encrypted(&entry.name).then(|| outside(found)).transpose()?;
     if let (Some(outside), None) = (&outside, identities) {
         let sha256 = sha256_of(&mut draft)?;
-        if sha256 != outside.sha256 {
-            return Err(bad("is another than the one that the manifest beside it tells of").into());
-        }
+        compare(found, &sha256)?.map_err(damaged)?;
         let (manifest, outside) = (outside.manifest.clone(), Some(outside.clone()));
         return Ok(Checked { sha256, manifest, outside, opened: false });
     }
@@ -111,25 +104,23 @@ fn check(mut draft: File, found: &Found, identities: Option<&Identities>) -> Res
     let limits = Limits { room_for: &|_| Ok(()), bare: false, identities, encrypted_for, found: &|_| () };
     let (shown, out) = (entry.location(), &mut io::sink());
     let contents = archive::unpack(draft, entry.size, &shown, out, &limits, &mut |_| ())?;
-    if contents.db.seal != Seal::Sound {
-        return Err(bad("does not hold a snapshot with a sound hash").into());
+    match contents.db.seal {
+        Seal::Sound => {}
+        Seal::Broken => return Err(damaged(Damage::Trailer).into()),
+        Seal::Absent => return Err(unproven(entry, "it has no SHA-256 trailer").into()),
     }
-    let manifest = contents.manifest.ok_or_else(|| bad("has no manifest"))?;
+    let manifest = contents.manifest.ok_or_else(|| unproven(entry, "it has no manifest of ours"))?;
     if outside.as_ref().is_some_and(|outside| outside.manifest != manifest) {
-        return Err(bad("holds another manifest than the one that stands beside it").into());
+        return Err(damaged(Damage::Manifest { fault: ManifestFault::OtherManifest }).into());
     }
+    compare(found, &contents.sha256)?.map_err(damaged)?;
     Ok(Checked { sha256: contents.sha256, manifest, outside, opened: true })
 }
 
-/// What is told beside an encrypted archive.
-fn outside(found: &Found) -> Result<Outside> {
-    let entry = &found.entry;
-    let name = outside_name(&entry.name);
-    let mut bytes = Vec::new();
-    let source = found.place.store.read(&name)?;
-    source.take(LONGEST_OUTSIDE).read_to_end(&mut bytes).with_context(|| format!("reading {name}"))?;
-    Outside::of(&entry.name, entry.size, &bytes)
-        .with_context(|| format!("{name} does not tell of {}", entry.location()))
+/// Refuses an archive of which a copy could not be shown to be right.
+fn unproven(entry: &Entry, why: &str) -> Refusal {
+    let next = "restore it from where it is, or copy it with another program";
+    Refusal::new(format!("a copy of {} could not be verified: {why}", entry.location()), next)
 }
 
 fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Tell<'_>) -> Result<()> {

@@ -8,6 +8,7 @@ mod judge;
 mod latest;
 mod places;
 mod unpack;
+mod verdict;
 mod verify;
 mod versions;
 
@@ -16,7 +17,8 @@ pub use fetch::{Fetched, fetch};
 pub use judge::Judged;
 pub use places::{At, Place, Places, Wanted, Which};
 pub use unpack::{must_open, unpack, was_verified_as};
-pub use verify::{How, Verified, verify};
+pub use verdict::{Intact, Missing, Verdict, Verified};
+pub use verify::{Checked, How, verify};
 pub use versions::admit_programs;
 
 use crate::catalog::entry::Entry;

@@ -1,30 +1,30 @@
-//! An archive streamed out of its store and unpacked as it comes.
+//! An archive streamed out of its store: unpacked as it comes, or hashed and compared with what is recorded of it.
 //!
-//! Must never call an archive broken because something else was: a disk that fails, a network that is down.
+//! Must never call an archive damaged because something else failed: a disk or a network.
 
 use super::Found;
 use crate::archive::age::Identities;
 use crate::archive::{self, Contents, Limits};
+use crate::catalog::damage::{Damage, Damaged, Recorded};
 use crate::catalog::entry::Entry;
-use crate::catalog::outside::is_encrypted;
+use crate::catalog::outside::{Outside, is_encrypted, outside_name};
 use crate::progress::Tell;
-use crate::stop::Refusal;
-use anyhow::{Context, Result};
-use std::cell::Cell;
+use crate::system::digest::sha256_of;
+use anyhow::{Context, Result, ensure};
 use std::io::{self, Read, Write};
 
-/// Unpacks all of `found` into `out`. Of its errors, the refusals are what is wrong with the archive, or what `limits` say.
+/// The manifest file next to an encrypted archive has less than two kilobytes.
+const LONGEST_OUTSIDE: u64 = 64 << 10;
+
+/// Unpacks all of `found` into `out`.
+///
+/// # Errors
+/// Those of [`archive::unpack`].
 pub fn unpack(found: &Found, out: &mut dyn Write, limits: &Limits<'_>, tell: Tell<'_>) -> Result<Contents> {
     let (entry, shown) = (&found.entry, found.entry.location());
     must_open(found, limits.identities)?;
     let limits = Limits { encrypted_for: &entry.encrypted_for, ..*limits };
-    let trouble = Cell::new(None);
-    let source = Watched { source: found.place.store.read(&entry.name)?, trouble: &trouble };
-    let outcome = archive::unpack(source, entry.size, &shown, out, &limits, tell);
-    match trouble.take() {
-        Some(error) => Err(error).with_context(|| format!("reading {shown}")),
-        None => outcome,
-    }
+    archive::unpack(found.place.store.read(&entry.name)?, entry.size, &shown, out, &limits, tell)
 }
 
 /// Refuses an encrypted archive where there is nothing to open it with, before a byte of it is fetched.
@@ -38,34 +38,67 @@ pub fn must_open(found: &Found, identities: Option<&Identities>) -> Result<()> {
     }
 }
 
-/// Refuses an archive that is another file than when it was last verified.
-pub fn was_verified_as(entry: &Entry, sha256: &str) -> Result<(), Refusal> {
-    match &entry.record.sha256 {
-        Some(known) if known != sha256 => Err(Refusal::new(
-            format!(
-                "{} is another file than when it was last verified: its sha256 was another",
-                entry.location()
-            ),
-            "restore another snapshot",
-        )),
-        _ => Ok(()),
-    }
+/// Fails if an archive is another file than when it was last verified.
+pub fn was_verified_as(entry: &Entry, sha256: &str) -> Result<(), Damaged> {
+    let known = entry.record.sha256.as_ref().map(|known| (Recorded::Record, known.clone()));
+    compared(known, sha256).map(drop).map_err(|damage| damage.of(entry.location()))
 }
 
-/// Where an archive comes from: keeps the error of a disk or a network, which must not be taken for the archive's.
-struct Watched<'a> {
-    source: Box<dyn Read + Send>,
-    trouble: &'a Cell<Option<io::Error>>,
+/// Compares the SHA-256 of an archive with all that are recorded of it. The inner error is the first that differs.
+pub(super) fn compare(found: &Found, sha256: &str) -> Result<Result<Vec<Recorded>, Damage>> {
+    let entry = &found.entry;
+    let next_to_it = match &entry.manifest {
+        Some(_) if is_encrypted(&entry.name) => Some((Recorded::Sidecar, outside(found)?.sha256)),
+        _ => None,
+    };
+    let known = entry.record.sha256.as_ref().map(|known| (Recorded::Record, known.clone()));
+    Ok(compared(next_to_it.into_iter().chain(known), sha256))
 }
 
-impl Read for Watched<'_> {
+/// Those of the records that have this SHA-256, or the damage that one of them shows.
+fn compared(
+    all: impl IntoIterator<Item = (Recorded, String)>,
+    sha256: &str,
+) -> Result<Vec<Recorded>, Damage> {
+    let same = |(source, expected): (Recorded, String)| match expected == sha256 {
+        true => Ok(source),
+        false => Err(Damage::Sha256 { source, expected, found: sha256.to_owned() }),
+    };
+    all.into_iter().map(same).collect()
+}
+
+/// The SHA-256 of all bytes of an archive, in hex.
+pub(super) fn hash(found: &Found) -> Result<String> {
+    let entry = &found.entry;
+    let reading = || format!("reading {}", entry.location());
+    let mut source = Counted { source: found.place.store.read(&entry.name)?, read: 0 };
+    let sha256 = sha256_of(&mut source).with_context(reading)?;
+    let read = source.read;
+    ensure!(read == entry.size, "{}: it ended after {read} of {} bytes", reading(), entry.size);
+    Ok(sha256)
+}
+
+/// The manifest file next to an encrypted archive.
+pub(super) fn outside(found: &Found) -> Result<Outside> {
+    let entry = &found.entry;
+    let name = outside_name(&entry.name);
+    let mut bytes = Vec::new();
+    let source = found.place.store.read(&name)?;
+    source.take(LONGEST_OUTSIDE).read_to_end(&mut bytes).with_context(|| format!("reading {name}"))?;
+    Outside::of(&entry.name, entry.size, &bytes)
+        .with_context(|| format!("{name} does not describe {}", entry.location()))
+}
+
+/// A source that counts its bytes.
+struct Counted<R> {
+    source: R,
+    read: u64,
+}
+
+impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.source.read(buffer).map_err(|error| {
-            let kind = error.kind();
-            if kind != io::ErrorKind::Interrupted {
-                self.trouble.set(Some(error));
-            }
-            kind.into()
-        })
+        let length = self.source.read(buffer)?;
+        self.read += length as u64;
+        Ok(length)
     }
 }

@@ -1,13 +1,18 @@
-//! An archive at rest, verified: every byte of it read, its structure by etcd's tool, and on demand a drill.
+//! An archive at rest, verified: every byte of it read, its structure by our own reader and by etcd's tool, and on demand a
+//! drill.
 //!
-//! Must never call an archive broken because something else was: a disk that is full, a network that is down.
+//! Must never call an archive damaged because something else failed: a disk that is full, a network that is down, a program.
 
+use super::verdict::{Intact, Missing, Unsound, Verdict, Verified};
 use super::versions::admit_drill;
-use super::{Found, unpack, was_verified_as};
+use super::{Found, unpack};
 use crate::archive::age::Identities;
-use crate::archive::{self, Contents, Limits, Locked};
+use crate::archive::{self, Contents, Limits, Locked, Unfit};
+use crate::catalog::damage::{Damage, Damaged, ManifestFault};
 use crate::catalog::entry::Entry;
-use crate::etcd::offline::{self, BESIDES, Making, Unsound};
+use crate::catalog::manifest::NewerFormat;
+use crate::etcd::backend::{Backend, Fault, failed_to_read, find_fault};
+use crate::etcd::offline::{self, BESIDES, Making};
 use crate::etcd::sandbox;
 use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
@@ -17,8 +22,8 @@ use crate::store::directory::need;
 use crate::store::stage::Stage;
 use crate::swap::Expected;
 use crate::system::durable::Dir;
-use crate::system::random;
-use anyhow::{Context, Result};
+use crate::system::{interrupt, random};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use std::cell::Cell;
 
@@ -37,117 +42,186 @@ pub struct How<'a> {
     pub now: Timestamp,
 }
 
-/// What was found in an archive that is good.
-#[derive(Debug, Clone)]
-pub struct Verified {
-    /// What it holds.
-    pub contents: Contents,
-    /// What a throw-away etcd showed of it, where one was booted.
-    pub drilled: Option<Expected>,
+/// What verifying an archive gave.
+#[derive(Debug)]
+pub struct Checked {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why the verdict could not be recorded, if it could not.
+    pub unrecorded: Option<anyhow::Error>,
 }
 
 /// Verifies the archive and notes the outcome in its record. `work` is where it is unpacked meanwhile.
-pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Verified> {
-    let &How { drill, identities, now } = how;
+///
+/// # Errors
+/// The archive could not be read or checked: nothing is known of it that was not known before, and nothing is recorded.
+pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Checked> {
     let stage = Stage::make(work)?;
     tell(Progress::Step(&format!("verifying {}", found.named())));
-    let contents = match read(found, stage.dir(), drill, identities, tell)? {
-        Ok(contents) => contents,
-        // Of other tools' archives nothing is claimed in the first place.
-        Err(broken) if found.entry.manifest.is_some() => {
-            found.place.store.note(&found.entry, &|record| record.broken = Some(broken.reason.clone()))?;
-            return Err(broken.into());
-        }
-        Err(refused) => return Err(refused.into()),
-    };
-    let drilled = stage
-        .dir()
-        .read(archive::DB)
-        .and_then(|db| offline::structure(&site.tools, db, &mut |_| Ok(())))
-        .and_then(|_| {
-            if !drill {
-                return Ok(None);
-            }
-            admit_drill(site, stage.dir())?;
-            rehearse(site, stage.dir(), &contents, tell).map(Some)
-        });
-    let drilled = match drilled {
-        Err(error) if error.is::<Unsound>() && found.entry.manifest.is_some() => {
-            found.place.store.note(&found.entry, &|record| {
-                record.broken = Some(format!("{error:#}"));
-                record.broken_by_drill = drill;
-            })?;
-            return Err(error);
-        }
-        drilled => drilled?,
-    };
-    if let (Some(why), true, false) = (&found.entry.record.broken, found.entry.record.broken_by_drill, drill)
-    {
-        return Err(Refusal::new(
-            format!("{} reads well, but failed its last drill: {why}", found.named()),
-            "drill it again with drill=true, or restore another snapshot",
-        )
-        .into());
-    }
-    // To the second, as the manifest tells its time.
-    let now = Timestamp::from_second(now.as_second())?;
-    found.place.store.note(&found.entry, &|record| {
-        record.sha256 = Some(contents.sha256.clone());
-        record.verified = Some(now);
-        record.broken = None;
-        record.broken_by_drill = false;
-        record.drilled = drilled.map_or(record.drilled, |_| Some(now));
-    })?;
-    Ok(Verified { contents, drilled })
+    let verdict = examine(found, site, stage.dir(), how, tell)?.after(found.entry.record.damage.as_ref());
+    let unrecorded = record(found, &verdict, how.now).err();
+    Ok(Checked { verdict, unrecorded })
 }
 
-/// Unpacks all of it into `stage`. The inner refusal is the archive's fault, whatever else goes wrong is not.
-fn read(
-    found: &Found,
-    stage: &Dir,
-    drill: bool,
-    identities: Option<&Identities>,
-    tell: Tell<'_>,
-) -> Result<Result<Contents, Refusal>> {
+/// Notes a verdict in the archive's record.
+fn record(found: &Found, verdict: &Verdict, now: Timestamp) -> Result<()> {
+    let Found { place, entry } = found;
+    match verdict {
+        Verdict::Verified(verified) => {
+            let Verified { contents, drilled } = &**verified;
+            // To the second, as the manifest has its time.
+            let now = Timestamp::from_second(now.as_second())?;
+            place.store.note(entry, &|record| {
+                record.sha256 = Some(contents.sha256.clone());
+                record.verified = Some(now);
+                record.damage = None;
+                record.drilled = drilled.map_or(record.drilled, |_| Some(now));
+            })
+        }
+        // A check refuted the damage that was found earlier.
+        Verdict::Intact(_) if entry.record.damage.is_some() => {
+            place.store.note(entry, &|record| record.damage = None)
+        }
+        // Nothing was ever claimed of a file that another tool made, unless we verified it.
+        Verdict::Damaged(damage)
+            if entry.record.damage.as_ref() != Some(damage)
+                && (entry.manifest.is_some() || entry.record.verified.is_some()) =>
+        {
+            place.store.note(entry, &|record| record.damage = Some(damage.clone()))
+        }
+        Verdict::Intact(_) | Verdict::Damaged(_) => Ok(()),
+    }
+}
+
+/// Reads all of the archive into `stage`, and runs every check on it.
+fn examine(found: &Found, site: &Site, stage: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Verdict> {
+    let contents = match read(found, stage, how, tell)? {
+        Reading::Contents(contents) => *contents,
+        Reading::Closed(missing) => return unopened(found, missing),
+        Reading::Damaged(damage) => return Ok(Verdict::Damaged(damage)),
+    };
+    if let Some(damage) = fault_of(&found.entry, &contents, stage)? {
+        return Ok(Verdict::Damaged(damage));
+    }
+    let recorded = match unpack::compare(found, &contents.sha256)? {
+        Ok(recorded) => recorded,
+        Err(damage) => return Ok(Verdict::Damaged(damage)),
+    };
+    // bbolt's own check sees more than our reader, such as the list of free pages. It is a program of this machine, though,
+    // which may fail for reasons of its own: what it says alone is no verdict.
+    offline::structure(&site.tools, stage.read(archive::DB)?, &mut |_| Ok(()))?;
+    if contents.db.seal == Seal::Absent {
+        return Ok(Verdict::Intact(Intact { missing: Missing::Trailer, sha256: contents.sha256, recorded }));
+    }
+    if !how.drill {
+        return Ok(Verdict::Verified(Verified { contents, drilled: None }.into()));
+    }
+    admit_drill(site, stage)?;
+    match rehearse(site, stage, &contents, tell) {
+        Ok(shown) => Ok(Verdict::Verified(Verified { contents, drilled: Some(shown) }.into())),
+        Err(error) if error.is::<Unsound>() => {
+            Ok(Verdict::Damaged(Damage::Drill { detail: error.root_cause().to_string() }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What was read of an archive.
+enum Reading {
+    /// All of it.
+    Contents(Box<Contents>),
+    /// It could not be opened.
+    Closed(Missing),
+    /// It could not be decoded.
+    Damaged(Damage),
+}
+
+/// Unpacks all of it into `stage`.
+fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Reading> {
     let short_of_room = Cell::new(None);
     let room_for = |size: u64| {
-        let needed = if drill { size.saturating_mul(3).saturating_add(BESIDES) } else { size };
+        let needed = if how.drill { size.saturating_mul(3).saturating_add(BESIDES) } else { size };
         let next = "make room there, or name another directory with target=DIR";
         need(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
             .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
     };
+    let identities = how.identities;
     let limits = Limits { room_for: &room_for, bare: true, identities, encrypted_for: &[], found: &|_| () };
     let mut out = stage.create(archive::DB)?;
-    let outcome = unpack(found, &mut out, &limits, tell);
+    let error = match unpack(found, &mut out, &limits, tell) {
+        Ok(contents) => return Ok(Reading::Contents(contents.into())),
+        Err(error) => error,
+    };
     if let Some(refusal) = short_of_room.take() {
         return Err(refusal.into());
     }
-    match outcome {
-        Ok(contents) => sealed(&found.entry, contents),
-        Err(error) if error.is::<Locked>() => Err(error),
-        Err(error) => error.downcast::<Refusal>().map(Err),
+    if let Some(locked) = error.downcast_ref::<Locked>() {
+        return Ok(Reading::Closed(Missing::Identity(locked.clone())));
+    }
+    if let Some(newer) = error.downcast_ref::<NewerFormat>() {
+        return Ok(Reading::Closed(Missing::Version(*newer)));
+    }
+    match error.downcast::<Damaged>() {
+        Ok(damaged) => Ok(Reading::Damaged(damaged.damage)),
+        // Its manifest shows that it was a snapshot.
+        Err(error) if found.entry.manifest.is_some() && error.is::<Unfit>() => {
+            let refusal = error.downcast::<Refusal>()?;
+            let detail = refusal.reason.trim_start_matches(&found.entry.location()).trim_start().to_owned();
+            Ok(Reading::Damaged(Damage::Format { detail }))
+        }
+        Err(error) => Err(error),
     }
 }
 
-fn sealed(entry: &Entry, contents: Contents) -> Result<Result<Contents, Refusal>> {
-    let shown = entry.location();
-    match contents.db.seal {
-        Seal::Broken => {
-            let why = format!("{shown} does not match the hash that ends its snapshot");
-            Ok(Err(Refusal::new(why, "restore another snapshot")))
-        }
-        Seal::Absent => Err(Refusal::new(
-            format!("{shown} carries no hash of its own, as archives of the older etcd charm and plain copies do not"),
-            "nothing can show that it is whole; restore takes it with allow-unhashed=true",
-        )
-        .into()),
-        Seal::Sound if entry.manifest.is_some() && contents.manifest != entry.manifest => {
-            let why = format!("{shown} holds another manifest than the one that stands beside it");
-            Ok(Err(Refusal::new(why, "restore another snapshot")))
-        }
-        Seal::Sound => Ok(was_verified_as(entry, &contents.sha256).map(|()| contents)),
+/// The verdict on an archive of which only the bytes can be read.
+fn unopened(found: &Found, missing: Missing) -> Result<Verdict> {
+    if let Some(why) = &found.entry.unread {
+        bail!("{why}");
     }
+    let sha256 = unpack::hash(found)?;
+    Ok(match unpack::compare(found, &sha256)? {
+        Ok(recorded) => Verdict::Intact(Intact { missing, sha256, recorded }),
+        Err(damage) => Verdict::Damaged(damage),
+    })
 }
+
+/// The fault of what was unpacked into `stage`, by our own reading of it.
+fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Damage>> {
+    if contents.db.seal == Seal::Broken {
+        return Ok(Some(Damage::Trailer));
+    }
+    if entry.manifest.is_some() && contents.manifest != entry.manifest {
+        return Ok(Some(Damage::Manifest { fault: ManifestFault::OtherManifest }));
+    }
+    let db = stage.handle(archive::DB);
+    match find_fault(&db, &interrupt::check)? {
+        Some(Fault::Unsound(detail)) => return Ok(Some(Damage::Structure { detail })),
+        Some(Fault::NotEtcd) if contents.manifest.is_some() => {
+            return Ok(Some(Damage::Format { detail: NOT_ETCD.to_owned() }));
+        }
+        Some(Fault::NotEtcd) => {
+            let next = "give an archive made by the snapshot action";
+            return Err(Refusal::new(format!("{} {NOT_ETCD}", entry.location()), next).into());
+        }
+        None => {}
+    }
+    let Some(expected) = contents.manifest.as_ref().and_then(|manifest| manifest.content_hash) else {
+        return Ok(None);
+    };
+    // What our reader does not hash, it did not hash when the manifest was written, either.
+    let content = match Backend::open(&db)?.content(&interrupt::check) {
+        Err(error) if failed_to_read(&error) => return Err(error),
+        content => content.ok().flatten(),
+    };
+    interrupt::check()?;
+    let differs = content
+        .and_then(|content| content.hash)
+        .filter(|found| found.compact_revision == expected.compact_revision && found.hash != expected.hash);
+    Ok(differs.map(|found| Damage::Content { expected: expected.hash, found: found.hash }))
+}
+
+/// What a sound bbolt file without etcd's data is.
+const NOT_ETCD: &str = "holds a database that is not etcd's";
 
 /// Restores the unpacked snapshot in `stage` and boots it, heard by nobody.
 fn rehearse(site: &Site, stage: &Dir, contents: &Contents, tell: Tell<'_>) -> Result<Expected> {
@@ -169,6 +243,7 @@ fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::manifest::Manifest;
     use crate::catalog::record::{About, Record};
     use crate::catalog::retention::Policy;
     use crate::keeping::Place;
@@ -179,7 +254,10 @@ mod tests {
     use std::io::{self, Read};
     use std::rc::Rc;
 
-    /// A store whose line breaks after the first bytes of every archive.
+    /// The name of an archive that this machine has no credentials for.
+    const FORBIDDEN: &str = "forbidden.tar.gz";
+
+    /// A store whose connection breaks after the first bytes of every archive.
     #[derive(Debug)]
     struct Broken;
 
@@ -196,7 +274,10 @@ mod tests {
             bail!("not asked")
         }
 
-        fn read(&self, _: &str) -> Result<Box<dyn Read + Send>> {
+        fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
+            if name == FORBIDDEN {
+                return Err(Refusal::new("the credentials file cannot be read", "chmod it").into());
+            }
             Ok(Box::new([0x1f, 0x8b, 8, 0].as_slice().chain(Reset)))
         }
 
@@ -222,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_breaks_is_not_taken_for_a_broken_archive() {
+    fn a_network_or_a_login_that_fails_is_not_damage() {
         let entry = Entry {
             name: "a.tar.gz".to_owned(),
             store: Broken.shown().to_owned(),
@@ -239,8 +320,25 @@ mod tests {
         let name = Some("offsite".to_owned());
         let (keep, waiting) = (Policy::default(), BTreeMap::new());
         let place = Place { name, store: Box::new(Broken), keep, waiting };
-        let found = Found { place: Rc::new(place), entry };
-        let error = read(&found, &stage, false, None, &mut |_| ()).unwrap_err();
+        let mut found = Found { place: Rc::new(place), entry };
+        let how = How { drill: false, identities: None, now: Timestamp::UNIX_EPOCH };
+        let error = read(&found, &stage, &how, &mut |_| ()).err().unwrap();
         assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz: connection reset by peer");
+        // A login that is refused says nothing of an archive, though it has a manifest of ours.
+        let fields = ["taken", "etcd_version", "cluster_id", "member_id", "member_name", "db_sha256"];
+        let texts: Vec<String> = fields.iter().map(|field| format!("\"{field}\": \"x\"")).collect();
+        let numbers =
+            "\"format\": 1, \"member_count\": 1, \"revision\": 1, \"total_keys\": 1, \"db_size\": 1";
+        let manifest = Manifest::parse(format!("{{{}, {numbers}}}", texts.join(", ")).as_bytes()).unwrap();
+        let entry = Entry { name: FORBIDDEN.to_owned(), manifest: Some(manifest), ..found.entry.clone() };
+        let forbidden = Found { place: Rc::clone(&found.place), entry };
+        stage.remove_file(archive::DB).unwrap();
+        let error = read(&forbidden, &stage, &how, &mut |_| ()).err().unwrap();
+        assert!(error.is::<Refusal>(), "{error:#}");
+        // Nor does a connection that breaks while only the bytes are compared.
+        found.entry.name += ".age";
+        let missing = Missing::Version(NewerFormat(9));
+        let error = unopened(&found, missing).unwrap_err();
+        assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz.age: connection reset by peer");
     }
 }

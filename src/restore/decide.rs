@@ -6,6 +6,7 @@ mod v2;
 use super::Request;
 use super::facts::{Facts, Old};
 use super::stage::Snapshot;
+use crate::catalog::damage::Damage;
 use crate::etcd::member::Member;
 use crate::etcd::seal::Seal;
 use crate::etcd::site::{Initial, Site};
@@ -217,7 +218,7 @@ fn alone(members: &[Member]) -> Result<Identity, Refusal> {
         [one] => Ok(Identity { name: one.name.clone(), peer_urls: one.peer_urls.join(",") }),
         [] => Err(Refusal::new(
             "the members of the cluster could not be learned: etcd lists none",
-            "look at etcd's log; the cluster may be damaged",
+            "read etcd's log",
         )),
         _ => Err(Refusal::new(
             format!("the cluster has {} members: {}; restore works only on one", members.len(), names()),
@@ -260,7 +261,7 @@ pub fn decide(
             "fetch the right file, or correct expected-sha256",
         ));
     }
-    let hash_check = hash_check(request.allow_unhashed, snapshot)?;
+    let hash_check = hash_check(request, snapshot)?;
     if !request.allow_foreign {
         not_a_strangers(facts, snapshot)?;
     }
@@ -315,18 +316,18 @@ fn not_a_strangers(facts: &Facts, snapshot: &Snapshot) -> Result<(), Refusal> {
     ))
 }
 
-fn hash_check(allow_unhashed: bool, snapshot: &Snapshot) -> Result<bool, Refusal> {
+fn hash_check(request: &Request, snapshot: &Snapshot) -> Result<bool, Refusal> {
+    let shown = request.source.shown();
     match snapshot.contents.db.seal {
         Seal::Sound => Ok(true),
-        Seal::Absent if allow_unhashed => Ok(false),
+        Seal::Absent if request.allow_unhashed => Ok(false),
         Seal::Absent => Err(Refusal::new(
-            "the snapshot carries no hash of its own, as archives of the older etcd charm and plain copies do not",
+            format!(
+                "{shown} has no SHA-256 trailer: archives of the older etcd charm and copies of a live database never have one"
+            ),
             "if you trust it, run restore again with allow-unhashed=true",
         )),
-        Seal::Broken => Err(Refusal::new(
-            "the snapshot is cut short or altered: it does not match the hash that ends it",
-            "fetch it again, or restore another snapshot",
-        )),
+        Seal::Broken => Err(Damage::Trailer.of(shown).into()),
     }
 }
 

@@ -14,6 +14,7 @@ pub use report::{Outcome, Report};
 
 use crate::archive::Effort;
 use crate::archive::age::{Identities, Recipient};
+use crate::catalog::damage::Damaged;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::keeping::Found;
@@ -153,7 +154,7 @@ fn aftermath(error: &anyhow::Error, site: &Site) -> (String, String) {
 }
 
 fn restore(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Result<Report> {
-    stage::must_open(request)?;
+    stage::must_open(request).map_err(Damaged::refuse)?;
     decide::suits(site)?;
     tell(Progress::Step("looking at etcd, its data and the target"));
     let versions = Versions::gather(site, data)?;

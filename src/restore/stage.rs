@@ -6,8 +6,9 @@ use super::decide::Plan;
 use super::facts::{Facts, Old};
 use super::{Request, Source};
 use crate::archive::{self, Contents, Limits};
+use crate::catalog::damage::{Damage, Damaged};
 use crate::catalog::outside::{Outside, outside_name};
-use crate::etcd::backend::Backend;
+use crate::etcd::backend::{Backend, Fault, find_fault};
 use crate::etcd::member::Member;
 use crate::etcd::offline::{self, BESIDES, Making};
 use crate::etcd::sandbox::{self, Booted};
@@ -132,20 +133,29 @@ impl<'a> Stage<'a> {
     }
 
     /// Unpacks the request's source, and reads the structure of what came out.
+    ///
+    /// # Errors
+    /// A [`Refusal`] if the snapshot is damaged or does not fit; any other error is not the snapshot's.
     pub fn unpack(&mut self, request: &Request, facts: &Facts, tell: Tell<'_>) -> Result<Snapshot> {
-        let contents = self.unpacked(request, facts, tell)?;
+        let contents = self.unpacked(request, facts, tell).map_err(Damaged::refuse)?;
         let unexpected = request.expected_sha256.as_ref().is_some_and(|sha256| *sha256 != contents.sha256);
         if unexpected || contents.db.seal == Seal::Broken {
             // Not for etcd's tools to read: the decision refuses it.
             return Ok(Snapshot { contents, revision: 0, last_record: 0, size: 0 });
         }
         self.admit(&contents, request, facts)?;
-        offline::structure(&self.site.tools, self.beside.dir().read(archive::DB)?, &mut |_| Ok(())).map_err(
-            |error| {
-                let shown = request.source.shown();
-                Refusal::new(format!("{shown} is damaged: {error:#}"), "restore another snapshot")
-            },
-        )?;
+        let shown = request.source.shown();
+        match find_fault(&self.beside.dir().handle(archive::DB), &interrupt::check)? {
+            Some(Fault::Unsound(detail)) => {
+                return Err(Refusal::from(Damage::Structure { detail }.of(shown)).into());
+            }
+            Some(Fault::NotEtcd) => {
+                let next = "give an archive made by the snapshot action";
+                return Err(Refusal::new(format!("{shown} holds a database that is not etcd's"), next).into());
+            }
+            None => {}
+        }
+        offline::structure(&self.site.tools, self.beside.dir().read(archive::DB)?, &mut |_| Ok(()))?;
         let backend = Backend::open(&self.beside.dir().handle(archive::DB))?;
         let (revision, last_record) = (backend.revision()?, backend.last_revision()?);
         Ok(Snapshot { contents, revision, last_record, size: backend.size() })

@@ -59,6 +59,16 @@ impl Local {
         &self.dir
     }
 
+    /// The names of the archives that were found damaged.
+    pub fn damaged(&self) -> Result<Vec<String>> {
+        let mut damaged = Vec::new();
+        for record in self.dir.names()? {
+            let Some(name) = archive_of(&record).filter(|name| may_be_archive(name)) else { continue };
+            damaged.extend(self.entry(name)?.filter(|entry| entry.record.damage.is_some()).map(|it| it.name));
+        }
+        Ok(damaged)
+    }
+
     /// An archive as a file, to be read from anywhere.
     pub fn file(&self, name: &str) -> Result<File> {
         ensure!(!name.contains('/'), "{name} is no name of an archive");
@@ -100,7 +110,7 @@ impl Local {
         };
         let found = file.metadata().with_context(|| format!("looking at {name}"))?;
         let size = found.len();
-        // One bad sector must not hide all other archives.
+        // One bad sector must not hide all other archives, and it does not prove that this one is damaged.
         let (manifest, unreadable) = match manifest_of(&file, size) {
             Ok(manifest) => (manifest, None),
             Err(error) => (None, Some(format!("its end cannot be read: {error}"))),
@@ -112,10 +122,9 @@ impl Local {
         let encrypted_for = outside.as_ref().map(|outside| outside.encrypted_for.clone()).unwrap_or_default();
         let manifest = manifest.or(outside.map(|outside| outside.manifest));
         let about = About::of(size, manifest.as_ref());
-        let (mut record, unread) = about.record(self.record(name));
-        record.broken = unreadable.or(record.broken);
-        // Without it, the record may be another archive's as well as its own.
-        let unread = unread.or(unseen);
+        let (record, unread) = about.record(self.record(name));
+        // Without its manifest, the record may be another archive's as well as its own.
+        let unread = unread.or(unseen).or(unreadable);
         let modified = Timestamp::from_second(found.mtime()).unwrap_or(Timestamp::UNIX_EPOCH);
         let (name, store) = (name.to_owned(), self.shown.clone());
         let waits_for = Vec::new();
@@ -266,7 +275,11 @@ fn is_no_file(error: &anyhow::Error) -> bool {
 /// The manifest at the end of a file of `size` bytes.
 fn manifest_of(file: &File, size: u64) -> io::Result<Option<Manifest>> {
     let mut magic = [0; 2];
-    if size < 2 || file.read_exact_at(&mut magic, 0).is_err() || magic != [0x1f, 0x8b] {
+    if size < 2 {
+        return Ok(None);
+    }
+    file.read_exact_at(&mut magic, 0)?;
+    if magic != [0x1f, 0x8b] {
         return Ok(None);
     }
     manifest_at_end(size, |length| {
@@ -324,6 +337,15 @@ mod tests {
                 local.unread("a.db", &error).unread.unwrap().starts_with("it cannot be opened: opening it: ")
             );
         }
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_not_a_missing_manifest() {
+        let (dir, _) = shelf();
+        // Reading a directory fails.
+        assert!(manifest_of(&File::open(dir.path()).unwrap(), 9000).is_err());
+        fs::write(dir.path().join("a.db"), "1").unwrap();
+        assert!(manifest_of(&File::open(dir.path().join("a.db")).unwrap(), 1).unwrap().is_none());
     }
 
     #[test]

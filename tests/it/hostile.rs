@@ -127,7 +127,7 @@ fn refuses_what_is_no_archive(version: Version) {
         "a gzip of no tar",
         "a.tar.gz",
         &gzip(&b"words and words ".repeat(500)),
-        &["cut short or altered: numeric field"],
+        &["is a gzip of neither a tar archive nor a database"],
     );
     refuses("a gzip of nothing", "a.tar.gz", &gzip(b""), &["cut short or altered: its end is missing"]);
     let zip = b"PK\x03\x04\x14\0\0\0\x08\0 and so on, for a while";
@@ -198,7 +198,7 @@ fn refuses_archives_with_the_wrong_things_in_them(version: Version) {
     let no_snapshot = &["holds a db that is no snapshot of etcd"];
     refuses("a db of no bytes", &[file("db", b"")], no_snapshot);
     refuses("a db that is a text", &[file("db", &b"words ".repeat(300))], no_snapshot);
-    let no_manifest = &["cut short or altered: manifest.json is not one of ours"];
+    let no_manifest = &["is damaged: its manifest.json is not a manifest"];
     refuses(
         "a manifest of another db",
         &[file("db", db), file("manifest.json", b"{\"format\": \"no such\"}")],
@@ -216,13 +216,16 @@ fn refuses_truncated_archives(version: Version) {
             &format!("{part} of {} bytes", whole.len()),
             "a.tar.gz",
             &whole[..part],
-            &["a.tar.gz is cut short or altered", "is no archive of a snapshot: neither gzip nor zip"],
+            &[
+                "a.tar.gz is damaged: its gzip layer is cut short or altered",
+                "is no archive of a snapshot: neither gzip nor zip",
+            ],
         );
     }
     let db = ground.db.as_slice();
     for cut in [1, 32, 512, db.len() / 2] {
         let short = &db[..db.len() - cut];
-        let reasons = &["does not match the hash that ends it", "carries no hash of its own"];
+        let reasons = &["does not match the SHA-256 trailer at its end", "has no SHA-256 trailer"];
         ground.refuses(
             &format!("a db short of {cut} bytes"),
             "a.tar.gz",
@@ -260,7 +263,7 @@ fn refuses_altered_archives(version: Version) {
         let at = (ground.db.len() - 1) * step / 3;
         let mut altered = ground.db.clone();
         altered[at] ^= 0x10;
-        let reasons = &["does not match the hash that ends it"];
+        let reasons = &["does not match the SHA-256 trailer at its end"];
         ground.refuses(
             &format!("byte {at} of the db"),
             "a.tar.gz",
@@ -300,7 +303,7 @@ fn refuses_what_follows_the_archive(version: Version) {
         "bytes after the gzip",
         "a.tar.gz",
         &followed(b"and more"),
-        &["cut short or altered: what follows its last file"],
+        &["its gzip layer is cut short or altered"],
     );
     let second = gzip(&tar_of(&[file("passwd", b"x")]));
     ground.refuses(
@@ -328,8 +331,7 @@ fn refuses_a_snapshot_whose_pages_are_wrong(version: Version) {
     // With a right hash, and with none and the leave to do without.
     for (db, leave) in [(db.as_slice(), "allow-unhashed=false"), (&content, "allow-unhashed=true")] {
         fs::write(&path, packed(&[file("db", db)])).unwrap();
-        // etcd's own tool finds it.
-        let reasons = &["a.tar.gz is damaged: reading the snapshot's structure"];
+        let reasons = &["a.tar.gz is damaged: the structure of its database cannot be read"];
         ground.refuses_command(&format!("wrong pages with {leave}"), reasons, &|| {
             let words = [&from(&path), &ground.world.to_target(), leave];
             ground.world.action(env!("CARGO_BIN_EXE_restore"), &words)

@@ -79,7 +79,7 @@ fn keeping_tells_a_broken_archive_from_the_others(version: Version) {
     assert!(listed(&world).iter().all(|one| one["broken"].is_null()), "a look at the end does not tell");
     let out = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]);
     assert!(out.stdout.contains(&name(&good)), "{}", out.told());
-    out.failed(&[&format!("{}: ", name(&broken))]);
+    out.failed(&[&format!("{} is damaged: ", name(&broken))]);
     let all = listed(&world);
     let one = |path: &Path| all.iter().find(|one| one["name"] == name(path)).unwrap();
     assert!(one(&broken)["broken"].as_str().unwrap().contains("altered"), "{}", one(&broken));
@@ -121,7 +121,7 @@ fn keeping_a_drill_finds_a_manifest_that_lies(version: Version) {
     verify(&[]).failed(&["failed its last drill", "the 7 of its manifest"]);
     let listed = keep(&world, "list-snapshots", &[&world.to_target()]).completed();
     let row = listed.get("snapshots").lines().find(|line| line.contains("lying")).unwrap().to_owned();
-    assert!(row.contains("BROKEN"), "{row}");
+    assert!(row.contains("DAMAGED"), "{row}");
     keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=latest"]).completed();
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }

@@ -89,6 +89,7 @@ mod upkeep;
 mod upload_queue;
 mod uploads;
 mod v2_keys;
+mod verdicts;
 mod versions;
 mod watch;
 mod why;

@@ -295,7 +295,7 @@ fn places_pin_verify_and_delete_wherever_it_is(version: Version) {
     for part in ["good: '3'", "failed: '1'", "nfs: 0 good, 1 failed", "offsite: 1 good, 0 failed"] {
         assert!(out.stdout.contains(part), "{part}: {}", out.told());
     }
-    out.failed(&[&format!("nfs/{}/{second}: ", ground.folder())]);
+    out.failed(&[&format!("nfs/{}/{second} is damaged: ", ground.folder())]);
     let all = ground.listed();
     assert!(of(&all, Some("nfs"))[0]["broken"].is_string());
     assert!(of(&all, Some("offsite"))[0]["verified"].is_string());

@@ -358,10 +358,11 @@ fn refuses_a_manifest_that_is_none_of_ours(version: Version) {
         ground.refuses_cheaply(what, &packed(&[file("db", db), file("manifest.json", text)]), reasons);
     };
     refuses("the manifest of another archive", &others, &["manifest", "describes"]);
-    refuses("half a manifest", &own[..own.len() / 2], &["altered"]);
-    refuses("a manifest in a manifest", &[b"[".repeat(60_000), b"]".repeat(4)].concat(), &["altered"]);
-    refuses("a manifest of zeros", &[0; 4096], &["altered"]);
-    refuses("a manifest of digits", &b"9".repeat(60_000), &["altered"]);
+    let no_manifest = &["is damaged: its manifest.json is not a manifest"];
+    refuses("half a manifest", &own[..own.len() / 2], no_manifest);
+    refuses("a manifest in a manifest", &[b"[".repeat(60_000), b"]".repeat(4)].concat(), no_manifest);
+    refuses("a manifest of zeros", &[0; 4096], no_manifest);
+    refuses("a manifest of digits", &b"9".repeat(60_000), no_manifest);
     let twice = packed(&[file("db", db), file("manifest.json", &own), file("manifest.json", &own)]);
     ground.refuses_cheaply("two manifests", &twice, &["twice"]);
     let late = packed(&[file("manifest.json", &own), file("db", &other.db)]);

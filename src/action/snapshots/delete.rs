@@ -74,7 +74,7 @@ fn admit(look: &Look, chosen: &[&Found], force: bool) -> Result<(), Refusal> {
                     last.place.label(),
                     last.entry.file_name()
                 ),
-                "take another one first, or give force=true",
+                "run snapshot first, or give force=true",
             ));
         }
     }

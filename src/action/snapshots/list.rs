@@ -5,6 +5,7 @@ use super::{failed, of_destination, own_ids, places, unread};
 use crate::action::results::Results;
 use crate::action::{Call, key};
 use crate::archive::human_size;
+use crate::catalog::damage::Damage;
 use crate::keeping::{Found, Look, Place};
 use crate::runs::{self, Run};
 use crate::stop::{Refusal, Stop};
@@ -182,7 +183,10 @@ struct Row {
     drilled: Option<String>,
     sha256: Option<String>,
     pinned: bool,
+    /// How it is damaged, in words.
     broken: Option<String>,
+    /// The same, for programs.
+    damage: Option<Damage>,
     /// Why less is known of it than stands there.
     unread: Option<String>,
     /// The destinations that it has still to be uploaded to.
@@ -231,7 +235,8 @@ impl Row {
             drilled: record.drilled.map(|time| time.to_string()),
             sha256: record.sha256.clone(),
             pinned: record.pinned,
-            broken: record.broken.clone(),
+            broken: record.damage.as_ref().map(ToString::to_string),
+            damage: record.damage.clone(),
             unread: entry.unread.clone(),
             waits_for: entry.waits_for.clone(),
             kept_because,
@@ -241,7 +246,7 @@ impl Row {
     fn cells(&self) -> [String; 7] {
         let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
         let verified = match (&self.broken, &self.drilled) {
-            (Some(_), _) => "BROKEN".to_owned(),
+            (Some(_), _) => "DAMAGED".to_owned(),
             (None, Some(drilled)) => format!("{drilled} (drill)"),
             (None, None) => or_nothing(self.verified.clone()),
         };

@@ -1,55 +1,47 @@
 //! The action `verify-snapshot`: whether archives are still good, shown by reading them, and by booting them on demand.
 
-use super::{choose, failed, look, names, of_destination, places, unread, untouched};
+use super::{choose, look, names, of_destination, places, unread, untouched};
 use crate::action::results::Results;
 use crate::action::{Call, key};
-use crate::archive::{Locked, human_size};
-use crate::keeping::{Found, How, Verified, admit_programs, verify};
-use crate::stop::Stop;
+use crate::archive::human_size;
+use crate::keeping::{Checked, Found, How, Look, Verdict, admit_programs, verify};
+use crate::stop::{Failure, Stop, in_passing};
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::Dir;
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use std::path::Path;
 use std::rc::Rc;
 
-/// Verifies those that are named, each by itself: one that is broken does not hide the others.
+/// Verifies the named archives, each by itself: a damaged one does not hide the others.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), Stop> {
     let identities = call.identities()?;
     let drill = call.params.flag("drill")?;
     let places = places(call)?;
-    let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
+    let asked = call.params.text("snapshot")?;
+    let (look, wanted) = look(&places, asked)?;
     let chosen = choose(call, &look, &wanted)?;
     let site = crate::action::site(call)?;
     admit_programs(&site, drill).map_err(untouched)?;
     let work = work(&places.target).map_err(untouched)?;
-    let (mut good, mut failures) = (Vec::new(), Vec::new());
     let how = How { drill, identities: identities.as_ref(), now: call.now };
+    let mut tally = Tally::default();
     for found in &chosen {
-        match verify(found, &site, &work, &how, &mut call.tell()) {
-            Ok(verified) => {
-                if good.is_empty() {
-                    tell(&verified, found.entry.size, results);
-                }
-                good.push(*found);
-            }
-            Err(error) => failures.push(format!("{}: {}", found.named(), in_short(&error))),
+        let checked = verify(found, &site, &work, &how, &mut call.tell());
+        if let Ok(Checked { verdict, .. }) = &checked
+            && tally.is_empty()
+        {
+            describe(found, verdict, results);
         }
+        tally.add(found, checked);
         crate::system::interrupt::check().map_err(untouched)?;
     }
-    results.set(key!("verify.good"), good.len().to_string());
-    results.set(key!("verify.failed"), failures.len().to_string());
-    results.set(key!("verify.snapshots"), names(good.iter().copied()));
-    for place in &look.places {
-        let there = |all: &[&Found]| all.iter().filter(|found| Rc::ptr_eq(&found.place, place)).count();
-        let (all, good) = (there(&chosen), there(&good));
-        of_destination(results, place.name.as_deref(), format!("{good} good, {} failed", all - good));
-    }
-    failures.extend(unread(&look.unread, results));
-    failed(
-        &failures,
-        "etcd was not touched, and what was found is in the records that list-snapshots shows",
-        "take another snapshot, and keep what is broken out of the way with delete-snapshot",
-    )
+    tally.report(&look, results);
+    tally.troubles.extend(unread(&look.unread, results));
+    let target = match call.params.text("target")? {
+        "" => String::new(),
+        target => format!("target={target} "),
+    };
+    tally.outcome(asked, &target)
 }
 
 /// Where archives are unpacked meanwhile.
@@ -58,24 +50,113 @@ fn work(target: &Path) -> Result<Dir> {
     Approach::to(target, owner)?.make()
 }
 
-fn in_short(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<crate::stop::Refusal>() {
-        // Whoever lacks the key has nothing else to do about it.
-        Some(refusal) if error.is::<Locked>() => format!("{}: {}", refusal.reason, refusal.next),
-        Some(refusal) => refusal.reason.clone(),
-        None => format!("{error:#}"),
+/// The archives by their verdicts.
+#[derive(Default)]
+struct Tally<'a> {
+    good: Vec<&'a Found>,
+    intact: Vec<&'a Found>,
+    damaged: Vec<&'a Found>,
+    /// Those of which there is no verdict.
+    unknown: Vec<&'a Found>,
+    /// How each damaged archive is damaged.
+    damage: Vec<String>,
+    /// What is missing to verify the intact ones fully.
+    warnings: Vec<String>,
+    /// What failed, and is not the fault of an archive.
+    troubles: Vec<String>,
+}
+
+impl<'a> Tally<'a> {
+    /// Whether no archive has a verdict other than damaged.
+    fn is_empty(&self) -> bool {
+        self.good.is_empty() && self.intact.is_empty()
+    }
+
+    fn add(&mut self, found: &'a Found, checked: Result<Checked>) {
+        let name = found.named();
+        let Checked { verdict, unrecorded } = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                self.unknown.push(found);
+                self.troubles.push(format!("{name} could not be verified: {}", in_passing(&error)));
+                return;
+            }
+        };
+        match verdict {
+            Verdict::Verified(_) => self.good.push(found),
+            Verdict::Intact(intact) => {
+                self.intact.push(found);
+                self.warnings
+                    .push(format!("{name} is not fully verifiable: {intact}; {}", intact.missing.next()));
+            }
+            Verdict::Damaged(damage) => {
+                self.damaged.push(found);
+                self.damage.push(damage.of(&*name).to_string());
+            }
+        }
+        if let Some(error) = unrecorded {
+            self.troubles
+                .push(format!("the outcome for {name} could not be recorded: {}", in_passing(&error)));
+        }
+    }
+
+    /// Sets the results.
+    fn report(&self, look: &Look, results: &mut Results) {
+        results.set(key!("verify.good"), self.good.len().to_string());
+        results.set(key!("verify.failed"), self.damaged.len().to_string());
+        results.set(key!("verify.not-fully-verified"), self.intact.len().to_string());
+        results.set(key!("verify.not-verified"), self.unknown.len().to_string());
+        results.set(key!("verify.snapshots"), names(self.good.iter().copied()));
+        if !self.warnings.is_empty() {
+            results.set(key!("verify.warning"), self.warnings.join("; "));
+        }
+        for place in &look.places {
+            let there = |all: &[&Found]| all.iter().filter(|found| Rc::ptr_eq(&found.place, place)).count();
+            let mut words = format!("{} good, {} failed", there(&self.good), there(&self.damaged));
+            for (all, what) in [(&self.intact, "not fully verified"), (&self.unknown, "not verified")] {
+                if there(all) > 0 {
+                    words += &format!(", {} {what}", there(all));
+                }
+            }
+            of_destination(results, place.name.as_deref(), words);
+        }
+    }
+
+    /// Fails if an archive is damaged, or if something else failed. Only damage is answered with the advice to delete.
+    fn outcome(&self, asked: &str, target: &str) -> Result<(), Stop> {
+        if self.damage.is_empty() && self.troubles.is_empty() {
+            return Ok(());
+        }
+        let causes: Vec<&str> = self.damage.iter().chain(&self.troubles).map(String::as_str).collect();
+        let again = format!("verify-snapshot {target}snapshot={asked}");
+        let (state, next) = match self.damaged.is_empty() {
+            true => ("etcd was not touched, and nothing was recorded against a snapshot", again),
+            false => {
+                let damaged = names(self.damaged.iter().copied()).replace(", ", ",");
+                let delete = format!("delete-snapshot {target}snapshot={damaged}");
+                let next = format!("take another snapshot with snapshot, then {delete}");
+                ("etcd was not touched; list-snapshots shows recorded damage", next)
+            }
+        };
+        let cause = anyhow!("{}", causes.join("; "));
+        Err(Stop::Failed(Failure { cause, state: state.to_owned(), next }))
     }
 }
 
-/// The details of the first, which is the only one as a rule.
-fn tell(verified: &Verified, size: u64, results: &mut Results) {
-    let Verified { contents, drilled } = verified;
-    results.set(key!("verify.sha256"), &*contents.sha256);
-    results.set(key!("verify.size"), human_size(size));
-    if let Some(manifest) = &contents.manifest {
+/// The details of the first archive that is not damaged, which is the only one as a rule.
+fn describe(found: &Found, verdict: &Verdict, results: &mut Results) {
+    let sha256 = match verdict {
+        Verdict::Verified(verified) => &verified.contents.sha256,
+        Verdict::Intact(intact) => &intact.sha256,
+        Verdict::Damaged(_) => return,
+    };
+    results.set(key!("verify.sha256"), &**sha256);
+    results.set(key!("verify.size"), human_size(found.entry.size));
+    let Verdict::Verified(verified) = verdict else { return };
+    if let Some(manifest) = &verified.contents.manifest {
         results.set(key!("verify.revision"), manifest.revision.to_string());
     }
-    if let Some(shown) = drilled {
+    if let Some(shown) = verified.drilled {
         results.set(key!("verify.drill-revision"), shown.revision.to_string());
         if let Some(keys) = shown.keys {
             results.set(key!("verify.drill-keys"), keys.to_string());

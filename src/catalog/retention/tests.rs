@@ -1,6 +1,7 @@
 //! Retention, by tables and properties.
 
 use super::*;
+use crate::catalog::damage::Damage;
 use crate::catalog::manifest::Manifest;
 use crate::catalog::record::About;
 use proptest::prelude::*;
@@ -152,14 +153,14 @@ fn what_cannot_be_read_stays_and_counts_for_nothing() {
 }
 
 #[test]
-fn what_is_broken_pushes_out_nothing_that_is_good() {
+fn damaged_archives_push_out_no_good_one() {
     let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4)];
     for at in [0, 2] {
-        entries[at].record.broken = Some("cut short".to_owned());
+        entries[at].record.damage = Some(Damage::Trailer);
     }
     let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
     assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
-    assert_eq!(verdicts[2], Verdict::Deleted("broken: cut short".to_owned()));
+    assert_eq!(verdicts[2], Verdict::Deleted(format!("damaged: {}", Damage::Trailer)));
     let verdicts = judged(&entries, &Policy { last: 2, ..Policy::default() });
     assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, true]);
 }
@@ -273,7 +274,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
             match fate {
                 1 => entry.manifest = None,
                 2 => entry.record.pinned = true,
-                3 | 4 => entry.record.broken = Some("cut".to_owned()),
+                3 | 4 => entry.record.damage = Some(Damage::Trailer),
                 _ => {}
             }
             entry
@@ -301,7 +302,7 @@ fn good(entries: &[Entry]) -> Vec<&Entry> {
         manifest.is_some_and(|manifest| manifest.cluster_id == OURS) && entry.taken() <= Some(now())
     };
     let mut good: Vec<&Entry> =
-        entries.iter().filter(touched).filter(|entry| entry.record.broken.is_none()).collect();
+        entries.iter().filter(touched).filter(|entry| entry.record.damage.is_none()).collect();
     good.sort_by_key(|entry| std::cmp::Reverse(entry.age_key()));
     good
 }

@@ -1,0 +1,253 @@
+//! How an archive is damaged: the check that failed, with its sentence.
+//!
+//! Only our own reading of the archive proves damage. Must never stand for a failure of the disk, the network, a program or a
+//! login.
+
+use crate::stop::Refusal;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The check that an archive failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "check", rename_all = "lowercase")]
+pub enum Damage {
+    /// The SHA-256 of the file, in hex, is not the one that was recorded.
+    Sha256 {
+        /// Where it was recorded.
+        source: Recorded,
+        /// The recorded one.
+        expected: String,
+        /// That of the file.
+        found: String,
+    },
+    /// A layer of its packing cannot be decoded.
+    Framing {
+        /// The layer.
+        layer: Layer,
+        /// The decoder's error.
+        detail: String,
+    },
+    /// It holds something else than a snapshot, although it has a manifest of ours.
+    Format {
+        /// What it holds.
+        detail: String,
+    },
+    /// Its manifest does not describe it.
+    Manifest {
+        /// How.
+        fault: ManifestFault,
+    },
+    /// Its database does not hash to the SHA-256 trailer that etcd ended it with.
+    Trailer,
+    /// Our own reader cannot read the bbolt structure of its database.
+    Structure {
+        /// The page, and what is wrong with it. Holds no keys or values.
+        detail: String,
+    },
+    /// Its keys and values hash to something else than its manifest records.
+    Content {
+        /// The hash in the manifest.
+        expected: u32,
+        /// The hash of what it holds.
+        found: u32,
+    },
+    /// An etcd that booted on it served something else than its manifest records.
+    Drill {
+        /// What differed.
+        detail: String,
+    },
+}
+
+/// Where the SHA-256 of an archive was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recorded {
+    /// In its record, by the last verification.
+    Record,
+    /// In the manifest file next to an encrypted archive.
+    Sidecar,
+}
+
+/// A layer of an archive's packing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// Encryption by age.
+    Age,
+    /// gzip.
+    Gzip,
+    /// zip.
+    Zip,
+    /// tar.
+    Tar,
+    /// The database itself, without any packing.
+    Database,
+}
+
+/// How a manifest does not describe its archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ManifestFault {
+    /// It describes another database.
+    OtherDatabase,
+    /// It is not the one that the archive is listed with: next to it, or at its end.
+    OtherManifest,
+    /// It is not a manifest.
+    Unreadable,
+}
+
+/// How much of an archive a check reads. A later check that reads at least as much, and passes, refutes the damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// The bytes of the file, without opening it.
+    Bytes,
+    /// Its contents.
+    Contents,
+    /// What an etcd serves from it.
+    Drill,
+}
+
+impl Damage {
+    /// How deep a check has to read to refute it.
+    pub fn depth(&self) -> Depth {
+        match self {
+            Self::Sha256 { .. } => Depth::Bytes,
+            Self::Drill { .. } => Depth::Drill,
+            Self::Framing { .. }
+            | Self::Format { .. }
+            | Self::Manifest { .. }
+            | Self::Trailer
+            | Self::Structure { .. }
+            | Self::Content { .. } => Depth::Contents,
+        }
+    }
+
+    /// The error for an archive that is called `archive`.
+    pub fn of(self, archive: impl Into<String>) -> Damaged {
+        Damaged { archive: archive.into(), damage: self }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sha256 { source: Recorded::Record, expected, found } => {
+                write!(f, "its sha256 is {found}, but was {expected} when it was last verified")
+            }
+            Self::Sha256 { source: Recorded::Sidecar, expected, found } => {
+                write!(f, "its sha256 is {found}, but the manifest file next to it records {expected}")
+            }
+            Self::Framing { layer, detail } => {
+                write!(f, "its {layer} layer is cut short or altered: {detail}")
+            }
+            Self::Format { detail } => write!(f, "it does not hold what its manifest describes: it {detail}"),
+            Self::Manifest { fault } => fault.fmt(f),
+            Self::Trailer => f.write_str("its database does not match the SHA-256 trailer at its end"),
+            Self::Structure { detail } => write!(f, "the structure of its database cannot be read: {detail}"),
+            Self::Content { expected, found } => {
+                write!(f, "its content hash is {found}, but its manifest records {expected}")
+            }
+            Self::Drill { detail } => write!(f, "it failed its last drill: {detail}"),
+        }
+    }
+}
+
+impl fmt::Display for ManifestFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OtherDatabase => "its db is not the one that its manifest describes",
+            Self::OtherManifest => "it holds another manifest than the one that it is listed with",
+            Self::Unreadable => "its manifest.json is not a manifest",
+        })
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Age => "age",
+            Self::Gzip => "gzip",
+            Self::Zip => "zip",
+            Self::Tar => "tar",
+            Self::Database => "database",
+        })
+    }
+}
+
+/// The error of an archive that is damaged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// What the archive is called.
+    pub archive: String,
+    /// The check that failed.
+    pub damage: Damage,
+}
+
+impl Damaged {
+    /// Turns this error, if it is one, into a refusal of whoever wanted to use the archive. Other errors stay as they are.
+    pub fn refuse(error: anyhow::Error) -> anyhow::Error {
+        match error.downcast::<Self>() {
+            Ok(damaged) => Refusal::from(damaged).into(),
+            Err(other) => other,
+        }
+    }
+}
+
+impl From<Damaged> for Refusal {
+    fn from(damaged: Damaged) -> Self {
+        Self::new(damaged.to_string(), "choose another snapshot; list-snapshots shows them")
+    }
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is damaged: {}", self.archive, self.damage)
+    }
+}
+
+impl std::error::Error for Damaged {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context;
+
+    #[test]
+    fn damage_is_recorded_and_read_back() {
+        for (damage, text) in [
+            (Damage::Trailer, r#"{"check":"trailer"}"#),
+            (
+                Damage::Framing { layer: Layer::Gzip, detail: "x".to_owned() },
+                r#"{"check":"framing","layer":"gzip","detail":"x"}"#,
+            ),
+            (
+                Damage::Manifest { fault: ManifestFault::OtherDatabase },
+                r#"{"check":"manifest","fault":"other-database"}"#,
+            ),
+            (
+                Damage::Sha256 {
+                    source: Recorded::Sidecar,
+                    expected: "ab".to_owned(),
+                    found: "cd".to_owned(),
+                },
+                r#"{"check":"sha256","source":"sidecar","expected":"ab","found":"cd"}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&damage).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Damage>(text).unwrap(), damage);
+        }
+    }
+
+    #[test]
+    fn a_damaged_archive_is_refused_and_other_errors_stay_failures() {
+        let damaged = anyhow::Error::from(Damage::Trailer.of("/a.db")).context("unpacking");
+        let refusal = Damaged::refuse(damaged).downcast::<Refusal>().unwrap();
+        assert_eq!(
+            refusal.reason,
+            "/a.db is damaged: its database does not match the SHA-256 trailer at its end"
+        );
+        let disk: anyhow::Error =
+            Err::<(), _>(std::io::Error::other("no disk")).context("reading").unwrap_err();
+        assert_eq!(format!("{:#}", Damaged::refuse(disk)), "reading: no disk");
+    }
+}
