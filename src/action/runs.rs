@@ -18,6 +18,7 @@ use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::stop::{Failure, Stop};
 use crate::store::directory::Approach;
+use crate::store::local::Local;
 use crate::system::clock::is_in_the_future;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -207,7 +208,9 @@ pub(super) struct Found {
 impl Found {
     /// Looks. A queue that cannot be read hides nothing else.
     pub fn at(home: &Dir, settings: &Settings, now: Timestamp) -> Result<Self> {
-        let archives = home.names()?;
+        let damaged = Local::open(home.path())?.map_or(Ok(Vec::new()), |local| local.damaged())?;
+        let archives: Vec<String> =
+            home.names()?.into_iter().filter(|name| !damaged.contains(name)).collect();
         let is_misdated = |name: &&String| {
             may_be_archive(name) && taken(name).is_some_and(|taken| is_in_the_future(taken, now))
         };

@@ -43,7 +43,7 @@ pub struct Limits {
 pub struct Known<'a> {
     /// The runs, the newest first.
     pub runs: &'a [Run],
-    /// The names of the archives that are there.
+    /// The names of the archives that are there and were not found damaged.
     pub archives: &'a [String],
     /// The names of those that are dated in the future.
     pub misdated: &'a [String],
