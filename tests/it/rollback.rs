@@ -204,11 +204,11 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
             "refused: the members of the cluster could not be learned: asking etcd for its members: ",
         ),
     ] {
-        tools.answer(pattern, "", "Error: the disk ate it\n", 4);
+        tools.answer(pattern, "", "no space left on device\n", 4);
         let out = ground.restore();
         assert!(matches!(out.status.code(), Some(1 | 2)), "{pattern}: {}", out.told());
         out.says_one_of(&[step]);
-        out.says_one_of(&["exited with status 4; its last words: Error: the disk ate it. "]);
+        out.says_one_of(&["exited with status 4; its last words: no space left on device. "]);
         // A backup that was finished before the failure may stay: it is whole.
         for name in ground.world.in_target() {
             assert!(crate::snapshot::is_archive_name(&name), "{pattern}: {name}");
