@@ -131,7 +131,7 @@ mod tests {
             ("destinations: {s3: 7}", "the relation's destination"),
             ("destinations: {s3: {s3: {endpoint: 'https://else'}}}", "the relation's destination"),
             ("destinations: {s3: {keep: {latest: 7}}}", "unknown field `latest`"),
-            ("destinations: {s3: {s3: {kms-key: K}}}", "kms-key goes with encryption"),
+            ("destinations: {s3: {s3: {kms-key: K}}}", "kms-key is only used with encryption"),
             ("destinations: {s3: {s3: {encryption: rot13}}}", "unknown variant"),
             ("destinations: {s3: {s3: {proxy: 'socks5://proxy:1080'}}}", "proxy"),
         ] {

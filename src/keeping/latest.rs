@@ -196,7 +196,11 @@ mod tests {
 
     #[test]
     fn latest_of_a_cluster_is_of_what_it_is_now_before_what_it_was() {
-        let lineage = Lineage { own: ["a", "b"].map(str::to_owned).into(), origins: ["c".to_owned()].into() };
+        let lineage = Lineage {
+            own: ["a", "b"].map(str::to_owned).into(),
+            origins: ["c".to_owned()].into(),
+            ..Lineage::default()
+        };
         for (archives, current, latest) in [
             // Restored to an older revision: what it was before is not its latest.
             (&[("a", 500, 900), ("b", 7, 950)][..], Some("b"), "1"),

@@ -1,6 +1,7 @@
 //! The decision: facts and request in, a plan or a refusal out. Pure: it looks at nothing and does nothing.
 
 mod quota;
+mod revision;
 mod v2;
 
 use super::Request;
@@ -11,6 +12,8 @@ use crate::etcd::member::Member;
 use crate::etcd::seal::Seal;
 use crate::etcd::site::{Initial, Site};
 use crate::stop::Refusal;
+use crate::swap::Lineage;
+use revision::{Doubt, Seen};
 
 /// By how much to raise the restored revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,6 +101,10 @@ pub struct Plan {
     pub old_revision: Option<i64>,
     /// How many revisions the existing data is ahead of the snapshot: what going back costs.
     pub loses: i64,
+    /// How many revisions clients have seen beyond the snapshot: more than `loses` if an earlier restore went back.
+    pub ahead: i64,
+    /// The record of the clusters and revisions that the restored data comes after.
+    pub lineage: Lineage,
     /// What the operator must know.
     pub warnings: Vec<String>,
 }
@@ -108,9 +115,9 @@ impl Plan {
     /// may write past the snapshot meanwhile. `None` where that has been warned of, and where no revision was known.
     pub fn must_stay_below(&self, revision: i64) -> Option<i64> {
         self.old_revision?;
-        match (self.bump, self.loses) {
+        match (self.bump, self.ahead) {
             (0, 0) => Some(revision.saturating_add(1)),
-            (bump, loses) => (bump > loses).then_some(revision),
+            (bump, ahead) => (bump > ahead).then_some(revision),
         }
     }
 }
@@ -265,20 +272,16 @@ pub fn decide(
     if !request.allow_foreign {
         not_a_strangers(facts, snapshot)?;
     }
-    let old_revision = match &facts.old {
-        Old::Serving { status, .. } => Some(status.revision),
-        Old::Stopped { revision, .. } => Some(*revision),
-        _ => None,
-    };
+    let old_revision = revision::revision(&facts.old);
     let loses = (old_revision.unwrap_or(0) - snapshot.revision).max(0);
-    // What a bump must add before it clears anything.
-    let gap = (old_revision.unwrap_or(0) - snapshot.last_record).max(0);
-    let (bump, mut warnings) = bump(request.bump, loses, gap, facts)?;
+    let seen = Seen::of(facts, snapshot);
+    let ahead = seen.ahead_of(snapshot.revision);
+    let (bump, mut warnings) = bump(request.bump, seen, snapshot, facts)?;
     warnings.extend(v2::allow(request, facts)?);
     warnings.extend(quota::suffices(request, facts, snapshot.size)?);
     can_be_raised(snapshot.last_record, bump, facts)?;
-    if bump == 0 && loses == 0 && old_revision != Some(snapshot.revision) {
-        warnings.push(unknown_watchers(old_revision, facts));
+    if let Some(doubt) = seen.doubt.filter(|_| bump == 0) {
+        warnings.push(unknown_watchers(doubt, facts));
     }
     warnings.extend(facts.versions.warning());
     if matches!(facts.old, Old::Empty) && facts.initial.peer_urls.is_none() {
@@ -289,7 +292,9 @@ pub fn decide(
             member.peer_urls
         ));
     }
-    Ok(Plan { member, bump, backup: backup(request, facts), hash_check, old_revision, loses, warnings })
+    let lineage = seen.recorded(&facts.lineage, snapshot.revision, request.bump, bump);
+    let backup = backup(request, facts);
+    Ok(Plan { member, bump, backup, hash_check, old_revision, loses, ahead, lineage, warnings })
 }
 
 /// Refuses to put another cluster's data in the place of an etcd's own. One that holds no key has none of its own, and of
@@ -331,9 +336,12 @@ fn hash_check(request: &Request, snapshot: &Snapshot) -> Result<bool, Refusal> {
     }
 }
 
-fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<String>), Refusal> {
+fn bump(asked: Bump, seen: Seen, snapshot: &Snapshot, facts: &Facts) -> Result<(i64, Vec<String>), Refusal> {
+    let ahead = seen.ahead_of(snapshot.revision);
+    // What a bump must add before it clears anything.
+    let gap = seen.ahead_of(snapshot.last_record);
     let warning = |why: &str| {
-        format!("the revision goes back by {loses} ({why}): {}", restarts(facts.takes_api_server))
+        format!("the revision goes back by {ahead} ({why}): {}", restarts(facts.takes_api_server))
     };
     match asked {
         Bump::By(_) if !facts.versions.programs.can_bump() => Err(Refusal::new(
@@ -343,15 +351,16 @@ fn bump(asked: Bump, loses: i64, gap: i64, facts: &Facts) -> Result<(i64, Vec<St
             ),
             "leave bump-revision out, or install etcd 3.4.27, 3.5.10 or later",
         )),
-        Bump::By(by) if by <= loses => Ok((by, vec![warning(&format!("a bump of {by} does not clear it"))])),
+        Bump::By(by) if by <= ahead => Ok((by, vec![warning(&format!("a bump of {by} does not clear it"))])),
         Bump::By(by) => Ok((by, Vec::new())),
         // Already as far or farther.
-        _ if loses == 0 => Ok((0, Vec::new())),
+        _ if ahead == 0 => Ok((0, Vec::new())),
         Bump::Off => Ok((0, vec![warning("bump-revision=off")])),
         Bump::Auto if !facts.versions.programs.can_bump() => Ok((
             0,
             vec![warning(&format!("etcd {} cannot raise it", facts.versions.programs.offline().version))],
         )),
+        Bump::Auto if seen.doubt.is_some() => Ok((gap.saturating_add(FAR), Vec::new())),
         // A fifth without an end would use up all revisions in 155 restores of one snapshot.
         Bump::Auto => Ok((gap.saturating_add((gap / 5).min(FAR)).saturating_add(HEADROOM), Vec::new())),
     }
@@ -378,21 +387,17 @@ fn restarts(takes_api_server: bool) -> &'static str {
     }
 }
 
-/// The old data does not tell how far its clients had come: where a disk was lost and etcd came up empty, they still hold the
-/// revisions of before.
-fn unknown_watchers(old_revision: Option<i64>, facts: &Facts) -> String {
-    let old = match old_revision {
-        Some(revision) => format!("the old data was at revision {revision}, and"),
-        None => "there was no old data, so".to_owned(),
-    };
+/// The warning if clients can have seen more than is known, and nothing clears it: they would go on with what they have.
+fn unknown_watchers(doubt: Doubt, facts: &Facts) -> String {
     let instead = if facts.versions.programs.can_bump() {
         format!("; or restore again with bump-revision={FAR}, or more than was written since the snapshot")
     } else {
         String::new()
     };
     format!(
-        "{old} nobody knows how far clients of a lost etcd had come; one that was past the snapshot serves stale data \
-         without a word: {}{instead}",
+        "{}, so the last revision that clients saw is unknown; a client that saw a later one than the snapshot's serves \
+         stale data without an error: {}{instead}",
+        doubt.described(),
         restarts(facts.takes_api_server)
     )
 }

@@ -4,6 +4,7 @@
 
 use super::beside::{Beside, BootCopy, DataDir, Hold, MEMBER};
 use super::journal::{Journal, Phase};
+use super::lineage::Lineage;
 use super::proof::{Expected, Verdict, prove};
 use crate::etcd::backend::Backend;
 use crate::etcd::client::Client;
@@ -133,6 +134,10 @@ impl<'a> Exchange<'a> {
         {
             bail!("clients wrote up to revision {revision} meanwhile, past the {limit} of the restored data");
         }
+        if let Some(revision) = stopped_at {
+            // Clients may have written since it was looked at.
+            Lineage::note_served(&self.beside.other()?.child(MEMBER)?, revision)?;
+        }
         self.journal.phase = Phase::Exchanging;
         self.journal.write(self.beside.dir())?;
         self.exchange()?;
@@ -175,7 +180,7 @@ impl<'a> Exchange<'a> {
 
     /// The revision of the backend that is live while etcd is stopped; none where it cannot be read. After a stop that
     /// was none, what etcd acknowledged last is only in its write-ahead log.
-    fn live_revision(&self) -> Option<i64> {
+    pub(super) fn live_revision(&self) -> Option<i64> {
         let data = self.data();
         let revision = |backend| Backend::from_file(backend, &data.backend_path())?.revision();
         data.backend().ok().flatten().and_then(|backend| revision(backend).ok())

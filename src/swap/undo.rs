@@ -6,6 +6,7 @@
 use super::beside::MEMBER;
 use super::exchange::{Exchange, Unfinished};
 use super::journal::Phase;
+use super::lineage::Lineage;
 use super::proof::serving;
 use anyhow::{Context, Result, anyhow, bail};
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ impl Exchange<'_> {
         let mut new_held = None;
         if self.is_new_data_live()? {
             new_held = Some(self.stop().context("stopping etcd on the new data")?);
+            self.note_what_clients_saw();
             self.put_old_back()?;
         }
         // An etcd that waits for it finds all of the old data now.
@@ -52,6 +54,19 @@ impl Exchange<'_> {
         let _ = self.journal.write(self.beside.dir());
         self.clear_up()?;
         Ok(kept)
+    }
+
+    /// Notes in the old data, before it goes live again, how far clients have come with the new: its revision may have been
+    /// raised, and they may have written. Going back does not wait for that: a disk may be full.
+    fn note_what_clients_saw(&self) {
+        let old = self
+            .journal
+            .old
+            .inode
+            .and_then(|_| self.beside.other().and_then(|other| other.child(MEMBER)).ok());
+        if let (Some(old), Some(revision)) = (old, self.live_revision()) {
+            let _ = Lineage::note_served(&old, revision);
+        }
     }
 
     /// Keeps the new data, which lies beside the live now, unless it is shown to be as it was made.

@@ -66,6 +66,7 @@ mod refusals;
 mod related;
 mod restore;
 mod restore_options;
+mod revisions;
 mod rollback;
 mod run;
 mod runs;

@@ -69,7 +69,7 @@ pub(super) fn facts(old: Old, can_bump: bool) -> Facts {
         stop_command: "systemctl stop etcd".to_owned(),
         start_command: "systemctl start etcd.service".to_owned(),
         old,
-        lineage: Lineage { own: ["1".to_owned()].into(), ..Lineage::default() },
+        lineage: Lineage { own: ["1".to_owned()].into(), highest_is_known: true, ..Lineage::default() },
         keys: Ok(3),
         versions: versions(if can_bump { "3.4.27" } else { "3.4.23" }),
         v2_keys: V2Keys::None,
@@ -179,6 +179,46 @@ fn a_bump_clears_the_old_revision_or_a_warning_says_why_not() {
         let decided = plan(&request(asked), &facts, &snapshot(revision, Seal::Sound));
         let told = decided.as_ref().ok().map(|plan| (plan.bump, !plan.warnings.is_empty()));
         assert_eq!(told, bump.map(|bump| (bump, warns)), "{asked:?} {old} {revision}");
+    }
+}
+
+#[test]
+fn a_bump_clears_what_was_ever_served() {
+    const FAR: i64 = 1_000_000_000;
+    let cases = [
+        // asked, highest, is known, old, snapshot -> bump, warns, the next one knows
+        // The last restore went back from 7 to 2.
+        (Bump::Auto, 7, true, 2, 2, 1_000_006, false, true),
+        (Bump::Off, 7, true, 2, 2, 0, true, true),
+        (Bump::By(4), 7, true, 2, 2, 4, true, true),
+        (Bump::By(6), 7, true, 2, 2, 6, false, true),
+        (Bump::Auto, 7, true, 9, 2, 1_000_008, false, true),
+        (Bump::Auto, 7, true, 2, 7, 0, false, true),
+        (Bump::Auto, 7, true, 2, 8, 0, true, false),
+        // An earlier version did not record it.
+        (Bump::Auto, 0, false, 2, 2, 0, true, false),
+        (Bump::Auto, 0, false, 5, 2, FAR + 3, false, true),
+        (Bump::Off, 0, false, 5, 2, 0, true, false),
+        (Bump::By(9), 0, false, 5, 2, 9, false, true),
+        (Bump::By(3), 0, false, 5, 2, 3, true, false),
+    ];
+    for (asked, highest, is_known, old, revision, bump, warns, knows) in cases {
+        let case = format!("{asked:?} {highest} {is_known} {old} {revision}");
+        let mut facts = facts(serving(old, vec![member("m1")]), true);
+        (facts.lineage.highest_revision, facts.lineage.highest_is_known) = (highest, is_known);
+        let plan = plan(&request(asked), &facts, &snapshot(revision, Seal::Sound)).unwrap();
+        assert_eq!((plan.bump, !plan.warnings.is_empty()), (bump, warns), "{case}: {:?}", plan.warnings);
+        assert_eq!(plan.lineage.highest_revision, highest.max(old), "{case}");
+        assert_eq!(plan.lineage.highest_is_known, knows, "{case}");
+        assert_eq!(plan.loses, (old - revision).max(0), "{case}");
+    }
+    for can_bump in [true, false] {
+        let mut facts = facts(serving(2, vec![member("m1")]), can_bump);
+        facts.lineage.highest_revision = 7;
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(2, Seal::Sound)).unwrap();
+        assert_eq!(plan.warnings.is_empty(), can_bump);
+        // Clients may write until it is stopped, but not past what clears them.
+        assert_eq!(plan.must_stay_below(9), can_bump.then_some(9));
     }
 }
 

@@ -1,0 +1,132 @@
+//! Revisions never go back unnoticed: a restore clears the highest one that was ever served, not only the live one.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::client::assert_same;
+use crate::restore::from;
+use crate::rollback::Ground;
+use crate::world::{Version, World};
+
+on_both_versions! {
+    a_restore_clears_what_was_served_before_the_last_one,
+    a_restore_of_a_stopped_etcd_clears_it_too,
+}
+on_one_version! {
+    what_clients_write_until_etcd_stops_counts,
+    what_clients_saw_of_an_undone_restore_counts,
+    a_record_without_revisions_is_unknown,
+}
+
+/// An etcd that went back from the revision that comes with it to that of the archive.
+fn gone_back(version: Version) -> (World, PathBuf, i64) {
+    let world = World::plain(version);
+    world.etcdctl(&["put", "first", "1"]);
+    let archive = world.saved();
+    world.add_revisions(5, "seen by clients");
+    let seen = world.revision();
+    back(&world, &archive);
+    (world, archive, seen)
+}
+
+fn back(world: &World, archive: &std::path::Path) {
+    let results = world.restore(&[&from(archive), "skip-backup=true", "bump-revision=off"]).completed();
+    assert!(results.get("restore.warning").contains("goes back by"), "{}", results.out.told());
+}
+
+/// Restores, and returns the revision that etcd starts at. An etcd that cannot raise it says how far it goes back.
+fn restored(world: &World, archive: &std::path::Path, seen: i64) -> i64 {
+    let results = world.restore(&[&from(archive), "skip-backup=true"]).completed();
+    let revision = results.number("restore.revision");
+    match world.setup().version {
+        Version::V35 => assert!(revision > seen, "{revision}: {}", results.out.told()),
+        Version::V34 => {
+            let warning = results.get("restore.warning");
+            assert!(warning.contains(&format!("goes back by {} (", seen - revision)), "{warning}");
+        }
+    }
+    revision
+}
+
+fn a_restore_clears_what_was_served_before_the_last_one(version: Version) {
+    let (world, archive, seen) = gone_back(version);
+    // However often it is not cleared.
+    if version == Version::V35 {
+        back(&world, &archive);
+    }
+    assert!(world.revision() < seen);
+    restored(&world, &archive, seen);
+    assert_eq!(world.etcdctl(&["get", "first", "--print-value-only"]).trim(), "1");
+}
+
+fn a_restore_of_a_stopped_etcd_clears_it_too(version: Version) {
+    let (world, archive, seen) = gone_back(version);
+    world.stop();
+    restored(&world, &archive, seen);
+}
+
+fn what_clients_write_until_etcd_stops_counts(version: Version) {
+    let world = World::plain(version);
+    world.etcdctl(&["put", "first", "1"]);
+    let archive = world.saved();
+    world.add_revisions(5, "seen by clients");
+    let seen = world.revision();
+    let puts = [world.typed_put("a", "1"), world.typed_put("b", "2"), world.typed_put("c", "3")].join("; ");
+    world.arm("before-stop", puts);
+    back(&world, &archive);
+    world.disarm("before-stop");
+    let plan =
+        world.restore(&[&from(&archive), "skip-backup=true", "bump-revision=off", "plan=true"]).completed();
+    let warning = plan.get("restore.warning");
+    assert!(warning.contains(&format!("goes back by {} (", seen + 3 - world.revision())), "{warning}");
+}
+
+/// It was raised, served and taken back: what etcd serves now is far behind what clients saw.
+fn what_clients_saw_of_an_undone_restore_counts(version: Version) {
+    let Ground { world, archive, old, .. } = Ground::new(version);
+    let words = [from(&archive), world.to_target()];
+    let planned = world.restore(&[&words[0], &words[1], "plan=true"]).completed().number("plan.revision");
+    let tools = world.stand_in_tools();
+    // The first stop breaks the proof of the restored data, and at the second it has served.
+    world.arm(
+        "before-stop",
+        format!(
+            "if [ \"$(stat -c %i {live})\" = {tree} ]; then printf '*hashkv*\\nanswer\\n1\\n' >{fault}; else {put}; fi",
+            live = world.data_dir().join("member").display(),
+            tree = world.tree(),
+            fault = world.path("tools/fault").display(),
+            put = world.typed_put("written", "since"),
+        ),
+    );
+    tools.answer("nothing", "", "Error: the hand of chance\n", 1);
+    world.restore(&[&words[0], "skip-backup=true"]).failed(&["the hand of chance"]);
+    world.disarm("before-stop");
+    tools.answer("nothing", "", "", 0);
+    assert_same(&world.dump(), &old, "after the failed restore");
+    assert!(world.revision() < planned);
+    let revision = world.restore(&[&words[0], &words[1]]).completed().number("restore.revision");
+    assert!(revision > planned, "{revision} after {planned}");
+}
+
+fn a_record_without_revisions_is_unknown(version: Version) {
+    let (world, archive, _) = gone_back(version);
+    // As an earlier version wrote it.
+    let record = world.data_dir().join("member/lineage.json");
+    let mut written: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
+    for name in ["highest_revision", "highest_is_known"] {
+        written.as_object_mut().unwrap().remove(name);
+    }
+    fs::write(&record, written.to_string()).unwrap();
+    let plan = |more: &[&str]| {
+        let from = from(&archive);
+        let words: Vec<&str> =
+            [&*from, "skip-backup=true", "plan=true"].iter().chain(more).copied().collect();
+        world.restore(&words).completed()
+    };
+    let warning = plan(&[]).get("restore.warning");
+    assert!(warning.contains("unknown") && warning.contains("bump-revision=1000000000"), "{warning}");
+    assert_eq!(plan(&["bump-revision=1000000000"]).find("restore.warning"), None);
+    // A bump that is made anyway clears the unknown too.
+    world.add_revisions(2, "more");
+    assert!(plan(&[]).number("plan.bump") >= 1_000_000_000);
+}
