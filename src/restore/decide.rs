@@ -168,7 +168,7 @@ pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
             format!("the members of the cluster could not be learned: {why}"),
             format!("mend that; or stop etcd ({stop}) and run restore again, which then reads its files"),
         )),
-        Old::Unreadable(why) => Err(Refusal::new(
+        Old::Damaged(why) => Err(Refusal::new(
             format!(
                 "etcd is stopped, and the members of its cluster cannot be read, because its data is damaged: {why}"
             ),
@@ -177,11 +177,8 @@ pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
                 facts.data_dir
             ),
         )),
-        Old::NotBooted(why) => Err(Refusal::new(
-            format!(
-                "etcd is stopped, and the members of its cluster could not be learned, because a private etcd on a copy of its \
-                 data did not serve: {why}"
-            ),
+        Old::Unknown(why) => Err(Refusal::new(
+            format!("etcd is stopped, and the members of its cluster could not be learned: {why}"),
             format!(
                 "start etcd ({}), see its log if it does not start, and run restore again",
                 facts.start_command

@@ -70,11 +70,11 @@ pub enum Old {
     Empty,
     /// An etcd has the data open and gives no answer, for this reason.
     Silent(String),
-    /// No etcd runs on it, and our own reading of its files failed, for this reason.
-    Unreadable(String),
-    /// No etcd runs on it, and a private etcd could not be booted on a copy of it, for this reason. That is no verdict on the
-    /// data.
-    NotBooted(String),
+    /// No etcd runs on it, and our own reading of its files found them damaged, for this reason.
+    Damaged(String),
+    /// No etcd runs on it, and its members could not be learned, for this reason. That is no verdict on the data: the disk, the
+    /// program or the machine may be at fault.
+    Unknown(String),
     /// There is a member directory without a write-ahead log in it: the log is lost, or elsewhere. An etcd that starts
     /// without its log makes a new cluster of one, and is healthy.
     NoLog,
@@ -135,12 +135,9 @@ fn v2_keys(site: &Site, old: &Old) -> V2Keys {
         Old::Serving { status, .. } => V2Keys::of(site).unless_impossible(&status.version),
         Old::Stopped { .. } => V2Keys::of(site),
         // There is no data, or it is not going to be replaced.
-        Old::Empty
-        | Old::Silent(_)
-        | Old::Unreadable(_)
-        | Old::NotBooted(_)
-        | Old::NoLog
-        | Old::Elsewhere => V2Keys::None,
+        Old::Empty | Old::Silent(_) | Old::Damaged(_) | Old::Unknown(_) | Old::NoLog | Old::Elsewhere => {
+            V2Keys::None
+        }
     }
 }
 
@@ -192,8 +189,8 @@ fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut
                 Old::Stopped { revision: data.revision, members }
             }
             Ok(Stopped { data: None, members }) => Old::Stopped { revision: 0, members },
-            Err(Unknown::Unreadable(error)) => Old::Unreadable(format!("{error:#}")),
-            Err(Unknown::NotBooted(error)) => Old::NotBooted(format!("{error:#}")),
+            Err(Unknown::Damaged(error)) => Old::Damaged(format!("{error:#}")),
+            Err(Unknown::Failed(error)) => Old::Unknown(format!("{error:#}")),
         },
     };
     Ok(Looked { old, keys, sizes })

@@ -175,7 +175,7 @@ fn restore(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Re
     tell(Progress::Step("restoring the snapshot beside the live data"));
     stage.restore(&plan)?;
     tell(Progress::Step("booting the restored data in private"));
-    let expected = stage.prove(&plan, &snapshot, &plan.lineage)?;
+    let expected = stage.prove(&plan, &snapshot)?;
     stage.dress(&facts)?;
 
     if let Some(target) = &request.backup {

@@ -8,7 +8,7 @@ use super::{Request, Source};
 use crate::archive::{self, Contents, Limits};
 use crate::catalog::damage::{Damage, Damaged};
 use crate::catalog::outside::{Outside, outside_name};
-use crate::etcd::backend::{Backend, Fault, find_fault};
+use crate::etcd::backend::{Backend, Fault, failed_to_read, find_fault};
 use crate::etcd::member::Member;
 use crate::etcd::offline::{self, BESIDES, Making};
 use crate::etcd::sandbox::{self, Booted};
@@ -20,7 +20,7 @@ use crate::progress::Tell;
 use crate::snapshot;
 use crate::stop::Refusal;
 use crate::store::directory::need;
-use crate::swap::{Beside, BootCopy, DataDir, Expected, Lineage, MEMBER};
+use crate::swap::{Beside, BootCopy, DataDir, Expected, MEMBER};
 use crate::system::durable::{Dir, read_found};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
@@ -70,10 +70,17 @@ pub struct StoppedData {
 /// Why a stopped member's data could not be looked at.
 #[derive(Debug)]
 pub enum Unknown {
-    /// Our own reading of it failed.
-    Unreadable(anyhow::Error),
-    /// A private etcd could not be booted on a copy of it, whatever the cause.
-    NotBooted(anyhow::Error),
+    /// Our own reading of it found it damaged.
+    Damaged(anyhow::Error),
+    /// It could not be read, or a private etcd could not be booted on a copy of it.
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Unknown {
+    /// The verdict on data that our own reader failed on.
+    fn from(error: anyhow::Error) -> Self {
+        if failed_to_read(&error) { Self::Failed(error) } else { Self::Damaged(error) }
+    }
 }
 
 /// The stage of one restore.
@@ -102,14 +109,14 @@ impl<'a> Stage<'a> {
         let member = self.beside.data().dir().child(MEMBER)?;
         let database = match member.child("snap").and_then(|snap| snap.read("db")) {
             Ok(database) => database,
-            Err(error) => return Ok(Err(Unknown::Unreadable(error))),
+            Err(error) => return Ok(Err(error.into())),
         };
         ensure!(try_lock(&database)?, "an etcd has just started on the data");
         let known = Backend::from_file(database.try_clone()?, &self.beside.data().backend_path())
             .and_then(|backend| backend.members());
         let known = match known {
             Ok(known) => known,
-            Err(error) => return Ok(Err(Unknown::Unreadable(error))),
+            Err(error) => return Ok(Err(error.into())),
         };
         let (needed, free) = (member.size_of_tree()?, member.free_bytes()?);
         need(needed, free, member.path(), "reading the data of a stopped etcd", MAKE_ROOM)?;
@@ -219,12 +226,11 @@ impl<'a> Stage<'a> {
     }
 
     /// Boots a copy of the new data in private: what it shows there is what the live etcd must show. The new data itself is not
-    /// served before it is live. Then notes in it which clusters it was and came from, by `lineage` those of the data that it
-    /// replaces.
+    /// served before it is live. Then notes in it which clusters it was and came from, those of the data that it replaces included.
     ///
     /// # Errors
     /// etcd does not serve the copy, or the copy holds something else than the snapshot.
-    pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot, lineage: &Lineage) -> Result<Expected> {
+    pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot) -> Result<Expected> {
         let other = self.beside.other()?;
         let copy = self.beside.make_copy(BootCopy::OfRestored, &other.child(MEMBER)?)?;
         let booted = sandbox::boot(&self.site.tools.etcd, copy).context("booting the restored data")?;
@@ -234,7 +240,7 @@ impl<'a> Stage<'a> {
         let manifest = snapshot.contents.manifest.as_ref();
         expected.must_match(manifest)?;
         let origin = manifest.map(|manifest| &*manifest.cluster_id);
-        lineage.restored(origin, expected.cluster_id).write(&other.child(MEMBER)?)?;
+        plan.lineage.restored(origin, expected.cluster_id).write(&other.child(MEMBER)?)?;
         Ok(expected)
     }
 
@@ -274,8 +280,8 @@ impl<'a> Stage<'a> {
 /// Decides what a failed boot of a copy says about the data: nothing, unless we cannot read the write-ahead log either.
 fn why_not_booted(error: anyhow::Error, member: &Dir) -> Unknown {
     match member.child("wal").map(|log| wal::check(&log)) {
-        Ok(Err(wal::Unreadable::Damaged(damage))) => Unknown::Unreadable(anyhow::anyhow!("{damage}")),
-        _ => Unknown::NotBooted(error),
+        Ok(Err(wal::Unreadable::Damaged(damage))) => Unknown::Damaged(anyhow::anyhow!("{damage}")),
+        _ => Unknown::Failed(error),
     }
 }
 

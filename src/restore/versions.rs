@@ -64,7 +64,7 @@ impl Versions {
                 })?;
                 self.must_match("the running etcd", &server)
             }
-            Old::Unreadable(why) | Old::NotBooted(why) => self.must_read_the_data(why),
+            Old::Damaged(why) | Old::Unknown(why) => self.must_read_the_data(why),
             Old::Stopped { .. } | Old::Empty => match &self.image {
                 Some(image) => self.must_match("the etcd of the static pod", image),
                 None => Ok(()),
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn data_of_a_newer_etcd_is_not_lost() {
-        let unreadable = Old::Unreadable("cannot be downgraded".to_owned());
+        let unreadable = Old::Damaged("cannot be downgraded".to_owned());
         let mut versions = versions("3.5.16");
         for data in [None, Some("3.4.0"), Some("3.5.0")] {
             versions.data = data.map(|data| version(data).minor());

@@ -208,7 +208,7 @@ fn a_boot_that_fails_is_not_called_damage(version: Version) {
     tools.answer("etcd --data-dir*", "", "the loader is missing\n", 127);
     let out = restore(&world, &archive, &[]);
     assert!(!out.told().contains("member.broken") && !out.told().contains("damaged"), "{}", out.told());
-    out.refused(&["a private etcd on a copy of its data did not serve: booting a private etcd: "]);
+    out.refused(&["the members of its cluster could not be learned: booting a private etcd: "]);
     tools.mend();
     let _ = restore(&world, &archive, &[]).completed();
     world.start();

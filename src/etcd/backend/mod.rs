@@ -27,6 +27,7 @@ use anyhow::{Context, Result, bail, ensure};
 use meta::Meta;
 use page::{HEADER, Header, Kind, Page, u64_at};
 use records::{Cursor, DEPTH, Root, naming};
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
@@ -225,10 +226,12 @@ impl Backend {
     }
 }
 
-/// Whether an error is one of the disk. A file that ends too early is a fault of the file.
+/// Whether an error is one of the disk. A file that ends too early or is missing is a fault of the data.
 pub fn failed_to_read(error: &anyhow::Error) -> bool {
     let is_disks = |cause: &(dyn std::error::Error + 'static)| {
+        let by_us = cause.downcast_ref::<Errno>();
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() != ErrorKind::UnexpectedEof)
+            || by_us.is_some_and(|error| ![Errno::NOENT, Errno::NOTDIR].contains(error))
     };
     error.chain().any(is_disks)
 }

@@ -75,11 +75,6 @@ pub(super) fn revision(old: &Old) -> Option<i64> {
     match old {
         Old::Serving { status, .. } => Some(status.revision),
         Old::Stopped { revision, .. } => Some(*revision),
-        Old::Empty
-        | Old::Silent(_)
-        | Old::Unreadable(_)
-        | Old::NotBooted(_)
-        | Old::NoLog
-        | Old::Elsewhere => None,
+        Old::Empty | Old::Silent(_) | Old::Damaged(_) | Old::Unknown(_) | Old::NoLog | Old::Elsewhere => None,
     }
 }

@@ -128,7 +128,7 @@ fn only_a_started_voter_alone_is_admitted() {
         (serving(9, Vec::new()), "lists none"),
         (Old::Stopped { revision: 9, members: vec![member("m1"), member("m2")] }, "2 members"),
         (Old::Silent("permission denied".into()), "permission denied"),
-        (Old::Unreadable("page 7 is torn".into()), "member.broken"),
+        (Old::Damaged("page 7 is torn".into()), "member.broken"),
         (Old::NoLog, "no write-ahead log"),
         (Old::Elsewhere, "none has its data in"),
     ];
