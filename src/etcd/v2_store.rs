@@ -74,12 +74,12 @@ impl V2Keys {
         }
     }
 
-    /// Returns these keys as those of an etcd of `version`.
-    pub fn unless_impossible(self, version: &str) -> Self {
+    /// Reads the files of the site's member, unless its etcd is of a `version` that has no such keys.
+    pub fn of_version(site: &Site, version: &str) -> Self {
         let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
         match numbers.next().zip(numbers.next()) {
             Some(version) if version >= (3, 6) => Self::None,
-            _ => self,
+            _ => Self::of(site),
         }
     }
 

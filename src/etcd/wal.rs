@@ -110,6 +110,26 @@ pub fn check(dir: &Dir) -> Result<Log, Unreadable> {
     read(dir, &segments(dir)?, &mut |_| ())
 }
 
+/// Reads what etcd itself reads when it starts on the directory `member`: the log from its newest `.snap` on.
+///
+/// # Errors
+/// As [`check`].
+pub fn check_member(member: &Dir) -> Result<Log, Unreadable> {
+    let failed = |error: anyhow::Error| Unreadable::Failed(error);
+    let snaps = member.child("snap").and_then(|snap| snap.names()).map_err(failed)?;
+    let newest = snaps.iter().filter_map(|name| snapshot_index(name)).max();
+    let log = member.child("wal").map_err(failed)?;
+    match newest {
+        Some(index) => read_after(&log, index, &mut |_| ()),
+        None => check(&log),
+    }
+}
+
+/// The index in the name `TERM-INDEX.snap` (`snap/snapshotter.go`).
+fn snapshot_index(name: &str) -> Option<u64> {
+    u64::from_str_radix(name.strip_suffix(".snap")?.split_once('-')?.1, 16).ok()
+}
+
 /// Reads the log in `dir` from the file that holds the entry after `index`, and shows each item to `visit`. Entries up to
 /// `index` may be among them.
 ///

@@ -21,7 +21,7 @@ use crate::snapshot;
 use crate::stop::Refusal;
 use crate::store::directory::need;
 use crate::swap::{Beside, BootCopy, DataDir, Expected, MEMBER};
-use crate::system::durable::{Dir, read_found};
+use crate::system::durable::{Dir, is_absent, read_found};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
 use crate::system::owner::dress_like;
@@ -108,12 +108,19 @@ impl<'a> Stage<'a> {
     pub fn look_at_stopped(&mut self) -> Result<Result<Stopped, Unknown>> {
         let member = self.beside.data().dir().child(MEMBER)?;
         let database = match member.child("snap").and_then(|snap| snap.read("db")) {
-            Ok(database) => database,
+            Ok(database) => Some(database),
+            // etcd makes it anew from its log, if that goes back to the beginning.
+            Err(error) if is_absent(&error) => None,
             Err(error) => return Ok(Err(error.into())),
         };
-        ensure!(try_lock(&database)?, "an etcd has just started on the data");
-        let known = Backend::from_file(database.try_clone()?, &self.beside.data().backend_path())
-            .and_then(|backend| backend.members());
+        let known = match &database {
+            Some(database) => {
+                ensure!(try_lock(database)?, "an etcd has just started on the data");
+                Backend::from_file(database.try_clone()?, &self.beside.data().backend_path())
+                    .and_then(|backend| backend.members())
+            }
+            None => Ok(Vec::new()),
+        };
         let known = match known {
             Ok(known) => known,
             Err(error) => return Ok(Err(error.into())),
@@ -279,8 +286,8 @@ impl<'a> Stage<'a> {
 
 /// Decides what a failed boot of a copy says about the data: nothing, unless we cannot read the write-ahead log either.
 fn why_not_booted(error: anyhow::Error, member: &Dir) -> Unknown {
-    match member.child("wal").map(|log| wal::check(&log)) {
-        Ok(Err(wal::Unreadable::Damaged(damage))) => Unknown::Damaged(anyhow::anyhow!("{damage}")),
+    match wal::check_member(member) {
+        Err(wal::Unreadable::Damaged(damage)) => Unknown::Damaged(anyhow::anyhow!("{damage}")),
         _ => Unknown::Failed(error),
     }
 }

@@ -8,6 +8,7 @@ use super::lineage::Lineage;
 use super::proof::{Expected, Verdict, prove};
 use crate::etcd::backend::Backend;
 use crate::etcd::client::Client;
+use crate::etcd::offline::BESIDES;
 use crate::etcd::sandbox;
 use crate::etcd::site::Site;
 use crate::etcd::v2_store::V2Keys;
@@ -211,10 +212,11 @@ impl<'a> Exchange<'a> {
         if let Ok(Some(revision)) = revision_at_rest(&member) {
             return Ok(revision);
         }
-        let (needed, free) = (member.size_of_tree()?, member.free_bytes()?);
+        // The live etcd on the same disk must not run out of room for its next write-ahead log.
+        let (needed, free) = (member.size_of_tree()?.saturating_add(BESIDES), member.free_bytes()?);
         ensure!(
             free > needed,
-            "there is no room for a copy of it: it takes {needed} bytes, and {free} are free"
+            "there is no room for a copy of it: {needed} bytes are needed, and {free} are free"
         );
         let revision = self.beside.make_copy(BootCopy::OfLive, &member).and_then(|copy| {
             let booted = sandbox::boot(&self.site.tools.etcd, copy)?;
@@ -322,7 +324,7 @@ impl<'a> Exchange<'a> {
 fn revision_at_rest(member: &Dir) -> Result<Option<i64>> {
     let snap = member.child("snap")?;
     let backend = Backend::from_file(snap.read("db")?, &snap.path().join("db"))?;
-    let log = wal::check(&member.child("wal")?)?;
+    let log = wal::check_member(member)?;
     let is_whole = !log.is_torn && log.last_index > 0 && log.last_index <= backend.consistent_index()?;
     if is_whole { backend.revision().map(Some) } else { Ok(None) }
 }

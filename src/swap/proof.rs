@@ -34,10 +34,8 @@ impl Expected {
     /// etcd did not serve the copy, or the copy no longer holds that revision, or it cannot be read.
     pub fn of(booted: &Booted, revision: i64) -> Result<Self> {
         let members = booted.members.len();
-        ensure!(
-            booted.served && members == 1,
-            "a private etcd on the restored data found {members} members instead of one"
-        );
+        ensure!(booted.served, "a private etcd on the restored data found no leader");
+        ensure!(members == 1, "a private etcd on the restored data found {members} members instead of one");
         let backend = booted.backend()?;
         let reached = backend.revision()?;
         // More than that are the leases that expired meanwhile.

@@ -26,6 +26,7 @@ on_one_version! {
     a_boot_that_fails_is_not_called_damage,
     a_database_that_cannot_be_read_is_called_damage,
     a_log_that_cannot_be_read_is_called_damage,
+    a_missing_database_is_made_from_the_log,
     a_slash_behind_the_endpoint_does_not_fail_a_restore,
 }
 
@@ -236,6 +237,22 @@ fn a_log_that_cannot_be_read_is_called_damage(version: Version) {
     fs::write(&log, bytes).unwrap();
     restore(&world, &archive, &[])
         .refused(&["its data is damaged: the write-ahead log is damaged: crc mismatch"]);
+}
+
+/// etcd itself makes it anew from its write-ahead log.
+fn a_missing_database_is_made_from_the_log(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.damage();
+    let damaged = world.dump();
+    world.stop();
+    fs::remove_file(world.data_dir().join("member/snap/db")).unwrap();
+    let backup = restore(&world, &archive, &[]).completed().get("backup.path");
+    world.start();
+    assert_same(&world.dump(), &saved, "restored over data without a database");
+    let _ = restore(&world, &PathBuf::from(backup), &["skip-backup=true"]).completed();
+    assert_same(&world.dump(), &damaged, "the backup of data without a database");
 }
 
 fn a_slash_behind_the_endpoint_does_not_fail_a_restore(version: Version) {

@@ -226,12 +226,11 @@ impl Backend {
     }
 }
 
-/// Whether an error is one of the disk. A file that ends too early or is missing is a fault of the data.
+/// Whether an error is one of the disk. A file that ends too early is a fault of the data.
 pub fn failed_to_read(error: &anyhow::Error) -> bool {
     let is_disks = |cause: &(dyn std::error::Error + 'static)| {
-        let by_us = cause.downcast_ref::<Errno>();
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() != ErrorKind::UnexpectedEof)
-            || by_us.is_some_and(|error| ![Errno::NOENT, Errno::NOTDIR].contains(error))
+            || cause.is::<Errno>()
     };
     error.chain().any(is_disks)
 }
