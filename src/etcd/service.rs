@@ -10,6 +10,8 @@ use crate::system::process::{Program, program_path};
 use crate::system::trust;
 use anyhow::{Context, Result};
 use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -158,7 +160,7 @@ impl Service {
     }
 
     /// Refuses a manifest, or a start or a stop command, that users other than root can change. Of a command that is its
-    /// program, and the script that an interpreter is given.
+    /// program, the script that an interpreter is given, and every other program in its words (`sudo X`, `sh -c 'X; Y'`).
     pub fn check_commands(&self) -> Result<(), Refusal> {
         let (start, stop) = match self {
             Self::Commands { start, stop } => (start, stop),
@@ -175,8 +177,7 @@ impl Service {
             // Running a command that is empty or missing reports that.
             let Some((program, args)) = words.split_first() else { continue };
             let Some(program) = program_path(program) else { continue };
-            let scripts = args.iter().filter(|_| is_interpreter(&program)).map(PathBuf::from);
-            for path in std::iter::once(program.clone()).chain(scripts.filter(|script| script.is_file())) {
+            for path in std::iter::once(program.clone()).chain(programs_in(&program, args)) {
                 match trust::check_found(&path) {
                     Err(distrust) if !distrust.is_missing() => return Err(distrust.refuses(what)),
                     _ => {}
@@ -204,8 +205,21 @@ impl Service {
 
 /// Whether a program runs the file that it is given.
 fn is_interpreter(program: &Path) -> bool {
-    const NAMES: [&str; 10] = ["sh", "bash", "dash", "ash", "ksh", "zsh", "python", "python3", "perl", "env"];
-    program.file_name().is_some_and(|name| NAMES.iter().any(|known| name == *known))
+    const NAMES: [&str; 8] = ["sh", "bash", "dash", "ash", "ksh", "zsh", "perl", "busybox"];
+    let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    NAMES.contains(&name) || name.starts_with("python")
+}
+
+/// The files that a program is given to run, by its arguments: the script of an interpreter, and programs by their absolute
+/// paths, also within the words of a shell.
+fn programs_in(program: &Path, args: &[String]) -> BTreeSet<PathBuf> {
+    let script = args.iter().map(PathBuf::from).find(|path| is_interpreter(program) && path.is_file());
+    let words =
+        args.iter().flat_map(|arg| arg.split(|c: char| c.is_whitespace() || "\"'`;&|()<>".contains(c)));
+    let can_run = |path: &PathBuf| {
+        path.is_absolute() && path.metadata().is_ok_and(|found| found.is_file() && found.mode() & 0o111 != 0)
+    };
+    words.map(PathBuf::from).filter(can_run).chain(script).collect()
 }
 
 /// The user in what systemd shows of a unit that it knows: root where none is said.
@@ -253,7 +267,22 @@ fn dying_words(log: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Service, dying_words, user_in};
+    use super::{Service, dying_words, programs_in, user_in};
+    use std::path::{Path, PathBuf};
+
+    #[test]
+    fn finds_the_programs_in_the_words_of_a_command() {
+        let found = |words: &[&str]| {
+            let args: Vec<String> = words[1..].iter().map(ToString::to_string).collect();
+            programs_in(Path::new(words[0]), &args)
+        };
+        let shell = PathBuf::from("/bin/sh");
+        assert!(found(&["/usr/bin/sudo", "-n", "/bin/sh"]).contains(&shell));
+        assert!(found(&["/bin/bash", "-c", "cd / && /bin/sh; true"]).contains(&shell));
+        assert!(found(&["/usr/bin/python3.11", "/etc/passwd"]).contains(Path::new("/etc/passwd")));
+        assert!(found(&["/bin/bash", "-c", "kill $(cat /etc/passwd)"]).is_empty());
+        assert!(found(&["/usr/sbin/start-stop-daemon", "--pidfile", "/etc/passwd"]).is_empty());
+    }
 
     #[test]
     fn an_etcd_that_died_has_said_of_what() {

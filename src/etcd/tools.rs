@@ -136,7 +136,7 @@ impl Tools {
                 format!("{why}, and there is no {shown}"),
                 format!(
                     "download etcd-v{version}-linux-{ARCH}.tar.gz, which has it; tar xzf \
-                     etcd-v{version}-linux-{ARCH}.tar.gz -C {} --strip-components=1 etcd-v{version}-linux-{ARCH}/etcdutl",
+                     etcd-v{version}-linux-{ARCH}.tar.gz -C {} --no-same-owner --strip-components=1 etcd-v{version}-linux-{ARCH}/etcdutl",
                     path.parent().unwrap_or(&path).display()
                 ),
             )

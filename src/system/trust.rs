@@ -227,6 +227,16 @@ impl Distrust {
         matches!(&self.problem, Problem::Unreachable(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
+    /// Whether the only fault is that the path, or a directory that leads to it, belongs to another user.
+    pub fn is_of_another_owner(&self) -> bool {
+        matches!(self.problem, Problem::Owner(_))
+    }
+
+    /// The file or directory at fault.
+    pub fn culprit(&self) -> &Path {
+        &self.culprit
+    }
+
     /// Returns the command that ends the problem.
     pub fn next(&self) -> String {
         let culprit = quoted(self.culprit.as_os_str());

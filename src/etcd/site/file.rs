@@ -6,8 +6,9 @@ use super::settings::{Said, Settings, Told};
 use super::{Login, Origin, Quota, Service, Site, Tls, Tools, Trouble};
 use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
+use crate::system::owner::Owner;
 use crate::system::secret::Secret;
-use crate::system::trust;
+use crate::system::trust::{self, Distrust};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::os::unix::fs::MetadataExt;
@@ -32,7 +33,7 @@ impl SiteFile {
     /// Refuses a file or a command of the site file that users other than root can change. What only etcd is told may also
     /// belong to the owner of the data, who can read and change everything in etcd already.
     fn check_what_root_is_to_believe(&self) -> Result<(), Refusal> {
-        let owner = std::fs::symlink_metadata(&self.data_dir).ok().map(|found| found.uid());
+        let owner = self.owner_of_data();
         let files = [
             (&self.cacert, "the certificate"),
             (&self.cert, "the certificate"),
@@ -44,11 +45,33 @@ impl SiteFile {
             let Some(file) = file else { continue };
             match trust::check_for(owner, file) {
                 // Whoever reads it reports that it is missing.
-                Err(distrust) if !distrust.is_missing() => return Err(distrust.refuses(what)),
+                Err(distrust) if !distrust.is_missing() => return Err(self.refuse(&distrust, what)),
                 _ => {}
             }
         }
         self.service.check_commands()
+    }
+
+    /// The user whom the data belongs to. If there is no data directory, that is the user whom the service runs as.
+    fn owner_of_data(&self) -> Option<u32> {
+        let named = || Owner::named(&self.service.user()?).ok().flatten().map(|owner| owner.uid);
+        std::fs::metadata(&self.data_dir).ok().map(|found| found.uid()).or_else(named)
+    }
+
+    /// The refusal of a file that root or etcd's user may own. etcd itself must still be able to read it.
+    fn refuse(&self, distrust: &Distrust, what: &str) -> Refusal {
+        let refusal = distrust.refuses(what);
+        if !distrust.is_of_another_owner() {
+            return refusal;
+        }
+        let data = self.data_dir.display();
+        let next = match self.data_dir.exists() {
+            true => format!("sudo chown --reference={data} {}", distrust.culprit().display()),
+            false => {
+                format!("make {data} for the user that etcd runs as, who may own this file as well as root")
+            }
+        };
+        Refusal::new(refusal.reason, next)
     }
 }
 
