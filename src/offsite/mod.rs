@@ -11,6 +11,7 @@ mod sending;
 pub use destinations::Destinations;
 
 use crate::catalog::manifest::Manifest;
+use crate::catalog::name::distinct_name;
 use crate::progress::Tell;
 use crate::stop::Refusal;
 use crate::system::durable::Dir;
@@ -160,7 +161,7 @@ pub fn send(
     let sent = match &queue {
         Ok(queue) => Sending { home, queue, new: Some(archive.name), destinations, now }
             .all(&mut outcomes, tell)
-            .and_then(|()| settle(home, archive.name, &mut outcomes)),
+            .and_then(|()| settle(home, archive, destinations, &mut outcomes)),
         // Each has it for its cause.
         Err(_) => Ok(()),
     };
@@ -222,18 +223,42 @@ pub fn give_up(home: &Dir, is_meant: impl Fn(&Pending) -> bool) -> Result<Vec<Pe
 }
 
 /// Says of each destination that has not got the new archive from us what became of it.
-fn settle(home: &Dir, name: &str, outcomes: &mut [Outcome]) -> Result<()> {
+fn settle(
+    home: &Dir,
+    archive: &Archive<'_>,
+    destinations: &Destinations,
+    outcomes: &mut [Outcome],
+) -> Result<()> {
+    let name = archive.name;
     let is_here = home.inode(name)?.is_some();
     for outcome in outcomes.iter_mut().filter(|outcome| outcome.new != New::Arrived) {
         if !is_here {
             outcome.new = New::Gone;
             outcome.why = Some(format!("{name} was deleted before it got there"));
         } else if outcome.why.is_none() {
-            // It has left the queue, and not for having been deleted: another run has sent it.
-            outcome.new = New::Arrived;
+            // It has left the queue without us: another run has sent it, or somebody has given it up. The destination shows which.
+            (outcome.new, outcome.why) = match has(destinations, &outcome.destination, archive) {
+                Ok(true) => (New::Arrived, None),
+                Ok(false) => {
+                    (New::Unqueued, Some("it was taken out of the queue, and is not there".to_owned()))
+                }
+                Err(error) => (
+                    New::Unqueued,
+                    Some(format!(
+                        "it was taken out of the queue, and whether it is there is not known: {error:#}"
+                    )),
+                ),
+            };
         }
     }
     Ok(())
+}
+
+/// Whether a destination has the archive, by its name there.
+fn has(destinations: &Destinations, destination: &str, archive: &Archive<'_>) -> Result<bool> {
+    let one = Waiting::new(archive, destination, Timestamp::UNIX_EPOCH);
+    let names = destinations.open(destination)?.names()?;
+    Ok(names.contains(&distinct_name(&one.remote, &one.sha256)) || names.contains(&one.remote))
 }
 
 /// How many uploads wait in `home`, for destinations that are known. Changes nothing.

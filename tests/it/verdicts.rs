@@ -431,10 +431,10 @@ fn a_drill_that_cannot_boot_is_not_damage(version: Version) {
     world.fill();
     let _ = world.saved();
     let tools = world.stand_in_tools();
-    tools.answer("etcd --name*", "", "panic: no luck\n", 2);
+    tools.answer("etcd --data-dir*", "", "panic: no luck\n", 2);
     let out = verify(&world, &["drill=true"]);
     no_damage(&world, &out);
-    out.failed(&["no luck"]);
+    out.failed(&["could not be verified: the drill: booting a private etcd: "]);
     tools.die("*snapshot*restore*");
     let out = verify(&world, &["drill=true"]);
     no_damage(&world, &out);

@@ -71,11 +71,11 @@ impl Bucket {
                 Err(refusal(&self.shown, &missing, &self.taken_back(name, head)).into())
             }
             Some(missing) => Err(Refusal::new(
-                format!("{}{name} is there already and is not encrypted: {missing}", self.shown),
                 format!(
-                    "delete it with delete-snapshot snapshot={}{name}; the next run uploads it again",
+                    "{}{name} is there already, complete, and the server does not encrypt it: {missing}",
                     self.shown
                 ),
+                "to leave it there as it is, run upload with give-up=NAME; the next snapshot is uploaded encrypted",
             )
             .into()),
         }
