@@ -658,7 +658,7 @@ fn an_object_that_was_stored_in_the_clear_is_deleted_or_named() {
         .put(NAME, &file, &sha256, &mut |_| {})
         .unwrap();
     let error = put_fails(&bucket, MIB);
-    assert!(error.contains("is not encrypted") && error.contains("delete-snapshot"), "{error}");
+    assert!(error.contains("does not encrypt it") && error.contains("upload give-up="), "{error}");
     assert_eq!(bucket.entries().unwrap().len(), 1);
 }
 

@@ -75,7 +75,10 @@ impl Bucket {
                     "{}{name} is there already, complete, and the server does not encrypt it: {missing}",
                     self.shown
                 ),
-                "to leave it there as it is, run upload with give-up=NAME; the next snapshot is uploaded encrypted",
+                format!(
+                    "upload give-up={} leaves it there as it is; the next snapshot is uploaded encrypted",
+                    name.rsplit('/').next().unwrap_or(name)
+                ),
             )
             .into()),
         }
