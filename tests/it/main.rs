@@ -73,6 +73,7 @@ mod runs;
 #[path = "../s3/mod.rs"]
 mod s3;
 mod secrets;
+mod secrets_everywhere;
 mod service;
 mod site;
 mod snapshot;

@@ -128,7 +128,7 @@ fn tells_no_key_that_a_broken_tool_printed(version: Version) {
 
 /// What etcdutl 3.6.16 printed of a record with one altered byte, `etcdutl snapshot status db --write-out=json`, status 1;
 /// recorded by hand on 2026-11-28, because these tests run no etcd 3.6. 3.7.3 differs in the words after the last colon.
-const BY_ETCDUTL: &str = concat!(
+pub const BY_ETCDUTL: &str = concat!(
     r#"{"level":"warn","ts":"2026-11-28T20:25:32.337949Z","caller":"flags/flag.go:94","msg":"unrecognized environment "#,
     r#"variable","environment-variable":"ETCDCTL_API=3"}"#,
     "\n",
@@ -221,7 +221,7 @@ fn tells_no_record_of_a_damaged_archive(version: Version) {
 
 /// A snapshot with the byte at this distance before each key of a canary changed, and the SHA-256 over it that etcd would
 /// put at its end, or none.
-fn damaged(snapshot: &[u8], before: usize, byte: u8, is_hashed: bool) -> Vec<u8> {
+pub fn damaged(snapshot: &[u8], before: usize, byte: u8, is_hashed: bool) -> Vec<u8> {
     let mut database = snapshot[..snapshot.len() - 32].to_vec();
     let key = format!("/registry/secrets/{KEY}-1");
     let places: Vec<usize> =
@@ -266,7 +266,7 @@ fn the_watch_sees_what_it_watches_for(version: Version) {
 }
 
 /// An etcd behind TLS and passwords, with canaries in it.
-fn guarded(version: Version) -> World {
+pub fn guarded(version: Version) -> World {
     let world = World::new(Setup { tls: true, auth: true, ..Setup::plain(version) });
     world.etcdctl(&["user", "add", &format!("bob:{OTHERS_PASSWORD}")]);
     put_canaries(&world);
@@ -274,7 +274,7 @@ fn guarded(version: Version) -> World {
 }
 
 /// Some keys, one of them deleted and one overwritten.
-fn put_canaries(world: &World) {
+pub fn put_canaries(world: &World) {
     let key = |number: usize| format!("/registry/secrets/{KEY}-{number}");
     for number in [1, 2, 3, 4, 1] {
         world.put_bytes(&key(number), format!("{VALUE} {number}").as_bytes());

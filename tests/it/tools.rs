@@ -113,6 +113,14 @@ impl Tools {
         self.fault(pattern, "die", 0);
     }
 
+    /// Lets the `n`-th call from here do its work and then exit with an error. A program that reads a database prints `quote`.
+    pub fn fail_after(&self, n: usize, quote: &str) {
+        self.forget_calls();
+        self.answer_after("*", "", "", 1);
+        fs::write(self.dir.join("quote"), quote).unwrap();
+        fs::write(self.dir.join("fault-at"), n.to_string()).unwrap();
+    }
+
     /// Takes a tool away.
     pub fn remove(&self, name: &str) {
         fs::remove_file(self.dir.join(name)).unwrap();
@@ -121,6 +129,7 @@ impl Tools {
     /// Takes a fault back.
     pub fn mend(&self) {
         let _ = fs::remove_file(self.dir.join("fault"));
+        let _ = fs::remove_file(self.dir.join("fault-at"));
     }
 
     fn fault(&self, pattern: &str, mode: &str, status: u8) {

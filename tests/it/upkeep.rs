@@ -1,5 +1,6 @@
 //! The day-two actions: health, alarms, compaction, defragmentation, credentials.
 
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
@@ -136,11 +137,22 @@ fn upkeep_refuses_what_cannot_be_meant(version: Version) {
     unit.run("compact", &["revision=5000000"]).failed(&["still to come"]);
 }
 
+/// Locks the fixed path of the credentials archive for one test at a time. Returns `None` if an archive of somebody else
+/// exists there.
+pub fn lock_credentials_path() -> Option<File> {
+    let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("credentials.lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let exists = |home: &&str| Path::new(home).join("etcd_credentials.tar.gz").exists();
+    let is_taken = ["/root", "/home/ubuntu"].iter().any(exists);
+    if is_taken {
+        eprintln!("skipped: somebody's etcd_credentials.tar.gz is on this machine");
+    }
+    (!is_taken).then_some(lock)
+}
+
 /// The action has but one place for its archive, in the home of who fetches it: an archive that lies there is not ours.
 fn upkeep_packages_a_clients_credentials(version: Version) {
-    if ["/root", "/home/ubuntu"].iter().any(|home| Path::new(home).join("etcd_credentials.tar.gz").exists()) {
-        return eprintln!("skipped: somebody's etcd_credentials.tar.gz is on this machine");
-    }
+    let Some(_lock) = lock_credentials_path() else { return };
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     let unit = Unit::new(&world);
     let ended = unit.run("package-client-credentials", &[]).completed();

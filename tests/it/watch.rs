@@ -94,7 +94,7 @@ impl<'w> Watch<'w> {
     }
 
     /// Where archives go. It is not there at first.
-    fn target(&self) -> PathBuf {
+    pub fn target(&self) -> PathBuf {
         self.world.path("archives")
     }
 
