@@ -64,7 +64,7 @@ class Application:
         filename = yaml.safe_load((PROJECT / "metadata.yaml").read_text())["resources"][name]["filename"]
         if file.suffix != Path(filename).suffix:
             fail(f'incorrect extension on resource upload "{file.name}", expected "{Path(filename).suffix}"')
-        place = self.agent / "resources" / name / filename
+        place = self.agent / "controller" / name / filename
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, place)
 

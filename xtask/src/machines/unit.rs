@@ -81,7 +81,7 @@ impl<'m> Unit<'m> {
 
     /// `juju attach-resource etcd NAME=FILE`, with a file of this machine or, where there is none, one of no bytes.
     pub fn attach(&self, name: &str, filename: &str, file: Option<&Path>) -> Result<()> {
-        let place = format!("{AGENT}/resources/{name}/{filename}");
+        let place = format!("{AGENT}/controller/{name}/{filename}");
         match file {
             Some(file) => self.machine.copy_in(file, &place),
             None => self.machine.write(&place, ""),
