@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("alarm-disarm", etcd_charm::action::upkeep::alarm_disarm)
+    etcd_charm::commands::run("alarm-disarm", etcd_charm::commands::upkeep::alarm_disarm)
 }

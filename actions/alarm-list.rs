@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("alarm-list", etcd_charm::action::upkeep::alarm_list)
+    etcd_charm::commands::run("alarm-list", etcd_charm::commands::upkeep::alarm_list)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("backup", etcd_charm::action::backup::perform)
+    etcd_charm::commands::run("backup", etcd_charm::commands::backup::perform)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("check", etcd_charm::action::check::perform)
+    etcd_charm::commands::run("check", etcd_charm::commands::check::perform)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("compact", etcd_charm::action::upkeep::compact)
+    etcd_charm::commands::run("compact", etcd_charm::commands::upkeep::compact)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("defrag", etcd_charm::action::upkeep::defrag)
+    etcd_charm::commands::run("defrag", etcd_charm::commands::upkeep::defrag)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("delete-snapshot", etcd_charm::action::snapshots::delete::perform)
+    etcd_charm::commands::run("delete-snapshot", etcd_charm::commands::snapshots::delete::perform)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("fetch-snapshot", etcd_charm::action::snapshots::fetch::perform)
+    etcd_charm::commands::run("fetch-snapshot", etcd_charm::commands::snapshots::fetch::perform)
 }

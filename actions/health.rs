@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("health", etcd_charm::action::upkeep::health)
+    etcd_charm::commands::run("health", etcd_charm::commands::upkeep::health)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("list-snapshots", etcd_charm::action::snapshots::list::perform)
+    etcd_charm::commands::run("list-snapshots", etcd_charm::commands::snapshots::list::perform)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("package-client-credentials", etcd_charm::action::credentials::perform)
+    etcd_charm::commands::run("package-client-credentials", etcd_charm::commands::credentials::perform)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("pin-snapshot", etcd_charm::action::snapshots::pin::pin)
+    etcd_charm::commands::run("pin-snapshot", etcd_charm::commands::snapshots::pin::pin)
 }

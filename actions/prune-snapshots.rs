@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("prune-snapshots", etcd_charm::action::snapshots::prune::perform)
+    etcd_charm::commands::run("prune-snapshots", etcd_charm::commands::snapshots::prune::perform)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("restore", etcd_charm::action::restore::perform)
+    etcd_charm::commands::run("restore", etcd_charm::commands::restore::perform)
 }

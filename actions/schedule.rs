@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("schedule", etcd_charm::action::schedule::perform)
+    etcd_charm::commands::run("schedule", etcd_charm::commands::schedule::perform)
 }

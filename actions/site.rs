@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("site", etcd_charm::action::site::perform)
+    etcd_charm::commands::run("site", etcd_charm::commands::site::perform)
 }

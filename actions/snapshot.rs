@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("snapshot", etcd_charm::action::snapshot::perform)
+    etcd_charm::commands::run("snapshot", etcd_charm::commands::snapshot::perform)
 }

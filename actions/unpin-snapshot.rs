@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("unpin-snapshot", etcd_charm::action::snapshots::pin::unpin)
+    etcd_charm::commands::run("unpin-snapshot", etcd_charm::commands::snapshots::pin::unpin)
 }

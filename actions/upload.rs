@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("upload", etcd_charm::action::upload::perform)
+    etcd_charm::commands::run("upload", etcd_charm::commands::upload::perform)
 }

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::action::run("verify-snapshot", etcd_charm::action::snapshots::verify::perform)
+    etcd_charm::commands::run("verify-snapshot", etcd_charm::commands::snapshots::verify::perform)
 }

@@ -7,7 +7,7 @@ use crate::archive::{self, Limits};
 use crate::catalog::manifest::Manifest;
 use crate::etcd;
 use crate::etcd::backend::{Backend, find_fault, same_records};
-use crate::swap::journal::Journal;
+use crate::exchange::journal::Journal;
 use crate::system::digest::hex;
 use block_deflate::Deflater;
 use flate2::read::DeflateDecoder;

@@ -1,36 +1,34 @@
-//! Snapshot and restore of etcd: the library behind the charm's action binaries.
+//! Snapshot and restore of etcd: the library behind `etcd-backup` and the actions of the etcd charm.
 //!
-//! A floor calls only downwards:
+//! A module calls only modules in the rows below its own; `tests/house.rs` enforces this map:
 //!
-//! | floor | rooms |
+//! | row | modules |
 //! |---|---|
-//! | the charm's life | `charm` |
-//! | the front door | `action` |
-//! | the walks | `snapshot`, `restore`, `keeping`, `offsite` |
-//! | what they work on | `swap`, `store`, `archive`, `catalog` |
-//! | the outside | `etcd`, `juju` (used by `action` and `charm` alone) |
-//! | the ground | `system`, `progress`, `stop` |
+//! | the charm's hooks | `charm` |
+//! | the commands | `commands` |
+//! | the procedures | `snapshot`, `restore`, `inventory` |
+//! | the configuration file | `settings` |
+//! | what they work on | `schedule`, `store`, `archive`, `catalog`, `exchange` |
+//! | what is outside | `etcd`, `juju` (used only by `commands` and `charm`) |
+//! | the ground | `system`, `progress`, `error` |
 //!
-//! The walks know nothing of Juju, and Juju's room knows nothing of etcd.
+//! The procedures know nothing of Juju, and `juju` knows nothing of etcd.
 
-pub mod action;
 pub mod archive;
 pub mod catalog;
 pub mod charm;
+pub mod commands;
+pub mod error;
 pub mod etcd;
+pub mod exchange;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+pub mod inventory;
 pub mod juju;
-pub mod keeping;
-pub mod notice;
-pub mod offsite;
 pub mod progress;
 pub mod restore;
-pub mod runs;
 pub mod schedule;
 pub mod settings;
 pub mod snapshot;
-pub mod stop;
 pub mod store;
-pub mod swap;
 pub mod system;

@@ -6,18 +6,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Bottom to top. A room may use what stands in a line before its own.
-const FLOORS: [&[&str]; 12] = [
-    &["stop", "progress"],
+const FLOORS: [&[&str]; 11] = [
+    &["error", "progress"],
     &["system"],
     &["etcd", "juju"],
-    &["catalog", "runs", "schedule"],
-    &["archive", "notice", "swap"],
+    &["catalog", "schedule"],
+    &["archive", "exchange"],
     &["store"],
     &["settings"],
-    &["offsite"],
-    &["snapshot", "keeping"],
+    &["snapshot", "inventory"],
     &["restore"],
-    &["action"],
+    &["commands"],
     &["charm", "fuzz"],
 ];
 /// A longer file wants splitting by subject.

@@ -1,6 +1,6 @@
 //! What is wrong with a file that others made, as the readers of its layers tell it.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use std::fmt;
 use std::io;
 

@@ -1,7 +1,7 @@
 //! What a file is by its first bytes, and what to say of one that is nothing for us.
 
 use super::age::{ARMORED, MAGIC};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 
 /// What a file is by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

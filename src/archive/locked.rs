@@ -4,7 +4,7 @@ use super::age::{Closed, Decrypting, Identities, MAGIC};
 use super::flaw::{Flaw, Unfit};
 use super::watch::Watch;
 use crate::catalog::damage::{Damage, Layer};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use anyhow::Result;
 use std::fmt;
 use std::io::Read;

@@ -3,7 +3,7 @@
 //! Only our own reading of the archive proves damage. Must never stand for a failure of the disk, the network, a program or a
 //! login.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 

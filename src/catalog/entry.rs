@@ -2,7 +2,7 @@
 
 use super::manifest::Manifest;
 use super::record::{Record, record_name};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::clock::is_in_the_future;
 use jiff::Timestamp;
 

@@ -7,8 +7,8 @@ use super::home::Home;
 use super::hook::Hook;
 use super::record::{Data, Record};
 use super::settings::Settings;
+use crate::error::Refusal;
 use crate::juju::Status;
-use crate::stop::Refusal;
 use std::path::PathBuf;
 
 /// What is so, as far as it matters to a hook.

@@ -6,14 +6,14 @@ use super::home::Home;
 use super::hook::Hook;
 use super::record::{Data, Record};
 use super::settings::Settings;
-use crate::action::{Environment, now};
+use crate::commands::{Environment, now};
+use crate::error::{ActionError, Failure, Refusal};
 use crate::etcd::certificates::{Names, is_key_of, valid};
 use crate::etcd::service::main_pid;
 use crate::etcd::site::{self, Site};
+use crate::exchange::{DataDir, MEMBER};
 use crate::juju::{Juju, Resource};
 use crate::restore;
-use crate::stop::{Failure, Refusal, Stop};
-use crate::swap::{DataDir, MEMBER};
 use crate::system::owner::Owner;
 use crate::system::systemd;
 use anyhow::{Context, Result, ensure};
@@ -125,9 +125,9 @@ pub fn hold(data_dir: &Path) -> Result<Option<DataDir>, Rest> {
     if !data_dir.exists() {
         return Ok(None);
     }
-    DataDir::at(data_dir).map(Some).map_err(|error| match Stop::of(error, "", "") {
-        Stop::Refused(refusal) => Rest::Busy(refusal.reason),
-        Stop::Failed(Failure { cause, .. }) => {
+    DataDir::at(data_dir).map(Some).map_err(|error| match ActionError::of(error, "", "") {
+        ActionError::Refused(refusal) => Rest::Busy(refusal.reason),
+        ActionError::Failed(Failure { cause, .. }) => {
             Rest::Unsettled(format!("{cause:#}: see that {} can be read", data_dir.display()))
         }
     })

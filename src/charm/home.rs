@@ -2,10 +2,10 @@
 //!
 //! What a home's files are called is known to `etcd::site`, which finds etcd by them.
 
+use crate::error::Refusal;
 use crate::etcd::service::Service;
 use crate::etcd::site::{CHARM_TLS, DEBIAN, DEBIAN_UNIT, SNAP, SNAP_COMMON, SNAP_UNIT};
 use crate::etcd::versions::{READS_CONFIG_FILE_VARIABLE, Version};
-use crate::stop::Refusal;
 use crate::system::durable::Dir;
 use crate::system::owner::Owner;
 use crate::system::process::Program;

@@ -1,6 +1,6 @@
 //! The hooks that Juju runs, as far as they differ for us.
 
-use crate::action::Environment;
+use crate::commands::Environment;
 use std::ffi::OsStr;
 
 /// A hook.
@@ -65,7 +65,7 @@ impl Hook {
 #[cfg(test)]
 mod tests {
     use super::Hook;
-    use crate::action::Environment;
+    use crate::commands::Environment;
 
     #[test]
     fn the_dispatch_path_names_the_hook_and_else_its_own_variable() {

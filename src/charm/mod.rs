@@ -19,13 +19,13 @@ mod settings;
 
 pub use programs::by_name;
 
-use crate::action::{Environment, check, now, schedule};
+use crate::commands::{Environment, check, now, schedule};
+use crate::error::Refusal;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::etcd::why::wants_another_user;
 use crate::juju::{Juju, Status};
 use crate::settings::charms;
-use crate::stop::Refusal;
 use crate::system::process::become_it;
 use anyhow::{Context, Result, bail};
 use backup::Whose;

@@ -4,7 +4,7 @@
 //! names. Must never let a value break out of the place that it is written to.
 
 use super::besides::Besides;
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::store::s3::Description;
 use crate::system::secret::Secret;
 use serde_json::{Map, Value, json};

@@ -3,7 +3,7 @@
 //! They share nearly all of their code: packed apart from each other they had 22.6 MB, against the 15 MB that a charm may
 //! have. Must never do anything of its own.
 
-use crate::action::{
+use crate::commands::{
     Perform, backup, called, check, credentials, restore, run, schedule, site, snapshot, snapshots, upkeep,
     upload,
 };

@@ -2,7 +2,7 @@
 //!
 //! A storage outlives its unit and can be attached to another one. Data without our record is somebody's.
 
-use crate::swap::MEMBER;
+use crate::exchange::MEMBER;
 use crate::system::durable::Dir;
 use crate::system::trust::is_roots;
 use anyhow::{Context, Result};

@@ -2,7 +2,7 @@
 //!
 //! Must never mend a value: a wrong one is told by its name, and etcd goes on as it was.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use serde_json::{Map, Value};
 
 /// The longest election timeout that etcd takes, in milliseconds (etcd, server/embed/config.go, `maxElectionMs`).

@@ -4,7 +4,7 @@ pub mod static_pod;
 
 use super::passed_on::recognised;
 use super::patience;
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::owner::Owner;
 use crate::system::process::{Program, program_path};
 use crate::system::trust;

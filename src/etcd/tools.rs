@@ -2,7 +2,7 @@
 
 use super::passed_on::recognised;
 use super::versions::{Installed, Programs, Version, why_etcdutl};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::process::Program;
 use crate::system::threads::{beside, join};
 use crate::system::trust::{Distrust, check_found};

@@ -8,11 +8,11 @@ use super::Request;
 use super::facts::{Facts, Old};
 use super::stage::Snapshot;
 use crate::catalog::damage::Damage;
+use crate::error::Refusal;
 use crate::etcd::member::Member;
 use crate::etcd::seal::Seal;
 use crate::etcd::site::{Initial, Site};
-use crate::stop::Refusal;
-use crate::swap::Lineage;
+use crate::exchange::Lineage;
 use revision::{Doubt, Seen};
 
 /// By how much to raise the restored revision.

@@ -9,9 +9,9 @@ use crate::etcd::member::Member;
 use crate::etcd::service::Service;
 use crate::etcd::site::{Initial, Quota, Site};
 use crate::etcd::v2_store::V2Keys;
+use crate::exchange::{DataDir, Lineage, MEMBER};
 use crate::snapshot::room_for;
 use crate::store::directory::Approach;
-use crate::swap::{DataDir, Lineage, MEMBER};
 use anyhow::{Result, ensure};
 
 /// What there is.

@@ -15,14 +15,14 @@ pub use report::{Outcome, Report};
 use crate::archive::Effort;
 use crate::archive::age::{Identities, Recipient};
 use crate::catalog::damage::Damaged;
+use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
-use crate::keeping::Found;
+use crate::exchange::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
+use crate::inventory::Found;
 use crate::progress::{Progress, Tell};
 use crate::snapshot;
-use crate::stop::{Refusal, Stop};
 use crate::store::stage::sweep;
-use crate::swap::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
 use crate::system::clock::stamp;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -93,13 +93,13 @@ impl Source {
 }
 
 /// Opens and locks the site's data directory.
-pub fn open(site: &Site) -> Result<DataDir, Stop> {
+pub fn open(site: &Site) -> Result<DataDir, ActionError> {
     DataDir::open(site)
-        .map_err(|error| Stop::of(error, "nothing was changed", "mend the cause and try again"))
+        .map_err(|error| ActionError::of(error, "nothing was changed", "mend the cause and try again"))
 }
 
 /// Refuses to plan where an earlier run left an exchange unfinished.
-pub fn may_plan(site: &Site, data: &DataDir) -> Result<(), Stop> {
+pub fn may_plan(site: &Site, data: &DataDir) -> Result<(), ActionError> {
     if data.has_journal().map_err(|error| stopped(error, site))? {
         return Err(Refusal::new(
             "an interrupted restore has to be finished or undone first, which a plan must not do",
@@ -111,17 +111,17 @@ pub fn may_plan(site: &Site, data: &DataDir) -> Result<(), Stop> {
 }
 
 /// Restores, or with `plan_only` says what restoring would do. The data is [settled](settle) by then.
-pub fn walk(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Result<Report, Stop> {
+pub fn walk(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Result<Report, ActionError> {
     restore(site, data, request, tell).map_err(|error| stopped(error, site))
 }
 
 /// Brings the data directory to rest before anything else works on it: for every action.
-pub fn settle(site: &Site, data: &DataDir, tell: Tell<'_>) -> Result<Option<Recovered>, Stop> {
+pub fn settle(site: &Site, data: &DataDir, tell: Tell<'_>) -> Result<Option<Recovered>, ActionError> {
     let noted = data.noted_target();
     let recovered = recover(site, data).map_err(|error| {
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
         let next = format!("{}, mend the cause, then restore --recover", site.service.typed("status"));
-        Stop::of(error, state, next)
+        ActionError::of(error, state, next)
     })?;
     if let Some(target) = noted.ok().flatten() {
         // Where that cannot be done now, the next backup there does it.
@@ -133,9 +133,9 @@ pub fn settle(site: &Site, data: &DataDir, tell: Tell<'_>) -> Result<Option<Reco
     Ok(recovered)
 }
 
-fn stopped(error: anyhow::Error, site: &Site) -> Stop {
+fn stopped(error: anyhow::Error, site: &Site) -> ActionError {
     let (state, next) = aftermath(&error, site);
-    Stop::of(error, state, next)
+    ActionError::of(error, state, next)
 }
 
 /// What state a failure left, and what to type next.

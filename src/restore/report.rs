@@ -2,8 +2,8 @@
 
 use super::decide::Plan;
 use super::stage::Snapshot;
+use crate::exchange::{Exchanged, Expected};
 use crate::snapshot;
-use crate::swap::{Exchanged, Expected};
 use std::path::PathBuf;
 
 /// What a restore did, or would do.

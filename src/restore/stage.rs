@@ -8,6 +8,7 @@ use super::{Request, Source};
 use crate::archive::{self, Contents, Limits};
 use crate::catalog::damage::{Damage, Damaged};
 use crate::catalog::outside::{Outside, outside_name};
+use crate::error::Refusal;
 use crate::etcd::backend::{Backend, Fault, failed_to_read, find_fault};
 use crate::etcd::member::Member;
 use crate::etcd::offline::{self, BESIDES, Making};
@@ -15,12 +16,11 @@ use crate::etcd::sandbox::{self, Booted};
 use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
 use crate::etcd::wal;
-use crate::keeping::{self, unpack, was_verified_as};
+use crate::exchange::{Beside, BootCopy, DataDir, Expected, MEMBER};
+use crate::inventory::{self, unpack, was_verified_as};
 use crate::progress::Tell;
 use crate::snapshot;
-use crate::stop::Refusal;
 use crate::store::directory::need;
-use crate::swap::{Beside, BootCopy, DataDir, Expected, MEMBER};
 use crate::system::durable::{Dir, is_absent, read_found};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
@@ -319,7 +319,7 @@ fn restore_names(members: &mut [Member], known: &[Member]) {
 pub fn must_open(request: &Request) -> Result<()> {
     let (source, identities) = (&request.source, request.identities.as_ref());
     match source {
-        Source::Kept(found) => keeping::must_open(found, identities),
+        Source::Kept(found) => inventory::must_open(found, identities),
         Source::File { path, .. } => match open(path) {
             Ok(file) => archive::must_open(file, &source.shown(), identities, &encrypted_for(source)),
             Err(_) => Ok(()),

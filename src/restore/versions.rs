@@ -6,11 +6,11 @@
 //! `etcdserver/api/membership/cluster.go` `mustDetectDowngrade`).
 
 use super::facts::Old;
+use crate::error::Refusal;
 use crate::etcd::backend::Backend;
 use crate::etcd::site::{Site, Supply};
 use crate::etcd::versions::{DataVersions, Minor, Programs, Version, way_down};
-use crate::stop::Refusal;
-use crate::swap::{DataDir, MEMBER};
+use crate::exchange::{DataDir, MEMBER};
 use crate::system::lock::try_lock;
 use anyhow::Result;
 

@@ -3,14 +3,18 @@
 //! Must never decide what a run does: it only has it begin.
 
 mod cron;
+pub mod hooks;
+pub mod metrics;
+pub mod runs;
 mod span;
 pub mod timer;
 mod units;
 
+pub use hooks::Hooks;
 pub use span::{in_words, seconds};
 pub use units::{Runner, Units};
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::path::PathBuf;

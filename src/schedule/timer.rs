@@ -1,7 +1,7 @@
 //! The timer on this machine: put in, asked, taken away. Speaks to systemd alone.
 
 use super::units::{MARK, Units};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::durable::{Dir, PUBLIC};
 use crate::system::process::Program;
 use crate::system::systemd;

@@ -8,9 +8,9 @@ pub use overlap::same_place;
 
 use crate::archive::age::Recipient;
 use crate::catalog::retention::Policy;
-use crate::notice::Hooks;
+use crate::error::Refusal;
+use crate::schedule::Hooks;
 use crate::schedule::Schedule;
-use crate::stop::Refusal;
 use crate::store::folders;
 use crate::store::s3::Description;
 use crate::system::durable::read_found_text;

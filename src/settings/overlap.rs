@@ -4,7 +4,7 @@
 //! ask the network or a disk: settings are read on the worst day too.
 
 use super::{At, Destination};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 

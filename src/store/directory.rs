@@ -3,7 +3,7 @@
 //! We run as root and the path comes from a parameter, often under a user's home. So every component is opened in
 //! turn and must be a directory that only root or the archives' owner can change. Must never follow a symlink.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::durable::{Dir, Inode, inode_of};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};

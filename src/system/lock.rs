@@ -3,7 +3,7 @@
 //! The directory itself is locked: no lock file to leave behind, and it works on a full or read-only disk.
 
 use super::durable::{Dir, Inode, inode_of};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use anyhow::{Context, Result};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;

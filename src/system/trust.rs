@@ -5,7 +5,7 @@
 
 use super::owner::Owner;
 use super::process::quoted;
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use nix::unistd::{Gid, Group};
 use rustix::fs::lgetxattr;
 use rustix::io::Errno;

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::look::{names, sha256sum, succeed};
+use crate::fs_util::{names, sha256sum, succeed};
 use crate::world::{PASSWORD, Setup, Version, World};
 
 on_both_versions! {

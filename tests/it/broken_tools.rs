@@ -5,8 +5,8 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::command::Run;
 use crate::deadlines;
-use crate::run::Run;
 use crate::service::alive;
 use crate::tools::Tools;
 use crate::world::{Version, World};
@@ -138,7 +138,7 @@ fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
     await_call(&tools, "snapshot", &first);
     let holder = first.pid().to_string();
     // A busy machine makes nobody late three times; a wait for the lock does.
-    let busy = |run: &dyn Fn() -> crate::run::Out| {
+    let busy = |run: &dyn Fn() -> crate::command::Out| {
         let soon = |_| {
             let out = run();
             let took = out.took;

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::run::{Out, Run};
+use crate::command::{Out, Run};
 use crate::unit::Unit;
 use crate::world::{Version, World};
 

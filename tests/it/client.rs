@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::look::succeed;
+use crate::fs_util::succeed;
 use crate::world::{PASSWORD, World};
 
 /// The whole keyspace.

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use crate::catalog::program;
+use crate::command::{Out, Run};
 use crate::destinations::archives;
-use crate::run::{Out, Run};
 use crate::s3::{Faults, Server};
 use crate::world::{Version, World, roots_own};
 

@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 
 use crate::broken_tools::assert_all_gone;
 use crate::client::{Data, assert_same};
+use crate::command::Out;
 use crate::restore::from;
-use crate::run::Out;
 use crate::tools::Tools;
 use crate::world::{Version, World};
 
@@ -76,7 +76,7 @@ impl Ground {
         [from(&self.archive), self.world.to_target()]
     }
 
-    fn start(&self) -> crate::run::Run {
+    fn start(&self) -> crate::command::Run {
         self.world.start_restore(&self.args().each_ref().map(String::as_str))
     }
 
@@ -201,7 +201,7 @@ fn at_any_moment(
     version: Version,
     count: u32,
     ways: &[Next],
-    interrupt: impl Fn(&Ground, crate::run::Run) -> Out,
+    interrupt: impl Fn(&Ground, crate::command::Run) -> Out,
 ) {
     let mut ground = Ground::new(version);
     let took = measured(&mut ground);

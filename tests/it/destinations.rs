@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::look::{names, sha256sum};
-use crate::run::{Out, Run};
+use crate::command::{Out, Run};
+use crate::fs_util::{names, sha256sum};
 use crate::s3::{Can, Fault, Faults, SECRET, Server, write_credentials};
 use crate::unit::Unit;
 use crate::world::{Version, World, is_root};
@@ -325,7 +325,7 @@ fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mi
     let mut run = Run::start(command, &world.path("runs"));
     let mut peak = 0;
     while !run.ended() {
-        peak = peak.max(crate::poison::memory_of(run.pid()));
+        peak = peak.max(crate::malicious_archives::memory_of(run.pid()));
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let results = run.finish().completed();

@@ -11,11 +11,11 @@ use serde_json::Value;
 
 use crate::catalog::{keep, listed, name};
 use crate::client::assert_same;
-use crate::look::sha256sum;
-use crate::poison::is_cheap_refusal;
+use crate::command::{Out, Run};
+use crate::fs_util::sha256sum;
+use crate::malicious_archives::is_cheap_refusal;
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::run::{Out, Run};
 use crate::s3::Server;
 use crate::world::{Version, World};
 

@@ -266,7 +266,7 @@ fn dispatch_says_what_it_does_not_know(version: Version) {
     ] {
         let mut command = unit.command("snapshot");
         command.env("JUJU_DISPATCH_PATH", path);
-        let out = crate::run::Run::start(command, &world.path("runs")).finish();
+        let out = crate::command::Run::start(command, &world.path("runs")).finish();
         assert_eq!(out.status.code(), Some(1), "{path}: {}", out.told());
         out.says_one_of(&[reason]);
     }

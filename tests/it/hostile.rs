@@ -12,8 +12,8 @@ use flate2::write::GzEncoder;
 use tar::{EntryType, Header};
 
 use crate::archive::unpack;
-use crate::look::succeed;
-use crate::poison::plant_canaries;
+use crate::fs_util::succeed;
+use crate::malicious_archives::plant_canaries;
 use crate::restore::from;
 use crate::world::{Version, World};
 

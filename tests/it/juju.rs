@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::archive::manifest;
 use crate::broken_tools::{assert_all_gone, await_call};
 use crate::client::assert_same;
-use crate::look::sha256sum;
+use crate::fs_util::sha256sum;
 use crate::unit::{Status, Unit};
 use crate::world::{Setup, Version, World};
 

@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::archive::unpack;
 use crate::catalog::{keep, listed, name};
 use crate::client::assert_same;
+use crate::fs_util::sha256sum;
 use crate::hostile::{file, tar_of};
-use crate::look::sha256sum;
 use crate::unit::Unit;
 use crate::world::{Setup, Version, World};
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::catalog::program;
-use crate::look::names;
+use crate::command::{Out, Run};
+use crate::fs_util::names;
 use crate::mount;
-use crate::run::{Out, Run};
 use crate::s3::{Can, Fault, Faults, Server};
 use crate::world::{Version, World, is_root};
 

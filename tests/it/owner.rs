@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use crate::run::{Out, Run};
+use crate::command::{Out, Run};
 use crate::world::{Version, World};
 
 /// The user `ubuntu`, and its group.

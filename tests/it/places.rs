@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::catalog::program;
 use crate::client::assert_same;
 use crate::cluster;
+use crate::command::{Out, Run};
 use crate::destinations::archives;
-use crate::look::{names, sha256sum};
+use crate::fs_util::{names, sha256sum};
 use crate::mount;
-use crate::run::{Out, Run};
 use crate::s3::{Fault, Faults, Server};
 use crate::world::{Setup, Version, World, is_root};
 

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::client::assert_same;
-use crate::look::succeed;
+use crate::command::{Out, Run};
+use crate::fs_util::succeed;
 use crate::restore::from;
-use crate::run::{Out, Run};
 use crate::world::{PASSWORD, Setup, Version, World};
 
 on_both_versions! {

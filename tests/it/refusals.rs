@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::client::{Data, assert_same};
 use crate::cluster;
-use crate::look::{Closely, names, shape};
+use crate::fs_util::{Closely, names, shape};
 use crate::restore::from;
 use crate::world::{Setup, Version, World, is_root};
 

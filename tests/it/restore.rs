@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::client::assert_same;
-use crate::look::{Closely, names, sha256sum, shape, succeed};
-use crate::run::Results;
+use crate::command::Results;
+use crate::fs_util::{Closely, names, sha256sum, shape, succeed};
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
 
 on_both_versions! {

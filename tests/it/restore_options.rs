@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::archive::unpack;
 use crate::client::{Data, assert_same};
-use crate::look::{sha256sum, succeed};
+use crate::fs_util::{sha256sum, succeed};
 use crate::restore::from;
 use crate::world::{Version, World};
 

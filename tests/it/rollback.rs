@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use crate::broken_tools::{assert_all_gone, await_call};
 use crate::client::{Data, assert_same};
+use crate::command::{Out, Run};
 use crate::deadlines;
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::run::{Out, Run};
 use crate::world::{Version, World};
 
 on_both_versions! {

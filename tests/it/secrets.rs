@@ -7,14 +7,14 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
-use crate::chaos::family::trace_with_children;
+use crate::chaos::process_tracer::trace_with_children;
 use crate::destinations::write_destinations;
 use crate::encryption::{IDENTITY, OTHERS_IDENTITY, command, encrypt, identity};
 use crate::hostile::{file, packed};
 use crate::restore::from;
 use crate::s3::{SECRET, Server, write_credentials};
+use crate::secret_leaks::{KEY, OTHERS_PASSWORD, RESTORE, SNAPSHOT, VALUE, WRONG, Watch};
 use crate::unit::Unit;
-use crate::watch::{KEY, OTHERS_PASSWORD, RESTORE, SNAPSHOT, VALUE, WRONG, Watch};
 use crate::world::{PASSWORD, Setup, Version, World};
 
 on_both_versions! {

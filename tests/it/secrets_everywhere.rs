@@ -13,11 +13,11 @@ use crate::catalog::name;
 use crate::encryption::{self, IDENTITY, beside, encrypt, identity};
 use crate::hostile::{file, gzip, packed};
 use crate::restore::from;
+use crate::secret_leaks::{VALUE, Watch};
 use crate::secrets::{BY_ETCDUTL, damaged, guarded, put_canaries};
 use crate::tools::Tools;
 use crate::unit::Unit;
 use crate::upkeep::lock_credentials_path;
-use crate::watch::{VALUE, Watch};
 use crate::world::{Version, World};
 use crate::zips::{streamed, zip};
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::look::names;
+use crate::fs_util::names;
 use crate::world::World;
 
 impl World {

@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use crate::command::{Out, Run};
 use crate::ports::free_port;
-use crate::run::{Out, Run};
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
 
 on_both_versions!(

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use crate::client::Data;
 use crate::cluster;
-use crate::look::{names, sha256sum, succeed};
-use crate::run::given;
+use crate::command::given;
+use crate::fs_util::{names, sha256sum, succeed};
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
 
 on_both_versions! {

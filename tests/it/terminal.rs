@@ -15,11 +15,11 @@ const BINARIES: [(&str, &str); 3] = [
 ];
 
 /// No site, no etcd: nothing that these tests ask needs one.
-fn run(binary: &str, args: &[&str]) -> crate::run::Out {
+fn run(binary: &str, args: &[&str]) -> crate::command::Out {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary);
     command.args(args).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
-    crate::run::Run::start(command, dir.path()).finish()
+    crate::command::Run::start(command, dir.path()).finish()
 }
 
 #[test]

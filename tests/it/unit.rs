@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use crate::run::{Out, Run, find};
+use crate::command::{Out, Run, find};
 use crate::world::World;
 
 /// The hook tools on PATH, one a line.

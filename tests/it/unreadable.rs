@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::catalog::{listed, name, program};
+use crate::command::{Out, Run};
 use crate::encryption::{self, beside, command, encrypt};
 use crate::mount;
-use crate::run::{Out, Run};
 use crate::world::{Version, World, is_root};
 
 on_one_version! {

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::client::assert_same;
-use crate::look::{names, succeed};
-use crate::run::{Out, Run};
+use crate::command::{Out, Run};
+use crate::fs_util::{names, succeed};
 use crate::unit::Unit;
 use crate::world::{Setup, Version, World};
 

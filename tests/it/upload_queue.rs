@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::catalog::{name, program};
+use crate::command::{Out, Run};
 use crate::destinations::{archives, waiting};
 use crate::encryption::RECIPIENT;
-use crate::look::{names, sha256sum};
-use crate::run::{Out, Run};
+use crate::fs_util::{names, sha256sum};
 use crate::s3::Server;
 use crate::unit::Unit;
 use crate::world::{Version, World};

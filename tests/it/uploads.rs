@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::command::{Out, Run};
 use crate::destinations::{archives, command, snapshot, waiting, write_destinations};
-use crate::look::names;
-use crate::run::{Out, Run};
+use crate::fs_util::names;
 use crate::runs::until;
 use crate::s3::{Fault, Faults, Server};
 use crate::world::{Version, World};

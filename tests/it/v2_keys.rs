@@ -8,9 +8,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::client::assert_same;
-use crate::look::names;
+use crate::command::{Out, Run};
+use crate::fs_util::names;
 use crate::restore::from;
-use crate::run::{Out, Run};
 use crate::world::{Version, World};
 
 on_both_versions! {

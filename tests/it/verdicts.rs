@@ -12,13 +12,13 @@ use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
 use crate::catalog::{keep, listed, name, program};
+use crate::command::{Out, Results, Run};
 use crate::encryption::{self, IDENTITY, OTHERS_IDENTITY, beside, command, encrypt, identity};
+use crate::fs_util::sha256sum;
 use crate::hostile::{file, gzip, tar_of};
-use crate::look::sha256sum;
 use crate::mount;
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::run::{Out, Results, Run};
 use crate::world::{Version, World, is_root};
 
 on_one_version! {
@@ -53,7 +53,7 @@ fn snapshot(path: &Path) -> String {
 
 fn counts(results: &Value) -> [String; 3] {
     ["good", "failed", "not-fully-verified"]
-        .map(|key| crate::run::find(results, &format!("verify.{key}")).unwrap_or_default())
+        .map(|key| crate::command::find(results, &format!("verify.{key}")).unwrap_or_default())
 }
 
 /// The results that a failed action printed.

@@ -5,10 +5,10 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::client::assert_same;
-use crate::look::names;
+use crate::command::{Out, Run};
+use crate::fs_util::names;
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::run::{Out, Run};
 use crate::world::{Version, World};
 
 /// What `etcdctl version` prints in etcd 3.6.
@@ -23,7 +23,7 @@ fn run(world: &World, binary: &str, args: &[&str]) -> Out {
     Run::start(world.action(binary, args), &world.path("runs")).finish()
 }
 
-fn site(world: &World) -> crate::run::Results {
+fn site(world: &World) -> crate::command::Results {
     run(world, env!("CARGO_BIN_EXE_site"), &[]).completed()
 }
 

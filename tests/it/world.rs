@@ -10,9 +10,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::look::{names, succeed};
+use crate::command::{Out, Run};
+use crate::fs_util::{names, succeed};
 use crate::ports::free_port;
-use crate::run::{Out, Run};
 use crate::tls;
 use crate::tools::Tools;
 

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::catalog::name;
-use crate::run::{Out, Run};
+use crate::command::{Out, Run};
 use crate::world::{Version, World, roots_own};
 
 on_one_version! {

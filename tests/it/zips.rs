@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
 use crate::hostile::Ground;
-use crate::poison::zeros;
+use crate::malicious_archives::zeros;
 use crate::world::Version;
 
 on_one_version! {

@@ -2,23 +2,23 @@
 //!
 //! It owns the table and nothing else. It must never call a scenario passed that did not run to its end.
 
-mod able;
-mod broken_off;
 mod certificates;
 mod charm;
+mod cluster;
+mod custom_unit;
 mod debian;
-mod handwritten;
+mod fake_snap;
 mod hook_tools;
+mod interrupted_install;
 mod machine;
-mod played_snap;
 mod pod;
+mod prerequisites;
 mod reboot;
 mod record;
 mod root;
+mod scenario;
 mod schedule;
 mod snap;
-mod story;
-mod three;
 mod unit;
 
 use std::fmt;
@@ -52,29 +52,29 @@ const SCENARIOS: &[Scenario] = &[
     ("snap: with TLS, the loopback not in the certificate", snap::tls),
     ("snap: with TLS and a plain port", snap::open),
     ("snap: its data on attached storage", snap::storage),
-    ("unit: written by hand, with flags", handwritten::flags),
-    ("unit: with a certificate of its own making", handwritten::auto_tls),
-    ("unit: IPv6, and a certificate for its name alone", handwritten::named),
-    ("unit: its write-ahead log apart", handwritten::log_apart),
-    ("unit: stopped, its data moved by a drop-in", handwritten::stopped),
-    ("unit: changed since it was started", handwritten::drifted),
-    ("unit: two etcds", handwritten::two),
+    ("unit: written by hand, with flags", custom_unit::flags),
+    ("unit: with a certificate of its own making", custom_unit::auto_tls),
+    ("unit: IPv6, and a certificate for its name alone", custom_unit::named),
+    ("unit: its write-ahead log apart", custom_unit::log_apart),
+    ("unit: stopped, its data moved by a drop-in", custom_unit::stopped),
+    ("unit: changed since it was started", custom_unit::drifted),
+    ("unit: two etcds", custom_unit::two),
     ("pod: kubeadm's static pod, with TLS", pod::kubeadm),
     ("pod: a static pod without TLS", pod::plain),
     ("pod: power lost while it is stopped", pod::power_lost),
     ("reboot: power lost at three points of a restore", reboot::thrice),
-    ("cluster: three machines", three::members),
+    ("cluster: three machines", cluster::members),
     ("schedule: a timer, from its first run to its end", schedule::life),
     ("charm: from an empty Debian to a restored etcd", charm::life),
     ("charm: a release of etcd on a storage", charm::release),
     ("charm: certificates put in place, and taken away", charm::certificates),
     ("charm: a full disk, and data of somebody else", charm::trouble),
     ("charm: a second unit, and then the only one", charm::heir),
-    ("charm: power lost while etcd is installed", broken_off::power_lost),
-    ("charm: killed at six points of an installation", broken_off::killed),
+    ("charm: power lost while etcd is installed", interrupted_install::power_lost),
+    ("charm: killed at six points of an installation", interrupted_install::killed),
     ("charm: one hook tool after the other broken", hook_tools::broken),
-    ("charm: etcd from a played snap, refreshed", played_snap::refreshed),
-    ("charm: a played snap, its data on a storage", played_snap::stored),
+    ("charm: etcd from a played snap, refreshed", fake_snap::refreshed),
+    ("charm: a played snap, its data on a storage", fake_snap::stored),
 ];
 
 /// How many machines are on at a time, for each processor: most of the time they wait for their own services.
@@ -87,9 +87,9 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
         wanted => (wanted.is_empty(), wanted),
     };
     if wanted == ["--install"] {
-        return able::install().map(|()| ExitCode::SUCCESS);
+        return prerequisites::install().map(|()| ExitCode::SUCCESS);
     }
-    if let Some(why) = able::why_not() {
+    if let Some(why) = prerequisites::why_not() {
         eprintln!("machines cannot run here: {why}");
         return Ok(ExitCode::from(2));
     }
@@ -119,7 +119,7 @@ impl<'scope> Homes<'scope> {
     /// half built is left.
     pub fn begin(scope: &'scope Scope<'scope, '_>) -> Result<Self> {
         let target = workspace::target_directory()?;
-        Ok(Self(match able::why_not() {
+        Ok(Self(match prerequisites::why_not() {
             None => Ok(scope.spawn(move || root::ensure(&target))),
             Some(why) => Err(why),
         }))
@@ -202,7 +202,7 @@ impl Stage {
     /// A machine with the charm on it, and etcd as the package starts it.
     pub fn unit(&self) -> Result<machine::Machine> {
         let machine = machine::Machine::boot(&self.root).context("booting a machine")?;
-        story::install(&machine, &self.built)?;
+        scenario::install(&machine, &self.built)?;
         Ok(machine)
     }
 }

@@ -1,6 +1,6 @@
 //! Recipients and identities: who can open what, and with what.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::durable::read_found_text;
 use crate::system::trust::check_secret;
 use anyhow::{Context, Result, bail, ensure};

@@ -1,6 +1,6 @@
 //! Ages and sizes as an operator writes them.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use jiff::SignedDuration;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};

@@ -8,8 +8,8 @@ mod snap;
 
 use super::home::Home;
 use super::settings::Settings;
+use crate::error::Refusal;
 use crate::juju::{Juju, Resource};
-use crate::stop::Refusal;
 use crate::system::process::Program;
 use anyhow::Result;
 use std::time::Duration;

@@ -4,8 +4,8 @@
 
 use crate::charm::configuration::{self, MARK};
 use crate::charm::home::Home;
+use crate::error::Refusal;
 use crate::etcd::versions::{Version, why_etcdutl};
-use crate::stop::Refusal;
 use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
 use crate::system::owner::Owner;
 use crate::system::process::Program;

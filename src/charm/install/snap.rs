@@ -1,7 +1,7 @@
 //! The snap, by snapd.
 
 use super::{PATIENCE, Proxies, with};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::process::Program;
 use anyhow::{Context, Result};
 

@@ -5,8 +5,8 @@
 use super::found::{Found, SNAP_COMMON};
 use super::running::below;
 use super::settings::{Said, Settings, Told};
+use crate::error::Refusal;
 use crate::etcd::service::Service;
-use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
 use std::io;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 
 use super::settings::{Said, Settings, Told};
 use super::{Login, Origin, Quota, Service, Site, Tls, Tools, Trouble};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::durable::read_found_text;
 use crate::system::owner::Owner;
 use crate::system::secret::Secret;

@@ -11,8 +11,8 @@ use super::{
     Initial, Login, Origin, Quota, Service, Site, Tls, Tools, Trouble, configured, local, pods, running,
     units,
 };
+use crate::error::Refusal;
 use crate::etcd::certificates::Names;
-use crate::stop::Refusal;
 use crate::system::secret::Secret;
 use anyhow::Result;
 use std::path::{Path, PathBuf};

@@ -23,7 +23,7 @@ pub use quota::Quota;
 use super::certificates;
 use super::service::{Service, ask_systemd, main_pid};
 use super::tools::Tools;
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::secret::Secret;
 use anyhow::Result;
 use jiff::Timestamp;

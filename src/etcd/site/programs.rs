@@ -4,10 +4,10 @@
 
 use super::Site;
 use super::found::take_programs_of;
+use crate::error::Refusal;
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
 use crate::etcd::versions::{Programs, Version};
-use crate::stop::Refusal;
 use crate::system::durable::read_found_text;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};

@@ -6,8 +6,8 @@
 
 use super::{Facts, Request};
 use crate::archive::human_size;
+use crate::error::Refusal;
 use crate::etcd::site::Quota;
-use crate::stop::Refusal;
 
 /// The most that must stay free for new writes. etcd takes requests of 1.5 MiB by default.
 const MOST_HEADROOM: u64 = 16 << 20;

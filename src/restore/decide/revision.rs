@@ -3,7 +3,7 @@
 //! It is not always that of the existing data: an earlier restore may have gone back, or the data was lost.
 
 use super::{Bump, FAR, Facts, Old, Snapshot};
-use crate::swap::Lineage;
+use crate::exchange::Lineage;
 
 /// What is known of the revisions that clients have seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

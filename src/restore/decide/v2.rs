@@ -1,8 +1,8 @@
 //! Whether v2 keys keep a restore from the data.
 
 use super::{Facts, Request};
+use crate::error::Refusal;
 use crate::etcd::v2_store::V2Keys;
-use crate::stop::Refusal;
 
 /// Refuses to replace data with v2 keys unless the request allows it. Returns what the operator must know if the restore
 /// goes on.

@@ -2,7 +2,7 @@
 //!
 //! Must never follow a redirect: a signature is for one server.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::durable::read_found;
 use crate::system::trust;
 use anyhow::Result;

@@ -3,7 +3,7 @@
 //! Must never show a secret, nor take one from a file that others can read.
 
 use super::proxy::Proxies;
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::durable::read_found_text;
 use crate::system::secret::Secret;
 use crate::system::trust;

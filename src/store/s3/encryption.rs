@@ -5,7 +5,7 @@
 
 use super::wire::{Answer, Ask};
 use super::{Bucket, Description};
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 

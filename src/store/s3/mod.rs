@@ -22,7 +22,7 @@ pub use place::Style;
 pub use proxy::Proxies;
 pub use trouble::Trouble;
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::clock::Clock;
 use anyhow::{Context, Result, ensure};
 use credentials::Login;

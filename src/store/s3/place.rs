@@ -2,7 +2,7 @@
 //!
 //! Must never guess the region of a server that is not Amazon's: signatures are made for it.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use serde::Deserialize;
 use std::fmt::Write as _;
 

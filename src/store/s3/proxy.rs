@@ -2,7 +2,7 @@
 //!
 //! Must never show the URL of one that the environment names: it may hold a login.
 
-use crate::stop::Refusal;
+use crate::error::Refusal;
 use crate::system::secret::Secret;
 use std::net::IpAddr;
 

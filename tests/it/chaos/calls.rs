@@ -5,9 +5,9 @@ use std::fs;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::ground::{Action, Ground};
+use super::fixture::{Action, Ground};
 use super::tracer::{Call, Fate, trace};
-use crate::run::Out;
+use crate::command::Out;
 use crate::world::{Version, World};
 
 /// The children of a process, whichever of its threads they are of.
@@ -37,7 +37,7 @@ fn a_thread_that_cannot_be_made_is_told() {
         ("snapshot", 1, "starting the thread `members`: "),
         ("snapshot", 2, "starting the thread `pack`: "),
         ("snapshot", 3, "starting the thread `read back`: "),
-        ("snapshot", 4, "starting the thread `look`: "),
+        ("snapshot", 4, "starting the thread `fs_util`: "),
         ("look", 1, "starting the thread `structure`: "),
         ("pack", 1, ""),
         ("read back", 1, "reading the archive back: unpacking the snapshot: "),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::look::succeed;
+use crate::fs_util::succeed;
 use crate::world::World;
 
 /// A file system.

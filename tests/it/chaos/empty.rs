@@ -7,9 +7,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::tracer::{Call, Fate, trace};
-use crate::look::names;
+use crate::command::Out;
+use crate::fs_util::names;
 use crate::restore::from;
-use crate::run::Out;
 use crate::world::{Version, World};
 
 on_both_versions! {

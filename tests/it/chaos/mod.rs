@@ -3,23 +3,23 @@
 //! The smoke tests strike at a few points spread over a walk. `cargo xtask chaos` strikes at all of them; it calls
 //! [`matrix`], which prints a row for each.
 
-mod astray;
 mod calls;
 mod disk;
+mod disk_full;
 mod empty;
-pub mod family;
-mod ground;
+mod fixture;
+mod injection;
 mod pairs;
-mod room;
+pub mod process_tracer;
 #[cfg(feature = "sabotage")]
 mod sabotage;
-mod strike;
+mod symlink_race;
 pub mod table;
 pub mod tracer;
 
 use disk::{Flush, Kind};
-use ground::Action;
-use strike::Mode;
+use fixture::Action;
+use injection::Mode;
 use table::Table;
 
 use crate::corruption::{ALL_FLIPS, flips_of_a_large_archive};
@@ -29,32 +29,32 @@ const SMOKE: usize = 6;
 
 #[test]
 fn a_kill_anywhere_in_a_restore_loses_nothing() {
-    strike::some(Action::Restore, Mode::Kill, SMOKE, 1).done();
+    injection::some(Action::Restore, Mode::Kill, SMOKE, 1).done();
 }
 
 #[test]
 fn a_kill_anywhere_in_a_snapshot_leaves_no_half_archive() {
-    strike::some(Action::Snapshot, Mode::Kill, SMOKE, 1).done();
+    injection::some(Action::Snapshot, Mode::Kill, SMOKE, 1).done();
 }
 
 #[test]
 fn a_killed_tool_fails_the_restore_and_loses_nothing() {
-    strike::some(Action::Restore, Mode::Child, SMOKE, 1).done();
+    injection::some(Action::Restore, Mode::Child, SMOKE, 1).done();
 }
 
 #[test]
 fn a_call_that_fails_anywhere_in_a_restore_loses_nothing() {
-    strike::some(Action::Restore, Mode::Errno, SMOKE, 1).done();
+    injection::some(Action::Restore, Mode::Errno, SMOKE, 1).done();
 }
 
 #[test]
 fn a_call_that_fails_anywhere_in_a_snapshot_leaves_no_half_archive() {
-    strike::some(Action::Snapshot, Mode::Errno, SMOKE, 1).done();
+    injection::some(Action::Snapshot, Mode::Errno, SMOKE, 1).done();
 }
 
 #[test]
 fn a_term_anywhere_in_a_restore_is_an_end_in_good_order() {
-    strike::some(Action::Restore, Mode::Term, SMOKE, 1).done();
+    injection::some(Action::Restore, Mode::Term, SMOKE, 1).done();
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn a_power_cut_anywhere_in_a_restore_loses_nothing() {
         return;
     }
     for kind in Kind::ALL {
-        strike::some(Action::Restore, Mode::Power(kind, Flush::Nothing), SMOKE / 2, 1).done();
+        injection::some(Action::Restore, Mode::Power(kind, Flush::Nothing), SMOKE / 2, 1).done();
     }
 }
 
@@ -73,8 +73,8 @@ fn a_disk_of_any_size_is_enough_or_refused() {
     if !crate::world::is_root() {
         return eprintln!("skipped: only root mounts a small file system");
     }
-    room::sizes(Action::Snapshot, SMOKE as u64).done();
-    room::sizes(Action::Restore, SMOKE as u64).done();
+    disk_full::sizes(Action::Snapshot, SMOKE as u64).done();
+    disk_full::sizes(Action::Restore, SMOKE as u64).done();
 }
 
 #[test]
@@ -85,19 +85,19 @@ fn of_two_at_once_one_proceeds() {
 #[test]
 fn a_target_that_becomes_a_link_leads_nowhere() {
     if !crate::world::is_root() {
-        return eprintln!("skipped: {}", astray::ROOTS);
+        return eprintln!("skipped: {}", symlink_race::ROOTS);
     }
-    astray::led_astray(SMOKE * 2, None).done();
+    symlink_race::led_astray(SMOKE * 2, None).done();
 }
 
 #[test]
 fn a_kill_anywhere_in_a_restore_without_a_backup_loses_nothing() {
-    strike::some(Action::Unsaved, Mode::Kill, SMOKE, 1).done();
+    injection::some(Action::Unsaved, Mode::Kill, SMOKE, 1).done();
 }
 
 #[test]
 fn a_kill_anywhere_in_a_restore_into_nothing_leaves_all_or_nothing() {
-    strike::some(Action::Empty, Mode::Kill, SMOKE, 1).done();
+    injection::some(Action::Empty, Mode::Kill, SMOKE, 1).done();
 }
 
 /// What `cargo xtask chaos` asks for by the variables that it sets.
@@ -112,7 +112,7 @@ fn matrix() {
         .flat_map(|action| Mode::of(action).map(move |mode| (action, mode)))
         .filter(|(_, mode)| wanted("MODE", mode.name()));
     if asked("LIST").is_some() {
-        for (series, points) in strikes.map(|(action, mode)| strike::count(action, mode)) {
+        for (series, points) in strikes.map(|(action, mode)| injection::count(action, mode)) {
             eprintln!("{series}: {points} points");
         }
         return;
@@ -134,18 +134,18 @@ fn matrix() {
         }
     };
     for (action, mode) in strikes {
-        add(strike::some(action, mode, points(usize::MAX), jobs));
+        add(injection::some(action, mode, points(usize::MAX), jobs));
     }
     for action in [Action::Snapshot, Action::Restore] {
         if wanted("MODE", "disk") && wanted("ACTION", action.name()) {
-            add(room::sizes(action, points(room::ALL as usize) as u64));
+            add(disk_full::sizes(action, points(disk_full::ALL as usize) as u64));
         }
     }
     if wanted("MODE", "concurrent") && asked("ACTION").is_none() {
         add(pairs::at_once(points(pairs::ALL)));
     }
     if wanted("MODE", "directories") && asked("ACTION").is_none() {
-        add(astray::led_astray(points(astray::ALL), None));
+        add(symlink_race::led_astray(points(symlink_race::ALL), None));
     }
     if wanted("MODE", "corruption") && asked("ACTION").is_none() {
         add(flips_of_a_large_archive(points(ALL_FLIPS)));

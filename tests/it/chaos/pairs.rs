@@ -3,10 +3,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use super::strike::in_words;
+use super::injection::in_words;
 use super::table::{Row, Table};
+use crate::command::{Out, Run};
 use crate::restore::from;
-use crate::run::{Out, Run};
 use crate::world::{Version, World};
 
 /// How long the other may wait to be told.

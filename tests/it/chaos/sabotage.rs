@@ -1,9 +1,9 @@
 //! The fault matrix can fail: flaws built into our own code on purpose are each seen by it.
 
-use super::astray;
 use super::disk::{Flush, Kind, can_cut};
-use super::ground::Action;
-use super::strike::{Mode, Series};
+use super::fixture::Action;
+use super::injection::{Mode, Series};
+use super::symlink_race;
 use crate::world::{Version, World, is_root};
 
 /// Runs with a swapped target: more than half of them show the flaw.
@@ -40,10 +40,10 @@ fn every_flaw_is_seen() {
 #[ignore = "takes a build with flaws: cargo xtask chaos --sabotage"]
 fn a_symlink_that_is_followed_is_seen() {
     let flaw = "FollowLinks";
-    assert!(is_root(), "{flaw} cannot be shown: {}", astray::ROOTS);
-    let sound = astray::led_astray(SWAPPED, None);
+    assert!(is_root(), "{flaw} cannot be shown: {}", symlink_race::ROOTS);
+    let sound = symlink_race::led_astray(SWAPPED, None);
     assert!(sound.broken().is_empty(), "without {flaw}");
-    let flawed = astray::led_astray(SWAPPED, Some(flaw));
+    let flawed = symlink_race::led_astray(SWAPPED, Some(flaw));
     eprintln!("{flaw}: seen by directories in the runs {:?} of {SWAPPED}", flawed.broken());
     assert!(!flawed.broken().is_empty(), "{flaw} was not seen");
 }

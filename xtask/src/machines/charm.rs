@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::machine::Machine;
 use super::unit::Unit;
-use super::{Stage, root, story};
+use super::{Stage, root, scenario};
 use crate::{command, debian, etcd, workspace};
 
 pub(super) const HEALTHY: &str = "active 1 member, healthy";
@@ -38,21 +38,21 @@ pub fn life(stage: &Stage) -> Result<String> {
     listens_on_loopback_alone(&machine)?;
     options(&machine, &unit)?;
 
-    story::fill(&machine)?;
-    let before = story::digest(&machine)?;
+    scenario::fill(&machine)?;
+    let before = scenario::digest(&machine)?;
     let saved = unit.action("snapshot", json!({}))?;
     let path = saved["snapshot.path"].as_str().context("no path")?.to_owned();
     ensure!(saved["copy.cmd"] == json!(format!("juju scp etcd/0:{path} .")), "{saved:?}");
-    story::wreck(&machine)?;
+    scenario::wreck(&machine)?;
     unit.attach("snapshot", "snapshot.tar.gz", Some(&machine.path(&path)?))?;
     let restored = unit.action("restore", json!({}))?;
-    ensure!(story::digest(&machine)? == before, "the keys are not those of the snapshot");
+    ensure!(scenario::digest(&machine)? == before, "the keys are not those of the snapshot");
     unit.hook("update-status", &[HEALTHY])?;
 
     machine.reboot()?;
     let unit = Unit::again(&machine);
     unit.hook("start", &[HEALTHY])?;
-    ensure!(story::digest(&machine)? == before, "after a reboot the keys are others");
+    ensure!(scenario::digest(&machine)? == before, "after a reboot the keys are others");
     let pid = pid(&machine)?;
     unit.upgrade()?;
     unit.hook("upgrade-charm", &[HEALTHY])?;
@@ -153,7 +153,7 @@ pub fn release(stage: &Stage) -> Result<String> {
     ensure!(unit.told("version")?.starts_with("3.5"), "another version: {}", unit.told("version")?);
     ensure!(machine.path("/srv/data/etcd/member")?.exists(), "the data is not on the storage");
     listens_on_loopback_alone(&machine)?;
-    let told = story::tell(&machine)?;
+    let told = scenario::tell(&machine)?;
     unit.hook("data-storage-detaching", &["maintenance etcd is stopped, its storage goes"])?;
     Ok(told)
 }
@@ -253,7 +253,7 @@ pub fn heir(stage: &Stage) -> Result<String> {
     }
     unit.has_neighbours(&[])?;
     unit.hook("cluster-relation-departed", &[HEALTHY, "empty: the units before it are gone", "restore"])?;
-    story::fill(&machine)?;
+    scenario::fill(&machine)?;
     unit.hook("update-status", &[HEALTHY])?;
     ensure!(!unit.told("status")?.contains("empty"), "it has keys: {}", unit.told("status")?);
     Ok("it touched nothing, and then began anew and said so".to_owned())

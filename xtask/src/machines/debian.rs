@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::certificates::{Authority, LOOPBACK, Use, use_them};
 use super::machine::Machine;
-use super::{Stage, story};
+use super::{Stage, scenario};
 
 const TLS: &str = "/etc/etcd/pki";
 const DEFAULT: &str = "\
@@ -20,11 +20,11 @@ ETCD_CLIENT_CERT_AUTH=true
 /// As it is installed; what was restored outlives the machine's power.
 pub fn plain(stage: &Stage) -> Result<String> {
     let mut machine = stage.unit()?;
-    let told = story::tell_twice(&mut machine)?;
-    let restored = story::digest(&machine)?;
+    let told = scenario::tell_twice(&mut machine)?;
+    let restored = scenario::digest(&machine)?;
     machine.reboot()?;
-    story::wait_until_healthy(&machine)?;
-    ensure!(story::digest(&machine)? == restored, "after a reboot the keys are others");
+    scenario::wait_until_healthy(&machine)?;
+    ensure!(scenario::digest(&machine)? == restored, "after a reboot the keys are others");
     let owners = machine.run(&["find", "/var/lib/etcd", "-printf", "%u:%g\n"])?;
     ensure!(owners.lines().all(|owner| owner == "etcd:etcd"), "not all files are etcd's own:\n{owners}");
     Ok(told)
@@ -44,17 +44,17 @@ pub fn tls(stage: &Stage) -> Result<String> {
     machine.write("/etc/default/etcd", DEFAULT)?;
     machine.run(&["systemctl", "restart", "etcd.service"])?;
     use_them(&mut machine, TLS, "client", "https://127.0.0.1:2379");
-    story::wait_until_healthy(&machine)?;
-    let site = story::action(&machine, "site", &[])?;
+    scenario::wait_until_healthy(&machine)?;
+    let site = scenario::action(&machine, "site", &[])?;
     says(&site, "endpoint-from", &["the variable ETCD_LISTEN_CLIENT_URLS in /etc/default/etcd"])?;
-    let told = story::tell_twice(&mut machine)?;
+    let told = scenario::tell_twice(&mut machine)?;
 
     // etcd reads its pair anew for every connection.
     server(&machine, &LOOPBACK, &both, 10)?;
-    let site = story::action(&machine, "site", &[])?;
+    let site = scenario::action(&machine, "site", &[])?;
     says(&site, "warning", &["server.crt expires on"])?;
-    story::action(&machine, "snapshot", &[]).and_then(|saved| {
-        let warning = story::text(&saved, &["snapshot", "warning"])?;
+    scenario::action(&machine, "snapshot", &[]).and_then(|saved| {
+        let warning = scenario::text(&saved, &["snapshot", "warning"])?;
         ensure!(warning.contains("server.crt expires on"), "{warning}");
         Ok(())
     })?;
@@ -64,16 +64,16 @@ pub fn tls(stage: &Stage) -> Result<String> {
         (&["192.0.2.1"], &both, 365, "/etc/etcd/pki/server.crt does not name 127.0.0.1"),
     ] {
         server(&machine, hosts, uses, days)?;
-        let site = story::action(&machine, "site", &[])?;
+        let site = scenario::action(&machine, "site", &[])?;
         says(&site, "answers", &["false"])?;
         says(&site, "error", &[words])?;
-        story::failed(&machine, "snapshot", &[], &[words, "State:", "Next:"])?;
+        scenario::failed(&machine, "snapshot", &[], &[words, "State:", "Next:"])?;
     }
     Ok(format!("{told}; 4 wrong certificates told by their files"))
 }
 
 fn says(site: &Value, key: &str, words: &[&str]) -> Result<()> {
-    let said = story::text(site, &["site", key]).with_context(|| format!("{site}"))?;
+    let said = scenario::text(site, &["site", key]).with_context(|| format!("{site}"))?;
     ensure!(words.iter().all(|part| said.contains(part)), "site.{key} is {said:?} and not {words:?}");
     Ok(())
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::certificates::{Authority, Use};
 use super::machine::Machine;
-use super::{Stage, certificates, story};
+use super::{Stage, certificates, scenario};
 use crate::etcd;
 
 const PKI: &str = "/etc/kubernetes/pki/etcd";
@@ -76,12 +76,12 @@ pub fn kubeadm(stage: &Stage) -> Result<String> {
     let mut machine = control_plane(stage, ETCD)?;
     let pid = etcds_pid(&machine)?;
     let advice = format!("install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd");
-    story::refused(&machine, "snapshot", &[], &["etcdctl", &advice])?;
+    scenario::refused(&machine, "snapshot", &[], &["etcdctl", &advice])?;
     // What the refusal says to type.
     machine.run(&["sh", "-c", &format!("{advice}*")])?;
-    story::wait_until_healthy(&machine)?;
+    scenario::wait_until_healthy(&machine)?;
 
-    let told = story::tell(&machine)?;
+    let told = scenario::tell(&machine)?;
     // kubelet sees the API server's manifest a moment after restore has ended.
     let script = "until tail -n 1 /var/log/kubelet.log | grep -q apiserver; do sleep 0.1; done; cat /var/log/kubelet.log";
     let log = machine.run(&["timeout", "10", "sh", "-c", script])?;
@@ -98,17 +98,17 @@ pub fn kubeadm(stage: &Stage) -> Result<String> {
         "manifests:\n{manifests}"
     );
 
-    story::lock(&mut machine)?;
-    let archive = story::snapshot(&machine)?;
-    let before = story::digest(&machine)?;
-    story::wreck(&machine)?;
+    scenario::lock(&mut machine)?;
+    let archive = scenario::snapshot(&machine)?;
+    let before = scenario::digest(&machine)?;
+    scenario::wreck(&machine)?;
     let words = [format!("snapshot={archive}"), "bump-revision=off".to_owned()];
-    let restored = story::action(&machine, "restore", &words.each_ref().map(String::as_str))?;
+    let restored = scenario::action(&machine, "restore", &words.each_ref().map(String::as_str))?;
     ensure!(
-        story::digest(&machine)? == before,
+        scenario::digest(&machine)? == before,
         "with authentication on, the keys are not those of the snapshot"
     );
-    let warning = story::text(&restored, &["restore", "warning"])?;
+    let warning = scenario::text(&restored, &["restore", "warning"])?;
     let restarts =
         ["kube-apiserver is restarted with etcd", "restart kube-controller-manager and kube-scheduler"];
     ensure!(restarts.iter().all(|part| warning.contains(part)), "{warning}");
@@ -128,8 +128,8 @@ pub fn plain(stage: &Stage) -> Result<String> {
     let mut machine = control_plane(stage, &manifest)?;
     etcds_pid(&machine)?;
     machine.run(&["sh", "-c", "install -t /usr/local/bin /opt/image/*"])?;
-    story::wait_until_healthy(&machine)?;
-    let told = story::tell_twice(&mut machine)?;
+    scenario::wait_until_healthy(&machine)?;
+    let told = scenario::tell_twice(&mut machine)?;
     with_an_api_server_written_anew(&machine)?;
     Ok(told)
 }
@@ -137,23 +137,23 @@ pub fn plain(stage: &Stage) -> Result<String> {
 /// Somebody, or kubeadm, writes the API server's manifest while it is put away: which of the two is meant nobody knows. etcd
 /// serves the restored data by then, and the restore is no success until the API server is back.
 fn with_an_api_server_written_anew(machine: &Machine) -> Result<()> {
-    let archive = story::snapshot(machine)?;
-    let before = story::digest(machine)?;
-    story::wreck(machine)?;
+    let archive = scenario::snapshot(machine)?;
+    let before = scenario::digest(machine)?;
+    scenario::wreck(machine)?;
     let [put_away, live] = ["-parked-by-restore", ""]
         .map(|which| format!("/etc/kubernetes/manifests{which}/kube-apiserver.yaml"));
     let script = format!("until test -e {put_away}; do :; done; cp {put_away} {live}");
     let mut somebody = machine.start(&["sh", "-c", &script])?;
     let said = ["remove one", "etcd serves the restored data", "restore --recover"];
-    story::failed(machine, "restore", &[&format!("snapshot={archive}")], &said)?;
+    scenario::failed(machine, "restore", &[&format!("snapshot={archive}")], &said)?;
     somebody.wait()?;
-    ensure!(story::digest(machine)? == before, "the keys are not those of the snapshot");
+    ensure!(scenario::digest(machine)? == before, "the keys are not those of the snapshot");
     machine.run(&["rm", &put_away])?;
-    let recovered = story::action(machine, "restore", &["--recover"])?;
-    let words = story::text(&recovered, &["restore", "recovered"])?;
+    let recovered = scenario::action(machine, "restore", &["--recover"])?;
+    let words = scenario::text(&recovered, &["restore", "recovered"])?;
     ensure!(words.contains("was finished"), "{words}");
-    ensure!(story::digest(machine)? == before, "the recovery changed the keys");
-    story::nothing_is_left(machine)
+    ensure!(scenario::digest(machine)? == before, "the recovery changed the keys");
+    scenario::nothing_is_left(machine)
 }
 
 /// The pair for health checks has expired, and the server's is for servers only: there is still the API server's.
@@ -163,9 +163,9 @@ fn with_an_expired_pair(machine: &Machine) -> Result<()> {
             (format!("{PKI}/expired.{ending}"), format!("{PKI}/healthcheck-client.{ending}"));
         machine.run(&["mv", &expired, &first])?;
     }
-    let site = story::action(machine, "site", &[])?;
-    ensure!(story::text(&site, &["site", "answers"])? == "true", "{site}");
-    story::snapshot(machine).map(drop)
+    let site = scenario::action(machine, "site", &[])?;
+    ensure!(scenario::text(&site, &["site", "answers"])? == "true", "{site}");
+    scenario::snapshot(machine).map(drop)
 }
 
 /// The machine loses its power with the manifests put away: kubelet alone would start neither etcd nor the API server.
@@ -173,10 +173,10 @@ pub fn power_lost(stage: &Stage) -> Result<String> {
     let mut machine = control_plane(stage, ETCD)?;
     etcds_pid(&machine)?;
     machine.run(&["sh", "-c", "install -t /usr/local/bin /opt/image/*"])?;
-    story::wait_until_healthy(&machine)?;
-    story::fill(&machine)?;
-    let (archive, before) = (story::snapshot(&machine)?, story::digest(&machine)?);
-    let action = format!("{}/actions/restore", story::CHARM);
+    scenario::wait_until_healthy(&machine)?;
+    scenario::fill(&machine)?;
+    let (archive, before) = (scenario::snapshot(&machine)?, scenario::digest(&machine)?);
+    let action = format!("{}/actions/restore", scenario::CHARM);
     let mut restore = machine.start(&[&action, &format!("snapshot={archive}"), "skip-backup=true"])?;
     let parked = "/etc/kubernetes/manifests-parked-by-restore/etcd.yaml";
     while !machine.path(parked)?.exists() {
@@ -186,16 +186,19 @@ pub fn power_lost(stage: &Stage) -> Result<String> {
     machine.reboot()?;
     restore.wait()?;
     ensure!(machine.path(parked)?.exists(), "the manifest came back by itself");
-    let recovered = story::action(&machine, "restore", &["--recover"])?;
-    story::wait_until_healthy(&machine)?;
-    ensure!(story::digest(&machine)? == before, "the keys are neither those of the old data nor of the new");
+    let recovered = scenario::action(&machine, "restore", &["--recover"])?;
+    scenario::wait_until_healthy(&machine)?;
+    ensure!(
+        scenario::digest(&machine)? == before,
+        "the keys are neither those of the old data nor of the new"
+    );
     let manifests = machine.run(&["ls", "/etc/kubernetes", "/etc/kubernetes/manifests"])?;
     ensure!(
         !manifests.contains("parked") && manifests.contains("kube-apiserver.yaml"),
         "manifests:\n{manifests}"
     );
-    story::nothing_is_left(&machine)?;
-    story::text(&recovered, &["restore", "recovered"])
+    scenario::nothing_is_left(&machine)?;
+    scenario::text(&recovered, &["restore", "recovered"])
 }
 
 /// A machine as kubeadm makes it, but for its kubelet.

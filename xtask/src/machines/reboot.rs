@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 
 use super::machine::Machine;
-use super::{Stage, story};
+use super::{Stage, scenario};
 
 const WORK: &str = "/var/lib/etcd/default/.etcd-restore";
 /// A unit whose etcd takes its time, so that there is a moment to pull the plug in.
@@ -35,30 +35,30 @@ pub fn thrice(stage: &Stage) -> Result<String> {
     let mut machine = stage.unit()?;
     machine.write("/etc/systemd/system/etcd.service.d/slow.conf", SLOW)?;
     machine.run(&["systemctl", "daemon-reload"])?;
-    story::fill(&machine)?;
-    let archive = story::snapshot(&machine)?;
-    let new = story::digest(&machine)?;
-    story::wreck(&machine)?;
-    let old = story::digest(&machine)?;
+    scenario::fill(&machine)?;
+    let archive = scenario::snapshot(&machine)?;
+    let new = scenario::digest(&machine)?;
+    scenario::wreck(&machine)?;
+    let old = scenario::digest(&machine)?;
     let mut told = Vec::new();
     for point in &POINTS {
         pull_the_plug(&mut machine, &archive, point)?;
         ensure!(is_at(&machine, point)?, "{}: the power went at another point", point.name);
-        story::wait_until_healthy(&machine)?;
+        scenario::wait_until_healthy(&machine)?;
         let live = if point.is_new { &new } else { &old };
-        ensure!(story::digest(&machine)? == *live, "{}: etcd booted on other data", point.name);
-        let results = story::action(&machine, "restore", &["--recover"])?;
-        let recovered = story::text(&results, &["restore", "recovered"])?;
+        ensure!(scenario::digest(&machine)? == *live, "{}: etcd booted on other data", point.name);
+        let results = scenario::action(&machine, "restore", &["--recover"])?;
+        let recovered = scenario::text(&results, &["restore", "recovered"])?;
         ensure!(recovered.contains(point.recovered), "{}: {recovered}", point.name);
-        ensure!(story::digest(&machine)? == *live, "{}: other data is live than was said", point.name);
-        story::nothing_is_left(&machine)?;
+        ensure!(scenario::digest(&machine)? == *live, "{}: other data is live than was said", point.name);
+        scenario::nothing_is_left(&machine)?;
         told.push(format!("{}: {}", point.name, point.recovered));
     }
     Ok(told.join("; "))
 }
 
 fn pull_the_plug(machine: &mut Machine, archive: &str, point: &Point) -> Result<()> {
-    let program = format!("{}/actions/restore", story::CHARM);
+    let program = format!("{}/actions/restore", scenario::CHARM);
     let mut restore = machine.start(&[&program, &format!("snapshot={archive}"), "skip-backup=true"])?;
     let until = Instant::now() + Duration::from_secs(60);
     while !is_at(machine, point)? {

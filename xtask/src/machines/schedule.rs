@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::machine::Machine;
-use super::{Stage, story};
+use super::{Stage, scenario};
 
 const SETTINGS: &str = "/etc/etcd-charm/backup.yaml";
 const STAMP: &str = "/var/lib/systemd/timers/stamp-etcd-backup.timer";
@@ -22,14 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// The whole life of a timer, on one machine.
 pub fn life(stage: &Stage) -> Result<String> {
     let mut machine = stage.unit()?;
-    story::fill(&machine)?;
+    scenario::fill(&machine)?;
     machine.run(&["mkdir", "-p", METRICS])?;
-    story::refused(&machine, "schedule", &[], &["no schedule is written down"])?;
+    scenario::refused(&machine, "schedule", &[], &["no schedule is written down"])?;
     settings(&machine, "when: '*:*:0/10', retries: 2, retry-after: 2s", "")?;
-    let put = story::action(&machine, "schedule", &[])?;
-    ensure!(story::text(&put, &["schedule", "active"])? == "true", "{put}");
-    let again = story::action(&machine, "schedule", &[])?;
-    ensure!(story::text(&again, &["schedule", "changed"])? == "false", "{again}");
+    let put = scenario::action(&machine, "schedule", &[])?;
+    ensure!(scenario::text(&put, &["schedule", "active"])? == "true", "{put}");
+    let again = scenario::action(&machine, "schedule", &[])?;
+    ensure!(scenario::text(&again, &["schedule", "changed"])? == "false", "{again}");
 
     let first = until(&machine, "a run of the timer's", |run| is(run, "Completed"))?;
     ensure!(first["scheduled_time"].is_string(), "{first}");
@@ -55,8 +55,8 @@ fn settings(machine: &Machine, schedule: &str, more: &str) -> Result<()> {
 
 /// The runs that are remembered, the newest first.
 fn runs(machine: &Machine) -> Result<Vec<Value>> {
-    let listed = story::action(machine, "list-snapshots", &["runs=true", "format=json"])?;
-    serde_json::from_str(&story::text(&listed, &["runs"])?).context("the runs are no JSON")
+    let listed = scenario::action(machine, "list-snapshots", &["runs=true", "format=json"])?;
+    serde_json::from_str(&scenario::text(&listed, &["runs"])?).context("the runs are no JSON")
 }
 
 /// Waits until a run is as `is_so` says, and returns it.
@@ -84,7 +84,7 @@ fn is(run: &Value, phase: &str) -> bool {
 
 /// What `check` ends with, and how its line begins.
 fn check(machine: &Machine, words: &[&str], status: i32, said: &str) -> Result<()> {
-    let program = format!("{}/actions/check", story::CHARM);
+    let program = format!("{}/actions/check", scenario::CHARM);
     let output = machine.attempt(&[&[program.as_str()], words].concat())?;
     let line = String::from_utf8_lossy(&output.stdout);
     ensure!(
@@ -170,7 +170,7 @@ fn time(run: &Value, name: &str) -> Result<String> {
 /// A machine that was off at midnight makes up for it once when it boots, and not again.
 fn caught_up(machine: &mut Machine) -> Result<usize> {
     settings(machine, "when: '@daily', zone: Europe/Berlin, retry-after: 2s", "")?;
-    story::action(machine, "schedule", &[])?;
+    scenario::action(machine, "schedule", &[])?;
     let before = runs(machine)?.len();
     // What systemd goes by: it writes this when a timer goes off.
     machine.run(&["touch", "--date=2 days ago", STAMP])?;
@@ -183,7 +183,7 @@ fn caught_up(machine: &mut Machine) -> Result<usize> {
         bail!("{made_up}\n{}", journal(machine)?);
     }
     machine.reboot()?;
-    story::wait_until_healthy(machine)?;
+    scenario::wait_until_healthy(machine)?;
     sleep(Duration::from_secs(5));
     let after = runs(machine)?.len();
     ensure!(after == before + 1, "after another boot there are {after} runs and not {}", before + 1);
@@ -201,8 +201,8 @@ fn until_count(machine: &Machine, count: usize) -> Result<()> {
 
 /// Taken away, and nothing of it is left; the archives are.
 fn gone(machine: &Machine) -> Result<()> {
-    let taken = story::action(machine, "schedule", &["remove=true"])?;
-    ensure!(story::text(&taken, &["schedule", "removed"])? == "true", "{taken}");
+    let taken = scenario::action(machine, "schedule", &["remove=true"])?;
+    ensure!(scenario::text(&taken, &["schedule", "removed"])? == "true", "{taken}");
     let left = machine.run(&[
         "find",
         "/etc/systemd",

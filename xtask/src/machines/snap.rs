@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use super::machine::Machine;
-use super::{Stage, certificates, story};
+use super::{Stage, certificates, scenario};
 
 const COMMON: &str = "/var/snap/etcd/common";
 const UNIT: &str = "\
@@ -34,28 +34,28 @@ client-transport-security:
 /// With TLS, where the server's pair is for servers only and does not name the loopback, without and with authentication.
 pub fn tls(stage: &Stage) -> Result<String> {
     let mut machine = home(stage, CONFIG)?;
-    let site = story::action(&machine, "site", &[])?;
-    let endpoint = story::text(&site, &["site", "endpoint"])?;
+    let site = scenario::action(&machine, "site", &[])?;
+    let endpoint = scenario::text(&site, &["site", "endpoint"])?;
     ensure!(endpoint == "https://10.7.0.4:2379", "{site}");
-    story::tell_twice(&mut machine)
+    scenario::tell_twice(&mut machine)
 }
 
 /// With the port without TLS besides, which the charm opens by its option `bind_with_insecure_http`.
 pub fn open(stage: &Stage) -> Result<String> {
     let config = CONFIG.replace("https://0.0.0.0:2379", "http://127.0.0.1:4001,https://0.0.0.0:2379");
     let mut machine = home(stage, &config)?;
-    let site = story::action(&machine, "site", &[])?;
-    ensure!(story::text(&site, &["site", "endpoint"])? == "http://127.0.0.1:4001", "{site}");
-    story::tell_twice(&mut machine)
+    let site = scenario::action(&machine, "site", &[])?;
+    ensure!(scenario::text(&site, &["site", "endpoint"])? == "http://127.0.0.1:4001", "{site}");
+    scenario::tell_twice(&mut machine)
 }
 
 /// With its data on the storage that Juju attached, and the link that the snap's own directory then is not.
 pub fn storage(stage: &Stage) -> Result<String> {
     let config = CONFIG.replace("data-dir: /var/snap/etcd/current", "data-dir: /media/etcd/data");
     let machine = home(stage, &config)?;
-    let site = story::action(&machine, "site", &[])?;
-    ensure!(story::text(&site, &["site", "data-dir"])? == "/media/etcd/data", "{site}");
-    story::tell(&machine)
+    let site = scenario::action(&machine, "site", &[])?;
+    ensure!(scenario::text(&site, &["site", "data-dir"])? == "/media/etcd/data", "{site}");
+    scenario::tell(&machine)
 }
 
 fn home(stage: &Stage, config: &str) -> Result<Machine> {
@@ -75,6 +75,6 @@ fn home(stage: &Stage, config: &str) -> Result<Machine> {
     machine.write("/etc/systemd/system/snap.etcd.etcd.service", UNIT)?;
     machine.run(&["systemctl", "enable", "--now", "snap.etcd.etcd.service"])?;
     certificates::use_them(&mut machine, COMMON, "client", &format!("https://{ADDRESS}:2379"));
-    story::wait_until_healthy(&machine)?;
+    scenario::wait_until_healthy(&machine)?;
     Ok(machine)
 }

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
 
 use super::machine::Machine;
-use super::story::CHARM;
+use super::scenario::CHARM;
 use crate::{pack, workspace};
 
 const AGENT: &str = "/var/lib/juju/agents/unit-etcd-0";

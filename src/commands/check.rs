@@ -1,0 +1,134 @@
+//! The action `check`: how it stands with the backups, in one line, as Nagios' plugins say it.
+//!
+//! Its exit status is a plugin's: 3 where it cannot tell, which is never a good sign to who watches.
+
+use super::results::Results;
+use super::runs::{Found, in_short, interval};
+use super::target::{of_schedule, target};
+use super::{Call, Environment, key, terminal};
+use crate::error::{ActionError, Failure, Refusal};
+use crate::schedule::runs::health::{Health, Known, Level, Limits, judge};
+use crate::schedule::{self, seconds};
+use crate::settings::Settings;
+use crate::store::directory::{Approach, archive_owner};
+use jiff::{SignedDuration, Timestamp};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// The action's name.
+pub(super) const NAME: &str = "check";
+/// How old a backup may be where no schedule says it: one a day, a little late; and one more missed.
+const USUAL: Limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
+
+/// Says how it stands, and fails where it is critical.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let settings = super::offsite::settings(call)?;
+    let target = target(call, &settings)?;
+    let mut limits =
+        limits(&settings).map_err(|error| ActionError::of(error, "nothing was changed", "mend it"))?;
+    for (name, limit) in [("warn", &mut limits.warn), ("crit", &mut limits.crit)] {
+        if let Some(age) = age(name, call.params.text(name)?)? {
+            *limit = age;
+        }
+    }
+    let health = look(target, &settings, limits, call.now)?;
+    results.set(key!("check.status"), health.level.word());
+    results.set(key!("check.output"), line(&health));
+    if let Some(last) = health.last_good {
+        results.set(key!("check.last-good"), last.to_string());
+    }
+    match health.level {
+        Level::Critical => Err(ActionError::Failed(Failure {
+            cause: anyhow::anyhow!("{}", health.words),
+            state: "the backups are as they were".to_owned(),
+            next: "run `list-snapshots runs=true` to see the last runs, and `backup` to take one".to_owned(),
+        })),
+        _ => Ok(()),
+    }
+}
+
+/// What a schedule makes worth saying of a unit, where there is one. Never fails.
+pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
+    let settings = Settings::read(environment.settings.as_deref()).ok()?;
+    settings.schedule.as_ref()?;
+    let health = look(of_schedule(&settings).ok()?, &settings, limits(&settings).ok()?, now);
+    Some(match health {
+        Ok(health) => health.words,
+        Err(stop) => format!("it is not known how the backups stand: {}", in_short(&stop)),
+    })
+}
+
+fn limits(settings: &Settings) -> anyhow::Result<Limits> {
+    let Some(schedule) = &settings.schedule else { return Ok(USUAL) };
+    let table = schedule.timetable()?;
+    Ok(interval(&table)?.map_or(USUAL, |gap| {
+        let (warn, crit) = schedule::limits(gap, table.jitter);
+        Limits { warn, crit }
+    }))
+}
+
+fn age(name: &str, text: &str) -> Result<Option<SignedDuration>, Refusal> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let age = seconds(text).and_then(|seconds| i64::try_from(seconds).ok());
+    let no = || Refusal::new(format!("{name} is {text:?}"), "give a time such as 90m, 26h or 3d");
+    age.map(|age| Some(SignedDuration::from_secs(age))).ok_or_else(no)
+}
+
+fn look(target: PathBuf, settings: &Settings, limits: Limits, now: Timestamp) -> Result<Health, ActionError> {
+    let look = || {
+        let (_, owner) = archive_owner()?;
+        let Some(home) = Approach::to(&target, owner)?.arrived() else {
+            let known = Known { runs: &[], archives: &[], misdated: &[], now, pending: Ok(0) };
+            return Ok(judge(&known, limits));
+        };
+        Ok(judge(&Found::at(&home, settings, now)?.known(), limits))
+    };
+    look().map_err(|error| ActionError::of(error, "nothing was changed", "run it as root, or mend the cause"))
+}
+
+fn line(health: &Health) -> String {
+    format!("BACKUP {} - {} | {}", health.level.word(), health.words, health.data)
+}
+
+/// The line on standard output, which is all that watchers read, and the plugin's exit status.
+pub(super) fn tell(results: &Results, outcome: &Result<(), ActionError>) -> ExitCode {
+    let levels = [Level::Ok, Level::Warning, Level::Critical];
+    let level = levels.into_iter().find(|level| results.get("check.status") == Some(level.word()));
+    match (level, results.get("check.output"), outcome) {
+        (Some(level), Some(line), _) => {
+            terminal::print(&format!("{line}\n"));
+            ExitCode::from(level as u8)
+        }
+        // Its help, or its version.
+        (_, _, Ok(())) => ExitCode::SUCCESS,
+        (_, _, Err(stop)) => {
+            terminal::print(&format!("BACKUP UNKNOWN - {}\n", in_short(stop).replace(['|', '\n'], " ")));
+            terminal::complain(&stop.to_string());
+            ExitCode::from(Level::Unknown as u8)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_come_from_the_schedule() {
+        let of = |text: &str| limits(&Settings::parse(text).unwrap()).unwrap();
+        let hours = SignedDuration::from_hours;
+        assert_eq!(of(""), USUAL);
+        assert_eq!(of("schedule: {when: every 24h}"), USUAL);
+        let often = of("schedule: {when: every 12h, jitter: 1h}");
+        assert_eq!((often.warn, often.crit), (hours(14), hours(26)));
+    }
+
+    #[test]
+    fn an_age_is_a_time() {
+        assert_eq!(age("warn", "").unwrap(), None);
+        assert_eq!(age("warn", "90m").unwrap(), Some(SignedDuration::from_mins(90)));
+        assert!(age("warn", "26").unwrap_err().to_string().contains("warn is \"26\""));
+    }
+}

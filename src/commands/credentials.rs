@@ -1,0 +1,105 @@
+//! The action `package-client-credentials`: what a client of this etcd needs, in one archive for its owner alone.
+//!
+//! Must never hand out the server's own key.
+
+use super::results::Results;
+use super::{Call, key};
+use crate::archive::bundle;
+use crate::error::{ActionError, Refusal};
+use crate::etcd::site::Site;
+use crate::store::directory::{Approach, archive_owner};
+use crate::system::durable::PRIVATE;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+
+/// The archive, by the name that the older charm gives it.
+const NAME: &str = "etcd_credentials.tar.gz";
+/// A client's key, as the charms call it.
+const KEY: &str = "client.key";
+
+/// Packs the certificates of a client and says where they are.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let site = super::site(call)?;
+    let files = files(&site)?;
+    let untouched = |error| ActionError::of(error, "nothing was changed", "mend the cause and run it again");
+    let (user, owner) = archive_owner().map_err(untouched)?;
+    let home = if user == "root" { PathBuf::from("/root") } else { Path::new("/home").join(&user) };
+    let pack = || {
+        let mut contents = vec![("README", readme(&site).into_bytes())];
+        for (name, path) in files {
+            let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+            contents.push((name, bytes));
+        }
+        let dir = Approach::to(&home, owner)?.make()?;
+        dir.replace_for(NAME, &bundle(&contents, call.now)?, PRIVATE, Some(owner))
+    };
+    pack().map_err(untouched)?;
+    let path = home.join(NAME);
+    results.set(key!("copy.cmd"), call.copy_command(&user, &path));
+    results.set(key!("credentials.path"), path.display().to_string());
+    Ok(())
+}
+
+/// The authority, the certificate and the key. Of those in a site file, an operator vouches that they are a client's.
+fn files(site: &Site) -> Result<[(&'static str, &Path); 3], Refusal> {
+    let (Some(ca), Some(cert), Some(key)) = (&site.tls.cacert, &site.tls.cert, &site.tls.key) else {
+        return Err(Refusal::new(
+            format!("etcd at {} asks its clients for no certificate", site.endpoint),
+            "there is nothing to package; put certificates in place first",
+        ));
+    };
+    if !site.is_told && !key.ends_with(KEY) {
+        return Err(Refusal::new(
+            "only the server's own key is known here, which no client may have",
+            "name the certificate and the key of a client in a site file, and that by site=PATH or in ETCD_SITE",
+        ));
+    }
+    Ok([("ca.crt", ca), ("client.crt", cert), (KEY, key)])
+}
+
+fn readme(site: &Site) -> String {
+    let port = site.endpoint.rsplit_once(':').map_or("2379", |(_, port)| port);
+    format!(
+        "etcdctl --endpoints=https://ADDRESS-OF-THE-UNIT:{port} --cacert=ca.crt --cert=client.crt --key=client.key \
+         endpoint health\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::etcd::service::Service;
+    use crate::etcd::site::tests::site;
+    use crate::system::durable::Dir;
+
+    #[test]
+    fn a_site_file_vouches_for_its_pair_whoever_names_it() {
+        let mut site = site(Path::new("/d"), Service::Unknown { pid: 42 });
+        assert!(files(&site).unwrap_err().reason.contains("asks its clients for no certificate"));
+        for (told, key, vouched) in
+            [(false, "server.key", false), (false, "client.key", true), (true, "reader.key", true)]
+        {
+            site.is_told = told;
+            (site.tls.cacert, site.tls.cert) = (Some("/c/ca.crt".into()), Some("/c/x.crt".into()));
+            site.tls.key = Some(Path::new("/c").join(key));
+            let found = files(&site).map(|files| files[2].1.to_owned());
+            assert_eq!(found.is_ok(), vouched, "{key}: {found:?}");
+            assert!(found.err().is_none_or(|refusal| refusal.next.contains("site=PATH")));
+        }
+    }
+
+    #[test]
+    fn a_site_file_is_told_though_no_variable_names_it() {
+        let home = tempfile::tempdir().unwrap();
+        let file = home.path().join("site.yaml");
+        std::os::unix::fs::symlink("/bin/true", home.path().join("etcdctl")).unwrap();
+        let text = format!(
+            "endpoint: https://127.0.0.1:1\ncacert: /c/ca.crt\ncert: /c/r.crt\nkey: /c/r.key\ndata-dir: /d\n\
+             bin-dir: {}\nservice: {{systemd: x.service}}\n",
+            home.path().display()
+        );
+        Dir::open(home.path()).unwrap().replace("site.yaml", text.as_bytes()).unwrap();
+        let site = Site::chosen(None, file.to_str().unwrap(), None).unwrap();
+        assert!(files(&site).unwrap()[2].1.ends_with("r.key"));
+    }
+}

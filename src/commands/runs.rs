@@ -1,0 +1,264 @@
+//! A run of a backup as it is remembered and told of, from its beginning to its end.
+//!
+//! Must never fail a backup that is good: what goes wrong with telling of it is told.
+
+use super::results::Results;
+use super::target::of_schedule;
+use super::{Call, key, now};
+use crate::catalog::entry::may_be_archive;
+use crate::catalog::name::taken;
+use crate::error::{ActionError, Failure};
+use crate::inventory::upload;
+use crate::schedule::Hooks;
+use crate::schedule::hooks::Occasion;
+use crate::schedule::metrics::{self, About};
+use crate::schedule::runs::health::{Known, unknown};
+use crate::schedule::runs::{self, Phase, Record, Run};
+use crate::schedule::{Timetable, timer};
+use crate::settings::Settings;
+use crate::snapshot::Report;
+use crate::store::directory::Approach;
+use crate::store::local::Local;
+use crate::system::clock::is_in_the_future;
+use crate::system::durable::Dir;
+use crate::system::interrupt;
+use crate::system::owner::Owner;
+use anyhow::Result;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
+use std::path::Path;
+
+/// An archive that is there, and on its way to every destination.
+pub(super) struct Sent {
+    /// What was told of it.
+    pub report: Report,
+    /// The destinations that have read it back.
+    pub arrived: BTreeSet<String>,
+}
+
+/// A run that goes on.
+pub(super) struct Watch<'a> {
+    /// What is known of it.
+    pub run: Run,
+    /// Its archive, once that is there.
+    sent: Option<Sent>,
+    record: Option<Record>,
+    home: Dir,
+    settings: &'a Settings,
+    unit: Option<&'a str>,
+    /// What went wrong with telling.
+    troubles: Vec<String>,
+    /// Whether it was refused, and is not remembered.
+    is_forgotten: bool,
+}
+
+impl<'a> Watch<'a> {
+    /// Begins one whose archive goes to `target`; `scheduled` is when it was to begin. Tries may have gone before, and been
+    /// killed.
+    pub fn begin(
+        call: &'a Call<'_>,
+        settings: &'a Settings,
+        (target, owner): (&Path, Owner),
+        scheduled: Option<Timestamp>,
+        tries: u32,
+    ) -> Result<Self> {
+        let home = Approach::to(target, owner)?.make()?;
+        let mut run = Run { tries, ..Run::beginning(call.now, scheduled) };
+        let (record, troubles) = match Record::begin(&home, &mut run) {
+            Ok(record) => (Some(record), Vec::new()),
+            Err(error) => (None, vec![format!("the run is not remembered: {error:#}")]),
+        };
+        Ok(Self { run, sent: None, record, home, settings, unit: call.unit(), troubles, is_forgotten: false })
+    }
+
+    /// Writes down what is known now.
+    pub fn note(&mut self) {
+        if let Some(Err(error)) = self.record.as_ref().map(|record| record.write(&self.run)) {
+            self.trouble(format!("the run is not remembered: {error:#}"));
+        }
+    }
+
+    /// An archive is there.
+    pub fn published(&mut self, report: Report) {
+        self.run.backup_name = report.path.file_name().map(|name| name.to_string_lossy().into_owned());
+        self.run.size = Some(report.packed.size);
+        self.run.sha256 = Some(report.packed.sha256.clone());
+        self.run.revision = Some(report.manifest.revision);
+        self.run.cluster_id = Some(report.manifest.cluster_id.clone());
+        self.run.member = Some(report.manifest.member_name.clone());
+        self.sent = Some(Sent { report, arrived: BTreeSet::new() });
+        self.note();
+    }
+
+    /// Sends the archive that is there, where one is, to the destinations that have not got it yet.
+    pub fn send(&mut self, call: &Call<'_>, results: &mut Results) -> Option<Result<(), ActionError>> {
+        let sent = self.sent.as_mut()?;
+        let destinations = super::offsite::destinations(call, self.settings.clone());
+        Some(super::offsite::send(call, sent, &self.home, &destinations, results))
+    }
+
+    /// An operator's program, which may say no.
+    pub fn before(&mut self) -> Result<(), ActionError> {
+        self.hook(Occasion::Before).map_err(|cause| {
+            ActionError::Failed(Failure {
+                cause,
+                state: "no snapshot was begun, because the hook did not end well".to_owned(),
+                next: "mend what it says, or take it out of the settings".to_owned(),
+            })
+        })
+    }
+
+    /// The backup has come to its end, and that is written down. What someone typed and was refused leaves no record.
+    pub fn finish(&mut self, outcome: &Result<(), ActionError>, results: &Results, is_typed: bool) {
+        if is_typed && self.sent.is_none() && matches!(outcome, Err(ActionError::Refused(_))) {
+            return self.forget(outcome);
+        }
+        self.run.destinations = sent(results);
+        let pending = pending(&self.home, self.settings);
+        self.run.pending_uploads = pending.as_ref().ok().copied();
+        self.run.end(now(), outcome.as_ref().err().map(in_short));
+        self.note();
+        if let Err(why) = pending {
+            self.trouble(unknown(&why));
+        }
+    }
+
+    /// Forgets the run: a refusal changes nothing, and counts neither as a run nor as a failure.
+    fn forget(&mut self, outcome: &Result<(), ActionError>) {
+        self.is_forgotten = true;
+        // For the hook that ends what the one before the run began.
+        self.run.end(now(), outcome.as_ref().err().map(in_short));
+        if let Some(Err(error)) = self.record.take().map(Record::discard) {
+            self.troubles.push(format!("the record of this run could not be removed: {error:#}"));
+        }
+    }
+
+    /// Tells of it when nothing more is to be done. Its outcome comes back as it was.
+    pub fn tell(
+        mut self,
+        outcome: Result<(), ActionError>,
+        results: &mut Results,
+    ) -> Result<(), ActionError> {
+        // Whoever asked us to stop is to hear of it from the programs that wait for that.
+        let _undisturbed = interrupt::defer();
+        let occasion = if outcome.is_ok() { Occasion::After } else { Occasion::Failure };
+        if let Err(error) = self.hook(occasion) {
+            self.trouble(format!("{error:#}"));
+        }
+        if !self.is_forgotten
+            && let Err(error) = refresh(&self.home, self.settings)
+        {
+            self.trouble(format!("{error:#}"));
+        }
+        if !self.troubles.is_empty() {
+            results.set(key!("run.warning"), self.troubles.join("; "));
+        }
+        outcome
+    }
+
+    /// What became of the retention.
+    pub fn pruned(&mut self, phase: Phase, message: String) {
+        self.run.delete_phase = Some(phase);
+        self.run.delete_finished_time = Some(now());
+        self.run.delete_message = Some(message);
+        self.note();
+    }
+
+    fn hook(&self, occasion: Occasion) -> Result<()> {
+        let hooks: Option<&Hooks> = self.settings.hooks.as_ref();
+        hooks.map_or(Ok(()), |hooks| hooks.run(occasion, self.unit, self.home.path(), &self.run))
+    }
+
+    /// Something that makes the backup no worse, and is told all the same.
+    pub fn trouble(&mut self, what: String) {
+        self.troubles.push(what);
+        self.run.notice_message = Some(self.troubles.join("; "));
+        if let Some(record) = &self.record {
+            let _ = record.write(&self.run);
+        }
+    }
+}
+
+/// What became of each destination, as the results say it.
+fn sent(results: &Results) -> std::collections::BTreeMap<String, String> {
+    let destination =
+        |(key, words): (&str, &str)| Some((key.strip_prefix("destinations.")?.to_owned(), words.to_owned()));
+    results.pairs().filter_map(destination).collect()
+}
+
+/// Why a run ended early, without what to do next: that is told to whoever runs it.
+pub(super) fn in_short(stop: &ActionError) -> String {
+    match stop {
+        ActionError::Refused(refusal) => refusal.reason.clone(),
+        ActionError::Failed(failure) => format!("{:#}", failure.cause),
+    }
+}
+
+/// How many uploads wait, or why that is not known.
+fn pending(home: &Dir, settings: &Settings) -> Result<usize, String> {
+    let pending = upload::pending(home, |name| settings.destinations.contains_key(name));
+    pending.map_err(|error| format!("{error:#}"))
+}
+
+/// What is known of the backups in `home`, to be judged.
+pub(super) struct Found {
+    runs: Vec<Run>,
+    archives: Vec<String>,
+    misdated: Vec<String>,
+    now: Timestamp,
+    pending: Result<usize, String>,
+}
+
+impl Found {
+    /// Looks. A queue that cannot be read hides nothing else.
+    pub fn at(home: &Dir, settings: &Settings, now: Timestamp) -> Result<Self> {
+        let damaged = Local::open(home.path())?.map_or(Ok(Vec::new()), |local| local.damaged())?;
+        let archives: Vec<String> =
+            home.names()?.into_iter().filter(|name| !damaged.contains(name)).collect();
+        let is_misdated = |name: &&String| {
+            may_be_archive(name) && taken(name).is_some_and(|taken| is_in_the_future(taken, now))
+        };
+        let misdated = archives.iter().filter(is_misdated).cloned().collect();
+        Ok(Self { runs: runs::look(home, now)?, misdated, archives, now, pending: pending(home, settings) })
+    }
+
+    /// What a verdict takes.
+    pub fn known(&self) -> Known<'_> {
+        Known {
+            runs: &self.runs,
+            archives: &self.archives,
+            misdated: &self.misdated,
+            now: self.now,
+            pending: self.pending.as_ref().copied(),
+        }
+    }
+}
+
+/// Writes the metrics of the archives in `home` anew. If that fails, it is a warning in the results and no more.
+pub(super) fn refresh_metrics(home: &Dir, settings: &Settings, results: &mut Results) {
+    if let Err(error) = refresh(home, settings) {
+        results.set(key!("run.warning"), format!("{error:#}"));
+    }
+}
+
+/// Writes the metrics of the archives in `home` anew.
+fn refresh(home: &Dir, settings: &Settings) -> Result<()> {
+    let Some(directory) = &settings.metrics else { return Ok(()) };
+    let found = Found::at(home, settings, now())?;
+    let table = settings.schedule.as_ref().and_then(|schedule| schedule.timetable().ok());
+    let interval = table.and_then(|table| interval(&table).ok().flatten());
+    let scheduled = match settings.schedule {
+        Some(_) => of_schedule(settings).ok(),
+        None => None,
+    };
+    let about = About { target: home.path(), scheduled: scheduled.as_deref(), interval };
+    metrics::write(directory, about, &found.known())
+}
+
+/// The longest time between two runs.
+pub(super) fn interval(table: &Timetable) -> Result<Option<SignedDuration>> {
+    match table.every.and_then(|every| i64::try_from(every).ok()) {
+        Some(every) => Ok(Some(SignedDuration::from_secs(every))),
+        None => timer::longest_gap(&table.lines),
+    }
+}

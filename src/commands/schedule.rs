@@ -1,0 +1,198 @@
+//! The action `schedule`: the settings' schedule made a timer of systemd's, shown, and taken away.
+//!
+//! Must never put a secret into a unit: everybody may read it.
+
+use super::environment::{SETTINGS, SITE, called_as};
+use super::results::Results;
+use super::{Call, Environment, key};
+use crate::error::{ActionError, Refusal};
+use crate::inventory::upload::Destinations;
+use crate::schedule::timer;
+use crate::schedule::{Runner, Schedule, Timetable, Units};
+use crate::settings::{At, Destination, OPERATORS, Settings};
+use crate::store::s3::FromEnvironment;
+use crate::system::clock::Clock;
+use crate::system::trust;
+use anyhow::Result;
+use jiff::Timestamp;
+use std::path::{Path, PathBuf};
+
+/// What the timer runs.
+const PROGRAM: &str = "backup";
+/// How many of the next runs are shown.
+const SHOWN: usize = 5;
+/// Where a unit of Juju's has its charm.
+const CHARM: &str = "JUJU_CHARM_DIR";
+
+/// Puts the timer in, or shows it, or takes it away.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let (plan, remove) = (call.params.flag("plan")?, call.params.flag("remove")?);
+    let untouched =
+        |error| ActionError::of(error, "the timer is as it was", "mend the cause and run it again");
+    if remove && !plan {
+        without_systemd_nothing()?;
+        let removed = timer::remove().map_err(untouched)?;
+        results.set(key!("schedule.removed"), removed.to_string());
+        return Ok(());
+    }
+    let settings = super::offsite::settings(call)?;
+    let wanted = Wanted::of(&settings, call.environment, call.now).map_err(untouched)?;
+    let next = wanted.next().map_err(untouched)?;
+    results.set(key!("schedule.when"), &*wanted.schedule.when);
+    results.set(key!("schedule.next"), next.join(", "));
+    if plan {
+        results.set(key!("schedule.timer"), wanted.units.timer);
+        results.set(key!("schedule.service"), wanted.units.service);
+        return Ok(());
+    }
+    without_systemd_nothing()?;
+    let changed = timer::install(&wanted.units).map_err(untouched)?;
+    results.set(key!("schedule.changed"), changed.to_string());
+    if let Some(state) = timer::state().map_err(untouched)? {
+        results.set(key!("schedule.active"), state.active.to_string());
+        if let Some(last) = state.last {
+            results.set(key!("schedule.last"), last.to_string());
+        }
+    }
+    Ok(())
+}
+
+fn without_systemd_nothing() -> Result<(), Refusal> {
+    match timer::is_to_be_had() {
+        true => Ok(()),
+        false => Err(Refusal::new(
+            "systemd does not run this machine, and it is what takes backups by the clock",
+            "have your own scheduler run `backup`",
+        )),
+    }
+}
+
+/// Has the timer be what the settings say, as a hook of the unit `unit` does it: also that there is none. One that a person
+/// has put in for other settings stays, and so does all where the environment names some: Juju's never does.
+pub fn reconcile(environment: &Environment, now: Timestamp) -> Result<()> {
+    if !timer::is_to_be_had() || environment.settings.is_some() {
+        return Ok(());
+    }
+    let settings = Settings::read(None)?;
+    if settings.schedule.is_none() {
+        return forget(environment);
+    }
+    timer::install(&Wanted::of(&settings, environment, now)?.units).map(|_| ())
+}
+
+/// Takes the unit's timer away: the unit goes, or its schedule has.
+pub fn forget(environment: &Environment) -> Result<()> {
+    let Some(unit) = &environment.unit else { return Ok(()) };
+    if timer::is_to_be_had() && timer::is_for(&format!("JUJU_UNIT_NAME={unit}"))? {
+        timer::remove()?;
+    }
+    Ok(())
+}
+
+/// Ends the run of the unit's timer that is at work, if one is: the unit goes, and a backup must not keep it.
+pub fn break_off(environment: &Environment) -> Result<()> {
+    let Some(unit) = &environment.unit else { return Ok(()) };
+    if timer::is_to_be_had() && timer::is_for(&format!("JUJU_UNIT_NAME={unit}"))? {
+        timer::break_off()?;
+    }
+    Ok(())
+}
+
+/// What is to be on the machine.
+struct Wanted<'s> {
+    schedule: &'s Schedule,
+    table: Timetable,
+    units: Units,
+    now: Timestamp,
+}
+
+impl<'s> Wanted<'s> {
+    fn of(settings: &'s Settings, environment: &Environment, now: Timestamp) -> Result<Self> {
+        let Some(schedule) = &settings.schedule else {
+            return Err(Refusal::new(
+                "no schedule is written down",
+                format!("write `schedule: {{when: every 12h}}` into {OPERATORS}; the README shows more"),
+            )
+            .into());
+        };
+        let table = schedule.timetable()?;
+        no_secret_is_needed(settings, environment, now)?;
+        let units = Units::of(schedule, &table, &runner(environment)?);
+        Ok(Self { schedule, table, units, now })
+    }
+
+    /// The next runs, in UTC. Of an interval that no calendar says, those times of the timer's that a run is due at.
+    fn next(&self) -> Result<Vec<String>> {
+        let is_coarse = self.table.is_coarser_than_its_ticks();
+        let times = timer::elapses(&self.table.lines, if is_coarse { 100 * SHOWN } else { SHOWN })?;
+        let due =
+            |time: &Timestamp| *time > self.now && (!is_coarse || self.table.slot(*time) == Some(*time));
+        Ok(times.into_iter().filter(due).take(SHOWN).map(|time| time.to_string()).collect())
+    }
+}
+
+/// A timer has nothing of what is in our environment now, and a secret may not be written where it would find it.
+fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Timestamp) -> Result<()> {
+    if environment.password.is_some() {
+        return Err(Refusal::new(
+            "etcd's password is in the environment, which a timer has not",
+            "write it into a file of root's, and name that in a site file as password-file",
+        )
+        .into());
+    }
+    let proxies = &environment.bucket.proxies;
+    let needs_login = |one: &Destination| matches!(&one.at, At::Bucket(said) if said.needs_login(proxies));
+    if let Some((name, _)) = settings.destinations.iter().find(|(_, one)| needs_login(one)) {
+        return Err(Refusal::new(
+            format!("the proxy to destination {name} has a login in the environment, which a timer has not"),
+            "name one without a login as proxy of the destination, or have NO_PROXY name the server",
+        )
+        .into());
+    }
+    if environment.bucket.credentials.is_some() {
+        let found = FromEnvironment { credentials: None, ..environment.bucket.clone() };
+        let destinations = Destinations::new(settings.destinations.clone(), found, Clock::at(now));
+        for name in destinations.names() {
+            if let Err(error) = destinations.open(name) {
+                return Err(Refusal::new(
+                    format!("an access key is in the environment, which a timer has not, and without it: {error:#}"),
+                    "write the key into a file, and name that as credentials-file",
+                )
+                .into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How the timer runs a backup: the program beside this one, and where its files are.
+fn runner(environment: &Environment) -> Result<Runner> {
+    let program = program(environment)?;
+    trust::check(&program).map_err(|distrust| distrust.refuses("the program of the systemd timer"))?;
+    let file = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string());
+    let mut variables = Vec::new();
+    if let Some(unit) = &environment.unit {
+        variables.push(("JUJU_UNIT_NAME", unit.clone()));
+    }
+    for (name, path) in [(SITE, &environment.site), (SETTINGS, &environment.settings)] {
+        if let Some(path) = path {
+            variables.push((name, file(path)?));
+        }
+    }
+    variables.extend(environment.bucket.proxies.in_the_open());
+    Ok(Runner { program, environment: variables })
+}
+
+/// `backup`, in the charm, or in the directory that we were called from.
+fn program(environment: &Environment) -> Result<PathBuf, Refusal> {
+    let charm = environment.variable(CHARM).map(|dir| Path::new(dir).join("actions"));
+    let ours = called_as().and_then(|path| path.parent().map(Path::to_owned));
+    let dirs = [charm, ours];
+    let found = dirs.into_iter().flatten().map(|dir| dir.join(PROGRAM)).find(|program| program.is_file());
+    found.ok_or_else(|| {
+        Refusal::new(
+            "the program `backup` is not beside this one",
+            "put all programs of the charm into one directory",
+        )
+    })
+}

@@ -1,0 +1,113 @@
+//! The action `site`: which etcd the other actions work on, where that was learned, and whether it answers.
+//!
+//! Must never fail for an etcd that does not answer: that is what it is asked about.
+
+mod versions;
+
+use super::results::Results;
+use super::{Call, key};
+use crate::error::ActionError;
+use crate::etcd::certificates::{Dates, ends_soon};
+use crate::etcd::client::Client;
+use crate::etcd::site::Site;
+use jiff::Timestamp;
+use std::path::Path;
+
+/// Says what was found.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let site = super::site(call)?;
+    tell(&site, call.now, results);
+    let version = ask(&site, results);
+    versions::report(&site, results);
+    if let Some(warning) = super::v2_keys::warning(&site, &version.unwrap_or_default()) {
+        let others = results.get("site.warning").map(|others| format!("{others}; {warning}"));
+        results.set(key!("site.warning"), others.unwrap_or(warning));
+    }
+    Ok(())
+}
+
+/// What was found on the machine, and where.
+pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
+    results.set(key!("site.etcd"), &*site.called);
+    results.set(key!("site.endpoint"), &*site.endpoint);
+    results.set(key!("site.endpoint-from"), &*site.from.endpoint);
+    results.set(key!("site.data-dir"), site.data_dir.display().to_string());
+    results.set(key!("site.data-dir-from"), &*site.from.data_dir);
+    if let Some(real) = real(&site.data_dir) {
+        results.set(key!("site.data-dir-is"), real);
+    }
+    let files = [
+        (key!("site.wal-dir"), &site.wal_dir),
+        (key!("site.config-file"), &site.config_file),
+        (key!("site.cacert"), &site.tls.cacert),
+        (key!("site.cert"), &site.tls.cert),
+        (key!("site.key"), &site.tls.key),
+        (key!("site.server-cert"), &site.certificate),
+        (key!("site.etcdutl"), &site.tools.etcdutl),
+    ];
+    for (key, file) in files {
+        if let Some(file) = file {
+            results.set(key, file.display().to_string());
+        }
+    }
+    results.set(key!("site.etcdctl"), site.tools.etcdctl.display().to_string());
+    results.set(key!("site.server"), site.tools.etcd.display().to_string());
+    results.set(key!("site.stop"), site.service.typed("stop"));
+    results.set(key!("site.start"), site.service.typed("start"));
+    let expires =
+        [(key!("site.cert-expires"), &site.tls.cert), (key!("site.server-cert-expires"), &site.certificate)];
+    for (key, cert) in expires {
+        if let Some(dates) = cert.as_ref().and_then(|cert| Dates::read(cert).ok()) {
+            results.set(key, dates.until.to_string());
+        }
+    }
+    let troubles = [&site.trouble.client, &site.trouble.server].into_iter().flatten().cloned();
+    let warnings: Vec<String> = warnings(site, now).into_iter().chain(troubles).collect();
+    if !warnings.is_empty() {
+        results.set(key!("site.warning"), warnings.join("; "));
+    }
+}
+
+/// What works now and will not for long.
+pub(super) fn warnings(site: &Site, now: Timestamp) -> Vec<String> {
+    let drift = site.drift.as_ref();
+    let drift = drift.map(|drift| format!("after a restart this etcd would be another: {drift}"));
+    let shown = [&site.tls.cert, &site.certificate].into_iter().flatten();
+    let mut ends: Vec<String> = shown.filter_map(|cert| ends_soon(cert, now)).collect();
+    // One pair may serve both.
+    ends.dedup();
+    drift.into_iter().chain(ends).collect()
+}
+
+/// The directory itself, where its path leads through symlinks.
+fn real(dir: &Path) -> Option<String> {
+    let real = dir.canonicalize().ok().filter(|real| real != dir);
+    real.map(|real| real.display().to_string())
+}
+
+/// Asks etcd, and returns its version if it answers.
+fn ask(site: &Site, results: &mut Results) -> Option<String> {
+    let client = Client::of(site);
+    // The status is for everybody; a read shows that the login and the cluster are good for more.
+    let version = match client.status().and_then(|status| client.keys(0).map(|_| status)) {
+        Ok(status) => {
+            results.set(key!("site.answers"), "true");
+            results.set(key!("site.version"), &*status.version);
+            results.set(key!("site.revision"), status.revision.to_string());
+            if !status.errors.is_empty() {
+                results.set(key!("site.alarms"), status.errors.join("; "));
+            }
+            status.version
+        }
+        Err(error) => {
+            results.set(key!("site.answers"), "false");
+            results.set(key!("site.error"), format!("{error:#}"));
+            return None;
+        }
+    };
+    if let Ok(members) = client.members() {
+        let names = members.iter().map(crate::restore::called).collect::<Vec<_>>();
+        results.set(key!("site.members"), names.join(", "));
+    }
+    Some(version)
+}

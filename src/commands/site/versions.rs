@@ -1,0 +1,41 @@
+//! What `site` reports of versions: those of the programs, and what keeps them from a snapshot or a restore.
+//!
+//! Must never fail for a program that does not run: that is what it reports.
+
+use crate::commands::key;
+use crate::commands::results::Results;
+use crate::error::{Refusal, in_passing};
+use crate::etcd::site::Site;
+use crate::etcd::versions::{Installed, Version};
+use anyhow::Result;
+
+/// Reports the versions of the programs, and adds to the warnings what is wrong with them.
+pub(super) fn report(site: &Site, results: &mut Results) {
+    let warnings: Vec<String> = [may_verify(site), may_restore(site, results)]
+        .into_iter()
+        .filter_map(Result::err)
+        .map(|error| in_passing(&error))
+        .collect();
+    if !warnings.is_empty() {
+        let before = results.get("site.warning").map(str::to_owned);
+        let all: Vec<String> = before.into_iter().chain(warnings).collect();
+        results.set(key!("site.warning"), all.join("; "));
+    }
+}
+
+fn may_verify(site: &Site) -> Result<()> {
+    site.tools.must_read_snapshots()
+}
+
+fn may_restore(site: &Site, results: &mut Results) -> Result<()> {
+    let programs = site.tools.versions()?;
+    let shown: Vec<String> = programs.each().map(Installed::named).collect();
+    results.set(key!("site.programs"), shown.join(", "));
+    let supply = site.supply();
+    supply.must_match(&programs)?;
+    let server = results.get("site.version").and_then(Version::parse);
+    server.map_or(Ok::<(), Refusal>(()), |server| {
+        supply.must_match_server(&programs, "the running etcd", &server, &site.service.typed_restart())
+    })?;
+    Ok(())
+}

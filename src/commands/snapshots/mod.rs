@@ -1,0 +1,182 @@
+//! The actions on archives that are there: `list-snapshots` and those that take a name from it.
+
+pub mod delete;
+pub mod fetch;
+pub mod list;
+pub mod pin;
+pub mod prune;
+pub(super) mod table;
+pub mod verify;
+
+use super::results::{Key, Results};
+use super::{Call, target};
+use crate::error::{ActionError, Failure, Refusal, in_passing};
+use crate::etcd::client::{Client, Status};
+use crate::etcd::site::Site;
+use crate::exchange::Lineage;
+use crate::inventory::{Again, Found, Look, Places, Unread, Wanted, Which};
+use crate::progress::Progress;
+use crate::restore::Source;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// All places that an action may work on.
+fn places(call: &Call<'_>) -> Result<Places, ActionError> {
+    let settings = super::offsite::settings(call)?;
+    Ok(Places {
+        target: target::target(call, &settings)?,
+        keep: settings.keep.clone(),
+        destinations: super::offsite::destinations(call, settings),
+        now: call.now,
+    })
+}
+
+/// A look at the places that `asked` names, and what it wants of them.
+fn look(places: &Places, asked: &str) -> Result<(Look, Vec<Wanted>), Refusal> {
+    let wanted = places.read(asked)?;
+    Ok((Look::at(places, &places.named(&wanted)), wanted))
+}
+
+/// Returns the archives that are wanted. Reports if `latest` is not the archive with the latest date.
+fn choose<'a>(call: &Call<'_>, look: &'a Look, wanted: &[Wanted]) -> Result<Vec<&'a Found>, Refusal> {
+    for one in wanted.iter().filter(|one| matches!(one.which, Which::Latest(_))) {
+        for latest in look.choose(std::slice::from_ref(one))? {
+            report_passed_over(call, look, latest);
+        }
+    }
+    look.choose(wanted)
+}
+
+fn report_passed_over(call: &Call<'_>, look: &Look, latest: &Found) {
+    if let Some(words) = look.passed_over(latest) {
+        (call.tell())(Progress::Step(&words));
+    }
+}
+
+/// What `restore from=` names: a path, or an archive in the target or in a destination.
+pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError> {
+    if Path::new(from).is_absolute() {
+        return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
+    }
+    let mut places = places(call)?;
+    let searched = target::searched(call, &super::offsite::settings(call)?)?;
+    let asked = std::mem::replace(&mut places.target, searched);
+    let found = kept(call, &places, from);
+    if from.contains('/') {
+        // It says in which destination.
+        return found;
+    }
+    found.map_err(|stop| {
+        let is_elsewhere = asked != places.target;
+        places.target = asked;
+        let beside = is_elsewhere.then(|| kept(call, &places, from).ok()).flatten();
+        by_path(stop, beside.as_ref())
+    })
+}
+
+/// Has a refusal say how to name what lies in another directory: where the usual one is given as `target`, and the schedule
+/// has its own, that one is searched whatever is typed. What is `beside` is there.
+fn by_path(stop: ActionError, beside: Option<&Source>) -> ActionError {
+    let ActionError::Refused(Refusal { reason, next }) = stop else { return stop };
+    let next = match beside {
+        Some(Source::Kept(found)) => format!("restore from={}", found.entry.location()),
+        _ => format!("{next}; one in another directory is named by its path, from=DIR/NAME"),
+    };
+    Refusal { reason, next }.into()
+}
+
+/// The archive that `from` names in one of these places.
+fn kept(call: &Call<'_>, places: &Places, from: &str) -> Result<Source, ActionError> {
+    let wanted = places.read(from)?;
+    let [one] = wanted.as_slice() else {
+        return Err(Refusal::new("more than one snapshot is named", "give one name").into());
+    };
+    let look = Look::at(places, &places.named(&wanted));
+    let found = match &one.which {
+        Which::Named(_) => look.choose(&wanted)?.into_iter().next().cloned(),
+        Which::Latest(folder) => {
+            let site = super::site(call)?;
+            let status = Client::of(&site).status().ok();
+            let current = status.as_ref().map(|status| format!("{:x}", status.cluster_id));
+            let lineage = lineage(&site, status);
+            let latest = look.latest_of(&lineage, current.as_deref(), one, folder)?;
+            report_passed_over(call, &look, latest);
+            Some(latest.clone())
+        }
+        Which::All(_) => None,
+    };
+    match found {
+        Some(found) => Ok(Source::Kept(Box::new(found))),
+        None => Err(Refusal::new("more than one snapshot is named", "give one name").into()),
+    }
+}
+
+/// The clusters that the data of `site` is, was and came from, as far as it is known.
+fn lineage(site: &Site, status: Option<Status>) -> Lineage {
+    let mut lineage = Lineage::of(&site.data_dir);
+    if let Some(status) = status {
+        lineage.add(status.cluster_id);
+    }
+    lineage
+}
+
+/// The ids that this machine's data is known to have had, where there is an etcd and it can be told which is meant. Its record
+/// has the present one as well, and so none is asked.
+fn own_ids(call: &Call<'_>) -> BTreeSet<String> {
+    super::site_named(call, "").map(|site| lineage(&site, None).own).unwrap_or_default()
+}
+
+/// The names of these, as an operator types them.
+fn names<'a>(all: impl IntoIterator<Item = &'a Found>) -> String {
+    all.into_iter().map(Found::named).collect::<Vec<_>>().join(", ")
+}
+
+/// Says of a destination what became of it.
+fn of_destination(results: &mut Results, destination: Option<&str>, words: String) {
+    if let Some(key) = destination.and_then(|name| Key::below("destinations", name)) {
+        results.set(key, words);
+    }
+}
+
+/// The places that could not be read, each told by its own key, and as failures.
+fn unread(unread: &[Unread], results: &mut Results) -> Vec<String> {
+    let told = unread.iter().map(|one| {
+        let why = in_passing(&one.why);
+        of_destination(results, one.destination.then_some(&*one.place), format!("cannot be read: {why}"));
+        format!("reading {}: {why}", one.place)
+    });
+    told.collect()
+}
+
+fn untouched(error: anyhow::Error) -> ActionError {
+    ActionError::of(error, "nothing was changed", "mend the cause and run it again")
+}
+
+/// Why a deletion is not one although the server confirmed it.
+const STILL_THERE: &str = "the server reported it as deleted, and it is still listed";
+
+/// What is said of archives that the bucket only hides.
+fn hidden(which: &str) -> String {
+    format!(
+        "{which}; the bucket keeps versions, and the access key may not delete them (s3:DeleteObjectVersion): their bytes stay \
+         until a lifecycle rule of the bucket removes them"
+    )
+}
+
+/// The places whose archives could not be looked at after a deletion.
+fn not_looked_at(again: &Again) -> Vec<String> {
+    let unlisted = again.unlisted();
+    unlisted.map(|(place, why)| format!("listing {place} after the deletion: {}", in_passing(why))).collect()
+}
+
+/// What an action on several archives failed at; `next` says what to type.
+fn failed(failures: &[String], state: &str, next: &str) -> Result<(), ActionError> {
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(ActionError::Failed(Failure {
+        cause: anyhow::anyhow!("{}", failures.join("; ")),
+        state: state.to_owned(),
+        next: next.to_owned(),
+    }))
+}

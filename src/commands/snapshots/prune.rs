@@ -1,0 +1,236 @@
+//! The action `prune-snapshots`: what a policy keeps stays, the rest goes, and every verdict has its reason.
+
+use super::table::table;
+use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, of_destination, places, unread};
+use crate::archive::human_size;
+use crate::catalog::retention::{Policy, Scope, Verdict, parse_age, parse_size};
+use crate::commands::results::Results;
+use crate::commands::{Call, key};
+use crate::error::{ActionError, Refusal, in_passing};
+use crate::etcd::client::{Client, Status};
+use crate::etcd::member::Member;
+use crate::inventory::{Again, At, Judged, Look, Places};
+use crate::store::Removed;
+use anyhow::{Context, Result};
+use std::rc::Rc;
+
+const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERDICT", "WHY"];
+/// For archives of every cluster.
+const ANY: &str = "any";
+
+/// Judges what is kept, and deletes what no rule keeps.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let places = places(call)?;
+    crate::commands::offsite::settings(call)?.check_target(&places.target)?;
+    let given = given(call)?;
+    let judged_places = which(call, &places, &given)?;
+    let plan = call.params.flag("plan")?;
+    let scope = scope(call)?;
+    let look = Look::at(&places, &judged_places);
+    let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
+    let judged = look.judged(&|place| policy(&place.keep), &scope, call.now);
+    let mut failures = unread(&look.unread, results);
+    let mut fates: Vec<Fate> = judged.iter().map(|one| Fate::of(one, plan, &mut failures)).collect();
+    if fates.iter().any(|fate| matches!(fate, Fate::Gone | Fate::Hidden)) && !plan {
+        look_again(&look, &judged, &scope, &mut fates, &mut failures);
+    }
+    tell(&look, &judged, &fates, plan, results);
+    failed(
+        &failures,
+        "the verdicts show what became of each snapshot",
+        "run `list-snapshots` to see what is left, remove the cause, then run prune-snapshots again",
+    )
+}
+
+/// Sets the results by what became of each archive.
+fn tell(look: &Look, judged: &[Judged<'_>], fates: &[Fate], plan: bool, results: &mut Results) {
+    let rows: Vec<_> = judged.iter().zip(fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect();
+    results.set(key!("snapshots"), if rows.is_empty() { "none".to_owned() } else { table(HEAD, rows) });
+    let of = |kind: Fate| {
+        judged.iter().zip(fates).filter(move |(_, fate)| **fate == kind).map(|(one, _)| one.found)
+    };
+    results
+        .set(if plan { key!("would-delete") } else { key!("deleted") }, of(Fate::Gone).count().to_string());
+    let freed = human_size(of(Fate::Gone).map(|found| found.entry.size).sum());
+    results.set(if plan { key!("would-free") } else { key!("freed") }, freed);
+    match of(Fate::Hidden).count() {
+        0 => {}
+        count => results.set(key!("hidden"), hidden(&count.to_string())),
+    }
+    for place in &look.places {
+        let count = |kind| of(kind).filter(|found| Rc::ptr_eq(&found.place, place)).count();
+        let left = count(Fate::Kept) + count(Fate::Failed);
+        let words = [
+            format!("{} {}", count(Fate::Gone), Fate::Gone.in_a_word(plan)),
+            format!("{} hidden", count(Fate::Hidden)),
+            format!("{left} kept"),
+        ];
+        let words: Vec<String> = words.into_iter().filter(|words| words != "0 hidden").collect();
+        of_destination(results, place.name.as_deref(), words.join(", "));
+    }
+}
+
+/// Lists every place again after the deletions, and corrects `fates` by what is there. An archive that this run may delete and
+/// kept must not be missing; of another member's, that member's own rules decide.
+fn look_again(
+    look: &Look,
+    judged: &[Judged<'_>],
+    scope: &Scope,
+    fates: &mut [Fate],
+    failures: &mut Vec<String>,
+) {
+    let again = Again::at(&look.places);
+    failures.extend(not_looked_at(&again));
+    for (one, fate) in judged.iter().zip(fates) {
+        let named = one.found.named();
+        match (*fate, again.has(one.found)) {
+            (Fate::Gone | Fate::Hidden, Some(true)) => {
+                failures.push(format!("{named}: {STILL_THERE}"));
+                *fate = Fate::Failed;
+            }
+            (Fate::Gone, None) => *fate = Fate::Unconfirmed,
+            (Fate::Kept, Some(false)) => {
+                if scope.covers(&one.found.entry) {
+                    failures.push(format!("{named}: it was to be kept and is no longer there"));
+                }
+                *fate = Fate::Missing;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What became of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It stays.
+    Kept,
+    /// It is deleted, or would be if it were not only planned.
+    Gone,
+    /// It is no longer listed, and the bucket keeps its bytes as an older version.
+    Hidden,
+    /// It was to be deleted and is still there.
+    Failed,
+    /// The server reported it as deleted, and its place could not be listed afterwards.
+    Unconfirmed,
+    /// It was kept, and is no longer there.
+    Missing,
+}
+
+impl Fate {
+    /// Deletes what is to go, unless it is only planned.
+    fn of(judged: &Judged<'_>, plan: bool, failures: &mut Vec<String>) -> Self {
+        if plan {
+            return if matches!(judged.verdict, Verdict::Kept(_)) { Self::Kept } else { Self::Gone };
+        }
+        match judged.carry_out() {
+            Ok(None) => Self::Kept,
+            Ok(Some(Removed::Deleted)) => Self::Gone,
+            Ok(Some(Removed::Hidden)) => Self::Hidden,
+            Err(error) => {
+                failures.push(format!("{}: {}", judged.found.named(), in_passing(&error)));
+                Self::Failed
+            }
+        }
+    }
+
+    fn in_a_word(self, plan: bool) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::Gone if plan => "would go",
+            Self::Gone => "deleted",
+            Self::Hidden => "hidden",
+            Self::Failed => "NOT DELETED",
+            Self::Unconfirmed => "NOT CONFIRMED",
+            Self::Missing => "GONE",
+        }
+    }
+}
+
+/// The rules that the caller gives.
+fn given(call: &Call<'_>) -> Result<Policy, ActionError> {
+    let params = &call.params;
+    Ok(Policy {
+        last: params.number("keep")?,
+        within: parse_age("keep-within", params.text("keep-within")?)?,
+        hourly: params.number("keep-hourly")?,
+        daily: params.number("keep-daily")?,
+        weekly: params.number("keep-weekly")?,
+        monthly: params.number("keep-monthly")?,
+        max_size: parse_size("max-size", params.text("max-size")?)?,
+    })
+}
+
+/// The places that are judged: the one that is named; or else, by rules that are given, the target, and by those that were
+/// written down, every place that has some.
+fn which(call: &Call<'_>, places: &Places, given: &Policy) -> Result<Vec<At>, ActionError> {
+    let named = call.params.text("destination")?;
+    let all = match named {
+        "" if given.is_empty() => places.everywhere(),
+        "" => vec![At::Directory(places.target.clone())],
+        name if places.destinations.has(name) => {
+            vec![At::Destination(name.to_owned())]
+        }
+        name => {
+            let known = places.destinations.names().collect::<Vec<_>>().join(", ");
+            let next =
+                if known.is_empty() { "write one down".to_owned() } else { format!("give one of {known}") };
+            return Err(Refusal::new(format!("there is no destination {name:?}"), next).into());
+        }
+    };
+    let has_rules = |at: &At| !given.is_empty() || !places.keep(at).is_empty();
+    let all: Vec<At> = all.into_iter().filter(has_rules).collect();
+    if all.is_empty() {
+        return Err(Refusal::new(
+            "no rule is given, and none is written down, and so everything stays",
+            "write keep: {last: 7} or the like into the settings; or give some of keep, keep-within, keep-hourly, \
+             keep-daily, keep-weekly, keep-monthly and max-size",
+        )
+        .into());
+    }
+    Ok(all)
+}
+
+/// Whose archives are meant: those that this member took of this cluster, by whatever ids that had before it was restored.
+/// Those of a cluster that its data came from are not: it may be alive, and its members be called the same.
+fn scope(call: &Call<'_>) -> Result<Scope, ActionError> {
+    match call.params.text("cluster")? {
+        // What ours was called before is one with what it is called now, as far as that is known.
+        ANY => Ok(Scope {
+            clusters: crate::commands::site(call).map(|site| lineage(&site, None).own).unwrap_or_default(),
+            ..Scope::all()
+        }),
+        "" => {
+            let site = crate::commands::site(call)?;
+            let client = Client::of(&site);
+            let (own, status) = own_member(&client).map_err(|error| {
+                let next = format!(
+                    "{}, or name the cluster as list-snapshots format=yaml shows it: cluster=ID",
+                    site.service.typed("status")
+                );
+                ActionError::of(error.context("learning which cluster this is"), "nothing was deleted", next)
+            })?;
+            Ok(Scope { clusters: lineage(&site, Some(status)).own, others: false, member: Some(own.name) })
+        }
+        id => Ok(Scope { clusters: [id.to_ascii_lowercase()].into(), ..Scope::default() }),
+    }
+}
+
+fn own_member(client: &Client) -> Result<(Member, Status)> {
+    let status = client.status()?;
+    let own = client.members()?.into_iter().find(|member| member.id == status.member_id);
+    Ok((own.context("etcd does not list the member that answers")?, status))
+}
+
+fn row(judged: &Judged<'_>, word: &str) -> [String; 7] {
+    let entry = &judged.found.entry;
+    let why = match &judged.verdict {
+        Verdict::Kept(reasons) => reasons.join("; "),
+        Verdict::Deleted(reason) => reason.clone(),
+    };
+    let revision =
+        entry.manifest.as_ref().map_or_else(|| "-".to_owned(), |manifest| manifest.revision.to_string());
+    let created = entry.taken().unwrap_or(entry.modified).to_string();
+    let name = entry.file_name().to_owned();
+    [name, created, revision, human_size(entry.size), judged.found.folder(), word.to_owned(), why]
+}

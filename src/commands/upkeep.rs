@@ -1,0 +1,177 @@
+//! The day-two actions of the older charm: `health`, `alarm-list`, `alarm-disarm`, `compact`, `defrag`.
+//!
+//! Same names, same parameters, and the same result `output` in etcd's own words. Other than there, an action that did not
+//! do its work has failed.
+
+use super::results::Results;
+use super::{Call, key, settled};
+use crate::archive::human_size;
+use crate::error::{ActionError, Failure, Refusal};
+use crate::etcd::client::Client;
+use crate::etcd::site::Site;
+use crate::etcd::upkeep::Votes;
+use crate::exchange::DataDir;
+use anyhow::{Result, anyhow};
+
+/// Says whether every member of the cluster that has a vote answers, in the words of the older `etcdctl cluster-health`.
+pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let site = super::site(call)?;
+    look(call, &site, results)?;
+    let client = Client::of(&site);
+    let ask = || {
+        // Of an etcd that is down, this learns the cause; etcd 3.4's list of members does not.
+        client.status()?;
+        let members = client.members()?;
+        Ok((client.health(members.len() > 1)?, members, client.alarms()?))
+    };
+    let (health, members, alarms) = ask().map_err(|error| failed(error, &site))?;
+    let said: Vec<String> = health
+        .iter()
+        .map(|one| match one.healthy {
+            true => format!("got healthy result from {}", one.endpoint),
+            false => format!("got unhealthy result from {}: {}", one.endpoint, one.error),
+        })
+        .collect();
+    let votes = Votes::count(&members, &health);
+    let verdict = match votes.silent.is_empty() {
+        true => "healthy",
+        false if votes.are_quorum() => "degraded",
+        false => "unhealthy",
+    };
+    results.set(key!("output"), format!("{}\ncluster is {verdict}", said.join("\n")));
+    results.set(key!("health.members"), members.len().to_string());
+    results.set(key!("health.alarms"), alarms.lines().count().to_string());
+    if votes.silent.is_empty() && alarms.is_empty() {
+        return Ok(());
+    }
+    let mut what = format!("{} of {} voting members are healthy", votes.alive(), votes.all);
+    if !votes.silent.is_empty() {
+        let left =
+            if votes.are_quorum() { "the others go on without" } else { "which is no quorum, without" };
+        what += &format!(", {left} {}: {}", votes.silent.join(", "), said.join("; "));
+    }
+    if !alarms.is_empty() {
+        what += &format!("; etcd has an alarm: {alarms}");
+    }
+    Err(failed(anyhow!(what), &site))
+}
+
+/// Lists the alarms.
+pub fn alarm_list(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let site = super::site(call)?;
+    look(call, &site, results)?;
+    let alarms = Client::of(&site).alarms().map_err(|error| failed(error, &site))?;
+    results.set(key!("alarms"), alarms.lines().count().to_string());
+    results.set(key!("output"), alarms);
+    Ok(())
+}
+
+/// Takes all alarms back, and says what is left of them.
+pub fn alarm_disarm(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let site = super::site(call)?;
+    let _ours = take(call, &site, results)?;
+    let client = Client::of(&site);
+    let disarmed = client.disarm().map_err(|error| failed(error, &site))?;
+    results.set(key!("output"), disarmed);
+    let left = client.alarms().map_err(|error| failed(error, &site))?;
+    results.set(key!("alarms"), left.lines().count().to_string());
+    match left.is_empty() {
+        true => Ok(()),
+        false => Err(failed(anyhow!("an alarm was raised again at once: {left}"), &site)),
+    }
+}
+
+/// Forgets history: up to `revision`, or all of it.
+pub fn compact(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let wanted = revision(call.params.text("revision")?)?;
+    let physical = call.params.flag("physical")?;
+    let site = super::site(call)?;
+    let _ours = take(call, &site, results)?;
+    let client = Client::of(&site);
+    let status = client.status().map_err(|error| failed(error, &site))?;
+    let revision = wanted.unwrap_or(status.revision);
+    if revision > status.revision {
+        return Err(Refusal::new(
+            format!("revision {revision} is still to come: etcd is at {}", status.revision),
+            "leave revision out to compact all history",
+        )
+        .into());
+    }
+    let output = match client.compact(revision, physical, status.db_size) {
+        // All history is to go, and it has gone: a restore that raises the revision leaves none.
+        Err(error) if wanted.is_none() && format!("{error:#}").contains("has been compacted") => {
+            format!("there is no history before revision {revision}")
+        }
+        outcome => outcome.map_err(|error| failed(error, &site))?,
+    };
+    results.set(key!("output"), output);
+    results.set(key!("compact.revision"), revision.to_string());
+    Ok(())
+}
+
+fn revision(text: &str) -> Result<Option<i64>, Refusal> {
+    match text {
+        "" => Ok(None),
+        _ => match text.parse() {
+            Ok(revision) if revision > 0 => Ok(Some(revision)),
+            _ => Err(Refusal::new(
+                format!("revision is {text:?} and must be a whole number above 0"),
+                "leave it out to compact all history",
+            )),
+        },
+    }
+}
+
+/// Gives free room in the database back to the disk.
+pub fn defrag(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let site = super::site(call)?;
+    let _ours = take(call, &site, results)?;
+    let client = Client::of(&site);
+    let size = || client.status().map(|status| status.db_size).map_err(|error| failed(error, &site));
+    let before = size()?;
+    let output = client.defragment(before).map_err(|error| failed(error, &site))?;
+    results.set(key!("output"), output);
+    results.set(key!("defrag.size-before"), human_size(before));
+    results.set(key!("defrag.size-after"), human_size(size()?));
+    Ok(())
+}
+
+/// Before etcd is only looked at: an unfinished restore is settled, unless somebody works on the data just now.
+fn look(call: &Call<'_>, site: &Site, results: &mut Results) -> Result<(), ActionError> {
+    match DataDir::open(site) {
+        Ok(data) => settled(call, site, &data, results).map(drop),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Before etcd is changed: nobody else works on its data, and nothing is left unfinished there.
+fn take(call: &Call<'_>, site: &Site, results: &mut Results) -> Result<DataDir, ActionError> {
+    let data = DataDir::open(site).map_err(|error| failed(error, site))?;
+    settled(call, site, &data, results)?;
+    Ok(data)
+}
+
+fn failed(error: anyhow::Error, site: &Site) -> ActionError {
+    match error.downcast::<Refusal>() {
+        Ok(refusal) => ActionError::Refused(refusal),
+        Err(cause) => ActionError::Failed(Failure {
+            cause,
+            state: "etcd's keys are as they were".to_owned(),
+            next: format!("{}, mend the cause, then run it again", site.service.typed("status")),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::revision;
+
+    #[test]
+    fn a_revision_is_a_number_above_zero_or_left_out() {
+        assert_eq!(revision("").unwrap(), None);
+        assert_eq!(revision("12").unwrap(), Some(12));
+        for text in ["0", "-1", "1.5", "on", "99999999999999999999"] {
+            assert!(revision(text).is_err(), "{text}");
+        }
+    }
+}

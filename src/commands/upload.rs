@@ -1,0 +1,184 @@
+//! The action `upload`: what waits to be uploaded, sent now, listed, or given up.
+//!
+//! Must never delete an archive: giving up an upload leaves it where it is.
+
+use super::results::{Key, Results};
+use super::snapshots::table;
+use super::target::target;
+use super::{Call, key};
+use crate::error::{ActionError, Failure, Refusal};
+use crate::inventory::upload::{self, Pending};
+use crate::settings::Settings;
+use crate::store::directory::{Approach, archive_owner};
+use crate::system::durable::Dir;
+use anyhow::anyhow;
+
+const HEAD: [&str; 4] = ["NAME", "DESTINATION", "SINCE", "WHY"];
+/// What stands for every upload that waits.
+const ALL: &str = "all";
+
+/// Sends what waits, or does with it what the caller says.
+pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+    let settings = super::offsite::settings(call)?;
+    let target = target(call, &settings)?;
+    let (_, owner) = archive_owner().map_err(unchanged)?;
+    let home = Approach::to(&target, owner).map_err(unchanged)?.arrived();
+    let waiting = list(home.as_ref())?;
+    let words = given_up_words(call)?;
+    let meant = words.as_deref().map(|words| meant(&waiting, words)).transpose()?;
+    let plan = call.params.flag("plan")?;
+    if let Some(meant) = meant.filter(|_| plan) {
+        results.set(key!("would-give-up"), named(&meant));
+    }
+    let home = home.filter(|_| !plan && !waiting.is_empty());
+    match (home, words) {
+        (None, _) => {
+            show(&waiting, &settings, results);
+            Ok(())
+        }
+        (Some(home), Some(words)) => give_up(&home, &words, &settings, results),
+        (Some(home), None) => send(call, &home, &settings, results),
+    }
+}
+
+fn list(home: Option<&Dir>) -> Result<Vec<Pending>, ActionError> {
+    home.map_or_else(|| Ok(Vec::new()), |home| upload::list(home).map_err(unchanged))
+}
+
+/// The words of `give-up`, if there are any.
+fn given_up_words(call: &Call<'_>) -> Result<Option<Vec<String>>, ActionError> {
+    let text = call.params.text("give-up")?;
+    let words = text.split(',').map(|word| word.trim().to_owned());
+    Ok(if text.is_empty() { None } else { Some(words.collect()) })
+}
+
+/// Returns whether a word of `give-up` names this upload.
+fn names(word: &str, one: &Pending) -> bool {
+    word == ALL || word == one.archive || word == one.named()
+}
+
+/// Returns the uploads that the words name.
+///
+/// # Errors
+/// Refuses a word that names none.
+fn meant(waiting: &[Pending], words: &[String]) -> Result<Vec<Pending>, Refusal> {
+    let is_unknown = |word: &&String| *word != ALL && !waiting.iter().any(|one| names(word, one));
+    if let Some(word) = words.iter().find(is_unknown) {
+        return Err(Refusal::new(
+            format!("no upload of {word} is waiting"),
+            "`upload plan=true` lists those that are; give NAME, DESTINATION/NAME or all",
+        ));
+    }
+    let is_meant = |one: &&Pending| words.iter().any(|word| names(word, one));
+    Ok(waiting.iter().filter(is_meant).cloned().collect())
+}
+
+fn give_up(
+    home: &Dir,
+    words: &[String],
+    settings: &Settings,
+    results: &mut Results,
+) -> Result<(), ActionError> {
+    let is_meant = |one: &Pending| words.iter().any(|word| names(word, one));
+    let given_up = upload::give_up(home, is_meant).map_err(|error| {
+        ActionError::of(
+            error,
+            "what is left in the queue is still waiting",
+            "run `upload plan=true` to see what is left",
+        )
+    })?;
+    results.set(key!("given-up"), named(&given_up));
+    show(&list(Some(home))?, settings, results);
+    Ok(())
+}
+
+fn send(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results) -> Result<(), ActionError> {
+    let destinations = super::offsite::destinations(call, settings.clone());
+    let (outcomes, ended) = upload::send_waiting(home, &destinations, call.now, &mut call.tell());
+    for outcome in &outcomes {
+        if let Some(key) = Key::below("destinations", &outcome.destination) {
+            results.set(key, outcome.in_words());
+        }
+    }
+    super::runs::refresh_metrics(home, settings, results);
+    let left = list(Some(home))?;
+    show(&left, settings, results);
+    let failed: Vec<String> = outcomes
+        .iter()
+        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failed()?)))
+        .collect();
+    let cause = match ended {
+        Err(error) => error,
+        Ok(()) if failed.is_empty() => return Ok(()),
+        Ok(()) => anyhow!("uploading to {}", failed.join("; to ")),
+    };
+    let target = home.path().display();
+    Err(ActionError::Failed(Failure {
+        cause,
+        state: match left.is_empty() {
+            true => "nothing is waiting to be uploaded any more".to_owned(),
+            false => format!("waiting to be uploaded: {}; the archives are in {target}", named(&left)),
+        },
+        next: format!(
+            "fix the cause and run `upload target={target}` again, or give an upload up with `upload target={target} \
+             give-up=DESTINATION/NAME`"
+        ),
+    }))
+}
+
+/// Puts what waits into the results.
+fn show(waiting: &[Pending], settings: &Settings, results: &mut Results) {
+    let rows = waiting.iter().map(|one| {
+        let why = match settings.destinations.contains_key(&one.destination) {
+            true => in_a_line(one.why.as_deref().unwrap_or("not tried yet")),
+            false => format!("{} is not in the settings", one.destination),
+        };
+        [one.archive.clone(), one.destination.clone(), one.since.to_string(), why]
+    });
+    let text = if waiting.is_empty() { "none".to_owned() } else { table::table(HEAD, rows) };
+    results.set(key!("uploads"), text);
+    results.set(key!("count"), waiting.len().to_string());
+}
+
+/// A table has a line for each upload, whatever a server says.
+fn in_a_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn named(all: &[Pending]) -> String {
+    all.iter().map(Pending::named).collect::<Vec<_>>().join(", ")
+}
+
+fn unchanged(error: anyhow::Error) -> ActionError {
+    ActionError::of(error, "nothing was changed", "run it as root")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    #[test]
+    fn a_word_names_one_upload_or_several() {
+        let pending = |destination: &str, archive: &str| Pending {
+            archive: archive.to_owned(),
+            destination: destination.to_owned(),
+            since: Timestamp::UNIX_EPOCH,
+            why: None,
+        };
+        let waiting = [pending("near", "a"), pending("far", "a"), pending("far", "b")];
+        for (words, expected) in [
+            (&["a"][..], Some("near/a, far/a")),
+            (&["far/a"], Some("far/a")),
+            (&["far/a", "b"], Some("far/a, far/b")),
+            (&["all"], Some("near/a, far/a, far/b")),
+            (&["c"], None),
+            (&["a", "near/b"], None),
+            (&["a", ""], None),
+        ] {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            assert_eq!(meant(&waiting, &words).ok().map(|all| named(&all)).as_deref(), expected, "{words:?}");
+        }
+        assert_eq!(meant(&[], &["all".to_owned()]).unwrap(), []);
+    }
+}

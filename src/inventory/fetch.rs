@@ -1,0 +1,141 @@
+//! An archive copied out of its place, verified before it has a name here.
+
+use super::Found;
+use super::unpack::{compare, outside};
+use crate::archive::age::Identities;
+use crate::archive::{self, Limits};
+use crate::catalog::damage::{Damage, Damaged, ManifestFault};
+use crate::catalog::entry::Entry;
+use crate::catalog::manifest::Manifest;
+use crate::catalog::outside::{Outside, is_encrypted};
+use crate::error::Refusal;
+use crate::etcd::seal::Seal;
+use crate::progress::{Progress, Tell};
+use crate::store::directory::Approach;
+use crate::store::stage::Stage;
+use crate::system::digest::sha256_of;
+use crate::system::interrupt;
+use crate::system::owner::Owner;
+use anyhow::{Context, Result, ensure};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+/// The archive's name until it is published.
+const DRAFT: &str = "archive";
+
+/// What was fetched.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    /// Where it is now.
+    pub path: PathBuf,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its SHA-256 in hex.
+    pub sha256: String,
+    /// What is in it.
+    pub manifest: Manifest,
+    /// Who can open it, where it is encrypted.
+    pub encrypted_for: Vec<String>,
+    /// Whether its contents were read; of an encrypted one without its identity only the hash was compared.
+    pub opened: bool,
+}
+
+/// Fetches an archive into the directory `target`. One that is encrypted stays so; its contents are read where `identities`
+/// open it.
+pub fn fetch(
+    found: &Found,
+    target: &Path,
+    owner: Owner,
+    identities: Option<&Identities>,
+    tell: Tell<'_>,
+) -> Result<Fetched> {
+    let entry = &found.entry;
+    let approach = Approach::to(target, owner)?;
+    approach.need(entry.size, "the archive")?;
+    let target = approach.make()?;
+    let stage = Stage::make(&target)?;
+    let mut draft = stage.dir().create(DRAFT)?;
+    owner.own(&draft).context("giving the archive to its owner")?;
+    tell(Progress::Step(&format!("fetching {}", found.named())));
+    let mut source = found.place.store.read(&entry.name)?;
+    copy(&mut source, &mut draft, entry.size, tell)
+        .with_context(|| format!("fetching {}", entry.location()))?;
+    draft.sync_all().context("writing the archive")?;
+
+    tell(Progress::Step("verifying the archive"));
+    draft.rewind()?;
+    let checked = check(draft, found, identities).map_err(Damaged::refuse)?;
+    let name = entry.file_name();
+    if let Some(taken) = stage.publish(DRAFT, name, checked.outside.as_ref(), owner)? {
+        let path = target.path().join(taken).display().to_string();
+        return Err(Refusal::new(format!("{path} is there already"), "choose another target").into());
+    }
+    Ok(Fetched {
+        path: target.path().join(name),
+        size: entry.size,
+        sha256: checked.sha256,
+        manifest: checked.manifest,
+        encrypted_for: entry.encrypted_for.clone(),
+        opened: checked.opened,
+    })
+}
+
+/// What was found of an archive that is here now.
+struct Checked {
+    sha256: String,
+    manifest: Manifest,
+    outside: Option<Outside>,
+    opened: bool,
+}
+
+/// Reads what was fetched. Of an encrypted one without its identity there is only the hash that stands beside it.
+fn check(mut draft: File, found: &Found, identities: Option<&Identities>) -> Result<Checked> {
+    let entry = &found.entry;
+    let damaged = |damage: Damage| damage.of(entry.location());
+    let outside = is_encrypted(&entry.name).then(|| outside(found)).transpose()?;
+    if let (Some(outside), None) = (&outside, identities) {
+        let sha256 = sha256_of(&mut draft)?;
+        compare(found, &sha256)?.map_err(damaged)?;
+        let (manifest, outside) = (outside.manifest.clone(), Some(outside.clone()));
+        return Ok(Checked { sha256, manifest, outside, opened: false });
+    }
+    let encrypted_for = &entry.encrypted_for;
+    let limits = Limits { room_for: &|_| Ok(()), bare: false, identities, encrypted_for, found: &|_| () };
+    let (shown, out) = (entry.location(), &mut io::sink());
+    let contents = archive::unpack(draft, entry.size, &shown, out, &limits, &mut |_| ())?;
+    match contents.db.seal {
+        Seal::Sound => {}
+        Seal::Broken => return Err(damaged(Damage::Trailer).into()),
+        Seal::Absent => return Err(unproven(entry, "it has no SHA-256 trailer").into()),
+    }
+    let manifest = contents.manifest.ok_or_else(|| unproven(entry, "it has no manifest of ours"))?;
+    if outside.as_ref().is_some_and(|outside| outside.manifest != manifest) {
+        return Err(damaged(Damage::Manifest { fault: ManifestFault::OtherManifest }).into());
+    }
+    compare(found, &contents.sha256)?.map_err(damaged)?;
+    Ok(Checked { sha256: contents.sha256, manifest, outside, opened: true })
+}
+
+/// Refuses an archive of which a copy could not be shown to be right.
+fn unproven(entry: &Entry, why: &str) -> Refusal {
+    let next = "restore it from where it is, or copy it with another program";
+    Refusal::new(format!("a copy of {} could not be verified: {why}", entry.location()), next)
+}
+
+fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Tell<'_>) -> Result<()> {
+    let (mut chunk, mut done) = (vec![0; 256 << 10], 0);
+    loop {
+        interrupt::check()?;
+        match from.read(&mut chunk)? {
+            0 => break,
+            length => {
+                to.write_all(&chunk[..length])?;
+                done += length as u64;
+                tell(Progress::Bytes { done, of: size });
+            }
+        }
+    }
+    ensure!(done == size, "it ends after {done} of {size} bytes");
+    Ok(())
+}

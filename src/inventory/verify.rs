@@ -1,0 +1,344 @@
+//! An archive at rest, verified: every byte of it read, its structure by our own reader and by etcd's tool, and on demand a
+//! drill.
+//!
+//! Must never call an archive damaged because something else failed: a disk that is full, a network that is down, a program.
+
+use super::verdict::{Intact, Missing, Unsound, Verdict, Verified};
+use super::versions::admit_drill;
+use super::{Found, unpack};
+use crate::archive::age::Identities;
+use crate::archive::{self, Contents, Limits, Locked, Unfit};
+use crate::catalog::damage::{Damage, Damaged, ManifestFault};
+use crate::catalog::entry::Entry;
+use crate::catalog::manifest::NewerFormat;
+use crate::error::Refusal;
+use crate::etcd::backend::{Backend, Fault, failed_to_read, find_fault};
+use crate::etcd::offline::{self, BESIDES, Making};
+use crate::etcd::sandbox;
+use crate::etcd::seal::Seal;
+use crate::etcd::site::Site;
+use crate::exchange::Expected;
+use crate::progress::{Progress, Tell};
+use crate::store::directory::need;
+use crate::store::stage::Stage;
+use crate::system::durable::Dir;
+use crate::system::{interrupt, random};
+use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use std::cell::Cell;
+
+/// The data directory of the throw-away etcd.
+const DRILL: &str = "drill";
+const PEER_URL: &str = "http://localhost:2380";
+
+/// How to verify.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// Whether a throw-away etcd is booted on it, and what that shows compared with the manifest.
+    pub drill: bool,
+    /// What opens an archive that is encrypted.
+    pub identities: Option<&'a Identities>,
+    /// The time, for the record.
+    pub now: Timestamp,
+}
+
+/// What verifying an archive gave.
+#[derive(Debug)]
+pub struct Checked {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Why the verdict could not be recorded, if it could not.
+    pub unrecorded: Option<anyhow::Error>,
+}
+
+/// Verifies the archive and notes the outcome in its record. `work` is where it is unpacked meanwhile.
+///
+/// # Errors
+/// The archive could not be read or checked: nothing is known of it that was not known before, and nothing is recorded.
+pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Checked> {
+    let stage = Stage::make(work)?;
+    tell(Progress::Step(&format!("verifying {}", found.named())));
+    let verdict = examine(found, site, stage.dir(), how, tell)?.after(found.entry.record.damage.as_ref());
+    let unrecorded = record(found, &verdict, how.now).err();
+    Ok(Checked { verdict, unrecorded })
+}
+
+/// Notes a verdict in the archive's record.
+fn record(found: &Found, verdict: &Verdict, now: Timestamp) -> Result<()> {
+    let Found { place, entry } = found;
+    match verdict {
+        Verdict::Verified(verified) => {
+            let Verified { contents, drilled } = &**verified;
+            // To the second, as the manifest has its time.
+            let now = Timestamp::from_second(now.as_second())?;
+            place.store.note(entry, &|record| {
+                record.sha256 = Some(contents.sha256.clone());
+                record.verified = Some(now);
+                record.damage = None;
+                record.drilled = drilled.map_or(record.drilled, |_| Some(now));
+            })
+        }
+        // A check refuted the damage that was found earlier.
+        Verdict::Intact(_) if entry.record.damage.is_some() => {
+            place.store.note(entry, &|record| record.damage = None)
+        }
+        // Nothing was ever claimed of a file that another tool made, unless we verified it.
+        Verdict::Damaged(damage)
+            if entry.record.damage.as_ref() != Some(damage)
+                && (entry.manifest.is_some() || entry.record.verified.is_some()) =>
+        {
+            place.store.note(entry, &|record| record.damage = Some(damage.clone()))
+        }
+        Verdict::Intact(_) | Verdict::Damaged(_) => Ok(()),
+    }
+}
+
+/// Reads all of the archive into `stage`, and runs every check on it.
+fn examine(found: &Found, site: &Site, stage: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Verdict> {
+    let contents = match read(found, stage, how, tell)? {
+        Reading::Contents(contents) => *contents,
+        Reading::Closed(missing) => return unopened(found, missing),
+        Reading::Damaged(damage) => return Ok(Verdict::Damaged(damage)),
+    };
+    if let Some(damage) = fault_of(&found.entry, &contents, stage)? {
+        return Ok(Verdict::Damaged(damage));
+    }
+    let recorded = match unpack::compare(found, &contents.sha256)? {
+        Ok(recorded) => recorded,
+        Err(damage) => return Ok(Verdict::Damaged(damage)),
+    };
+    // bbolt's own check sees more than our reader, such as the list of free pages. It is a program of this machine, though,
+    // which may fail for reasons of its own: what it says alone is no verdict.
+    offline::structure(&site.tools, stage.read(archive::DB)?, &mut |_| Ok(()))?;
+    if contents.db.seal == Seal::Absent {
+        return Ok(Verdict::Intact(Intact { missing: Missing::Trailer, sha256: contents.sha256, recorded }));
+    }
+    if !how.drill {
+        return Ok(Verdict::Verified(Verified { contents, drilled: None }.into()));
+    }
+    admit_drill(site, stage)?;
+    match rehearse(site, stage, &contents, tell) {
+        Ok(shown) => Ok(Verdict::Verified(Verified { contents, drilled: Some(shown) }.into())),
+        Err(error) if error.is::<Unsound>() => {
+            Ok(Verdict::Damaged(Damage::Drill { detail: error.root_cause().to_string() }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What was read of an archive.
+enum Reading {
+    /// All of it.
+    Contents(Box<Contents>),
+    /// It could not be opened.
+    Closed(Missing),
+    /// It could not be decoded.
+    Damaged(Damage),
+}
+
+/// Unpacks all of it into `stage`.
+fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Reading> {
+    let short_of_room = Cell::new(None);
+    let room_for = |size: u64| {
+        let needed = if how.drill { size.saturating_mul(3).saturating_add(BESIDES) } else { size };
+        let next = "make room there, or name another directory with target=DIR";
+        need(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
+            .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
+    };
+    let identities = how.identities;
+    let limits = Limits { room_for: &room_for, bare: true, identities, encrypted_for: &[], found: &|_| () };
+    let mut out = stage.create(archive::DB)?;
+    let error = match unpack(found, &mut out, &limits, tell) {
+        Ok(contents) => return Ok(Reading::Contents(contents.into())),
+        Err(error) => error,
+    };
+    if let Some(refusal) = short_of_room.take() {
+        return Err(refusal.into());
+    }
+    if let Some(locked) = error.downcast_ref::<Locked>() {
+        return Ok(Reading::Closed(Missing::Identity(locked.clone())));
+    }
+    if let Some(newer) = error.downcast_ref::<NewerFormat>() {
+        return Ok(Reading::Closed(Missing::Version(*newer)));
+    }
+    match error.downcast::<Damaged>() {
+        Ok(damaged) => Ok(Reading::Damaged(damaged.damage)),
+        // Its manifest shows that it was a snapshot.
+        Err(error) if found.entry.manifest.is_some() && error.is::<Unfit>() => {
+            let refusal = error.downcast::<Refusal>()?;
+            let detail = refusal.reason.trim_start_matches(&found.entry.location()).trim_start().to_owned();
+            Ok(Reading::Damaged(Damage::Format { detail }))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The verdict on an archive of which only the bytes can be read.
+fn unopened(found: &Found, missing: Missing) -> Result<Verdict> {
+    if let Some(why) = &found.entry.unread {
+        bail!("{why}");
+    }
+    let sha256 = unpack::hash(found)?;
+    Ok(match unpack::compare(found, &sha256)? {
+        Ok(recorded) => Verdict::Intact(Intact { missing, sha256, recorded }),
+        Err(damage) => Verdict::Damaged(damage),
+    })
+}
+
+/// The fault of what was unpacked into `stage`, by our own reading of it.
+fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Damage>> {
+    if contents.db.seal == Seal::Broken {
+        return Ok(Some(Damage::Trailer));
+    }
+    if entry.manifest.is_some() && contents.manifest != entry.manifest {
+        return Ok(Some(Damage::Manifest { fault: ManifestFault::OtherManifest }));
+    }
+    let db = stage.handle(archive::DB);
+    match find_fault(&db, &interrupt::check)? {
+        Some(Fault::Unsound(detail)) => return Ok(Some(Damage::Structure { detail })),
+        Some(Fault::NotEtcd) if contents.manifest.is_some() => {
+            return Ok(Some(Damage::Format { detail: NOT_ETCD.to_owned() }));
+        }
+        Some(Fault::NotEtcd) => {
+            let next = "give an archive made by the snapshot action";
+            return Err(Refusal::new(format!("{} {NOT_ETCD}", entry.location()), next).into());
+        }
+        None => {}
+    }
+    let Some(expected) = contents.manifest.as_ref().and_then(|manifest| manifest.content_hash) else {
+        return Ok(None);
+    };
+    // What our reader does not hash, it did not hash when the manifest was written, either.
+    let content = match Backend::open(&db)?.content(&interrupt::check) {
+        Err(error) if failed_to_read(&error) => return Err(error),
+        content => content.ok().flatten(),
+    };
+    interrupt::check()?;
+    let differs = content
+        .and_then(|content| content.hash)
+        .filter(|found| found.compact_revision == expected.compact_revision && found.hash != expected.hash);
+    Ok(differs.map(|found| Damage::Content { expected: expected.hash, found: found.hash }))
+}
+
+/// What a sound bbolt file without etcd's data is.
+const NOT_ETCD: &str = "holds a database that is not etcd's";
+
+/// Restores the unpacked snapshot in `stage` and boots it, heard by nobody.
+fn rehearse(site: &Site, stage: &Dir, contents: &Contents, tell: Tell<'_>) -> Result<Expected> {
+    tell(Progress::Step("booting a throw-away etcd on it"));
+    let shown = boot(site, stage).context("the drill")?;
+    shown.must_match(contents.manifest.as_ref()).context("the drill").context(Unsound)?;
+    Ok(shown)
+}
+
+/// What an etcd that was restored from the snapshot shows. Its data is thrown away afterwards, so it needs no copy.
+fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
+    let token = random::uuid()?;
+    let making = Making { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
+    let snapshot = offline::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
+    let booted = sandbox::boot(&site.tools.etcd, stage.child(DRILL)?)?;
+    Expected::of(&booted, snapshot.revision()?).context("reading what it holds")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::manifest::Manifest;
+    use crate::catalog::record::{About, Record};
+    use crate::catalog::retention::Policy;
+    use crate::inventory::Place;
+    use crate::store::{Removed, Store};
+    use anyhow::bail;
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::fs::File;
+    use std::io::{self, Read};
+    use std::rc::Rc;
+
+    /// The name of an archive that this machine has no credentials for.
+    const FORBIDDEN: &str = "forbidden.tar.gz";
+
+    /// A store whose connection breaks after the first bytes of every archive.
+    #[derive(Debug)]
+    struct Broken;
+
+    impl Store for Broken {
+        fn shown(&self) -> &str {
+            "s3://bucket"
+        }
+
+        fn entries(&self) -> Result<Vec<Entry>> {
+            bail!("not asked")
+        }
+
+        fn names(&self) -> Result<BTreeSet<String>> {
+            bail!("not asked")
+        }
+
+        fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
+            if name == FORBIDDEN {
+                return Err(Refusal::new("the credentials file cannot be read", "chmod it").into());
+            }
+            Ok(Box::new([0x1f, 0x8b, 8, 0].as_slice().chain(Reset)))
+        }
+
+        fn put(&self, _: &str, _: &File, _: &str, _: Tell<'_>) -> Result<()> {
+            bail!("not asked")
+        }
+
+        fn note(&self, _: &Entry, _: &dyn Fn(&mut Record)) -> Result<()> {
+            bail!("not asked")
+        }
+
+        fn delete(&self, _: &Entry) -> Result<Removed> {
+            bail!("not asked")
+        }
+    }
+
+    struct Reset;
+
+    impl Read for Reset {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("connection reset by peer"))
+        }
+    }
+
+    #[test]
+    fn a_network_or_a_login_that_fails_is_not_damage() {
+        let entry = Entry {
+            name: "a.tar.gz".to_owned(),
+            store: Broken.shown().to_owned(),
+            size: 9000,
+            modified: Timestamp::UNIX_EPOCH,
+            manifest: None,
+            encrypted_for: Vec::new(),
+            record: About::of(9000, None).record(Ok(None)).0,
+            unread: None,
+            waits_for: Vec::new(),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let stage = Dir::open(dir.path()).unwrap();
+        let name = Some("offsite".to_owned());
+        let (keep, waiting) = (Policy::default(), BTreeMap::new());
+        let place = Place { name, store: Box::new(Broken), keep, waiting };
+        let mut found = Found { place: Rc::new(place), entry };
+        let how = How { drill: false, identities: None, now: Timestamp::UNIX_EPOCH };
+        let error = read(&found, &stage, &how, &mut |_| ()).err().unwrap();
+        assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz: connection reset by peer");
+        // A login that is refused says nothing of an archive, though it has a manifest of ours.
+        let fields = ["taken", "etcd_version", "cluster_id", "member_id", "member_name", "db_sha256"];
+        let texts: Vec<String> = fields.iter().map(|field| format!("\"{field}\": \"x\"")).collect();
+        let numbers =
+            "\"format\": 1, \"member_count\": 1, \"revision\": 1, \"total_keys\": 1, \"db_size\": 1";
+        let manifest = Manifest::parse(format!("{{{}, {numbers}}}", texts.join(", ")).as_bytes()).unwrap();
+        let entry = Entry { name: FORBIDDEN.to_owned(), manifest: Some(manifest), ..found.entry.clone() };
+        let forbidden = Found { place: Rc::clone(&found.place), entry };
+        stage.remove_file(archive::DB).unwrap();
+        let error = read(&forbidden, &stage, &how, &mut |_| ()).err().unwrap();
+        assert!(error.is::<Refusal>(), "{error:#}");
+        // Nor does a connection that breaks while only the bytes are compared.
+        found.entry.name += ".age";
+        let missing = Missing::Version(NewerFormat(9));
+        let error = unopened(&found, missing).unwrap_err();
+        assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz.age: connection reset by peer");
+    }
+}

@@ -1,0 +1,79 @@
+//! A snapshot that comes to nothing once etcdctl has done its part: it is told at once, and not when the rest is through.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::broken_tools::{assert_all_gone, await_call};
+use crate::command::Run;
+use crate::fs_util::names;
+use crate::world::{Version, World};
+
+on_one_version! {
+    hears_of_a_broken_archive_while_the_tool_reads,
+    hears_a_signal_while_it_packs_what_is_saved,
+}
+
+/// What is said once etcdctl has ended well.
+const SAVED: &str = "verifying the snapshot";
+
+fn await_saved(run: &Run) {
+    run.await_until(&|| run.stderr_so_far().contains(SAVED));
+}
+
+/// The archive that is still without a name.
+fn draft(world: &World) -> PathBuf {
+    let stages: Vec<String> =
+        names(&world.target()).into_iter().filter(|name| name.starts_with(".etcd-snapshot-")).collect();
+    let [stage] = &stages[..] else { panic!("{stages:?}") };
+    world.target().join(stage).join("archive")
+}
+
+/// Whoever reads the archive back finds what nobody of ours has written.
+fn hears_of_a_broken_archive_while_the_tool_reads(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let tools = world.stand_in_tools();
+    tools.hang("etcdutl snapshot status*");
+    let run = world.start_snapshot(&[&world.to_target()]);
+    await_call(&tools, "snapshot status", &run);
+    await_saved(&run);
+    OpenOptions::new().append(true).open(draft(&world)).unwrap().write_all(&[0xff; 64 << 10]).unwrap();
+    // The tool has more than a minute.
+    run.finish_within(Duration::from_secs(30)).failed(&["reading the archive back"]);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+    assert_all_gone(&tools);
+}
+
+fn hears_a_signal_while_it_packs_what_is_saved(version: Version) {
+    let world = World::plain(version);
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut noise = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed.to_le_bytes()
+    };
+    for number in 0..60 {
+        let value: Vec<u8> = std::iter::repeat_with(&mut noise).take(1 << 17).flatten().collect();
+        world.put_bytes(&format!("noise-{number}"), &value);
+    }
+    let args = [&*world.to_target(), "compression=small"];
+    let since_saved = |signal: Option<Signal>| {
+        let run = world.start_snapshot(&args);
+        await_saved(&run);
+        let saved = Instant::now();
+        signal.into_iter().for_each(|signal| kill(Pid::from_raw(run.pid()), signal).unwrap());
+        (run.finish(), saved.elapsed())
+    };
+    let (whole, long) = since_saved(None);
+    let _ = whole.completed();
+    let (out, short) = since_saved(Some(Signal::SIGTERM));
+    out.failed(&["SIGTERM"]);
+    assert!(short < long / 2, "{short:?} of {long:?}");
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}

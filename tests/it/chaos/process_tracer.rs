@@ -1,0 +1,228 @@
+//! Runs one of our binaries under ptrace with all that it starts, and tells of every program that one of them becomes, of
+//! every file that one of them makes, and of every mode that one of them gives.
+//!
+//! Apart from `tracer`, which counts the calls of our process alone and lets its children be. Nobody is missed: the kernel
+//! holds a child before its first step, a program before its first instruction, and whoever made a file before the next.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, Metadata};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::tracer::{OURS, held, text_at};
+use crate::command::Out;
+
+/// What one of the family has just done. It waits until it was looked at.
+pub enum Seen<'a> {
+    /// It has become the program that `/proc` tells of.
+    Program(Pid),
+    /// It has made a file or a directory, or given it a mode.
+    Made(&'a Made),
+}
+
+/// A file or a directory that was made, or given a mode.
+#[derive(Debug)]
+pub struct Made {
+    /// By which call.
+    pub call: &'static str,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it is.
+    pub found: Metadata,
+}
+
+/// Runs `command` to its end; `judge` hears of it and of all that it starts. What outlives it is let go.
+pub fn trace_with_children(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Seen<'_>)) -> Out {
+    let options = Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEEXEC;
+    held(command, dir, options, &mut |pid| {
+        let held = HashSet::from([pid]);
+        Family { pid, status: None, held, ended: HashSet::new(), making: HashMap::new() }.follow(judge)
+    })
+}
+
+struct Family {
+    /// Our process.
+    pid: Pid,
+    /// How it ended.
+    status: Option<ExitStatus>,
+    /// Threads of the family that are not let go yet.
+    held: HashSet<Pid>,
+    /// Threads that were gone before whoever made them told of them.
+    ended: HashSet<Pid>,
+    /// Threads in a call that makes something.
+    making: HashMap<Pid, Making>,
+}
+
+impl Family {
+    fn follow(mut self, judge: &mut dyn FnMut(&Seen<'_>)) -> ExitStatus {
+        loop {
+            let seen = match (waitpid(None, Some(OURS)), self.status) {
+                // Threads that were killed while they were let go are not reported any more.
+                (Err(Errno::ECHILD), Some(status)) => return status,
+                (seen, _) => seen.unwrap(),
+            };
+            match seen {
+                WaitStatus::Exited(pid, code) => self.gone(pid, ExitStatus::from_raw(code << 8)),
+                WaitStatus::Signaled(pid, signal, _) => self.gone(pid, ExitStatus::from_raw(signal as i32)),
+                WaitStatus::PtraceSyscall(thread) => {
+                    self.at_call(thread, judge);
+                    self.go_on(thread, None);
+                }
+                WaitStatus::PtraceEvent(thread, _, event) => {
+                    self.at_event(thread, event, judge);
+                    self.go_on(thread, None);
+                }
+                WaitStatus::Stopped(thread, signal) => self.go_on(thread, Some(signal)),
+                _ => {}
+            }
+            if let (Some(status), true) = (self.status, self.held.is_empty()) {
+                return status;
+            }
+        }
+    }
+
+    fn gone(&mut self, pid: Pid, status: ExitStatus) {
+        if !self.held.remove(&pid) {
+            self.ended.insert(pid);
+        }
+        if pid == self.pid {
+            self.status = Some(status);
+            // Whoever is in no stop is brought to one: only there can it be let go.
+            for thread in &self.held {
+                let _ = ptrace::interrupt(*thread);
+            }
+        }
+    }
+
+    /// To its next call, or out of our sight once our process has ended.
+    fn go_on(&mut self, thread: Pid, signal: Option<Signal>) {
+        // One that a SIGKILL has reached is not there to be told; its end will be.
+        if self.status.is_none() {
+            let _ = ptrace::syscall(thread, signal);
+        } else if ptrace::detach(thread, signal).is_ok() {
+            self.held.remove(&thread);
+        }
+    }
+
+    fn at_event(&mut self, thread: Pid, event: i32, judge: &mut dyn FnMut(&Seen<'_>)) {
+        let told = || Some(Pid::from_raw(i32::try_from(ptrace::getevent(thread).ok()?).ok()?));
+        match event {
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
+                self.held.extend(told().filter(|child| !self.ended.remove(child)));
+            }
+            libc::PTRACE_EVENT_EXEC => {
+                // A program takes the number of the process, whichever of its threads became it.
+                if let Some(former) = told().filter(|former| *former != thread) {
+                    self.held.remove(&former);
+                }
+                judge(&Seen::Program(thread));
+            }
+            // Its first stop, which may come before its parent's word.
+            _ => {
+                self.ended.remove(&thread);
+                self.held.insert(thread);
+            }
+        }
+    }
+
+    /// At the entry or the exit of a call.
+    fn at_call(&mut self, thread: Pid, judge: &mut dyn FnMut(&Seen<'_>)) {
+        let Ok(registers) = ptrace::getregs(thread) else { return };
+        let result = registers.rax as i64;
+        // The kernel has put this there at the entry alone.
+        if result == -i64::from(libc::ENOSYS) {
+            if let Some(making) = Making::entered(thread, &registers) {
+                self.making.insert(thread, making);
+            }
+        } else if let Some(making) = self.making.remove(&thread)
+            && result >= 0
+            && let Some(made) = making.made(thread, result)
+        {
+            judge(&Seen::Made(&made));
+        }
+    }
+}
+
+/// A call that makes a file or a directory, or gives one a mode.
+struct Making {
+    call: &'static str,
+    /// Where that is; the descriptor that comes back, without it.
+    path: Option<PathBuf>,
+}
+
+impl Making {
+    fn entered(thread: Pid, registers: &libc::user_regs_struct) -> Option<Self> {
+        let arguments = [registers.rdi, registers.rsi, registers.rdx];
+        let path = |nth: usize| Some(in_dir(thread, libc::AT_FDCWD, &text_at(thread, arguments[nth])?));
+        let path_in = || Some(in_dir(thread, arguments[0] as i32, &text_at(thread, arguments[1])?));
+        let number = registers.orig_rax as i64;
+        let (call, path) = match number {
+            libc::SYS_open => return opens("open", path(0)?, arguments[1]),
+            libc::SYS_creat => return opens("creat", path(0)?, libc::O_CREAT as u64),
+            libc::SYS_openat => return opens("openat", path_in()?, arguments[2]),
+            // The first of its `open_how`.
+            libc::SYS_openat2 => {
+                let flags = ptrace::read(thread, arguments[2] as ptrace::AddressType).ok()?;
+                return opens("openat2", path_in()?, flags as u64);
+            }
+            libc::SYS_mkdir => ("mkdir", path(0)?),
+            libc::SYS_mkdirat => ("mkdirat", path_in()?),
+            libc::SYS_mknod => ("mknod", path(0)?),
+            libc::SYS_mknodat => ("mknodat", path_in()?),
+            libc::SYS_chmod => ("chmod", path(0)?),
+            libc::SYS_fchmod => ("fchmod", descriptor(thread, arguments[0] as i32)),
+            libc::SYS_fchmodat | libc::SYS_fchmodat2 => ("fchmodat", path_in()?),
+            // A socket in a file system.
+            libc::SYS_bind => {
+                let [family, path] = [0, 2].map(|at| text_at(thread, arguments[1] + at));
+                let is_unix = family?.as_bytes().first() == Some(&(libc::AF_UNIX as u8));
+                let path = path.filter(|path| is_unix && !path.is_empty())?;
+                ("bind", in_dir(thread, libc::AT_FDCWD, &path))
+            }
+            _ => return None,
+        };
+        Some(Self { call, path: Some(path) })
+    }
+
+    fn made(self, by: Pid, result: i64) -> Option<Made> {
+        let path = self.path.unwrap_or_else(|| descriptor(by, result as i32));
+        let found = match fs::metadata(&path) {
+            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => return None,
+            found => found.unwrap(),
+        };
+        let path = fs::canonicalize(&path).unwrap_or(path);
+        Some(Made { call: self.call, path, found })
+    }
+}
+
+/// The call, if it makes a file that is not there yet.
+fn opens(call: &'static str, path: PathBuf, flags: u64) -> Option<Making> {
+    let says = |flag: i32| flags as i32 & flag == flag;
+    let makes = says(libc::O_TMPFILE) || (says(libc::O_CREAT) && fs::metadata(path).is_err());
+    makes.then_some(Making { call, path: None })
+}
+
+/// What a thread means by `path` in the directory `dir`.
+fn in_dir(thread: Pid, dir: i32, path: &str) -> PathBuf {
+    let own = Path::new("/proc").join(thread.to_string());
+    match path.strip_prefix("/proc/self/") {
+        Some(path) => own.join(path),
+        None if dir == libc::AT_FDCWD => own.join("cwd").join(path),
+        None => descriptor(thread, dir).join(path),
+    }
+}
+
+fn descriptor(thread: Pid, number: i32) -> PathBuf {
+    Path::new("/proc").join(thread.to_string()).join("fd").join(number.to_string())
+}

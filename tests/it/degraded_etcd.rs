@@ -1,0 +1,228 @@
+//! etcds as they are on the day when a restore is needed: busy, full, broken, oddly set up.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::archive::manifest;
+use crate::client::{Data, assert_same};
+use crate::command::Run;
+use crate::fs_util::names;
+use crate::restore::from;
+use crate::world::{RUNS, Setup, Version, World, is_root};
+
+on_both_versions! {
+    saves_a_whole_snapshot_under_writes,
+    restores_under_clients_that_never_stop_writing,
+    restores_although_a_lease_runs_out,
+    saves_and_restores_an_etcd_that_is_full,
+    never_mixes_data_with_a_log_kept_elsewhere,
+    restores_over_a_broken_database_or_says_why_not,
+    keeps_secrets_under_any_umask,
+    answers_a_user_who_is_not_root,
+}
+
+/// Calls `work` while a client writes keys under `/busy/` without a pause, whatever answers it gets.
+fn while_busy<T>(world: &World, work: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let key = format!("/busy/{}", n % 20);
+                let put =
+                    world.etcdctl_command(&["--command-timeout=1s", "put", &key, &n.to_string()]).output();
+                drop(put.unwrap());
+            }
+        });
+        let result = work();
+        stop.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+fn without_busy(mut data: Data) -> Data {
+    data.retain(|key, _| !key.starts_with(b"/busy/"));
+    data
+}
+
+fn saves_a_whole_snapshot_under_writes(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let saved = world.dump();
+    let results = while_busy(&world, || world.snapshot(&[&world.to_target()]).completed());
+    let archive = PathBuf::from(results.get("snapshot.path"));
+    let manifest = manifest(&world, &archive);
+    assert!(manifest.contains(&results.get("snapshot.revision")), "{manifest}");
+    let other = World::plain(version);
+    let restored = other.restore(&[&from(&archive), &other.to_target()]).completed();
+    assert_eq!(restored.number("restore.revision"), results.number("snapshot.revision"));
+    assert_eq!(other.revision(), results.number("snapshot.revision"));
+    assert_same(&without_busy(other.dump()), &saved, "saved under writes");
+}
+
+/// Kubernetes is back the moment the port is, and writes. That is no reason to doubt the data.
+fn restores_under_clients_that_never_stop_writing(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.damage();
+    let args = [from(&archive), world.to_target()];
+    let results = while_busy(&world, || world.restore(&args.each_ref().map(String::as_str)).completed());
+    assert_same(&without_busy(world.dump()), &saved, "restored under writes");
+    assert!(results.number("restore.lost-revisions") > 0);
+    assert!(world.healthy());
+}
+
+fn restores_although_a_lease_runs_out(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let saved = world.dump();
+    for seconds in ["1", "2", "5"] {
+        let granted = world.etcdctl(&["lease", "grant", seconds]);
+        let lease = granted.split_whitespace().nth(1).unwrap();
+        world.etcdctl(&["put", "--lease", lease, &format!("/busy/leased-{seconds}"), "for now"]);
+    }
+    let archive = world.saved();
+    world.damage();
+    let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    assert_same(&without_busy(world.dump()), &saved, "with leases that run out");
+}
+
+fn saves_and_restores_an_etcd_that_is_full(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let saved = world.dump();
+    world.stop();
+    let argv = world.path("supervisor/argv");
+    let words = fs::read_to_string(&argv).unwrap();
+    fs::write(&argv, words.clone() + "--quota-backend-bytes=200000\n").unwrap();
+    world.start_listening();
+    // The first write over the quota raises the alarm.
+    for n in 0..40 {
+        let put = world.etcdctl_command(&["put", &format!("/busy/{n}"), &"y".repeat(20_000)]).output();
+        if !put.unwrap().status.success() {
+            break;
+        }
+    }
+    assert!(world.etcdctl(&["alarm", "list"]).contains("NOSPACE"));
+    let archive = world.saved();
+    let other = World::plain(version);
+    let results = other.restore(&[&from(&archive), &other.to_target()]).completed();
+    assert_same(&without_busy(other.dump()), &saved, "from a full etcd");
+    // The alarm is in the snapshot. An etcd that takes no writes would not be quite restored.
+    assert_eq!(results.get("restore.disarmed"), "NOSPACE");
+    assert!(results.get("restore.warning").contains("quota"));
+    other.etcdctl(&["put", "/busy/after", "1"]);
+    assert_eq!(other.etcdctl(&["alarm", "list"]), "");
+}
+
+/// etcd may keep its log outside of the data directory. New data with the old log would be neither.
+fn never_mixes_data_with_a_log_kept_elsewhere(version: Version) {
+    let source = World::plain(version);
+    source.fill();
+    let archive = source.saved();
+    let world = World::prepare(Setup::plain(version));
+    world.found(&world.as_initial_member(), "new");
+    world.tell(&format!("--wal-dir={}", world.path("log").display()));
+    world.start();
+    world.put(0..10, "with its log elsewhere");
+    let old = world.dump();
+    let out = world.restore(&[&from(&archive), &world.to_target()]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
+    assert!(world.running(), "{}", out.told());
+    assert_same(&world.dump(), &old, "with its log elsewhere");
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+    out.says_one_of(&["wal"]);
+}
+
+fn restores_over_a_broken_database_or_says_why_not(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.stop();
+    let db = world.data_dir().join("member/snap/db");
+    let length = fs::metadata(&db).unwrap().len();
+    fs::write(&db, vec![0xA5; usize::try_from(length).unwrap()]).unwrap();
+    assert!(world.try_start().is_err(), "etcd starts on rubbish");
+    let broken = fs::read(&db).unwrap();
+
+    // There is no backing up of this, and that is said.
+    let out = world.restore(&[&from(&archive), &world.to_target()]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
+    assert!(out.stderr.contains("Next:"), "{}", out.told());
+    out.says_one_of(&["skip-backup", "members", "membership"]);
+    assert_eq!(fs::read(&db).unwrap(), broken);
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+
+    let out = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
+    if out.status.success() {
+        let _ = out.completed();
+        assert_same(&world.dump(), &saved, "over a broken database");
+    } else {
+        out.says_one_of(&["member.broken", "move "]);
+        out.refused(&["members", "membership"]);
+        assert_eq!(fs::read(&db).unwrap(), broken);
+        // The way out that it names is one.
+        fs::rename(world.data_dir().join("member"), world.path("member.broken")).unwrap();
+        let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+        assert_same(&world.dump(), &saved, "in place of a broken database");
+    }
+    assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
+}
+
+fn keeps_secrets_under_any_umask(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let target = world.path("target/made");
+    let made = || names(&target).into_iter().filter(|name| name != RUNS).collect::<Vec<_>>();
+    for (mask, action, binary) in [
+        ("000", "snapshot", env!("CARGO_BIN_EXE_snapshot")),
+        ("000", "restore", env!("CARGO_BIN_EXE_restore")),
+    ] {
+        let mut command =
+            world.action("/bin/sh", &["-c", &format!("umask {mask}; exec \"$@\""), "sh", binary]);
+        command.arg(format!("target={}", target.display()));
+        if action == "restore" {
+            command.arg(from(&target.join(&made()[0])));
+        }
+        let _ = Run::start(command, &world.path("runs")).finish().completed();
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o700);
+        for name in made() {
+            let mode = fs::metadata(target.join(&name)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, 0o600, "{name}");
+        }
+    }
+    let mut find = Command::new("find");
+    find.arg(world.data_dir()).args(["-type", "d", "-perm", "/077"]);
+    assert_eq!(crate::fs_util::succeed(find.output().unwrap(), "find"), "");
+}
+
+fn answers_a_user_who_is_not_root(version: Version) {
+    if !is_root() {
+        return eprintln!("skipped: this needs root, to be somebody else");
+    }
+    let nobody = 65534;
+    let world = World::new(Setup { user: Some(nobody), ..Setup::plain(version) });
+    world.fill();
+    let archive = world.saved();
+    let args = ["--clear-groups", "--reuid", "65534", "--regid", "65534"];
+    let as_nobody = |binary: &str, more: &[&str]| {
+        let command = world.action("setpriv", &[&args, [binary].as_slice(), more].concat());
+        Run::start(command, &world.path("runs")).finish()
+    };
+    let still = crate::refusals::Still::of(&world);
+    for out in [
+        as_nobody(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]),
+        as_nobody(env!("CARGO_BIN_EXE_restore"), &[&from(&archive), &world.to_target()]),
+    ] {
+        assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
+        out.says_one_of(&["permission", "root", "owned", "owner", "belongs"]);
+        still.check("as nobody");
+    }
+}

@@ -1,0 +1,143 @@
+//! The ground under the other tests: the worlds, the clusters and the stand-ins do what they say.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use crate::client::assert_same;
+use crate::cluster;
+use crate::command::Run;
+use crate::fs_util::{Closely, names, shape};
+use crate::world::{PASSWORD, Setup, Version, World};
+
+on_both_versions! {
+    world_of_every_kind_serves_and_is_private,
+    world_fills_damages_and_dumps,
+    world_survives_a_restart_and_goes_without_a_trace,
+    world_tells_a_start_that_fails,
+    world_has_clusters,
+    world_has_a_cluster_without_quorum,
+    world_stands_before_the_tools,
+}
+
+fn world_of_every_kind_serves_and_is_private(version: Version) {
+    for setup in Setup::each(version) {
+        let world = World::new(setup);
+        world.etcdctl(&["put", "a", "b"]);
+        assert_eq!(world.dump().len(), 1);
+        assert_eq!(world.revision(), 2);
+        let members = world.members();
+        assert_eq!(members.len(), 1);
+        assert_eq!((members[0].name.as_str(), members[0].learner), ("m1", false));
+        assert_eq!(members[0].peers, [world.peer_url()]);
+        assert_ne!(world.cluster_id(), 0);
+
+        let mut naked = world.etcdctl_command(&["--command-timeout=1s", "get", "a"]);
+        for key in ["USER", "CERT", "KEY"] {
+            naked.env_remove(format!("ETCDCTL_{key}"));
+        }
+        let open = naked.output().unwrap().status.success();
+        assert_eq!(open, !setup.tls && !setup.auth, "{setup:?}");
+
+        let site = fs::read_to_string(world.site()).unwrap();
+        assert!(!site.contains(PASSWORD));
+        let site: serde_json::Value = serde_yaml::from_str(&site).unwrap();
+        assert_eq!(site["endpoint"], world.endpoint());
+        assert_eq!(site["service"]["start"].as_array().unwrap().len(), 3);
+    }
+}
+
+fn world_fills_damages_and_dumps(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (full, at, hash) = (world.dump(), world.revision(), world.hashkv(0));
+    assert_eq!(full.len(), 281);
+    assert_eq!(full[b"/registry/secrets/default/raw".as_slice()], b"k8s\0\n\x0c\x00\xff\xfe tail\n\n");
+    world.damage();
+    let damaged = world.dump();
+    assert_ne!(full, damaged);
+    assert_eq!(world.hashkv(at), hash, "the hash at a revision stays");
+    assert_ne!(world.hashkv(0), hash);
+    world.add_revisions(3, "tick");
+    assert_eq!(world.revision(), at + 7);
+    assert!(std::panic::catch_unwind(|| assert_same(&full, &damaged, "told")).is_err());
+}
+
+fn world_survives_a_restart_and_goes_without_a_trace(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let full = world.dump();
+    let first = world.pid().unwrap();
+    assert_eq!(world.processes().into_iter().collect::<Vec<_>>(), [first]);
+    world.stop();
+    assert!(!world.listening());
+    let still = shape(&world.data_dir(), Closely::Contents);
+    world.start();
+    assert_ne!(world.pid().unwrap(), first);
+    assert_ne!(shape(&world.data_dir(), Closely::Contents), still);
+    assert_same(&world.dump(), &full, "after a restart");
+    assert_eq!((world.asked("start"), world.asked("stop")), (2, 1));
+    assert!(world.leftovers().is_empty());
+    fs::write(world.data_dir().join("stage"), "").unwrap();
+    assert_eq!(world.leftovers().len(), 1);
+
+    let (dir, pid) = (world.path(""), world.pid().unwrap());
+    drop(world);
+    assert!(!dir.exists());
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while crate::service::alive(pid) {
+        assert!(Instant::now() < deadline, "etcd outlived its world");
+    }
+}
+
+fn world_tells_a_start_that_fails(version: Version) {
+    let world = World::plain(version);
+    world.stop();
+    world.arm("only-tree", world.tree() + 1);
+    assert!(world.try_start().unwrap_err().contains("this tree does not start"));
+    world.arm("only-tree", world.tree());
+    world.start();
+}
+
+fn world_has_clusters(version: Version) {
+    let three = cluster::of_three(version);
+    three[1].etcdctl(&["put", "a", "b"]);
+    assert_eq!(three[0].dump().len(), 1);
+    assert_eq!(three[0].members().len(), 3);
+
+    let (voter, learner) = cluster::with_learner(version);
+    assert!(learner.running());
+    let members = voter.members();
+    assert_eq!(members.iter().filter(|member| member.learner).count(), 1);
+    assert_eq!(members.len(), 2);
+
+    let alone = cluster::with_unstarted_learner(version);
+    alone.etcdctl(&["put", "a", "b"]);
+    assert!(alone.members().iter().any(|member| member.learner && member.name.is_empty()));
+}
+
+fn world_has_a_cluster_without_quorum(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let full = world.dump();
+    cluster::lose_quorum(&world);
+    assert!(world.running());
+    assert_same(&world.dump_local(), &full, "without a quorum");
+}
+
+fn world_stands_before_the_tools(version: Version) {
+    let world = World::plain(version);
+    let tools = world.stand_in_tools();
+    let run = |args: &[&str]| {
+        let command = world.action(world.path("tools/etcdctl").to_str().unwrap(), args);
+        Run::start(command, &world.path("runs")).finish()
+    };
+    assert!(run(&["version"]).stdout.contains("etcdctl version: 3."));
+    assert!(tools.calls()[0].1.starts_with("etcdctl version"));
+    tools.answer("etcdctl *save*", "so\n", "it goes\n", 6);
+    let out = run(&["snapshot", "save", "x"]);
+    assert_eq!((out.status.code(), out.stdout.as_str(), out.stderr.as_str()), (Some(6), "so\n", "it goes\n"));
+    assert!(run(&["version"]).status.success());
+    tools.die("etcdctl version");
+    assert_eq!(run(&["version"]).status.code(), None);
+    assert_eq!(names(&world.path("tools")).contains(&"etcdutl".to_owned()), version == Version::V35);
+}

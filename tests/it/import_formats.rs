@@ -1,0 +1,225 @@
+//! What other tools leave of a snapshot: RKE's, RKE2's and k3s's zip, gardener's and KKP's gzip, the file itself. Each of
+//! them is restored, and none that was altered is.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use etcd_charm::archive::{self, Contents, Limits};
+
+use crate::archive::unpack;
+use crate::catalog::keep;
+use crate::client::assert_same;
+use crate::fs_util::succeed;
+use crate::hostile::gzip;
+use crate::restore::from;
+use crate::world::{Version, World};
+use crate::zips::{Member, member, streamed, zip};
+
+on_both_versions! {
+    foreign_archives_are_restored,
+}
+
+on_one_version! {
+    foreign_archives_are_verified,
+    no_flipped_bit_of_a_zip_changes_what_is_restored,
+    no_cut_zip_is_taken,
+    reads_zips_of_every_form,
+}
+
+/// As k3s packs it: into a pipe, which shows what it can do without going back.
+const PYTHON_STREAM: &str = "import sys, zipfile
+z = zipfile.ZipFile(sys.stdout.buffer, 'w', zipfile.ZIP_DEFLATED)
+with z.open('on-demand-node-1700000000', 'w') as f: f.write(open(sys.argv[1], 'rb').read())
+z.close()";
+
+/// As RKE does: two files by their whole paths.
+const GO: &str = r#"package main
+
+import ("archive/zip"; "io"; "os"; "time")
+
+func must(err error) { if err != nil { panic(err) } }
+
+func add(out *zip.Writer, name string, from string) {
+	file, err := os.Open(from); must(err)
+	info, err := file.Stat(); must(err)
+	header, err := zip.FileInfoHeader(info); must(err)
+	header.Name = name
+	header.Method = zip.Deflate
+	header.Modified = time.Unix(0, 0)
+	writer, err := out.CreateHeader(header); must(err)
+	_, err = io.Copy(writer, file); must(err)
+}
+
+func main() {
+	out := zip.NewWriter(os.Stdout)
+	add(out, "/backup/c-x_etcd", os.Args[1])
+	add(out, "/etc/kubernetes/c-x_etcd.rkestate", os.Args[2])
+	must(out.Close())
+}
+"#;
+
+/// Files of all kinds in `dir`, with the snapshot `db` in them.
+fn each(world: &World, db: &Path) -> Vec<PathBuf> {
+    let bytes = fs::read(db).unwrap();
+    let dir = world.path("foreign");
+    fs::create_dir(&dir).unwrap();
+    let put = |name: &str, bytes: &[u8]| {
+        let path = dir.join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    };
+    let state = put("c-x_etcd.rkestate", b"{\"desiredState\": {}}");
+    let python = Command::new("python3").args(["-c", PYTHON_STREAM]).arg(db).output().unwrap();
+    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
+    let mut files = vec![
+        put("k3s.zip", &python.stdout),
+        put("plain.db", &bytes),
+        put("gardener.gz", &gzip(&bytes)),
+        put("without-an-ending", &zip(&[streamed("snapshot", &bytes)])),
+    ];
+    let program = world.path("packer.go");
+    let go = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
+    fs::write(&program, GO).unwrap();
+    let mut command = Command::new("go");
+    command.arg("run").args([&program, db, &state]).env("GOCACHE", &go).env("GOFLAGS", "");
+    match command.output() {
+        Err(_) => eprintln!("skipped: go is not installed"),
+        Ok(out) => {
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            files.push(put("rke.zip", &out.stdout));
+        }
+    }
+    let info = dir.join("info.zip");
+    match Command::new("zip").args(["-q", "-j"]).arg(&info).arg(db).output() {
+        Err(_) => eprintln!("skipped: zip is not installed"),
+        Ok(out) => {
+            let _ = succeed(out, "zip");
+            files.push(info);
+        }
+    }
+    files
+}
+
+fn foreign_archives_are_restored(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let (saved, revision) = (world.dump(), world.revision());
+    let db = unpack(&world, &world.saved()).join("db");
+    for file in each(&world, &db) {
+        world.damage();
+        let results = world.restore(&[&from(&file), "skip-backup=true"]).completed();
+        assert_same(&world.dump(), &saved, &file.display().to_string());
+        assert!(results.number("restore.revision") >= revision, "{}", file.display());
+    }
+    // A copy of a live file has no hash: it is taken only with leave, however it is packed.
+    let unhashed = &fs::read(&db).unwrap();
+    let unhashed = &unhashed[..unhashed.len() - 32];
+    for (name, bytes) in [("u.zip", zip(&[streamed("db", unhashed)])), ("u.db.gz", gzip(unhashed))] {
+        let path = world.path(name);
+        fs::write(&path, bytes).unwrap();
+        world.restore(&[&from(&path), "skip-backup=true"]).refused(&["allow-unhashed=true"]);
+        world.restore(&[&from(&path), "skip-backup=true", "allow-unhashed=true"]).completed();
+        assert_same(&world.dump(), &saved, name);
+    }
+}
+
+fn foreign_archives_are_verified(version: Version) {
+    let world = World::plain(version);
+    world.fill();
+    let db = unpack(&world, &world.saved()).join("db");
+    for file in each(&world, &db) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name.contains('.') {
+            fs::rename(&file, world.target().join(name)).unwrap();
+        }
+    }
+    let done =
+        keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all", "drill=true"]).completed();
+    let names = done.get("verify.snapshots");
+    for name in ["k3s.zip", "plain.db", "gardener.gz"] {
+        assert!(names.contains(name), "{names}");
+    }
+    let mut bytes = fs::read(world.target().join("k3s.zip")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(world.target().join("k3s.zip"), bytes).unwrap();
+    keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=k3s.zip"]).failed(&["altered"]);
+}
+
+fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
+    let mut db = Vec::new();
+    let limits =
+        Limits { room_for: &|_| Ok(()), bare: true, identities: None, encrypted_for: &[], found: &|_| () };
+    let contents = archive::unpack(bytes, bytes.len() as u64, "it", &mut db, &limits, &mut |_| ()).ok()?;
+    Some((contents, db))
+}
+
+/// A database that begins as bbolt's do, so short that each of its bits can be flipped.
+fn small(version: Version) -> Vec<u8> {
+    let world = World::plain(version);
+    fs::read(unpack(&world, &world.saved()).join("db")).unwrap()
+}
+
+fn no_flipped_bit_of_a_zip_changes_what_is_restored(version: Version) {
+    let db = small(version);
+    for good in [zip(&[member("snapshot", &db)]), zip(&[streamed("snapshot", &db)])] {
+        let mut bytes = good.clone();
+        let mut taken = 0;
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Some((_, found)) = read(&bytes) {
+                assert_eq!(found, db, "bit {bit}");
+                taken += 1;
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        eprintln!("{} bits flipped, {taken} taken for the same content", bytes.len() * 8);
+        // Times, versions and attributes mean nothing here, nor how far back in a row of zeros to copy zeros from.
+        assert!(taken < bytes.len(), "{taken} taken");
+    }
+}
+
+fn no_cut_zip_is_taken(version: Version) {
+    let db = small(version);
+    for good in [zip(&[member("snapshot", &db)]), zip(&[streamed("snapshot", &db)])] {
+        for length in 0..good.len() {
+            assert!(read(&good[..length]).is_none(), "cut to {length} bytes");
+        }
+    }
+}
+
+/// The forms that writers of zips have, each of which is right.
+fn reads_zips_of_every_form(version: Version) {
+    let db = small(version);
+    let (plain, behind) = (member("snapshot", &db), streamed("snapshot", &db));
+    let words = behind.descriptor.clone().unwrap();
+    let wide = |number: u32| u64::from(number).to_le_bytes();
+    let (packed, size) = (wide(plain.told.0), wide(plain.told.1));
+    let extra = [&[1, 0, 16, 0], &size[..], &packed].concat();
+    let comes_first = [member("a.rkestate", b"{}"), behind.clone()];
+    for (form, members) in [
+        ("deflated", vec![plain.clone()]),
+        (
+            "stored",
+            vec![Member {
+                method: 0,
+                packed: db.clone(),
+                told: (plain.told.1, plain.told.1),
+                ..plain.clone()
+            }],
+        ),
+        ("its lengths behind", vec![behind.clone()]),
+        ("and no signature there", vec![Member { descriptor: Some(words[4..].to_vec()), ..behind.clone() }]),
+        ("in 64 bits", vec![Member { descriptor: Some([&words[..8], &packed, &size].concat()), ..behind }]),
+        (
+            "64-bit lengths",
+            vec![Member { told: (u32::MAX, u32::MAX), extra: extra.clone(), central_extra: extra, ..plain }],
+        ),
+        ("RKE's state before it", comes_first.to_vec()),
+    ] {
+        let (contents, found) = read(&zip(&members)).unwrap_or_else(|| panic!("{form}"));
+        assert_eq!(found, db, "{form}");
+        assert_eq!((contents.manifest, contents.db.size), (None, db.len() as u64), "{form}");
+    }
+}

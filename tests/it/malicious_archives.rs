@@ -1,0 +1,371 @@
+//! Archives made to hurt whoever unpacks them: each is refused soon and in little memory, and nothing is changed.
+//!
+//! Bombs, forged sizes, extension headers, names that lead elsewhere. What is merely wrong stands in `hostile.rs`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crc32fast::Hasher;
+use flate2::Compression;
+use flate2::write::DeflateEncoder;
+use tar::{EntryType, Header};
+
+use crate::command::{Out, Run};
+use crate::fs_util::nature;
+use crate::hostile::{Entry, Ground, file, gzip, packed, special, tar_of};
+use crate::refusals::Still;
+use crate::restore::from;
+use crate::world::{Version, World};
+
+on_one_version! {
+    refuses_names_that_lead_elsewhere,
+    refuses_what_only_a_whole_tar_would_unpack,
+    refuses_forged_headers,
+    refuses_bombs,
+    refuses_a_manifest_that_is_none_of_ours,
+}
+
+/// A refusal may take so long, of a processor and by the clock.
+const SOON: Duration = Duration::from_secs(2);
+/// How often it may be tried by the clock, and to so many times what it was on a processor it may take: what it waits for one
+/// on a busy machine says nothing of it.
+const TRIES: usize = 3;
+const SHARE: u32 = 20;
+const LITTLE_KIB: u64 = 64 << 10;
+
+impl Ground {
+    /// `restore` refuses these bytes, soon and in little memory, and no byte around it has changed.
+    pub fn refuses_cheaply(&self, what: &str, bytes: &[u8], reasons: &[&str]) {
+        let path = self.world.path("poison.tar.gz");
+        fs::write(&path, bytes).unwrap();
+        self.refuses_file(what, &path, reasons);
+        fs::remove_file(path).unwrap();
+    }
+
+    /// The same of a file that is there.
+    pub fn refuses_file(&self, what: &str, path: &Path, reasons: &[&str]) {
+        self.refuses_command(what, reasons, &|| {
+            self.world.action(env!("CARGO_BIN_EXE_restore"), &[&from(path), &self.world.to_target()])
+        });
+    }
+
+    /// The same of a `restore` with words of its own.
+    pub fn refuses_command(&self, what: &str, reasons: &[&str], restore: &dyn Fn() -> Command) {
+        if let Err(complaint) = is_cheap_refusal(&self.world, what, reasons, restore) {
+            self.complains(format!("{what}: {complaint}"));
+        }
+    }
+}
+
+/// That this `restore` refuses, soon and in little memory, and nothing around it has changed.
+pub fn is_cheap_refusal(
+    world: &World,
+    what: &str,
+    reasons: &[&str],
+    restore: &dyn Fn() -> Command,
+) -> Result<(), String> {
+    let (still, around) = (Still::of(world), around(world));
+    let mut late = None;
+    for _ in 0..TRIES {
+        let (out, processor, peak) = run_watched(Run::start(restore(), &world.path("runs")));
+        out.is_refusal(reasons)?;
+        if processor > SOON || peak > LITTLE_KIB {
+            return Err(format!("refused after {processor:?} of a processor with {peak} KiB"));
+        }
+        late = (out.took > SOON.max(processor * SHARE)).then_some(out.took);
+        if late.is_none() {
+            break;
+        }
+    }
+    still.check(what);
+    assert!(around == self::around(world), "{what}: something around the data has changed");
+    for path in ELSEWHERE {
+        assert!(fs::symlink_metadata(path).is_err(), "{what}: {path} is there");
+    }
+    late.map_or(Ok(()), |took| Err(format!("refused after {took:?}, again and again")))
+}
+
+/// What it said, how long it was on a processor, with its tools, and how many KiB it held itself.
+fn run_watched(run: Run) -> (Out, Duration, u64) {
+    let mut peak = 0;
+    while !run.is_over() {
+        peak = peak.max(memory_of(run.pid()));
+        sleep(Duration::from_millis(1));
+    }
+    let processor = processor_time_of(run.pid());
+    let out = run.finish();
+    // One that has never been seen had ended before we looked.
+    assert!(peak > 0 || out.took < Duration::from_millis(20), "its memory was never seen: {}", out.told());
+    (out, processor, peak)
+}
+
+/// Where the names in such archives lead that begin at the root. Nobody has files of these names.
+const ELSEWHERE: [&str; 4] = ["/db", "/passwd", "/etc/canary", "/etc/ssl/db"];
+
+/// Puts canaries where such archives want to write: beside the data and the target, above them, and into the target.
+pub fn plant_canaries(world: &World) {
+    for dir in ["", "etc", "tmp", "member", "data", "data/etc", "target"] {
+        fs::create_dir_all(world.path(dir)).unwrap();
+        for name in ["db", "manifest.json", "canary", "passwd"] {
+            fs::write(world.path(dir).join(name), format!("{dir}/{name} sings")).unwrap();
+        }
+    }
+}
+
+/// Every file and directory in a world but etcd's own, what its supervisor notes, and what was said: its mode, owner and
+/// inode, and every byte.
+fn around(world: &World) -> BTreeMap<PathBuf, (String, Vec<u8>)> {
+    let (mut found, mut dirs) = (BTreeMap::new(), vec![world.path("")]);
+    let others = [world.data_dir(), world.path("runs"), world.path("supervisor")];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(&dir).unwrap() {
+            let path = entry.unwrap().path();
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let bytes = if meta.is_dir() {
+                dirs.extend((!others.contains(&path)).then(|| path.clone()));
+                Vec::new()
+            } else if meta.is_symlink() {
+                fs::read_link(&path).unwrap().into_os_string().into_encoded_bytes()
+            } else {
+                fs::read(&path).unwrap()
+            };
+            found.insert(path, (nature(&meta), bytes));
+        }
+    }
+    found
+}
+
+/// How long a process that is over, and the tools that it ran, were on a processor.
+fn processor_time_of(pid: i32) -> Duration {
+    const TICKS_PER_SECOND: f64 = 100.;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The program's name, in parentheses, may hold anything; utime and what follows it are the 14th field to the 17th.
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks = fields.split_whitespace().skip(11).take(4).map(|ticks| ticks.parse::<f64>().unwrap());
+    Duration::from_secs_f64(ticks.sum::<f64>() / TICKS_PER_SECOND)
+}
+
+/// The most that a process has held so far, in KiB; 0 of one that is not yet itself.
+pub fn memory_of(pid: i32) -> u64 {
+    // `spawn` may be back before the kernel has exchanged our memory for the child's, and our program with it.
+    if fs::read_link(format!("/proc/{pid}/exe")).ok() == std::env::current_exe().ok() {
+        return 0;
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+}
+
+fn refuses_names_that_lead_elsewhere(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let refuses = |what: &str, entries: &[Entry<'_>], reasons: &[&str]| {
+        ground.refuses_cheaply(what, &packed(entries), reasons);
+    };
+    for name in
+        ["db/", "db/.", "./././db", "db ", "..", "/", "//db", "tmp/../db", "manifest.json/db", "C:\\db"]
+    {
+        refuses(&format!("a db called {name:?}"), &[file(name, db)], &["holds", "db"]);
+    }
+    refuses("a db without a name", &[file("", db)], &["holds"]);
+    for name in ["../db\0db", "passwd\0/db", "\0db", "db\0/../../../canary"] {
+        refuses(&format!("a name with a NUL, {name:?}"), &[file(name, db)], &["goes on behind its end"]);
+    }
+    let link = |kind| special("manifest.json", kind, "../../../etc/canary");
+    for kind in [EntryType::Symlink, EntryType::Link] {
+        refuses("a link, then its target", &[link(kind), file("manifest.json", b"x")], &["manifest.json"]);
+    }
+    let folder = special("db", EntryType::Directory, "");
+    refuses("a folder, then a file in it", &[folder, file("db/passwd", b"x")], &["db"]);
+    let prefixed =
+        tarred(|header| header.as_ustar_mut().unwrap().prefix[..8].copy_from_slice(b"/etc/ssl"), db);
+    ground.refuses_cheaply("a db below a prefix", &gzip(&prefixed), &["/etc/ssl/db"]);
+    let hidden = tarred(|header| header.as_ustar_mut().unwrap().prefix[1..8].copy_from_slice(b"etc/ssl"), db);
+    ground.refuses_cheaply("a db below a hidden prefix", &gzip(&hidden), &["goes on behind its end"]);
+    ground.done();
+}
+
+fn refuses_what_only_a_whole_tar_would_unpack(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let long = "../".repeat(60) + "etc/canary\0";
+    let pax = |records: &[(&str, &str)]| -> Vec<u8> {
+        records.iter().flat_map(|(key, value)| record(key, value).into_bytes()).collect()
+    };
+    for (what, kind, data) in [
+        ("a PAX path", EntryType::XHeader, pax(&[("path", "../../etc/canary")])),
+        ("a PAX path with a NUL", EntryType::XHeader, pax(&[("path", "db\0/../../etc/canary")])),
+        ("a PAX size", EntryType::XHeader, pax(&[("size", "10737418240")])),
+        ("a PAX link", EntryType::XHeader, pax(&[("linkpath", "/etc")])),
+        (
+            "a PAX sparse file",
+            EntryType::XHeader,
+            pax(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")]),
+        ),
+        ("a PAX header for all", EntryType::XGlobalHeader, pax(&[("uid", "0")])),
+        ("a GNU long name", EntryType::GNULongName, long.clone().into_bytes()),
+        ("a GNU long link", EntryType::GNULongLink, long.into_bytes()),
+        ("a GNU sparse file", EntryType::GNUSparse, db.to_vec()),
+        ("a contiguous file", EntryType::Continuous, db.to_vec()),
+        ("a volume's header", EntryType::new(b'V'), Vec::new()),
+        ("a file from another volume", EntryType::new(b'M'), db.to_vec()),
+        ("a block device", EntryType::Block, Vec::new()),
+        ("a kind that nobody knows", EntryType::new(b'!'), Vec::new()),
+    ] {
+        let extension = Entry { kind, ..file("db", &data) };
+        ground.refuses_cheaply(what, &packed(&[extension, file("db", db)]), &["holds \"db\""]);
+    }
+    for mode in [0o4755, 0o2755, 0o1777] {
+        let special = Entry { mode, ..file("db", db) };
+        ground.refuses_cheaply(&format!("mode {mode:o}"), &packed(&[special]), &["mode"]);
+    }
+    ground.done();
+}
+
+/// A PAX record, with its own length in front.
+fn record(key: &str, value: &str) -> String {
+    let rest = format!(" {key}={value}\n");
+    let length = (rest.len()..).find(|length| length.to_string().len() + rest.len() == *length).unwrap();
+    format!("{length}{rest}")
+}
+
+fn refuses_forged_headers(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let cut = &["cut short or altered", "room", "space"];
+    let sized = |size: [u8; 12]| gzip(&tarred(|header| header.as_old_mut().size = size, db));
+    ground.refuses_cheaply("a size that is no number", &sized(*b"what size?\0\0"), cut);
+    ground.refuses_cheaply("a size below nothing", &sized([0xff; 12]), cut);
+    let mut eight_exbibytes = [0; 12];
+    eight_exbibytes[0] = 0x80;
+    eight_exbibytes[4] = 0x7f;
+    ground.refuses_cheaply("a size of 8 EiB", &sized(eight_exbibytes), cut);
+    ground.refuses_cheaply("a size beyond the archive", &sized(*b"00077777777\0"), cut);
+    let longer = format!("{:011o}\0", db.len() + 512);
+    ground.refuses_cheaply("a size of a sector more", &sized(longer.as_bytes().try_into().unwrap()), cut);
+    let mut sum = tar_of(&[file("db", db)]);
+    sum[148..154].copy_from_slice(b"000000");
+    ground.refuses_cheaply("a wrong sum", &gzip(&sum), cut);
+    let mut deflated = gzip(&tar_of(&[file("db", db)]));
+    let end = deflated.len();
+    deflated[end - 8] ^= 1;
+    ground.refuses_cheaply("a wrong CRC", &deflated, cut);
+    deflated[end - 8] ^= 1;
+    deflated[end - 1] ^= 1;
+    ground.refuses_cheaply("a wrong length behind the CRC", &deflated, cut);
+    ground.done();
+}
+
+/// A tar of one db whose header was changed, and its sum made to fit again.
+fn tarred(change: impl FnOnce(&mut Header), db: &[u8]) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    header.set_path("db").unwrap();
+    header.set_mode(0o600);
+    header.set_size(db.len() as u64);
+    change(&mut header);
+    header.set_cksum();
+    [header.as_bytes(), db, &vec![0; 512 - db.len() % 512 + 1024]].concat()
+}
+
+fn refuses_bombs(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let sector = |name: &str, size: u64| {
+        let mut header = Header::new_ustar();
+        header.set_path(name).unwrap();
+        header.set_mode(0o600);
+        header.set_size(size);
+        header.set_cksum();
+        header
+    };
+    let gibibytes = |head: &[u8], count: u64| bomb(head, &vec![0; 16 << 20], count * 64);
+    let huge = |name| gibibytes(sector(name, 10 << 30).as_bytes(), 10);
+    // Where the disk is too small for it, that is told.
+    ground.refuses_cheaply("10 GiB of zeros", &huge("db"), &["no snapshot", "are free"]);
+    let begun = [sector("db", 10 << 30).as_bytes(), &db[..4096]].concat();
+    let why = ["far longer than its first page tells", "are free"];
+    ground.refuses_cheaply("10 GiB of zeros behind a good first page", &gibibytes(&begun, 10), &why);
+    ground.refuses_cheaply("a stranger of 10 GiB", &huge("x"), &["holds \"x\""]);
+    ground.refuses_cheaply("a manifest of 10 GiB", &huge("manifest.json"), &["too large"]);
+    let good = tar_of(&[file("db", db)]);
+    ground.refuses_cheaply("10 GiB of zeros behind it", &gibibytes(&good, 10), &["follows its end"]);
+    let mut folder = sector("./", 0);
+    folder.set_entry_type(EntryType::Directory);
+    folder.set_cksum();
+    let million = |header: &Header| bomb(&[], &header.as_bytes().repeat(10_000), 100);
+    ground.refuses_cheaply("a million folders", &million(&folder), &["too many"]);
+    ground.refuses_cheaply("a million files", &million(&sector("x", 0)), &["holds \"x\""]);
+    ground.refuses_cheaply("a gzip of a gzip", &gzip(&gzip(&good)), &["tar", "altered"]);
+    let mut quine = gzip(&[0; 100_000]);
+    for _ in 0..4 {
+        quine = gzip(&quine.repeat(50));
+    }
+    ground.refuses_cheaply("gzips of gzips of gzips", &quine, &["tar", "altered"]);
+    ground.refuses_cheaply("ten thousand empty gzips", &gzip(b"").repeat(10_000), &["db", "altered", "tar"]);
+    // Flags: a name follows. It never ends.
+    let endless = [&[0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3][..], &vec![b'a'; 100 << 20]].concat();
+    ground.refuses_cheaply("a name of 100 MiB in the gzip header", &endless, &["altered", "gzip"]);
+    ground.done();
+}
+
+/// gzip of `head` and so many times `piece` behind it.
+fn bomb(head: &[u8], piece: &[u8], times: u64) -> Vec<u8> {
+    let (deflated, crc) = repeated(head, piece, times);
+    let length = (head.len() as u64 + piece.len() as u64 * times) as u32;
+    let mut gzip = [&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3][..], &deflated].concat();
+    gzip.extend(crc.to_le_bytes());
+    gzip.extend(length.to_le_bytes());
+    gzip
+}
+
+/// `head` and so many times 16 MiB of zeros, deflated, and their CRC.
+pub fn zeros(head: &[u8], times: u64) -> (Vec<u8>, u32) {
+    repeated(head, &vec![0; 16 << 20], times)
+}
+
+fn repeated(head: &[u8], piece: &[u8], times: u64) -> (Vec<u8>, u32) {
+    let deflated = [head, piece].map(|bytes| {
+        let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        // On a byte's boundary, so that it can stand there many times.
+        encoder.flush().unwrap();
+        encoder.get_ref().clone()
+    });
+    let mut all = deflated[0].clone();
+    let (mut crc, mut piece_crc) = (Hasher::new(), Hasher::new());
+    crc.update(head);
+    piece_crc.update(piece);
+    for _ in 0..times {
+        all.extend(&deflated[1]);
+        crc.combine(&piece_crc);
+    }
+    all.extend([3, 0]);
+    (all, crc.finalize())
+}
+
+fn refuses_a_manifest_that_is_none_of_ours(version: Version) {
+    let ground = Ground::new(version);
+    let db = ground.db.as_slice();
+    let other = Ground::new(version);
+    let manifest = |ground: &Ground| fs::read(ground.unpacked().join("manifest.json")).unwrap();
+    let (own, others) = (manifest(&ground), manifest(&other));
+    let refuses = |what: &str, text: &[u8], reasons: &[&str]| {
+        ground.refuses_cheaply(what, &packed(&[file("db", db), file("manifest.json", text)]), reasons);
+    };
+    refuses("the manifest of another archive", &others, &["manifest", "describes"]);
+    let no_manifest = &["is damaged: its manifest.json is not a manifest"];
+    refuses("half a manifest", &own[..own.len() / 2], no_manifest);
+    refuses("a manifest in a manifest", &[b"[".repeat(60_000), b"]".repeat(4)].concat(), no_manifest);
+    refuses("a manifest of zeros", &[0; 4096], no_manifest);
+    refuses("a manifest of digits", &b"9".repeat(60_000), no_manifest);
+    let twice = packed(&[file("db", db), file("manifest.json", &own), file("manifest.json", &own)]);
+    ground.refuses_cheaply("two manifests", &twice, &["twice"]);
+    let late = packed(&[file("manifest.json", &own), file("db", &other.db)]);
+    ground.refuses_cheaply("the db of another archive", &late, &["describes"]);
+    ground.done();
+}

@@ -1,0 +1,135 @@
+//! Clusters that came out of one another's archives and share a place: what each may delete, and which is its latest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::catalog::program;
+use crate::client::assert_same;
+use crate::command::{Out, Run};
+use crate::fs_util::names;
+use crate::world::{Version, World};
+
+on_one_version! {
+    a_clone_prunes_nothing_of_the_cluster_that_it_was_restored_from,
+    a_new_machine_prunes_what_the_old_one_took_when_it_is_named,
+    what_the_list_says_of_a_restored_cluster_is_what_pruning_does,
+}
+
+/// A place for several worlds, all of whose members are called the same.
+struct Shared(tempfile::TempDir);
+
+impl Shared {
+    /// With a rule for it and for each target: only the newest stays.
+    fn new() -> Self {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let text = format!(
+            "keep: {{last: 1}}\ndestinations:\n  shared:\n    directory: {}\n    mount: none\n    keep: {{last: 1}}\n",
+            dir.path().join("archives").display()
+        );
+        fs::create_dir(dir.path().join("archives")).unwrap();
+        fs::write(dir.path().join("backup.yaml"), text).unwrap();
+        Self(dir)
+    }
+
+    fn run(&self, world: &World, action: &str, words: &[&str]) -> Out {
+        let target = world.to_target();
+        let mut command = world.action(program(action), &[&[&*target], words].concat());
+        command.env("ETCD_BACKUP", self.0.path().join("backup.yaml"));
+        Run::start(command, &world.path("runs")).finish()
+    }
+
+    /// So many snapshots of different revisions.
+    fn save(&self, world: &World, many: usize) {
+        for _ in 0..many {
+            world.put(900..901, "once more");
+            let _ = self.run(world, "snapshot", &[]).completed();
+        }
+    }
+
+    /// The archives of this cluster that are in it.
+    fn of(&self, cluster: &str) -> Vec<String> {
+        let folder: PathBuf = self.0.path().join("archives").join(cluster).join("m1");
+        let all = if folder.exists() { names(&folder) } else { Vec::new() };
+        all.into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
+    }
+
+    fn listed(&self, world: &World) -> Vec<Value> {
+        let all = self.run(world, "list-snapshots", &["format=json"]).completed().get("snapshots");
+        serde_json::from_str(&all).unwrap()
+    }
+}
+
+fn cluster(world: &World) -> String {
+    format!("{:x}", world.cluster_id())
+}
+
+fn a_clone_prunes_nothing_of_the_cluster_that_it_was_restored_from(version: Version) {
+    let (shared, production) = (Shared::new(), World::plain(version));
+    production.fill();
+    shared.save(&production, 3);
+    let taken = shared.of(&cluster(&production));
+    assert_eq!(taken.len(), 3);
+
+    // A unit that holds nothing takes it as it is; one that holds data is told to.
+    let (fresh, used) = (World::plain(version), World::plain(version));
+    shared.save(&used, 1);
+    let before = cluster(&used);
+    let from = format!("from=shared/{}/m1/latest", cluster(&production));
+    for (clone, words) in [(&fresh, vec![&*from]), (&used, vec![&*from, "allow-foreign=true"])] {
+        let _ = shared.run(clone, "restore", &words).completed();
+        assert_same(&clone.dump(), &production.dump(), "what production had");
+        // Until it has one of its own, the latest is the one that it came from.
+        let _ = shared
+            .run(clone, "restore", &["from=shared/latest", "skip-backup=true", "plan=true"])
+            .completed();
+        for _ in 0..2 {
+            clone.put(0..1, "the clone's own");
+            let _ = shared.run(clone, "backup", &[]).completed();
+        }
+        assert_eq!(shared.of(&cluster(&production)), taken, "production's are its own");
+        assert_eq!(shared.of(&cluster(clone)).len(), 1, "and the clone's are pruned");
+        let planned = shared.run(clone, "restore", &["from=shared/latest", "plan=true"]).completed();
+        let latest = planned.get("plan.snapshot");
+        assert!(latest.contains(&cluster(clone)), "its own, not production's: {latest}");
+    }
+    assert!(shared.of(&before).is_empty(), "what it was itself before is its own still");
+
+    // And production prunes its own, whatever clones there are.
+    let _ = shared.run(&production, "backup", &[]).completed();
+    assert_eq!(shared.of(&cluster(&production)).len(), 1);
+    assert_eq!(shared.of(&cluster(&fresh)).len(), 1);
+}
+
+fn a_new_machine_prunes_what_the_old_one_took_when_it_is_named(version: Version) {
+    let (shared, lost) = (Shared::new(), World::plain(version));
+    lost.fill();
+    shared.save(&lost, 3);
+    let old = cluster(&lost);
+    drop(lost);
+    let new = World::plain(version);
+    let _ = shared.run(&new, "restore", &["from=shared/latest", "skip-backup=true"]).completed();
+    let _ = shared.run(&new, "backup", &[]).completed();
+    assert_eq!(shared.of(&old).len(), 3);
+    let done = shared.run(&new, "prune-snapshots", &[&format!("cluster={old}")]).completed();
+    assert_eq!(done.get("destinations.shared"), "2 deleted, 2 kept");
+    assert_eq!(shared.of(&old).len(), 1);
+}
+
+fn what_the_list_says_of_a_restored_cluster_is_what_pruning_does(version: Version) {
+    let (shared, world) = (Shared::new(), World::plain(version));
+    world.fill();
+    shared.save(&world, 2);
+    let _ = shared.run(&world, "restore", &["from=latest", "skip-backup=true"]).completed();
+    shared.save(&world, 1);
+    let planned = shared.run(&world, "prune-snapshots", &["plan=true"]).completed();
+    let listed = shared.listed(&world);
+    assert_eq!(planned.get("would-delete"), "4", "{}", planned.get("snapshots"));
+    let unkept = listed.iter().filter(|one| one["kept_because"].as_array().unwrap().is_empty()).count();
+    assert_eq!(unkept, 4, "{listed:#?}");
+    // That needs no etcd.
+    world.stop();
+    assert_eq!(shared.listed(&world), listed);
+    assert!(Path::new(&world.target()).exists());
+}

@@ -1,0 +1,92 @@
+//! A cluster of three machines: `snapshot` on each of them, `restore` on none; a learner gives no snapshot.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::machine::Machine;
+use super::{Stage, scenario};
+
+const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
+
+/// Two voters first; the third comes as a learner and is promoted.
+pub fn members(stage: &Stage) -> Result<String> {
+    let machines = [stage.unit()?, stage.unit()?, stage.unit()?];
+    let [alpha, beta, gamma] = &machines;
+    connect(&machines)?;
+    for machine in &machines {
+        machine.run(&["systemctl", "stop", "etcd.service"])?;
+        machine.run(&["rm", "-rf", "/var/lib/etcd/default"])?;
+    }
+    configure(alpha, 0, 2, "new")?;
+    configure(beta, 1, 2, "new")?;
+    alpha.run(&["systemctl", "start", "--no-block", "etcd.service"])?;
+    beta.run(&["systemctl", "start", "etcd.service"])?;
+    scenario::wait_until_healthy(alpha)?;
+    scenario::fill(alpha)?;
+
+    // A cluster whose members have just met takes no other for a moment.
+    let add = format!("etcdctl member add {} --learner --peer-urls={}", NAMES[2], peer(2));
+    patiently(alpha, &add)?;
+    configure(gamma, 2, 3, "existing")?;
+    gamma.run(&["systemctl", "start", "etcd.service"])?;
+    scenario::refused(gamma, "snapshot", &[], &["learner"])?;
+    promote(alpha)?;
+
+    let archive = scenario::snapshot(alpha)?;
+    for machine in &machines {
+        scenario::refused(machine, "restore", &[&format!("snapshot={archive}")], &NAMES)?;
+        scenario::snapshot(machine)?;
+    }
+    Ok("3 snapshots, 3 restores refused with all names, the learner's snapshot refused".to_owned())
+}
+
+/// A member that has just come may lag behind for a moment.
+fn promote(machine: &Machine) -> Result<()> {
+    let listed: Value =
+        serde_json::from_str(&machine.run(&["etcdctl", "member", "list", "--write-out=json"])?)?;
+    let members = listed["members"].as_array().context("etcdctl lists no members")?;
+    let learner = members.iter().find(|member| member["isLearner"] == true).context("there is no learner")?;
+    let id = format!("{:x}", learner["ID"].as_u64().context("a member has no number")?);
+    patiently(machine, &format!("etcdctl member promote {id}"))
+}
+
+/// Tries again for some seconds.
+fn patiently(machine: &Machine, command: &str) -> Result<()> {
+    let script = format!(
+        "for n in 1 2 3 4 5 6 7 8 9; do {command} 2>/dev/null && exit; sleep 1; done; exec {command}"
+    );
+    machine.run(&["sh", "-c", &script]).map(drop)
+}
+
+fn peer(number: usize) -> String {
+    format!("http://10.9.9.{}:2380", number + 1)
+}
+
+fn configure(machine: &Machine, number: usize, members: usize, state: &str) -> Result<()> {
+    let cluster: Vec<String> = (0..members).map(|one| format!("{}={}", NAMES[one], peer(one))).collect();
+    let (name, peer, cluster) = (NAMES[number], peer(number), cluster.join(","));
+    machine.write(
+        "/etc/default/etcd",
+        &format!(
+            "ETCD_NAME={name}\nETCD_LISTEN_PEER_URLS={peer}\nETCD_INITIAL_ADVERTISE_PEER_URLS={peer}\n\
+             ETCD_INITIAL_CLUSTER={cluster}\nETCD_INITIAL_CLUSTER_STATE={state}\n"
+        ),
+    )
+}
+
+/// A bridge in the first machine's network, and a cable from each of the others to it.
+fn connect(machines: &[Machine]) -> Result<()> {
+    let [hub, others @ ..] = machines else { return Ok(()) };
+    hub.ip(&["link", "add", "hub", "type", "bridge"])?;
+    hub.ip(&["address", "add", "10.9.9.1/24", "dev", "hub"])?;
+    hub.ip(&["link", "set", "hub", "up"])?;
+    for (number, other) in others.iter().enumerate() {
+        let (here, init) = (format!("cable{number}"), other.init()?.to_string());
+        hub.ip(&["link", "add", &here, "type", "veth", "peer", "name", "cable", "netns", &init])?;
+        hub.ip(&["link", "set", &here, "master", "hub", "up"])?;
+        other.ip(&["address", "add", &format!("10.9.9.{}/24", number + 2), "dev", "cable"])?;
+        other.ip(&["link", "set", "cable", "up"])?;
+    }
+    ensure!(!others.is_empty(), "a cluster is of more than one");
+    Ok(())
+}
