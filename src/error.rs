@@ -1,25 +1,46 @@
-//! How an action ends early: refused by design, or failed because the world broke.
+//! How an action ends early: it refuses, it fails, or a signal interrupts it.
 //!
-//! Owns the words for both. Must never decide which of the two a case is: the rooms do.
+//! Owns the types of these outcomes and the form of their messages. Must never decide which of them applies: the
+//! modules that know the case do.
 
+use nix::sys::signal::Signal;
 use std::fmt;
 
-/// An action that ended before its end.
+/// An action that did not do its work.
 #[derive(Debug)]
 pub enum ActionError {
-    /// The action looked and said no. Nothing was changed.
+    /// The action found a reason not to begin. Nothing was changed.
     Refused(Refusal),
-    /// A step failed. The failure says what state it left.
+    /// A step failed. The failure names the state that it left.
     Failed(Failure),
+    /// A signal asked the action to stop. This is neither a failure nor a reason for advice.
+    Interrupted {
+        /// The signal, such as SIGINT for Ctrl-C.
+        signal: Signal,
+        /// What was left behind, a clause without a full stop.
+        state: String,
+    },
 }
 
 impl ActionError {
-    /// Sorts an error that came up from below: a [`Refusal`] anywhere in its chain stays a refusal,
-    /// all else is a failure that leaves `state` behind, with `next` to type.
-    pub fn of(error: anyhow::Error, state: impl Into<String>, next: impl Into<String>) -> Self {
+    /// Sorts an error from below by what is in its chain: a [`Refusal`] stays one, and an [`Interrupted`] leaves
+    /// `state`. Any other error is a failure that leaves `state`, after which the operator types `next`.
+    pub fn from_error(error: anyhow::Error, state: impl Into<String>, next: impl Into<String>) -> Self {
+        if let Some(Interrupted { signal }) = error.chain().find_map(|cause| cause.downcast_ref()) {
+            return Self::Interrupted { signal: *signal, state: state.into() };
+        }
         match error.downcast::<Refusal>() {
             Ok(refusal) => Self::Refused(refusal),
             Err(cause) => Self::Failed(Failure { cause, state: state.into(), next: next.into() }),
+        }
+    }
+
+    /// Returns the reason in short, without the state and without advice: for a log or the record of a run.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Refused(refusal) => refusal.reason.clone(),
+            Self::Failed(failure) => format!("{:#}", failure.cause),
+            Self::Interrupted { signal, .. } => Interrupted { signal: *signal }.to_string(),
         }
     }
 }
@@ -29,6 +50,9 @@ impl fmt::Display for ActionError {
         match self {
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Failed(failure) => failure.fmt(f),
+            Self::Interrupted { signal, state } => {
+                write!(f, "{}. State: {state}.", Interrupted { signal: *signal })
+            }
         }
     }
 }
@@ -39,19 +63,35 @@ impl From<Refusal> for ActionError {
     }
 }
 
-/// A "no" with its reason and what to do about it. Refusing changes nothing.
+/// Why an action does not begin, and what the operator can do about it. A refusal changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// What stands in the way, one sentence without a full stop.
+    /// The obstacle, a clause without a full stop.
     pub reason: String,
-    /// What to do next, one sentence without a full stop.
+    /// The next step, a clause without a full stop.
     pub next: String,
+    /// Whether repeating the same command later can succeed.
+    pub kind: RefusalKind,
+}
+
+/// The kinds of refusal that a caller treats differently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// Something has to be changed first: the request, the snapshot or the machine.
+    Condition,
+    /// Another run holds a lock that the action needs.
+    Locked,
 }
 
 impl Refusal {
-    /// A refusal in two sentences.
+    /// A refusal until something is changed.
     pub fn new(reason: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { reason: reason.into(), next: next.into() }
+        Self { reason: reason.into(), next: next.into(), kind: RefusalKind::Condition }
+    }
+
+    /// A refusal until another run releases its lock.
+    pub fn locked(reason: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::Locked, ..Self::new(reason, next) }
     }
 }
 
@@ -63,22 +103,37 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// An error as a part of another message: of a refusal its reason and what to do about it.
-pub fn in_passing(error: &anyhow::Error) -> String {
+/// The cause of an error that a signal brought about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Interrupted {
+    /// The signal that asked to stop.
+    pub signal: Signal,
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "interrupted by {}", self.signal)
+    }
+}
+
+impl std::error::Error for Interrupted {}
+
+/// Describes an error inside another message: a refusal by its reason and next step, any other error by its chain.
+pub fn describe_inline(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Refusal>() {
         Some(refusal) => format!("{}; {}", refusal.reason, refusal.next),
         None => format!("{error:#}"),
     }
 }
 
-/// A failed step: the cause in the words of whoever failed, the state left behind, and the next command.
+/// A failed step: the cause in the words of the program that failed, the state it left, and the next command.
 #[derive(Debug)]
 pub struct Failure {
     /// The step and the cause, outermost context first.
     pub cause: anyhow::Error,
-    /// What state things are in now.
+    /// The state that the failure left, a clause without a full stop.
     pub state: String,
-    /// What to type next.
+    /// The command to type next.
     pub next: String,
 }
 
@@ -94,22 +149,31 @@ mod tests {
     use anyhow::Context;
 
     #[test]
-    fn a_refusal_stays_one_under_any_context() {
+    fn a_refusal_stays_a_refusal_under_any_context() {
         let error = Err::<(), _>(anyhow::Error::from(Refusal::new("two members", "remove one")))
             .context("looking at the cluster")
             .context("restoring")
             .unwrap_err();
-        let stop = ActionError::of(error, "unchanged", "try again");
-        assert_eq!(stop.to_string(), "refused: two members. Next: remove one.");
+        let error = ActionError::from_error(error, "unchanged", "try again");
+        assert_eq!(error.to_string(), "refused: two members. Next: remove one.");
     }
 
     #[test]
-    fn a_failure_tells_cause_state_and_next_step() {
+    fn a_failure_names_cause_state_and_next_step() {
         let error = anyhow::anyhow!("connection refused").context("asking etcd for its status");
-        let stop = ActionError::of(error, "nothing was changed", "systemctl status etcd");
+        let error = ActionError::from_error(error, "nothing was changed", "systemctl status etcd");
         assert_eq!(
-            stop.to_string(),
+            error.to_string(),
             "failed: asking etcd for its status: connection refused. State: nothing was changed. Next: systemctl status etcd."
         );
+    }
+
+    #[test]
+    fn an_interrupt_names_the_signal_and_gives_no_advice() {
+        let error =
+            anyhow::Error::from(Interrupted { signal: Signal::SIGINT }).context("saving the snapshot");
+        let error = ActionError::from_error(error, "nothing was changed", "try again");
+        assert!(matches!(error, ActionError::Interrupted { signal: Signal::SIGINT, .. }));
+        assert_eq!(error.to_string(), "interrupted by SIGINT. State: nothing was changed.");
     }
 }

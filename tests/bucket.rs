@@ -470,7 +470,8 @@ fn an_upload_tells_how_far_it_is_and_a_part_that_is_sent_again_is_not_counted_tw
     bucket
         .put(NAME, &file, &sha256, &mut |progress| match progress {
             Progress::Step(step) => steps.push((step.to_owned(), bytes.len())),
-            Progress::Bytes { done, of } => bytes.push((done, of)),
+            Progress::Bytes { done, expected } => bytes.push((done, expected.unwrap())),
+            Progress::Message(_) => {}
         })
         .unwrap();
     let size = 17 << 20;

@@ -18,7 +18,7 @@ use crate::catalog::manifest::{Manifest, NewerFormat};
 use crate::error::Refusal;
 use crate::etcd::backend;
 use crate::etcd::seal::Sealed;
-use crate::progress::{Progress, Tell};
+use crate::progress::{Progress, Sink};
 use crate::system::digest::hex;
 use crate::system::interrupt;
 use anyhow::{Context, Result};
@@ -81,7 +81,7 @@ pub fn unpack(
     shown: &str,
     out: &mut dyn Write,
     limits: &Limits<'_>,
-    tell: Tell<'_>,
+    tell: Sink<'_>,
 ) -> Result<Contents> {
     let watch = Watch::default();
     let mut unpacking = Unpacking { shown, out, limits, tell, watch: &watch, layer: Layer::Database };
@@ -144,7 +144,7 @@ pub(super) struct Unpacking<'a> {
     shown: &'a str,
     out: &'a mut dyn Write,
     pub(super) limits: &'a Limits<'a>,
-    tell: Tell<'a>,
+    tell: Sink<'a>,
     watch: &'a Watch,
     /// The layer that is read.
     layer: Layer,
@@ -321,7 +321,7 @@ impl Unpacking<'_> {
             }
             self.out.write_all(buffer.get(..length).unwrap_or_default()).context(UNPACKING)?;
             aside.take(buffer, length).context(UNPACKING)?;
-            (self.tell)(Progress::Bytes { done, of: expected });
+            (self.tell)(Progress::Bytes { done, expected: (expected > 0).then_some(expected) });
         }
         if size.is_some_and(|size| done != size) {
             return Err(self.altered(&format!("db ends after {done} of {expected} bytes")).into());

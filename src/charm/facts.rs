@@ -125,11 +125,12 @@ pub fn hold(data_dir: &Path) -> Result<Option<DataDir>, Rest> {
     if !data_dir.exists() {
         return Ok(None);
     }
-    DataDir::at(data_dir).map(Some).map_err(|error| match ActionError::of(error, "", "") {
+    DataDir::at(data_dir).map(Some).map_err(|error| match ActionError::from_error(error, "", "") {
         ActionError::Refused(refusal) => Rest::Busy(refusal.reason),
         ActionError::Failed(Failure { cause, .. }) => {
             Rest::Unsettled(format!("{cause:#}: see that {} can be read", data_dir.display()))
         }
+        interrupted @ ActionError::Interrupted { .. } => Rest::Unsettled(interrupted.reason()),
     })
 }
 

@@ -42,7 +42,8 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         true => Some(timetable(&settings)?),
         false => None,
     };
-    let untouched = |error| ActionError::of(error, "no run was begun", "mend the cause and run it again");
+    let untouched =
+        |error| ActionError::from_error(error, "no run was begun", "mend the cause and run it again");
     let (user, owner) = archive_owner().map_err(untouched)?;
     let target = &target(call, &settings)?;
     let (due, trouble) = match &table {

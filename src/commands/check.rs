@@ -24,8 +24,8 @@ const USUAL: Limits = Limits { warn: SignedDuration::from_hours(26), crit: Signe
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
     let target = target(call, &settings)?;
-    let mut limits =
-        limits(&settings).map_err(|error| ActionError::of(error, "nothing was changed", "mend it"))?;
+    let mut limits = limits(&settings)
+        .map_err(|error| ActionError::from_error(error, "nothing was changed", "mend it"))?;
     for (name, limit) in [("warn", &mut limits.warn), ("crit", &mut limits.crit)] {
         if let Some(age) = age(name, call.params.text(name)?)? {
             *limit = age;
@@ -85,7 +85,9 @@ fn look(target: PathBuf, settings: &Settings, limits: Limits, now: Timestamp) ->
         };
         Ok(judge(&Found::at(&home, settings, now)?.known(), limits))
     };
-    look().map_err(|error| ActionError::of(error, "nothing was changed", "run it as root, or mend the cause"))
+    look().map_err(|error| {
+        ActionError::from_error(error, "nothing was changed", "run it as root, or mend the cause")
+    })
 }
 
 fn line(health: &Health) -> String {

@@ -21,7 +21,8 @@ const KEY: &str = "client.key";
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     let site = super::site(call)?;
     let files = files(&site)?;
-    let untouched = |error| ActionError::of(error, "nothing was changed", "mend the cause and run it again");
+    let untouched =
+        |error| ActionError::from_error(error, "nothing was changed", "mend the cause and run it again");
     let (user, owner) = archive_owner().map_err(untouched)?;
     let home = if user == "root" { PathBuf::from("/root") } else { Path::new("/home").join(&user) };
     let pack = || {

@@ -217,7 +217,7 @@ fn site_named(call: &Call<'_>, named: &str) -> Result<Site, ActionError> {
     let Environment { site, password, .. } = call.environment;
     let found = Site::find(site.as_deref(), named, password.clone(), call.now);
     found.map_err(|error| {
-        ActionError::of(
+        ActionError::from_error(
             error,
             "nothing was changed",
             "install what is missing, or say where it is in a site file that ETCD_SITE names, and run this again",

@@ -97,7 +97,7 @@ fn source(call: &Call<'_>) -> Result<Source, ActionError> {
 }
 
 fn untouched(error: anyhow::Error) -> ActionError {
-    ActionError::of(error, "nothing was changed", "mend the cause and run restore again")
+    ActionError::from_error(error, "nothing was changed", "mend the cause and run restore again")
 }
 
 /// The charm resource.

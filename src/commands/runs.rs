@@ -188,10 +188,7 @@ fn sent(results: &Results) -> std::collections::BTreeMap<String, String> {
 
 /// Why a run ended early, without what to do next: that is told to whoever runs it.
 pub(super) fn in_short(stop: &ActionError) -> String {
-    match stop {
-        ActionError::Refused(refusal) => refusal.reason.clone(),
-        ActionError::Failed(failure) => format!("{:#}", failure.cause),
-    }
+    stop.reason()
 }
 
 /// How many uploads wait, or why that is not known.

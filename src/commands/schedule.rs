@@ -28,7 +28,7 @@ const CHARM: &str = "JUJU_CHARM_DIR";
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     let (plan, remove) = (call.params.flag("plan")?, call.params.flag("remove")?);
     let untouched =
-        |error| ActionError::of(error, "the timer is as it was", "mend the cause and run it again");
+        |error| ActionError::from_error(error, "the timer is as it was", "mend the cause and run it again");
     if remove && !plan {
         without_systemd_nothing()?;
         let removed = timer::remove().map_err(untouched)?;

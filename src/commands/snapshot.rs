@@ -100,7 +100,7 @@ fn untouched(site: &Site, error: anyhow::Error) -> ActionError {
             format!("{} is whole and stands there, but its disk did not take its name", path.display())
         }
     };
-    ActionError::of(error, format!("{archive} and etcd was not touched"), next)
+    ActionError::from_error(error, format!("{archive} and etcd was not touched"), next)
 }
 
 /// The older charm's parameter: it could copy the store of the v2 API too, which etcd 3.6 no longer has.

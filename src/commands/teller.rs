@@ -64,17 +64,21 @@ impl<'a> Teller<'a> {
     }
 
     fn hear_at(&mut self, progress: Progress<'_>, now: Instant, critical: bool) {
-        if let Progress::Step(step) = progress {
-            step.clone_into(&mut self.step);
-            (self.began, self.told) = (now, now);
-            self.waiting.push(printable(step));
+        match progress {
+            Progress::Step(step) => {
+                step.clone_into(&mut self.step);
+                (self.began, self.told) = (now, now);
+                self.waiting.push(printable(step));
+            }
+            Progress::Message(message) => self.waiting.push(printable(message)),
+            Progress::Bytes { .. } => {}
         }
         if critical {
             return;
         }
         self.catch_up();
-        if let Progress::Bytes { done, of } = progress {
-            self.bytes(done, of, now);
+        if let Progress::Bytes { done, expected } = progress {
+            self.bytes(done, expected.unwrap_or(0), now);
         }
     }
 
@@ -176,7 +180,7 @@ mod tests {
     const STEP: Progress<'_> = Progress::Step("saving the snapshot");
 
     fn bytes(done: u64) -> Progress<'static> {
-        Progress::Bytes { done, of: 200 << 20 }
+        Progress::Bytes { done, expected: Some(200 << 20) }
     }
 
     /// Plays progress to a stream, each with its time in milliseconds and whether it is told in a critical region.

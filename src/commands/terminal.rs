@@ -184,7 +184,7 @@ pub(super) fn tell(results: &Results, outcome: &Result<(), ActionError>) -> Exit
 
 fn status(stop: &ActionError) -> ExitCode {
     match stop {
-        ActionError::Failed(_) => ExitCode::from(1),
+        ActionError::Failed(_) | ActionError::Interrupted { .. } => ExitCode::from(1),
         ActionError::Refused(_) => ExitCode::from(2),
     }
 }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 pub(super) fn read(juju: &Juju, declaration: &Declaration) -> Result<Params, ActionError> {
     let map = juju.parameters().context("reading the parameters");
     let map = map.map_err(|error| {
-        ActionError::of(error, "nothing was changed", "see `juju debug-log`, then run it again")
+        ActionError::from_error(error, "nothing was changed", "see `juju debug-log`, then run it again")
     })?;
     Ok(Params::from_map(declaration, &map)?)
 }

@@ -6,7 +6,7 @@
 use super::results::Results;
 use super::{Call, key, settled};
 use crate::archive::human_size;
-use crate::error::{ActionError, Failure, Refusal};
+use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::etcd::upkeep::Votes;
@@ -152,14 +152,11 @@ fn take(call: &Call<'_>, site: &Site, results: &mut Results) -> Result<DataDir, 
 }
 
 fn failed(error: anyhow::Error, site: &Site) -> ActionError {
-    match error.downcast::<Refusal>() {
-        Ok(refusal) => ActionError::Refused(refusal),
-        Err(cause) => ActionError::Failed(Failure {
-            cause,
-            state: "etcd's keys are as they were".to_owned(),
-            next: format!("{}, mend the cause, then run it again", site.service.typed("status")),
-        }),
-    }
+    ActionError::from_error(
+        error,
+        "etcd's keys are as they were",
+        format!("{}, mend the cause, then run it again", site.service.typed("status")),
+    )
 }
 
 #[cfg(test)]

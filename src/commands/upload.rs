@@ -81,7 +81,7 @@ fn give_up(
 ) -> Result<(), ActionError> {
     let is_meant = |one: &Pending| words.iter().any(|word| names(word, one));
     let given_up = upload::give_up(home, is_meant).map_err(|error| {
-        ActionError::of(
+        ActionError::from_error(
             error,
             "what is left in the queue is still waiting",
             "run `upload plan=true` to see what is left",
@@ -150,7 +150,7 @@ fn named(all: &[Pending]) -> String {
 }
 
 fn unchanged(error: anyhow::Error) -> ActionError {
-    ActionError::of(error, "nothing was changed", "run it as root")
+    ActionError::from_error(error, "nothing was changed", "run it as root")
 }
 
 #[cfg(test)]

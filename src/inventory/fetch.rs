@@ -10,7 +10,7 @@ use crate::catalog::manifest::Manifest;
 use crate::catalog::outside::{Outside, is_encrypted};
 use crate::error::Refusal;
 use crate::etcd::seal::Seal;
-use crate::progress::{Progress, Tell};
+use crate::progress::{Progress, Sink};
 use crate::store::directory::Approach;
 use crate::store::stage::Stage;
 use crate::system::digest::sha256_of;
@@ -48,7 +48,7 @@ pub fn fetch(
     target: &Path,
     owner: Owner,
     identities: Option<&Identities>,
-    tell: Tell<'_>,
+    tell: Sink<'_>,
 ) -> Result<Fetched> {
     let entry = &found.entry;
     let approach = Approach::to(target, owner)?;
@@ -123,7 +123,7 @@ fn unproven(entry: &Entry, why: &str) -> Refusal {
     Refusal::new(format!("a copy of {} could not be verified: {why}", entry.location()), next)
 }
 
-fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Tell<'_>) -> Result<()> {
+fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Sink<'_>) -> Result<()> {
     let (mut chunk, mut done) = (vec![0; 256 << 10], 0);
     loop {
         interrupt::check()?;
@@ -132,7 +132,7 @@ fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Tell<'_>) -> Result
             length => {
                 to.write_all(&chunk[..length])?;
                 done += length as u64;
-                tell(Progress::Bytes { done, of: size });
+                tell(Progress::Bytes { done, expected: Some(size) });
             }
         }
     }

@@ -23,7 +23,7 @@ pub use verify::{Checked, How, verify};
 pub use versions::admit_programs;
 
 use crate::catalog::entry::Entry;
-use crate::error::{Refusal, in_passing};
+use crate::error::{Refusal, describe_inline};
 use anyhow::Result;
 use jiff::Timestamp;
 use std::cmp::Reverse;
@@ -144,7 +144,7 @@ impl Look {
         match self.unread.iter().find(|unread| Some(&unread.place) == label.as_ref()) {
             None => Ok(()),
             Some(unread) => {
-                let why = format!("{} cannot be read: {}", unread.place, in_passing(&unread.why));
+                let why = format!("{} cannot be read: {}", unread.place, describe_inline(&unread.why));
                 Err(Refusal::new(why, "mend that, or name a snapshot of another place"))
             }
         }
@@ -170,13 +170,13 @@ impl Look {
     }
 
     fn none_good(&self, wanted: &Wanted, folder: &str) -> Refusal {
-        let Refusal { mut reason, next } = none("no snapshot that is known to be good", wanted);
+        let Refusal { mut reason, next, .. } = none("no snapshot that is known to be good", wanted);
         if let Some((found, why)) =
             self.in_place(wanted, folder).find_map(|found| Some((found, found.entry.unread.as_ref()?)))
         {
             reason += &format!("; of {}, {why}", found.named());
         }
-        Refusal { reason, next: format!("name one of another place; {next}") }
+        Refusal::new(reason, format!("name one of another place; {next}"))
     }
 
     fn called(&self, wanted: &Wanted, name: &str) -> Result<&Found, Refusal> {

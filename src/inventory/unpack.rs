@@ -8,7 +8,7 @@ use crate::archive::{self, Contents, Limits};
 use crate::catalog::damage::{Damage, Damaged, Recorded};
 use crate::catalog::entry::Entry;
 use crate::catalog::outside::{Outside, is_encrypted, outside_name};
-use crate::progress::Tell;
+use crate::progress::Sink;
 use crate::system::digest::sha256_of;
 use anyhow::{Context, Result, ensure};
 use std::io::{self, Read, Write};
@@ -20,7 +20,7 @@ const LONGEST_OUTSIDE: u64 = 64 << 10;
 ///
 /// # Errors
 /// Those of [`archive::unpack`].
-pub fn unpack(found: &Found, out: &mut dyn Write, limits: &Limits<'_>, tell: Tell<'_>) -> Result<Contents> {
+pub fn unpack(found: &Found, out: &mut dyn Write, limits: &Limits<'_>, tell: Sink<'_>) -> Result<Contents> {
     let (entry, shown) = (&found.entry, found.entry.location());
     must_open(found, limits.identities)?;
     let limits = Limits { encrypted_for: &entry.encrypted_for, ..*limits };

@@ -18,7 +18,7 @@ use crate::etcd::sandbox;
 use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
 use crate::exchange::Expected;
-use crate::progress::{Progress, Tell};
+use crate::progress::{Progress, Sink};
 use crate::store::directory::need;
 use crate::store::stage::Stage;
 use crate::system::durable::Dir;
@@ -55,7 +55,7 @@ pub struct Checked {
 ///
 /// # Errors
 /// The archive could not be read or checked: nothing is known of it that was not known before, and nothing is recorded.
-pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Checked> {
+pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Checked> {
     let stage = Stage::make(work)?;
     tell(Progress::Step(&format!("verifying {}", found.named())));
     let verdict = examine(found, site, stage.dir(), how, tell)?.after(found.entry.record.damage.as_ref());
@@ -94,7 +94,7 @@ fn record(found: &Found, verdict: &Verdict, now: Timestamp) -> Result<()> {
 }
 
 /// Reads all of the archive into `stage`, and runs every check on it.
-fn examine(found: &Found, site: &Site, stage: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Verdict> {
+fn examine(found: &Found, site: &Site, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Verdict> {
     let contents = match read(found, stage, how, tell)? {
         Reading::Contents(contents) => *contents,
         Reading::Closed(missing) => return unopened(found, missing),
@@ -137,7 +137,7 @@ enum Reading {
 }
 
 /// Unpacks all of it into `stage`.
-fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Tell<'_>) -> Result<Reading> {
+fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Reading> {
     let short_of_room = Cell::new(None);
     let room_for = |size: u64| {
         let needed = if how.drill { size.saturating_mul(3).saturating_add(BESIDES) } else { size };
@@ -224,7 +224,7 @@ fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Da
 const NOT_ETCD: &str = "holds a database that is not etcd's";
 
 /// Restores the unpacked snapshot in `stage` and boots it, heard by nobody.
-fn rehearse(site: &Site, stage: &Dir, contents: &Contents, tell: Tell<'_>) -> Result<Expected> {
+fn rehearse(site: &Site, stage: &Dir, contents: &Contents, tell: Sink<'_>) -> Result<Expected> {
     tell(Progress::Step("booting a throw-away etcd on it"));
     let shown = boot(site, stage).context("the drill")?;
     shown.must_match(contents.manifest.as_ref()).context("the drill").context(Unsound)?;
@@ -281,7 +281,7 @@ mod tests {
             Ok(Box::new([0x1f, 0x8b, 8, 0].as_slice().chain(Reset)))
         }
 
-        fn put(&self, _: &str, _: &File, _: &str, _: Tell<'_>) -> Result<()> {
+        fn put(&self, _: &str, _: &File, _: &str, _: Sink<'_>) -> Result<()> {
             bail!("not asked")
         }
 

@@ -20,7 +20,7 @@ use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::exchange::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
 use crate::inventory::Found;
-use crate::progress::{Progress, Tell};
+use crate::progress::{Progress, Sink};
 use crate::snapshot;
 use crate::store::stage::sweep;
 use crate::system::clock::stamp;
@@ -94,8 +94,9 @@ impl Source {
 
 /// Opens and locks the site's data directory.
 pub fn open(site: &Site) -> Result<DataDir, ActionError> {
-    DataDir::open(site)
-        .map_err(|error| ActionError::of(error, "nothing was changed", "mend the cause and try again"))
+    DataDir::open(site).map_err(|error| {
+        ActionError::from_error(error, "nothing was changed", "mend the cause and try again")
+    })
 }
 
 /// Refuses to plan where an earlier run left an exchange unfinished.
@@ -111,17 +112,17 @@ pub fn may_plan(site: &Site, data: &DataDir) -> Result<(), ActionError> {
 }
 
 /// Restores, or with `plan_only` says what restoring would do. The data is [settled](settle) by then.
-pub fn walk(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Result<Report, ActionError> {
+pub fn walk(site: &Site, data: &DataDir, request: &Request, tell: Sink<'_>) -> Result<Report, ActionError> {
     restore(site, data, request, tell).map_err(|error| stopped(error, site))
 }
 
 /// Brings the data directory to rest before anything else works on it: for every action.
-pub fn settle(site: &Site, data: &DataDir, tell: Tell<'_>) -> Result<Option<Recovered>, ActionError> {
+pub fn settle(site: &Site, data: &DataDir, tell: Sink<'_>) -> Result<Option<Recovered>, ActionError> {
     let noted = data.noted_target();
     let recovered = recover(site, data).map_err(|error| {
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
         let next = format!("{}, mend the cause, then restore --recover", site.service.typed("status"));
-        ActionError::of(error, state, next)
+        ActionError::from_error(error, state, next)
     })?;
     if let Some(target) = noted.ok().flatten() {
         // Where that cannot be done now, the next backup there does it.
@@ -135,7 +136,7 @@ pub fn settle(site: &Site, data: &DataDir, tell: Tell<'_>) -> Result<Option<Reco
 
 fn stopped(error: anyhow::Error, site: &Site) -> ActionError {
     let (state, next) = aftermath(&error, site);
-    ActionError::of(error, state, next)
+    ActionError::from_error(error, state, next)
 }
 
 /// What state a failure left, and what to type next.
@@ -153,7 +154,7 @@ fn aftermath(error: &anyhow::Error, site: &Site) -> (String, String) {
     (state, format!("{}, mend the cause, then run restore again", site.service.typed("status")))
 }
 
-fn restore(site: &Site, data: &DataDir, request: &Request, tell: Tell<'_>) -> Result<Report> {
+fn restore(site: &Site, data: &DataDir, request: &Request, tell: Sink<'_>) -> Result<Report> {
     stage::must_open(request).map_err(Damaged::refuse)?;
     decide::suits(site)?;
     tell(Progress::Step("looking at etcd, its data and the target"));

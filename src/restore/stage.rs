@@ -18,7 +18,7 @@ use crate::etcd::site::Site;
 use crate::etcd::wal;
 use crate::exchange::{Beside, BootCopy, DataDir, Expected, MEMBER};
 use crate::inventory::{self, unpack, was_verified_as};
-use crate::progress::Tell;
+use crate::progress::Sink;
 use crate::snapshot;
 use crate::store::directory::need;
 use crate::system::durable::{Dir, is_absent, read_found};
@@ -150,7 +150,7 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// A [`Refusal`] if the snapshot is damaged or does not fit; any other error is not the snapshot's.
-    pub fn unpack(&mut self, request: &Request, facts: &Facts, tell: Tell<'_>) -> Result<Snapshot> {
+    pub fn unpack(&mut self, request: &Request, facts: &Facts, tell: Sink<'_>) -> Result<Snapshot> {
         let contents = self.unpacked(request, facts, tell).map_err(Damaged::refuse)?;
         let unexpected = request.expected_sha256.as_ref().is_some_and(|sha256| *sha256 != contents.sha256);
         if unexpected || contents.db.seal == Seal::Broken {
@@ -183,7 +183,7 @@ impl<'a> Stage<'a> {
         facts.versions.admit_snapshot(&request.source.shown(), &versions, taken_from)
     }
 
-    fn unpacked(&self, request: &Request, facts: &Facts, tell: Tell<'_>) -> Result<Contents> {
+    fn unpacked(&self, request: &Request, facts: &Facts, tell: Sink<'_>) -> Result<Contents> {
         let (source, identities) = (&request.source, request.identities.as_ref());
         let room_for = |size: u64| {
             let needed = size.saturating_mul(2).saturating_add(BESIDES);
@@ -270,7 +270,7 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// No copy was booted, or the snapshot fails.
-    pub fn save_stopped(&mut self, request: &snapshot::Request, tell: Tell<'_>) -> Result<snapshot::Report> {
+    pub fn save_stopped(&mut self, request: &snapshot::Request, tell: Sink<'_>) -> Result<snapshot::Report> {
         let stopped = self.stopped.as_ref().context("no copy of the stopped data was booted")?;
         snapshot::take(&snapshot::Source::Stopped(stopped), &self.site.tools, request, tell)
     }

@@ -13,7 +13,7 @@ use crate::etcd::client::ContentHash;
 use crate::etcd::offline;
 use crate::etcd::seal::{Seal, Sealed};
 use crate::etcd::tools::Tools;
-use crate::progress::{Progress, Tell};
+use crate::progress::{Progress, Sink};
 use crate::store::stage::Stage;
 use crate::system::growing::{GivenUp, Growing, Growth, Writing, growth};
 use crate::system::interrupt;
@@ -80,7 +80,7 @@ impl Work {
 
 impl Flow<'_> {
     /// Makes the archive in the stage, durable and proved.
-    pub fn run(&self, tell: Tell<'_>) -> Result<(Packed, Manifest)> {
+    pub fn run(&self, tell: Sink<'_>) -> Result<(Packed, Manifest)> {
         let felt = self.looked.db_size >= FELT;
         let behind = felt.then(priority::session_goes_behind);
         let out = self.stage.dir().create(ARCHIVE)?;
@@ -156,13 +156,13 @@ impl Flow<'_> {
         packing.pack(Told { source: db, work }, size, manifest)
     }
 
-    fn save(&self, saving: Writing, broken: &dyn Fn() -> bool, tell: Tell<'_>) -> Result<()> {
+    fn save(&self, saving: Writing, broken: &dyn Fn() -> bool, tell: Sink<'_>) -> Result<()> {
         tell(Progress::Step("saving, packing and reading back the snapshot"));
         let (dir, expected) = (self.stage.dir(), self.looked.db_size);
         // Asked while etcdctl runs: once it has failed, the others fail with it.
         let mut given_up = false;
         let mut watch = |done| {
-            tell(Progress::Bytes { done, of: expected });
+            tell(Progress::Bytes { done, expected: (expected > 0).then_some(expected) });
             given_up = broken();
             if given_up { Err("given up, for the archive cannot be written".to_owned()) } else { Ok(()) }
         };

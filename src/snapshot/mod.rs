@@ -15,7 +15,7 @@ use crate::etcd::client::Client;
 use crate::etcd::member::Member;
 use crate::etcd::sandbox::Booted;
 use crate::etcd::tools::Tools;
-use crate::progress::{Progress, Tell};
+use crate::progress::{Progress, Sink};
 use crate::store::directory::Approach;
 use crate::store::stage::Stage;
 use crate::system::durable::Dir;
@@ -70,7 +70,7 @@ pub enum Source<'a> {
 }
 
 /// Takes a snapshot of `source` and publishes it as an archive.
-pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, tell: Tell<'_>) -> Result<Report> {
+pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, tell: Sink<'_>) -> Result<Report> {
     tell(Progress::Step("looking at etcd and at the target"));
     let looked = match source {
         Source::Serving(client) => look(client)?,

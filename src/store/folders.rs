@@ -10,7 +10,7 @@ use crate::catalog::entry::Entry;
 use crate::catalog::entry::may_be_archive;
 use crate::catalog::record::Record;
 use crate::error::Refusal;
-use crate::progress::Tell;
+use crate::progress::Sink;
 use crate::system::durable::{Dir, inode_of, is_absent};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
@@ -192,7 +192,7 @@ impl Store for Folders {
         local.read(&file)
     }
 
-    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()> {
+    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Sink<'_>) -> Result<()> {
         let size = archive.metadata().context("measuring the archive")?.len();
         need(size, self.root.free_bytes()?, self.root.path(), "the archive", "make room there")?;
         let (local, file) = self.made(name)?;

@@ -12,7 +12,7 @@ use crate::catalog::manifest::Manifest;
 use crate::catalog::outside::{Outside, is_encrypted, is_outside, outside_name};
 use crate::catalog::record::{About, Record, archive_of, record_name};
 use crate::error::Refusal;
-use crate::progress::Tell;
+use crate::progress::Sink;
 use crate::system::digest::sha256_of;
 use crate::system::durable::{Dir, PRIVATE};
 use crate::system::lock::Lock;
@@ -217,7 +217,7 @@ impl Store for Local {
         Ok(Box::new(self.file(name)?))
     }
 
-    fn put(&self, name: &str, archive: &File, sha256: &str, _tell: Tell<'_>) -> Result<()> {
+    fn put(&self, name: &str, archive: &File, sha256: &str, _tell: Sink<'_>) -> Result<()> {
         let fits = (may_be_archive(name) || is_outside(name)) && !name.contains('/');
         ensure!(fits, "{name} is no name of an archive");
         if self.dir.inode(name)?.is_some() {

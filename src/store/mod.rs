@@ -8,7 +8,7 @@ pub mod stage;
 
 use crate::catalog::entry::Entry;
 use crate::catalog::record::Record;
-use crate::progress::Tell;
+use crate::progress::Sink;
 use anyhow::Result;
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -47,7 +47,7 @@ pub trait Store: Debug {
     ///
     /// # Errors
     /// Refuses a name that something else has: the cause is [`NameTaken`].
-    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()>;
+    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Sink<'_>) -> Result<()>;
 
     /// Changes the record of `entry`, from what it is now, which may be more than what `entry` says.
     fn note(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()>;

@@ -3,7 +3,8 @@
 //!
 //! Never ends the process by itself: a walk that is told to stop undoes what it did and returns.
 
-use anyhow::{Context, Result, bail};
+use crate::error::Interrupted;
+use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -51,7 +52,7 @@ pub fn requested() -> Option<Signal> {
 /// Fails when a signal asked us to stop.
 pub fn check() -> Result<()> {
     match requested() {
-        Some(signal) => bail!("interrupted by {signal}"),
+        Some(signal) => Err(Interrupted { signal }.into()),
         None => Ok(()),
     }
 }

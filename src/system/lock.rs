@@ -32,7 +32,7 @@ impl Lock {
             let pid = holding(&own)?;
             let command = pid.and_then(command_of);
             if command.is_some() || since.elapsed() >= DYING {
-                return Err(Refusal::new(
+                return Err(Refusal::locked(
                     format!("{} is working on {}", in_words(pid, command), dir.path().display()),
                     "wait for it to end, then run this again",
                 )

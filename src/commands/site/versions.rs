@@ -4,7 +4,7 @@
 
 use crate::commands::key;
 use crate::commands::results::Results;
-use crate::error::{Refusal, in_passing};
+use crate::error::{Refusal, describe_inline};
 use crate::etcd::site::Site;
 use crate::etcd::versions::{Installed, Version};
 use anyhow::Result;
@@ -14,7 +14,7 @@ pub(super) fn report(site: &Site, results: &mut Results) {
     let warnings: Vec<String> = [may_verify(site), may_restore(site, results)]
         .into_iter()
         .filter_map(Result::err)
-        .map(|error| in_passing(&error))
+        .map(|error| describe_inline(&error))
         .collect();
     if !warnings.is_empty() {
         let before = results.get("site.warning").map(str::to_owned);

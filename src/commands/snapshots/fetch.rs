@@ -13,7 +13,7 @@ use crate::store::directory::{Approach, archive_owner};
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     let places = places(call)?;
     let failed = |error| {
-        ActionError::of(
+        ActionError::from_error(
             error,
             "nothing was put into the target",
             "mend the cause, then run fetch-snapshot again",

@@ -126,8 +126,9 @@ impl Format {
             Self::Json => serde_json::to_string_pretty(rows).map_err(anyhow::Error::from),
             Self::Yaml => serde_yaml::to_string(rows).map_err(anyhow::Error::from),
         };
-        let text =
-            text.map_err(|error| ActionError::of(error, "nothing was changed", "run it with format=table"))?;
+        let text = text.map_err(|error| {
+            ActionError::from_error(error, "nothing was changed", "run it with format=table")
+        })?;
         Ok(text.trim_end().to_owned())
     }
 }

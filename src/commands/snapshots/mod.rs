@@ -10,7 +10,7 @@ pub mod verify;
 
 use super::results::{Key, Results};
 use super::{Call, target};
-use crate::error::{ActionError, Failure, Refusal, in_passing};
+use crate::error::{ActionError, Failure, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::site::Site;
 use crate::exchange::Lineage;
@@ -77,12 +77,12 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError>
 /// Has a refusal say how to name what lies in another directory: where the usual one is given as `target`, and the schedule
 /// has its own, that one is searched whatever is typed. What is `beside` is there.
 fn by_path(stop: ActionError, beside: Option<&Source>) -> ActionError {
-    let ActionError::Refused(Refusal { reason, next }) = stop else { return stop };
+    let ActionError::Refused(Refusal { reason, next, kind }) = stop else { return stop };
     let next = match beside {
         Some(Source::Kept(found)) => format!("restore from={}", found.entry.location()),
         _ => format!("{next}; one in another directory is named by its path, from=DIR/NAME"),
     };
-    Refusal { reason, next }.into()
+    Refusal { reason, next, kind }.into()
 }
 
 /// The archive that `from` names in one of these places.
@@ -141,7 +141,7 @@ fn of_destination(results: &mut Results, destination: Option<&str>, words: Strin
 /// The places that could not be read, each told by its own key, and as failures.
 fn unread(unread: &[Unread], results: &mut Results) -> Vec<String> {
     let told = unread.iter().map(|one| {
-        let why = in_passing(&one.why);
+        let why = describe_inline(&one.why);
         of_destination(results, one.destination.then_some(&*one.place), format!("cannot be read: {why}"));
         format!("reading {}: {why}", one.place)
     });
@@ -149,7 +149,7 @@ fn unread(unread: &[Unread], results: &mut Results) -> Vec<String> {
 }
 
 fn untouched(error: anyhow::Error) -> ActionError {
-    ActionError::of(error, "nothing was changed", "mend the cause and run it again")
+    ActionError::from_error(error, "nothing was changed", "mend the cause and run it again")
 }
 
 /// Why a deletion is not one although the server confirmed it.
@@ -166,7 +166,9 @@ fn hidden(which: &str) -> String {
 /// The places whose archives could not be looked at after a deletion.
 fn not_looked_at(again: &Again) -> Vec<String> {
     let unlisted = again.unlisted();
-    unlisted.map(|(place, why)| format!("listing {place} after the deletion: {}", in_passing(why))).collect()
+    unlisted
+        .map(|(place, why)| format!("listing {place} after the deletion: {}", describe_inline(why)))
+        .collect()
 }
 
 /// What an action on several archives failed at; `next` says what to type.

@@ -6,7 +6,7 @@ use crate::archive::human_size;
 use crate::catalog::retention::{Policy, Scope, Verdict, parse_age, parse_size};
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
-use crate::error::{ActionError, Refusal, in_passing};
+use crate::error::{ActionError, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::inventory::{Again, At, Judged, Look, Places};
@@ -128,7 +128,7 @@ impl Fate {
             Ok(Some(Removed::Deleted)) => Self::Gone,
             Ok(Some(Removed::Hidden)) => Self::Hidden,
             Err(error) => {
-                failures.push(format!("{}: {}", judged.found.named(), in_passing(&error)));
+                failures.push(format!("{}: {}", judged.found.named(), describe_inline(&error)));
                 Self::Failed
             }
         }
@@ -208,7 +208,11 @@ fn scope(call: &Call<'_>) -> Result<Scope, ActionError> {
                     "{}, or name the cluster as list-snapshots format=yaml shows it: cluster=ID",
                     site.service.typed("status")
                 );
-                ActionError::of(error.context("learning which cluster this is"), "nothing was deleted", next)
+                ActionError::from_error(
+                    error.context("learning which cluster this is"),
+                    "nothing was deleted",
+                    next,
+                )
             })?;
             Ok(Scope { clusters: lineage(&site, Some(status)).own, others: false, member: Some(own.name) })
         }

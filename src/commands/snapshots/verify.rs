@@ -4,7 +4,7 @@ use super::{choose, look, names, of_destination, places, unread, untouched};
 use crate::archive::human_size;
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
-use crate::error::{ActionError, Failure, in_passing};
+use crate::error::{ActionError, Failure, describe_inline};
 use crate::inventory::{Checked, Found, How, Look, Verdict, admit_programs, verify};
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::Dir;
@@ -78,7 +78,7 @@ impl<'a> Tally<'a> {
             Ok(checked) => checked,
             Err(error) => {
                 self.unknown.push(found);
-                self.troubles.push(format!("{name} could not be verified: {}", in_passing(&error)));
+                self.troubles.push(format!("{name} could not be verified: {}", describe_inline(&error)));
                 return;
             }
         };
@@ -96,7 +96,7 @@ impl<'a> Tally<'a> {
         }
         if let Some(error) = unrecorded {
             self.troubles
-                .push(format!("the outcome for {name} could not be recorded: {}", in_passing(&error)));
+                .push(format!("the outcome for {name} could not be recorded: {}", describe_inline(&error)));
         }
     }
 

@@ -13,7 +13,7 @@ pub use destinations::Destinations;
 use crate::catalog::manifest::Manifest;
 use crate::catalog::name::distinct_name;
 use crate::error::Refusal;
-use crate::progress::Tell;
+use crate::progress::Sink;
 use crate::system::durable::Dir;
 use anyhow::Result;
 use jiff::Timestamp;
@@ -143,7 +143,7 @@ pub fn send(
     arrived: &mut BTreeSet<String>,
     destinations: &Destinations,
     now: Timestamp,
-    tell: Tell<'_>,
+    tell: Sink<'_>,
 ) -> (Vec<Outcome>, Result<()>) {
     let new = |name: &str| if arrived.contains(name) { New::Arrived } else { New::Queued };
     let mut outcomes: Vec<Outcome> = destinations.names().map(|name| Outcome::of(name, new(name))).collect();
@@ -177,7 +177,7 @@ pub fn send_waiting(
     home: &Dir,
     destinations: &Destinations,
     now: Timestamp,
-    tell: Tell<'_>,
+    tell: Sink<'_>,
 ) -> (Vec<Outcome>, Result<()>) {
     let mut outcomes: Vec<Outcome> = destinations.names().map(|name| Outcome::of(name, New::None)).collect();
     let sent = match Queue::there(home) {

@@ -7,8 +7,8 @@ use super::queue::{Queue, Waiting};
 use super::{Destinations, New, Outcome};
 use crate::catalog::name::distinct_name;
 use crate::catalog::outside::{is_encrypted, outside_name};
-use crate::error::in_passing;
-use crate::progress::{Progress, Tell};
+use crate::error::describe_inline;
+use crate::progress::{Progress, Sink};
 use crate::store::s3::Trouble;
 use crate::store::{NameTaken, Store};
 use crate::system::clock::is_in_the_future;
@@ -38,7 +38,7 @@ pub(super) struct Sending<'a> {
 impl Sending<'_> {
     /// Uploads what waits, and what other runs queue meanwhile because this one holds the lock. They queue before they try the
     /// lock: if nothing new is queued after the lock was released, nothing was left to this run.
-    pub fn all(&self, outcomes: &mut [Outcome], tell: Tell<'_>) -> Result<()> {
+    pub fn all(&self, outcomes: &mut [Outcome], tell: Sink<'_>) -> Result<()> {
         let mut tried = BTreeSet::new();
         loop {
             let lock = match self.queue.uploader()? {
@@ -76,7 +76,7 @@ impl Sending<'_> {
 
     /// Returns what waits and can be uploaded: the new archive first, then the newest. What was queued under a clock that was
     /// ahead is not taken for the newest. Whoever deleted an archive needs its copies no longer: it is forgotten.
-    fn still_there(&self, tell: Tell<'_>) -> Result<Vec<Waiting>> {
+    fn still_there(&self, tell: Sink<'_>) -> Result<Vec<Waiting>> {
         let mut there = Vec::new();
         for one in self.queue.waiting()? {
             if self.home.inode(&one.archive)?.is_some() {
@@ -101,7 +101,7 @@ impl Sending<'_> {
         &self,
         outcome: &mut Outcome,
         waiting: impl Iterator<Item = &'a Waiting>,
-        tell: Tell<'_>,
+        tell: Sink<'_>,
     ) -> Result<()> {
         let store = self.destinations.open(&outcome.destination);
         let mut unreachable = store.is_err();
@@ -113,7 +113,7 @@ impl Sending<'_> {
             let mut one = one.clone();
             let put = match &store {
                 Ok(store) => self.upload(store.as_ref(), &mut one, tell),
-                Err(error) => Err(anyhow!("{}", in_passing(error))),
+                Err(error) => Err(anyhow!("{}", describe_inline(error))),
             };
             interrupt::check()?;
             match put {
@@ -127,7 +127,7 @@ impl Sending<'_> {
                 }
                 Err(error) => {
                     unreachable |= error.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 0);
-                    let why = in_passing(&error);
+                    let why = describe_inline(&error);
                     one.why = Some(why.clone());
                     self.queue.add(&one)?;
                     outcome.waiting.push(one.into());
@@ -140,7 +140,7 @@ impl Sending<'_> {
 
     /// Uploads one archive, which must still be what it was when it was queued. If something else has its name there, as an
     /// archive of the same second from another directory does, it gets a name of its own.
-    fn upload(&self, store: &dyn Store, one: &mut Waiting, tell: Tell<'_>) -> Result<()> {
+    fn upload(&self, store: &dyn Store, one: &mut Waiting, tell: Sink<'_>) -> Result<()> {
         tell(Progress::Step(&format!("uploading to {}", one.destination)));
         let mut archive = self.home.read(&one.archive).with_context(|| format!("opening {}", one.archive))?;
         let found = sha256_of(&mut archive).with_context(|| format!("reading {}", one.archive))?;
@@ -163,7 +163,7 @@ impl Sending<'_> {
         self.put(store, one, &archive, tell)
     }
 
-    fn put(&self, store: &dyn Store, one: &Waiting, archive: &File, tell: Tell<'_>) -> Result<()> {
+    fn put(&self, store: &dyn Store, one: &Waiting, archive: &File, tell: Sink<'_>) -> Result<()> {
         if is_encrypted(&one.archive) {
             // First, so that the archive is never there without.
             let mut outside = self.home.read(&outside_name(&one.archive))?;

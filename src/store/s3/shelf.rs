@@ -8,8 +8,8 @@ use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
 use crate::catalog::outside::{Outside, is_encrypted, is_outside, outside_name};
 use crate::catalog::record::{About, Record, record_name};
-use crate::error::in_passing;
-use crate::progress::Tell;
+use crate::error::describe_inline;
+use crate::progress::Sink;
 use crate::store::{Removed, Store, is_in_place};
 use crate::system::threads::{beside, join};
 use anyhow::{Context, Result, ensure};
@@ -64,7 +64,7 @@ impl Store for Bucket {
         Ok(Box::new(self.open(name)?))
     }
 
-    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()> {
+    fn put(&self, name: &str, archive: &File, sha256: &str, tell: Sink<'_>) -> Result<()> {
         ensure!(is_archive(name) || is_outside(name), "{name} is not the name of an archive");
         self.upload(name, archive, sha256, tell)
     }
@@ -102,7 +102,7 @@ impl Bucket {
             Ok(entry) => Ok(Some(entry)),
             Err(error) if error.downcast_ref().is_some_and(Trouble::is_absent) => Ok(None),
             Err(error) if error.downcast_ref().is_some_and(Trouble::is_refusal) => {
-                let why = format!("it cannot be read: {}", in_passing(&error));
+                let why = format!("it cannot be read: {}", describe_inline(&error));
                 Ok(Some(Entry { unread: Some(why), ..self.bare(&object.name, object.size, object.modified) }))
             }
             Err(error) => Err(error),

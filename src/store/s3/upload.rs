@@ -7,7 +7,7 @@ use super::trouble::Trouble;
 use super::wire::{Answer, Ask};
 use super::{Bucket, Head, PART, Reading};
 use crate::error::Refusal;
-use crate::progress::{Progress, Tell};
+use crate::progress::{Progress, Sink};
 use crate::store::{NameTaken, Removed};
 use crate::system::digest::sha256_of;
 use anyhow::{Context, Error, Result, bail, ensure};
@@ -31,13 +31,13 @@ struct Upload<'a> {
     archive: &'a File,
     size: u64,
     sha256: &'a str,
-    tell: RefCell<Tell<'a>>,
+    tell: RefCell<Sink<'a>>,
 }
 
 impl Bucket {
     /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`, and reads it back. What is there already and is the same is
     /// taken for an earlier run's, and read back too. Refuses a name that something else has.
-    pub(super) fn upload(&self, name: &str, archive: &File, sha256: &str, tell: Tell<'_>) -> Result<()> {
+    pub(super) fn upload(&self, name: &str, archive: &File, sha256: &str, tell: Sink<'_>) -> Result<()> {
         let size = archive.metadata().context("measuring the archive")?.len();
         let upload =
             Upload { bucket: self, key: self.key(name), archive, size, sha256, tell: RefCell::new(tell) };
@@ -96,7 +96,7 @@ impl Bucket {
     }
 
     /// The bytes themselves, not only what the server says of them.
-    fn read_back(&self, name: &str, object: Reading, size: u64, sha256: &str, tell: Tell<'_>) -> Result<()> {
+    fn read_back(&self, name: &str, object: Reading, size: u64, sha256: &str, tell: Sink<'_>) -> Result<()> {
         let (found, head) = (object.head.size, object.head.clone());
         ensure!(found == size, "{}{name} has {found} bytes of {size}", self.shown);
         let found = sha256_of(&mut Told { object, done: 0, tell });
@@ -140,7 +140,7 @@ impl Upload<'_> {
 
     /// Says how much of it is on its way, when so many bytes of the request that begins `at` are.
     fn sent(&self, at: u64, bytes: u64) {
-        (self.tell.borrow_mut())(Progress::Bytes { done: at + bytes, of: self.size });
+        (self.tell.borrow_mut())(Progress::Bytes { done: at + bytes, expected: Some(self.size) });
     }
 
     fn whole(&self) -> Result<()> {
@@ -277,14 +277,14 @@ pub(super) fn read<T: serde::de::DeserializeOwned>(answer: &Answer) -> Result<T>
 struct Told<'a> {
     object: Reading,
     done: u64,
-    tell: Tell<'a>,
+    tell: Sink<'a>,
 }
 
 impl Read for Told<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.object.read(buffer)?;
         self.done += length as u64;
-        (self.tell)(Progress::Bytes { done: self.done, of: self.object.head.size });
+        (self.tell)(Progress::Bytes { done: self.done, expected: Some(self.object.head.size) });
         Ok(length)
     }
 }

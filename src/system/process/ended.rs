@@ -1,5 +1,6 @@
 //! How a program ended: what it printed, or the command, its status and its last words.
 
+use crate::error::Interrupted;
 use nix::sys::signal::Signal;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -64,7 +65,7 @@ pub enum Ending {
     /// It was ended because whoever watched it said so.
     Stopped(String),
     /// It was ended because a signal asked us to stop.
-    Interrupted(Signal),
+    Interrupted(Interrupted),
     /// It succeeded and printed something else than JSON.
     Nonsense(String),
     /// The system lost track of it.
@@ -143,7 +144,9 @@ impl fmt::Display for ProcessError {
             },
             Ending::TimedOut(limit) => write!(f, "did not end within {} s and was ended", limit.as_secs())?,
             Ending::Stopped(why) => write!(f, "{why} and was ended")?,
-            Ending::Interrupted(signal) => write!(f, "was ended because {signal} asked us to stop")?,
+            Ending::Interrupted(Interrupted { signal }) => {
+                write!(f, "was ended because {signal} asked us to stop")?;
+            }
             Ending::Nonsense(why) => write!(f, "printed no JSON ({why})")?,
             Ending::Lost(why) => write!(f, "was lost: {why}")?,
         }
@@ -162,7 +165,14 @@ impl fmt::Display for ProcessError {
     }
 }
 
-impl std::error::Error for ProcessError {}
+impl std::error::Error for ProcessError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.ending {
+            Ending::Interrupted(interrupted) => Some(interrupted),
+            _ => None,
+        }
+    }
+}
 
 /// Where JSON is not what was expected. Of content, without the content, which may be a secret.
 fn without_content(error: &serde_json::Error) -> String {

@@ -2,6 +2,7 @@
 
 use super::ended::Withheld;
 use super::{Ending, Output, ProcessError};
+use crate::error::Interrupted;
 use crate::system::interrupt;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -55,7 +56,7 @@ impl Running {
                 None => {}
             }
             let reason = if let Some(signal) = interrupt::requested() {
-                Some(Ending::Interrupted(signal))
+                Some(Ending::Interrupted(Interrupted { signal }))
             } else if began.elapsed() >= deadline {
                 Some(Ending::TimedOut(deadline))
             } else if self.loudness() > LOUDEST {
