@@ -5,16 +5,18 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use test_case::test_case;
+
 use crate::client::{assert_same, key};
 use crate::cluster;
 use crate::restore::from;
 use crate::world::{Version, World};
 
-on_both_versions!(a_corrupt_member_is_reported_by_snapshot_and_by_restore);
-
 /// What is put, and what one member finds in its place.
 const WORDS: (&str, &str) = ("altogether-sound", "altogether-wrong");
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_corrupt_member_is_reported_by_snapshot_and_by_restore(version: Version) {
     let members = cluster::of_three(version);
     members[0].put(0..20, WORDS.0);

@@ -13,11 +13,6 @@ use crate::command::Run;
 use crate::fs_util::names;
 use crate::world::{Version, World};
 
-on_one_version! {
-    hears_of_a_broken_archive_while_the_tool_reads,
-    hears_a_signal_while_it_packs_what_is_saved,
-}
-
 /// What is said once etcdctl has ended well.
 const SAVED: &str = "verifying the snapshot";
 
@@ -34,8 +29,9 @@ fn draft(world: &World) -> PathBuf {
 }
 
 /// Whoever reads the archive back finds what nobody of ours has written.
-fn hears_of_a_broken_archive_while_the_tool_reads(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hears_of_a_broken_archive_while_the_tool_reads() {
+    let world = World::plain(Version::V35);
     world.fill();
     let tools = world.stand_in_tools();
     tools.hang("etcdutl snapshot status*");
@@ -49,8 +45,9 @@ fn hears_of_a_broken_archive_while_the_tool_reads(version: Version) {
     assert_all_gone(&tools);
 }
 
-fn hears_a_signal_while_it_packs_what_is_saved(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hears_a_signal_while_it_packs_what_is_saved() {
+    let world = World::plain(Version::V35);
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut noise = || {
         seed ^= seed << 13;

@@ -5,20 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use test_case::test_case;
 
 use crate::command::{Out, Run};
 use crate::unit::Unit;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    lists_what_is_kept_newest_first,
-}
-
-on_one_version! {
-    lists_without_an_etcd_and_without_a_directory,
-    lists_a_thousand_within_two_seconds_and_64_mib,
-    lists_foreign_files_as_what_they_are,
-}
 
 /// One of the actions on archives.
 pub fn keep(world: &World, action: &str, words: &[&str]) -> Out {
@@ -55,6 +46,8 @@ pub fn name(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn lists_what_is_kept_newest_first(version: Version) {
     let world = World::plain(version);
     let none = keep(&world, "list-snapshots", &[&world.to_target()]).completed();
@@ -87,8 +80,9 @@ fn lists_what_is_kept_newest_first(version: Version) {
     assert!(world.leftovers().is_empty(), "looking leaves nothing");
 }
 
-fn lists_without_an_etcd_and_without_a_directory(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn lists_without_an_etcd_and_without_a_directory() {
+    let world = World::plain(Version::V35);
     let archive = world.saved();
     world.stop();
     fs::remove_file(world.site()).unwrap();
@@ -100,8 +94,9 @@ fn lists_without_an_etcd_and_without_a_directory(version: Version) {
     keep(&world, "list-snapshots", &["format=xml"]).refused(&["xml"]);
 }
 
-fn lists_a_thousand_within_two_seconds_and_64_mib(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn lists_a_thousand_within_two_seconds_and_64_mib() {
+    let world = World::plain(Version::V35);
     let archive = world.saved();
     for copy in 0..999 {
         fs::copy(&archive, world.target().join(format!("copy-{copy}.tar.gz"))).unwrap();
@@ -114,8 +109,9 @@ fn lists_a_thousand_within_two_seconds_and_64_mib(version: Version) {
     assert_eq!((results.get("count").as_str(), results.get("snapshots").lines().count()), ("1000", 1001));
 }
 
-fn lists_foreign_files_as_what_they_are(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn lists_foreign_files_as_what_they_are() {
+    let world = World::plain(Version::V35);
     let archive = world.saved();
     let bytes = fs::read(&archive).unwrap();
     let put = |name: &str, bytes: &[u8]| -> PathBuf {

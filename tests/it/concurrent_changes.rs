@@ -5,27 +5,13 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
+use test_case::test_case;
+
 use crate::chaos::tracer::{Fate, trace};
 use crate::client::assert_same;
 use crate::restore::from;
 use crate::tools::Tools;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    recovery_keeps_what_clients_wrote_to_the_new_data,
-    recovery_touches_nothing_when_it_cannot_ask,
-    a_plan_finishes_no_interrupted_restore,
-    keeps_what_only_the_log_of_a_killed_etcd_holds,
-    an_etcd_that_starts_meanwhile_keeps_its_data,
-    refuses_data_without_its_log,
-    refuses_a_target_in_the_data,
-    an_etcd_that_starts_in_the_exchange_is_no_proof,
-}
-on_one_version! {
-    starts_an_etcd_that_stopped_late,
-    recovers_although_etcd_obeys_an_old_stop,
-    a_bump_too_small_is_a_warning_and_no_outage,
-}
 
 /// A restore that was killed when etcd had just been started on the new data.
 pub fn interrupted(version: Version) -> (World, Tools, crate::client::Data) {
@@ -43,6 +29,8 @@ pub fn interrupted(version: Version) -> (World, Tools, crate::client::Data) {
     (world, tools, new)
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn recovery_keeps_what_clients_wrote_to_the_new_data(version: Version) {
     let (world, tools, new) = interrupted(version);
     world.etcdctl(&["put", "written", "since"]);
@@ -55,6 +43,8 @@ fn recovery_keeps_what_clients_wrote_to_the_new_data(version: Version) {
     assert_same(&world.dump(), &new, "after the recovery");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn recovery_touches_nothing_when_it_cannot_ask(version: Version) {
     let (world, tools, new) = interrupted(version);
     let pid = world.pid();
@@ -70,6 +60,8 @@ fn recovery_touches_nothing_when_it_cannot_ask(version: Version) {
     assert_same(&world.dump(), &new, "recovered");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_plan_finishes_no_interrupted_restore(version: Version) {
     let (world, _tools, _) = interrupted(version);
     let tree = world.leftovers();
@@ -79,6 +71,8 @@ fn a_plan_finishes_no_interrupted_restore(version: Version) {
     let _ = world.restore(&["--recover"]).completed();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeps_what_only_the_log_of_a_killed_etcd_holds(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -91,6 +85,8 @@ fn keeps_what_only_the_log_of_a_killed_etcd_holds(version: Version) {
     assert!(fs::metadata(results.get("backup.old-data")).unwrap().is_dir());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn an_etcd_that_starts_meanwhile_keeps_its_data(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -110,6 +106,8 @@ fn an_etcd_that_starts_meanwhile_keeps_its_data(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_data_without_its_log(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -123,6 +121,8 @@ fn refuses_data_without_its_log(version: Version) {
     let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_target_in_the_data(version: Version) {
     let world = World::plain(version);
     let archive = world.saved();
@@ -135,8 +135,9 @@ fn refuses_a_target_in_the_data(version: Version) {
 }
 
 /// It says that it has stopped, and does so when nobody expects it any more.
-fn starts_an_etcd_that_stopped_late(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn starts_an_etcd_that_stopped_late() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     world.damage();
@@ -150,8 +151,9 @@ fn starts_an_etcd_that_stopped_late(version: Version) {
 }
 
 /// The run that ordered the stop is dead. What recovery starts is the etcd that is about to obey.
-fn recovers_although_etcd_obeys_an_old_stop(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn recovers_although_etcd_obeys_an_old_stop() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     world.damage();
@@ -171,6 +173,8 @@ fn recovers_although_etcd_obeys_an_old_stop(version: Version) {
 
 /// Somebody starts etcd when it has been stopped and the data is about to be exchanged: it has the old database open then,
 /// and waits for its lock.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn an_etcd_that_starts_in_the_exchange_is_no_proof(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -198,8 +202,9 @@ fn an_etcd_that_starts_in_the_exchange_is_no_proof(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
-fn a_bump_too_small_is_a_warning_and_no_outage(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_bump_too_small_is_a_warning_and_no_outage() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     world.damage();

@@ -7,23 +7,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use test_case::test_case;
+
 use crate::archive::manifest;
 use crate::client::{Data, assert_same};
 use crate::command::Run;
 use crate::fs_util::names;
 use crate::restore::from;
 use crate::world::{RUNS, Setup, Version, World, is_root};
-
-on_both_versions! {
-    saves_a_whole_snapshot_under_writes,
-    restores_under_clients_that_never_stop_writing,
-    restores_although_a_lease_runs_out,
-    saves_and_restores_an_etcd_that_is_full,
-    never_mixes_data_with_a_log_kept_elsewhere,
-    restores_over_a_broken_database_or_says_why_not,
-    keeps_secrets_under_any_umask,
-    answers_a_user_who_is_not_root,
-}
 
 /// Calls `work` while a client writes keys under `/busy/` without a pause, whatever answers it gets.
 fn while_busy<T>(world: &World, work: impl FnOnce() -> T) -> T {
@@ -51,6 +42,8 @@ fn without_busy(mut data: Data) -> Data {
     data
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn saves_a_whole_snapshot_under_writes(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -67,6 +60,8 @@ fn saves_a_whole_snapshot_under_writes(version: Version) {
 }
 
 /// Kubernetes is back the moment the port is, and writes. That is no reason to doubt the data.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_under_clients_that_never_stop_writing(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -79,6 +74,8 @@ fn restores_under_clients_that_never_stop_writing(version: Version) {
     assert!(world.healthy());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_although_a_lease_runs_out(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -94,6 +91,8 @@ fn restores_although_a_lease_runs_out(version: Version) {
     assert_same(&without_busy(world.dump()), &saved, "with leases that run out");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn saves_and_restores_an_etcd_that_is_full(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -123,6 +122,8 @@ fn saves_and_restores_an_etcd_that_is_full(version: Version) {
 }
 
 /// etcd may keep its log outside of the data directory. New data with the old log would be neither.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn never_mixes_data_with_a_log_kept_elsewhere(version: Version) {
     let source = World::plain(version);
     source.fill();
@@ -141,6 +142,8 @@ fn never_mixes_data_with_a_log_kept_elsewhere(version: Version) {
     out.says_one_of(&["wal"]);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_over_a_broken_database_or_says_why_not(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -176,6 +179,8 @@ fn restores_over_a_broken_database_or_says_why_not(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeps_secrets_under_any_umask(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -203,6 +208,8 @@ fn keeps_secrets_under_any_umask(version: Version) {
     assert_eq!(crate::fs_util::succeed(find.output().unwrap(), "find"), "");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn answers_a_user_who_is_not_root(version: Version) {
     if !is_root() {
         return eprintln!("skipped: this needs root, to be somebody else");

@@ -11,19 +11,6 @@ use crate::s3::{Can, Fault, Faults, SECRET, Server, write_credentials};
 use crate::unit::Unit;
 use crate::world::{Version, World, is_root};
 
-on_one_version! {
-    a_snapshot_goes_to_every_destination,
-    one_that_fails_hides_nothing_and_waits,
-    an_upload_that_was_killed_waits_too,
-    what_waits_and_was_deleted_is_forgotten,
-    settings_that_cannot_be_used_stop_a_snapshot_before_it_begins,
-    the_role_of_the_machine_is_asked_for_a_key,
-    a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified,
-    the_secret_is_nowhere_to_be_seen,
-    a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mib,
-    units_that_upload_at_once_do_not_meet_in_a_bucket,
-}
-
 /// A file of settings: of each destination a name, a port, a bucket, and more lines.
 pub fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
     let credentials = world.path("credentials");
@@ -61,8 +48,9 @@ pub fn archives(world: &World) -> Vec<String> {
     world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
 }
 
-fn a_snapshot_goes_to_every_destination(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_snapshot_goes_to_every_destination() {
+    let world = World::plain(Version::V35);
     world.fill();
     let server = Server::new(&["bucket-one", "bucket-two"]);
     server.write_credentials(&world.path("credentials"));
@@ -89,11 +77,12 @@ fn a_snapshot_goes_to_every_destination(version: Version) {
     assert!(waiting(&world).is_empty());
 }
 
-fn what_waits_and_was_deleted_is_forgotten(version: Version) {
+#[test]
+fn what_waits_and_was_deleted_is_forgotten() {
     if !Can::MissBuckets.be_tried() {
         return;
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
     server.write_credentials(&world.path("credentials"));
     write_destinations(&world, &[("offsite", server.port, "missing", "")]);
@@ -109,11 +98,12 @@ fn what_waits_and_was_deleted_is_forgotten(version: Version) {
     assert!(waiting(&world).is_empty());
 }
 
-fn one_that_fails_hides_nothing_and_waits(version: Version) {
+#[test]
+fn one_that_fails_hides_nothing_and_waits() {
     if !Can::MissBuckets.be_tried() {
         return;
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
     server.write_credentials(&world.path("credentials"));
     let faults = Faults::before(server.port);
@@ -144,8 +134,9 @@ fn one_that_fails_hides_nothing_and_waits(version: Version) {
     assert_eq!(faults.seen("PUT", &first).len(), 3);
 }
 
-fn an_upload_that_was_killed_waits_too(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn an_upload_that_was_killed_waits_too() {
+    let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
     server.write_credentials(&world.path("credentials"));
     let faults = Faults::before(server.port);
@@ -163,8 +154,9 @@ fn an_upload_that_was_killed_waits_too(version: Version) {
     assert!(waiting(&world).is_empty());
 }
 
-fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins() {
+    let world = World::plain(Version::V35);
     let file = world.path("backup.yaml");
     snapshot(&world).refused(&["backup.yaml cannot be used"]);
     fs::write(&file, "destinations: {a: {s3: {bucket: b, secret-key: x}}}").unwrap();
@@ -175,11 +167,12 @@ fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins(version: Versio
 }
 
 /// A fake of the metadata service that Amazon's machines have, for want of one here: it gives the key only for its token.
-fn the_role_of_the_machine_is_asked_for_a_key(version: Version) {
+#[test]
+fn the_role_of_the_machine_is_asked_for_a_key() {
     if !Can::Sessions.be_tried() {
         return;
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
     let metadata = crate::s3::metadata_service(&server.role_key);
     let faults = Faults::before(server.port);
@@ -202,8 +195,9 @@ fn the_role_of_the_machine_is_asked_for_a_key(version: Version) {
     none.failed(&["Connection refused"]);
 }
 
-fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified() {
+    let world = World::plain(Version::V35);
     world.fill();
     let saved = world.dump();
     let server = Server::new(&["backups"]);
@@ -261,11 +255,12 @@ fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified(version: Versi
     assert!(world.dump() == saved, "not what was saved");
 }
 
-fn the_secret_is_nowhere_to_be_seen(version: Version) {
+#[test]
+fn the_secret_is_nowhere_to_be_seen() {
     if !is_root() {
         return eprintln!("skipped: only root sees all arguments");
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let server = Server::new(&["backups", "spare"]);
     server.write_credentials(&world.path("credentials"));
     write_credentials(&world.path("wrong"), &server.access_key, "canary-wrong-secret");
@@ -297,8 +292,9 @@ fn the_secret_is_nowhere_to_be_seen(version: Version) {
 }
 
 /// A thousand archives, ten of them with a record, and twenty milliseconds to every answer.
-fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mib(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mib() {
+    let world = World::plain(Version::V35);
     let archive = fs::read(world.saved()).unwrap();
     let server = Server::filled(&["backups"], &|root| {
         let folder = root.join("backups/etcd/cluster/m1");
@@ -340,8 +336,9 @@ fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mi
 }
 
 /// `juju run etcd/0 etcd/1 etcd/2 snapshot`: three members of one cluster, in the same second, into one folder.
-fn units_that_upload_at_once_do_not_meet_in_a_bucket(version: Version) {
-    let members = crate::cluster::of_three(version);
+#[test]
+fn units_that_upload_at_once_do_not_meet_in_a_bucket() {
+    let members = crate::cluster::of_three(Version::V35);
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
     let units: Vec<Unit<'_>> = members

@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use serde_json::Value;
+use test_case::test_case;
 
 use crate::catalog::{keep, listed, name};
 use crate::client::assert_same;
@@ -18,20 +19,6 @@ use crate::refusals::Still;
 use crate::restore::from;
 use crate::s3::Server;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    encrypted_archives_are_restored_and_so_is_their_backup,
-}
-
-on_one_version! {
-    nothing_in_clear_is_left_anywhere,
-    an_encrypted_archive_is_refused_without_its_identity_before_all_else,
-    an_encrypted_archive_that_was_cut_or_changed_is_refused,
-    a_recipient_that_is_none_stops_a_snapshot_before_it_begins,
-    encrypted_archives_are_listed_verified_and_deleted,
-    encrypted_archives_go_to_a_bucket_and_come_back,
-    another_tool_opens_it_where_there_is_one,
-}
 
 /// Made by `rage`.
 pub const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
@@ -82,6 +69,8 @@ pub fn beside(archive: &Path) -> PathBuf {
     PathBuf::from(format!("{}.manifest.json", archive.display()))
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn encrypted_archives_are_restored_and_so_is_their_backup(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -104,8 +93,9 @@ fn encrypted_archives_are_restored_and_so_is_their_backup(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
-fn nothing_in_clear_is_left_anywhere(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn nothing_in_clear_is_left_anywhere() {
+    let world = World::plain(Version::V35);
     for n in 0..40 {
         let noise: Vec<u8> =
             (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761 + n) >> 24) as u8).collect();
@@ -144,8 +134,9 @@ fn nothing_in_clear_is_left_anywhere(version: Version) {
     assert_eq!(outside["sha256"], sha256sum(&archive));
 }
 
-fn an_encrypted_archive_is_refused_without_its_identity_before_all_else(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn an_encrypted_archive_is_refused_without_its_identity_before_all_else() {
+    let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");
     let archive = saved(&world);
@@ -179,8 +170,9 @@ fn an_encrypted_archive_is_refused_without_its_identity_before_all_else(version:
     still.check("refused");
 }
 
-fn an_encrypted_archive_that_was_cut_or_changed_is_refused(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn an_encrypted_archive_that_was_cut_or_changed_is_refused() {
+    let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");
     let archive = saved(&world);
@@ -205,8 +197,9 @@ fn an_encrypted_archive_that_was_cut_or_changed_is_refused(version: Version) {
     refuses("a byte behind it", &[&good[..], b"x"].concat(), &["cut short or altered"]);
 }
 
-fn a_recipient_that_is_none_stops_a_snapshot_before_it_begins(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_recipient_that_is_none_stops_a_snapshot_before_it_begins() {
+    let world = World::plain(Version::V35);
     let archive = world.saved();
     let still = Still::of(&world);
     for recipient in ["age1nonsense", &RECIPIENT.replace("age1a", "age1c"), "ssh-ed25519", IDENTITY] {
@@ -219,8 +212,9 @@ fn a_recipient_that_is_none_stops_a_snapshot_before_it_begins(version: Version) 
     still.check("refused");
 }
 
-fn encrypted_archives_are_listed_verified_and_deleted(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn encrypted_archives_are_listed_verified_and_deleted() {
+    let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");
     let (first, second) = (saved(&world), saved(&world));
@@ -255,8 +249,9 @@ fn encrypted_archives_are_listed_verified_and_deleted(version: Version) {
     assert!(world.in_target().is_empty(), "{:?}", world.in_target());
 }
 
-fn encrypted_archives_go_to_a_bucket_and_come_back(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn encrypted_archives_go_to_a_bucket_and_come_back() {
+    let world = World::plain(Version::V35);
     world.fill();
     let data = world.dump();
     let server = Server::new(&["backups"]);
@@ -301,8 +296,9 @@ fn encrypted_archives_go_to_a_bucket_and_come_back(version: Version) {
 }
 
 /// `age` or `rage`, where one of them is on this machine.
-fn another_tool_opens_it_where_there_is_one(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn another_tool_opens_it_where_there_is_one() {
+    let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");
     let archive = saved(&world);

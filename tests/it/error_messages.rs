@@ -4,16 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use test_case::test_case;
+
 use crate::command::Run;
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
-
-on_both_versions!(
-    what_is_wrong_with_certificates_is_told,
-    what_is_wrong_with_the_servers_certificate_is_told,
-    a_key_that_may_not_be_read_is_told,
-    what_is_wrong_with_a_login_is_told,
-    what_is_wrong_with_an_endpoint_is_told,
-);
 
 /// What `site` says of the world's etcd when the site file is changed by replacing `from` with `to`.
 fn error_with(world: &World, from: &str, to: &str) -> String {
@@ -34,6 +28,8 @@ fn error_of(world: &World, command: Command) -> String {
     results.get("site.error")
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn what_is_wrong_with_certificates_is_told(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     for (from, to, told) in [
@@ -57,6 +53,8 @@ fn what_is_wrong_with_certificates_is_told(version: Version) {
 }
 
 /// etcd reads its pair anew for every connection.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn what_is_wrong_with_the_servers_certificate_is_told(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     for (pair, told) in [
@@ -72,6 +70,8 @@ fn what_is_wrong_with_the_servers_certificate_is_told(version: Version) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_key_that_may_not_be_read_is_told(version: Version) {
     if !is_root() {
         return eprintln!("skipped: only root runs as somebody else");
@@ -93,6 +93,8 @@ fn a_key_that_may_not_be_read_is_told(version: Version) {
     assert!(error.contains("client.key") && error.contains("permission denied"), "{error}");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn what_is_wrong_with_a_login_is_told(version: Version) {
     let world = World::new(Setup { auth: true, ..Setup::plain(version) });
     let login = format!("username: root\npassword-file: {}\n", world.path("password").display());
@@ -113,6 +115,8 @@ fn what_is_wrong_with_a_login_is_told(version: Version) {
     out.failed(&["permission denied"]);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn what_is_wrong_with_an_endpoint_is_told(version: Version) {
     let plain = World::new(Setup::plain(version));
     let error = error_with(&plain, "endpoint: http:", "endpoint: https:");

@@ -3,22 +3,16 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use test_case::test_case;
+
 use crate::client::assert_same;
 use crate::cluster;
 use crate::command::Run;
 use crate::fs_util::{Closely, names, shape};
 use crate::world::{PASSWORD, Setup, Version, World};
 
-on_both_versions! {
-    world_of_every_kind_serves_and_is_private,
-    world_fills_damages_and_dumps,
-    world_survives_a_restart_and_goes_without_a_trace,
-    world_tells_a_start_that_fails,
-    world_has_clusters,
-    world_has_a_cluster_without_quorum,
-    world_stands_before_the_tools,
-}
-
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn world_of_every_kind_serves_and_is_private(version: Version) {
     for setup in Setup::each(version) {
         let world = World::new(setup);
@@ -46,6 +40,8 @@ fn world_of_every_kind_serves_and_is_private(version: Version) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn world_fills_damages_and_dumps(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -62,6 +58,8 @@ fn world_fills_damages_and_dumps(version: Version) {
     assert!(std::panic::catch_unwind(|| assert_same(&full, &damaged, "told")).is_err());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn world_survives_a_restart_and_goes_without_a_trace(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -89,6 +87,8 @@ fn world_survives_a_restart_and_goes_without_a_trace(version: Version) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn world_tells_a_start_that_fails(version: Version) {
     let world = World::plain(version);
     world.stop();
@@ -98,6 +98,8 @@ fn world_tells_a_start_that_fails(version: Version) {
     world.start();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn world_has_clusters(version: Version) {
     let three = cluster::of_three(version);
     three[1].etcdctl(&["put", "a", "b"]);
@@ -115,6 +117,8 @@ fn world_has_clusters(version: Version) {
     assert!(alone.members().iter().any(|member| member.learner && member.name.is_empty()));
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn world_has_a_cluster_without_quorum(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -124,6 +128,8 @@ fn world_has_a_cluster_without_quorum(version: Version) {
     assert_same(&world.dump_local(), &full, "without a quorum");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn world_stands_before_the_tools(version: Version) {
     let world = World::plain(version);
     let tools = world.stand_in_tools();

@@ -4,30 +4,14 @@
 //! seen on machines of its own (`cargo xtask machines`).
 
 use serde_json::json;
+use test_case::test_case;
 
 use crate::client::assert_same;
 use crate::unit::{Status, Unit};
 use crate::world::{Setup, Version, World};
 
-on_both_versions! {
-    hooks_report_the_health_of_the_member_and_its_version,
-    hooks_bring_an_unfinished_restore_to_its_end,
-}
-
-on_one_version! {
-    hooks_see_that_an_etcd_serves_which_tells_them_nothing,
-    hooks_that_are_nothing_to_us_succeed_quietly,
-    hooks_of_a_second_unit_touch_nothing,
-    hooks_of_a_unit_that_became_the_first_say_that_it_is_empty,
-    hooks_leave_data_alone_while_somebody_works_on_it,
-    hooks_keep_others_from_the_data_to_their_end,
-    hooks_of_a_unit_that_goes_wait_for_whoever_works_on_the_data,
-    hooks_never_fail_whatever_tool_is_broken,
-    hooks_without_a_site_never_fail_whatever_tool_is_broken,
-    dispatch_is_the_action_itself,
-    dispatch_says_what_it_does_not_know,
-}
-
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn hooks_report_the_health_of_the_member_and_its_version(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -46,6 +30,8 @@ fn hooks_report_the_health_of_the_member_and_its_version(version: Version) {
     assert!(!world.healthy(), "etcd was started behind somebody's back");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn hooks_bring_an_unfinished_restore_to_its_end(version: Version) {
     for (at, word) in [(1, "undone"), (2, "restored")] {
         let world = World::plain(version);
@@ -72,8 +58,9 @@ fn hooks_bring_an_unfinished_restore_to_its_end(version: Version) {
 
 /// These lines of etcd tell their members to anybody; later ones say no, to who has not logged in and to who is known by
 /// a certificate's name alone.
-fn hooks_see_that_an_etcd_serves_which_tells_them_nothing(version: Version) {
-    let world = World::new(Setup { tls: true, auth: true, ..Setup::plain(version) });
+#[test]
+fn hooks_see_that_an_etcd_serves_which_tells_them_nothing() {
+    let world = World::new(Setup { tls: true, auth: true, ..Setup::plain(Version::V35) });
     let tools = world.stand_in_tools();
     let nobody = |text: String| text.replace("username: root\n", "").replace("password-file:", "#");
     world.set_site(&nobody(world.site_text(&world.path("tools"))));
@@ -98,8 +85,9 @@ fn die_in_the_exchange(world: &World, unit: &Unit<'_>, at: usize) {
     assert_eq!(task.cancel().status, Status::Aborted);
 }
 
-fn hooks_that_are_nothing_to_us_succeed_quietly(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hooks_that_are_nothing_to_us_succeed_quietly() {
+    let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     for hook in ["collect-metrics", "db-relation-joined", "secret-rotate", "pre-series-upgrade", "nonsense"] {
         let hooked = unit.hook(hook);
@@ -109,8 +97,9 @@ fn hooks_that_are_nothing_to_us_succeed_quietly(version: Version) {
     }
 }
 
-fn hooks_of_a_second_unit_touch_nothing(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hooks_of_a_second_unit_touch_nothing() {
+    let world = World::plain(Version::V35);
     world.fill();
     let still = crate::refusals::Still::of(&world);
     let unit = Unit::new(&world);
@@ -125,8 +114,9 @@ fn hooks_of_a_second_unit_touch_nothing(version: Version) {
     still.check("a second unit");
 }
 
-fn hooks_of_a_unit_that_became_the_first_say_that_it_is_empty(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hooks_of_a_unit_that_became_the_first_say_that_it_is_empty() {
+    let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     unit.hook("update-status").says("active", &["1 member, healthy"]);
     unit.has_neighbours(&["etcd/1", "etcd/2"]);
@@ -140,8 +130,9 @@ fn hooks_of_a_unit_that_became_the_first_say_that_it_is_empty(version: Version) 
     unit.hook_as("etcd/1", "update-status").says("blocked", &["goal-state does not know etcd/1"]);
 }
 
-fn hooks_leave_data_alone_while_somebody_works_on_it(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hooks_leave_data_alone_while_somebody_works_on_it() {
+    let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     let held = std::fs::File::open(world.data_dir()).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
@@ -152,8 +143,9 @@ fn hooks_leave_data_alone_while_somebody_works_on_it(version: Version) {
     unit.hook("update-status").says("active", &["1 member, healthy"]);
 }
 
-fn hooks_of_a_unit_that_goes_wait_for_whoever_works_on_the_data(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hooks_of_a_unit_that_goes_wait_for_whoever_works_on_the_data() {
+    let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     for hook in ["stop", "remove"] {
         let held = std::fs::File::open(world.data_dir()).unwrap();
@@ -169,8 +161,9 @@ fn hooks_of_a_unit_that_goes_wait_for_whoever_works_on_the_data(version: Version
     }
 }
 
-fn hooks_keep_others_from_the_data_to_their_end(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hooks_keep_others_from_the_data_to_their_end() {
+    let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     world.stop();
     let data = std::fs::File::open(world.data_dir()).unwrap();
@@ -191,8 +184,9 @@ fn hooks_keep_others_from_the_data_to_their_end(version: Version) {
     });
 }
 
-fn hooks_never_fail_whatever_tool_is_broken(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hooks_never_fail_whatever_tool_is_broken() {
+    let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     unit.configure(&[("port", json!(0))]);
     for tool in ["goal-state", "config-get", "juju-log", "storage-list", "status-set"] {
@@ -210,9 +204,10 @@ fn hooks_never_fail_whatever_tool_is_broken(version: Version) {
 
 /// The charm's own way, which looks at this machine. An option is wrong throughout: nothing is ever done to it. The tools that
 /// are asked once etcd is the charm's own break on a machine of their own (`charm: one hook tool after the other broken`).
-fn hooks_without_a_site_never_fail_whatever_tool_is_broken(version: Version) {
+#[test]
+fn hooks_without_a_site_never_fail_whatever_tool_is_broken() {
     // One that runs and is nobody's: else every unit of this machine is asked for one, each time.
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     unit.configure(&[("port", json!(0))]);
     unit.has_storage(&world.path("storage"));
@@ -241,8 +236,9 @@ fn hooks_without_a_site_never_fail_whatever_tool_is_broken(version: Version) {
     assert!(!world.path("storage").exists(), "a directory was made for a wrong option");
 }
 
-fn dispatch_is_the_action_itself(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn dispatch_is_the_action_itself() {
+    let world = World::plain(Version::V35);
     let tools = world.stand_in_tools();
     tools.hang("etcdctl *snapshot*save*");
     let unit = Unit::new(&world);
@@ -255,8 +251,9 @@ fn dispatch_is_the_action_itself(version: Version) {
     crate::broken_tools::assert_all_gone(&tools);
 }
 
-fn dispatch_says_what_it_does_not_know(version: Version) {
-    let world = World::prepare(crate::world::Setup::plain(version));
+#[test]
+fn dispatch_says_what_it_does_not_know() {
+    let world = World::prepare(crate::world::Setup::plain(Version::V35));
     let unit = Unit::new(&world);
     for (path, reason) in [
         ("actions/none", "No such file"),

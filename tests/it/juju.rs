@@ -5,6 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use test_case::test_case;
+
 use crate::archive::manifest;
 use crate::broken_tools::{assert_all_gone, await_call};
 use crate::client::assert_same;
@@ -12,22 +14,8 @@ use crate::fs_util::sha256sum;
 use crate::unit::{Status, Unit};
 use crate::world::{Setup, Version, World};
 
-on_both_versions! {
-    in_juju_snapshot_completes_with_its_results,
-    in_juju_restore_takes_the_attached_resource,
-    in_juju_site_tells_which_etcd_it_is,
-    in_juju_the_units_status_says_that_a_restore_runs,
-    in_juju_refusals_and_failures_keep_their_message,
-    in_juju_restore_wants_a_resource_with_bytes,
-    in_juju_a_wrong_file_attached_is_told_and_changes_nothing,
-    in_juju_a_cancelled_snapshot_leaves_no_child,
-    in_juju_a_cancelled_restore_leaves_no_child_and_whole_data,
-    in_juju_tools_may_go_at_any_time,
-    in_juju_a_broken_tool_is_named,
-}
-
-on_one_version! { in_juju_other_users_cannot_read_the_attached_archive }
-
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_snapshot_completes_with_its_results(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     world.fill();
@@ -47,6 +35,8 @@ fn in_juju_snapshot_completes_with_its_results(version: Version) {
     assert!(world.leftovers().is_empty());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_restore_takes_the_attached_resource(version: Version) {
     let world = World::new(Setup { auth: true, ..Setup::plain(version) });
     world.fill();
@@ -80,6 +70,8 @@ fn in_juju_restore_takes_the_attached_resource(version: Version) {
     assert_eq!(world.in_target().len(), 2);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_site_tells_which_etcd_it_is(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     world.fill();
@@ -97,6 +89,8 @@ fn in_juju_site_tells_which_etcd_it_is(version: Version) {
     unit.run("site", &["site=nonsense"]).failed(&["there is no etcd called nonsense"]);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_the_units_status_says_that_a_restore_runs(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -129,6 +123,8 @@ fn in_juju_the_units_status_says_that_a_restore_runs(version: Version) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_refusals_and_failures_keep_their_message(version: Version) {
     let world = World::plain(version);
     let unit = Unit::new(&world);
@@ -143,6 +139,8 @@ fn in_juju_refusals_and_failures_keep_their_message(version: Version) {
     assert!(world.in_target().is_empty());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_restore_wants_a_resource_with_bytes(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -158,6 +156,8 @@ fn in_juju_restore_wants_a_resource_with_bytes(version: Version) {
     still.check("without a resource");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_a_wrong_file_attached_is_told_and_changes_nothing(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -176,8 +176,9 @@ fn in_juju_a_wrong_file_attached_is_told_and_changes_nothing(version: Version) {
 }
 
 /// `resource-get` makes files that every user can read, in directories that every user can enter.
-fn in_juju_other_users_cannot_read_the_attached_archive(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_other_users_cannot_read_the_attached_archive() {
+    let world = World::plain(Version::V35);
     let (first, second) = (world.saved(), world.saved());
     let unit = Unit::new(&world);
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().mode() & 0o7777;
@@ -202,6 +203,8 @@ fn in_juju_other_users_cannot_read_the_attached_archive(version: Version) {
     is_private();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_a_cancelled_snapshot_leaves_no_child(version: Version) {
     let world = World::plain(version);
     let tools = world.stand_in_tools();
@@ -217,6 +220,8 @@ fn in_juju_a_cancelled_snapshot_leaves_no_child(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -242,6 +247,8 @@ fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data(version: Version) 
 }
 
 /// Hook tools that go away, after any number of calls, must not leave anything but old data or new data, served.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_tools_may_go_at_any_time(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -270,6 +277,8 @@ fn in_juju_tools_may_go_at_any_time(version: Version) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn in_juju_a_broken_tool_is_named(version: Version) {
     let world = World::plain(version);
     world.fill();

@@ -7,6 +7,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
+use test_case::test_case;
 
 use crate::archive::unpack;
 use crate::catalog::{keep, listed, name};
@@ -16,24 +17,12 @@ use crate::hostile::{file, tar_of};
 use crate::unit::Unit;
 use crate::world::{Setup, Version, World};
 
-on_both_versions! {
-    keeping_verifies_to_the_last_byte_and_notes_it,
-    keeping_drills_on_a_throw_away_etcd,
-    keeping_prunes_what_no_rule_keeps_and_says_why,
-    keeping_restores_by_name_and_no_strangers_snapshot,
-}
-
-on_one_version! {
-    keeping_tells_a_broken_archive_from_the_others,
-    keeping_a_drill_finds_a_manifest_that_lies,
-    keeping_deletes_the_last_good_one_only_by_force,
-    keeping_neither_deletes_nor_forgets_what_is_pinned,
-}
-
 fn named(path: &Path) -> String {
     format!("snapshot={}", path.display())
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeping_verifies_to_the_last_byte_and_notes_it(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -52,6 +41,8 @@ fn keeping_verifies_to_the_last_byte_and_notes_it(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeping_drills_on_a_throw_away_etcd(version: Version) {
     for setup in [Setup::plain(version), Setup { auth: true, tls: true, ..Setup::plain(version) }] {
         let world = World::new(setup);
@@ -68,8 +59,9 @@ fn keeping_drills_on_a_throw_away_etcd(version: Version) {
     }
 }
 
-fn keeping_tells_a_broken_archive_from_the_others(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn keeping_tells_a_broken_archive_from_the_others() {
+    let world = World::plain(Version::V35);
     world.fill();
     let (good, broken) = (world.saved(), world.saved());
     let mut bytes = fs::read(&broken).unwrap();
@@ -96,8 +88,9 @@ fn keeping_tells_a_broken_archive_from_the_others(version: Version) {
     assert!(listed(&world)[0]["broken"].is_null());
 }
 
-fn keeping_a_drill_finds_a_manifest_that_lies(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn keeping_a_drill_finds_a_manifest_that_lies() {
+    let world = World::plain(Version::V35);
     world.fill();
     let dir = unpack(&world, &world.saved());
     let text = fs::read_to_string(dir.join("manifest.json")).unwrap();
@@ -126,8 +119,9 @@ fn keeping_a_drill_finds_a_manifest_that_lies(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
-fn keeping_deletes_the_last_good_one_only_by_force(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn keeping_deletes_the_last_good_one_only_by_force() {
+    let world = World::plain(Version::V35);
     let (first, second) = (world.saved(), world.saved());
     let delete = |words: &[&str]| keep(&world, "delete-snapshot", &[&[&*world.to_target()], words].concat());
     delete(&[]).refused(&["no snapshot is named"]);
@@ -145,8 +139,9 @@ fn keeping_deletes_the_last_good_one_only_by_force(version: Version) {
     assert!(world.in_target().is_empty());
 }
 
-fn keeping_neither_deletes_nor_forgets_what_is_pinned(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn keeping_neither_deletes_nor_forgets_what_is_pinned() {
+    let world = World::plain(Version::V35);
     let (pinned, other) = (world.saved(), world.saved());
     let unit = Unit::new(&world);
     let which = named(&pinned);
@@ -162,6 +157,8 @@ fn keeping_neither_deletes_nor_forgets_what_is_pinned(version: Version) {
     assert_eq!(listed(&world)[0]["name"], name(&other));
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
     let world = World::plain(version);
     let other = World::plain(version);
@@ -216,6 +213,8 @@ fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
     assert_eq!(planned.get("would-delete"), "2", "{}", planned.get("snapshots"));
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeping_restores_by_name_and_no_strangers_snapshot(version: Version) {
     let world = World::plain(version);
     world.fill();

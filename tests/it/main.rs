@@ -13,21 +13,6 @@
     reason = "a test fails by a panic, and tells what it does"
 )]
 
-/// The same tests on both lines of etcd, as `v34::…` and `v35::…`.
-macro_rules! on_both_versions {
-    ($($test:ident),+ $(,)?) => {
-        mod v34 { $(#[test] fn $test() { super::$test($crate::world::Version::V34); })+ }
-        mod v35 { $(#[test] fn $test() { super::$test($crate::world::Version::V35); })+ }
-    };
-}
-
-/// One version is enough where what is tested is ours and not etcd's: waiting, reading archives.
-macro_rules! on_one_version {
-    ($($test:ident),+ $(,)?) => {
-        mod patient { $(#[test] fn $test() { super::$test($crate::world::Version::V35); })+ }
-    };
-}
-
 mod alarms;
 mod archive;
 mod broken_tools;

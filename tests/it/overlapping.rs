@@ -14,15 +14,6 @@ use crate::mount;
 use crate::s3::{Can, Fault, Faults, Server};
 use crate::world::{Version, World, is_root};
 
-on_one_version! {
-    nested_destinations_keep_what_their_own_rules_keep,
-    refuses_destinations_that_are_one_place,
-    refuses_a_target_that_a_destination_would_prune,
-    a_kept_snapshot_that_is_gone_after_a_prune_is_reported,
-    a_snapshot_that_is_still_there_is_not_called_deleted,
-    a_snapshot_that_is_only_hidden_is_not_called_deleted,
-}
-
 struct Fixture {
     world: World,
     server: Server,
@@ -88,8 +79,9 @@ impl Fixture {
     }
 }
 
-fn nested_destinations_keep_what_their_own_rules_keep(version: Version) {
-    let here = Fixture::new(version);
+#[test]
+fn nested_destinations_keep_what_their_own_rules_keep() {
+    let here = Fixture::new(Version::V35);
     let (disk, long) = (here.world.path("disk"), here.world.path("disk/long"));
     here.settings(&[
         here.bucket("short", "127.0.0.1", "backups", "", 1),
@@ -116,8 +108,9 @@ fn nested_destinations_keep_what_their_own_rules_keep(version: Version) {
     }
 }
 
-fn refuses_destinations_that_are_one_place(version: Version) {
-    let here = Fixture::new(version);
+#[test]
+fn refuses_destinations_that_are_one_place() {
+    let here = Fixture::new(Version::V35);
     let disk = here.world.path("disk");
     let bucket = |name: &str, host: &str, folder: &str| here.bucket(name, host, "backups", folder, 1);
     for pair in [
@@ -152,8 +145,9 @@ fn refuses_destinations_that_are_one_place(version: Version) {
     assert_eq!(names(&disk), before);
 }
 
-fn refuses_a_target_that_a_destination_would_prune(version: Version) {
-    let here = Fixture::new(version);
+#[test]
+fn refuses_a_target_that_a_destination_would_prune() {
+    let here = Fixture::new(Version::V35);
     let disk = here.world.path("disk");
     here.settings(&[Fixture::directory("disk", &disk, 1)]);
     for target in [disk.clone(), disk.join("a/b")] {
@@ -174,8 +168,9 @@ fn refuses_a_target_that_a_destination_would_prune(version: Version) {
     assert_eq!(here.count("disk"), 2);
 }
 
-fn a_kept_snapshot_that_is_gone_after_a_prune_is_reported(version: Version) {
-    let here = Fixture::new(version);
+#[test]
+fn a_kept_snapshot_that_is_gone_after_a_prune_is_reported() {
+    let here = Fixture::new(Version::V35);
     let disk = here.world.path("disk");
     here.settings(&[
         here.bucket("offsite", "127.0.0.1", "backups", "", 1),
@@ -198,8 +193,9 @@ fn a_kept_snapshot_that_is_gone_after_a_prune_is_reported(version: Version) {
     out.failed(&[&format!("disk/{}/{last}: it was to be kept and is no longer there", here.folder())]);
 }
 
-fn a_snapshot_that_is_still_there_is_not_called_deleted(version: Version) {
-    let here = Fixture::new(version);
+#[test]
+fn a_snapshot_that_is_still_there_is_not_called_deleted() {
+    let here = Fixture::new(Version::V35);
     here.settings(&[here.bucket("offsite", "127.0.0.1", "backups", "", 1)]);
     let first = here.saved();
     let _ = here.saved();
@@ -217,11 +213,12 @@ fn a_snapshot_that_is_still_there_is_not_called_deleted(version: Version) {
     assert_eq!(done.get("deleted"), format!("offsite/{}/{first}", here.folder()));
 }
 
-fn a_snapshot_that_is_only_hidden_is_not_called_deleted(version: Version) {
+#[test]
+fn a_snapshot_that_is_only_hidden_is_not_called_deleted() {
     if !Can::Lock.be_tried() {
         return;
     }
-    let mut here = Fixture::new(version);
+    let mut here = Fixture::new(Version::V35);
     here.settings(&[here.bucket("offsite", "127.0.0.1", "kept-versioned", "", 1)]);
     let all = [here.saved(), here.saved(), here.saved(), here.saved()];
     let key = |name: &str| format!("{}/{name}", here.folder());

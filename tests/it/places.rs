@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use test_case::test_case;
 
 use crate::catalog::program;
 use crate::client::assert_same;
@@ -14,21 +15,6 @@ use crate::fs_util::{names, sha256sum};
 use crate::mount;
 use crate::s3::{Fault, Faults, Server};
 use crate::world::{Setup, Version, World, is_root};
-
-on_both_versions! {
-    places_restore_out_of_a_bucket_and_out_of_a_directory,
-}
-
-on_one_version! {
-    places_take_a_directory_as_they_take_a_bucket,
-    places_never_make_a_directory_nor_fill_an_empty_mount_point,
-    places_are_listed_though_one_of_them_cannot_be_read,
-    places_pin_verify_and_delete_wherever_it_is,
-    places_are_pruned_each_by_its_own_rules,
-    places_keep_what_other_members_took,
-    places_refuse_a_download_for_want_of_room_before_it_begins,
-    places_restore_nothing_when_the_line_breaks_or_the_run_is_killed,
-}
 
 /// What a request for an archive from its beginning has in its head.
 const WHOLE: &str = "range: bytes=0-";
@@ -121,8 +107,9 @@ fn of<'a>(all: &'a [Value], destination: Option<&str>) -> Vec<&'a Value> {
     all.iter().filter(|one| one["destination"].as_str() == destination).collect()
 }
 
-fn places_take_a_directory_as_they_take_a_bucket(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn places_take_a_directory_as_they_take_a_bucket() {
+    let ground = Ground::new(Version::V35);
     ground.world.fill();
     ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
     let name = ground.saved();
@@ -165,8 +152,9 @@ fn places_take_a_directory_as_they_take_a_bucket(version: Version) {
     }
 }
 
-fn places_never_make_a_directory_nor_fill_an_empty_mount_point(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn places_never_make_a_directory_nor_fill_an_empty_mount_point() {
+    let ground = Ground::new(Version::V35);
     let at = ground.world.path("nfs");
     let to = |directory: &Path, mount: &str| {
         let mount = if mount.is_empty() { String::new() } else { format!("    mount: {mount}\n") };
@@ -200,8 +188,9 @@ fn places_never_make_a_directory_nor_fill_an_empty_mount_point(version: Version)
     ground.run("snapshot", &[]).failed(&["the archive needs", "No space left"]);
 }
 
-fn places_are_listed_though_one_of_them_cannot_be_read(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn places_are_listed_though_one_of_them_cannot_be_read() {
+    let ground = Ground::new(Version::V35);
     ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
     let (first, second) = (ground.saved(), ground.saved());
     let all = ground.listed();
@@ -250,8 +239,9 @@ fn places_are_listed_though_one_of_them_cannot_be_read(version: Version) {
     ground.run("verify-snapshot", &["snapshot=gone/latest"]).refused(&["gone cannot be read"]);
 }
 
-fn places_pin_verify_and_delete_wherever_it_is(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn places_pin_verify_and_delete_wherever_it_is() {
+    let ground = Ground::new(Version::V35);
     ground.world.fill();
     ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
     let (first, second) = (ground.saved(), ground.saved());
@@ -302,8 +292,9 @@ fn places_pin_verify_and_delete_wherever_it_is(version: Version) {
     assert!(ground.world.in_target().iter().all(|name| !name.starts_with(".etcd")));
 }
 
-fn places_are_pruned_each_by_its_own_rules(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn places_are_pruned_each_by_its_own_rules() {
+    let ground = Ground::new(Version::V35);
     let keep = |many: u64| format!("    keep: {{last: {many}}}\n");
     let destinations = || [ground.bucket("offsite", "backups", &keep(1)), ground.directory("")];
     ground.settings("", &destinations()[1..]);
@@ -381,9 +372,10 @@ impl Ground {
     }
 }
 
-fn places_keep_what_other_members_took(version: Version) {
+#[test]
+fn places_keep_what_other_members_took() {
     let [first, second, _third] =
-        <[World; 3]>::try_from(cluster::of_three(version)).unwrap_or_else(|_| panic!());
+        <[World; 3]>::try_from(cluster::of_three(Version::V35)).unwrap_or_else(|_| panic!());
     let shared = first.path("shared");
     fs::create_dir(&shared).unwrap();
     let ground = Ground::of(first);
@@ -410,6 +402,8 @@ fn places_keep_what_other_members_took(version: Version) {
     assert_eq!(done.get("destinations.shared"), "1 deleted, 2 kept");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn places_restore_out_of_a_bucket_and_out_of_a_directory(version: Version) {
     let ground = Ground::new(version);
     let world = &ground.world;
@@ -453,11 +447,12 @@ fn places_restore_out_of_a_bucket_and_out_of_a_directory(version: Version) {
     assert_same(&world.dump(), &saved, "the latest of this cluster");
 }
 
-fn places_refuse_a_download_for_want_of_room_before_it_begins(version: Version) {
+#[test]
+fn places_refuse_a_download_for_want_of_room_before_it_begins() {
     if !is_root() {
         return eprintln!("skipped: only root mounts");
     }
-    let ground = Ground::new(version);
+    let ground = Ground::new(Version::V35);
     ground.settings("", &[ground.bucket("offsite", "backups", "")]);
     ground.world.fill();
     let name = ground.saved();
@@ -471,8 +466,9 @@ fn places_refuse_a_download_for_want_of_room_before_it_begins(version: Version) 
     assert!(names(&ground.world.data_dir()).is_empty());
 }
 
-fn places_restore_nothing_when_the_line_breaks_or_the_run_is_killed(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn places_restore_nothing_when_the_line_breaks_or_the_run_is_killed() {
+    let ground = Ground::new(Version::V35);
     let world = &ground.world;
     world.fill();
     ground.settings("", &[ground.bucket("offsite", "backups", "")]);

@@ -4,31 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use test_case::test_case;
+
 use crate::client::assert_same;
 use crate::command::{Out, Run};
 use crate::fs_util::succeed;
 use crate::restore::from;
 use crate::world::{PASSWORD, Setup, Version, World};
-
-on_both_versions! {
-    restores_data_whose_root_has_no_password,
-    restores_a_snapshot_from_before_the_password_changed,
-    restores_over_a_stopped_etcd_whose_password_changed,
-    restores_a_snapshot_from_before_authentication_was_switched_on,
-    restores_a_snapshot_from_before_authentication_was_switched_off,
-    drills_a_snapshot_whose_password_changed,
-    leases_do_not_expire_in_a_private_boot,
-    boots_without_the_gateway,
-}
-
-on_one_version! {
-    restores_a_snapshot_whose_root_has_been_renamed_since,
-    a_boot_that_fails_is_not_called_damage,
-    a_database_that_cannot_be_read_is_called_damage,
-    a_log_that_cannot_be_read_is_called_damage,
-    a_missing_database_is_made_from_the_log,
-    a_slash_behind_the_endpoint_does_not_fail_a_restore,
-}
 
 /// etcdctl as this world's root, with `password`.
 fn as_root(world: &World, args: &[&str], password: &str) {
@@ -61,6 +43,8 @@ fn restore(world: &World, archive: &Path, more: &[&str]) -> Out {
 /// Says that the login is the snapshot's now.
 const LOGIN: &str = "its users and passwords are those of the snapshot";
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_data_whose_root_has_no_password(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     // The client whom the certificate names root.
@@ -82,6 +66,8 @@ fn restores_data_whose_root_has_no_password(version: Version) {
     assert_same(&world.dump(), &saved, "once more, while it was stopped");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_a_snapshot_from_before_the_password_changed(version: Version) {
     let world = with_auth(version);
     let (saved, archive) = (world.dump(), world.saved());
@@ -94,6 +80,8 @@ fn restores_a_snapshot_from_before_the_password_changed(version: Version) {
     assert_same(&world.dump(), &saved, "restored over another password");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_over_a_stopped_etcd_whose_password_changed(version: Version) {
     let world = with_auth(version);
     let (saved, archive) = (world.dump(), world.saved());
@@ -109,8 +97,9 @@ fn restores_over_a_stopped_etcd_whose_password_changed(version: Version) {
     as_root(&world, &["get", "/registry", "--prefix", "--limit=1"], "another-password");
 }
 
-fn restores_a_snapshot_whose_root_has_been_renamed_since(version: Version) {
-    let world = with_auth(version);
+#[test]
+fn restores_a_snapshot_whose_root_has_been_renamed_since() {
+    let world = with_auth(Version::V35);
     let (saved, archive) = (world.dump(), world.saved());
     as_root(&world, &["user", "add", "admin:admin-password"], PASSWORD);
     as_root(&world, &["user", "grant-role", "admin", "root"], PASSWORD);
@@ -124,6 +113,8 @@ fn restores_a_snapshot_whose_root_has_been_renamed_since(version: Version) {
     assert_same(&world.dump(), &saved, "restored by a user whom the snapshot does not know");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_a_snapshot_from_before_authentication_was_switched_on(version: Version) {
     let world = with_auth(version);
     as_root(&world, &["auth", "disable"], PASSWORD);
@@ -134,6 +125,8 @@ fn restores_a_snapshot_from_before_authentication_was_switched_on(version: Versi
     assert_same(&world.dump(), &saved, "restored data without authentication");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_a_snapshot_from_before_authentication_was_switched_off(version: Version) {
     let world = with_auth(version);
     let (saved, archive) = (world.dump(), world.saved());
@@ -156,6 +149,8 @@ fn drill(world: &World, archive: &Path) -> Out {
         .finish()
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn drills_a_snapshot_whose_password_changed(version: Version) {
     let world = with_auth(version);
     let archive = world.saved();
@@ -164,6 +159,8 @@ fn drills_a_snapshot_whose_password_changed(version: Version) {
 }
 
 /// A machine so slow that every question about content takes longer than the leases last.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn leases_do_not_expire_in_a_private_boot(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -184,6 +181,8 @@ fn leases_do_not_expire_in_a_private_boot(version: Version) {
 }
 
 /// etcd 3.4.28 to 3.4.45 ends if its gateway has to reach it on a unix socket. No registry has those releases.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn boots_without_the_gateway(version: Version) {
     let world = World::plain(version);
     let archive = world.saved();
@@ -200,8 +199,9 @@ fn boots_without_the_gateway(version: Version) {
     assert!(boots.iter().all(|call| call.contains("--enable-grpc-gateway=false")), "{boots:?}");
 }
 
-fn a_boot_that_fails_is_not_called_damage(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_boot_that_fails_is_not_called_damage() {
+    let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
     world.stop();
@@ -216,8 +216,9 @@ fn a_boot_that_fails_is_not_called_damage(version: Version) {
     assert_same(&world.dump(), &saved, "once the program works");
 }
 
-fn a_database_that_cannot_be_read_is_called_damage(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_database_that_cannot_be_read_is_called_damage() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     world.stop();
@@ -226,8 +227,9 @@ fn a_database_that_cannot_be_read_is_called_damage(version: Version) {
     restore(&world, &archive, &[]).refused(&["cannot be read, because its data is damaged: "]);
 }
 
-fn a_log_that_cannot_be_read_is_called_damage(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_log_that_cannot_be_read_is_called_damage() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     world.stop();
@@ -240,8 +242,9 @@ fn a_log_that_cannot_be_read_is_called_damage(version: Version) {
 }
 
 /// etcd itself makes it anew from its write-ahead log.
-fn a_missing_database_is_made_from_the_log(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_missing_database_is_made_from_the_log() {
+    let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
     world.damage();
@@ -255,8 +258,9 @@ fn a_missing_database_is_made_from_the_log(version: Version) {
     assert_same(&world.dump(), &damaged, "the backup of data without a database");
 }
 
-fn a_slash_behind_the_endpoint_does_not_fail_a_restore(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_slash_behind_the_endpoint_does_not_fail_a_restore() {
+    let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
     let site = fs::read_to_string(world.site()).unwrap();

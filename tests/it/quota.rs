@@ -1,10 +1,12 @@
 //! etcd's quota: a database that does not fit is refused before anything is stopped, and not found full at the first write.
 
+use test_case::test_case;
+
 use crate::restore::from;
 use crate::world::{Version, World};
 
-on_both_versions!(refuses_a_database_larger_than_the_quota);
-
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_database_larger_than_the_quota(version: Version) {
     let source = World::plain(version);
     for number in 0..3 {

@@ -4,25 +4,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use test_case::test_case;
+
 use crate::client::{Data, assert_same};
 use crate::cluster;
 use crate::fs_util::{Closely, names, shape};
 use crate::restore::from;
 use crate::world::{Setup, Version, World, is_root};
-
-on_both_versions! {
-    refuses_a_cluster_of_three,
-    refuses_beside_a_learner,
-    refuses_beside_an_unstarted_learner,
-    refuses_beside_an_unstarted_voter,
-    refuses_a_stopped_member_of_three,
-    refuses_when_the_membership_is_unknown,
-    refuses_when_the_credentials_are_wrong,
-    refuses_without_a_snapshot,
-    refuses_a_target_that_is_none,
-    refuses_without_room_for_the_stage,
-    refuses_without_room_for_the_backup,
-}
 
 /// How a world was before something that must not change it.
 pub struct Still<'w> {
@@ -72,6 +60,8 @@ fn archive_for(world: &World, version: Version) -> PathBuf {
     archive
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_cluster_of_three(version: Version) {
     let members = cluster::of_three(version);
     let world = &members[0];
@@ -89,6 +79,8 @@ fn refuses_a_cluster_of_three(version: Version) {
     assert_eq!(world.members().len(), 3);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_beside_a_learner(version: Version) {
     let (world, learner) = cluster::with_learner(version);
     world.put(0..10, "beside a learner");
@@ -105,6 +97,8 @@ fn refuses_beside_a_learner(version: Version) {
     assert_eq!(world.members().len(), 2);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_beside_an_unstarted_learner(version: Version) {
     let world = cluster::with_unstarted_learner(version);
     world.put(0..10, "alone but for one");
@@ -115,6 +109,8 @@ fn refuses_beside_an_unstarted_learner(version: Version) {
     still.check("beside an unstarted learner");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_beside_an_unstarted_voter(version: Version) {
     let world = World::plain(version);
     world.put(0..10, "no quorum");
@@ -134,6 +130,8 @@ fn refuses_beside_an_unstarted_voter(version: Version) {
     still.check("beside an unstarted voter");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_when_the_membership_is_unknown(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     world.fill();
@@ -161,6 +159,8 @@ fn refuses_when_the_membership_is_unknown(version: Version) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_when_the_credentials_are_wrong(version: Version) {
     let world = World::new(Setup { auth: true, ..Setup::plain(version) });
     world.fill();
@@ -192,6 +192,8 @@ fn refuses_with_site(world: &World, archive: &Path, what: &str, site: &str, reas
 }
 
 /// What a stopped member has on its disk tells of the others as well.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_stopped_member_of_three(version: Version) {
     let members = cluster::of_three(version);
     let world = &members[0];
@@ -208,6 +210,8 @@ fn refuses_a_stopped_member_of_three(version: Version) {
     assert_eq!(world.members().len(), 3);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_without_a_snapshot(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -218,6 +222,8 @@ fn refuses_without_a_snapshot(version: Version) {
     still.check("without a snapshot");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_target_that_is_none(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -239,6 +245,8 @@ fn refuses_a_target_that_is_none(version: Version) {
     assert!(names(&world.path("open")).is_empty());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_without_room_for_the_stage(version: Version) {
     if !is_root() {
         return eprintln!("skipped: only root mounts a small file system");
@@ -255,6 +263,8 @@ fn refuses_without_room_for_the_stage(version: Version) {
     still.check("without room for the stage");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_without_room_for_the_backup(version: Version) {
     if !is_root() {
         return eprintln!("skipped: only root mounts a small file system");

@@ -11,16 +11,6 @@ use crate::s3::{Can, Faults, SECRET, Server, write_credentials};
 use crate::unit::{Status, Unit};
 use crate::world::{Version, World};
 
-on_one_version! {
-    related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes,
-    related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up,
-    related_units_say_what_they_wait_for_and_what_is_wrong,
-    related_units_that_follow_leave_the_words_to_their_leader,
-    related_or_not_the_option_backup_is_taken_or_told_to_be_wrong,
-    related_buckets_have_what_the_option_adds_to_them,
-    related_or_not_another_units_settings_stay,
-}
-
 fn world(version: Version) -> World {
     let world = World::plain(version);
     world.fill();
@@ -56,8 +46,9 @@ fn nothing_shows(world: &World, unit: &Unit<'_>, said: &str) {
     assert!(unit.calls().iter().all(|call| !call.contains("canary")), "{:?}", unit.calls());
 }
 
-fn related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes(version: Version) {
-    let world = world(version);
+#[test]
+fn related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes() {
+    let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
@@ -67,7 +58,7 @@ fn related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes
     nothing_shows(&world, &unit, &hooked.out.told());
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
     assert_eq!((mode(&world, "juju.yaml"), mode(&world, "s3-credentials")), (0o644, 0o600));
-    // What the older version wants to hear before it says anything, and the newer one too.
+    // What the older Version::V35 wants to hear before it says anything, and the newer one too.
     assert_eq!(
         unit.says_in_relation(),
         ["bucket=relation-7", "lib-version=1.0", "requested-secrets=[\"access-key\", \"secret-key\"]"]
@@ -91,8 +82,9 @@ fn related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes
     assert_eq!(faults.seen("PUT", "/backups/").len(), 1);
 }
 
-fn related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up(version: Version) {
-    let world = world(version);
+#[test]
+fn related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up() {
+    let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
     let mut words = words(&server, server.port);
@@ -125,8 +117,9 @@ fn related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up(
     assert_eq!(ended.get("destinations.s3"), "uploaded (2 archives)", "{ended:?}");
 }
 
-fn related_units_say_what_they_wait_for_and_what_is_wrong(version: Version) {
-    let world = world(version);
+#[test]
+fn related_units_say_what_they_wait_for_and_what_is_wrong() {
+    let world = world(Version::V35);
     let unit = Unit::new(&world);
     unit.is_related(&json!({}));
     unit.hook("s3-parameters-relation-joined").says("waiting", &["s3-integrator"]);
@@ -171,8 +164,9 @@ fn related_units_say_what_they_wait_for_and_what_is_wrong(version: Version) {
     assert!(files(&world).is_empty());
 }
 
-fn related_units_that_follow_leave_the_words_to_their_leader(version: Version) {
-    let world = world(version);
+#[test]
+fn related_units_that_follow_leave_the_words_to_their_leader() {
+    let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
     unit.is_related(&words(&server, server.port));
@@ -182,8 +176,9 @@ fn related_units_that_follow_leave_the_words_to_their_leader(version: Version) {
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
 }
 
-fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong(version: Version) {
-    let world = world(version);
+#[test]
+fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong() {
+    let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups", "second"]);
     write_credentials(&world.path("credentials"), &server.access_key, SECRET);
@@ -228,11 +223,12 @@ fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong(version: Versio
     assert!(files(&world).is_empty());
 }
 
-fn related_buckets_have_what_the_option_adds_to_them(version: Version) {
+#[test]
+fn related_buckets_have_what_the_option_adds_to_them() {
     if !Can::Encrypt.be_tried() {
         return;
     }
-    let world = world(version);
+    let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
@@ -288,8 +284,9 @@ fn related_buckets_have_what_the_option_adds_to_them(version: Version) {
     assert!(files(&world).is_empty());
 }
 
-fn related_or_not_another_units_settings_stay(version: Version) {
-    let world = world(version);
+#[test]
+fn related_or_not_another_units_settings_stay() {
+    let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
     unit.is_related(&words(&server, server.port));

@@ -8,51 +8,38 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use test_case::test_case;
 
 use crate::client::assert_same;
 use crate::command::Results;
 use crate::fs_util::{Closely, names, sha256sum, shape, succeed};
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
 
-on_both_versions! {
-    gives_back_what_was_saved,
-    gives_back_what_was_saved_over_tls,
-    gives_back_what_was_saved_with_auth,
-    gives_back_what_was_saved_with_auth_over_tls,
-    backup_brings_the_damage_back,
-    skips_the_backup_when_told,
-    plan_tells_and_changes_nothing,
-    plan_changes_nothing_of_a_stopped_etcd,
-    moves_the_data_to_another_cluster,
-    keeps_a_compacted_history,
-    restores_what_was_compacted_to_its_last_revision,
-    restores_again_and_again,
-    wakes_a_stopped_etcd,
-    backs_up_what_is_only_in_the_log,
-    fills_an_empty_data_directory,
-    fills_an_empty_data_directory_as_the_member_that_etcd_is_configured_to_be,
-    keeps_owner_and_modes,
-    keeps_what_was_written_after_the_backup,
-    serves_on_after_the_action_has_ended,
-}
-
 /// `snapshot=PATH`.
 pub fn from(path: &Path) -> String {
     format!("snapshot={}", path.display())
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn gives_back_what_was_saved(version: Version) {
     round_trip(Setup::plain(version));
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn gives_back_what_was_saved_over_tls(version: Version) {
     round_trip(Setup { tls: true, ..Setup::plain(version) });
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn gives_back_what_was_saved_with_auth(version: Version) {
     round_trip(Setup { auth: true, ..Setup::plain(version) });
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn gives_back_what_was_saved_with_auth_over_tls(version: Version) {
     round_trip(Setup { tls: true, auth: true, ..Setup::plain(version) });
 }
@@ -132,6 +119,8 @@ fn watch_is_refused(world: &World, revision: i64) -> bool {
     String::from_utf8_lossy(&said).contains("has been compacted")
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn backup_brings_the_damage_back(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -144,6 +133,8 @@ fn backup_brings_the_damage_back(version: Version) {
     assert_same(&world.dump(), &damaged, "from the backup");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn skips_the_backup_when_told(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -155,6 +146,8 @@ fn skips_the_backup_when_told(version: Version) {
     assert_eq!(results.find("backup.path"), None);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn plan_tells_and_changes_nothing(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -178,6 +171,8 @@ fn plan_tells_and_changes_nothing(version: Version) {
     assert!(told.contains("11"), "it does not tell how many revisions are lost: {told}");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn plan_changes_nothing_of_a_stopped_etcd(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -193,6 +188,8 @@ fn plan_changes_nothing_of_a_stopped_etcd(version: Version) {
     assert_eq!(world.asked("start"), 1);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn moves_the_data_to_another_cluster(version: Version) {
     let (saved, at, hash, archive, home) = {
         let world = World::plain(version);
@@ -211,6 +208,8 @@ fn moves_the_data_to_another_cluster(version: Version) {
     assert!(home.healthy());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeps_a_compacted_history(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -225,6 +224,8 @@ fn keeps_a_compacted_history(version: Version) {
 }
 
 /// What etcd's maintenance guide does before a backup. Here and where it came from, so with a higher revision and without.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_what_was_compacted_to_its_last_revision(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -237,6 +238,8 @@ fn restores_what_was_compacted_to_its_last_revision(version: Version) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restores_again_and_again(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -253,6 +256,8 @@ fn restores_again_and_again(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn wakes_a_stopped_etcd(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -271,6 +276,8 @@ fn wakes_a_stopped_etcd(version: Version) {
 }
 
 /// An etcd that was killed has its last writes in the log alone: a copy of the `db` file would not have them.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn backs_up_what_is_only_in_the_log(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -291,6 +298,8 @@ fn backs_up_what_is_only_in_the_log(version: Version) {
     assert!(very_last.is_some_and(|value| value.starts_with(b"the very last")));
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn fills_an_empty_data_directory(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -305,6 +314,8 @@ fn fills_an_empty_data_directory(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn fills_an_empty_data_directory_as_the_member_that_etcd_is_configured_to_be(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -325,6 +336,8 @@ fn fills_an_empty_data_directory_as_the_member_that_etcd_is_configured_to_be(ver
     assert_eq!(restored(), (vec![peer.clone()], false));
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeps_owner_and_modes(version: Version) {
     if !is_root() {
         return eprintln!("skipped: only root runs etcd as somebody else");
@@ -360,6 +373,8 @@ fn keeps_owner_and_modes(version: Version) {
     all_is_nobodys();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeps_what_was_written_after_the_backup(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -387,6 +402,8 @@ fn holds_late_keys(path: &Path) -> bool {
 }
 
 /// The service is not our child to take along, and it does not hold our lock.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn serves_on_after_the_action_has_ended(version: Version) {
     let world = World::plain(version);
     world.fill();

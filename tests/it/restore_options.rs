@@ -4,23 +4,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use test_case::test_case;
+
 use crate::archive::unpack;
 use crate::client::{Data, assert_same};
 use crate::fs_util::{sha256sum, succeed};
 use crate::restore::from;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    leaves_the_revision_alone_when_told,
-    raises_the_revision_by_a_number,
-    raises_nothing_when_nothing_is_ahead,
-    refuses_an_amount_that_is_none,
-    takes_a_bare_snapshot_file,
-    takes_an_archive_of_the_older_charm_only_when_told,
-    takes_a_bare_file_without_a_hash_only_when_told,
-    takes_the_archive_of_the_expected_hash_alone,
-    takes_an_archive_that_tar_made,
-}
 
 /// A filled world, its archive, what is in it, and at which revision; then damaged.
 fn damaged(version: Version) -> (World, PathBuf, Data, i64) {
@@ -31,6 +21,8 @@ fn damaged(version: Version) -> (World, PathBuf, Data, i64) {
     (world, archive, saved, at)
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn leaves_the_revision_alone_when_told(version: Version) {
     let (world, archive, saved, at) = damaged(version);
     let hash = world.hashkv(at);
@@ -41,6 +33,8 @@ fn leaves_the_revision_alone_when_told(version: Version) {
     assert!(results.number("restore.lost-revisions") > 0);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn raises_the_revision_by_a_number(version: Version) {
     let (world, archive, saved, at) = damaged(version);
     let out = world.restore(&[&from(&archive), &world.to_target(), "bump-revision=100000"]);
@@ -57,6 +51,8 @@ fn raises_the_revision_by_a_number(version: Version) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn raises_nothing_when_nothing_is_ahead(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -71,6 +67,8 @@ fn raises_nothing_when_nothing_is_ahead(version: Version) {
     assert_eq!(warning.contains("bump-revision="), version == Version::V35, "{warning}");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_an_amount_that_is_none(version: Version) {
     let (world, archive, ..) = damaged(version);
     let pid = world.pid();
@@ -83,6 +81,8 @@ fn refuses_an_amount_that_is_none(version: Version) {
     assert_eq!(world.in_target().len(), 1);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn takes_a_bare_snapshot_file(version: Version) {
     let (world, archive, saved, _) = damaged(version);
     let bare = unpack(&world, &archive).join("db");
@@ -109,6 +109,8 @@ pub fn old_charm_archive(world: &World) -> (PathBuf, Data) {
     (archive, saved)
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn takes_an_archive_of_the_older_charm_only_when_told(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -126,6 +128,8 @@ fn takes_an_archive_of_the_older_charm_only_when_told(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn takes_a_bare_file_without_a_hash_only_when_told(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -137,6 +141,8 @@ fn takes_a_bare_file_without_a_hash_only_when_told(version: Version) {
     assert_same(&world.dump(), &saved, "from a bare file without a hash");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn takes_the_archive_of_the_expected_hash_alone(version: Version) {
     let (world, archive, saved, _) = damaged(version);
     let (damaged, pid) = (world.dump(), world.pid());
@@ -155,6 +161,8 @@ fn takes_the_archive_of_the_expected_hash_alone(version: Version) {
 }
 
 /// The manifest is optional: an operator's own `tar czf` of a snapshot file is an archive as well.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn takes_an_archive_that_tar_made(version: Version) {
     let (world, archive, saved, _) = damaged(version);
     let dir = unpack(&world, &archive);

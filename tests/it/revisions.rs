@@ -3,20 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
+use test_case::test_case;
+
 use crate::client::assert_same;
 use crate::restore::from;
 use crate::rollback::Ground;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    a_restore_clears_what_was_served_before_the_last_one,
-    a_restore_of_a_stopped_etcd_clears_it_too,
-}
-on_one_version! {
-    what_clients_write_until_etcd_stops_counts,
-    what_clients_saw_of_an_undone_restore_counts,
-    a_record_without_revisions_is_unknown,
-}
 
 /// An etcd that went back from the revision that comes with it to that of the archive.
 fn gone_back(version: Version) -> (World, PathBuf, i64) {
@@ -48,6 +40,8 @@ fn restored(world: &World, archive: &std::path::Path, seen: i64) -> i64 {
     revision
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_restore_clears_what_was_served_before_the_last_one(version: Version) {
     let (world, archive, seen) = gone_back(version);
     // However often it is not cleared.
@@ -59,14 +53,17 @@ fn a_restore_clears_what_was_served_before_the_last_one(version: Version) {
     assert_eq!(world.etcdctl(&["get", "first", "--print-value-only"]).trim(), "1");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_restore_of_a_stopped_etcd_clears_it_too(version: Version) {
     let (world, archive, seen) = gone_back(version);
     world.stop();
     restored(&world, &archive, seen);
 }
 
-fn what_clients_write_until_etcd_stops_counts(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn what_clients_write_until_etcd_stops_counts() {
+    let world = World::plain(Version::V35);
     world.etcdctl(&["put", "first", "1"]);
     let archive = world.saved();
     world.add_revisions(5, "seen by clients");
@@ -82,8 +79,9 @@ fn what_clients_write_until_etcd_stops_counts(version: Version) {
 }
 
 /// It was raised, served and taken back: what etcd serves now is far behind what clients saw.
-fn what_clients_saw_of_an_undone_restore_counts(version: Version) {
-    let Ground { world, archive, old, .. } = Ground::new(version);
+#[test]
+fn what_clients_saw_of_an_undone_restore_counts() {
+    let Ground { world, archive, old, .. } = Ground::new(Version::V35);
     let words = [from(&archive), world.to_target()];
     let planned = world.restore(&[&words[0], &words[1], "plan=true"]).completed().number("plan.revision");
     let tools = world.stand_in_tools();
@@ -108,9 +106,10 @@ fn what_clients_saw_of_an_undone_restore_counts(version: Version) {
     assert!(revision > planned, "{revision} after {planned}");
 }
 
-fn a_record_without_revisions_is_unknown(version: Version) {
-    let (world, archive, _) = gone_back(version);
-    // As an earlier version wrote it.
+#[test]
+fn a_record_without_revisions_is_unknown() {
+    let (world, archive, _) = gone_back(Version::V35);
+    // As an earlier Version::V35 wrote it.
     let record = world.data_dir().join("member/lineage.json");
     let mut written: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
     for name in ["highest_revision", "highest_is_known"] {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use test_case::test_case;
+
 use crate::broken_tools::{assert_all_gone, await_call};
 use crate::client::{Data, assert_same};
 use crate::command::{Out, Run};
@@ -9,23 +11,6 @@ use crate::deadlines;
 use crate::refusals::Still;
 use crate::restore::from;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    goes_back_when_one_start_fails,
-    keeps_the_old_data_when_nothing_starts_any_more,
-    touches_nothing_when_the_stop_fails,
-    touches_nothing_when_the_stop_is_a_lie,
-    touches_nothing_when_a_tool_fails,
-    touches_nothing_when_a_tool_is_missing,
-}
-
-on_one_version! {
-    goes_back_when_the_new_data_does_not_start,
-    goes_back_when_the_start_is_a_lie,
-    goes_back_if_the_content_cannot_be_asked,
-    ends_although_the_stop_hangs,
-    touches_nothing_when_a_tool_hangs,
-}
 
 /// What a failure tells that left all as it was.
 pub const AS_BEFORE: &str =
@@ -90,8 +75,9 @@ impl Ground {
     }
 }
 
-fn goes_back_when_the_new_data_does_not_start(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn goes_back_when_the_new_data_does_not_start() {
+    let ground = Ground::new(Version::V35);
     ground.world.arm("only-tree", ground.world.tree());
     let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
     out.says_one_of(&[AS_BEFORE]);
@@ -101,6 +87,8 @@ fn goes_back_when_the_new_data_does_not_start(version: Version) {
     ground.restores_now();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn goes_back_when_one_start_fails(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("start-fails", 1);
@@ -112,8 +100,9 @@ fn goes_back_when_one_start_fails(version: Version) {
     ground.restores_now();
 }
 
-fn goes_back_when_the_start_is_a_lie(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn goes_back_when_the_start_is_a_lie() {
+    let ground = Ground::new(Version::V35);
     ground.world.arm("start-lies", 1);
     let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
     out.says_one_of(&[AS_BEFORE]);
@@ -123,6 +112,8 @@ fn goes_back_when_the_start_is_a_lie(version: Version) {
 }
 
 /// Neither tree starts. The old one lies at its place, whole, and the words say what to do.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn keeps_the_old_data_when_nothing_starts_any_more(version: Version) {
     let ground = Ground::new(version);
     let tree = ground.world.tree();
@@ -146,6 +137,8 @@ fn keeps_the_old_data_when_nothing_starts_any_more(version: Version) {
     ground.restores_now();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn touches_nothing_when_the_stop_fails(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("stop-fails", "");
@@ -158,6 +151,8 @@ fn touches_nothing_when_the_stop_fails(version: Version) {
     ground.restores_now();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn touches_nothing_when_the_stop_is_a_lie(version: Version) {
     let ground = Ground::new(version);
     let (tree, pid) = (ground.world.tree(), ground.world.pid());
@@ -172,8 +167,9 @@ fn touches_nothing_when_the_stop_is_a_lie(version: Version) {
     ground.restores_now();
 }
 
-fn ends_although_the_stop_hangs(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn ends_although_the_stop_hangs() {
+    let ground = Ground::new(Version::V35);
     ground.world.arm("stop-hangs", "");
     let out = ground.restore_until_asked_to("stop").finish_in(deadlines::service());
     out.says_one_of(&[AS_BEFORE]);
@@ -190,6 +186,8 @@ fn ends_although_the_stop_hangs(version: Version) {
 /// The call that makes a member directory.
 const RESTORE: &str = "*snapshot*restore*--data-dir*";
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn touches_nothing_when_a_tool_fails(version: Version) {
     let ground = Ground::new(version);
     let tools = ground.world.stand_in_tools();
@@ -234,8 +232,9 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
 }
 
 /// The live etcd is asked for its content only after the exchange.
-fn goes_back_if_the_content_cannot_be_asked(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn goes_back_if_the_content_cannot_be_asked() {
+    let ground = Ground::new(Version::V35);
     let tools = ground.world.stand_in_tools();
     tools.answer("*hashkv*", "", "Error: the disk ate it\n", 4);
     let out = ground.restore();
@@ -250,8 +249,9 @@ fn goes_back_if_the_content_cannot_be_asked(version: Version) {
     ground.restores_now();
 }
 
-fn touches_nothing_when_a_tool_hangs(version: Version) {
-    let ground = Ground::new(version);
+#[test]
+fn touches_nothing_when_a_tool_hangs() {
+    let ground = Ground::new(Version::V35);
     let tools = ground.world.stand_in_tools();
     let still = Still::of(&ground.world);
     tools.hang("etcd --data-dir*");
@@ -264,6 +264,8 @@ fn touches_nothing_when_a_tool_hangs(version: Version) {
     assert_all_gone(&tools);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn touches_nothing_when_a_tool_is_missing(version: Version) {
     let ground = Ground::new(version);
     let still = Still::of(&ground.world);

@@ -8,24 +8,13 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_case::test_case;
 
 use crate::client::assert_same;
 use crate::concurrent_changes::interrupted;
 use crate::restore::from;
 use crate::rollback::Ground;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    data_that_was_written_to_stays_though_etcd_does_not_start,
-    data_that_nobody_wrote_to_is_taken_back_when_etcd_does_not_start,
-    a_recovery_that_dies_keeps_what_clients_wrote,
-    a_recovery_that_dies_after_another_leaves_no_journal_that_nobody_ends,
-    a_snapshot_that_clients_have_passed_meanwhile_is_not_restored,
-}
-on_one_version! {
-    a_restore_that_fails_tells_what_it_recovered_before,
-    a_pipe_in_the_place_of_the_database_holds_nobody,
-}
 
 /// Ends etcd as a full memory does: what it acknowledged last is in its log alone.
 fn kill_etcd(world: &World) {
@@ -36,6 +25,8 @@ fn kill_etcd(world: &World) {
 }
 
 /// A restore that clients wrote to before anybody called it proved, whose etcd has died and does not come back for now.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn data_that_was_written_to_stays_though_etcd_does_not_start(version: Version) {
     let (world, _tools, new) = interrupted(version);
     let tree = world.tree();
@@ -59,6 +50,8 @@ fn data_that_was_written_to_stays_though_etcd_does_not_start(version: Version) {
 }
 
 /// Nothing is lost then, and what served before serves again.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn data_that_nobody_wrote_to_is_taken_back_when_etcd_does_not_start(version: Version) {
     let ground = Ground::new(version);
     let Ground { world, old, .. } = &ground;
@@ -86,6 +79,8 @@ fn holds(tree: &Path, bytes: &[u8]) -> bool {
 }
 
 /// The restore fails when the new data has served, and dies when the old is back and is to be started.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_recovery_that_dies_keeps_what_clients_wrote(version: Version) {
     let Ground { world, archive, old, .. } = Ground::new(version);
     let tree = world.tree();
@@ -113,6 +108,8 @@ fn a_recovery_that_dies_keeps_what_clients_wrote(version: Version) {
 }
 
 /// An etcd that makes data of its own at a boot, where a restore was undone and died while it cleared up.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_recovery_that_dies_after_another_leaves_no_journal_that_nobody_ends(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -136,6 +133,8 @@ fn a_recovery_that_dies_after_another_leaves_no_journal_that_nobody_ends(version
 }
 
 /// A snapshot as new as the data, and clients that go on while it is restored: their watches would go back in time.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_snapshot_that_clients_have_passed_meanwhile_is_not_restored(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -153,8 +152,9 @@ fn a_snapshot_that_clients_have_passed_meanwhile_is_not_restored(version: Versio
 }
 
 /// It settles what is there before it does its own work, and that work may come to nothing.
-fn a_restore_that_fails_tells_what_it_recovered_before(version: Version) {
-    let (world, _tools, new) = interrupted(version);
+#[test]
+fn a_restore_that_fails_tells_what_it_recovered_before() {
+    let (world, _tools, new) = interrupted(Version::V35);
     let out = world.restore(&["snapshot=/nowhere", &world.to_target()]);
     assert!(out.stdout.contains("an interrupted restore was finished"), "{}", out.told());
     assert_eq!(out.status.code(), Some(2), "{}", out.told());
@@ -162,8 +162,9 @@ fn a_restore_that_fails_tells_what_it_recovered_before(version: Version) {
 }
 
 /// The user that etcd runs as can put one there while etcd is stopped, and signals wait then.
-fn a_pipe_in_the_place_of_the_database_holds_nobody(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_pipe_in_the_place_of_the_database_holds_nobody() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     let db = world.data_dir().join("member/snap/db");

@@ -14,25 +14,6 @@ use crate::s3::Server;
 use crate::unit::Unit;
 use crate::world::{Version, World, is_root, roots_own};
 
-on_one_version! {
-    every_run_leaves_a_record_and_check_reads_it,
-    a_run_that_is_killed_has_failed,
-    a_run_that_fails_is_tried_again_and_uploads_what_is_there,
-    without_rules_nothing_is_deleted,
-    retention_is_applied_after_a_good_backup_alone,
-    hooks_and_metrics_tell_of_a_run,
-    metrics_of_one_target_outlive_a_snapshot_into_another,
-    a_refused_snapshot_counts_as_nothing,
-    a_hook_before_a_run_may_stop_it,
-    who_is_refused_writes_nothing_and_runs_no_hook,
-    check_ends_as_a_plugin_does,
-    a_schedule_is_shown_and_refused_before_anything_is_installed,
-    the_units_status_tells_of_the_last_good_backup,
-    where_the_schedule_has_its_archives_is_where_all_look,
-    what_lies_beside_the_schedules_archives_is_named_by_its_path,
-    a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty,
-}
-
 fn program(world: &World, program: &str, words: &[&str]) -> Command {
     let mut command = world.action(program, words);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
@@ -67,8 +48,9 @@ fn check(world: &World, words: &[&str]) -> (i32, String) {
     (out.status.code().unwrap(), out.stdout)
 }
 
-fn every_run_leaves_a_record_and_check_reads_it(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn every_run_leaves_a_record_and_check_reads_it() {
+    let world = World::plain(Version::V35);
     world.fill();
     settings(&world, "");
     let (status, line) = check(&world, &[]);
@@ -104,8 +86,9 @@ fn every_run_leaves_a_record_and_check_reads_it(version: Version) {
     assert_eq!(check(&world, &[]).0, 2);
 }
 
-fn a_run_that_is_killed_has_failed(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_run_that_is_killed_has_failed() {
+    let world = World::plain(Version::V35);
     settings(&world, "schedule: {when: '@daily', retry-after: 1h}\n");
     world.stop();
     // It waits for its next try.
@@ -144,8 +127,9 @@ fn destination(world: &World, server: &Server, bucket: &str) -> String {
     )
 }
 
-fn a_run_that_fails_is_tried_again_and_uploads_what_is_there(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_run_that_fails_is_tried_again_and_uploads_what_is_there() {
+    let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
     let good = destination(&world, &server, "backups");
     let schedule = "schedule: {when: every 12h, retries: 2, retry-after: 1s}\n";
@@ -176,16 +160,18 @@ fn a_run_that_fails_is_tried_again_and_uploads_what_is_there(version: Version) {
     assert_eq!(check(&world, &[]).0, 0);
 }
 
-fn without_rules_nothing_is_deleted(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn without_rules_nothing_is_deleted() {
+    let world = World::plain(Version::V35);
     settings(&world, "");
     let results = run(&world, BACKUP, &[&world.to_target()]).completed();
     assert_eq!(results.find("retention.deleted"), None, "there is no rule");
     assert!(runs(&world)[0]["delete_phase"].is_null());
 }
 
-fn retention_is_applied_after_a_good_backup_alone(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn retention_is_applied_after_a_good_backup_alone() {
+    let world = World::plain(Version::V35);
     settings(&world, "keep: {last: 1}\n");
     let archives =
         || world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).collect::<Vec<_>>();
@@ -215,9 +201,10 @@ fn hook(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-fn hooks_and_metrics_tell_of_a_run(version: Version) {
+#[test]
+fn hooks_and_metrics_tell_of_a_run() {
     let Some(dir) = roots_own() else { return };
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let told =
         |name: &str| -> Value { serde_json::from_slice(&fs::read(dir.path().join(name)).unwrap()).unwrap() };
     let mut text = format!("metrics: {}\nhooks:\n", dir.path().display());
@@ -255,9 +242,10 @@ fn value_of(metrics: &str, name: &str, target: &Path) -> Option<String> {
     line.rsplit(' ').next().map(str::to_owned)
 }
 
-fn metrics_of_one_target_outlive_a_snapshot_into_another(version: Version) {
+#[test]
+fn metrics_of_one_target_outlive_a_snapshot_into_another() {
     let Some(dir) = roots_own() else { return };
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let text = format!("metrics: {}\n", dir.path().display());
     settings(&world, &format!("{text}schedule: {{when: every 12h, target: {}}}\n", world.target().display()));
     run(&world, BACKUP, &[]).completed();
@@ -281,9 +269,10 @@ fn metrics_of_one_target_outlive_a_snapshot_into_another(version: Version) {
     assert_eq!(value("interval_seconds", &other), None, "the schedule has nothing to do with it");
 }
 
-fn a_refused_snapshot_counts_as_nothing(version: Version) {
+#[test]
+fn a_refused_snapshot_counts_as_nothing() {
     let Some(dir) = roots_own() else { return };
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     settings(&world, &format!("metrics: {}\n", dir.path().display()));
     run(&world, SNAPSHOT, &[&world.to_target()]).completed();
     let before = (fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap(), runs(&world));
@@ -308,9 +297,10 @@ fn a_refused_snapshot_counts_as_nothing(version: Version) {
     assert_eq!(check(&world, &[]).0, 0);
 }
 
-fn a_hook_before_a_run_may_stop_it(version: Version) {
+#[test]
+fn a_hook_before_a_run_may_stop_it() {
     let Some(dir) = roots_own() else { return };
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let before = hook(dir.path(), "before", "echo the tape is not in >&2; exit 1");
     let after = hook(dir.path(), "after", "exit 1");
     settings(&world, &format!("hooks: {{before: {}}}\n", before.display()));
@@ -339,9 +329,10 @@ fn held(world: &World) -> fs::File {
     held
 }
 
-fn who_is_refused_writes_nothing_and_runs_no_hook(version: Version) {
+#[test]
+fn who_is_refused_writes_nothing_and_runs_no_hook() {
     let Some(dir) = roots_own() else { return };
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let before = hook(dir.path(), "before", &format!("touch {}/ran", dir.path().display()));
     let schedule = "schedule: {when: every 12h, retries: 1, retry-after: 2s}";
     settings(&world, &format!("{schedule}\nhooks: {{before: {}}}\n", before.display()));
@@ -370,8 +361,9 @@ fn who_is_refused_writes_nothing_and_runs_no_hook(version: Version) {
     assert!(status == 2 && line.contains("; the last run failed: ") && line.contains(" is working on"));
 }
 
-fn check_ends_as_a_plugin_does(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn check_ends_as_a_plugin_does() {
+    let world = World::plain(Version::V35);
     settings(&world, "schedule: {when: '0 25 * * *'}\n");
     let out = run(&world, CHECK, &[&world.to_target()]);
     assert_eq!((out.status.code(), out.stdout.lines().count()), (Some(3), 1), "{}", out.told());
@@ -384,9 +376,10 @@ fn check_ends_as_a_plugin_does(version: Version) {
     assert!(check(&world, &[]).1.contains(" | age=U;1360;2560;0 "), "{}", check(&world, &[]).1);
 }
 
-fn a_schedule_is_shown_and_refused_before_anything_is_installed(version: Version) {
+#[test]
+fn a_schedule_is_shown_and_refused_before_anything_is_installed() {
     let Some(dir) = roots_own() else { return };
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     // A timer runs them as root, who alone may be able to change them: not so wherever this may be built.
     let [schedule, _] = [SCHEDULE, BACKUP].map(|program| {
         let installed = dir.path().join(Path::new(program).file_name().unwrap());
@@ -436,8 +429,9 @@ fn a_schedule_is_shown_and_refused_before_anything_is_installed(version: Version
     out.refused(&["etcd's password is in the environment", "password-file"]);
 }
 
-fn the_units_status_tells_of_the_last_good_backup(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn the_units_status_tells_of_the_last_good_backup() {
+    let world = World::plain(Version::V35);
     let target = world.target();
     settings(&world, &format!("schedule: {{when: every 12h, target: {}}}\n", target.display()));
     let unit = Unit::new(&world);
@@ -447,8 +441,9 @@ fn the_units_status_tells_of_the_last_good_backup(version: Version) {
         .says("active", &["1 member, healthy; the last good backup is ", " old, revision "]);
 }
 
-fn where_the_schedule_has_its_archives_is_where_all_look(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn where_the_schedule_has_its_archives_is_where_all_look() {
+    let world = World::plain(Version::V35);
     world.fill();
     let target = world.target();
     settings(
@@ -478,11 +473,12 @@ fn where_the_schedule_has_its_archives_is_where_all_look(version: Version) {
 }
 
 /// In a home of its own: the usual directory is the same on every machine.
-fn what_lies_beside_the_schedules_archives_is_named_by_its_path(version: Version) {
+#[test]
+fn what_lies_beside_the_schedules_archives_is_named_by_its_path() {
     if !is_root() {
         return eprintln!("skipped: only root has a /home of its own");
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let (scheduled, archive) = (world.path("scheduled"), world.saved());
     fs::create_dir(&scheduled).unwrap();
     settings(&world, &format!("schedule: {{when: every 12h, target: {}}}\n", scheduled.display()));
@@ -507,8 +503,9 @@ fn what_lies_beside_the_schedules_archives_is_named_by_its_path(version: Version
     plan("from=other.tar.gz").refused(&["in another directory is named by its path, from=dir/name"]);
 }
 
-fn a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty() {
+    let world = World::plain(Version::V35);
     let Some(dir) = roots_own() else { return };
     settings(&world, &format!("metrics: {}\n", dir.path().display()));
     fs::write(world.target().join(".uploads"), "").unwrap();

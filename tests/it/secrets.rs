@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
+use test_case::test_case;
 
 use crate::archive::unpack;
 use crate::chaos::process_tracer::trace_with_children;
@@ -17,34 +18,23 @@ use crate::secret_leaks::{KEY, OTHERS_PASSWORD, RESTORE, SNAPSHOT, VALUE, WRONG,
 use crate::unit::Unit;
 use crate::world::{PASSWORD, Setup, Version, World};
 
-on_both_versions! {
-    tells_no_secret_and_leaves_none_open_at_any_moment,
-    tells_no_secret_when_it_fails_and_leaves_none_open,
-}
-
-on_one_version! {
-    tells_juju_no_secret,
-    tells_no_key_that_a_broken_tool_printed,
-    tells_no_record_that_etcds_programs_printed,
-    tells_no_record_of_a_damaged_archive,
-    tells_no_secret_of_a_bucket_and_of_an_identity_either,
-    tells_no_secret_of_a_bucket_and_of_an_identity_that_are_wrong,
-    the_watch_sees_what_it_watches_for,
-}
-
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn tells_no_secret_and_leaves_none_open_at_any_moment(version: Version) {
     let world = guarded(version);
     Watch::of(&world).there_and_back(World::action, &[]);
 }
 
-fn tells_no_secret_of_a_bucket_and_of_an_identity_either(version: Version) {
-    let (world, _server) = with_bucket(version, SECRET);
+#[test]
+fn tells_no_secret_of_a_bucket_and_of_an_identity_either() {
+    let (world, _server) = with_bucket(Version::V35, SECRET);
     let results = Watch::of(&world).there_and_back(command, &[&identity(&world, IDENTITY)]);
     assert_eq!(results.get("destinations.offsite"), "uploaded");
 }
 
-fn tells_no_secret_of_a_bucket_and_of_an_identity_that_are_wrong(version: Version) {
-    let (world, _server) = with_bucket(version, WRONG);
+#[test]
+fn tells_no_secret_of_a_bucket_and_of_an_identity_that_are_wrong() {
+    let (world, _server) = with_bucket(Version::V35, WRONG);
     let mut watch = Watch::of(&world);
     let out = watch.runs(&command(&world, SNAPSHOT, &[&watch.to_target()]));
     out.failed(&["uploading to offsite: "]);
@@ -56,6 +46,8 @@ fn tells_no_secret_of_a_bucket_and_of_an_identity_that_are_wrong(version: Versio
 }
 
 /// Each way to fail before anything is stopped, and one after.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn tells_no_secret_when_it_fails_and_leaves_none_open(version: Version) {
     let world = guarded(version);
     let mut watch = Watch::of(&world);
@@ -89,8 +81,9 @@ fn tells_no_secret_when_it_fails_and_leaves_none_open(version: Version) {
 }
 
 /// Results, words on the way and the message of a failure are words that hook tools are started with.
-fn tells_juju_no_secret(version: Version) {
-    let world = guarded(version);
+#[test]
+fn tells_juju_no_secret() {
+    let world = guarded(Version::V35);
     let unit = Unit::new(&world);
     let mut watch = Watch::of(&world);
     let to = watch.to_target();
@@ -108,8 +101,9 @@ fn tells_juju_no_secret(version: Version) {
 }
 
 /// A question for keys that ends badly has printed some by then.
-fn tells_no_key_that_a_broken_tool_printed(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn tells_no_key_that_a_broken_tool_printed() {
+    let world = World::plain(Version::V35);
     put_canaries(&world);
     let archive = world.saved();
     let tools = world.stand_in_tools();
@@ -145,8 +139,9 @@ const BY_ETCD: &str = concat!(
 );
 
 /// Whatever one of etcd's programs says of the data that it reads may quote it.
-fn tells_no_record_that_etcds_programs_printed(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn tells_no_record_that_etcds_programs_printed() {
+    let world = World::plain(Version::V35);
     put_canaries(&world);
     let archive = world.saved();
     let unit = Unit::new(&world);
@@ -199,8 +194,9 @@ fn tells_no_record_that_etcds_programs_printed(version: Version) {
 const DAMAGE: [(usize, u8, bool); 4] = [(2, 0x0f, true), (1, 0xf5, false), (0, 0xff, true), (0, 0xff, false)];
 
 /// Whatever is wrong with the records of an archive, with a good hash over them or without one.
-fn tells_no_record_of_a_damaged_archive(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn tells_no_record_of_a_damaged_archive() {
+    let world = World::plain(Version::V35);
     put_canaries(&world);
     let saved = fs::read(unpack(&world, &world.saved()).join("db")).unwrap();
     let unit = Unit::new(&world);
@@ -238,8 +234,9 @@ pub fn damaged(snapshot: &[u8], before: usize, byte: u8, is_hashed: bool) -> Vec
 }
 
 /// Neither a secret nor a mode is missed, however short the life of who has it.
-fn the_watch_sees_what_it_watches_for(version: Version) {
-    let world = guarded(version);
+#[test]
+fn the_watch_sees_what_it_watches_for() {
+    let world = guarded(Version::V35);
     let flaws = [
         ("/bin/true $SECRET", "the password stands in an argument of true"),
         ("PASSWORD=$SECRET /bin/true", "the password stands in the environment of true"),

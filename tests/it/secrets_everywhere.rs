@@ -21,13 +21,6 @@ use crate::upkeep::lock_credentials_path;
 use crate::world::{Version, World};
 use crate::zips::{streamed, zip};
 
-on_one_version! {
-    no_action_reports_a_secret,
-    no_damaged_archive_reports_a_secret,
-    no_tool_that_fails_in_a_snapshot_reports_a_secret,
-    no_tool_that_fails_in_a_restore_reports_a_secret,
-}
-
 /// Every action with its parameters, in the order in which they run. `TARGET` is the directory of archives, `ARCHIVE` the name
 /// of the newest, `PATH` its path, `FETCHED` another directory.
 const CASES: &[(&str, &[&str])] = &[
@@ -63,14 +56,15 @@ const CASES: &[(&str, &[&str])] = &[
 /// The tests run programs from the build directory, so `schedule` may find them unsafe to run from a timer.
 const MAY_REFUSE: &[&str] = &["schedule"];
 
-fn no_action_reports_a_secret(version: Version) {
+#[test]
+fn no_action_reports_a_secret() {
     let actions = Path::new(env!("CARGO_MANIFEST_DIR")).join("actions.yaml");
     let declared: Map<String, Value> = serde_yaml::from_str(&fs::read_to_string(actions).unwrap()).unwrap();
     let declared: BTreeSet<&str> = declared.keys().map(String::as_str).collect();
     let covered: BTreeSet<&str> = CASES.iter().map(|(action, _)| *action).collect();
     assert_eq!(covered, declared, "an action has no case");
 
-    let world = guarded(version);
+    let world = guarded(Version::V35);
     let shelf = world.path("shelf");
     let settings = format!(
         "schedule: {{when: '@daily'}}\ndestinations:\n  offsite: {{directory: {}, mount: none}}\n",
@@ -126,8 +120,9 @@ fn newest(archives: &[PathBuf]) -> PathBuf {
     archives.iter().max().unwrap().clone()
 }
 
-fn no_damaged_archive_reports_a_secret(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn no_damaged_archive_reports_a_secret() {
+    let world = World::plain(Version::V35);
     put_canaries(&world);
     let unit = Unit::new(&world);
     let mut watch = Watch::of(&world);
@@ -223,19 +218,21 @@ fn flipped_values(database: &[u8]) -> Vec<u8> {
 /// A stand-in for a tool cuts or alters its files.
 type Fault = fn(&Tools);
 
-fn no_tool_that_fails_in_a_snapshot_reports_a_secret(version: Version) {
+#[test]
+fn no_tool_that_fails_in_a_snapshot_reports_a_secret() {
     let faults: [Fault; 2] =
         [|tools| tools.spoil("etcdctl *snapshot*save*"), |tools| tools.cut("etcdctl *snapshot*save*")];
-    fails_at_each_call(version, "snapshot", &[], &faults, 5);
+    fails_at_each_call(Version::V35, "snapshot", &[], &faults, 5);
 }
 
 /// The calls of the backup that `restore` takes first are the calls of `snapshot`.
-fn no_tool_that_fails_in_a_restore_reports_a_secret(version: Version) {
+#[test]
+fn no_tool_that_fails_in_a_restore_reports_a_secret() {
     let faults: [Fault; 2] = [
         |tools| tools.cut("etcdutl *snapshot*status*"),
         |tools| tools.cut("etcdutl *snapshot*restore*--data-dir*"),
     ];
-    fails_at_each_call(version, "restore", &["skip-backup=true"], &faults, 10);
+    fails_at_each_call(Version::V35, "restore", &["skip-backup=true"], &faults, 10);
 }
 
 /// Runs the action once for each of its calls of a tool, which does its work and then fails, and once for each fault. At

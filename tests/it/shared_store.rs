@@ -11,12 +11,6 @@ use crate::command::{Out, Run};
 use crate::fs_util::names;
 use crate::world::{Version, World};
 
-on_one_version! {
-    a_clone_prunes_nothing_of_the_cluster_that_it_was_restored_from,
-    a_new_machine_prunes_what_the_old_one_took_when_it_is_named,
-    what_the_list_says_of_a_restored_cluster_is_what_pruning_does,
-}
-
 /// A place for several worlds, all of whose members are called the same.
 struct Shared(tempfile::TempDir);
 
@@ -65,15 +59,16 @@ fn cluster(world: &World) -> String {
     format!("{:x}", world.cluster_id())
 }
 
-fn a_clone_prunes_nothing_of_the_cluster_that_it_was_restored_from(version: Version) {
-    let (shared, production) = (Shared::new(), World::plain(version));
+#[test]
+fn a_clone_prunes_nothing_of_the_cluster_that_it_was_restored_from() {
+    let (shared, production) = (Shared::new(), World::plain(Version::V35));
     production.fill();
     shared.save(&production, 3);
     let taken = shared.of(&cluster(&production));
     assert_eq!(taken.len(), 3);
 
     // A unit that holds nothing takes it as it is; one that holds data is told to.
-    let (fresh, used) = (World::plain(version), World::plain(version));
+    let (fresh, used) = (World::plain(Version::V35), World::plain(Version::V35));
     shared.save(&used, 1);
     let before = cluster(&used);
     let from = format!("from=shared/{}/m1/latest", cluster(&production));
@@ -102,13 +97,14 @@ fn a_clone_prunes_nothing_of_the_cluster_that_it_was_restored_from(version: Vers
     assert_eq!(shared.of(&cluster(&fresh)).len(), 1);
 }
 
-fn a_new_machine_prunes_what_the_old_one_took_when_it_is_named(version: Version) {
-    let (shared, lost) = (Shared::new(), World::plain(version));
+#[test]
+fn a_new_machine_prunes_what_the_old_one_took_when_it_is_named() {
+    let (shared, lost) = (Shared::new(), World::plain(Version::V35));
     lost.fill();
     shared.save(&lost, 3);
     let old = cluster(&lost);
     drop(lost);
-    let new = World::plain(version);
+    let new = World::plain(Version::V35);
     let _ = shared.run(&new, "restore", &["from=shared/latest", "skip-backup=true"]).completed();
     let _ = shared.run(&new, "backup", &[]).completed();
     assert_eq!(shared.of(&old).len(), 3);
@@ -117,8 +113,9 @@ fn a_new_machine_prunes_what_the_old_one_took_when_it_is_named(version: Version)
     assert_eq!(shared.of(&old).len(), 1);
 }
 
-fn what_the_list_says_of_a_restored_cluster_is_what_pruning_does(version: Version) {
-    let (shared, world) = (Shared::new(), World::plain(version));
+#[test]
+fn what_the_list_says_of_a_restored_cluster_is_what_pruning_does() {
+    let (shared, world) = (Shared::new(), World::plain(Version::V35));
     world.fill();
     shared.save(&world, 2);
     let _ = shared.run(&world, "restore", &["from=latest", "skip-backup=true"]).completed();

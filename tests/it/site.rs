@@ -6,17 +6,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 
+use test_case::test_case;
+
 use crate::command::{Out, Run};
 use crate::ports::free_port;
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
-
-on_both_versions!(
-    snapshot_finds_the_etcd_that_runs,
-    snapshot_runs_nothing_of_a_user_who_calls_it_etcd,
-    snapshot_knows_an_etcd_that_a_user_runs_from_the_machines_own,
-    an_etcd_that_a_user_runs_is_none_of_this_machine,
-    restore_stops_no_etcd_whose_supervisor_it_does_not_know,
-);
 
 /// Whether this machine can play the part: only root makes a world of processes, and finds an etcd only where root alone
 /// can change its programs.
@@ -70,6 +64,8 @@ fn beside(world: &World, script: &str, action: &str, args: &[&str]) -> Out {
     out
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn snapshot_finds_the_etcd_that_runs(version: Version) {
     if !is_able(version) {
         return;
@@ -85,6 +81,8 @@ fn snapshot_finds_the_etcd_that_runs(version: Version) {
 }
 
 /// Another program that a user calls etcd, by a copy and by a symlink, and a script beside it that root must not run.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn snapshot_runs_nothing_of_a_user_who_calls_it_etcd(version: Version) {
     if !is_able(version) {
         return;
@@ -133,6 +131,8 @@ fn of_a_user(world: &World, home: &Path, more: &str) -> String {
 }
 
 /// A password would go to whoever is taken for etcd: so of the world with a login, too, the snapshot must be the world's.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn snapshot_knows_an_etcd_that_a_user_runs_from_the_machines_own(version: Version) {
     if !is_able(version) {
         return;
@@ -156,6 +156,8 @@ fn snapshot_knows_an_etcd_that_a_user_runs_from_the_machines_own(version: Versio
 }
 
 /// Not even its configuration is read: here that is a pipe to which nobody ever writes.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn an_etcd_that_a_user_runs_is_none_of_this_machine(version: Version) {
     if !is_able(version) {
         return;
@@ -169,6 +171,8 @@ fn an_etcd_that_a_user_runs_is_none_of_this_machine(version: Version) {
     assert!(fs::exists(out.completed().get("snapshot.path")).unwrap());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn restore_stops_no_etcd_whose_supervisor_it_does_not_know(version: Version) {
     if !is_able(version) {
         return;

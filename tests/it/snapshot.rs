@@ -6,29 +6,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use test_case::test_case;
+
 use crate::client::Data;
 use crate::cluster;
 use crate::command::given;
 use crate::fs_util::{names, sha256sum, succeed};
 use crate::world::{PASSWORD, Setup, Version, World, is_root};
-
-on_both_versions! {
-    tells_where_the_archive_is_and_what_is_in_it,
-    saves_an_empty_etcd,
-    makes_a_missing_target_private,
-    gives_two_names_in_one_second,
-    takes_keys_version_v3_and_no_other,
-    compresses_as_hard_as_it_is_told,
-    refuses_a_target_it_cannot_trust,
-    refuses_a_target_without_room,
-    says_no_to_a_learner,
-    fails_without_a_leader,
-    fails_when_etcd_is_down,
-}
-on_one_version! {
-    lets_other_sessions_go_first,
-    takes_no_more_than_it_was_given,
-}
 
 /// A name as the contract gives it. What sets two of one second apart stands before the ending.
 pub fn is_archive_name(name: &str) -> bool {
@@ -46,6 +30,8 @@ pub fn is_archive_name(name: &str) -> bool {
         && name.ends_with(".tar.gz")
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn tells_where_the_archive_is_and_what_is_in_it(version: Version) {
     for setup in Setup::each(version) {
         let world = World::new(setup);
@@ -87,6 +73,8 @@ fn assert_private(path: &Path) {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn saves_an_empty_etcd(version: Version) {
     let world = World::plain(version);
     let path = world.saved();
@@ -95,6 +83,8 @@ fn saves_an_empty_etcd(version: Version) {
     assert_eq!(world.dump(), Data::new());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn makes_a_missing_target_private(version: Version) {
     let world = World::plain(version);
     let target = world.target().join("not/yet");
@@ -105,6 +95,8 @@ fn makes_a_missing_target_private(version: Version) {
     assert_private(&path);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn gives_two_names_in_one_second(version: Version) {
     let world = World::plain(version);
     let paths: Vec<_> = (0..3).map(|_| world.saved()).collect();
@@ -128,6 +120,8 @@ fn gives_two_names_in_one_second(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn takes_keys_version_v3_and_no_other(version: Version) {
     let world = World::plain(version);
     let _ = world.snapshot(&[&world.to_target(), "keys-version=v3"]).completed();
@@ -136,6 +130,8 @@ fn takes_keys_version_v3_and_no_other(version: Version) {
     assert_eq!(world.in_target().len(), 1);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn compresses_as_hard_as_it_is_told(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -149,6 +145,8 @@ fn compresses_as_hard_as_it_is_told(version: Version) {
     assert_eq!(world.in_target().len(), 2);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_target_it_cannot_trust(version: Version) {
     let world = World::plain(version);
     let open = world.path("open");
@@ -174,6 +172,8 @@ fn refuses_a_target_it_cannot_trust(version: Version) {
     assert!(names(&open).is_empty());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_target_without_room(version: Version) {
     if !is_root() {
         return eprintln!("skipped: only root mounts a small file system");
@@ -186,6 +186,8 @@ fn refuses_a_target_without_room(version: Version) {
     drop(small);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn says_no_to_a_learner(version: Version) {
     let (_voter, learner) = cluster::with_learner(version);
     let out = learner.snapshot(&[&learner.to_target()]);
@@ -194,6 +196,8 @@ fn says_no_to_a_learner(version: Version) {
     assert!(learner.in_target().is_empty());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn fails_without_a_leader(version: Version) {
     let world = World::plain(version);
     cluster::lose_quorum(&world);
@@ -203,6 +207,8 @@ fn fails_without_a_leader(version: Version) {
     assert!(world.in_target().is_empty());
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn fails_when_etcd_is_down(version: Version) {
     for setup in Setup::each(version) {
         let world = World::new(setup);
@@ -216,8 +222,9 @@ fn fails_when_etcd_is_down(version: Version) {
 }
 
 /// In a session of its own, as an action's is.
-fn lets_other_sessions_go_first(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn lets_other_sessions_go_first() {
+    let world = World::plain(Version::V35);
     for n in 0..20 {
         world.put_bytes(&format!("large-{n}"), &[n; 1 << 20]);
     }
@@ -236,8 +243,9 @@ fn lets_other_sessions_go_first(version: Version) {
 }
 
 /// `nice` is for good: no thread of ours comes forward again.
-fn takes_no_more_than_it_was_given(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn takes_no_more_than_it_was_given() {
+    let world = World::plain(Version::V35);
     for n in 0..20 {
         world.put_bytes(&format!("large-{n}"), &[n; 1 << 20]);
     }

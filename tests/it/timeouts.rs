@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use test_case::test_case;
 
 use crate::broken_tools::{assert_all_gone, await_call};
 use crate::client::{Data, assert_same};
@@ -15,25 +16,13 @@ use crate::restore::from;
 use crate::rollback::{AGAIN, AS_BEFORE};
 use crate::world::{Version, World};
 
-on_both_versions! {
-    hung_etcd_before_a_snapshot_fails_it,
-    hung_etcd_in_a_save_fails_the_snapshot,
-    hung_etcd_before_a_restore_has_it_refused,
-    hung_etcd_before_the_backup_fails_the_restore,
-    hung_etcd_before_the_save_of_the_backup_fails_the_restore,
-    hung_etcd_in_the_save_of_the_backup_fails_the_restore,
-}
-
-on_one_version! {
-    hung_etcd_after_its_restart_gives_way_to_the_old_data,
-    hung_tools_that_hear_no_sigterm_are_killed,
-}
-
 /// What failures before anything was stopped say to type.
 const SNAPSHOT_AGAIN: &str = "ps -C etcd, mend the cause, then run snapshot again";
 /// In which step a restore saves the existing data.
 const BACKUP: &str = "saving the existing data (skip-backup=true restores without)";
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_a_snapshot_fails_it(version: Version) {
     let ground = Ground::new(version);
     let world = &ground.world;
@@ -44,6 +33,8 @@ fn hung_etcd_before_a_snapshot_fails_it(version: Version) {
     let _ = world.snapshot(&[&world.to_target()]).completed();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_in_a_save_fails_the_snapshot(version: Version) {
     let ground = Ground::that_takes_a_while_to_save(version);
     let world = &ground.world;
@@ -56,6 +47,8 @@ fn hung_etcd_in_a_save_fails_the_snapshot(version: Version) {
     ground.goes_on();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_a_restore_has_it_refused(version: Version) {
     let ground = Ground::new(version);
     ground.world.signal(Signal::SIGSTOP);
@@ -68,6 +61,8 @@ fn hung_etcd_before_a_restore_has_it_refused(version: Version) {
 }
 
 /// It hangs when the restored data is booted: after it was looked at, and before it is looked at again.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
     let out = ground.restore_halted_at("etcd --data-dir*", "etcd --data-dir", deadlines::question());
@@ -77,6 +72,8 @@ fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
     ground.restores_now();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
     let out = ground.restore_halted_at("etcdctl *snapshot*save*", "snapshot save", deadlines::save());
@@ -87,6 +84,8 @@ fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
     ground.restores_now();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_in_the_save_of_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::that_takes_a_while_to_save(version);
     let mut run = ground.start_restore();
@@ -185,8 +184,9 @@ fn await_bytes(run: &mut Run, target: &Path) {
     }
 }
 
-fn hung_etcd_after_its_restart_gives_way_to_the_old_data(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hung_etcd_after_its_restart_gives_way_to_the_old_data() {
+    let world = World::plain(Version::V35);
     world.fill();
     let (new, archive) = (world.dump(), world.saved());
     world.damage();
@@ -208,8 +208,9 @@ fn hung_etcd_after_its_restart_gives_way_to_the_old_data(version: Version) {
     assert_same(&world.dump(), &new, "once it hung no longer");
 }
 
-fn hung_tools_that_hear_no_sigterm_are_killed(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn hung_tools_that_hear_no_sigterm_are_killed() {
+    let world = World::plain(Version::V35);
     world.fill();
     let (old, archive) = (world.dump(), world.path("the-archive.tar.gz"));
     std::fs::copy(world.saved(), &archive).unwrap();

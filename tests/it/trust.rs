@@ -7,11 +7,6 @@ use std::process::Command;
 
 use crate::world::{Setup, Version, World, is_root};
 
-on_one_version! {
-    runs_and_reads_nothing_that_other_users_can_change,
-    accepts_a_password_and_certificates_of_etcds_own_user,
-}
-
 /// A user that owns nothing.
 const NOBODY: u32 = 65534;
 
@@ -21,7 +16,8 @@ const MARK: &str = "was-run";
 /// A fault in who can change what, and the name that the refusal must give.
 type Fault<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
 
-fn runs_and_reads_nothing_that_other_users_can_change(version: Version) {
+#[test]
+fn runs_and_reads_nothing_that_other_users_can_change() {
     if !is_root() {
         return eprintln!("skipped: only root gives files away");
     }
@@ -47,7 +43,7 @@ fn runs_and_reads_nothing_that_other_users_can_change(version: Version) {
         ("tls/client.key", &own, "the certificate"),
         ("etcd.conf.yml", &own, "etcd's configuration file"),
     ];
-    let world = guarded(version);
+    let world = guarded(Version::V35);
     for (name, fault, told) in faults {
         lay_out(&world);
         fault(&world.path(name));
@@ -91,11 +87,12 @@ fn repaired_as_told(world: &World, name: &str) {
 }
 
 /// etcd's user can read and change all that etcd stores: what it shows to etcd may be that user's.
-fn accepts_a_password_and_certificates_of_etcds_own_user(version: Version) {
+#[test]
+fn accepts_a_password_and_certificates_of_etcds_own_user() {
     if !is_root() {
         return eprintln!("skipped: only root gives files away");
     }
-    let world = guarded(version);
+    let world = guarded(Version::V35);
     lay_out(&world);
     for name in ["tls", "tls/ca.crt", "tls/client.crt", "tls/client.key", "secret/password", "etcd.conf.yml"]
     {

@@ -9,12 +9,6 @@ use crate::encryption::{self, beside, command, encrypt};
 use crate::mount;
 use crate::world::{Version, World, is_root};
 
-on_one_version! {
-    unreadable_record_of_a_run_hinders_no_backup_and_is_told,
-    unreadable_copy_at_a_destination_is_not_called_another,
-    unreadable_manifest_beside_an_archive_is_told,
-}
-
 /// Whether a file can be made unreadable here.
 fn is_able() -> bool {
     if !is_root() {
@@ -33,11 +27,12 @@ fn settings(world: &World, text: &str) {
     fs::write(world.path("backup.yaml"), text).unwrap();
 }
 
-fn unreadable_record_of_a_run_hinders_no_backup_and_is_told(version: Version) {
+#[test]
+fn unreadable_record_of_a_run_hinders_no_backup_and_is_told() {
     if !is_able() {
         return;
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     settings(&world, "schedule: {when: every 12h}\n");
     let _ = run(&world, "backup", &["scheduled=true"]).completed();
     let records = fs::read_dir(world.target().join(".runs")).unwrap();
@@ -62,11 +57,12 @@ fn unreadable_record_of_a_run_hinders_no_backup_and_is_told(version: Version) {
     assert!(out.finish().stdout.contains("the last good backup is "));
 }
 
-fn unreadable_copy_at_a_destination_is_not_called_another(version: Version) {
+#[test]
+fn unreadable_copy_at_a_destination_is_not_called_another() {
     if !is_able() {
         return;
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     let nfs = world.path("nfs");
     settings(&world, &format!("destinations: {{nfs: {{directory: {}, mount: none}}}}\n", nfs.display()));
     run(&world, "snapshot", &[]).failed(&["there is no directory"]);
@@ -90,11 +86,12 @@ fn unreadable_copy_at_a_destination_is_not_called_another(version: Version) {
     assert!(run(&world, "snapshot", &[]).completed().get("destinations.nfs").starts_with("uploaded"));
 }
 
-fn unreadable_manifest_beside_an_archive_is_told(version: Version) {
+#[test]
+fn unreadable_manifest_beside_an_archive_is_told() {
     if !is_able() {
         return;
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     encrypt(&world, "");
     let archive = encryption::saved(&world);
     let broken = mount::broken(&beside(&archive));

@@ -4,25 +4,13 @@ use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 
+use test_case::test_case;
+
 use crate::client::assert_same;
 use crate::command::{Out, Run};
 use crate::fs_util::{names, succeed};
 use crate::unit::Unit;
 use crate::world::{Setup, Version, World};
-
-on_both_versions! {
-    upkeep_health_is_told_in_the_older_charms_words,
-    upkeep_two_urls_of_a_member_hide_no_dead_one,
-    upkeep_a_learner_makes_no_cluster_unhealthy,
-    upkeep_an_alarm_is_listed_and_disarmed,
-    upkeep_compacts_and_defragments_and_loses_no_key,
-    upkeep_refuses_what_cannot_be_meant,
-}
-
-on_one_version! {
-    upkeep_packages_a_clients_credentials,
-    upkeep_waits_for_nobody_who_works_on_the_data,
-}
 
 fn run(world: &World, action: &str, words: &[&str]) -> Out {
     let binary = match action {
@@ -37,6 +25,8 @@ fn run(world: &World, action: &str, words: &[&str]) -> Out {
     Run::start(world.action(binary, words), &world.path("runs")).finish()
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn upkeep_health_is_told_in_the_older_charms_words(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     let unit = Unit::new(&world);
@@ -49,6 +39,8 @@ fn upkeep_health_is_told_in_the_older_charms_words(version: Version) {
     run(&world, "health", &[]).failed(&["connection refused"]);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn upkeep_two_urls_of_a_member_hide_no_dead_one(version: Version) {
     let members = crate::cluster::of_three(version);
     let port = members[0].client_address().replace("127.0.0.1", "");
@@ -63,6 +55,8 @@ fn upkeep_two_urls_of_a_member_hide_no_dead_one(version: Version) {
     out.failed(&["2 of 3 voting members are healthy, the others go on without m3"]);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn upkeep_a_learner_makes_no_cluster_unhealthy(version: Version) {
     let (voter, _learner) = crate::cluster::with_learner(version);
     let ended = run(&voter, "health", &[]).completed();
@@ -78,6 +72,8 @@ fn raise_the_alarm(world: &World) {
     while world.etcdctl_command(&["put", "k", &"x".repeat(50_000)]).output().unwrap().status.success() {}
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn upkeep_an_alarm_is_listed_and_disarmed(version: Version) {
     let world = World::plain(version);
     let none = run(&world, "alarm-list", &[]).completed();
@@ -97,6 +93,8 @@ fn upkeep_an_alarm_is_listed_and_disarmed(version: Version) {
     let _ = run(&world, "health", &[]).completed();
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn upkeep_compacts_and_defragments_and_loses_no_key(version: Version) {
     let world = World::new(Setup { auth: true, ..Setup::plain(version) });
     world.fill();
@@ -121,6 +119,8 @@ fn upkeep_compacts_and_defragments_and_loses_no_key(version: Version) {
     assert_same(&world.dump(), &before, "after compact and defrag");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn upkeep_refuses_what_cannot_be_meant(version: Version) {
     let world = World::plain(version);
     world.fill();
@@ -151,9 +151,10 @@ pub fn lock_credentials_path() -> Option<File> {
 }
 
 /// The action has but one place for its archive, in the home of who fetches it: an archive that lies there is not ours.
-fn upkeep_packages_a_clients_credentials(version: Version) {
+#[test]
+fn upkeep_packages_a_clients_credentials() {
     let Some(_lock) = lock_credentials_path() else { return };
-    let world = World::new(Setup { tls: true, ..Setup::plain(version) });
+    let world = World::new(Setup { tls: true, ..Setup::plain(Version::V35) });
     let unit = Unit::new(&world);
     let ended = unit.run("package-client-credentials", &[]).completed();
     let path = ended.get("credentials.path");
@@ -174,8 +175,9 @@ fn upkeep_packages_a_clients_credentials(version: Version) {
     let _ = succeed(etcdctl.output().unwrap(), "endpoint health");
 }
 
-fn upkeep_waits_for_nobody_who_works_on_the_data(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn upkeep_waits_for_nobody_who_works_on_the_data() {
+    let world = World::plain(Version::V35);
     let held = std::fs::File::open(world.data_dir()).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
     for action in ["compact", "defrag", "alarm-disarm"] {

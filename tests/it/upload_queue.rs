@@ -15,13 +15,6 @@ use crate::unit::Unit;
 use crate::world::{Version, World};
 use crate::wrong_clock::hold_clock;
 
-on_one_version! {
-    archives_of_one_second_from_two_targets_all_arrive,
-    a_stuck_upload_stops_no_backup_and_can_be_given_up,
-    the_state_names_the_archives_that_wait,
-    upload_sends_what_waits_and_gives_up_one_destination_only,
-}
-
 fn run(world: &World, action: &str, words: &[&str]) -> Out {
     let mut command = world.action(program(action), words);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
@@ -51,9 +44,10 @@ fn arrived(world: &World, name: &str) -> Vec<PathBuf> {
 }
 
 /// Two snapshots whose names are the same, as they are of one second, of different data.
-fn archives_of_one_second_from_two_targets_all_arrive(version: Version) {
+#[test]
+fn archives_of_one_second_from_two_targets_all_arrive() {
     for more in ["", &format!("encrypt-to: [{RECIPIENT}]\n")] {
-        let world = World::plain(version);
+        let world = World::plain(Version::V35);
         let server = Server::new(&["backups"]);
         server.write_credentials(&world.path("credentials"));
         let bucket = format!(
@@ -119,8 +113,9 @@ fn stuck(world: &World, destination: &str) -> String {
     archive
 }
 
-fn a_stuck_upload_stops_no_backup_and_can_be_given_up(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_stuck_upload_stops_no_backup_and_can_be_given_up() {
+    let world = World::plain(Version::V35);
     let target = world.to_target();
     write_settings(&world, &["near"], "keep: {last: 1}\n");
     let stuck = stuck(&world, "near");
@@ -160,8 +155,9 @@ fn a_stuck_upload_stops_no_backup_and_can_be_given_up(version: Version) {
     assert_eq!((none.get("uploads"), none.get("count")), ("none".to_owned(), "0".to_owned()));
 }
 
-fn the_state_names_the_archives_that_wait(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn the_state_names_the_archives_that_wait() {
+    let world = World::plain(Version::V35);
     write_settings(&world, &["good", "bad"], "");
     fs::create_dir(shelf(&world, "good")).unwrap();
     let state = |out: &Out| {
@@ -187,8 +183,9 @@ fn the_state_names_the_archives_that_wait(version: Version) {
     assert_eq!(waiting(&world), [format!("{one}@bad")]);
 }
 
-fn upload_sends_what_waits_and_gives_up_one_destination_only(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn upload_sends_what_waits_and_gives_up_one_destination_only() {
+    let world = World::plain(Version::V35);
     let target = world.to_target();
     write_settings(&world, &["far", "near"], "");
     run(&world, "snapshot", &[&target]).failed(&["uploading to far: "]);

@@ -10,15 +10,6 @@ use crate::runs::until;
 use crate::s3::{Fault, Faults, Server};
 use crate::world::{Version, World};
 
-on_one_version! {
-    a_destination_that_hangs_keeps_nobody_from_the_data,
-    who_uploads_sends_what_others_put_in_meanwhile,
-    an_archive_that_could_not_be_queued_is_queued_by_the_next_try,
-    one_that_was_deleted_before_it_got_there_is_not_called_uploaded,
-    one_that_is_not_queued_is_to_be_copied_by_hand,
-    a_queue_that_cannot_be_kept_for_one_destination_hides_nothing_of_the_others,
-}
-
 /// A destination that stands still, with an upload on its way to it.
 fn hung(version: Version, millis: u64) -> (World, Server, Faults, Run) {
     let world = World::plain(version);
@@ -35,8 +26,9 @@ fn hung(version: Version, millis: u64) -> (World, Server, Faults, Run) {
     (world, server, faults, run)
 }
 
-fn a_destination_that_hangs_keeps_nobody_from_the_data(version: Version) {
-    let (world, _server, faults, mut first) = hung(version, 120_000);
+#[test]
+fn a_destination_that_hangs_keeps_nobody_from_the_data() {
+    let (world, _server, faults, mut first) = hung(Version::V35, 120_000);
     let archive = format!("snapshot={}", world.target().join(&archives(&world)[0]).display());
     let planned = world.restore(&[&world.to_target(), &archive, "plan=true"]).completed();
     assert_eq!(planned.get("plan.revision"), world.revision().to_string());
@@ -54,8 +46,9 @@ fn a_destination_that_hangs_keeps_nobody_from_the_data(version: Version) {
     assert!(waiting(&world).is_empty());
 }
 
-fn who_uploads_sends_what_others_put_in_meanwhile(version: Version) {
-    let (world, _server, faults, first) = hung(version, 4000);
+#[test]
+fn who_uploads_sends_what_others_put_in_meanwhile() {
+    let (world, _server, faults, first) = hung(Version::V35, 4000);
     snapshot(&world).failed(&["uploading to offsite: "]);
     let results = first.finish().completed();
     assert_eq!(results.get("destinations.offsite"), "uploaded (2 archives)");
@@ -104,8 +97,9 @@ fn without_a_queue(world: &World) -> PathBuf {
     queue
 }
 
-fn an_archive_that_could_not_be_queued_is_queued_by_the_next_try(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn an_archive_that_could_not_be_queued_is_queued_by_the_next_try() {
+    let world = World::plain(Version::V35);
     write_directories(&world, &["shelf"], TWICE);
     fs::create_dir(shelf(&world, "shelf")).unwrap();
     let queue = without_a_queue(&world);
@@ -117,8 +111,9 @@ fn an_archive_that_could_not_be_queued_is_queued_by_the_next_try(version: Versio
     assert_eq!(arrived(&world, "shelf"), archives(&world));
 }
 
-fn one_that_was_deleted_before_it_got_there_is_not_called_uploaded(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn one_that_was_deleted_before_it_got_there_is_not_called_uploaded() {
+    let world = World::plain(Version::V35);
     let old = world.saved();
     write_directories(&world, &["shelf"], TWICE);
     let run = between_two_tries(&world);
@@ -144,8 +139,9 @@ fn is_to_be_copied(out: Out, world: &World, destination: &str) {
     ]);
 }
 
-fn one_that_is_not_queued_is_to_be_copied_by_hand(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn one_that_is_not_queued_is_to_be_copied_by_hand() {
+    let world = World::plain(Version::V35);
     write_directories(&world, &["shelf"], "");
     fs::create_dir(shelf(&world, "shelf")).unwrap();
     let _ = without_a_queue(&world);
@@ -153,8 +149,9 @@ fn one_that_is_not_queued_is_to_be_copied_by_hand(version: Version) {
 }
 
 /// One whose name makes that of the file in the queue too long.
-fn a_queue_that_cannot_be_kept_for_one_destination_hides_nothing_of_the_others(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_queue_that_cannot_be_kept_for_one_destination_hides_nothing_of_the_others() {
+    let world = World::plain(Version::V35);
     let long = "l".repeat(230);
     write_directories(&world, &[&long, "shelf"], "");
     for name in [&long, "shelf"] {

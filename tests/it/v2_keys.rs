@@ -7,21 +7,13 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use test_case::test_case;
+
 use crate::client::assert_same;
 use crate::command::{Out, Run};
 use crate::fs_util::names;
 use crate::restore::from;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    v2_keys_in_the_log_are_reported_and_not_destroyed,
-    v2_keys_in_a_snap_file_are_found_and_their_deletion_too,
-    v2_keys_of_a_stopped_etcd_are_not_destroyed,
-}
-on_one_version! {
-    v2_keys_that_cannot_be_read_are_unknown_and_kept,
-    v2_keys_written_during_a_restore_are_kept,
-}
 
 /// Where flannel keeps its network.
 const FLANNEL: &str = "coreos.com/network/config";
@@ -89,6 +81,8 @@ impl World {
     }
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn v2_keys_in_the_log_are_reported_and_not_destroyed(version: Version) {
     let world = with_v2(version, &[]);
     let archive = world.saved();
@@ -118,6 +112,8 @@ fn v2_keys_in_the_log_are_reported_and_not_destroyed(version: Version) {
     assert!(world.v2("GET", FLANNEL, "").1.contains("network"));
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn v2_keys_in_a_snap_file_are_found_and_their_deletion_too(version: Version) {
     let world = with_v2(version, &["--snapshot-count=10"]);
     let (archive, saved) = (world.saved(), world.dump());
@@ -135,6 +131,8 @@ fn v2_keys_in_a_snap_file_are_found_and_their_deletion_too(version: Version) {
     assert_same(&world.dump(), &saved, "after the v2 key was deleted");
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn v2_keys_of_a_stopped_etcd_are_not_destroyed(version: Version) {
     let world = with_v2(version, &[]);
     let archive = world.saved();
@@ -148,8 +146,9 @@ fn v2_keys_of_a_stopped_etcd_are_not_destroyed(version: Version) {
     assert!(world.v2("GET", FLANNEL, "").1.contains("network"));
 }
 
-fn v2_keys_that_cannot_be_read_are_unknown_and_kept(version: Version) {
-    let world = with_v2(version, &[]);
+#[test]
+fn v2_keys_that_cannot_be_read_are_unknown_and_kept() {
+    let world = with_v2(Version::V35, &[]);
     let archive = world.saved();
     let (snap, hidden) = (world.data_dir().join("member/snap"), "0000000000000009-0000000000000009.snap");
     // Neither this nor an older one tells what was before the log that is left.
@@ -161,8 +160,9 @@ fn v2_keys_that_cannot_be_read_are_unknown_and_kept(version: Version) {
     assert!(PathBuf::from(results.get("backup.old-data")).join("wal").is_dir());
 }
 
-fn v2_keys_written_during_a_restore_are_kept(version: Version) {
-    let world = with_v2(version, &[]);
+#[test]
+fn v2_keys_written_during_a_restore_are_kept() {
+    let world = with_v2(Version::V35, &[]);
     let archive = world.saved();
     let address = world.client_address();
     // The last moment in which a client may write.

@@ -21,24 +21,6 @@ use crate::refusals::Still;
 use crate::restore::from;
 use crate::world::{Version, World, is_root};
 
-on_one_version! {
-    each_kind_of_damage_is_named_and_recorded,
-    a_cut_archive_is_damaged,
-    restore_and_fetch_refuse_a_damaged_archive,
-    an_encrypted_archive_without_its_identity_is_intact,
-    an_altered_encrypted_archive_is_damaged_without_its_identity_too,
-    an_archive_without_a_trailer_is_intact,
-    an_archive_of_a_newer_version_is_intact,
-    intact_archives_stay_latest_and_are_not_pruned,
-    a_failing_etcd_tool_is_not_damage,
-    a_full_disk_is_not_damage,
-    an_unreadable_disk_is_not_damage,
-    a_drill_that_cannot_boot_is_not_damage,
-    a_file_of_another_kind_is_not_damaged,
-    a_destination_that_is_down_is_not_damage,
-    check_does_not_count_a_damaged_archive,
-}
-
 /// Words that only a damaged archive may cause.
 const OF_DAMAGE: [&str; 6] =
     ["damaged", "broken", "delete-snapshot", "restore another", "take another", "do not trust"];
@@ -140,8 +122,9 @@ impl Parts {
     }
 }
 
-fn each_kind_of_damage_is_named_and_recorded(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn each_kind_of_damage_is_named_and_recorded() {
+    let world = World::plain(Version::V35);
     world.fill();
     let good = world.saved();
     let Parts { db, manifest } = &parts(&world, &good);
@@ -192,8 +175,9 @@ fn each_kind_of_damage_is_named_and_recorded(version: Version) {
     assert_eq!(row(&world, &good)["damage"]["check"], "sha256");
 }
 
-fn a_cut_archive_is_damaged(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_cut_archive_is_damaged() {
+    let world = World::plain(Version::V35);
     world.fill();
     let good = world.saved();
     let bytes = fs::read(&good).unwrap();
@@ -206,8 +190,9 @@ fn a_cut_archive_is_damaged(version: Version) {
     }
 }
 
-fn restore_and_fetch_refuse_a_damaged_archive(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn restore_and_fetch_refuse_a_damaged_archive() {
+    let world = World::plain(Version::V35);
     world.fill();
     let good = world.saved();
     let parts = parts(&world, &good);
@@ -250,8 +235,9 @@ fn intact(out: Out, missing: &str) -> Results {
     results
 }
 
-fn an_encrypted_archive_without_its_identity_is_intact(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn an_encrypted_archive_without_its_identity_is_intact() {
+    let world = World::plain(Version::V35);
     let archive = encrypted(&world);
     let why = "not fully verifiable: it is encrypted";
     let results = intact(verify(&world, &[]), why);
@@ -267,8 +253,9 @@ fn an_encrypted_archive_without_its_identity_is_intact(version: Version) {
     no_damage(&world, &intact(verify(&world, &[&snapshot(&archive)]), why).out);
 }
 
-fn an_altered_encrypted_archive_is_damaged_without_its_identity_too(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn an_altered_encrypted_archive_is_damaged_without_its_identity_too() {
+    let world = World::plain(Version::V35);
     let archive = encrypted(&world);
     let good = fs::read(&archive).unwrap();
     let mut bytes = good.clone();
@@ -294,8 +281,9 @@ fn an_altered_encrypted_archive_is_damaged_without_its_identity_too(version: Ver
     out.failed(&["is damaged: "]);
 }
 
-fn an_archive_without_a_trailer_is_intact(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn an_archive_without_a_trailer_is_intact() {
+    let world = World::plain(Version::V35);
     world.fill();
     let db = parts(&world, &world.saved()).db;
     let old = world.target().join("old.tar.gz");
@@ -315,20 +303,22 @@ fn an_archive_without_a_trailer_is_intact(version: Version) {
     out.failed(&["old.tar.gz is damaged: the structure of its database"]);
 }
 
-fn an_archive_of_a_newer_version_is_intact(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn an_archive_of_a_newer_version_is_intact() {
+    let world = World::plain(Version::V35);
     world.fill();
     let Parts { db, manifest } = parts(&world, &world.saved());
     let newer = packed(&world, "newer.tar.gz", &db, &manifest.replace("\"format\": 1", "\"format\": 9"));
-    let results = intact(verify(&world, &[&snapshot(&newer)]), "newer version");
+    let results = intact(verify(&world, &[&snapshot(&newer)]), "newer Version::V35");
     no_damage(&world, &results.out);
     let out = world.restore(&[&from(&newer), "skip-backup=true"]);
     no_damage(&world, &out);
-    out.refused(&["newer version"]);
+    out.refused(&["newer Version::V35"]);
 }
 
-fn intact_archives_stay_latest_and_are_not_pruned(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn intact_archives_stay_latest_and_are_not_pruned() {
+    let world = World::plain(Version::V35);
     let first = encrypted(&world);
     world.put(3000..3010, "more");
     let second = encryption::saved(&world);
@@ -348,8 +338,9 @@ fn intact_archives_stay_latest_and_are_not_pruned(version: Version) {
     assert!(row(&world, &first)["verified"].is_string());
 }
 
-fn a_failing_etcd_tool_is_not_damage(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_failing_etcd_tool_is_not_damage() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     let tools = world.stand_in_tools();
@@ -385,11 +376,12 @@ fn a_failing_etcd_tool_is_not_damage(version: Version) {
     still.check("failed");
 }
 
-fn a_full_disk_is_not_damage(version: Version) {
+#[test]
+fn a_full_disk_is_not_damage() {
     if !is_root() {
         return eprintln!("skipped: only root mounts a small file system");
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     let bytes = fs::read(&archive).unwrap();
@@ -404,11 +396,12 @@ fn a_full_disk_is_not_damage(version: Version) {
     }
 }
 
-fn an_unreadable_disk_is_not_damage(version: Version) {
+#[test]
+fn an_unreadable_disk_is_not_damage() {
     if !is_root() {
         return eprintln!("skipped: only root mounts");
     }
-    let world = World::plain(version);
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     let broken = mount::broken(&archive);
@@ -426,8 +419,9 @@ fn an_unreadable_disk_is_not_damage(version: Version) {
     let _ = verify(&world, &[]).completed();
 }
 
-fn a_drill_that_cannot_boot_is_not_damage(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_drill_that_cannot_boot_is_not_damage() {
+    let world = World::plain(Version::V35);
     world.fill();
     let _ = world.saved();
     let tools = world.stand_in_tools();
@@ -441,8 +435,9 @@ fn a_drill_that_cannot_boot_is_not_damage(version: Version) {
     out.failed(&["could not be verified: "]);
 }
 
-fn a_file_of_another_kind_is_not_damaged(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_file_of_another_kind_is_not_damaged() {
+    let world = World::plain(Version::V35);
     let _ = world.saved();
     for (file_name, bytes) in [
         ("notes.gz", gzip(b"a text that somebody packed")),
@@ -459,8 +454,9 @@ fn a_file_of_another_kind_is_not_damaged(version: Version) {
     }
 }
 
-fn a_destination_that_is_down_is_not_damage(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn a_destination_that_is_down_is_not_damage() {
+    let world = World::plain(Version::V35);
     let archive = world.saved();
     crate::s3::write_credentials(&world.path("credentials"), "key", "secret");
     let settings = format!(
@@ -476,8 +472,9 @@ fn a_destination_that_is_down_is_not_damage(version: Version) {
     assert!(row(&world, &archive)["verified"].is_string());
 }
 
-fn check_does_not_count_a_damaged_archive(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn check_does_not_count_a_damaged_archive() {
+    let world = World::plain(Version::V35);
     world.fill();
     fs::write(world.path("backup.yaml"), "").unwrap();
     let run = |binary: &str, words: &[&str]| {

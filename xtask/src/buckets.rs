@@ -127,7 +127,7 @@ fn table(found: &[BTreeMap<String, Verdict>]) -> String {
     table.push_str("\n|---|---|---|\n");
     let tests: BTreeSet<&String> = found.iter().flat_map(BTreeMap::keys).collect();
     for test in tests {
-        let _ = write!(table, "| {} |", test.replace("patient::", "").replace("::", ": ").replace('_', " "));
+        let _ = write!(table, "| {} |", test.replace("::", ": ").replace('_', " "));
         for verdicts in found {
             let cell = match verdicts.get(test) {
                 Some(Verdict::Passed) => "passed",

@@ -5,18 +5,13 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use test_case::test_case;
 
 use super::tracer::{Call, Fate, trace};
 use crate::command::Out;
 use crate::fs_util::names;
 use crate::restore::from;
 use crate::world::{Version, World};
-
-on_both_versions! {
-    a_boot_before_the_data_was_moved_in_is_recovered_from,
-    an_etcd_that_starts_before_the_data_is_moved_in_keeps_its_own,
-    an_etcd_that_was_stopped_with_data_of_its_own_serves_again,
-}
 
 /// A world that has lost its data, and an archive of it.
 fn lost(version: Version) -> (World, PathBuf) {
@@ -48,6 +43,8 @@ fn serves_its_own(world: &World) {
     assert_eq!(names(&world.data_dir()), ["member"]);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn a_boot_before_the_data_was_moved_in_is_recovered_from(version: Version) {
     let (world, archive) = lost(version);
     let out = restores(&world, &archive, &mut |pid| {
@@ -67,6 +64,8 @@ fn a_boot_before_the_data_was_moved_in_is_recovered_from(version: Version) {
     assert_eq!(world.dump().len(), 281);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn an_etcd_that_starts_before_the_data_is_moved_in_keeps_its_own(version: Version) {
     let (world, archive) = lost(version);
     let out = restores(&world, &archive, &mut |_| {
@@ -77,6 +76,8 @@ fn an_etcd_that_starts_before_the_data_is_moved_in_keeps_its_own(version: Versio
     out.failed(&["etcd has made data of its own"]);
 }
 
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
 fn an_etcd_that_was_stopped_with_data_of_its_own_serves_again(version: Version) {
     let (world, archive) = lost(version);
     // Once, somebody starts it in the moment in which we have it stopped.
