@@ -1,6 +1,6 @@
 //! Deflate (RFC 1951) for blocks that are compressed apart from each other, where time counts more than the last percent.
 //!
-//! It is here because no crate without C is as fast at this size (docs/performance.md has the figures): two small tables
+//! It is here because no crate without C is as fast at this size (docs/explanation/performance.md has the figures): two small tables
 //! find matches, one of eight bytes and one of six, as zstd's "dfast" does. A crate of its own, so that it is optimised where the
 //! rest is built for debugging. It must never decide what is good: whoever writes an archive reads it back with another
 //! implementation. No unsafe code.

@@ -212,7 +212,7 @@ fn work(waiting: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
 /// What a worker keeps from block to block.
 struct Deflaters {
     balanced: Deflater,
-    /// zlib-rs, at the level of docs/performance.md.
+    /// zlib-rs, at the level of docs/explanation/performance.md.
     small: Option<Compress>,
 }
 

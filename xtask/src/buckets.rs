@@ -1,5 +1,5 @@
 //! `cargo xtask buckets`: the tests of buckets against two S3 servers that no one here wrote, and the table in
-//! `docs/buckets.md`.
+//! `docs/explanation/buckets.md`.
 //!
 //! It must never leave out a test, nor call one passed that a server could not be asked.
 
@@ -47,7 +47,7 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         found.push(on(word, &target)?);
     }
     if arguments.is_empty() {
-        page::put("docs/buckets.md", "table", "`cargo xtask buckets`", &table(&found))?;
+        page::put("docs/explanation/buckets.md", "table", "`cargo xtask buckets`", &table(&found))?;
     }
     let failed = found.iter().flat_map(BTreeMap::values).any(|verdict| *verdict == Verdict::Failed);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -40,16 +40,16 @@ Usage: cargo xtask COMMAND
   fuzz [TARGET] [--seconds N]
                throw bytes at each reader of what others wrote, a minute long
   buckets [--server moto|s3s]
-               the tests of buckets against two S3 servers that others wrote; both together write docs/buckets.md
+               the tests of buckets against two S3 servers that others wrote; both together write docs/explanation/buckets.md
   machines [NAME]
                the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name;
-               all of them, or those named after --record, are written into docs/machines.md;
+               all of them, or those named after --record, are written into docs/explanation/machines.md;
                --install gets the packages that this takes, and does no more
   pack [--twice] [ARCH]
                make the charm, target/etcd_ARCH.charm; ARCH is amd64 or arm64; --twice builds it again in another
                directory, and fails unless that gives the same bytes
   bench [--size MB] [--rounds N] [--no-plot]
-               measure snapshot and restore against etcdctl, tar, gzip, pigz, igzip and zstd; writes docs/performance.md
+               measure snapshot and restore against etcdctl, tar, gzip, pigz, igzip and zstd; writes docs/explanation/performance.md
   etcd         make sure that the etcd servers for the tests are here, and print where";
 
 fn main() -> ExitCode {

@@ -8,9 +8,9 @@ use anyhow::{Context, Result};
 use super::report::{Line, svg};
 use crate::{command, etcd, page, workspace};
 
-/// Writes docs/performance.md, and its plot where there are lines for one.
+/// Writes docs/explanation/performance.md, and its plot where there are lines for one.
 pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
-    let docs = workspace::home()?.join("docs");
+    let docs = workspace::home()?.join("docs/explanation");
     fs::create_dir_all(&docs)?;
     if let Some((seconds, memory)) = &lines {
         fs::write(docs.join("performance.svg"), svg(seconds, memory))?;
@@ -24,7 +24,7 @@ pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) 
         .replace("@TABLE@", table.trim_end())
         .replace("@MACHINE@", &machine()?)
         .replace("@ROUNDS@", &rounds.to_string());
-    fs::write(docs.join("performance.md"), page).context("writing docs/performance.md")
+    fs::write(docs.join("performance.md"), page).context("writing docs/explanation/performance.md")
 }
 
 /// What was measured on, and with which programs.

@@ -1,4 +1,4 @@
-//! Owns the table in `docs/machines.md`: one row a scenario, of the day and the commit it was last run at.
+//! Owns the table in `docs/explanation/machines.md`: one row a scenario, of the day and the commit it was last run at.
 //!
 //! It must never leave out one that failed, nor call an old row a new one.
 
@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::Row;
 use crate::page;
 
-const PAGE: &str = "docs/machines.md";
+const PAGE: &str = "docs/explanation/machines.md";
 const MARK: &str = "table";
 const HEAD: &str = "| scenario | | seconds | run | |\n|---|---|---:|---|---|\n";
 
