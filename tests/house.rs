@@ -94,15 +94,18 @@ fn every_room_is_on_the_map() {
 }
 
 #[test]
-fn the_readme_names_every_parameter_and_the_changelog_this_version() {
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+fn the_reference_names_every_parameter_and_the_changelog_this_version() {
+    let reference = fs::read_to_string(root().join("docs/reference/commands.md")).unwrap();
     let actions: serde_yaml::Value =
         serde_yaml::from_str(&fs::read_to_string(root().join("actions.yaml")).unwrap()).unwrap();
     for (action, declared) in actions.as_mapping().unwrap() {
-        assert!(readme.contains(action.as_str().unwrap()));
+        assert!(reference.contains(action.as_str().unwrap()));
         for (param, _) in declared["params"].as_mapping().unwrap() {
             let param = param.as_str().unwrap();
-            assert!(readme.contains(&format!("`{param}")), "README.md does not name {param}");
+            assert!(
+                reference.contains(&format!("`{param}")),
+                "docs/reference/commands.md does not name {param}"
+            );
         }
     }
     let changelog = fs::read_to_string(root().join("CHANGELOG.md")).unwrap();

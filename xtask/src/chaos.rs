@@ -45,7 +45,9 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     let ran = command::run_well(&mut cargo);
     // Where a promise was broken, that is what the page has to say.
     if let Ok(counts) = std::fs::read_to_string(&report) {
-        page::change("docs/explanation/chaos.md", "counts", |old| counts::merged(old, &counts, &date, &commit))?;
+        page::change("docs/explanation/chaos.md", "counts", |old| {
+            counts::merged(old, &counts, &date, &commit)
+        })?;
     }
     ran.map(|()| ExitCode::SUCCESS)
 }
