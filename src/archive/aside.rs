@@ -2,7 +2,7 @@
 //!
 //! Holds four pieces at most. Must never lose or reorder one.
 
-use crate::etcd::seal::{SealCheck, Sealed};
+use crate::etcd::trailer::{DatabaseDigest, TrailerHasher};
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{Builder, JoinHandle};
@@ -10,11 +10,11 @@ use std::thread::{Builder, JoinHandle};
 const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 
-/// A [`SealCheck`] beside the caller's own work.
+/// A [`TrailerHasher`] beside the caller's own work.
 pub(super) struct SealAside {
     pieces: SyncSender<(Vec<u8>, usize)>,
     checked: Receiver<Vec<u8>>,
-    thread: JoinHandle<SealCheck>,
+    thread: JoinHandle<TrailerHasher>,
 }
 
 impl SealAside {
@@ -25,7 +25,7 @@ impl SealAside {
             done.try_send(vec![0; PIECE]).map_err(io::Error::other)?;
         }
         let thread = Builder::new().name("hash".to_owned()).spawn(move || {
-            let mut check = SealCheck::default();
+            let mut check = TrailerHasher::default();
             for (piece, length) in coming {
                 check.update(piece.get(..length).unwrap_or_default());
                 // Whoever has no more use for pieces has all it wants.
@@ -47,7 +47,7 @@ impl SealAside {
     }
 
     /// The verdict on all pieces.
-    pub fn finish(self) -> io::Result<Sealed> {
+    pub fn finish(self) -> io::Result<DatabaseDigest> {
         drop(self.pieces);
         let check = self.thread.join().map_err(|_| io::Error::other("the thread that hashes failed"))?;
         Ok(check.finish())

@@ -5,7 +5,7 @@
 use super::unpack::{GIVE_OURS, Unpacking};
 use super::{DB, MANIFEST};
 use crate::catalog::manifest::Manifest;
-use crate::etcd::seal::Sealed;
+use crate::etcd::trailer::DatabaseDigest;
 use anyhow::Result;
 use std::io::Read;
 use tar::EntryType;
@@ -22,7 +22,7 @@ impl Unpacking<'_> {
     pub(super) fn entries<R: Read>(
         &mut self,
         tar: &mut tar::Archive<R>,
-    ) -> Result<(Option<Result<Manifest>>, Option<Sealed>)> {
+    ) -> Result<(Option<Result<Manifest>>, Option<DatabaseDigest>)> {
         let (mut manifest, mut db) = (None, None);
         let entries = tar.entries().map_err(|error| self.altered(&error.to_string()))?;
         // Raw: an extension header (long name, PAX) is an entry like any other, and none is expected.

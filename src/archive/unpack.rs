@@ -17,7 +17,7 @@ use crate::catalog::damage::{Damage, Damaged, Layer, ManifestFault};
 use crate::catalog::manifest::{Manifest, NewerFormat};
 use crate::error::Refusal;
 use crate::etcd::backend;
-use crate::etcd::seal::Sealed;
+use crate::etcd::trailer::DatabaseDigest;
 use crate::progress::{Progress, Sink};
 use crate::system::digest::hex;
 use crate::system::interrupt;
@@ -29,7 +29,7 @@ use std::io::{self, Read, Write};
 /// tar pads with zeros to its blocking factor, 10 KiB unless told otherwise.
 const LONGEST_PADDING: u64 = 1 << 20;
 /// How much of a database shows that it is one, and how long it will be.
-const HEAD: u64 = backend::HEAD;
+const HEAD: u64 = backend::HEAD_SIZE;
 /// How much shows what a file is.
 const PEEKED: u64 = 512;
 /// bbolt lets a file grow by 16 MB at a time (`db.go` `AllocSize`).
@@ -53,7 +53,7 @@ pub struct Limits<'a> {
     /// Whom it is said to be encrypted for.
     pub encrypted_for: &'a [String],
     /// Hears of the database as soon as it is read, long before the archive is called good.
-    pub found: &'a dyn Fn(&Sealed),
+    pub found: &'a dyn Fn(&DatabaseDigest),
 }
 
 /// What was in an archive.
@@ -64,7 +64,7 @@ pub struct Contents {
     /// Its manifest. Archives of other tools have none.
     pub manifest: Option<Manifest>,
     /// The database: its hash, its size, its seal.
-    pub db: Sealed,
+    pub db: DatabaseDigest,
 }
 
 /// Reads the archive, or bare snapshot, `source` of `size` bytes to its very end and writes the database to `out`. Refuses
@@ -112,7 +112,7 @@ impl Unpacking<'_> {
 
 /// Reads an archive of ours to its end and keeps nothing: whether what was written is what was meant. `found` hears of
 /// the database as soon as it is read, which may be while the archive is still being written.
-pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&Sealed)) -> Result<Contents> {
+pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&DatabaseDigest)) -> Result<Contents> {
     verify_with(None, source, shown, found)
 }
 
@@ -121,7 +121,7 @@ pub fn verify_with(
     key: Option<&FileKey>,
     source: impl Read,
     shown: &str,
-    found: &dyn Fn(&Sealed),
+    found: &dyn Fn(&DatabaseDigest),
 ) -> Result<Contents> {
     let limits = Limits { room_for: &|_| Ok(()), bare: false, identities: None, encrypted_for: &[], found };
     let watch = Watch::default();
@@ -168,7 +168,7 @@ impl Unpacking<'_> {
     }
 
     /// A database without anything around it, but for what has been taken off already.
-    fn bare(&mut self, source: impl Read, size: Option<u64>) -> Result<Sealed> {
+    fn bare(&mut self, source: impl Read, size: Option<u64>) -> Result<DatabaseDigest> {
         if let Some(size) = size {
             (self.limits.room_for)(size)?;
         }
@@ -176,7 +176,7 @@ impl Unpacking<'_> {
     }
 
     /// Whatever else we read, encrypted by age.
-    fn encrypted(&mut self, source: &mut dyn Read) -> Result<(Option<Manifest>, Sealed)> {
+    fn encrypted(&mut self, source: &mut dyn Read) -> Result<(Option<Manifest>, DatabaseDigest)> {
         self.layer = Layer::Age;
         let identities = self.limits.identities;
         let opened = opened(source, self.shown, identities, self.limits.encrypted_for)?;
@@ -191,7 +191,7 @@ impl Unpacking<'_> {
     }
 
     /// A tar.gz, or a database that was packed as it is.
-    fn gzip(&mut self, source: impl Read) -> Result<(Option<Manifest>, Sealed)> {
+    fn gzip(&mut self, source: impl Read) -> Result<(Option<Manifest>, DatabaseDigest)> {
         self.layer = Layer::Gzip;
         let peeked = peek(self.watch.layer(Layer::Gzip, MultiGzDecoder::new(source)));
         let (head, content) = peeked.map_err(|error| self.altered(&error.to_string()))?;
@@ -208,7 +208,7 @@ impl Unpacking<'_> {
         }
     }
 
-    fn tar(&mut self, content: impl Read) -> Result<(Option<Manifest>, Sealed)> {
+    fn tar(&mut self, content: impl Read) -> Result<(Option<Manifest>, DatabaseDigest)> {
         self.layer = Layer::Tar;
         let mut tar = tar::Archive::new(content);
         let (manifest, db) = self.entries(&mut tar)?;
@@ -237,7 +237,7 @@ impl Unpacking<'_> {
     }
 
     /// The database in a zip. RKE puts its own state beside it.
-    fn zip(&mut self, source: impl Read) -> Result<Sealed> {
+    fn zip(&mut self, source: impl Read) -> Result<DatabaseDigest> {
         self.layer = Layer::Zip;
         let mut zip = Zip::new(source);
         let mut db = None;
@@ -277,7 +277,7 @@ impl Unpacking<'_> {
     }
 
     /// Copies the database, which has `size` bytes if that was told; where it was not, what its first page tells.
-    pub(super) fn copy_db(&mut self, mut source: impl Read, size: Option<u64>) -> Result<Sealed> {
+    pub(super) fn copy_db(&mut self, mut source: impl Read, size: Option<u64>) -> Result<DatabaseDigest> {
         let mut head = Vec::new();
         let looked = Read::by_ref(&mut source).take(HEAD).read_to_end(&mut head);
         looked.map_err(|error| self.altered(&error.to_string()))?;
@@ -289,7 +289,9 @@ impl Unpacking<'_> {
         let ahead = |length: u64| length.saturating_add(ROOM_AHEAD);
         let (expected, most) = match size {
             // One whose first page is of no use may still be good by its second.
-            Some(size) if backend::announced_by(&head).is_ok_and(|length| size > ahead(length)) => {
+            Some(size)
+                if backend::announced_length_in_head(&head).is_ok_and(|length| size > ahead(length)) =>
+            {
                 return Err(self.no("holds a db that is far longer than its first page tells", GIVE_OURS));
             }
             Some(size) => (size, size),
@@ -334,7 +336,7 @@ impl Unpacking<'_> {
     /// How long a database that begins so will be; refuses one for which there is no room.
     fn announced(&self, head: &[u8]) -> Result<u64> {
         // Its second page may still be good, so this proves no damage.
-        let length = backend::announced_by(head).map_err(|error| {
+        let length = backend::announced_length_in_head(head).map_err(|error| {
             let what = format!("holds a database whose length is unknown: {error:#}");
             self.no(&what, "decompress it, and restore the database itself")
         })?;

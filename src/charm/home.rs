@@ -176,7 +176,7 @@ impl Home {
 
 /// The version in what `etcd --version` prints (`etcd Version: 3.3.25`), if it is before 3.4.
 fn too_old(told: &str) -> Option<Version> {
-    Version::printed(told, "etcd Version:").filter(|version| !version.has(READS_CONFIG_FILE_VARIABLE))
+    Version::from_output(told, "etcd Version:").filter(|version| !version.has(READS_CONFIG_FILE_VARIABLE))
 }
 
 #[cfg(test)]

@@ -5,6 +5,6 @@ use crate::etcd::v2_store::V2Keys;
 
 /// Returns the warning, if the member of `site`, an etcd of this version, holds v2 keys or may hold some.
 pub(super) fn warning(site: &Site, version: &str) -> Option<String> {
-    let described = V2Keys::of_version(site, version).described()?;
+    let described = V2Keys::read_for_version(site, version).describe()?;
     Some(format!("etcd holds {described}, which v3 snapshots do not contain"))
 }

@@ -10,7 +10,7 @@ mod answers;
 pub(super) use answers::read_as_all_answers;
 pub use answers::{ContentHash, Status};
 
-use super::arriving::part;
+use super::incoming::partial_name;
 use super::member::Member;
 use super::patience;
 use super::site::{Login, Site, Tls, Trouble};
@@ -194,7 +194,7 @@ impl Client {
         writing: Writing,
         watch: &mut dyn FnMut(u64) -> Result<(), String>,
     ) -> Result<()> {
-        let part = part(name);
+        let part = partial_name(name);
         let mut seen = (0, Duration::ZERO);
         let mut watch = |passed: Duration| {
             let size = std::fs::metadata(dir.handle(&part)).map_or(seen.0, |metadata| metadata.len());
@@ -220,7 +220,7 @@ impl Client {
             .and_then(|running| running.finish(Duration::MAX, &mut watch))
             .map_err(|error| explained(error, &self.asked(true)))
             .context("saving a snapshot")?;
-        let saved = dir.read(name).context("etcdctl ended well and left no snapshot")?;
+        let saved = dir.read(name).context("etcdctl succeeded but saved no snapshot")?;
         writing.end(saved.metadata().context("measuring the snapshot")?.len());
         Ok(())
     }

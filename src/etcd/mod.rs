@@ -2,21 +2,21 @@
 //!
 //! Drives `etcdctl`, `etcdutl` and `etcd` themselves; speaks no protocol of its own. Knows nothing of archives or Juju.
 
-pub mod arriving;
 pub mod backend;
 pub mod certificates;
 pub mod client;
+pub mod etcdutl;
+pub mod incoming;
+mod known_messages;
 pub mod manifest;
 pub mod member;
-pub mod offline;
-mod passed_on;
 pub mod patience;
 pub mod protobuf;
 pub mod sandbox;
-pub mod seal;
 pub mod service;
 pub mod site;
 pub mod tools;
+pub mod trailer;
 pub mod upkeep;
 pub mod v2_store;
 pub mod versions;
@@ -28,8 +28,8 @@ pub mod why;
 pub(crate) fn read_as_all_answers(text: &str) {
     client::read_as_all_answers(text);
     why::read_as_all_words(text);
-    let _ = versions::Version::printed(text, "etcdctl version:");
-    let _ = versions::Version::of_image(text);
-    let _ = serde_json::from_str::<offline::Structure>(text);
+    let _ = versions::Version::from_output(text, "etcdctl version:");
+    let _ = versions::Version::from_image(text);
+    let _ = serde_json::from_str::<etcdutl::SnapshotStatus>(text);
     let _ = serde_json::from_str::<Vec<upkeep::Health>>(text);
 }

@@ -6,13 +6,13 @@ use std::fmt;
 
 /// The fields of one encoded message.
 #[derive(Debug, Clone)]
-pub struct Fields<'a> {
+pub struct MessageFields<'a> {
     rest: &'a [u8],
 }
 
 /// The value of a field, by its wire type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
+pub enum FieldValue<'a> {
     /// Wire type 0: integers and booleans.
     Varint(u64),
     /// Wire type 2: strings, bytes and messages.
@@ -33,22 +33,22 @@ impl fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-impl<'a> Fields<'a> {
+impl<'a> MessageFields<'a> {
     /// Returns the fields of `message`. The first malformed field ends the iteration with an error.
-    pub fn of(message: &'a [u8]) -> Self {
+    pub fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
-    fn field(&mut self) -> Result<(u64, Value<'a>), Malformed> {
+    fn field(&mut self) -> Result<(u64, FieldValue<'a>), Malformed> {
         let tag = self.varint()?;
         let value = match tag & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => self.take(8).map(|_| Value::Fixed)?,
+            0 => FieldValue::Varint(self.varint()?),
+            1 => self.take(8).map(|_| FieldValue::Fixed)?,
             2 => {
                 let length = usize::try_from(self.varint()?).map_err(|_| Malformed)?;
-                Value::Bytes(self.take(length)?)
+                FieldValue::Bytes(self.take(length)?)
             }
-            5 => self.take(4).map(|_| Value::Fixed)?,
+            5 => self.take(4).map(|_| FieldValue::Fixed)?,
             _ => return Err(Malformed),
         };
         match tag >> 3 {
@@ -82,8 +82,8 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u64, Value<'a>), Malformed>;
+impl<'a> Iterator for MessageFields<'a> {
+    type Item = Result<(u64, FieldValue<'a>), Malformed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
@@ -97,7 +97,7 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-impl<'a> Value<'a> {
+impl<'a> FieldValue<'a> {
     /// Returns the integer of a varint field.
     ///
     /// # Errors
@@ -150,12 +150,12 @@ pub(super) mod tests {
     fn decodes_what_was_encoded() {
         let message =
             [integer(1, 150), bytes(2, b"testing"), vec![0x1d, 0, 0, 0, 0], integer(9, u64::MAX)].concat();
-        let fields: Vec<_> = Fields::of(&message).map(Result::unwrap).collect();
+        let fields: Vec<_> = MessageFields::new(&message).map(Result::unwrap).collect();
         let expected = [
-            (1, Value::Varint(150)),
-            (2, Value::Bytes(b"testing")),
-            (3, Value::Fixed),
-            (9, Value::Varint(u64::MAX)),
+            (1, FieldValue::Varint(150)),
+            (2, FieldValue::Bytes(b"testing")),
+            (3, FieldValue::Fixed),
+            (9, FieldValue::Varint(u64::MAX)),
         ];
         assert_eq!(fields, expected);
         assert_eq!(varint(300), [0xac, 2]);
@@ -174,7 +174,7 @@ pub(super) mod tests {
             &[0x09, 0, 0, 0], // half of a fixed64
         ];
         for case in cases {
-            assert_eq!(Fields::of(case).collect::<Vec<_>>(), [Err(Malformed)], "{case:x?}");
+            assert_eq!(MessageFields::new(case).collect::<Vec<_>>(), [Err(Malformed)], "{case:x?}");
         }
     }
 }

@@ -9,10 +9,10 @@
 //! Must never listen on a port: another program of this machine could read every Secret from it. Its network is empty, so
 //! a copy of a member can never vote in that member's name.
 
-use super::arriving::part;
 use super::backend::Backend;
+use super::incoming::partial_name;
+use super::known_messages::recognize;
 use super::member::Member;
-use super::passed_on::recognised;
 use super::patience;
 use crate::system::durable::Dir;
 use crate::system::growing::Writing;
@@ -43,7 +43,7 @@ const MAX_ANSWER: u64 = 1 << 20;
 
 /// A copy of a member's data after etcd ran on it.
 #[derive(Debug)]
-pub struct Booted {
+pub struct BootedCopy {
     /// The version of the etcd that ran on it.
     pub version: String,
     /// The id of the data's cluster.
@@ -56,7 +56,7 @@ pub struct Booted {
     home: Dir,
 }
 
-impl Booted {
+impl BootedCopy {
     /// Opens the database of the copy. It holds all that the write-ahead log held, if etcd [served](Self::served).
     ///
     /// # Errors
@@ -79,13 +79,13 @@ impl Booted {
         watch: &mut dyn FnMut(u64) -> Result<(), String>,
     ) -> Result<()> {
         let backend = self.backend()?;
-        let mut file = dir.create(&part(name))?;
+        let mut file = dir.create(&partial_name(name))?;
         backend.export(&mut file, &mut |size| {
             interrupt::check()?;
             watch(size).map_err(anyhow::Error::msg)
         })?;
         file.sync_all().context("syncing the snapshot")?;
-        ensure!(dir.adopt(dir, &part(name), name)?, "{name} is already in {}", dir.path().display());
+        ensure!(dir.adopt(dir, &partial_name(name), name)?, "{name} is already in {}", dir.path().display());
         writing.end(backend.export_size());
         Ok(())
     }
@@ -96,13 +96,13 @@ impl Booted {
 /// # Errors
 /// etcd does not start, ends early, or does not serve in time. That says nothing about where the data came from: the cause may
 /// be the program, the machine or the data.
-pub fn boot(etcd: &Path, home: Dir) -> Result<Booted> {
+pub fn boot(etcd: &Path, home: Dir) -> Result<BootedCopy> {
     remove_sockets(&home)?;
     let booted = run(etcd, &home);
     let removed = remove_sockets(&home);
     let (version, cluster_id, members, served) = booted?;
     removed?;
-    Ok(Booted { version, cluster_id, members, served, home })
+    Ok(BootedCopy { version, cluster_id, members, served, home })
 }
 
 type Shown = (String, u64, Vec<Member>, bool);
@@ -135,7 +135,7 @@ struct Version {
 
 /// The data has a write-ahead log, so etcd takes its name, peers and cluster from there (`etcdserver/bootstrap.go`).
 fn start(etcd: &Path, home: &Dir) -> Result<Running> {
-    let program = Program::new(etcd).isolated().withholding(recognised, BY_HAND);
+    let program = Program::new(etcd).isolated().withholding(recognize, BY_HAND);
     let program = program.cwd(cwd_of(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
         "--data-dir=.".to_owned(),
         format!("--listen-client-urls=unix://{CLIENT_SOCKET}"),

@@ -2,7 +2,7 @@
 
 pub mod static_pod;
 
-use super::passed_on::recognised;
+use super::known_messages::recognize;
 use super::patience;
 use crate::error::Refusal;
 use crate::system::owner::Owner;
@@ -262,7 +262,7 @@ fn dying_words(log: &str) -> Option<String> {
         line.is_ok_and(|line| ["fatal", "panic"].contains(&line.level.as_str()))
     };
     let last = log.lines().rev().find(ends_it)?;
-    recognised(last)
+    recognize(last)
 }
 
 #[cfg(test)]

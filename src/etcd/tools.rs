@@ -1,7 +1,7 @@
 //! The programs that come with etcd, and what the installed ones can do.
 
-use super::passed_on::recognised;
-use super::versions::{Installed, Programs, Version, why_etcdutl};
+use super::known_messages::recognize;
+use super::versions::{Installed, Programs, Version, requires_etcdutl};
 use crate::error::Refusal;
 use crate::system::process::Program;
 use crate::system::threads::{beside, join};
@@ -119,7 +119,7 @@ impl Tools {
             return Ok(());
         }
         let Installed { path, version } = self.etcdctl_version()?;
-        let Some(why) = why_etcdutl(&version) else { return Ok(()) };
+        let Some(why) = requires_etcdutl(&version) else { return Ok(()) };
         let etcdutl = path.with_file_name("etcdutl");
         let shown = etcdutl.display();
         let refusal = if etcdutl.exists() {
@@ -155,7 +155,7 @@ impl Tools {
             "unpack db from the archive and run {0} snapshot status db, then {0} snapshot restore db --data-dir=NEW-DIRECTORY",
             path.display()
         );
-        Program::new(path).env("ETCDCTL_API", "3").withholding(recognised, by_hand)
+        Program::new(path).env("ETCDCTL_API", "3").withholding(recognize, by_hand)
     }
 
     /// Where that program is.
@@ -239,7 +239,7 @@ fn ask(path: &Path, question: &Question) -> Result<Installed> {
     let Question { name, word, label } = question;
     let output = Program::new(path).env("ETCDCTL_API", "3").args([word]).run();
     let output = output.with_context(|| format!("asking {name} for its version"))?;
-    let version = Version::printed(&output.text(), label);
+    let version = Version::from_output(&output.text(), label);
     let version = version.with_context(|| format!("{} printed no version of etcd", path.display()))?;
     Ok(Installed { path: path.to_owned(), version })
 }

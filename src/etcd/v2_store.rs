@@ -11,9 +11,9 @@
 mod request;
 mod store;
 
-use super::protobuf::Fields;
+use super::protobuf::MessageFields;
 use super::site::Site;
-use super::wal::{self, Item};
+use super::wal::{self, WalItem};
 use crate::system::durable::Dir;
 use anyhow::{Context, Result, ensure};
 use crc32c::crc32c;
@@ -53,7 +53,7 @@ const MISSING: &str = "entries are missing between the newest good .snap and the
 
 impl V2Keys {
     /// Reads the files of the site's member, be it running or stopped.
-    pub fn of(site: &Site) -> Self {
+    pub fn read_site(site: &Site) -> Self {
         let mut tries = 0;
         loop {
             tries += 1;
@@ -67,7 +67,7 @@ impl V2Keys {
     }
 
     /// Reads the files in a `member` directory that no etcd has open.
-    pub fn at_rest(member: &Path) -> Self {
+    pub fn read_member_dir(member: &Path) -> Self {
         match read(member, None) {
             Ok(store) => Self::in_store(&store),
             Err(error) => Self::Unknown(format!("{error:#}")),
@@ -75,11 +75,11 @@ impl V2Keys {
     }
 
     /// Reads the files of the site's member, unless its etcd is of a `version` that has no such keys.
-    pub fn of_version(site: &Site, version: &str) -> Self {
+    pub fn read_for_version(site: &Site, version: &str) -> Self {
         let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
         match numbers.next().zip(numbers.next()) {
             Some(version) if version >= (3, 6) => Self::None,
-            _ => Self::of(site),
+            _ => Self::read_site(site),
         }
     }
 
@@ -91,7 +91,7 @@ impl V2Keys {
     }
 
     /// Returns the v2 keys in words; `None` if there are none.
-    pub fn described(&self) -> Option<String> {
+    pub fn describe(&self) -> Option<String> {
         match self {
             Self::None => None,
             Self::Held { keys, top } => {
@@ -159,7 +159,7 @@ fn snapshot(dir: &Dir, name: &str) -> Result<(Store, u64)> {
 /// Reads a `snappb.Snapshot`.
 fn parse(bytes: &[u8]) -> Result<(Store, u64)> {
     let (mut crc, mut sealed) = (0, &[][..]);
-    for field in Fields::of(bytes) {
+    for field in MessageFields::new(bytes) {
         match field? {
             (1, value) => crc = value.integer()?,
             (2, value) => sealed = value.bytes()?,
@@ -168,7 +168,7 @@ fn parse(bytes: &[u8]) -> Result<(Store, u64)> {
     }
     ensure!(!sealed.is_empty() && u64::from(crc32c(sealed)) == crc, "crc mismatch");
     let (mut content, mut index) = (&[][..], 0);
-    for field in Fields::of(sealed) {
+    for field in MessageFields::new(sealed) {
         match field? {
             (1, value) => content = value.bytes()?,
             (2, value) => index = index_of(value.bytes()?)?,
@@ -181,7 +181,7 @@ fn parse(bytes: &[u8]) -> Result<(Store, u64)> {
 /// Returns the index in a `raftpb.SnapshotMetadata`.
 fn index_of(metadata: &[u8]) -> Result<u64> {
     let mut index = 0;
-    for field in Fields::of(metadata) {
+    for field in MessageFields::new(metadata) {
         if let (2, value) = field? {
             index = value.integer()?;
         }
@@ -204,9 +204,9 @@ struct Replay<'s> {
 }
 
 impl Replay<'_> {
-    fn take(&mut self, item: Item<'_>) {
+    fn take(&mut self, item: WalItem<'_>) {
         match item {
-            Item::Entry(entry) => {
+            WalItem::Entry(entry) => {
                 while self.pending.back().is_some_and(|(index, _)| *index >= entry.index) {
                     self.pending.pop_back();
                 }
@@ -230,7 +230,7 @@ impl Replay<'_> {
                     Err(_) => self.trouble = Some("the write-ahead log has an entry that cannot be decoded"),
                 }
             }
-            Item::Commit(committed) => self.apply_to(committed),
+            WalItem::Commit(committed) => self.apply_to(committed),
         }
     }
 

@@ -61,14 +61,14 @@ impl Version {
 
     /// Reads the version in what one of etcd's programs prints, on the line that begins with `label`: `etcdctl version:`,
     /// `etcdutl version:` or `etcd Version:`.
-    pub fn printed(text: &str, label: &str) -> Option<Self> {
+    pub fn from_output(text: &str, label: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.trim().strip_prefix(label))?;
         Self::parse(line.trim())
     }
 
     /// Reads the version in the tag of a container image, such as `registry.k8s.io/etcd:3.5.16-0`. Returns `None` for an image
     /// that is not called etcd, or whose tag does not begin with a version.
-    pub fn of_image(image: &str) -> Option<Self> {
+    pub fn from_image(image: &str) -> Option<Self> {
         let image = image.split_once('@').map_or(image, |(image, _digest)| image);
         let (repository, tag) = image.rsplit_once(':')?;
         let name = repository.rsplit('/').next().unwrap_or(repository);
@@ -122,7 +122,7 @@ pub struct Installed {
 
 impl Installed {
     /// Its name and version, such as `etcdctl 3.5.16`.
-    pub fn named(&self) -> String {
+    pub fn name_and_version(&self) -> String {
         format!("{} {}", self.path.file_name().unwrap_or_default().display(), self.version)
     }
 }
@@ -146,35 +146,35 @@ pub struct Programs {
 
 impl Programs {
     /// The program that reads and restores snapshot files.
-    pub fn offline(&self) -> &Installed {
+    pub fn snapshot_program(&self) -> &Installed {
         self.etcdutl.as_ref().unwrap_or(&self.etcdctl)
     }
 
     /// Whether they can raise the revision of a snapshot.
     pub fn can_bump(&self) -> bool {
-        self.offline().version.has(BUMPS_REVISIONS)
+        self.snapshot_program().version.has(BUMPS_REVISIONS)
     }
 
     /// All of them.
-    pub fn each(&self) -> impl Iterator<Item = &Installed> {
+    pub fn iter(&self) -> impl Iterator<Item = &Installed> {
         self.etcd.iter().chain([&self.etcdctl]).chain(&self.etcdutl)
     }
 
     /// The first two of different minor versions, if there are any.
-    pub fn mixed(&self) -> Option<(&Installed, &Installed)> {
-        let mut each = self.each();
+    pub fn first_mismatch(&self) -> Option<(&Installed, &Installed)> {
+        let mut each = self.iter();
         let first = each.next()?;
         each.find(|other| other.version.minor() != first.version.minor()).map(|other| (first, other))
     }
 
     /// The first one whose minor version is not that of `version`.
-    pub fn unlike(&self, version: &Version) -> Option<&Installed> {
-        self.each().find(|program| program.version.minor() != version.minor())
+    pub fn first_of_other_minor(&self, version: &Version) -> Option<&Installed> {
+        self.iter().find(|program| program.version.minor() != version.minor())
     }
 }
 
 /// Why `etcdctl` of this version does not do without `etcdutl`; `None` if it does.
-pub fn why_etcdutl(etcdctl: &Version) -> Option<String> {
+pub fn requires_etcdutl(etcdctl: &Version) -> Option<String> {
     etcdctl.has(NEEDS_ETCDUTL).then(|| {
         format!(
             "etcdctl {etcdctl} needs etcdutl next to it: since etcd 3.6 only etcdutl reads and restores snapshots"
@@ -211,7 +211,7 @@ impl DataVersions {
 }
 
 /// What to do to restore data that only etcd `data` and later can serve on the older `etcd`, other than to install that.
-pub fn way_down(data: Minor, etcd: &Version) -> Option<String> {
+pub fn downgrade_steps(data: Minor, etcd: &Version) -> Option<String> {
     let target = etcd.minor();
     if !etcd.has(READS_DATA_VERSIONS) {
         // The lowest version that it converts to (`etcdutl/etcdutl/migrate_command.go`); etcd 3.4 serves that too.
@@ -280,7 +280,7 @@ mod tests {
             ("etcdctl version: 3.4.23\n", "etcdutl version:", None),
             ("nonsense", "etcdctl version:", None),
         ] {
-            let found = Version::printed(text, label).map(|version| version.to_string());
+            let found = Version::from_output(text, label).map(|version| version.to_string());
             assert_eq!(found.as_deref(), expected, "{text:?}");
         }
     }
@@ -297,7 +297,7 @@ mod tests {
             ("registry.k8s.io/etcd:latest", None),
             ("registry.k8s.io/kube-apiserver:1.34.4", None),
         ] {
-            let found = Version::of_image(image).map(|version| version.to_string());
+            let found = Version::from_image(image).map(|version| version.to_string());
             assert_eq!(found.as_deref(), expected, "{image}");
         }
     }
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn etcdctl_needs_etcdutl_since_3_6() {
         for (text, needs) in [("3.4.23", false), ("3.5.35", false), ("3.6.0", true), ("3.7.3", true)] {
-            let why = why_etcdutl(&version(text));
+            let why = requires_etcdutl(&version(text));
             assert_eq!(why.is_some(), needs, "{text}");
             if let Some(why) = why {
                 assert!(why.starts_with(&format!("etcdctl {text} needs etcdutl next to it: ")), "{why}");
@@ -383,7 +383,7 @@ mod tests {
             ("3.7.0", "3.6.16", Some("downgrade enable 3.6")),
             ("3.8.0", "3.6.16", None),
         ] {
-            let found = way_down(version(data).minor(), &version(etcd));
+            let found = downgrade_steps(version(data).minor(), &version(etcd));
             assert_eq!(found.is_some(), way.is_some(), "{data} on {etcd}");
             assert!(found.unwrap_or_default().contains(way.unwrap_or_default()), "{data} on {etcd}");
         }
@@ -392,7 +392,7 @@ mod tests {
     #[test]
     fn programs_of_different_minor_versions_are_found() {
         let names = |programs: &Programs| {
-            programs.mixed().map(|(one, other)| format!("{one}, {other}")).unwrap_or_default()
+            programs.first_mismatch().map(|(one, other)| format!("{one}, {other}")).unwrap_or_default()
         };
         assert_eq!(names(&programs("3.5.16", Some("3.5.16"), Some("3.5.16"))), "");
         assert_eq!(names(&programs("3.5.16", Some("3.5.35"), Some("3.5.1"))), "");
@@ -402,8 +402,11 @@ mod tests {
         assert_eq!(names(&mixed), "/usr/bin/etcd is 3.5.35, /usr/bin/etcdctl is 3.6.16");
         let mixed = programs("3.6.16", Some("3.5.35"), Some("3.6.16"));
         assert_eq!(names(&mixed), "/usr/bin/etcd is 3.6.16, /usr/bin/etcdutl is 3.5.35");
-        assert_eq!(mixed.unlike(&version("3.6.1")).unwrap().to_string(), "/usr/bin/etcdutl is 3.5.35");
-        assert_eq!(programs("3.5.1", None, None).unlike(&version("3.5.16")), None);
+        assert_eq!(
+            mixed.first_of_other_minor(&version("3.6.1")).unwrap().to_string(),
+            "/usr/bin/etcdutl is 3.5.35"
+        );
+        assert_eq!(programs("3.5.1", None, None).first_of_other_minor(&version("3.5.16")), None);
     }
 
     #[test]

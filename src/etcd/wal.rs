@@ -12,7 +12,7 @@
 
 mod files;
 
-use super::protobuf::{Fields, Malformed};
+use super::protobuf::{Malformed, MessageFields};
 use crate::system::durable::Dir;
 use crc32c::crc32c_append;
 use files::{Frames, Segment, segments};
@@ -27,7 +27,7 @@ const SNAPSHOT: u64 = 5;
 
 /// What was read of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Log {
+pub struct WalSummary {
     /// The number of files that were read.
     pub files: usize,
     /// The number of raft entries in them, those that were overwritten by later ones included.
@@ -42,16 +42,16 @@ pub struct Log {
 
 /// One thing that a log records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Item<'a> {
+pub enum WalItem<'a> {
     /// A raft entry. One with the index of an earlier entry replaces that and all that follow it.
-    Entry(Entry<'a>),
+    Entry(RaftEntry<'a>),
     /// All entries up to this index are committed.
     Commit(u64),
 }
 
 /// A raft entry (`raftpb.Entry`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub struct RaftEntry<'a> {
     /// Its index.
     pub index: u64,
     /// Whether it holds a request; every other kind changes the membership.
@@ -62,16 +62,16 @@ pub struct Entry<'a> {
 
 /// Why a log cannot be read.
 #[derive(Debug)]
-pub enum Unreadable {
+pub enum WalError {
     /// Its content is damaged.
-    Damaged(Damage),
+    Damaged(WalDamage),
     /// It could not be read, which says nothing about its content.
     Failed(anyhow::Error),
 }
 
 /// The first damage in a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
+pub struct WalDamage {
     /// The name of the file; empty if the files themselves are incomplete.
     pub file: String,
     /// The position in the file, in bytes, of the record that cannot be read.
@@ -80,7 +80,7 @@ pub struct Damage {
     pub what: &'static str,
 }
 
-impl fmt::Display for Damage {
+impl fmt::Display for WalDamage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.file.as_str() {
             "" => write!(f, "the write-ahead log is damaged: {}", self.what),
@@ -91,7 +91,7 @@ impl fmt::Display for Damage {
     }
 }
 
-impl fmt::Display for Unreadable {
+impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Damaged(damage) => damage.fmt(f),
@@ -100,13 +100,13 @@ impl fmt::Display for Unreadable {
     }
 }
 
-impl std::error::Error for Unreadable {}
+impl std::error::Error for WalError {}
 
 /// Reads the whole log in `dir` (the directory of the `.wal` files) and checks it as etcd does when it starts.
 ///
 /// # Errors
 /// Returns the first damage, or the cause if a file cannot be read.
-pub fn check(dir: &Dir) -> Result<Log, Unreadable> {
+pub fn check(dir: &Dir) -> Result<WalSummary, WalError> {
     read(dir, &segments(dir)?, &mut |_| ())
 }
 
@@ -114,8 +114,8 @@ pub fn check(dir: &Dir) -> Result<Log, Unreadable> {
 ///
 /// # Errors
 /// As [`check`].
-pub fn check_member(member: &Dir) -> Result<Log, Unreadable> {
-    let failed = |error: anyhow::Error| Unreadable::Failed(error);
+pub fn check_member(member: &Dir) -> Result<WalSummary, WalError> {
+    let failed = |error: anyhow::Error| WalError::Failed(error);
     let snaps = member.child("snap").and_then(|snap| snap.names()).map_err(failed)?;
     let newest = snaps.iter().filter_map(|name| snapshot_index(name)).max();
     let log = member.child("wal").map_err(failed)?;
@@ -135,7 +135,7 @@ fn snapshot_index(name: &str) -> Option<u64> {
 ///
 /// # Errors
 /// As [`check`]; also if the entries that follow `index` are not in the log any more.
-pub fn read_after(dir: &Dir, index: u64, visit: &mut dyn FnMut(Item<'_>)) -> Result<Log, Unreadable> {
+pub fn read_after(dir: &Dir, index: u64, visit: &mut dyn FnMut(WalItem<'_>)) -> Result<WalSummary, WalError> {
     let segments = segments(dir)?;
     // As `searchIndex` (`util.go`): the last file whose first index is not above the wanted one.
     let Some(first) = segments.iter().rposition(|segment| segment.index <= index) else {
@@ -144,14 +144,14 @@ pub fn read_after(dir: &Dir, index: u64, visit: &mut dyn FnMut(Item<'_>)) -> Res
     read(dir, segments.get(first..).unwrap_or_default(), visit)
 }
 
-fn incomplete(what: &'static str) -> Unreadable {
-    Unreadable::Damaged(Damage { file: String::new(), offset: 0, what })
+fn incomplete(what: &'static str) -> WalError {
+    WalError::Damaged(WalDamage { file: String::new(), offset: 0, what })
 }
 
-fn read(dir: &Dir, segments: &[Segment], visit: &mut dyn FnMut(Item<'_>)) -> Result<Log, Unreadable> {
+fn read(dir: &Dir, segments: &[Segment], visit: &mut dyn FnMut(WalItem<'_>)) -> Result<WalSummary, WalError> {
     // A file is named by the entry that was to be its first.
     let before = segments.first().map_or(0, |first| first.index.saturating_sub(1));
-    let log = Log { last_index: before, ..Log::default() };
+    let log = WalSummary { last_index: before, ..WalSummary::default() };
     let mut reader = Reader { log, crc: 0, metadata: None, visit };
     for (number, segment) in segments.iter().enumerate() {
         let mut file = Frames::open(dir, segment, number + 1 == segments.len())?;
@@ -211,7 +211,7 @@ struct Record<'a> {
 impl<'a> Record<'a> {
     fn parse(bytes: &'a [u8]) -> Result<Self, Problem> {
         let mut record = Self { kind: 0, crc: 0, data: &[] };
-        for field in Fields::of(bytes) {
+        for field in MessageFields::new(bytes) {
             match field.map_err(|Malformed| Problem::Unwritten)? {
                 (1, value) => record.kind = value.integer().map_err(|Malformed| Problem::Unwritten)?,
                 (2, value) => record.crc = value.integer().map_err(|Malformed| Problem::Unwritten)? as u32,
@@ -225,10 +225,10 @@ impl<'a> Record<'a> {
 
 /// The state of reading a log, across its files.
 struct Reader<'v> {
-    log: Log,
+    log: WalSummary,
     crc: u32,
     metadata: Option<Vec<u8>>,
-    visit: &'v mut dyn FnMut(Item<'_>),
+    visit: &'v mut dyn FnMut(WalItem<'_>),
 }
 
 impl Reader<'_> {
@@ -252,7 +252,7 @@ impl Reader<'_> {
             ENTRY => self.entry(record.data),
             STATE => {
                 self.log.commit = integer(record.data, 3)?;
-                (self.visit)(Item::Commit(self.log.commit));
+                (self.visit)(WalItem::Commit(self.log.commit));
                 Ok(())
             }
             SNAPSHOT => {
@@ -276,7 +276,7 @@ impl Reader<'_> {
 
     fn entry(&mut self, data: &[u8]) -> Result<(), Problem> {
         let (mut index, mut kind, mut request) = (0, 0, &[][..]);
-        for field in Fields::of(data) {
+        for field in MessageFields::new(data) {
             match field? {
                 (1, value) => kind = value.integer()?,
                 (3, value) => index = value.integer()?,
@@ -290,7 +290,7 @@ impl Reader<'_> {
         }
         self.log.entries += 1;
         self.log.last_index = index;
-        (self.visit)(Item::Entry(Entry { index, is_request: kind == 0, data: request }));
+        (self.visit)(WalItem::Entry(RaftEntry { index, is_request: kind == 0, data: request }));
         Ok(())
     }
 }
@@ -298,7 +298,7 @@ impl Reader<'_> {
 /// Returns the integer field `number` of a message, 0 if it has none.
 fn integer(message: &[u8], number: u64) -> Result<u64, Problem> {
     let mut found = 0;
-    for field in Fields::of(message) {
+    for field in MessageFields::new(message) {
         if let (this, value) = field?
             && this == number
         {

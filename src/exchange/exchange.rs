@@ -8,7 +8,7 @@ use super::proof::{Expected, Verdict, prove};
 use super::staging_dir::{Beside, BootCopy, DataDir, Hold, MEMBER};
 use crate::etcd::backend::Backend;
 use crate::etcd::client::Client;
-use crate::etcd::offline::BESIDES;
+use crate::etcd::etcdutl::MEMBER_OVERHEAD;
 use crate::etcd::sandbox;
 use crate::etcd::site::Site;
 use crate::etcd::v2_store::V2Keys;
@@ -213,7 +213,7 @@ impl<'a> Exchange<'a> {
             return Ok(revision);
         }
         // The live etcd on the same disk must not run out of room for its next write-ahead log.
-        let (needed, free) = (member.size_of_tree()?.saturating_add(BESIDES), member.free_bytes()?);
+        let (needed, free) = (member.size_of_tree()?.saturating_add(MEMBER_OVERHEAD), member.free_bytes()?);
         ensure!(
             free > needed,
             "there is no room for a copy of it: {needed} bytes are needed, and {free} are free"
@@ -236,7 +236,7 @@ impl<'a> Exchange<'a> {
                 .beside
                 .other()
                 .and_then(|other| other.child(MEMBER))
-                .map_or(true, |member| V2Keys::at_rest(member.path()) != V2Keys::None)
+                .map_or(true, |member| V2Keys::read_member_dir(member.path()) != V2Keys::None)
     }
 
     /// Exchanges the live data with the other, or moves the other in where there is no live one.

@@ -6,7 +6,7 @@ use super::staging_dir::DataDir;
 use crate::catalog::manifest::Manifest;
 use crate::etcd::client::{Client, ContentHash, Status, is_compacted};
 use crate::etcd::patience;
-use crate::etcd::sandbox::Booted;
+use crate::etcd::sandbox::BootedCopy;
 use crate::etcd::site::Site;
 use crate::etcd::why::is_login_refused;
 use crate::system::interrupt;
@@ -32,7 +32,7 @@ impl Expected {
     ///
     /// # Errors
     /// etcd did not serve the copy, or the copy no longer holds that revision, or it cannot be read.
-    pub fn of(booted: &Booted, revision: i64) -> Result<Self> {
+    pub fn of(booted: &BootedCopy, revision: i64) -> Result<Self> {
         let members = booted.members.len();
         ensure!(booted.served, "a private etcd on the restored data found no leader");
         ensure!(members == 1, "a private etcd on the restored data found {members} members instead of one");

@@ -9,7 +9,7 @@ use crate::catalog::entry::Entry;
 use crate::catalog::manifest::Manifest;
 use crate::catalog::outside::{Outside, is_encrypted};
 use crate::error::Refusal;
-use crate::etcd::seal::Seal;
+use crate::etcd::trailer::Trailer;
 use crate::progress::{Progress, Sink};
 use crate::store::directory::Approach;
 use crate::store::stage::Stage;
@@ -104,10 +104,10 @@ fn check(mut draft: File, found: &Found, identities: Option<&Identities>) -> Res
     let limits = Limits { room_for: &|_| Ok(()), bare: false, identities, encrypted_for, found: &|_| () };
     let (shown, out) = (entry.location(), &mut io::sink());
     let contents = archive::unpack(draft, entry.size, &shown, out, &limits, &mut |_| ())?;
-    match contents.db.seal {
-        Seal::Sound => {}
-        Seal::Broken => return Err(damaged(Damage::Trailer).into()),
-        Seal::Absent => return Err(unproven(entry, "it has no SHA-256 trailer").into()),
+    match contents.db.trailer {
+        Trailer::Valid => {}
+        Trailer::Invalid => return Err(damaged(Damage::Trailer).into()),
+        Trailer::Missing => return Err(unproven(entry, "it has no SHA-256 trailer").into()),
     }
     let manifest = contents.manifest.ok_or_else(|| unproven(entry, "it has no manifest of ours"))?;
     if outside.as_ref().is_some_and(|outside| outside.manifest != manifest) {

@@ -12,11 +12,11 @@ use crate::catalog::damage::{Damage, Damaged, ManifestFault};
 use crate::catalog::entry::Entry;
 use crate::catalog::manifest::NewerFormat;
 use crate::error::Refusal;
-use crate::etcd::backend::{Backend, Fault, failed_to_read, find_fault};
-use crate::etcd::offline::{self, BESIDES, Making};
+use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
+use crate::etcd::etcdutl::{self, MEMBER_OVERHEAD, RestoreOptions};
 use crate::etcd::sandbox;
-use crate::etcd::seal::Seal;
 use crate::etcd::site::Site;
+use crate::etcd::trailer::Trailer;
 use crate::exchange::Expected;
 use crate::progress::{Progress, Sink};
 use crate::store::directory::need;
@@ -109,8 +109,8 @@ fn examine(found: &Found, site: &Site, stage: &Dir, how: &How<'_>, tell: Sink<'_
     };
     // bbolt's own check sees more than our reader, such as the list of free pages. It is a program of this machine, though,
     // which may fail for reasons of its own: what it says alone is no verdict.
-    offline::structure(&site.tools, stage.read(archive::DB)?, &mut |_| Ok(()))?;
-    if contents.db.seal == Seal::Absent {
+    etcdutl::status(&site.tools, stage.read(archive::DB)?, &mut |_| Ok(()))?;
+    if contents.db.trailer == Trailer::Missing {
         return Ok(Verdict::Intact(Intact { missing: Missing::Trailer, sha256: contents.sha256, recorded }));
     }
     if !how.drill {
@@ -140,7 +140,7 @@ enum Reading {
 fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Reading> {
     let short_of_room = Cell::new(None);
     let room_for = |size: u64| {
-        let needed = if how.drill { size.saturating_mul(3).saturating_add(BESIDES) } else { size };
+        let needed = if how.drill { size.saturating_mul(3).saturating_add(MEMBER_OVERHEAD) } else { size };
         let next = "make room there, or name another directory with target=DIR";
         need(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
             .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
@@ -187,7 +187,7 @@ fn unopened(found: &Found, missing: Missing) -> Result<Verdict> {
 
 /// The fault of what was unpacked into `stage`, by our own reading of it.
 fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Damage>> {
-    if contents.db.seal == Seal::Broken {
+    if contents.db.trailer == Trailer::Invalid {
         return Ok(Some(Damage::Trailer));
     }
     if entry.manifest.is_some() && contents.manifest != entry.manifest {
@@ -195,7 +195,7 @@ fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Da
     }
     let db = stage.handle(archive::DB);
     match find_fault(&db, &interrupt::check)? {
-        Some(Fault::Unsound(detail)) => return Ok(Some(Damage::Structure { detail })),
+        Some(Fault::Corrupt(detail)) => return Ok(Some(Damage::Structure { detail })),
         Some(Fault::NotEtcd) if contents.manifest.is_some() => {
             return Ok(Some(Damage::Format { detail: NOT_ETCD.to_owned() }));
         }
@@ -210,7 +210,7 @@ fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Da
     };
     // What our reader does not hash, it did not hash when the manifest was written, either.
     let content = match Backend::open(&db)?.content(&interrupt::check) {
-        Err(error) if failed_to_read(&error) => return Err(error),
+        Err(error) if is_read_error(&error) => return Err(error),
         content => content.ok().flatten(),
     };
     interrupt::check()?;
@@ -234,8 +234,9 @@ fn rehearse(site: &Site, stage: &Dir, contents: &Contents, tell: Sink<'_>) -> Re
 /// What an etcd that was restored from the snapshot shows. Its data is thrown away afterwards, so it needs no copy.
 fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
     let token = random::uuid()?;
-    let making = Making { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
-    let snapshot = offline::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
+    let making =
+        RestoreOptions { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
+    let snapshot = etcdutl::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
     let booted = sandbox::boot(&site.tools.etcd, stage.child(DRILL)?)?;
     Expected::of(&booted, snapshot.revision()?).context("reading what it holds")
 }

@@ -10,8 +10,8 @@ use super::stage::Snapshot;
 use crate::catalog::damage::Damage;
 use crate::error::Refusal;
 use crate::etcd::member::Member;
-use crate::etcd::seal::Seal;
 use crate::etcd::site::{Initial, Site};
+use crate::etcd::trailer::Trailer;
 use crate::exchange::Lineage;
 use revision::{Doubt, Seen};
 
@@ -320,16 +320,16 @@ fn not_a_strangers(facts: &Facts, snapshot: &Snapshot) -> Result<(), Refusal> {
 
 fn hash_check(request: &Request, snapshot: &Snapshot) -> Result<bool, Refusal> {
     let shown = request.source.shown();
-    match snapshot.contents.db.seal {
-        Seal::Sound => Ok(true),
-        Seal::Absent if request.allow_unhashed => Ok(false),
-        Seal::Absent => Err(Refusal::new(
+    match snapshot.contents.db.trailer {
+        Trailer::Valid => Ok(true),
+        Trailer::Missing if request.allow_unhashed => Ok(false),
+        Trailer::Missing => Err(Refusal::new(
             format!(
                 "{shown} has no SHA-256 trailer: archives of the older etcd charm and copies of a live database never have one"
             ),
             "if you trust it, run restore again with allow-unhashed=true",
         )),
-        Seal::Broken => Err(Damage::Trailer.of(shown).into()),
+        Trailer::Invalid => Err(Damage::Trailer.of(shown).into()),
     }
 }
 
@@ -344,7 +344,7 @@ fn bump(asked: Bump, seen: Seen, snapshot: &Snapshot, facts: &Facts) -> Result<(
         Bump::By(_) if !facts.versions.programs.can_bump() => Err(Refusal::new(
             format!(
                 "etcd {} cannot raise the revision of a snapshot",
-                facts.versions.programs.offline().version
+                facts.versions.programs.snapshot_program().version
             ),
             "leave bump-revision out, or install etcd 3.4.27, 3.5.10 or later",
         )),
@@ -355,7 +355,10 @@ fn bump(asked: Bump, seen: Seen, snapshot: &Snapshot, facts: &Facts) -> Result<(
         Bump::Off => Ok((0, vec![warning("bump-revision=off")])),
         Bump::Auto if !facts.versions.programs.can_bump() => Ok((
             0,
-            vec![warning(&format!("etcd {} cannot raise it", facts.versions.programs.offline().version))],
+            vec![warning(&format!(
+                "etcd {} cannot raise it",
+                facts.versions.programs.snapshot_program().version
+            ))],
         )),
         Bump::Auto if seen.doubt.is_some() => Ok((gap.saturating_add(FAR), Vec::new())),
         // A fifth without an end would use up all revisions in 155 restores of one snapshot.

@@ -132,8 +132,8 @@ pub fn still_hold(facts: &Facts, site: &Site, data: &DataDir) -> Result<()> {
 
 fn v2_keys(site: &Site, old: &Old) -> V2Keys {
     match old {
-        Old::Serving { status, .. } => V2Keys::of_version(site, &status.version),
-        Old::Stopped { .. } => V2Keys::of(site),
+        Old::Serving { status, .. } => V2Keys::read_for_version(site, &status.version),
+        Old::Stopped { .. } => V2Keys::read_site(site),
         // There is no data, or it is not going to be replaced.
         Old::Empty | Old::Silent(_) | Old::Damaged(_) | Old::Unknown(_) | Old::NoLog | Old::Elsewhere => {
             V2Keys::None

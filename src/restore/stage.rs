@@ -9,12 +9,12 @@ use crate::archive::{self, Contents, Limits};
 use crate::catalog::damage::{Damage, Damaged};
 use crate::catalog::outside::{Outside, outside_name};
 use crate::error::Refusal;
-use crate::etcd::backend::{Backend, Fault, failed_to_read, find_fault};
+use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
+use crate::etcd::etcdutl::{self, MEMBER_OVERHEAD, RestoreOptions};
 use crate::etcd::member::Member;
-use crate::etcd::offline::{self, BESIDES, Making};
-use crate::etcd::sandbox::{self, Booted};
-use crate::etcd::seal::Seal;
+use crate::etcd::sandbox::{self, BootedCopy};
 use crate::etcd::site::Site;
+use crate::etcd::trailer::Trailer;
 use crate::etcd::wal;
 use crate::exchange::{Beside, BootCopy, DataDir, Expected, MEMBER};
 use crate::inventory::{self, unpack, was_verified_as};
@@ -79,7 +79,7 @@ pub enum Unknown {
 impl From<anyhow::Error> for Unknown {
     /// The verdict on data that our own reader failed on.
     fn from(error: anyhow::Error) -> Self {
-        if failed_to_read(&error) { Self::Failed(error) } else { Self::Damaged(error) }
+        if is_read_error(&error) { Self::Failed(error) } else { Self::Damaged(error) }
     }
 }
 
@@ -88,7 +88,7 @@ impl From<anyhow::Error> for Unknown {
 pub struct Stage<'a> {
     site: &'a Site,
     /// A booted copy of the data of a stopped etcd.
-    stopped: Option<Booted>,
+    stopped: Option<BootedCopy>,
     beside: Beside<'a>,
 }
 
@@ -153,14 +153,14 @@ impl<'a> Stage<'a> {
     pub fn unpack(&mut self, request: &Request, facts: &Facts, tell: Sink<'_>) -> Result<Snapshot> {
         let contents = self.unpacked(request, facts, tell).map_err(Damaged::refuse)?;
         let unexpected = request.expected_sha256.as_ref().is_some_and(|sha256| *sha256 != contents.sha256);
-        if unexpected || contents.db.seal == Seal::Broken {
+        if unexpected || contents.db.trailer == Trailer::Invalid {
             // Not for etcd's tools to read: the decision refuses it.
             return Ok(Snapshot { contents, revision: 0, last_record: 0, size: 0 });
         }
         self.admit(&contents, request, facts)?;
         let shown = request.source.shown();
         match find_fault(&self.beside.dir().handle(archive::DB), &interrupt::check)? {
-            Some(Fault::Unsound(detail)) => {
+            Some(Fault::Corrupt(detail)) => {
                 return Err(Refusal::from(Damage::Structure { detail }.of(shown)).into());
             }
             Some(Fault::NotEtcd) => {
@@ -169,7 +169,7 @@ impl<'a> Stage<'a> {
             }
             None => {}
         }
-        offline::structure(&self.site.tools, self.beside.dir().read(archive::DB)?, &mut |_| Ok(()))?;
+        etcdutl::status(&self.site.tools, self.beside.dir().read(archive::DB)?, &mut |_| Ok(()))?;
         let backend = Backend::open(&self.beside.dir().handle(archive::DB))?;
         let (revision, last_record) = (backend.revision()?, backend.last_revision()?);
         Ok(Snapshot { contents, revision, last_record, size: backend.size() })
@@ -186,7 +186,7 @@ impl<'a> Stage<'a> {
     fn unpacked(&self, request: &Request, facts: &Facts, tell: Sink<'_>) -> Result<Contents> {
         let (source, identities) = (&request.source, request.identities.as_ref());
         let room_for = |size: u64| {
-            let needed = size.saturating_mul(2).saturating_add(BESIDES);
+            let needed = size.saturating_mul(2).saturating_add(MEMBER_OVERHEAD);
             let place = self.beside.data().dir().path();
             need(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
         };
@@ -220,7 +220,7 @@ impl<'a> Stage<'a> {
     /// Makes the new member directory, and compares its records with the snapshot's.
     pub fn restore(&mut self, plan: &Plan) -> Result<()> {
         let token = format!("etcd-charm-{}", random::uuid()?);
-        let making = Making {
+        let making = RestoreOptions {
             name: &plan.member.name,
             peer_urls: &plan.member.peer_urls,
             token: &token,
@@ -228,7 +228,7 @@ impl<'a> Stage<'a> {
             hash_check: plan.hash_check,
         };
         let dir = self.beside.dir();
-        offline::restore(&self.site.tools, dir, archive::DB, self.beside.other_name(), &making)?;
+        etcdutl::restore(&self.site.tools, dir, archive::DB, self.beside.other_name(), &making)?;
         dir.remove_file(archive::DB)
     }
 
@@ -287,13 +287,13 @@ impl<'a> Stage<'a> {
 /// Decides what a failed boot of a copy says about the data: nothing, unless we cannot read the write-ahead log either.
 fn why_not_booted(error: anyhow::Error, member: &Dir) -> Unknown {
     match wal::check_member(member) {
-        Err(wal::Unreadable::Damaged(damage)) => Unknown::Damaged(anyhow::anyhow!("{damage}")),
+        Err(wal::WalError::Damaged(damage)) => Unknown::Damaged(anyhow::anyhow!("{damage}")),
         _ => Unknown::Failed(error),
     }
 }
 
 /// What a booted copy of a stopped member's data holds.
-fn stopped_data(booted: &Booted) -> Result<StoppedData> {
+fn stopped_data(booted: &BootedCopy) -> Result<StoppedData> {
     let backend = booted.backend()?;
     let revision = backend.revision()?;
     let keys = match backend.content_at(revision, &interrupt::check) {

@@ -9,7 +9,7 @@ use super::facts::Old;
 use crate::error::Refusal;
 use crate::etcd::backend::Backend;
 use crate::etcd::site::{Site, Supply};
-use crate::etcd::versions::{DataVersions, Minor, Programs, Version, way_down};
+use crate::etcd::versions::{DataVersions, Minor, Programs, Version, downgrade_steps};
 use crate::exchange::{DataDir, MEMBER};
 use crate::system::lock::try_lock;
 use anyhow::Result;
@@ -112,7 +112,7 @@ impl Versions {
         let Some(etcd) = &self.programs.etcd else { return Ok(()) };
         let Some(data) = data.too_new_for(&etcd.version) else { return Ok(()) };
         let taken = taken_from.map(|version| format!(" (taken from {version})")).unwrap_or_default();
-        let or = way_down(data, &etcd.version).map(|way| format!("; or {way}")).unwrap_or_default();
+        let or = downgrade_steps(data, &etcd.version).map(|way| format!("; or {way}")).unwrap_or_default();
         Err(Refusal::new(
             format!(
                 "{shown} holds data of etcd {data}{taken}, and {etcd}, which does not support newer data"

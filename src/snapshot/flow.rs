@@ -7,12 +7,12 @@ use super::{Looked, Request, Source};
 use crate::archive::age::FileKey;
 use crate::archive::{self, Contents, Packing, Sealing};
 use crate::catalog::manifest::{FORMAT, Manifest};
-use crate::etcd::arriving::Arriving;
-use crate::etcd::backend::{Backend, Content};
+use crate::etcd::backend::{Backend, ContentSummary};
 use crate::etcd::client::ContentHash;
-use crate::etcd::offline;
-use crate::etcd::seal::{Seal, Sealed};
+use crate::etcd::etcdutl;
+use crate::etcd::incoming::IncomingSnapshot;
 use crate::etcd::tools::Tools;
+use crate::etcd::trailer::{DatabaseDigest, Trailer};
 use crate::progress::{Progress, Sink};
 use crate::store::stage::Stage;
 use crate::system::growing::{GivenUp, Growing, Growth, Writing, growth};
@@ -150,7 +150,7 @@ impl Flow<'_> {
         manifest: &Receiver<Manifest>,
     ) -> Result<u64> {
         priority::go_behind();
-        let db = Arriving::follow(self.stage.dir(), archive::DB, saved)?;
+        let db = IncomingSnapshot::follow(self.stage.dir(), archive::DB, saved)?;
         let size = db.length();
         let manifest = || manifest.recv().map_err(|_| Consequence.into());
         packing.pack(Told { source: db, work }, size, manifest)
@@ -177,7 +177,8 @@ impl Flow<'_> {
     fn look_into(&self, saved: &Growth, work: &Work) -> Result<Found> {
         let dir = self.stage.dir();
         // What is cut short is for whoever packs it to tell of.
-        let db = Arriving::follow(dir, archive::DB, saved)?.all_there()?.ok_or(Consequence)?;
+        let db =
+            IncomingSnapshot::follow(dir, archive::DB, saved)?.wait_until_complete()?.ok_or(Consequence)?;
         let again = db.try_clone().context("opening the snapshot again")?;
         // Once anybody has failed, nobody wants to know.
         let wanted = || -> Result<()> {
@@ -187,7 +188,7 @@ impl Flow<'_> {
         };
         thread::scope(|scope| {
             let structure = beside(scope, "structure", || {
-                offline::structure(self.tools, db, &mut |_| wanted().map_err(|error| error.to_string()))
+                etcdutl::status(self.tools, db, &mut |_| wanted().map_err(|error| error.to_string()))
             });
             let told = Backend::from_file(again, &dir.path().join(archive::DB)).and_then(|snapshot| {
                 let revision = snapshot.revision()?;
@@ -207,7 +208,7 @@ impl Flow<'_> {
         revision: i64,
         wanted: &dyn Fn() -> Result<()>,
     ) -> Result<(Option<u64>, Option<ContentHash>)> {
-        if let Ok(Some(Content { keys, hash: Some(hash) })) = snapshot.content(wanted) {
+        if let Ok(Some(ContentSummary { keys, hash: Some(hash) })) = snapshot.content(wanted) {
             return Ok((Some(keys), Some(hash)));
         }
         let Source::Serving(client) = self.source else { return Ok((None, None)) };
@@ -221,10 +222,10 @@ impl Flow<'_> {
     /// what it is through with is freed while the rest is packed.
     fn sealed(
         &self,
-        seal: &Receiver<Sealed>,
+        seal: &Receiver<DatabaseDigest>,
         work: &Work,
         goes_on: &dyn Fn() -> Result<()>,
-    ) -> Result<Sealed> {
+    ) -> Result<DatabaseDigest> {
         let mut spent = self.stage.dir().spend(archive::DB)?;
         let sealed = word(seal, &mut || {
             spent.up_to(work.packed.load(Ordering::Relaxed));
@@ -236,18 +237,18 @@ impl Flow<'_> {
     /// The manifest. What is `found` in a snapshot counts once its seal is known to be sound.
     fn describe(
         &self,
-        seal: &Receiver<Sealed>,
+        seal: &Receiver<DatabaseDigest>,
         found: Result<Found>,
         work: &Work,
         goes_on: &dyn Fn() -> Result<()>,
     ) -> Result<Manifest> {
         let sealed = self.sealed(seal, work, goes_on)?;
-        match sealed.seal {
-            Seal::Sound => {}
-            Seal::Absent => {
+        match sealed.trailer {
+            Trailer::Valid => {}
+            Trailer::Missing => {
                 bail!("etcdctl saved {} bytes without the hash that ends a snapshot", sealed.size)
             }
-            Seal::Broken => {
+            Trailer::Invalid => {
                 bail!("the snapshot of {} bytes does not match the hash that ends it", sealed.size)
             }
         }
@@ -305,7 +306,7 @@ fn read_back(
     archive: File,
     written: Growth,
     key: Option<&FileKey>,
-    seal: &Sender<Sealed>,
+    seal: &Sender<DatabaseDigest>,
 ) -> Result<Contents> {
     priority::go_behind();
     let whole = written.clone();

@@ -13,7 +13,7 @@ use crate::catalog::outside::{Outside, encrypted_name};
 use crate::error::Refusal;
 use crate::etcd::client::Client;
 use crate::etcd::member::Member;
-use crate::etcd::sandbox::Booted;
+use crate::etcd::sandbox::BootedCopy;
 use crate::etcd::tools::Tools;
 use crate::progress::{Progress, Sink};
 use crate::store::directory::Approach;
@@ -66,7 +66,7 @@ pub enum Source<'a> {
     /// A member that serves.
     Serving(&'a Client),
     /// A booted copy of the data of a member that is stopped.
-    Stopped(&'a Booted),
+    Stopped(&'a BootedCopy),
 }
 
 /// Takes a snapshot of `source` and publishes it as an archive.
@@ -135,7 +135,7 @@ fn look(client: &Client) -> Result<Looked> {
     })
 }
 
-fn look_at_copy(booted: &Booted) -> Result<Looked> {
+fn look_at_copy(booted: &BootedCopy) -> Result<Looked> {
     let [member] = &*booted.members else {
         bail!("the stopped data is of a cluster of {} members", booted.members.len());
     };

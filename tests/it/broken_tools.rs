@@ -87,7 +87,7 @@ fn publishes_nothing_that_is_not_proved(version: Version) {
     let faults: [Fault<'_>; 5] = [
         (
             &|tools| tools.answer(save, "Snapshot saved at nowhere\n", "", 0),
-            &["etcdctl ended well and left no snapshot"],
+            &["etcdctl succeeded but saved no snapshot"],
         ),
         (&|tools| tools.spoil(save), &["does not match the hash that ends it"]),
         (&|tools| tools.cut(save), &["of a snapshot that speaks of", "bytes were read of a file of"]),

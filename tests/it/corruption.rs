@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use etcd_charm::archive::{Contents, Limits, unpack};
-use etcd_charm::etcd::seal::Seal;
+use etcd_charm::etcd::trailer::Trailer;
 
 use crate::chaos::table::{Row, Table};
 use crate::world::{Version, World};
@@ -89,7 +89,7 @@ fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
     let mut db = Vec::new();
     let contents = unpack(bytes, bytes.len() as u64, "the archive", &mut db, &limits, &mut |_| ()).ok()?;
     // A broken or a missing seal is for the walk to refuse.
-    (contents.db.seal == Seal::Sound).then_some((contents, db))
+    (contents.db.trailer == Trailer::Valid).then_some((contents, db))
 }
 
 #[test]

@@ -195,7 +195,7 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
     for (pattern, step) in [
         ("etcdctl version", "failed: asking etcdctl for its version: "),
         ("etcd --version", "failed: asking etcd for its version: "),
-        (RESTORE, "failed: making a member directory from the snapshot: "),
+        (RESTORE, "failed: restoring a member directory from the snapshot: "),
         ("etcd --data-dir*", "failed: booting the restored data: booting a private etcd: "),
         (
             "*member*list*",
@@ -216,9 +216,9 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
         assert!(ground.world.leftovers().is_empty(), "{pattern}: {:?}", ground.world.leftovers());
     }
     // One that ends well and makes nothing.
-    let making = "making a member directory from the snapshot";
+    let making = "restoring a member directory from the snapshot";
     tools.answer(RESTORE, "", "", 0);
-    ground.restore().failed_at(making, "ended well and left no database. State: ", AGAIN);
+    ground.restore().failed_at(making, "succeeded but created no database. State: ", AGAIN);
     still.check("a restore tool that makes nothing");
     for (pattern, step) in
         [(RESTORE, making), ("etcd --data-dir*", "booting the restored data: booting a private etcd")]

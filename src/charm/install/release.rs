@@ -5,7 +5,7 @@
 use crate::charm::configuration::{self, MARK};
 use crate::charm::home::Home;
 use crate::error::Refusal;
-use crate::etcd::versions::{Version, why_etcdutl};
+use crate::etcd::versions::{Version, requires_etcdutl};
 use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
 use crate::system::owner::Owner;
 use crate::system::process::Program;
@@ -144,8 +144,8 @@ fn must_be_complete(bin: &Dir, found: &[&str]) -> Result<()> {
     let told =
         Program::new(bin.path().join(draft("etcdctl"))).env("ETCDCTL_API", "3").args(["version"]).run();
     let told = told.map_err(|error| no_release(error.called("etcdctl")))?;
-    let version = Version::printed(&told.text(), "etcdctl version:");
-    match version.and_then(|version| why_etcdutl(&version)) {
+    let version = Version::from_output(&told.text(), "etcdctl version:");
+    match version.and_then(|version| requires_etcdutl(&version)) {
         None => Ok(()),
         Some(why) => Err(Refusal::new(
             format!("the release in the resource etcd is incomplete: {why}, and it has no etcdutl"),

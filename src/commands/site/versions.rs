@@ -29,7 +29,7 @@ fn may_verify(site: &Site) -> Result<()> {
 
 fn may_restore(site: &Site, results: &mut Results) -> Result<()> {
     let programs = site.tools.versions()?;
-    let shown: Vec<String> = programs.each().map(Installed::named).collect();
+    let shown: Vec<String> = programs.iter().map(Installed::name_and_version).collect();
     results.set(key!("site.programs"), shown.join(", "));
     let supply = site.supply();
     supply.must_match(&programs)?;

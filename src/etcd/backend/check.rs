@@ -7,7 +7,7 @@
 
 use super::facts::{KEY, Revision};
 use super::records::{Cursor, PageSet, Root};
-use super::{Backend, bucket_root, failed_to_read};
+use super::{Backend, bucket_root, is_read_error};
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::path::Path;
@@ -35,7 +35,7 @@ pub enum Fault {
     /// It is a sound bbolt file without etcd's bucket of keys.
     NotEtcd,
     /// A page of it cannot be read: which one, and why.
-    Unsound(String),
+    Corrupt(String),
 }
 
 /// Looks for a fault in the backend file `path`, which no etcd may be using. `go_on` ends the search by an error.
@@ -51,8 +51,8 @@ pub fn find_fault(path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<Option<
     match outcome {
         Ok(true) => Ok(None),
         Ok(false) => Ok(Some(Fault::NotEtcd)),
-        Err(error) if failed_to_read(&error) => Err(error).with_context(|| super::context(path)),
-        Err(error) => Ok(Some(Fault::Unsound(format!("{error:#}")))),
+        Err(error) if is_read_error(&error) => Err(error).with_context(|| super::context(path)),
+        Err(error) => Ok(Some(Fault::Corrupt(format!("{error:#}")))),
     }
 }
 

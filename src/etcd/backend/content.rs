@@ -18,7 +18,7 @@ use std::collections::HashMap;
 
 /// What etcd would say of a content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Content {
+pub struct ContentSummary {
     /// The keys alive at its last revision.
     pub keys: u64,
     /// The hash at its last revision. `None` if versions of etcd hash it differently: because no key is alive after a
@@ -56,7 +56,7 @@ impl Backend {
     ///
     /// `None` if the file does not show it: it caught a compaction half done, or more than 900,000 keys have changed since the
     /// last one.
-    pub fn content(&self, wanted: &dyn Fn() -> Result<()>) -> Result<Option<Content>> {
+    pub fn content(&self, wanted: &dyn Fn() -> Result<()>) -> Result<Option<ContentSummary>> {
         self.content_with(MAX_KEYS, wanted)
     }
 
@@ -64,7 +64,7 @@ impl Backend {
         &self,
         max_keys: usize,
         wanted: &dyn Fn() -> Result<()>,
-    ) -> Result<Option<Content>> {
+    ) -> Result<Option<ContentSummary>> {
         let finished = self.finished_compaction()?;
         if self.scheduled_compaction()? > finished {
             return Ok(None);
@@ -81,7 +81,11 @@ impl Backend {
     /// a lease expires.
     ///
     /// `None` if there are more than 16 million keys to remember.
-    pub fn content_at(&self, revision: i64, wanted: &dyn Fn() -> Result<()>) -> Result<Option<Content>> {
+    pub fn content_at(
+        &self,
+        revision: i64,
+        wanted: &dyn Fn() -> Result<()>,
+    ) -> Result<Option<ContentSummary>> {
         let (scheduled, finished) = (self.scheduled_compaction()?, self.finished_compaction()?);
         let scope = Scope {
             revision,
@@ -92,7 +96,7 @@ impl Backend {
         self.content_in(scope, wanted)
     }
 
-    fn content_in(&self, scope: Scope, wanted: &dyn Fn() -> Result<()>) -> Result<Option<Content>> {
+    fn content_in(&self, scope: Scope, wanted: &dyn Fn() -> Result<()>) -> Result<Option<ContentSummary>> {
         let Scope { revision: last, compact_revision, half_compacted, max_keys } = scope;
         let (mut later, mut changed) = (Hash::default(), HashMap::new());
         self.each(compact_revision.saturating_add(1), wanted, |revision, key, value| {
@@ -134,7 +138,7 @@ impl Backend {
         let keys = unchanged + changed.values().filter(|alive| **alive).count() as u64;
         let comparable = !ends_in_deletion && (keys > 0 || compact_revision < 0);
         let hash = comparable.then(|| ContentHash { hash: earlier.followed_by(&later), compact_revision });
-        Ok(Some(Content { keys, hash }))
+        Ok(Some(ContentSummary { keys, hash }))
     }
 
     /// The newest record of each key up to a revision; `None` if there are more keys than may be remembered.

@@ -5,7 +5,7 @@
 //! txid u64, FNV-1a 64 of the 56 bytes before it. Must never guess: a meta that does not hash to its checksum
 //! is not read.
 
-use super::failed_to_read;
+use super::is_read_error;
 use super::page::{HEADER, u32_at, u64_at};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
@@ -46,7 +46,7 @@ impl Meta {
             (Ok(first), Ok(second)) if second.txid > first.txid => Ok(second),
             (Ok(first), _) => Ok(first),
             (Err(_), Ok(second)) => Ok(second),
-            (Err(first), Err(_)) if failed_to_read(&first) => Err(first),
+            (Err(first), Err(_)) if is_read_error(&first) => Err(first),
             (Err(first), Err(second)) => bail!("no valid meta page: {first:#}; {second:#}"),
         }
     }

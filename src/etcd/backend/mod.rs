@@ -20,7 +20,7 @@ mod tests;
 
 pub use check::{Fault, find_fault};
 pub use compare::{Comparison, same_records};
-pub use content::Content;
+pub use content::ContentSummary;
 pub use records::Records;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,18 +34,18 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 /// How many bytes of a snapshot tell how long it will be.
-pub const HEAD: u64 = meta::META as u64;
+pub const HEAD_SIZE: u64 = meta::META as u64;
 /// The SHA-256 that etcd puts behind the pages.
 const TRAILER: u64 = 32;
 
-/// How long a snapshot is, trailer included, of which `file` holds the first [`HEAD`] bytes. bbolt sends the state of the
+/// How long a snapshot is, trailer included, of which `file` holds the first [`HEAD_SIZE`] bytes. bbolt sends the state of the
 /// database first, then exactly its pages (`tx.go` `WriteTo`), and etcd its hash behind them.
 pub fn announced_length(file: &File) -> Result<u64> {
     length_by(Meta::first(file)?)
 }
 
 /// The same by those bytes themselves.
-pub fn announced_by(head: &[u8]) -> Result<u64> {
+pub fn announced_length_in_head(head: &[u8]) -> Result<u64> {
     length_by(Meta::parse(head).context("meta page 0")?)
 }
 
@@ -227,7 +227,7 @@ impl Backend {
 }
 
 /// Whether an error is one of the disk. A file that ends too early is a fault of the data.
-pub fn failed_to_read(error: &anyhow::Error) -> bool {
+pub fn is_read_error(error: &anyhow::Error) -> bool {
     let is_disks = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() != ErrorKind::UnexpectedEof)
             || cause.is::<Errno>()

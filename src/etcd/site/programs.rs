@@ -39,7 +39,7 @@ impl Supply {
 impl Supply {
     /// Refuses programs that do not belong together, before any of them is given data.
     pub fn must_match(&self, programs: &Programs) -> Result<(), Refusal> {
-        let Some((one, other)) = programs.mixed() else { return Ok(()) };
+        let Some((one, other)) = programs.first_mismatch() else { return Ok(()) };
         Err(Refusal::new(
             format!(
                 "{one}, but {other}: what one of them restores, the other must read, so all need the same minor version"
@@ -57,7 +57,7 @@ impl Supply {
         server: &Version,
         restart: &str,
     ) -> Result<(), Refusal> {
-        let Some(program) = programs.unlike(server) else { return Ok(()) };
+        let Some(program) = programs.first_of_other_minor(server) else { return Ok(()) };
         let (get, minor) = (self.of_version(server.minor()), program.version.minor());
         let next = match self {
             Self::Container(_) => get,
@@ -92,7 +92,7 @@ impl Site {
 
 fn version_in(manifest: &Path) -> Option<Version> {
     let container = Container::running("etcd", &read_found_text(manifest).ok()?).ok()??;
-    Version::of_image(&container.image?)
+    Version::from_image(&container.image?)
 }
 
 #[cfg(test)]

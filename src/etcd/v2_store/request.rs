@@ -1,6 +1,6 @@
 //! A request of the v2 API, as a raft entry holds it (`etcdserverpb.Request`).
 
-use crate::etcd::protobuf::{Fields, Malformed, Value};
+use crate::etcd::protobuf::{FieldValue, Malformed, MessageFields};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// What a request does.
@@ -58,9 +58,9 @@ impl Request {
 
     fn as_internal(entry: &[u8]) -> Result<Option<Self>, Malformed> {
         let mut found = None;
-        for field in Fields::of(entry) {
+        for field in MessageFields::new(entry) {
             match field? {
-                (1, Value::Varint(_)) => {}
+                (1, FieldValue::Varint(_)) => {}
                 (2, value) => found = Some(Self::parse(value.bytes()?)?),
                 // Every other field is a message.
                 (_, value) => drop(value.bytes()?),
@@ -84,13 +84,13 @@ impl Request {
             time: 0,
             refresh: false,
         };
-        for field in Fields::of(message) {
+        for field in MessageFields::new(message) {
             request.set(field?)?;
         }
         Ok(request)
     }
 
-    fn set(&mut self, (number, value): (u64, Value<'_>)) -> Result<(), Malformed> {
+    fn set(&mut self, (number, value): (u64, FieldValue<'_>)) -> Result<(), Malformed> {
         match number {
             2 => {
                 self.method = match value.bytes()? {

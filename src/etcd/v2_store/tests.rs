@@ -117,7 +117,7 @@ fn read_member(snaps: &[(&str, Vec<u8>)], log: Writer) -> V2Keys {
         std::fs::write(member.join("snap").join(name), content).unwrap();
     }
     log.finish_in(&member.join("wal"));
-    V2Keys::at_rest(&member)
+    V2Keys::read_member_dir(&member)
 }
 
 fn log(requests: &[Vec<u8>]) -> Writer {
@@ -172,7 +172,7 @@ fn hostile_snaps_are_refused() {
 #[test]
 fn names_are_described_without_control_characters() {
     let top = vec!["a\n\u{1b}[2J".to_owned(), "b".to_owned()];
-    let described = V2Keys::Held { keys: 2, top }.described().unwrap();
+    let described = V2Keys::Held { keys: 2, top }.describe().unwrap();
     assert_eq!(described, r"2 v2 keys (under /a\n\u{1b}[2J, /b)");
-    assert_eq!(V2Keys::None.described(), None);
+    assert_eq!(V2Keys::None.describe(), None);
 }

@@ -2,7 +2,7 @@
 //!
 //! Must never hold more than one record, however long a frame claims to be.
 
-use super::{Damage, Unreadable, incomplete};
+use super::{WalDamage, WalError, incomplete};
 use crate::system::durable::Dir;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -34,8 +34,8 @@ impl Segment {
 }
 
 /// Returns the files of the log in order. Their sequence numbers must follow each other (`util.go` `isValidSeq`).
-pub(super) fn segments(dir: &Dir) -> Result<Vec<Segment>, Unreadable> {
-    let names = dir.names().map_err(Unreadable::Failed)?;
+pub(super) fn segments(dir: &Dir) -> Result<Vec<Segment>, WalError> {
+    let names = dir.names().map_err(WalError::Failed)?;
     let segments: Vec<Segment> = names.into_iter().filter_map(Segment::parse).collect();
     if segments.is_empty() {
         return Err(incomplete("it has no .wal file"));
@@ -67,8 +67,8 @@ pub(super) struct Frames<'s> {
 }
 
 impl<'s> Frames<'s> {
-    pub fn open(dir: &Dir, segment: &'s Segment, is_last: bool) -> Result<Self, Unreadable> {
-        let file = dir.read(&segment.name).map_err(Unreadable::Failed)?;
+    pub fn open(dir: &Dir, segment: &'s Segment, is_last: bool) -> Result<Self, WalError> {
+        let file = dir.read(&segment.name).map_err(WalError::Failed)?;
         let metadata = file.metadata().map_err(|error| failed(segment, error))?;
         if !metadata.is_file() {
             return Err(failed(segment, io::Error::other("it is not a regular file")));
@@ -80,7 +80,7 @@ impl<'s> Frames<'s> {
 
     /// Returns the next frame; `None` at the end of the file, where the room ahead begins, and where the last file ends
     /// within a frame.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, Unreadable> {
+    pub fn next(&mut self) -> Result<Option<&[u8]>, WalError> {
         self.offset = self.next;
         let mut head = [0; HEAD as usize];
         match self.fill(&mut head)? {
@@ -111,7 +111,7 @@ impl<'s> Frames<'s> {
     }
 
     /// Reads as much of `bytes` as the file has left, and returns how much that was.
-    fn fill(&mut self, bytes: &mut [u8]) -> Result<u64, Unreadable> {
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<u64, WalError> {
         let mut filled = 0;
         while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match self.file.read(rest) {
@@ -124,7 +124,7 @@ impl<'s> Frames<'s> {
         Ok(filled as u64)
     }
 
-    fn end_early<T>(&mut self) -> Result<Option<T>, Unreadable> {
+    fn end_early<T>(&mut self) -> Result<Option<T>, WalError> {
         if !self.is_last {
             return Err(self.damaged("unexpected EOF"));
         }
@@ -140,11 +140,11 @@ impl<'s> Frames<'s> {
         (!first.is_empty() && is_zero(first)) || rest.chunks(SECTOR as usize).any(is_zero)
     }
 
-    pub fn damaged(&self, what: &'static str) -> Unreadable {
-        Unreadable::Damaged(Damage { file: self.segment.name.clone(), offset: self.offset, what })
+    pub fn damaged(&self, what: &'static str) -> WalError {
+        WalError::Damaged(WalDamage { file: self.segment.name.clone(), offset: self.offset, what })
     }
 }
 
-fn failed(segment: &Segment, error: io::Error) -> Unreadable {
-    Unreadable::Failed(anyhow::Error::new(error).context(format!("reading {}", segment.name)))
+fn failed(segment: &Segment, error: io::Error) -> WalError {
+    WalError::Failed(anyhow::Error::new(error).context(format!("reading {}", segment.name)))
 }

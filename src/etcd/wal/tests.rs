@@ -117,7 +117,7 @@ impl Written {
         Dir::open(&self.dir.path().canonicalize().unwrap()).unwrap()
     }
 
-    fn check(&self) -> Result<Log, String> {
+    fn check(&self) -> Result<WalSummary, String> {
         check(&self.open()).map_err(|error| error.to_string())
     }
 
@@ -149,12 +149,12 @@ fn reads_all_entries_of_all_files() {
     let written = two_files().finish();
     let mut seen = Vec::new();
     let log = read_after(&written.open(), 0, &mut |item| {
-        if let Item::Entry(entry) = item {
+        if let WalItem::Entry(entry) = item {
             seen.push((entry.index, entry.data.len()));
         }
     })
     .unwrap();
-    assert_eq!(log, Log { files: 2, entries: 13, last_index: 13, commit: 10, is_torn: false });
+    assert_eq!(log, WalSummary { files: 2, entries: 13, last_index: 13, commit: 10, is_torn: false });
     assert_eq!(log, written.check().unwrap());
     let expected: Vec<_> = (1..=12).map(|index: u64| (index, format!("entry {index}").len())).collect();
     assert_eq!(seen, [expected, vec![(13, 3000)]].concat());
@@ -166,7 +166,7 @@ fn begins_with_the_file_that_holds_the_wanted_entry() {
     let first_after = |index| {
         let mut first = None;
         let log = read_after(&written.open(), index, &mut |item| {
-            if let Item::Entry(entry) = item {
+            if let WalItem::Entry(entry) = item {
                 first.get_or_insert(entry.index);
             }
         });
@@ -189,7 +189,7 @@ fn tolerates_only_what_a_crash_leaves_at_the_end() {
         written.edit(SECOND, |bytes| change(bytes, end));
         written.check()
     };
-    let expected = Ok(Log { files: 2, entries: 12, last_index: 12, commit: 10, is_torn: true });
+    let expected = Ok(WalSummary { files: 2, entries: 12, last_index: 12, commit: 10, is_torn: true });
     // Cut within the record, within its head, and with sectors that were never written.
     assert_eq!(torn(&|bytes, end| bytes.truncate(end - 100)), expected);
     assert_eq!(torn(&|bytes, end| bytes.truncate(end - 3040 + 12)), expected);
@@ -246,7 +246,7 @@ fn does_not_call_a_log_damaged_that_it_could_not_read() {
     fs::remove_file(written.dir.path().join(SECOND)).unwrap();
     fs::create_dir(written.dir.path().join(SECOND)).unwrap();
     let error = check(&written.open()).unwrap_err();
-    assert!(matches!(error, Unreadable::Failed(_)), "{error}");
+    assert!(matches!(error, WalError::Failed(_)), "{error}");
 }
 
 proptest! {
@@ -256,7 +256,7 @@ proptest! {
     fn never_panics_and_never_shows_an_altered_request(at in 0_usize..100_000, bit in 0_u8..8, cut in 0_usize..100_000) {
         let written = two_files().finish();
         let mut originals = Vec::new();
-        let _ = read_after(&written.open(), 0, &mut |item| if let Item::Entry(entry) = item {
+        let _ = read_after(&written.open(), 0, &mut |item| if let WalItem::Entry(entry) = item {
             originals.push((entry.index, entry.data.to_vec()));
         });
         written.edit(SECOND, |bytes| {
@@ -265,7 +265,7 @@ proptest! {
             bytes.truncate(bytes.len() - cut % 200);
         });
         let mut altered = false;
-        let _ = read_after(&written.open(), 0, &mut |item| if let Item::Entry(entry) = item {
+        let _ = read_after(&written.open(), 0, &mut |item| if let WalItem::Entry(entry) = item {
             altered |= !entry.data.is_empty() && !originals.contains(&(entry.index, entry.data.to_vec()));
         });
         prop_assert!(!altered);

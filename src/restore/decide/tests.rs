@@ -4,9 +4,9 @@ use super::*;
 use crate::archive::Contents;
 use crate::catalog::manifest::Manifest;
 use crate::etcd::client::Status;
-use crate::etcd::seal::Sealed;
 use crate::etcd::service::Service;
 use crate::etcd::site::{Supply, tests};
+use crate::etcd::trailer::DatabaseDigest;
 use crate::etcd::v2_store::V2Keys;
 use crate::etcd::versions::{Installed, Programs, Version};
 use crate::exchange::Lineage;
@@ -80,8 +80,8 @@ pub(super) fn facts(old: Old, can_bump: bool) -> Facts {
     }
 }
 
-fn snapshot(revision: i64, seal: Seal) -> Snapshot {
-    let db = Sealed { seal, size: 20512, sha256: "d".repeat(64) };
+fn snapshot(revision: i64, seal: Trailer) -> Snapshot {
+    let db = DatabaseDigest { trailer: seal, size: 20512, sha256: "d".repeat(64) };
     let contents = Contents { sha256: "a".repeat(64), manifest: None, db };
     Snapshot { contents, revision, last_record: revision, size: 20480 }
 }
@@ -149,7 +149,7 @@ fn a_member_without_data_is_who_its_configuration_says() {
     ] {
         let is_said = peer_urls.is_some();
         let facts = Facts { initial: Initial { name, peer_urls }, ..facts(Old::Empty, true) };
-        let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Seal::Sound)).unwrap();
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Trailer::Valid)).unwrap();
         assert_eq!((plan.member.name.as_str(), plan.member.peer_urls.as_str()), expected);
         let told = plan.warnings.iter().any(|warning| warning.contains("etcdctl member update"));
         assert_eq!(told, !is_said, "{:?}", plan.warnings);
@@ -176,7 +176,7 @@ fn a_bump_clears_the_old_revision_or_a_warning_says_why_not() {
     ];
     for (asked, old, revision, can_bump, bump, warns) in cases {
         let facts = facts(serving(old, vec![member("m1")]), can_bump);
-        let decided = plan(&request(asked), &facts, &snapshot(revision, Seal::Sound));
+        let decided = plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid));
         let told = decided.as_ref().ok().map(|plan| (plan.bump, !plan.warnings.is_empty()));
         assert_eq!(told, bump.map(|bump| (bump, warns)), "{asked:?} {old} {revision}");
     }
@@ -206,7 +206,7 @@ fn a_bump_clears_what_was_ever_served() {
         let case = format!("{asked:?} {highest} {is_known} {old} {revision}");
         let mut facts = facts(serving(old, vec![member("m1")]), true);
         (facts.lineage.highest_revision, facts.lineage.highest_is_known) = (highest, is_known);
-        let plan = plan(&request(asked), &facts, &snapshot(revision, Seal::Sound)).unwrap();
+        let plan = plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid)).unwrap();
         assert_eq!((plan.bump, !plan.warnings.is_empty()), (bump, warns), "{case}: {:?}", plan.warnings);
         assert_eq!(plan.lineage.highest_revision, highest.max(old), "{case}");
         assert_eq!(plan.lineage.highest_is_known, knows, "{case}");
@@ -215,7 +215,7 @@ fn a_bump_clears_what_was_ever_served() {
     for can_bump in [true, false] {
         let mut facts = facts(serving(2, vec![member("m1")]), can_bump);
         facts.lineage.highest_revision = 7;
-        let plan = plan(&request(Bump::Auto), &facts, &snapshot(2, Seal::Sound)).unwrap();
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(2, Trailer::Valid)).unwrap();
         assert_eq!(plan.warnings.is_empty(), can_bump);
         // Clients may write until it is stopped, but not past what clears them.
         assert_eq!(plan.must_stay_below(9), can_bump.then_some(9));
@@ -226,7 +226,7 @@ fn a_bump_clears_what_was_ever_served() {
 fn revisions_go_back_only_where_that_was_told() {
     let limit = |asked, old: i64, revision| {
         let facts = facts(serving(old, vec![member("m1")]), true);
-        let plan = plan(&request(asked), &facts, &snapshot(revision, Seal::Sound)).unwrap();
+        let plan = plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid)).unwrap();
         plan.must_stay_below(revision + plan.bump)
     };
     // Level with the snapshot, and behind it: clients may pass it while the restore is made.
@@ -235,7 +235,7 @@ fn revisions_go_back_only_where_that_was_told() {
     assert!(limit(Bump::Auto, 200, 100).is_some_and(|limit| limit > 200));
     // Warned of.
     assert_eq!((limit(Bump::Off, 200, 100), limit(Bump::By(5), 200, 100)), (None, None));
-    let unknown = plan(&request(Bump::Auto), &facts(Old::Empty, true), &snapshot(5, Seal::Sound)).unwrap();
+    let unknown = plan(&request(Bump::Auto), &facts(Old::Empty, true), &snapshot(5, Trailer::Valid)).unwrap();
     assert_eq!(unknown.must_stay_below(5), None);
 }
 
@@ -243,7 +243,7 @@ fn revisions_go_back_only_where_that_was_told() {
 fn what_clients_of_lost_data_have_seen_is_unknown_and_told() {
     let warned = |old, can_bump, takes_api_server| {
         let facts = Facts { takes_api_server, ..facts(old, can_bump) };
-        let plan = plan(&request(Bump::Auto), &facts, &snapshot(200, Seal::Sound)).unwrap();
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(200, Trailer::Valid)).unwrap();
         assert_eq!((plan.bump, plan.loses), (0, 0));
         plan.warnings.join("\n")
     };
@@ -268,17 +268,17 @@ fn a_snapshot_without_a_right_hash_is_refused_unless_allowed() {
     let trusting = Request { allow_unhashed: true, ..request(Bump::Auto) };
     let check =
         |request: &Request, seal| plan(request, &facts, &snapshot(5, seal)).map(|plan| plan.hash_check);
-    assert_eq!(check(&request(Bump::Auto), Seal::Sound), Ok(true));
-    assert!(check(&request(Bump::Auto), Seal::Absent).unwrap_err().next.contains("allow-unhashed=true"));
-    assert_eq!(check(&trusting, Seal::Absent), Ok(false));
-    assert_eq!(check(&trusting, Seal::Sound), Ok(true));
-    assert!(check(&trusting, Seal::Broken).is_err());
+    assert_eq!(check(&request(Bump::Auto), Trailer::Valid), Ok(true));
+    assert!(check(&request(Bump::Auto), Trailer::Missing).unwrap_err().next.contains("allow-unhashed=true"));
+    assert_eq!(check(&trusting, Trailer::Missing), Ok(false));
+    assert_eq!(check(&trusting, Trailer::Valid), Ok(true));
+    assert!(check(&trusting, Trailer::Invalid).is_err());
 }
 
 #[test]
 fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
     let of = |cluster: &str| {
-        let mut snapshot = snapshot(9, Seal::Sound);
+        let mut snapshot = snapshot(9, Trailer::Valid);
         snapshot.contents.manifest = Some(manifest(cluster));
         snapshot
     };
@@ -295,7 +295,10 @@ fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
         assert!(refusal.next.contains("allow-foreign=true"), "{refusal}");
         let allowing = Request { allow_foreign: true, ..request(Bump::Off) };
         assert!(plan(&allowing, &facts, &of("2")).is_ok());
-        assert!(plan(&request(Bump::Off), &facts, &snapshot(9, Seal::Sound)).is_ok(), "of nobody knows whom");
+        assert!(
+            plan(&request(Bump::Off), &facts, &snapshot(9, Trailer::Valid)).is_ok(),
+            "of nobody knows whom"
+        );
     }
     for (old, keys) in [(serving(9, one()), Ok(0)), (stopped(), Ok(0)), (Old::Empty, Ok(0))] {
         assert!(check(&held(old, keys), "2").is_ok(), "nothing is held");
@@ -306,8 +309,8 @@ fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
 fn an_expected_hash_must_match() {
     let expecting = |sha: &str| Request { expected_sha256: Some(sha.to_owned()), ..request(Bump::Auto) };
     let facts = facts(Old::Empty, true);
-    assert!(plan(&expecting(&"a".repeat(64)), &facts, &snapshot(5, Seal::Sound)).is_ok());
-    let refusal = plan(&expecting(&"b".repeat(64)), &facts, &snapshot(5, Seal::Sound)).unwrap_err();
+    assert!(plan(&expecting(&"a".repeat(64)), &facts, &snapshot(5, Trailer::Valid)).is_ok());
+    let refusal = plan(&expecting(&"b".repeat(64)), &facts, &snapshot(5, Trailer::Valid)).unwrap_err();
     assert!(refusal.reason.contains(&"b".repeat(64)) && refusal.reason.contains(&"a".repeat(64)));
 }
 
@@ -322,7 +325,7 @@ fn existing_data_is_saved_unless_there_is_none_or_nobody_asked() {
         (stopped(), none, Backup::None),
     ] {
         let facts = facts(old, true);
-        assert_eq!(plan(&asked, &facts, &snapshot(9, Seal::Sound)).unwrap().backup, backup);
+        assert_eq!(plan(&asked, &facts, &snapshot(9, Trailer::Valid)).unwrap().backup, backup);
     }
 }
 
@@ -341,7 +344,7 @@ fn a_thousand_restores_of_one_snapshot_leave_revisions_for_as_many_more() {
     let mut old = 1100;
     for _ in 0..1000 {
         let facts = facts(serving(old, vec![member("m1")]), true);
-        let plan = plan(&request(Bump::Auto), &facts, &snapshot(100, Seal::Sound)).unwrap();
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(100, Trailer::Valid)).unwrap();
         // And a client writes.
         old = 100 + plan.bump + 1;
     }
@@ -359,7 +362,7 @@ fn a_revision_is_not_raised_past_what_etcd_can_count() {
         (Bump::Auto, i64::MAX, i64::MAX, false),
     ] {
         let facts = facts(serving(old, vec![member("m1")]), true);
-        match plan(&request(asked), &facts, &snapshot(revision, Seal::Sound)) {
+        match plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid)) {
             Ok(_) => assert!(!refused, "{asked:?} {old} {revision}"),
             Err(refusal) => {
                 let told = refusal.to_string();
@@ -375,7 +378,7 @@ proptest! {
         old in 1_i64..i64::MAX / 4, revision in 1_i64..i64::MAX / 4
     ) {
         let facts = facts(serving(old, vec![member("m1")]), true);
-        let plan = plan(&request(Bump::Auto), &facts, &snapshot(revision, Seal::Sound)).unwrap();
+        let plan = plan(&request(Bump::Auto), &facts, &snapshot(revision, Trailer::Valid)).unwrap();
         // Where it is raised, or is where clients were, there is nothing to do for them.
         prop_assert_eq!(plan.warnings.is_empty(), old >= revision);
         prop_assert!(revision + plan.bump >= old);

@@ -7,7 +7,7 @@ use crate::etcd::v2_store::V2Keys;
 /// Refuses to replace data with v2 keys unless the request allows it. Returns what the operator must know if the restore
 /// goes on.
 pub(super) fn allow(request: &Request, facts: &Facts) -> Result<Option<String>, Refusal> {
-    let Some(described) = facts.v2_keys.described() else { return Ok(None) };
+    let Some(described) = facts.v2_keys.describe() else { return Ok(None) };
     let kept = format!("the old member directory is kept in {}", facts.data_dir);
     match facts.v2_keys {
         V2Keys::Unknown(_) => Ok(Some(format!(

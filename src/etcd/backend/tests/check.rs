@@ -48,7 +48,7 @@ fn each_fault_is_found_and_quotes_no_data() {
         (empty, "no valid meta page"),
         (no_meta, "its checksum is wrong"),
     ] {
-        let Some(Fault::Unsound(found)) = fault(&file) else { panic!("{why}: {:?}", fault(&file)) };
+        let Some(Fault::Corrupt(found)) = fault(&file) else { panic!("{why}: {:?}", fault(&file)) };
         assert!(found.contains(why) && !found.contains("secret"), "{found} instead of {why}");
     }
 }

@@ -2,9 +2,9 @@
 
 use super::compare::store;
 use super::*;
-use crate::etcd::backend::content::Content;
+use crate::etcd::backend::content::ContentSummary;
 
-fn content(file: &NamedTempFile, most: usize) -> Result<Option<Content>> {
+fn content(file: &NamedTempFile, most: usize) -> Result<Option<ContentSummary>> {
     Backend::open(file.path())?.content_with(most, &|| Ok(()))
 }
 

@@ -100,9 +100,9 @@ const PHRASES: &[&str] = &[
 ];
 
 /// Returns what a line of output says in words of this file.
-pub(super) fn recognised(line: &str) -> Option<String> {
+pub(super) fn recognize(line: &str) -> Option<String> {
     if let Some(logged) = Logged::read(line) {
-        return logged.recognised();
+        return logged.recognize();
     }
     let line = line.trim();
     let line = ["Error: ", "panic: ", "fatal error: "]
@@ -146,10 +146,10 @@ impl Logged {
     }
 
     /// Nothing of a line that is not about an error: a program that goes on did not end by it.
-    fn recognised(&self) -> Option<String> {
+    fn recognize(&self) -> Option<String> {
         let is_error =
             ["error", "dpanic", "panic", "fatal"].contains(&self.level.to_ascii_lowercase().as_str());
-        let parts = [&self.msg, &self.error].map(|part| recognised(part).filter(|_| is_error));
+        let parts = [&self.msg, &self.error].map(|part| recognize(part).filter(|_| is_error));
         let parts: Vec<String> = parts.into_iter().flatten().collect();
         (!parts.is_empty()).then(|| parts.join(": "))
     }
@@ -170,7 +170,7 @@ fn is_instance(line: &str, sentence: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::recognised;
+    use super::recognize;
 
     #[test]
     fn passes_on_what_cannot_quote_data() {
@@ -202,7 +202,7 @@ mod tests {
                 Some("failed to open WAL: wal: crc mismatch"),
             ),
         ] {
-            assert_eq!(recognised(line).as_deref(), told, "{line}");
+            assert_eq!(recognize(line).as_deref(), told, "{line}");
         }
     }
 
@@ -228,7 +228,7 @@ mod tests {
             ("canary", None),
             ("", None),
         ] {
-            assert_eq!(recognised(line).as_deref(), told, "{line}");
+            assert_eq!(recognize(line).as_deref(), told, "{line}");
         }
     }
 }

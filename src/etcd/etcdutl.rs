@@ -1,0 +1,111 @@
+//! Runs `etcdutl` (`etcdctl` before etcd 3.5) on snapshot files: reads their structure and restores a member directory.
+//!
+//! Must never judge a snapshot by the tool alone: `trailer` checks the checksum, and a private boot shows the content.
+
+use super::backend::{Backend, Comparison, same_records};
+use super::patience;
+use super::tools::Tools;
+use crate::system::durable::Dir;
+use crate::system::process::{STDIN, cwd_of};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use std::fs::File;
+use std::time::Duration;
+
+/// The space in bytes that a restored member needs in addition to its database: a preallocated write-ahead log of 64 MB, the
+/// next one, which etcd creates as soon as it runs, and a reserve.
+pub const MEMBER_OVERHEAD: u64 = 144 << 20;
+
+/// The output of `snapshot status`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotStatus {
+    /// The revision of the last record; 0 if the store never held a key.
+    pub revision: i64,
+    /// The number of records. etcd 3.4 and 3.5 count every bucket, including history; etcd 3.6 counts live keys only.
+    pub total_key: u64,
+    /// The size of the database in bytes, without the trailer.
+    pub total_size: u64,
+}
+
+/// The options of `snapshot restore`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreOptions<'a> {
+    /// The name of the member.
+    pub name: &'a str,
+    /// The peer URLs of the member, separated by commas. The member is the whole initial cluster.
+    pub peer_urls: &'a str,
+    /// The token that distinguishes this cluster from every other one, including its predecessor.
+    pub token: &'a str,
+    /// The number by which to raise the revision; all earlier history is then marked as compacted. 0 leaves the revision.
+    pub bump: i64,
+    /// Whether the snapshot must end in a valid SHA-256 trailer.
+    pub hash_check: bool,
+}
+
+/// Returns the output of `snapshot status`, which includes bbolt's own consistency check. An error from `watch` cancels the
+/// program.
+///
+/// # Errors
+/// Fails if the tool fails. That alone does not prove that the snapshot is damaged: [`super::backend::find_fault`] does.
+pub fn status(
+    tools: &Tools,
+    snapshot: File,
+    watch: &mut dyn FnMut(Duration) -> Result<(), String>,
+) -> Result<SnapshotStatus> {
+    let timeout = timeout_for(&snapshot)?;
+    let program =
+        tools.offline().input_from(snapshot).args(["snapshot", "status", STDIN, "--write-out=json"]);
+    let output = program.start().and_then(|running| running.finish(timeout, watch));
+    output.and_then(|output| output.json()).context("reading the snapshot's structure")
+}
+
+/// Restores the snapshot file `name` in `dir` into the member directory `into/member`, and compares the records of both.
+/// Returns the snapshot's database. `into` must not exist in `dir`.
+///
+/// # Errors
+/// Fails if the tool fails, or if the restored records differ from those of the snapshot.
+pub fn restore(
+    tools: &Tools,
+    dir: &Dir,
+    name: &str,
+    into: &str,
+    options: &RestoreOptions<'_>,
+) -> Result<Backend> {
+    let RestoreOptions { name: member, peer_urls, token, bump, hash_check } = options;
+    let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{member}={url}")).collect();
+    let program = tools.offline().cwd(cwd_of(dir)).deadline(timeout_for(&dir.read(name)?)?);
+    let mut program = program.args([
+        "snapshot".to_owned(),
+        "restore".to_owned(),
+        name.to_owned(),
+        format!("--data-dir={into}"),
+        format!("--name={member}"),
+        format!("--initial-cluster={}", cluster.join(",")),
+        format!("--initial-cluster-token={token}"),
+        format!("--initial-advertise-peer-urls={peer_urls}"),
+    ]);
+    if *bump > 0 {
+        program = program.args([format!("--bump-revision={bump}"), "--mark-compacted".to_owned()]);
+    }
+    if !hash_check {
+        program = program.args(["--skip-hash-check"]);
+    }
+    let database = dir.handle(into).join("member/snap/db");
+    let made = program.run().map_err(anyhow::Error::from).and_then(|_| {
+        let exists = database.try_exists().context("looking for the database")?;
+        ensure!(exists, "{} succeeded but created no database", tools.offline_path().display());
+        Ok(())
+    });
+    made.context("restoring a member directory from the snapshot")?;
+    let snapshot = Backend::open(&dir.handle(name))?;
+    let restored = Backend::open(&database)?;
+    match same_records(&snapshot, &restored)? {
+        Comparison::Differs { at } => bail!("the restored data differs from the snapshot: {at}"),
+        Comparison::Same { .. } => Ok(snapshot),
+    }
+}
+
+fn timeout_for(snapshot: &File) -> Result<Duration> {
+    Ok(patience::for_database(snapshot.metadata().context("reading the size of the snapshot")?.len()))
+}
