@@ -3,8 +3,8 @@
 //! Built with the feature `fuzz` alone, and in no package. Must never do anything but read.
 
 use crate::archive::age::Identities;
+use crate::archive::manifest::Manifest;
 use crate::archive::{self, Limits};
-use crate::catalog::manifest::Manifest;
 use crate::etcd;
 use crate::etcd::backend::{Backend, find_fault, same_records};
 use crate::exchange::journal::Journal;

@@ -8,7 +8,7 @@
 //! | the commands | `commands` |
 //! | the procedures | `snapshot`, `restore`, `inventory` |
 //! | the configuration file | `settings` |
-//! | what they work on | `schedule`, `store`, `archive`, `catalog`, `exchange` |
+//! | what they work on | `schedule`, `store`, `exchange`, `catalog`, `archive` |
 //! | what is outside | `etcd`, `juju` (used only by `commands` and `charm`) |
 //! | the ground | `system`, `progress`, `error` |
 //!

@@ -4,7 +4,7 @@
 
 use super::unpack::{GIVE_OURS, Unpacking};
 use super::{DB, MANIFEST};
-use crate::catalog::manifest::Manifest;
+use crate::archive::manifest::Manifest;
 use crate::etcd::trailer::DatabaseDigest;
 use anyhow::Result;
 use std::io::Read;

@@ -3,7 +3,7 @@
 use super::age::{Closed, Decrypting, Identities, MAGIC};
 use super::flaw::{Flaw, Unfit};
 use super::watch::Watch;
-use crate::catalog::damage::{Damage, Layer};
+use crate::archive::damage::{Damage, Layer};
 use crate::error::Refusal;
 use anyhow::Result;
 use std::fmt;

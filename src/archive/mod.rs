@@ -8,11 +8,14 @@
 pub mod age;
 mod aside;
 mod bundle;
+pub mod damage;
 mod entries;
 mod flaw;
 mod gzip;
 mod kind;
 mod locked;
+pub mod manifest;
+pub mod name;
 mod pack;
 pub mod tail;
 mod unpack;

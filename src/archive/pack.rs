@@ -5,7 +5,7 @@
 
 use super::gzip::{Effort, Gzip, Sealing};
 use super::{DB, MANIFEST};
-use crate::catalog::manifest::Manifest;
+use crate::archive::manifest::Manifest;
 use crate::system::growing::Writing;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;

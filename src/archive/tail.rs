@@ -3,7 +3,7 @@
 //! What is read here is what the archive says of itself. Must never be taken for a proof that the rest is sound.
 
 use super::MANIFEST;
-use crate::catalog::manifest::Manifest;
+use crate::archive::manifest::Manifest;
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// How much of the end holds the manifest: two zero sectors, a manifest of under 2 KiB, its header.

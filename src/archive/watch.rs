@@ -3,7 +3,7 @@
 //! A failing disk or network looks to every decoder above it like a file that ends too early. Must never let one be taken for
 //! damage of the archive, nor an error of a lower layer for one of the layer above.
 
-use crate::catalog::damage::{Damage, Layer};
+use crate::archive::damage::{Damage, Layer};
 use anyhow::{Context, Result};
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read};

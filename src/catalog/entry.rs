@@ -1,7 +1,7 @@
 //! One stored archive, and what is known of it without reading it whole.
 
-use super::manifest::Manifest;
 use super::record::{Record, record_name};
+use crate::archive::manifest::Manifest;
 use crate::error::Refusal;
 use crate::system::clock::is_in_the_future;
 use jiff::Timestamp;

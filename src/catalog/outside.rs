@@ -3,8 +3,8 @@
 //!
 //! Whoever can write there can change it. Must never be taken for what the archive holds once that is open.
 
-use super::manifest::Manifest;
-use super::name::taken;
+use crate::archive::manifest::Manifest;
+use crate::archive::name::taken;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 

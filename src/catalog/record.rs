@@ -4,8 +4,8 @@
 //! archive goes, and is the same in a directory and in a bucket. Must never be believed about what the archive holds: that
 //! the archive alone says.
 
-use super::damage::Damage;
-use super::manifest::Manifest;
+use crate::archive::damage::Damage;
+use crate::archive::manifest::Manifest;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -5,8 +5,8 @@
 use super::results::Results;
 use super::target::of_schedule;
 use super::{Call, key, now};
+use crate::archive::name::taken;
 use crate::catalog::entry::may_be_archive;
-use crate::catalog::name::taken;
 use crate::error::{ActionError, Failure};
 use crate::inventory::upload;
 use crate::schedule::Hooks;

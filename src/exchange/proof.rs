@@ -3,7 +3,7 @@
 //! Health proves nothing: an etcd on half a tree or on none is "healthy" (24 of 28 trials).
 
 use super::staging_dir::DataDir;
-use crate::catalog::manifest::Manifest;
+use crate::archive::manifest::Manifest;
 use crate::etcd::client::{Client, ContentHash, Status, is_compacted};
 use crate::etcd::patience;
 use crate::etcd::sandbox::BootedCopy;

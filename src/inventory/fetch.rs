@@ -3,10 +3,10 @@
 use super::Found;
 use super::unpack::{compare, outside};
 use crate::archive::age::Identities;
+use crate::archive::damage::{Damage, Damaged, ManifestFault};
+use crate::archive::manifest::Manifest;
 use crate::archive::{self, Limits};
-use crate::catalog::damage::{Damage, Damaged, ManifestFault};
 use crate::catalog::entry::Entry;
-use crate::catalog::manifest::Manifest;
 use crate::catalog::outside::{Outside, is_encrypted};
 use crate::error::Refusal;
 use crate::etcd::trailer::Trailer;

@@ -118,7 +118,7 @@ fn is_candidate(entry: &Entry) -> bool {
 mod tests {
     use super::super::{At, Place, Which};
     use super::*;
-    use crate::catalog::manifest::Manifest;
+    use crate::archive::manifest::Manifest;
     use crate::catalog::record::About;
     use crate::catalog::retention::Policy;
     use crate::store::local::Local;

@@ -4,8 +4,8 @@
 
 use super::Found;
 use crate::archive::age::Identities;
+use crate::archive::damage::{Damage, Damaged, Recorded};
 use crate::archive::{self, Contents, Limits};
-use crate::catalog::damage::{Damage, Damaged, Recorded};
 use crate::catalog::entry::Entry;
 use crate::catalog::outside::{Outside, is_encrypted, outside_name};
 use crate::progress::Sink;

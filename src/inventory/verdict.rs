@@ -2,9 +2,9 @@
 //!
 //! A failure of the disk, the network, a program or a login is an error and never a verdict.
 
+use crate::archive::damage::{Damage, Depth, Recorded};
+use crate::archive::manifest::NewerFormat;
 use crate::archive::{Contents, Locked};
-use crate::catalog::damage::{Damage, Depth, Recorded};
-use crate::catalog::manifest::NewerFormat;
 use crate::exchange::Expected;
 use std::fmt;
 

@@ -7,10 +7,10 @@ use super::verdict::{Intact, Missing, Unsound, Verdict, Verified};
 use super::versions::admit_drill;
 use super::{Found, unpack};
 use crate::archive::age::Identities;
+use crate::archive::damage::{Damage, Damaged, ManifestFault};
+use crate::archive::manifest::NewerFormat;
 use crate::archive::{self, Contents, Limits, Locked, Unfit};
-use crate::catalog::damage::{Damage, Damaged, ManifestFault};
 use crate::catalog::entry::Entry;
-use crate::catalog::manifest::NewerFormat;
 use crate::error::Refusal;
 use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
 use crate::etcd::etcdutl::{self, MEMBER_OVERHEAD, RestoreOptions};
@@ -244,7 +244,7 @@ fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::catalog::manifest::Manifest;
+    use crate::archive::manifest::Manifest;
     use crate::catalog::record::{About, Record};
     use crate::catalog::retention::Policy;
     use crate::inventory::Place;

@@ -7,7 +7,7 @@ mod v2;
 use super::Request;
 use super::facts::{Facts, Old};
 use super::stage::Snapshot;
-use crate::catalog::damage::Damage;
+use crate::archive::damage::Damage;
 use crate::error::Refusal;
 use crate::etcd::member::Member;
 use crate::etcd::site::{Initial, Site};

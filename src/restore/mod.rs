@@ -14,7 +14,7 @@ pub use report::{Outcome, Report};
 
 use crate::archive::Effort;
 use crate::archive::age::{Identities, Recipient};
-use crate::catalog::damage::Damaged;
+use crate::archive::damage::Damaged;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;

@@ -5,8 +5,8 @@
 use super::decide::Plan;
 use super::facts::{Facts, Old};
 use super::{Request, Source};
+use crate::archive::damage::{Damage, Damaged};
 use crate::archive::{self, Contents, Limits};
-use crate::catalog::damage::{Damage, Damaged};
 use crate::catalog::outside::{Outside, outside_name};
 use crate::error::Refusal;
 use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};

@@ -5,8 +5,8 @@
 
 use super::{Looked, Request, Source};
 use crate::archive::age::FileKey;
+use crate::archive::manifest::{FORMAT, Manifest};
 use crate::archive::{self, Contents, Packing, Sealing};
-use crate::catalog::manifest::{FORMAT, Manifest};
 use crate::etcd::backend::{Backend, ContentSummary};
 use crate::etcd::client::ContentHash;
 use crate::etcd::etcdutl;

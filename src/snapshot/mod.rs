@@ -7,8 +7,8 @@ mod flow;
 
 use crate::archive::Effort;
 use crate::archive::age::Recipient;
-use crate::catalog::manifest::Manifest;
-use crate::catalog::name::archive_name;
+use crate::archive::manifest::Manifest;
+use crate::archive::name::archive_name;
 use crate::catalog::outside::{Outside, encrypted_name};
 use crate::error::Refusal;
 use crate::etcd::client::Client;

@@ -6,9 +6,9 @@
 use super::directory::{Approach, archive_owner};
 use super::stage::Stage;
 use super::{NameTaken, Removed, Store};
+use crate::archive::manifest::Manifest;
 use crate::archive::tail::manifest_at_end;
 use crate::catalog::entry::{Entry, may_be_archive};
-use crate::catalog::manifest::Manifest;
 use crate::catalog::outside::{Outside, is_encrypted, is_outside, outside_name};
 use crate::catalog::record::{About, Record, archive_of, record_name};
 use crate::error::Refusal;

@@ -1,8 +1,8 @@
 //! Retention, by tables and properties.
 
 use super::*;
-use crate::catalog::damage::Damage;
-use crate::catalog::manifest::Manifest;
+use crate::archive::damage::Damage;
+use crate::archive::manifest::Manifest;
 use crate::catalog::record::About;
 use proptest::prelude::*;
 use proptest::sample::Index;

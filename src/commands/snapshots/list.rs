@@ -2,8 +2,8 @@
 
 use super::table::table;
 use super::{failed, of_destination, own_ids, places, unread};
+use crate::archive::damage::Damage;
 use crate::archive::human_size;
-use crate::catalog::damage::Damage;
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
 use crate::error::{ActionError, Refusal};

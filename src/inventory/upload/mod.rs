@@ -10,8 +10,8 @@ mod sending;
 
 pub use destinations::Destinations;
 
-use crate::catalog::manifest::Manifest;
-use crate::catalog::name::distinct_name;
+use crate::archive::manifest::Manifest;
+use crate::archive::name::distinct_name;
 use crate::error::Refusal;
 use crate::progress::Sink;
 use crate::system::durable::Dir;

@@ -5,7 +5,7 @@
 
 use super::queue::{Queue, Waiting};
 use super::{Destinations, New, Outcome};
-use crate::catalog::name::distinct_name;
+use crate::archive::name::distinct_name;
 use crate::catalog::outside::{is_encrypted, outside_name};
 use crate::error::describe_inline;
 use crate::progress::{Progress, Sink};

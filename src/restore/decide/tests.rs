@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::archive::Contents;
-use crate::catalog::manifest::Manifest;
+use crate::archive::manifest::Manifest;
 use crate::etcd::client::Status;
 use crate::etcd::service::Service;
 use crate::etcd::site::{Supply, tests};
