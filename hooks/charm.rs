@@ -1,4 +1,4 @@
-//! All programs of the charm in one, for its package: it is the one that it is called by the name of.
+//! All programs of the charm in one, for its package. The name that it is called by selects the program.
 
 use std::process::ExitCode;
 

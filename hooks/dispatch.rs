@@ -1,4 +1,4 @@
-//! What Juju runs for every hook and action: becomes the program that does the work.
+//! The program that Juju starts for every hook and action. It executes the program that does the work.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
-//! Every hook of the charm: looks, decides, and makes the unit what it should be.
+//! Runs every hook of the charm.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::charm::run()
+    etcd_charm::charm::run_hook()
 }

@@ -1,275 +1,229 @@
-//! What a hook does: from the facts to a plan. Pure.
+//! Decides what a hook does: facts in, plan out. Pure.
 //!
-//! Must never plan a step where anything is not as the charm made it: then it says so and leaves all as it is.
+//! Must never plan a step if something is not as the charm left it. Then the plan is a status, and nothing is changed.
 
-use super::configuration;
-use super::home::Home;
+use super::certificates::Certificates;
+use super::etcd_config;
+use super::facts::Facts;
 use super::hook::Hook;
-use super::record::{Data, Record};
-use super::settings::Settings;
-use crate::error::Refusal;
+use super::restore_state::RestoreState;
+use super::unit_record::{DataState, UnitRecord};
 use crate::juju::Status;
-use std::path::PathBuf;
-
-/// What is so, as far as it matters to a hook.
-#[derive(Debug, Clone)]
-pub struct Facts {
-    /// Which hook it is.
-    pub hook: Hook,
-    /// What became of a restore that was not at its end.
-    pub rest: Rest,
-    /// What the operator wants, or which option is wrong.
-    pub settings: Result<Settings, Refusal>,
-    /// How etcd is, or is to be, installed.
-    pub home: Home,
-    /// Whether it is.
-    pub installed: bool,
-    /// And whether it is one that the charm can lead to its configuration.
-    pub suits: Result<(), Refusal>,
-    /// An etcd on this machine that the charm did not set up, in words.
-    pub stranger: Option<String>,
-    /// Where the data is, or is to be.
-    pub data_dir: PathBuf,
-    /// The storage that the data is on.
-    pub storage: Option<PathBuf>,
-    /// What is there.
-    pub data: Data,
-    /// The certificates, as far as the operator has put them in place.
-    pub certificates: Certificates,
-    /// Whether etcd's configuration is of this very unit.
-    pub ours: bool,
-    /// etcd's configuration as it is.
-    pub configured: Option<String>,
-    /// And as it should be.
-    pub wanted: String,
-    /// Whether the systemd unit is led to that file, and waits for the storage.
-    pub pointed: bool,
-    /// Whether an installation of ours keeps the unit from starting.
-    pub guarded: bool,
-    /// Whether the unit's etcd runs.
-    pub runs: bool,
-    /// Whether it was last started before its configuration was written.
-    pub stale: bool,
-}
-
-impl Facts {
-    /// Whether the etcd of this machine is the unit's, or is to be. Where it is another's, all on the machine is.
-    pub fn owns_etcd(&self) -> bool {
-        match self.data {
-            Data::New | Data::There | Data::Lost => true,
-            Data::Nothing => !self.ours && self.stranger.is_none(),
-            Data::Foreign(_) => false,
-        }
-    }
-
-    /// Whether the data is on the storage.
-    pub fn is_stored(&self) -> bool {
-        self.storage.as_ref().is_some_and(|storage| self.data_dir.starts_with(storage))
-    }
-}
-
-/// The certificates in their directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Certificates {
-    /// None of them.
-    None,
-    /// All.
-    All,
-    /// Some; these are missing, in words.
-    Missing(String),
-    /// All, and etcd would not start with them or nobody on this machine could ask it: why, in words.
-    Unusable(String),
-}
-
-/// What became of a restore that was not at its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rest {
-    /// There was none.
-    Quiet,
-    /// It was finished or undone: which, in words.
-    Settled(String),
-    /// It is at work now, or another run is: which, in words.
-    Busy(String),
-    /// It can be neither finished nor undone: why and what to do, in words.
-    Unsettled(String),
-}
 
 /// What a hook does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
-    /// First these, one after the other, up to the first that fails.
+    /// The steps, applied in this order until one fails.
     pub steps: Vec<Step>,
-    /// Then this is the unit's status; `None` has etcd asked for it.
-    pub say: Option<Status>,
+    /// The status after the steps. `None` if etcd is asked for its health instead.
+    pub status: Option<Status>,
 }
 
-/// A step.
+impl Plan {
+    fn status_only(status: Status) -> Self {
+        Self { steps: Vec::new(), status: Some(status) }
+    }
+}
+
+/// One change of the unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Install etcd, and keep it from starting.
+    /// Install etcd, and prevent it from starting before it is configured.
     Install,
-    /// Make the data directory and put our record in it.
-    MakeData,
-    /// Write the configuration that is wanted, and let etcd start with it.
+    /// Create the data directory with the unit's record.
+    CreateDataDir,
+    /// Write the configuration, and allow etcd to start with it.
     Configure,
-    /// Write into the configuration that etcd has served, and nothing else: no reason to restart it.
-    Note,
+    /// Write into the configuration that etcd has served, and change nothing else. This needs no restart.
+    MarkAsServed,
     /// Start etcd, now and at every boot.
     Start,
-    /// Stop etcd and start it.
+    /// Stop etcd and start it again.
     Restart,
-    /// Stop etcd, now and at every boot.
+    /// Stop etcd, and do not start it at boot.
     Stop,
-    /// Take back what keeps etcd from starting before it has a configuration.
-    Unguard,
-    /// Open or close ports, as certificates are there or not.
-    Ports,
+    /// Remove the guard that prevents an etcd without configuration from starting.
+    RemoveGuard,
+    /// Open the client port if there are certificates, and close all other ports.
+    UpdatePorts,
 }
 
-/// The status of a unit that waits for somebody to do `next`.
-pub fn blocked(why: &str, next: &str) -> Status {
-    Status { word: "blocked".to_owned(), message: format!("{why}: {next}") }
-}
+impl Step {
+    /// Whether the step can take long enough to deserve a status of its own.
+    pub fn has_status(self) -> bool {
+        !matches!(self, Self::MarkAsServed | Self::UpdatePorts)
+    }
 
-/// Another status.
-pub fn status(word: &str, message: impl Into<String>) -> Status {
-    Status { word: word.to_owned(), message: message.into() }
-}
-
-/// What to do.
-pub fn decide(facts: &Facts) -> Plan {
-    if let Some(status) = stands_aside(&facts.rest) {
-        return Plan { steps: Vec::new(), say: Some(status) };
-    }
-    if let Some(plan) = ends(facts) {
-        return plan;
-    }
-    if let Some(status) = stands_in_the_way(facts) {
-        return Plan { steps: Vec::new(), say: Some(status) };
-    }
-    let mut steps = Vec::new();
-    // One that broke off goes on, though all its programs are there.
-    if !facts.installed || facts.guarded {
-        steps.push(Step::Install);
-    }
-    if matches!(facts.data, Data::Nothing | Data::New) {
-        steps.push(Step::MakeData);
-    }
-    let noting = is_to_note(facts);
-    let changed = (facts.configured.as_ref() != Some(&facts.wanted) || !facts.pointed) && !noting;
-    if changed {
-        steps.push(Step::Configure);
-    }
-    let works = !steps.is_empty();
-    if noting {
-        steps.push(Step::Note);
-    }
-    match facts.runs {
-        true if changed || facts.stale => steps.push(Step::Restart),
-        true => {}
-        // A configuration that no etcd was started with is what a hook left that died, or whose start failed.
-        false if works || facts.stale || facts.hook.may_start() => steps.push(Step::Start),
-        false => {
-            let next = format!("if nobody works on its data, {}", facts.home.service().typed("start"));
-            return Plan { steps, say: Some(blocked("etcd does not run", &next)) };
+    /// Describes the step as a participle clause.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Install => "installing etcd",
+            Self::CreateDataDir => "creating the data directory",
+            Self::Configure => "configuring etcd",
+            Self::MarkAsServed => "recording that etcd has served",
+            Self::Start => "starting etcd",
+            Self::Restart => "restarting etcd with its new configuration",
+            Self::Stop => "stopping etcd",
+            Self::RemoveGuard => "allowing etcd to be started",
+            Self::UpdatePorts => "updating the open ports",
         }
     }
-    steps.push(Step::Ports);
-    Plan { steps, say: None }
 }
 
-/// Whether the configuration is as it should be but for that etcd has served.
-fn is_to_note(facts: &Facts) -> bool {
-    let noted = facts.configured.as_deref().map(configuration::served);
-    facts.pointed && facts.configured.as_ref() != Some(&facts.wanted) && noted.as_ref() == Some(&facts.wanted)
+/// Returns the plan for these facts.
+pub fn decide(facts: &Facts) -> Plan {
+    if let Some(status) = status_during_restore(&facts.restore) {
+        return Plan::status_only(status);
+    }
+    if let Some(plan) = removal_plan(facts) {
+        return plan;
+    }
+    if let Some(status) = obstacle(facts) {
+        return Plan::status_only(status);
+    }
+    let mut steps = Vec::new();
+    // An interrupted installation is continued, even if all programs exist.
+    if !facts.is_installed || facts.has_install_guard {
+        steps.push(Step::Install);
+    }
+    if matches!(facts.data, DataState::Absent | DataState::New) {
+        steps.push(Step::CreateDataDir);
+    }
+    let marks_as_served = lacks_only_served_mark(facts);
+    let differs = facts.current_config.as_ref() != Some(&facts.wanted_config);
+    let changes_config = (differs || !facts.is_service_set_up) && !marks_as_served;
+    if changes_config {
+        steps.push(Step::Configure);
+    }
+    let changes_something = !steps.is_empty();
+    if marks_as_served {
+        steps.push(Step::MarkAsServed);
+    }
+    match facts.is_running {
+        true if changes_config || facts.runs_old_config => steps.push(Step::Restart),
+        true => {}
+        // No etcd was started with this configuration: an earlier hook was interrupted, or its start failed.
+        false if changes_something || facts.runs_old_config || facts.hook.may_start() => {
+            steps.push(Step::Start);
+        }
+        false => {
+            let start = facts.method.service().typed("start");
+            let status = Status::blocked(
+                "etcd is not running",
+                &format!("{start} (unless someone is working on its data)"),
+            );
+            return Plan { steps, status: Some(status) };
+        }
+    }
+    steps.push(Step::UpdatePorts);
+    Plan { steps, status: None }
 }
 
-/// The status of a unit that came after others, before anything of it is looked at: nothing of it is ours to touch.
-pub fn second(earlier: &[String]) -> Option<Status> {
+/// Whether the configuration is as it should be, except that it does not say that etcd has served.
+fn lacks_only_served_mark(facts: &Facts) -> bool {
+    let marked = facts.current_config.as_deref().map(etcd_config::with_existing_cluster);
+    facts.is_service_set_up
+        && facts.current_config.as_ref() != Some(&facts.wanted_config)
+        && marked.as_ref() == Some(&facts.wanted_config)
+}
+
+/// Returns the status of a unit that is not the first of its application. Nothing else of it is looked at or changed.
+pub fn status_of_later_unit(unit: &str, earlier: &[String]) -> Option<Status> {
     let first = earlier.first()?;
-    Some(blocked(
-        "scaling comes with the next work (certificates and peers)",
-        &format!("{first} serves alone, and nothing was touched here; remove this unit"),
-    ))
+    let reason = format!("only one unit is supported, and {first} runs etcd; nothing was changed here");
+    Some(Status::blocked(&reason, &format!("juju remove-unit {unit}")))
 }
 
-/// Where somebody works on the data, or left it unfinished.
-pub fn stands_aside(rest: &Rest) -> Option<Status> {
-    match rest {
-        Rest::Quiet | Rest::Settled(_) => None,
-        Rest::Busy(who) => Some(status("maintenance", who)),
-        Rest::Unsettled(why) => Some(status("blocked", why)),
+/// Returns the status of a unit whose data is in use by another run, or has an interrupted restore.
+pub fn status_during_restore(state: &RestoreState) -> Option<Status> {
+    match state {
+        RestoreState::None | RestoreState::Recovered(_) => None,
+        RestoreState::Busy(who) => Some(Status::maintenance(who)),
+        RestoreState::Stuck(reason) => Some(Status::new("blocked", reason)),
     }
 }
 
-/// The unit, or the storage under its data, is about to go. Only an etcd of ours is stopped.
-fn ends(facts: &Facts) -> Option<Plan> {
-    let why = match facts.hook {
-        Hook::Stop | Hook::Remove => "the unit goes",
-        Hook::StorageDetaching if facts.is_stored() => "its storage goes",
-        Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), say: None }),
+/// Returns the plan for a unit that is being removed, or whose storage is being detached. Only the unit's own etcd is
+/// stopped.
+fn removal_plan(facts: &Facts) -> Option<Plan> {
+    let reason = match facts.hook {
+        Hook::Stop | Hook::Remove => "the unit is being removed",
+        Hook::StorageDetaching if facts.is_on_storage() => "its storage is being detached",
+        Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), status: None }),
         _ => return None,
     };
     let mut steps = Vec::new();
-    if facts.installed && (facts.ours || facts.guarded) {
+    if facts.is_installed && (facts.has_own_config || facts.has_install_guard) {
         steps.push(Step::Stop);
     }
-    if facts.guarded {
-        steps.push(Step::Unguard);
+    if facts.has_install_guard {
+        steps.push(Step::RemoveGuard);
     }
-    let message = format!("etcd is stopped, {why}; its data stays in {}", facts.data_dir.display());
-    Some(Plan { steps, say: Some(status("maintenance", message)) })
+    let message = format!("etcd is stopped, {reason}; its data stays in {}", facts.data_dir.display());
+    Some(Plan { steps, status: Some(Status::maintenance(message)) })
 }
 
-/// What an operator has to see to first.
-fn stands_in_the_way(facts: &Facts) -> Option<Status> {
-    let dir = facts.data_dir.display();
-    if let Some(refusal) = facts.settings.as_ref().err().or(facts.suits.as_ref().err()) {
-        return Some(blocked(&refusal.reason, &refusal.next));
+/// Returns the status of a unit that needs an operator before anything can be changed.
+fn obstacle(facts: &Facts) -> Option<Status> {
+    if let Some(refusal) = facts.options.as_ref().err().or(facts.version_check.as_ref().err()) {
+        return Some(Status::blocked(&refusal.reason, &refusal.next));
     }
-    if let Certificates::Missing(names) = &facts.certificates {
-        let place = facts.home.certificates().display();
-        return Some(blocked(
-            &format!("of the certificates in {place} there is no {names}"),
-            "add what is missing, or remove the rest",
-        ));
-    }
-    if let Certificates::Unusable(why) = &facts.certificates {
-        return Some(blocked(
-            &format!("the certificates cannot be used, and etcd was left alone: {why}"),
-            "mend that",
-        ));
-    }
-    if !facts.ours && facts.is_stored() && !facts.home.reaches(&facts.data_dir) {
-        return Some(blocked(
-            &format!(
-                "the snap of etcd is confined and cannot use the storage at {dir}, only one below /media or /mnt"
-            ),
-            "deploy without the storage data, or with a release: juju attach-resource APPLICATION etcd=FILE",
-        ));
-    }
-    match &facts.data {
-        Data::Foreign(whose) => Some(blocked(
-            &format!("the data in {dir} belongs to {whose}"),
-            "move its directory member away; restore snapshot=…/member/snap/db allow-unhashed=true can read it there",
+    certificate_obstacle(facts).or_else(|| storage_obstacle(facts)).or_else(|| data_obstacle(facts))
+}
+
+fn certificate_obstacle(facts: &Facts) -> Option<Status> {
+    let dir = facts.method.certificate_dir().display();
+    match &facts.certificates {
+        Certificates::None | Certificates::All => None,
+        Certificates::Missing(names) => Some(Status::blocked(
+            &format!("the certificates in {dir} are incomplete, missing: {names}"),
+            "add the missing files, or remove the others",
         )),
-        Data::Lost => Some(blocked(
+        Certificates::Unusable(reason) => Some(Status::blocked(
+            &format!("the certificates cannot be used: {reason}; etcd keeps running as it was"),
+            &format!("replace them in {dir}"),
+        )),
+    }
+}
+
+fn storage_obstacle(facts: &Facts) -> Option<Status> {
+    if facts.has_own_config || !facts.is_on_storage() || facts.method.can_use(&facts.data_dir) {
+        return None;
+    }
+    let dir = facts.data_dir.display();
+    Some(Status::blocked(
+        &format!("the etcd snap cannot use the storage at {dir}: it can use only /media and /mnt"),
+        "deploy without the storage data, or with a release: juju attach-resource APPLICATION etcd=FILE",
+    ))
+}
+
+fn data_obstacle(facts: &Facts) -> Option<Status> {
+    let dir = facts.data_dir.display();
+    match &facts.data {
+        DataState::Foreign(owner) => Some(Status::blocked(
+            &format!("the data in {dir} belongs to {owner}"),
+            &format!(
+                "move {dir}/member to another place; \
+                 restore snapshot=PLACE/member/snap/db allow-unhashed=true can read it there"
+            ),
+        )),
+        DataState::Lost => Some(Status::blocked(
             &format!("the data in {dir} is gone"),
             &format!(
                 "restore a snapshot; or for an empty etcd: {}; rm {} {}",
-                facts.home.service().typed("stop"),
-                facts.home.config_file().display(),
-                Record::file(&facts.data_dir).display(),
+                facts.method.service().typed("stop"),
+                facts.method.config_file().display(),
+                UnitRecord::path_in(&facts.data_dir).display(),
             ),
         )),
-        Data::Nothing if facts.ours => Some(blocked(
-            &format!("the data in {dir} is not there"),
-            "attach the storage that holds it: juju attach-storage",
+        DataState::Absent if facts.has_own_config => Some(Status::blocked(
+            &format!("the data directory {dir} is missing or empty"),
+            "attach the storage that contains the data (juju attach-storage)",
         )),
-        _ => match &facts.stranger {
-            Some(stranger) if !facts.ours => Some(blocked(
-                &format!("there is an etcd here that this charm did not set up ({stranger})"),
-                "deploy to another machine, or stop it and move its data and configuration away",
+        _ => match &facts.foreign_etcd {
+            Some(etcd) if !facts.has_own_config => Some(Status::blocked(
+                &format!("this machine has an etcd that the charm did not set up: {etcd}"),
+                "deploy to another machine, or stop that etcd and move its data and configuration away",
             )),
             _ => None,
         },

@@ -1,4 +1,4 @@
-//! The hooks that Juju runs, as far as they differ for us.
+//! The hooks that Juju runs, as far as the charm treats them differently.
 
 use crate::commands::Environment;
 use std::ffi::OsStr;
@@ -6,38 +6,38 @@ use std::ffi::OsStr;
 /// A hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hook {
-    /// The unit begins its life.
+    /// The unit is new.
     Install,
-    /// The unit begins to serve: after its installation, and after every boot.
+    /// The unit starts to serve: after its installation, and after every boot.
     Start,
-    /// The charm is another one, or a resource was attached.
+    /// The charm was refreshed, or a resource was attached.
     UpgradeCharm,
     /// An option may have changed.
     ConfigChanged,
-    /// The storage `data` is there. On a new unit this comes before `install`.
+    /// The storage `data` is attached. On a new unit this hook runs before `install`.
     StorageAttached,
-    /// The storage `data` is about to go.
+    /// The storage `data` is about to be detached.
     StorageDetaching,
-    /// The unit is about to go.
+    /// The unit is about to be removed.
     Stop,
-    /// The unit goes.
+    /// The unit is being removed.
     Remove,
-    /// Time has passed, or a neighbour came, went or said something.
-    Look,
+    /// Time has passed, or a relation, the leader or a secret has changed.
+    Update,
 }
 
 impl Hook {
-    /// The hook that the environment speaks of; `None` for one that is nothing to us.
-    pub fn of(environment: &Environment) -> Option<Self> {
-        let said = |name: &str| environment.variable(name).and_then(OsStr::to_str);
-        let name = match said("JUJU_DISPATCH_PATH") {
+    /// Returns the hook that Juju's variables name, or `None` if the charm has nothing to do for it.
+    pub fn from_environment(environment: &Environment) -> Option<Self> {
+        let variable = |name: &str| environment.variable(name).and_then(OsStr::to_str);
+        let name = match variable("JUJU_DISPATCH_PATH") {
             Some(path) => path.strip_prefix("hooks/")?,
-            None => said("JUJU_HOOK_NAME")?,
+            None => variable("JUJU_HOOK_NAME")?,
         };
-        Self::named(name)
+        Self::from_name(name)
     }
 
-    fn named(name: &str) -> Option<Self> {
+    fn from_name(name: &str) -> Option<Self> {
         Some(match name {
             "install" => Self::Install,
             "start" => Self::Start,
@@ -47,18 +47,24 @@ impl Hook {
             "data-storage-detaching" => Self::StorageDetaching,
             "stop" => Self::Stop,
             "remove" => Self::Remove,
-            "update-status" | "leader-elected" | "secret-changed" => Self::Look,
-            _ if name.starts_with("cluster-relation-") => Self::Look,
-            _ if name.starts_with("s3-parameters-relation-") => Self::Look,
+            "update-status" | "leader-elected" | "secret-changed" => Self::Update,
+            _ if name.starts_with("cluster-relation-") => Self::Update,
+            _ if name.starts_with("s3-parameters-relation-") => Self::Update,
             _ => return None,
         })
     }
 
-    /// Whether an etcd that does not run is to be started: a storage that goes has it stopped. Not whenever time passes:
-    /// somebody may have stopped it to work on its data. Nor for another charm, which never stops it: `juju attach-resource`
-    /// looks the same, as an operator types it with etcd stopped and a restore to come.
+    /// Whether this hook starts a stopped etcd. `StorageAttached` does, because detaching the storage stopped it.
+    ///
+    /// `Update` does not: an operator may have stopped etcd to work on its data. `UpgradeCharm` does not either: a refresh
+    /// never stops etcd, and `juju attach-resource` runs the same hook, often with etcd stopped before a restore.
     pub fn may_start(self) -> bool {
         matches!(self, Self::Install | Self::Start | Self::StorageAttached)
+    }
+
+    /// Whether the unit is being removed.
+    pub fn removes_unit(self) -> bool {
+        matches!(self, Self::Stop | Self::Remove)
     }
 }
 
@@ -68,24 +74,24 @@ mod tests {
     use crate::commands::Environment;
 
     #[test]
-    fn the_dispatch_path_names_the_hook_and_else_its_own_variable() {
+    fn reads_the_hook_from_the_dispatch_path_or_the_hook_name() {
         for (variables, expected) in [
             (
                 &[("JUJU_DISPATCH_PATH", "hooks/install"), ("JUJU_HOOK_NAME", "start")][..],
                 Some(Hook::Install),
             ),
             (&[("JUJU_HOOK_NAME", "config-changed")], Some(Hook::ConfigChanged)),
-            (&[("JUJU_DISPATCH_PATH", "hooks/cluster-relation-departed")], Some(Hook::Look)),
+            (&[("JUJU_DISPATCH_PATH", "hooks/cluster-relation-departed")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/data-storage-attached")], Some(Hook::StorageAttached)),
-            (&[("JUJU_DISPATCH_PATH", "hooks/s3-parameters-relation-broken")], Some(Hook::Look)),
-            (&[("JUJU_DISPATCH_PATH", "hooks/secret-changed")], Some(Hook::Look)),
+            (&[("JUJU_DISPATCH_PATH", "hooks/s3-parameters-relation-broken")], Some(Hook::Update)),
+            (&[("JUJU_DISPATCH_PATH", "hooks/secret-changed")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/collect-metrics")], None),
             (&[("JUJU_DISPATCH_PATH", "hooks/secret-rotate")], None),
             (&[("JUJU_DISPATCH_PATH", "actions/install")], None),
             (&[], None),
         ] {
             let variables = variables.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-            assert_eq!(Hook::of(&Environment::of(variables)), expected);
+            assert_eq!(Hook::from_environment(&Environment::of(variables)), expected);
         }
     }
 }

@@ -1,16 +1,15 @@
-//! The programs of the charm in one, which is the one whose name it is called by.
+//! All programs of the charm in one: the name that it is called by selects the program.
 //!
-//! They share nearly all of their code: packed apart from each other they had 22.6 MB, against the 15 MB that a charm may
-//! have. Must never do anything of its own.
+//! The programs share nearly all of their code. As separate files they had 22.6 MB packed; a charm may have 15 MB.
 
+use super::report::print_to_log;
 use crate::commands::{
     Perform, backup, called, check, credentials, restore, run, schedule, site, snapshot, snapshots, upkeep,
     upload,
 };
-use std::io::Write;
 use std::process::ExitCode;
 
-/// What each action does, as its own program in `actions/` does it.
+/// The actions, with the function that each program in `actions/` runs.
 const ACTIONS: [(&str, Perform); 20] = [
     ("snapshot", snapshot::perform),
     ("restore", restore::perform),
@@ -34,17 +33,16 @@ const ACTIONS: [(&str, Perform); 20] = [
     ("upload", upload::perform),
 ];
 
-/// Runs the program that we are called by the name of.
+/// Runs the program whose name this process was called by.
 pub fn by_name() -> ExitCode {
     let name = called();
     match name.as_str() {
-        "dispatch" => super::dispatch(),
-        "reconcile" => super::run(),
+        "dispatch" => super::dispatch::dispatch(),
+        "reconcile" => super::reconcile::run_hook(),
         action => match ACTIONS.iter().find(|(name, _)| *name == action) {
             Some((name, perform)) => run(name, *perform),
             None => {
-                // Nothing can be done where even this cannot be said.
-                let _ = writeln!(std::io::stderr(), "the charm has no program {action:?}");
+                print_to_log(&format!("the charm has no program {action:?}"));
                 ExitCode::FAILURE
             }
         },
@@ -57,10 +55,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn every_action_that_is_declared_is_in_it() {
+    fn contains_every_action_of_actions_yaml() {
         let declared: serde_json::Map<String, serde_json::Value> =
             serde_yaml::from_str(include_str!("../../actions.yaml")).unwrap();
-        let ours: BTreeSet<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
-        assert_eq!(ours, declared.keys().map(String::as_str).collect());
+        let programs: BTreeSet<&str> = ACTIONS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(programs, declared.keys().map(String::as_str).collect());
     }
 }

@@ -112,7 +112,7 @@ enum Door {
 impl Door {
     /// Juju gives no words: where there are some, a person typed them, be it in a shell that Juju opened.
     fn find(action: &str, environment: &Environment, words: Vec<OsString>) -> Self {
-        match Juju::from_environment(action, &environment.variables) {
+        match Juju::in_action(action, &environment.variables) {
             Some(juju) if words.is_empty() => Self::Juju(juju),
             _ => Self::Terminal(words),
         }
@@ -255,7 +255,7 @@ fn host() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::juju::tests::Agent;
+    use crate::juju::tests::FakeAgent;
 
     #[test]
     fn the_copy_command_can_be_typed_as_it_is() {
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn words_make_a_terminal_even_inside_an_action() {
-        let agent = Agent::new();
+        let agent = FakeAgent::new();
         let environment = Environment::of(agent.variables());
         assert!(matches!(Door::find("snapshot", &environment, Vec::new()), Door::Juju(_)));
         assert!(matches!(Door::find("snapshot", &environment, vec!["--help".into()]), Door::Terminal(_)));

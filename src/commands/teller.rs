@@ -112,7 +112,7 @@ impl Ear<'_> {
             }
             Self::Log(juju) => {
                 // An agent that fails to take one line will not take the next, and each try may cost its deadline.
-                if juju.is_some_and(|juju| juju.log(line).is_err()) {
+                if juju.is_some_and(|juju| juju.log_progress(line).is_err()) {
                     *juju = None;
                 }
             }
@@ -175,7 +175,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::juju::tests::Agent;
+    use crate::juju::tests::FakeAgent;
 
     const STEP: Progress<'_> = Progress::Step("saving the snapshot");
 
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_log_of_an_action_gets_bytes_every_half_minute() {
-        let agent = Agent::new();
+        let agent = FakeAgent::new();
         let juju = agent.juju();
         let mut teller = Teller::in_log(&juju);
         let start = Instant::now();
@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn a_log_that_fails_once_is_left_alone() {
-        let agent = Agent::new().fails("action-log", 1, "ERROR gone\n");
+        let agent = FakeAgent::new().fails("action-log", 1, "ERROR gone\n");
         let juju = agent.juju();
         let mut teller = Teller::in_log(&juju);
         for _ in 0..3 {

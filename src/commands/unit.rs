@@ -54,16 +54,16 @@ impl<'a> Maintenance<'a> {
     /// Says `what`; `None` where the present status is not to be had.
     pub(super) fn begin(juju: &'a Juju, what: &str) -> Option<Self> {
         let before = juju.status().ok()?;
-        let now = Status { word: "maintenance".to_owned(), message: what.to_owned() };
+        let now = Status::maintenance(what);
         juju.set_status(&now).ok().map(|()| Self { juju, before })
     }
 
     /// Ends it where a snapshot was restored: what the unit was blocked by, lost data above all, may be no more, and nobody
     /// is to read it from there on. What is still wrong is said by the next hook.
     pub(super) fn restored(mut self) {
-        if self.before.word == "blocked" {
-            let message = "etcd serves the restored snapshot; the next hook looks at the rest".to_owned();
-            self.before = Status { word: "active".to_owned(), message };
+        if self.before.is_blocked() {
+            self.before =
+                Status::active("etcd serves the restored snapshot; the next hook checks everything else");
         }
     }
 }
@@ -76,11 +76,11 @@ impl Drop for Maintenance<'_> {
 
 /// Once more where it failed: the agent may have been restarting.
 fn set(juju: &Juju, results: &Results) -> Result<()> {
-    juju.set(results.pairs()).or_else(|_| juju.set(results.pairs()))
+    juju.set_results(results.pairs()).or_else(|_| juju.set_results(results.pairs()))
 }
 
 fn fail(juju: &Juju, message: &str) -> ExitCode {
-    match juju.fail(message) {
+    match juju.fail_action(message) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{message}\nJuju could not be told so: {error:#}"));
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
     use crate::commands::key;
     use crate::error::Refusal;
-    use crate::juju::tests::Agent;
+    use crate::juju::tests::FakeAgent;
 
     fn results() -> Results {
         let mut results = Results::default();
@@ -108,14 +108,14 @@ mod tests {
 
     #[test]
     fn results_are_set_in_one_call() {
-        let agent = Agent::new();
+        let agent = FakeAgent::new();
         assert_eq!(tell(&agent.juju(), &results(), &Ok(())), ExitCode::SUCCESS);
         assert_eq!(agent.calls(), "action-set [snapshot.path=/x]\n");
     }
 
     #[test]
     fn a_refusal_fails_the_action_with_status_0_and_keeps_its_results() {
-        let agent = Agent::new();
+        let agent = FakeAgent::new();
         assert_eq!(tell(&agent.juju(), &results(), &refused()), ExitCode::SUCCESS);
         assert_eq!(
             agent.calls(),
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn results_that_cannot_be_set_are_tried_twice_and_then_told_in_words() {
-        let agent = Agent::new().fails("action-set", 1, "ERROR gone\n");
+        let agent = FakeAgent::new().fails("action-set", 1, "ERROR gone\n");
         assert_eq!(tell(&agent.juju(), &results(), &Ok(())), ExitCode::SUCCESS);
         let calls = agent.calls();
         assert_eq!(calls.matches("action-set").count(), 3, "{calls}");
@@ -136,16 +136,16 @@ mod tests {
 
     #[test]
     fn only_an_agent_that_cannot_be_told_gets_another_status() {
-        let agent = Agent::new().fails("action-fail", 1, "ERROR gone\n");
+        let agent = FakeAgent::new().fails("action-fail", 1, "ERROR gone\n");
         assert_eq!(tell(&agent.juju(), &results(), &refused()), ExitCode::FAILURE);
     }
 
     #[test]
     fn bad_parameters_are_refused_and_no_parameters_a_failure() {
         let declaration = Declaration::of("snapshot").unwrap();
-        let agent = Agent::new().prints("action-get", r#"{"tarqet": "/x"}"#);
+        let agent = FakeAgent::new().prints("action-get", r#"{"tarqet": "/x"}"#);
         assert!(matches!(read(&agent.juju(), &declaration), Err(ActionError::Refused(_))));
-        let agent = Agent::new().fails("action-get", 1, "ERROR gone\n");
+        let agent = FakeAgent::new().fails("action-get", 1, "ERROR gone\n");
         let stop = read(&agent.juju(), &declaration).unwrap_err().to_string();
         assert!(stop.starts_with("failed: reading the parameters: `action-get` exited"), "{stop}");
     }

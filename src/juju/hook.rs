@@ -1,8 +1,8 @@
-//! The hook tools of a hook: configuration, status, neighbours, storage, ports.
+//! The hook tools of hooks: configuration, status, units, storage, network and ports.
 //!
-//! Owns the shapes of their JSON. Must never decide what a status should be.
+//! Owns the shapes of their JSON. Must never decide which status a unit has.
 
-use super::{Juju, PATIENCE, cut};
+use super::{Juju, Status, TIMEOUT, truncate_argument};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -10,102 +10,124 @@ use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// A unit's status, as `status-get` tells it and `status-set` takes it.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Status {
-    /// One of `active`, `blocked`, `maintenance`, `waiting`; `status-get` knows others besides.
-    #[serde(rename = "status")]
-    pub word: String,
-    /// What it says to a person.
-    #[serde(default)]
-    pub message: String,
-}
-
-/// The other units of the application, and how far they are. Fields that are not needed are not read.
+/// What `goal-state` prints, as far as it is needed: the units of the application.
 #[derive(Deserialize)]
 struct GoalState {
     #[serde(default)]
     units: BTreeMap<String, serde_json::Value>,
 }
 
+/// What `network-get` prints, as far as it is needed.
 #[derive(Deserialize)]
 struct Network {
     #[serde(rename = "ingress-addresses", default)]
-    ingress: Vec<IpAddr>,
+    ingress_addresses: Vec<IpAddr>,
 }
 
+/// What `storage-get` prints, as far as it is needed.
 #[derive(Deserialize)]
-struct Stored {
+struct StorageInstance {
     location: PathBuf,
 }
 
 impl Juju {
-    /// The agent, where `variables` say that it runs us as a hook.
+    /// Returns the agent if `variables` say that Juju runs this process.
     pub fn in_hook(variables: &BTreeMap<OsString, OsString>) -> Option<Self> {
-        variables.contains_key(OsStr::new("JUJU_CONTEXT_ID")).then(|| Self::of(variables))
+        variables.contains_key(OsStr::new("JUJU_CONTEXT_ID")).then(|| Self::new(variables))
     }
 
-    /// The application's configuration; an option without a value is left out.
-    pub fn configuration(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
-        self.ask("config-get", &["--format=json"])
+    /// Returns the application's options. Those without a value are left out.
+    ///
+    /// # Errors
+    /// If `config-get` fails.
+    pub fn config(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        self.query("config-get", &["--format=json"])
     }
 
-    /// The status of this unit.
+    /// Returns the status of this unit.
+    ///
+    /// # Errors
+    /// If `status-get` fails.
     pub fn status(&self) -> Result<Status> {
-        self.ask("status-get", &["--format=json"])
+        self.query("status-get", &["--format=json"])
     }
 
     /// Sets the status of this unit.
+    ///
+    /// # Errors
+    /// If `status-set` fails.
     pub fn set_status(&self, status: &Status) -> Result<()> {
-        self.tell("status-set", ["--", &*status.word, &cut(&status.message)])
+        self.send("status-set", ["--", &*status.kind, &truncate_argument(&status.message)])
     }
 
     /// Adds a line to the unit's log.
-    pub fn note(&self, message: &str) -> Result<()> {
-        self.tell("juju-log", ["-l", "INFO", "--", &cut(message)])
+    ///
+    /// # Errors
+    /// If `juju-log` fails.
+    pub fn log_info(&self, message: &str) -> Result<()> {
+        self.send("juju-log", ["-l", "INFO", "--", &truncate_argument(message)])
     }
 
-    /// The units of our application, those that are still to come or about to go included.
+    /// Returns the units of this application, including those that are starting or being removed.
+    ///
+    /// # Errors
+    /// If `goal-state` fails.
     pub fn units(&self) -> Result<Vec<String>> {
-        let goal: GoalState = self.ask("goal-state", &["--format=json"])?;
+        let goal: GoalState = self.query("goal-state", &["--format=json"])?;
         Ok(goal.units.into_keys().collect())
     }
 
-    /// Where the storage called `name` is mounted; `None` where none is attached.
+    /// Returns the mount point of the storage called `name`, or `None` if no such storage is attached.
+    ///
+    /// # Errors
+    /// If `storage-list` or `storage-get` fails.
     pub fn storage(&self, name: &str) -> Result<Option<PathBuf>> {
-        let all: Option<Vec<String>> = self.ask("storage-list", &[name, "--format=json"])?;
-        let Some(id) = all.unwrap_or_default().into_iter().next() else { return Ok(None) };
-        let stored: Stored = self.ask("storage-get", &["-s", &id, "--format=json"])?;
-        Ok(Some(stored.location))
+        let ids: Option<Vec<String>> = self.query("storage-list", &[name, "--format=json"])?;
+        let Some(id) = ids.unwrap_or_default().into_iter().next() else { return Ok(None) };
+        let instance: StorageInstance = self.query("storage-get", &["-s", &id, "--format=json"])?;
+        Ok(Some(instance.location))
     }
 
-    /// The address at which others reach this unit by the endpoint `name`.
-    pub fn address(&self, name: &str) -> Result<IpAddr> {
-        let network: Network = self.ask("network-get", &[name, "--format=json"])?;
-        network.ingress.first().copied().with_context(|| format!("network-get {name} gave no address"))
+    /// Returns the address at which others reach this unit through the endpoint `name`.
+    ///
+    /// # Errors
+    /// If `network-get` fails or prints no address.
+    pub fn ingress_address(&self, name: &str) -> Result<IpAddr> {
+        let network: Network = self.query("network-get", &[name, "--format=json"])?;
+        network
+            .ingress_addresses
+            .first()
+            .copied()
+            .with_context(|| format!("network-get {name} printed no address"))
     }
 
-    /// Says which version of etcd the unit runs.
-    pub fn set_version(&self, version: &str) -> Result<()> {
-        self.tell("application-version-set", ["--", version])
+    /// Sets the version of etcd that `juju status` shows.
+    ///
+    /// # Errors
+    /// If `application-version-set` fails.
+    pub fn set_workload_version(&self, version: &str) -> Result<()> {
+        self.send("application-version-set", ["--", version])
     }
 
-    /// Has exactly `ports` of this unit reachable from outside, each TCP.
-    pub fn open_only(&self, ports: &[u16]) -> Result<()> {
-        let open: Option<Vec<String>> = self.ask("opened-ports", &["--format=json"])?;
-        let (open, wanted) = (open.unwrap_or_default(), ports.iter().map(|port| format!("{port}/tcp")));
-        let wanted: Vec<String> = wanted.collect();
+    /// Opens exactly the TCP ports `ports` of this unit, and closes all others.
+    ///
+    /// # Errors
+    /// If one of the hook tools fails.
+    pub fn set_open_ports(&self, ports: &[u16]) -> Result<()> {
+        let open: Option<Vec<String>> = self.query("opened-ports", &["--format=json"])?;
+        let open = open.unwrap_or_default();
+        let wanted: Vec<String> = ports.iter().map(|port| format!("{port}/tcp")).collect();
         for port in open.iter().filter(|port| !wanted.contains(port)) {
-            self.tell("close-port", [port])?;
+            self.send("close-port", [port])?;
         }
         for port in wanted.iter().filter(|port| !open.contains(port)) {
-            self.tell("open-port", [port])?;
+            self.send("open-port", [port])?;
         }
         Ok(())
     }
 
-    fn ask<T: serde::de::DeserializeOwned>(&self, tool: &str, words: &[&str]) -> Result<T> {
-        let output = self.run(tool, PATIENCE, words)?;
+    fn query<T: serde::de::DeserializeOwned>(&self, tool: &str, arguments: &[&str]) -> Result<T> {
+        let output = self.run(tool, TIMEOUT, arguments)?;
         Ok(output.json().map_err(|error| error.called(tool))?)
     }
 }

@@ -1,12 +1,13 @@
-//! Juju's hook tools, as an action uses them; `hook` has those of the hooks. Knows nothing of etcd.
+//! Juju's hook tools: the calls an action makes are in this file, those of hooks in `hook`, those of relations in `relation`.
 //!
-//! A tool talks to the unit's agent over a socket that the `JUJU_*` variables name; it needs nothing else of our
-//! environment. Must never be started in a critical region: a tool may block for as long as the agent does.
+//! A hook tool talks to the unit's agent over a socket named by the `JUJU_*` variables, and needs no other environment.
+//! This module knows nothing of etcd. Do not run a hook tool in a critical section: it may block as long as the agent does.
 
 mod hook;
 mod relation;
+mod status;
 
-pub use hook::Status;
+pub use status::Status;
 
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -20,14 +21,14 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The agent answers within milliseconds, unless it is restarting.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The agent downloads the resource from the controller first, and an archive can have gigabytes.
-const DOWNLOAD: Duration = Duration::from_secs(30 * 60);
-/// Linux takes no longer word than 128 KiB, its NUL included.
-const LONGEST_WORD: usize = (128 << 10) - 1;
+/// Time limit of a hook tool. The agent answers within milliseconds unless it is restarting.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit of `resource-get`: the agent first downloads the resource, and an archive can be many gigabytes.
+const DOWNLOAD_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+/// Linux limits one argument to 128 KiB, including its NUL.
+const MAX_ARGUMENT: usize = (128 << 10) - 1;
 
-/// The agent that runs us.
+/// A handle to the Juju agent that runs this process.
 #[derive(Debug)]
 pub struct Juju {
     /// The `JUJU_*` variables and `PATH`.
@@ -35,29 +36,30 @@ pub struct Juju {
     path: OsString,
 }
 
-/// What became of a resource.
+/// The result of asking for a charm resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Resource {
-    /// It is in this file, which the agent owns. The file is empty where the operator attached an empty one.
+    /// The file of the resource, owned by the agent. It is empty if the operator attached an empty file.
     At(PathBuf),
-    /// There is none to be had: why, in the words of whoever said so.
+    /// The resource is not available, for this reason (the error of `resource-get`).
     Missing(String),
 }
 
 impl Juju {
-    /// The agent, where `variables` say that it runs us as `action`. Under `juju exec`, whose own name is in
-    /// `JUJU_ACTION_NAME`, somebody types at us as in any terminal.
-    pub fn from_environment(action: &str, variables: &BTreeMap<OsString, OsString>) -> Option<Self> {
+    /// Returns the agent if `variables` say that Juju runs this process as `action`.
+    ///
+    /// `juju exec` also sets `JUJU_ACTION_NAME`, to a name of its own. A command typed there is treated as in a terminal.
+    pub fn in_action(action: &str, variables: &BTreeMap<OsString, OsString>) -> Option<Self> {
         let get = |name: &str| variables.get(OsStr::new(name));
         get("JUJU_CONTEXT_ID")?;
         match get("JUJU_ACTION_NAME") {
             Some(name) => (name == action).then_some(())?,
             None => get("JUJU_ACTION_UUID").map(|_| ())?,
         }
-        Some(Self::of(variables))
+        Some(Self::new(variables))
     }
 
-    fn of(variables: &BTreeMap<OsString, OsString>) -> Self {
+    fn new(variables: &BTreeMap<OsString, OsString>) -> Self {
         let needed = |name: &OsStr| name == "PATH" || name.as_encoded_bytes().starts_with(b"JUJU_");
         Self {
             environment: variables
@@ -69,41 +71,58 @@ impl Juju {
         }
     }
 
-    /// The parameters of the action, as Juju keeps them.
+    /// Returns the parameters of the action, as `action-get` prints them.
+    ///
+    /// # Errors
+    /// If `action-get` fails or does not print a JSON object.
     pub fn parameters(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
-        let output = self.run("action-get", PATIENCE, ["--format=json"])?;
+        let output = self.run("action-get", TIMEOUT, ["--format=json"])?;
         Ok(output.json().map_err(|error| error.called("action-get"))?)
     }
 
-    /// Sets the results of the action, all or none. Sets nothing where there is none.
-    pub fn set<'a>(&self, results: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()> {
-        let words: Vec<String> =
-            results.into_iter().map(|(key, value)| cut(&format!("{key}={value}")).into_owned()).collect();
-        if words.is_empty() {
+    /// Sets the results of the action, all in one call. Does nothing if `results` is empty.
+    ///
+    /// # Errors
+    /// If `action-set` fails; then no result is set.
+    pub fn set_results<'a>(&self, results: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()> {
+        let arguments: Vec<String> = results
+            .into_iter()
+            .map(|(key, value)| truncate_argument(&format!("{key}={value}")).into_owned())
+            .collect();
+        if arguments.is_empty() {
             return Ok(());
         }
-        self.tell("action-set", words)
+        self.send("action-set", arguments)
     }
 
-    /// Adds a line to the action's log.
-    pub fn log(&self, message: &str) -> Result<()> {
-        self.tell("action-log", ["--", &cut(message)])
+    /// Adds a progress line to the action's log.
+    ///
+    /// # Errors
+    /// If `action-log` fails.
+    pub fn log_progress(&self, message: &str) -> Result<()> {
+        self.send("action-log", ["--", &truncate_argument(message)])
     }
 
-    /// Makes the action a failed one, with `message` for its reason.
-    pub fn fail(&self, message: &str) -> Result<()> {
-        self.tell("action-fail", ["--", &cut(message)])
+    /// Marks the action as failed, with `message` as the reason.
+    ///
+    /// # Errors
+    /// If `action-fail` fails.
+    pub fn fail_action(&self, message: &str) -> Result<()> {
+        self.send("action-fail", ["--", &truncate_argument(message)])
     }
 
-    /// Fetches the resource `name`. To be called once: every call asks the controller again.
+    /// Fetches the resource `name`. Call it only once: every call asks the controller again.
+    ///
+    /// # Errors
+    /// If `resource-get` cannot be run, is called wrongly, or prints something that is not a path.
     pub fn resource(&self, name: &str) -> Result<Resource> {
-        let program = self.program("resource-get", DOWNLOAD)?.args([name]);
+        let program = self.program("resource-get", DOWNLOAD_TIMEOUT)?.args([name]);
         let output = match program.run() {
             Ok(output) => output,
             Err(error) if error.ending == Ending::Exit(1) => {
-                let words = error.last_words().unwrap_or("failed silently");
-                let words = words.trim_start_matches("ERROR ");
-                return Ok(Resource::Missing(format!("resource-get says: {words}")));
+                let reason = error.last_words().unwrap_or("it failed without a message");
+                let reason = reason.trim_start_matches("ERROR ");
+                return Ok(Resource::Missing(format!("resource-get failed: {reason}")));
             }
             Err(error) => return Err(error.into()),
         };
@@ -112,12 +131,17 @@ impl Juju {
             bytes.pop();
         }
         let path = PathBuf::from(OsString::from_vec(bytes));
-        ensure!(path.is_absolute(), "resource-get printed no absolute path but {path:?}");
+        ensure!(path.is_absolute(), "resource-get did not print an absolute path: {path:?}");
         Ok(Resource::At(path))
     }
 
-    /// As [`Self::resource`], of one that holds secrets: nobody else can read it afterwards. The agent makes a resource with
-    /// mode 0644 below directories of mode 0755, and leaves both alone for as long as the same file is attached.
+    /// Fetches the resource `name` as [`Self::resource`] does, and makes it readable by its owner only.
+    ///
+    /// The agent creates a resource with mode 0644 in directories of mode 0755. It leaves both alone as long as the same
+    /// file is attached, so the change lasts.
+    ///
+    /// # Errors
+    /// As [`Self::resource`], or if the mode cannot be changed.
     pub fn secret_resource(&self, name: &str) -> Result<Resource> {
         let resource = self.resource(name)?;
         if let Resource::At(path) = &resource {
@@ -127,36 +151,36 @@ impl Juju {
         Ok(resource)
     }
 
-    /// Tells the agent something. A signal that asks us to stop does not keep it from being told.
-    fn tell(&self, tool: &str, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<()> {
-        let _told = interrupt::defer();
-        self.run(tool, PATIENCE, words).map(|_| ())
+    /// Runs a hook tool that changes something. A signal that asks this process to stop is handled after the call.
+    fn send(&self, tool: &str, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<()> {
+        let _deferred = interrupt::defer();
+        self.run(tool, TIMEOUT, arguments).map(|_| ())
     }
 
     fn run(
         &self,
         tool: &str,
-        patience: Duration,
-        words: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        timeout: Duration,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
     ) -> Result<Output> {
-        let program = self.program(tool, patience)?.args(words);
-        // Its arguments are what we told it: whoever reads the error knows them, and they may be long.
+        let program = self.program(tool, timeout)?.args(arguments);
+        // The error names the tool without its arguments: they can be long, and the caller knows them.
         let run = program.run().map_err(|error: ProcessError| error.called(tool));
         Ok(run?)
     }
 
-    fn program(&self, tool: &str, patience: Duration) -> Result<Program> {
+    fn program(&self, tool: &str, timeout: Duration) -> Result<Program> {
         let path = which::which_in(tool, Some(&self.path), Path::new("/"))
             .with_context(|| format!("looking for Juju's {tool} on PATH"))?;
         let program = self
             .environment
             .iter()
             .fold(Program::new(path), |program, (name, value)| program.env(name, value));
-        Ok(program.deadline(patience))
+        Ok(program.deadline(timeout))
     }
 }
 
-/// Closes the directory of the resource `name` first, if `path` is in it, and then the file.
+/// Makes the file at `path` private, and before it the directory of the resource `name` if the file is directly in it.
 fn make_private(name: &str, path: &Path) -> Result<()> {
     let (Some(parent), Some(file)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else {
         return Ok(());
@@ -169,19 +193,19 @@ fn make_private(name: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A word that the kernel takes: without NUL, and not too long.
-fn cut(word: &str) -> Cow<'_, str> {
+/// Returns `argument` in a form that the kernel accepts: without NUL, and at most [`MAX_ARGUMENT`] bytes long.
+fn truncate_argument(argument: &str) -> Cow<'_, str> {
     const MARK: &str = " … (cut)";
-    if word.len() <= LONGEST_WORD && !word.contains('\0') {
-        return Cow::Borrowed(word);
+    if argument.len() <= MAX_ARGUMENT && !argument.contains('\0') {
+        return Cow::Borrowed(argument);
     }
-    // The replacement of a NUL is longer than it, hence before the cut.
-    let mut word = word.replace('\0', "\u{fffd}");
-    if word.len() > LONGEST_WORD {
-        word.truncate(floor_char_boundary(&word, LONGEST_WORD - MARK.len()));
-        word.push_str(MARK);
+    // Replace first: the replacement is longer than a NUL.
+    let mut argument = argument.replace('\0', "\u{fffd}");
+    if argument.len() > MAX_ARGUMENT {
+        argument.truncate(floor_char_boundary(&argument, MAX_ARGUMENT - MARK.len()));
+        argument.push_str(MARK);
     }
-    Cow::Owned(word)
+    Cow::Owned(argument)
 }
 
 fn floor_char_boundary(text: &str, at: usize) -> usize {

@@ -1,52 +1,77 @@
-//! The hook tools of a relation: who is on its other side, what they say, what we say; and Juju's secrets.
+//! The hook tools of relations, and Juju secrets.
 //!
-//! Must never show what a tool printed here: secrets travel this way, in some versions in the databag itself.
+//! Must never show what a tool printed here: it contains secrets, in some versions even the relation data does.
 
-use super::{Juju, PATIENCE};
+use super::{Juju, TIMEOUT};
 use crate::system::secret::Secret;
 use anyhow::{Result, anyhow};
 use std::collections::BTreeMap;
 
 impl Juju {
-    /// The relations of the endpoint `name`.
-    pub fn relations(&self, name: &str) -> Result<Vec<String>> {
-        Ok(self.ask_in_private::<Option<_>>("relation-ids", &[name, "--format=json"])?.unwrap_or_default())
+    /// Returns the ids of the relations of the endpoint `name`.
+    ///
+    /// # Errors
+    /// If `relation-ids` fails.
+    pub fn relation_ids(&self, name: &str) -> Result<Vec<String>> {
+        let ids: Option<_> = self.query_secret("relation-ids", &[name, "--format=json"])?;
+        Ok(ids.unwrap_or_default())
     }
 
-    /// The application on the other side of a relation.
-    pub fn other_side(&self, relation: &str) -> Result<String> {
-        self.ask_in_private("relation-list", &["-r", relation, "--app", "--format=json"])
+    /// Returns the application on the other side of a relation.
+    ///
+    /// # Errors
+    /// If `relation-list` fails.
+    pub fn remote_application(&self, relation: &str) -> Result<String> {
+        self.query_secret("relation-list", &["-r", relation, "--app", "--format=json"])
     }
 
-    /// What that application says; each value may be a secret.
-    pub fn databag(&self, relation: &str, app: &str) -> Result<BTreeMap<String, Secret>> {
-        let words = ["-r", relation, "--app", "--format=json", "-", app];
-        let bag: Option<BTreeMap<String, String>> = self.ask_in_private("relation-get", &words)?;
-        Ok(hidden(bag.unwrap_or_default()))
+    /// Returns what the application `app` has set in a relation. Each value may be a secret.
+    ///
+    /// # Errors
+    /// If `relation-get` fails.
+    pub fn relation_data(&self, relation: &str, app: &str) -> Result<BTreeMap<String, Secret>> {
+        let arguments = ["-r", relation, "--app", "--format=json", "-", app];
+        let data: Option<BTreeMap<String, String>> = self.query_secret("relation-get", &arguments)?;
+        Ok(into_secrets(data.unwrap_or_default()))
     }
 
-    /// Says this for our application, which only its leader may.
-    pub fn say<'a>(&self, relation: &str, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<()> {
-        let words = ["-r", relation, "--app"].map(str::to_owned).into_iter();
-        self.tell("relation-set", words.chain(pairs.into_iter().map(|(key, value)| format!("{key}={value}"))))
+    /// Sets `pairs` in a relation for our application. Juju allows this only to its leader.
+    ///
+    /// # Errors
+    /// If `relation-set` fails.
+    pub fn set_relation_data<'a>(
+        &self,
+        relation: &str,
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<()> {
+        let arguments = ["-r", relation, "--app"].map(str::to_owned).into_iter();
+        let pairs = pairs.into_iter().map(|(key, value)| format!("{key}={value}"));
+        self.send("relation-set", arguments.chain(pairs))
     }
 
-    /// Whether this unit leads its application.
-    pub fn leads(&self) -> Result<bool> {
-        self.ask_in_private("is-leader", &["--format=json"])
+    /// Whether this unit is the leader of its application.
+    ///
+    /// # Errors
+    /// If `is-leader` fails.
+    pub fn is_leader(&self) -> Result<bool> {
+        self.query_secret("is-leader", &["--format=json"])
     }
 
-    /// The newest content of a secret that was granted to us.
+    /// Returns the newest content of a secret that was granted to this unit.
+    ///
+    /// # Errors
+    /// If `secret-get` fails, as it does before the secret is granted.
     pub fn secret(&self, id: &str) -> Result<BTreeMap<String, Secret>> {
-        Ok(hidden(self.ask_in_private("secret-get", &[id, "--refresh", "--format=json"])?))
+        Ok(into_secrets(self.query_secret("secret-get", &[id, "--refresh", "--format=json"])?))
     }
 
-    fn ask_in_private<T: serde::de::DeserializeOwned>(&self, tool: &str, words: &[&str]) -> Result<T> {
-        let output = self.run(tool, PATIENCE, words)?;
-        serde_json::from_slice(&output.stdout).map_err(|_| anyhow!("{tool} printed something unknown"))
+    /// Runs a tool whose output must not appear in an error.
+    fn query_secret<T: serde::de::DeserializeOwned>(&self, tool: &str, arguments: &[&str]) -> Result<T> {
+        let output = self.run(tool, TIMEOUT, arguments)?;
+        serde_json::from_slice(&output.stdout).map_err(|_| anyhow!("{tool} did not print the expected JSON"))
     }
 }
 
-fn hidden(bag: BTreeMap<String, String>) -> BTreeMap<String, Secret> {
-    bag.into_iter().map(|(key, value)| (key, Secret::new(value))).collect()
+fn into_secrets(data: BTreeMap<String, String>) -> BTreeMap<String, Secret> {
+    data.into_iter().map(|(key, value)| (key, Secret::new(value))).collect()
 }

@@ -18,7 +18,7 @@ from typing import Any
 import jubilant
 import pytest
 
-SCALING = "scaling comes with the next work (certificates and peers)"
+ONE_UNIT = "only one unit is supported"
 
 
 def deploy(juju: jubilant.Juju, charm: Path, name: str, played: bool, snapshot: Path | None, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_second_unit_is_blocked_and_touches_nothing(
 
     def is_blocked(status: jubilant.Status) -> bool:
         second = status.apps["etcd"].units.get("etcd/1")
-        return second is not None and second.workload_status.current == "blocked" and SCALING in second.workload_status.message
+        return second is not None and second.workload_status.current == "blocked" and ONE_UNIT in second.workload_status.message
 
     juju.wait(is_blocked)
     for action in ("snapshot", "restore"):

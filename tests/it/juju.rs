@@ -112,7 +112,7 @@ fn in_juju_the_units_status_says_that_a_restore_runs(version: Version) {
     let _ = ended.completed();
     assert_eq!(said, [before], "a plan changes nothing");
 
-    let blocked = "blocked the data in /var/lib/etcd/default is gone: restore a snapshot";
+    let blocked = "blocked the data in /var/lib/etcd/default is gone; next: restore a snapshot";
     for (snapshot, well) in [("snapshot=/no/such.tar.gz", false), (&*archive, true)] {
         unit.has_status(blocked);
         let ended = unit.run("restore", &[&world.to_target(), "skip-backup=true", snapshot]);

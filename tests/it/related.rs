@@ -127,9 +127,9 @@ fn related_units_say_what_they_wait_for_and_what_is_wrong() {
     for (words, parts) in [
         (
             json!({"endpoint": "https://x", "bucket": "b"}),
-            &["no access-key", "juju config s3-integrator"][..],
+            &["missing access-key", "juju config s3-integrator"][..],
         ),
-        (json!({"access-key": "a", "secret-key": "canary"}), &["no bucket"]),
+        (json!({"access-key": "a", "secret-key": "canary"}), &["missing bucket"]),
         (
             json!({"access-key": "a", "secret-key": "canary", "bucket": "b", "endpoint": "http://10.0.0.1"}),
             &["in clear"],
@@ -151,13 +151,13 @@ fn related_units_say_what_they_wait_for_and_what_is_wrong() {
     assert!(settings.contains(&format!("ca: {}", world.path("s3-ca.crt").display())), "{settings}");
     good["bucket"] = json!("");
     unit.is_related(&good);
-    unit.hook("s3-parameters-relation-changed").says("blocked", &["no bucket"]);
+    unit.hook("s3-parameters-relation-changed").says("blocked", &["missing bucket"]);
     assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings);
     // A hook never fails, whatever tool does.
     for tool in ["relation-ids", "relation-list", "relation-get", "relation-set", "is-leader"] {
         unit.break_tools(&[tool]);
         unit.hook("update-status")
-            .says("blocked", &["what Juju says of backups", tool, "connection refused"]);
+            .says("blocked", &["applying Juju's backup settings", tool, "connection refused"]);
     }
     unit.break_tools(&[]);
     unit.unrelate().says("active", &["1 member, healthy"]);
@@ -201,7 +201,7 @@ fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong() {
         ("destinations: [", "option backup cannot be used"),
         ("destination: {}", "unknown field `destination`"),
         ("destinations: {a: {s3: {bucket: 'a/b'}}}", "destination a: bucket"),
-        ("destinations: {s3: {s3: {bucket: b}}}", "the relation's destination"),
+        ("destinations: {s3: {s3: {bucket: b}}}", "destination s3 comes from the relation"),
     ] {
         unit.configure(&[("backup", json!(text))]);
         unit.hook("config-changed").says("blocked", &[why, "juju config APPLICATION backup=@backup.yaml"]);
@@ -266,7 +266,8 @@ fn related_buckets_have_what_the_option_adds_to_them() {
     words["path"] = json!("elsewhere");
     unit.is_related(&words);
     unit.configure(&[("backup", json!("destinations: {s3: {s3: {bucket: mine}}}"))]);
-    unit.hook("config-changed").says("blocked", &["the relation's destination", "keep", "kms-key"]);
+    unit.hook("config-changed")
+        .says("blocked", &["destination s3 comes from the relation", "keep", "kms-key"]);
     let written = settings();
     assert_eq!(written["destinations"]["s3"]["s3"]["encryption"], "s3");
     assert_eq!(written["destinations"]["s3"]["s3"]["folder"], "elsewhere");
@@ -292,7 +293,7 @@ fn related_or_not_another_units_settings_stay() {
     unit.is_related(&words(&server, server.port));
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
-    assert!(settings.contains("# It is of unit etcd/0 of model "), "{settings}");
+    assert!(settings.contains("# Owned by unit etcd/0 of model "), "{settings}");
     let still = || {
         assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings);
         assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
@@ -306,7 +307,7 @@ fn related_or_not_another_units_settings_stay() {
         still();
     }
     unit.configure(&[("backup", json!("keep: {last: 7}\n"))]);
-    unit.hook_as("other/0", "config-changed").says("blocked", &["are of unit etcd/0 of model", "rm "]);
+    unit.hook_as("other/0", "config-changed").says("blocked", &["belong to unit etcd/0 of model", "rm "]);
     still();
     assert_eq!(unit.hook_as("other/0", "remove").out.status.code(), Some(0));
     still();

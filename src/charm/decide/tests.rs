@@ -1,229 +1,267 @@
-//! The decisions of a hook, as tables.
+//! What each hook decides, for tables of facts.
 
 use super::*;
+use crate::charm::install_method::InstallMethod;
+use crate::charm::options::Options;
+use crate::error::Refusal;
 use serde_json::json;
 
-fn ours(text: &str) -> String {
-    configuration::pointer(std::path::Path::new("/x")) + text
+fn own_config(text: &str) -> String {
+    etcd_config::environment_file(std::path::Path::new("/x")) + text
 }
 
-/// A unit that serves, as the charm made it.
+/// The facts of a unit that is serving, as the charm set it up.
 fn serving() -> Facts {
     let options = json!({
         "port": 2379, "management-port": 2380, "channel": "stable", "heartbeat-interval": 100,
         "election-timeout": 1000, "snapshot-count": 0, "quota-backend-bytes": 0, "auto-compaction-retention": "0",
     });
     Facts {
-        hook: Hook::Look,
-        rest: Rest::Quiet,
-        settings: Settings::read(options.as_object().unwrap(), 1024),
-        home: Home::Debian,
-        installed: true,
-        suits: Ok(()),
-        stranger: None,
+        hook: Hook::Update,
+        restore: RestoreState::None,
+        options: Options::read(options.as_object().unwrap(), 1024),
+        method: InstallMethod::Debian,
+        is_installed: true,
+        version_check: Ok(()),
+        foreign_etcd: None,
         data_dir: "/var/lib/etcd/default".into(),
         storage: None,
-        data: Data::There,
+        data: DataState::Present,
         certificates: Certificates::None,
-        ours: true,
-        configured: Some(ours("a")),
-        wanted: ours("a"),
-        pointed: true,
-        guarded: false,
-        runs: true,
-        stale: false,
+        has_own_config: true,
+        current_config: Some(own_config("a")),
+        wanted_config: own_config("a"),
+        is_service_set_up: true,
+        has_install_guard: false,
+        is_running: true,
+        runs_old_config: false,
     }
 }
 
-/// An empty machine.
+/// The facts of a new unit on an empty machine.
 fn empty() -> Facts {
     Facts {
-        installed: false,
-        data: Data::Nothing,
-        ours: false,
-        configured: None,
-        pointed: false,
-        runs: false,
+        is_installed: false,
+        data: DataState::Absent,
+        has_own_config: false,
+        current_config: None,
+        is_service_set_up: false,
+        is_running: false,
         ..serving()
     }
 }
 
 #[track_caller]
-fn does(facts: &Facts, steps: &[Step]) {
-    assert_eq!(decide(facts), Plan { steps: steps.to_vec(), say: None });
+fn assert_steps(facts: &Facts, steps: &[Step]) {
+    assert_eq!(decide(facts), Plan { steps: steps.to_vec(), status: None });
 }
 
 #[track_caller]
-fn says(facts: &Facts, word: &str, parts: &[&str]) {
+fn assert_status(facts: &Facts, kind: &str, parts: &[&str]) {
     let plan = decide(facts);
     assert_eq!(plan.steps, [], "{facts:?}");
-    let said = plan.say.unwrap();
-    assert_eq!(said.word, word, "{}", said.message);
-    assert!(parts.iter().all(|part| said.message.contains(part)), "{}", said.message);
+    let status = plan.status.unwrap();
+    assert_eq!(status.kind, kind, "{}", status.message);
+    assert!(parts.iter().all(|part| status.message.contains(part)), "{}", status.message);
 }
 
 #[test]
-fn an_empty_machine_gets_everything_by_whatever_hook_comes_first() {
+fn any_first_hook_sets_up_an_empty_machine() {
     for hook in [
         Hook::StorageAttached,
         Hook::Install,
         Hook::ConfigChanged,
         Hook::Start,
-        Hook::Look,
+        Hook::Update,
         Hook::UpgradeCharm,
     ] {
         let facts = Facts { hook, ..empty() };
-        does(&facts, &[Step::Install, Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
-    }
-}
-
-#[test]
-fn a_confined_etcd_gets_a_storage_where_snapd_lets_it() {
-    let all = [Step::Install, Step::MakeData, Step::Configure, Step::Start, Step::Ports];
-    let on = |storage: &str, data_dir: &str| Facts {
-        home: Home::Snap,
-        storage: Some(storage.into()),
-        data_dir: data_dir.into(),
-        ..empty()
-    };
-    does(&on("/media/etcd", "/media/etcd/etcd"), &all);
-    // Its data is not on the storage that came later.
-    does(&on("/var/lib/juju/storage/data/0", "/var/snap/etcd/common/default"), &all);
-    // One that serves is evidently let to it.
-    let serves = on("/srv/data", "/srv/data/etcd");
-    let (storage, data_dir) = (serves.storage, serves.data_dir);
-    does(&Facts { home: Home::Snap, storage, data_dir, ..serving() }, &[Step::Ports]);
-}
-
-#[test]
-fn a_unit_that_is_as_it_should_be_is_left_alone() {
-    for hook in [
-        Hook::Install,
-        Hook::ConfigChanged,
-        Hook::Start,
-        Hook::Look,
-        Hook::UpgradeCharm,
-        Hook::StorageAttached,
-    ] {
-        does(&Facts { hook, ..serving() }, &[Step::Ports]);
-    }
-}
-
-#[test]
-fn etcd_is_restarted_only_for_another_configuration() {
-    let changed = Facts { hook: Hook::ConfigChanged, wanted: ours("b"), ..serving() };
-    does(&changed, &[Step::Configure, Step::Restart, Step::Ports]);
-    does(&Facts { runs: false, ..changed }, &[Step::Configure, Step::Start, Step::Ports]);
-    does(&Facts { pointed: false, ..serving() }, &[Step::Configure, Step::Restart, Step::Ports]);
-}
-
-#[test]
-fn what_a_unit_that_is_gone_has_left_is_no_data_of_this_one() {
-    let left = Facts { installed: true, configured: Some(ours("of another unit")), ..empty() };
-    does(&left, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
-}
-
-#[test]
-fn an_installation_that_broke_off_goes_on_where_it_was() {
-    let installed = Facts { installed: true, ..empty() };
-    does(&installed, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
-    let all = [Step::Install, Step::MakeData, Step::Configure, Step::Start, Step::Ports];
-    for hook in [Hook::Install, Hook::Start, Hook::Look] {
-        does(&Facts { hook, guarded: true, ..installed.clone() }, &all);
-        does(&Facts { hook, guarded: true, installed: false, ..installed.clone() }, &all);
-        let configured = Facts { configured: Some(ours("a")), data: Data::New, ..installed.clone() };
-        does(&Facts { hook, guarded: true, ..configured }, &all);
-    }
-    let recorded = Facts { data: Data::New, ..installed };
-    does(&recorded, &[Step::MakeData, Step::Configure, Step::Start, Step::Ports]);
-    let configured = Facts { configured: Some(ours("a")), pointed: true, ..recorded };
-    does(&configured, &[Step::MakeData, Step::Start, Step::Ports]);
-    // A hook that died between the configuration and the restart.
-    does(&Facts { stale: true, ..serving() }, &[Step::Restart, Step::Ports]);
-    // Or between the stop and the start; and one whose etcd did not start.
-    for hook in [Hook::Look, Hook::ConfigChanged, Hook::StorageAttached, Hook::UpgradeCharm] {
-        does(&Facts { hook, stale: true, runs: false, ..serving() }, &[Step::Start, Step::Ports]);
-    }
-}
-
-#[test]
-fn a_stopped_etcd_is_started_when_the_unit_starts_and_not_whenever_time_passes() {
-    let stopped = Facts { runs: false, ..serving() };
-    for hook in [Hook::Start, Hook::Install, Hook::StorageAttached] {
-        does(&Facts { hook, ..stopped.clone() }, &[Step::Start, Step::Ports]);
-    }
-    // `juju attach-resource` comes as an upgrade of the charm, which itself has no reason to start anything either.
-    for hook in [Hook::Look, Hook::ConfigChanged, Hook::UpgradeCharm] {
-        says(
-            &Facts { hook, ..stopped.clone() },
-            "blocked",
-            &["does not run", "systemctl start etcd.service"],
+        assert_steps(
+            &facts,
+            &[Step::Install, Step::CreateDataDir, Step::Configure, Step::Start, Step::UpdatePorts],
         );
     }
 }
 
 #[test]
-fn that_etcd_has_served_is_written_down_and_nothing_is_restarted_for_it() {
-    let (new, existing) =
-        (ours("\ninitial-cluster-state: new\n"), ours("\ninitial-cluster-state: existing\n"));
-    let served = Facts { configured: Some(new.clone()), wanted: existing.clone(), ..serving() };
-    does(&served, &[Step::Note, Step::Ports]);
-    let stopped = decide(&Facts { runs: false, ..served.clone() });
-    assert_eq!(stopped.steps, [Step::Note]);
-    assert!(stopped.say.unwrap().message.contains("does not run"));
-    does(&Facts { pointed: false, ..served.clone() }, &[Step::Configure, Step::Restart, Step::Ports]);
-    let more = Facts { wanted: existing.clone() + "b", ..served };
-    does(&more, &[Step::Configure, Step::Restart, Step::Ports]);
-    let back = Facts { configured: Some(existing), wanted: new, data: Data::New, ..serving() };
-    does(&back, &[Step::MakeData, Step::Configure, Step::Restart, Step::Ports]);
+fn uses_a_storage_with_the_snap_if_the_snap_can() {
+    let all = [Step::Install, Step::CreateDataDir, Step::Configure, Step::Start, Step::UpdatePorts];
+    let on = |storage: &str, data_dir: &str| Facts {
+        method: InstallMethod::Snap,
+        storage: Some(storage.into()),
+        data_dir: data_dir.into(),
+        ..empty()
+    };
+    assert_steps(&on("/media/etcd", "/media/etcd/etcd"), &all);
+    // The data stays outside a storage that was attached later.
+    assert_steps(&on("/var/lib/juju/storage/data/0", "/var/snap/etcd/common/default"), &all);
+    // An etcd that is serving evidently can use its storage.
+    let serving_on_storage = on("/srv/data", "/srv/data/etcd");
+    let (storage, data_dir) = (serving_on_storage.storage, serving_on_storage.data_dir);
+    assert_steps(
+        &Facts { method: InstallMethod::Snap, storage, data_dir, ..serving() },
+        &[Step::UpdatePorts],
+    );
 }
 
 #[test]
-fn a_second_unit_is_told_so() {
-    assert_eq!(second(&[]), None);
-    let said = second(&["etcd/0".into(), "etcd/2".into()]).unwrap();
-    assert_eq!(said.word, "blocked");
-    for part in ["scaling comes with the next work (certificates and peers)", "etcd/0 serves alone"] {
-        assert!(said.message.contains(part), "{}", said.message);
+fn changes_nothing_if_nothing_has_changed() {
+    for hook in [
+        Hook::Install,
+        Hook::ConfigChanged,
+        Hook::Start,
+        Hook::Update,
+        Hook::UpgradeCharm,
+        Hook::StorageAttached,
+    ] {
+        assert_steps(&Facts { hook, ..serving() }, &[Step::UpdatePorts]);
     }
 }
 
 #[test]
-fn while_a_restore_is_at_work_or_unfinished_nothing_is_touched() {
-    for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Stop, Hook::Look] {
-        for facts in [serving(), Facts { runs: false, wanted: ours("b"), ..serving() }] {
-            let busy = Rest::Busy("restore (pid 7) is working on /d".into());
-            says(&Facts { hook, rest: busy, ..facts.clone() }, "maintenance", &["restore (pid 7)"]);
-            let stuck = Rest::Unsettled("cannot be judged".into());
-            says(&Facts { hook, rest: stuck, ..facts }, "blocked", &["cannot be judged"]);
+fn restarts_etcd_only_for_a_new_configuration() {
+    let changed = Facts { hook: Hook::ConfigChanged, wanted_config: own_config("b"), ..serving() };
+    assert_steps(&changed, &[Step::Configure, Step::Restart, Step::UpdatePorts]);
+    assert_steps(&Facts { is_running: false, ..changed }, &[Step::Configure, Step::Start, Step::UpdatePorts]);
+    assert_steps(
+        &Facts { is_service_set_up: false, ..serving() },
+        &[Step::Configure, Step::Restart, Step::UpdatePorts],
+    );
+}
+
+#[test]
+fn ignores_the_configuration_of_a_removed_unit() {
+    let leftover =
+        Facts { is_installed: true, current_config: Some(own_config("of another unit")), ..empty() };
+    assert_steps(&leftover, &[Step::CreateDataDir, Step::Configure, Step::Start, Step::UpdatePorts]);
+}
+
+#[test]
+fn continues_an_interrupted_installation() {
+    let installed = Facts { is_installed: true, ..empty() };
+    assert_steps(&installed, &[Step::CreateDataDir, Step::Configure, Step::Start, Step::UpdatePorts]);
+    let all = [Step::Install, Step::CreateDataDir, Step::Configure, Step::Start, Step::UpdatePorts];
+    for hook in [Hook::Install, Hook::Start, Hook::Update] {
+        assert_steps(&Facts { hook, has_install_guard: true, ..installed.clone() }, &all);
+        assert_steps(
+            &Facts { hook, has_install_guard: true, is_installed: false, ..installed.clone() },
+            &all,
+        );
+        let configured =
+            Facts { current_config: Some(own_config("a")), data: DataState::New, ..installed.clone() };
+        assert_steps(&Facts { hook, has_install_guard: true, ..configured }, &all);
+    }
+    let recorded = Facts { data: DataState::New, ..installed };
+    assert_steps(&recorded, &[Step::CreateDataDir, Step::Configure, Step::Start, Step::UpdatePorts]);
+    let configured = Facts { current_config: Some(own_config("a")), is_service_set_up: true, ..recorded };
+    assert_steps(&configured, &[Step::CreateDataDir, Step::Start, Step::UpdatePorts]);
+    // A hook was interrupted between the configuration and the restart.
+    assert_steps(&Facts { runs_old_config: true, ..serving() }, &[Step::Restart, Step::UpdatePorts]);
+    // Or between the stop and the start; or etcd did not start.
+    for hook in [Hook::Update, Hook::ConfigChanged, Hook::StorageAttached, Hook::UpgradeCharm] {
+        assert_steps(
+            &Facts { hook, runs_old_config: true, is_running: false, ..serving() },
+            &[Step::Start, Step::UpdatePorts],
+        );
+    }
+}
+
+#[test]
+fn starts_a_stopped_etcd_only_in_hooks_that_may_start_it() {
+    let stopped = Facts { is_running: false, ..serving() };
+    for hook in [Hook::Start, Hook::Install, Hook::StorageAttached] {
+        assert_steps(&Facts { hook, ..stopped.clone() }, &[Step::Start, Step::UpdatePorts]);
+    }
+    // `juju attach-resource` runs `upgrade-charm`, which never stops etcd and so need not start it.
+    for hook in [Hook::Update, Hook::ConfigChanged, Hook::UpgradeCharm] {
+        assert_status(
+            &Facts { hook, ..stopped.clone() },
+            "blocked",
+            &["etcd is not running", "systemctl start etcd.service"],
+        );
+    }
+}
+
+#[test]
+fn marks_as_served_without_a_restart() {
+    let (new, existing) =
+        (own_config("\ninitial-cluster-state: new\n"), own_config("\ninitial-cluster-state: existing\n"));
+    let served = Facts { current_config: Some(new.clone()), wanted_config: existing.clone(), ..serving() };
+    assert_steps(&served, &[Step::MarkAsServed, Step::UpdatePorts]);
+    let stopped = decide(&Facts { is_running: false, ..served.clone() });
+    assert_eq!(stopped.steps, [Step::MarkAsServed]);
+    assert!(stopped.status.unwrap().message.contains("is not running"));
+    assert_steps(
+        &Facts { is_service_set_up: false, ..served.clone() },
+        &[Step::Configure, Step::Restart, Step::UpdatePorts],
+    );
+    let more = Facts { wanted_config: existing.clone() + "b", ..served };
+    assert_steps(&more, &[Step::Configure, Step::Restart, Step::UpdatePorts]);
+    let back =
+        Facts { current_config: Some(existing), wanted_config: new, data: DataState::New, ..serving() };
+    assert_steps(&back, &[Step::CreateDataDir, Step::Configure, Step::Restart, Step::UpdatePorts]);
+}
+
+#[test]
+fn blocks_every_unit_but_the_first() {
+    assert_eq!(status_of_later_unit("etcd/0", &[]), None);
+    let status = status_of_later_unit("etcd/3", &["etcd/0".into(), "etcd/2".into()]).unwrap();
+    assert!(status.is_blocked());
+    for part in ["only one unit is supported", "etcd/0 runs etcd", "juju remove-unit etcd/3"] {
+        assert!(status.message.contains(part), "{}", status.message);
+    }
+}
+
+#[test]
+fn changes_nothing_during_or_after_an_interrupted_restore() {
+    for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Stop, Hook::Update] {
+        for facts in [serving(), Facts { is_running: false, wanted_config: own_config("b"), ..serving() }] {
+            let busy = RestoreState::Busy("restore (pid 7) is working on /d".into());
+            assert_status(
+                &Facts { hook, restore: busy, ..facts.clone() },
+                "maintenance",
+                &["restore (pid 7)"],
+            );
+            let stuck = RestoreState::Stuck("cannot be read".into());
+            assert_status(&Facts { hook, restore: stuck, ..facts }, "blocked", &["cannot be read"]);
         }
     }
-    does(&Facts { rest: Rest::Settled("undone".into()), ..serving() }, &[Step::Ports]);
+    assert_steps(
+        &Facts { restore: RestoreState::Recovered("rolled back".into()), ..serving() },
+        &[Step::UpdatePorts],
+    );
 }
 
 #[test]
-fn what_an_operator_has_to_see_to_is_named_and_nothing_is_touched() {
-    let wrong = Err(Refusal::new("option port is 0", "juju config APPLICATION port=VALUE"));
-    let stranger = Some("pid 7 with its data in /d".to_owned());
+fn names_what_an_operator_must_correct_and_changes_nothing() {
+    let invalid = Err(Refusal::new("option port is 0", "juju config APPLICATION port=VALUE"));
+    let foreign_etcd = Some("pid 7 with its data in /d".to_owned());
     for (facts, parts) in [
         (
-            Facts { suits: Err(Refusal::new("etcd 3.3", "replace it")), installed: true, ..empty() },
+            Facts {
+                version_check: Err(Refusal::new("etcd 3.3", "replace it")),
+                is_installed: true,
+                ..empty()
+            },
             ["etcd 3.3", "replace it"],
         ),
         (
             Facts {
-                home: Home::Snap,
+                method: InstallMethod::Snap,
                 storage: Some("/var/lib/juju/storage/data/0".into()),
                 data_dir: "/var/lib/juju/storage/data/0/etcd".into(),
                 ..empty()
             },
             [
-                "confined and cannot use the storage at /var/lib/juju/storage/data/0/etcd",
+                "the etcd snap cannot use the storage at /var/lib/juju/storage/data/0/etcd",
                 "without the storage",
             ],
         ),
-        (Facts { settings: wrong.clone(), ..empty() }, ["option port is 0", "juju config"]),
-        (Facts { settings: wrong, wanted: ours("b"), ..serving() }, ["option port is 0", "juju config"]),
+        (Facts { options: invalid.clone(), ..empty() }, ["option port is 0", "juju config"]),
+        (
+            Facts { options: invalid, wanted_config: own_config("b"), ..serving() },
+            ["option port is 0", "juju config"],
+        ),
         (
             Facts { certificates: Certificates::Missing("client.key".into()), ..empty() },
             ["client.key", "/etc/etcd/tls"],
@@ -231,47 +269,56 @@ fn what_an_operator_has_to_see_to_is_named_and_nothing_is_touched() {
         (
             Facts {
                 certificates: Certificates::Unusable("server.key: no".into()),
-                wanted: ours("b"),
+                wanted_config: own_config("b"),
                 ..serving()
             },
-            ["server.key: no", "etcd was left alone"],
+            ["server.key: no", "etcd keeps running"],
         ),
         (
-            Facts { data: Data::Foreign("unit a/1 of model m".into()), ..empty() },
+            Facts { data: DataState::Foreign("unit a/1 of model m".into()), ..empty() },
             ["belongs to unit a/1", "move"],
         ),
-        (Facts { data: Data::Lost, runs: false, ..serving() }, ["is gone", "restore a snapshot"]),
+        (Facts { data: DataState::Lost, is_running: false, ..serving() }, ["is gone", "restore a snapshot"]),
         (
-            Facts { data: Data::Lost, ..serving() },
+            Facts { data: DataState::Lost, ..serving() },
             ["is gone", "rm /etc/etcd/etcd.conf.yml /var/lib/etcd/default/.etcd-charm.json"],
         ),
-        (Facts { data: Data::Nothing, runs: false, ..serving() }, ["is not there", "juju attach-storage"]),
-        (Facts { stranger: stranger.clone(), ..empty() }, ["pid 7", "did not set up"]),
-        // The unit that wrote the configuration was torn out, and its etcd runs on.
-        (Facts { stranger, configured: Some(ours("b")), ..empty() }, ["pid 7", "did not set up"]),
+        (
+            Facts { data: DataState::Absent, is_running: false, ..serving() },
+            ["is missing or empty", "juju attach-storage"],
+        ),
+        (Facts { foreign_etcd: foreign_etcd.clone(), ..empty() }, ["pid 7", "did not set up"]),
+        // The unit that wrote the configuration was removed by force, and its etcd is still running.
+        (
+            Facts { foreign_etcd, current_config: Some(own_config("b")), ..empty() },
+            ["pid 7", "did not set up"],
+        ),
     ] {
-        for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Look] {
-            says(&Facts { hook, ..facts.clone() }, "blocked", &parts);
+        for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Update] {
+            assert_status(&Facts { hook, ..facts.clone() }, "blocked", &parts);
         }
     }
 }
 
 #[test]
-fn an_etcd_of_ours_is_stopped_when_its_unit_or_its_storage_goes() {
-    let stored = Facts { storage: Some("/srv/data".into()), data_dir: "/srv/data/etcd".into(), ..serving() };
+fn stops_its_etcd_if_the_unit_is_removed_or_the_storage_detached() {
+    let on_storage =
+        Facts { storage: Some("/srv/data".into()), data_dir: "/srv/data/etcd".into(), ..serving() };
     for (hook, facts) in
-        [(Hook::Stop, serving()), (Hook::Remove, serving()), (Hook::StorageDetaching, stored.clone())]
+        [(Hook::Stop, serving()), (Hook::Remove, serving()), (Hook::StorageDetaching, on_storage.clone())]
     {
         let plan = decide(&Facts { hook, ..facts });
         assert_eq!(plan.steps, [Step::Stop], "{hook:?}");
-        assert!(plan.say.unwrap().message.contains("its data stays in"));
+        assert!(plan.status.unwrap().message.contains("its data stays in"));
     }
-    let elsewhere = Facts { hook: Hook::StorageDetaching, data_dir: "/var/lib/etcd".into(), ..stored };
+    let elsewhere = Facts { hook: Hook::StorageDetaching, data_dir: "/var/lib/etcd".into(), ..on_storage };
     assert_eq!(decide(&elsewhere).steps, []);
-    let broken = Facts { guarded: true, hook: Hook::Remove, ..empty() };
-    assert_eq!(decide(&broken).steps, [Step::Unguard]);
-    assert_eq!(decide(&Facts { installed: true, ..broken }).steps, [Step::Stop, Step::Unguard]);
-    for facts in [empty(), Facts { ours: false, configured: Some("name: theirs\n".into()), ..serving() }] {
-        assert_eq!(decide(&Facts { hook: Hook::Stop, ..facts }).steps, [], "not ours");
+    let interrupted = Facts { has_install_guard: true, hook: Hook::Remove, ..empty() };
+    assert_eq!(decide(&interrupted).steps, [Step::RemoveGuard]);
+    assert_eq!(decide(&Facts { is_installed: true, ..interrupted }).steps, [Step::Stop, Step::RemoveGuard]);
+    for facts in
+        [empty(), Facts { has_own_config: false, current_config: Some("name: theirs\n".into()), ..serving() }]
+    {
+        assert_eq!(decide(&Facts { hook: Hook::Stop, ..facts }).steps, [], "stopped a foreign etcd");
     }
 }

@@ -1,44 +1,34 @@
-//! Puts etcd's programs on the machine. Every way can be gone again from where it broke off.
+//! Installs etcd's programs. An interrupted installation can be repeated from any point.
 //!
-//! Its caller sees to it that no etcd starts meanwhile, which would make data before there is a configuration.
+//! The caller prevents etcd from starting during the installation: it would create data before it has a configuration.
 
+pub mod command;
 mod debian;
 mod release;
 mod snap;
 
-use super::home::Home;
-use super::settings::Settings;
+pub use snap::connect_removable_media;
+
+use super::install_method::InstallMethod;
+use super::options::Options;
 use crate::error::Refusal;
 use crate::juju::{Juju, Resource};
-use crate::system::process::Program;
 use anyhow::Result;
-use std::time::Duration;
+use command::Proxies;
 
-/// A download over a slow line, and what other installations at the same time make it wait.
-const PATIENCE: Duration = Duration::from_secs(20 * 60);
-
-/// The proxies that the operator set for charms, as programs know them.
-pub type Proxies<'a> = &'a [(&'static str, String)];
-
-/// Installs etcd.
-pub fn install(home: Home, settings: &Settings, juju: &Juju, proxies: Proxies<'_>) -> Result<()> {
-    match home {
-        Home::Debian => debian::install(proxies),
-        Home::Snap => snap::install(&settings.channel, proxies),
-        // Its programs come last.
-        Home::Release if home.is_complete()? => Ok(()),
-        Home::Release => match juju.resource("etcd")? {
+/// Installs etcd by `method`.
+///
+/// # Errors
+/// If the programs cannot be downloaded, or the attached release cannot be used.
+pub fn install(method: InstallMethod, options: &Options, juju: &Juju, proxies: Proxies<'_>) -> Result<()> {
+    match method {
+        InstallMethod::Debian => debian::install(proxies),
+        InstallMethod::Snap => snap::install(&options.channel, proxies),
+        // The programs are installed last, so nothing is missing if they exist.
+        InstallMethod::Release if method.is_complete()? => Ok(()),
+        InstallMethod::Release => match juju.resource("etcd")? {
             Resource::At(path) => release::install(&path),
-            Resource::Missing(why) => Err(Refusal::new(why, release::NEXT).into()),
+            Resource::Missing(reason) => Err(Refusal::new(reason, release::NEXT).into()),
         },
     }
-}
-
-/// Lets a confined etcd use the storage. To snapd, a plug that is connected already is no error.
-pub fn let_the_snap_reach_disks() -> Result<()> {
-    snap::connect_disks()
-}
-
-fn with(program: Program, proxies: Proxies<'_>) -> Program {
-    proxies.iter().fold(program.deadline(PATIENCE), |program, (name, value)| program.env(name, value))
 }

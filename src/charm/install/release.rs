@@ -1,9 +1,9 @@
-//! A release of etcd as its project publishes it, out of the charm resource `etcd`.
+//! Installs a release of etcd, as the etcd project publishes it, from the charm resource `etcd`.
 //!
-//! Must never put a program in place that does not run here.
+//! Must never install a program that does not run on this machine.
 
-use crate::charm::configuration::{self, MARK};
-use crate::charm::home::Home;
+use crate::charm::etcd_config::{self, HEADER};
+use crate::charm::install_method::InstallMethod;
 use crate::error::Refusal;
 use crate::etcd::versions::{Version, requires_etcdutl};
 use crate::system::durable::{Dir, PUBLIC, RUNNABLE};
@@ -16,16 +16,16 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// What to do about a resource that is no release.
+/// What an operator does about a resource that is not a release.
 pub(super) const NEXT: &str = "juju attach-resource APPLICATION etcd=etcd-vX.Y.Z-linux-ARCH.tar.gz";
-/// The programs, the first of which came with etcd 3.5. They get their places in this order, and the home is complete with
-/// the last.
+/// The programs, in the order in which they are installed. The installation is complete with the last one; etcd 3.4 has no
+/// etcdutl.
 const PROGRAMS: [&str; 3] = ["etcdutl", "etcdctl", "etcd"];
-/// No program of etcd's has a quarter of this.
-const LARGEST: u64 = 256 << 20;
+/// The size limit of a program, in bytes. No program of etcd is a quarter as large.
+const MAX_PROGRAM_SIZE: u64 = 256 << 20;
 const BIN: &str = "/usr/local/bin";
 const UNITS: &str = "/etc/systemd/system";
-/// A systemd unit as Debian's package has it, for programs of another place.
+/// The systemd unit of the Debian package, for programs in `/usr/local/bin`.
 const UNIT: &str = "\
 [Unit]
 Description=etcd - highly-available key value store
@@ -48,129 +48,137 @@ WantedBy=multi-user.target
 /// Installs the release in `archive`.
 pub(super) fn install(archive: &Path) -> Result<()> {
     let bin = Dir::open(Path::new(BIN))?;
-    let placed = unpack(archive, &bin).and_then(|found| {
-        prove(&bin, &found)?;
-        must_be_complete(&bin, &found)?;
-        settle(&bin, &found)
+    let installed = unpack(archive, &bin).and_then(|found| {
+        check_programs_run(&bin, &found)?;
+        check_complete(&bin, &found)?;
+        install_programs(&bin, &found)
     });
-    // Whatever came of it: on a full disk, they are what fills it.
+    // Also after an error: on a full disk, the drafts are what fills it.
     for name in PROGRAMS {
         bin.remove_file(&draft(name))?;
     }
-    placed
+    installed
 }
 
-/// Puts the programs in place, after all that they need.
-fn settle(bin: &Dir, found: &[&str]) -> Result<()> {
+/// Installs the systemd unit and the user, and then the programs that need them.
+fn install_programs(bin: &Dir, found: &[&str]) -> Result<()> {
     let units = Dir::open(Path::new(UNITS))?;
-    are_free(bin, found)?;
+    check_paths_are_free(bin, found)?;
     write_unit(&units)?;
     if Owner::named("etcd")?.is_none() {
-        let words = ["--system", "--home-dir", "/var/lib/etcd", "--shell", "/usr/sbin/nologin", "etcd"];
-        Program::new("useradd").args(words).run().context("making the user etcd")?;
+        let arguments = ["--system", "--home-dir", "/var/lib/etcd", "--shell", "/usr/sbin/nologin", "etcd"];
+        Program::new("useradd").args(arguments).run().context("creating the user etcd")?;
     }
     systemd::reload()?;
-    place(bin, found)
+    rename_drafts(bin, found)
 }
 
-/// One that an operator wrote is not replaced.
+/// Writes the systemd unit. A unit that an operator wrote is not replaced.
 fn write_unit(units: &Dir) -> Result<()> {
-    let name = Home::Release.unit();
-    let theirs =
-        units.read_small(name)?.filter(|text| !configuration::is_ours(&String::from_utf8_lossy(text)));
-    if theirs.is_some() {
-        return Err(taken(&units.path().join(name)));
+    let name = InstallMethod::Release.systemd_unit();
+    let is_operators = |text: &Vec<u8>| !etcd_config::is_written_by_charm(&String::from_utf8_lossy(text));
+    if units.read_small(name)?.is_some_and(|text| is_operators(&text)) {
+        return Err(already_exists(&units.path().join(name)));
     }
-    units.replace_for(name, format!("{MARK}{UNIT}").as_bytes(), PUBLIC, None)
+    units.replace_for(name, format!("{HEADER}{UNIT}").as_bytes(), PUBLIC, None)
 }
 
-fn taken(file: &Path) -> anyhow::Error {
+fn already_exists(file: &Path) -> anyhow::Error {
     let file = file.display();
     Refusal::new(
-        format!("there is another {file} already, and it was not replaced"),
-        format!("if nobody needs it: mv {file} {file}.old"),
+        format!("{file} already exists, and this charm did not install it"),
+        format!("mv {file} {file}.old (if it is not needed)"),
     )
     .into()
 }
 
-fn no_release(why: impl Display) -> Refusal {
-    Refusal::new(format!("the resource etcd is no release of etcd for this machine ({why})"), NEXT)
+fn not_a_release(reason: impl Display) -> Refusal {
+    Refusal::new(format!("the resource etcd is not an etcd release for this machine: {reason}"), NEXT)
 }
 
-/// Unpacks the programs under names that nothing runs by. Whatever else is in the archive is passed over. Only what cannot
-/// be read is the archive's fault.
+/// Unpacks the programs under draft names, by which nothing runs them. Other entries of the archive are skipped. Only a
+/// read error is blamed on the archive.
 fn unpack(archive: &Path, bin: &Dir) -> Result<Vec<&'static str>> {
     let file = File::open(archive).with_context(|| format!("opening {}", archive.display()))?;
     let mut tar = tar::Archive::new(flate2::read::MultiGzDecoder::new(file));
-    let mut is_there = [false; PROGRAMS.len()];
-    for entry in tar.entries().map_err(no_release)? {
-        let entry = entry.map_err(no_release)?;
-        let name =
-            entry.path().map_err(no_release)?.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        let which = PROGRAMS.iter().position(|program| Some(*program) == name.as_deref());
-        let Some(which) = which.filter(|_| entry.header().entry_type().is_file()) else { continue };
-        let program = PROGRAMS[which];
+    let mut is_found = [false; PROGRAMS.len()];
+    for entry in tar.entries().map_err(not_a_release)? {
+        let entry = entry.map_err(not_a_release)?;
+        let name = entry
+            .path()
+            .map_err(not_a_release)?
+            .file_name()
+            .and_then(|name| name.to_str())
+            .map(str::to_owned);
+        let index = PROGRAMS.iter().position(|program| Some(*program) == name.as_deref());
+        let Some(index) = index.filter(|_| entry.header().entry_type().is_file()) else { continue };
+        let program = PROGRAMS[index];
         let mut bytes = Vec::new();
-        let length = entry.take(LARGEST + 1).read_to_end(&mut bytes).map_err(no_release)? as u64;
-        if length > LARGEST {
-            return Err(no_release(format!("{program} is larger than {LARGEST} bytes")).into());
+        let length = entry.take(MAX_PROGRAM_SIZE + 1).read_to_end(&mut bytes).map_err(not_a_release)? as u64;
+        if length > MAX_PROGRAM_SIZE {
+            return Err(
+                not_a_release(format!("{program} is larger than {} MiB", MAX_PROGRAM_SIZE >> 20)).into()
+            );
         }
         bin.replace_for(&draft(program), &bytes, RUNNABLE, None)?;
-        is_there[which] = true;
+        is_found[index] = true;
     }
     let found: Vec<_> =
-        PROGRAMS.into_iter().zip(is_there).filter(|(_, there)| *there).map(|(name, _)| name).collect();
+        PROGRAMS.into_iter().zip(is_found).filter(|(_, found)| *found).map(|(name, _)| name).collect();
     match ["etcd", "etcdctl"].into_iter().find(|program| !found.contains(program)) {
-        Some(missing) => Err(no_release(format!("there is no {missing} in it")).into()),
+        Some(missing) => Err(not_a_release(format!("it does not contain {missing}")).into()),
         None => Ok(found),
     }
 }
 
-/// That each runs here, which a release for another processor does not.
-fn prove(bin: &Dir, found: &[&str]) -> Result<()> {
+/// Checks that each program runs. Those of a release for another processor do not.
+fn check_programs_run(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
-        let words = if *name == "etcd" { "--version" } else { "version" };
-        let run = Program::new(bin.path().join(draft(name))).env("ETCDCTL_API", "3").args([words]).run();
-        run.map_err(|error| no_release(error.called(*name)))?;
+        let argument = if *name == "etcd" { "--version" } else { "version" };
+        let run = Program::new(bin.path().join(draft(name))).env("ETCDCTL_API", "3").args([argument]).run();
+        run.map_err(|error| not_a_release(error.called(*name)))?;
     }
     Ok(())
 }
 
 /// Refuses a release that lacks the program which its etcdctl needs to read and restore snapshots.
-fn must_be_complete(bin: &Dir, found: &[&str]) -> Result<()> {
+fn check_complete(bin: &Dir, found: &[&str]) -> Result<()> {
     if found.contains(&"etcdutl") {
         return Ok(());
     }
-    let told =
+    let output =
         Program::new(bin.path().join(draft("etcdctl"))).env("ETCDCTL_API", "3").args(["version"]).run();
-    let told = told.map_err(|error| no_release(error.called("etcdctl")))?;
-    let version = Version::from_output(&told.text(), "etcdctl version:");
+    let output = output.map_err(|error| not_a_release(error.called("etcdctl")))?;
+    let version = Version::from_output(&output.text(), "etcdctl version:");
     match version.and_then(|version| requires_etcdutl(&version)) {
         None => Ok(()),
-        Some(why) => Err(Refusal::new(
-            format!("the release in the resource etcd is incomplete: {why}, and it has no etcdutl"),
+        Some(reason) => Err(Refusal::new(
+            format!("the release in the resource etcd is incomplete: {reason}, but etcdutl is missing"),
             NEXT,
         )
         .into()),
     }
 }
 
-/// That the places of the programs are free. Others there are an operator's own: nobody asked us to replace them. Those of
-/// this same release are what an installation that broke off has left.
-fn are_free(bin: &Dir, found: &[&str]) -> Result<()> {
+/// Checks that no other program has the path of one to be installed: an operator's programs are not replaced. Programs that
+/// are identical to those of this release were left by an interrupted installation.
+fn check_paths_are_free(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         if bin.inode(name)?.is_some() && !same_file(bin, name, &draft(name))? {
-            return Err(taken(&bin.path().join(name)));
+            return Err(already_exists(&bin.path().join(name)));
         }
     }
     Ok(())
 }
 
-/// Puts the programs under their names.
-fn place(bin: &Dir, found: &[&str]) -> Result<()> {
+/// Renames the drafts to the names of the programs.
+fn rename_drafts(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         bin.remove_file(name)?;
-        anyhow::ensure!(bin.adopt(bin, &draft(name), name)?, "{BIN}/{name} came from elsewhere meanwhile");
+        anyhow::ensure!(
+            bin.adopt(bin, &draft(name), name)?,
+            "another process created {BIN}/{name} at the same time"
+        );
     }
     Ok(())
 }
@@ -178,10 +186,10 @@ fn place(bin: &Dir, found: &[&str]) -> Result<()> {
 fn same_file(dir: &Dir, one: &str, other: &str) -> Result<bool> {
     let read = |name: &str| -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        dir.read(name)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+        dir.read(name)?.take(MAX_PROGRAM_SIZE + 1).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    // A symlink is nothing that we have put there.
+    // The charm never installs a symlink.
     Ok(dir.read(one).is_ok() && read(one)? == read(other)?)
 }
 
@@ -208,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_programs_are_taken_wherever_they_are_in_it() {
+    fn unpacks_only_the_programs_from_any_directory() {
         let (home, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let bin = Dir::open(bin.path()).unwrap();
         let entries: [(&str, &[u8]); 4] = [
@@ -220,9 +228,9 @@ mod tests {
         let found = unpack(&archive(home.path(), &entries), &bin).unwrap();
         assert_eq!(found, ["etcdctl", "etcd"]);
         assert_eq!(bin.names().unwrap(), [".etcd.etcd-charm", ".etcdctl.etcd-charm"]);
-        let error = prove(&bin, &found).unwrap_err().to_string();
+        let error = check_programs_run(&bin, &found).unwrap_err().to_string();
         assert!(
-            error.contains("no release of etcd for this machine") && error.contains("attach-resource"),
+            error.contains("not an etcd release for this machine") && error.contains("attach-resource"),
             "{error}"
         );
     }
@@ -238,7 +246,7 @@ mod tests {
         ] {
             let (home, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             let bin = Dir::open(bin.path()).unwrap();
-            let program = |words: &str| format!("#!/bin/sh\necho '{words} {version}'\n").into_bytes();
+            let program = |label: &str| format!("#!/bin/sh\necho '{label} {version}'\n").into_bytes();
             let (etcd, etcdctl) = (program("etcd Version:"), program("etcdctl version:"));
             let etcdutl = program("etcdutl version:");
             let mut entries = vec![("etcd-v3/etcd", &*etcd), ("etcd-v3/etcdctl", &*etcdctl)];
@@ -246,8 +254,8 @@ mod tests {
                 entries.push(("etcd-v3/etcdutl", &*etcdutl));
             }
             let found = unpack(&archive(home.path(), &entries), &bin).unwrap();
-            prove(&bin, &found).unwrap();
-            let refused = must_be_complete(&bin, &found).err().map(|error| error.to_string());
+            check_programs_run(&bin, &found).unwrap();
+            let refused = check_complete(&bin, &found).err().map(|error| error.to_string());
             assert_eq!(refused.is_none(), is_complete, "{version}: {refused:?}");
             if let Some(refused) = refused {
                 let needs = format!("incomplete: etcdctl {version} needs etcdutl next to it: ");
@@ -257,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_of_an_operator_are_not_replaced_and_those_of_a_run_that_broke_off_are() {
+    fn replaces_its_own_programs_but_not_those_of_an_operator() {
         let home = tempfile::tempdir().unwrap();
         let bin = Dir::open(home.path()).unwrap();
         let read = |name: &str| std::fs::read_to_string(home.path().join(name)).unwrap();
@@ -266,35 +274,35 @@ mod tests {
         }
         bin.replace("etcd", b"ours").unwrap();
         bin.replace("etcdctl", b"theirs").unwrap();
-        let error = are_free(&bin, &["etcd", "etcdctl"]).unwrap_err().to_string();
-        assert!(error.contains("/etcdctl already") && error.contains("mv "), "{error}");
+        let error = check_paths_are_free(&bin, &["etcd", "etcdctl"]).unwrap_err().to_string();
+        assert!(error.contains("/etcdctl already exists") && error.contains("mv "), "{error}");
         bin.remove_file("etcdctl").unwrap();
-        are_free(&bin, &["etcd", "etcdctl"]).unwrap();
-        place(&bin, &["etcd", "etcdctl"]).unwrap();
+        check_paths_are_free(&bin, &["etcd", "etcdctl"]).unwrap();
+        rename_drafts(&bin, &["etcd", "etcdctl"]).unwrap();
         assert_eq!((read("etcd"), read("etcdctl")), ("ours".into(), "ours".into()));
     }
 
     #[test]
-    fn a_unit_of_an_operator_is_not_replaced() {
+    fn does_not_replace_a_systemd_unit_of_an_operator() {
         let home = tempfile::tempdir().unwrap();
         let units = Dir::open(home.path()).unwrap();
         write_unit(&units).unwrap();
         write_unit(&units).unwrap();
         units.replace("etcd.service", b"[Service]\nExecStart=/opt/etcd/etcd\n").unwrap();
         let error = write_unit(&units).unwrap_err().to_string();
-        assert!(error.contains("/etcd.service already") && error.contains("mv "), "{error}");
+        assert!(error.contains("/etcd.service already exists") && error.contains("mv "), "{error}");
         assert!(units.read_small("etcd.service").unwrap().unwrap().starts_with(b"[Service]"));
     }
 
     #[test]
-    fn a_wrong_file_is_told_by_what_it_lacks() {
+    fn names_what_a_wrong_file_lacks() {
         let (home, bin) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let bin = Dir::open(bin.path()).unwrap();
         let error = unpack(&archive(home.path(), &[("db", b"x")]), &bin).unwrap_err().to_string();
-        assert!(error.contains("no release of etcd") && error.contains("there is no etcd in it"), "{error}");
+        assert!(error.contains("not an etcd release") && error.contains("does not contain etcd"), "{error}");
         assert_eq!(bin.names().unwrap(), [] as [&str; 0]);
-        std::fs::write(home.path().join("text"), "no archive").unwrap();
+        std::fs::write(home.path().join("text"), "not an archive").unwrap();
         let error = unpack(&home.path().join("text"), &bin).unwrap_err().to_string();
-        assert!(error.contains("no release of etcd") && error.contains("attach-resource"), "{error}");
+        assert!(error.contains("not an etcd release") && error.contains("attach-resource"), "{error}");
     }
 }

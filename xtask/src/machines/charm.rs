@@ -124,7 +124,7 @@ fn options(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     let configured = fs::read_to_string(machine.path("/etc/etcd/etcd.conf.yml")?)?;
     ensure!(configured.contains("initial-cluster-state: existing"), "etcd would begin anew: {configured}");
     machine.run(&["systemctl", "stop", "etcd"])?;
-    unit.hook("update-status", &["blocked etcd does not run", "systemctl start etcd.service"])?;
+    unit.hook("update-status", &["blocked etcd is not running", "systemctl start etcd.service"])?;
     unit.hook("start", &[HEALTHY])
 }
 
@@ -139,11 +139,14 @@ pub fn release(stage: &Stage) -> Result<String> {
     unit.hook("data-storage-attached", &["blocked installing etcd: apt-get"])?;
     let wrong = workspace::home()?.join("LICENSE");
     unit.attach("etcd", "etcd.tar.gz", Some(&wrong))?;
-    unit.hook("install", &["blocked the resource etcd is no release of etcd", "juju attach-resource"])?;
+    unit.hook("install", &["blocked the resource etcd is not an etcd release", "juju attach-resource"])?;
     let tarball = tarball(machine.path("/root")?.as_path())?;
     unit.attach("etcd", "etcd.tar.gz", Some(&tarball))?;
     machine.run(&["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/usr/local/bin"])?;
-    unit.hook("update-status", &["blocked installing etcd: ", "No space left on device", "mend the cause"])?;
+    unit.hook(
+        "update-status",
+        &["blocked installing etcd: ", "No space left on device", "the next hook retries"],
+    )?;
     ensure!(
         machine.run(&["ls", "-A", "/usr/local/bin"])?.is_empty(),
         "half a program is left on a full disk"
@@ -154,7 +157,7 @@ pub fn release(stage: &Stage) -> Result<String> {
     ensure!(machine.path("/srv/data/etcd/member")?.exists(), "the data is not on the storage");
     listens_on_loopback_alone(&machine)?;
     let told = scenario::tell(&machine)?;
-    unit.hook("data-storage-detaching", &["maintenance etcd is stopped, its storage goes"])?;
+    unit.hook("data-storage-detaching", &["maintenance etcd is stopped, its storage is being detached"])?;
     Ok(told)
 }
 
@@ -168,7 +171,7 @@ pub fn certificates(stage: &Stage) -> Result<String> {
     let made = tempfile::tempdir()?;
     make_certificates(made.path())?;
     machine.copy_in(&made.path().join("ca.crt"), "/etc/etcd/tls/ca.crt")?;
-    unit.hook("update-status", &["blocked of the certificates in /etc/etcd/tls", "client.key"])?;
+    unit.hook("update-status", &["blocked the certificates in /etc/etcd/tls are incomplete", "client.key"])?;
     ensure!(pid(&machine)? == first && unit.told("ports")?.is_empty(), "half a set of certificates was used");
     for name in ["server.crt", "server.key", "client.crt", "client.key"] {
         machine.copy_in(&made.path().join(name), &format!("/etc/etcd/tls/{name}"))?;
@@ -246,13 +249,13 @@ pub fn heir(stage: &Stage) -> Result<String> {
     let unit = Unit::deploy(&machine)?.called("etcd/1")?;
     unit.has_neighbours(&["etcd/0"])?;
     for hook in ["install", "config-changed", "start", "update-status"] {
-        unit.hook(hook, &["blocked scaling comes with the next work", "etcd/0 serves alone"])?;
+        unit.hook(hook, &["blocked only one unit is supported", "etcd/0 runs etcd"])?;
     }
     for file in ["/usr/bin/etcd", "/etc/etcd", DATA] {
         ensure!(!machine.path(file)?.exists(), "a second unit made {file}");
     }
     unit.has_neighbours(&[])?;
-    unit.hook("cluster-relation-departed", &[HEALTHY, "empty: the units before it are gone", "restore"])?;
+    unit.hook("cluster-relation-departed", &[HEALTHY, "empty: all earlier units were removed", "restore"])?;
     scenario::fill(&machine)?;
     unit.hook("update-status", &[HEALTHY])?;
     ensure!(!unit.told("status")?.contains("empty"), "it has keys: {}", unit.told("status")?);

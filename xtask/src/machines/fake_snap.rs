@@ -60,7 +60,10 @@ pub fn stored(stage: &Stage) -> Result<String> {
     let unit = Unit::deploy(&machine)?;
     machine.run(&["mkdir", "-p", "/var/lib/juju/storage/data/0", "/media/etcd"])?;
     unit.store("/var/lib/juju/storage/data/0")?;
-    unit.hook("install", &["blocked the snap of etcd is confined", "/var/lib/juju/storage/data/0/etcd"])?;
+    unit.hook(
+        "install",
+        &["blocked the etcd snap cannot use the storage", "/var/lib/juju/storage/data/0/etcd"],
+    )?;
     ensure!(!machine.path("/snap/etcd")?.exists(), "the snap was installed all the same");
     unit.store("/media/etcd")?;
     unit.hook("start", &[HEALTHY])?;

@@ -60,7 +60,7 @@ fn opened_to_the_network(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     ensure!(unit.told("ports")?.trim() == "2379/tcp", "the port was not opened: {}", unit.told("ports")?);
     // Closed by somebody, and to be opened again.
     machine.run(&["rm", "/var/lib/juju/agents/unit-etcd-0/ports"])?;
-    with_broken(unit, "open-port", "update-status", &["blocked opening ports", "open-port"])?;
+    with_broken(unit, "open-port", "update-status", &["blocked updating the open ports", "open-port"])?;
     unit.hook("update-status", &[HEALTHY])
 }
 

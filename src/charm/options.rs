@@ -1,78 +1,81 @@
-//! The charm's configuration, checked: what `config.yaml` declares, in the ranges that etcd takes.
+//! The charm's options: those that `config.yaml` declares, checked against the ranges that etcd accepts.
 //!
-//! Must never mend a value: a wrong one is told by its name, and etcd goes on as it was.
+//! Must never correct a value: an invalid option is reported by name, and etcd keeps running as it is.
 
 use crate::error::Refusal;
 use serde_json::{Map, Value};
 
-/// The longest election timeout that etcd takes, in milliseconds (etcd, server/embed/config.go, `maxElectionMs`).
-const LONGEST_ELECTION: u64 = 50_000;
+/// The longest election timeout that etcd accepts, in milliseconds (etcd, server/embed/config.go, `maxElectionMs`).
+const MAX_ELECTION_TIMEOUT: u64 = 50_000;
 
-/// What the operator wants of etcd.
+/// The options of etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
-    /// For clients.
+pub struct Options {
+    /// The port for clients.
     pub port: u16,
-    /// For other members.
+    /// The port for other members.
     pub management_port: u16,
-    /// Of the snap.
+    /// The channel of the snap.
     pub channel: String,
-    /// In milliseconds.
-    pub heartbeat: u64,
-    /// In milliseconds.
-    pub election: u64,
-    /// In transactions; `None` leaves it to etcd.
+    /// Time between heartbeats, in milliseconds.
+    pub heartbeat_interval: u64,
+    /// Time without a heartbeat after which an election starts, in milliseconds.
+    pub election_timeout: u64,
+    /// Transactions between two snapshots of etcd's log; `None` for etcd's default.
     pub snapshot_count: Option<u64>,
-    /// In bytes; `None` leaves it to etcd.
-    pub quota: Option<u64>,
-    /// Hours, or a time; `0` for none.
-    pub retention: String,
+    /// The largest size of the database, in bytes; `None` for etcd's default.
+    pub quota_backend_bytes: Option<u64>,
+    /// How much history etcd keeps: a number of hours, or a duration such as `30m`; `0` to keep all.
+    pub auto_compaction_retention: String,
 }
 
-impl Settings {
-    /// Reads what `config-get` tells. No port below `least_port` can be had by the etcd of this machine.
-    pub fn read(options: &Map<String, Value>, least_port: u16) -> Result<Self, Refusal> {
-        let settings = Self {
-            port: port(options, "port", least_port)?,
-            management_port: port(options, "management-port", least_port)?,
+impl Options {
+    /// Reads the options from the output of `config-get`. etcd on this machine cannot listen below `lowest_port`.
+    ///
+    /// # Errors
+    /// Names the first option that is invalid.
+    pub fn read(options: &Map<String, Value>, lowest_port: u16) -> Result<Self, Refusal> {
+        let parsed = Self {
+            port: port(options, "port", lowest_port)?,
+            management_port: port(options, "management-port", lowest_port)?,
             channel: text(options, "channel", "TRACK/RISK, such as 3.4/stable", is_channel)?,
-            heartbeat: number(options, "heartbeat-interval", 1, LONGEST_ELECTION / 5)?,
-            election: number(options, "election-timeout", 1, LONGEST_ELECTION)?,
-            snapshot_count: some(number(options, "snapshot-count", 0, u64::from(u32::MAX))?),
-            quota: some(number(options, "quota-backend-bytes", 0, i64::MAX.unsigned_abs())?),
-            retention: text(
+            heartbeat_interval: number(options, "heartbeat-interval", 1, MAX_ELECTION_TIMEOUT / 5)?,
+            election_timeout: number(options, "election-timeout", 1, MAX_ELECTION_TIMEOUT)?,
+            snapshot_count: nonzero(number(options, "snapshot-count", 0, u64::from(u32::MAX))?),
+            quota_backend_bytes: nonzero(number(options, "quota-backend-bytes", 0, i64::MAX.unsigned_abs())?),
+            auto_compaction_retention: text(
                 options,
                 "auto-compaction-retention",
-                "0, hours, or a time such as 30m",
-                is_time,
+                "0, a number of hours, or a duration such as 30m",
+                is_duration,
             )?,
         };
-        if settings.port == settings.management_port {
-            let given = settings.port.to_string();
-            return Err(refusal("management-port", &given, "another port than port"));
+        if parsed.port == parsed.management_port {
+            let given = parsed.port.to_string();
+            return Err(refusal("management-port", &given, "different from the option port"));
         }
-        if settings.election < 5 * settings.heartbeat {
-            let least = format!("at least five times heartbeat-interval, {} or more", 5 * settings.heartbeat);
-            return Err(refusal("election-timeout", &settings.election.to_string(), &least));
+        if parsed.election_timeout < 5 * parsed.heartbeat_interval {
+            let least = format!("at least five times heartbeat-interval, {}", 5 * parsed.heartbeat_interval);
+            return Err(refusal("election-timeout", &parsed.election_timeout.to_string(), &least));
         }
-        Ok(settings)
+        Ok(parsed)
     }
 }
 
-fn some(number: u64) -> Option<u64> {
+fn nonzero(number: u64) -> Option<u64> {
     Some(number).filter(|number| *number > 0)
 }
 
-fn port(options: &Map<String, Value>, name: &str, least: u16) -> Result<u16, Refusal> {
-    let number = number(options, name, least.into(), u64::from(u16::MAX))?;
-    u16::try_from(number).map_err(|_| refusal(name, &number.to_string(), "a port"))
+fn port(options: &Map<String, Value>, name: &str, lowest: u16) -> Result<u16, Refusal> {
+    let number = number(options, name, lowest.into(), u64::from(u16::MAX))?;
+    u16::try_from(number).map_err(|_| refusal(name, &number.to_string(), "a port number"))
 }
 
-fn number(options: &Map<String, Value>, name: &str, least: u64, most: u64) -> Result<u64, Refusal> {
+fn number(options: &Map<String, Value>, name: &str, min: u64, max: u64) -> Result<u64, Refusal> {
     let given = options.get(name).unwrap_or(&Value::Null);
     match given.as_u64() {
-        Some(number) if (least..=most).contains(&number) => Ok(number),
-        _ => Err(refusal(name, &given.to_string(), &format!("a number from {least} to {most}"))),
+        Some(number) if (min..=max).contains(&number) => Ok(number),
+        _ => Err(refusal(name, &given.to_string(), &format!("a number from {min} to {max}"))),
     }
 }
 
@@ -80,11 +83,11 @@ fn text(
     options: &Map<String, Value>,
     name: &str,
     form: &str,
-    fits: fn(&str) -> bool,
+    is_valid: fn(&str) -> bool,
 ) -> Result<String, Refusal> {
     let given = options.get(name).unwrap_or(&Value::Null);
     match given.as_str() {
-        Some(text) if fits(text) => Ok(text.to_owned()),
+        Some(text) if is_valid(text) => Ok(text.to_owned()),
         _ => Err(refusal(name, &given.to_string(), form)),
     }
 }
@@ -92,21 +95,21 @@ fn text(
 fn refusal(name: &str, given: &str, form: &str) -> Refusal {
     let given: String = given.chars().filter(|c| !c.is_control()).take(40).collect();
     Refusal::new(
-        format!("option {name} is {given} and must be {form}"),
+        format!("option {name} is {given}, but must be {form}"),
         format!("juju config APPLICATION {name}=VALUE"),
     )
 }
 
-/// `track/risk`, `risk` or `track/risk/branch`. It becomes an argument, so nothing else may be in it.
+/// Whether `text` is `risk`, `track/risk` or `track/risk/branch`. It becomes an argument, so it must contain nothing else.
 fn is_channel(text: &str) -> bool {
     const RISKS: [&str; 4] = ["stable", "candidate", "beta", "edge"];
-    let plain = |part: &&str| {
+    let is_plain = |part: &&str| {
         !part.is_empty()
             && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
             && !part.starts_with('-')
     };
     let parts: Vec<&str> = text.split('/').collect();
-    parts.iter().all(plain)
+    parts.iter().all(is_plain)
         && match parts.as_slice() {
             [risk] => RISKS.contains(risk),
             [_, risk] | [_, risk, _] => RISKS.contains(risk),
@@ -114,14 +117,14 @@ fn is_channel(text: &str) -> bool {
         }
 }
 
-/// The longest of Go's durations, 2^63-1 ns, in seconds: of a longer one etcd makes a time in the past, or does not start.
-const LONGEST: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
+/// The longest duration of Go, 2^63-1 ns, in seconds. From a longer one etcd computes a time in the past, or does not start.
+const MAX_DURATION: u64 = i64::MAX.unsigned_abs() / 1_000_000_000;
 
-/// What etcd takes for a retention: hours, or one of Go's durations in whole numbers.
-fn is_time(text: &str) -> bool {
+/// Whether etcd accepts `text` as a retention: a number of hours, or a Go duration of one whole number and unit.
+fn is_duration(text: &str) -> bool {
     let fits = |number: &str, seconds: u64| {
-        let plain = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        plain && number.parse::<u64>().is_ok_and(|number| number <= LONGEST / seconds)
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && number.parse::<u64>().is_ok_and(|number| number <= MAX_DURATION / seconds)
     };
     let units = [("h", 3600), ("m", 60), ("s", 1)];
     let in_unit = units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, *seconds)));
@@ -134,35 +137,35 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// What a unit is told that nobody configured: the defaults of `config.yaml`.
+    /// What `config-get` prints if no option was changed: the defaults of `config.yaml`.
     fn defaults() -> Map<String, Value> {
         let declared: Value = serde_yaml::from_str(include_str!("../../config.yaml")).unwrap();
         let options = declared["options"].as_object().unwrap();
         options.iter().map(|(name, option)| (name.clone(), option["default"].clone())).collect()
     }
 
-    fn with(changes: &[(&str, Value)]) -> Result<Settings, Refusal> {
+    fn with(changes: &[(&str, Value)]) -> Result<Options, Refusal> {
         let mut options = defaults();
         options.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-        Settings::read(&options, 1024)
+        Options::read(&options, 1024)
     }
 
     #[test]
-    fn the_defaults_are_good_and_every_option_is_declared() {
-        let settings = with(&[]).unwrap();
-        assert_eq!((settings.port, settings.management_port), (2379, 2380));
-        assert_eq!((settings.snapshot_count, settings.quota), (None, None));
-        // The text in `backup` is judged by itself: a slip in it is no reason to leave etcd alone.
+    fn accepts_the_defaults_and_requires_every_option() {
+        let options = with(&[]).unwrap();
+        assert_eq!((options.port, options.management_port), (2379, 2380));
+        assert_eq!((options.snapshot_count, options.quota_backend_bytes), (None, None));
+        // `backup` is checked elsewhere: an error in it must not keep the charm from managing etcd.
         for name in defaults().keys().filter(|name| *name != "backup") {
             let mut options = defaults();
             options.remove(name);
-            let refusal = Settings::read(&options, 1024).unwrap_err();
+            let refusal = Options::read(&options, 1024).unwrap_err();
             assert!(refusal.reason.starts_with(&format!("option {name} is null")), "{refusal}");
         }
     }
 
     #[test]
-    fn a_wrong_value_is_told_by_the_name_of_its_option() {
+    fn names_the_option_with_an_invalid_value() {
         for (name, values) in [
             (
                 "port",
@@ -178,7 +181,7 @@ mod tests {
             ("snapshot-count", vec![json!(-1)]),
             ("quota-backend-bytes", vec![json!(-1), json!("2G")]),
             ("auto-compaction-retention", vec![json!(""), json!("1d"), json!("-1"), json!("h"), json!(1)]),
-            // One more than Go's longest duration.
+            // Just longer than Go's longest duration.
             (
                 "auto-compaction-retention",
                 vec![
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_etcd_takes_is_taken() {
+    fn accepts_every_value_that_etcd_accepts() {
         for (name, value) in [
             ("port", json!(65535)),
             ("port", json!(1024)),
@@ -219,10 +222,10 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_that_is_root_may_have_any_port() {
+    fn an_etcd_that_runs_as_root_may_use_any_port() {
         let mut options = defaults();
         options.insert("port".into(), json!(443));
-        assert!(Settings::read(&options, 1024).unwrap_err().reason.contains("from 1024 to 65535"));
-        assert_eq!(Settings::read(&options, 1).unwrap().port, 443);
+        assert!(Options::read(&options, 1024).unwrap_err().reason.contains("from 1024 to 65535"));
+        assert_eq!(Options::read(&options, 1).unwrap().port, 443);
     }
 }

@@ -1,0 +1,196 @@
+//! Applies the steps of a plan. Every step can be repeated without harm.
+
+use super::certificates::Certificates;
+use super::decide::Step;
+use super::etcd_config;
+use super::facts::Facts;
+use super::files::{open_or_create_dir, split_path, write_public};
+use super::install;
+use super::install::command::Proxies;
+use super::install_method::InstallMethod;
+use super::options::Options;
+use super::unit_record::{UnitRecord, open_data_dir};
+use crate::error::Refusal;
+use crate::etcd::service::last_words;
+use crate::exchange::MEMBER;
+use crate::juju::Juju;
+use crate::system::durable::Dir;
+use crate::system::owner::Owner;
+use crate::system::systemd;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::path::Path;
+
+/// Applies steps to this unit.
+pub struct Executor<'a> {
+    /// The Juju agent.
+    pub juju: &'a Juju,
+    /// The facts that the plan was made from.
+    pub facts: &'a Facts,
+    /// The record of this unit.
+    pub own: &'a UnitRecord,
+    /// The proxies for downloads.
+    pub proxies: Proxies<'a>,
+}
+
+impl Executor<'_> {
+    /// Applies one step.
+    ///
+    /// # Errors
+    /// If the step fails. A [`Refusal`] in the error names the next command.
+    pub fn apply(&self, step: Step) -> Result<()> {
+        let Facts { method, data_dir, .. } = self.facts;
+        match step {
+            Step::Install => {
+                let drop_in = method.drop_in();
+                write_public(&drop_in, &etcd_config::install_guard(&drop_in))?;
+                systemd::reload()?;
+                install::install(*method, self.options()?, self.juju, self.proxies)?;
+                Ok(method.check_version()?)
+            }
+            Step::CreateDataDir => self.create_data_dir(),
+            Step::Configure => self.configure(),
+            Step::MarkAsServed => rewrite_config_without_restart(*method, &self.facts.wanted_config),
+            Step::Start => {
+                systemd::allow(method.systemd_unit())?;
+                self.start()
+            }
+            Step::Restart => {
+                method.service().stop(database_size(data_dir))?;
+                self.start()
+            }
+            Step::Stop => {
+                systemd::forbid(method.systemd_unit())?;
+                method.service().stop(database_size(data_dir))
+            }
+            Step::RemoveGuard => remove_drop_in(*method),
+            Step::UpdatePorts => match self.facts.certificates {
+                Certificates::All => self.juju.set_open_ports(&[self.options()?.port]),
+                _ => self.juju.set_open_ports(&[]),
+            },
+        }
+    }
+
+    /// Starts etcd. systemd reports only that the start failed; the journal has etcd's reason.
+    fn start(&self) -> Result<()> {
+        let Facts { method, data_dir, .. } = self.facts;
+        let unit = method.systemd_unit();
+        method.service().start(database_size(data_dir)).map_err(|error| match last_words(unit) {
+            Some(reason) => {
+                Refusal::new(format!("etcd does not start: {reason}"), format!("journalctl -u {unit}")).into()
+            }
+            None => error,
+        })
+    }
+
+    fn options(&self) -> Result<&Options> {
+        self.facts.options.as_ref().map_err(|refusal| refusal.clone().into())
+    }
+
+    /// Creates the data directory. The record is written before the owner is set: until then etcd cannot start there,
+    /// because the directory is not its own.
+    fn create_data_dir(&self) -> Result<()> {
+        let Facts { method, data_dir, .. } = self.facts;
+        let user = method.user()?;
+        let dir = match open_data_dir(data_dir)? {
+            Some(dir) => dir,
+            None => {
+                let (parent, name) = split_path(data_dir)?;
+                open_or_create_dir(parent)?.make_child(name, user)?
+            }
+        };
+        check_owner(&dir, user)?;
+        self.own.write(&dir)?;
+        match user {
+            Some(user) => user.own(&dir).context("changing the owner of the data directory to etcd"),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the configuration before the file that points to it: an etcd that starts in between has its old
+    /// configuration. The guard of an installation is removed after everything is written.
+    fn configure(&self) -> Result<()> {
+        let Facts { method, data_dir, .. } = self.facts;
+        let is_on_storage = self.facts.is_on_storage();
+        if is_on_storage && *method == InstallMethod::Snap {
+            install::connect_removable_media()?;
+        }
+        let is_new = !self.facts.is_installed || self.facts.has_install_guard;
+        if is_on_storage && !is_new {
+            write_mount_drop_in(*method, data_dir)?;
+        }
+        write_public(method.config_file(), &self.facts.wanted_config)?;
+        if let Some(file) = method.environment_file() {
+            write_public(file, &etcd_config::environment_file(method.config_file()))?;
+        }
+        match is_new {
+            true if is_on_storage => write_mount_drop_in(*method, data_dir),
+            true => remove_drop_in(*method),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Makes etcd start only when the storage of its data is mounted.
+fn write_mount_drop_in(method: InstallMethod, data_dir: &Path) -> Result<()> {
+    write_public(&method.drop_in(), &etcd_config::mount_drop_in(data_dir))?;
+    systemd::reload()
+}
+
+fn remove_drop_in(method: InstallMethod) -> Result<()> {
+    let file = method.drop_in();
+    let (dir, name) = split_path(&file)?;
+    Dir::open(dir)?.remove_file(name)?;
+    systemd::reload()
+}
+
+/// Writes `text` as etcd's configuration and keeps the file's modification time, by which a hook decides whether etcd must
+/// be restarted. If the process dies in between, etcd is restarted once without need.
+///
+/// # Errors
+/// If the file cannot be read or written.
+pub fn rewrite_config_without_restart(method: InstallMethod, text: &str) -> Result<()> {
+    let file = method.config_file();
+    let writing = || format!("writing {}", file.display());
+    let time = fs::metadata(file).and_then(|file| file.modified()).with_context(writing)?;
+    write_public(file, text)?;
+    File::open(file).and_then(|file| file.set_modified(time)).with_context(writing)
+}
+
+/// Refuses a directory that belongs neither to root nor to etcd's user: someone else uses it.
+fn check_owner(dir: &Dir, user: Option<Owner>) -> Result<()> {
+    let Owner { uid: own_uid, .. } = Owner::ourselves();
+    let uid = dir.stat()?.st_uid;
+    if [0, own_uid].contains(&uid) || user.is_some_and(|user| user.uid == uid) {
+        return Ok(());
+    }
+    let path = dir.path().display();
+    Err(Refusal::new(
+        format!("{path} belongs to user {uid}, not to etcd or root"),
+        format!("chown etcd: {path} (if it is meant for etcd's data)"),
+    )
+    .into())
+}
+
+/// Returns the size of the database in bytes, or 0 if there is none.
+fn database_size(data_dir: &Path) -> u64 {
+    fs::metadata(data_dir.join(MEMBER).join("snap/db")).map_or(0, |file| file.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn does_not_take_over_a_directory_of_another_user() {
+        let home = tempfile::tempdir().unwrap();
+        let dir = Dir::open(home.path()).unwrap();
+        check_owner(&dir, None).unwrap();
+        // Only root can change an owner.
+        let nobody = Owner { uid: 65534, gid: 65534 };
+        if nobody.own(&dir).is_ok() {
+            assert!(check_owner(&dir, None).unwrap_err().to_string().contains("belongs to user 65534"));
+            check_owner(&dir, Some(nobody)).unwrap();
+        }
+    }
+}

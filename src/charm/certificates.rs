@@ -1,0 +1,64 @@
+//! The TLS certificates that an operator can provide for etcd, and whether etcd could use them.
+
+use crate::etcd::certificates::{Names, is_key_of, valid};
+use crate::system::owner::Owner;
+use anyhow::{Result, ensure};
+use jiff::Timestamp;
+use std::path::Path;
+
+/// The files that TLS needs: the authority's certificate, and a certificate with key each for the server and for clients.
+pub const CERTIFICATE_FILES: [&str; 5] = ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"];
+
+/// The certificates in etcd's certificate directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Certificates {
+    /// There are none.
+    None,
+    /// All files exist and can be used.
+    All,
+    /// Some files exist; these are missing.
+    Missing(String),
+    /// All files exist, but etcd would not start with them, or no client on this machine could connect. The text says why.
+    Unusable(String),
+}
+
+impl Certificates {
+    /// Checks the certificates in `dir` for an etcd that runs as `user` (`None` for root, or if the user does not exist yet).
+    ///
+    /// More than existence is checked, because etcd is restarted to use them.
+    pub fn check(dir: &Path, user: Option<Owner>, now: Timestamp) -> Self {
+        let is_missing = |name: &&str| !dir.join(name).exists();
+        let missing: Vec<&str> = CERTIFICATE_FILES.into_iter().filter(is_missing).collect();
+        match missing.len() {
+            0 => match check_usable(dir, user, now) {
+                Ok(()) => Self::All,
+                Err(error) => Self::Unusable(format!("{error:#}")),
+            },
+            5 => Self::None,
+            _ => Self::Missing(missing.join(", ")),
+        }
+    }
+}
+
+fn check_usable(dir: &Path, user: Option<Owner>, now: Timestamp) -> Result<()> {
+    valid(&dir.join("ca.crt"), now)?;
+    for name in ["server", "client"] {
+        let (cert, key) = (dir.join(name).with_extension("crt"), dir.join(name).with_extension("key"));
+        let certificate = valid(&cert, now)?;
+        ensure!(name == "server" || certificate.for_clients, "{} is for servers only", cert.display());
+        is_key_of(&key, &cert)?;
+    }
+    let server = dir.join("server.crt");
+    let names_loopback = Names::read(&server)?.is_some_and(|names| names.have("127.0.0.1"));
+    ensure!(names_loopback, "{} does not name IP:127.0.0.1", server.display());
+    // Without a user, etcd runs as root, or is not installed yet.
+    let Some(user) = user else { return Ok(()) };
+    for name in ["ca.crt", "server.crt", "server.key"] {
+        let file = dir.join(name);
+        ensure!(user.can_read(&file), "the user etcd cannot read {}", file.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,84 @@
+//! Which certificates etcd can use.
+
+use super::*;
+use crate::system::durable::Dir;
+
+fn put(dir: &Path, name: &str, text: &str) {
+    Dir::open(dir).unwrap().replace(name, text.as_bytes()).unwrap();
+}
+
+/// Writes all five files, from one self-signed certificate for `name` that is valid in 2026.
+fn make_certificates(dir: &Path, name: &str) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+    (params.not_before, params.not_after) =
+        (rcgen::date_time_ymd(2026, 1, 1), rcgen::date_time_ymd(2027, 1, 1));
+    let made = params.self_signed(&key).unwrap();
+    for file in CERTIFICATE_FILES {
+        put(dir, file, &if file.ends_with(".key") { key.serialize_pem() } else { made.pem() });
+    }
+}
+
+fn on(day: &str) -> Timestamp {
+    format!("{day}T00:00:00Z").parse().unwrap()
+}
+
+fn in_2026() -> Timestamp {
+    on("2026-06-01")
+}
+
+#[track_caller]
+fn reason(certificates: Certificates) -> String {
+    match certificates {
+        Certificates::Unusable(reason) => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn accepts_all_or_no_certificates_and_names_missing_ones() {
+    let home = tempfile::tempdir().unwrap();
+    assert_eq!(Certificates::check(home.path(), None, in_2026()), Certificates::None);
+    make_certificates(home.path(), "127.0.0.1");
+    assert_eq!(Certificates::check(home.path(), None, in_2026()), Certificates::All);
+    Dir::open(home.path()).unwrap().remove_file("client.key").unwrap();
+    let missing = Certificates::Missing("client.key".into());
+    assert_eq!(Certificates::check(home.path(), None, in_2026()), missing);
+}
+
+#[test]
+fn names_a_certificate_that_etcd_could_not_use() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path();
+    let reason = |user| reason(Certificates::check(dir, user, in_2026()));
+    for name in CERTIFICATE_FILES {
+        for text in ["", "nonsense", "-----BEGIN PRIVATE KEY-----\nMIIx\n"] {
+            make_certificates(dir, "127.0.0.1");
+            put(dir, name, text);
+            assert!(reason(None).contains(name), "{name} with {text:?}: {}", reason(None));
+        }
+    }
+    make_certificates(dir, "etcd.example");
+    assert!(reason(None).contains("127.0.0.1"), "{}", reason(None));
+    // The files are readable by root only, as after a plain `cp` as root.
+    make_certificates(dir, "127.0.0.1");
+    assert_eq!(Certificates::check(dir, Some(Owner::ourselves()), in_2026()), Certificates::All);
+    assert!(reason(Some(Owner { uid: 65534, gid: 65534 })).contains("cannot read"));
+}
+
+#[test]
+fn refuses_certificates_out_of_date_and_keys_of_other_pairs() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path();
+    make_certificates(dir, "127.0.0.1");
+    for (day, part) in [("2025-12-31", "ca.crt is not valid before"), ("2027-01-02", "ca.crt expired on")] {
+        let reason = reason(Certificates::check(dir, None, on(day)));
+        assert!(reason.contains(part), "{reason}");
+    }
+    for name in ["server.key", "client.key"] {
+        make_certificates(dir, "127.0.0.1");
+        put(dir, name, &rcgen::KeyPair::generate().unwrap().serialize_pem());
+        let reason = reason(Certificates::check(dir, None, in_2026()));
+        assert!(reason.contains(name) && reason.contains("does not belong"), "{reason}");
+    }
+}

@@ -1,0 +1,259 @@
+//! Gathers the facts about the unit and its machine. Changes nothing.
+
+use super::certificates::Certificates;
+use super::etcd_config::{self, Member, TlsListener};
+use super::facts::Facts;
+use super::files::read_optional;
+use super::hook::Hook;
+use super::install_method::InstallMethod;
+use super::options::Options;
+use super::restore_state::RestoreState;
+use super::unit_record::{DataState, UnitRecord, open_data_dir};
+use crate::commands::{Environment, now};
+use crate::error::Refusal;
+use crate::etcd::service::main_pid;
+use crate::etcd::site;
+use crate::exchange::MEMBER;
+use crate::juju::{Juju, Resource};
+use crate::system::owner::Owner;
+use crate::system::systemd;
+use anyhow::{Context, Result, ensure};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The name of the storage in `metadata.yaml`.
+const STORAGE: &str = "data";
+/// The directory for etcd in the storage. The root of a file system may contain other things, such as `lost+found`.
+const DIR_IN_STORAGE: &str = "etcd";
+/// The endpoint of the peers in `metadata.yaml`.
+const PEER_ENDPOINT: &str = "cluster";
+/// This socket exists if snapd is installed.
+const SNAPD_SOCKET: &str = "/run/snapd.socket";
+
+/// Returns the record of the unit that runs this hook.
+///
+/// # Errors
+/// If `JUJU_UNIT_NAME` is not set.
+pub fn own_record(environment: &Environment) -> Result<UnitRecord> {
+    let model = environment.variable("JUJU_MODEL_UUID").and_then(OsStr::to_str).unwrap_or_default();
+    let unit = environment.unit.clone().context("JUJU_UNIT_NAME is not set")?;
+    Ok(UnitRecord { unit, model: model.to_owned(), served: false })
+}
+
+/// Returns the units of the application that are older than `unit`, the oldest first.
+///
+/// # Errors
+/// If `goal-state` fails or does not list `unit` itself.
+pub fn earlier_units(juju: &Juju, unit: &str) -> Result<Vec<String>> {
+    let own = unit_number(unit).with_context(|| format!("{unit} is not the name of a unit"))?;
+    let all = juju.units()?;
+    // The first unit starts a new cluster. Do not conclude that from an answer that does not even list this unit.
+    ensure!(all.iter().any(|name| name == unit), "goal-state does not list {unit}");
+    let mut earlier: Vec<(u64, String)> =
+        all.into_iter().filter_map(|other| Some((unit_number(&other)?, other))).collect();
+    earlier.retain(|(number, _)| *number < own);
+    earlier.sort();
+    Ok(earlier.into_iter().map(|(_, unit)| unit).collect())
+}
+
+/// Returns the number of a unit. Juju counts from 0 and does not reuse numbers.
+pub fn unit_number(unit: &str) -> Option<u64> {
+    unit.rsplit_once('/')?.1.parse().ok()
+}
+
+/// Gathers all facts that a decision needs.
+///
+/// # Errors
+/// If a hook tool, systemd or a file on the machine cannot be read.
+pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) -> Result<Facts> {
+    let has_charm_config = |method: InstallMethod| {
+        let text = read_optional(method.config_file());
+        text.is_ok_and(|text| text.is_some_and(|text| etcd_config::is_written_by_charm(&text)))
+    };
+    let installed = InstallMethod::installed(has_charm_config)?;
+    let method = match installed {
+        Some(method) => method,
+        None => {
+            let preferred = preferred_method(juju)?;
+            let candidates = [preferred, InstallMethod::Snap, InstallMethod::Debian];
+            candidates.into_iter().find(|method| has_charm_config(*method)).unwrap_or(preferred)
+        }
+    };
+    let storage = juju.storage(STORAGE)?;
+    let current_config = read_optional(method.config_file())?;
+    let token = own.cluster_token();
+    let own_config = current_config.as_deref().filter(|text| etcd_config::has_cluster_token(text, &token));
+    let data_dir = data_dir(method, own_config, storage.as_deref());
+    let options = Options::read(&juju.config()?, lowest_port(method)?);
+    let user = Owner::named("etcd")?.filter(|_| !method.runs_as_root());
+    let data = match open_data_dir(&data_dir)? {
+        Some(dir) => own.data_state(&dir)?,
+        None => DataState::Absent,
+    };
+    let certificates = Certificates::check(method.certificate_dir(), user, now());
+    let wanted_config = match &options {
+        Ok(options) => {
+            let tls = match certificates {
+                Certificates::All => Some(TlsListener {
+                    certificate_dir: method.certificate_dir().to_owned(),
+                    address: juju.ingress_address(PEER_ENDPOINT)?,
+                }),
+                _ => None,
+            };
+            let name = own.unit.replace('/', "");
+            let member = Member { name, token, data_dir: data_dir.clone(), tls };
+            let text = etcd_config::render(options, &member)?;
+            match data {
+                DataState::Present | DataState::Lost => etcd_config::with_existing_cluster(&text),
+                _ => text,
+            }
+        }
+        Err(_) => String::new(),
+    };
+    let drop_in = read_optional(&method.drop_in())?;
+    let has_install_guard = drop_in.as_deref().is_some_and(etcd_config::is_install_guard);
+    let is_on_storage = storage.as_ref().is_some_and(|storage| data_dir.starts_with(storage));
+    let waits_for_storage = drop_in.is_some_and(|text| text == etcd_config::mount_drop_in(&data_dir));
+    Ok(Facts {
+        hook,
+        restore,
+        options,
+        method,
+        is_installed: installed.is_some(),
+        version_check: if installed.is_some() { method.check_version() } else { Ok(()) },
+        foreign_etcd: foreign_etcd(own_config, &data_dir, has_install_guard)?,
+        has_own_config: own_config.is_some(),
+        data,
+        data_dir,
+        storage,
+        certificates,
+        current_config,
+        wanted_config,
+        is_service_set_up: reads_config_file(method)?
+            && (waits_for_storage || !is_on_storage)
+            && !has_install_guard,
+        has_install_guard,
+        is_running: installed.is_some() && main_pid(method.systemd_unit()).is_some(),
+        runs_old_config: runs_old_config(method),
+    })
+}
+
+/// Returns the lowest port that etcd can listen on. Root can use any.
+fn lowest_port(method: InstallMethod) -> Result<u16> {
+    if method.runs_as_root() {
+        return Ok(1);
+    }
+    let text = read_optional(Path::new("/proc/sys/net/ipv4/ip_unprivileged_port_start"))?;
+    Ok(text.and_then(|text| text.trim().parse().ok()).unwrap_or(1024).max(1))
+}
+
+/// Whether the systemd unit starts etcd with the charm's configuration file.
+fn reads_config_file(method: InstallMethod) -> Result<bool> {
+    let Some(file) = method.environment_file() else { return Ok(true) };
+    let expected = etcd_config::environment_file(method.config_file());
+    Ok(read_optional(file)?.is_some_and(|text| text == expected))
+}
+
+/// Whether etcd was last started before its configuration was written, to the second.
+///
+/// `false` if systemd is too old to tell, or if the file's time is in the future, as after a wrong clock: then etcd would
+/// be restarted again and again.
+fn runs_old_config(method: InstallMethod) -> bool {
+    let written = fs::metadata(method.config_file()).map_or(0, |file| file.mtime());
+    let started = systemd::active_since(method.systemd_unit());
+    written <= now().as_second() && started.is_some_and(|started| started < written)
+}
+
+/// Returns the method for a new installation: the attached release, else the snap, else the Debian package.
+///
+/// Asks the controller for the resource.
+fn preferred_method(juju: &Juju) -> Result<InstallMethod> {
+    match juju.resource("etcd")? {
+        Resource::At(path) if fs::metadata(&path).is_ok_and(|file| file.len() > 0) => {
+            Ok(InstallMethod::Release)
+        }
+        _ if Path::new(SNAPD_SOCKET).exists() => Ok(InstallMethod::Snap),
+        _ => Ok(InstallMethod::Debian),
+    }
+}
+
+/// Returns the data directory. Existing data is not moved: a storage that is attached later is not used by this unit.
+fn data_dir(method: InstallMethod, own_config: Option<&str>, storage: Option<&Path>) -> PathBuf {
+    own_config
+        .and_then(etcd_config::data_dir_in)
+        .or_else(|| storage.map(|storage| storage.join(DIR_IN_STORAGE)))
+        .unwrap_or_else(|| method.data_dir())
+}
+
+/// Describes an etcd that is not this unit's: one that is running, or one that is installed and has data.
+fn foreign_etcd(
+    own_config: Option<&str>,
+    data_dir: &Path,
+    has_install_guard: bool,
+) -> Result<Option<String>> {
+    if own_config.is_some() {
+        return Ok(None);
+    }
+    if let Some(running) = site::running()?.into_iter().next() {
+        return Ok(Some(running));
+    }
+    Ok(stopped_foreign_etcd(site::data_dir(), data_dir, has_install_guard))
+}
+
+/// If the data directory of the installed etcd is unknown, someone has configured that etcd. The exception is an
+/// interrupted installation of the charm, which leaves its guard.
+fn stopped_foreign_etcd(
+    found: Result<Option<PathBuf>, Refusal>,
+    data_dir: &Path,
+    has_install_guard: bool,
+) -> Option<String> {
+    match found {
+        Ok(found) => {
+            let foreign = found.filter(|found| found != data_dir && found.join(MEMBER).exists())?;
+            Some(format!("its data is in {}", foreign.display()))
+        }
+        Err(refusal) => (!has_install_guard).then_some(refusal.reason),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::durable::Dir;
+
+    #[test]
+    fn existing_data_stays_in_its_directory() {
+        let storage = Some(Path::new("/srv/data"));
+        for (own_config, storage, expected) in [
+            (None, None, "/var/lib/etcd/default"),
+            (None, storage, "/srv/data/etcd"),
+            (Some("data-dir: /old\n"), storage, "/old"),
+        ] {
+            assert_eq!(data_dir(InstallMethod::Debian, own_config, storage), Path::new(expected));
+        }
+    }
+
+    #[test]
+    fn an_etcd_with_unknown_data_directory_is_foreign() {
+        let home = tempfile::tempdir().unwrap();
+        let other = home.path().to_owned();
+        let own = Path::new("/var/lib/etcd/default");
+        let unusable = || Err(Refusal::new("etcd's configuration /x cannot be used", "correct it"));
+        let found = |data_dir, guarded| stopped_foreign_etcd(data_dir, own, guarded);
+        assert_eq!(found(unusable(), false).as_deref(), Some("etcd's configuration /x cannot be used"));
+        // An interrupted installation of the charm has left half an etcd.
+        assert_eq!(found(unusable(), true), None);
+        assert_eq!((found(Ok(None), false), found(Ok(Some(other.clone())), false)), (None, None));
+        Dir::open(&other).unwrap().make_child(MEMBER, None).unwrap();
+        assert!(found(Ok(Some(other)), false).unwrap().contains("its data is in"));
+    }
+
+    #[test]
+    fn reads_the_number_of_a_unit() {
+        assert_eq!(unit_number("etcd/10"), Some(10));
+        assert_eq!(unit_number("new-etcd/0"), Some(0));
+        assert_eq!(unit_number("etcd"), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! The status of a unit whose etcd should be serving.
+
+use super::apply::rewrite_config_without_restart;
+use super::etcd_config;
+use super::facts::Facts;
+use super::gather::unit_number;
+use super::report::{print_to_log, status_of_error};
+use super::restore_state::RestoreState;
+use super::unit_record::{DataState, UnitRecord, open_data_dir};
+use crate::commands::Environment;
+use crate::etcd::client::Client;
+use crate::etcd::site::Site;
+use crate::etcd::why::wants_another_user;
+use crate::juju::{Juju, Status};
+use anyhow::{Context, Result};
+use std::path::Path;
+use std::time::Duration;
+
+/// How long an etcd that was just started may take to respond.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long an etcd that has been running may take to respond.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Returns the status of the unit's own etcd after all steps, and records that it has served.
+///
+/// # Errors
+/// If the record or the configuration cannot be written.
+pub fn report_own_etcd(
+    juju: &Juju,
+    environment: &Environment,
+    facts: &Facts,
+    own: &UnitRecord,
+) -> Result<Status> {
+    let unit = facts.method.systemd_unit();
+    let next = format!("systemctl status {unit}; journalctl -u {unit}");
+    let site = match Site::chosen(None, "", environment.password.clone()) {
+        Ok(site) => site,
+        Err(error) => return Ok(status_of_error(&error, "looking for etcd")),
+    };
+    let timeout = if facts.is_running { RESPONSE_TIMEOUT } else { START_TIMEOUT };
+    let status = health(juju, environment, &site, timeout, &next);
+    if status.is_active() && facts.data != DataState::Present {
+        let served = UnitRecord { served: true, ..own.clone() };
+        served.write(&open_data_dir(&facts.data_dir)?.context("the data directory does not exist")?)?;
+        // In this hook and not in the next one: the machine may boot without its data before that.
+        let config = etcd_config::with_existing_cluster(&facts.wanted_config);
+        rewrite_config_without_restart(facts.method, &config)?;
+    }
+    Ok(with_recovery(status, &facts.restore))
+}
+
+/// Returns the status of an etcd that a site file describes.
+pub fn report_site(
+    juju: &Juju,
+    environment: &Environment,
+    site: Result<Site>,
+    file: &Path,
+    restore: &RestoreState,
+) -> Status {
+    let file = file.display();
+    match site {
+        Ok(site) => {
+            let next = format!("check the etcd that the site file {file} describes");
+            with_recovery(health(juju, environment, &site, RESPONSE_TIMEOUT, &next), restore)
+        }
+        Err(error) => status_of_error(&error, &format!("reading the site file {file}")),
+    }
+}
+
+/// Adds the outcome of an interrupted restore to the status of a healthy etcd.
+fn with_recovery(status: Status, restore: &RestoreState) -> Status {
+    match restore {
+        RestoreState::Recovered(outcome) if status.is_active() => {
+            Status::active(format!("{}; {outcome}", status.message))
+        }
+        _ => status,
+    }
+}
+
+/// Returns the status of a unit whose etcd should be serving within `timeout`.
+fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration, next: &str) -> Status {
+    let client = Client::of(site);
+    let answer = client.wait_until_serving(timeout, &mut || Ok(()));
+    let answer = answer.and_then(|status| Ok((status, client.members()?)));
+    let (member, members) = match answer {
+        Ok(answer) => answer,
+        // With authentication enabled and without a password, etcd refuses to say more; so it is alive. A client with a
+        // certificate is the user of its name, which may not be allowed to know more.
+        Err(error) if wants_another_user(&error) => {
+            return Status::active("etcd is serving; more is unknown without its password");
+        }
+        Err(error) => return Status::blocked(&format!("etcd is not serving: {error:#}"), next),
+    };
+    if let Err(error) = juju.set_workload_version(&member.version) {
+        print_to_log(&format!("{error:#}"));
+    }
+    if !member.errors.is_empty() {
+        let reason = format!("etcd has an alarm: {}", member.errors.join("; "));
+        return Status::blocked(&reason, "juju run UNIT alarm-list");
+    }
+    let mut message = match members.len() {
+        1 => "1 member, healthy".to_owned(),
+        several => format!("{several} members, healthy"),
+    };
+    let number = environment.unit.as_deref().and_then(unit_number);
+    if member.revision == 1 && number.is_some_and(|number| number > 0) {
+        message +=
+            ", but empty: all earlier units were removed; a restore brings back the keys of a snapshot";
+    }
+    Status::active(message)
+}

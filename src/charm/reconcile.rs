@@ -1,0 +1,225 @@
+//! One run of a hook: gathers facts, decides, applies the plan, and sets the unit's status.
+//!
+//! Must never fail a hook: Juju would stop there and wait for an operator.
+
+use super::apply::Executor;
+use super::backup_settings::{self, Ownership};
+use super::decide::{self, Step, decide};
+use super::facts::Facts;
+use super::gather;
+use super::health;
+use super::hook::Hook;
+use super::report::{print_to_log, status_of_error};
+use super::restore_state::{self, RestoreState, lock_data, recover_restore, wait_for_data};
+use super::unit_record::UnitRecord;
+use crate::commands::{Environment, check, now, schedule};
+use crate::etcd::site::Site;
+use crate::exchange::DataDir;
+use crate::juju::{Juju, Status};
+use crate::settings::charms;
+use anyhow::Result;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How long the removal of a unit waits for whoever works on its data. A snapshot is much shorter.
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Runs a hook. Its exit status is always 0; the unit's status reports what is wrong.
+pub fn run_hook() -> ExitCode {
+    let environment = Environment::read();
+    // Not started by Juju, or for a hook that the charm ignores.
+    let (Some(hook), Some(juju)) =
+        (Hook::from_environment(&environment), Juju::in_hook(environment.variables()))
+    else {
+        return ExitCode::SUCCESS;
+    };
+    let run = HookRun { juju: &juju, environment: &environment, hook };
+    let status = std::panic::catch_unwind(|| run.status()).unwrap_or_else(|_| {
+        let next = "juju debug-log, and report it; the next hook retries";
+        Status::blocked("internal error in the charm", next)
+    });
+    if status.is_blocked() {
+        print_to_log(&status.message);
+    }
+    if let Err(error) = juju.set_status(&status) {
+        print_to_log(&format!("could not set the status \"{}: {}\": {error:#}", status.kind, status.message));
+    }
+    ExitCode::SUCCESS
+}
+
+/// A hook that runs.
+struct HookRun<'a> {
+    juju: &'a Juju,
+    environment: &'a Environment,
+    hook: Hook,
+}
+
+impl HookRun<'_> {
+    /// Reconciles the unit and its backup timer, and returns the unit's status.
+    fn status(&self) -> Status {
+        let status = self.reconcile().unwrap_or_else(|error| status_of_error(&error, "running the hook"));
+        self.reconcile_timer(status)
+    }
+
+    /// Gathers facts, decides, applies the plan, and returns the status of etcd and of the backup settings.
+    fn reconcile(&self) -> Result<Status> {
+        let own = gather::own_record(self.environment)?;
+        let earlier = gather::earlier_units(self.juju, &own.unit)?;
+        if let Some(status) = decide::status_of_later_unit(&own.unit, &earlier) {
+            return Ok(status);
+        }
+        // The lock is held to the last step: otherwise this hook could start etcd during a restore.
+        let (restore, mut lock) = self.recover_restore(&own)?;
+        if let Some(file) = &self.environment.site {
+            let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd: None });
+            return Ok(or_problem(self.status_of_site_file(file, &restore), problem));
+        }
+        let facts = gather::gather(self.juju, self.hook, &own, restore)?;
+        let owns_etcd = Some(facts.owns_etcd());
+        let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd });
+        let plan = decide(&facts);
+        if let Some(status) = self.apply_steps(plan.steps, &facts, &own, &mut lock) {
+            return Ok(status);
+        }
+        match plan.status {
+            Some(status) => Ok(status),
+            None => {
+                let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
+                Ok(or_problem(status, problem))
+            }
+        }
+    }
+
+    /// Recovers an interrupted restore, and locks the data for the rest of the hook.
+    fn recover_restore(&self, own: &UnitRecord) -> Result<(RestoreState, Option<DataDir>)> {
+        let has_site_file = self.environment.site.is_some();
+        let configured = if has_site_file { None } else { restore_state::configured_data_dir()? };
+        let own = (!has_site_file).then_some(own);
+        let recover = || recover_restore(&self.site(), configured.as_deref(), own);
+        let (state, lock) = match self.hook.removes_unit() {
+            true => wait_for_data(REMOVAL_TIMEOUT, &recover, &|| self.end_backup()),
+            false => recover(),
+        };
+        if let RestoreState::Recovered(outcome) = &state {
+            log(self.juju, outcome);
+        }
+        Ok((state, lock))
+    }
+
+    fn end_backup(&self) {
+        if let Err(error) = schedule::break_off(self.environment) {
+            print_to_log(&format!("stopping the running backup: {error:#}"));
+        }
+    }
+
+    /// Writes the backup settings from Juju. Returns a status if something is wrong with them.
+    fn write_backup_settings(&self, ownership: &Ownership<'_>) -> Option<Status> {
+        let file = charms(self.environment.settings.as_deref());
+        let variable = |name: &str| self.environment.variable(name).and_then(OsStr::to_str);
+        let is_broken = variable("JUJU_DISPATCH_PATH").is_some_and(|path| path.ends_with("-relation-broken"));
+        let broken_relation = variable("JUJU_RELATION_ID").filter(|_| is_broken);
+        let is_removed = self.hook == Hook::Remove;
+        backup_settings::reconcile(self.juju, &file, ownership, broken_relation, is_removed)
+            .unwrap_or_else(|error| Some(status_of_error(&error, "applying Juju's backup settings")))
+    }
+
+    /// Applies steps until one fails. Returns the status of a unit whose hook ends here.
+    fn apply_steps(
+        &self,
+        steps: Vec<Step>,
+        facts: &Facts,
+        own: &UnitRecord,
+        lock: &mut Option<DataDir>,
+    ) -> Option<Status> {
+        let proxies = proxies(self.environment);
+        let executor = Executor { juju: self.juju, facts, own, proxies: &proxies };
+        for step in steps {
+            if step.has_status() {
+                announce(self.juju, step);
+            }
+            if let Err(error) = executor.apply(step) {
+                return Some(status_of_error(&error, step.describe()));
+            }
+            if lock.is_none() {
+                // The step may have created the data directory.
+                match lock_data(&facts.data_dir) {
+                    Ok(data) => *lock = data,
+                    Err(state) => {
+                        if let Some(status) = decide::status_during_restore(&state) {
+                            return Some(status);
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Returns the status of a unit whose etcd is described by a site file. The charm does not install, configure or start
+    /// such an etcd.
+    fn status_of_site_file(&self, file: &Path, restore: &RestoreState) -> Status {
+        match decide::status_during_restore(restore) {
+            Some(status) => status,
+            None => health::report_site(self.juju, self.environment, self.site(), file, restore),
+        }
+    }
+
+    fn site(&self) -> Result<Site> {
+        Site::chosen(self.environment.site.as_deref(), "", self.environment.password.clone())
+    }
+
+    /// Installs or removes the backup timer according to the settings, and adds the age of the last backup to the status.
+    ///
+    /// If etcd is not healthy, the timer stays as it is: etcd has to be corrected first.
+    fn reconcile_timer(&self, status: Status) -> Status {
+        if self.hook.removes_unit() {
+            if let Err(error) = schedule::forget(self.environment) {
+                print_to_log(&format!("removing the backup timer: {error:#}"));
+            }
+            return status;
+        }
+        if !status.is_active() {
+            return status;
+        }
+        if let Err(error) = schedule::reconcile(self.environment, now()) {
+            return status_of_error(&error, "installing the backup timer");
+        }
+        match check::glance(self.environment, now()) {
+            Some(summary) => Status::active(format!("{}; {summary}", status.message)),
+            None => status,
+        }
+    }
+}
+
+/// Returns `problem` instead of `status`, if etcd itself is healthy.
+fn or_problem(status: Status, problem: Option<Status>) -> Status {
+    problem.filter(|_| status.is_active()).unwrap_or(status)
+}
+
+/// Shows a step in the unit's status and log. If Juju does not accept it, the step is applied all the same.
+fn announce(juju: &Juju, step: Step) {
+    if let Err(error) = juju.set_status(&Status::maintenance(step.describe())) {
+        print_to_log(&format!("could not set the status \"{}\": {error:#}", step.describe()));
+    }
+    log(juju, step.describe());
+}
+
+fn log(juju: &Juju, message: &str) {
+    if let Err(error) = juju.log_info(message) {
+        print_to_log(&format!("{message} (could not be logged by juju-log: {error:#})"));
+    }
+}
+
+/// Returns the proxies that the operator set for charms, as environment variables of programs.
+fn proxies(environment: &Environment) -> Vec<(&'static str, String)> {
+    [
+        ("http_proxy", "JUJU_CHARM_HTTP_PROXY"),
+        ("https_proxy", "JUJU_CHARM_HTTPS_PROXY"),
+        ("no_proxy", "JUJU_CHARM_NO_PROXY"),
+    ]
+    .into_iter()
+    .filter_map(|(name, variable)| Some((name, environment.variable(variable)?.to_str()?.to_owned())))
+    .collect()
+}

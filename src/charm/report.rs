@@ -1,0 +1,20 @@
+//! How a hook reports: to the unit's log, and as a status.
+
+use crate::error::Refusal;
+use crate::juju::Status;
+use std::io::Write;
+
+/// Prints a line to stderr, which Juju adds to the unit's log.
+pub fn print_to_log(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Returns the status of a unit after an error. `context` says what failed, as a participle clause.
+pub fn status_of_error(error: &anyhow::Error, context: &str) -> Status {
+    match error.downcast_ref::<Refusal>() {
+        Some(refusal) => Status::blocked(&refusal.reason, &refusal.next),
+        None => {
+            Status::new("blocked", format!("{context}: {error:#}; the next hook retries within 5 minutes"))
+        }
+    }
+}
