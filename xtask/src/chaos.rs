@@ -1,6 +1,6 @@
-//! `cargo xtask chaos`: strikes the actions at every system call that touches a file or a process, on real etcd.
+//! `cargo xtask chaos`: injects faults into the actions at every system call that touches a file or a process.
 //!
-//! It owns the words of the command line; the blows and their judgement are the tests' (tests/it/chaos).
+//! This file parses the command line. The tests in `tests/it/chaos` inject the faults and check the results.
 
 mod counts;
 
@@ -19,71 +19,71 @@ const ACTIONS: [&str; 4] = ["snapshot", "restore", "unsaved", "empty"];
 const MODES: [&str; 10] =
     ["kill", "child", "both", "errno", "term", "power", "disk", "concurrent", "directories", "corruption"];
 
-/// Runs what was asked for, and puts the counts of every series that was struck on the page.
+/// Runs the given series of faults, and writes their counts to `docs/explanation/chaos.md`.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     if arguments == ["--sabotage"] {
         return sabotage();
     }
-    let Some(asked) = parse(arguments) else {
+    let Some(variables) = parse(arguments) else {
         eprintln!("Usage: {USAGE}");
         return Ok(ExitCode::from(2));
     };
     let target = workspace::target_directory()?;
     let report = target.join("chaos.md");
-    // Of an earlier run.
+    // The report of an earlier run.
     let _ = std::fs::remove_file(&report);
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--test", "it", "chaos::matrix", "--", "--ignored", "--exact", "--nocapture"]);
-    for (name, value) in &asked {
+    for (name, value) in &variables {
         if (*name, *value) != ("CHAOS_POINTS", "all") {
             cargo.env(name, value);
         }
     }
     cargo.env("CHAOS_REPORT", &report);
-    etcd::tell(&mut cargo, &target)?;
+    etcd::set_environment(&mut cargo, &target)?;
     let (date, commit) = (page::today()?, page::commit()?);
-    let ran = command::run_well(&mut cargo);
-    // Where a promise was broken, that is what the page has to say.
+    let result = command::run_checked(&mut cargo);
+    // Also after a failure: the page then reports the violation.
     if let Ok(counts) = std::fs::read_to_string(&report) {
-        page::change("docs/explanation/chaos.md", "counts", |old| {
-            counts::merged(old, &counts, &date, &commit)
+        page::update("docs/explanation/chaos.md", "counts", |old| {
+            counts::merge(old, &counts, &date, &commit)
         })?;
     }
-    ran.map(|()| ExitCode::SUCCESS)
+    result.map(|()| ExitCode::SUCCESS)
 }
 
-/// Builds our own code with flaws, apart from all other builds, and shows that each is seen.
+/// Builds the code with deliberate faults, in a separate target directory, and checks that the tests find each of them.
 fn sabotage() -> Result<ExitCode> {
     let target = workspace::target_directory()?;
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--features", "sabotage", "--test", "it", "chaos::sabotage", "--target-dir"]);
     cargo.arg(target.join("sabotage")).args(["--", "--ignored", "--nocapture", "--test-threads=1"]);
-    etcd::tell(&mut cargo, &target)?;
-    command::run_well(&mut cargo)?;
+    etcd::set_environment(&mut cargo, &target)?;
+    command::run_checked(&mut cargo)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The variables for the tests; none where the words are not understood.
+/// Returns the variables for the tests, or `None` if the arguments are invalid.
 fn parse<'a>(arguments: &[&'a str]) -> Option<Vec<(&'static str, &'a str)>> {
-    let mut asked = Vec::new();
-    let mut words = arguments.iter().copied();
-    while let Some(flag) = words.next() {
+    let mut variables = Vec::new();
+    let mut arguments = arguments.iter().copied();
+    while let Some(flag) = arguments.next() {
         if flag == "--list" {
-            asked.push(("CHAOS_LIST", "yes"));
+            variables.push(("CHAOS_LIST", "yes"));
             continue;
         }
-        let value = words.next()?;
+        let value = arguments.next()?;
         let is_count = value.parse::<usize>().is_ok_and(|count| count > 0);
-        let (variable, known) = match flag {
+        let (variable, is_valid) = match flag {
             "--action" => ("CHAOS_ACTION", ACTIONS.contains(&value)),
             "--mode" => ("CHAOS_MODE", MODES.contains(&value)),
             "--points" => ("CHAOS_POINTS", is_count || ["all", "smoke"].contains(&value)),
             "--jobs" => ("CHAOS_JOBS", is_count),
             _ => return None,
         };
-        asked.push(known.then_some((variable, value))?);
+        variables.push(is_valid.then_some((variable, value))?);
     }
-    Some(asked)
+    Some(variables)
 }
 
 #[cfg(test)]
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_become_variables_or_are_refused() {
+    fn turns_arguments_into_variables_or_refuses_them() {
         assert_eq!(parse(&[]), Some(vec![]));
         assert_eq!(parse(&["--mode", "kill"]), Some(vec![("CHAOS_MODE", "kill")]));
         let all = parse(&["--list", "--action", "empty", "--points", "9", "--jobs", "2"]);

@@ -1,7 +1,7 @@
-//! Owns what comes from Debian: packages, downloaded and unpacked below a directory of the caller's.
+//! Downloads Debian packages and unpacks them into a directory of the caller.
 //!
-//! It must never install anything on the machine: apt works on a private state, from the mirror and the keys that the
-//! machine already trusts, and packages are unpacked, not installed.
+//! Never installs anything on this computer: apt works on a private state, with the mirror and the keys that the computer
+//! already trusts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,42 +13,42 @@ use crate::command;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// The root that packages of the Debian release `suite` unpack to, with `at` for its working directory.
-pub fn unpacked(at: &Path, suite: &str, packages: &[&str]) -> Result<PathBuf> {
-    let root = at.join("root");
-    for deb in download(at, suite, packages)? {
+/// Downloads and unpacks packages of the Debian release `suite` in `work_dir`. Returns the directory with their files.
+pub fn download_and_unpack(work_dir: &Path, suite: &str, packages: &[&str]) -> Result<PathBuf> {
+    let root = work_dir.join("root");
+    for deb in download(work_dir, suite, packages)? {
         command::output(command::new("dpkg").arg("-x").arg(deb).arg(&root))?;
     }
     Ok(root)
 }
 
-/// Downloads packages of the Debian release `suite`, with `at` for its working directory.
-pub fn download(at: &Path, suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
+/// Downloads packages of the Debian release `suite` in `work_dir`. Returns the files.
+pub fn download(work_dir: &Path, suite: &str, packages: &[&str]) -> Result<Vec<PathBuf>> {
     for directory in ["lists/partial", "cache/archives/partial", "debs"] {
-        fs::create_dir_all(at.join(directory)).with_context(|| format!("creating {directory}"))?;
+        fs::create_dir_all(work_dir.join(directory)).with_context(|| format!("creating {directory}"))?;
     }
     let source = format!("deb [signed-by={KEYRING}] {} {suite} main\n", mirror()?);
-    fs::write(at.join("sources.list"), source).context("writing sources.list")?;
-    fs::write(at.join("status"), "").context("writing an empty package status")?;
+    fs::write(work_dir.join("sources.list"), source).context("writing sources.list")?;
+    fs::write(work_dir.join("status"), "").context("writing an empty package status")?;
 
-    command::output(private_apt(at).args(["-qq", "update"]))?;
-    let debs = at.join("debs");
-    command::output(private_apt(at).args(["-qq", "download"]).args(packages).current_dir(&debs))?;
+    command::output(private_apt(work_dir).args(["-qq", "update"]))?;
+    let debs = work_dir.join("debs");
+    command::output(private_apt(work_dir).args(["-qq", "download"]).args(packages).current_dir(&debs))?;
     let found = fs::read_dir(&debs).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
     found.with_context(|| format!("reading {}", debs.display()))
 }
 
-/// apt-get that reads one source and writes to nothing but the stage.
-fn private_apt(stage: &Path) -> Command {
+/// Returns an apt-get that reads one source and writes only to `work_dir`.
+fn private_apt(work_dir: &Path) -> Command {
     let mut apt = apt();
     let mut option = |name: &str, value: &Path| {
         apt.arg("-o").arg(format!("{name}={}", value.display()));
     };
-    option("Dir::Etc::sourcelist", &stage.join("sources.list"));
-    option("Dir::State::lists", &stage.join("lists"));
-    option("Dir::Cache", &stage.join("cache"));
-    // What the machine has installed, pinned or preferred must not decide which version is fetched.
-    option("Dir::State::status", &stage.join("status"));
+    option("Dir::Etc::sourcelist", &work_dir.join("sources.list"));
+    option("Dir::State::lists", &work_dir.join("lists"));
+    option("Dir::Cache", &work_dir.join("cache"));
+    // The version to download must not depend on what this computer has installed or pinned.
+    option("Dir::State::status", &work_dir.join("status"));
     for name in ["Dir::Etc::sourceparts", "Dir::Etc::preferences", "Dir::Etc::preferencesparts"] {
         option(name, Path::new("/dev/null"));
     }
@@ -56,9 +56,9 @@ fn private_apt(stage: &Path) -> Command {
     option("APT::Get::List-Cleanup", Path::new("0"));
     option("Acquire::Languages", Path::new("none"));
     option("Acquire::Retries", Path::new("3"));
-    // Without it a failed download of the index is a warning, and the error to come is about something else.
+    // By default a failed download of the index is only a warning, and a later error hides the cause.
     option("APT::Update::Error-Mode", Path::new("any"));
-    // Run by root, apt would download as its own user, who cannot enter a private checkout.
+    // As root, apt would download as its own user, which cannot enter a private checkout.
     option("APT::Sandbox::User", Path::new("root"));
     apt
 }
@@ -69,24 +69,23 @@ fn apt() -> Command {
     apt
 }
 
-/// The Debian mirror that this machine already uses.
+/// Returns the Debian mirror that this computer already uses.
 pub fn mirror() -> Result<String> {
     let mut indexes = indexes()?;
     if indexes.trim().is_empty() {
-        eprintln!("apt has no package lists yet: running apt-get update on this machine first");
-        command::output(apt().args(["-qq", "update"]))
-            .context("the machine's own package lists are needed once")?;
+        eprintln!("apt has no package lists yet; running apt-get update");
+        command::output(apt().args(["-qq", "update"])).context("downloading the package lists")?;
         indexes = self::indexes()?;
     }
-    debian(&indexes).context("this machine's apt knows no Debian mirror")
+    debian_mirror(&indexes).context("apt on this computer has no Debian mirror")
 }
 
 fn indexes() -> Result<String> {
     command::output(apt().args(["indextargets", "--format", "$(CREATED_BY)|$(ORIGIN)|$(LABEL)|$(REPO_URI)"]))
 }
 
-/// The main archive: its security archive is labelled otherwise, and lacks most packages.
-fn debian(indexes: &str) -> Option<String> {
+/// Returns the mirror of the main archive. The security archive has another label, and few packages.
+fn debian_mirror(indexes: &str) -> Option<String> {
     indexes.lines().find_map(|line| line.strip_prefix("Packages|Debian|Debian|")).map(str::to_owned)
 }
 
@@ -95,9 +94,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mirror_is_debians_main_archive() {
+    fn finds_the_mirror_of_the_main_archive() {
         let indexes = "DEP-11|Debian|Debian|m://a/\nPackages|Debian|Debian-Security|m://b/\nPackages|Debian|Debian|m://c/\nPackages|Debian|Debian|m://d/\n";
-        assert_eq!(debian(indexes).as_deref(), Some("m://c/"));
-        assert_eq!(debian("Packages|Ubuntu|Ubuntu|m://e/\n"), None);
+        assert_eq!(debian_mirror(indexes).as_deref(), Some("m://c/"));
+        assert_eq!(debian_mirror("Packages|Ubuntu|Ubuntu|m://e/\n"), None);
     }
 }

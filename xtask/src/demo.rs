@@ -90,12 +90,12 @@ impl Drop for Home {
 fn prepare(narrator: &mut Narrator) -> Result<Programs> {
     narrator.step("Build the two programs");
     let two = ["build", "--release", "--bin", "snapshot", "--bin", "restore"];
-    command::run_well(Command::new("cargo").args(two))?;
+    command::run_checked(Command::new("cargo").args(two))?;
     let target = workspace::target_directory()?;
 
     narrator.step("Have an etcd to run them on");
     let etcd = etcd::ensure(&target, &etcd::NEW)?;
-    command::run_well(command::new(etcd.join("etcd")).arg("--version"))?;
+    command::run_checked(command::new(etcd.join("etcd")).arg("--version"))?;
     let release = target.join("release");
     Ok(Programs { snapshot: release.join("snapshot"), restore: release.join("restore"), etcd })
 }
@@ -125,8 +125,8 @@ fn tell_the_story(
     narrator.step("Take a snapshot");
     let site = server.site();
     let archives = home.join("snapshots");
-    command::run_well(command::new("cat").arg(site))?;
-    let results = command::run_and_keep(&mut action(&programs.snapshot, site, &[("target", &archives)]))?;
+    command::run_checked(command::new("cat").arg(site))?;
+    let results = command::run_capturing(&mut action(&programs.snapshot, site, &[("target", &archives)]))?;
     let archive = archive(&results)?;
 
     narrator.step("Have an accident");
@@ -136,7 +136,7 @@ fn tell_the_story(
     println!("Compared with before: {}.", damaged.differences(&before));
 
     narrator.step("Restore the snapshot");
-    command::run_well(&mut action(
+    command::run_checked(&mut action(
         &programs.restore,
         site,
         &[("snapshot", &archive), ("target", &archives)],

@@ -1,7 +1,6 @@
-//! `cargo xtask etcd`: the real etcd servers that the tests and the demo run, unpacked under cargo's
-//! target directory.
+//! `cargo xtask etcd`: the real etcd servers for the tests and the demo, in cargo's target directory.
 //!
-//! It must never install anything on the machine: Debian's packages are unpacked there.
+//! Never installs anything on this computer: Debian packages are only unpacked.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,21 +10,21 @@ use anyhow::{Context, Result, bail};
 
 use crate::{command, debian, workspace};
 
-/// One etcd, and the Debian release that has it.
+/// A version of etcd, and the Debian release that contains it.
 pub struct Release {
-    /// Major and minor version.
+    /// The major and minor version.
     pub version: &'static str,
-    /// The variable that names a directory to use instead; the tests read the same.
+    /// The variable that names a directory to use instead. The tests read it too.
     variable: &'static str,
     suite: &'static str,
     programs: &'static [&'static str],
 }
 
-/// The older etcd, where etcdctl does all the work.
+/// The older etcd, which has only etcdctl.
 pub const OLD: Release =
     Release { version: "3.4", variable: "ETCD_3_4_BIN", suite: "bookworm", programs: &["etcd", "etcdctl"] };
 
-/// The newer etcd, which has etcdutl and can bump revisions.
+/// The newer etcd, which has etcdutl too and can bump revisions.
 pub const NEW: Release = Release {
     version: "3.5",
     variable: "ETCD_3_5_BIN",
@@ -33,13 +32,13 @@ pub const NEW: Release = Release {
     programs: &["etcd", "etcdctl", "etcdutl"],
 };
 
-/// All that the tests run on.
+/// All versions that the tests run on.
 const RELEASES: &[Release] = &[OLD, NEW];
 
-/// What has them.
+/// The packages that contain etcd.
 pub const PACKAGES: [&str; 2] = ["etcd-server", "etcd-client"];
 
-/// Makes sure of every release and prints its directory.
+/// Downloads every version if it is missing, and prints its directory.
 pub fn run() -> Result<ExitCode> {
     let target = workspace::target_directory()?;
     for release in RELEASES {
@@ -48,19 +47,19 @@ pub fn run() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Tells the tests that `cargo` runs where each release is, so that they find it under any target directory.
-pub fn tell(cargo: &mut Command, target: &Path) -> Result<()> {
+/// Sets the variables by which the tests find each version, for any target directory.
+pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
     for release in RELEASES {
         cargo.env(release.variable, ensure(target, release)?);
     }
     Ok(())
 }
 
-/// The directory that has the release's programs, fetched first where it is missing.
+/// Returns the directory with the programs of a version. They are downloaded if they are missing.
 pub fn ensure(target: &Path, release: &Release) -> Result<PathBuf> {
     if let Some(named) = std::env::var_os(release.variable).filter(|named| !named.is_empty()) {
         let bin = std::path::absolute(named)?;
-        inspect(&bin, release).with_context(|| format!("{} names {}", release.variable, bin.display()))?;
+        check(&bin, release).with_context(|| format!("{} names {}", release.variable, bin.display()))?;
         return Ok(bin);
     }
     let home = target.join("etcd").join(release.version);
@@ -69,43 +68,43 @@ pub fn ensure(target: &Path, release: &Release) -> Result<PathBuf> {
         return Ok(bin);
     }
     announce(&home, release);
-    fetch(&home, release).with_context(|| no_etcd(release))?;
+    download(&home, release).with_context(|| download_error(release))?;
     Ok(bin)
 }
 
 fn announce(home: &Path, release: &Release) {
     eprintln!(
-        "etcd {} is missing: fetching Debian's {} ({}) into {}; nothing is installed on this machine",
+        "downloading etcd {}: {} of Debian {} to {} (nothing is installed on this computer)",
         release.version,
         PACKAGES.join(" and "),
         release.suite,
-        workspace::short(home)
+        command::short_path(home)
     );
 }
 
-fn no_etcd(release: &Release) -> String {
+fn download_error(release: &Release) -> String {
     let Release { version, variable, programs, .. } = release;
     let programs = programs.join(", ");
     format!(
-        "etcd {version} could not be fetched; to use one you have, set {variable} to the directory of {programs}"
+        "downloading etcd {version}; to use another etcd {version}, set {variable} to the directory of its {programs}"
     )
 }
 
-/// Everything happens in a directory beside the final one, which is renamed when it is whole.
-fn fetch(home: &Path, release: &Release) -> Result<()> {
-    let shelf = home.parent().context("the target directory has no parent")?;
-    fs::create_dir_all(shelf).with_context(|| format!("creating {}", shelf.display()))?;
-    let stage = tempfile::Builder::new()
+/// Unpacks to a temporary directory next to the final one, which is renamed when it is complete.
+fn download(home: &Path, release: &Release) -> Result<()> {
+    let parent = home.parent().context("the target directory has no parent")?;
+    fs::create_dir_all(parent).with_context(|| format!("creating {}", parent.display()))?;
+    let work_dir = tempfile::Builder::new()
         .prefix(".fetching-")
-        .tempdir_in(shelf)
-        .with_context(|| format!("creating a directory in {}", shelf.display()))?;
-    let root = debian::unpacked(stage.path(), release.suite, &PACKAGES)?;
-    inspect(&root.join("usr/bin"), release)?;
-    put(&root, home, release)
+        .tempdir_in(parent)
+        .with_context(|| format!("creating a directory in {}", parent.display()))?;
+    let root = debian::download_and_unpack(work_dir.path(), release.suite, &PACKAGES)?;
+    check(&root.join("usr/bin"), release)?;
+    move_into_place(&root, home, release)
 }
 
-/// Two runs at once may both arrive here: the second finds the place taken by an equal.
-fn put(root: &Path, home: &Path, release: &Release) -> Result<()> {
+/// Renames `root` to `home`. If another run was faster, its equal copy is kept.
+fn move_into_place(root: &Path, home: &Path, release: &Release) -> Result<()> {
     let bin = home.join("usr/bin");
     if home.exists() && missing(&bin, release).is_some() {
         fs::remove_dir_all(home).with_context(|| format!("removing the incomplete {}", home.display()))?;
@@ -116,15 +115,15 @@ fn put(root: &Path, home: &Path, release: &Release) -> Result<()> {
     }
 }
 
-/// The programs are there, and of the version that they are taken for.
-fn inspect(bin: &Path, release: &Release) -> Result<()> {
+/// Checks that the programs exist and have the right version.
+fn check(bin: &Path, release: &Release) -> Result<()> {
     if let Some(program) = missing(bin, release) {
-        bail!("there is no {program} in {}", bin.display());
+        bail!("{} does not contain {program}", bin.display());
     }
-    let said = command::output(command::new(bin.join("etcd")).arg("--version"))?;
-    let first = said.lines().next().unwrap_or_default();
+    let output = command::output(command::new(bin.join("etcd")).arg("--version"))?;
+    let first = output.lines().next().unwrap_or_default();
     if !first.starts_with(&format!("etcd Version: {}.", release.version)) {
-        bail!("{} is not of version {}: it says “{first}”", bin.join("etcd").display(), release.version);
+        bail!("{} is not version {}: it prints “{first}”", bin.join("etcd").display(), release.version);
     }
     Ok(())
 }
@@ -138,14 +137,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_without_the_programs_is_told_by_the_one_that_is_missing() {
+    fn names_a_missing_program() {
         let empty = tempfile::tempdir().unwrap();
-        let error = inspect(empty.path(), &NEW).unwrap_err().to_string();
-        assert!(error.starts_with("there is no etcd in "), "{error}");
+        let error = check(empty.path(), &NEW).unwrap_err().to_string();
+        assert!(error.ends_with(" does not contain etcd"), "{error}");
     }
 
     #[test]
-    fn an_equal_that_came_first_is_kept() {
+    fn keeps_a_complete_copy_of_another_run() {
         let shelf = tempfile::tempdir().unwrap();
         let (root, home) = (shelf.path().join("root"), shelf.path().join("3.4"));
         for place in [&root, &home] {
@@ -154,12 +153,12 @@ mod tests {
                 fs::write(place.join("usr/bin").join(program), place.display().to_string()).unwrap();
             }
         }
-        put(&root, &home, &OLD).unwrap();
+        move_into_place(&root, &home, &OLD).unwrap();
         assert_eq!(fs::read_to_string(home.join("usr/bin/etcd")).unwrap(), home.display().to_string());
     }
 
     #[test]
-    fn an_incomplete_directory_is_replaced() {
+    fn replaces_an_incomplete_directory() {
         let shelf = tempfile::tempdir().unwrap();
         let (root, home) = (shelf.path().join("root"), shelf.path().join("3.4"));
         fs::create_dir_all(root.join("usr/bin")).unwrap();
@@ -168,7 +167,7 @@ mod tests {
             fs::write(root.join("usr/bin").join(program), "new").unwrap();
         }
         fs::write(home.join("usr/bin/etcd"), "half").unwrap();
-        put(&root, &home, &OLD).unwrap();
+        move_into_place(&root, &home, &OLD).unwrap();
         assert_eq!(fs::read_to_string(home.join("usr/bin/etcd")).unwrap(), "new");
     }
 }

@@ -1,8 +1,7 @@
-//! Owns what happens on an interrupt: a flag goes up, and whoever is at work fails at its next look.
+//! Interrupts (Ctrl-C and the like): the first sets a flag, and the running command fails at its next [`check`].
 //!
-//! Dying on the spot would leave a detached etcd running and a download half done; an ordinary
-//! failure cleans up. A second interrupt does end the process at once. It must never clean up by
-//! itself: that belongs to whoever made the mess.
+//! An immediate exit would leave a detached etcd running, or half a download; a normal failure cleans up. A second
+//! interrupt ends the process at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -11,22 +10,22 @@ use anyhow::{Context, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-static SEEN: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
-/// From now on an interrupt is noticed by [`check`].
+/// Starts to record interrupts for [`check`].
 pub fn watch() -> Result<()> {
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        // In this order: the first signal finds the flag down and raises it, the second finds it up.
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&SEEN))
-            .and_then(|_| flag::register(signal, Arc::clone(&SEEN)))
-            .context("the interrupt signals cannot be watched")?;
+        // The order matters: the first signal finds the flag unset and sets it, the second finds it set and exits.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&INTERRUPTED))
+            .and_then(|_| flag::register(signal, Arc::clone(&INTERRUPTED)))
+            .context("registering the signal handlers")?;
     }
     Ok(())
 }
 
-/// Fails once there was an interrupt.
+/// Fails if there was an interrupt.
 pub fn check() -> Result<()> {
-    if SEEN.load(Ordering::Relaxed) {
+    if INTERRUPTED.load(Ordering::Relaxed) {
         bail!("interrupted");
     }
     Ok(())

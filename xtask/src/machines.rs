@@ -1,6 +1,6 @@
-//! `cargo xtask machines`: snapshot and restore on whole machines with a real systemd, one row a scenario.
+//! `cargo xtask machines`: scenarios on whole machines with a real systemd, booted in containers.
 //!
-//! It owns the table and nothing else. It must never call a scenario passed that did not run to its end.
+//! This file has the list of scenarios and runs them. Never reports a scenario as passed that did not run to its end.
 
 mod certificates;
 mod charm;
@@ -11,6 +11,7 @@ mod fake_snap;
 mod hook_tools;
 mod interrupted_install;
 mod machine;
+mod outcome;
 mod pod;
 mod prerequisites;
 mod reboot;
@@ -19,190 +20,169 @@ mod root;
 mod scenario;
 mod schedule;
 mod snap;
+mod test_bed;
 mod unit;
 
-use std::fmt;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::{command, workspace};
+use crate::workspace;
+use outcome::Outcome;
+use test_bed::TestBed;
 
-/// What every scenario needs.
-pub struct Stage {
-    /// The tree that machines boot from.
-    pub root: PathBuf,
-    /// Where cargo builds.
-    pub target: PathBuf,
-    /// Where cargo put the programs.
-    pub built: PathBuf,
-}
-
-/// A scenario: its name, and what it does; its closing words go into the table.
-type Scenario = (&'static str, fn(&Stage) -> Result<String>);
+/// A scenario: its name, and the function that runs it and returns a summary for the table.
+type Scenario = (&'static str, fn(&TestBed) -> Result<String>);
 
 const SCENARIOS: &[Scenario] = &[
     ("debian: the package, user etcd, Type=notify", debian::plain),
     ("debian: with TLS, and wrong certificates", debian::tls),
     ("snap: with TLS, the loopback not in the certificate", snap::tls),
     ("snap: with TLS and a plain port", snap::open),
-    ("snap: its data on attached storage", snap::storage),
-    ("unit: written by hand, with flags", custom_unit::flags),
-    ("unit: with a certificate of its own making", custom_unit::auto_tls),
-    ("unit: IPv6, and a certificate for its name alone", custom_unit::named),
-    ("unit: its write-ahead log apart", custom_unit::log_apart),
-    ("unit: stopped, its data moved by a drop-in", custom_unit::stopped),
-    ("unit: changed since it was started", custom_unit::drifted),
-    ("unit: two etcds", custom_unit::two),
+    ("snap: data on attached storage", snap::storage),
+    ("unit: custom, configured by flags", custom_unit::flags),
+    ("unit: a self-signed certificate (auto-tls)", custom_unit::auto_tls),
+    ("unit: IPv6, and a certificate for the host name only", custom_unit::host_name_only),
+    ("unit: write-ahead log in another directory", custom_unit::separate_wal),
+    ("unit: stopped, data directory set by a drop-in", custom_unit::stopped),
+    ("unit: configuration changed since the start", custom_unit::changed_since_start),
+    ("unit: two etcds on one machine", custom_unit::two),
     ("pod: kubeadm's static pod, with TLS", pod::kubeadm),
     ("pod: a static pod without TLS", pod::plain),
-    ("pod: power lost while it is stopped", pod::power_lost),
-    ("reboot: power lost at three points of a restore", reboot::thrice),
+    ("pod: power failure while etcd is stopped", pod::power_lost),
+    ("reboot: power failure at three points of a restore", reboot::at_three_points),
     ("cluster: three machines", cluster::members),
-    ("schedule: a timer, from its first run to its end", schedule::life),
+    ("schedule: a timer, from installation to removal", schedule::life),
     ("charm: from an empty Debian to a restored etcd", charm::life),
-    ("charm: a release of etcd on a storage", charm::release),
-    ("charm: certificates put in place, and taken away", charm::certificates),
-    ("charm: a full disk, and data of somebody else", charm::trouble),
-    ("charm: a second unit, and then the only one", charm::heir),
-    ("charm: power lost while etcd is installed", interrupted_install::power_lost),
+    ("charm: a release of etcd, with data on a storage", charm::release),
+    ("charm: certificates added and removed", charm::certificates),
+    ("charm: a full disk, and data of another unit", charm::blocked),
+    ("charm: a second unit that becomes the only one", charm::later_unit),
+    ("charm: power failure during the installation", interrupted_install::power_lost),
     ("charm: killed at six points of an installation", interrupted_install::killed),
-    ("charm: one hook tool after the other broken", hook_tools::broken),
-    ("charm: etcd from a played snap, refreshed", fake_snap::refreshed),
-    ("charm: a played snap, its data on a storage", fake_snap::stored),
+    ("charm: each hook tool broken in turn", hook_tools::broken),
+    ("charm: a fake snap, refreshed", fake_snap::refreshed),
+    ("charm: a fake snap, with data on a storage", fake_snap::stored),
 ];
 
-/// How many machines are on at a time, for each processor: most of the time they wait for their own services.
-const AT_ONCE: usize = 2;
+/// How many scenarios run at a time, for each processor. Machines mostly wait for their own services.
+const SCENARIOS_PER_PROCESSOR: usize = 2;
 
-/// Runs every scenario whose name holds one of `wanted`, or all. All of them, or those after `--record`, are written down.
-pub fn run(wanted: &[&str]) -> Result<ExitCode> {
-    let (recorded, wanted) = match wanted {
-        ["--record", wanted @ ..] => (true, wanted),
-        wanted => (wanted.is_empty(), wanted),
+const USAGE: &str = "\
+Runs scenarios on whole machines with systemd, booted in containers. Needs root.
+
+Usage: cargo xtask machines [--record] [NAME...]
+       cargo xtask machines --install
+
+  NAME       run only the scenarios whose name contains NAME (default: all)
+  --record   write the results to docs/explanation/machines.md (always done if all are run)
+  --install  install the Debian packages that machines need, and exit
+
+Scenarios:";
+
+/// Runs every scenario whose name contains one of the given names, or all. Writes the results to the page if all are run, or
+/// after `--record`.
+pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    let (record, names) = match arguments {
+        ["--record", names @ ..] => (true, names),
+        names => (names.is_empty(), names),
     };
-    if wanted == ["--install"] {
+    if let ["help" | "--help" | "-h", ..] = arguments {
+        println!("{USAGE}\n  {}", all_names().join("\n  "));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if names == ["--install"] {
         return prerequisites::install().map(|()| ExitCode::SUCCESS);
     }
-    if let Some(why) = prerequisites::why_not() {
-        eprintln!("machines cannot run here: {why}");
+    if let Some(reason) = prerequisites::unmet() {
+        eprintln!("machines cannot run here: {reason}");
         return Ok(ExitCode::from(2));
     }
     let chosen: Vec<_> = SCENARIOS
         .iter()
-        .filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|part| name.contains(part)))
+        .filter(|(name, _)| names.is_empty() || names.iter().any(|part| name.contains(part)))
         .collect();
     if chosen.is_empty() {
-        let names: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
-        eprintln!("no scenario is called so; there are:\n  {}", names.join("\n  "));
+        eprintln!("no scenario has this in its name. Scenarios:\n  {}", all_names().join("\n  "));
         return Ok(ExitCode::from(2));
     }
-    let rows = perform(&chosen, root::ensure(&workspace::target_directory()?)?)?;
-    if recorded {
-        let names: Vec<&str> = SCENARIOS.iter().map(|(name, _)| *name).collect();
-        record::write(&rows, &names)?;
+    let outcomes = run_scenarios(&chosen, root::ensure(&workspace::target_directory()?)?)?;
+    if record {
+        record::write(&outcomes, &all_names())?;
     }
-    Ok(verdict(&rows))
+    Ok(exit_code(&outcomes))
 }
 
-/// The homes of etcd for `cargo xtask test`: all but the charm's own life, whose programs take minutes to build. The tree
-/// that machines boot from is built while something else is done.
-pub struct Homes<'scope>(Result<ScopedJoinHandle<'scope, Result<PathBuf>>, String>);
+fn all_names() -> Vec<&'static str> {
+    SCENARIOS.iter().map(|(name, _)| *name).collect()
+}
 
-impl<'scope> Homes<'scope> {
-    /// Begins to build the tree, if machines can run here. Whatever becomes of the rest, `scope` waits for its end: nothing
-    /// half built is left.
-    pub fn begin(scope: &'scope Scope<'scope, '_>) -> Result<Self> {
+/// The scenarios of `cargo xtask test`: all except those of the charm, whose release build takes minutes. The tree that
+/// machines boot from is built in the background.
+pub struct BackgroundScenarios<'scope>(Result<ScopedJoinHandle<'scope, Result<PathBuf>>, String>);
+
+impl<'scope> BackgroundScenarios<'scope> {
+    /// Starts to build the tree, if machines can run here. `scope` waits for the end of the build, so that nothing half-built
+    /// is left.
+    pub fn start(scope: &'scope Scope<'scope, '_>) -> Result<Self> {
         let target = workspace::target_directory()?;
-        Ok(Self(match prerequisites::why_not() {
+        Ok(Self(match prerequisites::unmet() {
             None => Ok(scope.spawn(move || root::ensure(&target))),
-            Some(why) => Err(why),
+            Some(reason) => Err(reason),
         }))
     }
 
-    /// Runs the scenarios, or says in one line why not.
+    /// Runs the scenarios, or prints why they cannot run.
     pub fn run(self) -> Result<ExitCode> {
         let root = match self.0 {
-            Ok(root) => root.join().map_err(|_| anyhow::anyhow!("a thread of ours failed"))??,
-            Err(why) => {
-                eprintln!("not run: the scenarios on whole machines: {why}");
+            Ok(root) => {
+                root.join().map_err(|_| anyhow::anyhow!("the thread that builds the tree panicked"))??
+            }
+            Err(reason) => {
+                eprintln!("skipped the scenarios on whole machines: {reason}");
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        let homes: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !name.starts_with("charm:")).collect();
-        Ok(verdict(&perform(&homes, root)?))
+        let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !name.starts_with("charm:")).collect();
+        Ok(exit_code(&run_scenarios(&scenarios, root)?))
     }
 }
 
-/// What came of a scenario.
-struct Row {
-    name: &'static str,
-    /// Its closing words, or why it failed.
-    outcome: Result<String>,
-    seconds: f64,
-}
-
-/// Several machines side by side, and a line for each as it ends. The rows come back in the order of the scenarios.
-fn perform(chosen: &[&Scenario], root: PathBuf) -> Result<Vec<Row>> {
-    let stage = prepare(root)?;
+/// Runs scenarios in parallel, and prints a line for each as it ends. Returns the outcomes in the order of the scenarios.
+fn run_scenarios(chosen: &[&Scenario], root: PathBuf) -> Result<Vec<Outcome>> {
+    let test_bed = TestBed::prepare(root)?;
     let began = Instant::now();
-    let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (next, outcomes) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some((name, scenario)) = chosen.get(number) else { return };
             let began = Instant::now();
-            let outcome = crate::interrupt::check().and_then(|()| scenario(&stage));
-            let row = Row { name, outcome, seconds: began.elapsed().as_secs_f64() };
-            let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
-            println!("{row}");
-            rows.push((number, row));
+            let result = crate::interrupt::check().and_then(|()| scenario(&test_bed));
+            let outcome = Outcome { name, result, seconds: began.elapsed().as_secs_f64() };
+            let mut outcomes = outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+            println!("{outcome}");
+            outcomes.push((number, outcome));
         }
     };
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| (0..processors * AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+    thread::scope(|scope| (0..processors * SCENARIOS_PER_PROCESSOR).for_each(|_| drop(scope.spawn(work))));
     crate::interrupt::check()?;
-    let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
-    rows.sort_by_key(|(number, _)| *number);
-    let rows: Vec<Row> = rows.into_iter().map(|(_, row)| row).collect();
-    let failed = rows.iter().filter(|row| row.outcome.is_err()).count();
-    println!("{} passed, {failed} failed, {:.0} s", rows.len() - failed, began.elapsed().as_secs_f64());
-    Ok(rows)
+    let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.sort_by_key(|(number, _)| *number);
+    let outcomes: Vec<Outcome> = outcomes.into_iter().map(|(_, outcome)| outcome).collect();
+    let failed = outcomes.iter().filter(|outcome| outcome.result.is_err()).count();
+    println!("{} passed, {failed} failed, {:.0} s", outcomes.len() - failed, began.elapsed().as_secs_f64());
+    Ok(outcomes)
 }
 
-/// Nothing run is nothing shown.
-fn verdict(rows: &[Row]) -> ExitCode {
-    let is_good = !rows.is_empty() && rows.iter().all(|row| row.outcome.is_ok());
+/// Returns success if all scenarios have passed, and at least one has run.
+fn exit_code(outcomes: &[Outcome]) -> ExitCode {
+    let is_good = !outcomes.is_empty() && outcomes.iter().all(|outcome| outcome.result.is_ok());
     if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, outcome, seconds } = self;
-        match outcome {
-            Ok(words) => write!(f, "passed  {seconds:5.1} s  {name:52}  {words}"),
-            Err(error) => write!(f, "FAILED  {seconds:5.1} s  {name:52}  {error:#}"),
-        }
-    }
-}
-
-/// The programs are those that the tests run: they are built already, and how fast they are is not asked here.
-fn prepare(root: PathBuf) -> Result<Stage> {
-    let target = workspace::target_directory()?;
-    command::run_well(Command::new("cargo").args(["build", "--bins", "--package", "etcd-charm"]))?;
-    Ok(Stage { root, built: target.join("debug"), target })
-}
-
-impl Stage {
-    /// A machine with the charm on it, and etcd as the package starts it.
-    pub fn unit(&self) -> Result<machine::Machine> {
-        let machine = machine::Machine::boot(&self.root).context("booting a machine")?;
-        scenario::install(&machine, &self.built)?;
-        Ok(machine)
-    }
 }

@@ -1,15 +1,8 @@
-//! The project's own commands, `cargo xtask …`: `demo`, `test`, `machines`, `chaos`, `fuzz`, `buckets`, `bench`,
-//! `pack`, `etcd`.
-//!
-//! A doorway: one match, one module per command. It must never do a command's work itself.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a developer's tool talks to the terminal it was typed in"
-)]
+//! The commands of the project's developers, `cargo xtask COMMAND`. Each command has a module; this file only selects it.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a developer's tool prints to the terminal")]
 #![allow(
     clippy::disallowed_methods,
-    reason = "the rooms that own processes, files and the environment are the product's, and this is not the product"
+    reason = "the rules for processes and files are those of the product, and this is not part of it"
 )]
 
 mod bench;
@@ -31,38 +24,51 @@ mod workspace;
 use std::process::ExitCode;
 
 const HELP: &str = "\
-Usage: cargo xtask COMMAND
+Commands for developing etcd-backup and the etcd charm.
 
-  demo         start a throw-away etcd, snapshot it, damage it, restore it, and show each step
-  test [ARGS]  fmt, clippy, the tests on real etcd servers, and the homes of etcd on whole machines;
-               ARGS are passed on to cargo test, and then it runs no machines
-  chaos [..]   strike the actions at every system call: [--action A] [--mode M] [--points all|smoke|N] [--list]
-  fuzz [TARGET] [--seconds N]
-               throw bytes at each reader of what others wrote, a minute long
-  buckets [--server moto|s3s]
-               the tests of buckets against two S3 servers that others wrote; both together write docs/explanation/buckets.md
-  machines [NAME]
-               the same on whole machines with systemd, booted in containers; NAME is a part of a scenario's name;
-               all of them, or those named after --record, are written into docs/explanation/machines.md;
-               --install gets the packages that this takes, and does no more
-  pack [--twice] [ARCH]
-               make the charm, target/etcd_ARCH.charm; ARCH is amd64 or arm64; --twice builds it again in another
-               directory, and fails unless that gives the same bytes
-  bench [--size MB] [--rounds N] [--no-plot]
-               measure snapshot and restore against etcdctl, tar, gzip, pigz, igzip and zstd; writes docs/explanation/performance.md
-  etcd         make sure that the etcd servers for the tests are here, and print where";
+Usage: cargo xtask COMMAND [ARGUMENTS]
+
+Everyday commands:
+  test      Check format and lints, then run all tests: against real etcd servers, and on
+            whole machines if this computer can boot them. With ARGUMENTS, pass them to
+            `cargo test` instead, and do not boot machines.
+  demo      Show a snapshot and a restore, step by step, on a temporary etcd.
+  etcd      Download the etcd servers for the tests, and print where they are.
+  pack      Build the charm: target/etcd_ARCH.charm.
+              pack [--twice] [amd64|arm64]
+              --twice   also build it in another directory, and compare the two byte by byte
+
+Long-running checks:
+  machines  Run scenarios on whole machines with systemd, booted in containers.
+              machines [--record] [NAME...]
+              machines --install
+              NAME      run only scenarios whose name contains NAME (default: all)
+              --record  write the results to docs/explanation (always done if all run)
+              --install install the Debian packages that machines need, and exit
+  chaos     Interrupt the actions at every system call, and check the result.
+              chaos [--action A] [--mode M] [--points all|smoke|N] [--jobs N] [--list]
+              chaos --sabotage
+  fuzz      Fuzz the parsers of untrusted input.
+              fuzz [TARGET] [--seconds N]      (default: all targets, 60 seconds each)
+  buckets   Run the S3 tests against two independent S3 servers; write docs/explanation/buckets.md.
+              buckets [--server moto|s3s]
+  bench     Compare the speed with etcdctl, tar and compressors; write docs/explanation/performance.md.
+              bench [--size MB] [--rounds N] [--no-plot]
+
+Nothing is installed on this computer, except by `machines --install`. Downloads go to
+cargo's target directory.";
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let done = interrupt::watch().and_then(|()| match words.as_slice() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = interrupt::watch().and_then(|()| match arguments.as_slice() {
         ["demo"] => demo::run(),
         ["test", arguments @ ..] => test::run(arguments),
         ["chaos", arguments @ ..] => chaos::run(arguments),
         ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["buckets", arguments @ ..] => buckets::run(arguments),
-        ["machines", wanted @ ..] => machines::run(wanted),
-        ["pack", wanted @ ..] => pack::run(wanted),
+        ["machines", arguments @ ..] => machines::run(arguments),
+        ["pack", arguments @ ..] => pack::run(arguments),
         ["bench", arguments @ ..] => bench::run(arguments),
         ["etcd"] => etcd::run(),
         ["help" | "--help" | "-h"] => {
@@ -74,16 +80,16 @@ fn main() -> ExitCode {
             Ok(ExitCode::from(2))
         }
     });
-    done.unwrap_or_else(|error| {
-        tell(&error);
+    result.unwrap_or_else(|error| {
+        print_error(&error);
         ExitCode::FAILURE
     })
 }
 
-/// Says what failed, then each cause on a line of its own: a tool's words may be several lines.
-fn tell(error: &anyhow::Error) {
+/// Prints the error, then each cause on a line of its own. The output of a tool can have several lines.
+fn print_error(error: &anyhow::Error) {
     eprintln!("error: {error}");
     for cause in error.chain().skip(1) {
-        eprintln!("  because: {cause}");
+        eprintln!("  caused by: {cause}");
     }
 }

@@ -1,6 +1,6 @@
-//! The S3 server that the tests talk to: moto, in a virtual environment of its own under cargo's target directory.
+//! moto, the S3 server for the tests, in a virtual environment in cargo's target directory.
 //!
-//! It must never install anything on the machine: pip works in that environment alone.
+//! Never installs anything on this computer: pip works only in that environment.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,51 +8,48 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, workspace};
+use crate::command;
 
-/// What is asked of PyPI. A later one may behave otherwise.
+/// The package from PyPI. The version is pinned, because later ones may behave differently.
 const PACKAGE: &str = "moto[s3,server]==5.2.1";
-/// The variable that names an environment to use instead; the tests read the same.
+/// The variable that names a virtual environment to use instead. The tests read it too.
 const VARIABLE: &str = "MOTO_HOME";
 
-/// Tells the tests that `cargo` runs where it is.
-pub fn tell(cargo: &mut Command, target: &Path) -> Result<()> {
+/// Sets the variable by which the tests find moto.
+pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
     cargo.env(VARIABLE, ensure(target)?);
     Ok(())
 }
 
-/// The environment that has moto, made first where it is missing.
+/// Returns the virtual environment with moto. It is created if it is missing.
 fn ensure(target: &Path) -> Result<PathBuf> {
     if let Some(named) = std::env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
         let home = std::path::absolute(named)?;
-        if !is_whole(&home) {
-            bail!("{VARIABLE} names {}, which has no moto", home.display());
+        if !is_complete(&home) {
+            bail!("{VARIABLE} is {}, but moto is not installed there", home.display());
         }
         return Ok(home);
     }
     let home = target.join("s3/moto");
-    if !is_whole(&home) {
+    if !is_complete(&home) {
         eprintln!(
-            "the S3 server for the tests is missing: fetching {PACKAGE} from PyPI into {}; nothing is installed on this \
-             machine",
-            workspace::short(&home)
+            "downloading the S3 server for the tests, {PACKAGE} from PyPI, to {} (nothing is installed on this computer)",
+            command::short_path(&home)
         );
-        fetch(&home).with_context(|| {
-            format!(
-                "moto could not be fetched; to use one you have, set {VARIABLE} to its virtual environment"
-            )
+        create(&home).with_context(|| {
+            format!("downloading moto; to use another moto, set {VARIABLE} to its virtual environment")
         })?;
     }
     Ok(home)
 }
 
-/// The command that pip makes last.
-fn is_whole(home: &Path) -> bool {
+/// Whether the environment has the program that pip creates last.
+fn is_complete(home: &Path) -> bool {
     home.join("bin/moto_server").is_file()
 }
 
-/// A virtual environment knows where it is and cannot be renamed: it is made in its place, anew where it is not whole.
-fn fetch(home: &Path) -> Result<()> {
+/// Creates the environment in its final place, because a virtual environment cannot be renamed. Replaces an incomplete one.
+fn create(home: &Path) -> Result<()> {
     if home.exists() {
         fs::remove_dir_all(home).with_context(|| format!("removing the incomplete {}", home.display()))?;
     }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 use zip::result::ZipResult;
 use zip::write::SimpleFileOptions;
 
-use crate::workspace;
+use crate::{command, workspace};
 
 /// What Charmhub would take is more; what a person waits for on a slow line is not.
 const LARGEST: u64 = 15 << 20;
@@ -51,7 +51,12 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
         let architecture = known.with_context(|| format!("there is no {name}: amd64 or arm64"))?;
         let packed = pack(architecture)?;
         let size = fs::metadata(&packed)?.len();
-        println!("{}  {}  {:.1} MB", hash(&fs::read(&packed)?), workspace::short(&packed), size as f64 / 1e6);
+        println!(
+            "{}  {}  {:.1} MB",
+            hash(&fs::read(&packed)?),
+            command::short_path(&packed),
+            size as f64 / 1e6
+        );
         ensure!(size <= LARGEST, "the charm has {size} bytes, more than {LARGEST}");
         if twice {
             is_made_again(architecture, &packed)?;
@@ -81,7 +86,7 @@ pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
 
 /// What is in the charm for one processor, its program built in the directory `place`.
 fn contents(architecture: &Architecture, place: &Path) -> Result<Vec<Entry>> {
-    let home = workspace::home()?;
+    let home = workspace::root()?;
     let built = programs::build(architecture.target, place)?;
     let mut contents: Vec<Entry> = Vec::new();
     for paper in PAPERS {
@@ -90,7 +95,7 @@ fn contents(architecture: &Architecture, place: &Path) -> Result<Vec<Entry>> {
     let manifest = manifest(&read(&home.join("charmcraft.yaml"))?, architecture.name)?;
     contents.push(Entry { name: "manifest.yaml".to_owned(), what: What::Paper(manifest.into_bytes()) });
     let program = read(&built)?;
-    elf::is_static(&program).with_context(|| format!("looking at {}", workspace::short(&built)))?;
+    elf::is_static(&program).with_context(|| format!("looking at {}", command::short_path(&built)))?;
     contents.push(Entry { name: programs::ITSELF.to_owned(), what: What::Program(program) });
     for name in programs::links(&home)? {
         contents.push(Entry { name, what: What::Link(format!("../{}", programs::ITSELF)) });
@@ -170,7 +175,7 @@ fn manifest(charmcraft: &[u8], architecture: &str) -> Result<String> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("reading {}", workspace::short(path)))
+    fs::read(path).with_context(|| format!("reading {}", command::short_path(path)))
 }
 
 fn hash(bytes: &[u8]) -> String {
@@ -180,7 +185,7 @@ fn hash(bytes: &[u8]) -> String {
 /// Unpacks a charm as Juju does: every file with its mode, links as links. Gives the names of the files.
 pub fn unpack(charm: &Path, to: &Path) -> Result<Vec<String>> {
     let mut zip = zip::ZipArchive::new(File::open(charm)?).context("reading the charm")?;
-    zip.extract(to).with_context(|| format!("unpacking {}", workspace::short(charm)))?;
+    zip.extract(to).with_context(|| format!("unpacking {}", command::short_path(charm)))?;
     let names = zip.file_names().map(|name| Ok(name.context("a name in the charm")?.into_owned()));
     names.collect()
 }

@@ -12,7 +12,7 @@ use std::thread;
 
 use anyhow::Result;
 
-use crate::machines::Homes;
+use crate::machines::BackgroundScenarios;
 use crate::{command, etcd, moto, workspace};
 
 /// How many tests libtest runs at a time.
@@ -24,12 +24,12 @@ const TESTS_A_CORE: usize = 3;
 /// asks for some of the tests gets cargo's alone.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     thread::scope(|scope| {
-        let homes = if arguments.is_empty() { Some(Homes::begin(scope)?) } else { None };
+        let homes = if arguments.is_empty() { Some(BackgroundScenarios::start(scope)?) } else { None };
         let tested = in_order(arguments)?;
         if tested != ExitCode::SUCCESS {
             return Ok(tested);
         }
-        homes.map_or(Ok(tested), Homes::run)
+        homes.map_or(Ok(tested), BackgroundScenarios::run)
     })
 }
 
@@ -56,8 +56,8 @@ fn in_order(arguments: &[&str]) -> Result<ExitCode> {
 fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {
     let mut cargo = cargo(&["test", "--workspace"]);
     cargo.args(arguments);
-    etcd::tell(&mut cargo, target)?;
-    moto::tell(&mut cargo, target)?;
+    etcd::set_environment(&mut cargo, target)?;
+    moto::set_environment(&mut cargo, target)?;
     if std::env::var_os(TEST_THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         cargo.env(TEST_THREADS, (cores * TESTS_A_CORE).to_string());

@@ -43,7 +43,7 @@ pub fn chain(programs: &mut [Command], watched: Option<&Path>) -> Result<(Cost, 
 }
 
 fn one(program: &mut Command, watched: Option<&Path>, cost: &mut Cost) -> Result<String> {
-    let shown = crate::command::typed(program);
+    let shown = crate::command::as_typed(program);
     program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = program.spawn().with_context(|| format!("starting {shown}"))?;
     let status = format!("/proc/{}/status", child.id());

@@ -68,7 +68,7 @@ struct Bench {
 /// Measures, prints the table, and writes the page.
 pub fn run(words: &[&str]) -> Result<ExitCode> {
     let plan = Plan::read(words)?;
-    command::run_well(Command::new("cargo").args([
+    command::run_checked(Command::new("cargo").args([
         "build",
         "--release",
         "--bin",

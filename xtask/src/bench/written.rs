@@ -10,7 +10,7 @@ use crate::{command, etcd, page, workspace};
 
 /// Writes docs/explanation/performance.md, and its plot where there are lines for one.
 pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
-    let docs = workspace::home()?.join("docs/explanation");
+    let docs = workspace::root()?.join("docs/explanation");
     fs::create_dir_all(&docs)?;
     if let Some((seconds, memory)) = &lines {
         fs::write(docs.join("performance.svg"), svg(seconds, memory))?;

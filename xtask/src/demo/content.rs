@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::server::Server;
-use crate::{command, workspace};
+use crate::command;
 
 /// etcd takes at most 128 operations in one transaction.
 const PUTS_PER_TRANSACTION: usize = 100;
@@ -50,8 +50,8 @@ impl Content {
         let lease = lease(server)?;
         let directory = home.join("fill");
         fs::create_dir(&directory).context("creating a directory for the transactions")?;
-        let shown = command::quoted(&workspace::short(&directory));
-        println!("$ for t in {shown}/*.txn; do {} <$t; done", command::typed(&server.etcdctl(&["txn"])));
+        let shown = command::quote(&command::short_path(&directory));
+        println!("$ for t in {shown}/*.txn; do {} <$t; done", command::as_typed(&server.etcdctl(&["txn"])));
         let mut transactions = 0;
         for puts in self.entries.chunks(PUTS_PER_TRANSACTION) {
             let file = directory.join(format!("{transactions:03}.txn"));
@@ -67,19 +67,23 @@ impl Content {
     /// Deletes most keys, overwrites a few, and adds one that was never there.
     pub fn damage(&self, server: &Server) -> Result<()> {
         for resource in DELETED {
-            command::run_well(&mut server.etcdctl(&["del", "--prefix", &format!("/registry/{resource}/")]))?;
+            command::run_checked(&mut server.etcdctl(&[
+                "del",
+                "--prefix",
+                &format!("/registry/{resource}/"),
+            ]))?;
         }
         let kept = self.entries.iter().filter(|entry| entry.resource == "configmaps");
         for entry in kept.take(OVERWRITTEN) {
-            command::run_well(&mut server.etcdctl(&["put", &entry.key, "overwritten by mistake"]))?;
+            command::run_checked(&mut server.etcdctl(&["put", &entry.key, "overwritten by mistake"]))?;
         }
-        command::run_well(&mut server.etcdctl(&["put", "/registry/pods/default/intruder", "{}"]))
+        command::run_checked(&mut server.etcdctl(&["put", "/registry/pods/default/intruder", "{}"]))
     }
 }
 
 /// A lease of one hour, by its number.
 fn lease(server: &Server) -> Result<String> {
-    let said = command::run_and_keep(&mut server.etcdctl(&["lease", "grant", "3600"]))?;
+    let said = command::run_capturing(&mut server.etcdctl(&["lease", "grant", "3600"]))?;
     let number = said.strip_prefix("lease ").and_then(|rest| rest.split(' ').next());
     Ok(number.context("etcdctl told no lease")?.to_owned())
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::server::Server;
-use crate::{command, workspace};
+use crate::command;
 
 /// Every key and its value, in etcdctl's base64.
 pub struct Dump {
@@ -31,7 +31,7 @@ impl Dump {
     /// Reads all of etcd, and keeps what etcdctl printed in `file`.
     pub fn take(server: &Server, file: &Path) -> Result<Self> {
         let mut etcdctl = server.etcdctl(&["get", "", "--from-key", "--write-out=json"]);
-        println!("$ {} >{}", command::typed(&etcdctl), command::quoted(&workspace::short(file)));
+        println!("$ {} >{}", command::as_typed(&etcdctl), command::quote(&command::short_path(file)));
         let printed = command::output(&mut etcdctl)?;
         fs::write(file, &printed).with_context(|| format!("writing {}", file.display()))?;
         let dump = Self::read(&printed)?;

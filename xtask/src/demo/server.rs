@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::{command, workspace};
+use crate::command;
 
 const SUPERVISOR: &str = include_str!("supervisor.sh");
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,8 +46,8 @@ impl Server {
         server.write_files(home, bin, &peer)?;
         // From here on there may be an etcd to stop, even if the script fails half-way.
         server.running = true;
-        command::run_well(command::new(&server.script).arg("start"))?;
-        let shown = command::quoted(&workspace::short(bin));
+        command::run_checked(command::new(&server.script).arg("start"))?;
+        let shown = command::quote(&command::short_path(bin));
         println!("$ export ETCDCTL_ENDPOINTS={} PATH={shown}:\"$PATH\"", server.endpoint);
         server.wait_until_healthy()?;
         Ok(server)
@@ -55,7 +55,7 @@ impl Server {
 
     /// Stops it and says so if that fails; dropping would be silent.
     pub fn stop(mut self) -> Result<()> {
-        command::show(&self.stopping());
+        command::print(&self.stopping());
         self.running = false;
         self.end()
     }
@@ -84,7 +84,13 @@ impl Server {
 
     /// Shows how many keys there are and at which revision, in etcd's words.
     pub fn count(&self) -> Result<()> {
-        command::run_well(&mut self.etcdctl(&["get", "", "--from-key", "--count-only", "--write-out=fields"]))
+        command::run_checked(&mut self.etcdctl(&[
+            "get",
+            "",
+            "--from-key",
+            "--count-only",
+            "--write-out=fields",
+        ]))
     }
 
     fn write_files(&self, home: &Path, bin: &Path, peer: &str) -> Result<()> {
@@ -126,7 +132,7 @@ impl Server {
             }
             sleep(Duration::from_millis(200));
         }
-        command::run_well(&mut self.etcdctl(&["endpoint", "health"]))
+        command::run_checked(&mut self.etcdctl(&["endpoint", "health"]))
     }
 
     fn stopping(&self) -> Command {
@@ -140,7 +146,7 @@ impl Server {
         if !status.success() {
             bail!(
                 "the throw-away etcd may still run: {} failed ({status})",
-                command::typed(&self.stopping())
+                command::as_typed(&self.stopping())
             );
         }
         Ok(())
@@ -165,12 +171,12 @@ fn path(bin: &Path) -> Result<OsString> {
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
-    println!("(writing {})", workspace::short(path));
+    println!("(writing {})", command::short_path(path));
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))
 }
 
 fn supervisor(home: &Path, bin: &Path) -> String {
-    let word = |path: PathBuf| command::quoted(&path.to_string_lossy());
+    let word = |path: PathBuf| command::quote(&path.to_string_lossy());
     SUPERVISOR.replace("@HOME@", &word(home.to_owned())).replace("@ETCD@", &word(bin.join("etcd")))
 }
 

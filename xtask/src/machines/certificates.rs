@@ -1,4 +1,4 @@
-//! Owns throw-away certificates on a machine: an authority, and the pairs that it signs.
+//! Temporary certificates on a machine: an authority, and the certificates that it signs.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,20 +10,20 @@ use rcgen::{
 
 use super::machine::Machine;
 
-/// What the machines' own certificates name.
+/// The host names in the servers' certificates.
 pub const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An authority whose certificate is `ca.crt` in a directory of a machine.
+/// A certificate authority. Its certificate is `ca.crt` in a directory of a machine.
 pub struct Authority {
     dir: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// Writes its certificate.
-    pub fn found(machine: &Machine, dir: &str) -> Result<Self> {
+    /// Creates an authority and writes its certificate.
+    pub fn create(machine: &Machine, dir: &str) -> Result<Self> {
         let mut authority = CertificateParams::new(Vec::new())?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         authority.distinguished_name.push(DnType::CommonName, "machines of etcd-charm");
@@ -33,7 +33,7 @@ impl Authority {
         Ok(Self { dir: dir.to_owned(), issuer: Issuer::new(authority, key) })
     }
 
-    /// Writes the pair `name` for these hosts and uses, good for so many days from now on: none has expired.
+    /// Writes a certificate and its key as `name`, for these hosts and uses, valid for `days` days. With 0 it has expired.
     pub fn sign(&self, machine: &Machine, name: &str, hosts: &[&str], uses: &[Use], days: u32) -> Result<()> {
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let mut leaf = CertificateParams::new(hosts)?;
@@ -43,7 +43,7 @@ impl Authority {
         leaf.extended_key_usages = uses.to_vec();
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
         leaf.not_before = date_time_ymd(2000, 1, 1);
-        // What ends a day ago has ended wherever the clock stands in the day.
+        // A whole day ago, so that the certificate has expired at any time of the day.
         leaf.not_after =
             date_time_ymd(1970, 1, 1) + now + DAY * days - if days == 0 { DAY } else { Duration::ZERO };
         let key = KeyPair::generate()?;
@@ -55,15 +55,15 @@ impl Authority {
     }
 }
 
-/// Writes `ca.crt`, the pair `server`, which is for servers only and names `hosts`, and the pair `client`.
-pub fn write(machine: &Machine, dir: &str, hosts: &[&str], client: &str) -> Result<()> {
-    let authority = Authority::found(machine, dir)?;
+/// Writes `ca.crt`, a certificate `server` for `hosts` that is for servers only, and a certificate `client`.
+pub fn create_all(machine: &Machine, dir: &str, hosts: &[&str], client: &str) -> Result<()> {
+    let authority = Authority::create(machine, dir)?;
     authority.sign(machine, "server", hosts, &[Use::ServerAuth], 365)?;
     authority.sign(machine, client, &[], &[Use::ClientAuth], 365)
 }
 
-/// What etcdctl on the machine needs to log in with the pair `client` at `endpoint`.
-pub fn use_them(machine: &mut Machine, dir: &str, client: &str, endpoint: &str) {
+/// Sets the variables by which etcdctl on the machine connects to `endpoint` with the certificate `client`.
+pub fn configure_etcdctl(machine: &mut Machine, dir: &str, client: &str, endpoint: &str) {
     machine.set("ETCDCTL_ENDPOINTS", endpoint);
     machine.set("ETCDCTL_CACERT", &format!("{dir}/ca.crt"));
     machine.set("ETCDCTL_CERT", &format!("{dir}/{client}.crt"));

@@ -1,4 +1,4 @@
-//! The packed charm on a machine without etcd, as an operator of Juju lives with it.
+//! The packed charm on a machine without etcd, through the life of a unit.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,33 +9,34 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::machine::Machine;
+use super::test_bed::TestBed;
 use super::unit::Unit;
-use super::{Stage, root, scenario};
+use super::{root, scenario};
 use crate::{command, debian, etcd, workspace};
 
 pub(super) const HEALTHY: &str = "active 1 member, healthy";
 pub(super) const DATA: &str = "/var/lib/etcd/default";
 
-/// A machine from which etcd was removed with all that is its own.
-pub(super) fn empty(stage: &Stage) -> Result<Machine> {
-    let machine = Machine::boot(&stage.root)?;
+/// Boots a machine, and removes etcd with all its files.
+pub(super) fn empty(test_bed: &TestBed) -> Result<Machine> {
+    let machine = Machine::boot(&test_bed.root)?;
     machine.run(&["systemctl", "stop", "etcd.service"])?;
     machine.run(&["dpkg", "--purge", "etcd-server", "etcd-client"])?;
     machine.run(&["rm", "-rf", "/var/lib/etcd", "/etc/default/etcd", "/etc/etcd"])?;
     Ok(machine)
 }
 
-/// Installation, though the network comes late; options; snapshot and restore; a boot, an upgrade, the end.
-pub fn life(stage: &Stage) -> Result<String> {
-    let mut machine = empty(stage)?;
+/// The life of a unit: installation with a late network, options, snapshot and restore, a boot, an upgrade, removal.
+pub fn life(test_bed: &TestBed) -> Result<String> {
+    let mut machine = empty(test_bed)?;
     sources(&machine, "http://127.0.0.1:9/debian stable main")?;
     let unit = Unit::deploy(&machine)?;
     unit.hook("install", &["blocked installing etcd: apt-get", "127.0.0.1"])?;
     unit.hook("start", &["blocked installing etcd: apt-get"])?;
     offer_packages(&machine)?;
     unit.hook("update-status", &[HEALTHY])?;
-    ensure!(!unit.told("version")?.is_empty(), "the workload's version was not told");
-    listens_on_loopback_alone(&machine)?;
+    ensure!(!unit.trace("version")?.is_empty(), "the workload version was not set");
+    check_listens_on_loopback_only(&machine)?;
     options(&machine, &unit)?;
 
     scenario::fill(&machine)?;
@@ -43,16 +44,16 @@ pub fn life(stage: &Stage) -> Result<String> {
     let saved = unit.action("snapshot", json!({}))?;
     let path = saved["snapshot.path"].as_str().context("no path")?.to_owned();
     ensure!(saved["copy.cmd"] == json!(format!("juju scp etcd/0:{path} .")), "{saved:?}");
-    scenario::wreck(&machine)?;
+    scenario::damage(&machine)?;
     unit.attach("snapshot", "snapshot.tar.gz", Some(&machine.path(&path)?))?;
     let restored = unit.action("restore", json!({}))?;
-    ensure!(scenario::digest(&machine)? == before, "the keys are not those of the snapshot");
+    ensure!(scenario::digest(&machine)? == before, "the keys differ from those of the snapshot");
     unit.hook("update-status", &[HEALTHY])?;
 
     machine.reboot()?;
-    let unit = Unit::again(&machine);
+    let unit = Unit::existing(&machine);
     unit.hook("start", &[HEALTHY])?;
-    ensure!(scenario::digest(&machine)? == before, "after a reboot the keys are others");
+    ensure!(scenario::digest(&machine)? == before, "the keys changed after a reboot");
     let pid = pid(&machine)?;
     unit.upgrade()?;
     unit.hook("upgrade-charm", &[HEALTHY])?;
@@ -64,80 +65,91 @@ pub fn life(stage: &Stage) -> Result<String> {
         "{health:?}"
     );
 
-    by_the_clock(&machine, &unit)?;
+    scheduled_backups(&machine, &unit)?;
     unit.hook("stop", &["maintenance etcd is stopped", DATA])?;
-    ensure!(timer(&machine)? != "active", "the timer outlived the unit");
+    ensure!(timer(&machine)? != "active", "the timer is still active after the unit was stopped");
     unit.hook("remove", &["maintenance etcd is stopped"])?;
-    ensure!(machine.attempt(&["systemctl", "is-active", "etcd"])?.status.code() == Some(3), "etcd runs");
-    ensure!(machine.path(&format!("{DATA}/member/snap/db"))?.exists(), "the data went with the unit");
-    again(&machine, unit)?;
+    ensure!(
+        machine.attempt(&["systemctl", "is-active", "etcd"])?.status.code() == Some(3),
+        "etcd is running"
+    );
+    ensure!(machine.path(&format!("{DATA}/member/snap/db"))?.exists(), "the data was removed with the unit");
+    next_unit(&machine, unit)?;
     let downtime = restored["restore.downtime"].as_str().unwrap_or_default().to_owned();
     Ok(format!("installed, restored with etcd down for {downtime}, rebooted, upgraded, removed"))
 }
 
-/// Hooks have the timer be what the settings say, and the status tells of the backups. It is left in place.
-fn by_the_clock(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
+/// Hooks install and remove the timer according to the settings, and the status reports the last backup. Leaves the timer
+/// installed.
+fn scheduled_backups(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     let write = |text: &str| machine.write("/etc/etcd-charm/backup.yaml", text);
     write("schedule: {when: 0 25 * * *}\n")?;
     unit.hook("update-status", &["blocked the schedule cannot be used", "\"25\" is no hour"])?;
     write("schedule: {when: every 12h}\n")?;
     unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
-    ensure!(timer(machine)? == "active", "the timer was not put in");
+    ensure!(timer(machine)? == "active", "the timer was not installed");
     machine.run(&["systemctl", "start", "etcd-backup.service"])?;
     unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
     write("")?;
     unit.hook("update-status", &[HEALTHY])?;
-    ensure!(timer(machine)? != "active", "the timer was not taken away");
+    ensure!(timer(machine)? != "active", "the timer was not removed");
     write("schedule: {when: every 12h}\n")?;
     unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
-    ensure!(timer(machine)? == "active", "the timer was not put in again");
+    ensure!(timer(machine)? == "active", "the timer was not installed again");
     Ok(())
 }
 
 fn timer(machine: &Machine) -> Result<String> {
-    let said = machine.attempt(&["systemctl", "is-active", "etcd-backup.timer"])?;
-    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    let output = machine.attempt(&["systemctl", "is-active", "etcd-backup.timer"])?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The next unit on the same machine takes over nothing of the one that is gone, and serves when that is out of its way.
-fn again(machine: &Machine, unit: Unit<'_>) -> Result<()> {
-    let unit = unit.called("etcd/1")?;
+/// The next unit on the same machine does not take over the data of the removed one, and serves once it is moved away.
+fn next_unit(machine: &Machine, unit: Unit<'_>) -> Result<()> {
+    let unit = unit.renamed("etcd/1")?;
     unit.hook("install", &["blocked the data in /var/lib/etcd/default belongs to unit etcd/0", "move"])?;
     machine.run(&["mv", &format!("{DATA}/member"), "/srv/old-member"])?;
     unit.hook("start", &[HEALTHY, "empty"])
 }
 
-/// A wrong option changes nothing; another one restarts etcd, once.
+/// An invalid option changes nothing. A valid one restarts etcd once.
 fn options(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     let first = pid(machine)?;
     unit.configure(&[("election-timeout", json!(1))])?;
     unit.hook("config-changed", &["blocked option election-timeout is 1", "juju config"])?;
-    ensure!(pid(machine)? == first, "etcd was restarted for a wrong option");
+    ensure!(pid(machine)? == first, "etcd was restarted for an invalid option");
     unit.configure(&[("snapshot-count", json!(5000))])?;
     unit.hook("config-changed", &[HEALTHY])?;
     let second = pid(machine)?;
-    ensure!(second != first, "etcd was not restarted for another option");
+    ensure!(second != first, "etcd was not restarted for a changed option");
     unit.hook("config-changed", &[HEALTHY])?;
     unit.hook("update-status", &[HEALTHY])?;
-    ensure!(pid(machine)? == second, "etcd was restarted again");
-    ensure!(unit.told("status")?.lines().count() == 1, "the status flaps: {}", unit.told("status")?);
+    ensure!(pid(machine)? == second, "etcd was restarted without a change");
+    ensure!(
+        unit.trace("status")?.lines().count() == 1,
+        "the status was set more than once: {}",
+        unit.trace("status")?
+    );
     let configured = fs::read_to_string(machine.path("/etc/etcd/etcd.conf.yml")?)?;
-    ensure!(configured.contains("initial-cluster-state: existing"), "etcd would begin anew: {configured}");
+    ensure!(
+        configured.contains("initial-cluster-state: existing"),
+        "etcd would start a new cluster: {configured}"
+    );
     machine.run(&["systemctl", "stop", "etcd"])?;
     unit.hook("update-status", &["blocked etcd is not running", "systemctl start etcd.service"])?;
     unit.hook("start", &[HEALTHY])
 }
 
-/// etcd out of the resource, its data on the storage; files that are no release first.
-pub fn release(stage: &Stage) -> Result<String> {
-    let machine = empty(stage)?;
+/// Installs etcd from the resource, with its data on a storage. First attaches files that are not a release.
+pub fn release(test_bed: &TestBed) -> Result<String> {
+    let machine = empty(test_bed)?;
     let unit = Unit::deploy(&machine)?;
     machine.run(&["mkdir", "-p", "/srv/data"])?;
-    unit.store("/srv/data")?;
+    unit.attach_storage("/srv/data")?;
     sources(&machine, "http://127.0.0.1:9/debian stable main")?;
     unit.attach("etcd", "etcd.tar.gz", None)?;
     unit.hook("data-storage-attached", &["blocked installing etcd: apt-get"])?;
-    let wrong = workspace::home()?.join("LICENSE");
+    let wrong = workspace::root()?.join("LICENSE");
     unit.attach("etcd", "etcd.tar.gz", Some(&wrong))?;
     unit.hook("install", &["blocked the resource etcd is not an etcd release", "juju attach-resource"])?;
     let tarball = tarball(machine.path("/root")?.as_path())?;
@@ -149,21 +161,21 @@ pub fn release(stage: &Stage) -> Result<String> {
     )?;
     ensure!(
         machine.run(&["ls", "-A", "/usr/local/bin"])?.is_empty(),
-        "half a program is left on a full disk"
+        "a partial program is left on a full disk"
     );
     machine.run(&["umount", "/usr/local/bin"])?;
     unit.hook("update-status", &[HEALTHY])?;
-    ensure!(unit.told("version")?.starts_with("3.5"), "another version: {}", unit.told("version")?);
+    ensure!(unit.trace("version")?.starts_with("3.5"), "wrong version: {}", unit.trace("version")?);
     ensure!(machine.path("/srv/data/etcd/member")?.exists(), "the data is not on the storage");
-    listens_on_loopback_alone(&machine)?;
-    let told = scenario::tell(&machine)?;
+    check_listens_on_loopback_only(&machine)?;
+    let summary = scenario::round_trip(&machine)?;
     unit.hook("data-storage-detaching", &["maintenance etcd is stopped, its storage is being detached"])?;
-    Ok(told)
+    Ok(summary)
 }
 
-/// With certificates etcd listens to the network, for clients that show one; with some of them nothing changes.
-pub fn certificates(stage: &Stage) -> Result<String> {
-    let mut machine = empty(stage)?;
+/// With certificates, etcd listens on the network for clients with a certificate. With some of them, nothing changes.
+pub fn certificates(test_bed: &TestBed) -> Result<String> {
+    let mut machine = empty(test_bed)?;
     offer_packages(&machine)?;
     let unit = Unit::deploy(&machine)?;
     unit.hook("install", &[HEALTHY])?;
@@ -172,22 +184,22 @@ pub fn certificates(stage: &Stage) -> Result<String> {
     make_certificates(made.path())?;
     machine.copy_in(&made.path().join("ca.crt"), "/etc/etcd/tls/ca.crt")?;
     unit.hook("update-status", &["blocked the certificates in /etc/etcd/tls are incomplete", "client.key"])?;
-    ensure!(pid(&machine)? == first && unit.told("ports")?.is_empty(), "half a set of certificates was used");
+    ensure!(pid(&machine)? == first && unit.trace("ports")?.is_empty(), "incomplete certificates were used");
     for name in ["server.crt", "server.key", "client.crt", "client.key"] {
         machine.copy_in(&made.path().join(name), &format!("/etc/etcd/tls/{name}"))?;
     }
     machine.run(&["chown", "-R", "etcd:", "/etc/etcd/tls"])?;
     unit.hook("update-status", &[HEALTHY])?;
-    ensure!(unit.told("ports")?.trim() == "2379/tcp", "the port was not opened: {}", unit.told("ports")?);
-    ensure!(listens_on_loopback_alone(&machine).is_err(), "etcd listens on loopback alone");
-    let stranger = machine.attempt(&["etcdctl", "--endpoints=http://127.0.0.1:2379", "get", "x"])?;
-    ensure!(!stranger.status.success(), "etcd answers in clear");
+    ensure!(unit.trace("ports")?.trim() == "2379/tcp", "the port was not opened: {}", unit.trace("ports")?);
+    ensure!(check_listens_on_loopback_only(&machine).is_err(), "etcd listens on loopback only");
+    let plain = machine.attempt(&["etcdctl", "--endpoints=http://127.0.0.1:2379", "get", "x"])?;
+    ensure!(!plain.status.success(), "etcd answers without TLS");
     let peer = machine.attempt(&[
         "bash",
         "-c",
         "exec 3<>/dev/tcp/127.0.0.1/2380 && printf 'GET /members HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3",
     ])?;
-    ensure!(!String::from_utf8_lossy(&peer.stdout).contains("peerURLs"), "the peers' port answers in clear");
+    ensure!(!String::from_utf8_lossy(&peer.stdout).contains("peerURLs"), "the peer port answers without TLS");
     let saved = unit.action("snapshot", json!({}))?;
     unit.action("restore", json!({"snapshot": saved["snapshot.path"]}))?;
     let second = self::pid(&machine)?;
@@ -197,7 +209,7 @@ pub fn certificates(stage: &Stage) -> Result<String> {
         let cause = format!("the key /etc/etcd/tls/{name} does not belong to the certificate");
         unit.hook("config-changed", &["blocked the certificates cannot be used", &cause])?;
         machine.copy_in(&made.path().join(name), &format!("/etc/etcd/tls/{name}"))?;
-        ensure!(self::pid(&machine)? == second, "etcd was restarted with a key of another pair");
+        ensure!(self::pid(&machine)? == second, "etcd was restarted with a key of another certificate");
     }
     unit.hook("config-changed", &[HEALTHY])?;
     let packed = unit.action("package-client-credentials", json!({}))?;
@@ -207,16 +219,16 @@ pub fn certificates(stage: &Stage) -> Result<String> {
         machine.set(&format!("ETCDCTL_{name}"), &format!("/tmp/{file}"));
     }
     machine.run(&["etcdctl", "--endpoints=https://127.0.0.1:2379", "endpoint", "health"])?;
-    let unit = Unit::again(&machine);
+    let unit = Unit::existing(&machine);
     machine.run(&["rm", "-r", "/etc/etcd/tls"])?;
     unit.hook("update-status", &[HEALTHY])?;
-    ensure!(unit.told("ports")?.is_empty(), "the port was not closed");
-    listens_on_loopback_alone(&machine)?;
-    Ok("etcd listened to the network only with all of them".to_owned())
+    ensure!(unit.trace("ports")?.is_empty(), "the port was not closed");
+    check_listens_on_loopback_only(&machine)?;
+    Ok("etcd listened on the network only with all certificates".to_owned())
 }
 
-/// One authority, a server for the loopback that is nothing else, a client; and a key of no pair, as older programs write
-/// it. RSA, as most operators have it.
+/// Creates an authority, a certificate for servers on loopback and one for clients; and a key without certificate, in the
+/// older format. All are RSA, as most operators have.
 fn make_certificates(dir: &Path) -> Result<()> {
     let openssl = |name: &str, more: &[&str]| {
         let mut openssl = Command::new("openssl");
@@ -242,34 +254,38 @@ fn make_certificates(dir: &Path) -> Result<()> {
     command::output(&mut other).map(drop)
 }
 
-/// A unit that came after another touches nothing. When the other has gone, it begins anew, and says so.
-pub fn heir(stage: &Stage) -> Result<String> {
-    let machine = empty(stage)?;
+/// A second unit changes nothing. After the first is removed, it starts an empty etcd, and its status says so.
+pub fn later_unit(test_bed: &TestBed) -> Result<String> {
+    let machine = empty(test_bed)?;
     offer_packages(&machine)?;
-    let unit = Unit::deploy(&machine)?.called("etcd/1")?;
-    unit.has_neighbours(&["etcd/0"])?;
+    let unit = Unit::deploy(&machine)?.renamed("etcd/1")?;
+    unit.set_other_units(&["etcd/0"])?;
     for hook in ["install", "config-changed", "start", "update-status"] {
         unit.hook(hook, &["blocked only one unit is supported", "etcd/0 runs etcd"])?;
     }
     for file in ["/usr/bin/etcd", "/etc/etcd", DATA] {
-        ensure!(!machine.path(file)?.exists(), "a second unit made {file}");
+        ensure!(!machine.path(file)?.exists(), "the second unit created {file}");
     }
-    unit.has_neighbours(&[])?;
+    unit.set_other_units(&[])?;
     unit.hook("cluster-relation-departed", &[HEALTHY, "empty: all earlier units were removed", "restore"])?;
     scenario::fill(&machine)?;
     unit.hook("update-status", &[HEALTHY])?;
-    ensure!(!unit.told("status")?.contains("empty"), "it has keys: {}", unit.told("status")?);
-    Ok("it touched nothing, and then began anew and said so".to_owned())
+    ensure!(
+        !unit.trace("status")?.contains("empty"),
+        "the status says empty, but there are keys: {}",
+        unit.trace("status")?
+    );
+    Ok("it changed nothing; as the only unit it started an empty etcd and said so".to_owned())
 }
 
-/// No room for etcd's data, and a storage that another unit has left.
-pub fn trouble(stage: &Stage) -> Result<String> {
-    let machine = empty(stage)?;
+/// A full disk, and a storage with the data of another unit.
+pub fn blocked(test_bed: &TestBed) -> Result<String> {
+    let machine = empty(test_bed)?;
     offer_packages(&machine)?;
     let unit = Unit::deploy(&machine)?;
     machine.run(&["mkdir", "-p", "/srv/data"])?;
     machine.run(&["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/srv/data"])?;
-    unit.store("/srv/data")?;
+    unit.attach_storage("/srv/data")?;
     unit.hook("install", &["blocked etcd does not start", "no space left on device", "journalctl -u etcd"])?;
     unit.hook("update-status", &["blocked"])?;
     machine.run(&["mount", "-o", "remount,size=400m", "/srv/data"])?;
@@ -282,30 +298,30 @@ pub fn trouble(stage: &Stage) -> Result<String> {
     unit.hook("start", &["blocked the data in /srv/data/etcd belongs to unit old/7", "move"])?;
     ensure!(
         machine.attempt(&["systemctl", "is-active", "etcd"])?.status.code() == Some(3),
-        "etcd runs on it"
+        "etcd is running with the data of another unit"
     );
     machine.write(record, &ours)?;
     machine.run(&["mv", "/srv/data/etcd/member", "/srv/data/moved"])?;
     unit.hook("start", &["blocked the data in /srv/data/etcd is gone", "restore a snapshot"])?;
-    // As at a boot, before any hook.
+    // This happens at a boot, before any hook.
     let _ = machine.attempt(&["systemctl", "start", "etcd"])?;
     machine.run(&["systemctl", "stop", "etcd"])?;
     ensure!(
         !machine.path("/srv/data/etcd/member/wal")?.exists(),
-        "etcd began anew where its data was missing"
+        "etcd started a new cluster although its data was missing"
     );
     machine.run(&["rm", "-rf", "/srv/data/etcd/member"])?;
     machine.run(&["mv", "/srv/data/moved", "/srv/data/etcd/member"])?;
     unit.hook("start", &[HEALTHY])?;
-    Ok("each was blocked with what to do, and served when that was done".to_owned())
+    Ok("blocked with the next step each time, and served after it".to_owned())
 }
 
 pub(super) fn pid(machine: &Machine) -> Result<String> {
     machine.run(&["systemctl", "show", "--property=MainPID", "etcd.service"])
 }
 
-/// Every address that anything listens at, IPv4 and IPv6 (proc(5), `/proc/net/tcp`, state 0A).
-pub(super) fn listens_on_loopback_alone(machine: &Machine) -> Result<()> {
+/// Checks that nothing listens on the network, on IPv4 or IPv6 (proc(5), `/proc/net/tcp`, state 0A).
+pub(super) fn check_listens_on_loopback_only(machine: &Machine) -> Result<()> {
     for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
         for line in machine.run(&["cat", file])?.lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
@@ -313,7 +329,7 @@ pub(super) fn listens_on_loopback_alone(machine: &Machine) -> Result<()> {
             let loopback = ["0100007F:", "00000000000000000000000001000000:"];
             ensure!(
                 *state != "0A" || loopback.iter().any(|address| local.starts_with(address)),
-                "something listens to the network: {line}"
+                "something listens on the network: {line}"
             );
         }
     }
@@ -325,7 +341,7 @@ fn sources(machine: &Machine, line: &str) -> Result<()> {
     machine.write("/etc/apt/sources.list", &format!("deb [trusted=yes] {line}\n"))
 }
 
-/// A machine has no network: the packages are in a directory of its own.
+/// Copies the packages to the machine and makes apt use them: a machine has no network.
 pub(super) fn offer_packages(machine: &Machine) -> Result<()> {
     let mut index = String::new();
     for deb in packages()? {
@@ -341,21 +357,21 @@ pub(super) fn offer_packages(machine: &Machine) -> Result<()> {
     sources(machine, "file:/srv/debs ./")
 }
 
-/// The packages for the machines' Debian, downloaded once.
+/// Returns the packages for the machines' Debian. They are downloaded once.
 fn packages() -> Result<Vec<PathBuf>> {
     let release = root::release()?;
-    let shelf = workspace::target_directory()?.join("machines");
-    let home = shelf.join(format!("debs-{release}"));
+    let dir = workspace::target_directory()?.join("machines");
+    let home = dir.join(format!("debs-{release}"));
     if !home.is_dir() {
-        let stage = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&shelf)?;
-        debian::download(stage.path(), &release, &etcd::PACKAGES)?;
-        fs::rename(stage.path().join("debs"), &home).context("keeping the packages")?;
+        let work_dir = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&dir)?;
+        debian::download(work_dir.path(), &release, &etcd::PACKAGES)?;
+        fs::rename(work_dir.path().join("debs"), &home).context("renaming the downloaded packages")?;
     }
     let found: std::io::Result<Vec<_>> = fs::read_dir(&home)?.map(|entry| Ok(entry?.path())).collect();
     found.context("reading the packages")
 }
 
-/// A release as etcd's project lays it out, of the programs that the tests run.
+/// Creates a release archive like those of the etcd project, from the programs that the tests run.
 fn tarball(at: &Path) -> Result<PathBuf> {
     let bin = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?;
     let path = at.join("etcd-v3.5-linux.tar.gz");

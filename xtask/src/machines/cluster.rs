@@ -1,16 +1,18 @@
-//! A cluster of three machines: `snapshot` on each of them, `restore` on none; a learner gives no snapshot.
+//! A cluster of three machines: each takes a snapshot, none restores, and a learner takes no snapshot.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::machine::Machine;
-use super::{Stage, scenario};
+use super::scenario;
+use super::test_bed::TestBed;
 
 const NAMES: [&str; 3] = ["alpha", "beta", "gamma"];
 
-/// Two voters first; the third comes as a learner and is promoted.
-pub fn members(stage: &Stage) -> Result<String> {
-    let machines = [stage.unit()?, stage.unit()?, stage.unit()?];
+/// Starts with two voting members. The third joins as a learner and is promoted.
+pub fn members(test_bed: &TestBed) -> Result<String> {
+    let machines =
+        [test_bed.boot_with_programs()?, test_bed.boot_with_programs()?, test_bed.boot_with_programs()?];
     let [alpha, beta, gamma] = &machines;
     connect(&machines)?;
     for machine in &machines {
@@ -24,9 +26,9 @@ pub fn members(stage: &Stage) -> Result<String> {
     scenario::wait_until_healthy(alpha)?;
     scenario::fill(alpha)?;
 
-    // A cluster whose members have just met takes no other for a moment.
+    // A cluster whose members have just connected refuses new members for a moment.
     let add = format!("etcdctl member add {} --learner --peer-urls={}", NAMES[2], peer(2));
-    patiently(alpha, &add)?;
+    run_with_retries(alpha, &add)?;
     configure(gamma, 2, 3, "existing")?;
     gamma.run(&["systemctl", "start", "etcd.service"])?;
     scenario::refused(gamma, "snapshot", &[], &["learner"])?;
@@ -37,21 +39,23 @@ pub fn members(stage: &Stage) -> Result<String> {
         scenario::refused(machine, "restore", &[&format!("snapshot={archive}")], &NAMES)?;
         scenario::snapshot(machine)?;
     }
-    Ok("3 snapshots, 3 restores refused with all names, the learner's snapshot refused".to_owned())
+    Ok("3 snapshots; 3 restores refused, with the names of all members; the learner's snapshot refused"
+        .to_owned())
 }
 
-/// A member that has just come may lag behind for a moment.
+/// Promotes the learner. A new member may lag behind for a moment.
 fn promote(machine: &Machine) -> Result<()> {
     let listed: Value =
         serde_json::from_str(&machine.run(&["etcdctl", "member", "list", "--write-out=json"])?)?;
     let members = listed["members"].as_array().context("etcdctl lists no members")?;
-    let learner = members.iter().find(|member| member["isLearner"] == true).context("there is no learner")?;
-    let id = format!("{:x}", learner["ID"].as_u64().context("a member has no number")?);
-    patiently(machine, &format!("etcdctl member promote {id}"))
+    let learner =
+        members.iter().find(|member| member["isLearner"] == true).context("the cluster has no learner")?;
+    let id = format!("{:x}", learner["ID"].as_u64().context("the learner has no ID")?);
+    run_with_retries(machine, &format!("etcdctl member promote {id}"))
 }
 
-/// Tries again for some seconds.
-fn patiently(machine: &Machine, command: &str) -> Result<()> {
+/// Runs a command, and retries it for some seconds.
+fn run_with_retries(machine: &Machine, command: &str) -> Result<()> {
     let script = format!(
         "for n in 1 2 3 4 5 6 7 8 9; do {command} 2>/dev/null && exit; sleep 1; done; exec {command}"
     );
@@ -74,7 +78,7 @@ fn configure(machine: &Machine, number: usize, members: usize, state: &str) -> R
     )
 }
 
-/// A bridge in the first machine's network, and a cable from each of the others to it.
+/// Creates a bridge in the first machine's network, and a cable (veth) from each other machine to it.
 fn connect(machines: &[Machine]) -> Result<()> {
     let [hub, others @ ..] = machines else { return Ok(()) };
     hub.ip(&["link", "add", "hub", "type", "bridge"])?;
@@ -87,6 +91,6 @@ fn connect(machines: &[Machine]) -> Result<()> {
         other.ip(&["address", "add", &format!("10.9.9.{}/24", number + 2), "dev", "cable"])?;
         other.ip(&["link", "set", "cable", "up"])?;
     }
-    ensure!(!others.is_empty(), "a cluster is of more than one");
+    ensure!(!others.is_empty(), "a cluster needs more than one machine");
     Ok(())
 }

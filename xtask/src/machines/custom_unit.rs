@@ -1,10 +1,11 @@
-//! A unit that somebody wrote: any name, etcd's flags in its command line.
+//! etcd in a systemd unit that an operator wrote: any name, configured by flags.
 
 use anyhow::{Result, ensure};
 
-use super::certificates::{Authority, Use, use_them};
+use super::certificates::{Authority, Use, configure_etcdctl};
 use super::machine::Machine;
-use super::{Stage, scenario};
+use super::scenario;
+use super::test_bed::TestBed;
 
 const UNIT: &str = "\
 [Service]
@@ -13,30 +14,30 @@ ExecStart=/usr/bin/etcd --name=db1 --data-dir=/srv/db/etcd --listen-client-urls=
   --initial-advertise-peer-urls=http://127.0.0.1:12380 --initial-cluster=db1=http://127.0.0.1:12380
 ";
 
-/// With flags alone, run by root.
-pub fn flags(stage: &Stage) -> Result<String> {
-    by_hand(stage, UNIT, "http")
+/// Configured by flags only, running as root.
+pub fn flags(test_bed: &TestBed) -> Result<String> {
+    round_trip(test_bed, UNIT, "http")
 }
 
-/// With a certificate that etcd makes itself and that nobody else vouches for.
-pub fn auto_tls(stage: &Stage) -> Result<String> {
+/// With a self-signed certificate that etcd creates itself.
+pub fn auto_tls(test_bed: &TestBed) -> Result<String> {
     let unit = UNIT
         .replace("http://127.0.0.1:12379", "https://127.0.0.1:12379")
         .replace("--name", "--auto-tls --name");
-    by_hand(stage, &unit, "https")
+    round_trip(test_bed, &unit, "https")
 }
 
-fn by_hand(stage: &Stage, unit: &str, scheme: &str) -> Result<String> {
-    let mut machine = stage.unit()?;
+fn round_trip(test_bed: &TestBed, unit: &str, scheme: &str) -> Result<String> {
+    let mut machine = test_bed.boot_with_programs()?;
     machine.set("ETCDCTL_ENDPOINTS", &format!("{scheme}://127.0.0.1:12379"));
     if scheme == "https" {
         machine.set("ETCDCTL_CACERT", "/srv/db/etcd/fixtures/client/cert.pem");
     }
     start(&machine, unit)?;
-    scenario::tell_twice(&mut machine)
+    scenario::round_trip_with_and_without_auth(&mut machine)
 }
 
-/// Starts etcd by this unit in place of the package's.
+/// Starts etcd by this systemd unit instead of that of the package.
 fn start(machine: &Machine, unit: &str) -> Result<()> {
     machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
     machine.write("/etc/systemd/system/config-store.service", unit)?;
@@ -45,12 +46,12 @@ fn start(machine: &Machine, unit: &str) -> Result<()> {
     scenario::wait_until_healthy(machine)
 }
 
-/// With a certificate that names the host alone, as many authorities of companies give it, and a listener on IPv6 alone.
-pub fn named(stage: &Stage) -> Result<String> {
-    let mut machine = stage.unit()?;
+/// With a certificate that names only the host, as companies' authorities often issue, and a listener on IPv6 only.
+pub fn host_name_only(test_bed: &TestBed) -> Result<String> {
+    let mut machine = test_bed.boot_with_programs()?;
     machine.ip(&["address", "add", "fd00::4/128", "dev", "lo", "nodad"])?;
     machine.run(&["sh", "-c", "echo 'fd00::4 db1.example' >>/etc/hosts"])?;
-    let authority = Authority::found(&machine, "/srv/pki")?;
+    let authority = Authority::create(&machine, "/srv/pki")?;
     authority.sign(&machine, "server", &["db1.example"], &[Use::ServerAuth, Use::ClientAuth], 365)?;
     let tls =
         "--cert-file=/srv/pki/server.crt --key-file=/srv/pki/server.key --trusted-ca-file=/srv/pki/ca.crt";
@@ -61,39 +62,39 @@ pub fn named(stage: &Stage) -> Result<String> {
         )
         .replace("=http://127.0.0.1:12379", "=https://db1.example:12379")
         .replace("--name", &format!("{tls} --name"));
-    use_them(&mut machine, "/srv/pki", "server", "https://db1.example:12379");
+    configure_etcdctl(&mut machine, "/srv/pki", "server", "https://db1.example:12379");
     start(&machine, &unit)?;
     let site = scenario::action(&machine, "site", &[])?;
     ensure!(scenario::text(&site, &["site", "endpoint"])? == "https://db1.example:12379", "{site}");
     ensure!(scenario::text(&site, &["site", "endpoint-from"])?.contains("does not name [fd00::4]"), "{site}");
-    scenario::tell(&machine)
+    scenario::round_trip(&machine)
 }
 
-/// With its write-ahead log apart: refused, and what the refusal says to type is enough.
-pub fn log_apart(stage: &Stage) -> Result<String> {
-    let mut machine = stage.unit()?;
+/// With the write-ahead log in another directory. The restore is refused, and works after the commands in the refusal.
+pub fn separate_wal(test_bed: &TestBed) -> Result<String> {
+    let mut machine = test_bed.boot_with_programs()?;
     machine.set("ETCDCTL_ENDPOINTS", "http://127.0.0.1:12379");
     start(&machine, &UNIT.replace("--name", "--wal-dir=/srv/log --name"))?;
     scenario::fill(&machine)?;
     let (before, archive) = (scenario::digest(&machine)?, scenario::snapshot(&machine)?);
-    scenario::wreck(&machine)?;
-    let wrecked = scenario::digest(&machine)?;
+    scenario::damage(&machine)?;
+    let damaged = scenario::digest(&machine)?;
     let copy = "cp -a /srv/log /srv/db/etcd/member/wal";
-    let words = ["/srv/log", "systemctl stop config-store.service", copy, "wal-dir out of"];
-    scenario::refused(&machine, "restore", &[&format!("snapshot={archive}")], &words)?;
+    let parts = ["/srv/log", "systemctl stop config-store.service", copy, "wal-dir out of"];
+    scenario::refused(&machine, "restore", &[&format!("snapshot={archive}")], &parts)?;
 
     machine.run(&["systemctl", "stop", "config-store.service"])?;
     machine.run(&copy.split(' ').collect::<Vec<_>>())?;
     start(&machine, UNIT)?;
-    ensure!(scenario::digest(&machine)? == wrecked, "with its log moved, etcd has other data");
+    ensure!(scenario::digest(&machine)? == damaged, "the data changed when the log was moved");
     scenario::action(&machine, "restore", &[&format!("snapshot={archive}")])?;
-    ensure!(scenario::digest(&machine)? == before, "the keys are not those of the snapshot");
-    Ok("refused by name; restored when done as it says".to_owned())
+    ensure!(scenario::digest(&machine)? == before, "the keys differ from those of the snapshot");
+    Ok("refused; restored after the commands in the refusal".to_owned())
 }
 
-/// Stopped, with its data elsewhere by a drop-in: there is no process to ask, and systemd knows.
-pub fn stopped(stage: &Stage) -> Result<String> {
-    let machine = stage.unit()?;
+/// Stopped, with the data directory set by a drop-in. No process has it open; only systemd knows it.
+pub fn stopped(test_bed: &TestBed) -> Result<String> {
+    let machine = test_bed.boot_with_programs()?;
     machine.run(&["systemctl", "stop", "etcd.service"])?;
     machine.run(&["install", "-d", "-m", "700", "-o", "etcd", "-g", "etcd", "/srv/moved"])?;
     machine.write(
@@ -104,19 +105,19 @@ pub fn stopped(stage: &Stage) -> Result<String> {
     machine.run(&["systemctl", "start", "etcd.service"])?;
     scenario::fill(&machine)?;
     let (before, archive) = (scenario::digest(&machine)?, scenario::snapshot(&machine)?);
-    scenario::wreck(&machine)?;
+    scenario::damage(&machine)?;
     machine.run(&["systemctl", "stop", "etcd.service"])?;
     let site = scenario::action(&machine, "site", &[])?;
     ensure!(scenario::text(&site, &["site", "data-dir"])? == "/srv/moved", "{site}");
     scenario::action(&machine, "restore", &[&format!("snapshot={archive}")])?;
     machine.run(&["systemctl", "start", "etcd.service"])?;
-    ensure!(scenario::digest(&machine)? == before, "the keys are not those of the snapshot");
-    Ok("found by systemd alone, and restored".to_owned())
+    ensure!(scenario::digest(&machine)? == before, "the keys differ from those of the snapshot");
+    Ok("found through systemd, and restored".to_owned())
 }
 
-/// A drop-in that nobody has restarted etcd for: a restore would start it on other data.
-pub fn drifted(stage: &Stage) -> Result<String> {
-    let machine = stage.unit()?;
+/// A drop-in was added, but etcd was not restarted: a restore would start it with another data directory.
+pub fn changed_since_start(test_bed: &TestBed) -> Result<String> {
+    let machine = test_bed.boot_with_programs()?;
     let archive = scenario::snapshot(&machine)?;
     machine.write(
         "/etc/systemd/system/etcd.service.d/moved.conf",
@@ -129,12 +130,12 @@ pub fn drifted(stage: &Stage) -> Result<String> {
     ensure!(scenario::text(&site, &["site", "warning"])?.contains("/srv/moved"), "{site}");
     let saved = scenario::action(&machine, "snapshot", &[])?;
     ensure!(scenario::text(&saved, &["snapshot", "warning"])?.contains("/srv/moved"), "{saved}");
-    Ok("restore refused with both directories; site and snapshot warn".to_owned())
+    Ok("restore refused, naming both directories; site and snapshot warned".to_owned())
 }
 
-/// Two etcds: none is taken, and one is by its name.
-pub fn two(stage: &Stage) -> Result<String> {
-    let machine = stage.unit()?;
+/// Two etcds on one machine: actions refuse until one is chosen with `site=`.
+pub fn two(test_bed: &TestBed) -> Result<String> {
+    let machine = test_bed.boot_with_programs()?;
     machine.write("/etc/systemd/system/config-store.service", UNIT)?;
     machine.run(&["systemctl", "daemon-reload"])?;
     machine.run(&["systemctl", "start", "config-store.service"])?;
@@ -148,5 +149,5 @@ pub fn two(stage: &Stage) -> Result<String> {
         ensure!(scenario::text(&site, &["site", "data-dir"])? == data, "{site}");
         scenario::action(&machine, "snapshot", &[&choice])?;
     }
-    Ok("both named and refused; each by its name".to_owned())
+    Ok("refused, naming both; each was used when chosen".to_owned())
 }

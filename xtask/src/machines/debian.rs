@@ -1,11 +1,12 @@
-//! The home of Debian's and Ubuntu's package: `etcd.service` with `Type=notify` and a user of its own.
+//! etcd from the package of Debian and Ubuntu: `etcd.service` with `Type=notify` and the user etcd.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::certificates::{Authority, LOOPBACK, Use, use_them};
+use super::certificates::{Authority, LOOPBACK, Use, configure_etcdctl};
 use super::machine::Machine;
-use super::{Stage, scenario};
+use super::scenario;
+use super::test_bed::TestBed;
 
 const TLS: &str = "/etc/etcd/pki";
 const DEFAULT: &str = "\
@@ -17,23 +18,23 @@ ETCD_TRUSTED_CA_FILE=/etc/etcd/pki/ca.crt
 ETCD_CLIENT_CERT_AUTH=true
 ";
 
-/// As it is installed; what was restored outlives the machine's power.
-pub fn plain(stage: &Stage) -> Result<String> {
-    let mut machine = stage.unit()?;
-    let told = scenario::tell_twice(&mut machine)?;
+/// etcd as the package installs it. The restored data survives a power failure.
+pub fn plain(test_bed: &TestBed) -> Result<String> {
+    let mut machine = test_bed.boot_with_programs()?;
+    let summary = scenario::round_trip_with_and_without_auth(&mut machine)?;
     let restored = scenario::digest(&machine)?;
     machine.reboot()?;
     scenario::wait_until_healthy(&machine)?;
-    ensure!(scenario::digest(&machine)? == restored, "after a reboot the keys are others");
+    ensure!(scenario::digest(&machine)? == restored, "the keys changed after a reboot");
     let owners = machine.run(&["find", "/var/lib/etcd", "-printf", "%u:%g\n"])?;
-    ensure!(owners.lines().all(|owner| owner == "etcd:etcd"), "not all files are etcd's own:\n{owners}");
-    Ok(told)
+    ensure!(owners.lines().all(|owner| owner == "etcd:etcd"), "some files do not belong to etcd:\n{owners}");
+    Ok(summary)
 }
 
-/// With TLS, where the server's pair is a client's too; and what is said of certificates that are not what they should be.
-pub fn tls(stage: &Stage) -> Result<String> {
-    let mut machine = stage.unit()?;
-    let authority = Authority::found(&machine, TLS)?;
+/// etcd with TLS, where the server's certificate is a client certificate too. Then: the reports about wrong certificates.
+pub fn tls(test_bed: &TestBed) -> Result<String> {
+    let mut machine = test_bed.boot_with_programs()?;
+    let authority = Authority::create(&machine, TLS)?;
     let both = [Use::ServerAuth, Use::ClientAuth];
     let server = |machine: &Machine, hosts: &[&str], uses: &[Use], days| {
         authority.sign(machine, "server", hosts, uses, days)?;
@@ -43,37 +44,37 @@ pub fn tls(stage: &Stage) -> Result<String> {
     authority.sign(&machine, "client", &[], &[Use::ClientAuth], 365)?;
     machine.write("/etc/default/etcd", DEFAULT)?;
     machine.run(&["systemctl", "restart", "etcd.service"])?;
-    use_them(&mut machine, TLS, "client", "https://127.0.0.1:2379");
+    configure_etcdctl(&mut machine, TLS, "client", "https://127.0.0.1:2379");
     scenario::wait_until_healthy(&machine)?;
     let site = scenario::action(&machine, "site", &[])?;
-    says(&site, "endpoint-from", &["the variable ETCD_LISTEN_CLIENT_URLS in /etc/default/etcd"])?;
-    let told = scenario::tell_twice(&mut machine)?;
+    check_result(&site, "endpoint-from", &["the variable ETCD_LISTEN_CLIENT_URLS in /etc/default/etcd"])?;
+    let summary = scenario::round_trip_with_and_without_auth(&mut machine)?;
 
-    // etcd reads its pair anew for every connection.
+    // etcd reads its certificate and key again for every connection.
     server(&machine, &LOOPBACK, &both, 10)?;
     let site = scenario::action(&machine, "site", &[])?;
-    says(&site, "warning", &["server.crt expires on"])?;
+    check_result(&site, "warning", &["server.crt expires on"])?;
     scenario::action(&machine, "snapshot", &[]).and_then(|saved| {
         let warning = scenario::text(&saved, &["snapshot", "warning"])?;
         ensure!(warning.contains("server.crt expires on"), "{warning}");
         Ok(())
     })?;
-    for (hosts, uses, days, words) in [
+    for (hosts, uses, days, reason) in [
         (&LOOPBACK[..], &both[..], 0, "/etc/etcd/pki/server.crt expired on"),
         (&LOOPBACK, &[Use::ServerAuth], 365, "/etc/etcd/pki/server.crt is a certificate for servers only"),
         (&["192.0.2.1"], &both, 365, "/etc/etcd/pki/server.crt does not name 127.0.0.1"),
     ] {
         server(&machine, hosts, uses, days)?;
         let site = scenario::action(&machine, "site", &[])?;
-        says(&site, "answers", &["false"])?;
-        says(&site, "error", &[words])?;
-        scenario::failed(&machine, "snapshot", &[], &[words, "State:", "Next:"])?;
+        check_result(&site, "answers", &["false"])?;
+        check_result(&site, "error", &[reason])?;
+        scenario::failed(&machine, "snapshot", &[], &[reason, "State:", "Next:"])?;
     }
-    Ok(format!("{told}; 4 wrong certificates told by their files"))
+    Ok(format!("{summary}; 4 wrong certificates were named"))
 }
 
-fn says(site: &Value, key: &str, words: &[&str]) -> Result<()> {
-    let said = scenario::text(site, &["site", key]).with_context(|| format!("{site}"))?;
-    ensure!(words.iter().all(|part| said.contains(part)), "site.{key} is {said:?} and not {words:?}");
+fn check_result(site: &Value, key: &str, parts: &[&str]) -> Result<()> {
+    let value = scenario::text(site, &["site", key]).with_context(|| format!("{site}"))?;
+    ensure!(parts.iter().all(|part| value.contains(part)), "site.{key} is {value:?}, without {parts:?}");
     Ok(())
 }

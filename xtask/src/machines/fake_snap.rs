@@ -1,85 +1,93 @@
-//! The charm where there is snapd: a played `snap`, which says that it is one, with real etcd behind it.
+//! The charm on a machine with snapd: a fake `snap` program that installs a real etcd.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use super::charm::{HEALTHY, empty, listens_on_loopback_alone};
-use super::interrupted_install::{kill, wait_for};
+use super::charm::{HEALTHY, check_listens_on_loopback_only, empty};
+use super::interrupted_install::{kill_hook, wait_for};
 use super::machine::Machine;
+use super::scenario;
+use super::test_bed::TestBed;
 use super::unit::Unit;
-use super::{Stage, scenario};
 use crate::{etcd, workspace};
 
 const SNAP: &str = include_str!("fake-snap");
 const CONFIG: &str = "/var/snap/etcd/common/etcd.conf.yml";
 const WAIT: &str = "/etc/fake-snap-waits";
 
-/// Installed by a hook that is killed and by the next one; then snapd brings the next revision of the snap.
-pub fn refreshed(stage: &Stage) -> Result<String> {
-    let machine = empty(stage)?;
-    put_snapd(&machine)?;
+/// The first hook is killed during the installation, and the next one completes it. Then snapd refreshes the snap.
+pub fn refreshed(test_bed: &TestBed) -> Result<String> {
+    let machine = empty(test_bed)?;
+    install_fake_snapd(&machine)?;
     machine.write(WAIT, "")?;
     let unit = Unit::deploy(&machine)?;
     let mut hook = unit.start("install")?;
     wait_for(&machine, "/run/fake-snap-is-installed")?;
-    kill(&machine)?;
+    kill_hook(&machine)?;
     hook.wait().context("waiting for a killed hook")?;
     machine.run(&["rm", WAIT])?;
     ensure!(
         is_active(&machine)? == "inactive",
-        "etcd runs without a configuration: {}",
+        "etcd is running without a configuration: {}",
         is_active(&machine)?
     );
     unit.hook("start", &[HEALTHY])?;
-    ensure!(unit.told("version")?.starts_with("3.4"), "another version: {}", unit.told("version")?);
-    ensure!(machine.path(CONFIG)?.exists(), "{CONFIG} is not there");
-    listens_on_loopback_alone(&machine)?;
-    let told = scenario::tell(&machine)?;
+    ensure!(unit.trace("version")?.starts_with("3.4"), "wrong version: {}", unit.trace("version")?);
+    ensure!(machine.path(CONFIG)?.exists(), "{CONFIG} does not exist");
+    check_listens_on_loopback_only(&machine)?;
+    let summary = scenario::round_trip(&machine)?;
 
     let before = scenario::digest(&machine)?;
     machine.run(&["snap", "refresh", "etcd"])?;
     scenario::wait_until_healthy(&machine)?;
     unit.hook("update-status", &[HEALTHY])?;
-    ensure!(unit.told("version")?.starts_with("3.5"), "it was not refreshed: {}", unit.told("version")?);
-    ensure!(scenario::digest(&machine)? == before, "after a refresh the keys are others");
+    ensure!(
+        unit.trace("version")?.starts_with("3.5"),
+        "the snap was not refreshed: {}",
+        unit.trace("version")?
+    );
+    ensure!(scenario::digest(&machine)? == before, "the keys changed after a refresh");
     let pid = pid(&machine)?;
     unit.configure(&[("channel", json!("latest/edge"))])?;
     unit.hook("config-changed", &[HEALTHY])?;
-    ensure!(self::pid(&machine)? == pid, "etcd was restarted for a channel");
+    ensure!(self::pid(&machine)? == pid, "etcd was restarted for a new channel");
     let saved = unit.action("snapshot", json!({}))?;
     unit.action("restore", json!({"snapshot": saved["snapshot.path"]}))?;
     unit.hook("stop", &["maintenance etcd is stopped"])?;
-    ensure!(is_active(&machine)? == "inactive", "etcd runs after its unit's end");
-    Ok(told)
+    ensure!(is_active(&machine)? == "inactive", "etcd is running after the unit was stopped");
+    Ok(summary)
 }
 
-/// Its data on a storage: not where the snap is confined from, and then where it has to be let to.
-pub fn stored(stage: &Stage) -> Result<String> {
-    let machine = empty(stage)?;
-    put_snapd(&machine)?;
+/// With a storage: first at a path that the snap cannot use, then at one for which its plug has to be connected.
+pub fn stored(test_bed: &TestBed) -> Result<String> {
+    let machine = empty(test_bed)?;
+    install_fake_snapd(&machine)?;
     let unit = Unit::deploy(&machine)?;
     machine.run(&["mkdir", "-p", "/var/lib/juju/storage/data/0", "/media/etcd"])?;
-    unit.store("/var/lib/juju/storage/data/0")?;
+    unit.attach_storage("/var/lib/juju/storage/data/0")?;
     unit.hook(
         "install",
         &["blocked the etcd snap cannot use the storage", "/var/lib/juju/storage/data/0/etcd"],
     )?;
-    ensure!(!machine.path("/snap/etcd")?.exists(), "the snap was installed all the same");
-    unit.store("/media/etcd")?;
+    ensure!(
+        !machine.path("/snap/etcd")?.exists(),
+        "the snap was installed although it cannot use the storage"
+    );
+    unit.attach_storage("/media/etcd")?;
     unit.hook("start", &[HEALTHY])?;
     ensure!(machine.path("/media/etcd/etcd/member/snap/db")?.exists(), "the data is not on the storage");
     scenario::fill(&machine)?;
     let before = scenario::digest(&machine)?;
     let saved = unit.action("snapshot", json!({}))?;
-    scenario::wreck(&machine)?;
+    scenario::damage(&machine)?;
     unit.action("restore", json!({"snapshot": saved["snapshot.path"]}))?;
-    ensure!(scenario::digest(&machine)? == before, "the keys are not those of the snapshot");
+    ensure!(scenario::digest(&machine)? == before, "the keys differ from those of the snapshot");
     unit.hook("update-status", &[HEALTHY])?;
-    Ok("refused below /var/lib/juju; let to /media by snapd, and restored there".to_owned())
+    Ok("refused in /var/lib/juju; connected to /media, and restored there".to_owned())
 }
 
-/// Two revisions of the snap, and what tells the charm that there is snapd.
-fn put_snapd(machine: &Machine) -> Result<()> {
+/// Installs the fake `snap` with two revisions of etcd, and the socket by which the charm detects snapd.
+fn install_fake_snapd(machine: &Machine) -> Result<()> {
     machine.write("/usr/bin/snap", SNAP)?;
     machine.run(&["chmod", "755", "/usr/bin/snap"])?;
     machine.write("/run/snapd.socket", "")?;
@@ -87,15 +95,15 @@ fn put_snapd(machine: &Machine) -> Result<()> {
     for (revision, release) in [("230", &etcd::OLD), ("231", &etcd::NEW)] {
         let bin = etcd::ensure(&target, release)?;
         for program in ["etcd", "etcdctl"] {
-            machine.copy_in(&bin.join(program), &format!("/opt/played/{revision}/{program}"))?;
+            machine.copy_in(&bin.join(program), &format!("/opt/fake-snap/{revision}/{program}"))?;
         }
     }
     machine.run(&["ln", "-s", "/snap/bin/etcd.etcdctl", "/usr/local/sbin/etcdctl"]).map(drop)
 }
 
 fn is_active(machine: &Machine) -> Result<String> {
-    let said = machine.attempt(&["systemctl", "is-active", "snap.etcd.etcd.service"])?;
-    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
+    let output = machine.attempt(&["systemctl", "is-active", "snap.etcd.etcd.service"])?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn pid(machine: &Machine) -> Result<String> {

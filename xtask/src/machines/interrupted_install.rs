@@ -1,98 +1,102 @@
-//! The charm's installation, broken off: by the power, and by a signal that nothing survives.
+//! The charm's installation, interrupted by a power failure and by SIGKILL.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::charm::{DATA, HEALTHY, empty, listens_on_loopback_alone, offer_packages};
+use super::charm::{DATA, HEALTHY, check_listens_on_loopback_only, empty, offer_packages};
 use super::machine::Machine;
+use super::scenario;
+use super::test_bed::TestBed;
 use super::unit::Unit;
-use super::{Stage, scenario};
 
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d/etcd-charm.conf";
-/// dpkg has done its work, and apt comes to no end.
+/// Makes apt wait after dpkg has finished.
 const WAIT: &str =
     "DPkg::Post-Invoke { \"touch /run/installed; while [ -e /etc/apt/wait ]; do sleep 0.1; done\"; };\n";
-/// A unit whose etcd takes its time.
+/// Makes etcd slow to start.
 const SLOW: &str = "[Service]\nExecStartPre=/bin/sleep 3\n";
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 const POINTS: u32 = 6;
 
-/// The package is installed, and would start its own etcd at the next boot. Then: who else has the data while the first
-/// hook that makes it is at work?
-pub fn power_lost(stage: &Stage) -> Result<String> {
-    let mut machine = empty(stage)?;
+/// The power fails when the package is installed, and its etcd would start at the next boot. Then: while the next hook
+/// creates the data, nothing else can lock it.
+pub fn power_lost(test_bed: &TestBed) -> Result<String> {
+    let mut machine = empty(test_bed)?;
     offer_packages(&machine)?;
     machine.write("/etc/apt/apt.conf.d/wait", WAIT)?;
     machine.write("/etc/apt/wait", "")?;
     let mut hook = Unit::deploy(&machine)?.start("install")?;
     wait_for(&machine, "/run/installed")?;
     machine.reboot()?;
-    hook.wait().context("waiting for a hook without power")?;
-    ensure!(machine.path("/usr/bin/etcd")?.exists(), "nothing was installed: the power was lost too early");
-    ensure!(!machine.path(&format!("{DATA}/member"))?.exists(), "etcd has made data that is nobody's");
+    hook.wait().context("waiting for the interrupted hook")?;
+    ensure!(machine.path("/usr/bin/etcd")?.exists(), "nothing was installed: the power failed too early");
+    ensure!(!machine.path(&format!("{DATA}/member"))?.exists(), "etcd created data before it was configured");
     machine.run(&["rm", "/etc/apt/wait"])?;
 
     machine.write("/etc/systemd/system/etcd.service.d/slow.conf", SLOW)?;
-    let unit = Unit::again(&machine);
+    let unit = Unit::existing(&machine);
     let mut hook = unit.start("start")?;
     wait_for(&machine, &format!("{DATA}/.etcd-charm.json"))?;
-    // The record is there an instant before the lock.
+    // The hook writes the record shortly before it takes the lock.
     sleep(Duration::from_millis(500));
-    ensure!(!is_free(&machine)?, "others could work on the data that a hook was making");
+    ensure!(!is_unlocked(&machine)?, "the data was not locked while a hook created it");
     hook.wait().context("waiting for a hook")?;
-    unit.said("start", &[HEALTHY])?;
-    ensure!(is_free(&machine)?, "an ended hook has kept the data");
-    ensure!(!machine.path(DROP_IN)?.exists(), "{DROP_IN} keeps etcd from starting");
-    listens_on_loopback_alone(&machine)?;
-    let told = scenario::tell(&machine)?;
+    unit.check_status("start", &[HEALTHY])?;
+    ensure!(is_unlocked(&machine)?, "the data is still locked after the hook");
+    ensure!(!machine.path(DROP_IN)?.exists(), "{DROP_IN} still prevents etcd from starting");
+    check_listens_on_loopback_only(&machine)?;
+    let summary = scenario::round_trip(&machine)?;
     machine.reboot()?;
     scenario::wait_until_healthy(&machine)?;
-    Ok(told)
+    Ok(summary)
 }
 
-/// After each, the next hook goes on where the dead one was, and a unit that is removed instead leaves nothing that would
-/// keep others' etcd from starting.
-pub fn killed(stage: &Stage) -> Result<String> {
-    let machine = empty(stage)?;
+/// After each kill, the next hook continues the installation. If the unit is removed instead, nothing is left that would
+/// prevent another etcd from starting.
+pub fn killed(test_bed: &TestBed) -> Result<String> {
+    let machine = empty(test_bed)?;
     offer_packages(&machine)?;
     let unit = Unit::deploy(&machine)?;
     let began = Instant::now();
     unit.hook("install", &[HEALTHY])?;
-    let whole = began.elapsed();
+    let duration = began.elapsed();
     for point in 0..POINTS {
         purge(&machine)?;
         let mut hook = unit.start("install")?;
-        sleep(whole * point / POINTS);
-        kill(&machine)?;
+        sleep(duration * point / POINTS);
+        kill_hook(&machine)?;
         hook.wait().context("waiting for a killed hook")?;
-        settle(&unit).with_context(|| format!("killed after {point} parts of {POINTS}"))?;
+        wait_until_installed(&unit).with_context(|| format!("killed after {point}/{POINTS} of the time"))?;
         scenario::fill(&machine)?;
     }
     purge(&machine)?;
     let mut hook = unit.start("install")?;
     wait_for(&machine, DROP_IN)?;
-    kill(&machine)?;
+    kill_hook(&machine)?;
     hook.wait().context("waiting for a killed hook")?;
     unit.hook("remove", &["maintenance"])?;
-    ensure!(!machine.path(DROP_IN)?.exists(), "a removed unit has left {DROP_IN}");
-    Ok(format!("each time the next hook made it whole; undisturbed it takes {:.1} s", whole.as_secs_f64()))
+    ensure!(!machine.path(DROP_IN)?.exists(), "the removed unit left {DROP_IN}");
+    Ok(format!(
+        "the next hook completed it each time; without interruption it takes {:.1} s",
+        duration.as_secs_f64()
+    ))
 }
 
-/// What was killed may go on for a while without its parent, as dpkg does; the hook then says what it waits for.
-fn settle(unit: &Unit<'_>) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
+/// Children of the killed hook, such as dpkg, may run for a while longer; meanwhile the next hook reports that it waits.
+fn wait_until_installed(unit: &Unit<'_>) -> Result<()> {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match unit.hook("update-status", &[HEALTHY]) {
-            Err(error) if Instant::now() > until => return Err(error),
+            Err(error) if Instant::now() > deadline => return Err(error),
             Err(_) => sleep(Duration::from_millis(500)),
             Ok(()) => return Ok(()),
         }
     }
 }
 
-pub(super) fn kill(machine: &Machine) -> Result<()> {
+pub(super) fn kill_hook(machine: &Machine) -> Result<()> {
     let script =
         "for at in /proc/[0-9]*; do [ \"$(cat $at/comm)\" != reconcile ] || kill -9 ${at#/proc/}; done";
     machine.run(&["sh", "-c", script]).map(drop)
@@ -105,15 +109,15 @@ fn purge(machine: &Machine) -> Result<()> {
     machine.run(&["rm", "-rf", "/var/lib/etcd", "/etc/default/etcd", "/etc/etcd"]).map(drop)
 }
 
-fn is_free(machine: &Machine) -> Result<bool> {
+fn is_unlocked(machine: &Machine) -> Result<bool> {
     Ok(machine.attempt(&["flock", "--nonblock", DATA, "true"])?.status.success())
 }
 
 pub(super) fn wait_for(machine: &Machine, file: &str) -> Result<()> {
-    let until = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !machine.path(file)?.exists() {
-        if Instant::now() > until {
-            bail!("{file} does not come");
+        if Instant::now() > deadline {
+            bail!("{file} was not created in time");
         }
         sleep(Duration::from_millis(5));
     }

@@ -1,18 +1,18 @@
 #!/bin/sh
-# Stands in for kubelet: a pod runs as long as its manifest lies in the directory. etcd gets a root, a mount namespace and
-# processes of its own, with the directories of its hostPath volumes; the API server is something that runs.
+# A fake kubelet: a pod runs as long as its manifest is in the directory. etcd runs in its own root, mount and pid
+# namespace, with the directories of its hostPath volumes. The API server is only a process.
 set -eu
 
 manifests=/etc/kubernetes/manifests
 state=/run/kubelet
 mkdir -p "$state"
 
-say() { echo "$*" >>/var/log/kubelet.log; }
+log() { echo "$*" >>/var/log/kubelet.log; }
 
-words() { sed -n '/^  - command:/,/^    image:/s/^    - //p' "$1"; }
+command_of() { sed -n '/^  - command:/,/^    image:/s/^    - //p' "$1"; }
 
 start_etcd() {
-    # As a container's, its programs are not the machine's: they are in /opt/image.
+    # As in a container, the programs are not those of the machine. They are in /opt/image.
     unshare --mount --pid --fork --kill-child sh -c '
         root=$1; shift
         mkdir -p "$root"
@@ -26,12 +26,12 @@ start_etcd() {
         mount -t proc proc proc
         pivot_root . machine
         exec /machine/usr/bin/env -i PATH=/usr/local/bin "$@"
-    ' sh "$state/etcd-root" $(words "$manifests/etcd.yaml") >>/var/log/etcd.log 2>&1 &
+    ' sh "$state/etcd-root" $(command_of "$manifests/etcd.yaml") >>/var/log/etcd.log 2>&1 &
 }
 
 start_kube_apiserver() { sleep infinity & }
 
-# A pod gets SIGTERM, as its own first process, and is waited for.
+# Sends SIGTERM to the pod's first process, and waits for it.
 stop() {
     pid=$(cat "$state/$1")
     main=$(cat "/proc/$pid/task/$pid/children")
@@ -45,10 +45,10 @@ while :; do
         if [ -f "$manifests/$pod.yaml" ] && [ ! -f "$state/$pod" ]; then
             case $pod in etcd) start_etcd ;; *) start_kube_apiserver ;; esac
             echo $! >"$state/$pod"
-            say "started $pod"
+            log "started $pod"
         elif [ ! -f "$manifests/$pod.yaml" ] && [ -f "$state/$pod" ]; then
             stop "$pod"
-            say "stopped $pod"
+            log "stopped $pod"
         fi
     done
     sleep 0.2

@@ -1,7 +1,7 @@
-//! Owns one machine: a real systemd over a tree of its own, with processes and a network of its own.
+//! One machine: a real systemd in a container, with its own files, processes and network.
 //!
-//! It must never touch this machine: all that the other writes goes to a private directory that is removed with it, and
-//! its network has no way out.
+//! Never changes this computer: everything that the machine writes goes to a private directory, which is removed with the
+//! machine. Its network has no connection to any other.
 
 use std::fs;
 use std::io::Write;
@@ -16,16 +16,16 @@ use tempfile::TempDir;
 
 use crate::{command, interrupt};
 
-/// What happens in namespaces of its own before a machine boots, and after its end.
+/// The script that runs in the machine's namespaces before it boots, and after its end.
 pub const SCRIPT: &str = include_str!("machine.sh");
-/// A small Debian boots within 2 s.
-const BOOT: Duration = Duration::from_secs(90);
-/// How long the kernel may take to end what ran there.
-const END: Duration = Duration::from_secs(20);
-/// How long a command on a machine may take, in seconds: longer than a restore waits for anything in it.
-const PATIENCE: &str = "300";
+/// Time limit of a boot. A small Debian boots within 2 s.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time limit for the kernel to end the machine's processes.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time limit of a command on a machine, in seconds: longer than any time limit in a restore.
+const COMMAND_TIMEOUT: &str = "300";
 
-/// A machine that runs; dropping it is pulling its plug, and removes what it wrote.
+/// A running machine. Dropping it cuts its power, and removes everything that it wrote.
 pub struct Machine {
     name: String,
     root: PathBuf,
@@ -34,21 +34,21 @@ pub struct Machine {
     power: Option<Power>,
 }
 
-/// What runs while the machine is on.
+/// The processes of a machine that is on.
 struct Power {
     supervisor: Child,
-    /// The machine's first process, as this machine numbers it.
+    /// The pid of the machine's first process, in this computer's pid namespace.
     init: u32,
 }
 
 impl Machine {
-    /// Boots a machine on the tree `root`, which stays as it is.
+    /// Boots a machine on the tree `root`, which it does not change.
     pub fn boot(root: &Path) -> Result<Self> {
-        let shelf = root.parent().context("the machines' tree has no parent")?;
-        let home = tempfile::Builder::new().prefix("machine-").tempdir_in(shelf)?;
+        let parent = root.parent().context("the tree has no parent directory")?;
+        let home = tempfile::Builder::new().prefix("machine-").tempdir_in(parent)?;
         let name = home.path().file_name().unwrap_or_default().to_string_lossy().replace("machine-", "etcd-");
         fs::write(home.path().join("machine.sh"), SCRIPT).context("writing machine.sh")?;
-        // Every file with its owner and its labels, as it was unpacked.
+        // With owners and extended attributes.
         command::output(
             Command::new("cp").arg("--archive").args([root.join("var"), home.path().join("var")]),
         )?;
@@ -57,29 +57,29 @@ impl Machine {
         Ok(machine)
     }
 
-    /// From now on every program that is run there finds this in its environment.
+    /// Sets a variable for every program that is run on the machine from now on.
     pub fn set(&mut self, name: &str, value: &str) {
         self.variables.push((name.to_owned(), value.to_owned()));
     }
 
-    /// Runs a program there to its end, as root, and returns what it printed; an error has its last words.
+    /// Runs a program on the machine as root, and returns its stdout. An error contains the end of its stderr.
     pub fn run(&self, words: &[&str]) -> Result<String> {
         command::output(&mut self.enter(words)?)
             .with_context(|| format!("on the machine: {}", words.join(" ")))
     }
 
-    /// The same for a program whose failure is the caller's to judge.
+    /// Runs a program on the machine as root, and returns its output even if it fails.
     pub fn attempt(&self, words: &[&str]) -> Result<Output> {
         let output = self.enter(words)?.stdin(Stdio::null()).output();
         interrupt::check()?;
         output.with_context(|| format!("entering the machine {}", self.name))
     }
 
-    /// Runs a program there with `input` as its standard input.
+    /// Runs a program on the machine with `input` as its stdin.
     pub fn feed(&self, words: &[&str], input: &str) -> Result<()> {
         let mut child = self.enter(words)?.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes()).with_context(|| format!("telling {}", words.join(" ")))?;
+            stdin.write_all(input.as_bytes()).with_context(|| format!("writing to {}", words.join(" ")))?;
         }
         let status = child.wait()?;
         interrupt::check()?;
@@ -89,14 +89,14 @@ impl Machine {
         Ok(())
     }
 
-    /// A program there that is not waited for.
+    /// Starts a program on the machine and does not wait for it.
     pub fn start(&self, words: &[&str]) -> Result<Child> {
         let mut command = self.enter(words)?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().with_context(|| format!("entering the machine {}", self.name))
     }
 
-    /// Copies a file of this machine there, modes kept, directories made.
+    /// Copies a file of this computer to the machine, with its mode. Creates directories as needed.
     pub fn copy_in(&self, from: &Path, to: &str) -> Result<()> {
         let inside = self.path(to)?;
         fs::create_dir_all(inside.parent().unwrap_or(Path::new("/")))?;
@@ -107,31 +107,32 @@ impl Machine {
         copied.with_context(|| format!("copying {} to the machine", from.display()))
     }
 
-    /// Writes a file there, of root, readable by all, directories made.
+    /// Writes a file on the machine, owned by root and readable by everyone. Creates directories as needed.
     pub fn write(&self, path: &str, text: &str) -> Result<()> {
         let inside = self.path(path)?;
         fs::create_dir_all(inside.parent().unwrap_or(Path::new("/")))?;
         fs::write(&inside, text).with_context(|| format!("writing {path} on the machine"))
     }
 
-    /// Where a path there is on this machine. Good until the next reboot. A symlink there would lead elsewhere here.
+    /// Returns the path on this computer of a path on the machine. Valid until the next reboot. The path must not contain
+    /// symlinks: they would be resolved on this computer.
     pub fn path(&self, path: &str) -> Result<PathBuf> {
         Ok(PathBuf::from(format!("/proc/{}/root{path}", self.init()?)))
     }
 
-    /// The machine's first process, as this machine numbers it: for its network.
+    /// Returns the pid of the machine's first process, by which its network can be entered.
     pub fn init(&self) -> Result<u32> {
         Ok(self.power.as_ref().context("the machine is off")?.init)
     }
 
-    /// Runs this machine's `ip` in the network of that one.
+    /// Runs this computer's `ip` in the machine's network.
     pub fn ip(&self, words: &[&str]) -> Result<()> {
         let mut ip = Command::new("nsenter");
         ip.args(["--net", "--target", &self.init()?.to_string(), "ip"]).args(words);
         command::output(&mut ip).map(drop)
     }
 
-    /// Pulls the plug and boots again: nothing there hears of it, and what was written to files is kept.
+    /// Cuts the power and boots again. No program gets a signal; everything that was written to files is kept.
     pub fn reboot(&mut self) -> Result<()> {
         self.switch_off()?;
         self.switch_on()
@@ -140,7 +141,7 @@ impl Machine {
     fn enter(&self, words: &[&str]) -> Result<Command> {
         let mut command = Command::new("timeout");
         command
-            .args(["--kill-after=5", PATIENCE, "nsenter", "--all", "--target"])
+            .args(["--kill-after=5", COMMAND_TIMEOUT, "nsenter", "--all", "--target"])
             .arg(self.init()?.to_string())
             .arg("--")
             .args(words)
@@ -158,7 +159,7 @@ impl Machine {
     fn switch_on(&mut self) -> Result<()> {
         let console = fs::File::create(self.home.path().join("console"))?;
         let supervisor = Command::new("setpriv")
-            // Whatever becomes of us, no machine is left running: the kernel ends a namespace with its first process.
+            // If this process dies, the machine ends too: the kernel ends a pid namespace with its first process.
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"])
             .args(["--mount-proc", "sh"])
             .arg(self.script())
@@ -170,17 +171,17 @@ impl Machine {
             .spawn()
             .context("setpriv could not be started")?;
         self.power = Some(Power { supervisor, init: 0 });
-        let until = Instant::now() + BOOT;
+        let deadline = Instant::now() + BOOT_TIMEOUT;
         while !self.is_up()? {
-            if Instant::now() > until {
-                bail!("the machine did not boot within {} s:\n{}", BOOT.as_secs(), self.console());
+            if Instant::now() > deadline {
+                bail!("the machine did not boot within {} s:\n{}", BOOT_TIMEOUT.as_secs(), self.console());
             }
             sleep(Duration::from_millis(50));
         }
         Ok(())
     }
 
-    /// Whether its systemd says that all was started, or that all was tried.
+    /// Whether systemd has started everything, or has tried to.
     fn is_up(&mut self) -> Result<bool> {
         interrupt::check()?;
         let console = self.console();
@@ -190,8 +191,8 @@ impl Machine {
         }
         let Some(init) = first_process(power.supervisor.id()) else { return Ok(false) };
         power.init = init;
-        let said = self.attempt(&["systemctl", "is-system-running"])?;
-        Ok(["running", "degraded"].contains(&String::from_utf8_lossy(&said.stdout).trim()))
+        let output = self.attempt(&["systemctl", "is-system-running"])?;
+        Ok(["running", "degraded"].contains(&String::from_utf8_lossy(&output.stdout).trim()))
     }
 
     fn console(&self) -> String {
@@ -200,11 +201,11 @@ impl Machine {
 
     fn switch_off(&mut self) -> Result<()> {
         let Some(mut power) = self.power.take() else { return Ok(()) };
-        power.supervisor.kill().context("pulling a machine's plug")?;
-        power.supervisor.wait().context("waiting for a machine's end")?;
-        let until = Instant::now() + END;
+        power.supervisor.kill().context("killing the supervisor of a machine")?;
+        power.supervisor.wait().context("waiting for the end of a machine")?;
+        let deadline = Instant::now() + END_TIMEOUT;
         while power.init != 0 && Path::new("/proc").join(power.init.to_string()).exists() {
-            if Instant::now() > until {
+            if Instant::now() > deadline {
                 bail!("the machine {} did not end: pid {}", self.name, power.init);
             }
             sleep(Duration::from_millis(10));
@@ -223,10 +224,12 @@ impl Drop for Machine {
     }
 }
 
-/// The machine's first process: under unshare comes systemd-nspawn, the first of a namespace, and under that the machine.
+/// Returns the machine's first process. It is a child of systemd-nspawn, which is a child of unshare.
 fn first_process(unshare: u32) -> Option<u32> {
     children(unshare)?.into_iter().find_map(|nspawn| {
-        children(nspawn)?.into_iter().find(|child| numbers(*child).is_some_and(|all| all.ends_with(" 1")))
+        children(nspawn)?
+            .into_iter()
+            .find(|child| namespace_pids(*child).is_some_and(|pids| pids.ends_with(" 1")))
     })
 }
 
@@ -235,9 +238,9 @@ fn children(pid: u32) -> Option<Vec<u32>> {
     children.split_whitespace().map(|child| child.parse().ok()).collect()
 }
 
-/// A process's number in every namespace that it is in, the innermost last: `4711 17 1`.
-fn numbers(pid: u32) -> Option<String> {
+/// Returns the pids of a process in all its pid namespaces, the innermost last, such as `4711 17 1`.
+fn namespace_pids(pid: u32) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    Some(numbers.split_whitespace().collect::<Vec<_>>().join(" "))
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    Some(pids.split_whitespace().collect::<Vec<_>>().join(" "))
 }

@@ -1,14 +1,14 @@
 #!/bin/sh
-# What must happen in a mount and network namespace of its own before a machine can boot, and after it is off.
+# Runs in a new mount and network namespace: before a machine boots, and after it is off.
 #
-#   machine.sh boot NAME ROOT HOME    boots the tree ROOT, which stays as it is: what the machine writes goes to HOME
-#   machine.sh sweep NAME             removes the control groups that the machine left
-#   machine.sh try NAME               the first steps of a boot, and nothing is left of them
+#   machine.sh boot NAME ROOT HOME    boots the tree ROOT without changing it: the machine writes to HOME
+#   machine.sh sweep NAME             removes the machine's control groups
+#   machine.sh try NAME               tries the first steps of a boot, and leaves nothing behind
 set -eu
 
 control_groups() {
     umount --recursive /sys/fs/cgroup 2>/dev/null || true
-    # A new network namespace shows its devices only in a /sys of its own.
+    # The devices of a new network namespace are visible only in a new /sys.
     mount -t sysfs sysfs /sys
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
 }
@@ -17,12 +17,12 @@ boot() {
     name=$1 root=$2 home=$3
     ip link set lo up
     control_groups
-    # Two machines in one control group would end each other's units.
+    # Two machines in one control group would stop each other's units.
     mkdir -p "/sys/fs/cgroup/$name"
     echo $$ >"/sys/fs/cgroup/$name/cgroup.procs"
     mkdir -p "$home/upper" "$home/work" "$home/root" "$home/var"
     mount -t overlay overlay -o "lowerdir=$root,upperdir=$home/upper,workdir=$home/work" "$home/root"
-    # Data lies on the disk itself, and not on a file system that only machines of this kind have.
+    # /var is on the disk itself: real machines do not have their data on an overlay.
     exec systemd-nspawn --quiet --machine="$name" --directory="$home/root" --bind="$home/var:/var" \
         --boot --register=no --keep-unit --console=pipe
 }
@@ -41,6 +41,6 @@ try() {
     mount -t overlay overlay -o lowerdir=/mnt/lower,upperdir=/mnt/upper,workdir=/mnt/work /mnt/lower
 }
 
-verb=$1
+command=$1
 shift
-"$verb" "$@"
+"$command" "$@"

@@ -1,4 +1,4 @@
-//! The home that kubeadm makes: etcd in a static pod, and an API server that must not see its store come and go.
+//! etcd in a static pod, as kubeadm sets it up, with an API server that must not run while etcd is being restored.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -7,7 +7,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::certificates::{Authority, Use};
 use super::machine::Machine;
-use super::{Stage, certificates, scenario};
+use super::test_bed::TestBed;
+use super::{certificates, scenario};
 use crate::etcd;
 
 const PKI: &str = "/etc/kubernetes/pki/etcd";
@@ -19,7 +20,7 @@ KillMode=mixed
 [Install]
 WantedBy=multi-user.target
 ";
-/// As kubeadm writes it, but for the image and the probes; the data is on another disk, as on many machines.
+/// The manifest as kubeadm writes it, without image and probes. The data is on another disk, as on many machines.
 const ETCD: &str = "\
 apiVersion: v1
 kind: Pod
@@ -71,18 +72,18 @@ spec:
     image: kube-apiserver
 ";
 
-/// The whole story, on the newer etcd, with TLS. The machine has no etcd of its own at first.
-pub fn kubeadm(stage: &Stage) -> Result<String> {
-    let mut machine = control_plane(stage, ETCD)?;
-    let pid = etcds_pid(&machine)?;
+/// A round trip on the newer etcd, with TLS. At first the machine has no etcdctl outside the pod.
+pub fn kubeadm(test_bed: &TestBed) -> Result<String> {
+    let mut machine = control_plane(test_bed, ETCD)?;
+    let pid = etcd_pid(&machine)?;
     let advice = format!("install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd");
     scenario::refused(&machine, "snapshot", &[], &["etcdctl", &advice])?;
-    // What the refusal says to type.
+    // The command in the refusal.
     machine.run(&["sh", "-c", &format!("{advice}*")])?;
     scenario::wait_until_healthy(&machine)?;
 
-    let told = scenario::tell(&machine)?;
-    // kubelet sees the API server's manifest a moment after restore has ended.
+    let summary = scenario::round_trip(&machine)?;
+    // kubelet notices the API server's manifest shortly after the restore has ended.
     let script = "until tail -n 1 /var/log/kubelet.log | grep -q apiserver; do sleep 0.1; done; cat /var/log/kubelet.log";
     let log = machine.run(&["timeout", "10", "sh", "-c", script])?;
     let events: Vec<&str> = log.lines().skip(2).collect();
@@ -90,7 +91,7 @@ pub fn kubeadm(stage: &Stage) -> Result<String> {
     ensure!(
         stops.iter().all(|event| event.starts_with("stopped"))
             && starts == ["started etcd", "started kube-apiserver"],
-        "the pods were stopped and started in another order: {events:?}"
+        "the pods were stopped and started in the wrong order: {events:?}"
     );
     let manifests = machine.run(&["ls", "/etc/kubernetes", "/etc/kubernetes/manifests"])?;
     ensure!(
@@ -98,66 +99,66 @@ pub fn kubeadm(stage: &Stage) -> Result<String> {
         "manifests:\n{manifests}"
     );
 
-    scenario::lock(&mut machine)?;
+    scenario::enable_auth(&mut machine)?;
     let archive = scenario::snapshot(&machine)?;
     let before = scenario::digest(&machine)?;
-    scenario::wreck(&machine)?;
-    let words = [format!("snapshot={archive}"), "bump-revision=off".to_owned()];
-    let restored = scenario::action(&machine, "restore", &words.each_ref().map(String::as_str))?;
+    scenario::damage(&machine)?;
+    let arguments = [format!("snapshot={archive}"), "bump-revision=off".to_owned()];
+    let restored = scenario::action(&machine, "restore", &arguments.each_ref().map(String::as_str))?;
     ensure!(
         scenario::digest(&machine)? == before,
-        "with authentication on, the keys are not those of the snapshot"
+        "with authentication, the keys differ from those of the snapshot"
     );
     let warning = scenario::text(&restored, &["restore", "warning"])?;
     let restarts =
         ["kube-apiserver is restarted with etcd", "restart kube-controller-manager and kube-scheduler"];
     ensure!(restarts.iter().all(|part| warning.contains(part)), "{warning}");
-    with_an_expired_pair(&machine)?;
+    with_an_expired_certificate(&machine)?;
     Ok(format!(
-        "{told}, and with authentication on; says what to restart; reached past a pair that has expired"
+        "{summary}, and with authentication; reported what to restart; connected despite an expired certificate"
     ))
 }
 
-/// The whole story without TLS, without and with authentication: as on machines whose etcd listens on the loopback alone.
-pub fn plain(stage: &Stage) -> Result<String> {
+/// Round trips without TLS, without and with authentication, as on machines whose etcd listens only on loopback.
+pub fn plain(test_bed: &TestBed) -> Result<String> {
     let manifest: String = ETCD
         .lines()
         .filter(|line| !line.contains("-file=") && !line.contains("--client-cert-auth"))
         .map(|line| line.replace("https://", "http://") + "\n")
         .collect();
-    let mut machine = control_plane(stage, &manifest)?;
-    etcds_pid(&machine)?;
+    let mut machine = control_plane(test_bed, &manifest)?;
+    etcd_pid(&machine)?;
     machine.run(&["sh", "-c", "install -t /usr/local/bin /opt/image/*"])?;
     scenario::wait_until_healthy(&machine)?;
-    let told = scenario::tell_twice(&mut machine)?;
-    with_an_api_server_written_anew(&machine)?;
-    Ok(told)
+    let summary = scenario::round_trip_with_and_without_auth(&mut machine)?;
+    with_a_rewritten_api_server_manifest(&machine)?;
+    Ok(summary)
 }
 
-/// Somebody, or kubeadm, writes the API server's manifest while it is put away: which of the two is meant nobody knows. etcd
-/// serves the restored data by then, and the restore is no success until the API server is back.
-fn with_an_api_server_written_anew(machine: &Machine) -> Result<()> {
+/// An operator, or kubeadm, writes the API server's manifest while the old one is moved away, so it is unknown which of the
+/// two is meant. etcd is serving the restored data then, but the restore fails until the API server can be started.
+fn with_a_rewritten_api_server_manifest(machine: &Machine) -> Result<()> {
     let archive = scenario::snapshot(machine)?;
     let before = scenario::digest(machine)?;
-    scenario::wreck(machine)?;
-    let [put_away, live] = ["-parked-by-restore", ""]
+    scenario::damage(machine)?;
+    let [parked, live] = ["-parked-by-restore", ""]
         .map(|which| format!("/etc/kubernetes/manifests{which}/kube-apiserver.yaml"));
-    let script = format!("until test -e {put_away}; do :; done; cp {put_away} {live}");
-    let mut somebody = machine.start(&["sh", "-c", &script])?;
-    let said = ["remove one", "etcd serves the restored data", "restore --recover"];
-    scenario::failed(machine, "restore", &[&format!("snapshot={archive}")], &said)?;
-    somebody.wait()?;
-    ensure!(scenario::digest(machine)? == before, "the keys are not those of the snapshot");
-    machine.run(&["rm", &put_away])?;
+    let script = format!("until test -e {parked}; do :; done; cp {parked} {live}");
+    let mut operator = machine.start(&["sh", "-c", &script])?;
+    let parts = ["remove one", "etcd serves the restored data", "restore --recover"];
+    scenario::failed(machine, "restore", &[&format!("snapshot={archive}")], &parts)?;
+    operator.wait()?;
+    ensure!(scenario::digest(machine)? == before, "the keys differ from those of the snapshot");
+    machine.run(&["rm", &parked])?;
     let recovered = scenario::action(machine, "restore", &["--recover"])?;
-    let words = scenario::text(&recovered, &["restore", "recovered"])?;
-    ensure!(words.contains("was finished"), "{words}");
+    let outcome = scenario::text(&recovered, &["restore", "recovered"])?;
+    ensure!(outcome.contains("was finished"), "{outcome}");
     ensure!(scenario::digest(machine)? == before, "the recovery changed the keys");
-    scenario::nothing_is_left(machine)
+    scenario::check_nothing_is_left(machine)
 }
 
-/// The pair for health checks has expired, and the server's is for servers only: there is still the API server's.
-fn with_an_expired_pair(machine: &Machine) -> Result<()> {
+/// The certificate for health checks has expired, and the server's is for servers only. The API server's still works.
+fn with_an_expired_certificate(machine: &Machine) -> Result<()> {
     for ending in ["crt", "key"] {
         let (expired, first) =
             (format!("{PKI}/expired.{ending}"), format!("{PKI}/healthcheck-client.{ending}"));
@@ -168,10 +169,10 @@ fn with_an_expired_pair(machine: &Machine) -> Result<()> {
     scenario::snapshot(machine).map(drop)
 }
 
-/// The machine loses its power with the manifests put away: kubelet alone would start neither etcd nor the API server.
-pub fn power_lost(stage: &Stage) -> Result<String> {
-    let mut machine = control_plane(stage, ETCD)?;
-    etcds_pid(&machine)?;
+/// The power fails while the manifests are moved away: kubelet alone would start neither etcd nor the API server.
+pub fn power_lost(test_bed: &TestBed) -> Result<String> {
+    let mut machine = control_plane(test_bed, ETCD)?;
+    etcd_pid(&machine)?;
     machine.run(&["sh", "-c", "install -t /usr/local/bin /opt/image/*"])?;
     scenario::wait_until_healthy(&machine)?;
     scenario::fill(&machine)?;
@@ -180,34 +181,31 @@ pub fn power_lost(stage: &Stage) -> Result<String> {
     let mut restore = machine.start(&[&action, &format!("snapshot={archive}"), "skip-backup=true"])?;
     let parked = "/etc/kubernetes/manifests-parked-by-restore/etcd.yaml";
     while !machine.path(parked)?.exists() {
-        ensure!(restore.try_wait()?.is_none(), "the restore never parked the manifest");
+        ensure!(restore.try_wait()?.is_none(), "the restore ended before it moved the manifest away");
         sleep(Duration::from_millis(1));
     }
     machine.reboot()?;
     restore.wait()?;
-    ensure!(machine.path(parked)?.exists(), "the manifest came back by itself");
+    ensure!(machine.path(parked)?.exists(), "the manifest was moved back without a recovery");
     let recovered = scenario::action(&machine, "restore", &["--recover"])?;
     scenario::wait_until_healthy(&machine)?;
-    ensure!(
-        scenario::digest(&machine)? == before,
-        "the keys are neither those of the old data nor of the new"
-    );
+    ensure!(scenario::digest(&machine)? == before, "the keys are not those of the old data");
     let manifests = machine.run(&["ls", "/etc/kubernetes", "/etc/kubernetes/manifests"])?;
     ensure!(
         !manifests.contains("parked") && manifests.contains("kube-apiserver.yaml"),
         "manifests:\n{manifests}"
     );
-    scenario::nothing_is_left(&machine)?;
+    scenario::check_nothing_is_left(&machine)?;
     scenario::text(&recovered, &["restore", "recovered"])
 }
 
-/// A machine as kubeadm makes it, but for its kubelet.
-fn control_plane(stage: &Stage, manifest: &str) -> Result<Machine> {
-    let mut machine = stage.unit()?;
+/// Boots a machine as kubeadm sets it up, with a fake kubelet.
+fn control_plane(test_bed: &TestBed, manifest: &str) -> Result<Machine> {
+    let mut machine = test_bed.boot_with_programs()?;
     machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
     machine.run(&["rm", "/usr/bin/etcd", "/usr/bin/etcdctl"])?;
     machine.run(&["mkdir", "-p", "-m", "700", "/mnt/disk/etcd"])?;
-    let programs = etcd::ensure(&stage.target, &etcd::NEW)?;
+    let programs = etcd::ensure(&test_bed.target, &etcd::NEW)?;
     for program in ["etcd", "etcdctl", "etcdutl"] {
         machine.copy_in(&programs.join(program), &format!("/opt/image/{program}"))?;
     }
@@ -219,13 +217,13 @@ fn control_plane(stage: &Stage, manifest: &str) -> Result<Machine> {
     machine.write("/etc/systemd/system/kubelet.service", KUBELET_UNIT)?;
     machine.run(&["systemctl", "enable", "--now", "kubelet.service"])?;
     if manifest == ETCD {
-        certificates::use_them(&mut machine, PKI, "healthcheck-client", "https://127.0.0.1:2379");
+        certificates::configure_etcdctl(&mut machine, PKI, "healthcheck-client", "https://127.0.0.1:2379");
     }
     Ok(machine)
 }
 
 fn make_certificates(machine: &Machine) -> Result<()> {
-    let authority = Authority::found(machine, PKI)?;
+    let authority = Authority::create(machine, PKI)?;
     authority.sign(machine, "server", &certificates::LOOPBACK, &[Use::ServerAuth], 365)?;
     for (name, days) in [("healthcheck-client", 365), ("apiserver-etcd-client", 365), ("expired", 0)] {
         authority.sign(machine, name, &[], &[Use::ClientAuth], days)?;
@@ -237,7 +235,7 @@ fn make_certificates(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn etcds_pid(machine: &Machine) -> Result<String> {
+fn etcd_pid(machine: &Machine) -> Result<String> {
     let unshare = "/run/kubelet/etcd";
     let script = format!(
         "until [ -s {unshare} ]; do sleep 0.1; done; sleep 1; p=$(cat {unshare}); cat /proc/$p/task/$p/children"

@@ -1,6 +1,6 @@
-//! Owns the question whether machines can run here at all, and the answer to a plain want of packages.
+//! Whether this computer can boot machines, and the installation of the packages that this needs.
 //!
-//! It must never leave anything behind of what it tries, nor install anything that nobody asked for.
+//! The check leaves nothing behind. Packages are installed only on request.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +10,7 @@ use anyhow::Result;
 use super::machine::SCRIPT;
 use crate::command;
 
-/// Each program that machines take, and the Debian package that has it.
+/// The programs that machines need, each with its Debian package.
 const PROGRAMS: [(&str, &str); 7] = [
     ("debootstrap", "debootstrap"),
     ("systemd-nspawn", "systemd-container"),
@@ -21,41 +21,39 @@ const PROGRAMS: [(&str, &str); 7] = [
     ("openssl", "openssl"),
 ];
 
-/// Why machines cannot run here, in one sentence and without a full stop; `None` where they can.
-pub fn why_not() -> Option<String> {
+/// Returns why machines cannot run here, as a sentence without a full stop, or `None` if they can.
+pub fn unmet() -> Option<String> {
     if !is_root() {
-        return Some("only root can boot machines: sudo -E cargo xtask machines".to_owned());
+        return Some("only root can boot them; run: sudo -E cargo xtask machines".to_owned());
     }
-    match missing()[..] {
-        [] => refused().map(|why| format!("this machine lets nobody boot another in it: {why}")),
-        ref missing => {
-            Some(format!("machines take programs that are not here: apt-get install {}", missing.join(" ")))
-        }
+    match missing_packages()[..] {
+        [] => boot_error().map(|error| format!("this computer cannot boot containers: {error}")),
+        ref missing => Some(format!("programs are missing; run: apt-get install {}", missing.join(" "))),
     }
 }
 
-/// Installs the packages that are missing, and says so first. Where that cannot be, whoever takes machines says why.
+/// Installs the missing packages. If that fails, it prints the error, and running machines reports what is missing.
 pub fn install() -> Result<()> {
-    let missing = missing();
+    let missing = missing_packages();
     if missing.is_empty() || !is_root() {
         return Ok(());
     }
-    println!("installing what machines take: {}", missing.join(" "));
-    let apt = |words: &[&str]| {
-        let mut apt = Command::new("apt-get");
-        apt.env("DEBIAN_FRONTEND", "noninteractive").args(words);
-        command::run_well(&mut apt)
+    println!("installing packages for machines: {}", missing.join(" "));
+    let apt_get = |arguments: &[&str]| {
+        let mut apt_get = Command::new("apt-get");
+        apt_get.env("DEBIAN_FRONTEND", "noninteractive").args(arguments);
+        command::run_checked(&mut apt_get)
     };
-    let installed = apt(&["-qq", "update"])
-        .and_then(|()| apt(&[&["-qq", "install", "--no-install-recommends"], &missing[..]].concat()));
+    let installed = apt_get(&["-qq", "update"])
+        .and_then(|()| apt_get(&[&["-qq", "install", "--no-install-recommends"], &missing[..]].concat()));
     if let Err(error) = installed {
-        eprintln!("they could not be installed: {error:#}");
+        eprintln!("the packages could not be installed: {error:#}");
     }
     Ok(())
 }
 
-/// The packages that are missing, each once.
-fn missing() -> Vec<&'static str> {
+/// Returns the missing packages, each once.
+fn missing_packages() -> Vec<&'static str> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let has = |program: &str| std::env::split_paths(&path).any(|dir| dir.join(program).is_file());
     let mut missing: Vec<&str> =
@@ -64,11 +62,11 @@ fn missing() -> Vec<&'static str> {
     missing
 }
 
-/// What a container that only looks like a machine says to the first steps of a boot.
-fn refused() -> Option<String> {
-    let mut first = Command::new("unshare");
-    first.args(["--mount", "--net", "--pid", "--fork", "sh", "-c", SCRIPT, "machine.sh", "try"]);
-    let error = command::output(first.arg(format!("etcd-{}", std::process::id()))).err()?;
+/// Tries the first steps of a boot, and returns the error. They fail in a container without the needed privileges.
+fn boot_error() -> Option<String> {
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--mount", "--net", "--pid", "--fork", "sh", "-c", SCRIPT, "machine.sh", "try"]);
+    let error = command::output(unshare.arg(format!("etcd-{}", std::process::id()))).err()?;
     Some(error.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
 }
 

@@ -1,5 +1,5 @@
-//! A machine that loses its power while its data is restored: etcd's own boot finds one whole tree, and the next action
-//! finishes or undoes what was begun.
+//! A power failure during a restore: etcd boots on the complete old or the complete new data, and the next action completes
+//! the restore or rolls it back.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -7,20 +7,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 
 use super::machine::Machine;
-use super::{Stage, scenario};
+use super::scenario;
+use super::test_bed::TestBed;
 
 const WORK: &str = "/var/lib/etcd/default/.etcd-restore";
-/// A unit whose etcd takes its time, so that there is a moment to pull the plug in.
+/// Makes etcd slow to start and stop, so that there is time to cut the power.
 const SLOW: &str = "[Service]\nExecStop=/bin/sleep 2\nExecStartPre=/bin/sleep 2\n";
 
 /// A point of a restore.
 struct Point {
     name: &'static str,
-    /// The journal's phase there; none where there is no journal yet.
+    /// The phase in the journal, or `None` if there is no journal yet.
     phase: Option<&'static str>,
-    /// Whether etcd boots on the new data.
+    /// Whether etcd boots on the restored data.
     is_new: bool,
-    /// What the next action must say.
+    /// Part of the next action's report.
     recovered: &'static str,
 }
 
@@ -30,45 +31,45 @@ const POINTS: [Point; 3] = [
     Point { name: "exchanged", phase: Some("exchanging"), is_new: true, recovered: "was finished" },
 ];
 
-/// The three points, on one machine.
-pub fn thrice(stage: &Stage) -> Result<String> {
-    let mut machine = stage.unit()?;
+/// Cuts the power at three points, on one machine.
+pub fn at_three_points(test_bed: &TestBed) -> Result<String> {
+    let mut machine = test_bed.boot_with_programs()?;
     machine.write("/etc/systemd/system/etcd.service.d/slow.conf", SLOW)?;
     machine.run(&["systemctl", "daemon-reload"])?;
     scenario::fill(&machine)?;
     let archive = scenario::snapshot(&machine)?;
     let new = scenario::digest(&machine)?;
-    scenario::wreck(&machine)?;
+    scenario::damage(&machine)?;
     let old = scenario::digest(&machine)?;
-    let mut told = Vec::new();
+    let mut summary = Vec::new();
     for point in &POINTS {
-        pull_the_plug(&mut machine, &archive, point)?;
-        ensure!(is_at(&machine, point)?, "{}: the power went at another point", point.name);
+        cut_power_at(&mut machine, &archive, point)?;
+        ensure!(is_at(&machine, point)?, "{}: the power failed at another point", point.name);
         scenario::wait_until_healthy(&machine)?;
         let live = if point.is_new { &new } else { &old };
         ensure!(scenario::digest(&machine)? == *live, "{}: etcd booted on other data", point.name);
         let results = scenario::action(&machine, "restore", &["--recover"])?;
         let recovered = scenario::text(&results, &["restore", "recovered"])?;
         ensure!(recovered.contains(point.recovered), "{}: {recovered}", point.name);
-        ensure!(scenario::digest(&machine)? == *live, "{}: other data is live than was said", point.name);
-        scenario::nothing_is_left(&machine)?;
-        told.push(format!("{}: {}", point.name, point.recovered));
+        ensure!(scenario::digest(&machine)? == *live, "{}: the live data is not as reported", point.name);
+        scenario::check_nothing_is_left(&machine)?;
+        summary.push(format!("{}: {}", point.name, point.recovered));
     }
-    Ok(told.join("; "))
+    Ok(summary.join("; "))
 }
 
-fn pull_the_plug(machine: &mut Machine, archive: &str, point: &Point) -> Result<()> {
+fn cut_power_at(machine: &mut Machine, archive: &str, point: &Point) -> Result<()> {
     let program = format!("{}/actions/restore", scenario::CHARM);
     let mut restore = machine.start(&[&program, &format!("snapshot={archive}"), "skip-backup=true"])?;
-    let until = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_at(machine, point)? {
-        if restore.try_wait()?.is_some() || Instant::now() > until {
-            bail!("{}: the restore never came there", point.name);
+        if restore.try_wait()?.is_some() || Instant::now() > deadline {
+            bail!("{}: the restore did not reach this point", point.name);
         }
         sleep(Duration::from_millis(2));
     }
     if point.phase.is_some() {
-        // The exchange follows its entry in the journal at once; the sleep of the unit comes after it.
+        // The exchange follows its journal entry at once, before the sleep in the systemd unit.
         sleep(Duration::from_millis(500));
     }
     machine.reboot()?;

@@ -1,6 +1,6 @@
-//! Owns the story that every home of etcd is told: fill, snapshot, wreck, restore, compare.
+//! The steps that the scenarios share: fill etcd, take a snapshot, damage the data, restore, compare.
 //!
-//! It must never know which home it is, nor say where etcd is: finding that out is what is tried.
+//! They do not tell the actions where etcd is: the actions have to discover it.
 
 use std::path::Path;
 
@@ -10,68 +10,68 @@ use sha2::{Digest, Sha256};
 
 use super::machine::Machine;
 
-/// Where a unit has its charm.
+/// The charm directory of a unit.
 pub const CHARM: &str = "/var/lib/juju/agents/unit-etcd-0/charm";
 const TARGET: &str = "/home/ubuntu/etcd-snapshots";
 const KEYS: usize = 300;
 
-/// Puts the charm's files on the machine, as a unit has them. `built` is where cargo put the programs.
-pub fn install(machine: &Machine, built: &Path) -> Result<()> {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the project")?;
+/// Copies the charm's files and the built `programs` to the machine, to the places that they have in a unit.
+pub fn install(machine: &Machine, programs: &Path) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?;
     for file in ["actions.yaml", "metadata.yaml"] {
         machine.copy_in(&source.join(file), &format!("{CHARM}/{file}"))?;
     }
     for action in ["snapshot", "restore", "site", "backup", "schedule", "check", "list-snapshots"] {
-        machine.copy_in(&built.join(action), &format!("{CHARM}/actions/{action}"))?;
+        machine.copy_in(&programs.join(action), &format!("{CHARM}/actions/{action}"))?;
     }
     Ok(())
 }
 
-/// The whole story on an etcd that serves; the closing words are for the table.
-pub fn tell(machine: &Machine) -> Result<String> {
+/// Takes a snapshot of a serving etcd, damages its data and restores it. Returns a summary for the table.
+pub fn round_trip(machine: &Machine) -> Result<String> {
     fill(machine)?;
     let before = digest(machine)?;
     let archive = snapshot(machine)?;
-    wreck(machine)?;
-    ensure!(digest(machine)? != before, "the wreck changed nothing");
+    damage(machine)?;
+    ensure!(digest(machine)? != before, "the damage changed nothing");
     let restored = action(machine, "restore", &[&format!("snapshot={archive}")])?;
-    ensure!(digest(machine)? == before, "the keys are not those of the snapshot");
-    nothing_is_left(machine)?;
-    Ok(format!("{KEYS} keys are back, etcd was down for {}", text(&restored, &["restore", "downtime"])?))
+    ensure!(digest(machine)? == before, "the keys differ from those of the snapshot");
+    check_nothing_is_left(machine)?;
+    Ok(format!("{KEYS} keys restored, etcd was down for {}", text(&restored, &["restore", "downtime"])?))
 }
 
-/// The whole story without a password, and then once more with authentication on.
-pub fn tell_twice(machine: &mut Machine) -> Result<String> {
-    let told = tell(machine)?;
-    lock(machine)?;
-    tell(machine).context("with authentication on")?;
-    Ok(format!("{told}, and the same with authentication on"))
+/// Runs [`round_trip`] without authentication, and again with it.
+pub fn round_trip_with_and_without_auth(machine: &mut Machine) -> Result<String> {
+    let summary = round_trip(machine)?;
+    enable_auth(machine)?;
+    round_trip(machine).context("with authentication")?;
+    Ok(format!("{summary}, and the same with authentication"))
 }
 
-/// Turns authentication on. A snapshot takes the password of root, and it comes by the environment.
-pub fn lock(machine: &mut Machine) -> Result<()> {
+/// Enables authentication. From then on a snapshot needs the password of root, from the environment.
+pub fn enable_auth(machine: &mut Machine) -> Result<()> {
     machine.feed(&["etcdctl", "user", "add", "root", "--interactive=false"], "hunter2\n")?;
     machine.run(&["etcdctl", "user", "grant-role", "root", "root"])?;
     machine.run(&["etcdctl", "auth", "enable"])?;
     let output = machine.attempt(&[&format!("{CHARM}/actions/snapshot")])?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    // Where clients show a certificate, the name in it is taken for a user's.
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // If clients have a certificate, etcd takes the name in it as the user.
     ensure!(
-        output.status.code() == Some(1) && complaint.contains("ETCDCTL_PASSWORD"),
-        "without a password: {complaint}"
+        output.status.code() == Some(1) && stderr.contains("ETCDCTL_PASSWORD"),
+        "without a password: {stderr}"
     );
     machine.set("ETCDCTL_USER", "root");
     machine.set("ETCDCTL_PASSWORD", "hunter2");
     Ok(())
 }
 
-/// Waits until etcd answers etcdctl as it is set up on the machine.
+/// Waits until etcd is healthy, by the machine's etcdctl.
 pub fn wait_until_healthy(machine: &Machine) -> Result<()> {
     let script = "until etcdctl endpoint health >/dev/null 2>&1; do sleep 0.1; done";
-    machine.run(&["timeout", "60", "sh", "-c", script]).context("etcd does not become healthy").map(drop)
+    machine.run(&["timeout", "60", "sh", "-c", script]).context("etcd did not become healthy").map(drop)
 }
 
-/// Puts keys and values, all of them different.
+/// Puts different keys and values into etcd.
 pub fn fill(machine: &Machine) -> Result<()> {
     for hundred in (0..KEYS).step_by(100) {
         let puts: String =
@@ -82,19 +82,19 @@ pub fn fill(machine: &Machine) -> Result<()> {
 }
 
 /// Deletes most, overwrites one, and adds one.
-pub fn wreck(machine: &Machine) -> Result<()> {
+pub fn damage(machine: &Machine) -> Result<()> {
     machine.run(&["etcdctl", "del", "--prefix", "/registry/pods/pod-1"])?;
     machine.run(&["etcdctl", "put", "/registry/pods/pod-2", "overwritten by mistake"])?;
     machine.run(&["etcdctl", "put", "/registry/pods/intruder", "{}"])?;
     Ok(())
 }
 
-/// Takes a snapshot and returns where it is.
+/// Takes a snapshot and returns the path of the archive.
 pub fn snapshot(machine: &Machine) -> Result<String> {
     text(&action(machine, "snapshot", &[])?, &["snapshot", "path"])
 }
 
-/// A hash over all keys and values, and over the revisions at which they were put.
+/// Returns a hash of all keys, their values and their revisions.
 pub fn digest(machine: &Machine) -> Result<String> {
     let printed = machine.run(&["etcdctl", "get", "", "--from-key", "--write-out=json"])?;
     let printed: Value = serde_json::from_str(&printed).context("etcdctl get printed no JSON")?;
@@ -102,43 +102,43 @@ pub fn digest(machine: &Machine) -> Result<String> {
     Ok(hash.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Runs an action as a person does on a unit, and returns its results.
-pub fn action(machine: &Machine, name: &str, words: &[&str]) -> Result<Value> {
+/// Runs an action as in a terminal on a unit, and returns its results.
+pub fn action(machine: &Machine, name: &str, arguments: &[&str]) -> Result<Value> {
     let program = format!("{CHARM}/actions/{name}");
-    let printed = machine.run(&[&[program.as_str()], words].concat())?;
+    let printed = machine.run(&[&[program.as_str()], arguments].concat())?;
     serde_yaml::from_str(&printed).with_context(|| format!("the results of {name} are not YAML: {printed}"))
 }
 
-/// Runs an action that must refuse, with status 2, and say all that is in `said`.
-pub fn refused(machine: &Machine, name: &str, words: &[&str], said: &[&str]) -> Result<()> {
-    ends(machine, name, words, 2, said)
+/// Runs an action that must refuse (exit status 2), with all `parts` in its stderr.
+pub fn refused(machine: &Machine, name: &str, arguments: &[&str], parts: &[&str]) -> Result<()> {
+    ends_with(machine, name, arguments, 2, parts)
 }
 
-/// Runs an action that must fail, with status 1, and say all that is in `said`.
-pub fn failed(machine: &Machine, name: &str, words: &[&str], said: &[&str]) -> Result<()> {
-    ends(machine, name, words, 1, said)
+/// Runs an action that must fail (exit status 1), with all `parts` in its stderr.
+pub fn failed(machine: &Machine, name: &str, arguments: &[&str], parts: &[&str]) -> Result<()> {
+    ends_with(machine, name, arguments, 1, parts)
 }
 
-fn ends(machine: &Machine, name: &str, words: &[&str], status: i32, said: &[&str]) -> Result<()> {
+fn ends_with(machine: &Machine, name: &str, arguments: &[&str], status: i32, parts: &[&str]) -> Result<()> {
     let program = format!("{CHARM}/actions/{name}");
-    let output = machine.attempt(&[&[program.as_str()], words].concat())?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() != Some(status) || !said.iter().all(|part| complaint.contains(part)) {
-        bail!("{name} should have ended with status {status} and {said:?}: {}\n{complaint}", output.status);
+    let output = machine.attempt(&[&[program.as_str()], arguments].concat())?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() != Some(status) || !parts.iter().all(|part| stderr.contains(part)) {
+        bail!("{name} should have ended with status {status} and {parts:?}: {}\n{stderr}", output.status);
     }
     Ok(())
 }
 
-/// A result, by its path.
+/// Returns a result by its path.
 pub fn text(results: &Value, path: &[&str]) -> Result<String> {
     let found = path.iter().try_fold(results, |value, key| value.get(key));
     let found = found.and_then(Value::as_str);
     Ok(found.with_context(|| format!("no {} in the results: {results}", path.join(".")))?.to_owned())
 }
 
-/// Neither a working directory nor half an archive.
-pub fn nothing_is_left(machine: &Machine) -> Result<()> {
+/// Checks that no working directory and no partial archive is left.
+pub fn check_nothing_is_left(machine: &Machine) -> Result<()> {
     let left = machine.run(&["find", "/var", TARGET, "-name", ".etcd-restore", "-o", "-name", "*.part"])?;
-    ensure!(left.is_empty(), "something is left:\n{left}");
+    ensure!(left.is_empty(), "files are left:\n{left}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Backups that a timer takes: put in, run, tried again, caught up with after a boot, watched, and taken away.
+//! Scheduled backups: the timer is installed, runs, retries, catches up after a boot, is monitored and is removed.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -7,31 +7,32 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::machine::Machine;
-use super::{Stage, scenario};
+use super::scenario;
+use super::test_bed::TestBed;
 
 const SETTINGS: &str = "/etc/etcd-charm/backup.yaml";
 const STAMP: &str = "/var/lib/systemd/timers/stamp-etcd-backup.timer";
 const METRICS: &str = "/var/lib/node-exporter";
-/// A hook that takes longer than the timer waits between two runs.
+/// A user hook that takes longer than the interval between two runs.
 const SLOW: &str = "#!/bin/sh\ncat >/dev/null\nexec sleep 13\n";
-/// What stands before `/usr/bin/systemctl` where our programs look.
-const ASKED: &str = "/usr/local/bin/systemctl";
-/// A run takes seconds where two processors run four machines.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A fake systemctl, found before `/usr/bin/systemctl`.
+const FAKE_SYSTEMCTL: &str = "/usr/local/bin/systemctl";
+/// Time limit of each step. A run takes seconds if two processors run four machines.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// The whole life of a timer, on one machine.
-pub fn life(stage: &Stage) -> Result<String> {
-    let mut machine = stage.unit()?;
+/// The life of a timer, on one machine.
+pub fn life(test_bed: &TestBed) -> Result<String> {
+    let mut machine = test_bed.boot_with_programs()?;
     scenario::fill(&machine)?;
     machine.run(&["mkdir", "-p", METRICS])?;
     scenario::refused(&machine, "schedule", &[], &["no schedule is written down"])?;
-    settings(&machine, "when: '*:*:0/10', retries: 2, retry-after: 2s", "")?;
-    let put = scenario::action(&machine, "schedule", &[])?;
-    ensure!(scenario::text(&put, &["schedule", "active"])? == "true", "{put}");
+    write_settings(&machine, "when: '*:*:0/10', retries: 2, retry-after: 2s", "")?;
+    let installed = scenario::action(&machine, "schedule", &[])?;
+    ensure!(scenario::text(&installed, &["schedule", "active"])? == "true", "{installed}");
     let again = scenario::action(&machine, "schedule", &[])?;
     ensure!(scenario::text(&again, &["schedule", "changed"])? == "false", "{again}");
 
-    let first = until(&machine, "a run of the timer's", |run| is(run, "Completed"))?;
+    let first = wait_for_run(&machine, "a scheduled run", |run| has_phase(run, "Completed"))?;
     ensure!(first["scheduled_time"].is_string(), "{first}");
     check(&machine, &["warn=1h", "crit=2h"], 0, "BACKUP OK")?;
     let metrics = machine.run(&["cat", &format!("{METRICS}/etcd_backup.prom")])?;
@@ -39,36 +40,36 @@ pub fn life(stage: &Stage) -> Result<String> {
         |line: &str| line.starts_with("etcd_backup_interval_seconds{target=") && line.ends_with("} 10");
     ensure!(metrics.lines().any(is_interval), "{metrics}");
 
-    unasked(&machine)?;
-    let tries = tried_again(&machine)?;
-    let watched = never_two(&machine)?;
-    let caught = caught_up(&mut machine)?;
-    gone(&machine)?;
+    with_a_broken_systemctl(&machine)?;
+    let tries = retries_while_etcd_is_stopped(&machine)?;
+    let slow = never_two_at_a_time(&machine)?;
+    let caught_up = catches_up_after_boot(&mut machine)?;
+    removes_timer(&machine)?;
     Ok(format!(
-        "{watched} runs of a slow one, none at a time; {tries} tries; {caught} caught up; nothing is left"
+        "{slow} slow runs, never two at a time; {tries} tries; {caught_up} missed run caught up; nothing is left"
     ))
 }
 
-fn settings(machine: &Machine, schedule: &str, more: &str) -> Result<()> {
+fn write_settings(machine: &Machine, schedule: &str, more: &str) -> Result<()> {
     machine.write(SETTINGS, &format!("schedule: {{{schedule}}}\nmetrics: {METRICS}\n{more}"))
 }
 
-/// The runs that are remembered, the newest first.
+/// Returns the recorded runs, the newest first.
 fn runs(machine: &Machine) -> Result<Vec<Value>> {
     let listed = scenario::action(machine, "list-snapshots", &["runs=true", "format=json"])?;
-    serde_json::from_str(&scenario::text(&listed, &["runs"])?).context("the runs are no JSON")
+    serde_json::from_str(&scenario::text(&listed, &["runs"])?).context("the runs are not JSON")
 }
 
-/// Waits until a run is as `is_so` says, and returns it.
-fn until(machine: &Machine, what: &str, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
+/// Waits for a run that `is_wanted` accepts, and returns it. `what` describes it.
+fn wait_for_run(machine: &Machine, what: &str, is_wanted: impl Fn(&Value) -> bool) -> Result<Value> {
     let since = Instant::now();
     loop {
         let all = runs(machine)?;
-        if let Some(run) = all.iter().find(|run| is_so(run)) {
+        if let Some(run) = all.iter().find(|run| is_wanted(run)) {
             return Ok(run.clone());
         }
-        if since.elapsed() > PATIENCE {
-            bail!("{what} does not come: {all:?}\n{}", journal(machine)?);
+        if since.elapsed() > TIMEOUT {
+            bail!("{what} was not recorded: {all:?}\n{}", journal(machine)?);
         }
         sleep(Duration::from_millis(500));
     }
@@ -78,37 +79,41 @@ fn journal(machine: &Machine) -> Result<String> {
     machine.run(&["journalctl", "--no-pager", "--lines=40", "--output=short-precise", "--unit=etcd-backup.*"])
 }
 
-fn is(run: &Value, phase: &str) -> bool {
+fn has_phase(run: &Value, phase: &str) -> bool {
     run["backup_phase"] == phase
 }
 
-/// What `check` ends with, and how its line begins.
-fn check(machine: &Machine, words: &[&str], status: i32, said: &str) -> Result<()> {
+/// Checks the exit status of `check` and the beginning of its output.
+fn check(machine: &Machine, arguments: &[&str], status: i32, prefix: &str) -> Result<()> {
     let program = format!("{}/actions/check", scenario::CHARM);
-    let output = machine.attempt(&[&[program.as_str()], words].concat())?;
+    let output = machine.attempt(&[&[program.as_str()], arguments].concat())?;
     let line = String::from_utf8_lossy(&output.stdout);
     ensure!(
-        output.status.code() == Some(status) && line.starts_with(said),
+        output.status.code() == Some(status) && line.starts_with(prefix),
         "check: {} {line}",
         output.status
     );
     Ok(())
 }
 
-/// A timer that cannot be asked when it went off costs no backup; a run that is stopped while it asks was none.
-fn unasked(machine: &Machine) -> Result<()> {
-    let asked = |then: &str| {
+/// If systemctl cannot report when the timer elapsed, the backup is taken all the same. A run that is stopped while it waits
+/// for systemctl is not recorded.
+fn with_a_broken_systemctl(machine: &Machine) -> Result<()> {
+    let replace_systemctl = |then: &str| {
         machine.write(
-            ASKED,
+            FAKE_SYSTEMCTL,
             &format!("#!/bin/sh\ncase $* in *LastTrigger*) {then};; esac\nexec /usr/bin/systemctl \"$@\"\n"),
         )?;
-        machine.run(&["chmod", "755", ASKED])
+        machine.run(&["chmod", "755", FAKE_SYSTEMCTL])
     };
-    asked("echo no bus >&2; exit 1")?;
-    let told = |run: &Value| run["notice_message"].as_str().is_some_and(|told| told.contains("no bus"));
-    let run = until(machine, "a run that could not ask", |run| told(run) && !is(run, "Running"))?;
-    ensure!(is(&run, "Completed") && run["scheduled_time"].is_null(), "{run}");
-    asked("touch /run/asked; exec sleep 60")?;
+    replace_systemctl("echo no bus >&2; exit 1")?;
+    let reports_error =
+        |run: &Value| run["notice_message"].as_str().is_some_and(|message| message.contains("no bus"));
+    let run = wait_for_run(machine, "a run without systemctl", |run| {
+        reports_error(run) && !has_phase(run, "Running")
+    })?;
+    ensure!(has_phase(&run, "Completed") && run["scheduled_time"].is_null(), "{run}");
+    replace_systemctl("touch /run/asked; exec sleep 60")?;
     machine.run(&[
         "sh",
         "-c",
@@ -116,42 +121,46 @@ fn unasked(machine: &Machine) -> Result<()> {
     ])?;
     let before = runs(machine)?.len();
     machine.run(&["systemctl", "stop", "etcd-backup.service"])?;
-    ensure!(runs(machine)?.len() == before, "a run is remembered that did nothing: {:?}", runs(machine)?);
-    machine.run(&["rm", ASKED])?;
+    ensure!(runs(machine)?.len() == before, "a run that did nothing was recorded: {:?}", runs(machine)?);
+    machine.run(&["rm", FAKE_SYSTEMCTL])?;
     machine.run(&["systemctl", "start", "etcd-backup.timer"]).map(drop)
 }
 
-/// With etcd stopped, a run fails after its three tries, and `check` sees it; the run after etcd's return is good.
-fn tried_again(machine: &Machine) -> Result<u64> {
+/// While etcd is stopped, a run fails after three tries, and `check` reports it. The run after etcd's start succeeds.
+fn retries_while_etcd_is_stopped(machine: &Machine) -> Result<u64> {
     machine.run(&["systemctl", "stop", "etcd.service"])?;
-    let failed = until(machine, "a run that failed", |run| is(run, "Failed"))?;
+    let failed = wait_for_run(machine, "a failed run", |run| has_phase(run, "Failed"))?;
     ensure!(failed["tries"] == 3, "{failed}");
     let since = Instant::now();
-    // One run every 10 s: two of them missing are critical.
+    // With a run every 10 s, two missing runs are critical.
     while check(machine, &[], 2, "BACKUP CRITICAL").is_err() {
-        ensure!(since.elapsed() < PATIENCE, "check does not become critical");
+        ensure!(since.elapsed() < TIMEOUT, "check does not become critical");
         sleep(Duration::from_secs(1));
     }
     machine.run(&["systemctl", "start", "etcd.service"])?;
     let at = failed["started_time"].as_str().unwrap_or_default().to_owned();
-    until(machine, "a good run after that", |run| {
-        is(run, "Completed") && run["started_time"].as_str().is_some_and(|time| time > at.as_str())
+    wait_for_run(machine, "a successful run after that", |run| {
+        has_phase(run, "Completed") && run["started_time"].as_str().is_some_and(|time| time > at.as_str())
     })?;
-    failed["tries"].as_u64().context("no tries")
+    failed["tries"].as_u64().context("the run has no tries")
 }
 
-/// The timer goes off while a run is at work, and so does somebody: of the runs none began before another had ended.
-fn never_two(machine: &Machine) -> Result<usize> {
+/// The timer elapses during a run, and an operator starts another one. No run starts before the previous one has ended.
+fn never_two_at_a_time(machine: &Machine) -> Result<usize> {
     machine.write("/etc/etcd-charm/slow", SLOW)?;
     machine.run(&["chmod", "755", "/etc/etcd-charm/slow"])?;
-    settings(machine, "when: '*:*:0/10'", "hooks: {before: /etc/etcd-charm/slow}\n")?;
+    write_settings(machine, "when: '*:*:0/10'", "hooks: {before: /etc/etcd-charm/slow}\n")?;
     let before = runs(machine)?.len();
     let since = Instant::now();
     while runs(machine)?.len() < before + 3 {
-        // Comes back when the run that is at work has ended.
+        // Returns when the present run has ended.
         let started = machine.attempt(&["systemctl", "start", "etcd-backup.service"])?;
-        ensure!(started.status.success(), "the service: {}", String::from_utf8_lossy(&started.stderr));
-        ensure!(since.elapsed() < PATIENCE, "the runs do not come");
+        ensure!(
+            started.status.success(),
+            "starting the service: {}",
+            String::from_utf8_lossy(&started.stderr)
+        );
+        ensure!(since.elapsed() < TIMEOUT, "the runs were not recorded in time");
     }
     machine.run(&["systemctl", "stop", "etcd-backup.timer"])?;
     machine.run(&["systemctl", "stop", "etcd-backup.service"])?;
@@ -159,7 +168,7 @@ fn never_two(machine: &Machine) -> Result<usize> {
     for run in runs(machine)?.iter().rev().skip(before) {
         times.push((time(run, "started_time")?, time(run, "backup_finished_time")?));
     }
-    ensure!(times.windows(2).all(|two| two[0].1 <= two[1].0), "two at a time: {times:?}");
+    ensure!(times.windows(2).all(|two| two[0].1 <= two[1].0), "two runs at a time: {times:?}");
     Ok(times.len())
 }
 
@@ -167,42 +176,42 @@ fn time(run: &Value, name: &str) -> Result<String> {
     Ok(run[name].as_str().with_context(|| format!("no {name}: {run}"))?.to_owned())
 }
 
-/// A machine that was off at midnight makes up for it once when it boots, and not again.
-fn caught_up(machine: &mut Machine) -> Result<usize> {
-    settings(machine, "when: '@daily', zone: Europe/Berlin, retry-after: 2s", "")?;
+/// A machine that was off at midnight runs the missed backup once after its boot, and not after the next boot.
+fn catches_up_after_boot(machine: &mut Machine) -> Result<usize> {
+    write_settings(machine, "when: '@daily', zone: Europe/Berlin, retry-after: 2s", "")?;
     scenario::action(machine, "schedule", &[])?;
     let before = runs(machine)?.len();
-    // What systemd goes by: it writes this when a timer goes off.
+    // systemd writes this file when a timer elapses, and reads it at a boot.
     machine.run(&["touch", "--date=2 days ago", STAMP])?;
-    // Runs are told apart by when the timer went off, to the second: not in the one in which the last run was stopped.
+    // Runs are distinguished by the second in which the timer elapsed: wait for another than that of the last run.
     sleep(Duration::from_secs(1));
     machine.reboot()?;
-    until_count(machine, before + 1)?;
+    wait_for_run_count(machine, before + 1)?;
     let made_up = runs(machine)?.remove(0);
-    if !(is(&made_up, "Completed") && made_up["scheduled_time"].is_string()) {
+    if !(has_phase(&made_up, "Completed") && made_up["scheduled_time"].is_string()) {
         bail!("{made_up}\n{}", journal(machine)?);
     }
     machine.reboot()?;
     scenario::wait_until_healthy(machine)?;
     sleep(Duration::from_secs(5));
     let after = runs(machine)?.len();
-    ensure!(after == before + 1, "after another boot there are {after} runs and not {}", before + 1);
+    ensure!(after == before + 1, "after another boot there are {after} runs instead of {}", before + 1);
     Ok(after - before)
 }
 
-fn until_count(machine: &Machine, count: usize) -> Result<()> {
+fn wait_for_run_count(machine: &Machine, count: usize) -> Result<()> {
     let since = Instant::now();
-    while runs(machine)?.iter().filter(|run| !is(run, "Running")).count() < count {
-        ensure!(since.elapsed() < PATIENCE, "the missed run does not come: {:?}", runs(machine)?);
+    while runs(machine)?.iter().filter(|run| !has_phase(run, "Running")).count() < count {
+        ensure!(since.elapsed() < TIMEOUT, "the missed run was not caught up: {:?}", runs(machine)?);
         sleep(Duration::from_millis(500));
     }
     Ok(())
 }
 
-/// Taken away, and nothing of it is left; the archives are.
-fn gone(machine: &Machine) -> Result<()> {
-    let taken = scenario::action(machine, "schedule", &["remove=true"])?;
-    ensure!(scenario::text(&taken, &["schedule", "removed"])? == "true", "{taken}");
+/// Removes the timer and checks that nothing of it is left, but the recorded runs are.
+fn removes_timer(machine: &Machine) -> Result<()> {
+    let removed = scenario::action(machine, "schedule", &["remove=true"])?;
+    ensure!(scenario::text(&removed, &["schedule", "removed"])? == "true", "{removed}");
     let left = machine.run(&[
         "find",
         "/etc/systemd",
@@ -211,13 +220,13 @@ fn gone(machine: &Machine) -> Result<()> {
         "-name",
         "*etcd-backup*",
     ])?;
-    ensure!(left.is_empty(), "something is left:\n{left}");
+    ensure!(left.is_empty(), "files are left:\n{left}");
     let state = machine.attempt(&["systemctl", "status", "etcd-backup.timer"])?;
     ensure!(
         state.status.code() == Some(4),
-        "the timer is still known: {}",
+        "systemd still knows the timer: {}",
         String::from_utf8_lossy(&state.stdout)
     );
-    ensure!(runs(machine)?.len() > 1, "the runs went with it");
+    ensure!(runs(machine)?.len() > 1, "the recorded runs were removed");
     Ok(())
 }

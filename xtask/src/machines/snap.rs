@@ -1,9 +1,10 @@
-//! The home of Charmed Kubernetes' snap: its paths, its unit's name, its certificates, and root; Debian's programs.
+//! The etcd snap of Charmed Kubernetes: its paths, systemd unit and certificates, running as root; with Debian's programs.
 
 use anyhow::{Result, ensure};
 
 use super::machine::Machine;
-use super::{Stage, certificates, scenario};
+use super::test_bed::TestBed;
+use super::{certificates, scenario};
 
 const COMMON: &str = "/var/snap/etcd/common";
 const UNIT: &str = "\
@@ -13,9 +14,9 @@ WorkingDirectory=/var/snap/etcd/230
 [Install]
 WantedBy=multi-user.target
 ";
-/// The machine's address to others. The charm has the server's certificate name this and the host, and not the loopback.
+/// The machine's address. In Charmed Kubernetes the server's certificate names this and the host, but not loopback.
 const ADDRESS: &str = "10.7.0.4";
-/// As the older etcd charm writes it.
+/// The configuration as the older etcd charm writes it.
 const CONFIG: &str = "\
 name: etcd0
 data-dir: /var/snap/etcd/current
@@ -31,35 +32,35 @@ client-transport-security:
   trusted-ca-file: /var/snap/etcd/common/ca.crt
 ";
 
-/// With TLS, where the server's pair is for servers only and does not name the loopback, without and with authentication.
-pub fn tls(stage: &Stage) -> Result<String> {
-    let mut machine = home(stage, CONFIG)?;
+/// With TLS, where the server's certificate is for servers only and does not name loopback.
+pub fn tls(test_bed: &TestBed) -> Result<String> {
+    let mut machine = set_up(test_bed, CONFIG)?;
     let site = scenario::action(&machine, "site", &[])?;
     let endpoint = scenario::text(&site, &["site", "endpoint"])?;
     ensure!(endpoint == "https://10.7.0.4:2379", "{site}");
-    scenario::tell_twice(&mut machine)
+    scenario::round_trip_with_and_without_auth(&mut machine)
 }
 
-/// With the port without TLS besides, which the charm opens by its option `bind_with_insecure_http`.
-pub fn open(stage: &Stage) -> Result<String> {
+/// With an additional port without TLS, which the charm opens with its option `bind_with_insecure_http`.
+pub fn open(test_bed: &TestBed) -> Result<String> {
     let config = CONFIG.replace("https://0.0.0.0:2379", "http://127.0.0.1:4001,https://0.0.0.0:2379");
-    let mut machine = home(stage, &config)?;
+    let mut machine = set_up(test_bed, &config)?;
     let site = scenario::action(&machine, "site", &[])?;
     ensure!(scenario::text(&site, &["site", "endpoint"])? == "http://127.0.0.1:4001", "{site}");
-    scenario::tell_twice(&mut machine)
+    scenario::round_trip_with_and_without_auth(&mut machine)
 }
 
-/// With its data on the storage that Juju attached, and the link that the snap's own directory then is not.
-pub fn storage(stage: &Stage) -> Result<String> {
+/// With the data on a Juju storage, outside the snap's directory.
+pub fn storage(test_bed: &TestBed) -> Result<String> {
     let config = CONFIG.replace("data-dir: /var/snap/etcd/current", "data-dir: /media/etcd/data");
-    let machine = home(stage, &config)?;
+    let machine = set_up(test_bed, &config)?;
     let site = scenario::action(&machine, "site", &[])?;
     ensure!(scenario::text(&site, &["site", "data-dir"])? == "/media/etcd/data", "{site}");
-    scenario::tell(&machine)
+    scenario::round_trip(&machine)
 }
 
-fn home(stage: &Stage, config: &str) -> Result<Machine> {
-    let mut machine = stage.unit()?;
+fn set_up(test_bed: &TestBed, config: &str) -> Result<Machine> {
+    let mut machine = test_bed.boot_with_programs()?;
     machine.ip(&["address", "add", &format!("{ADDRESS}/32"), "dev", "lo"])?;
     machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
     for dir in ["/snap/etcd/230/bin", "/snap/bin", COMMON, "/var/snap/etcd/230", "/media/etcd/data"] {
@@ -70,11 +71,11 @@ fn home(stage: &Stage, config: &str) -> Result<Machine> {
     machine.run(&["mv", "/usr/bin/etcd", "/usr/bin/etcdctl", "/snap/etcd/230/bin/"])?;
     machine.run(&["ln", "-s", "/snap/etcd/current/bin/etcdctl", "/snap/bin/etcd.etcdctl"])?;
     machine.run(&["ln", "-s", "/snap/bin/etcd.etcdctl", "/usr/local/sbin/etcdctl"])?;
-    certificates::write(&machine, COMMON, &[ADDRESS, "etcd-0"], "client")?;
+    certificates::create_all(&machine, COMMON, &[ADDRESS, "etcd-0"], "client")?;
     machine.write("/var/snap/etcd/common/etcd.conf.yml", config)?;
     machine.write("/etc/systemd/system/snap.etcd.etcd.service", UNIT)?;
     machine.run(&["systemctl", "enable", "--now", "snap.etcd.etcd.service"])?;
-    certificates::use_them(&mut machine, COMMON, "client", &format!("https://{ADDRESS}:2379"));
+    certificates::configure_etcdctl(&mut machine, COMMON, "client", &format!("https://{ADDRESS}:2379"));
     scenario::wait_until_healthy(&machine)?;
     Ok(machine)
 }

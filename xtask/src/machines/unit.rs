@@ -1,7 +1,6 @@
-//! Owns a Juju unit on a machine: the packed charm as Juju unpacks it, its hooks and its actions, with the hook tools that
-//! the tests play.
+//! A Juju unit on a machine: the packed charm as Juju unpacks it, its hooks and actions, and fake hook tools.
 //!
-//! It must never look into the charm: it runs `dispatch`, and reads what the tools were told.
+//! Knows nothing of the charm's internals: it runs `dispatch`, and reads what the hook tools were called with.
 
 use std::fs;
 use std::path::Path;
@@ -19,46 +18,46 @@ const TOOLS: &str = "/var/lib/juju/tools/unit-etcd-0";
 /// The names of the hook tools, one a line.
 const NAMES: &str = include_str!("../../../tests/it/hook-tools");
 
-/// A unit on a machine: `etcd/0`, unless it is called otherwise.
+/// A unit on a machine, `etcd/0` unless it is renamed.
 pub struct Unit<'m> {
     machine: &'m Machine,
     name: &'static str,
 }
 
 impl<'m> Unit<'m> {
-    /// Unpacks the charm on a machine that has none.
+    /// Unpacks the charm and the hook tools on a new machine.
     pub fn deploy(machine: &'m Machine) -> Result<Self> {
-        let unit = Self::again(machine);
+        let unit = Self::existing(machine);
         unit.upgrade()?;
-        let tool = workspace::home()?.join("tests/it/hook-tool");
+        let tool = workspace::root()?.join("tests/it/hook-tool");
         for name in NAMES.lines() {
             machine.copy_in(&tool, &format!("{TOOLS}/{name}"))?;
         }
-        unit.has_neighbours(&[])?;
+        unit.set_other_units(&[])?;
         unit.configure(&[])?;
         Ok(unit)
     }
 
-    /// The unit that is on the machine already, after a reboot.
-    pub fn again(machine: &'m Machine) -> Self {
+    /// Returns the unit of a machine that was rebooted.
+    pub fn existing(machine: &'m Machine) -> Self {
         Self { machine, name: "etcd/0" }
     }
 
-    /// The same unit under another name.
-    pub fn called(self, name: &'static str) -> Result<Self> {
+    /// Renames the unit.
+    pub fn renamed(self, name: &'static str) -> Result<Self> {
         let unit = Self { name, ..self };
-        unit.has_neighbours(&[])?;
+        unit.set_other_units(&[])?;
         Ok(unit)
     }
 
-    /// The other units of the application that `goal-state` tells of.
-    pub fn has_neighbours(&self, others: &[&str]) -> Result<()> {
+    /// Sets the other units of the application, which `goal-state` prints.
+    pub fn set_other_units(&self, others: &[&str]) -> Result<()> {
         let units: Map<String, Value> =
             others.iter().chain([&self.name]).map(|name| ((*name).to_owned(), json!({}))).collect();
         self.machine.write(&format!("{AGENT}/goal.json"), &json!({"units": units}).to_string())
     }
 
-    /// Unpacks the charm over what is there.
+    /// Unpacks the charm in place of the present one.
     pub fn upgrade(&self) -> Result<()> {
         self.machine.run(&["rm", "-rf", CHARM])?;
         let unpacked = tempfile::tempdir()?;
@@ -68,9 +67,9 @@ impl<'m> Unit<'m> {
         Ok(())
     }
 
-    /// `juju config etcd NAME=VALUE…`, on top of the defaults.
+    /// Runs `juju config etcd NAME=VALUE…`: sets these options, and all others to their defaults.
     pub fn configure(&self, changes: &[(&str, Value)]) -> Result<()> {
-        let text = fs::read_to_string(workspace::home()?.join("config.yaml"))?;
+        let text = fs::read_to_string(workspace::root()?.join("config.yaml"))?;
         let declared: Value = serde_yaml::from_str(&text)?;
         let options = declared["options"].as_object().context("config.yaml has no options")?;
         let mut all: Map<String, Value> =
@@ -79,7 +78,7 @@ impl<'m> Unit<'m> {
         self.machine.write(&format!("{AGENT}/config.json"), &Value::Object(all).to_string())
     }
 
-    /// `juju attach-resource etcd NAME=FILE`, with a file of this machine or, where there is none, one of no bytes.
+    /// Runs `juju attach-resource etcd NAME=FILE`, with a file of this computer, or with an empty file.
     pub fn attach(&self, name: &str, filename: &str, file: Option<&Path>) -> Result<()> {
         let place = format!("{AGENT}/controller/{name}/{filename}");
         match file {
@@ -88,32 +87,32 @@ impl<'m> Unit<'m> {
         }
     }
 
-    /// Says that the storage `data/0` is mounted at `location`.
-    pub fn store(&self, location: &str) -> Result<()> {
+    /// Attaches the storage `data/0`, mounted at `location`.
+    pub fn attach_storage(&self, location: &str) -> Result<()> {
         self.machine.write(&format!("{AGENT}/storage"), &format!("data/0 {location}\n"))
     }
 
-    /// Has these hook tools fail from now on, and no others.
+    /// Makes these hook tools fail from now on, and no others.
     pub fn break_tools(&self, names: &[&str]) -> Result<()> {
         self.machine.write(&format!("{AGENT}/broken"), &names.join("\n"))
     }
 
-    /// Runs a hook. It must succeed, and set a status that holds all `parts`.
+    /// Runs a hook. It must succeed, and set a status that contains all `parts`.
     pub fn hook(&self, name: &str, parts: &[&str]) -> Result<()> {
         let out = self.dispatch(&format!("hooks/{name}"), &[])?;
-        self.said(name, parts).with_context(|| format!("it printed {out}"))
+        self.check_status(name, parts).with_context(|| format!("it printed {out}"))
     }
 
     /// Starts a hook and does not wait for it.
     pub fn start(&self, name: &str) -> Result<Child> {
-        self.machine.start(&as_words(&self.words(&format!("hooks/{name}"), &[])?))
+        self.machine.start(&as_strs(&self.command_line(&format!("hooks/{name}"), &[])?))
     }
 
-    /// That the last status, which the hook `name` has set, holds all `parts`.
-    pub fn said(&self, name: &str, parts: &[&str]) -> Result<()> {
-        let said = self.told("status")?;
-        let said = said.lines().last().unwrap_or_default();
-        ensure!(parts.iter().all(|part| said.contains(part)), "{name} said {said:?} and not {parts:?}");
+    /// Checks that the last status, set by the hook `name`, contains all `parts`.
+    pub fn check_status(&self, name: &str, parts: &[&str]) -> Result<()> {
+        let statuses = self.trace("status")?;
+        let status = statuses.lines().last().unwrap_or_default();
+        ensure!(parts.iter().all(|part| status.contains(part)), "{name} set {status:?}, without {parts:?}");
         Ok(())
     }
 
@@ -121,27 +120,27 @@ impl<'m> Unit<'m> {
     pub fn action(&self, name: &str, params: Value) -> Result<Map<String, Value>> {
         self.machine.write(&format!("{AGENT}/params/all.json"), &params.to_string())?;
         let out = self.dispatch(&format!("actions/{name}"), &[&format!("JUJU_ACTION_NAME={name}")])?;
-        let failed = self.told("failed")?;
+        let failed = self.trace("failed")?;
         ensure!(failed.is_empty(), "{name} failed: {failed}; it printed {out}");
-        let set = self.told("set")?;
+        let set = self.trace("set")?;
         let pairs = set.split_terminator('\0').filter_map(|pair| pair.split_once('='));
         Ok(pairs.map(|(key, value)| (key.to_owned(), json!(value))).collect())
     }
 
-    /// The last of what a tool was told.
-    pub fn told(&self, trace: &str) -> Result<String> {
+    /// Returns what the hook tools recorded under this name in the last hook or action.
+    pub fn trace(&self, trace: &str) -> Result<String> {
         Ok(fs::read_to_string(self.machine.path(&format!("{AGENT}/{trace}"))?).unwrap_or_default())
     }
 
     fn dispatch(&self, path: &str, more: &[&str]) -> Result<String> {
-        let out = self.machine.attempt(&as_words(&self.words(path, more)?))?;
-        let said = String::from_utf8_lossy(&out.stderr).into_owned();
-        ensure!(out.status.success(), "{path} is an error to Juju ({}): {said}", out.status);
-        Ok(said)
+        let out = self.machine.attempt(&as_strs(&self.command_line(path, more)?))?;
+        let stderr = String::from_utf8_lossy(&out.stderr).into_owned();
+        ensure!(out.status.success(), "{path} failed ({}): {stderr}", out.status);
+        Ok(stderr)
     }
 
-    /// What Juju starts, with the variables that matter to a charm.
-    fn words(&self, path: &str, more: &[&str]) -> Result<Vec<String>> {
+    /// Returns the command that Juju runs, with the variables that the charm uses.
+    fn command_line(&self, path: &str, more: &[&str]) -> Result<Vec<String>> {
         for trace in ["set", "failed", "status", "calls"] {
             let _ = fs::remove_file(self.machine.path(&format!("{AGENT}/{trace}"))?);
         }
@@ -163,6 +162,6 @@ impl<'m> Unit<'m> {
     }
 }
 
-fn as_words(words: &[String]) -> Vec<&str> {
+fn as_strs(words: &[String]) -> Vec<&str> {
     words.iter().map(String::as_str).collect()
 }

@@ -16,7 +16,7 @@ pub const ITSELF: &str = "dispatch";
 /// Builds it for `target` in the directory `place`, and gives its path.
 pub fn build(target: &str, place: &Path) -> Result<PathBuf> {
     if !is_there(target)? {
-        command::run_well(Command::new("rustup").args(["target", "add", target]))?;
+        command::run_checked(Command::new("rustup").args(["target", "add", target]))?;
     }
     let mut cargo = Command::new("cargo");
     cargo.args([
@@ -33,7 +33,7 @@ pub fn build(target: &str, place: &Path) -> Result<PathBuf> {
     // What a bug report needs is a file and a line, and those are kept.
     cargo.args(["--config", "profile.release.strip='symbols'"]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(target, place)?.join("\x1f"));
-    command::run_well(cargo.arg("--target-dir").arg(place))?;
+    command::run_checked(cargo.arg("--target-dir").arg(place))?;
     Ok(place.join(target).join("release").join(PROGRAM))
 }
 
@@ -44,7 +44,7 @@ fn flags(target: &str, place: &Path) -> Result<Vec<String>> {
         None => PathBuf::from(std::env::var_os("HOME").context("there is no HOME")?).join(".cargo"),
     };
     let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    let home = workspace::home()?;
+    let home = workspace::root()?;
     let mut flags = vec![map(&home, "etcd-charm"), map(&cargo_home, "cargo")];
     if !place.starts_with(&home) {
         flags.push(map(place, "etcd-charm/target"));

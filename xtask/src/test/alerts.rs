@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use crate::{debian, workspace};
+use crate::{command, debian, workspace};
 
 const RULES: &str = "monitoring";
 /// The Debian release whose Prometheus it is.
@@ -23,7 +23,7 @@ pub fn checks(target: &Path) -> Result<Vec<Command>> {
             return Ok(Vec::new());
         }
     };
-    let rules = workspace::home()?.join(RULES);
+    let rules = workspace::root()?.join(RULES);
     let words = [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]];
     let commands = words.map(|words| {
         let mut command = Command::new(&promtool);
@@ -40,10 +40,10 @@ fn promtool(target: &Path) -> Result<PathBuf> {
     if !program.is_file() {
         eprintln!(
             "promtool is missing: fetching Debian's prometheus ({SUITE}) into {}; nothing is installed on this machine",
-            workspace::short(&home)
+            command::short_path(&home)
         );
         let stage = tempfile::Builder::new().prefix(".fetching-").tempdir_in(target)?;
-        let root = debian::unpacked(stage.path(), SUITE, &["prometheus"])?;
+        let root = debian::download_and_unpack(stage.path(), SUITE, &["prometheus"])?;
         fs::rename(root, &home).with_context(|| format!("renaming to {}", home.display()))?;
     }
     Ok(program)

@@ -25,12 +25,12 @@ pub fn checks(target: &Path) -> Result<Vec<Command>> {
     };
     let program = |name: &str, words: &[&str]| -> Result<Command> {
         let mut program = Command::new(bin.join(name));
-        program.current_dir(workspace::home()?).args(words);
+        program.current_dir(workspace::root()?).args(words);
         Ok(program)
     };
     let mut pytest = program("pytest", &["-q", "-p", "no:cacheprovider", TESTS, "--played"])?;
     pytest.env("CARGO_TARGET_DIR", target).env("PYTHONDONTWRITEBYTECODE", "1");
-    etcd::tell(&mut pytest, target)?;
+    etcd::set_environment(&mut pytest, target)?;
     let cache = target.join("mypy").display().to_string();
     let mypy = program("mypy", &["--strict", "--cache-dir", &cache, TESTS])?;
     let mut charmcraft = program("charmcraft", &["expand-extensions"])?;
@@ -42,16 +42,16 @@ pub fn checks(target: &Path) -> Result<Vec<Command>> {
 /// The directory with the programs of the packages, fetched first where they are missing or were others.
 fn packages(target: &Path) -> Result<PathBuf> {
     let home = target.join("python");
-    let wanted = fs::read(workspace::home()?.join(REQUIREMENTS)).context(REQUIREMENTS)?;
+    let wanted = fs::read(workspace::root()?.join(REQUIREMENTS)).context(REQUIREMENTS)?;
     let mark = home.join("requirements.txt");
     if fs::read(&mark).is_ok_and(|installed| installed == wanted) {
         return Ok(home.join("bin"));
     }
-    eprintln!("fetching Python's packages into {}", workspace::short(&home));
+    eprintln!("fetching Python's packages into {}", command::short_path(&home));
     command::output(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home))?;
     let mut pip = Command::new(home.join("bin/pip"));
     pip.args(["--disable-pip-version-check", "install", "--quiet", "--requirement"]);
-    command::output(pip.current_dir(workspace::home()?).arg(REQUIREMENTS))?;
+    command::output(pip.current_dir(workspace::root()?).arg(REQUIREMENTS))?;
     fs::write(&mark, wanted).with_context(|| format!("writing {}", mark.display()))?;
     Ok(home.join("bin"))
 }

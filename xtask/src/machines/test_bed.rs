@@ -1,0 +1,36 @@
+//! What all scenarios share: the tree that machines boot from, and the built programs.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::machine::Machine;
+use super::scenario;
+use crate::{command, workspace};
+
+/// What every scenario needs.
+pub struct TestBed {
+    /// The tree that machines boot from.
+    pub root: PathBuf,
+    /// Cargo's target directory.
+    pub target: PathBuf,
+    /// The directory of the built programs.
+    pub programs: PathBuf,
+}
+
+impl TestBed {
+    /// Builds the programs, in the profile of the tests: those are built already, and their speed does not matter here.
+    pub fn prepare(root: PathBuf) -> Result<Self> {
+        let target = workspace::target_directory()?;
+        command::run_checked(Command::new("cargo").args(["build", "--bins", "--package", "etcd-charm"]))?;
+        Ok(Self { root, programs: target.join("debug"), target })
+    }
+
+    /// Boots a machine with the programs on it, and etcd as the Debian package starts it.
+    pub fn boot_with_programs(&self) -> Result<Machine> {
+        let machine = Machine::boot(&self.root).context("booting a machine")?;
+        scenario::install(&machine, &self.programs)?;
+        Ok(machine)
+    }
+}
