@@ -4,7 +4,7 @@
 
 use crate::archive::age::Identities;
 use crate::archive::manifest::Manifest;
-use crate::archive::{self, Limits};
+use crate::archive::{self, UnpackOptions};
 use crate::etcd;
 use crate::etcd::backend::{Backend, find_fault, same_records};
 use crate::exchange::journal::Journal;
@@ -35,8 +35,13 @@ pub fn archive(bytes: &[u8]) {
 
 /// A zip, or what else is taken for a snapshot: what comes out is as long as is told, and is what the seal was made of.
 pub fn zip(bytes: &[u8]) {
-    let limits =
-        Limits { room_for: &|_| Ok(()), bare: true, identities: None, encrypted_for: &[], found: &|_| () };
+    let limits = UnpackOptions {
+        check_space: &|_| Ok(()),
+        allow_bare: true,
+        identities: None,
+        encrypted_for: &[],
+        on_database: &|_| (),
+    };
     let mut db = Vec::new();
     let size = bytes.len() as u64;
     if let Ok(contents) = archive::unpack(bytes, size, "it", &mut db, &limits, &mut |_| ()) {
@@ -50,7 +55,7 @@ pub fn age(bytes: &[u8]) {
     const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
     let identities = Identities::parse(IDENTITY, "it").ok();
     assert!(identities.is_some(), "IDENTITY is none of age's: nothing would be opened");
-    let _ = archive::must_open(bytes, "it", identities.as_ref(), &[]);
+    let _ = archive::check_decryptable(bytes, "it", identities.as_ref(), &[]);
 }
 
 /// Anything that is to be deflated, which another implementation has to read as it was.

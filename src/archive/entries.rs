@@ -45,7 +45,7 @@ impl Unpacking<'_> {
             match self.judge(&entry.path_bytes(), entry.header().entry_type())? {
                 Entry::Folder => {}
                 Entry::Db if db.is_none() => {
-                    (self.limits.room_for)(size)?;
+                    (self.options.check_space)(size)?;
                     db = Some(self.copy_db(&mut entry, Some(size))?);
                 }
                 Entry::Manifest if manifest.is_none() && size <= LARGEST_MANIFEST => {

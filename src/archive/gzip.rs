@@ -5,7 +5,7 @@
 //! when something went wrong: what is there then is no gzip file.
 
 use super::age::{Encrypting, FileKey, Recipient};
-use crate::system::growing::{GivenUp, Writing};
+use crate::system::growing_file::{GivenUp, GrowthSender};
 use crate::system::priority;
 use anyhow::Result;
 use block_deflate::Deflater;
@@ -50,7 +50,7 @@ enum Way {
 
 /// What an archive is encrypted with, and for whom.
 #[derive(Debug, Clone)]
-pub struct Sealing {
+pub struct Encryption {
     /// Its own key.
     pub key: FileKey,
     /// Who can open it.
@@ -93,9 +93,14 @@ pub struct Gzip {
 
 impl Gzip {
     /// Starts one in the empty file `out`; `writing` tells its readers how far it is.
-    pub fn start(out: File, writing: Writing, effort: Effort, sealing: Option<&Sealing>) -> Result<Self> {
+    pub fn start(
+        out: File,
+        writing: GrowthSender,
+        effort: Effort,
+        sealing: Option<&Encryption>,
+    ) -> Result<Self> {
         let out = Out::start(Counted { file: out, size: 0, sent: 0 }, sealing)?;
-        let workers = priority::share();
+        let workers = priority::worker_threads();
         let (jobs, waiting) = sync_channel::<Block>(workers);
         let waiting = Arc::new(Mutex::new(waiting));
         let (spare, spares) = sync_channel(2 * workers);
@@ -198,7 +203,7 @@ impl Write for Gzip {
 
 /// A worker: takes blocks until there will be no more.
 fn work(waiting: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
-    priority::go_behind_all();
+    priority::lower_priority_further();
     let mut deflaters = Deflaters { balanced: Deflater::default(), small: None };
     loop {
         let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
@@ -248,8 +253,8 @@ fn by_zlib(deflater: &mut Compress, block: &[u8], bytes: &mut Vec<u8>) -> io::Re
 }
 
 /// The writer: puts the pieces into the file one behind the other, and makes it durable. Returns its length in bytes.
-fn write(coming: &Receiver<Piece>, mut out: Out, writing: Writing) -> io::Result<u64> {
-    priority::go_behind();
+fn write(coming: &Receiver<Piece>, mut out: Out, writing: GrowthSender) -> io::Result<u64> {
+    priority::lower_priority();
     let mut crc = Hasher::new();
     out.write_all(&HEADER)?;
     loop {
@@ -320,10 +325,10 @@ enum Out {
 }
 
 impl Out {
-    fn start(out: Counted, sealing: Option<&Sealing>) -> Result<Self> {
+    fn start(out: Counted, sealing: Option<&Encryption>) -> Result<Self> {
         Ok(match sealing {
             None => Self::Clear(out),
-            Some(Sealing { key, recipients }) => {
+            Some(Encryption { key, recipients }) => {
                 Self::Sealed(Box::new(Encrypting::start(out, key, recipients)?))
             }
         })

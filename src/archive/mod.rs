@@ -6,28 +6,28 @@
 //! Besides, a bundle of small files, which is only ever written.
 
 pub mod age;
-mod aside;
 mod bundle;
 pub mod damage;
+mod encrypted;
 mod entries;
-mod flaw;
+mod error_tracker;
+mod format_error;
 mod gzip;
+mod hash_thread;
 mod kind;
-mod locked;
 pub mod manifest;
 pub mod name;
 mod pack;
 pub mod tail;
 mod unpack;
-mod watch;
 mod zip;
 
 pub use bundle::bundle;
-pub use flaw::Unfit;
-pub use gzip::{Effort, Sealing};
-pub use locked::{Locked, must_open, without_identity};
-pub use pack::Packing;
-pub use unpack::{Contents, Limits, unpack, verify, verify_with};
+pub use encrypted::{CannotDecrypt, check_decryptable, no_identity_given};
+pub use format_error::NotASnapshot;
+pub use gzip::{Effort, Encryption};
+pub use pack::Packer;
+pub use unpack::{Contents, UnpackOptions, unpack, verify, verify_with};
 
 /// The file that holds the snapshot.
 pub const DB: &str = "db";

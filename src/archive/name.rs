@@ -1,6 +1,6 @@
 //! The names of archives. They sort as time within one second's grain; the manifest knows better.
 
-use crate::system::clock::{stamp, stamped};
+use crate::system::clock::{format_timestamp, parse_timestamp};
 use jiff::Timestamp;
 
 const BEGINNING: &str = "etcd-snapshot-";
@@ -8,7 +8,7 @@ const ENDING: &str = ".tar.gz";
 
 /// The name of an archive taken at `now` (in UTC), the `nth` of that second, counted from 1.
 pub fn archive_name(now: Timestamp, nth: u32) -> String {
-    let stamp = stamp(now);
+    let stamp = format_timestamp(now);
     match nth {
         0 | 1 => format!("{BEGINNING}{stamp}{ENDING}"),
         _ => format!("{BEGINNING}{stamp}-{nth}{ENDING}"),
@@ -32,7 +32,7 @@ pub fn distinct_name(name: &str, sha256: &str) -> String {
 /// When the archive `name` was taken, to the second, as far as its name tells.
 pub fn taken(name: &str) -> Option<Timestamp> {
     let (_, behind) = name.split_once(BEGINNING)?;
-    stamped(behind)
+    parse_timestamp(behind)
 }
 
 #[cfg(test)]

@@ -3,10 +3,10 @@
 //! `db` comes first, because it can be written while it arrives; `manifest.json`, which says what was found in it, comes
 //! last. Must never buffer more than a few blocks.
 
-use super::gzip::{Effort, Gzip, Sealing};
+use super::gzip::{Effort, Encryption, Gzip};
 use super::{DB, MANIFEST};
 use crate::archive::manifest::Manifest;
-use crate::system::growing::Writing;
+use crate::system::growing_file::GrowthSender;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use std::fs::File;
@@ -17,20 +17,20 @@ const SECTOR: usize = 512;
 
 /// An archive about to be written.
 #[derive(Debug)]
-pub struct Packing {
+pub struct Packer {
     /// The empty file to write it to.
     pub out: File,
     /// Tells who reads that file meanwhile how far it is.
-    pub writing: Writing,
+    pub writing: GrowthSender,
     /// How hard to compress.
     pub effort: Effort,
     /// What to encrypt it with, if at all.
-    pub sealing: Option<Sealing>,
+    pub sealing: Option<Encryption>,
     /// The time that the files in it carry.
     pub taken: Timestamp,
 }
 
-impl Packing {
+impl Packer {
     /// Writes the snapshot `db`, which must turn out to have `size` bytes, and what `manifest` then says of it. Makes
     /// the archive durable, and returns its length in bytes.
     pub fn pack(
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use crate::archive::tail::{TAIL, manifest_in};
     use crate::archive::verify;
-    use crate::system::growing::{Growing, growth};
+    use crate::system::growing_file::{GrowingFile, growth_channel};
     use sha2::{Digest, Sha256};
     use std::os::unix::fs::FileExt;
 
@@ -137,11 +137,11 @@ mod tests {
         }
     }
 
-    fn packing(effort: Effort) -> (Packing, Growing<File>) {
+    fn packing(effort: Effort) -> (Packer, GrowingFile<File>) {
         let out = tempfile::tempfile().unwrap();
-        let (writing, written) = growth();
-        let back = Growing::new(out.try_clone().unwrap(), written);
-        (Packing { out, writing, effort, sealing: None, taken: Timestamp::UNIX_EPOCH }, back)
+        let (writing, written) = growth_channel();
+        let back = GrowingFile::new(out.try_clone().unwrap(), written);
+        (Packer { out, writing, effort, sealing: None, taken: Timestamp::UNIX_EPOCH }, back)
     }
 
     #[test]

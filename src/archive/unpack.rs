@@ -7,11 +7,11 @@
 //! measured): the CRC of gzip comes last. So this one drains to the end and allows nothing there but zeros.
 
 use super::age::{Decrypting, FileKey, Identities};
-use super::aside::SealAside;
-use super::flaw::{Flaw, Unfit};
+use super::encrypted::opened;
+use super::error_tracker::ErrorTracker;
+use super::format_error::{FormatError, NotASnapshot};
+use super::hash_thread::HashThread;
 use super::kind::{Kind, is_database};
-use super::locked::opened;
-use super::watch::Watch;
 use super::zip::Zip;
 use crate::archive::damage::{Damage, Damaged, Layer, ManifestFault};
 use crate::archive::manifest::{Manifest, NewerFormat};
@@ -43,17 +43,17 @@ pub(super) const GIVE_OURS: &str = "give an archive made by the snapshot action"
 
 /// What the caller allows.
 #[derive(Clone, Copy)]
-pub struct Limits<'a> {
+pub struct UnpackOptions<'a> {
     /// Whether there is room for a database of so many bytes.
-    pub room_for: &'a dyn Fn(u64) -> Result<()>,
+    pub check_space: &'a dyn Fn(u64) -> Result<()>,
     /// Whether a bare snapshot file, without an archive around it, will do.
-    pub bare: bool,
+    pub allow_bare: bool,
     /// What opens an archive that is encrypted.
     pub identities: Option<&'a Identities>,
     /// Whom it is said to be encrypted for.
     pub encrypted_for: &'a [String],
     /// Hears of the database as soon as it is read, long before the archive is called good.
-    pub found: &'a dyn Fn(&DatabaseDigest),
+    pub on_database: &'a dyn Fn(&DatabaseDigest),
 }
 
 /// What was in an archive.
@@ -72,19 +72,19 @@ pub struct Contents {
 /// name in messages.
 ///
 /// # Errors
-/// [`Damaged`] if it cannot be decoded or its manifest does not describe it; [`Locked`](super::Locked) without the right
-/// identity; [`NewerFormat`] if a newer version made it; [`Unfit`] if it is not a snapshot archive; that of `limits`. Any other
+/// [`Damaged`] if it cannot be decoded or its manifest does not describe it; [`CannotDecrypt`](super::CannotDecrypt) without the right
+/// identity; [`NewerFormat`] if a newer version made it; [`NotASnapshot`] if it is not a snapshot archive; that of `options`. Any other
 /// error is one of the disk or the network.
 pub fn unpack(
     source: impl Read,
     size: u64,
     shown: &str,
     out: &mut dyn Write,
-    limits: &Limits<'_>,
+    options: &UnpackOptions<'_>,
     tell: Sink<'_>,
 ) -> Result<Contents> {
-    let watch = Watch::default();
-    let mut unpacking = Unpacking { shown, out, limits, tell, watch: &watch, layer: Layer::Database };
+    let watch = ErrorTracker::default();
+    let mut unpacking = Unpacking { shown, out, options, tell, watch: &watch, layer: Layer::Database };
     let outcome = unpacking.file(watch.file(source, Some(size)), size);
     watch.outcome(shown, outcome)
 }
@@ -94,7 +94,7 @@ impl Unpacking<'_> {
     fn file(&mut self, source: impl Read, size: u64) -> Result<Contents> {
         let (head, mut source) = peek(source)?;
         let kind = Kind::of(&head);
-        if kind == Kind::Bare && self.limits.bare {
+        if kind == Kind::Bare && self.options.allow_bare {
             // Its own hash is the database's: once is enough.
             let db = self.bare(source, Some(size))?;
             return Ok(Contents { sha256: db.sha256.clone(), manifest: None, db });
@@ -104,7 +104,7 @@ impl Unpacking<'_> {
             Kind::Gzip => self.gzip(&mut hashing)?,
             Kind::Zip => (None, self.zip(&mut hashing)?),
             Kind::Age => self.encrypted(&mut hashing)?,
-            other => return Err(Unfit::refused(other.refusal(self.shown))),
+            other => return Err(NotASnapshot::refused(other.refusal(self.shown))),
         };
         Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
     }
@@ -123,11 +123,17 @@ pub fn verify_with(
     shown: &str,
     found: &dyn Fn(&DatabaseDigest),
 ) -> Result<Contents> {
-    let limits = Limits { room_for: &|_| Ok(()), bare: false, identities: None, encrypted_for: &[], found };
-    let watch = Watch::default();
+    let options = UnpackOptions {
+        check_space: &|_| Ok(()),
+        allow_bare: false,
+        identities: None,
+        encrypted_for: &[],
+        on_database: found,
+    };
+    let watch = ErrorTracker::default();
     let (out, tell) = (&mut io::sink(), &mut |_: Progress<'_>| {});
     let mut unpacking =
-        Unpacking { shown, out, limits: &limits, tell, watch: &watch, layer: Layer::Database };
+        Unpacking { shown, out, options: &options, tell, watch: &watch, layer: Layer::Database };
     let outcome = unpacking.ours(watch.file(source, None), key);
     watch.outcome(shown, outcome)
 }
@@ -143,9 +149,9 @@ fn peek(mut source: impl Read) -> io::Result<(Vec<u8>, impl Read)> {
 pub(super) struct Unpacking<'a> {
     shown: &'a str,
     out: &'a mut dyn Write,
-    pub(super) limits: &'a Limits<'a>,
+    pub(super) options: &'a UnpackOptions<'a>,
     tell: Sink<'a>,
-    watch: &'a Watch,
+    watch: &'a ErrorTracker,
     /// The layer that is read.
     layer: Layer,
 }
@@ -170,7 +176,7 @@ impl Unpacking<'_> {
     /// A database without anything around it, but for what has been taken off already.
     fn bare(&mut self, source: impl Read, size: Option<u64>) -> Result<DatabaseDigest> {
         if let Some(size) = size {
-            (self.limits.room_for)(size)?;
+            (self.options.check_space)(size)?;
         }
         self.copy_db(source, size)
     }
@@ -178,15 +184,15 @@ impl Unpacking<'_> {
     /// Whatever else we read, encrypted by age.
     fn encrypted(&mut self, source: &mut dyn Read) -> Result<(Option<Manifest>, DatabaseDigest)> {
         self.layer = Layer::Age;
-        let identities = self.limits.identities;
-        let opened = opened(source, self.shown, identities, self.limits.encrypted_for)?;
+        let identities = self.options.identities;
+        let opened = opened(source, self.shown, identities, self.options.encrypted_for)?;
         let opened = self.watch.layer(Layer::Age, opened);
         let (head, mut content) = peek(opened).map_err(|error| self.altered(&error.to_string()))?;
         match Kind::of(&head) {
             Kind::Gzip => self.gzip(&mut content),
             Kind::Zip => Ok((None, self.zip(&mut content)?)),
             Kind::Bare => Ok((None, self.bare(content, None)?)),
-            other => Err(Unfit::refused(other.refusal(self.shown))),
+            other => Err(NotASnapshot::refused(other.refusal(self.shown))),
         }
     }
 
@@ -266,11 +272,11 @@ impl Unpacking<'_> {
         }
     }
 
-    fn flawed(&self, flaw: Flaw) -> anyhow::Error {
+    fn flawed(&self, flaw: FormatError) -> anyhow::Error {
         match flaw {
-            Flaw::Altered(how) => self.altered(&how).into(),
-            Flaw::Hostile(what) => self.no(&what, GIVE_OURS),
-            Flaw::Foreign(what) => {
+            FormatError::Altered(how) => self.altered(&how).into(),
+            FormatError::Hostile(what) => self.no(&what, GIVE_OURS),
+            FormatError::Foreign(what) => {
                 self.no(&what, "unpack it with the tool that made it, and restore the snapshot in it")
             }
         }
@@ -301,15 +307,15 @@ impl Unpacking<'_> {
             }
         };
         let mut source = head.as_slice().chain(source);
-        let aside = SealAside::start().context(UNPACKING)?;
+        let hasher = HashThread::start().context(UNPACKING)?;
         let mut done = 0;
         loop {
             interrupt::check()?;
-            let mut buffer = aside.buffer().context(UNPACKING)?;
+            let mut buffer = hasher.buffer().context(UNPACKING)?;
             let length = match source.read(&mut buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    aside.take(buffer, 0).context(UNPACKING)?;
+                    hasher.take(buffer, 0).context(UNPACKING)?;
                     continue;
                 }
                 Err(error) => return Err(self.altered(&error.to_string()).into()),
@@ -322,14 +328,14 @@ impl Unpacking<'_> {
                 return Err(self.no("holds a db that is longer than it says", GIVE_OURS));
             }
             self.out.write_all(buffer.get(..length).unwrap_or_default()).context(UNPACKING)?;
-            aside.take(buffer, length).context(UNPACKING)?;
+            hasher.take(buffer, length).context(UNPACKING)?;
             (self.tell)(Progress::Bytes { done, expected: (expected > 0).then_some(expected) });
         }
         if size.is_some_and(|size| done != size) {
             return Err(self.altered(&format!("db ends after {done} of {expected} bytes")).into());
         }
-        let sealed = aside.finish().context(UNPACKING)?;
-        (self.limits.found)(&sealed);
+        let sealed = hasher.finish().context(UNPACKING)?;
+        (self.options.on_database)(&sealed);
         Ok(sealed)
     }
 
@@ -340,7 +346,7 @@ impl Unpacking<'_> {
             let what = format!("holds a database whose length is unknown: {error:#}");
             self.no(&what, "decompress it, and restore the database itself")
         })?;
-        (self.limits.room_for)(length)?;
+        (self.options.check_space)(length)?;
         Ok(length)
     }
 
@@ -368,7 +374,7 @@ impl Unpacking<'_> {
     }
 
     pub(super) fn no(&self, what: &str, next: &str) -> anyhow::Error {
-        Unfit::refused(Refusal::new(format!("{} {what}", self.shown), next))
+        NotASnapshot::refused(Refusal::new(format!("{} {what}", self.shown), next))
     }
 
     /// The error of a layer that cannot be decoded.

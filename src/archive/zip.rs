@@ -5,7 +5,7 @@
 //! name. This one takes only what both say, at the same place, with no byte between: nothing can overlap, hide or be read
 //! twice. Must never use a name for anything but words.
 
-use super::flaw::Flaw;
+use super::format_error::FormatError;
 use crc32fast::Hasher;
 use flate2::bufread::DeflateDecoder;
 use std::io::{self, BufRead, BufReader, Read, Take};
@@ -74,11 +74,11 @@ impl<R: Read> Zip<R> {
     }
 
     /// The next file, once the one before was [finished](Entry::finish); with none left, the rest has been checked too.
-    pub fn next(&mut self) -> Result<Option<Entry<'_, R>>, Flaw> {
+    pub fn next(&mut self) -> Result<Option<Entry<'_, R>>, FormatError> {
         let offset = self.source.at;
         match self.source.u32()? {
             LOCAL if self.seen.len() < MOST_ENTRIES => {}
-            LOCAL => return Err(Flaw::Hostile("holds too many files".to_owned())),
+            LOCAL => return Err(FormatError::Hostile("holds too many files".to_owned())),
             CENTRAL => {
                 self.directory(offset)?;
                 return Ok(None);
@@ -97,7 +97,7 @@ impl<R: Read> Zip<R> {
     }
 
     /// A local header, behind its signature.
-    fn local(&mut self, offset: u64) -> Result<Seen, Flaw> {
+    fn local(&mut self, offset: u64) -> Result<Seen, FormatError> {
         let head: [u8; 26] = self.source.array()?;
         let mut fields = Fields(&head);
         let (_version, flags, method) = (fields.u16(), fields.u16(), fields.u16());
@@ -109,12 +109,12 @@ impl<R: Read> Zip<R> {
         let mut header = Seen { name, flags, method, crc, deflated: 0, size: 0, offset };
         let shown = header.shown();
         if flags & !FLAGS != 0 {
-            return Err(Flaw::Foreign(format!(
+            return Err(FormatError::Foreign(format!(
                 "holds {shown}, which is encrypted or patched (flags {flags:#x})"
             )));
         }
         if ![STORED, DEFLATED].contains(&method) || (method == STORED && flags & FLAG_DESCRIPTOR != 0) {
-            return Err(Flaw::Foreign(format!(
+            return Err(FormatError::Foreign(format!(
                 "holds {shown}, which is packed by method {method}, not by deflate"
             )));
         }
@@ -123,22 +123,24 @@ impl<R: Read> Zip<R> {
         Ok(header)
     }
 
-    fn name(&mut self, length: u16) -> Result<Vec<u8>, Flaw> {
+    fn name(&mut self, length: u16) -> Result<Vec<u8>, FormatError> {
         if length == 0 || length > LONGEST_NAME {
-            return Err(Flaw::Hostile(format!("holds a file with a name of {length} bytes")));
+            return Err(FormatError::Hostile(format!("holds a file with a name of {length} bytes")));
         }
         let name = self.source.exactly(length)?;
         // RKE's are absolute. None is ever used; one that goes up was made to harm whoever does.
         let goes_up = name.split(|byte| *byte == b'/' || *byte == b'\\').any(|part| part == b"..");
         if goes_up || name.contains(&0) || name.ends_with(b"/") {
             let shown = String::from_utf8_lossy(&name).chars().take(100).collect::<String>();
-            return Err(Flaw::Hostile(format!("holds {shown:?}, which a snapshot archive never does")));
+            return Err(FormatError::Hostile(format!(
+                "holds {shown:?}, which a snapshot archive never does"
+            )));
         }
         Ok(name)
     }
 
     /// The directory, behind its first signature: it must name exactly what came by, and nothing may follow its end.
-    fn directory(&mut self, start: u64) -> Result<(), Flaw> {
+    fn directory(&mut self, start: u64) -> Result<(), FormatError> {
         let seen = std::mem::take(&mut self.seen);
         for (number, expected) in seen.iter().enumerate() {
             if number > 0 && self.source.u32()? != CENTRAL {
@@ -147,7 +149,7 @@ impl<R: Read> Zip<R> {
             let said = self.central()?;
             if said != *expected {
                 let what = format!("its directory says other than what is there of {}", expected.shown());
-                return Err(Flaw::Altered(what));
+                return Err(FormatError::Altered(what));
             }
         }
         let end = self.source.at;
@@ -166,7 +168,7 @@ impl<R: Read> Zip<R> {
     }
 
     /// One file of the directory, behind its signature.
-    fn central(&mut self) -> Result<Seen, Flaw> {
+    fn central(&mut self) -> Result<Seen, FormatError> {
         let head: [u8; 42] = self.source.array()?;
         let mut fields = Fields(&head);
         let (_versions, flags, method, _time) = (fields.u32(), fields.u16(), fields.u16(), fields.u32());
@@ -180,12 +182,12 @@ impl<R: Read> Zip<R> {
         let said = Seen { name, flags, method, crc, deflated, size, offset };
         let kind = attributes >> 16 & TYPE;
         if disk != 0 || (kind != 0 && kind != REGULAR) {
-            return Err(Flaw::Hostile(format!("holds {}, which is no regular file", said.shown())));
+            return Err(FormatError::Hostile(format!("holds {}, which is no regular file", said.shown())));
         }
         Ok(said)
     }
 
-    fn end_64(&mut self, at: u64, start: u64, count: u64) -> Result<(), Flaw> {
+    fn end_64(&mut self, at: u64, start: u64, count: u64) -> Result<(), FormatError> {
         let head: [u8; 52] = self.source.array()?;
         let mut fields = Fields(&head);
         let (rest, _versions, disks) = (fields.u64(), fields.u32(), fields.u64());
@@ -199,7 +201,7 @@ impl<R: Read> Zip<R> {
         Ok(())
     }
 
-    fn end(&mut self, start: u64, length: u64, count: usize) -> Result<(), Flaw> {
+    fn end(&mut self, start: u64, length: u64, count: usize) -> Result<(), FormatError> {
         let head: [u8; 18] = self.source.array()?;
         let mut fields = Fields(&head);
         let (disks, here, all) = (fields.u32(), fields.u16(), fields.u16());
@@ -235,7 +237,7 @@ impl<R: Read> Entry<'_, R> {
     }
 
     /// Checks what was read, which must be all of it, against what the zip says of it.
-    pub fn finish(mut self) -> Result<(), Flaw> {
+    pub fn finish(mut self) -> Result<(), FormatError> {
         if self.read(&mut [0])? != 0 {
             return Err(altered("a file in it is longer than what was read"));
         }
@@ -250,7 +252,7 @@ impl<R: Read> Entry<'_, R> {
         let found = Seen { crc, deflated, size, ..self.header.clone() };
         if self.header.flags & FLAG_DESCRIPTOR == 0 {
             if found != self.header {
-                return Err(Flaw::Altered(format!(
+                return Err(FormatError::Altered(format!(
                     "its header says other than what is there of {}",
                     found.shown()
                 )));
@@ -264,7 +266,7 @@ impl<R: Read> Entry<'_, R> {
 }
 
 /// What stands behind the data where the header did not know: with or without a signature, in 32 bits or in 64.
-fn descriptor(source: &mut impl Source, header: &Seen, found: &Seen) -> Result<(), Flaw> {
+fn descriptor(source: &mut impl Source, header: &Seen, found: &Seen) -> Result<(), FormatError> {
     let unknown = |said: u64, found: u64| said == 0 || said == found;
     let blank = header.crc == 0 || header.crc == found.crc;
     let mut crc = source.u32()?;
@@ -281,9 +283,10 @@ fn descriptor(source: &mut impl Source, header: &Seen, found: &Seen) -> Result<(
     let agrees = blank && unknown(header.deflated, found.deflated) && unknown(header.size, found.size);
     match same && agrees && crc == found.crc {
         true => Ok(()),
-        false => {
-            Err(Flaw::Altered(format!("what stands behind {} says other than what is there", found.shown())))
-        }
+        false => Err(FormatError::Altered(format!(
+            "what stands behind {} says other than what is there",
+            found.shown()
+        ))),
     }
 }
 
@@ -302,8 +305,8 @@ impl<R: Read> Read for Entry<'_, R> {
     }
 }
 
-fn altered(how: &str) -> Flaw {
-    Flaw::Altered(how.to_owned())
+fn altered(how: &str) -> FormatError {
+    FormatError::Altered(how.to_owned())
 }
 
 /// Numbers out of a header of a fixed length, one behind the other.
@@ -334,7 +337,7 @@ impl Fields<'_> {
 struct Wide<'a>(&'a [u8]);
 
 impl<'a> Wide<'a> {
-    fn of(mut extra: &'a [u8]) -> Result<Self, Flaw> {
+    fn of(mut extra: &'a [u8]) -> Result<Self, FormatError> {
         while let Some((head, rest)) = extra.split_first_chunk::<4>() {
             let mut fields = Fields(head);
             let (kind, length) = (fields.u16(), usize::from(fields.u16()));
@@ -349,7 +352,7 @@ impl<'a> Wide<'a> {
     }
 
     /// The number itself, or the next of these where it says so.
-    fn or(&mut self, narrow: u32) -> Result<u64, Flaw> {
+    fn or(&mut self, narrow: u32) -> Result<u64, FormatError> {
         if narrow != ELSEWHERE {
             return Ok(narrow.into());
         }

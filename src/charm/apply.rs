@@ -44,7 +44,7 @@ impl Executor<'_> {
             Step::Install => {
                 let drop_in = method.drop_in();
                 write_public(&drop_in, &etcd_config::install_guard(&drop_in))?;
-                systemd::reload()?;
+                systemd::daemon_reload()?;
                 install::install(*method, self.options()?, self.juju, self.proxies)?;
                 Ok(method.check_version()?)
             }
@@ -52,7 +52,7 @@ impl Executor<'_> {
             Step::Configure => self.configure(),
             Step::MarkAsServed => rewrite_config_without_restart(*method, &self.facts.wanted_config),
             Step::Start => {
-                systemd::allow(method.systemd_unit())?;
+                systemd::enable(method.systemd_unit())?;
                 self.start()
             }
             Step::Restart => {
@@ -60,7 +60,7 @@ impl Executor<'_> {
                 self.start()
             }
             Step::Stop => {
-                systemd::forbid(method.systemd_unit())?;
+                systemd::disable(method.systemd_unit())?;
                 method.service().stop(database_size(data_dir))
             }
             Step::RemoveGuard => remove_drop_in(*method),
@@ -102,7 +102,7 @@ impl Executor<'_> {
         check_owner(&dir, user)?;
         self.own.write(&dir)?;
         match user {
-            Some(user) => user.own(&dir).context("changing the owner of the data directory to etcd"),
+            Some(user) => user.chown(&dir).context("changing the owner of the data directory to etcd"),
             None => Ok(()),
         }
     }
@@ -134,14 +134,14 @@ impl Executor<'_> {
 /// Makes etcd start only when the storage of its data is mounted.
 fn write_mount_drop_in(method: InstallMethod, data_dir: &Path) -> Result<()> {
     write_public(&method.drop_in(), &etcd_config::mount_drop_in(data_dir))?;
-    systemd::reload()
+    systemd::daemon_reload()
 }
 
 fn remove_drop_in(method: InstallMethod) -> Result<()> {
     let file = method.drop_in();
     let (dir, name) = split_path(&file)?;
     Dir::open(dir)?.remove_file(name)?;
-    systemd::reload()
+    systemd::daemon_reload()
 }
 
 /// Writes `text` as etcd's configuration and keeps the file's modification time, by which a hook decides whether etcd must
@@ -188,7 +188,7 @@ mod tests {
         check_owner(&dir, None).unwrap();
         // Only root can change an owner.
         let nobody = Owner { uid: 65534, gid: 65534 };
-        if nobody.own(&dir).is_ok() {
+        if nobody.chown(&dir).is_ok() {
             assert!(check_owner(&dir, None).unwrap_err().to_string().contains("belongs to user 65534"));
             check_owner(&dir, Some(nobody)).unwrap();
         }

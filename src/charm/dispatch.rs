@@ -2,7 +2,7 @@
 
 use super::report::print_to_log;
 use crate::commands::Environment;
-use crate::system::process::become_it;
+use crate::system::process::exec;
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ fn exec_dispatched_program(environment: &Environment) -> Result<()> {
         Some(("hooks", _)) => charm.join("bin/reconcile"),
         _ => bail!("JUJU_DISPATCH_PATH names neither a hook nor an action: {path:?}"),
     };
-    match become_it(&program) {
+    match exec(&program) {
         Ok(never) => match never {},
         Err(error) => Err(error).with_context(|| format!("running {}", program.display())),
     }

@@ -6,7 +6,7 @@
 use crate::exchange::MEMBER;
 use crate::system::durable::Dir;
 use crate::system::trust;
-use crate::system::trust::is_roots;
+use crate::system::trust::only_root_can_write;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -76,7 +76,7 @@ impl UnitRecord {
         let file = Self::path_in(dir.path());
         let reading = || format!("reading the record {}", file.display());
         // The user that etcd runs as owns the directory and can put another record there.
-        if !is_roots(&dir.read(NAME)?.metadata().with_context(reading)?) {
+        if !only_root_can_write(&dir.read(NAME)?.metadata().with_context(reading)?) {
             let owner = format!("an unknown unit: users other than root can write {}", file.display());
             return Ok(DataState::Foreign(owner));
         }

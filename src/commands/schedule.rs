@@ -168,7 +168,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
 /// How the timer runs a backup: the program beside this one, and where its files are.
 fn runner(environment: &Environment) -> Result<Runner> {
     let program = program(environment)?;
-    trust::check(&program).map_err(|distrust| distrust.refuses("the program of the systemd timer"))?;
+    trust::check(&program).map_err(|distrust| distrust.refusal("the program of the systemd timer"))?;
     let file = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string());
     let mut variables = Vec::new();
     if let Some(unit) = &environment.unit {

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::snapshot::{self, Report, Request, Source};
 use crate::store::directory::{Approach, archive_owner};
-use crate::system::durable::Stands;
+use crate::system::durable::NotDurable;
 
 /// Takes a snapshot and says where it is.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
@@ -94,9 +94,9 @@ impl Ready {
 
 fn untouched(site: &Site, error: anyhow::Error) -> ActionError {
     let next = format!("{}, mend the cause, then run snapshot again", site.service.typed("status"));
-    let archive = match error.downcast_ref::<Stands>() {
+    let archive = match error.downcast_ref::<NotDurable>() {
         None => "no archive was published".to_owned(),
-        Some(Stands(path)) => {
+        Some(NotDurable(path)) => {
             format!("{} is whole and stands there, but its disk did not take its name", path.display())
         }
     };

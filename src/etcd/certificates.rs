@@ -4,7 +4,7 @@
 //! Must never judge whether a signature is right, nor keep a key: it reads dates, uses and names, and whose a key is.
 
 use super::site::Tls;
-use crate::system::durable::read_found;
+use crate::system::durable::read_small_file;
 use anyhow::{Context, Result, bail, ensure};
 use jiff::{Timestamp, ToSpan};
 use pkcs8::PrivateKeyInfo;
@@ -99,7 +99,7 @@ fn is_named(host: &str, pattern: &str) -> bool {
 /// The first certificate in the PEM file `path`.
 fn first_of(path: &Path) -> Result<TbsCertificate> {
     let reading = || format!("reading the certificate {}", path.display());
-    let bytes = read_found(path).with_context(reading)?;
+    let bytes = read_small_file(path).with_context(reading)?;
     // The library panics at a file without a byte but line ends.
     let chain = match bytes.trim_ascii() {
         [] => Vec::new(),
@@ -179,7 +179,7 @@ fn abscissa(point: &[u8]) -> &[u8] {
 /// the parameters of a curve, is passed over.
 fn read_key(path: &Path) -> Result<(String, SecretDocument)> {
     let reading = || format!("reading the key {}", path.display());
-    let text = String::from_utf8(read_found(path).with_context(reading)?).with_context(reading)?;
+    let text = String::from_utf8(read_small_file(path).with_context(reading)?).with_context(reading)?;
     let begins =
         text.lines().find(|line| line.starts_with("-----BEGIN ") && line.ends_with("PRIVATE KEY-----"));
     let (_, key) =

@@ -16,9 +16,9 @@ use super::patience;
 use super::site::{Login, Site, Tls, Trouble};
 use super::why::{Asked, explained, is_login_refused, is_vague};
 use crate::system::durable::Dir;
-use crate::system::growing::Writing;
+use crate::system::growing_file::GrowthSender;
 use crate::system::priority;
-use crate::system::process::{ProcessError, Program, cwd_of};
+use crate::system::process::{ProcessError, Program, fd_path};
 use answers::{HashAnswer, HashBody, MembersAnswer, RangeAnswer, StatusAnswer};
 use anyhow::{Context, Result, bail};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -191,7 +191,7 @@ impl Client {
         dir: &Dir,
         name: &str,
         expected: u64,
-        writing: Writing,
+        writing: GrowthSender,
         watch: &mut dyn FnMut(u64) -> Result<(), String>,
     ) -> Result<()> {
         let part = partial_name(name);
@@ -210,11 +210,11 @@ impl Client {
             Err(format!("stalled (no bytes for {} s after {size} bytes)", patience.as_secs()))
         };
         self.program()
-            .cwd(cwd_of(dir))
+            .cwd(fd_path(dir))
             .env("GOGC", GOGC)
-            .env("GOMAXPROCS", priority::half().to_string())
+            .env("GOMAXPROCS", priority::half_the_cores().to_string())
             // So that etcd need not make way for it with every frame: 2.9 s instead of 3.6, and etcd 4.3 s instead of 4.8.
-            .in_bulk()
+            .batch_scheduled()
             .args(["snapshot", "save", name])
             .start()
             .and_then(|running| running.finish(Duration::MAX, &mut watch))

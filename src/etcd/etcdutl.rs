@@ -6,7 +6,7 @@ use super::backend::{Backend, Comparison, same_records};
 use super::patience;
 use super::tools::Tools;
 use crate::system::durable::Dir;
-use crate::system::process::{STDIN, cwd_of};
+use crate::system::process::{STDIN, fd_path};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use std::fs::File;
@@ -55,7 +55,7 @@ pub fn status(
 ) -> Result<SnapshotStatus> {
     let timeout = timeout_for(&snapshot)?;
     let program =
-        tools.offline().input_from(snapshot).args(["snapshot", "status", STDIN, "--write-out=json"]);
+        tools.offline().stdin_file(snapshot).args(["snapshot", "status", STDIN, "--write-out=json"]);
     let output = program.start().and_then(|running| running.finish(timeout, watch));
     output.and_then(|output| output.json()).context("reading the snapshot's structure")
 }
@@ -74,7 +74,7 @@ pub fn restore(
 ) -> Result<Backend> {
     let RestoreOptions { name: member, peer_urls, token, bump, hash_check } = options;
     let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{member}={url}")).collect();
-    let program = tools.offline().cwd(cwd_of(dir)).deadline(timeout_for(&dir.read(name)?)?);
+    let program = tools.offline().cwd(fd_path(dir)).deadline(timeout_for(&dir.read(name)?)?);
     let mut program = program.args([
         "snapshot".to_owned(),
         "restore".to_owned(),

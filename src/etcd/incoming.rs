@@ -5,7 +5,7 @@
 
 use super::backend::{HEAD_SIZE, announced_length};
 use crate::system::durable::{Dir, inode_of, is_absent};
-use crate::system::growing::{Growing, Growth};
+use crate::system::growing_file::{GrowingFile, GrowthReceiver};
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,7 +18,7 @@ pub(super) fn partial_name(name: &str) -> String {
 /// A snapshot that is being written. A read waits for bytes that are not written yet.
 #[derive(Debug)]
 pub struct IncomingSnapshot<'a> {
-    growing: Growing<File>,
+    growing: GrowingFile<File>,
     dir: &'a Dir,
     name: &'a str,
     length: u64,
@@ -29,8 +29,8 @@ impl<'a> IncomingSnapshot<'a> {
     ///
     /// # Errors
     /// Fails if the file cannot be read, is not a snapshot, or ends before that.
-    pub fn follow(dir: &'a Dir, name: &'a str, growth: &Growth) -> Result<Self> {
-        let growing = Growing::new(open_when_created(dir, name, growth)?, growth.clone());
+    pub fn follow(dir: &'a Dir, name: &'a str, growth: &GrowthReceiver) -> Result<Self> {
+        let growing = GrowingFile::new(open_when_created(dir, name, growth)?, growth.clone());
         let has_head = growing.wait_for(HEAD_SIZE).context("waiting for the snapshot")?;
         ensure!(has_head, "etcdctl saved fewer than {HEAD_SIZE} bytes");
         let length = announced_length(growing.file()).context("etcdctl is not saving a snapshot")?;
@@ -70,7 +70,7 @@ impl Read for IncomingSnapshot<'_> {
     }
 }
 
-fn open_when_created(dir: &Dir, name: &str, growth: &Growth) -> Result<File> {
+fn open_when_created(dir: &Dir, name: &str, growth: &GrowthReceiver) -> Result<File> {
     loop {
         // Read before the directory, so that a file created in between is not missed.
         let goes_on = growth.goes_on().context("waiting for the snapshot")?;
@@ -89,7 +89,7 @@ fn open_when_created(dir: &Dir, name: &str, growth: &Growth) -> Result<File> {
 #[expect(clippy::disallowed_methods, reason = "tests lay out files")]
 mod tests {
     use super::*;
-    use crate::system::growing::growth;
+    use crate::system::growing_file::growth_channel;
     use std::os::unix::fs::PermissionsExt;
 
     /// Runs in a thread without root's permissions, because root can open every file.
@@ -100,7 +100,7 @@ mod tests {
         std::fs::set_permissions(home.path().join("db.part"), std::fs::Permissions::from_mode(0o000))
             .unwrap();
         let dir = Dir::open(home.path()).unwrap();
-        let (writing, growth) = growth();
+        let (writing, growth) = growth_channel();
         writing.end(0);
         let follow = || {
             nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));

@@ -15,9 +15,9 @@ use super::known_messages::recognize;
 use super::member::Member;
 use super::patience;
 use crate::system::durable::Dir;
-use crate::system::growing::Writing;
+use crate::system::growing_file::GrowthSender;
 use crate::system::interrupt;
-use crate::system::process::{Program, Running, cwd_of};
+use crate::system::process::{Program, Running, fd_path};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -75,7 +75,7 @@ impl BootedCopy {
         &self,
         dir: &Dir,
         name: &str,
-        writing: Writing,
+        writing: GrowthSender,
         watch: &mut dyn FnMut(u64) -> Result<(), String>,
     ) -> Result<()> {
         let backend = self.backend()?;
@@ -85,7 +85,11 @@ impl BootedCopy {
             watch(size).map_err(anyhow::Error::msg)
         })?;
         file.sync_all().context("syncing the snapshot")?;
-        ensure!(dir.adopt(dir, &partial_name(name), name)?, "{name} is already in {}", dir.path().display());
+        ensure!(
+            dir.rename_noreplace(dir, &partial_name(name), name)?,
+            "{name} is already in {}",
+            dir.path().display()
+        );
         writing.end(backend.export_size());
         Ok(())
     }
@@ -135,8 +139,8 @@ struct Version {
 
 /// The data has a write-ahead log, so etcd takes its name, peers and cluster from there (`etcdserver/bootstrap.go`).
 fn start(etcd: &Path, home: &Dir) -> Result<Running> {
-    let program = Program::new(etcd).isolated().withholding(recognize, BY_HAND);
-    let program = program.cwd(cwd_of(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
+    let program = Program::new(etcd).without_network().redact_output(recognize, BY_HAND);
+    let program = program.cwd(fd_path(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
         "--data-dir=.".to_owned(),
         format!("--listen-client-urls=unix://{CLIENT_SOCKET}"),
         format!("--listen-peer-urls=unix://{PEER_SOCKET}"),
@@ -168,7 +172,7 @@ fn wait_until_ready(running: &mut Running, notify: &UnixDatagram, patience: Dura
             Err(error) => return Err(error).context("waiting for its readiness"),
         }
         running.check()?;
-        if running.words().matches("is starting a new election").count() > MAX_ELECTIONS {
+        if running.stderr_tail().matches("is starting a new election").count() > MAX_ELECTIONS {
             return Ok(false);
         }
     }

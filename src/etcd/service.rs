@@ -167,7 +167,7 @@ impl Service {
             // A restore that died may have left it elsewhere.
             Self::StaticPod { manifest } => {
                 return match trust::check(manifest) {
-                    Err(distrust) if !distrust.is_missing() => Err(distrust.refuses("the manifest")),
+                    Err(distrust) if !distrust.is_missing() => Err(distrust.refusal("the manifest")),
                     _ => Ok(()),
                 };
             }
@@ -178,8 +178,8 @@ impl Service {
             let Some((program, args)) = words.split_first() else { continue };
             let Some(program) = program_path(program) else { continue };
             for path in std::iter::once(program.clone()).chain(programs_in(&program, args)) {
-                match trust::check_found(&path) {
-                    Err(distrust) if !distrust.is_missing() => return Err(distrust.refuses(what)),
+                match trust::check_program(&path) {
+                    Err(distrust) if !distrust.is_missing() => return Err(distrust.refusal(what)),
                     _ => {}
                 }
             }

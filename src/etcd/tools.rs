@@ -4,8 +4,8 @@ use super::known_messages::recognize;
 use super::versions::{Installed, Programs, Version, requires_etcdutl};
 use crate::error::Refusal;
 use crate::system::process::Program;
-use crate::system::threads::{beside, join};
-use crate::system::trust::{Distrust, check_found};
+use crate::system::threads::{join, spawn_scoped};
+use crate::system::trust::{Distrust, check_program};
 use anyhow::{Context, Result};
 use std::fs;
 use std::io::ErrorKind;
@@ -45,7 +45,7 @@ impl Tools {
     /// Finds them in `bin_dir`, or on the machine's usual path if none is named. Root runs them, so users other than root
     /// must not be able to change them.
     pub fn find(bin_dir: Option<&Path>) -> Result<Self> {
-        Self::among(bin_dir, &check_found)?
+        Self::among(bin_dir, &check_program)?
             .with_context(|| format!("there is no program etcdctl {}", place(bin_dir)))
     }
 
@@ -61,7 +61,7 @@ impl Tools {
     ///
     /// Users other than root must not be able to change them.
     pub fn beside(etcd: &Path) -> Result<Self> {
-        Self::trusted_beside(etcd, &check_found)
+        Self::trusted_beside(etcd, &check_program)
     }
 
     fn trusted_beside(etcd: &Path, may: May<'_>) -> Result<Self> {
@@ -70,7 +70,7 @@ impl Tools {
             None => Self::away_from(etcd, may)?,
         };
         if tools.etcd.exists() {
-            may(&tools.etcd).map_err(|distrust| distrust.refuses(PROGRAM))?;
+            may(&tools.etcd).map_err(|distrust| distrust.refusal(PROGRAM))?;
         }
         Ok(tools)
     }
@@ -98,9 +98,9 @@ impl Tools {
             let etcdutl = self
                 .etcdutl
                 .as_ref()
-                .map(|path| beside(scope, "etcdutl", || ask(path, &ETCDUTL)))
+                .map(|path| spawn_scoped(scope, "etcdutl", || ask(path, &ETCDUTL)))
                 .transpose()?;
-            let etcd = etcd.map(|path| beside(scope, "etcd", || ask(path, &ETCD))).transpose()?;
+            let etcd = etcd.map(|path| spawn_scoped(scope, "etcd", || ask(path, &ETCD))).transpose()?;
             let etcdctl = self.etcdctl_version();
             Ok(Programs {
                 etcdctl: etcdctl?,
@@ -155,7 +155,7 @@ impl Tools {
             "unpack db from the archive and run {0} snapshot status db, then {0} snapshot restore db --data-dir=NEW-DIRECTORY",
             path.display()
         );
-        Program::new(path).env("ETCDCTL_API", "3").withholding(recognize, by_hand)
+        Program::new(path).env("ETCDCTL_API", "3").redact_output(recognize, by_hand)
     }
 
     /// Where that program is.
@@ -186,7 +186,7 @@ fn find(name: &str, bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<PathB
             Err(distrust) => distrusted = distrusted.or(Some(distrust)),
         }
     }
-    distrusted.map_or(Ok(None), |distrust| Err(distrust.refuses(PROGRAM).into()))
+    distrusted.map_or(Ok(None), |distrust| Err(distrust.refusal(PROGRAM).into()))
 }
 
 /// The programs of that name, or why one cannot be looked at: `which` takes it for none then.
@@ -210,7 +210,7 @@ fn snapped(name: &str, etcd: &Path, may: May<'_>) -> Result<Option<PathBuf>> {
     if !path.exists() {
         return Ok(None);
     }
-    may(&path).map_err(|distrust| distrust.refuses(PROGRAM))?;
+    may(&path).map_err(|distrust| distrust.refusal(PROGRAM))?;
     Ok(Some(path))
 }
 

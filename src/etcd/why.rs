@@ -19,12 +19,12 @@ pub(super) struct Asked<'a> {
 /// etcdctl ends on "context deadline exceeded" whatever went wrong with TLS or the connection; the cause is in the
 /// `error` of a JSON log line before it.
 pub(super) fn explained(error: ProcessError, asked: &Asked<'_>) -> ProcessError {
-    let Some(last) = error.last_words().map(str::to_owned) else { return error };
+    let Some(last) = error.last_line().map(str::to_owned) else { return error };
     let cause = if last.contains("context deadline exceeded") { cause_in(&error.stderr) } else { None };
     let said = cause.map_or_else(|| last.clone(), |cause| format!("{last} ({cause})"));
     match hint(&said, asked) {
-        Some(hint) => error.saying(format!("{said}: {hint}")),
-        None if said != last => error.saying(said),
+        Some(hint) => error.with_stderr(format!("{said}: {hint}")),
+        None if said != last => error.with_stderr(said),
         None => error,
     }
 }

@@ -245,7 +245,7 @@ impl<'a> Exchange<'a> {
         if self.journal.old.inode.is_some() {
             return live.exchange(MEMBER, &other);
         }
-        if live.adopt(&other, MEMBER, MEMBER)? {
+        if live.rename_noreplace(&other, MEMBER, MEMBER)? {
             return Ok(());
         }
         bail!("etcd has made data of its own in {} meanwhile, which is live", live.path().display())
@@ -266,7 +266,7 @@ impl<'a> Exchange<'a> {
             && self.member_beside()?.is_some()
         {
             let other = self.beside.other()?;
-            if !self.data().dir().adopt(&other, MEMBER, name)? {
+            if !self.data().dir().rename_noreplace(&other, MEMBER, name)? {
                 bail!("the old data stays in {}: {name} is taken", other.path().display());
             }
         }

@@ -11,7 +11,7 @@
 //! `snap` and `wal` in there and at nothing else.
 
 use super::MEMBER;
-use crate::system::durable::{Dir, PRIVATE, read_found};
+use crate::system::durable::{Dir, PRIVATE, read_small_file};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ impl Lineage {
     /// Returns what is known of the live data in `data_dir`. A record that cannot be read knows nothing: then more is asked,
     /// and less is deleted.
     pub fn of(data_dir: &Path) -> Self {
-        match read_found(&data_dir.join(MEMBER).join(NAME)) {
+        match read_small_file(&data_dir.join(MEMBER).join(NAME)) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::never_restored(),
             Err(_) => Self::default(),

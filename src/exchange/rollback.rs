@@ -77,7 +77,7 @@ impl Exchange<'_> {
             let place = other.path().to_owned();
             let is_as_made = self.last_revision(&other).is_ok_and(|now| self.is_as_made(now));
             let name = &self.journal.old.keep_new_as;
-            if !is_as_made && !self.data().dir().adopt(&self.beside.other()?, MEMBER, name)? {
+            if !is_as_made && !self.data().dir().rename_noreplace(&self.beside.other()?, MEMBER, name)? {
                 bail!("what clients wrote to the new data stays in {}: {name} is taken", place.display());
             }
         }
@@ -132,7 +132,7 @@ impl Exchange<'_> {
         if self.journal.old.inode.is_some() {
             live.exchange(MEMBER, &other)
         } else {
-            other.adopt(live, MEMBER, MEMBER).map(drop)
+            other.rename_noreplace(live, MEMBER, MEMBER).map(drop)
         }
         .context("putting the old data back")
     }

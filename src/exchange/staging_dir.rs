@@ -71,7 +71,7 @@ impl DataDir {
             )
         })?;
         let dir = Dir::open(&path)?;
-        let lock = Lock::take(&dir)?;
+        let lock = Lock::acquire(&dir)?;
         Ok(Self { dir, _lock: lock })
     }
 
@@ -154,7 +154,7 @@ impl DataDir {
             )
             .into())
         };
-        if let Some(what) = self.dir.leads_away(MEMBER)? {
+        if let Some(what) = self.dir.symlink_or_mount(MEMBER)? {
             return refuse(MEMBER, &what);
         }
         if self.dir.inode(MEMBER)?.is_none() {
@@ -162,7 +162,7 @@ impl DataDir {
         }
         let member = self.dir.child(MEMBER)?;
         for part in member.names()? {
-            if let Some(what) = member.leads_away(&part)? {
+            if let Some(what) = member.symlink_or_mount(&part)? {
                 return refuse(&format!("{MEMBER}/{part}"), &what);
             }
         }

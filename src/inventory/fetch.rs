@@ -5,7 +5,7 @@ use super::unpack::{compare, outside};
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, ManifestFault};
 use crate::archive::manifest::Manifest;
-use crate::archive::{self, Limits};
+use crate::archive::{self, UnpackOptions};
 use crate::catalog::entry::Entry;
 use crate::catalog::outside::{Outside, is_encrypted};
 use crate::error::Refusal;
@@ -56,7 +56,7 @@ pub fn fetch(
     let target = approach.make()?;
     let stage = Stage::make(&target)?;
     let mut draft = stage.dir().create(DRAFT)?;
-    owner.own(&draft).context("giving the archive to its owner")?;
+    owner.chown(&draft).context("giving the archive to its owner")?;
     tell(Progress::Step(&format!("fetching {}", found.named())));
     let mut source = found.place.store.read(&entry.name)?;
     copy(&mut source, &mut draft, entry.size, tell)
@@ -101,7 +101,13 @@ fn check(mut draft: File, found: &Found, identities: Option<&Identities>) -> Res
         return Ok(Checked { sha256, manifest, outside, opened: false });
     }
     let encrypted_for = &entry.encrypted_for;
-    let limits = Limits { room_for: &|_| Ok(()), bare: false, identities, encrypted_for, found: &|_| () };
+    let limits = UnpackOptions {
+        check_space: &|_| Ok(()),
+        allow_bare: false,
+        identities,
+        encrypted_for,
+        on_database: &|_| (),
+    };
     let (shown, out) = (entry.location(), &mut io::sink());
     let contents = archive::unpack(draft, entry.size, &shown, out, &limits, &mut |_| ())?;
     match contents.db.trailer {

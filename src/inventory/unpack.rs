@@ -5,7 +5,7 @@
 use super::Found;
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, Recorded};
-use crate::archive::{self, Contents, Limits};
+use crate::archive::{self, Contents, UnpackOptions};
 use crate::catalog::entry::Entry;
 use crate::catalog::outside::{Outside, is_encrypted, outside_name};
 use crate::progress::Sink;
@@ -20,10 +20,15 @@ const LONGEST_OUTSIDE: u64 = 64 << 10;
 ///
 /// # Errors
 /// Those of [`archive::unpack`].
-pub fn unpack(found: &Found, out: &mut dyn Write, limits: &Limits<'_>, tell: Sink<'_>) -> Result<Contents> {
+pub fn unpack(
+    found: &Found,
+    out: &mut dyn Write,
+    limits: &UnpackOptions<'_>,
+    tell: Sink<'_>,
+) -> Result<Contents> {
     let (entry, shown) = (&found.entry, found.entry.location());
     must_open(found, limits.identities)?;
-    let limits = Limits { encrypted_for: &entry.encrypted_for, ..*limits };
+    let limits = UnpackOptions { encrypted_for: &entry.encrypted_for, ..*limits };
     archive::unpack(found.place.store.read(&entry.name)?, entry.size, &shown, out, &limits, tell)
 }
 
@@ -32,7 +37,7 @@ pub fn must_open(found: &Found, identities: Option<&Identities>) -> Result<()> {
     let entry = &found.entry;
     match identities {
         None if is_encrypted(&entry.name) => {
-            Err(archive::without_identity(&entry.location(), &entry.encrypted_for))
+            Err(archive::no_identity_given(&entry.location(), &entry.encrypted_for))
         }
         _ => Ok(()),
     }

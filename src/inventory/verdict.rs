@@ -4,7 +4,7 @@
 
 use crate::archive::damage::{Damage, Depth, Recorded};
 use crate::archive::manifest::NewerFormat;
-use crate::archive::{Contents, Locked};
+use crate::archive::{CannotDecrypt, Contents};
 use crate::exchange::Expected;
 use std::fmt;
 
@@ -43,7 +43,7 @@ pub struct Intact {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
     /// The identity that opens it.
-    Identity(Locked),
+    Identity(CannotDecrypt),
     /// The SHA-256 trailer that etcd ends a snapshot with.
     Trailer,
     /// A version of this program that reads its manifest.
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn damage_is_refuted_only_by_a_check_that_reads_as_much() {
-        let locked = Locked { why: "is encrypted for x".to_owned(), next: "y".to_owned() };
+        let locked = CannotDecrypt { why: "is encrypted for x".to_owned(), next: "y".to_owned() };
         let intact =
             |missing, recorded| Verdict::Intact(Intact { missing, sha256: "ab".to_owned(), recorded });
         let bytes = || intact(Missing::Identity(locked.clone()), vec![Recorded::Sidecar]);

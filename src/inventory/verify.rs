@@ -9,7 +9,7 @@ use super::{Found, unpack};
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, ManifestFault};
 use crate::archive::manifest::NewerFormat;
-use crate::archive::{self, Contents, Limits, Locked, Unfit};
+use crate::archive::{self, CannotDecrypt, Contents, NotASnapshot, UnpackOptions};
 use crate::catalog::entry::Entry;
 use crate::error::Refusal;
 use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
@@ -146,7 +146,13 @@ fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Rea
             .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
     };
     let identities = how.identities;
-    let limits = Limits { room_for: &room_for, bare: true, identities, encrypted_for: &[], found: &|_| () };
+    let limits = UnpackOptions {
+        check_space: &room_for,
+        allow_bare: true,
+        identities,
+        encrypted_for: &[],
+        on_database: &|_| (),
+    };
     let mut out = stage.create(archive::DB)?;
     let error = match unpack(found, &mut out, &limits, tell) {
         Ok(contents) => return Ok(Reading::Contents(contents.into())),
@@ -155,7 +161,7 @@ fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Rea
     if let Some(refusal) = short_of_room.take() {
         return Err(refusal.into());
     }
-    if let Some(locked) = error.downcast_ref::<Locked>() {
+    if let Some(locked) = error.downcast_ref::<CannotDecrypt>() {
         return Ok(Reading::Closed(Missing::Identity(locked.clone())));
     }
     if let Some(newer) = error.downcast_ref::<NewerFormat>() {
@@ -164,7 +170,7 @@ fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Rea
     match error.downcast::<Damaged>() {
         Ok(damaged) => Ok(Reading::Damaged(damaged.damage)),
         // Its manifest shows that it was a snapshot.
-        Err(error) if found.entry.manifest.is_some() && error.is::<Unfit>() => {
+        Err(error) if found.entry.manifest.is_some() && error.is::<NotASnapshot>() => {
             let refusal = error.downcast::<Refusal>()?;
             let detail = refusal.reason.trim_start_matches(&found.entry.location()).trim_start().to_owned();
             Ok(Reading::Damaged(Damage::Format { detail }))

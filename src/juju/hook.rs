@@ -128,6 +128,6 @@ impl Juju {
 
     fn query<T: serde::de::DeserializeOwned>(&self, tool: &str, arguments: &[&str]) -> Result<T> {
         let output = self.run(tool, TIMEOUT, arguments)?;
-        Ok(output.json().map_err(|error| error.called(tool))?)
+        Ok(output.json().map_err(|error| error.with_command(tool))?)
     }
 }

@@ -77,7 +77,7 @@ impl Juju {
     /// If `action-get` fails or does not print a JSON object.
     pub fn parameters(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
         let output = self.run("action-get", TIMEOUT, ["--format=json"])?;
-        Ok(output.json().map_err(|error| error.called("action-get"))?)
+        Ok(output.json().map_err(|error| error.with_command("action-get"))?)
     }
 
     /// Sets the results of the action, all in one call. Does nothing if `results` is empty.
@@ -120,7 +120,7 @@ impl Juju {
         let output = match program.run() {
             Ok(output) => output,
             Err(error) if error.ending == Ending::Exit(1) => {
-                let reason = error.last_words().unwrap_or("it failed without a message");
+                let reason = error.last_line().unwrap_or("it failed without a message");
                 let reason = reason.trim_start_matches("ERROR ");
                 return Ok(Resource::Missing(format!("resource-get failed: {reason}")));
             }
@@ -165,7 +165,7 @@ impl Juju {
     ) -> Result<Output> {
         let program = self.program(tool, timeout)?.args(arguments);
         // The error names the tool without its arguments: they can be long, and the caller knows them.
-        let run = program.run().map_err(|error: ProcessError| error.called(tool));
+        let run = program.run().map_err(|error: ProcessError| error.with_command(tool));
         Ok(run?)
     }
 

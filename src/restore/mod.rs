@@ -23,7 +23,7 @@ use crate::inventory::Found;
 use crate::progress::{Progress, Sink};
 use crate::snapshot;
 use crate::store::stage::sweep;
-use crate::system::clock::stamp;
+use crate::system::clock::format_timestamp;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
@@ -236,7 +236,7 @@ fn old_data(
     backup: Option<&snapshot::Report>,
     expected: &Expected,
 ) -> OldData {
-    let stamp = stamp(request.now);
+    let stamp = format_timestamp(request.now);
     OldData {
         inode: facts.member,
         runs: matches!(facts.old, Old::Serving { .. }),

@@ -6,7 +6,7 @@ use super::decide::Plan;
 use super::facts::{Facts, Old};
 use super::{Request, Source};
 use crate::archive::damage::{Damage, Damaged};
-use crate::archive::{self, Contents, Limits};
+use crate::archive::{self, Contents, UnpackOptions};
 use crate::catalog::outside::{Outside, outside_name};
 use crate::error::Refusal;
 use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
@@ -21,10 +21,10 @@ use crate::inventory::{self, unpack, was_verified_as};
 use crate::progress::Sink;
 use crate::snapshot;
 use crate::store::directory::need;
-use crate::system::durable::{Dir, is_absent, read_found};
+use crate::system::durable::{Dir, is_absent, read_small_file};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
-use crate::system::owner::dress_like;
+use crate::system::owner::copy_ownership_and_mode;
 use crate::system::random;
 use anyhow::{Context, Result, ensure};
 use std::fs::{File, OpenOptions};
@@ -191,12 +191,12 @@ impl<'a> Stage<'a> {
             need(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
         };
         let encrypted_for = encrypted_for(source);
-        let limits = |bare| Limits {
-            room_for: &room_for,
-            bare,
+        let limits = |bare| UnpackOptions {
+            check_space: &room_for,
+            allow_bare: bare,
             identities,
             encrypted_for: &encrypted_for,
-            found: &|_| (),
+            on_database: &|_| (),
         };
         let out = || self.beside.dir().create(archive::DB);
         match source {
@@ -256,8 +256,8 @@ impl<'a> Stage<'a> {
         let new = self.beside.other()?.child(MEMBER)?;
         let data = self.beside.data().dir();
         match facts.old {
-            Old::Empty => dress_like(&new, data),
-            _ => dress_like(&new, &data.child(MEMBER)?),
+            Old::Empty => copy_ownership_and_mode(&new, data),
+            _ => copy_ownership_and_mode(&new, &data.child(MEMBER)?),
         }
     }
 
@@ -321,7 +321,7 @@ pub fn must_open(request: &Request) -> Result<()> {
     match source {
         Source::Kept(found) => inventory::must_open(found, identities),
         Source::File { path, .. } => match open(path) {
-            Ok(file) => archive::must_open(file, &source.shown(), identities, &encrypted_for(source)),
+            Ok(file) => archive::check_decryptable(file, &source.shown(), identities, &encrypted_for(source)),
             Err(_) => Ok(()),
         },
     }
@@ -332,7 +332,7 @@ fn encrypted_for(source: &Source) -> Vec<String> {
     match source {
         Source::Kept(found) => found.entry.encrypted_for.clone(),
         Source::File { path, .. } => {
-            let outside = read_found(Path::new(&outside_name(&path.display().to_string()))).ok();
+            let outside = read_small_file(Path::new(&outside_name(&path.display().to_string()))).ok();
             let outside = outside.and_then(|bytes| Outside::parse(&bytes).ok());
             outside.map(|outside| outside.encrypted_for).unwrap_or_default()
         }

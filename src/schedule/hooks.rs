@@ -76,7 +76,7 @@ impl Hooks {
         may_be_run(program).with_context(running)?;
         let told = serde_json::to_vec(&Told { hook: occasion, unit, target, run }).with_context(running)?;
         let patience = self.patience()?;
-        Program::new(program).input(told).deadline(patience).run().with_context(running)?;
+        Program::new(program).stdin_bytes(told).deadline(patience).run().with_context(running)?;
         Ok(())
     }
 
@@ -92,8 +92,8 @@ impl Hooks {
 /// Refuses a hook that is not a program, or that users other than root can change: it runs as root.
 fn may_be_run(program: &Path) -> Result<(), Refusal> {
     let leads_to = trust::check(program).map_err(|distrust| match distrust.is_missing() {
-        true => Refusal { next: "correct hooks in the settings".to_owned(), ..distrust.refuses("the hook") },
-        false => distrust.refuses("the hook"),
+        true => Refusal { next: "correct hooks in the settings".to_owned(), ..distrust.refusal("the hook") },
+        false => distrust.refusal("the hook"),
     })?;
     let is_program = |found: std::fs::Metadata| found.is_file() && found.permissions().mode() & 0o111 != 0;
     match leads_to.metadata().is_ok_and(is_program) {

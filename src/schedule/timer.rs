@@ -49,7 +49,7 @@ fn of_each(lines: &[String], count: usize) -> Result<Vec<Vec<Timestamp>>> {
         let said = match Program::new("systemd-analyze").args(words).run() {
             Ok(output) => output.text(),
             Err(error) => {
-                let why = error.last_words().map_or_else(|| error.to_string(), str::to_owned);
+                let why = error.last_line().map_or_else(|| error.to_string(), str::to_owned);
                 return Err(refused(line, &why).into());
             }
         };
@@ -168,19 +168,19 @@ pub fn install(units: &Units) -> Result<bool> {
         let dir = Dir::open(Path::new(PLACE))?;
         dir.replace_for(SERVICE, units.service.as_bytes(), PUBLIC, None)?;
         dir.replace_for(TIMER, units.timer.as_bytes(), PUBLIC, None)?;
-        systemd::reload()?;
+        systemd::daemon_reload()?;
     }
     if !is_new && state()?.is_some_and(|state| state.active) {
         return Ok(false);
     }
-    systemd::ask(&["enable", "--quiet", "--", TIMER])?;
-    systemd::ask(&["restart", "--", TIMER])?;
+    systemd::systemctl(&["enable", "--quiet", "--", TIMER])?;
+    systemd::systemctl(&["restart", "--", TIMER])?;
     Ok(true)
 }
 
 /// Ends the run that is at work.
 pub fn break_off() -> Result<()> {
-    systemd::ask(&["stop", "--", SERVICE])
+    systemd::systemctl(&["stop", "--", SERVICE])
 }
 
 /// Takes the timer away with all that it left, and says whether there was one. A run that is at work comes to its end.
@@ -188,15 +188,15 @@ pub fn remove() -> Result<bool> {
     if installed()?.is_none() {
         return Ok(false);
     }
-    systemd::ask(&["disable", "--quiet", "--now", "--", TIMER])?;
+    systemd::systemctl(&["disable", "--quiet", "--now", "--", TIMER])?;
     // When it went off last: the next timer of this name is none that missed a run.
-    let _ = systemd::ask(&["clean", "--what=state", "--", TIMER]);
+    let _ = systemd::systemctl(&["clean", "--what=state", "--", TIMER]);
     let dir = Dir::open(Path::new(PLACE))?;
     for name in [TIMER, SERVICE] {
         dir.remove_file(name)?;
     }
-    systemd::reload()?;
-    let _ = systemd::ask(&["reset-failed", "--", SERVICE]);
+    systemd::daemon_reload()?;
+    let _ = systemd::systemctl(&["reset-failed", "--", SERVICE]);
     Ok(true)
 }
 

@@ -13,7 +13,7 @@ use crate::schedule::Hooks;
 use crate::schedule::Schedule;
 use crate::store::folders;
 use crate::store::s3::Description;
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use crate::system::trust;
 use anyhow::{Result, bail};
 use serde::Deserialize;
@@ -180,9 +180,9 @@ fn read(file: &Path, must_be: bool) -> Result<Settings, Refusal> {
         Err(distrust) if distrust.is_missing() => {
             return Err(no(&distrust.to_string(), "put it there, or name another"));
         }
-        Err(distrust) => return Err(distrust.refuses("the settings file")),
+        Err(distrust) => return Err(distrust.refusal("the settings file")),
     }
-    let text = read_found_text(file).map_err(|error| no(&error.to_string(), "mend it"))?;
+    let text = read_small_text(file).map_err(|error| no(&error.to_string(), "mend it"))?;
     Settings::parse(&text).map_err(|error| no(&format!("{error:#}"), "correct it"))
 }
 

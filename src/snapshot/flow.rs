@@ -6,7 +6,7 @@
 use super::{Looked, Request, Source};
 use crate::archive::age::FileKey;
 use crate::archive::manifest::{FORMAT, Manifest};
-use crate::archive::{self, Contents, Packing, Sealing};
+use crate::archive::{self, Contents, Encryption, Packer};
 use crate::etcd::backend::{Backend, ContentSummary};
 use crate::etcd::client::ContentHash;
 use crate::etcd::etcdutl;
@@ -15,10 +15,10 @@ use crate::etcd::tools::Tools;
 use crate::etcd::trailer::{DatabaseDigest, Trailer};
 use crate::progress::{Progress, Sink};
 use crate::store::stage::Stage;
-use crate::system::growing::{GivenUp, Growing, Growth, Writing, growth};
+use crate::system::growing_file::{GivenUp, GrowingFile, GrowthReceiver, GrowthSender, growth_channel};
 use crate::system::interrupt;
 use crate::system::priority;
-use crate::system::threads::{beside, join};
+use crate::system::threads::{join, spawn_scoped};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
 use std::fs::File;
@@ -32,10 +32,10 @@ use std::time::Duration;
 pub(super) const ARCHIVE: &str = "archive";
 
 /// A database of less, in bytes, is packed before anybody could feel it.
-const FELT: u64 = 16 << 20;
+const SMALL_DATABASE: u64 = 16 << 20;
 
 /// How long the caller of [`Flow::run`] waits for word before it looks whether it is to wait on, and frees what has been packed.
-const A_MOMENT: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// An archive that was made durable, and read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,13 +81,13 @@ impl Work {
 impl Flow<'_> {
     /// Makes the archive in the stage, durable and proved.
     pub fn run(&self, tell: Sink<'_>) -> Result<(Packed, Manifest)> {
-        let felt = self.looked.db_size >= FELT;
-        let behind = felt.then(priority::session_goes_behind);
+        let felt = self.looked.db_size >= SMALL_DATABASE;
+        let behind = felt.then(priority::lower_session_priority);
         let out = self.stage.dir().create(ARCHIVE)?;
-        self.request.owner.own(&out).context("giving the archive to its owner")?;
+        self.request.owner.chown(&out).context("giving the archive to its owner")?;
         let back = out.try_clone().context("opening the archive again")?;
-        let (saving, saved) = growth();
-        let (writing, written) = growth();
+        let (saving, saved) = growth_channel();
+        let (writing, written) = growth_channel();
         let sealing = self.sealing()?;
         let key = sealing.as_ref().map(|sealing| sealing.key.clone());
         let (tell_seal, seal) = channel();
@@ -99,18 +99,18 @@ impl Flow<'_> {
             // Where one cannot be made, what the others wait for goes with us, and so do they.
             let pack = move || {
                 let packing =
-                    Packing { out, writing, effort: self.request.effort, sealing, taken: self.request.now };
+                    Packer { out, writing, effort: self.request.effort, sealing, taken: self.request.now };
                 self.pack(packing, &saved, work, &manifest)
             };
-            let packer = beside(scope, "pack", pack)?;
+            let packer = spawn_scoped(scope, "pack", pack)?;
             let prover =
-                beside(scope, "read back", move || read_back(back, written, key.as_ref(), &tell_seal))?;
+                spawn_scoped(scope, "read back", move || read_back(back, written, key.as_ref(), &tell_seal))?;
             let look = move || {
                 // Goes with the thread, whatever becomes of it.
                 let _looks = looks;
                 self.look_into(&arriving, work)
             };
-            let looker = beside(scope, "look", look)?;
+            let looker = spawn_scoped(scope, "look", look)?;
             let broken = || packer.is_finished() || prover.is_finished();
             let goes_on = || {
                 interrupt::check()?;
@@ -119,7 +119,7 @@ impl Flow<'_> {
             let described = self.save(saving, &broken, tell).and_then(|()| {
                 // etcd has sent all and serves its clients as ever. On a busy machine, what is left would starve.
                 drop(behind);
-                priority::return_to_normal();
+                priority::restore_priority();
                 tell(Progress::Step("verifying the snapshot"));
                 word(&seen, &mut &goes_on)?;
                 let manifest = self.describe(&seal, join(looker), work, &goes_on)?;
@@ -136,27 +136,27 @@ impl Flow<'_> {
     }
 
     /// The key of the archive, new for each.
-    fn sealing(&self) -> Result<Option<Sealing>> {
+    fn sealing(&self) -> Result<Option<Encryption>> {
         let recipients = self.request.encrypt_to.clone();
-        (!recipients.is_empty()).then(|| Ok(Sealing { key: FileKey::fresh()?, recipients })).transpose()
+        (!recipients.is_empty()).then(|| Ok(Encryption { key: FileKey::fresh()?, recipients })).transpose()
     }
 
     /// Packs what arrives, and tells how many bytes of it are packed.
     fn pack(
         &self,
-        packing: Packing,
-        saved: &Growth,
+        packing: Packer,
+        saved: &GrowthReceiver,
         work: &Work,
         manifest: &Receiver<Manifest>,
     ) -> Result<u64> {
-        priority::go_behind();
+        priority::lower_priority();
         let db = IncomingSnapshot::follow(self.stage.dir(), archive::DB, saved)?;
         let size = db.length();
         let manifest = || manifest.recv().map_err(|_| Consequence.into());
         packing.pack(Told { source: db, work }, size, manifest)
     }
 
-    fn save(&self, saving: Writing, broken: &dyn Fn() -> bool, tell: Sink<'_>) -> Result<()> {
+    fn save(&self, saving: GrowthSender, broken: &dyn Fn() -> bool, tell: Sink<'_>) -> Result<()> {
         tell(Progress::Step("saving, packing and reading back the snapshot"));
         let (dir, expected) = (self.stage.dir(), self.looked.db_size);
         // Asked while etcdctl runs: once it has failed, the others fail with it.
@@ -174,7 +174,7 @@ impl Flow<'_> {
     }
 
     /// What etcd and its tools say of the snapshot, as soon as all of it is there: etcdctl still makes it durable then.
-    fn look_into(&self, saved: &Growth, work: &Work) -> Result<Found> {
+    fn look_into(&self, saved: &GrowthReceiver, work: &Work) -> Result<Found> {
         let dir = self.stage.dir();
         // What is cut short is for whoever packs it to tell of.
         let db =
@@ -187,7 +187,7 @@ impl Flow<'_> {
             Ok(())
         };
         thread::scope(|scope| {
-            let structure = beside(scope, "structure", || {
+            let structure = spawn_scoped(scope, "structure", || {
                 etcdutl::status(self.tools, db, &mut |_| wanted().map_err(|error| error.to_string()))
             });
             let told = Backend::from_file(again, &dir.path().join(archive::DB)).and_then(|snapshot| {
@@ -226,9 +226,9 @@ impl Flow<'_> {
         work: &Work,
         goes_on: &dyn Fn() -> Result<()>,
     ) -> Result<DatabaseDigest> {
-        let mut spent = self.stage.dir().spend(archive::DB)?;
+        let mut spent = self.stage.dir().hole_puncher(archive::DB)?;
         let sealed = word(seal, &mut || {
-            spent.up_to(work.packed.load(Ordering::Relaxed));
+            spent.punch_up_to(work.packed.load(Ordering::Relaxed));
             goes_on()
         });
         sealed?.ok_or_else(|| Consequence.into())
@@ -278,7 +278,7 @@ impl Flow<'_> {
 /// Waits for word `from` another thread, and looks every moment whether that `goes_on`. `None` where the thread has gone.
 fn word<T>(from: &Receiver<T>, goes_on: &mut dyn FnMut() -> Result<()>) -> Result<Option<T>> {
     loop {
-        match from.recv_timeout(A_MOMENT) {
+        match from.recv_timeout(POLL_INTERVAL) {
             Ok(word) => return Ok(Some(word)),
             Err(RecvTimeoutError::Timeout) => goes_on()?,
             Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -304,13 +304,13 @@ impl<R: Read> Read for Told<'_, R> {
 /// Reads what stands in the file, which its own key opens where it is encrypted: the recipients' is not here.
 fn read_back(
     archive: File,
-    written: Growth,
+    written: GrowthReceiver,
     key: Option<&FileKey>,
     seal: &Sender<DatabaseDigest>,
 ) -> Result<Contents> {
-    priority::go_behind();
+    priority::lower_priority();
     let whole = written.clone();
-    let archive = Growing::new(archive, written);
+    let archive = GrowingFile::new(archive, written);
     archive::verify_with(key, archive, "the archive just written", &|sealed| {
         // Who no longer listens has failed.
         let _ = seal.send(sealed.clone());

@@ -21,7 +21,7 @@ use crate::store::stage::Stage;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
-use crate::system::threads::{beside, join};
+use crate::system::threads::{join, spawn_scoped};
 use anyhow::{Context, Result, bail, ensure};
 use flow::{ARCHIVE, Flow, Packed};
 use jiff::Timestamp;
@@ -107,7 +107,7 @@ struct Looked {
 fn look(client: &Client) -> Result<Looked> {
     // Each question costs a start of etcdctl; this one needs no answer to the others.
     let (status, members) = std::thread::scope(|scope| {
-        let members = beside(scope, "members", || client.members());
+        let members = spawn_scoped(scope, "members", || client.members());
         (client.status(), members.and_then(join))
     });
     let status = status?;

@@ -155,7 +155,7 @@ fn must_be_mounted(root: &Dir, mount: Option<&Path>) -> Result<()> {
     }
     let (parent, name) = (mount.parent(), mount.file_name().and_then(|name| name.to_str()));
     let (Some(parent), Some(name)) = (parent, name) else { return Ok(()) };
-    match Dir::open(parent)?.leads_away(name)? {
+    match Dir::open(parent)?.symlink_or_mount(name)? {
         Some(_) => Ok(()),
         None => no(format!("nothing is mounted at {}", mount.display())),
     }

@@ -177,7 +177,7 @@ impl Local {
     fn lock(&self) -> Result<Lock> {
         let since = Instant::now();
         loop {
-            match Lock::take(&self.dir) {
+            match Lock::acquire(&self.dir) {
                 Err(error) if error.is::<Refusal>() && since.elapsed() < PATIENCE => {
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -229,7 +229,7 @@ impl Store for Local {
         let putting = || format!("putting {name} into {}", self.shown);
         source.rewind().with_context(putting)?;
         io::copy(&mut source, &mut draft).with_context(putting)?;
-        self.owner.own(&draft).and_then(|()| draft.sync_all()).with_context(putting)?;
+        self.owner.chown(&draft).and_then(|()| draft.sync_all()).with_context(putting)?;
         ensure!(
             self.read_back(draft)? == sha256,
             "{name} reads back other than it was written to {}",

@@ -2,7 +2,7 @@
 //! left behind is swept by the next. Must never remove what another run still works in.
 
 use crate::catalog::outside::{Outside, outside_name};
-use crate::system::durable::{Dir, PRIVATE, Stands, inode_of};
+use crate::system::durable::{Dir, NotDurable, PRIVATE, inode_of};
 use crate::system::lock::try_lock;
 use crate::system::owner::Owner;
 use crate::system::random;
@@ -68,7 +68,7 @@ impl<'a> Stage<'a> {
             return Ok(Some(taken));
         }
         let outcome = self.give(draft, name);
-        let stands = outcome.as_ref().is_err_and(|error| error.is::<Stands>());
+        let stands = outcome.as_ref().is_err_and(|error| error.is::<NotDurable>());
         if !matches!(outcome, Ok(None)) && !stands {
             // An archive that has this name has its own, or none.
             self.home.remove_file(&beside)?;
@@ -84,7 +84,7 @@ impl<'a> Stage<'a> {
 
 /// The error of a manifest whose archive has no name yet: where the one stands, the other does not.
 fn without_archive(error: Error) -> Error {
-    if error.is::<Stands>() { anyhow!("{error:#}") } else { error }
+    if error.is::<NotDurable>() { anyhow!("{error:#}") } else { error }
 }
 
 impl Drop for Stage<'_> {
@@ -116,9 +116,9 @@ mod tests {
     #[test]
     fn a_manifest_that_stands_is_no_archive_that_does() {
         let beside = std::path::PathBuf::from("/t/a.tar.gz.age.manifest.json");
-        let error = anyhow!("syncing directory /t: EIO").context(Stands(beside));
+        let error = anyhow!("syncing directory /t: EIO").context(NotDurable(beside));
         let told = without_archive(error.context("publishing the archive"));
-        assert!(!told.is::<Stands>(), "{told:#}");
+        assert!(!told.is::<NotDurable>(), "{told:#}");
         for words in ["a.tar.gz.age.manifest.json stands there", "syncing directory /t: EIO"] {
             assert!(format!("{told:#}").contains(words), "{told:#}");
         }

@@ -19,12 +19,12 @@ pub fn is_in_the_future(time: Timestamp, now: Timestamp) -> bool {
 }
 
 /// A time as it stands in a name: `2016-11-09-02.41.47`.
-pub fn stamp(time: Timestamp) -> String {
+pub fn format_timestamp(time: Timestamp) -> String {
     time.strftime(STAMP).to_string()
 }
 
 /// The time of the stamp that `text` begins with, if it does.
-pub fn stamped(text: &str) -> Option<Timestamp> {
+pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     let stamp = DateTime::strptime(STAMP, text.get(..STAMP_LENGTH)?).ok()?;
     TimeZone::UTC.to_timestamp(stamp).ok()
 }

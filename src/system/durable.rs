@@ -6,10 +6,10 @@
 
 mod copy;
 mod publish;
-mod spent;
+mod punch_hole;
 
-pub use publish::Stands;
-pub use spent::Spent;
+pub use publish::NotDurable;
+pub use punch_hole::HolePuncher;
 
 use super::owner::Owner;
 use super::sabotage::{self, Flaw};
@@ -79,7 +79,7 @@ impl Dir {
 
     /// A path to `name` in it that no one can lead astray, for calls that want a path, and for children.
     pub fn handle(&self, name: &str) -> PathBuf {
-        super::process::cwd_of(&self.fd).join(name)
+        super::process::fd_path(&self.fd).join(name)
     }
 
     /// What it is, on disk.
@@ -97,7 +97,7 @@ impl Dir {
     }
 
     /// What `name` in it is, in words, if what it leads to lies elsewhere: a symlink, or a mount point.
-    pub fn leads_away(&self, name: &str) -> Result<Option<String>> {
+    pub fn symlink_or_mount(&self, name: &str) -> Result<Option<String>> {
         let looking = || self.doing("looking at", name);
         let Some(inode) = self.inode(name)? else { return Ok(None) };
         let link = std::fs::read_link(self.handle(name));
@@ -126,7 +126,7 @@ impl Dir {
     /// Makes the directory `name` in it, private to `owner`. Fails when the name is taken.
     pub fn make_child(&self, name: &str, owner: Option<Owner>) -> Result<Self> {
         mkdirat(&self.fd, name, DIRECTORY).with_context(|| self.doing("making directory", name))?;
-        let given = |child: Self| match owner.map(|owner| owner.own(&child.fd)) {
+        let given = |child: Self| match owner.map(|owner| owner.chown(&child.fd)) {
             Some(Err(error)) => Err(error).with_context(|| self.doing("giving away", name)),
             _ => Ok(child),
         };
@@ -186,7 +186,7 @@ impl Dir {
         let mut file = self.create(&draft)?;
         let written = file
             .write_all(bytes)
-            .and_then(|()| owner.map_or(Ok(()), |owner| owner.own(&file)))
+            .and_then(|()| owner.map_or(Ok(()), |owner| owner.chown(&file)))
             .and_then(|()| Ok(fchmod(&file, mode)?))
             .and_then(|()| file.sync_all())
             .with_context(|| self.doing("writing", &draft));
@@ -326,14 +326,15 @@ impl std::os::fd::AsFd for Dir {
 
 /// The whole file at `path`, symlinks followed, for files of others that we were pointed to. A pipe does not make us wait:
 /// what is no regular file, or has more than 1 MiB, is an error.
-pub fn read_found(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read_small_file(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     small(openat(CWD, path, flags, Mode::empty())?.into())
 }
 
 /// The same of a file of text.
-pub fn read_found_text(path: &Path) -> io::Result<String> {
-    String::from_utf8(read_found(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+pub fn read_small_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read_small_file(path)?)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// All of a regular file of at most 1 MiB.

@@ -25,7 +25,7 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock on `dir`, or refuses within a moment and says who holds it.
-    pub fn take(dir: &Dir) -> Result<Self> {
+    pub fn acquire(dir: &Dir) -> Result<Self> {
         let own = dir.read(".").context("opening the directory to lock")?;
         let since = Instant::now();
         while !try_lock(&own)? {
@@ -110,10 +110,10 @@ mod tests {
             assert!(shell.status().unwrap().success());
         };
         hold("0.2");
-        Lock::take(&dir).unwrap();
+        Lock::acquire(&dir).unwrap();
         hold("3");
         let since = Instant::now();
-        assert!(Lock::take(&dir).unwrap_err().is::<Refusal>());
+        assert!(Lock::acquire(&dir).unwrap_err().is::<Refusal>());
         assert!(since.elapsed() >= DYING);
     }
 

@@ -5,7 +5,7 @@
 pub mod clock;
 pub mod digest;
 pub mod durable;
-pub mod growing;
+pub mod growing_file;
 pub mod interrupt;
 pub mod lock;
 pub mod owner;

@@ -51,7 +51,7 @@ impl Owner {
     }
 
     /// Gives an open file or directory to this owner.
-    pub fn own(self, fd: &impl AsFd) -> io::Result<()> {
+    pub fn chown(self, fd: &impl AsFd) -> io::Result<()> {
         give(fd, self)
     }
 }
@@ -68,17 +68,17 @@ pub fn make_private(fd: &impl AsFd) -> io::Result<()> {
 /// Makes the tree `new` look like the tree `old` to whoever runs on it: every directory and file gets the owner,
 /// mode and extended attributes (security labels, ACLs) of its counterpart. A file's counterpart is the one of the
 /// same name, else one with the same ending in the same directory, else the directory `old` itself without its mode.
-pub fn dress_like(new: &Dir, old: &Dir) -> Result<()> {
-    dress(&new.as_fd(), &old.as_fd(), true).with_context(|| describe(new.path(), old.path()))?;
+pub fn copy_ownership_and_mode(new: &Dir, old: &Dir) -> Result<()> {
+    copy_attributes_of(&new.as_fd(), &old.as_fd(), true).with_context(|| describe(new.path(), old.path()))?;
     let old_names = old.names()?;
     for name in new.names()? {
         let stat = rustix::fs::statat(new, &*name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
             .with_context(|| format!("looking at {}", new.path().join(&name).display()))?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             let counterpart = old.child(&name);
-            dress_like(&new.child(&name)?, counterpart.as_ref().unwrap_or(old))?;
+            copy_ownership_and_mode(&new.child(&name)?, counterpart.as_ref().unwrap_or(old))?;
         } else {
-            dress_file(&new.read(&name)?, old, counterpart_of(&name, &old_names))
+            copy_to_file(&new.read(&name)?, old, counterpart_of(&name, &old_names))
                 .with_context(|| describe(&new.path().join(&name), old.path()))?;
         }
     }
@@ -98,14 +98,14 @@ fn counterpart_of<'a>(name: &str, candidates: &'a [String]) -> Option<&'a str> {
         .map(String::as_str)
 }
 
-fn dress_file(file: &File, old: &Dir, counterpart: Option<&str>) -> Result<()> {
+fn copy_to_file(file: &File, old: &Dir, counterpart: Option<&str>) -> Result<()> {
     match counterpart.map(|name| old.read(name)) {
-        Some(Ok(template)) => dress(file, &template, true),
-        _ => dress(file, &old.as_fd(), false),
+        Some(Ok(template)) => copy_attributes_of(file, &template, true),
+        _ => copy_attributes_of(file, &old.as_fd(), false),
     }
 }
 
-fn dress(new: &impl AsFd, template: &impl AsFd, with_mode: bool) -> Result<()> {
+fn copy_attributes_of(new: &impl AsFd, template: &impl AsFd, with_mode: bool) -> Result<()> {
     let stat = fstat(template)?;
     give(new, Owner { uid: stat.st_uid, gid: stat.st_gid })?;
     if with_mode {

@@ -14,12 +14,12 @@ const LATEST: i32 = 15;
 
 /// Lets the calling thread, and it alone, run behind what is not as patient; its disk reads and writes too, where the
 /// disk's scheduler knows priorities (it derives them from this one).
-pub fn go_behind() {
+pub fn lower_priority() {
     go_to(LATER);
 }
 
 /// The same, and behind those that go on with its work: what they do not keep up with, they do alone at the end.
-pub fn go_behind_all() {
+pub fn lower_priority_further() {
     go_to(LATEST);
 }
 
@@ -31,9 +31,9 @@ fn go_to(patience: i32) {
     }
 }
 
-/// Gives all threads of this process the priority of its first one again, which never [goes behind](go_behind). It takes root to
+/// Gives all threads of this process the priority of its first one again, which never [goes behind](lower_priority). It takes root to
 /// raise a priority; without it, or if a thread has just ended, nothing changes.
-pub fn return_to_normal() {
+pub fn restore_priority() {
     let Ok(normal) = rustix::process::getpriority_process(rustix::process::Pid::from_raw(process_id()))
     else {
         return;
@@ -58,16 +58,16 @@ const SESSION: &str = "/proc/self/autogroup";
 /// A session that runs behind the others, until this is dropped. One whose run was killed does so until the next run has ended.
 #[derive(Debug)]
 #[must_use]
-pub struct SessionBehind(());
+pub struct LoweredSession(());
 
 /// Lets all of our session run behind the others, where sessions have priorities and nobody has chosen ours.
-pub fn session_goes_behind() -> Option<SessionBehind> {
+pub fn lower_session_priority() -> Option<LoweredSession> {
     let now = patience_of_session()?;
     // Not before it is: what is dropped is behind no longer.
-    ((now == 0 || now == LATER) && set_patience_of_session(LATER)).then(|| SessionBehind(()))
+    ((now == 0 || now == LATER) && set_patience_of_session(LATER)).then(|| LoweredSession(()))
 }
 
-impl Drop for SessionBehind {
+impl Drop for LoweredSession {
     fn drop(&mut self) {
         // In a container, the kernel hears of it ten times a second at most, of all who ask.
         for _ in 0..20 {
@@ -90,14 +90,14 @@ fn set_patience_of_session(patience: i32) -> bool {
 }
 
 /// Half of the cores that we may run on, the other half being etcd's.
-pub fn half() -> usize {
+pub fn half_the_cores() -> usize {
     (std::thread::available_parallelism().map_or(1, NonZero::get) / 2).max(1)
 }
 
-/// How many threads of ours may work hard at a time: [`half`] of the cores. Two at least, for they [go
-/// behind](go_behind).
-pub fn share() -> usize {
-    half().max(2)
+/// How many threads of ours may work hard at a time: [`half_the_cores`] of the cores. Two at least, for they [go
+/// behind](lower_priority).
+pub fn worker_threads() -> usize {
+    half_the_cores().max(2)
 }
 
 #[cfg(test)]
@@ -144,7 +144,7 @@ mod tests {
             of_thread()
         });
         normal.recv().unwrap();
-        return_to_normal();
+        restore_priority();
         worker.thread().unpark();
         assert_eq!(worker.join().unwrap(), before);
     }
@@ -156,12 +156,12 @@ mod tests {
             return;
         };
         assert!(set_patience_of_session(3));
-        assert!(session_goes_behind().is_none(), "somebody has chosen it");
+        assert!(lower_session_priority().is_none(), "somebody has chosen it");
         assert_eq!(patience_of_session(), Some(3));
         // As a run leaves it that was killed.
         for left in [0, LATER] {
             assert!(set_patience_of_session(left));
-            let behind = session_goes_behind();
+            let behind = lower_session_priority();
             assert!(behind.is_some());
             assert_eq!(patience_of_session(), Some(LATER));
             drop(behind);

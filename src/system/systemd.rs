@@ -4,20 +4,20 @@ use super::process::Program;
 use anyhow::{Context, Result};
 
 /// Has `unit` start at every boot.
-pub fn allow(unit: &str) -> Result<()> {
+pub fn enable(unit: &str) -> Result<()> {
     // A unit that has failed too often is not even tried again. One that has not has nothing to be reset.
-    let _ = ask(&["reset-failed", "--", unit]);
-    ask(&["enable", "--quiet", "--", unit])
+    let _ = systemctl(&["reset-failed", "--", unit]);
+    systemctl(&["enable", "--quiet", "--", unit])
 }
 
 /// Has `unit` no longer start at boots.
-pub fn forbid(unit: &str) -> Result<()> {
-    ask(&["disable", "--quiet", "--", unit])
+pub fn disable(unit: &str) -> Result<()> {
+    systemctl(&["disable", "--quiet", "--", unit])
 }
 
 /// Has systemd read its units anew.
-pub fn reload() -> Result<()> {
-    ask(&["daemon-reload"])
+pub fn daemon_reload() -> Result<()> {
+    systemctl(&["daemon-reload"])
 }
 
 /// Since when `unit` has been active, in seconds since 1970.
@@ -28,7 +28,7 @@ pub fn active_since(unit: &str) -> Option<i64> {
 }
 
 /// Has systemctl do what these words say.
-pub fn ask(words: &[&str]) -> Result<()> {
+pub fn systemctl(words: &[&str]) -> Result<()> {
     let done = Program::new("systemctl").args(["--no-ask-password"]).args(words).run();
     done.map(|_| ()).with_context(|| format!("asking systemd to {}", words.first().unwrap_or(&"")))
 }

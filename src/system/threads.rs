@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 /// Starts `work` on a thread of its own, which is called `name`.
-pub fn beside<'scope, T: Send + 'scope>(
+pub fn spawn_scoped<'scope, T: Send + 'scope>(
     scope: &'scope Scope<'scope, '_>,
     name: &str,
     work: impl FnOnce() -> T + Send + 'scope,
@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn what_a_thread_came_to_is_told_and_so_is_that_it_panicked() {
-        let came_to = |work: fn() -> Result<u8>| scope(|scope| join(beside(scope, "count", work)?));
+        let came_to = |work: fn() -> Result<u8>| scope(|scope| join(spawn_scoped(scope, "count", work)?));
         assert_eq!(came_to(|| Ok(7)).unwrap(), 7);
         assert_eq!(came_to(|| Err(anyhow!("no"))).unwrap_err().to_string(), "no");
         let told = came_to(|| panic!("out of fingers")).unwrap_err().to_string();

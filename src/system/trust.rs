@@ -70,7 +70,7 @@ pub fn check_secret(path: &Path) -> Result<PathBuf, Distrust> {
 }
 
 /// As [`check`], of a program that was searched for: in a sticky directory, everyone can put one under the name.
-pub fn check_found(path: &Path) -> Result<PathBuf, Distrust> {
+pub fn check_program(path: &Path) -> Result<PathBuf, Distrust> {
     if let Some(dir) = path.parent() {
         check(dir).map_err(|distrust| Distrust { path: path.to_owned(), ..distrust })?;
     }
@@ -84,7 +84,7 @@ pub fn check_for(uid: Option<u32>, path: &Path) -> Result<PathBuf, Distrust> {
 }
 
 /// Whether only root, or the user we run as, can write to a file, whatever leads to it.
-pub fn is_roots(found: &Metadata) -> bool {
+pub fn only_root_can_write(found: &Metadata) -> bool {
     problem_of(found, Rule::default()).is_none()
 }
 
@@ -259,7 +259,7 @@ impl Distrust {
     }
 
     /// The refusal to use the path as `what`, such as "the site file".
-    pub fn refuses(&self, what: &str) -> Refusal {
+    pub fn refusal(&self, what: &str) -> Refusal {
         Refusal::new(format!("{what} {} cannot be used: {self}", self.path.display()), self.next())
     }
 }

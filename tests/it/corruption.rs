@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use etcd_charm::archive::{Contents, Limits, unpack};
+use etcd_charm::archive::{Contents, UnpackOptions, unpack};
 use etcd_charm::etcd::trailer::Trailer;
 
 use crate::chaos::table::{Row, Table};
@@ -84,8 +84,13 @@ impl Good {
 
 /// What a restore takes out of these bytes: what it says of it, and every byte of the database.
 fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
-    let limits =
-        Limits { room_for: &|_| Ok(()), bare: false, identities: None, encrypted_for: &[], found: &|_| () };
+    let limits = UnpackOptions {
+        check_space: &|_| Ok(()),
+        allow_bare: false,
+        identities: None,
+        encrypted_for: &[],
+        on_database: &|_| (),
+    };
     let mut db = Vec::new();
     let contents = unpack(bytes, bytes.len() as u64, "the archive", &mut db, &limits, &mut |_| ()).ok()?;
     // A broken or a missing seal is for the walk to refuse.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use etcd_charm::archive::{self, Contents, Limits};
+use etcd_charm::archive::{self, Contents, UnpackOptions};
 use test_case::test_case;
 
 use crate::archive::unpack;
@@ -142,8 +142,13 @@ fn foreign_archives_are_verified() {
 
 fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
     let mut db = Vec::new();
-    let limits =
-        Limits { room_for: &|_| Ok(()), bare: true, identities: None, encrypted_for: &[], found: &|_| () };
+    let limits = UnpackOptions {
+        check_space: &|_| Ok(()),
+        allow_bare: true,
+        identities: None,
+        encrypted_for: &[],
+        on_database: &|_| (),
+    };
     let contents = archive::unpack(bytes, bytes.len() as u64, "it", &mut db, &limits, &mut |_| ()).ok()?;
     Some((contents, db))
 }

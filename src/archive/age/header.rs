@@ -1,7 +1,7 @@
 //! The header: the file's key, wrapped for each recipient, and a code that shows that nobody changed it.
 
 use super::keys::{Identities, Recipient};
-use crate::archive::flaw::Flaw;
+use crate::archive::format_error::FormatError;
 use crate::system::random;
 use anyhow::Result;
 use base64ct::{Base64Unpadded, Encoding};
@@ -103,10 +103,10 @@ pub(super) struct Header {
 
 impl Header {
     /// Reads one, up to the nonce of the contents.
-    pub fn read(source: &mut impl BufRead) -> Result<Self, Flaw> {
+    pub fn read(source: &mut impl BufRead) -> Result<Self, FormatError> {
         let mut lines = Lines { source: source.take(LONGEST), all: Vec::new() };
         if lines.next()? != MAGIC.trim_end() {
-            return Err(Flaw::Foreign("is of another version of age".to_owned()));
+            return Err(FormatError::Foreign("is of another version of age".to_owned()));
         }
         let (mut wrapped, mut others) = (Vec::new(), Vec::new());
         loop {
@@ -128,7 +128,7 @@ impl Header {
     }
 
     /// The file's key, if one of `identities` opens it.
-    pub fn opened_by(&self, identities: &Identities) -> Result<Option<FileKey>, Flaw> {
+    pub fn opened_by(&self, identities: &Identities) -> Result<Option<FileKey>, FormatError> {
         for secret in identities.keys() {
             let own = PublicKey::from(secret).to_bytes();
             for (share, body) in &self.wrapped {
@@ -145,7 +145,7 @@ impl Header {
     }
 
     /// Fails unless whoever knew `key` wrote this header.
-    pub fn must_be_of(&self, key: &FileKey) -> Result<(), Flaw> {
+    pub fn must_be_of(&self, key: &FileKey) -> Result<(), FormatError> {
         key.mac(&self.authenticated).verify_slice(&self.mac).map_err(|_| bad())
     }
 
@@ -161,7 +161,7 @@ struct Lines<R> {
 }
 
 impl<R: BufRead> Lines<R> {
-    fn next(&mut self) -> Result<String, Flaw> {
+    fn next(&mut self) -> Result<String, FormatError> {
         let start = self.all.len();
         self.source.read_until(b'\n', &mut self.all)?;
         let line = self.all.get(start..).and_then(|line| line.strip_suffix(b"\n"));
@@ -170,7 +170,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// What stands below a stanza's first line: full lines, and one that is not.
-    fn body(&mut self) -> Result<Vec<u8>, Flaw> {
+    fn body(&mut self) -> Result<Vec<u8>, FormatError> {
         let mut body = String::new();
         loop {
             let line = self.next()?;
@@ -185,13 +185,13 @@ impl<R: BufRead> Lines<R> {
 }
 
 /// 32 bytes in base64.
-fn number(text: &str) -> Result<[u8; 32], Flaw> {
+fn number(text: &str) -> Result<[u8; 32], FormatError> {
     let bytes = Base64Unpadded::decode_vec(text).map_err(|_| bad())?;
     bytes.try_into().map_err(|_| bad())
 }
 
-fn bad() -> Flaw {
-    Flaw::Altered("its age header is damaged".to_owned())
+fn bad() -> FormatError {
+    FormatError::Altered("its age header is damaged".to_owned())
 }
 
 fn derived(salt: &[u8], secret: &[u8], info: &[u8]) -> [u8; 32] {

@@ -1,7 +1,7 @@
 //! Recipients and identities: who can open what, and with what.
 
 use crate::error::Refusal;
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use crate::system::trust::check_secret;
 use anyhow::{Context, Result, bail, ensure};
 use bech32::primitives::decode::CheckedHrpstring;
@@ -80,9 +80,9 @@ impl Identities {
         }
         check_secret(path).map_err(|distrust| match distrust.is_missing() {
             true => no(&distrust.to_string(), mend),
-            false => distrust.refuses("the identity file"),
+            false => distrust.refusal("the identity file"),
         })?;
-        let text = read_found_text(path).map_err(|error| no(&error.to_string(), mend))?;
+        let text = read_small_text(path).map_err(|error| no(&error.to_string(), mend))?;
         let keys = parse(&text).map_err(|error| no(&format!("{error:#}"), mend))?;
         Ok(Self { keys, shown })
     }

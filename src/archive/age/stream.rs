@@ -2,7 +2,7 @@
 
 use super::header::{FileKey, Header, written};
 use super::keys::{Identities, Recipient};
-use crate::archive::flaw::Flaw;
+use crate::archive::format_error::FormatError;
 use crate::system::random;
 use anyhow::Result;
 use chacha20poly1305::aead::{AeadInOut, Buffer};
@@ -104,11 +104,11 @@ pub(in crate::archive) enum Closed {
     /// It takes a passphrase.
     Passphrase,
     /// It is not what its writer made.
-    Flawed(Flaw),
+    Flawed(FormatError),
 }
 
-impl From<Flaw> for Closed {
-    fn from(flaw: Flaw) -> Self {
+impl From<FormatError> for Closed {
+    fn from(flaw: FormatError) -> Self {
         Self::Flawed(flaw)
     }
 }
@@ -131,10 +131,10 @@ impl<R: Read> Decrypting<R> {
         let opened = Header::read(&mut source)
             .and_then(|header| header.must_be_of(key))
             .and_then(|()| Self::behind(source, key));
-        opened.map_err(Flaw::into_io)
+        opened.map_err(FormatError::into_io)
     }
 
-    fn behind(mut source: BufReader<R>, key: &FileKey) -> Result<Self, Flaw> {
+    fn behind(mut source: BufReader<R>, key: &FileKey) -> Result<Self, FormatError> {
         let mut nonce = [0; 16];
         source.read_exact(&mut nonce)?;
         let cipher = key.payload(&nonce);

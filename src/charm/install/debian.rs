@@ -61,9 +61,9 @@ fn noninteractive(name: &str) -> Program {
 /// Reports apt's first error, which has the cause. Its last one only says that something failed.
 fn with_first_error(error: ProcessError) -> ProcessError {
     let cause = error.stderr.lines().find(|line| line.starts_with("E: ")).map(|line| line[3..].to_owned());
-    let error = error.called("apt-get");
+    let error = error.with_command("apt-get");
     match cause {
-        Some(cause) => error.saying(cause),
+        Some(cause) => error.with_stderr(cause),
         None => error,
     }
 }

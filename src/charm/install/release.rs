@@ -69,7 +69,7 @@ fn install_programs(bin: &Dir, found: &[&str]) -> Result<()> {
         let arguments = ["--system", "--home-dir", "/var/lib/etcd", "--shell", "/usr/sbin/nologin", "etcd"];
         Program::new("useradd").args(arguments).run().context("creating the user etcd")?;
     }
-    systemd::reload()?;
+    systemd::daemon_reload()?;
     rename_drafts(bin, found)
 }
 
@@ -136,7 +136,7 @@ fn check_programs_run(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         let argument = if *name == "etcd" { "--version" } else { "version" };
         let run = Program::new(bin.path().join(draft(name))).env("ETCDCTL_API", "3").args([argument]).run();
-        run.map_err(|error| not_a_release(error.called(*name)))?;
+        run.map_err(|error| not_a_release(error.with_command(*name)))?;
     }
     Ok(())
 }
@@ -148,7 +148,7 @@ fn check_complete(bin: &Dir, found: &[&str]) -> Result<()> {
     }
     let output =
         Program::new(bin.path().join(draft("etcdctl"))).env("ETCDCTL_API", "3").args(["version"]).run();
-    let output = output.map_err(|error| not_a_release(error.called("etcdctl")))?;
+    let output = output.map_err(|error| not_a_release(error.with_command("etcdctl")))?;
     let version = Version::from_output(&output.text(), "etcdctl version:");
     match version.and_then(|version| requires_etcdutl(&version)) {
         None => Ok(()),
@@ -176,7 +176,7 @@ fn rename_drafts(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         bin.remove_file(name)?;
         anyhow::ensure!(
-            bin.adopt(bin, &draft(name), name)?,
+            bin.rename_noreplace(bin, &draft(name), name)?,
             "another process created {BIN}/{name} at the same time"
         );
     }

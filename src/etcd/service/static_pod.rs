@@ -79,7 +79,7 @@ fn live(manifest: &Path) -> Result<(Dir, String)> {
 }
 
 fn put(to: &Dir, from: &Dir, name: &str) -> Result<()> {
-    if to.adopt(from, name, name).with_context(|| format!("moving the manifest {name}"))? {
+    if to.rename_noreplace(from, name, name).with_context(|| format!("moving the manifest {name}"))? {
         return Ok(());
     }
     bail!("the manifest {name} is in {} and in {}: remove one", from.path().display(), to.path().display())

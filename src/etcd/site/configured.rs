@@ -7,7 +7,7 @@ use super::running::below;
 use super::settings::{Said, Settings, Told};
 use crate::error::Refusal;
 use crate::etcd::service::Service;
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +72,7 @@ fn stopped(said: &Said, cwd: &Path, server: &str, unit: &str) -> Option<Found> {
 }
 
 fn read(root: &Path, file: impl AsRef<Path>) -> Result<Option<String>, Refusal> {
-    match read_found_text(&below(root, file.as_ref())) {
+    match read_small_text(&below(root, file.as_ref())) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(unusable(file, &error.to_string())),

@@ -5,7 +5,7 @@
 use super::settings::{Said, Settings, Told};
 use super::{Login, Origin, Quota, Service, Site, Tls, Tools, Trouble};
 use crate::error::Refusal;
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use crate::system::owner::Owner;
 use crate::system::secret::Secret;
 use crate::system::trust::{self, Distrust};
@@ -60,7 +60,7 @@ impl SiteFile {
 
     /// The refusal of a file that root or etcd's user may own. etcd itself must still be able to read it.
     fn refuse(&self, distrust: &Distrust, what: &str) -> Refusal {
-        let refusal = distrust.refuses(what);
+        let refusal = distrust.refusal(what);
         if !distrust.is_of_another_owner() {
             return refusal;
         }
@@ -80,9 +80,9 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
     let path = std::path::absolute(file).map_err(|error| unusable(file, &error.to_string()))?;
     trust::check(&path).map_err(|distrust| match distrust.is_missing() {
         true => unusable(file, &distrust.to_string()),
-        false => distrust.refuses("the site file"),
+        false => distrust.refusal("the site file"),
     })?;
-    let text = read_found_text(&path).map_err(|error| unusable(file, &error.to_string()))?;
+    let text = read_small_text(&path).map_err(|error| unusable(file, &error.to_string()))?;
     let said: SiteFile = serde_yaml::from_str(&text).map_err(|error| unusable(file, &error.to_string()))?;
     if said.cert.is_some() != said.key.is_some() {
         return Err(unusable(file, "cert and key go together").into());
@@ -116,7 +116,7 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
 
 /// What etcd's own configuration says, which the site file names. One that is not there says nothing.
 fn configured(config_file: &Path) -> Option<Said> {
-    let settings = Settings::of_file(&read_found_text(config_file).ok()?).ok()?;
+    let settings = Settings::of_file(&read_small_text(config_file).ok()?).ok()?;
     Some(Said::new(Told::default(), Some(config_file.to_owned()), settings))
 }
 

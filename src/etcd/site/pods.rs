@@ -10,7 +10,7 @@ use crate::error::Refusal;
 use crate::etcd::certificates::{is_key_of, valid};
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use crate::system::trust::check_below;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -35,9 +35,9 @@ pub(super) fn look(root: &Path) -> Result<Vec<Found>, Refusal> {
     for manifest in candidates(root, &manifests) {
         let live = manifests.join(manifest.file_name().unwrap_or_default());
         // A file that may not be read is told by what runs; one that is no pod is not kubelet's.
-        let Ok(text) = read_found_text(&below(root, &manifest)) else { continue };
+        let Ok(text) = read_small_text(&below(root, &manifest)) else { continue };
         let Ok(Some(container)) = Container::running("etcd", &text) else { continue };
-        check_below(root, &manifest).map_err(|distrust| distrust.refuses("the manifest"))?;
+        check_below(root, &manifest).map_err(|distrust| distrust.refusal("the manifest"))?;
         found.extend(pod(root, &live, &manifest, &container)?);
     }
     Ok(found)
@@ -65,7 +65,7 @@ fn directory(root: &Path) -> PathBuf {
     struct Kubelet {
         static_pod_path: Option<PathBuf>,
     }
-    let told = read_found_text(&below(root, Path::new(KUBELET))).ok();
+    let told = read_small_text(&below(root, Path::new(KUBELET))).ok();
     let told = told.and_then(|text| serde_yaml::from_str::<Kubelet>(&text).ok());
     told.and_then(|kubelet| kubelet.static_pod_path).unwrap_or_else(|| PathBuf::from(MANIFESTS))
 }
@@ -138,7 +138,7 @@ fn certificates(root: &Path, own: &Tls, container: &Container) -> Tls {
 }
 
 fn read(root: &Path, file: &Path) -> Result<Settings, Refusal> {
-    let text = read_found_text(&below(root, file)).map_err(|error| unusable(file, &error.to_string()))?;
+    let text = read_small_text(&below(root, file)).map_err(|error| unusable(file, &error.to_string()))?;
     Settings::of_file(&text).map_err(|error| unusable(file, &error.to_string()))
 }
 

@@ -8,7 +8,7 @@ use crate::error::Refusal;
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
 use crate::etcd::versions::{Programs, Version};
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
@@ -91,7 +91,7 @@ impl Site {
 }
 
 fn version_in(manifest: &Path) -> Option<Version> {
-    let container = Container::running("etcd", &read_found_text(manifest).ok()?).ok()??;
+    let container = Container::running("etcd", &read_small_text(manifest).ok()?).ok()??;
     Version::from_image(&container.image?)
 }
 

@@ -9,9 +9,9 @@ use super::settings::{Said, Settings, Told};
 use super::units::MainPid;
 use crate::error::Refusal;
 use crate::etcd::service::Service;
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use crate::system::owner::Owner;
-use crate::system::trust::{check_below, is_root_or_us, is_roots};
+use crate::system::trust::{check_below, is_root_or_us, only_root_can_write};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -144,7 +144,7 @@ impl Process {
         let root = home.join("root");
         let runs = fs::metadata(home.join("exe"))?;
         let dir = self.program.parent().unwrap_or(Path::new("/"));
-        if !is_roots(&runs) || check_below(&root, dir).is_err() {
+        if !only_root_can_write(&runs) || check_below(&root, dir).is_err() {
             return Ok(false);
         }
         let there = || fs::symlink_metadata(below(&root, &self.program));
@@ -247,7 +247,7 @@ fn unit(cgroup: &str) -> Option<&str> {
 }
 
 fn read_config(file: &Path) -> Result<Settings, String> {
-    let text = read_found_text(file).map_err(|error| error.to_string())?;
+    let text = read_small_text(file).map_err(|error| error.to_string())?;
     Settings::of_file(&text).map_err(|error| error.to_string())
 }
 

@@ -8,7 +8,7 @@ use super::running::below;
 use super::settings::{Said, Settings, Told};
 use crate::error::Refusal;
 use crate::etcd::service::Service;
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -127,7 +127,7 @@ impl Unit {
         let mut variables: BTreeMap<String, String> = self.variables.iter().cloned().collect();
         let mut files = BTreeMap::new();
         for (path, optional) in &self.files {
-            match read_found_text(&below(root, path)) {
+            match read_small_text(&below(root, path)) {
                 Ok(text) => {
                     let read = environment_file(&text);
                     files.extend(read.iter().map(|(name, _)| (name.clone(), path.clone())));
@@ -149,7 +149,7 @@ impl Unit {
         let config_file = told.config_file().map(|file| self.cwd.join(file));
         let settings = match &config_file {
             Some(file) => {
-                let text = read_found_text(&below(root, file));
+                let text = read_small_text(&below(root, file));
                 let text = text.map_err(|error| self.unusable(file, &error.to_string()))?;
                 Settings::of_file(&text).map_err(|error| self.unusable(file, &error.to_string()))?
             }

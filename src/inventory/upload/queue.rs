@@ -83,7 +83,7 @@ impl Queue {
 
     /// The right to upload what waits in it, or who has it. Two would send the same, and one of them find its parts gone.
     pub fn uploader(&self) -> Result<Result<Lock, String>> {
-        match Lock::take(&self.0) {
+        match Lock::acquire(&self.0) {
             Ok(lock) => Ok(Ok(lock)),
             Err(error) => error.downcast::<Refusal>().map(|held| Err(held.reason)),
         }

@@ -6,7 +6,7 @@
 
 pub mod health;
 
-use crate::system::clock::{is_in_the_future, stamp};
+use crate::system::clock::{format_timestamp, is_in_the_future};
 use crate::system::durable::{Dir, is_absent};
 use crate::system::lock::{Lock, try_lock};
 use anyhow::{Context, Result, bail};
@@ -216,7 +216,7 @@ impl Record {
         let shelf = home.ensure_child(NAME, MODE, None)?;
         run.failures_total = settle(&shelf, run.started_time)?;
         let (name, dir) = place(&shelf, run.started_time)?;
-        let lock = Lock::take(&dir)?;
+        let lock = Lock::acquire(&dir)?;
         let record = Self { shelf, name, dir, _lock: lock };
         record.write(run)?;
         record.shelf.sync()?;
@@ -283,7 +283,7 @@ fn settle(shelf: &Dir, now: Timestamp) -> Result<u64> {
 
 /// Makes a directory for a run that began at `time`, and returns it with its name.
 fn place(shelf: &Dir, time: Timestamp) -> Result<(String, Dir)> {
-    let name = stamp(time);
+    let name = format_timestamp(time);
     for nth in 1..1000 {
         let name = if nth == 1 { name.clone() } else { format!("{name}-{nth}") };
         if shelf.inode(&name)?.is_none() {

@@ -3,7 +3,7 @@
 //! Must never follow a redirect: a signature is for one server.
 
 use crate::error::Refusal;
-use crate::system::durable::read_found;
+use crate::system::durable::read_small_file;
 use crate::system::trust;
 use anyhow::Result;
 use std::path::Path;
@@ -45,7 +45,7 @@ pub fn agent(ca: Option<&Path>, proxy: Option<ureq::Proxy>, tls: bool) -> Result
     able()?;
     let roots = match ca {
         Some(ca) => {
-            trust::check(ca).map_err(|distrust| distrust.refuses("the authority"))?;
+            trust::check(ca).map_err(|distrust| distrust.refusal("the authority"))?;
             authorities(ca)?
         }
         None => the_machines()?,
@@ -74,7 +74,7 @@ fn authorities(file: &Path) -> Result<Vec<Certificate<'static>>> {
             "name a PEM file with the certificate of the authority that signed the server's",
         )
     };
-    let pem = read_found(file).map_err(|error| no(&error.to_string()))?;
+    let pem = read_small_file(file).map_err(|error| no(&error.to_string()))?;
     let certificate = |item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(certificate),
         _ => None,

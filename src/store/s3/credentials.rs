@@ -4,7 +4,7 @@
 
 use super::proxy::Proxies;
 use crate::error::Refusal;
-use crate::system::durable::read_found_text;
+use crate::system::durable::read_small_text;
 use crate::system::secret::Secret;
 use crate::system::trust;
 use anyhow::{Context, Result};
@@ -96,9 +96,9 @@ fn from_file(path: &Path) -> Result<Credentials> {
     let missing = "put it there, mode 0600";
     trust::check_secret(path).map_err(|distrust| match distrust.is_missing() {
         true => no(&format!("cannot be used: {distrust}"), missing),
-        false => distrust.refuses("the credentials file"),
+        false => distrust.refusal("the credentials file"),
     })?;
-    let text = read_found_text(path).map_err(|error| no(&format!("cannot be read: {error}"), missing))?;
+    let text = read_small_text(path).map_err(|error| no(&format!("cannot be read: {error}"), missing))?;
     let (access, secret) = ("aws_access_key_id", "aws_secret_access_key");
     match (value(&text, access), value(&text, secret)) {
         (Some(access_key), Some(secret)) => Ok(Credentials {

@@ -11,7 +11,7 @@ use crate::catalog::record::{About, Record, record_name};
 use crate::error::describe_inline;
 use crate::progress::Sink;
 use crate::store::{Removed, Store, is_in_place};
-use crate::system::threads::{beside, join};
+use crate::system::threads::{join, spawn_scoped};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +46,8 @@ impl Store for Bucket {
                 looked.flatten().collect()
             };
             let shares = archives.chunks(share);
-            let threads: Vec<_> = shares.map(|share| beside(scope, "list", move || look(share))).collect();
+            let threads: Vec<_> =
+                shares.map(|share| spawn_scoped(scope, "list", move || look(share))).collect();
             threads.into_iter().map(|thread| thread.and_then(join)).collect()
         });
         shares.into_iter().try_fold(Vec::new(), |mut all, share| {

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 
 /// Marks the error of a name that was given, is not durable, and could not be taken back.
 #[derive(Debug, Clone)]
-pub struct Stands(pub PathBuf);
+pub struct NotDurable(pub PathBuf);
 
-impl fmt::Display for Stands {
+impl fmt::Display for NotDurable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} stands there all the same, and may be gone after a power cut", self.0.display())
     }
@@ -19,8 +19,8 @@ impl fmt::Display for Stands {
 
 impl Dir {
     /// Moves `from/name` here as `as_name`, durably, unless the name is taken: then `Ok(false)`, and nothing changed. On an
-    /// error nothing has either, or the error is marked as [`Stands`].
-    pub fn adopt(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
+    /// error nothing has either, or the error is marked as [`NotDurable`].
+    pub fn rename_noreplace(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
         match renameat_with(&from.fd, name, &self.fd, as_name, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(false),
@@ -32,9 +32,9 @@ impl Dir {
     }
 
     /// Gives the finished file `from/name` its final name here, durably, unless that is taken: then `Ok(false)`, and nothing
-    /// changed. As [`Self::adopt`], and also where the file system cannot rename without replacing, as NFS cannot.
+    /// changed. As [`Self::rename_noreplace`], and also where the file system cannot rename without replacing, as NFS cannot.
     pub fn publish(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
-        match self.adopt(from, name, as_name) {
+        match self.rename_noreplace(from, name, as_name) {
             Err(error) if cannot(&error) => self.link(from, name, as_name),
             outcome => outcome,
         }
@@ -61,14 +61,14 @@ impl Dir {
                 let _ = self.sync();
                 error
             }
-            Err(_) => error.context(Stands(self.path.join(as_name))),
+            Err(_) => error.context(NotDurable(self.path.join(as_name))),
         }
     }
 }
 
 /// Whether a file system says that it does not know how.
 fn cannot(error: &anyhow::Error) -> bool {
-    !error.is::<Stands>()
+    !error.is::<NotDurable>()
         && matches!(error.downcast_ref(), Some(&(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)))
 }
 

@@ -23,14 +23,14 @@ fn a_small_file_is_a_regular_one_of_at_most_a_mebibyte() {
     // Nobody writes to it: who waited for that would wait for ever.
     rustix::fs::mknodat(CWD, at("pipe"), FileType::Fifo, PRIVATE, 0).unwrap();
     assert_eq!(dir.read_small("full").unwrap().unwrap().len(), 1 << 20);
-    assert_eq!(read_found(&at("link")).unwrap().len(), 1 << 20);
+    assert_eq!(read_small_file(&at("link")).unwrap().len(), 1 << 20);
     assert_eq!(dir.read_small("none").unwrap(), None);
-    assert_eq!(read_found(&at("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    assert_eq!(read_small_file(&at("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
     for (name, why) in [("more", "more than 1 MiB"), ("pipe", "not a regular file")] {
         let small = format!("{:#}", dir.read_small(name).unwrap_err());
         assert!(small.contains(name) && small.contains(why), "{small}");
-        assert!(read_found(&at(name)).unwrap_err().to_string().contains(why), "{name}");
+        assert!(read_small_file(&at(name)).unwrap_err().to_string().contains(why), "{name}");
     }
     fs::write(at("bytes"), [0xff]).unwrap();
-    assert_eq!(read_found_text(&at("bytes")).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert_eq!(read_small_text(&at("bytes")).unwrap_err().kind(), io::ErrorKind::InvalidData);
 }

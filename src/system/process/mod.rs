@@ -4,20 +4,20 @@
 //! signal (Juju's cancel is SIGKILL of our process alone) and a deadline. Its output goes to memory files and
 //! not to pipes, so that a child that leaves a daemon behind can never block us. Never runs a shell.
 
-mod become_it;
-mod ended;
+mod exec;
+mod outcome;
 mod running;
 
-pub use become_it::become_it;
-pub use ended::{Ending, Output, ProcessError};
+pub use exec::exec;
+pub use outcome::{Ending, Output, ProcessError};
 pub use running::{GRACE, Running};
 
-use ended::Withheld;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, getpid, getppid};
+use outcome::Withheld;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::{PidfdFlags, pidfd_open};
 use std::ffi::{OsStr, OsString};
@@ -45,8 +45,8 @@ pub struct Program {
     cwd: Option<PathBuf>,
     input: Option<Input>,
     deadline: Duration,
-    isolated: bool,
-    in_bulk: bool,
+    without_network: bool,
+    batch_scheduled: bool,
     withheld: Option<Withheld>,
 }
 
@@ -74,8 +74,8 @@ impl Program {
             cwd: None,
             input: None,
             deadline: Duration::from_secs(60),
-            isolated: false,
-            in_bulk: false,
+            without_network: false,
+            batch_scheduled: false,
             withheld: None,
         };
         for (name, value) in [("PATH", PATH), ("LC_ALL", "C"), ("TZ", "UTC")] {
@@ -107,14 +107,14 @@ impl Program {
 
     /// What it reads from its standard input, which is nothing otherwise.
     #[must_use]
-    pub fn input(mut self, bytes: Vec<u8>) -> Self {
+    pub fn stdin_bytes(mut self, bytes: Vec<u8>) -> Self {
         self.input = Some(Input::Bytes(bytes));
         self
     }
 
     /// The open file that is its standard input, for it to find at [`STDIN`] whatever becomes of the file's name.
     #[must_use]
-    pub fn input_from(mut self, file: File) -> Self {
+    pub fn stdin_file(mut self, file: File) -> Self {
         self.input = Some(Input::Open(Arc::new(file)));
         self
     }
@@ -128,22 +128,26 @@ impl Program {
 
     /// Gives it a network of its own, with nothing in it: it can call nobody. Takes root.
     #[must_use]
-    pub fn isolated(mut self) -> Self {
-        self.isolated = true;
+    pub fn without_network(mut self) -> Self {
+        self.without_network = true;
         self
     }
 
     /// Has it wait for its turn when something comes for it (`SCHED_BATCH`), and so take more at a time.
     #[must_use]
-    pub fn in_bulk(mut self) -> Self {
-        self.in_bulk = true;
+    pub fn batch_scheduled(mut self) -> Self {
+        self.batch_scheduled = true;
         self
     }
 
     /// Marks a program that reads secrets, and so may quote them: an error has nothing of its output but what `recognised`
     /// makes of a line. `by_hand` is how a person sees all of it, a clause such as "run X on a copy".
     #[must_use]
-    pub fn withholding(mut self, recognised: fn(&str) -> Option<String>, by_hand: impl Into<String>) -> Self {
+    pub fn redact_output(
+        mut self,
+        recognised: fn(&str) -> Option<String>,
+        by_hand: impl Into<String>,
+    ) -> Self {
         self.withheld = Some(Withheld { recognised, by_hand: by_hand.into() });
         self
     }
@@ -190,16 +194,19 @@ impl Program {
         if let Some(cwd) = &self.cwd {
             command.current_dir(cwd);
         }
-        let (parent, isolated, in_bulk) = (getpid(), self.isolated, self.in_bulk);
+        let (parent, without_network, batch_scheduled) =
+            (getpid(), self.without_network, self.batch_scheduled);
         // SAFETY: prctl, unshare, sched_setscheduler and getppid are plain system calls; nothing is allocated between fork and exec.
         unsafe {
             command.pre_exec(move || {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
-                if isolated {
+                if without_network {
                     unshare(CloneFlags::CLONE_NEWNET)?;
                 }
                 // Whoever has been put behind all others already stays there.
-                if in_bulk && libc::syscall(libc::SYS_sched_getscheduler, 0) == i64::from(libc::SCHED_OTHER) {
+                if batch_scheduled
+                    && libc::syscall(libc::SYS_sched_getscheduler, 0) == i64::from(libc::SCHED_OTHER)
+                {
                     // All that the kernel's `sched_param` has; in musl's there is more.
                     let priority: libc::c_int = 0;
                     // Where it is not allowed, the work is done all the same. musl's function of this name only fails.
@@ -269,6 +276,6 @@ fn memory_file(name: &str) -> io::Result<File> {
 }
 
 /// Where a child finds the directory behind `fd`, whatever has become of its path: for [`Program::cwd`].
-pub fn cwd_of(fd: &impl AsRawFd) -> PathBuf {
+pub fn fd_path(fd: &impl AsRawFd) -> PathBuf {
     Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
 }

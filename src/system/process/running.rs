@@ -1,6 +1,6 @@
 //! A child that runs: watched, ended, and what it printed. Must never leave one running that nobody waits for.
 
-use super::ended::Withheld;
+use super::outcome::Withheld;
 use super::{Ending, Output, ProcessError};
 use crate::error::Interrupted;
 use crate::system::interrupt;
@@ -20,10 +20,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long a child may take to obey SIGTERM before it is killed.
 pub const GRACE: Duration = Duration::from_secs(5);
 /// More output than this is a broken program, not an answer.
-const LOUDEST: u64 = 16 << 20;
+const MAX_OUTPUT: u64 = 16 << 20;
 /// How much of a failed program's output an error keeps: its last bytes. A panic says why before it lists some dozen
 /// goroutines.
-const LAST_WORDS: u64 = 64 << 10;
+const OUTPUT_TAIL: u64 = 64 << 10;
 
 /// A child that runs.
 #[derive(Debug)]
@@ -59,8 +59,8 @@ impl Running {
                 Some(Ending::Interrupted(Interrupted { signal }))
             } else if began.elapsed() >= deadline {
                 Some(Ending::TimedOut(deadline))
-            } else if self.loudness() > LOUDEST {
-                Some(Ending::Stopped(format!("printed more than {LOUDEST} bytes")))
+            } else if self.output_size() > MAX_OUTPUT {
+                Some(Ending::Stopped(format!("printed more than {MAX_OUTPUT} bytes")))
             } else {
                 watch(began.elapsed()).err().map(Ending::Stopped)
             };
@@ -123,7 +123,7 @@ impl Running {
     }
 
     /// The last of what it printed to standard error: to be looked through, and never to be shown.
-    pub fn words(&self) -> String {
+    pub fn stderr_tail(&self) -> String {
         tail(&self.stderr)
     }
 
@@ -144,7 +144,7 @@ impl Running {
         Ok(self.status)
     }
 
-    fn loudness(&self) -> u64 {
+    fn output_size(&self) -> u64 {
         [&self.stdout, &self.stderr]
             .into_iter()
             .filter_map(|file| file.metadata().ok())
@@ -154,7 +154,7 @@ impl Running {
 
     fn output(&self) -> Result<Output, ProcessError> {
         let lost = |error: io::Error| self.ended(Ending::Lost(error.to_string()));
-        let length = self.stdout.metadata().map_err(lost)?.len().min(LOUDEST);
+        let length = self.stdout.metadata().map_err(lost)?.len().min(MAX_OUTPUT);
         let mut bytes = vec![0; usize::try_from(length).map_err(io::Error::other).map_err(lost)?];
         self.stdout.read_exact_at(&mut bytes, 0).map_err(lost)?;
         Ok(Output { stdout: bytes, shown: self.shown.clone(), withheld: self.withheld.clone() })
@@ -177,7 +177,7 @@ impl Drop for Running {
 
 fn tail(file: &File) -> String {
     let length = file.metadata().map_or(0, |metadata| metadata.len());
-    let kept = length.min(LAST_WORDS);
+    let kept = length.min(OUTPUT_TAIL);
     let mut bytes = vec![0; usize::try_from(kept).unwrap_or(0)];
     match file.read_exact_at(&mut bytes, length - kept) {
         Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),

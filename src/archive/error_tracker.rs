@@ -10,12 +10,12 @@ use std::io::{self, ErrorKind, Read};
 
 /// The first failures while an archive is read.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(super) struct ErrorTracker {
     file: RefCell<Option<io::Error>>,
     layer: RefCell<Option<(Layer, String)>>,
 }
 
-impl Watch {
+impl ErrorTracker {
     /// Watches the archive's file, which has `size` bytes if that is known.
     pub fn file<R: Read>(&self, source: R, size: Option<u64>) -> FileReader<'_, R> {
         FileReader { source, size, read: 0, watch: self }
@@ -46,7 +46,7 @@ pub(super) struct FileReader<'a, R> {
     source: R,
     size: Option<u64>,
     read: u64,
-    watch: &'a Watch,
+    watch: &'a ErrorTracker,
 }
 
 impl<R: Read> FileReader<'_, R> {
@@ -80,7 +80,7 @@ impl<R: Read> Read for FileReader<'_, R> {
 pub(super) struct LayerReader<'a, R> {
     source: R,
     layer: Layer,
-    watch: &'a Watch,
+    watch: &'a ErrorTracker,
 }
 
 impl<R: Read> Read for LayerReader<'_, R> {
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_lowest_failure_is_reported() {
-        let watch = Watch::default();
+        let watch = ErrorTracker::default();
         let mut gzip = watch.layer(Layer::Gzip, Failing);
         assert!(gzip.read(&mut [0]).is_err());
         assert_eq!(
@@ -107,7 +107,7 @@ mod tests {
             Damage::Framing { layer: Layer::Gzip, detail: "no luck".to_owned() }
         );
         assert_eq!(
-            Watch::default().framing(Layer::Tar, "a wrong sum"),
+            ErrorTracker::default().framing(Layer::Tar, "a wrong sum"),
             Damage::Framing { layer: Layer::Tar, detail: "a wrong sum".to_owned() }
         );
     }
@@ -119,13 +119,13 @@ mod tests {
             (&mut &b"1234"[..], 9, "reading a.zip: it ended after 4 of 9 bytes"),
             (&mut &b"1234"[..], 3, "reading a.zip: it ended after 4 of 3 bytes"),
         ] {
-            let watch = Watch::default();
+            let watch = ErrorTracker::default();
             let read = io::copy(&mut watch.file(source, Some(size)), &mut io::sink());
             let damaged =
                 read.map_err(|error| watch.framing(Layer::Zip, &error.to_string()).of("a.zip").into());
             assert_eq!(format!("{:#}", watch.outcome("a.zip", damaged).unwrap_err()), why);
         }
-        let watch = Watch::default();
+        let watch = ErrorTracker::default();
         let read = io::copy(&mut watch.file(&b"1234"[..], Some(4)), &mut io::sink());
         assert_eq!(watch.outcome("a.zip", read.map_err(Into::into)).unwrap(), 4);
     }

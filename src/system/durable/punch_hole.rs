@@ -12,22 +12,22 @@ const PIECE: u64 = 16 << 20;
 
 /// A file that is being used up, from its beginning on.
 #[derive(Debug)]
-pub struct Spent {
+pub struct HolePuncher {
     file: File,
     freed: u64,
 }
 
 impl Dir {
     /// The file `name`, to be used up.
-    pub fn spend(&self, name: &str) -> Result<Spent> {
-        Ok(Spent { file: self.existing(name, OFlags::WRONLY)?, freed: 0 })
+    pub fn hole_puncher(&self, name: &str) -> Result<HolePuncher> {
+        Ok(HolePuncher { file: self.existing(name, OFlags::WRONLY)?, freed: 0 })
     }
 }
 
-impl Spent {
+impl HolePuncher {
     /// Frees the room of the first `read` bytes, or of a little less. Its length stays as it is, and where the file system
     /// cannot do it, so does all of it.
-    pub fn up_to(&mut self, read: u64) {
+    pub fn punch_up_to(&mut self, read: u64) {
         while read - self.freed >= PIECE {
             let piece = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             // Whatever cannot be freed is removed with the file.
@@ -51,11 +51,11 @@ mod tests {
         std::fs::write(&path, &written).unwrap();
         let room = || std::fs::metadata(&path).unwrap().blocks() * 512;
         let before = room();
-        let mut spent = Dir::open(home.path()).unwrap().spend("db").unwrap();
+        let mut spent = Dir::open(home.path()).unwrap().hole_puncher("db").unwrap();
         for (read, freed) in
             [(0, 0), (PIECE - 1, 0), (PIECE, PIECE), (33 << 20, 2 * PIECE), (40 << 20, 2 * PIECE)]
         {
-            spent.up_to(read);
+            spent.punch_up_to(read);
             assert_eq!(before - room(), freed, "after {read} bytes");
         }
         let mut left = vec![0; 8 << 20];

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Becomes `program`, without arguments and with our own environment. Comes back only where that fails.
-pub fn become_it(program: &Path) -> io::Result<Infallible> {
+pub fn exec(program: &Path) -> io::Result<Infallible> {
     let path = CString::new(program.as_os_str().as_bytes())?;
     Ok(nix::unistd::execv(&path, &[&path])?)
 }

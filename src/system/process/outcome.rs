@@ -97,7 +97,7 @@ pub struct ProcessError {
 
 impl ProcessError {
     /// The last line that says something, of standard error before standard output; of a panic, the line that says why.
-    pub fn last_words(&self) -> Option<&str> {
+    pub fn last_line(&self) -> Option<&str> {
         let last =
             |text| panic_in(text).or_else(|| str::lines(text).map(str::trim).rfind(|line| !line.is_empty()));
         [&*self.stderr, &*self.stdout].into_iter().find_map(last)
@@ -106,7 +106,7 @@ impl ProcessError {
     /// Keeps of its words only what is recognised, if they may quote secrets.
     pub(super) fn without_secrets(mut self, withheld: Option<&Withheld>) -> Self {
         let Some(Withheld { recognised, by_hand }) = withheld else { return self };
-        let Some(last) = self.last_words() else { return self };
+        let Some(last) = self.last_line() else { return self };
         let lines = [&*self.stderr, &*self.stdout].into_iter().flat_map(|text| text.lines().rev());
         let told = recognised(last).or_else(|| lines.take(LAST_LINES).find_map(recognised));
         let is_all = told.as_ref().is_some_and(|told| last.ends_with(told.as_str()));
@@ -118,14 +118,14 @@ impl ProcessError {
 
     /// Shows the command as `shown`, for a caller whose arguments are long or already told.
     #[must_use]
-    pub fn called(mut self, shown: impl Into<String>) -> Self {
+    pub fn with_command(mut self, shown: impl Into<String>) -> Self {
         self.shown = shown.into();
         self
     }
 
     /// Puts `words` in the place of the program's own last words, for a caller that found the true cause.
     #[must_use]
-    pub fn saying(mut self, words: String) -> Self {
+    pub fn with_stderr(mut self, words: String) -> Self {
         self.stderr = words;
         self
     }
@@ -150,7 +150,7 @@ impl fmt::Display for ProcessError {
             Ending::Nonsense(why) => write!(f, "printed no JSON ({why})")?,
             Ending::Lost(why) => write!(f, "was lost: {why}")?,
         }
-        match (self.last_words(), &self.by_hand) {
+        match (self.last_line(), &self.by_hand) {
             (Some(words), None) => write!(f, "; its last words: {}", clipped(words)),
             (Some(words), Some(by_hand)) => write!(
                 f,
@@ -228,7 +228,7 @@ mod tests {
                 stderr,
                 by_hand: None,
             };
-            assert_eq!(error.last_words(), Some(told), "{}", error.stderr);
+            assert_eq!(error.last_line(), Some(told), "{}", error.stderr);
         }
     }
 }

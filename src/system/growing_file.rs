@@ -1,7 +1,7 @@
 //! A file that is read while it is still written, by us or by a child.
 //!
 //! Owns the waiting for what is not there yet. Must never call a file whole on its own: only who writes it knows, and
-//! says so through [`Writing`].
+//! says so through [`GrowthSender`].
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -52,19 +52,19 @@ impl GivenUp {
 
 /// The writer's side. Dropped before [`Self::end`], it gives the file up, and whoever reads it fails.
 #[derive(Debug)]
-pub struct Writing(Arc<Word>);
+pub struct GrowthSender(Arc<Word>);
 
 /// The readers' side: whether the file still grows.
 #[derive(Debug, Clone)]
-pub struct Growth(Arc<Word>);
+pub struct GrowthReceiver(Arc<Word>);
 
 /// The two sides of a file about to be written.
-pub fn growth() -> (Writing, Growth) {
+pub fn growth_channel() -> (GrowthSender, GrowthReceiver) {
     let word = Arc::new(Word { state: Mutex::new(State::Growing), changed: Condvar::new() });
-    (Writing(Arc::clone(&word)), Growth(word))
+    (GrowthSender(Arc::clone(&word)), GrowthReceiver(word))
 }
 
-impl Writing {
+impl GrowthSender {
     /// Wakes the readers: there is more.
     pub fn grew(&self) {
         self.0.changed.notify_all();
@@ -81,7 +81,7 @@ impl Writing {
     }
 }
 
-impl Drop for Writing {
+impl Drop for GrowthSender {
     fn drop(&mut self) {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *state == State::Growing {
@@ -91,7 +91,7 @@ impl Drop for Writing {
     }
 }
 
-impl Growth {
+impl GrowthReceiver {
     /// Whether more may come; waits a moment for it. Fails when the writer gave up.
     pub fn goes_on(&self) -> io::Result<bool> {
         Ok(self.ended()?.is_none())
@@ -117,15 +117,15 @@ impl Growth {
 
 /// A growing file, read from its beginning to the end that its writer tells.
 #[derive(Debug)]
-pub struct Growing<F> {
+pub struct GrowingFile<F> {
     file: F,
-    growth: Growth,
+    growth: GrowthReceiver,
     at: u64,
 }
 
-impl<F: std::borrow::Borrow<File>> Growing<F> {
+impl<F: std::borrow::Borrow<File>> GrowingFile<F> {
     /// Reads `file`, of whose end `growth` tells.
-    pub fn new(file: F, growth: Growth) -> Self {
+    pub fn new(file: F, growth: GrowthReceiver) -> Self {
         Self { file, growth, at: 0 }
     }
 
@@ -164,7 +164,7 @@ impl<F: std::borrow::Borrow<File>> Growing<F> {
     }
 }
 
-impl<F: std::borrow::Borrow<File>> Read for Growing<F> {
+impl<F: std::borrow::Borrow<File>> Read for GrowingFile<F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if !self.wait_for(self.at + 1)? {
             return self.at_end();
@@ -182,8 +182,8 @@ mod tests {
 
     fn in_parts(parts: &[&[u8]], told: Option<u64>) -> io::Result<Vec<u8>> {
         let mut file = tempfile::tempfile().unwrap();
-        let (writing, growth) = growth();
-        let mut growing = Growing::new(file.try_clone().unwrap(), growth);
+        let (writing, growth) = growth_channel();
+        let mut growing = GrowingFile::new(file.try_clone().unwrap(), growth);
         std::thread::scope(|scope| {
             scope.spawn(move || {
                 for part in parts {

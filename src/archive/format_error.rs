@@ -6,7 +6,7 @@ use std::io;
 
 /// Why a file is not taken.
 #[derive(Debug)]
-pub(super) enum Flaw {
+pub(super) enum FormatError {
     /// It is not what whoever wrote it meant: cut short, a flipped bit, a broken line.
     Altered(String),
     /// It is whole, and made in a way that no snapshot is.
@@ -15,7 +15,7 @@ pub(super) enum Flaw {
     Foreign(String),
 }
 
-impl From<io::Error> for Flaw {
+impl From<io::Error> for FormatError {
     fn from(error: io::Error) -> Self {
         Self::Altered(match error.kind() {
             io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
@@ -24,7 +24,7 @@ impl From<io::Error> for Flaw {
     }
 }
 
-impl Flaw {
+impl FormatError {
     /// For readers that know no other kind of error.
     pub fn into_io(self) -> io::Error {
         let (Self::Altered(what) | Self::Hostile(what) | Self::Foreign(what)) = self;
@@ -34,16 +34,16 @@ impl Flaw {
 
 /// Marks the refusal of a file that is whole and not a snapshot archive, or not one that we read.
 #[derive(Debug, Clone, Copy)]
-pub struct Unfit;
+pub struct NotASnapshot;
 
-impl Unfit {
+impl NotASnapshot {
     /// The error of such a file.
     pub(super) fn refused(refusal: Refusal) -> anyhow::Error {
         anyhow::Error::from(refusal).context(Self)
     }
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for NotASnapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("not a snapshot archive")
     }

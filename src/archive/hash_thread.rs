@@ -11,13 +11,13 @@ const PIECE: usize = 256 << 10;
 const PIECES: usize = 4;
 
 /// A [`TrailerHasher`] beside the caller's own work.
-pub(super) struct SealAside {
+pub(super) struct HashThread {
     pieces: SyncSender<(Vec<u8>, usize)>,
     checked: Receiver<Vec<u8>>,
     thread: JoinHandle<TrailerHasher>,
 }
 
-impl SealAside {
+impl HashThread {
     pub fn start() -> io::Result<Self> {
         let (pieces, coming) = sync_channel::<(Vec<u8>, usize)>(PIECES);
         let (done, checked) = sync_channel(PIECES);
