@@ -2,7 +2,7 @@
 """Plays the `juju` command on one machine, for as much of the integration tests as needs no controller.
 
 An application is one unit: a throw-away etcd on loopback, and the charm's programs run as Juju's agent runs them, with
-the hook tools of tests/it/hook-tool. It knows deploy, run, exec, scp and attach-resource, and fails on anything else.
+the hook tools of tests/it/common/hook-tool. It knows deploy, run, exec, scp and attach-resource, and fails on anything else.
 Everything is in the directory that PLAYED_JUJU names. Never run it where that is not a directory of its own.
 """
 
@@ -23,8 +23,8 @@ HOME = Path(os.environ["PLAYED_JUJU"])
 PROJECT = Path(__file__).resolve().parents[2]
 BUILT = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")) / "debug"
 ETCD = Path(os.environ.get("ETCD_3_5_BIN", PROJECT / "target/etcd/3.5/usr/bin"))
-TOOLS = PROJECT / "tests/it/hook-tool"
-NAMES = (PROJECT / "tests/it/hook-tools").read_text().split()
+TOOLS = PROJECT / "tests/it/common/hook-tool"
+NAMES = (PROJECT / "tests/it/common/hook-tools").read_text().split()
 
 
 class Application:
@@ -78,7 +78,7 @@ class Application:
         words += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         words += ["--initial-cluster", f"{self.name}0={peer}"]
         (supervisor / "argv").write_text("\n".join(words) + "\n")
-        script = str(PROJECT / "tests/it/supervisor")
+        script = str(PROJECT / "tests/it/common/supervisor")
         service = {verb: [script, verb, str(supervisor)] for verb in ("start", "stop")}
         site = {
             "endpoint": client,

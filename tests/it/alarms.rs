@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use test_case::test_case;
 
-use crate::client::{assert_same, key};
-use crate::cluster;
+use crate::common::client::{assert_same, key};
+use crate::common::cluster;
+use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// What is put, and what one member finds in its place.
 const WORDS: (&str, &str) = ("altogether-sound", "altogether-wrong");

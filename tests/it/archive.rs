@@ -8,8 +8,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use test_case::test_case;
 
-use crate::fs_util::{names, sha256sum, succeed};
-use crate::world::{PASSWORD, Setup, Version, World};
+use crate::common::fs_util::{names, sha256sum, succeed};
+use crate::common::world::{PASSWORD, Setup, Version, World};
 
 /// Unpacks an archive by GNU tar.
 pub fn unpack(world: &World, archive: &Path) -> PathBuf {

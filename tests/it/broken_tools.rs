@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use test_case::test_case;
 
-use crate::command::Run;
-use crate::deadlines;
-use crate::service::alive;
-use crate::tools::Tools;
-use crate::world::{Version, World};
+use crate::common::command::Run;
+use crate::common::deadlines;
+use crate::common::service::alive;
+use crate::common::tools::Tools;
+use crate::common::world::{Version, World};
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
@@ -138,7 +138,7 @@ fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
     await_call(&tools, "snapshot", &first);
     let holder = first.pid().to_string();
     // A busy machine makes nobody late three times; a wait for the lock does.
-    let busy = |run: &dyn Fn() -> crate::command::Out| {
+    let busy = |run: &dyn Fn() -> crate::common::command::Out| {
         let soon = |_| {
             let out = run();
             let took = out.took;

@@ -9,9 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::broken_tools::{assert_all_gone, await_call};
-use crate::command::Run;
-use crate::fs_util::names;
-use crate::world::{Version, World};
+use crate::common::command::Run;
+use crate::common::fs_util::names;
+use crate::common::world::{Version, World};
 
 /// What is said once etcdctl has ended well.
 const SAVED: &str = "verifying the snapshot";

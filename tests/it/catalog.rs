@@ -7,9 +7,9 @@ use std::process::Command;
 use serde_json::Value;
 use test_case::test_case;
 
-use crate::command::{Out, Run};
-use crate::unit::Unit;
-use crate::world::{Version, World};
+use crate::common::command::{Out, Run};
+use crate::common::unit::Unit;
+use crate::common::world::{Version, World};
 
 /// One of the actions on archives.
 pub fn keep(world: &World, action: &str, words: &[&str]) -> Out {

@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 
 use crate::catalog::program;
-use crate::command::{Out, Run};
+use crate::common::command::{Out, Run};
+use crate::common::s3::{Faults, Server};
+use crate::common::world::{Version, World, roots_own};
 use crate::destinations::archives;
-use crate::s3::{Faults, Server};
-use crate::world::{Version, World, roots_own};
 
 /// A directory that only root can change, with a program before each run that takes three seconds.
 fn slow(dir: &Path) -> String {

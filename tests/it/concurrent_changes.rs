@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use test_case::test_case;
 
-use crate::chaos::tracer::{Fate, trace};
-use crate::client::assert_same;
+use crate::common::client::assert_same;
+use crate::common::tools::Tools;
+use crate::common::tracer::{Fate, trace};
+use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::tools::Tools;
-use crate::world::{Version, World};
 
 /// A restore that was killed when etcd had just been started on the new data.
-pub fn interrupted(version: Version) -> (World, Tools, crate::client::Data) {
+pub fn interrupted(version: Version) -> (World, Tools, crate::common::client::Data) {
     let world = World::plain(version);
     world.fill();
     let (new, archive) = (world.dump(), world.saved());

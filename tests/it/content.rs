@@ -4,7 +4,7 @@ use serde_json::Value;
 use test_case::test_case;
 
 use crate::archive::manifest;
-use crate::world::{Version, World};
+use crate::common::world::{Version, World};
 
 /// Takes a snapshot and compares.
 fn is_what_etcd_says(world: &World, of: &str) {

@@ -12,7 +12,7 @@ use etcd_charm::archive::{Contents, UnpackOptions, unpack};
 use etcd_charm::etcd::trailer::Trailer;
 
 use crate::chaos::table::{Row, Table};
-use crate::world::{Version, World};
+use crate::common::world::{Version, World};
 
 /// How many flips of a large archive are all that `cargo xtask chaos` makes.
 pub const ALL_FLIPS: usize = 10_000;

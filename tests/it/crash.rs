@@ -11,11 +11,11 @@ use nix::unistd::Pid;
 use test_case::test_case;
 
 use crate::broken_tools::assert_all_gone;
-use crate::client::{Data, assert_same};
-use crate::command::Out;
+use crate::common::client::{Data, assert_same};
+use crate::common::command::Out;
+use crate::common::tools::Tools;
+use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::tools::Tools;
-use crate::world::{Version, World};
 
 // What differs between the versions shows at a boot; these are minutes long.
 
@@ -62,7 +62,7 @@ impl Ground {
         [from(&self.archive), self.world.to_target()]
     }
 
-    fn start(&self) -> crate::command::Run {
+    fn start(&self) -> crate::common::command::Run {
         self.world.start_restore(&self.args().each_ref().map(String::as_str))
     }
 
@@ -193,7 +193,7 @@ fn at_any_moment(
     version: Version,
     count: u32,
     ways: &[Next],
-    interrupt: impl Fn(&Ground, crate::command::Run) -> Out,
+    interrupt: impl Fn(&Ground, crate::common::command::Run) -> Out,
 ) {
     let mut ground = Ground::new(version);
     let took = measured(&mut ground);

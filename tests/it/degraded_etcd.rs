@@ -10,11 +10,11 @@ use std::thread;
 use test_case::test_case;
 
 use crate::archive::manifest;
-use crate::client::{Data, assert_same};
-use crate::command::Run;
-use crate::fs_util::names;
+use crate::common::client::{Data, assert_same};
+use crate::common::command::Run;
+use crate::common::fs_util::names;
+use crate::common::world::{RUNS, Setup, Version, World, is_root};
 use crate::restore::from;
-use crate::world::{RUNS, Setup, Version, World, is_root};
 
 /// Calls `work` while a client writes keys under `/busy/` without a pause, whatever answers it gets.
 fn while_busy<T>(world: &World, work: impl FnOnce() -> T) -> T {
@@ -205,7 +205,7 @@ fn keeps_secrets_under_any_umask(version: Version) {
     }
     let mut find = Command::new("find");
     find.arg(world.data_dir()).args(["-type", "d", "-perm", "/077"]);
-    assert_eq!(crate::fs_util::succeed(find.output().unwrap(), "find"), "");
+    assert_eq!(crate::common::fs_util::succeed(find.output().unwrap(), "find"), "");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]

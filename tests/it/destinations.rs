@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::command::{Out, Run};
-use crate::fs_util::{names, sha256sum};
-use crate::s3::{Can, Fault, Faults, SECRET, Server, write_credentials};
-use crate::unit::Unit;
-use crate::world::{Version, World, is_root};
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::{names, sha256sum};
+use crate::common::s3::{Can, Fault, Faults, SECRET, Server, write_credentials};
+use crate::common::unit::Unit;
+use crate::common::world::{Version, World, is_root};
 
 /// A file of settings: of each destination a name, a port, a bucket, and more lines.
 pub fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
@@ -174,7 +174,7 @@ fn the_role_of_the_machine_is_asked_for_a_key() {
     }
     let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
-    let metadata = crate::s3::metadata_service(&server.role_key);
+    let metadata = crate::common::s3::metadata_service(&server.role_key);
     let faults = Faults::before(server.port);
     write_destinations(&world, &[("offsite", faults.port, "backups", ", instance-role: true")]);
     let mut command = command(&world);
@@ -338,7 +338,7 @@ fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mi
 /// `juju run etcd/0 etcd/1 etcd/2 snapshot`: three members of one cluster, in the same second, into one folder.
 #[test]
 fn units_that_upload_at_once_do_not_meet_in_a_bucket() {
-    let members = crate::cluster::of_three(Version::V35);
+    let members = crate::common::cluster::of_three(Version::V35);
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
     let units: Vec<Unit<'_>> = members

@@ -11,14 +11,14 @@ use serde_json::Value;
 use test_case::test_case;
 
 use crate::catalog::{keep, listed, name};
-use crate::client::assert_same;
-use crate::command::{Out, Run};
-use crate::fs_util::sha256sum;
+use crate::common::client::assert_same;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::sha256sum;
+use crate::common::s3::Server;
+use crate::common::world::{Version, World};
 use crate::malicious_archives::is_cheap_refusal;
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::s3::Server;
-use crate::world::{Version, World};
 
 /// Made by `rage`.
 pub const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";

@@ -6,8 +6,8 @@ use std::process::Command;
 
 use test_case::test_case;
 
-use crate::command::Run;
-use crate::world::{PASSWORD, Setup, Version, World, is_root};
+use crate::common::command::Run;
+use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
 /// What `site` says of the world's etcd when the site file is changed by replacing `from` with `to`.
 fn error_with(world: &World, from: &str, to: &str) -> String {

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use test_case::test_case;
 
-use crate::client::{Data, decode_base64};
-use crate::world::{Version, World};
+use crate::common::client::{Data, decode_base64};
+use crate::common::world::{Version, World};
 
 /// How long an etcd that has just started is asked again.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -6,9 +6,9 @@
 use serde_json::json;
 use test_case::test_case;
 
-use crate::client::assert_same;
-use crate::unit::{Status, Unit};
-use crate::world::{Setup, Version, World};
+use crate::common::client::assert_same;
+use crate::common::unit::{Status, Unit};
+use crate::common::world::{Setup, Version, World};
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
@@ -256,7 +256,7 @@ fn dispatch_is_the_action_itself() {
 
 #[test]
 fn dispatch_says_what_it_does_not_know() {
-    let world = World::prepare(crate::world::Setup::plain(Version::V35));
+    let world = World::prepare(crate::common::world::Setup::plain(Version::V35));
     let unit = Unit::new(&world);
     for (path, reason) in [
         ("actions/none", "No such file"),
@@ -266,7 +266,7 @@ fn dispatch_says_what_it_does_not_know() {
     ] {
         let mut command = unit.command("snapshot");
         command.env("JUJU_DISPATCH_PATH", path);
-        let out = crate::command::Run::start(command, &world.path("runs")).finish();
+        let out = crate::common::command::Run::start(command, &world.path("runs")).finish();
         assert_eq!(out.status.code(), Some(1), "{path}: {}", out.told());
         out.says_one_of(&[reason]);
     }

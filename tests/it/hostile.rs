@@ -13,10 +13,10 @@ use tar::{EntryType, Header};
 use test_case::test_case;
 
 use crate::archive::unpack;
-use crate::fs_util::succeed;
+use crate::common::fs_util::succeed;
+use crate::common::world::{Version, World};
 use crate::malicious_archives::plant_canaries;
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// One thing to put into a tar.
 pub struct Entry<'a> {

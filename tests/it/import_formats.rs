@@ -10,11 +10,11 @@ use test_case::test_case;
 
 use crate::archive::unpack;
 use crate::catalog::keep;
-use crate::client::assert_same;
-use crate::fs_util::succeed;
+use crate::common::client::assert_same;
+use crate::common::fs_util::succeed;
+use crate::common::world::{Version, World};
 use crate::hostile::gzip;
 use crate::restore::from;
-use crate::world::{Version, World};
 use crate::zips::{Member, member, streamed, zip};
 
 /// As k3s packs it: into a pipe, which shows what it can do without going back.

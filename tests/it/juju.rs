@@ -9,10 +9,10 @@ use test_case::test_case;
 
 use crate::archive::manifest;
 use crate::broken_tools::{assert_all_gone, await_call};
-use crate::client::assert_same;
-use crate::fs_util::sha256sum;
-use crate::unit::{Status, Unit};
-use crate::world::{Setup, Version, World};
+use crate::common::client::assert_same;
+use crate::common::fs_util::sha256sum;
+use crate::common::unit::{Status, Unit};
+use crate::common::world::{Setup, Version, World};
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]

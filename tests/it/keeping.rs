@@ -11,11 +11,11 @@ use test_case::test_case;
 
 use crate::archive::unpack;
 use crate::catalog::{keep, listed, name};
-use crate::client::assert_same;
-use crate::fs_util::sha256sum;
+use crate::common::client::assert_same;
+use crate::common::fs_util::sha256sum;
+use crate::common::unit::Unit;
+use crate::common::world::{Setup, Version, World};
 use crate::hostile::{file, tar_of};
-use crate::unit::Unit;
-use crate::world::{Setup, Version, World};
 
 fn named(path: &Path) -> String {
     format!("snapshot={}", path.display())

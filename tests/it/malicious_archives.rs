@@ -15,12 +15,12 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use tar::{EntryType, Header};
 
-use crate::command::{Out, Run};
-use crate::fs_util::nature;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::nature;
+use crate::common::world::{Version, World};
 use crate::hostile::{Entry, Ground, file, gzip, packed, special, tar_of};
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// A refusal may take so long, of a processor and by the clock.
 const SOON: Duration = Duration::from_secs(2);

@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::catalog::program;
-use crate::command::{Out, Run};
-use crate::fs_util::names;
-use crate::mount;
-use crate::s3::{Can, Fault, Faults, Server};
-use crate::world::{Version, World, is_root};
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::names;
+use crate::common::mount;
+use crate::common::s3::{Can, Fault, Faults, Server};
+use crate::common::world::{Version, World, is_root};
 
 struct Fixture {
     world: World,

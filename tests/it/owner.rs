@@ -5,8 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 use std::process::Command;
 
-use crate::command::{Out, Run};
-use crate::world::{Version, World};
+use crate::common::command::{Out, Run};
+use crate::common::world::{Version, World};
 
 /// The user `ubuntu`, and its group.
 pub const UBUNTU: u32 = 1000;

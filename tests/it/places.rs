@@ -7,14 +7,14 @@ use serde_json::Value;
 use test_case::test_case;
 
 use crate::catalog::program;
-use crate::client::assert_same;
-use crate::cluster;
-use crate::command::{Out, Run};
+use crate::common::client::assert_same;
+use crate::common::cluster;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::{names, sha256sum};
+use crate::common::mount;
+use crate::common::s3::{Fault, Faults, Server};
+use crate::common::world::{Setup, Version, World, is_root};
 use crate::destinations::archives;
-use crate::fs_util::{names, sha256sum};
-use crate::mount;
-use crate::s3::{Fault, Faults, Server};
-use crate::world::{Setup, Version, World, is_root};
 
 /// What a request for an archive from its beginning has in its head.
 const WHOLE: &str = "range: bytes=0-";

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use test_case::test_case;
 
-use crate::client::assert_same;
-use crate::command::{Out, Run};
-use crate::fs_util::succeed;
+use crate::common::client::assert_same;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::succeed;
+use crate::common::world::{PASSWORD, Setup, Version, World};
 use crate::restore::from;
-use crate::world::{PASSWORD, Setup, Version, World};
 
 /// etcdctl as this world's root, with `password`.
 fn as_root(world: &World, args: &[&str], password: &str) {

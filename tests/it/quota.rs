@@ -2,8 +2,8 @@
 
 use test_case::test_case;
 
+use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::world::{Version, World};
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]

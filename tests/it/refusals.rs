@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use test_case::test_case;
 
-use crate::client::{Data, assert_same};
-use crate::cluster;
-use crate::fs_util::{Closely, names, shape};
+use crate::common::client::{Data, assert_same};
+use crate::common::cluster;
+use crate::common::fs_util::{Closely, names, shape};
+use crate::common::world::{Setup, Version, World, is_root};
 use crate::restore::from;
-use crate::world::{Setup, Version, World, is_root};
 
 /// How a world was before something that must not change it.
 pub struct Still<'w> {
@@ -253,7 +253,7 @@ fn refuses_without_room_for_the_stage(version: Version) {
     }
     // etcd keeps two log files of 64 MB each; a third, for the stage, does not fit.
     let world = World::prepare(Setup::plain(version));
-    let _small = crate::mount::small(&world.path("data"), "150m");
+    let _small = crate::common::mount::small(&world.path("data"), "150m");
     world.found(&world.as_initial_member(), "new");
     world.start();
     world.fill();
@@ -272,7 +272,7 @@ fn refuses_without_room_for_the_backup(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = archive_for(&world, version);
-    let small = crate::mount::small(&world.target(), "16k");
+    let small = crate::common::mount::small(&world.target(), "16k");
     let still = Still::of(&world);
     world.restore(&[&from(&archive), &world.to_target()]).refused(&["room", "space", "free"]);
     still.check("without room for the backup");

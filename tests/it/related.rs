@@ -7,9 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
-use crate::s3::{Can, Faults, SECRET, Server, write_credentials};
-use crate::unit::{Status, Unit};
-use crate::world::{Version, World};
+use crate::common::s3::{Can, Faults, SECRET, Server, write_credentials};
+use crate::common::unit::{Status, Unit};
+use crate::common::world::{Version, World};
 
 fn world(version: Version) -> World {
     let world = World::plain(version);

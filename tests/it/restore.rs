@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use test_case::test_case;
 
-use crate::client::assert_same;
-use crate::command::Results;
-use crate::fs_util::{Closely, names, sha256sum, shape, succeed};
-use crate::world::{PASSWORD, Setup, Version, World, is_root};
+use crate::common::client::assert_same;
+use crate::common::command::Results;
+use crate::common::fs_util::{Closely, names, sha256sum, shape, succeed};
+use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
 /// `snapshot=PATH`.
 pub fn from(path: &Path) -> String {
@@ -293,7 +293,7 @@ fn backs_up_what_is_only_in_the_log(version: Version) {
     let backup = PathBuf::from(results.get("backup.path"));
     let _ = world.restore(&[&from(&backup), &world.to_target()]).completed();
     let mut got = world.dump();
-    let very_last = got.remove(crate::client::key(2100).as_bytes());
+    let very_last = got.remove(crate::common::client::key(2100).as_bytes());
     assert_same(&got, &last, "from the backup of a killed etcd");
     assert!(very_last.is_some_and(|value| value.starts_with(b"the very last")));
 }

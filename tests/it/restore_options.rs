@@ -7,10 +7,10 @@ use std::process::Command;
 use test_case::test_case;
 
 use crate::archive::unpack;
-use crate::client::{Data, assert_same};
-use crate::fs_util::{sha256sum, succeed};
+use crate::common::client::{Data, assert_same};
+use crate::common::fs_util::{sha256sum, succeed};
+use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// A filled world, its archive, what is in it, and at which revision; then damaged.
 fn damaged(version: Version) -> (World, PathBuf, Data, i64) {

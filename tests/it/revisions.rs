@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use test_case::test_case;
 
-use crate::client::assert_same;
+use crate::common::client::assert_same;
+use crate::common::world::{Version, World};
 use crate::restore::from;
 use crate::rollback::Ground;
-use crate::world::{Version, World};
 
 /// An etcd that went back from the revision that comes with it to that of the archive.
 fn gone_back(version: Version) -> (World, PathBuf, i64) {

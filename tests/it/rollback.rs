@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use test_case::test_case;
 
 use crate::broken_tools::{assert_all_gone, await_call};
-use crate::client::{Data, assert_same};
-use crate::command::{Out, Run};
-use crate::deadlines;
+use crate::common::client::{Data, assert_same};
+use crate::common::command::{Out, Run};
+use crate::common::deadlines;
+use crate::common::world::{Version, World};
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// What a failure tells that left all as it was.
 pub const AS_BEFORE: &str =

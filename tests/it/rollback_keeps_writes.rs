@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_case::test_case;
 
-use crate::client::assert_same;
+use crate::common::client::assert_same;
+use crate::common::world::{Version, World};
 use crate::concurrent_changes::interrupted;
 use crate::restore::from;
 use crate::rollback::Ground;
-use crate::world::{Version, World};
 
 /// Ends etcd as a full memory does: what it acknowledged last is in its log alone.
 fn kill_etcd(world: &World) {

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::command::{Out, Run, given};
-use crate::s3::Server;
-use crate::unit::Unit;
-use crate::world::{Version, World, is_root, roots_own};
+use crate::common::command::{Out, Run, given};
+use crate::common::s3::Server;
+use crate::common::unit::Unit;
+use crate::common::world::{Version, World, is_root, roots_own};
 
 fn program(world: &World, program: &str, words: &[&str]) -> Command {
     let mut command = world.action(program, words);
@@ -290,7 +290,7 @@ fn a_refused_snapshot_counts_as_nothing() {
         command.env("SMALL", world.path("small")).env("TARGET", world.target()).env("KEPT", &kept);
         let out = Run::start(command, &world.path("runs")).finish();
         out.refused(&["room"]);
-        assert_eq!(crate::fs_util::names(&kept).len(), before.1.len(), "no record: {action}");
+        assert_eq!(crate::common::fs_util::names(&kept).len(), before.1.len(), "no record: {action}");
     }
     let after = (fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap(), runs(&world));
     assert_eq!(after, before);

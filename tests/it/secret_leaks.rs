@@ -9,12 +9,12 @@ use std::process::Command;
 
 use nix::unistd::Pid;
 
-use crate::chaos::process_tracer::{Seen, trace_with_children};
-use crate::command::{Out, Results};
+use crate::common::command::{Out, Results};
+use crate::common::process_tracer::{Seen, trace_with_children};
+use crate::common::s3::SECRET;
+use crate::common::world::{PASSWORD, World};
 use crate::encryption::{IDENTITY, OTHERS_IDENTITY};
 use crate::restore::from;
-use crate::s3::SECRET;
-use crate::world::{PASSWORD, World};
 
 pub const SNAPSHOT: &str = env!("CARGO_BIN_EXE_snapshot");
 pub const RESTORE: &str = env!("CARGO_BIN_EXE_restore");

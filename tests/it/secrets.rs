@@ -8,15 +8,15 @@ use sha2::{Digest, Sha256};
 use test_case::test_case;
 
 use crate::archive::unpack;
-use crate::chaos::process_tracer::trace_with_children;
+use crate::common::process_tracer::trace_with_children;
+use crate::common::s3::{SECRET, Server, write_credentials};
+use crate::common::unit::Unit;
+use crate::common::world::{PASSWORD, Setup, Version, World};
 use crate::destinations::write_destinations;
 use crate::encryption::{IDENTITY, OTHERS_IDENTITY, command, encrypt, identity};
 use crate::hostile::{file, packed};
 use crate::restore::from;
-use crate::s3::{SECRET, Server, write_credentials};
 use crate::secret_leaks::{KEY, OTHERS_PASSWORD, RESTORE, SNAPSHOT, VALUE, WRONG, Watch};
-use crate::unit::Unit;
-use crate::world::{PASSWORD, Setup, Version, World};
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]

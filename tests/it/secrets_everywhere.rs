@@ -10,15 +10,15 @@ use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
 use crate::catalog::name;
+use crate::common::tools::Tools;
+use crate::common::unit::Unit;
+use crate::common::world::{Version, World};
 use crate::encryption::{self, IDENTITY, beside, encrypt, identity};
 use crate::hostile::{file, gzip, packed};
 use crate::restore::from;
 use crate::secret_leaks::{VALUE, Watch};
 use crate::secrets::{BY_ETCDUTL, damaged, guarded, put_canaries};
-use crate::tools::Tools;
-use crate::unit::Unit;
 use crate::upkeep::lock_credentials_path;
-use crate::world::{Version, World};
 use crate::zips::{streamed, zip};
 
 /// Every action with its parameters, in the order in which they run. `TARGET` is the directory of archives, `ARCHIVE` the name

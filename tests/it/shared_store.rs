@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::catalog::program;
-use crate::client::assert_same;
-use crate::command::{Out, Run};
-use crate::fs_util::names;
-use crate::world::{Version, World};
+use crate::common::client::assert_same;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::names;
+use crate::common::world::{Version, World};
 
 /// A place for several worlds, all of whose members are called the same.
 struct Shared(tempfile::TempDir);

@@ -9,9 +9,9 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
 use crate::catalog::{keep, listed, name};
-use crate::client::{Data, assert_same};
+use crate::common::client::{Data, assert_same};
+use crate::common::world::{Version, World};
 use crate::encryption::{self, IDENTITY, beside, encrypt, identity};
-use crate::world::{Version, World};
 
 /// Two archives, with the data that each holds.
 fn two(world: &World, saved: impl Fn(&World) -> PathBuf) -> [(PathBuf, Data); 2] {

@@ -8,9 +8,9 @@ use std::process::Command;
 
 use test_case::test_case;
 
-use crate::command::{Out, Run};
-use crate::ports::free_port;
-use crate::world::{PASSWORD, Setup, Version, World, is_root};
+use crate::common::command::{Out, Run};
+use crate::common::ports::free_port;
+use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
 /// Whether this machine can play the part: only root makes a world of processes, and finds an etcd only where root alone
 /// can change its programs.
@@ -44,7 +44,7 @@ fn beside(world: &World, script: &str, action: &str, args: &[&str]) -> Out {
         "$supervisor" start "$dir" || exit 99
         until grep -q 'serving client traffic' "$dir/log"; do sleep 0.05; done
         "$@""#;
-    let supervisor = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/supervisor");
+    let supervisor = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/supervisor");
     let mut command = Command::new("unshare");
     command
         .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SCRIPT, "sh"])

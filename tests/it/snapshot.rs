@@ -8,11 +8,11 @@ use std::process::Command;
 
 use test_case::test_case;
 
-use crate::client::Data;
-use crate::cluster;
-use crate::command::given;
-use crate::fs_util::{names, sha256sum, succeed};
-use crate::world::{PASSWORD, Setup, Version, World, is_root};
+use crate::common::client::Data;
+use crate::common::cluster;
+use crate::common::command::given;
+use crate::common::fs_util::{names, sha256sum, succeed};
+use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
 /// A name as the contract gives it. What sets two of one second apart stands before the ending.
 pub fn is_archive_name(name: &str) -> bool {
@@ -180,7 +180,7 @@ fn refuses_a_target_without_room(version: Version) {
     }
     let world = World::plain(version);
     world.fill();
-    let small = crate::mount::small(&world.target(), "40k");
+    let small = crate::common::mount::small(&world.target(), "40k");
     world.snapshot(&[&world.to_target()]).refused(&["room", "space", "free"]);
     assert!(world.in_target().is_empty());
     drop(small);

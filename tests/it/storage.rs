@@ -7,10 +7,10 @@ use std::path::Path;
 
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 
-use crate::client::assert_same;
-use crate::mount::{self, Mount};
+use crate::common::client::assert_same;
+use crate::common::mount::{self, Mount};
+use crate::common::world::{Setup, Version, World, is_root};
 use crate::restore::from;
-use crate::world::{Setup, Version, World, is_root};
 
 /// A world whose etcd has not run yet, with its data directory made by `lay`.
 fn laid_out(setup: Setup, lay: impl FnOnce(&World)) -> World {

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::world::{Setup, Version, World};
+use crate::common::world::{Setup, Version, World};
 
 const BINARIES: [(&str, &str); 3] = [
     ("snapshot", env!("CARGO_BIN_EXE_snapshot")),
@@ -15,11 +15,11 @@ const BINARIES: [(&str, &str); 3] = [
 ];
 
 /// No site, no etcd: nothing that these tests ask needs one.
-fn run(binary: &str, args: &[&str]) -> crate::command::Out {
+fn run(binary: &str, args: &[&str]) -> crate::common::command::Out {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary);
     command.args(args).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
-    crate::command::Run::start(command, dir.path()).finish()
+    crate::common::command::Run::start(command, dir.path()).finish()
 }
 
 #[test]

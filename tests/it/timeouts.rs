@@ -9,12 +9,12 @@ use nix::sys::signal::Signal;
 use test_case::test_case;
 
 use crate::broken_tools::{assert_all_gone, await_call};
-use crate::client::{Data, assert_same};
-use crate::command::{Out, Run};
-use crate::deadlines;
+use crate::common::client::{Data, assert_same};
+use crate::common::command::{Out, Run};
+use crate::common::deadlines;
+use crate::common::world::{Version, World};
 use crate::restore::from;
 use crate::rollback::{AGAIN, AS_BEFORE};
-use crate::world::{Version, World};
 
 /// What failures before anything was stopped say to type.
 const SNAPSHOT_AGAIN: &str = "ps -C etcd, mend the cause, then run snapshot again";

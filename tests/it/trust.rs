@@ -5,7 +5,7 @@ use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crate::world::{Setup, Version, World, is_root};
+use crate::common::world::{Setup, Version, World, is_root};
 
 /// A user that owns nothing.
 const NOBODY: u32 = 65534;

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::catalog::{listed, name, program};
-use crate::command::{Out, Run};
+use crate::common::command::{Out, Run};
+use crate::common::mount;
+use crate::common::world::{Version, World, is_root};
 use crate::encryption::{self, beside, command, encrypt};
-use crate::mount;
-use crate::world::{Version, World, is_root};
 
 /// Whether a file can be made unreadable here.
 fn is_able() -> bool {

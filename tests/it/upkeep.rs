@@ -6,11 +6,11 @@ use std::process::Command;
 
 use test_case::test_case;
 
-use crate::client::assert_same;
-use crate::command::{Out, Run};
-use crate::fs_util::{names, succeed};
-use crate::unit::Unit;
-use crate::world::{Setup, Version, World};
+use crate::common::client::assert_same;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::{names, succeed};
+use crate::common::unit::Unit;
+use crate::common::world::{Setup, Version, World};
 
 fn run(world: &World, action: &str, words: &[&str]) -> Out {
     let binary = match action {
@@ -42,7 +42,7 @@ fn upkeep_health_is_told_in_the_older_charms_words(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn upkeep_two_urls_of_a_member_hide_no_dead_one(version: Version) {
-    let members = crate::cluster::of_three(version);
+    let members = crate::common::cluster::of_three(version);
     let port = members[0].client_address().replace("127.0.0.1", "");
     members[0].tell(&format!("--advertise-client-urls={},http://localhost{port}", members[0].endpoint()));
     members[0].stop();
@@ -58,7 +58,7 @@ fn upkeep_two_urls_of_a_member_hide_no_dead_one(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn upkeep_a_learner_makes_no_cluster_unhealthy(version: Version) {
-    let (voter, _learner) = crate::cluster::with_learner(version);
+    let (voter, _learner) = crate::common::cluster::with_learner(version);
     let ended = run(&voter, "health", &[]).completed();
     assert!(ended.get("output").contains("cluster is healthy"), "{}", ended.get("output"));
     assert_eq!(ended.get("health.members"), "2");

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::catalog::{name, program};
-use crate::command::{Out, Run};
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::{names, sha256sum};
+use crate::common::s3::Server;
+use crate::common::unit::Unit;
+use crate::common::world::{Version, World};
 use crate::destinations::{archives, waiting};
 use crate::encryption::RECIPIENT;
-use crate::fs_util::{names, sha256sum};
-use crate::s3::Server;
-use crate::unit::Unit;
-use crate::world::{Version, World};
 use crate::wrong_clock::hold_clock;
 
 fn run(world: &World, action: &str, words: &[&str]) -> Out {

@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::command::{Out, Run};
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::names;
+use crate::common::s3::{Fault, Faults, Server};
+use crate::common::world::{Version, World};
 use crate::destinations::{archives, command, snapshot, waiting, write_destinations};
-use crate::fs_util::names;
 use crate::runs::until;
-use crate::s3::{Fault, Faults, Server};
-use crate::world::{Version, World};
 
 /// A destination that stands still, with an upload on its way to it.
 fn hung(version: Version, millis: u64) -> (World, Server, Faults, Run) {

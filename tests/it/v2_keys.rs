@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use test_case::test_case;
 
-use crate::client::assert_same;
-use crate::command::{Out, Run};
-use crate::fs_util::names;
+use crate::common::client::assert_same;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::names;
+use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// Where flannel keeps its network.
 const FLANNEL: &str = "coreos.com/network/config";

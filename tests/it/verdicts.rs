@@ -12,14 +12,14 @@ use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
 use crate::catalog::{keep, listed, name, program};
-use crate::command::{Out, Results, Run};
+use crate::common::command::{Out, Results, Run};
+use crate::common::fs_util::sha256sum;
+use crate::common::mount;
+use crate::common::world::{Version, World, is_root};
 use crate::encryption::{self, IDENTITY, OTHERS_IDENTITY, beside, command, encrypt, identity};
-use crate::fs_util::sha256sum;
 use crate::hostile::{file, gzip, tar_of};
-use crate::mount;
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::world::{Version, World, is_root};
 
 /// Words that only a damaged archive may cause.
 const OF_DAMAGE: [&str; 6] =
@@ -35,7 +35,7 @@ fn snapshot(path: &Path) -> String {
 
 fn counts(results: &Value) -> [String; 3] {
     ["good", "failed", "not-fully-verified"]
-        .map(|key| crate::command::find(results, &format!("verify.{key}")).unwrap_or_default())
+        .map(|key| crate::common::command::find(results, &format!("verify.{key}")).unwrap_or_default())
 }
 
 /// The results that a failed action printed.
@@ -458,7 +458,7 @@ fn a_file_of_another_kind_is_not_damaged() {
 fn a_destination_that_is_down_is_not_damage() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
-    crate::s3::write_credentials(&world.path("credentials"), "key", "secret");
+    crate::common::s3::write_credentials(&world.path("credentials"), "key", "secret");
     let settings = format!(
         "destinations: {{offsite: {{s3: {{credentials-file: {}, endpoint: 'http://127.0.0.1:9', bucket: b}}}}}}\n",
         world.path("credentials").display()

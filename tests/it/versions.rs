@@ -4,12 +4,12 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::client::assert_same;
-use crate::command::{Out, Run};
-use crate::fs_util::names;
+use crate::common::client::assert_same;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::names;
+use crate::common::world::{Version, World};
 use crate::refusals::Still;
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// What `etcdctl version` prints in etcd 3.6.
 const ETCDCTL_3_6: &str = "etcdctl version: 3.6.16\nAPI version: 3.6\n";
@@ -23,7 +23,7 @@ fn run(world: &World, binary: &str, args: &[&str]) -> Out {
     Run::start(world.action(binary, args), &world.path("runs")).finish()
 }
 
-fn site(world: &World) -> crate::command::Results {
+fn site(world: &World) -> crate::common::command::Results {
     run(world, env!("CARGO_BIN_EXE_site"), &[]).completed()
 }
 

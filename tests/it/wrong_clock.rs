@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::catalog::name;
-use crate::command::{Out, Run};
-use crate::world::{Version, World, roots_own};
+use crate::common::command::{Out, Run};
+use crate::common::world::{Version, World, roots_own};
 
 /// How far the clock is ahead: about five months.
 const AHEAD: &str = "13000000";

@@ -5,9 +5,9 @@ use std::io::Write as _;
 use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
+use crate::common::world::Version;
 use crate::hostile::Ground;
 use crate::malicious_archives::zeros;
-use crate::world::Version;
 
 const DEFLATED: u16 = 8;
 /// The lengths stand behind the data.

@@ -6,9 +6,9 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::fixture::{Action, Ground};
-use super::tracer::{Call, Fate, trace};
-use crate::command::Out;
-use crate::world::{Version, World};
+use crate::common::command::Out;
+use crate::common::tracer::{Call, Fate, trace};
+use crate::common::world::{Version, World};
 
 /// The children of a process, whichever of its threads they are of.
 fn children(pid: Pid) -> Vec<String> {

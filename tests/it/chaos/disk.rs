@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::fs_util::succeed;
-use crate::world::World;
+use crate::common::fs_util::succeed;
+use crate::common::world::World;
 
 /// A file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Drop for Disk {
 
 /// Whether power can be cut here, or what it takes.
 pub fn can_cut() -> Result<(), String> {
-    if !crate::world::is_root() {
+    if !crate::common::world::is_root() {
         return Err("only root may mount a disk".to_owned());
     }
     for (tool, package) in [("xfs_io", "xfsprogs"), ("mkfs.xfs", "xfsprogs"), ("mkfs.ext4", "e2fsprogs")] {

@@ -5,10 +5,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::fixture::{Action, Ground, Next};
 use super::injection::in_words;
 use super::table::{Row, Table};
-use crate::command::Out;
-use crate::fs_util::succeed;
-use crate::mount;
-use crate::world::{Setup, Version, World};
+use crate::common::command::Out;
+use crate::common::fs_util::succeed;
+use crate::common::mount;
+use crate::common::world::{Setup, Version, World};
 
 /// What etcd itself may still write while a restore goes on.
 const MARGIN: u64 = 8 << 20;
@@ -74,7 +74,7 @@ pub fn sizes(action: Action, steps: u64) -> Table {
 
 #[test]
 fn a_backup_needs_room_for_the_database_and_not_for_its_logs() {
-    if !crate::world::is_root() {
+    if !crate::common::world::is_root() {
         return eprintln!("skipped: only root mounts a small file system");
     }
     let ground = Ground::new(Action::Restore, None);

@@ -7,11 +7,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use test_case::test_case;
 
-use super::tracer::{Call, Fate, trace};
-use crate::command::Out;
-use crate::fs_util::names;
+use crate::common::command::Out;
+use crate::common::fs_util::names;
+use crate::common::tracer::{Call, Fate, trace};
+use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// A world that has lost its data, and an archive of it.
 fn lost(version: Version) -> (World, PathBuf) {

@@ -10,13 +10,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::disk::{Disk, Flush, Kind};
-use super::tracer::{Call, Fate, trace};
-use crate::client::Data;
-use crate::command::{Out, Run};
-use crate::fs_util::{Closely, names, shape, succeed};
+use crate::common::client::Data;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::{Closely, names, shape, succeed};
+use crate::common::tracer::{Call, Fate, trace};
+use crate::common::world::{RUNS, Setup, Version, World};
 use crate::gateway::Content;
 use crate::restore::from;
-use crate::world::{RUNS, Setup, Version, World};
 
 /// What a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

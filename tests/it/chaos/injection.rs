@@ -13,8 +13,8 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use super::disk::{Flush, Kind};
 use super::fixture::{Action, Ground, Next, SWEPT};
 use super::table::{MISSED, Row, Table};
-use super::tracer::{Call, Fate};
-use crate::command::Out;
+use crate::common::command::Out;
+use crate::common::tracer::{Call, Fate};
 
 /// A way to strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

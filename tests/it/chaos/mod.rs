@@ -10,12 +10,10 @@ mod empty;
 mod fixture;
 mod injection;
 mod pairs;
-pub mod process_tracer;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod symlink_race;
 pub mod table;
-pub mod tracer;
 
 use disk::{Flush, Kind};
 use fixture::Action;
@@ -70,7 +68,7 @@ fn a_power_cut_anywhere_in_a_restore_loses_nothing() {
 
 #[test]
 fn a_disk_of_any_size_is_enough_or_refused() {
-    if !crate::world::is_root() {
+    if !crate::common::world::is_root() {
         return eprintln!("skipped: only root mounts a small file system");
     }
     disk_full::sizes(Action::Snapshot, SMOKE as u64).done();
@@ -84,7 +82,7 @@ fn of_two_at_once_one_proceeds() {
 
 #[test]
 fn a_target_that_becomes_a_link_leads_nowhere() {
-    if !crate::world::is_root() {
+    if !crate::common::world::is_root() {
         return eprintln!("skipped: {}", symlink_race::ROOTS);
     }
     symlink_race::led_astray(SMOKE * 2, None).done();

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::injection::in_words;
 use super::table::{Row, Table};
-use crate::command::{Out, Run};
+use crate::common::command::{Out, Run};
+use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::world::{Version, World};
 
 /// How long the other may wait to be told.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);

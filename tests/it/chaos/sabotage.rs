@@ -4,7 +4,7 @@ use super::disk::{Flush, Kind, can_cut};
 use super::fixture::Action;
 use super::injection::{Mode, Series};
 use super::symlink_race;
-use crate::world::{Version, World, is_root};
+use crate::common::world::{Version, World, is_root};
 
 /// Runs with a swapped target: more than half of them show the flaw.
 const SWAPPED: usize = 30;

@@ -14,11 +14,11 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::fixture::{Action, Ground};
 use super::injection::in_words;
 use super::table::{Row, Table};
-use crate::command::{Out, Run};
-use crate::fs_util::{Closely, names, sha256sum, shape};
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::{Closely, names, sha256sum, shape};
+use crate::common::world::RUNS;
 use crate::owner::{UBUNTU, beside_ubuntu};
 use crate::restore::from;
-use crate::world::RUNS;
 
 /// What it takes.
 pub const ROOTS: &str = "only root lends a machine another user";

@@ -16,7 +16,7 @@ use crate::{pack, workspace};
 const AGENT: &str = "/var/lib/juju/agents/unit-etcd-0";
 const TOOLS: &str = "/var/lib/juju/tools/unit-etcd-0";
 /// The names of the hook tools, one a line.
-const NAMES: &str = include_str!("../../../tests/it/hook-tools");
+const NAMES: &str = include_str!("../../../tests/it/common/hook-tools");
 
 /// A unit on a machine, `etcd/0` unless it is renamed.
 pub struct Unit<'m> {
@@ -29,7 +29,7 @@ impl<'m> Unit<'m> {
     pub fn deploy(machine: &'m Machine) -> Result<Self> {
         let unit = Self::existing(machine);
         unit.upgrade()?;
-        let tool = workspace::root()?.join("tests/it/hook-tool");
+        let tool = workspace::root()?.join("tests/it/common/hook-tool");
         for name in NAMES.lines() {
             machine.copy_in(&tool, &format!("{TOOLS}/{name}"))?;
         }

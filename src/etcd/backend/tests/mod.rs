@@ -1,4 +1,4 @@
-//! Files made by hand, honest and hostile. Files made by etcd are in `tests/backend.rs`.
+//! Files made by hand, honest and hostile. Files made by etcd are in `tests/it/backend.rs`.
 
 mod check;
 mod compare;

@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::command::{Out, Run, given};
+use crate::common::command::{Out, Run, given};
 
 /// No traced walk of these small worlds may take longer.
 const DEADLINE: Duration = Duration::from_secs(200);

@@ -2,16 +2,9 @@
 //!
 //! The binaries are in `ETCD_3_4_BIN` and `ETCD_3_5_BIN`, or where `cargo xtask` puts them; a version that is
 //! not there is skipped, and the test says so.
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "the tests run etcd, write files to break them, and find the binaries by the environment"
-)]
+#![allow(clippy::print_stdout, reason = "a test says which etcd is not there")]
 
-mod ports;
-
-use crate::ports::free_port;
+use crate::common::ports::free_port;
 use etcd_charm::etcd::backend::{Backend, Comparison, find_fault, same_records};
 use serde_json::Value;
 use std::collections::BTreeMap;

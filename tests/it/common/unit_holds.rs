@@ -6,8 +6,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::unit::{Status, Unit};
-use crate::world::{Setup, Version, World};
+use crate::common::unit::{Status, Unit};
+use crate::common::world::{Setup, Version, World};
 
 /// Runs hook tools in the place of an action: a shell that has the action's environment.
 struct Stage {
@@ -150,11 +150,12 @@ fn unit_tools_print_as_jujus() {
 }
 
 /// Puts a shell script where the action's binary was, and runs it as the action.
-fn act(unit: &Unit<'_>, script: &str) -> crate::unit::Ended {
+fn act(unit: &Unit<'_>, script: &str) -> crate::common::unit::Ended {
     let place = unit.command("snapshot").get_current_dir().unwrap().join("actions/snapshot");
     fs::remove_file(&place).unwrap();
     // A script of one line in /bin/sh's hands: no executable is written by a test.
-    std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/scripted"), &place).unwrap();
+    std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/common/scripted"), &place)
+        .unwrap();
     fs::write(place.with_file_name("script"), script).unwrap();
     unit.run("snapshot", &[])
 }

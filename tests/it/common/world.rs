@@ -10,11 +10,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::command::{Out, Run};
-use crate::fs_util::{names, succeed};
-use crate::ports::free_port;
-use crate::tls;
-use crate::tools::Tools;
+use crate::common::command::{Out, Run};
+use crate::common::fs_util::{names, succeed};
+use crate::common::ports::free_port;
+use crate::common::tls;
+use crate::common::tools::Tools;
 
 /// The records of runs beside archives.
 pub const RUNS: &str = ".runs";
@@ -224,7 +224,7 @@ impl World {
 
     /// The site file's text for this world with its tools in `bin_dir`.
     pub fn site_text(&self, bin_dir: &Path) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/supervisor");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/supervisor");
         let mut site = format!("endpoint: {}\n", self.endpoint());
         if self.setup.tls {
             for (key, file) in [("cacert", "ca.crt"), ("cert", "client.crt"), ("key", "client.key")] {
@@ -279,7 +279,7 @@ impl World {
 
     /// What a person types to have the supervisor do `verb`, as the site file has it.
     pub fn typed(&self, verb: &str) -> String {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/supervisor");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/supervisor");
         format!("{} {verb} {}", script.display(), self.path("supervisor").display())
     }
 

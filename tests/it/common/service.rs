@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::fs_util::names;
-use crate::world::World;
+use crate::common::fs_util::names;
+use crate::common::world::World;
 
 impl World {
     /// Starts etcd and waits until it serves; tells the log if it ends instead.
@@ -57,7 +57,7 @@ impl World {
     }
 
     fn supervisor(&self, verb: &str) {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/supervisor");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/supervisor");
         let status = Command::new(script)
             .args([verb, self.path("supervisor").to_str().unwrap()])
             .env_clear()

@@ -18,7 +18,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::tracer::{OURS, held, text_at};
-use crate::command::Out;
+use crate::common::command::Out;
 
 /// What one of the family has just done. It waits until it was looked at.
 pub enum Seen<'a> {

@@ -1,17 +1,14 @@
 //! A bucket on a server that no one here wrote, with and without faults between.
-#![allow(clippy::disallowed_methods, reason = "a test lives outside the house")]
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+#![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
-mod s3;
-
+use crate::common::s3::proxy::Proxy;
+use crate::common::s3::{self, Can, Fault, Faults, SECRET, Server};
 use etcd_charm::progress::Progress;
 use etcd_charm::store::Store;
 use etcd_charm::store::s3::{Bucket, Credentials, Description, FromEnvironment, Proxies};
 use etcd_charm::system::clock::Clock;
 use etcd_charm::system::secret::Secret;
 use jiff::Timestamp;
-use s3::proxy::Proxy;
-use s3::{Can, Fault, Faults, SECRET, Server};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, Write};

@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::world::{Setup, Version, World};
+use crate::common::world::{Setup, Version, World};
 
 /// Three members that serve, `m1`, `m2` and `m3`.
 pub fn of_three(version: Version) -> Vec<World> {

@@ -14,7 +14,7 @@ impl Tools {
     /// Makes the directory `dir` with one stand-in for each tool in `real`.
     pub fn new(dir: &Path, real: &Path) -> Self {
         fs::create_dir(dir).unwrap();
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/tool");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/tool");
         for name in ["etcd", "etcdctl", "etcdutl"] {
             if real.join(name).exists() {
                 symlink(&script, dir.join(name)).unwrap();

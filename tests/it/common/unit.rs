@@ -10,8 +10,8 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use crate::command::{Out, Run, find};
-use crate::world::World;
+use crate::common::command::{Out, Run, find};
+use crate::common::world::World;
 
 /// The hook tools on PATH, one a line.
 const TOOLS: &str = include_str!("hook-tools");
@@ -79,7 +79,7 @@ impl<'w> Unit<'w> {
             symlink(binary, unit.charm.join(name)).unwrap();
         }
         for tool in TOOLS.lines() {
-            symlink(source.join("tests/it/hook-tool"), unit.tools.join(tool)).unwrap();
+            symlink(source.join("tests/it/common/hook-tool"), unit.tools.join(tool)).unwrap();
         }
         let settings = world.path("backup.yaml");
         if !settings.exists() {

@@ -1,5 +1,4 @@
 //! A bucket for tests: a real server, which no one here wrote, and between it and us a fake for faults alone.
-#![allow(dead_code, reason = "two test programs share it, and each uses a part")]
 #![allow(clippy::print_stdout, reason = "a test says what a server cannot do")]
 
 pub mod proxy;
@@ -135,7 +134,7 @@ impl Drop for Server {
 }
 
 fn moto(certificate: &str, key: &str, root: &Path) -> Child {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/s3/s3_server.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/s3/s3_server.py");
     let mut command = Command::new(python());
     command.arg("-I").arg(script).args([SECRET, certificate, key]).arg(root);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::fs_util::succeed;
-use crate::world::{PASSWORD, World};
+use crate::common::fs_util::succeed;
+use crate::common::world::{PASSWORD, World};
 
 /// The whole keyspace.
 pub type Data = BTreeMap<Vec<u8>, Vec<u8>>;

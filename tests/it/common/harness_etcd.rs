@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use test_case::test_case;
 
-use crate::client::assert_same;
-use crate::cluster;
-use crate::command::Run;
-use crate::fs_util::{Closely, names, shape};
-use crate::world::{PASSWORD, Setup, Version, World};
+use crate::common::client::assert_same;
+use crate::common::cluster;
+use crate::common::command::Run;
+use crate::common::fs_util::{Closely, names, shape};
+use crate::common::world::{PASSWORD, Setup, Version, World};
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
@@ -82,7 +82,7 @@ fn world_survives_a_restart_and_goes_without_a_trace(version: Version) {
     drop(world);
     assert!(!dir.exists());
     let deadline = Instant::now() + Duration::from_secs(5);
-    while crate::service::alive(pid) {
+    while crate::common::service::alive(pid) {
         assert!(Instant::now() < deadline, "etcd outlived its world");
     }
 }
