@@ -1,7 +1,7 @@
-//! `cargo xtask demo`: one snapshot, one accident, one restore, on a throw-away etcd, for a person to watch.
+//! `cargo xtask demo`: shows a snapshot, an accident and a restore on a temporary etcd.
 //!
-//! It runs the real programs as that person would and prints what they print. It must never touch an
-//! etcd that it did not start, and never leave one running.
+//! It runs the real programs as a user would, and prints their output. Never touches an etcd that it did not start, and never
+//! leaves one running.
 
 mod content;
 mod dump;
@@ -23,9 +23,9 @@ use narrator::Narrator;
 use server::Server;
 
 const OPENING: &str = "\
-This builds the two programs, starts a throw-away etcd on 127.0.0.1 in a private temporary directory,
-fills it with Kubernetes-like keys, takes a snapshot, wrecks the data, and restores it.
-It installs nothing on this machine. What it needs, and how each step goes, is said as it comes.";
+This builds the programs, starts a temporary etcd on 127.0.0.1 in a private temporary directory,
+fills it with Kubernetes-like keys, takes a snapshot, damages the data, and restores it.
+It installs nothing on this computer, and prints each step as it happens.";
 
 /// The programs that the demo runs.
 struct Programs {
@@ -34,23 +34,23 @@ struct Programs {
     etcd: PathBuf,
 }
 
-/// A private directory for all that the demo makes. It stays unless the demo succeeds, and says so.
+/// A private directory for all files of the demo. It is kept unless the demo succeeds.
 struct Home(Option<TempDir>);
 
-/// The whole demo.
+/// Runs the demo.
 pub fn run() -> Result<ExitCode> {
     println!("{OPENING}");
     let mut narrator = Narrator::new();
-    let closing = stage(&mut narrator).map_err(|error| narrator.failed_at(error))?;
+    let closing = run_steps(&mut narrator).map_err(|error| narrator.failed_at(error))?;
     narrator.conclude(&closing);
-    println!("The throw-away etcd is stopped and its temporary directory is removed.");
+    println!("The temporary etcd is stopped, and its directory is removed.");
     Ok(ExitCode::SUCCESS)
 }
 
-fn stage(narrator: &mut Narrator) -> Result<String> {
+fn run_steps(narrator: &mut Narrator) -> Result<String> {
     let programs = prepare(narrator)?;
     let home = Home::new()?;
-    let closing = perform(narrator, &programs, home.path())?;
+    let closing = with_etcd(narrator, &programs, home.path())?;
     home.remove()?;
     Ok(closing)
 }
@@ -59,7 +59,7 @@ impl Home {
     fn new() -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix("etcd-demo-").permissions(Permissions::from_mode(0o700)).disable_cleanup(true);
-        Ok(Self(Some(builder.tempdir().context("a private temporary directory is needed")?)))
+        Ok(Self(Some(builder.tempdir().context("creating a private temporary directory")?)))
     }
 
     fn path(&self) -> &Path {
@@ -71,52 +71,49 @@ impl Home {
             return Ok(());
         };
         home.disable_cleanup(false);
-        let place = home.path().display().to_string();
-        home.close().with_context(|| format!("removing {place}"))
+        let path = home.path().display().to_string();
+        home.close().with_context(|| format!("removing {path}"))
     }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
         if let Some(home) = &self.0 {
-            eprintln!(
-                "\nWhat the demo made is left to look at in {}; etcd.log is in it.",
-                home.path().display()
-            );
+            eprintln!("\nThe files of the demo, with etcd.log, are kept in {}.", home.path().display());
         }
     }
 }
 
 fn prepare(narrator: &mut Narrator) -> Result<Programs> {
-    narrator.step("Build the two programs");
-    let two = ["build", "--release", "--bin", "snapshot", "--bin", "restore"];
-    command::run_checked(Command::new("cargo").args(two))?;
+    narrator.step("Build the programs");
+    let arguments = ["build", "--release", "--bin", "snapshot", "--bin", "restore"];
+    command::run_checked(Command::new("cargo").args(arguments))?;
     let target = workspace::target_directory()?;
 
-    narrator.step("Have an etcd to run them on");
+    narrator.step("Download etcd, if needed");
     let etcd = etcd::ensure(&target, &etcd::NEW)?;
     command::run_checked(command::new(etcd.join("etcd")).arg("--version"))?;
     let release = target.join("release");
     Ok(Programs { snapshot: release.join("snapshot"), restore: release.join("restore"), etcd })
 }
 
-/// From an empty etcd to a stopped one; returns the closing line. A failure stops etcd too, by dropping it.
-fn perform(narrator: &mut Narrator, programs: &Programs, home: &Path) -> Result<String> {
-    narrator.step("Start a throw-away etcd");
+/// Starts etcd, runs the demo on it, and stops it. Returns the closing line. After an error, dropping the server stops etcd.
+fn with_etcd(narrator: &mut Narrator, programs: &Programs, home: &Path) -> Result<String> {
+    narrator.step("Start a temporary etcd");
     let server = Server::start(home, &programs.etcd)?;
-    let closing = tell_the_story(narrator, programs, &server, home)?;
-    narrator.aside("Stop the throw-away etcd");
+    let closing = show_snapshot_and_restore(narrator, programs, &server, home)?;
+    narrator.unnumbered("Stop the temporary etcd");
     server.stop()?;
     Ok(closing)
 }
 
-fn tell_the_story(
+fn show_snapshot_and_restore(
     narrator: &mut Narrator,
     programs: &Programs,
     server: &Server,
     home: &Path,
 ) -> Result<String> {
-    narrator.step("Fill it as Kubernetes would");
+    narrator.step("Fill it with Kubernetes-like keys");
     let content = Content::kubernetes();
     content.write_to(server, home)?;
     server.count()?;
@@ -129,7 +126,7 @@ fn tell_the_story(
     let results = command::run_capturing(&mut action(&programs.snapshot, site, &[("target", &archives)]))?;
     let archive = archive(&results)?;
 
-    narrator.step("Have an accident");
+    narrator.step("Damage the data");
     content.damage(server)?;
     server.count()?;
     let damaged = Dump::take(server, &home.join("damaged.json"))?;
@@ -147,7 +144,7 @@ fn tell_the_story(
     Dump::take(server, &home.join("after.json"))?.must_equal(&before)
 }
 
-/// One of the actions, as in a terminal: `key=value` words, and the site file in the environment.
+/// Returns the command for an action in a terminal: `name=value` arguments, and the site file in the environment.
 fn action(program: &Path, site: &Path, parameters: &[(&str, &Path)]) -> Command {
     let mut action = command::new(program);
     action.env("ETCD_SITE", site);
@@ -157,7 +154,7 @@ fn action(program: &Path, site: &Path, parameters: &[(&str, &Path)]) -> Command 
     action
 }
 
-/// The path of the archive, as the results tell it.
+/// Returns the path of the archive from the results of the snapshot.
 fn archive(results: &str) -> Result<PathBuf> {
     let results: serde_yaml::Value =
         serde_yaml::from_str(results).context("the results of snapshot are not YAML")?;
@@ -172,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_archive_is_found_in_the_results() {
+    fn finds_the_archive_in_the_results() {
         let results = "copy:\n  cmd: scp host:/s/a.tar.gz .\nsnapshot:\n  path: /s/a.tar.gz\n  size: 68K\n";
         assert_eq!(archive(results).unwrap(), PathBuf::from("/s/a.tar.gz"));
         assert!(archive("snapshot:\n  size: 68K\n").is_err());

@@ -1,15 +1,14 @@
-//! Owns what is in the bench's etcd: objects like those of a busy Kubernetes, seeded, the same on every run.
+//! The content of the benchmark's etcd: generated objects like those of a busy Kubernetes, the same in every run.
 //!
-//! Half are JSON, as custom resources are stored, and half look like protobuf, as the built-in ones are: a prefix, then
-//! tags, lengths and mostly text. They go in through etcd's own HTTP door, a hundred in a transaction. It must never
-//! hold anything real.
+//! Half are JSON, like custom resources. The other half resemble protobuf, like built-in resources: a prefix, then tags,
+//! lengths and mostly text. They are put through etcd's HTTP gateway, a hundred in a transaction. Nothing is real.
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::fmt::Write;
 
-/// etcd takes at most 128 operations in one transaction.
+/// The number of puts in a transaction. etcd accepts at most 128 operations.
 const PUTS: u64 = 100;
 const RESOURCES: [&str; 6] =
     ["pods", "replicasets", "endpointslices", "certificates", "configmaps", "events"];
@@ -32,20 +31,20 @@ const WORDS: [&str; 16] = [
     "resourceVersion",
 ];
 
-/// A growing database.
+/// Fills a database with objects.
 pub struct Filler {
-    door: ureq::Agent,
+    agent: ureq::Agent,
     url: String,
     next: u64,
 }
 
 impl Filler {
-    /// Of the etcd at `endpoint`.
+    /// Creates a filler for the etcd at `endpoint`.
     pub fn new(endpoint: &str) -> Self {
-        Self { door: ureq::Agent::new_with_defaults(), url: format!("{endpoint}/v3/kv/txn"), next: 0 }
+        Self { agent: ureq::Agent::new_with_defaults(), url: format!("{endpoint}/v3/kv/txn"), next: 0 }
     }
 
-    /// Puts `bytes` bytes of values more.
+    /// Puts more objects, with `bytes` bytes of values in total.
     pub fn add(&mut self, bytes: u64) -> Result<()> {
         let mut done = 0;
         while done < bytes {
@@ -63,38 +62,38 @@ impl Filler {
     }
 
     fn commit(&self, body: &str) -> Result<()> {
-        let answer = self.door.post(&self.url).send(body).context("putting objects into etcd")?;
+        let answer = self.agent.post(&self.url).send(body).context("putting objects into etcd")?;
         let answer = answer.into_body().read_to_string().context("reading etcd's answer")?;
-        ensure!(answer.contains(r#""succeeded":true"#), "etcd did not take the objects: {answer}");
+        ensure!(answer.contains(r#""succeeded":true"#), "etcd did not accept the objects: {answer}");
         Ok(())
     }
 }
 
-/// Appends the request to put object `number`; returns the size of its value.
+/// Appends the request to put object `number` to `body`. Returns the size of its value in bytes.
 fn put(body: &mut String, number: u64) -> u64 {
-    let mut dice = Dice(number);
+    let mut random = Random(number);
     let resource = RESOURCES[(number % 6) as usize];
     let key = format!("/registry/{resource}/namespace-{}/{resource}-{number:08x}", number % 97);
-    let value = if number.is_multiple_of(2) { json(&mut dice, &key) } else { protobuf(&mut dice, &key) };
+    let value = if number.is_multiple_of(2) { json(&mut random, &key) } else { protobuf(&mut random, &key) };
     let (name, data) = (BASE64.encode(key), BASE64.encode(&value));
     let _ = write!(body, r#"{{"requestPut":{{"key":"{name}","value":"{data}"}}}},"#);
     value.len() as u64
 }
 
-fn json(dice: &mut Dice, key: &str) -> Vec<u8> {
+fn json(random: &mut Random, key: &str) -> Vec<u8> {
     let mut text =
-        format!(r#"{{"kind":"Object","metadata":{{"name":"{key}","uid":"{}"}},"spec":{{"#, dice.uuid());
-    for part in 0..20 + dice.up_to(40) {
-        let (word, other) = (dice.word(), dice.word());
-        let _ = match dice.up_to(5) {
-            0 => write!(text, r#""{word}-{part}":{{"uid":"{}","{other}":true}},"#, dice.uuid()),
-            1 => write!(text, r#""{word}-{part}":{},"#, dice.up_to(100_000)),
+        format!(r#"{{"kind":"Object","metadata":{{"name":"{key}","uid":"{}"}},"spec":{{"#, random.uuid());
+    for part in 0..20 + random.below(40) {
+        let (word, other) = (random.word(), random.word());
+        let _ = match random.below(5) {
+            0 => write!(text, r#""{word}-{part}":{{"uid":"{}","{other}":true}},"#, random.uuid()),
+            1 => write!(text, r#""{word}-{part}":{},"#, random.below(100_000)),
             2 => write!(
                 text,
                 r#""{word}-{part}":"10.{}.{}.{}","#,
-                dice.up_to(4),
-                dice.up_to(250),
-                dice.up_to(250)
+                random.below(4),
+                random.below(250),
+                random.below(250)
             ),
             _ => write!(text, r#""{word}-{part}":[{{"name":"{other}","value":"{word}"}}],"#),
         };
@@ -103,31 +102,31 @@ fn json(dice: &mut Dice, key: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn protobuf(dice: &mut Dice, key: &str) -> Vec<u8> {
+fn protobuf(random: &mut Random, key: &str) -> Vec<u8> {
     let mut bytes = b"k8s\0\x0a\x09\x0a\x02v1\x12\x03Pod".to_vec();
     field(&mut bytes, 1, key.as_bytes());
-    for _ in 0..25 + dice.up_to(60) {
-        let tag = dice.up_to(15) as u8;
-        match dice.up_to(5) {
-            0 => field(&mut bytes, tag, dice.uuid().as_bytes()),
-            1 => bytes.extend([tag << 3, 0x80 | (dice.next() as u8), (dice.next() as u8) & 0x7f]),
-            2 => field(&mut bytes, tag, &dice.next().to_le_bytes()),
-            _ => field(&mut bytes, tag, format!("{}={}", dice.word(), dice.word()).as_bytes()),
+    for _ in 0..25 + random.below(60) {
+        let tag = random.below(15) as u8;
+        match random.below(5) {
+            0 => field(&mut bytes, tag, random.uuid().as_bytes()),
+            1 => bytes.extend([tag << 3, 0x80 | (random.next() as u8), (random.next() as u8) & 0x7f]),
+            2 => field(&mut bytes, tag, &random.next().to_le_bytes()),
+            _ => field(&mut bytes, tag, format!("{}={}", random.word(), random.word()).as_bytes()),
         }
     }
     bytes
 }
 
-/// A length-delimited field.
+/// Appends a length-delimited field.
 fn field(bytes: &mut Vec<u8>, tag: u8, content: &[u8]) {
     bytes.extend([tag << 3 | 2, content.len() as u8]);
     bytes.extend_from_slice(content);
 }
 
-/// SplitMix64: the same numbers on every machine.
-struct Dice(u64);
+/// SplitMix64, a generator with the same numbers on every machine.
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -135,12 +134,12 @@ impl Dice {
         mixed ^ mixed >> 31
     }
 
-    fn up_to(&mut self, bound: u64) -> u64 {
+    fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
     fn word(&mut self) -> &'static str {
-        WORDS[self.up_to(16) as usize]
+        WORDS[self.below(16) as usize]
     }
 
     fn uuid(&mut self) -> String {

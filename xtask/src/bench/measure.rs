@@ -1,4 +1,4 @@
-//! Owns the stopwatch: what a chain of programs costs in time, processor, memory and disk.
+//! Measures the time, processor time, memory and disk space of a chain of programs.
 
 use std::fs;
 use std::path::Path;
@@ -10,50 +10,50 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{UsageWho, getrusage};
 
-/// How often memory and disk are looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// The interval between two samples of memory and disk.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What one chain cost.
+/// The cost of a chain of programs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cost {
-    /// Seconds from the first start to the last end.
+    /// Seconds from the first start to the last exit.
     pub wall: f64,
-    /// Seconds of processor, children included.
+    /// Processor time in seconds, including children.
     pub cpu: f64,
-    /// The most memory that the last program held itself, without its children, in MiB.
+    /// Peak memory of the last program without its children, in MiB.
     pub memory: f64,
-    /// The most that the files below the watched directory took, in MiB.
+    /// Peak size of the files in the watched directory, in MiB.
     pub disk: f64,
 }
 
-/// Runs the programs one after the other; what the last one printed comes back too. What others left to be written is
-/// on disk before.
+/// Runs the programs one after the other. Returns their cost and the stdout of the last one. Pending writes of other
+/// programs are flushed to disk first.
 pub fn chain(programs: &mut [Command], watched: Option<&Path>) -> Result<(Cost, String)> {
     nix::unistd::sync();
-    let (began, before) = (Instant::now(), processor()?);
+    let (began, before) = (Instant::now(), processor_seconds()?);
     let mut cost = Cost::default();
     let mut printed = String::new();
     for program in programs {
         crate::interrupt::check()?;
-        printed = one(program, watched, &mut cost)?;
+        printed = run_measured(program, watched, &mut cost)?;
     }
     cost.wall = began.elapsed().as_secs_f64();
-    cost.cpu = processor()? - before;
+    cost.cpu = processor_seconds()? - before;
     Ok((cost, printed))
 }
 
-fn one(program: &mut Command, watched: Option<&Path>, cost: &mut Cost) -> Result<String> {
+fn run_measured(program: &mut Command, watched: Option<&Path>, cost: &mut Cost) -> Result<String> {
     let shown = crate::command::as_typed(program);
     program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = program.spawn().with_context(|| format!("starting {shown}"))?;
     let status = format!("/proc/{}/status", child.id());
-    let (over, runs) = mpsc::channel::<()>();
+    let (done, is_running) = mpsc::channel::<()>();
     let output = thread::scope(|scope| {
         if let Some(watched) = watched {
             cost.memory = 0.0;
-            // Not often: it takes time from who is measured.
+            // Not too often, because sampling slows down the measured program.
             scope.spawn(move || {
-                while runs.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+                while is_running.recv_timeout(SAMPLE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                     let status = fs::read_to_string(&status).unwrap_or_default();
                     cost.memory = cost.memory.max(peak_memory(&status));
                     cost.disk = cost.disk.max(size_of(watched) as f64 / MIB);
@@ -61,15 +61,15 @@ fn one(program: &mut Command, watched: Option<&Path>, cost: &mut Cost) -> Result
             });
         }
         let output = child.wait_with_output();
-        drop(over);
+        drop(done);
         output
     })?;
-    let words = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{shown} failed ({}):\n{words}", output.status);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{shown} failed ({}):\n{stderr}", output.status);
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Bytes in one.
+/// The number of bytes in a MiB.
 pub const MIB: f64 = 1_048_576.0;
 
 fn peak_memory(status: &str) -> f64 {
@@ -77,7 +77,7 @@ fn peak_memory(status: &str) -> f64 {
     kilobytes.and_then(|text| text.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
 }
 
-/// Bytes that the files below a directory hold. What goes away meanwhile counts nothing.
+/// Returns the size of the files in a directory, in bytes. Files that are removed at the same time are not counted.
 fn size_of(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries
@@ -89,13 +89,13 @@ fn size_of(dir: &Path) -> u64 {
         .sum()
 }
 
-fn processor() -> Result<f64> {
-    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("asking for the processor time")?;
+fn processor_seconds() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).context("reading the processor time")?;
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
     Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
-/// The least, the middle and the most of some values.
+/// Returns the minimum, the median and the maximum of some values.
 pub fn spread(values: &[f64]) -> [f64; 3] {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_costs_what_its_programs_cost() {
+    fn a_chain_costs_the_sum_of_its_programs() {
         let mut sleeps = [Command::new("sleep"), Command::new("sleep")];
         for sleep in &mut sleeps {
             sleep.arg("0.05");

@@ -1,13 +1,13 @@
-//! `cargo xtask bench`: what a snapshot and a restore cost, against etcd's own tools and every compressor installed.
+//! `cargo xtask bench`: compares the cost of a snapshot and a restore with etcd's tools and the installed compressors.
 //!
-//! All in one run on one machine, in turn, so that the ratios hold whatever the machine does meanwhile. It must never judge
-//! a figure that it did not just measure.
+//! All programs run in turn on the same machine, so that the ratios do not depend on its speed. Only figures of this run are
+//! judged.
 
 mod database;
 mod latency;
 mod measure;
+mod page;
 mod report;
-mod written;
 
 use std::fs;
 use std::net::TcpStream;
@@ -23,40 +23,40 @@ use crate::demo::server::Server;
 use crate::{command, etcd, workspace};
 use database::Filler;
 use measure::{Cost, MIB, chain};
-use report::{Bar, Line, Row, table};
+use report::{Limit, Line, Row, table};
 
-/// The sizes of the plot, in MB.
+/// The database sizes of the plot, in MB.
 const SIZES: [u64; 6] = [10, 50, 200, 500, 1000, 2000];
-/// Compressors as tar takes them.
+/// The compressors, by name and as an option of tar.
 const RIVALS: [(&str, &str); 4] =
     [("gzip", "gzip"), ("pigz", "pigz"), ("igzip", "igzip"), ("zstd", "zstd -T0")];
 
-/// What is asked for.
-struct Plan {
+/// The options of the command.
+struct Options {
     megabytes: u64,
     rounds: usize,
     plot: bool,
 }
 
-impl Plan {
-    fn read(words: &[&str]) -> Result<Self> {
-        let mut plan = Self { megabytes: 1400, rounds: 5, plot: true };
-        let mut words = words.iter();
-        while let Some(word) = words.next() {
+impl Options {
+    fn parse(arguments: &[&str]) -> Result<Self> {
+        let mut options = Self { megabytes: 1400, rounds: 5, plot: true };
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
             let mut number =
-                || words.next().and_then(|text| text.parse().ok()).context("a number is missing");
-            match *word {
-                "--size" => plan.megabytes = number()?,
-                "--rounds" => plan.rounds = usize::try_from(number()?)?,
-                "--no-plot" => plan.plot = false,
-                other => bail!("{other} is no option of bench: --size MB, --rounds N, --no-plot"),
+                || arguments.next().and_then(|text| text.parse().ok()).context("the option needs a number");
+            match *argument {
+                "--size" => options.megabytes = number()?,
+                "--rounds" => options.rounds = usize::try_from(number()?)?,
+                "--no-plot" => options.plot = false,
+                other => bail!("unknown option {other}; the options are --size MB, --rounds N and --no-plot"),
             }
         }
-        Ok(plan)
+        Ok(options)
     }
 }
 
-/// The bench: an etcd, our programs, and a place to work in.
+/// An etcd, the programs, and a working directory.
 struct Bench {
     server: Server,
     filler: Filler,
@@ -65,9 +65,9 @@ struct Bench {
     bin: PathBuf,
 }
 
-/// Measures, prints the table, and writes the page.
-pub fn run(words: &[&str]) -> Result<ExitCode> {
-    let plan = Plan::read(words)?;
+/// Runs all measurements, prints the table and writes the page.
+pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    let options = Options::parse(arguments)?;
     command::run_checked(Command::new("cargo").args([
         "build",
         "--release",
@@ -78,19 +78,19 @@ pub fn run(words: &[&str]) -> Result<ExitCode> {
     ]))?;
     let (mut rows, mut lines) = (Vec::new(), None);
     let mut bench = Bench::new()?;
-    rows.extend(bench.small(plan.rounds)?);
-    if plan.plot {
-        lines = Some(bench.ladder()?);
+    rows.extend(bench.measure_empty(options.rounds)?);
+    if options.plot {
+        lines = Some(bench.measure_sizes()?);
         drop(bench);
         bench = Bench::new()?;
     }
-    bench.grow_to(plan.megabytes)?;
-    rows.extend(bench.snapshots(plan.rounds)?);
-    rows.extend(bench.latency(plan.rounds)?);
-    rows.extend(bench.restores(plan.rounds)?);
+    bench.grow_to(options.megabytes)?;
+    rows.extend(bench.measure_snapshots(options.rounds)?);
+    rows.extend(bench.measure_latency(options.rounds)?);
+    rows.extend(bench.measure_restores(options.rounds)?);
     let table = table(&rows);
     println!("\n{table}");
-    written::write(plan.rounds, &table, lines)?;
+    page::write(options.rounds, &table, lines)?;
     Ok(if rows.iter().all(Row::passes) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -98,7 +98,7 @@ impl Bench {
     fn new() -> Result<Self> {
         let target = workspace::target_directory()?;
         let bin = etcd::ensure(&target, &etcd::NEW)?;
-        // Where the programs are built, for a temporary directory may be in memory.
+        // In the target directory, because a temporary directory may be in memory.
         let home = tempfile::Builder::new().prefix("etcd-bench-").tempdir_in(&target)?;
         fs::create_dir(home.path().join("target"))?;
         let server = Server::start(home.path(), &bin)?;
@@ -110,50 +110,50 @@ impl Bench {
         self.home.path().join(name)
     }
 
-    /// The size of the database, in MB, as etcd tells it.
+    /// Returns the size of the database in MB, as etcd reports it.
     fn megabytes(&self) -> Result<u64> {
         let text = command::output(&mut self.server.etcdctl(&["endpoint", "status", "--write-out=json"]))?;
         let status: serde_json::Value = serde_json::from_str(&text)?;
-        let bytes = status[0]["Status"]["dbSize"].as_u64().context("etcd tells no size")?;
+        let bytes = status[0]["Status"]["dbSize"].as_u64().context("etcd reported no size")?;
         Ok(bytes / 1_000_000)
     }
 
     fn grow_to(&mut self, megabytes: u64) -> Result<()> {
         while let missing @ 1.. = megabytes.saturating_sub(self.megabytes()?) {
-            // A page holds about two thirds of values.
+            // Values take about two thirds of a page.
             self.filler.add((missing * 600_000).max(1_000_000))?;
         }
         println!("the database has {} MB", self.megabytes()?);
         Ok(())
     }
 
-    fn ours(&self, name: &str, words: &[String]) -> Command {
+    fn own_program(&self, name: &str, arguments: &[String]) -> Command {
         let mut ours = command::new(self.release.join(name));
         ours.env("ETCD_SITE", self.server.site()).arg(format!("target={}", self.path("target").display()));
-        ours.args(words);
+        ours.args(arguments);
         ours
     }
 
-    fn tool(&self, name: &str, words: &[&str]) -> Command {
+    fn etcd_tool(&self, name: &str, arguments: &[&str]) -> Command {
         let mut tool = command::new(self.bin.join(name));
-        tool.env("ETCDCTL_ENDPOINTS", self.server.endpoint()).args(words).current_dir(self.home.path());
+        tool.env("ETCDCTL_ENDPOINTS", self.server.endpoint()).args(arguments).current_dir(self.home.path());
         tool
     }
 
-    fn plain(&self, name: &str, words: &[&str]) -> Command {
+    fn system_program(&self, name: &str, arguments: &[&str]) -> Command {
         let mut plain = command::new(name);
-        plain.args(words).current_dir(self.home.path());
+        plain.args(arguments).current_dir(self.home.path());
         plain
     }
 
     fn save(&self) -> Result<Cost> {
-        Ok(chain(&mut [self.tool("etcdctl", &["snapshot", "save", "s.db"])], None)?.0)
+        Ok(chain(&mut [self.etcd_tool("etcdctl", &["snapshot", "save", "s.db"])], None)?.0)
     }
 
-    /// A snapshot of ours: its cost, and the size of the archive in MiB.
+    /// Takes a snapshot. Returns its cost, and the size of the archive in MiB.
     fn snapshot(&self) -> Result<(Cost, f64)> {
         self.clear_target()?;
-        let (cost, _) = chain(&mut [self.ours("snapshot", &[])], Some(&self.path("target")))?;
+        let (cost, _) = chain(&mut [self.own_program("snapshot", &[])], Some(&self.path("target")))?;
         Ok((cost, fs::metadata(self.archive()?)?.len() as f64 / MIB))
     }
 
@@ -164,63 +164,63 @@ impl Bench {
     }
 
     fn archive(&self) -> Result<PathBuf> {
-        // The record of the run lies beside it.
+        // The record of the run is in the same directory.
         let mut names = fs::read_dir(self.path("target"))?.map(|entry| entry.map(|entry| entry.path()));
         let archive = names.find(|path| path.as_ref().is_ok_and(|path| path.is_file()));
-        Ok(archive.context("there is no archive")??)
+        Ok(archive.context("no archive was created")??)
     }
 
-    /// What an operator would type instead, with this compressor.
+    /// Runs the commands that an operator would type instead, with this compressor. Returns as [`Self::snapshot`].
     fn by_hand(&self, compressor: &str) -> Result<(Cost, f64)> {
         let (cost, _) = chain(
             &mut [
-                self.tool("etcdctl", &["snapshot", "save", "s.db"]),
-                self.tool("etcdutl", &["snapshot", "status", "s.db"]),
-                self.plain("tar", &["-I", compressor, "-cf", "s.tar.z", "s.db"]),
-                self.plain("sync", &["s.tar.z"]),
-                self.plain("sha256sum", &["s.tar.z"]),
+                self.etcd_tool("etcdctl", &["snapshot", "save", "s.db"]),
+                self.etcd_tool("etcdutl", &["snapshot", "status", "s.db"]),
+                self.system_program("tar", &["-I", compressor, "-cf", "s.tar.z", "s.db"]),
+                self.system_program("sync", &["s.tar.z"]),
+                self.system_program("sha256sum", &["s.tar.z"]),
             ],
             None,
         )?;
         Ok((cost, fs::metadata(self.path("s.tar.z"))?.len() as f64 / MIB))
     }
 
-    /// A database as etcd makes it, with nothing in it.
-    fn small(&self, rounds: usize) -> Result<Vec<Row>> {
+    /// Measures snapshots of an empty database.
+    fn measure_empty(&self, rounds: usize) -> Result<Vec<Row>> {
         let mut values = Vec::new();
         for _ in 0..rounds.max(5) {
             values.push(self.snapshot()?.0.wall);
         }
-        Ok(vec![Row { what: "20 KB db, whole command, s".to_owned(), bar: Bar::AtMost(0.30), values }])
+        Ok(vec![Row { what: "20 KB db, whole command, s".to_owned(), limit: Limit::AtMost(0.30), values }])
     }
 
-    fn snapshots(&self, rounds: usize) -> Result<Vec<Row>> {
+    fn measure_snapshots(&self, rounds: usize) -> Result<Vec<Row>> {
         let db = self.megabytes()?;
-        let bars = [
-            (format!("snapshot, {db} MB: wall / `etcdctl snapshot save`"), Bar::AtMost(1.30)),
-            ("CPU / the chain's with gzip".to_owned(), Bar::AtMost(0.6)),
-            ("archive / `gzip -6`'s".to_owned(), Bar::AtMost(1.08)),
-            ("own peak memory, MiB".to_owned(), Bar::AtMost(64.0)),
-            ("disk beyond db and archive, MiB".to_owned(), Bar::AtMost(0.01)),
-            ("snapshot, s".to_owned(), Bar::Shown),
-            ("`etcdctl snapshot save`, s".to_owned(), Bar::Shown),
+        let limits = [
+            (format!("snapshot, {db} MB: wall / `etcdctl snapshot save`"), Limit::AtMost(1.30)),
+            ("CPU / the chain's with gzip".to_owned(), Limit::AtMost(0.6)),
+            ("archive / `gzip -6`'s".to_owned(), Limit::AtMost(1.08)),
+            ("own peak memory, MiB".to_owned(), Limit::AtMost(64.0)),
+            ("disk beyond db and archive, MiB".to_owned(), Limit::AtMost(0.01)),
+            ("snapshot, s".to_owned(), Limit::None),
+            ("`etcdctl snapshot save`, s".to_owned(), Limit::None),
         ];
         let mut rows: Vec<Row> =
-            bars.into_iter().map(|(what, bar)| Row { what, bar, values: Vec::new() }).collect();
-        let rivals: Vec<_> = RIVALS.iter().filter(|(name, _)| installed(name)).collect();
+            limits.into_iter().map(|(what, limit)| Row { what, limit, values: Vec::new() }).collect();
+        let rivals: Vec<_> = RIVALS.iter().filter(|(name, _)| is_installed(name)).collect();
         let mut chains: Vec<Row> = Vec::new();
         for (name, _) in &rivals {
-            let bar = match *name {
-                "gzip" => Bar::AtLeast(3.0),
-                "pigz" => Bar::AtLeast(1.3),
-                _ => Bar::Shown,
+            let limit = match *name {
+                "gzip" => Limit::AtLeast(3.0),
+                "pigz" => Limit::AtLeast(1.3),
+                _ => Limit::None,
             };
             let what = format!("`save; status; tar; sha256sum` with {name} / ours");
-            chains.push(Row { what, bar, values: Vec::new() });
+            chains.push(Row { what, limit, values: Vec::new() });
         }
         for round in 1..=rounds {
             println!("snapshots, round {round} of {rounds}");
-            // On both sides of ours, for a machine and its disk are never the same twice.
+            // Before and after ours, because the speed of the machine and its disk varies.
             let before = self.save()?.wall;
             let (ours, archive) = self.snapshot()?;
             let save = f64::midpoint(before, self.save()?.wall);
@@ -250,9 +250,9 @@ impl Bench {
         Ok(rows)
     }
 
-    fn latency(&self, rounds: usize) -> Result<Vec<Row>> {
+    fn measure_latency(&self, rounds: usize) -> Result<Vec<Row>> {
         let names = ["idle", "during a snapshot", "during `etcdctl snapshot save`"];
-        let row = |what: String| Row { what, bar: Bar::Shown, values: Vec::new() };
+        let row = |what: String| Row { what, limit: Limit::None, values: Vec::new() };
         let mut p99s = names.map(|name| row(format!("p99 of a put {name}, ms")));
         let mut longest = names.map(|name| row(format!("longest put {name}, ms")));
         for round in 1..=rounds {
@@ -262,11 +262,11 @@ impl Bench {
                     sleep(Duration::from_secs(5));
                     Ok(())
                 },
-                &|| apart(&self.ours("snapshot", &[])),
-                &|| apart(&self.tool("etcdctl", &["snapshot", "save", "s.db"])),
+                &|| run_in_new_session(&self.own_program("snapshot", &[])),
+                &|| run_in_new_session(&self.etcd_tool("etcdctl", &["snapshot", "save", "s.db"])),
             ];
             for ((work, p99), most) in works.into_iter().zip(&mut p99s).zip(&mut longest) {
-                // To free what the one before has left would be felt too.
+                // Removing the files of the previous work would disturb the measurement.
                 self.clear_target()?;
                 let _ = fs::remove_file(self.path("s.db"));
                 let latency = latency::puts_while(self.server.endpoint(), work)?;
@@ -277,7 +277,7 @@ impl Bench {
         Ok(p99s.into_iter().chain(longest).collect())
     }
 
-    fn restores(&self, rounds: usize) -> Result<Vec<Row>> {
+    fn measure_restores(&self, rounds: usize) -> Result<Vec<Row>> {
         let (mut whole, mut down, mut seconds) = (Vec::new(), Vec::new(), Vec::new());
         for round in 1..=rounds {
             println!("restores, round {round} of {rounds}");
@@ -287,54 +287,54 @@ impl Bench {
             let _ = fs::remove_dir_all(self.path("by-hand"));
             let by_hand = chain(
                 &mut [
-                    self.plain("tar", &["xzf", &shown]),
-                    self.plain("sha256sum", &[&shown]),
-                    self.tool("etcdutl", &["snapshot", "restore", "db", "--data-dir=by-hand"]),
-                    self.plain("sync", &["by-hand/member/snap/db"]),
+                    self.system_program("tar", &["xzf", &shown]),
+                    self.system_program("sha256sum", &[&shown]),
+                    self.etcd_tool("etcdutl", &["snapshot", "restore", "db", "--data-dir=by-hand"]),
+                    self.system_program("sync", &["by-hand/member/snap/db"]),
                 ],
                 None,
             )?;
-            let again = self.usual_restart()?;
+            let restart = self.median_restart()?;
             let words = [format!("snapshot={shown}"), "skip-backup=true".to_owned()];
-            let (ours, printed) = chain(&mut [self.ours("restore", &words)], None)?;
+            let (ours, printed) = chain(&mut [self.own_program("restore", &words)], None)?;
             let results: serde_yaml::Value = serde_yaml::from_str(&printed)?;
-            let told = results["restore"]["downtime"]
+            let downtime = results["restore"]["downtime"]
                 .as_str()
                 .and_then(|text| text.trim_end_matches('s').parse::<f64>().ok());
             whole.push(ours.wall / by_hand.0.wall);
-            down.push(told.context("restore told no downtime")? / again);
+            down.push(downtime.context("restore reported no downtime")? / restart);
             seconds.push(ours.wall);
         }
         Ok(vec![
             Row {
                 what: "restore / `tar xzf; sha256sum; snapshot restore`".to_owned(),
-                bar: Bar::AtMost(1.5),
+                limit: Limit::AtMost(1.5),
                 values: whole,
             },
             Row {
                 what: "restore's downtime / stop and start of etcd".to_owned(),
-                bar: Bar::AtMost(1.3),
+                limit: Limit::AtMost(1.3),
                 values: down,
             },
-            Row { what: "restore, s".to_owned(), bar: Bar::Shown, values: seconds },
+            Row { what: "restore, s".to_owned(), limit: Limit::None, values: seconds },
         ])
     }
 
-    /// The median of three: etcd waits for a second and a part by chance before it calls itself the leader.
-    fn usual_restart(&self) -> Result<f64> {
+    /// Returns the median of three restarts in seconds: etcd waits for a random time before it becomes the leader.
+    fn median_restart(&self) -> Result<f64> {
         let mut seconds = [self.stop_and_start()?, self.stop_and_start()?, self.stop_and_start()?];
         seconds.sort_by(f64::total_cmp);
         Ok(seconds[1])
     }
 
-    /// A plain stop and start, until etcd serves.
+    /// Stops and starts etcd. Returns the seconds until it is serving.
     fn stop_and_start(&self) -> Result<f64> {
         let began = Instant::now();
-        for word in ["stop", "start"] {
-            let status = command::new(self.server.supervisor()).arg(word).status()?;
-            anyhow::ensure!(status.success(), "{word} of etcd failed");
+        for verb in ["stop", "start"] {
+            let status = command::new(self.server.supervisor()).arg(verb).status()?;
+            anyhow::ensure!(status.success(), "{verb} of etcd failed");
         }
-        // etcdctl that comes too early waits a second before it tries again; that would be no fair rival.
+        // If etcdctl connects too early, it waits a second before the next try, which would be unfair.
         let address = self.server.endpoint().trim_start_matches("http://");
         while TcpStream::connect(address).is_err() {
             sleep(Duration::from_millis(5));
@@ -353,8 +353,8 @@ impl Bench {
         Ok(began.elapsed().as_secs_f64())
     }
 
-    /// Time and memory against size.
-    fn ladder(&mut self) -> Result<(Vec<Line>, Vec<Line>)> {
+    /// Measures time and memory for each size of the database.
+    fn measure_sizes(&mut self) -> Result<(Vec<Line>, Vec<Line>)> {
         let line = |name, colour| Line { name, colour, points: Vec::new() };
         let mut seconds = vec![
             line("etcdctl snapshot save", "#888"),
@@ -377,18 +377,18 @@ impl Bench {
     }
 }
 
-/// Runs it in a session of its own, as etcd, its clients and whoever takes snapshots each have one: the kernel shares the
-/// processors among sessions first.
-fn apart(command: &Command) -> Result<()> {
-    let mut apart = command::new("setsid");
-    apart.arg("--wait").arg(command.get_program()).args(command.get_args());
-    apart.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+/// Runs the command in a new session, as etcd, its clients and a backup are in different sessions on a real machine. The
+/// kernel shares the processors among sessions first.
+fn run_in_new_session(command: &Command) -> Result<()> {
+    let mut setsid = command::new("setsid");
+    setsid.arg("--wait").arg(command.get_program()).args(command.get_args());
+    setsid.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     if let Some(cwd) = command.get_current_dir() {
-        apart.current_dir(cwd);
+        setsid.current_dir(cwd);
     }
-    command::output(&mut apart).map(drop)
+    command::output(&mut setsid).map(drop)
 }
 
-fn installed(program: &str) -> bool {
+fn is_installed(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok()
 }

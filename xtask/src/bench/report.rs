@@ -1,58 +1,58 @@
-//! Owns how the figures look: the table, the page, the plot. It must never measure.
+//! Formats the figures as a table and a plot. Measures nothing.
 
 use std::fmt::Write;
 
 use super::measure::spread;
 
-/// What a value must be.
+/// The limit of a value.
 #[derive(Debug, Clone, Copy)]
-pub enum Bar {
-    /// At most so much.
+pub enum Limit {
+    /// The median must be at most this.
     AtMost(f64),
-    /// At least so much.
+    /// The median must be at least this.
     AtLeast(f64),
-    /// Only shown.
-    Shown,
+    /// There is no limit.
+    None,
 }
 
 /// One line of the table.
 pub struct Row {
     /// What was measured, with its unit.
     pub what: String,
-    /// What it must be.
-    pub bar: Bar,
-    /// One value a round.
+    /// The limit of the median.
+    pub limit: Limit,
+    /// A value for each round.
     pub values: Vec<f64>,
 }
 
 impl Row {
-    /// Whether the median keeps the bar.
+    /// Whether the median is within the limit.
     pub fn passes(&self) -> bool {
         let [_, median, _] = spread(&self.values);
-        match self.bar {
-            Bar::AtMost(most) => median <= most,
-            Bar::AtLeast(least) => median >= least,
-            Bar::Shown => true,
+        match self.limit {
+            Limit::AtMost(max) => median <= max,
+            Limit::AtLeast(min) => median >= min,
+            Limit::None => true,
         }
     }
 }
 
-/// The rows as a table in Markdown.
+/// Returns the rows as a Markdown table.
 pub fn table(rows: &[Row]) -> String {
-    let mut text = String::from("| what | bar | min | median | max | |\n|---|---|---|---|---|---|\n");
+    let mut text = String::from("| what | limit | min | median | max | |\n|---|---|---|---|---|---|\n");
     for row in rows {
-        let [least, median, most] = spread(&row.values).map(figure);
-        let (bar, verdict) = match row.bar {
-            Bar::AtMost(bar) => (format!("≤ {}", figure(bar)), row.passes()),
-            Bar::AtLeast(bar) => (format!("≥ {}", figure(bar)), row.passes()),
-            Bar::Shown => (String::new(), true),
+        let [min, median, max] = spread(&row.values).map(figure);
+        let (limit, verdict) = match row.limit {
+            Limit::AtMost(max) => (format!("≤ {}", figure(max)), row.passes()),
+            Limit::AtLeast(min) => (format!("≥ {}", figure(min)), row.passes()),
+            Limit::None => (String::new(), true),
         };
-        let verdict = match (row.bar, verdict) {
-            (Bar::Shown, _) => "",
+        let verdict = match (row.limit, verdict) {
+            (Limit::None, _) => "",
             (_, true) => "pass",
             (_, false) => "**fail**",
         };
-        let _ = writeln!(text, "| {} | {bar} | {least} | {median} | {most} | {verdict} |", row.what);
+        let _ = writeln!(text, "| {} | {limit} | {min} | {median} | {max} | {verdict} |", row.what);
     }
     text
 }
@@ -61,17 +61,17 @@ fn figure(value: f64) -> String {
     if value.abs() >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
-/// One line of the plot.
+/// A line of the plot.
 pub struct Line {
-    /// What it is.
+    /// The label.
     pub name: &'static str,
     /// Its colour.
     pub colour: &'static str,
-    /// Size of the database in MB, and the value there.
+    /// Points: the size of the database in MB, and the value.
     pub points: Vec<(f64, f64)>,
 }
 
-/// Two plots side by side: seconds and MiB against the size of the database.
+/// Returns an SVG with two plots: seconds and MiB for each size of the database.
 pub fn svg(seconds: &[Line], memory: &[Line]) -> String {
     let mut text = String::from(
         r##"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 360" font-family="sans-serif" font-size="13">
@@ -121,11 +121,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_judged_by_its_median() {
-        let row = |bar, values: &[f64]| Row { what: "it".to_owned(), bar, values: values.to_vec() };
-        assert!(row(Bar::AtMost(1.3), &[9.0, 1.0, 1.2]).passes());
-        assert!(!row(Bar::AtLeast(3.0), &[2.0, 9.0, 2.9]).passes());
-        let text = table(&[row(Bar::AtMost(1.0), &[2.0])]);
+    fn judges_a_row_by_its_median() {
+        let row = |limit, values: &[f64]| Row { what: "it".to_owned(), limit, values: values.to_vec() };
+        assert!(row(Limit::AtMost(1.3), &[9.0, 1.0, 1.2]).passes());
+        assert!(!row(Limit::AtLeast(3.0), &[2.0, 9.0, 2.9]).passes());
+        let text = table(&[row(Limit::AtMost(1.0), &[2.0])]);
         assert!(text.contains("| it | ≤ 1.00 | 2.00 | 2.00 | 2.00 | **fail** |"), "{text}");
     }
 }

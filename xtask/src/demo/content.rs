@@ -1,7 +1,6 @@
-//! Owns what is in the throw-away etcd: keys and values like those of a small Kubernetes, and the
-//! accident that befalls them.
+//! The content of the demo's etcd: keys and values like those of a small Kubernetes, and the accident that damages them.
 //!
-//! It must never hold anything real: every name, address and secret here is made from a counter.
+//! Nothing is real: every name, address and secret is generated from a counter.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -14,17 +13,17 @@ use sha2::{Digest, Sha256};
 use super::server::Server;
 use crate::command;
 
-/// etcd takes at most 128 operations in one transaction.
+/// The number of puts in a transaction. etcd accepts at most 128 operations.
 const PUTS_PER_TRANSACTION: usize = 100;
 const NAMESPACES: [&str; 5] = ["default", "kube-system", "monitoring", "shop", "staging"];
 const APPS: [&str; 6] = ["cart", "checkout", "gateway", "ledger", "search", "web"];
 
 /// Resources whose keys the accident deletes.
 const DELETED: [&str; 5] = ["deployments", "events", "pods", "replicasets", "secrets"];
-/// How many of the others it overwrites.
+/// The number of other keys that the accident overwrites.
 const OVERWRITTEN: usize = 3;
 
-/// All that is put into etcd, in order.
+/// All keys and values, in order.
 pub struct Content {
     entries: Vec<Entry>,
 }
@@ -36,7 +35,7 @@ struct Entry {
 }
 
 impl Content {
-    /// About two thousand keys.
+    /// Returns about two thousand keys.
     pub fn kubernetes() -> Self {
         let mut entries = Vec::new();
         for (resource, count, object) in RESOURCES {
@@ -45,7 +44,7 @@ impl Content {
         Self { entries }
     }
 
-    /// Puts everything, a hundred keys at a time; events under a lease, as Kubernetes does.
+    /// Puts all keys into etcd, a hundred at a time. Events get a lease, as in Kubernetes.
     pub fn write_to(&self, server: &Server, home: &Path) -> Result<()> {
         let lease = lease(server)?;
         let directory = home.join("fill");
@@ -64,7 +63,7 @@ impl Content {
         Ok(())
     }
 
-    /// Deletes most keys, overwrites a few, and adds one that was never there.
+    /// Deletes most keys, overwrites a few, and adds a new one.
     pub fn damage(&self, server: &Server) -> Result<()> {
         for resource in DELETED {
             command::run_checked(&mut server.etcdctl(&[
@@ -81,14 +80,14 @@ impl Content {
     }
 }
 
-/// A lease of one hour, by its number.
+/// Grants a lease of one hour, and returns its id.
 fn lease(server: &Server) -> Result<String> {
-    let said = command::run_capturing(&mut server.etcdctl(&["lease", "grant", "3600"]))?;
-    let number = said.strip_prefix("lease ").and_then(|rest| rest.split(' ').next());
-    Ok(number.context("etcdctl told no lease")?.to_owned())
+    let output = command::run_capturing(&mut server.etcdctl(&["lease", "grant", "3600"]))?;
+    let id = output.strip_prefix("lease ").and_then(|rest| rest.split(' ').next());
+    Ok(id.context("etcdctl printed no lease id")?.to_owned())
 }
 
-/// What `etcdctl txn` reads: no comparisons, the puts, and nothing to do otherwise.
+/// Returns the input of `etcdctl txn`: no comparisons, the puts, and nothing for the other case.
 fn transaction(puts: &[Entry], lease: &str) -> String {
     let mut text = String::from("\n");
     for Entry { resource, key, value } in puts {
@@ -104,15 +103,15 @@ fn commit(server: &Server, transaction: &Path) -> Result<()> {
     let mut etcdctl = server.etcdctl(&["txn"]);
     let output = etcdctl.stdin(Stdio::from(input)).output().context("etcdctl could not be started")?;
     crate::interrupt::check()?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    if !output.status.success() || !said.contains("SUCCESS") {
-        let words = String::from_utf8_lossy(&output.stderr);
-        bail!("etcdctl txn failed ({}) on {}:\n{words}", output.status, transaction.display());
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() || !stdout.contains("SUCCESS") {
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        bail!("etcdctl txn failed ({}) on {}:\n{stderr}", output.status, transaction.display());
     }
     Ok(())
 }
 
-/// Makes the rest of an object, for its number.
+/// Generates the rest of an object from its number.
 type Object = fn(usize) -> Value;
 
 const RESOURCES: &[(&str, usize, Object)] = &[
@@ -129,17 +128,17 @@ const RESOURCES: &[(&str, usize, Object)] = &[
 
 fn entry(resource: &'static str, number: usize, object: Object) -> Entry {
     let namespace = NAMESPACES[number % NAMESPACES.len()];
-    let mark = mark(resource, number);
+    let hash = hash(resource, number);
     let app = APPS[number % APPS.len()];
-    let name = format!("{app}-{number:04}-{}", &mark[..5]);
+    let name = format!("{app}-{number:04}-{}", &hash[..5]);
     let mut value = json!({
         "apiVersion": "v1",
         "kind": resource,
         "metadata": {
             "name": name,
             "namespace": namespace,
-            "uid": format!("{}-{}-{}-{}-{}", &mark[..8], &mark[8..12], &mark[12..16], &mark[16..20], &mark[20..32]),
-            "labels": {"app.kubernetes.io/name": app, "pod-template-hash": &mark[32..42]},
+            "uid": format!("{}-{}-{}-{}-{}", &hash[..8], &hash[8..12], &hash[12..16], &hash[16..20], &hash[20..32]),
+            "labels": {"app.kubernetes.io/name": app, "pod-template-hash": &hash[32..42]},
             "creationTimestamp": format!("2024-03-{:02}T{:02}:{:02}:00Z", 1 + number % 28, number % 24, number % 60),
         },
     });
@@ -153,10 +152,10 @@ fn merge(value: &mut Value, more: Value) {
     }
 }
 
-/// Looks random, and is the same every time.
-fn mark(salt: &str, number: usize) -> String {
-    let hash = Sha256::digest(format!("{salt}/{number}"));
-    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+/// Returns a hash that looks random and is the same in every run.
+fn hash(salt: &str, number: usize) -> String {
+    let digest = Sha256::digest(format!("{salt}/{number}"));
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn pod(number: usize) -> Value {
@@ -166,7 +165,7 @@ fn pod(number: usize) -> Value {
             "serviceAccountName": "default",
             "containers": [{
                 "name": "main",
-                "image": format!("images.example/shop/{}@sha256:{}", APPS[number % APPS.len()], mark("image", number % 6)),
+                "image": format!("images.example/shop/{}@sha256:{}", APPS[number % APPS.len()], hash("image", number % 6)),
                 "env": [{"name": "LOG_LEVEL", "value": "info"}, {"name": "SHARD", "value": number.to_string()}],
                 "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
                 "volumeMounts": [{"name": "config", "mountPath": "/etc/app", "readOnly": true}],
@@ -186,12 +185,12 @@ fn deployment(number: usize) -> Value {
 }
 
 fn secret(number: usize) -> Value {
-    json!({"type": "Opaque", "data": {"password": mark("password", number), "token": mark("token", number)}})
+    json!({"type": "Opaque", "data": {"password": hash("password", number), "token": hash("token", number)}})
 }
 
 fn config_map(number: usize) -> Value {
     let settings: Vec<String> =
-        (0..12).map(|line| format!("setting.{line} = {}", mark("line", number + line))).collect();
+        (0..12).map(|line| format!("setting.{line} = {}", hash("line", number + line))).collect();
     json!({"data": {"app.properties": settings.join("\n")}})
 }
 
@@ -216,7 +215,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn there_are_about_two_thousand_keys_and_no_two_alike() {
+    fn generates_about_two_thousand_different_keys() {
         let content = Content::kubernetes();
         let keys: BTreeSet<_> = content.entries.iter().map(|entry| &entry.key).collect();
         assert_eq!(keys.len(), content.entries.len());
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn no_value_breaks_out_of_its_quotes() {
+    fn no_value_contains_a_quote_or_newline() {
         for entry in Content::kubernetes().entries {
             assert!(!entry.value.to_string().contains(['\'', '\n']), "{}", entry.key);
         }

@@ -1,47 +1,47 @@
-//! Owns the headings, and knows which step a failure belongs to.
+//! The headings of the demo, and the step that an error belongs to.
 //!
-//! It must never colour anything that is not read on a terminal.
+//! Prints bold headings only on a terminal.
 
 use std::io::IsTerminal;
 
 use anyhow::{Error, anyhow};
 
-/// Tells the steps in order.
+/// Prints the numbered steps.
 pub struct Narrator {
     bold: bool,
     steps: usize,
-    now: &'static str,
+    current: &'static str,
 }
 
 impl Narrator {
     pub fn new() -> Self {
         let bold = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { bold, steps: 0, now: "" }
+        Self { bold, steps: 0, current: "" }
     }
 
-    /// The next step begins.
+    /// Prints the heading of the next step.
     pub fn step(&mut self, heading: &'static str) {
         self.steps += 1;
-        self.now = heading;
+        self.current = heading;
         self.heading(&format!("{}. {heading}", self.steps));
     }
 
-    /// A heading for tidying up, which is no step.
-    pub fn aside(&self, heading: &str) {
+    /// Prints a heading without a number, for the clean-up.
+    pub fn unnumbered(&self, heading: &str) {
         self.heading(heading);
     }
 
-    /// The last heading.
+    /// Prints the last heading.
     pub fn conclude(&self, closing: &str) {
         self.heading(closing);
     }
 
-    /// The same error, with the step that it came from.
+    /// Adds the current step to an error.
     pub fn failed_at(&self, error: Error) -> Error {
         if self.steps == 0 {
             return error;
         }
-        let step = anyhow!("the demo failed at step {}, “{}”", self.steps, self.now);
+        let step = anyhow!("the demo failed at step {}, “{}”", self.steps, self.current);
         error.context(step)
     }
 

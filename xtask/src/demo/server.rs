@@ -1,8 +1,7 @@
-//! Owns the throw-away etcd: its ports, its files, its supervisor, and its end.
+//! A temporary etcd: its ports, files and supervisor script.
 //!
-//! It must never listen beyond loopback or on etcd's own ports, and its etcd must never outlive it,
-//! whatever happened: `restore` stops and starts that etcd behind our back, so what ends it is the
-//! supervisor's script and not a process handle.
+//! Listens only on loopback, and never on etcd's default ports. The etcd always ends with this object. `restore` stops and
+//! starts the etcd too, so it is ended by the supervisor script and not by a process handle.
 
 use std::ffi::OsString;
 use std::fs::{self, Permissions};
@@ -19,7 +18,7 @@ use serde_json::json;
 use crate::command;
 
 const SUPERVISOR: &str = include_str!("supervisor.sh");
-const PATIENCE: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A running etcd; dropping it stops it.
 pub struct Server {
@@ -32,7 +31,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Writes the files of a small installation into `home`, and starts it.
+    /// Writes the files of a small installation to `home`, and starts etcd.
     pub fn start(home: &Path, bin: &Path) -> Result<Self> {
         let [client, peer] = ports()?.map(|port| format!("http://127.0.0.1:{port}"));
         let mut server = Self {
@@ -44,7 +43,7 @@ impl Server {
             running: false,
         };
         server.write_files(home, bin, &peer)?;
-        // From here on there may be an etcd to stop, even if the script fails half-way.
+        // From here on, there may be an etcd to stop, even if the script fails.
         server.running = true;
         command::run_checked(command::new(&server.script).arg("start"))?;
         let shown = command::quote(&command::short_path(bin));
@@ -53,36 +52,36 @@ impl Server {
         Ok(server)
     }
 
-    /// Stops it and says so if that fails; dropping would be silent.
+    /// Stops etcd, and fails if it cannot be stopped. Dropping only prints the error.
     pub fn stop(mut self) -> Result<()> {
-        command::print(&self.stopping());
+        command::print(&self.stop_command());
         self.running = false;
-        self.end()
+        self.run_stop_command()
     }
 
-    /// Where it listens for clients.
+    /// Returns the client URL.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// What starts and stops it, by that word.
+    /// Returns the script that starts and stops etcd; its argument is `start` or `stop`.
     pub fn supervisor(&self) -> &Path {
         &self.script
     }
 
-    /// The site file, which tells the actions where this etcd is.
+    /// Returns the site file, which describes this etcd for the actions.
     pub fn site(&self) -> &Path {
         &self.site
     }
 
-    /// etcdctl on this etcd: which one and where it asks is in the environment, to keep what is shown short.
+    /// Returns etcdctl for this etcd. Its path and endpoint are in the environment, to keep the printed command short.
     pub fn etcdctl(&self, arguments: &[&str]) -> Command {
         let mut etcdctl = command::new("etcdctl");
         etcdctl.env("PATH", &self.path).env("ETCDCTL_ENDPOINTS", &self.endpoint).args(arguments);
         etcdctl
     }
 
-    /// Shows how many keys there are and at which revision, in etcd's words.
+    /// Prints the number of keys and the revision, as etcdctl reports them.
     pub fn count(&self) -> Result<()> {
         command::run_checked(&mut self.etcdctl(&[
             "get",
@@ -104,7 +103,7 @@ impl Server {
             "initial-advertise-peer-urls": peer,
             "initial-cluster": format!("demo={peer}"),
             "initial-cluster-token": "etcd-demo",
-            // The most that etcd advises: the bench goes beyond the 2 GB that it allows unasked.
+            // The largest quota that etcd recommends: the benchmark exceeds the default of 2 GiB.
             "quota-backend-bytes": 8_u64 << 30,
         });
         let site = json!({
@@ -120,33 +119,33 @@ impl Server {
         fs::set_permissions(&self.script, Permissions::from_mode(0o700)).context("the supervisor script")
     }
 
-    /// Asks in silence until the answer is good, then shows it.
+    /// Waits until etcd is healthy, and prints that.
     fn wait_until_healthy(&self) -> Result<()> {
         let mut health = self.etcdctl(&["endpoint", "health"]);
         let began = Instant::now();
         while let Err(error) = command::output(&mut health) {
             crate::interrupt::check()?;
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > START_TIMEOUT {
                 return Err(error)
-                    .with_context(|| format!("etcd did not come up; its log is {}", self.log.display()));
+                    .with_context(|| format!("etcd did not start; its log is {}", self.log.display()));
             }
             sleep(Duration::from_millis(200));
         }
         command::run_checked(&mut self.etcdctl(&["endpoint", "health"]))
     }
 
-    fn stopping(&self) -> Command {
+    fn stop_command(&self) -> Command {
         let mut stop = command::new(&self.script);
         stop.arg("stop");
         stop
     }
 
-    fn end(&self) -> Result<()> {
-        let status = self.stopping().status().context("the supervisor script could not be started")?;
+    fn run_stop_command(&self) -> Result<()> {
+        let status = self.stop_command().status().context("starting the supervisor script")?;
         if !status.success() {
             bail!(
-                "the throw-away etcd may still run: {} failed ({status})",
-                command::as_typed(&self.stopping())
+                "the temporary etcd may still be running: {} failed ({status})",
+                command::as_typed(&self.stop_command())
             );
         }
         Ok(())
@@ -156,18 +155,18 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if self.running
-            && let Err(error) = self.end()
+            && let Err(error) = self.run_stop_command()
         {
             eprintln!("error: {error:#}");
         }
     }
 }
 
-/// The search path, with this etcd's programs first.
+/// Returns PATH with this etcd's programs first.
 fn path(bin: &Path) -> Result<OsString> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let places = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path));
-    std::env::join_paths(places).with_context(|| format!("{} cannot be put on PATH", bin.display()))
+    let dirs = std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path));
+    std::env::join_paths(dirs).with_context(|| format!("{} cannot be put on PATH", bin.display()))
 }
 
 fn write(path: &Path, text: &str) -> Result<()> {
@@ -180,11 +179,12 @@ fn supervisor(home: &Path, bin: &Path) -> String {
     SUPERVISOR.replace("@HOME@", &word(home.to_owned())).replace("@ETCD@", &word(bin.join("etcd")))
 }
 
-/// Two ports that were free a moment ago. Both are held until both are known, or they could be one.
+/// Returns two free ports. Both are held until both are known, so that they differ.
 fn ports() -> Result<[u16; 2]> {
     let free = || {
         loop {
-            let listener = TcpListener::bind("127.0.0.1:0").context("a free port on 127.0.0.1 is needed")?;
+            let listener =
+                TcpListener::bind("127.0.0.1:0").context("looking for a free port on 127.0.0.1")?;
             let port = listener.local_addr()?.port();
             if !(2379..=2380).contains(&port) {
                 return anyhow::Ok((port, listener));
@@ -200,13 +200,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_ports_are_two() {
+    fn returns_two_different_ports() {
         let [client, peer] = ports().unwrap();
         assert_ne!(client, peer);
     }
 
     #[test]
-    fn the_supervisor_stands_a_directory_with_a_space() {
+    fn the_supervisor_accepts_a_directory_with_a_space() {
         let script = supervisor(Path::new("/tmp/a b"), Path::new("/opt/etcd"));
         assert!(script.contains("home='/tmp/a b'\netcd=/opt/etcd/etcd\n"), "{script}");
     }

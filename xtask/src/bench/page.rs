@@ -1,4 +1,4 @@
-//! Owns the page: what was measured, on what, with which programs. It must never change a figure.
+//! Writes the page: the figures, and the machine and programs that they were measured with.
 
 use std::fs;
 use std::process::Command;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::report::{Line, svg};
 use crate::{command, etcd, page, workspace};
 
-/// Writes docs/explanation/performance.md, and its plot where there are lines for one.
+/// Writes docs/explanation/performance.md, and its plot if there are lines for one.
 pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) -> Result<()> {
     let docs = workspace::root()?.join("docs/explanation");
     fs::create_dir_all(&docs)?;
@@ -17,7 +17,7 @@ pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) 
     }
     let mut plot = "![Time and memory against the size of the database](performance.svg)".to_owned();
     if lines.is_none() {
-        plot.push_str("\n\nThe plot is of an earlier run.");
+        plot.push_str("\n\nThe plot is from an earlier run.");
     }
     let page = include_str!("page.md")
         .replace("@PLOT@", &plot)
@@ -27,32 +27,32 @@ pub fn write(rounds: usize, table: &str, lines: Option<(Vec<Line>, Vec<Line>)>) 
     fs::write(docs.join("performance.md"), page).context("writing docs/explanation/performance.md")
 }
 
-/// What was measured on, and with which programs.
+/// Describes the machine and the programs, as a Markdown list.
 fn machine() -> Result<String> {
-    let first = |program: &str, words: &[&str]| -> String {
-        let text = command::output(Command::new(program).args(words)).unwrap_or_default();
+    let first_line = |program: &str, arguments: &[&str]| -> String {
+        let text = command::output(Command::new(program).args(arguments)).unwrap_or_default();
         text.lines().next().unwrap_or("not installed").trim().to_owned()
     };
-    let of = |path: &str, name: &str| -> String {
+    let field = |path: &str, name: &str| -> String {
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
         line.split_once(':').map_or("", |(_, value)| value).trim().to_owned()
     };
-    let tools = ["tar", "gzip", "pigz", "igzip", "zstd"].map(|tool| first(tool, &["--version"]));
+    let tools = ["tar", "gzip", "pigz", "igzip", "zstd"].map(|tool| first_line(tool, &["--version"]));
     let etcd = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?.join("etcd");
     Ok([
         format!(
             "- {}, {} cores, {}",
-            of("/proc/cpuinfo", "model name"),
+            field("/proc/cpuinfo", "model name"),
             std::thread::available_parallelism()?,
-            of("/proc/meminfo", "MemTotal")
+            field("/proc/meminfo", "MemTotal")
         ),
         format!(
             "- kernel {}, load {} at the end",
-            first("uname", &["-r"]),
+            first_line("uname", &["-r"]),
             fs::read_to_string("/proc/loadavg")?.trim()
         ),
-        format!("- {}; {}", first(&etcd.to_string_lossy(), &["--version"]), tools.join("; ")),
+        format!("- {}; {}", first_line(&etcd.to_string_lossy(), &["--version"]), tools.join("; ")),
         format!("- commit {}, {}", page::commit()?, page::today()?),
     ]
     .join("\n"))
