@@ -260,9 +260,9 @@ fn dispatch_says_what_it_does_not_know() {
     let unit = Unit::new(&world);
     for (path, reason) in [
         ("actions/none", "No such file"),
-        ("actions/../bin/reconcile", "names no hook and no action"),
-        ("actions/", "names no hook and no action"),
-        ("", "names no hook and no action"),
+        ("actions/../bin/reconcile", "names neither a hook nor an action"),
+        ("actions/", "names neither a hook nor an action"),
+        ("", "names neither a hook nor an action"),
     ] {
         let mut command = unit.command("snapshot");
         command.env("JUJU_DISPATCH_PATH", path);
