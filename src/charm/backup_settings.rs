@@ -10,7 +10,7 @@ use super::s3_relation::{self, CA_CERTIFICATES, CREDENTIALS, RelationBucket};
 use super::unit_record::UnitRecord;
 use crate::error::Refusal;
 use crate::juju::{Juju, Status};
-use crate::settings::{At, DESTINATIONS, Settings};
+use crate::settings::{DESTINATIONS_KEY, Location, Settings};
 use crate::system::durable::{PRIVATE, PUBLIC};
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
@@ -83,7 +83,7 @@ pub fn reconcile(
     }
     let written = read_written(file);
     let option = if is_removed { Ok(BackupOption::default()) } else { BackupOption::read(juju) };
-    let written_destination = written.get(DESTINATIONS).and_then(|all| all.get(DESTINATION)).cloned();
+    let written_destination = written.get(DESTINATIONS_KEY).and_then(|all| all.get(DESTINATION)).cloned();
     let overrides = match &option {
         Ok(option) => option.overrides.clone(),
         Err(_) => written_destination.as_ref().map(RelationOverrides::from_destination).unwrap_or_default(),
@@ -102,7 +102,7 @@ pub fn reconcile(
         _ => written_destination.map(|destination| overrides.replace_in(&destination)),
     };
     if let Some(destination) = destination {
-        let all = wanted.entry(DESTINATIONS).or_insert_with(|| json!({}));
+        let all = wanted.entry(DESTINATIONS_KEY).or_insert_with(|| json!({}));
         if let Value::Object(all) = all {
             all.insert(DESTINATION.to_owned(), destination);
         }
@@ -204,7 +204,7 @@ impl BackupOption {
         }
         .map_err(|error| refuse(format!("{error:#}")))?;
         for (name, destination) in &settings.destinations {
-            if let At::Bucket(bucket) = &destination.at {
+            if let Location::Bucket(bucket) = &destination.location {
                 let checked = bucket.check();
                 checked.map_err(|refusal| refuse(format!("destination {name}: {}", refusal.reason)))?;
             }
@@ -221,7 +221,7 @@ fn read_written(file: &Path) -> Map<String, Value> {
 
 fn without_relation(settings: &Map<String, Value>) -> Map<String, Value> {
     let mut rest = settings.clone();
-    if let Some(Value::Object(all)) = rest.get_mut(DESTINATIONS) {
+    if let Some(Value::Object(all)) = rest.get_mut(DESTINATIONS_KEY) {
         all.remove(DESTINATION);
     }
     rest

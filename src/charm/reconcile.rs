@@ -16,7 +16,7 @@ use crate::commands::{Environment, check, now, schedule};
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use crate::juju::{Juju, Status};
-use crate::settings::charms;
+use crate::settings::charm_file;
 use anyhow::Result;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -116,7 +116,7 @@ impl HookRun<'_> {
 
     /// Writes the backup settings from Juju. Returns a status if something is wrong with them.
     fn write_backup_settings(&self, ownership: &Ownership<'_>) -> Option<Status> {
-        let file = charms(self.environment.settings.as_deref());
+        let file = charm_file(self.environment.settings.as_deref());
         let variable = |name: &str| self.environment.variable(name).and_then(OsStr::to_str);
         let is_broken = variable("JUJU_DISPATCH_PATH").is_some_and(|path| path.ends_with("-relation-broken"));
         let broken_relation = variable("JUJU_RELATION_ID").filter(|_| is_broken);

@@ -3,7 +3,7 @@
 //! Must never let the option change which bucket that is, or where.
 
 use crate::catalog::retention::Policy;
-use crate::settings::{DESTINATIONS, Destination};
+use crate::settings::{DESTINATIONS_KEY, Destination};
 use crate::store::s3::Description;
 use serde_json::{Map, Value, json};
 
@@ -29,12 +29,12 @@ impl RelationOverrides {
     /// # Errors
     /// A reason for the operator, if there is a setting that the option must not set, or an invalid one.
     pub fn take(settings: &mut Map<String, Value>) -> Result<Self, String> {
-        let Some(Value::Object(destinations)) = settings.get_mut(DESTINATIONS) else {
+        let Some(Value::Object(destinations)) = settings.get_mut(DESTINATIONS_KEY) else {
             return Ok(Self::default());
         };
         let Some(given) = destinations.remove(DESTINATION) else { return Ok(Self::default()) };
         if destinations.is_empty() {
-            settings.remove(DESTINATIONS);
+            settings.remove(DESTINATIONS_KEY);
         }
         let overrides = Self::from_destination(&given);
         if overrides.to_given() != given {

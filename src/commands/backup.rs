@@ -10,9 +10,9 @@ use super::target::target;
 use super::{Call, key, now};
 use crate::error::{ActionError, Failure, Refusal};
 use crate::progress::Progress;
-use crate::schedule::runs::{Phase, Run, look};
-use crate::schedule::timer::{self, State};
-use crate::schedule::{Timetable, in_words};
+use crate::schedule::runs::{Run, RunPhase, list};
+use crate::schedule::timer::{self, TimerState};
+use crate::schedule::{Timetable, format_seconds};
 use crate::settings::Settings;
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::clock::{Clock, is_in_the_future};
@@ -93,7 +93,7 @@ fn may_tell(call: &Call<'_>, target: &Path, user: &str, owner: Owner) -> bool {
 
 /// The runs that are remembered there.
 fn remembered(approach: Approach, now: Timestamp) -> anyhow::Result<Vec<Run>> {
-    approach.arrived().map_or_else(|| Ok(Vec::new()), |home| look(&home, now))
+    approach.arrived().map_or_else(|| Ok(Vec::new()), |home| list(&home, now))
 }
 
 fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
@@ -133,9 +133,9 @@ fn due_at(
 
 /// Whether a run is due, by what is remembered of those before. A timer that went off tells when the run was to be; one that
 /// goes off more often than runs are wanted is told to wait.
-fn due(table: &Timetable, state: Option<&State>, runs: &[Run], now: Timestamp) -> Due {
+fn due(table: &Timetable, state: Option<&TimerState>, runs: &[Run], now: Timestamp) -> Due {
     let went_off = || state.and_then(|state| state.last).filter(|last| !is_in_the_future(*last, now));
-    let slot = table.slot(now).or_else(went_off);
+    let slot = table.due_time(now).or_else(went_off);
     // A run dated in the future, or marked as such, was of another time than it says.
     let of_slot = || {
         let dated_well = runs.iter().filter(|run| !run.is_misdated(now));
@@ -149,7 +149,7 @@ fn due(table: &Timetable, state: Option<&State>, runs: &[Run], now: Timestamp) -
             Due::Not(format!("the run of {at} was tried {tries} times, and killed in the last try"))
         }
         true => Due::Now { scheduled: slot, tries },
-        false if table.is_coarser_than_its_ticks() => Due::Not(format!("the run of {at} has been")),
+        false if table.fires_more_often_than_due() => Due::Not(format!("the run of {at} has been")),
         // Somebody has started the service.
         false => Due::Now { scheduled: None, tries: 0 },
     }
@@ -190,10 +190,10 @@ fn tried(
         else {
             return Err(stop);
         };
-        let pause = table.pause(tries);
+        let pause = table.retry_delay(tries);
         watch.run.backup_message = Some(format!("try {tries}: {}", in_short(&stop)));
         watch.note();
-        let said = format!("trying again in {}, because {}", in_words(pause), in_short(&stop));
+        let said = format!("trying again in {}, because {}", format_seconds(pause), in_short(&stop));
         (call.tell())(Progress::Step(&said));
         if wait(Duration::from_secs(pause)).is_err() {
             return Err(stop);
@@ -221,7 +221,7 @@ fn retain(
     // Later than the archive was taken: it would else be one of a time to come, and count for nothing.
     let later = call.again();
     let call = later.of("prune-snapshots", &words)?;
-    watch.run.delete_phase = Some(Phase::Running);
+    watch.run.delete_phase = Some(RunPhase::Running);
     watch.note();
     let mut said = Results::default();
     let outcome = prune::perform(&call, &mut said);
@@ -230,7 +230,7 @@ fn retain(
             let [deleted, freed] =
                 ["deleted", "freed"].map(|name| said.get(name).unwrap_or_default().to_owned());
             let hidden = said.get("hidden").map(|hidden| format!(", hidden: {hidden}")).unwrap_or_default();
-            watch.pruned(Phase::Completed, format!("{deleted} deleted, {freed} freed{hidden}"));
+            watch.pruned(RunPhase::Completed, format!("{deleted} deleted, {freed} freed{hidden}"));
             results.set(key!("retention.deleted"), deleted);
             results.set(key!("retention.freed"), freed);
             if let Some(hidden) = said.get("hidden") {
@@ -239,7 +239,7 @@ fn retain(
             Ok(())
         }
         Err(stop) => {
-            watch.pruned(Phase::Failed, in_short(&stop));
+            watch.pruned(RunPhase::Failed, in_short(&stop));
             Err(ActionError::Failed(Failure {
                 cause: anyhow::anyhow!("{}", in_short(&stop)).context("applying the retention"),
                 state: "the backup itself is good, and what was to be deleted may be there still".to_owned(),
@@ -271,13 +271,13 @@ mod tests {
     }
 
     fn run(scheduled: i64, tries: u32) -> Run {
-        let mut run = Run { tries, ..Run::beginning(at(scheduled), Some(at(scheduled))) };
-        run.end(at(scheduled), None);
+        let mut run = Run { tries, ..Run::new(at(scheduled), Some(at(scheduled))) };
+        run.finish(at(scheduled), None);
         run
     }
 
     fn killed(scheduled: i64, tries: u32) -> Run {
-        Run { backup_phase: Phase::Failed, backup_finished_time: None, ..run(scheduled, tries) }
+        Run { backup_phase: RunPhase::Failed, backup_finished_time: None, ..run(scheduled, tries) }
     }
 
     fn now(scheduled: i64, tries: u32) -> Due {
@@ -314,14 +314,14 @@ mod tests {
         let coarse = table("every 36h");
         let ahead = Run { clock_was_ahead: true, ..run(36, 1) };
         assert_eq!(due(&coarse, None, &[ahead], at(40)), now(36, 0));
-        let state = State { active: true, last: Some(at(5000)), next: None };
+        let state = TimerState { active: true, last: Some(at(5000)), next: None };
         assert_eq!(due(&table("@daily"), Some(&state), &[], at(25)), Due::Now { scheduled: None, tries: 0 });
     }
 
     #[test]
     fn of_a_calendar_the_timer_tells_when_it_went_off() {
         let table = table("@daily");
-        let state = State { active: true, last: Some(at(24)), next: None };
+        let state = TimerState { active: true, last: Some(at(24)), next: None };
         assert_eq!(due(&table, Some(&state), &[run(0, 1)], at(25)), now(24, 0));
         assert_eq!(due(&table, Some(&state), &[killed(24, 2)], at(25)), now(24, 2));
         // Somebody has typed `systemctl start`.

@@ -7,8 +7,8 @@ use super::runs::{Found, in_short, interval};
 use super::target::{of_schedule, target};
 use super::{Call, Environment, key, terminal};
 use crate::error::{ActionError, Failure, Refusal};
-use crate::schedule::runs::health::{Health, Known, Level, Limits, judge};
-use crate::schedule::{self, seconds};
+use crate::schedule::runs::health::{AgeLimits, BackupFacts, HealthLevel, HealthReport, assess};
+use crate::schedule::{self, parse_seconds};
 use crate::settings::Settings;
 use crate::store::directory::{Approach, archive_owner};
 use jiff::{SignedDuration, Timestamp};
@@ -18,7 +18,8 @@ use std::process::ExitCode;
 /// The action's name.
 pub(super) const NAME: &str = "check";
 /// How old a backup may be where no schedule says it: one a day, a little late; and one more missed.
-const USUAL: Limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
+const USUAL: AgeLimits =
+    AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
 
 /// Says how it stands, and fails where it is critical.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
@@ -32,14 +33,14 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         }
     }
     let health = look(target, &settings, limits, call.now)?;
-    results.set(key!("check.status"), health.level.word());
+    results.set(key!("check.status"), health.level.as_str());
     results.set(key!("check.output"), line(&health));
     if let Some(last) = health.last_good {
         results.set(key!("check.last-good"), last.to_string());
     }
     match health.level {
-        Level::Critical => Err(ActionError::Failed(Failure {
-            cause: anyhow::anyhow!("{}", health.words),
+        HealthLevel::Critical => Err(ActionError::Failed(Failure {
+            cause: anyhow::anyhow!("{}", health.summary),
             state: "the backups are as they were".to_owned(),
             next: "run `list-snapshots runs=true` to see the last runs, and `backup` to take one".to_owned(),
         })),
@@ -53,17 +54,17 @@ pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
     settings.schedule.as_ref()?;
     let health = look(of_schedule(&settings).ok()?, &settings, limits(&settings).ok()?, now);
     Some(match health {
-        Ok(health) => health.words,
+        Ok(health) => health.summary,
         Err(stop) => format!("it is not known how the backups stand: {}", in_short(&stop)),
     })
 }
 
-fn limits(settings: &Settings) -> anyhow::Result<Limits> {
+fn limits(settings: &Settings) -> anyhow::Result<AgeLimits> {
     let Some(schedule) = &settings.schedule else { return Ok(USUAL) };
     let table = schedule.timetable()?;
     Ok(interval(&table)?.map_or(USUAL, |gap| {
-        let (warn, crit) = schedule::limits(gap, table.jitter);
-        Limits { warn, crit }
+        let (warn, crit) = schedule::age_limits(gap, table.jitter);
+        AgeLimits { warn, crit }
     }))
 }
 
@@ -71,33 +72,38 @@ fn age(name: &str, text: &str) -> Result<Option<SignedDuration>, Refusal> {
     if text.is_empty() {
         return Ok(None);
     }
-    let age = seconds(text).and_then(|seconds| i64::try_from(seconds).ok());
+    let age = parse_seconds(text).and_then(|seconds| i64::try_from(seconds).ok());
     let no = || Refusal::new(format!("{name} is {text:?}"), "give a time such as 90m, 26h or 3d");
     age.map(|age| Some(SignedDuration::from_secs(age))).ok_or_else(no)
 }
 
-fn look(target: PathBuf, settings: &Settings, limits: Limits, now: Timestamp) -> Result<Health, ActionError> {
+fn look(
+    target: PathBuf,
+    settings: &Settings,
+    limits: AgeLimits,
+    now: Timestamp,
+) -> Result<HealthReport, ActionError> {
     let look = || {
         let (_, owner) = archive_owner()?;
         let Some(home) = Approach::to(&target, owner)?.arrived() else {
-            let known = Known { runs: &[], archives: &[], misdated: &[], now, pending: Ok(0) };
-            return Ok(judge(&known, limits));
+            let known = BackupFacts { runs: &[], archives: &[], misdated: &[], now, pending: Ok(0) };
+            return Ok(assess(&known, limits));
         };
-        Ok(judge(&Found::at(&home, settings, now)?.known(), limits))
+        Ok(assess(&Found::at(&home, settings, now)?.known(), limits))
     };
     look().map_err(|error| {
         ActionError::from_error(error, "nothing was changed", "run it as root, or mend the cause")
     })
 }
 
-fn line(health: &Health) -> String {
-    format!("BACKUP {} - {} | {}", health.level.word(), health.words, health.data)
+fn line(health: &HealthReport) -> String {
+    format!("BACKUP {} - {} | {}", health.level.as_str(), health.summary, health.perf_data)
 }
 
 /// The line on standard output, which is all that watchers read, and the plugin's exit status.
 pub(super) fn tell(results: &Results, outcome: &Result<(), ActionError>) -> ExitCode {
-    let levels = [Level::Ok, Level::Warning, Level::Critical];
-    let level = levels.into_iter().find(|level| results.get("check.status") == Some(level.word()));
+    let levels = [HealthLevel::Ok, HealthLevel::Warning, HealthLevel::Critical];
+    let level = levels.into_iter().find(|level| results.get("check.status") == Some(level.as_str()));
     match (level, results.get("check.output"), outcome) {
         (Some(level), Some(line), _) => {
             terminal::print(&format!("{line}\n"));
@@ -108,7 +114,7 @@ pub(super) fn tell(results: &Results, outcome: &Result<(), ActionError>) -> Exit
         (_, _, Err(stop)) => {
             terminal::print(&format!("BACKUP UNKNOWN - {}\n", in_short(stop).replace(['|', '\n'], " ")));
             terminal::complain(&stop.to_string());
-            ExitCode::from(Level::Unknown as u8)
+            ExitCode::from(HealthLevel::Unknown as u8)
         }
     }
 }

@@ -10,10 +10,10 @@ use crate::catalog::entry::may_be_archive;
 use crate::error::{ActionError, Failure};
 use crate::inventory::upload;
 use crate::schedule::Hooks;
-use crate::schedule::hooks::Occasion;
-use crate::schedule::metrics::{self, About};
-use crate::schedule::runs::health::{Known, unknown};
-use crate::schedule::runs::{self, Phase, Record, Run};
+use crate::schedule::hooks::HookEvent;
+use crate::schedule::metrics::{self, MetricsTarget};
+use crate::schedule::runs::health::{BackupFacts, pending_unknown};
+use crate::schedule::runs::{self, Run, RunPhase, RunRecord};
 use crate::schedule::{Timetable, timer};
 use crate::settings::Settings;
 use crate::snapshot::Report;
@@ -42,7 +42,7 @@ pub(super) struct Watch<'a> {
     pub run: Run,
     /// Its archive, once that is there.
     sent: Option<Sent>,
-    record: Option<Record>,
+    record: Option<RunRecord>,
     home: Dir,
     settings: &'a Settings,
     unit: Option<&'a str>,
@@ -63,8 +63,8 @@ impl<'a> Watch<'a> {
         tries: u32,
     ) -> Result<Self> {
         let home = Approach::to(target, owner)?.make()?;
-        let mut run = Run { tries, ..Run::beginning(call.now, scheduled) };
-        let (record, troubles) = match Record::begin(&home, &mut run) {
+        let mut run = Run { tries, ..Run::new(call.now, scheduled) };
+        let (record, troubles) = match RunRecord::begin(&home, &mut run) {
             Ok(record) => (Some(record), Vec::new()),
             Err(error) => (None, vec![format!("the run is not remembered: {error:#}")]),
         };
@@ -99,7 +99,7 @@ impl<'a> Watch<'a> {
 
     /// An operator's program, which may say no.
     pub fn before(&mut self) -> Result<(), ActionError> {
-        self.hook(Occasion::Before).map_err(|cause| {
+        self.hook(HookEvent::Before).map_err(|cause| {
             ActionError::Failed(Failure {
                 cause,
                 state: "no snapshot was begun, because the hook did not end well".to_owned(),
@@ -116,10 +116,10 @@ impl<'a> Watch<'a> {
         self.run.destinations = sent(results);
         let pending = pending(&self.home, self.settings);
         self.run.pending_uploads = pending.as_ref().ok().copied();
-        self.run.end(now(), outcome.as_ref().err().map(in_short));
+        self.run.finish(now(), outcome.as_ref().err().map(in_short));
         self.note();
         if let Err(why) = pending {
-            self.trouble(unknown(&why));
+            self.trouble(pending_unknown(&why));
         }
     }
 
@@ -127,8 +127,8 @@ impl<'a> Watch<'a> {
     fn forget(&mut self, outcome: &Result<(), ActionError>) {
         self.is_forgotten = true;
         // For the hook that ends what the one before the run began.
-        self.run.end(now(), outcome.as_ref().err().map(in_short));
-        if let Some(Err(error)) = self.record.take().map(Record::discard) {
+        self.run.finish(now(), outcome.as_ref().err().map(in_short));
+        if let Some(Err(error)) = self.record.take().map(RunRecord::discard) {
             self.troubles.push(format!("the record of this run could not be removed: {error:#}"));
         }
     }
@@ -141,7 +141,7 @@ impl<'a> Watch<'a> {
     ) -> Result<(), ActionError> {
         // Whoever asked us to stop is to hear of it from the programs that wait for that.
         let _undisturbed = interrupt::defer();
-        let occasion = if outcome.is_ok() { Occasion::After } else { Occasion::Failure };
+        let occasion = if outcome.is_ok() { HookEvent::After } else { HookEvent::Failure };
         if let Err(error) = self.hook(occasion) {
             self.trouble(format!("{error:#}"));
         }
@@ -157,14 +157,14 @@ impl<'a> Watch<'a> {
     }
 
     /// What became of the retention.
-    pub fn pruned(&mut self, phase: Phase, message: String) {
+    pub fn pruned(&mut self, phase: RunPhase, message: String) {
         self.run.delete_phase = Some(phase);
         self.run.delete_finished_time = Some(now());
         self.run.delete_message = Some(message);
         self.note();
     }
 
-    fn hook(&self, occasion: Occasion) -> Result<()> {
+    fn hook(&self, occasion: HookEvent) -> Result<()> {
         let hooks: Option<&Hooks> = self.settings.hooks.as_ref();
         hooks.map_or(Ok(()), |hooks| hooks.run(occasion, self.unit, self.home.path(), &self.run))
     }
@@ -216,12 +216,12 @@ impl Found {
             may_be_archive(name) && taken(name).is_some_and(|taken| is_in_the_future(taken, now))
         };
         let misdated = archives.iter().filter(is_misdated).cloned().collect();
-        Ok(Self { runs: runs::look(home, now)?, misdated, archives, now, pending: pending(home, settings) })
+        Ok(Self { runs: runs::list(home, now)?, misdated, archives, now, pending: pending(home, settings) })
     }
 
     /// What a verdict takes.
-    pub fn known(&self) -> Known<'_> {
-        Known {
+    pub fn known(&self) -> BackupFacts<'_> {
+        BackupFacts {
             runs: &self.runs,
             archives: &self.archives,
             misdated: &self.misdated,
@@ -248,7 +248,7 @@ fn refresh(home: &Dir, settings: &Settings) -> Result<()> {
         Some(_) => of_schedule(settings).ok(),
         None => None,
     };
-    let about = About { target: home.path(), scheduled: scheduled.as_deref(), interval };
+    let about = MetricsTarget { target: home.path(), scheduled: scheduled.as_deref(), interval };
     metrics::write(directory, about, &found.known())
 }
 

@@ -8,8 +8,8 @@ use super::{Call, Environment, key};
 use crate::error::{ActionError, Refusal};
 use crate::inventory::upload::Destinations;
 use crate::schedule::timer;
-use crate::schedule::{Runner, Schedule, Timetable, Units};
-use crate::settings::{At, Destination, OPERATORS, Settings};
+use crate::schedule::{Schedule, ServiceCommand, Timetable, Units};
+use crate::settings::{Destination, Location, OPERATOR_FILE, Settings};
 use crate::store::s3::FromEnvironment;
 use crate::system::clock::Clock;
 use crate::system::trust;
@@ -58,7 +58,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
 }
 
 fn without_systemd_nothing() -> Result<(), Refusal> {
-    match timer::is_to_be_had() {
+    match timer::is_available() {
         true => Ok(()),
         false => Err(Refusal::new(
             "systemd does not run this machine, and it is what takes backups by the clock",
@@ -70,7 +70,7 @@ fn without_systemd_nothing() -> Result<(), Refusal> {
 /// Has the timer be what the settings say, as a hook of the unit `unit` does it: also that there is none. One that a person
 /// has put in for other settings stays, and so does all where the environment names some: Juju's never does.
 pub fn reconcile(environment: &Environment, now: Timestamp) -> Result<()> {
-    if !timer::is_to_be_had() || environment.settings.is_some() {
+    if !timer::is_available() || environment.settings.is_some() {
         return Ok(());
     }
     let settings = Settings::read(None)?;
@@ -83,7 +83,7 @@ pub fn reconcile(environment: &Environment, now: Timestamp) -> Result<()> {
 /// Takes the unit's timer away: the unit goes, or its schedule has.
 pub fn forget(environment: &Environment) -> Result<()> {
     let Some(unit) = &environment.unit else { return Ok(()) };
-    if timer::is_to_be_had() && timer::is_for(&format!("JUJU_UNIT_NAME={unit}"))? {
+    if timer::is_available() && timer::has_environment(&format!("JUJU_UNIT_NAME={unit}"))? {
         timer::remove()?;
     }
     Ok(())
@@ -92,8 +92,8 @@ pub fn forget(environment: &Environment) -> Result<()> {
 /// Ends the run of the unit's timer that is at work, if one is: the unit goes, and a backup must not keep it.
 pub fn break_off(environment: &Environment) -> Result<()> {
     let Some(unit) = &environment.unit else { return Ok(()) };
-    if timer::is_to_be_had() && timer::is_for(&format!("JUJU_UNIT_NAME={unit}"))? {
-        timer::break_off()?;
+    if timer::is_available() && timer::has_environment(&format!("JUJU_UNIT_NAME={unit}"))? {
+        timer::stop_service()?;
     }
     Ok(())
 }
@@ -111,22 +111,22 @@ impl<'s> Wanted<'s> {
         let Some(schedule) = &settings.schedule else {
             return Err(Refusal::new(
                 "no schedule is written down",
-                format!("write `schedule: {{when: every 12h}}` into {OPERATORS}; the README shows more"),
+                format!("write `schedule: {{when: every 12h}}` into {OPERATOR_FILE}; the README shows more"),
             )
             .into());
         };
         let table = schedule.timetable()?;
         no_secret_is_needed(settings, environment, now)?;
-        let units = Units::of(schedule, &table, &runner(environment)?);
+        let units = Units::new(schedule, &table, &runner(environment)?);
         Ok(Self { schedule, table, units, now })
     }
 
     /// The next runs, in UTC. Of an interval that no calendar says, those times of the timer's that a run is due at.
     fn next(&self) -> Result<Vec<String>> {
-        let is_coarse = self.table.is_coarser_than_its_ticks();
-        let times = timer::elapses(&self.table.lines, if is_coarse { 100 * SHOWN } else { SHOWN })?;
+        let is_coarse = self.table.fires_more_often_than_due();
+        let times = timer::next_elapses(&self.table.lines, if is_coarse { 100 * SHOWN } else { SHOWN })?;
         let due =
-            |time: &Timestamp| *time > self.now && (!is_coarse || self.table.slot(*time) == Some(*time));
+            |time: &Timestamp| *time > self.now && (!is_coarse || self.table.due_time(*time) == Some(*time));
         Ok(times.into_iter().filter(due).take(SHOWN).map(|time| time.to_string()).collect())
     }
 }
@@ -141,7 +141,8 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
         .into());
     }
     let proxies = &environment.bucket.proxies;
-    let needs_login = |one: &Destination| matches!(&one.at, At::Bucket(said) if said.needs_login(proxies));
+    let needs_login =
+        |one: &Destination| matches!(&one.location, Location::Bucket(said) if said.needs_login(proxies));
     if let Some((name, _)) = settings.destinations.iter().find(|(_, one)| needs_login(one)) {
         return Err(Refusal::new(
             format!("the proxy to destination {name} has a login in the environment, which a timer has not"),
@@ -166,7 +167,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
 }
 
 /// How the timer runs a backup: the program beside this one, and where its files are.
-fn runner(environment: &Environment) -> Result<Runner> {
+fn runner(environment: &Environment) -> Result<ServiceCommand> {
     let program = program(environment)?;
     trust::check(&program).map_err(|distrust| distrust.refusal("the program of the systemd timer"))?;
     let file = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string());
@@ -180,7 +181,7 @@ fn runner(environment: &Environment) -> Result<Runner> {
         }
     }
     variables.extend(environment.bucket.proxies.in_the_open());
-    Ok(Runner { program, environment: variables })
+    Ok(ServiceCommand { program, environment: variables })
 }
 
 /// `backup`, in the charm, or in the directory that we were called from.

@@ -33,7 +33,7 @@ pub struct Hooks {
 /// When a hook is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Occasion {
+pub enum HookEvent {
     /// Before a backup.
     Before,
     /// After one that is good.
@@ -42,8 +42,8 @@ pub enum Occasion {
     Failure,
 }
 
-impl Occasion {
-    fn word(self) -> &'static str {
+impl HookEvent {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Before => "before",
             Self::After => "after",
@@ -55,7 +55,7 @@ impl Occasion {
 /// What a hook reads from its standard input.
 #[derive(Debug, Serialize)]
 struct Told<'a> {
-    hook: Occasion,
+    hook: HookEvent,
     unit: Option<&'a str>,
     /// The directory of the archives.
     target: &'a Path,
@@ -65,14 +65,14 @@ struct Told<'a> {
 
 impl Hooks {
     /// Runs the program for `occasion`, if there is one, to its end.
-    pub fn run(&self, occasion: Occasion, unit: Option<&str>, target: &Path, run: &Run) -> Result<()> {
+    pub fn run(&self, occasion: HookEvent, unit: Option<&str>, target: &Path, run: &Run) -> Result<()> {
         let program = match occasion {
-            Occasion::Before => &self.before,
-            Occasion::After => &self.after,
-            Occasion::Failure => &self.failure,
+            HookEvent::Before => &self.before,
+            HookEvent::After => &self.after,
+            HookEvent::Failure => &self.failure,
         };
         let Some(program) = program else { return Ok(()) };
-        let running = || format!("running the hook {} ({})", occasion.word(), program.display());
+        let running = || format!("running the hook {} ({})", occasion.as_str(), program.display());
         may_be_run(program).with_context(running)?;
         let told = serde_json::to_vec(&Told { hook: occasion, unit, target, run }).with_context(running)?;
         let patience = self.patience()?;
@@ -82,7 +82,7 @@ impl Hooks {
 
     fn patience(&self) -> Result<Duration, Refusal> {
         let Some(timeout) = &self.timeout else { return Ok(PATIENCE) };
-        let seconds = schedule::seconds(timeout).filter(|seconds| *seconds > 0);
+        let seconds = schedule::parse_seconds(timeout).filter(|seconds| *seconds > 0);
         seconds.map(Duration::from_secs).ok_or_else(|| {
             Refusal::new(format!("the timeout of the hooks is {timeout:?}"), "give a time such as 90s or 5m")
         })
@@ -126,8 +126,8 @@ mod tests {
     }
 
     fn run(hooks: &Hooks) -> Result<()> {
-        let run = Run::beginning(Timestamp::UNIX_EPOCH, None);
-        hooks.run(Occasion::After, Some("etcd/0"), Path::new("/target"), &run)
+        let run = Run::new(Timestamp::UNIX_EPOCH, None);
+        hooks.run(HookEvent::After, Some("etcd/0"), Path::new("/target"), &run)
     }
 
     #[test]

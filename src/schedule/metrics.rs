@@ -1,8 +1,8 @@
 //! The file of metrics that Prometheus' node exporter reads. One file holds the series of all targets, told apart by labels: a run
 //! rewrites its own target's series and never touches those of another. Holds no secret: everybody may read it.
 
-use crate::schedule::runs::health::{Known, last_good};
-use crate::schedule::runs::{Phase, Run};
+use crate::schedule::runs::health::{BackupFacts, last_good};
+use crate::schedule::runs::{Run, RunPhase};
 use crate::system::durable::{Dir, PUBLIC};
 use crate::system::lock::try_lock;
 use anyhow::{Context, Result};
@@ -44,7 +44,7 @@ pub const ALL: [Metric; 10] =
 
 /// What a series is about: its labels, and which of them the schedule is responsible for.
 #[derive(Debug, Clone, Copy)]
-pub struct About<'a> {
+pub struct MetricsTarget<'a> {
     /// The directory of the archives.
     pub target: &'a Path,
     /// The directory that the schedule puts archives into, if there is a schedule.
@@ -57,7 +57,7 @@ pub struct About<'a> {
 ///
 /// # Errors
 /// Fails if the file cannot be read or written.
-pub fn write(directory: &Path, about: About<'_>, known: &Known<'_>) -> Result<()> {
+pub fn write(directory: &Path, about: MetricsTarget<'_>, known: &BackupFacts<'_>) -> Result<()> {
     let put = || {
         let directory = directory.canonicalize().context("looking for it")?;
         let directory = Dir::open(&directory)?;
@@ -81,7 +81,7 @@ fn alone(directory: &Dir) -> Result<File> {
 }
 
 /// The whole file: the series of this target, and those of other targets from the file as it was `before`.
-fn text(about: About<'_>, known: &Known<'_>, before: &str) -> String {
+fn text(about: MetricsTarget<'_>, known: &BackupFacts<'_>, before: &str) -> String {
     let mut written = String::new();
     let (own, values) = (labels(about.target, known), values(about, known));
     for (name, kind, help) in ALL {
@@ -97,7 +97,7 @@ fn text(about: About<'_>, known: &Known<'_>, before: &str) -> String {
 }
 
 /// The labels of a target's series. The cluster and the member are those of its last run that got so far as to know them.
-fn labels(target: &Path, known: &Known<'_>) -> String {
+fn labels(target: &Path, known: &BackupFacts<'_>) -> String {
     let last = |of: &dyn Fn(&Run) -> Option<String>| known.runs.iter().find_map(of).unwrap_or_default();
     format!(
         "{},cluster_id={},member={}",
@@ -117,7 +117,7 @@ fn quoted(value: &str) -> String {
 }
 
 /// Returns whether a line of the old file stays: a sample of metric `name` about another target.
-fn stays(line: &str, name: &str, about: About<'_>) -> bool {
+fn stays(line: &str, name: &str, about: MetricsTarget<'_>) -> bool {
     let of = |target: &Path| line.starts_with(&format!("{name}{{{},", target_label(target)));
     let is_labelled = line.starts_with(&format!("{name}{{target="));
     // An older version wrote one series without labels. The schedule's next run writes it anew.
@@ -128,11 +128,11 @@ fn stays(line: &str, name: &str, about: About<'_>) -> bool {
     (is_labelled || is_older) && !of(about.target) && !is_outdated
 }
 
-fn values(about: About<'_>, known: &Known<'_>) -> [(Metric, Option<String>); 10] {
+fn values(about: MetricsTarget<'_>, known: &BackupFacts<'_>) -> [(Metric, Option<String>); 10] {
     let (good, last) = (last_good(known), known.last());
     let seconds = |time: jiff::Timestamp| time.as_second().to_string();
     let took = good.and_then(|run| Some(run.backup_finished_time?.duration_since(run.started_time)));
-    let is_good = |run: &Run| u8::from(run.backup_phase == Phase::Completed).to_string();
+    let is_good = |run: &Run| u8::from(run.backup_phase == RunPhase::Completed).to_string();
     // Not that of the last run: one that began earlier may have ended later, and failed.
     let failures = known.runs.iter().map(|run| run.failures_total).max().unwrap_or(0);
     let interval = about.interval.filter(|_| about.scheduled == Some(about.target));
@@ -157,7 +157,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::os::unix::fs::PermissionsExt;
 
-    fn run(second: i64, phase: Phase) -> Run {
+    fn run(second: i64, phase: RunPhase) -> Run {
         let begun = Timestamp::from_second(second).unwrap();
         Run {
             backup_name: Some("a.tar.gz".into()),
@@ -168,24 +168,24 @@ mod tests {
             failures_total: 3,
             cluster_id: Some("abc".into()),
             member: Some("m1".into()),
-            ..Run::beginning(begun, None)
+            ..Run::new(begun, None)
         }
     }
 
-    fn known<'a>(runs: &'a [Run], archives: &'a [String]) -> Known<'a> {
+    fn known<'a>(runs: &'a [Run], archives: &'a [String]) -> BackupFacts<'a> {
         let now = Timestamp::from_second(1000).unwrap();
-        Known { runs, archives, misdated: &[], now, pending: Ok(2) }
+        BackupFacts { runs, archives, misdated: &[], now, pending: Ok(2) }
     }
 
-    fn about<'a>(target: &'a str, scheduled: Option<&'a str>) -> About<'a> {
+    fn about<'a>(target: &'a str, scheduled: Option<&'a str>) -> MetricsTarget<'a> {
         let interval = scheduled.map(|_| SignedDuration::from_hours(12));
-        About { target: Path::new(target), scheduled: scheduled.map(Path::new), interval }
+        MetricsTarget { target: Path::new(target), scheduled: scheduled.map(Path::new), interval }
     }
 
     #[test]
     fn a_file_appears_whole_for_everybody_to_read() {
         let dir = tempfile::tempdir().unwrap();
-        let runs = [run(200, Phase::Failed), run(100, Phase::Completed)];
+        let runs = [run(200, RunPhase::Failed), run(100, RunPhase::Completed)];
         let archives = ["a.tar.gz".to_owned()];
         let (about, known) = (about("/t", Some("/t")), known(&runs, &archives));
         write(dir.path(), about, &known).unwrap();
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_not_written() {
         let why = "it is a file".to_owned();
-        let known = Known { pending: Err(&why), ..known(&[], &[]) };
+        let known = BackupFacts { pending: Err(&why), ..known(&[], &[]) };
         let text = text(about("/t", None), &known, "");
         assert!(!text.contains("etcd_backup_last_success") && !text.contains("pending"), "{text}");
         let labels = r#"{target="/t",cluster_id="",member=""}"#;
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn a_run_into_one_target_leaves_the_series_of_another_alone() {
         let archives = ["a.tar.gz".to_owned()];
-        let (failed, good) = ([run(200, Phase::Failed)], [run(300, Phase::Completed)]);
+        let (failed, good) = ([run(200, RunPhase::Failed)], [run(300, RunPhase::Completed)]);
         let first = text(about("/t", Some("/t")), &known(&failed, &archives), "");
         let odd = "/o \"quoted\\\n";
         let second = text(about(odd, Some("/t")), &known(&good, &archives), &first);
@@ -266,7 +266,7 @@ mod tests {
     fn the_counter_never_falls() {
         let of = |second, phase, failures_total| Run { failures_total, ..run(second, phase) };
         // The later one began before the earlier one had failed.
-        let runs = [of(201, Phase::Completed, 3), of(200, Phase::Failed, 4)];
+        let runs = [of(201, RunPhase::Completed, 3), of(200, RunPhase::Failed, 4)];
         let text = text(about("/t", None), &known(&runs, &[]), "");
         assert!(text.contains("member=\"m1\"} 4\n"), "{text}");
     }

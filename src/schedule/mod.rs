@@ -11,8 +11,8 @@ pub mod timer;
 mod units;
 
 pub use hooks::Hooks;
-pub use span::{in_words, seconds};
-pub use units::{Runner, Units};
+pub use span::{format_seconds, parse_seconds};
+pub use units::{ServiceCommand, Units};
 
 use crate::error::Refusal;
 use jiff::{SignedDuration, Timestamp};
@@ -94,7 +94,7 @@ impl Schedule {
             None => self.calendar(when)?,
         };
         if let Some(every) = every.filter(|every| jitter >= tick(*every)) {
-            let tick = in_words(tick(every));
+            let tick = format_seconds(tick(every));
             return Err(no(
                 "jitter is longer than what is between two runs",
                 &format!("give less than {tick}"),
@@ -129,25 +129,25 @@ impl Schedule {
 
 impl Timetable {
     /// The run that `now` belongs to, where runs are so many seconds apart: when it was to begin.
-    pub fn slot(&self, now: Timestamp) -> Option<Timestamp> {
+    pub fn due_time(&self, now: Timestamp) -> Option<Timestamp> {
         let every = i64::try_from(self.every?).ok()?;
         Timestamp::from_second(now.as_second().div_euclid(every) * every).ok()
     }
 
     /// Whether the timer goes off more often than a run is due, because no line of a calendar says just that.
-    pub fn is_coarser_than_its_ticks(&self) -> bool {
+    pub fn fires_more_often_than_due(&self) -> bool {
         self.every.is_some_and(|every| tick(every) != every)
     }
 
     /// How long the `nth` try after the first waits, in seconds.
-    pub fn pause(&self, nth: u32) -> u64 {
+    pub fn retry_delay(&self, nth: u32) -> u64 {
         self.retry_after.saturating_mul(1_u64.checked_shl(nth.saturating_sub(1)).unwrap_or(u64::MAX))
     }
 }
 
 /// How old the last good backup may be, where the longest time between two runs is `gap`: late by a twelfth and the jitter,
 /// and then by a whole run more. For one a day that is 26 and 50 hours.
-pub fn limits(gap: SignedDuration, jitter: u64) -> (SignedDuration, SignedDuration) {
+pub fn age_limits(gap: SignedDuration, jitter: u64) -> (SignedDuration, SignedDuration) {
     let late = gap / 12 + SignedDuration::from_secs(i64::try_from(jitter).unwrap_or(i64::MAX));
     (gap + late, gap + gap + late)
 }
@@ -171,7 +171,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 }
 
 fn interval(text: &str) -> Result<u64, Refusal> {
-    match seconds(text) {
+    match parse_seconds(text) {
         Some(seconds) if seconds >= 60 && seconds.is_multiple_of(60) => Ok(seconds),
         _ => Err(no(
             &format!("{text:?} is no time between two runs"),
@@ -181,7 +181,7 @@ fn interval(text: &str) -> Result<u64, Refusal> {
 }
 
 fn span(name: &str, text: &str) -> Result<u64, Refusal> {
-    seconds(text).ok_or_else(|| no(&format!("{name} is {text:?}"), "give a time such as 90s, 5m or 1h"))
+    parse_seconds(text).ok_or_else(|| no(&format!("{name} is {text:?}"), "give a time such as 90s, 5m or 1h"))
 }
 
 /// It becomes a line of a unit file, and so it may hold nothing that ends the line or means something there.
@@ -278,25 +278,25 @@ mod tests {
     #[test]
     fn a_run_belongs_to_the_last_time_that_it_was_due() {
         let table = of("every 36h").timetable().unwrap();
-        assert!(table.is_coarser_than_its_ticks());
+        assert!(table.fires_more_often_than_due());
         let at = |hours: i64| Timestamp::from_second(hours * 3600).unwrap();
         for (now, slot) in [(0, 0), (35, 0), (36, 36), (71, 36), (72, 72)] {
-            assert_eq!(table.slot(at(now)), Some(at(slot)));
+            assert_eq!(table.due_time(at(now)), Some(at(slot)));
         }
-        assert!(!of("every 12h").timetable().unwrap().is_coarser_than_its_ticks());
-        assert_eq!(of("@daily").timetable().unwrap().slot(at(1)), None);
+        assert!(!of("every 12h").timetable().unwrap().fires_more_often_than_due());
+        assert_eq!(of("@daily").timetable().unwrap().due_time(at(1)), None);
     }
 
     #[test]
     fn a_run_that_failed_is_tried_again_later_and_later() {
         let table = of("@daily").timetable().unwrap();
-        assert_eq!((1..=table.retries).map(|nth| table.pause(nth)).collect::<Vec<_>>(), [60, 120, 240]);
+        assert_eq!((1..=table.retries).map(|nth| table.retry_delay(nth)).collect::<Vec<_>>(), [60, 120, 240]);
     }
 
     #[test]
     fn one_backup_a_day_may_be_26_hours_old_and_two_missing_are_critical() {
         let hours = SignedDuration::from_hours;
-        assert_eq!(limits(hours(24), 0), (hours(26), hours(50)));
-        assert_eq!(limits(hours(12), 3600), (hours(14), hours(26)));
+        assert_eq!(age_limits(hours(24), 0), (hours(26), hours(50)));
+        assert_eq!(age_limits(hours(12), 3600), (hours(14), hours(26)));
     }
 }

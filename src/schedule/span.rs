@@ -3,7 +3,7 @@
 const UNITS: [(char, u64); 5] = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400), ('w', 7 * 86_400)];
 
 /// The seconds in `text`, which is one or more whole numbers with a unit behind each; `None` for anything else.
-pub fn seconds(text: &str) -> Option<u64> {
+pub fn parse_seconds(text: &str) -> Option<u64> {
     let (mut rest, mut all) = (text.trim(), 0_u64);
     if rest.is_empty() {
         return None;
@@ -20,14 +20,14 @@ pub fn seconds(text: &str) -> Option<u64> {
 }
 
 /// A time in the largest unit that it is a whole number of.
-pub fn in_words(seconds: u64) -> String {
+pub fn format_seconds(seconds: u64) -> String {
     let fits = UNITS.iter().rev().find(|(_, factor)| seconds > 0 && seconds.is_multiple_of(*factor));
     fits.map_or_else(|| "0s".to_owned(), |(unit, factor)| format!("{}{unit}", seconds / factor))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{in_words, seconds};
+    use super::{format_seconds, parse_seconds};
 
     #[test]
     fn a_time_is_whole_numbers_with_units() {
@@ -48,10 +48,10 @@ mod tests {
             ("99999999999999999999s", None),
             ("9999999999999999999w", None),
         ] {
-            assert_eq!(seconds(text), expected, "{text}");
+            assert_eq!(parse_seconds(text), expected, "{text}");
         }
         for (number, text) in [(43_200, "12h"), (5400, "90m"), (86_400, "1d"), (61, "61s"), (0, "0s")] {
-            assert_eq!(in_words(number), text);
+            assert_eq!(format_seconds(number), text);
         }
     }
 }

@@ -21,7 +21,7 @@ const ENOUGH: usize = 2500;
 
 /// What is so of the timer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub struct TimerState {
     /// Whether it waits for its time.
     pub active: bool,
     /// When it went off last.
@@ -31,12 +31,12 @@ pub struct State {
 }
 
 /// Whether systemd runs this machine.
-pub fn is_to_be_had() -> bool {
+pub fn is_available() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
 /// The next times of all `lines`, as systemd reads them. Refuses a line that it does not understand, and one without a time.
-pub fn elapses(lines: &[String], count: usize) -> Result<Vec<Timestamp>> {
+pub fn next_elapses(lines: &[String], count: usize) -> Result<Vec<Timestamp>> {
     Ok(merged(&of_each(lines, count)?))
 }
 
@@ -106,7 +106,7 @@ fn time_in(text: &str) -> Option<Timestamp> {
 }
 
 /// What is so of the timer; `None` where there is none of ours.
-pub fn state() -> Result<Option<State>> {
+pub fn state() -> Result<Option<TimerState>> {
     if installed()?.is_none() {
         return Ok(None);
     }
@@ -116,7 +116,7 @@ pub fn state() -> Result<Option<State>> {
         let words = ["show", "--value", &property, "--", TIMER];
         Ok(Program::new("systemctl").args(words).run().context("asking systemd for the timer")?.text())
     };
-    Ok(Some(State {
+    Ok(Some(TimerState {
         active: of("ActiveState")? == "active",
         last: time_or_none(&of("LastTriggerUSec")?)?,
         next: time_or_none(&of("NextElapseUSecRealtime")?)?,
@@ -156,7 +156,7 @@ fn installed() -> Result<Option<Units>> {
 }
 
 /// Whether the service of ours that is there has this in its environment.
-pub fn is_for(variable: &str) -> Result<bool> {
+pub fn has_environment(variable: &str) -> Result<bool> {
     let line = format!("Environment=\"{variable}\"");
     Ok(installed()?.is_some_and(|units| units.service.lines().any(|found| found == line)))
 }
@@ -179,7 +179,7 @@ pub fn install(units: &Units) -> Result<bool> {
 }
 
 /// Ends the run that is at work.
-pub fn break_off() -> Result<()> {
+pub fn stop_service() -> Result<()> {
     systemd::systemctl(&["stop", "--", SERVICE])
 }
 

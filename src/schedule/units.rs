@@ -9,7 +9,7 @@ pub(super) const MARK: &str =
 
 /// What a run is started as.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Runner {
+pub struct ServiceCommand {
     /// The program.
     pub program: PathBuf,
     /// What else than the schedule's it finds in its environment: no secret, for everybody may read units.
@@ -27,7 +27,7 @@ pub struct Units {
 
 impl Units {
     /// The units for a schedule that was understood as `table`.
-    pub fn of(schedule: &Schedule, table: &Timetable, runner: &Runner) -> Self {
+    pub fn new(schedule: &Schedule, table: &Timetable, runner: &ServiceCommand) -> Self {
         Self { timer: timer(schedule, table), service: service(schedule, runner) }
     }
 }
@@ -46,7 +46,7 @@ fn timer(schedule: &Schedule, table: &Timetable) -> String {
 }
 
 /// systemd never runs a service twice at a time. A run that fails tries again by itself; one that was killed is started again.
-fn service(schedule: &Schedule, runner: &Runner) -> String {
+fn service(schedule: &Schedule, runner: &ServiceCommand) -> String {
     let target = schedule.target.as_ref().map(|target| format!("target={}", target.display()));
     let site = schedule.site.as_ref().map(|site| format!("site={site}"));
     let compression = schedule.compression.as_ref().map(|effort| format!("compression={effort}"));
@@ -83,11 +83,11 @@ mod tests {
 
     fn schedule(text: &str) -> Units {
         let schedule: Schedule = serde_yaml::from_str(text).unwrap();
-        let runner = Runner {
+        let runner = ServiceCommand {
             program: "/usr/local/bin/backup".into(),
             environment: vec![("JUJU_UNIT_NAME", "etcd/0".into()), ("ETCD_SITE", "/etc/a b%".into())],
         };
-        Units::of(&schedule, &schedule.timetable().unwrap(), &runner)
+        Units::new(&schedule, &schedule.timetable().unwrap(), &runner)
     }
 
     #[test]

@@ -21,16 +21,16 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The operator's file, unless the environment names another.
-pub const OPERATORS: &str = "/etc/etcd-charm/backup.yaml";
+pub const OPERATOR_FILE: &str = "/etc/etcd-charm/backup.yaml";
 /// The charm's, which stands beside the operator's.
-pub const CHARMS: &str = "/etc/etcd-charm/juju.yaml";
+pub const CHARM_FILE: &str = "/etc/etcd-charm/juju.yaml";
 
 /// The key of the destinations in such a file.
-pub const DESTINATIONS: &str = "destinations";
+pub const DESTINATIONS_KEY: &str = "destinations";
 
 /// The charm's file beside the operator's, which the environment may name elsewhere.
-pub fn charms(named: Option<&Path>) -> PathBuf {
-    named.map_or(PathBuf::from(CHARMS), |file| file.with_file_name("juju.yaml"))
+pub fn charm_file(named: Option<&Path>) -> PathBuf {
+    named.map_or(PathBuf::from(CHARM_FILE), |file| file.with_file_name("juju.yaml"))
 }
 
 /// All that was written down.
@@ -60,14 +60,14 @@ pub struct Settings {
 #[serde(try_from = "Written")]
 pub struct Destination {
     /// Where it is.
-    pub at: At,
+    pub location: Location,
     /// Which archives to keep there.
     pub keep: Policy,
 }
 
 /// Where a destination is.
 #[derive(Debug, Clone)]
-pub enum At {
+pub enum Location {
     /// On a server.
     Bucket(Box<Description>),
     /// On a disk, as a rule another machine's.
@@ -90,22 +90,22 @@ impl TryFrom<Written> for Destination {
 
     fn try_from(written: Written) -> Result<Self, Self::Error> {
         let Written { s3, directory, mount, keep } = written;
-        let at = match (s3, directory) {
+        let location = match (s3, directory) {
             (Some(_), None) if mount.is_some() => return Err("mount goes with directory alone"),
-            (Some(s3), None) => At::Bucket(s3),
-            (None, Some(directory)) => At::Directory(folders::Description { directory, mount }),
+            (Some(s3), None) => Location::Bucket(s3),
+            (None, Some(directory)) => Location::Directory(folders::Description { directory, mount }),
             _ => return Err("a destination has either s3 or directory"),
         };
-        Ok(Self { at, keep })
+        Ok(Self { location, keep })
     }
 }
 
 impl Settings {
-    /// What is in `named`, or else in [`OPERATORS`], where that is there; and in the charm's file beside it, where that is.
+    /// What is in `named`, or else in [`OPERATOR_FILE`], where that is there; and in the charm's file beside it, where that is.
     /// Refuses a file that cannot be used, and two that contradict each other.
     pub fn read(named: Option<&Path>) -> Result<Self, Refusal> {
-        let operators = read(named.unwrap_or(Path::new(OPERATORS)), named.is_some())?;
-        let all = operators.with(read(&charms(named), false)?)?;
+        let operators = read(named.unwrap_or(Path::new(OPERATOR_FILE)), named.is_some())?;
+        let all = operators.with(read(&charm_file(named), false)?)?;
         overlap::check(&all.destinations)?;
         if let Some(target) = all.schedule.as_ref().and_then(|schedule| schedule.target.as_deref()) {
             all.check_target(target)?;
@@ -123,16 +123,18 @@ impl Settings {
         for (name, destination) in others.destinations {
             if self.destinations.insert(name.clone(), destination).is_some() {
                 return Err(Refusal::new(
-                    format!("{OPERATORS} and {CHARMS} both have a destination {name}"),
-                    format!("give that of {OPERATORS} another name, or take it out of Juju's configuration"),
+                    format!("{OPERATOR_FILE} and {CHARM_FILE} both have a destination {name}"),
+                    format!(
+                        "give that of {OPERATOR_FILE} another name, or take it out of Juju's configuration"
+                    ),
                 ));
             }
         }
         let once = |is_twice: bool, what: &str| match is_twice {
             false => Ok(()),
             true => Err(Refusal::new(
-                format!("{OPERATORS} and {CHARMS} both have {what}"),
-                format!("take it out of {OPERATORS}, or out of Juju's configuration"),
+                format!("{OPERATOR_FILE} and {CHARM_FILE} both have {what}"),
+                format!("take it out of {OPERATOR_FILE}, or out of Juju's configuration"),
             )),
         };
         once(!self.keep.is_empty() && !others.keep.is_empty(), "rules of what to keep")?;
@@ -237,7 +239,9 @@ mod tests {
         let b =
             Policy { hourly: 1, daily: 2, weekly: 3, monthly: 4, max_size: Some(1024), ..Policy::default() };
         assert_eq!(read.destinations["b"].keep, b);
-        assert!(matches!(&read.destinations["a"].at, At::Directory(at) if at.directory == Path::new("/d")));
+        assert!(
+            matches!(&read.destinations["a"].location, Location::Directory(at) if at.directory == Path::new("/d"))
+        );
     }
 
     #[test]

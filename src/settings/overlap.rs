@@ -3,7 +3,7 @@
 //! One in a folder of another is harmless, because each sees only `CLUSTER/MEMBER/NAME` right under its own folder. Must never
 //! ask the network or a disk: settings are read on the worst day too.
 
-use super::{At, Destination};
+use super::{Destination, Location};
 use crate::error::Refusal;
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -12,8 +12,8 @@ use std::path::{Component, Path, PathBuf};
 pub(super) fn check(destinations: &BTreeMap<String, Destination>) -> Result<(), Refusal> {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (name, destination) in destinations {
-        if let Some(other) = seen.insert(identity(&destination.at), name) {
-            return Err(same_place(other, name, &shown(&destination.at)));
+        if let Some(other) = seen.insert(identity(&destination.location), name) {
+            return Err(same_place(other, name, &shown(&destination.location)));
         }
     }
     Ok(())
@@ -36,7 +36,7 @@ pub(super) fn check_target(
 ) -> Result<(), Refusal> {
     let target = cleaned(target);
     for (name, destination) in destinations {
-        let At::Directory(described) = &destination.at else { continue };
+        let Location::Directory(described) = &destination.location else { continue };
         let directory = cleaned(&described.directory);
         let next = "choose a target outside of it, or another directory for the destination";
         if target == directory {
@@ -57,18 +57,18 @@ pub(super) fn check_target(
     Ok(())
 }
 
-fn shown(at: &At) -> String {
+fn shown(at: &Location) -> String {
     match at {
-        At::Bucket(described) => described.shown(),
-        At::Directory(described) => described.shown(),
+        Location::Bucket(described) => described.shown(),
+        Location::Directory(described) => described.shown(),
     }
 }
 
 /// What two descriptions of one place have in common.
-fn identity(at: &At) -> String {
+fn identity(at: &Location) -> String {
     match at {
-        At::Bucket(described) => described.identity(),
-        At::Directory(described) => cleaned(&described.directory).display().to_string(),
+        Location::Bucket(described) => described.identity(),
+        Location::Directory(described) => cleaned(&described.directory).display().to_string(),
     }
 }
 

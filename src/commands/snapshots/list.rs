@@ -87,7 +87,7 @@ fn in_words(look: &Look, place: &Rc<Place>) -> String {
 fn runs_of(target: &Path, limit: usize, now: Timestamp) -> Result<Vec<Run>, ActionError> {
     let local = Local::open(target).map_err(super::untouched)?;
     let mut all = match local {
-        Some(local) => runs::look(local.dir(), now).map_err(super::untouched)?,
+        Some(local) => runs::list(local.dir(), now).map_err(super::untouched)?,
         None => Vec::new(),
     };
     all.truncate(limit);

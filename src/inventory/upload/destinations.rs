@@ -2,7 +2,7 @@
 
 use crate::catalog::retention::Policy;
 use crate::error::Refusal;
-use crate::settings::{At, Destination, same_place};
+use crate::settings::{Destination, Location, same_place};
 use crate::store::Store;
 use crate::store::folders::Folders;
 use crate::store::s3::{Bucket, FromEnvironment};
@@ -41,9 +41,9 @@ impl Destinations {
 
     /// The store behind a name.
     pub fn open(&self, name: &str) -> Result<Box<dyn Store>> {
-        match &self.named(name)?.at {
-            At::Bucket(said) => Ok(Box::new(Bucket::new(name, said, &self.found, self.clock)?)),
-            At::Directory(said) => {
+        match &self.named(name)?.location {
+            Location::Bucket(said) => Ok(Box::new(Bucket::new(name, said, &self.found, self.clock)?)),
+            Location::Directory(said) => {
                 let folders = Folders::open(said).map_err(|error| about(name, error))?;
                 self.must_be_alone(name, &folders)?;
                 Ok(Box::new(folders))
@@ -54,7 +54,7 @@ impl Destinations {
     /// Refuses a directory that is another destination's too, by a bind mount. One that is reached by a symlink is never opened.
     fn must_be_alone(&self, name: &str, folders: &Folders) -> Result<()> {
         for (other, destination) in self.all.iter().filter(|(other, _)| *other != name) {
-            let At::Directory(described) = &destination.at else { continue };
+            let Location::Directory(described) = &destination.location else { continue };
             if folders.is_also(&described.directory)? {
                 let (one, two) = if &**other < name { (&**other, name) } else { (name, &**other) };
                 return Err(same_place(one, two, folders.shown()).into());
@@ -65,9 +65,9 @@ impl Destinations {
 
     /// What the store behind a name is called, be it there or not.
     pub fn shown(&self, name: &str) -> Result<String> {
-        Ok(match &self.named(name)?.at {
-            At::Bucket(said) => said.shown(),
-            At::Directory(said) => said.shown(),
+        Ok(match &self.named(name)?.location {
+            Location::Bucket(said) => said.shown(),
+            Location::Directory(said) => said.shown(),
         })
     }
 

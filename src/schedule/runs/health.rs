@@ -1,12 +1,12 @@
 //! How it stands with the backups: one line and a status for whoever watches (Nagios' plugin API). Pure.
 
-use super::{Phase, Run};
+use super::{Run, RunPhase};
 use crate::system::clock::is_in_the_future;
 use jiff::{SignedDuration, Timestamp};
 
 /// A verdict, in the order of how bad it is; the number is a plugin's exit status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub enum HealthLevel {
     /// All is as it should be.
     Ok = 0,
     /// Somebody should look at it.
@@ -17,9 +17,9 @@ pub enum Level {
     Unknown = 3,
 }
 
-impl Level {
+impl HealthLevel {
     /// As watchers write it.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "OK",
             Self::Warning => "WARNING",
@@ -31,7 +31,7 @@ impl Level {
 
 /// How old the last good backup may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct AgeLimits {
     /// From here on it is a warning.
     pub warn: SignedDuration,
     /// And from here on critical.
@@ -40,7 +40,7 @@ pub struct Limits {
 
 /// What is known of the backups in a directory.
 #[derive(Debug, Clone)]
-pub struct Known<'a> {
+pub struct BackupFacts<'a> {
     /// The runs, the newest first.
     pub runs: &'a [Run],
     /// The names of the archives that are there and were not found damaged.
@@ -55,18 +55,18 @@ pub struct Known<'a> {
 
 /// The verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Health {
+pub struct HealthReport {
     /// How bad it is.
-    pub level: Level,
+    pub level: HealthLevel,
     /// Since when there is a good backup, where there is one.
     pub last_good: Option<Timestamp>,
     /// In words, without the level.
-    pub words: String,
+    pub summary: String,
     /// Numbers for graphs, as plugins print them: `label=value;warn;crit`.
-    pub data: String,
+    pub perf_data: String,
 }
 
-impl<'a> Known<'a> {
+impl<'a> BackupFacts<'a> {
     /// Returns the last run whose date can be true.
     pub fn last(&self) -> Option<&'a Run> {
         self.runs.iter().find(|run| !run.is_misdated(self.now))
@@ -104,9 +104,9 @@ impl<'a> Known<'a> {
 }
 
 /// Returns the last run that did everything it was asked to, and whose archive is still somewhere: here, or at a destination.
-pub fn last_good<'a>(known: &Known<'a>) -> Option<&'a Run> {
+pub fn last_good<'a>(known: &BackupFacts<'a>) -> Option<&'a Run> {
     known.runs.iter().find(|run| {
-        run.backup_phase == Phase::Completed
+        run.backup_phase == RunPhase::Completed
             && !run.is_misdated(known.now)
             && (!run.destinations.is_empty()
                 || run.backup_name.as_ref().is_some_and(|name| known.archives.contains(name)))
@@ -114,14 +114,14 @@ pub fn last_good<'a>(known: &Known<'a>) -> Option<&'a Run> {
 }
 
 /// Judges what is known by the limits.
-pub fn judge(known: &Known<'_>, limits: Limits) -> Health {
+pub fn assess(known: &BackupFacts<'_>, limits: AgeLimits) -> HealthReport {
     let good = last_good(known);
     let age = good.map(|run| known.now.duration_since(run.started_time));
     let mut level = match age {
-        None => Level::Critical,
-        Some(age) if age >= limits.crit => Level::Critical,
-        Some(age) if age >= limits.warn => Level::Warning,
-        Some(_) => Level::Ok,
+        None => HealthLevel::Critical,
+        Some(age) if age >= limits.crit => HealthLevel::Critical,
+        Some(age) if age >= limits.warn => HealthLevel::Warning,
+        Some(_) => HealthLevel::Ok,
     };
     let mut words = match (good, age) {
         (Some(run), Some(age)) => {
@@ -131,16 +131,16 @@ pub fn judge(known: &Known<'_>, limits: Limits) -> Health {
         _ => "there is no good backup".to_owned(),
     };
     if let Some(run) = known.last() {
-        if run.backup_phase == Phase::Failed {
-            level = level.max(Level::Warning);
+        if run.backup_phase == RunPhase::Failed {
+            level = level.max(HealthLevel::Warning);
             let why = run.backup_message.as_deref().unwrap_or("why is not known");
             words += &format!("; the last run failed: {}", one_line(why));
         } else if let Some(why) = &run.notice_message {
-            level = level.max(Level::Warning);
+            level = level.max(HealthLevel::Warning);
             words += &format!("; {}", one_line(why));
         }
-        if run.delete_phase == Some(Phase::Failed) {
-            level = level.max(Level::Warning);
+        if run.delete_phase == Some(RunPhase::Failed) {
+            level = level.max(HealthLevel::Warning);
             let why = run.delete_message.as_deref().unwrap_or("why is not known");
             words += &format!("; retention failed: {}", one_line(why));
         }
@@ -149,25 +149,30 @@ pub fn judge(known: &Known<'_>, limits: Limits) -> Health {
         Ok(0) => None,
         Ok(1) => Some("1 upload waits".to_owned()),
         Ok(several) => Some(format!("{several} uploads wait")),
-        Err(why) => Some(one_line(&unknown(why))),
+        Err(why) => Some(one_line(&pending_unknown(why))),
     };
     if let Some(waits) = waits {
-        level = level.max(Level::Warning);
+        level = level.max(HealthLevel::Warning);
         words += &format!("; {waits}");
     }
     if let Some(misdated) = known.misdated_in_words() {
-        level = level.max(Level::Warning);
+        level = level.max(HealthLevel::Warning);
         words += &format!("; {}", one_line(&misdated));
     }
     let age = age.map_or_else(|| "U".to_owned(), |age| format!("{}s", age.as_secs().max(0)));
     let pending = known.pending.map_or_else(|_| "U".to_owned(), |pending| pending.to_string());
     let data = format!("age={age};{};{};0 pending={pending};1", limits.warn.as_secs(), limits.crit.as_secs());
     let size = good.and_then(|run| run.size).map(|size| format!(" size={size}B")).unwrap_or_default();
-    Health { level, last_good: good.map(|run| run.started_time), words, data: data + &size }
+    HealthReport {
+        level,
+        last_good: good.map(|run| run.started_time),
+        summary: words,
+        perf_data: data + &size,
+    }
 }
 
 /// What is said where a queue cannot be read.
-pub fn unknown(why: &str) -> String {
+pub fn pending_unknown(why: &str) -> String {
     format!("it is not known how many uploads wait: {why}")
 }
 
@@ -196,98 +201,112 @@ mod tests {
         Timestamp::from_second(1_795_000_000 + hours * 3600).unwrap()
     }
 
-    fn run(hours: i64, phase: Phase) -> Run {
+    fn run(hours: i64, phase: RunPhase) -> Run {
         Run {
             backup_name: Some("a.tar.gz".into()),
             backup_phase: phase,
             revision: Some(7),
             size: Some(55_000),
-            backup_message: (phase == Phase::Failed).then(|| "no etcd | at\nall".into()),
-            ..Run::beginning(at(hours), None)
+            backup_message: (phase == RunPhase::Failed).then(|| "no etcd | at\nall".into()),
+            ..Run::new(at(hours), None)
         }
     }
 
-    fn health(runs: &[Run], archives: &[&str], pending: usize, now: i64) -> Health {
+    fn health(runs: &[Run], archives: &[&str], pending: usize, now: i64) -> HealthReport {
         let archives: Vec<String> = archives.iter().map(|name| (*name).to_owned()).collect();
-        let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
-        let known = Known { runs, archives: &archives, misdated: &[], now: at(now), pending: Ok(pending) };
-        judge(&known, limits)
+        let limits = AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
+        let known =
+            BackupFacts { runs, archives: &archives, misdated: &[], now: at(now), pending: Ok(pending) };
+        assess(&known, limits)
     }
 
     #[test]
     fn age_failures_and_what_waits_make_the_verdict() {
-        use Phase::{Completed, Failed, Running};
+        use RunPhase::{Completed, Failed, Running};
         let good = run(0, Completed);
         let there = ["a.tar.gz"];
         for (runs, archives, pending, now, level) in [
-            (from_ref(&good), &there[..], 0, 1, Level::Ok),
-            (from_ref(&good), &there, 0, 26, Level::Warning),
-            (from_ref(&good), &there, 0, 50, Level::Critical),
-            (from_ref(&good), &there, 1, 1, Level::Warning),
-            (&[run(2, Failed), good.clone()], &there, 0, 3, Level::Warning),
-            (&[run(2, Running), good.clone()], &there, 0, 3, Level::Ok),
-            (&[run(2, Failed)], &there, 0, 3, Level::Critical),
-            (&[], &there, 0, 3, Level::Critical),
+            (from_ref(&good), &there[..], 0, 1, HealthLevel::Ok),
+            (from_ref(&good), &there, 0, 26, HealthLevel::Warning),
+            (from_ref(&good), &there, 0, 50, HealthLevel::Critical),
+            (from_ref(&good), &there, 1, 1, HealthLevel::Warning),
+            (&[run(2, Failed), good.clone()], &there, 0, 3, HealthLevel::Warning),
+            (&[run(2, Running), good.clone()], &there, 0, 3, HealthLevel::Ok),
+            (&[run(2, Failed)], &there, 0, 3, HealthLevel::Critical),
+            (&[], &there, 0, 3, HealthLevel::Critical),
             // Its archive is gone.
-            (from_ref(&good), &[], 0, 1, Level::Critical),
+            (from_ref(&good), &[], 0, 1, HealthLevel::Critical),
         ] {
             assert_eq!(health(runs, archives, pending, now).level, level, "{runs:?} {now}");
         }
         let away = Run { destinations: [("offsite".to_owned(), "uploaded".to_owned())].into(), ..good };
-        assert_eq!(health(&[away], &[], 0, 1).level, Level::Ok);
+        assert_eq!(health(&[away], &[], 0, 1).level, HealthLevel::Ok);
     }
 
     #[test]
     fn a_queue_that_cannot_be_read_is_not_an_empty_one() {
-        let (runs, archives) = ([run(0, Phase::Completed)], ["a.tar.gz".to_owned()]);
-        let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
+        let (runs, archives) = ([run(0, RunPhase::Completed)], ["a.tar.gz".to_owned()]);
+        let limits = AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
         let why = "opening .uploads: Input/output\nerror".to_owned();
-        let known = Known { runs: &runs, archives: &archives, misdated: &[], now: at(1), pending: Err(&why) };
-        let told = judge(&known, limits);
-        assert_eq!(told.level, Level::Warning);
+        let known =
+            BackupFacts { runs: &runs, archives: &archives, misdated: &[], now: at(1), pending: Err(&why) };
+        let told = assess(&known, limits);
+        assert_eq!(told.level, HealthLevel::Warning);
         let words = "it is not known how many uploads wait: opening .uploads: Input/output error";
-        assert!(told.words.ends_with(words), "{}", told.words);
-        assert!(told.data.contains(" pending=U;1 "), "{}", told.data);
+        assert!(told.summary.ends_with(words), "{}", told.summary);
+        assert!(told.perf_data.contains(" pending=U;1 "), "{}", told.perf_data);
     }
 
     #[test]
     fn what_is_dated_in_the_future_is_a_warning_and_no_success() {
-        use Phase::{Completed, Failed};
+        use RunPhase::{Completed, Failed};
         let archives = ["a.tar.gz".to_owned(), "b.tar.gz".to_owned()];
-        let limits = Limits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
+        let limits = AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
         let misdated = Run { backup_name: Some("b.tar.gz".into()), ..run(4000, Completed) };
         let marked = Run { clock_was_ahead: true, ..misdated.clone() };
         let of = |runs: &[Run], misdated: &[String], now: i64| {
-            judge(&Known { runs, archives: &archives, misdated, now: at(now), pending: Ok(0) }, limits)
+            assess(&BackupFacts { runs, archives: &archives, misdated, now: at(now), pending: Ok(0) }, limits)
         };
         for (runs, misdated, now, level, words) in [
             (
                 vec![misdated.clone()],
                 &archives[1..],
                 1,
-                Level::Critical,
+                HealthLevel::Critical,
                 "; b.tar.gz is dated in the future: ",
             ),
-            (vec![misdated.clone()], &[][..], 1, Level::Critical, "; a run is dated in the future: "),
-            (vec![run(0, Completed), misdated.clone()], &archives[1..], 1, Level::Warning, "is 60 min old, "),
-            (vec![run(0, Failed), misdated], &archives[1..], 1, Level::Critical, "; the last run failed: "),
-            (vec![run(0, Completed), marked.clone()], &[], 1, Level::Ok, "is 60 min old, "),
+            (vec![misdated.clone()], &[][..], 1, HealthLevel::Critical, "; a run is dated in the future: "),
+            (
+                vec![run(0, Completed), misdated.clone()],
+                &archives[1..],
+                1,
+                HealthLevel::Warning,
+                "is 60 min old, ",
+            ),
+            (
+                vec![run(0, Failed), misdated],
+                &archives[1..],
+                1,
+                HealthLevel::Critical,
+                "; the last run failed: ",
+            ),
+            (vec![run(0, Completed), marked.clone()], &[], 1, HealthLevel::Ok, "is 60 min old, "),
             // When its date has come, it is still none.
-            (vec![marked], &[], 4001, Level::Critical, "there is no good backup"),
+            (vec![marked], &[], 4001, HealthLevel::Critical, "there is no good backup"),
         ] {
             let health = of(&runs, misdated, now);
-            assert!(health.level == level && health.words.contains(words), "{runs:?}: {health:?}");
+            assert!(health.level == level && health.summary.contains(words), "{runs:?}: {health:?}");
         }
     }
 
     #[test]
     fn the_line_is_one_line_with_numbers() {
-        let told = health(&[run(2, Phase::Failed), run(0, Phase::Completed)], &["a.tar.gz"], 2, 3);
+        let told = health(&[run(2, RunPhase::Failed), run(0, RunPhase::Completed)], &["a.tar.gz"], 2, 3);
         assert_eq!(
-            told.words,
+            told.summary,
             "the last good backup is 3 h old, revision 7; the last run failed: no etcd   at all; 2 uploads wait"
         );
-        assert_eq!(told.data, "age=10800s;93600;180000;0 pending=2;1 size=55000B");
-        assert_eq!(health(&[], &[], 0, 0).data, "age=U;93600;180000;0 pending=0;1");
+        assert_eq!(told.perf_data, "age=10800s;93600;180000;0 pending=2;1 size=55000B");
+        assert_eq!(health(&[], &[], 0, 0).perf_data, "age=U;93600;180000;0 pending=0;1");
     }
 }

@@ -30,7 +30,7 @@ const KILLED: &str = "killed, or the machine lost its power";
 
 /// How far a run, or a part of it, has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
+pub enum RunPhase {
     /// It goes on.
     Running,
     /// It has done all that it was to do.
@@ -51,7 +51,7 @@ pub struct Run {
     /// When it came to its end, good or bad.
     pub backup_finished_time: Option<Timestamp>,
     /// How far it has come.
-    pub backup_phase: Phase,
+    pub backup_phase: RunPhase,
     /// Why it failed; of one that was tried again, why the last try did.
     pub backup_message: Option<String>,
     /// How often it was tried.
@@ -71,7 +71,7 @@ pub struct Run {
     /// How many uploads waited at its end; none where the queue could not be read.
     pub pending_uploads: Option<usize>,
     /// What became of the retention, where it was to be applied.
-    pub delete_phase: Option<Phase>,
+    pub delete_phase: Option<RunPhase>,
     /// When that came to its end.
     pub delete_finished_time: Option<Timestamp>,
     /// What it deleted, or why it failed.
@@ -87,13 +87,13 @@ pub struct Run {
 
 impl Run {
     /// One that begins.
-    pub fn beginning(now: Timestamp, scheduled: Option<Timestamp>) -> Self {
+    pub fn new(now: Timestamp, scheduled: Option<Timestamp>) -> Self {
         Self {
             backup_name: None,
             scheduled_time: scheduled,
             started_time: now,
             backup_finished_time: None,
-            backup_phase: Phase::Running,
+            backup_phase: RunPhase::Running,
             backup_message: None,
             tries: 0,
             size: None,
@@ -119,22 +119,22 @@ impl Run {
     }
 
     /// It has come to its end; `why` says why it is not a good one.
-    pub fn end(&mut self, now: Timestamp, why: Option<String>) {
+    pub fn finish(&mut self, now: Timestamp, why: Option<String>) {
         self.backup_finished_time = Some(now);
-        self.backup_phase = if why.is_some() { Phase::Failed } else { Phase::Completed };
+        self.backup_phase = if why.is_some() { RunPhase::Failed } else { RunPhase::Completed };
         self.failures_total += u64::from(why.is_some());
         self.backup_message = why;
     }
 
     /// The same once it is known that whoever ran it is gone.
     fn killed(mut self) -> Self {
-        if self.backup_phase == Phase::Running {
+        if self.backup_phase == RunPhase::Running {
             let last = self.backup_message.map(|why| format!(" (before that: {why})")).unwrap_or_default();
             self.backup_message = Some(format!("{KILLED}{last}"));
-            self.backup_phase = Phase::Failed;
+            self.backup_phase = RunPhase::Failed;
         }
-        if self.delete_phase == Some(Phase::Running) {
-            self.delete_phase = Some(Phase::Failed);
+        if self.delete_phase == Some(RunPhase::Running) {
+            self.delete_phase = Some(RunPhase::Failed);
             self.delete_message = Some(KILLED.to_owned());
         }
         self
@@ -142,12 +142,12 @@ impl Run {
 
     /// Whether it says that it goes on. What became of its backup may be known by then, and that of its retention not.
     fn goes_on(&self) -> bool {
-        self.backup_phase == Phase::Running || self.delete_phase == Some(Phase::Running)
+        self.backup_phase == RunPhase::Running || self.delete_phase == Some(RunPhase::Running)
     }
 
     /// Whether it was cut off, and nothing said how it ended.
     pub fn was_killed(&self) -> bool {
-        self.backup_phase == Phase::Failed && self.backup_finished_time.is_none()
+        self.backup_phase == RunPhase::Failed && self.backup_finished_time.is_none()
     }
 }
 
@@ -156,7 +156,7 @@ impl Run {
 ///
 /// # Errors
 /// Fails if a record cannot be read: it may be that of a good run or of a failed one.
-pub fn look(home: &Dir, now: Timestamp) -> Result<Vec<Run>> {
+pub fn list(home: &Dir, now: Timestamp) -> Result<Vec<Run>> {
     let Some(shelf) = shelf(home)? else { return Ok(Vec::new()) };
     let read = |name: &String| Ok(read(&shelf, name)?.map(|(run, _)| run));
     let mut runs: Vec<Run> =
@@ -202,14 +202,14 @@ fn record(dir: &Dir) -> Result<Option<Run>> {
 
 /// The place of a run that goes on, held for as long as it does.
 #[derive(Debug)]
-pub struct Record {
+pub struct RunRecord {
     shelf: Dir,
     name: String,
     dir: Dir,
     _lock: Lock,
 }
 
-impl Record {
+impl RunRecord {
     /// Begins one for `run` next to the archives in `home`. Records of killed runs say so from now on, records dated in the
     /// future are marked, and the oldest are removed.
     pub fn begin(home: &Dir, run: &mut Run) -> Result<Self> {
@@ -270,7 +270,7 @@ fn settle(shelf: &Dir, now: Timestamp) -> Result<u64> {
         }
     }
     // However many have failed since: it says how old the last good backup is.
-    let is_good = |(run, _): &(Run, bool)| run.backup_phase == Phase::Completed && !run.is_misdated(now);
+    let is_good = |(run, _): &(Run, bool)| run.backup_phase == RunPhase::Completed && !run.is_misdated(now);
     let last_good = all.iter().position(|(_, read)| read.as_ref().is_some_and(is_good));
     let over =
         |read: &Option<(Run, bool)>| read.as_ref().is_none_or(|(run, is_dead)| *is_dead || !run.goes_on());

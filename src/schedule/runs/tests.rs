@@ -12,29 +12,29 @@ fn home() -> (tempfile::TempDir, Dir) {
     (home, dir)
 }
 
-fn begin(home: &Dir, second: i64) -> (Record, Run) {
-    let mut run = Run::beginning(at(second), None);
-    (Record::begin(home, &mut run).unwrap(), run)
+fn begin(home: &Dir, second: i64) -> (RunRecord, Run) {
+    let mut run = Run::new(at(second), None);
+    (RunRecord::begin(home, &mut run).unwrap(), run)
 }
 
-fn end((record, mut run): (Record, Run), why: Option<&str>) {
-    run.end(at(1000), why.map(str::to_owned));
+fn end((record, mut run): (RunRecord, Run), why: Option<&str>) {
+    run.finish(at(1000), why.map(str::to_owned));
     record.write(&run).unwrap();
 }
 
 #[test]
 fn a_run_is_running_until_it_ends_or_its_holder_dies() {
     let (_keep, home) = home();
-    assert!(look(&home, at(100)).unwrap().is_empty());
+    assert!(list(&home, at(100)).unwrap().is_empty());
     let first = begin(&home, 1);
     let second = begin(&home, 1);
-    let phases = || look(&home, at(100)).unwrap().iter().map(|run| run.backup_phase).collect::<Vec<_>>();
-    assert_eq!(phases(), [Phase::Running, Phase::Running]);
+    let phases = || list(&home, at(100)).unwrap().iter().map(|run| run.backup_phase).collect::<Vec<_>>();
+    assert_eq!(phases(), [RunPhase::Running, RunPhase::Running]);
     end(first, None);
     drop(second);
-    let runs = look(&home, at(100)).unwrap();
+    let runs = list(&home, at(100)).unwrap();
     let killed = runs.iter().find(|run| run.was_killed()).unwrap();
-    assert_eq!((killed.backup_phase, runs.len()), (Phase::Failed, 2));
+    assert_eq!((killed.backup_phase, runs.len()), (RunPhase::Failed, 2));
     assert!(killed.backup_message.as_ref().unwrap().starts_with("killed"), "{killed:?}");
     // A look writes nothing; the next run does, and counts it.
     assert_eq!(begin(&home, 3).1.failures_total, 1);
@@ -46,7 +46,7 @@ fn a_record_that_is_discarded_counts_as_nothing() {
     let (_keep, home) = home();
     end(begin(&home, 1), Some("no etcd"));
     begin(&home, 2).0.discard().unwrap();
-    assert_eq!(look(&home, at(100)).unwrap().len(), 1);
+    assert_eq!(list(&home, at(100)).unwrap().len(), 1);
     assert_eq!(begin(&home, 3).1.failures_total, 1);
 }
 
@@ -54,16 +54,16 @@ fn a_record_that_is_discarded_counts_as_nothing() {
 fn one_that_is_killed_in_its_retention_has_a_good_backup_and_no_retention() {
     let (_keep, home) = home();
     let (record, mut run) = begin(&home, 1);
-    run.end(at(2), None);
-    run.delete_phase = Some(Phase::Running);
+    run.finish(at(2), None);
+    run.delete_phase = Some(RunPhase::Running);
     record.write(&run).unwrap();
     let phases = || {
-        let run = look(&home, at(100)).unwrap().remove(0);
+        let run = list(&home, at(100)).unwrap().remove(0);
         (run.backup_phase, run.delete_phase, run.delete_message)
     };
-    assert_eq!(phases(), (Phase::Completed, Some(Phase::Running), None));
+    assert_eq!(phases(), (RunPhase::Completed, Some(RunPhase::Running), None));
     drop(record);
-    let killed = (Phase::Completed, Some(Phase::Failed), Some(KILLED.to_owned()));
+    let killed = (RunPhase::Completed, Some(RunPhase::Failed), Some(KILLED.to_owned()));
     assert_eq!(phases(), killed);
     assert_eq!(begin(&home, 0).1.failures_total, 0, "no backup has failed");
     assert_eq!(phases(), killed);
@@ -78,9 +78,12 @@ fn the_last_good_run_is_remembered_whatever_fails_after_it() {
     for second in 3..70 {
         end(begin(&home, second), Some("no etcd"));
     }
-    let runs = look(&home, at(100)).unwrap();
-    let good: Vec<Timestamp> =
-        runs.iter().filter(|run| run.backup_phase == Phase::Completed).map(|run| run.started_time).collect();
+    let runs = list(&home, at(100)).unwrap();
+    let good: Vec<Timestamp> = runs
+        .iter()
+        .filter(|run| run.backup_phase == RunPhase::Completed)
+        .map(|run| run.started_time)
+        .collect();
     assert_eq!((runs.len(), good), (KEPT + 1, vec![at(2)]));
 }
 
@@ -90,7 +93,7 @@ fn failures_are_counted_beyond_what_is_remembered() {
     for second in 0..60 {
         end(begin(&home, second), Some("no etcd"));
     }
-    let runs = look(&home, at(100)).unwrap();
+    let runs = list(&home, at(100)).unwrap();
     assert_eq!((runs.len(), runs[0].started_time), (KEPT, at(59)));
     assert_eq!(runs[0].failures_total, 60);
 }
@@ -104,14 +107,14 @@ fn a_run_dated_in_the_future_is_the_oldest_and_stays_marked() {
     end(begin(&home, 0), None);
     end(begin(&home, FUTURE), None);
     let order = |now: i64| -> Vec<Timestamp> {
-        look(&home, at(now)).unwrap().iter().map(|run| run.started_time).collect()
+        list(&home, at(now)).unwrap().iter().map(|run| run.started_time).collect()
     };
     assert_eq!(order(100), [at(0), at(FUTURE)]);
     // Nothing shows yet that it is wrong.
     assert_eq!(order(FUTURE), [at(FUTURE), at(0)]);
     end(begin(&home, 1), Some("no etcd"));
     assert_eq!(order(FUTURE), [at(1), at(0), at(FUTURE)], "a later run has marked it");
-    let runs = look(&home, at(FUTURE)).unwrap();
+    let runs = list(&home, at(FUTURE)).unwrap();
     assert!(runs[2].is_misdated(at(FUTURE)) && !runs[0].is_misdated(at(FUTURE)), "{runs:?}");
 }
 
@@ -125,10 +128,10 @@ fn runs_dated_in_the_future_push_out_no_others() {
     for second in 1..70 {
         end(begin(&home, second), Some("no etcd"));
     }
-    let runs = look(&home, at(100)).unwrap();
+    let runs = list(&home, at(100)).unwrap();
     let good: Vec<Timestamp> = runs
         .iter()
-        .filter(|run| run.backup_phase == Phase::Completed && !run.is_misdated(at(100)))
+        .filter(|run| run.backup_phase == RunPhase::Completed && !run.is_misdated(at(100)))
         .map(|run| run.started_time)
         .collect();
     assert_eq!((runs[0].started_time, good), (at(69), vec![at(0)]));
@@ -144,6 +147,6 @@ fn what_others_put_there_is_passed_over() {
     std::fs::create_dir(shelf.join("junk")).unwrap();
     std::fs::write(shelf.join("junk").join(RECORD), "{}").unwrap();
     std::os::unix::fs::symlink("/etc", shelf.join("link")).unwrap();
-    assert_eq!(look(&home, at(100)).unwrap().len(), 1);
+    assert_eq!(list(&home, at(100)).unwrap().len(), 1);
     assert_eq!(begin(&home, 2).1.failures_total, 0);
 }
