@@ -11,7 +11,7 @@ use super::install_method::InstallMethod;
 use super::options::Options;
 use super::unit_record::{UnitRecord, open_data_dir};
 use crate::error::Refusal;
-use crate::etcd::service::last_words;
+use crate::etcd::service::last_fatal_message;
 use crate::exchange::MEMBER;
 use crate::juju::Juju;
 use crate::system::durable::Dir;
@@ -75,7 +75,7 @@ impl Executor<'_> {
     fn start(&self) -> Result<()> {
         let Facts { method, data_dir, .. } = self.facts;
         let unit = method.systemd_unit();
-        method.service().start(database_size(data_dir)).map_err(|error| match last_words(unit) {
+        method.service().start(database_size(data_dir)).map_err(|error| match last_fatal_message(unit) {
             Some(reason) => {
                 Refusal::new(format!("etcd does not start: {reason}"), format!("journalctl -u {unit}")).into()
             }

@@ -1,6 +1,6 @@
 //! The TLS certificates that an operator can provide for etcd, and whether etcd could use them.
 
-use crate::etcd::certificates::{Names, is_key_of, valid};
+use crate::etcd::certificates::{HostNames, check_key_matches, check_valid};
 use crate::system::owner::Owner;
 use anyhow::{Result, ensure};
 use jiff::Timestamp;
@@ -41,15 +41,15 @@ impl Certificates {
 }
 
 fn check_usable(dir: &Path, user: Option<Owner>, now: Timestamp) -> Result<()> {
-    valid(&dir.join("ca.crt"), now)?;
+    check_valid(&dir.join("ca.crt"), now)?;
     for name in ["server", "client"] {
         let (cert, key) = (dir.join(name).with_extension("crt"), dir.join(name).with_extension("key"));
-        let certificate = valid(&cert, now)?;
-        ensure!(name == "server" || certificate.for_clients, "{} is for servers only", cert.display());
-        is_key_of(&key, &cert)?;
+        let certificate = check_valid(&cert, now)?;
+        ensure!(name == "server" || certificate.allows_client_auth, "{} is for servers only", cert.display());
+        check_key_matches(&key, &cert)?;
     }
     let server = dir.join("server.crt");
-    let names_loopback = Names::read(&server)?.is_some_and(|names| names.have("127.0.0.1"));
+    let names_loopback = HostNames::read(&server)?.is_some_and(|names| names.include("127.0.0.1"));
     ensure!(names_loopback, "{} does not name IP:127.0.0.1", server.display());
     // Without a user, etcd runs as root, or is not installed yet.
     let Some(user) = user else { return Ok(()) };

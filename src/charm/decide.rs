@@ -107,7 +107,7 @@ pub fn decide(facts: &Facts) -> Plan {
             steps.push(Step::Start);
         }
         false => {
-            let start = facts.method.service().typed("start");
+            let start = facts.method.service().start_command();
             let status = Status::blocked(
                 "etcd is not running",
                 &format!("{start} (unless someone is working on its data)"),
@@ -211,7 +211,7 @@ fn data_obstacle(facts: &Facts) -> Option<Status> {
             &format!("the data in {dir} is gone"),
             &format!(
                 "restore a snapshot; or for an empty etcd: {}; rm {} {}",
-                facts.method.service().typed("stop"),
+                facts.method.service().stop_command(),
                 facts.method.config_file().display(),
                 UnitRecord::path_in(&facts.data_dir).display(),
             ),

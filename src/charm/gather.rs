@@ -196,10 +196,10 @@ fn foreign_etcd(
     if own_config.is_some() {
         return Ok(None);
     }
-    if let Some(running) = site::running()?.into_iter().next() {
+    if let Some(running) = site::running_etcds()?.into_iter().next() {
         return Ok(Some(running));
     }
-    Ok(stopped_foreign_etcd(site::data_dir(), data_dir, has_install_guard))
+    Ok(stopped_foreign_etcd(site::find_data_dir(), data_dir, has_install_guard))
 }
 
 /// If the data directory of the installed etcd is unknown, someone has configured that etcd. The exception is an

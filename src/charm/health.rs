@@ -9,8 +9,8 @@ use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
 use crate::commands::Environment;
 use crate::etcd::client::Client;
+use crate::etcd::diagnose::is_permission_denied;
 use crate::etcd::site::Site;
-use crate::etcd::why::wants_another_user;
 use crate::juju::{Juju, Status};
 use anyhow::{Context, Result};
 use std::path::Path;
@@ -33,7 +33,7 @@ pub fn report_own_etcd(
 ) -> Result<Status> {
     let unit = facts.method.systemd_unit();
     let next = format!("systemctl status {unit}; journalctl -u {unit}");
-    let site = match Site::chosen(None, "", environment.password.clone()) {
+    let site = match Site::select(None, "", environment.password.clone()) {
         Ok(site) => site,
         Err(error) => return Ok(status_of_error(&error, "looking for etcd")),
     };
@@ -79,14 +79,14 @@ fn with_recovery(status: Status, restore: &RestoreState) -> Status {
 
 /// Returns the status of a unit whose etcd should be serving within `timeout`.
 fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration, next: &str) -> Status {
-    let client = Client::of(site);
+    let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
     let answer = answer.and_then(|status| Ok((status, client.members()?)));
     let (member, members) = match answer {
         Ok(answer) => answer,
         // With authentication enabled and without a password, etcd refuses to say more; so it is alive. A client with a
         // certificate is the user of its name, which may not be allowed to know more.
-        Err(error) if wants_another_user(&error) => {
+        Err(error) if is_permission_denied(&error) => {
             return Status::active("etcd is serving; more is unknown without its password");
         }
         Err(error) => return Status::blocked(&format!("etcd is not serving: {error:#}"), next),

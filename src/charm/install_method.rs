@@ -4,7 +4,7 @@
 
 use crate::error::Refusal;
 use crate::etcd::service::Service;
-use crate::etcd::site::{CHARM_TLS, DEBIAN, DEBIAN_UNIT, SNAP, SNAP_COMMON, SNAP_UNIT};
+use crate::etcd::site::{CHARM_TLS, DEBIAN_DEFAULTS, DEBIAN_UNIT, SNAP_COMMON, SNAP_CONFIG, SNAP_UNIT};
 use crate::etcd::versions::{READS_CONFIG_FILE_VARIABLE, Version};
 use crate::system::owner::Owner;
 use crate::system::process::Program;
@@ -59,14 +59,14 @@ impl InstallMethod {
     /// Returns the path of etcd's configuration file.
     pub fn config_file(self) -> &'static Path {
         Path::new(match self {
-            Self::Snap => SNAP,
+            Self::Snap => SNAP_CONFIG,
             Self::Debian | Self::Release => "/etc/etcd/etcd.conf.yml",
         })
     }
 
     /// Returns the environment file that names the configuration file, if the systemd unit needs one.
     pub fn environment_file(self) -> Option<&'static Path> {
-        (self != Self::Snap).then_some(Path::new(DEBIAN))
+        (self != Self::Snap).then_some(Path::new(DEBIAN_DEFAULTS))
     }
 
     /// Returns the path of the charm's drop-in for the systemd unit. It guards an installation, and later makes the unit

@@ -167,7 +167,7 @@ impl HookRun<'_> {
     }
 
     fn site(&self) -> Result<Site> {
-        Site::chosen(self.environment.site.as_deref(), "", self.environment.password.clone())
+        Site::select(self.environment.site.as_deref(), "", self.environment.password.clone())
     }
 
     /// Installs or removes the backup timer according to the settings, and adds the age of the last backup to the status.

@@ -64,7 +64,7 @@ pub fn recover_restore(
             (&*site.data_dir, Ok(site))
         }
         (Ok(site), Some(configured)) => {
-            (configured, Err(format!("{} has its data in another directory", site.called)))
+            (configured, Err(format!("{} has its data in another directory", site.description)))
         }
         (Err(error), Some(configured)) => (configured, Err(format!("{error:#}"))),
         (Err(_), None) => return (RestoreState::None, None),

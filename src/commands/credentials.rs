@@ -49,7 +49,7 @@ fn files(site: &Site) -> Result<[(&'static str, &Path); 3], Refusal> {
             "there is nothing to package; put certificates in place first",
         ));
     };
-    if !site.is_told && !key.ends_with(KEY) {
+    if !site.is_from_site_file && !key.ends_with(KEY) {
         return Err(Refusal::new(
             "only the server's own key is known here, which no client may have",
             "name the certificate and the key of a client in a site file, and that by site=PATH or in ETCD_SITE",
@@ -80,7 +80,7 @@ mod tests {
         for (told, key, vouched) in
             [(false, "server.key", false), (false, "client.key", true), (true, "reader.key", true)]
         {
-            site.is_told = told;
+            site.is_from_site_file = told;
             (site.tls.cacert, site.tls.cert) = (Some("/c/ca.crt".into()), Some("/c/x.crt".into()));
             site.tls.key = Some(Path::new("/c").join(key));
             let found = files(&site).map(|files| files[2].1.to_owned());
@@ -100,7 +100,7 @@ mod tests {
             home.path().display()
         );
         Dir::open(home.path()).unwrap().replace("site.yaml", text.as_bytes()).unwrap();
-        let site = Site::chosen(None, file.to_str().unwrap(), None).unwrap();
+        let site = Site::select(None, file.to_str().unwrap(), None).unwrap();
         assert!(files(&site).unwrap()[2].1.ends_with("r.key"));
     }
 }

@@ -7,7 +7,7 @@ mod versions;
 use super::results::Results;
 use super::{Call, key};
 use crate::error::ActionError;
-use crate::etcd::certificates::{Dates, ends_soon};
+use crate::etcd::certificates::{Validity, expiry_warning};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use jiff::Timestamp;
@@ -28,7 +28,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
 
 /// What was found on the machine, and where.
 pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
-    results.set(key!("site.etcd"), &*site.called);
+    results.set(key!("site.etcd"), &*site.description);
     results.set(key!("site.endpoint"), &*site.endpoint);
     results.set(key!("site.endpoint-from"), &*site.from.endpoint);
     results.set(key!("site.data-dir"), site.data_dir.display().to_string());
@@ -42,7 +42,7 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
         (key!("site.cacert"), &site.tls.cacert),
         (key!("site.cert"), &site.tls.cert),
         (key!("site.key"), &site.tls.key),
-        (key!("site.server-cert"), &site.certificate),
+        (key!("site.server-cert"), &site.server_certificate),
         (key!("site.etcdutl"), &site.tools.etcdutl),
     ];
     for (key, file) in files {
@@ -52,16 +52,19 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     }
     results.set(key!("site.etcdctl"), site.tools.etcdctl.display().to_string());
     results.set(key!("site.server"), site.tools.etcd.display().to_string());
-    results.set(key!("site.stop"), site.service.typed("stop"));
-    results.set(key!("site.start"), site.service.typed("start"));
-    let expires =
-        [(key!("site.cert-expires"), &site.tls.cert), (key!("site.server-cert-expires"), &site.certificate)];
+    results.set(key!("site.stop"), site.service.stop_command());
+    results.set(key!("site.start"), site.service.start_command());
+    let expires = [
+        (key!("site.cert-expires"), &site.tls.cert),
+        (key!("site.server-cert-expires"), &site.server_certificate),
+    ];
     for (key, cert) in expires {
-        if let Some(dates) = cert.as_ref().and_then(|cert| Dates::read(cert).ok()) {
-            results.set(key, dates.until.to_string());
+        if let Some(validity) = cert.as_ref().and_then(|cert| Validity::read(cert).ok()) {
+            results.set(key, validity.not_after.to_string());
         }
     }
-    let troubles = [&site.trouble.client, &site.trouble.server].into_iter().flatten().cloned();
+    let troubles =
+        [&site.certificate_problems.client, &site.certificate_problems.server].into_iter().flatten().cloned();
     let warnings: Vec<String> = warnings(site, now).into_iter().chain(troubles).collect();
     if !warnings.is_empty() {
         results.set(key!("site.warning"), warnings.join("; "));
@@ -72,8 +75,8 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
 pub(super) fn warnings(site: &Site, now: Timestamp) -> Vec<String> {
     let drift = site.drift.as_ref();
     let drift = drift.map(|drift| format!("after a restart this etcd would be another: {drift}"));
-    let shown = [&site.tls.cert, &site.certificate].into_iter().flatten();
-    let mut ends: Vec<String> = shown.filter_map(|cert| ends_soon(cert, now)).collect();
+    let shown = [&site.tls.cert, &site.server_certificate].into_iter().flatten();
+    let mut ends: Vec<String> = shown.filter_map(|cert| expiry_warning(cert, now)).collect();
     // One pair may serve both.
     ends.dedup();
     drift.into_iter().chain(ends).collect()
@@ -87,9 +90,9 @@ fn real(dir: &Path) -> Option<String> {
 
 /// Asks etcd, and returns its version if it answers.
 fn ask(site: &Site, results: &mut Results) -> Option<String> {
-    let client = Client::of(site);
+    let client = Client::new(site);
     // The status is for everybody; a read shows that the login and the cluster are good for more.
-    let version = match client.status().and_then(|status| client.keys(0).map(|_| status)) {
+    let version = match client.status().and_then(|status| client.count_keys(0).map(|_| status)) {
         Ok(status) => {
             results.set(key!("site.answers"), "true");
             results.set(key!("site.version"), &*status.version);

@@ -52,7 +52,7 @@ impl Ready {
         settings.check_target(&request.target)?;
         let approach = || Approach::to(&request.target, owner);
         let hold = || {
-            site.tools.must_read_snapshots()?;
+            site.tools.check_can_read_snapshots()?;
             approach()?.must_be_open_to(&user)?;
             let data = DataDir::open(&site)?;
             approach()?.must_not_lie_in(data.dir())?;
@@ -73,7 +73,7 @@ impl Ready {
         let Self { site, user, request, data } = self;
         settled(call, &site, &data, results)?;
         let report =
-            snapshot::take(&Source::Serving(&Client::of(&site)), &site.tools, &request, &mut call.tell())
+            snapshot::take(&Source::Serving(&Client::new(&site)), &site.tools, &request, &mut call.tell())
                 .map_err(|error| untouched(&site, error))?;
         let v2_keys = super::v2_keys::warning(&site, &report.manifest.etcd_version);
         drop(data);
@@ -93,7 +93,7 @@ impl Ready {
 }
 
 fn untouched(site: &Site, error: anyhow::Error) -> ActionError {
-    let next = format!("{}, mend the cause, then run snapshot again", site.service.typed("status"));
+    let next = format!("{}, mend the cause, then run snapshot again", site.service.status_command());
     let archive = match error.downcast_ref::<NotDurable>() {
         None => "no archive was published".to_owned(),
         Some(NotDurable(path)) => {

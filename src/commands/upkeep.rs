@@ -8,8 +8,8 @@ use super::{Call, key, settled};
 use crate::archive::human_size;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
+use crate::etcd::maintenance::Voters;
 use crate::etcd::site::Site;
-use crate::etcd::upkeep::Votes;
 use crate::exchange::DataDir;
 use anyhow::{Result, anyhow};
 
@@ -17,7 +17,7 @@ use anyhow::{Result, anyhow};
 pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     let site = super::site(call)?;
     look(call, &site, results)?;
-    let client = Client::of(&site);
+    let client = Client::new(&site);
     let ask = || {
         // Of an etcd that is down, this learns the cause; etcd 3.4's list of members does not.
         client.status()?;
@@ -32,23 +32,23 @@ pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError>
             false => format!("got unhealthy result from {}: {}", one.endpoint, one.error),
         })
         .collect();
-    let votes = Votes::count(&members, &health);
-    let verdict = match votes.silent.is_empty() {
+    let votes = Voters::count(&members, &health);
+    let verdict = match votes.unreachable.is_empty() {
         true => "healthy",
-        false if votes.are_quorum() => "degraded",
+        false if votes.have_quorum() => "degraded",
         false => "unhealthy",
     };
     results.set(key!("output"), format!("{}\ncluster is {verdict}", said.join("\n")));
     results.set(key!("health.members"), members.len().to_string());
     results.set(key!("health.alarms"), alarms.lines().count().to_string());
-    if votes.silent.is_empty() && alarms.is_empty() {
+    if votes.unreachable.is_empty() && alarms.is_empty() {
         return Ok(());
     }
-    let mut what = format!("{} of {} voting members are healthy", votes.alive(), votes.all);
-    if !votes.silent.is_empty() {
+    let mut what = format!("{} of {} voting members are healthy", votes.reachable(), votes.total);
+    if !votes.unreachable.is_empty() {
         let left =
-            if votes.are_quorum() { "the others go on without" } else { "which is no quorum, without" };
-        what += &format!(", {left} {}: {}", votes.silent.join(", "), said.join("; "));
+            if votes.have_quorum() { "the others go on without" } else { "which is no quorum, without" };
+        what += &format!(", {left} {}: {}", votes.unreachable.join(", "), said.join("; "));
     }
     if !alarms.is_empty() {
         what += &format!("; etcd has an alarm: {alarms}");
@@ -60,7 +60,7 @@ pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError>
 pub fn alarm_list(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     let site = super::site(call)?;
     look(call, &site, results)?;
-    let alarms = Client::of(&site).alarms().map_err(|error| failed(error, &site))?;
+    let alarms = Client::new(&site).alarms().map_err(|error| failed(error, &site))?;
     results.set(key!("alarms"), alarms.lines().count().to_string());
     results.set(key!("output"), alarms);
     Ok(())
@@ -70,7 +70,7 @@ pub fn alarm_list(call: &Call<'_>, results: &mut Results) -> Result<(), ActionEr
 pub fn alarm_disarm(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     let site = super::site(call)?;
     let _ours = take(call, &site, results)?;
-    let client = Client::of(&site);
+    let client = Client::new(&site);
     let disarmed = client.disarm().map_err(|error| failed(error, &site))?;
     results.set(key!("output"), disarmed);
     let left = client.alarms().map_err(|error| failed(error, &site))?;
@@ -87,7 +87,7 @@ pub fn compact(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     let physical = call.params.flag("physical")?;
     let site = super::site(call)?;
     let _ours = take(call, &site, results)?;
-    let client = Client::of(&site);
+    let client = Client::new(&site);
     let status = client.status().map_err(|error| failed(error, &site))?;
     let revision = wanted.unwrap_or(status.revision);
     if revision > status.revision {
@@ -126,7 +126,7 @@ fn revision(text: &str) -> Result<Option<i64>, Refusal> {
 pub fn defrag(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     let site = super::site(call)?;
     let _ours = take(call, &site, results)?;
-    let client = Client::of(&site);
+    let client = Client::new(&site);
     let size = || client.status().map(|status| status.db_size).map_err(|error| failed(error, &site));
     let before = size()?;
     let output = client.defragment(before).map_err(|error| failed(error, &site))?;
@@ -155,7 +155,7 @@ fn failed(error: anyhow::Error, site: &Site) -> ActionError {
     ActionError::from_error(
         error,
         "etcd's keys are as they were",
-        format!("{}, mend the cause, then run it again", site.service.typed("status")),
+        format!("{}, mend the cause, then run it again", site.service.status_command()),
     )
 }
 

@@ -27,16 +27,16 @@ const SOON: i64 = 30;
 
 /// A certificate, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dates {
+pub struct Validity {
     /// When it begins to be valid.
-    pub from: Timestamp,
+    pub not_before: Timestamp,
     /// When it ends.
-    pub until: Timestamp,
+    pub not_after: Timestamp,
     /// Whether a client may show it.
-    pub for_clients: bool,
+    pub allows_client_auth: bool,
 }
 
-impl Dates {
+impl Validity {
     /// Of the first certificate in the PEM file `path`.
     pub fn read(path: &Path) -> Result<Self> {
         let reading = || format!("reading the certificate {}", path.display());
@@ -46,28 +46,31 @@ impl Dates {
         };
         let usage = first.get::<ExtendedKeyUsage>().with_context(reading)?;
         Ok(Self {
-            from: seconds(first.validity.not_before)?,
-            until: seconds(first.validity.not_after)?,
+            not_before: seconds(first.validity.not_before)?,
+            not_after: seconds(first.validity.not_after)?,
             // Who says nothing of its use may be used for all.
-            for_clients: usage
+            allows_client_auth: usage
                 .is_none_or(|(_, usage)| usage.0.iter().any(|id| id.to_string() == CLIENT_AUTH)),
         })
     }
 
-    fn trouble(&self, path: &Path, now: Timestamp) -> Option<String> {
+    fn problem(&self, path: &Path, now: Timestamp) -> Option<String> {
         let cert = path.display();
-        if now < self.from {
-            return Some(format!("{cert} is not valid before {}, and the clock says {now:.0}", self.from));
+        if now < self.not_before {
+            return Some(format!(
+                "{cert} is not valid before {}, and the clock says {now:.0}",
+                self.not_before
+            ));
         }
-        (now > self.until).then(|| format!("{cert} expired on {}", self.until))
+        (now > self.not_after).then(|| format!("{cert} expired on {}", self.not_after))
     }
 }
 
 /// The hosts that a server's certificate is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names(Vec<GeneralName>);
+pub struct HostNames(Vec<GeneralName>);
 
-impl Names {
+impl HostNames {
     /// Of the first certificate in the PEM file `path`. `None` where it names none: whether its common name will do is then
     /// up to the client's age (Go took it until 1.15).
     pub fn read(path: &Path) -> Result<Option<Self>> {
@@ -78,7 +81,7 @@ impl Names {
 
     /// Whether `host` is among them, as Go has it (crypto/x509, `VerifyHostname`): an address only as an address, a name
     /// in any case of letters, and a `*` for one whole label at the front.
-    pub fn have(&self, host: &str) -> bool {
+    pub fn include(&self, host: &str) -> bool {
         let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
         self.0.iter().any(|name| match (name, ip) {
             (GeneralName::IpAddress(bytes), Some(IpAddr::V4(ip))) => bytes.as_bytes() == ip.octets(),
@@ -110,9 +113,9 @@ fn first_of(path: &Path) -> Result<TbsCertificate> {
 }
 
 /// That the first certificate in the PEM file `path` is valid at `now`.
-pub fn valid(path: &Path, now: Timestamp) -> Result<Dates> {
-    let dates = Dates::read(path)?;
-    match dates.trouble(path, now) {
+pub fn check_valid(path: &Path, now: Timestamp) -> Result<Validity> {
+    let dates = Validity::read(path)?;
+    match dates.problem(path, now) {
         Some(why) => bail!(why),
         None => Ok(dates),
     }
@@ -120,7 +123,7 @@ pub fn valid(path: &Path, now: Timestamp) -> Result<Dates> {
 
 /// That the file `key` holds a private key, and that of the first certificate in `cert`. One that does not tell its public
 /// half, as none of Ed25519 has to, is believed.
-pub fn is_key_of(key: &Path, cert: &Path) -> Result<()> {
+pub fn check_key_matches(key: &Path, cert: &Path) -> Result<()> {
     let (label, document) = read_key(key)?;
     let half = public_half(&label, document.as_bytes())
         .with_context(|| format!("reading the key {}", key.display()))?;
@@ -193,30 +196,30 @@ fn read_key(path: &Path) -> Result<(String, SecretDocument)> {
 }
 
 /// What is wrong at `now` with the certificate that a client shows, in words; `None` where nothing is, or none is shown.
-pub fn clients_trouble(tls: &Tls, now: Timestamp) -> Option<String> {
+pub fn client_certificate_problem(tls: &Tls, now: Timestamp) -> Option<String> {
     let path = tls.cert.as_ref()?;
-    match Dates::read(path) {
+    match Validity::read(path) {
         Err(error) => Some(format!("{error:#}")),
-        Ok(dates) if !dates.for_clients => {
+        Ok(dates) if !dates.allows_client_auth => {
             Some(format!("{} is a certificate for servers only", path.display()))
         }
-        Ok(dates) => dates.trouble(path, now),
+        Ok(dates) => dates.problem(path, now),
     }
 }
 
 /// What is wrong at `now` with the certificate that the server at `host` shows, in words; `None` where nothing is. One that
 /// cannot be read here may be readable to etcd.
-pub fn servers_trouble(path: &Path, host: Option<&str>, now: Timestamp) -> Option<String> {
-    let dates = Dates::read(path).ok()?.trouble(path, now);
+pub fn server_certificate_problem(path: &Path, host: Option<&str>, now: Timestamp) -> Option<String> {
+    let dates = Validity::read(path).ok()?.problem(path, now);
     dates.or_else(|| {
-        let (host, names) = (host?, Names::read(path).ok()??);
-        (!names.have(host)).then(|| format!("{} does not name {host}", path.display()))
+        let (host, names) = (host?, HostNames::read(path).ok()??);
+        (!names.include(host)).then(|| format!("{} does not name {host}", path.display()))
     })
 }
 
 /// That the certificate `path` ends within a month, in words.
-pub fn ends_soon(path: &Path, now: Timestamp) -> Option<String> {
-    let until = Dates::read(path).ok()?.until;
+pub fn expiry_warning(path: &Path, now: Timestamp) -> Option<String> {
+    let until = Validity::read(path).ok()?.not_after;
     let soon = now <= until && until < now.checked_add((SOON * 24).hours()).ok()?;
     soon.then(|| format!("{} expires on {until}", path.display()))
 }
@@ -237,8 +240,8 @@ pub(super) mod tests {
         params.extended_key_usages = uses.to_vec();
         fs::write(&cert, params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
         let now = format!("{day}T00:00:00Z").parse().unwrap();
-        let soon = ends_soon(&cert, now);
-        (clients_trouble(&Tls { cert: Some(cert), ..Tls::default() }, now), soon)
+        let soon = expiry_warning(&cert, now);
+        (client_certificate_problem(&Tls { cert: Some(cert), ..Tls::default() }, now), soon)
     }
 
     #[test]
@@ -259,17 +262,17 @@ pub(super) mod tests {
     }
 
     /// What a certificate that names these hosts is read as.
-    fn read_back(hosts: &[&str]) -> Option<Names> {
+    fn read_back(hosts: &[&str]) -> Option<HostNames> {
         let dir = tempfile::tempdir().unwrap();
         let cert = dir.path().join("c.crt");
         let hosts: Vec<String> = hosts.iter().map(ToString::to_string).collect();
         let params = CertificateParams::new(hosts).unwrap();
         fs::write(&cert, params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()).unwrap();
-        Names::read(&cert).unwrap()
+        HostNames::read(&cert).unwrap()
     }
 
     /// The names of a certificate for these hosts.
-    pub fn naming(hosts: &[&str]) -> Names {
+    pub fn naming(hosts: &[&str]) -> HostNames {
         read_back(hosts).unwrap()
     }
 
@@ -278,12 +281,12 @@ pub(super) mod tests {
         assert_eq!(read_back(&[]), None);
         let names = naming(&["10.0.0.4", "fd00::4", "etcd-0", "*.db.example"]);
         for host in ["10.0.0.4", "fd00::4", "[fd00::4]", "ETCD-0", "m1.db.example"] {
-            assert!(names.have(host), "{host}");
+            assert!(names.include(host), "{host}");
         }
         for host in
             ["127.0.0.1", "::1", "localhost", "etcd-1", "db.example", "a.m1.db.example", ".db.example"]
         {
-            assert!(!names.have(host), "{host}");
+            assert!(!names.include(host), "{host}");
         }
     }
 
@@ -292,14 +295,17 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cert = dir.path().join("c.crt");
         let of = |cert: &Path| {
-            clients_trouble(&Tls { cert: Some(cert.to_owned()), ..Tls::default() }, Timestamp::UNIX_EPOCH)
+            client_certificate_problem(
+                &Tls { cert: Some(cert.to_owned()), ..Tls::default() },
+                Timestamp::UNIX_EPOCH,
+            )
         };
         assert!(of(&cert).unwrap().contains("c.crt"));
         for text in ["no certificate", "", "\n"] {
             fs::write(&cert, text).unwrap();
             assert!(of(&cert).unwrap().contains("c.crt"), "{text:?}");
         }
-        assert_eq!(clients_trouble(&Tls::default(), Timestamp::UNIX_EPOCH), None);
-        assert_eq!(servers_trouble(&cert, Some("localhost"), Timestamp::UNIX_EPOCH), None);
+        assert_eq!(client_certificate_problem(&Tls::default(), Timestamp::UNIX_EPOCH), None);
+        assert_eq!(server_certificate_problem(&cert, Some("localhost"), Timestamp::UNIX_EPOCH), None);
     }
 }

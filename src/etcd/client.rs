@@ -10,11 +10,11 @@ mod answers;
 pub(super) use answers::read_as_all_answers;
 pub use answers::{ContentHash, Status};
 
+use super::diagnose::{Asked, explained, is_auth_failure, is_vague};
 use super::incoming::partial_name;
 use super::member::Member;
-use super::patience;
-use super::site::{Login, Site, Tls, Trouble};
-use super::why::{Asked, explained, is_login_refused, is_vague};
+use super::site::{CertificateProblems, Login, Site, Tls};
+use super::timeouts;
 use crate::system::durable::Dir;
 use crate::system::growing_file::GrowthSender;
 use crate::system::priority;
@@ -31,9 +31,9 @@ const PROBE: Duration = Duration::from_secs(5);
 
 /// A transfer that wrote nothing for this long has stalled. etcdctl's own keepalive finds a vanished member within
 /// 6 s, but waits for ever for one that is alive and silent.
-pub const STALL: Duration = Duration::from_secs(30);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// What an answer may take that costs etcd nothing. etcdctl itself gives up after 5 s.
-pub const QUESTION: Duration = Duration::from_secs(15);
+pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// etcdctl is a Go program that holds a few MiB while it saves, and so collects its garbage every few MiB that arrive, on
 /// all cores at once. Collecting at five times what it holds, and on etcd's half of the cores, it takes 3.6 s of processor
 /// time for 1.4 GB instead of 5.9, and 70 MiB of memory instead of 45; etcd 4.8 s instead of 6 (3.5.16, two cores, measured).
@@ -45,18 +45,18 @@ pub struct Client {
     etcdctl: PathBuf,
     endpoint: String,
     tls: Tls,
-    trouble: Trouble,
+    trouble: CertificateProblems,
     login: Option<Login>,
 }
 
 impl Client {
     /// A client of the site's member.
-    pub fn of(site: &Site) -> Self {
+    pub fn new(site: &Site) -> Self {
         Self {
             etcdctl: site.tools.etcdctl.clone(),
             endpoint: site.endpoint.clone(),
             tls: site.tls.clone(),
-            trouble: site.trouble.clone(),
+            trouble: site.certificate_problems.clone(),
             login: site.login.clone(),
         }
     }
@@ -108,7 +108,7 @@ impl Client {
     }
 
     /// The members behind these endpoints, as far as they answer: which endpoint, and whose id.
-    pub(super) fn behind(&self, endpoints: &[&str]) -> Result<Vec<(String, u64)>> {
+    pub(super) fn member_ids(&self, endpoints: &[&str]) -> Result<Vec<(String, u64)>> {
         let program = self.program().env("ETCDCTL_ENDPOINTS", endpoints.join(","));
         let answers: Option<Vec<StatusAnswer>> = self
             .even_of_some(program.args(["endpoint", "status"]))
@@ -154,7 +154,7 @@ impl Client {
     }
 
     /// A read that goes through the leader, of one key that need not be there: what `endpoint health` does.
-    pub fn read(&self) -> Result<()> {
+    pub fn linearizable_read(&self) -> Result<()> {
         let _: RangeAnswer =
             self.ask(&["get", "health", "--keys-only"]).context("reading a key through etcd's leader")?;
         Ok(())
@@ -165,16 +165,16 @@ impl Client {
     ///
     /// # Errors
     /// It does not answer, or has no leader.
-    pub fn serves_anyone(&self) -> Result<()> {
+    pub fn check_serving_without_login(&self) -> Result<()> {
         let anonymous = Self { login: None, ..self.clone() };
-        match anonymous.read() {
-            Err(error) if is_login_refused(&error) => Ok(()),
+        match anonymous.linearizable_read() {
+            Err(error) if is_auth_failure(&error) => Ok(()),
             answer => answer,
         }
     }
 
     /// The number of keys alive at `revision` (0: now). A linearizable read: it shows that the cluster has a leader.
-    pub fn keys(&self, revision: i64) -> Result<u64> {
+    pub fn count_keys(&self, revision: i64) -> Result<u64> {
         let rev = format!("--rev={revision}");
         // `--count-only` prints only as `fields`; a range's JSON carries the whole count whatever its limit.
         let answer: RangeAnswer = self
@@ -203,7 +203,11 @@ impl Client {
             }
             watch(size)?;
             // When all is there, etcdctl makes it durable, which no byte shows.
-            let patience = if size >= expected { STALL.max(patience::for_database(size)) } else { STALL };
+            let patience = if size >= expected {
+                STALL_TIMEOUT.max(timeouts::for_database(size))
+            } else {
+                STALL_TIMEOUT
+            };
             if passed.saturating_sub(seen.1) < patience {
                 return Ok(());
             }
@@ -264,7 +268,7 @@ impl Client {
             }
             // Counting millions of keys on a busy disk; `status`, which is asked first, finds a dead member sooner.
             ["get", ..] => (program.env("ETCDCTL_COMMAND_TIMEOUT", "60s"), Duration::from_secs(70)),
-            _ => (program, QUESTION),
+            _ => (program, QUERY_TIMEOUT),
         }
     }
 
@@ -330,7 +334,7 @@ mod tests {
         let mut site = site(Path::new("/d"), Service::Unknown { pid: 1 });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         site.endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let client = Client::of(&site);
+        let client = Client::new(&site);
         let mut watch = client.while_it_listens();
         let mut at = |second| watch(Duration::from_secs(second));
         assert_eq!((at(1), at(5), at(10), at(15)), (Ok(()), Ok(()), Ok(()), Ok(())));

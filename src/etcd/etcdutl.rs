@@ -3,7 +3,7 @@
 //! Must never judge a snapshot by the tool alone: `trailer` checks the checksum, and a private boot shows the content.
 
 use super::backend::{Backend, Comparison, same_records};
-use super::patience;
+use super::timeouts;
 use super::tools::Tools;
 use crate::system::durable::Dir;
 use crate::system::process::{STDIN, fd_path};
@@ -55,7 +55,7 @@ pub fn status(
 ) -> Result<SnapshotStatus> {
     let timeout = timeout_for(&snapshot)?;
     let program =
-        tools.offline().stdin_file(snapshot).args(["snapshot", "status", STDIN, "--write-out=json"]);
+        tools.snapshot_tool().stdin_file(snapshot).args(["snapshot", "status", STDIN, "--write-out=json"]);
     let output = program.start().and_then(|running| running.finish(timeout, watch));
     output.and_then(|output| output.json()).context("reading the snapshot's structure")
 }
@@ -74,7 +74,7 @@ pub fn restore(
 ) -> Result<Backend> {
     let RestoreOptions { name: member, peer_urls, token, bump, hash_check } = options;
     let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{member}={url}")).collect();
-    let program = tools.offline().cwd(fd_path(dir)).deadline(timeout_for(&dir.read(name)?)?);
+    let program = tools.snapshot_tool().cwd(fd_path(dir)).deadline(timeout_for(&dir.read(name)?)?);
     let mut program = program.args([
         "snapshot".to_owned(),
         "restore".to_owned(),
@@ -94,7 +94,7 @@ pub fn restore(
     let database = dir.handle(into).join("member/snap/db");
     let made = program.run().map_err(anyhow::Error::from).and_then(|_| {
         let exists = database.try_exists().context("looking for the database")?;
-        ensure!(exists, "{} succeeded but created no database", tools.offline_path().display());
+        ensure!(exists, "{} succeeded but created no database", tools.snapshot_tool_path().display());
         Ok(())
     });
     made.context("restoring a member directory from the snapshot")?;
@@ -107,5 +107,5 @@ pub fn restore(
 }
 
 fn timeout_for(snapshot: &File) -> Result<Duration> {
-    Ok(patience::for_database(snapshot.metadata().context("reading the size of the snapshot")?.len()))
+    Ok(timeouts::for_database(snapshot.metadata().context("reading the size of the snapshot")?.len()))
 }

@@ -13,7 +13,7 @@ use super::backend::Backend;
 use super::incoming::partial_name;
 use super::known_messages::recognize;
 use super::member::Member;
-use super::patience;
+use super::timeouts;
 use crate::system::durable::Dir;
 use crate::system::growing_file::GrowthSender;
 use crate::system::interrupt;
@@ -115,7 +115,7 @@ fn run(etcd: &Path, home: &Dir) -> Result<Shown> {
     let notify = UnixDatagram::bind(home.handle(NOTIFY_SOCKET))
         .and_then(|socket| socket.set_read_timeout(Some(POLL_INTERVAL)).map(|()| socket))
         .context("opening a socket for a private etcd")?;
-    let patience = patience::for_database(
+    let patience = timeouts::for_database(
         std::fs::metadata(home.handle("member/snap/db")).map_or(0, |database| database.len()),
     );
     let mut running = start(etcd, home)?;

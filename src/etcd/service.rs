@@ -3,7 +3,7 @@
 pub mod static_pod;
 
 use super::known_messages::recognize;
-use super::patience;
+use super::timeouts;
 use crate::error::Refusal;
 use crate::system::owner::Owner;
 use crate::system::process::{Program, program_path};
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 /// On top of what etcd needs for its database. For a small one that makes 100 s: longer than systemd's own default of
 /// 90 s for a stop or a start, so that its verdict comes first.
-pub const SUPERVISOR: Duration = Duration::from_secs(40);
+pub const SUPERVISOR_MARGIN: Duration = Duration::from_secs(40);
 /// How long kubelet may take to see a manifest come or go (it looks every 20 s where it is not told), to give a pod its
 /// 30 s of grace, and to make a container.
 const KUBELET: Duration = Duration::from_secs(120);
@@ -86,7 +86,7 @@ impl Service {
     /// Lets those back in that were kept away while etcd was stopped: the API server of a static pod's machine. To be
     /// called once the data that is live has proved to be what it is to be; does nothing where nobody was. With `etcd`, it
     /// too is let back in.
-    pub fn release(&self, etcd: bool) -> Result<()> {
+    pub fn release_manifests(&self, etcd: bool) -> Result<()> {
         match self {
             Self::StaticPod { manifest } => {
                 static_pod::release(manifest, etcd).context("starting the API server")
@@ -96,7 +96,7 @@ impl Service {
     }
 
     /// How long etcd may go on after a stop came back without an error.
-    pub fn stop_patience(&self) -> Duration {
+    pub fn stop_timeout(&self) -> Duration {
         match self {
             Self::StaticPod { .. } => KUBELET,
             _ => Duration::from_secs(30),
@@ -105,23 +105,38 @@ impl Service {
 
     /// How long after a start nobody may have the data open. etcd opens it within a second; a supervisor that starts it
     /// again after it died does so within ten.
-    pub fn idle_patience(&self) -> Duration {
+    pub fn idle_timeout(&self) -> Duration {
         match self {
             Self::StaticPod { .. } => KUBELET,
             _ => Duration::from_secs(15),
         }
     }
 
-    /// The command that restarts etcd, as typed; or the two commands that do.
-    pub fn typed_restart(&self) -> String {
+    /// Returns the command that restarts etcd, as typed; or the two commands that do.
+    pub fn restart_command(&self) -> String {
         match self {
-            Self::Systemd { .. } => self.typed("restart"),
-            _ => format!("{}, then {}", self.typed("stop"), self.typed("start")),
+            Self::Systemd { .. } => self.command("restart"),
+            _ => format!("{}, then {}", self.stop_command(), self.start_command()),
         }
     }
 
+    /// Returns the command that starts etcd, as typed.
+    pub fn start_command(&self) -> String {
+        self.command("start")
+    }
+
+    /// Returns the command that stops etcd, as typed.
+    pub fn stop_command(&self) -> String {
+        self.command("stop")
+    }
+
+    /// Returns the command that shows whether etcd runs, as typed.
+    pub fn status_command(&self) -> String {
+        self.command("status")
+    }
+
     /// What a person types to do `verb`, one of `start`, `stop` and `status`.
-    pub fn typed(&self, verb: &str) -> String {
+    fn command(&self, verb: &str) -> String {
         match self {
             Self::Systemd { systemd } => format!("systemctl {verb} {systemd}"),
             Self::Commands { start, stop } => match verb {
@@ -149,7 +164,7 @@ impl Service {
     }
 
     /// That etcd can be stopped and started by us, or why not.
-    pub fn known(&self) -> Result<(), Refusal> {
+    pub fn check_supervisor(&self) -> Result<(), Refusal> {
         match self {
             Self::Systemd { .. } | Self::Commands { .. } | Self::StaticPod { .. } => Ok(()),
             Self::Unknown { pid } => Err(Refusal::new(
@@ -188,7 +203,7 @@ impl Service {
     }
 
     fn run(&self, verb: &str, bytes: u64) -> Result<()> {
-        self.known()?;
+        self.check_supervisor()?;
         let words: Vec<&str> = match self {
             Self::StaticPod { manifest } if verb == "start" => return static_pod::start(manifest),
             Self::StaticPod { manifest } => return static_pod::stop(manifest),
@@ -198,7 +213,7 @@ impl Service {
             Self::Commands { stop, .. } => stop.iter().map(String::as_str).collect(),
         };
         let (program, args) = words.split_first().context("the service's command is empty")?;
-        Program::new(program).args(args).deadline(SUPERVISOR + patience::for_database(bytes)).run()?;
+        Program::new(program).args(args).deadline(SUPERVISOR_MARGIN + timeouts::for_database(bytes)).run()?;
         Ok(())
     }
 }
@@ -245,7 +260,7 @@ pub fn main_pid(unit: &str) -> Option<i32> {
 }
 
 /// What the etcd of a systemd unit last died of, in its own words, if the journal has them and they are new.
-pub fn last_words(unit: &str) -> Option<String> {
+pub fn last_fatal_message(unit: &str) -> Option<String> {
     let words = ["--unit", unit, "--since=-10min", "--lines=200", "--output=cat", "--no-pager", "--quiet"];
     let journal = Program::new("journalctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
     dying_words(&journal.text())
@@ -314,7 +329,7 @@ panic: not JSON
             ("null", None),
         ] {
             let service = serde_yaml::from_str::<Service>(text).ok();
-            assert_eq!(service.map(|service| service.typed("stop")).as_deref(), typed, "{text}");
+            assert_eq!(service.map(|service| service.stop_command()).as_deref(), typed, "{text}");
         }
     }
 

@@ -60,11 +60,11 @@ impl Tools {
     /// snap gives them, else on the machine's usual path. There `etcd` may not be, where it runs in a container.
     ///
     /// Users other than root must not be able to change them.
-    pub fn beside(etcd: &Path) -> Result<Self> {
-        Self::trusted_beside(etcd, &check_program)
+    pub fn next_to(etcd: &Path) -> Result<Self> {
+        Self::trusted_next_to(etcd, &check_program)
     }
 
-    fn trusted_beside(etcd: &Path, may: May<'_>) -> Result<Self> {
+    fn trusted_next_to(etcd: &Path, may: May<'_>) -> Result<Self> {
         let tools = match Self::among(etcd.parent(), may)? {
             Some(tools) => tools,
             None => Self::away_from(etcd, may)?,
@@ -114,7 +114,7 @@ impl Tools {
     ///
     /// # Errors
     /// The refusal; or etcdctl does not run, or prints no version.
-    pub fn must_read_snapshots(&self) -> Result<()> {
+    pub fn check_can_read_snapshots(&self) -> Result<()> {
         if self.etcdutl.is_some() {
             return Ok(());
         }
@@ -149,8 +149,8 @@ impl Tools {
     }
 
     /// The program that works on snapshot files: etcdutl since 3.5 (and the only one since 3.6), etcdctl before.
-    pub(super) fn offline(&self) -> Program {
-        let path = self.offline_path();
+    pub(super) fn snapshot_tool(&self) -> Program {
+        let path = self.snapshot_tool_path();
         let by_hand = format!(
             "unpack db from the archive and run {0} snapshot status db, then {0} snapshot restore db --data-dir=NEW-DIRECTORY",
             path.display()
@@ -159,7 +159,7 @@ impl Tools {
     }
 
     /// Where that program is.
-    pub(super) fn offline_path(&self) -> &Path {
+    pub(super) fn snapshot_tool_path(&self) -> &Path {
         self.etcdutl.as_ref().unwrap_or(&self.etcdctl)
     }
 }
@@ -269,7 +269,7 @@ mod tests {
         let dir = dir.path();
         put(dir, "etcd", 0o755);
         put(dir, "etcdctl", 0o755);
-        let tools = Tools::trusted_beside(&dir.join("etcd"), &|path| check(dir, path)).unwrap();
+        let tools = Tools::trusted_next_to(&dir.join("etcd"), &|path| check(dir, path)).unwrap();
         assert_eq!(tools.etcdctl, dir.join("etcdctl"));
         assert_eq!(tools.etcd, dir.join("etcd"));
         assert_eq!(tools.etcdutl, None);
@@ -280,7 +280,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         let etcd = dir.join("etcd");
-        let beside = || Tools::trusted_beside(&etcd, &|path| check(dir, path));
+        let beside = || Tools::trusted_next_to(&etcd, &|path| check(dir, path));
         put(dir, "etcd", 0o755);
         put(dir, "etcdctl", 0o755);
         put(dir, "etcdutl", 0o757);

@@ -146,7 +146,7 @@ impl<'a> Exchange<'a> {
         match prove(self.site, self.data(), &self.journal.expected)? {
             Verdict::Proved { served, alarms, login_refused } => {
                 if !login_refused {
-                    let members = Client::of(self.site).members()?.len();
+                    let members = Client::new(self.site).members()?.len();
                     ensure!(members == 1, "etcd came up with {members} members instead of one");
                 }
                 // Who waited finds the new write-ahead log locked by the etcd that serves.
@@ -163,7 +163,7 @@ impl<'a> Exchange<'a> {
     pub(super) fn stop(&self) -> Result<Hold> {
         let stopped = self.site.service.stop(self.data().backend_size());
         // The lock decides: a supervisor may fail to stop what did not run, or know nothing of an etcd that does.
-        let patience = if stopped.is_ok() { self.site.service.stop_patience() } else { Duration::ZERO };
+        let patience = if stopped.is_ok() { self.site.service.stop_timeout() } else { Duration::ZERO };
         match (self.data().hold(patience), stopped) {
             (Ok(hold), _) => Ok(hold),
             (Err(held), Ok(())) => Err(held),
@@ -276,7 +276,7 @@ impl<'a> Exchange<'a> {
     /// Lets those back in that were kept away while etcd was stopped. An etcd that was stopped before stays so, unless the
     /// new data is live.
     fn release(&self) -> Result<()> {
-        self.site.service.release(self.journal.old.runs || self.journal.phase != Phase::Undone)
+        self.site.service.release_manifests(self.journal.old.runs || self.journal.phase != Phase::Undone)
     }
 
     /// Whether the new data stands at the live name; an error where neither does.

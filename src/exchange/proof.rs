@@ -5,10 +5,10 @@
 use super::staging_dir::DataDir;
 use crate::archive::manifest::Manifest;
 use crate::etcd::client::{Client, ContentHash, Status, is_compacted};
-use crate::etcd::patience;
+use crate::etcd::diagnose::is_auth_failure;
 use crate::etcd::sandbox::BootedCopy;
 use crate::etcd::site::Site;
-use crate::etcd::why::is_login_refused;
+use crate::etcd::timeouts;
 use crate::system::interrupt;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -112,12 +112,12 @@ pub fn prove(site: &Site, data: &DataDir, expected: &Expected) -> Result<Verdict
     if let Some(how) = identity_differs(&status, expected) {
         return Ok(Verdict::Differs(how));
     }
-    match content_differs(&Client::of(site), expected) {
+    match content_differs(&Client::new(site), expected) {
         Ok(Some(how)) => Ok(Verdict::Differs(how)),
         Ok(None) => proved(status.errors, false),
         // A client compacted that revision away already. Only the restored tree has that cluster id.
         Err(error) if is_compacted(&error) => proved(status.errors, false),
-        Err(error) if is_login_refused(&error) => proved(status.errors, true),
+        Err(error) if is_auth_failure(&error) => proved(status.errors, true),
         Err(error) => Err(error),
     }
 }
@@ -145,7 +145,7 @@ fn content_differs(client: &Client, expected: &Expected) -> Result<Option<String
         }
     }
     if let Some(wanted) = expected.keys {
-        let found = client.keys(expected.revision)?;
+        let found = client.count_keys(expected.revision)?;
         if found != wanted {
             return Ok(differs("number of keys", found, wanted));
         }
@@ -159,7 +159,7 @@ fn content_differs(client: &Client, expected: &Expected) -> Result<Option<String
 /// # Errors
 /// It does not serve in time, or something else answers at its endpoint.
 pub fn serving(site: &Site, data: &DataDir) -> Result<Option<Status>> {
-    let (mut idle_since, idle) = (None, site.service.idle_patience());
+    let (mut idle_since, idle) = (None, site.service.idle_timeout());
     let mut alive = || {
         if data.in_use()? {
             idle_since = None;
@@ -173,12 +173,12 @@ pub fn serving(site: &Site, data: &DataDir) -> Result<Option<Status>> {
         );
         Ok(())
     };
-    let in_all = patience::for_database(data.backend_size()).max(idle);
-    let client = Client::of(site);
+    let in_all = timeouts::for_database(data.backend_size()).max(idle);
+    let client = Client::new(site);
     let status = match client.wait_until_serving(in_all, &mut alive) {
         Ok(status) => Some(status),
-        Err(error) if is_login_refused(&error) => {
-            client.serves_anyone().map_err(|_| error)?;
+        Err(error) if is_auth_failure(&error) => {
+            client.check_serving_without_login().map_err(|_| error)?;
             None
         }
         Err(error) => return Err(error),

@@ -14,9 +14,9 @@ use anyhow::Result;
 /// # Errors
 /// The refusal; or a program does not run, or prints no version.
 pub fn admit_programs(site: &Site, drill: bool) -> Result<()> {
-    site.tools.must_read_snapshots()?;
+    site.tools.check_can_read_snapshots()?;
     if drill {
-        site.supply().must_match(&site.tools.versions()?)?;
+        site.program_source().check_same_minor(&site.tools.versions()?)?;
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use super::stage::Snapshot;
 use crate::archive::damage::Damage;
 use crate::error::Refusal;
 use crate::etcd::member::Member;
-use crate::etcd::site::{Initial, Site};
+use crate::etcd::site::{InitialMember, Site};
 use crate::etcd::trailer::Trailer;
 use crate::exchange::Lineage;
 use revision::{Doubt, Seen};
@@ -132,8 +132,8 @@ pub fn suits(site: &Site) -> Result<(), Refusal> {
             ),
             format!(
                 "{}; cp -a {log} {data}/member/wal; take wal-dir out of etcd's configuration; {}; run restore again",
-                site.service.typed("stop"),
-                site.service.typed("start")
+                site.service.stop_command(),
+                site.service.start_command()
             ),
         ));
     }
@@ -146,7 +146,7 @@ pub fn suits(site: &Site) -> Result<(), Refusal> {
     if !site.tools.etcd.is_file() {
         return Err(no_server(site));
     }
-    site.service.known()
+    site.service.check_supervisor()
 }
 
 /// The program `etcd` is in a container: restored data is booted before it goes live, and that takes one here.
@@ -204,7 +204,7 @@ pub fn admit(facts: &Facts) -> Result<Identity, Refusal> {
 
 /// The member that etcd's configuration would make, with what etcd takes for one that was told nothing (etcd,
 /// server/embed/config.go).
-fn initial(said: &Initial) -> Identity {
+fn initial(said: &InitialMember) -> Identity {
     let or = |said: &Option<String>, default: &str| said.clone().unwrap_or_else(|| default.to_owned());
     Identity { name: or(&said.name, "default"), peer_urls: or(&said.peer_urls, "http://localhost:2380") }
 }

@@ -7,7 +7,7 @@ use super::versions::Versions;
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
-use crate::etcd::site::{Initial, Quota, Site};
+use crate::etcd::site::{InitialMember, Quota, Site};
 use crate::etcd::v2_store::V2Keys;
 use crate::exchange::{DataDir, Lineage, MEMBER};
 use crate::snapshot::room_for;
@@ -26,7 +26,7 @@ pub struct Facts {
     /// Whether stopping and starting etcd does the same to the API server of Kubernetes.
     pub takes_api_server: bool,
     /// Who the member is to be where there is no data, as far as etcd's configuration says.
-    pub initial: Initial,
+    pub initial: InitialMember,
     /// The inode number of the live `member` directory, if there is one.
     pub member: Option<u64>,
     /// The data that is live.
@@ -89,10 +89,10 @@ impl Facts {
         let Looked { old, keys, sizes: (size, used) } = look_at_old(site, data, stage, &mut lineage)?;
         Ok(Self {
             data_dir: site.data_dir.display().to_string(),
-            stop_command: site.service.typed("stop"),
-            start_command: site.service.typed("start"),
+            stop_command: site.service.stop_command(),
+            start_command: site.service.start_command(),
             takes_api_server: matches!(site.service, Service::StaticPod { .. }),
-            initial: site.initial.clone(),
+            initial: site.initial_member.clone(),
             member: member_of(data)?,
             v2_keys: v2_keys(site, &old),
             quota: site.quota(),
@@ -118,7 +118,7 @@ pub fn still_hold(facts: &Facts, site: &Site, data: &DataDir) -> Result<()> {
         ensure!(!data.in_use()?, "etcd has been started meanwhile");
         return Ok(());
     };
-    let client = Client::of(site);
+    let client = Client::new(site);
     let now = client.status()?;
     let members = client.members()?.len();
     ensure!(
@@ -164,7 +164,7 @@ struct Looked {
 
 /// Looks at the live data; the cluster that it is joins `lineage`.
 fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut Lineage) -> Result<Looked> {
-    let client = Client::of(site);
+    let client = Client::new(site);
     let answer = client.status().and_then(|status| Ok((status, client.members()?)));
     let in_use = data.in_use()?;
     let mut keys = Ok(0);
@@ -175,7 +175,7 @@ fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut
         Ok((status, members)) => {
             lineage.add(status.cluster_id);
             // With an alarm of corruption, etcd counts nothing any more, and has to be restored all the more.
-            keys = client.keys(0).map_err(|error| format!("{error:#}"));
+            keys = client.count_keys(0).map_err(|error| format!("{error:#}"));
             sizes = (status.db_size, status.db_in_use);
             Old::Serving { status, members }
         }

@@ -121,7 +121,7 @@ pub fn settle(site: &Site, data: &DataDir, tell: Sink<'_>) -> Result<Option<Reco
     let noted = data.noted_target();
     let recovered = recover(site, data).map_err(|error| {
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
-        let next = format!("{}, mend the cause, then restore --recover", site.service.typed("status"));
+        let next = format!("{}, mend the cause, then restore --recover", site.service.status_command());
         ActionError::from_error(error, state, next)
     })?;
     if let Some(target) = noted.ok().flatten() {
@@ -145,13 +145,13 @@ fn aftermath(error: &anyhow::Error, site: &Site) -> (String, String) {
         let state = format!("the restore is neither finished nor undone in {}", site.data_dir.display());
         let next = format!(
             "{}, mend the cause, then run any action or restore --recover; if etcd is down meanwhile: {}",
-            site.service.typed("status"),
-            site.service.typed("start")
+            site.service.status_command(),
+            site.service.start_command()
         );
         return (state, next);
     }
     let state = "the data that this run found is live and complete, and etcd is as it was before".to_owned();
-    (state, format!("{}, mend the cause, then run restore again", site.service.typed("status")))
+    (state, format!("{}, mend the cause, then run restore again", site.service.status_command()))
 }
 
 fn restore(site: &Site, data: &DataDir, request: &Request, tell: Sink<'_>) -> Result<Report> {
@@ -186,7 +186,7 @@ fn restore(site: &Site, data: &DataDir, request: &Request, tell: Sink<'_>) -> Re
         (Backup::Online, Some(_)) => {
             tell(Progress::Step("saving the existing data"));
             let saved = snapshot::take(
-                &snapshot::Source::Serving(&Client::of(site)),
+                &snapshot::Source::Serving(&Client::new(site)),
                 &site.tools,
                 &backup_request(request)?,
                 tell,
@@ -207,7 +207,7 @@ fn restore(site: &Site, data: &DataDir, request: &Request, tell: Sink<'_>) -> Re
     // From here on it goes to its end, or back.
     interrupt::check()?;
     let mut exchanged = Exchange::prepare(site, beside, old, expected)?.perform()?;
-    let disarmed = disarm(&Client::of(site), &mut exchanged.alarms);
+    let disarmed = disarm(&Client::new(site), &mut exchanged.alarms);
     let data_dir = data.dir().path().to_owned();
     let outcome = Outcome { expected, backup, exchanged, disarmed, data_dir };
     Ok(Report { plan, snapshot, outcome: Some(outcome) })

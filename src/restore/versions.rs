@@ -8,7 +8,7 @@
 use super::facts::Old;
 use crate::error::Refusal;
 use crate::etcd::backend::Backend;
-use crate::etcd::site::{Site, Supply};
+use crate::etcd::site::{ProgramSource, Site};
 use crate::etcd::versions::{DataVersions, Minor, Programs, Version, downgrade_steps};
 use crate::exchange::{DataDir, MEMBER};
 use crate::system::lock::try_lock;
@@ -20,7 +20,7 @@ pub struct Versions {
     /// The programs on this machine.
     pub programs: Programs,
     /// Where other programs are to be had.
-    pub supply: Supply,
+    pub supply: ProgramSource,
     /// The version of the server that the manifest of a static pod names.
     pub image: Option<Version>,
     /// The command that restarts etcd, as typed.
@@ -35,20 +35,20 @@ impl Versions {
     /// # Errors
     /// A refusal if the programs could not restore anything; or one of them prints no version.
     pub fn gather(site: &Site, data: &DataDir) -> Result<Self> {
-        site.tools.must_read_snapshots()?;
+        site.tools.check_can_read_snapshots()?;
         let programs = site.tools.versions()?;
         Ok(Self {
             programs,
-            supply: site.supply(),
+            supply: site.program_source(),
             image: site.image_version(),
-            restart: site.service.typed_restart(),
+            restart: site.service.restart_command(),
             data: last_served_by(data).ok().flatten(),
         })
     }
 
     /// Refuses programs that do not belong together, before any of them is given data.
     pub fn admit_programs(&self) -> Result<(), Refusal> {
-        self.supply.must_match(&self.programs)
+        self.supply.check_same_minor(&self.programs)
     }
 
     /// Refuses programs of another minor version than the etcd that is to serve the restored data, as far as the existing data
@@ -74,7 +74,7 @@ impl Versions {
     }
 
     fn must_match(&self, called: &str, server: &Version) -> Result<(), Refusal> {
-        self.supply.must_match_server(&self.programs, called, server, &self.restart)
+        self.supply.check_matches_server(&self.programs, called, server, &self.restart)
     }
 
     /// Reports that data could not be read because its etcd was newer: it is not lost.
@@ -84,7 +84,7 @@ impl Versions {
                 format!(
                     "the existing data was last served by etcd {data}, but {etcd} and could not read it: {why}"
                 ),
-                self.supply.of_version(data),
+                self.supply.how_to_get(data),
             )),
             _ => Ok(()),
         }
@@ -149,7 +149,7 @@ mod tests {
                 etcdutl: Some(at("etcdutl")),
                 etcd: Some(at("etcd")),
             },
-            supply: Supply::Directory("/opt".into()),
+            supply: ProgramSource::Directory("/opt".into()),
             image: None,
             restart: "systemctl restart etcd".to_owned(),
             data: None,

@@ -213,7 +213,7 @@ impl Flow<'_> {
         }
         let Source::Serving(client) = self.source else { return Ok((None, None)) };
         wanted()?;
-        let keys = client.keys(revision).ok();
+        let keys = client.count_keys(revision).ok();
         wanted()?;
         Ok((keys, client.content_hash(revision).ok()))
     }

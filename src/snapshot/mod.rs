@@ -119,7 +119,7 @@ fn look(client: &Client) -> Result<Looked> {
         )
         .into());
     }
-    client.read().context("checking that etcd is healthy")?;
+    client.linearizable_read().context("checking that etcd is healthy")?;
     let members = members?;
     let count = members.len();
     let own = members.into_iter().find(|member| member.id == status.member_id);

@@ -24,18 +24,18 @@ pub(super) fn report(site: &Site, results: &mut Results) {
 }
 
 fn may_verify(site: &Site) -> Result<()> {
-    site.tools.must_read_snapshots()
+    site.tools.check_can_read_snapshots()
 }
 
 fn may_restore(site: &Site, results: &mut Results) -> Result<()> {
     let programs = site.tools.versions()?;
     let shown: Vec<String> = programs.iter().map(Installed::name_and_version).collect();
     results.set(key!("site.programs"), shown.join(", "));
-    let supply = site.supply();
-    supply.must_match(&programs)?;
+    let supply = site.program_source();
+    supply.check_same_minor(&programs)?;
     let server = results.get("site.version").and_then(Version::parse);
     server.map_or(Ok::<(), Refusal>(()), |server| {
-        supply.must_match_server(&programs, "the running etcd", &server, &site.service.typed_restart())
+        supply.check_matches_server(&programs, "the running etcd", &server, &site.service.restart_command())
     })?;
     Ok(())
 }

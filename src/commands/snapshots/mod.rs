@@ -96,7 +96,7 @@ fn kept(call: &Call<'_>, places: &Places, from: &str) -> Result<Source, ActionEr
         Which::Named(_) => look.choose(&wanted)?.into_iter().next().cloned(),
         Which::Latest(folder) => {
             let site = super::site(call)?;
-            let status = Client::of(&site).status().ok();
+            let status = Client::new(&site).status().ok();
             let current = status.as_ref().map(|status| format!("{:x}", status.cluster_id));
             let lineage = lineage(&site, status);
             let latest = look.latest_of(&lineage, current.as_deref(), one, folder)?;

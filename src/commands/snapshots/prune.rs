@@ -202,11 +202,11 @@ fn scope(call: &Call<'_>) -> Result<Scope, ActionError> {
         }),
         "" => {
             let site = crate::commands::site(call)?;
-            let client = Client::of(&site);
+            let client = Client::new(&site);
             let (own, status) = own_member(&client).map_err(|error| {
                 let next = format!(
                     "{}, or name the cluster as list-snapshots format=yaml shows it: cluster=ID",
-                    site.service.typed("status")
+                    site.service.status_command()
                 );
                 ActionError::from_error(
                     error.context("learning which cluster this is"),

@@ -3,7 +3,7 @@
 //! Must never reach for the network: names are not resolved and nothing is dialled.
 
 use super::Tls;
-use super::reach::{Way, Ways, address};
+use super::endpoints::{Way, Ways, address};
 use super::settings::{Said, Settings};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;

@@ -3,21 +3,21 @@
 //!
 //! Must never guess: what is not said has etcd's own default or is refused by name, and of two etcds none is taken.
 
-mod configured;
-mod file;
-mod found;
+mod discovery;
+mod endpoints;
 mod local;
-mod pods;
+mod packages;
+mod processes;
 mod programs;
 mod quota;
-mod reach;
-mod running;
 mod settings;
-mod units;
+mod site_file;
+mod static_pods;
+mod systemd_units;
 
-pub use configured::{DEBIAN, DEBIAN_UNIT, SNAP, SNAP_UNIT};
-pub use found::{CHARM_TLS, SNAP_COMMON};
-pub use programs::Supply;
+pub use discovery::{CHARM_TLS, SNAP_COMMON};
+pub use packages::{DEBIAN_DEFAULTS, DEBIAN_UNIT, SNAP_CONFIG, SNAP_UNIT};
+pub use programs::ProgramSource;
 pub use quota::Quota;
 
 use super::certificates;
@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone)]
 pub struct Site {
     /// What it is to a person: `etcd.service (pid 42)`.
-    pub called: String,
+    pub description: String,
     /// Its process, where it was found running.
     pub pid: Option<i32>,
     /// The client URL of its one member.
@@ -41,9 +41,9 @@ pub struct Site {
     /// The certificates for that endpoint.
     pub tls: Tls,
     /// The server's certificate, where it is known.
-    pub certificate: Option<PathBuf>,
+    pub server_certificate: Option<PathBuf>,
     /// What is wrong with the certificates.
-    pub trouble: Trouble,
+    pub certificate_problems: CertificateProblems,
     /// Who to log in as, where etcd has authentication on.
     pub login: Option<Login>,
     /// The directory that holds `member`.
@@ -51,9 +51,9 @@ pub struct Site {
     /// The directory of the write-ahead log, where it is not the one in `member`.
     pub wal_dir: Option<PathBuf>,
     /// Who the member is to be where it has no data.
-    pub initial: Initial,
+    pub initial_member: InitialMember,
     /// Whether all of it is an operator's word, in a site file.
-    pub is_told: bool,
+    pub is_from_site_file: bool,
     /// etcd's own configuration file, where it has one.
     pub config_file: Option<PathBuf>,
     /// etcd's programs.
@@ -79,7 +79,7 @@ pub struct Origin {
 
 /// What etcd's configuration says of a member that has no data yet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Initial {
+pub struct InitialMember {
     /// Its name.
     pub name: Option<String>,
     /// Its peer URLs, comma-separated.
@@ -99,7 +99,7 @@ pub struct Tls {
 
 /// What is wrong with certificates, in words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Trouble {
+pub struct CertificateProblems {
     /// With the client's.
     pub client: Option<String>,
     /// With the server's, where that is known.
@@ -119,13 +119,15 @@ impl Site {
     /// Returns the size of the database at which etcd takes no more writes; `None` if that is not known. A site file may name
     /// no configuration: then the process that has the data open is asked.
     pub fn quota(&self) -> Option<Quota> {
-        self.quota.clone().or_else(|| running::quota(Path::new("/"), &self.data_dir))
+        self.quota.clone().or_else(|| processes::quota(Path::new("/"), &self.data_dir))
     }
 
     /// What to type to have etcd's own programs on this machine, where it runs in a container.
     pub fn how_to_get_programs(&self) -> String {
-        self.pid
-            .map_or_else(|| "install the etcd server of the same version".to_owned(), found::take_programs_of)
+        self.pid.map_or_else(
+            || "install the etcd server of the same version".to_owned(),
+            discovery::take_programs_of,
+        )
     }
 
     /// The site that `site_file` describes; without one, the etcd that is found on this machine. Where there are several,
@@ -138,24 +140,23 @@ impl Site {
         password: Option<Secret>,
         now: Timestamp,
     ) -> Result<Self> {
-        let mut site = Self::chosen(site_file, choice, password)?;
-        if matches!(site.service, Service::StaticPod { .. }) && !site.is_told {
-            pods::prefer_good(Path::new("/"), &mut site.tls, now);
+        let mut site = Self::select(site_file, choice, password)?;
+        if matches!(site.service, Service::StaticPod { .. }) && !site.is_from_site_file {
+            static_pods::prefer_good(Path::new("/"), &mut site.tls, now);
         }
-        site.trouble = Trouble {
-            client: certificates::clients_trouble(&site.tls, now),
-            server: site
-                .certificate
-                .as_ref()
-                .and_then(|cert| certificates::servers_trouble(cert, reach::host(&site.endpoint), now)),
+        site.certificate_problems = CertificateProblems {
+            client: certificates::client_certificate_problem(&site.tls, now),
+            server: site.server_certificate.as_ref().and_then(|cert| {
+                certificates::server_certificate_problem(cert, endpoints::host(&site.endpoint), now)
+            }),
         };
         Ok(site)
     }
 
     /// As [`Self::find`], without a look at the certificates.
-    pub fn chosen(site_file: Option<&Path>, choice: &str, password: Option<Secret>) -> Result<Self> {
+    pub fn select(site_file: Option<&Path>, choice: &str, password: Option<Secret>) -> Result<Self> {
         match (choice, site_file) {
-            ("", Some(path)) => file::read(path, password),
+            ("", Some(path)) => site_file::read(path, password),
             ("", None) => machine()?.the_one()?.into_site(password),
             (choice, _) => {
                 let machine = machine()?;
@@ -163,7 +164,7 @@ impl Site {
                 match machine.called(choice)? {
                     Some(found) => found.into_site(password),
                     None if Path::new(choice).is_absolute() && Path::new(choice).is_file() => {
-                        file::read(Path::new(choice), password)
+                        site_file::read(Path::new(choice), password)
                     }
                     None => Err(Refusal::new(
                         format!("there is no etcd called {choice}, nor a site file: {all}"),
@@ -177,19 +178,19 @@ impl Site {
 }
 
 /// The etcds of this machine that run, in words; not those in containers, nor those that any user could have started.
-pub fn running() -> Result<Vec<String>, Refusal> {
+pub fn running_etcds() -> Result<Vec<String>, Refusal> {
     Ok(machine()?.running_in_words())
 }
 
 /// Where the etcd of this machine has its data, be it stopped; `None` where there is no etcd. Refuses where there are several,
 /// or one whose configuration cannot be read.
-pub fn data_dir() -> Result<Option<PathBuf>, Refusal> {
+pub fn find_data_dir() -> Result<Option<PathBuf>, Refusal> {
     Ok(machine()?.one()?.map(|found| found.data_dir))
 }
 
-fn machine() -> Result<found::Machine, Refusal> {
-    let systemd = units::Systemd { main_pid: &main_pid, ask: &ask_systemd };
-    found::Machine::look(Path::new("/"), &systemd)
+fn machine() -> Result<discovery::Machine, Refusal> {
+    let systemd = systemd_units::Systemd { main_pid: &main_pid, ask: &ask_systemd };
+    discovery::Machine::look(Path::new("/"), &systemd)
 }
 
 #[cfg(test)]
@@ -199,20 +200,20 @@ pub(crate) mod tests {
     /// A site with its data in `data_dir`, at which nothing listens.
     pub(crate) fn site(data_dir: &Path, service: Service) -> Site {
         Site {
-            called: "pid 42".to_owned(),
+            description: "pid 42".to_owned(),
             pid: Some(42),
             from: Origin { endpoint: String::new(), data_dir: String::new() },
             drift: None,
             quota: None,
             endpoint: "http://127.0.0.1:1".to_owned(),
             tls: Tls::default(),
-            certificate: None,
-            trouble: Trouble::default(),
+            server_certificate: None,
+            certificate_problems: CertificateProblems::default(),
             login: None,
             data_dir: data_dir.to_owned(),
             wal_dir: None,
-            initial: Initial::default(),
-            is_told: false,
+            initial_member: InitialMember::default(),
+            is_from_site_file: false,
             config_file: None,
             tools: Tools { etcdctl: "etcdctl".into(), etcdutl: None, etcd: "/bin/sh".into() },
             service,

@@ -3,7 +3,7 @@
 //! Must never run anything.
 
 use super::Site;
-use super::found::take_programs_of;
+use super::discovery::take_programs_of;
 use crate::error::Refusal;
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Where the programs of a site come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Supply {
+pub enum ProgramSource {
     /// Out of the container in which this process runs etcd.
     Container(i32),
     /// Out of the directory that the site file names.
@@ -23,9 +23,9 @@ pub enum Supply {
     Directory(PathBuf),
 }
 
-impl Supply {
+impl ProgramSource {
     /// What to do to have the programs of the version `wanted`.
-    pub fn of_version(&self, wanted: impl Display) -> String {
+    pub fn how_to_get(&self, wanted: impl Display) -> String {
         match self {
             Self::Container(pid) => take_programs_of(*pid),
             Self::SiteFile => {
@@ -36,35 +36,35 @@ impl Supply {
     }
 }
 
-impl Supply {
+impl ProgramSource {
     /// Refuses programs that do not belong together, before any of them is given data.
-    pub fn must_match(&self, programs: &Programs) -> Result<(), Refusal> {
+    pub fn check_same_minor(&self, programs: &Programs) -> Result<(), Refusal> {
         let Some((one, other)) = programs.first_mismatch() else { return Ok(()) };
         Err(Refusal::new(
             format!(
                 "{one}, but {other}: what one of them restores, the other must read, so all need the same minor version"
             ),
-            self.of_version(one.version.minor()),
+            self.how_to_get(one.version.minor()),
         ))
     }
 
     /// Refuses programs of another minor version than the server, whose version is `server` and which is `called` so. `restart`
     /// is the command that restarts it.
-    pub fn must_match_server(
+    pub fn check_matches_server(
         &self,
         programs: &Programs,
-        called: &str,
+        description: &str,
         server: &Version,
         restart: &str,
     ) -> Result<(), Refusal> {
         let Some(program) = programs.first_of_other_minor(server) else { return Ok(()) };
-        let (get, minor) = (self.of_version(server.minor()), program.version.minor());
+        let (get, minor) = (self.how_to_get(server.minor()), program.version.minor());
         let next = match self {
             Self::Container(_) => get,
             _ => format!("{get}; or, if etcd was just upgraded to {minor}, restart it: {restart}"),
         };
         let reason = format!(
-            "{called} is {server}, but {program}: a restore needs programs of the server's minor version"
+            "{description} is {server}, but {program}: a restore needs programs of the server's minor version"
         );
         Err(Refusal::new(reason, next))
     }
@@ -72,13 +72,13 @@ impl Supply {
 
 impl Site {
     /// Where its programs come from.
-    pub fn supply(&self) -> Supply {
+    pub fn program_source(&self) -> ProgramSource {
         match (&self.service, self.pid) {
-            (Service::StaticPod { .. }, Some(pid)) => Supply::Container(pid),
-            _ if self.is_told => Supply::SiteFile,
+            (Service::StaticPod { .. }, Some(pid)) => ProgramSource::Container(pid),
+            _ if self.is_from_site_file => ProgramSource::SiteFile,
             _ => {
                 let etcdctl = &self.tools.etcdctl;
-                Supply::Directory(etcdctl.parent().unwrap_or(etcdctl).to_owned())
+                ProgramSource::Directory(etcdctl.parent().unwrap_or(etcdctl).to_owned())
             }
         }
     }
@@ -107,13 +107,13 @@ mod tests {
 
     #[test]
     fn says_where_to_get_other_programs() {
-        let of = |site: &Site| site.supply().of_version("3.4");
+        let of = |site: &Site| site.program_source().how_to_get("3.4");
         let mut site = pod(Path::new("/etc/kubernetes/manifests/etcd.yaml"));
         assert!(of(&site).ends_with("install -t /usr/local/bin /proc/42/root/usr/local/bin/etcd*"));
         site.pid = None;
         site.tools.etcdctl = "/usr/bin/etcdctl".into();
         assert_eq!(of(&site), "install the programs of etcd 3.4 in /usr/bin");
-        site.is_told = true;
+        site.is_from_site_file = true;
         assert_eq!(of(&site), "set bin-dir in the site file to the directory of the programs of etcd 3.4");
     }
 

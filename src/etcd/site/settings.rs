@@ -3,7 +3,7 @@
 //! Reads text and never the machine. Which source wins is etcd's rule (etcd, server/etcdmain/config.go, `parse`): a flag
 //! comes before its variable, an empty variable counts as none, and a configuration file replaces all flags and variables.
 
-use super::Initial;
+use super::InitialMember;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -205,9 +205,9 @@ impl Settings {
     }
 
     /// Who the member is to be where it has no data. What kubelet has yet to fill in, as `$(POD_IP)`, says nothing.
-    pub fn initial(&self) -> Initial {
+    pub fn initial(&self) -> InitialMember {
         let said = |text: &Option<String>| text.clone().filter(|text| !text.contains("$("));
-        Initial { name: said(&self.name), peer_urls: said(&self.initial_advertise_peer_urls) }
+        InitialMember { name: said(&self.name), peer_urls: said(&self.initial_advertise_peer_urls) }
     }
 
     /// The data directory of an etcd that runs in `cwd`: `NAME.etcd` where it was told none, `default.etcd` where it was
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn who_a_member_is_to_be_is_what_was_said_and_not_what_is_yet_to_be_filled_in() {
         let of = |words: &[&str]| {
-            let Initial { name, peer_urls } = told(words, &[]).initial();
+            let InitialMember { name, peer_urls } = told(words, &[]).initial();
             (name, peer_urls)
         };
         let some = |text: &str| Some(text.to_owned());

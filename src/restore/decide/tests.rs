@@ -5,7 +5,7 @@ use crate::archive::Contents;
 use crate::archive::manifest::Manifest;
 use crate::etcd::client::Status;
 use crate::etcd::service::Service;
-use crate::etcd::site::{Supply, tests};
+use crate::etcd::site::{ProgramSource, tests};
 use crate::etcd::trailer::DatabaseDigest;
 use crate::etcd::v2_store::V2Keys;
 use crate::etcd::versions::{Installed, Programs, Version};
@@ -53,7 +53,7 @@ fn versions(version: &str) -> Versions {
     };
     Versions {
         programs,
-        supply: Supply::Directory("/usr/bin".into()),
+        supply: ProgramSource::Directory("/usr/bin".into()),
         image: None,
         restart: "systemctl restart etcd".to_owned(),
         data: None,
@@ -64,7 +64,7 @@ pub(super) fn facts(old: Old, can_bump: bool) -> Facts {
     Facts {
         data_dir: "/var/lib/etcd/default".to_owned(),
         takes_api_server: false,
-        initial: Initial::default(),
+        initial: InitialMember::default(),
         member: Some(7),
         stop_command: "systemctl stop etcd".to_owned(),
         start_command: "systemctl start etcd.service".to_owned(),
@@ -148,7 +148,7 @@ fn a_member_without_data_is_who_its_configuration_says() {
         (some("cp1"), some("https://10.0.0.4:2380"), ("cp1", "https://10.0.0.4:2380")),
     ] {
         let is_said = peer_urls.is_some();
-        let facts = Facts { initial: Initial { name, peer_urls }, ..facts(Old::Empty, true) };
+        let facts = Facts { initial: InitialMember { name, peer_urls }, ..facts(Old::Empty, true) };
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Trailer::Valid)).unwrap();
         assert_eq!((plan.member.name.as_str(), plan.member.peer_urls.as_str()), expected);
         let told = plan.warnings.iter().any(|warning| warning.contains("etcdctl member update"));

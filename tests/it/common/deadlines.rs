@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use etcd_charm::etcd::client::{QUESTION, STALL};
-use etcd_charm::etcd::patience::for_database;
-use etcd_charm::etcd::service::{SUPERVISOR, Service};
+use etcd_charm::etcd::client::{QUERY_TIMEOUT, STALL_TIMEOUT};
+use etcd_charm::etcd::service::{SUPERVISOR_MARGIN, Service};
+use etcd_charm::etcd::timeouts::for_database;
 use etcd_charm::system::process::GRACE;
 
 /// What a busy machine may take for all else that a run does.
@@ -14,12 +14,12 @@ const LARGEST: u64 = 64 << 20;
 
 /// A question that etcd does not answer.
 pub fn question() -> Duration {
-    QUESTION + GRACE + BUSY
+    QUERY_TIMEOUT + GRACE + BUSY
 }
 
 /// A save in which nothing arrives.
 pub fn save() -> Duration {
-    STALL + GRACE + BUSY
+    STALL_TIMEOUT + GRACE + BUSY
 }
 
 /// An etcd that does not come to serve; its last question may be asked when its time is almost up.
@@ -29,17 +29,17 @@ pub fn boot() -> Duration {
 
 /// A service that does not end what it was told to do.
 pub fn service() -> Duration {
-    SUPERVISOR + for_database(LARGEST) + GRACE + BUSY
+    SUPERVISOR_MARGIN + for_database(LARGEST) + GRACE + BUSY
 }
 
 /// A service that says that it stopped etcd, and did not.
 pub fn stop_that_is_a_lie() -> Duration {
-    commands().stop_patience() + BUSY
+    commands().stop_timeout() + BUSY
 }
 
 /// A service that says that it started etcd, and did not.
 pub fn start_that_is_a_lie() -> Duration {
-    commands().idle_patience() + BUSY
+    commands().idle_timeout() + BUSY
 }
 
 fn commands() -> Service {

@@ -2,9 +2,9 @@
 //! another of its own, which it does. The etcd charm for Charmed Kubernetes has its certificates name the machine's
 //! addresses and its host name, and not the loopback (layer-etcd, reactive/etcd.py, `prepare_tls_certificates`).
 //!
-//! Must never lead to another machine, nor to another etcd of this one. Names are resolved, and nothing is dialled.
+//! Must never lead to another machine, nor to another etcd of this one. HostNames are resolved, and nothing is dialled.
 
-use crate::etcd::certificates::Names;
+use crate::etcd::certificates::HostNames;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
 /// A client URL, and where it was said, in words.
@@ -25,10 +25,10 @@ pub(super) struct Ways {
 
 impl Ways {
     /// The first that leads to this etcd by a host that its certificate has among its `names`.
-    pub fn named(&self, names: &Names) -> Option<&Way> {
+    pub fn named(&self, names: &HostNames) -> Option<&Way> {
         self.all
             .iter()
-            .find(|way| host(&way.url).is_some_and(|host| names.have(host)) && self.leads(&way.url))
+            .find(|way| host(&way.url).is_some_and(|host| names.include(host)) && self.leads(&way.url))
     }
 
     fn leads(&self, url: &str) -> bool {

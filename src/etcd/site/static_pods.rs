@@ -3,11 +3,11 @@
 //! Must never take a manifest that others than root can change: root is to believe it.
 
 use super::Tls;
-use super::found::Found;
-use super::running::below;
+use super::discovery::Found;
+use super::processes::below;
 use super::settings::{Said, Settings, Told};
 use crate::error::Refusal;
-use crate::etcd::certificates::{is_key_of, valid};
+use crate::etcd::certificates::{check_key_matches, check_valid};
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
 use crate::system::durable::read_small_text;
@@ -89,14 +89,14 @@ fn pod(root: &Path, live: &Path, manifest: &Path, container: &Container) -> Resu
         None => told.settings(),
     };
     let service = Service::StaticPod { manifest: live.to_owned() };
-    let called = format!("static pod {}", manifest.display());
+    let description = format!("static pod {}", manifest.display());
     let server = PathBuf::from("/usr/local/bin/etcd");
     let said = Said::new(told, config_file, settings);
-    let Some(mut found) = Found::of(&said, Path::new("/"), called, server, service) else {
+    let Some(mut found) = Found::of(&said, Path::new("/"), description, server, service) else {
         return Ok(None);
     };
     found.data_dir = outside(&found.data_dir, "data-dir")?;
-    found.certificate = found.certificate.and_then(|file| container.outside(&file));
+    found.server_certificate = found.server_certificate.and_then(|file| container.outside(&file));
     found.wal_dir = found.wal_dir.map(|dir| outside(&dir, "wal-dir")).transpose()?;
     if found.endpoint.starts_with("https://") {
         found.tls = certificates(root, &found.tls, container);
@@ -119,7 +119,8 @@ pub(super) fn prefer_good(root: &Path, tls: &mut Tls, now: Timestamp) {
     }
     let good = pairs(root).find(|(cert, key)| {
         let (cert, key) = (below(root, cert), below(root, key));
-        valid(&cert, now).is_ok_and(|dates| dates.for_clients) && is_key_of(&key, &cert).is_ok()
+        check_valid(&cert, now).is_ok_and(|validity| validity.allows_client_auth)
+            && check_key_matches(&key, &cert).is_ok()
     });
     // Where none is good, what is wrong is told of the first.
     if let Some((cert, key)) = good {
@@ -152,7 +153,7 @@ fn unusable(file: &Path, why: &str) -> Refusal {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
 mod tests {
-    use super::super::running::tests::{machine, set_mode};
+    use super::super::processes::tests::{machine, set_mode};
     use super::*;
     use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Use, KeyPair, date_time_ymd};
 

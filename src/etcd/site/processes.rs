@@ -3,10 +3,10 @@
 //! Must never take a proxy, a private etcd of ours, one whose files are not ours to see, one that a user started, or
 //! whatever else a user calls etcd for the etcd of this machine.
 
-use super::found::{Found, Seen};
+use super::discovery::{Found, Seen};
 use super::quota::Quota;
 use super::settings::{Said, Settings, Told};
-use super::units::MainPid;
+use super::systemd_units::MainPid;
 use crate::error::Refusal;
 use crate::etcd::service::Service;
 use crate::system::durable::read_small_text;
@@ -163,11 +163,11 @@ impl Process {
     /// What it was told; `None` for one that no client of a network can reach, as our own private ones.
     fn found(self, home: &Path, service: Service) -> Result<Option<Found>, Refusal> {
         let said = self.said(home)?;
-        let called = match &service {
+        let description = match &service {
             Service::Systemd { systemd } => format!("{systemd} (pid {})", self.pid),
             _ => format!("pid {}", self.pid),
         };
-        let found = Found::of(&said, &self.cwd, called, self.program, service);
+        let found = Found::of(&said, &self.cwd, description, self.program, service);
         Ok(found.map(|found| Found { process: Some(Seen::by(self.pid, home, &found.data_dir)), ..found }))
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Must never read a unit's file: only systemd knows what became of it and of all that adds to it.
 
-use super::configured::{environment_file, unquoted};
-use super::found::Found;
-use super::running::below;
+use super::discovery::Found;
+use super::packages::{environment_file, unquoted};
+use super::processes::below;
 use super::settings::{Said, Settings, Told};
 use crate::error::Refusal;
 use crate::etcd::service::Service;
@@ -157,8 +157,8 @@ impl Unit {
         };
         let said = Said::new(told, config_file, settings);
         let service = Service::Systemd { systemd: self.id.clone() };
-        let called = format!("{}, stopped", self.id);
-        let found = Found::of(&said, &self.cwd, called, self.program.clone(), service);
+        let description = format!("{}, stopped", self.id);
+        let found = Found::of(&said, &self.cwd, description, self.program.clone(), service);
         Ok(found.map(|found| Found { is_disabled: self.is_disabled, ..found }))
     }
 
@@ -242,7 +242,10 @@ mod tests {
         let refusal = found("enabled").unwrap_err();
         assert!(refusal.reason.contains("old.service") && refusal.reason.contains("/gone"), "{refusal}");
         let found = found("disabled").unwrap();
-        assert_eq!(found.iter().map(|found| &*found.called).collect::<Vec<_>>(), ["new.service, stopped"]);
+        assert_eq!(
+            found.iter().map(|found| &*found.description).collect::<Vec<_>>(),
+            ["new.service, stopped"]
+        );
     }
 
     /// What systemd 252 prints of Debian's unit with a drop-in, and of another service.
@@ -287,7 +290,7 @@ Id=cron.service
         ] {
             let found = on(default).unwrap();
             let [found] = &found[..] else { panic!("{found:?}") };
-            assert_eq!(found.called, "etcd.service, stopped");
+            assert_eq!(found.description, "etcd.service, stopped");
             assert!(found.is_disabled);
             assert_eq!((found.data_dir.to_str().unwrap(), &*found.from.data_dir), (data_dir, from));
         }

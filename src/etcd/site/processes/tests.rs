@@ -90,7 +90,7 @@ fn flags_variables_and_a_configuration_file_are_the_truth() {
         let running = of(&Process { environment, ..Process::etcd(42, flags) }, None);
         let [found] = &running.here[..] else { panic!("{running:?}") };
         assert_eq!(found.data_dir, Path::new(data_dir), "{flags:?} {environment:?}");
-        assert_eq!(found.called, "pid 42");
+        assert_eq!(found.description, "pid 42");
         assert_eq!(found.process.as_ref().unwrap().pid, 42);
     }
 }

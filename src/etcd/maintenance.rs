@@ -4,7 +4,7 @@
 
 use super::client::Client;
 use super::member::Member;
-use super::patience;
+use super::timeouts;
 use crate::system::process::{Output, ProcessError};
 use anyhow::{Context, Result};
 use serde::Deserialize;
@@ -27,14 +27,14 @@ pub struct Health {
 
 /// How the members stand that have a vote. Learners have none, and serve no client.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Votes {
+pub struct Voters {
     /// How many there are.
-    pub all: usize,
+    pub total: usize,
     /// Those of whom no endpoint answered, by their names, or ids where they have never started.
-    pub silent: Vec<String>,
+    pub unreachable: Vec<String>,
 }
 
-impl Votes {
+impl Voters {
     /// Counts them by who answered, not by how many endpoints did: a member may have several, and several may lead to one.
     pub fn count(members: &[Member], health: &[Health]) -> Self {
         let answered =
@@ -44,18 +44,18 @@ impl Votes {
             "" => format!("{:x}", member.id),
             name => name.to_owned(),
         };
-        let silent = voters.iter().filter(|member| !answered(member)).map(name).collect();
-        Self { all: voters.len(), silent }
+        let unreachable = voters.iter().filter(|member| !answered(member)).map(name).collect();
+        Self { total: voters.len(), unreachable }
     }
 
     /// How many answered.
-    pub fn alive(&self) -> usize {
-        self.all - self.silent.len()
+    pub fn reachable(&self) -> usize {
+        self.total - self.unreachable.len()
     }
 
     /// Whether those that answered can go on without the others.
-    pub fn are_quorum(&self) -> bool {
-        self.alive() > self.all / 2
+    pub fn have_quorum(&self) -> bool {
+        self.reachable() > self.total / 2
     }
 }
 
@@ -65,15 +65,15 @@ impl Client {
         let words: &[&str] = if all { &["endpoint", "health", "--cluster"] } else { &["endpoint", "health"] };
         let mut health: Vec<Health> =
             self.even_of_some(self.program().args(words)).context("asking etcd for its health")?;
-        // Those that are silent would only be waited for once more.
+        // Those that are unreachable would only be waited for once more.
         let answering: Vec<&str> =
             health.iter().filter(|one| one.healthy).map(|one| &*one.endpoint).collect();
         if answering.is_empty() {
             return Ok(health);
         }
-        let behind = self.behind(&answering)?;
+        let member_ids = self.member_ids(&answering)?;
         for one in &mut health {
-            let answer = behind.iter().find(|(endpoint, _)| *endpoint == one.endpoint);
+            let answer = member_ids.iter().find(|(endpoint, _)| *endpoint == one.endpoint);
             one.member = answer.map(|(_, member)| *member);
         }
         Ok(health)
@@ -101,7 +101,7 @@ impl Client {
     }
 
     fn say(&self, words: &[&str], bytes: u64) -> Result<String, ProcessError> {
-        let patience = patience::for_database(bytes);
+        let patience = timeouts::for_database(bytes);
         let program = self.program().env("ETCDCTL_COMMAND_TIMEOUT", format!("{}s", patience.as_secs()));
         program
             .args(words)
@@ -115,7 +115,7 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
-    use super::{Health, Votes};
+    use super::{Health, Voters};
     use crate::etcd::member::Member;
 
     #[test]
@@ -135,7 +135,7 @@ mod tests {
         };
         let (three, learning) = ([1, 2, 3].map(|id| member(id, false)), [member(1, false), member(2, true)]);
         let unstarted = [member(1, false), member(9, false)];
-        for (members, answers, alive, silent, quorum) in [
+        for (members, answers, alive, unreachable, quorum) in [
             (&three[..], &[(true, 1), (true, 2), (true, 3)][..], 3, &[][..], true),
             // Two URLs of one member speak for one.
             (&three, &[(true, 1), (true, 1), (true, 2), (false, 3)], 2, &["m3"], true),
@@ -149,9 +149,9 @@ mod tests {
             (&unstarted, &[(true, 1)], 1, &["9"], false),
         ] {
             let health: Vec<Health> = answers.iter().map(|(healthy, id)| answer(*healthy, *id)).collect();
-            let votes = Votes::count(members, &health);
-            assert_eq!((votes.alive(), votes.are_quorum()), (alive, quorum), "{answers:?}");
-            assert_eq!(votes.silent, silent, "{answers:?}");
+            let votes = Voters::count(members, &health);
+            assert_eq!((votes.reachable(), votes.have_quorum()), (alive, quorum), "{answers:?}");
+            assert_eq!(votes.unreachable, unreachable, "{answers:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 //! Must never fill in what the file leaves out by looking at the machine.
 
 use super::settings::{Said, Settings, Told};
-use super::{Login, Origin, Quota, Service, Site, Tls, Tools, Trouble};
+use super::{CertificateProblems, Login, Origin, Quota, Service, Site, Tls, Tools};
 use crate::error::Refusal;
 use crate::system::durable::read_small_text;
 use crate::system::owner::Owner;
@@ -94,20 +94,20 @@ pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
     let told_by = file.display().to_string();
     let configured = said.config_file.as_deref().and_then(configured);
     Ok(Site {
-        called: format!("the etcd of the site file {told_by}"),
+        description: format!("the etcd of the site file {told_by}"),
         from: Origin { endpoint: told_by.clone(), data_dir: told_by },
         drift: None,
         pid: None,
         login: login(said.username, said.password_file.as_deref(), password)?,
         endpoint: one_endpoint(file, said.endpoint)?,
-        certificate: None,
-        trouble: Trouble::default(),
+        server_certificate: None,
+        certificate_problems: CertificateProblems::default(),
         tls: Tls { cacert: said.cacert, cert: said.cert, key: said.key },
         data_dir: said.data_dir,
         wal_dir: None,
-        initial: configured.as_ref().map(|said| said.settings.initial()).unwrap_or_default(),
+        initial_member: configured.as_ref().map(|said| said.settings.initial()).unwrap_or_default(),
         quota: configured.as_ref().and_then(Quota::of),
-        is_told: true,
+        is_from_site_file: true,
         config_file: said.config_file,
         tools: Tools::find(said.bin_dir.as_deref())?,
         service: said.service,

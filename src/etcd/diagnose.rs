@@ -2,7 +2,7 @@
 //!
 //! Must never replace etcd's own words: it adds to them.
 
-use super::site::Trouble;
+use super::site::CertificateProblems;
 use crate::system::process::ProcessError;
 use serde::Deserialize;
 
@@ -13,7 +13,7 @@ pub(super) struct Asked<'a> {
     /// Whether it was asked for a snapshot.
     pub saves: bool,
     /// What is known to be wrong with the certificates.
-    pub trouble: &'a Trouble,
+    pub trouble: &'a CertificateProblems,
 }
 
 /// etcdctl ends on "context deadline exceeded" whatever went wrong with TLS or the connection; the cause is in the
@@ -60,14 +60,14 @@ const WRONG_PASSWORD: &str = "invalid user ID or password";
 /// How etcd says that nobody has logged in.
 const NOBODY: &str = "user name is empty";
 /// Whether an error is etcd's word that whoever asks is nobody to it, or may not know: etcd itself is well.
-pub fn wants_another_user(error: &anyhow::Error) -> bool {
+pub fn is_permission_denied(error: &anyhow::Error) -> bool {
     let said = format!("{error:#}");
     said.contains(NOBODY) || DENIED.iter().any(|words| said.contains(words))
 }
 
 /// Whether an error is etcd's refusal of the user or password it was given: etcd itself is well.
-pub fn is_login_refused(error: &anyhow::Error) -> bool {
-    wants_another_user(error) || format!("{error:#}").contains(WRONG_PASSWORD)
+pub fn is_auth_failure(error: &anyhow::Error) -> bool {
+    is_permission_denied(error) || format!("{error:#}").contains(WRONG_PASSWORD)
 }
 
 /// How to log in.
@@ -149,7 +149,12 @@ fn vagueness(error: &str) -> usize {
 pub(super) fn read_as_all_words(text: &str) {
     let said = cause_in(text).unwrap_or_else(|| text.to_owned());
     for endpoint in ["https://127.0.0.1:2379", "http://127.0.0.1:2379", ""] {
-        let asked = Asked { endpoint, shows_certificate: false, saves: false, trouble: &Trouble::default() };
+        let asked = Asked {
+            endpoint,
+            shows_certificate: false,
+            saves: false,
+            trouble: &CertificateProblems::default(),
+        };
         let _ = hint(&said, &asked);
     }
 }
@@ -194,7 +199,7 @@ Error: context deadline exceeded
             } else {
                 "Error: etcdserver: permission denied"
             };
-            let trouble = &Trouble::default();
+            let trouble = &CertificateProblems::default();
             let asked = Asked { endpoint: "http://a", shows_certificate: false, saves, trouble };
             super::hint(said, &asked).unwrap()
         };
@@ -214,7 +219,7 @@ Error: context deadline exceeded
             ("invalid user ID or password", false),
         ] {
             let error = anyhow::anyhow!(said).context("asking etcd for its members");
-            assert_eq!(wants_another_user(&error), alive, "{said}");
+            assert_eq!(is_permission_denied(&error), alive, "{said}");
         }
     }
 
@@ -249,7 +254,7 @@ Error: context deadline exceeded
             ("Error: x (connection refused)", "https://a", expired, None),
             ("Error: etcdserver: mvcc: database space exceeded", "https://a", expired, None),
         ] {
-            let trouble = &Trouble { client: trouble.map(str::to_owned), server: None };
+            let trouble = &CertificateProblems { client: trouble.map(str::to_owned), server: None };
             let asked = Asked { endpoint, shows_certificate: false, saves: false, trouble };
             assert_eq!(super::hint(said, &asked).as_deref(), hint, "{said} {endpoint}");
         }

@@ -1,6 +1,6 @@
 //! Which etcd is taken on machines laid out in files.
 
-use super::super::running::tests::{Process, give_away, machine, set_mode};
+use super::super::processes::tests::{Process, give_away, machine, set_mode};
 use super::*;
 use std::fs;
 
@@ -13,9 +13,9 @@ fn what_runs_comes_before_what_is_installed() {
     let root = machine();
     fs::create_dir_all(root.path().join("etc/default")).unwrap();
     fs::write(root.path().join("etc/default/etcd"), "").unwrap();
-    assert_eq!(find(root.path()).unwrap().called, "etcd.service, stopped");
+    assert_eq!(find(root.path()).unwrap().description, "etcd.service, stopped");
     Process::etcd(42, &["--data-dir=/data/a"]).put(root.path());
-    assert_eq!(find(root.path()).unwrap().called, "pid 42");
+    assert_eq!(find(root.path()).unwrap().description, "pid 42");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn of_two_none_is_taken() {
     assert!(refusal.next.contains("site="), "{refusal}");
     let chosen = |choice| Machine::look(root.path(), &Systemd::none()).unwrap().called(choice).unwrap();
     for choice in ["42", "/data/a"] {
-        assert_eq!(chosen(choice).unwrap().called, "pid 42");
+        assert_eq!(chosen(choice).unwrap().description, "pid 42");
     }
     assert_eq!(chosen("etcd"), None);
 }
@@ -60,7 +60,7 @@ fn a_contained_etcd_is_named_only_where_there_is_no_other() {
     let refusal = find(root.path()).unwrap_err();
     assert!(refusal.reason.contains("pid 42") && refusal.reason.contains("container"), "{refusal}");
     Process::etcd(43, &["--data-dir=/data/a"]).put(root.path());
-    assert_eq!(find(root.path()).unwrap().called, "pid 43");
+    assert_eq!(find(root.path()).unwrap().description, "pid 43");
 }
 
 /// A machine whose kubelet is to run an etcd.
@@ -114,11 +114,11 @@ fn only_an_etcd_of_this_machine_is_named_as_running() {
 #[test]
 fn the_process_of_a_static_pod_is_the_pod() {
     let root = with_pod();
-    assert_eq!(find(root.path()).unwrap().called, "static pod /etc/kubernetes/manifests/etcd.yaml");
+    assert_eq!(find(root.path()).unwrap().description, "static pod /etc/kubernetes/manifests/etcd.yaml");
     Process { cgroup: "0::/kubepods.slice/x.scope\n", ..Process::etcd(42, &["--data-dir=/data/a"]) }
         .put(root.path());
     let found = find(root.path()).unwrap();
-    assert_eq!(found.called, "static pod /etc/kubernetes/manifests/etcd.yaml (pid 42)");
+    assert_eq!(found.description, "static pod /etc/kubernetes/manifests/etcd.yaml (pid 42)");
     assert!(found.is_called("/etc/kubernetes/manifests/etcd.yaml") && found.is_called("42"));
     assert!(matches!(found.service, Service::StaticPod { .. }), "{found:?}");
 }
@@ -138,7 +138,7 @@ fn a_disabled_unit_counts_only_where_there_is_no_other() {
         let root = machine();
         Machine::look(root.path(), &Systemd { main_pid: &|_| None, ask: &ask }).and_then(Machine::the_one)
     };
-    assert_eq!(found("enabled").unwrap().called, "a.service, stopped");
+    assert_eq!(found("enabled").unwrap().description, "a.service, stopped");
     let refusal = found("disabled").unwrap_err();
     assert!(refusal.reason.contains("a.service") && refusal.reason.contains("b.service"), "{refusal}");
 }
@@ -167,7 +167,7 @@ fn an_etcd_that_is_not_trusted_is_named_only_where_there_is_no_other() {
     }
     assert!(refusal.next.contains("ETCD_SITE"), "{refusal}");
     Process::etcd(43, &["--data-dir=/data/a"]).put(root.path());
-    assert_eq!(find(root.path()).unwrap().called, "pid 43");
+    assert_eq!(find(root.path()).unwrap().description, "pid 43");
 }
 
 #[test]

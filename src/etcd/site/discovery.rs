@@ -3,16 +3,16 @@
 //! Must never prefer one of two etcds of the same standing. A home of etcd that is to be found too gets a file beside
 //! `running` and `configured` and a line here.
 
-use super::reach::{Ways, host};
-use super::running::Untrusted;
+use super::endpoints::{Ways, host};
+use super::processes::Untrusted;
 use super::settings::Said;
-use super::units::Systemd;
+use super::systemd_units::Systemd;
 use super::{
-    Initial, Login, Origin, Quota, Service, Site, Tls, Tools, Trouble, configured, local, pods, running,
-    units,
+    CertificateProblems, InitialMember, Login, Origin, Quota, Service, Site, Tls, Tools, local, packages,
+    processes, static_pods, systemd_units,
 };
 use crate::error::Refusal;
-use crate::etcd::certificates::Names;
+use crate::etcd::certificates::HostNames;
 use crate::system::secret::Secret;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -27,15 +27,15 @@ pub const CHARM_TLS: &str = "/etc/etcd/tls";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Found {
     /// What it is to a person: `etcd.service (pid 42)`, `etcd.service, stopped`.
-    pub called: String,
+    pub description: String,
     pub endpoint: String,
     pub ways: Ways,
     pub tls: Tls,
     /// The server's certificate.
-    pub certificate: Option<PathBuf>,
+    pub server_certificate: Option<PathBuf>,
     pub data_dir: PathBuf,
     pub wal_dir: Option<PathBuf>,
-    pub initial: Initial,
+    pub initial_member: InitialMember,
     pub config_file: Option<PathBuf>,
     /// The server's program, as it is said to be.
     pub server: PathBuf,
@@ -63,7 +63,13 @@ pub(super) struct Seen {
 
 impl Found {
     /// What was said to an etcd that runs in `cwd`; `None` for one that no client of a network can reach.
-    pub fn of(said: &Said, cwd: &Path, called: String, server: PathBuf, service: Service) -> Option<Self> {
+    pub fn of(
+        said: &Said,
+        cwd: &Path,
+        description: String,
+        server: PathBuf,
+        service: Service,
+    ) -> Option<Self> {
         let Said { settings, config_file, .. } = said;
         let endpoint = local::endpoint(settings)?;
         let mut tls = local::tls(settings, &endpoint, cwd);
@@ -76,13 +82,13 @@ impl Found {
             }
         }
         Some(Self {
-            called,
+            description,
             tls,
             ways: local::ways(said),
-            certificate: settings.cert_file.as_ref().map(|file| cwd.join(file)),
+            server_certificate: settings.cert_file.as_ref().map(|file| cwd.join(file)),
             data_dir: settings.data_dir(cwd),
             wal_dir: settings.wal_dir(cwd),
-            initial: settings.initial(),
+            initial_member: settings.initial(),
             endpoint,
             config_file: config_file.clone(),
             server,
@@ -97,7 +103,7 @@ impl Found {
 
     /// With its tools and, where there is a password, the user that a snapshot takes.
     pub fn into_site(self, password: Option<Secret>) -> Result<Site> {
-        let tools = Tools::beside(&self.server).map_err(|error| match (&self.process, &self.service) {
+        let tools = Tools::next_to(&self.server).map_err(|error| match (&self.process, &self.service) {
             _ if error.is::<Refusal>() => error,
             (Some(seen), Service::StaticPod { .. }) => {
                 Refusal::new(format!("{error:#}"), take_programs_of(seen.pid)).into()
@@ -106,18 +112,18 @@ impl Found {
         })?;
         let (endpoint, endpoint_from) = self.reached();
         Ok(Site {
-            called: self.called,
+            description: self.description,
             pid: self.process.map(|seen| seen.pid),
             tools,
             endpoint,
             tls: self.tls,
-            certificate: self.certificate,
-            trouble: Trouble::default(),
+            server_certificate: self.server_certificate,
+            certificate_problems: CertificateProblems::default(),
             login: password.map(|password| Login { user: "root".to_owned(), password }),
             data_dir: self.data_dir,
             wal_dir: self.wal_dir,
-            initial: self.initial,
-            is_told: false,
+            initial_member: self.initial_member,
+            is_from_site_file: false,
             config_file: self.config_file,
             service: self.service,
             from: Origin { endpoint: endpoint_from, ..self.from },
@@ -129,10 +135,12 @@ impl Found {
     /// The endpoint, and where it was learned: the nearest, if the server's certificate names it or does not say.
     fn reached(&self) -> (String, String) {
         let nearest = (self.endpoint.clone(), self.from.endpoint.clone());
-        let Some((host, cert)) = host(&self.endpoint).zip(self.certificate.as_ref()) else { return nearest };
-        let Ok(Some(names)) = Names::read(cert) else { return nearest };
+        let Some((host, cert)) = host(&self.endpoint).zip(self.server_certificate.as_ref()) else {
+            return nearest;
+        };
+        let Ok(Some(names)) = HostNames::read(cert) else { return nearest };
         match self.ways.named(&names) {
-            Some(way) if !names.have(host) => {
+            Some(way) if !names.include(host) => {
                 let why = format!("{}; {} does not name {host}", way.from, cert.display());
                 (way.url.clone(), why)
             }
@@ -154,7 +162,7 @@ impl Found {
     }
 
     fn in_words(&self) -> String {
-        format!("{} with its data in {} at {}", self.called, self.data_dir.display(), self.endpoint)
+        format!("{} with its data in {} at {}", self.description, self.data_dir.display(), self.endpoint)
     }
 }
 
@@ -176,16 +184,16 @@ pub(super) struct Machine {
     runs: Vec<Found>,
     /// Those that are installed and do not run; or why they cannot be told, which matters to nobody where one runs.
     stopped: Result<Vec<Found>, Refusal>,
-    others: running::Running,
+    others: processes::Running,
 }
 
 impl Machine {
     /// Looks at the machine whose files lie under `root` and whose units `systemd` knows.
     pub fn look(root: &Path, systemd: &Systemd<'_>) -> Result<Self, Refusal> {
-        let mut others = running::look(root, systemd.main_pid)?;
-        let mut pods = pods::look(root)?;
+        let mut others = processes::look(root, systemd.main_pid)?;
+        let mut pods = static_pods::look(root)?;
         let mut runs = std::mem::take(&mut others.here);
-        let inode = |dir: &Path| running::inode_under(root, dir);
+        let inode = |dir: &Path| processes::inode_under(root, dir);
         let mut run = |pod: &Found| {
             let data = inode(&pod.data_dir);
             let is_pods = |found: &Found| {
@@ -197,7 +205,7 @@ impl Machine {
         };
         for pod in &mut pods {
             if let Some(process) = run(pod) {
-                pod.called = format!("{} ({})", pod.called, process.called);
+                pod.description = format!("{} ({})", pod.description, process.description);
                 (pod.endpoint, pod.ways, pod.process) = (process.endpoint, process.ways, process.process);
             }
         }
@@ -205,7 +213,7 @@ impl Machine {
             pods.into_iter().partition(|pod| pod.process.is_some());
         runs.extend(pods_run);
         for found in &mut runs {
-            let meant = found.service.unit().and_then(|unit| units::one(root, systemd, unit));
+            let meant = found.service.unit().and_then(|unit| systemd_units::one(root, systemd, unit));
             found.drift = drift(root, meant.as_ref(), found);
             // systemd knows the file besides, for whoever wants to change it.
             if let Some(meant) = meant.filter(|_| found.drift.is_none()) {
@@ -272,8 +280,8 @@ impl Machine {
 
 /// What files and units of the machine would start.
 fn meant(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Found>, Refusal> {
-    let units = units::look(root, systemd)?;
-    Ok(configured::look(root, &units)?.into_iter().chain(units).collect())
+    let units = systemd_units::look(root, systemd)?;
+    Ok(packages::look(root, &units)?.into_iter().chain(units).collect())
 }
 
 /// Why an etcd that runs would be another after a restart.
@@ -281,7 +289,7 @@ fn drift(root: &Path, meant: Option<&Found>, found: &Found) -> Option<String> {
     if let Some(open) = found.process.as_ref().and_then(|seen| seen.elsewhere.as_ref()) {
         return Some(format!(
             "{} has its data open in {}, and was told {} ({})",
-            found.called,
+            found.description,
             open.display(),
             found.data_dir.display(),
             found.from.data_dir
@@ -290,10 +298,10 @@ fn drift(root: &Path, meant: Option<&Found>, found: &Found) -> Option<String> {
     let meant = meant?;
     let unit = found.service.unit()?;
     let is_same_data = meant.data_dir == found.data_dir
-        || running::inode_under(root, &meant.data_dir)
+        || processes::inode_under(root, &meant.data_dir)
             .is_some_and(|inode| Some(inode) == found.process.as_ref().and_then(|seen| seen.data_dir));
     let differs = |does: &str, words: &dyn Fn(&Found) -> String| {
-        Some(format!("{} {does} {}, and {unit} now says {}", found.called, words(found), words(meant)))
+        Some(format!("{} {does} {}, and {unit} now says {}", found.description, words(found), words(meant)))
     };
     if !is_same_data {
         return differs("has its data in", &|it| format!("{} ({})", it.data_dir.display(), it.from.data_dir));
@@ -310,7 +318,7 @@ fn drift(root: &Path, meant: Option<&Found>, found: &Found) -> Option<String> {
 }
 
 /// There is no etcd to work on: why.
-fn none(running: &running::Running) -> Refusal {
+fn none(running: &processes::Running) -> Refusal {
     if let Some(Untrusted { pid, program, why }) = running.untrusted.first() {
         return Refusal::new(
             format!("what runs as etcd (pid {pid}, {}) is not trusted: {why}", program.display()),
@@ -328,7 +336,7 @@ fn none(running: &running::Running) -> Refusal {
         None => Refusal::new(
             format!(
                 "no etcd was found: none runs, no systemd unit and no static pod starts one, and there is no {}",
-                configured::PLACES.join(" and no ")
+                packages::PLACES.join(" and no ")
             ),
             "start etcd, or write a site file that says where it is and name it in ETCD_SITE",
         ),

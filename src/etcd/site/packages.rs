@@ -2,8 +2,8 @@
 //!
 //! Must never be asked while an etcd runs: a file tells what is meant, not what is.
 
-use super::found::{Found, SNAP_COMMON};
-use super::running::below;
+use super::discovery::{Found, SNAP_COMMON};
+use super::processes::below;
 use super::settings::{Said, Settings, Told};
 use crate::error::Refusal;
 use crate::etcd::service::Service;
@@ -12,15 +12,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// What the unit of Debian's package reads.
-pub const DEBIAN: &str = "/etc/default/etcd";
+pub const DEBIAN_DEFAULTS: &str = "/etc/default/etcd";
 /// The systemd unit of Debian's package.
 pub const DEBIAN_UNIT: &str = "etcd.service";
 /// What the unit of the snap reads.
-pub const SNAP: &str = "/var/snap/etcd/common/etcd.conf.yml";
+pub const SNAP_CONFIG: &str = "/var/snap/etcd/common/etcd.conf.yml";
 /// The systemd unit of the snap.
 pub const SNAP_UNIT: &str = "snap.etcd.etcd.service";
 /// The files that are looked for.
-pub(super) const PLACES: [&str; 2] = [DEBIAN, SNAP];
+pub(super) const PLACES: [&str; 2] = [DEBIAN_DEFAULTS, SNAP_CONFIG];
 
 /// Looks for every package that is known, on the machine whose files lie under `root`. Debian's unit, where systemd could
 /// tell it, is among `units` already.
@@ -37,7 +37,7 @@ fn systemd(unit: &str) -> Service {
 /// Debian's and Ubuntu's package etcd-server: its unit gives etcd a data directory, then all that this file says, and has
 /// it run in `/` (Debian, etcd-server, etcd.service).
 fn debian(root: &Path) -> Result<Option<Found>, Refusal> {
-    let Some(text) = read(root, DEBIAN)? else { return Ok(None) };
+    let Some(text) = read(root, DEBIAN_DEFAULTS)? else { return Ok(None) };
     let mut variables = vec![("ETCD_DATA_DIR".to_owned(), "/var/lib/etcd/default".to_owned())];
     variables.extend(environment_file(&text));
     let words =
@@ -57,13 +57,13 @@ fn debian(root: &Path) -> Result<Option<Found>, Refusal> {
 
 /// The snap of Charmed Kubernetes. What its daemon's directory is, nobody says.
 fn snap(root: &Path) -> Result<Option<Found>, Refusal> {
-    let Some(text) = read(root, SNAP)? else { return Ok(None) };
-    let settings = config(Path::new(SNAP), &text)?;
+    let Some(text) = read(root, SNAP_CONFIG)? else { return Ok(None) };
+    let settings = config(Path::new(SNAP_CONFIG), &text)?;
     if !settings.data_dir.as_deref().is_some_and(|dir| Path::new(dir).is_absolute()) {
-        return Err(unusable(SNAP, "etcd does not run, and it gives no absolute data-dir"));
+        return Err(unusable(SNAP_CONFIG, "etcd does not run, and it gives no absolute data-dir"));
     }
     let server = "/snap/etcd/current/bin/etcd";
-    let said = Said::new(Told::default(), Some(PathBuf::from(SNAP)), settings);
+    let said = Said::new(Told::default(), Some(PathBuf::from(SNAP_CONFIG)), settings);
     Ok(stopped(&said, Path::new(SNAP_COMMON), server, SNAP_UNIT))
 }
 
@@ -137,13 +137,13 @@ mod tests {
             ("DAEMON_ARGS=\"--data-dir /x  --name=a\"\nETCD_DATA_DIR=/d\n", "/x", "http://localhost:2379"),
             ("ETCD_CONFIG_FILE=/etc/etcd.yml\nETCD_DATA_DIR=/d\n", "/c", "http://localhost:2379"),
         ] {
-            let found = on(&[(DEBIAN, text), ("/etc/etcd.yml", "data-dir: /c\n")]).unwrap();
+            let found = on(&[(DEBIAN_DEFAULTS, text), ("/etc/etcd.yml", "data-dir: /c\n")]).unwrap();
             let [found] = &found[..] else { panic!("{found:?}") };
             assert_eq!(found.data_dir, Path::new(data_dir), "{text}");
             assert_eq!(found.endpoint, endpoint, "{text}");
             assert_eq!(found.service, Service::Systemd { systemd: "etcd.service".into() });
         }
-        let refusal = on(&[(DEBIAN, "ETCD_CONFIG_FILE=/etc/gone.yml\n")]).unwrap_err();
+        let refusal = on(&[(DEBIAN_DEFAULTS, "ETCD_CONFIG_FILE=/etc/gone.yml\n")]).unwrap_err();
         assert!(refusal.reason.contains("/etc/gone.yml"), "{refusal}");
     }
 
@@ -151,7 +151,7 @@ mod tests {
     fn the_snaps_file_is_etcds_own() {
         let text = "name: etcd0\ndata-dir: /var/snap/etcd/current\nlisten-client-urls: https://0.0.0.0:2379\n\
              client-transport-security:\n  cert-file: /s.crt\n  key-file: /s.key\n  client-cert-auth: true\n";
-        let found = on(&[(SNAP, text)]).unwrap();
+        let found = on(&[(SNAP_CONFIG, text)]).unwrap();
         let [found] = &found[..] else { panic!("{found:?}") };
         assert_eq!(found.data_dir, Path::new("/var/snap/etcd/current"));
         assert_eq!(found.endpoint, "https://127.0.0.1:2379");
@@ -159,8 +159,8 @@ mod tests {
         assert_eq!(found.tls.cacert.as_deref(), Some(Path::new("/var/snap/etcd/common/ca.crt")));
         assert_eq!(found.service, Service::Systemd { systemd: "snap.etcd.etcd.service".into() });
         for text in ["name: etcd0\n", "data-dir: d\n", "data-dir: [\n"] {
-            let refusal = on(&[(SNAP, text)]).unwrap_err();
-            assert!(refusal.reason.contains(SNAP), "{refusal}");
+            let refusal = on(&[(SNAP_CONFIG, text)]).unwrap_err();
+            assert!(refusal.reason.contains(SNAP_CONFIG), "{refusal}");
         }
         assert_eq!(on(&[]).unwrap(), []);
     }
