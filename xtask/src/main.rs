@@ -11,6 +11,7 @@ mod chaos;
 mod command;
 mod debian;
 mod demo;
+mod dist;
 mod etcd;
 mod fuzz;
 mod interrupt;
@@ -37,6 +38,8 @@ Everyday commands:
   pack      Build the charm: target/etcd_ARCH.charm.
               pack [--twice] [amd64|arm64]
               --twice   also build it in another directory, and compare the two byte by byte
+  dist      Build the Debian package and the tarball, with checksums and an SBOM: target/dist.
+              dist [amd64|arm64]
 
 Long-running checks:
   machines  Run scenarios on whole machines with systemd, booted in containers.
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         ["buckets", arguments @ ..] => buckets::run(arguments),
         ["machines", arguments @ ..] => machines::run(arguments),
         ["pack", arguments @ ..] => pack::run(arguments),
+        ["dist", arguments @ ..] => dist::run(arguments),
         ["bench", arguments @ ..] => bench::run(arguments),
         ["etcd"] => etcd::run(),
         ["help" | "--help" | "-h"] => {

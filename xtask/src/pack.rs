@@ -44,11 +44,7 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
         ["--twice", wanted @ ..] => (true, wanted),
         wanted => (false, wanted),
     };
-    let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
-    let wanted = if wanted.is_empty() { &[own] } else { wanted };
-    for name in wanted {
-        let known = ARCHITECTURES.iter().find(|architecture| architecture.name == *name);
-        let architecture = known.with_context(|| format!("there is no {name}: amd64 or arm64"))?;
+    for architecture in architectures(wanted)? {
         let packed = pack(architecture)?;
         let size = fs::metadata(&packed)?.len();
         println!(
@@ -63,6 +59,48 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Architecture {
+    /// Returns Debian's name for the processor.
+    pub fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Returns the kernel's name for the processor.
+    pub fn machine(&self) -> &str {
+        self.target.split('-').next().unwrap_or(self.target)
+    }
+}
+
+/// Returns the architectures with these names, or this machine's own if there are no names.
+///
+/// # Errors
+/// Fails if a name is unknown.
+pub fn architectures(names: &[&str]) -> Result<Vec<&'static Architecture>> {
+    if names.is_empty() {
+        return Ok(vec![native()]);
+    }
+    let find = |name: &&str| {
+        let known = ARCHITECTURES.iter().find(|architecture| architecture.name == *name);
+        known.with_context(|| format!("unknown architecture {name}: give amd64 or arm64"))
+    };
+    names.iter().map(find).collect()
+}
+
+/// Returns the architecture of this machine.
+pub fn native() -> &'static Architecture {
+    &ARCHITECTURES[usize::from(cfg!(target_arch = "aarch64"))]
+}
+
+/// Builds the static program for one processor in the directory `place`, and returns its path.
+///
+/// # Errors
+/// Fails if the build fails, or if the program needs a shared library.
+pub fn build(architecture: &Architecture, place: &Path) -> Result<PathBuf> {
+    let built = programs::build(architecture.target, place)?;
+    elf::is_static(&read(&built)?).with_context(|| format!("looking at {}", command::short_path(&built)))?;
+    Ok(built)
 }
 
 /// Builds everything once more, in a directory of its own that goes with it, and compares.
@@ -87,16 +125,14 @@ pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
 /// What is in the charm for one processor, its program built in the directory `place`.
 fn contents(architecture: &Architecture, place: &Path) -> Result<Vec<Entry>> {
     let home = workspace::root()?;
-    let built = programs::build(architecture.target, place)?;
+    let built = build(architecture, place)?;
     let mut contents: Vec<Entry> = Vec::new();
     for paper in PAPERS {
         contents.push(Entry { name: paper.to_owned(), what: What::Paper(read(&home.join(paper))?) });
     }
     let manifest = manifest(&read(&home.join("charmcraft.yaml"))?, architecture.name)?;
     contents.push(Entry { name: "manifest.yaml".to_owned(), what: What::Paper(manifest.into_bytes()) });
-    let program = read(&built)?;
-    elf::is_static(&program).with_context(|| format!("looking at {}", command::short_path(&built)))?;
-    contents.push(Entry { name: programs::ITSELF.to_owned(), what: What::Program(program) });
+    contents.push(Entry { name: programs::ITSELF.to_owned(), what: What::Program(read(&built)?) });
     for name in programs::links(&home)? {
         contents.push(Entry { name, what: What::Link(format!("../{}", programs::ITSELF)) });
     }
@@ -108,7 +144,7 @@ pub fn for_this_machine() -> Result<PathBuf> {
     static PACKED: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
     if packed.is_none() {
-        *packed = Some(pack(&ARCHITECTURES[usize::from(cfg!(target_arch = "aarch64"))])?);
+        *packed = Some(pack(native())?);
     }
     packed.clone().context("nothing was packed")
 }
@@ -178,7 +214,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("reading {}", command::short_path(path)))
 }
 
-fn hash(bytes: &[u8]) -> String {
+/// Returns the SHA-256 in hex.
+pub fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

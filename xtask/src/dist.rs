@@ -1,0 +1,130 @@
+//! `cargo xtask dist`: what is installed without Juju, under `target/dist`: a tarball, a Debian package, the checksums of
+//! both, and an SBOM.
+//!
+//! It owns which files are installed, and their places. The same sources make the same bytes.
+
+mod crates;
+mod deb;
+mod tree;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::pack::{self, Architecture};
+use crate::{command, workspace};
+use tree::Tree;
+
+/// The name of the program, of the package, and of the directories below `/usr/share`.
+const NAME: &str = "etcd-backup";
+/// The manual pages and completions are printed by the program itself, so they have to come from one that runs here.
+const SHELLS: [(&str, &str); 3] = [
+    ("bash", "usr/share/bash-completion/completions/etcd-backup"),
+    ("zsh", "usr/share/zsh/vendor-completions/_etcd-backup"),
+    ("fish", "usr/share/fish/vendor_completions.d/etcd-backup.fish"),
+];
+
+/// Makes everything for the processors that `wanted` names, or for this machine's own.
+///
+/// # Errors
+/// Fails if the program cannot be built for one of them, or if a file cannot be written.
+pub fn run(wanted: &[&str]) -> Result<ExitCode> {
+    let target = workspace::target_directory()?;
+    let dist = target.join("dist");
+    fs::create_dir_all(&dist).with_context(|| format!("creating {}", dist.display()))?;
+    let native = pack::build(pack::native(), &target)?;
+    let mut made = vec![sbom(&dist)?];
+    for architecture in pack::architectures(wanted)? {
+        let program = pack::build(architecture, &target)?;
+        let tree = files(&program, &native)?;
+        made.push(tarball(architecture, &tree, &dist)?);
+        made.push(package(architecture, &tree, &dist)?);
+    }
+    let sums: Vec<String> = made
+        .iter()
+        .map(|name| Ok(format!("{}  {name}\n", pack::hash(&fs::read(dist.join(name))?))))
+        .collect::<Result<_>>()?;
+    fs::write(dist.join("SHA256SUMS"), sums.concat())?;
+    print!("{}", sums.concat());
+    println!("in {}", command::short_path(&dist));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the version of the package, which is that of the program.
+fn version() -> Result<String> {
+    let manifest = fs::read_to_string(workspace::root()?.join("Cargo.toml"))?;
+    let package = manifest.split("[package]").nth(1).context("Cargo.toml has no [package]")?;
+    let line = package.lines().find_map(|line| line.strip_prefix("version = \"")).context("no version")?;
+    Ok(line.trim_end_matches('"').to_owned())
+}
+
+/// Returns every file that is installed. `native` is the program for this machine, which prints its own manual.
+fn files(program: &Path, native: &Path) -> Result<Tree> {
+    let home = workspace::root()?;
+    let read = |path: &str| fs::read(home.join(path)).with_context(|| format!("reading {path}"));
+    let doc = format!("usr/share/doc/{NAME}");
+    let mut tree = Tree::default();
+    tree.program(&format!("usr/bin/{NAME}"), fs::read(program)?);
+    for (shell, path) in SHELLS {
+        let text = command::output(Command::new(native).args(["completions", shell]))?;
+        tree.file(path, text.into_bytes());
+    }
+    for (name, page) in manual(native)? {
+        tree.file(&format!("usr/share/man/man1/{name}.gz"), tree::gzip(&page)?);
+    }
+    tree.file(&format!("{doc}/copyright"), read("packaging/copyright")?);
+    tree.file(&format!("{doc}/licenses.txt.gz"), tree::gzip(crates::licenses()?.as_bytes())?);
+    tree.file(&format!("{doc}/changelog.gz"), tree::gzip(changelog()?.as_bytes())?);
+    for example in ["config.yaml", "site.yaml"] {
+        tree.file(&format!("{doc}/examples/{example}"), read(&format!("packaging/{example}"))?);
+    }
+    for file in ["monitoring/alerts.yaml", "monitoring/dashboard.json"] {
+        let name = file.trim_start_matches("monitoring/");
+        tree.file(&format!("{doc}/examples/{name}"), read(file)?);
+    }
+    Ok(tree)
+}
+
+/// Returns the manual pages, by file name.
+fn manual(program: &Path) -> Result<Vec<(String, Vec<u8>)>> {
+    let pages = tempfile::tempdir()?;
+    command::output(Command::new(program).arg("man-pages").arg(pages.path()))?;
+    let mut all = Vec::new();
+    for entry in fs::read_dir(pages.path())? {
+        let entry = entry?;
+        all.push((entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?));
+    }
+    Ok(all)
+}
+
+/// Returns the change log in Debian's form, which says only where the real one is.
+fn changelog() -> Result<String> {
+    Ok(format!(
+        "{NAME} ({}) unstable; urgency=medium\n\n  * See CHANGELOG.md of the sources.\n\n -- {}  {}\n",
+        version()?,
+        deb::MAINTAINER,
+        "Thu, 01 Jan 1970 00:00:00 +0000"
+    ))
+}
+
+fn tarball(architecture: &Architecture, tree: &Tree, dist: &Path) -> Result<String> {
+    let root = format!("{NAME}-{}", version()?);
+    let name = format!("{root}-{}-linux.tar.gz", architecture.machine());
+    fs::write(dist.join(&name), tree::gzip(&tree.tar(&root)?)?)?;
+    Ok(name)
+}
+
+fn package(architecture: &Architecture, tree: &Tree, dist: &Path) -> Result<String> {
+    let version = version()?;
+    let name = format!("{NAME}_{version}_{}.deb", architecture.name());
+    fs::write(dist.join(&name), deb::package(tree, &version, architecture.name())?)?;
+    Ok(name)
+}
+
+fn sbom(dist: &Path) -> Result<String> {
+    let name = format!("{NAME}-{}.cdx.json", version()?);
+    fs::write(dist.join(&name), crates::sbom(NAME, &version()?)?)?;
+    Ok(name)
+}
