@@ -7,6 +7,7 @@ mod charm;
 mod cluster;
 mod custom_unit;
 mod debian;
+mod documents;
 mod fake_snap;
 mod hook_tools;
 mod interrupted_install;
@@ -30,7 +31,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::workspace;
 use outcome::Outcome;
@@ -57,6 +58,7 @@ const SCENARIOS: &[Scenario] = &[
     ("pod: power failure while etcd is stopped", pod::power_lost),
     ("reboot: power failure at three points of a restore", reboot::at_three_points),
     ("cluster: three machines", cluster::members),
+    ("documents: every command, typed", documents::typed),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("charm: from an empty Debian to a restored etcd", charm::life),
     ("charm: a release of etcd, with data on a storage", charm::release),
@@ -116,6 +118,22 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         record::write(&outcomes, &all_names())?;
     }
     Ok(exit_code(&outcomes))
+}
+
+/// Types the commands of the documents on new machines, and writes their output into the pages.
+///
+/// # Errors
+/// Fails if machines cannot run here, or if a command does not exist.
+pub fn write_documents() -> Result<()> {
+    if let Some(reason) = prerequisites::unmet() {
+        bail!("machines cannot run here: {reason}");
+    }
+    let test_bed = TestBed::prepare(root::ensure(&workspace::target_directory()?)?)?;
+    for page in documents::PAGES {
+        documents::write(&test_bed, page)?;
+        println!("{page} shows what its commands print");
+    }
+    Ok(())
 }
 
 fn all_names() -> Vec<&'static str> {

@@ -12,6 +12,7 @@ mod command;
 mod debian;
 mod demo;
 mod dist;
+mod docs;
 mod etcd;
 mod fuzz;
 mod interrupt;
@@ -38,6 +39,9 @@ Everyday commands:
   pack      Build the charm: target/etcd_ARCH.charm.
               pack [--twice] [amd64|arm64]
               --twice   also build it in another directory, and compare the two byte by byte
+  docs      Write the reference of the commands, check the links, and build the book.
+              docs [--type]
+              --type    also run the commands in the documents on new machines, and write their output
   dist      Build the Debian package and the tarball, with checksums and an SBOM: target/dist.
               dist [amd64|arm64]
 
@@ -72,6 +76,7 @@ fn main() -> ExitCode {
         ["buckets", arguments @ ..] => buckets::run(arguments),
         ["machines", arguments @ ..] => machines::run(arguments),
         ["pack", arguments @ ..] => pack::run(arguments),
+        ["docs", arguments @ ..] => docs::run(arguments),
         ["dist", arguments @ ..] => dist::run(arguments),
         ["bench", arguments @ ..] => bench::run(arguments),
         ["etcd"] => etcd::run(),
