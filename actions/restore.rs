@@ -1,7 +1,7 @@
-//! The action `restore`, as Juju runs it and as a person types it.
+//! The action `restore`: replaces the data of this machine's etcd with that of a snapshot.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::commands::run("restore", etcd_charm::commands::restore::perform)
+    etcd_backup::cli::run("restore")
 }

@@ -1,7 +1,7 @@
-//! The action `snapshot`, as Juju runs it and as a person types it.
+//! The action `snapshot`: saves the data of this machine's etcd as a verified archive.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    etcd_charm::commands::run("snapshot", etcd_charm::commands::snapshot::perform)
+    etcd_backup::cli::run("snapshot")
 }

@@ -80,7 +80,7 @@ pub enum RefusalKind {
     /// Something has to be changed first: the request, the snapshot or the machine.
     Condition,
     /// Another run holds a lock that the action needs.
-    CannotDecrypt,
+    Locked,
 }
 
 impl Refusal {
@@ -91,7 +91,7 @@ impl Refusal {
 
     /// A refusal until another run releases its lock.
     pub fn locked(reason: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { kind: RefusalKind::CannotDecrypt, ..Self::new(reason, next) }
+        Self { kind: RefusalKind::Locked, ..Self::new(reason, next) }
     }
 }
 

@@ -5,6 +5,7 @@
 //! | row | modules |
 //! |---|---|
 //! | the charm's hooks | `charm` |
+//! | the fronts of the commands | `cli` |
 //! | the commands | `commands` |
 //! | the procedures | `snapshot`, `restore`, `inventory` |
 //! | the configuration file | `settings` |
@@ -17,6 +18,7 @@
 pub mod archive;
 pub mod catalog;
 pub mod charm;
+pub mod cli;
 pub mod commands;
 pub mod error;
 pub mod etcd;

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| etcd_charm::fuzz::archive(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| etcd_backup::fuzz::archive(bytes));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| etcd_charm::fuzz::journal(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| etcd_backup::fuzz::journal(bytes));

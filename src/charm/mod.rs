@@ -18,7 +18,6 @@ mod hook;
 mod install;
 mod install_method;
 mod options;
-mod programs;
 mod reconcile;
 mod relation_overrides;
 mod report;
@@ -27,5 +26,4 @@ mod s3_relation;
 mod unit_record;
 
 pub use dispatch::dispatch;
-pub use programs::by_name;
 pub use reconcile::run_hook;

@@ -217,10 +217,9 @@ fn retain(
     watch: &mut Watch<'_>,
     results: &mut Results,
 ) -> Result<(), ActionError> {
-    let words = [format!("target={}", target.display()), format!("site={}", call.params.text("site")?)];
-    // Later than the archive was taken: it would else be one of a time to come, and count for nothing.
-    let later = call.again();
-    let call = later.of("prune-snapshots", &words)?;
+    let params = prune::params(target, call.params.text("site")?);
+    // Later than the archive was taken: it would otherwise be dated in the future, and not be counted.
+    let call = Call { params, ..call.again() };
     watch.run.delete_phase = Some(RunPhase::Running);
     watch.note();
     let mut said = Results::default();

@@ -1,11 +1,11 @@
 //! The action `check`: how it stands with the backups, in one line, as Nagios' plugins say it.
 //!
-//! Its exit status is a plugin's: 3 where it cannot tell, which is never a good sign to who watches.
+//! Must never report a good state that it could not read.
 
 use super::results::Results;
 use super::runs::{Found, in_short, interval};
 use super::target::{of_schedule, target};
-use super::{Call, Environment, key, terminal};
+use super::{Call, Environment, key};
 use crate::error::{ActionError, Failure, Refusal};
 use crate::schedule::runs::health::{AgeLimits, BackupFacts, HealthLevel, HealthReport, assess};
 use crate::schedule::{self, parse_seconds};
@@ -13,10 +13,7 @@ use crate::settings::Settings;
 use crate::store::directory::{Approach, archive_owner};
 use jiff::{SignedDuration, Timestamp};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-/// The action's name.
-pub(super) const NAME: &str = "check";
 /// How old a backup may be where no schedule says it: one a day, a little late; and one more missed.
 const USUAL: AgeLimits =
     AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
@@ -52,7 +49,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
 pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
     let settings = Settings::read(environment.settings.as_deref()).ok()?;
     settings.schedule.as_ref()?;
-    let health = look(of_schedule(&settings).ok()?, &settings, limits(&settings).ok()?, now);
+    let health = look(of_schedule(environment, &settings), &settings, limits(&settings).ok()?, now);
     Some(match health {
         Ok(health) => health.summary,
         Err(stop) => format!("it is not known how the backups stand: {}", in_short(&stop)),
@@ -98,25 +95,6 @@ fn look(
 
 fn line(health: &HealthReport) -> String {
     format!("BACKUP {} - {} | {}", health.level.as_str(), health.summary, health.perf_data)
-}
-
-/// The line on standard output, which is all that watchers read, and the plugin's exit status.
-pub(super) fn tell(results: &Results, outcome: &Result<(), ActionError>) -> ExitCode {
-    let levels = [HealthLevel::Ok, HealthLevel::Warning, HealthLevel::Critical];
-    let level = levels.into_iter().find(|level| results.get("check.status") == Some(level.as_str()));
-    match (level, results.get("check.output"), outcome) {
-        (Some(level), Some(line), _) => {
-            terminal::print(&format!("{line}\n"));
-            ExitCode::from(level as u8)
-        }
-        // Its help, or its version.
-        (_, _, Ok(())) => ExitCode::SUCCESS,
-        (_, _, Err(stop)) => {
-            terminal::print(&format!("BACKUP UNKNOWN - {}\n", in_short(stop).replace(['|', '\n'], " ")));
-            terminal::complain(&stop.to_string());
-            ExitCode::from(HealthLevel::Unknown as u8)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,11 @@ pub(super) const SETTINGS: &str = "ETCD_BACKUP";
 /// Where etcd's own tools look for the password.
 pub(super) const PASSWORD: &str = "ETCDCTL_PASSWORD";
 
+/// Where archives go outside of the charm.
+const USUAL_TARGET: &str = "/var/backups/etcd";
+/// Where archives go in the charm: where `juju scp` can read them.
+const CHARM_TARGET: &str = "/home/ubuntu/etcd-snapshots";
+
 /// What the environment tells an action.
 #[derive(Debug, Default)]
 pub struct Environment {
@@ -28,6 +33,8 @@ pub struct Environment {
     pub bucket: FromEnvironment,
     /// The unit that Juju runs us on, in an action and under `juju exec`.
     pub unit: Option<String>,
+    /// Whether this process runs in the charm: as an action, a hook, or by a link in its directory.
+    pub in_charm: bool,
     /// All the rest.
     pub(super) variables: BTreeMap<OsString, OsString>,
 }
@@ -36,14 +43,23 @@ impl Environment {
     /// Reads the environment of this process.
     #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
     pub fn read() -> Self {
-        Self::of(std::env::vars_os())
+        let environment = Self::of(std::env::vars_os());
+        let in_charm = environment.in_charm || is_in_charm();
+        Self { in_charm, ..environment }
+    }
+
+    /// Returns the directory for archives if neither the caller nor the settings name one.
+    pub fn default_target(&self) -> &'static Path {
+        Path::new(if self.in_charm { CHARM_TARGET } else { USUAL_TARGET })
     }
 
     /// Takes the environment from `variables`. A variable that is empty counts as not set.
     pub fn of(variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let mut variables: BTreeMap<_, _> =
             variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        let in_charm = ["JUJU_UNIT_NAME", "JUJU_CHARM_DIR"].into_iter().map(OsString::from);
         Self {
+            in_charm: in_charm.into_iter().any(|name| variables.contains_key(&name)),
             site: variables.get(&OsString::from(SITE)).map(PathBuf::from),
             settings: variables.get(&OsString::from(SETTINGS)).map(PathBuf::from),
             bucket: bucket(&mut variables),
@@ -99,30 +115,38 @@ fn proxies(variables: &BTreeMap<OsString, OsString>) -> Proxies {
     }
 }
 
-/// The name of the program, as it was called.
-#[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
-pub fn called() -> String {
-    let path = std::env::args_os().next().map(PathBuf::from);
-    let name = path.as_deref().and_then(Path::file_name);
-    name.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+/// Returns the name that this process was started by: a link may have another name than the program.
+pub fn called_as() -> String {
+    let name = first_word().and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
+    name.unwrap_or_default()
 }
 
-/// The path of the program, symlinks not resolved: in a package all programs are one, by symlinks.
 #[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
-pub(super) fn called_as() -> Option<PathBuf> {
-    let word = PathBuf::from(std::env::args_os().next()?);
+fn first_word() -> Option<PathBuf> {
+    std::env::args_os().next().map(PathBuf::from)
+}
+
+/// Returns the path that this process was started by. Symlinks are not resolved, as the name of a link selects a command.
+pub(super) fn called_path() -> Option<PathBuf> {
+    let word = first_word()?;
     let path = if word.components().count() > 1 { word } else { which::which(word).ok()? };
     std::path::absolute(path).ok()
 }
 
+/// Whether this process was started by a link in the directory `actions` of an unpacked charm.
+fn is_in_charm() -> bool {
+    let dir = called_path().and_then(|path| path.parent().map(Path::to_owned));
+    dir.is_some_and(|dir| dir.ends_with("actions") && dir.with_file_name("metadata.yaml").is_file())
+}
+
 /// The words after the program's name.
 #[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
-pub(super) fn words() -> Vec<OsString> {
+pub(crate) fn words() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
 /// The time of this run.
-#[expect(clippy::disallowed_methods, reason = "time comes in at the front door")]
+#[expect(clippy::disallowed_methods, reason = "the one place where the time of a run is read")]
 pub fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }

@@ -1,14 +1,12 @@
-//! The front door: from `actions.yaml` and what the caller gave to parameters, from the outcome of a walk to what the
-//! caller is told, in Juju or in a terminal.
+//! The commands: from parameters to an outcome, by the procedures of the modules below.
 //!
-//! The one place that chooses exit codes. Must never know how a walk does its work.
+//! Must never print, and never know how it was called: that is for the fronts in `cli`.
 
 pub mod backup;
-mod bug;
 pub mod check;
 pub mod credentials;
-pub mod declared;
-mod environment;
+pub mod environment;
+mod maintenance;
 mod offsite;
 pub mod params;
 pub mod restore;
@@ -19,15 +17,12 @@ pub mod site;
 pub mod snapshot;
 pub mod snapshots;
 mod target;
-mod teller;
-mod terminal;
-mod unit;
 pub mod upkeep;
 pub mod upload;
 mod v2_keys;
 
 pub use crate::result_key as key;
-pub use environment::{Environment, called, now};
+pub use environment::{Environment, now};
 
 use crate::archive::age::Identities;
 use crate::error::{ActionError, Failure};
@@ -36,146 +31,68 @@ use crate::exchange::DataDir;
 use crate::juju::{Juju, Resource};
 use crate::progress::Progress;
 use crate::system::clock::Clock;
-use crate::system::{interrupt, process};
+use crate::system::process;
 use anyhow::Result;
-use declared::Declaration;
+use maintenance::Maintenance;
 use params::Params;
 use results::Results;
-use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::Path;
-use std::process::ExitCode;
-use teller::Teller;
-use terminal::Asked;
 
-/// An action: what it does with a call. The results that it sets are told even when it stops.
+/// A command. The results that it sets are reported even if it fails.
 pub type Perform = fn(&Call<'_>, &mut Results) -> Result<(), ActionError>;
 
-/// Runs `action` from its caller's words to the status for its caller.
-pub fn run(action: &str, perform: Perform) -> ExitCode {
-    // What we write holds every secret of a cluster: nothing is for others, whatever creates it.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    bug::watch();
-    let environment = Environment::read();
-    let door = Door::find(action, &environment, environment::words());
-    let teller = RefCell::new(door.teller());
-    let tell = |progress: Progress<'_>| {
-        // Busy only if telling led to telling, which must not break a walk.
-        if let Ok(mut teller) = teller.try_borrow_mut() {
-            teller.hear(progress);
-        }
-    };
-    let mut results = Results::default();
-    let outcome = bug::caught(terminal::recovers(action), || {
-        let declaration = Declaration::of(action).map_err(|e| bug::stop(&format!("{e:#}"), false))?;
-        match door.read(&declaration)? {
-            Asked::Text(text) => {
-                terminal::print(&text);
-                Ok(())
-            }
-            Asked::Act { params, recover } => {
-                interrupt::install().map_err(not_begun)?;
-                let now = environment::now();
-                let call = Call {
-                    params,
-                    recover,
-                    now,
-                    clock: Clock::at(now),
-                    environment: &environment,
-                    door: &door,
-                    tell: &tell,
-                };
-                perform(&call, &mut results)
-            }
-        }
-    });
-    if let Ok(mut teller) = teller.try_borrow_mut() {
-        teller.finish();
-    }
-    door.tell(action, &results, &outcome)
-}
-
-fn not_begun(cause: anyhow::Error) -> ActionError {
+/// A failure that is our own fault.
+pub(crate) fn internal_error(what: &str) -> ActionError {
     ActionError::Failed(Failure {
-        cause,
-        state: "nothing was changed".to_owned(),
-        next: "run it again".to_owned(),
+        cause: anyhow::anyhow!("bug: {what}"),
+        state: "the command ended at that point".to_owned(),
+        next: "run it again, and report the bug if it happens again".to_owned(),
     })
 }
 
-/// Where the caller stands.
-enum Door {
-    Juju(Juju),
-    Terminal(Vec<OsString>),
-}
-
-impl Door {
-    /// Juju gives no words: where there are some, a person typed them, be it in a shell that Juju opened.
-    fn find(action: &str, environment: &Environment, words: Vec<OsString>) -> Self {
-        match Juju::in_action(action, &environment.variables) {
-            Some(juju) if words.is_empty() => Self::Juju(juju),
-            _ => Self::Terminal(words),
-        }
-    }
-
-    fn read(&self, declaration: &Declaration) -> Result<Asked, ActionError> {
-        match self {
-            Self::Juju(juju) => Ok(Asked::Act { params: unit::read(juju, declaration)?, recover: false }),
-            Self::Terminal(words) => Ok(terminal::read(declaration, words)?),
-        }
-    }
-
-    fn teller(&self) -> Teller<'_> {
-        match self {
-            Self::Juju(juju) => Teller::in_log(juju),
-            Self::Terminal(_) => Teller::on_stderr(),
-        }
-    }
-
-    fn tell(&self, action: &str, results: &Results, outcome: &Result<(), ActionError>) -> ExitCode {
-        match self {
-            Self::Juju(juju) => unit::tell(juju, results, outcome),
-            Self::Terminal(_) if action == check::NAME => check::tell(results, outcome),
-            Self::Terminal(_) => terminal::tell(results, outcome),
-        }
-    }
-}
-
-/// What an action is called with.
+/// What a command is called with.
 pub struct Call<'a> {
     /// The parameters, defaults inserted.
     pub params: Params,
-    /// Whether only what an earlier run left is to be finished or undone (`--recover`).
+    /// Whether only an interrupted run is to be completed or rolled back (`--recover`).
     pub recover: bool,
     /// The time of the call.
     pub now: jiff::Timestamp,
-    /// The time as it goes on.
+    /// The clock, which goes on from `now`.
     clock: Clock,
-    /// What the environment says.
+    /// The environment of the process.
     pub environment: &'a Environment,
-    door: &'a Door,
-    tell: &'a dyn Fn(Progress<'_>),
+    juju: Option<&'a Juju>,
+    report: &'a dyn Fn(Progress<'_>),
+}
+
+impl<'a> Call<'a> {
+    /// Makes a call at the time `now`. `juju` is there if Juju runs the command as an action.
+    pub(crate) fn new(
+        params: Params,
+        recover: bool,
+        environment: &'a Environment,
+        juju: Option<&'a Juju>,
+        report: &'a dyn Fn(Progress<'_>),
+        now: jiff::Timestamp,
+    ) -> Self {
+        Self { params, recover, now, clock: Clock::at(now), environment, juju, report }
+    }
 }
 
 impl Call<'_> {
-    /// Who listens to the walk: `walk(…, &mut call.tell())`.
+    /// Returns the function that the procedures report their progress to.
     pub fn tell(&self) -> impl FnMut(Progress<'_>) {
-        |progress| (self.tell)(progress)
+        |progress| (self.report)(progress)
     }
 
-    /// The same call of another action, with these words for its parameters.
-    fn of(&self, action: &str, words: &[String]) -> Result<Call<'_>, ActionError> {
-        let declaration = Declaration::of(action).map_err(|e| bug::stop(&format!("{e:#}"), false))?;
-        let params = Params::from_words(&declaration, words.iter().map(String::as_str))?;
-        Ok(Call { params, ..*self })
-    }
-
-    /// The unit that we are on, where Juju runs us.
+    /// Returns the name of the Juju unit that the command runs on.
     pub fn unit(&self) -> Option<&str> {
         self.environment.unit.as_deref()
     }
 
-    /// What opens encrypted archives, where `identity-file` names it.
+    /// Reads the age identities in the file that `identity-file` names.
     pub(super) fn identities(&self) -> Result<Option<Identities>, ActionError> {
         match self.params.text("identity-file")? {
             "" => Ok(None),
@@ -183,25 +100,20 @@ impl Call<'_> {
         }
     }
 
-    /// The charm's resource `name`, which holds secrets, or why there is none. Asks the controller: to be called once.
+    /// Returns the charm's resource `name`, which holds secrets, or why it is missing. Asks the controller: call it once.
     pub fn secret_resource(&self, name: &str) -> Result<Resource> {
-        match self.door {
-            Door::Juju(juju) => juju.secret_resource(name),
-            Door::Terminal(_) => {
-                Ok(Resource::Missing("charm resources are there only in Juju's actions".to_owned()))
-            }
+        match self.juju {
+            Some(juju) => juju.secret_resource(name),
+            None => Ok(Resource::Missing("charm resources are available only in Juju actions".to_owned())),
         }
     }
 
-    /// Has the unit's status say `what` while the answer lives, where there is a unit.
-    pub fn maintenance(&self, what: &str) -> Option<unit::Maintenance<'_>> {
-        match self.door {
-            Door::Juju(juju) => unit::Maintenance::begin(juju, what),
-            Door::Terminal(_) => None,
-        }
+    /// Shows `what` in the status of the unit, if there is one, until the result is dropped.
+    pub fn maintenance(&self, what: &str) -> Option<Maintenance<'_>> {
+        self.juju.and_then(|juju| Maintenance::begin(juju, what))
     }
 
-    /// What to type on one's own machine to get a copy of `path`, which belongs to `user`.
+    /// Returns the command that copies `path`, which belongs to `user`, to the operator's own machine.
     pub fn copy_command(&self, user: &str, path: &Path) -> String {
         copy_command(self.unit(), user, &host(), path)
     }
@@ -255,7 +167,6 @@ fn host() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::juju::tests::FakeAgent;
 
     #[test]
     fn the_copy_command_can_be_typed_as_it_is() {
@@ -263,14 +174,5 @@ mod tests {
         assert_eq!(of(Some("etcd/0"), "/a/b.tar.gz"), "juju scp etcd/0:/a/b.tar.gz .");
         assert_eq!(of(None, "/a/b.tar.gz"), "scp ubuntu@box:/a/b.tar.gz .");
         assert_eq!(of(None, "/it's a/b"), r"scp 'ubuntu@box:/it'\''s a/b' .");
-    }
-
-    #[test]
-    fn words_make_a_terminal_even_inside_an_action() {
-        let agent = FakeAgent::new();
-        let environment = Environment::of(agent.variables());
-        assert!(matches!(Door::find("snapshot", &environment, Vec::new()), Door::Juju(_)));
-        assert!(matches!(Door::find("snapshot", &environment, vec!["--help".into()]), Door::Terminal(_)));
-        assert!(matches!(Door::find("restore", &environment, Vec::new()), Door::Terminal(_)));
     }
 }

@@ -55,11 +55,12 @@ fn all_are_back(report: &Report) -> Result<(), ActionError> {
 fn request(call: &Call<'_>) -> Result<Request, ActionError> {
     let params = &call.params;
     let (_, owner) = archive_owner().map_err(untouched)?;
-    let target = PathBuf::from(params.text("target")?);
+    let settings = super::offsite::settings(call)?;
+    let target = super::target::target(call, &settings)?;
     Ok(Request {
         expected_sha256: sha256(params.text("expected-sha256")?)?,
         identities: call.identities()?,
-        encrypt_to: super::offsite::settings(call)?.encrypt_to,
+        encrypt_to: settings.encrypt_to,
         allow_unhashed: params.flag("allow-unhashed")?,
         allow_foreign: params.flag("allow-foreign")?,
         allow_v2_loss: params.flag("allow-v2-loss")?,

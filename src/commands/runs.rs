@@ -4,7 +4,7 @@
 
 use super::results::Results;
 use super::target::of_schedule;
-use super::{Call, key, now};
+use super::{Call, Environment, key, now};
 use crate::archive::name::taken;
 use crate::catalog::entry::may_be_archive;
 use crate::error::{ActionError, Failure};
@@ -45,7 +45,7 @@ pub(super) struct Watch<'a> {
     record: Option<RunRecord>,
     home: Dir,
     settings: &'a Settings,
-    unit: Option<&'a str>,
+    environment: &'a Environment,
     /// What went wrong with telling.
     troubles: Vec<String>,
     /// Whether it was refused, and is not remembered.
@@ -68,7 +68,16 @@ impl<'a> Watch<'a> {
             Ok(record) => (Some(record), Vec::new()),
             Err(error) => (None, vec![format!("the run is not remembered: {error:#}")]),
         };
-        Ok(Self { run, sent: None, record, home, settings, unit: call.unit(), troubles, is_forgotten: false })
+        Ok(Self {
+            run,
+            sent: None,
+            record,
+            home,
+            settings,
+            environment: call.environment,
+            troubles,
+            is_forgotten: false,
+        })
     }
 
     /// Writes down what is known now.
@@ -146,7 +155,7 @@ impl<'a> Watch<'a> {
             self.trouble(format!("{error:#}"));
         }
         if !self.is_forgotten
-            && let Err(error) = refresh(&self.home, self.settings)
+            && let Err(error) = refresh(&self.home, self.settings, self.environment)
         {
             self.trouble(format!("{error:#}"));
         }
@@ -166,7 +175,9 @@ impl<'a> Watch<'a> {
 
     fn hook(&self, occasion: HookEvent) -> Result<()> {
         let hooks: Option<&Hooks> = self.settings.hooks.as_ref();
-        hooks.map_or(Ok(()), |hooks| hooks.run(occasion, self.unit, self.home.path(), &self.run))
+        hooks.map_or(Ok(()), |hooks| {
+            hooks.run(occasion, self.environment.unit.as_deref(), self.home.path(), &self.run)
+        })
     }
 
     /// Something that makes the backup no worse, and is told all the same.
@@ -232,22 +243,19 @@ impl Found {
 }
 
 /// Writes the metrics of the archives in `home` anew. If that fails, it is a warning in the results and no more.
-pub(super) fn refresh_metrics(home: &Dir, settings: &Settings, results: &mut Results) {
-    if let Err(error) = refresh(home, settings) {
+pub(super) fn refresh_metrics(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results) {
+    if let Err(error) = refresh(home, settings, call.environment) {
         results.set(key!("run.warning"), format!("{error:#}"));
     }
 }
 
 /// Writes the metrics of the archives in `home` anew.
-fn refresh(home: &Dir, settings: &Settings) -> Result<()> {
+fn refresh(home: &Dir, settings: &Settings, environment: &Environment) -> Result<()> {
     let Some(directory) = &settings.metrics else { return Ok(()) };
     let found = Found::at(home, settings, now())?;
     let table = settings.schedule.as_ref().and_then(|schedule| schedule.timetable().ok());
     let interval = table.and_then(|table| interval(&table).ok().flatten());
-    let scheduled = match settings.schedule {
-        Some(_) => of_schedule(settings).ok(),
-        None => None,
-    };
+    let scheduled = settings.schedule.as_ref().map(|_| of_schedule(environment, settings));
     let about = MetricsTarget { target: home.path(), scheduled: scheduled.as_deref(), interval };
     metrics::write(directory, about, &found.known())
 }

@@ -2,7 +2,7 @@
 //!
 //! Must never put a secret into a unit: everybody may read it.
 
-use super::environment::{SETTINGS, SITE, called_as};
+use super::environment::{SETTINGS, SITE, called_path};
 use super::results::Results;
 use super::{Call, Environment, key};
 use crate::error::{ActionError, Refusal};
@@ -17,8 +17,8 @@ use anyhow::Result;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 
-/// What the timer runs.
-const PROGRAM: &str = "backup";
+/// The command that the timer runs.
+const BACKUP: &str = "backup";
 /// How many of the next runs are shown.
 const SHOWN: usize = 5;
 /// Where a unit of Juju's has its charm.
@@ -166,9 +166,9 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
     Ok(())
 }
 
-/// How the timer runs a backup: the program beside this one, and where its files are.
+/// How the timer runs a backup: this program, and the files that it was told of.
 fn runner(environment: &Environment) -> Result<ServiceCommand> {
-    let program = program(environment)?;
+    let (program, subcommand) = program(environment)?;
     trust::check(&program).map_err(|distrust| distrust.refusal("the program of the systemd timer"))?;
     let file = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string());
     let mut variables = Vec::new();
@@ -181,19 +181,20 @@ fn runner(environment: &Environment) -> Result<ServiceCommand> {
         }
     }
     variables.extend(environment.bucket.proxies.in_the_open());
-    Ok(ServiceCommand { program, environment: variables })
+    Ok(ServiceCommand { program, subcommand, environment: variables })
 }
 
-/// `backup`, in the charm, or in the directory that we were called from.
-fn program(environment: &Environment) -> Result<PathBuf, Refusal> {
+/// Returns the program that takes a backup, and its subcommand: `actions/backup` in a charm, this program elsewhere.
+fn program(environment: &Environment) -> Result<(PathBuf, Option<&'static str>), Refusal> {
     let charm = environment.variable(CHARM).map(|dir| Path::new(dir).join("actions"));
-    let ours = called_as().and_then(|path| path.parent().map(Path::to_owned));
-    let dirs = [charm, ours];
-    let found = dirs.into_iter().flatten().map(|dir| dir.join(PROGRAM)).find(|program| program.is_file());
-    found.ok_or_else(|| {
-        Refusal::new(
-            "the program `backup` is not beside this one",
-            "put all programs of the charm into one directory",
-        )
+    let ours = called_path();
+    let is_program = ours.as_deref().is_some_and(|path| path.ends_with("etcd-backup"));
+    if let Some(path) = ours.clone().filter(|_| charm.is_none() && is_program) {
+        return Ok((path, Some(BACKUP)));
+    }
+    let dirs = [charm, ours.and_then(|path| path.parent().map(Path::to_owned))];
+    let found = dirs.into_iter().flatten().map(|dir| dir.join(BACKUP)).find(|program| program.is_file());
+    found.map(|program| (program, None)).ok_or_else(|| {
+        Refusal::new("the program that the timer is to run was not found", "run `etcd-backup schedule`")
     })
 }

@@ -100,7 +100,7 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results)
             results.set(key, outcome.in_words());
         }
     }
-    super::runs::refresh_metrics(home, settings, results);
+    super::runs::refresh_metrics(call, home, settings, results);
     let left = list(Some(home))?;
     show(&left, settings, results);
     let failed: Vec<String> = outcomes

@@ -12,6 +12,8 @@ pub(super) const MARK: &str =
 pub struct ServiceCommand {
     /// The program.
     pub program: PathBuf,
+    /// The subcommand that takes a backup, if the program has several commands.
+    pub subcommand: Option<&'static str>,
     /// What else than the schedule's it finds in its environment: no secret, for everybody may read units.
     pub environment: Vec<(&'static str, String)>,
 }
@@ -52,6 +54,7 @@ fn service(schedule: &Schedule, runner: &ServiceCommand) -> String {
     let compression = schedule.compression.as_ref().map(|effort| format!("compression={effort}"));
     let words = [Some("scheduled=true".to_owned()), target, site, compression].into_iter().flatten();
     let command: Vec<String> = std::iter::once(runner.program.display().to_string())
+        .chain(runner.subcommand.map(str::to_owned))
         .chain(words)
         .map(|word| quoted(&word.replace('$', "$$")))
         .collect();
@@ -84,7 +87,8 @@ mod tests {
     fn schedule(text: &str) -> Units {
         let schedule: Schedule = serde_yaml::from_str(text).unwrap();
         let runner = ServiceCommand {
-            program: "/usr/local/bin/backup".into(),
+            program: "/usr/local/bin/etcd-backup".into(),
+            subcommand: Some("backup"),
             environment: vec![("JUJU_UNIT_NAME", "etcd/0".into()), ("ETCD_SITE", "/etc/a b%".into())],
         };
         Units::new(&schedule, &schedule.timetable().unwrap(), &runner)
@@ -103,7 +107,7 @@ mod tests {
             assert!(units.timer.contains(line), "{}", units.timer);
         }
         for line in [
-            "ExecStart=\"/usr/local/bin/backup\" \"scheduled=true\" \"target=/srv/$$a\" \"site=etcd\"\n",
+            "ExecStart=\"/usr/local/bin/etcd-backup\" \"backup\" \"scheduled=true\" \"target=/srv/$$a\" \"site=etcd\"\n",
             "Environment=\"JUJU_UNIT_NAME=etcd/0\"\nEnvironment=\"ETCD_SITE=/etc/a b%%\"\n",
             "Type=oneshot\n",
         ] {

@@ -5,7 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a test says which etcd is not there")]
 
 use crate::common::ports::free_port;
-use etcd_charm::etcd::backend::{Backend, Comparison, find_fault, same_records};
+use etcd_backup::etcd::backend::{Backend, Comparison, find_fault, same_records};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -3,11 +3,11 @@
 
 use crate::common::s3::proxy::Proxy;
 use crate::common::s3::{self, Can, Fault, Faults, SECRET, Server};
-use etcd_charm::progress::Progress;
-use etcd_charm::store::Store;
-use etcd_charm::store::s3::{Bucket, Credentials, Description, FromEnvironment, Proxies};
-use etcd_charm::system::clock::Clock;
-use etcd_charm::system::secret::Secret;
+use etcd_backup::progress::Progress;
+use etcd_backup::store::Store;
+use etcd_backup::store::s3::{Bucket, Credentials, Description, FromEnvironment, Proxies};
+use etcd_backup::system::clock::Clock;
+use etcd_backup::system::secret::Secret;
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -105,7 +105,7 @@ fn one_that_the_server_refuses_hides_none_of_the_others() {
     for name in [NAME, other] {
         bucket.put(name, &file, &sha256, &mut |_| {}).unwrap();
     }
-    let frozen = || -> etcd_charm::catalog::entry::Entry {
+    let frozen = || -> etcd_backup::catalog::entry::Entry {
         let entries = bucket.entries().unwrap();
         assert_eq!(entries.len(), 2);
         assert!(
@@ -127,7 +127,7 @@ fn one_that_the_server_refuses_hides_none_of_the_others() {
     }
     // A server that is busy has not said no.
     faults.make("GET", "frozen.tar.gz", Fault::Answer(503, "SlowDown", ""), 100);
-    assert!(bucket.entries().unwrap_err().downcast_ref::<etcd_charm::store::s3::Trouble>().is_some());
+    assert!(bucket.entries().unwrap_err().downcast_ref::<etcd_backup::store::s3::Trouble>().is_some());
     faults.none();
     // Of one whose record is not given out nobody knows whether it is pinned.
     let entry = bucket.entries().unwrap().into_iter().find(|entry| entry.name == other).unwrap();

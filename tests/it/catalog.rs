@@ -19,18 +19,18 @@ pub fn keep(world: &World, action: &str, words: &[&str]) -> Out {
 /// The program of an action.
 pub fn program(action: &str) -> &'static str {
     match action {
-        "snapshot" => env!("CARGO_BIN_EXE_snapshot"),
-        "restore" => env!("CARGO_BIN_EXE_restore"),
-        "fetch-snapshot" => env!("CARGO_BIN_EXE_fetch-snapshot"),
-        "list-snapshots" => env!("CARGO_BIN_EXE_list-snapshots"),
-        "verify-snapshot" => env!("CARGO_BIN_EXE_verify-snapshot"),
-        "delete-snapshot" => env!("CARGO_BIN_EXE_delete-snapshot"),
-        "prune-snapshots" => env!("CARGO_BIN_EXE_prune-snapshots"),
-        "pin-snapshot" => env!("CARGO_BIN_EXE_pin-snapshot"),
-        "unpin-snapshot" => env!("CARGO_BIN_EXE_unpin-snapshot"),
-        "check" => env!("CARGO_BIN_EXE_check"),
-        "upload" => env!("CARGO_BIN_EXE_upload"),
-        "backup" => env!("CARGO_BIN_EXE_backup"),
+        "snapshot" => program!("snapshot"),
+        "restore" => program!("restore"),
+        "fetch-snapshot" => program!("fetch-snapshot"),
+        "list-snapshots" => program!("list-snapshots"),
+        "verify-snapshot" => program!("verify-snapshot"),
+        "delete-snapshot" => program!("delete-snapshot"),
+        "prune-snapshots" => program!("prune-snapshots"),
+        "pin-snapshot" => program!("pin-snapshot"),
+        "unpin-snapshot" => program!("unpin-snapshot"),
+        "check" => program!("check"),
+        "upload" => program!("upload"),
+        "backup" => program!("backup"),
         other => panic!("{other}"),
     }
 }

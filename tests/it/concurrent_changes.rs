@@ -181,8 +181,8 @@ fn an_etcd_that_starts_in_the_exchange_is_no_proof(version: Version) {
     let archive = world.saved();
     world.put(2000..2010, "later");
     let old = world.dump();
-    let command = world
-        .action(env!("CARGO_BIN_EXE_restore"), &[&from(&archive), "skip-backup=true", "bump-revision=off"]);
+    let command =
+        world.action(program!("restore"), &[&from(&archive), "skip-backup=true", "bump-revision=off"]);
     let mut started = false;
     let out = trace(&command, &world.path("runs"), &mut |call, _| {
         if !started && call.name == "renameat2" && call.about == "member" && world.asked("stop") > 0 {

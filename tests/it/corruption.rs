@@ -8,8 +8,8 @@ use std::fs;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use etcd_charm::archive::{Contents, UnpackOptions, unpack};
-use etcd_charm::etcd::trailer::Trailer;
+use etcd_backup::archive::{Contents, UnpackOptions, unpack};
+use etcd_backup::etcd::trailer::Trailer;
 
 use crate::chaos::table::{Row, Table};
 use crate::common::world::{Version, World};

@@ -283,8 +283,7 @@ fn recovery_of_nothing_changes_nothing(version: Version) {
 fn restores_although_nobody_listens(version: Version) {
     let ground = Ground::new(version);
     let args = ground.args();
-    let mut command =
-        ground.world.action(env!("CARGO_BIN_EXE_restore"), &args.each_ref().map(String::as_str));
+    let mut command = ground.world.action(program!("restore"), &args.each_ref().map(String::as_str));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     let status = child.wait().unwrap();

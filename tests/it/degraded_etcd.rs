@@ -186,10 +186,9 @@ fn keeps_secrets_under_any_umask(version: Version) {
     world.fill();
     let target = world.path("target/made");
     let made = || names(&target).into_iter().filter(|name| name != RUNS).collect::<Vec<_>>();
-    for (mask, action, binary) in [
-        ("000", "snapshot", env!("CARGO_BIN_EXE_snapshot")),
-        ("000", "restore", env!("CARGO_BIN_EXE_restore")),
-    ] {
+    for (mask, action, binary) in
+        [("000", "snapshot", program!("snapshot")), ("000", "restore", program!("restore"))]
+    {
         let mut command =
             world.action("/bin/sh", &["-c", &format!("umask {mask}; exec \"$@\""), "sh", binary]);
         command.arg(format!("target={}", target.display()));
@@ -225,8 +224,8 @@ fn answers_a_user_who_is_not_root(version: Version) {
     };
     let still = crate::refusals::Still::of(&world);
     for out in [
-        as_nobody(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]),
-        as_nobody(env!("CARGO_BIN_EXE_restore"), &[&from(&archive), &world.to_target()]),
+        as_nobody(program!("snapshot"), &[&world.to_target()]),
+        as_nobody(program!("restore"), &[&from(&archive), &world.to_target()]),
     ] {
         assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
         out.says_one_of(&["permission", "root", "owned", "owner", "belongs"]);

@@ -29,7 +29,7 @@ pub fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
 }
 
 pub fn command(world: &World) -> Command {
-    let mut command = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+    let mut command = world.action(program!("snapshot"), &[&world.to_target()]);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
     command
 }
@@ -210,12 +210,11 @@ fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified() {
     fs::remove_dir_all(world.target()).unwrap();
     let fetch = |from: &str| {
         let words = [format!("from={from}"), world.to_target()];
-        let mut command =
-            world.action(env!("CARGO_BIN_EXE_fetch-snapshot"), &words.each_ref().map(String::as_str));
+        let mut command = world.action(program!("fetch-snapshot"), &words.each_ref().map(String::as_str));
         command.env("ETCD_BACKUP", world.path("backup.yaml")).env_remove("ETCD_SITE");
         Run::start(command, &world.path("runs")).finish()
     };
-    let mut list = world.action(env!("CARGO_BIN_EXE_list-snapshots"), &[&world.to_target()]);
+    let mut list = world.action(program!("list-snapshots"), &[&world.to_target()]);
     list.env("ETCD_BACKUP", world.path("backup.yaml"));
     let listed = Run::start(list, &world.path("runs")).finish().completed();
     let line = listed.get("snapshots");
@@ -311,7 +310,7 @@ fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mi
     faults.make("GET", "", Fault::Late(20), usize::MAX);
     write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
     let nowhere = format!("target={}", world.path("nowhere").display());
-    let listing = world.action(env!("CARGO_BIN_EXE_list-snapshots"), &[&nowhere, "limit=0"]);
+    let listing = world.action(program!("list-snapshots"), &[&nowhere, "limit=0"]);
     // Of a processor's time: the wall's is other programs' too. What is not optimised takes several times as much.
     let mut command = Command::new("prlimit");
     let seconds = if cfg!(debug_assertions) { "--cpu=10" } else { "--cpu=2" };

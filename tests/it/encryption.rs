@@ -46,7 +46,7 @@ pub fn command(world: &World, binary: &str, words: &[&str]) -> Command {
 }
 
 fn snapshot(world: &World) -> Out {
-    run(world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()])
+    run(world, program!("snapshot"), &[&world.to_target()])
 }
 
 pub fn saved(world: &World) -> PathBuf {
@@ -54,7 +54,7 @@ pub fn saved(world: &World) -> PathBuf {
 }
 
 pub fn restore(world: &World, words: &[&str]) -> Out {
-    run(world, env!("CARGO_BIN_EXE_restore"), &[words, &[&world.to_target()]].concat())
+    run(world, program!("restore"), &[words, &[&world.to_target()]].concat())
 }
 
 /// `identity-file=PATH` of a file with that identity.
@@ -103,7 +103,7 @@ fn nothing_in_clear_is_left_anywhere() {
     }
     encrypt(&world, "");
     let mut run = Run::start(
-        command(&world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target(), "compression=small"]),
+        command(&world, program!("snapshot"), &[&world.to_target(), "compression=small"]),
         &world.path("runs"),
     );
     let mut seen = 0;
@@ -182,7 +182,7 @@ fn an_encrypted_archive_that_was_cut_or_changed_is_refused() {
     let refuses = |what: &str, bytes: &[u8], reasons: &[&str]| {
         fs::write(&path, bytes).unwrap();
         let (source, target) = (from(&path), world.to_target());
-        let restore = || command(&world, env!("CARGO_BIN_EXE_restore"), &[&source, &target, &identity]);
+        let restore = || command(&world, program!("restore"), &[&source, &target, &identity]);
         is_cheap_refusal(&world, what, reasons, &restore).unwrap();
     };
     for length in [30, 150, 240, 1000, good.len() - 16, good.len() - 1] {
@@ -268,7 +268,7 @@ fn encrypted_archives_go_to_a_bucket_and_come_back() {
     let (sha256, outside) = (sha256sum(&archive), fs::read(beside(&archive)).unwrap());
     fs::remove_dir_all(world.target()).unwrap();
 
-    let list = run(&world, env!("CARGO_BIN_EXE_list-snapshots"), &[&world.to_target(), "format=json"]);
+    let list = run(&world, program!("list-snapshots"), &[&world.to_target(), "format=json"]);
     let all: Vec<Value> = serde_json::from_str(&list.completed().get("snapshots")).unwrap();
     assert_eq!(all.len(), 1, "{all:?}");
     assert_eq!(
@@ -280,7 +280,7 @@ fn encrypted_archives_go_to_a_bucket_and_come_back() {
         let _ = fs::remove_dir_all(world.target());
         let target = world.to_target();
         let words = [words, &["from=offsite/latest", &target]].concat();
-        run(&world, env!("CARGO_BIN_EXE_fetch-snapshot"), &words)
+        run(&world, program!("fetch-snapshot"), &words)
     };
     let fetched = fetch(&[]).completed();
     assert!(fetched.get("snapshot.verified").contains("sha256 alone"), "{}", fetched.out.told());

@@ -19,7 +19,7 @@ fn error_with(world: &World, from: &str, to: &str) -> String {
     error
 }
 
-const SITE: &str = env!("CARGO_BIN_EXE_site");
+const SITE: &str = program!("site");
 
 /// What `site`, run by this command, says of an etcd that it cannot ask.
 fn error_of(world: &World, command: Command) -> String {

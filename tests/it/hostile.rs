@@ -338,7 +338,7 @@ fn refuses_a_snapshot_whose_pages_are_wrong(version: Version) {
         let reasons = &["a.tar.gz is damaged: the structure of its database cannot be read"];
         ground.refuses_command(&format!("wrong pages with {leave}"), reasons, &|| {
             let words = [&from(&path), &ground.world.to_target(), leave];
-            ground.world.action(env!("CARGO_BIN_EXE_restore"), &words)
+            ground.world.action(program!("restore"), &words)
         });
     }
     ground.done();

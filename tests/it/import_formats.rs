@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use etcd_charm::archive::{self, Contents, UnpackOptions};
+use etcd_backup::archive::{self, Contents, UnpackOptions};
 use test_case::test_case;
 
 use crate::archive::unpack;

@@ -13,6 +13,13 @@
     reason = "a test fails by a panic, and tells what it does"
 )]
 
+/// The path of the program by the name of an action or hook, as the charm links it. [`common::command::link_programs`] makes the links.
+macro_rules! program {
+    ($name:literal) => {
+        concat!(env!("CARGO_TARGET_TMPDIR"), "/programs/", $name)
+    };
+}
+
 mod alarms;
 mod archive;
 mod backend;

@@ -42,7 +42,7 @@ impl Ground {
     /// The same of a file that is there.
     pub fn refuses_file(&self, what: &str, path: &Path, reasons: &[&str]) {
         self.refuses_command(what, reasons, &|| {
-            self.world.action(env!("CARGO_BIN_EXE_restore"), &[&from(path), &self.world.to_target()])
+            self.world.action(program!("restore"), &[&from(path), &self.world.to_target()])
         });
     }
 

@@ -22,7 +22,7 @@ pub fn beside_ubuntu(world: &World, binary: &str, words: &[&str]) -> Command {
 
 fn snapshot(world: &World, target: &Path) -> Out {
     let target = format!("target={}", target.display());
-    let command = beside_ubuntu(world, env!("CARGO_BIN_EXE_snapshot"), &[&target]);
+    let command = beside_ubuntu(world, program!("snapshot"), &[&target]);
     Run::start(command, &world.path("runs")).finish()
 }
 
@@ -55,7 +55,7 @@ fn a_target_that_ubuntu_cannot_enter_is_refused() {
     let target = format!("target={}", closed.join("x").display());
     let settings = world.path("backup.yaml");
     fs::write(&settings, "schedule: {when: every 12h}\n").unwrap();
-    let [snapshot, backup] = [env!("CARGO_BIN_EXE_snapshot"), env!("CARGO_BIN_EXE_backup")];
+    let [snapshot, backup] = [program!("snapshot"), program!("backup")];
     for (binary, words) in
         [(snapshot, &[&*target][..]), (backup, &[&target]), (backup, &[&target, "scheduled=true"])]
     {

@@ -144,7 +144,7 @@ fn restores_a_snapshot_from_before_authentication_was_switched_off(version: Vers
 
 fn drill(world: &World, archive: &Path) -> Out {
     let name = format!("snapshot={}", archive.display());
-    let program = env!("CARGO_BIN_EXE_verify-snapshot");
+    let program = program!("verify-snapshot");
     Run::start(world.action(program, &[&name, &world.to_target(), "drill=true"]), &world.path("runs"))
         .finish()
 }

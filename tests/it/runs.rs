@@ -28,11 +28,11 @@ fn settings(world: &World, text: &str) {
     fs::write(world.path("backup.yaml"), text).unwrap();
 }
 
-const BACKUP: &str = env!("CARGO_BIN_EXE_backup");
-const CHECK: &str = env!("CARGO_BIN_EXE_check");
-const LIST: &str = env!("CARGO_BIN_EXE_list-snapshots");
-const SNAPSHOT: &str = env!("CARGO_BIN_EXE_snapshot");
-const SCHEDULE: &str = env!("CARGO_BIN_EXE_schedule");
+const BACKUP: &str = program!("backup");
+const CHECK: &str = program!("check");
+const LIST: &str = program!("list-snapshots");
+const SNAPSHOT: &str = program!("snapshot");
+const SCHEDULE: &str = program!("schedule");
 
 /// The runs as `list-snapshots` shows them, the newest first.
 fn runs(world: &World) -> Vec<Value> {
@@ -487,7 +487,7 @@ fn what_lies_beside_the_schedules_archives_is_named_by_its_path() {
             cp "$ARCHIVE" /home/ubuntu/etcd-snapshots/ && exec "$0" "$@""#;
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", own]);
-        let mut command = given(command, &program(&world, env!("CARGO_BIN_EXE_restore"), words));
+        let mut command = given(command, &program(&world, program!("restore"), words));
         command.env("ARCHIVE", &archive);
         Run::start(command, &world.path("runs")).finish()
     };

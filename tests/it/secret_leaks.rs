@@ -16,8 +16,8 @@ use crate::common::world::{PASSWORD, World};
 use crate::encryption::{IDENTITY, OTHERS_IDENTITY};
 use crate::restore::from;
 
-pub const SNAPSHOT: &str = env!("CARGO_BIN_EXE_snapshot");
-pub const RESTORE: &str = env!("CARGO_BIN_EXE_restore");
+pub const SNAPSHOT: &str = program!("snapshot");
+pub const RESTORE: &str = program!("restore");
 
 /// What is in the data, and in no other place: of every key, of every value, and of the password of every user but root.
 pub const KEY: &str = "canary-of-a-key";

@@ -73,7 +73,7 @@ fn snapshot_finds_the_etcd_that_runs(version: Version) {
     for setup in Setup::each(version) {
         let world = World::new(setup);
         world.stop();
-        let out = alone(&world, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+        let out = alone(&world, program!("snapshot"), &[&world.to_target()]);
         let results = out.completed();
         assert!(fs::exists(results.get("snapshot.path")).unwrap());
         assert_eq!(world.leftovers(), [""; 0]);
@@ -103,12 +103,8 @@ fn snapshot_runs_nothing_of_a_user_who_calls_it_etcd(version: Version) {
         for path in [&home, &etcd, &etcdctl] {
             lchown(path, Some(12345), None).unwrap();
         }
-        let out = beside(
-            &world,
-            &format!("{} 600 &", etcd.display()),
-            env!("CARGO_BIN_EXE_snapshot"),
-            &[&world.to_target()],
-        );
+        let out =
+            beside(&world, &format!("{} 600 &", etcd.display()), program!("snapshot"), &[&world.to_target()]);
         assert!(fs::exists(out.completed().get("snapshot.path")).unwrap());
         assert!(!fs::exists(ran).unwrap());
     }
@@ -148,7 +144,7 @@ fn snapshot_knows_an_etcd_that_a_user_runs_from_the_machines_own(version: Versio
         let home = tempfile::tempdir().unwrap();
         world.stop();
         let script = format!("{}\n{}", of_a_user(&world, home.path(), ""), serves(home.path()));
-        let out = beside(&world, &script, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+        let out = beside(&world, &script, program!("snapshot"), &[&world.to_target()]);
         let results = out.completed();
         assert!(fs::exists(home.path().join("data/member/snap/db")).unwrap(), "the user's etcd never ran");
         assert!(fs::exists(results.get("snapshot.path")).unwrap());
@@ -167,7 +163,7 @@ fn an_etcd_that_a_user_runs_is_none_of_this_machine(version: Version) {
     world.stop();
     let waits = of_a_user(&world, home.path(), &format!("--config-file={}/pipe", home.path().display()));
     let script = format!("mkfifo -m 644 {}/pipe\n{waits}\nsleep 0.5", home.path().display());
-    let out = beside(&world, &script, env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+    let out = beside(&world, &script, program!("snapshot"), &[&world.to_target()]);
     assert!(fs::exists(out.completed().get("snapshot.path")).unwrap());
 }
 
@@ -181,7 +177,7 @@ fn restore_stops_no_etcd_whose_supervisor_it_does_not_know(version: Version) {
     let (archive, tree) = (world.saved(), world.tree());
     world.stop();
     let archive = format!("snapshot={}", archive.display());
-    let out = alone(&world, env!("CARGO_BIN_EXE_restore"), &[&archive, &world.to_target()]);
+    let out = alone(&world, program!("restore"), &[&archive, &world.to_target()]);
     out.refused(&["no supervisor", "pid", "site file"]);
     assert_eq!(world.tree(), tree);
     assert_eq!(world.leftovers(), [""; 0]);

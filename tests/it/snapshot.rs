@@ -228,7 +228,7 @@ fn lets_other_sessions_go_first() {
     for n in 0..20 {
         world.put_bytes(&format!("large-{n}"), &[n; 1 << 20]);
     }
-    let action = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+    let action = world.action(program!("snapshot"), &[&world.to_target()]);
     let watched = r#""$0" "$@" >/dev/null & while kill -0 $! 2>/dev/null; do cat /proc/$!/autogroup; done
         wait $! && { cat /proc/self/autogroup || true; }"#;
     let mut command = Command::new("setsid");
@@ -249,7 +249,7 @@ fn takes_no_more_than_it_was_given() {
     for n in 0..20 {
         world.put_bytes(&format!("large-{n}"), &[n; 1 << 20]);
     }
-    let action = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+    let action = world.action(program!("snapshot"), &[&world.to_target()]);
     let watched =
         r#""$0" "$@" >/dev/null & while kill -0 $! 2>/dev/null; do cat /proc/$!/task/*/stat; done; wait $!"#;
     let mut command = Command::new("nice");

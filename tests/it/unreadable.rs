@@ -40,10 +40,7 @@ fn unreadable_record_of_a_run_hinders_no_backup_and_is_told() {
     let broken = mount::broken(&record[0]);
     // A plugin's "unknown". What was there might have been good or bad.
     for _ in 0..2 {
-        let out = Run::start(
-            command(&world, env!("CARGO_BIN_EXE_check"), &[&world.to_target()]),
-            &world.path("runs"),
-        );
+        let out = Run::start(command(&world, program!("check"), &[&world.to_target()]), &world.path("runs"));
         let out = out.finish();
         assert_eq!(out.status.code(), Some(3), "{}", out.told());
         assert!(out.stdout.contains("run.json: Input/output error"), "{}", out.told());
@@ -52,8 +49,7 @@ fn unreadable_record_of_a_run_hinders_no_backup_and_is_told() {
         assert!(warning.contains("it is not known which runs were before: "), "{warning}");
     }
     drop(broken);
-    let out =
-        Run::start(command(&world, env!("CARGO_BIN_EXE_check"), &[&world.to_target()]), &world.path("runs"));
+    let out = Run::start(command(&world, program!("check"), &[&world.to_target()]), &world.path("runs"));
     assert!(out.finish().stdout.contains("the last good backup is "));
 }
 

@@ -14,12 +14,12 @@ use crate::common::world::{Setup, Version, World};
 
 fn run(world: &World, action: &str, words: &[&str]) -> Out {
     let binary = match action {
-        "health" => env!("CARGO_BIN_EXE_health"),
-        "alarm-list" => env!("CARGO_BIN_EXE_alarm-list"),
-        "alarm-disarm" => env!("CARGO_BIN_EXE_alarm-disarm"),
-        "compact" => env!("CARGO_BIN_EXE_compact"),
-        "defrag" => env!("CARGO_BIN_EXE_defrag"),
-        "package-client-credentials" => env!("CARGO_BIN_EXE_package-client-credentials"),
+        "health" => program!("health"),
+        "alarm-list" => program!("alarm-list"),
+        "alarm-disarm" => program!("alarm-disarm"),
+        "compact" => program!("compact"),
+        "defrag" => program!("defrag"),
+        "package-client-credentials" => program!("package-client-credentials"),
         other => panic!("{other}"),
     };
     Run::start(world.action(binary, words), &world.path("runs")).finish()

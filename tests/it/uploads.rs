@@ -80,7 +80,7 @@ fn arrived(world: &World, name: &str) -> Vec<String> {
 
 /// A backup by the clock, at rest between its first try and its second.
 fn between_two_tries(world: &World) -> Run {
-    let mut command = world.action(env!("CARGO_BIN_EXE_backup"), &[&world.to_target(), "scheduled=true"]);
+    let mut command = world.action(program!("backup"), &[&world.to_target(), "scheduled=true"]);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
     let run = Run::start(command, &world.path("runs"));
     until("a try that failed", || run.stderr_so_far().contains("trying again in "));

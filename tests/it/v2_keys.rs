@@ -54,7 +54,7 @@ impl World {
     }
 
     fn site_action(&self) -> Out {
-        Run::start(self.action(env!("CARGO_BIN_EXE_site"), &[]), &self.path("runs")).finish()
+        Run::start(self.action(program!("site"), &[]), &self.path("runs")).finish()
     }
 
     /// Makes revisions until etcd has written a `.snap` that was not there.

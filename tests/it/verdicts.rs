@@ -482,7 +482,7 @@ fn check_does_not_count_a_damaged_archive() {
         let words = [&[&*target], words].concat();
         Run::start(command(&world, binary, &words), &world.path("runs")).finish()
     };
-    let check = || run(env!("CARGO_BIN_EXE_check"), &[]);
+    let check = || run(program!("check"), &[]);
     let _ = run(program("backup"), &[]).completed();
     assert_eq!(check().status.code(), Some(0), "{}", check().told());
     let archive = world.in_target().into_iter().find(|name| name.ends_with(".tar.gz")).unwrap();

@@ -24,16 +24,16 @@ fn run(world: &World, binary: &str, args: &[&str]) -> Out {
 }
 
 fn site(world: &World) -> crate::common::command::Results {
-    run(world, env!("CARGO_BIN_EXE_site"), &[]).completed()
+    run(world, program!("site"), &[]).completed()
 }
 
 fn verify(world: &World, args: &[&str]) -> Out {
     let target = world.to_target();
-    run(world, env!("CARGO_BIN_EXE_verify-snapshot"), &[&[&*target], args].concat())
+    run(world, program!("verify-snapshot"), &[&[&*target], args].concat())
 }
 
 fn list(world: &World) -> String {
-    run(world, env!("CARGO_BIN_EXE_list-snapshots"), &[&world.to_target()]).completed().get("snapshots")
+    run(world, program!("list-snapshots"), &[&world.to_target()]).completed().get("snapshots")
 }
 
 /// It refused, for all of these reasons.

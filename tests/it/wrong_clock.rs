@@ -76,7 +76,7 @@ fn program(world: &World, name: &str, words: &[&str]) -> Command {
 
 fn program_of(name: &str) -> &'static str {
     match name {
-        "check" => env!("CARGO_BIN_EXE_check"),
+        "check" => program!("check"),
         other => crate::catalog::program(other),
     }
 }

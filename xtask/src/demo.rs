@@ -86,7 +86,7 @@ impl Drop for Home {
 
 fn prepare(narrator: &mut Narrator) -> Result<Programs> {
     narrator.step("Build the programs");
-    let arguments = ["build", "--release", "--bin", "snapshot", "--bin", "restore"];
+    let arguments = ["build", "--release", "--package", "etcd-backup-actions"];
     command::run_checked(Command::new("cargo").args(arguments))?;
     let target = workspace::target_directory()?;
 

@@ -58,31 +58,7 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError>
     if Path::new(from).is_absolute() {
         return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
     }
-    let mut places = places(call)?;
-    let searched = target::searched(call, &super::offsite::settings(call)?)?;
-    let asked = std::mem::replace(&mut places.target, searched);
-    let found = kept(call, &places, from);
-    if from.contains('/') {
-        // It says in which destination.
-        return found;
-    }
-    found.map_err(|stop| {
-        let is_elsewhere = asked != places.target;
-        places.target = asked;
-        let beside = is_elsewhere.then(|| kept(call, &places, from).ok()).flatten();
-        by_path(stop, beside.as_ref())
-    })
-}
-
-/// Has a refusal say how to name what lies in another directory: where the usual one is given as `target`, and the schedule
-/// has its own, that one is searched whatever is typed. What is `beside` is there.
-fn by_path(stop: ActionError, beside: Option<&Source>) -> ActionError {
-    let ActionError::Refused(Refusal { reason, next, kind }) = stop else { return stop };
-    let next = match beside {
-        Some(Source::Kept(found)) => format!("restore from={}", found.entry.location()),
-        _ => format!("{next}; one in another directory is named by its path, from=DIR/NAME"),
-    };
-    Refusal { reason, next, kind }.into()
+    kept(call, &places(call)?, from)
 }
 
 /// The archive that `from` names in one of these places.

@@ -4,6 +4,7 @@ use super::table::table;
 use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, of_destination, places, unread};
 use crate::archive::human_size;
 use crate::catalog::retention::{Policy, Scope, Verdict, parse_age, parse_size};
+use crate::commands::params::{Params, Value};
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
 use crate::error::{ActionError, Refusal, describe_inline};
@@ -12,11 +13,26 @@ use crate::etcd::member::Member;
 use crate::inventory::{Again, At, Judged, Look, Places};
 use crate::store::Removed;
 use anyhow::{Context, Result};
+use std::path::Path;
 use std::rc::Rc;
 
 const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERDICT", "WHY"];
 /// For archives of every cluster.
 const ANY: &str = "any";
+
+/// Returns the parameters for the rules of the settings.
+pub(in crate::commands) fn params(target: &Path, site: &str) -> Params {
+    let text = |name: &str, text: String| (name.to_owned(), Value::Text(text));
+    let texts = ["keep-within", "max-size", "destination", "cluster"].map(|name| text(name, String::new()));
+    let numbers = ["keep", "keep-hourly", "keep-daily", "keep-weekly", "keep-monthly"];
+    let given = [
+        text("target", target.display().to_string()),
+        text("site", site.to_owned()),
+        ("plan".to_owned(), Value::Flag(false)),
+    ];
+    let numbers = numbers.map(|name| (name.to_owned(), Value::Number(0)));
+    given.into_iter().chain(texts).chain(numbers).collect()
+}
 
 /// Judges what is kept, and deletes what no rule keeps.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {

@@ -129,7 +129,7 @@ fn a_name_that_cannot_be_taken_back_is_told() {
 fn a_directory_that_cannot_be_entered_is_not_left() {
     let world = World::plain(Version::V35);
     let target = format!("target={}/deeper/still", world.target().display());
-    let command = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&target]);
+    let command = world.action(program!("snapshot"), &[&target]);
     let mut made = false;
     let out = trace(&command, &world.path("runs"), &mut |call, _| {
         if made && call.name == "openat" {

@@ -26,7 +26,7 @@ fn lost(version: Version) -> (World, PathBuf) {
 
 /// Restores; `judge` hears of the call that moves the data in.
 fn restores(world: &World, archive: &Path, judge: &mut dyn FnMut(Pid) -> Fate) -> Out {
-    let command = world.action(env!("CARGO_BIN_EXE_restore"), &[&from(archive), &world.to_target()]);
+    let command = world.action(program!("restore"), &[&from(archive), &world.to_target()]);
     let moves_in = |call: &Call| call.name == "renameat2" && call.about == "member";
     // The first tries whether the file system can exchange at all.
     trace(&command, &world.path("runs"), &mut |call, pid| match moves_in(call) && call.number == 2 {

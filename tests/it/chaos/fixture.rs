@@ -207,9 +207,9 @@ impl Ground {
 
     fn command(&self) -> Command {
         let (source, target) = (from(&self.archive), self.world.to_target());
-        let restore = |word: &str| self.world.action(env!("CARGO_BIN_EXE_restore"), &[&source, word]);
+        let restore = |word: &str| self.world.action(program!("restore"), &[&source, word]);
         let mut command = match self.action {
-            Action::Snapshot => self.world.action(env!("CARGO_BIN_EXE_snapshot"), &[&target]),
+            Action::Snapshot => self.world.action(program!("snapshot"), &[&target]),
             Action::Restore | Action::Empty => restore(&target),
             Action::Unsaved => restore("skip-backup=true"),
         };

@@ -56,7 +56,7 @@ fn a_seal_that_is_not_checked_is_seen() {
         world.fill();
         let tools = world.stand_in_tools();
         tools.spoil("etcdctl *snapshot*save*");
-        let mut command = world.action(env!("CARGO_BIN_EXE_snapshot"), &[&world.to_target()]);
+        let mut command = world.action(program!("snapshot"), &[&world.to_target()]);
         let _ = command.env("ETCD_SABOTAGE", flaw).output().unwrap();
         assert_eq!(!world.in_target().is_empty(), published, "{flaw}");
     }

@@ -86,9 +86,9 @@ fn run(ground: &mut Ground, action: Action, target: &Path, flaw: Option<&str>) -
     let (source, target) = (from(&ground.archive), format!("target={}", target.display()));
     let mut command = if action == Action::Restore {
         ground.begin();
-        beside_ubuntu(&ground.world, env!("CARGO_BIN_EXE_restore"), &[&source, &target])
+        beside_ubuntu(&ground.world, program!("restore"), &[&source, &target])
     } else {
-        beside_ubuntu(&ground.world, env!("CARGO_BIN_EXE_snapshot"), &[&target])
+        beside_ubuntu(&ground.world, program!("snapshot"), &[&target])
     };
     command.envs(flaw.map(|flaw| ("ETCD_SABOTAGE", flaw)));
     Run::start(command, &ground.world.path("runs")).finish()

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use etcd_charm::etcd::client::{QUERY_TIMEOUT, STALL_TIMEOUT};
-use etcd_charm::etcd::service::{SUPERVISOR_MARGIN, Service};
-use etcd_charm::etcd::timeouts::for_database;
-use etcd_charm::system::process::GRACE;
+use etcd_backup::etcd::client::{QUERY_TIMEOUT, STALL_TIMEOUT};
+use etcd_backup::etcd::service::{SUPERVISOR_MARGIN, Service};
+use etcd_backup::etcd::timeouts::for_database;
+use etcd_backup::system::process::GRACE;
 
 /// What a busy machine may take for all else that a run does.
 const BUSY: Duration = Duration::from_secs(20);

@@ -20,28 +20,28 @@ const TOOLS: &str = include_str!("hook-tools");
 const TRACES: [&str; 6] = ["calls", "set", "progress", "failed", "log", "version"];
 /// The programs of the charm, by their places in it.
 const PROGRAMS: &[(&str, &str)] = &[
-    ("dispatch", env!("CARGO_BIN_EXE_dispatch")),
-    ("bin/reconcile", env!("CARGO_BIN_EXE_reconcile")),
-    ("actions/snapshot", env!("CARGO_BIN_EXE_snapshot")),
-    ("actions/restore", env!("CARGO_BIN_EXE_restore")),
-    ("actions/site", env!("CARGO_BIN_EXE_site")),
-    ("actions/list-snapshots", env!("CARGO_BIN_EXE_list-snapshots")),
-    ("actions/verify-snapshot", env!("CARGO_BIN_EXE_verify-snapshot")),
-    ("actions/delete-snapshot", env!("CARGO_BIN_EXE_delete-snapshot")),
-    ("actions/pin-snapshot", env!("CARGO_BIN_EXE_pin-snapshot")),
-    ("actions/unpin-snapshot", env!("CARGO_BIN_EXE_unpin-snapshot")),
-    ("actions/upload", env!("CARGO_BIN_EXE_upload")),
-    ("actions/prune-snapshots", env!("CARGO_BIN_EXE_prune-snapshots")),
-    ("actions/health", env!("CARGO_BIN_EXE_health")),
-    ("actions/alarm-list", env!("CARGO_BIN_EXE_alarm-list")),
-    ("actions/alarm-disarm", env!("CARGO_BIN_EXE_alarm-disarm")),
-    ("actions/compact", env!("CARGO_BIN_EXE_compact")),
-    ("actions/defrag", env!("CARGO_BIN_EXE_defrag")),
-    ("actions/package-client-credentials", env!("CARGO_BIN_EXE_package-client-credentials")),
-    ("actions/fetch-snapshot", env!("CARGO_BIN_EXE_fetch-snapshot")),
-    ("actions/backup", env!("CARGO_BIN_EXE_backup")),
-    ("actions/schedule", env!("CARGO_BIN_EXE_schedule")),
-    ("actions/check", env!("CARGO_BIN_EXE_check")),
+    ("dispatch", program!("dispatch")),
+    ("bin/reconcile", program!("reconcile")),
+    ("actions/snapshot", program!("snapshot")),
+    ("actions/restore", program!("restore")),
+    ("actions/site", program!("site")),
+    ("actions/list-snapshots", program!("list-snapshots")),
+    ("actions/verify-snapshot", program!("verify-snapshot")),
+    ("actions/delete-snapshot", program!("delete-snapshot")),
+    ("actions/pin-snapshot", program!("pin-snapshot")),
+    ("actions/unpin-snapshot", program!("unpin-snapshot")),
+    ("actions/upload", program!("upload")),
+    ("actions/prune-snapshots", program!("prune-snapshots")),
+    ("actions/health", program!("health")),
+    ("actions/alarm-list", program!("alarm-list")),
+    ("actions/alarm-disarm", program!("alarm-disarm")),
+    ("actions/compact", program!("compact")),
+    ("actions/defrag", program!("defrag")),
+    ("actions/package-client-credentials", program!("package-client-credentials")),
+    ("actions/fetch-snapshot", program!("fetch-snapshot")),
+    ("actions/backup", program!("backup")),
+    ("actions/schedule", program!("schedule")),
+    ("actions/check", program!("check")),
 ];
 
 /// A unit on the machine of one world, `etcd/0` most often.
@@ -74,6 +74,7 @@ impl<'w> Unit<'w> {
         for name in ["metadata.yaml", "actions.yaml", "config.yaml"] {
             fs::copy(source.join(name), unit.charm.join(name)).unwrap();
         }
+        crate::common::command::link_programs();
         fs::create_dir_all(unit.charm.join("bin")).unwrap();
         for (name, binary) in PROGRAMS {
             symlink(binary, unit.charm.join(name)).unwrap();

@@ -360,6 +360,7 @@ impl World {
 
     /// The command of one of our binaries, as a terminal with an empty environment would run it.
     pub fn action(&self, binary: &str, args: &[&str]) -> Command {
+        crate::common::command::link_programs();
         let mut command = Command::new(binary);
         command
             .args(args)
@@ -372,7 +373,7 @@ impl World {
 
     /// Starts `snapshot`.
     pub fn start_snapshot(&self, args: &[&str]) -> Run {
-        Run::start(self.action(env!("CARGO_BIN_EXE_snapshot"), args), &self.path("runs"))
+        Run::start(self.action(program!("snapshot"), args), &self.path("runs"))
     }
 
     /// Runs `snapshot` to its end.
@@ -382,7 +383,7 @@ impl World {
 
     /// Starts `restore`.
     pub fn start_restore(&self, args: &[&str]) -> Run {
-        Run::start(self.action(env!("CARGO_BIN_EXE_restore"), args), &self.path("runs"))
+        Run::start(self.action(program!("restore"), args), &self.path("runs"))
     }
 
     /// Runs `restore` to its end.

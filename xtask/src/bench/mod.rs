@@ -71,10 +71,8 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     command::run_checked(Command::new("cargo").args([
         "build",
         "--release",
-        "--bin",
-        "snapshot",
-        "--bin",
-        "restore",
+        "--package",
+        "etcd-backup-actions",
     ]))?;
     let (mut rows, mut lines) = (Vec::new(), None);
     let mut bench = Bench::new()?;

@@ -22,7 +22,7 @@ pub fn install(machine: &Machine, programs: &Path) -> Result<()> {
         machine.copy_in(&source.join(file), &format!("{CHARM}/{file}"))?;
     }
     for action in ["snapshot", "restore", "site", "backup", "schedule", "check", "list-snapshots"] {
-        machine.copy_in(&programs.join(action), &format!("{CHARM}/actions/{action}"))?;
+        machine.copy_in(&programs.join("etcd-backup"), &format!("{CHARM}/actions/{action}"))?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Builds the charm's programs in one, static and the same every time, and knows their places in a charm.
+//! Builds the program of the charm, static and reproducible, and knows the names that it has in a charm.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 
 use crate::{command, workspace};
 
-/// As cargo calls it.
-const PROGRAM: &str = "charm";
-/// Its own place in a charm: what Juju runs.
+/// The name of the binary and of its package.
+const PROGRAM: &str = "etcd-backup";
+/// Where the file itself is in a charm. Juju runs it for every hook and action.
 pub const ITSELF: &str = "dispatch";
 
-/// Builds it for `target` in the directory `place`, and gives its path.
+/// Builds it for `target` in the directory `place`, and returns its path.
 pub fn build(target: &str, place: &Path) -> Result<PathBuf> {
     if !is_there(target)? {
         command::run_checked(Command::new("rustup").args(["target", "add", target]))?;
@@ -26,7 +26,7 @@ pub fn build(target: &str, place: &Path) -> Result<PathBuf> {
         "--bin",
         PROGRAM,
         "--package",
-        "etcd-charm",
+        PROGRAM,
         "--target",
         target,
     ]);
@@ -45,9 +45,9 @@ fn flags(target: &str, place: &Path) -> Result<Vec<String>> {
     };
     let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     let home = workspace::root()?;
-    let mut flags = vec![map(&home, "etcd-charm"), map(&cargo_home, "cargo")];
+    let mut flags = vec![map(&home, "etcd-backup"), map(&cargo_home, "cargo")];
     if !place.starts_with(&home) {
-        flags.push(map(place, "etcd-charm/target"));
+        flags.push(map(place, "etcd-backup/target"));
     }
     if !target.starts_with(std::env::consts::ARCH) {
         // No C is in these programs, and Rust's own linker knows every processor.
@@ -62,10 +62,11 @@ fn is_there(target: &str) -> Result<bool> {
     Ok(Path::new(lib.trim()).is_dir())
 }
 
-/// The names that the program has in a charm besides [`ITSELF`]: every action's, and the hooks' own in `bin`.
+/// The other names of the program in a charm, which are links to [`ITSELF`]: one for each action, one for the hooks, and
+/// its own name for operators on the unit.
 pub fn links(home: &Path) -> Result<Vec<String>> {
     let text = fs::read_to_string(home.join("actions.yaml")).context("reading actions.yaml")?;
     let actions: serde_json::Map<String, serde_json::Value> = serde_yaml::from_str(&text)?;
     let actions = actions.keys().map(|name| format!("actions/{name}"));
-    Ok(actions.chain(["bin/reconcile".to_owned()]).collect())
+    Ok(actions.chain(["bin/reconcile".to_owned(), format!("bin/{PROGRAM}")]).collect())
 }

@@ -1,44 +1,45 @@
-//! `actions.yaml`, compiled in: the one source of every action's name, parameters, types, defaults and descriptions.
+//! `actions.yaml`, compiled in: the one source of the names, parameters, types, defaults and descriptions of the actions.
 //!
 //! Must never know what an action does.
 
+use crate::commands::params::Value;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::fmt;
 
 const ACTIONS: &str = include_str!("../../actions.yaml");
 
-/// What `actions.yaml` says of one action.
+/// What `actions.yaml` says about an action.
 #[derive(Debug, Clone)]
-pub struct Declaration {
-    /// The name of the action.
-    pub name: String,
-    /// What it does, for its user.
+pub(super) struct Action {
+    /// What the action does, for its user.
     pub description: String,
-    /// Its parameters, in the order of the file.
+    /// The parameters, in the order of the file.
     pub params: Vec<Param>,
 }
 
-/// One parameter of an action.
+/// A parameter of an action.
 #[derive(Debug, Clone)]
-pub struct Param {
-    /// Its name.
+pub(super) struct Param {
+    /// The name of the parameter.
     pub name: String,
-    /// What its values are.
+    /// The type of its values.
     pub kind: Kind,
-    /// Its value when none is given.
+    /// The value if none is given.
     pub default: Value,
-    /// What it means, for its user.
+    /// The allowed values, if there are only a few.
+    pub allowed: Vec<String>,
+    /// What the parameter means, for its user.
     pub description: String,
 }
 
-/// What the values of a parameter are.
+/// The type of a parameter's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// One line of text.
     Text,
-    /// One word, declared as `[string, integer, boolean]`: what is typed after `juju run` is read as YAML 1.1 first,
-    /// which makes a number of `1000` and a boolean of `off`.
+    /// A word, declared as `[string, integer, boolean]`. Juju reads what is typed after `juju run` as YAML 1.1, which turns
+    /// `1000` into a number and `off` into a boolean.
     Word,
     /// `true` or `false`.
     Flag,
@@ -57,52 +58,29 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The value of a parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
-    /// Of a [`Kind::Text`] or a [`Kind::Word`].
-    Text(String),
-    /// Of a [`Kind::Flag`].
-    Flag(bool),
-    /// Of a [`Kind::Number`].
-    Number(u64),
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) => f.write_str(text),
-            Self::Flag(flag) => flag.fmt(f),
-            Self::Number(number) => number.fmt(f),
-        }
-    }
-}
-
-impl Declaration {
-    /// What `actions.yaml` says of `action`. Fails only on a bug: a test reads every declaration.
-    pub fn of(action: &str) -> Result<Self> {
-        let written =
-            all()?.remove(action).with_context(|| format!("actions.yaml has no action {action}"))?;
+impl Action {
+    /// Returns the declaration of the action `name`.
+    ///
+    /// # Errors
+    /// Fails only on a bug: a test reads every declaration.
+    pub fn read(name: &str) -> Result<Self> {
+        let written = all()?.remove(name).with_context(|| format!("actions.yaml has no action {name}"))?;
         let written: Written = serde_yaml::from_value(written)
-            .with_context(|| format!("reading action {action} of actions.yaml"))?;
-        let params = written.params.into_iter().map(|(name, param)| {
-            Param::of(name, param).with_context(|| format!("reading the parameters of {action}"))
+            .with_context(|| format!("reading the action {name} in actions.yaml"))?;
+        let params = written.params.into_iter().map(|(param, written)| {
+            Param::read(param, written).with_context(|| format!("reading the parameters of {name}"))
         });
-        Ok(Self {
-            name: action.to_owned(),
-            description: written.description,
-            params: params.collect::<Result<_>>()?,
-        })
+        Ok(Self { description: written.description, params: params.collect::<Result<_>>()? })
     }
 
-    /// The parameter `name`.
+    /// Returns the parameter `name`.
     pub fn param(&self, name: &str) -> Option<&Param> {
         self.params.iter().find(|param| param.name == name)
     }
 }
 
 impl Param {
-    fn of(name: serde_yaml::Value, written: serde_yaml::Value) -> Result<Self> {
+    fn read(name: serde_yaml::Value, written: serde_yaml::Value) -> Result<Self> {
         let name: String = serde_yaml::from_value(name)?;
         let written: WrittenParam = serde_yaml::from_value(written).with_context(|| name.clone())?;
         let kind = written.kind.kind().with_context(|| name.clone())?;
@@ -114,7 +92,7 @@ impl Param {
             }
             _ => bail!("{name}: the default is not {kind}"),
         };
-        Ok(Self { name, kind, default, description: written.description })
+        Ok(Self { name, kind, default, allowed: written.allowed, description: written.description })
     }
 }
 
@@ -133,6 +111,8 @@ struct WrittenParam {
     #[serde(rename = "type")]
     kind: WrittenKind,
     default: serde_yaml::Value,
+    #[serde(rename = "enum", default)]
+    allowed: Vec<String>,
     description: String,
 }
 
@@ -154,7 +134,7 @@ impl WrittenKind {
             ["string", "integer", "boolean"] => Kind::Word,
             ["boolean"] => Kind::Flag,
             ["integer"] => Kind::Number,
-            other => bail!("there is no kind of parameter for type {other:?}"),
+            other => bail!("no kind of parameter has the type {other:?}"),
         })
     }
 }
@@ -163,15 +143,14 @@ impl WrittenKind {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
-    use std::path::Path;
 
     fn names() -> BTreeSet<String> {
         let names = all().unwrap().into_iter();
         names.map(|(name, _)| name.as_str().unwrap().to_owned()).collect()
     }
 
-    /// `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`, and not one of Juju's own.
-    fn juju_takes(name: &str) -> bool {
+    /// Whether `name` matches `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$` and is not reserved by Juju.
+    fn juju_accepts(name: &str) -> bool {
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         name.starts_with(plain)
             && name.ends_with(plain)
@@ -181,40 +160,36 @@ mod tests {
     }
 
     #[test]
-    fn every_action_has_its_source_and_every_source_its_action() {
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("actions");
-        let sources: BTreeSet<String> = std::fs::read_dir(sources)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
-            .collect();
-        assert_eq!(names(), sources);
+    fn every_action_is_a_command_and_every_command_an_action() {
+        let commands: BTreeSet<String> =
+            crate::cli::command::COMMANDS.iter().map(|command| command.action.to_owned()).collect();
+        assert_eq!(names(), commands);
     }
 
     #[test]
-    fn every_declaration_is_complete_and_takes_no_other_parameter() {
+    fn every_declaration_is_complete_and_closed() {
         let all = all().unwrap();
         for name in names() {
-            assert!(juju_takes(&name), "{name}");
-            // The default of Juju 2.9 and 3.x is true; 4.0 turned it round.
+            assert!(juju_accepts(&name), "{name}");
+            // The default is true in Juju 2.9 and 3.x, and false in 4.0.
             assert_eq!(all[&*name]["additionalProperties"].as_bool(), Some(false), "{name}");
-            let declaration = Declaration::of(&name).unwrap();
-            assert!(!declaration.description.is_empty());
-            for param in declaration.params {
-                assert!(juju_takes(&param.name), "{name} {}", param.name);
+            let action = Action::read(&name).unwrap();
+            assert!(!action.description.is_empty());
+            for param in action.params {
+                assert!(juju_accepts(&param.name), "{name} {}", param.name);
                 assert!(!param.description.is_empty(), "{name} {}", param.name);
             }
         }
     }
 
     #[test]
-    fn the_parameters_come_with_type_and_default_in_the_order_of_the_file() {
-        let restore = Declaration::of("restore").unwrap();
+    fn parameters_have_a_type_and_a_default() {
+        let restore = Action::read("restore").unwrap();
         assert_eq!(restore.params[0].name, "target");
         assert_eq!(restore.params[1].name, "skip-backup");
         assert_eq!(restore.params[1].kind, Kind::Flag);
         assert_eq!(restore.params[1].default, Value::Flag(false));
         assert!(restore.param("nonsense").is_none());
-        assert!(Declaration::of("nonsense").is_err());
+        assert!(Action::read("nonsense").is_err());
     }
 }

@@ -1,7 +1,7 @@
-//! What becomes of a walk's progress: lines on standard error, or lines in the action's log.
+//! Prints the progress of a command: lines on standard error, or lines in the log of a Juju action.
 //!
-//! Never fails the walk, and in a critical region neither prints nor starts anything: a terminal that is stopped, a
-//! pipe that nobody reads or an agent that hangs must not hold up etcd while it is down. What is told there waits.
+//! Never fails a command. In a critical region it neither prints nor starts anything: a stopped terminal, a full pipe or an
+//! agent that hangs must not delay etcd's return. What is reported there is printed afterwards.
 
 use crate::juju::Juju;
 use crate::progress::Progress;
@@ -9,65 +9,73 @@ use crate::system::interrupt;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// How often the line of a terminal is drawn anew.
+/// Time between two updates of the line in a terminal.
 const REDRAW: Duration = Duration::from_millis(100);
-/// How often the log of an action, which is kept, gets a line on bytes.
+/// Time between two lines on bytes in the log of an action, which Juju keeps.
 const LOG: Duration = Duration::from_secs(30);
 
-/// Listens to a walk.
-pub(super) struct Teller<'a> {
-    ear: Ear<'a>,
-    /// The running step.
+/// Prints the progress of a command.
+pub(super) struct Reporter<'a> {
+    sink: Sink<'a>,
+    /// The current step.
     step: String,
-    /// When it began, and when bytes were last told of it.
+    /// When the step began.
     began: Instant,
-    told: Instant,
-    /// Steps that were told in a critical region.
+    /// When bytes were last reported.
+    reported: Instant,
+    /// Steps that were reported in a critical region and are not printed yet.
     waiting: Vec<String>,
 }
 
-/// Who hears it.
-enum Ear<'a> {
-    /// Lines, and between them a line that is drawn again and again, where `redraws`.
+/// Where progress goes.
+enum Sink<'a> {
+    /// To a stream: a line for each step and, if `redraws`, a line with bytes that is drawn again and again.
     Stream { out: Box<dyn Write + 'a>, redraws: bool, drawn: bool },
-    /// The log of the action, until it fails once.
-    Log(Option<&'a Juju>),
+    /// To the log of the action, until a line fails.
+    ActionLog(Option<&'a Juju>),
+    /// Nowhere.
+    Silent,
 }
 
-impl<'a> Teller<'a> {
-    /// Tells it on standard error.
-    pub(super) fn on_stderr() -> Self {
+impl<'a> Reporter<'a> {
+    /// Reports to standard error.
+    pub(super) fn to_stderr() -> Self {
         let stderr = std::io::stderr();
         let redraws = stderr.is_terminal();
-        Self::to(Ear::Stream { out: Box::new(stderr), redraws, drawn: false })
+        Self::new(Sink::Stream { out: Box::new(stderr), redraws, drawn: false })
     }
 
-    /// Tells it in the log of the action.
-    pub(super) fn in_log(juju: &'a Juju) -> Self {
-        Self::to(Ear::Log(Some(juju)))
+    /// Reports to the log of the action.
+    pub(super) fn to_action_log(juju: &'a Juju) -> Self {
+        Self::new(Sink::ActionLog(Some(juju)))
     }
 
-    fn to(ear: Ear<'a>) -> Self {
+    /// Reports nothing.
+    pub(super) fn silent() -> Self {
+        Self::new(Sink::Silent)
+    }
+
+    fn new(sink: Sink<'a>) -> Self {
         let now = Instant::now();
-        Self { ear, step: String::new(), began: now, told: now, waiting: Vec::new() }
+        Self { sink, step: String::new(), began: now, reported: now, waiting: Vec::new() }
     }
 
-    /// Hears what a walk says.
-    pub(super) fn hear(&mut self, progress: Progress<'_>) {
-        self.hear_at(progress, Instant::now(), interrupt::deferred());
+    /// Takes a report from a command.
+    pub(super) fn report(&mut self, progress: Progress<'_>) {
+        self.report_at(progress, Instant::now(), interrupt::deferred());
     }
 
-    /// Tells what still waits, and leaves a clean line.
+    /// Prints what is still waiting, and clears the line with bytes.
     pub(super) fn finish(&mut self) {
-        self.catch_up();
-        self.ear.clear();
+        self.print_waiting();
+        self.sink.clear();
     }
 
-    fn hear_at(&mut self, progress: Progress<'_>, now: Instant, critical: bool) {
+    fn report_at(&mut self, progress: Progress<'_>, now: Instant, critical: bool) {
         match progress {
             Progress::Step(step) => {
                 step.clone_into(&mut self.step);
-                (self.began, self.told) = (now, now);
+                (self.began, self.reported) = (now, now);
                 self.waiting.push(printable(step));
             }
             Progress::Message(message) => self.waiting.push(printable(message)),
@@ -76,46 +84,47 @@ impl<'a> Teller<'a> {
         if critical {
             return;
         }
-        self.catch_up();
+        self.print_waiting();
         if let Progress::Bytes { done, expected } = progress {
             self.bytes(done, expected.unwrap_or(0), now);
         }
     }
 
-    fn catch_up(&mut self) {
+    fn print_waiting(&mut self) {
         for line in self.waiting.drain(..) {
-            self.ear.line(&line);
+            self.sink.line(&line);
         }
     }
 
     fn bytes(&mut self, done: u64, of: u64, now: Instant) {
-        let pause = match &self.ear {
-            Ear::Stream { redraws: true, .. } => REDRAW,
-            Ear::Log(Some(_)) => LOG,
+        let pause = match &self.sink {
+            Sink::Stream { redraws: true, .. } => REDRAW,
+            Sink::ActionLog(Some(_)) => LOG,
             _ => return,
         };
-        if now.duration_since(self.told) < pause {
+        if now.duration_since(self.reported) < pause {
             return;
         }
-        self.told = now;
+        self.reported = now;
         let passed = now.duration_since(self.began);
-        self.ear.bytes(&self.step, &amount(done, of, passed));
+        self.sink.bytes(&self.step, &amount(done, of, passed));
     }
 }
 
-impl Ear<'_> {
+impl Sink<'_> {
     fn line(&mut self, line: &str) {
         self.clear();
         match self {
             Self::Stream { out, .. } => {
                 let _ = writeln!(out, "{line}");
             }
-            Self::Log(juju) => {
-                // An agent that fails to take one line will not take the next, and each try may cost its deadline.
+            Self::ActionLog(juju) => {
+                // An agent that does not take this line will not take the next, and each attempt may take its full time limit.
                 if juju.is_some_and(|juju| juju.log_progress(line).is_err()) {
                     *juju = None;
                 }
             }
+            Self::Silent => {}
         }
     }
 
@@ -125,7 +134,8 @@ impl Ear<'_> {
                 let _ = write!(out, "\r  {amount}\x1b[K").and_then(|()| out.flush());
                 *drawn = true;
             }
-            Self::Log(_) => self.line(&format!("{}: {amount}", printable(step))),
+            Self::ActionLog(_) => self.line(&format!("{}: {amount}", printable(step))),
+            Self::Silent => {}
         }
     }
 
@@ -183,16 +193,16 @@ mod tests {
         Progress::Bytes { done, expected: Some(200 << 20) }
     }
 
-    /// Plays progress to a stream, each with its time in milliseconds and whether it is told in a critical region.
-    fn played(redraws: bool, told: &[(u64, bool, Progress<'_>)]) -> String {
+    /// Plays progress to a stream, each with its time in milliseconds and whether it is reports in a critical region.
+    fn played(redraws: bool, reports: &[(u64, bool, Progress<'_>)]) -> String {
         let mut text = Vec::new();
-        let mut teller = Teller::to(Ear::Stream { out: Box::new(&mut text), redraws, drawn: false });
+        let mut reporter = Reporter::new(Sink::Stream { out: Box::new(&mut text), redraws, drawn: false });
         let start = Instant::now();
-        for (millis, critical, progress) in told {
-            teller.hear_at(*progress, start + Duration::from_millis(*millis), *critical);
+        for (millis, critical, progress) in reports {
+            reporter.report_at(*progress, start + Duration::from_millis(*millis), *critical);
         }
-        teller.finish();
-        drop(teller);
+        reporter.finish();
+        drop(reporter);
         String::from_utf8(text).unwrap()
     }
 
@@ -204,25 +214,25 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_a_line_drawn_ten_times_a_second_and_cleared_at_the_end() {
-        let mut told = vec![(0, false, STEP)];
-        told.extend((0..2000).map(|millis| (millis, false, bytes(millis << 16))));
-        let text = played(true, &told);
+        let mut reports = vec![(0, false, STEP)];
+        reports.extend((0..2000).map(|millis| (millis, false, bytes(millis << 16))));
+        let text = played(true, &reports);
         assert_eq!(text.matches("\r  ").count(), 19, "{text:?}");
         assert!(text.contains("118.7 MiB of 200.0 MiB (59 %), 62.5 MiB/s"), "{text:?}");
         assert!(text.ends_with("\r\x1b[K"), "{text:?}");
     }
 
     #[test]
-    fn nothing_is_told_in_a_critical_region_and_all_steps_after_it() {
-        let mut teller_text = Vec::new();
-        let mut teller =
-            Teller::to(Ear::Stream { out: Box::new(&mut teller_text), redraws: true, drawn: false });
+    fn nothing_is_reports_in_a_critical_region_and_all_steps_after_it() {
+        let mut reporter_text = Vec::new();
+        let mut reporter =
+            Reporter::new(Sink::Stream { out: Box::new(&mut reporter_text), redraws: true, drawn: false });
         let now = Instant::now();
-        teller.hear_at(STEP, now, true);
-        teller.hear_at(bytes(1 << 20), now + Duration::from_secs(9), true);
-        assert_eq!(teller.waiting.len(), 1);
-        drop(teller);
-        assert!(teller_text.is_empty());
+        reporter.report_at(STEP, now, true);
+        reporter.report_at(bytes(1 << 20), now + Duration::from_secs(9), true);
+        assert_eq!(reporter.waiting.len(), 1);
+        drop(reporter);
+        assert!(reporter_text.is_empty());
         let text = played(
             true,
             &[
@@ -238,14 +248,14 @@ mod tests {
     fn the_log_of_an_action_gets_bytes_every_half_minute() {
         let agent = FakeAgent::new();
         let juju = agent.juju();
-        let mut teller = Teller::in_log(&juju);
+        let mut reporter = Reporter::to_action_log(&juju);
         let start = Instant::now();
-        teller.hear_at(STEP, start, false);
+        reporter.report_at(STEP, start, false);
         for seconds in 0..61 {
             let now = start + Duration::from_secs(seconds);
-            teller.hear_at(bytes(seconds << 20), now, false);
+            reporter.report_at(bytes(seconds << 20), now, false);
         }
-        teller.finish();
+        reporter.finish();
         assert_eq!(
             agent.calls(),
             "action-log [--] [saving the snapshot]\n\
@@ -258,9 +268,9 @@ mod tests {
     fn a_log_that_fails_once_is_left_alone() {
         let agent = FakeAgent::new().fails("action-log", 1, "ERROR gone\n");
         let juju = agent.juju();
-        let mut teller = Teller::in_log(&juju);
+        let mut reporter = Reporter::to_action_log(&juju);
         for _ in 0..3 {
-            teller.hear_at(STEP, Instant::now(), false);
+            reporter.report_at(STEP, Instant::now(), false);
         }
         assert_eq!(agent.calls().lines().count(), 1);
     }
@@ -269,9 +279,9 @@ mod tests {
     fn a_closed_pipe_is_no_failure() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
-        let mut teller = Teller::to(Ear::Stream { out: Box::new(writer), redraws: true, drawn: false });
-        teller.hear_at(STEP, Instant::now(), false);
-        teller.finish();
+        let mut reporter = Reporter::new(Sink::Stream { out: Box::new(writer), redraws: true, drawn: false });
+        reporter.report_at(STEP, Instant::now(), false);
+        reporter.finish();
     }
 
     #[test]

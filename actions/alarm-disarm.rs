@@ -1,7 +1,0 @@
-//! The action `alarm-disarm`, as Juju runs it and as a person types it.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    etcd_charm::commands::run("alarm-disarm", etcd_charm::commands::upkeep::alarm_disarm)
-}

@@ -1,0 +1,270 @@
+//! The fronts of every command: a terminal and a Juju action. Words become a call, and an outcome becomes text, JSON, YAML
+//! or Juju's results, and an exit status.
+//!
+//! The only module that chooses exit statuses. Must never know how a command does its work.
+
+mod command;
+mod command_line;
+mod juju;
+mod nagios;
+mod panic;
+mod parameters;
+mod progress_reporter;
+mod schema;
+mod terminal;
+
+use crate::commands::environment;
+use crate::commands::results::Results;
+use crate::commands::{Call, Environment, internal_error, now};
+use crate::error::{ActionError, Failure};
+use crate::juju::Juju;
+use crate::progress::Progress;
+use crate::system::interrupt;
+use command::Command;
+use command_line::{CalledAs, Format, Invocation, PROGRAM, Request};
+use progress_reporter::Reporter;
+use std::cell::RefCell;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+pub use crate::commands::environment::called_as;
+
+/// Runs the command that `program`, the name of this process, and its arguments select.
+pub fn run(program: &str) -> ExitCode {
+    // What we write contains every secret of a cluster.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    panic::install_hook();
+    let environment = Environment::read();
+    let words = environment::words();
+    match Command::of_action(program) {
+        Some(command) => run_command(command, CalledAs::Action, &environment, words),
+        None => run_program(&environment, words),
+    }
+}
+
+/// Runs `etcd-backup`.
+fn run_program(environment: &Environment, words: Vec<OsString>) -> ExitCode {
+    let first = words.first().and_then(|word| word.to_str()).unwrap_or_default();
+    if let Some(command) = Command::find(first) {
+        return run_command(command, CalledAs::Subcommand, environment, words.into_iter().skip(1).collect());
+    }
+    match print_about(&words) {
+        Ok(text) => {
+            terminal::print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            terminal::complain(&error.to_string());
+            terminal::status(&Err(error))
+        }
+    }
+}
+
+/// Returns what is asked about the program itself: its help, its version, its completions.
+fn print_about(words: &[OsString]) -> Result<String, ActionError> {
+    use clap::error::ErrorKind;
+    let mut program = command_line::program()?;
+    let all = std::iter::once(OsString::from(PROGRAM)).chain(words.iter().cloned());
+    let error = match program.clone().try_get_matches_from(all) {
+        Ok(matches) => {
+            let shell = matches.subcommand_matches("completions");
+            let shell = shell.and_then(|matches| matches.get_one::<String>("shell"));
+            let shell = shell.ok_or_else(|| internal_error("a subcommand without a command"))?;
+            return completions(&mut program, shell);
+        }
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(error.render().to_string()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            Err(crate::error::Refusal::new("no command is given", format!("run `{PROGRAM} --help`")).into())
+        }
+        _ => match words.first() {
+            Some(word) if word == "completions" => Err(crate::error::Refusal::new(
+                "completions needs the name of a shell",
+                format!("run `{PROGRAM} completions bash`, or fish, or zsh"),
+            )
+            .into()),
+            Some(word) => Err(command_line::unknown_command(word).into()),
+            None => Err(internal_error(&error.to_string())),
+        },
+    }
+}
+
+fn completions(program: &mut clap::Command, shell: &str) -> Result<String, ActionError> {
+    use clap_complete::Shell;
+    let shell: Shell = shell.parse().map_err(|error: String| internal_error(&error))?;
+    let mut text = Vec::new();
+    clap_complete::generate(shell, program, PROGRAM, &mut text);
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Returns the manual page of the program and of each of its commands, by file name.
+///
+/// # Errors
+/// Fails if a page cannot be rendered.
+pub fn man_pages() -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let program = command_line::program().map_err(|error| anyhow::anyhow!("{error}"))?;
+    let mut pages = Vec::new();
+    let mut add = |command: clap::Command, name: String| -> anyhow::Result<()> {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command.name(name.clone())).render(&mut page)?;
+        pages.push((format!("{name}.1"), page));
+        Ok(())
+    };
+    for command in program.get_subcommands().cloned() {
+        let name = format!("{PROGRAM}-{}", command.get_name());
+        add(command, name)?;
+    }
+    add(program, PROGRAM.to_owned())?;
+    Ok(pages)
+}
+
+/// Where a command was started from.
+enum Front {
+    Juju(Juju),
+    Terminal { format: Format, quiet: bool },
+}
+
+/// Runs one command from its words to its exit status.
+fn run_command(
+    command: &'static Command,
+    called: CalledAs,
+    environment: &Environment,
+    words: Vec<OsString>,
+) -> ExitCode {
+    let (front, read) = match started_by_juju(command, called, environment, &words) {
+        Some(juju) => {
+            let read = juju::read(&juju, command);
+            (Front::Juju(juju), read.map(|params| (params, false)))
+        }
+        None => match command_line::parse(command, called, words) {
+            Ok(Request::Print(text)) => {
+                terminal::print(&text);
+                return ExitCode::SUCCESS;
+            }
+            Ok(Request::Run(invocation)) => {
+                let Invocation { params, recover, format, quiet } = *invocation;
+                (Front::Terminal { format, quiet }, Ok((params, recover)))
+            }
+            Err(error) => (Front::Terminal { format: Format::Juju, quiet: false }, Err(error)),
+        },
+    };
+    let mut results = Results::default();
+    let outcome = read.and_then(|(params, recover)| {
+        let reporter = RefCell::new(front.reporter());
+        let report = |progress: Progress<'_>| {
+            // It is borrowed only if a report led to another report, which must not end the command.
+            if let Ok(mut reporter) = reporter.try_borrow_mut() {
+                reporter.report(progress);
+            }
+        };
+        let outcome = panic::catch(&after_panic(command, called), || {
+            interrupt::install().map_err(not_started)?;
+            let call = Call::new(params, recover, environment, front.juju(), &report, now());
+            (command.perform)(&call, &mut results)
+        });
+        if let Ok(mut reporter) = reporter.try_borrow_mut() {
+            reporter.finish();
+        }
+        outcome
+    });
+    front.finish(command, &results, &outcome)
+}
+
+/// Returns Juju's hook tools if Juju started this process as an action. Juju passes no arguments: if there are some, a person
+/// typed them, perhaps in a shell that Juju opened.
+fn started_by_juju(
+    command: &Command,
+    called: CalledAs,
+    environment: &Environment,
+    words: &[OsString],
+) -> Option<Juju> {
+    let is_action = called == CalledAs::Action && words.is_empty();
+    Juju::in_action(command.action, environment.variables()).filter(|_| is_action)
+}
+
+fn after_panic(command: &Command, called: CalledAs) -> String {
+    match command.recovers() {
+        true => format!(
+            "run `{} --recover` on this machine, which completes the restore or rolls it back, and report the bug",
+            called.typed(command)
+        ),
+        false => "run it again, and report the bug if it happens again".to_owned(),
+    }
+}
+
+fn not_started(cause: anyhow::Error) -> ActionError {
+    ActionError::Failed(Failure {
+        cause,
+        state: "nothing was changed".to_owned(),
+        next: "run it again".to_owned(),
+    })
+}
+
+impl Front {
+    fn juju(&self) -> Option<&Juju> {
+        match self {
+            Self::Juju(juju) => Some(juju),
+            Self::Terminal { .. } => None,
+        }
+    }
+
+    fn reporter(&self) -> Reporter<'_> {
+        match self {
+            Self::Juju(juju) => Reporter::to_action_log(juju),
+            Self::Terminal { quiet: true, .. } => Reporter::silent(),
+            Self::Terminal { .. } => Reporter::to_stderr(),
+        }
+    }
+
+    /// Reports how the command ended.
+    fn finish(&self, command: &Command, results: &Results, outcome: &Result<(), ActionError>) -> ExitCode {
+        match self {
+            Self::Juju(juju) => juju::report(juju, results, outcome),
+            Self::Terminal { .. } if command.action == "check" => nagios::report(results, outcome),
+            Self::Terminal { format, .. } => {
+                terminal::print(&match format {
+                    Format::Json => results.json(),
+                    Format::Text | Format::Yaml | Format::Juju => results.yaml(),
+                });
+                if let Err(error) = outcome {
+                    terminal::complain(&error.to_string());
+                }
+                terminal::status(outcome)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::juju::tests::FakeAgent;
+
+    #[test]
+    fn arguments_mean_a_terminal_even_inside_an_action() {
+        let agent = FakeAgent::new();
+        let environment = Environment::of(agent.variables());
+        let is_juju = |name, called, words: &[OsString]| {
+            started_by_juju(Command::find(name).unwrap(), called, &environment, words).is_some()
+        };
+        assert!(is_juju("snapshot", CalledAs::Action, &[]));
+        assert!(!is_juju("snapshot", CalledAs::Action, &["--help".into()]));
+        assert!(!is_juju("snapshot", CalledAs::Subcommand, &[]));
+        assert!(!is_juju("restore", CalledAs::Action, &[]));
+    }
+
+    #[test]
+    fn there_are_man_pages_and_completions() {
+        let names: Vec<String> = man_pages().unwrap().into_iter().map(|(name, _)| name).collect();
+        assert!(
+            names.contains(&"etcd-backup.1".to_owned())
+                && names.contains(&"etcd-backup-restore.1".to_owned())
+        );
+        let mut program = command_line::program().unwrap();
+        for shell in command_line::SHELLS {
+            assert!(completions(&mut program, shell).unwrap().contains("skip-backup"), "{shell}");
+        }
+    }
+}
