@@ -283,7 +283,7 @@ impl Ground {
         let is_down = self.action != Action::Empty && !self.world.running();
         assert!(!is_down, "etcd is down: {}\n{}", out.told(), self.world.log());
         let outcome = self.serves(&finished);
-        let failed = matches!(out.status.code(), Some(1 | 2));
+        let failed = !out.status.success() && out.status.code().is_some();
         if failed && self.action == Action::Snapshot {
             assert!(finished.is_empty() || out.stderr.contains("stands there"), "published: {}", out.told());
         }

@@ -68,7 +68,7 @@ fn one_proceeds(pair: [Run; 2]) -> Duration {
 }
 
 fn is_told(loser: &Out, winner: i32) -> Duration {
-    assert_eq!(loser.status.code(), Some(2), "{}", loser.told());
+    assert_eq!(loser.status.code(), Some(3), "{}", loser.told());
     assert!(loser.stderr.contains(&winner.to_string()), "not told who: {}", loser.told());
     loser.took
 }
