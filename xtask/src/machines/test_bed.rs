@@ -23,7 +23,7 @@ impl TestBed {
     /// Builds the programs, in the profile of the tests: those are built already, and their speed does not matter here.
     pub fn prepare(root: PathBuf) -> Result<Self> {
         let target = workspace::target_directory()?;
-        command::run_checked(Command::new("cargo").args(["build", "--bins", "--package", "etcd-charm"]))?;
+        command::run_checked(Command::new("cargo").args(["build", "--bins", "--package", "etcd-backup"]))?;
         Ok(Self { root, programs: target.join("debug"), target })
     }
 
