@@ -1,4 +1,4 @@
-//! The actions as a Juju unit runs them.
+//! The actions in a Juju unit.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -63,7 +63,7 @@ fn in_juju_restore_takes_the_attached_resource(version: Version) {
     assert_eq!(unit.calls().iter().filter(|call| call.starts_with("resource-get")).count(), 1);
     assert_eq!(sha256sum(&unit.resource()), before);
 
-    // A path goes before the resource.
+    // A path takes precedence over the resource.
     let path = format!("snapshot={}", backup.display());
     let _ = unit.run("restore", &[&world.to_target(), &path, "skip-backup=true"]).completed();
     assert_same(&world.dump(), &damaged, "from the path");
@@ -72,7 +72,7 @@ fn in_juju_restore_takes_the_attached_resource(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_site_tells_which_etcd_it_is(version: Version) {
+fn in_juju_site_reports_which_etcd_is_used(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     world.fill();
     let unit = Unit::new(&world);
@@ -91,35 +91,35 @@ fn in_juju_site_tells_which_etcd_it_is(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_the_units_status_says_that_a_restore_runs(version: Version) {
+fn in_juju_the_status_shows_a_running_restore(version: Version) {
     let world = World::plain(version);
     world.fill();
     let unit = Unit::new(&world);
-    let restore = |words: &[&str]| {
-        unit.has_status("active 1 member, healthy");
-        let ended = unit.run("restore", &[&[&*world.to_target(), "skip-backup=true"], words].concat());
+    let restore = |arguments: &[&str]| {
+        unit.set_status("active 1 member, healthy");
+        let ended = unit.run("restore", &[&[&*world.to_target(), "skip-backup=true"], arguments].concat());
         (ended, unit.statuses())
     };
     let archive = format!("snapshot={}", world.saved().display());
     let (running, before) = ("maintenance restoring a snapshot", "active 1 member, healthy");
-    let (ended, said) = restore(&[&archive]);
+    let (ended, statuses) = restore(&[&archive]);
     let _ = ended.completed();
-    assert_eq!(said, [before, running, before]);
-    let (ended, said) = restore(&["snapshot=/no/such.tar.gz"]);
+    assert_eq!(statuses, [before, running, before]);
+    let (ended, statuses) = restore(&["snapshot=/no/such.tar.gz"]);
     ended.failed(&["/no/such.tar.gz"]);
-    assert_eq!(said, [before, running, before]);
-    let (ended, said) = restore(&[&archive, "plan=true"]);
+    assert_eq!(statuses, [before, running, before]);
+    let (ended, statuses) = restore(&[&archive, "plan=true"]);
     let _ = ended.completed();
-    assert_eq!(said, [before], "a plan changes nothing");
+    assert_eq!(statuses, [before], "a plan changes nothing");
 
     let blocked = "blocked the data in /var/lib/etcd/default is gone; next: restore a snapshot";
-    for (snapshot, well) in [("snapshot=/no/such.tar.gz", false), (&*archive, true)] {
-        unit.has_status(blocked);
+    for (snapshot, succeeds) in [("snapshot=/no/such.tar.gz", false), (&*archive, true)] {
+        unit.set_status(blocked);
         let ended = unit.run("restore", &[&world.to_target(), "skip-backup=true", snapshot]);
-        assert_eq!(ended.status == Status::Completed, well);
+        assert_eq!(ended.status == Status::Completed, succeeds);
         let last = unit.statuses().pop().unwrap();
-        assert_eq!(last == blocked, !well, "{last}");
-        assert!(!well || last.starts_with("active etcd serves the restored snapshot"), "{last}");
+        assert_eq!(last == blocked, !succeeds, "{last}");
+        assert!(!succeeds || last.starts_with("active etcd serves the restored snapshot"), "{last}");
     }
 }
 
@@ -141,7 +141,7 @@ fn in_juju_refusals_and_failures_keep_their_message(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_restore_wants_a_resource_with_bytes(version: Version) {
+fn in_juju_restore_needs_a_resource_that_is_not_empty(version: Version) {
     let world = World::plain(version);
     world.fill();
     let still = crate::refusals::Still::of(&world);
@@ -149,7 +149,7 @@ fn in_juju_restore_wants_a_resource_with_bytes(version: Version) {
     let ended = unit.run("restore", &[&world.to_target()]);
     assert!(ended.message.contains("attach-resource"), "{}", ended.message);
     ended.failed(&["snapshot"]);
-    unit.attach_nothing();
+    unit.attach_empty();
     let ended = unit.run("restore", &[&world.to_target()]);
     assert!(ended.message.contains("attach-resource"), "{}", ended.message);
     ended.failed(&["snapshot"]);
@@ -158,7 +158,7 @@ fn in_juju_restore_wants_a_resource_with_bytes(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_a_wrong_file_attached_is_told_and_changes_nothing(version: Version) {
+fn in_juju_a_wrong_attached_file_changes_nothing(version: Version) {
     let world = World::plain(version);
     world.fill();
     let still = crate::refusals::Still::of(&world);
@@ -175,7 +175,7 @@ fn in_juju_a_wrong_file_attached_is_told_and_changes_nothing(version: Version) {
     still.check("with another file attached");
 }
 
-/// `resource-get` makes files that every user can read, in directories that every user can enter.
+/// `resource-get` creates files that every user can read, in directories that every user can enter.
 #[test]
 fn in_juju_other_users_cannot_read_the_attached_archive() {
     let world = World::plain(Version::V35);
@@ -185,7 +185,7 @@ fn in_juju_other_users_cannot_read_the_attached_archive() {
     let is_private = || {
         assert_eq!(mode(&unit.resource()), 0o600);
         assert_eq!(mode(unit.resource().parent().unwrap()), 0o700);
-        // The agent's own directories stay as the agent made them.
+        // The agent's other directories keep their mode.
         assert_eq!(mode(&world.path("juju/agents/unit-etcd-0/resources")), 0o755);
     };
     for archive in [&first, &second] {
@@ -195,7 +195,7 @@ fn in_juju_other_users_cannot_read_the_attached_archive() {
             is_private();
         }
     }
-    // One that is refused may hold Secrets all the same.
+    // A refused archive may contain Secrets too.
     let cut = world.path("cut.tar.gz");
     fs::write(&cut, &fs::read(&first).unwrap()[..1000]).unwrap();
     unit.attach(&cut);
@@ -231,7 +231,7 @@ fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data(version: Version) 
     let tools = world.stand_in_tools();
     let unit = Unit::new(&world);
     unit.attach(&archive);
-    // The trial start of the stage is the longest-lived child there is.
+    // The test start of the staged data is the longest-running child.
     for word in ["etcd --data-dir", "restore"] {
         tools.forget_calls();
         let task = unit.start("restore", &[&world.to_target()]);
@@ -239,35 +239,39 @@ fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data(version: Version) 
         std::thread::sleep(Duration::from_millis(5));
         assert_eq!(task.cancel().status, Status::Aborted);
         assert_all_gone(&tools);
-        assert_eq!(world.pid(), pid, "etcd was stopped before the proof");
+        assert_eq!(world.pid(), pid, "etcd was stopped before the verification");
         assert_same(&world.dump(), &damaged, "after the cancel");
         let _ = unit.run("snapshot", &[&world.to_target()]).completed();
         assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     }
 }
 
-/// Hook tools that go away, after any number of calls, must not leave anything but old data or new data, served.
+/// If the hook tools are removed after any number of calls, etcd is serving either the old or the new data.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_tools_may_go_at_any_time(version: Version) {
+fn in_juju_tools_can_disappear_at_any_time(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
     for calls in 1.. {
-        assert!(calls < 60, "no end of calls");
+        assert!(calls < 60, "too many calls");
         world.damage();
         let damaged = world.dump();
         std::fs::remove_dir_all(world.path("juju")).ok();
         let unit = Unit::new(&world);
         unit.attach(&archive);
-        unit.vanish_tools_after(calls);
+        unit.remove_tools_after(calls);
         let ended = unit.run("restore", &[&world.to_target(), "skip-backup=true"]);
         ended.out.is_in_good_order();
         assert!(ended.out.status.code().is_some(), "{}", ended.out.told());
         assert!(world.healthy());
         let now = world.dump();
         if now != damaged {
-            assert_same(&now, &saved, &format!("tools gone after {calls} calls: neither old nor new"));
+            assert_same(
+                &now,
+                &saved,
+                &format!("tools removed after {calls} calls: neither old nor new data"),
+            );
         }
         assert!(world.leftovers().is_empty(), "{calls} calls: {:?}", world.leftovers());
         if unit.calls().len() < calls {
@@ -293,12 +297,12 @@ fn in_juju_a_broken_tool_is_named(version: Version) {
         ended.failed(&[tool]);
         still.check(tool);
     }
-    // The archive is there, but nobody hears of it: at the least it is said where a person looks next.
+    // The archive exists, but its path could not be set as a result: the message or the log reports that.
     unit.break_tools(&["action-set"]);
     let ended = unit.run("snapshot", &[&world.to_target()]);
-    let said = format!("{}{}", ended.message, ended.out.stderr);
-    assert!(said.contains("action-set"), "{said}");
-    // Progress is nice to have.
+    let output = format!("{}{}", ended.message, ended.out.stderr);
+    assert!(output.contains("action-set"), "{output}");
+    // Progress messages are optional.
     unit.break_tools(&["action-log", "juju-log"]);
     let _ = unit.run("snapshot", &[&world.to_target()]).completed();
     assert!(world.leftovers().is_empty());

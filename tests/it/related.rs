@@ -1,6 +1,6 @@
-//! What Juju says of backups: the relation `s3-parameters` in both versions of its interface, and the option `backup`.
+//! Backup settings from Juju: the relation `s3-parameters` in both versions of its interface, and the option `backup`.
 //!
-//! From the hook that hears of it to the action that uploads, with a real S3 server behind it.
+//! The tests go from the hook to the action that uploads, with a real S3 server.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -17,8 +17,8 @@ fn world(version: Version) -> World {
     world
 }
 
-/// The words of an integrator of the first version, for this server.
-fn words(server: &Server, port: u16) -> Value {
+/// Returns the relation data of an integrator of the first version, for this server.
+fn relation_data(server: &Server, port: u16) -> Value {
     json!({
         "access-key": server.access_key, "secret-key": SECRET, "bucket": "backups", "path": "/etcd/",
         "endpoint": format!("http://127.0.0.1:{port}/"), "region": "us-east-1", "s3-uri-style": "path",
@@ -30,7 +30,7 @@ fn mode(world: &World, name: &str) -> u32 {
     fs::metadata(world.path(name)).unwrap().permissions().mode() & 0o777
 }
 
-/// The files that the relation has brought.
+/// Returns the files that the charm has written for the relation.
 fn files(world: &World) -> Vec<&'static str> {
     ["juju.yaml", "s3-credentials", "s3-ca.crt"]
         .into_iter()
@@ -38,29 +38,29 @@ fn files(world: &World) -> Vec<&'static str> {
         .collect()
 }
 
-/// Whoever reads what the unit shows, keeps or logs finds no key, but for the one file.
+/// Checks that no key is in the settings, the output or the calls of hook tools.
 #[track_caller]
-fn nothing_shows(world: &World, unit: &Unit<'_>, said: &str) {
+fn assert_no_key_is_shown(world: &World, unit: &Unit<'_>, output: &str) {
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
-    assert!(!settings.contains("canary") && !said.contains("canary"), "{settings}{said}");
+    assert!(!settings.contains("canary") && !output.contains("canary"), "{settings}{output}");
     assert!(unit.calls().iter().all(|call| !call.contains("canary")), "{:?}", unit.calls());
 }
 
 #[test]
-fn related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes() {
+fn related_with_keys_in_the_data_uploads_until_the_relation_is_removed() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
-    unit.is_related(&words(&server, faults.port));
-    let hooked = unit.hook("s3-parameters-relation-changed");
-    hooked.says("active", &["1 member, healthy"]);
-    nothing_shows(&world, &unit, &hooked.out.told());
+    unit.relate_to_s3(&relation_data(&server, faults.port));
+    let run = unit.hook("s3-parameters-relation-changed");
+    run.says("active", &["1 member, healthy"]);
+    assert_no_key_is_shown(&world, &unit, &run.out.told());
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
     assert_eq!((mode(&world, "juju.yaml"), mode(&world, "s3-credentials")), (0o644, 0o600));
     // What the older Version::V35 wants to hear before it says anything, and the newer one too.
     assert_eq!(
-        unit.says_in_relation(),
+        unit.relation_data_set(),
         ["bucket=relation-7", "lib-version=1.0", "requested-secrets=[\"access-key\", \"secret-key\"]"]
     );
 
@@ -70,12 +70,12 @@ fn related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes
     assert!(puts.len() == 1 && puts[0].contains("/etcd-0/"), "{puts:?}");
     assert!(!format!("{ended:?}").contains("canary"));
 
-    // The same words again change nothing.
+    // The same data again changes nothing.
     let before = fs::metadata(world.path("juju.yaml")).unwrap().modified().unwrap();
     unit.hook("update-status").says("active", &["1 member, healthy"]);
     assert_eq!(fs::metadata(world.path("juju.yaml")).unwrap().modified().unwrap(), before);
 
-    unit.unrelate().says("active", &["1 member, healthy"]);
+    unit.remove_relation().says("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty(), "{:?}", files(&world));
     let ended = unit.run("snapshot", &[&world.to_target()]);
     assert_eq!(ended.status, Status::Completed, "{ended:?}");
@@ -83,24 +83,24 @@ fn related_by_keys_in_the_databag_snapshots_are_uploaded_until_the_relation_goes
 }
 
 #[test]
-fn related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up() {
+fn related_with_keys_in_a_secret_uploads_and_uses_a_new_key() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
-    let mut words = words(&server, server.port);
+    let mut data = relation_data(&server, server.port);
     for key in ["access-key", "secret-key", "data"] {
-        words.as_object_mut().unwrap().remove(key);
+        data.as_object_mut().unwrap().remove(key);
     }
-    words["secret-extra"] = json!("secret:d2gh7k5k2s7c7d0ll3q0");
-    words["lib-version"] = json!("1.0");
-    unit.is_related(&words);
-    // Named, but not granted yet: what else there is to say of backups is written down all the same.
+    data["secret-extra"] = json!("secret:d2gh7k5k2s7c7d0ll3q0");
+    data["lib-version"] = json!("1.0");
+    unit.relate_to_s3(&data);
+    // The secret is named but not granted yet. The other settings are written all the same.
     unit.configure(&[("backup", json!("keep: {last: 7}\n"))]);
     unit.hook("s3-parameters-relation-changed").says("blocked", &["secret-get", "not found"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     assert!(settings.contains("last: 7") && files(&world) == ["juju.yaml"], "{settings}");
     let id = "d2gh7k5k2s7c7d0ll3q0";
-    unit.has_secret(id, &json!({"access-key": server.access_key, "secret-key": "canary-of-yesterday"}));
+    unit.grant_secret(id, &json!({"access-key": server.access_key, "secret-key": "canary-old"}));
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
     let ended = unit.run("snapshot", &[&world.to_target()]);
     assert_eq!(ended.status, Status::Failed);
@@ -109,22 +109,22 @@ fn related_by_keys_in_a_secret_snapshots_are_uploaded_and_a_new_key_is_taken_up(
         "{ended:?}"
     );
 
-    unit.has_secret(id, &json!({"access-key": server.access_key, "secret-key": SECRET}));
-    let hooked = unit.hook("secret-changed");
-    hooked.says("active", &["1 member, healthy"]);
-    nothing_shows(&world, &unit, &hooked.out.told());
+    unit.grant_secret(id, &json!({"access-key": server.access_key, "secret-key": SECRET}));
+    let run = unit.hook("secret-changed");
+    run.says("active", &["1 member, healthy"]);
+    assert_no_key_is_shown(&world, &unit, &run.out.told());
     let ended = unit.run("snapshot", &[&world.to_target()]);
     assert_eq!(ended.get("destinations.s3"), "uploaded (2 archives)", "{ended:?}");
 }
 
 #[test]
-fn related_units_say_what_they_wait_for_and_what_is_wrong() {
+fn related_units_report_what_they_wait_for_and_what_is_wrong() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
-    unit.is_related(&json!({}));
+    unit.relate_to_s3(&json!({}));
     unit.hook("s3-parameters-relation-joined").says("waiting", &["s3-integrator"]);
     assert!(files(&world).is_empty());
-    for (words, parts) in [
+    for (data, parts) in [
         (
             json!({"endpoint": "https://x", "bucket": "b"}),
             &["missing access-key", "juju config s3-integrator"][..],
@@ -135,49 +135,49 @@ fn related_units_say_what_they_wait_for_and_what_is_wrong() {
             &["in clear"],
         ),
     ] {
-        unit.is_related(&words);
-        let hooked = unit.hook("s3-parameters-relation-changed");
-        hooked.says("blocked", parts);
-        assert!(files(&world).is_empty() && !hooked.out.told().contains("canary"), "{words}");
+        unit.relate_to_s3(&data);
+        let run = unit.hook("s3-parameters-relation-changed");
+        run.says("blocked", parts);
+        assert!(files(&world).is_empty() && !run.out.told().contains("canary"), "{data}");
     }
-    // A chain of authorities is a file; and words that go wrong later leave what was there.
+    // CA certificates are written to a file. Data that becomes invalid later leaves the files as they are.
     let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----";
     let mut good = json!({"access-key": "a", "secret-key": "canary", "bucket": "b", "endpoint": "https://x"});
     good["tls-ca-chain"] = json!(json!([pem]).to_string());
-    unit.is_related(&good);
+    unit.relate_to_s3(&good);
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials", "s3-ca.crt"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     assert!(settings.contains(&format!("ca: {}", world.path("s3-ca.crt").display())), "{settings}");
     good["bucket"] = json!("");
-    unit.is_related(&good);
+    unit.relate_to_s3(&good);
     unit.hook("s3-parameters-relation-changed").says("blocked", &["missing bucket"]);
     assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings);
-    // A hook never fails, whatever tool does.
+    // A hook never fails if a tool does.
     for tool in ["relation-ids", "relation-list", "relation-get", "relation-set", "is-leader"] {
         unit.break_tools(&[tool]);
         unit.hook("update-status")
             .says("blocked", &["applying Juju's backup settings", tool, "connection refused"]);
     }
     unit.break_tools(&[]);
-    unit.unrelate().says("active", &["1 member, healthy"]);
+    unit.remove_relation().says("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
 }
 
 #[test]
-fn related_units_that_follow_leave_the_words_to_their_leader() {
+fn related_units_set_data_only_if_they_are_leader() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
-    unit.is_related(&words(&server, server.port));
-    unit.follows();
+    unit.relate_to_s3(&relation_data(&server, server.port));
+    unit.lose_leadership();
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
-    assert!(unit.says_in_relation().is_empty());
+    assert!(unit.relation_data_set().is_empty());
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
 }
 
 #[test]
-fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong() {
+fn related_or_not_the_option_backup_is_used_or_refused() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups", "second"]);
@@ -190,7 +190,7 @@ fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong() {
     );
     unit.configure(&[("backup", json!(offsite))]);
     unit.hook("config-changed").says("active", &["1 member, healthy"]);
-    unit.is_related(&words(&server, server.port));
+    unit.relate_to_s3(&relation_data(&server, server.port));
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
     let ended = unit.run("snapshot", &[&world.to_target()]);
     for name in ["destinations.offsite", "destinations.s3"] {
@@ -207,16 +207,16 @@ fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong() {
         unit.hook("config-changed").says("blocked", &[why, "juju config APPLICATION backup=@backup.yaml"]);
         assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings, "{text}");
     }
-    // Also with a wrong option, no key outlives its relation.
-    unit.unrelate().says("blocked", &["option backup"]);
+    // The keys are removed with the relation, also if the option is invalid.
+    unit.remove_relation().says("blocked", &["option backup"]);
     assert_eq!(files(&world), ["juju.yaml"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     assert!(settings.contains("offsite") && !settings.contains("s3-credentials"), "{settings}");
     unit.configure(&[]);
     unit.hook("config-changed").says("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
-    // Nor does one outlive its unit.
-    unit.is_related(&words(&server, server.port));
+    // They are removed with the unit too.
+    unit.relate_to_s3(&relation_data(&server, server.port));
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
     assert_eq!(unit.hook("remove").out.status.code(), Some(0));
@@ -224,7 +224,7 @@ fn related_or_not_the_option_backup_is_taken_or_told_to_be_wrong() {
 }
 
 #[test]
-fn related_buckets_have_what_the_option_adds_to_them() {
+fn related_buckets_get_the_overrides_of_the_option() {
     if !Can::Encrypt.be_tried() {
         return;
     }
@@ -234,12 +234,12 @@ fn related_buckets_have_what_the_option_adds_to_them() {
     let faults = Faults::before(server.port);
     let settings =
         || -> Value { serde_yaml::from_str(&fs::read_to_string(world.path("juju.yaml")).unwrap()).unwrap() };
-    // Before there is a relation, it says nothing.
+    // Without a relation, the overrides have no effect.
     let more = "destinations: {s3: {keep: {last: 1}, s3: {encryption: s3}}}\n";
     unit.configure(&[("backup", json!(more))]);
     unit.hook("config-changed").says("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
-    unit.is_related(&words(&server, faults.port));
+    unit.relate_to_s3(&relation_data(&server, faults.port));
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
     let written = settings();
     assert_eq!(written["destinations"]["s3"]["keep"], json!({"last": 1}));
@@ -249,7 +249,7 @@ fn related_buckets_have_what_the_option_adds_to_them() {
         let ended = unit.run("backup", &[&world.to_target()]);
         assert_eq!(ended.get("destinations.s3"), "uploaded", "{ended:?}");
     }
-    // An upload in parts asks for it when it begins, and a record when it is put.
+    // A multipart upload requests encryption when it starts, a single upload when it is put.
     let mut puts = faults.seen("POST", "uploads=");
     assert_eq!(puts.len(), 2, "{puts:?}");
     puts.extend(faults.seen("PUT", "/backups/etcd/").into_iter().filter(|put| !put.contains("partNumber=")));
@@ -261,10 +261,10 @@ fn related_buckets_have_what_the_option_adds_to_them() {
         faults.seen("DELETE", "/backups/etcd/").iter().filter(|head| head.contains(".tar.gz ")).count(),
         1
     );
-    // A wrong one changes nothing of it, though the other side says something new.
-    let mut words = words(&server, faults.port);
-    words["path"] = json!("elsewhere");
-    unit.is_related(&words);
+    // An invalid override changes nothing, but new relation data is used.
+    let mut data = relation_data(&server, faults.port);
+    data["path"] = json!("elsewhere");
+    unit.relate_to_s3(&data);
     unit.configure(&[("backup", json!("destinations: {s3: {s3: {bucket: mine}}}"))]);
     unit.hook("config-changed")
         .says("blocked", &["destination s3 comes from the relation", "keep", "kms-key"]);
@@ -274,44 +274,44 @@ fn related_buckets_have_what_the_option_adds_to_them() {
     unit.configure(&[]);
     unit.hook("config-changed").says("active", &["1 member, healthy"]);
     assert!(settings()["destinations"]["s3"].get("keep").is_none());
-    // One without TLS on another machine is refused by what the relation says, and allowed by what the operator does.
-    words["endpoint"] = json!("http://192.0.2.7:9000");
-    unit.is_related(&words);
+    // A server without TLS on another machine is refused unless the option allows it.
+    data["endpoint"] = json!("http://192.0.2.7:9000");
+    unit.relate_to_s3(&data);
     unit.hook("s3-parameters-relation-changed").says("blocked", &["in clear"]);
     unit.configure(&[("backup", json!("destinations: {s3: {s3: {allow-http: true}}}"))]);
     unit.hook("config-changed").says("active", &["1 member, healthy"]);
     assert_eq!(settings()["destinations"]["s3"]["s3"]["endpoint"], "http://192.0.2.7:9000");
-    unit.unrelate().says("active", &["1 member, healthy"]);
+    unit.remove_relation().says("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
 }
 
 #[test]
-fn related_or_not_another_units_settings_stay() {
+fn related_or_not_the_settings_of_another_unit_stay() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
-    unit.is_related(&words(&server, server.port));
+    unit.relate_to_s3(&relation_data(&server, server.port));
     unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     assert!(settings.contains("# Owned by unit etcd/0 of model "), "{settings}");
-    let still = || {
+    let assert_unchanged = || {
         assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings);
         assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
     };
-    // A unit of another application on the same machine, which says nothing of backups, and then something.
+    // A unit of another application on the same machine, first without backup settings and then with some.
     let relations = world.path("juju/agents/unit-etcd-0/relations");
     fs::rename(&relations, world.path("aside")).unwrap();
-    unit.has_neighbours(&["other/0"]);
+    unit.set_units(&["other/0"]);
     for hook in ["install", "config-changed", "update-status"] {
         unit.hook_as("other/0", hook).says("active", &["1 member, healthy"]);
-        still();
+        assert_unchanged();
     }
     unit.configure(&[("backup", json!("keep: {last: 7}\n"))]);
     unit.hook_as("other/0", "config-changed").says("blocked", &["belong to unit etcd/0 of model", "rm "]);
-    still();
+    assert_unchanged();
     assert_eq!(unit.hook_as("other/0", "remove").out.status.code(), Some(0));
-    still();
-    unit.has_neighbours(&["etcd/0"]);
+    assert_unchanged();
+    unit.set_units(&["etcd/0"]);
     assert_eq!(unit.hook("remove").out.status.code(), Some(0));
     assert!(files(&world).is_empty());
 }

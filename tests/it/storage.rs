@@ -1,5 +1,5 @@
-//! Where the data lies and what hangs on its files: mount points, symlinks, access lists, labels. On one line of etcd: it
-//! is the kernel and our handling that differ.
+//! Data directories on mount points and behind symlinks, access control lists and labels. One version of etcd is enough, as
+//! it does not matter here.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,16 +12,16 @@ use crate::common::mount::{self, Mount};
 use crate::common::world::{Setup, Version, World, is_root};
 use crate::restore::from;
 
-/// A world whose etcd has not run yet, with its data directory made by `lay`.
-fn laid_out(setup: Setup, lay: impl FnOnce(&World)) -> World {
+/// Creates a world whose data directory is created by `create`, before etcd first starts.
+fn world_with_data_dir(setup: Setup, create: impl FnOnce(&World)) -> World {
     let world = World::prepare(setup);
-    lay(&world);
+    create(&world);
     world.found(&world.as_initial_member(), "new");
     world.start();
     world
 }
 
-/// Snapshot, damage and restore give back what was there.
+/// Checks that a snapshot, damage and a restore bring back the data.
 fn round_trip(world: &World) {
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -37,19 +37,19 @@ fn mounted(world: &World) -> Mount {
 }
 
 #[test]
-fn storage_a_data_directory_that_is_a_mount_point_is_restored_in_place() {
+fn storage_restores_a_data_directory_that_is_a_mount_point() {
     if !is_root() {
         return eprintln!("skipped: only root mounts");
     }
-    let mut there = None;
-    let world = laid_out(Setup::plain(Version::V35), |world| there = Some(mounted(world)));
+    let mut mount = None;
+    let world = world_with_data_dir(Setup::plain(Version::V35), |world| mount = Some(mounted(world)));
     round_trip(&world);
     world.stop();
 }
 
 #[test]
-fn storage_a_data_directory_behind_a_symlink_is_restored_where_it_is() {
-    let world = laid_out(Setup::plain(Version::V35), |world| {
+fn storage_restores_a_data_directory_behind_a_symlink() {
+    let world = world_with_data_dir(Setup::plain(Version::V35), |world| {
         fs::create_dir(world.path("disk")).unwrap();
         world.set_mode("disk", 0o700);
         symlink(world.path("disk"), world.data_dir()).unwrap();
@@ -59,7 +59,7 @@ fn storage_a_data_directory_behind_a_symlink_is_restored_where_it_is() {
 }
 
 #[test]
-fn storage_data_of_which_a_part_lies_elsewhere_is_refused_by_name() {
+fn storage_refuses_data_with_a_symlink_in_it() {
     let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -73,7 +73,7 @@ fn storage_data_of_which_a_part_lies_elsewhere_is_refused_by_name() {
             .restore(&[&from(&archive), &world.to_target()])
             .refused(&[&format!("{part} in it is a symlink to {}", away.display())]);
         assert_same(&world.dump(), &saved, part);
-        // What it says to do.
+        // The commands in the refusal.
         world.stop();
         fs::remove_file(&place).unwrap();
         fs::rename(&away, &place).unwrap();
@@ -83,9 +83,9 @@ fn storage_data_of_which_a_part_lies_elsewhere_is_refused_by_name() {
     }
 }
 
-/// One of the data's own file system too: an exchange of it fails, which had been learned with etcd stopped.
+/// Also a mount point of the same file system: exchanging it would fail only after etcd was stopped.
 #[test]
-fn storage_data_of_which_a_part_is_a_mount_point_is_refused_by_name() {
+fn storage_refuses_data_with_a_mount_point_in_it() {
     if !is_root() {
         return eprintln!("skipped: only root mounts");
     }
@@ -130,7 +130,7 @@ const ACCESS: [u8; 44] = {
     bytes
 };
 
-/// Attributes as access lists, inherited ones, an operator's and a security module's are kept in.
+/// Extended attributes: an ACL, a default ACL, one of an operator and one of a security module.
 const ATTRIBUTES: [(&str, &[u8]); 4] = [
     ("system.posix_acl_access", &ACCESS),
     ("system.posix_acl_default", &ACCESS),
@@ -146,18 +146,18 @@ fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn storage_access_lists_and_labels_are_kept() {
+fn storage_keeps_access_control_lists_and_labels() {
     if !is_root() {
         return eprintln!("skipped: only root sets labels");
     }
-    let world = laid_out(Setup::plain(Version::V35), |_| ());
+    let world = world_with_data_dir(Setup::plain(Version::V35), |_| ());
     let member = world.data_dir().join("member");
     world.stop();
     let trees = ["", "snap", "snap/db", "wal", "wal/0000000000000000-0000000000000000.wal"];
     for part in trees {
         let path = member.join(part);
         for (name, value) in ATTRIBUTES {
-            // Only a directory has something to hand down.
+            // Only directories have a default ACL.
             if name.ends_with("default") && path.is_file() {
                 continue;
             }
@@ -182,7 +182,7 @@ fn storage_access_lists_and_labels_are_kept() {
 fn storage_restores_over_ipv6_and_by_name() {
     for host in ["[::1]", "localhost"] {
         for tls in [false, true] {
-            let world = laid_out(Setup { host, tls, ..Setup::plain(Version::V35) }, |_| ());
+            let world = world_with_data_dir(Setup { host, tls, ..Setup::plain(Version::V35) }, |_| ());
             round_trip(&world);
         }
     }

@@ -1,7 +1,7 @@
-//! A Juju unit, played: runs an action as Juju's agent does, and judges its end as Juju does.
+//! A fake Juju unit: runs hooks and actions as Juju's agent does, and reports their outcome as Juju does.
 //!
-//! Parameters are checked against `actions.yaml` and given their defaults before the action starts; the environment is
-//! exactly what Juju gives, with two additions, because this machine holds many units: `ETCD_SITE` and `ETCD_BACKUP`.
+//! Before an action starts, its parameters are checked against `actions.yaml` and completed with the defaults. The
+//! environment is exactly that of Juju, plus `ETCD_SITE` and `ETCD_BACKUP`, because this computer has many units.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,12 +13,12 @@ use serde_json::{Map, Value, json};
 use crate::common::command::{Out, Run, find};
 use crate::common::world::World;
 
-/// The hook tools on PATH, one a line.
+/// The names of the hook tools on PATH, one a line.
 const TOOLS: &str = include_str!("hook-tools");
 
-/// What a run leaves with the agent.
+/// The files in which the hook tools record a run.
 const TRACES: [&str; 6] = ["calls", "set", "progress", "failed", "log", "version"];
-/// The programs of the charm, by their places in it.
+/// The programs of the charm, with their paths in it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("dispatch", program!("dispatch")),
     ("bin/reconcile", program!("reconcile")),
@@ -44,7 +44,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("actions/check", program!("check")),
 ];
 
-/// A unit on the machine of one world, `etcd/0` most often.
+/// A unit on the machine of a world, usually `etcd/0`.
 pub struct Unit<'w> {
     world: &'w World,
     name: &'static str,
@@ -54,12 +54,12 @@ pub struct Unit<'w> {
 }
 
 impl<'w> Unit<'w> {
-    /// A unit with the charm unpacked and no resource attached.
+    /// Creates a unit with the unpacked charm and no resources.
     pub fn new(world: &'w World) -> Self {
         Self::named(world, "etcd/0")
     }
 
-    /// The same of another name.
+    /// Creates a unit with another name.
     pub fn named(world: &'w World, name: &'static str) -> Self {
         let unit = Self {
             world,
@@ -87,11 +87,11 @@ impl<'w> Unit<'w> {
             fs::write(settings, "").unwrap();
         }
         unit.configure(&[]);
-        unit.has_neighbours(&["etcd/0"]);
+        unit.set_units(&["etcd/0"]);
         unit
     }
 
-    /// `juju config etcd NAME=VALUE...`: what `config-get` prints is the defaults of `config.yaml` and these.
+    /// Runs `juju config etcd NAME=VALUE...`: sets these options, and all others to the defaults of `config.yaml`.
     pub fn configure(&self, changes: &[(&str, Value)]) {
         let text = fs::read_to_string(self.charm.join("config.yaml")).unwrap();
         let declared: Value = serde_yaml::from_str(&text).unwrap();
@@ -102,8 +102,8 @@ impl<'w> Unit<'w> {
         fs::write(self.agent.join("config.json"), Value::Object(all).to_string()).unwrap();
     }
 
-    /// The units of the application that `goal-state` prints.
-    pub fn has_neighbours(&self, units: &[&str]) {
+    /// Sets the units of the application, which `goal-state` prints.
+    pub fn set_units(&self, units: &[&str]) {
         let one =
             |unit: &&str| ((*unit).to_owned(), json!({"status": "waiting", "since": "2026-11-21 12:00:00Z"}));
         let units: Map<String, Value> = units.iter().map(one).collect();
@@ -111,74 +111,74 @@ impl<'w> Unit<'w> {
         fs::write(self.agent.join("goal.json"), goal.to_string()).unwrap();
     }
 
-    /// A relation of the endpoint `s3-parameters` with `s3-integrator`, which says this.
-    pub fn is_related(&self, says: &Value) {
+    /// Relates the endpoint `s3-parameters` to `s3-integrator`, which has set this data.
+    pub fn relate_to_s3(&self, data: &Value) {
         let dir = self.agent.join("relations/s3-parameters:7");
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("app"), "s3-integrator").unwrap();
-        fs::write(dir.join("data.json"), says.to_string()).unwrap();
+        fs::write(dir.join("data.json"), data.to_string()).unwrap();
     }
 
-    /// What our application says in it, as `KEY=VALUE`.
-    pub fn says_in_relation(&self) -> Vec<String> {
+    /// Returns the data that our application has set in the relation, as `KEY=VALUE`.
+    pub fn relation_data_set(&self) -> Vec<String> {
         let ours = self.agent.join("relations/s3-parameters:7/ours");
         fs::read_to_string(ours).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 
-    /// Another unit leads from now on.
-    pub fn follows(&self) {
+    /// Makes another unit the leader from now on.
+    pub fn lose_leadership(&self) {
         fs::write(self.agent.join("follower"), "").unwrap();
     }
 
-    /// The content of a secret that was granted to us.
-    pub fn has_secret(&self, id: &str, content: &Value) {
+    /// Grants the unit a secret with this content.
+    pub fn grant_secret(&self, id: &str, content: &Value) {
         fs::create_dir_all(self.agent.join("secrets")).unwrap();
         fs::write(self.agent.join("secrets").join(id), content.to_string()).unwrap();
     }
 
-    /// `juju remove-relation etcd s3-integrator`: the last hook of the relation, in which it is still to be seen.
-    pub fn unrelate(&self) -> Hooked {
-        let hooked = self.hook_with(
+    /// Runs `juju remove-relation etcd s3-integrator`: the last hook of the relation, during which it still exists.
+    pub fn remove_relation(&self) -> HookRun {
+        let run = self.hook_with(
             self.name,
             "s3-parameters-relation-broken",
             &[("JUJU_RELATION_ID", "s3-parameters:7")],
         );
         fs::remove_dir_all(self.agent.join("relations")).unwrap();
-        hooked
+        run
     }
 
-    /// The unit's status, as `status-get` tells it: `WORD MESSAGE`.
-    pub fn has_status(&self, status: &str) {
+    /// Sets the status that `status-get` prints, as `KIND MESSAGE`.
+    pub fn set_status(&self, status: &str) {
         fs::write(self.agent.join("status"), format!("{status}\n")).unwrap();
     }
 
-    /// Every status since then, that one first.
+    /// Returns the status that [`Self::set_status`] has set, and all later ones.
     pub fn statuses(&self) -> Vec<String> {
         self.trace("status").lines().map(str::to_owned).collect()
     }
 
-    /// Runs a hook to its end, as Juju does: by `dispatch`, whatever the hook is called.
-    pub fn hook(&self, name: &str) -> Hooked {
+    /// Runs a hook through `dispatch`, as Juju does.
+    pub fn hook(&self, name: &str) -> HookRun {
         self.hook_as(self.name, name)
     }
 
-    /// The same without a site file: the charm's own etcd is looked for on this very machine.
-    pub fn hook_without_site(&self, name: &str) -> Hooked {
+    /// Runs a hook without a site file: the charm then looks for etcd on this computer.
+    pub fn hook_without_site(&self, name: &str) -> HookRun {
         self.hook_with(self.name, name, &[("ETCD_SITE", "")])
     }
 
-    /// A storage is attached, and mounted at `location`.
-    pub fn has_storage(&self, location: &Path) {
+    /// Attaches a storage that is mounted at `location`.
+    pub fn attach_storage(&self, location: &Path) {
         fs::write(self.agent.join("storage"), format!("data/0 {}\n", location.display())).unwrap();
     }
 
-    /// The same on another unit of the application.
-    pub fn hook_as(&self, unit: &str, name: &str) -> Hooked {
+    /// Runs a hook as another unit of the application.
+    pub fn hook_as(&self, unit: &str, name: &str) -> HookRun {
         self.hook_with(unit, name, &[])
     }
 
-    /// The same with more variables.
-    fn hook_with(&self, unit: &str, name: &str, more: &[(&str, &str)]) -> Hooked {
+    /// Runs a hook with more variables.
+    fn hook_with(&self, unit: &str, name: &str, more: &[(&str, &str)]) -> HookRun {
         for trace in TRACES {
             let _ = fs::remove_file(self.agent.join(trace));
         }
@@ -187,24 +187,24 @@ impl<'w> Unit<'w> {
         command.env("JUJU_HOOK_NAME", name).env("JUJU_UNIT_NAME", unit).envs(more.iter().copied());
         let out = Run::start(command, &self.world.path("runs")).finish();
         let status = self.trace("status").lines().last().map(str::to_owned);
-        Hooked { out, status, version: self.trace("version").trim().to_owned() }
+        HookRun { out, status, version: self.trace("version").trim().to_owned() }
     }
 
-    /// `juju attach-resource etcd snapshot=FILE`.
+    /// Runs `juju attach-resource etcd snapshot=FILE`.
     pub fn attach(&self, file: &Path) {
         let attached = self.agent.join("controller/snapshot");
         fs::create_dir_all(&attached).unwrap();
         fs::copy(file, attached.join("snapshot.tar.gz")).unwrap();
     }
 
-    /// The placeholder of a charm store: a resource of no bytes.
-    pub fn attach_nothing(&self) {
+    /// Attaches an empty file, as the charm store does until there is a resource.
+    pub fn attach_empty(&self) {
         let attached = self.agent.join("controller/snapshot");
         fs::create_dir_all(&attached).unwrap();
         fs::write(attached.join("snapshot.tar.gz"), "").unwrap();
     }
 
-    /// Where `resource-get` puts the attached resource.
+    /// Returns the path to which `resource-get` copies the attached resource.
     pub fn resource(&self) -> PathBuf {
         self.agent.join("resources/snapshot/snapshot.tar.gz")
     }
@@ -214,13 +214,13 @@ impl<'w> Unit<'w> {
         fs::write(self.agent.join("broken"), names.join("\n") + "\n").unwrap();
     }
 
-    /// Takes all hook tools away once they have answered `calls` calls of the next action.
-    pub fn vanish_tools_after(&self, calls: usize) {
-        fs::write(self.agent.join("vanish-after"), calls.to_string()).unwrap();
+    /// Removes all hook tools after `calls` calls in the next action.
+    pub fn remove_tools_after(&self, calls: usize) {
+        fs::write(self.agent.join("remove-after"), calls.to_string()).unwrap();
     }
 
-    /// What `juju run` does before it queues: parameters are `key=value` words with YAML values, checked against
-    /// `actions.yaml` and completed by its defaults.
+    /// Checks parameters as `juju run` does: `key=value` with YAML values, checked against `actions.yaml`. Returns them,
+    /// completed with the defaults.
     pub fn enqueue(&self, action: &str, params: &[&str]) -> Result<Map<String, Value>, String> {
         let text = fs::read_to_string(self.charm.join("actions.yaml")).unwrap();
         let actions: Value = serde_yaml::from_str(&text).unwrap();
@@ -259,7 +259,7 @@ impl<'w> Unit<'w> {
         Task { unit: self, run: Run::start(command, &self.world.path("runs")) }
     }
 
-    /// The process of an action that waits for its turn with these parameters.
+    /// Prepares the process of an action with these parameters.
     pub fn queued(&self, action: &str, params: &[&str]) -> Command {
         let params = self.enqueue(action, params).unwrap();
         for trace in TRACES {
@@ -269,7 +269,7 @@ impl<'w> Unit<'w> {
         self.command(action)
     }
 
-    /// Juju's word on an action that was [queued](Self::queued), and whose process has ended.
+    /// Returns the outcome of an action that was [queued](Self::queued) and whose process has ended.
     pub fn judge(&self, out: Out) -> Ended {
         Ended::judge(self, out, false)
     }
@@ -279,7 +279,7 @@ impl<'w> Unit<'w> {
         self.start(action, params).finish()
     }
 
-    /// Writes down what `action-get` answers.
+    /// Writes the parameters that `action-get` prints.
     fn publish(&self, params: &Map<String, Value>) {
         let dir = self.agent.join("params");
         let _ = fs::remove_dir_all(&dir);
@@ -302,7 +302,7 @@ impl<'w> Unit<'w> {
         }
     }
 
-    /// The process as Juju starts it. Nothing is inherited, and there is neither HOME nor USER.
+    /// Returns the command of an action as Juju runs it. Nothing is inherited, and HOME and USER are not set.
     pub fn command(&self, action: &str) -> Command {
         let mut command = self.base(&format!("actions/{action}"));
         command
@@ -312,7 +312,7 @@ impl<'w> Unit<'w> {
         command
     }
 
-    /// `dispatch`, with what hooks and actions have in common.
+    /// Returns the command `dispatch`, with the variables that hooks and actions share.
     fn base(&self, path: &str) -> Command {
         let (charm, socket) = (&self.charm, self.agent.join("agent.socket"));
         let mut command = Command::new(charm.join("dispatch"));
@@ -360,36 +360,36 @@ impl<'w> Unit<'w> {
         String::from_utf8_lossy(&fs::read(self.agent.join(name)).unwrap_or_default()).into_owned()
     }
 
-    /// What `resource-get`, `action-set` and the like were asked, one call a line.
+    /// Returns the calls of hook tools in the last run.
     pub fn calls(&self) -> Vec<String> {
         self.trace("calls").lines().map(str::to_owned).collect()
     }
 }
 
-/// An ended hook.
+/// A finished hook.
 #[must_use]
 #[derive(Debug)]
-pub struct Hooked {
-    /// The process. Any other status than 0 is a hook error, which an operator has to resolve.
+pub struct HookRun {
+    /// The process. Any exit status but 0 is a hook error, which an operator has to resolve.
     pub out: Out,
-    /// The last status that it set, as `WORD MESSAGE`.
+    /// The last status that it set, as `KIND MESSAGE`.
     pub status: Option<String>,
     /// The workload version that it set.
     pub version: String,
 }
 
-impl Hooked {
-    /// It ended well, with this status.
+impl HookRun {
+    /// Checks that the hook succeeded, and set a status of this kind that contains all `parts`.
     #[track_caller]
-    pub fn says(&self, word: &str, parts: &[&str]) {
+    pub fn says(&self, kind: &str, parts: &[&str]) {
         assert_eq!(self.out.status.code(), Some(0), "a hook error: {}", self.out.told());
         let status = self.status.as_deref().unwrap_or_default();
-        let fits = status.starts_with(&format!("{word} ")) && parts.iter().all(|part| status.contains(part));
-        assert!(fits, "not {word} with {parts:?}: {status:?}: {}", self.out.told());
+        let fits = status.starts_with(&format!("{kind} ")) && parts.iter().all(|part| status.contains(part));
+        assert!(fits, "not {kind} with {parts:?}: {status:?}: {}", self.out.told());
     }
 }
 
-/// A JSON schema's `type`: none, one, or a list.
+/// Whether a value has the `type` of a JSON schema, which can be missing, one type or a list.
 fn is_one_of(value: &Value, types: Option<&Value>) -> bool {
     match types {
         None => true,
@@ -406,55 +406,55 @@ fn is_a(value: &Value, kind: &str) -> bool {
         "number" => value.is_number(),
         "array" => value.is_array(),
         "object" => value.is_object(),
-        other => panic!("no such type: {other}"),
+        other => panic!("unknown type: {other}"),
     }
 }
 
-/// An action that runs.
+/// A running action.
 pub struct Task<'u> {
     unit: &'u Unit<'u>,
     run: Run,
 }
 
 impl Task<'_> {
-    /// The process.
+    /// Returns the process.
     pub fn run(&self) -> &Run {
         &self.run
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the action.
     pub fn finish(self) -> Ended {
         Ended::judge(self.unit, self.run.finish(), false)
     }
 
-    /// `juju cancel-task`: SIGKILL to the process, and to no child of it.
+    /// Cancels the action as `juju cancel-task` does: sends SIGKILL to the process, but not to its children.
     pub fn cancel(self) -> Ended {
         Ended::judge(self.unit, self.run.kill(), true)
     }
 }
 
-/// Juju's word on an ended action.
+/// The status of a finished action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// It did its work.
+    /// It succeeded.
     Completed,
-    /// It said no, or broke.
+    /// It refused, or failed.
     Failed,
     /// It was cancelled.
     Aborted,
 }
 
-/// An ended action, as `juju show-operation` tells it.
+/// A finished action, as `juju show-operation` shows it.
 #[must_use]
 #[derive(Debug)]
 pub struct Ended {
     /// The status.
     pub status: Status,
-    /// The message of a failed one.
+    /// The message, if it failed.
     pub message: String,
-    /// The results, in Juju's shape.
+    /// The results, nested as in Juju.
     pub results: Value,
-    /// What `action-log` said.
+    /// The messages of `action-log`.
     pub progress: Vec<String>,
     /// The process.
     pub out: Out,
@@ -478,7 +478,7 @@ impl Ended {
             _ if cancelled => (Status::Aborted, String::new()),
             (Some(0), None) => (Status::Completed, String::new()),
             (Some(0), Some(message)) => (Status::Failed, message),
-            // Juju puts this in the place of whatever action-fail said.
+            // Juju replaces the message of action-fail by this.
             (Some(code), _) => (Status::Failed, format!("exit status {code}")),
             (None, _) => (Status::Failed, "terminated".to_owned()),
         };
@@ -495,35 +495,35 @@ impl Ended {
         format!("{:?}: {:?}\nprogress {:?}\n{}", self.status, self.message, self.progress, self.out.told())
     }
 
-    /// It completed. Gives itself back.
+    /// Checks that the action completed.
     #[track_caller]
     pub fn completed(self) -> Self {
         assert_eq!(self.status, Status::Completed, "expected it to complete: {}", self.told());
         self
     }
 
-    /// It failed with a message of its own that holds one of the `reasons` and a next step.
+    /// Checks that the action failed, with a message that contains one of the `reasons` and a next step.
     #[track_caller]
     pub fn failed(self, reasons: &[&str]) {
         assert_eq!(self.status, Status::Failed, "expected it to fail: {}", self.told());
         assert_eq!(self.out.status.code(), Some(0), "Juju would drop the message: {}", self.told());
         assert!(self.message.contains("Next:"), "no next step: {}", self.told());
-        let said = self.message.to_lowercase();
+        let message = self.message.to_lowercase();
         assert!(
-            reasons.iter().any(|reason| said.contains(&reason.to_lowercase())),
-            "the message says none of {reasons:?}: {}",
+            reasons.iter().any(|reason| message.contains(&reason.to_lowercase())),
+            "the message contains none of {reasons:?}: {}",
             self.told()
         );
     }
 
-    /// The result under a dotted key; it must be there, and a text as all of Juju's are.
+    /// Returns the result with a dotted key, which must exist and be text, as all results in Juju are.
     #[track_caller]
     pub fn get(&self, key: &str) -> String {
         find(&self.results, key).unwrap_or_else(|| panic!("no result {key}: {}", self.told()))
     }
 }
 
-/// Sets a dotted key as Juju does: what stands in the way is replaced.
+/// Sets a dotted key as Juju does: a value that is not a map is replaced.
 fn set(map: &mut Value, key: &str, value: Value) {
     let mut place = map;
     for part in key.split('.') {

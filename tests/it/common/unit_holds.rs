@@ -1,4 +1,4 @@
-//! The ground under the tests of the actions in Juju: the played unit is as strict as the real one.
+//! Tests of the fake Juju unit: it is as strict as a real one.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -9,12 +9,12 @@ use serde_json::json;
 use crate::common::unit::{Status, Unit};
 use crate::common::world::{Setup, Version, World};
 
-/// Runs hook tools in the place of an action: a shell that has the action's environment.
-struct Stage {
+/// A world in which a shell runs hook tools, with the environment of an action.
+struct Fixture {
     world: World,
 }
 
-impl Stage {
+impl Fixture {
     fn new() -> Self {
         let world = World::prepare(Setup::plain(Version::V34));
         Self { world }
@@ -25,7 +25,7 @@ impl Stage {
     }
 }
 
-/// What a shell line with the tools gives: status, stdout, stderr.
+/// Runs a shell command with the hook tools. Returns its exit status, stdout and stderr.
 fn shell(unit: &Unit<'_>, line: &str) -> (Option<i32>, String, String) {
     let action = unit.command("snapshot");
     let mut command = Command::new("/bin/sh");
@@ -40,15 +40,15 @@ fn shell(unit: &Unit<'_>, line: &str) -> (Option<i32>, String, String) {
 
 #[test]
 fn unit_gives_the_documented_environment_and_no_more() {
-    let stage = Stage::new();
-    let unit = stage.unit();
+    let fixture = Fixture::new();
+    let unit = fixture.unit();
     let (_, names, _) = shell(&unit, "env | cut -d= -f1 | sort");
     for absent in ["HOME", "USER", "LOGNAME", "SHELL"] {
         assert!(!names.lines().any(|name| name == absent), "{absent}");
     }
-    // PWD comes from the shell itself; `_` too, from some shells.
+    // The shell itself sets PWD; some shells also set `_`.
     let ours = |name: &&str| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name);
-    // Two name the files of the tests' own world: ETCD_SITE and ETCD_BACKUP.
+    // Two name files of the tests: ETCD_SITE and ETCD_BACKUP.
     assert_eq!(names.lines().filter(ours).count(), 29 + 2);
     let command = unit.command("snapshot");
     assert!(command.get_current_dir().unwrap().join("metadata.yaml").exists());
@@ -57,20 +57,20 @@ fn unit_gives_the_documented_environment_and_no_more() {
 
 #[test]
 fn unit_has_every_action_of_the_charm() {
-    let stage = Stage::new();
-    let unit = stage.unit();
+    let fixture = Fixture::new();
+    let unit = fixture.unit();
     let charm = unit.command("snapshot").get_current_dir().unwrap().to_owned();
     let text = fs::read_to_string(charm.join("actions.yaml")).unwrap();
     let actions: serde_json::Map<String, serde_json::Value> = serde_yaml::from_str(&text).unwrap();
     for action in actions.keys() {
-        assert!(charm.join("actions").join(action).exists(), "{action} is not played");
+        assert!(charm.join("actions").join(action).exists(), "the fake unit has no {action}");
     }
 }
 
 #[test]
 fn unit_checks_parameters_and_fills_in_defaults() {
-    let stage = Stage::new();
-    let unit = stage.unit();
+    let fixture = Fixture::new();
+    let unit = fixture.unit();
     let params = unit.enqueue("restore", &["skip-backup=true"]).unwrap();
     assert_eq!(params["skip-backup"], json!(true));
     assert_eq!(params["target"], json!("/home/ubuntu/etcd-snapshots"));
@@ -82,9 +82,9 @@ fn unit_checks_parameters_and_fills_in_defaults() {
 }
 
 #[test]
-fn unit_tools_print_as_jujus() {
-    let stage = Stage::new();
-    let unit = stage.unit();
+fn unit_tools_print_as_in_juju() {
+    let fixture = Fixture::new();
+    let unit = fixture.unit();
     let _ = unit.start("restore", &["skip-backup=true"]).finish();
     let cases = [
         ("action-get --format=json skip-backup", 0, "true\n", ""),
@@ -139,21 +139,21 @@ fn unit_tools_print_as_jujus() {
     let (status, _, stderr) = shell(&unit, "resource-get snapshot");
     assert_eq!(status, Some(1));
     assert!(stderr.starts_with("ERROR could not download resource: "), "{stderr}");
-    unit.attach_nothing();
+    unit.attach_empty();
     let mode = || fs::metadata(unit.resource()).unwrap().mode() & 0o7777;
     for before in [0o644, 0o600] {
         assert_eq!(shell(&unit, "resource-get snapshot").1, unit.resource().to_str().unwrap());
         assert_eq!(mode(), before);
-        // Juju leaves a file with the attached content as it is.
+        // Juju does not change a file that has the attached content.
         fs::set_permissions(unit.resource(), fs::Permissions::from_mode(0o600)).unwrap();
     }
 }
 
-/// Puts a shell script where the action's binary was, and runs it as the action.
-fn act(unit: &Unit<'_>, script: &str) -> crate::common::unit::Ended {
+/// Replaces the action's binary by a shell script, and runs it as the action.
+fn run_script(unit: &Unit<'_>, script: &str) -> crate::common::unit::Ended {
     let place = unit.command("snapshot").get_current_dir().unwrap().join("actions/snapshot");
     fs::remove_file(&place).unwrap();
-    // A script of one line in /bin/sh's hands: no executable is written by a test.
+    // /bin/sh runs the script: a test never writes an executable.
     std::os::unix::fs::symlink(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/common/scripted"), &place)
         .unwrap();
     fs::write(place.with_file_name("script"), script).unwrap();
@@ -161,8 +161,8 @@ fn act(unit: &Unit<'_>, script: &str) -> crate::common::unit::Ended {
 }
 
 #[test]
-fn unit_judges_the_end_as_juju_does() {
-    let stage = Stage::new();
+fn unit_reports_the_outcome_as_juju_does() {
+    let fixture = Fixture::new();
     let cases = [
         ("true", Status::Completed, ""),
         ("action-fail -- 'no, because'", Status::Failed, "no, because"),
@@ -170,12 +170,12 @@ fn unit_judges_the_end_as_juju_does() {
         ("action-fail -- lost; exit 3", Status::Failed, "exit status 3"),
         ("kill -TERM $$", Status::Failed, "terminated"),
     ];
-    let unit = stage.unit();
+    let unit = fixture.unit();
     for (script, status, message) in cases {
-        let ended = act(&unit, script);
+        let ended = run_script(&unit, script);
         assert_eq!((ended.status, ended.message.as_str()), (status, message), "{script}");
     }
-    let ended = act(
+    let ended = run_script(
         &unit,
         "action-set a=1; action-set a.b=2 a.c='x = y'; action-set z.y=1 z=2; action-log -- -one two; echo out; exit 1",
     );
@@ -193,15 +193,15 @@ fn unit_judges_the_end_as_juju_does() {
 }
 
 #[test]
-fn unit_loses_and_breaks_its_tools() {
-    let stage = Stage::new();
-    let unit = stage.unit();
+fn unit_can_remove_and_break_its_tools() {
+    let fixture = Fixture::new();
+    let unit = fixture.unit();
     unit.break_tools(&["action-set"]);
-    let ended = act(&unit, "action-set a=1; action-log -- on");
+    let ended = run_script(&unit, "action-set a=1; action-log -- on");
     assert_eq!(ended.progress, ["on"]);
     assert!(ended.out.stderr.contains("connection refused"));
-    unit.vanish_tools_after(2);
-    let ended = act(&unit, "action-log -- one; action-log -- two; action-log -- three");
+    unit.remove_tools_after(2);
+    let ended = run_script(&unit, "action-log -- one; action-log -- two; action-log -- three");
     assert_eq!(ended.progress, ["one", "two"]);
     assert_eq!(ended.message, "exit status 127");
 }
