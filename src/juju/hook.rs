@@ -44,12 +44,12 @@ impl Juju {
         self.query("config-get", &["--format=json"])
     }
 
-    /// Returns the status of this unit.
+    /// Returns the status of this unit. Without `--include-data`, `status-get` would omit the message (Juju 2.9 to 4.0).
     ///
     /// # Errors
     /// If `status-get` fails.
     pub fn status(&self) -> Result<Status> {
-        self.query("status-get", &["--format=json"])
+        self.query("status-get", &["--format=json", "--include-data"])
     }
 
     /// Sets the status of this unit.

@@ -115,8 +115,9 @@ fn unit_tools_print_as_in_juju() {
         ("network-get", 2, "", "ERROR no arguments specified\n"),
         ("application-version-set", 2, "", "ERROR no version specified\n"),
         ("status-set -- blocked -x && status-get", 0, "blocked\n", ""),
+        ("status-get --format=json", 0, "{\"status\":\"blocked\"}\n", ""),
         (
-            "status-get --format=json",
+            "status-get --format=json --include-data",
             0,
             "{\"message\":\"-x\",\"status\":\"blocked\",\"status-data\":{}}\n",
             "",
