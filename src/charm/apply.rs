@@ -172,7 +172,7 @@ fn check_owner(dir: &Dir, user: Option<Owner>) -> Result<()> {
     .into())
 }
 
-/// Returns the size of the database in bytes, or 0 if there is none.
+/// Returns the size of the database in bytes, or 0 without a database.
 fn database_size(data_dir: &Path) -> u64 {
     fs::metadata(data_dir.join(MEMBER).join("snap/db")).map_or(0, |file| file.len())
 }

@@ -1,6 +1,6 @@
 //! Writes the backup settings from Juju to files for the actions: the option `backup` and the relation `s3-parameters`.
 //!
-//! If one of the two is invalid, its part of the files stays as it was, and the unit's status says why. Must never write a
+//! If one of the two is invalid, its part of the files stays as it was, and the unit's status gives the reason. Must never write a
 //! secret anywhere but to the credentials file, keep that file after its relation, or change the files of another unit.
 
 use super::etcd_config::HEADER;
@@ -23,7 +23,7 @@ const OPTION: &str = "backup";
 /// The beginning of the line in the settings file that names its unit.
 const OWNER_LINE: &str = "# Owned by unit ";
 
-/// What the relation provides.
+/// The state of the relation.
 enum Relation {
     /// There is no relation.
     None,
@@ -42,7 +42,7 @@ enum Relation {
 pub struct Ownership<'a> {
     /// The record of this unit.
     pub own: &'a UnitRecord,
-    /// Whether the machine's etcd belongs to this unit. `None` if a site file says which etcd the unit manages.
+    /// Whether the machine's etcd belongs to this unit. `None` if a site file describes the etcd.
     pub owns_etcd: Option<bool>,
 }
 
@@ -67,7 +67,7 @@ impl Ownership<'_> {
 
 /// Writes the present settings from Juju to `file`. Returns a status if something is wrong with them.
 ///
-/// `broken_relation` is the id of a relation that is being removed. `is_removed` says that the unit is being removed.
+/// `broken_relation` is the id of a relation that is being removed. `is_removed` is true if the unit is being removed.
 ///
 /// # Errors
 /// If Juju cannot be asked for the relation, or the files cannot be written.
@@ -133,7 +133,7 @@ fn status_of_other_owner(juju: &Juju, file: &Path, owner: &str) -> Option<Status
     })
 }
 
-/// Reads what the relation provides. Also requests a bucket in it: some versions of the other side wait for that.
+/// Reads the data of the relation. Also requests a bucket in it: some versions of the other side wait for that.
 fn read_relation(
     juju: &Juju,
     file: &Path,
@@ -213,7 +213,7 @@ impl BackupOption {
     }
 }
 
-/// Returns the settings that were written earlier, or none if they cannot be read.
+/// Returns the settings that were written earlier, or an empty map if they cannot be read.
 fn read_written(file: &Path) -> Map<String, Value> {
     let text = std::fs::read_to_string(file).unwrap_or_default();
     serde_yaml::from_str::<Option<_>>(&text).ok().flatten().unwrap_or_default()

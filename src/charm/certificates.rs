@@ -12,13 +12,13 @@ pub const CERTIFICATE_FILES: [&str; 5] = ["ca.crt", "server.crt", "server.key", 
 /// The certificates in etcd's certificate directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Certificates {
-    /// There are none.
+    /// The directory contains no certificates.
     None,
     /// All files exist and can be used.
     All,
     /// Some files exist; these are missing.
     Missing(String),
-    /// All files exist, but etcd would not start with them, or no client on this machine could connect. The text says why.
+    /// All files exist, but etcd would not start with them, or no client on this machine could connect. The text gives the reason.
     Unusable(String),
 }
 

@@ -1,4 +1,4 @@
-//! Decides what a hook does: facts in, plan out. Pure.
+//! Turns the facts into a plan for the hook. Pure.
 //!
 //! Must never plan a step if something is not as the charm left it. Then the plan is a status, and nothing is changed.
 
@@ -10,7 +10,7 @@ use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord};
 use crate::juju::Status;
 
-/// What a hook does.
+/// The plan of a hook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The steps, applied in this order until one fails.
@@ -119,7 +119,7 @@ pub fn decide(facts: &Facts) -> Plan {
     Plan { steps, status: None }
 }
 
-/// Whether the configuration is as it should be, except that it does not say that etcd has served.
+/// Whether the configuration is as it should be, except for the mark that etcd has served.
 fn lacks_only_served_mark(facts: &Facts) -> bool {
     let marked = facts.current_config.as_deref().map(etcd_config::with_existing_cluster);
     facts.is_service_set_up
@@ -127,7 +127,7 @@ fn lacks_only_served_mark(facts: &Facts) -> bool {
         && marked.as_ref() == Some(&facts.wanted_config)
 }
 
-/// Returns the status of a unit that is not the first of its application. Nothing else of it is looked at or changed.
+/// Returns the status of a unit that is not the first of its application. The rest of the unit is neither inspected nor changed.
 pub fn status_of_later_unit(unit: &str, earlier: &[String]) -> Option<Status> {
     let first = earlier.first()?;
     let reason = format!("only one unit is supported, and {first} runs etcd; nothing was changed here");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 pub const HEADER: &str =
     "# Written by the etcd charm, which overwrites changes. Use `juju config` to change etcd's options.\n";
 
-/// What the configuration of a member contains in addition to the options.
+/// The contents of a member's configuration that are not options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     /// The name of the member: the unit's name without its slash, as in the older charm.

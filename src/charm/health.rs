@@ -84,7 +84,7 @@ fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration
     let answer = answer.and_then(|status| Ok((status, client.members()?)));
     let (member, members) = match answer {
         Ok(answer) => answer,
-        // With authentication enabled and without a password, etcd refuses to say more; so it is alive. A client with a
+        // With authentication enabled and without a password, etcd refuses to answer; so it is alive. A client with a
         // certificate is the user of its name, which may not be allowed to know more.
         Err(error) if is_permission_denied(&error) => {
             return Status::active("etcd is serving; more is unknown without its password");

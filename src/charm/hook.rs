@@ -27,7 +27,7 @@ pub enum Hook {
 }
 
 impl Hook {
-    /// Returns the hook that Juju's variables name, or `None` if the charm has nothing to do for it.
+    /// Returns the hook that Juju's variables name, or `None` if the charm ignores it.
     pub fn from_environment(environment: &Environment) -> Option<Self> {
         let variable = |name: &str| environment.variable(name).and_then(OsStr::to_str);
         let name = match variable("JUJU_DISPATCH_PATH") {

@@ -1,4 +1,4 @@
-//! The charm: every hook gathers facts about the unit, decides what to do, and applies the steps of that plan.
+//! The charm: every hook gathers facts about the unit, decides on a plan, and applies the steps of that plan.
 //!
 //! All hooks run the same reconciliation (`reconcile`), in any order: a step that is done is not done again. Each stage
 //! has its module: `gather` (facts), `decide` (facts to plan, pure), `apply` (plan to changes). A hook must never exit with

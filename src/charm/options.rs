@@ -100,7 +100,7 @@ fn refusal(name: &str, given: &str, form: &str) -> Refusal {
     )
 }
 
-/// Whether `text` is `risk`, `track/risk` or `track/risk/branch`. It becomes an argument, so it must contain nothing else.
+/// Whether `text` is `risk`, `track/risk` or `track/risk/branch`. It becomes an argument, so other characters are refused.
 fn is_channel(text: &str) -> bool {
     const RISKS: [&str; 4] = ["stable", "candidate", "beta", "edge"];
     let is_plain = |part: &&str| {
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// What `config-get` prints if no option was changed: the defaults of `config.yaml`.
+    /// The output of `config-get` if no option was changed: the defaults of `config.yaml`.
     fn defaults() -> Map<String, Value> {
         let declared: Value = serde_yaml::from_str(include_str!("../../config.yaml")).unwrap();
         let options = declared["options"].as_object().unwrap();

@@ -23,7 +23,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How long the removal of a unit waits for whoever works on its data. A snapshot is much shorter.
+/// How long the removal of a unit waits for other runs on its data. A snapshot is much shorter.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Runs a hook. Its exit status is always 0; the unit's status reports what is wrong.

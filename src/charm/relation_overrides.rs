@@ -1,4 +1,4 @@
-//! What the option `backup` adds to the bucket of the relation: settings that the other application does not know. Pure.
+//! The settings that the option `backup` adds to the relation's bucket: those that the other application does not know. Pure.
 //!
 //! Must never let the option change which bucket that is, or where.
 

@@ -9,7 +9,7 @@ pub fn print_to_log(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Returns the status of a unit after an error. `context` says what failed, as a participle clause.
+/// Returns the status of a unit after an error. `context` names the failed step, as a participle clause.
 pub fn status_of_error(error: &anyhow::Error, context: &str) -> Status {
     match error.downcast_ref::<Refusal>() {
         Some(refusal) => Status::blocked(&refusal.reason, &refusal.next),

@@ -1,6 +1,6 @@
 //! Recovery of an interrupted restore, and the lock on the data while a hook runs.
 //!
-//! Must never touch the data of an etcd that is not this unit's, unless a site file says that the unit manages it.
+//! Must never touch the data of an etcd that is not this unit's, unless the unit manages it by a site file.
 
 use super::etcd_config;
 use super::files::read_optional;
@@ -22,9 +22,9 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 pub enum RestoreState {
     /// No restore was interrupted.
     None,
-    /// An interrupted restore was completed or rolled back; the text says which.
+    /// An interrupted restore was completed or rolled back, as the text describes.
     Recovered(String),
-    /// A restore or another run works on the data now; the text says which.
+    /// A restore or another run works on the data now; the text names it.
     Busy(String),
     /// An interrupted restore can be neither completed nor rolled back; the text gives the reason and the next step.
     Stuck(String),
@@ -85,7 +85,7 @@ pub fn recover_restore(
     (state, Some(data))
 }
 
-/// Waits for whoever works on the data, because no later hook will stop the etcd of a unit that is being removed.
+/// Waits until the data is unlocked, because no later hook will stop the etcd of a unit that is being removed.
 ///
 /// After `timeout`, `end_backup` ends a scheduled backup. A restore is not ended.
 pub fn wait_for_data<T>(

@@ -10,21 +10,21 @@ use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// What `goal-state` prints, as far as it is needed: the units of the application.
+/// The needed part of the output of `goal-state`: the units of the application.
 #[derive(Deserialize)]
 struct GoalState {
     #[serde(default)]
     units: BTreeMap<String, serde_json::Value>,
 }
 
-/// What `network-get` prints, as far as it is needed.
+/// The needed part of the output of `network-get`.
 #[derive(Deserialize)]
 struct Network {
     #[serde(rename = "ingress-addresses", default)]
     ingress_addresses: Vec<IpAddr>,
 }
 
-/// What `storage-get` prints, as far as it is needed.
+/// The needed part of the output of `storage-get`.
 #[derive(Deserialize)]
 struct StorageInstance {
     location: PathBuf,

@@ -1,6 +1,6 @@
 //! The hook tools of relations, and Juju secrets.
 //!
-//! Must never show what a tool printed here: it contains secrets, in some versions even the relation data does.
+//! Must never show the output of these tools: it contains secrets. In some versions even the relation data does.
 
 use super::{Juju, TIMEOUT};
 use crate::system::secret::Secret;
@@ -25,7 +25,7 @@ impl Juju {
         self.query_secret("relation-list", &["-r", relation, "--app", "--format=json"])
     }
 
-    /// Returns what the application `app` has set in a relation. Each value may be a secret.
+    /// Returns the data that the application `app` has set in a relation. Each value may be a secret.
     ///
     /// # Errors
     /// If `relation-get` fails.

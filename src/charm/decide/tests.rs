@@ -1,4 +1,4 @@
-//! What each hook decides, for tables of facts.
+//! The plan of each hook, for tables of facts.
 
 use super::*;
 use crate::charm::install_method::InstallMethod;

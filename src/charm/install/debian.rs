@@ -19,7 +19,7 @@ pub(super) fn install(proxies: Proxies<'_>) -> Result<()> {
         dpkg.run().context("dpkg --configure -a")?;
     }
     if InstallMethod::Debian.is_complete()? {
-        // The packages are unpacked. What is left to do needs no network.
+        // The packages are unpacked. The rest needs no network.
         return install().context("apt-get install");
     }
     // If the package lists cannot be downloaded, the machine may already have lists with the packages in them.
@@ -58,7 +58,7 @@ fn noninteractive(name: &str) -> Program {
     Program::new(name).env("DEBIAN_FRONTEND", "noninteractive").env("APT_LISTCHANGES_FRONTEND", "none")
 }
 
-/// Reports apt's first error, which has the cause. Its last one only says that something failed.
+/// Reports apt's first error, which has the cause. Its last one only reports that something failed.
 fn with_first_error(error: ProcessError) -> ProcessError {
     let cause = error.stderr.lines().find(|line| line.starts_with("E: ")).map(|line| line[3..].to_owned());
     let error = error.with_command("apt-get");

@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// What an operator does about a resource that is not a release.
+/// The next step for an operator whose resource is not a release.
 pub(super) const NEXT: &str = "juju attach-resource APPLICATION etcd=etcd-vX.Y.Z-linux-ARCH.tar.gz";
 /// The programs, in the order in which they are installed. The installation is complete with the last one; etcd 3.4 has no
 /// etcdutl.
@@ -53,7 +53,7 @@ pub(super) fn install(archive: &Path) -> Result<()> {
         check_complete(&bin, &found)?;
         install_programs(&bin, &found)
     });
-    // Also after an error: on a full disk, the drafts are what fills it.
+    // Also after an error: the drafts may be filling the disk.
     for name in PROGRAMS {
         bin.remove_file(&draft(name))?;
     }
