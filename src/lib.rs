@@ -7,16 +7,18 @@
 //! | the charm's hooks | `charm` |
 //! | the fronts of the commands | `cli` |
 //! | the commands | `commands` |
-//! | the procedures | `snapshot`, `restore`, `inventory` |
+//! | the procedures | `restore`, which uses `snapshot` |
 //! | the configuration file | `settings` |
-//! | what they work on | `schedule`, `store`, `exchange`, `catalog`, `archive` |
+//! | the archives that exist | `inventory` |
+//! | where they are | `store` |
+//! | the exchange of a data directory | `exchange` |
+//! | formats and times | `archive`, `schedule` |
 //! | what is outside | `etcd`, `juju` (used only by `commands` and `charm`) |
 //! | the ground | `system`, `progress`, `error` |
 //!
 //! The procedures know nothing of Juju, and `juju` knows nothing of etcd.
 
 pub mod archive;
-pub mod catalog;
 pub mod charm;
 pub mod cli;
 pub mod commands;

@@ -6,15 +6,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Bottom to top. A room may use what stands in a line before its own.
-const FLOORS: [&[&str]; 12] = [
+const FLOORS: [&[&str]; 13] = [
     &["error", "progress"],
     &["system"],
     &["etcd", "juju"],
     &["archive", "schedule"],
-    &["catalog", "exchange"],
+    &["exchange"],
     &["store"],
+    &["inventory"],
     &["settings"],
-    &["snapshot", "inventory"],
+    &["snapshot"],
     &["restore"],
     &["commands"],
     &["cli"],

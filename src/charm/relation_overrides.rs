@@ -2,9 +2,9 @@
 //!
 //! Must never let the option change which bucket that is, or where.
 
-use crate::catalog::retention::Policy;
+use crate::inventory::retention::Policy;
 use crate::settings::{DESTINATIONS_KEY, Destination};
-use crate::store::s3::Description;
+use crate::store::s3::S3Config;
 use serde_json::{Map, Value, json};
 
 /// The name of the relation's bucket among the destinations.
@@ -95,7 +95,7 @@ impl RelationOverrides {
         let bucket = self.apply_to_bucket(Map::from_iter([("bucket".to_owned(), json!("some"))]));
         let _: Destination =
             serde_json::from_value(self.destination(bucket.clone())).map_err(|error| error.to_string())?;
-        let bucket: Description =
+        let bucket: S3Config =
             serde_json::from_value(Value::Object(bucket)).map_err(|error| error.to_string())?;
         bucket.check().map_err(|refusal| refusal.reason)
     }

@@ -5,7 +5,7 @@
 
 use super::relation_overrides::RelationOverrides;
 use crate::error::Refusal;
-use crate::store::s3::Description;
+use crate::store::s3::S3Config;
 use crate::system::secret::Secret;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ impl RelationBucket {
         ));
         let ca_certificates = ca_certificates(&data).map_err(refuse)?;
         let description = overrides.apply_to_bucket(description(&data, ca_certificates.is_some(), dir));
-        let parsed: Description = serde_json::from_value(Value::Object(description.clone()))
+        let parsed: S3Config = serde_json::from_value(Value::Object(description.clone()))
             .map_err(|error| refuse(error.to_string()))?;
         parsed.check().map_err(|refusal| refuse(refusal.reason))?;
         Ok(Self { description, credentials, ca_certificates })

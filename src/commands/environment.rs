@@ -2,7 +2,7 @@
 //!
 //! Must never show the password, nor keep it among the variables that others look through.
 
-use crate::store::s3::{Credentials, FromEnvironment, Proxies};
+use crate::store::s3::{Credentials, Proxies, S3Environment};
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -30,7 +30,7 @@ pub struct Environment {
     /// The file of settings, where `ETCD_BACKUP` names one.
     pub settings: Option<PathBuf>,
     /// What is there for buckets, in the variables that Amazon's tools read.
-    pub bucket: FromEnvironment,
+    pub bucket: S3Environment,
     /// The unit that Juju runs us on, in an action and under `juju exec`.
     pub unit: Option<String>,
     /// Whether this process runs in the charm: as an action, a hook, or by a link in its directory.
@@ -87,7 +87,7 @@ impl Environment {
 }
 
 /// An access key, and where to ask for one. Takes the secrets out.
-fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> FromEnvironment {
+fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> S3Environment {
     let mut take =
         |name: &str| variables.remove(&OsString::from(name)).and_then(|value| value.into_string().ok());
     let (access_key, secret) = (take("AWS_ACCESS_KEY_ID"), take("AWS_SECRET_ACCESS_KEY"));
@@ -99,7 +99,7 @@ fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> FromEnvironment {
         expires: None,
     });
     let metadata = take("AWS_EC2_METADATA_SERVICE_ENDPOINT");
-    FromEnvironment { credentials, metadata, proxies: proxies(variables) }
+    S3Environment { credentials, metadata, proxies: proxies(variables) }
 }
 
 /// The ways out as programs have them in a terminal, and as the operator set them for charms.

@@ -4,7 +4,8 @@ use super::results::{Key, Results};
 use super::runs::Sent;
 use super::{Call, key};
 use crate::error::{ActionError, Failure, Refusal};
-use crate::inventory::upload::{self, Archive, Destinations, New, Outcome, Pending};
+use crate::inventory::destinations::Destinations;
+use crate::inventory::upload::{self, Delivery, NewArchive, PendingUpload, UploadOutcome};
 use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::system::durable::Dir;
@@ -34,11 +35,11 @@ pub(super) fn send(
     }
     let Sent { report, arrived } = sent;
     let name = report.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let archive = Archive { name, sha256: &report.packed.sha256, manifest: &report.manifest };
+    let archive = NewArchive { name, sha256: &report.packed.sha256, manifest: &report.manifest };
     let (outcomes, ended) = upload::send(home, &archive, arrived, destinations, call.now, &mut call.tell());
     for outcome in &outcomes {
         if let Some(key) = Key::below("destinations", &outcome.destination) {
-            results.set(key, outcome.in_words());
+            results.set(key, outcome.describe());
         }
     }
     let stuck: Vec<String> = outcomes.iter().filter_map(stuck).collect();
@@ -47,7 +48,7 @@ pub(super) fn send(
     }
     let failed: Vec<String> = outcomes
         .iter()
-        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failed()?)))
+        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failure()?)))
         .collect();
     let cause = match ended {
         Err(error) => error,
@@ -56,40 +57,45 @@ pub(super) fn send(
     };
     let waiting = upload::list(home).unwrap_or_default();
     let waiting = waiting.iter().filter(|one| destinations.has(&one.destination));
-    let waiting: Vec<String> = waiting.map(Pending::named).collect();
+    let waiting: Vec<String> = waiting.map(PendingUpload::selector).collect();
     let (state, next) = left(report, &outcomes, &waiting, results);
     Err(ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next }))
 }
 
 /// Says which older archives still wait for a destination that has the new one, and why.
-fn stuck(outcome: &Outcome) -> Option<String> {
-    let is_stuck = outcome.new == New::Arrived && !outcome.waiting.is_empty();
-    let why = |one: &Pending| match &one.why {
-        Some(why) => format!("{}: {why}", one.named()),
-        None => one.named(),
+fn stuck(outcome: &UploadOutcome) -> Option<String> {
+    let is_stuck = outcome.delivery == Delivery::Arrived && !outcome.pending.is_empty();
+    let why = |one: &PendingUpload| match &one.error {
+        Some(why) => format!("{}: {why}", one.selector()),
+        None => one.selector(),
     };
-    let all: Vec<String> = outcome.waiting.iter().map(why).collect();
+    let all: Vec<String> = outcome.pending.iter().map(why).collect();
     let advice = "`upload` tries again, and gives up with give-up=DESTINATION/NAME";
     is_stuck.then(|| format!("still waiting to be uploaded: {} ({advice})", all.join("; ")))
 }
 
 /// Says in which state an archive is that did not arrive everywhere, which uploads are `waiting`, and what to do next.
-fn left(report: &Report, outcomes: &[Outcome], waiting: &[String], results: &Results) -> (String, String) {
+fn left(
+    report: &Report,
+    outcomes: &[UploadOutcome],
+    waiting: &[String],
+    results: &Results,
+) -> (String, String) {
     let path = report.path.display();
-    let is = |new: New| outcomes.iter().any(|outcome| outcome.new == new);
-    if is(New::Gone) {
+    let is = |new: Delivery| outcomes.iter().any(|outcome| outcome.delivery == new);
+    if is(Delivery::Deleted) {
         let state = format!("the archive {path} was deleted, and exists only where it was uploaded before");
         return (state, "run it again for a new one".to_owned());
     }
     let whole = format!("the archive {path} is complete and verified");
-    if is(New::Unqueued) {
+    if is(Delivery::NotQueued) {
         let copy = results.get("copy.cmd").unwrap_or_default();
         let next = format!("copy it by hand: `{copy}`; then fix the cause");
         return (format!("{whole}, but it is NOT queued: no later run uploads it"), next);
     }
-    let is_others = outcomes.iter().all(|outcome| outcome.why.is_none() || outcome.is_others);
+    let is_others = outcomes.iter().all(|outcome| outcome.error.is_none() || outcome.is_busy);
     let target = report.path.parent().unwrap_or(&report.path).display();
-    let next = if is_others && outcomes.iter().any(|outcome| outcome.is_others) {
+    let next = if is_others && outcomes.iter().any(|outcome| outcome.is_busy) {
         format!("wait for it to end; `upload target={target}` sends what is left then")
     } else {
         format!("fix the cause, then run `upload target={target}`; the next backup also sends what waits")

@@ -6,9 +6,8 @@ use super::results::Results;
 use super::target::of_schedule;
 use super::{Call, Environment, key, now};
 use crate::archive::name::taken;
-use crate::catalog::entry::may_be_archive;
 use crate::error::{ActionError, Failure};
-use crate::inventory::upload;
+use crate::inventory::{Repository, may_be_archive, upload};
 use crate::schedule::Hooks;
 use crate::schedule::hooks::HookEvent;
 use crate::schedule::metrics::{self, MetricsTarget};
@@ -18,7 +17,6 @@ use crate::schedule::{Timetable, timer};
 use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::store::directory::Approach;
-use crate::store::local::Local;
 use crate::system::clock::is_in_the_future;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -204,7 +202,7 @@ pub(super) fn in_short(stop: &ActionError) -> String {
 
 /// How many uploads wait, or why that is not known.
 fn pending(home: &Dir, settings: &Settings) -> Result<usize, String> {
-    let pending = upload::pending(home, |name| settings.destinations.contains_key(name));
+    let pending = upload::count_pending(home, |name| settings.destinations.contains_key(name));
     pending.map_err(|error| format!("{error:#}"))
 }
 
@@ -220,7 +218,8 @@ pub(super) struct Found {
 impl Found {
     /// Looks. A queue that cannot be read hides nothing else.
     pub fn at(home: &Dir, settings: &Settings, now: Timestamp) -> Result<Self> {
-        let damaged = Local::open(home.path())?.map_or(Ok(Vec::new()), |local| local.damaged())?;
+        let damaged = Repository::open_directory(home.path())?
+            .map_or(Ok(Vec::new()), |repository| repository.damaged())?;
         let archives: Vec<String> =
             home.names()?.into_iter().filter(|name| !damaged.contains(name)).collect();
         let is_misdated = |name: &&String| {

@@ -6,11 +6,11 @@ use super::environment::{SETTINGS, SITE, called_path};
 use super::results::Results;
 use super::{Call, Environment, key};
 use crate::error::{ActionError, Refusal};
-use crate::inventory::upload::Destinations;
+use crate::inventory::destinations::Destinations;
 use crate::schedule::timer;
 use crate::schedule::{Schedule, ServiceCommand, Timetable, Units};
 use crate::settings::{Destination, Location, OPERATOR_FILE, Settings};
-use crate::store::s3::FromEnvironment;
+use crate::store::s3::S3Environment;
 use crate::system::clock::Clock;
 use crate::system::trust;
 use anyhow::Result;
@@ -141,8 +141,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
         .into());
     }
     let proxies = &environment.bucket.proxies;
-    let needs_login =
-        |one: &Destination| matches!(&one.location, Location::Bucket(said) if said.needs_login(proxies));
+    let needs_login = |one: &Destination| matches!(&one.location, Location::Bucket(said) if said.needs_proxy_login(proxies));
     if let Some((name, _)) = settings.destinations.iter().find(|(_, one)| needs_login(one)) {
         return Err(Refusal::new(
             format!("the proxy to destination {name} has a login in the environment, which a timer has not"),
@@ -151,7 +150,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
         .into());
     }
     if environment.bucket.credentials.is_some() {
-        let found = FromEnvironment { credentials: None, ..environment.bucket.clone() };
+        let found = S3Environment { credentials: None, ..environment.bucket.clone() };
         let destinations = Destinations::new(settings.destinations.clone(), found, Clock::at(now));
         for name in destinations.names() {
             if let Err(error) = destinations.open(name) {
@@ -180,7 +179,7 @@ fn runner(environment: &Environment) -> Result<ServiceCommand> {
             variables.push((name, file(path)?));
         }
     }
-    variables.extend(environment.bucket.proxies.in_the_open());
+    variables.extend(environment.bucket.proxies.public_variables());
     Ok(ServiceCommand { program, subcommand, environment: variables })
 }
 

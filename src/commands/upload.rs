@@ -7,7 +7,7 @@ use super::snapshots::table;
 use super::target::target;
 use super::{Call, key};
 use crate::error::{ActionError, Failure, Refusal};
-use crate::inventory::upload::{self, Pending};
+use crate::inventory::upload::{self, PendingUpload};
 use crate::settings::Settings;
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::Dir;
@@ -41,7 +41,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     }
 }
 
-fn list(home: Option<&Dir>) -> Result<Vec<Pending>, ActionError> {
+fn list(home: Option<&Dir>) -> Result<Vec<PendingUpload>, ActionError> {
     home.map_or_else(|| Ok(Vec::new()), |home| upload::list(home).map_err(unchanged))
 }
 
@@ -53,15 +53,15 @@ fn given_up_words(call: &Call<'_>) -> Result<Option<Vec<String>>, ActionError> {
 }
 
 /// Returns whether a word of `give-up` names this upload.
-fn names(word: &str, one: &Pending) -> bool {
-    word == ALL || word == one.archive || word == one.named()
+fn names(word: &str, one: &PendingUpload) -> bool {
+    word == ALL || word == one.archive || word == one.selector()
 }
 
 /// Returns the uploads that the words name.
 ///
 /// # Errors
 /// Refuses a word that names none.
-fn meant(waiting: &[Pending], words: &[String]) -> Result<Vec<Pending>, Refusal> {
+fn meant(waiting: &[PendingUpload], words: &[String]) -> Result<Vec<PendingUpload>, Refusal> {
     let is_unknown = |word: &&String| *word != ALL && !waiting.iter().any(|one| names(word, one));
     if let Some(word) = words.iter().find(is_unknown) {
         return Err(Refusal::new(
@@ -69,7 +69,7 @@ fn meant(waiting: &[Pending], words: &[String]) -> Result<Vec<Pending>, Refusal>
             "`upload plan=true` lists those that are; give NAME, DESTINATION/NAME or all",
         ));
     }
-    let is_meant = |one: &&Pending| words.iter().any(|word| names(word, one));
+    let is_meant = |one: &&PendingUpload| words.iter().any(|word| names(word, one));
     Ok(waiting.iter().filter(is_meant).cloned().collect())
 }
 
@@ -79,7 +79,7 @@ fn give_up(
     settings: &Settings,
     results: &mut Results,
 ) -> Result<(), ActionError> {
-    let is_meant = |one: &Pending| words.iter().any(|word| names(word, one));
+    let is_meant = |one: &PendingUpload| words.iter().any(|word| names(word, one));
     let given_up = upload::give_up(home, is_meant).map_err(|error| {
         ActionError::from_error(
             error,
@@ -94,10 +94,10 @@ fn give_up(
 
 fn send(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results) -> Result<(), ActionError> {
     let destinations = super::offsite::destinations(call, settings.clone());
-    let (outcomes, ended) = upload::send_waiting(home, &destinations, call.now, &mut call.tell());
+    let (outcomes, ended) = upload::send_pending(home, &destinations, call.now, &mut call.tell());
     for outcome in &outcomes {
         if let Some(key) = Key::below("destinations", &outcome.destination) {
-            results.set(key, outcome.in_words());
+            results.set(key, outcome.describe());
         }
     }
     super::runs::refresh_metrics(call, home, settings, results);
@@ -105,7 +105,7 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results)
     show(&left, settings, results);
     let failed: Vec<String> = outcomes
         .iter()
-        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failed()?)))
+        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failure()?)))
         .collect();
     let cause = match ended {
         Err(error) => error,
@@ -127,10 +127,10 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results)
 }
 
 /// Puts what waits into the results.
-fn show(waiting: &[Pending], settings: &Settings, results: &mut Results) {
+fn show(waiting: &[PendingUpload], settings: &Settings, results: &mut Results) {
     let rows = waiting.iter().map(|one| {
         let why = match settings.destinations.contains_key(&one.destination) {
-            true => in_a_line(one.why.as_deref().unwrap_or("not tried yet")),
+            true => in_a_line(one.error.as_deref().unwrap_or("not tried yet")),
             false => format!("{} is not in the settings", one.destination),
         };
         [one.archive.clone(), one.destination.clone(), one.since.to_string(), why]
@@ -145,8 +145,8 @@ fn in_a_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn named(all: &[Pending]) -> String {
-    all.iter().map(Pending::named).collect::<Vec<_>>().join(", ")
+fn named(all: &[PendingUpload]) -> String {
+    all.iter().map(PendingUpload::selector).collect::<Vec<_>>().join(", ")
 }
 
 fn unchanged(error: anyhow::Error) -> ActionError {
@@ -160,11 +160,11 @@ mod tests {
 
     #[test]
     fn a_word_names_one_upload_or_several() {
-        let pending = |destination: &str, archive: &str| Pending {
+        let pending = |destination: &str, archive: &str| PendingUpload {
             archive: archive.to_owned(),
             destination: destination.to_owned(),
             since: Timestamp::UNIX_EPOCH,
-            why: None,
+            error: None,
         };
         let waiting = [pending("near", "a"), pending("far", "a"), pending("far", "b")];
         for (words, expected) in [

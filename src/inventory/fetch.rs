@@ -1,18 +1,18 @@
 //! An archive copied out of its place, verified before it has a name here.
 
-use super::Found;
-use super::unpack::{compare, outside};
+use super::entry::Entry;
+use super::listing::StoredSnapshot;
+use super::sidecar::{Sidecar, is_encrypted, sidecar_name};
+use super::unpack::{compare, sidecar};
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, ManifestFault};
 use crate::archive::manifest::Manifest;
 use crate::archive::{self, UnpackOptions};
-use crate::catalog::entry::Entry;
-use crate::catalog::outside::{Outside, is_encrypted};
 use crate::error::Refusal;
 use crate::etcd::trailer::Trailer;
 use crate::progress::{Progress, Sink};
 use crate::store::directory::Approach;
-use crate::store::stage::Stage;
+use crate::store::stage::{Companion, Stage};
 use crate::system::digest::sha256_of;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
@@ -44,30 +44,33 @@ pub struct Fetched {
 /// Fetches an archive into the directory `target`. One that is encrypted stays so; its contents are read where `identities`
 /// open it.
 pub fn fetch(
-    found: &Found,
+    snapshot: &StoredSnapshot,
     target: &Path,
     owner: Owner,
     identities: Option<&Identities>,
-    tell: Sink<'_>,
+    progress: Sink<'_>,
 ) -> Result<Fetched> {
-    let entry = &found.entry;
+    let entry = &snapshot.entry;
     let approach = Approach::to(target, owner)?;
     approach.need(entry.size, "the archive")?;
     let target = approach.make()?;
     let stage = Stage::make(&target)?;
     let mut draft = stage.dir().create(DRAFT)?;
     owner.chown(&draft).context("giving the archive to its owner")?;
-    tell(Progress::Step(&format!("fetching {}", found.named())));
-    let mut source = found.place.store.read(&entry.name)?;
-    copy(&mut source, &mut draft, entry.size, tell)
+    progress(Progress::Step(&format!("fetching {}", snapshot.selector())));
+    let mut source = snapshot.repository.read(&entry.name)?;
+    copy(&mut source, &mut draft, entry.size, progress)
         .with_context(|| format!("fetching {}", entry.location()))?;
     draft.sync_all().context("writing the archive")?;
 
-    tell(Progress::Step("verifying the archive"));
+    progress(Progress::Step("verifying the archive"));
     draft.rewind()?;
-    let checked = check(draft, found, identities).map_err(Damaged::refuse)?;
+    let checked = check(draft, snapshot, identities).map_err(Damaged::refuse)?;
     let name = entry.file_name();
-    if let Some(taken) = stage.publish(DRAFT, name, checked.outside.as_ref(), owner)? {
+    let sidecar = checked.sidecar.as_ref().map(Sidecar::to_json).transpose()?;
+    let sidecar_name = sidecar_name(name);
+    let companion = sidecar.as_deref().map(|bytes| Companion { name: &sidecar_name, bytes });
+    if let Some(taken) = stage.publish(DRAFT, name, companion, owner)? {
         let path = target.path().join(taken).display().to_string();
         return Err(Refusal::new(format!("{path} is there already"), "choose another target").into());
     }
@@ -85,20 +88,20 @@ pub fn fetch(
 struct Checked {
     sha256: String,
     manifest: Manifest,
-    outside: Option<Outside>,
+    sidecar: Option<Sidecar>,
     opened: bool,
 }
 
 /// Reads what was fetched. Of an encrypted one without its identity there is only the hash that stands beside it.
-fn check(mut draft: File, found: &Found, identities: Option<&Identities>) -> Result<Checked> {
-    let entry = &found.entry;
+fn check(mut draft: File, snapshot: &StoredSnapshot, identities: Option<&Identities>) -> Result<Checked> {
+    let entry = &snapshot.entry;
     let damaged = |damage: Damage| damage.of(entry.location());
-    let outside = is_encrypted(&entry.name).then(|| outside(found)).transpose()?;
-    if let (Some(outside), None) = (&outside, identities) {
+    let sidecar = is_encrypted(&entry.name).then(|| sidecar(snapshot)).transpose()?;
+    if let (Some(sidecar), None) = (&sidecar, identities) {
         let sha256 = sha256_of(&mut draft)?;
-        compare(found, &sha256)?.map_err(damaged)?;
-        let (manifest, outside) = (outside.manifest.clone(), Some(outside.clone()));
-        return Ok(Checked { sha256, manifest, outside, opened: false });
+        compare(snapshot, &sha256)?.map_err(damaged)?;
+        let (manifest, sidecar) = (sidecar.manifest.clone(), Some(sidecar.clone()));
+        return Ok(Checked { sha256, manifest, sidecar, opened: false });
     }
     let encrypted_for = &entry.encrypted_for;
     let limits = UnpackOptions {
@@ -116,11 +119,11 @@ fn check(mut draft: File, found: &Found, identities: Option<&Identities>) -> Res
         Trailer::Missing => return Err(unproven(entry, "it has no SHA-256 trailer").into()),
     }
     let manifest = contents.manifest.ok_or_else(|| unproven(entry, "it has no manifest of ours"))?;
-    if outside.as_ref().is_some_and(|outside| outside.manifest != manifest) {
+    if sidecar.as_ref().is_some_and(|sidecar| sidecar.manifest != manifest) {
         return Err(damaged(Damage::Manifest { fault: ManifestFault::OtherManifest }).into());
     }
-    compare(found, &contents.sha256)?.map_err(damaged)?;
-    Ok(Checked { sha256: contents.sha256, manifest, outside, opened: true })
+    compare(snapshot, &contents.sha256)?.map_err(damaged)?;
+    Ok(Checked { sha256: contents.sha256, manifest, sidecar, opened: true })
 }
 
 /// Refuses an archive of which a copy could not be shown to be right.
@@ -129,7 +132,7 @@ fn unproven(entry: &Entry, why: &str) -> Refusal {
     Refusal::new(format!("a copy of {} could not be verified: {why}", entry.location()), next)
 }
 
-fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Sink<'_>) -> Result<()> {
+fn copy(from: &mut dyn Read, to: &mut File, size: u64, progress: Sink<'_>) -> Result<()> {
     let (mut chunk, mut done) = (vec![0; 256 << 10], 0);
     loop {
         interrupt::check()?;
@@ -138,7 +141,7 @@ fn copy(from: &mut dyn Read, to: &mut File, size: u64, tell: Sink<'_>) -> Result
             length => {
                 to.write_all(&chunk[..length])?;
                 done += length as u64;
-                tell(Progress::Bytes { done, expected: Some(size) });
+                progress(Progress::Bytes { done, expected: Some(size) });
             }
         }
     }

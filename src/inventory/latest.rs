@@ -3,56 +3,60 @@
 //! Within one cluster that is the archive with the highest revision: etcd counts revisions, and a clock may be wrong. An archive
 //! dated in the future is never chosen if there is another. Backups taken by `restore` are never `latest`.
 
-use super::{Found, Look, Wanted};
-use crate::catalog::entry::Entry;
+use super::entry::Entry;
+use super::listing::{Listing, StoredSnapshot};
+use super::selector::Selector;
 use crate::error::Refusal;
 use crate::exchange::Lineage;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
-impl Look {
-    /// Returns the latest good archive in the place that is wanted, whichever cluster it is of.
+impl Listing {
+    /// Returns the latest good archive in a folder of the selected repository, of any cluster.
     ///
     /// # Errors
-    /// Refuses if the place has no good archive.
-    pub(super) fn latest(&self, wanted: &Wanted, folder: &str) -> Result<&Found, Refusal> {
-        let newest = newest(&self.good(wanted, folder), self.now).into_iter().next();
-        newest.ok_or_else(|| self.none_good(wanted, folder))
+    /// Refuses if the folder has no good archive.
+    pub(super) fn latest(&self, selector: &Selector, folder: &str) -> Result<&StoredSnapshot, Refusal> {
+        let latest = latest_of_each_cluster(&self.good(selector, folder), self.now).into_iter().next();
+        latest.ok_or_else(|| self.no_good_snapshot(selector, folder))
     }
 
-    /// Returns the latest good archive of the cluster that the data is now, which has the id `current`. If there is none, as
-    /// just after a restore, returns the latest of the clusters that the data was before, then of those that it came from. If
-    /// there is none of these either, or the cluster is unknown, returns the latest of the only cluster in that place.
+    /// Returns the latest good archive of the cluster that the local data belongs to, which has the id `current`. If there is
+    /// none, as just after a restore, returns the latest of the clusters that the data belonged to before, then of those that it
+    /// came from. If there is none of these either, or the cluster is unknown, returns the latest of the only cluster in the folder.
     ///
     /// # Errors
-    /// Refuses if there is no good archive, or if the place holds those of several other clusters.
+    /// Refuses if there is no good archive, or if the folder holds archives of several other clusters.
     pub fn latest_of(
         &self,
         lineage: &Lineage,
         current: Option<&str>,
-        wanted: &Wanted,
+        selector: &Selector,
         folder: &str,
-    ) -> Result<&Found, Refusal> {
-        self.must_be_read(wanted)?;
-        let good = self.good(wanted, folder);
-        let of = |is_meant: &dyn Fn(&str) -> bool| {
-            let ours = good.iter().copied().filter(|found| found.entry.cluster().is_some_and(is_meant));
-            newest(&ours.collect::<Vec<_>>(), self.now).into_iter().next()
+    ) -> Result<&StoredSnapshot, Refusal> {
+        self.require_readable(selector)?;
+        let good = self.good(selector, folder);
+        let latest_among = |is_meant: &dyn Fn(&str) -> bool| {
+            let is_ours = |snapshot: &&StoredSnapshot| snapshot.entry.cluster().is_some_and(is_meant);
+            let ours: Vec<_> = good.iter().copied().filter(is_ours).collect();
+            latest_of_each_cluster(&ours, self.now).into_iter().next()
         };
-        let known = |ids: &BTreeSet<String>| of(&|id| ids.contains(id));
-        let present = of(&|id| current == Some(id)).filter(|found| !found.entry.is_dated_after(self.now));
-        let own = present.or_else(|| known(&lineage.own));
-        if let Some(found) = own.or_else(|| known(&lineage.origins)) {
-            return Ok(found);
+        let known = |ids: &BTreeSet<String>| latest_among(&|id| ids.contains(id));
+        let present = latest_among(&|id| current == Some(id));
+        let present = present.filter(|snapshot| !snapshot.entry.is_dated_after(self.now));
+        let own = present.or_else(|| known(&lineage.own)).or_else(|| known(&lineage.origins));
+        if let Some(snapshot) = own {
+            return Ok(snapshot);
         }
-        match newest(&good, self.now).as_slice() {
-            [found] => Ok(*found),
-            [] => Err(self.none_good(wanted, folder)),
+        match latest_of_each_cluster(&good, self.now).as_slice() {
+            [snapshot] => Ok(*snapshot),
+            [] => Err(self.no_good_snapshot(selector, folder)),
             several => {
-                let names: Vec<String> = several.iter().map(|found| found.named()).collect();
+                let names: Vec<String> = several.iter().map(|snapshot| snapshot.selector()).collect();
                 Err(Refusal::new(
                     format!("each of these is the latest of another cluster: {}", names.join(", ")),
-                    "name the one that is meant: from=NAME",
+                    "name the one that you mean: from=NAME",
                 ))
             }
         }
@@ -60,50 +64,49 @@ impl Look {
 
     /// Says why `latest` is not the archive with the latest date, if it is not: the clock was wrong once, or the cluster was
     /// restored to an older revision by other means.
-    pub fn passed_over(&self, latest: &Found) -> Option<String> {
-        let is_later = |other: &&Found| {
-            let same = std::rc::Rc::ptr_eq(&other.place, &latest.place);
-            same && is_candidate(&other.entry)
+    pub fn passed_over(&self, latest: &StoredSnapshot) -> Option<String> {
+        let is_later = |other: &&StoredSnapshot| {
+            Rc::ptr_eq(&other.repository, &latest.repository)
+                && is_candidate(&other.entry)
                 && (other.entry.cluster() == latest.entry.cluster() || other.entry.is_dated_after(self.now))
                 && other.entry.taken() > latest.entry.taken()
         };
-        let other = self.found.iter().filter(is_later).max_by_key(|found| found.entry.taken())?;
+        let other = self.snapshots.iter().filter(is_later).max_by_key(|snapshot| snapshot.entry.taken())?;
         let why = match other.entry.is_dated_after(self.now) {
             true => "which is in the future".to_owned(),
             false => format!("but has the lower revision {}", revision(&other.entry)),
         };
         Some(format!(
             "latest is {}, revision {}; {} is dated {}, {why}",
-            latest.named(),
+            latest.selector(),
             revision(&latest.entry),
-            other.named(),
+            other.selector(),
             other.entry.taken()?
         ))
     }
 
-    fn good(&self, wanted: &Wanted, folder: &str) -> Vec<&Found> {
-        self.in_place(wanted, folder).filter(|found| is_candidate(&found.entry)).collect()
+    fn good(&self, selector: &Selector, folder: &str) -> Vec<&StoredSnapshot> {
+        self.in_folder(selector, folder).filter(|snapshot| is_candidate(&snapshot.entry)).collect()
     }
 }
 
-/// Returns the latest of each cluster, the one with the latest date first. Archives dated in the future count only if there are
-/// no others at all.
-fn newest<'a>(good: &[&'a Found], now: Timestamp) -> Vec<&'a Found> {
-    let dated_well: Vec<&Found> =
-        good.iter().copied().filter(|found| !found.entry.is_dated_after(now)).collect();
-    let candidates = if dated_well.is_empty() { good } else { &dated_well };
-    let mut of_each: BTreeMap<Option<&str>, &Found> = BTreeMap::new();
-    let order = |found: &Found| (revision(&found.entry), found.entry.taken());
-    for found in candidates.iter().copied() {
-        let best = of_each.entry(found.entry.cluster()).or_insert(found);
-        // Of equal ones the first: they are in the order of their dates and names.
-        if order(found) > order(best) {
-            *best = found;
+/// Returns the latest archive of each cluster, the one with the latest date first. Archives dated in the future count only if
+/// there are no others.
+fn latest_of_each_cluster<'a>(good: &[&'a StoredSnapshot], now: Timestamp) -> Vec<&'a StoredSnapshot> {
+    let past: Vec<_> = good.iter().copied().filter(|snapshot| !snapshot.entry.is_dated_after(now)).collect();
+    let candidates = if past.is_empty() { good } else { &past };
+    let mut by_cluster: BTreeMap<Option<&str>, &StoredSnapshot> = BTreeMap::new();
+    let order = |snapshot: &StoredSnapshot| (revision(&snapshot.entry), snapshot.entry.taken());
+    for snapshot in candidates.iter().copied() {
+        let latest = by_cluster.entry(snapshot.entry.cluster()).or_insert(snapshot);
+        // Of equal ones the first stays: they are sorted by date and name.
+        if order(snapshot) > order(latest) {
+            *latest = snapshot;
         }
     }
-    let mut newest: Vec<&Found> = of_each.into_values().collect();
-    newest.sort_by(|one, other| other.entry.age_key().cmp(&one.entry.age_key()));
-    newest
+    let mut all: Vec<&StoredSnapshot> = by_cluster.into_values().collect();
+    all.sort_by(|one, other| other.entry.age_key().cmp(&one.entry.age_key()));
+    all
 }
 
 fn revision(entry: &Entry) -> i64 {
@@ -116,14 +119,11 @@ fn is_candidate(entry: &Entry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{At, Place, Which};
+    use super::super::record::{ArchiveIdentity, Record};
+    use super::super::repository::Repository;
+    use super::super::selector::{RepositoryId, Selection};
     use super::*;
     use crate::archive::manifest::Manifest;
-    use crate::catalog::record::About;
-    use crate::catalog::retention::Policy;
-    use crate::store::local::Local;
-    use std::collections::BTreeMap;
-    use std::rc::Rc;
 
     const NOW: i64 = 1000;
 
@@ -136,38 +136,35 @@ mod tests {
         .unwrap()
     }
 
-    /// Archives of a cluster, with a revision and the hour they are dated, named by their place in the list.
-    fn look(archives: &[(&str, i64, i64)]) -> (tempfile::TempDir, Look) {
+    /// Lists archives, each with a cluster, a revision and the hour of its date. Their names are their indices.
+    fn listing(archives: &[(&str, i64, i64)]) -> (tempfile::TempDir, Listing) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Box::new(Local::open(dir.path()).unwrap().unwrap());
-        let keep = Policy::default();
-        let place = Rc::new(Place { name: None, store, keep, waiting: BTreeMap::new() });
+        let repository = Rc::new(Repository::open_directory(dir.path()).unwrap().unwrap());
         let at = |hour: i64| Timestamp::from_second(hour * 3600).unwrap();
-        let found = |(number, (cluster, revision, hour)): (usize, &(&str, i64, i64))| {
+        let snapshot = |(index, (cluster, revision, hour)): (usize, &(&str, i64, i64))| {
             let manifest = Some(manifest(cluster, *revision, at(*hour)));
-            let record = About::of(1, manifest.as_ref()).record(Ok(None)).0;
-            let (name, store) = (number.to_string(), dir.path().display().to_string());
             let entry = Entry {
-                name,
-                store,
+                name: index.to_string(),
+                store: dir.path().display().to_string(),
                 size: 1,
                 modified: at(0),
+                record: Record::empty(ArchiveIdentity::new(1, manifest.as_ref())),
                 manifest,
                 encrypted_for: Vec::new(),
-                record,
-                unread: None,
-                waits_for: Vec::new(),
+                unreadable: None,
+                pending_uploads: Vec::new(),
             };
-            Found { place: Rc::clone(&place), entry }
+            StoredSnapshot { repository: Rc::clone(&repository), entry }
         };
-        let found = archives.iter().enumerate().map(found).collect();
-        let look = Look { found, places: vec![place], unread: Vec::new(), now: at(NOW) };
-        (dir, look)
+        let snapshots = archives.iter().enumerate().map(snapshot).collect();
+        let listing =
+            Listing { snapshots, repositories: vec![repository], unreadable: Vec::new(), now: at(NOW) };
+        (dir, listing)
     }
 
-    fn wanted(look: &Look) -> Wanted {
-        let at = At::Directory(look.places[0].store.shown().into());
-        Wanted { at: Some(at), which: Which::Latest(String::new()) }
+    fn selector(listing: &Listing) -> Selector {
+        let repository = Some(RepositoryId::Directory(listing.repositories[0].url().into()));
+        Selector { repository, selection: Selection::Latest(String::new()) }
     }
 
     #[test]
@@ -185,10 +182,10 @@ mod tests {
             // Better than none.
             (&[("a", 10, 5000), ("a", 20, 4000)], "1", Some("which is in the future")),
         ] {
-            let (_dir, look) = look(archives);
-            let found = look.latest(&wanted(&look), "").unwrap();
+            let (_dir, listing) = listing(archives);
+            let found = listing.latest(&selector(&listing), "").unwrap();
             assert_eq!(found.entry.name, latest, "{archives:?}");
-            let note = look.passed_over(found);
+            let note = listing.passed_over(found);
             assert_eq!(note.is_some(), noted.is_some(), "{note:?}");
             assert!(noted.is_none_or(|words| note.is_some_and(|note| note.contains(words))), "{archives:?}");
         }
@@ -213,12 +210,12 @@ mod tests {
             (&[("a", 500, 900), ("b", 7, 5000)], Some("b"), "0"),
             (&[("b", 7, 5000), ("c", 7, 900)], Some("b"), "0"),
         ] {
-            let (_dir, look) = look(archives);
-            let found = look.latest_of(&lineage, current, &wanted(&look), "").unwrap();
+            let (_dir, listing) = listing(archives);
+            let found = listing.latest_of(&lineage, current, &selector(&listing), "").unwrap();
             assert_eq!(found.entry.name, latest, "{archives:?} {current:?}");
         }
-        let (_dir, look) = look(&[("d", 1, 900), ("e", 1, 950)]);
-        let refusal = look.latest_of(&lineage, None, &wanted(&look), "").unwrap_err();
+        let (_dir, listing) = listing(&[("d", 1, 900), ("e", 1, 950)]);
+        let refusal = listing.latest_of(&lineage, None, &selector(&listing), "").unwrap_err();
         assert!(refusal.reason.ends_with("the latest of another cluster: 1, 0"), "{refusal}");
     }
 }

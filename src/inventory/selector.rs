@@ -1,82 +1,67 @@
-//! Where archives are, and what an operator types for them: one grammar for every action.
+//! The repositories of this machine, and the words by which operators select archives in them: one grammar for every action.
 //!
-//! Opens only the places that were named: a line that is down must not hinder work on this machine's own directory.
+//! Only the repositories that were named are opened, so a broken connection does not prevent work on the local directory.
 
-use super::{ALL, LATEST};
-use crate::catalog::retention::Policy;
+use super::destinations::Destinations;
+use super::repository::Repository;
+use super::retention::Policy;
+use super::upload;
 use crate::error::Refusal;
-use crate::inventory::upload::{self, Destinations};
-use crate::store::Store;
-use crate::store::local::Local;
+use crate::store::flat_directory::FlatDirectory;
 use anyhow::Result;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// A store that can be read, by the name that operators know it by.
-#[derive(Debug)]
-pub struct Place {
-    /// The destination's name; none of a directory that its path names.
-    pub name: Option<String>,
-    /// The store.
-    pub store: Box<dyn Store>,
-    /// Which archives are to be kept in it.
-    pub keep: Policy,
-    /// Which of its archives, by name, have still to be uploaded, and to which destinations.
-    pub waiting: BTreeMap<String, Vec<String>>,
-}
+/// Selects the newest good archive.
+pub const LATEST: &str = "latest";
+/// Selects all archives.
+pub const ALL: &str = "all";
 
-impl Place {
-    /// What it is called in messages: its name, or its path.
-    pub fn label(&self) -> &str {
-        self.name.as_deref().unwrap_or(self.store.shown())
-    }
-}
-
-/// All places that this machine knows of.
+/// All repositories that this machine knows.
 #[derive(Debug)]
-pub struct Places {
-    /// The directory of this machine that is meant.
+pub struct Repositories {
+    /// The local directory that an action works on.
     pub target: PathBuf,
-    /// Which archives are to be kept there.
+    /// Which archives to keep in it.
     pub keep: Policy,
-    /// The others.
+    /// The other repositories.
     pub destinations: Destinations,
-    /// The time by which dates in the future are recognised.
+    /// The current time, by which dates in the future are recognized.
     pub now: Timestamp,
 }
 
-/// Which place.
+/// Identifies a repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum At {
+pub enum RepositoryId {
     /// A directory of this machine.
     Directory(PathBuf),
     /// The destination of this name.
     Destination(String),
 }
 
-/// What was asked for, one word of it.
+/// One word of a request: which archives of which repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// Where; `None` is everywhere.
-    pub at: Option<At>,
-    /// Which of those that are there.
-    pub which: Which,
+pub struct Selector {
+    /// The repository. `None` selects all of them.
+    pub repository: Option<RepositoryId>,
+    /// Which of its archives.
+    pub selection: Selection,
 }
 
-/// Which archives of a place.
+/// Which archives of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Which {
-    /// All in this folder, which is empty for all there are.
+pub enum Selection {
+    /// All in this folder. An empty folder is the whole repository.
     All(String),
     /// The good one in this folder with the highest revision.
     Latest(String),
-    /// The one of this name, or whose name ends in this after a slash.
+    /// The one of this name, or whose name ends in a slash and this.
     Named(String),
 }
 
-impl Which {
-    fn of(rest: &str) -> Self {
+impl Selection {
+    fn parse(rest: &str) -> Self {
         let (folder, last) = rest.rsplit_once('/').unwrap_or(("", rest));
         match last {
             ALL => Self::All(folder.to_owned()),
@@ -86,117 +71,120 @@ impl Which {
     }
 }
 
-impl Places {
-    /// What `asked` means, which is words with commas between: a name in the target, a path, `DESTINATION/NAME`, or a
-    /// location as the lists show it. In place of a name, `latest` and `all`.
-    pub fn read(&self, asked: &str) -> Result<Vec<Wanted>, Refusal> {
-        if asked.is_empty() {
+impl Repositories {
+    /// Parses words separated by commas. Each is a name in the target, a path, `DESTINATION/NAME`, or a location as lists show it.
+    /// The name may be `latest` or `all`.
+    ///
+    /// # Errors
+    /// Refuses a word that selects nothing, and says what can be typed.
+    pub fn parse(&self, text: &str) -> Result<Vec<Selector>, Refusal> {
+        if text.is_empty() {
             return Err(Refusal::new("no snapshot is named", "give snapshot=NAME"));
         }
-        asked.split(',').map(|word| self.word(word.trim())).collect()
+        text.split(',').map(|word| self.parse_word(word.trim())).collect()
     }
 
-    fn word(&self, word: &str) -> Result<Wanted, Refusal> {
+    fn parse_word(&self, word: &str) -> Result<Selector, Refusal> {
         if word == ALL {
-            return Ok(Wanted { at: None, which: Which::All(String::new()) });
+            return Ok(Selector { repository: None, selection: Selection::All(String::new()) });
         }
-        let (at, rest) = self.place_in(word)?;
+        let (repository, rest) = self.split(word)?;
         if rest.is_empty() {
-            return Err(Refusal::new(format!("{word:?} names no snapshot"), self.how_to_name()));
+            return Err(Refusal::new(format!("{word:?} names no snapshot"), self.help()));
         }
-        Ok(Wanted { at: Some(at), which: Which::of(&rest) })
+        Ok(Selector { repository: Some(repository), selection: Selection::parse(&rest) })
     }
 
-    /// The place that a word names, and the rest of it.
-    fn place_in(&self, word: &str) -> Result<(At, String), Refusal> {
-        if let Some(found) = self.destination_around(word) {
+    /// Splits a word into its repository and the rest.
+    fn split(&self, word: &str) -> Result<(RepositoryId, String), Refusal> {
+        if let Some(found) = self.destination_of_location(word) {
             return Ok(found);
         }
         if word.contains("://") {
-            return Err(Refusal::new(format!("{word} is in no destination"), self.how_to_name()));
+            return Err(Refusal::new(format!("{word} is in no destination"), self.help()));
         }
         if let Some((dir, name)) = word.rsplit_once('/').filter(|_| word.starts_with('/')) {
-            return Ok((At::Directory(Path::new("/").join(dir)), name.to_owned()));
+            return Ok((RepositoryId::Directory(Path::new("/").join(dir)), name.to_owned()));
         }
         match word.split_once('/') {
-            None => Ok((At::Directory(self.target.clone()), word.to_owned())),
+            None => Ok((RepositoryId::Directory(self.target.clone()), word.to_owned())),
             Some((name, rest)) if self.destinations.has(name) => {
-                Ok((At::Destination(name.to_owned()), rest.to_owned()))
+                Ok((RepositoryId::Destination(name.to_owned()), rest.to_owned()))
             }
-            Some(_) => {
-                Err(Refusal::new(format!("{word:?} names no destination and archive"), self.how_to_name()))
-            }
+            Some(_) => Err(Refusal::new(format!("{word:?} names no destination and archive"), self.help())),
         }
     }
 
-    /// The destination that a URL or a path leads into. Where several do, the one that says the most of it: another may have
-    /// the whole bucket.
-    fn destination_around(&self, word: &str) -> Option<(At, String)> {
-        let inside = self.destinations.names().filter_map(|name| {
-            let shown = self.destinations.shown(name).ok()?;
-            let rest = word.strip_prefix(shown.trim_end_matches('/'))?.strip_prefix('/')?;
-            Some((At::Destination(name.to_owned()), rest.to_owned()))
+    /// Finds the destination that a URL or a path leads into. If several do, it is the one with the longest URL, because another
+    /// may be the whole bucket.
+    fn destination_of_location(&self, word: &str) -> Option<(RepositoryId, String)> {
+        let candidates = self.destinations.names().filter_map(|name| {
+            let url = self.destinations.url(name).ok()?;
+            let rest = word.strip_prefix(url.trim_end_matches('/'))?.strip_prefix('/')?;
+            Some((RepositoryId::Destination(name.to_owned()), rest.to_owned()))
         });
-        inside.min_by_key(|(_, rest)| rest.len())
+        candidates.min_by_key(|(_, rest)| rest.len())
     }
 
-    fn how_to_name(&self) -> String {
+    /// Says what can be typed for an archive.
+    fn help(&self) -> String {
+        let target = self.target.display();
         match self.destinations.names().collect::<Vec<_>>().as_slice() {
-            [] => {
-                format!("give a name in {}, or a path; no destination is written down", self.target.display())
-            }
+            [] => format!("give a name in {target}, or a path; no destination is configured"),
             names => format!(
-                "give a name in {}, a path, or DESTINATION/NAME or DESTINATION/latest, where DESTINATION is one of {}",
-                self.target.display(),
+                "give a name in {target}, a path, or DESTINATION/NAME or DESTINATION/latest, where DESTINATION is one of {}",
                 names.join(", ")
             ),
         }
     }
 
-    /// Every place: the target first, the destinations by name.
-    pub fn everywhere(&self) -> Vec<At> {
-        let destinations = self.destinations.names().map(|name| At::Destination(name.to_owned()));
-        std::iter::once(At::Directory(self.target.clone())).chain(destinations).collect()
+    /// Returns all repositories: the target first, the destinations by name.
+    pub fn all(&self) -> Vec<RepositoryId> {
+        let destinations = self.destinations.names().map(|name| RepositoryId::Destination(name.to_owned()));
+        std::iter::once(RepositoryId::Directory(self.target.clone())).chain(destinations).collect()
     }
 
-    /// The places that were named, each once.
-    pub fn named(&self, wanted: &[Wanted]) -> Vec<At> {
-        if wanted.iter().any(|one| one.at.is_none()) {
-            let mut all = self.everywhere();
-            all.extend(wanted.iter().filter_map(|one| one.at.clone()));
-            return once(all);
+    /// Returns the repositories that the selectors name, each once.
+    pub fn selected(&self, selectors: &[Selector]) -> Vec<RepositoryId> {
+        let named = selectors.iter().filter_map(|selector| selector.repository.clone());
+        let all = selectors.iter().any(|selector| selector.repository.is_none());
+        let mut ids = if all { self.all() } else { Vec::new() };
+        ids.extend(named);
+        let mut seen = BTreeSet::new();
+        ids.into_iter().filter(|id| seen.insert(id.clone())).collect()
+    }
+
+    /// Returns which archives to keep in a repository.
+    pub fn keep(&self, id: &RepositoryId) -> Policy {
+        match id {
+            RepositoryId::Directory(dir) if *dir == self.target => self.keep.clone(),
+            RepositoryId::Directory(_) => Policy::default(),
+            RepositoryId::Destination(name) => self.destinations.keep(name).cloned().unwrap_or_default(),
         }
-        once(wanted.iter().filter_map(|one| one.at.clone()).collect())
     }
 
-    /// Which archives are to be kept in a place.
-    pub fn keep(&self, at: &At) -> Policy {
-        match at {
-            At::Directory(dir) if *dir == self.target => self.keep.clone(),
-            At::Directory(_) => Policy::default(),
-            At::Destination(name) => self.destinations.keep(name).cloned().unwrap_or_default(),
-        }
-    }
-
-    /// Opens a place. `None` for a directory of this machine that is not there: nothing is kept in it.
-    pub fn open(&self, at: &At) -> Result<Option<Place>> {
-        let keep = self.keep(at);
-        match at {
-            At::Directory(dir) => {
-                let Some(local) = Local::open(dir)? else { return Ok(None) };
-                let waiting = upload::waiting(local.dir(), |name| self.destinations.has(name))?;
-                Ok(Some(Place { name: None, store: Box::new(local), keep, waiting }))
+    /// Opens a repository. Returns `None` for a directory of this machine that does not exist: it holds no archives.
+    ///
+    /// # Errors
+    /// Fails if the directory, the destination or the upload queue cannot be opened.
+    pub fn open(&self, id: &RepositoryId) -> Result<Option<Repository>> {
+        match id {
+            RepositoryId::Directory(dir) => {
+                let Some(directory) = FlatDirectory::open(dir)? else { return Ok(None) };
+                let is_known = |name: &str| self.destinations.has(name);
+                let pending_uploads = upload::pending_by_archive(directory.dir(), is_known)?;
+                let mut repository = Repository::new(None, Box::new(directory));
+                repository.keep = self.keep(id);
+                repository.pending_uploads = pending_uploads;
+                Ok(Some(repository))
             }
-            At::Destination(name) => {
-                let store = self.destinations.open(name)?;
-                Ok(Some(Place { name: Some(name.clone()), store, keep, waiting: BTreeMap::new() }))
-            }
+            RepositoryId::Destination(name) => self.destinations.open(name).map(Some),
         }
     }
 }
 
-impl At {
-    /// What it is called in messages.
+impl RepositoryId {
+    /// Returns what the repository is called in messages.
     pub fn label(&self) -> String {
         match self {
             Self::Directory(dir) => dir.display().to_string(),
@@ -204,83 +192,74 @@ impl At {
         }
     }
 
-    /// Whether this is it.
-    pub fn is(&self, place: &Place) -> bool {
-        match (self, &place.name) {
-            (Self::Directory(dir), None) => dir == Path::new(place.store.shown()),
+    /// Returns whether this identifies `repository`.
+    pub fn is(&self, repository: &Repository) -> bool {
+        match (self, &repository.name) {
+            (Self::Directory(dir), None) => dir == Path::new(repository.url()),
             (Self::Destination(name), Some(known)) => name == known,
             _ => false,
         }
     }
 }
 
-/// Each once, in the order in which they come.
-fn once(all: Vec<At>) -> Vec<At> {
-    let mut seen = std::collections::BTreeSet::new();
-    all.into_iter().filter(|at| seen.insert(at.clone())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Settings;
-    use crate::store::s3::FromEnvironment;
+    use crate::store::s3::S3Environment;
     use crate::system::clock::Clock;
 
-    fn places() -> Places {
-        let text = "destinations:\n  offsite: {s3: {bucket: b, folder: etcd}}\n  whole: {s3: {bucket: b}}\n  \
+    fn repositories() -> Repositories {
+        let text = "offsite: {s3: {bucket: b, folder: etcd}}\nwhole: {s3: {bucket: b}}\n\
                     nfs: {directory: /mnt/nfs/etcd}\n";
-        let all = Settings::parse(text).unwrap().destinations;
-        Places {
+        let all = serde_yaml::from_str(text).unwrap();
+        let clock = Clock::at(Timestamp::UNIX_EPOCH);
+        Repositories {
             target: PathBuf::from("/snapshots"),
             keep: Policy::default(),
-            destinations: Destinations::new(
-                all,
-                FromEnvironment::default(),
-                Clock::at(Timestamp::UNIX_EPOCH),
-            ),
+            destinations: Destinations::new(all, S3Environment::default(), clock),
             now: Timestamp::UNIX_EPOCH,
         }
     }
 
     #[test]
-    fn a_word_says_where_and_which() {
-        let places = places();
-        let dir = |path: &str| At::Directory(PathBuf::from(path));
-        let to = |name: &str| At::Destination(name.to_owned());
-        let named = |name: &str| Which::Named(name.to_owned());
-        for (word, at, which) in [
+    fn a_word_selects_archives_of_a_repository() {
+        let repositories = repositories();
+        let dir = |path: &str| RepositoryId::Directory(PathBuf::from(path));
+        let to = |name: &str| RepositoryId::Destination(name.to_owned());
+        let named = |name: &str| Selection::Named(name.to_owned());
+        for (word, repository, selection) in [
             ("a.tar.gz", dir("/snapshots"), named("a.tar.gz")),
-            ("latest", dir("/snapshots"), Which::Latest(String::new())),
+            ("latest", dir("/snapshots"), Selection::Latest(String::new())),
             ("/other/a.tar.gz", dir("/other"), named("a.tar.gz")),
             ("/a.tar.gz", dir("/"), named("a.tar.gz")),
             ("offsite/a.tar.gz", to("offsite"), named("a.tar.gz")),
             ("offsite/c/u/a.tar.gz", to("offsite"), named("c/u/a.tar.gz")),
-            ("offsite/c/u/latest", to("offsite"), Which::Latest("c/u".to_owned())),
-            ("nfs/all", to("nfs"), Which::All(String::new())),
+            ("offsite/c/u/latest", to("offsite"), Selection::Latest("c/u".to_owned())),
+            ("nfs/all", to("nfs"), Selection::All(String::new())),
             ("s3://b/etcd/c/u/a.tar.gz", to("offsite"), named("c/u/a.tar.gz")),
             ("s3://b/other/a.tar.gz", to("whole"), named("other/a.tar.gz")),
             ("/mnt/nfs/etcd/c/u/a.tar.gz", to("nfs"), named("c/u/a.tar.gz")),
         ] {
-            assert_eq!(places.read(word).unwrap(), [Wanted { at: Some(at), which }], "{word}");
+            let repository = Some(repository);
+            assert_eq!(repositories.parse(word).unwrap(), [Selector { repository, selection }], "{word}");
         }
-        let all = places.read("all").unwrap();
-        assert_eq!(places.named(&all).len(), 4);
-        let several = places.read("a.tar.gz, offsite/latest,b.tar.gz").unwrap();
-        assert_eq!(places.named(&several), [dir("/snapshots"), to("offsite")]);
+        let all = repositories.parse("all").unwrap();
+        assert_eq!(repositories.selected(&all).len(), 4);
+        let several = repositories.parse("a.tar.gz, offsite/latest,b.tar.gz").unwrap();
+        assert_eq!(repositories.selected(&several), [dir("/snapshots"), to("offsite")]);
     }
 
     #[test]
-    fn a_word_that_says_nothing_is_told_how_to_name_one() {
-        for (word, why) in [
+    fn refuses_a_word_that_selects_nothing() {
+        for (word, reason) in [
             ("", "no snapshot is named"),
             ("nowhere/latest", "names no destination"),
             ("s3://other/x", "is in no destination"),
             ("offsite/", "names no snapshot"),
             ("a,,b", "names no snapshot"),
         ] {
-            let refusal = places().read(word).unwrap_err().to_string();
-            assert!(refusal.contains(why), "{word}: {refusal}");
+            let refusal = repositories().parse(word).unwrap_err().to_string();
+            assert!(refusal.contains(reason), "{word}: {refusal}");
         }
     }
 }

@@ -2,39 +2,39 @@
 //!
 //! Must never call an archive damaged because something else failed: a disk or a network.
 
-use super::Found;
+use super::entry::Entry;
+use super::listing::StoredSnapshot;
+use super::sidecar::{Sidecar, is_encrypted, sidecar_name};
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, Recorded};
 use crate::archive::{self, Contents, UnpackOptions};
-use crate::catalog::entry::Entry;
-use crate::catalog::outside::{Outside, is_encrypted, outside_name};
 use crate::progress::Sink;
 use crate::system::digest::sha256_of;
 use anyhow::{Context, Result, ensure};
 use std::io::{self, Read, Write};
 
 /// The manifest file next to an encrypted archive has less than two kilobytes.
-const LONGEST_OUTSIDE: u64 = 64 << 10;
+const MAX_SIDECAR: u64 = 64 << 10;
 
 /// Unpacks all of `found` into `out`.
 ///
 /// # Errors
 /// Those of [`archive::unpack`].
 pub fn unpack(
-    found: &Found,
+    snapshot: &StoredSnapshot,
     out: &mut dyn Write,
     limits: &UnpackOptions<'_>,
-    tell: Sink<'_>,
+    progress: Sink<'_>,
 ) -> Result<Contents> {
-    let (entry, shown) = (&found.entry, found.entry.location());
-    must_open(found, limits.identities)?;
+    let (entry, location) = (&snapshot.entry, snapshot.entry.location());
+    must_open(snapshot, limits.identities)?;
     let limits = UnpackOptions { encrypted_for: &entry.encrypted_for, ..*limits };
-    archive::unpack(found.place.store.read(&entry.name)?, entry.size, &shown, out, &limits, tell)
+    archive::unpack(snapshot.repository.read(&entry.name)?, entry.size, &location, out, &limits, progress)
 }
 
 /// Refuses an encrypted archive where there is nothing to open it with, before a byte of it is fetched.
-pub fn must_open(found: &Found, identities: Option<&Identities>) -> Result<()> {
-    let entry = &found.entry;
+pub fn must_open(snapshot: &StoredSnapshot, identities: Option<&Identities>) -> Result<()> {
+    let entry = &snapshot.entry;
     match identities {
         None if is_encrypted(&entry.name) => {
             Err(archive::no_identity_given(&entry.location(), &entry.encrypted_for))
@@ -50,10 +50,10 @@ pub fn was_verified_as(entry: &Entry, sha256: &str) -> Result<(), Damaged> {
 }
 
 /// Compares the SHA-256 of an archive with all that are recorded of it. The inner error is the first that differs.
-pub(super) fn compare(found: &Found, sha256: &str) -> Result<Result<Vec<Recorded>, Damage>> {
-    let entry = &found.entry;
+pub(super) fn compare(snapshot: &StoredSnapshot, sha256: &str) -> Result<Result<Vec<Recorded>, Damage>> {
+    let entry = &snapshot.entry;
     let next_to_it = match &entry.manifest {
-        Some(_) if is_encrypted(&entry.name) => Some((Recorded::Sidecar, outside(found)?.sha256)),
+        Some(_) if is_encrypted(&entry.name) => Some((Recorded::Sidecar, sidecar(snapshot)?.sha256)),
         _ => None,
     };
     let known = entry.record.sha256.as_ref().map(|known| (Recorded::Record, known.clone()));
@@ -73,10 +73,10 @@ fn compared(
 }
 
 /// The SHA-256 of all bytes of an archive, in hex.
-pub(super) fn hash(found: &Found) -> Result<String> {
-    let entry = &found.entry;
+pub(super) fn hash(snapshot: &StoredSnapshot) -> Result<String> {
+    let entry = &snapshot.entry;
     let reading = || format!("reading {}", entry.location());
-    let mut source = Counted { source: found.place.store.read(&entry.name)?, read: 0 };
+    let mut source = Counted { source: snapshot.repository.read(&entry.name)?, read: 0 };
     let sha256 = sha256_of(&mut source).with_context(reading)?;
     let read = source.read;
     ensure!(read == entry.size, "{}: it ended after {read} of {} bytes", reading(), entry.size);
@@ -84,13 +84,13 @@ pub(super) fn hash(found: &Found) -> Result<String> {
 }
 
 /// The manifest file next to an encrypted archive.
-pub(super) fn outside(found: &Found) -> Result<Outside> {
-    let entry = &found.entry;
-    let name = outside_name(&entry.name);
+pub(super) fn sidecar(snapshot: &StoredSnapshot) -> Result<Sidecar> {
+    let entry = &snapshot.entry;
+    let name = sidecar_name(&entry.name);
     let mut bytes = Vec::new();
-    let source = found.place.store.read(&name)?;
-    source.take(LONGEST_OUTSIDE).read_to_end(&mut bytes).with_context(|| format!("reading {name}"))?;
-    Outside::of(&entry.name, entry.size, &bytes)
+    let source = snapshot.repository.read(&name)?;
+    source.take(MAX_SIDECAR).read_to_end(&mut bytes).with_context(|| format!("reading {name}"))?;
+    Sidecar::parse_for(&entry.name, entry.size, &bytes)
         .with_context(|| format!("{name} does not describe {}", entry.location()))
 }
 

@@ -3,14 +3,14 @@
 //!
 //! Must never call an archive damaged because something else failed: a disk that is full, a network that is down, a program.
 
+use super::entry::Entry;
+use super::listing::StoredSnapshot;
+use super::unpack;
 use super::verdict::{Intact, Missing, Unsound, Verdict, Verified};
-use super::versions::admit_drill;
-use super::{Found, unpack};
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, ManifestFault};
 use crate::archive::manifest::NewerFormat;
 use crate::archive::{self, CannotDecrypt, Contents, NotASnapshot, UnpackOptions};
-use crate::catalog::entry::Entry;
 use crate::error::Refusal;
 use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
 use crate::etcd::etcdutl::{self, MEMBER_OVERHEAD, RestoreOptions};
@@ -31,9 +31,9 @@ use std::cell::Cell;
 const DRILL: &str = "drill";
 const PEER_URL: &str = "http://localhost:2380";
 
-/// How to verify.
+/// VerifyOptions to verify.
 #[derive(Debug, Clone, Copy)]
-pub struct How<'a> {
+pub struct VerifyOptions<'a> {
     /// Whether a throw-away etcd is booted on it, and what that shows compared with the manifest.
     pub drill: bool,
     /// What opens an archive that is encrypted.
@@ -44,34 +44,41 @@ pub struct How<'a> {
 
 /// What verifying an archive gave.
 #[derive(Debug)]
-pub struct Checked {
+pub struct VerifyOutcome {
     /// The verdict.
     pub verdict: Verdict,
     /// Why the verdict could not be recorded, if it could not.
-    pub unrecorded: Option<anyhow::Error>,
+    pub record_error: Option<anyhow::Error>,
 }
 
 /// Verifies the archive and notes the outcome in its record. `work` is where it is unpacked meanwhile.
 ///
 /// # Errors
 /// The archive could not be read or checked: nothing is known of it that was not known before, and nothing is recorded.
-pub fn verify(found: &Found, site: &Site, work: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Checked> {
+pub fn verify(
+    snapshot: &StoredSnapshot,
+    site: &Site,
+    work: &Dir,
+    options: &VerifyOptions<'_>,
+    progress: Sink<'_>,
+) -> Result<VerifyOutcome> {
     let stage = Stage::make(work)?;
-    tell(Progress::Step(&format!("verifying {}", found.named())));
-    let verdict = examine(found, site, stage.dir(), how, tell)?.after(found.entry.record.damage.as_ref());
-    let unrecorded = record(found, &verdict, how.now).err();
-    Ok(Checked { verdict, unrecorded })
+    progress(Progress::Step(&format!("verifying {}", snapshot.selector())));
+    let verdict =
+        examine(snapshot, site, stage.dir(), options, progress)?.after(snapshot.entry.record.damage.as_ref());
+    let record_error = record(snapshot, &verdict, options.now).err();
+    Ok(VerifyOutcome { verdict, record_error })
 }
 
 /// Notes a verdict in the archive's record.
-fn record(found: &Found, verdict: &Verdict, now: Timestamp) -> Result<()> {
-    let Found { place, entry } = found;
+fn record(snapshot: &StoredSnapshot, verdict: &Verdict, now: Timestamp) -> Result<()> {
+    let StoredSnapshot { repository, entry } = snapshot;
     match verdict {
         Verdict::Verified(verified) => {
             let Verified { contents, drilled } = &**verified;
-            // To the second, as the manifest has its time.
+            // Whole seconds, as in the manifest.
             let now = Timestamp::from_second(now.as_second())?;
-            place.store.note(entry, &|record| {
+            repository.update_record(entry, &|record| {
                 record.sha256 = Some(contents.sha256.clone());
                 record.verified = Some(now);
                 record.damage = None;
@@ -80,30 +87,61 @@ fn record(found: &Found, verdict: &Verdict, now: Timestamp) -> Result<()> {
         }
         // A check refuted the damage that was found earlier.
         Verdict::Intact(_) if entry.record.damage.is_some() => {
-            place.store.note(entry, &|record| record.damage = None)
+            repository.update_record(entry, &|record| record.damage = None)
         }
-        // Nothing was ever claimed of a file that another tool made, unless we verified it.
+        // A file of another tool was never promised to be an archive, unless it was verified.
         Verdict::Damaged(damage)
             if entry.record.damage.as_ref() != Some(damage)
                 && (entry.manifest.is_some() || entry.record.verified.is_some()) =>
         {
-            place.store.note(entry, &|record| record.damage = Some(damage.clone()))
+            repository.update_record(entry, &|record| record.damage = Some(damage.clone()))
         }
         Verdict::Intact(_) | Verdict::Damaged(_) => Ok(()),
     }
 }
 
+/// Refuses etcd programs that can verify no archive or, with `drill`, boot none.
+///
+/// # Errors
+/// Fails if a program does not run, or prints no version.
+pub fn admit_programs(site: &Site, drill: bool) -> Result<()> {
+    site.tools.check_can_read_snapshots()?;
+    if drill {
+        site.program_source().check_same_minor(&site.tools.versions()?)?;
+    }
+    Ok(())
+}
+
+/// Refuses to boot the snapshot in `stage` if it comes from a newer etcd than this machine has. That says nothing about the
+/// archive.
+fn admit_drill(site: &Site, stage: &Dir) -> Result<()> {
+    let Some(etcd) = site.tools.versions()?.etcd else { return Ok(()) };
+    let data = Backend::open(&stage.handle(archive::DB))?.versions()?;
+    let Some(data) = data.too_new_for(&etcd.version) else { return Ok(()) };
+    Err(Refusal::new(
+        format!("it comes from etcd {data}, and {etcd}: only etcd {data} or later can be booted on it"),
+        format!("drill it on a machine with etcd {data}, or verify it with drill=false"),
+    )
+    .into())
+}
+
 /// Reads all of the archive into `stage`, and runs every check on it.
-fn examine(found: &Found, site: &Site, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Verdict> {
-    let contents = match read(found, stage, how, tell)? {
+fn examine(
+    snapshot: &StoredSnapshot,
+    site: &Site,
+    stage: &Dir,
+    options: &VerifyOptions<'_>,
+    progress: Sink<'_>,
+) -> Result<Verdict> {
+    let contents = match read(snapshot, stage, options, progress)? {
         Reading::Contents(contents) => *contents,
-        Reading::Closed(missing) => return unopened(found, missing),
+        Reading::Closed(missing) => return unopened(snapshot, missing),
         Reading::Damaged(damage) => return Ok(Verdict::Damaged(damage)),
     };
-    if let Some(damage) = fault_of(&found.entry, &contents, stage)? {
+    if let Some(damage) = fault_of(&snapshot.entry, &contents, stage)? {
         return Ok(Verdict::Damaged(damage));
     }
-    let recorded = match unpack::compare(found, &contents.sha256)? {
+    let recorded = match unpack::compare(snapshot, &contents.sha256)? {
         Ok(recorded) => recorded,
         Err(damage) => return Ok(Verdict::Damaged(damage)),
     };
@@ -113,11 +151,11 @@ fn examine(found: &Found, site: &Site, stage: &Dir, how: &How<'_>, tell: Sink<'_
     if contents.db.trailer == Trailer::Missing {
         return Ok(Verdict::Intact(Intact { missing: Missing::Trailer, sha256: contents.sha256, recorded }));
     }
-    if !how.drill {
+    if !options.drill {
         return Ok(Verdict::Verified(Verified { contents, drilled: None }.into()));
     }
     admit_drill(site, stage)?;
-    match rehearse(site, stage, &contents, tell) {
+    match rehearse(site, stage, &contents, progress) {
         Ok(shown) => Ok(Verdict::Verified(Verified { contents, drilled: Some(shown) }.into())),
         Err(error) if error.is::<Unsound>() => {
             Ok(Verdict::Damaged(Damage::Drill { detail: error.root_cause().to_string() }))
@@ -137,15 +175,21 @@ enum Reading {
 }
 
 /// Unpacks all of it into `stage`.
-fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Reading> {
+fn read(
+    snapshot: &StoredSnapshot,
+    stage: &Dir,
+    options: &VerifyOptions<'_>,
+    progress: Sink<'_>,
+) -> Result<Reading> {
     let short_of_room = Cell::new(None);
     let room_for = |size: u64| {
-        let needed = if how.drill { size.saturating_mul(3).saturating_add(MEMBER_OVERHEAD) } else { size };
+        let needed =
+            if options.drill { size.saturating_mul(3).saturating_add(MEMBER_OVERHEAD) } else { size };
         let next = "make room there, or name another directory with target=DIR";
         need(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
             .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
     };
-    let identities = how.identities;
+    let identities = options.identities;
     let limits = UnpackOptions {
         check_space: &room_for,
         allow_bare: true,
@@ -154,7 +198,7 @@ fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Rea
         on_database: &|_| (),
     };
     let mut out = stage.create(archive::DB)?;
-    let error = match unpack(found, &mut out, &limits, tell) {
+    let error = match unpack(snapshot, &mut out, &limits, progress) {
         Ok(contents) => return Ok(Reading::Contents(contents.into())),
         Err(error) => error,
     };
@@ -170,9 +214,10 @@ fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Rea
     match error.downcast::<Damaged>() {
         Ok(damaged) => Ok(Reading::Damaged(damaged.damage)),
         // Its manifest shows that it was a snapshot.
-        Err(error) if found.entry.manifest.is_some() && error.is::<NotASnapshot>() => {
+        Err(error) if snapshot.entry.manifest.is_some() && error.is::<NotASnapshot>() => {
             let refusal = error.downcast::<Refusal>()?;
-            let detail = refusal.reason.trim_start_matches(&found.entry.location()).trim_start().to_owned();
+            let detail =
+                refusal.reason.trim_start_matches(&snapshot.entry.location()).trim_start().to_owned();
             Ok(Reading::Damaged(Damage::Format { detail }))
         }
         Err(error) => Err(error),
@@ -180,12 +225,12 @@ fn read(found: &Found, stage: &Dir, how: &How<'_>, tell: Sink<'_>) -> Result<Rea
 }
 
 /// The verdict on an archive of which only the bytes can be read.
-fn unopened(found: &Found, missing: Missing) -> Result<Verdict> {
-    if let Some(why) = &found.entry.unread {
+fn unopened(snapshot: &StoredSnapshot, missing: Missing) -> Result<Verdict> {
+    if let Some(why) = &snapshot.entry.unreadable {
         bail!("{why}");
     }
-    let sha256 = unpack::hash(found)?;
-    Ok(match unpack::compare(found, &sha256)? {
+    let sha256 = unpack::hash(snapshot)?;
+    Ok(match unpack::compare(snapshot, &sha256)? {
         Ok(recorded) => Verdict::Intact(Intact { missing, sha256, recorded }),
         Err(damage) => Verdict::Damaged(damage),
     })
@@ -230,8 +275,8 @@ fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Da
 const NOT_ETCD: &str = "holds a database that is not etcd's";
 
 /// Restores the unpacked snapshot in `stage` and boots it, heard by nobody.
-fn rehearse(site: &Site, stage: &Dir, contents: &Contents, tell: Sink<'_>) -> Result<Expected> {
-    tell(Progress::Step("booting a throw-away etcd on it"));
+fn rehearse(site: &Site, stage: &Dir, contents: &Contents, progress: Sink<'_>) -> Result<Expected> {
+    progress(Progress::Step("booting a throw-away etcd on it"));
     let shown = boot(site, stage).context("the drill")?;
     shown.must_match(contents.manifest.as_ref()).context("the drill").context(Unsound)?;
     Ok(shown)
@@ -249,14 +294,13 @@ fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::{ArchiveIdentity, Record};
+    use super::super::repository::Repository;
     use super::*;
     use crate::archive::manifest::Manifest;
-    use crate::catalog::record::{About, Record};
-    use crate::catalog::retention::Policy;
-    use crate::inventory::Place;
-    use crate::store::{Removed, Store};
+    use crate::store::{Blob, BlobStore, Deletion, ErrorScope};
+    use crate::system::lock::Lock;
     use anyhow::bail;
-    use std::collections::{BTreeMap, BTreeSet};
     use std::fs::File;
     use std::io::{self, Read};
     use std::rc::Rc;
@@ -266,44 +310,60 @@ mod tests {
 
     /// A store whose connection breaks after the first bytes of every archive.
     #[derive(Debug)]
-    struct Broken;
+    struct BrokenStore;
 
-    impl Store for Broken {
-        fn shown(&self) -> &str {
+    impl BlobStore for BrokenStore {
+        fn url(&self) -> &str {
             "s3://bucket"
         }
 
-        fn entries(&self) -> Result<Vec<Entry>> {
-            bail!("not asked")
+        fn list(&self, _: &str) -> Result<Vec<Blob>> {
+            bail!("not expected")
         }
 
-        fn names(&self) -> Result<BTreeSet<String>> {
-            bail!("not asked")
+        fn head(&self, _: &str) -> Result<Option<Blob>> {
+            bail!("not expected")
         }
 
-        fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
+        fn get(&self, name: &str) -> Result<Box<dyn Read + Send>> {
             if name == FORBIDDEN {
                 return Err(Refusal::new("the credentials file cannot be read", "chmod it").into());
             }
-            Ok(Box::new([0x1f, 0x8b, 8, 0].as_slice().chain(Reset)))
+            Ok(Box::new([0x1f, 0x8b, 8, 0].as_slice().chain(BrokenConnection)))
         }
 
-        fn put(&self, _: &str, _: &File, _: &str, _: Sink<'_>) -> Result<()> {
-            bail!("not asked")
+        fn get_range(&self, _: &Blob, _: u64, _: u64) -> Result<Vec<u8>> {
+            bail!("not expected")
         }
 
-        fn note(&self, _: &Entry, _: &dyn Fn(&mut Record)) -> Result<()> {
-            bail!("not asked")
+        fn put_if_absent(&self, _: &str, _: &File, _: &str, _: Sink<'_>) -> Result<()> {
+            bail!("not expected")
         }
 
-        fn delete(&self, _: &Entry) -> Result<Removed> {
-            bail!("not asked")
+        fn replace_small(&self, _: &str, _: &[u8]) -> Result<()> {
+            bail!("not expected")
+        }
+
+        fn delete(&self, _: &Blob) -> Result<Deletion> {
+            bail!("not expected")
+        }
+
+        fn delete_small(&self, _: &str) -> Result<()> {
+            bail!("not expected")
+        }
+
+        fn lock(&self, _: &str) -> Result<Option<Lock>> {
+            Ok(None)
+        }
+
+        fn error_scope(&self, _: &anyhow::Error) -> ErrorScope {
+            ErrorScope::Store
         }
     }
 
-    struct Reset;
+    struct BrokenConnection;
 
-    impl Read for Reset {
+    impl Read for BrokenConnection {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
             Err(io::Error::other("connection reset by peer"))
         }
@@ -313,39 +373,37 @@ mod tests {
     fn a_network_or_a_login_that_fails_is_not_damage() {
         let entry = Entry {
             name: "a.tar.gz".to_owned(),
-            store: Broken.shown().to_owned(),
+            store: BrokenStore.url().to_owned(),
             size: 9000,
             modified: Timestamp::UNIX_EPOCH,
             manifest: None,
             encrypted_for: Vec::new(),
-            record: About::of(9000, None).record(Ok(None)).0,
-            unread: None,
-            waits_for: Vec::new(),
+            record: Record::empty(ArchiveIdentity::new(9000, None)),
+            unreadable: None,
+            pending_uploads: Vec::new(),
         };
         let dir = tempfile::tempdir().unwrap();
         let stage = Dir::open(dir.path()).unwrap();
-        let name = Some("offsite".to_owned());
-        let (keep, waiting) = (Policy::default(), BTreeMap::new());
-        let place = Place { name, store: Box::new(Broken), keep, waiting };
-        let mut found = Found { place: Rc::new(place), entry };
-        let how = How { drill: false, identities: None, now: Timestamp::UNIX_EPOCH };
-        let error = read(&found, &stage, &how, &mut |_| ()).err().unwrap();
+        let repository = Rc::new(Repository::new(Some("offsite".to_owned()), Box::new(BrokenStore)));
+        let mut snapshot = StoredSnapshot { repository, entry };
+        let options = VerifyOptions { drill: false, identities: None, now: Timestamp::UNIX_EPOCH };
+        let error = read(&snapshot, &stage, &options, &mut |_| ()).err().unwrap();
         assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz: connection reset by peer");
-        // A login that is refused says nothing of an archive, though it has a manifest of ours.
+        // A refused login says nothing about an archive, even if the archive has a manifest of ours.
         let fields = ["taken", "etcd_version", "cluster_id", "member_id", "member_name", "db_sha256"];
         let texts: Vec<String> = fields.iter().map(|field| format!("\"{field}\": \"x\"")).collect();
         let numbers =
             "\"format\": 1, \"member_count\": 1, \"revision\": 1, \"total_keys\": 1, \"db_size\": 1";
         let manifest = Manifest::parse(format!("{{{}, {numbers}}}", texts.join(", ")).as_bytes()).unwrap();
-        let entry = Entry { name: FORBIDDEN.to_owned(), manifest: Some(manifest), ..found.entry.clone() };
-        let forbidden = Found { place: Rc::clone(&found.place), entry };
+        let entry = Entry { name: FORBIDDEN.to_owned(), manifest: Some(manifest), ..snapshot.entry.clone() };
+        let forbidden = StoredSnapshot { repository: Rc::clone(&snapshot.repository), entry };
         stage.remove_file(archive::DB).unwrap();
-        let error = read(&forbidden, &stage, &how, &mut |_| ()).err().unwrap();
+        let error = read(&forbidden, &stage, &options, &mut |_| ()).err().unwrap();
         assert!(error.is::<Refusal>(), "{error:#}");
         // Nor does a connection that breaks while only the bytes are compared.
-        found.entry.name += ".age";
+        snapshot.entry.name += ".age";
         let missing = Missing::Version(NewerFormat(9));
-        let error = unopened(&found, missing).unwrap_err();
+        let error = unopened(&snapshot, missing).unwrap_err();
         assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz.age: connection reset by peer");
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::exchange::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
-use crate::inventory::Found;
+use crate::inventory::StoredSnapshot;
 use crate::progress::{Progress, Sink};
 use crate::snapshot;
 use crate::store::stage::sweep;
@@ -79,7 +79,7 @@ pub enum Source {
         may_be_bare: bool,
     },
     /// An archive in a store, which streams out of it into the stage.
-    Kept(Box<Found>),
+    Kept(Box<StoredSnapshot>),
 }
 
 impl Source {

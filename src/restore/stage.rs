@@ -7,7 +7,6 @@ use super::facts::{Facts, Old};
 use super::{Request, Source};
 use crate::archive::damage::{Damage, Damaged};
 use crate::archive::{self, Contents, UnpackOptions};
-use crate::catalog::outside::{Outside, outside_name};
 use crate::error::Refusal;
 use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
 use crate::etcd::etcdutl::{self, MEMBER_OVERHEAD, RestoreOptions};
@@ -17,6 +16,7 @@ use crate::etcd::site::Site;
 use crate::etcd::trailer::Trailer;
 use crate::etcd::wal;
 use crate::exchange::{Beside, BootCopy, DataDir, Expected, MEMBER};
+use crate::inventory::sidecar::{Sidecar, sidecar_name};
 use crate::inventory::{self, unpack, was_verified_as};
 use crate::progress::Sink;
 use crate::snapshot;
@@ -332,9 +332,9 @@ fn encrypted_for(source: &Source) -> Vec<String> {
     match source {
         Source::Kept(found) => found.entry.encrypted_for.clone(),
         Source::File { path, .. } => {
-            let outside = read_small_file(Path::new(&outside_name(&path.display().to_string()))).ok();
-            let outside = outside.and_then(|bytes| Outside::parse(&bytes).ok());
-            outside.map(|outside| outside.encrypted_for).unwrap_or_default()
+            let sidecar = read_small_file(Path::new(&sidecar_name(&path.display().to_string()))).ok();
+            let sidecar = sidecar.and_then(|bytes| Sidecar::parse(&bytes).ok());
+            sidecar.map(|sidecar| sidecar.encrypted_for).unwrap_or_default()
         }
     }
 }

@@ -4,15 +4,13 @@
 
 mod overlap;
 
-pub use overlap::same_place;
+pub use crate::inventory::destinations::{Destination, Location};
 
 use crate::archive::age::Recipient;
-use crate::catalog::retention::Policy;
 use crate::error::Refusal;
+use crate::inventory::retention::Policy;
 use crate::schedule::Hooks;
 use crate::schedule::Schedule;
-use crate::store::folders;
-use crate::store::s3::Description;
 use crate::system::durable::read_small_text;
 use crate::system::trust;
 use anyhow::{Result, bail};
@@ -53,51 +51,6 @@ pub struct Settings {
     /// Whom every archive is encrypted for. In clear where there is nobody.
     #[serde(default)]
     pub encrypt_to: Vec<Recipient>,
-}
-
-/// One place to keep archives in.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(try_from = "Written")]
-pub struct Destination {
-    /// Where it is.
-    pub location: Location,
-    /// Which archives to keep there.
-    pub keep: Policy,
-}
-
-/// Where a destination is.
-#[derive(Debug, Clone)]
-pub enum Location {
-    /// On a server.
-    Bucket(Box<Description>),
-    /// On a disk, as a rule another machine's.
-    Directory(folders::Description),
-}
-
-/// A destination as it is written.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-struct Written {
-    s3: Option<Box<Description>>,
-    directory: Option<PathBuf>,
-    mount: Option<PathBuf>,
-    #[serde(default)]
-    keep: Policy,
-}
-
-impl TryFrom<Written> for Destination {
-    type Error = &'static str;
-
-    fn try_from(written: Written) -> Result<Self, Self::Error> {
-        let Written { s3, directory, mount, keep } = written;
-        let location = match (s3, directory) {
-            (Some(_), None) if mount.is_some() => return Err("mount goes with directory alone"),
-            (Some(s3), None) => Location::Bucket(s3),
-            (None, Some(directory)) => Location::Directory(folders::Description { directory, mount }),
-            _ => return Err("a destination has either s3 or directory"),
-        };
-        Ok(Self { location, keep })
-    }
 }
 
 impl Settings {
@@ -217,7 +170,7 @@ mod tests {
             ("destination: {}", 0o600, "unknown field `destination`"),
             ("destinations: {a: {}}", 0o600, "either s3 or directory"),
             ("destinations: {a: {directory: /d, s3: {bucket: b}}}", 0o600, "either s3 or directory"),
-            ("destinations: {a: {s3: {bucket: b}, mount: /m}}", 0o600, "mount goes with directory"),
+            ("destinations: {a: {s3: {bucket: b}, mount: /m}}", 0o600, "mount is only used with directory"),
             ("destinations: {a: {directory: /d, keep: {latest: 7}}}", 0o600, "unknown field `latest`"),
             ("keep: {within: 30}", 0o600, "within is \"30\""),
             ("keep: {max-size: 50GB}", 0o600, "such as 50G"),

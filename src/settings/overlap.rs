@@ -3,8 +3,8 @@
 //! One in a folder of another is harmless, because each sees only `CLUSTER/MEMBER/NAME` right under its own folder. Must never
 //! ask the network or a disk: settings are read on the worst day too.
 
-use super::{Destination, Location};
 use crate::error::Refusal;
+use crate::inventory::destinations::{Destination, Location, same_place};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
@@ -13,20 +13,10 @@ pub(super) fn check(destinations: &BTreeMap<String, Destination>) -> Result<(), 
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (name, destination) in destinations {
         if let Some(other) = seen.insert(identity(&destination.location), name) {
-            return Err(same_place(other, name, &shown(&destination.location)));
+            return Err(same_place(other, name, &destination.location.url()));
         }
     }
     Ok(())
-}
-
-/// Two destinations that are the same place.
-pub fn same_place(one: &str, other: &str, shown: &str) -> Refusal {
-    Refusal::new(
-        format!(
-            "destinations {one} and {other} are the same place, {shown}: the rules of each would delete what the other keeps"
-        ),
-        "give one of them a folder of its own, or remove it from the settings",
-    )
 }
 
 /// Refuses a target whose archives a directory among `destinations` takes for its own, or that is a destination itself.
@@ -55,13 +45,6 @@ pub(super) fn check_target(
         }
     }
     Ok(())
-}
-
-fn shown(at: &Location) -> String {
-    match at {
-        Location::Bucket(described) => described.shown(),
-        Location::Directory(described) => described.shown(),
-    }
 }
 
 /// What two descriptions of one place have in common.

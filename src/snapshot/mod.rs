@@ -9,15 +9,15 @@ use crate::archive::Effort;
 use crate::archive::age::Recipient;
 use crate::archive::manifest::Manifest;
 use crate::archive::name::archive_name;
-use crate::catalog::outside::{Outside, encrypted_name};
 use crate::error::Refusal;
 use crate::etcd::client::Client;
 use crate::etcd::member::Member;
 use crate::etcd::sandbox::BootedCopy;
 use crate::etcd::tools::Tools;
+use crate::inventory::sidecar::{Sidecar, encrypted_name, sidecar_name};
 use crate::progress::{Progress, Sink};
 use crate::store::directory::Approach;
-use crate::store::stage::Stage;
+use crate::store::stage::{Companion, Stage};
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
@@ -85,9 +85,9 @@ pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, tell: Sink<'_
     let (packed, manifest) = flow.run(tell)?;
     interrupt::check()?;
     let recipients: Vec<String> = request.encrypt_to.iter().map(ToString::to_string).collect();
-    let outside = (!recipients.is_empty())
-        .then(|| Outside::new(packed.size, packed.sha256.clone(), recipients.clone(), manifest.clone()));
-    let path = publish(&target, &stage, outside.as_ref(), request)?;
+    let sidecar = (!recipients.is_empty())
+        .then(|| Sidecar::new(packed.size, packed.sha256.clone(), recipients.clone(), manifest.clone()));
+    let path = publish(&target, &stage, sidecar.as_ref(), request)?;
     Ok(Report { path, packed, manifest, encrypted_for: recipients, alarms: looked.alarms })
 }
 
@@ -159,11 +159,14 @@ pub fn room_for(db: u64, used: u64) -> u64 {
 }
 
 /// Gives the archive the first name of its second that is free.
-fn publish(target: &Dir, stage: &Stage<'_>, outside: Option<&Outside>, request: &Request) -> Result<PathBuf> {
+fn publish(target: &Dir, stage: &Stage<'_>, sidecar: Option<&Sidecar>, request: &Request) -> Result<PathBuf> {
+    let sidecar = sidecar.map(Sidecar::to_json).transpose()?;
     for nth in 1..=1000 {
         let plain = archive_name(request.now, nth);
-        let name = if outside.is_some() { encrypted_name(&plain) } else { plain };
-        if stage.publish(ARCHIVE, &name, outside, request.owner)?.is_none() {
+        let name = if sidecar.is_some() { encrypted_name(&plain) } else { plain };
+        let sidecar_name = sidecar_name(&name);
+        let companion = sidecar.as_deref().map(|bytes| Companion { name: &sidecar_name, bytes });
+        if stage.publish(ARCHIVE, &name, companion, request.owner)?.is_none() {
             return Ok(target.path().join(name));
         }
     }

@@ -1,7 +1,6 @@
 //! A private directory beside the archives, for what is not finished yet. Gone when dropped; one that a killed run
 //! left behind is swept by the next. Must never remove what another run still works in.
 
-use crate::catalog::outside::{Outside, outside_name};
 use crate::system::durable::{Dir, NotDurable, PRIVATE, inode_of};
 use crate::system::lock::try_lock;
 use crate::system::owner::Owner;
@@ -10,8 +9,17 @@ use anyhow::{Context, Error, Result, anyhow, ensure};
 use std::fs::File;
 
 const PREFIX: &str = ".etcd-snapshot-";
-/// What is told of an encrypted archive, until it has a name.
-const OUTSIDE: &str = "outside";
+/// The name of a companion until it is published.
+const COMPANION: &str = "companion";
+
+/// A small file that is published together with an archive, and before it.
+#[derive(Debug, Clone, Copy)]
+pub struct Companion<'a> {
+    /// Its final name.
+    pub name: &'a str,
+    /// All of it.
+    pub bytes: &'a [u8],
+}
 
 /// How many are made where others sweep them away before they are locked.
 const TRIES: usize = 10;
@@ -52,26 +60,28 @@ impl<'a> Stage<'a> {
         &self.dir
     }
 
-    /// Gives the finished archive `draft` its final name beside the stage. What is told of an encrypted one stands there before
-    /// it does, as `owner`'s. Where a name is taken, that is the answer, and nothing of ours is left there.
+    /// Gives the finished archive `draft` its final name in the parent directory, durably. Its companion, if it has one, is
+    /// published before it and belongs to `owner`. Returns the name that was taken, if one was: then neither is published.
+    ///
+    /// # Errors
+    /// Fails if a name could not be given. The error is marked as [`NotDurable`] if the archive may have its name all the same.
     pub fn publish(
         &self,
         draft: &str,
         name: &str,
-        outside: Option<&Outside>,
+        companion: Option<Companion<'_>>,
         owner: Owner,
     ) -> Result<Option<String>> {
-        let Some(outside) = outside else { return self.give(draft, name) };
-        let beside = outside_name(name);
-        self.dir.replace_for(OUTSIDE, &outside.to_json()?, PRIVATE, Some(owner))?;
-        if let Some(taken) = self.give(OUTSIDE, &beside).map_err(without_archive)? {
+        let Some(companion) = companion else { return self.give(draft, name) };
+        self.dir.replace_for(COMPANION, companion.bytes, PRIVATE, Some(owner))?;
+        if let Some(taken) = self.give(COMPANION, companion.name).map_err(without_archive)? {
             return Ok(Some(taken));
         }
         let outcome = self.give(draft, name);
         let stands = outcome.as_ref().is_err_and(|error| error.is::<NotDurable>());
         if !matches!(outcome, Ok(None)) && !stands {
-            // An archive that has this name has its own, or none.
-            self.home.remove_file(&beside)?;
+            // If another archive has this name, it has its own companion or none.
+            self.home.remove_file(companion.name)?;
         }
         outcome
     }

@@ -222,7 +222,7 @@ fn places_are_listed_though_one_of_them_cannot_be_read() {
         &*format!("offsite/{}", ground.folder()),
         &second,
         "count: '4'",
-        "gone: 'cannot be read: listing s3://missing/etcd/: S3 says NoSuchBucket",
+        "gone: 'cannot be read: listing s3://missing/etcd/: http://127.0.0.1:",
         "unmounted: 'cannot be read: destination unmounted: there is no directory /nowhere/at/all",
         "offsite: 2 snapshots, ",
     ] {

@@ -132,7 +132,7 @@ fn related_units_report_what_they_wait_for_and_what_is_wrong() {
         (json!({"access-key": "a", "secret-key": "canary"}), &["missing bucket"]),
         (
             json!({"access-key": "a", "secret-key": "canary", "bucket": "b", "endpoint": "http://10.0.0.1"}),
-            &["in clear"],
+            &["sent unencrypted"],
         ),
     ] {
         unit.relate_to_s3(&data);
@@ -277,7 +277,7 @@ fn related_buckets_get_the_overrides_of_the_option() {
     // A server without TLS on another machine is refused unless the option allows it.
     data["endpoint"] = json!("http://192.0.2.7:9000");
     unit.relate_to_s3(&data);
-    unit.hook("s3-parameters-relation-changed").says("blocked", &["in clear"]);
+    unit.hook("s3-parameters-relation-changed").says("blocked", &["sent unencrypted"]);
     unit.configure(&[("backup", json!("destinations: {s3: {s3: {allow-http: true}}}"))]);
     unit.hook("config-changed").says("active", &["1 member, healthy"]);
     assert_eq!(settings()["destinations"]["s3"]["s3"]["endpoint"], "http://192.0.2.7:9000");

@@ -73,7 +73,7 @@ fn unreadable_copy_at_a_destination_is_not_called_another() {
     }
     let broken = mount::broken(&folder.join(&archive));
     let out = run(&world, "snapshot", &[]);
-    assert!(!out.stderr.contains("holds another"), "{}", out.told());
+    assert!(!out.stderr.contains("holds a different"), "{}", out.told());
     // The new archive has arrived; the older one stays in the queue, with its cause.
     let warning = out.completed().get("upload.warning");
     let reason = format!("reading back {archive}: reading back in {}: Input/output error", folder.display());
@@ -94,7 +94,7 @@ fn unreadable_manifest_beside_an_archive_is_told() {
     let all = listed(&world);
     let why = all[0]["unread"].as_str().unwrap_or_default();
     assert!(
-        why.contains("what stands beside it cannot be read: ") && why.contains("Input/output error"),
+        why.contains("the manifest file next to it cannot be read: ") && why.contains("Input/output error"),
         "{all:?}"
     );
     run(&world, "delete-snapshot", &[&format!("snapshot={}", name(&archive))]).refused(&["cannot be read"]);

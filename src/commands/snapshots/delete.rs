@@ -5,8 +5,8 @@ use crate::archive::human_size;
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
 use crate::error::{ActionError, Refusal};
-use crate::inventory::{Again, Found, Look, Wanted, Which};
-use crate::store::Removed;
+use crate::inventory::{Listing, Relisting, Selection, Selector, StoredSnapshot};
+use crate::store::Deletion;
 use std::rc::Rc;
 
 /// Deletes those that are named, or none of them.
@@ -14,25 +14,25 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     let places = places(call)?;
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
     by_name(&wanted)?;
-    let chosen = look.choose(&wanted)?;
+    let chosen = look.select(&wanted)?;
     admit(&look, &chosen, call.params.flag("force")?)?;
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for found in chosen {
-        match found.place.store.delete(&found.entry) {
+        match found.repository.delete(&found.entry) {
             Ok(how) => removed.push((found, how)),
-            Err(error) => failures.push(format!("{}: {error:#}", found.named())),
+            Err(error) => failures.push(format!("{}: {error:#}", found.selector())),
         }
     }
-    let again = Again::at(removed.iter().map(|(found, _)| &found.place));
+    let again = Relisting::new(removed.iter().map(|(found, _)| &found.repository));
     failures.extend(not_looked_at(&again));
     let still = removed.iter().filter(|(found, _)| again.has(found) == Some(true));
-    failures.extend(still.map(|(found, _)| format!("{}: {STILL_THERE}", found.named())));
+    failures.extend(still.map(|(found, _)| format!("{}: {STILL_THERE}", found.selector())));
     removed.retain(|(found, _)| again.has(found) == Some(false));
-    let of = |kind: Removed| removed.iter().filter(move |(_, how)| *how == kind).map(|(found, _)| *found);
-    results.set(key!("deleted"), names(of(Removed::Deleted)));
-    results.set(key!("freed"), human_size(of(Removed::Deleted).map(|found| found.entry.size).sum()));
-    if of(Removed::Hidden).next().is_some() {
-        results.set(key!("hidden"), hidden(&names(of(Removed::Hidden))));
+    let of = |kind: Deletion| removed.iter().filter(move |(_, how)| *how == kind).map(|(found, _)| *found);
+    results.set(key!("deleted"), names(of(Deletion::Deleted)));
+    results.set(key!("freed"), human_size(of(Deletion::Deleted).map(|found| found.entry.size).sum()));
+    if of(Deletion::Hidden).next().is_some() {
+        results.set(key!("hidden"), hidden(&names(of(Deletion::Hidden))));
     }
     failed(
         &failures,
@@ -42,8 +42,8 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
 }
 
 /// Refuses `all`, which reaches every destination, and `latest`, which is another one after the next snapshot.
-fn by_name(wanted: &[Wanted]) -> Result<(), Refusal> {
-    match wanted.iter().all(|one| matches!(one.which, Which::Named(_))) {
+fn by_name(wanted: &[Selector]) -> Result<(), Refusal> {
+    match wanted.iter().all(|one| matches!(one.selection, Selection::Named(_))) {
         true => Ok(()),
         false => Err(Refusal::new(
             "all and latest name no snapshot",
@@ -53,25 +53,28 @@ fn by_name(wanted: &[Wanted]) -> Result<(), Refusal> {
 }
 
 /// Whether they may go. Each place keeps its own last good one: a copy in another may be gone tomorrow.
-fn admit(look: &Look, chosen: &[&Found], force: bool) -> Result<(), Refusal> {
+fn admit(look: &Listing, chosen: &[&StoredSnapshot], force: bool) -> Result<(), Refusal> {
     if let Some(pinned) = chosen.iter().find(|found| found.entry.record.pinned) {
-        let name = pinned.named();
+        let name = pinned.selector();
         return Err(Refusal::new(format!("{name} is pinned"), format!("unpin-snapshot snapshot={name}")));
     }
-    chosen.iter().try_for_each(|found| found.entry.must_be_read())?;
-    let goes = |found: &Found| chosen.iter().any(|gone| gone.entry.location() == found.entry.location());
-    let is_good = |found: &&Found| found.entry.verified().is_some() && found.entry.unread.is_none();
-    let good: Vec<&Found> = look.found.iter().filter(is_good).collect();
+    chosen.iter().try_for_each(|found| found.entry.require_readable())?;
+    let goes =
+        |found: &StoredSnapshot| chosen.iter().any(|gone| gone.entry.location() == found.entry.location());
+    let is_good =
+        |found: &&StoredSnapshot| found.entry.verified().is_some() && found.entry.unreadable.is_none();
+    let good: Vec<&StoredSnapshot> = look.snapshots.iter().filter(is_good).collect();
     for last in good.iter().filter(|found| goes(found)) {
-        let stays = |other: &Found| {
-            let same = Rc::ptr_eq(&other.place, &last.place) && other.entry.cluster() == last.entry.cluster();
+        let stays = |other: &StoredSnapshot| {
+            let same = Rc::ptr_eq(&other.repository, &last.repository)
+                && other.entry.cluster() == last.entry.cluster();
             same && !goes(other)
         };
         if !force && !good.iter().any(|other| stays(other)) {
             return Err(Refusal::new(
                 format!(
                     "no good snapshot of its cluster would be left in {} without {}",
-                    last.place.label(),
+                    last.repository.label(),
                     last.entry.file_name()
                 ),
                 "run snapshot first, or give force=true",

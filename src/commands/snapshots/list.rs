@@ -7,9 +7,9 @@ use crate::archive::human_size;
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
 use crate::error::{ActionError, Refusal};
-use crate::inventory::{Found, Look, Place};
+use crate::inventory::{Listing, Repository, StoredSnapshot};
 use crate::schedule::runs::{self, Run};
-use crate::store::local::Local;
+use crate::store::flat_directory::FlatDirectory;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::path::Path;
@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 /// What an empty place in the table says.
 const NOTHING: &str = "-";
-/// How much of a message the table shows.
+/// VerifyOptions much of a message the table shows.
 const LONGEST: usize = 120;
 const RUNS: [&str; 6] = ["SCHEDULED", "STARTED", "FINISHED", "PHASE", "NAME", "MESSAGE"];
 const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERIFIED", "KEPT BECAUSE"];
@@ -30,39 +30,41 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         Ok(limit) => limit,
     };
     let places = places(call)?;
-    let look = Look::at(&places, &places.everywhere());
-    let because = look.kept_because(&own_ids(call), call.now);
+    let look = Listing::new(&places, &places.all());
+    let because = look.reasons_to_keep(&own_ids(call), call.now);
     let rows: Vec<Row> =
-        look.found.iter().zip(because).take(limit).map(|(found, kept)| Row::of(found, kept)).collect();
+        look.snapshots.iter().zip(because).take(limit).map(|(found, kept)| Row::of(found, kept)).collect();
     results.set(key!("snapshots"), format.written(&rows)?);
     if call.params.flag("runs")? {
         let runs = runs_of(&places.target, limit, call.now)?;
         results.set(key!("runs"), format.runs(&runs)?);
     }
-    results.set(key!("count"), look.found.len().to_string());
-    results.set(key!("size"), human_size(look.found.iter().map(|found| found.entry.size).sum()));
-    if look.found.len() > rows.len() {
-        let older = look.found.len() - rows.len();
+    results.set(key!("count"), look.snapshots.len().to_string());
+    results.set(key!("size"), human_size(look.snapshots.iter().map(|found| found.entry.size).sum()));
+    if look.snapshots.len() > rows.len() {
+        let older = look.snapshots.len() - rows.len();
         results.set(key!("not-shown"), format!("{older} older; limit=0 shows all"));
     }
     if let Some(warning) = dated_in_future(&look, call.now) {
         results.set(key!("warning"), warning);
     }
-    for place in &look.places {
+    for place in &look.repositories {
         of_destination(results, place.name.as_deref(), in_words(&look, place));
     }
     failed(
-        &unread(&look.unread, results),
+        &unread(&look.unreadable, results),
         "what other places keep is listed, and nothing was changed",
         "mend the cause and run it again",
     )
 }
 
 /// Names the archives that are dated in the future, if there are any.
-fn dated_in_future(look: &Look, now: Timestamp) -> Option<String> {
-    let misdated =
-        look.found.iter().filter(|found| found.entry.taken().is_some() && found.entry.is_dated_after(now));
-    let names: Vec<String> = misdated.map(Found::named).collect();
+fn dated_in_future(look: &Listing, now: Timestamp) -> Option<String> {
+    let misdated = look
+        .snapshots
+        .iter()
+        .filter(|found| found.entry.taken().is_some() && found.entry.is_dated_after(now));
+    let names: Vec<String> = misdated.map(StoredSnapshot::selector).collect();
     if names.is_empty() {
         return None;
     }
@@ -74,18 +76,18 @@ fn dated_in_future(look: &Look, now: Timestamp) -> Option<String> {
     ))
 }
 
-/// How much a place holds, and where it is.
-fn in_words(look: &Look, place: &Rc<Place>) -> String {
-    let there = || look.found.iter().filter(|found| Rc::ptr_eq(&found.place, place));
+/// VerifyOptions much a place holds, and where it is.
+fn in_words(look: &Listing, place: &Rc<Repository>) -> String {
+    let there = || look.snapshots.iter().filter(|found| Rc::ptr_eq(&found.repository, place));
     let size = human_size(there().map(|found| found.entry.size).sum());
     let count = there().count();
     let noun = if count == 1 { "snapshot" } else { "snapshots" };
-    format!("{count} {noun}, {size}, in {}", place.store.shown())
+    format!("{count} {noun}, {size}, in {}", place.url())
 }
 
 /// Returns the last runs recorded next to the archives of `target`.
 fn runs_of(target: &Path, limit: usize, now: Timestamp) -> Result<Vec<Run>, ActionError> {
-    let local = Local::open(target).map_err(super::untouched)?;
+    let local = FlatDirectory::open(target).map_err(super::untouched)?;
     let mut all = match local {
         Some(local) => runs::list(local.dir(), now).map_err(super::untouched)?,
         None => Vec::new(),
@@ -184,7 +186,7 @@ struct Row {
     drilled: Option<String>,
     sha256: Option<String>,
     pinned: bool,
-    /// How it is damaged, in words.
+    /// VerifyOptions it is damaged, in words.
     broken: Option<String>,
     /// The same, for programs.
     damage: Option<Damage>,
@@ -211,13 +213,13 @@ struct Held {
 }
 
 impl Row {
-    fn of(found: &Found, kept_because: Vec<String>) -> Self {
+    fn of(found: &StoredSnapshot, kept_because: Vec<String>) -> Self {
         let entry = &found.entry;
         let record = &entry.record;
         Self {
-            snapshot: found.named(),
+            snapshot: found.selector(),
             name: entry.file_name().to_owned(),
-            destination: found.place.name.clone(),
+            destination: found.repository.name.clone(),
             folder: found.folder(),
             store: entry.store.clone(),
             location: entry.location(),
@@ -238,8 +240,8 @@ impl Row {
             pinned: record.pinned,
             broken: record.damage.as_ref().map(ToString::to_string),
             damage: record.damage.clone(),
-            unread: entry.unread.clone(),
-            waits_for: entry.waits_for.clone(),
+            unread: entry.unreadable.clone(),
+            waits_for: entry.pending_uploads.clone(),
             kept_because,
         }
     }

@@ -14,16 +14,18 @@ use crate::error::{ActionError, Failure, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::site::Site;
 use crate::exchange::Lineage;
-use crate::inventory::{Again, Found, Look, Places, Unread, Wanted, Which};
+use crate::inventory::{
+    Listing, Relisting, Repositories, Selection, Selector, StoredSnapshot, UnreadableRepository,
+};
 use crate::progress::Progress;
 use crate::restore::Source;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// All places that an action may work on.
-fn places(call: &Call<'_>) -> Result<Places, ActionError> {
+fn places(call: &Call<'_>) -> Result<Repositories, ActionError> {
     let settings = super::offsite::settings(call)?;
-    Ok(Places {
+    Ok(Repositories {
         target: target::target(call, &settings)?,
         keep: settings.keep.clone(),
         destinations: super::offsite::destinations(call, settings),
@@ -32,22 +34,26 @@ fn places(call: &Call<'_>) -> Result<Places, ActionError> {
 }
 
 /// A look at the places that `asked` names, and what it wants of them.
-fn look(places: &Places, asked: &str) -> Result<(Look, Vec<Wanted>), Refusal> {
-    let wanted = places.read(asked)?;
-    Ok((Look::at(places, &places.named(&wanted)), wanted))
+fn look(places: &Repositories, asked: &str) -> Result<(Listing, Vec<Selector>), Refusal> {
+    let wanted = places.parse(asked)?;
+    Ok((Listing::new(places, &places.selected(&wanted)), wanted))
 }
 
 /// Returns the archives that are wanted. Reports if `latest` is not the archive with the latest date.
-fn choose<'a>(call: &Call<'_>, look: &'a Look, wanted: &[Wanted]) -> Result<Vec<&'a Found>, Refusal> {
-    for one in wanted.iter().filter(|one| matches!(one.which, Which::Latest(_))) {
-        for latest in look.choose(std::slice::from_ref(one))? {
+fn choose<'a>(
+    call: &Call<'_>,
+    look: &'a Listing,
+    wanted: &[Selector],
+) -> Result<Vec<&'a StoredSnapshot>, Refusal> {
+    for one in wanted.iter().filter(|one| matches!(one.selection, Selection::Latest(_))) {
+        for latest in look.select(std::slice::from_ref(one))? {
             report_passed_over(call, look, latest);
         }
     }
-    look.choose(wanted)
+    look.select(wanted)
 }
 
-fn report_passed_over(call: &Call<'_>, look: &Look, latest: &Found) {
+fn report_passed_over(call: &Call<'_>, look: &Listing, latest: &StoredSnapshot) {
     if let Some(words) = look.passed_over(latest) {
         (call.tell())(Progress::Step(&words));
     }
@@ -62,15 +68,15 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError>
 }
 
 /// The archive that `from` names in one of these places.
-fn kept(call: &Call<'_>, places: &Places, from: &str) -> Result<Source, ActionError> {
-    let wanted = places.read(from)?;
+fn kept(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Source, ActionError> {
+    let wanted = places.parse(from)?;
     let [one] = wanted.as_slice() else {
         return Err(Refusal::new("more than one snapshot is named", "give one name").into());
     };
-    let look = Look::at(places, &places.named(&wanted));
-    let found = match &one.which {
-        Which::Named(_) => look.choose(&wanted)?.into_iter().next().cloned(),
-        Which::Latest(folder) => {
+    let look = Listing::new(places, &places.selected(&wanted));
+    let found = match &one.selection {
+        Selection::Named(_) => look.select(&wanted)?.into_iter().next().cloned(),
+        Selection::Latest(folder) => {
             let site = super::site(call)?;
             let status = Client::new(&site).status().ok();
             let current = status.as_ref().map(|status| format!("{:x}", status.cluster_id));
@@ -79,7 +85,7 @@ fn kept(call: &Call<'_>, places: &Places, from: &str) -> Result<Source, ActionEr
             report_passed_over(call, &look, latest);
             Some(latest.clone())
         }
-        Which::All(_) => None,
+        Selection::All(_) => None,
     };
     match found {
         Some(found) => Ok(Source::Kept(Box::new(found))),
@@ -103,8 +109,8 @@ fn own_ids(call: &Call<'_>) -> BTreeSet<String> {
 }
 
 /// The names of these, as an operator types them.
-fn names<'a>(all: impl IntoIterator<Item = &'a Found>) -> String {
-    all.into_iter().map(Found::named).collect::<Vec<_>>().join(", ")
+fn names<'a>(all: impl IntoIterator<Item = &'a StoredSnapshot>) -> String {
+    all.into_iter().map(StoredSnapshot::selector).collect::<Vec<_>>().join(", ")
 }
 
 /// Says of a destination what became of it.
@@ -115,11 +121,11 @@ fn of_destination(results: &mut Results, destination: Option<&str>, words: Strin
 }
 
 /// The places that could not be read, each told by its own key, and as failures.
-fn unread(unread: &[Unread], results: &mut Results) -> Vec<String> {
+fn unread(unread: &[UnreadableRepository], results: &mut Results) -> Vec<String> {
     let told = unread.iter().map(|one| {
-        let why = describe_inline(&one.why);
-        of_destination(results, one.destination.then_some(&*one.place), format!("cannot be read: {why}"));
-        format!("reading {}: {why}", one.place)
+        let why = describe_inline(&one.error);
+        of_destination(results, one.is_destination.then_some(&*one.label), format!("cannot be read: {why}"));
+        format!("reading {}: {why}", one.label)
     });
     told.collect()
 }
@@ -140,8 +146,8 @@ fn hidden(which: &str) -> String {
 }
 
 /// The places whose archives could not be looked at after a deletion.
-fn not_looked_at(again: &Again) -> Vec<String> {
-    let unlisted = again.unlisted();
+fn not_looked_at(again: &Relisting) -> Vec<String> {
+    let unlisted = again.failures();
     unlisted
         .map(|(place, why)| format!("listing {place} after the deletion: {}", describe_inline(why)))
         .collect()

@@ -4,7 +4,7 @@ use super::{choose, failed, look, places, unread};
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
 use crate::error::ActionError;
-use crate::inventory::Found;
+use crate::inventory::StoredSnapshot;
 
 /// Pins those that are named.
 pub fn pin(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
@@ -20,12 +20,12 @@ fn set(call: &Call<'_>, pinned: bool, results: &mut Results) -> Result<(), Actio
     let places = places(call)?;
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
     let chosen = choose(call, &look, &wanted)?;
-    let mut failures = unread(&look.unread, results);
-    let mut done: Vec<&Found> = Vec::new();
+    let mut failures = unread(&look.unreadable, results);
+    let mut done: Vec<&StoredSnapshot> = Vec::new();
     for found in chosen {
-        match found.place.store.note(&found.entry, &|record| record.pinned = pinned) {
+        match found.repository.update_record(&found.entry, &|record| record.pinned = pinned) {
             Ok(()) => done.push(found),
-            Err(error) => failures.push(format!("{}: {error:#}", found.named())),
+            Err(error) => failures.push(format!("{}: {error:#}", found.selector())),
         }
     }
     let (key, word) = if pinned { (key!("pinned"), "pinned") } else { (key!("unpinned"), "unpinned") };

@@ -3,15 +3,15 @@
 use super::table::table;
 use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, of_destination, places, unread};
 use crate::archive::human_size;
-use crate::catalog::retention::{Policy, Scope, Verdict, parse_age, parse_size};
 use crate::commands::params::{Params, Value};
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
 use crate::error::{ActionError, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
-use crate::inventory::{Again, At, Judged, Look, Places};
-use crate::store::Removed;
+use crate::inventory::retention::{Decision, Policy, Scope, parse_age, parse_size};
+use crate::inventory::{Listing, Relisting, Repositories, RepositoryId, RetentionDecision};
+use crate::store::Deletion;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::rc::Rc;
@@ -42,10 +42,10 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     let judged_places = which(call, &places, &given)?;
     let plan = call.params.flag("plan")?;
     let scope = scope(call)?;
-    let look = Look::at(&places, &judged_places);
+    let look = Listing::new(&places, &judged_places);
     let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
-    let judged = look.judged(&|place| policy(&place.keep), &scope, call.now);
-    let mut failures = unread(&look.unread, results);
+    let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
+    let mut failures = unread(&look.unreadable, results);
     let mut fates: Vec<Fate> = judged.iter().map(|one| Fate::of(one, plan, &mut failures)).collect();
     if fates.iter().any(|fate| matches!(fate, Fate::Gone | Fate::Hidden)) && !plan {
         look_again(&look, &judged, &scope, &mut fates, &mut failures);
@@ -59,11 +59,11 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
 }
 
 /// Sets the results by what became of each archive.
-fn tell(look: &Look, judged: &[Judged<'_>], fates: &[Fate], plan: bool, results: &mut Results) {
+fn tell(look: &Listing, judged: &[RetentionDecision<'_>], fates: &[Fate], plan: bool, results: &mut Results) {
     let rows: Vec<_> = judged.iter().zip(fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect();
     results.set(key!("snapshots"), if rows.is_empty() { "none".to_owned() } else { table(HEAD, rows) });
     let of = |kind: Fate| {
-        judged.iter().zip(fates).filter(move |(_, fate)| **fate == kind).map(|(one, _)| one.found)
+        judged.iter().zip(fates).filter(move |(_, fate)| **fate == kind).map(|(one, _)| one.snapshot)
     };
     results
         .set(if plan { key!("would-delete") } else { key!("deleted") }, of(Fate::Gone).count().to_string());
@@ -73,8 +73,8 @@ fn tell(look: &Look, judged: &[Judged<'_>], fates: &[Fate], plan: bool, results:
         0 => {}
         count => results.set(key!("hidden"), hidden(&count.to_string())),
     }
-    for place in &look.places {
-        let count = |kind| of(kind).filter(|found| Rc::ptr_eq(&found.place, place)).count();
+    for place in &look.repositories {
+        let count = |kind| of(kind).filter(|found| Rc::ptr_eq(&found.repository, place)).count();
         let left = count(Fate::Kept) + count(Fate::Failed);
         let words = [
             format!("{} {}", count(Fate::Gone), Fate::Gone.in_a_word(plan)),
@@ -89,24 +89,24 @@ fn tell(look: &Look, judged: &[Judged<'_>], fates: &[Fate], plan: bool, results:
 /// Lists every place again after the deletions, and corrects `fates` by what is there. An archive that this run may delete and
 /// kept must not be missing; of another member's, that member's own rules decide.
 fn look_again(
-    look: &Look,
-    judged: &[Judged<'_>],
+    look: &Listing,
+    judged: &[RetentionDecision<'_>],
     scope: &Scope,
     fates: &mut [Fate],
     failures: &mut Vec<String>,
 ) {
-    let again = Again::at(&look.places);
+    let again = Relisting::new(&look.repositories);
     failures.extend(not_looked_at(&again));
     for (one, fate) in judged.iter().zip(fates) {
-        let named = one.found.named();
-        match (*fate, again.has(one.found)) {
+        let named = one.snapshot.selector();
+        match (*fate, again.has(one.snapshot)) {
             (Fate::Gone | Fate::Hidden, Some(true)) => {
                 failures.push(format!("{named}: {STILL_THERE}"));
                 *fate = Fate::Failed;
             }
             (Fate::Gone, None) => *fate = Fate::Unconfirmed,
             (Fate::Kept, Some(false)) => {
-                if scope.covers(&one.found.entry) {
+                if scope.covers(&one.snapshot.entry) {
                     failures.push(format!("{named}: it was to be kept and is no longer there"));
                 }
                 *fate = Fate::Missing;
@@ -135,16 +135,16 @@ enum Fate {
 
 impl Fate {
     /// Deletes what is to go, unless it is only planned.
-    fn of(judged: &Judged<'_>, plan: bool, failures: &mut Vec<String>) -> Self {
+    fn of(judged: &RetentionDecision<'_>, plan: bool, failures: &mut Vec<String>) -> Self {
         if plan {
-            return if matches!(judged.verdict, Verdict::Kept(_)) { Self::Kept } else { Self::Gone };
+            return if matches!(judged.decision, Decision::Keep(_)) { Self::Kept } else { Self::Gone };
         }
-        match judged.carry_out() {
+        match judged.apply() {
             Ok(None) => Self::Kept,
-            Ok(Some(Removed::Deleted)) => Self::Gone,
-            Ok(Some(Removed::Hidden)) => Self::Hidden,
+            Ok(Some(Deletion::Deleted)) => Self::Gone,
+            Ok(Some(Deletion::Hidden)) => Self::Hidden,
             Err(error) => {
-                failures.push(format!("{}: {}", judged.found.named(), describe_inline(&error)));
+                failures.push(format!("{}: {}", judged.snapshot.selector(), describe_inline(&error)));
                 Self::Failed
             }
         }
@@ -179,13 +179,13 @@ fn given(call: &Call<'_>) -> Result<Policy, ActionError> {
 
 /// The places that are judged: the one that is named; or else, by rules that are given, the target, and by those that were
 /// written down, every place that has some.
-fn which(call: &Call<'_>, places: &Places, given: &Policy) -> Result<Vec<At>, ActionError> {
+fn which(call: &Call<'_>, places: &Repositories, given: &Policy) -> Result<Vec<RepositoryId>, ActionError> {
     let named = call.params.text("destination")?;
     let all = match named {
-        "" if given.is_empty() => places.everywhere(),
-        "" => vec![At::Directory(places.target.clone())],
+        "" if given.is_empty() => places.all(),
+        "" => vec![RepositoryId::Directory(places.target.clone())],
         name if places.destinations.has(name) => {
-            vec![At::Destination(name.to_owned())]
+            vec![RepositoryId::Destination(name.to_owned())]
         }
         name => {
             let known = places.destinations.names().collect::<Vec<_>>().join(", ");
@@ -194,8 +194,8 @@ fn which(call: &Call<'_>, places: &Places, given: &Policy) -> Result<Vec<At>, Ac
             return Err(Refusal::new(format!("there is no destination {name:?}"), next).into());
         }
     };
-    let has_rules = |at: &At| !given.is_empty() || !places.keep(at).is_empty();
-    let all: Vec<At> = all.into_iter().filter(has_rules).collect();
+    let has_rules = |at: &RepositoryId| !given.is_empty() || !places.keep(at).is_empty();
+    let all: Vec<RepositoryId> = all.into_iter().filter(has_rules).collect();
     if all.is_empty() {
         return Err(Refusal::new(
             "no rule is given, and none is written down, and so everything stays",
@@ -242,15 +242,15 @@ fn own_member(client: &Client) -> Result<(Member, Status)> {
     Ok((own.context("etcd does not list the member that answers")?, status))
 }
 
-fn row(judged: &Judged<'_>, word: &str) -> [String; 7] {
-    let entry = &judged.found.entry;
-    let why = match &judged.verdict {
-        Verdict::Kept(reasons) => reasons.join("; "),
-        Verdict::Deleted(reason) => reason.clone(),
+fn row(judged: &RetentionDecision<'_>, word: &str) -> [String; 7] {
+    let entry = &judged.snapshot.entry;
+    let why = match &judged.decision {
+        Decision::Keep(reasons) => reasons.join("; "),
+        Decision::Delete(reason) => reason.clone(),
     };
     let revision =
         entry.manifest.as_ref().map_or_else(|| "-".to_owned(), |manifest| manifest.revision.to_string());
     let created = entry.taken().unwrap_or(entry.modified).to_string();
     let name = entry.file_name().to_owned();
-    [name, created, revision, human_size(entry.size), judged.found.folder(), word.to_owned(), why]
+    [name, created, revision, human_size(entry.size), judged.snapshot.folder(), word.to_owned(), why]
 }

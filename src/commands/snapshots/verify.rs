@@ -5,7 +5,9 @@ use crate::archive::human_size;
 use crate::commands::results::Results;
 use crate::commands::{Call, key};
 use crate::error::{ActionError, Failure, describe_inline};
-use crate::inventory::{Checked, Found, How, Look, Verdict, admit_programs, verify};
+use crate::inventory::{
+    Listing, StoredSnapshot, Verdict, VerifyOptions, VerifyOutcome, admit_programs, verify,
+};
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::Dir;
 use anyhow::{Result, anyhow};
@@ -23,11 +25,11 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     let site = crate::commands::site(call)?;
     admit_programs(&site, drill).map_err(untouched)?;
     let work = work(&places.target).map_err(untouched)?;
-    let how = How { drill, identities: identities.as_ref(), now: call.now };
+    let how = VerifyOptions { drill, identities: identities.as_ref(), now: call.now };
     let mut tally = Tally::default();
     for found in &chosen {
         let checked = verify(found, &site, &work, &how, &mut call.tell());
-        if let Ok(Checked { verdict, .. }) = &checked
+        if let Ok(VerifyOutcome { verdict, .. }) = &checked
             && tally.is_empty()
         {
             describe(found, verdict, results);
@@ -36,7 +38,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         crate::system::interrupt::check().map_err(untouched)?;
     }
     tally.report(&look, results);
-    tally.troubles.extend(unread(&look.unread, results));
+    tally.troubles.extend(unread(&look.unreadable, results));
     let target = match call.params.text("target")? {
         "" => String::new(),
         target => format!("target={target} "),
@@ -53,12 +55,12 @@ fn work(target: &Path) -> Result<Dir> {
 /// The archives by their verdicts.
 #[derive(Default)]
 struct Tally<'a> {
-    good: Vec<&'a Found>,
-    intact: Vec<&'a Found>,
-    damaged: Vec<&'a Found>,
+    good: Vec<&'a StoredSnapshot>,
+    intact: Vec<&'a StoredSnapshot>,
+    damaged: Vec<&'a StoredSnapshot>,
     /// Those of which there is no verdict.
-    unknown: Vec<&'a Found>,
-    /// How each damaged archive is damaged.
+    unknown: Vec<&'a StoredSnapshot>,
+    /// VerifyOptions each damaged archive is damaged.
     damage: Vec<String>,
     /// What is missing to verify the intact ones fully.
     warnings: Vec<String>,
@@ -72,9 +74,9 @@ impl<'a> Tally<'a> {
         self.good.is_empty() && self.intact.is_empty()
     }
 
-    fn add(&mut self, found: &'a Found, checked: Result<Checked>) {
-        let name = found.named();
-        let Checked { verdict, unrecorded } = match checked {
+    fn add(&mut self, found: &'a StoredSnapshot, checked: Result<VerifyOutcome>) {
+        let name = found.selector();
+        let VerifyOutcome { verdict, record_error: unrecorded } = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 self.unknown.push(found);
@@ -101,7 +103,7 @@ impl<'a> Tally<'a> {
     }
 
     /// Sets the results.
-    fn report(&self, look: &Look, results: &mut Results) {
+    fn report(&self, look: &Listing, results: &mut Results) {
         results.set(key!("verify.good"), self.good.len().to_string());
         results.set(key!("verify.failed"), self.damaged.len().to_string());
         results.set(key!("verify.not-fully-verified"), self.intact.len().to_string());
@@ -110,8 +112,10 @@ impl<'a> Tally<'a> {
         if !self.warnings.is_empty() {
             results.set(key!("verify.warning"), self.warnings.join("; "));
         }
-        for place in &look.places {
-            let there = |all: &[&Found]| all.iter().filter(|found| Rc::ptr_eq(&found.place, place)).count();
+        for place in &look.repositories {
+            let there = |all: &[&StoredSnapshot]| {
+                all.iter().filter(|found| Rc::ptr_eq(&found.repository, place)).count()
+            };
             let mut words = format!("{} good, {} failed", there(&self.good), there(&self.damaged));
             for (all, what) in [(&self.intact, "not fully verified"), (&self.unknown, "not verified")] {
                 if there(all) > 0 {
@@ -144,7 +148,7 @@ impl<'a> Tally<'a> {
 }
 
 /// The details of the first archive that is not damaged, which is the only one as a rule.
-fn describe(found: &Found, verdict: &Verdict, results: &mut Results) {
+fn describe(found: &StoredSnapshot, verdict: &Verdict, results: &mut Results) {
     let sha256 = match verdict {
         Verdict::Verified(verified) => &verified.contents.sha256,
         Verdict::Intact(intact) => &intact.sha256,

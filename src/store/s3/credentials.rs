@@ -1,104 +1,110 @@
-//! Whose bucket it is: an access key from a file, from the environment, or of the machine's role.
+//! The access key of a bucket: from a file, from the environment, or of the machine's role.
 //!
-//! Must never show a secret, nor take one from a file that others can read.
+//! A secret is never shown, nor read from a file that other users can read.
 
+use super::http::describe_error;
 use super::proxy::Proxies;
 use crate::error::Refusal;
 use crate::system::durable::read_small_text;
 use crate::system::secret::Secret;
 use crate::system::trust;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use jiff::Timestamp;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The metadata service of Amazon's machines.
+const METADATA_SERVICE: &str = "http://169.254.169.254";
+/// The service is on the machine's own link. If a request takes longer, there is no such service.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
+/// The most that is read of a response. They have less than two kilobytes.
+const MAX_METADATA: u64 = 64 << 10;
+
 /// An access key.
 #[derive(Debug, Clone)]
 pub struct Credentials {
-    /// Its id, which is no secret.
+    /// Its id, which is not secret.
     pub access_key: String,
-    /// The secret half.
+    /// The secret.
     pub secret: Secret,
-    /// The token of a session.
+    /// The token of a temporary key.
     pub token: Option<Secret>,
-    /// When a role's ends.
+    /// When a temporary key expires.
     pub expires: Option<Timestamp>,
 }
 
-/// What the environment has of it, taken out of sight of all others.
+/// What the environment of this process says about buckets. It was removed from the environment, so that no child sees it.
 #[derive(Debug, Clone, Default)]
-pub struct FromEnvironment {
+pub struct S3Environment {
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
     pub credentials: Option<Credentials>,
-    /// `AWS_EC2_METADATA_SERVICE_ENDPOINT`, where a machine's role is asked for elsewhere than usual.
+    /// `AWS_EC2_METADATA_SERVICE_ENDPOINT`, if the metadata service is not at its usual address.
     pub metadata: Option<String>,
-    /// The ways out of the machine.
+    /// The proxies.
     pub proxies: Proxies,
 }
 
 /// Where an access key comes from.
 #[derive(Debug, Clone)]
-pub enum Login {
-    /// A file as Amazon's tools have it: `aws_access_key_id = …`, read anew for every run.
+pub(super) enum CredentialSource {
+    /// A file as Amazon's tools write it: `aws_access_key_id = …`.
     File(PathBuf),
-    /// The environment of this run.
-    Given(Box<Credentials>),
-    /// The role of the machine, asked of the metadata service at this URL.
+    /// The environment of this process.
+    Environment(Box<Credentials>),
+    /// The role of the machine, from the metadata service at this URL.
     Role(String),
 }
 
-/// The metadata service of Amazon's machines.
-const METADATA: &str = "http://169.254.169.254";
-/// It is on the machine's own link: what takes longer is not there.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// An answer of it is under two kilobytes.
-const LONGEST: u64 = 64 << 10;
-
-impl Login {
-    /// Where the key of destination `name` comes from: its file, or the environment, or its role where it has one.
+impl CredentialSource {
+    /// Chooses the source for the destination `name`: its file, its role, or the environment.
+    ///
+    /// # Errors
+    /// Refuses a destination with both a file and a role, and one with no source at all.
     pub fn choose(
         name: &str,
         file: Option<&Path>,
         role: bool,
-        found: &FromEnvironment,
+        environment: &S3Environment,
     ) -> Result<Self, Refusal> {
-        match (file, role, &found.credentials) {
+        match (file, role, &environment.credentials) {
             (Some(_), true, _) => Err(Refusal::new(
-                format!("destination {name} names a credentials-file and an instance-role"),
-                "leave one of them out",
+                format!("destination {name} has both a credentials-file and an instance-role"),
+                "remove one of them",
             )),
             (Some(file), false, _) => Ok(Self::File(file.to_owned())),
-            (None, true, _) => Ok(Self::Role(found.metadata.clone().unwrap_or_else(|| METADATA.to_owned()))),
-            (None, false, Some(given)) => Ok(Self::Given(Box::new(given.clone()))),
+            (None, true, _) => {
+                Ok(Self::Role(environment.metadata.clone().unwrap_or_else(|| METADATA_SERVICE.to_owned())))
+            }
+            (None, false, Some(credentials)) => Ok(Self::Environment(Box::new(credentials.clone()))),
             (None, false, None) => Err(Refusal::new(
                 format!("there is no access key for destination {name}"),
-                "name a credentials-file, write instance-role: true, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+                "set its credentials-file or instance-role: true, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             )),
         }
     }
 
-    /// The key as it is now.
+    /// Reads the access key as it is now.
     pub fn credentials(&self) -> Result<Credentials> {
         match self {
-            Self::File(path) => from_file(path),
-            Self::Given(given) => Ok(given.as_ref().clone()),
-            Self::Role(metadata) => of_role(metadata)
-                .with_context(|| format!("asking {metadata} for the key of this machine's role")),
+            Self::File(path) => read_file(path),
+            Self::Environment(credentials) => Ok(credentials.as_ref().clone()),
+            Self::Role(url) => fetch_role(url)
+                .with_context(|| format!("reading the access key of this machine's role from {url}")),
         }
     }
 }
 
-fn from_file(path: &Path) -> Result<Credentials> {
-    let no = |why: &str, next: &str| {
-        Refusal::new(format!("the credentials file {} {why}", path.display()), next.to_owned())
+fn read_file(path: &Path) -> Result<Credentials> {
+    let refuse = |reason: &str, next: &str| {
+        Refusal::new(format!("the credentials file {} {reason}", path.display()), next.to_owned())
     };
-    let missing = "put it there, mode 0600";
+    let missing = "create it with mode 0600";
     trust::check_secret(path).map_err(|distrust| match distrust.is_missing() {
-        true => no(&format!("cannot be used: {distrust}"), missing),
+        true => refuse(&format!("cannot be used: {distrust}"), missing),
         false => distrust.refusal("the credentials file"),
     })?;
-    let text = read_small_text(path).map_err(|error| no(&format!("cannot be read: {error}"), missing))?;
+    let text = read_small_text(path).map_err(|error| refuse(&format!("cannot be read: {error}"), missing))?;
     let (access, secret) = ("aws_access_key_id", "aws_secret_access_key");
     match (value(&text, access), value(&text, secret)) {
         (Some(access_key), Some(secret)) => Ok(Credentials {
@@ -107,11 +113,11 @@ fn from_file(path: &Path) -> Result<Credentials> {
             token: value(&text, "aws_session_token").map(Secret::new),
             expires: None,
         }),
-        _ => Err(no("lacks a key", &format!("write {access} = … and {secret} = … into it")).into()),
+        _ => Err(refuse("lacks a key", &format!("write {access} = … and {secret} = … into it")).into()),
     }
 }
 
-/// The value of `name` in the section `default` of an INI file, or in the first of one that has no such section.
+/// Returns the value of `name` in the section `default` of an INI file, or in the first section if there is no such one.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let is_default = |line: &str| line.trim_start_matches('[').trim_end_matches(']').trim() == "default";
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -122,8 +128,8 @@ fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
         if sections > 1 {
             return None;
         }
-        if let Some((found, value)) = line.split_once('=')
-            && found.trim() == name
+        if let Some((key, value)) = line.split_once('=')
+            && key.trim() == name
             && !value.trim().is_empty()
         {
             return Some(value.trim());
@@ -132,11 +138,11 @@ fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     None
 }
 
-/// Version 2 of the service: a token first, so that nobody can be tricked into asking.
-fn of_role(metadata: &str) -> Result<Credentials> {
+/// Asks the metadata service, in its version 2: a token comes first, so that no other program can be tricked into asking.
+fn fetch_role(url: &str) -> Result<Credentials> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
-    struct Role {
+    struct RoleCredentials {
         access_key_id: String,
         secret_access_key: String,
         token: String,
@@ -144,35 +150,31 @@ fn of_role(metadata: &str) -> Result<Credentials> {
     }
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .proxy(None)
-        .timeout_global(Some(PATIENCE))
+        .timeout_global(Some(METADATA_TIMEOUT))
         .max_redirects(0)
         .build()
         .into();
-    let base = format!("{}/latest", metadata.trim_end_matches('/'));
-    let said = |answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>| -> Result<String> {
-        let mut answer = answer.map_err(|error| super::wire::words(&error))?;
-        Ok(answer.body_mut().with_config().limit(LONGEST).read_to_string()?)
+    let base = format!("{}/latest", url.trim_end_matches('/'));
+    let text = |response: Result<ureq::http::Response<ureq::Body>, ureq::Error>| -> Result<String> {
+        let mut response = response.map_err(|error| anyhow!("{}", describe_error(&error)))?;
+        Ok(response.body_mut().with_config().limit(MAX_METADATA).read_to_string()?)
     };
     let token = agent.put(format!("{base}/api/token")).header("x-aws-ec2-metadata-token-ttl-seconds", "300");
-    let token = said(token.send_empty())?;
-    let ask = |path: &str| {
-        said(
-            agent
-                .get(format!("{base}/meta-data/iam/security-credentials/{path}"))
-                .header("x-aws-ec2-metadata-token", token.trim())
-                .call(),
-        )
+    let token = text(token.send_empty())?;
+    let get = |path: &str| {
+        let request = agent.get(format!("{base}/meta-data/iam/security-credentials/{path}"));
+        text(request.header("x-aws-ec2-metadata-token", token.trim()).call())
     };
-    let roles = ask("")?;
+    let roles = get("")?;
     let role = roles.lines().next().map(str::trim).unwrap_or_default();
-    // What serde says of a document may quote it.
-    let role: Role = serde_json::from_str(&ask(role)?)
-        .map_err(|_| anyhow::anyhow!("the answer for role {role:?} is not the one of a metadata service"))?;
+    // serde's own message may quote the document, which holds the secret.
+    let credentials: RoleCredentials = serde_json::from_str(&get(role)?)
+        .map_err(|_| anyhow!("the response for role {role:?} is not that of a metadata service"))?;
     Ok(Credentials {
-        access_key: role.access_key_id,
-        secret: Secret::new(role.secret_access_key),
-        token: Some(Secret::new(role.token)),
-        expires: Some(role.expiration),
+        access_key: credentials.access_key_id,
+        secret: Secret::new(credentials.secret_access_key),
+        token: Some(Secret::new(credentials.token)),
+        expires: Some(credentials.expiration),
     })
 }
 
@@ -195,14 +197,14 @@ mod tests {
     fn a_file_is_read_as_amazons_tools_read_it() {
         let text = "[default]\naws_access_key_id = AK\naws_secret_access_key=canary=\n[other]\naws_session_token=x\n";
         let (_home, path) = file(text, 0o600);
-        let found = from_file(&path).unwrap();
+        let found = read_file(&path).unwrap();
         assert_eq!((found.access_key.as_str(), found.secret.reveal()), ("AK", "canary="));
         assert!(found.token.is_none());
         assert!(!format!("{found:?}").contains("canary"));
     }
 
     #[test]
-    fn the_profile_is_the_default_one_wherever_it_stands() {
+    fn the_default_profile_is_used_at_any_position() {
         let of =
             |name: &str, key: &str| format!("[{name}]\naws_access_key_id={key}\naws_secret_access_key=s\n");
         for (text, key) in [
@@ -217,24 +219,34 @@ mod tests {
     }
 
     #[test]
-    fn a_file_for_others_or_without_a_key_is_refused() {
+    fn refuses_a_file_that_others_can_read_or_without_a_key() {
         for (text, mode, why) in [
             ("aws_access_key_id=a\naws_secret_access_key=canary", 0o640, "users other than root can read it"),
             ("aws_access_key_id=a\naws_secret_access_key=", 0o600, "lacks a key"),
         ] {
             let (_home, path) = file(text, mode);
-            let error = from_file(&path).unwrap_err().to_string();
+            let error = read_file(&path).unwrap_err().to_string();
             assert!(error.contains(why) && !error.contains("canary"), "{error}");
         }
-        assert!(from_file(Path::new("/no/such")).unwrap_err().to_string().contains("cannot be read"));
+        assert!(read_file(Path::new("/no/such")).unwrap_err().to_string().contains("cannot be read"));
     }
 
     #[test]
-    fn a_key_comes_from_one_place() {
-        let none = FromEnvironment::default();
-        assert!(Login::choose("a", None, false, &none).unwrap_err().to_string().contains("no access key"));
-        assert!(Login::choose("a", Some(Path::new("/x")), true, &none).is_err());
-        assert!(matches!(Login::choose("a", Some(Path::new("/x")), false, &none), Ok(Login::File(_))));
-        assert!(matches!(Login::choose("a", None, true, &none), Ok(Login::Role(at)) if at == METADATA));
+    fn a_key_has_one_source() {
+        let none = S3Environment::default();
+        assert!(
+            CredentialSource::choose("a", None, false, &none)
+                .unwrap_err()
+                .to_string()
+                .contains("no access key")
+        );
+        assert!(CredentialSource::choose("a", Some(Path::new("/x")), true, &none).is_err());
+        assert!(matches!(
+            CredentialSource::choose("a", Some(Path::new("/x")), false, &none),
+            Ok(CredentialSource::File(_))
+        ));
+        assert!(
+            matches!(CredentialSource::choose("a", None, true, &none), Ok(CredentialSource::Role(at)) if at == METADATA_SERVICE)
+        );
     }
 }

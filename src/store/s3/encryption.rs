@@ -1,130 +1,135 @@
-//! Encryption by the server: what is asked for, and whether the server did it.
+//! Encryption by the server: what is requested, and whether the server did it.
 //!
-//! Several servers accept the header and ignore it: Ceph RGW 16, versitygw 1.8.0, s3rver and rclone 1.76.0. Must never send
-//! an archive before the server has shown that it encrypts.
+//! Several servers accept the header and ignore it: Ceph RGW 16, versitygw 1.8.0, s3rver and rclone 1.76.0. An archive is never
+//! sent before the server has shown that it encrypts.
 
-use super::wire::{Answer, Ask};
-use super::{Bucket, Description};
+use super::client::{S3Client, S3Request, S3Response};
 use crate::error::Refusal;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-const METHOD: &str = "x-amz-server-side-encryption";
-const KEY: &str = "x-amz-server-side-encryption-aws-kms-key-id";
-/// What the name of a probe ends in. It is not the name of an archive, and so is never listed.
-const PROBE: &str = ".probe";
+const METHOD_HEADER: &str = "x-amz-server-side-encryption";
+const KEY_HEADER: &str = "x-amz-server-side-encryption-aws-kms-key-id";
+/// The suffix of a probe's name. No archive has it, so a probe is never listed.
+const PROBE_SUFFIX: &str = ".probe";
 
 /// Who holds the key that the server encrypts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Encryption {
-    /// The store itself.
+    /// The storage server itself.
     S3,
-    /// The key service.
+    /// A key management service.
     Kms,
 }
 
-/// What a server is asked to encrypt objects with.
+/// The encryption that a server is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wanted {
+pub(super) struct RequestedEncryption {
     method: &'static str,
     key: Option<String>,
 }
 
-impl Wanted {
-    /// What a destination's settings ask for, if anything.
-    pub fn new(described: &Description) -> Result<Option<Self>, Refusal> {
-        match (described.encryption, &described.kms_key) {
-            (None, None) => Ok(None),
-            (Some(Encryption::S3), None) => Ok(Some(Self { method: "AES256", key: None })),
-            (Some(Encryption::Kms), key) => Ok(Some(Self { method: "aws:kms", key: key.clone() })),
-            _ => Err(Refusal::new("kms-key is only used with encryption: kms", "write both, or neither")),
-        }
-    }
-
-    /// The headers that ask for it.
-    pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
-        let key = self.key.iter().map(|key| (KEY, key.clone()));
-        std::iter::once((METHOD, self.method.to_owned())).chain(key)
-    }
-
-    /// What an answer lacks, in words; `None` if it says that the object is encrypted as wanted.
-    pub fn missing_in(&self, said: &Said) -> Option<String> {
-        if said.method != self.method {
-            let method = if said.method.is_empty() { "nothing" } else { &said.method };
-            return Some(format!("{} was asked for, and the server answers {method}", self.method));
-        }
-        let asked = self.key.as_ref().filter(|asked| !is_same_key(asked, &said.key))?;
-        let key = if said.key.is_empty() { "no key" } else { &said.key };
-        Some(format!("the key {asked} was asked for, and the server answers {key}"))
-    }
-}
-
-/// What a server says of the encryption of an object.
+/// The encryption that a server reports for an object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(super) struct ReportedEncryption {
     method: String,
     key: String,
 }
 
-impl Said {
-    pub fn in_answer(answer: &Answer) -> Self {
-        Self { method: answer.header(METHOD).to_owned(), key: answer.header(KEY).to_owned() }
+impl RequestedEncryption {
+    /// Returns what the settings of a destination request, if anything.
+    pub fn new(encryption: Option<Encryption>, kms_key: Option<&str>) -> Result<Option<Self>, Refusal> {
+        match (encryption, kms_key) {
+            (None, None) => Ok(None),
+            (Some(Encryption::S3), None) => Ok(Some(Self { method: "AES256", key: None })),
+            (Some(Encryption::Kms), key) => Ok(Some(Self { method: "aws:kms", key: key.map(str::to_owned) })),
+            _ => Err(Refusal::new("kms-key is only used with encryption: kms", "set both, or neither")),
+        }
+    }
+
+    /// Returns the headers that request it.
+    pub fn headers(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let key = self.key.iter().map(|key| (KEY_HEADER, key.clone()));
+        std::iter::once((METHOD_HEADER, self.method.to_owned())).chain(key)
+    }
+
+    /// Returns how a report differs from the request, in words, or `None` if the object is encrypted as requested.
+    pub fn difference(&self, reported: &ReportedEncryption) -> Option<String> {
+        if reported.method != self.method {
+            let method = if reported.method.is_empty() { "nothing" } else { &reported.method };
+            return Some(format!("{} was requested, and the server reports {method}", self.method));
+        }
+        let requested = self.key.as_ref().filter(|requested| !is_same_key(requested, &reported.key))?;
+        let key = if reported.key.is_empty() { "no key" } else { &reported.key };
+        Some(format!("the key {requested} was requested, and the server reports {key}"))
+    }
+
+    /// Refuses to send anything to `key` unless the server is shown to encrypt. `started` is the report of the response that
+    /// started the upload. MinIO reports nothing at that time: such a server is tried with a small object.
+    pub fn check_before_upload(
+        &self,
+        client: &S3Client,
+        url: &str,
+        key: &str,
+        started: &ReportedEncryption,
+    ) -> Result<()> {
+        let reported = match started.method.is_empty() {
+            true => self.probe(client, key).context("testing whether the server encrypts")?,
+            false => started.clone(),
+        };
+        match self.difference(&reported) {
+            None => Ok(()),
+            Some(difference) => Err(not_encrypted(url, &difference, "the archive was not sent").into()),
+        }
+    }
+
+    /// Stores a small object next to `key` with the same headers, and returns what the server reports for it.
+    fn probe(&self, client: &S3Client, key: &str) -> Result<ReportedEncryption> {
+        let probe = format!("{key}{PROBE_SUFFIX}");
+        let (headers, body) = (self.headers().collect(), b"whether this server encrypts\n");
+        client.send(&S3Request { method: "PUT", key: &probe, headers, body, ..S3Request::default() })?;
+        let head = client.send(&S3Request { method: "HEAD", key: &probe, ..S3Request::default() });
+        let version = head.as_ref().map(|head| head.header("x-amz-version-id")).unwrap_or_default();
+        let delete = |version: &str| {
+            let query =
+                (!version.is_empty()).then(|| ("versionId", version.to_owned())).into_iter().collect();
+            let request = S3Request { method: "DELETE", key: &probe, query, ..S3Request::default() };
+            client.send_despite_interrupt(&request)
+        };
+        // The access key may be allowed to write and not to delete: then the probe stays, and the upload goes on.
+        if delete(version).is_err() && !version.is_empty() {
+            let _ = delete("");
+        }
+        head.map(|head| ReportedEncryption::in_response(&head))
     }
 }
 
-/// Whether a server that `answered` with this key means the one that was `asked` for. Amazon answers with the key's ARN, also
-/// if only its id or an alias was given, and MinIO puts `arn:aws:kms:` before the name.
-fn is_same_key(asked: &str, answered: &str) -> bool {
+impl ReportedEncryption {
+    /// Returns what a response reports.
+    pub fn in_response(response: &S3Response) -> Self {
+        let header = |name: &str| response.header(name).to_owned();
+        Self { method: header(METHOD_HEADER), key: header(KEY_HEADER) }
+    }
+}
+
+/// Returns whether a server that reports one key means the one that was requested. Amazon reports the key's ARN, also if only its
+/// id or an alias was given, and MinIO puts `arn:aws:kms:` before the name.
+fn is_same_key(requested: &str, reported: &str) -> bool {
     let is_end = |whole: &str, end: &str| {
         whole.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with(['/', ':']))
     };
-    let is_alias = asked.starts_with("alias/") || asked.contains(":alias/");
-    !answered.is_empty() && (is_alias || is_end(answered, asked) || is_end(asked, answered))
+    let is_alias = requested.starts_with("alias/") || requested.contains(":alias/");
+    !reported.is_empty() && (is_alias || is_end(reported, requested) || is_end(requested, reported))
 }
 
-/// A server that does not encrypt. `state` says what is in the bucket now.
-pub(super) fn refusal(shown: &str, missing: &str, state: &str) -> Refusal {
+/// The refusal of a server that does not encrypt. `state` says what is in the bucket now.
+pub(super) fn not_encrypted(url: &str, difference: &str, state: &str) -> Refusal {
     Refusal::new(
-        format!("the server of {shown} did not encrypt it: {missing}; {state}"),
+        format!("the server of {url} did not encrypt it: {difference}; {state}"),
         "use a server that encrypts; or encrypt archives before they are sent with encrypt-to, and remove encryption from \
          this destination",
     )
-}
-
-impl Bucket {
-    /// Refuses to send anything under `key` if `begun`, the answer that began its upload, does not show that the object will be
-    /// encrypted. MinIO does not say so at that time: such a server is tried with a small object.
-    pub(super) fn must_encrypt(&self, key: &str, begun: &Said) -> Result<()> {
-        let Some(wanted) = &self.encryption else { return Ok(()) };
-        let said = match begun.method.is_empty() {
-            true => self.probe(wanted, key).context("trying whether the server encrypts")?,
-            false => begun.clone(),
-        };
-        match wanted.missing_in(&said) {
-            None => Ok(()),
-            Some(missing) => Err(refusal(&self.shown, &missing, "the archive was not sent").into()),
-        }
-    }
-
-    /// What the server says of a small object that was put next to `key` with the same headers.
-    fn probe(&self, wanted: &Wanted, key: &str) -> Result<Said> {
-        let probe = format!("{key}{PROBE}");
-        let (headers, body) = (wanted.headers().collect(), b"whether this server encrypts\n");
-        self.wire.ask(&Ask { method: "PUT", key: &probe, headers, body, ..Ask::default() })?;
-        let found = self.wire.ask(&Ask { method: "HEAD", key: &probe, ..Ask::default() });
-        let version = found.as_ref().map(|found| found.header("x-amz-version-id")).unwrap_or_default();
-        let by_version = |version: &str| {
-            let query =
-                (!version.is_empty()).then(|| ("versionId", version.to_owned())).into_iter().collect();
-            self.wire.clear_up(&Ask { method: "DELETE", key: &probe, query, ..Ask::default() })
-        };
-        // An access key may be allowed to write and not to delete: then the probe stays, and the upload goes on.
-        if by_version(version).is_err() && !version.is_empty() {
-            let _ = by_version("");
-        }
-        found.map(|found| Said::in_answer(&found))
-    }
 }
 
 #[cfg(test)]
@@ -132,9 +137,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_known_by_its_arn_and_no_answer_is_no_key() {
+    fn a_key_is_recognized_by_its_arn() {
         let arn = "arn:aws:kms:eu-central-1:1234:key/11-22";
-        for (asked, answered, same) in [
+        for (requested, reported, same) in [
             ("11-22", "11-22", true),
             ("11-22", arn, true),
             (arn, "11-22", true),
@@ -145,25 +150,26 @@ mod tests {
             ("name", "arn:aws:kms:name", true),
             ("11-22", "33-44", false),
         ] {
-            assert_eq!(is_same_key(asked, answered), same, "{asked} {answered}");
+            assert_eq!(is_same_key(requested, reported), same, "{requested} {reported}");
         }
     }
 
     #[test]
-    fn only_the_encryption_that_was_asked_for_is_enough() {
-        let said = |method: &str, key: &str| Said { method: method.to_owned(), key: key.to_owned() };
-        let s3 = Wanted { method: "AES256", key: None };
-        let kms = Wanted { method: "aws:kms", key: Some("k".to_owned()) };
-        assert_eq!(s3.missing_in(&said("AES256", "")), None);
-        assert_eq!(kms.missing_in(&said("aws:kms", "k")), None);
-        for (wanted, said, words) in [
-            (&s3, said("", ""), "AES256 was asked for, and the server answers nothing"),
-            (&s3, said("aws:kms", "k"), "AES256 was asked for, and the server answers aws:kms"),
-            (&kms, said("AES256", ""), "aws:kms was asked for, and the server answers AES256"),
-            (&kms, said("aws:kms", ""), "the key k was asked for, and the server answers no key"),
-            (&kms, said("aws:kms", "other"), "the key k was asked for, and the server answers other"),
+    fn only_the_requested_encryption_is_accepted() {
+        let reported =
+            |method: &str, key: &str| ReportedEncryption { method: method.to_owned(), key: key.to_owned() };
+        let s3 = RequestedEncryption { method: "AES256", key: None };
+        let kms = RequestedEncryption { method: "aws:kms", key: Some("k".to_owned()) };
+        assert_eq!(s3.difference(&reported("AES256", "")), None);
+        assert_eq!(kms.difference(&reported("aws:kms", "k")), None);
+        for (requested, reported, words) in [
+            (&s3, reported("", ""), "AES256 was requested, and the server reports nothing"),
+            (&s3, reported("aws:kms", "k"), "AES256 was requested, and the server reports aws:kms"),
+            (&kms, reported("AES256", ""), "aws:kms was requested, and the server reports AES256"),
+            (&kms, reported("aws:kms", ""), "the key k was requested, and the server reports no key"),
+            (&kms, reported("aws:kms", "other"), "the key k was requested, and the server reports other"),
         ] {
-            assert_eq!(wanted.missing_in(&said).as_deref(), Some(words));
+            assert_eq!(requested.difference(&reported).as_deref(), Some(words));
         }
     }
 }

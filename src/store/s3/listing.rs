@@ -1,24 +1,10 @@
-//! What is in a bucket, page by page.
+//! The objects in a bucket, page by page.
 
-use super::Bucket;
-use super::upload::read;
-use super::wire::Ask;
-use anyhow::{Context, Result, ensure};
+use super::client::{S3Client, S3Request};
+use crate::store::Blob;
+use anyhow::{Result, ensure};
 use jiff::Timestamp;
 use serde::Deserialize;
-
-/// An object in a list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Object {
-    /// Its name in the bucket's folder.
-    pub name: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// What sets it apart from others that had its name; empty where the server does not list it.
-    pub etag: String,
-    /// When it was put there.
-    pub modified: Timestamp,
-}
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -40,31 +26,36 @@ struct Content {
     last_modified: Timestamp,
 }
 
-impl Bucket {
-    /// All objects of its folder, in no order.
-    pub(super) fn objects(&self) -> Result<Vec<Object>> {
-        let mut found = Vec::new();
-        let mut after = None;
-        loop {
-            let page = self.page(after).with_context(|| format!("listing {}", self.shown))?;
-            found.extend(page.contents.into_iter().filter_map(|content| {
-                let name = content.key.strip_prefix(&self.folder)?.to_owned();
-                let Content { size, etag, last_modified: modified, .. } = content;
-                Some(Object { name, size, etag, modified })
-            }));
-            if !page.is_truncated {
-                return Ok(found);
-            }
-            ensure!(page.next_continuation_token.is_some(), "the list of {} has no end", self.shown);
-            after = page.next_continuation_token;
+/// Returns all objects whose keys begin with `prefix`, in no order. The name of each is its key.
+pub(super) fn list(client: &S3Client, prefix: &str) -> Result<Vec<Blob>> {
+    let mut blobs = Vec::new();
+    let mut token = None;
+    loop {
+        let page = page(client, prefix, token)?;
+        blobs.extend(page.contents.into_iter().map(|content| Blob {
+            name: content.key,
+            size: content.size,
+            modified: content.last_modified,
+            etag: content.etag,
+            version: String::new(),
+            lock: None,
+            unreadable: None,
+        }));
+        if !page.is_truncated {
+            return Ok(blobs);
         }
+        ensure!(
+            page.next_continuation_token.is_some(),
+            "the server's list is incomplete and names no next page"
+        );
+        token = page.next_continuation_token;
     }
+}
 
-    fn page(&self, after: Option<String>) -> Result<Page> {
-        let mut query = vec![("list-type", "2".to_owned()), ("prefix", self.folder.clone())];
-        query.extend(after.map(|token| ("continuation-token", token)));
-        read(&self.wire.ask(&Ask { method: "GET", query, ..Ask::default() })?)
-    }
+fn page(client: &S3Client, prefix: &str, token: Option<String>) -> Result<Page> {
+    let mut query = vec![("list-type", "2".to_owned()), ("prefix", prefix.to_owned())];
+    query.extend(token.map(|token| ("continuation-token", token)));
+    client.send(&S3Request { method: "GET", query, ..S3Request::default() })?.xml()
 }
 
 #[cfg(test)]
@@ -86,8 +77,8 @@ mod tests {
         assert!(page.is_truncated && page.next_continuation_token.is_some());
         let keys: Vec<_> = page.contents.iter().map(|content| (content.key.as_str(), content.size)).collect();
         assert_eq!(keys, [("f/a & b", 434_234), ("f/c", 0)]);
-        let none: Page =
+        let empty: Page =
             quick_xml::de::from_str("<ListBucketResult><KeyCount>0</KeyCount></ListBucketResult>").unwrap();
-        assert!(none.contents.is_empty() && !none.is_truncated);
+        assert!(empty.contents.is_empty() && !empty.is_truncated);
     }
 }

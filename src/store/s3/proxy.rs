@@ -1,6 +1,6 @@
-//! The way out: which proxy stands between this machine and a server, if any.
+//! The HTTP proxy between this machine and a server, if there is one.
 //!
-//! Must never show the URL of one that the environment names: it may hold a login.
+//! The URL of a proxy that the environment names is never shown, because it may hold a password.
 
 use crate::error::Refusal;
 use crate::system::secret::Secret;
@@ -13,71 +13,73 @@ pub struct Proxies {
     pub http: Option<Secret>,
     /// For servers with TLS.
     pub https: Option<Secret>,
-    /// Where none is to be used: names, domains, addresses and networks, with commas between.
+    /// Servers that are reached without a proxy: names, domains, addresses and networks, separated by commas.
     pub exempt: String,
 }
 
 impl Proxies {
-    /// The one to `host`, as the environment has it.
-    pub(super) fn to(&self, host: &str, tls: bool) -> Option<&Secret> {
+    /// Returns the environment's proxy for `host`.
+    pub(super) fn for_host(&self, host: &str, tls: bool) -> Option<&Secret> {
         let url = if tls { &self.https } else { &self.http };
         url.as_ref().filter(|_| !is_exempt(without_port(host), &self.exempt))
     }
 
-    /// What of them may be written where everybody can read it, as variables of the environment: those without a login, and
-    /// where none is to be used.
-    pub fn in_the_open(&self) -> Vec<(&'static str, String)> {
+    /// Returns the environment variables that may be written to a file which everyone can read: the proxies without a login,
+    /// and the exempt servers.
+    pub fn public_variables(&self) -> Vec<(&'static str, String)> {
         let urls = [("http_proxy", &self.http), ("https_proxy", &self.https)].into_iter();
-        let open = urls.filter_map(|(name, url)| Some((name, url.as_ref()?.reveal().to_owned())));
-        let mut open: Vec<_> = open.filter(|(_, url)| !has_login(url)).collect();
-        if !open.is_empty() && !self.exempt.is_empty() {
-            open.push(("no_proxy", self.exempt.clone()));
+        let all = urls.filter_map(|(name, url)| Some((name, url.as_ref()?.reveal().to_owned())));
+        let mut public: Vec<_> = all.filter(|(_, url)| !has_login(url)).collect();
+        if !public.is_empty() && !self.exempt.is_empty() {
+            public.push(("no_proxy", self.exempt.clone()));
         }
-        open
+        public
     }
 }
 
-/// Whether a proxy's URL holds a user and perhaps a password.
+/// Returns whether a proxy's URL holds a user, and perhaps a password.
 pub(super) fn has_login(url: &str) -> bool {
     url.contains('@')
 }
 
-/// The proxy to `host`, which has a port or not: the one that a destination names itself, or else the environment's.
-pub fn way_to(
+/// Returns the proxy for `host`, which may include a port: the one in the destination's settings, or else the environment's.
+///
+/// # Errors
+/// Refuses a proxy whose URL cannot be used, and one in the settings that holds a login.
+pub(super) fn choose(
     host: &str,
     tls: bool,
-    named: Option<&str>,
-    found: &Proxies,
+    configured: Option<&str>,
+    environment: &Proxies,
 ) -> Result<Option<ureq::Proxy>, Refusal> {
-    if let Some(url) = named {
-        return own(url).map(Some);
+    if let Some(url) = configured {
+        return from_settings(url).map(Some);
     }
     let variable = if tls { "HTTPS_PROXY" } else { "http_proxy" };
-    match found.to(host, tls) {
+    match environment.for_host(host, tls) {
         Some(url) => parse(url.reveal()).map(Some).ok_or_else(|| {
             Refusal::new(
-                format!("{variable} in the environment is no URL of an HTTP proxy"),
-                "write it as http://HOST:PORT, or have NO_PROXY name the server",
+                format!("{variable} in the environment is not the URL of an HTTP proxy"),
+                "set it to http://HOST:PORT, or name the server in NO_PROXY",
             )
         }),
-        _ => Ok(None),
+        None => Ok(None),
     }
 }
 
-/// A proxy in the settings.
-fn own(url: &str) -> Result<ureq::Proxy, Refusal> {
-    let no = |why: &str| Refusal::new(format!("proxy {why}"), "write it as http://HOST:PORT");
+fn from_settings(url: &str) -> Result<ureq::Proxy, Refusal> {
+    let refuse = |reason: &str| Refusal::new(format!("proxy {reason}"), "write it as http://HOST:PORT");
     if has_login(url) {
-        return Err(no("holds a login, which would stand in a file that is no secret"));
+        return Err(refuse("contains a login, and the settings file is not secret"));
     }
-    parse(url).ok_or_else(|| no(&format!("{url:?} is no URL of an HTTP proxy")))
+    parse(url).ok_or_else(|| refuse(&format!("{url:?} is not the URL of an HTTP proxy")))
 }
 
-/// Only of a kind that our client can use: it would panic at another.
+/// Parses a proxy's URL. Returns `None` for a protocol at which ureq would panic.
 fn parse(url: &str) -> Option<ureq::Proxy> {
     let proxy = ureq::Proxy::new(url).ok()?;
-    let usable = [ureq::ProxyProtocol::Http, ureq::ProxyProtocol::Https].contains(&proxy.protocol());
-    (usable && !proxy.host().is_empty()).then_some(proxy)
+    let is_http = [ureq::ProxyProtocol::Http, ureq::ProxyProtocol::Https].contains(&proxy.protocol());
+    (is_http && !proxy.host().is_empty()).then_some(proxy)
 }
 
 fn without_port(host: &str) -> &str {
@@ -87,7 +89,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// Whether the environment's proxy is not for `host`. The machine's own loopback is never behind one.
+/// Returns whether requests to `host` bypass the environment's proxy. Those to the machine's own loopback always do.
 fn is_exempt(host: &str, list: &str) -> bool {
     let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
     let address: Option<IpAddr> = host.parse().ok();
@@ -100,12 +102,12 @@ fn is_exempt(host: &str, list: &str) -> bool {
         let inside = host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
         entry == "*"
             || (!domain.is_empty() && address.is_none() && inside)
-            || address.is_some_and(|address| is_in(address, &entry))
+            || address.is_some_and(|address| contains(address, &entry))
     })
 }
 
-/// Whether `network` is this address, or a network that holds it: `10.0.0.0/8`, as Juju's `no-proxy` often has it.
-fn is_in(address: IpAddr, network: &str) -> bool {
+/// Returns whether `network` is this address or contains it: `10.0.0.0/8`, as Juju's `no-proxy` often has it.
+fn contains(address: IpAddr, network: &str) -> bool {
     let bits = |address: IpAddr| match address {
         IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
         IpAddr::V6(address) => (u128::from(address), 128),
@@ -123,36 +125,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proxy_of_a_destination_holds_no_login_and_is_of_a_kind_that_can_be_used() {
-        assert!(own("http://proxy:3128").is_ok() && own("proxy:3128").is_ok());
-        let refusal = own("http://user:canary@proxy:3128").unwrap_err().to_string();
+    fn refuses_a_proxy_with_a_login_or_of_another_kind() {
+        assert!(from_settings("http://proxy:3128").is_ok() && from_settings("proxy:3128").is_ok());
+        let refusal = from_settings("http://user:canary@proxy:3128").unwrap_err().to_string();
         assert!(refusal.contains("login") && !refusal.contains("canary"), "{refusal}");
         for url in ["socks5://proxy:1080", "ftp://proxy", "", "://"] {
-            let refusal = own(url).unwrap_err().to_string();
-            assert!(refusal.contains("no URL of an HTTP proxy"), "{url}: {refusal}");
+            let refusal = from_settings(url).unwrap_err().to_string();
+            assert!(refusal.contains("is not the URL of an HTTP proxy"), "{url}: {refusal}");
         }
     }
 
     #[test]
-    fn the_environments_is_used_where_a_destination_names_none() {
+    fn the_environments_proxy_is_used_unless_one_is_configured() {
         let found = Proxies {
             http: Some(Secret::new("http://one:1")),
             https: Some(Secret::new("http://user:canary@two:2")),
             exempt: "minio".into(),
         };
-        let way = |host, tls, named| way_to(host, tls, named, &found).unwrap().map(|proxy| proxy.port());
+        let way = |host, tls, named| choose(host, tls, named, &found).unwrap().map(|proxy| proxy.port());
         assert_eq!(way("s3.example:443", true, None), Some(2));
         assert_eq!(way("s3.example", false, None), Some(1));
         assert_eq!(way("minio:9000", true, None), None);
         assert_eq!(way("minio:9000", true, Some("http://three:3")), Some(3));
         assert_eq!(way("127.0.0.1:9000", false, None), None);
         let wrong = Proxies { https: Some(Secret::new("socks5://user:canary@two:2")), ..Proxies::default() };
-        let refusal = way_to("s3.example", true, None, &wrong).unwrap_err().to_string();
+        let refusal = choose("s3.example", true, None, &wrong).unwrap_err().to_string();
         assert!(refusal.contains("HTTPS_PROXY") && !refusal.contains("canary"), "{refusal}");
     }
 
     #[test]
-    fn who_is_exempt_is_read_as_other_programs_read_it() {
+    fn exempt_servers_are_read_as_other_programs_do() {
         for (host, list, exempt) in [
             ("store.example", "store.example", true),
             ("store.example", "other, example", true),

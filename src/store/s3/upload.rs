@@ -1,14 +1,16 @@
-//! An archive on its way into a bucket: in parts, under no name until all are there, then read back.
+//! Uploads a file in parts, which become an object only when all of them have arrived, and reads the object back.
 //!
-//! Must never leave parts behind that it can remove: a server keeps and charges them for ever.
+//! A server keeps and charges for the parts of an unfinished upload, so they are removed whenever that is possible.
 
-use super::encryption::{Said, Wanted, refusal};
-use super::trouble::Trouble;
-use super::wire::{Answer, Ask};
-use super::{Bucket, Head, PART, Reading};
+use super::client::{S3Client, S3Request};
+use super::deletion::Deleter;
+use super::encryption::{ReportedEncryption, RequestedEncryption, not_encrypted};
+use super::error::S3Error;
+use super::object::{self, ObjectHead, ObjectReader, PART_SIZE};
+use crate::archive::human_size;
 use crate::error::Refusal;
 use crate::progress::{Progress, Sink};
-use crate::store::{NameTaken, Removed};
+use crate::store::{Deletion, NameTaken};
 use crate::system::digest::sha256_of;
 use anyhow::{Context, Error, Result, bail, ensure};
 use base64ct::{Base64, Encoding};
@@ -20,282 +22,323 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-/// S3 takes no more parts of one object.
-const MOST_PARTS: u64 = 10_000;
+/// S3's limit on the parts of one object.
+const MAX_PARTS: u64 = 10_000;
 
-/// What is uploaded, and where to.
-struct Upload<'a> {
-    bucket: &'a Bucket,
+/// One file and the object that it is to become.
+pub(super) struct Upload<'a> {
+    client: &'a Arc<S3Client>,
+    deleter: &'a Deleter,
+    encryption: Option<&'a RequestedEncryption>,
+    /// What the bucket's folder is called in messages.
+    url: &'a str,
+    /// The object's name in that folder.
+    name: &'a str,
     key: String,
-    archive: &'a File,
+    file: &'a File,
     size: u64,
     sha256: &'a str,
-    tell: RefCell<Sink<'a>>,
 }
 
-impl Bucket {
-    /// Puts `archive`, whose SHA-256 is `sha256`, in as `name`, and reads it back. What is there already and is the same is
-    /// taken for an earlier run's, and read back too. Refuses a name that something else has.
-    pub(super) fn upload(&self, name: &str, archive: &File, sha256: &str, tell: Sink<'_>) -> Result<()> {
-        let size = archive.metadata().context("measuring the archive")?.len();
-        let upload =
-            Upload { bucket: self, key: self.key(name), archive, size, sha256, tell: RefCell::new(tell) };
-        let found = self.head(&upload.key).with_context(|| format!("looking at {}{name}", self.shown))?;
-        let is_new = found.is_none();
-        let ours = match found {
-            Some(head) => upload.is(&head),
-            None => upload.send().with_context(|| format!("uploading {name} to {}", self.shown))?,
+/// Reports how many bytes were transferred.
+type Report<'a> = RefCell<Sink<'a>>;
+
+impl<'a> Upload<'a> {
+    /// Prepares the upload of `file`, whose SHA-256 is `sha256`. `target` is the URL of the bucket's folder, the folder itself,
+    /// and the object's name in it.
+    pub fn new(
+        client: &'a Arc<S3Client>,
+        deleter: &'a Deleter,
+        encryption: Option<&'a RequestedEncryption>,
+        target: (&'a str, &'a str, &'a str),
+        file: &'a File,
+        sha256: &'a str,
+    ) -> Result<Self> {
+        let size = file.metadata().context("measuring the archive")?.len();
+        let (url, folder, name) = target;
+        let key = format!("{folder}{name}");
+        Ok(Self { client, deleter, encryption, url, name, key, file, size, sha256 })
+    }
+
+    /// Uploads the file unless its object exists already, and reads the object back in either case.
+    ///
+    /// # Errors
+    /// Refuses a name that holds another object, and a server that does not encrypt as requested.
+    pub fn run(&self, progress: Sink<'_>) -> Result<()> {
+        let existing = self.head()?;
+        let is_new = existing.is_none();
+        let report = RefCell::new(progress);
+        let is_ours = match existing {
+            Some(head) => self.is_same(&head),
+            None => self.send(&report).with_context(|| format!("uploading {} to {}", self.name, self.url))?,
         };
-        if !ours {
+        if !is_ours {
             return Err(Error::new(NameTaken).context(Refusal::new(
-                format!("{} holds another {name}, which is not overwritten", self.shown),
+                format!("{} already holds a different {}, which is not overwritten", self.url, self.name),
                 "look at that one, or give this destination a folder of its own",
             )));
         }
-        let tell = upload.tell.into_inner();
-        tell(Progress::Step("reading back what was uploaded"));
-        let reading = || format!("reading {}{name} back", self.shown);
-        let object = self.open(name).with_context(reading)?;
-        self.is_encrypted(name, &object.head, is_new)?;
-        self.read_back(name, object, size, sha256, tell)
+        let progress = report.into_inner();
+        progress(Progress::Step("reading back what was uploaded"));
+        let head = self.head()?.with_context(|| format!("{}{} does not exist", self.url, self.name))?;
+        self.check_encryption(&head, is_new)?;
+        self.read_back(head, progress)
     }
 
-    /// Refuses an object that the server keeps in the clear although its encryption was asked for. One that this upload put
-    /// there is deleted; another may be the only copy.
-    fn is_encrypted(&self, name: &str, head: &Head, is_new: bool) -> Result<()> {
-        let missing = self.encryption.as_ref().and_then(|wanted| wanted.missing_in(&head.encryption));
-        match missing {
+    fn head(&self) -> Result<Option<ObjectHead>> {
+        let head = object::head(self.client, &self.key);
+        head.with_context(|| format!("reading the attributes of {}{}", self.url, self.name))
+    }
+
+    /// Refuses an object that the server stored unencrypted although encryption was requested. One that this upload created is
+    /// deleted. An older one may be the only copy, and stays.
+    fn check_encryption(&self, head: &ObjectHead, is_new: bool) -> Result<()> {
+        let difference = self.encryption.and_then(|requested| requested.difference(&head.encryption));
+        match difference {
             None => Ok(()),
-            Some(missing) if is_new => {
-                Err(refusal(&self.shown, &missing, &self.taken_back(name, head)).into())
+            Some(difference) if is_new => {
+                Err(not_encrypted(self.url, &difference, &self.take_back(head)).into())
             }
-            Some(missing) => Err(Refusal::new(
+            Some(difference) => Err(Refusal::new(
                 format!(
-                    "{}{name} is there already, complete, and the server does not encrypt it: {missing}",
-                    self.shown
+                    "{}{} is complete, and the server does not encrypt it: {difference}",
+                    self.url, self.name
                 ),
                 format!(
                     "upload give-up={} leaves it there as it is; the next snapshot is uploaded encrypted",
-                    name.rsplit('/').next().unwrap_or(name)
+                    self.name.rsplit('/').next().unwrap_or(self.name)
                 ),
             )
             .into()),
         }
     }
 
-    /// Deletes an object that this upload put there, and says what became of it.
-    fn taken_back(&self, name: &str, head: &Head) -> String {
-        match self.erase(name, head) {
-            Ok(Removed::Deleted) => "it was deleted there".to_owned(),
-            Ok(Removed::Hidden) => {
+    /// Deletes an object that this upload created, and describes the outcome.
+    fn take_back(&self, head: &ObjectHead) -> String {
+        match self.deleter.delete(&self.key, &head.version, head.lock.as_deref()) {
+            Ok(Deletion::Deleted) => "it was deleted there".to_owned(),
+            Ok(Deletion::Hidden) => {
                 "it was hidden there, and the bucket keeps it as an older version".to_owned()
             }
             Err(error) => format!("it is still there, because it could not be deleted: {error:#}"),
         }
     }
 
-    /// The bytes themselves, not only what the server says of them.
-    fn read_back(&self, name: &str, object: Reading, size: u64, sha256: &str, tell: Sink<'_>) -> Result<()> {
-        let (found, head) = (object.head.size, object.head.clone());
-        ensure!(found == size, "{}{name} has {found} bytes of {size}", self.shown);
-        let found = sha256_of(&mut Told { object, done: 0, tell });
-        if found.with_context(|| format!("reading {}{name} back", self.shown))? == sha256 {
+    /// Reads the object back and compares its bytes, not only what the server says about them.
+    fn read_back(&self, head: ObjectHead, progress: Sink<'_>) -> Result<()> {
+        let (url, name, size) = (self.url, self.name, head.size);
+        ensure!(size == self.size, "{url}{name} has {size} bytes of {}", self.size);
+        let object = ObjectReader::new(self.client, self.key.clone(), size, head.etag.clone());
+        let sha256 = sha256_of(&mut ReportingReader { object, done: 0, progress });
+        if sha256.with_context(|| format!("reading {url}{name} back"))? == self.sha256 {
             return Ok(());
         }
-        // Ours by its hash, and not what it says: a name must not stand for it.
-        let removed = self.taken_back(name, &head);
-        bail!("{}{name} reads back other than it was sent; {removed}", self.shown)
+        // The object claims this hash and does not have it, so nothing may find it under this name.
+        let outcome = self.take_back(&head);
+        bail!("{url}{name} does not read back as it was sent; {outcome}")
     }
-}
 
-impl Upload<'_> {
-    /// Whether an object is this one, by size and the hash that was given along.
-    fn is(&self, head: &Head) -> bool {
+    /// Returns whether an object is this file, by its size and the hash stored with it.
+    fn is_same(&self, head: &ObjectHead) -> bool {
         head.size == self.size && head.sha256 == self.sha256
     }
 
-    /// Sends it. `false`: somebody else has taken the name meanwhile.
-    fn send(&self) -> Result<bool> {
-        // An upload in parts shows before its first byte whether the server encrypts.
+    /// Sends the file. Returns `false` if another object has taken the name meanwhile.
+    fn send(&self, report: &Report<'_>) -> Result<bool> {
+        // The start of an upload in parts shows whether the server encrypts, before any byte is sent.
         let sent = match self.size {
-            size if size <= PART && self.bucket.encryption.is_none() => self.whole(),
-            _ => self.in_parts(),
+            size if size <= PART_SIZE && self.encryption.is_none() => self.send_whole(report),
+            _ => self.send_in_parts(report),
         };
         let Err(error) = sent else { return Ok(true) };
-        // An answer may be lost where the request was not.
-        match self.bucket.head(&self.key) {
-            Ok(Some(head)) if self.is(&head) => Ok(true),
-            Ok(Some(_)) if error.downcast_ref().is_some_and(Trouble::is_taken) => Ok(false),
+        // The response may have been lost after the request was carried out.
+        match object::head(self.client, &self.key) {
+            Ok(Some(head)) if self.is_same(&head) => Ok(true),
+            Ok(Some(_)) if error.downcast_ref().is_some_and(S3Error::is_precondition_failed) => Ok(false),
             _ => Err(error),
         }
     }
 
-    /// Metadata of the new object.
+    /// Returns the headers of the new object.
     fn headers(&self) -> Vec<(&'static str, String)> {
         let mut headers = vec![("x-amz-meta-sha256", self.sha256.to_owned())];
-        headers.extend(self.bucket.encryption.iter().flat_map(Wanted::headers));
+        headers.extend(self.encryption.into_iter().flat_map(RequestedEncryption::headers));
         headers
     }
 
-    /// Says how much of it is on its way, when so many bytes of the request that begins `at` are.
-    fn sent(&self, at: u64, bytes: u64) {
-        (self.tell.borrow_mut())(Progress::Bytes { done: at + bytes, expected: Some(self.size) });
+    /// Reports that all bytes up to `position` were sent.
+    fn report(&self, report: &Report<'_>, position: u64) {
+        (report.borrow_mut())(Progress::Bytes { done: position, expected: Some(self.size) });
     }
 
-    fn whole(&self) -> Result<()> {
-        let body = self.part(0, self.size)?;
+    fn send_whole(&self, report: &Report<'_>) -> Result<()> {
+        let body = self.read_part(0, self.size)?;
         let mut headers = self.headers();
         headers.push(("content-md5", md5_of(&body)));
-        let sent = |bytes| self.sent(0, bytes);
-        let ask =
-            Ask { method: "PUT", key: &self.key, headers, body: &body, sent: Some(&sent), ..Ask::default() };
-        self.if_none_match(ask)?;
-        self.sent(0, self.size);
+        let on_sent = |bytes| self.report(report, bytes);
+        self.send_if_absent(S3Request {
+            method: "PUT",
+            key: &self.key,
+            headers,
+            body: &body,
+            on_sent: Some(&on_sent),
+            ..S3Request::default()
+        })?;
+        self.report(report, self.size);
         Ok(())
     }
 
-    fn in_parts(&self) -> Result<()> {
-        // Of a run that was killed: nobody else uploads under this key.
-        self.bucket.abandon_parts(&self.key);
-        let (id, said) = self.begin()?;
-        let encrypts = self.bucket.must_encrypt(&self.key, &said);
-        let sent = encrypts.and_then(|()| self.parts(&id)).and_then(|parts| self.complete(&id, &parts));
-        sent.map_err(|error| match self.bucket.abort(&self.key, &id) {
+    fn send_in_parts(&self, report: &Report<'_>) -> Result<()> {
+        // An interrupted run may have left parts. No other program uploads to this key.
+        self.abort_earlier();
+        let (id, reported) = self.start()?;
+        let checked = self.encryption.map_or(Ok(()), |requested| {
+            requested.check_before_upload(self.client, self.url, &self.key, &reported)
+        });
+        let sent = checked.and_then(|()| self.send_parts(&id, report));
+        let completed = sent.and_then(|etags| self.complete(&id, &etags));
+        completed.map_err(|error| match self.abort(&id) {
             Ok(()) => error,
-            Err(left) if left.downcast_ref().is_some_and(|trouble: &Trouble| trouble.status == 404) => error,
-            Err(_) => error.context("parts that were sent are still there; the next try removes them"),
+            Err(abort) if abort.downcast_ref().is_some_and(S3Error::is_not_found) => error,
+            Err(_) => {
+                error.context("parts of the upload are still on the server; the next attempt removes them")
+            }
         })
     }
 
-    /// Begins an upload in parts, and returns its id and what the server says of its encryption.
-    fn begin(&self) -> Result<(String, Said)> {
+    /// Starts an upload in parts. Returns its id and what the server reports about its encryption.
+    fn start(&self) -> Result<(String, ReportedEncryption)> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Begun {
+        struct Started {
             upload_id: String,
         }
         let query = vec![("uploads", String::new())];
-        let ask = Ask { method: "POST", key: &self.key, query, headers: self.headers(), ..Ask::default() };
-        let answer = self.bucket.wire.ask(&ask)?;
-        let Begun { upload_id } = read(&answer)?;
-        Ok((upload_id, Said::in_answer(&answer)))
+        let headers = self.headers();
+        let request = S3Request { method: "POST", key: &self.key, query, headers, ..S3Request::default() };
+        let response = self.client.send(&request)?;
+        let Started { upload_id } = response.xml()?;
+        Ok((upload_id, ReportedEncryption::in_response(&response)))
     }
 
-    /// Sends all parts, one after the other, and gives what the server calls them.
-    fn parts(&self, id: &str) -> Result<Vec<String>> {
+    /// Sends all parts, one after the other. Returns their ETags.
+    fn send_parts(&self, id: &str, report: &Report<'_>) -> Result<Vec<String>> {
         let length = part_length(self.size);
+        let count = self.size.div_ceil(length).max(1);
         let mut etags = Vec::new();
-        for number in 0..self.size.div_ceil(length).max(1) {
-            let at = number * length;
-            let body = self.part(at, length.min(self.size - at))?;
-            let query = vec![("partNumber", (number + 1).to_string()), ("uploadId", id.to_owned())];
+        for number in 1..=count {
+            let offset = (number - 1) * length;
+            let body = self.read_part(offset, length.min(self.size - offset))?;
+            let query = vec![("partNumber", number.to_string()), ("uploadId", id.to_owned())];
             let headers = vec![("content-md5", md5_of(&body))];
-            let sent = |bytes| self.sent(at, bytes);
-            let ask = Ask { method: "PUT", key: &self.key, query, headers, body: &body, sent: Some(&sent) };
-            let answer = self.bucket.wire.ask(&ask).with_context(|| {
-                format!("sending bytes {at} to {} of {}", at + body.len() as u64, self.size)
+            let on_sent = |bytes| self.report(report, offset + bytes);
+            let request = S3Request {
+                method: "PUT",
+                key: &self.key,
+                query,
+                headers,
+                body: &body,
+                on_sent: Some(&on_sent),
+            };
+            let response = self.client.send(&request).with_context(|| {
+                let (sent, size) = (human_size(offset), human_size(self.size));
+                format!("sending part {number} of {count}, after {sent} of {size}")
             })?;
-            self.sent(at, body.len() as u64);
-            etags.push(answer.header("etag").to_owned());
+            self.report(report, offset + body.len() as u64);
+            etags.push(response.header("etag").to_owned());
         }
         Ok(etags)
     }
 
+    /// Joins the parts to an object.
     fn complete(&self, id: &str, etags: &[String]) -> Result<()> {
         let mut body = String::from("<CompleteMultipartUpload>");
-        for (at, etag) in etags.iter().enumerate() {
+        for (index, etag) in etags.iter().enumerate() {
             let etag = quick_xml::escape::escape(etag.as_str());
-            let _ = write!(body, "<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag></Part>", at + 1);
+            let _ = write!(body, "<Part><PartNumber>{}</PartNumber><ETag>{etag}</ETag></Part>", index + 1);
         }
         body.push_str("</CompleteMultipartUpload>");
         let query = vec![("uploadId", id.to_owned())];
-        let ask = Ask { method: "POST", key: &self.key, query, body: body.as_bytes(), ..Ask::default() };
-        self.if_none_match(ask)
+        let body = body.as_bytes();
+        self.send_if_absent(S3Request { method: "POST", key: &self.key, query, body, ..S3Request::default() })
     }
 
-    /// Asks the server to take it only under a free name; a server that cannot do that is asked without. There our look
-    /// before is all that keeps us from overwriting.
-    fn if_none_match(&self, mut ask: Ask<'_>) -> Result<()> {
-        ask.headers.push(("if-none-match", "*".to_owned()));
-        let unknown = |trouble: &Trouble| trouble.status == 501 || trouble.code == "NotImplemented";
-        match self.bucket.wire.ask(&ask) {
-            Err(error) if error.downcast_ref().is_some_and(unknown) => {
-                ask.headers.pop();
-                self.bucket.wire.ask(&ask).map(|_| ())
+    /// Sends a request that creates the object only if its name is free. A server that does not know that condition is asked
+    /// without it. There, only our own look before the upload prevents overwriting.
+    fn send_if_absent(&self, mut request: S3Request<'_>) -> Result<()> {
+        request.headers.push(("if-none-match", "*".to_owned()));
+        match self.client.send(&request) {
+            Err(error) if error.downcast_ref().is_some_and(S3Error::is_not_implemented) => {
+                request.headers.pop();
+                self.client.send(&request).map(|_| ())
             }
-            answer => answer.map(|_| ()),
+            response => response.map(|_| ()),
         }
     }
 
-    fn part(&self, at: u64, length: u64) -> Result<Vec<u8>> {
+    fn read_part(&self, offset: u64, length: u64) -> Result<Vec<u8>> {
         let mut part = vec![0; usize::try_from(length)?];
-        self.archive.read_exact_at(&mut part, at).context("reading the archive")?;
+        self.file.read_exact_at(&mut part, offset).context("reading the archive")?;
         Ok(part)
     }
-}
 
-impl Bucket {
-    /// Removes what earlier uploads of `key` have left. A server may not let us look; then it stays.
-    fn abandon_parts(&self, key: &str) {
+    /// Removes the parts of earlier uploads to the same key. They stay if the server does not list them.
+    fn abort_earlier(&self) {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Uploads {
             #[serde(default)]
-            upload: Vec<Begun>,
+            upload: Vec<Started>,
         }
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Begun {
+        struct Started {
             key: String,
             upload_id: String,
         }
-        let query = vec![("uploads", String::new()), ("prefix", key.to_owned())];
-        let found = self.wire.ask(&Ask { method: "GET", query, ..Ask::default() });
-        let found = found.and_then(|answer| read::<Uploads>(&answer));
-        for begun in found.map(|uploads| uploads.upload).unwrap_or_default() {
-            if begun.key == key {
-                // What stays is looked for by the next upload.
-                let _ = self.abort(key, &begun.upload_id);
+        let query = vec![("uploads", String::new()), ("prefix", self.key.clone())];
+        let listed = self.client.send(&S3Request { method: "GET", query, ..S3Request::default() });
+        let uploads = listed.and_then(|response| response.xml::<Uploads>());
+        for started in uploads.map(|uploads| uploads.upload).unwrap_or_default() {
+            if started.key == self.key {
+                // If that fails, the next upload tries again.
+                let _ = self.abort(&started.upload_id);
             }
         }
     }
 
-    fn abort(&self, key: &str, id: &str) -> Result<()> {
+    fn abort(&self, id: &str) -> Result<()> {
         let query = vec![("uploadId", id.to_owned())];
-        self.wire.clear_up(&Ask { method: "DELETE", key, query, ..Ask::default() }).map(|_| ())
+        let request = S3Request { method: "DELETE", key: &self.key, query, ..S3Request::default() };
+        self.client.send_despite_interrupt(&request).map(|_| ())
     }
 }
 
-/// Reads an XML document.
-pub(super) fn read<T: serde::de::DeserializeOwned>(answer: &Answer) -> Result<T> {
-    let text = std::str::from_utf8(&answer.body).context("the server's answer is no text")?;
-    quick_xml::de::from_str(text).context("the server's answer is not S3's")
-}
-
-/// An object that tells how much of it has been read.
-struct Told<'a> {
-    object: Reading,
+/// Reads an object and reports how much was read.
+struct ReportingReader<'a> {
+    object: ObjectReader,
     done: u64,
-    tell: Sink<'a>,
+    progress: Sink<'a>,
 }
 
-impl Read for Told<'_> {
+impl Read for ReportingReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.object.read(buffer)?;
         self.done += length as u64;
-        (self.tell)(Progress::Bytes { done: self.done, expected: Some(self.object.head.size) });
+        (self.progress)(Progress::Bytes { done: self.done, expected: Some(self.object.size()) });
         Ok(length)
     }
 }
 
-/// How long the parts of an object of `size` bytes are: as few of them as S3 takes, in whole mebibytes.
+/// Returns the length of each part of an object of `size` bytes: whole mebibytes, and long enough for S3's limit.
 fn part_length(size: u64) -> u64 {
     const MIB: u64 = 1 << 20;
-    PART.max(size.div_ceil(MOST_PARTS).div_ceil(MIB) * MIB)
+    PART_SIZE.max(size.div_ceil(MAX_PARTS).div_ceil(MIB) * MIB)
 }
 
-/// Known to every server, and wanted for buckets with object lock.
+/// Returns the checksum that every server knows, and that buckets with object lock require.
 fn md5_of(body: &[u8]) -> String {
     Base64::encode_string(&Md5::digest(body))
 }
@@ -305,10 +348,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_few_enough_for_s3() {
-        assert_eq!(part_length(1), PART);
+    fn an_object_has_no_more_parts_than_s3_allows() {
+        assert_eq!(part_length(1), PART_SIZE);
         for size in [80 << 30, 100 << 30, 150 << 30] {
-            assert!(size / part_length(size) < MOST_PARTS, "{size}");
+            assert!(size / part_length(size) < MAX_PARTS, "{size}");
             assert_eq!(part_length(size) % (1 << 20), 0);
         }
     }

@@ -1,8 +1,7 @@
-//! What was found out about an archive after it was made, and what an operator decided about it: `NAME.json` beside it.
+//! The record of an archive: `NAME.json` next to it, with what was found out after it was made, and whether it is pinned.
 //!
-//! One small document for each archive, and not one for all: it is replaced in one step, can spoil no other, goes where its
-//! archive goes, and is the same in a directory and in a bucket. Must never be believed about what the archive holds: that
-//! the archive alone says.
+//! Each archive has a small document of its own. It is replaced in one step, cannot spoil another, moves with its archive, and is
+//! the same in a directory and in a bucket. It is never believed about the contents of the archive.
 
 use crate::archive::damage::Damage;
 use crate::archive::manifest::Manifest;
@@ -10,67 +9,57 @@ use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// The format that this version writes. A higher one is not read, and so not written over.
+/// The format that this version writes. It neither reads nor overwrites a higher one.
 const FORMAT: u32 = 1;
-/// What a record's name ends in.
-const ENDING: &str = ".json";
+/// The suffix of a record's name.
+const SUFFIX: &str = ".json";
 
-/// What is known about an archive besides what it holds.
+/// What is known about an archive besides its contents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     format: u32,
-    /// Which archive it is about. It says nothing about another of the same name.
+    /// The archive that it describes. It says nothing about another one of the same name.
     #[serde(flatten)]
-    pub about: About,
-    /// The SHA-256 of the archive, in hex, when it was last read to its end.
+    pub identity: ArchiveIdentity,
+    /// The SHA-256 of the archive, in hex, when it was last verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// When it was last read to its end and found good.
+    /// When it was last verified and found good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Timestamp>,
     /// The check that it failed when it was last read, if it failed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<Damage>,
-    /// When it was last booted in a throw-away etcd and found to hold what its manifest says.
+    /// When a throw-away etcd last booted on it and served what its manifest records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drilled: Option<Timestamp>,
-    /// Whether it is to be kept whatever the retention says.
+    /// Whether it is kept whatever the retention rules say.
     #[serde(default)]
     pub pinned: bool,
 }
 
-/// What sets an archive apart from another of the same name, as far as a cheap look shows.
+/// Distinguishes an archive from another one of the same name, without reading it whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct About {
+pub struct ArchiveIdentity {
     /// Its length in bytes.
     pub size: u64,
     /// The SHA-256 of its database by its own manifest, in hex.
     pub db_sha256: Option<String>,
 }
 
-impl About {
-    /// An archive of `size` bytes with this manifest.
-    pub fn of(size: u64, manifest: Option<&Manifest>) -> Self {
+impl ArchiveIdentity {
+    /// Identifies an archive of `size` bytes with this manifest.
+    pub fn new(size: u64, manifest: Option<&Manifest>) -> Self {
         Self { size, db_sha256: manifest.map(|manifest| manifest.db_sha256.clone()) }
-    }
-
-    /// Its record: `kept`, which lies under its name, unless that is about another archive. One that cannot be read is a blank
-    /// one, with the reason: it may have a pin in it.
-    pub fn record(self, kept: Result<Option<Record>>) -> (Record, Option<String>) {
-        let (kept, unread) = match kept {
-            Ok(kept) => (kept, None),
-            Err(error) => (None, Some(format!("its record cannot be read: {error:#}"))),
-        };
-        (kept.filter(|record| record.about == self).unwrap_or_else(|| Record::blank(self)), unread)
     }
 }
 
 impl Record {
-    /// Of an archive that nobody has looked at since it was made.
-    fn blank(about: About) -> Self {
+    /// The record of an archive that nothing was found out about yet.
+    pub fn empty(identity: ArchiveIdentity) -> Self {
         Self {
             format: FORMAT,
-            about,
+            identity,
             sha256: None,
             verified: None,
             damage: None,
@@ -79,14 +68,20 @@ impl Record {
         }
     }
 
-    /// Reads a record; the error says what is wrong with it.
+    /// Parses a record.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let record: Self = serde_json::from_slice(bytes).context("it is not one of ours")?;
         ensure!(record.format <= FORMAT, "its format {} is that of a newer version", record.format);
         Ok(record)
     }
 
-    /// The document, ending in a newline.
+    /// Returns the document, which ends in a newline.
+    ///
+    /// # Errors
+    /// Fails if it cannot be written as JSON.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let mut bytes = serde_json::to_vec_pretty(self).context("writing a record")?;
         bytes.push(b'\n');
@@ -94,14 +89,14 @@ impl Record {
     }
 }
 
-/// The name of the record of the archive `name`.
+/// Returns the name of the record of the archive `name`.
 pub fn record_name(name: &str) -> String {
-    format!("{name}{ENDING}")
+    format!("{name}{SUFFIX}")
 }
 
-/// The archive that a record of this name would be about.
+/// Returns the archive that a record of this name describes.
 pub fn archive_of(record_name: &str) -> Option<&str> {
-    record_name.strip_suffix(ENDING)
+    record_name.strip_suffix(SUFFIX)
 }
 
 #[cfg(test)]
@@ -109,8 +104,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_reads_back_and_one_of_a_newer_version_does_not() {
-        let mut record = Record::blank(About { size: 7, db_sha256: Some("ab".to_owned()) });
+    fn a_record_reads_back_unless_a_newer_version_wrote_it() {
+        let mut record = Record::empty(ArchiveIdentity { size: 7, db_sha256: Some("ab".to_owned()) });
         record.drilled = Some("2026-11-20T20:49:17Z".parse().unwrap());
         record.pinned = true;
         record.damage = Some(Damage::Trailer);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::archive::damage::Damage;
 use crate::archive::manifest::Manifest;
-use crate::catalog::record::About;
+use crate::inventory::record::{ArchiveIdentity, Record};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -33,10 +33,10 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         size,
         modified: Timestamp::UNIX_EPOCH,
         encrypted_for: Vec::new(),
-        record: About::of(size, Some(&manifest)).record(Ok(None)).0,
-        unread: None,
+        record: Record::empty(ArchiveIdentity::new(size, Some(&manifest))),
+        unreadable: None,
         manifest: Some(manifest),
-        waits_for: Vec::new(),
+        pending_uploads: Vec::new(),
     }
 }
 
@@ -56,19 +56,19 @@ fn refs(entries: &[Entry]) -> Vec<&Entry> {
     entries.iter().collect()
 }
 
-fn judged(entries: &[Entry], policy: &Policy) -> Vec<Verdict> {
-    judge(&refs(entries), policy, &this_cluster(), now())
+fn decide_ours(entries: &[Entry], policy: &Policy) -> Vec<Decision> {
+    decide(&refs(entries), policy, &this_cluster(), now())
 }
 
-fn is_kept(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Kept(_))
+fn is_kept(decision: &Decision) -> bool {
+    matches!(decision, Decision::Keep(_))
 }
 
 /// How many hours ago those were taken that are kept.
 fn kept_of(hours: &[i64], policy: &Policy) -> Vec<i64> {
     let entries: Vec<Entry> = hours.iter().copied().map(hours_ago).collect();
-    let verdicts = judged(&entries, policy);
-    hours.iter().zip(verdicts).filter(|(_, verdict)| is_kept(verdict)).map(|(hours, _)| *hours).collect()
+    let decisions = decide_ours(&entries, policy);
+    hours.iter().zip(decisions).filter(|(_, decision)| is_kept(decision)).map(|(hours, _)| *hours).collect()
 }
 
 #[test]
@@ -103,16 +103,16 @@ fn a_clock_that_runs_ahead_and_weeks_without_a_backup_empty_no_store() {
     let entries: Vec<Entry> = (1..5).map(|days| hours_ago(24 * days)).collect();
     let policy = Policy { within: Some(SignedDuration::from_hours(72)), ..Policy::default() };
     let later = now() + SignedDuration::from_hours(24 * 365);
-    assert!(judge(&refs(&entries), &policy, &this_cluster(), later).iter().all(is_kept));
+    assert!(decide(&refs(&entries), &policy, &this_cluster(), later).iter().all(is_kept));
 }
 
 #[test]
 fn a_snapshot_of_the_future_stays_and_counts_for_nothing() {
     let entries = [hours_ago(-48), hours_ago(1), hours_ago(2)];
-    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
-    let Verdict::Kept(why) = &verdicts[0] else { panic!("{verdicts:?}") };
-    assert!(why[0].contains("still to come"), "{why:?}");
-    assert_eq!(verdicts[1..].iter().map(is_kept).collect::<Vec<_>>(), [true, false]);
+    let decisions = decide_ours(&entries, &Policy { last: 1, ..Policy::default() });
+    let Decision::Keep(why) = &decisions[0] else { panic!("{decisions:?}") };
+    assert!(why[0].contains("in the future"), "{why:?}");
+    assert_eq!(decisions[1..].iter().map(is_kept).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]
@@ -122,9 +122,9 @@ fn the_highest_revision_stays_when_the_date_of_a_wrong_clock_has_come() {
     let entries = [ahead, hours_ago(6), hours_ago(12)];
     for policy in [Policy { last: 1, ..Policy::default() }, Policy { max_size: Some(1), ..Policy::default() }]
     {
-        let verdicts = judged(&entries, &policy);
-        assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false], "{verdicts:?}");
-        let Verdict::Kept(why) = &verdicts[1] else { panic!("{verdicts:?}") };
+        let decisions = decide_ours(&entries, &policy);
+        assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false], "{decisions:?}");
+        let Decision::Keep(why) = &decisions[1] else { panic!("{decisions:?}") };
         assert!(why.contains(&"the highest revision verified".to_owned()), "{why:?}");
     }
 }
@@ -136,20 +136,20 @@ fn time_and_revision_decide_and_never_the_name_or_the_time_of_the_file() {
         entry.name = name.to_owned();
         entry.modified = Timestamp::from_second(modified).unwrap();
     }
-    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
-    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [false, true, false]);
+    let decisions = decide_ours(&entries, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [false, true, false]);
     let same_second = ["9", "10"].map(|revision| entry("2026-11-20T11:00:00Z", revision.parse().unwrap(), 1));
-    let verdicts = judged(&same_second, &Policy { last: 1, ..Policy::default() });
-    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [false, true]);
+    let decisions = decide_ours(&same_second, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [false, true]);
 }
 
 #[test]
 fn what_cannot_be_read_stays_and_counts_for_nothing() {
     let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
-    entries[0].unread = Some("its record cannot be read: x".to_owned());
-    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
-    assert_eq!(verdicts[0], Verdict::Kept(vec!["its record cannot be read: x".to_owned()]));
-    assert_eq!(verdicts[1..].iter().map(is_kept).collect::<Vec<_>>(), [true, false]);
+    entries[0].unreadable = Some("its record cannot be read: x".to_owned());
+    let decisions = decide_ours(&entries, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(decisions[0], Decision::Keep(vec!["its record cannot be read: x".to_owned()]));
+    assert_eq!(decisions[1..].iter().map(is_kept).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]
@@ -158,11 +158,11 @@ fn damaged_archives_push_out_no_good_one() {
     for at in [0, 2] {
         entries[at].record.damage = Some(Damage::Trailer);
     }
-    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
-    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
-    assert_eq!(verdicts[2], Verdict::Deleted(format!("damaged: {}", Damage::Trailer)));
-    let verdicts = judged(&entries, &Policy { last: 2, ..Policy::default() });
-    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, true]);
+    let decisions = decide_ours(&entries, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
+    assert_eq!(decisions[2], Decision::Delete(format!("damaged: {}", Damage::Trailer)));
+    let decisions = decide_ours(&entries, &Policy { last: 2, ..Policy::default() });
+    assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, true]);
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn every_cluster_keeps_its_own_newest_and_what_is_pinned() {
     let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3), hours_ago(4)];
     entries[1].manifest.as_mut().unwrap().cluster_id = "c2".to_owned();
     entries[2].record.pinned = true;
-    let why = kept_because(&refs(&entries), &Policy::default(), &Scope::all(), now());
+    let why = reasons_to_keep(&refs(&entries), &Policy::default(), &Scope::all(), now());
     assert_eq!(why[0], ["the newest verified"]);
     assert_eq!(why[1], ["the newest verified"]);
     assert_eq!(why[2], ["pinned"]);
@@ -183,9 +183,9 @@ fn what_a_restore_replaced_does_not_push_out_what_was_restored() {
     for at in [0, 2] {
         entries[at].manifest.as_mut().unwrap().before_restore = true;
     }
-    let verdicts = judged(&entries, &Policy { last: 1, ..Policy::default() });
-    assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
-    let why = kept_because(&refs(&entries), &Policy::default(), &Scope::all(), now());
+    let decisions = decide_ours(&entries, &Policy { last: 1, ..Policy::default() });
+    assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [true, true, false, false]);
+    let why = reasons_to_keep(&refs(&entries), &Policy::default(), &Scope::all(), now());
     assert_eq!(
         (&*why[0][0], &*why[1][0]),
         ("the newest verified of those saved before a restore", "the newest verified")
@@ -201,8 +201,8 @@ fn archives_of_others_are_touched_only_when_told_and_count_by_themselves() {
     entries[2].manifest = None;
     let policy = Policy { last: 1, ..Policy::default() };
     let kept = |scope: &Scope| {
-        let verdicts = judge(&refs(&entries), &policy, scope, now());
-        verdicts.iter().map(is_kept).collect::<Vec<_>>()
+        let decisions = decide(&refs(&entries), &policy, scope, now());
+        decisions.iter().map(is_kept).collect::<Vec<_>>()
     };
     assert_eq!(kept(&this_cluster()), [true, true, true, true, false]);
     assert_eq!(kept(&Scope::all()), [true, true, true, false, false]);
@@ -222,26 +222,26 @@ fn members_that_share_a_store_push_out_none_of_each_others() {
         [Policy { last: 2, ..Policy::default() }, Policy { max_size: Some(20), ..Policy::default() }]
     {
         let kept = |member| {
-            let verdicts = judge(&refs(&entries), &policy, &scope(member), now());
-            verdicts.iter().map(is_kept).collect::<Vec<_>>()
+            let decisions = decide(&refs(&entries), &policy, &scope(member), now());
+            decisions.iter().map(is_kept).collect::<Vec<_>>()
         };
         assert_eq!(kept(Some("m1")), [true, true, true, true, false, true], "{policy:?}");
         assert_eq!(kept(None), [true, true, true, true, false, false], "{policy:?}");
     }
-    let verdicts =
-        judge(&refs(&entries), &Policy { last: 1, ..Policy::default() }, &scope(Some("m1")), now());
-    assert_eq!(verdicts[5], Verdict::Kept(vec!["of another member, m2".to_owned()]));
+    let decisions =
+        decide(&refs(&entries), &Policy { last: 1, ..Policy::default() }, &scope(Some("m1")), now());
+    assert_eq!(decisions[5], Decision::Keep(vec!["of another member, m2".to_owned()]));
 }
 
 #[test]
 fn what_is_still_to_be_uploaded_stays() {
     let mut entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
-    entries[2].waits_for = vec!["offsite".to_owned()];
+    entries[2].pending_uploads = vec!["offsite".to_owned()];
     for policy in [Policy { last: 1, ..Policy::default() }, Policy { max_size: Some(1), ..Policy::default() }]
     {
-        let verdicts = judged(&entries, &policy);
-        assert_eq!(verdicts.iter().map(is_kept).collect::<Vec<_>>(), [true, false, true], "{policy:?}");
-        let Verdict::Kept(why) = &verdicts[2] else { panic!("{verdicts:?}") };
+        let decisions = decide_ours(&entries, &policy);
+        assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [true, false, true], "{policy:?}");
+        let Decision::Keep(why) = &decisions[2] else { panic!("{decisions:?}") };
         assert_eq!(why[0], "still to be uploaded to offsite");
     }
 }
@@ -249,7 +249,7 @@ fn what_is_still_to_be_uploaded_stays() {
 #[test]
 fn a_list_says_what_keeps_each_and_nothing_where_nothing_does() {
     let entries = [hours_ago(1), hours_ago(2), hours_ago(3)];
-    let because = |policy: Policy| kept_because(&refs(&entries), &policy, &Scope::all(), now());
+    let because = |policy: Policy| reasons_to_keep(&refs(&entries), &policy, &Scope::all(), now());
     let two = because(Policy { last: 2, ..Policy::default() });
     assert_eq!(two[0], ["the newest verified", "among the newest 2"]);
     assert_eq!((&*two[1].concat(), &*two[2].concat()), ("among the newest 2", ""));
@@ -308,8 +308,8 @@ fn good(entries: &[Entry]) -> Vec<&Entry> {
 }
 
 fn survivors(entries: &[Entry], policy: &Policy) -> Vec<Entry> {
-    let verdicts = judged(entries, policy);
-    entries.iter().zip(verdicts).filter(|(_, verdict)| is_kept(verdict)).map(|(e, _)| e.clone()).collect()
+    let decisions = decide_ours(entries, policy);
+    entries.iter().zip(decisions).filter(|(_, decision)| is_kept(decision)).map(|(e, _)| e.clone()).collect()
 }
 
 proptest! {
@@ -351,7 +351,7 @@ proptest! {
     fn the_newest_so_many_stay_whatever_else_is_asked(entries in entries(), mut policy in policies()) {
         policy.max_size = None;
         let survivors = survivors(&entries, &policy);
-        for entry in good(&entries).into_iter().take(count(policy.last)) {
+        for entry in good(&entries).into_iter().take(saturate(policy.last)) {
             prop_assert!(survivors.contains(entry));
         }
     }
@@ -391,11 +391,11 @@ proptest! {
     }
 
     #[test]
-    fn every_verdict_has_a_reason(entries in entries(), policy in policies()) {
-        for verdict in judged(&entries, &policy) {
-            match verdict {
-                Verdict::Kept(reasons) => prop_assert!(!reasons.is_empty()),
-                Verdict::Deleted(reason) => prop_assert!(!reason.is_empty() && !policy.is_empty()),
+    fn every_decision_has_a_reason(entries in entries(), policy in policies()) {
+        for decision in decide_ours(&entries, &policy) {
+            match decision {
+                Decision::Keep(reasons) => prop_assert!(!reasons.is_empty()),
+                Decision::Delete(reason) => prop_assert!(!reason.is_empty() && !policy.is_empty()),
             }
         }
     }

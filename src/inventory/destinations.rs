@@ -1,0 +1,181 @@
+//! The destinations in the settings, and the repositories behind their names.
+
+use super::repository::Repository;
+use super::retention::Policy;
+use crate::error::Refusal;
+use crate::store::BlobStore;
+use crate::store::directory_tree::{DirectoryConfig, DirectoryTree};
+use crate::store::s3::{Bucket, S3Config, S3Environment};
+use crate::system::clock::Clock;
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// One destination: a store in addition to the local directory, and which archives to keep in it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "DestinationFields")]
+pub struct Destination {
+    /// Where it is.
+    pub location: Location,
+    /// Which archives to keep in it.
+    pub keep: Policy,
+}
+
+/// Where a destination is.
+#[derive(Debug, Clone)]
+pub enum Location {
+    /// A bucket.
+    Bucket(Box<S3Config>),
+    /// A directory, usually on another machine's disk.
+    Directory(DirectoryConfig),
+}
+
+/// A destination as the settings file spells it.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct DestinationFields {
+    s3: Option<Box<S3Config>>,
+    directory: Option<PathBuf>,
+    mount: Option<PathBuf>,
+    #[serde(default)]
+    keep: Policy,
+}
+
+impl TryFrom<DestinationFields> for Destination {
+    type Error = &'static str;
+
+    fn try_from(fields: DestinationFields) -> Result<Self, Self::Error> {
+        let DestinationFields { s3, directory, mount, keep } = fields;
+        let location = match (s3, directory) {
+            (Some(_), None) if mount.is_some() => return Err("mount is only used with directory"),
+            (Some(config), None) => Location::Bucket(config),
+            (None, Some(directory)) => Location::Directory(DirectoryConfig { directory, mount }),
+            _ => return Err("a destination has either s3 or directory"),
+        };
+        Ok(Self { location, keep })
+    }
+}
+
+impl Location {
+    /// Returns its URL or path.
+    pub fn url(&self) -> String {
+        match self {
+            Self::Bucket(config) => config.url(),
+            Self::Directory(config) => config.url(),
+        }
+    }
+}
+
+/// All destinations, with what is needed to open them.
+#[derive(Debug)]
+pub struct Destinations {
+    all: BTreeMap<String, Destination>,
+    environment: S3Environment,
+    clock: Clock,
+}
+
+impl Destinations {
+    /// The destinations of the settings.
+    pub fn new(all: BTreeMap<String, Destination>, environment: S3Environment, clock: Clock) -> Self {
+        Self { all, environment, clock }
+    }
+
+    /// Returns whether there is no destination.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Returns their names, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.keys().map(String::as_str)
+    }
+
+    /// Returns whether there is a destination of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.all.contains_key(name)
+    }
+
+    /// Opens the repository of a destination.
+    ///
+    /// # Errors
+    /// Refuses a directory that cannot be used, or that another destination also leads to, and a bucket without an access key.
+    pub fn open(&self, name: &str) -> Result<Repository> {
+        let destination = self.get(name)?;
+        let store: Box<dyn BlobStore> = match &destination.location {
+            Location::Bucket(config) => Box::new(Bucket::new(name, config, &self.environment, self.clock)?),
+            Location::Directory(config) => {
+                let tree = DirectoryTree::open(config).map_err(|error| in_destination(name, error))?;
+                self.check_other_directories(name, &tree)?;
+                Box::new(tree)
+            }
+        };
+        let mut repository = Repository::new(Some(name.to_owned()), store);
+        repository.keep = destination.keep.clone();
+        Ok(repository)
+    }
+
+    /// Refuses a directory that another destination leads to as well, as through a bind mount.
+    fn check_other_directories(&self, name: &str, tree: &DirectoryTree) -> Result<()> {
+        for (other, destination) in self.all.iter().filter(|(other, _)| *other != name) {
+            let Location::Directory(config) = &destination.location else { continue };
+            if tree.is_same_directory(&config.directory)? {
+                let (one, two) = if &**other < name { (&**other, name) } else { (name, &**other) };
+                return Err(same_place(one, two, tree.url()).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the URL or path of a destination, whether it can be opened or not.
+    ///
+    /// # Errors
+    /// Fails if there is no destination of this name.
+    pub fn url(&self, name: &str) -> Result<String> {
+        Ok(self.get(name)?.location.url())
+    }
+
+    /// Returns which archives to keep in a destination.
+    ///
+    /// # Errors
+    /// Fails if there is no destination of this name.
+    pub fn keep(&self, name: &str) -> Result<&Policy> {
+        Ok(&self.get(name)?.keep)
+    }
+
+    fn get(&self, name: &str) -> Result<&Destination> {
+        self.all.get(name).with_context(|| format!("there is no destination {name}"))
+    }
+}
+
+/// The refusal of two destinations that are the same place.
+pub fn same_place(one: &str, other: &str, url: &str) -> Refusal {
+    Refusal::new(
+        format!(
+            "destinations {one} and {other} are the same place, {url}: the rules of each would delete what the other keeps"
+        ),
+        "give one of them a folder of its own, or remove it from the settings",
+    )
+}
+
+/// Adds the destination's name to an error.
+fn in_destination(name: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast::<Refusal>() {
+        Ok(refusal) => Refusal::new(format!("destination {name}: {}", refusal.reason), refusal.next).into(),
+        Err(error) => error.context(format!("destination {name}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use jiff::Timestamp;
+
+    #[test]
+    fn a_destination_without_a_key_is_refused_when_it_is_opened() {
+        let all = serde_yaml::from_str("a: {s3: {bucket: b}}").unwrap();
+        let destinations = Destinations::new(all, S3Environment::default(), Clock::at(Timestamp::UNIX_EPOCH));
+        let error = destinations.open("a").err().unwrap().to_string();
+        assert!(error.contains("no access key for destination a"), "{error}");
+    }
+}

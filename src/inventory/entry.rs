@@ -1,0 +1,98 @@
+//! One stored archive, and what is known about it without reading it whole.
+
+use super::record::{Record, record_name};
+use crate::archive::manifest::Manifest;
+use crate::error::Refusal;
+use crate::system::clock::is_in_the_future;
+use jiff::Timestamp;
+
+/// One archive in a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the repository.
+    pub name: String,
+    /// The repository's path or URL.
+    pub store: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was stored, by the store's clock. Used only if the manifest does not tell.
+    pub modified: Timestamp,
+    /// Its manifest. Archives of other tools, and incomplete ones, have none.
+    pub manifest: Option<Manifest>,
+    /// The recipients of an encrypted archive, by its sidecar.
+    pub encrypted_for: Vec<String>,
+    /// What was found out about it after it was made.
+    pub record: Record,
+    /// Why its end, its record or its sidecar could not be read. Such an archive is neither deleted nor changed.
+    pub unreadable: Option<String>,
+    /// The destinations that it still has to be uploaded to.
+    pub pending_uploads: Vec<String>,
+}
+
+impl Entry {
+    /// Checks that all that is known about the archive could be read.
+    ///
+    /// # Errors
+    /// Refuses to go on otherwise: the archive may be pinned, or its record may have the format of a newer version.
+    pub fn require_readable(&self) -> Result<(), Refusal> {
+        let Some(reason) = &self.unreadable else { return Ok(()) };
+        let record = record_name(self.file_name());
+        Err(Refusal::new(
+            format!("{} may be pinned, which cannot be checked: {reason}", self.location()),
+            format!("fix the cause; if only its record is broken, remove {record} next to it"),
+        ))
+    }
+
+    /// Returns its path or URL, which `restore from=` accepts.
+    pub fn location(&self) -> String {
+        format!("{}/{}", self.store.trim_end_matches('/'), self.name)
+    }
+
+    /// Returns when its snapshot was taken, by its manifest.
+    pub fn taken(&self) -> Option<Timestamp> {
+        self.manifest.as_ref().and_then(|manifest| manifest.taken.parse().ok())
+    }
+
+    /// Returns whether its date is in the future, seen from `now`: it was taken by a clock that was ahead, or `now` is behind.
+    pub fn is_dated_after(&self, now: Timestamp) -> bool {
+        is_in_the_future(self.taken().unwrap_or(self.modified), now)
+    }
+
+    /// Returns when it was last known to be good, or `None` if it is damaged. The manifest is written last, after the snapshot was
+    /// verified: an archive with a manifest was good when it was made.
+    pub fn verified(&self) -> Option<Timestamp> {
+        match self.record.damage {
+            Some(_) => None,
+            None => self.record.verified.or_else(|| self.taken()),
+        }
+    }
+
+    /// Returns the id of its cluster, in hex.
+    pub fn cluster(&self) -> Option<&str> {
+        self.manifest.as_ref().map(|manifest| &*manifest.cluster_id)
+    }
+
+    /// Returns whether `restore` took it, to save the data that it then replaced.
+    pub fn before_restore(&self) -> bool {
+        self.manifest.as_ref().is_some_and(|manifest| manifest.before_restore)
+    }
+
+    /// Returns what entries are sorted by, oldest first: the time and the revision of the snapshot. Names decide only between
+    /// equal ones. Of two archives of the same second, the second has the longer name. Copies in different folders are equal.
+    pub fn age_key(&self) -> (Timestamp, i64, usize, &str) {
+        let revision = self.manifest.as_ref().map_or(0, |manifest| manifest.revision);
+        let name = self.file_name();
+        (self.taken().unwrap_or(self.modified), revision, name.len(), name)
+    }
+
+    /// Returns the last part of its name, without folders.
+    pub fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap_or(&self.name)
+    }
+}
+
+/// Returns whether a file of this name may hold a snapshot, of this program or of another tool.
+pub fn may_be_archive(name: &str) -> bool {
+    const SUFFIXES: [&str; 6] = [".tar.gz", ".tgz", ".zip", ".gz", ".db", ".age"];
+    !name.starts_with('.') && SUFFIXES.iter().any(|suffix| name.ends_with(suffix))
+}

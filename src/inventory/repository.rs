@@ -1,0 +1,344 @@
+//! The archives in one store, with their records and sidecars: listed, added, pinned and deleted.
+//!
+//! Every change goes through here, for all backends alike: it looks again at what is there, and refuses to change or delete an
+//! archive that was replaced, or pinned, since the caller looked at it.
+
+use super::entry::{Entry, may_be_archive};
+use super::record::{ArchiveIdentity, Record, archive_of, record_name};
+use super::retention::Policy;
+use super::sidecar::{Sidecar, is_encrypted, is_sidecar, sidecar_name};
+use crate::archive::tail::manifest_at_end;
+use crate::error::describe_inline;
+use crate::progress::Sink;
+use crate::store::flat_directory::FlatDirectory;
+use crate::store::{Blob, BlobStore, Deletion, ErrorScope};
+use crate::system::threads::{join, spawn_scoped};
+use anyhow::{Context, Error, Result, bail, ensure};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::thread;
+
+/// How many archives are described at a time. Each costs a bucket one or two requests, and most of that time is waiting.
+const THREADS: usize = 16;
+/// The most that is read of a record or a sidecar. They have less than two kilobytes.
+const MAX_SIDE_FILE: u64 = 64 << 10;
+
+/// A store of archives, by the name that operators know it by.
+#[derive(Debug)]
+pub struct Repository {
+    /// The name of the destination. `None` for a directory of this machine.
+    pub name: Option<String>,
+    /// Which archives to keep in it.
+    pub keep: Policy,
+    /// The destinations that archives in it still have to be uploaded to, by the archive's name.
+    pub pending_uploads: BTreeMap<String, Vec<String>>,
+    store: Box<dyn BlobStore>,
+}
+
+/// What was read of one archive or file, or the reason why it cannot be read. A failure of the whole store is an error instead.
+type Readable<T> = Result<T, String>;
+
+impl Repository {
+    /// The archives in `store`: in a destination called `name` they are in folders `CLUSTER/MEMBER`, without a name in no folder.
+    pub fn new(name: Option<String>, store: Box<dyn BlobStore>) -> Self {
+        Self { name, keep: Policy::default(), pending_uploads: BTreeMap::new(), store }
+    }
+
+    /// Opens the directory at `path`. Returns `None` if it does not exist.
+    ///
+    /// # Errors
+    /// Refuses a path that other users could redirect.
+    pub fn open_directory(path: &Path) -> Result<Option<Self>> {
+        Ok(FlatDirectory::open(path)?.map(|store| Self::new(None, Box::new(store))))
+    }
+
+    /// Returns its path or URL.
+    pub fn url(&self) -> &str {
+        self.store.url()
+    }
+
+    /// Returns what it is called in messages: the destination's name, or the path.
+    pub fn label(&self) -> &str {
+        self.name.as_deref().unwrap_or(self.url())
+    }
+
+    /// Returns all archives in it, in no order.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be listed. An archive that cannot be read is returned with the reason.
+    pub fn entries(&self) -> Result<Vec<Entry>> {
+        let blobs = self.store.list("")?;
+        self.describe_all(&blobs, |name| self.is_archive(name))
+    }
+
+    /// Returns the names of all archives that are in it now.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be listed.
+    pub fn names(&self) -> Result<BTreeSet<String>> {
+        let names = self.store.list("")?.into_iter().map(|blob| blob.name);
+        Ok(names.filter(|name| self.is_archive(name)).collect())
+    }
+
+    /// Returns the names of the archives that were found damaged.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be listed.
+    pub fn damaged(&self) -> Result<Vec<String>> {
+        let blobs = self.store.list("")?;
+        let with_record: BTreeSet<&str> = blobs.iter().filter_map(|blob| archive_of(&blob.name)).collect();
+        let entries =
+            self.describe_all(&blobs, |name| self.is_archive(name) && with_record.contains(name))?;
+        let damaged = entries.into_iter().filter(|entry| entry.record.damage.is_some());
+        Ok(damaged.map(|entry| entry.name).collect())
+    }
+
+    /// Opens an archive or a sidecar to be read once from its beginning.
+    ///
+    /// # Errors
+    /// Fails if it does not exist or cannot be opened.
+    pub fn read(&self, name: &str) -> Result<Box<dyn Read + Send>> {
+        self.store.get(name)
+    }
+
+    /// Adds an archive or a sidecar, whose SHA-256 is `sha256`, durably, and reads it back.
+    ///
+    /// # Errors
+    /// Refuses a name that holds something else: the cause is [`crate::store::NameTaken`].
+    pub fn add(&self, name: &str, archive: &File, sha256: &str, progress: Sink<'_>) -> Result<()> {
+        ensure!(self.is_archive(name) || is_sidecar(name), "{name} is not the name of an archive");
+        self.store.put_if_absent(name, archive, sha256, progress)
+    }
+
+    /// Returns whether an error means that the store does not answer, so that further requests are useless.
+    pub fn is_unreachable(&self, error: &Error) -> bool {
+        self.store.error_scope(error) == ErrorScope::Unreachable
+    }
+
+    /// Changes the record of `entry`. The change applies to the record as it is now, which may be newer than `entry`.
+    ///
+    /// # Errors
+    /// Fails if the archive was replaced since `entry` was read, or if its record cannot be read or written.
+    pub fn update_record(&self, entry: &Entry, change: &dyn Fn(&mut Record)) -> Result<()> {
+        let _lock = self.store.lock(&entry.name)?;
+        let (now, _) = self.current(entry)?;
+        let mut record = now.record;
+        change(&mut record);
+        let written = self.store.replace_small(&record_name(&entry.name), &record.to_json()?);
+        written.with_context(|| format!("writing the record of {}", entry.location()))
+    }
+
+    /// Deletes `entry` with its record and its sidecar.
+    ///
+    /// # Errors
+    /// Fails if the archive was replaced or pinned since `entry` was read, if its record cannot be read, or if the store refuses.
+    pub fn delete(&self, entry: &Entry) -> Result<Deletion> {
+        let lock = self.store.lock(&entry.name)?;
+        let (now, blob) = self.current(entry)?;
+        ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
+        let deletion = self.store.delete(&blob)?;
+        if is_encrypted(&entry.name) {
+            self.store.delete_small(&sidecar_name(&entry.name))?;
+        }
+        self.store.delete_small(&record_name(&entry.name))?;
+        // Without the lock, a record may be that of an archive that is being added.
+        if lock.is_some() {
+            self.delete_orphaned_records(entry)?;
+        }
+        Ok(deletion)
+    }
+
+    /// Deletes the records in the folder of `entry` whose archives do not exist: an interrupted deletion left them, or an operator
+    /// deleted an archive by hand.
+    fn delete_orphaned_records(&self, entry: &Entry) -> Result<()> {
+        let folder = entry.name.rfind('/').map_or("", |slash| &entry.name[..=slash]);
+        let blobs = self.store.list(folder)?;
+        let names: BTreeSet<&str> = blobs.iter().map(|blob| blob.name.as_str()).collect();
+        for blob in &blobs {
+            let Some(archive) = archive_of(&blob.name).filter(|name| self.is_archive(name)) else { continue };
+            // An archive that cannot be listed may still exist.
+            if names.contains(archive) || !matches!(self.store.head(archive), Ok(None)) {
+                continue;
+            }
+            if matches!(self.read_record(Ok(Some(blob.clone())))?, Ok(Some(_))) {
+                self.store.delete_small(&blob.name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether an archive may have this name here: `CLUSTER/MEMBER/NAME` in a destination. A destination in a folder of
+    /// another one has deeper names, so neither sees the archives of the other.
+    fn is_archive(&self, name: &str) -> bool {
+        let parts: Vec<&str> = name.split('/').collect();
+        let depth = if self.name.is_some() { 3 } else { 1 };
+        parts.len() == depth
+            && parts.iter().all(|part| !part.is_empty())
+            && parts.last().is_some_and(|name| may_be_archive(name))
+    }
+
+    /// Describes those of the listed `blobs` that `is_wanted`, several at a time.
+    fn describe_all(&self, blobs: &[Blob], is_wanted: impl Fn(&str) -> bool) -> Result<Vec<Entry>> {
+        let by_name: BTreeMap<&str, &Blob> = blobs.iter().map(|blob| (blob.name.as_str(), blob)).collect();
+        let archives: Vec<&Blob> = blobs.iter().filter(|blob| is_wanted(&blob.name)).collect();
+        let side_file = |name: String| Ok(by_name.get(name.as_str()).map(|blob| (*blob).clone()));
+        let describe = |blob: &&Blob| {
+            let record = side_file(record_name(&blob.name));
+            self.describe(blob, record, side_file(sidecar_name(&blob.name))).transpose()
+        };
+        let describe = &describe;
+        let shares: Vec<Result<Vec<Entry>>> = thread::scope(|scope| {
+            let shares = archives.chunks(archives.len().div_ceil(THREADS).max(1));
+            let threads: Vec<_> = shares
+                .map(|share| spawn_scoped(scope, "list", move || share.iter().filter_map(describe).collect()))
+                .collect();
+            threads.into_iter().map(|thread| thread.and_then(join)).collect()
+        });
+        shares.into_iter().try_fold(Vec::new(), |mut all, share| {
+            all.extend(share?);
+            Ok(all)
+        })
+    }
+
+    /// Describes an archive by its end, its record and its sidecar. Returns `None` if it does not exist any more. If only this
+    /// archive cannot be read, as when a disk has one bad sector or the server refuses one object, the entry says so.
+    fn describe(
+        &self,
+        blob: &Blob,
+        record: Readable<Option<Blob>>,
+        sidecar: Readable<Option<Blob>>,
+    ) -> Result<Option<Entry>> {
+        let (mut manifest, mut encrypted_for, mut unreadable) = (None, Vec::new(), blob.unreadable.clone());
+        if is_encrypted(&blob.name) {
+            match self.read_sidecar(blob, sidecar)? {
+                Ok(Some(sidecar)) => {
+                    (manifest, encrypted_for) = (Some(sidecar.manifest), sidecar.encrypted_for);
+                }
+                Ok(None) => {}
+                Err(reason) => {
+                    unreadable = Some(format!("the manifest file next to it cannot be read: {reason}"));
+                }
+            }
+        } else if unreadable.is_none() {
+            match manifest_at_end(blob.size, |length| self.read_end(blob, length)) {
+                Ok(found) => manifest = found,
+                Err(error) if self.store.error_scope(&error) == ErrorScope::NotFound => return Ok(None),
+                Err(error) => unreadable = Some(format!("it cannot be read: {}", self.reason(error)?)),
+            }
+        }
+        let identity = ArchiveIdentity::new(blob.size, manifest.as_ref());
+        let record = match self.read_record(record)? {
+            // The record of another archive that had this name says nothing about this one.
+            Ok(record) => record.filter(|record| record.identity == identity),
+            Err(reason) => {
+                unreadable = Some(format!("its record cannot be read: {reason}"));
+                None
+            }
+        };
+        Ok(Some(Entry {
+            name: blob.name.clone(),
+            store: self.url().to_owned(),
+            size: blob.size,
+            modified: blob.modified,
+            manifest,
+            encrypted_for,
+            record: record.unwrap_or_else(|| Record::empty(identity)),
+            unreadable,
+            pending_uploads: self.pending_uploads.get(&blob.name).cloned().unwrap_or_default(),
+        }))
+    }
+
+    /// Describes what `entry` is now, and its blob.
+    fn current(&self, entry: &Entry) -> Result<(Entry, Blob)> {
+        let gone = || format!("{} does not exist any more", entry.location());
+        let blob = self.store.head(&entry.name)?.with_context(gone)?;
+        let record = self.side_file(&record_name(&entry.name))?;
+        let sidecar = match is_encrypted(&entry.name) {
+            true => self.side_file(&sidecar_name(&entry.name))?,
+            false => Ok(None),
+        };
+        let now = self.describe(&blob, record, sidecar)?.with_context(gone)?;
+        now.require_readable()?;
+        if now.record.identity != entry.record.identity {
+            bail!("{} was replaced by another archive meanwhile", entry.location());
+        }
+        Ok((now, blob))
+    }
+
+    /// Looks for a record or a sidecar.
+    fn side_file(&self, name: &str) -> Result<Readable<Option<Blob>>> {
+        match self.store.head(name) {
+            Ok(blob) => Ok(Ok(blob)),
+            Err(error) => self.reason(error).map(Err),
+        }
+    }
+
+    /// Reads the last `length` bytes of a blob.
+    fn read_end(&self, blob: &Blob, length: u64) -> Result<Vec<u8>> {
+        match length {
+            0 => Ok(Vec::new()),
+            length => self.store.get_range(blob, blob.size - length, length),
+        }
+    }
+
+    /// Reads the sidecar of `archive`, if it is that of this archive.
+    fn read_sidecar(
+        &self,
+        archive: &Blob,
+        sidecar: Readable<Option<Blob>>,
+    ) -> Result<Readable<Option<Sidecar>>> {
+        let bytes = self.read_small(sidecar)?;
+        let parse = |bytes: Vec<u8>| Sidecar::parse_for(&archive.name, archive.size, &bytes);
+        Ok(bytes.map(|bytes| bytes.and_then(parse)))
+    }
+
+    fn read_record(&self, record: Readable<Option<Blob>>) -> Result<Readable<Option<Record>>> {
+        let bytes = self.read_small(record)?;
+        let parse = |bytes: Vec<u8>| Record::parse(&bytes).map_err(|error| format!("{error:#}"));
+        Ok(bytes.and_then(|bytes| bytes.map(parse).transpose()))
+    }
+
+    /// Reads a small blob. If it was replaced meanwhile, reads the new one.
+    fn read_small(&self, blob: Readable<Option<Blob>>) -> Result<Readable<Option<Vec<u8>>>> {
+        let blob = match blob {
+            Ok(Some(blob)) => blob,
+            Ok(None) => return Ok(Ok(None)),
+            Err(reason) => return Ok(Err(reason)),
+        };
+        if let Some(reason) = blob.unreadable {
+            return Ok(Err(reason));
+        }
+        let read = |blob: &Blob| match blob.size.min(MAX_SIDE_FILE) {
+            0 => Ok(Vec::new()),
+            length => self.store.get_range(blob, 0, length),
+        };
+        let bytes = match read(&blob) {
+            Err(error) if self.store.error_scope(&error) == ErrorScope::Changed => {
+                self.store.head(&blob.name).and_then(|now| now.map(|now| read(&now)).transpose())
+            }
+            bytes => bytes.map(Some),
+        };
+        match bytes {
+            Ok(bytes) => Ok(Ok(bytes)),
+            Err(error) if self.store.error_scope(&error) == ErrorScope::NotFound => Ok(Ok(None)),
+            Err(error) => self.reason(error).map(Err),
+        }
+    }
+
+    /// Returns an error in words, if it is about one blob.
+    ///
+    /// # Errors
+    /// Fails with the error itself if the whole store failed.
+    fn reason(&self, error: Error) -> Result<String> {
+        match self.store.error_scope(&error) {
+            ErrorScope::Store | ErrorScope::Unreachable => Err(error),
+            ErrorScope::NotFound | ErrorScope::Changed | ErrorScope::Blob => Ok(describe_inline(&error)),
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests lay out a directory in files")]
+mod tests;

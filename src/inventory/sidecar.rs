@@ -1,0 +1,86 @@
+//! The sidecar of an encrypted archive: `NAME.manifest.json`, unencrypted and next to it. It allows listing and retention without
+//! a key, and holds nothing secret.
+//!
+//! Everyone who can write to the directory can change it. Once the archive is decrypted, only its own manifest counts.
+
+use crate::archive::manifest::Manifest;
+use crate::archive::name::taken;
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+/// The format that this version writes. It does not read a higher one.
+const FORMAT: u32 = 1;
+/// The suffix of a sidecar's name.
+const SUFFIX: &str = ".manifest.json";
+/// The suffix of an encrypted archive's name.
+const ENCRYPTED_SUFFIX: &str = ".age";
+
+/// What is known about an encrypted archive without its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sidecar {
+    format: u32,
+    /// The length of the archive in bytes.
+    pub size: u64,
+    /// Its SHA-256, in hex.
+    pub sha256: String,
+    /// The age recipients that can decrypt it.
+    pub encrypted_for: Vec<String>,
+    /// The manifest in it.
+    pub manifest: Manifest,
+}
+
+impl Sidecar {
+    /// Describes an archive of `size` bytes.
+    pub fn new(size: u64, sha256: String, encrypted_for: Vec<String>, manifest: Manifest) -> Self {
+        Self { format: FORMAT, size, sha256, encrypted_for, manifest }
+    }
+
+    /// Parses the sidecar of the archive `name` of `size` bytes. Returns `None` if it describes another archive or is not ours.
+    /// Encrypted archives of small databases have nearly the same size, so the time in the name has to match too, if it has one.
+    pub fn parse_for(name: &str, size: u64, bytes: &[u8]) -> Option<Self> {
+        let sidecar = Self::parse(bytes).ok()?;
+        let is_same_time = taken(name).is_none_or(|taken| sidecar.manifest.taken.parse().ok() == Some(taken));
+        (sidecar.size == size && is_same_time).then_some(sidecar)
+    }
+
+    /// Parses a sidecar.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let sidecar: Self = serde_json::from_slice(bytes).context("it is not one of ours")?;
+        ensure!(sidecar.format <= FORMAT, "its format {} is that of a newer version", sidecar.format);
+        Ok(sidecar)
+    }
+
+    /// Returns the document, which ends in a newline.
+    ///
+    /// # Errors
+    /// Fails if it cannot be written as JSON.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut bytes =
+            serde_json::to_vec_pretty(self).context("writing the manifest next to the archive")?;
+        bytes.push(b'\n');
+        Ok(bytes)
+    }
+}
+
+/// Returns the name of the sidecar of the archive `name`.
+pub fn sidecar_name(name: &str) -> String {
+    format!("{name}{SUFFIX}")
+}
+
+/// Returns whether a file of this name is a sidecar.
+pub fn is_sidecar(name: &str) -> bool {
+    name.strip_suffix(SUFFIX).is_some_and(is_encrypted)
+}
+
+/// Returns the name of the archive `name` once it is encrypted.
+pub fn encrypted_name(name: &str) -> String {
+    format!("{name}{ENCRYPTED_SUFFIX}")
+}
+
+/// Returns whether an archive of this name is encrypted.
+pub fn is_encrypted(name: &str) -> bool {
+    name.ends_with(ENCRYPTED_SUFFIX)
+}

@@ -1,0 +1,92 @@
+//! A bucket as the settings describe it, and what can be checked about it without its files and the network.
+
+use super::encryption::{Encryption, RequestedEncryption};
+use super::endpoint::{AddressingStyle, Endpoint, server_name};
+use super::proxy::{self, Proxies};
+use crate::error::Refusal;
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// A bucket as the settings describe it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct S3Config {
+    /// The server's URL. Without it: Amazon's of the region.
+    pub endpoint: Option<String>,
+    /// The region in signatures. Without it: `us-east-1`.
+    pub region: Option<String>,
+    /// The bucket's name.
+    pub bucket: String,
+    /// The folder that all keys are in.
+    #[serde(default)]
+    pub folder: String,
+    /// Where a URL names the bucket. Without it: in the host name with Amazon, in the path elsewhere.
+    pub style: Option<AddressingStyle>,
+    /// A PEM file with the authorities to trust in place of the machine's.
+    pub ca: Option<PathBuf>,
+    /// The file with the access key.
+    pub credentials_file: Option<PathBuf>,
+    /// Whether to use the access key of the machine's role.
+    #[serde(default)]
+    pub instance_role: bool,
+    /// How the server is to encrypt objects.
+    pub encryption: Option<Encryption>,
+    /// The key in the server's key service. Without it: the default one.
+    pub kms_key: Option<String>,
+    /// The proxy, `http://HOST:PORT`. Without it: the one that the environment names.
+    pub proxy: Option<String>,
+    /// Whether archives may be sent over the network without TLS.
+    #[serde(default)]
+    pub allow_http: bool,
+}
+
+impl S3Config {
+    /// Returns what the bucket's folder is called in results: a URL that ends in a slash.
+    pub fn url(&self) -> String {
+        format!("s3://{}/{}", self.bucket, self.prefix())
+    }
+
+    /// Returns a name that is the same for all configurations of the same folder of the same bucket, however they spell the
+    /// server.
+    pub fn identity(&self) -> String {
+        format!("s3://{}/{}/{}", server_name(self.endpoint.as_deref()), self.bucket, self.prefix())
+    }
+
+    /// Returns what all keys begin with: nothing, or the folder and a slash.
+    pub(super) fn prefix(&self) -> String {
+        match self.folder.trim_matches('/') {
+            "" => String::new(),
+            folder => format!("{folder}/"),
+        }
+    }
+
+    /// Checks the configuration, without its files and the network.
+    ///
+    /// # Errors
+    /// Refuses a configuration that no bucket can be opened with.
+    pub fn check(&self) -> Result<(), Refusal> {
+        let endpoint = self.server()?;
+        proxy::choose(endpoint.host(), endpoint.is_tls(), self.proxy.as_deref(), &Proxies::default())?;
+        self.requested_encryption().map(|_| ())
+    }
+
+    /// Returns whether requests go through a proxy of the environment that requires a login.
+    pub fn needs_proxy_login(&self, environment: &Proxies) -> bool {
+        let needs_login = |endpoint: Endpoint| {
+            let proxy = environment.for_host(endpoint.host(), endpoint.is_tls());
+            proxy.is_some_and(|url| proxy::has_login(url.reveal()))
+        };
+        self.proxy.is_none() && self.server().is_ok_and(needs_login)
+    }
+
+    /// Returns the server and how it addresses the bucket.
+    pub(super) fn server(&self) -> Result<Endpoint, Refusal> {
+        let endpoint = self.endpoint.as_deref();
+        Endpoint::new(endpoint, self.region.as_deref(), &self.bucket, self.style, self.allow_http)
+    }
+
+    /// Returns the encryption that the server is asked for, if any.
+    pub(super) fn requested_encryption(&self) -> Result<Option<RequestedEncryption>, Refusal> {
+        RequestedEncryption::new(self.encryption, self.kms_key.as_deref())
+    }
+}

@@ -1,0 +1,189 @@
+//! Deletes an object so that its bytes are gone, or reports that it is only hidden.
+//!
+//! In a bucket that keeps versions, a `DELETE` without a version adds a delete marker: the object leaves the listings, and its
+//! bytes stay (Amazon S3 User Guide, "Deleting object versions from a versioning-enabled bucket"). That is never reported as
+//! deleted, and an object that a lock keeps is never hidden.
+
+use super::client::{S3Client, S3Request};
+use super::error::S3Error;
+use crate::store::Deletion;
+use anyhow::{Result, anyhow, bail};
+use serde::Deserialize;
+use std::sync::{Arc, OnceLock};
+
+/// Deletes objects of one bucket.
+#[derive(Debug)]
+pub(super) struct Deleter {
+    client: Arc<S3Client>,
+    /// Read once, before the first deletion.
+    settings: OnceLock<BucketSettings>,
+}
+
+/// The settings of a bucket that decide what a deletion does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct BucketSettings {
+    /// Whether it keeps versions, or may have kept them.
+    has_versions: bool,
+    /// What its object lock does, in words. `None` if it has none, or if the access key may not read it.
+    lock: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Versioning {
+    status: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct ObjectLock {
+    object_lock_enabled: String,
+    rule: Rule,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Rule {
+    default_retention: DefaultRetention,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct DefaultRetention {
+    mode: String,
+    days: Option<u32>,
+    years: Option<u32>,
+}
+
+impl ObjectLock {
+    fn describe(&self) -> Option<String> {
+        let DefaultRetention { mode, days, years } = &self.rule.default_retention;
+        let time = match (days, years) {
+            _ if self.object_lock_enabled != "Enabled" => return None,
+            (Some(1), _) => "1 day".to_owned(),
+            (Some(days), _) => format!("{days} days"),
+            (None, Some(1)) => "1 year".to_owned(),
+            (None, Some(years)) => format!("{years} years"),
+            (None, None) => return Some("the bucket has an object lock".to_owned()),
+        };
+        Some(format!("the bucket's object lock keeps each object for {time} ({mode})"))
+    }
+}
+
+impl Deleter {
+    pub fn new(client: &Arc<S3Client>) -> Self {
+        Self { client: Arc::clone(client), settings: OnceLock::new() }
+    }
+
+    /// Deletes the object `key` by its version if the bucket keeps versions. If the access key may not delete versions, and no
+    /// lock is known, the object is hidden.
+    ///
+    /// # Errors
+    /// Fails if the server refuses, or if a lock keeps the object. It is still listed then.
+    pub fn delete(&self, key: &str, version: &str, lock: Option<&str>) -> Result<Deletion> {
+        let BucketSettings { has_versions, lock: bucket_lock } = self.settings()?;
+        let lock = lock.map(str::to_owned).or(bucket_lock);
+        match (version, lock) {
+            ("", Some(lock)) => Err(anyhow!("{lock}, and the server names no version of it to delete")),
+            ("", None) => self.delete_or_hide(key, has_versions),
+            (version, lock) => match (self.delete_version(key, version), lock) {
+                (Ok(()), _) => Ok(Deletion::Deleted),
+                // Another program has deleted this version since it was described.
+                (Err(error), _) if error.downcast_ref().is_some_and(S3Error::is_not_found) => {
+                    Ok(Deletion::Deleted)
+                }
+                (Err(error), Some(lock)) => Err(error.context(lock)),
+                (Err(error), None) if error.downcast_ref().is_some_and(S3Error::is_refusal) => {
+                    self.delete_or_hide(key, true)
+                }
+                (Err(error), None) => Err(error),
+            },
+        }
+    }
+
+    /// Deletes the object `key` without a version. One that does not exist counts as deleted.
+    pub fn delete_by_name(&self, key: &str) -> Result<()> {
+        self.delete_or_hide(key, false).map(|_| ())
+    }
+
+    /// Deletes an object without a version. It is hidden if the bucket keeps versions, or the server says so.
+    fn delete_or_hide(&self, key: &str, has_versions: bool) -> Result<Deletion> {
+        let response = self.client.send(&S3Request { method: "DELETE", key, ..S3Request::default() })?;
+        Ok(match has_versions || response.header("x-amz-delete-marker") == "true" {
+            true => Deletion::Hidden,
+            false => Deletion::Deleted,
+        })
+    }
+
+    fn delete_version(&self, key: &str, version: &str) -> Result<()> {
+        let query = vec![("versionId", version.to_owned())];
+        self.client.send(&S3Request { method: "DELETE", key, query, ..S3Request::default() }).map(|_| ())
+    }
+
+    /// Reads the bucket's settings once. The lock of a single object is not enough: versitygw shows none for the retention that a
+    /// bucket has by default.
+    fn settings(&self) -> Result<BucketSettings> {
+        if let Some(known) = self.settings.get() {
+            return Ok(known.clone());
+        }
+        let versioning: Versioning = self.setting("versioning")?.unwrap_or_default();
+        let lock: ObjectLock = self.setting("object-lock")?.unwrap_or_default();
+        // "Suspended" keeps the versions that exist.
+        let settings = BucketSettings { has_versions: !versioning.status.is_empty(), lock: lock.describe() };
+        Ok(self.settings.get_or_init(|| settings).clone())
+    }
+
+    /// Reads a setting of the bucket. Returns `None` if the bucket has none, if the server does not know such settings, or if the
+    /// access key may not read it.
+    fn setting<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {
+        let query = vec![(name, String::new())];
+        match self.client.send(&S3Request { method: "GET", query, ..S3Request::default() }) {
+            Ok(response) => response.xml().map(Some),
+            Err(error) => match error.downcast_ref::<S3Error>() {
+                Some(cause) if cause.is_not_implemented() || cause.is_refusal() => Ok(None),
+                _ => bail!(error),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lock_of_a_bucket_is_described() {
+        let rule = |time: &str| {
+            format!(
+                "<ObjectLockConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+                 <ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>COMPLIANCE</Mode>{time}\
+                 </DefaultRetention></Rule></ObjectLockConfiguration>"
+            )
+        };
+        let bare = "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled></ObjectLockConfiguration>";
+        let keeps =
+            |time: &str| format!("the bucket's object lock keeps each object for {time} (COMPLIANCE)");
+        for (text, words) in [
+            (rule("<Days>30</Days>"), Some(keeps("30 days"))),
+            (rule("<Years>2</Years>"), Some(keeps("2 years"))),
+            (rule("<Days>1</Days>"), Some(keeps("1 day"))),
+            (bare.to_owned(), Some("the bucket has an object lock".to_owned())),
+            ("<ObjectLockConfiguration/>".to_owned(), None),
+        ] {
+            let lock: ObjectLock = quick_xml::de::from_str(&text).unwrap();
+            assert_eq!(lock.describe(), words, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bucket_has_versions_once_they_were_enabled() {
+        for (text, status) in [
+            ("<VersioningConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"/>", ""),
+            ("<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>", "Enabled"),
+            ("<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>", "Suspended"),
+        ] {
+            let versioning: Versioning = quick_xml::de::from_str(text).unwrap();
+            assert_eq!(versioning.status, status);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! One object: its description by the server, and its bytes, a part at a time.
+
+use super::client::{S3Client, S3Request, S3Response};
+use super::encryption::ReportedEncryption;
+use super::error::S3Error;
+use super::http::parse_date;
+use anyhow::{Context, Error, Result, ensure};
+use jiff::Timestamp;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+/// How many bytes one request sends or fetches, and so the most that is held in memory.
+pub(super) const PART_SIZE: u64 = 8 << 20;
+
+/// An object as the server describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ObjectHead {
+    pub size: u64,
+    pub etag: String,
+    /// The hash that the uploader stored with it.
+    pub sha256: String,
+    /// Its version. Empty if the server names none.
+    pub version: String,
+    pub modified: Timestamp,
+    /// What keeps it from being deleted, in words.
+    pub lock: Option<String>,
+    pub encryption: ReportedEncryption,
+}
+
+impl ObjectHead {
+    fn from_response(response: &S3Response) -> Result<Self> {
+        let header = |name: &str| response.header(name).to_owned();
+        Ok(Self {
+            size: response.header("content-length").parse().context("the server names no size")?,
+            etag: header("etag"),
+            sha256: header("x-amz-meta-sha256"),
+            version: header("x-amz-version-id"),
+            modified: parse_date(response.header("last-modified")).unwrap_or(Timestamp::UNIX_EPOCH),
+            lock: lock_in(response),
+            encryption: ReportedEncryption::in_response(response),
+        })
+    }
+}
+
+/// Returns the lock that a response shows. One that has ended is returned too: only the server's clock decides.
+fn lock_in(response: &S3Response) -> Option<String> {
+    match response.header("x-amz-object-lock-retain-until-date") {
+        "" if response.header("x-amz-object-lock-legal-hold") == "ON" => {
+            Some("a legal hold keeps it".to_owned())
+        }
+        "" => None,
+        date => {
+            Some(format!("object lock keeps it until {date} ({})", response.header("x-amz-object-lock-mode")))
+        }
+    }
+}
+
+/// Describes the object `key`. Returns `None` if it does not exist.
+pub(super) fn head(client: &S3Client, key: &str) -> Result<Option<ObjectHead>> {
+    match client.send(&S3Request { method: "HEAD", key, ..S3Request::default() }) {
+        Ok(response) => ObjectHead::from_response(&response).map(Some),
+        Err(error) => match error.downcast_ref::<S3Error>() {
+            Some(cause) if cause.is_absent() => Ok(None),
+            Some(cause) if cause.has_no_code() => Err(explain(client, key, error)),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Returns the error that the server gives for a `GET`. The response to a `HEAD` has no room for its code and message.
+fn explain(client: &S3Client, key: &str, without_code: Error) -> Error {
+    let headers = vec![("range", "bytes=0-0".to_owned())];
+    let request = S3Request { method: "GET", key, headers, ..S3Request::default() };
+    client.send(&request).err().unwrap_or(without_code)
+}
+
+/// Reads an object from its beginning. Fails if it is replaced meanwhile.
+#[derive(Debug)]
+pub(super) struct ObjectReader {
+    client: Arc<S3Client>,
+    key: String,
+    etag: String,
+    size: u64,
+    position: u64,
+    part: io::Cursor<Vec<u8>>,
+}
+
+impl ObjectReader {
+    /// Reads the object `key`, which has this size and ETag.
+    pub fn new(client: &Arc<S3Client>, key: String, size: u64, etag: String) -> Self {
+        Self { client: Arc::clone(client), key, etag, size, position: 0, part: io::Cursor::default() }
+    }
+
+    /// Returns the object's length in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Fetches `length` bytes from `offset` on, if the object is still the same.
+    pub fn range(&self, offset: u64, length: u64) -> Result<Vec<u8>> {
+        if length == 0 {
+            return Ok(Vec::new());
+        }
+        let mut headers = vec![("range", format!("bytes={offset}-{}", offset + length - 1))];
+        if !self.etag.is_empty() {
+            headers.push(("if-match", self.etag.clone()));
+        }
+        let request = S3Request { method: "GET", key: &self.key, headers, ..S3Request::default() };
+        let response = self.client.send(&request)?;
+        let total = response.header("content-range").rsplit('/').next();
+        let is_same = total.and_then(|total| total.parse().ok()).is_none_or(|total: u64| total == self.size);
+        ensure!(is_same, "the object was replaced by another one meanwhile");
+        let received = response.body.len();
+        ensure!(received as u64 == length, "the server sent {received} bytes of {length}");
+        Ok(response.body)
+    }
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.part.read(buffer)?;
+        let left = self.size - self.position;
+        if length > 0 || left == 0 || buffer.is_empty() {
+            return Ok(length);
+        }
+        // Free the old part before the new one is fetched.
+        self.part = io::Cursor::default();
+        let part = self.range(self.position, left.min(PART_SIZE));
+        let part = part.map_err(|error| io::Error::other(format!("{error:#}")))?;
+        self.position += part.len() as u64;
+        self.part = io::Cursor::new(part);
+        self.part.read(buffer)
+    }
+}
