@@ -88,7 +88,13 @@ pub fn journal(bytes: &[u8]) {
 
 /// What etcd's tools print, as every answer that is expected of them, and as their words of failure.
 pub fn answers(bytes: &[u8]) {
-    etcd::read_as_all_answers(&String::from_utf8_lossy(bytes));
+    let text = &String::from_utf8_lossy(bytes);
+    etcd::client::read_as_all_answers(text);
+    etcd::diagnose::read_as_all_messages(text);
+    let _ = etcd::versions::Version::from_output(text, "etcdctl version:");
+    let _ = etcd::versions::Version::from_image(text);
+    let _ = serde_json::from_str::<etcd::etcdutl::SnapshotStatus>(text);
+    let _ = serde_json::from_str::<Vec<etcd::maintenance::Health>>(text);
 }
 
 /// A database: everything in it is read, or an error says why not.

@@ -59,9 +59,9 @@ pub fn recover_restore(
         (Ok(site), None) if own.is_some_and(|own| !has_record_of(own, &site.data_dir)) => {
             return (RestoreState::None, None);
         }
-        (Ok(site), None) => (&*site.data_dir, Ok(site)),
+        (Ok(site), None) => (&**site.data_dir, Ok(site)),
         (Ok(site), Some(configured)) if is_same_dir(&site.data_dir, configured) => {
-            (&*site.data_dir, Ok(site))
+            (&**site.data_dir, Ok(site))
         }
         (Ok(site), Some(configured)) => {
             (configured, Err(format!("{} has its data in another directory", site.description)))

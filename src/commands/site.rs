@@ -6,12 +6,13 @@ mod versions;
 
 use super::results::Results;
 use super::{Call, key};
+use crate::archive::human_size;
 use crate::error::ActionError;
 use crate::etcd::certificates::{Validity, expiry_warning};
 use crate::etcd::client::Client;
-use crate::etcd::site::Site;
+use crate::etcd::site::{Site, Sourced};
 use jiff::Timestamp;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Says what was found.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
@@ -29,21 +30,21 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
 /// What was found on the machine, and where.
 pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     results.set(key!("site.etcd"), &*site.description);
-    results.set(key!("site.endpoint"), &*site.endpoint);
-    results.set(key!("site.endpoint-from"), &*site.from.endpoint);
+    results.set(key!("site.endpoint"), &**site.endpoint);
+    results.set(key!("site.endpoint-from"), site.endpoint.origin.to_string());
     results.set(key!("site.data-dir"), site.data_dir.display().to_string());
-    results.set(key!("site.data-dir-from"), &*site.from.data_dir);
+    results.set(key!("site.data-dir-from"), site.data_dir.origin.to_string());
     if let Some(real) = real(&site.data_dir) {
         results.set(key!("site.data-dir-is"), real);
     }
     let files = [
-        (key!("site.wal-dir"), &site.wal_dir),
-        (key!("site.config-file"), &site.config_file),
-        (key!("site.cacert"), &site.tls.cacert),
-        (key!("site.cert"), &site.tls.cert),
-        (key!("site.key"), &site.tls.key),
-        (key!("site.server-cert"), &site.server_certificate),
-        (key!("site.etcdutl"), &site.tools.etcdutl),
+        (key!("site.wal-dir"), path(&site.wal_dir)),
+        (key!("site.config-file"), path(&site.config_file)),
+        (key!("site.cacert"), site.tls.cacert.as_ref()),
+        (key!("site.cert"), site.tls.cert.as_ref()),
+        (key!("site.key"), site.tls.key.as_ref()),
+        (key!("site.server-cert"), path(&site.server_certificate)),
+        (key!("site.etcdutl"), site.tools.etcdutl.as_ref()),
     ];
     for (key, file) in files {
         if let Some(file) = file {
@@ -54,12 +55,29 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     results.set(key!("site.server"), site.tools.etcd.display().to_string());
     results.set(key!("site.stop"), site.service.stop_command());
     results.set(key!("site.start"), site.service.start_command());
+    let mut origins = vec![
+        (key!("site.programs-from"), &site.tools.origin),
+        (key!("site.service-from"), &site.service.origin),
+    ];
+    if site.tls.cacert.is_some() || site.tls.cert.is_some() {
+        origins.push((key!("site.certificates-from"), &site.tls.origin));
+    }
+    origins.extend(site.config_file.as_ref().map(|file| (key!("site.config-file-from"), &file.origin)));
+    origins.extend(site.login.as_ref().map(|login| (key!("site.password-from"), &login.password_origin)));
+    let quota = site.quota();
+    origins.extend(quota.as_ref().map(|quota| (key!("site.quota-from"), &quota.origin)));
+    for (key, origin) in origins {
+        results.set(key, origin.to_string());
+    }
+    if let Some(quota) = &quota {
+        results.set(key!("site.quota"), quota.bytes.map_or_else(|| "none".to_owned(), human_size));
+    }
     let expires = [
-        (key!("site.cert-expires"), &site.tls.cert),
-        (key!("site.server-cert-expires"), &site.server_certificate),
+        (key!("site.cert-expires"), site.tls.cert.as_ref()),
+        (key!("site.server-cert-expires"), path(&site.server_certificate)),
     ];
     for (key, cert) in expires {
-        if let Some(validity) = cert.as_ref().and_then(|cert| Validity::read(cert).ok()) {
+        if let Some(validity) = cert.and_then(|cert| Validity::read(cert).ok()) {
             results.set(key, validity.not_after.to_string());
         }
     }
@@ -71,11 +89,16 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     }
 }
 
+/// Returns the path without its origin.
+fn path(path: &Option<Sourced<PathBuf>>) -> Option<&PathBuf> {
+    path.as_ref().map(|path| &path.value)
+}
+
 /// What works now and will not for long.
 pub(super) fn warnings(site: &Site, now: Timestamp) -> Vec<String> {
     let drift = site.drift.as_ref();
     let drift = drift.map(|drift| format!("after a restart this etcd would be another: {drift}"));
-    let shown = [&site.tls.cert, &site.server_certificate].into_iter().flatten();
+    let shown = [site.tls.cert.as_ref(), path(&site.server_certificate)].into_iter().flatten();
     let mut ends: Vec<String> = shown.filter_map(|cert| expiry_warning(cert, now)).collect();
     // One pair may serve both.
     ends.dedup();

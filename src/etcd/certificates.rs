@@ -3,7 +3,7 @@
 //!
 //! Must never judge whether a signature is right, nor keep a key: it reads dates, uses and names, and whose a key is.
 
-use super::site::Tls;
+use super::tls::Tls;
 use crate::system::durable::read_small_file;
 use anyhow::{Context, Result, bail, ensure};
 use jiff::{Timestamp, ToSpan};
@@ -24,6 +24,15 @@ const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 /// How long before its end a certificate is worth a warning, in days.
 const SOON: i64 = 30;
+
+/// What is wrong with the certificates of a client and its server, in words.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CertificateProblems {
+    /// The problem with the client's certificate or key.
+    pub client: Option<String>,
+    /// The problem with the server's certificate, if that is known.
+    pub server: Option<String>,
+}
 
 /// A certificate, as far as it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -226,7 +235,7 @@ pub fn expiry_warning(path: &Path, now: Timestamp) -> Option<String> {
 
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests write certificates")]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Use, KeyPair, date_time_ymd};
     use std::fs;

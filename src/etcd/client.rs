@@ -7,14 +7,16 @@
 mod answers;
 
 #[cfg(feature = "fuzz")]
-pub(super) use answers::read_as_all_answers;
+pub(crate) use answers::read_as_all_answers;
 pub use answers::{ContentHash, Status};
 
+use super::certificates::CertificateProblems;
 use super::diagnose::{Asked, explained, is_auth_failure, is_vague};
 use super::incoming::partial_name;
 use super::member::Member;
-use super::site::{CertificateProblems, Login, Site, Tls};
+use super::site::{Login, Site};
 use super::timeouts;
+use super::tls::Tls;
 use crate::system::durable::Dir;
 use crate::system::growing_file::GrowthSender;
 use crate::system::priority;
@@ -54,8 +56,8 @@ impl Client {
     pub fn new(site: &Site) -> Self {
         Self {
             etcdctl: site.tools.etcdctl.clone(),
-            endpoint: site.endpoint.clone(),
-            tls: site.tls.clone(),
+            endpoint: site.endpoint.value.clone(),
+            tls: site.tls.value.clone(),
             trouble: site.certificate_problems.clone(),
             login: site.login.clone(),
         }
@@ -333,7 +335,7 @@ mod tests {
     fn a_question_that_nobody_can_answer_any_more_is_given_up() {
         let mut site = site(Path::new("/d"), Service::Unknown { pid: 1 });
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        site.endpoint = format!("http://{}", listener.local_addr().unwrap());
+        site.endpoint.value = format!("http://{}", listener.local_addr().unwrap());
         let client = Client::new(&site);
         let mut watch = client.while_it_listens();
         let mut at = |second| watch(Duration::from_secs(second));

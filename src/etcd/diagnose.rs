@@ -2,7 +2,7 @@
 //!
 //! Must never replace etcd's own words: it adds to them.
 
-use super::site::CertificateProblems;
+use super::certificates::CertificateProblems;
 use crate::system::process::ProcessError;
 use serde::Deserialize;
 
@@ -146,7 +146,7 @@ fn vagueness(error: &str) -> usize {
 
 /// Reads a text as a failed tool's words: for the fuzzer.
 #[cfg(feature = "fuzz")]
-pub(super) fn read_as_all_words(text: &str) {
+pub(crate) fn read_as_all_messages(text: &str) {
     let said = cause_in(text).unwrap_or_else(|| text.to_owned());
     for endpoint in ["https://127.0.0.1:2379", "http://127.0.0.1:2379", ""] {
         let asked = Asked {

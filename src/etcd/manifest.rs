@@ -23,7 +23,7 @@ impl Container {
     ///
     /// # Errors
     /// It is not YAML, or no pod.
-    pub fn running(name: &str, text: &str) -> Result<Option<Self>, serde_yaml::Error> {
+    pub fn with_program(name: &str, text: &str) -> Result<Option<Self>, serde_yaml::Error> {
         let spec = serde_yaml::from_str::<Pod>(text)?.spec;
         let runs = |container: &&Contained| {
             container
@@ -35,7 +35,7 @@ impl Container {
     }
 
     /// Where `path` in the container is on the machine; `None` where the machine does not have it.
-    pub fn outside(&self, path: &Path) -> Option<PathBuf> {
+    pub fn host_path(&self, path: &Path) -> Option<PathBuf> {
         let under = self
             .mounts
             .iter()
@@ -148,21 +148,21 @@ spec:
 
     #[test]
     fn a_pod_is_known_by_the_program_that_it_runs() {
-        let etcd = Container::running("etcd", POD).unwrap().unwrap();
+        let etcd = Container::with_program("etcd", POD).unwrap().unwrap();
         assert_eq!(etcd.image.as_deref(), Some("registry.example/etcd:3.5.16-0"));
         assert_eq!(etcd.words, ["etcd", "--data-dir=/var/lib/etcd", "--name=cp1"]);
         assert_eq!(etcd.variables, [("ETCD_QUOTA_BACKEND_BYTES".to_owned(), "8589934592".to_owned())]);
-        assert_eq!(Container::running("kube-apiserver", POD).unwrap(), None);
+        assert_eq!(Container::with_program("kube-apiserver", POD).unwrap(), None);
         let by_path = POD.replace("[etcd,", "[/usr/local/bin/etcd,");
-        assert!(Container::running("etcd", &by_path).unwrap().is_some());
+        assert!(Container::with_program("etcd", &by_path).unwrap().is_some());
         for no_pod in ["", "kind: List\n", "spec: {containers: no}\n", "spec: ["] {
-            assert!(Container::running("etcd", no_pod).is_err(), "{no_pod:?}");
+            assert!(Container::with_program("etcd", no_pod).is_err(), "{no_pod:?}");
         }
     }
 
     #[test]
     fn a_path_in_it_is_led_to_the_machines() {
-        let etcd = Container::running("etcd", POD).unwrap().unwrap();
+        let etcd = Container::with_program("etcd", POD).unwrap().unwrap();
         for (inside, outside) in [
             ("/var/lib/etcd", Some("/mnt/disk/etcd")),
             ("/var/lib/etcd/member", Some("/mnt/disk/etcd/member")),
@@ -170,7 +170,7 @@ spec:
             ("/cache/x", None),
             ("/etc", None),
         ] {
-            assert_eq!(etcd.outside(Path::new(inside)).as_deref(), outside.map(Path::new), "{inside}");
+            assert_eq!(etcd.host_path(Path::new(inside)).as_deref(), outside.map(Path::new), "{inside}");
         }
     }
 }

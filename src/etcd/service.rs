@@ -23,8 +23,7 @@ pub const SUPERVISOR_MARGIN: Duration = Duration::from_secs(40);
 const KUBELET: Duration = Duration::from_secs(120);
 
 /// What starts and stops etcd here.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged, deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Service {
     /// A systemd unit.
     Systemd {
@@ -41,11 +40,9 @@ pub enum Service {
     /// kubelet, by a manifest in the directory that it watches.
     StaticPod {
         /// The manifest, where it lies while etcd is meant to run.
-        #[serde(rename = "static-pod")]
         manifest: PathBuf,
     },
     /// None was found for the etcd that runs. A site file never says this.
-    #[serde(skip)]
     Unknown {
         /// etcd's process.
         pid: i32,
@@ -76,7 +73,7 @@ impl Service {
         let user = match self {
             Self::StaticPod { .. } => "root".to_owned(),
             Self::Systemd { systemd } => {
-                user_in(&ask_systemd(&["show", "--property=LoadState,User", "--", systemd])?)?
+                user_in(&systemctl(&["show", "--property=LoadState,User", "--", systemd])?)?
             }
             Self::Commands { .. } | Self::Unknown { .. } => return None,
         };
@@ -248,14 +245,14 @@ fn user_in(shown: &str) -> Option<String> {
 }
 
 /// What systemctl prints for a question; `None` where there is no systemd to ask.
-pub fn ask_systemd(words: &[&str]) -> Option<String> {
+pub fn systemctl(words: &[&str]) -> Option<String> {
     let output = Program::new("systemctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
     Some(output.text())
 }
 
 /// The main process of a systemd unit, if it runs and there is a systemd to ask.
 pub fn main_pid(unit: &str) -> Option<i32> {
-    let shown = ask_systemd(&["show", "--property=MainPID", "--", unit])?;
+    let shown = systemctl(&["show", "--property=MainPID", "--", unit])?;
     shown.trim().strip_prefix("MainPID=")?.parse().ok().filter(|pid| *pid > 0)
 }
 
@@ -311,26 +308,6 @@ panic: not JSON
         assert_eq!(dying_words(dying).as_deref(), Some("failed to unmarshal mvccpb.KeyValue"));
         assert_eq!(dying_words(r#"{"level":"panic","msg":"canary"}"#), None);
         assert_eq!(dying_words(""), None);
-    }
-
-    #[test]
-    fn a_site_file_names_a_unit_a_manifest_or_two_commands() {
-        for (text, typed) in [
-            ("{systemd: etcd.service}", Some("systemctl stop etcd.service")),
-            ("{start: [run, it], stop: [end, it]}", Some("end it")),
-            (
-                "{static-pod: /k/manifests/etcd.yaml}",
-                Some(
-                    "mkdir -p /k/manifests-parked-by-restore && mv /k/manifests/etcd.yaml /k/manifests-parked-by-restore/",
-                ),
-            ),
-            ("{pid: 1}", None),
-            ("{}", None),
-            ("null", None),
-        ] {
-            let service = serde_yaml::from_str::<Service>(text).ok();
-            assert_eq!(service.map(|service| service.stop_command()).as_deref(), typed, "{text}");
-        }
     }
 
     #[test]

@@ -49,6 +49,11 @@ impl Tools {
             .with_context(|| format!("there is no program etcdctl {}", place(bin_dir)))
     }
 
+    /// Returns the tools where they usually are: next to the server `etcd`. Nothing is looked up or checked.
+    pub fn expected_next_to(etcd: PathBuf) -> Self {
+        Self { etcdctl: etcd.with_file_name("etcdctl"), etcdutl: None, etcd }
+    }
+
     /// Those that may be used; `None` without a client.
     fn among(bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<Self>> {
         let Some(etcdctl) = find("etcdctl", bin_dir, may)? else { return Ok(None) };

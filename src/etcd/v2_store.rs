@@ -107,7 +107,7 @@ impl V2Keys {
 fn read_live(site: &Site) -> Result<Store> {
     // The path comes from etcd's configuration, where a symlink is meant.
     let real = |dir: &Path| dir.canonicalize().with_context(|| format!("opening {}", dir.display()));
-    let wal_dir = site.wal_dir.as_deref().map(real).transpose()?;
+    let wal_dir = site.wal_dir.as_ref().map(|dir| real(dir)).transpose()?;
     read(&real(&site.data_dir)?.join("member"), wal_dir.as_deref())
 }
 

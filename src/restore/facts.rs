@@ -91,7 +91,7 @@ impl Facts {
             data_dir: site.data_dir.display().to_string(),
             stop_command: site.service.stop_command(),
             start_command: site.service.start_command(),
-            takes_api_server: matches!(site.service, Service::StaticPod { .. }),
+            takes_api_server: matches!(*site.service, Service::StaticPod { .. }),
             initial: site.initial_member.clone(),
             member: member_of(data)?,
             v2_keys: v2_keys(site, &old),

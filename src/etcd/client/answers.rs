@@ -122,7 +122,7 @@ pub(super) struct RangeAnswer {
 
 /// Reads a text as each answer that is expected of etcdctl: for the fuzzer.
 #[cfg(feature = "fuzz")]
-pub(in crate::etcd) fn read_as_all_answers(text: &str) {
+pub(crate) fn read_as_all_answers(text: &str) {
     let answers = serde_json::from_str::<Vec<StatusAnswer>>(text).unwrap_or_default();
     let _: Vec<Status> = answers.into_iter().map(Status::from).collect();
     let _ = serde_json::from_str::<MembersAnswer>(text);

@@ -90,7 +90,7 @@ fn api_servers(live: &Dir) -> Result<Vec<String>> {
     for name in live.names()?.into_iter().filter(|name| !name.starts_with('.')) {
         let Ok(Some(text)) = live.read_small(&name) else { continue };
         // What is no pod is not kubelet's, and not ours to judge.
-        if let Ok(Some(_)) = Container::running(API_SERVER, &String::from_utf8_lossy(&text)) {
+        if let Ok(Some(_)) = Container::with_program(API_SERVER, &String::from_utf8_lossy(&text)) {
             found.push(name);
         }
     }

@@ -1,90 +1,178 @@
-//! How a client on the same machine reaches an etcd whose certificate does not name the nearest of its addresses: by
-//! another of its own, which it does. The etcd charm for Charmed Kubernetes has its certificates name the machine's
-//! addresses and its host name, and not the loopback (layer-etcd, reactive/etcd.py, `prepare_tls_certificates`).
+//! The client URLs of an etcd on this machine, and the one that a client here should use.
 //!
-//! Must never lead to another machine, nor to another etcd of this one. HostNames are resolved, and nothing is dialled.
+//! The nearest address is used unless the server's certificate names another one. The etcd charm for Charmed Kubernetes, for
+//! example, has its certificates name the machine's addresses and host name, but not the loopback address (layer-etcd,
+//! reactive/etcd.py, `prepare_tls_certificates`).
+//!
+//! Must never choose a URL that leads to another machine, or to another etcd on this one. Resolves names and opens no
+//! connection.
 
+use super::options::Options;
+use super::origin::Sourced;
 use crate::etcd::certificates::HostNames;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
-/// A client URL, and where it was said, in words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Way {
-    pub url: String,
-    pub from: String,
+/// Where etcd listens by default (etcd, server/embed/config.go, `DefaultListenClientURLs`).
+const DEFAULT: &str = "http://localhost:2379";
+const LISTEN: &str = "listen-client-urls";
+const ADVERTISE: &str = "advertise-client-urls";
+
+/// How near a listening address is to a client on the same machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Nearness {
+    Loopback,
+    AllAddresses,
+    OneAddress,
 }
 
-/// The ways to one etcd.
+/// The client URLs of one etcd.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ways {
-    /// Where it listens with TLS.
-    pub listens: Vec<SocketAddr>,
-    /// The URLs that may lead there, the nearest first.
-    pub all: Vec<Way>,
+pub(super) struct Endpoints {
+    /// The addresses at which it listens with TLS.
+    listens: Vec<SocketAddr>,
+    /// The URLs that may lead to it, the nearest first.
+    urls: Vec<Sourced<String>>,
 }
 
-impl Ways {
-    /// The first that leads to this etcd by a host that its certificate has among its `names`.
-    pub fn named(&self, names: &HostNames) -> Option<&Way> {
-        self.all
-            .iter()
-            .find(|way| host(&way.url).is_some_and(|host| names.include(host)) && self.leads(&way.url))
+/// Returns the client URL for this machine: a loopback address if etcd listens on one, else an address that stands for all,
+/// else the first. Returns `None` if etcd listens only on unix sockets, as the private etcds of this program do.
+pub(super) fn nearest(options: &Options) -> Option<Sourced<String>> {
+    let url = nearest_first(options).into_iter().next()?;
+    Some(Sourced::new(url, options.origin(LISTEN)))
+}
+
+impl Endpoints {
+    /// Returns the URLs of an etcd with these options that serves TLS at its nearest address: where it listens, the other
+    /// name of the loopback address, and what it advertises to clients.
+    pub fn from_options(options: &Options) -> Self {
+        // The only name that etcd accepts in a listening URL is `localhost`.
+        let address = |url: &str| address(url)?.replace("localhost", "127.0.0.1").parse().ok();
+        let listens = listen_urls(options).filter_map(address).collect();
+        let near = nearest_first(options);
+        let loopback = near.first().and_then(|url| {
+            let (_, port) = self::address(url)?.rsplit_once(':')?;
+            Some(format!("https://localhost:{port}"))
+        });
+        let advertised = options.text(ADVERTISE).unwrap_or_default().split(',');
+        let advertised = advertised.map(|url| url.trim().trim_end_matches('/').to_owned());
+        let sourced = |option| move |url| Sourced::new(url, options.origin(option));
+        let urls = near.into_iter().chain(loopback).map(sourced(LISTEN));
+        Self { listens, urls: urls.chain(advertised.map(sourced(ADVERTISE))).collect() }
     }
 
-    fn leads(&self, url: &str) -> bool {
+    /// Returns the first URL that leads to this etcd by a host that its certificate names.
+    pub fn named_by(&self, names: &HostNames) -> Option<&Sourced<String>> {
+        let is_named = |url: &str| host(url).is_some_and(|host| names.include(host));
+        self.urls.iter().find(|url| is_named(url) && self.leads_here(url))
+    }
+
+    fn leads_here(&self, url: &str) -> bool {
         let Some(Ok(addresses)) = address(url).map(|address| address.to_socket_addrs()) else { return false };
         let addresses: Vec<SocketAddr> = addresses.collect();
-        addresses.iter().all(is_ours) && addresses.iter().any(|address| self.listens_at(address))
+        addresses.iter().all(is_of_this_machine) && addresses.iter().any(|address| self.listens_at(address))
     }
 
     fn listens_at(&self, address: &SocketAddr) -> bool {
-        let here = |listens: &SocketAddr| {
-            // The kernel lets a socket for every address of IPv6 answer those of IPv4 too (ipv6(7), `IPV6_V6ONLY`).
+        let accepts = |listens: &SocketAddr| {
+            // A socket for every IPv6 address accepts IPv4 connections too (ipv6(7), `IPV6_V6ONLY`).
             let any = listens.ip().is_unspecified() && (listens.is_ipv6() || address.is_ipv4());
             listens.port() == address.port() && (any || listens.ip() == address.ip())
         };
-        self.listens.iter().any(here)
+        self.listens.iter().any(accepts)
     }
 }
 
-/// Whether an address is this machine's: then it is where the kernel would speak to it from. To bind to it says nothing
-/// where `net.ipv4.ip_nonlocal_bind` is set, as for a load balancer. Nothing is sent.
-fn is_ours(address: &SocketAddr) -> bool {
+/// Returns whether an address belongs to this machine: the kernel then uses it as its own source address. Binding to it
+/// would prove nothing if `net.ipv4.ip_nonlocal_bind` is set, as for a load balancer. Nothing is sent.
+fn is_of_this_machine(address: &SocketAddr) -> bool {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let from = || {
+    let source = || {
         let socket = UdpSocket::bind((any, 0))?;
         socket.connect(address)?;
         socket.local_addr()
     };
-    address.ip().is_loopback() || from().is_ok_and(|from| from.ip() == address.ip())
+    address.ip().is_loopback() || source().is_ok_and(|source| source.ip() == address.ip())
 }
 
-/// The host in a client URL, an IPv6 address in its brackets.
+fn listen_urls(options: &Options) -> impl Iterator<Item = &str> {
+    options.text(LISTEN).unwrap_or(DEFAULT).split(',').map(str::trim)
+}
+
+fn nearest_first(options: &Options) -> Vec<String> {
+    let mut near: Vec<_> = listen_urls(options).filter_map(for_this_machine).collect();
+    near.sort_by_key(|(nearness, _)| *nearness);
+    near.into_iter().map(|(_, url)| url).collect()
+}
+
+/// Returns the URL by which this machine reaches an etcd that listens at `url`, and how near it is.
+fn for_this_machine(url: &str) -> Option<(Nearness, String)> {
+    let (scheme, rest) = url.split_once("://")?;
+    if !["http", "https"].contains(&scheme) {
+        return None;
+    }
+    let address = rest.split('/').next()?;
+    let (host, port) = address.rsplit_once(':')?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let (nearness, host) = match (bare.parse::<Ipv4Addr>(), bare.parse::<Ipv6Addr>()) {
+        (Ok(ip), _) if ip.is_loopback() => (Nearness::Loopback, host),
+        (Ok(ip), _) if ip.is_unspecified() => (Nearness::AllAddresses, "127.0.0.1"),
+        (_, Ok(ip)) if ip.is_loopback() => (Nearness::Loopback, host),
+        (_, Ok(ip)) if ip.is_unspecified() => (Nearness::AllAddresses, "[::1]"),
+        _ if bare == "localhost" => (Nearness::Loopback, host),
+        _ => (Nearness::OneAddress, host),
+    };
+    Some((nearness, format!("{scheme}://{host}:{port}")))
+}
+
+/// Returns the host in a client URL with TLS, an IPv6 address in its brackets.
 pub(super) fn host(url: &str) -> Option<&str> {
     Some(address(url)?.rsplit_once(':')?.0)
 }
 
-/// The host and the port in a client URL with TLS.
-pub(super) fn address(url: &str) -> Option<&str> {
+/// Returns the host and the port in a client URL with TLS.
+fn address(url: &str) -> Option<&str> {
     url.strip_prefix("https://")?.split('/').next()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::tests::from_command;
+    use super::super::origin::Origin;
     use super::*;
     use crate::etcd::certificates::tests::naming;
 
-    fn ways(listens: &[&str], urls: &[&str]) -> Ways {
-        let way = |url: &&str| Way { url: (*url).to_owned(), from: String::new() };
-        Ways {
+    fn endpoints(listens: &[&str], urls: &[&str]) -> Endpoints {
+        let sourced = |url: &&str| Sourced::new((*url).to_owned(), Origin::Default);
+        Endpoints {
             listens: listens.iter().map(|listens| listens.parse().unwrap()).collect(),
-            all: urls.iter().map(way).collect(),
+            urls: urls.iter().map(sourced).collect(),
         }
     }
 
     #[test]
-    fn the_first_named_way_that_leads_to_this_etcd_is_taken() {
+    fn chooses_the_nearest_address() {
+        for (listens, expected) in [
+            (None, Some("http://localhost:2379")),
+            (Some("https://10.0.0.1:2379,https://127.0.0.1:2379"), Some("https://127.0.0.1:2379")),
+            (Some("https://10.0.0.1:2379, http://localhost:4001/"), Some("http://localhost:4001")),
+            (Some("http://[fd00::1]:2379,http://[::1]:2379"), Some("http://[::1]:2379")),
+            (Some("https://0.0.0.0:2379"), Some("https://127.0.0.1:2379")),
+            (Some("https://[::]:2379"), Some("https://[::1]:2379")),
+            (Some("http://0.0.0.0:1,http://127.0.0.2:2"), Some("http://127.0.0.2:2")),
+            (Some("https://10.0.0.1:2379,https://db.example:2379"), Some("https://10.0.0.1:2379")),
+            (Some("unix://client.sock:0"), None),
+            (Some("unixs://client.sock:0,http://10.0.0.1:1"), Some("http://10.0.0.1:1")),
+        ] {
+            let flag = listens.map(|urls| format!("--listen-client-urls={urls}"));
+            let options = from_command(&flag.as_deref().into_iter().collect::<Vec<_>>(), &[]);
+            let found = nearest(&options).map(|url| url.value);
+            assert_eq!(found.as_deref(), expected, "{listens:?}");
+        }
+    }
+
+    #[test]
+    fn chooses_the_first_url_that_the_certificate_names_and_that_leads_to_this_etcd() {
         let all =
             ["https://127.0.0.1:1", "https://localhost:1", "https://127.0.0.2:1", "https://192.0.2.1:1"];
         for (named, listens, expected) in [
@@ -93,20 +181,20 @@ mod tests {
             (&["127.0.0.2"], "0.0.0.0:1", Some("https://127.0.0.2:1")),
             (&["127.0.0.2"], "[::]:1", Some("https://127.0.0.2:1")),
             (&["127.0.0.2"], "127.0.0.2:1", Some("https://127.0.0.2:1")),
-            // Another etcd of this machine, another port, another machine (192.0.2.0/24 is nobody's: RFC 5737).
+            // Another etcd of this machine, another port, another machine (192.0.2.0/24 is reserved: RFC 5737).
             (&["127.0.0.2"], "127.0.0.3:1", None),
             (&["127.0.0.2"], "0.0.0.0:2", None),
             (&["192.0.2.1"], "0.0.0.0:1", None),
             (&["elsewhere"], "0.0.0.0:1", None),
         ] {
-            let ways = ways(&[listens], &all);
-            let found = ways.named(&naming(named)).map(|way| way.url.as_str());
+            let endpoints = endpoints(&[listens], &all);
+            let found = endpoints.named_by(&naming(named)).map(|url| url.as_str());
             assert_eq!(found, expected, "{named:?} {listens}");
         }
     }
 
     #[test]
-    fn a_client_url_is_taken_apart() {
+    fn finds_the_host_in_a_client_url() {
         for (url, expected) in [
             ("https://10.0.0.1:2379", Some("10.0.0.1")),
             ("https://[::1]:2379/", Some("[::1]")),

@@ -1,77 +1,85 @@
-//! The etcds that run, as `/proc` shows them: the truth about where etcd is.
+//! The etcd servers that run, as `/proc` shows them.
 //!
-//! Must never take a proxy, a private etcd of ours, one whose files are not ours to see, one that a user started, or
-//! whatever else a user calls etcd for the etcd of this machine.
+//! Must never take one of these for the etcd of this machine: a proxy, a private etcd of this program, a process that we
+//! may not read, and a process that a user other than root could have started.
 
-use super::discovery::{Found, Seen};
+use super::candidate::{Candidate, ProcessData};
+use super::options::Options;
+use super::origin::Launcher;
 use super::quota::Quota;
-use super::settings::{Said, Settings, Told};
-use super::systemd_units::MainPid;
+use super::rooted::{file_id, id_in, read_text, under};
+use super::site_file;
+use super::systemd::Systemd;
 use crate::error::Refusal;
 use crate::etcd::service::Service;
-use crate::system::durable::read_small_text;
 use crate::system::owner::Owner;
 use crate::system::trust::{check_below, is_root_or_us, only_root_can_write};
-use std::fs::{self, Metadata};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The name of the server's program.
 const ETCD: &str = "etcd";
-/// What the program is told first where it is no server (etcd, server/etcdmain/main.go).
+/// The first word after the program's name if it is not to be a server (etcd, server/etcdmain/main.go).
 const PROXIES: [&str; 2] = ["gateway", "grpc-proxy"];
 
-/// The etcds that run.
+/// The etcd servers that run.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    /// Those whose data directory is the same directory here.
-    pub here: Vec<Found>,
-    /// Those in containers and the like.
-    pub elsewhere: Vec<Found>,
-    /// The processes that may not be read.
+    /// Those whose data directory is the same directory for us.
+    pub local: Vec<Candidate>,
+    /// Those in containers, or with another root directory.
+    pub contained: Vec<Candidate>,
+    /// The processes that we may not read.
     pub unreadable: Vec<i32>,
-    /// Those that root does not answer for.
+    /// Those that a user other than root could have started.
     pub untrusted: Vec<Untrusted>,
 }
 
-/// A process called etcd that any user could have started: a program of theirs, with an `etcdctl` beside it that we would
-/// run as root, or root's own on data, a port and certificates of theirs, which would get root's password.
+/// A process called etcd that a user other than root could have started. It may be a program of that user, with an `etcdctl`
+/// next to it that we would run as root; or root's own program on a data directory, a port and certificates of that user,
+/// who would be sent root's password.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Untrusted {
     pub pid: i32,
     pub program: PathBuf,
-    /// Why it is not trusted, in words.
-    pub why: String,
+    /// Who could change what.
+    pub reason: String,
+    /// Whether its program itself is safe to run as root.
+    pub is_safe_program: bool,
+    /// A site file that describes it, for an operator to check.
+    pub site_file: String,
 }
 
 /// Looks at every process of the machine whose files lie under `root`.
-pub(super) fn look(root: &Path, main_pid: MainPid<'_>) -> Result<Running, Refusal> {
+///
+/// # Errors
+/// A trusted etcd has a configuration file that cannot be read.
+pub(super) fn look(root: &Path, systemd: &Systemd<'_>) -> Result<Running, Refusal> {
     let mut running = Running::default();
     for pid in pids(root) {
-        let home = root.join("proc").join(pid.to_string());
-        let process = match Process::read(&home, pid) {
+        let proc_dir = proc_dir(root, pid);
+        let process = match Process::read(&proc_dir, pid) {
             Ok(Some(process)) => process,
             Ok(None) => continue,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 running.unreadable.push(pid);
                 continue;
             }
-            // It has ended meanwhile.
+            // It has ended.
             Err(_) => continue,
         };
-        // Before anything that it was told is looked at: it may be told anything.
-        let service = match process.trusted(&home, main_pid) {
-            Ok(service) => service,
-            Err(why) => {
-                running.untrusted.push(Untrusted { pid, program: process.program, why });
-                continue;
-            }
-        };
-        let Some(found) = process.found(&home, service)? else { continue };
-        match is_same(&found.data_dir, &home, root) {
-            true => running.here.push(found),
-            false => running.elsewhere.push(found),
+        // First of all: an untrusted process may have been given any configuration, which must not be read.
+        let service = process.service(systemd);
+        if let Some(reason) = process.distrust(&proc_dir, &service) {
+            running.untrusted.push(process.untrusted(reason, &service));
+            continue;
+        }
+        let Some(candidate) = process.into_candidate(&proc_dir, service)? else { continue };
+        match is_same_directory(&candidate.site.data_dir, &proc_dir, root) {
+            true => running.local.push(candidate),
+            false => running.contained.push(candidate),
         }
     }
     Ok(running)
@@ -84,7 +92,11 @@ fn pids(root: &Path) -> Vec<i32> {
     pids
 }
 
-/// What `/proc/PID` tells of an etcd.
+fn proc_dir(root: &Path, pid: i32) -> PathBuf {
+    root.join("proc").join(pid.to_string())
+}
+
+/// What `/proc/PID` shows of an etcd server.
 #[derive(Debug)]
 struct Process {
     pid: i32,
@@ -92,18 +104,24 @@ struct Process {
     environment: Vec<String>,
     cwd: PathBuf,
     program: PathBuf,
-    /// Whether the program was replaced, or removed, while it runs.
-    replaced: bool,
+    /// Whether the program was replaced or removed while it runs.
+    is_replaced: bool,
     cgroup: String,
 }
 
+/// Why a process is not trusted.
+struct Distrusted {
+    reason: String,
+    is_safe_program: bool,
+}
+
 impl Process {
-    /// Reads one; `None` for what is no etcd server, or dead and not yet buried.
-    fn read(home: &Path, pid: i32) -> io::Result<Option<Self>> {
-        let comm = fs::read(home.join("comm"))?;
-        let words = texts(&fs::read(home.join("cmdline"))?);
-        let (program, replaced) = match fs::read_link(home.join("exe")) {
-            Ok(program) => undeleted(&shown(home, &program)),
+    /// Reads one process. Returns `None` if it is not an etcd server, or a zombie.
+    fn read(proc_dir: &Path, pid: i32) -> io::Result<Option<Self>> {
+        let comm = fs::read(proc_dir.join("comm"))?;
+        let words = strings(&fs::read(proc_dir.join("cmdline"))?);
+        let (program, is_replaced) = match fs::read_link(proc_dir.join("exe")) {
+            Ok(program) => without_deleted(&inside(proc_dir, &program)),
             Err(_) if comm.trim_ascii_end() != ETCD.as_bytes() => return Ok(None),
             Err(error) => return Err(error),
         };
@@ -113,110 +131,151 @@ impl Process {
         Ok(Some(Self {
             pid,
             words,
-            environment: texts(&fs::read(home.join("environ"))?),
-            cwd: fs::read_link(home.join("cwd"))?,
+            environment: strings(&fs::read(proc_dir.join("environ"))?),
+            cwd: fs::read_link(proc_dir.join("cwd"))?,
             program,
-            replaced,
-            cgroup: fs::read_to_string(home.join("cgroup")).unwrap_or_default(),
+            is_replaced,
+            cgroup: fs::read_to_string(proc_dir.join("cgroup")).unwrap_or_default(),
         }))
     }
 
-    /// What stops and starts it, if root answers for its program and for its being started; else why not, in words. Root
-    /// started what runs as root, and systemd what is the main process of a system unit, whoever that runs as.
-    fn trusted(&self, home: &Path, main_pid: MainPid<'_>) -> Result<Service, String> {
-        if !self.is_of_root(home).unwrap_or(false) {
-            return Err("others than root could have put its program there or called it so".to_owned());
+    /// Returns why root does not answer for this process, or `None` if root does: only root can have put the program there,
+    /// and root or systemd started it.
+    fn distrust(&self, proc_dir: &Path, service: &Service) -> Option<Distrusted> {
+        match self.distrust_program(proc_dir) {
+            Ok(None) => {}
+            Ok(Some(reason)) => return Some(Distrusted { reason, is_safe_program: false }),
+            Err(error) => {
+                let reason = format!("its program {} cannot be read: {error}", self.program.display());
+                return Some(Distrusted { reason, is_safe_program: false });
+            }
         }
-        let service = self.service(main_pid);
-        // The kernel gives this directory to the effective user, always (proc_pid(5)).
-        let uid = fs::metadata(home).map_err(|error| error.to_string())?.uid();
+        // The kernel always gives this directory to the effective user (proc_pid(5)).
+        let uid = match fs::metadata(proc_dir) {
+            Ok(metadata) => metadata.uid(),
+            Err(error) => return Some(Distrusted { reason: error.to_string(), is_safe_program: true }),
+        };
+        // Root started what runs as root, and systemd the main process of a system unit, whatever user that runs as.
         if is_root_or_us(uid) || matches!(service, Service::Systemd { .. }) {
-            return Ok(service);
+            return None;
         }
         let user = Owner { uid, gid: uid }.name().unwrap_or_else(|_| uid.to_string());
-        Err(format!("it runs as {user} and is not the main process of a system unit"))
+        let reason = format!("it runs as user {user} and is not the main process of a systemd system unit");
+        Some(Distrusted { reason, is_safe_program: true })
     }
 
-    /// Whether root alone could start this program under this name, and can change it: root is to run the tools beside it,
-    /// and any user may start a program of theirs that is called etcd. What `/proc` calls a program is its path in a world
-    /// of files that a user may have laid out, so the file that runs is held against it.
-    fn is_of_root(&self, home: &Path) -> io::Result<bool> {
-        let root = home.join("root");
-        let runs = fs::metadata(home.join("exe"))?;
+    /// Returns how a user other than root could have put this program there, or given it the name etcd. We run the tools
+    /// next to it as root. The path that `/proc` shows is relative to a root directory that a user may have laid out, so it
+    /// is compared with the file that runs.
+    fn distrust_program(&self, proc_dir: &Path) -> io::Result<Option<String>> {
+        let root = proc_dir.join("root");
+        let program = self.program.display();
+        let running = fs::metadata(proc_dir.join("exe"))?;
         let dir = self.program.parent().unwrap_or(Path::new("/"));
-        if !only_root_can_write(&runs) || check_below(&root, dir).is_err() {
-            return Ok(false);
+        if let Err(distrust) = check_below(&root, dir) {
+            return Ok(Some(format!(
+                "the directory of its program, {}, is not safe: {distrust}",
+                dir.display()
+            )));
         }
-        let there = || fs::symlink_metadata(below(&root, &self.program));
-        if !self.replaced && there().map(|there| inode(&there))? != inode(&runs) {
-            return Ok(false);
+        if !only_root_can_write(&running) {
+            let mode = running.mode() & 0o7777;
+            let owner = Owner { uid: running.uid(), gid: running.gid() };
+            let owner = owner.name().unwrap_or_else(|_| running.uid().to_string());
+            return Ok(Some(format!(
+                "users other than root can change its program: {program} belongs to user {owner} and has mode {mode:04o}"
+            )));
         }
-        Ok(is_etcd(&self.program) || self.is_linked(&root)?)
+        if !self.is_replaced && id_in(&fs::symlink_metadata(under(&root, &self.program))?) != id_in(&running)
+        {
+            return Ok(Some(format!("the program that runs is not the file {program}")));
+        }
+        if is_etcd(&self.program) || self.is_linked(&root) {
+            return Ok(None);
+        }
+        Ok(Some(format!("its program is {program}, and any user could have called that etcd")))
     }
 
-    /// Whether it has the name by a symlink of root's, and not of a user's to any program of root's.
-    fn is_linked(&self, root: &Path) -> io::Result<bool> {
+    /// Returns whether the program is called etcd by a symlink of root's. A user could link any program of root's.
+    fn is_linked(&self, root: &Path) -> bool {
         let first = Path::new(self.words.first().map_or("", String::as_str));
-        Ok(check_below(root, first).is_ok_and(|program| program == self.program))
+        check_below(root, first).is_ok_and(|program| program == self.program)
     }
 
-    /// What it was told; `None` for one that no client of a network can reach, as our own private ones.
-    fn found(self, home: &Path, service: Service) -> Result<Option<Found>, Refusal> {
-        let said = self.said(home)?;
+    /// Describes an untrusted process without reading any file that its options name.
+    fn untrusted(self, Distrusted { reason, is_safe_program }: Distrusted, service: &Service) -> Untrusted {
+        let site_file = site_file::draft(&self.options(), &self.cwd, &self.program, service, is_safe_program);
+        Untrusted { pid: self.pid, program: self.program, reason, is_safe_program, site_file }
+    }
+
+    /// Returns the server with its options; `None` if no network client can reach it, as with our own private ones.
+    fn into_candidate(self, proc_dir: &Path, service: Service) -> Result<Option<Candidate>, Refusal> {
+        let options = self.resolved_options(proc_dir)?;
         let description = match &service {
             Service::Systemd { systemd } => format!("{systemd} (pid {})", self.pid),
             _ => format!("pid {}", self.pid),
         };
-        let found = Found::of(&said, &self.cwd, description, self.program, service);
-        Ok(found.map(|found| Found { process: Some(Seen::by(self.pid, home, &found.data_dir)), ..found }))
+        let launcher = Launcher::Process(self.pid);
+        let candidate = Candidate::new(&options, &launcher, &self.cwd, description, self.program, service);
+        Ok(candidate.map(|mut candidate| {
+            candidate.site.pid = Some(self.pid);
+            candidate.process = Some(ProcessData::read(proc_dir, &candidate.site.data_dir));
+            candidate
+        }))
     }
 
-    /// Its flags, variables and configuration file.
-    fn said(&self, home: &Path) -> Result<Said, Refusal> {
+    /// Returns its flags and variables.
+    fn options(&self) -> Options {
         let variables = self.environment.iter().filter_map(|variable| variable.split_once('='));
-        let told = Told::of(self.words.iter().skip(1).map(String::as_str), variables);
-        let config_file = told.config_file().map(|file| self.cwd.join(file));
-        let settings = match &config_file {
-            Some(file) => read_config(&below(&home.join("root"), file)).map_err(|why| {
-                Refusal::new(
-                    format!(
-                        "etcd (pid {}) runs with {}, which cannot be read: {why}",
-                        self.pid,
-                        file.display()
-                    ),
-                    "mend the file, or write a site file and name it in ETCD_SITE",
-                )
-            })?,
-            None => told.settings(),
-        };
-        Ok(Said::new(told, config_file, settings))
+        let words = self.words.iter().skip(1).map(String::as_str);
+        Options::from_command(words, variables, &Launcher::Process(self.pid))
     }
 
-    /// The systemd unit whose main process it is. One that was started by hand lives in the unit of whoever started it (a
-    /// shell of Juju's agent, a job of cron): stopping that would stop the wrong thing.
-    fn service(&self, main_pid: MainPid<'_>) -> Service {
-        match unit(&self.cgroup) {
-            Some(systemd) if main_pid(systemd) == Some(self.pid) => {
-                Service::Systemd { systemd: systemd.to_owned() }
+    /// Returns its options, from its configuration file if it has one.
+    fn resolved_options(&self, proc_dir: &Path) -> Result<Options, Refusal> {
+        let read = |file: &Path| read_text(&proc_dir.join("root"), file);
+        self.options().resolve(&self.cwd, read).map_err(|bad| {
+            let path = bad.path.display();
+            Refusal::new(
+                format!(
+                    "the configuration file {path} of etcd (pid {}) cannot be read: {}",
+                    self.pid, bad.problem
+                ),
+                format!("correct {path}, or describe etcd in a site file and name that in ETCD_SITE"),
+            )
+        })
+    }
+
+    /// Returns the systemd unit whose main process it is. An etcd that was started by hand is in the unit of the process that
+    /// started it, such as a shell of Juju's agent or a cron job: stopping that unit would stop the wrong thing.
+    fn service(&self, systemd: &Systemd<'_>) -> Service {
+        match unit_in(&self.cgroup) {
+            Some(unit) if (systemd.main_pid)(unit) == Some(self.pid) => {
+                Service::Systemd { systemd: unit.to_owned() }
             }
             _ => Service::Unknown { pid: self.pid },
         }
     }
 }
 
-/// Whether the process is an etcd server. A script named `etcd` is called so too, and is run by a shell.
+/// Returns whether the process is an etcd server. A shell script named `etcd` has that name too, but runs a shell.
 fn is_server(comm: &[u8], words: &[String], program: &Path) -> bool {
     let Some(first) = words.first() else { return false };
     let is_program = is_etcd(program) || (comm == ETCD.as_bytes() && is_etcd(Path::new(first)));
-    is_program && !words.get(1).is_some_and(|word| PROXIES.contains(&word.as_str()))
+    is_program && !words.get(1).is_some_and(|word| is_proxy(word))
 }
 
 fn is_etcd(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == ETCD)
 }
 
-/// The strings in a file of `/proc`, each ended by a zero byte.
-fn texts(bytes: &[u8]) -> Vec<String> {
+/// Returns whether etcd is a proxy and not a server if this is the first word after its name.
+pub(super) fn is_proxy(word: &str) -> bool {
+    PROXIES.contains(&word)
+}
+
+/// Returns the strings in a file of `/proc`, each of which ends with a zero byte.
+fn strings(bytes: &[u8]) -> Vec<String> {
     let bytes = bytes.strip_suffix(&[0]).unwrap_or(bytes);
     if bytes.is_empty() {
         return Vec::new();
@@ -224,85 +283,73 @@ fn texts(bytes: &[u8]) -> Vec<String> {
     bytes.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned()).collect()
 }
 
-/// What the kernel shows of a program that was replaced while it runs, as an upgrade does it.
-fn undeleted(program: &Path) -> (PathBuf, bool) {
+/// Removes the mark that the kernel puts after the path of a program that was replaced while it runs, as by an upgrade.
+fn without_deleted(program: &Path) -> (PathBuf, bool) {
     let deleted = program.to_str().and_then(|shown| shown.strip_suffix(" (deleted)"));
     deleted.map_or((program.to_owned(), false), |program| (PathBuf::from(program), true))
 }
 
-/// The program as its process sees it. The kernel shows it so; where `/proc` is a tree of files, it lies in that tree.
-fn shown(home: &Path, program: &Path) -> PathBuf {
-    program.strip_prefix(home.join("root")).map_or(program.to_owned(), |path| Path::new("/").join(path))
+/// Returns the program's path as its process sees it. That is how the kernel shows it; in a test, `/proc` is a tree of files
+/// and the path leads into that tree.
+fn inside(proc_dir: &Path, program: &Path) -> PathBuf {
+    program.strip_prefix(proc_dir.join("root")).map_or(program.to_owned(), |path| Path::new("/").join(path))
 }
 
-/// The system unit in a `/proc/PID/cgroup`, of systemd's own hierarchy (`1:name=systemd:`) or the only one (`0::`).
-fn unit(cgroup: &str) -> Option<&str> {
+/// Returns the system unit in a `/proc/PID/cgroup`, of systemd's own hierarchy (`1:name=systemd:`) or the only one (`0::`).
+fn unit_in(cgroup: &str) -> Option<&str> {
     let path = cgroup.lines().find_map(|line| match line.splitn(3, ':').collect::<Vec<_>>()[..] {
         [_, "name=systemd", path] | ["0", "", path] if path != "/" => Some(path),
         _ => None,
     })?;
-    // The units of a user's own systemd are out of reach for the system's.
+    // The system's systemd does not control the units of a user's systemd.
     let last = path.rsplit('/').next()?;
     (last.ends_with(".service") && !path.starts_with("/user.slice/")).then_some(last)
 }
 
-fn read_config(file: &Path) -> Result<Settings, String> {
-    let text = read_small_text(file).map_err(|error| error.to_string())?;
-    Settings::of_file(&text).map_err(|error| error.to_string())
-}
-
-impl Seen {
-    /// What the process at `home` in `/proc`, that was told `data_dir`, has of it.
-    fn by(pid: i32, home: &Path, data_dir: &Path) -> Self {
-        let theirs = home.join("root");
-        let told = inode_under(&theirs, data_dir);
-        let elsewhere = open_backend(home).filter(|open| inode_under(&theirs, open) != told);
-        Self { pid, data_dir: told, elsewhere }
+impl ProcessData {
+    /// Reads what the process in `proc_dir`, whose options name `data_dir`, has of its data.
+    fn read(proc_dir: &Path, data_dir: &Path) -> Self {
+        let root = proc_dir.join("root");
+        let named = file_id(&root, data_dir);
+        let open_elsewhere = open_data_dir(proc_dir).filter(|open| file_id(&root, open) != named);
+        Self { data_dir: named, open_elsewhere }
     }
 }
 
-/// Returns the quota of the etcd that has the database in `data_dir` open, on the machine whose files lie under `root`. That
-/// one decides nothing but a number, so it need not be trusted.
-pub(super) fn quota(root: &Path, data_dir: &Path) -> Option<Quota> {
-    let wanted = inode_under(root, data_dir)?;
-    pids(root).into_iter().find_map(|pid| {
-        let home = root.join("proc").join(pid.to_string());
-        let open = open_backend(&home)?;
-        if inode_under(&home.join("root"), &open)? != wanted {
-            return None;
-        }
-        Quota::of(&Process::read(&home, pid).ok()??.said(&home).ok()?)
+/// Returns the process that has the database in `data_dir` open, on the machine whose files lie under `root`.
+pub(super) fn pid_with_data_open(root: &Path, data_dir: &Path) -> Option<i32> {
+    let wanted = file_id(root, data_dir)?;
+    pids(root).into_iter().find(|pid| {
+        let proc_dir = proc_dir(root, *pid);
+        let open = open_data_dir(&proc_dir);
+        open.is_some_and(|open| file_id(&proc_dir.join("root"), &open) == Some(wanted))
     })
 }
 
-/// The device and the inode of a directory on the machine whose files lie under `root`, if it is there.
-pub(super) fn inode_under(root: &Path, dir: &Path) -> Option<(u64, u64)> {
-    fs::metadata(below(root, dir)).map(|found| inode(&found)).ok()
+/// Returns the quota of the etcd that has the database in `data_dir` open, on the machine whose files lie under `root`. The
+/// process need not be trusted: it only supplies a number.
+pub(super) fn quota(root: &Path, data_dir: &Path) -> Option<Quota> {
+    let pid = pid_with_data_open(root, data_dir)?;
+    let proc_dir = proc_dir(root, pid);
+    let process = Process::read(&proc_dir, pid).ok()??;
+    Quota::from_options(&process.resolved_options(&proc_dir).ok()?)
 }
 
-/// The directory whose `member/snap/db` the process has open: what is, whatever was said.
-fn open_backend(home: &Path) -> Option<PathBuf> {
-    let files = fs::read_dir(home.join("fd")).ok()?.flatten();
+/// Returns the directory whose `member/snap/db` the process has open. This is a fact, whatever its options name.
+fn open_data_dir(proc_dir: &Path) -> Option<PathBuf> {
+    let files = fs::read_dir(proc_dir.join("fd")).ok()?.flatten();
     let mut open = files.filter_map(|file| fs::read_link(file.path()).ok());
     open.find_map(|file| file.to_str()?.strip_suffix("/member/snap/db").map(PathBuf::from))
 }
 
-/// The absolute `path` under another root.
-pub(super) fn below(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
-}
-
-/// Whether `dir` is the same directory to the process as it is to us. Where it is gone for both, the roots decide.
-fn is_same(dir: &Path, home: &Path, root: &Path) -> bool {
-    let theirs = home.join("root");
-    match (inode_under(&theirs, dir), inode_under(root, dir)) {
-        (None, None) => inode_under(&theirs, Path::new("/")) == inode_under(root, Path::new("/")),
+/// Returns whether `dir` is the same directory for the process and for us. If neither of us has it, the root directories
+/// decide.
+fn is_same_directory(dir: &Path, proc_dir: &Path, root: &Path) -> bool {
+    let theirs = proc_dir.join("root");
+    match (file_id(&theirs, dir), file_id(root, dir)) {
+        (None, None) => file_id(&theirs, Path::new("/")) == file_id(root, Path::new("/")),
         (theirs, ours) => theirs == ours,
     }
-}
-
-fn inode(found: &Metadata) -> (u64, u64) {
-    (found.dev(), found.ino())
 }
 
 #[cfg(test)]

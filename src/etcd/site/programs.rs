@@ -1,9 +1,8 @@
-//! Where a site's programs come from: what to type to have those of another version.
+//! Where a site's programs come from, and how to get those of another version.
 //!
 //! Must never run anything.
 
-use super::Site;
-use super::discovery::take_programs_of;
+use super::model::Site;
 use crate::error::Refusal;
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
@@ -15,41 +14,45 @@ use std::path::{Path, PathBuf};
 /// Where the programs of a site come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgramSource {
-    /// Out of the container in which this process runs etcd.
+    /// The container in which this process runs etcd.
     Container(i32),
-    /// Out of the directory that the site file names.
+    /// The directory that the site file names.
     SiteFile,
-    /// Out of this directory, in which etcd was found.
+    /// This directory, in which etcd was found.
     Directory(PathBuf),
 }
 
 impl ProgramSource {
-    /// What to do to have the programs of the version `wanted`.
+    /// Returns how to get the programs of the version `wanted`.
     pub fn how_to_get(&self, wanted: impl Display) -> String {
         match self {
-            Self::Container(pid) => take_programs_of(*pid),
+            Self::Container(pid) => copy_programs_of(*pid),
             Self::SiteFile => {
                 format!("set bin-dir in the site file to the directory of the programs of etcd {wanted}")
             }
             Self::Directory(dir) => format!("install the programs of etcd {wanted} in {}", dir.display()),
         }
     }
-}
 
-impl ProgramSource {
-    /// Refuses programs that do not belong together, before any of them is given data.
+    /// Checks that all programs have the same minor version, before any of them reads data.
+    ///
+    /// # Errors
+    /// Refuses programs of different minor versions.
     pub fn check_same_minor(&self, programs: &Programs) -> Result<(), Refusal> {
         let Some((one, other)) = programs.first_mismatch() else { return Ok(()) };
         Err(Refusal::new(
             format!(
-                "{one}, but {other}: what one of them restores, the other must read, so all need the same minor version"
+                "{one}, but {other}: one of them must read what the other restores, so all need the same minor version"
             ),
             self.how_to_get(one.version.minor()),
         ))
     }
 
-    /// Refuses programs of another minor version than the server, whose version is `server` and which is `called` so. `restart`
-    /// is the command that restarts it.
+    /// Checks that the programs have the minor version `server` of the server, which the refusal calls `description`.
+    /// `restart` is the command that restarts it.
+    ///
+    /// # Errors
+    /// Refuses programs of another minor version.
     pub fn check_matches_server(
         &self,
         programs: &Programs,
@@ -70,10 +73,17 @@ impl ProgramSource {
     }
 }
 
+/// Returns the command that copies etcd's programs out of the container of process `pid`: they have its version.
+pub(super) fn copy_programs_of(pid: i32) -> String {
+    format!(
+        "copy the programs of the running etcd: install -t /usr/local/bin /proc/{pid}/root/usr/local/bin/etcd*"
+    )
+}
+
 impl Site {
-    /// Where its programs come from.
+    /// Returns where its programs come from.
     pub fn program_source(&self) -> ProgramSource {
-        match (&self.service, self.pid) {
+        match (&self.service.value, self.pid) {
             (Service::StaticPod { .. }, Some(pid)) => ProgramSource::Container(pid),
             _ if self.is_from_site_file => ProgramSource::SiteFile,
             _ => {
@@ -83,15 +93,20 @@ impl Site {
         }
     }
 
-    /// The version of etcd that the manifest of its static pod names, as far as its image tells.
+    /// Returns how to get etcd's programs on this machine if etcd runs in a container.
+    pub fn how_to_get_programs(&self) -> String {
+        self.pid.map_or_else(|| "install the etcd server of the same version".to_owned(), copy_programs_of)
+    }
+
+    /// Returns the version of etcd that the image in the manifest of its static pod names.
     pub fn image_version(&self) -> Option<Version> {
-        let Service::StaticPod { manifest } = &self.service else { return None };
+        let Service::StaticPod { manifest } = &self.service.value else { return None };
         [manifest, &parked(manifest)].into_iter().find_map(|manifest| version_in(manifest))
     }
 }
 
 fn version_in(manifest: &Path) -> Option<Version> {
-    let container = Container::running("etcd", &read_small_text(manifest).ok()?).ok()??;
+    let container = Container::with_program("etcd", &read_small_text(manifest).ok()?).ok()??;
     Version::from_image(&container.image?)
 }
 
@@ -106,19 +121,19 @@ mod tests {
     }
 
     #[test]
-    fn says_where_to_get_other_programs() {
-        let of = |site: &Site| site.program_source().how_to_get("3.4");
+    fn says_how_to_get_other_programs() {
+        let next = |site: &Site| site.program_source().how_to_get("3.4");
         let mut site = pod(Path::new("/etc/kubernetes/manifests/etcd.yaml"));
-        assert!(of(&site).ends_with("install -t /usr/local/bin /proc/42/root/usr/local/bin/etcd*"));
+        assert!(next(&site).ends_with("install -t /usr/local/bin /proc/42/root/usr/local/bin/etcd*"));
         site.pid = None;
         site.tools.etcdctl = "/usr/bin/etcdctl".into();
-        assert_eq!(of(&site), "install the programs of etcd 3.4 in /usr/bin");
+        assert_eq!(next(&site), "install the programs of etcd 3.4 in /usr/bin");
         site.is_from_site_file = true;
-        assert_eq!(of(&site), "set bin-dir in the site file to the directory of the programs of etcd 3.4");
+        assert_eq!(next(&site), "set bin-dir in the site file to the directory of the programs of etcd 3.4");
     }
 
     #[test]
-    fn the_image_of_a_static_pod_tells_its_version_parked_or_not() {
+    fn reads_the_version_of_a_static_pod_from_its_image() {
         let home = tempfile::tempdir().unwrap();
         let manifest = home.path().join("manifests/etcd.yaml");
         let site = pod(&manifest);

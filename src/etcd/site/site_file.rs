@@ -1,21 +1,47 @@
-//! The site file: where etcd is, in the operator's words.
+//! The site file, in which an operator describes the etcd of this machine.
 //!
-//! Must never fill in what the file leaves out by looking at the machine.
+//! Must never complete what the file leaves out by looking at the machine.
 
-use super::settings::{Said, Settings, Told};
-use super::{CertificateProblems, Login, Origin, Quota, Service, Site, Tls, Tools};
+use super::candidate::initial_member;
+use super::client_certificates;
+use super::endpoints;
+use super::model::{Login, Site};
+use super::options::Options;
+use super::origin::{Origin, Sourced};
+use super::quota::Quota;
 use crate::error::Refusal;
+use crate::etcd::certificates::CertificateProblems;
+use crate::etcd::service::Service;
+use crate::etcd::tls::Tls;
+use crate::etcd::tools::Tools;
 use crate::system::durable::read_small_text;
 use crate::system::owner::Owner;
 use crate::system::secret::Secret;
 use crate::system::trust::{self, Distrust};
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use serde_yaml::Value;
+use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+/// The keys of a site file.
+const KEYS: [&str; 10] = [
+    "endpoint",
+    "cacert",
+    "cert",
+    "key",
+    "username",
+    "password-file",
+    "data-dir",
+    "config-file",
+    "bin-dir",
+    "service",
+];
+/// The forms of `service`, for a message.
+const SERVICE_FORMS: &str = "service must be {systemd: UNIT}, {static-pod: MANIFEST} or {start: [COMMAND, ...], stop: [COMMAND, ...]}";
+
+/// The values in a site file.
+#[derive(Debug)]
 struct SiteFile {
     endpoint: String,
     cacert: Option<PathBuf>,
@@ -29,10 +55,80 @@ struct SiteFile {
     service: Service,
 }
 
+/// Returns the site that `file` describes. `password` is used if the file names a user and no password file.
+///
+/// # Errors
+/// The file is not valid, or users other than root can change it or something that it names.
+pub(super) fn read(file: &Path, password: Option<Sourced<Secret>>) -> Result<Site> {
+    let path = std::path::absolute(file).map_err(|error| unusable(file, &error.to_string()))?;
+    trust::check(&path).map_err(|distrust| match distrust.is_missing() {
+        true => Refusal::new(
+            format!("there is no site file {}", file.display()),
+            "correct the path, or unset ETCD_SITE to discover etcd",
+        ),
+        false => distrust.refusal("the site file"),
+    })?;
+    let text = read_small_text(&path).map_err(|error| unusable(file, &error.to_string()))?;
+    let values = SiteFile::parse(&text).map_err(|problem| unusable(file, &problem))?;
+    values.check_trust()?;
+    values.into_site(&path, password)
+}
+
 impl SiteFile {
-    /// Refuses a file or a command of the site file that users other than root can change. What only etcd is told may also
-    /// belong to the owner of the data, who can read and change everything in etcd already.
-    fn check_what_root_is_to_believe(&self) -> Result<(), Refusal> {
+    /// Parses a site file.
+    ///
+    /// # Errors
+    /// Describes the first problem in the words of the file.
+    fn parse(text: &str) -> Result<Self, String> {
+        let document: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
+        let Value::Mapping(entries) = &document else {
+            return Err("it must consist of lines of the form KEY: VALUE".to_owned());
+        };
+        for key in entries.keys() {
+            match key.as_str() {
+                Some(key) if KEYS.contains(&key) => {}
+                Some(key) => return Err(unknown_key(key, &KEYS)),
+                None => return Err("every key must be a word".to_owned()),
+            }
+        }
+        let text = |key: &str| text_in(&document, key);
+        let required = |key: &str| text(key)?.ok_or_else(|| format!("{key} is missing"));
+        let path = |key: &str| Ok::<_, String>(text(key)?.map(PathBuf::from));
+        let values = Self {
+            endpoint: required("endpoint")?,
+            cacert: path("cacert")?,
+            cert: path("cert")?,
+            key: path("key")?,
+            username: text("username")?,
+            password_file: path("password-file")?,
+            data_dir: required("data-dir")?.into(),
+            config_file: path("config-file")?,
+            bin_dir: path("bin-dir")?,
+            service: service_in(document.get("service").ok_or("service is missing")?)?,
+        };
+        values.check_values()?;
+        Ok(values)
+    }
+
+    fn check_values(&self) -> Result<(), String> {
+        // A snapshot is from one member: etcdctl refuses several (`snapshot must be requested to one selected node`).
+        let has_scheme = ["http://", "https://"].iter().any(|scheme| self.endpoint.starts_with(scheme));
+        if !has_scheme || self.endpoint.contains([',', ' ']) {
+            return Err(format!("endpoint must be one http:// or https:// URL, not {}", self.endpoint));
+        }
+        if self.cert.is_some() != self.key.is_some() {
+            let (present, missing) = if self.cert.is_some() { ("cert", "key") } else { ("key", "cert") };
+            return Err(format!("{present} needs {missing}, which is missing"));
+        }
+        if !self.data_dir.is_absolute() {
+            return Err(format!("data-dir must be an absolute path, not {}", self.data_dir.display()));
+        }
+        Ok(())
+    }
+
+    /// Refuses a file or a command in the site file that users other than root can change. Files that only etcd reads may
+    /// also belong to the owner of the data, who can read and change everything in etcd already.
+    fn check_trust(&self) -> Result<(), Refusal> {
         let owner = self.owner_of_data();
         let files = [
             (&self.cacert, "the certificate"),
@@ -44,22 +140,22 @@ impl SiteFile {
         for (file, what) in files {
             let Some(file) = file else { continue };
             match trust::check_for(owner, file) {
-                // Whoever reads it reports that it is missing.
-                Err(distrust) if !distrust.is_missing() => return Err(self.refuse(&distrust, what)),
+                // A missing file is reported when it is read.
+                Err(distrust) if !distrust.is_missing() => return Err(self.refusal(&distrust, what)),
                 _ => {}
             }
         }
         self.service.check_commands()
     }
 
-    /// The user whom the data belongs to. If there is no data directory, that is the user whom the service runs as.
+    /// Returns the user that the data belongs to. If there is no data directory, that is the user that the service runs as.
     fn owner_of_data(&self) -> Option<u32> {
-        let named = || Owner::named(&self.service.user()?).ok().flatten().map(|owner| owner.uid);
-        std::fs::metadata(&self.data_dir).ok().map(|found| found.uid()).or_else(named)
+        let of_service = || Owner::named(&self.service.user()?).ok().flatten().map(|owner| owner.uid);
+        std::fs::metadata(&self.data_dir).ok().map(|found| found.uid()).or_else(of_service)
     }
 
-    /// The refusal of a file that root or etcd's user may own. etcd itself must still be able to read it.
-    fn refuse(&self, distrust: &Distrust, what: &str) -> Refusal {
+    /// Returns the refusal of a file that root or etcd's user may own. etcd itself must still be able to read it.
+    fn refusal(&self, distrust: &Distrust, what: &str) -> Refusal {
         let refusal = distrust.refusal(what);
         if !distrust.is_of_another_owner() {
             return refusal;
@@ -68,87 +164,117 @@ impl SiteFile {
         let next = match self.data_dir.exists() {
             true => format!("sudo chown --reference={data} {}", distrust.culprit().display()),
             false => {
-                format!("make {data} for the user that etcd runs as, who may own this file as well as root")
+                format!("create {data} for the user that etcd runs as; that user or root may own the file")
             }
         };
         Refusal::new(refusal.reason, next)
     }
-}
 
-/// The site that `file` describes. `password` is the one from the environment; a password file comes before it.
-pub(super) fn read(file: &Path, password: Option<Secret>) -> Result<Site> {
-    let path = std::path::absolute(file).map_err(|error| unusable(file, &error.to_string()))?;
-    trust::check(&path).map_err(|distrust| match distrust.is_missing() {
-        true => unusable(file, &distrust.to_string()),
-        false => distrust.refusal("the site file"),
-    })?;
-    let text = read_small_text(&path).map_err(|error| unusable(file, &error.to_string()))?;
-    let said: SiteFile = serde_yaml::from_str(&text).map_err(|error| unusable(file, &error.to_string()))?;
-    if said.cert.is_some() != said.key.is_some() {
-        return Err(unusable(file, "cert and key go together").into());
+    fn into_site(self, file: &Path, password: Option<Sourced<Secret>>) -> Result<Site> {
+        let origin = Origin::SiteFile(file.to_owned());
+        let options = self.config_file.as_deref().and_then(|path| config_file_options(path, &origin));
+        Ok(Site {
+            description: format!("the etcd in the site file {}", file.display()),
+            pid: None,
+            login: login(self.username, self.password_file, password)?,
+            endpoint: Sourced::new(self.endpoint, origin.clone()),
+            server_certificate: None,
+            certificate_problems: CertificateProblems::default(),
+            tls: Sourced::new(Tls { cacert: self.cacert, cert: self.cert, key: self.key }, origin.clone()),
+            data_dir: Sourced::new(self.data_dir, origin.clone()),
+            wal_dir: None,
+            initial_member: options.as_ref().map(initial_member).unwrap_or_default(),
+            configured_quota: options.as_ref().and_then(Quota::from_options),
+            drift: None,
+            is_from_site_file: true,
+            config_file: self.config_file.map(|path| Sourced::new(path, origin.clone())),
+            tools: Sourced::new(Tools::find(self.bin_dir.as_deref())?, origin.clone()),
+            service: Sourced::new(self.service, origin),
+        })
     }
-    if !said.data_dir.is_absolute() {
-        return Err(unusable(file, "data-dir must be an absolute path").into());
+}
+
+/// Returns the options in etcd's configuration file. A file that is missing or broken has none.
+fn config_file_options(path: &Path, origin: &Origin) -> Option<Options> {
+    let file = Sourced::new(path.to_owned(), origin.clone());
+    Options::from_config_file(file, &read_small_text(path).ok()?).ok()
+}
+
+fn text_in(section: &Value, key: &str) -> Result<Option<String>, String> {
+    match section.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Number(number)) => Ok(Some(number.to_string())),
+        Some(_) => Err(format!("{key} must be one value, as in {key}: VALUE")),
     }
-    said.check_what_root_is_to_believe()?;
-    let told_by = file.display().to_string();
-    let configured = said.config_file.as_deref().and_then(configured);
-    Ok(Site {
-        description: format!("the etcd of the site file {told_by}"),
-        from: Origin { endpoint: told_by.clone(), data_dir: told_by },
-        drift: None,
-        pid: None,
-        login: login(said.username, said.password_file.as_deref(), password)?,
-        endpoint: one_endpoint(file, said.endpoint)?,
-        server_certificate: None,
-        certificate_problems: CertificateProblems::default(),
-        tls: Tls { cacert: said.cacert, cert: said.cert, key: said.key },
-        data_dir: said.data_dir,
-        wal_dir: None,
-        initial_member: configured.as_ref().map(|said| said.settings.initial()).unwrap_or_default(),
-        quota: configured.as_ref().and_then(Quota::of),
-        is_from_site_file: true,
-        config_file: said.config_file,
-        tools: Tools::find(said.bin_dir.as_deref())?,
-        service: said.service,
-    })
 }
 
-/// What etcd's own configuration says, which the site file names. One that is not there says nothing.
-fn configured(config_file: &Path) -> Option<Said> {
-    let settings = Settings::of_file(&read_small_text(config_file).ok()?).ok()?;
-    Some(Said::new(Told::default(), Some(config_file.to_owned()), settings))
+/// Returns the service in one of its three forms.
+fn service_in(value: &Value) -> Result<Service, String> {
+    let forms = || SERVICE_FORMS.to_owned();
+    let Value::Mapping(entries) = value else {
+        let unit = value.as_str().filter(|text| !text.is_empty() && !text.contains([' ', '/']));
+        let hint = unit.map(|unit| format!(" (did you mean {{systemd: {unit}}}?)"));
+        return Err(forms() + &hint.unwrap_or_default());
+    };
+    let keys: Vec<&str> = entries.keys().filter_map(Value::as_str).collect();
+    if let Some(key) = keys.iter().find(|key| !["systemd", "static-pod", "start", "stop"].contains(key)) {
+        let problem = unknown_key(key, &["systemd", "static-pod", "start", "stop"]);
+        return Err(format!("in service, {problem}; {}", forms()));
+    }
+    let command = |key: &str| match value.get(key)? {
+        Value::Sequence(words) => words.iter().map(|word| Some(word.as_str()?.to_owned())).collect(),
+        _ => None,
+    };
+    match keys[..] {
+        ["systemd"] => {
+            let unit = text_in(value, "systemd").ok().flatten();
+            Ok(Service::Systemd { systemd: unit.ok_or_else(forms)? })
+        }
+        ["static-pod"] => {
+            let manifest = text_in(value, "static-pod").ok().flatten();
+            Ok(Service::StaticPod { manifest: manifest.ok_or_else(forms)?.into() })
+        }
+        ["start", "stop"] | ["stop", "start"] => {
+            let parts = |key: &str| {
+                command(key)
+                    .ok_or_else(|| format!("{key} must be a list of words, as in {key}: [/bin/{key}-etcd]"))
+            };
+            Ok(Service::Commands { start: parts("start")?, stop: parts("stop")? })
+        }
+        _ => Err(forms()),
+    }
 }
 
-fn unusable(file: &Path, why: &str) -> Refusal {
+/// Describes an unknown key, and suggests the most similar known one if at most half of it differs.
+fn unknown_key(key: &str, known: &[&str]) -> String {
+    let nearest = known.iter().map(|known| (strsim::osa_distance(known, key), known)).min();
+    let similar = nearest.filter(|(distance, known)| distance * 2 <= known.len().max(key.len()));
+    match similar {
+        Some((_, known)) => format!("there is no key {key} (did you mean {known}?)"),
+        None => format!("there is no key {key}; the keys are {}", known.join(", ")),
+    }
+}
+
+fn unusable(file: &Path, problem: &str) -> Refusal {
+    let file = file.display();
     Refusal::new(
-        format!("the site file {} cannot be used: {why}", file.display()),
-        "correct it, or unset ETCD_SITE to have etcd looked for",
+        format!("the site file {file} cannot be used: {problem}"),
+        format!("correct {file}, or unset ETCD_SITE to discover etcd"),
     )
-}
-
-/// A snapshot comes from one member: etcdctl refuses several (`snapshot must be requested to one selected node`).
-fn one_endpoint(file: &Path, endpoint: String) -> Result<String> {
-    let scheme = ["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme));
-    if !scheme || endpoint.contains([',', ' ']) {
-        return Err(
-            unusable(file, &format!("endpoint must be one http:// or https:// URL, not {endpoint}")).into()
-        );
-    }
-    Ok(endpoint)
 }
 
 fn login(
     user: Option<String>,
-    password_file: Option<&Path>,
-    from_environment: Option<Secret>,
+    password_file: Option<PathBuf>,
+    from_environment: Option<Sourced<Secret>>,
 ) -> Result<Option<Login>> {
     let Some(user) = user else { return Ok(None) };
-    let password = match password_file {
+    let Sourced { value: password, origin: password_origin } = match password_file {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
+            let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("reading the password file {}", path.display()))?;
-            Secret::new(text.trim_end_matches(['\r', '\n']))
+            Sourced::new(Secret::new(text.trim_end_matches(['\r', '\n'])), Origin::PasswordFile(path))
         }
         None => from_environment.ok_or_else(|| {
             Refusal::new(
@@ -157,5 +283,136 @@ fn login(
             )
         })?,
     };
-    Ok(Some(Login { user, password }))
+    Ok(Some(Login { user, password, password_origin }))
+}
+
+/// Returns a site file for a process with these options, for an operator to check. Reads no file that the options name,
+/// because the process is not trusted. With a program that is not safe to run, the file names `/usr/local/bin` instead.
+pub(super) fn draft(
+    options: &Options,
+    cwd: &Path,
+    program: &Path,
+    service: &Service,
+    is_safe_program: bool,
+) -> String {
+    let endpoint = endpoints::nearest(options).map(|url| url.value);
+    let endpoint = endpoint.unwrap_or_else(|| "http://127.0.0.1:2379".to_owned());
+    let tls = client_certificates::from_options(options, &endpoint, cwd).value;
+    let bin_dir = match is_safe_program {
+        true => program.parent().unwrap_or(Path::new("/")),
+        false => Path::new("/usr/local/bin"),
+    };
+    let service = match service {
+        Service::Systemd { systemd } => format!("{{systemd: {}}}", scalar(systemd)),
+        _ => "{start: [START-COMMAND], stop: [STOP-COMMAND]}".to_owned(),
+    };
+    let data_dir = options.data_dir(cwd).value;
+    let config_file = options.config_file(cwd).map(|file| file.value);
+    let files = [
+        ("cacert", tls.cacert),
+        ("cert", tls.cert),
+        ("key", tls.key),
+        ("data-dir", Some(data_dir)),
+        ("config-file", config_file),
+        ("bin-dir", Some(bin_dir.to_owned())),
+    ];
+    let mut text = format!("endpoint: {}\n", scalar(&endpoint));
+    for (key, path) in files {
+        if let Some(path) = path {
+            let _ = writeln!(text, "{key}: {}", scalar(&path.display().to_string()));
+        }
+    }
+    text + "service: " + &service + "\n"
+}
+
+/// Returns a YAML scalar. A user chose the text, so it is quoted unless it is plain.
+fn scalar(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-@".contains(c);
+    match text.strip_prefix("http") {
+        Some(rest) if rest.chars().all(|c| is_plain(c) || ":[]".contains(c)) => text.to_owned(),
+        _ if !text.is_empty() && text.chars().all(is_plain) && !text.starts_with('-') => text.to_owned(),
+        _ => format!("{text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::tests::from_command;
+    use super::*;
+
+    const REST: &str = "endpoint: http://127.0.0.1:1\ndata-dir: /d\n";
+
+    #[test]
+    fn a_service_is_a_unit_a_manifest_or_two_commands() {
+        for (text, stop) in [
+            ("{systemd: etcd.service}", "systemctl stop etcd.service"),
+            ("{start: [run, it], stop: [end, it]}", "end it"),
+            (
+                "{static-pod: /k/manifests/etcd.yaml}",
+                "mkdir -p /k/manifests-parked-by-restore && mv /k/manifests/etcd.yaml /k/manifests-parked-by-restore/",
+            ),
+        ] {
+            let values = SiteFile::parse(&format!("{REST}service: {text}\n")).unwrap();
+            assert_eq!(values.service.stop_command(), stop, "{text}");
+        }
+    }
+
+    #[test]
+    fn describes_mistakes_in_the_words_of_the_file() {
+        for (text, problem) in [
+            (
+                "service: etcd\n",
+                "or {start: [COMMAND, ...], stop: [COMMAND, ...]} (did you mean {systemd: etcd}?)",
+            ),
+            ("service: {pid: 1}\n", "in service, there is no key pid; the keys are systemd,"),
+            ("service: {start: [a]}\n", "service must be {systemd: UNIT}, {static-pod: MANIFEST} or"),
+            (
+                "service: {start: [a], stop: kill 1}\n",
+                "stop must be a list of words, as in stop: [/bin/stop-etcd]",
+            ),
+            ("service: {sytemd: e}\n", "there is no key sytemd (did you mean systemd?)"),
+            ("service: {}\n", "service must be"),
+            ("", "service is missing"),
+            ("service: {systemd: e}\nendpoints: x\n", "there is no key endpoints (did you mean endpoint?)"),
+            ("service: {systemd: e}\nca_cert: x\n", "there is no key ca_cert (did you mean cacert?)"),
+            ("service: {systemd: e}\nquorum: x\n", "there is no key quorum; the keys are endpoint, cacert,"),
+            ("service: {systemd: e}\ncert: /c\n", "cert needs key, which is missing"),
+            ("service: {systemd: e}\ncacert: [a]\n", "cacert must be one value"),
+            ("service: [\n", "line 4 column 1"),
+        ] {
+            let found = SiteFile::parse(&format!("{REST}{text}")).unwrap_err();
+            assert!(found.contains(problem), "{text:?}: {found}");
+            let types = ["struct", "enum", "variant", "sequence", "expected a"];
+            assert!(types.iter().all(|word| !found.contains(word)), "{text:?}: {found}");
+        }
+        for (text, problem) in [
+            ("- a\n", "lines of the form KEY: VALUE"),
+            ("data-dir: /d\nservice: {systemd: e}\n", "endpoint is missing"),
+            ("endpoint: a,b\ndata-dir: /d\nservice: {systemd: e}\n", "endpoint must be one http:// or"),
+            ("endpoint: http://a\ndata-dir: d\nservice: {systemd: e}\n", "data-dir must be an absolute path"),
+        ] {
+            let found = SiteFile::parse(text).unwrap_err();
+            assert!(found.contains(problem), "{text:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_draft_can_be_saved_as_it_is() {
+        let words =
+            ["--data-dir=/tmp/d", "--listen-client-urls=https://0.0.0.0:9", "--cert-file=/tmp/a b.crt"];
+        let options = from_command(&words, &[]);
+        let program = Path::new("/tmp/x/etcd");
+        for (is_safe, bin_dir) in [(true, "/tmp/x"), (false, "/usr/local/bin")] {
+            let text = draft(&options, Path::new("/"), program, &Service::Unknown { pid: 42 }, is_safe);
+            assert!(text.contains("\nservice: {start: [START-COMMAND], stop: [STOP-COMMAND]}\n"), "{text}");
+            let values = SiteFile::parse(&text).unwrap();
+            assert_eq!((&*values.endpoint, values.data_dir), ("https://127.0.0.1:9", "/tmp/d".into()));
+            assert_eq!(values.cacert, Some("/tmp/a b.crt".into()));
+            assert_eq!(values.bin_dir, Some(bin_dir.into()));
+        }
+        // A user chose these words.
+        let sly = from_command(&["--data-dir=/d\nbin-dir: /tmp"], &[]);
+        let text = draft(&sly, Path::new("/"), program, &Service::Unknown { pid: 42 }, true);
+        assert_eq!(SiteFile::parse(&text).unwrap().data_dir, Path::new("/d\nbin-dir: /tmp"));
+    }
 }

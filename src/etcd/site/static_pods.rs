@@ -1,152 +1,146 @@
-//! The etcd of a static pod, by the manifest that kubelet reads: the home that kubeadm makes.
+//! The etcd of a static pod, by the manifest that kubelet reads, as kubeadm writes it.
 //!
-//! Must never take a manifest that others than root can change: root is to believe it.
+//! Must never use a manifest that users other than root can change.
 
-use super::Tls;
-use super::discovery::Found;
-use super::processes::below;
-use super::settings::{Said, Settings, Told};
+use super::candidate::Candidate;
+use super::client_certificates::kubeadm_pair;
+use super::options::Options;
+use super::origin::{Launcher, Origin};
+use super::rooted::{read_text, under};
 use crate::error::Refusal;
-use crate::etcd::certificates::{check_key_matches, check_valid};
 use crate::etcd::manifest::Container;
 use crate::etcd::service::{Service, static_pod::parked};
-use crate::system::durable::read_small_text;
+use crate::etcd::tls::Tls;
 use crate::system::trust::check_below;
-use jiff::Timestamp;
 use serde::Deserialize;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Where kubeadm has kubelet look for manifests.
+/// The directory in which kubeadm has kubelet look for manifests.
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
-/// Where kubelet is told another place.
-const KUBELET: &str = "/var/lib/kubelet/config.yaml";
-/// The pairs of kubeadm that etcd takes for a client's, the most fitting first.
-const PAIRS: [&str; 3] = [
-    "/etc/kubernetes/pki/etcd/healthcheck-client",
-    "/etc/kubernetes/pki/etcd/server",
-    "/etc/kubernetes/pki/apiserver-etcd-client",
-];
+/// The configuration of kubelet, which may name another directory.
+const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 
-/// The etcds that manifests of static pods describe, on the machine whose files lie under `root`.
-pub(super) fn look(root: &Path) -> Result<Vec<Found>, Refusal> {
-    let manifests = directory(root);
+/// Returns the etcds in manifests of static pods, on the machine whose files lie under `root`.
+///
+/// # Errors
+/// A manifest starts etcd, but cannot be used.
+pub(super) fn look(root: &Path) -> Result<Vec<Candidate>, Refusal> {
+    let dir = manifests_dir(root);
     let mut found = Vec::new();
-    for manifest in candidates(root, &manifests) {
-        let live = manifests.join(manifest.file_name().unwrap_or_default());
-        // A file that may not be read is told by what runs; one that is no pod is not kubelet's.
-        let Ok(text) = read_small_text(&below(root, &manifest)) else { continue };
-        let Ok(Some(container)) = Container::running("etcd", &text) else { continue };
+    for manifest in manifests(root, &dir) {
+        let live = dir.join(manifest.file_name().unwrap_or_default());
+        // A file that we may not read is found by its process. kubelet ignores a file that does not describe a pod.
+        let Ok(text) = read_text(root, &manifest) else { continue };
+        let Ok(Some(container)) = Container::with_program("etcd", &text) else { continue };
         check_below(root, &manifest).map_err(|distrust| distrust.refusal("the manifest"))?;
-        found.extend(pod(root, &live, &manifest, &container)?);
+        found.extend(Pod { root, manifest: &manifest, container: &container }.candidate(&live)?);
     }
     Ok(found)
 }
 
-/// The manifests, and those that a restore which died has put away.
-fn candidates(root: &Path, manifests: &Path) -> Vec<PathBuf> {
-    let away = parked(&manifests.join("x"));
-    let dirs = [Some(manifests), away.parent()];
-    let mut all: Vec<PathBuf> = dirs.into_iter().flatten().flat_map(|dir| named(root, dir)).collect();
+/// Returns the manifests in `dir`, and those that an interrupted restore has moved away.
+fn manifests(root: &Path, dir: &Path) -> Vec<PathBuf> {
+    let parked = parked(&dir.join("x"));
+    let dirs = [Some(dir), parked.parent()];
+    let mut all: Vec<PathBuf> = dirs.into_iter().flatten().flat_map(|dir| files_in(root, dir)).collect();
     all.sort();
     all
 }
 
-/// The files in `dir` that kubelet would take: all but the dotted.
-fn named(root: &Path, dir: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(below(root, dir)).into_iter().flatten().flatten();
+/// Returns the files in `dir` that kubelet would read: it ignores names that begin with a dot.
+fn files_in(root: &Path, dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(under(root, dir)).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
     names.filter(|name| !name.starts_with('.')).map(|name| dir.join(name)).collect()
 }
 
-fn directory(root: &Path) -> PathBuf {
+fn manifests_dir(root: &Path) -> PathBuf {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Kubelet {
         static_pod_path: Option<PathBuf>,
     }
-    let told = read_small_text(&below(root, Path::new(KUBELET))).ok();
-    let told = told.and_then(|text| serde_yaml::from_str::<Kubelet>(&text).ok());
-    told.and_then(|kubelet| kubelet.static_pod_path).unwrap_or_else(|| PathBuf::from(MANIFESTS))
+    let text = read_text(root, Path::new(KUBELET_CONFIG)).ok();
+    let kubelet = text.and_then(|text| serde_yaml::from_str::<Kubelet>(&text).ok());
+    kubelet.and_then(|kubelet| kubelet.static_pod_path).unwrap_or_else(|| PathBuf::from(MANIFESTS))
 }
 
-/// What the etcd in `container` was told, in the machine's own paths.
-fn pod(root: &Path, live: &Path, manifest: &Path, container: &Container) -> Result<Option<Found>, Refusal> {
-    let words = container.words.iter().skip(1).map(String::as_str);
-    let variables = container.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let told = Told::of(words, variables);
-    let outside = |path: &Path, what: &str| {
-        container.outside(&Path::new("/").join(path)).ok_or_else(|| {
-            unusable(
-                manifest,
-                &format!("its {what} {} is not a directory of this machine (hostPath)", path.display()),
-            )
+/// A static pod that runs etcd.
+struct Pod<'a> {
+    root: &'a Path,
+    /// Where its manifest is now.
+    manifest: &'a Path,
+    container: &'a Container,
+}
+
+impl Pod<'_> {
+    /// Returns its etcd, with the paths of the machine. `live` is where its manifest is while etcd runs.
+    fn candidate(&self, live: &Path) -> Result<Option<Candidate>, Refusal> {
+        let launcher = Launcher::StaticPod(self.manifest.to_owned());
+        let options = self.options(&launcher)?;
+        let service = Service::StaticPod { manifest: live.to_owned() };
+        let description = format!("static pod {}", self.manifest.display());
+        let server = PathBuf::from("/usr/local/bin/etcd");
+        let found = Candidate::new(&options, &launcher, Path::new("/"), description, server, service);
+        let Some(mut candidate) = found else { return Ok(None) };
+        let site = &mut candidate.site;
+        site.data_dir.value = self.host_path(&site.data_dir, "data-dir")?;
+        if let Some(dir) = &mut site.wal_dir {
+            dir.value = self.host_path(dir, "wal-dir")?;
+        }
+        let on_host = |file: &Path| self.container.host_path(file);
+        site.server_certificate = site.server_certificate.take().and_then(|mut file| {
+            file.value = on_host(&file)?;
+            Some(file)
+        });
+        if site.endpoint.starts_with("https://") {
+            let authority = site.tls.cacert.as_deref().and_then(on_host);
+            (site.tls.value, site.tls.origin) = match kubeadm_pair(self.root) {
+                Some((cert, key)) => {
+                    let dir = cert.parent().unwrap_or(Path::new("/")).to_owned();
+                    (Tls { cacert: authority, cert: Some(cert), key: Some(key) }, Origin::Directory(dir))
+                }
+                None => {
+                    let (cert, key) = (site.tls.cert.as_deref(), site.tls.key.as_deref());
+                    let tls =
+                        Tls { cacert: authority, cert: cert.and_then(on_host), key: key.and_then(on_host) };
+                    (tls, site.tls.origin.clone())
+                }
+            };
+        }
+        Ok(Some(candidate))
+    }
+
+    /// Returns the options of its etcd, with the configuration file's path on the machine.
+    fn options(&self, launcher: &Launcher) -> Result<Options, Refusal> {
+        let words = self.container.words.iter().skip(1).map(String::as_str);
+        let variables = self.container.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let options = Options::from_command(words, variables, launcher);
+        let Some(mut file) = options.config_file(Path::new("/")) else { return Ok(options) };
+        file.value = self.host_path(&file, "config-file")?;
+        let unusable = |problem: &str| unusable(&file.value, problem);
+        let text = read_text(self.root, &file.value).map_err(|error| unusable(&error.to_string()))?;
+        Options::from_config_file(file.clone(), &text).map_err(|problem| unusable(&problem))
+    }
+
+    /// Returns where the container's `path` is on the machine.
+    fn host_path(&self, path: &Path, option: &str) -> Result<PathBuf, Refusal> {
+        self.container.host_path(&Path::new("/").join(path)).ok_or_else(|| {
+            let problem = format!(
+                "its {option} {} is inside the container only; it must be on a hostPath volume",
+                path.display()
+            );
+            unusable(self.manifest, &problem)
         })
-    };
-    let config_file = told.config_file().map(|file| outside(Path::new(file), "config-file")).transpose()?;
-    let settings = match &config_file {
-        Some(file) => read(root, file)?,
-        None => told.settings(),
-    };
-    let service = Service::StaticPod { manifest: live.to_owned() };
-    let description = format!("static pod {}", manifest.display());
-    let server = PathBuf::from("/usr/local/bin/etcd");
-    let said = Said::new(told, config_file, settings);
-    let Some(mut found) = Found::of(&said, Path::new("/"), description, server, service) else {
-        return Ok(None);
-    };
-    found.data_dir = outside(&found.data_dir, "data-dir")?;
-    found.server_certificate = found.server_certificate.and_then(|file| container.outside(&file));
-    found.wal_dir = found.wal_dir.map(|dir| outside(&dir, "wal-dir")).transpose()?;
-    if found.endpoint.starts_with("https://") {
-        found.tls = certificates(root, &found.tls, container);
-    }
-    Ok(Some(found))
-}
-
-/// The pairs of kubeadm that are there.
-fn pairs(root: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
-    let pairs =
-        PAIRS.map(|stem| (PathBuf::from(format!("{stem}.crt")), PathBuf::from(format!("{stem}.key"))));
-    pairs.into_iter().filter(|(cert, key)| below(root, cert).exists() && below(root, key).exists())
-}
-
-/// Puts the first of kubeadm's pairs that etcd takes `now` in the place of one that it does not: they are renewed by and by,
-/// and the one for health checks is the first to be forgotten.
-pub(super) fn prefer_good(root: &Path, tls: &mut Tls, now: Timestamp) {
-    if !pairs(root).any(|(cert, _)| Some(&cert) == tls.cert.as_ref()) {
-        return;
-    }
-    let good = pairs(root).find(|(cert, key)| {
-        let (cert, key) = (below(root, cert), below(root, key));
-        check_valid(&cert, now).is_ok_and(|validity| validity.allows_client_auth)
-            && check_key_matches(&key, &cert).is_ok()
-    });
-    // Where none is good, what is wrong is told of the first.
-    if let Some((cert, key)) = good {
-        (tls.cert, tls.key) = (Some(cert), Some(key));
     }
 }
 
-/// The authority that etcd was told, and the first of kubeadm's pairs that is there, else etcd's own.
-fn certificates(root: &Path, own: &Tls, container: &Container) -> Tls {
-    let outside = |path: &Option<PathBuf>| path.as_ref().and_then(|path| container.outside(path));
-    let (cert, key) = match pairs(root).next() {
-        Some((cert, key)) => (Some(cert), Some(key)),
-        None => (outside(&own.cert), outside(&own.key)),
-    };
-    Tls { cacert: outside(&own.cacert), cert, key }
-}
-
-fn read(root: &Path, file: &Path) -> Result<Settings, Refusal> {
-    let text = read_small_text(&below(root, file)).map_err(|error| unusable(file, &error.to_string()))?;
-    Settings::of_file(&text).map_err(|error| unusable(file, &error.to_string()))
-}
-
-fn unusable(file: &Path, why: &str) -> Refusal {
+fn unusable(file: &Path, problem: &str) -> Refusal {
+    let file = file.display();
     Refusal::new(
-        format!("etcd's static pod cannot be used: {}: {why}", file.display()),
-        "mend it, or write a site file and name it in ETCD_SITE",
+        format!("etcd's static pod cannot be used: {file}: {problem}"),
+        format!("correct {file}, or describe etcd in a site file and name that in ETCD_SITE"),
     )
 }
 
@@ -155,9 +149,8 @@ fn unusable(file: &Path, why: &str) -> Refusal {
 mod tests {
     use super::super::processes::tests::{machine, set_mode};
     use super::*;
-    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Use, KeyPair, date_time_ymd};
 
-    /// As kubeadm writes it, shortened.
+    /// A manifest as kubeadm writes it, shortened.
     const POD: &str = "\
 spec:
   containers:
@@ -179,10 +172,10 @@ spec:
   - {name: certs, hostPath: {path: /etc/kubernetes/pki/etcd}}
 ";
 
-    fn on(files: &[(&str, &str)]) -> Result<Vec<Found>, Refusal> {
+    fn on(files: &[(&str, &str)]) -> Result<Vec<Candidate>, Refusal> {
         let root = machine();
         for (file, text) in files {
-            let path = below(root.path(), Path::new(file));
+            let path = under(root.path(), Path::new(file));
             for dir in path
                 .ancestors()
                 .skip(1)
@@ -201,23 +194,27 @@ spec:
     }
 
     #[test]
-    fn kubeadms_manifest_says_all() {
+    fn reads_the_manifest_of_kubeadm_also_while_it_is_parked() {
         for place in ["/etc/kubernetes/manifests", "/etc/kubernetes/manifests-parked-by-restore"] {
             let file = format!("{place}/etcd.yaml");
             let found =
                 on(&[(&file, POD), (&format!("{place}/scheduler.yaml"), "spec: {containers: []}")]).unwrap();
-            let [found] = &found[..] else { panic!("{found:?}") };
-            assert_eq!(found.data_dir, Path::new("/mnt/etcd"));
-            assert_eq!(found.endpoint, "https://127.0.0.1:2379");
-            assert_eq!(found.tls.cacert.as_deref(), Some(Path::new("/etc/kubernetes/pki/etcd/ca.crt")));
-            assert_eq!(found.tls.cert.as_deref(), Some(Path::new("/etc/kubernetes/pki/etcd/server.crt")));
+            let [Candidate { site, .. }] = &found[..] else { panic!("{found:?}") };
+            assert_eq!(*site.data_dir, Path::new("/mnt/etcd"));
+            assert_eq!(
+                site.data_dir.origin.to_string(),
+                format!("the flag --data-dir in the static pod {file}")
+            );
+            assert_eq!(*site.endpoint, "https://127.0.0.1:2379");
+            assert_eq!(site.tls.cacert.as_deref(), Some(Path::new("/etc/kubernetes/pki/etcd/ca.crt")));
+            assert_eq!(site.tls.cert.as_deref(), Some(Path::new("/etc/kubernetes/pki/etcd/server.crt")));
             let manifest = PathBuf::from("/etc/kubernetes/manifests/etcd.yaml");
-            assert_eq!(found.service, Service::StaticPod { manifest });
+            assert_eq!(*site.service, Service::StaticPod { manifest });
         }
     }
 
     #[test]
-    fn the_pair_for_clients_comes_before_the_servers() {
+    fn prefers_the_certificate_of_a_client_to_the_servers() {
         let pki = |name: &str| format!("/etc/kubernetes/pki/{name}");
         let mut files = vec![("/etc/kubernetes/manifests/etcd.yaml".to_owned(), POD)];
         for stem in ["apiserver-etcd-client", "etcd/server", "etcd/healthcheck-client"] {
@@ -225,61 +222,19 @@ spec:
             files.push((pki(&format!("{stem}.key")), ""));
             let files: Vec<_> = files.iter().map(|(file, text)| (file.as_str(), *text)).collect();
             let found = on(&files).unwrap();
-            assert_eq!(found[0].tls.cert, Some(PathBuf::from(pki(&format!("{stem}.crt")))));
-        }
-    }
-
-    /// A pair of 2026 for these uses, or with a key that is not its own.
-    fn put_pair(root: &Path, stem: &str, until: i32, uses: &[Use], own_key: bool) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        (params.not_before, params.not_after) = (date_time_ymd(2026, 1, 1), date_time_ymd(until, 1, 1));
-        params.extended_key_usages = uses.to_vec();
-        let cert = params.self_signed(&key).unwrap();
-        let key = if own_key { key } else { KeyPair::generate().unwrap() };
-        let at = |ending: &str| below(root, Path::new(&format!("{stem}.{ending}")));
-        fs::create_dir_all(at("crt").parent().unwrap()).unwrap();
-        fs::write(at("crt"), cert.pem()).unwrap();
-        fs::write(at("key"), key.serialize_pem()).unwrap();
-    }
-
-    #[test]
-    fn the_first_pair_that_etcd_takes_comes_before_one_that_it_does_not() {
-        let [health, server, api] = PAIRS;
-        let (client, both) = (&[Use::ClientAuth][..], &[Use::ServerAuth, Use::ClientAuth][..]);
-        for (first, second, third, expected) in [
-            ((2028, client, true), (2028, both, true), (2028, client, true), health),
-            ((2027, client, true), (2028, both, true), (2028, client, true), server),
-            ((2027, client, true), (2028, &[Use::ServerAuth], true), (2028, client, true), api),
-            ((2028, client, false), (2027, both, true), (2028, client, true), api),
-            // What is wrong is told of the first.
-            ((2027, client, true), (2027, both, true), (2028, client, false), health),
-        ] {
-            let root = machine();
-            for (stem, (until, uses, own_key)) in PAIRS.into_iter().zip([first, second, third]) {
-                put_pair(root.path(), stem, until, uses, own_key);
-            }
-            let at = |ending: &str| Some(PathBuf::from(format!("{health}.{ending}")));
-            let mut tls = Tls { cacert: None, cert: at("crt"), key: at("key") };
-            prefer_good(root.path(), &mut tls, "2027-06-01T00:00:00Z".parse().unwrap());
-            assert_eq!(tls.cert, Some(PathBuf::from(format!("{expected}.crt"))));
-            assert_eq!(tls.key, Some(PathBuf::from(format!("{expected}.key"))));
-            let own = Tls { cacert: None, cert: Some("/own.crt".into()), key: Some("/own.key".into()) };
-            let mut kept = own.clone();
-            prefer_good(root.path(), &mut kept, "2027-06-01T00:00:00Z".parse().unwrap());
-            assert_eq!(kept, own);
+            assert_eq!(found[0].site.tls.cert, Some(PathBuf::from(pki(&format!("{stem}.crt")))));
         }
     }
 
     #[test]
-    fn kubelet_says_where_manifests_are() {
+    fn looks_in_the_directory_that_kubelet_is_configured_with() {
         let found =
             on(&[("/var/lib/kubelet/config.yaml", "staticPodPath: /k/pods\n"), ("/k/pods/e", POD)]).unwrap();
         assert_eq!(found.len(), 1);
     }
 
     #[test]
-    fn a_manifest_that_others_can_change_or_with_data_in_the_pod_is_refused() {
+    fn refuses_a_manifest_that_others_can_change_and_data_inside_the_container() {
         let refusal = on(&[("/etc/kubernetes/manifests/open.yaml", POD)]).unwrap_err();
         assert!(refusal.reason.contains("users other than root can change it"), "{refusal}");
         let inside = POD.replace("--data-dir=/var/lib/etcd", "--data-dir=/data");

@@ -32,7 +32,7 @@ pub(super) fn suffices(request: &Request, facts: &Facts, size: u64) -> Result<Op
              would raise the NOSPACE alarm and refuse every write",
             human_size(size),
             human_size(limit),
-            quota.from,
+            quota.origin,
             human_size(headroom)
         ),
         next(request, quota, enough(size)),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     fn quota(bytes: Option<u64>) -> Option<Quota> {
-        Some(Quota { bytes, from: "the flag --quota-backend-bytes".to_owned(), config_file: None })
+        Some(Quota { bytes, origin: flag(), config_file: None })
     }
 
     #[test]

@@ -1,25 +1,25 @@
-//! Which etcd is taken on machines laid out in files.
+//! Which etcd is chosen, on machines laid out in files.
 
 use super::super::processes::tests::{Process, give_away, machine, set_mode};
 use super::*;
 use std::fs;
 
-fn find(root: &Path) -> Result<Found, Refusal> {
-    Machine::look(root, &Systemd::none()).and_then(Machine::the_one)
+fn find(root: &Path) -> Result<Candidate, Refusal> {
+    Machine::look(root, &Systemd::missing()).and_then(Machine::require_one)
 }
 
 #[test]
-fn what_runs_comes_before_what_is_installed() {
+fn a_running_etcd_comes_before_an_installed_one() {
     let root = machine();
     fs::create_dir_all(root.path().join("etc/default")).unwrap();
     fs::write(root.path().join("etc/default/etcd"), "").unwrap();
-    assert_eq!(find(root.path()).unwrap().description, "etcd.service, stopped");
+    assert_eq!(find(root.path()).unwrap().site.description, "etcd.service, stopped");
     Process::etcd(42, &["--data-dir=/data/a"]).put(root.path());
-    assert_eq!(find(root.path()).unwrap().description, "pid 42");
+    assert_eq!(find(root.path()).unwrap().site.description, "pid 42");
 }
 
 #[test]
-fn the_charms_etcd_is_asked_with_a_clients_pair_and_not_with_the_servers() {
+fn uses_the_client_certificate_of_the_charm() {
     for (dir, expected) in [(CHARM_TLS, "/etc/etcd/tls/client.key"), ("/pki", "/pki/server.key")] {
         let root = machine();
         let file = |flag: &str, name: &str| format!("--{flag}={dir}/{name}");
@@ -32,12 +32,12 @@ fn the_charms_etcd_is_asked_with_a_clients_pair_and_not_with_the_servers() {
         ];
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         Process::etcd(42, &words).put(root.path());
-        assert_eq!(find(root.path()).unwrap().tls.key.as_deref(), Some(Path::new(expected)));
+        assert_eq!(find(root.path()).unwrap().site.tls.key.as_deref(), Some(Path::new(expected)));
     }
 }
 
 #[test]
-fn of_two_none_is_taken() {
+fn refuses_to_choose_between_two_running_etcds() {
     let root = machine();
     Process::etcd(42, &["--data-dir=/data/a"]).put(root.path());
     Process::etcd(7, &["--data-dir=/data/b", "--listen-client-urls=http://10.0.0.1:1"]).put(root.path());
@@ -46,24 +46,24 @@ fn of_two_none_is_taken() {
         assert!(refusal.reason.contains(part), "{refusal}");
     }
     assert!(refusal.next.contains("site="), "{refusal}");
-    let chosen = |choice| Machine::look(root.path(), &Systemd::none()).unwrap().called(choice).unwrap();
+    let chosen = |choice| Machine::look(root.path(), &Systemd::missing()).unwrap().called(choice).unwrap();
     for choice in ["42", "/data/a"] {
-        assert_eq!(chosen(choice).unwrap().description, "pid 42");
+        assert_eq!(chosen(choice).unwrap().site.description, "pid 42");
     }
-    assert_eq!(chosen("etcd"), None);
+    assert!(chosen("etcd").is_none());
 }
 
 #[test]
-fn a_contained_etcd_is_named_only_where_there_is_no_other() {
+fn reports_an_etcd_in_a_container_only_if_it_is_the_only_one() {
     let root = machine();
     Process { contained: true, ..Process::etcd(42, &["--data-dir=/data/a"]) }.put(root.path());
     let refusal = find(root.path()).unwrap_err();
     assert!(refusal.reason.contains("pid 42") && refusal.reason.contains("container"), "{refusal}");
     Process::etcd(43, &["--data-dir=/data/a"]).put(root.path());
-    assert_eq!(find(root.path()).unwrap().description, "pid 43");
+    assert_eq!(find(root.path()).unwrap().site.description, "pid 43");
 }
 
-/// A machine whose kubelet is to run an etcd.
+/// A machine with the manifest of an etcd.
 fn with_pod() -> tempfile::TempDir {
     let root = machine();
     let dir = root.path().join("etc/kubernetes/manifests");
@@ -79,14 +79,14 @@ fn with_pod() -> tempfile::TempDir {
 }
 
 #[test]
-fn a_pod_never_takes_the_endpoint_of_an_etcd_that_a_user_runs() {
+fn a_pod_is_not_joined_with_the_process_of_a_user() {
     let theirs = |pid| Process::etcd(pid, &["--data-dir=/data/a", "--listen-client-urls=http://127.0.0.1:1"]);
     for process in [theirs(42), Process { cgroup: "0::/user.slice/x.scope\n", contained: true, ..theirs(42) }]
     {
         let root = with_pod();
         process.put(root.path());
         if process.contained {
-            // As with a namespace of mounts of the user's own: the directory is the machine's.
+            // As in a mount namespace of the user's own: the directory is the machine's.
             let data = root.path().join("proc/42/root/data");
             fs::remove_dir_all(&data).unwrap();
             std::os::unix::fs::symlink(root.path().join("data"), &data).unwrap();
@@ -95,14 +95,14 @@ fn a_pod_never_takes_the_endpoint_of_an_etcd_that_a_user_runs() {
             return;
         }
         let found = find(root.path()).unwrap();
-        assert_eq!((&*found.endpoint, found.process), ("http://localhost:2379", None));
+        assert_eq!((&**found.site.endpoint, found.process), ("http://localhost:2379", None));
     }
 }
 
 #[test]
-fn only_an_etcd_of_this_machine_is_named_as_running() {
+fn describes_only_trusted_etcds_outside_containers_as_running() {
     let root = machine();
-    let named = || Machine::look(root.path(), &Systemd::none()).unwrap().running_in_words();
+    let named = || Machine::look(root.path(), &Systemd::missing()).unwrap().describe_running();
     Process { contained: true, ..Process::etcd(41, &["--data-dir=/data/a"]) }.put(root.path());
     Process { program: "/opt/etcd", ..Process::etcd(42, &["--data-dir=/data/b"]) }.put(root.path());
     set_mode(&root.path().join("opt"), 0o1777);
@@ -112,19 +112,19 @@ fn only_an_etcd_of_this_machine_is_named_as_running() {
 }
 
 #[test]
-fn the_process_of_a_static_pod_is_the_pod() {
+fn joins_a_static_pod_with_its_process() {
     let root = with_pod();
-    assert_eq!(find(root.path()).unwrap().description, "static pod /etc/kubernetes/manifests/etcd.yaml");
+    assert_eq!(find(root.path()).unwrap().site.description, "static pod /etc/kubernetes/manifests/etcd.yaml");
     Process { cgroup: "0::/kubepods.slice/x.scope\n", ..Process::etcd(42, &["--data-dir=/data/a"]) }
         .put(root.path());
     let found = find(root.path()).unwrap();
-    assert_eq!(found.description, "static pod /etc/kubernetes/manifests/etcd.yaml (pid 42)");
+    assert_eq!(found.site.description, "static pod /etc/kubernetes/manifests/etcd.yaml (pid 42)");
     assert!(found.is_called("/etc/kubernetes/manifests/etcd.yaml") && found.is_called("42"));
-    assert!(matches!(found.service, Service::StaticPod { .. }), "{found:?}");
+    assert!(matches!(*found.site.service, Service::StaticPod { .. }), "{found:?}");
 }
 
 #[test]
-fn a_disabled_unit_counts_only_where_there_is_no_other() {
+fn a_disabled_unit_counts_only_if_it_is_the_only_one() {
     let shown = |state: &str| {
         let unit =
             "ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd --data-dir=/data/a ; }\nId=a.service";
@@ -132,56 +132,66 @@ fn a_disabled_unit_counts_only_where_there_is_no_other() {
         format!("UnitFileState={state}\n{unit}\n\nUnitFileState=disabled\n{other}\n")
     };
     let found = |state: &str| {
-        let ask = |words: &[&str]| {
+        let systemctl = |words: &[&str]| {
             Some(if words[0] == "show" { shown(state) } else { "a.service x\nb.service x\n".to_owned() })
         };
         let root = machine();
-        Machine::look(root.path(), &Systemd { main_pid: &|_| None, ask: &ask }).and_then(Machine::the_one)
+        Machine::look(root.path(), &Systemd { main_pid: &|_| None, systemctl: &systemctl })
+            .and_then(Machine::require_one)
     };
-    assert_eq!(found("enabled").unwrap().description, "a.service, stopped");
+    assert_eq!(found("enabled").unwrap().site.description, "a.service, stopped");
     let refusal = found("disabled").unwrap_err();
     assert!(refusal.reason.contains("a.service") && refusal.reason.contains("b.service"), "{refusal}");
 }
 
 #[test]
-fn a_unit_whose_file_is_missing_is_no_etcd_that_runs_and_stands_in_the_way_of_none() {
+fn a_unit_with_a_missing_file_does_not_count_as_running() {
     let root = machine();
     let shown =
         "ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd --config-file=/gone.yml ; }\nId=new.service\n";
-    let ask = |words: &[&str]| Some(if words[0] == "show" { shown } else { "new.service x\n" }.to_owned());
-    let look = || Machine::look(root.path(), &Systemd { main_pid: &|_| None, ask: &ask }).unwrap();
-    assert!(look().running_in_words().is_empty());
-    let refusal = look().the_one().unwrap_err();
+    let systemctl =
+        |words: &[&str]| Some(if words[0] == "show" { shown } else { "new.service x\n" }.to_owned());
+    let look =
+        || Machine::look(root.path(), &Systemd { main_pid: &|_| None, systemctl: &systemctl }).unwrap();
+    assert!(look().describe_running().is_empty());
+    let refusal = look().require_one().unwrap_err();
     assert!(refusal.reason.contains("new.service") && refusal.reason.contains("/gone.yml"), "{refusal}");
 }
 
 #[test]
-fn an_etcd_that_is_not_trusted_is_named_only_where_there_is_no_other() {
+fn reports_an_untrusted_etcd_with_a_site_file_only_if_it_is_the_only_one() {
     let root = machine();
     let theirs = Process { program: "/opt/etcd", ..Process::etcd(42, &["--data-dir=/data/b"]) };
     theirs.put(root.path());
     set_mode(&root.path().join("opt"), 0o1777);
     let refusal = find(root.path()).unwrap_err();
-    for part in ["pid 42", "not trusted", "/opt/etcd"] {
+    for part in ["pid 42", "not trusted", "/opt/etcd", "every user can write to it (mode 1777)"] {
         assert!(refusal.reason.contains(part), "{refusal}");
     }
-    assert!(refusal.next.contains("ETCD_SITE"), "{refusal}");
+    for part in [
+        "ETCD_SITE=/",
+        "install -t /usr/local/bin /opt/etcd*",
+        "\ndata-dir: /data/b\nbin-dir: /usr/local/bin\n",
+    ] {
+        assert!(refusal.next.contains(part), "{refusal}");
+    }
     Process::etcd(43, &["--data-dir=/data/a"]).put(root.path());
-    assert_eq!(find(root.path()).unwrap().description, "pid 43");
+    assert_eq!(find(root.path()).unwrap().site.description, "pid 43");
 }
 
 #[test]
-fn an_etcd_that_a_restart_would_change_has_drifted() {
+fn reports_how_a_restart_would_change_etcd() {
     let told = ["--data-dir=/data/a", "--listen-client-urls=http://127.0.0.1:1"];
     let drift = |now: &str| {
         let root = machine();
         Process::etcd(42, &told).put(root.path());
         let shown =
             format!("ExecStart={{ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd {now} ; }}\nId=etcd.service\n");
-        let ask = |_: &[&str]| Some(shown.clone());
-        Machine::look(root.path(), &Systemd { main_pid: &|_| Some(42), ask: &ask })
-            .and_then(Machine::the_one)
+        let systemctl = |_: &[&str]| Some(shown.clone());
+        Machine::look(root.path(), &Systemd { main_pid: &|_| Some(42), systemctl: &systemctl })
+            .and_then(Machine::require_one)
             .unwrap()
+            .site
             .drift
     };
     assert_eq!(drift(&told.join(" ")), None);
@@ -201,25 +211,25 @@ fn an_etcd_that_a_restart_would_change_has_drifted() {
 }
 
 #[test]
-fn of_a_unit_that_runs_the_file_is_told_in_which_it_was_said() {
+fn takes_the_origins_of_a_running_unit_from_systemd() {
     let root = machine();
     fs::create_dir_all(root.path().join("etc/default")).unwrap();
     fs::write(root.path().join("etc/default/etcd"), "ETCD_DATA_DIR=/data/a\n").unwrap();
     Process { environment: "ETCD_DATA_DIR=/data/a\0", ..Process::etcd(42, &[]) }.put(root.path());
     let shown = "ExecStart={ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd ; }\nId=etcd.service\n\
                  Environment=ETCD_DATA_DIR=/data/b\nEnvironmentFiles=/etc/default/etcd (ignore_errors=yes)\n";
-    let ask = |_: &[&str]| Some(shown.to_owned());
-    let found = Machine::look(root.path(), &Systemd { main_pid: &|_| Some(42), ask: &ask })
-        .and_then(Machine::the_one)
+    let systemctl = |_: &[&str]| Some(shown.to_owned());
+    let found = Machine::look(root.path(), &Systemd { main_pid: &|_| Some(42), systemctl: &systemctl })
+        .and_then(Machine::require_one)
         .unwrap();
-    assert_eq!(found.from.data_dir, "the variable ETCD_DATA_DIR in /etc/default/etcd");
-    assert_eq!(found.from.endpoint, "etcd's own default");
+    assert_eq!(found.site.data_dir.origin.to_string(), "the variable ETCD_DATA_DIR in /etc/default/etcd");
+    assert_eq!(found.site.endpoint.origin.to_string(), "etcd's default");
 }
 
 #[test]
-fn where_there_is_none_all_places_are_named() {
+fn without_an_etcd_names_every_place_that_was_looked_at() {
     let refusal = find(machine().path()).unwrap_err();
-    for part in ["none runs", "/etc/default/etcd", "/var/snap/etcd/common/etcd.conf.yml"] {
+    for part in ["no etcd runs", "/etc/default/etcd", "/var/snap/etcd/common/etcd.conf.yml"] {
         assert!(refusal.reason.contains(part), "{refusal}");
     }
     assert!(refusal.next.contains("ETCD_SITE"), "{refusal}");

@@ -1,6 +1,7 @@
 //! Processes laid out in files, and what is found among them.
 
 use super::*;
+use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use tempfile::TempDir;
 
@@ -41,7 +42,7 @@ impl Process {
         } else {
             symlink(root, home.join("root")).unwrap();
         }
-        let program = below(&home.join("root"), Path::new(self.program));
+        let program = under(&home.join("root"), Path::new(self.program));
         symlink(&program, home.join("exe")).unwrap();
         let dir = Path::new(self.program).parent().unwrap();
         make_dir(&home.join("root"), dir.strip_prefix("/").unwrap().to_str().unwrap());
@@ -70,15 +71,15 @@ pub fn machine() -> TempDir {
     root
 }
 
-fn of(process: &Process, main_pid: Option<i32>) -> Running {
+fn found_with(process: &Process, main_pid: Option<i32>) -> Running {
     let root = machine();
     fs::write(root.path().join("home/etcd.yml"), "name: c\ndata-dir: /data/b\n").unwrap();
     process.put(root.path());
-    look(root.path(), &|_| main_pid).unwrap()
+    look(root.path(), &Systemd { main_pid: &|_| main_pid, ..Systemd::missing() }).unwrap()
 }
 
 #[test]
-fn flags_variables_and_a_configuration_file_are_the_truth() {
+fn reads_flags_variables_and_the_configuration_file() {
     for (flags, environment, data_dir) in [
         (&["--data-dir=/data/a"][..], "", "/data/a"),
         (&["--name", "m1"], "HOME=/\0", "/home/m1.etcd"),
@@ -87,24 +88,24 @@ fn flags_variables_and_a_configuration_file_are_the_truth() {
         (&["--data-dir=/data/a", "--config-file=/home/etcd.yml"], "", "/data/b"),
         (&["--data-dir=/data/a"], "ETCD_CONFIG_FILE=etcd.yml\0", "/data/b"),
     ] {
-        let running = of(&Process { environment, ..Process::etcd(42, flags) }, None);
-        let [found] = &running.here[..] else { panic!("{running:?}") };
-        assert_eq!(found.data_dir, Path::new(data_dir), "{flags:?} {environment:?}");
-        assert_eq!(found.description, "pid 42");
-        assert_eq!(found.process.as_ref().unwrap().pid, 42);
+        let running = found_with(&Process { environment, ..Process::etcd(42, flags) }, None);
+        let [found] = &running.local[..] else { panic!("{running:?}") };
+        assert_eq!(*found.site.data_dir, Path::new(data_dir), "{flags:?} {environment:?}");
+        assert_eq!(found.site.description, "pid 42");
+        assert_eq!(found.site.pid, Some(42));
     }
 }
 
 #[test]
-fn a_configuration_file_that_cannot_be_read_is_refused() {
+fn refuses_a_configuration_file_that_cannot_be_read() {
     let root = machine();
     Process::etcd(42, &["--config-file=/none.yml"]).put(root.path());
-    let refusal = look(root.path(), &|_| None).unwrap_err();
+    let refusal = look(root.path(), &Systemd::missing()).unwrap_err();
     assert!(refusal.reason.contains("pid 42") && refusal.reason.contains("/none.yml"), "{refusal}");
 }
 
 #[test]
-fn only_servers_of_this_machine_count() {
+fn ignores_proxies_clients_and_private_servers() {
     let none: [&str; 0] = [];
     for other in [
         Process { words: Vec::new(), ..Process::etcd(42, &none) },
@@ -118,38 +119,41 @@ fn only_servers_of_this_machine_count() {
         Process::etcd(42, &["gateway", "start"]),
         Process::etcd(42, &["--listen-client-urls=unix://client.sock:0"]),
     ] {
-        let running = of(&other, None);
-        assert!(running.here.is_empty() && running.elsewhere.is_empty(), "{running:?}");
+        let running = found_with(&other, None);
+        assert!(running.local.is_empty() && running.contained.is_empty(), "{running:?}");
     }
     let replaced = Process { comm: "3.5", program: "/opt/3.5/etcd (deleted)", ..Process::etcd(42, &none) };
-    assert_eq!(of(&replaced, None).here.len(), 1);
+    assert_eq!(found_with(&replaced, None).local.len(), 1);
 }
 
-/// What is found where `process` runs and the machine was changed since.
+/// Returns what is found if the machine was changed after `process` started.
 fn changed(process: &Process, change: impl Fn(&Path)) -> Running {
     let root = machine();
     process.put(root.path());
     change(root.path());
-    look(root.path(), &|_| None).unwrap()
+    look(root.path(), &Systemd::missing()).unwrap()
 }
 
 #[test]
-fn a_program_that_others_can_change_is_no_etcd_of_this_machine() {
-    // What it was told is not even read.
+fn does_not_trust_a_program_that_others_can_change() {
+    // Its configuration is not even read.
     let etcd = Process::etcd(42, &["--config-file=/none.yml"]);
     let gone = Process { program: "/usr/bin/etcd (deleted)", ..Process::etcd(42, &["--data-dir=/data/a"]) };
     for process in [etcd, gone] {
         for (path, mode) in [(process.program, 0o757), ("/usr/bin", 0o757), ("/usr", 0o777), ("/", 0o777)] {
-            let running = changed(&process, |root| set_mode(&below(root, Path::new(path)), mode));
+            let running = changed(&process, |root| set_mode(&under(root, Path::new(path)), mode));
             let [untrusted] = &running.untrusted[..] else { panic!("{path} {mode:o}: {running:?}") };
             assert_eq!((untrusted.pid, &*untrusted.program), (42, Path::new("/usr/bin/etcd")));
-            assert!(untrusted.why.contains("others than root"), "{path} {mode:o}: {untrusted:?}");
-            assert!(running.here.is_empty() && running.elsewhere.is_empty(), "{running:?}");
+            assert!(
+                untrusted.reason.contains("users other than root can change"),
+                "{path} {mode:o}: {untrusted:?}"
+            );
+            assert!(running.local.is_empty() && running.contained.is_empty(), "{running:?}");
         }
     }
 }
 
-/// Gives a process to a user who is neither root nor we; `false` where we may not.
+/// Gives a process to another user than root and us. Returns `false` if we may not.
 pub fn give_away(root: &Path, pid: i32) -> bool {
     let given = chown(root.join("proc").join(pid.to_string()), Some(12345), None).is_ok();
     if !given {
@@ -159,9 +163,9 @@ pub fn give_away(root: &Path, pid: i32) -> bool {
 }
 
 #[test]
-fn what_another_user_runs_counts_only_as_the_main_process_of_a_system_unit() {
+fn trusts_the_process_of_another_user_only_in_a_system_unit() {
     let user = "0::/user.slice/user-12345.slice/user@12345.service/app.slice/etcd.service\n";
-    // What it was told is not even read where it is not trusted.
+    // The configuration of an untrusted process is not even read.
     let etcd = |config: &str| Process::etcd(42, &["--data-dir=/data/a", &format!("--config-file={config}")]);
     for (process, main_pid, counts) in [
         (etcd("/home/etcd.yml"), Some(42), true),
@@ -177,15 +181,15 @@ fn what_another_user_runs_counts_only_as_the_main_process_of_a_system_unit() {
         if !give_away(root.path(), 42) {
             return;
         }
-        let running = look(root.path(), &|_| main_pid).unwrap();
-        assert_eq!((running.here.len(), running.elsewhere.len()), (usize::from(counts), 0), "{running:?}");
-        let whose = |found: &Untrusted| found.pid == 42 && found.why.contains("runs as 12345");
+        let running = look(root.path(), &Systemd { main_pid: &|_| main_pid, ..Systemd::missing() }).unwrap();
+        assert_eq!((running.local.len(), running.contained.len()), (usize::from(counts), 0), "{running:?}");
+        let whose = |found: &Untrusted| found.pid == 42 && found.reason.contains("runs as user 12345");
         assert_eq!(running.untrusted.iter().filter(|found| whose(found)).count(), usize::from(!counts));
     }
 }
 
 #[test]
-fn a_pipe_in_the_place_of_a_configuration_is_refused_and_not_waited_for() {
+fn refuses_a_pipe_as_configuration_file_without_waiting() {
     let root = machine();
     Process::etcd(42, &["--config-file=/home/pipe"]).put(root.path());
     rustix::fs::mknodat(
@@ -196,7 +200,7 @@ fn a_pipe_in_the_place_of_a_configuration_is_refused_and_not_waited_for() {
         0,
     )
     .unwrap();
-    let refusal = look(root.path(), &|_| None).unwrap_err();
+    let refusal = look(root.path(), &Systemd::missing()).unwrap_err();
     assert!(
         refusal.reason.contains("/home/pipe") && refusal.reason.contains("not a regular file"),
         "{refusal}"
@@ -204,7 +208,7 @@ fn a_pipe_in_the_place_of_a_configuration_is_refused_and_not_waited_for() {
 }
 
 #[test]
-fn a_program_that_is_not_the_file_of_its_path_is_not_trusted() {
+fn does_not_trust_a_program_that_is_not_the_file_at_its_path() {
     let running = changed(&Process::etcd(42, &[]), |root| {
         let exe = root.join("proc/42/exe");
         fs::remove_file(root.join("usr/bin/etcd")).unwrap();
@@ -214,15 +218,15 @@ fn a_program_that_is_not_the_file_of_its_path_is_not_trusted() {
 }
 
 #[test]
-fn a_name_counts_where_it_is_roots_link_to_the_program() {
-    let link = |root: &Path, from: &str| symlink("/opt/etcd-server", below(root, Path::new(from))).unwrap();
+fn trusts_a_symlink_named_etcd_only_if_it_is_owned_by_root() {
+    let link = |root: &Path, from: &str| symlink("/opt/etcd-server", under(root, Path::new(from))).unwrap();
     let named = |name: &str| Process {
         program: "/opt/etcd-server",
         words: vec![name.to_owned()],
         ..Process::etcd(42, &[])
     };
     let running = changed(&named("/home/etcd"), |root| link(root, "/home/etcd"));
-    assert_eq!(running.here.len(), 1, "{running:?}");
+    assert_eq!(running.local.len(), 1, "{running:?}");
     for (name, mode) in [("/home/etcd", 0o777), ("etcd", 0o755), ("/none/etcd", 0o755), ("/data/etcd", 0o755)]
     {
         let running = changed(&named(name), |root| {
@@ -236,10 +240,10 @@ fn a_name_counts_where_it_is_roots_link_to_the_program() {
 }
 
 #[test]
-fn the_service_is_the_unit_whose_main_process_etcd_is() {
+fn the_service_is_the_unit_that_has_etcd_as_main_process() {
     let service = |cgroup, main_pid| {
-        let running = of(&Process { cgroup, ..Process::etcd(42, &[]) }, main_pid);
-        running.here.into_iter().next().unwrap().service
+        let running = found_with(&Process { cgroup, ..Process::etcd(42, &[]) }, main_pid);
+        running.local.into_iter().next().unwrap().site.service.value
     };
     let cgroup = "0::/system.slice/etcd.service\n";
     assert_eq!(service(cgroup, Some(42)), Service::Systemd { systemd: "etcd.service".to_owned() });
@@ -250,7 +254,7 @@ fn the_service_is_the_unit_whose_main_process_etcd_is() {
 }
 
 #[test]
-fn the_unit_is_the_last_of_the_cgroup() {
+fn the_unit_is_the_last_part_of_the_cgroup() {
     for (cgroup, expected) in [
         ("0::/system.slice/etcd.service\n", Some("etcd.service")),
         (
@@ -265,6 +269,6 @@ fn the_unit_is_the_last_of_the_cgroup() {
         ("0::/\n", None),
         ("", None),
     ] {
-        assert_eq!(unit(cgroup), expected, "{cgroup:?}");
+        assert_eq!(unit_in(cgroup), expected, "{cgroup:?}");
     }
 }

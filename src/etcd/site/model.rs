@@ -1,0 +1,78 @@
+//! The one model of an etcd on this machine, whether it was discovered or described by a site file.
+
+use super::origin::{Origin, Sourced};
+use super::quota::Quota;
+use crate::etcd::certificates::CertificateProblems;
+use crate::etcd::service::Service;
+use crate::etcd::tls::Tls;
+use crate::etcd::tools::Tools;
+use crate::system::secret::Secret;
+use std::path::PathBuf;
+
+/// One etcd on this machine. Every value knows where it came from.
+#[derive(Debug, Clone)]
+pub struct Site {
+    /// What a person calls it: `etcd.service (pid 42)`.
+    pub description: String,
+    /// Its process, if it was discovered while it ran.
+    pub pid: Option<i32>,
+    /// The client URL of its one member.
+    pub endpoint: Sourced<String>,
+    /// The certificates for that endpoint.
+    pub tls: Sourced<Tls>,
+    /// The server's certificate, if it is known.
+    pub server_certificate: Option<Sourced<PathBuf>>,
+    /// What is wrong with the certificates.
+    pub certificate_problems: CertificateProblems,
+    /// The user to log in as if etcd has authentication on.
+    pub login: Option<Login>,
+    /// The directory that contains `member`.
+    pub data_dir: Sourced<PathBuf>,
+    /// The directory of the write-ahead log, if it is not the one in `member`.
+    pub wal_dir: Option<Sourced<PathBuf>>,
+    /// The identity that etcd's configuration gives to a member without data.
+    pub initial_member: InitialMember,
+    /// Whether an operator vouches for all of it in a site file.
+    pub is_from_site_file: bool,
+    /// etcd's own configuration file, if it has one.
+    pub config_file: Option<Sourced<PathBuf>>,
+    /// etcd's programs.
+    pub tools: Sourced<Tools>,
+    /// What starts and stops it.
+    pub service: Sourced<Service>,
+    /// How the etcd that runs differs from what a restart would start, in words. `None` if it does not differ, or if that
+    /// cannot be known.
+    pub drift: Option<String>,
+    /// The quota as far as its options say; see [`Site::quota`].
+    pub(super) configured_quota: Option<Quota>,
+}
+
+/// The identity that etcd's configuration gives to a member without data.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InitialMember {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its peer URLs, comma-separated.
+    pub peer_urls: Option<String>,
+}
+
+/// A user and a password.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The user. etcd gives snapshots only to root.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+    /// Where the password came from.
+    pub password_origin: Origin,
+}
+
+impl Site {
+    /// Returns the site file that describes it, if it was read from one.
+    pub fn site_file(&self) -> Option<&std::path::Path> {
+        match &self.data_dir.origin {
+            Origin::SiteFile(path) => Some(path),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Paths on a machine whose files lie under some directory: `/` in earnest, `/proc/PID/root` for the view of a process, a
+//! temporary directory in tests.
+
+use crate::system::durable::read_small_text;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Identifies a file whatever path leads to it: its device and its inode.
+pub(super) type FileId = (u64, u64);
+
+/// Returns where the absolute `path` of the machine under `root` is for us.
+pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Returns the text of the file at `path` of the machine under `root`.
+///
+/// # Errors
+/// The file cannot be read, or is not a regular file: a pipe is not waited for.
+pub(super) fn read_text(root: &Path, path: &Path) -> io::Result<String> {
+    read_small_text(&under(root, path))
+}
+
+/// Returns the identity of the file or directory at `path` of the machine under `root`, if it exists.
+pub(super) fn file_id(root: &Path, path: &Path) -> Option<FileId> {
+    fs::metadata(under(root, path)).map(|metadata| id_in(&metadata)).ok()
+}
+
+/// Returns the identity of a file.
+pub(super) fn id_in(metadata: &Metadata) -> FileId {
+    (metadata.dev(), metadata.ino())
+}
