@@ -1,7 +1,7 @@
-//! Certificates, read for what keeps a client and its etcd apart: of the client's, etcd tells nothing but by a closed
-//! connection; the server's names say at which address it can be reached.
+//! The certificates of a client and its etcd: validity, usage, host names, and whether a key belongs to one.
 //!
-//! Must never judge whether a signature is right, nor keep a key: it reads dates, uses and names, and whose a key is.
+//! If etcd does not accept a client's certificate, it only closes the connection; this module finds the reason. Must never
+//! verify a signature, or keep a key.
 
 use super::tls::Tls;
 use crate::system::durable::read_small_file;
@@ -22,8 +22,8 @@ const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
 /// The kinds of key that PKCS#8 wraps, as it names them (RFC 8017, A.1; RFC 5480, 2.1.1).
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-/// How long before its end a certificate is worth a warning, in days.
-const SOON: i64 = 30;
+/// The number of days before its end at which a certificate deserves a warning.
+const EXPIRY_WARNING_DAYS: i64 = 30;
 
 /// What is wrong with the certificates of a client and its server, in words.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,22 +34,25 @@ pub struct CertificateProblems {
     pub server: Option<String>,
 }
 
-/// A certificate, as far as it matters.
+/// When and for what a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// When it begins to be valid.
+    /// The start of its validity.
     pub not_before: Timestamp,
-    /// When it ends.
+    /// The end of its validity.
     pub not_after: Timestamp,
-    /// Whether a client may show it.
+    /// Whether a client may use it.
     pub allows_client_auth: bool,
 }
 
 impl Validity {
-    /// Of the first certificate in the PEM file `path`.
+    /// Reads the first certificate in the PEM file `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or contains no certificate.
     pub fn read(path: &Path) -> Result<Self> {
         let reading = || format!("reading the certificate {}", path.display());
-        let first = first_of(path)?;
+        let first = first_certificate(path)?;
         let seconds = |time: x509_cert::time::Time| {
             Timestamp::from_second(i64::try_from(time.to_unix_duration().as_secs())?).context("its dates")
         };
@@ -57,7 +60,7 @@ impl Validity {
         Ok(Self {
             not_before: seconds(first.validity.not_before)?,
             not_after: seconds(first.validity.not_after)?,
-            // Who says nothing of its use may be used for all.
+            // A certificate without this extension may be used for everything.
             allows_client_auth: usage
                 .is_none_or(|(_, usage)| usage.0.iter().any(|id| id.to_string() == CLIENT_AUTH)),
         })
@@ -67,7 +70,7 @@ impl Validity {
         let cert = path.display();
         if now < self.not_before {
             return Some(format!(
-                "{cert} is not valid before {}, and the clock says {now:.0}",
+                "{cert} is not valid before {}, but this machine's clock says {now:.0}",
                 self.not_before
             ));
         }
@@ -75,21 +78,24 @@ impl Validity {
     }
 }
 
-/// The hosts that a server's certificate is for.
+/// The host names and addresses in a server's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostNames(Vec<GeneralName>);
 
 impl HostNames {
-    /// Of the first certificate in the PEM file `path`. `None` where it names none: whether its common name will do is then
-    /// up to the client's age (Go took it until 1.15).
+    /// Reads the first certificate in the PEM file `path`. Returns `None` if it has no such names: whether a client then
+    /// accepts the common name depends on its age (Go did so until 1.15).
+    ///
+    /// # Errors
+    /// The file cannot be read, or contains no certificate.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let names = first_of(path)?.get::<SubjectAltName>();
+        let names = first_certificate(path)?.get::<SubjectAltName>();
         let names = names.with_context(|| format!("reading the certificate {}", path.display()))?;
         Ok(names.map(|(_, names)| Self(names.0)))
     }
 
-    /// Whether `host` is among them, as Go has it (crypto/x509, `VerifyHostname`): an address only as an address, a name
-    /// in any case of letters, and a `*` for one whole label at the front.
+    /// Returns whether they include `host` by the rules of Go (crypto/x509, `VerifyHostname`): an address matches only an
+    /// address, letters match in either case, and a leading `*` stands for one whole label.
     pub fn include(&self, host: &str) -> bool {
         let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
         self.0.iter().any(|name| match (name, ip) {
@@ -108,60 +114,66 @@ fn is_named(host: &str, pattern: &str) -> bool {
     }
 }
 
-/// The first certificate in the PEM file `path`.
-fn first_of(path: &Path) -> Result<TbsCertificate> {
+/// Reads the first certificate in the PEM file `path`.
+fn first_certificate(path: &Path) -> Result<TbsCertificate> {
     let reading = || format!("reading the certificate {}", path.display());
     let bytes = read_small_file(path).with_context(reading)?;
-    // The library panics at a file without a byte but line ends.
+    // The library panics on a file that contains only line ends.
     let chain = match bytes.trim_ascii() {
         [] => Vec::new(),
         bytes => Certificate::load_pem_chain(bytes).with_context(reading)?,
     };
-    let first = chain.into_iter().next().context("there is none in it").with_context(reading)?;
+    let first = chain.into_iter().next().context("the file contains no certificate").with_context(reading)?;
     Ok(first.tbs_certificate)
 }
 
-/// That the first certificate in the PEM file `path` is valid at `now`.
+/// Checks that the first certificate in the PEM file `path` is valid at `now`.
+///
+/// # Errors
+/// It is not, or the file cannot be read.
 pub fn check_valid(path: &Path, now: Timestamp) -> Result<Validity> {
     let dates = Validity::read(path)?;
     match dates.problem(path, now) {
-        Some(why) => bail!(why),
+        Some(problem) => bail!(problem),
         None => Ok(dates),
     }
 }
 
-/// That the file `key` holds a private key, and that of the first certificate in `cert`. One that does not tell its public
-/// half, as none of Ed25519 has to, is believed.
+/// Checks that the file `key` contains the private key of the first certificate in `cert`. A key without its public part,
+/// which is optional for Ed25519, is accepted.
+///
+/// # Errors
+/// It contains no private key, or another one, or a file cannot be read.
 pub fn check_key_matches(key: &Path, cert: &Path) -> Result<()> {
     let (label, document) = read_key(key)?;
-    let half = public_half(&label, document.as_bytes())
+    let public = public_part(&label, document.as_bytes())
         .with_context(|| format!("reading the key {}", key.display()))?;
-    let spki = first_of(cert)?.subject_public_key_info;
+    let spki = first_certificate(cert)?.subject_public_key_info;
     let theirs = spki.subject_public_key.raw_bytes();
-    let fits = match half {
-        Half::Whole(ours) => ours == theirs,
-        Half::Point(ours) => spki.algorithm.oid == EC && abscissa(&ours) == abscissa(theirs),
-        Half::Unknown => true,
+    let matches = match public {
+        PublicPart::Key(ours) => ours == theirs,
+        PublicPart::Point(ours) => spki.algorithm.oid == EC && x_coordinate(&ours) == x_coordinate(theirs),
+        PublicPart::Unknown => true,
     };
-    ensure!(fits, "the key {} does not belong to the certificate {}", key.display(), cert.display());
+    ensure!(matches, "the key {} does not belong to the certificate {}", key.display(), cert.display());
     Ok(())
 }
 
-/// What a private key tells of its public half.
-enum Half {
-    /// All, as a certificate has it.
-    Whole(Vec<u8>),
-    /// The point on its curve, in one of several ways to write it.
+/// What a private key contains of its public key.
+enum PublicPart {
+    /// The whole public key, as in a certificate.
+    Key(Vec<u8>),
+    /// The point on its curve, in one of several encodings.
     Point(Vec<u8>),
-    /// Nothing.
+    /// No part of it.
     Unknown,
 }
 
-fn public_half(label: &str, key: &[u8]) -> Result<Half> {
-    let rsa = |key| Ok(Half::Whole(pkcs1::RsaPrivateKey::from_der(key)?.public_key().to_der()?));
+fn public_part(label: &str, key: &[u8]) -> Result<PublicPart> {
+    let rsa = |key| Ok(PublicPart::Key(pkcs1::RsaPrivateKey::from_der(key)?.public_key().to_der()?));
     let ec = |key| {
         let point = EcPrivateKey::from_der(key)?.public_key;
-        Ok(point.map_or(Half::Unknown, |point| Half::Point(point.to_owned())))
+        Ok(point.map_or(PublicPart::Unknown, |point| PublicPart::Point(point.to_owned())))
     };
     match label {
         "RSA PRIVATE KEY" => rsa(key),
@@ -171,15 +183,15 @@ fn public_half(label: &str, key: &[u8]) -> Result<Half> {
             match info.algorithm.oid {
                 RSA => rsa(info.private_key),
                 EC => ec(info.private_key),
-                _ => Ok(info.public_key.map_or(Half::Unknown, |half| Half::Whole(half.to_owned()))),
+                _ => Ok(info.public_key.map_or(PublicPart::Unknown, |key| PublicPart::Key(key.to_owned()))),
             }
         }
-        other => bail!("etcd takes no {other}"),
+        other => bail!("etcd does not accept a {other}"),
     }
 }
 
-/// The first half of a point, which is all of one that is written compressed (SEC 1, 2.3.3).
-fn abscissa(point: &[u8]) -> &[u8] {
+/// Returns the x coordinate of a point. The compressed encoding contains only that (SEC 1, 2.3.3).
+fn x_coordinate(point: &[u8]) -> &[u8] {
     match point {
         [2 | 3, x @ ..] => x,
         [_, both @ ..] => &both[..both.len() / 2],
@@ -187,49 +199,56 @@ fn abscissa(point: &[u8]) -> &[u8] {
     }
 }
 
-/// The private key in the PEM file `path`, of whatever kind and in clear, and what PEM calls it. What comes before it, as
-/// the parameters of a curve, is passed over.
+/// Reads the unencrypted private key in the PEM file `path`, and its PEM label. Blocks before it are skipped, such as the
+/// parameters of a curve.
 fn read_key(path: &Path) -> Result<(String, SecretDocument)> {
     let reading = || format!("reading the key {}", path.display());
     let text = String::from_utf8(read_small_file(path).with_context(reading)?).with_context(reading)?;
     let begins =
         text.lines().find(|line| line.starts_with("-----BEGIN ") && line.ends_with("PRIVATE KEY-----"));
-    let (_, key) =
-        begins.and_then(|line| text.split_once(line)).context("there is none in it").with_context(reading)?;
+    let (_, key) = begins
+        .and_then(|line| text.split_once(line))
+        .context("the file contains no private key")
+        .with_context(reading)?;
     let label = begins.unwrap_or_default();
     let end = label.replace("BEGIN", "END");
-    let (body, _) = key.split_once(&end).context("its end is missing").with_context(reading)?;
+    let (body, _) = key.split_once(&end).context("the end of the key is missing").with_context(reading)?;
     let clean = format!("{label}{body}{end}\n");
     let (label, document) = SecretDocument::from_pem(&clean).with_context(reading)?;
     Ok((label.to_owned(), document))
 }
 
-/// What is wrong at `now` with the certificate that a client shows, in words; `None` where nothing is, or none is shown.
+/// Describes what is wrong at `now` with the certificate and the key of a client; `None` if nothing is, or if there is no
+/// certificate.
 pub fn client_certificate_problem(tls: &Tls, now: Timestamp) -> Option<String> {
     let path = tls.cert.as_ref()?;
     match Validity::read(path) {
         Err(error) => Some(format!("{error:#}")),
-        Ok(dates) if !dates.allows_client_auth => {
+        Ok(validity) if !validity.allows_client_auth => {
             Some(format!("{} is a certificate for servers only", path.display()))
         }
-        Ok(dates) => dates.problem(path, now),
+        Ok(validity) => validity.problem(path, now).or_else(|| {
+            // etcdctl reports a key that cannot be read.
+            let key = tls.key.as_ref().filter(|key| key.is_file())?;
+            check_key_matches(key, path).err().map(|error| format!("{error:#}"))
+        }),
     }
 }
 
-/// What is wrong at `now` with the certificate that the server at `host` shows, in words; `None` where nothing is. One that
-/// cannot be read here may be readable to etcd.
+/// Describes what is wrong at `now` with the certificate of the server at `host`; `None` if nothing is. etcd may be able to
+/// read a certificate that we cannot.
 pub fn server_certificate_problem(path: &Path, host: Option<&str>, now: Timestamp) -> Option<String> {
-    let dates = Validity::read(path).ok()?.problem(path, now);
-    dates.or_else(|| {
+    let expired = Validity::read(path).ok()?.problem(path, now);
+    expired.or_else(|| {
         let (host, names) = (host?, HostNames::read(path).ok()??);
         (!names.include(host)).then(|| format!("{} does not name {host}", path.display()))
     })
 }
 
-/// That the certificate `path` ends within a month, in words.
+/// Returns a warning if the certificate `path` expires within a month.
 pub fn expiry_warning(path: &Path, now: Timestamp) -> Option<String> {
     let until = Validity::read(path).ok()?.not_after;
-    let soon = now <= until && until < now.checked_add((SOON * 24).hours()).ok()?;
+    let soon = now <= until && until < now.checked_add((EXPIRY_WARNING_DAYS * 24).hours()).ok()?;
     soon.then(|| format!("{} expires on {until}", path.display()))
 }
 
@@ -240,8 +259,8 @@ pub(crate) mod tests {
     use rcgen::{CertificateParams, ExtendedKeyUsagePurpose as Use, KeyPair, date_time_ymd};
     use std::fs;
 
-    /// What is said of a certificate of 2026 for these uses, on a day.
-    fn said(uses: &[Use], day: &str) -> (Option<String>, Option<String>) {
+    /// Returns the problem of a certificate of 2026 for these uses on a day, and the expiry warning.
+    fn problem_and_warning(uses: &[Use], day: &str) -> (Option<String>, Option<String>) {
         let dir = tempfile::tempdir().unwrap();
         let cert = dir.path().join("c.crt");
         let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -254,7 +273,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn dates_and_uses_are_told_and_the_last_month_is_warned_of() {
+    fn reports_dates_and_uses_and_warns_in_the_last_month() {
         for (uses, day, wrong, soon) in [
             (&[Use::ClientAuth][..], "2026-06-01", None, false),
             (&[], "2026-06-01", None, false),
@@ -263,14 +282,14 @@ pub(crate) mod tests {
             (&[Use::ClientAuth], "2025-12-31", Some("not valid before 2026-01-01"), false),
             (&[Use::ServerAuth], "2026-06-01", Some("for servers only"), false),
         ] {
-            let (trouble, ends) = said(uses, day);
+            let (trouble, ends) = problem_and_warning(uses, day);
             assert_eq!(ends.is_some(), soon, "{day}: {ends:?}");
             assert_eq!(trouble.is_some(), wrong.is_some(), "{day}: {trouble:?}");
             assert!(wrong.is_none_or(|part| trouble.unwrap().contains(part)), "{day}");
         }
     }
 
-    /// What a certificate that names these hosts is read as.
+    /// Returns the names that are read from a certificate for these hosts.
     fn read_back(hosts: &[&str]) -> Option<HostNames> {
         let dir = tempfile::tempdir().unwrap();
         let cert = dir.path().join("c.crt");
@@ -280,13 +299,29 @@ pub(crate) mod tests {
         HostNames::read(&cert).unwrap()
     }
 
-    /// The names of a certificate for these hosts.
+    /// Returns the names in a certificate for these hosts.
     pub fn naming(hosts: &[&str]) -> HostNames {
         read_back(hosts).unwrap()
     }
 
     #[test]
-    fn a_host_is_named_as_go_has_it() {
+    fn names_both_files_if_the_key_belongs_to_another_certificate() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = (dir.path().join("a.crt"), dir.path().join("b.key"));
+        let (ours, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+        let params = CertificateParams::new(Vec::new()).unwrap();
+        fs::write(&cert, params.self_signed(&ours).unwrap().pem()).unwrap();
+        fs::write(&key, other.serialize_pem()).unwrap();
+        let tls = Tls { cacert: None, cert: Some(cert.clone()), key: Some(key.clone()) };
+        let expected =
+            format!("the key {} does not belong to the certificate {}", key.display(), cert.display());
+        assert_eq!(client_certificate_problem(&tls, Timestamp::now()), Some(expected));
+        fs::write(&key, ours.serialize_pem()).unwrap();
+        assert_eq!(client_certificate_problem(&tls, Timestamp::now()), None);
+    }
+
+    #[test]
+    fn matches_host_names_as_go_does() {
         assert_eq!(read_back(&[]), None);
         let names = naming(&["10.0.0.4", "fd00::4", "etcd-0", "*.db.example"]);
         for host in ["10.0.0.4", "fd00::4", "[fd00::4]", "ETCD-0", "m1.db.example"] {
@@ -300,7 +335,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_file_that_is_no_certificate_is_told() {
+    fn reports_a_file_that_is_not_a_certificate() {
         let dir = tempfile::tempdir().unwrap();
         let cert = dir.path().join("c.crt");
         let of = |cert: &Path| {
@@ -310,7 +345,7 @@ pub(crate) mod tests {
             )
         };
         assert!(of(&cert).unwrap().contains("c.crt"));
-        for text in ["no certificate", "", "\n"] {
+        for text in ["not a certificate", "", "\n"] {
             fs::write(&cert, text).unwrap();
             assert!(of(&cert).unwrap().contains("c.crt"), "{text:?}");
         }

@@ -1,11 +1,10 @@
-//! The upkeep of a member that serves: health, alarms, compaction, defragmentation, by `etcdctl`.
+//! The maintenance of a running member through `etcdctl`: health, alarms, compaction, defragmentation.
 //!
-//! Gives back what etcdctl prints, which its operators know. Must never be run on a member whose data somebody exchanges.
+//! Returns what etcdctl prints, which operators know. Must never be used on a member whose data is being exchanged.
 
 use super::client::Client;
 use super::member::Member;
 use super::timeouts;
-use crate::system::process::{Output, ProcessError};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
@@ -14,28 +13,28 @@ use serde::Deserialize;
 pub struct Health {
     /// Its URL.
     pub endpoint: String,
-    /// Whether it took a proposal, or denied it for want of a permission.
+    /// Whether it accepted a proposal, or refused it only because a permission was missing.
     #[serde(rename = "health")]
     pub healthy: bool,
-    /// What is wrong with it, in etcd's words.
+    /// Its problem, in etcd's words.
     #[serde(default)]
     pub error: String,
-    /// The id of the member that answered there, where it is healthy.
+    /// The id of the member that answered, if it is healthy.
     #[serde(skip)]
     pub member: Option<u64>,
 }
 
-/// How the members stand that have a vote. Learners have none, and serve no client.
+/// The voting members and whether they answer. Learners have no vote, and serve no clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Voters {
-    /// How many there are.
+    /// The number of voting members.
     pub total: usize,
-    /// Those of whom no endpoint answered, by their names, or ids where they have never started.
+    /// The members of which no endpoint answered, by their names, or by their ids if they have never started.
     pub unreachable: Vec<String>,
 }
 
 impl Voters {
-    /// Counts them by who answered, not by how many endpoints did: a member may have several, and several may lead to one.
+    /// Counts members, not endpoints: a member may have several endpoints, and several may lead to one member.
     pub fn count(members: &[Member], health: &[Health]) -> Self {
         let answered =
             |member: &&Member| health.iter().any(|one| one.healthy && one.member == Some(member.id));
@@ -48,24 +47,27 @@ impl Voters {
         Self { total: voters.len(), unreachable }
     }
 
-    /// How many answered.
+    /// Returns the number of voting members that answered.
     pub fn reachable(&self) -> usize {
         self.total - self.unreachable.len()
     }
 
-    /// Whether those that answered can go on without the others.
+    /// Returns whether the members that answered are a majority.
     pub fn have_quorum(&self) -> bool {
         self.reachable() > self.total / 2
     }
 }
 
 impl Client {
-    /// The health of our member; of `all` members of the cluster, by the addresses that they advertise.
+    /// Returns the health of this member, or of `all` members of the cluster at the addresses that they advertise.
+    ///
+    /// # Errors
+    /// etcdctl printed no answer.
     pub fn health(&self, all: bool) -> Result<Vec<Health>> {
         let words: &[&str] = if all { &["endpoint", "health", "--cluster"] } else { &["endpoint", "health"] };
         let mut health: Vec<Health> =
-            self.even_of_some(self.program().args(words)).context("asking etcd for its health")?;
-        // Those that are unreachable would only be waited for once more.
+            self.partial_answers(self.program().args(words)).context("asking etcd for its health")?;
+        // Asking the others again would only wait for another timeout.
         let answering: Vec<&str> =
             health.iter().filter(|one| one.healthy).map(|one| &*one.endpoint).collect();
         if answering.is_empty() {
@@ -79,37 +81,48 @@ impl Client {
         Ok(health)
     }
 
-    /// The alarms, one a line: `memberID:1 alarm:NOSPACE`.
+    /// Returns the alarms, one per line: `memberID:1 alarm:NOSPACE`.
+    ///
+    /// # Errors
+    /// The member does not answer.
     pub fn alarms(&self) -> Result<String> {
-        self.say(&["alarm", "list"], 0).context("asking etcd for its alarms")
+        self.run(&["alarm", "list"], 0).context("asking etcd for its alarms")
     }
 
-    /// Takes back every alarm of the cluster, and gives those that there were. etcd raises one again whose cause is still there.
+    /// Disarms every alarm of the cluster and returns them. etcd raises an alarm again if its cause remains.
+    ///
+    /// # Errors
+    /// The member does not answer.
     pub fn disarm(&self) -> Result<String> {
-        self.say(&["alarm", "disarm"], 0).context("disarming etcd's alarms")
+        self.run(&["alarm", "disarm"], 0).context("disarming etcd's alarms")
     }
 
-    /// Forgets the history before `revision`; `physical` waits until it has gone from the database of `bytes`.
+    /// Removes the history before `revision`. With `physical`, waits until it is removed from the database of `bytes`.
+    ///
+    /// # Errors
+    /// etcd refuses the revision, or does not answer.
     pub fn compact(&self, revision: i64, physical: bool, bytes: u64) -> Result<String> {
         let (revision, physical) = (revision.to_string(), format!("--physical={physical}"));
-        self.say(&["compact", &revision, &physical], bytes).context("compacting etcd's history")
+        self.run(&["compact", &revision, &physical], bytes).context("compacting etcd's history")
     }
 
-    /// Gives the room that is free in the database of `bytes` back to the disk. The member stands still meanwhile.
+    /// Returns the free pages of the database of `bytes` to the file system. The member does not serve until it is done.
+    ///
+    /// # Errors
+    /// The member does not answer.
     pub fn defragment(&self, bytes: u64) -> Result<String> {
-        self.say(&["defrag"], bytes).context("defragmenting etcd's database")
+        self.run(&["defrag"], bytes).context("defragmenting etcd's database")
     }
 
-    fn say(&self, words: &[&str], bytes: u64) -> Result<String, ProcessError> {
-        let patience = timeouts::for_database(bytes);
-        let program = self.program().env("ETCDCTL_COMMAND_TIMEOUT", format!("{}s", patience.as_secs()));
+    fn run(&self, words: &[&str], bytes: u64) -> Result<String> {
+        let timeout = timeouts::for_database(bytes);
+        let program = self.program().env("ETCDCTL_COMMAND_TIMEOUT", format!("{}s", timeout.as_secs()));
         program
             .args(words)
-            .deadline(patience + patience / 4)
+            .deadline(timeout + timeout / 4)
             .run()
-            .as_ref()
-            .map(Output::text)
-            .map_err(|error| self.explained(error.clone()))
+            .map(|output| output.text())
+            .map_err(|error| self.diagnose(error))
     }
 }
 
@@ -119,7 +132,7 @@ mod tests {
     use crate::etcd::member::Member;
 
     #[test]
-    fn a_member_is_alive_by_its_own_answer_and_a_learner_has_no_vote() {
+    fn counts_the_answers_of_voting_members() {
         let member = |id: u64, is_learner| Member {
             id,
             name: if id == 9 { String::new() } else { format!("m{id}") },
@@ -137,14 +150,14 @@ mod tests {
         let unstarted = [member(1, false), member(9, false)];
         for (members, answers, alive, unreachable, quorum) in [
             (&three[..], &[(true, 1), (true, 2), (true, 3)][..], 3, &[][..], true),
-            // Two URLs of one member speak for one.
+            // Two URLs of one member count once.
             (&three, &[(true, 1), (true, 1), (true, 2), (false, 3)], 2, &["m3"], true),
-            // As do three that a balancer leads to one.
+            // So do three URLs that a load balancer leads to one member.
             (&three, &[(true, 1), (true, 1), (true, 1)], 1, &["m2", "m3"], false),
-            // One of its two is enough.
+            // One of its two URLs is enough.
             (&three, &[(true, 1), (false, 1), (true, 2), (true, 3)], 3, &[], true),
             (&learning, &[(true, 1), (false, 2)], 1, &[], true),
-            // And a learner's answer is nobody's vote.
+            // The answer of a learner does not count.
             (&learning, &[(false, 1), (true, 2)], 0, &["m1"], false),
             (&unstarted, &[(true, 1)], 1, &["9"], false),
         ] {
@@ -156,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unhealthy_endpoint_says_why() {
+    fn reads_why_an_endpoint_is_unhealthy() {
         let text = r#"[{"endpoint":"http://127.0.0.1:1","health":false,"took":"2s","error":"context deadline exceeded"},
             {"endpoint":"http://127.0.0.1:2","health":true,"took":"2ms"}]"#;
         let health: Vec<Health> = serde_json::from_str(text).unwrap();

@@ -1,28 +1,28 @@
-//! A pod's manifest, as kubelet reads it from a directory: which program runs in it, told what, on which files.
+//! The manifest of a static pod: which program runs in it, with which options, on which files of the machine.
 //!
-//! Reads text and never the machine, and never more of a pod than etcd needs.
+//! Reads text and never the machine, and only the parts of a manifest that concern etcd.
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
-/// A program in a pod that shares files with its machine.
+/// A container of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Container {
     /// The command and its arguments.
     pub words: Vec<String>,
-    /// The image that it runs from.
+    /// The image that it is created from.
     pub image: Option<String>,
-    /// The environment that the manifest gives it, as names and values.
+    /// The environment in the manifest, as names and values.
     pub variables: Vec<(String, String)>,
-    /// Where the machine's files are in it: the path there, and the path on the machine.
+    /// The machine's directories in it: the path in the container, and the path on the machine.
     mounts: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Container {
-    /// The container of the pod in `text` that runs the program called `name`; `None` where none does.
+    /// Returns the container of the pod in `text` that runs the program `name`, if there is one.
     ///
     /// # Errors
-    /// It is not YAML, or no pod.
+    /// The text is not YAML, or does not describe a pod.
     pub fn with_program(name: &str, text: &str) -> Result<Option<Self>, serde_yaml::Error> {
         let spec = serde_yaml::from_str::<Pod>(text)?.spec;
         let runs = |container: &&Contained| {
@@ -31,18 +31,16 @@ impl Container {
                 .first()
                 .is_some_and(|word| Path::new(word).file_name().is_some_and(|it| it == name))
         };
-        Ok(spec.containers.iter().find(runs).map(|container| container.on(&spec.volumes)))
+        Ok(spec.containers.iter().find(runs).map(|container| container.with_volumes(&spec.volumes)))
     }
 
-    /// Where `path` in the container is on the machine; `None` where the machine does not have it.
+    /// Returns where the container's `path` is on the machine; `None` if it is inside the container only.
     pub fn host_path(&self, path: &Path) -> Option<PathBuf> {
-        let under = self
-            .mounts
-            .iter()
-            .filter_map(|(inside, outside)| Some((path.strip_prefix(inside).ok()?, outside)));
+        let under =
+            self.mounts.iter().filter_map(|(inside, host)| Some((path.strip_prefix(inside).ok()?, host)));
         // The innermost mount hides the others.
-        let (rest, outside) = under.min_by_key(|(rest, _)| rest.components().count())?;
-        Some(if rest == Path::new("") { outside.clone() } else { outside.join(rest) })
+        let (rest, host) = under.min_by_key(|(rest, _)| rest.components().count())?;
+        Some(if rest == Path::new("") { host.clone() } else { host.join(rest) })
     }
 }
 
@@ -75,7 +73,7 @@ struct Contained {
 #[derive(Debug, Deserialize)]
 struct Variable {
     name: String,
-    /// None where it comes from elsewhere, such as the pod's own address.
+    /// `None` if the value comes from elsewhere, such as the address of the pod.
     value: Option<String>,
 }
 
@@ -100,8 +98,8 @@ struct HostPath {
 }
 
 impl Contained {
-    fn on(&self, volumes: &[Volume]) -> Container {
-        let outside = |mount: &Mount| {
+    fn with_volumes(&self, volumes: &[Volume]) -> Container {
+        let host_path = |mount: &Mount| {
             let volume = volumes.iter().find(|volume| volume.name == mount.name)?;
             let path = &volume.host_path.as_ref()?.path;
             Some(mount.sub_path.as_ref().map_or_else(|| path.clone(), |below| path.join(below)))
@@ -109,7 +107,7 @@ impl Contained {
         let variables =
             self.env.iter().filter_map(|variable| Some((variable.name.clone(), variable.value.clone()?)));
         let mounts =
-            self.volume_mounts.iter().filter_map(|mount| Some((mount.mount_path.clone(), outside(mount)?)));
+            self.volume_mounts.iter().filter_map(|mount| Some((mount.mount_path.clone(), host_path(mount)?)));
         Container {
             image: self.image.clone(),
             words: self.command.iter().chain(&self.args).cloned().collect(),
@@ -147,7 +145,7 @@ spec:
 ";
 
     #[test]
-    fn a_pod_is_known_by_the_program_that_it_runs() {
+    fn finds_the_container_by_its_program() {
         let etcd = Container::with_program("etcd", POD).unwrap().unwrap();
         assert_eq!(etcd.image.as_deref(), Some("registry.example/etcd:3.5.16-0"));
         assert_eq!(etcd.words, ["etcd", "--data-dir=/var/lib/etcd", "--name=cp1"]);
@@ -155,13 +153,13 @@ spec:
         assert_eq!(Container::with_program("kube-apiserver", POD).unwrap(), None);
         let by_path = POD.replace("[etcd,", "[/usr/local/bin/etcd,");
         assert!(Container::with_program("etcd", &by_path).unwrap().is_some());
-        for no_pod in ["", "kind: List\n", "spec: {containers: no}\n", "spec: ["] {
-            assert!(Container::with_program("etcd", no_pod).is_err(), "{no_pod:?}");
+        for text in ["", "kind: List\n", "spec: {containers: no}\n", "spec: ["] {
+            assert!(Container::with_program("etcd", text).is_err(), "{text:?}");
         }
     }
 
     #[test]
-    fn a_path_in_it_is_led_to_the_machines() {
+    fn translates_paths_of_the_container_to_the_machine() {
         let etcd = Container::with_program("etcd", POD).unwrap().unwrap();
         for (inside, outside) in [
             ("/var/lib/etcd", Some("/mnt/disk/etcd")),

@@ -1,29 +1,29 @@
-//! A member of a cluster, as `member list` prints it and as the backend holds it: the same document but for the id's
-//! name.
+//! A member of a cluster, as `member list` prints it and as the backend stores it. The two documents differ only in the name
+//! of the id.
 
 use serde::Deserialize;
 
 /// A member of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Member {
-    /// Its id: all 64 bits, beyond what a floating-point JSON number can hold.
+    /// Its id, with all 64 bits: more than a floating-point JSON number can represent.
     #[serde(rename = "ID", alias = "id")]
     pub id: u64,
-    /// Its name; empty until it starts for the first time.
+    /// Its name; empty until it first starts.
     #[serde(default)]
     pub name: String,
-    /// Where its peers reach it.
+    /// The URLs for its peers.
     #[serde(default, rename = "peerURLs", deserialize_with = "null_as_empty")]
     pub peer_urls: Vec<String>,
-    /// Where clients reach it; empty until it starts for the first time.
+    /// The URLs for clients; empty until it first starts.
     #[serde(default, rename = "clientURLs", deserialize_with = "null_as_empty")]
     pub client_urls: Vec<String>,
-    /// Whether it only learns and has no vote.
+    /// Whether it is a learner, which has no vote.
     #[serde(default, rename = "isLearner")]
     pub is_learner: bool,
 }
 
-/// Go writes a list that was never made as `null`.
+/// Go writes a nil slice as `null`.
 fn null_as_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())
 }

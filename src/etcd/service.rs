@@ -1,4 +1,4 @@
-//! The supervisor of etcd: how it is stopped and started. Must never signal a process itself.
+//! The supervisor of etcd: the commands that start and stop it. Must never signal a process itself.
 
 pub mod static_pod;
 
@@ -15,14 +15,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// On top of what etcd needs for its database. For a small one that makes 100 s: longer than systemd's own default of
-/// 90 s for a stop or a start, so that its verdict comes first.
+/// The time for the supervisor, in addition to what etcd needs for its database. For a small database that makes 100 s:
+/// longer than systemd's default timeout of 90 s for a start or a stop, so that systemd's own error comes first.
 pub const SUPERVISOR_MARGIN: Duration = Duration::from_secs(40);
-/// How long kubelet may take to see a manifest come or go (it looks every 20 s where it is not told), to give a pod its
-/// 30 s of grace, and to make a container.
-const KUBELET: Duration = Duration::from_secs(120);
+/// The time for kubelet to notice a manifest (it polls every 20 s if it is not notified), to give a pod its grace period of
+/// 30 s, and to create a container.
+const KUBELET_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What starts and stops etcd here.
+/// What starts and stops etcd on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Service {
     /// A systemd unit.
@@ -32,17 +32,17 @@ pub enum Service {
     },
     /// Any other supervisor, by two commands.
     Commands {
-        /// Starts etcd and returns. It must send the daemon's output elsewhere.
+        /// Starts etcd and returns. It must redirect the daemon's output.
         start: Vec<String>,
-        /// Stops etcd and returns when it has gone.
+        /// Stops etcd and returns when etcd has ended.
         stop: Vec<String>,
     },
-    /// kubelet, by a manifest in the directory that it watches.
+    /// kubelet, by the manifest of a static pod.
     StaticPod {
-        /// The manifest, where it lies while etcd is meant to run.
+        /// The path of the manifest while etcd runs.
         manifest: PathBuf,
     },
-    /// None was found for the etcd that runs. A site file never says this.
+    /// No supervisor was found for the etcd that runs. Never in a site file.
     Unknown {
         /// etcd's process.
         pid: i32,
@@ -51,16 +51,22 @@ pub enum Service {
 
 impl Service {
     /// Starts etcd on a database of `bytes`.
+    ///
+    /// # Errors
+    /// The command failed or timed out, or there is no supervisor.
     pub fn start(&self, bytes: u64) -> Result<()> {
         self.run("start", bytes).context("starting etcd")
     }
 
-    /// Stops etcd on a database of `bytes`.
+    /// Stops etcd on a database of `bytes`. Even without an error, etcd may still run: the caller must check.
+    ///
+    /// # Errors
+    /// The command failed or timed out, or there is no supervisor.
     pub fn stop(&self, bytes: u64) -> Result<()> {
         self.run("stop", bytes).context("stopping etcd")
     }
 
-    /// The systemd unit, where it is one.
+    /// Returns the name of the systemd unit, if it is one.
     pub fn unit(&self) -> Option<&str> {
         match self {
             Self::Systemd { systemd } => Some(systemd),
@@ -68,7 +74,7 @@ impl Service {
         }
     }
 
-    /// The user that etcd runs as, where that is known and there is one of the name.
+    /// Returns the user that etcd runs as, if that is known and the user exists.
     pub fn user(&self) -> Option<String> {
         let user = match self {
             Self::StaticPod { .. } => "root".to_owned(),
@@ -80,31 +86,33 @@ impl Service {
         matches!(Owner::named(&user), Ok(Some(_))).then_some(user)
     }
 
-    /// Lets those back in that were kept away while etcd was stopped: the API server of a static pod's machine. To be
-    /// called once the data that is live has proved to be what it is to be; does nothing where nobody was. With `etcd`, it
-    /// too is let back in.
-    pub fn release_manifests(&self, etcd: bool) -> Result<()> {
+    /// Moves the parked manifests of a static pod's machine back: the API server's, and with `include_etcd` also etcd's. To be
+    /// called when the live data is verified. Does nothing if there are none.
+    ///
+    /// # Errors
+    /// A manifest cannot be moved.
+    pub fn release_manifests(&self, include_etcd: bool) -> Result<()> {
         match self {
             Self::StaticPod { manifest } => {
-                static_pod::release(manifest, etcd).context("starting the API server")
+                static_pod::release(manifest, include_etcd).context("starting the API server")
             }
             _ => Ok(()),
         }
     }
 
-    /// How long etcd may go on after a stop came back without an error.
+    /// Returns how long etcd may continue to run after the stop command succeeded.
     pub fn stop_timeout(&self) -> Duration {
         match self {
-            Self::StaticPod { .. } => KUBELET,
+            Self::StaticPod { .. } => KUBELET_TIMEOUT,
             _ => Duration::from_secs(30),
         }
     }
 
-    /// How long after a start nobody may have the data open. etcd opens it within a second; a supervisor that starts it
-    /// again after it died does so within ten.
+    /// Returns how long the data may remain closed after a start. etcd opens it within a second; a supervisor that restarts
+    /// an etcd that died does so within ten.
     pub fn idle_timeout(&self) -> Duration {
         match self {
-            Self::StaticPod { .. } => KUBELET,
+            Self::StaticPod { .. } => KUBELET_TIMEOUT,
             _ => Duration::from_secs(15),
         }
     }
@@ -132,7 +140,7 @@ impl Service {
         self.command("status")
     }
 
-    /// What a person types to do `verb`, one of `start`, `stop` and `status`.
+    /// Returns the command for `verb`, one of `start`, `stop`, `status` and, for systemd, `restart`.
     fn command(&self, verb: &str) -> String {
         match self {
             Self::Systemd { systemd } => format!("systemctl {verb} {systemd}"),
@@ -160,23 +168,31 @@ impl Service {
         }
     }
 
-    /// That etcd can be stopped and started by us, or why not.
+    /// Checks that this program can stop and start etcd.
+    ///
+    /// # Errors
+    /// Refuses an etcd whose supervisor was not found.
     pub fn check_supervisor(&self) -> Result<(), Refusal> {
         match self {
             Self::Systemd { .. } | Self::Commands { .. } | Self::StaticPod { .. } => Ok(()),
             Self::Unknown { pid } => Err(Refusal::new(
-                format!("no supervisor of the running etcd (pid {pid}) was found"),
-                "name its start and stop commands in a site file, and the file in ETCD_SITE",
+                format!(
+                    "no supervisor of the running etcd (pid {pid}) was found, so this program cannot stop and start it"
+                ),
+                "write its start and stop commands into a site file, and name that file in ETCD_SITE",
             )),
         }
     }
 
-    /// Refuses a manifest, or a start or a stop command, that users other than root can change. Of a command that is its
-    /// program, the script that an interpreter is given, and every other program in its words (`sudo X`, `sh -c 'X; Y'`).
+    /// Checks that only root can change the manifest, or the start and stop commands. A command consists of its program, the
+    /// script for an interpreter, and every other program in its words (`sudo X`, `sh -c 'X; Y'`).
+    ///
+    /// # Errors
+    /// Refuses a file that users other than root can change.
     pub fn check_commands(&self) -> Result<(), Refusal> {
         let (start, stop) = match self {
             Self::Commands { start, stop } => (start, stop),
-            // A restore that died may have left it elsewhere.
+            // An interrupted restore may have parked it.
             Self::StaticPod { manifest } => {
                 return match trust::check(manifest) {
                     Err(distrust) if !distrust.is_missing() => Err(distrust.refusal("the manifest")),
@@ -186,7 +202,7 @@ impl Service {
             _ => return Ok(()),
         };
         for (words, what) in [(start, "the start command"), (stop, "the stop command")] {
-            // Running a command that is empty or missing reports that.
+            // A command that is empty or missing is reported when it is run.
             let Some((program, args)) = words.split_first() else { continue };
             let Some(program) = program_path(program) else { continue };
             for path in std::iter::once(program.clone()).chain(programs_in(&program, args)) {
@@ -209,21 +225,22 @@ impl Service {
             Self::Commands { start, .. } if verb == "start" => start.iter().map(String::as_str).collect(),
             Self::Commands { stop, .. } => stop.iter().map(String::as_str).collect(),
         };
-        let (program, args) = words.split_first().context("the service's command is empty")?;
+        let (program, args) =
+            words.split_first().with_context(|| format!("the {verb} command in the site file is empty"))?;
         Program::new(program).args(args).deadline(SUPERVISOR_MARGIN + timeouts::for_database(bytes)).run()?;
         Ok(())
     }
 }
 
-/// Whether a program runs the file that it is given.
+/// Returns whether a program runs the file in its arguments.
 fn is_interpreter(program: &Path) -> bool {
     const NAMES: [&str; 8] = ["sh", "bash", "dash", "ash", "ksh", "zsh", "perl", "busybox"];
     let name = program.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     NAMES.contains(&name) || name.starts_with("python")
 }
 
-/// The files that a program is given to run, by its arguments: the script of an interpreter, and programs by their absolute
-/// paths, also within the words of a shell.
+/// Returns the files that a program runs according to its arguments: the script of an interpreter, and programs with
+/// absolute paths, also in shell code.
 fn programs_in(program: &Path, args: &[String]) -> BTreeSet<PathBuf> {
     let script = args.iter().map(PathBuf::from).find(|path| is_interpreter(program) && path.is_file());
     let words =
@@ -234,7 +251,7 @@ fn programs_in(program: &Path, args: &[String]) -> BTreeSet<PathBuf> {
     words.map(PathBuf::from).filter(can_run).chain(script).collect()
 }
 
-/// The user in what systemd shows of a unit that it knows: root where none is said.
+/// Returns the user in the properties of a unit that systemd has loaded; root if it has none.
 fn user_in(shown: &str) -> Option<String> {
     let of = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     match (of("LoadState")?, of("User")?) {
@@ -244,42 +261,42 @@ fn user_in(shown: &str) -> Option<String> {
     }
 }
 
-/// What systemctl prints for a question; `None` where there is no systemd to ask.
+/// Runs systemctl and returns its output; `None` if there is no systemd.
 pub fn systemctl(words: &[&str]) -> Option<String> {
     let output = Program::new("systemctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
     Some(output.text())
 }
 
-/// The main process of a systemd unit, if it runs and there is a systemd to ask.
+/// Returns the main process of a systemd unit, if it runs.
 pub fn main_pid(unit: &str) -> Option<i32> {
     let shown = systemctl(&["show", "--property=MainPID", "--", unit])?;
     shown.trim().strip_prefix("MainPID=")?.parse().ok().filter(|pid| *pid > 0)
 }
 
-/// What the etcd of a systemd unit last died of, in its own words, if the journal has them and they are new.
+/// Returns the last fatal message of the etcd in a systemd unit, if the journal has one of the last ten minutes.
 pub fn last_fatal_message(unit: &str) -> Option<String> {
-    let words = ["--unit", unit, "--since=-10min", "--lines=200", "--output=cat", "--no-pager", "--quiet"];
-    let journal = Program::new("journalctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
-    dying_words(&journal.text())
+    let args = ["--unit", unit, "--since=-10min", "--lines=200", "--output=cat", "--no-pager", "--quiet"];
+    let journal = Program::new("journalctl").args(args).deadline(Duration::from_secs(20)).run().ok()?;
+    fatal_message_in(&journal.text())
 }
 
-/// The last line of etcd's JSON log by which it ended itself, as far as it cannot quote data.
-fn dying_words(log: &str) -> Option<String> {
+/// Returns the last line of etcd's JSON log by which it ended itself. Parts that may quote data are left out.
+fn fatal_message_in(log: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {
         level: String,
     }
-    let ends_it = |line: &&str| {
+    let is_fatal = |line: &&str| {
         let line = serde_json::from_str::<Line>(line);
         line.is_ok_and(|line| ["fatal", "panic"].contains(&line.level.as_str()))
     };
-    let last = log.lines().rev().find(ends_it)?;
+    let last = log.lines().rev().find(is_fatal)?;
     recognize(last)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Service, dying_words, programs_in, user_in};
+    use super::{Service, fatal_message_in, programs_in, user_in};
     use std::path::{Path, PathBuf};
 
     #[test]
@@ -297,21 +314,21 @@ mod tests {
     }
 
     #[test]
-    fn an_etcd_that_died_has_said_of_what() {
+    fn finds_the_fatal_message_in_a_log() {
         let log = r#"{"level":"info","msg":"serving"}
 {"level":"fatal","ts":"t","caller":"etcdmain/etcd.go:271","msg":"discovery failed","error":"write /d: no space left on device","stacktrace":"x"}
 {"level":"warn","msg":"bye"}
 panic: not JSON
 "#;
-        assert_eq!(dying_words(log).as_deref(), Some("discovery failed: no space left on device"));
+        assert_eq!(fatal_message_in(log).as_deref(), Some("discovery failed: no space left on device"));
         let dying = r#"{"level":"panic","msg":"failed to unmarshal mvccpb.KeyValue","error":"canary"}"#;
-        assert_eq!(dying_words(dying).as_deref(), Some("failed to unmarshal mvccpb.KeyValue"));
-        assert_eq!(dying_words(r#"{"level":"panic","msg":"canary"}"#), None);
-        assert_eq!(dying_words(""), None);
+        assert_eq!(fatal_message_in(dying).as_deref(), Some("failed to unmarshal mvccpb.KeyValue"));
+        assert_eq!(fatal_message_in(r#"{"level":"panic","msg":"canary"}"#), None);
+        assert_eq!(fatal_message_in(""), None);
     }
 
     #[test]
-    fn the_user_of_a_unit_is_known_where_the_unit_is() {
+    fn finds_the_user_of_a_unit_that_is_loaded() {
         for (shown, user) in [
             ("LoadState=loaded\nUser=etcd\n", Some("etcd")),
             ("User=\nLoadState=loaded\n", Some("root")),
@@ -323,7 +340,7 @@ panic: not JSON
     }
 
     #[test]
-    fn an_unknown_supervisor_is_refused_and_nothing_is_run() {
+    fn refuses_to_start_or_stop_without_a_supervisor() {
         let service = Service::Unknown { pid: 42 };
         for error in [service.start(0).unwrap_err(), service.stop(0).unwrap_err()] {
             assert!(format!("{error:#}").contains("no supervisor of the running etcd (pid 42) was found"));

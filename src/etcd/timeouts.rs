@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-/// The slowest that reading a database is taken for, in bytes a second: a tenth of a laptop's disk. What takes longer
-/// hangs.
+/// The slowest speed at which a database is expected to be read, in bytes per second: a tenth of a laptop's disk.
 const SLOWEST: u64 = 16 << 20;
 
-/// For one pass over a database of `bytes`: a minute, and what a slow disk takes.
+/// Returns the timeout for one pass over a database of `bytes`: a minute, and the time that a slow disk needs.
 pub fn for_database(bytes: u64) -> Duration {
     Duration::from_secs(60 + bytes / SLOWEST)
 }

@@ -1,4 +1,4 @@
-//! The programs that come with etcd, and what the installed ones can do.
+//! etcd's programs on this machine and their versions. Must never run a program that users other than root can change.
 
 use super::known_messages::recognize;
 use super::versions::{Installed, Programs, Version, requires_etcdutl};
@@ -12,10 +12,10 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The machine's usual path.
+/// The directories in which programs usually are.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The processor in the names of etcd's releases.
+/// The processor's name in the file names of etcd's releases.
 const ARCH: &str = if cfg!(target_arch = "x86_64") {
     "amd64"
 } else if cfg!(target_arch = "aarch64") {
@@ -24,10 +24,10 @@ const ARCH: &str = if cfg!(target_arch = "x86_64") {
     std::env::consts::ARCH
 };
 
-/// Decides whether a program may be used.
-type May<'a> = &'a dyn Fn(&Path) -> Result<PathBuf, Distrust>;
+/// Checks that a program may be used.
+type Check<'a> = &'a dyn Fn(&Path) -> Result<PathBuf, Distrust>;
 
-/// What a refusal calls one of them.
+/// What a refusal calls a program.
 const PROGRAM: &str = "the program";
 
 /// etcd's own programs on this machine.
@@ -35,15 +35,17 @@ const PROGRAM: &str = "the program";
 pub struct Tools {
     /// The client.
     pub etcdctl: PathBuf,
-    /// The tool for files at rest; it came with etcd 3.5.
+    /// The tool for snapshot files; new in etcd 3.5.
     pub etcdutl: Option<PathBuf>,
     /// The server.
     pub etcd: PathBuf,
 }
 
 impl Tools {
-    /// Finds them in `bin_dir`, or on the machine's usual path if none is named. Root runs them, so users other than root
-    /// must not be able to change them.
+    /// Finds them in `bin_dir`, or in the usual directories.
+    ///
+    /// # Errors
+    /// There is no etcdctl, or users other than root can change a program: root runs them.
     pub fn find(bin_dir: Option<&Path>) -> Result<Self> {
         Self::among(bin_dir, &check_program)?
             .with_context(|| format!("there is no program etcdctl {}", place(bin_dir)))
@@ -54,37 +56,40 @@ impl Tools {
         Self { etcdctl: etcd.with_file_name("etcdctl"), etcdutl: None, etcd }
     }
 
-    /// Those that may be used; `None` without a client.
-    fn among(bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<Self>> {
-        let Some(etcdctl) = find("etcdctl", bin_dir, may)? else { return Ok(None) };
-        let etcd = find("etcd", bin_dir, may)?.unwrap_or_else(|| etcdctl.with_file_name("etcd"));
-        Ok(Some(Self { etcdctl, etcdutl: find("etcdutl", bin_dir, may)?, etcd }))
+    /// Returns those that may be used; `None` without etcdctl.
+    fn among(bin_dir: Option<&Path>, check: Check<'_>) -> Result<Option<Self>> {
+        let Some(etcdctl) = find("etcdctl", bin_dir, check)? else { return Ok(None) };
+        let etcd = find("etcd", bin_dir, check)?.unwrap_or_else(|| etcdctl.with_file_name("etcd"));
+        Ok(Some(Self { etcdctl, etcdutl: find("etcdutl", bin_dir, check)?, etcd }))
     }
 
-    /// Finds them where the server `etcd` is: beside it, which makes them of its version, else under the names that its
-    /// snap gives them, else on the machine's usual path. There `etcd` may not be, where it runs in a container.
+    /// Finds them next to the server `etcd`, where they have its version. If they are not there, looks for the names that its
+    /// snap gives them, then in the usual directories. `etcd` itself may be missing if it runs in a container.
     ///
-    /// Users other than root must not be able to change them.
+    /// # Errors
+    /// There is no etcdctl, or users other than root can change a program.
     pub fn next_to(etcd: &Path) -> Result<Self> {
         Self::trusted_next_to(etcd, &check_program)
     }
 
-    fn trusted_next_to(etcd: &Path, may: May<'_>) -> Result<Self> {
-        let tools = match Self::among(etcd.parent(), may)? {
+    fn trusted_next_to(etcd: &Path, check: Check<'_>) -> Result<Self> {
+        let tools = match Self::among(etcd.parent(), check)? {
             Some(tools) => tools,
-            None => Self::away_from(etcd, may)?,
+            None => Self::elsewhere(etcd, check)?,
         };
         if tools.etcd.exists() {
-            may(&tools.etcd).map_err(|distrust| distrust.refusal(PROGRAM))?;
+            check(&tools.etcd).map_err(|distrust| distrust.refusal(PROGRAM))?;
         }
         Ok(tools)
     }
 
-    /// For a server with no client beside it.
-    fn away_from(etcd: &Path, may: May<'_>) -> Result<Self> {
-        let mut tools = match snapped("etcdctl", etcd, may)? {
-            Some(etcdctl) => Self { etcdctl, etcdutl: snapped("etcdutl", etcd, may)?, etcd: etcd.to_owned() },
-            None => Self::among(None, may)?
+    /// Finds the tools of a server that has no etcdctl next to it.
+    fn elsewhere(etcd: &Path, check: Check<'_>) -> Result<Self> {
+        let mut tools = match in_snap("etcdctl", etcd, check)? {
+            Some(etcdctl) => {
+                Self { etcdctl, etcdutl: in_snap("etcdutl", etcd, check)?, etcd: etcd.to_owned() }
+            }
+            None => Self::among(None, check)?
                 .with_context(|| format!("there is no program etcdctl {}", place(None)))?,
         };
         if etcd.exists() {
@@ -93,7 +98,7 @@ impl Tools {
         Ok(tools)
     }
 
-    /// Asks the programs for their versions: etcdctl, etcdutl if there is one, and etcd if its program is on this machine.
+    /// Runs the programs to learn their versions: etcdctl, etcdutl if there is one, and etcd if it is on this machine.
     ///
     /// # Errors
     /// One of them does not run, or prints no version.
@@ -115,10 +120,10 @@ impl Tools {
         })
     }
 
-    /// Refuses tools that can save a snapshot and neither read nor restore it: an etcdctl of 3.6 or later without etcdutl.
+    /// Checks that the tools can also read and restore a snapshot. Since 3.6, etcdctl can only save one, and etcdutl is needed.
     ///
     /// # Errors
-    /// The refusal; or etcdctl does not run, or prints no version.
+    /// Refuses an etcdctl of 3.6 or later without etcdutl. Fails if etcdctl does not run or prints no version.
     pub fn check_can_read_snapshots(&self) -> Result<()> {
         if self.etcdutl.is_some() {
             return Ok(());
@@ -130,17 +135,17 @@ impl Tools {
         let refusal = if etcdutl.exists() {
             Refusal::new(
                 format!(
-                    "{why}, and {shown} is not used: it cannot be run, or others than root can change it"
+                    "{why}, but {shown} cannot be used: it is not executable, or users other than root can change it"
                 ),
                 format!(
-                    "chown root: {shown} && chmod 755 {shown}, and the same for the directories above it"
+                    "chown root: {shown} && chmod 755 {shown}; the directories above it must belong to root too"
                 ),
             )
         } else {
             Refusal::new(
-                format!("{why}, and there is no {shown}"),
+                format!("{why}, but there is no {shown}"),
                 format!(
-                    "download etcd-v{version}-linux-{ARCH}.tar.gz, which has it; tar xzf \
+                    "download etcd-v{version}-linux-{ARCH}.tar.gz, which contains it; then tar xzf \
                      etcd-v{version}-linux-{ARCH}.tar.gz -C {} --no-same-owner --strip-components=1 etcd-v{version}-linux-{ARCH}/etcdutl",
                     path.parent().unwrap_or(&path).display()
                 ),
@@ -153,7 +158,7 @@ impl Tools {
         ask(&self.etcdctl, &ETCDCTL)
     }
 
-    /// The program that works on snapshot files: etcdutl since 3.5 (and the only one since 3.6), etcdctl before.
+    /// Returns the program that works on snapshot files: etcdutl since 3.5 (and only etcdutl since 3.6), etcdctl before.
     pub(super) fn snapshot_tool(&self) -> Program {
         let path = self.snapshot_tool_path();
         let by_hand = format!(
@@ -163,18 +168,17 @@ impl Tools {
         Program::new(path).env("ETCDCTL_API", "3").redact_output(recognize, by_hand)
     }
 
-    /// Where that program is.
+    /// Returns the path of that program.
     pub(super) fn snapshot_tool_path(&self) -> &Path {
         self.etcdutl.as_ref().unwrap_or(&self.etcdctl)
     }
 }
 
-/// The first program of that name that may be used.
+/// Returns the first program of that name that may be used, if there is one.
 ///
 /// # Errors
-///
-/// If there is one, and users other than root can change it.
-fn find(name: &str, bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<PathBuf>> {
+/// There are only programs of that name that users other than root can change.
+fn find(name: &str, bin_dir: Option<&Path>, check: Check<'_>) -> Result<Option<PathBuf>> {
     let (looking, dirs) = (|| format!("looking for {name}"), bin_dir.unwrap_or(Path::new(PATH)));
     let mut found: Vec<PathBuf> = match which::which_in_all(name, Some(dirs), "/") {
         Ok(found) => found.collect(),
@@ -182,11 +186,11 @@ fn find(name: &str, bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<PathB
         Err(error) => return Err(error).with_context(looking),
     };
     if found.is_empty() {
-        found = there(name, dirs).with_context(looking)?;
+        found = look_up(name, dirs).with_context(looking)?;
     }
     let mut distrusted = None;
     for path in found {
-        match may(&path) {
+        match check(&path) {
             Ok(_) => return Ok(Some(path)),
             Err(distrust) => distrusted = distrusted.or(Some(distrust)),
         }
@@ -194,32 +198,32 @@ fn find(name: &str, bin_dir: Option<&Path>, may: May<'_>) -> Result<Option<PathB
     distrusted.map_or(Ok(None), |distrust| Err(distrust.refusal(PROGRAM).into()))
 }
 
-/// The programs of that name, or why one cannot be looked at: `which` takes it for none then.
-fn there(name: &str, dirs: &Path) -> Result<Vec<PathBuf>> {
-    let mut there = Vec::new();
+/// Returns the programs of that name, or the error of looking at one: `which` skips a file that it cannot look at.
+fn look_up(name: &str, dirs: &Path) -> Result<Vec<PathBuf>> {
+    let mut programs = Vec::new();
     for path in std::env::split_paths(dirs).map(|dir| dir.join(name)) {
         match fs::metadata(&path) {
-            Ok(found) if found.is_file() && found.mode() & 0o111 != 0 => there.push(path),
+            Ok(found) if found.is_file() && found.mode() & 0o111 != 0 => programs.push(path),
             Ok(_) => {}
             Err(error) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) => {}
             Err(error) => return Err(error).with_context(|| path.display().to_string()),
         }
     }
-    Ok(there)
+    Ok(programs)
 }
 
-/// The program `name` of the snap that `etcd` is from.
-fn snapped(name: &str, etcd: &Path, may: May<'_>) -> Result<Option<PathBuf>> {
+/// Returns the program `name` of the snap that `etcd` is from.
+fn in_snap(name: &str, etcd: &Path, check: Check<'_>) -> Result<Option<PathBuf>> {
     let Some(snap) = snap_of(etcd) else { return Ok(None) };
     let path = Path::new("/snap/bin").join(format!("{snap}.{name}"));
     if !path.exists() {
         return Ok(None);
     }
-    may(&path).map_err(|distrust| distrust.refusal(PROGRAM))?;
+    check(&path).map_err(|distrust| distrust.refusal(PROGRAM))?;
     Ok(Some(path))
 }
 
-/// The name of the snap that a program is from: `etcd` for `/snap/etcd/current/bin/etcd`.
+/// Returns the name of the snap that a program is from: `etcd` for `/snap/etcd/current/bin/etcd`.
 fn snap_of(program: &Path) -> Option<&str> {
     program.strip_prefix("/snap").ok()?.components().next()?.as_os_str().to_str()
 }
@@ -228,24 +232,24 @@ fn place(bin_dir: Option<&Path>) -> String {
     bin_dir.map_or_else(|| "on this machine".to_owned(), |dir| format!("in {}", dir.display()))
 }
 
-/// How one of etcd's programs is asked for its version, and what the line with the answer begins with.
-struct Question {
+/// How one of etcd's programs prints its version, and the beginning of the line that contains it.
+struct VersionQuery {
     name: &'static str,
     word: &'static str,
     label: &'static str,
 }
 
-const ETCDCTL: Question = Question { name: "etcdctl", word: "version", label: "etcdctl version:" };
-const ETCDUTL: Question = Question { name: "etcdutl", word: "version", label: "etcdutl version:" };
-const ETCD: Question = Question { name: "etcd", word: "--version", label: "etcd Version:" };
+const ETCDCTL: VersionQuery = VersionQuery { name: "etcdctl", word: "version", label: "etcdctl version:" };
+const ETCDUTL: VersionQuery = VersionQuery { name: "etcdutl", word: "version", label: "etcdutl version:" };
+const ETCD: VersionQuery = VersionQuery { name: "etcd", word: "--version", label: "etcd Version:" };
 
-/// Asks a program for its version.
-fn ask(path: &Path, question: &Question) -> Result<Installed> {
-    let Question { name, word, label } = question;
+/// Runs a program to learn its version.
+fn ask(path: &Path, question: &VersionQuery) -> Result<Installed> {
+    let VersionQuery { name, word, label } = question;
     let output = Program::new(path).env("ETCDCTL_API", "3").args([word]).run();
     let output = output.with_context(|| format!("asking {name} for its version"))?;
     let version = Version::from_output(&output.text(), label);
-    let version = version.with_context(|| format!("{} printed no version of etcd", path.display()))?;
+    let version = version.with_context(|| format!("{} did not print a version of etcd", path.display()))?;
     Ok(Installed { path: path.to_owned(), version })
 }
 
@@ -263,13 +267,13 @@ mod tests {
         fs::set_permissions(dir.join(name), fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// As if `dir` were `/`: a directory of a test lies in one that others may write to.
+    /// Checks a path as if `dir` were `/`: the directory of a test is in one that other users can write to.
     fn check(dir: &Path, path: &Path) -> Result<PathBuf, Distrust> {
         check_below(dir, &Path::new("/").join(path.strip_prefix(dir).unwrap()))
     }
 
     #[test]
-    fn the_tools_beside_the_server_come_first() {
+    fn prefers_the_tools_next_to_the_server() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         put(dir, "etcd", 0o755);
@@ -285,28 +289,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         let etcd = dir.join("etcd");
-        let beside = || Tools::trusted_next_to(&etcd, &|path| check(dir, path));
+        let find_tools = || Tools::trusted_next_to(&etcd, &|path| check(dir, path));
         put(dir, "etcd", 0o755);
         put(dir, "etcdctl", 0o755);
         put(dir, "etcdutl", 0o757);
         let refused = |tool: &str| {
-            let told =
+            let expected =
                 format!("refused: the program /{tool} cannot be used: users other than root can change it");
-            let error = beside().unwrap_err().to_string();
-            assert!(error.starts_with(&told), "{error}");
+            let error = find_tools().unwrap_err().to_string();
+            assert!(error.starts_with(&expected), "{error}");
         };
         refused("etcdutl");
         put(dir, "etcdutl", 0o755);
         put(dir, "etcd", 0o757);
         refused("etcd");
         put(dir, "etcd", 0o755);
-        assert!(beside().unwrap().etcdutl.is_some());
+        assert!(find_tools().unwrap().etcdutl.is_some());
         fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
         assert!(find("etcdctl", Some(dir), &|path| check(dir, path)).is_err());
     }
 
     #[test]
-    fn a_snap_is_known_by_its_path() {
+    fn finds_the_snap_of_a_program_by_its_path() {
         for (path, snap) in [
             ("/snap/etcd/current/bin/etcd", Some("etcd")),
             ("/snap/charmed-etcd/12/bin/etcd", Some("charmed-etcd")),

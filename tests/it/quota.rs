@@ -20,7 +20,12 @@ fn refuses_a_database_larger_than_the_quota(version: Version) {
     let mut setting = String::new();
     for plan in ["plan=true", "plan=false"] {
         let out = world.restore(&[&words[0], &words[1], &words[2], plan]);
-        assert!(out.stderr.contains("quota is 2.0M (the flag --quota-backend-bytes)"), "{}", out.told());
+        assert!(
+            out.stderr
+                .contains("quota is 2.0M (the flag --quota-backend-bytes on the command line of process "),
+            "{}",
+            out.told()
+        );
         let next = out.stderr.split("Next: set the flag ").nth(1).unwrap_or_else(|| panic!("{}", out.told()));
         next.split(' ').next().unwrap().clone_into(&mut setting);
         out.refused(&["NOSPACE"]);

@@ -70,7 +70,7 @@ fn tells_no_secret_when_it_fails_and_leaves_none_open(version: Version) {
     watch.runs(&restore(&world.path("none.tar.gz"), &[])).refused(&["cannot be opened"]);
 
     fs::write(world.path("password"), WRONG).unwrap();
-    let told = ["the password that was given is not this user's"];
+    let told = ["the password is not this user's"];
     watch.runs(&world.action(SNAPSHOT, &[&to])).failed(&told);
     watch.runs(&restore(&archive, &[])).refused(&told);
     fs::write(world.path("password"), PASSWORD).unwrap();
@@ -92,7 +92,7 @@ fn tells_juju_no_secret() {
     let _ = unit.judge(watch.runs(&unit.queued("restore", &[&archive, &to]))).completed();
     fs::write(world.path("password"), WRONG).unwrap();
     let out = watch.runs(&unit.queued("snapshot", &[&to]));
-    unit.judge(out).failed(&["the password that was given is not this user's"]);
+    unit.judge(out).failed(&["the password is not this user's"]);
     assert!(
         watch.programs.is_superset(&["action-set", "action-log", "action-fail"].map(String::from).into())
     );

@@ -1,28 +1,28 @@
-//! What etcdctl answers, as JSON, and what that means. Must never take what is left out for an error.
+//! The JSON that etcdctl prints. Must never treat an omitted field as an error: etcdctl omits zero values.
 
 use crate::etcd::member::Member;
 use serde::{Deserialize, Serialize};
 
-/// What a member says of itself.
+/// The status of a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// The cluster's id.
+    /// The id of the cluster.
     pub cluster_id: u64,
-    /// The member's id.
+    /// The id of the member.
     pub member_id: u64,
-    /// The revision of its store; 1 when it is empty.
+    /// The revision of its store; 1 if it is empty.
     pub revision: i64,
     /// The version of the server.
     pub version: String,
     /// The size of its backend file, in bytes.
     pub db_size: u64,
-    /// What of it is in use, in bytes.
+    /// The part of the backend file that is in use, in bytes.
     pub db_in_use: u64,
     /// Whether it knows a leader.
     pub has_leader: bool,
     /// Whether it is a learner.
     pub is_learner: bool,
-    /// Its alarms, as it words them.
+    /// Its alarms and other problems, in etcd's words.
     pub errors: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Header {
     pub revision: i64,
 }
 
-/// Every field is left out when it is zero, false or empty.
+/// Every field is omitted if it is zero, false or empty.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct StatusBody {
@@ -63,8 +63,8 @@ struct StatusBody {
 }
 
 impl StatusAnswer {
-    /// The endpoint, and the id of the member behind it.
-    pub fn whose(self) -> (String, u64) {
+    /// Returns the endpoint and the id of the member there.
+    pub fn endpoint_and_member(self) -> (String, u64) {
         (self.endpoint, self.status.header.member_id)
     }
 }
@@ -90,13 +90,13 @@ pub(super) struct MembersAnswer {
     pub members: Vec<Member>,
 }
 
-/// etcd's hash over all keys and values of a store (CRC-32C), with the compaction it was taken at: hashes compare
-/// only where the compactions are the same.
+/// etcd's hash over all keys and values of a store (CRC-32C), with the revision of its compaction. Only hashes with the same
+/// compaction can be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentHash {
     /// The hash.
     pub hash: u32,
-    /// The revision below which history was compacted; -1 where none was.
+    /// The revision below which history was compacted; -1 if it never was.
     pub compact_revision: i64,
 }
 
@@ -108,7 +108,7 @@ pub(super) struct HashAnswer {
 
 #[derive(Deserialize)]
 pub(super) struct HashBody {
-    /// With the revision of the store when it was hashed.
+    /// Contains the revision of the store when it was hashed.
     pub header: Header,
     #[serde(flatten)]
     pub hash: ContentHash,
@@ -120,7 +120,7 @@ pub(super) struct RangeAnswer {
     pub count: u64,
 }
 
-/// Reads a text as each answer that is expected of etcdctl: for the fuzzer.
+/// Reads a text as each answer that etcdctl may give, for the fuzzer.
 #[cfg(feature = "fuzz")]
 pub(crate) fn read_as_all_answers(text: &str) {
     let answers = serde_json::from_str::<Vec<StatusAnswer>>(text).unwrap_or_default();
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_without_its_empty_fields_is_read() {
+    fn reads_a_status_without_its_empty_fields() {
         let text = r#"[{"Endpoint":"x","Status":{"header":{"cluster_id":16513419239228564786,"member_id":43,"revision":6,
             "raft_term":2},"version":"3.4.23","dbSize":20480,"raftIndex":4,"errors":["etcdserver: no leader"]}}]"#;
         let answer: Vec<StatusAnswer> = serde_json::from_str(text).unwrap();

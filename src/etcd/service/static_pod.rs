@@ -1,30 +1,31 @@
-//! A static pod: kubelet runs it as long as its manifest lies in a directory, and that is how it is stopped and started.
+//! Stops and starts the etcd of a static pod. kubelet runs a static pod as long as its manifest is in a directory, so the
+//! manifest is moved out of that directory ("parked") and back.
 //!
-//! The API server's manifest goes with etcd's and comes back after it. Manifests are moved and never written; wherever a
-//! run dies, each lies whole in one of two places.
+//! The manifest of the API server is moved with etcd's and comes back after it. Must never write a manifest: wherever a run
+//! is interrupted, each manifest is complete in one of the two places.
 
 use crate::etcd::manifest::Container;
 use crate::system::durable::Dir;
 use anyhow::{Context, Result, bail};
 use std::path::{Path, PathBuf};
 
-/// What the directory beside the manifests is called while etcd is stopped. kubelet does not look there.
+/// The directory for parked manifests, next to kubelet's, which does not read it.
 const PARKED: &str = "manifests-parked-by-restore";
-/// The program of the pods that lose their store when etcd stops.
+/// The program of the pods that need etcd.
 const API_SERVER: &str = "kube-apiserver";
 
-/// Where the manifest of `manifest` lies while it is parked.
+/// Returns where `manifest` is while it is parked.
 pub fn parked(manifest: &Path) -> PathBuf {
     let name = manifest.file_name().unwrap_or_default();
-    parking(manifest).join(name)
+    parking_dir(manifest).join(name)
 }
 
-fn parking(manifest: &Path) -> PathBuf {
+fn parking_dir(manifest: &Path) -> PathBuf {
     let home = manifest.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
     home.join(PARKED)
 }
 
-/// Takes away etcd's manifest and those of API servers. kubelet ends the pods in its own time.
+/// Parks the manifests of etcd and of API servers. kubelet stops their pods some time later.
 pub(super) fn stop(manifest: &Path) -> Result<()> {
     let (live, etcd) = live(manifest)?;
     let home = Dir::open(live.path().parent().unwrap_or(Path::new("/")))?;
@@ -41,26 +42,27 @@ pub(super) fn stop(manifest: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts etcd's manifest back.
+/// Moves etcd's manifest back.
 pub(super) fn start(manifest: &Path) -> Result<()> {
     let (live, etcd) = live(manifest)?;
-    match Dir::open(&parking(manifest)) {
+    match Dir::open(&parking_dir(manifest)) {
         Ok(parking) if parking.inode(&etcd)?.is_some() => put(&live, &parking, &etcd),
         _ if live.inode(&etcd)?.is_some() => Ok(()),
         _ => bail!("there is no {}", manifest.display()),
     }
 }
 
-/// Puts back whatever is still parked, etcd's own manifest only with `etcd`: whoever had put it there before wants it there.
-/// Does nothing where nothing is.
-pub(super) fn release(manifest: &Path, etcd: bool) -> Result<()> {
+/// Moves all parked manifests back. etcd's own stays if `include_etcd` is false: an operator had parked it. Does nothing if
+/// there are none.
+pub(super) fn release(manifest: &Path, include_etcd: bool) -> Result<()> {
     let (live, own) = live(manifest)?;
     let home = Dir::open(live.path().parent().unwrap_or(Path::new("/")))?;
     if home.inode(PARKED)?.is_none() {
         return Ok(());
     }
     let parking = home.child(PARKED)?;
-    let (stay, go): (Vec<_>, Vec<_>) = parking.names()?.into_iter().partition(|name| !etcd && *name == own);
+    let (stay, go): (Vec<_>, Vec<_>) =
+        parking.names()?.into_iter().partition(|name| !include_etcd && *name == own);
     for name in go {
         put(&live, &parking, &name)?;
     }
@@ -73,7 +75,7 @@ pub(super) fn release(manifest: &Path, etcd: bool) -> Result<()> {
 
 fn live(manifest: &Path) -> Result<(Dir, String)> {
     let name = manifest.file_name().and_then(|name| name.to_str());
-    let name = name.with_context(|| format!("{} names no manifest", manifest.display()))?;
+    let name = name.with_context(|| format!("{} is not the path of a manifest", manifest.display()))?;
     let dir = manifest.parent().unwrap_or(Path::new("/"));
     Ok((Dir::open(dir)?, name.to_owned()))
 }
@@ -82,14 +84,18 @@ fn put(to: &Dir, from: &Dir, name: &str) -> Result<()> {
     if to.rename_noreplace(from, name, name).with_context(|| format!("moving the manifest {name}"))? {
         return Ok(());
     }
-    bail!("the manifest {name} is in {} and in {}: remove one", from.path().display(), to.path().display())
+    bail!(
+        "the manifest {name} is in both {} and {}: remove one of them",
+        from.path().display(),
+        to.path().display()
+    )
 }
 
 fn api_servers(live: &Dir) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for name in live.names()?.into_iter().filter(|name| !name.starts_with('.')) {
         let Ok(Some(text)) = live.read_small(&name) else { continue };
-        // What is no pod is not kubelet's, and not ours to judge.
+        // kubelet ignores a file that does not describe a pod.
         if let Ok(Some(_)) = Container::with_program(API_SERVER, &String::from_utf8_lossy(&text)) {
             found.push(name);
         }
@@ -118,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn etcd_and_the_api_server_go_and_come_back_in_order() {
+    fn parks_etcd_with_the_api_server_and_moves_them_back_in_order() {
         let home = tempfile::tempdir().unwrap();
         let home = home.path().canonicalize().unwrap();
         let manifests = home.join("manifests");
@@ -148,7 +154,7 @@ mod tests {
         assert_eq!(names(&manifests), all);
         assert!(!parking.exists());
 
-        // An etcd that somebody had stopped stays so.
+        // An etcd that an operator had stopped remains stopped.
         stop(&etcd).unwrap();
         release(&etcd, false).unwrap();
         assert_eq!(names(&manifests), ["apiserver.yml", "note.txt", "scheduler.yaml"]);
@@ -156,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manifest_that_somebody_wrote_anew_is_not_overwritten() {
+    fn does_not_overwrite_a_manifest_that_was_written_again() {
         let home = tempfile::tempdir().unwrap();
         let home = home.path().canonicalize().unwrap();
         let etcd = home.join("manifests/etcd.yaml");
@@ -165,7 +171,7 @@ mod tests {
         stop(&etcd).unwrap();
         fs::write(&etcd, "new").unwrap();
         let error = format!("{:#}", start(&etcd).unwrap_err());
-        assert!(error.contains("remove one"), "{error}");
+        assert!(error.contains("remove one of them"), "{error}");
         assert_eq!(fs::read_to_string(&etcd).unwrap(), "new");
         fs::remove_file(&etcd).unwrap();
         release(&etcd, true).unwrap();

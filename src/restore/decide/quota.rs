@@ -74,6 +74,7 @@ mod tests {
     use super::super::tests::{facts, request};
     use super::super::{Bump, Old};
     use super::*;
+    use crate::etcd::site::{Launcher, Origin};
 
     const MIB: u64 = 1 << 20;
 
@@ -82,7 +83,9 @@ mod tests {
     }
 
     fn quota(bytes: Option<u64>) -> Option<Quota> {
-        Some(Quota { bytes, origin: flag(), config_file: None })
+        let name = "quota-backend-bytes".to_owned();
+        let origin = Origin::Flag { name, launcher: Launcher::Process(42) };
+        Some(Quota { bytes, origin, config_file: None })
     }
 
     #[test]
@@ -104,7 +107,7 @@ mod tests {
     fn the_refusal_names_the_setting_and_a_value_that_suffices() {
         let refusal = with(quota(Some(16 * MIB)), 30 * MIB).unwrap_err();
         assert!(
-            refusal.reason.contains("takes 30M, and etcd's quota is 16M (the flag --quota-backend-bytes)"),
+            refusal.reason.contains("takes 30M, and etcd's quota is 16M (the flag --quota-backend-bytes on the command line of process 42)"),
             "{refusal}"
         );
         assert!(refusal.next.starts_with("set the flag --quota-backend-bytes=67108864"), "{refusal}");

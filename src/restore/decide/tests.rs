@@ -5,7 +5,7 @@ use crate::archive::Contents;
 use crate::archive::manifest::Manifest;
 use crate::etcd::client::Status;
 use crate::etcd::service::Service;
-use crate::etcd::site::{ProgramSource, tests};
+use crate::etcd::site::{Origin, ProgramSource, Sourced, tests};
 use crate::etcd::trailer::DatabaseDigest;
 use crate::etcd::v2_store::V2Keys;
 use crate::etcd::versions::{Installed, Programs, Version};
@@ -409,7 +409,7 @@ fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
     ] {
         let mut site = tests::site(Path::new("/data"), service);
         site.drift = drift.map(str::to_owned);
-        site.wal_dir = wal_dir.map(PathBuf::from);
+        site.wal_dir = wal_dir.map(|dir| Sourced::new(PathBuf::from(dir), Origin::Default));
         site.tools.etcd = etcd.into();
         let refusal = suits(&site).err().map(|refusal| refusal.reason);
         assert_eq!(refusal.is_some(), refused.is_some(), "{refusal:?}");

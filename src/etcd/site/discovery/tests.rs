@@ -1,5 +1,6 @@
 //! Which etcd is chosen, on machines laid out in files.
 
+use super::super::client_certificates::CHARM_TLS;
 use super::super::processes::tests::{Process, give_away, machine, set_mode};
 use super::*;
 use std::fs;
