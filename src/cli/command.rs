@@ -1,7 +1,8 @@
 //! The commands of the program: their names, the actions of `actions.yaml` that they are, and what their help adds to it.
 
+use super::job::{Job, job};
 use crate::commands::{
-    Perform, backup, check, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
+    backup, check, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
 };
 
 /// A command.
@@ -16,8 +17,8 @@ pub(super) struct Command {
     pub examples: &'static [&'static str],
     /// The environment variables that the command reads.
     pub reads: &'static [&'static [Variable]],
-    /// The command itself.
-    pub perform: Perform,
+    /// Makes the command, ready to run.
+    pub start: fn() -> Box<dyn Job>,
 }
 
 /// A parameter that can be given without its name.
@@ -68,7 +69,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["snapshot", "snapshot --target /srv/backups --compression small"],
         reads: &[SITE, SETTINGS, BUCKETS],
-        perform: snapshot::perform,
+        start: || job(snapshot::perform),
     },
     Command {
         name: "restore",
@@ -80,7 +81,7 @@ pub(super) const COMMANDS: [Command; 20] = [
             "restore ./etcd-snapshot-2026-01-31-12.00.00.tar.gz",
         ],
         reads: &[SITE, SETTINGS, BUCKETS],
-        perform: restore::perform,
+        start: || job(restore::perform),
     },
     Command {
         name: "list",
@@ -88,7 +89,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["list", "list --json", "list --runs"],
         reads: &[SETTINGS, BUCKETS],
-        perform: snapshots::list::perform,
+        start: || job(snapshots::list::perform),
     },
     Command {
         name: "verify",
@@ -96,7 +97,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: positional("snapshot", "ARCHIVE", true),
         examples: &["verify latest", "verify latest --drill", "verify offsite/latest"],
         reads: &[SITE, SETTINGS, BUCKETS],
-        perform: snapshots::verify::perform,
+        start: || job(snapshots::verify::perform),
     },
     Command {
         name: "fetch",
@@ -104,7 +105,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: positional("from", "DESTINATION/NAME", false),
         examples: &["fetch offsite/latest"],
         reads: &[SETTINGS, BUCKETS],
-        perform: snapshots::fetch::perform,
+        start: || job(snapshots::fetch::perform),
     },
     Command {
         name: "prune",
@@ -112,7 +113,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["prune --plan", "prune --keep 7 --keep-weekly 4 --plan"],
         reads: &[SITE, SETTINGS, BUCKETS],
-        perform: snapshots::prune::perform,
+        start: || job(snapshots::prune::perform),
     },
     Command {
         name: "pin",
@@ -120,7 +121,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: positional("snapshot", "NAME", true),
         examples: &["pin latest"],
         reads: &[SETTINGS, BUCKETS],
-        perform: snapshots::pin::pin,
+        start: || job(snapshots::pin::pin),
     },
     Command {
         name: "unpin",
@@ -128,7 +129,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: positional("snapshot", "NAME", true),
         examples: &["unpin etcd-snapshot-2026-01-31-12.00.00.tar.gz"],
         reads: &[SETTINGS, BUCKETS],
-        perform: snapshots::pin::unpin,
+        start: || job(snapshots::pin::unpin),
     },
     Command {
         name: "delete",
@@ -136,7 +137,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: positional("snapshot", "NAME", true),
         examples: &["delete etcd-snapshot-2026-01-31-12.00.00.tar.gz"],
         reads: &[SETTINGS, BUCKETS],
-        perform: snapshots::delete::perform,
+        start: || job(snapshots::delete::perform),
     },
     Command {
         name: "check",
@@ -144,7 +145,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["check", "check --warn 26h --crit 50h"],
         reads: &[SETTINGS],
-        perform: check::perform,
+        start: || job(check::perform),
     },
     Command {
         name: "backup",
@@ -152,7 +153,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["backup"],
         reads: &[SITE, SETTINGS, BUCKETS],
-        perform: backup::perform,
+        start: || job(backup::perform),
     },
     Command {
         name: "schedule",
@@ -160,7 +161,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["schedule --plan", "schedule", "schedule --remove"],
         reads: &[SETTINGS, BUCKETS],
-        perform: schedule::perform,
+        start: || job(schedule::perform),
     },
     Command {
         name: "upload",
@@ -168,7 +169,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["upload --plan", "upload", "upload --give-up all"],
         reads: &[SETTINGS, BUCKETS],
-        perform: upload::perform,
+        start: || job(upload::perform),
     },
     Command {
         name: "site",
@@ -176,7 +177,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["site"],
         reads: &[SITE],
-        perform: site::perform,
+        start: || job(site::perform),
     },
     Command {
         name: "health",
@@ -184,7 +185,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["health"],
         reads: &[SITE],
-        perform: upkeep::health,
+        start: || job(upkeep::health),
     },
     Command {
         name: "alarms",
@@ -192,7 +193,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["alarms"],
         reads: &[SITE],
-        perform: upkeep::alarm_list,
+        start: || job(upkeep::alarm_list),
     },
     Command {
         name: "disarm",
@@ -200,7 +201,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["disarm"],
         reads: &[SITE],
-        perform: upkeep::alarm_disarm,
+        start: || job(upkeep::alarm_disarm),
     },
     Command {
         name: "compact",
@@ -208,7 +209,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["compact", "compact --physical"],
         reads: &[SITE],
-        perform: upkeep::compact,
+        start: || job(upkeep::compact),
     },
     Command {
         name: "defrag",
@@ -216,7 +217,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["defrag"],
         reads: &[SITE],
-        perform: upkeep::defrag,
+        start: || job(upkeep::defrag),
     },
     Command {
         name: "credentials",
@@ -224,7 +225,7 @@ pub(super) const COMMANDS: [Command; 20] = [
         positional: None,
         examples: &["credentials"],
         reads: &[SITE],
-        perform: credentials::perform,
+        start: || job(credentials::perform),
     },
 ];
 
@@ -242,5 +243,10 @@ impl Command {
     /// Returns whether an interrupted run of the command can be completed with `--recover`.
     pub fn recovers(&self) -> bool {
         self.action == "restore"
+    }
+
+    /// Returns whether the command prints a table that can be wider than a terminal.
+    pub fn has_wide_table(&self) -> bool {
+        matches!(self.name, "list" | "prune")
     }
 }

@@ -4,6 +4,7 @@
 
 use super::command::{COMMANDS, Command};
 use super::parameters::{Collector, nearest, printable};
+use super::render::Style;
 use super::schema::{Action, Kind, Param};
 use crate::commands::internal_error;
 use crate::commands::params::{Params, Value};
@@ -12,6 +13,7 @@ use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches};
 use std::ffi::OsString;
+use std::path::{Component, PathBuf};
 
 /// The name of the program.
 pub(super) const PROGRAM: &str = "etcd-backup";
@@ -51,6 +53,8 @@ pub(super) struct Invocation {
     pub format: Format,
     /// Whether progress is not printed.
     pub quiet: bool,
+    /// How text is laid out.
+    pub style: Style,
 }
 
 /// How a command was called.
@@ -141,6 +145,11 @@ fn parser(command: &Command, called: CalledAs) -> Result<clap::Command, ActionEr
                 .long("recover")
                 .action(ArgAction::SetTrue)
                 .help("Only complete or roll back an interrupted restore, and report which"),
+        );
+    }
+    if command.has_wide_table() {
+        parser = parser.arg(
+            Arg::new("wide").long("wide").action(ArgAction::SetTrue).help("Print every column of the table"),
         );
     }
     Ok(parser.args(output_options(called)))
@@ -294,14 +303,15 @@ pub(super) fn parse(
         if is_output_format(name) && called == CalledAs::Subcommand {
             format = Some(value.clone());
         } else {
-            collector.add_text(name, value)?;
+            collector.add_text(name, &resolved(name, value))?;
         }
     }
     options(&matches, &action, &mut collector)?;
     if let Some(positional) = &command.positional
         && let Some(values) = matches.get_many::<String>("positional")
     {
-        collector.add_text(positional.param, &values.map(String::as_str).collect::<Vec<_>>().join(","))?;
+        let words = values.map(String::as_str).collect::<Vec<_>>().join(",");
+        collector.add_text(positional.param, &resolved(positional.param, &words))?;
     }
     let recover = command.recovers() && matches.get_flag("recover");
     if recover && action.params.iter().any(|param| collector.has(&param.name) && param.name != "site") {
@@ -313,6 +323,7 @@ pub(super) fn parse(
         recover,
         format: output_format(&matches, format, called)?,
         quiet: matches.get_flag("quiet"),
+        style: Style { wide: command.has_wide_table() && matches.get_flag("wide") },
     })))
 }
 
@@ -324,11 +335,43 @@ fn options(matches: &ArgMatches, action: &Action, collector: &mut Collector<'_>)
             }
         } else {
             for value in matches.get_many::<String>(&param.name).into_iter().flatten() {
-                collector.add_text(&param.name, value)?;
+                collector.add_text(&param.name, &resolved(&param.name, value))?;
             }
         }
     }
     Ok(())
+}
+
+/// Makes a relative path absolute, if the value of this parameter is one.
+fn resolved(name: &str, value: &str) -> String {
+    let is_relative =
+        |word: &str| word.starts_with("./") || word.starts_with("../") || word == "." || word == "..";
+    match name {
+        "target" | "identity-file" if !value.is_empty() => absolute(value),
+        "site" if value.contains('/') => absolute(value),
+        "snapshot" | "from" => {
+            let word = |word: &str| {
+                if is_relative(word) || word.starts_with('/') { absolute(word) } else { word.to_owned() }
+            };
+            value.split(',').map(word).collect::<Vec<_>>().join(",")
+        }
+        _ => value.to_owned(),
+    }
+}
+
+/// Returns the path from the root, without `.` and `..`. What is before `..` may be a symlink, and is followed then.
+fn absolute(path: &str) -> String {
+    let Ok(from_root) = std::path::absolute(path) else { return path.to_owned() };
+    let mut all = PathBuf::new();
+    for component in from_root.components() {
+        if component == Component::ParentDir {
+            all = all.canonicalize().unwrap_or(all);
+            all.pop();
+        } else {
+            all.push(component);
+        }
+    }
+    all.to_str().map_or_else(|| path.to_owned(), str::to_owned)
 }
 
 fn output_format(matches: &ArgMatches, named: Option<String>, called: CalledAs) -> Result<Format, Refusal> {
@@ -478,7 +521,7 @@ mod tests {
             assert!(invocation("restore", words).params.flag("plan").unwrap(), "{words:?}");
         }
         assert!(!invocation("restore", &["--plan=no"]).params.flag("plan").unwrap());
-        assert_eq!(invocation("restore", &["--target", "a=b"]).params.text("target").unwrap(), "a=b");
+        assert_eq!(invocation("restore", &["--target", "/a=b"]).params.text("target").unwrap(), "/a=b");
     }
 
     #[test]
@@ -491,6 +534,19 @@ mod tests {
         assert!(refused("restore", &["a", "b"]).reason.starts_with("b is not expected here"));
         assert!(refused("snapshot", &["/tmp/x"]).reason.starts_with("/tmp/x is not expected here"));
         assert_eq!(refused("snapshot", &["target"]).reason, "parameter target has no value; it must be text");
+    }
+
+    #[test]
+    fn relative_paths_are_made_absolute() {
+        assert_eq!(absolute("/a/./b/../c"), "/a/c");
+        let here = std::path::absolute("x").unwrap().display().to_string();
+        assert_eq!(invocation("snapshot", &["-t", "x"]).params.text("target").unwrap(), here);
+        assert_eq!(invocation("restore", &["./x"]).params.text("from").unwrap(), here);
+        assert_eq!(invocation("restore", &["x"]).params.text("from").unwrap(), "x");
+        assert_eq!(
+            invocation("snapshot", &["site=etcd.service"]).params.text("site").unwrap(),
+            "etcd.service"
+        );
     }
 
     #[test]

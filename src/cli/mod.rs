@@ -5,24 +5,29 @@
 
 mod command;
 mod command_line;
+mod job;
 mod juju;
 mod nagios;
 mod panic;
 mod parameters;
 mod progress_reporter;
+mod render;
 mod schema;
+#[cfg(test)]
+mod schemas;
 mod terminal;
 
 use crate::commands::environment;
-use crate::commands::results::Results;
 use crate::commands::{Call, Environment, internal_error, now};
 use crate::error::{ActionError, Failure};
 use crate::juju::Juju;
 use crate::progress::Progress;
-use crate::system::interrupt;
+use crate::system::{interrupt, process};
 use command::Command;
 use command_line::{CalledAs, Format, Invocation, PROGRAM, Request};
+use job::Job;
 use progress_reporter::Reporter;
+use render::Style;
 use std::cell::RefCell;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -123,7 +128,7 @@ pub fn man_pages() -> anyhow::Result<Vec<(String, Vec<u8>)>> {
 /// Where a command was started from.
 enum Front {
     Juju(Juju),
-    Terminal { format: Format, quiet: bool },
+    Terminal { format: Format, quiet: bool, style: Style },
 }
 
 /// Runs one command from its words to its exit status.
@@ -133,6 +138,7 @@ fn run_command(
     environment: &Environment,
     words: Vec<OsString>,
 ) -> ExitCode {
+    let typed = typed_again(command, called, &words);
     let (front, read) = match started_by_juju(command, called, environment, &words) {
         Some(juju) => {
             let read = juju::read(&juju, command);
@@ -144,13 +150,13 @@ fn run_command(
                 return ExitCode::SUCCESS;
             }
             Ok(Request::Run(invocation)) => {
-                let Invocation { params, recover, format, quiet } = *invocation;
-                (Front::Terminal { format, quiet }, Ok((params, recover)))
+                let Invocation { params, recover, format, quiet, style } = *invocation;
+                (Front::Terminal { format, quiet, style }, Ok((params, recover)))
             }
-            Err(error) => (Front::Terminal { format: Format::Juju, quiet: false }, Err(error)),
+            Err(error) => (Front::UNREAD, Err(error)),
         },
     };
-    let mut results = Results::default();
+    let mut job = (command.start)();
     let outcome = read.and_then(|(params, recover)| {
         let reporter = RefCell::new(front.reporter());
         let report = |progress: Progress<'_>| {
@@ -162,14 +168,45 @@ fn run_command(
         let outcome = panic::catch(&after_panic(command, called), || {
             interrupt::install().map_err(not_started)?;
             let call = Call::new(params, recover, environment, front.juju(), &report, now());
-            (command.perform)(&call, &mut results)
+            job.perform(&call)
         });
         if let Ok(mut reporter) = reporter.try_borrow_mut() {
             reporter.finish();
         }
         outcome
     });
-    front.finish(command, &results, &outcome)
+    let outcome = match &front {
+        Front::Terminal { .. } => outcome.map_err(|error| advise_root(error, &typed)),
+        Front::Juju(_) => outcome,
+    };
+    front.finish(command, &*job, &outcome)
+}
+
+/// Returns the command as it was typed.
+fn typed_again(command: &Command, called: CalledAs, words: &[OsString]) -> String {
+    let words = words.iter().map(|word| process::quoted(word));
+    std::iter::once(called.typed(command)).chain(words).collect::<Vec<_>>().join(" ")
+}
+
+/// Advises a user who is not root, and was denied something, to become root.
+fn advise_root(error: ActionError, typed: &str) -> ActionError {
+    let is_denied = |cause: &anyhow::Error| {
+        let mut chain = cause.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+        chain.any(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+            || format!("{cause:#}").contains("Permission denied")
+    };
+    match error {
+        ActionError::Failed(failure)
+            if !rustix::process::geteuid().is_root() && is_denied(&failure.cause) =>
+        {
+            ActionError::Failed(Failure {
+                cause: failure.cause.context("this needs root"),
+                next: format!("sudo {typed}"),
+                ..failure
+            })
+        }
+        other => other,
+    }
 }
 
 /// Returns Juju's hook tools if Juju started this process as an action. Juju passes no arguments: if there are some, a person
@@ -203,6 +240,9 @@ fn not_started(cause: anyhow::Error) -> ActionError {
 }
 
 impl Front {
+    /// The front of words that could not be read.
+    const UNREAD: Self = Self::Terminal { format: Format::Text, quiet: false, style: Style { wide: false } };
+
     fn juju(&self) -> Option<&Juju> {
         match self {
             Self::Juju(juju) => Some(juju),
@@ -219,22 +259,52 @@ impl Front {
     }
 
     /// Reports how the command ended.
-    fn finish(&self, command: &Command, results: &Results, outcome: &Result<(), ActionError>) -> ExitCode {
-        match self {
-            Self::Juju(juju) => juju::report(juju, results, outcome),
-            Self::Terminal { .. } if command.action == "check" => nagios::report(results, outcome),
-            Self::Terminal { format, .. } => {
-                terminal::print(&match format {
-                    Format::Json => results.json(),
-                    Format::Text | Format::Yaml | Format::Juju => results.yaml(),
-                });
-                if let Err(error) = outcome {
-                    terminal::complain(&error.to_string());
-                }
-                terminal::status(outcome)
-            }
+    fn finish(&self, command: &Command, job: &dyn Job, outcome: &Result<(), ActionError>) -> ExitCode {
+        let (format, style) = match self {
+            Self::Juju(juju) => return juju::report(juju, &job.juju(), outcome),
+            Self::Terminal { format, style, .. } => (*format, *style),
+        };
+        let is_check = command.action == "check";
+        if is_check && matches!(format, Format::Text | Format::Juju) {
+            return nagios::report(job.nagios(), outcome);
+        }
+        terminal::print(&match format {
+            Format::Text => job.text(style),
+            Format::Juju => job.juju().yaml(),
+            Format::Json => json(job.json(), outcome),
+            Format::Yaml => yaml(job.json(), outcome),
+        });
+        if let Err(error) = outcome {
+            terminal::complain(&error.to_string());
+        }
+        match job.nagios() {
+            Some((_, level)) if is_check => ExitCode::from(level),
+            _ => terminal::status(outcome),
         }
     }
+}
+
+/// Adds what went wrong to a document, under `error`.
+fn with_error(mut document: serde_json::Value, outcome: &Result<(), ActionError>) -> serde_json::Value {
+    if let (Some(map), Err(error)) = (document.as_object_mut(), outcome) {
+        let (kind, state, next) = match error {
+            ActionError::Refused(refusal) => ("refused", None, Some(&refusal.next)),
+            ActionError::Failed(failure) => ("failed", Some(&failure.state), Some(&failure.next)),
+            ActionError::Interrupted { state, .. } => ("interrupted", Some(state), None),
+        };
+        let error = serde_json::json!({"kind": kind, "reason": error.reason(), "state": state, "next": next});
+        map.insert("error".to_owned(), error);
+    }
+    document
+}
+
+fn json(document: serde_json::Value, outcome: &Result<(), ActionError>) -> String {
+    let text = serde_json::to_string_pretty(&with_error(document, outcome));
+    text.map(|text| text + "\n").unwrap_or_default()
+}
+
+fn yaml(document: serde_json::Value, outcome: &Result<(), ActionError>) -> String {
+    serde_yaml::to_string(&with_error(document, outcome)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //!
 //! Must never delete an archive after a backup that failed.
 
-use super::results::Results;
 use super::runs::{Watch, in_short};
+use super::snapshot;
 use super::snapshot::Ready;
 use super::snapshots::prune;
 use super::target::target;
-use super::{Call, key, now};
+use super::{Call, now};
+use crate::archive::human_size;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::progress::Progress;
 use crate::schedule::runs::{Run, RunPhase, list};
@@ -20,6 +21,7 @@ use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
 use jiff::Timestamp;
+use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -35,8 +37,38 @@ enum Due {
     Now { scheduled: Option<Timestamp>, tries: u32 },
 }
 
-/// Takes a backup, or does nothing where the timer has called and none is due.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// What a backup leaves.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The snapshot and its uploads.
+    #[serde(flatten)]
+    pub backup: snapshot::Outcome,
+    /// Why no backup was taken, if the timer started this run and none is due.
+    pub not_due: Option<String>,
+    /// How many times the run was tried.
+    pub tries: u32,
+    /// What the retention of the settings did, if there is one and the backup is good.
+    pub retention: Option<Retention>,
+}
+
+/// What the retention did.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Retention {
+    /// How many archives it deleted.
+    pub deleted: usize,
+    /// Their size in bytes.
+    pub freed_bytes: u64,
+    /// What it could only hide, because the bucket keeps versions.
+    pub hidden: Option<String>,
+}
+
+/// Takes a backup, or does nothing if the timer started this run and none is due.
+///
+/// # Errors
+/// Fails if there is no verified archive at the end, if a destination did not get it, or if the retention failed.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
     let table = match call.params.flag("scheduled")? {
         true => Some(timetable(&settings)?),
@@ -52,7 +84,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     };
     let (scheduled, tries) = match due {
         Due::Not(why) => {
-            results.set(key!("run.not-due"), why);
+            outcome.not_due = Some(why);
             return Ok(());
         }
         Due::Now { scheduled, tries } => (scheduled, tries),
@@ -65,16 +97,14 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     if let Some(trouble) = trouble {
         watch.trouble(trouble);
     }
-    let outcome = tried(call, &settings, found, table.as_ref(), &mut watch, results);
-    watch.finish(&outcome, results, table.is_none());
-    let pruned = match outcome {
-        Ok(()) if settings.has_rules() => retain(call, target, &mut watch, results),
+    let ended = tried(call, &settings, found, table.as_ref(), &mut watch, &mut outcome.backup);
+    watch.finish(&ended, &outcome.backup, table.is_none());
+    let pruned = match ended {
+        Ok(()) if settings.has_rules() => retain(call, target, &mut watch, outcome),
         _ => Ok(()),
     };
-    if watch.run.tries > 1 {
-        results.set(key!("run.tries"), watch.run.tries.to_string());
-    }
-    watch.tell(outcome, results)?;
+    outcome.tries = watch.run.tries;
+    watch.tell(ended, &mut outcome.backup)?;
     pruned
 }
 
@@ -163,14 +193,14 @@ fn tried(
     found: Result<Ready, ActionError>,
     table: Option<&Timetable>,
     watch: &mut Watch<'_>,
-    results: &mut Results,
+    result: &mut snapshot::Outcome,
 ) -> Result<(), ActionError> {
     let (mut found, mut begun) = (Some(found), false);
     loop {
         watch.run.tries += 1;
         watch.note();
         let call = call.again();
-        let outcome = match watch.send(&call, results) {
+        let outcome = match watch.send(&call, result) {
             Some(outcome) => outcome,
             None => match found.take().unwrap_or_else(|| Ready::find(&call, settings)) {
                 Ok(ready) => {
@@ -179,7 +209,7 @@ fn tried(
                         watch.before()?;
                         begun = true;
                     }
-                    ready.take(&call, watch, results)
+                    ready.take(&call, watch, result)
                 }
                 Err(stop) => Err(stop),
             },
@@ -215,26 +245,21 @@ fn retain(
     call: &Call<'_>,
     target: &Path,
     watch: &mut Watch<'_>,
-    results: &mut Results,
+    outcome: &mut Outcome,
 ) -> Result<(), ActionError> {
     let params = prune::params(target, call.params.text("site")?);
     // Later than the archive was taken: it would otherwise be dated in the future, and not be counted.
     let call = Call { params, ..call.again() };
     watch.run.delete_phase = Some(RunPhase::Running);
     watch.note();
-    let mut said = Results::default();
-    let outcome = prune::perform(&call, &mut said);
-    match outcome {
+    let mut pruned = prune::Outcome::default();
+    match prune::perform(&call, &mut pruned) {
         Ok(()) => {
-            let [deleted, freed] =
-                ["deleted", "freed"].map(|name| said.get(name).unwrap_or_default().to_owned());
-            let hidden = said.get("hidden").map(|hidden| format!(", hidden: {hidden}")).unwrap_or_default();
-            watch.pruned(RunPhase::Completed, format!("{deleted} deleted, {freed} freed{hidden}"));
-            results.set(key!("retention.deleted"), deleted);
-            results.set(key!("retention.freed"), freed);
-            if let Some(hidden) = said.get("hidden") {
-                results.set(key!("retention.hidden"), hidden);
-            }
+            let prune::Outcome { deleted, freed_bytes, hidden, .. } = pruned;
+            let of_hidden = hidden.as_ref().map(|hidden| format!(", hidden: {hidden}")).unwrap_or_default();
+            let freed = human_size(freed_bytes);
+            watch.pruned(RunPhase::Completed, format!("{deleted} deleted, {freed} freed{of_hidden}"));
+            outcome.retention = Some(Retention { deleted, freed_bytes, hidden });
             Ok(())
         }
         Err(stop) => {

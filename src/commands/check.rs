@@ -2,24 +2,52 @@
 //!
 //! Must never report a good state that it could not read.
 
-use super::results::Results;
 use super::runs::{Found, in_short, interval};
 use super::target::{of_schedule, target};
-use super::{Call, Environment, key};
+use super::{Call, Environment};
 use crate::error::{ActionError, Failure, Refusal};
 use crate::schedule::runs::health::{AgeLimits, BackupFacts, HealthLevel, HealthReport, assess};
 use crate::schedule::{self, parse_seconds};
 use crate::settings::Settings;
 use crate::store::directory::{Approach, archive_owner};
 use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
 use std::path::PathBuf;
 
 /// How old a backup may be where no schedule says it: one a day, a little late; and one more missed.
 const USUAL: AgeLimits =
     AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
 
-/// Says how it stands, and fails where it is critical.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// How the backups stand.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// OK, WARNING or CRITICAL. Missing if the state could not be read.
+    pub status: Option<&'static str>,
+    /// The exit status of a Nagios plugin for this state.
+    #[serde(skip)]
+    pub level: u8,
+    /// What a person should know, in one line.
+    pub message: String,
+    /// The performance data of a Nagios plugin.
+    pub performance_data: String,
+    /// When the last good backup was taken, in RFC 3339.
+    pub last_good: Option<String>,
+}
+
+impl Outcome {
+    /// Returns the line that a Nagios plugin prints, if the state could be read.
+    pub fn line(&self) -> Option<String> {
+        let status = self.status?;
+        Some(format!("BACKUP {status} - {} | {}", self.message, self.performance_data))
+    }
+}
+
+/// Judges the backups by their age and by the last runs.
+///
+/// # Errors
+/// Fails if the state is critical, or if it could not be read.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
     let target = target(call, &settings)?;
     let mut limits = limits(&settings)
@@ -30,11 +58,13 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         }
     }
     let health = look(target, &settings, limits, call.now)?;
-    results.set(key!("check.status"), health.level.as_str());
-    results.set(key!("check.output"), line(&health));
-    if let Some(last) = health.last_good {
-        results.set(key!("check.last-good"), last.to_string());
-    }
+    *outcome = Outcome {
+        status: Some(health.level.as_str()),
+        level: health.level as u8,
+        message: health.summary.clone(),
+        performance_data: health.perf_data.clone(),
+        last_good: health.last_good.map(|last| last.to_string()),
+    };
     match health.level {
         HealthLevel::Critical => Err(ActionError::Failed(Failure {
             cause: anyhow::anyhow!("{}", health.summary),
@@ -91,10 +121,6 @@ fn look(
     look().map_err(|error| {
         ActionError::from_error(error, "nothing was changed", "run it as root, or mend the cause")
     })
-}
-
-fn line(health: &HealthReport) -> String {
-    format!("BACKUP {} - {} | {}", health.level.as_str(), health.summary, health.perf_data)
 }
 
 #[cfg(test)]

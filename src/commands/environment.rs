@@ -15,6 +15,10 @@ pub(super) const SETTINGS: &str = "ETCD_BACKUP";
 /// Where etcd's own tools look for the password.
 pub(super) const PASSWORD: &str = "ETCDCTL_PASSWORD";
 
+/// The site file outside of the charm, if `ETCD_SITE` names no other.
+pub(super) const SITE_FILE: &str = "/etc/etcd-backup/site.yaml";
+/// The settings file outside of the charm, if `ETCD_BACKUP` names no other.
+const SETTINGS_FILE: &str = "/etc/etcd-backup/config.yaml";
 /// Where archives go outside of the charm.
 const USUAL_TARGET: &str = "/var/backups/etcd";
 /// Where archives go in the charm: where `juju scp` can read them.
@@ -45,7 +49,15 @@ impl Environment {
     pub fn read() -> Self {
         let environment = Self::of(std::env::vars_os());
         let in_charm = environment.in_charm || is_in_charm();
-        Self { in_charm, ..environment }
+        if in_charm {
+            return Self { in_charm, ..environment };
+        }
+        let existing = |path: &str| Some(PathBuf::from(path)).filter(|path| path.exists());
+        Self {
+            site: environment.site.or_else(|| existing(SITE_FILE)),
+            settings: environment.settings.or_else(|| existing(SETTINGS_FILE)),
+            ..environment
+        }
     }
 
     /// Returns the directory for archives if neither the caller nor the settings name one.

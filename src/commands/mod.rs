@@ -137,11 +137,17 @@ fn site_named(call: &Call<'_>, named: &str) -> Result<Site, ActionError> {
     })
 }
 
-/// Brings a restore that was left unfinished in `data` to its end, and says so in the results; whether there was one.
-fn settled(call: &Call<'_>, site: &Site, data: &DataDir, results: &mut Results) -> Result<bool, ActionError> {
+/// Completes or rolls back a restore that was interrupted in `data`. Returns what was done, if there was one.
+fn settle(call: &Call<'_>, site: &Site, data: &DataDir) -> Result<Option<String>, ActionError> {
     let recovered = crate::restore::settle(site, data, &mut call.tell())?;
+    Ok(recovered.map(|recovered| recovered.in_words().to_owned()))
+}
+
+/// The same for a command whose results are not typed.
+fn settled(call: &Call<'_>, site: &Site, data: &DataDir, results: &mut Results) -> Result<bool, ActionError> {
+    let recovered = settle(call, site, data)?;
     if let Some(recovered) = &recovered {
-        results.set(key!("restore.recovered"), recovered.in_words());
+        results.set(key!("restore.recovered"), &**recovered);
     }
     Ok(recovered.is_some())
 }

@@ -33,7 +33,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         said.restored();
     }
     if request.plan_only {
-        super::site::tell(&site, call.now, results);
+        super::site::describe(&site, call.now).add_to(results);
     }
     tell(&report, &request, results);
     all_are_back(&report)
@@ -91,6 +91,8 @@ fn source(call: &Call<'_>) -> Result<Source, ActionError> {
     let (from, named) = (call.params.text("from")?, call.params.text("snapshot")?);
     match (from, named) {
         ("", "") => resource(call).map_err(untouched),
+        // A name, or `latest`.
+        ("", name) if !name.contains('/') => super::snapshots::source(call, name),
         ("", path) => Ok(Source::File { path: PathBuf::from(path), may_be_bare: true }),
         (from, "") => super::snapshots::source(call, from),
         _ => Err(Refusal::new("both from and snapshot are given", "give one of them").into()),

@@ -123,13 +123,6 @@ impl Results {
         self.pairs.iter().map(|(name, value)| (&*name.0, &**value))
     }
 
-    /// The results as JSON, nested as Juju nests them.
-    pub fn json(&self) -> String {
-        let yaml = serde_yaml::from_str::<serde_json::Value>(&self.yaml());
-        let json = yaml.ok().and_then(|value| serde_json::to_string_pretty(&value).ok());
-        json.map(|json| json + "\n").unwrap_or_default()
-    }
-
     /// The results as YAML, nested as Juju nests them. Every value reads back as the same text.
     pub fn yaml(&self) -> String {
         let mut text = String::new();
@@ -143,6 +136,13 @@ impl Results {
             put(&mut top, name, value);
         }
         top
+    }
+}
+
+impl serde::Serialize for Results {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let nested: serde_json::Value = serde_yaml::from_str(&self.yaml()).unwrap_or_default();
+        nested.serialize(serializer)
     }
 }
 

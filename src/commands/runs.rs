@@ -2,9 +2,9 @@
 //!
 //! Must never fail a backup that is good: what goes wrong with telling of it is told.
 
-use super::results::Results;
+use super::snapshot;
 use super::target::of_schedule;
-use super::{Call, Environment, key, now};
+use super::{Call, Environment, now};
 use crate::archive::name::taken;
 use crate::error::{ActionError, Failure};
 use crate::inventory::{Repository, may_be_archive, upload};
@@ -98,10 +98,14 @@ impl<'a> Watch<'a> {
     }
 
     /// Sends the archive that is there, where one is, to the destinations that have not got it yet.
-    pub fn send(&mut self, call: &Call<'_>, results: &mut Results) -> Option<Result<(), ActionError>> {
+    pub fn send(
+        &mut self,
+        call: &Call<'_>,
+        outcome: &mut snapshot::Outcome,
+    ) -> Option<Result<(), ActionError>> {
         let sent = self.sent.as_mut()?;
         let destinations = super::offsite::destinations(call, self.settings.clone());
-        Some(super::offsite::send(call, sent, &self.home, &destinations, results))
+        Some(super::offsite::send(call, sent, &self.home, &destinations, outcome))
     }
 
     /// An operator's program, which may say no.
@@ -116,11 +120,11 @@ impl<'a> Watch<'a> {
     }
 
     /// The backup has come to its end, and that is written down. What someone typed and was refused leaves no record.
-    pub fn finish(&mut self, outcome: &Result<(), ActionError>, results: &Results, is_typed: bool) {
+    pub fn finish(&mut self, outcome: &Result<(), ActionError>, result: &snapshot::Outcome, is_typed: bool) {
         if is_typed && self.sent.is_none() && matches!(outcome, Err(ActionError::Refused(_))) {
             return self.forget(outcome);
         }
-        self.run.destinations = sent(results);
+        self.run.destinations = result.destinations.clone();
         let pending = pending(&self.home, self.settings);
         self.run.pending_uploads = pending.as_ref().ok().copied();
         self.run.finish(now(), outcome.as_ref().err().map(in_short));
@@ -144,7 +148,7 @@ impl<'a> Watch<'a> {
     pub fn tell(
         mut self,
         outcome: Result<(), ActionError>,
-        results: &mut Results,
+        result: &mut snapshot::Outcome,
     ) -> Result<(), ActionError> {
         // Whoever asked us to stop is to hear of it from the programs that wait for that.
         let _undisturbed = interrupt::defer();
@@ -157,9 +161,7 @@ impl<'a> Watch<'a> {
         {
             self.trouble(format!("{error:#}"));
         }
-        if !self.troubles.is_empty() {
-            results.set(key!("run.warning"), self.troubles.join("; "));
-        }
+        result.run_warnings = self.troubles;
         outcome
     }
 
@@ -186,13 +188,6 @@ impl<'a> Watch<'a> {
             let _ = record.write(&self.run);
         }
     }
-}
-
-/// What became of each destination, as the results say it.
-fn sent(results: &Results) -> std::collections::BTreeMap<String, String> {
-    let destination =
-        |(key, words): (&str, &str)| Some((key.strip_prefix("destinations.")?.to_owned(), words.to_owned()));
-    results.pairs().filter_map(destination).collect()
 }
 
 /// Why a run ended early, without what to do next: that is told to whoever runs it.
@@ -241,11 +236,9 @@ impl Found {
     }
 }
 
-/// Writes the metrics of the archives in `home` anew. If that fails, it is a warning in the results and no more.
-pub(super) fn refresh_metrics(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results) {
-    if let Err(error) = refresh(home, settings, call.environment) {
-        results.set(key!("run.warning"), format!("{error:#}"));
-    }
+/// Rewrites the metrics of the archives in `home`. Returns why that failed: it is a warning and not an error.
+pub(super) fn refresh_metrics(call: &Call<'_>, home: &Dir, settings: &Settings) -> Option<String> {
+    refresh(home, settings, call.environment).err().map(|error| format!("{error:#}"))
 }
 
 /// Writes the metrics of the archives in `home` anew.

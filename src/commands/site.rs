@@ -12,21 +12,131 @@ use crate::etcd::certificates::{Validity, expiry_warning};
 use crate::etcd::client::Client;
 use crate::etcd::site::{Site, Sourced};
 use jiff::Timestamp;
+<<<<<<< HEAD
+=======
+use serde::Serialize;
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 use std::path::{Path, PathBuf};
 
-/// Says what was found.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
-    let site = super::site(call)?;
-    tell(&site, call.now, results);
-    let version = ask(&site, results);
-    versions::report(&site, results);
-    if let Some(warning) = super::v2_keys::warning(&site, &version.unwrap_or_default()) {
-        let others = results.get("site.warning").map(|others| format!("{others}; {warning}"));
-        results.set(key!("site.warning"), others.unwrap_or(warning));
+/// The etcd of this machine.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// A description of the etcd, such as its systemd unit.
+    pub etcd: String,
+    /// The URL of the member on this machine.
+    pub endpoint: String,
+    /// Where the endpoint was found.
+    pub endpoint_from: String,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Where the data directory was found.
+    pub data_dir_from: String,
+    /// The data directory without symlinks, if that is another path.
+    pub data_dir_real: Option<PathBuf>,
+    /// The directory of the write-ahead log, if it is not in the data directory.
+    pub wal_dir: Option<PathBuf>,
+    /// etcd's configuration file.
+    pub config_file: Option<PathBuf>,
+    /// The certificate authority of the server.
+    pub cacert: Option<PathBuf>,
+    /// The certificate of the client.
+    pub cert: Option<PathBuf>,
+    /// The key of the client.
+    pub key: Option<PathBuf>,
+    /// When the certificate of the client expires, in RFC 3339.
+    pub cert_expires: Option<String>,
+    /// The certificate of the server.
+    pub server_cert: Option<PathBuf>,
+    /// When the certificate of the server expires, in RFC 3339.
+    pub server_cert_expires: Option<String>,
+    /// The path of etcdctl.
+    pub etcdctl: PathBuf,
+    /// The path of etcdutl, if there is one.
+    pub etcdutl: Option<PathBuf>,
+    /// The path of etcd itself.
+    pub server: PathBuf,
+    /// The versions of these programs.
+    pub programs: Vec<String>,
+    /// The command that stops etcd.
+    pub stop: String,
+    /// The command that starts etcd.
+    pub start: String,
+    /// Whether etcd answers. Missing if it was not asked.
+    pub answers: Option<bool>,
+    /// Why etcd does not answer.
+    pub error: Option<String>,
+    /// The version of the running etcd.
+    pub etcd_version: Option<String>,
+    /// The present revision of the data.
+    pub revision: Option<i64>,
+    /// The alarms of etcd.
+    pub alarms: Vec<String>,
+    /// The members of the cluster.
+    pub members: Vec<String>,
+    /// What will stop working, or does not work.
+    pub warnings: Vec<String>,
+}
+
+impl Outcome {
+    /// Adds the documented result keys of the Juju action.
+    pub(crate) fn add_to(&self, results: &mut Results) {
+        let path = |path: &Path| path.display().to_string();
+        let of = |file: &Option<PathBuf>| file.as_deref().map(path);
+        let list = |all: &[String], separator: &str| (!all.is_empty()).then(|| all.join(separator));
+        for (key, value) in [
+            (key!("site.etcd"), Some(self.etcd.clone())),
+            (key!("site.endpoint"), Some(self.endpoint.clone())),
+            (key!("site.endpoint-from"), Some(self.endpoint_from.clone())),
+            (key!("site.data-dir"), Some(path(&self.data_dir))),
+            (key!("site.data-dir-from"), Some(self.data_dir_from.clone())),
+            (key!("site.data-dir-is"), of(&self.data_dir_real)),
+            (key!("site.wal-dir"), of(&self.wal_dir)),
+            (key!("site.config-file"), of(&self.config_file)),
+            (key!("site.cacert"), of(&self.cacert)),
+            (key!("site.cert"), of(&self.cert)),
+            (key!("site.key"), of(&self.key)),
+            (key!("site.server-cert"), of(&self.server_cert)),
+            (key!("site.etcdutl"), of(&self.etcdutl)),
+            (key!("site.etcdctl"), Some(path(&self.etcdctl))),
+            (key!("site.server"), Some(path(&self.server))),
+            (key!("site.stop"), Some(self.stop.clone())),
+            (key!("site.start"), Some(self.start.clone())),
+            (key!("site.cert-expires"), self.cert_expires.clone()),
+            (key!("site.server-cert-expires"), self.server_cert_expires.clone()),
+            (key!("site.warning"), list(&self.warnings, "; ")),
+            (key!("site.answers"), self.answers.map(|answers| answers.to_string())),
+            (key!("site.version"), self.etcd_version.clone()),
+            (key!("site.revision"), self.revision.map(|revision| revision.to_string())),
+            (key!("site.alarms"), list(&self.alarms, "; ")),
+            (key!("site.error"), self.error.clone()),
+            (key!("site.members"), list(&self.members, ", ")),
+            (key!("site.programs"), list(&self.programs, ", ")),
+        ] {
+            if let Some(value) = value {
+                results.set(key, value);
+            }
+        }
     }
+}
+
+/// Describes the etcd of this machine.
+///
+/// # Errors
+/// Fails if no etcd is found, or several. Does not fail if etcd does not answer.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let site = super::site(call)?;
+    *outcome = describe(&site, call.now);
+    ask(&site, outcome);
+    let programs = versions::check(&site, outcome.etcd_version.as_deref());
+    outcome.programs = programs.versions;
+    outcome.warnings.extend(programs.warnings);
+    let version = outcome.etcd_version.clone().unwrap_or_default();
+    outcome.warnings.extend(super::v2_keys::warning(&site, &version));
     Ok(())
 }
 
+<<<<<<< HEAD
 /// What was found on the machine, and where.
 pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     results.set(key!("site.etcd"), &*site.description);
@@ -86,6 +196,38 @@ pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
     let warnings: Vec<String> = warnings(site, now).into_iter().chain(troubles).collect();
     if !warnings.is_empty() {
         results.set(key!("site.warning"), warnings.join("; "));
+=======
+/// Returns what was found on the machine, without asking etcd.
+pub(super) fn describe(site: &Site, now: Timestamp) -> Outcome {
+    let expires = |cert: &Option<PathBuf>| {
+        let validity = cert.as_ref().and_then(|cert| Validity::read(cert).ok());
+        validity.map(|validity| validity.not_after.to_string())
+    };
+    let problems = [&site.certificate_problems.client, &site.certificate_problems.server];
+    let problems = problems.into_iter().flatten().cloned();
+    Outcome {
+        etcd: site.description.to_string(),
+        endpoint: site.endpoint.to_string(),
+        endpoint_from: site.from.endpoint.to_string(),
+        data_dir: site.data_dir.clone(),
+        data_dir_from: site.from.data_dir.to_string(),
+        data_dir_real: real(&site.data_dir),
+        wal_dir: site.wal_dir.clone(),
+        config_file: site.config_file.clone(),
+        cacert: site.tls.cacert.clone(),
+        cert: site.tls.cert.clone(),
+        key: site.tls.key.clone(),
+        cert_expires: expires(&site.tls.cert),
+        server_cert: site.server_certificate.clone(),
+        server_cert_expires: expires(&site.server_certificate),
+        etcdctl: site.tools.etcdctl.clone(),
+        etcdutl: site.tools.etcdutl.clone(),
+        server: site.tools.etcd.clone(),
+        stop: site.service.stop_command(),
+        start: site.service.start_command(),
+        warnings: warnings(site, now).into_iter().chain(problems).collect(),
+        ..Outcome::default()
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     }
 }
 
@@ -106,34 +248,28 @@ pub(super) fn warnings(site: &Site, now: Timestamp) -> Vec<String> {
 }
 
 /// The directory itself, where its path leads through symlinks.
-fn real(dir: &Path) -> Option<String> {
-    let real = dir.canonicalize().ok().filter(|real| real != dir);
-    real.map(|real| real.display().to_string())
+fn real(dir: &Path) -> Option<PathBuf> {
+    dir.canonicalize().ok().filter(|real| real != dir)
 }
 
-/// Asks etcd, and returns its version if it answers.
-fn ask(site: &Site, results: &mut Results) -> Option<String> {
+/// Asks etcd for its version, its revision and its members.
+fn ask(site: &Site, outcome: &mut Outcome) {
     let client = Client::new(site);
-    // The status is for everybody; a read shows that the login and the cluster are good for more.
-    let version = match client.status().and_then(|status| client.count_keys(0).map(|_| status)) {
+    // Everybody may read the status. Reading keys shows that the login and the cluster allow more.
+    match client.status().and_then(|status| client.count_keys(0).map(|_| status)) {
         Ok(status) => {
-            results.set(key!("site.answers"), "true");
-            results.set(key!("site.version"), &*status.version);
-            results.set(key!("site.revision"), status.revision.to_string());
-            if !status.errors.is_empty() {
-                results.set(key!("site.alarms"), status.errors.join("; "));
-            }
-            status.version
+            outcome.answers = Some(true);
+            outcome.revision = Some(status.revision);
+            outcome.alarms = status.errors;
+            outcome.etcd_version = Some(status.version);
         }
         Err(error) => {
-            results.set(key!("site.answers"), "false");
-            results.set(key!("site.error"), format!("{error:#}"));
-            return None;
+            outcome.answers = Some(false);
+            outcome.error = Some(format!("{error:#}"));
+            return;
         }
-    };
-    if let Ok(members) = client.members() {
-        let names = members.iter().map(crate::restore::called).collect::<Vec<_>>();
-        results.set(key!("site.members"), names.join(", "));
     }
-    Some(version)
+    if let Ok(members) = client.members() {
+        outcome.members = members.iter().map(crate::restore::called).collect();
+    }
 }

@@ -1,10 +1,9 @@
-//! The action `snapshot`: parameters to a request, the walk's report to results.
+//! The command `snapshot`: saves the data of etcd as a verified archive, and sends it to the destinations.
 
-use super::results::Results;
 use super::runs::Watch;
 use super::target::target;
-use super::{Call, key, settled};
-use crate::archive::{Effort, human_size};
+use super::{Call, settle};
+use crate::archive::Effort;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
@@ -14,17 +13,72 @@ use crate::settings::Settings;
 use crate::snapshot::{self, Report, Request, Source};
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::NotDurable;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
-/// Takes a snapshot and says where it is.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// What a snapshot leaves.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// What was done about an interrupted restore, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<String>,
+    /// The archive, once it exists.
+    pub snapshot: Option<Archive>,
+    /// The command that copies the archive to the operator's machine.
+    pub copy_command: Option<String>,
+    /// For each destination, whether it has the archive.
+    pub destinations: BTreeMap<String, String>,
+    /// What an operator should know about the data in the archive, or about this etcd.
+    pub warnings: Vec<String>,
+    /// Older archives that could not be sent.
+    pub upload_warnings: Vec<String>,
+    /// What could not be recorded or reported about this run.
+    pub run_warnings: Vec<String>,
+}
+
+/// An archive that was published.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Archive {
+    /// The absolute path.
+    pub path: PathBuf,
+    /// When etcd's data was saved, in RFC 3339.
+    pub created: String,
+    /// The size of the archive in bytes.
+    pub size_bytes: u64,
+    /// The SHA-256 of the archive, in hexadecimal digits.
+    pub sha256: String,
+    /// The revision of etcd's data.
+    pub revision: i64,
+    /// The number of keys, if it is known.
+    pub keys: Option<u64>,
+    /// The version of the etcd that the data is from.
+    pub etcd_version: String,
+    /// The id of the cluster, in hexadecimal digits.
+    pub cluster_id: String,
+    /// The name of the member.
+    pub member: String,
+    /// Whether the archive was read back and verified.
+    pub verified: bool,
+    /// The age recipients that can decrypt the archive. Empty if it is not encrypted.
+    pub encrypted_for: Vec<String>,
+}
+
+/// Takes a snapshot.
+///
+/// # Errors
+/// Fails if there is no verified archive at the end, or if a destination did not get it.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     refuse_old_keys(call.params.text("keys-version")?)?;
     let settings = super::offsite::settings(call)?;
     let ready = Ready::find(call, &settings)?;
     let place = (ready.request.target.as_path(), ready.request.owner);
     let mut watch = Watch::begin(call, &settings, place, None, 1).map_err(|e| ready.untouched(e))?;
-    let outcome = watch.before().and_then(|()| ready.take(call, &mut watch, results));
-    watch.finish(&outcome, results, true);
-    watch.tell(outcome, results)
+    let ended = watch.before().and_then(|()| ready.take(call, &mut watch, outcome));
+    watch.finish(&ended, outcome, true);
+    watch.tell(ended, outcome)
 }
 
 /// All that a snapshot takes, found and allowed; nobody else works on the data while this lives, up to the upload.
@@ -68,23 +122,25 @@ impl Ready {
         self,
         call: &Call<'_>,
         watch: &mut Watch<'_>,
-        results: &mut Results,
+        outcome: &mut Outcome,
     ) -> Result<(), ActionError> {
         let Self { site, user, request, data } = self;
-        settled(call, &site, &data, results)?;
+        outcome.recovered = settle(call, &site, &data)?.or(outcome.recovered.take());
         let report =
             snapshot::take(&Source::Serving(&Client::new(&site)), &site.tools, &request, &mut call.tell())
                 .map_err(|error| untouched(&site, error))?;
         let v2_keys = super::v2_keys::warning(&site, &report.manifest.etcd_version);
         drop(data);
         if let Some(warning) = &v2_keys {
-            call.tell()(Progress::Step(&format!("warning: {warning}")));
+            call.tell()(Progress::Message(&format!("warning: {warning}")));
         }
-        results.set(key!("copy.cmd"), call.copy_command(&user, &report.path));
-        let warnings = super::site::warnings(&site, call.now).into_iter().chain(v2_keys);
-        tell(&report, warnings.collect(), results);
+        outcome.copy_command = Some(call.copy_command(&user, &report.path));
+        let alarms = (!report.alarms.is_empty()).then(|| in_words(&report.alarms.join("; ")));
+        let warnings = super::site::warnings(&site, call.now);
+        outcome.warnings = alarms.into_iter().chain(warnings).chain(v2_keys).collect();
+        outcome.snapshot = Some(archive(&report));
         watch.published(report);
-        watch.send(call, results).unwrap_or(Ok(()))
+        watch.send(call, outcome).unwrap_or(Ok(()))
     }
 
     fn untouched(&self, error: anyhow::Error) -> ActionError {
@@ -123,24 +179,21 @@ fn effort(word: &str) -> Result<Effort, Refusal> {
     }
 }
 
-fn tell(report: &Report, warnings: Vec<String>, results: &mut Results) {
+/// Returns what is known about the archive of `report`.
+fn archive(report: &Report) -> Archive {
     let manifest = &report.manifest;
-    results.set(key!("snapshot.path"), report.path.display().to_string());
-    results.set(key!("snapshot.size"), human_size(report.packed.size));
-    results.set(key!("snapshot.sha256"), &*report.packed.sha256);
-    results.set(key!("snapshot.revision"), manifest.revision.to_string());
-    if let Some(keys) = manifest.keys {
-        results.set(key!("snapshot.keys"), keys.to_string());
-    }
-    results.set(key!("snapshot.version"), &*manifest.etcd_version);
-    results.set(key!("snapshot.verified"), "true");
-    if !report.encrypted_for.is_empty() {
-        results.set(key!("snapshot.encrypted-for"), report.encrypted_for.join(", "));
-    }
-    let alarms = (!report.alarms.is_empty()).then(|| in_words(&report.alarms.join("; ")));
-    let warnings: Vec<String> = alarms.into_iter().chain(warnings).collect();
-    if !warnings.is_empty() {
-        results.set(key!("snapshot.warning"), warnings.join("; "));
+    Archive {
+        path: report.path.clone(),
+        created: manifest.taken.to_string(),
+        size_bytes: report.packed.size,
+        sha256: report.packed.sha256.clone(),
+        revision: manifest.revision,
+        keys: manifest.keys,
+        etcd_version: manifest.etcd_version.clone(),
+        cluster_id: manifest.cluster_id.clone(),
+        member: manifest.member_name.clone(),
+        verified: true,
+        encrypted_for: report.encrypted_for.clone(),
     }
 }
 

@@ -98,8 +98,8 @@ pub fn compact(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         .into());
     }
     let output = match client.compact(revision, physical, status.db_size) {
-        // All history is to go, and it has gone: a restore that raises the revision leaves none.
-        Err(error) if wanted.is_none() && format!("{error:#}").contains("has been compacted") => {
+        // The history is already gone, perhaps because a restore raised the revision.
+        Err(error) if format!("{error:#}").contains("has been compacted") => {
             format!("there is no history before revision {revision}")
         }
         outcome => outcome.map_err(|error| failed(error, &site))?,

@@ -2,23 +2,55 @@
 //!
 //! Must never delete an archive: giving up an upload leaves it where it is.
 
-use super::results::{Key, Results};
-use super::snapshots::table;
+use super::Call;
 use super::target::target;
-use super::{Call, key};
 use crate::error::{ActionError, Failure, Refusal};
 use crate::inventory::upload::{self, PendingUpload};
 use crate::settings::Settings;
 use crate::store::directory::{Approach, archive_owner};
 use crate::system::durable::Dir;
 use anyhow::anyhow;
+use serde::Serialize;
+use std::collections::BTreeMap;
 
-const HEAD: [&str; 4] = ["NAME", "DESTINATION", "SINCE", "WHY"];
 /// What stands for every upload that waits.
 const ALL: &str = "all";
 
-/// Sends what waits, or does with it what the caller says.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// The upload queue after the command.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The uploads that are still waiting.
+    pub uploads: Vec<Waiting>,
+    /// The uploads that a plan would take out of the queue, if some were named.
+    pub would_give_up: Option<Vec<String>>,
+    /// The uploads that were taken out of the queue, if some were named.
+    pub given_up: Option<Vec<String>>,
+    /// For each destination, what was sent there.
+    pub destinations: BTreeMap<String, String>,
+    /// What could not be reported about this run.
+    pub run_warnings: Vec<String>,
+}
+
+/// An archive that is waiting to be uploaded.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Waiting {
+    /// The file name of the archive.
+    pub name: String,
+    /// The destination.
+    pub destination: String,
+    /// Since when it has been waiting, in RFC 3339.
+    pub since: String,
+    /// Why it was not sent.
+    pub reason: String,
+}
+
+/// Sends the uploads that are waiting, lists them, or takes some out of the queue.
+///
+/// # Errors
+/// Fails if an upload fails.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
     let target = target(call, &settings)?;
     let (_, owner) = archive_owner().map_err(unchanged)?;
@@ -28,16 +60,16 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     let meant = words.as_deref().map(|words| meant(&waiting, words)).transpose()?;
     let plan = call.params.flag("plan")?;
     if let Some(meant) = meant.filter(|_| plan) {
-        results.set(key!("would-give-up"), named(&meant));
+        outcome.would_give_up = Some(all_named(&meant));
     }
     let home = home.filter(|_| !plan && !waiting.is_empty());
     match (home, words) {
         (None, _) => {
-            show(&waiting, &settings, results);
+            show(&waiting, &settings, outcome);
             Ok(())
         }
-        (Some(home), Some(words)) => give_up(&home, &words, &settings, results),
-        (Some(home), None) => send(call, &home, &settings, results),
+        (Some(home), Some(words)) => give_up(&home, &words, &settings, outcome),
+        (Some(home), None) => send(call, &home, &settings, outcome),
     }
 }
 
@@ -77,7 +109,7 @@ fn give_up(
     home: &Dir,
     words: &[String],
     settings: &Settings,
-    results: &mut Results,
+    outcome: &mut Outcome,
 ) -> Result<(), ActionError> {
     let is_meant = |one: &PendingUpload| words.iter().any(|word| names(word, one));
     let given_up = upload::give_up(home, is_meant).map_err(|error| {
@@ -87,22 +119,28 @@ fn give_up(
             "run `upload plan=true` to see what is left",
         )
     })?;
-    results.set(key!("given-up"), named(&given_up));
-    show(&list(Some(home))?, settings, results);
+    outcome.given_up = Some(all_named(&given_up));
+    show(&list(Some(home))?, settings, outcome);
     Ok(())
 }
 
-fn send(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results) -> Result<(), ActionError> {
+fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome) -> Result<(), ActionError> {
     let destinations = super::offsite::destinations(call, settings.clone());
+<<<<<<< HEAD
     let (outcomes, ended) = upload::send_pending(home, &destinations, call.now, &mut call.tell());
     for outcome in &outcomes {
         if let Some(key) = Key::below("destinations", &outcome.destination) {
             results.set(key, outcome.describe());
         }
+=======
+    let (outcomes, ended) = upload::send_waiting(home, &destinations, call.now, &mut call.tell());
+    for one in &outcomes {
+        outcome.destinations.insert(one.destination.clone(), one.in_words());
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     }
-    super::runs::refresh_metrics(call, home, settings, results);
+    outcome.run_warnings.extend(super::runs::refresh_metrics(call, home, settings));
     let left = list(Some(home))?;
-    show(&left, settings, results);
+    show(&left, settings, outcome);
     let failed: Vec<String> = outcomes
         .iter()
         .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failure()?)))
@@ -126,18 +164,26 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, results: &mut Results)
     }))
 }
 
+<<<<<<< HEAD
 /// Puts what waits into the results.
 fn show(waiting: &[PendingUpload], settings: &Settings, results: &mut Results) {
     let rows = waiting.iter().map(|one| {
         let why = match settings.destinations.contains_key(&one.destination) {
             true => in_a_line(one.error.as_deref().unwrap_or("not tried yet")),
+=======
+/// Puts the uploads that are waiting into the outcome.
+fn show(waiting: &[Pending], settings: &Settings, outcome: &mut Outcome) {
+    let rows = waiting.iter().map(|one| Waiting {
+        name: one.archive.clone(),
+        destination: one.destination.clone(),
+        since: one.since.to_string(),
+        reason: match settings.destinations.contains_key(&one.destination) {
+            true => in_a_line(one.why.as_deref().unwrap_or("not tried yet")),
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
             false => format!("{} is not in the settings", one.destination),
-        };
-        [one.archive.clone(), one.destination.clone(), one.since.to_string(), why]
+        },
     });
-    let text = if waiting.is_empty() { "none".to_owned() } else { table::table(HEAD, rows) };
-    results.set(key!("uploads"), text);
-    results.set(key!("count"), waiting.len().to_string());
+    outcome.uploads = rows.collect();
 }
 
 /// A table has a line for each upload, whatever a server says.
@@ -145,8 +191,17 @@ fn in_a_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+<<<<<<< HEAD
 fn named(all: &[PendingUpload]) -> String {
     all.iter().map(PendingUpload::selector).collect::<Vec<_>>().join(", ")
+=======
+fn all_named(all: &[Pending]) -> Vec<String> {
+    all.iter().map(Pending::named).collect()
+}
+
+fn named(all: &[Pending]) -> String {
+    all_named(all).join(", ")
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 }
 
 fn unchanged(error: anyhow::Error) -> ActionError {

@@ -21,6 +21,11 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     };
     let (user, owner) = archive_owner().map_err(failed)?;
     Approach::to(&places.target, owner).and_then(|way| way.must_be_open_to(&user)).map_err(failed)?;
+    if call.params.text("from")?.is_empty() {
+        let names: Vec<&str> = places.destinations.names().collect();
+        let next = format!("run `etcd-backup fetch {}/latest`", names.first().unwrap_or(&"DESTINATION"));
+        return Err(Refusal::new("no archive is named", next).into());
+    }
     (call.tell())(Progress::Step("looking for the snapshot"));
     let (look, wanted) = look(&places, call.params.text("from")?)?;
     let chosen = choose(call, &look, &wanted)?;

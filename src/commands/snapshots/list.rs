@@ -1,35 +1,67 @@
-//! The action `list-snapshots`: what is kept, the newest first, as a table or as a document.
+//! The command `list`: the archives of every place, the newest first.
 
-use super::table::table;
-use super::{failed, of_destination, own_ids, places, unread};
+use super::{failed, own_ids, places, unread_places};
 use crate::archive::damage::Damage;
 use crate::archive::human_size;
-use crate::commands::results::Results;
-use crate::commands::{Call, key};
+use crate::commands::Call;
 use crate::error::{ActionError, Refusal};
 use crate::inventory::{Listing, Repository, StoredSnapshot};
 use crate::schedule::runs::{self, Run};
 use crate::store::flat_directory::FlatDirectory;
 use jiff::Timestamp;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
+<<<<<<< HEAD
 /// What an empty place in the table says.
 const NOTHING: &str = "-";
 /// VerifyOptions much of a message the table shows.
 const LONGEST: usize = 120;
 const RUNS: [&str; 6] = ["SCHEDULED", "STARTED", "FINISHED", "PHASE", "NAME", "MESSAGE"];
 const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERIFIED", "KEPT BECAUSE"];
+=======
+/// What a listing shows.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The archives, the newest first.
+    pub snapshots: Vec<Row>,
+    /// The last runs, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(with = "Option<Vec<serde_json::Value>>"))]
+    pub runs: Option<Vec<Run>>,
+    /// How many archives there are, also those that are not shown.
+    pub count: usize,
+    /// The size of all archives in bytes.
+    pub size_bytes: u64,
+    /// How many older archives are not shown.
+    pub not_shown: usize,
+    /// A summary for each destination.
+    pub destinations: BTreeMap<String, String>,
+    /// What an operator should know about the archives.
+    pub warnings: Vec<String>,
+    /// The time of the listing, for relative ages.
+    #[serde(skip)]
+    pub now: Timestamp,
+    /// The format of the documents in Juju's results.
+    #[serde(skip)]
+    pub juju_format: String,
+}
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 
 /// Lists the archives.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
-    let format = Format::parse(call.params.text("format")?)?;
+///
+/// # Errors
+/// Refuses a directory that does not exist. Fails if a place cannot be read; the others are listed.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let limit = match usize::try_from(call.params.number("limit")?) {
         Ok(0) | Err(_) => usize::MAX,
         Ok(limit) => limit,
     };
     let places = places(call)?;
+<<<<<<< HEAD
     let look = Listing::new(&places, &places.all());
     let because = look.reasons_to_keep(&own_ids(call), call.now);
     let rows: Vec<Row> =
@@ -55,6 +87,34 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         &unread(&look.unreadable, results),
         "what other places keep is listed, and nothing was changed",
         "mend the cause and run it again",
+=======
+    if !call.params.text("target")?.is_empty() && !places.target.exists() {
+        let reason = format!("{} does not exist", places.target.display());
+        return Err(Refusal::new(reason, "give the directory that holds the archives as target").into());
+    }
+    let look = Look::at(&places, &places.everywhere());
+    let because = look.kept_because(&own_ids(call), call.now);
+    let rows = look.found.iter().zip(because).take(limit);
+    outcome.snapshots = rows.map(|(found, kept)| Row::of(found, kept)).collect();
+    outcome.now = call.now;
+    call.params.text("format")?.clone_into(&mut outcome.juju_format);
+    if call.params.flag("runs")? {
+        outcome.runs = Some(runs_of(&places.target, limit, call.now)?);
+    }
+    outcome.count = look.found.len();
+    outcome.size_bytes = look.found.iter().map(|found| found.entry.size).sum();
+    outcome.not_shown = look.found.len() - outcome.snapshots.len();
+    outcome.warnings = dated_in_future(&look, call.now).into_iter().collect();
+    for place in &look.places {
+        if let Some(name) = &place.name {
+            outcome.destinations.insert(name.clone(), in_words(&look, place));
+        }
+    }
+    failed(
+        &unread_places(&look.unread, &mut outcome.destinations),
+        "the archives of the other places are listed, and nothing was changed",
+        "fix the cause and run it again",
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     )
 }
 
@@ -96,91 +156,32 @@ fn runs_of(target: &Path, limit: usize, now: Timestamp) -> Result<Vec<Run>, Acti
     Ok(all)
 }
 
-#[derive(Clone, Copy)]
-enum Format {
-    Table,
-    Json,
-    Yaml,
-}
-
-impl Format {
-    fn parse(word: &str) -> Result<Self, Refusal> {
-        match word {
-            "table" => Ok(Self::Table),
-            "json" => Ok(Self::Json),
-            "yaml" => Ok(Self::Yaml),
-            other => Err(Refusal::new(format!("format is {other:?}"), "give table, json or yaml")),
-        }
-    }
-
-    fn written(self, rows: &[Row]) -> Result<String, ActionError> {
-        self.of(rows, || table(HEAD, rows.iter().map(Row::cells)))
-    }
-
-    fn runs(self, runs: &[Run]) -> Result<String, ActionError> {
-        self.of(runs, || table(RUNS, runs.iter().map(cells_of)))
-    }
-
-    fn of<T: Serialize>(self, rows: &[T], table: impl FnOnce() -> String) -> Result<String, ActionError> {
-        let text = match self {
-            Self::Table if rows.is_empty() => Ok("none".to_owned()),
-            Self::Table => Ok(table()),
-            Self::Json => serde_json::to_string_pretty(rows).map_err(anyhow::Error::from),
-            Self::Yaml => serde_yaml::to_string(rows).map_err(anyhow::Error::from),
-        };
-        let text = text.map_err(|error| {
-            ActionError::from_error(error, "nothing was changed", "run it with format=table")
-        })?;
-        Ok(text.trim_end().to_owned())
-    }
-}
-
-/// A run, as the table shows it. What is left to say of one is in its message.
-fn cells_of(run: &Run) -> [String; 6] {
-    let time = |time: Option<Timestamp>| {
-        time.map_or_else(|| NOTHING.to_owned(), |time| in_seconds(time).to_string())
-    };
-    let told = [&run.backup_message, &run.delete_message, &run.notice_message];
-    let clock = run.clock_was_ahead.then_some("the clock was ahead");
-    let told: Vec<&str> = clock.into_iter().chain(told.into_iter().flatten().map(String::as_str)).collect();
-    [
-        time(run.scheduled_time),
-        time(Some(run.started_time)),
-        time(run.backup_finished_time),
-        format!("{:?}", run.backup_phase),
-        run.backup_name.clone().unwrap_or_else(|| NOTHING.to_owned()),
-        if told.is_empty() { NOTHING.to_owned() } else { clipped(&told.join("; ")) },
-    ]
-}
-
-/// What fits behind the other columns; a document has all of it.
-fn clipped(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    match line.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
-    }
-}
-
 fn in_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// One archive, as documents show it.
+/// An archive.
 #[derive(Debug, Serialize)]
-struct Row {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Row {
     /// What other actions take for it.
-    snapshot: String,
-    name: String,
+    pub snapshot: String,
+    /// The file name.
+    pub name: String,
     /// The destination that keeps it.
-    destination: Option<String>,
-    store: String,
-    location: String,
-    created: String,
-    size: u64,
+    pub destination: Option<String>,
+    /// The kind of the place: a directory or a bucket.
+    pub store: String,
+    /// The path or the URL.
+    pub location: String,
+    /// When the data was saved, in RFC 3339.
+    pub created: String,
+    /// The size of the archive in bytes.
+    pub size_bytes: u64,
     /// Who can open it, where it is encrypted.
-    encrypted_for: Vec<String>,
+    pub encrypted_for: Vec<String>,
     #[serde(flatten)]
+<<<<<<< HEAD
     held: Option<Held>,
     verified: Option<String>,
     drilled: Option<String>,
@@ -188,28 +189,50 @@ struct Row {
     pinned: bool,
     /// VerifyOptions it is damaged, in words.
     broken: Option<String>,
+=======
+    /// What the manifest says, if it could be read.
+    pub held: Option<Held>,
+    /// When the archive was last verified, in RFC 3339.
+    pub verified: Option<String>,
+    /// When a throw-away etcd last booted from it, in RFC 3339.
+    pub drilled: Option<String>,
+    /// The SHA-256 of the archive, in hexadecimal digits.
+    pub sha256: Option<String>,
+    /// Whether neither the retention nor delete removes it.
+    pub pinned: bool,
+    /// How it is damaged, in words.
+    pub broken: Option<String>,
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     /// The same, for programs.
-    damage: Option<Damage>,
+    #[cfg_attr(test, schemars(with = "Option<serde_json::Value>"))]
+    pub damage: Option<Damage>,
     /// Why less is known of it than stands there.
-    unread: Option<String>,
+    pub unread: Option<String>,
     /// The destinations that it has still to be uploaded to.
-    waits_for: Vec<String>,
+    pub waits_for: Vec<String>,
     /// Why no retention deletes it.
-    kept_because: Vec<String>,
+    pub kept_because: Vec<String>,
     /// Where it is, for the table.
     #[serde(skip)]
-    folder: String,
+    pub folder: String,
 }
 
 /// What its manifest says.
 #[derive(Debug, Serialize)]
-struct Held {
-    revision: i64,
-    keys: Option<u64>,
-    etcd_version: String,
-    cluster_id: String,
-    member_name: String,
-    unit: Option<String>,
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Held {
+    /// The revision of the data.
+    pub revision: i64,
+    /// The number of keys.
+    pub keys: Option<u64>,
+    /// The version of the etcd that the data is from.
+    pub etcd_version: String,
+    /// The id of the cluster, in hexadecimal digits.
+    pub cluster_id: String,
+    /// The name of the member.
+    pub member: String,
+    /// The Juju unit that took the snapshot.
+    pub unit: Option<String>,
 }
 
 impl Row {
@@ -224,14 +247,14 @@ impl Row {
             store: entry.store.clone(),
             location: entry.location(),
             created: entry.taken().unwrap_or(entry.modified).to_string(),
-            size: entry.size,
+            size_bytes: entry.size,
             encrypted_for: entry.encrypted_for.clone(),
             held: entry.manifest.as_ref().map(|manifest| Held {
                 revision: manifest.revision,
                 keys: manifest.keys,
                 etcd_version: manifest.etcd_version.clone(),
                 cluster_id: manifest.cluster_id.clone(),
-                member_name: manifest.member_name.clone(),
+                member: manifest.member_name.clone(),
                 unit: manifest.unit.clone(),
             }),
             verified: entry.verified().map(|time| time.to_string()),
@@ -244,24 +267,5 @@ impl Row {
             waits_for: entry.pending_uploads.clone(),
             kept_because,
         }
-    }
-
-    fn cells(&self) -> [String; 7] {
-        let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
-        let verified = match (&self.broken, &self.drilled) {
-            (Some(_), _) => "DAMAGED".to_owned(),
-            (None, Some(drilled)) => format!("{drilled} (drill)"),
-            (None, None) => or_nothing(self.verified.clone()),
-        };
-        let why = self.kept_because.iter().chain(&self.broken).cloned().collect::<Vec<_>>().join("; ");
-        [
-            self.name.clone(),
-            self.created.clone(),
-            or_nothing(self.held.as_ref().map(|held| held.revision.to_string())),
-            human_size(self.size),
-            self.folder.clone(),
-            verified,
-            or_nothing(Some(why).filter(|why| !why.is_empty())),
-        ]
     }
 }

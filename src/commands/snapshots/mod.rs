@@ -5,7 +5,6 @@ pub mod fetch;
 pub mod list;
 pub mod pin;
 pub mod prune;
-pub(super) mod table;
 pub mod verify;
 
 use super::results::{Key, Results};
@@ -19,7 +18,7 @@ use crate::inventory::{
 };
 use crate::progress::Progress;
 use crate::restore::Source;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// All places that an action may work on.
@@ -64,7 +63,32 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError>
     if Path::new(from).is_absolute() {
         return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
     }
-    kept(call, &places(call)?, from)
+    let places = places(call)?;
+    match file_here(call, &places, from)? {
+        Some(path) => Ok(Source::File { path, may_be_bare: true }),
+        None => kept(call, &places, from),
+    }
+}
+
+/// Returns the file that a relative path in a terminal means.
+///
+/// # Errors
+/// Refuses a name that means one archive in the current directory and another in the target.
+fn file_here(call: &Call<'_>, places: &Places, from: &str) -> Result<Option<PathBuf>, Refusal> {
+    let first = from.split('/').next().unwrap_or_default();
+    if call.juju.is_some() || from.is_empty() || from.contains("://") || places.destinations.has(first) {
+        return Ok(None);
+    }
+    let Some(here) = std::path::absolute(from).ok().filter(|path| path.is_file()) else { return Ok(None) };
+    let in_target = places.target.join(from);
+    let is_other = in_target.is_file() && in_target.canonicalize().ok() != here.canonicalize().ok();
+    if is_other {
+        return Err(Refusal::new(
+            format!("{from} is in the current directory and in {}", places.target.display()),
+            format!("give ./{from} or {}", in_target.display()),
+        ));
+    }
+    Ok(Some(here))
 }
 
 /// The archive that `from` names in one of these places.
@@ -128,6 +152,19 @@ fn unread(unread: &[UnreadableRepository], results: &mut Results) -> Vec<String>
         format!("reading {}: {why}", one.label)
     });
     told.collect()
+}
+
+/// Adds the places that could not be read to the destinations, and returns them as failures.
+fn unread_places(unread: &[Unread], destinations: &mut BTreeMap<String, String>) -> Vec<String> {
+    let mut failures = Vec::new();
+    for one in unread {
+        let why = describe_inline(&one.why);
+        if one.destination {
+            destinations.insert(one.place.clone(), format!("cannot be read: {why}"));
+        }
+        failures.push(format!("reading {}: {why}", one.place));
+    }
+    failures
 }
 
 fn untouched(error: anyhow::Error) -> ActionError {

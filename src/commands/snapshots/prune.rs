@@ -1,11 +1,15 @@
 //! The action `prune-snapshots`: what a policy keeps stays, the rest goes, and every verdict has its reason.
 
+<<<<<<< HEAD
 use super::table::table;
 use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, of_destination, places, unread};
 use crate::archive::human_size;
+=======
+use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, places, unread_places};
+use crate::inventory::retention::{Decision, Policy, Scope, parse_age, parse_size};
+use crate::commands::Call;
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 use crate::commands::params::{Params, Value};
-use crate::commands::results::Results;
-use crate::commands::{Call, key};
 use crate::error::{ActionError, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
@@ -13,10 +17,11 @@ use crate::inventory::retention::{Decision, Policy, Scope, parse_age, parse_size
 use crate::inventory::{Listing, Relisting, Repositories, RepositoryId, RetentionDecision};
 use crate::store::Deletion;
 use anyhow::{Context, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERDICT", "WHY"];
 /// For archives of every cluster.
 const ANY: &str = "any";
 
@@ -34,8 +39,49 @@ pub(in crate::commands) fn params(target: &Path, site: &str) -> Params {
     given.into_iter().chain(texts).chain(numbers).collect()
 }
 
-/// Judges what is kept, and deletes what no rule keeps.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// What a retention does, or would do.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// Whether nothing was deleted because only a plan was asked for.
+    pub plan: bool,
+    /// Every archive with its verdict.
+    pub snapshots: Vec<Judgement>,
+    /// VerifyOptions many archives were deleted, or would be.
+    pub deleted: usize,
+    /// Their size in bytes.
+    pub freed_bytes: u64,
+    /// What was only hidden, because the bucket keeps versions.
+    pub hidden: Option<String>,
+    /// A summary for each destination.
+    pub destinations: BTreeMap<String, String>,
+}
+
+/// The verdict on an archive.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Judgement {
+    /// The file name of the archive.
+    pub name: String,
+    /// When its data was saved, in RFC 3339.
+    pub created: String,
+    /// The revision of its data, if it is known.
+    pub revision: Option<i64>,
+    /// The size of the archive in bytes.
+    pub size_bytes: u64,
+    /// The directory or the destination that it is in.
+    pub location: String,
+    /// What was done with it: kept, deleted, would go, hidden, NOT DELETED, NOT CONFIRMED or GONE.
+    pub verdict: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// Judges which archives the rules keep, and deletes the others.
+///
+/// # Errors
+/// Fails if a place cannot be read, or if an archive is not deleted that should be.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let places = places(call)?;
     crate::commands::offsite::settings(call)?.check_target(&places.target)?;
     let given = given(call)?;
@@ -44,13 +90,18 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     let scope = scope(call)?;
     let look = Listing::new(&places, &judged_places);
     let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
+<<<<<<< HEAD
     let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
     let mut failures = unread(&look.unreadable, results);
+=======
+    let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
+    let mut failures = unread_places(&look.unreadable, &mut outcome.destinations);
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     let mut fates: Vec<Fate> = judged.iter().map(|one| Fate::of(one, plan, &mut failures)).collect();
     if fates.iter().any(|fate| matches!(fate, Fate::Gone | Fate::Hidden)) && !plan {
         look_again(&look, &judged, &scope, &mut fates, &mut failures);
     }
-    tell(&look, &judged, &fates, plan, results);
+    *outcome = report(&look, &judged, &fates, plan, std::mem::take(&mut outcome.destinations));
     failed(
         &failures,
         "the verdicts show what became of each snapshot",
@@ -58,13 +109,25 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     )
 }
 
+<<<<<<< HEAD
 /// Sets the results by what became of each archive.
 fn tell(look: &Listing, judged: &[RetentionDecision<'_>], fates: &[Fate], plan: bool, results: &mut Results) {
     let rows: Vec<_> = judged.iter().zip(fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect();
     results.set(key!("snapshots"), if rows.is_empty() { "none".to_owned() } else { table(HEAD, rows) });
+=======
+/// Makes the outcome from what was done with each archive. `destinations` has those that could not be read.
+fn report(
+    look: &Listing,
+    judged: &[RetentionDecision<'_>],
+    fates: &[Fate],
+    plan: bool,
+    mut destinations: BTreeMap<String, String>,
+) -> Outcome {
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     let of = |kind: Fate| {
         judged.iter().zip(fates).filter(move |(_, fate)| **fate == kind).map(|(one, _)| one.snapshot)
     };
+<<<<<<< HEAD
     results
         .set(if plan { key!("would-delete") } else { key!("deleted") }, of(Fate::Gone).count().to_string());
     let freed = human_size(of(Fate::Gone).map(|found| found.entry.size).sum());
@@ -75,6 +138,10 @@ fn tell(look: &Listing, judged: &[RetentionDecision<'_>], fates: &[Fate], plan: 
     }
     for place in &look.repositories {
         let count = |kind| of(kind).filter(|found| Rc::ptr_eq(&found.repository, place)).count();
+=======
+    for place in &look.repositories {
+        let count = |kind| of(kind).filter(|found| Rc::ptr_eq(&found.repository, place)).count();
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
         let left = count(Fate::Kept) + count(Fate::Failed);
         let words = [
             format!("{} {}", count(Fate::Gone), Fate::Gone.in_a_word(plan)),
@@ -82,7 +149,18 @@ fn tell(look: &Listing, judged: &[RetentionDecision<'_>], fates: &[Fate], plan: 
             format!("{left} kept"),
         ];
         let words: Vec<String> = words.into_iter().filter(|words| words != "0 hidden").collect();
-        of_destination(results, place.name.as_deref(), words.join(", "));
+        if let Some(name) = &place.name {
+            destinations.insert(name.clone(), words.join(", "));
+        }
+    }
+    let hidden_count = of(Fate::Hidden).count();
+    Outcome {
+        plan,
+        snapshots: judged.iter().zip(fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect(),
+        deleted: of(Fate::Gone).count(),
+        freed_bytes: of(Fate::Gone).map(|found| found.entry.size).sum(),
+        hidden: (hidden_count > 0).then(|| hidden(&hidden_count.to_string())),
+        destinations,
     }
 }
 
@@ -242,6 +320,7 @@ fn own_member(client: &Client) -> Result<(Member, Status)> {
     Ok((own.context("etcd does not list the member that answers")?, status))
 }
 
+<<<<<<< HEAD
 fn row(judged: &RetentionDecision<'_>, word: &str) -> [String; 7] {
     let entry = &judged.snapshot.entry;
     let why = match &judged.decision {
@@ -253,4 +332,20 @@ fn row(judged: &RetentionDecision<'_>, word: &str) -> [String; 7] {
     let created = entry.taken().unwrap_or(entry.modified).to_string();
     let name = entry.file_name().to_owned();
     [name, created, revision, human_size(entry.size), judged.snapshot.folder(), word.to_owned(), why]
+=======
+fn row(judged: &RetentionDecision<'_>, verdict: &str) -> Judgement {
+    let entry = &judged.snapshot.entry;
+    Judgement {
+        name: entry.file_name().to_owned(),
+        created: entry.taken().unwrap_or(entry.modified).to_string(),
+        revision: entry.manifest.as_ref().map(|manifest| manifest.revision),
+        size_bytes: entry.size,
+        location: judged.snapshot.folder(),
+        verdict: verdict.to_owned(),
+        reason: match &judged.decision {
+            Decision::Keep(reasons) => reasons.join("; "),
+            Decision::Delete(reason) => reason.clone(),
+        },
+    }
+>>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 }

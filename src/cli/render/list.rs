@@ -1,0 +1,204 @@
+//! The outcome of `list`: a table of at most 80 columns, or all columns with `--wide`.
+
+use super::table::{age, columns, table, warnings};
+use super::{Render, Style};
+use crate::archive::human_size;
+use crate::commands::key;
+use crate::commands::results::{Key, Results};
+use crate::commands::snapshots::list::{Outcome, Row};
+use crate::schedule::runs::Run;
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// What an empty cell shows.
+const NOTHING: &str = "-";
+/// The longest message of a run in a table.
+const LONGEST: usize = 120;
+/// The longest line without `--wide`.
+const WIDTH: usize = 80;
+const RUNS: [&str; 6] = ["SCHEDULED", "STARTED", "FINISHED", "PHASE", "NAME", "MESSAGE"];
+const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERIFIED", "KEPT BECAUSE"];
+
+impl Render for Outcome {
+    fn juju(&self) -> Results {
+        let mut results = Results::default();
+        results.set(key!("snapshots"), snapshots_document(self));
+        if let Some(runs) = &self.runs {
+            let json = || serde_json::to_value(runs).unwrap_or_default();
+            results.set(key!("runs"), document(&self.juju_format, json, || runs_table(runs)));
+        }
+        results.set(key!("count"), self.count.to_string());
+        results.set(key!("size"), human_size(self.size_bytes));
+        if self.not_shown > 0 {
+            results.set(key!("not-shown"), format!("{} older; limit=0 shows all", self.not_shown));
+        }
+        if !self.warnings.is_empty() {
+            results.set(key!("warning"), self.warnings.join("; "));
+        }
+        for (destination, words) in &self.destinations {
+            if let Some(key) = Key::below("destinations", destination) {
+                results.set(key, &**words);
+            }
+        }
+        results
+    }
+
+    fn text(&self, style: Style) -> String {
+        let mut text = match (self.snapshots.as_slice(), style.wide) {
+            ([], _) => "There are no snapshots.\n".to_owned(),
+            (rows, true) => format!("{}\n", table(HEAD, rows.iter().map(cells))),
+            (rows, false) => narrow(rows, self.now),
+        };
+        if self.not_shown > 0 {
+            text += &format!("{} older snapshots are not shown; --limit 0 shows all\n", self.not_shown);
+        }
+        for (destination, words) in &self.destinations {
+            text += &format!("{destination}: {words}\n");
+        }
+        if let Some(runs) = &self.runs {
+            text += &format!("\n{}\n", runs_table(runs));
+        }
+        text + &warnings(&self.warnings)
+    }
+}
+
+/// The list as Juju's users get it, in the format that they asked for.
+fn snapshots_document(outcome: &Outcome) -> String {
+    let json = || {
+        let mut rows = serde_json::to_value(&outcome.snapshots).unwrap_or_default();
+        // These documents have kept the names of their first version.
+        for row in rows.as_array_mut().into_iter().flatten().filter_map(Value::as_object_mut) {
+            for (new, old) in [("size_bytes", "size"), ("member", "member_name")] {
+                if let Some(value) = row.remove(new) {
+                    row.insert(old.to_owned(), value);
+                }
+            }
+        }
+        rows
+    };
+    document(&outcome.juju_format, json, || match outcome.snapshots.is_empty() {
+        true => "none".to_owned(),
+        false => table(HEAD, outcome.snapshots.iter().map(cells)),
+    })
+}
+
+fn document(format: &str, json: impl FnOnce() -> Value, table: impl FnOnce() -> String) -> String {
+    let text = match format {
+        "json" => serde_json::to_string_pretty(&json()).unwrap_or_default(),
+        "yaml" => serde_yaml::to_string(&json()).unwrap_or_default(),
+        _ => table(),
+    };
+    text.trim_end().to_owned()
+}
+
+/// A table of at most 80 columns. What is the same in every row is said once, below it.
+fn narrow(rows: &[Row], now: Timestamp) -> String {
+    type Cell = fn(&Row) -> String;
+    let mut head = vec!["NAME", "AGE", "SIZE"];
+    let seconds =
+        |row: &Row| row.created.parse::<Timestamp>().map_or(0, |time| now.as_second() - time.as_second());
+    let mut cells: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| vec![row.name.clone(), age(seconds(row)), human_size(row.size_bytes)])
+        .collect();
+    let mut common = Vec::new();
+    let optional: [(&str, Cell); 4] = [
+        ("REVISION", revision),
+        ("VERIFIED", verified),
+        ("LOCATION", |row| row.folder.clone()),
+        ("KEPT", kept),
+    ];
+    for (name, cell) in optional {
+        let column: Vec<String> = rows.iter().map(cell).collect();
+        let same = column.iter().all(|value| *value == column[0]);
+        if same && column[0] != NOTHING {
+            common.push(format!("{}: {}", name.to_lowercase(), column[0]));
+        }
+        let width = |line: &[String]| line.iter().map(|cell| cell.chars().count() + 2).sum::<usize>();
+        let widest = cells.iter().map(|line| width(line)).max().unwrap_or(0);
+        let own = column.iter().map(|cell| cell.chars().count()).max().unwrap_or(0).max(name.len());
+        if same || widest + own > WIDTH {
+            continue;
+        }
+        head.push(name);
+        for (line, value) in cells.iter_mut().zip(column) {
+            line.push(value);
+        }
+    }
+    let mut text = format!("{}\n", columns(&head, &cells));
+    if !common.is_empty() {
+        text += &format!("({})\n", common.join("; "));
+    }
+    text
+}
+
+fn revision(row: &Row) -> String {
+    row.held.as_ref().map_or_else(|| NOTHING.to_owned(), |held| held.revision.to_string())
+}
+
+fn verified(row: &Row) -> String {
+    match (&row.broken, &row.drilled, &row.verified) {
+        (Some(_), ..) => "DAMAGED",
+        (None, Some(_), _) => "drill",
+        (None, None, Some(_)) => "yes",
+        (None, None, None) => "no",
+    }
+    .to_owned()
+}
+
+fn kept(row: &Row) -> String {
+    let because = row.kept_because.join("; ");
+    if because.is_empty() { NOTHING.to_owned() } else { because }
+}
+
+fn cells(row: &Row) -> [String; 7] {
+    let or_nothing = |text: Option<String>| text.unwrap_or_else(|| NOTHING.to_owned());
+    let verified = match (&row.broken, &row.drilled) {
+        (Some(_), _) => "DAMAGED".to_owned(),
+        (None, Some(drilled)) => format!("{drilled} (drill)"),
+        (None, None) => or_nothing(row.verified.clone()),
+    };
+    let why = row.kept_because.iter().chain(&row.broken).cloned().collect::<Vec<_>>().join("; ");
+    [
+        row.name.clone(),
+        row.created.clone(),
+        revision(row),
+        human_size(row.size_bytes),
+        row.folder.clone(),
+        verified,
+        or_nothing(Some(why).filter(|why| !why.is_empty())),
+    ]
+}
+
+fn runs_table(runs: &[Run]) -> String {
+    if runs.is_empty() { "none".to_owned() } else { table(RUNS, runs.iter().map(run_cells)) }
+}
+
+fn run_cells(run: &Run) -> [String; 6] {
+    let time = |time: Option<Timestamp>| time.map_or_else(|| NOTHING.to_owned(), in_seconds);
+    let messages = [&run.backup_message, &run.delete_message, &run.notice_message];
+    let clock = run.clock_was_ahead.then_some("the clock was ahead");
+    let messages: Vec<&str> =
+        clock.into_iter().chain(messages.into_iter().flatten().map(String::as_str)).collect();
+    [
+        time(run.scheduled_time),
+        time(Some(run.started_time)),
+        time(run.backup_finished_time),
+        format!("{:?}", run.backup_phase),
+        run.backup_name.clone().unwrap_or_else(|| NOTHING.to_owned()),
+        if messages.is_empty() { NOTHING.to_owned() } else { clipped(&messages.join("; ")) },
+    ]
+}
+
+fn in_seconds(time: Timestamp) -> String {
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
+}
+
+/// Shortens a message to one line; a document has all of it.
+fn clipped(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
+}

@@ -1,0 +1,76 @@
+//! The outcome of `snapshot`.
+
+use super::table::{fields, warnings};
+use super::{Render, Style};
+use crate::archive::human_size;
+use crate::commands::key;
+use crate::commands::results::{Key, Results};
+use crate::commands::snapshot::Outcome;
+
+impl Render for Outcome {
+    fn juju(&self) -> Results {
+        let mut results = Results::default();
+        if let Some(recovered) = &self.recovered {
+            results.set(key!("restore.recovered"), &**recovered);
+        }
+        if let Some(command) = &self.copy_command {
+            results.set(key!("copy.cmd"), &**command);
+        }
+        if let Some(archive) = &self.snapshot {
+            results.set(key!("snapshot.path"), archive.path.display().to_string());
+            results.set(key!("snapshot.size"), human_size(archive.size_bytes));
+            results.set(key!("snapshot.sha256"), &*archive.sha256);
+            results.set(key!("snapshot.revision"), archive.revision.to_string());
+            if let Some(keys) = archive.keys {
+                results.set(key!("snapshot.keys"), keys.to_string());
+            }
+            results.set(key!("snapshot.version"), &*archive.etcd_version);
+            results.set(key!("snapshot.verified"), archive.verified.to_string());
+            if !archive.encrypted_for.is_empty() {
+                results.set(key!("snapshot.encrypted-for"), archive.encrypted_for.join(", "));
+            }
+        }
+        for (destination, words) in &self.destinations {
+            if let Some(key) = Key::below("destinations", destination) {
+                results.set(key, &**words);
+            }
+        }
+        for (key, all) in [
+            (key!("snapshot.warning"), &self.warnings),
+            (key!("upload.warning"), &self.upload_warnings),
+            (key!("run.warning"), &self.run_warnings),
+        ] {
+            if !all.is_empty() {
+                results.set(key, all.join("; "));
+            }
+        }
+        results
+    }
+
+    fn text(&self, _: Style) -> String {
+        let mut text = String::new();
+        if let Some(recovered) = &self.recovered {
+            text += &format!("{recovered}\n");
+        }
+        if let Some(archive) = &self.snapshot {
+            let keys = archive.keys.map(|keys| format!(", {keys} keys")).unwrap_or_default();
+            let recipients = archive.encrypted_for.join(", ");
+            text += &format!("{}\n", archive.path.display());
+            text += &fields(&[
+                ("  size", Some(human_size(archive.size_bytes))),
+                ("  sha256", Some(archive.sha256.clone())),
+                (
+                    "  data",
+                    Some(format!("etcd {}, revision {}{keys}", archive.etcd_version, archive.revision)),
+                ),
+                ("  encrypted for", Some(recipients).filter(|all| !all.is_empty())),
+                ("  verified", Some(if archive.verified { "yes" } else { "no" }.to_owned())),
+                ("  copy it with", self.copy_command.clone()),
+            ]);
+        }
+        for (destination, words) in &self.destinations {
+            text += &format!("{destination}: {words}\n");
+        }
+        text + &warnings(self.warnings.iter().chain(&self.upload_warnings).chain(&self.run_warnings))
+    }
+}
