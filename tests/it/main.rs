@@ -36,6 +36,7 @@ mod corruption;
 mod crash;
 mod degraded_etcd;
 mod destinations;
+mod documents;
 mod encryption;
 mod error_messages;
 mod gateway;

@@ -1,0 +1,133 @@
+//! `etcd-backup` as a person and a script use it: text, JSON that keeps to the documented schemas, exit statuses.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::common::command::{Out, Run};
+use crate::common::world::{Version, World};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_etcd-backup");
+
+fn run(world: &World, words: &[&str]) -> Out {
+    Run::start(world.action(PROGRAM, words), &world.path("runs")).finish()
+}
+
+/// Runs a command with `--json`, and holds its document to the schema in `docs/schema`.
+fn document(world: &World, command: &str, words: &[&str]) -> Value {
+    let out = run(world, &[&[command, "--json"], words].concat());
+    let document: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|_| panic!("{}", out.told()));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schema/{command}.json"));
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    if let Err(complaint) = fits(&schema, &schema, &document) {
+        panic!("{command}: {complaint}: {}", out.told());
+    }
+    document
+}
+
+/// Checks what these schemas use: types, properties, items, references and alternatives.
+fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return fits(root, root.pointer(reference.trim_start_matches('#')).unwrap(), value);
+    }
+    if let Some(all) = schema["anyOf"].as_array() {
+        let is_one = all.iter().any(|one| fits(root, one, value).is_ok());
+        return is_one.then_some(()).ok_or(format!("{value} fits no alternative"));
+    }
+    let types = match &schema["type"] {
+        Value::String(one) => vec![one.as_str()],
+        Value::Array(all) => all.iter().map(|one| one.as_str().unwrap()).collect(),
+        _ => return Ok(()),
+    };
+    let own = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    if !types.contains(&own) {
+        return Err(format!("{value} is not {types:?}"));
+    }
+    for item in value.as_array().into_iter().flatten() {
+        fits(root, &schema["items"], item)?;
+    }
+    let Some(map) = value.as_object() else { return Ok(()) };
+    for name in schema["required"].as_array().into_iter().flatten() {
+        let name = name.as_str().unwrap();
+        if !map.contains_key(name) {
+            return Err(format!("{name} is missing"));
+        }
+    }
+    let is_closed = schema["additionalProperties"].is_null() && schema["properties"].is_object();
+    for (name, inner) in map {
+        match &schema["properties"][name] {
+            Value::Null if is_closed => return Err(format!("{name} is not documented")),
+            Value::Null => fits(root, &schema["additionalProperties"], inner)?,
+            known => fits(root, known, inner).map_err(|error| format!("{name}: {error}"))?,
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn documents_keep_to_their_schemas() {
+    let world = World::plain(Version::V35);
+    let target = world.to_target();
+    let site = document(&world, "site", &[]);
+    assert_eq!(site["answers"], true);
+    let saved = document(&world, "snapshot", &[&target]);
+    let archive = &saved["snapshot"];
+    assert!(archive["size_bytes"].as_u64().unwrap() > 1000, "{saved}");
+    assert_eq!(archive["revision"].as_i64().unwrap(), world.revision());
+    let listed = document(&world, "list", &[&target, "--runs"]);
+    let row = &listed["snapshots"][0];
+    for key in ["created", "size_bytes", "revision", "cluster_id", "member"] {
+        assert_eq!(row[key], archive[key], "{key}");
+    }
+    assert_eq!(listed["runs"][0]["revision"], archive["revision"]);
+    assert_eq!(document(&world, "backup", &[&target])["retention"], Value::Null);
+    let pruned = document(&world, "prune", &[&target, "--keep", "1", "--plan"]);
+    assert_eq!((&pruned["deleted"], &pruned["plan"]), (&1.into(), &true.into()));
+    assert_eq!(document(&world, "check", &[&target])["status"], "OK");
+    assert_eq!(document(&world, "upload", &[&target])["uploads"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn a_document_of_a_failure_says_why() {
+    let world = World::plain(Version::V35);
+    let document = document(&world, "list", &["--target", "/no/such/directory"]);
+    assert_eq!(document["error"]["kind"], "refused");
+    assert!(document["error"]["reason"].as_str().unwrap().contains("does not exist"), "{document}");
+}
+
+#[test]
+fn people_get_text_of_at_most_80_columns() {
+    let world = World::plain(Version::V35);
+    let target = world.target().display().to_string();
+    let out = run(&world, &["snapshot", "-t", &target, "--quiet"]);
+    assert_eq!((out.status.code(), &*out.stderr), (Some(0), ""), "{}", out.told());
+    assert!(out.stdout.starts_with(&format!("{target}/etcd-snapshot-")), "{}", out.told());
+    let list = run(&world, &["list", "--target", &target]);
+    assert_eq!(list.status.code(), Some(0), "{}", list.told());
+    let table: Vec<&str> = list.stdout.lines().take(2).collect();
+    assert!(table[0].starts_with("NAME") && table.iter().all(|line| line.chars().count() <= 80), "{}", list.told());
+    assert!(run(&world, &["list", "--wide", "-t", &target]).stdout.contains("KEPT BECAUSE"));
+    let plan = run(&world, &["restore", "latest", "--plan", "-t", &target]);
+    assert_eq!(plan.status.code(), Some(0), "{}", plan.told());
+}
+
+#[test]
+fn a_file_in_the_current_directory_can_be_restored_by_its_name() {
+    let world = World::plain(Version::V35);
+    let archive = world.saved();
+    let name = archive.file_name().unwrap().to_str().unwrap();
+    for word in [name.to_owned(), format!("./{name}")] {
+        let mut command = world.action(PROGRAM, &["restore", &word, "--plan", "-t", "elsewhere", "--skip-backup"]);
+        command.current_dir(world.target());
+        let out = Run::start(command, &world.path("runs")).finish();
+        assert_eq!(out.status.code(), Some(0), "{}", out.told());
+    }
+}
