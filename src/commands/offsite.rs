@@ -38,17 +38,7 @@ pub(super) fn send(
     let archive = NewArchive { name, sha256: &report.packed.sha256, manifest: &report.manifest };
     let (outcomes, ended) = upload::send(home, &archive, arrived, destinations, call.now, &mut call.tell());
     for outcome in &outcomes {
-<<<<<<< HEAD
-        if let Some(key) = Key::below("destinations", &outcome.destination) {
-            results.set(key, outcome.describe());
-        }
-    }
-    let stuck: Vec<String> = outcomes.iter().filter_map(stuck).collect();
-    if !stuck.is_empty() {
-        results.set(key!("upload.warning"), stuck.join("; "));
-=======
-        result.destinations.insert(outcome.destination.clone(), outcome.in_words());
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
+        result.destinations.insert(outcome.destination.clone(), outcome.describe());
     }
     result.upload_warnings = outcomes.iter().filter_map(stuck).collect();
     let failed: Vec<String> = outcomes
@@ -62,13 +52,8 @@ pub(super) fn send(
     };
     let waiting = upload::list(home).unwrap_or_default();
     let waiting = waiting.iter().filter(|one| destinations.has(&one.destination));
-<<<<<<< HEAD
     let waiting: Vec<String> = waiting.map(PendingUpload::selector).collect();
-    let (state, next) = left(report, &outcomes, &waiting, results);
-=======
-    let waiting: Vec<String> = waiting.map(Pending::named).collect();
     let (state, next) = left(report, &outcomes, &waiting, result.copy_command.as_deref().unwrap_or_default());
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     Err(ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next }))
 }
 
@@ -85,16 +70,7 @@ fn stuck(outcome: &UploadOutcome) -> Option<String> {
 }
 
 /// Says in which state an archive is that did not arrive everywhere, which uploads are `waiting`, and what to do next.
-<<<<<<< HEAD
-fn left(
-    report: &Report,
-    outcomes: &[UploadOutcome],
-    waiting: &[String],
-    results: &Results,
-) -> (String, String) {
-=======
-fn left(report: &Report, outcomes: &[Outcome], waiting: &[String], copy_command: &str) -> (String, String) {
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
+fn left(report: &Report, outcomes: &[UploadOutcome], waiting: &[String], copy_command: &str) -> (String, String) {
     let path = report.path.display();
     let is = |new: Delivery| outcomes.iter().any(|outcome| outcome.delivery == new);
     if is(Delivery::Deleted) {
@@ -102,14 +78,8 @@ fn left(report: &Report, outcomes: &[Outcome], waiting: &[String], copy_command:
         return (state, "run it again for a new one".to_owned());
     }
     let whole = format!("the archive {path} is complete and verified");
-<<<<<<< HEAD
     if is(Delivery::NotQueued) {
-        let copy = results.get("copy.cmd").unwrap_or_default();
-        let next = format!("copy it by hand: `{copy}`; then fix the cause");
-=======
-    if is(New::Unqueued) {
         let next = format!("copy it by hand: `{copy_command}`; then fix the cause");
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
         return (format!("{whole}, but it is NOT queued: no later run uploads it"), next);
     }
     let is_others = outcomes.iter().all(|outcome| outcome.error.is_none() || outcome.is_busy);

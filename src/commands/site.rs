@@ -12,10 +12,7 @@ use crate::etcd::certificates::{Validity, expiry_warning};
 use crate::etcd::client::Client;
 use crate::etcd::site::{Site, Sourced};
 use jiff::Timestamp;
-<<<<<<< HEAD
-=======
 use serde::Serialize;
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 use std::path::{Path, PathBuf};
 
 /// The etcd of this machine.
@@ -38,30 +35,44 @@ pub struct Outcome {
     pub wal_dir: Option<PathBuf>,
     /// etcd's configuration file.
     pub config_file: Option<PathBuf>,
+    /// Where the configuration file was found.
+    pub config_file_from: Option<String>,
     /// The certificate authority of the server.
     pub cacert: Option<PathBuf>,
     /// The certificate of the client.
     pub cert: Option<PathBuf>,
     /// The key of the client.
     pub key: Option<PathBuf>,
+    /// Where the certificates were found.
+    pub certificates_from: Option<String>,
     /// When the certificate of the client expires, in RFC 3339.
     pub cert_expires: Option<String>,
     /// The certificate of the server.
     pub server_cert: Option<PathBuf>,
     /// When the certificate of the server expires, in RFC 3339.
     pub server_cert_expires: Option<String>,
+    /// Where the password was found, if etcd needs one.
+    pub password_from: Option<String>,
     /// The path of etcdctl.
     pub etcdctl: PathBuf,
     /// The path of etcdutl, if there is one.
     pub etcdutl: Option<PathBuf>,
     /// The path of etcd itself.
     pub server: PathBuf,
+    /// Where the programs were found.
+    pub programs_from: String,
     /// The versions of these programs.
     pub programs: Vec<String>,
     /// The command that stops etcd.
     pub stop: String,
     /// The command that starts etcd.
     pub start: String,
+    /// Where these commands were found.
+    pub service_from: String,
+    /// The quota of the database in bytes. Missing if there is none, or if it is not known.
+    pub quota_bytes: Option<u64>,
+    /// Where the quota was found.
+    pub quota_from: Option<String>,
     /// Whether etcd answers. Missing if it was not asked.
     pub answers: Option<bool>,
     /// Why etcd does not answer.
@@ -84,6 +95,8 @@ impl Outcome {
         let path = |path: &Path| path.display().to_string();
         let of = |file: &Option<PathBuf>| file.as_deref().map(path);
         let list = |all: &[String], separator: &str| (!all.is_empty()).then(|| all.join(separator));
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "none".to_owned(), human_size);
+        let quota = self.quota_from.as_ref().map(|_| bytes(self.quota_bytes));
         for (key, value) in [
             (key!("site.etcd"), Some(self.etcd.clone())),
             (key!("site.endpoint"), Some(self.endpoint.clone())),
@@ -102,6 +115,13 @@ impl Outcome {
             (key!("site.server"), Some(path(&self.server))),
             (key!("site.stop"), Some(self.stop.clone())),
             (key!("site.start"), Some(self.start.clone())),
+            (key!("site.programs-from"), Some(self.programs_from.clone())),
+            (key!("site.service-from"), Some(self.service_from.clone())),
+            (key!("site.certificates-from"), self.certificates_from.clone()),
+            (key!("site.config-file-from"), self.config_file_from.clone()),
+            (key!("site.password-from"), self.password_from.clone()),
+            (key!("site.quota-from"), self.quota_from.clone()),
+            (key!("site.quota"), quota),
             (key!("site.cert-expires"), self.cert_expires.clone()),
             (key!("site.server-cert-expires"), self.server_cert_expires.clone()),
             (key!("site.warning"), list(&self.warnings, "; ")),
@@ -136,98 +156,45 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     Ok(())
 }
 
-<<<<<<< HEAD
-/// What was found on the machine, and where.
-pub(super) fn tell(site: &Site, now: Timestamp, results: &mut Results) {
-    results.set(key!("site.etcd"), &*site.description);
-    results.set(key!("site.endpoint"), &**site.endpoint);
-    results.set(key!("site.endpoint-from"), site.endpoint.origin.to_string());
-    results.set(key!("site.data-dir"), site.data_dir.display().to_string());
-    results.set(key!("site.data-dir-from"), site.data_dir.origin.to_string());
-    if let Some(real) = real(&site.data_dir) {
-        results.set(key!("site.data-dir-is"), real);
-    }
-    let files = [
-        (key!("site.wal-dir"), path(&site.wal_dir)),
-        (key!("site.config-file"), path(&site.config_file)),
-        (key!("site.cacert"), site.tls.cacert.as_ref()),
-        (key!("site.cert"), site.tls.cert.as_ref()),
-        (key!("site.key"), site.tls.key.as_ref()),
-        (key!("site.server-cert"), path(&site.server_certificate)),
-        (key!("site.etcdutl"), site.tools.etcdutl.as_ref()),
-    ];
-    for (key, file) in files {
-        if let Some(file) = file {
-            results.set(key, file.display().to_string());
-        }
-    }
-    results.set(key!("site.etcdctl"), site.tools.etcdctl.display().to_string());
-    results.set(key!("site.server"), site.tools.etcd.display().to_string());
-    results.set(key!("site.stop"), site.service.stop_command());
-    results.set(key!("site.start"), site.service.start_command());
-    let mut origins = vec![
-        (key!("site.programs-from"), &site.tools.origin),
-        (key!("site.service-from"), &site.service.origin),
-    ];
-    if site.tls.cacert.is_some() || site.tls.cert.is_some() {
-        origins.push((key!("site.certificates-from"), &site.tls.origin));
-    }
-    origins.extend(site.config_file.as_ref().map(|file| (key!("site.config-file-from"), &file.origin)));
-    origins.extend(site.login.as_ref().map(|login| (key!("site.password-from"), &login.password_origin)));
-    let quota = site.quota();
-    origins.extend(quota.as_ref().map(|quota| (key!("site.quota-from"), &quota.origin)));
-    for (key, origin) in origins {
-        results.set(key, origin.to_string());
-    }
-    if let Some(quota) = &quota {
-        results.set(key!("site.quota"), quota.bytes.map_or_else(|| "none".to_owned(), human_size));
-    }
-    let expires = [
-        (key!("site.cert-expires"), site.tls.cert.as_ref()),
-        (key!("site.server-cert-expires"), path(&site.server_certificate)),
-    ];
-    for (key, cert) in expires {
-        if let Some(validity) = cert.and_then(|cert| Validity::read(cert).ok()) {
-            results.set(key, validity.not_after.to_string());
-        }
-    }
-    let troubles =
-        [&site.certificate_problems.client, &site.certificate_problems.server].into_iter().flatten().cloned();
-    let warnings: Vec<String> = warnings(site, now).into_iter().chain(troubles).collect();
-    if !warnings.is_empty() {
-        results.set(key!("site.warning"), warnings.join("; "));
-=======
 /// Returns what was found on the machine, without asking etcd.
 pub(super) fn describe(site: &Site, now: Timestamp) -> Outcome {
-    let expires = |cert: &Option<PathBuf>| {
-        let validity = cert.as_ref().and_then(|cert| Validity::read(cert).ok());
+    let expires = |cert: Option<&PathBuf>| {
+        let validity = cert.and_then(|cert| Validity::read(cert).ok());
         validity.map(|validity| validity.not_after.to_string())
     };
     let problems = [&site.certificate_problems.client, &site.certificate_problems.server];
     let problems = problems.into_iter().flatten().cloned();
+    let has_certificates = site.tls.cacert.is_some() || site.tls.cert.is_some();
+    let quota = site.quota();
     Outcome {
         etcd: site.description.to_string(),
-        endpoint: site.endpoint.to_string(),
-        endpoint_from: site.from.endpoint.to_string(),
-        data_dir: site.data_dir.clone(),
-        data_dir_from: site.from.data_dir.to_string(),
+        endpoint: site.endpoint.value.to_string(),
+        endpoint_from: site.endpoint.origin.to_string(),
+        data_dir: site.data_dir.value.clone(),
+        data_dir_from: site.data_dir.origin.to_string(),
         data_dir_real: real(&site.data_dir),
-        wal_dir: site.wal_dir.clone(),
-        config_file: site.config_file.clone(),
+        wal_dir: path(&site.wal_dir).cloned(),
+        config_file: path(&site.config_file).cloned(),
+        config_file_from: site.config_file.as_ref().map(|file| file.origin.to_string()),
         cacert: site.tls.cacert.clone(),
         cert: site.tls.cert.clone(),
         key: site.tls.key.clone(),
-        cert_expires: expires(&site.tls.cert),
-        server_cert: site.server_certificate.clone(),
-        server_cert_expires: expires(&site.server_certificate),
+        certificates_from: has_certificates.then(|| site.tls.origin.to_string()),
+        cert_expires: expires(site.tls.cert.as_ref()),
+        server_cert: path(&site.server_certificate).cloned(),
+        server_cert_expires: expires(path(&site.server_certificate)),
+        password_from: site.login.as_ref().map(|login| login.password_origin.to_string()),
         etcdctl: site.tools.etcdctl.clone(),
         etcdutl: site.tools.etcdutl.clone(),
         server: site.tools.etcd.clone(),
+        programs_from: site.tools.origin.to_string(),
+        service_from: site.service.origin.to_string(),
+        quota_bytes: quota.as_ref().and_then(|quota| quota.bytes),
+        quota_from: quota.as_ref().map(|quota| quota.origin.to_string()),
         stop: site.service.stop_command(),
         start: site.service.start_command(),
         warnings: warnings(site, now).into_iter().chain(problems).collect(),
         ..Outcome::default()
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     }
 }
 

@@ -126,17 +126,9 @@ fn give_up(
 
 fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome) -> Result<(), ActionError> {
     let destinations = super::offsite::destinations(call, settings.clone());
-<<<<<<< HEAD
     let (outcomes, ended) = upload::send_pending(home, &destinations, call.now, &mut call.tell());
-    for outcome in &outcomes {
-        if let Some(key) = Key::below("destinations", &outcome.destination) {
-            results.set(key, outcome.describe());
-        }
-=======
-    let (outcomes, ended) = upload::send_waiting(home, &destinations, call.now, &mut call.tell());
     for one in &outcomes {
-        outcome.destinations.insert(one.destination.clone(), one.in_words());
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
+        outcome.destinations.insert(one.destination.clone(), one.describe());
     }
     outcome.run_warnings.extend(super::runs::refresh_metrics(call, home, settings));
     let left = list(Some(home))?;
@@ -164,22 +156,14 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome)
     }))
 }
 
-<<<<<<< HEAD
-/// Puts what waits into the results.
-fn show(waiting: &[PendingUpload], settings: &Settings, results: &mut Results) {
-    let rows = waiting.iter().map(|one| {
-        let why = match settings.destinations.contains_key(&one.destination) {
-            true => in_a_line(one.error.as_deref().unwrap_or("not tried yet")),
-=======
 /// Puts the uploads that are waiting into the outcome.
-fn show(waiting: &[Pending], settings: &Settings, outcome: &mut Outcome) {
+fn show(waiting: &[PendingUpload], settings: &Settings, outcome: &mut Outcome) {
     let rows = waiting.iter().map(|one| Waiting {
         name: one.archive.clone(),
         destination: one.destination.clone(),
         since: one.since.to_string(),
         reason: match settings.destinations.contains_key(&one.destination) {
-            true => in_a_line(one.why.as_deref().unwrap_or("not tried yet")),
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
+            true => in_a_line(one.error.as_deref().unwrap_or("not tried yet")),
             false => format!("{} is not in the settings", one.destination),
         },
     });
@@ -191,17 +175,12 @@ fn in_a_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-<<<<<<< HEAD
-fn named(all: &[PendingUpload]) -> String {
-    all.iter().map(PendingUpload::selector).collect::<Vec<_>>().join(", ")
-=======
-fn all_named(all: &[Pending]) -> Vec<String> {
-    all.iter().map(Pending::named).collect()
+fn all_named(all: &[PendingUpload]) -> Vec<String> {
+    all.iter().map(PendingUpload::selector).collect()
 }
 
-fn named(all: &[Pending]) -> String {
+fn named(all: &[PendingUpload]) -> String {
     all_named(all).join(", ")
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 }
 
 fn unchanged(error: anyhow::Error) -> ActionError {

@@ -14,14 +14,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-<<<<<<< HEAD
-/// What an empty place in the table says.
-const NOTHING: &str = "-";
-/// VerifyOptions much of a message the table shows.
-const LONGEST: usize = 120;
-const RUNS: [&str; 6] = ["SCHEDULED", "STARTED", "FINISHED", "PHASE", "NAME", "MESSAGE"];
-const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERIFIED", "KEPT BECAUSE"];
-=======
 /// What a listing shows.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -49,7 +41,6 @@ pub struct Outcome {
     #[serde(skip)]
     pub juju_format: String,
 }
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 
 /// Lists the archives.
 ///
@@ -61,60 +52,32 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
         Ok(limit) => limit,
     };
     let places = places(call)?;
-<<<<<<< HEAD
-    let look = Listing::new(&places, &places.all());
-    let because = look.reasons_to_keep(&own_ids(call), call.now);
-    let rows: Vec<Row> =
-        look.snapshots.iter().zip(because).take(limit).map(|(found, kept)| Row::of(found, kept)).collect();
-    results.set(key!("snapshots"), format.written(&rows)?);
-    if call.params.flag("runs")? {
-        let runs = runs_of(&places.target, limit, call.now)?;
-        results.set(key!("runs"), format.runs(&runs)?);
-    }
-    results.set(key!("count"), look.snapshots.len().to_string());
-    results.set(key!("size"), human_size(look.snapshots.iter().map(|found| found.entry.size).sum()));
-    if look.snapshots.len() > rows.len() {
-        let older = look.snapshots.len() - rows.len();
-        results.set(key!("not-shown"), format!("{older} older; limit=0 shows all"));
-    }
-    if let Some(warning) = dated_in_future(&look, call.now) {
-        results.set(key!("warning"), warning);
-    }
-    for place in &look.repositories {
-        of_destination(results, place.name.as_deref(), in_words(&look, place));
-    }
-    failed(
-        &unread(&look.unreadable, results),
-        "what other places keep is listed, and nothing was changed",
-        "mend the cause and run it again",
-=======
     if !call.params.text("target")?.is_empty() && !places.target.exists() {
         let reason = format!("{} does not exist", places.target.display());
         return Err(Refusal::new(reason, "give the directory that holds the archives as target").into());
     }
-    let look = Look::at(&places, &places.everywhere());
-    let because = look.kept_because(&own_ids(call), call.now);
-    let rows = look.found.iter().zip(because).take(limit);
+    let look = Listing::new(&places, &places.all());
+    let because = look.reasons_to_keep(&own_ids(call), call.now);
+    let rows = look.snapshots.iter().zip(because).take(limit);
     outcome.snapshots = rows.map(|(found, kept)| Row::of(found, kept)).collect();
     outcome.now = call.now;
     call.params.text("format")?.clone_into(&mut outcome.juju_format);
     if call.params.flag("runs")? {
         outcome.runs = Some(runs_of(&places.target, limit, call.now)?);
     }
-    outcome.count = look.found.len();
-    outcome.size_bytes = look.found.iter().map(|found| found.entry.size).sum();
-    outcome.not_shown = look.found.len() - outcome.snapshots.len();
+    outcome.count = look.snapshots.len();
+    outcome.size_bytes = look.snapshots.iter().map(|found| found.entry.size).sum();
+    outcome.not_shown = look.snapshots.len() - outcome.snapshots.len();
     outcome.warnings = dated_in_future(&look, call.now).into_iter().collect();
-    for place in &look.places {
+    for place in &look.repositories {
         if let Some(name) = &place.name {
             outcome.destinations.insert(name.clone(), in_words(&look, place));
         }
     }
     failed(
-        &unread_places(&look.unread, &mut outcome.destinations),
+        &unread_places(&look.unreadable, &mut outcome.destinations),
         "the archives of the other places are listed, and nothing was changed",
         "fix the cause and run it again",
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     )
 }
 
@@ -136,7 +99,7 @@ fn dated_in_future(look: &Listing, now: Timestamp) -> Option<String> {
     ))
 }
 
-/// VerifyOptions much a place holds, and where it is.
+/// How much a place holds, and where it is.
 fn in_words(look: &Listing, place: &Rc<Repository>) -> String {
     let there = || look.snapshots.iter().filter(|found| Rc::ptr_eq(&found.repository, place));
     let size = human_size(there().map(|found| found.entry.size).sum());
@@ -181,15 +144,6 @@ pub struct Row {
     /// Who can open it, where it is encrypted.
     pub encrypted_for: Vec<String>,
     #[serde(flatten)]
-<<<<<<< HEAD
-    held: Option<Held>,
-    verified: Option<String>,
-    drilled: Option<String>,
-    sha256: Option<String>,
-    pinned: bool,
-    /// VerifyOptions it is damaged, in words.
-    broken: Option<String>,
-=======
     /// What the manifest says, if it could be read.
     pub held: Option<Held>,
     /// When the archive was last verified, in RFC 3339.
@@ -202,7 +156,6 @@ pub struct Row {
     pub pinned: bool,
     /// How it is damaged, in words.
     pub broken: Option<String>,
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     /// The same, for programs.
     #[cfg_attr(test, schemars(with = "Option<serde_json::Value>"))]
     pub damage: Option<Damage>,

@@ -74,7 +74,7 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError>
 ///
 /// # Errors
 /// Refuses a name that means one archive in the current directory and another in the target.
-fn file_here(call: &Call<'_>, places: &Places, from: &str) -> Result<Option<PathBuf>, Refusal> {
+fn file_here(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Option<PathBuf>, Refusal> {
     let first = from.split('/').next().unwrap_or_default();
     if call.juju.is_some() || from.is_empty() || from.contains("://") || places.destinations.has(first) {
         return Ok(None);
@@ -155,14 +155,17 @@ fn unread(unread: &[UnreadableRepository], results: &mut Results) -> Vec<String>
 }
 
 /// Adds the places that could not be read to the destinations, and returns them as failures.
-fn unread_places(unread: &[Unread], destinations: &mut BTreeMap<String, String>) -> Vec<String> {
+fn unread_places(
+    unread: &[UnreadableRepository],
+    destinations: &mut BTreeMap<String, String>,
+) -> Vec<String> {
     let mut failures = Vec::new();
     for one in unread {
-        let why = describe_inline(&one.why);
-        if one.destination {
-            destinations.insert(one.place.clone(), format!("cannot be read: {why}"));
+        let why = describe_inline(&one.error);
+        if one.is_destination {
+            destinations.insert(one.label.clone(), format!("cannot be read: {why}"));
         }
-        failures.push(format!("reading {}: {why}", one.place));
+        failures.push(format!("reading {}: {why}", one.label));
     }
     failures
 }

@@ -1,14 +1,7 @@
 //! The action `prune-snapshots`: what a policy keeps stays, the rest goes, and every verdict has its reason.
 
-<<<<<<< HEAD
-use super::table::table;
-use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, of_destination, places, unread};
-use crate::archive::human_size;
-=======
 use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, places, unread_places};
-use crate::inventory::retention::{Decision, Policy, Scope, parse_age, parse_size};
 use crate::commands::Call;
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 use crate::commands::params::{Params, Value};
 use crate::error::{ActionError, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
@@ -90,13 +83,8 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let scope = scope(call)?;
     let look = Listing::new(&places, &judged_places);
     let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
-<<<<<<< HEAD
-    let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
-    let mut failures = unread(&look.unreadable, results);
-=======
     let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
     let mut failures = unread_places(&look.unreadable, &mut outcome.destinations);
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     let mut fates: Vec<Fate> = judged.iter().map(|one| Fate::of(one, plan, &mut failures)).collect();
     if fates.iter().any(|fate| matches!(fate, Fate::Gone | Fate::Hidden)) && !plan {
         look_again(&look, &judged, &scope, &mut fates, &mut failures);
@@ -109,12 +97,6 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     )
 }
 
-<<<<<<< HEAD
-/// Sets the results by what became of each archive.
-fn tell(look: &Listing, judged: &[RetentionDecision<'_>], fates: &[Fate], plan: bool, results: &mut Results) {
-    let rows: Vec<_> = judged.iter().zip(fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect();
-    results.set(key!("snapshots"), if rows.is_empty() { "none".to_owned() } else { table(HEAD, rows) });
-=======
 /// Makes the outcome from what was done with each archive. `destinations` has those that could not be read.
 fn report(
     look: &Listing,
@@ -123,25 +105,11 @@ fn report(
     plan: bool,
     mut destinations: BTreeMap<String, String>,
 ) -> Outcome {
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
     let of = |kind: Fate| {
         judged.iter().zip(fates).filter(move |(_, fate)| **fate == kind).map(|(one, _)| one.snapshot)
     };
-<<<<<<< HEAD
-    results
-        .set(if plan { key!("would-delete") } else { key!("deleted") }, of(Fate::Gone).count().to_string());
-    let freed = human_size(of(Fate::Gone).map(|found| found.entry.size).sum());
-    results.set(if plan { key!("would-free") } else { key!("freed") }, freed);
-    match of(Fate::Hidden).count() {
-        0 => {}
-        count => results.set(key!("hidden"), hidden(&count.to_string())),
-    }
     for place in &look.repositories {
         let count = |kind| of(kind).filter(|found| Rc::ptr_eq(&found.repository, place)).count();
-=======
-    for place in &look.repositories {
-        let count = |kind| of(kind).filter(|found| Rc::ptr_eq(&found.repository, place)).count();
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
         let left = count(Fate::Kept) + count(Fate::Failed);
         let words = [
             format!("{} {}", count(Fate::Gone), Fate::Gone.in_a_word(plan)),
@@ -320,19 +288,6 @@ fn own_member(client: &Client) -> Result<(Member, Status)> {
     Ok((own.context("etcd does not list the member that answers")?, status))
 }
 
-<<<<<<< HEAD
-fn row(judged: &RetentionDecision<'_>, word: &str) -> [String; 7] {
-    let entry = &judged.snapshot.entry;
-    let why = match &judged.decision {
-        Decision::Keep(reasons) => reasons.join("; "),
-        Decision::Delete(reason) => reason.clone(),
-    };
-    let revision =
-        entry.manifest.as_ref().map_or_else(|| "-".to_owned(), |manifest| manifest.revision.to_string());
-    let created = entry.taken().unwrap_or(entry.modified).to_string();
-    let name = entry.file_name().to_owned();
-    [name, created, revision, human_size(entry.size), judged.snapshot.folder(), word.to_owned(), why]
-=======
 fn row(judged: &RetentionDecision<'_>, verdict: &str) -> Judgement {
     let entry = &judged.snapshot.entry;
     Judgement {
@@ -347,5 +302,4 @@ fn row(judged: &RetentionDecision<'_>, verdict: &str) -> Judgement {
             Decision::Delete(reason) => reason.clone(),
         },
     }
->>>>>>> a20aca8 (commands, cli: Give seven commands typed outcomes, and render them last)
 }

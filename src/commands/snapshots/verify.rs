@@ -60,7 +60,7 @@ struct Tally<'a> {
     damaged: Vec<&'a StoredSnapshot>,
     /// Those of which there is no verdict.
     unknown: Vec<&'a StoredSnapshot>,
-    /// VerifyOptions each damaged archive is damaged.
+    /// How each damaged archive is damaged.
     damage: Vec<String>,
     /// What is missing to verify the intact ones fully.
     warnings: Vec<String>,
