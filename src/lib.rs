@@ -1,20 +1,22 @@
 //! Snapshot and restore of etcd: the library behind `etcd-backup` and the actions of the etcd charm.
 //!
-//! A module calls only modules in the rows below its own; `tests/house.rs` enforces this map:
+//! A module calls only modules in the rows below it, and those to its right in its own row. `tests/house` enforces this map:
 //!
 //! | row | modules |
 //! |---|---|
+//! | fuzzing, with the feature of this name | `fuzz` |
 //! | the charm's hooks | `charm` |
-//! | the fronts of the commands | `cli` |
+//! | the command line, and the actions as Juju runs them | `cli` |
 //! | the commands | `commands` |
-//! | the procedures | `restore`, which uses `snapshot` |
+//! | the procedures | `restore`, `snapshot` |
 //! | the configuration file | `settings` |
 //! | the archives that exist | `inventory` |
-//! | where they are | `store` |
+//! | the places where archives are stored | `store` |
 //! | the exchange of a data directory | `exchange` |
 //! | formats and times | `archive`, `schedule` |
-//! | what is outside | `etcd`, `juju` (used only by `commands` and `charm`) |
-//! | the ground | `system`, `progress`, `error` |
+//! | etcd | `etcd` |
+//! | Juju's hook tools | `juju` (used only by `charm`, `cli`, `commands`) |
+//! | the operating system, and the types that every module returns | `system`, `progress`, `error` |
 //!
 //! The procedures know nothing of Juju, and `juju` knows nothing of etcd.
 

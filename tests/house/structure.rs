@@ -1,0 +1,165 @@
+//! The map of the library, and the direction of its imports.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::imports::{Imports, Module};
+use crate::{read, root, rust_files};
+
+/// The file with the map.
+const LIBRARY: &str = "src/lib.rs";
+
+/// Circles that exist. A circle that is not part of one of these fails the test; this list may only become shorter.
+const KNOWN_CIRCLES: &[&[&str]] = &[
+    &["commands", "commands::check", "commands::offsite", "commands::runs", "commands::target"],
+    &["etcd", "etcd::client", "etcd::client::answers", "etcd::upkeep"],
+    &["etcd::backend", "etcd::backend::meta", "etcd::backend::records"],
+    &[
+        "etcd::certificates",
+        "etcd::site",
+        "etcd::site::configured",
+        "etcd::site::file",
+        "etcd::site::found",
+        "etcd::site::local",
+        "etcd::site::pods",
+        "etcd::site::quota",
+        "etcd::site::reach",
+        "etcd::site::running",
+        "etcd::site::settings",
+        "etcd::site::units",
+    ],
+    &["etcd::wal", "etcd::wal::files"],
+    &[
+        "exchange::exchange",
+        "exchange::journal",
+        "exchange::lineage",
+        "exchange::proof",
+        "exchange::staging_dir",
+    ],
+    &["inventory::upload", "inventory::upload::queue", "inventory::upload::sending"],
+    &[
+        "restore",
+        "restore::decide",
+        "restore::decide::quota",
+        "restore::decide::revision",
+        "restore::decide::v2",
+        "restore::facts",
+        "restore::stage",
+        "restore::versions",
+    ],
+    &["settings", "settings::overlap"],
+    &["snapshot", "snapshot::flow"],
+    &["store::s3", "store::s3::encryption", "store::s3::removal", "store::s3::upload"],
+    &["store::s3::credentials", "store::s3::sign", "store::s3::trouble", "store::s3::wire"],
+    &["system::durable", "system::owner"],
+];
+
+/// One row of the map.
+struct Row {
+    /// The row as it is written.
+    text: String,
+    /// Its modules.
+    modules: Vec<String>,
+    /// The only modules that may call them, if the row limits that.
+    users: Option<Vec<String>>,
+}
+
+/// Reads the rows of the map from a document, top to bottom.
+fn map(file: &str) -> Vec<Row> {
+    let text = read(file);
+    let lines = text.lines().map(|line| line.trim_start_matches("//!").trim());
+    let table = lines.skip_while(|line| *line != "| row | modules |").skip(2);
+    let rows = table.take_while(|line| line.starts_with('|')).map(|line| {
+        let cell = line.split('|').nth(2).unwrap();
+        let (modules, users) = cell.split_once("(used only by").map_or((cell, None), |(m, u)| (m, Some(u)));
+        Row { text: line.to_owned(), modules: quoted(modules), users: users.map(quoted) }
+    });
+    let rows: Vec<Row> = rows.collect();
+    assert!(!rows.is_empty(), "{file} has no table with the header | row | modules |");
+    rows
+}
+
+/// Returns the names between backticks.
+fn quoted(cell: &str) -> Vec<String> {
+    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_module_calls_only_modules_below_it() {
+    let rows = map(LIBRARY);
+    // A module may call those to its right in its own row.
+    let order: Vec<&String> = rows.iter().flat_map(|row| &row.modules).collect();
+    let place = |module: &String| {
+        order
+            .iter()
+            .position(|other| *other == module)
+            .unwrap_or_else(|| panic!("the map in {LIBRARY} does not name {module}"))
+    };
+    let mut wrong = Vec::new();
+    for (from, targets) in &Imports::read().edges {
+        for to in targets {
+            let (Some(caller), Some(called)) = (from.first(), to.first()) else { continue };
+            if caller == called {
+                continue;
+            }
+            let row = rows.iter().find(|row| row.modules.contains(called));
+            let users = row.and_then(|row| row.users.as_ref());
+            if place(called) < place(caller) {
+                wrong.push(format!("{} calls {}, which is above it", from.join("::"), to.join("::")));
+            } else if users.is_some_and(|users| !users.contains(caller)) {
+                wrong.push(format!("{} must not call {}", from.join("::"), to.join("::")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "see the map in {LIBRARY}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_map_names_every_module_once() {
+    let mut named: Vec<String> = map(LIBRARY).into_iter().flat_map(|row| row.modules).collect();
+    let declared = read(LIBRARY);
+    let mut declared: Vec<&str> = declared
+        .lines()
+        .filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
+        .collect();
+    named.sort();
+    declared.sort_unstable();
+    assert_eq!(named, declared, "the map in {LIBRARY} and its modules differ");
+}
+
+#[test]
+fn the_architecture_document_shows_the_map() {
+    let texts = |file| map(file).into_iter().map(|row| row.text).collect::<Vec<_>>();
+    assert_eq!(texts("ARCHITECTURE.md"), texts(LIBRARY), "ARCHITECTURE.md and {LIBRARY} show different maps");
+}
+
+#[test]
+fn files_do_not_import_each_other_in_circles() {
+    let circles: Vec<BTreeSet<String>> = Imports::read().circles().iter().map(named).collect();
+    let is_known = |circle: &BTreeSet<String>| {
+        KNOWN_CIRCLES.iter().any(|known| circle.iter().all(|module| known.contains(&module.as_str())))
+    };
+    for known in KNOWN_CIRCLES {
+        let open: Vec<_> =
+            known.iter().filter(|module| !circles.iter().any(|c| c.contains(**module))).collect();
+        if !open.is_empty() {
+            eprintln!("no longer in a circle, take it from the list: {open:?}");
+        }
+    }
+    let new: Vec<_> = circles.iter().filter(|circle| !is_known(circle)).collect();
+    assert!(new.is_empty(), "files that import each other: {new:#?}");
+}
+
+fn named(circle: &BTreeSet<Module>) -> BTreeSet<String> {
+    circle.iter().map(|module| module.join("::")).collect()
+}
+
+#[test]
+fn every_file_begins_with_what_it_owns() {
+    for dir in ["src", "actions", "deflate/src", "xtask/src", "tests"] {
+        for path in rust_files(&root().join(dir)) {
+            let text = fs::read_to_string(&path).unwrap();
+            assert!(text.starts_with("//!"), "{} does not begin with a module comment", path.display());
+        }
+    }
+}
