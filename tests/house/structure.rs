@@ -11,22 +11,23 @@ const LIBRARY: &str = "src/lib.rs";
 
 /// Circles that exist. A circle that is not part of one of these fails the test; this list may only become shorter.
 const KNOWN_CIRCLES: &[&[&str]] = &[
-    &["commands", "commands::check", "commands::offsite", "commands::runs", "commands::target"],
-    &["etcd", "etcd::client", "etcd::client::answers", "etcd::upkeep"],
+    &["commands", "commands::params"],
+    &["commands::offsite", "commands::runs"],
+    &["etcd", "etcd::client", "etcd::client::answers", "etcd::maintenance"],
     &["etcd::backend", "etcd::backend::meta", "etcd::backend::records"],
     &[
         "etcd::certificates",
         "etcd::site",
-        "etcd::site::configured",
-        "etcd::site::file",
-        "etcd::site::found",
+        "etcd::site::discovery",
+        "etcd::site::endpoints",
         "etcd::site::local",
-        "etcd::site::pods",
+        "etcd::site::packages",
+        "etcd::site::processes",
         "etcd::site::quota",
-        "etcd::site::reach",
-        "etcd::site::running",
         "etcd::site::settings",
-        "etcd::site::units",
+        "etcd::site::site_file",
+        "etcd::site::static_pods",
+        "etcd::site::systemd_units",
     ],
     &["etcd::wal", "etcd::wal::files"],
     &[
@@ -36,7 +37,6 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "exchange::proof",
         "exchange::staging_dir",
     ],
-    &["inventory::upload", "inventory::upload::queue", "inventory::upload::sending"],
     &[
         "restore",
         "restore::decide",
@@ -47,10 +47,7 @@ const KNOWN_CIRCLES: &[&[&str]] = &[
         "restore::stage",
         "restore::versions",
     ],
-    &["settings", "settings::overlap"],
     &["snapshot", "snapshot::flow"],
-    &["store::s3", "store::s3::encryption", "store::s3::removal", "store::s3::upload"],
-    &["store::s3::credentials", "store::s3::sign", "store::s3::trouble", "store::s3::wire"],
     &["system::durable", "system::owner"],
 ];
 
