@@ -1,6 +1,6 @@
-//! The charm's YAML against the rules of charmcraft's published schema and of Juju 2.9, 3.x and 4.0, as far as they touch
-//! this charm: names, types, required and forbidden fields. `charm proof` (charm-tools 3.0.9) was run on the packed charm: neither an
-//! error nor a warning, but notes of missing hook files, in whose place is `dispatch`.
+//! Checks the charm's YAML files against the rules of charmcraft's published schema and of Juju 2.9, 3.x and 4.0: names,
+//! types, required and forbidden fields. `charm proof` (charm-tools 3.0.9) on the packed charm reported no errors or
+//! warnings, only notes about missing hook files, which `dispatch` replaces.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -18,27 +18,28 @@ fn names(map: &Value) -> BTreeSet<String> {
     map.as_object().unwrap().keys().cloned().collect()
 }
 
-/// Every field is known, and none is missing (charmcraft, schema/charmcraft.json, `additionalProperties: false`).
+/// Checks that every field is known, and that no required one is missing (charmcraft, schema/charmcraft.json,
+/// `additionalProperties: false`).
 #[track_caller]
 fn has_only(map: &Map<String, Value>, known: &[&str], required: &[&str]) {
     for name in map.keys() {
-        assert!(known.contains(&name.as_str()), "{name} is no field here");
+        assert!(known.contains(&name.as_str()), "unknown field {name}");
     }
     for name in required {
         assert!(map.contains_key(*name), "{name} is missing");
     }
 }
 
-/// `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`; charmcraft warns of anything else in the name of an option or action.
+/// Whether a name matches `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`. charmcraft warns about other names of options and actions.
 fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     name.starts_with(plain) && name.ends_with(plain) && name.chars().all(|c| plain(c) || c == '-')
 }
 
 #[test]
-fn metadata_is_of_the_second_format() {
+fn metadata_has_the_second_format() {
     let metadata = read("metadata.yaml");
-    // `series` makes it the first format, which Juju 4 no longer reads; `min-juju-version` is an error in the second.
+    // With `series`, it would be the first format, which Juju 4 no longer reads. `min-juju-version` is an error in the second.
     let known = [
         "name",
         "display-name",
@@ -62,7 +63,7 @@ fn metadata_is_of_the_second_format() {
 }
 
 #[test]
-fn resources_are_files_with_the_ending_that_attach_resource_asks_for() {
+fn resources_are_files_with_the_extension_that_juju_requires() {
     let metadata = read("metadata.yaml");
     assert_eq!(names(&metadata["resources"]), ["etcd", "snapshot"].map(str::to_owned).into());
     for (name, resource) in metadata["resources"].as_object().unwrap() {
@@ -75,19 +76,19 @@ fn resources_are_files_with_the_ending_that_attach_resource_asks_for() {
 }
 
 #[test]
-fn the_storage_is_optional_and_a_file_system() {
+fn the_storage_is_an_optional_file_system() {
     let data = read("metadata.yaml")["storage"]["data"].clone();
     let known =
         ["type", "description", "location", "multiple", "minimum-size", "read-only", "shared", "properties"];
     has_only(data.as_object().unwrap(), &known, &["type"]);
     assert_eq!(data["type"], "filesystem");
-    // As there is one at most, it is mounted at the location itself; below /var/lib/juju the snap could not use it.
+    // With at most one storage, it is mounted at the location itself. The snap could not use it in /var/lib/juju.
     assert_eq!(data["multiple"]["range"], "0-1");
     assert_eq!(data["location"], "/media/etcd");
 }
 
 #[test]
-fn options_have_a_type_that_their_default_is_of() {
+fn defaults_of_options_have_the_type_of_the_option() {
     let config = read("config.yaml");
     has_only(&config, &["options"], &["options"]);
     for (name, option) in config["options"].as_object().unwrap() {
@@ -108,7 +109,7 @@ fn options_have_a_type_that_their_default_is_of() {
 }
 
 #[test]
-fn options_of_the_older_charm_have_kept_their_names_but_for_hyphens() {
+fn options_have_the_names_of_the_older_charm_with_hyphens() {
     let options = names(&read("config.yaml")["options"]);
     for name in [
         "port",
@@ -125,17 +126,17 @@ fn options_of_the_older_charm_have_kept_their_names_but_for_hyphens() {
 }
 
 #[test]
-fn actions_have_json_schemas_that_every_juju_takes() {
+fn actions_have_json_schemas_that_every_juju_accepts() {
     for (name, action) in read("actions.yaml") {
         assert!(is_plain(&name) && name != "juju" && !name.starts_with("juju-"), "{name}");
         let action = action.as_object().unwrap();
         has_only(action, &["description", "params", "additionalProperties"], &["description", "params"]);
-        // Left out, it is true to Juju 2.9 and 3.x and false to 4.0.
+        // Its default is true in Juju 2.9 and 3.x, and false in 4.0.
         assert_eq!(action["additionalProperties"], Value::Bool(false), "{name}");
         for (param, schema) in action["params"].as_object().unwrap() {
             let schema = schema.as_object().unwrap();
             assert!(is_plain(param), "{name} {param}");
-            // `$ref` and `$schema` are rejected; a default must satisfy its own schema, or nothing can be queued.
+            // Juju rejects `$ref` and `$schema`. If a default violated its schema, the action could not be run.
             has_only(
                 schema,
                 &["type", "default", "enum", "description"],
@@ -157,10 +158,10 @@ fn actions_have_json_schemas_that_every_juju_takes() {
 }
 
 #[test]
-fn the_day_two_actions_of_the_older_charm_are_there_with_their_parameters() {
+fn maintenance_actions_of_the_older_charm_have_their_parameters() {
     let actions = read("actions.yaml");
     for name in ["health", "alarm-list", "alarm-disarm", "defrag", "package-client-credentials"] {
-        // And which etcd, which the older charm never asked.
+        // In addition, `site` selects the etcd.
         assert!(names(&actions[name]["params"]).into_iter().eq(["site"]), "{name}");
     }
     assert_eq!(actions["compact"]["params"]["revision"]["default"], "");
@@ -168,9 +169,9 @@ fn the_day_two_actions_of_the_older_charm_are_there_with_their_parameters() {
 }
 
 #[test]
-fn charmcraft_gets_platforms_and_parts_and_nothing_twice() {
+fn charmcraft_yaml_does_not_repeat_the_other_files() {
     let project = read("charmcraft.yaml");
-    // What metadata.yaml has may not be here too.
+    // A field of metadata.yaml must not be repeated here.
     has_only(&project, &["type", "platforms", "parts"], &["type", "platforms", "parts"]);
     assert_eq!(project["type"], "charm");
     for processor in ["amd64", "arm64"] {
@@ -186,7 +187,7 @@ fn charmcraft_gets_platforms_and_parts_and_nothing_twice() {
 }
 
 #[test]
-fn the_icon_is_a_square_of_a_hundred() {
+fn the_icon_is_a_square_of_100_pixels() {
     let icon = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("icon.svg")).unwrap();
     assert!(icon.starts_with("<svg") && icon.contains("width=\"100\" height=\"100\""));
 }

@@ -1,8 +1,8 @@
-"""The charm in a real model: what an operator types, and what comes of it.
+"""The charm in a model, as an operator uses it.
 
     pip install -r tests/integration/requirements.txt
     cargo xtask pack && pytest tests/integration                    # with a controller
-    cargo build && pytest tests/integration --played                # without: only what needs none
+    cargo build && pytest tests/integration --fake-juju             # without a controller, only some of the tests
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import pytest
 ONE_UNIT = "only one unit is supported"
 
 
-def deploy(juju: jubilant.Juju, charm: Path, name: str, played: bool, snapshot: Path | None, tmp_path: Path) -> None:
+def deploy(juju: jubilant.Juju, charm: Path, name: str, is_fake: bool, snapshot: Path | None, tmp_path: Path) -> None:
     if snapshot is None:
         snapshot = tmp_path / "none.tar.gz"
         snapshot.write_bytes(b"")
     juju.deploy(charm, name, resources={"snapshot": str(snapshot)})
-    if not played:
+    if not is_fake:
         juju.wait(lambda status: jubilant.all_active(status, name))
         assert juju.status().apps[name].units[f"{name}/0"].workload_status.message == "1 member, healthy"
 
 
-def etcdctl(juju: jubilant.Juju, unit: str, *words: str) -> str:
-    # `juju exec` inherits no HOME and no ETCDCTL_API, which etcd 3.3 asks for.
-    return juju.exec("env", "ETCDCTL_API=3", "etcdctl", *words, unit=unit).stdout
+def etcdctl(juju: jubilant.Juju, unit: str, *arguments: str) -> str:
+    # `juju exec` sets neither HOME nor ETCDCTL_API, which etcd 3.3 needs.
+    return juju.exec("env", "ETCDCTL_API=3", "etcdctl", *arguments, unit=unit).stdout
 
 
 def keys(juju: jubilant.Juju, unit: str) -> dict[str, str]:
@@ -48,17 +48,17 @@ def run(juju: jubilant.Juju, unit: str, action: str, params: dict[str, Any] | No
 def failure(juju: jubilant.Juju, unit: str, action: str, params: dict[str, Any] | None = None) -> str:
     with pytest.raises(jubilant.TaskError) as caught:
         run(juju, unit, action, params)
-    assert caught.value.task.return_code == 0, "Juju has put 'exit status N' in the place of the message"
+    assert caught.value.task.return_code == 0, "Juju has replaced the message by 'exit status N'"
     return caught.value.task.message
 
 
 @pytest.fixture(scope="module")
 def archive(
-    juju: jubilant.Juju, charm: Path, played: bool, tmp_path_factory: pytest.TempPathFactory
+    juju: jubilant.Juju, charm: Path, is_fake: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, str]]:
-    """An etcd with keys, its snapshot fetched by `copy.cmd` as it is printed, and the keys that it must hold."""
+    """A snapshot of an etcd, copied by the printed `copy.cmd`, and the keys that it must contain."""
     home = tmp_path_factory.mktemp("archive")
-    deploy(juju, charm, "etcd", played, None, home)
+    deploy(juju, charm, "etcd", is_fake, None, home)
     for number in range(30):
         etcdctl(juju, "etcd/0", "put", f"/registry/pods/{number}", f"value {number}")
     before = keys(juju, "etcd/0")
@@ -74,24 +74,24 @@ def archive(
     return copied, before
 
 
-def test_a_restore_without_a_snapshot_says_what_to_attach(
+def test_restore_without_a_snapshot_names_the_command_to_attach_one(
     juju: jubilant.Juju, archive: tuple[Path, dict[str, str]]
 ) -> None:
     assert "juju attach-resource etcd snapshot=" in failure(juju, "etcd/0", "restore")
 
 
-def test_a_new_deployment_with_the_snapshot_has_the_old_keys(
-    juju: jubilant.Juju, charm: Path, played: bool, archive: tuple[Path, dict[str, str]], tmp_path: Path
+def test_restore_in_a_new_deployment_brings_back_the_keys(
+    juju: jubilant.Juju, charm: Path, is_fake: bool, archive: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
     file, before = archive
-    deploy(juju, charm, "new-etcd", played, file, tmp_path)
+    deploy(juju, charm, "new-etcd", is_fake, file, tmp_path)
     assert keys(juju, "new-etcd/0") == {}
     results = run(juju, "new-etcd/0", "restore").results
     assert keys(juju, "new-etcd/0") == before
     assert results["restore"]["keys"] == str(len(before))
 
 
-def test_a_restore_in_place_saves_what_was_there(
+def test_restore_in_place_saves_the_existing_data(
     juju: jubilant.Juju, archive: tuple[Path, dict[str, str]]
 ) -> None:
     file, before = archive
@@ -106,18 +106,18 @@ def test_a_restore_in_place_saves_what_was_there(
     assert keys(juju, "etcd/0") == before
 
 
-def test_bad_parameters_are_told_by_their_names(
+def test_invalid_parameters_are_named(
     juju: jubilant.Juju, archive: tuple[Path, dict[str, str]]
 ) -> None:
     assert "relative" in failure(juju, "etcd/0", "snapshot", {"target": "relative"})
     assert "v2" in failure(juju, "etcd/0", "snapshot", {"keys-version": "v2"})
 
 
-def test_what_juju_backup_all_calls(
-    juju: jubilant.Juju, played: bool, archive: tuple[Path, dict[str, str]], tmp_path: Path
+def test_works_with_juju_backup_all(
+    juju: jubilant.Juju, is_fake: bool, archive: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:
-    """It runs `snapshot` with a target alone, reads `snapshot.path`, copies that as `ubuntu` and removes it as root."""
-    target = str(tmp_path / "abc") if played else "/home/ubuntu/abc"
+    """juju-backup-all runs `snapshot` with a target, copies `snapshot.path` as `ubuntu`, and removes it as root."""
+    target = str(tmp_path / "abc") if is_fake else "/home/ubuntu/abc"
     task = run(juju, "etcd/0", "snapshot", {"target": target})
     assert task.status == "completed"
     path = task.results["snapshot"]["path"]
@@ -127,7 +127,7 @@ def test_what_juju_backup_all_calls(
     juju.exec("rm", path, unit="etcd/0")
 
 
-def test_the_day_two_actions(juju: jubilant.Juju, archive: tuple[Path, dict[str, str]]) -> None:
+def test_maintenance_actions(juju: jubilant.Juju, archive: tuple[Path, dict[str, str]]) -> None:
     _, before = archive
     assert "cluster is healthy" in run(juju, "etcd/0", "health").results["output"]
     assert run(juju, "etcd/0", "alarm-list").results["alarms"] == "0"
@@ -140,7 +140,7 @@ def test_the_day_two_actions(juju: jubilant.Juju, archive: tuple[Path, dict[str,
 
 
 @pytest.mark.controller
-def test_an_option_that_is_wrong_blocks_and_one_that_is_right_heals(juju: jubilant.Juju) -> None:
+def test_an_invalid_option_blocks_the_unit_until_it_is_reset(juju: jubilant.Juju) -> None:
     def message(status: jubilant.Status) -> str:
         return status.apps["etcd"].units["etcd/0"].workload_status.message
 
@@ -151,7 +151,7 @@ def test_an_option_that_is_wrong_blocks_and_one_that_is_right_heals(juju: jubila
 
 
 @pytest.mark.controller
-def test_a_second_unit_is_blocked_and_touches_nothing(
+def test_a_second_unit_is_blocked_and_changes_nothing(
     juju: jubilant.Juju, archive: tuple[Path, dict[str, str]]
 ) -> None:
     _, before = archive

@@ -1,7 +1,6 @@
-//! `cargo xtask pack`: the charm as charmcraft packs it, without charmcraft.
+//! `cargo xtask pack`: packs the charm as charmcraft does, without charmcraft.
 //!
-//! It owns what is in a charm and where. It must never put a program into one that needs anything of the machine it runs
-//! on: they are static, and that is checked.
+//! Never packs a program that needs a library of the machine: programs must be static, and that is checked.
 
 mod elf;
 mod programs;
@@ -20,13 +19,13 @@ use zip::write::SimpleFileOptions;
 
 use crate::{command, workspace};
 
-/// What Charmhub would take is more; what a person waits for on a slow line is not.
-const LARGEST: u64 = 15 << 20;
-/// The files of a charm that are not programs. charmcraft writes the manifest, and so do we.
-const PAPERS: [&str; 7] =
+/// The size limit of a charm in bytes, for downloads over a slow network. Charmhub accepts more.
+const MAX_SIZE: u64 = 15 << 20;
+/// The files of a charm that are not programs. The manifest is generated, as charmcraft does.
+const FILES: [&str; 7] =
     ["LICENSE", "README.md", "actions.yaml", "config.yaml", "copyright", "icon.svg", "metadata.yaml"];
 
-/// A processor: what Debian and Juju call it, and what Rust does.
+/// A processor architecture: its name in Debian and Juju, and its target in Rust.
 pub struct Architecture {
     name: &'static str,
     target: &'static str,
@@ -37,14 +36,14 @@ const ARCHITECTURES: [Architecture; 2] = [
     Architecture { name: "arm64", target: "aarch64-unknown-linux-musl" },
 ];
 
-/// Packs the charm for the processors that `wanted` names, or for this machine's own. After `--twice` each is built again,
-/// from nothing and in another place, and has to be the same to the byte.
-pub fn run(wanted: &[&str]) -> Result<ExitCode> {
-    let (twice, wanted) = match wanted {
-        ["--twice", wanted @ ..] => (true, wanted),
-        wanted => (false, wanted),
+/// Packs the charm for the given architectures, or for that of this computer. With `--twice`, builds each again in another
+/// directory, and fails unless the two charms are identical.
+pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    let (twice, names) = match arguments {
+        ["--twice", names @ ..] => (true, names),
+        names => (false, names),
     };
-    for architecture in architectures(wanted)? {
+    for architecture in architectures(names)? {
         let packed = pack(architecture)?;
         let size = fs::metadata(&packed)?.len();
         println!(
@@ -53,9 +52,14 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
             command::short_path(&packed),
             size as f64 / 1e6
         );
-        ensure!(size <= LARGEST, "the charm has {size} bytes, more than {LARGEST}");
+        ensure!(
+            size <= MAX_SIZE,
+            "the charm has {:.1} MB, more than {:.1} MB",
+            size as f64 / 1e6,
+            MAX_SIZE as f64 / 1e6
+        );
         if twice {
-            is_made_again(architecture, &packed)?;
+            check_reproducible(architecture, &packed)?;
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -103,17 +107,17 @@ pub fn build(architecture: &Architecture, place: &Path) -> Result<PathBuf> {
     Ok(built)
 }
 
-/// Builds everything once more, in a directory of its own that goes with it, and compares.
-fn is_made_again(architecture: &Architecture, packed: &Path) -> Result<()> {
-    let place = tempfile::tempdir().context("making a directory to build in")?;
-    let again = contents(architecture, place.path()).and_then(zipped)?;
+/// Builds the charm again in a temporary directory, and compares the two.
+fn check_reproducible(architecture: &Architecture, packed: &Path) -> Result<()> {
+    let build_dir = tempfile::tempdir().context("creating a build directory")?;
+    let again = contents(architecture, build_dir.path()).and_then(zipped)?;
     let (first, second) = (hash(&fs::read(packed)?), hash(&again));
-    ensure!(first == second, "built again in another directory, the charm is another: {second}");
-    println!("{second}  the same, built again in {}", place.path().display());
+    ensure!(first == second, "a second build in another directory gives a different charm: {second}");
+    println!("{second}  identical, built again in {}", build_dir.path().display());
     Ok(())
 }
 
-/// Makes the charm for one processor, under cargo's target directory.
+/// Packs the charm for one architecture into cargo's target directory. Returns its path.
 pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
     let target = workspace::target_directory()?;
     let charm = target.join(format!("etcd_{}.charm", architecture.name));
@@ -122,47 +126,47 @@ pub fn pack(architecture: &Architecture) -> Result<PathBuf> {
     Ok(charm)
 }
 
-/// What is in the charm for one processor, its program built in the directory `place`.
-fn contents(architecture: &Architecture, place: &Path) -> Result<Vec<Entry>> {
+/// Returns the files of the charm for one architecture. Its program is built in `build_dir`.
+fn contents(architecture: &Architecture, build_dir: &Path) -> Result<Vec<Entry>> {
     let home = workspace::root()?;
-    let built = build(architecture, place)?;
+    let built = build(architecture, build_dir)?;
     let mut contents: Vec<Entry> = Vec::new();
-    for paper in PAPERS {
-        contents.push(Entry { name: paper.to_owned(), what: What::Paper(read(&home.join(paper))?) });
+    for name in FILES {
+        contents.push(Entry { name: name.to_owned(), content: Content::File(read(&home.join(name))?) });
     }
     let manifest = manifest(&read(&home.join("charmcraft.yaml"))?, architecture.name)?;
-    contents.push(Entry { name: "manifest.yaml".to_owned(), what: What::Paper(manifest.into_bytes()) });
-    contents.push(Entry { name: programs::ITSELF.to_owned(), what: What::Program(read(&built)?) });
+    contents.push(Entry { name: "manifest.yaml".to_owned(), content: Content::File(manifest.into_bytes()) });
+    contents.push(Entry { name: programs::ITSELF.to_owned(), content: Content::Program(read(&built)?) });
     for name in programs::links(&home)? {
-        contents.push(Entry { name, what: What::Link(format!("../{}", programs::ITSELF)) });
+        contents.push(Entry { name, content: Content::Link(format!("../{}", programs::ITSELF)) });
     }
     Ok(contents)
 }
 
-/// The one for this machine, packed once for all who ask.
+/// Returns the charm for this computer. It is packed only once.
 pub fn for_this_machine() -> Result<PathBuf> {
     static PACKED: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
     if packed.is_none() {
         *packed = Some(pack(native())?);
     }
-    packed.clone().context("nothing was packed")
+    packed.clone().context("the charm was not packed")
 }
 
 /// A file in a charm.
 struct Entry {
     name: String,
-    what: What,
+    content: Content,
 }
 
-enum What {
-    Paper(Vec<u8>),
+enum Content {
+    File(Vec<u8>),
     Program(Vec<u8>),
-    /// A symlink, which Juju makes again as long as it leads nowhere outside of the charm (juju/utils, `zip/zip.go`).
+    /// A symlink. Juju unpacks symlinks unless they point outside the charm (juju/utils, `zip/zip.go`).
     Link(String),
 }
 
-/// The same bytes for the same contents: sorted, and of no time at all.
+/// Returns the zip file. It depends only on the contents: entries are sorted, and have no time.
 fn zipped(mut contents: Vec<Entry>) -> Result<Vec<u8>> {
     contents.sort_by(|a, b| a.name.cmp(&b.name));
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
@@ -170,12 +174,12 @@ fn zipped(mut contents: Vec<Entry>) -> Result<Vec<u8>> {
         .compression_method(zip::CompressionMethod::Deflated)
         .compression_level(Some(9))
         .last_modified_time(zip::DateTime::default());
-    for Entry { name, what } in contents {
-        // Juju gives every file the mode that it has here, and makes none executable outside of hooks/.
-        let packed = match what {
-            What::Link(to) => zip.add_symlink(&name, to, options),
-            What::Paper(bytes) => file(&mut zip, &name, options.unix_permissions(0o644), &bytes),
-            What::Program(bytes) => file(&mut zip, &name, options.unix_permissions(0o755), &bytes),
+    for Entry { name, content } in contents {
+        // Juju keeps these modes. It makes files executable only in hooks/.
+        let packed = match content {
+            Content::Link(to) => zip.add_symlink(&name, to, options),
+            Content::File(bytes) => file(&mut zip, &name, options.unix_permissions(0o644), &bytes),
+            Content::Program(bytes) => file(&mut zip, &name, options.unix_permissions(0o755), &bytes),
         };
         packed.with_context(|| format!("packing {name}"))?;
     }
@@ -192,14 +196,17 @@ fn file<W: Write + Seek>(
     Ok(zip.write_all(bytes)?)
 }
 
-/// What charmcraft writes of where a charm runs: from the platforms in charmcraft.yaml, `ubuntu@22.04:amd64`.
+/// Returns the manifest as charmcraft writes it, from the platforms in charmcraft.yaml, such as `ubuntu@22.04:amd64`.
 fn manifest(charmcraft: &[u8], architecture: &str) -> Result<String> {
     let project: Value = serde_yaml::from_slice(charmcraft).context("reading charmcraft.yaml")?;
-    let platforms = project["platforms"].as_object().context("charmcraft.yaml names no platforms")?;
+    let platforms = project["platforms"].as_object().context("charmcraft.yaml has no platforms")?;
     let mut bases = Vec::new();
     for platform in platforms.keys() {
-        let Some((base, processor)) = platform.split_once(':') else { bail!("{platform} names no base") };
-        let (name, channel) = base.split_once('@').with_context(|| format!("{platform} names no release"))?;
+        let Some((base, processor)) = platform.split_once(':') else {
+            bail!("the platform {platform} has no base")
+        };
+        let (name, channel) =
+            base.split_once('@').with_context(|| format!("the platform {platform} has no release"))?;
         if processor == architecture {
             bases.push(json!({"name": name, "channel": channel, "architectures": [processor]}));
         }
@@ -219,7 +226,7 @@ pub fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Unpacks a charm as Juju does: every file with its mode, links as links. Gives the names of the files.
+/// Unpacks a charm as Juju does, with modes and symlinks. Returns the names of the files.
 pub fn unpack(charm: &Path, to: &Path) -> Result<Vec<String>> {
     let mut zip = zip::ZipArchive::new(File::open(charm)?).context("reading the charm")?;
     zip.extract(to).with_context(|| format!("unpacking {}", command::short_path(charm)))?;
@@ -233,11 +240,11 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn contents(reversed: bool) -> Vec<Entry> {
-        let entry = |name: &str, what| Entry { name: name.into(), what };
+        let entry = |name: &str, content| Entry { name: name.into(), content };
         let mut all = vec![
-            entry("actions/restore", What::Link("../dispatch".into())),
-            entry("dispatch", What::Program(b"runs".into())),
-            entry("metadata.yaml", What::Paper(b"says".into())),
+            entry("actions/restore", Content::Link("../dispatch".into())),
+            entry("dispatch", Content::Program(b"runs".into())),
+            entry("metadata.yaml", Content::File(b"says".into())),
         ];
         if reversed {
             all.reverse();
@@ -246,12 +253,12 @@ mod tests {
     }
 
     #[test]
-    fn the_same_contents_make_the_same_charm() {
+    fn a_charm_depends_only_on_its_contents() {
         assert_eq!(zipped(contents(false)).unwrap(), zipped(contents(true)).unwrap());
     }
 
     #[test]
-    fn programs_can_be_run_where_a_charm_is_unpacked_and_papers_not() {
+    fn unpacked_programs_are_executable_and_other_files_are_not() {
         let home = tempfile::tempdir().unwrap();
         let charm = home.path().join("x.charm");
         fs::write(&charm, zipped(contents(false)).unwrap()).unwrap();
@@ -265,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manifest_has_the_bases_of_its_processor() {
+    fn the_manifest_has_the_bases_of_its_architecture() {
         let project = "platforms:\n  ubuntu@22.04:amd64:\n  ubuntu@22.04:arm64:\n  ubuntu@24.04:amd64:\n";
         let manifest: Value =
             serde_yaml::from_str(&super::manifest(project.as_bytes(), "amd64").unwrap()).unwrap();

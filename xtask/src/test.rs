@@ -1,6 +1,6 @@
-//! `cargo xtask test`: everything that needs no long run, on real etcd servers, a real S3 server and whole machines.
+//! `cargo xtask test`: all checks except the long-running ones, with real etcd servers, a real S3 server and whole machines.
 //!
-//! It owns the order and nothing else: which tests there are is cargo's matter.
+//! This file only defines their order.
 
 mod alerts;
 mod python;
@@ -15,25 +15,25 @@ use anyhow::Result;
 use crate::machines::BackgroundScenarios;
 use crate::{command, etcd, moto, workspace};
 
-/// How many tests libtest runs at a time.
+/// The variable for the number of tests that run at a time.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
-/// They mostly wait, for an etcd to start or a deadline to pass.
-const TESTS_A_CORE: usize = 3;
+/// Tests mostly wait, for an etcd to start or a deadline to pass.
+const TESTS_PER_CORE: usize = 3;
 
-/// Formatting, lints, cargo's tests, Prometheus' and Python's, and machines, up to the first that fails; its exit code becomes ours. Who
-/// asks for some of the tests gets cargo's alone.
+/// Runs the checks until one fails: format, lints, cargo's tests, the alert rules, the Python tests, and machines. With
+/// arguments, runs only cargo's tests. Returns the exit code of the check that failed.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
     thread::scope(|scope| {
-        let homes = if arguments.is_empty() { Some(BackgroundScenarios::start(scope)?) } else { None };
-        let tested = in_order(arguments)?;
+        let machines = if arguments.is_empty() { Some(BackgroundScenarios::start(scope)?) } else { None };
+        let tested = run_steps(arguments)?;
         if tested != ExitCode::SUCCESS {
             return Ok(tested);
         }
-        homes.map_or(Ok(tested), BackgroundScenarios::run)
+        machines.map_or(Ok(tested), BackgroundScenarios::run)
     })
 }
 
-fn in_order(arguments: &[&str]) -> Result<ExitCode> {
+fn run_steps(arguments: &[&str]) -> Result<ExitCode> {
     let target = workspace::target_directory()?;
     let mut steps = vec![
         cargo(&["fmt", "--all", "--check"]),
@@ -47,7 +47,7 @@ fn in_order(arguments: &[&str]) -> Result<ExitCode> {
     for mut step in steps {
         let status = command::run(&mut step)?;
         if !status.success() {
-            return Ok(code(status));
+            return Ok(exit_code(status));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -60,7 +60,7 @@ fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {
     moto::set_environment(&mut cargo, target)?;
     if std::env::var_os(TEST_THREADS).is_none() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        cargo.env(TEST_THREADS, (cores * TESTS_A_CORE).to_string());
+        cargo.env(TEST_THREADS, (cores * TESTS_PER_CORE).to_string());
     }
     Ok(cargo)
 }
@@ -71,8 +71,8 @@ fn cargo(arguments: &[&str]) -> Command {
     cargo
 }
 
-/// As a shell would report it: a signal counts from 128.
-fn code(status: ExitStatus) -> ExitCode {
+/// Returns the exit code as a shell reports it: 128 plus the number of a signal.
+fn exit_code(status: ExitStatus) -> ExitCode {
     let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
     ExitCode::from(number.and_then(|number| u8::try_from(number).ok()).unwrap_or(1))
 }

@@ -1,15 +1,15 @@
-//! Whether a program needs anything but the kernel: the little of ELF that tells.
+//! Checks whether a program is static, by reading its ELF headers.
 //!
-//! It must never take what it does not know for static.
+//! A file that it does not understand never counts as static.
 
 use anyhow::{Context, Result, bail, ensure};
 
 /// The kind of a program header that names a dynamic linker (elf(5), `PT_INTERP`).
 const INTERPRETER: u32 = 3;
 
-/// That nothing has to be there for `program` to run: it names no dynamic linker.
+/// Checks that `program` runs without a dynamic linker.
 pub fn is_static(program: &[u8]) -> Result<()> {
-    ensure!(program.starts_with(b"\x7fELF\x02\x01"), "it is no 64-bit little-endian ELF file");
+    ensure!(program.starts_with(b"\x7fELF\x02\x01"), "it is not a 64-bit little-endian ELF file");
     let table = number(program, 32, 8)?;
     let (size, count) = (number(program, 54, 2)?, number(program, 56, 2)?);
     ensure!(count > 0, "it has no program headers");

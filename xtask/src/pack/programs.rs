@@ -1,4 +1,4 @@
-//! Builds the program of the charm, static and reproducible, and knows the names that it has in a charm.
+//! Builds the program of the charm, static and reproducible, and lists its names in the charm.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use crate::{command, workspace};
 
 /// The name of the binary and of its package.
 const PROGRAM: &str = "etcd-backup";
-/// Where the file itself is in a charm. Juju runs it for every hook and action.
+/// The path of the program in a charm. Juju runs it for every hook and action.
 pub const ITSELF: &str = "dispatch";
 
-/// Builds it for `target` in the directory `place`, and returns its path.
+/// Builds the program for `target` in the directory `place`, and returns its path.
 pub fn build(target: &str, place: &Path) -> Result<PathBuf> {
-    if !is_there(target)? {
+    if !has_target(target)? {
         command::run_checked(Command::new("rustup").args(["target", "add", target]))?;
     }
     let mut cargo = Command::new("cargo");
@@ -30,18 +30,18 @@ pub fn build(target: &str, place: &Path) -> Result<PathBuf> {
         "--target",
         target,
     ]);
-    // What a bug report needs is a file and a line, and those are kept.
+    // File names and line numbers in panic messages are kept, which is enough for bug reports.
     cargo.args(["--config", "profile.release.strip='symbols'"]);
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(target, place)?.join("\x1f"));
     command::run_checked(cargo.arg("--target-dir").arg(place))?;
     Ok(place.join(target).join("release").join(PROGRAM))
 }
 
-/// Where this checkout and cargo's own files lie must not be told, nor make a difference.
+/// Returns compiler flags that remove the paths of this checkout and of cargo's files from the program.
 fn flags(target: &str, place: &Path) -> Result<Vec<String>> {
     let cargo_home = match std::env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
-        None => PathBuf::from(std::env::var_os("HOME").context("there is no HOME")?).join(".cargo"),
+        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo"),
     };
     let map = |from: &Path, to: &str| format!("--remap-path-prefix={}={to}", from.display());
     let home = workspace::root()?;
@@ -50,13 +50,13 @@ fn flags(target: &str, place: &Path) -> Result<Vec<String>> {
         flags.push(map(place, "etcd-backup/target"));
     }
     if !target.starts_with(std::env::consts::ARCH) {
-        // No C is in these programs, and Rust's own linker knows every processor.
+        // The programs contain no C code, and Rust's linker supports every processor.
         flags.push("-Clinker=rust-lld".to_owned());
     }
     Ok(flags)
 }
 
-fn is_there(target: &str) -> Result<bool> {
+fn has_target(target: &str) -> Result<bool> {
     let mut rustc = Command::new("rustc");
     let lib = command::output(rustc.args(["--print", "target-libdir", "--target", target]))?;
     Ok(Path::new(lib.trim()).is_dir())

@@ -1,6 +1,6 @@
-//! The checks of the rules that wake somebody: Prometheus' own reading of them, and its run of their tests.
+//! The checks of the alert rules with Prometheus' promtool: their syntax and their tests.
 //!
-//! Must never install anything but under cargo's target directory, nor fail where Prometheus cannot be had: it says so.
+//! Installs only into cargo's target directory. Without promtool, the checks are skipped with a message.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,35 +11,35 @@ use anyhow::{Context, Result};
 use crate::{command, debian, workspace};
 
 const RULES: &str = "monitoring";
-/// The Debian release whose Prometheus it is.
+/// The Debian release that promtool is downloaded from.
 const SUITE: &str = "bookworm";
 
-/// What to run, one after the other; nothing, and a line that says why, where promtool cannot be had.
+/// Returns the commands to run in order. If promtool cannot be downloaded, prints the reason and returns none.
 pub fn checks(target: &Path) -> Result<Vec<Command>> {
     let promtool = match promtool(target) {
         Ok(promtool) => promtool,
         Err(error) => {
-            eprintln!("skipped: the alerts in {RULES}: {error:#}");
+            eprintln!("skipped the alerts in {RULES}: {error:#}");
             return Ok(Vec::new());
         }
     };
     let rules = workspace::root()?.join(RULES);
-    let words = [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]];
-    let commands = words.map(|words| {
+    let arguments = [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts.test.yaml"]];
+    let commands = arguments.map(|arguments| {
         let mut command = Command::new(&promtool);
-        command.args(words).current_dir(&rules);
+        command.args(arguments).current_dir(&rules);
         command
     });
     Ok(commands.into())
 }
 
-/// Prometheus' tool, fetched first where it is missing.
+/// Returns promtool. It is downloaded if it is missing.
 fn promtool(target: &Path) -> Result<PathBuf> {
     let home = target.join("promtool");
     let program = home.join("usr/bin/promtool");
     if !program.is_file() {
         eprintln!(
-            "promtool is missing: fetching Debian's prometheus ({SUITE}) into {}; nothing is installed on this machine",
+            "downloading promtool, from prometheus of Debian {SUITE}, to {} (nothing is installed on this computer)",
             command::short_path(&home)
         );
         let stage = tempfile::Builder::new().prefix(".fetching-").tempdir_in(target)?;

@@ -1,7 +1,7 @@
-//! The checks that are Python's: the integration tests, with their types and as far as they need no controller, and
-//! charmcraft's own reading of the charm's files.
+//! The checks in Python: the types of the integration tests, those of them that need no controller, and charmcraft's check of
+//! the charm's files.
 //!
-//! Must never install anything but under cargo's target directory, nor fail where there is no Python to be had: it says so.
+//! Installs only into cargo's target directory. Without Python, the checks are skipped with a message.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,32 +14,32 @@ use crate::{command, etcd, workspace};
 const TESTS: &str = "tests/integration";
 const REQUIREMENTS: &str = "tests/integration/requirements.txt";
 
-/// What to run, one after the other; nothing, and a line that says why, where its packages cannot be had.
+/// Returns the commands to run in order. If the Python packages cannot be installed, prints the reason and returns none.
 pub fn checks(target: &Path) -> Result<Vec<Command>> {
     let bin = match packages(target) {
         Ok(bin) => bin,
         Err(error) => {
-            eprintln!("skipped: {TESTS} and charmcraft's reading of the charm's files: {error:#}");
+            eprintln!("skipped {TESTS} and charmcraft's check of the charm's files: {error:#}");
             return Ok(Vec::new());
         }
     };
-    let program = |name: &str, words: &[&str]| -> Result<Command> {
+    let program = |name: &str, arguments: &[&str]| -> Result<Command> {
         let mut program = Command::new(bin.join(name));
-        program.current_dir(workspace::root()?).args(words);
+        program.current_dir(workspace::root()?).args(arguments);
         Ok(program)
     };
-    let mut pytest = program("pytest", &["-q", "-p", "no:cacheprovider", TESTS, "--played"])?;
+    let mut pytest = program("pytest", &["-q", "-p", "no:cacheprovider", TESTS, "--fake-juju"])?;
     pytest.env("CARGO_TARGET_DIR", target).env("PYTHONDONTWRITEBYTECODE", "1");
     etcd::set_environment(&mut pytest, target)?;
     let cache = target.join("mypy").display().to_string();
     let mypy = program("mypy", &["--strict", "--cache-dir", &cache, TESTS])?;
     let mut charmcraft = program("charmcraft", &["expand-extensions"])?;
-    // What it prints is the files themselves; its log would go to the home of whoever runs this.
+    // Its output repeats the files. Its log would go to the user's home directory.
     charmcraft.stdout(Stdio::null()).env("XDG_STATE_HOME", target.join("python/state"));
     Ok(vec![charmcraft, mypy, pytest])
 }
 
-/// The directory with the programs of the packages, fetched first where they are missing or were others.
+/// Returns the directory with the programs of the packages. They are installed if they are missing or outdated.
 fn packages(target: &Path) -> Result<PathBuf> {
     let home = target.join("python");
     let wanted = fs::read(workspace::root()?.join(REQUIREMENTS)).context(REQUIREMENTS)?;
@@ -47,7 +47,7 @@ fn packages(target: &Path) -> Result<PathBuf> {
     if fs::read(&mark).is_ok_and(|installed| installed == wanted) {
         return Ok(home.join("bin"));
     }
-    eprintln!("fetching Python's packages into {}", command::short_path(&home));
+    eprintln!("installing Python packages in {}", command::short_path(&home));
     command::output(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&home))?;
     let mut pip = Command::new(home.join("bin/pip"));
     pip.args(["--disable-pip-version-check", "install", "--quiet", "--requirement"]);

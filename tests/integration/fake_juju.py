@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Plays the `juju` command on one machine, for as much of the integration tests as needs no controller.
+"""A fake `juju` command on one machine, for the integration tests that do not need a controller.
 
-An application is one unit: a throw-away etcd on loopback, and the charm's programs run as Juju's agent runs them, with
-the hook tools of tests/it/common/hook-tool. It knows deploy, run, exec, scp and attach-resource, and fails on anything else.
-Everything is in the directory that PLAYED_JUJU names. Never run it where that is not a directory of its own.
+An application is one unit: a temporary etcd on loopback, and the charm's programs, which are run as Juju's agent runs
+them, with the fake hook tools of tests/it/common/hook-tool. It supports deploy, run, exec, scp and attach-resource, and
+fails on any other command. All files are in the directory FAKE_JUJU_DIR, which must contain nothing else.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Any
 
 import yaml
 
-HOME = Path(os.environ["PLAYED_JUJU"])
+HOME = Path(os.environ["FAKE_JUJU_DIR"])
 PROJECT = Path(__file__).resolve().parents[2]
-BUILT = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")) / "debug"
+PROGRAM = Path(os.environ.get("CARGO_TARGET_DIR", PROJECT / "target")) / "debug/etcd-backup"
 ETCD = Path(os.environ.get("ETCD_3_5_BIN", PROJECT / "target/etcd/3.5/usr/bin"))
-TOOLS = PROJECT / "tests/it/common/hook-tool"
-NAMES = (PROJECT / "tests/it/common/hook-tools").read_text().split()
+HOOK_TOOL = PROJECT / "tests/it/common/hook-tool"
+HOOK_TOOL_NAMES = (PROJECT / "tests/it/common/hook-tools").read_text().split()
 
 
 class Application:
@@ -40,14 +40,14 @@ class Application:
     def deploy(self, resources: dict[str, Path]) -> None:
         for directory in (self.agent / "params", self.charm / "actions", self.charm / "bin", self.home / "tools"):
             directory.mkdir(parents=True)
-        for paper in ("actions.yaml", "config.yaml", "metadata.yaml"):
-            shutil.copy(PROJECT / paper, self.charm)
-        (self.charm / "dispatch").symlink_to(BUILT / "dispatch")
-        (self.charm / "bin/reconcile").symlink_to(BUILT / "reconcile")
+        for file_name in ("actions.yaml", "config.yaml", "metadata.yaml"):
+            shutil.copy(PROJECT / file_name, self.charm)
+        (self.charm / "dispatch").symlink_to(PROGRAM)
+        (self.charm / "bin/reconcile").symlink_to(PROGRAM)
         for action in self.actions():
-            (self.charm / "actions" / action).symlink_to(BUILT / action)
-        for tool in NAMES:
-            (self.home / "tools" / tool).symlink_to(TOOLS)
+            (self.charm / "actions" / action).symlink_to(PROGRAM)
+        for tool in HOOK_TOOL_NAMES:
+            (self.home / "tools" / tool).symlink_to(HOOK_TOOL)
         options = yaml.safe_load((PROJECT / "config.yaml").read_text())["options"]
         config = {name: option["default"] for name, option in options.items()}
         (self.agent / "config.json").write_text(json.dumps(config))
@@ -64,20 +64,20 @@ class Application:
         filename = yaml.safe_load((PROJECT / "metadata.yaml").read_text())["resources"][name]["filename"]
         if file.suffix != Path(filename).suffix:
             fail(f'incorrect extension on resource upload "{file.name}", expected "{Path(filename).suffix}"')
-        place = self.agent / "controller" / name / filename
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, place)
+        attached = self.agent / "controller" / name / filename
+        attached.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, attached)
 
     def start_etcd(self) -> None:
         client, peer = (f"http://127.0.0.1:{port}" for port in free_ports())
         supervisor = self.home / "supervisor"
         supervisor.mkdir()
-        (supervisor / "owner").write_text(os.environ["PLAYED_JUJU_OWNER"])
-        words = [str(ETCD / "etcd"), "--name", f"{self.name}0", "--data-dir", str(self.home / "data")]
-        words += ["--listen-client-urls", client, "--advertise-client-urls", client, "--logger=zap"]
-        words += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-        words += ["--initial-cluster", f"{self.name}0={peer}"]
-        (supervisor / "argv").write_text("\n".join(words) + "\n")
+        (supervisor / "owner").write_text(os.environ["FAKE_JUJU_OWNER"])
+        command = [str(ETCD / "etcd"), "--name", f"{self.name}0", "--data-dir", str(self.home / "data")]
+        command += ["--listen-client-urls", client, "--advertise-client-urls", client, "--logger=zap"]
+        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        command += ["--initial-cluster", f"{self.name}0={peer}"]
+        (supervisor / "argv").write_text("\n".join(command) + "\n")
         script = str(PROJECT / "tests/it/common/supervisor")
         service = {verb: [script, verb, str(supervisor)] for verb in ("start", "stop")}
         site = {
@@ -120,14 +120,14 @@ class Application:
         return path.read_text() if path.exists() else ""
 
     def run(self, action: str, params: dict[str, Any]) -> dict[str, Any]:
-        """The task, as `juju run --format json` prints it."""
+        """Runs an action, and returns the task as `juju run --format json` prints it."""
         declared = self.actions()[action]["params"]
         for name in params:
             if name not in declared:
                 fail(f"validation failed: (root) : additional property {name!r} is not allowed")
         given = {name: param["default"] for name, param in declared.items()} | params
         if "target" in declared and "target" not in params:
-            # The default is in a home that this machine may not have.
+            # The default is in a home directory that this computer may not have.
             given["target"] = str(self.target)
         (self.agent / "params/all.json").write_text(json.dumps(given))
         environment = self.environment(f"actions/{action}") | {"JUJU_ACTION_NAME": action}
@@ -136,10 +136,10 @@ class Application:
         for setting in self.trace("set").split("\0")[:-1]:
             key, value = setting.split("=", 1)
             *parents, last = key.split(".")
-            place = results
+            node = results
             for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = value
+                node = node.setdefault(parent, {})
+            node[last] = value
         failed = (self.agent / "failed").exists()
         task = {"id": "2", "status": "failed" if failed else "completed", "results": results}
         return task | {"message": self.trace("failed"), "log": self.trace("progress").split("\0")[:-1]}
@@ -147,9 +147,9 @@ class Application:
 
 def free_ports() -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
-    ports: list[int] = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports: list[int] = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
     return ports
 
 
@@ -158,52 +158,52 @@ def fail(message: str) -> None:
     sys.exit(1)
 
 
-def option(words: list[str], name: str) -> list[str]:
-    """Takes every `NAME VALUE` out of the words, and gives the values."""
+def option(arguments: list[str], name: str) -> list[str]:
+    """Removes every `NAME VALUE` from the arguments, and returns the values."""
     values = []
-    while name in words:
-        at = words.index(name)
-        values.append(words[at + 1])
-        del words[at : at + 2]
+    while name in arguments:
+        index = arguments.index(name)
+        values.append(arguments[index + 1])
+        del arguments[index : index + 2]
     return values
 
 
-def main(words: list[str]) -> None:
-    verb, words = words[0], words[1:]
-    option(words, "--model")
-    option(words, "--wait")
-    option(words, "--format")
+def main(arguments: list[str]) -> None:
+    verb, arguments = arguments[0], arguments[1:]
+    option(arguments, "--model")
+    option(arguments, "--wait")
+    option(arguments, "--format")
     if verb == "deploy":
-        resources = dict(pair.split("=", 1) for pair in option(words, "--resource"))
-        _charm, name = words
+        resources = dict(pair.split("=", 1) for pair in option(arguments, "--resource"))
+        _charm, name = arguments
         Application(name).deploy({name: Path(file) for name, file in resources.items()})
     elif verb == "attach-resource":
-        name, pair = words
+        name, pair = arguments
         resource, file = pair.split("=", 1)
         Application(name).attach(resource, Path(file))
     elif verb == "run":
-        files = option(words, "--params")
-        unit, action = words
+        files = option(arguments, "--params")
+        unit, action = arguments
         params = yaml.safe_load(Path(files[0]).read_text()) if files else {}
         task = Application(unit.split("/")[0]).run(action, params)
         print(json.dumps({unit: task}))
         if task["status"] != "completed":
             fail("the following task failed:")
     elif verb == "exec":
-        units = option(words, "--unit")
+        units = option(arguments, "--unit")
         application = Application(units[0].split("/")[0])
         endpoint = yaml.safe_load((application.home / "site.yaml").read_text())["endpoint"]
         environment = {"ETCDCTL_ENDPOINTS": endpoint, "PATH": f"{ETCD}:/usr/bin:/bin"}
-        command = words[1:] if words[0] == "--" else words
+        command = arguments[1:] if arguments[0] == "--" else arguments
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         results = {"return-code": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
         status = "completed" if done.returncode == 0 else "failed"
         print(json.dumps({units[0]: {"id": "1", "status": status, "results": results}}))
     elif verb == "scp":
-        source, destination = words[-2:]
+        source, destination = arguments[-2:]
         shutil.copy(source.split(":", 1)[1], destination)
     else:
-        fail(f"this juju does not play {verb}")
+        fail(f"this fake juju does not support {verb}")
 
 
 if __name__ == "__main__":
