@@ -182,9 +182,9 @@ mod tests {
             (("secret-key", "null"), "missing secret-key"),
             (("bucket", " "), "missing bucket"),
             (("secret-key", "canary\naws_session_token = x"), "secret-key contains white space"),
-            (("bucket", "a/b"), "no name of a bucket"),
-            (("endpoint", "minio:9000"), "is no URL"),
-            (("endpoint", "http://10.0.0.1:9000"), "in clear"),
+            (("bucket", "a/b"), "not the name of a bucket"),
+            (("endpoint", "minio:9000"), "must be https://HOST"),
+            (("endpoint", "http://10.0.0.1:9000"), "sent unencrypted"),
             (("s3-uri-style", "sideways"), "unknown variant"),
             (("tls-ca-chain", "[\"canary\"]"), "not a list of certificates"),
         ] {

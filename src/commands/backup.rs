@@ -15,7 +15,7 @@ use crate::schedule::runs::{Run, RunPhase, list};
 use crate::schedule::timer::{self, TimerState};
 use crate::schedule::{Timetable, format_seconds};
 use crate::settings::Settings;
-use crate::store::directory::{Approach, archive_owner};
+use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::clock::{Clock, is_in_the_future};
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -111,19 +111,19 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
 /// Whether a run of the timer's that is refused leaves a record in `target`, as nobody but `check` would tell of it. It does
 /// where an archive might be put, and beside the records of others; never in etcd's data.
 fn may_tell(call: &Call<'_>, target: &Path, user: &str, owner: Owner) -> bool {
-    let Ok(approach) = Approach::to(target, owner) else { return false };
+    let Ok(approach) = TrustedPath::open(target, owner) else { return false };
     let data = super::site(call).ok().and_then(|site| Dir::open(&site.data_dir.canonicalize().ok()?).ok());
-    match data.map(|data| approach.must_not_lie_in(&data)) {
+    match data.map(|data| approach.check_outside(&data)) {
         Some(Err(_)) => return false,
-        Some(Ok(())) if approach.must_be_open_to(user).is_ok() => return true,
+        Some(Ok(())) if approach.check_accessible_to(user).is_ok() => return true,
         _ => {}
     }
     remembered(approach, call.now).is_ok_and(|runs| !runs.is_empty())
 }
 
 /// The runs that are remembered there.
-fn remembered(approach: Approach, now: Timestamp) -> anyhow::Result<Vec<Run>> {
-    approach.arrived().map_or_else(|| Ok(Vec::new()), |home| list(&home, now))
+fn remembered(approach: TrustedPath, now: Timestamp) -> anyhow::Result<Vec<Run>> {
+    approach.existing().map_or_else(|| Ok(Vec::new()), |home| list(&home, now))
 }
 
 fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
@@ -145,7 +145,7 @@ fn due_at(
     now: Timestamp,
 ) -> anyhow::Result<(Due, Option<String>)> {
     let mut troubles = Vec::new();
-    let runs = remembered(Approach::to(target, owner)?, now).unwrap_or_else(|error| {
+    let runs = remembered(TrustedPath::open(target, owner)?, now).unwrap_or_else(|error| {
         troubles.push(format!("it is not known which runs were before: {error:#}"));
         Vec::new()
     });

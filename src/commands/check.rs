@@ -9,7 +9,7 @@ use crate::error::{ActionError, Failure, Refusal};
 use crate::schedule::runs::health::{AgeLimits, BackupFacts, HealthLevel, HealthReport, assess};
 use crate::schedule::{self, parse_seconds};
 use crate::settings::Settings;
-use crate::store::directory::{Approach, archive_owner};
+use crate::store::trusted_path::{TrustedPath, archive_owner};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -112,7 +112,7 @@ fn look(
 ) -> Result<HealthReport, ActionError> {
     let look = || {
         let (_, owner) = archive_owner()?;
-        let Some(home) = Approach::to(&target, owner)?.arrived() else {
+        let Some(home) = TrustedPath::open(&target, owner)?.existing() else {
             let known = BackupFacts { runs: &[], archives: &[], misdated: &[], now, pending: Ok(0) };
             return Ok(assess(&known, limits));
         };

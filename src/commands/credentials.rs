@@ -7,7 +7,7 @@ use super::{Call, key};
 use crate::archive::bundle;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::site::Site;
-use crate::store::directory::{Approach, archive_owner};
+use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::PRIVATE;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
             let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
             contents.push((name, bytes));
         }
-        let dir = Approach::to(&home, owner)?.make()?;
+        let dir = TrustedPath::open(&home, owner)?.create()?;
         dir.replace_for(NAME, &bundle(&contents, call.now)?, PRIVATE, Some(owner))
     };
     pack().map_err(untouched)?;

@@ -70,7 +70,12 @@ fn stuck(outcome: &UploadOutcome) -> Option<String> {
 }
 
 /// Says in which state an archive is that did not arrive everywhere, which uploads are `waiting`, and what to do next.
-fn left(report: &Report, outcomes: &[UploadOutcome], waiting: &[String], copy_command: &str) -> (String, String) {
+fn left(
+    report: &Report,
+    outcomes: &[UploadOutcome],
+    waiting: &[String],
+    copy_command: &str,
+) -> (String, String) {
     let path = report.path.display();
     let is = |new: Delivery| outcomes.iter().any(|outcome| outcome.delivery == new);
     if is(Delivery::Deleted) {

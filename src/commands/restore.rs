@@ -6,7 +6,7 @@ use crate::archive::human_size;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::juju::Resource;
 use crate::restore::{self, Bump, Outcome, Plan, Report, Request, Source};
-use crate::store::directory::archive_owner;
+use crate::store::trusted_path::archive_owner;
 use anyhow::Result;
 use std::path::PathBuf;
 

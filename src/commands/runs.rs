@@ -16,7 +16,7 @@ use crate::schedule::runs::{self, Run, RunPhase, RunRecord};
 use crate::schedule::{Timetable, timer};
 use crate::settings::Settings;
 use crate::snapshot::Report;
-use crate::store::directory::Approach;
+use crate::store::trusted_path::TrustedPath;
 use crate::system::clock::is_in_the_future;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -60,7 +60,7 @@ impl<'a> Watch<'a> {
         scheduled: Option<Timestamp>,
         tries: u32,
     ) -> Result<Self> {
-        let home = Approach::to(target, owner)?.make()?;
+        let home = TrustedPath::open(target, owner)?.create()?;
         let mut run = Run { tries, ..Run::new(call.now, scheduled) };
         let (record, troubles) = match RunRecord::begin(&home, &mut run) {
             Ok(record) => (Some(record), Vec::new()),

@@ -11,7 +11,7 @@ use crate::exchange::DataDir;
 use crate::progress::Progress;
 use crate::settings::Settings;
 use crate::snapshot::{self, Report, Request, Source};
-use crate::store::directory::{Approach, archive_owner};
+use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::NotDurable;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -104,12 +104,12 @@ impl Ready {
             now: call.now,
         };
         settings.check_target(&request.target)?;
-        let approach = || Approach::to(&request.target, owner);
+        let approach = || TrustedPath::open(&request.target, owner);
         let hold = || {
             site.tools.check_can_read_snapshots()?;
-            approach()?.must_be_open_to(&user)?;
+            approach()?.check_accessible_to(&user)?;
             let data = DataDir::open(&site)?;
-            approach()?.must_not_lie_in(data.dir())?;
+            approach()?.check_outside(data.dir())?;
             Ok(data)
         };
         let data = hold().map_err(|error| untouched(&site, error))?;

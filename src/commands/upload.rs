@@ -7,7 +7,7 @@ use super::target::target;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::inventory::upload::{self, PendingUpload};
 use crate::settings::Settings;
-use crate::store::directory::{Approach, archive_owner};
+use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::Dir;
 use anyhow::anyhow;
 use serde::Serialize;
@@ -54,7 +54,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let settings = super::offsite::settings(call)?;
     let target = target(call, &settings)?;
     let (_, owner) = archive_owner().map_err(unchanged)?;
-    let home = Approach::to(&target, owner).map_err(unchanged)?.arrived();
+    let home = TrustedPath::open(&target, owner).map_err(unchanged)?.existing();
     let waiting = list(home.as_ref())?;
     let words = given_up_words(call)?;
     let meant = words.as_deref().map(|words| meant(&waiting, words)).transpose()?;

@@ -11,8 +11,8 @@ use crate::archive::{self, UnpackOptions};
 use crate::error::Refusal;
 use crate::etcd::trailer::Trailer;
 use crate::progress::{Progress, Sink};
-use crate::store::directory::Approach;
-use crate::store::stage::{Companion, Stage};
+use crate::store::trusted_path::TrustedPath;
+use crate::store::work_dir::{Companion, WorkDir};
 use crate::system::digest::sha256_of;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
@@ -51,10 +51,10 @@ pub fn fetch(
     progress: Sink<'_>,
 ) -> Result<Fetched> {
     let entry = &snapshot.entry;
-    let approach = Approach::to(target, owner)?;
-    approach.need(entry.size, "the archive")?;
-    let target = approach.make()?;
-    let stage = Stage::make(&target)?;
+    let approach = TrustedPath::open(target, owner)?;
+    approach.check_space(entry.size, "the archive")?;
+    let target = approach.create()?;
+    let stage = WorkDir::create(&target)?;
     let mut draft = stage.dir().create(DRAFT)?;
     owner.chown(&draft).context("giving the archive to its owner")?;
     progress(Progress::Step(&format!("fetching {}", snapshot.selector())));

@@ -19,8 +19,8 @@ use crate::etcd::site::Site;
 use crate::etcd::trailer::Trailer;
 use crate::exchange::Expected;
 use crate::progress::{Progress, Sink};
-use crate::store::directory::need;
-use crate::store::stage::Stage;
+use crate::store::trusted_path::check_space;
+use crate::store::work_dir::WorkDir;
 use crate::system::durable::Dir;
 use crate::system::{interrupt, random};
 use anyhow::{Context, Result, bail};
@@ -62,7 +62,7 @@ pub fn verify(
     options: &VerifyOptions<'_>,
     progress: Sink<'_>,
 ) -> Result<VerifyOutcome> {
-    let stage = Stage::make(work)?;
+    let stage = WorkDir::create(work)?;
     progress(Progress::Step(&format!("verifying {}", snapshot.selector())));
     let verdict =
         examine(snapshot, site, stage.dir(), options, progress)?.after(snapshot.entry.record.damage.as_ref());
@@ -186,7 +186,7 @@ fn read(
         let needed =
             if options.drill { size.saturating_mul(3).saturating_add(MEMBER_OVERHEAD) } else { size };
         let next = "make room there, or name another directory with target=DIR";
-        need(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
+        check_space(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
             .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
     };
     let identities = options.identities;

@@ -11,7 +11,7 @@ use crate::etcd::site::{InitialMember, Quota, Site};
 use crate::etcd::v2_store::V2Keys;
 use crate::exchange::{DataDir, Lineage, MEMBER};
 use crate::snapshot::room_for;
-use crate::store::directory::Approach;
+use crate::store::trusted_path::TrustedPath;
 use anyhow::{Result, ensure};
 
 /// What there is.
@@ -197,16 +197,16 @@ fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut
 }
 
 /// The way to the backup's target, checked; `None` where nothing will be saved.
-pub fn backup_target(request: &Request, facts: &Facts, data: &DataDir) -> Result<Option<Approach>> {
+pub fn backup_target(request: &Request, facts: &Facts, data: &DataDir) -> Result<Option<TrustedPath>> {
     match (backup(request, facts), &request.backup) {
         (Backup::None, _) | (_, None) => Ok(None),
         (_, Some(target)) => {
-            let approach = Approach::to(target, request.owner)?;
+            let approach = TrustedPath::open(target, request.owner)?;
             // The stage takes its own room on the same disk; the snapshot walk asks again for the rest.
             let shared = if approach.shares_disk_with(data.dir())? { facts.old_size } else { 0 };
-            approach.must_not_lie_in(data.dir())?;
+            approach.check_outside(data.dir())?;
             let needed = facts.backup_room.saturating_add(shared);
-            approach.need(needed, "saving the existing data")?;
+            approach.check_space(needed, "saving the existing data")?;
             Ok(Some(approach))
         }
     }

@@ -22,7 +22,7 @@ use crate::exchange::{DataDir, Exchange, Expected, OldData, Recovered, Unfinishe
 use crate::inventory::StoredSnapshot;
 use crate::progress::{Progress, Sink};
 use crate::snapshot;
-use crate::store::stage::sweep;
+use crate::store::work_dir::remove_abandoned;
 use crate::system::clock::format_timestamp;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -126,7 +126,7 @@ pub fn settle(site: &Site, data: &DataDir, tell: Sink<'_>) -> Result<Option<Reco
     })?;
     if let Some(target) = noted.ok().flatten() {
         // Where that cannot be done now, the next backup there does it.
-        let _ = Dir::open(&target).and_then(|target| sweep(&target));
+        let _ = Dir::open(&target).and_then(|target| remove_abandoned(&target));
     }
     if let Some(recovered) = &recovered {
         tell(Progress::Step(&recovered.in_words()));

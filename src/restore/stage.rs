@@ -20,7 +20,7 @@ use crate::inventory::sidecar::{Sidecar, sidecar_name};
 use crate::inventory::{self, unpack, was_verified_as};
 use crate::progress::Sink;
 use crate::snapshot;
-use crate::store::directory::need;
+use crate::store::trusted_path::check_space;
 use crate::system::durable::{Dir, is_absent, read_small_file};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
@@ -126,7 +126,7 @@ impl<'a> Stage<'a> {
             Err(error) => return Ok(Err(error.into())),
         };
         let (needed, free) = (member.size_of_tree()?, member.free_bytes()?);
-        need(needed, free, member.path(), "reading the data of a stopped etcd", MAKE_ROOM)?;
+        check_space(needed, free, member.path(), "reading the data of a stopped etcd", MAKE_ROOM)?;
         let copy = self.beside.make_copy(BootCopy::OfLive, &member)?;
         drop(database);
         let mut booted = match sandbox::boot(&self.site.tools.etcd, copy) {
@@ -188,7 +188,7 @@ impl<'a> Stage<'a> {
         let room_for = |size: u64| {
             let needed = size.saturating_mul(2).saturating_add(MEMBER_OVERHEAD);
             let place = self.beside.data().dir().path();
-            need(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
+            check_space(needed, facts.free, place, "restoring beside the live data", MAKE_ROOM)
         };
         let encrypted_for = encrypted_for(source);
         let limits = |bare| UnpackOptions {

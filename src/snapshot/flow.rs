@@ -14,7 +14,7 @@ use crate::etcd::incoming::IncomingSnapshot;
 use crate::etcd::tools::Tools;
 use crate::etcd::trailer::{DatabaseDigest, Trailer};
 use crate::progress::{Progress, Sink};
-use crate::store::stage::Stage;
+use crate::store::work_dir::WorkDir;
 use crate::system::growing_file::{GivenUp, GrowingFile, GrowthReceiver, GrowthSender, growth_channel};
 use crate::system::interrupt;
 use crate::system::priority;
@@ -58,7 +58,7 @@ struct Found {
 pub(super) struct Flow<'a> {
     pub source: &'a Source<'a>,
     pub tools: &'a Tools,
-    pub stage: &'a Stage<'a>,
+    pub stage: &'a WorkDir<'a>,
     pub looked: &'a Looked,
     pub request: &'a Request,
 }

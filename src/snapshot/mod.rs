@@ -16,8 +16,8 @@ use crate::etcd::sandbox::BootedCopy;
 use crate::etcd::tools::Tools;
 use crate::inventory::sidecar::{Sidecar, encrypted_name, sidecar_name};
 use crate::progress::{Progress, Sink};
-use crate::store::directory::Approach;
-use crate::store::stage::{Companion, Stage};
+use crate::store::trusted_path::TrustedPath;
+use crate::store::work_dir::{Companion, WorkDir};
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
@@ -76,10 +76,10 @@ pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, tell: Sink<'_
         Source::Serving(client) => look(client)?,
         Source::Stopped(booted) => look_at_copy(booted)?,
     };
-    let approach = Approach::to(&request.target, request.owner)?;
-    approach.need(room_for(looked.db_size, looked.db_in_use), "the snapshot")?;
-    let target = approach.make()?;
-    let stage = Stage::make(&target)?;
+    let approach = TrustedPath::open(&request.target, request.owner)?;
+    approach.check_space(room_for(looked.db_size, looked.db_in_use), "the snapshot")?;
+    let target = approach.create()?;
+    let stage = WorkDir::create(&target)?;
 
     let flow = Flow { source, tools, stage: &stage, looked: &looked, request };
     let (packed, manifest) = flow.run(tell)?;
@@ -159,7 +159,12 @@ pub fn room_for(db: u64, used: u64) -> u64 {
 }
 
 /// Gives the archive the first name of its second that is free.
-fn publish(target: &Dir, stage: &Stage<'_>, sidecar: Option<&Sidecar>, request: &Request) -> Result<PathBuf> {
+fn publish(
+    target: &Dir,
+    stage: &WorkDir<'_>,
+    sidecar: Option<&Sidecar>,
+    request: &Request,
+) -> Result<PathBuf> {
     let sidecar = sidecar.map(Sidecar::to_json).transpose()?;
     for nth in 1..=1000 {
         let plain = archive_name(request.now, nth);

@@ -4,8 +4,8 @@
 //! this machine's own disk, and hide them once the right file system is mounted. It is never created.
 
 use super::blob::{Blob, BlobStore, Deletion, ErrorScope};
-use super::directory::{Approach, need};
 use super::flat_directory::FlatDirectory;
+use super::trusted_path::{TrustedPath, check_space};
 use crate::error::Refusal;
 use crate::progress::Sink;
 use crate::system::durable::{Dir, inode_of, is_absent};
@@ -53,7 +53,7 @@ impl DirectoryTree {
     /// Refuses a directory that does not exist or is not mounted, and a path that other users could redirect.
     pub fn open(config: &DirectoryConfig) -> Result<Self> {
         let (path, owner) = (&config.directory, Owner::ourselves());
-        let root = Approach::to_the("directory", path, owner)?.arrived().ok_or_else(|| {
+        let root = TrustedPath::open_as("directory", path, owner)?.existing().ok_or_else(|| {
             let path = path.display();
             let next =
                 format!("mount what it is on, or make it where it is meant to be: install -d -m 700 {path}");
@@ -146,7 +146,7 @@ impl BlobStore for DirectoryTree {
 
     fn put_if_absent(&self, name: &str, content: &File, sha256: &str, progress: Sink<'_>) -> Result<()> {
         let size = content.metadata().context("measuring the archive")?.len();
-        need(size, self.root.free_bytes()?, self.root.path(), "the archive", "make room there")?;
+        check_space(size, self.root.free_bytes()?, self.root.path(), "the archive", "make room there")?;
         let (folder, file) = self.ensure_folder(name)?;
         folder.put_if_absent(&file, content, sha256, progress)
     }

@@ -4,8 +4,8 @@
 //! without following symlinks, and only if it is a regular file.
 
 use super::blob::{Blob, BlobStore, Deletion, ErrorScope, NameTaken};
-use super::directory::{Approach, archive_owner};
-use super::stage::Stage;
+use super::trusted_path::{TrustedPath, archive_owner};
+use super::work_dir::WorkDir;
 use crate::error::Refusal;
 use crate::progress::Sink;
 use crate::system::digest::sha256_of;
@@ -57,8 +57,8 @@ impl FlatDirectory {
     /// Refuses a path that other users could redirect.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         let (_, owner) = archive_owner()?;
-        let approach = Approach::to(path, owner)?;
-        Ok(approach.arrived().map(|dir| Self::new(dir, owner)))
+        let approach = TrustedPath::open(path, owner)?;
+        Ok(approach.existing().map(|dir| Self::new(dir, owner)))
     }
 
     /// Makes a store of a directory that was opened safely. Its blobs belong to `owner`.
@@ -188,7 +188,7 @@ impl BlobStore for FlatDirectory {
         if self.dir.inode(name)?.is_some() {
             return self.require_same(name, sha256);
         }
-        let stage = Stage::make(&self.dir)?;
+        let stage = WorkDir::create(&self.dir)?;
         let mut draft = stage.dir().create(DRAFT)?;
         let mut source = content.try_clone().context("opening the archive again")?;
         let context = || format!("putting {name} into {}", self.url);

@@ -3,10 +3,10 @@
 //! A new backend is one file that implements [`BlobStore`].
 
 mod blob;
-pub mod directory;
 pub mod directory_tree;
 pub mod flat_directory;
 pub mod s3;
-pub mod stage;
+pub mod trusted_path;
+pub mod work_dir;
 
 pub use blob::{Blob, BlobStore, Deletion, ErrorScope, NameTaken};

@@ -113,7 +113,11 @@ fn people_get_text_of_at_most_80_columns() {
     let list = run(&world, &["list", "--target", &target]);
     assert_eq!(list.status.code(), Some(0), "{}", list.told());
     let table: Vec<&str> = list.stdout.lines().take(2).collect();
-    assert!(table[0].starts_with("NAME") && table.iter().all(|line| line.chars().count() <= 80), "{}", list.told());
+    assert!(
+        table[0].starts_with("NAME") && table.iter().all(|line| line.chars().count() <= 80),
+        "{}",
+        list.told()
+    );
     assert!(run(&world, &["list", "--wide", "-t", &target]).stdout.contains("KEPT BECAUSE"));
     let plan = run(&world, &["restore", "latest", "--plan", "-t", &target]);
     assert_eq!(plan.status.code(), Some(0), "{}", plan.told());
@@ -125,7 +129,8 @@ fn a_file_in_the_current_directory_can_be_restored_by_its_name() {
     let archive = world.saved();
     let name = archive.file_name().unwrap().to_str().unwrap();
     for word in [name.to_owned(), format!("./{name}")] {
-        let mut command = world.action(PROGRAM, &["restore", &word, "--plan", "-t", "elsewhere", "--skip-backup"]);
+        let mut command =
+            world.action(PROGRAM, &["restore", &word, "--plan", "-t", "elsewhere", "--skip-backup"]);
         command.current_dir(world.target());
         let out = Run::start(command, &world.path("runs")).finish();
         assert_eq!(out.status.code(), Some(0), "{}", out.told());

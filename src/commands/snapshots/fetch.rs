@@ -7,7 +7,7 @@ use crate::commands::{Call, key};
 use crate::error::{ActionError, Refusal};
 use crate::inventory::fetch;
 use crate::progress::Progress;
-use crate::store::directory::{Approach, archive_owner};
+use crate::store::trusted_path::{TrustedPath, archive_owner};
 
 /// Fetches an archive and says where it is and what is in it.
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
@@ -20,7 +20,9 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         )
     };
     let (user, owner) = archive_owner().map_err(failed)?;
-    Approach::to(&places.target, owner).and_then(|way| way.must_be_open_to(&user)).map_err(failed)?;
+    TrustedPath::open(&places.target, owner)
+        .and_then(|way| way.check_accessible_to(&user))
+        .map_err(failed)?;
     if call.params.text("from")?.is_empty() {
         let names: Vec<&str> = places.destinations.names().collect();
         let next = format!("run `etcd-backup fetch {}/latest`", names.first().unwrap_or(&"DESTINATION"));

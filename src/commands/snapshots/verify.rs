@@ -8,7 +8,7 @@ use crate::error::{ActionError, Failure, describe_inline};
 use crate::inventory::{
     Listing, StoredSnapshot, Verdict, VerifyOptions, VerifyOutcome, admit_programs, verify,
 };
-use crate::store::directory::{Approach, archive_owner};
+use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::Dir;
 use anyhow::{Result, anyhow};
 use std::path::Path;
@@ -49,7 +49,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
 /// Where archives are unpacked meanwhile.
 fn work(target: &Path) -> Result<Dir> {
     let (_, owner) = archive_owner()?;
-    Approach::to(target, owner)?.make()
+    TrustedPath::open(target, owner)?.create()
 }
 
 /// The archives by their verdicts.

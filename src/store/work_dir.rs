@@ -1,5 +1,5 @@
-//! A private directory beside the archives, for what is not finished yet. Gone when dropped; one that a killed run
-//! left behind is swept by the next. Must never remove what another run still works in.
+//! A private directory next to the archives, for files that are not finished. It is removed when dropped, and if a run was
+//! killed, the next run removes it. A directory that another run still uses is never removed.
 
 use crate::system::durable::{Dir, NotDurable, PRIVATE, inode_of};
 use crate::system::lock::try_lock;
@@ -21,41 +21,44 @@ pub struct Companion<'a> {
     pub bytes: &'a [u8],
 }
 
-/// How many are made where others sweep them away before they are locked.
-const TRIES: usize = 10;
+/// How often a directory is created if other runs remove it before it is locked.
+const ATTEMPTS: usize = 10;
 
-/// A private directory that is removed when dropped.
+/// A private directory. It is removed when dropped.
 #[derive(Debug)]
-pub struct Stage<'a> {
+pub struct WorkDir<'a> {
     home: &'a Dir,
     name: String,
     dir: Dir,
     _lock: File,
 }
 
-impl<'a> Stage<'a> {
-    /// Makes one in `home`, after sweeping those that died.
-    pub fn make(home: &'a Dir) -> Result<Self> {
-        sweep(home)?;
-        for _ in 1..TRIES {
-            if let Ok(stage) = Self::fresh(home) {
-                return Ok(stage);
+impl<'a> WorkDir<'a> {
+    /// Creates one in `home`, and removes those of runs that were killed.
+    ///
+    /// # Errors
+    /// Fails if it cannot be created or locked.
+    pub fn create(home: &'a Dir) -> Result<Self> {
+        remove_abandoned(home)?;
+        for _ in 1..ATTEMPTS {
+            if let Ok(work_dir) = Self::create_one(home) {
+                return Ok(work_dir);
             }
         }
-        Self::fresh(home)
+        Self::create_one(home)
     }
 
-    /// One more. Until it is locked, another run that sweeps takes it for one that died.
-    fn fresh(home: &'a Dir) -> Result<Self> {
+    /// Creates one. Until it is locked, another run may take it for an abandoned one.
+    fn create_one(home: &'a Dir) -> Result<Self> {
         let name = format!("{PREFIX}{}", random::uuid()?);
         let dir = home.make_child(&name, None)?;
         let lock = dir.read(".")?;
         let is_ours = try_lock(&lock)? && home.inode(&name)? == Some(inode_of(&dir)?);
-        ensure!(is_ours, "another run has swept {name} away");
+        ensure!(is_ours, "another run has removed {name}");
         Ok(Self { home, name, dir, _lock: lock })
     }
 
-    /// The directory.
+    /// Returns the directory.
     pub fn dir(&self) -> &Dir {
         &self.dir
     }
@@ -92,24 +95,27 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// The error of a manifest whose archive has no name yet: where the one stands, the other does not.
+/// Removes the mark [`NotDurable`] from the error of a companion: its archive has no name yet.
 fn without_archive(error: Error) -> Error {
     if error.is::<NotDurable>() { anyhow!("{error:#}") } else { error }
 }
 
-impl Drop for Stage<'_> {
+impl Drop for WorkDir<'_> {
     fn drop(&mut self) {
-        // What stays is swept by the next run.
+        // If this fails, the next run removes it.
         let _ = self.home.remove_tree(&self.name);
     }
 }
 
-/// Removes from `home` the stages of runs that died.
-pub fn sweep(home: &Dir) -> Result<()> {
+/// Removes the directories of killed runs from `home`.
+///
+/// # Errors
+/// Fails if `home` cannot be read, or a directory cannot be removed.
+pub fn remove_abandoned(home: &Dir) -> Result<()> {
     for name in home.names()?.into_iter().filter(|name| name.starts_with(PREFIX)) {
         let Ok(dir) = home.child(&name) else { continue };
         let ours = dir.stat()?.st_uid == Owner::ourselves().uid;
-        // Another sweep may have removed it meanwhile.
+        // Another run may have removed it meanwhile.
         let Ok(lock) = dir.read(".") else { continue };
         if ours && try_lock(&lock)? {
             home.remove_tree(&name)?;
@@ -124,7 +130,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn a_manifest_that_stands_is_no_archive_that_does() {
+    fn the_mark_of_a_companion_is_not_that_of_its_archive() {
         let beside = std::path::PathBuf::from("/t/a.tar.gz.age.manifest.json");
         let error = anyhow!("syncing directory /t: EIO").context(NotDurable(beside));
         let told = without_archive(error.context("publishing the archive"));
@@ -136,18 +142,18 @@ mod tests {
     }
 
     #[test]
-    fn a_stage_is_its_makers_whoever_sweeps_at_the_same_time() {
+    fn a_directory_in_use_is_not_removed_by_other_runs() {
         let home = tempfile::tempdir().unwrap();
         let (dir, over) = (Dir::open(home.path()).unwrap(), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
-                        sweep(&dir).unwrap();
+                        remove_abandoned(&dir).unwrap();
                     }
                 });
             }
-            let work = || Stage::make(&dir)?.dir().create("draft").map(drop);
+            let work = || WorkDir::create(&dir)?.dir().create("draft").map(drop);
             let failed = (0..300).find_map(|_| work().err());
             over.store(true, Ordering::Relaxed);
             assert!(failed.is_none(), "{failed:?}");
