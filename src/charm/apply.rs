@@ -157,7 +157,7 @@ pub fn rewrite_config_without_restart(method: InstallMethod, text: &str) -> Resu
     File::open(file).and_then(|file| file.set_modified(time)).with_context(writing)
 }
 
-/// Refuses a directory that belongs neither to root nor to etcd's user: someone else uses it.
+/// Refuses a directory that belongs neither to root nor to etcd's user, because it is in use.
 fn check_owner(dir: &Dir, user: Option<Owner>) -> Result<()> {
     let Owner { uid: own_uid, .. } = Owner::ourselves();
     let uid = dir.stat()?.st_uid;

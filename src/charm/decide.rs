@@ -1,6 +1,6 @@
 //! Turns the facts into a plan for the hook. Pure.
 //!
-//! Must never plan a step if something is not as the charm left it. Then the plan is a status, and nothing is changed.
+//! Must never plan a step if something is not as the charm left it. Then the plan is only a status.
 
 use super::certificates::Certificates;
 use super::etcd_config;
@@ -34,7 +34,7 @@ pub enum Step {
     CreateDataDir,
     /// Write the configuration, and allow etcd to start with it.
     Configure,
-    /// Write into the configuration that etcd has served, and change nothing else. This needs no restart.
+    /// Write into the configuration that etcd has served, without other changes. This needs no restart.
     MarkAsServed,
     /// Start etcd, now and at every boot.
     Start,

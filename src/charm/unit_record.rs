@@ -30,7 +30,7 @@ pub struct UnitRecord {
 /// The content of a data directory, from the view of one unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DataState {
-    /// There is neither data nor a record of this unit.
+    /// The directory has no data and no record of this unit.
     Absent,
     /// There is a record of this unit; as far as is known, etcd has not served yet.
     New,

@@ -81,8 +81,7 @@ fn ensure_s3s(target: &Path) -> Result<PathBuf> {
     let program = home.join("bin/s3s-fs");
     if !program.is_file() {
         eprintln!(
-            "building the second S3 server, s3s-fs {S3S_VERSION} from crates.io in {}, which takes some minutes (nothing \
-             is installed on this computer)",
+            "building the second S3 server, s3s-fs {S3S_VERSION} from crates.io in {}, which takes some minutes",
             command::short_path(&home)
         );
         let mut cargo = Command::new("cargo");

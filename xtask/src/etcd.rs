@@ -74,7 +74,7 @@ pub fn ensure(target: &Path, release: &Release) -> Result<PathBuf> {
 
 fn announce(home: &Path, release: &Release) {
     eprintln!(
-        "downloading etcd {}: {} of Debian {} to {} (nothing is installed on this computer)",
+        "downloading etcd {}: {} of Debian {} to {} (only unpacked there)",
         release.version,
         PACKAGES.join(" and "),
         release.suite,

@@ -33,7 +33,7 @@ fn ensure(target: &Path) -> Result<PathBuf> {
     let home = target.join("s3/moto");
     if !is_complete(&home) {
         eprintln!(
-            "downloading the S3 server for the tests, {PACKAGE} from PyPI, to {} (nothing is installed on this computer)",
+            "downloading the S3 server for the tests, {PACKAGE} from PyPI, to {} (a virtual environment)",
             command::short_path(&home)
         );
         create(&home).with_context(|| {

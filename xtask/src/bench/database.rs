@@ -1,7 +1,7 @@
 //! The content of the benchmark's etcd: generated objects like those of a busy Kubernetes, the same in every run.
 //!
 //! Half are JSON, like custom resources. The other half resemble protobuf, like built-in resources: a prefix, then tags,
-//! lengths and mostly text. They are put through etcd's HTTP gateway, a hundred in a transaction. Nothing is real.
+//! lengths and mostly text. They are put through etcd's HTTP gateway, a hundred in a transaction.
 
 use anyhow::{Context, Result, ensure};
 use base64::Engine;

@@ -1,4 +1,4 @@
-//! Formats the figures as a table and a plot. Measures nothing.
+//! Formats the figures as a table and a plot.
 
 use std::fmt::Write;
 

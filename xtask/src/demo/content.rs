@@ -1,6 +1,6 @@
 //! The content of the demo's etcd: keys and values like those of a small Kubernetes, and the accident that damages them.
 //!
-//! Nothing is real: every name, address and secret is generated from a counter.
+//! Every name, address and secret is generated from a counter.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -87,7 +87,7 @@ fn lease(server: &Server) -> Result<String> {
     Ok(id.context("etcdctl printed no lease id")?.to_owned())
 }
 
-/// Returns the input of `etcdctl txn`: no comparisons, the puts, and nothing for the other case.
+/// Returns the input of `etcdctl txn`: no comparisons, the puts, and an empty else branch.
 fn transaction(puts: &[Entry], lease: &str) -> String {
     let mut text = String::from("\n");
     for Entry { resource, key, value } in puts {

@@ -173,7 +173,7 @@ pub fn release(test_bed: &TestBed) -> Result<String> {
     Ok(summary)
 }
 
-/// With certificates, etcd listens on the network for clients with a certificate. With some of them, nothing changes.
+/// With certificates, etcd listens on the network for clients with a certificate. With some of them, it does not.
 pub fn certificates(test_bed: &TestBed) -> Result<String> {
     let mut machine = empty(test_bed)?;
     offer_packages(&machine)?;
@@ -254,7 +254,7 @@ fn make_certificates(dir: &Path) -> Result<()> {
     command::output(&mut other).map(drop)
 }
 
-/// A second unit changes nothing. After the first is removed, it starts an empty etcd, and its status says so.
+/// A second unit leaves the machine unchanged. After the first is removed, it starts an empty etcd, and its status says so.
 pub fn later_unit(test_bed: &TestBed) -> Result<String> {
     let machine = empty(test_bed)?;
     offer_packages(&machine)?;
@@ -275,7 +275,7 @@ pub fn later_unit(test_bed: &TestBed) -> Result<String> {
         "the status says empty, but there are keys: {}",
         unit.trace("status")?
     );
-    Ok("it changed nothing; as the only unit it started an empty etcd and said so".to_owned())
+    Ok("it left the machine unchanged; as the only unit it started an empty etcd and reported it".to_owned())
 }
 
 /// A full disk, and a storage with the data of another unit.

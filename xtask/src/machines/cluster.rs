@@ -1,4 +1,4 @@
-//! A cluster of three machines: each takes a snapshot, none restores, and a learner takes no snapshot.
+//! A cluster of three machines: each takes a snapshot, all refuse a restore, and a learner refuses a snapshot.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -43,7 +43,7 @@ pub fn members(test_bed: &TestBed) -> Result<String> {
         .to_owned())
 }
 
-/// Promotes the learner. A new member may lag behind for a moment.
+/// Promotes the learner. A new member may lag for a moment.
 fn promote(machine: &Machine) -> Result<()> {
     let listed: Value =
         serde_json::from_str(&machine.run(&["etcdctl", "member", "list", "--write-out=json"])?)?;

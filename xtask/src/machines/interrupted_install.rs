@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const POINTS: u32 = 6;
 
 /// The power fails when the package is installed, and its etcd would start at the next boot. Then: while the next hook
-/// creates the data, nothing else can lock it.
+/// creates the data, other programs cannot lock it.
 pub fn power_lost(test_bed: &TestBed) -> Result<String> {
     let mut machine = empty(test_bed)?;
     offer_packages(&machine)?;
@@ -31,7 +31,7 @@ pub fn power_lost(test_bed: &TestBed) -> Result<String> {
     wait_for(&machine, "/run/installed")?;
     machine.reboot()?;
     hook.wait().context("waiting for the interrupted hook")?;
-    ensure!(machine.path("/usr/bin/etcd")?.exists(), "nothing was installed: the power failed too early");
+    ensure!(machine.path("/usr/bin/etcd")?.exists(), "etcd was not installed: the power failed too early");
     ensure!(!machine.path(&format!("{DATA}/member"))?.exists(), "etcd created data before it was configured");
     machine.run(&["rm", "/etc/apt/wait"])?;
 
@@ -84,7 +84,7 @@ pub fn killed(test_bed: &TestBed) -> Result<String> {
     ))
 }
 
-/// Children of the killed hook, such as dpkg, may run for a while longer; meanwhile the next hook reports that it waits.
+/// Children of the killed hook, such as dpkg, may run for a while longer; until then the next hook reports that it waits.
 fn wait_until_installed(unit: &Unit<'_>) -> Result<()> {
     let deadline = Instant::now() + TIMEOUT;
     loop {

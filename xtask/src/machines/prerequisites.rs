@@ -1,6 +1,6 @@
 //! Whether this computer can boot machines, and the installation of the packages that this needs.
 //!
-//! The check leaves nothing behind. Packages are installed only on request.
+//! The check leaves no files. Packages are installed only on request.
 
 use std::path::Path;
 use std::process::Command;

@@ -33,7 +33,7 @@ pub fn round_trip(machine: &Machine) -> Result<String> {
     let before = digest(machine)?;
     let archive = snapshot(machine)?;
     damage(machine)?;
-    ensure!(digest(machine)? != before, "the damage changed nothing");
+    ensure!(digest(machine)? != before, "the damage did not change the data");
     let restored = action(machine, "restore", &[&format!("snapshot={archive}")])?;
     ensure!(digest(machine)? == before, "the keys differ from those of the snapshot");
     check_nothing_is_left(machine)?;

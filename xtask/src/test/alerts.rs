@@ -14,7 +14,7 @@ const RULES: &str = "monitoring";
 /// The Debian release that promtool is downloaded from.
 const SUITE: &str = "bookworm";
 
-/// Returns the commands to run in order. If promtool cannot be downloaded, prints the reason and returns none.
+/// Returns the commands to run in order. If promtool cannot be downloaded, prints the reason and returns an empty list.
 pub fn checks(target: &Path) -> Result<Vec<Command>> {
     let promtool = match promtool(target) {
         Ok(promtool) => promtool,
@@ -39,7 +39,7 @@ fn promtool(target: &Path) -> Result<PathBuf> {
     let program = home.join("usr/bin/promtool");
     if !program.is_file() {
         eprintln!(
-            "downloading promtool, from prometheus of Debian {SUITE}, to {} (nothing is installed on this computer)",
+            "downloading promtool, from prometheus of Debian {SUITE}, to {} (only unpacked there)",
             command::short_path(&home)
         );
         let stage = tempfile::Builder::new().prefix(".fetching-").tempdir_in(target)?;

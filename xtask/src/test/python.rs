@@ -14,7 +14,8 @@ use crate::{command, etcd, workspace};
 const TESTS: &str = "tests/integration";
 const REQUIREMENTS: &str = "tests/integration/requirements.txt";
 
-/// Returns the commands to run in order. If the Python packages cannot be installed, prints the reason and returns none.
+/// Returns the commands to run in order. If the Python packages cannot be installed, prints the reason and returns an empty
+/// list.
 pub fn checks(target: &Path) -> Result<Vec<Command>> {
     let bin = match packages(target) {
         Ok(bin) => bin,
