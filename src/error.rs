@@ -126,6 +126,14 @@ pub fn describe_inline(error: &anyhow::Error) -> String {
     }
 }
 
+/// Returns the one of `known` that a person who typed `given` most likely meant; `None` if none of them is similar.
+pub fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The limit is clap's. `latest` and `last` have 0.84, `destination` and `destinations` 0.98.
+    let scored = known.into_iter().map(|known| (strsim::jaro_winkler(given, known), known));
+    let best = scored.filter(|(score, _)| *score > 0.8).max_by(|(one, _), (other, _)| one.total_cmp(other));
+    best.map(|(_, known)| known)
+}
+
 /// A failed step: the cause in the words of the program that failed, the state it left, and the next command.
 #[derive(Debug)]
 pub struct Failure {

@@ -14,7 +14,7 @@ pub use hooks::Hooks;
 pub use span::{format_seconds, parse_seconds};
 pub use units::{ServiceCommand, Units};
 
-use crate::error::Refusal;
+use crate::error::{Refusal, did_you_mean};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -108,9 +108,16 @@ impl Schedule {
         let (lines, has_zone) = if let Some((_, line)) = NAMED.iter().find(|(name, _)| *name == when) {
             (vec![(*line).to_owned()], false)
         } else if when.starts_with('@') {
+            let meant = did_you_mean(when, NAMED.iter().map(|(name, _)| *name));
+            let hint = meant.map(|name| format!(": did you mean {name}?")).unwrap_or_default();
             return Err(no(
-                &format!("{when:?} is not known"),
+                &format!("{when:?} is not known{hint}"),
                 "give @hourly, @daily, @weekly, @monthly, @yearly or @every 12h",
+            ));
+        } else if parse_seconds(when).is_some() {
+            return Err(no(
+                &format!("when is {when:?}, which is an interval: did you mean when: every {when}?"),
+                "correct schedule.when in the settings file",
             ));
         } else if cron::is_cron(when) {
             (cron::lines(when).map_err(|why| no(&format!("{when:?}: {why}"), "correct it"))?, false)
@@ -250,6 +257,8 @@ mod tests {
         for (schedule, why) in [
             (of("every 30s"), "\"30s\" is no time between"),
             (of("every"), "\"\" is no time between"),
+            (of("12h"), "did you mean when: every 12h?"),
+            (of("@dayly"), "\"@dayly\" is not known: did you mean @daily?"),
             (of("@reboot"), "\"@reboot\" is not known"),
             (of("0 25 * * *"), "\"25\" is no hour"),
             (of(""), "when is \"\""),

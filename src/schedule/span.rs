@@ -1,25 +1,28 @@
-//! Times as an operator writes them: `90s`, `5m`, `12h`, `1h30m`, `7d`.
+//! Durations as an operator writes them: `90s`, `5m`, `12h`, `1h30m`, `7d`.
+//!
+//! jiff's friendly format is not used: it accepts `-5m`, `1.5h`, `5 min` and `1h ago`, which no setting here can mean, refuses
+//! `30m1h`, and needs a reference date for `7d`. Code around it to refuse the former would be as long as this parser.
 
 const UNITS: [(char, u64); 5] = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400), ('w', 7 * 86_400)];
 
-/// The seconds in `text`, which is one or more whole numbers with a unit behind each; `None` for anything else.
+/// Returns the seconds in `text`, which is one or more whole numbers, each followed by a unit; `None` for any other text.
 pub fn parse_seconds(text: &str) -> Option<u64> {
-    let (mut rest, mut all) = (text.trim(), 0_u64);
+    let (mut rest, mut total) = (text.trim(), 0_u64);
     if rest.is_empty() {
         return None;
     }
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, behind) = rest.split_at(digits);
-        let unit = behind.chars().next()?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.chars().next()?;
         let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        all = all.checked_add(number.parse::<u64>().ok()?.checked_mul(*factor)?)?;
-        rest = &behind[unit.len_utf8()..];
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(*factor)?)?;
+        rest = &after[unit.len_utf8()..];
     }
-    Some(all)
+    Some(total)
 }
 
-/// A time in the largest unit that it is a whole number of.
+/// Returns a duration in the largest unit of which it is a whole multiple, such as `90m`.
 pub fn format_seconds(seconds: u64) -> String {
     let fits = UNITS.iter().rev().find(|(_, factor)| seconds > 0 && seconds.is_multiple_of(*factor));
     fits.map_or_else(|| "0s".to_owned(), |(unit, factor)| format!("{}{unit}", seconds / factor))
@@ -30,7 +33,7 @@ mod tests {
     use super::{format_seconds, parse_seconds};
 
     #[test]
-    fn a_time_is_whole_numbers_with_units() {
+    fn a_duration_is_whole_numbers_with_units() {
         for (text, expected) in [
             ("90s", Some(90)),
             ("5m", Some(300)),

@@ -1,14 +1,14 @@
-//! Destinations that are one place under two names: the retention of one would delete what the other keeps.
+//! Refuses destinations that are the same place under two names: the retention of one would delete what the other keeps.
 //!
-//! One in a folder of another is harmless, because each sees only `CLUSTER/MEMBER/NAME` right under its own folder. Must never
-//! ask the network or a disk: settings are read on the worst day too.
+//! A destination in a subdirectory of another one is harmless: each lists only `CLUSTER/MEMBER/NAME` directly below its own
+//! directory. Must never use the network or a disk: a restore reads the settings too.
 
 use crate::error::Refusal;
 use crate::inventory::destinations::{Destination, Location, same_place};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-/// Refuses two destinations that are the same place, as far as their descriptions show.
+/// Refuses two destinations whose descriptions name the same place.
 pub(super) fn check(destinations: &BTreeMap<String, Destination>) -> Result<(), Refusal> {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (name, destination) in destinations {
@@ -19,26 +19,27 @@ pub(super) fn check(destinations: &BTreeMap<String, Destination>) -> Result<(), 
     Ok(())
 }
 
-/// Refuses a target whose archives a directory among `destinations` takes for its own, or that is a destination itself.
+/// Refuses a target that is a destination itself, or whose archives one of the `destinations` would count as its own.
 pub(super) fn check_target(
     destinations: &BTreeMap<String, Destination>,
     target: &Path,
 ) -> Result<(), Refusal> {
-    let target = cleaned(target);
+    let target = normalized(target);
     for (name, destination) in destinations {
         let Location::Directory(described) = &destination.location else { continue };
-        let directory = cleaned(&described.directory);
-        let next = "choose a target outside of it, or another directory for the destination";
+        let directory = normalized(&described.directory);
+        let next = "choose a target outside the destination, or another directory for the destination";
         if target == directory {
             let reason =
-                format!("target {} is destination {name} itself, and not a second place", target.display());
+                format!("the target {} is the same directory as the destination {name}", target.display());
             return Err(Refusal::new(reason, next));
         }
         let below = target.strip_prefix(&directory).map_or(0, |rest| rest.components().count());
-        // A folder of a member, CLUSTER/MEMBER.
+        // The directory of a member: CLUSTER/MEMBER.
         if below == 2 {
             let reason = format!(
-                "target {} lies where destination {name} keeps archives of members, and its rules would delete those of the target",
+                "the target {} is where the destination {name} stores the archives of a member: its rules would delete archives of the \
+                 target",
                 target.display()
             );
             return Err(Refusal::new(reason, next));
@@ -47,23 +48,23 @@ pub(super) fn check_target(
     Ok(())
 }
 
-/// What two descriptions of one place have in common.
-fn identity(at: &Location) -> String {
-    match at {
+/// Returns a text that is equal for two descriptions of the same place.
+fn identity(location: &Location) -> String {
+    match location {
         Location::Bucket(described) => described.identity(),
-        Location::Directory(described) => cleaned(&described.directory).display().to_string(),
+        Location::Directory(described) => normalized(&described.directory).display().to_string(),
     }
 }
 
-/// The path without `.` and doubled slashes. Paths with `..` or symlinks are refused when they are opened.
-fn cleaned(path: &Path) -> PathBuf {
+/// Returns the path without `.` and repeated slashes. A path with `..` or a symlink is refused when it is opened.
+fn normalized(path: &Path) -> PathBuf {
     path.components().filter(|part| *part != Component::CurDir).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Settings;
     use super::*;
+    use crate::settings::Settings;
 
     fn checked(one: &str, other: &str) -> Result<(), String> {
         let text = format!("destinations:\n  a: {one}\n  b: {other}\n");
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn one_place_is_known_by_its_spellings_and_nested_ones_are_two() {
+    fn recognizes_the_same_place_in_another_spelling() {
         let s3 = |more: &str| format!("{{s3: {{bucket: n{more}}}}}");
         for (one, other, same) in [
             (s3(""), s3(""), true),
@@ -80,7 +81,7 @@ mod tests {
             (s3(""), s3(", folder: longterm"), false),
             (s3(", folder: a"), s3(", folder: a/b/c"), false),
             (s3(""), "{s3: {bucket: other}}".to_owned(), false),
-            // Names of buckets are unique at Amazon, whatever the endpoint.
+            // Bucket names are unique within Amazon, regardless of the endpoint.
             (s3(", region: eu-central-1"), s3(", endpoint: 'https://s3.amazonaws.com'"), true),
             (s3(""), s3(", endpoint: 'https://s3.dualstack.us-east-1.amazonaws.com', style: path"), true),
             (s3(", endpoint: 'https://Minio:443/'"), s3(", endpoint: 'https://minio'"), true),
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_must_not_be_a_folder_of_a_member() {
+    fn refuses_a_target_that_is_the_directory_of_a_member() {
         let settings =
             Settings::parse("destinations: {nfs: {directory: /nfs}, s: {s3: {bucket: b}}}").unwrap();
         for (target, taken) in [

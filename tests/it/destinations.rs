@@ -160,7 +160,7 @@ fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins() {
     let file = world.path("backup.yaml");
     snapshot(&world).refused(&["backup.yaml cannot be used"]);
     fs::write(&file, "destinations: {a: {s3: {bucket: b, secret-key: x}}}").unwrap();
-    snapshot(&world).refused(&["unknown field `secret-key`"]);
+    snapshot(&world).refused(&["line 1: unknown key destinations.a.s3.secret-key"]);
     world.set_mode("backup.yaml", 0o666);
     snapshot(&world).refused(&["users other than root can change it"]);
     assert!(world.in_target().is_empty());

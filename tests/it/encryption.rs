@@ -206,7 +206,7 @@ fn a_recipient_that_is_none_stops_a_snapshot_before_it_begins() {
         fs::write(world.path("backup.yaml"), format!("encrypt-to: [{RECIPIENT}, {recipient}]\n")).unwrap();
         for out in [snapshot(&world), restore(&world, &[&from(&archive)])] {
             assert!(!out.told().contains("44MW08"), "{}", out.told());
-            out.refused(&["the settings in"]);
+            out.refused(&["the settings file"]);
         }
     }
     still.check("refused");

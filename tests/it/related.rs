@@ -199,7 +199,7 @@ fn related_or_not_the_option_backup_is_used_or_refused() {
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     for (text, why) in [
         ("destinations: [", "option backup cannot be used"),
-        ("destination: {}", "unknown field `destination`"),
+        ("destination: {}", "line 1: unknown key destination: did you mean destinations?"),
         ("destinations: {a: {s3: {bucket: 'a/b'}}}", "destination a: bucket"),
         ("destinations: {s3: {s3: {bucket: b}}}", "destination s3 comes from the relation"),
     ] {
