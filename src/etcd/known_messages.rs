@@ -1,9 +1,9 @@
-//! Decides which words of etcd's programs may be passed on: those that cannot quote a key or a value.
+//! The messages of etcd's programs that may be reported, because they cannot quote a key or a value.
 //!
 //! etcdutl prints the key and the value of a record that it cannot decode (3.6.16, `etcdutl/snapshot/v3_snapshot.go`:
-//! "cannot unmarshal value, key: %q value: %q"), and a server logs keys. So what these programs say is compared with the
-//! sentences below. Must never pass on a word that is not in this file, other than a number or an option between two of its
-//! words.
+//! "cannot unmarshal value, key: %q value: %q"), and a server logs keys. So the output of these programs is compared
+//! with the sentences below. Must never return a word that is not in this file, other than a number or an option in one of
+//! its sentences.
 
 use serde::Deserialize;
 
@@ -15,7 +15,7 @@ const SENTENCES: &[&str] = &[
     "sha256 checksum not found [bytes: {n}]",
     "unknown flag: {flag}",
     "--mark-compacted required if --revision-bump > 0",
-    // Go, which says of the machine or of the program what no data is in.
+    // The Go runtime, whose messages contain no data.
     "runtime error: index out of range [{n}] with length {n}",
     "runtime error: invalid memory address or nil pointer dereference",
     // bbolt.
@@ -24,7 +24,7 @@ const SENTENCES: &[&str] = &[
     "invalid page type: {n}: {n}",
 ];
 
-/// Parts of sentences that say enough without the rest, the most telling first.
+/// Parts of sentences that are useful alone, the most informative first.
 const PHRASES: &[&str] = &[
     // errno(3), in Go's words.
     "no space left on device",
@@ -65,7 +65,7 @@ const PHRASES: &[&str] = &[
     "unsupported storage version",
     "couldn't find local name",
     "missing from --initial-advertise-peer-urls",
-    // etcd's server, as it starts on data.
+    // The etcd server at its start.
     "failed to unmarshal mvccpb.KeyValue",
     "failed to unmarshal",
     "failed to recover v3 backend from snapshot",
@@ -92,16 +92,16 @@ const PHRASES: &[&str] = &[
     "discovery failed",
     "member count is unequal",
     "failed to verify WAL",
-    // Records that do not decode. What follows in the same sentence is the record.
+    // Records that cannot be decoded. The rest of the sentence is the record.
     "cannot unmarshal value",
     "cannot parse revision key",
     "error during bucket key iteration",
     "unexpected EOF",
 ];
 
-/// Returns what a line of output says in words of this file.
+/// Returns the part of a line of output that is a message of this file; `None` if there is none.
 pub(super) fn recognize(line: &str) -> Option<String> {
-    if let Some(logged) = Logged::read(line) {
+    if let Some(logged) = LogLine::read(line) {
         return logged.recognize();
     }
     let line = line.trim();
@@ -117,15 +117,15 @@ pub(super) fn recognize(line: &str) -> Option<String> {
 
 /// A line of etcd's log.
 #[derive(Deserialize)]
-struct Logged {
+struct LogLine {
     level: String,
     msg: String,
     #[serde(default)]
     error: String,
 }
 
-impl Logged {
-    /// From a line in JSON (etcd, etcdctl), or in columns (etcdutl): time, level, place, message, the rest in JSON.
+impl LogLine {
+    /// Parses a line in JSON (etcd, etcdctl) or in columns (etcdutl): time, level, source, message, further fields in JSON.
     fn read(line: &str) -> Option<Self> {
         if line.starts_with('{') {
             return serde_json::from_str(line).ok();
@@ -133,11 +133,11 @@ impl Logged {
         let columns: Vec<&str> = line.split('\t').collect();
         let &[_, level, _, msg, ref rest @ ..] = columns.as_slice() else { return None };
         #[derive(Deserialize)]
-        struct Rest {
+        struct FurtherFields {
             #[serde(default)]
             error: String,
         }
-        let rest = rest.first().and_then(|rest| serde_json::from_str::<Rest>(rest).ok());
+        let rest = rest.first().and_then(|rest| serde_json::from_str::<FurtherFields>(rest).ok());
         Some(Self {
             level: level.to_owned(),
             msg: msg.to_owned(),
@@ -145,7 +145,7 @@ impl Logged {
         })
     }
 
-    /// Nothing of a line that is not about an error: a program that goes on did not end by it.
+    /// Recognizes only lines about errors, because a line of another level did not end the program.
     fn recognize(&self) -> Option<String> {
         let is_error =
             ["error", "dpanic", "panic", "fatal"].contains(&self.level.to_ascii_lowercase().as_str());
@@ -155,7 +155,7 @@ impl Logged {
     }
 }
 
-/// Whether a line is a sentence with its places filled.
+/// Whether a line is an instance of a sentence with placeholders.
 fn is_instance(line: &str, sentence: &str) -> bool {
     let Some((before, after)) = sentence.split_once('{') else { return line == sentence };
     let Some((kind, after)) = after.split_once('}') else { return false };
@@ -173,8 +173,8 @@ mod tests {
     use super::recognize;
 
     #[test]
-    fn passes_on_what_cannot_quote_data() {
-        for (line, told) in [
+    fn returns_messages_that_cannot_quote_data() {
+        for (line, expected) in [
             (
                 "Error: snapshot file integrity check failed. 3 errors found.",
                 Some("snapshot file integrity check failed. 3 errors found."),
@@ -202,13 +202,13 @@ mod tests {
                 Some("failed to open WAL: wal: crc mismatch"),
             ),
         ] {
-            assert_eq!(recognize(line).as_deref(), told, "{line}");
+            assert_eq!(recognize(line).as_deref(), expected, "{line}");
         }
     }
 
     #[test]
-    fn withholds_what_may_quote_data() {
-        for (line, told) in [
+    fn withholds_messages_that_may_quote_data() {
+        for (line, expected) in [
             (
                 r#"Error: cannot unmarshal value, key: "canary" value: "canary" err: x"#,
                 Some("cannot unmarshal value"),
@@ -228,7 +228,7 @@ mod tests {
             ("canary", None),
             ("", None),
         ] {
-            assert_eq!(recognize(line).as_deref(), told, "{line}");
+            assert_eq!(recognize(line).as_deref(), expected, "{line}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! etcd as it is found on a machine: the site, its tools, a member that serves, a backend file at rest, the service.
+//! etcd on this machine: its site and service, its programs, the running member, and its files on disk.
 //!
-//! Drives `etcdctl`, `etcdutl` and `etcd` themselves; speaks no protocol of its own. Knows nothing of archives or Juju.
+//! Runs `etcdctl`, `etcdutl` and `etcd` rather than speaking their protocol. Must never know about archives or Juju.
 
 pub mod backend;
 pub mod certificates;

@@ -1,6 +1,6 @@
 //! The protocol buffers wire format, as far as etcd's files use it: the fields of one message, in order.
 //!
-//! Must never trust a length or recurse: every message here is another party's file, and groups are refused.
+//! Must never trust a length or recurse, because every message comes from a file that may be hostile. Groups are refused.
 
 use std::fmt;
 
@@ -17,11 +17,11 @@ pub enum FieldValue<'a> {
     Varint(u64),
     /// Wire type 2: strings, bytes and messages.
     Bytes(&'a [u8]),
-    /// Wire types 1 and 5, which none of etcd's messages that are read here use.
+    /// Wire types 1 and 5, which the messages that are read here do not use.
     Fixed,
 }
 
-/// Why a message cannot be decoded.
+/// The error of a message that cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
@@ -69,7 +69,7 @@ impl<'a> MessageFields<'a> {
             let [byte, rest @ ..] = self.rest else { return Err(Malformed) };
             self.rest = rest;
             let digit = u64::from(byte & 0x7f);
-            // Of the tenth byte, only one bit fits.
+            // Only one bit of the tenth byte fits into 64 bits.
             if shift == 63 && digit > 1 {
                 return Err(Malformed);
             }
@@ -101,7 +101,7 @@ impl<'a> FieldValue<'a> {
     /// Returns the integer of a varint field.
     ///
     /// # Errors
-    /// The field has another wire type.
+    /// Fails if the field has another wire type.
     pub fn integer(self) -> Result<u64, Malformed> {
         match self {
             Self::Varint(value) => Ok(value),
@@ -112,7 +112,7 @@ impl<'a> FieldValue<'a> {
     /// Returns the content of a length-delimited field.
     ///
     /// # Errors
-    /// The field has another wire type.
+    /// Fails if the field has another wire type.
     pub fn bytes(self) -> Result<&'a [u8], Malformed> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
@@ -147,7 +147,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn decodes_what_was_encoded() {
+    fn decodes_encoded_fields() {
         let message =
             [integer(1, 150), bytes(2, b"testing"), vec![0x1d, 0, 0, 0, 0], integer(9, u64::MAX)].concat();
         let fields: Vec<_> = MessageFields::new(&message).map(Result::unwrap).collect();
@@ -162,7 +162,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn refuses_malformed_messages_and_ends() {
+    fn a_malformed_message_ends_the_iteration() {
         let cases: [&[u8]; 8] = [
             &[0x08],                                                          // no value
             &[0x80; 11],                                                      // a varint without end

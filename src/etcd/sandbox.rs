@@ -1,13 +1,12 @@
-//! The private boot: etcd is started on a copy of a member's data, with no network and no client, and stopped again.
+//! The private boot: starts etcd on a copy of a member's data without network or clients, and stops it again.
 //!
-//! It shows three things: that this etcd starts on the data and applies its whole write-ahead log, which cluster the data is
-//! of, and who its members are. What the data holds is read from the copy's files afterwards, by [`Backend`]. So it needs no
-//! login, certificate or user of the data: etcd reports readiness to the socket that systemd's services use
-//! (`etcdmain/etcd.go` `notifySystemd`), and lists its members to peers without asking who they are (`etcdhttp/peer.go`).
+//! It shows that this etcd starts on the data and applies its whole write-ahead log, the id of the cluster, and its members.
+//! [`Backend`] then reads the content from the files of the copy. So the boot needs no login, certificate or user of the data: etcd reports readiness on systemd's notification socket (`etcdmain/etcd.go`
+//! `notifySystemd`), and lists its members to peers without authentication (`etcdhttp/peer.go`).
 //!
 //! Must never run on data that will go live: etcd expires leases, raises alarms and writes its own version into the data.
-//! Must never listen on a port: another program of this machine could read every Secret from it. Its network is empty, so
-//! a copy of a member can never vote in that member's name.
+//! Must never listen on a port: another program on this machine could read every Secret from it. It has an empty network
+//! namespace, so the copy of a member can never vote as that member.
 
 use super::backend::Backend;
 use super::incoming::partial_name;
@@ -25,52 +24,52 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A member wins the first election if it has all votes itself. After this many without a winner, it does not have them.
+/// A single voter wins its first election. After this many elections without a winner, the cluster has other voters.
 const MAX_ELECTIONS: usize = 4;
-/// After the host comes what looks like a port and is a part of the file's name; etcd allows no path in these URLs.
+/// `:0` looks like a port and is part of the file name, because etcd allows no path in these URLs.
 const CLIENT_SOCKET: &str = "client.sock:0";
 const PEER_SOCKET: &str = "peer.sock:0";
 const NOTIFY_SOCKET: &str = "notify.sock";
-/// How a person sees all that a private etcd prints.
-const BY_HAND: &str = "restore the archive into an empty directory with etcdutl (etcdctl before 3.5) snapshot restore, and start \
+/// How an operator can see the complete output of such an etcd.
+const MANUAL_STEPS: &str = "restore the archive into an empty directory with etcdutl (etcdctl before 3.5) snapshot restore, and start \
                        etcd on that with --data-dir";
-/// How long to wait for readiness before looking at the process again.
+/// The interval at which the process is checked while waiting for readiness.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How long etcd may take to list its members.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// More than this is not a list of members, in bytes.
-const MAX_ANSWER: u64 = 1 << 20;
+/// The timeout for etcd's list of members.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest valid list of members in bytes.
+const MAX_RESPONSE: u64 = 1 << 20;
 
 /// A copy of a member's data after etcd ran on it.
 #[derive(Debug)]
 pub struct BootedCopy {
     /// The version of the etcd that ran on it.
     pub version: String,
-    /// The id of the data's cluster.
+    /// The cluster id in the data.
     pub cluster_id: u64,
     /// The members of that cluster. The name and client URLs of the member itself are those of the private boot.
     pub members: Vec<Member>,
-    /// Whether etcd elected itself and served. If not, its cluster has other voting members, and the end of its write-ahead
-    /// log is not in the database.
+    /// Whether etcd elected itself and served. Otherwise its cluster has other voting members, and the database lacks the end
+    /// of the write-ahead log.
     pub served: bool,
     home: Dir,
 }
 
 impl BootedCopy {
-    /// Opens the database of the copy. It holds all that the write-ahead log held, if etcd [served](Self::served).
+    /// Opens the database of the copy. It includes the whole write-ahead log if etcd [served](Self::served).
     ///
     /// # Errors
-    /// The database cannot be read.
+    /// Fails if the database cannot be read.
     pub fn backend(&self) -> Result<Backend> {
         let database = self.home.child("member")?.child("snap")?;
         Backend::from_file(database.read("db")?, &database.path().join("db"))
     }
 
-    /// Saves the copy as the snapshot `name` in `dir`, in the steps in which etcdctl does: it is `NAME.part` until it is
-    /// durable. `watch` is called with the number of bytes so far and ends the saving by an error.
+    /// Saves the copy as the snapshot `name` in `dir`. As with etcdctl, the file is `NAME.part` until it is synced. `watch` is
+    /// called with the number of bytes written so far, and its error cancels the export.
     ///
     /// # Errors
-    /// The copy cannot be read, `dir` cannot be written, or `watch` fails.
+    /// Fails if the copy cannot be read, `dir` cannot be written, or `watch` fails.
     pub fn save(
         &self,
         dir: &Dir,
@@ -98,8 +97,7 @@ impl BootedCopy {
 /// Starts the program `etcd` on the data directory `home`, waits until it serves, and stops it.
 ///
 /// # Errors
-/// etcd does not start, ends early, or does not serve in time. That says nothing about where the data came from: the cause may
-/// be the program, the machine or the data.
+/// Fails if etcd does not start, ends early, or does not serve in time. The cause may be the program, the machine or the data.
 pub fn boot(etcd: &Path, home: Dir) -> Result<BootedCopy> {
     remove_sockets(&home)?;
     let booted = run(etcd, &home);
@@ -109,55 +107,55 @@ pub fn boot(etcd: &Path, home: Dir) -> Result<BootedCopy> {
     Ok(BootedCopy { version, cluster_id, members, served, home })
 }
 
-type Shown = (String, u64, Vec<Member>, bool);
+type BootResult = (String, u64, Vec<Member>, bool);
 
-fn run(etcd: &Path, home: &Dir) -> Result<Shown> {
+fn run(etcd: &Path, home: &Dir) -> Result<BootResult> {
     let notify = UnixDatagram::bind(home.handle(NOTIFY_SOCKET))
         .and_then(|socket| socket.set_read_timeout(Some(POLL_INTERVAL)).map(|()| socket))
         .context("opening a socket for a private etcd")?;
-    let patience = timeouts::for_database(
+    let timeout = timeouts::for_database(
         std::fs::metadata(home.handle("member/snap/db")).map_or(0, |database| database.len()),
     );
     let mut running = start(etcd, home)?;
-    let served = wait_until_ready(&mut running, &notify, patience).context("booting a private etcd")?;
+    let served = wait_until_ready(&mut running, &notify, timeout).context("booting a private etcd")?;
     let (header, members) = get(home, "/members")?;
     let cluster_id = header.context("a private etcd did not report its cluster")?;
     let members = serde_json::from_slice(&members).context("reading the members of a private etcd")?;
     let (_, version) = get(home, "/version")?;
-    let Version { etcdserver } =
+    let VersionResponse { etcdserver } =
         serde_json::from_slice(&version).context("reading the version of a private etcd")?;
-    // What it has not written by then, it writes when it ends.
-    running.terminate(patience).context("stopping a private etcd")?;
+    // etcd writes its remaining changes when it terminates.
+    running.terminate(timeout).context("stopping a private etcd")?;
     Ok((etcdserver, cluster_id, members, served))
 }
 
-/// What `/version` answers (`etcdhttp/version.go`).
+/// The response of `/version` (`etcdhttp/version.go`).
 #[derive(Deserialize)]
-struct Version {
+struct VersionResponse {
     etcdserver: String,
 }
 
-/// The data has a write-ahead log, so etcd takes its name, peers and cluster from there (`etcdserver/bootstrap.go`).
+/// The data has a write-ahead log, so etcd takes the name, peers and cluster from there (`etcdserver/bootstrap.go`).
 fn start(etcd: &Path, home: &Dir) -> Result<Running> {
-    let program = Program::new(etcd).without_network().redact_output(recognize, BY_HAND);
+    let program = Program::new(etcd).without_network().redact_output(recognize, MANUAL_STEPS);
     let program = program.cwd(fd_path(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
         "--data-dir=.".to_owned(),
         format!("--listen-client-urls=unix://{CLIENT_SOCKET}"),
         format!("--listen-peer-urls=unix://{PEER_SOCKET}"),
         "--advertise-client-urls=http://localhost:2379".to_owned(),
-        // From 3.4.28 on the gateway cannot reach a server on a unix socket, and etcd ends.
+        // Since 3.4.28 the gateway cannot reach a server on a unix socket, and etcd exits.
         "--enable-grpc-gateway=false".to_owned(),
         "--logger=zap".to_owned(),
-        // It is alone, so it can elect itself at once.
+        // A single member can elect itself at once.
         "--heartbeat-interval=10".to_owned(),
         "--election-timeout=50".to_owned(),
     ]);
     program.start().context("starting a private etcd")
 }
 
-/// Whether etcd came to serve; `false` if it cannot elect itself.
-fn wait_until_ready(running: &mut Running, notify: &UnixDatagram, patience: Duration) -> Result<bool> {
-    let until = Instant::now() + patience;
+/// Waits until etcd serves, and returns whether it does; `false` if it cannot elect itself.
+fn wait_until_ready(running: &mut Running, notify: &UnixDatagram, timeout: Duration) -> Result<bool> {
+    let until = Instant::now() + timeout;
     let mut message = [0; 256];
     while Instant::now() < until {
         interrupt::check()?;
@@ -176,22 +174,22 @@ fn wait_until_ready(running: &mut Running, notify: &UnixDatagram, patience: Dura
             return Ok(false);
         }
     }
-    bail!("it did not serve within {} s", patience.as_secs())
+    bail!("it did not serve within {} s", timeout.as_secs())
 }
 
-/// What etcd answers its peers at `path`: the cluster's id, and the body.
+/// Sends a peer request for `path`. Returns the cluster id and the body of the response.
 fn get(home: &Dir, path: &str) -> Result<(Option<u64>, Vec<u8>)> {
-    let answer = || {
+    let response = || {
         let mut socket = UnixStream::connect(home.handle(PEER_SOCKET))?;
-        socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        socket.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         write!(socket, "GET {path} HTTP/1.0\r\n\r\n")?;
-        // 3.4 keeps the connection open for seconds after its answer.
-        read_answer(&mut BufReader::new(socket.take(MAX_ANSWER)))
+        // etcd 3.4 keeps the connection open for seconds after its response.
+        read_response(&mut BufReader::new(socket.take(MAX_RESPONSE)))
     };
-    answer().with_context(|| format!("asking a private etcd for {path}"))
+    response().with_context(|| format!("asking a private etcd for {path}"))
 }
 
-fn read_answer(from: &mut dyn BufRead) -> Result<(Option<u64>, Vec<u8>)> {
+fn read_response(from: &mut dyn BufRead) -> Result<(Option<u64>, Vec<u8>)> {
     let mut line = String::new();
     from.read_line(&mut line)?;
     let status = line.split(' ').nth(1).unwrap_or_default();
@@ -199,7 +197,7 @@ fn read_answer(from: &mut dyn BufRead) -> Result<(Option<u64>, Vec<u8>)> {
     let (mut length, mut cluster_id) = (None, None);
     loop {
         line.clear();
-        ensure!(from.read_line(&mut line)? > 0, "its answer ends early");
+        ensure!(from.read_line(&mut line)? > 0, "its response ends early");
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.trim().parse::<u64>().ok(),
@@ -207,26 +205,26 @@ fn read_answer(from: &mut dyn BufRead) -> Result<(Option<u64>, Vec<u8>)> {
             _ => {}
         }
     }
-    let length = length.filter(|length| *length <= MAX_ANSWER).context("its answer has no length")?;
+    let length = length.filter(|length| *length <= MAX_RESPONSE).context("its response has no length")?;
     let mut body = vec![0; usize::try_from(length)?];
     from.read_exact(&mut body)?;
     Ok((cluster_id, body))
 }
 
-/// etcd 3.4 does not remove its sockets, and a boot that was killed leaves all of them.
+/// Removes the sockets: etcd 3.4 leaves its own, and a killed boot leaves all of them.
 fn remove_sockets(home: &Dir) -> Result<()> {
     [CLIENT_SOCKET, PEER_SOCKET, NOTIFY_SOCKET].into_iter().try_for_each(|socket| home.remove_file(socket))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::read_answer;
+    use super::read_response;
 
     #[test]
     fn reads_an_answer_of_a_peer() {
         let text = "HTTP/1.0 200 OK\r\nContent-Type: application/json\r\nX-Etcd-Cluster-Id: cdf818194e3a8c32\r\n\
-                    Content-Length: 2\r\n\r\n[]and what another answer would be";
-        let (cluster_id, body) = read_answer(&mut text.as_bytes()).unwrap();
+                    Content-Length: 2\r\n\r\n[]and what another response would be";
+        let (cluster_id, body) = read_response(&mut text.as_bytes()).unwrap();
         assert_eq!((cluster_id, &*body), (Some(0xcdf8_1819_4e3a_8c32), b"[]".as_slice()));
     }
 
@@ -239,7 +237,7 @@ mod tests {
             ("HTTP/1.0 200 OK\r\n\r\n[]", "no length"),
             ("HTTP/1.0 200 OK\r\nContent-Length: 99999999\r\n\r\n[]", "no length"),
         ] {
-            let error = read_answer(&mut text.as_bytes()).unwrap_err();
+            let error = read_response(&mut text.as_bytes()).unwrap_err();
             assert!(format!("{error:#}").contains(reason), "{text:?}: {error:#}");
         }
     }

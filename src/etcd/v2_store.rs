@@ -1,12 +1,12 @@
-//! Whether a member holds keys of etcd's v2 API. They are not in a v3 snapshot, and a restore would destroy them.
+//! Finds out whether a member holds keys of etcd's v2 API. A v3 snapshot lacks them, and a restore would destroy them.
 //!
-//! Owns where they are: etcd keeps them in memory. Now and then it writes all of them to `member/snap/TERM-INDEX.snap`
-//! (`snappb.Snapshot{crc, data}`, whose data is a `raftpb.Snapshot`, whose data is the store's JSON), and what came
-//! after that is only in the write-ahead log. The files are read because they answer in all cases: `/v2/keys` is there only
-//! with `--enable-v2`, and needs a login.
+//! etcd keeps these keys in memory. From time to time it writes all of them to `member/snap/TERM-INDEX.snap`
+//! (`snappb.Snapshot{crc, data}`, whose data is a `raftpb.Snapshot`, whose data is the store's JSON), and later
+//! changes are only in the write-ahead log. The files are read because that always works: the API `/v2/keys` exists only
+//! with `--enable-v2` and may require a login.
 //!
-//! Must never write, nor say "none" of files that could not be read. etcd 3.6 and later have no such keys: they refuse to
-//! start on data with them (`server/etcdserver/bootstrap.go` `assertNoV2StoreContent`).
+//! Must never write, nor report files that could not be read as having no keys. etcd 3.6 and later refuse to start on data
+//! with such keys (`server/etcdserver/bootstrap.go` `assertNoV2StoreContent`).
 
 mod request;
 mod store;
@@ -17,51 +17,51 @@ use super::wal::{self, WalItem};
 use crate::system::durable::Dir;
 use anyhow::{Context, Result, ensure};
 use crc32c::crc32c;
-use request::Request;
+use request::V2Request;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
-use store::Store;
+use store::V2Store;
 
-/// What a member's files say of v2 keys.
+/// The v2 keys of a member, according to its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum V2Keys {
-    /// It holds none.
+    /// The member holds no v2 keys.
     None,
-    /// It holds some.
+    /// The member holds v2 keys.
     Held {
-        /// How many.
+        /// The number of keys.
         keys: usize,
-        /// The names of the first few directories or keys at the top.
+        /// The first few names of keys and directories at the top level.
         top: Vec<String>,
     },
     /// It could not be determined, for this reason.
     Unknown(String),
 }
 
-/// The largest `.snap` that is read. One of v3 keys only has some kilobytes.
-const LARGEST: u64 = 64 << 20;
-/// How often files are read again that a running etcd changed meanwhile.
-const TRIES: u32 = 4;
-/// The pause before that.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How many uncommitted requests are held at most. etcd itself has far fewer under way.
-const MOST_PENDING: usize = 100_000;
+/// The largest `.snap` file that is read, in bytes. Without v2 keys it has a few kilobytes.
+const MAX_SNAP_SIZE: u64 = 64 << 20;
+/// The number of attempts to read files that a running etcd changes at the same time.
+const MAX_ATTEMPTS: u32 = 4;
+/// The pause between two attempts.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// The most uncommitted requests that are held in memory. etcd itself has far fewer in flight.
+const MAX_PENDING: usize = 100_000;
 
-const MISSING: &str = "entries are missing between the newest good .snap and the write-ahead log";
+const ENTRIES_MISSING: &str = "entries are missing between the newest good .snap and the write-ahead log";
 
 impl V2Keys {
-    /// Reads the files of the site's member, be it running or stopped.
+    /// Reads the files of the site's member, which may be running or stopped.
     pub fn read_site(site: &Site) -> Self {
-        let mut tries = 0;
+        let mut attempts = 0;
         loop {
-            tries += 1;
+            attempts += 1;
             match read_live(site) {
                 Ok(store) => return Self::in_store(&store),
-                Err(error) if tries == TRIES => return Self::Unknown(format!("{error:#}")),
-                // A running etcd removes old files and is in the middle of a write.
-                Err(_) => std::thread::sleep(PAUSE),
+                Err(error) if attempts == MAX_ATTEMPTS => return Self::Unknown(format!("{error:#}")),
+                // A running etcd may have removed an old file or be in the middle of a write.
+                Err(_) => std::thread::sleep(RETRY_DELAY),
             }
         }
     }
@@ -83,14 +83,14 @@ impl V2Keys {
         }
     }
 
-    fn in_store(store: &Store) -> Self {
+    fn in_store(store: &V2Store) -> Self {
         match store.count() {
             0 => Self::None,
             keys => Self::Held { keys, top: store.top() },
         }
     }
 
-    /// Returns the v2 keys in words; `None` if there are none.
+    /// Describes the v2 keys; `None` if the member holds none.
     pub fn describe(&self) -> Option<String> {
         match self {
             Self::None => None,
@@ -104,15 +104,15 @@ impl V2Keys {
     }
 }
 
-fn read_live(site: &Site) -> Result<Store> {
-    // The path comes from etcd's configuration, where a symlink is meant.
+fn read_live(site: &Site) -> Result<V2Store> {
+    // The path comes from etcd's configuration, so a symlink in it is intended.
     let real = |dir: &Path| dir.canonicalize().with_context(|| format!("opening {}", dir.display()));
     let wal_dir = site.wal_dir.as_ref().map(|dir| real(dir)).transpose()?;
     read(&real(&site.data_dir)?.join("member"), wal_dir.as_deref())
 }
 
 /// Reads the newest valid `.snap`, and the log after it.
-fn read(member: &Path, wal_dir: Option<&Path>) -> Result<Store> {
+fn read(member: &Path, wal_dir: Option<&Path>) -> Result<V2Store> {
     let snapshots = Dir::open(&member.join("snap"))?;
     let log = Dir::open(&wal_dir.map_or_else(|| member.join("wal"), Path::to_owned))?;
     let (mut store, index) = newest(&snapshots)?.unwrap_or_default();
@@ -122,16 +122,16 @@ fn read(member: &Path, wal_dir: Option<&Path>) -> Result<Store> {
         last: index,
         committed: index,
         pending: VecDeque::new(),
-        trouble: None,
+        error: None,
     };
-    wal::read_after(&log, index, &mut |item| replay.take(item))?;
+    wal::read_after(&log, index, &mut |item| replay.process(item))?;
     replay.finish()?;
     Ok(store)
 }
 
-/// Returns the store of the newest `.snap` that can be read, and the index of the last entry that is in it. etcd takes the
-/// newest valid one too (`snapshotter.go` `loadMatching`): what a newer one would have had is in the log then.
-fn newest(dir: &Dir) -> Result<Option<(Store, u64)>> {
+/// Returns the store of the newest `.snap` that can be read, and the index of the last entry that is in it. etcd also uses
+/// the newest valid one (`snapshotter.go` `loadMatching`). The log then has the changes of the invalid ones.
+fn newest(dir: &Dir) -> Result<Option<(V2Store, u64)>> {
     let mut names = dir.names()?;
     names.retain(|name| name.ends_with(".snap"));
     names.reverse();
@@ -147,35 +147,35 @@ fn newest(dir: &Dir) -> Result<Option<(Store, u64)>> {
     first_error.map_or(Ok(None), Err)
 }
 
-fn snapshot(dir: &Dir, name: &str) -> Result<(Store, u64)> {
+fn snapshot(dir: &Dir, name: &str) -> Result<(V2Store, u64)> {
     let file = dir.read(name)?;
     ensure!(file.metadata()?.is_file(), "it is not a regular file");
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    ensure!(bytes.len() as u64 <= LARGEST, "it is larger than 64 MiB");
+    file.take(MAX_SNAP_SIZE + 1).read_to_end(&mut bytes)?;
+    ensure!(bytes.len() as u64 <= MAX_SNAP_SIZE, "it is larger than 64 MiB");
     parse(&bytes)
 }
 
 /// Reads a `snappb.Snapshot`.
-fn parse(bytes: &[u8]) -> Result<(Store, u64)> {
-    let (mut crc, mut sealed) = (0, &[][..]);
+fn parse(bytes: &[u8]) -> Result<(V2Store, u64)> {
+    let (mut crc, mut checked) = (0, &[][..]);
     for field in MessageFields::new(bytes) {
         match field? {
             (1, value) => crc = value.integer()?,
-            (2, value) => sealed = value.bytes()?,
+            (2, value) => checked = value.bytes()?,
             _ => {}
         }
     }
-    ensure!(!sealed.is_empty() && u64::from(crc32c(sealed)) == crc, "crc mismatch");
+    ensure!(!checked.is_empty() && u64::from(crc32c(checked)) == crc, "crc mismatch");
     let (mut content, mut index) = (&[][..], 0);
-    for field in MessageFields::new(sealed) {
+    for field in MessageFields::new(checked) {
         match field? {
             (1, value) => content = value.bytes()?,
             (2, value) => index = index_of(value.bytes()?)?,
             _ => {}
         }
     }
-    Ok((Store::parse(content)?, index))
+    Ok((V2Store::parse(content)?, index))
 }
 
 /// Returns the index in a `raftpb.SnapshotMetadata`.
@@ -189,22 +189,22 @@ fn index_of(metadata: &[u8]) -> Result<u64> {
     Ok(index)
 }
 
-/// Applies the log to a store, in the order of raft: an entry may replace others until it is committed.
+/// Applies the log to a store. Until an entry is committed, a later one with the same index replaces it.
 struct Replay<'s> {
-    store: &'s mut Store,
-    /// The last entry that is in the store.
+    store: &'s mut V2Store,
+    /// The index of the last entry in the store.
     index: u64,
-    /// The last entry that was read, or that is in the store.
+    /// The index of the last entry that was read or is in the store.
     last: u64,
-    /// The last entry that is known to be committed.
+    /// The index of the last entry that is known to be committed.
     committed: u64,
     /// Requests that are not known to be committed.
-    pending: VecDeque<(u64, Request)>,
-    trouble: Option<&'static str>,
+    pending: VecDeque<(u64, V2Request)>,
+    error: Option<&'static str>,
 }
 
 impl Replay<'_> {
-    fn take(&mut self, item: WalItem<'_>) {
+    fn process(&mut self, item: WalItem<'_>) {
         match item {
             WalItem::Entry(entry) => {
                 while self.pending.back().is_some_and(|(index, _)| *index >= entry.index) {
@@ -213,21 +213,21 @@ impl Replay<'_> {
                 if entry.index <= self.index {
                     return;
                 }
-                // A member that another one has sent its state has no entries from before.
+                // A member that received its state from another member lacks the earlier entries.
                 if entry.index > self.last + 1 {
-                    self.trouble = Some(MISSING);
+                    self.error = Some(ENTRIES_MISSING);
                 }
                 self.last = entry.index;
                 if !entry.is_request || entry.data.is_empty() {
                     return;
                 }
-                match Request::in_entry(entry.data) {
-                    Ok(Some(_)) if self.pending.len() == MOST_PENDING => {
-                        self.trouble = Some("the write-ahead log has more than 100,000 uncommitted requests");
+                match V2Request::from_entry(entry.data) {
+                    Ok(Some(_)) if self.pending.len() == MAX_PENDING => {
+                        self.error = Some("the write-ahead log has more than 100,000 uncommitted requests");
                     }
                     Ok(Some(request)) => self.pending.push_back((entry.index, request)),
                     Ok(None) => {}
-                    Err(_) => self.trouble = Some("the write-ahead log has an entry that cannot be decoded"),
+                    Err(_) => self.error = Some("the write-ahead log has an entry that cannot be decoded"),
                 }
             }
             WalItem::Commit(committed) => self.apply_to(committed),
@@ -241,18 +241,18 @@ impl Replay<'_> {
                 && index > self.index
             {
                 self.index = index;
-                self.trouble = self.store.apply(request).err().or(self.trouble);
+                self.error = self.store.apply(request).err().or(self.error);
             }
         }
     }
 
-    /// Applies what is left: a member that is alone commits it at its next start.
+    /// Applies the remaining requests: a single member commits them at its next start.
     fn finish(mut self) -> Result<()> {
         if self.committed > self.last {
-            self.trouble = Some(MISSING);
+            self.error = Some(ENTRIES_MISSING);
         }
         self.apply_to(u64::MAX);
-        self.trouble.map_or(Ok(()), |trouble| Err(anyhow::anyhow!(trouble)))
+        self.error.map_or(Ok(()), |error| Err(anyhow::anyhow!(error)))
     }
 }
 

@@ -1,28 +1,28 @@
-//! etcd's versions: what each version can do or needs, and which versions work together.
+//! The versions of etcd: the features and requirements of each, and which versions work together.
 //!
-//! Owns the table of facts, each with its source in etcd. Pure: it must never run a program or read a file.
+//! Owns the table of these facts, each with its source in etcd. Pure: it must never run a program or read a file.
 
 use std::fmt;
 use std::path::PathBuf;
 
 /// `snapshot restore` has `--bump-revision` (CHANGELOG-3.4.md v3.4.27, CHANGELOG-3.5.md v3.5.10, CHANGELOG-3.6.md v3.6.0).
-const BUMPS_REVISIONS: Since = Since(&[(3, 4, 27), (3, 5, 10), (3, 6, 0)]);
+const BUMPS_REVISIONS: Feature = Feature(&[(3, 4, 27), (3, 5, 10), (3, 6, 0)]);
 
 /// `etcdctl` has no `snapshot status` and no `snapshot restore`; only `etcdutl`, which exists since 3.5, has them
 /// (CHANGELOG-3.6.md v3.6.0, pull request 13809; `etcdctl/ctlv3/command/snapshot_command.go` has `save` alone).
-const NEEDS_ETCDUTL: Since = Since(&[(3, 6, 0)]);
+const NEEDS_ETCDUTL: Feature = Feature(&[(3, 6, 0)]);
 
-/// etcd refuses data by the storage version and the cluster version in it (CHANGELOG-3.6.md v3.6.0: "`etcd` will no longer
+/// etcd refuses data according to its storage version and cluster version (CHANGELOG-3.6.md v3.6.0: "`etcd` will no longer
 /// start on data dir created by newer versions").
-const READS_DATA_VERSIONS: Since = Since(&[(3, 6, 0)]);
+const CHECKS_DATA_VERSIONS: Feature = Feature(&[(3, 6, 0)]);
 
 /// etcd reads `ETCD_CONFIG_FILE` (CHANGELOG-3.4.md v3.4.0, pull request 10762).
-pub const READS_CONFIG_FILE_VARIABLE: Since = Since(&[(3, 4, 0)]);
+pub const READS_CONFIG_FILE_VARIABLE: Feature = Feature(&[(3, 4, 0)]);
 
-/// The versions that share a property: the first patch version of each minor version that has it. Every minor version after
-/// the last one listed has it too.
+/// The versions that have a feature: the first patch version with it in each minor version. Every minor version after the last
+/// one listed has it too.
 #[derive(Debug, Clone, Copy)]
-pub struct Since(&'static [(u32, u32, u32)]);
+pub struct Feature(&'static [(u32, u32, u32)]);
 
 /// A minor version of etcd, such as 3.5. The members of a cluster must agree on it, and the format of the data depends on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,13 +77,13 @@ impl Version {
         name.contains("etcd").then(|| Self::parse(version)).flatten()
     }
 
-    /// Its minor version.
+    /// Returns the minor version.
     pub fn minor(&self) -> Minor {
         self.minor
     }
 
-    /// Whether it has a property. A pre-release counts as the release that it leads to.
-    pub fn has(&self, property: Since) -> bool {
+    /// Whether it has a feature. A pre-release counts as the release that it precedes.
+    pub fn has(&self, property: Feature) -> bool {
         let Minor { major, minor } = self.minor;
         let in_line = property.0.iter().find(|since| (since.0, since.1) == (major, minor));
         match in_line {
@@ -106,7 +106,7 @@ impl fmt::Display for Minor {
     }
 }
 
-/// A part of a version: digits alone, where Rust would take a sign.
+/// Parses a part of a version. It must consist of digits; `parse` alone would accept a sign.
 fn number(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
@@ -114,14 +114,14 @@ fn number(text: &str) -> Option<u32> {
 /// One of etcd's programs on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// Where it is.
+    /// Its path.
     pub path: PathBuf,
-    /// Its version, as it prints it.
+    /// The version that it prints.
     pub version: Version,
 }
 
 impl Installed {
-    /// Its name and version, such as `etcdctl 3.5.16`.
+    /// Returns its name and version, such as `etcdctl 3.5.16`.
     pub fn name_and_version(&self) -> String {
         format!("{} {}", self.path.file_name().unwrap_or_default().display(), self.version)
     }
@@ -138,42 +138,42 @@ impl fmt::Display for Installed {
 pub struct Programs {
     /// The client.
     pub etcdctl: Installed,
-    /// The tool for files at rest, if there is one.
+    /// The program for snapshot files, if it is installed.
     pub etcdutl: Option<Installed>,
-    /// The server, if its program is on this machine.
+    /// The server, if it is installed.
     pub etcd: Option<Installed>,
 }
 
 impl Programs {
-    /// The program that reads and restores snapshot files.
+    /// Returns the program that reads and restores snapshot files.
     pub fn snapshot_program(&self) -> &Installed {
         self.etcdutl.as_ref().unwrap_or(&self.etcdctl)
     }
 
-    /// Whether they can raise the revision of a snapshot.
+    /// Whether that program can raise the revision of a snapshot.
     pub fn can_bump(&self) -> bool {
         self.snapshot_program().version.has(BUMPS_REVISIONS)
     }
 
-    /// All of them.
+    /// Returns all installed programs.
     pub fn iter(&self) -> impl Iterator<Item = &Installed> {
         self.etcd.iter().chain([&self.etcdctl]).chain(&self.etcdutl)
     }
 
-    /// The first two of different minor versions, if there are any.
+    /// Returns the first two programs whose minor versions differ.
     pub fn first_mismatch(&self) -> Option<(&Installed, &Installed)> {
         let mut each = self.iter();
         let first = each.next()?;
         each.find(|other| other.version.minor() != first.version.minor()).map(|other| (first, other))
     }
 
-    /// The first one whose minor version is not that of `version`.
+    /// Returns the first program whose minor version differs from that of `version`.
     pub fn first_of_other_minor(&self, version: &Version) -> Option<&Installed> {
         self.iter().find(|program| program.version.minor() != version.minor())
     }
 }
 
-/// Why `etcdctl` of this version does not do without `etcdutl`; `None` if it does.
+/// Returns the reason why `etcdctl` of this version requires `etcdutl`; `None` if it does not.
 pub fn requires_etcdutl(etcdctl: &Version) -> Option<String> {
     etcdctl.has(NEEDS_ETCDUTL).then(|| {
         format!(
@@ -182,38 +182,38 @@ pub fn requires_etcdutl(etcdctl: &Version) -> Option<String> {
     })
 }
 
-/// The versions that data carries with it, in a member directory and in a snapshot of it.
+/// The versions that are stored in the data, in a member directory or a snapshot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DataVersions {
     /// The version of the format. etcd 3.6 and later set it to their own minor version.
     pub storage: Option<Minor>,
-    /// The minor version that the members agreed on. A restore keeps it (`etcdutl/snapshot/v3_snapshot.go`, which trims the
+    /// The minor version on which the members agreed. A restore keeps it (`etcdutl/snapshot/v3_snapshot.go`, which trims the
     /// members and not the cluster).
     pub cluster: Option<Minor>,
 }
 
 impl DataVersions {
-    /// The minor version of the etcd that wrote the data, as far as it is known.
+    /// Returns the minor version of the etcd that wrote the data, if the data shows it.
     pub fn written_by(&self) -> Option<Minor> {
         self.storage.max(self.cluster)
     }
 
-    /// The lowest minor version that can serve the data, if `etcd` is older than that.
+    /// Returns the lowest minor version that can serve the data, if `etcd` is older than that.
     ///
     /// A higher storage version is refused by etcd 3.6 and later (`server/storage/schema/schema.go` `Validate`), and by etcd
     /// 3.4.31 and later (`mvcc/kvstore.go` `restore`). Older versions of 3.4 and all of 3.5 do not look at it and leave it in
     /// place, for a later etcd to refuse. The cluster version in the data counts since etcd 3.6; before, etcd goes by its v2
     /// store (`server/etcdserver/api/membership/cluster.go` `Recover`), which a restore begins anew.
     pub fn too_new_for(&self, etcd: &Version) -> Option<Minor> {
-        let cluster = self.cluster.filter(|_| etcd.has(READS_DATA_VERSIONS));
+        let cluster = self.cluster.filter(|_| etcd.has(CHECKS_DATA_VERSIONS));
         self.storage.max(cluster).filter(|data| *data > etcd.minor())
     }
 }
 
-/// What to do to restore data that only etcd `data` and later can serve on the older `etcd`, other than to install that.
+/// Returns the steps to restore data of etcd `data` on the older version `etcd`, if there are any.
 pub fn downgrade_steps(data: Minor, etcd: &Version) -> Option<String> {
     let target = etcd.minor();
-    if !etcd.has(READS_DATA_VERSIONS) {
+    if !etcd.has(CHECKS_DATA_VERSIONS) {
         // The lowest version that it converts to (`etcdutl/etcdutl/migrate_command.go`); etcd 3.4 serves that too.
         return Some(format!(
             "convert the archive's db with etcdutl {data}: etcdutl snapshot restore db --data-dir=converted && etcdutl \
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_versions_and_nothing_else() {
+    fn parses_only_versions() {
         for text in ["3.4.23", "3.6.0-rc.1", "3.7.0-alpha.0", "3.10.0", "10.0.1"] {
             assert_eq!(version(text).to_string(), text);
         }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_the_programs_print() {
+    fn parses_the_output_of_the_programs() {
         for (text, label, expected) in [
             ("etcdctl version: 3.4.23\nAPI version: 3.4\n", "etcdctl version:", Some("3.4.23")),
             ("etcdctl version: 3.6.0-rc.1\nAPI version: 3.6\n", "etcdctl version:", Some("3.6.0-rc.1")),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_of_what_versions_can_do_and_need() {
+    fn the_features_of_each_version() {
         assert!(!version("3.3.27").has(READS_CONFIG_FILE_VARIABLE));
         assert!(version("3.4.0").has(READS_CONFIG_FILE_VARIABLE));
         assert!(version("3.10.0").has(READS_CONFIG_FILE_VARIABLE));
@@ -357,14 +357,14 @@ mod tests {
             ("3.4.23", "3.6.0", "3.6.0", "3.6"),
             ("3.5.35", "3.6.0", "3.6.0", "3.6"),
             ("3.5.35", "3.7.0", "3.7.0", "3.7"),
-            // As etcdutl migrate leaves it.
+            // The result of etcdutl migrate.
             ("3.5.35", "", "3.7.0", ""),
             ("3.6.16", "", "3.5.0", ""),
             ("3.6.16", "", "", ""),
             ("3.6.16", "3.6.0", "3.6.0", ""),
             ("3.6.0-rc.1", "3.6.0", "3.6.0", ""),
             ("3.6.16", "3.7.0", "3.7.0", "3.7"),
-            // Between the one and the other, after an upgrade, and after etcdutl migrate.
+            // During an upgrade, and after etcdutl migrate.
             ("3.6.16", "3.6.0", "3.7.0", "3.7"),
             ("3.7.3", "3.6.0", "3.6.0", ""),
             ("3.7.3", "3.7.0", "3.7.0", ""),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_down_is_the_one_that_etcd_has() {
+    fn the_downgrade_steps_depend_on_the_version() {
         for (data, etcd, way) in [
             ("3.7.0", "3.5.16", Some("--target-version=3.5")),
             ("3.6.0", "3.4.23", Some("--target-version=3.5")),
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn etcdutl_is_what_raises_revisions_if_there_is_one() {
+    fn etcdutl_raises_revisions_if_it_is_installed() {
         assert!(!programs("3.5.16", Some("3.5.9"), None).can_bump());
         assert!(programs("3.5.9", Some("3.5.16"), None).can_bump());
         assert!(programs("3.4.27", None, None).can_bump());

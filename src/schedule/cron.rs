@@ -1,6 +1,6 @@
-//! Cron's five fields as lines for systemd's `OnCalendar=` (systemd.time(7)). Pure.
+//! Translates cron's five fields into values of systemd's `OnCalendar=` (systemd.time(7)). Pure.
 //!
-//! Must never translate what it cannot say exactly: then it says so.
+//! Must never translate an expression inexactly: it refuses one that systemd cannot express.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -8,30 +8,30 @@ use std::ops::RangeInclusive;
 const MONTHS: [&str; 12] =
     ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const DAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
-/// As systemd writes them.
+/// The names of weekdays in systemd.
 const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-/// The days of the longest month of each name.
-const LONGEST: [u8; 12] = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+/// The number of days of each month, in a leap year.
+const DAYS_IN_MONTH: [u8; 12] = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 
-/// A field: which values it takes, and whether it begins with a star.
+/// A parsed field: the values that it matches, and whether it begins with a star.
 struct Field {
     values: BTreeSet<u8>,
-    star: Star,
+    star: FieldStart,
 }
 
-/// How a field begins: by this cron tells whether the day of the month and that of the week both have to fit, or one of them.
+/// The beginning of a field. It decides whether cron requires the day of the month and the weekday to match, or one of them.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Star {
-    /// With a value.
+enum FieldStart {
+    /// A value.
     None,
-    /// It is `*`.
+    /// `*` alone.
     Plain,
-    /// With `*/n`.
+    /// `*/n`.
     Stepped,
 }
 
-/// What a field may hold.
-struct Kind {
+/// The values that a field allows.
+struct FieldKind {
     name: &'static str,
     range: RangeInclusive<u8>,
     names: &'static [&'static str],
@@ -39,82 +39,87 @@ struct Kind {
     first: u8,
 }
 
-const MINUTE: Kind = Kind { name: "minute", range: 0..=59, names: &[], first: 0 };
-const HOUR: Kind = Kind { name: "hour", range: 0..=23, names: &[], first: 0 };
-const DAY: Kind = Kind { name: "day of the month", range: 1..=31, names: &[], first: 0 };
-const MONTH: Kind = Kind { name: "month", range: 1..=12, names: &MONTHS, first: 1 };
-/// Sunday is 0, and 7 too.
-const WEEKDAY: Kind = Kind { name: "day of the week", range: 0..=6, names: &DAYS, first: 0 };
+const MINUTE: FieldKind = FieldKind { name: "minute", range: 0..=59, names: &[], first: 0 };
+const HOUR: FieldKind = FieldKind { name: "hour", range: 0..=23, names: &[], first: 0 };
+const DAY: FieldKind = FieldKind { name: "day of the month", range: 1..=31, names: &[], first: 0 };
+const MONTH: FieldKind = FieldKind { name: "month", range: 1..=12, names: &MONTHS, first: 1 };
+/// Sunday is 0 or 7.
+const WEEKDAY: FieldKind = FieldKind { name: "day of the week", range: 0..=6, names: &DAYS, first: 0 };
 
-/// Whether `text` is meant for cron: no calendar of systemd's has five words.
+/// Whether `text` is a cron expression: no systemd calendar expression has five words.
 pub fn is_cron(text: &str) -> bool {
     text.split_whitespace().count() == 5
 }
 
-/// The lines for what cron reads in `text`, without a zone. The error says what cannot be had, for an operator.
+/// Returns the calendar expressions for the cron expression `text`, without a time zone.
+///
+/// # Errors
+/// Returns what systemd cannot express, or what is wrong with the field, in words for an operator.
 pub fn lines(text: &str) -> Result<Vec<String>, String> {
     let fields: Vec<&str> = text.split_whitespace().collect();
     let [minute, hour, day, month, weekday] = fields.as_slice() else {
-        return Err(format!("cron has five fields, and these are {}", fields.len()));
+        return Err(format!("a cron expression has five fields, and this one has {}", fields.len()));
     };
-    let hours = written(&HOUR.read(hour)?.values, &HOUR.range);
-    let time = format!("{}:{}:00", hours, written(&MINUTE.read(minute)?.values, &MINUTE.range));
+    let hours = format_values(&HOUR.read(hour)?.values, &HOUR.range);
+    let time = format!("{}:{}:00", hours, format_values(&MINUTE.read(minute)?.values, &MINUTE.range));
     let (day, month, weekday) = (DAY.read(day)?, MONTH.read(month)?, WEEKDAY.read(weekday)?);
     let any_day = Field::all(&DAY);
     let any_weekday = Field::all(&WEEKDAY);
     let pairs = match (day.star, weekday.star) {
-        (Star::None, Star::None) => vec![(&day, &any_weekday), (&any_day, &weekday)],
-        (Star::Stepped, Star::None | Star::Stepped) | (Star::None, Star::Stepped) => {
-            return Err("*/n for one of the days, with the other given too, means one thing to one cron and another to the \
-                        next; write its days out"
+        (FieldStart::None, FieldStart::None) => vec![(&day, &any_weekday), (&any_day, &weekday)],
+        (FieldStart::Stepped, FieldStart::None | FieldStart::Stepped)
+        | (FieldStart::None, FieldStart::Stepped) => {
+            return Err("*/n for the day of the month or the weekday, together with the other one, differs between implementations of cron; \
+                        list the days instead"
                 .to_owned());
         }
         _ => vec![(&day, &weekday)],
     };
-    let comes = |days: &Field| {
+    let exists = |days: &Field| {
         month
             .values
             .iter()
-            .any(|month| days.values.iter().any(|day| *day <= LONGEST[usize::from(*month) - 1]))
+            .any(|month| days.values.iter().any(|day| *day <= DAYS_IN_MONTH[usize::from(*month) - 1]))
     };
     let lines: Vec<String> = pairs
         .into_iter()
-        .filter(|(day, _)| comes(day))
+        .filter(|(day, _)| exists(day))
         .map(|(day, weekday)| {
             let weekdays: Vec<&str> =
                 weekday.values.iter().filter_map(|day| WEEKDAYS.get(usize::from(*day)).copied()).collect();
             let weekdays =
                 if weekdays.len() == WEEKDAYS.len() { String::new() } else { weekdays.join(",") + " " };
-            let (months, days) = (written(&month.values, &MONTH.range), written(&day.values, &DAY.range));
+            let (months, days) =
+                (format_values(&month.values, &MONTH.range), format_values(&day.values, &DAY.range));
             format!("{weekdays}*-{months}-{days} {time}")
         })
         .collect();
-    if lines.is_empty() { Err("no month that is given has such a day".to_owned()) } else { Ok(lines) }
+    if lines.is_empty() { Err("none of its months has such a day".to_owned()) } else { Ok(lines) }
 }
 
 impl Field {
-    fn all(kind: &Kind) -> Self {
-        Self { values: kind.range.clone().collect(), star: Star::Plain }
+    fn all(kind: &FieldKind) -> Self {
+        Self { values: kind.range.clone().collect(), star: FieldStart::Plain }
     }
 }
 
-impl Kind {
+impl FieldKind {
     fn read(&self, text: &str) -> Result<Field, String> {
         let mut values = BTreeSet::new();
         for item in text.split(',') {
             values.extend(self.item(item)?);
         }
         let star = match text.starts_with(['*', '?']) {
-            false => Star::None,
-            true if text.len() == 1 => Star::Plain,
-            true => Star::Stepped,
+            false => FieldStart::None,
+            true if text.len() == 1 => FieldStart::Plain,
+            true => FieldStart::Stepped,
         };
         Ok(Field { values, star })
     }
 
-    /// `*`, `a`, `a-b`, and each with `/n` behind it; `a/n` goes on to the last.
+    /// Parses `*`, `a` or `a-b`, each optionally followed by `/n`; `a/n` continues to the last value.
     fn item(&self, text: &str) -> Result<Vec<u8>, String> {
-        let no = || format!("{text:?} is no {}", self.name);
+        let no = || format!("{text:?} is not a valid {}", self.name);
         let (range, step) = match text.split_once('/') {
             None => (text, None),
             Some((range, step)) => (range, Some(step.parse::<usize>().map_err(|_| no())?)),
@@ -131,7 +136,7 @@ impl Kind {
             }
         };
         if from > to || step == Some(0) {
-            return Err(format!("{text:?} is no {} at all", self.name));
+            return Err(format!("{text:?} contains no {}", self.name));
         }
         let sunday_too = |value: u8| if self.names.len() == DAYS.len() { value % 7 } else { value };
         Ok((from..=to).step_by(step.unwrap_or(1)).map(sunday_too).collect())
@@ -147,7 +152,7 @@ impl Kind {
         (*self.range.start()..=last).contains(&value).then_some(value)
     }
 
-    /// The end of a range from `from`, which may be the Sunday at the end of a week.
+    /// Parses the end of a range that begins at `from`. It may be the Sunday at the end of the week.
     fn end(&self, from: u8, text: &str) -> Option<u8> {
         match self.value(text)? {
             0 if from > 0 && self.names.len() == DAYS.len() => Some(7),
@@ -156,8 +161,8 @@ impl Kind {
     }
 }
 
-/// The values of a component, with `..` for three in a row and `*` for all there are.
-fn written(values: &BTreeSet<u8>, range: &RangeInclusive<u8>) -> String {
+/// Formats the values of a component, with `..` for three or more consecutive values and `*` for all values.
+fn format_values(values: &BTreeSet<u8>, range: &RangeInclusive<u8>) -> String {
     if values.len() == range.len() {
         return "*".to_owned();
     }

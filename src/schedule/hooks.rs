@@ -1,6 +1,7 @@
-//! An operator's own programs, run before a backup, after one that is good, and after one that failed.
+//! The operator's hooks: programs that run before a backup, after a good backup, and after a failed one.
 //!
-//! They run as we do, and so they must be root's; they get no secret, an environment of nothing, and so much time.
+//! They run as the same user as this program, so only root may be able to change them. They get a minimal environment and a
+//! timeout, and must never get a secret.
 
 use crate::error::Refusal;
 use crate::schedule;
@@ -13,32 +14,32 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long one may take, where nothing else is said.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout of a hook if the settings do not say.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What is to be run, as an operator wrote it down.
+/// The hooks in the settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Hooks {
-    /// Before a backup; if it fails, there is none.
+    /// The program to run before a backup. If it fails, no backup is made.
     pub before: Option<PathBuf>,
-    /// After one that is good.
+    /// The program to run after a good backup.
     pub after: Option<PathBuf>,
-    /// After one that failed.
+    /// The program to run after a failed backup.
     pub failure: Option<PathBuf>,
-    /// How long each may take: `90s`.
+    /// The timeout of each program, such as `90s`.
     pub timeout: Option<String>,
 }
 
-/// When a hook is run.
+/// The event that runs a hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HookEvent {
-    /// Before a backup.
+    /// A backup is about to begin.
     Before,
-    /// After one that is good.
+    /// A backup succeeded.
     After,
-    /// After one that failed.
+    /// A backup failed.
     Failure,
 }
 
@@ -52,10 +53,11 @@ impl HookEvent {
     }
 }
 
-/// What a hook reads from its standard input.
+/// The JSON that a hook reads from its standard input.
 #[derive(Debug, Serialize)]
-struct Told<'a> {
-    hook: HookEvent,
+struct HookInput<'a> {
+    #[serde(rename = "hook")]
+    event: HookEvent,
     unit: Option<&'a str>,
     /// The directory of the archives.
     target: &'a Path,
@@ -64,33 +66,36 @@ struct Told<'a> {
 }
 
 impl Hooks {
-    /// Runs the program for `occasion`, if there is one, to its end.
-    pub fn run(&self, occasion: HookEvent, unit: Option<&str>, target: &Path, run: &Run) -> Result<()> {
-        let program = match occasion {
+    /// Runs the program for `event`, if there is one, and waits for it.
+    ///
+    /// # Errors
+    /// Refuses a program that users other than root can change. Fails if the program fails or exceeds its timeout.
+    pub fn run(&self, event: HookEvent, unit: Option<&str>, target: &Path, run: &Run) -> Result<()> {
+        let program = match event {
             HookEvent::Before => &self.before,
             HookEvent::After => &self.after,
             HookEvent::Failure => &self.failure,
         };
         let Some(program) = program else { return Ok(()) };
-        let running = || format!("running the hook {} ({})", occasion.as_str(), program.display());
-        may_be_run(program).with_context(running)?;
-        let told = serde_json::to_vec(&Told { hook: occasion, unit, target, run }).with_context(running)?;
-        let patience = self.patience()?;
-        Program::new(program).stdin_bytes(told).deadline(patience).run().with_context(running)?;
+        let running = || format!("running the hook {} ({})", event.as_str(), program.display());
+        check_program(program).with_context(running)?;
+        let input = serde_json::to_vec(&HookInput { event, unit, target, run }).with_context(running)?;
+        let timeout = self.timeout()?;
+        Program::new(program).stdin_bytes(input).deadline(timeout).run().with_context(running)?;
         Ok(())
     }
 
-    fn patience(&self) -> Result<Duration, Refusal> {
-        let Some(timeout) = &self.timeout else { return Ok(PATIENCE) };
-        let seconds = schedule::parse_seconds(timeout).filter(|seconds| *seconds > 0);
+    fn timeout(&self) -> Result<Duration, Refusal> {
+        let Some(text) = &self.timeout else { return Ok(DEFAULT_TIMEOUT) };
+        let seconds = schedule::parse_seconds(text).filter(|seconds| *seconds > 0);
         seconds.map(Duration::from_secs).ok_or_else(|| {
-            Refusal::new(format!("the timeout of the hooks is {timeout:?}"), "give a time such as 90s or 5m")
+            Refusal::new(format!("hooks.timeout is {text:?}"), "give a duration such as 90s or 5m")
         })
     }
 }
 
-/// Refuses a hook that is not a program, or that users other than root can change: it runs as root.
-fn may_be_run(program: &Path) -> Result<(), Refusal> {
+/// Refuses a hook that is not an executable file, or that users other than root can change, because it runs as root.
+fn check_program(program: &Path) -> Result<(), Refusal> {
     let leads_to = trust::check(program).map_err(|distrust| match distrust.is_missing() {
         true => Refusal { next: "correct hooks in the settings".to_owned(), ..distrust.refusal("the hook") },
         false => distrust.refusal("the hook"),
@@ -112,10 +117,10 @@ mod tests {
     use crate::system::owner::Owner;
     use jiff::Timestamp;
 
-    /// A program in a directory that only root can change, where we are root.
+    /// Creates a program in a directory that only root can change; `None` if the test does not run as root.
     fn hook(text: &str, mode: u32) -> Option<(tempfile::TempDir, PathBuf)> {
         if Owner::ourselves().uid != 0 {
-            eprintln!("skipped: only root has a directory that it alone can change");
+            eprintln!("skipped: this test must run as root");
             return None;
         }
         let dir = tempfile::Builder::new().prefix("etcd-charm-").tempdir_in("/var/lib").unwrap();
@@ -131,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_reads_the_run_and_has_nothing_else() {
+    fn a_hook_gets_the_run_and_a_minimal_environment() {
         let Some((dir, path)) = hook("#!/bin/sh\ncd \"${0%/*}\" && cat > told && env > env\n", 0o755) else {
             return;
         };
@@ -152,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hook_that_fails_or_does_not_end_is_told_by_name() {
+    fn a_failed_hook_is_named_in_the_error() {
         for (text, why) in [
             ("#!/bin/sh\necho not now >&2; exit 3\n", "status 3; its last words: not now"),
             ("#!/bin/sh\nsleep 60\n", "within 1 s"),
@@ -165,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_others_can_change_is_not_run() {
+    fn refuses_a_program_that_other_users_can_change() {
         for (mode, why) in
             [(0o757, "users other than root can change it"), (0o644, "it is not an executable file")]
         {

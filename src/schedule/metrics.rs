@@ -1,5 +1,7 @@
-//! The file of metrics that Prometheus' node exporter reads. One file holds the series of all targets, told apart by labels: a run
-//! rewrites its own target's series and never touches those of another. Holds no secret: everybody may read it.
+//! The metrics file for the textfile collector of Prometheus' node exporter.
+//!
+//! One file holds the series of all targets, distinguished by labels. A run must never change the series of another target. The
+//! file holds no secret, because every user may read it.
 
 use crate::schedule::runs::health::{BackupFacts, last_good};
 use crate::schedule::runs::{Run, RunPhase};
@@ -12,80 +14,81 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// The file's name; what does not end so, as its draft, is not read.
-const NAME: &str = "etcd_backup.prom";
+/// The name of the file. The node exporter reads only names that end in `.prom`, and so not the temporary file.
+const FILE_NAME: &str = "etcd_backup.prom";
 
-/// How long to wait for another run that writes.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time to wait for another run that is writing the file.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A metric: its name, its type and what it says.
+/// A metric: its name, type and help text.
 type Metric = (&'static str, &'static str, &'static str);
 
 const LAST_SUCCESS: Metric =
-    ("etcd_backup_last_success_timestamp_seconds", "gauge", "When the last good backup was begun.");
-const LAST_RUN: Metric = ("etcd_backup_last_run_timestamp_seconds", "gauge", "When the last run was begun.");
-const LAST_RUN_GOOD: Metric = ("etcd_backup_last_run_success", "gauge", "Whether the last run was good.");
-const DURATION: Metric = ("etcd_backup_duration_seconds", "gauge", "How long the last good backup took.");
-const SIZE: Metric = ("etcd_backup_size_bytes", "gauge", "The size of the last good backup's archive.");
-const REVISION: Metric = ("etcd_backup_revision", "gauge", "The revision of etcd in the last good backup.");
-const FAILURES: Metric = ("etcd_backup_failures_total", "counter", "Runs that have failed.");
-const PENDING: Metric = ("etcd_backup_pending_uploads", "gauge", "Uploads that wait for a later run.");
+    ("etcd_backup_last_success_timestamp_seconds", "gauge", "Time at which the last good backup began.");
+const LAST_RUN: Metric =
+    ("etcd_backup_last_run_timestamp_seconds", "gauge", "Time at which the last run began.");
+const LAST_RUN_GOOD: Metric = ("etcd_backup_last_run_success", "gauge", "Whether the last run succeeded.");
+const DURATION: Metric = ("etcd_backup_duration_seconds", "gauge", "Duration of the last good backup.");
+const SIZE: Metric = ("etcd_backup_size_bytes", "gauge", "Size of the archive of the last good backup.");
+const REVISION: Metric = ("etcd_backup_revision", "gauge", "etcd revision of the last good backup.");
+const FAILURES: Metric = ("etcd_backup_failures_total", "counter", "Number of failed runs.");
+const PENDING: Metric = ("etcd_backup_pending_uploads", "gauge", "Number of pending uploads.");
 const IN_FUTURE: Metric = (
     "etcd_backup_dated_in_future",
     "gauge",
-    "Archives and runs dated in the future, by a clock that was wrong.",
+    "Number of archives and runs that a wrong clock dated in the future.",
 );
 const INTERVAL: Metric =
-    ("etcd_backup_interval_seconds", "gauge", "The longest time between two runs of the schedule.");
+    ("etcd_backup_interval_seconds", "gauge", "Longest time between two scheduled runs.");
 
-/// All of them, for whoever wants to know their names.
+/// All metrics, in the order in which they are written.
 pub const ALL: [Metric; 10] =
     [LAST_SUCCESS, LAST_RUN, LAST_RUN_GOOD, DURATION, SIZE, REVISION, FAILURES, PENDING, IN_FUTURE, INTERVAL];
 
-/// What a series is about: its labels, and which of them the schedule is responsible for.
+/// The target of a series, and the schedule.
 #[derive(Debug, Clone, Copy)]
 pub struct MetricsTarget<'a> {
     /// The directory of the archives.
     pub target: &'a Path,
-    /// The directory that the schedule puts archives into, if there is a schedule.
+    /// The target of the schedule, if there is a schedule.
     pub scheduled: Option<&'a Path>,
-    /// The longest time between two runs of the schedule.
+    /// The longest time between two scheduled runs.
     pub interval: Option<SignedDuration>,
 }
 
-/// Writes what is known of one target into `directory`, where the node exporter looks. Series of other targets stay as they are.
+/// Writes the series of one target into the node exporter's `directory`. The series of other targets are kept.
 ///
 /// # Errors
 /// Fails if the file cannot be read or written.
-pub fn write(directory: &Path, about: MetricsTarget<'_>, known: &BackupFacts<'_>) -> Result<()> {
+pub fn write(directory: &Path, series: MetricsTarget<'_>, known: &BackupFacts<'_>) -> Result<()> {
     let put = || {
-        let directory = directory.canonicalize().context("looking for it")?;
+        let directory = directory.canonicalize().context("resolving its path")?;
         let directory = Dir::open(&directory)?;
-        let _alone = alone(&directory)?;
-        let before = directory.read_small(NAME)?.unwrap_or_default();
-        let text = text(about, known, &String::from_utf8_lossy(&before));
-        directory.replace_for(NAME, text.as_bytes(), PUBLIC, None)
+        let _lock = lock_directory(&directory)?;
+        let before = directory.read_small(FILE_NAME)?.unwrap_or_default();
+        let text = text(series, known, &String::from_utf8_lossy(&before));
+        directory.replace_for(FILE_NAME, text.as_bytes(), PUBLIC, None)
     };
     put().with_context(|| format!("writing metrics into {}", directory.display()))
 }
 
-/// Keeps other runs of ours from writing at the same time. Anyone may lock a directory that they can read: after a few seconds
-/// the metrics are written without the lock.
-fn alone(directory: &Dir) -> Result<File> {
+/// Locks the directory against other runs. Every user can lock a directory that they can read, so after a few seconds the
+/// metrics are written without the lock.
+fn lock_directory(directory: &Dir) -> Result<File> {
     let lock = directory.read(".")?;
     let since = Instant::now();
-    while !try_lock(&lock)? && since.elapsed() < PATIENCE {
+    while !try_lock(&lock)? && since.elapsed() < LOCK_TIMEOUT {
         sleep(Duration::from_millis(20));
     }
     Ok(lock)
 }
 
-/// The whole file: the series of this target, and those of other targets from the file as it was `before`.
-fn text(about: MetricsTarget<'_>, known: &BackupFacts<'_>, before: &str) -> String {
+/// Returns the new content of the file: the series of this target, and those of other targets from the content `before`.
+fn text(series: MetricsTarget<'_>, known: &BackupFacts<'_>, before: &str) -> String {
     let mut written = String::new();
-    let (own, values) = (labels(about.target, known), values(about, known));
+    let (own, values) = (labels(series.target, known), values(series, known));
     for (name, kind, help) in ALL {
-        let others = before.lines().filter(|line| stays(line, name, about)).map(str::to_owned);
+        let others = before.lines().filter(|line| is_kept(line, name, series)).map(str::to_owned);
         let value = values.iter().find(|(metric, _)| metric.0 == name).and_then(|(_, value)| value.as_ref());
         let ours = value.map(|value| format!("{name}{{{own}}} {value}"));
         let lines: Vec<String> = others.chain(ours).collect();
@@ -96,7 +99,7 @@ fn text(about: MetricsTarget<'_>, known: &BackupFacts<'_>, before: &str) -> Stri
     written
 }
 
-/// The labels of a target's series. The cluster and the member are those of its last run that got so far as to know them.
+/// Returns the labels of a target's series. Cluster and member are those of its last run that recorded them.
 fn labels(target: &Path, known: &BackupFacts<'_>) -> String {
     let last = |of: &dyn Fn(&Run) -> Option<String>| known.runs.iter().find_map(of).unwrap_or_default();
     format!(
@@ -111,31 +114,31 @@ fn target_label(target: &Path) -> String {
     format!("target={}", quoted(&target.display().to_string()))
 }
 
-/// A label's value as the text format has it.
+/// Quotes a label's value for the text format.
 fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
-/// Returns whether a line of the old file stays: a sample of metric `name` about another target.
-fn stays(line: &str, name: &str, about: MetricsTarget<'_>) -> bool {
+/// Whether a line of the old file is kept: a sample of the metric `name` for another target.
+fn is_kept(line: &str, name: &str, series: MetricsTarget<'_>) -> bool {
     let of = |target: &Path| line.starts_with(&format!("{name}{{{},", target_label(target)));
     let is_labelled = line.starts_with(&format!("{name}{{target="));
-    // An older version wrote one series without labels. The schedule's next run writes it anew.
+    // An older version wrote one series without labels. The next scheduled run replaces it.
     let is_older =
-        line.starts_with(&format!("{name} ")) && about.scheduled.is_some_and(|it| it != about.target);
-    // Of a schedule that has another target by now, or is gone.
-    let is_outdated = name == INTERVAL.0 && !is_older && !about.scheduled.is_some_and(of);
-    (is_labelled || is_older) && !of(about.target) && !is_outdated
+        line.starts_with(&format!("{name} ")) && series.scheduled.is_some_and(|it| it != series.target);
+    // The schedule now has another target, or was removed.
+    let is_outdated = name == INTERVAL.0 && !is_older && !series.scheduled.is_some_and(of);
+    (is_labelled || is_older) && !of(series.target) && !is_outdated
 }
 
-fn values(about: MetricsTarget<'_>, known: &BackupFacts<'_>) -> [(Metric, Option<String>); 10] {
+fn values(series: MetricsTarget<'_>, known: &BackupFacts<'_>) -> [(Metric, Option<String>); 10] {
     let (good, last) = (last_good(known), known.last());
     let seconds = |time: jiff::Timestamp| time.as_second().to_string();
     let took = good.and_then(|run| Some(run.backup_finished_time?.duration_since(run.started_time)));
     let is_good = |run: &Run| u8::from(run.backup_phase == RunPhase::Completed).to_string();
-    // Not that of the last run: one that began earlier may have ended later, and failed.
+    // Not the value of the last run: one that began earlier may have failed later.
     let failures = known.runs.iter().map(|run| run.failures_total).max().unwrap_or(0);
-    let interval = about.interval.filter(|_| about.scheduled == Some(about.target));
+    let interval = series.interval.filter(|_| series.scheduled == Some(series.target));
     [
         (LAST_SUCCESS, good.map(|run| seconds(run.started_time))),
         (LAST_RUN, last.map(|run| seconds(run.started_time))),
@@ -177,19 +180,19 @@ mod tests {
         BackupFacts { runs, archives, misdated: &[], now, pending: Ok(2) }
     }
 
-    fn about<'a>(target: &'a str, scheduled: Option<&'a str>) -> MetricsTarget<'a> {
+    fn series<'a>(target: &'a str, scheduled: Option<&'a str>) -> MetricsTarget<'a> {
         let interval = scheduled.map(|_| SignedDuration::from_hours(12));
         MetricsTarget { target: Path::new(target), scheduled: scheduled.map(Path::new), interval }
     }
 
     #[test]
-    fn a_file_appears_whole_for_everybody_to_read() {
+    fn writes_a_complete_file_that_every_user_can_read() {
         let dir = tempfile::tempdir().unwrap();
         let runs = [run(200, RunPhase::Failed), run(100, RunPhase::Completed)];
         let archives = ["a.tar.gz".to_owned()];
-        let (about, known) = (about("/t", Some("/t")), known(&runs, &archives));
-        write(dir.path(), about, &known).unwrap();
-        let file = dir.path().join(NAME);
+        let (series, known) = (series("/t", Some("/t")), known(&runs, &archives));
+        write(dir.path(), series, &known).unwrap();
+        let file = dir.path().join(FILE_NAME);
         assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
         let text = std::fs::read_to_string(file).unwrap();
         for (name, kind, value) in [
@@ -209,21 +212,21 @@ mod tests {
             assert!(text.contains(&line), "{line}{text}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        let error = write(Path::new("/nowhere"), about, &known).unwrap_err();
+        let error = write(Path::new("/nowhere"), series, &known).unwrap_err();
         assert!(format!("{error:#}").starts_with("writing metrics into /nowhere: "), "{error:#}");
     }
 
     #[test]
-    fn what_is_not_known_is_not_written() {
+    fn leaves_out_unknown_values() {
         let why = "it is a file".to_owned();
         let known = BackupFacts { pending: Err(&why), ..known(&[], &[]) };
-        let text = text(about("/t", None), &known, "");
+        let text = text(series("/t", None), &known, "");
         assert!(!text.contains("etcd_backup_last_success") && !text.contains("pending"), "{text}");
         let labels = r#"{target="/t",cluster_id="",member=""}"#;
         assert!(text.contains(&format!("\netcd_backup_failures_total{labels} 0\n")), "{text}");
     }
 
-    /// The lines of a file that hold values of these targets.
+    /// Returns the samples of a target.
     fn samples<'a>(text: &'a str, target: &str) -> Vec<&'a str> {
         text.lines()
             .filter(|line| line.contains(&format!("{{{},", target_label(Path::new(target)))))
@@ -231,47 +234,47 @@ mod tests {
     }
 
     #[test]
-    fn a_run_into_one_target_leaves_the_series_of_another_alone() {
+    fn a_run_keeps_the_series_of_another_target() {
         let archives = ["a.tar.gz".to_owned()];
         let (failed, good) = ([run(200, RunPhase::Failed)], [run(300, RunPhase::Completed)]);
-        let first = text(about("/t", Some("/t")), &known(&failed, &archives), "");
+        let first = text(series("/t", Some("/t")), &known(&failed, &archives), "");
         let odd = "/o \"quoted\\\n";
-        let second = text(about(odd, Some("/t")), &known(&good, &archives), &first);
+        let second = text(series(odd, Some("/t")), &known(&good, &archives), &first);
         assert_eq!(samples(&second, "/t"), samples(&first, "/t"));
         assert!(samples(&second, odd).iter().all(|line| !line.contains("interval")), "{second}");
-        let third = text(about(odd, Some("/t")), &known(&good, &archives), &second);
+        let third = text(series(odd, Some("/t")), &known(&good, &archives), &second);
         assert_eq!(third, second);
-        // Each metric is one group, as the format demands.
+        // The format requires all samples of a metric in one group.
         for (name, _, _) in ALL {
             assert_eq!(third.matches(&format!("# TYPE {name} ")).count(), 1, "{third}");
         }
-        // A schedule that has another target by now has its interval there alone.
-        let moved = text(about(odd, Some(odd)), &known(&good, &archives), &third);
+        // If the target of the schedule changes, only the new target has an interval.
+        let moved = text(series(odd, Some(odd)), &known(&good, &archives), &third);
         assert_eq!(moved.matches("\netcd_backup_interval_seconds{").count(), 1, "{moved}");
         assert_eq!(samples(&moved, "/t").len(), samples(&first, "/t").len() - 1);
     }
 
     #[test]
-    fn a_file_of_an_older_version_is_replaced_by_the_schedules_next_run() {
+    fn the_next_scheduled_run_replaces_a_file_of_an_older_version() {
         let (older, archives) = ("# TYPE etcd_backup_size_bytes gauge\netcd_backup_size_bytes 5\n", []);
-        let by_hand = text(about("/o", Some("/t")), &known(&[], &archives), older);
+        let by_hand = text(series("/o", Some("/t")), &known(&[], &archives), older);
         assert!(by_hand.contains("\netcd_backup_size_bytes 5\n"), "{by_hand}");
         for (target, scheduled) in [("/t", Some("/t")), ("/o", None)] {
-            let text = text(about(target, scheduled), &known(&[], &archives), &by_hand);
+            let text = text(series(target, scheduled), &known(&[], &archives), &by_hand);
             assert!(!text.contains("etcd_backup_size_bytes 5"), "{text}");
         }
     }
 
     #[test]
-    fn the_counter_never_falls() {
+    fn the_counter_never_decreases() {
         let of = |second, phase, failures_total| Run { failures_total, ..run(second, phase) };
-        // The later one began before the earlier one had failed.
+        // The later run began before the earlier one failed.
         let runs = [of(201, RunPhase::Completed, 3), of(200, RunPhase::Failed, 4)];
-        let text = text(about("/t", None), &known(&runs, &[]), "");
+        let text = text(series("/t", None), &known(&runs, &[]), "");
         assert!(text.contains("member=\"m1\"} 4\n"), "{text}");
     }
 
-    /// The names in a text that begin as ours do.
+    /// Returns the names of our metrics in a text.
     fn named(text: &str) -> BTreeSet<&str> {
         text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
             .filter(|word| word.starts_with("etcd_backup_"))
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_and_dashboard_name_no_metric_that_is_not_written() {
+    fn rules_and_dashboard_use_exactly_the_written_metrics() {
         let ours: BTreeSet<&str> = ALL.iter().map(|(name, _, _)| *name).collect();
         let rules = include_str!("../../monitoring/alerts.yaml");
         let dashboard = include_str!("../../monitoring/dashboard.json");
@@ -294,7 +297,7 @@ mod tests {
         for panel in panels {
             assert!(!panel["targets"].as_array().unwrap().is_empty(), "{}", panel["title"]);
         }
-        // Each is to be seen, and each alert fires on one.
+        // The dashboard shows each metric, and each alert uses one.
         let shown = named(include_str!("../../monitoring/dashboard.json"));
         assert_eq!(shown, ours);
         let rules: serde_yaml::Value = serde_yaml::from_str(rules).unwrap();

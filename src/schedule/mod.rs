@@ -1,6 +1,6 @@
-//! When backups are taken by themselves: from what an operator writes to a timer of systemd's, which runs our own program.
+//! Scheduled backups: what the operator writes becomes a systemd timer, which starts our own program.
 //!
-//! Must never decide what a run does: it only has it begin.
+//! Must never decide what a run does. It only decides when a run starts.
 
 mod cron;
 pub mod hooks;
@@ -19,14 +19,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::path::PathBuf;
 
-/// Tries after the first, where nothing else is said.
-const RETRIES: u32 = 3;
-/// How long the first of them waits, where nothing else is said; each next one waits twice as long.
-const RETRY_AFTER: &str = "1m";
+/// The number of retries if the settings do not say.
+const DEFAULT_RETRIES: u32 = 3;
+/// The delay before the first retry if the settings do not say. Each further retry waits twice as long.
+const DEFAULT_RETRY_AFTER: &str = "1m";
 const DAY: u64 = 86_400;
 const HOUR: u64 = 3600;
-/// What cron calls by a name.
-const NAMED: [(&str, &str); 7] = [
+/// cron's nicknames, and the calendar expression of each.
+const NICKNAMES: [(&str, &str); 7] = [
     ("@yearly", "*-01-01 00:00:00"),
     ("@annually", "*-01-01 00:00:00"),
     ("@monthly", "*-*-01 00:00:00"),
@@ -36,136 +36,141 @@ const NAMED: [(&str, &str); 7] = [
     ("@hourly", "*-*-* *:00:00"),
 ];
 
-/// When and how, as an operator wrote it down.
+/// The schedule as it is written in the settings.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Schedule {
-    /// `every 12h`, `@every 20m`, `@daily`, cron's five fields, or a calendar of systemd's.
+    /// `every 12h`, `@every 20m`, `@daily`, cron's five fields, or a systemd calendar expression.
     pub when: String,
-    /// Where it is that time; UTC where nothing is said.
+    /// The time zone of `when`; UTC by default.
     pub zone: Option<String>,
-    /// By how much at most a run may begin later, by chance: `5m`.
+    /// The most by which a run is randomly delayed, such as `5m`.
     pub jitter: Option<String>,
-    /// How often a run that failed is tried again.
+    /// How many times a failed run is retried.
     pub retries: Option<u32>,
-    /// How long the first of them waits: `1m`.
+    /// The delay before the first retry, such as `1m`.
     pub retry_after: Option<String>,
-    /// The directory for the archives, in place of the usual one.
+    /// The directory for the archives, instead of the default one.
     pub target: Option<PathBuf>,
-    /// Which etcd, where a machine has several.
+    /// The name of the etcd to back up, if the machine runs several.
     pub site: Option<String>,
-    /// How hard to compress.
+    /// The compression level.
     pub compression: Option<String>,
 }
 
-/// The same, understood.
+/// A parsed [`Schedule`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timetable {
-    /// The times for `OnCalendar=`, each with its zone.
+    /// The values of `OnCalendar=`, each with its time zone.
     pub lines: Vec<String>,
-    /// Seconds between two runs, where that is how it was said. Counted from 1970 in UTC, so that neither a boot nor a day of
-    /// the year moves them.
+    /// The seconds between two runs, if `when` is an interval. They are counted from 1970 in UTC, so that neither a boot nor
+    /// the day of the year shifts the runs.
     pub every: Option<u64>,
-    /// In seconds.
+    /// The most by which a run is randomly delayed, in seconds.
     pub jitter: u64,
-    /// How often a run that failed is tried again.
+    /// How many times a failed run is retried.
     pub retries: u32,
-    /// How long the first of them waits, in seconds.
+    /// The delay before the first retry, in seconds.
     pub retry_after: u64,
 }
 
 impl Schedule {
-    /// Understands it, or says what is wrong with it.
+    /// Parses the schedule.
+    ///
+    /// # Errors
+    /// Refuses a schedule that has a mistake, and names the mistake.
     pub fn timetable(&self) -> Result<Timetable, Refusal> {
         let when = self.when.trim();
-        let jitter = span("jitter", self.jitter.as_deref().unwrap_or("0s"))?;
+        let jitter = duration("jitter", self.jitter.as_deref().unwrap_or("0s"))?;
         let every = match when.strip_prefix("@every").or_else(|| when.strip_prefix("every")) {
             Some(rest) => Some(interval(rest.trim())?),
             None => None,
         };
         let lines = match every {
             Some(_) if self.zone.is_some() => {
-                return Err(no(
-                    &format!("{when:?} counts in UTC and has no zone"),
-                    "take zone out, or write cron",
+                return Err(refuse(
+                    &format!("{when:?} is counted in UTC, so zone cannot be set"),
+                    "remove zone, or give cron's five fields instead",
                 ));
             }
-            Some(every) => vec![ticks(every)],
+            Some(every) => vec![calendar_expression(every)],
             None => self.calendar(when)?,
         };
         if let Some(every) = every.filter(|every| jitter >= tick(*every)) {
             let tick = format_seconds(tick(every));
-            return Err(no(
-                "jitter is longer than what is between two runs",
+            return Err(refuse(
+                "jitter is longer than the time between two runs",
                 &format!("give less than {tick}"),
             ));
         }
-        let retry_after = span("retry-after", self.retry_after.as_deref().unwrap_or(RETRY_AFTER))?;
-        Ok(Timetable { lines, every, jitter, retries: self.retries.unwrap_or(RETRIES), retry_after })
+        let retry_after =
+            duration("retry-after", self.retry_after.as_deref().unwrap_or(DEFAULT_RETRY_AFTER))?;
+        Ok(Timetable { lines, every, jitter, retries: self.retries.unwrap_or(DEFAULT_RETRIES), retry_after })
     }
 
     fn calendar(&self, when: &str) -> Result<Vec<String>, Refusal> {
-        let (lines, has_zone) = if let Some((_, line)) = NAMED.iter().find(|(name, _)| *name == when) {
+        let (lines, has_zone) = if let Some((_, line)) = NICKNAMES.iter().find(|(name, _)| *name == when) {
             (vec![(*line).to_owned()], false)
         } else if when.starts_with('@') {
-            let meant = did_you_mean(when, NAMED.iter().map(|(name, _)| *name));
+            let meant = did_you_mean(when, NICKNAMES.iter().map(|(name, _)| *name));
             let hint = meant.map(|name| format!(": did you mean {name}?")).unwrap_or_default();
-            return Err(no(
-                &format!("{when:?} is not known{hint}"),
+            return Err(refuse(
+                &format!("{when:?} is not a known schedule{hint}"),
                 "give @hourly, @daily, @weekly, @monthly, @yearly or @every 12h",
             ));
         } else if parse_seconds(when).is_some() {
-            return Err(no(
+            return Err(refuse(
                 &format!("when is {when:?}, which is an interval: did you mean when: every {when}?"),
                 "correct schedule.when in the settings file",
             ));
         } else if cron::is_cron(when) {
-            (cron::lines(when).map_err(|why| no(&format!("{when:?}: {why}"), "correct it"))?, false)
+            (cron::lines(when).map_err(|why| refuse(&format!("{when:?}: {why}"), "correct it"))?, false)
         } else {
-            plain("when", when)?;
+            check_characters("when", when)?;
             (vec![when.to_owned()], names_a_zone(when))
         };
         if has_zone && self.zone.is_some() {
-            return Err(no(&format!("{when:?} names a zone already"), "take zone out"));
+            return Err(refuse(&format!("{when:?} already has a zone"), "remove zone"));
         }
         let zone = self.zone.as_deref().unwrap_or("UTC");
-        plain("zone", zone)?;
+        check_characters("zone", zone)?;
         Ok(lines.into_iter().map(|line| if has_zone { line } else { format!("{line} {zone}") }).collect())
     }
 }
 
 impl Timetable {
-    /// The run that `now` belongs to, where runs are so many seconds apart: when it was to begin.
+    /// Returns the time at which the current run was due, if runs are a fixed interval apart.
     pub fn due_time(&self, now: Timestamp) -> Option<Timestamp> {
         let every = i64::try_from(self.every?).ok()?;
         Timestamp::from_second(now.as_second().div_euclid(every) * every).ok()
     }
 
-    /// Whether the timer goes off more often than a run is due, because no line of a calendar says just that.
+    /// Whether the timer fires more often than runs are due, because no calendar expression has exactly this interval.
     pub fn fires_more_often_than_due(&self) -> bool {
         self.every.is_some_and(|every| tick(every) != every)
     }
 
-    /// How long the `nth` try after the first waits, in seconds.
+    /// Returns the delay before retry number `nth`, in seconds.
     pub fn retry_delay(&self, nth: u32) -> u64 {
         self.retry_after.saturating_mul(1_u64.checked_shl(nth.saturating_sub(1)).unwrap_or(u64::MAX))
     }
 }
 
-/// How old the last good backup may be, where the longest time between two runs is `gap`: late by a twelfth and the jitter,
-/// and then by a whole run more. For one a day that is 26 and 50 hours.
+/// Returns the ages of the last good backup that are a warning and critical, if the longest time between two runs is `gap`.
+/// A backup may be late by a twelfth of `gap` plus the jitter; one missed run more is critical. For a daily backup these are
+/// 26 and 50 hours.
 pub fn age_limits(gap: SignedDuration, jitter: u64) -> (SignedDuration, SignedDuration) {
     let late = gap / 12 + SignedDuration::from_secs(i64::try_from(jitter).unwrap_or(i64::MAX));
     (gap + late, gap + gap + late)
 }
 
-/// How often the timer goes off for a run every so many seconds: a day, or an hour, is a whole number of it, and so is the
-/// run's time, so that no run falls between two.
+/// Returns the seconds between two times at which the timer fires, for an interval of `every` seconds. They divide `every`
+/// and an hour or a day, so that the timer fires at the time of each run.
 fn tick(every: u64) -> u64 {
     if every.is_multiple_of(HOUR) { gcd(every, DAY) } else { gcd(every, HOUR) }
 }
 
-fn ticks(every: u64) -> String {
+fn calendar_expression(every: u64) -> String {
     match tick(every) {
         DAY => "*-*-* 00:00:00 UTC".to_owned(),
         tick if tick.is_multiple_of(HOUR) => format!("*-*-* 00/{}:00:00 UTC", tick / HOUR),
@@ -180,25 +185,26 @@ fn gcd(a: u64, b: u64) -> u64 {
 fn interval(text: &str) -> Result<u64, Refusal> {
     match parse_seconds(text) {
         Some(seconds) if seconds >= 60 && seconds.is_multiple_of(60) => Ok(seconds),
-        _ => Err(no(
-            &format!("{text:?} is no time between two runs"),
-            "give whole minutes, hours or days, such as 20m or 12h",
+        _ => Err(refuse(
+            &format!("{text:?} is not an interval between two runs"),
+            "give a whole number of minutes, hours or days, such as 20m or 12h",
         )),
     }
 }
 
-fn span(name: &str, text: &str) -> Result<u64, Refusal> {
-    parse_seconds(text).ok_or_else(|| no(&format!("{name} is {text:?}"), "give a time such as 90s, 5m or 1h"))
+fn duration(name: &str, text: &str) -> Result<u64, Refusal> {
+    parse_seconds(text)
+        .ok_or_else(|| refuse(&format!("{name} is {text:?}"), "give a duration such as 90s, 5m or 1h"))
 }
 
-/// It becomes a line of a unit file, and so it may hold nothing that ends the line or means something there.
-fn plain(name: &str, text: &str) -> Result<(), Refusal> {
+/// Refuses text that could end a line of a unit file or has a special meaning there.
+fn check_characters(name: &str, text: &str) -> Result<(), Refusal> {
     let fits = |c: char| c.is_ascii_alphanumeric() || " *.,:/~_+-".contains(c);
     match !text.is_empty() && text.chars().all(fits) {
         true => Ok(()),
-        false => Err(no(
+        false => Err(refuse(
             &format!("{name} is {text:?}"),
-            "give every 12h, @every 20m, @daily, cron's five fields, or a calendar of systemd's (man systemd.time)",
+            "give every 12h, @every 20m, @daily, cron's five fields, or a systemd calendar expression (man systemd.time)",
         )),
     }
 }
@@ -208,7 +214,7 @@ fn names_a_zone(calendar: &str) -> bool {
     last == "UTC" || (last.contains('/') && last.starts_with(|c: char| c.is_ascii_alphabetic()))
 }
 
-fn no(why: &str, next: &str) -> Refusal {
+fn refuse(why: &str, next: &str) -> Refusal {
     Refusal::new(format!("the schedule cannot be used: {why}"), next)
 }
 
@@ -216,16 +222,16 @@ fn no(why: &str, next: &str) -> Refusal {
 mod tests {
     use super::*;
 
-    fn of(when: &str) -> Schedule {
+    fn schedule(when: &str) -> Schedule {
         serde_yaml::from_str(&format!("when: {when:?}")).unwrap()
     }
 
     fn lines(when: &str) -> Vec<String> {
-        of(when).timetable().unwrap().lines
+        schedule(when).timetable().unwrap().lines
     }
 
     #[test]
-    fn every_form_becomes_lines_of_a_calendar() {
+    fn every_form_becomes_calendar_expressions() {
         for (when, line) in [
             ("every 12h", "*-*-* 00/12:00:00 UTC"),
             ("@every 20m", "*-*-* *:00/20:00 UTC"),
@@ -244,61 +250,61 @@ mod tests {
         ] {
             assert_eq!(lines(when), [line], "{when}");
         }
-        let berlin = Schedule { zone: Some("Europe/Berlin".into()), ..of("30 2 13 * 5") };
+        let berlin = Schedule { zone: Some("Europe/Berlin".into()), ..schedule("30 2 13 * 5") };
         let both = berlin.timetable().unwrap().lines;
         assert_eq!(both, ["*-*-13 02:30:00 Europe/Berlin", "Fri *-*-* 02:30:00 Europe/Berlin"]);
     }
 
     #[test]
-    fn what_cannot_be_understood_is_refused_with_words() {
-        let zone = |when| Schedule { zone: Some("Europe/Berlin".into()), ..of(when) };
-        let late = Schedule { jitter: Some("12h".into()), ..of("every 12h") };
-        let odd = Schedule { jitter: Some("soon".into()), ..of("@daily") };
-        for (schedule, why) in [
-            (of("every 30s"), "\"30s\" is no time between"),
-            (of("every"), "\"\" is no time between"),
-            (of("12h"), "did you mean when: every 12h?"),
-            (of("@dayly"), "\"@dayly\" is not known: did you mean @daily?"),
-            (of("@reboot"), "\"@reboot\" is not known"),
-            (of("0 25 * * *"), "\"25\" is no hour"),
-            (of(""), "when is \"\""),
-            (of("daily\nExecStart=/bin/sh"), "when is"),
-            (of("daily %h"), "when is"),
-            (zone("every 12h"), "counts in UTC"),
-            (zone("daily UTC"), "names a zone already"),
+    fn refuses_a_schedule_with_a_mistake() {
+        let zone = |when| Schedule { zone: Some("Europe/Berlin".into()), ..schedule(when) };
+        let late = Schedule { jitter: Some("12h".into()), ..schedule("every 12h") };
+        let odd = Schedule { jitter: Some("soon".into()), ..schedule("@daily") };
+        for (refused, why) in [
+            (schedule("every 30s"), "\"30s\" is not an interval"),
+            (schedule("every"), "\"\" is not an interval"),
+            (schedule("12h"), "did you mean when: every 12h?"),
+            (schedule("@dayly"), "\"@dayly\" is not a known schedule: did you mean @daily?"),
+            (schedule("@reboot"), "\"@reboot\" is not a known schedule"),
+            (schedule("0 25 * * *"), "\"25\" is not a valid hour"),
+            (schedule(""), "when is \"\""),
+            (schedule("daily\nExecStart=/bin/sh"), "when is"),
+            (schedule("daily %h"), "when is"),
+            (zone("every 12h"), "counted in UTC"),
+            (zone("daily UTC"), "already has a zone"),
             (late, "jitter is longer"),
             (odd, "jitter is \"soon\""),
         ] {
-            let refusal = schedule.timetable().unwrap_err().to_string();
+            let refusal = refused.timetable().unwrap_err().to_string();
             assert!(refusal.contains(why), "{refusal}");
         }
     }
 
     #[test]
-    fn no_run_of_an_interval_falls_between_two_ticks() {
+    fn the_timer_fires_at_the_time_of_every_run() {
         for every in (1..5000).map(|minutes| minutes * 60) {
             let tick = tick(every);
             assert!(every.is_multiple_of(tick) && DAY.is_multiple_of(tick), "{every}");
-            // What the line says is what the tick is.
+            // The calendar expression has exactly this interval.
             assert!(tick == DAY || tick.is_multiple_of(HOUR) || HOUR.is_multiple_of(tick), "{every}");
         }
     }
 
     #[test]
-    fn a_run_belongs_to_the_last_time_that_it_was_due() {
-        let table = of("every 36h").timetable().unwrap();
+    fn a_run_belongs_to_the_last_due_time() {
+        let table = schedule("every 36h").timetable().unwrap();
         assert!(table.fires_more_often_than_due());
         let at = |hours: i64| Timestamp::from_second(hours * 3600).unwrap();
         for (now, slot) in [(0, 0), (35, 0), (36, 36), (71, 36), (72, 72)] {
             assert_eq!(table.due_time(at(now)), Some(at(slot)));
         }
-        assert!(!of("every 12h").timetable().unwrap().fires_more_often_than_due());
-        assert_eq!(of("@daily").timetable().unwrap().due_time(at(1)), None);
+        assert!(!schedule("every 12h").timetable().unwrap().fires_more_often_than_due());
+        assert_eq!(schedule("@daily").timetable().unwrap().due_time(at(1)), None);
     }
 
     #[test]
-    fn a_run_that_failed_is_tried_again_later_and_later() {
-        let table = of("@daily").timetable().unwrap();
+    fn each_retry_waits_twice_as_long() {
+        let table = schedule("@daily").timetable().unwrap();
         assert_eq!((1..=table.retries).map(|nth| table.retry_delay(nth)).collect::<Vec<_>>(), [60, 120, 240]);
     }
 

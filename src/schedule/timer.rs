@@ -1,4 +1,6 @@
-//! The timer on this machine: put in, asked, taken away. Speaks to systemd alone.
+//! The systemd timer on this machine: how it is installed, queried and removed.
+//!
+//! Must never replace or remove a unit that this program did not write.
 
 use super::units::{MARK, Units};
 use crate::error::Refusal;
@@ -10,59 +12,63 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// The units' names.
+/// The name of the timer unit.
 pub const TIMER: &str = "etcd-backup.timer";
-/// What it starts.
+/// The name of the service unit that the timer starts.
 pub const SERVICE: &str = "etcd-backup.service";
-/// Where an administrator's units are.
-const PLACE: &str = "/etc/systemd/system";
-/// So many runs hold a night, a weekend and a week even of runs every five minutes: the longest pause is among them.
-const ENOUGH: usize = 2500;
+/// The directory of the administrator's units.
+const UNIT_DIR: &str = "/etc/systemd/system";
+/// The number of future runs that are searched for the longest gap. Even with a run every five minutes they cover a week, and so
+/// each night and the weekend.
+const MAX_ELAPSES: usize = 2500;
 
-/// What is so of the timer.
+/// The state of the timer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimerState {
-    /// Whether it waits for its time.
+    /// Whether it is active.
     pub active: bool,
-    /// When it went off last.
+    /// The time at which it last fired.
     pub last: Option<Timestamp>,
-    /// When it goes off next, jitter included.
+    /// The time at which it fires next, including the random delay.
     pub next: Option<Timestamp>,
 }
 
-/// Whether systemd runs this machine.
+/// Whether systemd runs on this machine.
 pub fn is_available() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// The next times of all `lines`, as systemd reads them. Refuses a line that it does not understand, and one without a time.
+/// Returns the next times of all calendar expressions `lines`, up to `count` of each, according to systemd.
+///
+/// # Errors
+/// Refuses an expression that systemd rejects, and one that never elapses.
 pub fn next_elapses(lines: &[String], count: usize) -> Result<Vec<Timestamp>> {
-    Ok(merged(&of_each(lines, count)?))
+    Ok(merged(&elapses_of_each(lines, count)?))
 }
 
-/// The next times of each line by itself.
-fn of_each(lines: &[String], count: usize) -> Result<Vec<Vec<Timestamp>>> {
+/// Returns the next times of each expression.
+fn elapses_of_each(lines: &[String], count: usize) -> Result<Vec<Vec<Timestamp>>> {
     let count = count.to_string();
     let mut all = Vec::new();
     for line in lines {
         let words = ["calendar", "--iterations", &count, "--", line];
-        let said = match Program::new("systemd-analyze").args(words).run() {
+        let printed = match Program::new("systemd-analyze").args(words).run() {
             Ok(output) => output.text(),
             Err(error) => {
                 let why = error.last_line().map_or_else(|| error.to_string(), str::to_owned);
                 return Err(refused(line, &why).into());
             }
         };
-        let found = elapses_in(&said);
+        let found = elapses_in(&printed);
         if found.is_empty() {
-            return Err(refused(line, "it never comes").into());
+            return Err(refused(line, "it never elapses").into());
         }
         all.push(found);
     }
     Ok(all)
 }
 
-/// All of them in order.
+/// Returns the times of all expressions, sorted.
 fn merged(all: &[Vec<Timestamp>]) -> Vec<Timestamp> {
     let all: BTreeSet<Timestamp> = all.iter().flatten().copied().collect();
     all.into_iter().collect()
@@ -70,18 +76,18 @@ fn merged(all: &[Vec<Timestamp>]) -> Vec<Timestamp> {
 
 fn refused(line: &str, why: &str) -> Refusal {
     Refusal::new(
-        format!("the schedule cannot be used: systemd says of {line:?}: {why}"),
-        "correct when and zone; `man systemd.time` has the forms",
+        format!("the schedule cannot be used: systemd rejects {line:?}: {why}"),
+        "correct when and zone; `man systemd.time` describes the forms",
     )
 }
 
-/// The longest time between two runs of those to come.
+/// Returns the longest time between two future runs; `None` if there are fewer than two.
 pub fn longest_gap(lines: &[String]) -> Result<Option<SignedDuration>> {
-    Ok(longest(&of_each(lines, ENOUGH)?, ENOUGH))
+    Ok(longest(&elapses_of_each(lines, MAX_ELAPSES)?, MAX_ELAPSES))
 }
 
-/// The longest time between two of all, where of each line so many are known at most: only as far as all lines are. Beyond that
-/// the rarer ones are alone.
+/// Returns the longest gap between two times of `all`. Each expression has at most `many` known times, so only the period in
+/// which the times of every expression are known counts.
 fn longest(all: &[Vec<Timestamp>], many: usize) -> Option<SignedDuration> {
     let ends = all.iter().filter(|times| times.len() >= many).filter_map(|times| times.last());
     let end = ends.min().copied().unwrap_or(Timestamp::MAX);
@@ -89,59 +95,59 @@ fn longest(all: &[Vec<Timestamp>], many: usize) -> Option<SignedDuration> {
     times.windows(2).map(|two| two[1].duration_since(two[0])).max()
 }
 
-/// The times in what `systemd-analyze calendar` prints.
+/// Parses the times in the output of `systemd-analyze calendar`.
 pub(super) fn elapses_in(text: &str) -> Vec<Timestamp> {
     let time = |line: &str| {
         let (what, time) = line.split_once(": ")?;
         let fits = what.trim() == "Next elapse" || what.trim().starts_with("Iter");
-        fits.then(|| time_in(time))?
+        fits.then(|| parse_time(time))?
     };
     text.lines().filter_map(time).collect()
 }
 
-/// A time as systemd's programs print it in UTC, which is our children's zone: `Sun 2026-11-22 02:00:00 UTC`.
-fn time_in(text: &str) -> Option<Timestamp> {
+/// Parses a time as systemd's programs print it in UTC, such as `Sun 2026-11-22 02:00:00 UTC`. Our child processes use UTC.
+fn parse_time(text: &str) -> Option<Timestamp> {
     let [_, date, clock, "UTC"] = text.split_whitespace().collect::<Vec<_>>()[..] else { return None };
     format!("{date}T{clock}Z").parse().ok()
 }
 
-/// What is so of the timer; `None` where there is none of ours.
+/// Returns the state of the timer; `None` if it is not installed.
 pub fn state() -> Result<Option<TimerState>> {
     if installed()?.is_none() {
         return Ok(None);
     }
     let of = |property: &str| -> Result<String> {
         let property = format!("--property={property}");
-        // Of a timer's times, `--timestamp=unix` makes no numbers.
+        // `--timestamp=unix` has no effect on the times of a timer.
         let words = ["show", "--value", &property, "--", TIMER];
         Ok(Program::new("systemctl").args(words).run().context("asking systemd for the timer")?.text())
     };
     Ok(Some(TimerState {
         active: of("ActiveState")? == "active",
-        last: time_or_none(&of("LastTriggerUSec")?)?,
-        next: time_or_none(&of("NextElapseUSecRealtime")?)?,
+        last: parse_optional_time(&of("LastTriggerUSec")?)?,
+        next: parse_optional_time(&of("NextElapseUSecRealtime")?)?,
     }))
 }
 
-/// A time of the timer's; none where it has none. What is neither is no never.
-fn time_or_none(text: &str) -> Result<Option<Timestamp>> {
+/// Parses a time of the timer; `None` if it has no such time. Other text is an error rather than "never".
+fn parse_optional_time(text: &str) -> Result<Option<Timestamp>> {
     match text {
         "" | "n/a" | "infinity" => Ok(None),
-        text => time_in(text)
+        text => parse_time(text)
             .map(Some)
-            .with_context(|| format!("systemd tells no time of the timer but {text:?}")),
+            .with_context(|| format!("systemd printed {text:?} instead of a time of the timer")),
     }
 }
 
-/// The units of ours that are there; units of that name which are not ours are refused.
+/// Returns the installed units. Refuses units with these names that this program did not write.
 fn installed() -> Result<Option<Units>> {
-    let dir = Dir::open(Path::new(PLACE))?;
+    let dir = Dir::open(Path::new(UNIT_DIR))?;
     let read = |name: &str| -> Result<Option<String>> {
         let text = dir.read_small(name)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         match text {
             Some(text) if !text.starts_with(MARK) => Err(Refusal::new(
-                format!("{PLACE}/{name} is not ours"),
-                "move it away, or take the schedule out of the settings",
+                format!("{UNIT_DIR}/{name} was not written by this program"),
+                "rename that unit, or remove schedule from the settings file",
             )
             .into()),
             text => Ok(text),
@@ -155,17 +161,17 @@ fn installed() -> Result<Option<Units>> {
     })
 }
 
-/// Whether the service of ours that is there has this in its environment.
+/// Whether the installed service has the environment variable `variable`, written as `NAME=VALUE`.
 pub fn has_environment(variable: &str) -> Result<bool> {
     let line = format!("Environment=\"{variable}\"");
     Ok(installed()?.is_some_and(|units| units.service.lines().any(|found| found == line)))
 }
 
-/// Puts the units in and has the timer wait for its time, now and after every boot. Says whether anything was changed.
+/// Installs the units, and enables and starts the timer. Returns whether anything was changed.
 pub fn install(units: &Units) -> Result<bool> {
     let is_new = installed()?.as_ref() != Some(units);
     if is_new {
-        let dir = Dir::open(Path::new(PLACE))?;
+        let dir = Dir::open(Path::new(UNIT_DIR))?;
         dir.replace_for(SERVICE, units.service.as_bytes(), PUBLIC, None)?;
         dir.replace_for(TIMER, units.timer.as_bytes(), PUBLIC, None)?;
         systemd::daemon_reload()?;
@@ -178,20 +184,20 @@ pub fn install(units: &Units) -> Result<bool> {
     Ok(true)
 }
 
-/// Ends the run that is at work.
+/// Stops the current run.
 pub fn stop_service() -> Result<()> {
     systemd::systemctl(&["stop", "--", SERVICE])
 }
 
-/// Takes the timer away with all that it left, and says whether there was one. A run that is at work comes to its end.
+/// Removes the timer and its state. Returns whether it was installed. A current run continues to its end.
 pub fn remove() -> Result<bool> {
     if installed()?.is_none() {
         return Ok(false);
     }
     systemd::systemctl(&["disable", "--quiet", "--now", "--", TIMER])?;
-    // When it went off last: the next timer of this name is none that missed a run.
+    // Removes the time at which it last fired, so that a new timer of this name does not count a missed run.
     let _ = systemd::systemctl(&["clean", "--what=state", "--", TIMER]);
-    let dir = Dir::open(Path::new(PLACE))?;
+    let dir = Dir::open(Path::new(UNIT_DIR))?;
     for name in [TIMER, SERVICE] {
         dir.remove_file(name)?;
     }
@@ -202,37 +208,37 @@ pub fn remove() -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{elapses_in, longest, time_in, time_or_none};
+    use super::{elapses_in, longest, parse_optional_time, parse_time};
     use jiff::{SignedDuration, Timestamp};
 
     #[test]
-    fn a_rare_line_beside_a_frequent_one_makes_no_longer_gap() {
+    fn a_rare_expression_does_not_lengthen_the_gap_of_a_frequent_one() {
         let days = |all: &[i64]| -> Vec<Timestamp> {
             all.iter().map(|day| Timestamp::from_second(day * 86_400).unwrap()).collect()
         };
         let gap = |all: &[Vec<Timestamp>]| longest(all, 4).map(|gap| gap.as_secs() / 86_400);
-        // Fridays and the 13th: of each four are known, and the Fridays end first.
+        // Fridays and the 13th: four times of each are known, and the Fridays end first.
         let fridays = days(&[6, 13, 20, 27]);
         assert_eq!(gap(&[days(&[12, 43, 71, 102]), fridays.clone()]), Some(7));
         assert_eq!(gap(std::slice::from_ref(&fridays)), Some(7));
-        // A line that has no more than two bounds nothing.
+        // An expression with only two times in all does not limit the period.
         assert_eq!(gap(&[days(&[12, 14]), fridays]), Some(7));
         assert_eq!(longest(&[days(&[1])], 4), None::<SignedDuration>);
     }
 
     #[test]
-    fn the_times_are_read_from_what_systemd_prints() {
+    fn parses_the_times_that_systemd_prints() {
         let text = "Normalized form: *-*-* 03:00:00 Europe/Berlin\n    Next elapse: Sun 2026-11-22 02:00:00 UTC\n       \
                     From now: 6h left\n       Iter. #2: Mon 2026-11-23 02:00:00 UTC\n   Iteration #3: Tue 2026-11-24 \
                     02:00:00 UTC\n       From now: 2 days left\n";
         let times: Vec<String> = elapses_in(text).iter().map(ToString::to_string).collect();
         assert_eq!(times, ["2026-11-22T02:00:00Z", "2026-11-23T02:00:00Z", "2026-11-24T02:00:00Z"]);
         assert!(elapses_in("    Next elapse: never\n").is_empty());
-        assert_eq!(time_in("Sat 2026-11-21 20:55:40 UTC").unwrap().as_second(), 1_795_294_540);
+        assert_eq!(parse_time("Sat 2026-11-21 20:55:40 UTC").unwrap().as_second(), 1_795_294_540);
         for never in ["n/a", "", "infinity"] {
-            assert_eq!(time_or_none(never).unwrap(), None, "{never}");
+            assert_eq!(parse_optional_time(never).unwrap(), None, "{never}");
         }
-        let error = time_or_none("Sat 2026-11-21 21:55:40 CET").unwrap_err();
+        let error = parse_optional_time("Sat 2026-11-21 21:55:40 CET").unwrap_err();
         assert!(error.to_string().contains("CET"), "{error}");
     }
 }

@@ -1,53 +1,53 @@
-//! The text of the two units: a timer, and the service that it starts. Pure.
+//! The text of the two systemd units: a timer, and the service that it starts. Pure.
 
 use super::{Schedule, Timetable};
 use std::path::PathBuf;
 
-/// How files of ours begin; by this they are known again.
+/// The first line of every unit that this program writes. It identifies them, so it must never change.
 pub(super) const MARK: &str =
     "# Written by the programs of the etcd charm, which write it anew: change the settings.\n";
 
-/// What a run is started as.
+/// The command of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceCommand {
     /// The program.
     pub program: PathBuf,
     /// The subcommand that takes a backup, if the program has several commands.
     pub subcommand: Option<&'static str>,
-    /// What else than the schedule's it finds in its environment: no secret, for everybody may read units.
+    /// Environment variables for it. They hold no secret, because every user can read units.
     pub environment: Vec<(&'static str, String)>,
 }
 
-/// Both units as text.
+/// The text of both units.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Units {
-    /// What says when.
+    /// The timer unit.
     pub timer: String,
-    /// And what.
+    /// The service unit.
     pub service: String,
 }
 
 impl Units {
-    /// The units for a schedule that was understood as `table`.
+    /// Returns the units for `schedule`, which was parsed into `table`.
     pub fn new(schedule: &Schedule, table: &Timetable, runner: &ServiceCommand) -> Self {
         Self { timer: timer(schedule, table), service: service(schedule, runner) }
     }
 }
 
-/// A missed run happens once, at the next boot (`Persistent=`). `AccuracySec=` has systemd not shift runs by up to a minute of
-/// its own.
+/// A missed run is made up once, at the next boot (`Persistent=`). `AccuracySec=` keeps systemd from shifting runs by up to a
+/// minute.
 fn timer(schedule: &Schedule, table: &Timetable) -> String {
     let when: String = table.lines.iter().map(|line| format!("OnCalendar={line}\n")).collect();
     let zone = schedule.zone.as_deref().map(|zone| format!(" in {zone}")).unwrap_or_default();
     format!(
         "{MARK}[Unit]\nDescription=Backups of etcd: {}{zone}\n\n[Timer]\n{when}Persistent=true\nRandomizedDelaySec={}\n\
          AccuracySec=1s\n\n[Install]\nWantedBy=timers.target\n",
-        percent(schedule.when.trim()),
+        escape_percent(schedule.when.trim()),
         table.jitter
     )
 }
 
-/// systemd never runs a service twice at a time. A run that fails tries again by itself; one that was killed is started again.
+/// systemd never runs two instances of a service at once. A failed run retries by itself; systemd restarts a killed one.
 fn service(schedule: &Schedule, runner: &ServiceCommand) -> String {
     let target = schedule.target.as_ref().map(|target| format!("target={}", target.display()));
     let site = schedule.site.as_ref().map(|site| format!("site={site}"));
@@ -70,13 +70,13 @@ fn service(schedule: &Schedule, runner: &ServiceCommand) -> String {
     )
 }
 
-/// A word of a unit file, whatever is in it (systemd.syntax(7), systemd.unit(5)).
+/// Quotes a word for a unit file (systemd.syntax(7), systemd.unit(5)).
 fn quoted(word: &str) -> String {
     let escaped = word.replace('\\', r"\\").replace('"', r#"\""#).replace('\n', r"\n");
-    format!("\"{}\"", percent(&escaped))
+    format!("\"{}\"", escape_percent(&escaped))
 }
 
-fn percent(text: &str) -> String {
+fn escape_percent(text: &str) -> String {
     text.replace('%', "%%")
 }
 
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_units_say_when_and_what() {
+    fn the_units_have_the_schedule_and_the_command() {
         let units =
             schedule("{when: 30 2 13 * 5, zone: Europe/Berlin, jitter: 5m, target: /srv/$a, site: etcd}");
         for line in [
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_is_written_there_becomes_a_line_of_its_own() {
+    fn no_setting_can_add_a_line_to_a_unit() {
         let units = schedule("{when: '@daily', target: \"/a\\nExecStartPre=/bin/sh\", site: 'a\"b\\c'}");
         assert!(!units.service.lines().any(|line| line.starts_with("ExecStartPre")), "{}", units.service);
         assert!(units.service.contains(r#""site=a\"b\\c""#), "{}", units.service);

@@ -37,7 +37,7 @@ pub struct Settings {
     /// The places that archives are copied to, by name.
     #[serde(default)]
     pub destinations: BTreeMap<String, Destination>,
-    /// When scheduled backups run. It is parsed only where it is used: a mistake in it must not prevent a restore.
+    /// When scheduled backups run. Only commands that use it parse it: a mistake in it must not prevent a restore.
     pub schedule: Option<Schedule>,
     /// The directory from which Prometheus' node exporter reads text files.
     pub metrics: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! The settings of all backups on this machine: the operator's file, and the file that the charm writes.
 //!
-//! They hold no secret. Must never be read from a file that users other than root can change: the settings say where every
-//! Secret of a cluster is sent.
+//! They hold no secret. Must never be read from a file that users other than root can change, because the settings
+//! decide to which places every Secret of a cluster is sent.
 
 mod file;
 mod line;

@@ -1,4 +1,4 @@
-//! The keys of a settings file and the kind of their values, and what to tell an operator who wrote something else.
+//! The keys of a settings file, the kinds of their values, and the messages for mistakes in them.
 //!
 //! serde's own messages name Rust types and quote values, so a document is checked here before serde reads it. A test compares
 //! the keys with those that serde accepts. Must never put a value that may be a secret into a message.
@@ -29,11 +29,11 @@ enum Kind {
 
 /// A mapping with known keys.
 struct Keys {
-    /// What the mapping is called in a message, with its article.
+    /// The kind of the mapping in messages, with its article.
     name: &'static str,
     /// A mapping that is valid.
     example: &'static str,
-    /// The keys that must be there.
+    /// The required keys.
     required: &'static [&'static str],
     known: &'static [(&'static str, Kind)],
 }
@@ -132,7 +132,7 @@ const HOOKS: Keys = Keys {
 pub(super) struct Mistake {
     /// The keys that lead to it, from the top.
     pub path: Vec<String>,
-    /// What is wrong, a clause without a full stop that names the key.
+    /// The message: a clause without a full stop that names the key.
     pub message: String,
 }
 
@@ -246,7 +246,7 @@ fn mistake(path: &[String], message: String) -> Mistake {
     Mistake { path: path.to_vec(), message }
 }
 
-/// A path as an operator would say it, such as `destinations.offsite.s3`.
+/// Formats a path, such as `destinations.offsite.s3`.
 fn shown(path: &[String]) -> String {
     match path {
         [] => "the file".to_owned(),

@@ -147,7 +147,7 @@ fn a_run_that_fails_is_tried_again_and_uploads_what_is_there() {
     let slot = failed["scheduled_time"].as_str().unwrap().to_owned();
     assert!(slot.ends_with("T00:00:00Z") || slot.ends_with("T12:00:00Z"), "{slot}");
     let (status, line) = check(&world, &[]);
-    assert!(status == 2 && line.contains("; 1 upload waits"), "{line}");
+    assert!(status == 2 && line.contains("; 1 upload is pending"), "{line}");
 
     settings(&world, &(good + schedule));
     let results = run(&world, BACKUP, &[&world.to_target()]).completed();
@@ -389,7 +389,7 @@ fn a_schedule_is_shown_and_refused_before_anything_is_installed() {
     settings(&world, "");
     run(&world, &schedule, &["plan=true"]).refused(&["no schedule is written down"]);
     settings(&world, "schedule: {when: 30 2 * * 1-5, zone: Europe/Atlantis}\n");
-    run(&world, &schedule, &["plan=true"]).refused(&["systemd says of", "Atlantis"]);
+    run(&world, &schedule, &["plan=true"]).refused(&["systemd rejects", "Atlantis"]);
     settings(&world, "schedule: {when: 30 2 * * 1-5, zone: Europe/Berlin, jitter: 5m}\n");
     let plan = run(&world, &schedule, &["plan=true"]).completed();
     assert_eq!(plan.get("schedule.next").split(", ").count(), 5);
@@ -512,14 +512,18 @@ fn a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty() {
     fs::write(world.target().join(".uploads"), "").unwrap();
     let ended = run(&world, BACKUP, &[&world.to_target()]).completed();
     let warning = ended.get("run.warning");
-    assert!(warning.contains("it is not known how many uploads wait: opening "), "{warning}");
+    assert!(warning.contains("the number of pending uploads is unknown: opening "), "{warning}");
     let records = fs::read_dir(world.target().join(".runs")).unwrap();
     let record = records.map(|record| record.unwrap().path().join("run.json")).next().unwrap();
     let record: Value = serde_json::from_slice(&fs::read(record).unwrap()).unwrap();
     assert_eq!((&record["pending_uploads"], &record["backup_phase"]), (&Value::Null, &"Completed".into()));
     let (status, line) = check(&world, &[]);
     assert_eq!(status, 1, "{line}");
-    for words in ["BACKUP WARNING - the last good backup is ", "how many uploads wait", " pending=U;1 "] {
+    for words in [
+        "BACKUP WARNING - the last good backup is ",
+        "the number of pending uploads is unknown",
+        " pending=U;1 ",
+    ] {
         assert!(line.contains(words), "{line}");
     }
     let metrics = fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap();

@@ -130,7 +130,11 @@ fn a_stuck_upload_stops_no_backup_and_can_be_given_up() {
     assert_eq!(run(&world, "backup", &[&target]).completed().get("retention.deleted"), "1");
     assert!(archives(&world).contains(&stuck));
     let check = run(&world, "check", &[&target]);
-    assert!(check.status.code() == Some(1) && check.stdout.contains("; 1 upload waits"), "{}", check.told());
+    assert!(
+        check.status.code() == Some(1) && check.stdout.contains("; 1 upload is pending"),
+        "{}",
+        check.told()
+    );
     assert!(check.stdout.contains("the last good backup is "), "{}", check.told());
 
     let unit = Unit::new(&world);

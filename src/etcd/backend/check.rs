@@ -1,8 +1,8 @@
-//! Whether the structure of a backend is sound: every page of every bucket is read.
+//! Checks the structure of a backend by reading every page of every bucket.
 //!
-//! Checks what a reader of the file relies on: that each tree leads to pages within the file, that no page is used twice, that
+//! It checks the properties that a reader of the file relies on: that each tree refers to pages within the file, that no page is used twice, that
 //! all elements lie in their page and all keys ascend. bbolt's own check reads the list of free pages too (`tx_check.go`);
-//! only a writer needs it, and etcd's tool reports it. Must never take a failing disk for a fault of the file, nor quote a
+//! only a writer needs it, and etcd's tool reports it. Must never report a failing disk as a fault of the file, nor quote a
 //! key or a value.
 
 use super::facts::{KEY, Revision};
@@ -12,10 +12,10 @@ use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::path::Path;
 
-/// How many records are read before it is asked again whether to go on.
-const OFTEN: u64 = 65_536;
+/// The number of records that are read between two checks for cancellation.
+const CHECK_INTERVAL: u64 = 65_536;
 
-/// The buckets of etcd 3.4 to 3.7 (`server/storage/schema/bucket.go`). Any other name may be somebody's data.
+/// The buckets of etcd 3.4 to 3.7 (`server/storage/schema/bucket.go`). Any other name may be user data.
 const BUCKETS: [&str; 10] = [
     "key",
     "meta",
@@ -29,19 +29,19 @@ const BUCKETS: [&str; 10] = [
     "authRoles",
 ];
 
-/// What is wrong with a backend file.
+/// The fault of a backend file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It is a sound bbolt file without etcd's bucket of keys.
+    /// It is a valid bbolt file without etcd's bucket of keys.
     NotEtcd,
-    /// A page of it cannot be read: which one, and why.
+    /// A page of it is corrupt. The text says which one and why.
     Corrupt(String),
 }
 
-/// Looks for a fault in the backend file `path`, which no etcd may be using. `go_on` ends the search by an error.
+/// Searches the backend file `path`, which no etcd may be using, for a fault. An error from `go_on` cancels the search.
 ///
 /// # Errors
-/// The file could not be read, or the search was ended: nothing is known.
+/// Fails if the file cannot be read or the search is cancelled. The state of the file is then unknown.
 pub fn find_fault(path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<Option<Fault>> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let outcome = match Backend::read(file, path) {
@@ -57,9 +57,9 @@ pub fn find_fault(path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<Option<
 }
 
 impl Backend {
-    /// Reads every bucket, and returns whether one of them is etcd's bucket of keys. The outer error is that of `go_on`.
+    /// Reads every bucket, and returns whether one of them is etcd's bucket of keys. The outer error is from `go_on`.
     fn find_fault(&self, go_on: &dyn Fn() -> Result<()>) -> Result<Result<bool>> {
-        let seen = PageSet::of(self.pages);
+        let seen = PageSet::new(self.pages);
         let mut has_keys = false;
         let mut buckets = match Cursor::marking(self, Root::Tree(self.root), &seen) {
             Ok(buckets) => buckets,
@@ -78,12 +78,12 @@ impl Backend {
                 Err(error) => Err(error),
             };
             if let Err(error) = read {
-                return Ok(Err(error.context(shown(&name))));
+                return Ok(Err(error.context(describe_bucket(&name))));
             }
         }
     }
 
-    /// Reads every record of a bucket. The outer error is that of `go_on`.
+    /// Reads every record of a bucket. The outer error is from `go_on`.
     fn read_bucket(
         &self,
         root: Root,
@@ -96,15 +96,15 @@ impl Backend {
             Err(error) => return Ok(Err(error)),
         };
         for number in 0_u64.. {
-            if number.is_multiple_of(OFTEN) {
+            if number.is_multiple_of(CHECK_INTERVAL) {
                 go_on()?;
             }
-            let judged = match records.next() {
+            let checked = match records.next() {
                 Ok(None) => break,
-                Ok(Some(item)) => judge(item.is_bucket, item.key, of_keys),
+                Ok(Some(item)) => check_element(item.is_bucket, item.key, of_keys),
                 Err(error) => Err(error),
             };
-            if let Err(error) = judged {
+            if let Err(error) = checked {
                 return Ok(Err(error));
             }
         }
@@ -114,16 +114,16 @@ impl Backend {
 
 const ROOT: &str = "the tree of buckets";
 
-/// Fails if a bucket of etcd's never has this element.
-fn judge(is_bucket: bool, key: &[u8], of_keys: bool) -> Result<()> {
-    ensure!(!is_bucket, "a bucket lies within it");
+/// Fails if etcd never writes such an element.
+fn check_element(is_bucket: bool, key: &[u8], of_keys: bool) -> Result<()> {
+    ensure!(!is_bucket, "it contains a nested bucket");
     ensure!(!of_keys || Revision::parse(key).is_ok(), "one of its keys is not a revision");
     Ok(())
 }
 
-fn shown(name: &[u8]) -> String {
+fn describe_bucket(name: &[u8]) -> String {
     match BUCKETS.iter().find(|known| known.as_bytes() == name) {
         Some(known) => format!("bucket `{known}`"),
-        None => "a bucket of another name".to_owned(),
+        None => "a bucket with another name".to_owned(),
     }
 }

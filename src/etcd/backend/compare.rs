@@ -1,87 +1,87 @@
-//! Whether a restored backend holds what the snapshot held.
+//! Compares the records of a restored backend with those of the snapshot.
 //!
-//! Owns what a restore may change in bucket `key`, found by restoring and reading:
+//! Owns the list of changes that a restore may make in bucket `key`, found by experiment:
 //!
-//! - etcdutl 3.5.16: nothing. (In `meta` it sets `consistent_index` and `term`; in `members` it leaves the new
-//!   cluster's alone.)
-//! - etcdutl 3.5.16 with `--bump-revision N --mark-compacted`: one record more, at {last main + N, 0} with an empty
+//! - etcdutl 3.5.16: nothing. (In `meta` it sets `consistent_index` and `term`; in `members` it keeps only the
+//!   new cluster.)
+//! - etcdutl 3.5.16 with `--bump-revision N --mark-compacted`: one additional record, at {last main + N, 0} with an empty
 //!   value; the same revision becomes `scheduledCompactRev` in `meta`.
-//! - etcdctl 3.4.23: a compaction that the snapshot caught half done is finished, so its records go and
-//!   `finishedCompactRev` comes (or it is not begun, if the store closes first). And **the user's keys that are
-//!   called like an old member's hexadecimal id are deleted**, in one revision more. (In `meta` it sets
+//! - etcdctl 3.4.23: a compaction that was in progress in the snapshot is finished, so its records are removed and
+//!   `finishedCompactRev` is set (or it is not started, if the store closes first). And **the user's keys that are
+//!   named like the hexadecimal id of an old member are deleted**, in one additional revision. (In `meta` it sets
 //!   `consistent_index`; `members` keeps the old cluster's.)
 //!
-//! 3.4 does so because its restore opens the store whole (`clientv3/snapshot/v3_snapshot.go` `saveDB`):
+//! 3.4 does so because its restore opens the complete store (`clientv3/snapshot/v3_snapshot.go` `saveDB`):
 //! `mvcc.NewStore` resumes compactions, and `txn.DeleteRange` of a member's id means the user's key of that
-//! name. Here the compaction is allowed; the deletion is lost data, and differs.
+//! name. Here the compaction is allowed. The deletion is a loss of data, and so a
+//! difference.
 //!
-//! Must never call two files the same that it has not read to the end.
+//! Must never report two files as equal before both are read to the end.
 
 use super::facts::Revision;
 use super::{Backend, Records};
 use anyhow::Result;
 
-/// What became of a snapshot's records in the restored backend.
+/// The result of the comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
 pub enum Comparison {
-    /// Every record is there, with its value, and none besides.
+    /// Both have the same records and values, except for the allowed changes.
     Same {
-        /// How many.
+        /// The number of equal records.
         records: u64,
-        /// How many more the snapshot had, all within a compaction that it caught half done and the restore
-        /// finished. That the right ones went is not looked at here.
+        /// The number of records that only the snapshot has. All belong to a compaction that was in progress and that the
+        /// restore finished. Whether these are the right records is not checked here.
         compacted: u64,
         /// The revision that `--bump-revision` raised the store to.
         bumped_to: Option<i64>,
     },
-    /// They part.
+    /// They differ.
     Differs {
-        /// Where, in words: the first record that is not as it was.
+        /// The first record that differs, in words.
         at: String,
     },
 }
 
 /// Compares bucket `key` of the two, record by record.
 ///
-/// Compare before etcd first starts on `restored`: after a bump it begins by compacting all that was
-/// superseded.
+/// Must be called before etcd first starts on `restored`: after a bump, etcd first compacts all superseded records.
 ///
 /// # Errors
-/// One of the two cannot be read to its end.
+/// Fails if one of the two cannot be read to its end.
 pub fn same_records(snapshot: &Backend, restored: &Backend) -> Result<Comparison> {
-    let allowed = Allowed::from(snapshot, restored)?;
+    let allowed = AllowedChanges::from(snapshot, restored)?;
     compare(&mut snapshot.key_records()?, &mut restored.key_records()?, allowed)
 }
 
-/// What may differ.
+/// The allowed changes.
 #[derive(Debug, Clone, Copy)]
-struct Allowed {
-    /// Records up to this revision may be gone.
+struct AllowedChanges {
+    /// Records up to this revision may be missing.
     compacted: Option<i64>,
-    /// A last empty record at this revision may be new.
+    /// An empty last record at this revision may be new.
     bumped_to: Option<i64>,
 }
 
-impl Allowed {
+impl AllowedChanges {
     fn from(snapshot: &Backend, restored: &Backend) -> Result<Self> {
         let begun = snapshot.scheduled_compaction()?;
-        let caught_half_done = begun > snapshot.finished_compaction()?;
+        let was_in_progress = begun > snapshot.finished_compaction()?;
         // 3.4 removes the records and writes the finish in one transaction (`mvcc/kvstore_compaction.go`).
         let finished_since = restored.finished_compaction()? == begun;
         Ok(Self {
-            compacted: begun.filter(|_| caught_half_done && finished_since),
+            compacted: begun.filter(|_| was_in_progress && finished_since),
             bumped_to: restored.scheduled_compaction()?,
         })
     }
 
-    /// Whether the record may be gone.
-    fn without(self, key: &[u8]) -> bool {
+    /// Whether the record may be missing.
+    fn allows_missing(self, key: &[u8]) -> bool {
         let within = |revision: Revision| self.compacted.is_some_and(|compacted| revision.main <= compacted);
         Revision::parse(key).is_ok_and(within)
     }
 
-    /// The revision of a bump's marker, if the record is one.
+    /// Returns the revision of the record if it is the marker of a bump.
     fn marker(self, key: &[u8], value: &[u8]) -> Option<i64> {
         let revision = Revision::parse(key).ok()?;
         let marks = revision.sub == 0 && !revision.deletion && value.is_empty();
@@ -89,20 +89,24 @@ impl Allowed {
     }
 }
 
-fn compare(snapshot: &mut Records<'_>, restored: &mut Records<'_>, allowed: Allowed) -> Result<Comparison> {
+fn compare(
+    snapshot: &mut Records<'_>,
+    restored: &mut Records<'_>,
+    allowed: AllowedChanges,
+) -> Result<Comparison> {
     let (mut records, mut compacted) = (0, 0);
     while let Some((key, value)) = restored.next()? {
         loop {
             match snapshot.next()? {
                 Some((wanted, was)) if wanted == key => {
                     if was != value {
-                        return differs(key, OTHER);
+                        return differs(key, DIFFERENT_VALUE);
                     }
                     records += 1;
                     break;
                 }
                 Some((wanted, _)) if wanted < key => {
-                    if !allowed.without(wanted) {
+                    if !allowed.allows_missing(wanted) {
                         return differs(wanted, MISSING);
                     }
                     compacted += 1;
@@ -121,7 +125,7 @@ fn compare(snapshot: &mut Records<'_>, restored: &mut Records<'_>, allowed: Allo
         }
     }
     while let Some((wanted, _)) = snapshot.next()? {
-        if !allowed.without(wanted) {
+        if !allowed.allows_missing(wanted) {
             return differs(wanted, MISSING);
         }
         compacted += 1;
@@ -129,7 +133,7 @@ fn compare(snapshot: &mut Records<'_>, restored: &mut Records<'_>, allowed: Allo
     Ok(Comparison::Same { records, compacted, bumped_to: None })
 }
 
-const OTHER: &str = "has another value than in the snapshot";
+const DIFFERENT_VALUE: &str = "has another value than in the snapshot";
 const MISSING: &str = "is in the snapshot and missing here";
 const NEW: &str = "is not in the snapshot";
 

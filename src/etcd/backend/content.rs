@@ -1,12 +1,12 @@
-//! What etcd would say of a snapshot's content: its hash, and how many keys are alive.
+//! Computes the content hash and the number of live keys of a snapshot, as etcd itself would report them.
 //!
-//! etcd lets nobody write meanwhile: it hashes under the lock of its reading transaction (`mvcc/kvstore.go` `HashByRev`; on 1.4 GB
-//! every put waits for 0.4 to 0.8 s) and counts under that of its index (0.1 s, both measured on 3.5.16). The snapshot says
-//! the same and keeps nobody waiting.
+//! etcd blocks writes while it computes them: it hashes under the lock of its read transaction (`mvcc/kvstore.go` `HashByRev`;
+//! on 1.4 GB every put waits 0.4 to 0.8 s) and counts under the lock of its index (0.1 s; both measured on 3.5.16). Reading
+//! the snapshot gives the same values without blocking a client.
 //!
 //! The hash is CRC-32C over the name of bucket `key` and then over each record's key and value; up to the last compaction
-//! over those alone that are alive (`mvcc/hash.go` `WriteKeyValue`, in 3.4 `HashByRev` itself). So what came since then is read
-//! first. Must never hold more than the names of a bounded number of keys.
+//! it covers only live records (`mvcc/hash.go` `WriteKeyValue`, in 3.4 `HashByRev` itself). So the records after the compaction
+//! are read first. Must never hold more than a bounded number of key digests in memory.
 
 use super::Backend;
 use super::facts::{KEY, Revision};
@@ -16,46 +16,49 @@ use crc32c::{crc32c_append, crc32c_combine};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 
-/// What etcd would say of a content.
+/// The content of a database, as etcd would report it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContentSummary {
-    /// The keys alive at its last revision.
+    /// The number of live keys at the last revision.
     pub keys: u64,
-    /// The hash at its last revision. `None` if versions of etcd hash it differently: because no key is alive after a
+    /// The hash at the last revision. `None` if versions of etcd hash it differently: because no key is live after a
     /// compaction, or because the record at the compaction's revision is a deletion, which only newer releases keep
     /// (`mvcc/key_index.go` `keep`).
     pub hash: Option<ContentHash>,
 }
 
-/// The most keys that a snapshot remembers while it reads: 18 MB of them, 27 while the table grows.
+/// The most keys that are held while a snapshot is made: 18 MB, or 27 MB while the table grows.
 const MAX_KEYS: usize = 900_000;
-/// The same for a proof of restored data: about 500 MB, a fraction of what etcd's own index of as many keys takes.
+/// The most keys that are held while restored data is verified: about 500 MB, much less than etcd's index of as many keys.
 const MAX_KEYS_OF_A_PROOF: usize = 16_000_000;
 
-/// How many records are read before it is asked again whether anyone still wants to know.
-const OFTEN: u64 = 65_536;
+/// The number of records that are read between two checks for cancellation.
+const CHECK_INTERVAL: u64 = 65_536;
 
-/// What tells one key from another, whatever its length: half of its SHA-256.
-type Name = [u8; 16];
+/// The digest of a key: half of its SHA-256.
+type KeyDigest = [u8; 16];
 
-/// Which records make up a content.
+/// The records that are included in a content.
 #[derive(Debug, Clone, Copy)]
-struct Scope {
-    /// The last revision that counts.
+struct ContentScope {
+    /// The last included revision.
     revision: i64,
-    /// The revision up to which only living keys count; -1 without a compaction.
+    /// The revision up to which only live keys count; -1 without a compaction.
     compact_revision: i64,
-    /// Whether the file still holds superseded records up to that revision.
+    /// Whether the file still has superseded records up to that revision.
     half_compacted: bool,
-    /// The most keys to remember.
+    /// The most keys to hold in memory.
     max_keys: usize,
 }
 
 impl Backend {
-    /// Returns the content at the last revision. `wanted` ends the reading by an error.
+    /// Returns the content at the last revision. An error from `wanted` cancels the computation.
     ///
-    /// `None` if the file does not show it: it caught a compaction half done, or more than 900,000 keys have changed since the
-    /// last one.
+    /// Returns `None` if the file does not show the content: a compaction was in progress, or more than 900,000 keys have
+    /// changed since the last one.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or the computation is cancelled.
     pub fn content(&self, wanted: &dyn Fn() -> Result<()>) -> Result<Option<ContentSummary>> {
         self.content_with(MAX_KEYS, wanted)
     }
@@ -71,23 +74,26 @@ impl Backend {
         }
         let compact_revision = finished.unwrap_or(-1);
         self.content_in(
-            Scope { revision: i64::MAX, compact_revision, half_compacted: false, max_keys },
+            ContentScope { revision: i64::MAX, compact_revision, half_compacted: false, max_keys },
             wanted,
         )
     }
 
-    /// Returns the content at `revision` as an etcd that serves this data reports it. etcd counts a compaction as done as
+    /// Returns the content at `revision` as an etcd that serves this data reports it. For etcd a compaction is done as
     /// soon as it is scheduled (`mvcc/kvstore.go` `updateCompactRev`). Later records are ignored: etcd itself writes some when
     /// a lease expires.
     ///
-    /// `None` if there are more than 16 million keys to remember.
+    /// Returns `None` if more than 16 million keys would have to be held in memory.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or the computation is cancelled.
     pub fn content_at(
         &self,
         revision: i64,
         wanted: &dyn Fn() -> Result<()>,
     ) -> Result<Option<ContentSummary>> {
         let (scheduled, finished) = (self.scheduled_compaction()?, self.finished_compaction()?);
-        let scope = Scope {
+        let scope = ContentScope {
             revision,
             compact_revision: scheduled.max(finished).unwrap_or(-1),
             half_compacted: scheduled > finished,
@@ -96,15 +102,19 @@ impl Backend {
         self.content_in(scope, wanted)
     }
 
-    fn content_in(&self, scope: Scope, wanted: &dyn Fn() -> Result<()>) -> Result<Option<ContentSummary>> {
-        let Scope { revision: last, compact_revision, half_compacted, max_keys } = scope;
-        let (mut later, mut changed) = (Hash::default(), HashMap::new());
-        self.each(compact_revision.saturating_add(1), wanted, |revision, key, value| {
+    fn content_in(
+        &self,
+        scope: ContentScope,
+        wanted: &dyn Fn() -> Result<()>,
+    ) -> Result<Option<ContentSummary>> {
+        let ContentScope { revision: last, compact_revision, half_compacted, max_keys } = scope;
+        let (mut later, mut changed) = (ContentHasher::default(), HashMap::new());
+        self.for_each_record(compact_revision.saturating_add(1), wanted, |revision, key, value| {
             if revision.main > last {
                 return Ok(false);
             }
-            later.take(key, value);
-            changed.insert(name(value)?, !revision.deletion && !is_marker(value));
+            later.add(key, value);
+            changed.insert(key_digest(value)?, !revision.deletion && !is_marker(value));
             Ok(changed.len() <= max_keys)
         })?;
         if changed.len() > max_keys {
@@ -118,19 +128,19 @@ impl Backend {
         } else {
             None
         };
-        let (mut earlier, mut unchanged, mut ends_in_deletion) = (Hash::default(), 0, false);
-        earlier.take(KEY.as_bytes(), b"");
-        self.each(0, wanted, |revision, key, value| {
+        let (mut earlier, mut unchanged, mut ends_in_deletion) = (ContentHasher::default(), 0, false);
+        earlier.add(KEY.as_bytes(), b"");
+        self.for_each_record(0, wanted, |revision, key, value| {
             if revision.main > compact_revision {
                 return Ok(false);
             }
             ends_in_deletion = revision.deletion && revision.main == compact_revision;
-            let name = name(value)?;
+            let digest = key_digest(value)?;
             let superseded = newest
                 .as_ref()
-                .is_some_and(|newest| newest.get(&name) != Some(&(revision.main, revision.sub)));
-            if !revision.deletion && !superseded && !changed.contains_key(&name) {
-                earlier.take(key, value);
+                .is_some_and(|newest| newest.get(&digest) != Some(&(revision.main, revision.sub)));
+            if !revision.deletion && !superseded && !changed.contains_key(&digest) {
+                earlier.add(key, value);
                 unchanged += u64::from(!is_marker(value));
             }
             Ok(true)
@@ -141,26 +151,26 @@ impl Backend {
         Ok(Some(ContentSummary { keys, hash }))
     }
 
-    /// The newest record of each key up to a revision; `None` if there are more keys than may be remembered.
+    /// Returns the newest record of each key up to a revision; `None` if there are more than `max_keys`.
     fn newest_up_to(
         &self,
         compact_revision: i64,
         max_keys: usize,
         wanted: &dyn Fn() -> Result<()>,
-    ) -> Result<Option<HashMap<Name, (i64, i64)>>> {
+    ) -> Result<Option<HashMap<KeyDigest, (i64, i64)>>> {
         let mut newest = HashMap::new();
-        self.each(0, wanted, |revision, _, value| {
+        self.for_each_record(0, wanted, |revision, _, value| {
             if revision.main > compact_revision {
                 return Ok(false);
             }
-            newest.insert(name(value)?, (revision.main, revision.sub));
+            newest.insert(key_digest(value)?, (revision.main, revision.sub));
             Ok(newest.len() <= max_keys)
         })?;
         Ok((newest.len() <= max_keys).then_some(newest))
     }
 
-    /// Shows the records of bucket `key` in their order, from a revision on, for as long as `visit` wants more.
-    fn each(
+    /// Calls `visit` for each record of bucket `key` from a revision on, in order, until it returns false.
+    fn for_each_record(
         &self,
         from: i64,
         wanted: &dyn Fn() -> Result<()>,
@@ -169,7 +179,7 @@ impl Backend {
         let mut records = self.key_records()?;
         records.skip_to(&Revision::first_key(from))?;
         for number in 0_u64.. {
-            if number.is_multiple_of(OFTEN) {
+            if number.is_multiple_of(CHECK_INTERVAL) {
                 wanted()?;
             }
             let Some((key, value)) = records.next()? else { break };
@@ -181,15 +191,15 @@ impl Backend {
     }
 }
 
-/// A hash over the records taken so far.
+/// The hash of the records that were added.
 #[derive(Debug, Default)]
-struct Hash {
+struct ContentHasher {
     crc: u32,
     length: usize,
 }
 
-impl Hash {
-    fn take(&mut self, key: &[u8], value: &[u8]) {
+impl ContentHasher {
+    fn add(&mut self, key: &[u8], value: &[u8]) {
         self.crc = crc32c_append(crc32c_append(self.crc, key), value);
         self.length += key.len() + value.len();
     }
@@ -199,14 +209,14 @@ impl Hash {
     }
 }
 
-/// Whether a record is the marker that `--bump-revision` leaves at the raised revision: an empty one, which etcd takes for a
-/// record of the empty key. No client can put or count that key.
+/// Whether a record is the marker that `--bump-revision` leaves at the raised revision: an empty record, which etcd reads
+/// as one of the empty key. No client can put or count that key.
 fn is_marker(record: &[u8]) -> bool {
     record.is_empty()
 }
 
-/// The name of a record's key, which comes first in its value (`mvccpb.KeyValue`: field 1, bytes).
-fn name(record: &[u8]) -> Result<Name> {
+/// Returns the digest of the key of a record, which comes first in its value (`mvccpb.KeyValue`: field 1, bytes).
+fn key_digest(record: &[u8]) -> Result<KeyDigest> {
     let key = match record {
         [] => b"",
         _ => {
@@ -218,7 +228,7 @@ fn name(record: &[u8]) -> Result<Name> {
     digest.first_chunk().copied().context("a SHA-256 has 32 bytes")
 }
 
-/// As many bytes as a varint says that stands before them.
+/// Returns the bytes that follow a varint with their number.
 fn bytes(field: &[u8]) -> Option<&[u8]> {
     let end = field.iter().position(|byte| *byte < 0x80)?;
     let (length, rest) = field.split_at_checked(end + 1)?;

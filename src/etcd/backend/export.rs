@@ -1,28 +1,28 @@
-//! A member's database written as a snapshot, as etcd itself writes one: the pages in use, then their SHA-256.
+//! Writes a member's database as a snapshot, as etcd does: the pages in use, then their SHA-256.
 //!
-//! bbolt puts the newest state of the database into both meta pages (`tx.go` `WriteTo`); etcd appends the hash
+//! bbolt writes the newest state of the database into both meta pages (`tx.go` `WriteTo`); etcd appends the hash
 //! (`v3rpc/maintenance.go` `Snapshot`). Must never read a database that an etcd has open.
 
-use super::meta::{Meta, renumbered};
-use super::{Backend, TRAILER};
+use super::meta::{Meta, renumber};
+use super::{Backend, TRAILER_SIZE};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-/// How many bytes are copied at a time.
-const CHUNK: u64 = 1 << 20;
+/// The number of bytes that are copied at a time.
+const CHUNK_SIZE: u64 = 1 << 20;
 
 impl Backend {
-    /// Returns how many bytes [`Self::export`] writes.
+    /// Returns the number of bytes that [`Self::export`] writes.
     pub fn export_size(&self) -> u64 {
-        self.size().saturating_add(TRAILER)
+        self.size().saturating_add(TRAILER_SIZE)
     }
 
-    /// Writes the database as a snapshot. `written` is called with the number of bytes so far and ends the export by an error.
+    /// Writes the database as a snapshot. `written` is called with the number of bytes so far, and its error cancels the export.
     ///
     /// # Errors
-    /// The database cannot be read, `out` cannot be written, or `written` fails.
+    /// Fails if the database cannot be read, `out` cannot be written, or `written` fails.
     pub fn export(&self, out: &mut dyn Write, written: &mut dyn FnMut(u64) -> Result<()>) -> Result<()> {
         let mut hash = Sha256::new();
         let mut put = |bytes: &[u8], at: u64| -> Result<()> {
@@ -35,17 +35,17 @@ impl Backend {
         let (mut at, end) = (heads.len() as u64, self.size());
         let mut chunk = Vec::new();
         while at < end {
-            chunk.resize(usize::try_from(CHUNK.min(end - at))?, 0);
+            chunk.resize(usize::try_from(CHUNK_SIZE.min(end - at))?, 0);
             self.file.read_exact_at(&mut chunk, at).with_context(|| self.context())?;
             put(&chunk, at)?;
             at += chunk.len() as u64;
         }
-        let seal = hash.finalize();
-        out.write_all(&seal).context("writing the snapshot")?;
-        written(end.saturating_add(TRAILER))
+        let trailer = hash.finalize();
+        out.write_all(&trailer).context("writing the snapshot")?;
+        written(end.saturating_add(TRAILER_SIZE))
     }
 
-    /// The two meta pages, both with the newest state; the second is one transaction older, as bbolt writes it.
+    /// Returns the two meta pages, both with the newest state. As in bbolt, the second one is one transaction older.
     fn meta_pages(&self) -> Result<Vec<u8>> {
         let mut newest = None;
         for page in 0..2 {
@@ -62,7 +62,7 @@ impl Backend {
         let (txid, newest_page) = newest.context("no valid meta page")?;
         let pages = [(0, txid), (1, txid.saturating_sub(1))];
         let pages: Result<Vec<_>> =
-            pages.into_iter().map(|(id, txid)| renumbered(newest_page.clone(), id, txid)).collect();
+            pages.into_iter().map(|(id, txid)| renumber(newest_page.clone(), id, txid)).collect();
         Ok(pages?.concat())
     }
 }

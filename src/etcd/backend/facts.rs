@@ -1,8 +1,7 @@
-//! What etcd's buckets say: the last revision, the members, whether there are passwords, how far it is
-//! compacted, and which version of etcd wrote it.
+//! The facts in etcd's buckets: the last revision, the members, authentication, compactions and versions.
 //!
 //! Owns the names of etcd's buckets and keys and the shape of their values (etcd `server/storage/schema`, in
-//! 3.5 `server/mvcc/buckets`, in 3.4 the packages themselves; all alike). Must never decide anything.
+//! 3.5 `server/mvcc/buckets`, in 3.4 the packages themselves; all alike). Must never make decisions from these facts.
 
 use super::{Backend, Records};
 use crate::etcd::member::Member;
@@ -18,37 +17,37 @@ const AUTH: &str = "auth";
 const CLUSTER: &str = "cluster";
 
 impl Backend {
-    /// The records of bucket `key`, which every etcd has.
+    /// Returns the records of bucket `key`, which every etcd has.
     pub(super) fn key_records(&self) -> Result<Records<'_>> {
         let records = self.records(KEY)?;
-        records.context(NOT_ETCDS).with_context(|| self.context())
+        records.context(NOT_ETCD).with_context(|| self.context())
     }
 
-    /// The main part of the last key in bucket `key`: what `snapshot status` calls the revision.
+    /// Returns the main part of the last key in bucket `key`, which `snapshot status` calls the revision.
     ///
-    /// 0 for an empty store, of which etcd's API says 1. And behind etcd's own count where the last revisions
-    /// were deletions that have been compacted away: etcd then starts from [`Self::finished_compaction`] or
+    /// It is 0 for an empty store, for which etcd's API reports 1. It is lower than etcd's revision if the last revisions
+    /// were deletions that have been compacted: etcd then starts from [`Self::finished_compaction`] or
     /// [`Self::scheduled_compaction`] if that is higher (`mvcc/kvstore.go` `restore`).
     pub fn last_revision(&self) -> Result<i64> {
         self.try_last_revision().with_context(|| self.context())
     }
 
     fn try_last_revision(&self) -> Result<i64> {
-        let root = self.bucket(KEY)?.context(NOT_ETCDS)?;
+        let root = self.bucket(KEY)?.context(NOT_ETCD)?;
         match self.last_key(root)? {
             Some(key) => Ok(Revision::parse(&key)?.main),
             None => Ok(0),
         }
     }
 
-    /// The revision that etcd starts at on it: 1 for an empty store, and a compaction's where the last revisions
-    /// were deletions that it took away (`mvcc/kvstore.go` `restore`).
+    /// Returns the revision at which etcd starts on this data. It is 1 for an empty store, and that of a compaction if the last
+    /// revisions were deletions that it removed (`mvcc/kvstore.go` `restore`).
     pub fn revision(&self) -> Result<i64> {
         let compacted = self.scheduled_compaction()?.max(self.finished_compaction()?);
         Ok(self.last_revision()?.max(compacted.unwrap_or(0)).max(1))
     }
 
-    /// The members in bucket `members`, in the order of their ids' hexadecimal names.
+    /// Returns the members in bucket `members`, sorted by their hexadecimal ids.
     ///
     /// In etcd 3.4 and 3.5 this is a copy that etcd does not read: `member list` answers from the v2 store
     /// (`membership/cluster.go` `Recover`). What is known of it:
@@ -70,31 +69,31 @@ impl Backend {
         };
         while let Some((key, value)) = records.record()? {
             let id = member_id(key).context("bucket `members`")?;
-            // What serde says of a value may quote it.
+            // The errors of serde may quote the value.
             let member = serde_json::from_slice::<Member>(value).ok();
             let member =
                 member.with_context(|| format!("the record of member {id:x} is not a member in JSON"))?;
-            ensure!(member.id == id, "member {id:x} calls itself {:x}", member.id);
+            ensure!(member.id == id, "the record of member {id:x} has the id {:x}", member.id);
             members.push(member);
         }
         Ok(members)
     }
 
-    /// The index of the last raft entry that is in the database (`consistent_index` in bucket `meta`); 0 if it has none.
+    /// Returns the index of the last raft entry in the database (`consistent_index` in bucket `meta`); 0 if there is none.
     pub fn consistent_index(&self) -> Result<u64> {
         let value = self.value(META, b"consistent_index").with_context(|| self.context())?;
         let Some(value) = value else { return Ok(0) };
-        let bytes = value.try_into().ok().context("`consistent_index` is not of 8 bytes");
+        let bytes = value.try_into().ok().context("`consistent_index` does not have 8 bytes");
         Ok(u64::from_be_bytes(bytes.with_context(|| self.context())?))
     }
 
-    /// Whether clients need a password (`auth/store.go`: any value but 1 is no).
+    /// Whether authentication is enabled (`auth/store.go`: only the value 1 means yes).
     pub fn auth_enabled(&self) -> Result<bool> {
         let value = self.value(AUTH, b"authEnabled").with_context(|| self.context())?;
         Ok(value.is_some_and(|value| value == [1]))
     }
 
-    /// The versions of etcd that the data carries: the storage version, which etcd 3.6 and later write (bucket `meta`, key
+    /// Returns the versions in the data: the storage version, which etcd 3.6 and later write (bucket `meta`, key
     /// `storageVersion`; `schema/version.go`), and the cluster version (bucket `cluster`, key `clusterVersion`;
     /// `schema/membership.go` `ClusterVersionFromBackend`).
     pub fn versions(&self) -> Result<DataVersions> {
@@ -105,19 +104,19 @@ impl Backend {
         })
     }
 
-    /// The version under `key`. etcd takes one that it cannot read for none.
+    /// Returns the version under `key`. Like etcd, it ignores a version that cannot be parsed.
     fn version(&self, bucket: &str, key: &str) -> Result<Option<Minor>> {
         let value = self.value(bucket, key.as_bytes())?;
         let version = value.and_then(|value| Version::parse(std::str::from_utf8(&value).ok()?));
         Ok(version.map(|version| version.minor()))
     }
 
-    /// The revision up to which a compaction was begun, if there ever was one.
+    /// Returns the revision of the last scheduled compaction, if there was one.
     pub fn scheduled_compaction(&self) -> Result<Option<i64>> {
         self.compaction("scheduledCompactRev").with_context(|| self.context())
     }
 
-    /// The revision up to which the last finished compaction went, if there ever was one.
+    /// Returns the revision of the last finished compaction, if there was one.
     pub fn finished_compaction(&self) -> Result<Option<i64>> {
         self.compaction("finishedCompactRev").with_context(|| self.context())
     }
@@ -131,14 +130,14 @@ impl Backend {
     }
 }
 
-const NOT_ETCDS: &str = "there is no bucket `key`: the file is no etcd backend";
+const NOT_ETCD: &str = "there is no bucket `key`: the file is not an etcd backend";
 
-/// A member's key is its id in hexadecimal (`BackendMemberKey`).
+/// Parses the key of a member, which is its id in hexadecimal (`BackendMemberKey`).
 fn member_id(key: &[u8]) -> Result<u64> {
     std::str::from_utf8(key)
         .ok()
         .and_then(|key| u64::from_str_radix(key, 16).ok())
-        .with_context(|| format!("the key `{}` is no member id", key.escape_ascii()))
+        .with_context(|| format!("the key `{}` is not a member id", key.escape_ascii()))
 }
 
 /// A key of bucket `key`: 8 bytes of main, `_`, 8 bytes of sub, both big-endian, and `t` for a deletion
@@ -151,7 +150,7 @@ pub(super) struct Revision {
 }
 
 impl Revision {
-    /// The lowest key of a revision's records.
+    /// Returns the lowest key of the records of a revision.
     pub fn first_key(main: i64) -> Vec<u8> {
         [&main.to_be_bytes()[..], b"_", &[0; 8]].concat()
     }
@@ -170,7 +169,7 @@ impl Revision {
         };
         match parts() {
             Some(revision) => Ok(revision),
-            None => bail!("the key `{}` is no revision", key.get(..18).unwrap_or(key).escape_ascii()),
+            None => bail!("the key `{}` is not a revision", key.get(..18).unwrap_or(key).escape_ascii()),
         }
     }
 }

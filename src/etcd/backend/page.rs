@@ -1,60 +1,61 @@
-//! One page of a bbolt file, already in memory: its header and its elements.
+//! One page of a bbolt file in memory: its header and elements.
 //!
 //! Owns the layout (bbolt `internal/common/page.go`; all numbers little-endian):
 //!
-//! | what | bytes |
+//! | part | layout |
 //! |---|---|
 //! | page header | id u64, flags u16, count u16, overflow u32 |
 //! | branch element | pos u32, ksize u32, pgid u64; the key, `pos` bytes after the element's start |
 //! | leaf element | flags u32, pos u32, ksize u32, vsize u32; key, then value, `pos` bytes on |
 //!
-//! Every offset is the file's claim and is checked against the page before use. Must never read a file.
+//! Every offset is checked against the size of the page before use. Must never read a file.
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The page header's length; also that of an element of either kind.
-pub(super) const HEADER: usize = 16;
-const ELEMENT: usize = 16;
+/// The size of the page header in bytes.
+pub(super) const HEADER_SIZE: usize = 16;
+/// The size of an element of either kind in bytes.
+const ELEMENT_SIZE: usize = 16;
 
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
 /// A leaf element whose value is a bucket.
 const BUCKET: u32 = 0x01;
 
-/// The two kinds of page a bucket is made of.
+/// The two kinds of pages in a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum PageKind {
     Branch,
     Leaf,
 }
 
-/// A page header, as claimed.
+/// A page header, not yet checked against the page.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Header {
+pub(super) struct PageHeader {
     pub id: u64,
-    pub kind: Kind,
+    pub kind: PageKind,
     pub count: usize,
     pub overflow: u32,
 }
 
-impl Header {
+impl PageHeader {
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let flags = u16_at(bytes, 8).context("the page header is cut short")?;
+        let flags = u16_at(bytes, 8).context("the page header is truncated")?;
         let kind = match flags {
-            BRANCH => Kind::Branch,
-            LEAF => Kind::Leaf,
-            _ => bail!("its flags 0x{flags:02x} are those of neither a branch nor a leaf"),
+            BRANCH => PageKind::Branch,
+            LEAF => PageKind::Leaf,
+            _ => bail!("its flags 0x{flags:02x} are neither those of a branch nor of a leaf"),
         };
         Ok(Self {
-            id: u64_at(bytes, 0).context("the page header is cut short")?,
+            id: u64_at(bytes, 0).context("the page header is truncated")?,
             kind,
-            count: u16_at(bytes, 10).context("the page header is cut short")?.into(),
-            overflow: u32_at(bytes, 12).context("the page header is cut short")?,
+            count: u16_at(bytes, 10).context("the page header is truncated")?.into(),
+            overflow: u32_at(bytes, 12).context("the page header is truncated")?,
         })
     }
 }
 
-/// Where an element's key and value lie in its page; both are known to be inside it.
+/// The position of an element's key and value. Both are known to lie inside the page.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot {
     pub is_bucket: bool,
@@ -65,48 +66,48 @@ pub(super) struct Slot {
 
 /// A branch or leaf page with its overflow.
 #[derive(Debug)]
-pub(super) struct Page {
-    kind: Kind,
+pub(super) struct TreePage {
+    kind: PageKind,
     count: usize,
     bytes: Vec<u8>,
 }
 
-impl Page {
-    /// An empty leaf, to be filled.
+impl TreePage {
+    /// Returns an empty leaf, to be filled.
     pub fn empty() -> Self {
-        Self { kind: Kind::Leaf, count: 0, bytes: Vec::new() }
+        Self { kind: PageKind::Leaf, count: 0, bytes: Vec::new() }
     }
 
-    /// The page in `bytes`, header included, as an inline bucket's value holds it.
+    /// Parses the page in `bytes`, including its header, as in the value of an inline bucket.
     pub fn parse(bytes: Vec<u8>) -> Result<Self> {
-        let header = Header::parse(&bytes)?;
+        let header = PageHeader::parse(&bytes)?;
         let mut page = Self { bytes, ..Self::empty() };
-        page.accept(header)?;
+        page.set_header(header)?;
         Ok(page)
     }
 
-    /// Takes on `header` for the bytes [`Self::buffer`] was filled with.
-    pub fn accept(&mut self, header: Header) -> Result<()> {
-        let room = self.bytes.len().saturating_sub(HEADER) / ELEMENT;
+    /// Sets the header of the bytes with which [`Self::buffer`] was filled.
+    pub fn set_header(&mut self, header: PageHeader) -> Result<()> {
+        let room = self.bytes.len().saturating_sub(HEADER_SIZE) / ELEMENT_SIZE;
         ensure!(
             header.count <= room,
-            "it claims {} elements, more than its {} bytes hold",
+            "it claims {} elements, but its {} bytes hold fewer",
             header.count,
             self.bytes.len()
         );
-        ensure!(header.kind == Kind::Leaf || header.count > 0, "it is a branch page without children");
+        ensure!(header.kind == PageKind::Leaf || header.count > 0, "it is a branch page without children");
         self.kind = header.kind;
         self.count = header.count;
         Ok(())
     }
 
-    /// The buffer to read a page into. The page is empty until [`Self::accept`].
+    /// Returns the buffer into which to read a page. The page is empty until [`Self::set_header`].
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         self.count = 0;
         &mut self.bytes
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> PageKind {
         self.kind
     }
 
@@ -114,14 +115,14 @@ impl Page {
         self.count
     }
 
-    /// The page number a branch's element points at.
+    /// Returns the page number to which an element of a branch points.
     pub fn child(&self, index: usize) -> Result<u64> {
         let at = self.element(index)?;
-        u64_at(&self.bytes, at + 8).with_context(|| format!("branch element {index} is cut short"))
+        u64_at(&self.bytes, at + 8).with_context(|| format!("branch element {index} is truncated"))
     }
 
-    /// How many of the elements have a key below `key`.
-    pub fn below(&self, key: &[u8]) -> Result<usize> {
+    /// Returns the number of elements whose key is lower than `key`.
+    pub fn count_below(&self, key: &[u8]) -> Result<usize> {
         for index in 0..self.count {
             if self.key_of(index)? >= key {
                 return Ok(index);
@@ -130,11 +131,11 @@ impl Page {
         Ok(self.count)
     }
 
-    /// An element's key.
+    /// Returns the key of an element.
     pub fn key_of(&self, index: usize) -> Result<&[u8]> {
         match self.kind {
-            Kind::Leaf => self.key(self.slot(index)?),
-            Kind::Branch => {
+            PageKind::Leaf => self.key(self.slot(index)?),
+            PageKind::Branch => {
                 let at = self.element(index)?;
                 let key = || {
                     let element = self.bytes.get(at..)?;
@@ -145,7 +146,7 @@ impl Page {
         }
     }
 
-    /// Where a leaf's element lies.
+    /// Returns the position of an element of a leaf.
     pub fn slot(&self, index: usize) -> Result<Slot> {
         let at = self.element(index)?;
         self.locate(at)
@@ -162,7 +163,7 @@ impl Page {
 
     fn element(&self, index: usize) -> Result<usize> {
         ensure!(index < self.count, "it has no element {index}, only {} of them", self.count);
-        Ok(HEADER + index * ELEMENT)
+        Ok(HEADER_SIZE + index * ELEMENT_SIZE)
     }
 
     fn locate(&self, at: usize) -> Option<Slot> {

@@ -1,27 +1,26 @@
-//! The walk over one bucket's records, in key order.
+//! Iterates over the records of a bucket in key order.
 //!
-//! Holds the pages on the path from the root to one leaf and no more. Must never walk for ever: a bucket's
-//! tree is no deeper than [`DEPTH`] and has no more pages than the file, and its keys only ascend.
+//! Only the pages on the path from the root to one leaf are held. Must always terminate: a tree is not deeper than
+//! [`MAX_DEPTH`], has at most as many pages as the file, and has ascending keys.
 
 use super::Backend;
-use super::page::{Kind, Page, Slot};
+use super::page::{PageKind, Slot, TreePage};
 use anyhow::{Context, Result, bail, ensure};
 use std::cell::RefCell;
 
-/// How deep a tree may be. A branch page of 4 KiB has a hundred children or more, so 5 levels hold
-/// etcd's 8 GB and 32 are beyond any etcd.
-pub(super) const DEPTH: usize = 32;
+/// The greatest depth of a tree. A branch page of 4 KiB has at least a hundred children, so 5 levels hold etcd's 8 GB.
+pub(super) const MAX_DEPTH: usize = 32;
 
-/// Where a bucket's records begin.
+/// The root of a bucket.
 #[derive(Debug)]
 pub(super) enum Root {
     /// A page of the file.
     Tree(u64),
-    /// A small bucket, kept in its parent's leaf (bbolt `bucket.go`: root page 0).
-    Inline(Page),
+    /// The only page of a small bucket, stored in the leaf of its parent (bbolt `bucket.go`: root page 0).
+    Inline(TreePage),
 }
 
-/// The records of a bucket, lent one at a time.
+/// The records of a bucket, borrowed one at a time.
 #[derive(Debug)]
 pub struct Records<'a>(Cursor<'a>);
 
@@ -30,16 +29,20 @@ impl<'a> Records<'a> {
         Self(cursor)
     }
 
-    /// Goes to the first record that is not below `key`, without reading those that are. For a walk that has not begun.
+    /// Moves to the first record whose key is at least `key`, without reading the earlier ones. Must be called before `next`.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or is corrupt.
     pub fn skip_to(&mut self, key: &[u8]) -> Result<()> {
         let backend = self.0.backend;
         self.0.skip_to(key).with_context(|| backend.context())
     }
 
-    /// The next record's key and value; `None` after the last.
+    /// Returns the key and value of the next record; `None` after the last one.
     ///
-    /// An error ends the walk: what the bucket would hold beyond it cannot be known.
-    // Not an `Iterator`: the slices live in the page at hand, until the next call.
+    /// # Errors
+    /// Fails if the file cannot be read or is corrupt. Each further call then fails too, because the rest is unknown.
+    // Not an `Iterator`: the slices borrow the current page until the next call.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         let backend = self.0.backend;
@@ -47,69 +50,70 @@ impl<'a> Records<'a> {
     }
 }
 
-/// A leaf's element.
-pub(super) struct Item<'p> {
+/// An element of a leaf.
+pub(super) struct Element<'p> {
     pub is_bucket: bool,
     pub key: &'p [u8],
     pub value: &'p [u8],
 }
 
-/// The pages that belong to a tree already, one bit each.
+/// The pages that are already part of a tree, one bit each.
 #[derive(Debug)]
 pub(super) struct PageSet(RefCell<Vec<u64>>);
 
 impl PageSet {
-    /// None of so many pages.
-    pub fn of(pages: u64) -> Self {
-        // A bit for each 4 KiB of a file that is known to hold them.
+    /// Returns the empty set for a file of `pages` pages.
+    pub fn new(pages: u64) -> Self {
+        // One bit for each page; the file is known to have that many.
         Self(RefCell::new(vec![0; usize::try_from(pages / 64 + 1).unwrap_or(0)]))
     }
 
-    /// Adds the page `id` and those of its overflow. Fails if one of them is in already.
+    /// Adds the page `id` and its overflow. Fails if one of these pages is already in the set.
     fn add(&self, id: u64, pages: u64) -> Result<()> {
         let mut bits = self.0.borrow_mut();
         for id in id..id.saturating_add(pages) {
             let word = usize::try_from(id / 64).ok().and_then(|at| bits.get_mut(at));
-            let word = word.with_context(|| format!("{} lies behind the file", naming(id)))?;
+            let word =
+                word.with_context(|| format!("{} lies beyond the end of the file", describe_page(id)))?;
             let bit = 1 << (id % 64);
-            ensure!(*word & bit == 0, "{} is used twice", naming(id));
+            ensure!(*word & bit == 0, "{} is used twice", describe_page(id));
             *word |= bit;
         }
         Ok(())
     }
 }
 
-/// The walk itself, over plain records and buckets alike.
+/// The iteration over the elements of a tree: records and nested buckets.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
     backend: &'a Backend,
-    /// The path from the root; beyond `depth` only buffers kept for reuse.
-    levels: Vec<Level>,
+    /// The path from the root. Levels beyond `depth` are buffers for reuse.
+    levels: Vec<PathLevel>,
     depth: usize,
-    /// How many pages may still be visited.
+    /// The number of pages that may still be visited.
     budget: u64,
-    /// Where the pages that are visited are noted.
+    /// The set to which visited pages are added.
     seen: Option<&'a PageSet>,
-    /// The last key of the leaf before this one; empty at first, and so below any key.
+    /// The last key of the previous leaf. It is empty at first, and so lower than any key.
     before: Vec<u8>,
 }
 
 #[derive(Debug)]
-struct Level {
+struct PathLevel {
     id: u64,
-    page: Page,
+    page: TreePage,
     /// The element to visit next.
     next: usize,
-    /// A leaf's element visited last.
+    /// The last visited element of a leaf.
     last: Option<Slot>,
 }
 
 impl<'a> Cursor<'a> {
-    pub fn from(backend: &'a Backend, root: Root) -> Result<Self> {
+    pub fn new(backend: &'a Backend, root: Root) -> Result<Self> {
         Self::begin(backend, root, None)
     }
 
-    /// A walk that fails at a page that is in `seen` already, and adds those that it visits.
+    /// Returns a cursor that adds the visited pages to `seen`, and fails if a page is already in it.
     pub fn marking(backend: &'a Backend, root: Root, seen: &'a PageSet) -> Result<Self> {
         Self::begin(backend, root, Some(seen))
     }
@@ -120,22 +124,22 @@ impl<'a> Cursor<'a> {
         match root {
             Root::Tree(id) => cursor.descend(id)?,
             Root::Inline(page) => {
-                cursor.levels.push(Level { id: 0, page, next: 0, last: None });
+                cursor.levels.push(PathLevel { id: 0, page, next: 0, last: None });
                 cursor.depth = 1;
             }
         }
         Ok(cursor)
     }
 
-    pub fn next(&mut self) -> Result<Option<Item<'_>>> {
+    pub fn next(&mut self) -> Result<Option<Element<'_>>> {
         let Some(slot) = self.advance()? else {
             return Ok(None);
         };
-        let page = &self.top().context("the walk has left the tree")?.page;
-        Ok(Some(Item { is_bucket: slot.is_bucket, key: page.key(slot)?, value: page.value(slot)? }))
+        let page = &self.top().context("the cursor has left the tree")?.page;
+        Ok(Some(Element { is_bucket: slot.is_bucket, key: page.key(slot)?, value: page.value(slot)? }))
     }
 
-    /// The next element, which must be a plain record: etcd makes no bucket within a bucket.
+    /// Returns the next element, which must be a record: etcd never creates nested buckets.
     pub fn record(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         match self.next()? {
             Some(item) if item.is_bucket => {
@@ -146,18 +150,18 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn top(&self) -> Option<&Level> {
+    fn top(&self) -> Option<&PathLevel> {
         self.levels.get(self.depth.checked_sub(1)?)
     }
 
-    /// Goes down to where `key` is or would be.
+    /// Descends to the position of `key`.
     pub fn skip_to(&mut self, key: &[u8]) -> Result<()> {
         while let Some(top) = self.depth.checked_sub(1) {
-            let level = self.levels.get_mut(top).context("the walk has left the tree")?;
-            level.skip_to(key).with_context(|| naming(level.id))?;
+            let level = self.levels.get_mut(top).context("the cursor has left the tree")?;
+            level.skip_to(key).with_context(|| describe_page(level.id))?;
             match level.page.kind() {
-                Kind::Leaf => break,
-                Kind::Branch => self.enter(top)?,
+                PageKind::Leaf => break,
+                PageKind::Branch => self.enter(top)?,
             }
         }
         Ok(())
@@ -169,26 +173,26 @@ impl<'a> Cursor<'a> {
             let Some(top) = self.depth.checked_sub(1) else {
                 return Ok(None);
             };
-            let level = self.levels.get_mut(top).context("the walk has left the tree")?;
+            let level = self.levels.get_mut(top).context("the cursor has left the tree")?;
             if level.next >= level.page.count() {
                 self.leave()?;
                 continue;
             }
             match level.page.kind() {
-                Kind::Leaf => {
-                    return level.step(&self.before).with_context(|| naming(level.id)).map(Some);
+                PageKind::Leaf => {
+                    return level.step(&self.before).with_context(|| describe_page(level.id)).map(Some);
                 }
-                Kind::Branch => self.enter(top)?,
+                PageKind::Branch => self.enter(top)?,
             }
         }
     }
 
-    /// Goes down to the next child of the branch at `top`.
+    /// Descends to the next child of the branch at `top`.
     fn enter(&mut self, top: usize) -> Result<()> {
-        let level = self.levels.get(top).context("the walk has left the tree")?;
-        let child = level.page.child(level.next).with_context(|| naming(level.id))?;
+        let level = self.levels.get(top).context("the cursor has left the tree")?;
+        let child = level.page.child(level.next).with_context(|| describe_page(level.id))?;
         self.descend(child)?;
-        // Only now: asked again after an error, the walk gives the same error, never what lies beyond.
+        // Only after success: if called again after an error, the cursor must return the same error.
         if let Some(level) = self.levels.get_mut(top) {
             level.next += 1;
         }
@@ -196,26 +200,26 @@ impl<'a> Cursor<'a> {
     }
 
     fn descend(&mut self, id: u64) -> Result<()> {
-        if self.depth == DEPTH {
-            bail!("{}: the tree is deeper than {DEPTH} pages", naming(id));
+        if self.depth == MAX_DEPTH {
+            bail!("{}: the tree is deeper than {MAX_DEPTH} pages", describe_page(id));
         }
         if self.levels.len() == self.depth {
-            self.levels.push(Level { id, page: Page::empty(), next: 0, last: None });
+            self.levels.push(PathLevel { id, page: TreePage::empty(), next: 0, last: None });
         }
-        let level = self.levels.get_mut(self.depth).context("the walk has left the tree")?;
+        let level = self.levels.get_mut(self.depth).context("the cursor has left the tree")?;
         (level.id, level.next, level.last) = (id, 0, None);
         let pages = self.backend.load(id, &mut level.page)?;
         if let Some(seen) = self.seen {
             seen.add(id, pages)?;
         }
         self.budget = self.budget.checked_sub(pages).with_context(|| {
-            format!("{}: the tree has more pages than the file, so it visits some twice", naming(id))
+            format!("{}: the tree has more pages than the file, so it visits some twice", describe_page(id))
         })?;
         self.depth += 1;
         Ok(())
     }
 
-    /// Leaves the page at hand, remembering a leaf's last key.
+    /// Leaves the current page, and stores the last key of a leaf.
     fn leave(&mut self) -> Result<()> {
         let mut before = std::mem::take(&mut self.before);
         if let Some(level) = self.top()
@@ -230,22 +234,22 @@ impl<'a> Cursor<'a> {
     }
 }
 
-impl Level {
-    /// Skips the elements below `key`, but for the child of a branch that it may be in.
+impl PathLevel {
+    /// Skips the elements lower than `key`, except the child of a branch that may contain it.
     fn skip_to(&mut self, key: &[u8]) -> Result<()> {
-        self.next = self.page.below(key)?;
+        self.next = self.page.count_below(key)?;
         if let Some(before) = self.next.checked_sub(1) {
             match self.page.kind() {
-                Kind::Leaf => self.last = Some(self.page.slot(before)?),
-                // A child's own key is its first: what is searched for may come behind it.
-                Kind::Branch => self.next = before,
+                PageKind::Leaf => self.last = Some(self.page.slot(before)?),
+                // The key of a child is its first key, so `key` may be inside the child.
+                PageKind::Branch => self.next = before,
             }
         }
         Ok(())
     }
 
-    /// Visits a leaf's next element, whose key must be above the one before it; `before` is the last of the
-    /// leaf before.
+    /// Visits the next element of a leaf. Its key must be greater than the previous one; `before` is the last key of the
+    /// previous leaf.
     fn step(&mut self, before: &[u8]) -> Result<Slot> {
         let slot = self.page.slot(self.next)?;
         let before = match self.last {
@@ -254,7 +258,7 @@ impl Level {
         };
         ensure!(
             before < self.page.key(slot)?,
-            "the key of leaf element {} is not above the key before it",
+            "the key of leaf element {} is not greater than the previous key",
             self.next
         );
         self.last = Some(slot);
@@ -263,8 +267,8 @@ impl Level {
     }
 }
 
-/// How errors call a page. No tree holds page 0, so it stands for an inline bucket's.
-pub(super) fn naming(id: u64) -> String {
+/// Returns the name of a page for errors. No tree contains page 0, so it stands for the page of an inline bucket.
+pub(super) fn describe_page(id: u64) -> String {
     match id {
         0 => "inline bucket".to_owned(),
         _ => format!("page {id}"),

@@ -3,56 +3,56 @@
 use crate::etcd::protobuf::{FieldValue, Malformed, MessageFields};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// What a request does.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Method {
     Put,
     Post,
     Delete,
-    /// Removes what has expired.
+    /// Removes expired keys.
     Sync,
-    /// Anything else changes nothing.
+    /// Any other method. It changes nothing.
     Other,
 }
 
-/// A request. Of values, only digests are held.
+/// A request. Values are kept as digests only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Request {
+pub(super) struct V2Request {
     pub method: Method,
     pub path: String,
     pub value: u64,
     /// Whether the value is not empty.
     pub has_value: bool,
     pub dir: bool,
-    /// The value that the key must have.
+    /// The digest of the value that the key must have.
     pub previous_value: Option<u64>,
-    /// Whether the key must have been changed last at a certain index.
+    /// Whether the key must have been last modified at a certain index.
     pub has_previous_index: bool,
     pub previous_exists: Option<bool>,
-    /// Unix time in nanoseconds; 0 is never.
+    /// The expiry as Unix time in nanoseconds; 0 means never.
     pub expires: i64,
     pub recursive: bool,
-    /// Unix time in nanoseconds.
+    /// The time of the request as Unix time in nanoseconds.
     pub time: i64,
     pub refresh: bool,
 }
 
-/// Returns what tells one value from another.
+/// Returns a digest that distinguishes one value from another.
 pub(super) fn digest(value: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
 }
 
-impl Request {
+impl V2Request {
     /// Returns the v2 request in an entry; `None` if it is a request of the v3 API.
     ///
-    /// An entry is an `InternalRaftRequest`, whose field 2 is a v2 request. One that cannot be decoded so is a v2 request
-    /// itself, which is how etcd 3.4 and 3.5 write them (`server.go` `applyEntryNormal`).
+    /// An entry is an `InternalRaftRequest`, whose field 2 is a v2 request. An entry that cannot be decoded as
+    /// such is a v2 request itself, which is how etcd 3.4 and 3.5 write them (`server.go` `applyEntryNormal`).
     ///
     /// # Errors
-    /// The entry is neither; etcd would panic.
-    pub fn in_entry(entry: &[u8]) -> Result<Option<Self>, Malformed> {
+    /// Fails if the entry is neither. etcd would panic.
+    pub fn from_entry(entry: &[u8]) -> Result<Option<Self>, Malformed> {
         Self::as_internal(entry).or_else(|Malformed| Self::parse(entry).map(Some))
     }
 
@@ -117,7 +117,7 @@ impl Request {
             12 => self.recursive = value.integer()? != 0,
             15 => self.time = value.integer()?.cast_signed(),
             17 => self.refresh = value.integer()? != 0,
-            // The id and options of reads, all of them integers.
+            // The id, and options of reads. All of them are integers.
             1 | 10 | 11 | 13 | 14 | 16 => drop(value.integer()?),
             _ => {}
         }

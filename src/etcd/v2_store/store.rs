@@ -1,43 +1,43 @@
-//! The keys of the v2 API and what a request does to them, as far as that decides which keys there are.
+//! The keys of the v2 API, and the effect of requests on which keys exist.
 //!
-//! Follows etcd's `server/etcdserver/api/v2store/store.go`. In two cases it cannot know what etcd did: it does not count
-//! etcd's indexes, so that it neither knows whether a comparison with one succeeds nor the name that a POST gives. It then takes
-//! the key for one that is still there: a key too many costs the operator a question, and one too few would be lost.
+//! Follows etcd's `server/etcdserver/api/v2store/store.go`. In two cases the result is unknown,
+//! because etcd's indexes are not tracked: a comparison with an index, and the name that a POST creates. The key then counts
+//! as existing. One key too many costs the operator a question; one too few would be lost.
 
-use super::request::{Method, Request, digest};
+use super::request::{Method, V2Request, digest};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The directory of users' keys (`server.go` `StoreKeysPrefix`). `/0` is etcd's own, `/2` the users of its v2 API.
+/// The directory of the users' keys (`server.go` `StoreKeysPrefix`). `/0` belongs to etcd, and `/2` holds the v2 API's users.
 const KEYS: &str = "/1";
-/// The most nodes that are held.
-const MOST: usize = 1_000_000;
-/// How many names at the top are reported.
-const SHOWN: usize = 3;
-/// etcd takes an earlier time for "never" (`store.go` `minExpireTime`: 2000-01-01, in nanoseconds).
-const EARLIEST: i64 = 946_684_800_000_000_000;
+/// The most nodes that are held in memory.
+const MAX_NODES: usize = 1_000_000;
+/// The number of top-level names that are reported.
+const MAX_TOP_NAMES: usize = 3;
+/// The earliest expiry time. etcd treats an earlier one as "never" (`store.go` `minExpireTime`: 2000-01-01, in nanoseconds).
+const MIN_EXPIRE_TIME: i64 = 946_684_800_000_000_000;
 
-/// The users' keys, by their full paths.
+/// The users' keys by full path.
 #[derive(Debug, Default)]
-pub(super) struct Store {
-    nodes: BTreeMap<String, Node>,
-    /// How many unique names were given.
+pub(super) struct V2Store {
+    nodes: BTreeMap<String, V2Node>,
+    /// The number of unique names that were created.
     posted: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Node {
+struct V2Node {
     is_dir: bool,
-    /// The digest of the value; `None` if it is not known which of two it is.
+    /// The digest of the value; `None` if it is unknown.
     value: Option<u64>,
-    /// Unix time in nanoseconds, if it expires.
+    /// The expiry as Unix time in nanoseconds, if it expires.
     expires: Option<i64>,
 }
 
-impl Store {
-    /// Reads the JSON of a store; nothing at all is an empty one.
+impl V2Store {
+    /// Parses the JSON of a store. Empty input is an empty store.
     pub fn parse(json: &[u8]) -> Result<Self> {
         let mut store = Self::default();
         if json.is_empty() {
@@ -52,7 +52,7 @@ impl Store {
 
     fn load(&mut self, path: &str, node: SavedNode) -> Result<()> {
         for (name, child) in node.children.unwrap_or_default() {
-            ensure!(self.nodes.len() < MOST, TOO_MANY);
+            ensure!(self.nodes.len() < MAX_NODES, TOO_MANY);
             let path = format!("{path}/{name}");
             let expires = child.expires.parse::<Timestamp>().ok().map(|time| time.as_nanosecond());
             let expires = expires.and_then(|time| i64::try_from(time).ok());
@@ -63,7 +63,7 @@ impl Store {
         Ok(())
     }
 
-    /// Returns the number of keys, or that of directories if there are only those.
+    /// Returns the number of keys, or the number of directories if there are no keys.
     pub fn count(&self) -> usize {
         match self.nodes.values().filter(|node| !node.is_dir).count() {
             0 => self.nodes.len(),
@@ -71,18 +71,18 @@ impl Store {
         }
     }
 
-    /// Returns the first few names at the top.
+    /// Returns the first few top-level names.
     pub fn top(&self) -> Vec<String> {
         let names = self.nodes.keys().filter_map(|path| path.strip_prefix("/1/")?.split('/').next());
         let names: BTreeSet<&str> = names.collect();
-        names.into_iter().take(SHOWN).map(str::to_owned).collect()
+        names.into_iter().take(MAX_TOP_NAMES).map(str::to_owned).collect()
     }
 
-    /// Does what `request` did.
+    /// Applies a request.
     ///
     /// # Errors
-    /// The store has grown too large to be held.
-    pub fn apply(&mut self, request: Request) -> Result<(), &'static str> {
+    /// Fails if the store becomes too large to be held in memory.
+    pub fn apply(&mut self, request: V2Request) -> Result<(), &'static str> {
         if request.method == Method::Sync {
             self.expire(request.time);
             return Ok(());
@@ -93,17 +93,17 @@ impl Store {
             Method::Put => self.put(&path, &request),
             Method::Post => {
                 self.posted += 1;
-                // etcd's names are numbers: this is the name of none.
+                // etcd creates numbers as names, so this name cannot collide with one.
                 self.create(&format!("{path}/post-{}", self.posted), &request, false);
             }
             Method::Delete => self.delete(&path, &request),
             Method::Sync | Method::Other => {}
         }
-        if self.nodes.len() > MOST { Err(TOO_MANY) } else { Ok(()) }
+        if self.nodes.len() > MAX_NODES { Err(TOO_MANY) } else { Ok(()) }
     }
 
-    /// As `apply_v2.go` `Put`.
-    fn put(&mut self, path: &str, request: &Request) {
+    /// Applies a PUT as `apply_v2.go` `Put` does.
+    fn put(&mut self, path: &str, request: &V2Request) {
         let compares = request.previous_value.is_some() || request.has_previous_index;
         match request.previous_exists {
             Some(false) => self.create(path, request, false),
@@ -114,10 +114,10 @@ impl Store {
         }
     }
 
-    fn create(&mut self, path: &str, request: &Request, replace: bool) {
+    fn create(&mut self, path: &str, request: &V2Request, replace: bool) {
         let before = self.nodes.get(path).copied();
-        let is_in_the_way = before.is_some_and(|node| !replace || node.is_dir);
-        if is_in_the_way || !self.make_parents(path) {
+        let is_blocked = before.is_some_and(|node| !replace || node.is_dir);
+        if is_blocked || !self.make_parents(path) {
             return;
         }
         let refreshed = before.filter(|_| request.refresh).map(|node| node.value);
@@ -128,11 +128,11 @@ impl Store {
     }
 
     fn insert(&mut self, path: &str, is_dir: bool, value: u64, expires: i64) {
-        let expires = (expires >= EARLIEST).then_some(expires);
-        self.nodes.insert(path.to_owned(), Node { is_dir, value: Some(value), expires });
+        let expires = (expires >= MIN_EXPIRE_TIME).then_some(expires);
+        self.nodes.insert(path.to_owned(), V2Node { is_dir, value: Some(value), expires });
     }
 
-    /// Makes the directories above `path`; false if a key is in their place.
+    /// Creates the parent directories of `path`; returns false if a key has the path of one of them.
     fn make_parents(&mut self, path: &str) -> bool {
         let ends = path.match_indices('/').map(|(at, _)| at).filter(|at| *at > KEYS.len());
         for parent in ends.filter_map(|at| path.get(..at)) {
@@ -145,7 +145,7 @@ impl Store {
         true
     }
 
-    fn update(&mut self, path: &str, request: &Request) {
+    fn update(&mut self, path: &str, request: &V2Request) {
         let Some(node) = self.nodes.get_mut(path) else { return };
         if node.is_dir && request.has_value {
             return;
@@ -153,10 +153,10 @@ impl Store {
         if !request.refresh {
             node.value = Some(request.value);
         }
-        node.expires = (request.expires >= EARLIEST).then_some(request.expires);
+        node.expires = (request.expires >= MIN_EXPIRE_TIME).then_some(request.expires);
     }
 
-    fn compare_and_swap(&mut self, path: &str, request: &Request) {
+    fn compare_and_swap(&mut self, path: &str, request: &V2Request) {
         let Some(node) = self.nodes.get_mut(path).filter(|node| !node.is_dir) else { return };
         match node.matches(request) {
             Some(false) => {}
@@ -164,13 +164,13 @@ impl Store {
                 if !request.refresh {
                     node.value = Some(request.value);
                 }
-                node.expires = (request.expires >= EARLIEST).then_some(request.expires);
+                node.expires = (request.expires >= MIN_EXPIRE_TIME).then_some(request.expires);
             }
             None => (node.value, node.expires) = (None, None),
         }
     }
 
-    fn delete(&mut self, path: &str, request: &Request) {
+    fn delete(&mut self, path: &str, request: &V2Request) {
         let Some(node) = self.nodes.get(path) else { return };
         if request.previous_value.is_some() || request.has_previous_index {
             if !node.is_dir && node.matches(request) == Some(true) {
@@ -192,7 +192,7 @@ impl Store {
         self.nodes.range(below.clone()..).next().is_some_and(|(name, _)| name.starts_with(&below))
     }
 
-    /// Removes a node and all below it.
+    /// Removes a node and all its descendants.
     fn remove(&mut self, path: &str) {
         self.nodes.remove(path);
         let below = format!("{path}/");
@@ -204,7 +204,7 @@ impl Store {
     }
 
     fn expire(&mut self, now: i64) {
-        let has_expired = |node: &Node| node.expires.is_some_and(|expires| expires <= now);
+        let has_expired = |node: &V2Node| node.expires.is_some_and(|expires| expires <= now);
         let names = self.nodes.iter().filter(|(_, node)| has_expired(node)).map(|(name, _)| name);
         let names: Vec<String> = names.cloned().collect();
         for name in names {
@@ -213,9 +213,9 @@ impl Store {
     }
 }
 
-impl Node {
-    /// Whether the comparison in `request` succeeds; `None` if that is not known.
-    fn matches(self, request: &Request) -> Option<bool> {
+impl V2Node {
+    /// Whether the comparison in `request` succeeds; `None` if that is unknown.
+    fn matches(self, request: &V2Request) -> Option<bool> {
         let value = match request.previous_value {
             None => Some(true),
             Some(wanted) => self.value.map(|value| value == wanted),
@@ -229,7 +229,7 @@ impl Node {
 
 const TOO_MANY: &str = "the v2 store has more than 1,000,000 keys";
 
-/// Returns a path below the directory of users' keys as Go's `path.Clean` does; `None` for every other one.
+/// Normalizes a path as Go's `path.Clean` does; returns `None` for a path outside the directory of the users' keys.
 fn clean(path: &str) -> Option<String> {
     let mut names = Vec::new();
     for name in path.split('/') {
@@ -241,13 +241,13 @@ fn clean(path: &str) -> Option<String> {
     }
     match names.as_slice() {
         ["1", _, ..] => Some(format!("/{}", names.join("/"))),
-        // A POST to the directory itself makes a key in it.
+        // A POST to the directory itself creates a key in it.
         ["1"] => Some(KEYS.to_owned()),
         _ => None,
     }
 }
 
-/// A store as it is saved (`store.go` `SaveNoCopy`).
+/// The JSON form of a store (`store.go` `SaveNoCopy`).
 #[derive(Deserialize)]
 struct Saved {
     #[serde(rename = "Root")]
@@ -260,12 +260,12 @@ struct SavedNode {
     value: Digest,
     #[serde(rename = "ExpireTime", default)]
     expires: String,
-    /// `null` for a key.
+    /// `null` if the node is a key.
     #[serde(rename = "Children", default)]
     children: Option<BTreeMap<String, SavedNode>>,
 }
 
-/// The digest of a text that is not held.
+/// The digest of a text. The text itself is not kept.
 #[derive(Default)]
 struct Digest(u64);
 

@@ -1,7 +1,7 @@
-//! Stores and logs of the v2 API as etcd writes them.
+//! Stores and logs of the v2 API, written as etcd writes them.
 
-use super::request::Request;
-use super::store::Store;
+use super::request::V2Request;
+use super::store::V2Store;
 use super::*;
 use crate::etcd::protobuf::tests::{bytes, integer};
 use crate::etcd::wal::tests::Writer;
@@ -33,9 +33,9 @@ fn request(method: &str, path: &str, value: &str, options: &[Vec<u8>]) -> Vec<u8
 }
 
 fn held(saved: &str, requests: &[Vec<u8>]) -> (usize, Vec<String>) {
-    let mut store = Store::parse(saved.as_bytes()).unwrap();
+    let mut store = V2Store::parse(saved.as_bytes()).unwrap();
     for entry in requests {
-        store.apply(Request::in_entry(entry).unwrap().unwrap()).unwrap();
+        store.apply(V2Request::from_entry(entry).unwrap().unwrap()).unwrap();
     }
     (store.count(), store.top())
 }
@@ -52,9 +52,9 @@ fn requests_change_the_store_as_in_etcd() {
         (&[put("/1/d/e/f", &[])], 3),
         (&[put("/1//a/../g/", &[])], 3),
         (&[put("/1/a/b", &[])], 2),
-        // etcd's own directories, and the roots, which nobody may change.
+        // etcd's own directories, and the root directories, which no request may change.
         (&[put("/0/members/1/attributes", &[]), put("/2/users/root", &[]), put("/1", &[])], 2),
-        // A key in the place of a directory, and a directory in that of a key.
+        // A key whose path is a directory, and a directory whose path is a key.
         (&[put("/1/a", &[]), put("/1/c/d", &[])], 2),
         (&[put("/1/d", &[exists(true)]), put("/1/d", &[previous("x")]), put("/1/d", &[integer(17, 1)])], 2),
         (&[put("/1/d", &[exists(false)]), put("/1/a/b", &[exists(false)])], 3),
@@ -69,7 +69,7 @@ fn requests_change_the_store_as_in_etcd() {
         (&[delete("/1/c", &[previous("x")])], 1),
         (&[put("/1/c", &[previous("x")]), delete("/1/c", &[previous("new")])], 1),
         (&[put("/1/c", &[previous("y")]), delete("/1/c", &[previous("new")])], 2),
-        // Whether this one matches is not known: the key is taken for one that is there.
+        // It is unknown whether this comparison succeeds, so the key counts as existing.
         (&[delete("/1/c", &[integer(7, 5)])], 2),
         (&[put("/1/c", &[integer(7, 5)]), delete("/1/c", &[previous("new")])], 2),
         (&[request("POST", "/1/queue", "x", &[]), request("POST", "/1/queue", "x", &[])], 4),
@@ -82,14 +82,14 @@ fn requests_change_the_store_as_in_etcd() {
         assert_eq!(held(SAVED, requests).0, *keys, "case {number}");
     }
     assert_eq!(held(SAVED, &[]).1, ["a", "c"]);
-    // A directory without a key is something that a user made, too.
+    // An empty directory was also created by a user.
     assert_eq!(held(SAVED, &[delete("/1/a/b", &[]), delete("/1/c", &[])]), (1, vec!["a".to_owned()]));
 }
 
 #[test]
-fn tells_requests_of_v2_from_those_of_v3() {
+fn distinguishes_v2_requests_from_v3_requests() {
     let put = request("PUT", "/1/a", "x", &[]);
-    let is_v2 = |entry: &[u8]| Request::in_entry(entry).map(|request| request.is_some());
+    let is_v2 = |entry: &[u8]| V2Request::from_entry(entry).map(|request| request.is_some());
     assert_eq!(is_v2(&put), Ok(true));
     assert_eq!(is_v2(&[integer(1, 7), bytes(2, &put)].concat()), Ok(true));
     for method in ["POST", "DELETE", "SYNC", "QGET"] {
@@ -139,7 +139,7 @@ fn reads_the_log_after_the_newest_good_snap() {
     };
     assert_eq!(read_member(&[], log(&[])), V2Keys::None);
     assert_eq!(keys(read_member(&[], log(&[put("/1/x"), put("/0/x")]))), 1);
-    // What the snap holds is not done again.
+    // Entries that the snap includes are not applied again.
     let good = || ("0000000000000002-0000000000000001.snap", snap(SAVED, 1));
     assert_eq!(keys(read_member(&[good()], log(&[put("/1/x"), deleted.clone(), put("/1/y")]))), 2);
     let broken = ("0000000000000002-0000000000000002.snap", snap(SAVED, 2)[..90].to_vec());

@@ -2,18 +2,18 @@
 //!
 //! Must never hold more than one record, however long a frame claims to be.
 
-use super::{WalDamage, WalError, incomplete};
+use super::error::{WalDamage, WalError, incomplete};
 use crate::system::durable::Dir;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
-/// The length of a frame's head.
-const HEAD: u64 = 8;
+/// The length of a frame's header in bytes.
+const HEADER_SIZE: u64 = 8;
 /// A disk writes whole sectors of at least this size (`decoder.go` `minSectorSize`).
-const SECTOR: u64 = 512;
-/// The longest record that is read. etcd starts a new file once one has 64 MB (`wal.go` `SegmentSizeBytes`), and
+const SECTOR_SIZE: u64 = 512;
+/// The longest record that is read, in bytes. etcd starts a new file once one has 64 MB (`wal.go` `SegmentSizeBytes`), and
 /// refuses requests above 1.5 MB by default.
-const LONGEST: u64 = 64 << 20;
+const MAX_RECORD_SIZE: u64 = 64 << 20;
 
 /// A file of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,11 +56,11 @@ pub(super) struct Frames<'s> {
     file: BufReader<File>,
     length: u64,
     pub is_last: bool,
-    /// Where the frame at hand begins.
+    /// The offset of the current frame.
     offset: u64,
-    /// Where the next one begins.
+    /// The offset of the next frame.
     next: u64,
-    /// The record at hand and its padding.
+    /// The current record and its padding.
     buffer: Vec<u8>,
     /// Whether the file ends within a frame.
     pub ended_early: bool,
@@ -78,14 +78,14 @@ impl<'s> Frames<'s> {
         Ok(Self { segment, file, length, is_last, offset: 0, next: 0, buffer, ended_early: false })
     }
 
-    /// Returns the next frame; `None` at the end of the file, where the room ahead begins, and where the last file ends
-    /// within a frame.
+    /// Returns the next record. Returns `None` at the end of the file, at the beginning of the preallocated space, and if the
+    /// last file ends within a frame.
     pub fn next(&mut self) -> Result<Option<&[u8]>, WalError> {
         self.offset = self.next;
-        let mut head = [0; HEAD as usize];
+        let mut head = [0; HEADER_SIZE as usize];
         match self.fill(&mut head)? {
             0 => return Ok(None),
-            HEAD => {}
+            HEADER_SIZE => {}
             _ => return self.end_early(),
         }
         let head = u64::from_le_bytes(head);
@@ -95,10 +95,10 @@ impl<'s> Frames<'s> {
         let record = head & !(0xff << 56);
         let padding = if head >> 63 == 1 { (head >> 56) & 7 } else { 0 };
         let total = record + padding;
-        if total > self.length.saturating_sub(self.offset + HEAD) {
+        if total > self.length.saturating_sub(self.offset + HEADER_SIZE) {
             return self.end_early();
         }
-        if total > LONGEST {
+        if total > MAX_RECORD_SIZE {
             return Err(self.damaged("a record is longer than 64 MiB"));
         }
         self.buffer.clear();
@@ -106,11 +106,11 @@ impl<'s> Frames<'s> {
         if read.map_err(|error| failed(self.segment, error))? as u64 != total {
             return self.end_early();
         }
-        self.next = self.offset + HEAD + total;
+        self.next = self.offset + HEADER_SIZE + total;
         Ok(self.buffer.get(..record as usize))
     }
 
-    /// Reads as much of `bytes` as the file has left, and returns how much that was.
+    /// Fills `bytes` as far as the file lasts, and returns the number of bytes read.
     fn fill(&mut self, bytes: &mut [u8]) -> Result<u64, WalError> {
         let mut filled = 0;
         while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
@@ -132,12 +132,12 @@ impl<'s> Frames<'s> {
         Ok(None)
     }
 
-    /// Whether a whole sector of the record at hand is zero: it was never written.
+    /// Whether a whole sector of the current record is zero and so was never written.
     pub fn is_torn(&self) -> bool {
-        let first = SECTOR - (self.offset + HEAD) % SECTOR;
+        let first = SECTOR_SIZE - (self.offset + HEADER_SIZE) % SECTOR_SIZE;
         let (first, rest) = self.buffer.split_at(self.buffer.len().min(first as usize));
         let is_zero = |sector: &[u8]| sector.iter().all(|byte| *byte == 0);
-        (!first.is_empty() && is_zero(first)) || rest.chunks(SECTOR as usize).any(is_zero)
+        (!first.is_empty() && is_zero(first)) || rest.chunks(SECTOR_SIZE as usize).any(is_zero)
     }
 
     pub fn damaged(&self, what: &'static str) -> WalError {

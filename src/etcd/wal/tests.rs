@@ -1,4 +1,4 @@
-//! Logs written as etcd writes them, whole and damaged.
+//! Complete and damaged logs, written as etcd writes them.
 
 use super::*;
 use crate::etcd::protobuf::tests::{bytes, integer};
@@ -59,7 +59,7 @@ impl Writer {
         self
     }
 
-    /// Appends the record that everything up to `index` is committed.
+    /// Appends a record which says that all entries up to `index` are committed.
     pub(in super::super) fn commit(&mut self, index: u64) -> &mut Self {
         self.record(STATE, &[integer(1, 2), integer(2, 7), integer(3, index)].concat());
         self
@@ -91,7 +91,7 @@ impl Writer {
         fs::write(dir.join(name(0, 0)), &self.file).unwrap();
     }
 
-    /// Writes the files, with room allocated ahead, and returns their directory.
+    /// Writes the files with preallocated space, and returns their directory.
     pub(in super::super) fn finish(mut self) -> Written {
         let end = self.file.len();
         self.file.resize(end + 4096, 0);
@@ -107,7 +107,7 @@ fn name(sequence: u64, index: u64) -> String {
 /// A log in a temporary directory.
 pub(in super::super) struct Written {
     dir: TempDir,
-    /// Where the last file's records end.
+    /// The offset at which the records of the last file end.
     end: usize,
 }
 
@@ -190,7 +190,7 @@ fn tolerates_only_what_a_crash_leaves_at_the_end() {
         written.check()
     };
     let expected = Ok(WalSummary { files: 2, entries: 12, last_index: 12, commit: 10, is_torn: true });
-    // Cut within the record, within its head, and with sectors that were never written.
+    // Truncated within the record or its header, and with sectors that were never written.
     assert_eq!(torn(&|bytes, end| bytes.truncate(end - 100)), expected);
     assert_eq!(torn(&|bytes, end| bytes.truncate(end - 3040 + 12)), expected);
     assert_eq!(torn(&|bytes, end| bytes[end - 1500..].fill(0)), expected);
@@ -241,7 +241,7 @@ fn refuses_an_incomplete_log() {
 }
 
 #[test]
-fn does_not_call_a_log_damaged_that_it_could_not_read() {
+fn a_log_that_cannot_be_read_is_not_reported_as_damaged() {
     let written = two_files().finish();
     fs::remove_file(written.dir.path().join(SECOND)).unwrap();
     fs::create_dir(written.dir.path().join(SECOND)).unwrap();

@@ -1,4 +1,4 @@
-//! What the lines mean to systemd is what the fields mean to cron.
+//! The calendar expressions match the same times as the cron expression.
 
 use super::{DAYS, MONTHS, WEEKDAYS, is_cron, lines};
 use crate::system::process::Program;
@@ -6,22 +6,22 @@ use jiff::civil::{Date, DateTime};
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use proptest::prelude::*;
 
-/// A part of a field, with what it means said apart from how it is read.
+/// A part of a field: its values and its text.
 #[derive(Debug, Clone)]
-struct Item {
+struct FieldItem {
     from: u8,
     to: u8,
     step: u8,
     text: String,
 }
 
-/// A field: its text, its items, and whether it is `*`.
+/// A field that was generated.
 #[derive(Debug, Clone)]
-struct Given {
-    items: Vec<Item>,
+struct GivenField {
+    items: Vec<FieldItem>,
 }
 
-impl Given {
+impl GivenField {
     fn text(&self) -> String {
         self.items.iter().map(|item| item.text.clone()).collect::<Vec<_>>().join(",")
     }
@@ -37,29 +37,29 @@ impl Given {
     }
 }
 
-fn item(low: u8, high: u8) -> impl Strategy<Value = Item> {
+fn item(low: u8, high: u8) -> impl Strategy<Value = FieldItem> {
     (low..=high, low..=high, 1..=9_u8, 0..5).prop_map(move |(a, b, step, form)| {
         let (from, to) = (a.min(b), a.max(b));
         match form {
-            0 => Item { from, to: from, step: 1, text: from.to_string() },
-            1 => Item { from, to, step: 1, text: format!("{from}-{to}") },
-            2 => Item { from, to, step, text: format!("{from}-{to}/{step}") },
-            3 => Item { from, to: high, step, text: format!("{from}/{step}") },
-            _ => Item { from: low, to: high, step: 1, text: "*".to_owned() },
+            0 => FieldItem { from, to: from, step: 1, text: from.to_string() },
+            1 => FieldItem { from, to, step: 1, text: format!("{from}-{to}") },
+            2 => FieldItem { from, to, step, text: format!("{from}-{to}/{step}") },
+            3 => FieldItem { from, to: high, step, text: format!("{from}/{step}") },
+            _ => FieldItem { from: low, to: high, step: 1, text: "*".to_owned() },
         }
     })
 }
 
-fn field(low: u8, high: u8) -> impl Strategy<Value = Given> {
+fn field(low: u8, high: u8) -> impl Strategy<Value = GivenField> {
     prop_oneof![
-        Just(Given { items: vec![Item { from: low, to: high, step: 1, text: "*".to_owned() }] }),
+        Just(GivenField { items: vec![FieldItem { from: low, to: high, step: 1, text: "*".to_owned() }] }),
         proptest::collection::vec(item(low, high).prop_filter("a value", |item| item.text != "*"), 1..4)
-            .prop_map(|items| Given { items }),
+            .prop_map(|items| GivenField { items }),
     ]
 }
 
-/// Whether a line of ours, read by systemd's rules for what we write, takes this time.
-fn takes(line: &str, time: DateTime) -> bool {
+/// Whether a calendar expression matches a time, by systemd's rules for the forms that `lines` returns.
+fn matches(line: &str, time: DateTime) -> bool {
     let words: Vec<&str> = line.split(' ').collect();
     let (weekdays, date, clock) = match words.as_slice() {
         [weekdays, date, clock] => (Some(*weekdays), *date, *clock),
@@ -86,8 +86,8 @@ fn takes(line: &str, time: DateTime) -> bool {
         && part(clock[1], time.minute())
 }
 
-/// What cron does (crontab(5)): where neither day is a star, one of them is enough.
-fn runs(fields: &[Given; 5], time: DateTime) -> bool {
+/// Whether cron runs at a time (crontab(5)): if neither day is a star, one matching day is enough.
+fn runs(fields: &[GivenField; 5], time: DateTime) -> bool {
     let [minute, hour, day, month, weekday] = fields;
     let weekdays = time.weekday().to_sunday_zero_offset().unsigned_abs();
     let (by_day, by_weekday) = (day.fits(time.day().unsigned_abs()), weekday.fits(weekdays));
@@ -99,26 +99,26 @@ fn runs(fields: &[Given; 5], time: DateTime) -> bool {
 }
 
 fn any_time() -> impl Strategy<Value = DateTime> {
-    // Four years, a leap day among them.
+    // Four years with a leap day.
     (0..4 * 366 * 24 * 60_i64).prop_map(|minute| Date::constant(2026, 1, 1).at(0, 0, 0, 0) + minute.minutes())
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
-    fn the_lines_take_the_times_that_cron_runs_at_and_no_other(
+    fn the_expressions_match_exactly_the_times_of_cron(
         minute in field(0, 59), hour in field(0, 23), day in field(1, 31), month in field(1, 12),
         weekday in field(0, 6), times in proptest::collection::vec(any_time(), 50),
     ) {
         let fields = [minute, hour, day, month, weekday];
-        let text = fields.iter().map(Given::text).collect::<Vec<_>>().join(" ");
+        let text = fields.iter().map(GivenField::text).collect::<Vec<_>>().join(" ");
         prop_assert!(is_cron(&text));
         match lines(&text) {
             Ok(lines) => for time in times {
-                let taken = lines.iter().any(|line| takes(line, time));
-                prop_assert_eq!(taken, runs(&fields, time), "{} {:?} {}", text, lines, time);
+                let matched = lines.iter().any(|line| matches(line, time));
+                prop_assert_eq!(matched, runs(&fields, time), "{} {:?} {}", text, lines, time);
             },
-            // Such as the 30th of February, and nothing else here.
+            // Here only days that do not exist are refused, such as the 30th of February.
             Err(_) => for time in times {
                 prop_assert!(!runs(&fields, time), "{} {}", text, time);
             },
@@ -126,20 +126,23 @@ proptest! {
     }
 
     #[test]
-    fn no_text_breaks_it(text in "[-*/,?0-9A-Za-z ]{0,40}") {
+    fn no_text_causes_a_panic(text in "[-*/,?0-9A-Za-z ]{0,40}") {
         let _ = lines(&text);
     }
 }
 
-/// What systemd makes of a line is asked of systemd, and the times between are counted minute by minute by cron's rule.
+/// Compares the next times according to systemd with those found by applying cron's rule to each minute.
 #[test]
-fn systemd_agrees() {
+fn systemd_elapses_at_the_times_of_cron() {
     let systemd = Program::new("systemd-analyze").args(["--version"]).run();
     if systemd.is_err() {
         return eprintln!("skipped: no systemd-analyze");
     }
-    let all = |low, high| Given { items: vec![Item { from: low, to: high, step: 1, text: "*".into() }] };
-    let one = |text: &str, from, to, step| Given { items: vec![Item { from, to, step, text: text.into() }] };
+    let all =
+        |low, high| GivenField { items: vec![FieldItem { from: low, to: high, step: 1, text: "*".into() }] };
+    let one = |text: &str, from, to, step| GivenField {
+        items: vec![FieldItem { from, to, step, text: text.into() }],
+    };
     for fields in [
         [one("30", 30, 30, 1), one("2", 2, 2, 1), all(1, 31), all(1, 12), one("MON-FRI", 1, 5, 1)],
         [one("0", 0, 0, 1), one("*/5", 0, 23, 5), all(1, 31), all(1, 12), all(0, 6)],
@@ -147,30 +150,30 @@ fn systemd_agrees() {
         [one("0", 0, 0, 1), one("0", 0, 0, 1), one("13", 13, 13, 1), all(1, 12), one("5", 5, 5, 1)],
         [one("59", 59, 59, 1), one("23", 23, 23, 1), one("29", 29, 29, 1), one("2", 2, 2, 1), all(0, 6)],
     ] {
-        let text = fields.iter().map(Given::text).collect::<Vec<_>>().join(" ");
+        let text = fields.iter().map(GivenField::text).collect::<Vec<_>>().join(" ");
         let base = "2027-01-30 00:00:00 UTC";
-        let mut told = Vec::new();
+        let mut elapses = Vec::new();
         for line in lines(&text).unwrap() {
             let line = format!("{line} UTC");
             let words = ["calendar", "--iterations=5", "--base-time", base, "--", &line];
             let printed = Program::new("systemd-analyze").args(words).run().unwrap().text();
-            told.extend(crate::schedule::timer::elapses_in(&printed));
+            elapses.extend(crate::schedule::timer::elapses_in(&printed));
         }
-        told.sort();
-        told.dedup();
+        elapses.sort();
+        elapses.dedup();
         let start: Timestamp = "2027-01-30T00:00:00Z".parse().unwrap();
         let minutes = (1..800_000).map(|minute| start + jiff::SignedDuration::from_mins(minute));
         let expected: Vec<Timestamp> = minutes
             .filter(|time| runs(&fields, time.to_zoned(TimeZone::UTC).datetime()))
-            .take(told.len().min(5))
+            .take(elapses.len().min(5))
             .collect();
         assert!(!expected.is_empty(), "{text}");
-        assert_eq!(told[..expected.len()], expected, "{text}");
+        assert_eq!(elapses[..expected.len()], expected, "{text}");
     }
 }
 
 #[test]
-fn names_and_both_sundays_are_known() {
+fn accepts_names_and_both_numbers_of_sunday() {
     for (text, expected) in [
         ("0 0 * * 7", "Sun *-*-* 00:00:00"),
         ("0 0 * * SUN", "Sun *-*-* 00:00:00"),
@@ -191,22 +194,22 @@ fn names_and_both_sundays_are_known() {
 }
 
 #[test]
-fn what_cannot_be_said_exactly_is_told() {
+fn refuses_invalid_and_ambiguous_expressions() {
     for (text, why) in [
-        ("0 0 */2 * 1", "write its days out"),
-        ("0 0 1 * */2", "write its days out"),
-        ("0 0 30 2 *", "no month that is given has such a day"),
-        ("60 0 * * *", "\"60\" is no minute"),
-        ("0 24 * * *", "\"24\" is no hour"),
-        ("0 0 0 * *", "\"0\" is no day of the month"),
-        ("0 0 * 13 *", "\"13\" is no month"),
-        ("0 0 * * 8", "\"8\" is no day of the week"),
-        ("0 5-3 * * *", "\"5-3\" is no hour at all"),
-        ("*/0 * * * *", "\"*/0\" is no minute at all"),
-        ("0 0 L * *", "\"L\" is no day of the month"),
-        ("0 0 * * 5#2", "is no day of the week"),
-        ("+1 0 * * *", "is no minute"),
-        ("0 0 * *", "cron has five fields"),
+        ("0 0 */2 * 1", "list the days instead"),
+        ("0 0 1 * */2", "list the days instead"),
+        ("0 0 30 2 *", "none of its months has such a day"),
+        ("60 0 * * *", "\"60\" is not a valid minute"),
+        ("0 24 * * *", "\"24\" is not a valid hour"),
+        ("0 0 0 * *", "\"0\" is not a valid day of the month"),
+        ("0 0 * 13 *", "\"13\" is not a valid month"),
+        ("0 0 * * 8", "\"8\" is not a valid day of the week"),
+        ("0 5-3 * * *", "\"5-3\" contains no hour"),
+        ("*/0 * * * *", "\"*/0\" contains no minute"),
+        ("0 0 L * *", "\"L\" is not a valid day of the month"),
+        ("0 0 * * 5#2", "is not a valid day of the week"),
+        ("+1 0 * * *", "is not a valid minute"),
+        ("0 0 * *", "a cron expression has five fields"),
     ] {
         let error = lines(text).unwrap_err();
         assert!(error.contains(why), "{text}: {error}");

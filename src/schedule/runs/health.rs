@@ -1,24 +1,24 @@
-//! How it stands with the backups: one line and a status for whoever watches (Nagios' plugin API). Pure.
+//! The health of the backups: one line and a level for monitoring, as in the Nagios plugin API. Pure.
 
 use super::{Run, RunPhase};
 use crate::system::clock::is_in_the_future;
 use jiff::{SignedDuration, Timestamp};
 
-/// A verdict, in the order of how bad it is; the number is a plugin's exit status.
+/// A health level, from good to bad. The number is the exit status of a Nagios plugin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HealthLevel {
-    /// All is as it should be.
+    /// No problem.
     Ok = 0,
-    /// Somebody should look at it.
+    /// A problem that needs attention.
     Warning = 1,
-    /// Somebody must.
+    /// A problem that needs attention at once.
     Critical = 2,
-    /// It could not be found out.
+    /// The health could not be determined.
     Unknown = 3,
 }
 
 impl HealthLevel {
-    /// As watchers write it.
+    /// Returns the name of the level in the Nagios plugin API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "OK",
@@ -29,40 +29,40 @@ impl HealthLevel {
     }
 }
 
-/// How old the last good backup may be.
+/// The ages of the last good backup that are reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AgeLimits {
-    /// From here on it is a warning.
+    /// The age from which on it is a warning.
     pub warn: SignedDuration,
-    /// And from here on critical.
+    /// The age from which on it is critical.
     pub crit: SignedDuration,
 }
 
-/// What is known of the backups in a directory.
+/// The facts about the backups in a directory.
 #[derive(Debug, Clone)]
 pub struct BackupFacts<'a> {
-    /// The runs, the newest first.
+    /// The runs, newest first.
     pub runs: &'a [Run],
-    /// The names of the archives that are there and were not found damaged.
+    /// The names of the existing archives that were not found damaged.
     pub archives: &'a [String],
-    /// The names of those that are dated in the future.
+    /// The names of the archives that are dated in the future.
     pub misdated: &'a [String],
-    /// The time of this look.
+    /// The current time.
     pub now: Timestamp,
-    /// How many uploads wait, or why that is not known.
+    /// The number of pending uploads, or why it is unknown.
     pub pending: Result<usize, &'a String>,
 }
 
-/// The verdict.
+/// The result of the assessment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthReport {
-    /// How bad it is.
+    /// The level.
     pub level: HealthLevel,
-    /// Since when there is a good backup, where there is one.
+    /// The time at which the last good backup began, if there is one.
     pub last_good: Option<Timestamp>,
-    /// In words, without the level.
+    /// The result in words, without the level.
     pub summary: String,
-    /// Numbers for graphs, as plugins print them: `label=value;warn;crit`.
+    /// Performance data in the Nagios form `label=value;warn;crit`.
     pub perf_data: String,
 }
 
@@ -72,21 +72,22 @@ impl<'a> BackupFacts<'a> {
         self.runs.iter().find(|run| !run.is_misdated(self.now))
     }
 
-    /// Returns how many archives are dated in the future, and records of runs that no later run has marked yet.
+    /// Returns the number of archives dated in the future, plus the runs dated in the future that no later run has marked yet.
     pub fn dated_in_future(&self) -> usize {
         self.misdated.len() + self.misdated_runs().count()
     }
 
-    /// Returns the runs dated in the future whose archive does not say so.
+    /// Returns the runs dated in the future whose archive is not already counted.
     fn misdated_runs(&self) -> impl Iterator<Item = &'a Run> {
         let (misdated, now) = (self.misdated, self.now);
-        let is_told = move |run: &Run| run.backup_name.as_ref().is_some_and(|name| misdated.contains(name));
+        let is_counted =
+            move |run: &Run| run.backup_name.as_ref().is_some_and(|name| misdated.contains(name));
         let runs = self.runs.iter().filter(|run| !run.clock_was_ahead);
-        runs.filter(move |run| is_in_the_future(run.started_time, now) && !is_told(run))
+        runs.filter(move |run| is_in_the_future(run.started_time, now) && !is_counted(run))
     }
 
-    /// Says which archives and runs are dated in the future, if any are.
-    fn misdated_in_words(&self) -> Option<String> {
+    /// Describes the archives and runs that are dated in the future, if there are any.
+    fn describe_misdated(&self) -> Option<String> {
         let archives = match self.misdated {
             [] => None,
             [one] => Some(format!("{one} is dated in the future")),
@@ -98,12 +99,12 @@ impl<'a> BackupFacts<'a> {
             several => Some(format!("{several} runs are dated in the future")),
         };
         let words: Vec<String> = archives.into_iter().chain(runs).collect();
-        let advice = "the clock was ahead then, or is behind now";
+        let advice = "the clock was ahead at that time, or is behind now";
         (!words.is_empty()).then(|| format!("{}: {advice}", words.join(", and ")))
     }
 }
 
-/// Returns the last run that did everything it was asked to, and whose archive is still somewhere: here, or at a destination.
+/// Returns the last run that succeeded completely and whose archive still exists here or at a destination.
 pub fn last_good<'a>(known: &BackupFacts<'a>) -> Option<&'a Run> {
     known.runs.iter().find(|run| {
         run.backup_phase == RunPhase::Completed
@@ -113,7 +114,7 @@ pub fn last_good<'a>(known: &BackupFacts<'a>) -> Option<&'a Run> {
     })
 }
 
-/// Judges what is known by the limits.
+/// Assesses the facts by the limits.
 pub fn assess(known: &BackupFacts<'_>, limits: AgeLimits) -> HealthReport {
     let good = last_good(known);
     let age = good.map(|run| known.now.duration_since(run.started_time));
@@ -126,14 +127,14 @@ pub fn assess(known: &BackupFacts<'_>, limits: AgeLimits) -> HealthReport {
     let mut words = match (good, age) {
         (Some(run), Some(age)) => {
             let revision = run.revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();
-            format!("the last good backup is {} old{revision}", in_words(age))
+            format!("the last good backup is {} old{revision}", format_age(age))
         }
         _ => "there is no good backup".to_owned(),
     };
     if let Some(run) = known.last() {
         if run.backup_phase == RunPhase::Failed {
             level = level.max(HealthLevel::Warning);
-            let why = run.backup_message.as_deref().unwrap_or("why is not known");
+            let why = run.backup_message.as_deref().unwrap_or("the cause is unknown");
             words += &format!("; the last run failed: {}", one_line(why));
         } else if let Some(why) = &run.notice_message {
             level = level.max(HealthLevel::Warning);
@@ -141,21 +142,21 @@ pub fn assess(known: &BackupFacts<'_>, limits: AgeLimits) -> HealthReport {
         }
         if run.delete_phase == Some(RunPhase::Failed) {
             level = level.max(HealthLevel::Warning);
-            let why = run.delete_message.as_deref().unwrap_or("why is not known");
+            let why = run.delete_message.as_deref().unwrap_or("the cause is unknown");
             words += &format!("; retention failed: {}", one_line(why));
         }
     }
     let waits = match known.pending {
         Ok(0) => None,
-        Ok(1) => Some("1 upload waits".to_owned()),
-        Ok(several) => Some(format!("{several} uploads wait")),
+        Ok(1) => Some("1 upload is pending".to_owned()),
+        Ok(several) => Some(format!("{several} uploads are pending")),
         Err(why) => Some(one_line(&pending_unknown(why))),
     };
     if let Some(waits) = waits {
         level = level.max(HealthLevel::Warning);
         words += &format!("; {waits}");
     }
-    if let Some(misdated) = known.misdated_in_words() {
+    if let Some(misdated) = known.describe_misdated() {
         level = level.max(HealthLevel::Warning);
         words += &format!("; {}", one_line(&misdated));
     }
@@ -171,13 +172,13 @@ pub fn assess(known: &BackupFacts<'_>, limits: AgeLimits) -> HealthReport {
     }
 }
 
-/// What is said where a queue cannot be read.
+/// Returns the message for an upload queue that cannot be read.
 pub fn pending_unknown(why: &str) -> String {
-    format!("it is not known how many uploads wait: {why}")
+    format!("the number of pending uploads is unknown: {why}")
 }
 
-/// An age for a person: the largest unit that it has two of, or the smallest.
-pub fn in_words(age: SignedDuration) -> String {
+/// Formats an age in the largest unit of which it has at least two.
+pub fn format_age(age: SignedDuration) -> String {
     let seconds = age.as_secs().max(0);
     match seconds {
         0..120 => format!("{seconds} s"),
@@ -187,7 +188,7 @@ pub fn in_words(age: SignedDuration) -> String {
     }
 }
 
-/// A watcher takes the first line, and what is behind a bar for numbers.
+/// Returns the text as one line without `|`. Nagios reads only the first line, and performance data follows the bar.
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() || c == '|' { ' ' } else { c }).take(300).collect()
 }
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn age_failures_and_what_waits_make_the_verdict() {
+    fn the_level_depends_on_age_failures_and_pending_uploads() {
         use RunPhase::{Completed, Failed, Running};
         let good = run(0, Completed);
         let there = ["a.tar.gz"];
@@ -234,7 +235,7 @@ mod tests {
             (&[run(2, Running), good.clone()], &there, 0, 3, HealthLevel::Ok),
             (&[run(2, Failed)], &there, 0, 3, HealthLevel::Critical),
             (&[], &there, 0, 3, HealthLevel::Critical),
-            // Its archive is gone.
+            // Its archive does not exist any more.
             (from_ref(&good), &[], 0, 1, HealthLevel::Critical),
         ] {
             assert_eq!(health(runs, archives, pending, now).level, level, "{runs:?} {now}");
@@ -244,21 +245,21 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_cannot_be_read_is_not_an_empty_one() {
+    fn an_unreadable_queue_is_a_warning() {
         let (runs, archives) = ([run(0, RunPhase::Completed)], ["a.tar.gz".to_owned()]);
         let limits = AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
         let why = "opening .uploads: Input/output\nerror".to_owned();
         let known =
             BackupFacts { runs: &runs, archives: &archives, misdated: &[], now: at(1), pending: Err(&why) };
-        let told = assess(&known, limits);
-        assert_eq!(told.level, HealthLevel::Warning);
-        let words = "it is not known how many uploads wait: opening .uploads: Input/output error";
-        assert!(told.summary.ends_with(words), "{}", told.summary);
-        assert!(told.perf_data.contains(" pending=U;1 "), "{}", told.perf_data);
+        let report = assess(&known, limits);
+        assert_eq!(report.level, HealthLevel::Warning);
+        let words = "the number of pending uploads is unknown: opening .uploads: Input/output error";
+        assert!(report.summary.ends_with(words), "{}", report.summary);
+        assert!(report.perf_data.contains(" pending=U;1 "), "{}", report.perf_data);
     }
 
     #[test]
-    fn what_is_dated_in_the_future_is_a_warning_and_no_success() {
+    fn a_run_dated_in_the_future_is_a_warning_and_not_a_good_backup() {
         use RunPhase::{Completed, Failed};
         let archives = ["a.tar.gz".to_owned(), "b.tar.gz".to_owned()];
         let limits = AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
@@ -291,7 +292,7 @@ mod tests {
                 "; the last run failed: ",
             ),
             (vec![run(0, Completed), marked.clone()], &[], 1, HealthLevel::Ok, "is 60 min old, "),
-            // When its date has come, it is still none.
+            // It is not a good backup even after its date has passed.
             (vec![marked], &[], 4001, HealthLevel::Critical, "there is no good backup"),
         ] {
             let health = of(&runs, misdated, now);
@@ -300,13 +301,13 @@ mod tests {
     }
 
     #[test]
-    fn the_line_is_one_line_with_numbers() {
-        let told = health(&[run(2, RunPhase::Failed), run(0, RunPhase::Completed)], &["a.tar.gz"], 2, 3);
+    fn the_report_is_one_line_with_performance_data() {
+        let report = health(&[run(2, RunPhase::Failed), run(0, RunPhase::Completed)], &["a.tar.gz"], 2, 3);
         assert_eq!(
-            told.summary,
-            "the last good backup is 3 h old, revision 7; the last run failed: no etcd   at all; 2 uploads wait"
+            report.summary,
+            "the last good backup is 3 h old, revision 7; the last run failed: no etcd   at all; 2 uploads are pending"
         );
-        assert_eq!(told.perf_data, "age=10800s;93600;180000;0 pending=2;1 size=55000B");
+        assert_eq!(report.perf_data, "age=10800s;93600;180000;0 pending=2;1 size=55000B");
         assert_eq!(health(&[], &[], 0, 0).perf_data, "age=U;93600;180000;0 pending=0;1");
     }
 }

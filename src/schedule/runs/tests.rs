@@ -1,4 +1,4 @@
-//! Records of runs: begun, ended, killed, discarded, and dated by a wrong clock.
+//! Records of runs that begin, end, are killed, are discarded, or were dated by a wrong clock.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn end((record, mut run): (RunRecord, Run), why: Option<&str>) {
 }
 
 #[test]
-fn a_run_is_running_until_it_ends_or_its_holder_dies() {
+fn a_run_is_in_progress_until_it_ends_or_its_process_dies() {
     let (_keep, home) = home();
     assert!(list(&home, at(100)).unwrap().is_empty());
     let first = begin(&home, 1);
@@ -36,13 +36,13 @@ fn a_run_is_running_until_it_ends_or_its_holder_dies() {
     let killed = runs.iter().find(|run| run.was_killed()).unwrap();
     assert_eq!((killed.backup_phase, runs.len()), (RunPhase::Failed, 2));
     assert!(killed.backup_message.as_ref().unwrap().starts_with("killed"), "{killed:?}");
-    // A look writes nothing; the next run does, and counts it.
+    // `list` writes nothing; the next run marks and counts it.
     assert_eq!(begin(&home, 3).1.failures_total, 1);
     assert_eq!(begin(&home, 4).1.failures_total, 2);
 }
 
 #[test]
-fn a_record_that_is_discarded_counts_as_nothing() {
+fn a_discarded_record_does_not_count() {
     let (_keep, home) = home();
     end(begin(&home, 1), Some("no etcd"));
     begin(&home, 2).0.discard().unwrap();
@@ -51,7 +51,7 @@ fn a_record_that_is_discarded_counts_as_nothing() {
 }
 
 #[test]
-fn one_that_is_killed_in_its_retention_has_a_good_backup_and_no_retention() {
+fn a_run_killed_during_retention_has_a_good_backup() {
     let (_keep, home) = home();
     let (record, mut run) = begin(&home, 1);
     run.finish(at(2), None);
@@ -63,14 +63,14 @@ fn one_that_is_killed_in_its_retention_has_a_good_backup_and_no_retention() {
     };
     assert_eq!(phases(), (RunPhase::Completed, Some(RunPhase::Running), None));
     drop(record);
-    let killed = (RunPhase::Completed, Some(RunPhase::Failed), Some(KILLED.to_owned()));
+    let killed = (RunPhase::Completed, Some(RunPhase::Failed), Some(KILLED_MESSAGE.to_owned()));
     assert_eq!(phases(), killed);
     assert_eq!(begin(&home, 0).1.failures_total, 0, "no backup has failed");
     assert_eq!(phases(), killed);
 }
 
 #[test]
-fn the_last_good_run_is_remembered_whatever_fails_after_it() {
+fn keeps_the_last_good_run_however_many_fail_after_it() {
     let (_keep, home) = home();
     for second in 0..3 {
         end(begin(&home, second), None);
@@ -84,21 +84,21 @@ fn the_last_good_run_is_remembered_whatever_fails_after_it() {
         .filter(|run| run.backup_phase == RunPhase::Completed)
         .map(|run| run.started_time)
         .collect();
-    assert_eq!((runs.len(), good), (KEPT + 1, vec![at(2)]));
+    assert_eq!((runs.len(), good), (MAX_RECORDS + 1, vec![at(2)]));
 }
 
 #[test]
-fn failures_are_counted_beyond_what_is_remembered() {
+fn counts_failures_whose_records_are_removed() {
     let (_keep, home) = home();
     for second in 0..60 {
         end(begin(&home, second), Some("no etcd"));
     }
     let runs = list(&home, at(100)).unwrap();
-    assert_eq!((runs.len(), runs[0].started_time), (KEPT, at(59)));
+    assert_eq!((runs.len(), runs[0].started_time), (MAX_RECORDS, at(59)));
     assert_eq!(runs[0].failures_total, 60);
 }
 
-/// Ahead of the other runs by months.
+/// Seconds by which the clock is ahead: several months.
 const FUTURE: i64 = 13_000_000;
 
 #[test]
@@ -110,7 +110,7 @@ fn a_run_dated_in_the_future_is_the_oldest_and_stays_marked() {
         list(&home, at(now)).unwrap().iter().map(|run| run.started_time).collect()
     };
     assert_eq!(order(100), [at(0), at(FUTURE)]);
-    // Nothing shows yet that it is wrong.
+    // Nothing shows yet that this date is wrong.
     assert_eq!(order(FUTURE), [at(FUTURE), at(0)]);
     end(begin(&home, 1), Some("no etcd"));
     assert_eq!(order(FUTURE), [at(1), at(0), at(FUTURE)], "a later run has marked it");
@@ -119,7 +119,7 @@ fn a_run_dated_in_the_future_is_the_oldest_and_stays_marked() {
 }
 
 #[test]
-fn runs_dated_in_the_future_push_out_no_others() {
+fn runs_dated_in_the_future_displace_no_others() {
     let (_keep, home) = home();
     for second in 0..60 {
         end(begin(&home, FUTURE + second), None);
@@ -138,15 +138,15 @@ fn runs_dated_in_the_future_push_out_no_others() {
 }
 
 #[test]
-fn what_others_put_there_is_passed_over() {
+fn ignores_other_files() {
     let (keep, home) = home();
     end(begin(&home, 1), None);
-    let shelf = keep.path().join(NAME);
-    std::fs::create_dir(shelf.join("empty")).unwrap();
-    std::fs::write(shelf.join("file"), "x").unwrap();
-    std::fs::create_dir(shelf.join("junk")).unwrap();
-    std::fs::write(shelf.join("junk").join(RECORD), "{}").unwrap();
-    std::os::unix::fs::symlink("/etc", shelf.join("link")).unwrap();
+    let records_dir = keep.path().join(DIRECTORY);
+    std::fs::create_dir(records_dir.join("empty")).unwrap();
+    std::fs::write(records_dir.join("file"), "x").unwrap();
+    std::fs::create_dir(records_dir.join("junk")).unwrap();
+    std::fs::write(records_dir.join("junk").join(RECORD_FILE), "{}").unwrap();
+    std::os::unix::fs::symlink("/etc", records_dir.join("link")).unwrap();
     assert_eq!(list(&home, at(100)).unwrap().len(), 1);
     assert_eq!(begin(&home, 2).1.failures_total, 0);
 }

@@ -1,4 +1,4 @@
-//! Which faults are found, and what is not taken for one.
+//! The faults that are found, and files that have none.
 
 use super::*;
 use crate::etcd::backend::{Fault, find_fault};
@@ -13,7 +13,7 @@ fn root(buckets: &[(&[u8], u64)]) -> Vec<u8> {
 }
 
 #[test]
-fn a_sound_file_has_no_fault() {
+fn a_valid_file_has_no_fault() {
     assert_eq!(fault(&file(&[one(3)])), None);
     let tree = file(&[branch(3, &[(b"a", 4), (b"b", 5)]), one(4), one(5)]);
     assert_eq!(fault(&tree), None);
@@ -38,13 +38,13 @@ fn each_fault_is_found_and_quotes_no_data() {
         no_meta.as_file().write_all_at(&[0xff], page + 40).unwrap();
     }
     for (file, why) in [
-        (other_id, "bucket `key`: page 3: it calls itself page 4"),
+        (other_id, "bucket `key`: page 3: its header says page 4"),
         (not_a_revision, "bucket `key`: one of its keys is not a revision"),
-        (nested, "bucket `key`: a bucket lies within it"),
-        (descending, "bucket `key`: page 3: the key of leaf element 1 is not above the key before it"),
+        (nested, "bucket `key`: it contains a nested bucket"),
+        (descending, "bucket `key`: page 3: the key of leaf element 1 is not greater than the previous key"),
         (shared, "bucket `meta`: page 3 is used twice"),
-        (of_another_bucket, "a bucket of another name: page 4: it calls itself page 5"),
-        (cut, "it is cut short"),
+        (of_another_bucket, "a bucket with another name: page 4: its header says page 5"),
+        (cut, "it is truncated"),
         (empty, "no valid meta page"),
         (no_meta, "its checksum is wrong"),
     ] {
@@ -54,7 +54,7 @@ fn each_fault_is_found_and_quotes_no_data() {
 }
 
 #[test]
-fn a_database_of_another_program_is_not_called_unsound() {
+fn a_database_of_another_program_is_not_reported_as_corrupt() {
     let other = file_of(&[root(&[(b"containers", 3)]), leaf(3, &[(0, b"k", b"v")])]);
     assert_eq!(fault(&other), Some(Fault::NotEtcd));
 }
@@ -63,7 +63,7 @@ fn a_database_of_another_program_is_not_called_unsound() {
 fn a_disk_that_fails_is_an_error_and_so_is_an_interrupt() {
     let dir = tempfile::tempdir().unwrap();
     assert!(find_fault(&dir.path().join("none"), &|| Ok(())).is_err());
-    // What cannot be read of this file is not what its meta page says.
+    // A failure to read this file is not a fault of its content.
     assert!(find_fault(Path::new("/proc/self/mem"), &|| Ok(())).is_err());
     let error = find_fault(file(&[one(3)]).path(), &|| bail!("interrupted")).unwrap_err();
     assert_eq!(error.to_string(), "interrupted");

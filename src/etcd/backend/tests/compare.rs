@@ -1,4 +1,4 @@
-//! What counts as the same store.
+//! Stores that count as equal, and stores that differ.
 
 use super::*;
 
@@ -27,7 +27,7 @@ fn compares_record_by_record() {
         (store(&[], none), store(&[], none), same(0, 0, None)),
         (store(&full, none), store(&bumped, [Some(1003), None]), same(3, 0, Some(1003))),
         (store(&[], none), store(&[(9, 0, "")], [Some(9), None]), same(0, 0, Some(9))),
-        // An empty record is a bump's only where it is marked as compacted.
+        // An empty record is the marker of a bump only if it is marked as compacted.
         (store(&full, none), store(&bumped, none), differs("revision 1003 is not in the snapshot")),
         (
             store(&full[..2], none),
@@ -55,7 +55,7 @@ fn compares_record_by_record() {
             store(&full, none),
             differs("revision 2, change 1 is not in the snapshot"),
         ),
-        // A compaction caught half done and finished by 3.4's restore: gone up to it, whole beyond.
+        // A compaction in progress that the restore of 3.4 finished: records up to it are missing, later ones are complete.
         (store(&full, [Some(2), None]), store(&full[1..], [Some(2), Some(2)]), same(2, 1, None)),
         (store(&full, [Some(3), Some(2)]), store(&[], [Some(3), Some(3)]), same(0, 3, None)),
         (

@@ -1,11 +1,11 @@
-//! What a file tells of its content, and when it does not. That etcd says the same is in `tests/it/content.rs`.
+//! The content of a file. `tests/it/content.rs` compares it with etcd.
 
 use super::compare::store;
 use super::*;
 use crate::etcd::backend::content::ContentSummary;
 
-fn content(file: &NamedTempFile, most: usize) -> Result<Option<ContentSummary>> {
-    Backend::open(file.path())?.content_with(most, &|| Ok(()))
+fn content(file: &NamedTempFile, max_keys: usize) -> Result<Option<ContentSummary>> {
+    Backend::open(file.path())?.content_with(max_keys, &|| Ok(()))
 }
 
 /// Two keys, `a` three times.
@@ -13,18 +13,18 @@ const RECORDS: [(u64, u64, &str); 4] =
     [(2, 0, "\n\x01a-1"), (3, 0, "\n\x01b-2"), (4, 0, "\n\x01a-3"), (4, 1, "\n\x01a-4")];
 
 #[test]
-fn keeps_in_mind_as_many_keys_as_it_may() {
+fn holds_only_the_allowed_number_of_keys() {
     let file = store(&RECORDS, [None, None]);
     assert_eq!(content(&file, 2).unwrap().unwrap().keys, 2);
     assert_eq!(content(&file, 1).unwrap(), None);
-    // What has not changed since the compaction need not be kept.
+    // Keys that have not changed since the compaction are not held.
     let file = store(&RECORDS, [Some(3), Some(3)]);
     assert_eq!(content(&file, 1).unwrap().unwrap().keys, 2);
     assert_eq!(content(&file, 0).unwrap(), None);
 }
 
 #[test]
-fn hashes_of_what_is_compacted_only_what_is_alive() {
+fn the_hash_of_compacted_revisions_covers_only_live_records() {
     let hash =
         |records: &[_], at| content(&store(records, [Some(at), Some(at)]), 9).unwrap().unwrap().hash.unwrap();
     assert_eq!(hash(&RECORDS, 3), hash(&RECORDS[1..], 3));
@@ -33,7 +33,7 @@ fn hashes_of_what_is_compacted_only_what_is_alive() {
 }
 
 #[test]
-fn a_compaction_half_done_is_not_judged() {
+fn a_compaction_in_progress_has_no_content() {
     for compactions in [[Some(3), None], [Some(3), Some(2)]] {
         assert_eq!(content(&store(&RECORDS, compactions), 9).unwrap(), None);
     }
@@ -48,7 +48,7 @@ fn a_record_without_its_key_is_an_error() {
 }
 
 #[test]
-fn nobody_waits_for_what_is_not_wanted() {
+fn the_computation_can_be_cancelled() {
     let file = store(&RECORDS, [None, None]);
     let backend = Backend::open(file.path()).unwrap();
     let told = backend.content_with(9, &|| anyhow::bail!("no longer")).unwrap_err();
@@ -56,9 +56,9 @@ fn nobody_waits_for_what_is_not_wanted() {
 }
 
 #[test]
-fn reads_none_of_what_it_skips() {
+fn skip_to_does_not_read_the_skipped_pages() {
     let keys: Vec<_> = (1..=5).map(|main| revision(main, 0)).collect();
-    // Page 4 is none: who reads it fails.
+    // Page 4 is invalid, so that reading it fails.
     let tree = file(&[
         branch(3, &[(&keys[0], 4), (&keys[1], 5), (&keys[3], 6)]),
         vec![0xff; PAGE],
@@ -82,7 +82,7 @@ fn reads_none_of_what_it_skips() {
     assert!(backend.records("key").unwrap().unwrap().next().is_err());
 }
 
-/// What etcd reports once it has begun the compaction, whether the file shows its end or not.
+/// etcd reports this once the compaction has begun, whether or not the file shows its end.
 #[test]
 fn content_at_a_revision_counts_a_scheduled_compaction_as_done() {
     let at = |records: &[_], compactions, revision| {
@@ -91,7 +91,7 @@ fn content_at_a_revision_counts_a_scheduled_compaction_as_done() {
     };
     let (half, done) = ([Some(3), None], [Some(3), Some(3)]);
     assert_eq!(at(&RECORDS, half, 4), at(&RECORDS[1..], done, 4));
-    // The bump's marker is hashed and not counted.
+    // The marker of the bump is hashed but not counted.
     let raised: Vec<_> = RECORDS.into_iter().chain([(9, 0, "")]).collect();
     let alive = [RECORDS[1], RECORDS[3], (9, 0, "")];
     let content = at(&raised, [Some(9), None], 9);

@@ -1,9 +1,9 @@
-//! Files that lie: each is told from a good one, or at least survived.
+//! Hostile files: each must be refused, or at least be read without harm.
 
 use super::*;
 
 #[test]
-fn says_what_is_wrong_and_at_which_page() {
+fn reports_the_fault_and_its_page() {
     let to_itself = branch(3, &[(b"a", 3)]);
     let [to_4, to_5] = [4, 5].map(|child| vec![(&b"a"[..], child); 200]);
     let empty_twice = [branch(3, &to_4), branch(4, &to_5), leaf(5, &[])];
@@ -18,12 +18,12 @@ fn says_what_is_wrong_and_at_which_page() {
         ("a loop", file(&[to_itself]), "page 3: the tree has more pages than the file"),
         ("a deep tree", file(&deep), "page 35: the tree is deeper than 32 pages"),
         ("shared children", file(&empty_twice), "so it visits some twice"),
-        ("a wrong number", file(&[lying]), "page 3: it calls itself page 7"),
-        ("a meta page", file(&[branch(3, &[(b"a", 1)])]), "page 1: a tree's page lies"),
+        ("a wrong number", file(&[lying]), "page 3: its header says page 7"),
+        ("a meta page", file(&[branch(3, &[(b"a", 1)])]), "page 1: a page of a tree must lie"),
         (
             "beyond the end",
             file(&[branch(3, &[(b"a", u64::MAX)])]),
-            "page 18446744073709551615: a tree's page",
+            "page 18446744073709551615: a page of a tree",
         ),
         ("a freelist", file(&[header(3, 0x10, 0, 0)]), "page 3: its flags 0x10"),
         ("no children", file(&[branch(3, &[])]), "page 3: it is a branch page without children"),
@@ -31,17 +31,17 @@ fn says_what_is_wrong_and_at_which_page() {
         (
             "a long overflow",
             file(&[endless]),
-            "page 3: it claims 1073741824 pages of overflow, where 0 at most",
+            "page 3: it claims 1073741824 pages of overflow, but at most 0",
         ),
         ("a high count", file(&[crowded]), "page 3: it claims 65535 elements"),
-        ("no revision", file(&[leaf(3, &[(0, b"foo", b"")])]), "the key `foo` is no revision"),
+        ("no revision", file(&[leaf(3, &[(0, b"foo", b"")])]), "the key `foo` is not a revision"),
         ("a bucket inside", file(&[leaf(3, &[(1, &revision(1, 0), b"")])]), "is a bucket within a bucket"),
         ("no bucket", file_of(&[leaf(2, &[(1, b"kex", &bucket(3, b""))])]), "there is no bucket `key`"),
         ("a plain key", file_of(&[leaf(2, &[(0, b"key", &bucket(3, b""))])]), "there is no bucket `key`"),
         (
             "a short bucket",
             file_of(&[leaf(2, &[(1, b"key", b"1234567")])]),
-            "bucket `key`: its header is cut short",
+            "bucket `key`: its header is truncated",
         ),
         (
             "an inline branch",
@@ -76,7 +76,7 @@ fn refuses_keys_that_do_not_ascend() {
 }
 
 #[test]
-fn an_error_stays_when_asked_again() {
+fn an_error_is_returned_again() {
     let broken = file(&[branch(3, &[(b"a", 4), (b"b", 6), (b"c", 5)]), one(4), one(5), leaf(7, &[])]);
     let backend = Backend::open(broken.path()).unwrap();
     let mut records = backend.records("key").unwrap().unwrap();
@@ -87,7 +87,7 @@ fn an_error_stays_when_asked_again() {
 }
 
 #[test]
-fn a_file_that_is_cut_short_is_not_opened() {
+fn refuses_a_truncated_file() {
     let file = file(&[one(3)]);
     let length = file.as_file().metadata().unwrap().len();
     for length in (0..length).rev() {
@@ -96,10 +96,9 @@ fn a_file_that_is_cut_short_is_not_opened() {
     }
 }
 
-/// Every 32-bit word of every page in turn becomes a number that breaks sums: each must be survived, in
-/// little time.
+/// Replaces each 32-bit word of each page by numbers that overflow sums. Each file must be read in a short time without a panic.
 #[test]
-fn survives_any_word_being_another() {
+fn reads_a_file_with_any_altered_word() {
     let long = vec![b'x'; 2 * PAGE];
     let good = file(&[
         branch(3, &[(b"a", 4), (b"b", 7)]),
@@ -119,9 +118,9 @@ fn survives_any_word_being_another() {
     assert_eq!(walk(&good).unwrap(), 3);
 }
 
-/// A meta that hashes right may still speak of any root and any number of pages.
+/// A meta page with a valid checksum may still have any root and any number of pages.
 #[test]
-fn survives_a_meta_that_lies() {
+fn refuses_a_meta_page_with_wrong_numbers() {
     let good = file(&[one(3)]);
     for root in [0, 1, 3, 4, 5, u64::MAX] {
         for pages in [0, 1, 2, 3, 4, 5, 1 << 51, 1 << 52, u64::MAX] {

@@ -23,7 +23,7 @@ fn header(id: u64, flags: u16, count: usize, overflow: usize) -> Vec<u8> {
     page
 }
 
-/// A page of elements {three numbers, bytes}, each telling `pos` as bbolt does.
+/// A page of elements {three numbers, bytes} with `pos` as bbolt sets it.
 fn page(id: u64, flags: u16, elements: &[([u32; 2], u64, Vec<u8>)]) -> Vec<u8> {
     let used = 16 + elements.iter().map(|(_, _, data)| 16 + data.len()).sum::<usize>();
     let mut page = header(id, flags, elements.len(), used.div_ceil(PAGE) - 1);
@@ -92,7 +92,7 @@ fn revision(main: u64, sub: u64) -> Vec<u8> {
     [&main.to_be_bytes()[..], b"_", &sub.to_be_bytes()].concat()
 }
 
-/// Walks bucket `key`: how many records, or what was wrong.
+/// Reads bucket `key`, and returns the number of records.
 fn walk(file: &NamedTempFile) -> Result<u64> {
     let backend = Backend::open(file.path())?;
     let Some(mut records) = backend.records("key")? else {
