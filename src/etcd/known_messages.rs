@@ -15,7 +15,7 @@ const SENTENCES: &[&str] = &[
     "sha256 checksum not found [bytes: {n}]",
     "unknown flag: {flag}",
     "--mark-compacted required if --revision-bump > 0",
-    // The Go runtime, whose messages contain no data.
+    // The Go runtime. Its messages contain no data.
     "runtime error: index out of range [{n}] with length {n}",
     "runtime error: invalid memory address or nil pointer dereference",
     // bbolt.

@@ -1,11 +1,11 @@
 //! Finds out whether a member holds keys of etcd's v2 API. A v3 snapshot lacks them, and a restore would destroy them.
 //!
 //! etcd keeps these keys in memory. From time to time it writes all of them to `member/snap/TERM-INDEX.snap`
-//! (`snappb.Snapshot{crc, data}`, whose data is a `raftpb.Snapshot`, whose data is the store's JSON), and later
+//! (`snappb.Snapshot{crc, data}`; its data is a `raftpb.Snapshot`, which contains the store's JSON), and later
 //! changes are only in the write-ahead log. The files are read because that always works: the API `/v2/keys` exists only
 //! with `--enable-v2` and may require a login.
 //!
-//! Must never write, nor report files that could not be read as having no keys. etcd 3.6 and later refuse to start on data
+//! Must never write. Must never report files that could not be read as having no keys. etcd 3.6 and later refuse to start on data
 //! with such keys (`server/etcdserver/bootstrap.go` `assertNoV2StoreContent`).
 
 mod request;

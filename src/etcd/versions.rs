@@ -67,7 +67,7 @@ impl Version {
     }
 
     /// Reads the version in the tag of a container image, such as `registry.k8s.io/etcd:3.5.16-0`. Returns `None` for an image
-    /// that is not called etcd, or whose tag does not begin with a version.
+    /// that is not called etcd, or has a tag that does not begin with a version.
     pub fn from_image(image: &str) -> Option<Self> {
         let image = image.split_once('@').map_or(image, |(image, _digest)| image);
         let (repository, tag) = image.rsplit_once(':')?;
@@ -160,14 +160,14 @@ impl Programs {
         self.etcd.iter().chain([&self.etcdctl]).chain(&self.etcdutl)
     }
 
-    /// Returns the first two programs whose minor versions differ.
+    /// Returns the first two programs with different minor versions.
     pub fn first_mismatch(&self) -> Option<(&Installed, &Installed)> {
         let mut each = self.iter();
         let first = each.next()?;
         each.find(|other| other.version.minor() != first.version.minor()).map(|other| (first, other))
     }
 
-    /// Returns the first program whose minor version differs from that of `version`.
+    /// Returns the first program with another minor version than `version`.
     pub fn first_of_other_minor(&self, version: &Version) -> Option<&Installed> {
         self.iter().find(|program| program.version.minor() != version.minor())
     }

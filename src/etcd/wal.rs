@@ -98,7 +98,7 @@ fn snapshot_index(name: &str) -> Option<u64> {
 /// As [`check`]; also if the log no longer has the entries that follow `index`.
 pub fn read_after(dir: &Dir, index: u64, visit: &mut dyn FnMut(WalItem<'_>)) -> Result<WalSummary, WalError> {
     let segments = segments(dir)?;
-    // As `searchIndex` (`util.go`): the last file whose first index is not above the wanted one.
+    // As `searchIndex` (`util.go`): the last file with a first index of at most the wanted one.
     let Some(first) = segments.iter().rposition(|segment| segment.index <= index) else {
         return Err(incomplete("the file with the first entries is missing"));
     };

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The timeout of a hook if the settings do not say.
+/// The default timeout of a hook.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The hooks in the settings.
@@ -137,17 +137,17 @@ mod tests {
 
     #[test]
     fn a_hook_gets_the_run_and_a_minimal_environment() {
-        let Some((dir, path)) = hook("#!/bin/sh\ncd \"${0%/*}\" && cat > told && env > env\n", 0o755) else {
+        let Some((dir, path)) = hook("#!/bin/sh\ncd \"${0%/*}\" && cat > input && env > env\n", 0o755) else {
             return;
         };
         run(&Hooks { after: Some(path), ..Hooks::default() }).unwrap();
-        let told: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(dir.path().join("told")).unwrap()).unwrap();
+        let input: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.path().join("input")).unwrap()).unwrap();
         assert_eq!(
-            (&told["hook"], &told["unit"], &told["target"]),
+            (&input["hook"], &input["unit"], &input["target"]),
             (&"after".into(), &"etcd/0".into(), &"/target".into())
         );
-        assert_eq!(told["backup_phase"], "Running");
+        assert_eq!(input["backup_phase"], "Running");
         let environment = std::fs::read_to_string(dir.path().join("env")).unwrap();
         let names: Vec<&str> = environment.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
         assert!(

@@ -19,9 +19,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::path::PathBuf;
 
-/// The number of retries if the settings do not say.
+/// The default number of retries.
 const DEFAULT_RETRIES: u32 = 3;
-/// The delay before the first retry if the settings do not say. Each further retry waits twice as long.
+/// The default delay before the first retry. Each further retry waits twice as long.
 const DEFAULT_RETRY_AFTER: &str = "1m";
 const DAY: u64 = 86_400;
 const HOUR: u64 = 3600;
@@ -63,8 +63,8 @@ pub struct Schedule {
 pub struct Timetable {
     /// The values of `OnCalendar=`, each with its time zone.
     pub lines: Vec<String>,
-    /// The seconds between two runs, if `when` is an interval. They are counted from 1970 in UTC, so that neither a boot nor
-    /// the day of the year shifts the runs.
+    /// The seconds between two runs, if `when` is an interval. They are counted from 1970 in UTC, so that a boot or
+    /// the day of the year does not shift the runs.
     pub every: Option<u64>,
     /// The most by which a run is randomly delayed, in seconds.
     pub jitter: u64,

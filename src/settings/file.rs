@@ -63,7 +63,7 @@ impl Settings {
         Ok(all)
     }
 
-    /// Refuses a target that is also a destination, or whose archives a destination would count as its own.
+    /// Refuses a target that is also a destination, or that is the directory of a member in a destination.
     pub fn check_target(&self, target: &Path) -> Result<(), Refusal> {
         overlap::check_target(&self.destinations, target)
     }

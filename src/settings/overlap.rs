@@ -8,7 +8,7 @@ use crate::inventory::destinations::{Destination, Location, same_place};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-/// Refuses two destinations whose descriptions name the same place.
+/// Refuses two destinations that describe the same place.
 pub(super) fn check(destinations: &BTreeMap<String, Destination>) -> Result<(), Refusal> {
     let mut seen: BTreeMap<String, &str> = BTreeMap::new();
     for (name, destination) in destinations {
@@ -19,7 +19,7 @@ pub(super) fn check(destinations: &BTreeMap<String, Destination>) -> Result<(), 
     Ok(())
 }
 
-/// Refuses a target that is a destination itself, or whose archives one of the `destinations` would count as its own.
+/// Refuses a target that is a destination itself, or the directory of a member in one of the `destinations`.
 pub(super) fn check_target(
     destinations: &BTreeMap<String, Destination>,
     target: &Path,

@@ -2,7 +2,7 @@
 //!
 //! Owns the list of changes that a restore may make in bucket `key`, found by experiment:
 //!
-//! - etcdutl 3.5.16: nothing. (In `meta` it sets `consistent_index` and `term`; in `members` it keeps only the
+//! - etcdutl 3.5.16: no change. (In `meta` it sets `consistent_index` and `term`; in `members` it keeps only the
 //!   new cluster.)
 //! - etcdutl 3.5.16 with `--bump-revision N --mark-compacted`: one additional record, at {last main + N, 0} with an empty
 //!   value; the same revision becomes `scheduledCompactRev` in `meta`.

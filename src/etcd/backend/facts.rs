@@ -52,7 +52,7 @@ impl Backend {
     /// In etcd 3.4 and 3.5 this is a copy that etcd does not read: `member list` answers from the v2 store
     /// (`membership/cluster.go` `Recover`). What is known of it:
     ///
-    /// - Removing a member takes it out, in both (`MustDeleteMemberFromBackend`; nothing is to be subtracted).
+    /// - Both remove a removed member from it (`MustDeleteMemberFromBackend`).
     /// - 3.5 writes a member once, when it is added, and never again (3.5.16 `membership/store.go`
     ///   `unsafeSaveMemberToBackend`): a member that has started may lack its name and client URLs, and a learner
     ///   stays one here when it is promoted.

@@ -1,9 +1,9 @@
-//! The two meta pages of a bbolt file, which say which state of the file is committed.
+//! The two meta pages of a bbolt file, which determine the committed state of the file.
 //!
 //! Owns the meta layout (bbolt `internal/common/meta.go`), 16 bytes into pages 0 and 1: magic u32, version
 //! u32, page size u32, flags u32, root bucket {pgid u64, sequence u64}, freelist u64, high-water pgid u64,
-//! txid u64, FNV-1a 64 of the 56 bytes before it. Must never use a meta page whose checksum is
-//! wrong.
+//! txid u64, FNV-1a 64 of the 56 bytes before it. Must never use a meta page with a
+//! wrong checksum.
 
 use super::is_read_error;
 use super::page::{HEADER_SIZE, u32_at, u64_at};

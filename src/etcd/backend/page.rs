@@ -19,7 +19,7 @@ const ELEMENT_SIZE: usize = 16;
 
 const BRANCH: u16 = 0x01;
 const LEAF: u16 = 0x02;
-/// A leaf element whose value is a bucket.
+/// The flag of a leaf element that contains a bucket.
 const BUCKET: u32 = 0x01;
 
 /// The two kinds of pages in a bucket.
@@ -44,7 +44,7 @@ impl PageHeader {
         let kind = match flags {
             BRANCH => PageKind::Branch,
             LEAF => PageKind::Leaf,
-            _ => bail!("its flags 0x{flags:02x} are neither those of a branch nor of a leaf"),
+            _ => bail!("its flags 0x{flags:02x} are not those of a branch or a leaf"),
         };
         Ok(Self {
             id: u64_at(bytes, 0).context("the page header is truncated")?,
@@ -121,7 +121,7 @@ impl TreePage {
         u64_at(&self.bytes, at + 8).with_context(|| format!("branch element {index} is truncated"))
     }
 
-    /// Returns the number of elements whose key is lower than `key`.
+    /// Returns the number of elements with a key lower than `key`.
     pub fn count_below(&self, key: &[u8]) -> Result<usize> {
         for index in 0..self.count {
             if self.key_of(index)? >= key {

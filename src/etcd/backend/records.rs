@@ -29,7 +29,7 @@ impl<'a> Records<'a> {
         Self(cursor)
     }
 
-    /// Moves to the first record whose key is at least `key`, without reading the earlier ones. Must be called before `next`.
+    /// Moves to the first record with a key of at least `key`, without reading the earlier ones. Must be called before `next`.
     ///
     /// # Errors
     /// Fails if the file cannot be read or is corrupt.

@@ -47,7 +47,7 @@ pub(super) fn digest(value: &[u8]) -> u64 {
 impl V2Request {
     /// Returns the v2 request in an entry; `None` if it is a request of the v3 API.
     ///
-    /// An entry is an `InternalRaftRequest`, whose field 2 is a v2 request. An entry that cannot be decoded as
+    /// An entry is an `InternalRaftRequest` with a v2 request in field 2. An entry that cannot be decoded as
     /// such is a v2 request itself, which is how etcd 3.4 and 3.5 write them (`server.go` `applyEntryNormal`).
     ///
     /// # Errors

@@ -54,7 +54,7 @@ fn requests_change_the_store_as_in_etcd() {
         (&[put("/1/a/b", &[])], 2),
         // etcd's own directories, and the root directories, which no request may change.
         (&[put("/0/members/1/attributes", &[]), put("/2/users/root", &[]), put("/1", &[])], 2),
-        // A key whose path is a directory, and a directory whose path is a key.
+        // A key at the path of a directory, and a directory at the path of a key.
         (&[put("/1/a", &[]), put("/1/c/d", &[])], 2),
         (&[put("/1/d", &[exists(true)]), put("/1/d", &[previous("x")]), put("/1/d", &[integer(17, 1)])], 2),
         (&[put("/1/d", &[exists(false)]), put("/1/a/b", &[exists(false)])], 3),

@@ -7,7 +7,7 @@ use std::fmt;
 pub enum WalError {
     /// Its content is damaged.
     Damaged(WalDamage),
-    /// Reading it failed, which says nothing about its content.
+    /// Reading it failed. Its content may still be intact.
     Failed(anyhow::Error),
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for WalError {
 
 impl std::error::Error for WalError {}
 
-/// Returns the error of a log whose files or entries are incomplete.
+/// Returns the error of a log with missing files or entries.
 pub(super) fn incomplete(what: &'static str) -> WalError {
     WalError::Damaged(WalDamage { file: String::new(), offset: 0, what })
 }

@@ -67,7 +67,7 @@ pub struct HealthReport {
 }
 
 impl<'a> BackupFacts<'a> {
-    /// Returns the last run whose date can be true.
+    /// Returns the last run with a plausible date.
     pub fn last(&self) -> Option<&'a Run> {
         self.runs.iter().find(|run| !run.is_misdated(self.now))
     }
@@ -77,7 +77,7 @@ impl<'a> BackupFacts<'a> {
         self.misdated.len() + self.misdated_runs().count()
     }
 
-    /// Returns the runs dated in the future whose archive is not already counted.
+    /// Returns the runs dated in the future, except those with an archive that is already counted.
     fn misdated_runs(&self) -> impl Iterator<Item = &'a Run> {
         let (misdated, now) = (self.misdated, self.now);
         let is_counted =
@@ -104,7 +104,7 @@ impl<'a> BackupFacts<'a> {
     }
 }
 
-/// Returns the last run that succeeded completely and whose archive still exists here or at a destination.
+/// Returns the last completely successful run with an archive that still exists here or at a destination.
 pub fn last_good<'a>(known: &BackupFacts<'a>) -> Option<&'a Run> {
     known.runs.iter().find(|run| {
         run.backup_phase == RunPhase::Completed

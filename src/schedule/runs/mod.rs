@@ -2,7 +2,7 @@
 //!
 //! Each record has its own directory in `.runs`, which its run keeps locked. The kernel releases the lock when the process
 //! dies, so a record of a running backup without a lock belongs to a run that was killed. Records must only ever be used for
-//! reports: every user who may write to the directory of the archives may write here.
+//! reports: every user with write access to the directory of the archives can change them.
 
 pub mod health;
 
@@ -112,7 +112,7 @@ impl Run {
         }
     }
 
-    /// Returns whether its dates cannot be true at `now`. Such a run counts neither as the last run nor as a good one. Once a
+    /// Returns whether its dates cannot be true at `now`. Such a run does not count as the last run or as a good one. Once a
     /// later run has marked it, that remains so after its date has passed.
     pub fn is_misdated(&self, now: Timestamp) -> bool {
         self.clock_was_ahead || is_in_the_future(self.started_time, now)
@@ -169,7 +169,7 @@ fn records_dir(home: &Dir) -> Result<Option<Dir>> {
     Ok(if home.inode(DIRECTORY)?.is_some() { Some(home.child(DIRECTORY)?) } else { None })
 }
 
-/// Reads a run, and whether it was killed although its record does not say so yet. Returns `None` if there is no valid record.
+/// Reads a run, and whether it was killed and is not marked as such yet. Returns `None` if there is no valid record.
 ///
 /// # Errors
 /// Fails if the disk fails: the record may belong to a good run or to a failed one.

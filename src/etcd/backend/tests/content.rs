@@ -42,8 +42,8 @@ fn a_compaction_in_progress_has_no_content() {
 #[test]
 fn a_record_without_its_key_is_an_error() {
     for value in ["a", "\n", "\n\x02a", "\n\x7f"] {
-        let told = format!("{:#}", content(&store(&[(2, 0, value)], [None, None]), 9).unwrap_err());
-        assert!(told.contains("does not begin with its key"), "{value:?}: {told}");
+        let error = format!("{:#}", content(&store(&[(2, 0, value)], [None, None]), 9).unwrap_err());
+        assert!(error.contains("does not begin with its key"), "{value:?}: {error}");
     }
 }
 
@@ -51,8 +51,8 @@ fn a_record_without_its_key_is_an_error() {
 fn the_computation_can_be_cancelled() {
     let file = store(&RECORDS, [None, None]);
     let backend = Backend::open(file.path()).unwrap();
-    let told = backend.content_with(9, &|| anyhow::bail!("no longer")).unwrap_err();
-    assert_eq!(told.to_string(), "no longer");
+    let error = backend.content_with(9, &|| anyhow::bail!("no longer")).unwrap_err();
+    assert_eq!(error.to_string(), "no longer");
 }
 
 #[test]
