@@ -6,6 +6,7 @@ use super::{Call, settle};
 use crate::archive::Effort;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
+use crate::etcd::diagnose::next_step;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use crate::progress::Progress;
@@ -149,7 +150,7 @@ impl Ready {
 }
 
 fn untouched(site: &Site, error: anyhow::Error) -> ActionError {
-    let next = format!("{}, mend the cause, then run snapshot again", site.service.status_command());
+    let next = format!("{}, then run snapshot again", next_step(site, &error));
     let archive = match error.downcast_ref::<NotDurable>() {
         None => "no archive was published".to_owned(),
         Some(NotDurable(path)) => {

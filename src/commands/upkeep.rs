@@ -8,6 +8,7 @@ use super::{Call, key, settled};
 use crate::archive::human_size;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
+use crate::etcd::diagnose::next_step;
 use crate::etcd::maintenance::Voters;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
@@ -152,11 +153,8 @@ fn take(call: &Call<'_>, site: &Site, results: &mut Results) -> Result<DataDir, 
 }
 
 fn failed(error: anyhow::Error, site: &Site) -> ActionError {
-    ActionError::from_error(
-        error,
-        "etcd's keys are as they were",
-        format!("{}, mend the cause, then run it again", site.service.status_command()),
-    )
+    let next = format!("{}, then run it again", next_step(site, &error));
+    ActionError::from_error(error, "etcd's keys are unchanged", next)
 }
 
 #[cfg(test)]

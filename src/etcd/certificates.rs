@@ -25,7 +25,7 @@ const EC: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 /// The number of days before its end at which a certificate deserves a warning.
 const EXPIRY_WARNING_DAYS: i64 = 30;
 
-/// What is wrong with the certificates of a client and its server, in words.
+/// The problems with the certificates of a client and its server, as messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CertificateProblems {
     /// The problem with the client's certificate or key.
@@ -34,7 +34,7 @@ pub struct CertificateProblems {
     pub server: Option<String>,
 }
 
-/// When and for what a certificate is valid.
+/// The validity of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// The start of its validity.
@@ -159,7 +159,7 @@ pub fn check_key_matches(key: &Path, cert: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What a private key contains of its public key.
+/// The part of the public key that a private key contains.
 enum PublicPart {
     /// The whole public key, as in a certificate.
     Key(Vec<u8>),
@@ -218,8 +218,8 @@ fn read_key(path: &Path) -> Result<(String, SecretDocument)> {
     Ok((label.to_owned(), document))
 }
 
-/// Describes what is wrong at `now` with the certificate and the key of a client; `None` if nothing is, or if there is no
-/// certificate.
+/// Returns the problem at `now` with the certificate and the key of a client; `None` if both are good, or if the client has
+/// no certificate.
 pub fn client_certificate_problem(tls: &Tls, now: Timestamp) -> Option<String> {
     let path = tls.cert.as_ref()?;
     match Validity::read(path) {
@@ -235,7 +235,7 @@ pub fn client_certificate_problem(tls: &Tls, now: Timestamp) -> Option<String> {
     }
 }
 
-/// Describes what is wrong at `now` with the certificate of the server at `host`; `None` if nothing is. etcd may be able to
+/// Returns the problem at `now` with the certificate of the server at `host`; `None` if it is good. etcd may be able to
 /// read a certificate that we cannot.
 pub fn server_certificate_problem(path: &Path, host: Option<&str>, now: Timestamp) -> Option<String> {
     let expired = Validity::read(path).ok()?.problem(path, now);

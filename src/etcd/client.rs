@@ -1,8 +1,8 @@
 //! The client of a running member, through `etcdctl`: status, members, content hash, snapshot.
 //!
 //! Reads answers as JSON, never as columns. Must never pass certificates or passwords as arguments: they go into the
-//! environment, which is built from nothing. So an `ETCDCTL_*` variable of the caller can neither leak in nor clash
-//! (etcdctl fails if a flag and its variable are both set).
+//! environment, which starts empty. So an `ETCDCTL_*` variable of the caller cannot leak in, and cannot clash (etcdctl
+//! fails if a flag and its variable are both set).
 
 mod answers;
 
@@ -27,13 +27,14 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// The interval at which a waiting query checks whether etcd still listens. It gives up if nothing listens twice in a row.
+/// The interval at which a waiting query checks whether etcd still listens. It gives up after two refused connections in
+/// a row.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A transfer that wrote nothing for this long has stalled. etcdctl's own keepalive detects a vanished member within 6 s,
+/// A transfer that wrote no byte for this long has stalled. etcdctl's own keepalive detects a vanished member within 6 s,
 /// but waits forever for a member that is alive and silent.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// The timeout of a query that costs etcd nothing. etcdctl itself gives up after 5 s.
+/// The timeout of a cheap query. etcdctl itself gives up after 5 s.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// etcdctl is a Go program that holds a few MiB while it saves. So Go collects garbage every few MiB that arrive, on all
 /// cores at once. If it collects at five times the memory in use, and on half of the cores, it needs 3.6 s of processor time
@@ -110,7 +111,7 @@ impl Client {
             Ok(mut addresses) => {
                 addresses.any(|address| TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok())
             }
-            // etcdctl reports what is wrong with the address.
+            // etcdctl reports the problem with the address.
             Err(_) => true,
         }
     }
@@ -265,7 +266,7 @@ impl Client {
         answer.map_err(|error| self.diagnose(without_keys(error, words)))
     }
 
-    /// Returns a check that ends a query if nothing listens any more. etcdctl would wait for its whole timeout, which is long
+    /// Returns a check that ends a query if etcd no longer listens. etcdctl would wait for its whole timeout, which is long
     /// for some queries.
     fn while_it_listens(&self) -> impl FnMut(Duration) -> Result<(), String> {
         let (mut next, mut was_refused) = (PROBE_INTERVAL, false);

@@ -1,8 +1,9 @@
 //! The true cause of an error of etcdctl, from its log lines and from the state of the certificates.
 //!
-//! Must never replace etcd's own words: it adds to them.
+//! Must never replace etcd's message, except by a shorter one for a refused connection: it adds to the message.
 
 use super::certificates::CertificateProblems;
+use super::service::STILL_RUNS;
 use super::site::Site;
 use crate::system::process::ProcessError;
 use serde::Deserialize;
@@ -18,7 +19,7 @@ pub(super) struct Query<'a> {
     pub certificate_problems: &'a CertificateProblems,
 }
 
-/// Nothing listens at the endpoint. etcdctl needs five lines to say so.
+/// The connection to the endpoint was refused. etcdctl reports that in five lines.
 #[derive(Debug)]
 pub struct ConnectionRefused {
     endpoint: String,
@@ -56,13 +57,16 @@ pub(super) fn explain(error: ProcessError, query: &Query<'_>) -> ProcessError {
     }
 }
 
-/// Returns what an operator can do about an error of the etcd of `site`.
+/// Returns the next step for an operator after an error of the etcd of `site`.
 pub fn next_step(site: &Site, error: &anyhow::Error) -> String {
     let status = site.service.status_command();
     let correct = |keys: &str| site.site_file().map(|file| format!("correct {keys} in {}", file.display()));
     let chain = format!("{error:#}");
     if chain.contains(OTHER_KEY) {
         return correct("cert and key").unwrap_or(status);
+    }
+    if chain.contains(STILL_RUNS) {
+        return correct("service.stop").unwrap_or(status);
     }
     match correct("endpoint").filter(|_| error.is::<ConnectionRefused>()) {
         Some(correct) => format!("{status}, or {correct}"),
@@ -92,8 +96,8 @@ const MEANINGS: [(&str, &str); 4] = [
     ("no such host", "this machine cannot resolve the endpoint's host name"),
 ];
 
-/// What Go reports about the server's certificate (etcd reports nothing about a client's), and its meaning if we know no
-/// better.
+/// Messages of Go about the server's certificate (etcd has none about a client's), and their meaning if we found no problem
+/// ourselves.
 const SERVER_CERTIFICATE: [(&str, &str); 3] = [
     (
         "certificate has expired or is not yet valid",
@@ -136,7 +140,7 @@ const CLOSED: [&str; 7] = [
     "closed",
 ];
 
-/// Returns what a message of etcdctl means, if it can be known.
+/// Returns the meaning of a message of etcdctl, if it is known.
 fn hint(message: &str, query: &Query<'_>) -> Option<String> {
     let problems = query.certificate_problems;
     let contains = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
@@ -269,6 +273,9 @@ Error: context deadline exceeded
         assert_eq!(next_step(&site, &error), "systemctl status etcd, or correct endpoint in /s.yaml");
         let other = anyhow::anyhow!("tls: private key does not match public key");
         assert_eq!(next_step(&site, &other), "correct cert and key in /s.yaml");
+        let stop = anyhow::anyhow!("an etcd still holds the lock").context(site.describe_ineffective_stop());
+        assert!(stop.to_string().starts_with("`systemctl stop etcd` ended, but etcd"), "{stop}");
+        assert_eq!(next_step(&site, &stop), "correct service.stop in /s.yaml");
     }
 
     #[test]

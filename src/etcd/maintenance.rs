@@ -1,6 +1,6 @@
 //! The maintenance of a running member through `etcdctl`: health, alarms, compaction, defragmentation.
 //!
-//! Returns what etcdctl prints, which operators know. Must never be used on a member whose data is being exchanged.
+//! Returns the output of etcdctl, which operators know. Must never be used on a member whose data is being exchanged.
 
 use super::client::Client;
 use super::member::Member;

@@ -22,7 +22,10 @@ pub const SUPERVISOR_MARGIN: Duration = Duration::from_secs(40);
 /// 30 s, and to create a container.
 const KUBELET_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// What starts and stops etcd on this machine.
+/// The part of a message that marks a stop command without effect; see [`crate::etcd::diagnose::next_step`].
+pub const STILL_RUNS: &str = "ended, but etcd";
+
+/// The supervisor that starts and stops etcd on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Service {
     /// A systemd unit.

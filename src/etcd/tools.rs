@@ -27,10 +27,10 @@ const ARCH: &str = if cfg!(target_arch = "x86_64") {
 /// Checks that a program may be used.
 type Check<'a> = &'a dyn Fn(&Path) -> Result<PathBuf, Distrust>;
 
-/// What a refusal calls a program.
+/// The name of a program in a refusal.
 const PROGRAM: &str = "the program";
 
-/// etcd's own programs on this machine.
+/// etcd's programs on this machine.
 #[derive(Debug, Clone)]
 pub struct Tools {
     /// The client.
@@ -51,7 +51,7 @@ impl Tools {
             .with_context(|| format!("there is no program etcdctl {}", place(bin_dir)))
     }
 
-    /// Returns the tools where they usually are: next to the server `etcd`. Nothing is looked up or checked.
+    /// Returns the tools where they usually are: next to the server `etcd`. Looks up no file, and checks no owner.
     pub fn expected_next_to(etcd: PathBuf) -> Self {
         Self { etcdctl: etcd.with_file_name("etcdctl"), etcdutl: None, etcd }
     }

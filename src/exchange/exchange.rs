@@ -166,7 +166,7 @@ impl<'a> Exchange<'a> {
         let patience = if stopped.is_ok() { self.site.service.stop_timeout() } else { Duration::ZERO };
         match (self.data().hold(patience), stopped) {
             (Ok(hold), _) => Ok(hold),
-            (Err(held), Ok(())) => Err(held),
+            (Err(held), Ok(())) => Err(held.context(self.site.describe_ineffective_stop())),
             (Err(held), Err(error)) => Err(error.context(held)),
         }
     }

@@ -17,6 +17,7 @@ use crate::archive::age::{Identities, Recipient};
 use crate::archive::damage::Damaged;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
+use crate::etcd::diagnose::next_step;
 use crate::etcd::site::Site;
 use crate::exchange::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
 use crate::inventory::StoredSnapshot;
@@ -121,7 +122,7 @@ pub fn settle(site: &Site, data: &DataDir, tell: Sink<'_>) -> Result<Option<Reco
     let noted = data.noted_target();
     let recovered = recover(site, data).map_err(|error| {
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
-        let next = format!("{}, mend the cause, then restore --recover", site.service.status_command());
+        let next = format!("{}, then restore --recover", next_step(site, &error));
         ActionError::from_error(error, state, next)
     })?;
     if let Some(target) = noted.ok().flatten() {
@@ -144,14 +145,14 @@ fn aftermath(error: &anyhow::Error, site: &Site) -> (String, String) {
     if error.downcast_ref::<Unfinished>().is_some() {
         let state = format!("the restore is neither finished nor undone in {}", site.data_dir.display());
         let next = format!(
-            "{}, mend the cause, then run any action or restore --recover; if etcd is down meanwhile: {}",
-            site.service.status_command(),
+            "{}, then run any action or restore --recover; if etcd is down: {}",
+            next_step(site, error),
             site.service.start_command()
         );
         return (state, next);
     }
     let state = "the data that this run found is live and complete, and etcd is as it was before".to_owned();
-    (state, format!("{}, mend the cause, then run restore again", site.service.status_command()))
+    (state, format!("{}, then run restore again", next_step(site, error)))
 }
 
 fn restore(site: &Site, data: &DataDir, request: &Request, tell: Sink<'_>) -> Result<Report> {

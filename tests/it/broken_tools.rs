@@ -74,7 +74,7 @@ main.main()
 "#;
 
 /// What failures say to type.
-const AGAIN: &str = "ps -C etcd, mend the cause, then run snapshot again";
+const AGAIN: &str = "ps -C etcd, then run snapshot again";
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]

@@ -1,4 +1,4 @@
-//! Why an etcd that runs does not answer: the message names the true cause, in every case on a real server.
+//! The message of an etcd that runs but does not answer names the true cause, in every case on a real server.
 
 use std::fs;
 use std::path::Path;
@@ -7,9 +7,10 @@ use std::process::Command;
 use test_case::test_case;
 
 use crate::common::command::Run;
+use crate::common::ports::free_port;
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
-/// What `site` says of the world's etcd when the site file is changed by replacing `from` with `to`.
+/// Returns the error that `site` reports if `from` is replaced by `to` in the site file.
 fn error_with(world: &World, from: &str, to: &str) -> String {
     let text = world.site_text(&world.setup().version.bin_dir());
     assert!(text.contains(from), "{text}");
@@ -21,7 +22,7 @@ fn error_with(world: &World, from: &str, to: &str) -> String {
 
 const SITE: &str = program!("site");
 
-/// What `site`, run by this command, says of an etcd that it cannot ask.
+/// Returns the error that `site`, run by this command, reports for an etcd that does not answer.
 fn error_of(world: &World, command: Command) -> String {
     let results = Run::start(command, &world.path("runs")).finish().completed();
     assert_eq!(results.get("site.answers"), "false", "{}", results.out.told());
@@ -30,7 +31,7 @@ fn error_of(world: &World, command: Command) -> String {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn what_is_wrong_with_certificates_is_told(version: Version) {
+fn names_the_problem_of_a_client_certificate(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     for (from, to, told) in [
         ("/client.", "/expired.", "expired.crt expired on 2001-01-01T00:00:00Z"),
@@ -52,10 +53,10 @@ fn what_is_wrong_with_certificates_is_told(version: Version) {
     assert!(error.contains("certificate"), "no pair: {error}");
 }
 
-/// etcd reads its pair anew for every connection.
+/// etcd reads its certificate again for every connection.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn what_is_wrong_with_the_servers_certificate_is_told(version: Version) {
+fn names_the_problem_of_the_server_certificate(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     for (pair, told) in [
         ("expired-server", "this is about the server's certificate, or its authority's"),
@@ -72,9 +73,9 @@ fn what_is_wrong_with_the_servers_certificate_is_told(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn a_key_that_may_not_be_read_is_told(version: Version) {
+fn names_a_key_that_cannot_be_read(version: Version) {
     if !is_root() {
-        return eprintln!("skipped: only root runs as somebody else");
+        return eprintln!("skipped: only root can run as another user");
     }
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     world.set_mode("", 0o711);
@@ -87,7 +88,7 @@ fn a_key_that_may_not_be_read_is_told(version: Version) {
     };
     let reaches = |program: &Path| as_user("test").arg("-x").arg(program).status().unwrap().success();
     if ![Path::new(SITE), &version.bin_dir().join("etcdctl")].into_iter().all(reaches) {
-        return eprintln!("skipped: the programs are where only root can go");
+        return eprintln!("skipped: the programs are in a directory that only root can enter");
     }
     let error = error_of(&world, as_user(SITE));
     assert!(error.contains("client.key") && error.contains("permission denied"), "{error}");
@@ -95,7 +96,7 @@ fn a_key_that_may_not_be_read_is_told(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn what_is_wrong_with_a_login_is_told(version: Version) {
+fn names_the_problem_of_a_login(version: Version) {
     let world = World::new(Setup { auth: true, ..Setup::plain(version) });
     let login = format!("username: root\npassword-file: {}\n", world.path("password").display());
     let error = error_with(&world, &login, "");
@@ -117,7 +118,7 @@ fn what_is_wrong_with_a_login_is_told(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn what_is_wrong_with_an_endpoint_is_told(version: Version) {
+fn names_the_problem_of_an_endpoint(version: Version) {
     let plain = World::new(Setup::plain(version));
     let error = error_with(&plain, "endpoint: http:", "endpoint: https:");
     assert!(error.contains("speak plain http"), "{error}");
@@ -126,4 +127,49 @@ fn what_is_wrong_with_an_endpoint_is_told(version: Version) {
     let tls = World::new(Setup { tls: true, ..Setup::plain(version) });
     let error = error_with(&tls, "endpoint: https:", "endpoint: http:");
     assert!(error.contains("may speak TLS"), "{error}");
+}
+
+/// One line instead of etcdctl's five, and the next step names the file to correct.
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
+fn says_in_one_line_that_nothing_listens_at_the_endpoint(version: Version) {
+    let world = World::new(Setup::plain(version));
+    let text = world.site_text(&version.bin_dir());
+    let (_, rest) = text.split_once("endpoint: ").unwrap();
+    let endpoint = rest.lines().next().unwrap();
+    let closed = format!("http://127.0.0.1:{}", free_port());
+    let error = error_with(&world, endpoint, &closed);
+    let expected = format!("etcd does not answer at {closed}: connection refused");
+    assert_eq!(error, format!("asking etcd for its status: {expected}"));
+    world.set_site(&text.replace(endpoint, &closed));
+    let out = world.snapshot(&[&world.to_target()]);
+    let file = world.site();
+    out.says_one_of(&[&format!(", or correct endpoint in {}, then run snapshot again.", file.display())]);
+    out.failed(&[&format!("{expected}. State: ")]);
+}
+
+/// The mistakes of a person who writes a site file, in the words of that file.
+#[test]
+fn describes_mistakes_in_a_site_file_in_its_own_words() {
+    let world = World::new(Setup::plain(Version::V35));
+    let text = world.site_text(&Version::V35.bin_dir());
+    let (before, _) = text.split_once("service:").unwrap();
+    for (mistake, reason) in [
+        (
+            format!("{before}service: etcd\n"),
+            "service must be {systemd: UNIT}, {static-pod: MANIFEST} or {start: [COMMAND, ...], stop: [COMMAND, ...]} \
+             (did you mean {systemd: etcd}?)",
+        ),
+        (text.replace("endpoint:", "endpont:"), "there is no key endpont (did you mean endpoint?)"),
+        (
+            text.replace("data-dir: ", "data-dir: relative"),
+            "data-dir must be an absolute path, not relative/",
+        ),
+    ] {
+        world.set_site(&mistake);
+        let out = world.snapshot(&[&world.to_target()]);
+        assert!(!out.stderr.contains("expected "), "{}", out.told());
+        out.says_one_of(&[&format!("Next: correct {}", world.site().display())]);
+        out.refused(&[&format!("the site file {} cannot be used: {reason}", world.site().display())]);
+    }
 }

@@ -16,7 +16,7 @@ use crate::restore::from;
 pub const AS_BEFORE: &str =
     "State: the data that this run found is live and complete, and etcd is as it was before.";
 /// And what to type then.
-pub const AGAIN: &str = "ps -C etcd, mend the cause, then run restore again";
+pub const AGAIN: &str = "ps -C etcd, then run restore again";
 /// How it is told that nothing runs on data that a service was started on.
 const IDLE: &str = "etcd does not run: 15 s after its service was started nothing has the data open";
 
@@ -123,11 +123,11 @@ fn keeps_the_old_data_when_nothing_starts_any_more(version: Version) {
     let data = ground.world.data_dir();
     out.says_one_of(&[&format!("State: the restore is neither finished nor undone in {}.", data.display())]);
     let start = ground.world.typed("start");
-    let recover = "ps -C etcd, mend the cause, then run any action or restore --recover";
+    let recover = "ps -C etcd, then run any action or restore --recover";
     out.failed_at(
         "the exchange is unfinished: starting etcd",
         "exited with status 7; its last words: the supervisor was told to fail this start; and ",
-        &format!("{recover}; if etcd is down meanwhile: {start}"),
+        &format!("{recover}; if etcd is down: {start}"),
     );
     assert!(!ground.world.running());
     ground.world.disarm("start-fails");
@@ -159,8 +159,13 @@ fn touches_nothing_when_the_stop_is_a_lie(version: Version) {
     ground.world.arm("stop-lies", "");
     let out = ground.restore_until_asked_to("stop").finish_in(deadlines::stop_that_is_a_lie());
     out.says_one_of(&[AS_BEFORE]);
-    out.says_one_of(&[&format!("Next: {AGAIN}.")]);
-    out.failed(&[&format!("failed: {}. State: ", ground.held())]);
+    let file = ground.world.site();
+    out.says_one_of(&[&format!("Next: correct service.stop in {}, then run restore again.", file.display())]);
+    let (stop, running) = (ground.world.typed("stop"), pid.unwrap());
+    out.failed(&[&format!(
+        "failed: `{stop}` ended, but etcd (pid {running}) still runs: {}. State: ",
+        ground.held()
+    )]);
     assert_eq!((ground.world.tree(), ground.world.pid()), (tree, pid));
     ground.serves_old();
     ground.world.disarm("stop-lies");

@@ -17,7 +17,7 @@ use crate::restore::from;
 use crate::rollback::{AGAIN, AS_BEFORE};
 
 /// What failures before anything was stopped say to type.
-const SNAPSHOT_AGAIN: &str = "ps -C etcd, mend the cause, then run snapshot again";
+const SNAPSHOT_AGAIN: &str = "ps -C etcd, then run snapshot again";
 /// In which step a restore saves the existing data.
 const BACKUP: &str = "saving the existing data (skip-backup=true restores without)";
 

@@ -1,4 +1,4 @@
-//! An etcd that discovery found: a site whose tools have not been looked for yet, and what choosing it needs.
+//! An etcd that discovery found: a site whose tools have not been looked for yet, and the facts for choosing one.
 
 use super::client_certificates;
 use super::endpoints::{self, Endpoints, host};
@@ -21,13 +21,13 @@ use std::path::{Path, PathBuf};
 pub(super) struct Candidate {
     pub site: Site,
     pub endpoints: Endpoints,
-    /// What a running etcd has of its data.
+    /// The data directory of its process, if it runs.
     pub process: Option<ProcessData>,
     /// Whether its unit is disabled, so that it is not meant to run.
     pub is_disabled: bool,
 }
 
-/// What a running etcd has of its data.
+/// The data directory of a running etcd, as configured and as opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ProcessData {
     /// The data directory that its options name.
@@ -128,7 +128,7 @@ impl Candidate {
         service || pid || *self.site.data_dir == Path::new(choice)
     }
 
-    /// Returns what it is, where its data is and where it listens.
+    /// Describes it with its data directory and its endpoint.
     pub fn describe(&self) -> String {
         let Site { description, data_dir, endpoint, .. } = &self.site;
         format!("{description} with its data in {} at {endpoint}", data_dir.display())

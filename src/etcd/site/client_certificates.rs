@@ -46,7 +46,7 @@ fn client_pair_dir(options: &Options, cwd: &Path) -> Option<&'static str> {
     }
 }
 
-/// Returns the server's own certificates. etcd itself dials its server with them for the gRPC gateway.
+/// Returns the server's certificates. etcd's gRPC gateway also uses them as a client.
 fn server_pair(options: &Options, cwd: &Path) -> Sourced<Tls> {
     let file = |name| options.path(name, cwd).map(|file| file.value);
     let (cert, key, authority) = (file("cert-file"), file("key-file"), file("trusted-ca-file"));
@@ -85,7 +85,7 @@ pub(super) fn prefer_valid_pair(root: &Path, tls: &mut Tls, now: Timestamp) {
         check_valid(&cert, now).is_ok_and(|validity| validity.allows_client_auth)
             && check_key_matches(&key, &cert).is_ok()
     });
-    // If none is valid, the problem of the first one is reported.
+    // Without a valid pair, the problem of the first one is reported.
     if let Some((cert, key)) = valid {
         (tls.cert, tls.key) = (Some(cert), Some(key));
     }
@@ -146,7 +146,7 @@ mod tests {
             ((2027, client, true), (2028, both, true), (2028, client, true), server),
             ((2027, client, true), (2028, &[Use::ServerAuth], true), (2028, client, true), api),
             ((2028, client, false), (2027, both, true), (2028, client, true), api),
-            // None is valid: the problem of the first one is reported.
+            // Without a valid pair, the problem of the first one is reported.
             ((2027, client, true), (2027, both, true), (2028, client, false), health),
         ] {
             let root = machine();

@@ -20,7 +20,7 @@ use std::path::Path;
 pub(super) struct Machine {
     /// Those that run and can be worked on.
     running: Vec<Candidate>,
-    /// Those that are installed and do not run, or why they cannot be determined. Only used if none runs.
+    /// Those that are installed and do not run, or why they cannot be determined. Only used if no etcd runs.
     stopped: Result<Vec<Candidate>, Refusal>,
     /// The processes that cannot be worked on.
     others: Running,
@@ -40,7 +40,7 @@ impl Machine {
         for candidate in &mut running {
             compare_with_unit(root, systemd, candidate);
         }
-        // What is installed matters only if nothing runs, and asking systemd about every unit takes time.
+        // Installed etcds matter only if no etcd runs, and asking systemd about every unit takes time.
         let stopped = match running.is_empty() {
             true => installed(root, systemd).map(|all| all.into_iter().chain(stopped_pods).collect()),
             false => Ok(stopped_pods),
@@ -76,7 +76,7 @@ impl Machine {
     /// Returns the only etcd.
     ///
     /// # Errors
-    /// There is none, or there are several.
+    /// There is no etcd, or there are several.
     pub fn require_one(self) -> Result<Candidate, Refusal> {
         let none = none_found(&self.others);
         self.at_most_one()?.ok_or(none)
@@ -129,7 +129,7 @@ fn match_pods_with_processes(
     pods.into_iter().partition(|pod| pod.process.is_some())
 }
 
-/// Compares a running etcd with what its unit would start now. If they agree, takes over the unit's origins, because systemd
+/// Compares a running etcd with the one that its unit would start now. If they agree, takes over the unit's origins, because systemd
 /// also knows the file of each variable, and the unit's quota, because a restore restarts etcd.
 fn compare_with_unit(root: &Path, systemd: &Systemd<'_>, candidate: &mut Candidate) {
     let unit = candidate.site.service.unit();
@@ -143,13 +143,13 @@ fn compare_with_unit(root: &Path, systemd: &Systemd<'_>, candidate: &mut Candida
     }
 }
 
-/// Returns what the files and the units of the machine would start.
+/// Returns the etcds that the files and the units of the machine would start.
 fn installed(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Candidate>, Refusal> {
     let units = systemd_units::look(root, systemd)?;
     Ok(packages::look(root, &units)?.into_iter().chain(units).collect())
 }
 
-/// Describes how a running etcd differs from what a restart would start.
+/// Describes how a restart would change a running etcd.
 fn drift(root: &Path, configured: Option<&Candidate>, running: &Candidate) -> Option<String> {
     let site = &running.site;
     if let Some(open) = running.process.as_ref().and_then(|process| process.open_elsewhere.as_ref()) {
@@ -216,8 +216,8 @@ fn none_found(others: &Running) -> Refusal {
     }
 }
 
-/// The refusal of a process that any user could have started: who could change what, and a site file by which an operator
-/// can vouch for it.
+/// Returns the refusal of a process that any user could have started. It names the unsafe path, and contains a site file by
+/// which an operator can vouch for the process.
 fn untrusted_refusal(untrusted: &Untrusted) -> Refusal {
     let Untrusted { pid, program, reason, is_safe_program, site_file } = untrusted;
     let program = program.display();

@@ -12,7 +12,7 @@ use super::origin::Sourced;
 use crate::etcd::certificates::HostNames;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 
-/// Where etcd listens by default (etcd, server/embed/config.go, `DefaultListenClientURLs`).
+/// The listening URL of etcd by default (etcd, server/embed/config.go, `DefaultListenClientURLs`).
 const DEFAULT: &str = "http://localhost:2379";
 const LISTEN: &str = "listen-client-urls";
 const ADVERTISE: &str = "advertise-client-urls";
@@ -42,8 +42,8 @@ pub(super) fn nearest(options: &Options) -> Option<Sourced<String>> {
 }
 
 impl Endpoints {
-    /// Returns the URLs of an etcd with these options that serves TLS at its nearest address: where it listens, the other
-    /// name of the loopback address, and what it advertises to clients.
+    /// Returns the URLs of an etcd with these options that serves TLS at its nearest address: the listening URLs, the other
+    /// name of the loopback address, and the advertised URLs.
     pub fn from_options(options: &Options) -> Self {
         // The only name that etcd accepts in a listening URL is `localhost`.
         let address = |url: &str| address(url)?.replace("localhost", "127.0.0.1").parse().ok();
@@ -82,8 +82,8 @@ impl Endpoints {
     }
 }
 
-/// Returns whether an address belongs to this machine: the kernel then uses it as its own source address. Binding to it
-/// would prove nothing if `net.ipv4.ip_nonlocal_bind` is set, as for a load balancer. Nothing is sent.
+/// Returns whether an address belongs to this machine: the kernel then uses it as its source address. Binding to it
+/// would be no proof if `net.ipv4.ip_nonlocal_bind` is set, as for a load balancer. No packet is sent.
 fn is_of_this_machine(address: &SocketAddr) -> bool {
     let any: IpAddr =
         if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -1,8 +1,8 @@
 //! The site: which etcd of this machine to work on, and everything that is known about it.
 //!
-//! A site file is believed if there is one. Otherwise discovery looks at the running processes, and at what is installed if
-//! no etcd runs. Must never guess: an option that is not set has etcd's default or is refused, and of two etcds none is
-//! chosen.
+//! A site file is believed if there is one. Otherwise discovery looks at the running processes, and at installed packages if
+//! no etcd runs. Must never guess: an option that is not set has etcd's default or is refused, and the choice between two
+//! etcds is the operator's.
 
 mod candidate;
 mod client_certificates;
@@ -29,7 +29,7 @@ pub use programs::ProgramSource;
 pub use quota::Quota;
 
 use super::certificates::{CertificateProblems, client_certificate_problem, server_certificate_problem};
-use super::service::{Service, main_pid, systemctl};
+use super::service::{STILL_RUNS, Service, main_pid, systemctl};
 use crate::error::Refusal;
 use crate::system::secret::Secret;
 use anyhow::Result;
@@ -102,9 +102,11 @@ impl Site {
         self.configured_quota.clone().or_else(|| processes::quota(Path::new("/"), &self.data_dir))
     }
 
-    /// Returns the process that has the database open, if there is one.
-    pub fn pid_with_data_open(&self) -> Option<i32> {
-        processes::pid_with_data_open(Path::new("/"), &self.data_dir)
+    /// Describes a stop command that succeeded although the process that has the database open still runs.
+    pub fn describe_ineffective_stop(&self) -> String {
+        let pid = processes::pid_with_data_open(Path::new("/"), &self.data_dir);
+        let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+        format!("`{}` {STILL_RUNS}{pid} still runs", self.service.stop_command())
     }
 }
 

@@ -9,10 +9,10 @@ use crate::etcd::tools::Tools;
 use crate::system::secret::Secret;
 use std::path::PathBuf;
 
-/// One etcd on this machine. Every value knows where it came from.
+/// One etcd on this machine. Every value has its origin.
 #[derive(Debug, Clone)]
 pub struct Site {
-    /// What a person calls it: `etcd.service (pid 42)`.
+    /// Its name in messages: `etcd.service (pid 42)`.
     pub description: String,
     /// Its process, if it was discovered while it ran.
     pub pid: Option<i32>,
@@ -22,7 +22,7 @@ pub struct Site {
     pub tls: Sourced<Tls>,
     /// The server's certificate, if it is known.
     pub server_certificate: Option<Sourced<PathBuf>>,
-    /// What is wrong with the certificates.
+    /// The problems with the certificates.
     pub certificate_problems: CertificateProblems,
     /// The user to log in as if etcd has authentication on.
     pub login: Option<Login>,
@@ -34,14 +34,13 @@ pub struct Site {
     pub initial_member: InitialMember,
     /// Whether an operator vouches for all of it in a site file.
     pub is_from_site_file: bool,
-    /// etcd's own configuration file, if it has one.
+    /// etcd's configuration file, if it has one.
     pub config_file: Option<Sourced<PathBuf>>,
     /// etcd's programs.
     pub tools: Sourced<Tools>,
-    /// What starts and stops it.
+    /// The supervisor that starts and stops it.
     pub service: Sourced<Service>,
-    /// How the etcd that runs differs from what a restart would start, in words. `None` if it does not differ, or if that
-    /// cannot be known.
+    /// How a restart would change this etcd, as a message. `None` if it would not, or if that is unknown.
     pub drift: Option<String>,
     /// The quota as far as its options say; see [`Site::quota`].
     pub(super) configured_quota: Option<Quota>,
@@ -63,7 +62,7 @@ pub struct Login {
     pub user: String,
     /// The password.
     pub password: Secret,
-    /// Where the password came from.
+    /// The origin of the password.
     pub password_origin: Origin,
 }
 

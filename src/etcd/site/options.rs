@@ -129,7 +129,7 @@ impl Options {
         self.get(name).map(|value| value.as_str())
     }
 
-    /// Returns where the option `name` was set.
+    /// Returns the origin of the option `name`.
     pub fn origin(&self, name: &str) -> Origin {
         self.get(name).map_or(Origin::Default, |value| value.origin.clone())
     }
@@ -139,7 +139,7 @@ impl Options {
         Some(self.get(name)?.clone().map(|path| cwd.join(path)))
     }
 
-    /// Returns whether the switch `name` is on. As in Go, `strconv.ParseBool` decides what is true.
+    /// Returns whether the switch `name` is on. The true values are those of Go's `strconv.ParseBool`.
     pub fn is_on(&self, name: &str) -> bool {
         self.text(name).is_some_and(|text| ["1", "t", "T", "true", "TRUE", "True"].contains(&text))
     }
@@ -172,8 +172,7 @@ fn scalar(name: &str, value: Option<&Value>) -> Result<Option<String>, String> {
 }
 
 /// Returns the flags in `words` as Go's package `flag` reads them: `-name=value`, `-name value`, `-name` alone, each with
-/// one dash or two. A word that is neither a flag nor a value ends them. Which of etcd's many flags are switches need not
-/// be known: etcd does not start if a word without a dash follows a switch.
+/// one dash or two. Any other word ends them. The list of switches need not be complete: etcd does not start if a word without a dash follows a switch.
 fn flags<'a>(words: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, String> {
     let mut flags = BTreeMap::new();
     let mut words = words.into_iter().peekable();

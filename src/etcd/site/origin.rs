@@ -1,4 +1,4 @@
-//! Provenance: every value of the site carries where it came from.
+//! Provenance: every value of the site has an origin.
 //!
 //! Must never decide anything: an origin is for messages, and for the setting that a person would have to change.
 
@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 
-/// Where a value of the site came from.
+/// The origin of a value of the site.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The site file at this path.
@@ -15,19 +15,19 @@ pub enum Origin {
     Flag {
         /// The flag's name, without dashes.
         name: String,
-        /// What gives etcd its command line.
+        /// The launcher that supplied the command line.
         launcher: Launcher,
     },
     /// A variable in etcd's environment.
     Variable {
         /// The variable's name.
         name: String,
-        /// What gives etcd its environment.
+        /// The launcher that supplied the environment.
         launcher: Launcher,
         /// The file that the launcher reads the variable from, if there is one.
         file: Option<PathBuf>,
     },
-    /// An option in etcd's own configuration file.
+    /// An option in etcd's configuration file.
     ConfigFile {
         /// The option's name.
         option: String,
@@ -50,7 +50,7 @@ pub enum Origin {
     Environment(&'static str),
     /// One URL of several, chosen because the server's certificate does not name the nearest host.
     NamedByCertificate {
-        /// Where the URL came from.
+        /// The origin of the URL.
         url: Box<Origin>,
         /// The server's certificate.
         certificate: PathBuf,
@@ -59,7 +59,7 @@ pub enum Origin {
     },
 }
 
-/// What starts an etcd and so gives it its command line and its environment.
+/// The process or supervisor that supplied an etcd's command line and environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Launcher {
     /// Unknown; the process runs.
@@ -116,12 +116,12 @@ impl fmt::Display for Launcher {
     }
 }
 
-/// A value and where it came from.
+/// A value and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sourced<T> {
     /// The value.
     pub value: T,
-    /// Where it came from.
+    /// Its origin.
     pub origin: Origin,
 }
 

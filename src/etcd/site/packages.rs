@@ -1,6 +1,6 @@
-//! The etcds that packages installed and that do not run, by the packages' own configuration files.
+//! The etcds that packages installed and that do not run, by the packages' configuration files.
 //!
-//! Must never be asked while an etcd runs: a file says what should run, not what does.
+//! Must never be used while an etcd runs: a configuration file can differ from the running process.
 
 use super::candidate::Candidate;
 use super::client_certificates::SNAP_COMMON;

@@ -38,13 +38,13 @@ pub(super) struct Running {
 }
 
 /// A process called etcd that a user other than root could have started. It may be a program of that user, with an `etcdctl`
-/// next to it that we would run as root; or root's own program on a data directory, a port and certificates of that user,
-/// who would be sent root's password.
+/// next to it that we would run as root; or root's program on a data directory, a port and certificates of that user,
+/// to which we would send root's password.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Untrusted {
     pub pid: i32,
     pub program: PathBuf,
-    /// Who could change what.
+    /// The reason, as a message.
     pub reason: String,
     /// Whether its program itself is safe to run as root.
     pub is_safe_program: bool,
@@ -96,7 +96,7 @@ fn proc_dir(root: &Path, pid: i32) -> PathBuf {
     root.join("proc").join(pid.to_string())
 }
 
-/// What `/proc/PID` shows of an etcd server.
+/// An etcd server, as `/proc/PID` shows it.
 #[derive(Debug)]
 struct Process {
     pid: i32,
@@ -155,7 +155,7 @@ impl Process {
             Ok(metadata) => metadata.uid(),
             Err(error) => return Some(Distrusted { reason: error.to_string(), is_safe_program: true }),
         };
-        // Root started what runs as root, and systemd the main process of a system unit, whatever user that runs as.
+        // Root started every process of root, and systemd the main process of a system unit, whatever its user.
         if is_root_or_us(uid) || matches!(service, Service::Systemd { .. }) {
             return None;
         }
@@ -208,7 +208,7 @@ impl Process {
         Untrusted { pid: self.pid, program: self.program, reason, is_safe_program, site_file }
     }
 
-    /// Returns the server with its options; `None` if no network client can reach it, as with our own private ones.
+    /// Returns the server with its options; `None` if no network client can reach it, as with the private etcds of this program.
     fn into_candidate(self, proc_dir: &Path, service: Service) -> Result<Option<Candidate>, Refusal> {
         let options = self.resolved_options(proc_dir)?;
         let description = match &service {
@@ -295,7 +295,7 @@ fn inside(proc_dir: &Path, program: &Path) -> PathBuf {
     program.strip_prefix(proc_dir.join("root")).map_or(program.to_owned(), |path| Path::new("/").join(path))
 }
 
-/// Returns the system unit in a `/proc/PID/cgroup`, of systemd's own hierarchy (`1:name=systemd:`) or the only one (`0::`).
+/// Returns the system unit in a `/proc/PID/cgroup`, of systemd's hierarchy (`1:name=systemd:`) or the only one (`0::`).
 fn unit_in(cgroup: &str) -> Option<&str> {
     let path = cgroup.lines().find_map(|line| match line.splitn(3, ':').collect::<Vec<_>>()[..] {
         [_, "name=systemd", path] | ["0", "", path] if path != "/" => Some(path),
@@ -307,7 +307,7 @@ fn unit_in(cgroup: &str) -> Option<&str> {
 }
 
 impl ProcessData {
-    /// Reads what the process in `proc_dir`, whose options name `data_dir`, has of its data.
+    /// Reads the data directory of the process in `proc_dir`, whose options name `data_dir`.
     fn read(proc_dir: &Path, data_dir: &Path) -> Self {
         let root = proc_dir.join("root");
         let named = file_id(&root, data_dir);

@@ -1,4 +1,4 @@
-//! Where a site's programs come from, and how to get those of another version.
+//! The source of a site's programs, and how to get those of another version.
 //!
 //! Must never run anything.
 
@@ -11,7 +11,7 @@ use crate::system::durable::read_small_text;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
-/// Where the programs of a site come from.
+/// The source of a site's programs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProgramSource {
     /// The container in which this process runs etcd.
@@ -81,7 +81,7 @@ pub(super) fn copy_programs_of(pid: i32) -> String {
 }
 
 impl Site {
-    /// Returns where its programs come from.
+    /// Returns the source of its programs.
     pub fn program_source(&self) -> ProgramSource {
         match (&self.service.value, self.pid) {
             (Service::StaticPod { .. }, Some(pid)) => ProgramSource::Container(pid),

@@ -13,12 +13,12 @@ const OPTION: &str = "quota-backend-bytes";
 /// The name of etcd's variable.
 const VARIABLE: &str = "ETCD_QUOTA_BACKEND_BYTES";
 
-/// A quota, and where it is set.
+/// A quota and its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Quota {
     /// The size in bytes; `None` if etcd has no quota.
     pub bytes: Option<u64>,
-    /// Where it is set.
+    /// The origin of the quota.
     pub origin: Origin,
     /// The configuration file of this etcd, if it has one. etcd then ignores flags and variables.
     pub config_file: Option<PathBuf>,

@@ -1,6 +1,6 @@
 //! The site file, in which an operator describes the etcd of this machine.
 //!
-//! Must never complete what the file leaves out by looking at the machine.
+//! Must never complete the file by looking at the machine: a missing value has a default or is refused.
 
 use super::candidate::initial_member;
 use super::client_certificates;
@@ -194,7 +194,7 @@ impl SiteFile {
     }
 }
 
-/// Returns the options in etcd's configuration file. A file that is missing or broken has none.
+/// Returns the options in etcd's configuration file. A missing or broken file has no options.
 fn config_file_options(path: &Path, origin: &Origin) -> Option<Options> {
     let file = Sourced::new(path.to_owned(), origin.clone());
     Options::from_config_file(file, &read_small_text(path).ok()?).ok()

@@ -1,4 +1,4 @@
-//! What systemd knows of a machine, and the format of its environment files.
+//! Queries to systemd, and the format of its environment files.
 
 /// The systemd of the machine that is looked at.
 #[derive(Clone, Copy)]

@@ -87,7 +87,7 @@ fn a_pod_is_not_joined_with_the_process_of_a_user() {
         let root = with_pod();
         process.put(root.path());
         if process.contained {
-            // As in a mount namespace of the user's own: the directory is the machine's.
+            // As in a mount namespace that the user made: the directory is the machine's.
             let data = root.path().join("proc/42/root/data");
             fs::remove_dir_all(&data).unwrap();
             std::os::unix::fs::symlink(root.path().join("data"), &data).unwrap();
