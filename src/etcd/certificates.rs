@@ -1,7 +1,7 @@
 //! The certificates of a client and its etcd: validity, usage, host names, and whether a key belongs to one.
 //!
-//! If etcd does not accept a client's certificate, it only closes the connection; this module finds the reason. Must never
-//! verify a signature, or keep a key.
+//! If etcd does not accept a client's certificate, it only closes the connection; this module finds the reason. Must
+//! never verify a signature, or keep a key.
 
 use super::tls::Tls;
 use crate::system::durable::read_small_file;
@@ -83,8 +83,8 @@ impl Validity {
 pub struct HostNames(Vec<GeneralName>);
 
 impl HostNames {
-    /// Reads the first certificate in the PEM file `path`. Returns `None` if it has no such names: whether a client then
-    /// accepts the common name depends on its age (Go did so until 1.15).
+    /// Reads the first certificate in the PEM file `path`. Returns `None` if it has no such names: whether a client
+    /// then accepts the common name depends on its age (Go did so until 1.15).
     ///
     /// # Errors
     /// The file cannot be read, or contains no certificate.
@@ -94,8 +94,8 @@ impl HostNames {
         Ok(names.map(|(_, names)| Self(names.0)))
     }
 
-    /// Returns whether they include `host` by the rules of Go (crypto/x509, `VerifyHostname`): an address matches only an
-    /// address, letters match in either case, and a leading `*` stands for one whole label.
+    /// Returns whether they include `host` by the rules of Go (crypto/x509, `VerifyHostname`): an address matches only
+    /// an address, letters match in either case, and a leading `*` stands for one whole label.
     pub fn include(&self, host: &str) -> bool {
         let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().ok();
         self.0.iter().any(|name| match (name, ip) {
@@ -139,8 +139,8 @@ pub fn check_valid(path: &Path, now: Timestamp) -> Result<Validity> {
     }
 }
 
-/// Checks that the file `key` contains the private key of the first certificate in `cert`. A key without its public part,
-/// which is optional for Ed25519, is accepted.
+/// Checks that the file `key` contains the private key of the first certificate in `cert`. A key without its public
+/// part, which is optional for Ed25519, is accepted.
 ///
 /// # Errors
 /// It contains no private key, or another one, or a file cannot be read.
@@ -199,8 +199,8 @@ fn x_coordinate(point: &[u8]) -> &[u8] {
     }
 }
 
-/// Reads the unencrypted private key in the PEM file `path`, and its PEM label. Blocks before it are skipped, such as the
-/// parameters of a curve.
+/// Reads the unencrypted private key in the PEM file `path`, and its PEM label. Blocks before it are skipped, such as
+/// the parameters of a curve.
 fn read_key(path: &Path) -> Result<(String, SecretDocument)> {
     let reading = || format!("reading the key {}", path.display());
     let text = String::from_utf8(read_small_file(path).with_context(reading)?).with_context(reading)?;
@@ -218,8 +218,8 @@ fn read_key(path: &Path) -> Result<(String, SecretDocument)> {
     Ok((label.to_owned(), document))
 }
 
-/// Returns the problem at `now` with the certificate and the key of a client; `None` if both are good, or if the client has
-/// no certificate.
+/// Returns the problem at `now` with the certificate and the key of a client; `None` if both are good, or if the client
+/// has no certificate.
 pub fn client_certificate_problem(tls: &Tls, now: Timestamp) -> Option<String> {
     let path = tls.cert.as_ref()?;
     match Validity::read(path) {

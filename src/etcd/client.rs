@@ -27,19 +27,19 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// The interval at which a waiting query checks whether etcd still listens. It gives up after two refused connections in
-/// a row.
+/// The interval at which a waiting query checks whether etcd still listens. It gives up after two refused connections
+/// in a row.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A transfer that wrote no byte for this long has stalled. etcdctl's own keepalive detects a vanished member within 6 s,
+/// A transfer that wrote no byte for this long has stalled. etcdctl's keepalive detects a vanished member within 6 s,
 /// but waits forever for a member that is alive and silent.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The timeout of a cheap query. etcdctl itself gives up after 5 s.
 pub const QUERY_TIMEOUT: Duration = Duration::from_secs(15);
-/// etcdctl is a Go program that holds a few MiB while it saves. So Go collects garbage every few MiB that arrive, on all
-/// cores at once. If it collects at five times the memory in use, and on half of the cores, it needs 3.6 s of processor time
-/// for 1.4 GB instead of 5.9 s, and 70 MiB of memory instead of 45; etcd needs 4.8 s instead of 6 (3.5.16, two cores,
-/// measured).
+/// etcdctl is a Go program that holds a few MiB while it saves. So Go collects garbage every few MiB that arrive, on
+/// all cores at once. If it collects at five times the memory in use, and on half of the cores, it needs 3.6 s of
+/// processor time for 1.4 GB instead of 5.9 s, and 70 MiB of memory instead of 45; etcd needs 4.8 s instead of 6
+/// (3.5.16, two cores, measured).
 const GOGC: &str = "400";
 
 /// A client of one member.
@@ -80,8 +80,8 @@ impl Client {
     /// Waits until the member answers and has a leader.
     ///
     /// # Errors
-    /// The timeout has passed; or `alive`, which is called before every attempt, failed; or the member gave an answer that
-    /// waiting cannot change, such as a refused password.
+    /// The timeout has passed; or `alive`, which is called before every attempt, failed; or the member gave an answer
+    /// that waiting cannot change, such as a refused password.
     pub fn wait_until_serving(
         &self,
         timeout: Duration,
@@ -125,8 +125,8 @@ impl Client {
         Ok(answers.into_iter().flatten().map(StatusAnswer::endpoint_and_member).collect())
     }
 
-    /// Returns the answers of those endpoints that answer. If one of several does not, etcdctl fails, but prints the others'
-    /// answers.
+    /// Returns the answers of those endpoints that answer. If one of several does not, etcdctl fails, but prints the
+    /// others' answers.
     pub(super) fn partial_answers<T: serde::de::DeserializeOwned>(&self, program: Program) -> Result<T> {
         let answer = program.args(["--write-out=json"]).run();
         let read = match answer {
@@ -179,8 +179,8 @@ impl Client {
         Ok(())
     }
 
-    /// Checks without a login that the member serves. The leader confirms a read before the member refuses it because there
-    /// is no user (`etcdserver/v3_server.go` `Range`).
+    /// Checks without a login that the member serves. The leader confirms a read before the member refuses it because
+    /// there is no user (`etcdserver/v3_server.go` `Range`).
     ///
     /// # Errors
     /// It does not answer, or has no leader.
@@ -192,26 +192,27 @@ impl Client {
         }
     }
 
-    /// Returns the number of keys at `revision`; 0 is the current one. This is a linearizable read, so the cluster has a
-    /// leader.
+    /// Returns the number of keys at `revision`; 0 is the current one. This is a linearizable read, so the cluster has
+    /// a leader.
     ///
     /// # Errors
     /// The member does not answer, or has no leader, or `revision` is compacted.
     pub fn count_keys(&self, revision: i64) -> Result<u64> {
         let rev = format!("--rev={revision}");
-        // `--count-only` works only with `--write-out=fields`. The JSON of a range has the whole count whatever its limit.
+        // `--count-only` works only with `--write-out=fields`. The JSON of a range has the whole count whatever its
+        // limit.
         let answer: RangeAnswer = self
             .ask(&["get", "", "--from-key", "--keys-only", "--limit=1", &rev])
             .context("asking etcd for its number of keys")?;
         Ok(answer.count)
     }
 
-    /// Saves a snapshot as the file `name` in `dir`, and notifies the readers of `writing` when it is complete. `expected` is
-    /// the approximate size in bytes. `watch` is called with the number of bytes so far.
+    /// Saves a snapshot as the file `name` in `dir`, and notifies the readers of `writing` when it is complete.
+    /// `expected` is the approximate size in bytes. `watch` is called with the number of bytes so far.
     ///
     /// # Errors
-    /// No byte arrived for 30 s (a transfer that makes progress has no other time limit), or `watch` returned an error, or
-    /// etcdctl failed.
+    /// No byte arrived for 30 s (a transfer that makes progress has no other time limit), or `watch` returned an error,
+    /// or etcdctl failed.
     pub fn save(
         &self,
         dir: &Dir,
@@ -266,8 +267,8 @@ impl Client {
         answer.map_err(|error| self.diagnose(without_keys(error, words)))
     }
 
-    /// Returns a check that ends a query if etcd no longer listens. etcdctl would wait for its whole timeout, which is long
-    /// for some queries.
+    /// Returns a check that ends a query if etcd no longer listens. etcdctl would wait for its whole timeout, which is
+    /// long for some queries.
     fn while_it_listens(&self) -> impl FnMut(Duration) -> Result<(), String> {
         let (mut next, mut was_refused) = (PROBE_INTERVAL, false);
         move |passed| {
@@ -293,7 +294,8 @@ impl Client {
             ["endpoint", "hashkv", ..] => {
                 (program.env("ETCDCTL_COMMAND_TIMEOUT", "300s"), Duration::from_secs(310))
             }
-            // Counting millions of keys takes long on a busy disk. `status`, which comes first, detects a dead member sooner.
+            // Counting millions of keys takes long on a busy disk. `status`, which comes first, detects a dead member
+            // sooner.
             ["get", ..] => (program.env("ETCDCTL_COMMAND_TIMEOUT", "60s"), Duration::from_secs(70)),
             _ => (program, QUERY_TIMEOUT),
         }

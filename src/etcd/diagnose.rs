@@ -44,8 +44,8 @@ pub(super) fn diagnose(error: ProcessError, query: &Query<'_>) -> anyhow::Error 
     }
 }
 
-/// Adds the cause to an error. Whatever is wrong with TLS or the connection, etcdctl ends with "context deadline exceeded";
-/// the cause is in the `error` of a JSON log line before that.
+/// Adds the cause to an error. Whatever is wrong with TLS or the connection, etcdctl ends with "context deadline
+/// exceeded"; the cause is in the `error` of a JSON log line before that.
 pub(super) fn explain(error: ProcessError, query: &Query<'_>) -> ProcessError {
     let Some(last) = error.last_line().map(str::to_owned) else { return error };
     let cause = if last.contains("context deadline exceeded") { cause_in(&error.stderr) } else { None };
@@ -88,7 +88,7 @@ const OTHER_KEY: &str = "private key does not match public key";
 /// Messages of etcd or of its TLS, and their meaning here.
 const MEANINGS: [(&str, &str); 4] = [
     (WRONG_PASSWORD, "the password is not this user's"),
-    ("does not look like a TLS handshake", "that port speaks plain http, but the endpoint says https"),
+    ("does not look like a TLS handshake", "that port speaks plain http, but the endpoint is https"),
     (
         "certificate signed by unknown authority",
         "the server's certificate is not signed by the authority in cacert",
@@ -96,8 +96,8 @@ const MEANINGS: [(&str, &str); 4] = [
     ("no such host", "this machine cannot resolve the endpoint's host name"),
 ];
 
-/// Messages of Go about the server's certificate (etcd has none about a client's), and their meaning if we found no problem
-/// ourselves.
+/// Messages of Go about the server's certificate (etcd has none about a client's), and their meaning if we found no
+/// problem ourselves.
 const SERVER_CERTIFICATE: [(&str, &str); 3] = [
     (
         "certificate has expired or is not yet valid",
@@ -107,7 +107,8 @@ const SERVER_CERTIFICATE: [(&str, &str); 3] = [
     ("certificate is valid for", "the server's certificate does not name this endpoint"),
 ];
 
-/// How etcd reports that a user lacks a permission. A client with a certificate and no password is the user in its name.
+/// How etcd reports that a user lacks a permission. A client with a certificate and no password is the user in its
+/// name.
 const DENIED: [&str; 2] = ["auth: permission denied", "etcdserver: permission denied"];
 /// How etcd reports that it does not know this user, or not with this password.
 const WRONG_PASSWORD: &str = "invalid user ID or password";
@@ -170,10 +171,10 @@ fn hint(message: &str, query: &Query<'_>) -> Option<String> {
         return Some(problem.clone());
     }
     let guess = match query.endpoint.split_once("://")?.0 {
-        "http" => "that port may speak TLS, but the endpoint says http",
+        "http" => "that port may speak TLS, but the endpoint is http",
         // The server's answer that this is not TLS may be lost when it closes the connection.
         "https" if contains(&["handshake failed: EOF", "handshake failed: read"]) => {
-            "that port may speak plain http, but the endpoint says https"
+            "that port may speak plain http, but the endpoint is https"
         }
         "https" if !query.shows_certificate => {
             "etcd may require a client certificate and key, but none is configured"
@@ -334,9 +335,9 @@ Error: context deadline exceeded
                  127.0.0.1:45428->127.0.0.1:25125: read: connection reset by peer\")",
                 "https://a",
                 None,
-                Some("that port may speak plain http, but the endpoint says https"),
+                Some("that port may speak plain http, but the endpoint is https"),
             ),
-            (closed, "http://a", None, Some("that port may speak TLS, but the endpoint says http")),
+            (closed, "http://a", None, Some("that port may speak TLS, but the endpoint is http")),
             ("Error: context deadline exceeded", "https://a", expired, expired),
             ("Error: context deadline exceeded", "https://a", None, None),
             (

@@ -106,7 +106,8 @@ impl Client {
         self.run(&["compact", &revision, &physical], bytes).context("compacting etcd's history")
     }
 
-    /// Returns the free pages of the database of `bytes` to the file system. The member does not serve until it is done.
+    /// Returns the free pages of the database of `bytes` to the file system. The member does not serve until it is
+    /// done.
     ///
     /// # Errors
     /// The member does not answer.

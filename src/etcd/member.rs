@@ -1,5 +1,5 @@
-//! A member of a cluster, as `member list` prints it and as the backend stores it. The two documents differ only in the name
-//! of the id.
+//! A member of a cluster, as `member list` prints it and as the backend stores it. The two documents differ only in the
+//! name of the id.
 
 use serde::Deserialize;
 

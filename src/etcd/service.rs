@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The time for the supervisor, in addition to what etcd needs for its database. For a small database that makes 100 s:
-/// longer than systemd's default timeout of 90 s for a start or a stop, so that systemd's own error comes first.
+/// longer than systemd's default timeout of 90 s for a start or a stop, so that systemd's error comes first.
 pub const SUPERVISOR_MARGIN: Duration = Duration::from_secs(40);
-/// The time for kubelet to notice a manifest (it polls every 20 s if it is not notified), to give a pod its grace period of
-/// 30 s, and to create a container.
+/// The time for kubelet to notice a manifest (it polls every 20 s if it is not notified), to give a pod its grace
+/// period of 30 s, and to create a container.
 const KUBELET_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The part of a message that marks a stop command without effect; see [`crate::etcd::diagnose::next_step`].
@@ -89,8 +89,8 @@ impl Service {
         matches!(Owner::named(&user), Ok(Some(_))).then_some(user)
     }
 
-    /// Moves the parked manifests of a static pod's machine back: the API server's, and with `include_etcd` also etcd's. To be
-    /// called when the live data is verified. Does nothing if there are none.
+    /// Moves the parked manifests of a static pod's machine back: the API server's, and with `include_etcd` also
+    /// etcd's. To be called when the live data is verified. Does nothing without parked manifests.
     ///
     /// # Errors
     /// A manifest cannot be moved.
@@ -111,8 +111,8 @@ impl Service {
         }
     }
 
-    /// Returns how long the data may remain closed after a start. etcd opens it within a second; a supervisor that restarts
-    /// an etcd that died does so within ten.
+    /// Returns how long the data may remain closed after a start. etcd opens it within a second; a supervisor that
+    /// restarts an etcd that died does so within ten.
     pub fn idle_timeout(&self) -> Duration {
         match self {
             Self::StaticPod { .. } => KUBELET_TIMEOUT,
@@ -174,7 +174,7 @@ impl Service {
     /// Checks that this program can stop and start etcd.
     ///
     /// # Errors
-    /// Refuses an etcd whose supervisor was not found.
+    /// Refuses an etcd without a known supervisor.
     pub fn check_supervisor(&self) -> Result<(), Refusal> {
         match self {
             Self::Systemd { .. } | Self::Commands { .. } | Self::StaticPod { .. } => Ok(()),
@@ -187,8 +187,8 @@ impl Service {
         }
     }
 
-    /// Checks that only root can change the manifest, or the start and stop commands. A command consists of its program, the
-    /// script for an interpreter, and every other program in its words (`sudo X`, `sh -c 'X; Y'`).
+    /// Checks that only root can change the manifest, or the start and stop commands. A command consists of its
+    /// program, the script for an interpreter, and every other program in its words (`sudo X`, `sh -c 'X; Y'`).
     ///
     /// # Errors
     /// Refuses a file that users other than root can change.

@@ -63,8 +63,8 @@ impl Tools {
         Ok(Some(Self { etcdctl, etcdutl: find("etcdutl", bin_dir, check)?, etcd }))
     }
 
-    /// Finds them next to the server `etcd`, where they have its version. If they are not there, looks for the names that its
-    /// snap gives them, then in the usual directories. `etcd` itself may be missing if it runs in a container.
+    /// Finds them next to the server `etcd`, where they have its version. If they are not there, looks for the names
+    /// that its snap gives them, then in the usual directories. `etcd` itself may be missing if it runs in a container.
     ///
     /// # Errors
     /// There is no etcdctl, or users other than root can change a program.
@@ -120,7 +120,8 @@ impl Tools {
         })
     }
 
-    /// Checks that the tools can also read and restore a snapshot. Since 3.6, etcdctl can only save one, and etcdutl is needed.
+    /// Checks that the tools can also read and restore a snapshot. Since 3.6, etcdctl can only save one, and etcdutl is
+    /// needed.
     ///
     /// # Errors
     /// Refuses an etcdctl of 3.6 or later without etcdutl. Fails if etcdctl does not run or prints no version.
@@ -158,7 +159,8 @@ impl Tools {
         ask(&self.etcdctl, &ETCDCTL)
     }
 
-    /// Returns the program that works on snapshot files: etcdutl since 3.5 (and only etcdutl since 3.6), etcdctl before.
+    /// Returns the program that works on snapshot files: etcdutl since 3.5 (and only etcdutl since 3.6), etcdctl
+    /// before.
     pub(super) fn snapshot_tool(&self) -> Program {
         let path = self.snapshot_tool_path();
         let by_hand = format!(

@@ -160,7 +160,7 @@ fn describes_mistakes_in_a_site_file_in_its_own_words() {
             "service must be {systemd: UNIT}, {static-pod: MANIFEST} or {start: [COMMAND, ...], stop: [COMMAND, ...]} \
              (did you mean {systemd: etcd}?)",
         ),
-        (text.replace("endpoint:", "endpont:"), "there is no key endpont (did you mean endpoint?)"),
+        (text.replace("endpoint:", "endpont:"), "unknown key endpont (did you mean endpoint?)"),
         (
             text.replace("data-dir: ", "data-dir: relative"),
             "data-dir must be an absolute path, not relative/",

@@ -1,5 +1,5 @@
-//! Where etcd is, without a site file: the etcd that runs is found. Only root may, in a world of processes where one etcd
-//! is alone; the machine of a test has many.
+//! Discovery of the running etcd without a site file. Each test runs in a PID namespace with one etcd, which only root
+//! can make: the test machine runs many.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
@@ -12,11 +12,11 @@ use crate::common::command::{Out, Run};
 use crate::common::ports::free_port;
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
-/// Whether this machine can play the part: only root makes a world of processes, and finds an etcd only where root alone
-/// can change its programs.
+/// Returns whether this machine can run the tests: only root makes a PID namespace, and an etcd is discovered only if
+/// root alone can change its programs.
 fn is_able(version: Version) -> bool {
     if !is_root() {
-        eprintln!("skipped: only root makes a world of processes");
+        eprintln!("skipped: only root makes a PID namespace");
         return false;
     }
     let etcd = fs::canonicalize(version.bin_dir().join("etcd")).unwrap();
@@ -25,17 +25,20 @@ fn is_able(version: Version) -> bool {
         found.uid() != 0 || found.mode() & 0o022 != 0
     });
     if let Some(path) = others {
-        eprintln!("skipped: others than root can change {}, where etcd's programs are", path.display());
+        eprintln!(
+            "skipped: users other than root can change {}, which contains etcd's programs",
+            path.display()
+        );
     }
     others.is_none()
 }
 
-/// Starts the world's etcd where no other process is seen, and runs `action` there without a site file.
+/// Starts the world's etcd in a PID namespace of its own, and runs `action` there without a site file.
 fn alone(world: &World, action: &str, args: &[&str]) -> Out {
     beside(world, "", action, args)
 }
 
-/// The same where a shell has run `script` before.
+/// As [`alone`], after a shell has run `script`.
 fn beside(world: &World, script: &str, action: &str, args: &[&str]) -> Out {
     const SCRIPT: &str = r#"
         supervisor=$1 dir=$2 script=$3; shift 3
@@ -59,7 +62,7 @@ fn beside(world: &World, script: &str, action: &str, args: &[&str]) -> Out {
         command.env("ETCDCTL_PASSWORD", PASSWORD);
     }
     let out = Run::start(command, &world.path("runs")).finish();
-    // Its number means another process here.
+    // Out here, that number is another process.
     fs::remove_file(world.path("supervisor/pid")).unwrap();
     out
 }
@@ -80,10 +83,10 @@ fn snapshot_finds_the_etcd_that_runs(version: Version) {
     }
 }
 
-/// Another program that a user calls etcd, by a copy and by a symlink, and a script beside it that root must not run.
+/// A user gives another program the name etcd, by a copy and by a symlink, next to a script that root must not run.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn snapshot_runs_nothing_of_a_user_who_calls_it_etcd(version: Version) {
+fn snapshot_ignores_a_program_of_a_user_that_is_called_etcd(version: Version) {
     if !is_able(version) {
         return;
     }
@@ -110,10 +113,10 @@ fn snapshot_runs_nothing_of_a_user_who_calls_it_etcd(version: Version) {
     }
 }
 
-/// The user of the impostors: nobody else's on any machine.
+/// The user of the impostors, which no machine has.
 const USER: u32 = 12345;
 
-/// A shell's words to start root's own etcd as a user, on a directory and ports of theirs, and to wait until it serves.
+/// Returns shell code that starts root's etcd as another user, on a directory and ports of that user.
 fn of_a_user(world: &World, home: &Path, more: &str) -> String {
     lchown(home, Some(USER), Some(USER)).unwrap();
     format!(
@@ -126,10 +129,10 @@ fn of_a_user(world: &World, home: &Path, more: &str) -> String {
     )
 }
 
-/// A password would go to whoever is taken for etcd: so of the world with a login, too, the snapshot must be the world's.
+/// With a login too: the password would be sent to the etcd that is chosen.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn snapshot_knows_an_etcd_that_a_user_runs_from_the_machines_own(version: Version) {
+fn snapshot_is_of_the_machines_etcd_and_not_of_a_users(version: Version) {
     if !is_able(version) {
         return;
     }
@@ -151,10 +154,10 @@ fn snapshot_knows_an_etcd_that_a_user_runs_from_the_machines_own(version: Versio
     }
 }
 
-/// Not even its configuration is read: here that is a pipe to which nobody ever writes.
+/// Here, the configuration file is a pipe without a writer: reading it would block.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn an_etcd_that_a_user_runs_is_none_of_this_machine(version: Version) {
+fn the_configuration_of_a_users_etcd_is_not_read(version: Version) {
     if !is_able(version) {
         return;
     }
@@ -169,7 +172,7 @@ fn an_etcd_that_a_user_runs_is_none_of_this_machine(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restore_stops_no_etcd_whose_supervisor_it_does_not_know(version: Version) {
+fn restore_refuses_an_etcd_without_a_known_supervisor(version: Version) {
     if !is_able(version) {
         return;
     }

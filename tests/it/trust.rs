@@ -1,4 +1,4 @@
-//! What root runs, reads and believes must be root's: nothing runs that another user of the machine could have put there.
+//! Root must not run, read or believe a file that another user of the machine could have changed.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -10,16 +10,16 @@ use crate::common::world::{Setup, Version, World, is_root};
 /// A user that owns nothing.
 const NOBODY: u32 = 65534;
 
-/// Where a stand-in leaves its mark if it is run.
+/// The file that a stand-in creates if it is run.
 const MARK: &str = "was-run";
 
-/// A fault in who can change what, and the name that the refusal must give.
+/// A file with wrong permissions, the fault, and the name in the refusal.
 type Fault<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
 
 #[test]
 fn runs_and_reads_nothing_that_other_users_can_change() {
     if !is_root() {
-        return eprintln!("skipped: only root gives files away");
+        return eprintln!("skipped: only root can give files away");
     }
     let own = |path: &Path| chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     let open = |path: &Path| set_mode(path, 0o777);
@@ -62,7 +62,8 @@ fn runs_and_reads_nothing_that_other_users_can_change() {
     }
 }
 
-/// Types what the refusal says to type, as printed, and has a snapshot then. A sticky directory wants more than a command.
+/// Types the next step of the refusal as printed, after which a snapshot succeeds. A sticky directory needs more than a
+/// command.
 fn repaired_as_told(world: &World, name: &str) {
     for _ in 0..3 {
         let out = world.snapshot(&[&world.to_target()]);
@@ -78,7 +79,7 @@ fn repaired_as_told(world: &World, name: &str) {
             return;
         };
         let typed = next.lines().next().unwrap().trim_end_matches('.').replace("sudo ", "");
-        // A stranger's program is not one of etcd's: whoever is told so looks at it, too.
+        // An operator would also replace the program of the other user.
         stand_in_is_replaced(world);
         let typed = Command::new("/bin/sh").args(["-c", &typed]).status().unwrap();
         assert!(typed.success(), "{name}: {words}");
@@ -86,11 +87,11 @@ fn repaired_as_told(world: &World, name: &str) {
     panic!("{name}: still refused after three repairs");
 }
 
-/// etcd's user can read and change all that etcd stores: what it shows to etcd may be that user's.
+/// etcd's user can read and change everything in etcd, so files that only etcd reads may belong to that user.
 #[test]
 fn accepts_a_password_and_certificates_of_etcds_own_user() {
     if !is_root() {
-        return eprintln!("skipped: only root gives files away");
+        return eprintln!("skipped: only root can give files away");
     }
     let world = guarded(Version::V35);
     lay_out(&world);
@@ -100,7 +101,7 @@ fn accepts_a_password_and_certificates_of_etcds_own_user() {
     }
     stand_in_is_replaced(&world);
     let out = world.snapshot(&[&world.to_target()]);
-    // Root's alone, etcd could not read its key any more.
+    // If they belonged to root, etcd could no longer read its key.
     assert!(
         out.told().contains("sudo chown --reference=") && !out.told().contains("root:root"),
         "{}",
@@ -119,8 +120,8 @@ fn guarded(version: Version) -> World {
     World::new(Setup { tls: true, auth: true, ..Setup::plain(version) })
 }
 
-/// Puts all that a site file names into directories of its own. `etcdctl` and the service's commands leave a mark, and do
-/// nothing else.
+/// Puts everything that a site file names into separate directories. `etcdctl` and the service's commands only leave a
+/// mark.
 fn lay_out(world: &World) {
     for dir in ["etc", "bin", "service", "secret"] {
         let _ = fs::remove_dir_all(world.path(dir));
@@ -152,14 +153,14 @@ fn lay_out(world: &World) {
     symlink(world.path("etc/site.yaml"), world.site()).unwrap();
 }
 
-/// Puts the real client where the stand-in was.
+/// Replaces the stand-in by the real client.
 fn stand_in_is_replaced(world: &World) {
     let client = world.path("bin/etcdctl");
     // The mode and the owner stay as they are.
     fs::write(&client, passes_on(world, "etcdctl")).unwrap();
 }
 
-/// A script that becomes the real tool.
+/// Returns a script that executes the real tool.
 fn passes_on(world: &World, name: &str) -> String {
     format!("#!/bin/sh\nexec {} \"$@\"\n", world.setup().version.bin_dir().join(name).display())
 }

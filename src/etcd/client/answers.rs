@@ -90,8 +90,8 @@ pub(super) struct MembersAnswer {
     pub members: Vec<Member>,
 }
 
-/// etcd's hash over all keys and values of a store (CRC-32C), with the revision of its compaction. Only hashes with the same
-/// compaction can be compared.
+/// etcd's hash over all keys and values of a store (CRC-32C), with the revision of its compaction. Only hashes with the
+/// same compaction can be compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContentHash {
     /// The hash.

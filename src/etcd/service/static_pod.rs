@@ -1,8 +1,8 @@
-//! Stops and starts the etcd of a static pod. kubelet runs a static pod as long as its manifest is in a directory, so the
-//! manifest is moved out of that directory ("parked") and back.
+//! Stops and starts the etcd of a static pod. kubelet runs a static pod as long as its manifest is in a directory, so
+//! the manifest is moved out of that directory ("parked") and back.
 //!
-//! The manifest of the API server is moved with etcd's and comes back after it. Must never write a manifest: wherever a run
-//! is interrupted, each manifest is complete in one of the two places.
+//! The manifest of the API server is moved with etcd's and comes back after it. Must never write a manifest: wherever a
+//! run is interrupted, each manifest is complete in one of the two places.
 
 use crate::etcd::manifest::Container;
 use crate::system::durable::Dir;
@@ -14,7 +14,7 @@ const PARKED: &str = "manifests-parked-by-restore";
 /// The program of the pods that need etcd.
 const API_SERVER: &str = "kube-apiserver";
 
-/// Returns where `manifest` is while it is parked.
+/// Returns the path of `manifest` while it is parked.
 pub fn parked(manifest: &Path) -> PathBuf {
     let name = manifest.file_name().unwrap_or_default();
     parking_dir(manifest).join(name)
@@ -52,8 +52,8 @@ pub(super) fn start(manifest: &Path) -> Result<()> {
     }
 }
 
-/// Moves all parked manifests back. etcd's own stays if `include_etcd` is false: an operator had parked it. Does nothing if
-/// there are none.
+/// Moves all parked manifests back. etcd's manifest stays if `include_etcd` is false: an operator had parked it. Does
+/// nothing without parked manifests.
 pub(super) fn release(manifest: &Path, include_etcd: bool) -> Result<()> {
     let (live, own) = live(manifest)?;
     let home = Dir::open(live.path().parent().unwrap_or(Path::new("/")))?;

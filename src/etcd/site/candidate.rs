@@ -37,8 +37,8 @@ pub(super) struct ProcessData {
 }
 
 impl Candidate {
-    /// Returns an etcd with these options. `cwd` is its working directory, `server` the path of its program. Returns `None`
-    /// if no network client can reach it.
+    /// Returns an etcd with these options. `cwd` is its working directory, `server` the path of its program. Returns
+    /// `None` if no network client can reach it.
     pub fn new(
         options: &Options,
         launcher: &Launcher,
@@ -71,8 +71,8 @@ impl Candidate {
         Some(Self { site, endpoints: Endpoints::from_options(options), process: None, is_disabled: false })
     }
 
-    /// Returns the site with its tools and its best endpoint. With a password, it logs in as root: etcd gives snapshots to no
-    /// other user.
+    /// Returns the site with its tools and its best endpoint. With a password, it logs in as root: etcd gives snapshots
+    /// to no other user.
     ///
     /// # Errors
     /// The tools are missing, or users other than root can change them.
@@ -135,7 +135,8 @@ impl Candidate {
     }
 }
 
-/// Returns the identity of a member without data. A value that kubelet has yet to fill in, such as `$(POD_IP)`, is unknown.
+/// Returns the identity of a member without data. A value that kubelet has yet to fill in, such as `$(POD_IP)`, is
+/// unknown.
 pub(super) fn initial_member(options: &Options) -> InitialMember {
     let text = |name| options.text(name).filter(|text| !text.contains("$(")).map(str::to_owned);
     InitialMember { name: text("name"), peer_urls: text("initial-advertise-peer-urls") }

@@ -1,7 +1,7 @@
 //! Discovery: all etcds of this machine, and the choice of one.
 //!
-//! A running etcd comes before an installed one. Must never choose between two etcds of the same rank. A new way to install
-//! etcd gets a file next to `processes` and `packages`, and a line in [`Machine::look`] or [`installed`].
+//! A running etcd comes before an installed one. Must never choose between two etcds of the same rank. A new way to
+//! install etcd gets a file next to `processes` and `packages`, and a line in [`Machine::look`] or [`installed`].
 
 use super::candidate::Candidate;
 use super::model::Site;
@@ -27,7 +27,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    /// Looks at the machine whose files lie under `root` and whose units `systemd` knows.
+    /// Looks at the machine with its files under `root` and its units in `systemd`.
     ///
     /// # Errors
     /// The configuration of a running etcd, or of a static pod, cannot be read.
@@ -67,8 +67,8 @@ impl Machine {
         if all.is_empty() { "no etcd was found".to_owned() } else { all.join("; ") }
     }
 
-    /// Describes the etcds of this machine that run. Containers and processes that any user could have started do not count:
-    /// other users must not decide whether this machine has an etcd.
+    /// Describes the etcds of this machine that run. Containers and processes that any user could have started do not
+    /// count: other users must not decide whether this machine has an etcd.
     pub fn describe_running(&self) -> Vec<String> {
         self.running.iter().map(Candidate::describe).collect()
     }
@@ -105,8 +105,8 @@ impl Machine {
     }
 }
 
-/// Joins each pod with the process that runs its etcd, which is then removed from `processes`. Returns the pods that run and
-/// those that do not.
+/// Joins each pod with the process that runs its etcd, which is then removed from `processes`. Returns the pods that
+/// run and those that do not.
 fn match_pods_with_processes(
     root: &Path,
     mut pods: Vec<Candidate>,
@@ -129,8 +129,8 @@ fn match_pods_with_processes(
     pods.into_iter().partition(|pod| pod.process.is_some())
 }
 
-/// Compares a running etcd with the one that its unit would start now. If they agree, takes over the unit's origins, because systemd
-/// also knows the file of each variable, and the unit's quota, because a restore restarts etcd.
+/// Compares a running etcd with the one that its unit would start now. If they agree, takes over the unit's origins,
+/// because systemd also knows the file of each variable, and the unit's quota, because a restore restarts etcd.
 fn compare_with_unit(root: &Path, systemd: &Systemd<'_>, candidate: &mut Candidate) {
     let unit = candidate.site.service.unit();
     let configured = unit.and_then(|unit| systemd_units::by_name(root, systemd, unit));
@@ -168,7 +168,7 @@ fn drift(root: &Path, configured: Option<&Candidate>, running: &Candidate) -> Op
         || file_id(root, &configured.data_dir).is_some_and(|id| Some(id) == used);
     let differs = |verb: &str, value: &dyn Fn(&Site) -> String| {
         Some(format!(
-            "{} {verb} {}, but {unit} now says {}",
+            "{} {verb} {}, but {unit} is now configured with {}",
             site.description,
             value(site),
             value(configured)
@@ -216,8 +216,8 @@ fn none_found(others: &Running) -> Refusal {
     }
 }
 
-/// Returns the refusal of a process that any user could have started. It names the unsafe path, and contains a site file by
-/// which an operator can vouch for the process.
+/// Returns the refusal of a process that any user could have started. It names the unsafe path, and contains a site
+/// file by which an operator can vouch for the process.
 fn untrusted_refusal(untrusted: &Untrusted) -> Refusal {
     let Untrusted { pid, program, reason, is_safe_program, site_file } = untrusted;
     let program = program.display();

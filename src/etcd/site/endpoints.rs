@@ -1,8 +1,8 @@
 //! The client URLs of an etcd on this machine, and the one that a client here should use.
 //!
-//! The nearest address is used unless the server's certificate names another one. The etcd charm for Charmed Kubernetes, for
-//! example, has its certificates name the machine's addresses and host name, but not the loopback address (layer-etcd,
-//! reactive/etcd.py, `prepare_tls_certificates`).
+//! The nearest address is used unless the server's certificate names another one. The etcd charm for Charmed
+//! Kubernetes, for example, has its certificates name the machine's addresses and host name, but not the loopback
+//! address (layer-etcd, reactive/etcd.py, `prepare_tls_certificates`).
 //!
 //! Must never choose a URL that leads to another machine, or to another etcd on this one. Resolves names and opens no
 //! connection.
@@ -34,16 +34,16 @@ pub(super) struct Endpoints {
     urls: Vec<Sourced<String>>,
 }
 
-/// Returns the client URL for this machine: a loopback address if etcd listens on one, else an address that stands for all,
-/// else the first. Returns `None` if etcd listens only on unix sockets, as the private etcds of this program do.
+/// Returns the client URL for this machine: a loopback address if etcd listens on one, else an address that stands for
+/// all, else the first. Returns `None` if etcd listens only on unix sockets, as the private etcds of this program do.
 pub(super) fn nearest(options: &Options) -> Option<Sourced<String>> {
     let url = nearest_first(options).into_iter().next()?;
     Some(Sourced::new(url, options.origin(LISTEN)))
 }
 
 impl Endpoints {
-    /// Returns the URLs of an etcd with these options that serves TLS at its nearest address: the listening URLs, the other
-    /// name of the loopback address, and the advertised URLs.
+    /// Returns the URLs of an etcd with these options that serves TLS at its nearest address: the listening URLs, the
+    /// other name of the loopback address, and the advertised URLs.
     pub fn from_options(options: &Options) -> Self {
         // The only name that etcd accepts in a listening URL is `localhost`.
         let address = |url: &str| address(url)?.replace("localhost", "127.0.0.1").parse().ok();

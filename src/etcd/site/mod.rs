@@ -1,8 +1,8 @@
 //! The site: which etcd of this machine to work on, and everything that is known about it.
 //!
-//! A site file is believed if there is one. Otherwise discovery looks at the running processes, and at installed packages if
-//! no etcd runs. Must never guess: an option that is not set has etcd's default or is refused, and the choice between two
-//! etcds is the operator's.
+//! A site file is believed if there is one. Otherwise discovery looks at the running processes, and at installed
+//! packages if no etcd runs. Must never guess: an option that is not set has etcd's default or is refused, and the
+//! choice between two etcds is the operator's.
 
 mod candidate;
 mod client_certificates;
@@ -42,10 +42,10 @@ use systemd::Systemd;
 const PASSWORD_VARIABLE: &str = "ETCDCTL_PASSWORD";
 
 impl Site {
-    /// Returns the site that `site_file` describes, or without one the etcd that is discovered on this machine. If there are
-    /// several, `choice` names one by its unit, its process, its manifest or its data directory, or names a site file.
-    /// `password` is the one in the environment. It belongs to the user in the site file, whose password file comes first;
-    /// else to root. The certificates are checked as of `now`.
+    /// Returns the site that `site_file` describes, or without one the etcd that is discovered on this machine. If
+    /// there are several, `choice` names one by its unit, its process, its manifest or its data directory, or names a
+    /// site file. `password` is the one in the environment. It belongs to the user in the site file, unless that file
+    /// names a password file, and otherwise to root. The certificates are checked as of `now`.
     ///
     /// # Errors
     /// There is no etcd, there are several, or one cannot be used.
@@ -110,8 +110,8 @@ impl Site {
     }
 }
 
-/// Describes the etcds of this machine that run. Those in containers, and those that any user could have started, do not
-/// count.
+/// Describes the etcds of this machine that run. Those in containers, and those that any user could have started, do
+/// not count.
 ///
 /// # Errors
 /// The configuration of a running etcd cannot be read.

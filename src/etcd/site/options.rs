@@ -1,7 +1,7 @@
 //! The options that an etcd server was given: by flags, by variables, or by a configuration file.
 //!
-//! Reads text and never the machine. Which source wins is etcd's rule (etcd, server/etcdmain/config.go, `parse`): a flag
-//! comes before its variable, an empty variable counts as missing, and a configuration file replaces all flags and
+//! Reads text and never the machine. Which source wins is etcd's rule (etcd, server/etcdmain/config.go, `parse`): a
+//! flag comes before its variable, an empty variable counts as missing, and a configuration file replaces all flags and
 //! variables.
 
 use super::origin::{Launcher, Origin, Sourced};
@@ -144,8 +144,8 @@ impl Options {
         self.text(name).is_some_and(|text| ["1", "t", "T", "true", "TRUE", "True"].contains(&text))
     }
 
-    /// Returns the data directory of an etcd that runs in `cwd`. etcd's default is `NAME.etcd`, and `default.etcd` without a
-    /// name.
+    /// Returns the data directory of an etcd that runs in `cwd`. etcd's default is `NAME.etcd`, and `default.etcd`
+    /// without a name.
     pub fn data_dir(&self, cwd: &Path) -> Sourced<PathBuf> {
         self.path("data-dir", cwd).unwrap_or_else(|| {
             let name = self.text("name").unwrap_or("default");
@@ -171,8 +171,9 @@ fn scalar(name: &str, value: Option<&Value>) -> Result<Option<String>, String> {
     }
 }
 
-/// Returns the flags in `words` as Go's package `flag` reads them: `-name=value`, `-name value`, `-name` alone, each with
-/// one dash or two. Any other word ends them. The list of switches need not be complete: etcd does not start if a word without a dash follows a switch.
+/// Returns the flags in `words` as Go's package `flag` reads them: `-name=value`, `-name value`, `-name` alone, each
+/// with one dash or two. Any other word ends them. The list of switches need not be complete: etcd does not start if a
+/// word without a dash follows a switch.
 fn flags<'a>(words: impl IntoIterator<Item = &'a str>) -> BTreeMap<String, String> {
     let mut flags = BTreeMap::new();
     let mut words = words.into_iter().peekable();

@@ -24,8 +24,8 @@ pub const SNAP_UNIT: &str = "snap.etcd.etcd.service";
 /// All configuration files that are looked for.
 pub(super) const CONFIG_FILES: [&str; 2] = [DEBIAN_DEFAULTS, SNAP_CONFIG];
 
-/// Looks for every known package on the machine whose files lie under `root`. `units` are the etcds that systemd knows: if
-/// Debian's unit is among them, its file need not be read again.
+/// Looks for every known package on the machine with its files under `root`. `units` are the etcds that systemd knows:
+/// if Debian's unit is among them, its file need not be read again.
 ///
 /// # Errors
 /// A configuration file exists and cannot be used.
@@ -35,8 +35,8 @@ pub(super) fn look(root: &Path, units: &[Candidate]) -> Result<Vec<Candidate>, R
     Ok([debian, snap(root)?].into_iter().flatten().collect())
 }
 
-/// Looks for the package etcd-server of Debian and Ubuntu. Its unit gives etcd a data directory, then everything in this
-/// file, and runs it in `/` (Debian, etcd-server, etcd.service).
+/// Looks for the package etcd-server of Debian and Ubuntu. Its unit gives etcd a data directory, then everything in
+/// this file, and runs it in `/` (Debian, etcd-server, etcd.service).
 fn debian(root: &Path) -> Result<Option<Candidate>, Refusal> {
     let Some(text) = read(root, DEBIAN_DEFAULTS.as_ref())? else { return Ok(None) };
     let mut variables = vec![("ETCD_DATA_DIR".to_owned(), "/var/lib/etcd/default".to_owned())];
@@ -55,8 +55,8 @@ fn debian(root: &Path) -> Result<Option<Candidate>, Refusal> {
     Ok(stopped(&options, cwd, "/usr/bin/etcd", DEBIAN_UNIT))
 }
 
-/// Looks for the snap of Charmed Kubernetes. The working directory of its daemon is not documented, so its data directory
-/// must be an absolute path.
+/// Looks for the snap of Charmed Kubernetes. The working directory of its daemon is not documented, so its data
+/// directory must be an absolute path.
 fn snap(root: &Path) -> Result<Option<Candidate>, Refusal> {
     let path = Path::new(SNAP_CONFIG);
     let Some(text) = read(root, path)? else { return Ok(None) };

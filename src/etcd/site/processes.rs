@@ -1,7 +1,7 @@
 //! The etcd servers that run, as `/proc` shows them.
 //!
-//! Must never take one of these for the etcd of this machine: a proxy, a private etcd of this program, a process that we
-//! may not read, and a process that a user other than root could have started.
+//! Must never take one of these for the etcd of this machine: a proxy, a private etcd of this program, a process that
+//! we may not read, and a process that a user other than root could have started.
 
 use super::candidate::{Candidate, ProcessData};
 use super::options::Options;
@@ -37,9 +37,9 @@ pub(super) struct Running {
     pub untrusted: Vec<Untrusted>,
 }
 
-/// A process called etcd that a user other than root could have started. It may be a program of that user, with an `etcdctl`
-/// next to it that we would run as root; or root's program on a data directory, a port and certificates of that user,
-/// to which we would send root's password.
+/// A process called etcd that a user other than root could have started. It may be a program of that user, with an
+/// `etcdctl` next to it that we would run as root; or root's program on a data directory, a port and certificates of
+/// that user, to which we would send root's password.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Untrusted {
     pub pid: i32,
@@ -52,7 +52,7 @@ pub(super) struct Untrusted {
     pub site_file: String,
 }
 
-/// Looks at every process of the machine whose files lie under `root`.
+/// Looks at every process of the machine with its files under `root`.
 ///
 /// # Errors
 /// A trusted etcd has a configuration file that cannot be read.
@@ -139,8 +139,8 @@ impl Process {
         }))
     }
 
-    /// Returns why root does not answer for this process, or `None` if root does: only root can have put the program there,
-    /// and root or systemd started it.
+    /// Returns why root does not answer for this process, or `None` if root does: only root can have put the program
+    /// there, and root or systemd started it.
     fn distrust(&self, proc_dir: &Path, service: &Service) -> Option<Distrusted> {
         match self.distrust_program(proc_dir) {
             Ok(None) => {}
@@ -164,9 +164,9 @@ impl Process {
         Some(Distrusted { reason, is_safe_program: true })
     }
 
-    /// Returns how a user other than root could have put this program there, or given it the name etcd. We run the tools
-    /// next to it as root. The path that `/proc` shows is relative to a root directory that a user may have laid out, so it
-    /// is compared with the file that runs.
+    /// Returns how a user other than root could have put this program there, or given it the name etcd. We run the
+    /// tools next to it as root. The path that `/proc` shows is relative to a root directory that a user may have laid
+    /// out, so it is compared with the file that runs.
     fn distrust_program(&self, proc_dir: &Path) -> io::Result<Option<String>> {
         let root = proc_dir.join("root");
         let program = self.program.display();
@@ -208,7 +208,8 @@ impl Process {
         Untrusted { pid: self.pid, program: self.program, reason, is_safe_program, site_file }
     }
 
-    /// Returns the server with its options; `None` if no network client can reach it, as with the private etcds of this program.
+    /// Returns the server with its options; `None` if no network client can reach it, as with the private etcds of this
+    /// program.
     fn into_candidate(self, proc_dir: &Path, service: Service) -> Result<Option<Candidate>, Refusal> {
         let options = self.resolved_options(proc_dir)?;
         let description = match &service {
@@ -246,8 +247,9 @@ impl Process {
         })
     }
 
-    /// Returns the systemd unit whose main process it is. An etcd that was started by hand is in the unit of the process that
-    /// started it, such as a shell of Juju's agent or a cron job: stopping that unit would stop the wrong thing.
+    /// Returns the systemd unit that has it as main process. An etcd that was started by hand is in the unit of the
+    /// process that started it, such as a shell of Juju's agent or a cron job: stopping that unit would stop the wrong
+    /// thing.
     fn service(&self, systemd: &Systemd<'_>) -> Service {
         match unit_in(&self.cgroup) {
             Some(unit) if (systemd.main_pid)(unit) == Some(self.pid) => {
@@ -289,8 +291,8 @@ fn without_deleted(program: &Path) -> (PathBuf, bool) {
     deleted.map_or((program.to_owned(), false), |program| (PathBuf::from(program), true))
 }
 
-/// Returns the program's path as its process sees it. That is how the kernel shows it; in a test, `/proc` is a tree of files
-/// and the path leads into that tree.
+/// Returns the program's path as its process sees it. That is how the kernel shows it; in a test, `/proc` is a tree of
+/// files and the path leads into that tree.
 fn inside(proc_dir: &Path, program: &Path) -> PathBuf {
     program.strip_prefix(proc_dir.join("root")).map_or(program.to_owned(), |path| Path::new("/").join(path))
 }
@@ -307,7 +309,7 @@ fn unit_in(cgroup: &str) -> Option<&str> {
 }
 
 impl ProcessData {
-    /// Reads the data directory of the process in `proc_dir`, whose options name `data_dir`.
+    /// Reads the data directory of the process in `proc_dir` with `data_dir` in its options.
     fn read(proc_dir: &Path, data_dir: &Path) -> Self {
         let root = proc_dir.join("root");
         let named = file_id(&root, data_dir);
@@ -316,7 +318,7 @@ impl ProcessData {
     }
 }
 
-/// Returns the process that has the database in `data_dir` open, on the machine whose files lie under `root`.
+/// Returns the process that has the database in `data_dir` open, on the machine with its files under `root`.
 pub(super) fn pid_with_data_open(root: &Path, data_dir: &Path) -> Option<i32> {
     let wanted = file_id(root, data_dir)?;
     pids(root).into_iter().find(|pid| {
@@ -326,8 +328,8 @@ pub(super) fn pid_with_data_open(root: &Path, data_dir: &Path) -> Option<i32> {
     })
 }
 
-/// Returns the quota of the etcd that has the database in `data_dir` open, on the machine whose files lie under `root`. The
-/// process need not be trusted: it only supplies a number.
+/// Returns the quota of the etcd that has the database in `data_dir` open, on the machine with its files under `root`.
+/// The process need not be trusted: it only supplies a number.
 pub(super) fn quota(root: &Path, data_dir: &Path) -> Option<Quota> {
     let pid = pid_with_data_open(root, data_dir)?;
     let proc_dir = proc_dir(root, pid);
@@ -335,15 +337,15 @@ pub(super) fn quota(root: &Path, data_dir: &Path) -> Option<Quota> {
     Quota::from_options(&process.resolved_options(&proc_dir).ok()?)
 }
 
-/// Returns the directory whose `member/snap/db` the process has open. This is a fact, whatever its options name.
+/// Returns the directory of the `member/snap/db` that the process has open, whatever its options name.
 fn open_data_dir(proc_dir: &Path) -> Option<PathBuf> {
     let files = fs::read_dir(proc_dir.join("fd")).ok()?.flatten();
     let mut open = files.filter_map(|file| fs::read_link(file.path()).ok());
     open.find_map(|file| file.to_str()?.strip_suffix("/member/snap/db").map(PathBuf::from))
 }
 
-/// Returns whether `dir` is the same directory for the process and for us. If neither of us has it, the root directories
-/// decide.
+/// Returns whether `dir` is the same directory for the process and for us. If neither of us has it, the root
+/// directories decide.
 fn is_same_directory(dir: &Path, proc_dir: &Path, root: &Path) -> bool {
     let theirs = proc_dir.join("root");
     match (file_id(&theirs, dir), file_id(root, dir)) {

@@ -25,8 +25,8 @@ pub struct Quota {
 }
 
 impl Quota {
-    /// Returns the quota that etcd derives from its options (`NewBackendQuota`): 0 means the default, and a negative number
-    /// means no quota. Returns `None` if etcd would refuse the option.
+    /// Returns the quota that etcd derives from its options (`NewBackendQuota`): 0 means the default, and a negative
+    /// number means no quota. Returns `None` if etcd would refuse the option.
     pub(super) fn from_options(options: &Options) -> Option<Self> {
         let bytes = match options.text(OPTION).map_or(Some(0), parse_integer)? {
             0 => Some(DEFAULT),

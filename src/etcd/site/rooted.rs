@@ -1,4 +1,4 @@
-//! Paths on a machine whose files lie under some directory: `/` in earnest, `/proc/PID/root` for the view of a process, a
+//! Paths on a machine with its files under some directory: `/` normally, `/proc/PID/root` for the view of a process, a
 //! temporary directory in tests.
 
 use crate::system::durable::read_small_text;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Identifies a file whatever path leads to it: its device and its inode.
 pub(super) type FileId = (u64, u64);
 
-/// Returns where the absolute `path` of the machine under `root` is for us.
+/// Returns our path of the absolute `path` of the machine under `root`.
 pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
@@ -18,7 +18,7 @@ pub(super) fn under(root: &Path, path: &Path) -> PathBuf {
 /// Returns the text of the file at `path` of the machine under `root`.
 ///
 /// # Errors
-/// The file cannot be read, or is not a regular file: a pipe is not waited for.
+/// The file cannot be read, or is not a regular file: this does not wait for a pipe.
 pub(super) fn read_text(root: &Path, path: &Path) -> io::Result<String> {
     read_small_text(&under(root, path))
 }

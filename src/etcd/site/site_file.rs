@@ -126,8 +126,8 @@ impl SiteFile {
         Ok(())
     }
 
-    /// Refuses a file or a command in the site file that users other than root can change. Files that only etcd reads may
-    /// also belong to the owner of the data, who can read and change everything in etcd already.
+    /// Refuses a file or a command in the site file that users other than root can change. Files that only etcd reads
+    /// may also belong to the owner of the data, who can read and change everything in etcd already.
     fn check_trust(&self) -> Result<(), Refusal> {
         let owner = self.owner_of_data();
         let files = [
@@ -148,7 +148,8 @@ impl SiteFile {
         self.service.check_commands()
     }
 
-    /// Returns the user that the data belongs to. If there is no data directory, that is the user that the service runs as.
+    /// Returns the user that the data belongs to. If there is no data directory, that is the user that the service runs
+    /// as.
     fn owner_of_data(&self) -> Option<u32> {
         let of_service = || Owner::named(&self.service.user()?).ok().flatten().map(|owner| owner.uid);
         std::fs::metadata(&self.data_dir).ok().map(|found| found.uid()).or_else(of_service)
@@ -251,8 +252,8 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
     let nearest = known.iter().map(|known| (strsim::osa_distance(known, key), known)).min();
     let similar = nearest.filter(|(distance, known)| distance * 2 <= known.len().max(key.len()));
     match similar {
-        Some((_, known)) => format!("there is no key {key} (did you mean {known}?)"),
-        None => format!("there is no key {key}; the keys are {}", known.join(", ")),
+        Some((_, known)) => format!("unknown key {key} (did you mean {known}?)"),
+        None => format!("unknown key {key}; the keys are {}", known.join(", ")),
     }
 }
 
@@ -364,18 +365,18 @@ mod tests {
                 "service: etcd\n",
                 "or {start: [COMMAND, ...], stop: [COMMAND, ...]} (did you mean {systemd: etcd}?)",
             ),
-            ("service: {pid: 1}\n", "in service, there is no key pid; the keys are systemd,"),
+            ("service: {pid: 1}\n", "in service, unknown key pid; the keys are systemd,"),
             ("service: {start: [a]}\n", "service must be {systemd: UNIT}, {static-pod: MANIFEST} or"),
             (
                 "service: {start: [a], stop: kill 1}\n",
                 "stop must be a list of words, as in stop: [/bin/stop-etcd]",
             ),
-            ("service: {sytemd: e}\n", "there is no key sytemd (did you mean systemd?)"),
+            ("service: {sytemd: e}\n", "unknown key sytemd (did you mean systemd?)"),
             ("service: {}\n", "service must be"),
             ("", "service is missing"),
-            ("service: {systemd: e}\nendpoints: x\n", "there is no key endpoints (did you mean endpoint?)"),
-            ("service: {systemd: e}\nca_cert: x\n", "there is no key ca_cert (did you mean cacert?)"),
-            ("service: {systemd: e}\nquorum: x\n", "there is no key quorum; the keys are endpoint, cacert,"),
+            ("service: {systemd: e}\nendpoints: x\n", "unknown key endpoints (did you mean endpoint?)"),
+            ("service: {systemd: e}\nca_cert: x\n", "unknown key ca_cert (did you mean cacert?)"),
+            ("service: {systemd: e}\nquorum: x\n", "unknown key quorum; the keys are endpoint, cacert,"),
             ("service: {systemd: e}\ncert: /c\n", "cert needs key, which is missing"),
             ("service: {systemd: e}\ncacert: [a]\n", "cacert must be one value"),
             ("service: [\n", "line 4 column 1"),

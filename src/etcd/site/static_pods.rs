@@ -21,7 +21,7 @@ const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// The configuration of kubelet, which may name another directory.
 const KUBELET_CONFIG: &str = "/var/lib/kubelet/config.yaml";
 
-/// Returns the etcds in manifests of static pods, on the machine whose files lie under `root`.
+/// Returns the etcds in manifests of static pods, on the machine with its files under `root`.
 ///
 /// # Errors
 /// A manifest starts etcd, but cannot be used.
@@ -69,13 +69,13 @@ fn manifests_dir(root: &Path) -> PathBuf {
 /// A static pod that runs etcd.
 struct Pod<'a> {
     root: &'a Path,
-    /// Where its manifest is now.
+    /// The current path of its manifest.
     manifest: &'a Path,
     container: &'a Container,
 }
 
 impl Pod<'_> {
-    /// Returns its etcd, with the paths of the machine. `live` is where its manifest is while etcd runs.
+    /// Returns its etcd, with the paths of the machine. `live` is the path of its manifest while etcd runs.
     fn candidate(&self, live: &Path) -> Result<Option<Candidate>, Refusal> {
         let launcher = Launcher::StaticPod(self.manifest.to_owned());
         let options = self.options(&launcher)?;
@@ -124,7 +124,7 @@ impl Pod<'_> {
         Options::from_config_file(file.clone(), &text).map_err(|problem| unusable(&problem))
     }
 
-    /// Returns where the container's `path` is on the machine.
+    /// Returns the machine's path of the container's `path`.
     fn host_path(&self, path: &Path, option: &str) -> Result<PathBuf, Refusal> {
         self.container.host_path(&Path::new("/").join(path)).ok_or_else(|| {
             let problem = format!(

@@ -20,7 +20,7 @@ const LISTS: [&[&str]; 2] = [
     &["list-units", "--all", "--type=service", "--plain", "--no-legend", "--no-pager"],
 ];
 
-/// Returns the etcds that units start, on the machine whose files lie under `root`.
+/// Returns the etcds that units start, on the machine with its files under `root`.
 ///
 /// # Errors
 /// An enabled unit starts etcd with a file that cannot be read.
@@ -37,7 +37,7 @@ pub(super) fn look(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Candidate>,
     let (mut found, mut broken) = (Vec::new(), None);
     for unit in units.values() {
         match unit.candidate(root) {
-            // A package may have left its unit behind without the files. Reported only if there is no other etcd.
+            // A package may have left its unit behind without the files. Reported only if it is the only etcd.
             Err(refusal) if unit.is_disabled => broken = Some(refusal),
             candidate => found.extend(candidate?),
         }
@@ -48,8 +48,8 @@ pub(super) fn look(root: &Path, systemd: &Systemd<'_>) -> Result<Vec<Candidate>,
     }
 }
 
-/// Returns the etcd that the unit `name` would start. Returns `None` if systemd does not know the unit, if it does not start
-/// etcd, or if its files cannot be read.
+/// Returns the etcd that the unit `name` would start. Returns `None` if systemd does not know the unit, if it does not
+/// start etcd, or if its files cannot be read.
 pub(super) fn by_name(root: &Path, systemd: &Systemd<'_>, name: &str) -> Option<Candidate> {
     let shown = (systemd.systemctl)(&[&SHOW[..], &["--", name]].concat())?;
     units_in(&shown).next()?.candidate(root).ok()?
@@ -94,8 +94,8 @@ impl Unit {
         unit
     }
 
-    /// Parses `{ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd $DAEMON_ARGS ; ignore_errors=no ; … }`. The last command counts:
-    /// only a unit of `Type=oneshot` has several.
+    /// Parses `{ path=/usr/bin/etcd ; argv[]=/usr/bin/etcd $DAEMON_ARGS ; ignore_errors=no ; … }`. The last command
+    /// counts: only a unit of `Type=oneshot` has several.
     fn parse_command(&mut self, value: &str) {
         let part = |name: &str| {
             let rest = &value[value.find(name)? + name.len()..];
@@ -153,8 +153,8 @@ impl Unit {
         Ok((variables, files))
     }
 
-    /// Returns the words after the program's name. As systemd does, replaces the word `$NAME` by the words in the variable,
-    /// and `${NAME}` by its value. systemctl prints no quotes, so a word with a space becomes two.
+    /// Returns the words after the program's name. As systemd does, replaces the word `$NAME` by the words in the
+    /// variable, and `${NAME}` by its value. systemctl prints no quotes, so a word with a space becomes two.
     fn expanded_words(&self, variables: &BTreeMap<String, String>) -> Vec<String> {
         let value = |name: &str| variables.get(name).map_or("", String::as_str);
         let expand = |word: &str| match word.strip_prefix('$').filter(|name| !name.starts_with('{')) {
