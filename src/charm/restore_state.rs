@@ -8,7 +8,7 @@ use super::install_method::InstallMethod;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
 use crate::error::{ActionError, Failure};
 use crate::etcd::site::Site;
-use crate::exchange::DataDir;
+use crate::exchange::{DataDir, has_journal};
 use crate::restore;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
@@ -75,9 +75,9 @@ pub fn recover_restore(
         Err(state) => return (state, None),
     };
     let state = match site {
-        Ok(site) => match restore::settle(site, &data, &mut |_| {}) {
+        Ok(site) => match restore::recover(site, &data, &mut |_| {}) {
             Ok(None) => RestoreState::None,
-            Ok(Some(recovered)) => RestoreState::Recovered(recovered.in_words()),
+            Ok(Some(recovered)) => RestoreState::Recovered(recovered.to_string()),
             Err(error) => RestoreState::Stuck(error.to_string()),
         },
         Err(reason) => inspect_journal(&data, data_dir, &reason),
@@ -109,7 +109,7 @@ pub fn lock_data(data_dir: &Path) -> Result<Option<DataDir>, RestoreState> {
     if !data_dir.exists() {
         return Ok(None);
     }
-    DataDir::at(data_dir).map(Some).map_err(|error| match ActionError::from_error(error, "", "") {
+    DataDir::open_path(data_dir).map(Some).map_err(|error| match ActionError::from_error(error, "", "") {
         ActionError::Refused(refusal) => RestoreState::Busy(refusal.reason),
         interrupted @ ActionError::Interrupted { .. } => RestoreState::Stuck(interrupted.reason()),
         ActionError::Failed(Failure { cause, .. }) => {
@@ -125,7 +125,7 @@ fn has_record_of(own: &UnitRecord, data_dir: &Path) -> bool {
 
 /// Reports an interrupted restore that cannot be recovered, because its etcd cannot be used for this `reason`.
 fn inspect_journal(data: &DataDir, data_dir: &Path, reason: &str) -> RestoreState {
-    match data.has_journal() {
+    match has_journal(data) {
         Ok(false) => RestoreState::None,
         Ok(true) => RestoreState::Stuck(format!(
             "an interrupted restore in {} cannot be recovered, because its etcd cannot be used: {reason}; \

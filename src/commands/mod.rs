@@ -139,8 +139,8 @@ fn site_named(call: &Call<'_>, named: &str) -> Result<Site, ActionError> {
 
 /// Completes or rolls back a restore that was interrupted in `data`. Returns what was done, if there was one.
 fn settle(call: &Call<'_>, site: &Site, data: &DataDir) -> Result<Option<String>, ActionError> {
-    let recovered = crate::restore::settle(site, data, &mut call.tell())?;
-    Ok(recovered.map(|recovered| recovered.in_words().to_owned()))
+    let recovered = crate::restore::recover(site, data, &mut call.tell())?;
+    Ok(recovered.map(|recovered| recovered.to_string().to_owned()))
 }
 
 /// The same for a command whose results are not typed.

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
     if call.recover {
         let site = super::site(call)?;
-        if !super::settled(call, &site, &restore::open(&site)?, results)? {
+        if !super::settled(call, &site, &restore::open_data_dir(&site)?, results)? {
             results.set(key!("restore.recovered"), "there was nothing to recover");
         }
         return Ok(());
@@ -22,13 +22,13 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     let request = request(call)?;
     let site = super::site(call)?;
     let said = (!request.plan_only).then(|| call.maintenance("restoring a snapshot")).flatten();
-    let data = restore::open(&site)?;
+    let data = restore::open_data_dir(&site)?;
     if request.plan_only {
-        restore::may_plan(&site, &data)?;
+        restore::check_can_plan(&site, &data)?;
     }
     // Whatever comes of this run: what became of the one before is told.
     super::settled(call, &site, &data, results)?;
-    let report = restore::walk(&site, &data, &request, &mut call.tell())?;
+    let report = restore::run(&site, &data, &request, &mut call.tell())?;
     if let Some(said) = said {
         said.restored();
     }
@@ -41,7 +41,7 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
 
 /// A restore that leaves others waiting for etcd has failed, however well etcd serves.
 fn all_are_back(report: &Report) -> Result<(), ActionError> {
-    let kept_away = report.outcome.as_ref().and_then(|outcome| outcome.exchanged.kept_away.clone());
+    let kept_away = report.outcome.as_ref().and_then(|outcome| outcome.exchanged.release_error.clone());
     kept_away.map_or(Ok(()), |why| {
         Err(ActionError::Failed(Failure {
             cause: anyhow::anyhow!(why),
@@ -57,6 +57,7 @@ fn request(call: &Call<'_>) -> Result<Request, ActionError> {
     let (_, owner) = archive_owner().map_err(untouched)?;
     let settings = super::offsite::settings(call)?;
     let target = super::target::target(call, &settings)?;
+    let source = source(call)?;
     Ok(Request {
         expected_sha256: sha256(params.text("expected-sha256")?)?,
         identities: call.identities()?,
@@ -70,8 +71,23 @@ fn request(call: &Call<'_>) -> Result<Request, ActionError> {
         owner,
         unit: call.unit().map(str::to_owned),
         now: call.now,
-        source: source(call)?,
+        command: command(call.unit(), &source),
+        source,
     })
+}
+
+/// The command that repeats this restore, as it is typed here.
+fn command(unit: Option<&str>, source: &Source) -> String {
+    let program = match unit {
+        Some(unit) => format!("juju run {unit} restore"),
+        None => "etcd-backup restore".to_owned(),
+    };
+    match source {
+        // The charm resource needs no parameter.
+        Source::File { may_be_bare: false, .. } => program,
+        Source::File { path, .. } => format!("{program} snapshot={}", path.display()),
+        Source::Stored(_) => format!("{program} from={source}"),
+    }
 }
 
 fn sha256(text: &str) -> Result<Option<String>, Refusal> {
@@ -139,7 +155,7 @@ fn tell(report: &Report, request: &Request, results: &mut Results) {
 
 fn tell_plan(report: &Report, request: &Request, results: &mut Results) {
     let Report { plan, snapshot, .. } = report;
-    results.set(key!("plan.snapshot"), request.source.shown());
+    results.set(key!("plan.snapshot"), request.source.to_string());
     results.set(key!("plan.sha256"), &*snapshot.contents.sha256);
     results.set(
         key!("plan.revision"),
@@ -152,7 +168,7 @@ fn tell_plan(report: &Report, request: &Request, results: &mut Results) {
     if let Some(revision) = plan.old_revision {
         results.set(key!("plan.old-revision"), revision.to_string());
     }
-    results.set(key!("plan.backup"), plan.backup.in_words());
+    results.set(key!("plan.backup"), plan.backup.describe());
     results.set(key!("plan.bump"), plan.bump.to_string());
 }
 
@@ -185,7 +201,7 @@ fn tell_outcome(plan: &Plan, outcome: &Outcome, results: &mut Results) {
     if *disarmed {
         results.set(key!("restore.disarmed"), "NOSPACE");
     }
-    if let Some(left_over) = &exchanged.left_over {
+    if let Some(left_over) = &exchanged.cleanup_error {
         results.set(
             key!("restore.left-over"),
             format!("{left_over}; the next action, or restore --recover, clears it up"),

@@ -237,6 +237,6 @@ fn ask(site: &Site, outcome: &mut Outcome) {
         }
     }
     if let Ok(members) = client.members() {
-        outcome.members = members.iter().map(crate::restore::called).collect();
+        outcome.members = members.iter().map(crate::restore::describe_member).collect();
     }
 }

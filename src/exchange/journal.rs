@@ -1,32 +1,55 @@
 //! The journal of an exchange: one small document, replaced durably at every phase.
 //!
-//! Recovery goes by inodes, not by phase alone: an exchange is its own inverse, and doing it twice undoes it.
+//! Recovery compares inode numbers and does not rely on the phase alone: an exchange is its own inverse, so doing it
+//! twice undoes it.
 
-use super::exchange::OldData;
-use super::proof::Expected;
+use super::expected::Expected;
 use crate::system::durable::Dir;
 use crate::system::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+/// The journal's file name in the staging directory.
 pub(super) const NAME: &str = "journal.json";
 const FORMAT: u32 = 1;
 
-/// Where an exchange stands, and all that is needed to finish or undo it.
+/// The state of an exchange, with everything that is needed to complete it or to roll it back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
     format: u32,
-    /// How far it is.
+    /// How far the exchange is.
     pub phase: Phase,
-    /// The old data. Its inode by number alone: both trees lie on one file system, and the number of its device may be
-    /// another after a reboot.
+    /// The old data. Inodes are compared by number alone: both trees lie on one file system, whose device number may
+    /// change with a reboot.
     pub old: OldData,
     /// The inode number of the new `member` directory.
     pub new: u64,
-    /// What etcd must show on the new data.
+    /// What etcd must serve on the new data.
     pub expected: Expected,
-    /// The name in the data directory under which the old data is kept, where it may hold what no backup does.
+    /// The name in the data directory to keep the old data under. `None` if a backup holds all of it, or none was asked
+    /// for.
     pub keep_old_as: Option<String>,
+}
+
+/// What is known of the old data before the exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OldData {
+    /// The inode number of its `member` directory when the facts were gathered; `None` if there was no data.
+    pub inode: Option<u64>,
+    /// Whether etcd runs on it.
+    #[serde(rename = "runs")]
+    pub is_running: bool,
+    /// The last revision in the backup; `None` if there is no backup.
+    #[serde(rename = "saved_to")]
+    pub backup_revision: Option<i64>,
+    /// The name to keep it under if it holds more than the backup.
+    pub keep_as: String,
+    /// The name to keep the new data under if it is rolled back after clients wrote to it.
+    pub keep_new_as: String,
+    /// The exchange is given up if the old data has reached this revision when etcd has stopped: the watches of its
+    /// clients would go back in time.
+    #[serde(rename = "must_stay_below")]
+    pub revision_limit: Option<i64>,
 }
 
 /// How far an exchange is.
@@ -37,42 +60,50 @@ pub enum Phase {
     Stopping,
     /// The directories are being exchanged, or have been.
     Exchanging,
-    /// The new data is proved to serve.
+    /// etcd serves the new data, which was verified.
     Committed,
-    /// The old data is live again, and nothing of the new is wanted any more.
-    Undone,
+    /// The old data is live again, and the new data is no longer needed.
+    #[serde(rename = "undone")]
+    RolledBack,
 }
 
 impl Journal {
     /// The journal of an exchange that begins.
     pub fn new(old: OldData, new: u64, expected: Expected) -> Self {
-        // Until it is shown that the backup has it all.
-        let keep_old_as = (old.inode.is_some() && old.saved_to.is_some()).then(|| old.keep_as.clone());
+        // The old data is kept until it is shown that the backup holds all of it.
+        let keep_old_as = (old.inode.is_some() && old.backup_revision.is_some()).then(|| old.keep_as.clone());
         Self { format: FORMAT, phase: Phase::Stopping, old, new, expected, keep_old_as }
     }
 
-    /// Makes it durable in `beside`.
-    pub fn write(&self, beside: &Dir) -> Result<()> {
+    /// Writes the journal into the staging directory `dir`, durably.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, dir: &Dir) -> Result<()> {
         if self.phase == Phase::Stopping && sabotage::asked(Flaw::LateJournal) {
             return Ok(());
         }
         let text = serde_json::to_vec_pretty(self).context("writing the journal")?;
-        beside.replace(NAME, &text).context("writing the journal")
+        dir.replace(NAME, &text).context("writing the journal")
     }
 
-    /// The journal in `beside`, if there is one.
-    pub fn read(beside: &Dir) -> Result<Option<Self>> {
-        let Some(text) = beside.read_small(NAME)? else { return Ok(None) };
+    /// Reads the journal in the staging directory `dir`, if there is one.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is not a journal of this format.
+    pub fn read(dir: &Dir) -> Result<Option<Self>> {
+        let Some(text) = dir.read_small(NAME)? else { return Ok(None) };
         let journal = Self::parse(&text);
-        journal
-            .map(Some)
-            .with_context(|| format!("the journal in {} cannot be read", beside.path().display()))
+        journal.map(Some).with_context(|| format!("the journal in {} cannot be read", dir.path().display()))
     }
 
-    /// Of a journal's bytes.
+    /// Parses the text of a journal.
+    ///
+    /// # Errors
+    /// It is not a journal of this format.
     pub fn parse(text: &[u8]) -> Result<Self> {
         let journal: Self = serde_json::from_slice(text)?;
-        anyhow::ensure!(journal.format == FORMAT, "it is of format {}", journal.format);
+        anyhow::ensure!(journal.format == FORMAT, "its format is {} instead of {FORMAT}", journal.format);
         Ok(journal)
     }
 }
@@ -82,27 +113,44 @@ mod tests {
     use super::*;
     use crate::etcd::client::ContentHash;
 
+    fn journal() -> Journal {
+        let old = OldData {
+            inode: Some(1),
+            is_running: true,
+            backup_revision: None,
+            keep_as: "old".to_owned(),
+            keep_new_as: "new".to_owned(),
+            revision_limit: None,
+        };
+        let hash = ContentHash { hash: 9, compact_revision: -1 };
+        let expected = Expected { cluster_id: u64::MAX, revision: 12, keys: Some(3), hash: Some(hash) };
+        Journal::new(old, 2, expected)
+    }
+
     #[test]
     fn a_journal_is_read_as_it_was_written() {
         let home = tempfile::tempdir().unwrap();
         let dir = Dir::open(home.path()).unwrap();
         assert_eq!(Journal::read(&dir).unwrap(), None);
-        let old = OldData {
-            inode: Some(1),
-            runs: true,
-            saved_to: None,
-            keep_as: "old".to_owned(),
-            keep_new_as: "new".to_owned(),
-            must_stay_below: None,
-        };
-        let hash = ContentHash { hash: 9, compact_revision: -1 };
-        let expected = Expected { cluster_id: u64::MAX, revision: 12, keys: Some(3), hash: Some(hash) };
-        let mut journal = Journal::new(old, 2, expected);
+        let mut journal = journal();
         journal.write(&dir).unwrap();
         journal.phase = Phase::Committed;
         journal.write(&dir).unwrap();
         assert_eq!(Journal::read(&dir).unwrap(), Some(journal));
         dir.replace(NAME, b"{\"format\": 1").unwrap();
         assert!(Journal::read(&dir).unwrap_err().to_string().contains("cannot be read"));
+    }
+
+    #[test]
+    fn a_journal_of_an_earlier_version_is_read() {
+        let text = br#"{
+            "format": 1,
+            "phase": "undone",
+            "old": {"inode": 1, "runs": true, "saved_to": null, "keep_as": "old", "keep_new_as": "new", "must_stay_below": null},
+            "new": 2,
+            "expected": {"cluster_id": 18446744073709551615, "revision": 12, "keys": 3, "hash": {"hash": 9, "compact_revision": -1}},
+            "keep_old_as": null
+        }"#;
+        assert_eq!(Journal::parse(text).unwrap(), Journal { phase: Phase::RolledBack, ..journal() });
     }
 }

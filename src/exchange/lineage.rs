@@ -1,16 +1,18 @@
-//! Which clusters a member's data has been, and which it came out of. Every restore gives it a new cluster id: without a
-//! record, the archives of an hour ago would be a stranger's.
+//! The lineage of a member's data: the clusters that it has been, and the clusters that it was restored from.
 //!
-//! The two are apart: data restored from another cluster's archive comes from there, and that cluster may be alive. What it
-//! took is its own to delete, and must never be taken for ours.
+//! Every restore gives the data a new cluster id. Without this record, archives taken an hour earlier would seem to
+//! belong to another cluster.
 //!
-//! The record also has the highest revision that was served in the place of the data. A restore that goes back without
-//! raising the revision leaves clients that saw more; the next one has to clear that, and not what is live.
+//! The two sets are kept apart. A cluster whose archive was restored here may still be running: its archives belong to
+//! it, and retention here must never delete them.
 //!
-//! The record lies in the tree itself, so that it goes live with it, goes back with it, and is lost with it. etcd looks at
-//! `snap` and `wal` in there and at nothing else.
+//! The record also holds the highest revision that was served in the place of the data. A restore that goes back without
+//! raising the revision leaves clients that saw more. The next restore has to exceed that, and not only what is live.
+//!
+//! The record lies in the `member` tree, so that it goes live with it and is rolled back with it. etcd reads only `snap`
+//! and `wal` in there. This module must never write into a tree that is live.
 
-use super::MEMBER;
+use super::data_dir::MEMBER;
 use crate::system::durable::{Dir, PRIVATE, read_small_file};
 use crate::system::owner::Owner;
 use anyhow::{Context, Result};
@@ -21,28 +23,29 @@ use std::path::Path;
 
 const NAME: &str = "lineage.json";
 
-/// The clusters that a member's data has been and came from, by their ids in hex.
+/// The clusters that a member's data has been and was restored from, by their ids in hex.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// Those that the data in this directory has been itself.
+    /// The clusters that the data in this directory has been itself.
     #[serde(default)]
     pub own: BTreeSet<String>,
-    /// Those whose archives it was restored from. A record of the first format had both under one name: what cannot be told
-    /// apart is not ours to delete.
+    /// The clusters whose archives it was restored from. A record of the first format had both sets under one name: what
+    /// cannot be told apart is not ours to delete.
     #[serde(default, alias = "clusters")]
     pub origins: BTreeSet<String>,
-    /// The highest revision that was served in the place of this data before it went live. Clients may hold it still.
+    /// The highest revision that was served in the place of this data before it went live. Clients may still hold it.
     #[serde(default)]
     pub highest_revision: i64,
-    /// Whether no higher one can have been served. Not so if a record of an earlier version leaves it out.
+    /// Whether no higher revision can have been served. False if the record was written by an earlier version, which did
+    /// not record it.
     #[serde(default)]
     pub highest_is_known: bool,
 }
 
 impl Lineage {
-    /// Returns what is known of the live data in `data_dir`. A record that cannot be read knows nothing: then more is asked,
-    /// and less is deleted.
-    pub fn of(data_dir: &Path) -> Self {
+    /// Reads the lineage of the live data in `data_dir`. A record that cannot be read counts as empty: then more is
+    /// asked of the operator, and less is deleted.
+    pub fn read(data_dir: &Path) -> Self {
         match read_small_file(&data_dir.join(MEMBER).join(NAME)) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self::never_restored(),
@@ -50,44 +53,51 @@ impl Lineage {
         }
     }
 
-    /// What is known of data that was never restored: nothing else was served in its place.
+    /// The lineage of data that was never restored: nothing else was served in its place.
     fn never_restored() -> Self {
         Self { highest_is_known: true, ..Self::default() }
     }
 
-    /// Adds a cluster that the data is.
-    pub fn add(&mut self, cluster_id: u64) {
+    /// Adds a cluster that the data is itself.
+    pub fn add_own(&mut self, cluster_id: u64) {
         self.own.insert(format!("{cluster_id:x}"));
     }
 
-    /// The lineage of what is restored in the place of this data from an archive of the cluster `origin`, and is a cluster
-    /// of its own from then on.
-    pub fn restored(&self, origin: Option<&str>, cluster_id: u64) -> Self {
+    /// Returns the lineage of data that replaces this data. It is restored from an archive of the cluster `origin`, and is
+    /// the cluster `cluster_id` itself.
+    #[must_use]
+    pub fn after_restore(&self, origin: Option<&str>, cluster_id: u64) -> Self {
         let mut after = self.clone();
         after.origins.extend(origin.map(str::to_owned));
-        after.add(cluster_id);
+        after.add_own(cluster_id);
         after
     }
 
-    /// Whether this cluster's archives hold what this data was, or came from.
-    pub fn knows(&self, cluster: &str) -> bool {
+    /// Returns whether the data has been this cluster, or was restored from it.
+    pub fn contains(&self, cluster: &str) -> bool {
         self.own.contains(cluster) || self.origins.contains(cluster)
     }
 
-    /// All of them, those that it was itself first.
+    /// Returns all clusters, those that the data has been itself first.
     pub fn all(&self) -> impl Iterator<Item = &str> {
         let only_origins = self.origins.iter().filter(|id| !self.own.contains(*id));
         self.own.iter().chain(only_origins).map(String::as_str)
     }
 
-    /// Writes it into a `member` tree that is not live.
+    /// Writes the record into a `member` tree that is not live.
+    ///
+    /// # Errors
+    /// The record cannot be written.
     pub fn write(&self, member: &Dir) -> Result<()> {
         member.replace(NAME, &self.to_json()?)
     }
 
-    /// Notes in a `member` tree that is not live that `revision` was served in its place. The record belongs to whom the tree
-    /// belongs to.
-    pub fn note_served(member: &Dir, revision: i64) -> Result<()> {
+    /// Records in a `member` tree that is not live that `revision` was served in its place. The record gets the owner of
+    /// the tree.
+    ///
+    /// # Errors
+    /// The record cannot be read or written.
+    pub fn record_served(member: &Dir, revision: i64) -> Result<()> {
         let mut lineage = match member.read_small(NAME)? {
             Some(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
             None => Self::never_restored(),
@@ -111,43 +121,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_data_came_from_is_known_and_not_its_own() {
-        let mut ours = Lineage::default();
-        ours.add(0xb1);
-        let after = ours.restored(Some("a"), 0xb2);
+    fn restored_data_has_an_origin_that_is_not_its_own() {
+        let mut lineage = Lineage::default();
+        lineage.add_own(0xb1);
+        let after = lineage.after_restore(Some("a"), 0xb2);
         assert_eq!(after.own, ["b1", "b2"].map(str::to_owned).into());
         assert_eq!(after.origins, ["a".to_owned()].into());
-        assert!(after.knows("a") && after.knows("b1") && !after.knows("c"));
+        assert!(after.contains("a") && after.contains("b1") && !after.contains("c"));
         assert_eq!((after.highest_revision, after.highest_is_known), (0, false));
-        let back: Lineage = serde_json::from_slice(&serde_json::to_vec(&after).unwrap()).unwrap();
-        assert_eq!(back, after);
+        let read: Lineage = serde_json::from_slice(&serde_json::to_vec(&after).unwrap()).unwrap();
+        assert_eq!(read, after);
     }
 
     #[test]
-    fn the_highest_revision_is_noted_and_never_lowered() {
+    fn the_highest_revision_is_recorded_and_never_lowered() {
         let home = tempfile::tempdir().unwrap();
         let data = home.path().canonicalize().unwrap();
         let member = Dir::open(&data).unwrap().make_child(MEMBER, None).unwrap();
-        assert_eq!(Lineage::of(&data), Lineage::never_restored());
+        assert_eq!(Lineage::read(&data), Lineage::never_restored());
         for (served, highest) in [(7, 7), (5, 7), (9, 9)] {
-            Lineage::note_served(&member, served).unwrap();
-            let lineage = Lineage::of(&data);
+            Lineage::record_served(&member, served).unwrap();
+            let lineage = Lineage::read(&data);
             assert_eq!((lineage.highest_revision, lineage.highest_is_known), (highest, true));
         }
-        // What an earlier version left out stays unknown, and so does what cannot be read.
+        // A revision that an earlier version did not record stays unknown, and so does a record that cannot be read.
         for (record, highest) in [(&br#"{"own": ["b1"]}"#[..], 0), (b"{", 0)] {
             member.replace(NAME, record).unwrap();
-            let lineage = Lineage::of(&data);
+            let lineage = Lineage::read(&data);
             assert_eq!((lineage.highest_revision, lineage.highest_is_known), (highest, false));
-            Lineage::note_served(&member, 4).unwrap();
-            let lineage = Lineage::of(&data);
+            Lineage::record_served(&member, 4).unwrap();
+            let lineage = Lineage::read(&data);
             assert_eq!((lineage.highest_revision, lineage.highest_is_known), (4, false));
         }
     }
 
     #[test]
-    fn a_record_that_does_not_tell_them_apart_gives_nothing_to_delete() {
+    fn a_record_of_the_first_format_gives_nothing_to_delete() {
         let old: Lineage = serde_json::from_str(r#"{"clusters": ["a", "b1"]}"#).unwrap();
-        assert!(old.own.is_empty() && old.knows("a") && old.knows("b1"));
+        assert!(old.own.is_empty() && old.contains("a") && old.contains("b1"));
     }
 }

@@ -1,113 +1,121 @@
-//! Recovery: what a dead run left is finished or undone before anything else happens.
+//! Recovery: completes or rolls back the restore that a killed run left, before any other action works on the data.
+//!
+//! Must never roll back new data that has served, unless it is shown to differ from what was restored: clients may have
+//! written to it for days.
 
-use super::exchange::Exchange;
+use super::data_dir::{DataDir, MEMBER};
 use super::journal::{Journal, Phase};
 use super::proof::{Verdict, prove};
-use super::rollback::WRITTEN;
-use super::staging_dir::{Beside, DataDir, MEMBER};
+use super::rollback::describe_kept;
+use super::staging_dir::{self, StagingDir};
+use super::steps::Exchange;
 use crate::etcd::site::Site;
 use crate::system::interrupt;
 use anyhow::{Context, Result, bail};
+use std::fmt;
 use std::path::PathBuf;
 
-/// Why a restore is undone that died in the exchange, or before.
-const NO_END: &str = "it had not come to its end";
+/// Why a restore is rolled back that was killed during the exchange or before it.
+const WAS_INTERRUPTED: &str = "it was interrupted before etcd served the restored data";
 
 /// What recovery did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovered {
-    /// The interrupted restore is finished: etcd serves the new data. Where the old is kept, if it is.
-    Finished(Option<PathBuf>),
-    /// The interrupted restore is undone: the old data is live.
-    Undone {
+    /// The interrupted restore was completed: etcd serves the new data. The old data is kept in this place, if it is.
+    Completed(Option<PathBuf>),
+    /// The interrupted restore was rolled back: the old data is live.
+    RolledBack {
         /// The reason.
-        why: String,
-        /// Where the new data is kept, if it is.
+        reason: String,
+        /// The place where the new data is kept, if it is.
         kept: Option<PathBuf>,
     },
-    /// The interrupted restore, into a directory without data, is undone: etcd has made data of its own there. Where the new
-    /// data is kept, if it is.
+    /// The interrupted restore, into a directory without data, was rolled back: etcd has created its own data there. The
+    /// new data is kept in this place, if it is.
     Overtaken(Option<PathBuf>),
-    /// A restore had died before it changed anything; what it had made is removed.
-    Swept,
+    /// A restore was killed before it changed anything. Its working files were removed.
+    CleanedUp,
 }
 
-impl Recovered {
-    /// For a person, a sentence without a full stop.
-    pub fn in_words(&self) -> String {
-        let (what, kept) = match self {
-            Self::Finished(kept) => (
-                "finished: etcd serves the restored data".to_owned(),
-                kept.as_ref().map(|kept| ("the old is", kept)),
-            ),
-            Self::Undone { why, kept } => {
-                (format!("undone, the old data is live: {why}"), kept.as_ref().map(|kept| (WRITTEN, kept)))
-            }
-            Self::Overtaken(kept) => (
-                "undone: etcd has made data of its own meanwhile, where there was none, and that is live"
-                    .to_owned(),
-                kept.as_ref().map(|kept| (WRITTEN, kept)),
-            ),
-            Self::Swept => {
-                return "an interrupted restore had changed nothing; its working files were removed"
-                    .to_owned();
-            }
+impl fmt::Display for Recovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept_new = |kept: &Option<PathBuf>| {
+            kept.as_ref().map(|kept| format!("; {}", describe_kept(kept))).unwrap_or_default()
         };
-        let kept =
-            kept.map(|(what, place)| format!("; {what} kept in {}", place.display())).unwrap_or_default();
-        format!("an interrupted restore was {what}{kept}")
+        match self {
+            Self::Completed(kept) => {
+                f.write_str("an interrupted restore was completed: etcd serves the restored data")?;
+                kept.as_ref().map_or(Ok(()), |kept| write!(f, "; the old data is kept in {}", kept.display()))
+            }
+            Self::RolledBack { reason, kept } => write!(
+                f,
+                "an interrupted restore was rolled back, and the old data is live: {reason}{}",
+                kept_new(kept)
+            ),
+            Self::Overtaken(kept) => write!(
+                f,
+                "an interrupted restore was rolled back: etcd has created its own data in the empty data directory, and \
+                 that is live{}",
+                kept_new(kept)
+            ),
+            Self::CleanedUp => {
+                f.write_str("an interrupted restore had changed nothing; its working files were removed")
+            }
+        }
     }
 }
 
-/// Finishes or undoes what an earlier run left in the data directory; `None` where it left nothing.
+/// Completes or rolls back what an earlier run left in the data directory. Returns `None` if it left nothing.
 ///
-/// New data that has served is taken back only if it is shown to be other than what was restored: clients may have written
-/// to it for days. If it cannot be asked, nothing is touched; nor if it does not serve and may have.
+/// # Errors
+/// The live etcd could not be asked what it serves, or it does not serve and clients may have written to the new data.
+/// Nothing is changed then. Any other error leaves the exchange unfinished, and recovery can be repeated.
 pub fn recover(site: &Site, data: &DataDir) -> Result<Option<Recovered>> {
-    let Some(dir) = data.beside()? else { return Ok(None) };
+    let Some(dir) = staging_dir::find(data)? else { return Ok(None) };
     let Some(journal) = Journal::read(&dir)? else {
-        data.remove_beside()?;
-        return Ok(Some(Recovered::Swept));
+        staging_dir::remove(data)?;
+        return Ok(Some(Recovered::CleanedUp));
     };
     let _deferred = interrupt::defer();
     let phase = journal.phase;
-    let exchange = Exchange::left(site, Beside::left(data, dir), journal);
+    let exchange = Exchange::take_over(site, StagingDir::take_over(data, dir), journal);
     match phase {
-        Phase::Committed => finished(exchange, Exchange::clear_up),
-        Phase::Undone => undone(exchange, NO_END, |exchange| {
+        Phase::Committed => complete(exchange, Exchange::clean_up),
+        Phase::RolledBack => roll_back(exchange, WAS_INTERRUPTED, |exchange| {
             let kept = exchange.kept_new_data()?;
-            exchange.clear_up().map(|()| kept)
+            exchange.clean_up().map(|()| kept)
         }),
         Phase::Stopping | Phase::Exchanging if !exchange.is_new_data_live()? => {
-            undone(exchange, NO_END, Exchange::undo)
+            roll_back(exchange, WAS_INTERRUPTED, Exchange::roll_back)
         }
-        Phase::Stopping | Phase::Exchanging => judge(exchange),
+        Phase::Stopping | Phase::Exchanging => complete_or_roll_back(exchange),
     }
     .map(Some)
 }
 
-/// New data that is live is finished, or undone for a good reason.
-fn judge(mut exchange: Exchange<'_>) -> Result<Recovered> {
-    match look(&exchange).context("an interrupted restore cannot be judged")? {
+/// Completes an exchange whose new data is live, or rolls it back if the new data is wrong or unusable.
+fn complete_or_roll_back(mut exchange: Exchange<'_>) -> Result<Recovered> {
+    let verdict =
+        start_and_prove(&exchange).context("it is unknown whether an interrupted restore succeeded")?;
+    match verdict {
         Verdict::Proved { .. } => {
             exchange.decide_whether_to_keep_old();
-            finished(exchange, Exchange::commit)
+            complete(exchange, Exchange::commit)
         }
-        Verdict::Differs(how) => undone(exchange, &how, Exchange::undo),
-        Verdict::Idle(how) => match exchange.is_live_as_made() {
-            Ok(true) => undone(exchange, &how, Exchange::undo),
-            Ok(false) => bail!("{how}; clients have written to the restored data, which stays live"),
-            Err(error) => {
-                bail!(
-                    "{how}; whether clients have written to the restored data, which stays live, cannot be told: {error:#}"
-                )
-            }
+        Verdict::Differs(reason) => roll_back(exchange, &reason, Exchange::roll_back),
+        Verdict::Idle(reason) => match exchange.is_live_data_as_restored() {
+            Ok(true) => roll_back(exchange, &reason, Exchange::roll_back),
+            Ok(false) => bail!("{reason}; clients have written to the restored data, which stays live"),
+            Err(error) => bail!(
+                "{reason}; the restored data stays live, because it is unknown whether clients have written to it: \
+                 {error:#}"
+            ),
         },
     }
 }
 
-fn look(exchange: &Exchange<'_>) -> Result<Verdict> {
-    if !exchange.data().in_use()?
+fn start_and_prove(exchange: &Exchange<'_>) -> Result<Verdict> {
+    if !exchange.data().is_in_use()?
         && let Err(error) = exchange.start()
     {
         return Ok(Verdict::Idle(format!("{error:#}")));
@@ -115,25 +123,25 @@ fn look(exchange: &Exchange<'_>) -> Result<Verdict> {
     prove(exchange.site, exchange.data(), &exchange.journal.expected)
 }
 
-/// Does what is left to do of an exchange that is finished.
-fn finished<'a>(exchange: Exchange<'a>, rest: impl FnOnce(Exchange<'a>) -> Result<()>) -> Result<Recovered> {
+/// Does the `rest` of an exchange whose new data is final.
+fn complete<'a>(exchange: Exchange<'a>, rest: impl FnOnce(Exchange<'a>) -> Result<()>) -> Result<Recovered> {
     let data_dir = exchange.data().dir().path();
     let kept = exchange.journal.keep_old_as.as_ref().map(|name| data_dir.join(name));
     rest(exchange)?;
-    Ok(Recovered::Finished(kept))
+    Ok(Recovered::Completed(kept))
 }
 
-/// Does what is left to do of an exchange that is taken back, for this reason.
-fn undone<'a>(
+/// Does the `rest` of an exchange that is rolled back for this `reason`.
+fn roll_back<'a>(
     exchange: Exchange<'a>,
-    why: &str,
+    reason: &str,
     rest: impl FnOnce(Exchange<'a>) -> Result<Option<PathBuf>>,
 ) -> Result<Recovered> {
-    let (data, had_none) = (exchange.beside.data(), exchange.journal.old.inode.is_none());
-    let kept = rest(exchange).context("undoing an interrupted restore")?;
-    // The new is not live any more: what is there is etcd's own.
-    if had_none && data.dir().inode(MEMBER)?.is_some() {
+    let (data, had_no_data) = (exchange.data(), exchange.journal.old.inode.is_none());
+    let kept = rest(exchange).context("rolling back an interrupted restore")?;
+    // The new data is no longer live, so data that is there is etcd's own.
+    if had_no_data && data.dir().inode(MEMBER)?.is_some() {
         return Ok(Recovered::Overtaken(kept));
     }
-    Ok(Recovered::Undone { why: why.to_owned(), kept })
+    Ok(Recovered::RolledBack { reason: reason.to_owned(), kept })
 }

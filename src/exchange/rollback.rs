@@ -1,139 +1,137 @@
-//! Back to the old data: it takes its place again, etcd is started on it and must serve, and what clients wrote to the new is
-//! kept.
+//! The way back to the old data: it takes its place again, and etcd is started on it and must serve it. New data that
+//! clients wrote to is kept.
 //!
-//! May die anywhere and be done again. Must never remove new data that may hold what nothing else does.
+//! It may be killed at any point and repeated. Must never remove new data that may hold the only copy of a write.
 
-use super::exchange::{Exchange, Unfinished};
+use super::data_dir::MEMBER;
 use super::journal::Phase;
 use super::lineage::Lineage;
-use super::proof::serving;
-use super::staging_dir::MEMBER;
+use super::proof::wait_until_serving;
+use super::steps::{Exchange, Unfinished};
 use anyhow::{Context, Result, anyhow, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// What is kept of new data.
-pub(super) const WRITTEN: &str = "what clients wrote to the new data is";
-/// How long an etcd that did not obey in that time is watched for obeying late.
+/// How long to watch an etcd that did not stop in time, in case it stops later.
 const LATE_STOP: Duration = Duration::from_secs(5);
 
+/// Says where new data is kept that clients wrote to.
+pub(super) fn describe_kept(place: &Path) -> String {
+    format!("the data that clients wrote to after the exchange is kept in {}", place.display())
+}
+
 impl Exchange<'_> {
-    /// Undoes what was done, and says with `error` what came of that.
-    pub(super) fn undo_after(self, error: anyhow::Error) -> anyhow::Error {
-        let place = self.beside.dir().path().to_owned();
-        match self.undo() {
+    /// Rolls back after `error`, and returns it with the outcome of the rollback.
+    pub(super) fn roll_back_after(self, error: anyhow::Error) -> anyhow::Error {
+        let place = self.staging.dir().path().to_owned();
+        match self.roll_back() {
             Ok(None) => error,
-            Ok(Some(kept)) => anyhow!("{error:#}; {WRITTEN} kept in {}", kept.display()),
-            Err(undoing) => anyhow!(
-                "{error:#}; and putting the old data back failed too: {undoing:#}; \
-                 the journal in {} tells which data is which",
+            Ok(Some(kept)) => anyhow!("{error:#}; {}", describe_kept(&kept)),
+            Err(second) => anyhow!(
+                "{error:#}; and putting the old data back failed too: {second:#}; the journal in {} records which data is \
+                 which",
                 place.display()
             )
             .context(Unfinished),
         }
     }
 
-    /// Puts the old data back, starts etcd on it if it ran before, and proves that it serves. New data that clients
-    /// may have written to is kept: where, comes back.
-    pub(super) fn undo(mut self) -> Result<Option<PathBuf>> {
-        let mut new_held = None;
+    /// Puts the old data back, and if etcd ran on it before, starts etcd and waits until it serves. Returns the place of
+    /// new data that clients may have written to, which is kept.
+    pub(super) fn roll_back(mut self) -> Result<Option<PathBuf>> {
+        let mut new_database_lock = None;
         if self.is_new_data_live()? {
-            new_held = Some(self.stop().context("stopping etcd on the new data")?);
-            self.note_what_clients_saw();
+            new_database_lock = Some(self.stop().context("stopping etcd on the new data")?);
+            self.record_revision_of_new();
             self.put_old_back()?;
         }
-        // An etcd that waits for it finds all of the old data now.
-        self.held = None;
-        if self.journal.old.runs {
+        // An etcd that waits for this lock finds all of the old data now.
+        self.old_database_lock = None;
+        if self.journal.old.is_running {
             self.serve_old_data()?;
         }
-        drop(new_held);
+        drop(new_database_lock);
         let kept = self.keep_new_data()?;
-        self.journal.phase = Phase::Undone;
-        // A disk that is full does not take it. What is removed now makes room, and a death in that moment is bad luck.
-        let _ = self.journal.write(self.beside.dir());
-        self.clear_up()?;
+        // A full disk may not take this record. The removal below makes room. Only a kill between the two would repeat the
+        // rollback.
+        let _ = self.enter(Phase::RolledBack);
+        self.clean_up()?;
         Ok(kept)
     }
 
-    /// Notes in the old data, before it goes live again, how far clients have come with the new: its revision may have been
-    /// raised, and they may have written. Going back does not wait for that: a disk may be full.
-    fn note_what_clients_saw(&self) {
+    /// Records in the old data, before it is live again, the revision that the new data has reached: it may have been
+    /// raised, and clients may have written. The rollback goes on without the record if the disk is full.
+    fn record_revision_of_new(&self) {
         let old = self
             .journal
             .old
             .inode
-            .and_then(|_| self.beside.other().and_then(|other| other.child(MEMBER)).ok());
+            .and_then(|_| self.staging.other().and_then(|other| other.child(MEMBER)).ok());
         if let (Some(old), Some(revision)) = (old, self.live_revision()) {
-            let _ = Lineage::note_served(&old, revision);
+            let _ = Lineage::record_served(&old, revision);
         }
     }
 
-    /// Keeps the new data, which lies beside the live now, unless it is shown to be as it was made.
+    /// Keeps the new data, which is in the staging directory again, unless it is shown to be unchanged.
     fn keep_new_data(&self) -> Result<Option<PathBuf>> {
-        let may_have_served = self.journal.phase == Phase::Exchanging && self.is_new_data_beside()?;
+        let may_have_served = self.journal.phase == Phase::Exchanging && self.is_new_data_in_staging()?;
         if may_have_served {
-            let other = self.beside.other()?;
+            let other = self.staging.other()?;
             let place = other.path().to_owned();
-            let is_as_made = self.last_revision(&other).is_ok_and(|now| self.is_as_made(now));
+            let is_unchanged = self.last_revision(&other).is_ok_and(|revision| self.is_as_restored(revision));
             let name = &self.journal.old.keep_new_as;
-            if !is_as_made && !self.data().dir().rename_noreplace(&self.beside.other()?, MEMBER, name)? {
-                bail!("what clients wrote to the new data stays in {}: {name} is taken", place.display());
+            if !is_unchanged && !self.data().dir().rename_noreplace(&self.staging.other()?, MEMBER, name)? {
+                bail!(
+                    "the data that clients wrote to after the exchange stays in {}, because {name} already exists",
+                    place.display()
+                );
             }
         }
         self.kept_new_data()
     }
 
-    /// Where the new data was kept, by this run or one before.
+    /// Returns the place where this run or an earlier one has kept the new data, if it has.
     pub(super) fn kept_new_data(&self) -> Result<Option<PathBuf>> {
         let (data, name) = (self.data().dir(), &self.journal.old.keep_new_as);
         Ok(data.inode(name)?.is_some().then(|| data.path().join(name)))
     }
 
-    /// Whether nobody has written to the new data, which is live and which nobody serves. A copy tells.
-    pub(super) fn is_live_as_made(&self) -> Result<bool> {
-        let _held = self.data().hold(Duration::ZERO)?;
-        Ok(self.is_as_made(self.last_revision(self.data().dir())?))
+    /// Returns whether the new data is unchanged since it was restored. It is live, but no etcd serves it, so a copy is
+    /// read.
+    pub(super) fn is_live_data_as_restored(&self) -> Result<bool> {
+        let _lock = self.data().lock_database(Duration::ZERO)?;
+        Ok(self.is_as_restored(self.last_revision(self.data().dir())?))
     }
 
-    fn is_as_made(&self, revision: i64) -> bool {
+    fn is_as_restored(&self, revision: i64) -> bool {
         revision == self.journal.expected.revision
     }
 
-    /// Once a stop was ordered, a start must be, even if etcd still runs: it may be about to obey, while we wait for it
-    /// or after it has answered.
+    /// Starts etcd on the old data and waits until it serves. Once a stop was ordered, a start must be ordered even if
+    /// etcd still runs: it may still obey the stop, before or after it has answered.
     fn serve_old_data(&self) -> Result<()> {
-        let about_to_stop = self.data().in_use()?;
+        let may_stop_late = self.data().is_in_use()?;
         let served = self.start_on_old_data();
-        if about_to_stop && self.data().hold(LATE_STOP).is_ok() {
+        if may_stop_late && self.data().lock_database(LATE_STOP).is_ok() {
             return self.start_on_old_data();
         }
         served
     }
 
-    /// An etcd that is going lets go of its data a moment before its process ends, and one that waits for other data never
-    /// opens this: a supervisor believes of both that etcd runs. Where none has the data open in the end, it is asked again.
+    /// Starts etcd on the old data, twice if need be. A stopping etcd closes its data a moment before its process ends, and
+    /// an etcd that waits for other data never opens this. A supervisor takes both for a running etcd. So if no process
+    /// has the data open in the end, etcd is stopped and started again.
     fn start_on_old_data(&self) -> Result<()> {
         let start = || {
             self.start().context("starting etcd on the old data")?;
-            serving(self.site, self.data()).map(drop).context("waiting for etcd on the old data")
+            wait_until_serving(self.site, self.data()).map(drop).context("waiting for etcd on the old data")
         };
         match start() {
-            Err(_) if !self.data().in_use()? => {
-                let _ = self.site.service.stop(self.data().backend_size());
+            Err(_) if !self.data().is_in_use()? => {
+                let _ = self.site.service.stop(self.data().database_size());
                 start()
             }
             first => first,
         }
-    }
-
-    fn put_old_back(&self) -> Result<()> {
-        let (live, other) = (self.data().dir(), self.beside.other()?);
-        if self.journal.old.inode.is_some() {
-            live.exchange(MEMBER, &other)
-        } else {
-            other.rename_noreplace(live, MEMBER, MEMBER).map(drop)
-        }
-        .context("putting the old data back")
     }
 }

@@ -278,7 +278,7 @@ const NOT_ETCD: &str = "holds a database that is not etcd's";
 fn rehearse(site: &Site, stage: &Dir, contents: &Contents, progress: Sink<'_>) -> Result<Expected> {
     progress(Progress::Step("booting a throw-away etcd on it"));
     let shown = boot(site, stage).context("the drill")?;
-    shown.must_match(contents.manifest.as_ref()).context("the drill").context(Unsound)?;
+    shown.check_manifest(contents.manifest.as_ref()).context("the drill").context(Unsound)?;
     Ok(shown)
 }
 
@@ -289,7 +289,7 @@ fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
         RestoreOptions { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
     let snapshot = etcdutl::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
     let booted = sandbox::boot(&site.tools.etcd, stage.child(DRILL)?)?;
-    Expected::of(&booted, snapshot.revision()?).context("reading what it holds")
+    Expected::from_boot(&booted, snapshot.revision()?).context("reading what it holds")
 }
 
 #[cfg(test)]

@@ -1,147 +1,126 @@
-//! What there is before a restore: the old data and who serves it, the tools, the room. Looks and never decides.
+//! The facts of a restore: the existing data and the etcd that serves it, the programs, the room on the disk.
+//!
+//! Must never decide anything from them: see `decide`.
 
-use super::Request;
-use super::decide::{Backup, backup};
-use super::stage::{Stage, Stopped, Unknown};
+use super::existing::ExistingData;
+use super::stage::{Stage, StoppedData, Unreadable};
 use super::versions::Versions;
-use crate::etcd::client::{Client, Status};
-use crate::etcd::member::Member;
+use crate::etcd::client::Client;
 use crate::etcd::service::Service;
 use crate::etcd::site::{InitialMember, Quota, Site};
 use crate::etcd::v2_store::V2Keys;
 use crate::exchange::{DataDir, Lineage, MEMBER};
-use crate::snapshot::room_for;
-use crate::store::trusted_path::TrustedPath;
+use crate::snapshot::required_space;
+use crate::system::interrupt;
 use anyhow::{Result, ensure};
 
-/// What there is.
+/// What restore knows before it decides.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// The data directory, in words.
+    /// The path of the data directory, for messages.
     pub data_dir: String,
     /// The command that stops etcd, as typed.
     pub stop_command: String,
     /// The command that starts etcd, as typed.
     pub start_command: String,
-    /// Whether stopping and starting etcd does the same to the API server of Kubernetes.
-    pub takes_api_server: bool,
-    /// Who the member is to be where there is no data, as far as etcd's configuration says.
+    /// Whether kube-apiserver is stopped and started together with etcd.
+    pub stops_api_server: bool,
+    /// The name and peer URLs that etcd's configuration gives to a member without data.
     pub initial: InitialMember,
     /// The inode number of the live `member` directory, if there is one.
-    pub member: Option<u64>,
-    /// The data that is live.
-    pub old: Old,
-    /// The clusters that the live data is, was and came from.
+    pub member_inode: Option<u64>,
+    /// The live data.
+    pub existing: ExistingData,
+    /// The clusters that the live data is, was and was restored from.
     pub lineage: Lineage,
-    /// The keys alive in it, or why they could not be counted.
+    /// The number of keys in it, or why they could not be counted.
     pub keys: Result<u64, String>,
-    /// The versions of everything that takes part.
+    /// The versions of the programs and the data.
     pub versions: Versions,
     /// The keys of the v2 API in it.
     pub v2_keys: V2Keys,
-    /// The size of the database at which etcd takes no more writes, if it is known.
+    /// The size of the database at which etcd refuses writes, if it is known.
     pub quota: Option<Quota>,
-    /// Bytes free in the data directory's file system.
+    /// Free bytes in the file system of the data directory.
     pub free: u64,
     /// Bytes of the live database.
-    pub old_size: u64,
+    pub database_size: u64,
     /// Bytes that a backup of it needs.
-    pub backup_room: u64,
-}
-
-/// The live data, and what is known of it.
-#[derive(Debug, Clone)]
-pub enum Old {
-    /// etcd serves it.
-    Serving {
-        /// What the member says of itself.
-        status: Status,
-        /// The members of the cluster.
-        members: Vec<Member>,
-    },
-    /// No etcd runs on it; what a private etcd on a copy of it says.
-    Stopped {
-        /// The revision that it starts at.
-        revision: i64,
-        /// The members of the cluster.
-        members: Vec<Member>,
-    },
-    /// The data directory holds no member: nothing to lose.
-    Empty,
-    /// An etcd has the data open and gives no answer, for this reason.
-    Silent(String),
-    /// No etcd runs on it, and our own reading of its files found them damaged, for this reason.
-    Damaged(String),
-    /// No etcd runs on it, and its members could not be learned, for this reason. That is no verdict on the data: the disk, the
-    /// program or the machine may be at fault.
-    Unknown(String),
-    /// There is a member directory without a write-ahead log in it: the log is lost, or elsewhere. An etcd that starts
-    /// without its log makes a new cluster of one, and is healthy.
-    NoLog,
-    /// The endpoint answers, but nothing has this data directory open: they do not belong together.
-    Elsewhere,
+    pub backup_space: u64,
 }
 
 impl Facts {
-    /// Looks at everything.
+    /// Gathers all facts. A stopped etcd's data is copied into `stage` and booted there.
+    ///
+    /// # Errors
+    /// A fact could not be learned, or a signal asked to stop.
     pub fn gather(site: &Site, data: &DataDir, versions: Versions, stage: &mut Stage<'_>) -> Result<Self> {
-        let mut lineage = Lineage::of(data.dir().path());
-        let Looked { old, keys, sizes: (size, used) } = look_at_old(site, data, stage, &mut lineage)?;
+        let mut lineage = Lineage::read(data.dir().path());
+        let observed = observe(site, data, stage, &mut lineage)?;
+        // A question that a signal cut short must not pass for an answer.
+        interrupt::check()?;
+        let Observed { existing, keys, size, size_in_use } = observed;
         Ok(Self {
             data_dir: site.data_dir.display().to_string(),
             stop_command: site.service.stop_command(),
             start_command: site.service.start_command(),
-            takes_api_server: matches!(*site.service, Service::StaticPod { .. }),
+            stops_api_server: matches!(*site.service, Service::StaticPod { .. }),
             initial: site.initial_member.clone(),
-            member: member_of(data)?,
-            v2_keys: v2_keys(site, &old),
+            member_inode: member_inode(data)?,
+            v2_keys: v2_keys(site, &existing),
             quota: site.quota(),
-            old,
+            existing,
             lineage,
             keys,
             versions,
             free: data.dir().free_bytes()?,
-            old_size: size,
-            backup_room: room_for(size, used),
+            database_size: size,
+            backup_space: required_space(size, size_in_use),
         })
     }
-}
 
-/// Fails if etcd or its data is not as it was looked at: minutes may have passed, and it is about to be stopped.
-pub fn still_hold(facts: &Facts, site: &Site, data: &DataDir) -> Result<()> {
-    ensure!(
-        member_of(data)? == facts.member,
-        "{} holds another member directory than when it was looked at",
-        facts.data_dir
-    );
-    let Old::Serving { status, .. } = &facts.old else {
-        ensure!(!data.in_use()?, "etcd has been started meanwhile");
-        return Ok(());
-    };
-    let client = Client::new(site);
-    let now = client.status()?;
-    let members = client.members()?.len();
-    ensure!(
-        data.in_use()? && now.cluster_id == status.cluster_id && members == 1,
-        "etcd serves cluster {:x} of {members} members now, and served {:x} of one when it was looked at",
-        now.cluster_id,
-        status.cluster_id
-    );
-    Ok(())
-}
-
-fn v2_keys(site: &Site, old: &Old) -> V2Keys {
-    match old {
-        Old::Serving { status, .. } => V2Keys::read_for_version(site, &status.version),
-        Old::Stopped { .. } => V2Keys::read_site(site),
-        // There is no data, or it is not going to be replaced.
-        Old::Empty | Old::Silent(_) | Old::Damaged(_) | Old::Unknown(_) | Old::NoLog | Old::Elsewhere => {
-            V2Keys::None
-        }
+    /// Checks that etcd and its data are as they were: minutes may have passed, and etcd is about to be stopped.
+    ///
+    /// # Errors
+    /// Something has changed, or etcd could not be asked.
+    pub fn check_unchanged(&self, site: &Site, data: &DataDir) -> Result<()> {
+        ensure!(
+            member_inode(data)? == self.member_inode,
+            "the member directory in {} was replaced while the restore was prepared",
+            self.data_dir
+        );
+        let ExistingData::Served { status, .. } = &self.existing else {
+            ensure!(!data.is_in_use()?, "etcd has been started while the restore was prepared");
+            return Ok(());
+        };
+        let client = Client::new(site);
+        let now = client.status()?;
+        let members = client.members()?.len();
+        ensure!(
+            data.is_in_use()? && now.cluster_id == status.cluster_id && members == 1,
+            "etcd serves cluster {:x} of {members} members now, but served {:x} of one when the restore began",
+            now.cluster_id,
+            status.cluster_id
+        );
+        Ok(())
     }
 }
 
-fn member_of(data: &DataDir) -> Result<Option<u64>> {
+fn v2_keys(site: &Site, existing: &ExistingData) -> V2Keys {
+    match existing {
+        ExistingData::Served { status, .. } => V2Keys::read_for_version(site, &status.version),
+        ExistingData::Stopped { .. } => V2Keys::read_site(site),
+        // There is no data, or restore will refuse to replace it.
+        ExistingData::Empty
+        | ExistingData::NotAnswering(_)
+        | ExistingData::Damaged(_)
+        | ExistingData::NotReadable(_)
+        | ExistingData::WithoutLog
+        | ExistingData::OfAnotherEtcd => V2Keys::None,
+    }
+}
+
+fn member_inode(data: &DataDir) -> Result<Option<u64>> {
     Ok(data.dir().inode(MEMBER)?.map(|inode| inode.number))
 }
 
@@ -153,61 +132,64 @@ fn has_log(data: &DataDir) -> Result<bool> {
     Ok(member.child("wal")?.names()?.iter().any(|name| name.ends_with(".wal")))
 }
 
-/// What was seen of the live data.
-struct Looked {
-    old: Old,
+/// What was learned about the live data.
+struct Observed {
+    existing: ExistingData,
     keys: Result<u64, String>,
-    /// Bytes of its database, and those of them that are in use. Where etcd does not tell, its file does, which grows in large
-    /// steps.
-    sizes: (u64, u64),
+    /// Bytes of its database. If etcd does not report it, the size of the file, which grows in large steps.
+    size: u64,
+    /// Bytes of it that are in use.
+    size_in_use: u64,
 }
 
-/// Looks at the live data; the cluster that it is joins `lineage`.
-fn look_at_old(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut Lineage) -> Result<Looked> {
+/// Observes the live data. The cluster that it belongs to is added to `lineage`.
+fn observe(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut Lineage) -> Result<Observed> {
     let client = Client::new(site);
     let answer = client.status().and_then(|status| Ok((status, client.members()?)));
-    let in_use = data.in_use()?;
-    let mut keys = Ok(0);
-    let mut sizes = (data.backend_size(), data.backend_size());
-    let old = match answer {
-        Ok(_) if !in_use => Old::Elsewhere,
-        _ if data.dir().inode(MEMBER)?.is_some() && !has_log(data)? => Old::NoLog,
-        Ok((status, members)) => {
-            lineage.add(status.cluster_id);
-            // With an alarm of corruption, etcd counts nothing any more, and has to be restored all the more.
-            keys = client.count_keys(0).map_err(|error| format!("{error:#}"));
-            sizes = (status.db_size, status.db_in_use);
-            Old::Serving { status, members }
-        }
-        Err(error) if in_use => Old::Silent(format!("{error:#}")),
-        Err(_) if data.dir().inode(MEMBER)?.is_none() => Old::Empty,
-        Err(_) => match stage.look_at_stopped()? {
-            Ok(Stopped { data: Some(data), members }) => {
-                lineage.add(data.cluster_id);
-                keys = data.keys;
-                sizes = (data.size, data.size);
-                Old::Stopped { revision: data.revision, members }
-            }
-            Ok(Stopped { data: None, members }) => Old::Stopped { revision: 0, members },
-            Err(Unknown::Damaged(error)) => Old::Damaged(format!("{error:#}")),
-            Err(Unknown::Failed(error)) => Old::Unknown(format!("{error:#}")),
-        },
+    let is_in_use = data.is_in_use()?;
+    let has_member = data.dir().inode(MEMBER)?.is_some();
+    let observed = |existing| {
+        let size = data.database_size();
+        Observed { existing, keys: Ok(0), size, size_in_use: size }
     };
-    Ok(Looked { old, keys, sizes })
+    Ok(match answer {
+        Ok(_) if !is_in_use => observed(ExistingData::OfAnotherEtcd),
+        _ if has_member && !has_log(data)? => observed(ExistingData::WithoutLog),
+        Ok((status, members)) => {
+            lineage.add_own(status.cluster_id);
+            Observed {
+                // With a CORRUPT alarm, etcd no longer counts keys, but may well have to be restored.
+                keys: client.count_keys(0).map_err(|error| format!("{error:#}")),
+                size: status.db_size,
+                size_in_use: status.db_in_use,
+                existing: ExistingData::Served { status, members },
+            }
+        }
+        Err(error) if is_in_use => observed(ExistingData::NotAnswering(format!("{error:#}"))),
+        Err(_) if !has_member => observed(ExistingData::Empty),
+        Err(_) => observe_stopped(stage, lineage, observed)?,
+    })
 }
 
-/// The way to the backup's target, checked; `None` where nothing will be saved.
-pub fn backup_target(request: &Request, facts: &Facts, data: &DataDir) -> Result<Option<TrustedPath>> {
-    match (backup(request, facts), &request.backup) {
-        (Backup::None, _) | (_, None) => Ok(None),
-        (_, Some(target)) => {
-            let approach = TrustedPath::open(target, request.owner)?;
-            // The stage takes its own room on the same disk; the snapshot walk asks again for the rest.
-            let shared = if approach.shares_disk_with(data.dir())? { facts.old_size } else { 0 };
-            approach.check_outside(data.dir())?;
-            let needed = facts.backup_room.saturating_add(shared);
-            approach.check_space(needed, "saving the existing data")?;
-            Ok(Some(approach))
+/// Observes the data of a stopped etcd on a booted copy. `observed` fills in what the copy does not show.
+fn observe_stopped(
+    stage: &mut Stage<'_>,
+    lineage: &mut Lineage,
+    observed: impl Fn(ExistingData) -> Observed,
+) -> Result<Observed> {
+    let stopped = match stage.boot_stopped()? {
+        Ok(stopped) => stopped,
+        Err(Unreadable::Damaged(error)) => {
+            return Ok(observed(ExistingData::Damaged(format!("{error:#}"))));
         }
-    }
+        Err(Unreadable::Failed(error)) => {
+            return Ok(observed(ExistingData::NotReadable(format!("{error:#}"))));
+        }
+    };
+    let members = stopped.members;
+    let Some(StoppedData { cluster_id, revision, keys, size }) = stopped.data else {
+        return Ok(observed(ExistingData::Stopped { revision: 0, members }));
+    };
+    lineage.add_own(cluster_id);
+    Ok(Observed { existing: ExistingData::Stopped { revision, members }, keys, size, size_in_use: size })
 }

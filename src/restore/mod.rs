@@ -1,235 +1,206 @@
-//! The restore walk: look, decide, stage, prove, back up, exchange, report.
+//! The restore procedure: gather facts, decide, stage, prove, back up, exchange, report.
 //!
-//! Nothing is stopped or changed before the snapshot is verified, restored beside the live data and booted there.
+//! Must never stop or change anything before the snapshot is verified, restored next to the live data and booted there.
 //! Knows nothing of Juju.
 
+mod backup;
 mod decide;
+mod existing;
 mod facts;
+mod plan;
+mod refusals;
 mod report;
+mod request;
+mod source;
 mod stage;
+mod unpacked;
 mod versions;
+mod warnings;
 
-pub use decide::{Backup, Bump, Plan, called};
+pub use decide::describe_member;
+pub use plan::{BackupMethod, Plan};
 pub use report::{Outcome, Report};
+pub use request::{Bump, Request, Source};
 
-use crate::archive::Effort;
-use crate::archive::age::{Identities, Recipient};
-use crate::archive::damage::Damaged;
-use crate::error::{ActionError, Refusal};
+use crate::error::ActionError;
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
 use crate::etcd::site::Site;
-use crate::exchange::{DataDir, Exchange, Expected, OldData, Recovered, Unfinished, recover};
-use crate::inventory::StoredSnapshot;
+use crate::exchange::{self, DataDir, Exchange, Exchanged, Expected, OldData, Recovered, Unfinished};
 use crate::progress::{Progress, Sink};
 use crate::snapshot;
 use crate::store::work_dir::remove_abandoned;
 use crate::system::clock::format_timestamp;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
-use crate::system::owner::Owner;
-use anyhow::{Context, Result};
-use facts::{Facts, Old};
-use jiff::Timestamp;
+use anyhow::Result;
+use backup::BackupFailed;
+use existing::ExistingData;
+use facts::Facts;
+use plan::Identity;
+use refusals::{Obstacle, RECOVER};
 use stage::Stage;
-use std::path::{Path, PathBuf};
+use unpacked::Snapshot;
 use versions::Versions;
 
-/// What failed, and the way out for who has no other.
-const WITHOUT_BACKUP: &str = "saving the existing data (skip-backup=true restores without)";
-
-/// What is asked for.
-#[derive(Debug)]
-pub struct Request {
-    /// What to restore from.
-    pub source: Source,
-    /// The SHA-256 that the file must have, in lower-case hex.
-    pub expected_sha256: Option<String>,
-    /// What opens the file, where it is encrypted.
-    pub identities: Option<Identities>,
-    /// Whom the backup is encrypted for; nobody leaves it in clear.
-    pub encrypt_to: Vec<Recipient>,
-    /// Whether a snapshot without its own hash will do.
-    pub allow_unhashed: bool,
-    /// Whether a snapshot of another cluster may replace data.
-    pub allow_foreign: bool,
-    /// Whether keys of the v2 API may go with the data.
-    pub allow_v2_loss: bool,
-    /// By how much to raise the revision.
-    pub bump: Bump,
-    /// Where to save the existing data first; `None` not at all.
-    pub backup: Option<PathBuf>,
-    /// Whether to stop before anything is changed.
-    pub plan_only: bool,
-    /// Who the backup belongs to.
-    pub owner: Owner,
-    /// The Juju unit this runs on, if any.
-    pub unit: Option<String>,
-    /// The time, for names and manifests.
-    pub now: Timestamp,
-}
-
-/// Where a snapshot is.
-#[derive(Debug, Clone)]
-pub enum Source {
-    /// A file of this machine.
-    File {
-        /// Where it is.
-        path: PathBuf,
-        /// Whether it may be a bare snapshot file as well as an archive.
-        may_be_bare: bool,
-    },
-    /// An archive in a store, which streams out of it into the stage.
-    Kept(Box<StoredSnapshot>),
-}
-
-impl Source {
-    /// What it is called.
-    pub fn shown(&self) -> String {
-        match self {
-            Self::File { path, .. } => path.display().to_string(),
-            Self::Kept(found) => found.entry.location(),
-        }
-    }
-}
-
-/// Opens and locks the site's data directory.
-pub fn open(site: &Site) -> Result<DataDir, ActionError> {
+/// Opens and locks the data directory of `site`.
+///
+/// # Errors
+/// The directory does not exist, or another run has locked it.
+pub fn open_data_dir(site: &Site) -> Result<DataDir, ActionError> {
     DataDir::open(site).map_err(|error| {
-        ActionError::from_error(error, "nothing was changed", "mend the cause and try again")
+        let next = format!("ls -ld {}", site.data_dir.display());
+        ActionError::from_error(error, "nothing was changed", next)
     })
 }
 
-/// Refuses to plan where an earlier run left an exchange unfinished.
-pub fn may_plan(site: &Site, data: &DataDir) -> Result<(), ActionError> {
-    if data.has_journal().map_err(|error| stopped(error, site))? {
-        return Err(Refusal::new(
-            "an interrupted restore has to be finished or undone first, which a plan must not do",
-            "restore --recover",
-        )
-        .into());
-    }
-    Ok(())
-}
-
-/// Restores, or with `plan_only` says what restoring would do. The data is [settled](settle) by then.
-pub fn walk(site: &Site, data: &DataDir, request: &Request, tell: Sink<'_>) -> Result<Report, ActionError> {
-    restore(site, data, request, tell).map_err(|error| stopped(error, site))
-}
-
-/// Brings the data directory to rest before anything else works on it: for every action.
-pub fn settle(site: &Site, data: &DataDir, tell: Sink<'_>) -> Result<Option<Recovered>, ActionError> {
-    let noted = data.noted_target();
-    let recovered = recover(site, data).map_err(|error| {
+/// Completes or rolls back what a killed run left in the data directory. Every action does this before its own work.
+///
+/// # Errors
+/// The exchange stays unfinished, and this can be repeated.
+pub fn recover(site: &Site, data: &DataDir, report: Sink<'_>) -> Result<Option<Recovered>, ActionError> {
+    let backup_target = exchange::recorded_backup_target(data);
+    let recovered = exchange::recover(site, data).map_err(|error| {
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
-        let next = format!("{}, then restore --recover", next_step(site, &error));
+        let next = format!("{}, then {RECOVER}", next_step(site, &error));
         ActionError::from_error(error, state, next)
     })?;
-    if let Some(target) = noted.ok().flatten() {
-        // Where that cannot be done now, the next backup there does it.
+    if let Some(target) = backup_target.ok().flatten() {
+        // If this fails now, the next backup to that directory does it.
         let _ = Dir::open(&target).and_then(|target| remove_abandoned(&target));
     }
     if let Some(recovered) = &recovered {
-        tell(Progress::Step(&recovered.in_words()));
+        report(Progress::Message(&recovered.to_string()));
     }
     Ok(recovered)
 }
 
-fn stopped(error: anyhow::Error, site: &Site) -> ActionError {
-    let (state, next) = aftermath(&error, site);
+/// Refuses to plan if an earlier run left an exchange unfinished: a plan changes nothing.
+///
+/// # Errors
+/// An exchange is unfinished, or that is unknown.
+pub fn check_can_plan(site: &Site, data: &DataDir) -> Result<(), ActionError> {
+    let is_unfinished = exchange::has_journal(data).map_err(|error| {
+        ActionError::from_error(error, "nothing was changed", site.service.status_command())
+    })?;
+    if is_unfinished { Err(ActionError::Refused(Obstacle::UnfinishedRestore.into())) } else { Ok(()) }
+}
+
+/// Restores a snapshot, or with `plan_only` reports what a restore would do. The data must have been
+/// [recovered](recover).
+///
+/// # Errors
+/// A refusal changes nothing. A failure leaves the existing data live, unless it says that the exchange is unfinished.
+pub fn run(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> Result<Report, ActionError> {
+    restore(site, data, request, report).map_err(|error| describe_failure(error, site, request))
+}
+
+/// Adds to an error the state that it left, and the next command.
+fn describe_failure(error: anyhow::Error, site: &Site, request: &Request) -> ActionError {
+    let correct = next_step(site, &error);
+    if error.downcast_ref::<Unfinished>().is_some() {
+        let state =
+            format!("the restore in {} is neither completed nor rolled back", site.data_dir.display());
+        let next =
+            format!("{correct}, then {RECOVER}; to start etcd until then: {}", site.service.start_command());
+        return ActionError::from_error(error, state, next);
+    }
+    let state = "the existing data is live and complete, and etcd is as it was before";
+    let command = &request.command;
+    let next = match error.downcast_ref::<BackupFailed>() {
+        Some(BackupFailed) => {
+            format!("{correct}, then {command}; or, to restore without a backup: {command} skip-backup=true")
+        }
+        None => format!("{correct}, then {command}"),
+    };
     ActionError::from_error(error, state, next)
 }
 
-/// What state a failure left, and what to type next.
-fn aftermath(error: &anyhow::Error, site: &Site) -> (String, String) {
-    if error.downcast_ref::<Unfinished>().is_some() {
-        let state = format!("the restore is neither finished nor undone in {}", site.data_dir.display());
-        let next = format!(
-            "{}, then run any action or restore --recover; if etcd is down: {}",
-            next_step(site, error),
-            site.service.start_command()
-        );
-        return (state, next);
-    }
-    let state = "the data that this run found is live and complete, and etcd is as it was before".to_owned();
-    (state, format!("{}, then run restore again", next_step(site, error)))
-}
+fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> Result<Report> {
+    source::check_can_decrypt(request)?;
+    decide::check_site(site)?;
 
-fn restore(site: &Site, data: &DataDir, request: &Request, tell: Sink<'_>) -> Result<Report> {
-    stage::must_open(request).map_err(Damaged::refuse)?;
-    decide::suits(site)?;
-    tell(Progress::Step("looking at etcd, its data and the target"));
+    report(Progress::Step("looking at etcd, its data and the target"));
     let versions = Versions::gather(site, data)?;
-    versions.admit_programs()?;
-    let mut stage = Stage::make(site, data)?;
+    decide::check_programs(&versions)?;
+    let mut stage = Stage::create(site, data)?;
     let facts = Facts::gather(site, data, versions, &mut stage)?;
-    facts.versions.admit_server(&facts.old)?;
-    let member = decide::admit(&facts)?;
-    let approach = facts::backup_target(request, &facts, data)?;
+    decide::check_server(&facts.versions, &facts.existing)?;
+    let member = decide::check_membership(&facts)?;
+    backup::check_target(request, &facts, data)?;
 
-    tell(Progress::Step("verifying and unpacking the snapshot"));
-    let snapshot = stage.unpack(request, &facts, tell)?;
-    let plan = decide::decide(request, &facts, member, &snapshot)?;
+    let (snapshot, plan) = plan_restore(&mut stage, request, &facts, member, report)?;
     if request.plan_only {
         return Ok(Report { plan, snapshot, outcome: None });
     }
 
-    tell(Progress::Step("restoring the snapshot beside the live data"));
-    stage.restore(&plan)?;
-    tell(Progress::Step("booting the restored data in private"));
-    let expected = stage.prove(&plan, &snapshot)?;
-    stage.dress(&facts)?;
-
-    if let Some(target) = &request.backup {
-        stage.note_target(target)?;
-    }
-    let backup = match (plan.backup, approach) {
-        (Backup::Online, Some(_)) => {
-            tell(Progress::Step("saving the existing data"));
-            let saved = snapshot::take(
-                &snapshot::Source::Serving(&Client::new(site)),
-                &site.tools,
-                &backup_request(request)?,
-                tell,
-            );
-            Some(saved.context(WITHOUT_BACKUP)?)
-        }
-        (Backup::Stopped, Some(_)) => {
-            tell(Progress::Step("saving the existing data of the stopped etcd"));
-            Some(stage.save_stopped(&backup_request(request)?, tell).context(WITHOUT_BACKUP)?)
-        }
-        _ => None,
-    };
-
-    tell(Progress::Step("exchanging the data"));
+    let expected = stage_new_data(&mut stage, &facts, &plan, &snapshot, report)?;
+    let backup = backup::save_existing(site, request, &plan, &stage, report)?;
     let old = old_data(request, &facts, &plan, backup.as_ref(), &expected);
-    let beside = stage.finish()?;
-    facts::still_hold(&facts, site, data)?;
-    // From here on it goes to its end, or back.
-    interrupt::check()?;
-    let mut exchanged = Exchange::prepare(site, beside, old, expected)?.perform()?;
-    let disarmed = disarm(&Client::new(site), &mut exchanged.alarms);
+    let mut exchanged = exchange_data(site, data, stage, &facts, old, expected, report)?;
+
+    let disarmed = disarm_nospace(&Client::new(site), &mut exchanged.alarms);
     let data_dir = data.dir().path().to_owned();
     let outcome = Outcome { expected, backup, exchanged, disarmed, data_dir };
     Ok(Report { plan, snapshot, outcome: Some(outcome) })
 }
 
-/// An alarm about space that came with the snapshot is of another day: it keeps clients from writing, and etcd raises it
-/// again where it is true. Every other alarm stays, and with it those about space: etcdctl takes back all or none.
-fn disarm(client: &Client, alarms: &mut Vec<String>) -> bool {
-    if alarms.is_empty() || !alarms.iter().all(|alarm| alarm.contains("NOSPACE")) || client.disarm().is_err()
-    {
-        return false;
-    }
-    match client.status() {
-        Ok(status) => {
-            *alarms = status.errors;
-            alarms.is_empty()
-        }
-        Err(_) => false,
-    }
+/// Unpacks, verifies and reads the snapshot, and decides what to do with it.
+fn plan_restore(
+    stage: &mut Stage<'_>,
+    request: &Request,
+    facts: &Facts,
+    member: Identity,
+    report: Sink<'_>,
+) -> Result<(Snapshot, Plan)> {
+    let source = request.source.to_string();
+    report(Progress::Step("verifying and unpacking the snapshot"));
+    let contents = stage.unpack(request, facts.free, report)?;
+    decide::check_hash(request, &contents)?;
+    let taken_from = contents.manifest.as_ref().map(|manifest| &*manifest.etcd_version);
+    decide::check_snapshot(&facts.versions, &source, &stage.data_versions(), taken_from)?;
+
+    report(Progress::Step("verifying the structure of the database"));
+    let snapshot = stage.read(&source, contents)?;
+    let plan = decide::decide(request, facts, member, &snapshot)?;
+    Ok((snapshot, plan))
 }
 
+/// Makes the new data next to the live data, and proves it by a private boot.
+fn stage_new_data(
+    stage: &mut Stage<'_>,
+    facts: &Facts,
+    plan: &Plan,
+    snapshot: &Snapshot,
+    report: Sink<'_>,
+) -> Result<Expected> {
+    report(Progress::Step("restoring the snapshot next to the live data"));
+    stage.restore(plan)?;
+    report(Progress::Step("booting the restored data in private"));
+    let expected = stage.prove(plan, snapshot)?;
+    stage.copy_ownership_and_mode(!matches!(facts.existing, ExistingData::Empty))?;
+    Ok(expected)
+}
+
+/// Exchanges the live data for the new data.
+fn exchange_data(
+    site: &Site,
+    data: &DataDir,
+    stage: Stage<'_>,
+    facts: &Facts,
+    old: OldData,
+    expected: Expected,
+    report: Sink<'_>,
+) -> Result<Exchanged> {
+    report(Progress::Step("writing the restored data to the disk"));
+    let staging = stage.finish()?;
+    facts.check_unchanged(site, data)?;
+    // The last moment to stop: after this, the exchange is completed or rolled back.
+    interrupt::check()?;
+    Exchange::prepare(site, staging, old, expected)?.perform(report)
+}
+
+/// Describes the old data for the exchange.
 fn old_data(
     request: &Request,
     facts: &Facts,
@@ -239,23 +210,28 @@ fn old_data(
 ) -> OldData {
     let stamp = format_timestamp(request.now);
     OldData {
-        inode: facts.member,
-        runs: matches!(facts.old, Old::Serving { .. }),
-        saved_to: backup.map(|backup| backup.manifest.revision),
+        inode: facts.member_inode,
+        is_running: matches!(facts.existing, ExistingData::Served { .. }),
+        backup_revision: backup.map(|backup| backup.manifest.revision),
         keep_as: format!("member.before-restore-{stamp}"),
         keep_new_as: format!("member.from-restore-{stamp}"),
-        must_stay_below: plan.must_stay_below(expected.revision),
+        revision_limit: plan.revision_limit(expected.revision),
     }
 }
 
-fn backup_request(request: &Request) -> Result<snapshot::Request> {
-    Ok(snapshot::Request {
-        target: request.backup.as_deref().unwrap_or(Path::new("/")).to_owned(),
-        effort: Effort::default(),
-        owner: request.owner,
-        encrypt_to: request.encrypt_to.clone(),
-        unit: request.unit.clone(),
-        before_restore: true,
-        now: request.now,
-    })
+/// Disarms a NOSPACE alarm that came with the snapshot, and returns whether that worked. The alarm keeps clients from
+/// writing, and etcd raises it again if the space is still short. etcdctl disarms all alarms or none, so if there is any
+/// other alarm, all of them stay.
+fn disarm_nospace(client: &Client, alarms: &mut Vec<String>) -> bool {
+    let is_nospace_only = !alarms.is_empty() && alarms.iter().all(|alarm| alarm.contains("NOSPACE"));
+    if !is_nospace_only || client.disarm().is_err() {
+        return false;
+    }
+    match client.status() {
+        Ok(status) => {
+            *alarms = status.errors;
+            alarms.is_empty()
+        }
+        Err(_) => false,
+    }
 }

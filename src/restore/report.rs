@@ -1,7 +1,7 @@
-//! What a restore reports: the plan, and what came of it.
+//! What a restore reports: the plan and the outcome.
 
-use super::decide::Plan;
-use super::stage::Snapshot;
+use super::plan::Plan;
+use super::unpacked::Snapshot;
 use crate::exchange::{Exchanged, Expected};
 use crate::snapshot;
 use std::path::PathBuf;
@@ -9,54 +9,59 @@ use std::path::PathBuf;
 /// What a restore did, or would do.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// What was planned.
+    /// The plan.
     pub plan: Plan,
-    /// What was restored.
+    /// The snapshot that was restored.
     pub snapshot: Snapshot,
-    /// What came of it; `None` for a plan alone.
+    /// The outcome; `None` if only a plan was asked for.
     pub outcome: Option<Outcome>,
 }
 
-/// What came of a restore.
+/// The outcome of a restore.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// What etcd serves now.
     pub expected: Expected,
-    /// Where the old data was saved.
+    /// The snapshot of the old data, if one was taken.
     pub backup: Option<snapshot::Report>,
-    /// The exchange.
+    /// The outcome of the exchange.
     pub exchanged: Exchanged,
-    /// Whether an alarm about space that came with the snapshot was taken back.
+    /// Whether a NOSPACE alarm that came with the snapshot was disarmed.
     pub disarmed: bool,
     /// The data directory.
     pub data_dir: PathBuf,
 }
 
 impl Report {
-    /// How many revisions the old data was ahead of the snapshot: when it was stopped, or else when it was looked at.
+    /// Returns how many revisions the old data was ahead of the snapshot when etcd was stopped. If that is unknown, when
+    /// the plan was made.
     pub fn lost_revisions(&self) -> i64 {
         let stopped_at = self.outcome.as_ref().and_then(|outcome| outcome.exchanged.old_revision);
         stopped_at.map_or(self.plan.loses, |revision| revision.saturating_sub(self.snapshot.revision))
     }
 
-    /// What the operator must know, the alarms that came back with the snapshot included.
+    /// Returns what the operator must know, including the alarms that came with the snapshot.
     pub fn warnings(&self) -> Vec<String> {
-        let alarms = self.outcome.iter().flat_map(|outcome| &outcome.exchanged.alarms);
-        let alarms = alarms.map(|alarm| {
-            format!(
-                "an alarm came back with the snapshot ({alarm}): mend its cause, then etcdctl alarm disarm"
-            )
-        });
-        let disarmed = self.outcome.as_ref().is_some_and(|outcome| outcome.disarmed).then(|| {
-            "the snapshot brought a NOSPACE alarm, which was disarmed; where the database is still as large as its quota, \
-             etcd raises it again: compact and defragment it"
-                .to_owned()
-        });
-        let login_refused = self.outcome.as_ref().is_some_and(|outcome| outcome.exchanged.login_refused).then(|| {
-            "etcd serves the restored data and refuses the login used so far: its users and passwords are those of the snapshot. \
-             What it holds was verified before the exchange. Correct username and password-file in the site file"
-                .to_owned()
-        });
-        self.plan.warnings.iter().cloned().chain(login_refused).chain(disarmed).chain(alarms).collect()
+        let mut warnings = self.plan.warnings.clone();
+        let Some(Outcome { exchanged, disarmed, .. }) = &self.outcome else { return warnings };
+        if exchanged.login_refused {
+            warnings.push(
+                "etcd serves the restored data and refuses the login used so far: its users and passwords are those of \
+                 the snapshot. Its content was verified before the exchange. Correct username and password-file in the \
+                 site file"
+                    .to_owned(),
+            );
+        }
+        if *disarmed {
+            warnings.push(
+                "the snapshot brought a NOSPACE alarm, which was disarmed; if the database is still as large as its \
+                 quota, etcd raises it again: compact and defragment it"
+                    .to_owned(),
+            );
+        }
+        warnings.extend(exchanged.alarms.iter().map(|alarm| {
+            format!("an alarm came with the snapshot ({alarm}): fix its cause, then etcdctl alarm disarm")
+        }));
+        warnings
     }
 }

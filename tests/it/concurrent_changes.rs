@@ -101,7 +101,7 @@ fn an_etcd_that_starts_meanwhile_keeps_its_data(version: Version) {
     world.start();
     let key = world.etcdctl(&["put", "fresh", "start"]);
     assert!(key.contains("OK"), "{key}");
-    run.finish().failed(&["meanwhile", "another member directory", "has appeared"]);
+    run.finish().failed(&["has been started", "was replaced while the restore was prepared", "has appeared"]);
     assert_eq!(world.etcdctl(&["get", "fresh", "--print-value-only"]).trim(), "start");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }

@@ -460,7 +460,7 @@ fn places_refuse_a_download_for_want_of_room_before_it_begins() {
     let _small = mount::small(&ground.world.path("data"), "70m");
     fs::create_dir(ground.world.data_dir()).unwrap();
     let before = ground.faults.seen("GET", &name).len();
-    ground.run("restore", &["from=offsite/latest"]).refused(&["restoring beside the live data needs"]);
+    ground.run("restore", &["from=offsite/latest"]).refused(&["restoring next to the live data needs"]);
     let since = ground.faults.seen("GET", &name).split_off(before);
     assert!(since.iter().all(|get| !get.contains(WHOLE)), "{since:?}");
     assert!(names(&ground.world.data_dir()).is_empty());

@@ -1,6 +1,6 @@
 //! When the service or etcd's tools fail under `restore`, the old data serves again, and the words say so.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use test_case::test_case;
 
@@ -12,13 +12,10 @@ use crate::common::world::{Version, World};
 use crate::refusals::Still;
 use crate::restore::from;
 
-/// What a failure tells that left all as it was.
-pub const AS_BEFORE: &str =
-    "State: the data that this run found is live and complete, and etcd is as it was before.";
-/// And what to type then.
-pub const AGAIN: &str = "ps -C etcd, then run restore again";
-/// How it is told that nothing runs on data that a service was started on.
-const IDLE: &str = "etcd does not run: 15 s after its service was started nothing has the data open";
+/// The state in the message of a failure that changed nothing.
+pub const AS_BEFORE: &str = "State: the existing data is live and complete, and etcd is as it was before.";
+/// The message if no etcd runs on the data although its service was started.
+const IDLE: &str = "etcd is not running: 15 s after its service was started, no process has the data open";
 
 /// An etcd whose data was damaged after an archive of it was taken.
 pub struct Ground {
@@ -26,6 +23,11 @@ pub struct Ground {
     pub archive: PathBuf,
     pub old: Data,
     new: Data,
+}
+
+/// The next step in the message of a failed restore from `archive` that changed nothing.
+pub fn again(archive: &Path) -> String {
+    format!("ps -C etcd, then etcd-backup restore {}", from(archive))
 }
 
 impl Ground {
@@ -36,6 +38,11 @@ impl Ground {
         world.damage();
         let old = world.dump();
         Self { world, archive, old, new }
+    }
+
+    /// The next step in the message of a failure that changed nothing.
+    pub fn again(&self) -> String {
+        again(&self.archive)
     }
 
     pub fn restore(&self) -> Out {
@@ -81,7 +88,7 @@ fn goes_back_when_the_new_data_does_not_start() {
     ground.world.arm("only-tree", ground.world.tree());
     let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
     out.says_one_of(&[AS_BEFORE]);
-    out.failed_at("etcd does not serve the restored data", IDLE, AGAIN);
+    out.failed_at("etcd does not serve the restored data", IDLE, &ground.again());
     ground.serves_old();
     ground.world.disarm("only-tree");
     ground.restores_now();
@@ -95,7 +102,7 @@ fn goes_back_when_one_start_fails(version: Version) {
     let out = ground.restore();
     out.says_one_of(&[AS_BEFORE]);
     let told = "exited with status 7; its last words: the supervisor was told to fail this start. State: ";
-    out.failed_at("starting etcd", told, AGAIN);
+    out.failed_at("starting etcd", told, &ground.again());
     ground.serves_old();
     ground.restores_now();
 }
@@ -106,7 +113,7 @@ fn goes_back_when_the_start_is_a_lie() {
     ground.world.arm("start-lies", 1);
     let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
     out.says_one_of(&[AS_BEFORE]);
-    out.failed_at("etcd does not serve the restored data", IDLE, AGAIN);
+    out.failed_at("etcd does not serve the restored data", IDLE, &ground.again());
     ground.serves_old();
     ground.restores_now();
 }
@@ -121,13 +128,16 @@ fn keeps_the_old_data_when_nothing_starts_any_more(version: Version) {
     let out = ground.restore();
     out.says_one_of(&["; and putting the old data back failed too: starting etcd on the old data: "]);
     let data = ground.world.data_dir();
-    out.says_one_of(&[&format!("State: the restore is neither finished nor undone in {}.", data.display())]);
+    out.says_one_of(&[&format!(
+        "State: the restore in {} is neither completed nor rolled back.",
+        data.display()
+    )]);
     let start = ground.world.typed("start");
-    let recover = "ps -C etcd, then run any action or restore --recover";
+    let recover = "ps -C etcd, then etcd-backup restore --recover";
     out.failed_at(
         "the exchange is unfinished: starting etcd",
         "exited with status 7; its last words: the supervisor was told to fail this start; and ",
-        &format!("{recover}; if etcd is down: {start}"),
+        &format!("{recover}; to start etcd until then: {start}"),
     );
     assert!(!ground.world.running());
     ground.world.disarm("start-fails");
@@ -145,7 +155,7 @@ fn touches_nothing_when_the_stop_fails(version: Version) {
     let out = ground.restore();
     out.says_one_of(&[AS_BEFORE]);
     let told = "exited with status 9; its last words: the supervisor was told to fail this stop. State: ";
-    out.failed_at(&format!("{}: stopping etcd", ground.held()), told, AGAIN);
+    out.failed_at(&format!("{}: stopping etcd", ground.held()), told, &ground.again());
     ground.serves_old();
     ground.world.disarm("stop-fails");
     ground.restores_now();
@@ -160,7 +170,11 @@ fn touches_nothing_when_the_stop_is_a_lie(version: Version) {
     let out = ground.restore_until_asked_to("stop").finish_in(deadlines::stop_that_is_a_lie());
     out.says_one_of(&[AS_BEFORE]);
     let file = ground.world.site();
-    out.says_one_of(&[&format!("Next: correct service.stop in {}, then run restore again.", file.display())]);
+    out.says_one_of(&[&format!(
+        "Next: correct service.stop in {}, then etcd-backup restore {}.",
+        file.display(),
+        from(&ground.archive)
+    )]);
     let (stop, running) = (ground.world.typed("stop"), pid.unwrap());
     out.failed(&[&format!(
         "failed: `{stop}` ended, but etcd (pid {running}) still runs: {}. State: ",
@@ -181,7 +195,7 @@ fn ends_although_the_stop_hangs() {
     out.failed_at(
         &format!("{}: stopping etcd", ground.held()),
         "did not end within 101 s and was ended",
-        AGAIN,
+        &ground.again(),
     );
     ground.serves_old();
     ground.world.disarm("stop-hangs");
@@ -223,13 +237,13 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
     // One that ends well and makes nothing.
     let making = "restoring a member directory from the snapshot";
     tools.answer(RESTORE, "", "", 0);
-    ground.restore().failed_at(making, "succeeded but created no database. State: ", AGAIN);
+    ground.restore().failed_at(making, "succeeded but created no database. State: ", &ground.again());
     still.check("a restore tool that makes nothing");
     for (pattern, step) in
         [(RESTORE, making), ("etcd --data-dir*", "booting the restored data: booting a private etcd")]
     {
         tools.die(pattern);
-        ground.restore().failed_at(step, "was killed by SIGKILL and said nothing. State: ", AGAIN);
+        ground.restore().failed_at(step, "was killed by SIGKILL and said nothing. State: ", &ground.again());
         still.check(pattern);
     }
     tools.mend();
@@ -247,7 +261,7 @@ fn goes_back_if_the_content_cannot_be_asked() {
     out.failed_at(
         "asking etcd for its content hash",
         "its last words: Error: the disk ate it. State: ",
-        AGAIN,
+        &ground.again(),
     );
     ground.serves_old();
     tools.mend();
@@ -264,7 +278,7 @@ fn touches_nothing_when_a_tool_hangs() {
     await_call(&tools, "etcd --data-dir", &run);
     let out = run.finish_in(deadlines::boot());
     let reason = "it did not serve within 60 s. State: ";
-    out.failed_at("booting the restored data: booting a private etcd", reason, AGAIN);
+    out.failed_at("booting the restored data: booting a private etcd", reason, &ground.again());
     still.check("a proof that hangs");
     assert_all_gone(&tools);
 }
@@ -279,7 +293,7 @@ fn touches_nothing_when_a_tool_is_missing(version: Version) {
     let out = ground.restore();
     let etcd = ground.world.path("tools/etcd");
     let told =
-        "on this machine to prove the restored data with. Next: install the etcd server of the same version.";
+        "on this machine to boot the restored data with. Next: install the etcd server of the same version.";
     out.refused(&[&format!("refused: there is no program {} {told}", etcd.display())]);
     still.check("no etcd to prove with");
     tools.remove("etcdctl");

@@ -61,7 +61,7 @@ fn data_that_nobody_wrote_to_is_taken_back_when_etcd_does_not_start(version: Ver
     assert_ne!(world.tree(), tree);
     world.arm("only-tree", tree);
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
-    assert!(recovered.contains("was undone") && !recovered.contains("kept"), "{recovered}");
+    assert!(recovered.contains("was rolled back") && !recovered.contains("kept"), "{recovered}");
     assert_same(&world.dump(), old, "after the recovery");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
@@ -103,7 +103,7 @@ fn a_recovery_that_dies_keeps_what_clients_wrote(version: Version) {
     world.disarm("before-stop");
     tools.answer("nothing", "", "", 0);
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
-    assert!(recovered.contains("was undone") && holds(&kept(&recovered), b"written"), "{recovered}");
+    assert!(recovered.contains("was rolled back") && holds(&kept(&recovered), b"written"), "{recovered}");
     assert_same(&world.dump(), &old, "after the recovery");
 }
 
@@ -127,7 +127,7 @@ fn a_recovery_that_dies_after_another_leaves_no_journal_that_nobody_ends(version
     world.start();
     world.etcdctl(&["put", "fresh", "start"]);
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
-    assert!(recovered.contains("data of its own"), "{recovered}");
+    assert!(recovered.contains("created its own data"), "{recovered}");
     assert_eq!(world.etcdctl(&["get", "fresh", "--print-value-only"]).trim(), "start");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
@@ -142,7 +142,7 @@ fn a_snapshot_that_clients_have_passed_meanwhile_is_not_restored(version: Versio
     let (pid, at) = (world.pid(), world.revision());
     world.arm("before-stop", world.typed_put("written", "meanwhile"));
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    out.failed(&["clients wrote up to revision", "run restore again"]);
+    out.failed(&["clients wrote up to revision", "then etcd-backup restore"]);
     world.disarm("before-stop");
     assert_ne!(world.pid(), pid);
     assert_eq!(world.etcdctl(&["get", "written", "--print-value-only"]).trim(), "meanwhile");
@@ -156,7 +156,7 @@ fn a_snapshot_that_clients_have_passed_meanwhile_is_not_restored(version: Versio
 fn a_restore_that_fails_tells_what_it_recovered_before() {
     let (world, _tools, new) = interrupted(Version::V35);
     let out = world.restore(&["snapshot=/nowhere", &world.to_target()]);
-    assert!(out.stdout.contains("an interrupted restore was finished"), "{}", out.told());
+    assert!(out.stdout.contains("an interrupted restore was completed"), "{}", out.told());
     assert_eq!(out.status.code(), Some(2), "{}", out.told());
     assert_same(&world.dump(), &new, "after the refusal");
 }

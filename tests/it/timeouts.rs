@@ -14,12 +14,19 @@ use crate::common::command::{Out, Run};
 use crate::common::deadlines;
 use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::rollback::{AGAIN, AS_BEFORE};
+use crate::rollback::{AS_BEFORE, again};
 
 /// What failures before anything was stopped say to type.
 const SNAPSHOT_AGAIN: &str = "ps -C etcd, then run snapshot again";
 /// In which step a restore saves the existing data.
-const BACKUP: &str = "saving the existing data (skip-backup=true restores without)";
+const BACKUP: &str = "saving the existing data";
+
+/// The next step after a backup that failed.
+fn again_without_backup(ground: &Ground) -> String {
+    let again = again(&ground.archive);
+    let (_, command) = again.split_once(", then ").unwrap();
+    format!("{again}; or, to restore without a backup: {command} skip-backup=true")
+}
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
@@ -54,7 +61,7 @@ fn hung_etcd_before_a_restore_has_it_refused(version: Version) {
     ground.world.signal(Signal::SIGSTOP);
     let out = ground.start_restore().finish_in(deadlines::question());
     out.says_one_of(&["context deadline exceeded"]);
-    out.says_one_of(&["Next: mend that; or stop etcd ("]);
+    out.says_one_of(&["Next: correct that; or stop etcd ("]);
     out.refused(&["refused: the members of the cluster could not be learned: asking etcd for its status: "]);
     ground.goes_on();
     ground.restores_now();
@@ -67,7 +74,7 @@ fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
     let out = ground.restore_halted_at("etcd --data-dir*", "etcd --data-dir", deadlines::question());
     out.says_one_of(&["context deadline exceeded"]);
-    out.failed_at(BACKUP, "asking etcd for its status: ", AGAIN);
+    out.failed_at(BACKUP, "asking etcd for its status: ", &again_without_backup(&ground));
     ground.goes_on();
     ground.restores_now();
 }
@@ -79,7 +86,7 @@ fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
     let out = ground.restore_halted_at("etcdctl *snapshot*save*", "snapshot save", deadlines::save());
     // etcdctl has connected, and waits for ever.
     out.says_one_of(&["stalled (no bytes for 30 s after 0 bytes) and was ended"]);
-    out.failed_at(BACKUP, "saving a snapshot: ", AGAIN);
+    out.failed_at(BACKUP, "saving a snapshot: ", &again_without_backup(&ground));
     ground.goes_on();
     ground.restores_now();
 }
@@ -93,7 +100,7 @@ fn hung_etcd_in_the_save_of_the_backup_fails_the_restore(version: Version) {
     ground.world.signal(Signal::SIGSTOP);
     let out = run.finish_in(deadlines::save());
     out.says_one_of(&["code = Unavailable"]);
-    out.failed_at(BACKUP, "saving a snapshot: ", AGAIN);
+    out.failed_at(BACKUP, "saving a snapshot: ", &again_without_backup(&ground));
     ground.goes_on();
     ground.restores_now();
 }
@@ -199,7 +206,7 @@ fn hung_etcd_after_its_restart_gives_way_to_the_old_data() {
         "failed: etcd did not serve at {} within 61 s: asking etcd for its status: ",
         world.endpoint()
     );
-    out.says_one_of(&[&format!("Next: {AGAIN}.")]);
+    out.says_one_of(&[&format!("Next: {}.", again(&archive))]);
     out.failed(&[&told]);
     assert!(world.running() && world.healthy(), "{}", world.log());
     assert_same(&world.dump(), &old, "after it hung");
@@ -229,7 +236,7 @@ fn hung_tools_that_hear_no_sigterm_are_killed() {
     let run = world.start_restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
     await_call(&tools, "etcd --data-dir", &run);
     let out = run.finish_in(deadlines::boot());
-    out.failed_at("booting the restored data: booting a private etcd", "did not serve", AGAIN);
+    out.failed_at("booting the restored data: booting a private etcd", "did not serve", &again(&archive));
     assert_all_gone(&tools);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     assert_same(&world.dump(), &old, "which nothing touched");

@@ -112,16 +112,16 @@ fn kept(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Source, Ac
         Selection::All(_) => None,
     };
     match found {
-        Some(found) => Ok(Source::Kept(Box::new(found))),
+        Some(found) => Ok(Source::Stored(Box::new(found))),
         None => Err(Refusal::new("more than one snapshot is named", "give one name").into()),
     }
 }
 
 /// The clusters that the data of `site` is, was and came from, as far as it is known.
 fn lineage(site: &Site, status: Option<Status>) -> Lineage {
-    let mut lineage = Lineage::of(&site.data_dir);
+    let mut lineage = Lineage::read(&site.data_dir);
     if let Some(status) = status {
-        lineage.add(status.cluster_id);
+        lineage.add_own(status.cluster_id);
     }
     lineage
 }

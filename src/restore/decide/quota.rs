@@ -1,55 +1,55 @@
-//! Whether the restored database would fit into etcd's quota.
+//! Whether the restored database fits into etcd's quota.
 //!
-//! etcd refuses a write, and raises the NOSPACE alarm, if the size of its database and the cost of the write reach the quota
-//! (etcd, `server/storage/quota.go` `Available`). The size is that of the file, its free pages included, and a restore
-//! brings it along as it was.
+//! etcd refuses a write, and raises the NOSPACE alarm, if the size of its database and the cost of the write reach the
+//! quota (etcd, `server/storage/quota.go` `Available`). The size is that of the file with its free pages, and a restore
+//! keeps it.
 
-use super::{Facts, Request};
-use crate::archive::human_size;
-use crate::error::Refusal;
 use crate::etcd::site::Quota;
+use crate::restore::facts::Facts;
+use crate::restore::refusals::Obstacle;
+use crate::restore::request::Request;
+use crate::restore::warnings;
 
-/// The most that must stay free for new writes. etcd takes requests of 1.5 MiB by default.
-const MOST_HEADROOM: u64 = 16 << 20;
-/// What etcd takes where none is set.
-const DEFAULT: u64 = 2 << 30;
+/// The most bytes that must stay free for new writes. etcd accepts requests of 1.5 MiB by default.
+const MAX_HEADROOM: u64 = 16 << 20;
+/// etcd's quota in bytes if none is set.
+const DEFAULT_QUOTA: u64 = 2 << 30;
 
-/// Refuses a database of `size` bytes if etcd would take no writes after the restore. Returns what the operator must know
-/// if the quota is unknown.
-pub(super) fn suffices(request: &Request, facts: &Facts, size: u64) -> Result<Option<String>, Refusal> {
+/// Refuses a database of `size` bytes if etcd would refuse every write after the restore. Returns a warning if the quota
+/// is unknown and the database would not fit into the default one.
+///
+/// # Errors
+/// The database does not fit.
+pub(super) fn check_quota(request: &Request, facts: &Facts, size: u64) -> Result<Option<String>, Obstacle> {
     let Some(quota) = &facts.quota else {
-        let fits = size.saturating_add(headroom(DEFAULT)) <= DEFAULT;
-        return Ok((!fits).then(|| unknown(size)));
+        let fits = size.saturating_add(headroom(DEFAULT_QUOTA)) <= DEFAULT_QUOTA;
+        return Ok((!fits).then(|| warnings::quota_unknown(size)));
     };
     let Some(limit) = quota.bytes else { return Ok(None) };
     let headroom = headroom(limit);
     if size.saturating_add(headroom) <= limit {
         return Ok(None);
     }
-    Err(Refusal::new(
-        format!(
-            "the restored database takes {}, and etcd's quota is {} ({}), of which {} must stay free for new writes: etcd \
-             would raise the NOSPACE alarm and refuse every write",
-            human_size(size),
-            human_size(limit),
-            quota.origin,
-            human_size(headroom)
-        ),
-        next(request, quota, enough(size)),
-    ))
+    Err(Obstacle::QuotaTooSmall {
+        size,
+        quota: limit,
+        set_by: quota.origin.to_string(),
+        headroom,
+        remedy: remedy(request, quota, sufficient_quota(size)),
+    })
 }
 
 /// A sixteenth of the quota: a database at its quota is full at the first write.
 fn headroom(quota: u64) -> u64 {
-    (quota / 16).min(MOST_HEADROOM)
+    (quota / 16).min(MAX_HEADROOM)
 }
 
-/// The next power of two that leaves a fifth free.
-fn enough(size: u64) -> u64 {
+/// Returns the lowest power of two that leaves a fifth free.
+fn sufficient_quota(size: u64) -> u64 {
     size.saturating_add(size / 4).checked_next_power_of_two().unwrap_or(i64::MAX.unsigned_abs())
 }
 
-fn next(request: &Request, quota: &Quota, bytes: u64) -> String {
+fn remedy(request: &Request, quota: &Quota, bytes: u64) -> String {
     let application = request.unit.as_deref().and_then(|unit| unit.split('/').next());
     let setting = quota.setting(bytes);
     match application.filter(|_| quota.config_file.is_some()) {
@@ -61,25 +61,20 @@ fn next(request: &Request, quota: &Quota, bytes: u64) -> String {
     }
 }
 
-fn unknown(size: u64) -> String {
-    format!(
-        "etcd's quota (quota-backend-bytes) is unknown, and the restored database takes {}; with the default quota of 2 GiB \
-         etcd raises the NOSPACE alarm and refuses writes",
-        human_size(size)
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::tests::{facts, request};
-    use super::super::{Bump, Old};
     use super::*;
+    use crate::error::Refusal;
     use crate::etcd::site::{Launcher, Origin};
+    use crate::restore::existing::ExistingData;
+    use crate::restore::request::Bump;
 
     const MIB: u64 = 1 << 20;
 
-    fn with(quota: Option<Quota>, size: u64) -> Result<Option<String>, Refusal> {
-        suffices(&request(Bump::Auto), &Facts { quota, ..facts(Old::Empty, true) }, size)
+    fn check(quota: Option<Quota>, size: u64) -> Result<Option<String>, Refusal> {
+        check_quota(&request(Bump::Auto), &Facts { quota, ..facts(ExistingData::Empty, true) }, size)
+            .map_err(Refusal::from)
     }
 
     fn quota(bytes: Option<u64>) -> Option<Quota> {
@@ -99,30 +94,30 @@ mod tests {
             (Some(200_000), 20_000, true),
             (None, u64::MAX, true),
         ] {
-            assert_eq!(with(quota(limit), size).is_ok(), fits, "{size} of {limit:?}");
+            assert_eq!(check(quota(limit), size).is_ok(), fits, "{size} of {limit:?}");
         }
     }
 
     #[test]
     fn the_refusal_names_the_setting_and_a_value_that_suffices() {
-        let refusal = with(quota(Some(16 * MIB)), 30 * MIB).unwrap_err();
+        let refusal = check(quota(Some(16 * MIB)), 30 * MIB).unwrap_err();
         assert!(
-            refusal.reason.contains("takes 30M, and etcd's quota is 16M (the flag --quota-backend-bytes on the command line of process 42)"),
+            refusal.reason.contains("takes 30M, but etcd's quota is 16M (the flag --quota-backend-bytes on the command line of process 42)"),
             "{refusal}"
         );
         assert!(refusal.next.starts_with("set the flag --quota-backend-bytes=67108864"), "{refusal}");
         for size in [1, 30 * MIB, 3000 * MIB, 9000 * MIB] {
-            assert!(with(quota(Some(enough(size))), size).is_ok(), "{size}");
+            assert!(check(quota(Some(sufficient_quota(size))), size).is_ok(), "{size}");
         }
         let file = Quota { config_file: Some("/etc/etcd/etcd.conf.yml".into()), ..quota(Some(1)).unwrap() };
         let in_juju = Request { unit: Some("db/3".to_owned()), ..request(Bump::Auto) };
-        let next = next(&in_juju, &file, 9);
+        let next = remedy(&in_juju, &file, 9);
         assert!(next.starts_with("juju config db quota-backend-bytes=9 "), "{next}");
     }
 
     #[test]
     fn an_unknown_quota_is_a_warning_for_what_exceeds_the_default() {
-        assert_eq!(with(None, 2000 * MIB).unwrap(), None);
-        assert!(with(None, 3000 * MIB).unwrap().unwrap().contains("is unknown"));
+        assert_eq!(check(None, 2000 * MIB).unwrap(), None);
+        assert!(check(None, 3000 * MIB).unwrap().unwrap().contains("is unknown"));
     }
 }

@@ -1,67 +1,83 @@
-//! How far clients have come: the highest revision that they can have seen, which the restored data must not fall behind.
+//! By how much the revision is raised: the restored data must not fall behind what clients have seen.
 //!
-//! It is not always that of the existing data: an earlier restore may have gone back, or the data was lost.
+//! That is not always the revision of the existing data: an earlier restore may have gone back, or the data was lost.
 
-use super::{Bump, FAR, Facts, Old, Snapshot};
 use crate::exchange::Lineage;
+use crate::restore::existing::ExistingData;
+use crate::restore::facts::Facts;
+use crate::restore::refusals::Obstacle;
+use crate::restore::request::{Bump, Request};
+use crate::restore::unpacked::Snapshot;
+use crate::restore::warnings::{self, restarts};
+
+/// Revisions that clients may write until etcd is stopped: more than a minute at etcd's fastest.
+pub(super) const HEADROOM: i64 = 1_000_000;
+/// The bump that the documents of etcd and Kubernetes recommend if the old revision is unknown: a week at 1,500 writes a
+/// second.
+pub(super) const UNKNOWN_REVISION_BUMP: i64 = 1_000_000_000;
+/// The highest revision that a snapshot is raised to. The other half of what 63 bits count is left for later writes.
+/// etcdutl itself counts on past the last one, to revisions below zero.
+pub(super) const MAX_REVISION: i64 = i64::MAX / 2;
 
 /// What is known of the revisions that clients have seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// The highest that is known; 0 if none is.
+    /// The highest revision that is known; 0 if none is.
     pub highest: i64,
-    /// Whether clients can have seen a higher one.
+    /// Why clients may have seen a higher one, if they may.
     pub doubt: Option<Doubt>,
 }
 
-/// Why clients can have seen more than is known.
+/// Why clients may have seen a higher revision than is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doubt {
     /// There is no existing data.
     NoData,
-    /// The snapshot is ahead of all that is known here.
-    Behind(i64),
-    /// The existing data was restored, and what was served before is not recorded.
+    /// The existing data is at this revision, below the snapshot's.
+    OlderThanSnapshot(i64),
+    /// The existing data was restored, and the revisions that were served before are not recorded.
     NotRecorded,
 }
 
 impl Seen {
-    /// Returns what the existing data, its record and the snapshot tell.
-    pub fn of(facts: &Facts, snapshot: &Snapshot) -> Self {
-        let revision = revision(&facts.old);
+    /// Derives it from the existing data, its lineage and the snapshot.
+    pub fn new(facts: &Facts, snapshot: &Snapshot) -> Self {
+        let revision = facts.existing.revision();
         let highest = revision.unwrap_or(0).max(facts.lineage.highest_revision);
         let doubt = match revision {
             None => Some(Doubt::NoData),
-            Some(_) if highest < snapshot.revision => Some(Doubt::Behind(highest)),
+            Some(_) if highest < snapshot.revision => Some(Doubt::OlderThanSnapshot(highest)),
             Some(_) if !facts.lineage.highest_is_known => Some(Doubt::NotRecorded),
             Some(_) => None,
         };
         Self { highest, doubt }
     }
 
-    /// Returns how far a restore to `revision` without a bump would go back.
+    /// Returns by how much clients are ahead of `revision`.
     pub fn ahead_of(&self, revision: i64) -> i64 {
         (self.highest - revision).max(0)
     }
 
-    /// Returns the record for data that is restored from `revision` with a bump of `by`, as `asked`.
-    pub fn recorded(&self, lineage: &Lineage, revision: i64, asked: Bump, by: i64) -> Lineage {
-        // A number that clears what is known is what the operator takes for enough.
-        let clears_all = by > self.ahead_of(revision) && (matches!(asked, Bump::By(_)) || by >= FAR);
+    /// Returns the lineage to record in data that is restored from `revision` with this `bump`, as it was `requested`.
+    pub fn record(&self, lineage: &Lineage, revision: i64, requested: Bump, bump: i64) -> Lineage {
+        // A number that exceeds what is known is what the operator considers enough.
+        let exceeds_all = bump > self.ahead_of(revision)
+            && (matches!(requested, Bump::By(_)) || bump >= UNKNOWN_REVISION_BUMP);
         Lineage {
             highest_revision: self.highest,
-            highest_is_known: self.doubt.is_none() || clears_all,
+            highest_is_known: self.doubt.is_none() || exceeds_all,
             ..lineage.clone()
         }
     }
 }
 
 impl Doubt {
-    /// Describes it.
-    pub fn described(self) -> String {
+    fn describe(self) -> String {
         match self {
             Self::NoData => "there was no old data".to_owned(),
-            Self::Behind(revision) => format!("the old data was at revision {revision}, behind the snapshot"),
+            Self::OlderThanSnapshot(revision) => {
+                format!("the old data was at revision {revision}, lower than the snapshot's")
+            }
             Self::NotRecorded => {
                 "the old data was itself restored, and the revisions that were served before are not recorded"
                     .to_owned()
@@ -70,11 +86,82 @@ impl Doubt {
     }
 }
 
-/// Returns the revision of the existing data, if there is any that could be read.
-pub(super) fn revision(old: &Old) -> Option<i64> {
-    match old {
-        Old::Serving { status, .. } => Some(status.revision),
-        Old::Stopped { revision, .. } => Some(*revision),
-        Old::Empty | Old::Silent(_) | Old::Damaged(_) | Old::Unknown(_) | Old::NoLog | Old::Elsewhere => None,
+/// Decides by how much the revision is raised. Adds a warning if clients may have seen a later one than they will.
+///
+/// # Errors
+/// The programs cannot raise a revision as requested, or it would be raised too far.
+pub(super) fn decide_bump(
+    request: &Request,
+    facts: &Facts,
+    snapshot: &Snapshot,
+    seen: Seen,
+    warnings: &mut Vec<String>,
+) -> Result<i64, Obstacle> {
+    let ahead = seen.ahead_of(snapshot.revision);
+    // What a bump must add to the last record before it exceeds anything.
+    let gap = seen.ahead_of(snapshot.last_record);
+    let can_bump = facts.versions.programs.can_bump();
+    let version = || facts.versions.programs.snapshot_program().version.to_string();
+    let restarts = restarts(facts.stops_api_server);
+    let mut goes_back = |reason: &str| {
+        warnings.push(warnings::revision_goes_back(ahead, reason, restarts));
+    };
+    Ok(match request.bump {
+        Bump::By(_) if !can_bump => return Err(Obstacle::CannotRaiseRevision { version: version() }),
+        Bump::By(by) => {
+            if by <= ahead {
+                goes_back(&format!("a bump of {by} is too small"));
+            }
+            by
+        }
+        // The snapshot is at least as far.
+        _ if ahead == 0 => 0,
+        Bump::Off => {
+            goes_back("bump-revision=off");
+            0
+        }
+        Bump::Auto if !can_bump => {
+            goes_back(&format!("etcd {} cannot raise it", version()));
+            0
+        }
+        Bump::Auto if seen.doubt.is_some() => gap.saturating_add(UNKNOWN_REVISION_BUMP),
+        // A fifth without a limit would use up all revisions in 155 restores of one snapshot.
+        Bump::Auto => gap.saturating_add((gap / 5).min(UNKNOWN_REVISION_BUMP)).saturating_add(HEADROOM),
+    })
+}
+
+/// Refuses to raise the snapshot past what etcd can count.
+///
+/// # Errors
+/// The raised revision would exceed [`MAX_REVISION`].
+pub(super) fn check_bump(
+    request: &Request,
+    facts: &Facts,
+    snapshot: &Snapshot,
+    bump: i64,
+) -> Result<(), Obstacle> {
+    let revision = snapshot.last_record;
+    if bump == 0 || revision.checked_add(bump).is_some_and(|raised| raised <= MAX_REVISION) {
+        return Ok(());
     }
+    Err(Obstacle::RevisionTooHigh {
+        revision,
+        bump,
+        limit: MAX_REVISION,
+        command: request.command.clone(),
+        restarts: restarts(facts.stops_api_server),
+    })
+}
+
+/// Returns a warning if clients may have seen more than is known and the revision is not raised: they would go on with
+/// what they have.
+pub(super) fn warn_of_unknown_revision(facts: &Facts, seen: Seen, bump: i64) -> Option<String> {
+    let doubt = seen.doubt.filter(|_| bump == 0)?;
+    let bump = facts.versions.programs.can_bump().then_some(UNKNOWN_REVISION_BUMP);
+    Some(warnings::last_seen_unknown(&doubt.describe(), restarts(facts.stops_api_server), bump))
+}
+
+/// Returns how many revisions the existing data is ahead of the snapshot.
+pub(super) fn lost(existing: &ExistingData, snapshot: &Snapshot) -> i64 {
+    (existing.revision().unwrap_or(0) - snapshot.revision).max(0)
 }

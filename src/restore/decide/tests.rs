@@ -1,16 +1,18 @@
-//! The decision, by tables and properties.
+//! Tests of the decision, by tables and properties.
 
+use super::revision::{HEADROOM, UNKNOWN_REVISION_BUMP};
 use super::*;
 use crate::archive::Contents;
 use crate::archive::manifest::Manifest;
 use crate::etcd::client::Status;
+use crate::etcd::member::Member;
 use crate::etcd::service::Service;
-use crate::etcd::site::{Origin, ProgramSource, Sourced, tests};
+use crate::etcd::site::{InitialMember, Origin, ProgramSource, Sourced, tests};
 use crate::etcd::trailer::DatabaseDigest;
 use crate::etcd::v2_store::V2Keys;
 use crate::etcd::versions::{Installed, Programs, Version};
 use crate::exchange::Lineage;
-use crate::restore::Source;
+use crate::restore::request::{Bump, MAX_BUMP, Source};
 use crate::restore::versions::Versions;
 use crate::system::owner::Owner;
 use proptest::prelude::*;
@@ -26,7 +28,7 @@ fn member(name: &str) -> Member {
     }
 }
 
-fn serving(revision: i64, members: Vec<Member>) -> Old {
+fn serving(revision: i64, members: Vec<Member>) -> ExistingData {
     let status = Status {
         cluster_id: 1,
         member_id: 7,
@@ -38,7 +40,7 @@ fn serving(revision: i64, members: Vec<Member>) -> Old {
         is_learner: false,
         errors: Vec::new(),
     };
-    Old::Serving { status, members }
+    ExistingData::Served { status, members }
 }
 
 fn installed(name: &str, version: &str) -> Installed {
@@ -60,23 +62,23 @@ fn versions(version: &str) -> Versions {
     }
 }
 
-pub(super) fn facts(old: Old, can_bump: bool) -> Facts {
+pub(super) fn facts(existing: ExistingData, can_bump: bool) -> Facts {
     Facts {
         data_dir: "/var/lib/etcd/default".to_owned(),
-        takes_api_server: false,
+        stops_api_server: false,
         initial: InitialMember::default(),
-        member: Some(7),
+        member_inode: Some(7),
         stop_command: "systemctl stop etcd".to_owned(),
         start_command: "systemctl start etcd.service".to_owned(),
-        old,
+        existing,
         lineage: Lineage { own: ["1".to_owned()].into(), highest_is_known: true, ..Lineage::default() },
         keys: Ok(3),
         versions: versions(if can_bump { "3.4.27" } else { "3.4.23" }),
         v2_keys: V2Keys::None,
         quota: None,
         free: 1 << 40,
-        old_size: 20480,
-        backup_room: 1 << 20,
+        database_size: 20480,
+        backup_space: 1 << 20,
     }
 }
 
@@ -109,59 +111,60 @@ pub(super) fn request(bump: Bump) -> Request {
         plan_only: false,
         owner: Owner { uid: 0, gid: 0 },
         unit: None,
+        command: "etcd-backup restore /a".to_owned(),
         now: jiff::Timestamp::UNIX_EPOCH,
     }
 }
 
 fn plan(request: &Request, facts: &Facts, snapshot: &Snapshot) -> Result<Plan, Refusal> {
-    decide(request, facts, admit(facts)?, snapshot)
+    Ok(decide(request, facts, check_membership(facts)?, snapshot)?)
 }
 
 #[test]
-fn only_a_started_voter_alone_is_admitted() {
+fn accepts_only_a_single_started_voting_member() {
     let learner = Member { is_learner: true, ..member("m1") };
-    let cases: [(Old, &str); 10] = [
+    let cases: [(ExistingData, &str); 10] = [
         (serving(9, vec![member("m1"), member("m2"), member("")]), "3 members: m1, m2, 7 (not started)"),
         (serving(9, vec![member("m1"), learner.clone()]), "2 members: m1, m1 (a learner)"),
         (serving(9, vec![learner]), "is a learner"),
         (serving(9, vec![member("")]), "has not started"),
         (serving(9, Vec::new()), "lists none"),
-        (Old::Stopped { revision: 9, members: vec![member("m1"), member("m2")] }, "2 members"),
-        (Old::Silent("permission denied".into()), "permission denied"),
-        (Old::Damaged("page 7 is torn".into()), "member.broken"),
-        (Old::NoLog, "no write-ahead log"),
-        (Old::Elsewhere, "none has its data in"),
+        (ExistingData::Stopped { revision: 9, members: vec![member("m1"), member("m2")] }, "2 members"),
+        (ExistingData::NotAnswering("permission denied".into()), "permission denied"),
+        (ExistingData::Damaged("page 7 is torn".into()), "member.broken"),
+        (ExistingData::WithoutLog, "no write-ahead log"),
+        (ExistingData::OfAnotherEtcd, "no process has /var/lib/etcd/default open"),
     ];
-    for (old, fragment) in cases {
-        let refusal = admit(&facts(old, true)).unwrap_err().to_string();
+    for (existing, fragment) in cases {
+        let refusal = Refusal::from(check_membership(&facts(existing, true)).unwrap_err()).to_string();
         assert!(refusal.contains(fragment), "{refusal}");
     }
-    assert_eq!(admit(&facts(serving(9, vec![member("m1")]), true)).unwrap().name, "m1");
+    assert_eq!(check_membership(&facts(serving(9, vec![member("m1")]), true)).unwrap().name, "m1");
 }
 
 #[test]
-fn a_member_without_data_is_who_its_configuration_says() {
+fn a_member_without_data_gets_its_configured_identity() {
     let some = |text: &str| Some(text.to_owned());
     for (name, peer_urls, expected) in [
         (None, None, ("default", "http://localhost:2380")),
         (some("cp1"), None, ("cp1", "http://localhost:2380")),
         (some("cp1"), some("https://10.0.0.4:2380"), ("cp1", "https://10.0.0.4:2380")),
     ] {
-        let is_said = peer_urls.is_some();
-        let facts = Facts { initial: InitialMember { name, peer_urls }, ..facts(Old::Empty, true) };
+        let is_configured = peer_urls.is_some();
+        let facts = Facts { initial: InitialMember { name, peer_urls }, ..facts(ExistingData::Empty, true) };
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Trailer::Valid)).unwrap();
         assert_eq!((plan.member.name.as_str(), plan.member.peer_urls.as_str()), expected);
-        let told = plan.warnings.iter().any(|warning| warning.contains("etcdctl member update"));
-        assert_eq!(told, !is_said, "{:?}", plan.warnings);
+        let warns = plan.warnings.iter().any(|warning| warning.contains("etcdctl member update"));
+        assert_eq!(warns, !is_configured, "{:?}", plan.warnings);
     }
 }
 
 #[test]
-fn a_bump_clears_the_old_revision_or_a_warning_says_why_not() {
+fn a_bump_exceeds_the_old_revision_or_there_is_a_warning() {
     let cases = [
         // asked, old, snapshot, can bump -> bump, warns
         (Bump::Auto, 100, 100, true, Some(0), false),
-        // An etcd that came up empty after its disk was lost: its clients may be past both.
+        // An etcd that came up empty after its disk was lost: its clients may have seen more than both.
         (Bump::Auto, 100, 200, true, Some(0), true),
         (Bump::Auto, 1, 200, false, Some(0), true),
         (Bump::Off, 1, 200, true, Some(0), true),
@@ -177,14 +180,14 @@ fn a_bump_clears_the_old_revision_or_a_warning_says_why_not() {
     for (asked, old, revision, can_bump, bump, warns) in cases {
         let facts = facts(serving(old, vec![member("m1")]), can_bump);
         let decided = plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid));
-        let told = decided.as_ref().ok().map(|plan| (plan.bump, !plan.warnings.is_empty()));
-        assert_eq!(told, bump.map(|bump| (bump, warns)), "{asked:?} {old} {revision}");
+        let found = decided.as_ref().ok().map(|plan| (plan.bump, !plan.warnings.is_empty()));
+        assert_eq!(found, bump.map(|bump| (bump, warns)), "{asked:?} {old} {revision}");
     }
 }
 
 #[test]
-fn a_bump_clears_what_was_ever_served() {
-    const FAR: i64 = 1_000_000_000;
+fn a_bump_exceeds_every_revision_ever_served() {
+    const FAR: i64 = UNKNOWN_REVISION_BUMP;
     let cases = [
         // asked, highest, is known, old, snapshot -> bump, warns, the next one knows
         // The last restore went back from 7 to 2.
@@ -217,54 +220,61 @@ fn a_bump_clears_what_was_ever_served() {
         facts.lineage.highest_revision = 7;
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(2, Trailer::Valid)).unwrap();
         assert_eq!(plan.warnings.is_empty(), can_bump);
-        // Clients may write until it is stopped, but not past what clears them.
-        assert_eq!(plan.must_stay_below(9), can_bump.then_some(9));
+        // Clients may write until etcd is stopped, but not past the raised revision.
+        assert_eq!(plan.revision_limit(9), can_bump.then_some(9));
     }
 }
 
 #[test]
-fn revisions_go_back_only_where_that_was_told() {
+fn revisions_go_back_only_after_a_warning() {
     let limit = |asked, old: i64, revision| {
         let facts = facts(serving(old, vec![member("m1")]), true);
         let plan = plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid)).unwrap();
-        plan.must_stay_below(revision + plan.bump)
+        plan.revision_limit(revision + plan.bump)
     };
-    // Level with the snapshot, and behind it: clients may pass it while the restore is made.
+    // Level with the snapshot, and older than it: clients may pass it while the restore is prepared.
     assert_eq!((limit(Bump::Auto, 100, 100), limit(Bump::Off, 100, 200)), (Some(101), Some(201)));
     assert_eq!(limit(Bump::By(7), 100, 100), Some(107));
     assert!(limit(Bump::Auto, 200, 100).is_some_and(|limit| limit > 200));
-    // Warned of.
+    // The plan warns of these already.
     assert_eq!((limit(Bump::Off, 200, 100), limit(Bump::By(5), 200, 100)), (None, None));
-    let unknown = plan(&request(Bump::Auto), &facts(Old::Empty, true), &snapshot(5, Trailer::Valid)).unwrap();
-    assert_eq!(unknown.must_stay_below(5), None);
+    let unknown =
+        plan(&request(Bump::Auto), &facts(ExistingData::Empty, true), &snapshot(5, Trailer::Valid)).unwrap();
+    assert_eq!(unknown.revision_limit(5), None);
 }
 
 #[test]
-fn what_clients_of_lost_data_have_seen_is_unknown_and_told() {
-    let warned = |old, can_bump, takes_api_server| {
-        let facts = Facts { takes_api_server, ..facts(old, can_bump) };
+fn warns_if_the_last_revision_that_clients_saw_is_unknown() {
+    let warned = |old, can_bump, stops_api_server| {
+        let facts = Facts { stops_api_server, ..facts(old, can_bump) };
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(200, Trailer::Valid)).unwrap();
         assert_eq!((plan.bump, plan.loses), (0, 0));
         plan.warnings.join("\n")
     };
-    let stopped = Old::Stopped { revision: 1, members: vec![member("m1")] };
+    let stopped = ExistingData::Stopped { revision: 1, members: vec![member("m1")] };
     for (old, words) in [
-        (Old::Empty, "no old data"),
+        (ExistingData::Empty, "no old data"),
         (stopped, "at revision 1"),
         (serving(150, vec![member("m1")]), "revision 150"),
     ] {
-        let told = warned(old.clone(), true, false);
-        assert!(told.contains(words) && told.contains("restart every client that watches"), "{told}");
-        assert!(told.contains("bump-revision=1000000000"), "{told}");
-        let told = warned(old.clone(), false, false);
-        assert!(told.contains("restart every client") && !told.contains("bump-revision"), "{told}");
+        let warnings = warned(old.clone(), true, false);
+        assert!(
+            warnings.contains(words) && warnings.contains("restart every client that watches"),
+            "{warnings}"
+        );
+        assert!(warnings.contains("bump-revision=1000000000"), "{warnings}");
+        let warnings = warned(old.clone(), false, false);
+        assert!(
+            warnings.contains("restart every client") && !warnings.contains("bump-revision"),
+            "{warnings}"
+        );
         assert!(warned(old, true, true).contains("kube-apiserver is restarted with etcd"));
     }
 }
 
 #[test]
-fn a_snapshot_without_a_right_hash_is_refused_unless_allowed() {
-    let facts = facts(Old::Empty, true);
+fn refuses_a_snapshot_without_a_trailer_unless_allowed() {
+    let facts = facts(ExistingData::Empty, true);
     let trusting = Request { allow_unhashed: true, ..request(Bump::Auto) };
     let check =
         |request: &Request, seal| plan(request, &facts, &snapshot(5, seal)).map(|plan| plan.hash_check);
@@ -276,7 +286,7 @@ fn a_snapshot_without_a_right_hash_is_refused_unless_allowed() {
 }
 
 #[test]
-fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
+fn refuses_a_snapshot_of_another_cluster_unless_allowed() {
     let of = |cluster: &str| {
         let mut snapshot = snapshot(9, Trailer::Valid);
         snapshot.contents.manifest = Some(manifest(cluster));
@@ -284,7 +294,7 @@ fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
     };
     let held = |old, keys| Facts { keys, ..facts(old, true) };
     let one = || vec![member("m1")];
-    let stopped = || Old::Stopped { revision: 9, members: one() };
+    let stopped = || ExistingData::Stopped { revision: 9, members: one() };
     let check = |facts: &Facts, cluster: &str| plan(&request(Bump::Off), facts, &of(cluster)).map(drop);
     for (old, keys) in
         [(serving(9, one()), Ok(3)), (serving(9, one()), Err("no password".to_owned())), (stopped(), Ok(1))]
@@ -297,32 +307,32 @@ fn a_strangers_snapshot_replaces_no_data_unless_allowed() {
         assert!(plan(&allowing, &facts, &of("2")).is_ok());
         assert!(
             plan(&request(Bump::Off), &facts, &snapshot(9, Trailer::Valid)).is_ok(),
-            "of nobody knows whom"
+            "its cluster is unknown"
         );
     }
-    for (old, keys) in [(serving(9, one()), Ok(0)), (stopped(), Ok(0)), (Old::Empty, Ok(0))] {
-        assert!(check(&held(old, keys), "2").is_ok(), "nothing is held");
+    for (old, keys) in [(serving(9, one()), Ok(0)), (stopped(), Ok(0)), (ExistingData::Empty, Ok(0))] {
+        assert!(check(&held(old, keys), "2").is_ok(), "there is no data to replace");
     }
 }
 
 #[test]
 fn an_expected_hash_must_match() {
     let expecting = |sha: &str| Request { expected_sha256: Some(sha.to_owned()), ..request(Bump::Auto) };
-    let facts = facts(Old::Empty, true);
+    let facts = facts(ExistingData::Empty, true);
     assert!(plan(&expecting(&"a".repeat(64)), &facts, &snapshot(5, Trailer::Valid)).is_ok());
     let refusal = plan(&expecting(&"b".repeat(64)), &facts, &snapshot(5, Trailer::Valid)).unwrap_err();
     assert!(refusal.reason.contains(&"b".repeat(64)) && refusal.reason.contains(&"a".repeat(64)));
 }
 
 #[test]
-fn existing_data_is_saved_unless_there_is_none_or_nobody_asked() {
-    let stopped = || Old::Stopped { revision: 9, members: vec![member("m1")] };
+fn saves_existing_data_if_there_is_any_and_a_backup_is_wanted() {
+    let stopped = || ExistingData::Stopped { revision: 9, members: vec![member("m1")] };
     let none = Request { backup: None, ..request(Bump::Auto) };
     for (old, asked, backup) in [
-        (serving(9, vec![member("m1")]), request(Bump::Auto), Backup::Online),
-        (stopped(), request(Bump::Auto), Backup::Stopped),
-        (Old::Empty, request(Bump::Auto), Backup::None),
-        (stopped(), none, Backup::None),
+        (serving(9, vec![member("m1")]), request(Bump::Auto), BackupMethod::Online),
+        (stopped(), request(Bump::Auto), BackupMethod::FromCopy),
+        (ExistingData::Empty, request(Bump::Auto), BackupMethod::None),
+        (stopped(), none, BackupMethod::None),
     ] {
         let facts = facts(old, true);
         assert_eq!(plan(&asked, &facts, &snapshot(9, Trailer::Valid)).unwrap().backup, backup);
@@ -345,7 +355,7 @@ fn a_thousand_restores_of_one_snapshot_leave_revisions_for_as_many_more() {
     for _ in 0..1000 {
         let facts = facts(serving(old, vec![member("m1")]), true);
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(100, Trailer::Valid)).unwrap();
-        // And a client writes.
+        // A client writes once.
         old = 100 + plan.bump + 1;
     }
     assert!(old < i64::MAX / 1_000_000, "{old}");
@@ -356,8 +366,8 @@ fn a_revision_is_not_raised_past_what_etcd_can_count() {
     let far = i64::MAX / 2;
     for (asked, old, revision, refused) in [
         (Bump::Auto, far + 1, 100, true),
-        (Bump::By(MOST), 100, far, true),
-        (Bump::By(MOST), 100, far / 2, false),
+        (Bump::By(MAX_BUMP), 100, far, true),
+        (Bump::By(MAX_BUMP), 100, far / 2, false),
         (Bump::Off, far + 1, 100, false),
         (Bump::Auto, i64::MAX, i64::MAX, false),
     ] {
@@ -365,8 +375,7 @@ fn a_revision_is_not_raised_past_what_etcd_can_count() {
         match plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid)) {
             Ok(_) => assert!(!refused, "{asked:?} {old} {revision}"),
             Err(refusal) => {
-                let told = refusal.to_string();
-                assert!(refused && told.contains("bump-revision=off"), "{told}");
+                assert!(refused && refusal.next.contains("bump-revision=off"), "{refusal}");
             }
         }
     }
@@ -379,24 +388,24 @@ proptest! {
     ) {
         let facts = facts(serving(old, vec![member("m1")]), true);
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(revision, Trailer::Valid)).unwrap();
-        // Where it is raised, or is where clients were, there is nothing to do for them.
+        // A revision that is raised, or is the one that clients saw, needs no warning.
         prop_assert_eq!(plan.warnings.is_empty(), old >= revision);
         prop_assert!(revision + plan.bump >= old);
         prop_assert_eq!(plan.bump > 0, old > revision);
         if old > revision {
-            // What clients write until the stop stays below it too.
+            // What clients write until the stop is exceeded too.
             prop_assert!(revision + plan.bump >= old + HEADROOM);
         }
     }
 }
 
 #[test]
-fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
+fn accepts_a_site_with_one_data_tree_and_a_known_supervisor() {
     let unit = Service::Systemd { systemd: "etcd.service".to_owned() };
     let drift = Some("it now says /b");
     for (wal_dir, drift, etcd, service, refused) in [
         (None, None, "/bin/sh", unit.clone(), None),
-        (Some("/wal"), None, "/bin/sh", unit.clone(), Some("in /wal: no one step exchanges both")),
+        (Some("/wal"), None, "/bin/sh", unit.clone(), Some("outside of its data directory, in /wal")),
         (None, drift, "/bin/sh", unit.clone(), Some("it now says /b")),
         (None, None, "/none/etcd", unit, Some("no program /none/etcd")),
         (
@@ -411,7 +420,7 @@ fn a_site_suits_where_its_data_is_whole_and_its_supervisor_known() {
         site.drift = drift.map(str::to_owned);
         site.wal_dir = wal_dir.map(|dir| Sourced::new(PathBuf::from(dir), Origin::Default));
         site.tools.etcd = etcd.into();
-        let refusal = suits(&site).err().map(|refusal| refusal.reason);
+        let refusal = check_site(&site).err().map(|obstacle| Refusal::from(obstacle).reason);
         assert_eq!(refusal.is_some(), refused.is_some(), "{refusal:?}");
         assert!(refused.is_none_or(|part| refusal.is_some_and(|reason| reason.contains(part))));
     }

@@ -37,8 +37,8 @@ fn a_thread_that_cannot_be_made_is_told() {
         ("snapshot", 1, "starting the thread `members`: "),
         ("snapshot", 2, "starting the thread `pack`: "),
         ("snapshot", 3, "starting the thread `read back`: "),
-        ("snapshot", 4, "starting the thread `fs_util`: "),
-        ("look", 1, "starting the thread `structure`: "),
+        ("snapshot", 4, "starting the thread `inspect`: "),
+        ("inspect", 1, "starting the thread `structure`: "),
         ("pack", 1, ""),
         ("read back", 1, "reading the archive back: unpacking the snapshot: "),
     ] {

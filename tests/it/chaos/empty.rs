@@ -55,7 +55,7 @@ fn a_boot_before_the_data_was_moved_in_is_recovered_from(version: Version) {
     world.start();
     let before = world.pid();
     let out = world.restore(&["--recover"]);
-    out.says_one_of(&["etcd has made data of its own meanwhile"]);
+    out.says_one_of(&["etcd has created its own data in the empty data directory"]);
     let _ = out.completed();
     serves_its_own(&world);
     assert_eq!(world.pid(), before, "etcd was stopped");
@@ -73,7 +73,7 @@ fn an_etcd_that_starts_before_the_data_is_moved_in_keeps_its_own(version: Versio
         Fate::LetGo
     });
     serves_its_own(&world);
-    out.failed(&["etcd has made data of its own"]);
+    out.failed(&["etcd has created its own data"]);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -86,5 +86,5 @@ fn an_etcd_that_was_stopped_with_data_of_its_own_serves_again(version: Version) 
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     assert_eq!(world.asked("stop"), 2, "by us and by who lost the data");
     serves_its_own(&world);
-    out.failed(&["etcd has made data of its own"]);
+    out.failed(&["etcd has created its own data"]);
 }

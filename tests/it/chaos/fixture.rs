@@ -252,7 +252,7 @@ impl Ground {
         let lives = self.action == Action::Empty || data.join("member/snap/db").exists();
         assert!(lives, "no live data: {:?}", shape(&data, Closely::Shape));
         // Where it says itself that a recovery is owed, nothing else is to be expected.
-        let owed = ["neither finished nor undone", "still unfinished"];
+        let owed = ["neither completed nor rolled back", "still unfinished"];
         let is_owed = owed.iter().any(|words| out.stderr.contains(words));
         if self.disk.is_some() || out.status.code().is_none() || is_owed {
             let finished = self.finished();

@@ -152,7 +152,7 @@ fn with_a_rewritten_api_server_manifest(machine: &Machine) -> Result<()> {
     machine.run(&["rm", &parked])?;
     let recovered = scenario::action(machine, "restore", &["--recover"])?;
     let outcome = scenario::text(&recovered, &["restore", "recovered"])?;
-    ensure!(outcome.contains("was finished"), "{outcome}");
+    ensure!(outcome.contains("was completed"), "{outcome}");
     ensure!(scenario::digest(machine)? == before, "the recovery changed the keys");
     scenario::check_nothing_is_left(machine)
 }

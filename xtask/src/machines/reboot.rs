@@ -27,8 +27,8 @@ struct Point {
 
 const POINTS: [Point; 3] = [
     Point { name: "staging", phase: None, is_new: false, recovered: "had changed nothing" },
-    Point { name: "stopping", phase: Some("stopping"), is_new: false, recovered: "was undone" },
-    Point { name: "exchanged", phase: Some("exchanging"), is_new: true, recovered: "was finished" },
+    Point { name: "stopping", phase: Some("stopping"), is_new: false, recovered: "was rolled back" },
+    Point { name: "exchanged", phase: Some("exchanging"), is_new: true, recovered: "was completed" },
 ];
 
 /// Cuts the power at three points, on one machine.

@@ -1,0 +1,88 @@
+//! Reads how far the data of an exchange has come while no etcd serves it, and decides whether the old data is kept.
+//!
+//! Must never change a tree: what its files do not show is read from a booted copy.
+
+use super::data_dir::MEMBER;
+use super::staging_dir::BootCopy;
+use super::steps::Exchange;
+use crate::etcd::backend::Backend;
+use crate::etcd::etcdutl::MEMBER_OVERHEAD;
+use crate::etcd::sandbox;
+use crate::etcd::v2_store::V2Keys;
+use crate::etcd::wal;
+use crate::system::durable::Dir;
+use anyhow::{Result, ensure};
+
+impl Exchange<'_> {
+    /// Returns the revision of the live database while etcd is stopped, if it can be read. If etcd was killed, its last
+    /// acknowledged writes are only in its write-ahead log.
+    pub(super) fn live_revision(&self) -> Option<i64> {
+        let data = self.data();
+        let revision = |database| Backend::from_file(database, &data.database_path())?.revision();
+        data.live_database().ok().flatten().and_then(|database| revision(database).ok())
+    }
+
+    /// Decides whether to keep the old data, which is in the staging directory now, and returns its last revision. It is
+    /// not kept if the backup holds all of it.
+    pub(super) fn decide_whether_to_keep_old(&mut self) -> Option<i64> {
+        let has_v2_keys = self.may_have_v2_keys();
+        if has_v2_keys {
+            self.journal.keep_old_as = Some(self.journal.old.keep_as.clone());
+        }
+        self.journal.keep_old_as.as_ref()?;
+        let revision = self.staging.other().and_then(|other| self.last_revision(&other)).ok();
+        if revision.is_some() && revision == self.journal.old.backup_revision && !has_v2_keys {
+            self.journal.keep_old_as = None;
+        }
+        revision
+    }
+
+    /// Returns the last revision of the data in `data_dir`, its write-ahead log included. If etcd has stopped cleanly, all
+    /// of the log is in the database. Otherwise, a booted copy shows the revision.
+    ///
+    /// # Errors
+    /// There is no room for a copy, or etcd does not serve it.
+    pub(super) fn last_revision(&self, data_dir: &Dir) -> Result<i64> {
+        let member = data_dir.child(MEMBER)?;
+        if let Ok(Some(revision)) = revision_at_rest(&member) {
+            return Ok(revision);
+        }
+        // The live etcd on the same disk needs room for its next write-ahead log.
+        let (needed, free) = (member.size_of_tree()?.saturating_add(MEMBER_OVERHEAD), member.free_bytes()?);
+        ensure!(
+            free > needed,
+            "a copy of it needs {} MiB, but only {} MiB are free",
+            needed >> 20,
+            free >> 20
+        );
+        let revision = self.staging.make_copy(BootCopy::Existing, &member).and_then(|copy| {
+            let booted = sandbox::boot(&self.site.tools.etcd, copy)?;
+            ensure!(booted.served, "its cluster has other members");
+            booted.backend()?.revision()
+        });
+        self.staging.remove_copy(BootCopy::Existing)?;
+        revision
+    }
+
+    /// Returns whether the old data holds or may hold keys of the v2 API, which no backup holds. A client may have written
+    /// them until etcd was stopped.
+    fn may_have_v2_keys(&self) -> bool {
+        let has_old_data = self.journal.old.inode.is_some();
+        has_old_data
+            && self
+                .staging
+                .other()
+                .and_then(|other| other.child(MEMBER))
+                .map_or(true, |member| V2Keys::read_member_dir(member.path()) != V2Keys::None)
+    }
+}
+
+/// Returns the revision of a `member` directory whose database holds all of its write-ahead log, and `None` if it does not
+/// hold all of it, as after a kill.
+fn revision_at_rest(member: &Dir) -> Result<Option<i64>> {
+    let snap = member.child("snap")?;
+    let backend = Backend::from_file(snap.read("db")?, &snap.path().join("db"))?;
+    let log = wal::check_member(member)?;
+    let is_whole = !log.is_torn && log.last_index > 0 && log.last_index <= backend.consistent_index()?;
+    if is_whole { backend.revision().map(Some) } else { Ok(None) }
+}

@@ -1,0 +1,186 @@
+//! An exchange of the live data for the other data directory, and its durable steps one by one.
+//!
+//! The order of the steps is elsewhere: `switchover` goes to the new data, `rollback` back to the old, and `recover`
+//! decides between them after a crash.
+
+use super::data_dir::{DataDir, DatabaseLock, MEMBER};
+use super::expected::Expected;
+use super::journal::{Journal, OldData, Phase};
+use super::staging_dir::StagingDir;
+use crate::etcd::site::Site;
+use anyhow::{Context, Result, anyhow, bail};
+use std::fmt;
+use std::time::Duration;
+
+/// An exchange that is about to happen, or that an earlier run left.
+#[derive(Debug)]
+pub struct Exchange<'a> {
+    pub(super) site: &'a Site,
+    pub(super) staging: StagingDir<'a>,
+    pub(super) journal: Journal,
+    /// Held on the old data from the stop to the proof. An etcd that is started in between has the old database open and
+    /// waits for the lock. If it got the lock before the proof, it would use that database with the new write-ahead log.
+    pub(super) old_database_lock: Option<DatabaseLock>,
+}
+
+impl<'a> Exchange<'a> {
+    /// Writes the journal of the exchange of the live data for the data in `staging`. Nothing else happens yet.
+    ///
+    /// # Errors
+    /// The journal cannot be written. The staging directory is removed then.
+    pub fn prepare(
+        site: &'a Site,
+        mut staging: StagingDir<'a>,
+        old: OldData,
+        expected: Expected,
+    ) -> Result<Self> {
+        let new = staging.other()?.inode(MEMBER)?.context("the restored data has no member directory")?;
+        let journal = Journal::new(old, new.number, expected);
+        staging.keep();
+        match journal.write(staging.dir()) {
+            Ok(()) => Ok(Self { site, staging, journal, old_database_lock: None }),
+            Err(error) => {
+                staging.remove()?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes over an exchange that an earlier run left.
+    pub(super) fn take_over(site: &'a Site, staging: StagingDir<'a>, journal: Journal) -> Self {
+        Self { site, staging, journal, old_database_lock: None }
+    }
+
+    /// Records in the journal that the exchange has reached `phase`.
+    pub(super) fn enter(&mut self, phase: Phase) -> Result<()> {
+        self.journal.phase = phase;
+        self.journal.write(self.staging.dir())
+    }
+
+    /// Stops etcd, and keeps it from starting on the live data while the returned lock lives.
+    pub(super) fn stop(&self) -> Result<DatabaseLock> {
+        let stopped = self.site.service.stop(self.data().database_size());
+        // The lock decides: a supervisor may fail to stop a service that was not running, or may not know of an etcd that
+        // is.
+        let timeout = if stopped.is_ok() { self.site.service.stop_timeout() } else { Duration::ZERO };
+        match (self.data().lock_database(timeout), stopped) {
+            (Ok(lock), _) => Ok(lock),
+            (Err(in_use), Ok(())) => Err(in_use.context(self.site.describe_ineffective_stop())),
+            (Err(in_use), Err(error)) => Err(error.context(in_use)),
+        }
+    }
+
+    /// Starts etcd. The lock decides here too: a supervisor may fail to start a service that is already running.
+    pub(super) fn start(&self) -> Result<()> {
+        match self.site.service.start(self.data().database_size()) {
+            Err(error) if !self.data().is_in_use()? => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Exchanges the live data for the other, or moves the other into place if there is no live data.
+    pub(super) fn exchange_trees(&self) -> Result<()> {
+        let (live, other) = (self.data().dir(), self.staging.other()?);
+        if self.journal.old.inode.is_some() {
+            return live.exchange(MEMBER, &other);
+        }
+        if live.rename_noreplace(&other, MEMBER, MEMBER)? {
+            return Ok(());
+        }
+        bail!("etcd has created its own data in {} since it was found empty", live.path().display())
+    }
+
+    /// Puts the old data back into place, or moves the new data away if there was no old data.
+    pub(super) fn put_old_back(&self) -> Result<()> {
+        let (live, other) = (self.data().dir(), self.staging.other()?);
+        if self.journal.old.inode.is_some() {
+            live.exchange(MEMBER, &other)
+        } else {
+            other.rename_noreplace(live, MEMBER, MEMBER).map(drop)
+        }
+        .context("putting the old data back")
+    }
+
+    /// Makes the new data final. After this, nothing is rolled back.
+    pub(super) fn commit(mut self) -> Result<()> {
+        self.enter(Phase::Committed)?;
+        self.clean_up()
+    }
+
+    /// Keeps or removes the old data of a committed exchange, or removes the new data of one that was rolled back. Removes
+    /// the journal last.
+    pub(super) fn clean_up(self) -> Result<()> {
+        self.release_dependents()?;
+        if let (Phase::Committed, Some(name)) = (self.journal.phase, &self.journal.keep_old_as)
+            && self.other_inode()?.is_some()
+        {
+            let other = self.staging.other()?;
+            if !self.data().dir().rename_noreplace(&other, MEMBER, name)? {
+                bail!("the old data stays in {}, because {name} already exists", other.path().display());
+            }
+        }
+        self.staging.remove()
+    }
+
+    /// Lets the service start again what it kept stopped together with etcd, such as kube-apiserver. If etcd itself was
+    /// stopped before and the old data is live again, it stays stopped.
+    pub(super) fn release_dependents(&self) -> Result<()> {
+        self.site
+            .service
+            .release_manifests(self.journal.old.is_running || self.journal.phase != Phase::RolledBack)
+    }
+
+    /// Returns whether the new data is live.
+    ///
+    /// # Errors
+    /// Neither the old nor the new data is live.
+    pub(super) fn is_new_data_live(&self) -> Result<bool> {
+        if self.has_own_data()? {
+            return Ok(false);
+        }
+        match self.data().dir().inode(MEMBER)?.map(|inode| inode.number) {
+            live if live == Some(self.journal.new) => Ok(true),
+            live if live == self.journal.old.inode => Ok(false),
+            _ => Err(anyhow!(
+                "{} is neither the old nor the new data of the unfinished restore; compare it with {}",
+                self.data().dir().path().join(MEMBER).display(),
+                self.staging.dir().path().join(self.staging.other_name()).display()
+            )
+            .context(Unfinished)),
+        }
+    }
+
+    /// Returns whether etcd has created its own data, where there was none, before the new data was moved into place. The
+    /// new data was never live then.
+    pub(super) fn has_own_data(&self) -> Result<bool> {
+        let had_no_data = self.journal.old.inode.is_none();
+        Ok(had_no_data && self.data().dir().inode(MEMBER)?.is_some() && self.is_new_data_in_staging()?)
+    }
+
+    /// Returns whether the new data is in the staging directory: not yet exchanged, or put back.
+    pub(super) fn is_new_data_in_staging(&self) -> Result<bool> {
+        Ok(self.other_inode()? == Some(self.journal.new))
+    }
+
+    /// Returns the inode number of the `member` directory in the other data directory, if there is one.
+    fn other_inode(&self) -> Result<Option<u64>> {
+        if self.staging.dir().inode(self.staging.other_name())?.is_none() {
+            return Ok(None);
+        }
+        Ok(self.staging.other()?.inode(MEMBER)?.map(|inode| inode.number))
+    }
+
+    pub(super) fn data(&self) -> &'a DataDir {
+        self.staging.data()
+    }
+}
+
+/// Marks an error that leaves an exchange unfinished: neither committed nor rolled back.
+#[derive(Debug, Clone, Copy)]
+pub struct Unfinished;
+
+impl fmt::Display for Unfinished {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the exchange is unfinished")
+    }
+}

@@ -1,0 +1,147 @@
+//! The way to the new data: stop etcd, exchange, start etcd, verify, commit. On failure, the old data is put back.
+//!
+//! Signals are deferred while it runs, and a SIGTERM or a closed pipe must not leave etcd stopped. Progress is only
+//! handed to a sink that does not block.
+
+use super::data_dir::MEMBER;
+use super::journal::Phase;
+use super::lineage::Lineage;
+use super::proof::{Verdict, prove};
+use super::steps::Exchange;
+use crate::etcd::client::Client;
+use crate::progress::{Progress, Sink};
+use crate::system::interrupt;
+use anyhow::{Result, bail, ensure};
+use std::time::{Duration, Instant};
+
+/// The outcome of an exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exchanged {
+    /// The time from the order to stop etcd until it served again. The content is verified after that.
+    pub downtime: Duration,
+    /// The revision of the old data when etcd had stopped, if it could be read.
+    pub old_revision: Option<i64>,
+    /// The name in the data directory under which the old data was kept, if it was.
+    pub kept_as: Option<String>,
+    /// The alarms that came with the new data, in etcd's words.
+    pub alarms: Vec<String>,
+    /// Whether etcd refuses our login now: its users and passwords are those of the snapshot.
+    pub login_refused: bool,
+    /// Why processes that were stopped together with etcd could not be released. etcd serves the new data.
+    pub release_error: Option<String>,
+    /// Why old data or working files could not be cleaned up. etcd serves the new data.
+    pub cleanup_error: Option<String>,
+}
+
+/// New data that etcd serves, and that was verified.
+struct Served {
+    since: Instant,
+    alarms: Vec<String>,
+    login_refused: bool,
+    /// The revision of the old database when etcd had stopped.
+    old_revision: Option<i64>,
+}
+
+impl Exchange<'_> {
+    /// Switches etcd to the new data.
+    ///
+    /// # Errors
+    /// A step failed. The old data is live again, and etcd serves it if it did before. If that failed too, the error says
+    /// so and is marked [`Unfinished`](super::Unfinished).
+    pub fn perform(mut self, report: Sink<'_>) -> Result<Exchanged> {
+        let _deferred = interrupt::defer();
+        let stop_ordered = Instant::now();
+        match self.switch_to_new(report) {
+            Ok(served) => Ok(self.finish(stop_ordered, served)),
+            Err(error) => {
+                report(Progress::Step("rolling back to the old data"));
+                Err(self.roll_back_after(error))
+            }
+        }
+    }
+
+    fn switch_to_new(&mut self, report: Sink<'_>) -> Result<Served> {
+        report(Progress::Step("stopping etcd"));
+        self.stop_on_old()?;
+        let old_revision = self.check_old_revision()?;
+        self.record_served(old_revision)?;
+        report(Progress::Step("exchanging the data"));
+        self.enter(Phase::Exchanging)?;
+        self.exchange_trees()?;
+        report(Progress::Step("starting etcd on the restored data"));
+        self.start()?;
+        report(Progress::Step("waiting until etcd serves, and verifying what it serves"));
+        let served = self.verify_new(old_revision)?;
+        // A waiting etcd now finds the new write-ahead log locked by the etcd that serves.
+        self.old_database_lock = None;
+        Ok(served)
+    }
+
+    /// Stops etcd and locks the old database, until the new data is verified.
+    fn stop_on_old(&mut self) -> Result<()> {
+        if !self.journal.old.is_running && self.data().is_in_use()? {
+            // Somebody has started it, and works with it: restore must not stop it.
+            bail!("etcd has been started since restore found it stopped");
+        }
+        self.old_database_lock = Some(self.stop()?);
+        if self.has_own_data()? {
+            // etcd was started in that moment on an empty directory, so it has to run in the end.
+            self.journal.old.is_running = true;
+            self.journal.write(self.staging.dir())?;
+        }
+        Ok(())
+    }
+
+    /// Returns the revision of the old data, which must be below the limit if there is one.
+    fn check_old_revision(&self) -> Result<Option<i64>> {
+        let old_revision = self.journal.old.inode.and_then(|_| self.live_revision());
+        if let (Some(limit), Some(revision)) = (self.journal.old.revision_limit, old_revision)
+            && revision >= limit
+        {
+            bail!(
+                "clients wrote up to revision {revision} while the restore was prepared, past the {limit} of the restored \
+                 data"
+            );
+        }
+        Ok(old_revision)
+    }
+
+    /// Records in the new data that `old_revision` was served: clients may have written since the facts were gathered.
+    fn record_served(&self, old_revision: Option<i64>) -> Result<()> {
+        match old_revision {
+            Some(revision) => Lineage::record_served(&self.staging.other()?.child(MEMBER)?, revision),
+            None => Ok(()),
+        }
+    }
+
+    /// Verifies that etcd serves the new data, as the only member.
+    fn verify_new(&self, old_revision: Option<i64>) -> Result<Served> {
+        match prove(self.site, self.data(), &self.journal.expected)? {
+            Verdict::Proved { served, alarms, is_login_refused } => {
+                if !is_login_refused {
+                    let members = Client::new(self.site).members()?.len();
+                    ensure!(members == 1, "etcd came up with {members} members instead of one");
+                }
+                Ok(Served { since: served, alarms, login_refused: is_login_refused, old_revision })
+            }
+            Verdict::Differs(reason) | Verdict::Idle(reason) => {
+                bail!("etcd does not serve the restored data: {reason}")
+            }
+        }
+    }
+
+    /// Commits the new data, and keeps or removes the old. A failure here no longer changes what etcd serves.
+    fn finish(mut self, stop_ordered: Instant, served: Served) -> Exchanged {
+        let Served { since, alarms, login_refused, old_revision } = served;
+        let downtime = since.duration_since(stop_ordered);
+        let describe = |error: anyhow::Error| format!("{error:#}");
+        // What depends on etcd comes back first: cleaning up may be slow, or fail on a full disk.
+        let release_error = self.release_dependents().err().map(describe);
+        let old_revision = self.decide_whether_to_keep_old().or(old_revision);
+        let (data, kept_as) = (self.data().dir(), self.journal.keep_old_as.clone());
+        let cleanup_error = self.commit().err().map(describe);
+        // Report the old data as kept only if it is there. Otherwise, the cleanup error names its place.
+        let kept_as = kept_as.filter(|name| matches!(data.inode(name), Ok(Some(_))));
+        Exchanged { downtime, old_revision, kept_as, alarms, login_refused, release_error, cleanup_error }
+    }
+}

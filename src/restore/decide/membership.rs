@@ -1,0 +1,56 @@
+//! Whether the cluster may be restored, judged by its members, and which member the restored data is for.
+
+use crate::etcd::member::Member;
+use crate::etcd::site::InitialMember;
+use crate::restore::existing::ExistingData;
+use crate::restore::facts::Facts;
+use crate::restore::plan::Identity;
+use crate::restore::refusals::Obstacle;
+
+/// Accepts only a cluster of one voting member that has started, or an empty data directory.
+///
+/// # Errors
+/// The cluster has other members, or its members are unknown.
+pub fn check_membership(facts: &Facts) -> Result<Identity, Obstacle> {
+    let (data_dir, stop) = (facts.data_dir.clone(), facts.stop_command.clone());
+    let start = facts.start_command.clone();
+    match &facts.existing {
+        ExistingData::Served { members, .. } | ExistingData::Stopped { members, .. } => {
+            check_single_member(members, start)
+        }
+        ExistingData::Empty => Ok(initial_identity(&facts.initial)),
+        ExistingData::NotAnswering(reason) => Err(Obstacle::NotAnswering { reason: reason.clone(), stop }),
+        ExistingData::Damaged(reason) => Err(Obstacle::DamagedData { reason: reason.clone(), data_dir }),
+        ExistingData::NotReadable(reason) => Err(Obstacle::DataNotReadable { reason: reason.clone(), start }),
+        ExistingData::WithoutLog => Err(Obstacle::WithoutLog { data_dir, stop }),
+        ExistingData::OfAnotherEtcd => Err(Obstacle::OfAnotherEtcd { data_dir }),
+    }
+}
+
+/// Returns the member that etcd's configuration would create, with etcd's own defaults (etcd, server/embed/config.go).
+fn initial_identity(initial: &InitialMember) -> Identity {
+    let or = |value: &Option<String>, default: &str| value.clone().unwrap_or_else(|| default.to_owned());
+    Identity {
+        name: or(&initial.name, "default"),
+        peer_urls: or(&initial.peer_urls, "http://localhost:2380"),
+    }
+}
+
+fn check_single_member(members: &[Member], start: String) -> Result<Identity, Obstacle> {
+    match members {
+        [one] if one.is_learner => Err(Obstacle::OnlyLearner { member: describe_member(one) }),
+        [one] if one.name.is_empty() => Err(Obstacle::NotStarted { start }),
+        [one] => Ok(Identity { name: one.name.clone(), peer_urls: one.peer_urls.join(",") }),
+        [] => Err(Obstacle::NoMembers),
+        _ => Err(Obstacle::SeveralMembers { members: members.iter().map(describe_member).collect() }),
+    }
+}
+
+/// Describes a member for a message.
+pub fn describe_member(member: &Member) -> String {
+    match (member.name.as_str(), member.is_learner) {
+        ("", _) => format!("{:x} (not started)", member.id),
+        (name, true) => format!("{name} (a learner)"),
+        (name, false) => name.to_owned(),
+    }
+}

@@ -1,0 +1,31 @@
+//! Whether restore can work on a site at all.
+
+use crate::etcd::site::Site;
+use crate::restore::refusals::Obstacle;
+
+/// Refuses a site whose data is not one tree, whose etcd would start with another configuration, or whose etcd this
+/// machine can neither boot privately nor stop and start.
+///
+/// # Errors
+/// The first obstacle that is found.
+pub fn check_site(site: &Site) -> Result<(), Obstacle> {
+    if let Some(log) = &site.wal_dir {
+        return Err(Obstacle::SeparateLog {
+            log: log.to_path_buf(),
+            data: site.data_dir.to_path_buf(),
+            stop: site.service.stop_command(),
+            start: site.service.start_command(),
+        });
+    }
+    if let Some(drift) = &site.drift {
+        return Err(Obstacle::ConfigurationChanged { drift: drift.clone() });
+    }
+    // If etcd runs in a container, its program may be missing here.
+    if !site.tools.etcd.is_file() {
+        return Err(Obstacle::NoServerProgram {
+            program: site.tools.etcd.clone(),
+            remedy: site.how_to_get_programs(),
+        });
+    }
+    Ok(site.service.check_supervisor()?)
+}

@@ -1,0 +1,53 @@
+//! The data that a restore finds, and what could be learned about it.
+
+use crate::etcd::client::Status;
+use crate::etcd::member::Member;
+
+/// The existing data.
+#[derive(Debug, Clone)]
+pub enum ExistingData {
+    /// etcd serves it.
+    Served {
+        /// The status that the member reports.
+        status: Status,
+        /// The members of the cluster.
+        members: Vec<Member>,
+    },
+    /// No etcd has it open. A private etcd on a copy of it showed this.
+    Stopped {
+        /// The revision that it starts at.
+        revision: i64,
+        /// The members of the cluster.
+        members: Vec<Member>,
+    },
+    /// The data directory holds no member, so there is nothing to lose.
+    Empty,
+    /// An etcd has the data open but does not answer, for this reason.
+    NotAnswering(String),
+    /// No etcd has it open, and our own reading of its files found them damaged, for this reason.
+    Damaged(String),
+    /// No etcd has it open, and its members could not be read, for this reason. That is no verdict on the data: the disk,
+    /// the program or the machine may be at fault.
+    NotReadable(String),
+    /// The member directory has no write-ahead log: it is lost, or stored elsewhere. An etcd that starts without its log
+    /// creates a new cluster of one, and is healthy.
+    WithoutLog,
+    /// The endpoint answers, but no etcd has this data directory open: the two do not belong together.
+    OfAnotherEtcd,
+}
+
+impl ExistingData {
+    /// Returns the revision of the data, if it could be read.
+    pub fn revision(&self) -> Option<i64> {
+        match self {
+            Self::Served { status, .. } => Some(status.revision),
+            Self::Stopped { revision, .. } => Some(*revision),
+            Self::Empty
+            | Self::NotAnswering(_)
+            | Self::Damaged(_)
+            | Self::NotReadable(_)
+            | Self::WithoutLog
+            | Self::OfAnotherEtcd => None,
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Why a restore is refused, as data, and the one place that puts it into words.
+
+use crate::archive::human_size;
+use crate::error::Refusal;
+use crate::etcd::versions::Minor;
+use std::path::PathBuf;
+
+/// The command that completes or rolls back an interrupted restore.
+pub(super) const RECOVER: &str = "etcd-backup restore --recover";
+
+/// What stands in the way of a restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    /// `bump-revision` is neither `auto` nor `off` nor a number in range.
+    BumpNotUnderstood {
+        /// The value that was given.
+        given: String,
+        /// The highest number that can be given.
+        max: i64,
+    },
+    /// A plan must not change anything, but an earlier restore has to be completed or rolled back first.
+    UnfinishedRestore,
+    /// etcd keeps its write-ahead log outside of its data directory.
+    SeparateLog {
+        /// The directory of the log.
+        log: PathBuf,
+        /// The data directory.
+        data: PathBuf,
+        /// The command that stops etcd.
+        stop: String,
+        /// The command that starts etcd.
+        start: String,
+    },
+    /// etcd would start with another configuration than it runs with.
+    ConfigurationChanged {
+        /// The difference.
+        drift: String,
+    },
+    /// There is no etcd program that could boot the restored data.
+    NoServerProgram {
+        /// Its path.
+        program: PathBuf,
+        /// How to get the program.
+        remedy: String,
+    },
+    /// An etcd has the data open but does not answer.
+    NotAnswering {
+        /// The reason, in etcd's words.
+        reason: String,
+        /// The command that stops etcd.
+        stop: String,
+    },
+    /// etcd is stopped and its data is damaged.
+    DamagedData {
+        /// The damage.
+        reason: String,
+        /// The data directory.
+        data_dir: String,
+    },
+    /// etcd is stopped and its data could not be read, which is no verdict on the data.
+    DataNotReadable {
+        /// The reason.
+        reason: String,
+        /// The command that starts etcd.
+        start: String,
+    },
+    /// The member directory has no write-ahead log.
+    WithoutLog {
+        /// The data directory.
+        data_dir: String,
+        /// The command that stops etcd.
+        stop: String,
+    },
+    /// The etcd that answers does not use this data directory.
+    OfAnotherEtcd {
+        /// The data directory.
+        data_dir: String,
+    },
+    /// The only member is a learner.
+    OnlyLearner {
+        /// The member.
+        member: String,
+    },
+    /// The only member has not started yet.
+    NotStarted {
+        /// The command that starts etcd.
+        start: String,
+    },
+    /// etcd lists no members.
+    NoMembers,
+    /// The cluster has more than one member.
+    SeveralMembers {
+        /// The members.
+        members: Vec<String>,
+    },
+    /// The file does not have the SHA-256 that the request expects.
+    UnexpectedSha256 {
+        /// The snapshot.
+        source: String,
+        /// The SHA-256 of the file.
+        found: String,
+        /// The SHA-256 in the request.
+        expected: String,
+    },
+    /// The snapshot has no SHA-256 trailer.
+    WithoutTrailer {
+        /// The snapshot.
+        source: String,
+        /// The command that repeats the restore.
+        command: String,
+    },
+    /// The snapshot belongs to another cluster than the data that it would replace.
+    ForeignCluster {
+        /// The cluster of the snapshot.
+        cluster: String,
+        /// The member that the snapshot was taken from.
+        member: String,
+        /// The clusters of the existing data, the current one first.
+        own: Vec<String>,
+        /// The number of keys in the existing data, or why they could not be counted.
+        keys: Result<u64, String>,
+        /// The command that repeats the restore.
+        command: String,
+    },
+    /// The programs cannot raise a revision.
+    CannotRaiseRevision {
+        /// The version of the programs.
+        version: String,
+    },
+    /// The raised revision would exceed what etcd can count.
+    RevisionTooHigh {
+        /// The snapshot's revision.
+        revision: i64,
+        /// By how much it would be raised.
+        bump: i64,
+        /// The highest revision that is accepted.
+        limit: i64,
+        /// The command that repeats the restore.
+        command: String,
+        /// What to restart if the revision is not raised.
+        restarts: &'static str,
+    },
+    /// etcd would refuse writes to the restored database.
+    QuotaTooSmall {
+        /// Bytes of the restored database.
+        size: u64,
+        /// etcd's quota in bytes.
+        quota: u64,
+        /// What sets the quota.
+        set_by: String,
+        /// Bytes that must stay free.
+        headroom: u64,
+        /// What to do.
+        remedy: String,
+    },
+    /// The existing data holds keys of the v2 API, which a snapshot does not contain.
+    V2Keys {
+        /// The keys.
+        keys: String,
+        /// The command that repeats the restore.
+        command: String,
+    },
+    /// The running etcd reports a version that cannot be compared.
+    UnknownServerVersion {
+        /// What it reports.
+        reported: String,
+    },
+    /// The existing data is of a newer etcd than the programs, and could not be read for that reason.
+    DataOfNewerEtcd {
+        /// The version that last served it.
+        data: Minor,
+        /// The program that could not read it.
+        program: String,
+        /// The reason.
+        reason: String,
+        /// How to get newer programs.
+        remedy: String,
+    },
+    /// The snapshot holds data of a newer etcd.
+    SnapshotOfNewerEtcd {
+        /// The snapshot.
+        source: String,
+        /// The version of its data.
+        data: Minor,
+        /// The version of the etcd that it was taken from, if that is recorded.
+        taken_from: Option<String>,
+        /// The program that does not support the data.
+        program: String,
+        /// How to downgrade the data instead, if that is possible.
+        downgrade: Option<String>,
+    },
+    /// The database in the snapshot was not written by etcd.
+    NotOfEtcd {
+        /// The snapshot.
+        source: String,
+    },
+    /// The snapshot cannot be opened.
+    CannotOpen {
+        /// Its path.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+    /// A refusal of another module.
+    Other(Refusal),
+}
+
+impl From<Refusal> for Obstacle {
+    fn from(refusal: Refusal) -> Self {
+        Self::Other(refusal)
+    }
+}
+
+impl From<Obstacle> for anyhow::Error {
+    fn from(obstacle: Obstacle) -> Self {
+        Refusal::from(obstacle).into()
+    }
+}
+
+impl From<Obstacle> for Refusal {
+    fn from(obstacle: Obstacle) -> Self {
+        if let Obstacle::Other(refusal) = obstacle {
+            return refusal;
+        }
+        Self::new(obstacle.reason(), obstacle.next())
+    }
+}
+
+impl Obstacle {
+    /// The reason, a clause without a full stop.
+    fn reason(&self) -> String {
+        match self {
+            Self::BumpNotUnderstood { given, .. } => format!("bump-revision={given} is not understood"),
+            Self::UnfinishedRestore => {
+                "an interrupted restore has to be completed or rolled back first, which a plan \
+                 must not do"
+                    .to_owned()
+            }
+            Self::SeparateLog { log, .. } => format!(
+                "etcd keeps its write-ahead log outside of its data directory, in {} (wal-dir), so the two cannot be \
+                 exchanged in one step",
+                log.display()
+            ),
+            Self::ConfigurationChanged { drift } => {
+                format!("etcd's configuration has changed since it started: {drift}")
+            }
+            Self::NoServerProgram { program, .. } => {
+                format!(
+                    "there is no program {} on this machine to boot the restored data with",
+                    program.display()
+                )
+            }
+            Self::NotAnswering { reason, .. } => {
+                format!("the members of the cluster could not be learned: {reason}")
+            }
+            Self::DamagedData { reason, .. } => format!(
+                "etcd is stopped, and the members of its cluster cannot be read, because its data is damaged: {reason}"
+            ),
+            Self::DataNotReadable { reason, .. } => {
+                format!("etcd is stopped, and the members of its cluster could not be learned: {reason}")
+            }
+            Self::WithoutLog { data_dir, .. } => format!(
+                "there is no write-ahead log in {data_dir}/member/wal: it is lost, or stored elsewhere (wal-dir)"
+            ),
+            Self::OfAnotherEtcd { data_dir } => {
+                format!("an etcd answers at the endpoint, but no process has {data_dir} open")
+            }
+            Self::OnlyLearner { member } => format!("the only member, {member}, is a learner"),
+            Self::NotStarted { .. } => "the only member has not started yet".to_owned(),
+            Self::NoMembers => "the members of the cluster could not be learned: etcd lists none".to_owned(),
+            Self::SeveralMembers { members } => format!(
+                "the cluster has {} members: {}; restore works only on a cluster of one",
+                members.len(),
+                members.join(", ")
+            ),
+            Self::UnexpectedSha256 { source, found, expected } => {
+                format!("the SHA-256 of {source} is {found} instead of the expected {expected}")
+            }
+            Self::WithoutTrailer { source, .. } => format!(
+                "{source} has no SHA-256 trailer: archives of the older etcd charm and copies of a live database have \
+                 none"
+            ),
+            Self::ForeignCluster { cluster, member, own, keys, .. } => {
+                let keys = match keys {
+                    Ok(keys) => format!("{keys} keys"),
+                    Err(reason) => format!("data whose keys could not be counted ({reason})"),
+                };
+                format!(
+                    "the snapshot is of another cluster, {cluster} (member {member}), but this etcd, cluster {}, holds \
+                     {keys}",
+                    own.join(", formerly ")
+                )
+            }
+            Self::CannotRaiseRevision { version } => {
+                format!("etcd {version} cannot raise the revision of a snapshot")
+            }
+            Self::RevisionTooHigh { revision, bump, limit, .. } => format!(
+                "raising the snapshot's revision {revision} by {bump} would exceed {limit}, half of what etcd can count"
+            ),
+            Self::QuotaTooSmall { size, quota, set_by, headroom, .. } => format!(
+                "the restored database takes {}, but etcd's quota is {} ({set_by}), of which {} must stay free for new \
+                 writes: etcd would raise the NOSPACE alarm and refuse every write",
+                human_size(*size),
+                human_size(*quota),
+                human_size(*headroom)
+            ),
+            Self::V2Keys { keys, .. } => {
+                format!(
+                    "etcd holds {keys}; a v3 snapshot does not contain them, so a restore would remove them"
+                )
+            }
+            Self::UnknownServerVersion { reported } => {
+                format!("the running etcd reports {reported:?} as its version")
+            }
+            Self::DataOfNewerEtcd { data, program, reason, .. } => format!(
+                "the existing data was last served by etcd {data}, but {program} and could not read it: {reason}"
+            ),
+            Self::SnapshotOfNewerEtcd { source, data, taken_from, program, .. } => {
+                let taken =
+                    taken_from.as_ref().map(|version| format!(" (taken from {version})")).unwrap_or_default();
+                format!(
+                    "{source} holds data of etcd {data}{taken}, and {program}, which does not support newer data"
+                )
+            }
+            Self::NotOfEtcd { source } => format!("the database in {source} was not written by etcd"),
+            Self::CannotOpen { path, reason } => {
+                format!("the snapshot {} cannot be opened: {reason}", path.display())
+            }
+            Self::Other(refusal) => refusal.reason.clone(),
+        }
+    }
+
+    /// The next step, a clause without a full stop.
+    fn next(&self) -> String {
+        match self {
+            Self::BumpNotUnderstood { max, .. } => format!("give auto, off, or a number from 1 to {max}"),
+            Self::UnfinishedRestore => RECOVER.to_owned(),
+            Self::SeparateLog { log, data, stop, start } => format!(
+                "{stop}; cp -a {} {}/member/wal; remove wal-dir from etcd's configuration; {start}; run restore again",
+                log.display(),
+                data.display()
+            ),
+            Self::ConfigurationChanged { .. } => {
+                "correct the configuration, restart etcd, and run restore again".to_owned()
+            }
+            Self::NoServerProgram { remedy, .. }
+            | Self::QuotaTooSmall { remedy, .. }
+            | Self::DataOfNewerEtcd { remedy, .. } => remedy.clone(),
+            Self::NotAnswering { stop, .. } => format!(
+                "correct that; or stop etcd ({stop}) and run restore again, which then reads the files of etcd"
+            ),
+            Self::DamagedData { data_dir, .. } => format!(
+                "if you have no better copy of this data: mv {data_dir}/member {data_dir}/member.broken, and run restore \
+                 again"
+            ),
+            Self::DataNotReadable { start, .. } => {
+                format!("start etcd ({start}), read its log if it does not start, and run restore again")
+            }
+            Self::WithoutLog { data_dir, stop } => format!(
+                "if it is lost, stop etcd ({stop}), move {data_dir}/member to {data_dir}/member.broken and run restore \
+                 again; if it is stored elsewhere, stop etcd, copy it to {data_dir}/member/wal, and remove wal-dir from \
+                 etcd's configuration"
+            ),
+            Self::OfAnotherEtcd { .. } => {
+                "correct endpoint or data-dir in the site file; if the data was deleted, \
+                 stop etcd first"
+                    .to_owned()
+            }
+            Self::OnlyLearner { .. } => "run restore on a voting member".to_owned(),
+            Self::NotStarted { start } => format!("start etcd ({start}), then run restore again"),
+            Self::NoMembers => "etcdctl member list, and read etcd's log".to_owned(),
+            Self::SeveralMembers { .. } => {
+                "restore into a new deployment of one unit, or remove the other members first".to_owned()
+            }
+            Self::UnexpectedSha256 { .. } => "fetch the right file, or correct expected-sha256".to_owned(),
+            Self::WithoutTrailer { command, .. } => format!("if you trust it: {command} allow-unhashed=true"),
+            Self::ForeignCluster { command, .. } => {
+                format!("to replace the data of this cluster: {command} allow-foreign=true")
+            }
+            Self::CannotRaiseRevision { .. } => {
+                "leave bump-revision out, or install etcd 3.4.27, 3.5.10 or later".to_owned()
+            }
+            Self::RevisionTooHigh { command, restarts, .. } => {
+                format!("{command} bump-revision=off; then {restarts}")
+            }
+            Self::V2Keys { command, .. } => {
+                format!("to lose them and keep the old member directory: {command} allow-v2-loss=true")
+            }
+            Self::UnknownServerVersion { .. } => "install a released version of etcd".to_owned(),
+            Self::SnapshotOfNewerEtcd { data, downgrade, .. } => {
+                let downgrade = downgrade.as_ref().map(|way| format!("; or {way}")).unwrap_or_default();
+                format!("install etcd {data} and run restore again{downgrade}")
+            }
+            Self::NotOfEtcd { .. } => "give an archive that the snapshot action made".to_owned(),
+            Self::CannotOpen { .. } => "give the path of an archive that the snapshot action made".to_owned(),
+            Self::Other(refusal) => refusal.next.clone(),
+        }
+    }
+}

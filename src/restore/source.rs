@@ -1,0 +1,104 @@
+//! Opens the file or the stored archive that a restore reads, and unpacks its database.
+//!
+//! Must never trust what lies next to an archive for more than a message.
+
+use super::refusals::Obstacle;
+use super::request::{Request, Source};
+use crate::archive::damage::Damaged;
+use crate::archive::{self, Contents, UnpackOptions};
+use crate::inventory::sidecar::{Sidecar, sidecar_name};
+use crate::inventory::{self, was_verified_as};
+use crate::progress::Sink;
+use crate::system::durable::read_small_file;
+use anyhow::{Context, Result};
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// Refuses an encrypted source that the request has no key for. A missing file is reported when it is unpacked: obstacles
+/// that keep this machine from being restored at all are reported before that.
+///
+/// # Errors
+/// The source cannot be decrypted, or its beginning cannot be read.
+pub(super) fn check_can_decrypt(request: &Request) -> Result<()> {
+    let (source, identities) = (&request.source, request.identities.as_ref());
+    match source {
+        Source::Stored(found) => inventory::must_open(found, identities),
+        Source::File { path, .. } => match open(path) {
+            Ok(file) => archive::check_decryptable(
+                file,
+                &source.to_string(),
+                identities,
+                &recorded_recipients(source),
+            ),
+            Err(_) => Ok(()),
+        },
+    }
+    .map_err(Damaged::refuse)
+}
+
+/// Unpacks the source of `request` into the file that `create` makes. `check_space` is called with the size of the database
+/// as soon as it is known.
+///
+/// # Errors
+/// A refusal if the archive is damaged or there is no room for it.
+pub(super) fn unpack(
+    request: &Request,
+    create: &dyn Fn() -> Result<File>,
+    check_space: &dyn Fn(u64) -> Result<()>,
+    report: Sink<'_>,
+) -> Result<Contents> {
+    let source = &request.source;
+    let encrypted_for = recorded_recipients(source);
+    let options = |allow_bare| UnpackOptions {
+        check_space,
+        allow_bare,
+        identities: request.identities.as_ref(),
+        encrypted_for: &encrypted_for,
+        on_database: &|_| (),
+    };
+    match source {
+        Source::File { path, may_be_bare } => {
+            let file = open(path)?;
+            let size = file.metadata().context("measuring the snapshot")?.len();
+            archive::unpack(file, size, &source.to_string(), &mut create()?, &options(*may_be_bare), report)
+        }
+        Source::Stored(found) => {
+            // Before the first byte comes over a slow line. The size in the archive itself is checked when it is seen.
+            if let Some(manifest) = &found.entry.manifest {
+                check_space(manifest.db_size)?;
+            }
+            let contents = inventory::unpack(found, &mut create()?, &options(true), report)?;
+            was_verified_as(&found.entry, &contents.sha256)?;
+            Ok(contents)
+        }
+    }
+    .map_err(Damaged::refuse)
+}
+
+/// Returns the recipients that an archive is recorded to be encrypted for.
+fn recorded_recipients(source: &Source) -> Vec<String> {
+    match source {
+        Source::Stored(found) => found.entry.encrypted_for.clone(),
+        Source::File { path, .. } => {
+            let sidecar = read_small_file(Path::new(&sidecar_name(&path.display().to_string()))).ok();
+            let sidecar = sidecar.and_then(|bytes| Sidecar::parse(&bytes).ok());
+            sidecar.map(|sidecar| sidecar.encrypted_for).unwrap_or_default()
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, Obstacle> {
+    let cannot_open =
+        |reason: &str| Obstacle::CannotOpen { path: path.to_owned(), reason: reason.to_owned() };
+    let file = OpenOptions::new()
+        .read(true)
+        // Do not wait for a pipe that was put in the place of the file.
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|error| cannot_open(&error.to_string()))?;
+    match file.metadata() {
+        Ok(metadata) if metadata.is_file() => Ok(file),
+        _ => Err(cannot_open("it is not a regular file")),
+    }
+}

@@ -1,0 +1,82 @@
+//! Observes the member before a snapshot is taken of it, and refuses one whose data may lag behind.
+//!
+//! Must never change anything.
+
+use super::request::Source;
+use crate::error::Refusal;
+use crate::etcd::client::Client;
+use crate::etcd::member::Member;
+use crate::etcd::sandbox::BootedCopy;
+use crate::system::threads::{join, spawn_scoped};
+use anyhow::{Context, Result, bail, ensure};
+
+/// The member before the snapshot.
+pub(super) struct Observed {
+    pub cluster_id: u64,
+    pub version: String,
+    /// Bytes of its database.
+    pub db_size: u64,
+    /// Bytes of it that are in use.
+    pub db_in_use: u64,
+    /// Its alarms, in etcd's words.
+    pub alarms: Vec<String>,
+    pub member: Member,
+    /// The number of members of its cluster.
+    pub member_count: usize,
+}
+
+/// Observes the member that a snapshot is taken of.
+pub(super) fn observe(source: &Source<'_>) -> Result<Observed> {
+    match source {
+        Source::Serving(client) => observe_serving(client),
+        Source::Stopped(booted) => observe_copy(booted),
+    }
+}
+
+fn observe_serving(client: &Client) -> Result<Observed> {
+    // Each question starts an etcdctl. This one does not depend on the answers to the others.
+    let (status, members) = std::thread::scope(|scope| {
+        let members = spawn_scoped(scope, "members", || client.members());
+        (client.status(), members.and_then(join))
+    });
+    let status = status?;
+    ensure!(status.has_leader, "etcd answers but has no leader: {}", status.errors.join("; "));
+    if status.is_learner {
+        return Err(Refusal::new(
+            "this member is a learner, whose data may lag behind the cluster's",
+            "run snapshot on a voting member",
+        )
+        .into());
+    }
+    client.linearizable_read().context("checking that etcd is healthy")?;
+    let members = members?;
+    let member_count = members.len();
+    let own = members.into_iter().find(|member| member.id == status.member_id);
+    let member = own.context("etcd does not list the member that answers")?;
+    Ok(Observed {
+        cluster_id: status.cluster_id,
+        version: status.version,
+        db_size: status.db_size,
+        db_in_use: status.db_in_use,
+        alarms: status.errors,
+        member,
+        member_count,
+    })
+}
+
+fn observe_copy(booted: &BootedCopy) -> Result<Observed> {
+    let [member] = &*booted.members else {
+        bail!("the stopped data is of a cluster of {} members", booted.members.len());
+    };
+    let size = booted.backend()?.size();
+    Ok(Observed {
+        cluster_id: booted.cluster_id,
+        version: booted.version.clone(),
+        db_size: size,
+        db_in_use: size,
+        // They are in the snapshot, and are reported when it is restored.
+        alarms: Vec::new(),
+        member: member.clone(),
+        member_count: 1,
+    })
+}

@@ -1,0 +1,36 @@
+//! What a snapshot is asked to do, and what it is taken of.
+
+use crate::archive::Effort;
+use crate::archive::age::Recipient;
+use crate::etcd::client::Client;
+use crate::etcd::sandbox::BootedCopy;
+use crate::system::owner::Owner;
+use jiff::Timestamp;
+use std::path::PathBuf;
+
+/// A valid request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The directory to put the archive in.
+    pub target: PathBuf,
+    /// How hard to compress.
+    pub effort: Effort,
+    /// The user that the archive belongs to.
+    pub owner: Owner,
+    /// The recipients that the archive is encrypted for. If there are none, it is not encrypted.
+    pub encrypt_to: Vec<Recipient>,
+    /// The Juju unit that this runs on, if any.
+    pub unit: Option<String>,
+    /// Whether a restore is about to replace the data.
+    pub before_restore: bool,
+    /// The current time, for the name and the manifest.
+    pub now: Timestamp,
+}
+
+/// What a snapshot is taken of.
+pub enum Source<'a> {
+    /// A member that serves.
+    Serving(&'a Client),
+    /// A booted copy of the data of a stopped member.
+    Stopped(&'a BootedCopy),
+}
