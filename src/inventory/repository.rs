@@ -311,7 +311,8 @@ impl Repository {
             return Ok(Err(reason));
         }
         let read = |blob: &Blob| match blob.size.min(MAX_SIDE_FILE) {
-            0 => Ok(Vec::new()),
+            // Reading shows whether it is really empty: a broken file system may report no size.
+            0 => self.read_to_end(&blob.name),
             length => self.store.get_range(blob, 0, length),
         };
         let bytes = match read(&blob) {
@@ -325,6 +326,12 @@ impl Repository {
             Err(error) if self.store.error_scope(&error) == ErrorScope::NotFound => Ok(Ok(None)),
             Err(error) => self.reason(error).map(Err),
         }
+    }
+
+    fn read_to_end(&self, name: &str) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.store.get(name)?.take(MAX_SIDE_FILE).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Returns an error in words, if it is about one blob.
