@@ -21,28 +21,31 @@ use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-/// The archive's name until it is published.
+/// The name of the archive until it is published.
 const DRAFT: &str = "archive";
 
-/// What was fetched.
+/// An archive that was fetched.
 #[derive(Debug, Clone)]
 pub struct Fetched {
-    /// Where it is now.
+    /// Its local path.
     pub path: PathBuf,
     /// Its length in bytes.
     pub size: u64,
     /// Its SHA-256 in hex.
     pub sha256: String,
-    /// What is in it.
+    /// Its manifest.
     pub manifest: Manifest,
-    /// Who can open it, where it is encrypted.
+    /// The recipients that can decrypt it, if it is encrypted.
     pub encrypted_for: Vec<String>,
-    /// Whether its contents were read; of an encrypted one without its identity only the hash was compared.
+    /// Whether its contents were verified. Without an identity, only the hash of an encrypted archive is compared.
     pub opened: bool,
 }
 
-/// Fetches an archive into the directory `target`. One that is encrypted stays so; its contents are read where `identities`
-/// open it.
+/// Fetches an archive into the directory `target`, and verifies it. An encrypted archive stays encrypted, and its contents are
+/// verified if `identities` decrypt it.
+///
+/// # Errors
+/// Refuses a damaged archive, one that cannot be verified, and a name that is taken in `target`.
 pub fn fetch(
     snapshot: &StoredSnapshot,
     target: &Path,
@@ -72,7 +75,7 @@ pub fn fetch(
     let companion = sidecar.as_deref().map(|bytes| Companion { name: &sidecar_name, bytes });
     if let Some(taken) = stage.publish(DRAFT, name, companion, owner)? {
         let path = target.path().join(taken).display().to_string();
-        return Err(Refusal::new(format!("{path} is there already"), "choose another target").into());
+        return Err(Refusal::new(format!("{path} exists already"), "choose another target").into());
     }
     Ok(Fetched {
         path: target.path().join(name),
@@ -84,16 +87,20 @@ pub fn fetch(
     })
 }
 
-/// What was found of an archive that is here now.
-struct Checked {
+/// What verifying a local copy showed.
+struct VerifiedCopy {
     sha256: String,
     manifest: Manifest,
     sidecar: Option<Sidecar>,
     opened: bool,
 }
 
-/// Reads what was fetched. Of an encrypted one without its identity there is only the hash that stands beside it.
-fn check(mut draft: File, snapshot: &StoredSnapshot, identities: Option<&Identities>) -> Result<Checked> {
+/// Verifies what was fetched. Without an identity, an encrypted archive can only be compared with the hash in its sidecar.
+fn check(
+    mut draft: File,
+    snapshot: &StoredSnapshot,
+    identities: Option<&Identities>,
+) -> Result<VerifiedCopy> {
     let entry = &snapshot.entry;
     let damaged = |damage: Damage| damage.of(entry.location());
     let sidecar = is_encrypted(&entry.name).then(|| sidecar(snapshot)).transpose()?;
@@ -101,7 +108,7 @@ fn check(mut draft: File, snapshot: &StoredSnapshot, identities: Option<&Identit
         let sha256 = sha256_of(&mut draft)?;
         compare(snapshot, &sha256)?.map_err(damaged)?;
         let (manifest, sidecar) = (sidecar.manifest.clone(), Some(sidecar.clone()));
-        return Ok(Checked { sha256, manifest, sidecar, opened: false });
+        return Ok(VerifiedCopy { sha256, manifest, sidecar, opened: false });
     }
     let encrypted_for = &entry.encrypted_for;
     let limits = UnpackOptions {
@@ -116,19 +123,19 @@ fn check(mut draft: File, snapshot: &StoredSnapshot, identities: Option<&Identit
     match contents.db.trailer {
         Trailer::Valid => {}
         Trailer::Invalid => return Err(damaged(Damage::Trailer).into()),
-        Trailer::Missing => return Err(unproven(entry, "it has no SHA-256 trailer").into()),
+        Trailer::Missing => return Err(unverifiable(entry, "it has no SHA-256 trailer").into()),
     }
-    let manifest = contents.manifest.ok_or_else(|| unproven(entry, "it has no manifest of ours"))?;
+    let manifest = contents.manifest.ok_or_else(|| unverifiable(entry, "it has no manifest of ours"))?;
     if sidecar.as_ref().is_some_and(|sidecar| sidecar.manifest != manifest) {
         return Err(damaged(Damage::Manifest { fault: ManifestFault::OtherManifest }).into());
     }
     compare(snapshot, &contents.sha256)?.map_err(damaged)?;
-    Ok(Checked { sha256: contents.sha256, manifest, sidecar, opened: true })
+    Ok(VerifiedCopy { sha256: contents.sha256, manifest, sidecar, opened: true })
 }
 
-/// Refuses an archive of which a copy could not be shown to be right.
-fn unproven(entry: &Entry, why: &str) -> Refusal {
-    let next = "restore it from where it is, or copy it with another program";
+/// The refusal of an archive whose copy cannot be verified.
+fn unverifiable(entry: &Entry, why: &str) -> Refusal {
+    let next = "restore it from its repository, or copy it with another program";
     Refusal::new(format!("a copy of {} could not be verified: {why}", entry.location()), next)
 }
 

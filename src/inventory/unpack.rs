@@ -1,6 +1,6 @@
-//! An archive streamed out of its store: unpacked as it comes, or hashed and compared with what is recorded of it.
+//! Reads an archive from its repository: unpacks it as it arrives, or hashes it and compares the hash with the recorded ones.
 //!
-//! Must never call an archive damaged because something else failed: a disk or a network.
+//! An archive is never called damaged because something else failed, such as a disk or a network.
 
 use super::entry::Entry;
 use super::listing::StoredSnapshot;
@@ -13,13 +13,13 @@ use crate::system::digest::sha256_of;
 use anyhow::{Context, Result, ensure};
 use std::io::{self, Read, Write};
 
-/// The manifest file next to an encrypted archive has less than two kilobytes.
+/// The most that is read of a sidecar. It has less than two kilobytes.
 const MAX_SIDECAR: u64 = 64 << 10;
 
-/// Unpacks all of `found` into `out`.
+/// Unpacks a whole archive into `out`.
 ///
 /// # Errors
-/// Those of [`archive::unpack`].
+/// Fails as [`archive::unpack`] does.
 pub fn unpack(
     snapshot: &StoredSnapshot,
     out: &mut dyn Write,
@@ -32,7 +32,10 @@ pub fn unpack(
     archive::unpack(snapshot.repository.read(&entry.name)?, entry.size, &location, out, &limits, progress)
 }
 
-/// Refuses an encrypted archive where there is nothing to open it with, before a byte of it is fetched.
+/// Checks that an encrypted archive can be decrypted, before any byte of it is fetched.
+///
+/// # Errors
+/// Refuses an encrypted archive if there are no identities.
 pub fn must_open(snapshot: &StoredSnapshot, identities: Option<&Identities>) -> Result<()> {
     let entry = &snapshot.entry;
     match identities {
@@ -43,13 +46,16 @@ pub fn must_open(snapshot: &StoredSnapshot, identities: Option<&Identities>) -> 
     }
 }
 
-/// Fails if an archive is another file than when it was last verified.
+/// Compares the SHA-256 of an archive with the one that was recorded when it was last verified.
+///
+/// # Errors
+/// Fails if they differ.
 pub fn was_verified_as(entry: &Entry, sha256: &str) -> Result<(), Damaged> {
     let known = entry.record.sha256.as_ref().map(|known| (Recorded::Record, known.clone()));
     compared(known, sha256).map(drop).map_err(|damage| damage.of(entry.location()))
 }
 
-/// Compares the SHA-256 of an archive with all that are recorded of it. The inner error is the first that differs.
+/// Compares the SHA-256 of an archive with all recorded ones. The inner error is the first that differs.
 pub(super) fn compare(snapshot: &StoredSnapshot, sha256: &str) -> Result<Result<Vec<Recorded>, Damage>> {
     let entry = &snapshot.entry;
     let next_to_it = match &entry.manifest {
@@ -60,7 +66,7 @@ pub(super) fn compare(snapshot: &StoredSnapshot, sha256: &str) -> Result<Result<
     Ok(compared(next_to_it.into_iter().chain(known), sha256))
 }
 
-/// Those of the records that have this SHA-256, or the damage that one of them shows.
+/// Returns the sources that recorded this SHA-256, or the damage that one of them proves.
 fn compared(
     all: impl IntoIterator<Item = (Recorded, String)>,
     sha256: &str,
@@ -72,18 +78,18 @@ fn compared(
     all.into_iter().map(same).collect()
 }
 
-/// The SHA-256 of all bytes of an archive, in hex.
+/// Returns the SHA-256 of all bytes of an archive, in hex.
 pub(super) fn hash(snapshot: &StoredSnapshot) -> Result<String> {
     let entry = &snapshot.entry;
     let reading = || format!("reading {}", entry.location());
-    let mut source = Counted { source: snapshot.repository.read(&entry.name)?, read: 0 };
+    let mut source = CountingReader { source: snapshot.repository.read(&entry.name)?, read: 0 };
     let sha256 = sha256_of(&mut source).with_context(reading)?;
     let read = source.read;
     ensure!(read == entry.size, "{}: it ended after {read} of {} bytes", reading(), entry.size);
     Ok(sha256)
 }
 
-/// The manifest file next to an encrypted archive.
+/// Reads the sidecar of an encrypted archive.
 pub(super) fn sidecar(snapshot: &StoredSnapshot) -> Result<Sidecar> {
     let entry = &snapshot.entry;
     let name = sidecar_name(&entry.name);
@@ -94,13 +100,13 @@ pub(super) fn sidecar(snapshot: &StoredSnapshot) -> Result<Sidecar> {
         .with_context(|| format!("{name} does not describe {}", entry.location()))
 }
 
-/// A source that counts its bytes.
-struct Counted<R> {
+/// A reader that counts its bytes.
+struct CountingReader<R> {
     source: R,
     read: u64,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.source.read(buffer)?;
         self.read += length as u64;

@@ -1,6 +1,6 @@
 //! The verdict on an archive that was read: verified, intact but not fully verifiable, or damaged.
 //!
-//! A failure of the disk, the network, a program or a login is an error and never a verdict.
+//! A failure of the disk, the network, a program or a login is an error and not a verdict.
 
 use crate::archive::damage::{Damage, Depth, Recorded};
 use crate::archive::manifest::NewerFormat;
@@ -8,7 +8,7 @@ use crate::archive::{CannotDecrypt, Contents};
 use crate::exchange::Expected;
 use std::fmt;
 
-/// What reading an archive showed.
+/// The result of verifying an archive.
 #[derive(Debug, Clone)]
 pub enum Verdict {
     /// Every check passed.
@@ -22,24 +22,24 @@ pub enum Verdict {
 /// An archive that passed every check.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    /// What it holds.
+    /// Its contents.
     pub contents: Contents,
-    /// What a throw-away etcd served from it, if one was booted.
+    /// The state that a throw-away etcd served from it, if one was booted.
     pub drilled: Option<Expected>,
 }
 
-/// An archive of which not everything could be checked.
+/// An archive that could not be checked completely.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Intact {
-    /// What is missing to check the rest.
+    /// The missing part.
     pub missing: Missing,
     /// The SHA-256 of its file, in hex.
     pub sha256: String,
-    /// Where the same SHA-256 is recorded.
+    /// The places that record the same SHA-256.
     pub recorded: Vec<Recorded>,
 }
 
-/// What is missing to verify an archive fully.
+/// The part that is missing to verify an archive fully.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
     /// The identity that opens it.
@@ -77,7 +77,7 @@ impl Verdict {
 }
 
 impl Missing {
-    /// What to type next.
+    /// Returns the next step of the operator.
     pub fn next(&self) -> &str {
         match self {
             Self::Identity(locked) => &locked.next,

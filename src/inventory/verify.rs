@@ -1,7 +1,7 @@
-//! An archive at rest, verified: every byte of it read, its structure by our own reader and by etcd's tool, and on demand a
-//! drill.
+//! Verifies a stored archive: reads every byte, checks its structure with our own reader and with etcd's tool, and boots a
+//! throw-away etcd on it if requested (a drill).
 //!
-//! Must never call an archive damaged because something else failed: a disk that is full, a network that is down, a program.
+//! An archive is never called damaged because something else failed: a full disk, the network, or a program.
 
 use super::entry::Entry;
 use super::listing::StoredSnapshot;
@@ -31,30 +31,30 @@ use std::cell::Cell;
 const DRILL: &str = "drill";
 const PEER_URL: &str = "http://localhost:2380";
 
-/// VerifyOptions to verify.
+/// How to verify an archive.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifyOptions<'a> {
-    /// Whether a throw-away etcd is booted on it, and what that shows compared with the manifest.
+    /// Whether to boot a throw-away etcd on it and compare what it serves with the manifest.
     pub drill: bool,
-    /// What opens an archive that is encrypted.
+    /// The identities that decrypt an encrypted archive.
     pub identities: Option<&'a Identities>,
-    /// The time, for the record.
+    /// The current time, for the record.
     pub now: Timestamp,
 }
 
-/// What verifying an archive gave.
+/// The result of verifying an archive.
 #[derive(Debug)]
 pub struct VerifyOutcome {
     /// The verdict.
     pub verdict: Verdict,
-    /// Why the verdict could not be recorded, if it could not.
+    /// The error of recording the verdict, if that failed.
     pub record_error: Option<anyhow::Error>,
 }
 
-/// Verifies the archive and notes the outcome in its record. `work` is where it is unpacked meanwhile.
+/// Verifies an archive, and records the verdict. The archive is unpacked in a private directory in `work`.
 ///
 /// # Errors
-/// The archive could not be read or checked: nothing is known of it that was not known before, and nothing is recorded.
+/// Fails if the archive could not be read or checked. Nothing is recorded then, because nothing new is known.
 pub fn verify(
     snapshot: &StoredSnapshot,
     site: &Site,
@@ -70,7 +70,7 @@ pub fn verify(
     Ok(VerifyOutcome { verdict, record_error })
 }
 
-/// Notes a verdict in the archive's record.
+/// Records a verdict.
 fn record(snapshot: &StoredSnapshot, verdict: &Verdict, now: Timestamp) -> Result<()> {
     let StoredSnapshot { repository, entry } = snapshot;
     match verdict {
@@ -135,18 +135,18 @@ fn examine(
 ) -> Result<Verdict> {
     let contents = match read(snapshot, stage, options, progress)? {
         Reading::Contents(contents) => *contents,
-        Reading::Closed(missing) => return unopened(snapshot, missing),
+        Reading::Incomplete(missing) => return verify_hash(snapshot, missing),
         Reading::Damaged(damage) => return Ok(Verdict::Damaged(damage)),
     };
-    if let Some(damage) = fault_of(&snapshot.entry, &contents, stage)? {
+    if let Some(damage) = find_damage(&snapshot.entry, &contents, stage)? {
         return Ok(Verdict::Damaged(damage));
     }
     let recorded = match unpack::compare(snapshot, &contents.sha256)? {
         Ok(recorded) => recorded,
         Err(damage) => return Ok(Verdict::Damaged(damage)),
     };
-    // bbolt's own check sees more than our reader, such as the list of free pages. It is a program of this machine, though,
-    // which may fail for reasons of its own: what it says alone is no verdict.
+    // bbolt's own check covers more than our reader, such as the list of free pages. But it is a program of this machine, and may
+    // fail for other reasons: its failure is an error and not a verdict.
     etcdutl::status(&site.tools, stage.read(archive::DB)?, &mut |_| Ok(()))?;
     if contents.db.trailer == Trailer::Missing {
         return Ok(Verdict::Intact(Intact { missing: Missing::Trailer, sha256: contents.sha256, recorded }));
@@ -155,7 +155,7 @@ fn examine(
         return Ok(Verdict::Verified(Verified { contents, drilled: None }.into()));
     }
     admit_drill(site, stage)?;
-    match rehearse(site, stage, &contents, progress) {
+    match run_drill(site, stage, &contents, progress) {
         Ok(shown) => Ok(Verdict::Verified(Verified { contents, drilled: Some(shown) }.into())),
         Err(error) if error.is::<Unsound>() => {
             Ok(Verdict::Damaged(Damage::Drill { detail: error.root_cause().to_string() }))
@@ -164,34 +164,34 @@ fn examine(
     }
 }
 
-/// What was read of an archive.
+/// The result of reading an archive.
 enum Reading {
-    /// All of it.
+    /// It was read to its end.
     Contents(Box<Contents>),
-    /// It could not be opened.
-    Closed(Missing),
+    /// Something is missing to read it.
+    Incomplete(Missing),
     /// It could not be decoded.
     Damaged(Damage),
 }
 
-/// Unpacks all of it into `stage`.
+/// Unpacks the archive into `stage`.
 fn read(
     snapshot: &StoredSnapshot,
     stage: &Dir,
     options: &VerifyOptions<'_>,
     progress: Sink<'_>,
 ) -> Result<Reading> {
-    let short_of_room = Cell::new(None);
-    let room_for = |size: u64| {
+    let no_space = Cell::new(None);
+    let check_unpacked = |size: u64| {
         let needed =
             if options.drill { size.saturating_mul(3).saturating_add(MEMBER_OVERHEAD) } else { size };
-        let next = "make room there, or name another directory with target=DIR";
+        let next = "free space there, or name another directory with target=DIR";
         check_space(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
-            .inspect_err(|error| short_of_room.set(error.downcast_ref::<Refusal>().cloned()))
+            .inspect_err(|error| no_space.set(error.downcast_ref::<Refusal>().cloned()))
     };
     let identities = options.identities;
     let limits = UnpackOptions {
-        check_space: &room_for,
+        check_space: &check_unpacked,
         allow_bare: true,
         identities,
         encrypted_for: &[],
@@ -202,18 +202,18 @@ fn read(
         Ok(contents) => return Ok(Reading::Contents(contents.into())),
         Err(error) => error,
     };
-    if let Some(refusal) = short_of_room.take() {
+    if let Some(refusal) = no_space.take() {
         return Err(refusal.into());
     }
     if let Some(locked) = error.downcast_ref::<CannotDecrypt>() {
-        return Ok(Reading::Closed(Missing::Identity(locked.clone())));
+        return Ok(Reading::Incomplete(Missing::Identity(locked.clone())));
     }
     if let Some(newer) = error.downcast_ref::<NewerFormat>() {
-        return Ok(Reading::Closed(Missing::Version(*newer)));
+        return Ok(Reading::Incomplete(Missing::Version(*newer)));
     }
     match error.downcast::<Damaged>() {
         Ok(damaged) => Ok(Reading::Damaged(damaged.damage)),
-        // Its manifest shows that it was a snapshot.
+        // Its manifest says that it is a snapshot, so it was one once.
         Err(error) if snapshot.entry.manifest.is_some() && error.is::<NotASnapshot>() => {
             let refusal = error.downcast::<Refusal>()?;
             let detail =
@@ -224,8 +224,8 @@ fn read(
     }
 }
 
-/// The verdict on an archive of which only the bytes can be read.
-fn unopened(snapshot: &StoredSnapshot, missing: Missing) -> Result<Verdict> {
+/// Returns the verdict on an archive that cannot be unpacked here, by its SHA-256.
+fn verify_hash(snapshot: &StoredSnapshot, missing: Missing) -> Result<Verdict> {
     if let Some(why) = &snapshot.entry.unreadable {
         bail!("{why}");
     }
@@ -236,8 +236,8 @@ fn unopened(snapshot: &StoredSnapshot, missing: Missing) -> Result<Verdict> {
     })
 }
 
-/// The fault of what was unpacked into `stage`, by our own reading of it.
-fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Damage>> {
+/// Looks for damage in what was unpacked into `stage`, with our own reader.
+fn find_damage(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Damage>> {
     if contents.db.trailer == Trailer::Invalid {
         return Ok(Some(Damage::Trailer));
     }
@@ -259,7 +259,7 @@ fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Da
     let Some(expected) = contents.manifest.as_ref().and_then(|manifest| manifest.content_hash) else {
         return Ok(None);
     };
-    // What our reader does not hash, it did not hash when the manifest was written, either.
+    // A database that our reader cannot hash now could not be hashed when the manifest was written, either.
     let content = match Backend::open(&db)?.content(&interrupt::check) {
         Err(error) if is_read_error(&error) => return Err(error),
         content => content.ok().flatten(),
@@ -271,19 +271,19 @@ fn fault_of(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Da
     Ok(differs.map(|found| Damage::Content { expected: expected.hash, found: found.hash }))
 }
 
-/// What a sound bbolt file without etcd's data is.
+/// The description of a valid bbolt file without etcd's data.
 const NOT_ETCD: &str = "holds a database that is not etcd's";
 
-/// Restores the unpacked snapshot in `stage` and boots it, heard by nobody.
-fn rehearse(site: &Site, stage: &Dir, contents: &Contents, progress: Sink<'_>) -> Result<Expected> {
+/// Restores the unpacked snapshot in `stage`, boots an etcd on it without network, and compares what it serves.
+fn run_drill(site: &Site, stage: &Dir, contents: &Contents, progress: Sink<'_>) -> Result<Expected> {
     progress(Progress::Step("booting a throw-away etcd on it"));
-    let shown = boot(site, stage).context("the drill")?;
+    let shown = boot_restored(site, stage).context("the drill")?;
     shown.check_manifest(contents.manifest.as_ref()).context("the drill").context(Unsound)?;
     Ok(shown)
 }
 
-/// What an etcd that was restored from the snapshot shows. Its data is thrown away afterwards, so it needs no copy.
-fn boot(site: &Site, stage: &Dir) -> Result<Expected> {
+/// Returns what an etcd serves that was restored from the snapshot. Its data is deleted afterwards, so it boots without a copy.
+fn boot_restored(site: &Site, stage: &Dir) -> Result<Expected> {
     let token = random::uuid()?;
     let making =
         RestoreOptions { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
@@ -403,7 +403,7 @@ mod tests {
         // Nor does a connection that breaks while only the bytes are compared.
         snapshot.entry.name += ".age";
         let missing = Missing::Version(NewerFormat(9));
-        let error = unopened(&snapshot, missing).unwrap_err();
+        let error = verify_hash(&snapshot, missing).unwrap_err();
         assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz.age: connection reset by peer");
     }
 }

@@ -229,7 +229,7 @@ fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified() {
             (fetched.get("snapshot.sha256"), sha256sum(Path::new(&path))),
             (sha256.clone(), sha256.clone())
         );
-        fetch(from).refused(&["is there already"]);
+        fetch(from).refused(&["exists already"]);
         fs::remove_file(path).unwrap();
     }
     for (from, why) in [
