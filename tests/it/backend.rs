@@ -484,7 +484,8 @@ fn survives_any_damage() {
         let begun = Instant::now();
         let mut dice = Dice(0x5eed);
         let mut noticed = 0;
-        for round in 0..10_000 {
+        // `cargo xtask fuzz backend` looks further.
+        for round in 0..4_000 {
             let flips: Vec<_> =
                 (0..=dice.below(4)).map(|_| (dice.below(bytes.len() as u64), dice.below(8))).collect();
             for (at, bit) in &flips {
@@ -502,7 +503,7 @@ fn survives_any_damage() {
             }
         }
         // The rest fell on free pages, in the trailer, or on another bucket's values.
-        assert!(noticed > 1000, "{version}: only {noticed} noticed");
+        assert!(noticed > 400, "{version}: only {noticed} noticed");
         assert!(read_all(&broken).is_ok(), "{version}");
 
         for length in (0..bytes.len()).rev().filter(|length| length % 64 < 2) {

@@ -35,10 +35,9 @@ fn in_juju_snapshot_completes_with_its_results(version: Version) {
     assert!(world.leftovers().is_empty());
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_restore_takes_the_attached_resource(version: Version) {
-    let world = World::new(Setup { auth: true, ..Setup::plain(version) });
+#[test]
+fn in_juju_restore_takes_the_attached_resource() {
+    let world = World::new(Setup { auth: true, ..Setup::plain(Version::V35) });
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
     world.damage();
@@ -70,10 +69,9 @@ fn in_juju_restore_takes_the_attached_resource(version: Version) {
     assert_eq!(world.in_target().len(), 2);
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_site_reports_which_etcd_is_used(version: Version) {
-    let world = World::new(Setup { tls: true, ..Setup::plain(version) });
+#[test]
+fn in_juju_site_reports_which_etcd_is_used() {
+    let world = World::new(Setup { tls: true, ..Setup::plain(Version::V35) });
     world.fill();
     let unit = Unit::new(&world);
     let ended = unit.run("site", &[]).completed();
@@ -89,10 +87,9 @@ fn in_juju_site_reports_which_etcd_is_used(version: Version) {
     unit.run("site", &["site=nonsense"]).failed(&["there is no etcd called nonsense"]);
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_the_status_shows_a_running_restore(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_the_status_shows_a_running_restore() {
+    let world = World::plain(Version::V35);
     world.fill();
     let unit = Unit::new(&world);
     let restore = |arguments: &[&str]| {
@@ -123,10 +120,9 @@ fn in_juju_the_status_shows_a_running_restore(version: Version) {
     }
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_refusals_and_failures_keep_their_message(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_refusals_and_failures_keep_their_message() {
+    let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     unit.run("snapshot", &["target=relative"]).failed(&["relative"]);
     unit.run("snapshot", &[&world.to_target(), "keys-version=v2"]).failed(&["v2"]);
@@ -139,10 +135,9 @@ fn in_juju_refusals_and_failures_keep_their_message(version: Version) {
     assert!(world.in_target().is_empty());
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_restore_needs_a_resource_that_is_not_empty(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_restore_needs_a_resource_that_is_not_empty() {
+    let world = World::plain(Version::V35);
     world.fill();
     let still = crate::refusals::Still::of(&world);
     let unit = Unit::new(&world);
@@ -156,10 +151,9 @@ fn in_juju_restore_needs_a_resource_that_is_not_empty(version: Version) {
     still.check("without a resource");
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_a_wrong_attached_file_changes_nothing(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_a_wrong_attached_file_changes_nothing() {
+    let world = World::plain(Version::V35);
     world.fill();
     let still = crate::refusals::Still::of(&world);
     let unit = Unit::new(&world);
@@ -203,10 +197,9 @@ fn in_juju_other_users_cannot_read_the_attached_archive() {
     is_private();
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_a_cancelled_snapshot_leaves_no_child(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_a_cancelled_snapshot_leaves_no_child() {
+    let world = World::plain(Version::V35);
     let tools = world.stand_in_tools();
     tools.hang("etcdctl *snapshot*save*");
     let unit = Unit::new(&world);
@@ -220,10 +213,9 @@ fn in_juju_a_cancelled_snapshot_leaves_no_child(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     world.damage();
@@ -247,10 +239,9 @@ fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data(version: Version) 
 }
 
 /// If the hook tools are removed after any number of calls, etcd is serving either the old or the new data.
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_tools_can_disappear_at_any_time(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_tools_can_disappear_at_any_time() {
+    let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
     for calls in 1.. {
@@ -281,10 +272,9 @@ fn in_juju_tools_can_disappear_at_any_time(version: Version) {
     }
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn in_juju_a_broken_tool_is_named(version: Version) {
-    let world = World::plain(version);
+#[test]
+fn in_juju_a_broken_tool_is_named() {
+    let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
     let still = crate::refusals::Still::of(&world);

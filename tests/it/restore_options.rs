@@ -67,10 +67,9 @@ fn raises_nothing_when_nothing_is_ahead(version: Version) {
     assert_eq!(warning.contains("bump-revision="), version == Version::V35, "{warning}");
 }
 
-#[test_case(Version::V34; "etcd_3_4")]
-#[test_case(Version::V35; "etcd_3_5")]
-fn refuses_an_amount_that_is_none(version: Version) {
-    let (world, archive, ..) = damaged(version);
+#[test]
+fn refuses_an_amount_that_is_none() {
+    let (world, archive, ..) = damaged(Version::V35);
     let pid = world.pid();
     for amount in ["junk", "-5", "1.5", "1e3", "99999999999999999999999", "on", "9223372036854775807"] {
         let amount = format!("bump-revision={amount}");

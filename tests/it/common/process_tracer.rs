@@ -9,12 +9,14 @@ use std::fs::{self, Metadata};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::tracer::{OURS, held, text_at};
@@ -51,6 +53,18 @@ pub fn trace_with_children(command: &Command, dir: &Path, judge: &mut dyn FnMut(
     })
 }
 
+/// Time for the threads that are left to be released after our process has ended.
+const RELEASE: Duration = Duration::from_secs(20);
+
+/// How often they are looked at.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Returns whether a tracer has hold of the thread, according to `/proc`.
+fn is_traced(thread: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
+    status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() != "0"))
+}
+
 struct Family {
     /// Our process.
     pid: Pid,
@@ -66,12 +80,17 @@ struct Family {
 
 impl Family {
     fn follow(mut self, judge: &mut dyn FnMut(&Seen<'_>)) -> ExitStatus {
+        let mut released_by = None;
         loop {
-            let seen = match (waitpid(None, Some(OURS)), self.status) {
-                // Threads that were killed while they were let go are not reported any more.
-                (Err(Errno::ECHILD), Some(status)) => return status,
-                (seen, _) => seen.unwrap(),
-            };
+            if let Some(status) = self.status {
+                // The kernel does not report a thread that was killed while it was released.
+                self.held.retain(|thread| is_traced(*thread));
+                let deadline = *released_by.get_or_insert_with(|| Instant::now() + RELEASE);
+                if self.held.is_empty() || Instant::now() > deadline {
+                    return status;
+                }
+            }
+            let Some(seen) = self.wait() else { continue };
             match seen {
                 WaitStatus::Exited(pid, code) => self.gone(pid, ExitStatus::from_raw(code << 8)),
                 WaitStatus::Signaled(pid, signal, _) => self.gone(pid, ExitStatus::from_raw(signal as i32)),
@@ -86,9 +105,23 @@ impl Family {
                 WaitStatus::Stopped(thread, signal) => self.go_on(thread, Some(signal)),
                 _ => {}
             }
-            if let (Some(status), true) = (self.status, self.held.is_empty()) {
-                return status;
+        }
+    }
+
+    /// Waits for the next event of a thread that we trace.
+    ///
+    /// Blocks only while our process runs. Later, another child of this test, such as an S3 server, could be the only one
+    /// left to wait for, and it would keep the test waiting until the server ends.
+    fn wait(&self) -> Option<WaitStatus> {
+        let has_ended = self.status.is_some();
+        let flags = if has_ended { OURS | WaitPidFlag::WNOHANG } else { OURS };
+        match waitpid(None, Some(flags)) {
+            Err(Errno::EINTR) => None,
+            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) if has_ended => {
+                thread::sleep(POLL_INTERVAL);
+                None
             }
+            event => Some(event.unwrap()),
         }
     }
 
