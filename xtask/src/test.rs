@@ -15,6 +15,11 @@ use anyhow::Result;
 use crate::machines::BackgroundScenarios;
 use crate::{command, etcd, moto, workspace};
 
+/// The test target that a plain `cargo test` leaves out: it takes minutes, and needs servers.
+const SLOW_TESTS: &str = "it";
+/// Options of `cargo test` that select targets.
+const TARGET_OPTIONS: [&str; 8] =
+    ["--test", "--tests", "--lib", "--bin", "--bins", "--doc", "--benches", "--all-targets"];
 /// The variable for the number of tests that run at a time.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// Tests mostly wait, for an etcd to start or a deadline to pass.
@@ -38,8 +43,13 @@ fn run_steps(arguments: &[&str]) -> Result<ExitCode> {
     let mut steps = vec![
         cargo(&["fmt", "--all", "--check"]),
         cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        tests(&target, arguments)?,
+        cargo(&["clippy", "--workspace", "--test", SLOW_TESTS, "--", "-D", "warnings"]),
+        tests(&[], arguments, &target)?,
     ];
+    // `cargo xtask test --lib` means the unit tests alone.
+    if !arguments.iter().any(|argument| TARGET_OPTIONS.contains(argument)) {
+        steps.push(tests(&["--test", SLOW_TESTS], arguments, &target)?);
+    }
     if arguments.is_empty() {
         steps.extend(alerts::checks(&target)?);
         steps.extend(python::checks(&target)?);
@@ -53,9 +63,11 @@ fn run_steps(arguments: &[&str]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn tests(target: &Path, arguments: &[&str]) -> Result<Command> {
+/// Returns cargo's command for the tests that `selection` names, or for those that `cargo test` runs by default. All are built with the
+/// features of the whole workspace, so that no dependency is built twice.
+fn tests(selection: &[&str], arguments: &[&str], target: &Path) -> Result<Command> {
     let mut cargo = cargo(&["test", "--workspace"]);
-    cargo.args(arguments);
+    cargo.args(selection).args(arguments);
     etcd::set_environment(&mut cargo, target)?;
     moto::set_environment(&mut cargo, target)?;
     if std::env::var_os(TEST_THREADS).is_none() {
