@@ -153,7 +153,7 @@ pub fn flips_of_a_large_archive(count: usize) -> Table {
         drop(told);
         rows.into_iter().for_each(|row| table.add(row));
     });
-    table.of(SERIES, ALL_FLIPS);
+    table.set_total(SERIES, ALL_FLIPS);
     table
 }
 

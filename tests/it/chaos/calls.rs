@@ -1,26 +1,27 @@
-//! Single calls that fail, of which more is asked than of any: that their failure is named, and that nothing of it stays.
+//! Single system calls that fail. The action must name the failure and leave no files behind.
 
 use std::fs;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::fixture::{Action, Ground};
+use super::fixture::{Action, Fixture};
 use crate::common::command::Out;
 use crate::common::tracer::{Call, Fate, trace};
 use crate::common::world::{Version, World};
 
-/// The children of a process, whichever of its threads they are of.
+/// Returns the children of all threads of a process.
 fn children(pid: Pid) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let children = threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
     children.flat_map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
 }
 
-/// Runs the action with each call that `strikes` tells made to fail; how often one did.
-fn failing(ground: &Ground, errno: Errno, strikes: &mut dyn FnMut(&Call) -> bool) -> (Out, usize) {
+/// Runs the action and makes each call for which `strikes` returns true fail. Returns the number of failed
+/// calls.
+fn failing(fixture: &Fixture, errno: Errno, strikes: &mut dyn FnMut(&Call) -> bool) -> (Out, usize) {
     let mut struck = 0;
-    let out = ground.run(&mut |call, _| {
+    let out = fixture.run(&mut |call, _| {
         if !strikes(call) {
             return Fate::Made;
         }
@@ -31,8 +32,8 @@ fn failing(ground: &Ground, errno: Errno, strikes: &mut dyn FnMut(&Call) -> bool
 }
 
 #[test]
-fn a_thread_that_cannot_be_made_is_told() {
-    let ground = Ground::new(Action::Snapshot, None);
+fn reports_a_thread_that_cannot_be_started() {
+    let fixture = Fixture::new(Action::Snapshot, None);
     for (maker, nth, step) in [
         ("snapshot", 1, "starting the thread `members`: "),
         ("snapshot", 2, "starting the thread `pack`: "),
@@ -43,41 +44,41 @@ fn a_thread_that_cannot_be_made_is_told() {
         ("read back", 1, "reading the archive back: unpacking the snapshot: "),
     ] {
         let mut made = 0;
-        let (out, struck) = failing(&ground, Errno::EAGAIN, &mut |call| {
+        let (out, struck) = failing(&fixture, Errno::EAGAIN, &mut |call| {
             let one = call.name == "clone3" && name_of(call.thread) == maker;
             made += usize::from(one);
             one && made == nth
         });
         assert_eq!(struck, 1, "{maker}: {}", out.told());
         out.is_in_good_order();
-        assert!(ground.world.in_target().is_empty());
+        assert!(fixture.world.in_target().is_empty());
         out.failed(&[&format!("{step}Resource temporarily unavailable")]);
     }
 }
 
-/// What a thread is called; the first of a process has the program's name.
+/// Returns the name of a thread. The main thread has the name of the program.
 fn name_of(thread: Pid) -> String {
     fs::read_to_string(format!("/proc/{thread}/comm")).unwrap().trim_end().to_owned()
 }
 
 #[test]
-fn a_tool_that_cannot_be_looked_at_is_not_called_missing() {
-    let ground = Ground::new(Action::Snapshot, None);
+fn a_tool_that_cannot_be_read_is_not_reported_missing() {
+    let fixture = Fixture::new(Action::Snapshot, None);
     let looks = |call: &Call| call.name == "statx" && call.about.ends_with("/etcdctl");
-    let (out, struck) = failing(&ground, Errno::EIO, &mut |call| looks(call));
+    let (out, struck) = failing(&fixture, Errno::EIO, &mut |call| looks(call));
     assert!(struck > 1, "{}", out.told());
     out.failed(&["etcdctl: Input/output error"]);
-    // Once may pass.
-    let (out, _) = failing(&ground, Errno::EIO, &mut |call| looks(call) && call.number == 1);
+    // A single failed call may be tolerated.
+    let (out, _) = failing(&fixture, Errno::EIO, &mut |call| looks(call) && call.number == 1);
     let _ = out.completed();
 }
 
 #[test]
-fn a_child_that_cannot_be_watched_does_not_run_on() {
-    let ground = Ground::new(Action::Snapshot, None);
+fn kills_a_child_process_that_it_cannot_watch() {
+    let fixture = Fixture::new(Action::Snapshot, None);
     let (mut struck, mut left) = (false, None);
-    let out = ground.run(&mut |call, pid| {
-        // The second tool of two at a time: the first may live.
+    let out = fixture.run(&mut |call, pid| {
+        // The second of two tools that run at the same time; the first tool may keep running.
         if call.name == "pidfd_open" && call.number == 4 {
             struck = true;
             return Fate::Fails(Errno::EMFILE);
@@ -93,40 +94,40 @@ fn a_child_that_cannot_be_watched_does_not_run_on() {
 }
 
 #[test]
-fn a_name_that_its_disk_does_not_take_is_taken_back() {
+fn removes_an_archive_whose_name_cannot_be_synced() {
     for action in [Action::Snapshot, Action::Restore] {
-        let ground = Ground::new(action, None);
+        let fixture = Fixture::new(action, None);
         let mut named = false;
-        let (out, struck) = failing(&ground, Errno::EIO, &mut |call| {
+        let (out, struck) = failing(&fixture, Errno::EIO, &mut |call| {
             let named_before = named;
             named |= call.name == "renameat2" && call.about == "archive";
             named_before && call.name == "fsync" && call.about == "target"
         });
         assert!(struck > 0, "{}", out.told());
         out.is_in_good_order();
-        assert!(ground.world.in_target().is_empty(), "{}", out.told());
-        assert_eq!(ground.stands(&out), if action == Action::Snapshot { "SAME" } else { "OLD" });
+        assert!(fixture.world.in_target().is_empty(), "{}", out.told());
+        assert_eq!(fixture.outcome(&out), if action == Action::Snapshot { "SAME" } else { "OLD" });
         out.failed(&["syncing directory"]);
     }
 }
 
 #[test]
-fn a_name_that_cannot_be_taken_back_is_told() {
-    let ground = Ground::new(Action::Snapshot, None);
+fn reports_an_archive_that_cannot_be_removed() {
+    let fixture = Fixture::new(Action::Snapshot, None);
     let mut named = false;
-    let (out, _) = failing(&ground, Errno::EIO, &mut |call| {
+    let (out, _) = failing(&fixture, Errno::EIO, &mut |call| {
         let named_before = named;
         named |= call.name == "renameat2" && call.about == "archive";
         named_before && (call.name == "renameat2" || (call.name == "fsync" && call.about == "target"))
     });
-    assert_eq!(ground.stands(&out), "PLUS");
-    let archive = ground.world.target().join(&ground.world.in_target()[0]);
+    assert_eq!(fixture.outcome(&out), "PLUS");
+    let archive = fixture.world.target().join(&fixture.world.in_target()[0]);
     assert!(!out.stderr.contains("no archive was published"), "{}", out.told());
     out.failed(&[&format!("{} is whole and stands there", archive.display())]);
 }
 
 #[test]
-fn a_directory_that_cannot_be_entered_is_not_left() {
+fn removes_a_new_directory_that_it_cannot_open() {
     let world = World::plain(Version::V35);
     let target = format!("target={}/deeper/still", world.target().display());
     let command = world.action(program!("snapshot"), &[&target]);
@@ -143,18 +144,19 @@ fn a_directory_that_cannot_be_entered_is_not_left() {
     out.failed(&["opening", "deeper: Too many open files"]);
 }
 
-/// The reader of an archive that is given up sees one that is cut short; why it was, the writer knows.
+/// When the write fails, the thread that reads the archive back sees a truncated archive. The message must
+/// name the cause from the writing thread.
 #[test]
-fn a_write_that_fails_is_told_and_not_what_is_read_then() {
-    let ground = Ground::new(Action::Snapshot, None);
+fn reports_a_failed_write_and_not_the_truncated_archive() {
+    let fixture = Fixture::new(Action::Snapshot, None);
     for number in 1.. {
-        let (out, struck) = failing(&ground, Errno::ENOSPC, &mut |call| {
+        let (out, struck) = failing(&fixture, Errno::ENOSPC, &mut |call| {
             let writes = ["write", "pwrite64"].contains(&call.name) && call.about.ends_with("/archive");
             writes && call.number == number
         });
         if struck == 0 {
             let _ = out.completed();
-            assert!(number > 2, "an archive of one write");
+            assert!(number > 2, "the archive took only one write");
             break;
         }
         assert!(!out.stderr.contains("cut short"), "{}", out.told());

@@ -1,5 +1,5 @@
-//! A disk that loses its power: a file system on a loop device that is shut down under whoever uses it, and comes back with
-//! what had reached it.
+//! A disk that loses power: a file system on a loop device is shut down while programs use it. Mounted again,
+//! it contains only the data that had reached the device.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Both.
+    /// All variants.
     pub const ALL: [Self; 2] = [Self::Ext4, Self::Xfs];
 
-    /// Its name.
+    /// Returns the name, as in `mkfs.NAME`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ext4 => "ext4",
@@ -28,17 +28,17 @@ impl Kind {
     }
 }
 
-/// What reaches the disk before the power goes.
+/// The data that reaches the disk before the power fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flush {
-    /// What was synced, no more.
+    /// Only synced data.
     Nothing,
-    /// The file system's own log as well: names and sizes whose content may be missing.
+    /// The log of the file system as well: it has file names and sizes, but the content may be missing.
     Log,
 }
 
 impl Flush {
-    /// Both.
+    /// All variants.
     pub const ALL: [Self; 2] = [Self::Nothing, Self::Log];
 
     fn shutdown(self) -> &'static str {
@@ -58,7 +58,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Puts a fresh disk under a world that has not run yet.
+    /// Mounts a new disk under a world whose etcd has not run yet.
     pub fn under(world: &World, kind: Kind) -> Self {
         let disk = Self {
             kind,
@@ -86,13 +86,13 @@ impl Disk {
         }
     }
 
-    /// The power goes: nothing reaches the disk any more.
+    /// Cuts the power: no more data reaches the disk.
     pub fn cut(&self, flush: Flush) {
         run(Command::new("xfs_io").args(["-x", "-c", flush.shutdown()]).arg(&self.mounted));
     }
 
-    /// The power comes back: what had reached the disk stands on another one like it. Some namespace of mounts elsewhere on
-    /// this machine may have a copy of ours, and in it the old disk lives on, dead.
+    /// Restores the power: mounts a copy of the disk image. The old image cannot be used again: another mount
+    /// namespace on this machine may still have it mounted, in its shut-down state.
     pub fn restore_power(&self) {
         self.unmount();
         let other = self.image.with_extension("other");
@@ -103,7 +103,7 @@ impl Disk {
     }
 
     fn mount(&self) {
-        // Two disks alike at a time have one id.
+        // The old and the new disk can exist at the same time, and have the same UUID.
         let options = if self.kind == Kind::Xfs { "loop,nouuid" } else { "loop" };
         run(Command::new("mount").args(["-o", options]).arg(&self.image).arg(&self.mounted));
     }
@@ -121,7 +121,11 @@ impl Drop for Disk {
     }
 }
 
-/// Whether power can be cut here, or what it takes.
+/// Checks that this machine can simulate a power cut.
+///
+/// # Errors
+///
+/// Returns the missing requirement.
 pub fn can_cut() -> Result<(), String> {
     if !crate::common::world::is_root() {
         return Err("only root may mount a disk".to_owned());

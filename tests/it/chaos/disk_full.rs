@@ -1,42 +1,46 @@
-//! Disks of every size from none to twice what is needed, under the target and under the data.
+//! Disks of many sizes, from zero to twice the required size, for the target and for the data.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::fixture::{Action, Ground, Next};
-use super::injection::in_words;
+use super::fixture::{Action, Fixture, Next};
+use super::injection::panic_message;
 use super::table::{Row, Table};
 use crate::common::command::Out;
 use crate::common::fs_util::succeed;
 use crate::common::mount;
 use crate::common::world::{Setup, Version, World};
 
-/// What etcd itself may still write while a restore goes on.
+/// The number of bytes that etcd itself may still write during a restore.
 const MARGIN: u64 = 8 << 20;
-/// How many steps there are to twice the need.
+/// The number of steps to twice the required size.
 pub const ALL: u64 = 64;
-/// Two write-ahead logs of etcd's, preallocated, and change: what a restored member has besides its database.
+/// The size of a restored member without its database: two preallocated write-ahead logs and small files, in
+/// bytes.
 const LOGS: u64 = 144 << 20;
 
-/// What a snapshot of this world needs: the database with a tenth to grow, half of what is used in it for the archive, and
-/// what is to stay free.
+/// Returns the space that a snapshot of this world needs, in bytes. It is the sum of:
+///
+/// - the database plus a tenth, because the database can grow
+/// - half of the used part of the database, for the archive
+/// - the space that must stay free
 fn target_need(world: &World) -> u64 {
     let (database, used) = world.sizes();
     database + database / 10 + used / 2 + (1 << 20)
 }
 
-/// What a restore into this world needs beside its data: the database twice, and its logs.
+/// Returns the space that a restore needs next to the data, in bytes: twice the database, plus its logs.
 fn data_need(world: &World) -> u64 {
     2 * world.sizes().0 + LOGS
 }
 
-/// What a world's data takes on disk.
+/// Returns the disk usage of the data of a world, in bytes.
 fn taken(world: &World) -> u64 {
     let out = std::process::Command::new("du").arg("-sB1").arg(world.path("data")).output().unwrap();
     succeed(out, "du").split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// Tries an action with sizes of the target's disk from none to twice the need, in so many steps; and a restore with as many
-/// of the data's, beyond what the data takes.
+/// Runs an action with a target disk of each size from zero to twice the required size, in `steps` steps. For
+/// a restore, does the same with the disk of the data, in addition to the space that the data uses already.
 pub fn sizes(action: Action, steps: u64) -> Table {
     let mut table = Table::new();
     let series = format!("{} disk", action.series());
@@ -44,16 +48,16 @@ pub fn sizes(action: Action, steps: u64) -> Table {
         table.add(Row {
             series: series.clone(),
             point: format!("{place} {} KiB", size >> 10),
-            outcome: outcome.map(|how| (how, "")).map_err(|panic| in_words(panic.as_ref())),
+            outcome: outcome.map(|how| (how, "")).map_err(|panic| panic_message(panic.as_ref())),
         });
     };
-    let mut ground = Ground::new(action, None);
-    let need = target_need(&ground.world);
-    let (least, data_need) = (taken(&ground.world) + MARGIN, data_need(&ground.world));
+    let mut fixture = Fixture::new(action, None);
+    let need = target_need(&fixture.world);
+    let (least, data_need) = (taken(&fixture.world) + MARGIN, data_need(&fixture.world));
     for step in 0..=steps {
-        // A disk of no bytes is one without a limit.
+        // A tmpfs of size 0 has no limit.
         let size = (2 * need * step / steps).max(4096);
-        row("target", size, catch_unwind(AssertUnwindSafe(|| in_small_target(&mut ground, size))));
+        row("target", size, catch_unwind(AssertUnwindSafe(|| in_small_target(&mut fixture, size))));
     }
     for step in 0..=steps {
         if action == Action::Restore {
@@ -62,8 +66,8 @@ pub fn sizes(action: Action, steps: u64) -> Table {
         }
     }
     let disks = if action == Action::Restore { 2 } else { 1 };
-    table.of(&series, disks * (usize::try_from(ALL).unwrap() + 1));
-    // At both ends it is clear what has to come of it.
+    table.set_total(&series, disks * (usize::try_from(ALL).unwrap() + 1));
+    // The smallest disk must fail, and the largest must succeed.
     let outcomes = table.outcomes();
     let [no, yes] = if action == Action::Restore { ["OLD", "NEW"] } else { ["SAME", "PLUS"] };
     for part in outcomes.chunks(usize::try_from(steps).unwrap() + 1) {
@@ -73,25 +77,25 @@ pub fn sizes(action: Action, steps: u64) -> Table {
 }
 
 #[test]
-fn a_backup_needs_room_for_the_database_and_not_for_its_logs() {
+fn a_backup_needs_space_for_the_database_but_not_its_logs() {
     if !crate::common::world::is_root() {
         return eprintln!("skipped: only root mounts a small file system");
     }
-    let ground = Ground::new(Action::Restore, None);
-    let need = target_need(&ground.world);
-    assert!(taken(&ground.world) > 8 * need, "the logs are small");
-    // A disk's own names and pages, besides.
-    let _mounted = mount::small(&ground.world.target(), &(need + (128 << 10)).to_string());
-    let _ = ground.run_alone().completed();
+    let fixture = Fixture::new(Action::Restore, None);
+    let need = target_need(&fixture.world);
+    assert!(taken(&fixture.world) > 8 * need, "the logs are small");
+    // Plus space for the metadata of the file system.
+    let _mounted = mount::small(&fixture.world.target(), &(need + (128 << 10)).to_string());
+    let _ = fixture.run_alone().completed();
 }
 
-fn in_small_target(ground: &mut Ground, size: u64) -> &'static str {
-    let mounted = mount::small(&ground.world.target(), &size.to_string());
-    let out = ground.run_alone();
-    let outcome = ground.stands(&out);
-    judge_words(&out, outcome);
+fn in_small_target(fixture: &mut Fixture, size: u64) -> &'static str {
+    let mounted = mount::small(&fixture.world.target(), &size.to_string());
+    let out = fixture.run_alone();
+    let outcome = fixture.outcome(&out);
+    check_message(&out, outcome);
     drop(mounted);
-    ground.begin();
+    fixture.begin();
     outcome
 }
 
@@ -100,18 +104,18 @@ fn in_small_data(size: u64) -> &'static str {
     let mounted = mount::small(&world.path("data"), &size.to_string());
     world.found(&world.as_initial_member(), "new");
     world.start();
-    let ground = Ground::in_world(Action::Restore, world, None);
-    let out = ground.run_alone();
+    let fixture = Fixture::in_world(Action::Restore, world, None);
+    let out = fixture.run_alone();
     // On a full disk, the end of a journal may be left to the next run.
-    let (outcome, _) = ground.settle(&out, Next::Recover);
-    judge_words(&out, outcome);
-    ground.world.stop();
+    let (outcome, _) = fixture.settle(&out, Next::Recover);
+    check_message(&out, outcome);
+    fixture.world.stop();
     drop(mounted);
     outcome
 }
 
-/// Where there is no room, that is said; where there is, all went well.
-fn judge_words(out: &Out, outcome: &str) {
+/// Checks that a failed run reports a full disk, and that every other run succeeded.
+fn check_message(out: &Out, outcome: &str) {
     if matches!(outcome, "NEW" | "PLUS") {
         assert!(out.status.success(), "{}", out.told());
         return;

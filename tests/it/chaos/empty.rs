@@ -1,4 +1,4 @@
-//! A restore into a directory without data, in which an etcd that starts meanwhile makes data of its own.
+//! A restore into an empty data directory, while an etcd starts there and creates its own data.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::common::tracer::{Call, Fate, trace};
 use crate::common::world::{Version, World};
 use crate::restore::from;
 
-/// A world that has lost its data, and an archive of it.
+/// Returns a world that has lost its data, and an archive of that data.
 fn lost(version: Version) -> (World, PathBuf) {
     let world = World::plain(version);
     world.fill();
@@ -24,18 +24,18 @@ fn lost(version: Version) -> (World, PathBuf) {
     (world, archive)
 }
 
-/// Restores; `judge` hears of the call that moves the data in.
+/// Runs a restore, and calls `judge` before the system call that moves the data into place.
 fn restores(world: &World, archive: &Path, judge: &mut dyn FnMut(Pid) -> Fate) -> Out {
     let command = world.action(program!("restore"), &[&from(archive), &world.to_target()]);
     let moves_in = |call: &Call| call.name == "renameat2" && call.about == "member";
-    // The first tries whether the file system can exchange at all.
+    // The first such call only tests whether the file system supports the exchange.
     trace(&command, &world.path("runs"), &mut |call, pid| match moves_in(call) && call.number == 2 {
         true => judge(pid),
         false => Fate::Made,
     })
 }
 
-/// An etcd of no keys serves, and nothing of a restore is left.
+/// Checks that an etcd without keys is serving, and that the restore left no files behind.
 fn serves_its_own(world: &World) {
     assert!(world.running(), "etcd is down: {}", world.log());
     assert!(world.healthy(), "{}", world.log());
@@ -45,7 +45,7 @@ fn serves_its_own(world: &World) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn a_boot_before_the_data_was_moved_in_is_recovered_from(version: Version) {
+fn recovers_if_etcd_started_after_an_interrupted_restore(version: Version) {
     let (world, archive) = lost(version);
     let out = restores(&world, &archive, &mut |pid| {
         kill(pid, Signal::SIGKILL).unwrap();
@@ -59,14 +59,14 @@ fn a_boot_before_the_data_was_moved_in_is_recovered_from(version: Version) {
     let _ = out.completed();
     serves_its_own(&world);
     assert_eq!(world.pid(), before, "etcd was stopped");
-    // And nothing stands in the way of the next.
+    // The next restore succeeds.
     let _ = world.restore(&[&from(&archive), &world.to_target(), "allow-foreign=true"]).completed();
     assert_eq!(world.dump().len(), 281);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn an_etcd_that_starts_before_the_data_is_moved_in_keeps_its_own(version: Version) {
+fn an_etcd_that_starts_during_a_restore_keeps_its_data(version: Version) {
     let (world, archive) = lost(version);
     let out = restores(&world, &archive, &mut |_| {
         world.start();
@@ -78,13 +78,13 @@ fn an_etcd_that_starts_before_the_data_is_moved_in_keeps_its_own(version: Versio
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn an_etcd_that_was_stopped_with_data_of_its_own_serves_again(version: Version) {
+fn starts_etcd_again_if_it_was_stopped_with_new_data(version: Version) {
     let (world, archive) = lost(version);
-    // Once, somebody starts it in the moment in which we have it stopped.
+    // Another process starts etcd once, just before the restore stops it.
     let start = "rm \"$dir/before-stop\"; \"$0\" start \"$dir\"; sleep 3; pid=$(cat \"$dir/pid\")";
     world.arm("before-stop", start);
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    assert_eq!(world.asked("stop"), 2, "by us and by who lost the data");
+    assert_eq!(world.asked("stop"), 2, "the restore did not stop etcd twice");
     serves_its_own(&world);
     out.failed(&["etcd has created its own data"]);
 }

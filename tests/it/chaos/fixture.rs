@@ -1,5 +1,5 @@
-//! The ground that faults are tried on: a real etcd with old data, an archive of other data, and the judgement of what is
-//! left after a fault and one recovery.
+//! The fixture for fault injection: a real etcd with old data, and an archive of new data. It checks the data
+//! after a fault and one recovery.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,24 +18,24 @@ use crate::common::world::{RUNS, Setup, Version, World};
 use crate::gateway::Content;
 use crate::restore::from;
 
-/// What a fault strikes.
+/// The action under test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// `snapshot`.
     Snapshot,
     /// `restore`, with a backup of the old data.
     Restore,
-    /// `restore` without.
+    /// `restore` without a backup.
     Unsaved,
-    /// `restore` of an etcd that has lost its data and does not run.
+    /// `restore` of an etcd that has lost its data and is stopped.
     Empty,
 }
 
 impl Action {
-    /// Each.
+    /// All actions.
     pub const ALL: [Self; 4] = [Self::Snapshot, Self::Restore, Self::Unsaved, Self::Empty];
 
-    /// As `--action` names it.
+    /// Returns the value of `--action`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Snapshot => "snapshot",
@@ -45,7 +45,7 @@ impl Action {
         }
     }
 
-    /// As a table names it.
+    /// Returns the name in the result table.
     pub fn series(self) -> &'static str {
         match self {
             Self::Snapshot => "snapshot",
@@ -56,22 +56,23 @@ impl Action {
     }
 }
 
-/// How the unit goes on after a fault.
+/// The steps after a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Somebody types `restore --recover`.
+    /// An operator runs `restore --recover`.
     Recover,
     /// The next action is a snapshot.
     Snapshot,
-    /// The machine starts etcd, and later somebody types `restore --recover`.
+    /// The machine starts etcd. Later, an operator runs `restore --recover`.
     Boot,
-    /// Somebody types `restore --recover` before the machine starts etcd.
+    /// An operator runs `restore --recover` before the machine starts etcd.
     RecoverAndBoot,
 }
 
 impl Next {
-    /// Each in turn, on a machine that runs on or on one that went down. There is nothing to save of no data.
-    pub fn turn(number: usize, went_down: bool, action: Action) -> Self {
+    /// Returns the variants in turn. They depend on whether the machine lost power. An empty etcd cannot be
+    /// saved, so [`Self::Snapshot`] is left out for it.
+    pub fn nth(number: usize, went_down: bool, action: Action) -> Self {
         if went_down {
             return [Self::Boot, Self::RecoverAndBoot][number % 2];
         }
@@ -91,10 +92,10 @@ impl Next {
     }
 }
 
-/// How a run came to rest whose working files could not be removed.
+/// The way of recovery if a run could not remove its working files.
 pub const SWEPT: &str = "at once, and swept by the next run";
 
-/// Data, and what etcd says of its history as well.
+/// The data of an etcd, and the hash of its history.
 #[derive(Default)]
 struct Held {
     data: Data,
@@ -106,7 +107,8 @@ impl Held {
         Self { data: world.read(), content: Some(world.content()) }
     }
 
-    /// Whether the world holds this now. Where both are compacted at the same revision, the hashes tell of the history too.
+    /// Returns whether the world has this data now. If both are compacted at the same revision, also compares
+    /// the hashes of their histories.
     fn is_in(&self, world: &World, data: &Data) -> bool {
         if self.data != *data {
             return false;
@@ -116,29 +118,29 @@ impl Held {
         if let (Some(before), Some(now)) = (before, now)
             && before.compacted_at == now.compacted_at
         {
-            assert_eq!(before, now, "the keys are the same, and their history is not");
+            assert_eq!(before, now, "the keys are equal, but their history differs");
         }
         true
     }
 }
 
-/// A world in use.
-pub struct Ground {
-    // Unmounted before the world's directory goes.
+/// A world on which an action is tested repeatedly.
+pub struct Fixture {
+    // Declared first, so that it is unmounted before the directory of the world is removed.
     disk: Option<Disk>,
     pub world: World,
     action: Action,
-    /// What is restored.
+    /// The archive that `restore` restores.
     pub archive: PathBuf,
     new: Held,
     old: Held,
     trials: usize,
-    /// A flaw to build into the action, in a build that can.
+    /// The flaw to enable in the action, in a build with the feature `sabotage`.
     flaw: Option<&'static str>,
 }
 
-impl Ground {
-    /// On a disk of its own where its power is to be cut.
+impl Fixture {
+    /// Creates a fixture. `disk` puts the data on a separate disk, whose power can be cut.
     pub fn new(action: Action, disk: Option<Kind>) -> Self {
         let setup = Setup::plain(Version::V35);
         let (world, disk) = match disk {
@@ -154,7 +156,8 @@ impl Ground {
         Self::in_world(action, world, disk)
     }
 
-    /// In a world that has just begun. Its data is small, for it is made, packed and restored thousands of times.
+    /// Creates a fixture in a new world. The data is small, because it is written, packed and restored
+    /// thousands of times.
     pub fn in_world(action: Action, world: World, disk: Option<Disk>) -> Self {
         world.put(0..30, "first");
         world.put(5..15, "second");
@@ -164,19 +167,20 @@ impl Ground {
         std::fs::copy(world.saved(), &archive).unwrap();
         world.delete(0..10);
         world.put(20..40, "damaged");
-        let mut ground =
+        let mut fixture =
             Self { disk, world, action, archive, new, old: Held::default(), trials: 0, flaw: None };
-        ground.begin();
-        ground
+        fixture.begin();
+        fixture
     }
 
-    /// Makes the data of this trial unlike that of any other, and the target empty.
+    /// Prepares the next trial: writes data that differs from that of all other trials, and empties the
+    /// target.
     pub fn begin(&mut self) {
         self.trials += 1;
         for name in self.world.in_target() {
             std::fs::remove_file(self.world.target().join(name)).unwrap();
         }
-        // A thousand records would be read by every run.
+        // Otherwise every run would read all records of the earlier runs.
         let _ = std::fs::remove_dir_all(self.world.target().join(RUNS));
         if self.action == Action::Empty {
             if self.world.running() {
@@ -189,18 +193,18 @@ impl Ground {
         self.old = Held::by(&self.world);
     }
 
-    /// The same with a flaw in the action.
+    /// Sets the flaw to enable in the action.
     pub fn flawed(mut self, flaw: Option<&'static str>) -> Self {
         self.flaw = flaw;
         self
     }
 
-    /// Has no record of a run be kept from now on.
+    /// Prevents that records of runs are written from now on.
     pub fn keep_no_record(&self) {
         std::fs::write(self.world.target().join(RUNS), "a file, where they have a directory").unwrap();
     }
 
-    /// What is struck on it.
+    /// Returns the action under test.
     pub fn action(&self) -> Action {
         self.action
     }
@@ -217,17 +221,17 @@ impl Ground {
         command
     }
 
-    /// Runs the action under the eyes of `judge`.
+    /// Runs the action and calls `judge` before each of its system calls.
     pub fn run(&self, judge: &mut dyn FnMut(&Call, Pid) -> Fate) -> Out {
         trace(&self.command(), &self.world.path("runs"), judge)
     }
 
-    /// Runs the action and leaves it alone.
+    /// Runs the action without tracing it.
     pub fn run_alone(&self) -> Out {
         Run::start(self.command(), &self.world.path("runs")).finish()
     }
 
-    /// Cuts the power of everything: the disk, etcd and our process, if that has not come to its end.
+    /// Cuts the power: shuts down the disk, and kills etcd and the process `pid`.
     pub fn cut_power(&self, flush: Flush, pid: Option<Pid>) {
         self.disk.as_ref().unwrap().cut(flush);
         for pid in self.world.processes().into_iter().map(Pid::from_raw).chain(pid) {
@@ -235,50 +239,55 @@ impl Ground {
         }
     }
 
-    /// The power comes back, to a machine on which nothing runs yet.
+    /// Restores the power, after all processes of the world have ended.
     pub fn restore_power(&self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !self.world.processes().is_empty() {
-            assert!(Instant::now() < deadline, "{:?} outlive a SIGKILL", self.world.processes());
+            assert!(
+                Instant::now() < deadline,
+                "{:?} are still running after SIGKILL",
+                self.world.processes()
+            );
             sleep(Duration::from_millis(2));
         }
         self.disk.as_ref().unwrap().restore_power();
     }
 
-    /// What stands after the fault: at once where the run came to an end of its own and left nothing over, and after one
-    /// recovery otherwise. Panics where a promise is broken.
+    /// Returns the outcome of a fault and the way of recovery. If the run ended by itself and left no files
+    /// behind, checks the data at once, else after one recovery. Panics if a guarantee is broken.
     pub fn settle(&self, out: &Out, next: Next) -> (&'static str, &'static str) {
         let data = self.world.data_dir();
         let lives = self.action == Action::Empty || data.join("member/snap/db").exists();
         assert!(lives, "no live data: {:?}", shape(&data, Closely::Shape));
-        // Where it says itself that a recovery is owed, nothing else is to be expected.
+        // If the run itself reports that a recovery is needed, runs it before any check.
         let owed = ["neither completed nor rolled back", "still unfinished"];
         let is_owed = owed.iter().any(|words| out.stderr.contains(words));
         if self.disk.is_some() || out.status.code().is_none() || is_owed {
             let finished = self.finished();
-            let told = out.told() + &self.go_on(next);
+            let told = out.told() + &self.recover(next);
             return (self.judge(&finished, &told), next.words());
         }
-        let outcome = self.stands_as_told(out);
+        let outcome = self.outcome_before_recovery(out);
         if self.left_over(&out.told()).is_empty() {
             return (outcome, "at once");
         }
-        let told = out.told() + &self.go_on(next);
+        let told = out.told() + &self.recover(next);
         assert_eq!(
-            self.judge(&self.finished_before_going_on(), &told),
+            self.judge(&self.finished_before_recovery(), &told),
             outcome,
-            "a recovery changed what stood"
+            "a recovery changed the outcome"
         );
         (outcome, SWEPT)
     }
 
-    /// What stands after a run that came to an end of its own; panics where a promise is broken.
-    pub fn stands(&self, out: &Out) -> &'static str {
+    /// Returns the outcome of a run that ended by itself. Panics if a guarantee is broken.
+    pub fn outcome(&self, out: &Out) -> &'static str {
         self.judge(&self.finished(), &out.told())
     }
 
-    /// The same, before anybody has recovered anything: what a failure says of the state that it left must be true by itself.
-    fn stands_as_told(&self, out: &Out) -> &'static str {
+    /// Returns the outcome of a run before any recovery. The state that a failure message describes must be
+    /// correct without a recovery.
+    fn outcome_before_recovery(&self, out: &Out) -> &'static str {
         let finished = self.finished();
         let is_down = self.action != Action::Empty && !self.world.running();
         assert!(!is_down, "etcd is down: {}\n{}", out.told(), self.world.log());
@@ -287,11 +296,11 @@ impl Ground {
         if failed && self.action == Action::Snapshot {
             assert!(finished.is_empty() || out.stderr.contains("stands there"), "published: {}", out.told());
         }
-        assert!(!failed || outcome != "NEW", "it failed, and yet the data is new: {}", out.told());
+        assert!(!failed || outcome != "NEW", "the run failed, but etcd serves the new data: {}", out.told());
         outcome
     }
 
-    /// What stands in the target under a final name: whole and verified, whoever reads it.
+    /// Returns the archives in the target that have their final name. Checks that each is complete.
     fn finished(&self) -> Vec<PathBuf> {
         let target = self.world.target();
         let names = names(&target).into_iter().filter(|name| name.ends_with(".tar.gz"));
@@ -302,8 +311,8 @@ impl Ground {
         finished
     }
 
-    /// The same without the archive that going on has made.
-    fn finished_before_going_on(&self) -> Vec<PathBuf> {
+    /// Returns the finished archives, except for the one that [`Self::recover`] has created.
+    fn finished_before_recovery(&self) -> Vec<PathBuf> {
         let mut finished = self.finished();
         if self.world.running() {
             finished.pop();
@@ -318,7 +327,8 @@ impl Ground {
         outcome
     }
 
-    /// What etcd serves, which alone runs, and what of it is saved.
+    /// Returns the outcome from the data that etcd serves and the archives. Checks that no other process is
+    /// running.
     fn serves(&self, finished: &[PathBuf]) -> &'static str {
         let outcome = match (self.action, self.which()) {
             (Action::Snapshot, "OLD") if finished.is_empty() => "SAME",
@@ -329,12 +339,16 @@ impl Ground {
         if self.world.running() {
             assert_eq!(self.world.count_of_members(), 1);
         }
-        assert_eq!(self.world.processes().len(), usize::from(self.world.running()), "something else runs");
+        assert_eq!(
+            self.world.processes().len(),
+            usize::from(self.world.running()),
+            "another process is running"
+        );
         outcome
     }
 
-    /// What lies about that nothing accounts for. Old data that could not be weighed against its backup is kept, and that is
-    /// said.
+    /// Returns the unexpected files. The old data may be kept if it could not be compared with its backup,
+    /// and if the output reports its path.
     fn left_over(&self, told: &str) -> Vec<String> {
         let mut left = self.world.leftovers();
         left.retain(|left| {
@@ -347,11 +361,11 @@ impl Ground {
         left
     }
 
-    /// One recovery, and what it said.
-    fn go_on(&self, next: Next) -> String {
+    /// Runs one recovery and returns its output.
+    fn recover(&self, next: Next) -> String {
         let mut told = String::new();
         let mut ran = |out: Out| {
-            assert!(out.status.success(), "no recovery: {}", out.told());
+            assert!(out.status.success(), "the recovery failed: {}", out.told());
             out.is_in_good_order();
             told += &out.told();
         };
@@ -366,18 +380,18 @@ impl Ground {
         if next == Next::RecoverAndBoot {
             self.world.start();
         }
-        // It sweeps the target as well. Of no data that nothing serves there is nothing to save.
+        // A snapshot also cleans up the target. It needs a running etcd.
         if self.action != Action::Empty || self.world.running() {
             ran(self.world.snapshot(&[&self.world.to_target()]));
         }
         told
     }
 
-    /// Which data etcd serves: the whole old or the whole new.
+    /// Returns which data etcd serves: all of the old (`OLD`) or all of the new (`NEW`).
     fn which(&self) -> &'static str {
         if self.action == Action::Empty && !self.world.running() {
             let member = self.world.data_dir().join("member");
-            assert!(!member.exists(), "data that nothing serves: {}", self.world.log());
+            assert!(!member.exists(), "there is data, but etcd is not running: {}", self.world.log());
             return "OLD";
         }
         assert!(self.world.running(), "etcd is down: {}", self.world.log());
@@ -390,13 +404,13 @@ impl Ground {
     }
 }
 
-/// An archive under its final name is whole and verified, whoever reads it.
+/// Checks that etcd's own tool can restore an archive.
 fn check_archive(world: &World, archive: &Path) {
     let dir = crate::archive::unpack(world, archive);
     let out = Command::new(world.setup().version.bin_dir().join("etcdutl"))
         .args(["snapshot", "restore", "db", "--data-dir", "proof"])
         .current_dir(&dir)
         .output();
-    succeed(out.unwrap(), "etcdutl snapshot restore of what was published");
+    succeed(out.unwrap(), "etcdutl snapshot restore of a published archive");
     std::fs::remove_dir_all(dir).unwrap();
 }

@@ -1,7 +1,8 @@
-//! Nothing is lost: the actions struck at every system call that touches a file or a process, and what is left then.
+//! Fault injection: interrupts the actions at every system call that touches a file or a process, and checks
+//! that no data is lost.
 //!
-//! The smoke tests strike at a few points spread over a walk. `cargo xtask chaos` strikes at all of them; it calls
-//! [`matrix`], which prints a row for each.
+//! The smoke tests inject faults at a few points, spread over a run. `cargo xtask chaos` injects faults at
+//! all points: it calls [`matrix`], which prints a row for each point.
 
 mod calls;
 mod disk;
@@ -22,47 +23,47 @@ use table::Table;
 
 use crate::corruption::{ALL_FLIPS, flips_of_a_large_archive};
 
-/// Strikes at so many points of each mode and action, spread evenly.
+/// The number of points of each mode and action in a smoke test, spread evenly.
 const SMOKE: usize = 6;
 
 #[test]
-fn a_kill_anywhere_in_a_restore_loses_nothing() {
-    injection::some(Action::Restore, Mode::Kill, SMOKE, 1).done();
+fn a_kill_anywhere_in_a_restore_loses_no_data() {
+    injection::inject_at_points(Action::Restore, Mode::Kill, SMOKE, 1).done();
 }
 
 #[test]
-fn a_kill_anywhere_in_a_snapshot_leaves_no_half_archive() {
-    injection::some(Action::Snapshot, Mode::Kill, SMOKE, 1).done();
+fn a_kill_anywhere_in_a_snapshot_leaves_no_partial_archive() {
+    injection::inject_at_points(Action::Snapshot, Mode::Kill, SMOKE, 1).done();
 }
 
 #[test]
-fn a_killed_tool_fails_the_restore_and_loses_nothing() {
-    injection::some(Action::Restore, Mode::Child, SMOKE, 1).done();
+fn a_killed_tool_fails_the_restore_and_loses_no_data() {
+    injection::inject_at_points(Action::Restore, Mode::Child, SMOKE, 1).done();
 }
 
 #[test]
-fn a_call_that_fails_anywhere_in_a_restore_loses_nothing() {
-    injection::some(Action::Restore, Mode::Errno, SMOKE, 1).done();
+fn a_failed_call_anywhere_in_a_restore_loses_no_data() {
+    injection::inject_at_points(Action::Restore, Mode::Errno, SMOKE, 1).done();
 }
 
 #[test]
-fn a_call_that_fails_anywhere_in_a_snapshot_leaves_no_half_archive() {
-    injection::some(Action::Snapshot, Mode::Errno, SMOKE, 1).done();
+fn a_failed_call_in_a_snapshot_leaves_no_partial_archive() {
+    injection::inject_at_points(Action::Snapshot, Mode::Errno, SMOKE, 1).done();
 }
 
 #[test]
-fn a_term_anywhere_in_a_restore_is_an_end_in_good_order() {
-    injection::some(Action::Restore, Mode::Term, SMOKE, 1).done();
+fn sigterm_anywhere_in_a_restore_stops_it_cleanly() {
+    injection::inject_at_points(Action::Restore, Mode::Term, SMOKE, 1).done();
 }
 
 #[test]
-fn a_power_cut_anywhere_in_a_restore_loses_nothing() {
+fn a_power_cut_anywhere_in_a_restore_loses_no_data() {
     if let Err(why) = disk::can_cut() {
         eprintln!("skipped: {why}");
         return;
     }
     for kind in Kind::ALL {
-        injection::some(Action::Restore, Mode::Power(kind, Flush::Nothing), SMOKE / 2, 1).done();
+        injection::inject_at_points(Action::Restore, Mode::Power(kind, Flush::Nothing), SMOKE / 2, 1).done();
     }
 }
 
@@ -76,29 +77,29 @@ fn a_disk_of_any_size_is_enough_or_refused() {
 }
 
 #[test]
-fn of_two_at_once_one_proceeds() {
+fn one_of_two_concurrent_runs_proceeds() {
     pairs::at_once(SMOKE).done();
 }
 
 #[test]
-fn a_target_that_becomes_a_link_leads_nowhere() {
+fn a_target_replaced_by_a_symlink_is_not_followed() {
     if !crate::common::world::is_root() {
         return eprintln!("skipped: {}", symlink_race::ROOTS);
     }
-    symlink_race::led_astray(SMOKE * 2, None).done();
+    symlink_race::swap_target_during_runs(SMOKE * 2, None).done();
 }
 
 #[test]
-fn a_kill_anywhere_in_a_restore_without_a_backup_loses_nothing() {
-    injection::some(Action::Unsaved, Mode::Kill, SMOKE, 1).done();
+fn a_kill_in_a_restore_without_a_backup_loses_no_data() {
+    injection::inject_at_points(Action::Unsaved, Mode::Kill, SMOKE, 1).done();
 }
 
 #[test]
-fn a_kill_anywhere_in_a_restore_into_nothing_leaves_all_or_nothing() {
-    injection::some(Action::Empty, Mode::Kill, SMOKE, 1).done();
+fn a_kill_in_a_restore_of_an_empty_etcd_is_all_or_nothing() {
+    injection::inject_at_points(Action::Empty, Mode::Kill, SMOKE, 1).done();
 }
 
-/// What `cargo xtask chaos` asks for by the variables that it sets.
+/// Injects the faults that `cargo xtask chaos` selects by environment variables.
 #[test]
 #[ignore = "takes hours: cargo xtask chaos"]
 fn matrix() {
@@ -120,19 +121,19 @@ fn matrix() {
         Some("smoke") => SMOKE,
         Some(number) => number.parse().unwrap(),
     };
-    // A ground waits for its etcd most of the time.
+    // Each job mostly waits for its etcd.
     let twice = || 2 * std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let jobs = asked("JOBS").map_or_else(twice, |jobs| jobs.parse().unwrap());
     let mut table = Table::new();
     let mut add = |part: Table| {
         table.append(part);
-        // After each part: what was struck is not lost with a run that is cut short.
+        // Writes the report after each part, so that an interrupted run keeps its results.
         if let Some(path) = asked("REPORT") {
             std::fs::write(path, table.report()).unwrap();
         }
     };
     for (action, mode) in strikes {
-        add(injection::some(action, mode, points(usize::MAX), jobs));
+        add(injection::inject_at_points(action, mode, points(usize::MAX), jobs));
     }
     for action in [Action::Snapshot, Action::Restore] {
         if wanted("MODE", "disk") && wanted("ACTION", action.name()) {
@@ -143,7 +144,7 @@ fn matrix() {
         add(pairs::at_once(points(pairs::ALL)));
     }
     if wanted("MODE", "directories") && asked("ACTION").is_none() {
-        add(symlink_race::led_astray(points(symlink_race::ALL), None));
+        add(symlink_race::swap_target_during_runs(points(symlink_race::ALL), None));
     }
     if wanted("MODE", "corruption") && asked("ACTION").is_none() {
         add(flips_of_a_large_archive(points(ALL_FLIPS)));

@@ -1,4 +1,4 @@
-//! The fault matrix can fail: flaws built into our own code on purpose are each seen by it.
+//! Tests of the fault injection itself: it detects each flaw that was built into the program on purpose.
 
 use super::disk::{Flush, Kind, can_cut};
 use super::fixture::Action;
@@ -6,12 +6,12 @@ use super::injection::{Mode, Series};
 use super::symlink_race;
 use crate::common::world::{Version, World, is_root};
 
-/// Runs with a swapped target: more than half of them show the flaw.
+/// The number of runs with a swapped target. More than half of them detect the flaw.
 const SWAPPED: usize = 30;
 
-/// Each flaw, the way to strike that shows it, and where.
+/// Each flaw, with the action, the mode and the calls that detect it.
 const FLAWS: [(&str, Action, Mode, &[&str]); 5] = [
-    // A restore is not the place: what etcd itself syncs later takes the directories along.
+    // A restore cannot detect it: etcd syncs files later, and that syncs the directories too.
     ("NoDirectorySync", Action::Snapshot, Mode::Power(Kind::Ext4, Flush::Nothing), &["the end"]),
     ("NoDirectorySync", Action::Snapshot, Mode::Power(Kind::Xfs, Flush::Nothing), &["the end"]),
     ("RemoveThenRename", Action::Restore, Mode::Kill, &["renameat2"]),
@@ -21,36 +21,36 @@ const FLAWS: [(&str, Action, Mode, &[&str]); 5] = [
 
 #[test]
 #[ignore = "takes a build with flaws: cargo xtask chaos --sabotage"]
-fn every_flaw_is_seen() {
+fn fault_injection_detects_every_flaw() {
     for (flaw, action, mode, about) in FLAWS {
         if let (Mode::Power(..), Err(why)) = (mode, can_cut()) {
-            panic!("{flaw} cannot be shown: {why}");
+            panic!("cannot test {flaw}: {why}");
         }
-        // The record of a run is synced when the archive has its name, which would take the directory along.
+        // The record of a run is synced after the archive is renamed, which would sync the directory too.
         let series = Series { recorded: flaw != "NoDirectorySync", ..Series::of(action, mode) };
-        let sound = series.strike_about(about);
+        let sound = series.inject_at_calls(about);
         assert!(sound.broken().is_empty(), "without {flaw}");
-        let flawed = Series { flaw: Some(flaw), ..series }.strike_about(about);
-        eprintln!("{flaw}: seen by {} of the points {about:?}: {:?}", mode.name(), flawed.broken());
-        assert!(!flawed.broken().is_empty(), "{flaw} was not seen");
+        let flawed = Series { flaw: Some(flaw), ..series }.inject_at_calls(about);
+        eprintln!("{flaw}: detected by {} at the points {about:?}: {:?}", mode.name(), flawed.broken());
+        assert!(!flawed.broken().is_empty(), "{flaw} was not detected");
     }
 }
 
 #[test]
 #[ignore = "takes a build with flaws: cargo xtask chaos --sabotage"]
-fn a_symlink_that_is_followed_is_seen() {
+fn detects_a_program_that_follows_symlinks() {
     let flaw = "FollowLinks";
-    assert!(is_root(), "{flaw} cannot be shown: {}", symlink_race::ROOTS);
-    let sound = symlink_race::led_astray(SWAPPED, None);
+    assert!(is_root(), "cannot test {flaw}: {}", symlink_race::ROOTS);
+    let sound = symlink_race::swap_target_during_runs(SWAPPED, None);
     assert!(sound.broken().is_empty(), "without {flaw}");
-    let flawed = symlink_race::led_astray(SWAPPED, Some(flaw));
-    eprintln!("{flaw}: seen by directories in the runs {:?} of {SWAPPED}", flawed.broken());
-    assert!(!flawed.broken().is_empty(), "{flaw} was not seen");
+    let flawed = symlink_race::swap_target_during_runs(SWAPPED, Some(flaw));
+    eprintln!("{flaw}: detected by directories in the runs {:?} of {SWAPPED}", flawed.broken());
+    assert!(!flawed.broken().is_empty(), "{flaw} was not detected");
 }
 
 #[test]
 #[ignore = "takes a build with flaws: cargo xtask chaos --sabotage"]
-fn a_seal_that_is_not_checked_is_seen() {
+fn detects_a_hash_trailer_that_is_not_checked() {
     for (flaw, published) in [("none", false), ("NoSeal", true)] {
         let world = World::plain(Version::V35);
         world.fill();

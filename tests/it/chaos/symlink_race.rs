@@ -1,5 +1,6 @@
-//! A target whose owner swaps it for a symlink again and again while snapshots are taken and restored: nothing it leads to
-//! is touched, and what is said to be saved lies in the owner's own directory.
+//! The owner of a target directory keeps replacing it by a symlink while snapshots are taken and restored.
+//! The actions must not change the directory that the symlink points to. A reported archive must be in the
+//! owner's directory.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd;
@@ -11,8 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::fixture::{Action, Ground};
-use super::injection::in_words;
+use super::fixture::{Action, Fixture};
+use super::injection::panic_message;
 use super::table::{Row, Table};
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::{Closely, names, sha256sum, shape};
@@ -20,28 +21,28 @@ use crate::common::world::RUNS;
 use crate::owner::{UBUNTU, beside_ubuntu};
 use crate::restore::from;
 
-/// What it takes.
-pub const ROOTS: &str = "only root lends a machine another user";
+/// The reason for which these tests are skipped for other users.
+pub const ROOTS: &str = "only root can run a process as another user";
 
-/// What of the target is swapped.
+/// The path components that are swapped: a description, and the target below the swapped directory.
 const PLACES: [(&str, &str); 3] =
     [("the target", ""), ("its parent", "inner"), ("its parent, to be made", "new/er")];
 
-/// One run in so many is a restore, which takes longer.
+/// Every tenth run is a restore, which takes longer.
 const RESTORES: usize = 10;
 
-/// How many runs are all.
+/// The number of runs in a full test.
 pub const ALL: usize = 1000;
 
-/// Runs so many snapshots, and restores among them, with a target that its owner, the user `ubuntu`, keeps exchanging for a
-/// link to root's directory.
-pub fn led_astray(count: usize, flaw: Option<&str>) -> Table {
+/// Runs `count` snapshots and restores. The target belongs to the user `ubuntu`, who keeps exchanging it with
+/// a symlink to a directory of root.
+pub fn swap_target_during_runs(count: usize, flaw: Option<&str>) -> Table {
     let mut table = Table::new();
-    let mut ground = Ground::new(Action::Restore, None);
-    let (home, outside) = (ground.world.path("home"), ground.world.path("outside"));
+    let mut fixture = Fixture::new(Action::Restore, None);
+    let (home, outside) = (fixture.world.path("home"), fixture.world.path("outside"));
     make(&home, &outside);
-    fs::set_permissions(ground.world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
-    // By descriptor: the name leads elsewhere half of the time.
+    fs::set_permissions(fixture.world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    // Uses a descriptor, because the name points to another directory half of the time.
     let opened = File::open(home.join("swapped")).unwrap();
     let own = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), opened.as_raw_fd()));
     let (swaps, enough) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -54,27 +55,27 @@ pub fn led_astray(count: usize, flaw: Option<&str>) -> Table {
                 furnish(&own);
                 let before = shape(&outside, Closely::Times);
                 let target = home.join("swapped").join(place);
-                let out = run(&mut ground, action, &target, flaw);
+                let out = run(&mut fixture, action, &target, flaw);
                 let touched: Vec<_> = shape(&outside, Closely::Times)
                     .into_iter()
                     .filter(|line| !before.contains(line))
                     .collect();
                 assert!(touched.is_empty(), "touched: {touched:?}: {}", out.told());
                 out.is_in_good_order();
-                judge(&ground, action, &own.join(place), out, &files(&own))
+                judge(&fixture, action, &own.join(place), out, &files(&own))
             }));
             table.add(Row {
                 series: series(action),
                 point: format!("{} {what}", number + 1),
-                outcome: outcome.map_err(|panic| in_words(panic.as_ref())),
+                outcome: outcome.map_err(|panic| panic_message(panic.as_ref())),
             });
         }
         enough.store(true, Ordering::Relaxed);
     });
     let swaps = swaps.into_inner();
     assert!(swaps > count * 100, "{swaps} swaps in {count} runs");
-    table.of(&series(Action::Snapshot), ALL - ALL / RESTORES);
-    table.of(&series(Action::Restore), ALL / RESTORES);
+    table.set_total(&series(Action::Snapshot), ALL - ALL / RESTORES);
+    table.set_total(&series(Action::Restore), ALL / RESTORES);
     table
 }
 
@@ -82,21 +83,22 @@ fn series(action: Action) -> String {
     format!("{} directories", action.series())
 }
 
-fn run(ground: &mut Ground, action: Action, target: &Path, flaw: Option<&str>) -> Out {
-    let (source, target) = (from(&ground.archive), format!("target={}", target.display()));
+fn run(fixture: &mut Fixture, action: Action, target: &Path, flaw: Option<&str>) -> Out {
+    let (source, target) = (from(&fixture.archive), format!("target={}", target.display()));
     let mut command = if action == Action::Restore {
-        ground.begin();
-        beside_ubuntu(&ground.world, program!("restore"), &[&source, &target])
+        fixture.begin();
+        beside_ubuntu(&fixture.world, program!("restore"), &[&source, &target])
     } else {
-        beside_ubuntu(&ground.world, program!("snapshot"), &[&target])
+        beside_ubuntu(&fixture.world, program!("snapshot"), &[&target])
     };
     command.envs(flaw.map(|flaw| ("ETCD_SABOTAGE", flaw)));
-    Run::start(command, &ground.world.path("runs")).finish()
+    Run::start(command, &fixture.world.path("runs")).finish()
 }
 
-/// What came of a run that touched nothing of root's: all that was asked for, in the owner's directory, or nothing.
+/// Returns the outcome of a run that changed no files of root. It must have written the archive to the
+/// owner's directory, or have written no files.
 fn judge(
-    ground: &Ground,
+    fixture: &Fixture,
     action: Action,
     target: &Path,
     out: Out,
@@ -110,23 +112,24 @@ fn judge(
     let outcome = match (action, is_done) {
         (Action::Snapshot, true) => "PLUS",
         (Action::Snapshot, false) => "SAME",
-        _ => ground.stands(&out),
+        _ => fixture.outcome(&out),
     };
-    assert!(matches!(outcome, "PLUS" | "NEW") == is_done, "{outcome}, and it said: {}", out.told());
+    assert!(matches!(outcome, "PLUS" | "NEW") == is_done, "{outcome}, with the output: {}", out.told());
     if !is_done {
-        assert!(found.is_empty(), "{found:?} lie there: {}", out.told());
+        assert!(found.is_empty(), "{found:?} were left behind: {}", out.told());
         return (outcome, "not taken");
     }
     let results = out.completed();
     let word = if action == Action::Snapshot { "snapshot" } else { "backup" };
     let archive = PathBuf::from(results.get(&format!("{word}.path")));
     let archive = target.join(archive.file_name().unwrap());
-    assert_eq!(found, [archive.as_path()], "it said: {}", results.out.told());
+    assert_eq!(found, [archive.as_path()], "output: {}", results.out.told());
     assert_eq!(sha256sum(&archive), results.get(&format!("{word}.sha256")));
     (outcome, "in the owner's directory")
 }
 
-/// `home` is ubuntu's, with a directory and a link in it; the link leads to `outside`, which is root's.
+/// Creates `home`, which belongs to `ubuntu` and contains a directory and a symlink. The symlink points to
+/// `outside`, which belongs to root.
 fn make(home: &Path, outside: &Path) {
     for dir in [home, &home.join("swapped")] {
         fs::create_dir(dir).unwrap();
@@ -137,7 +140,7 @@ fn make(home: &Path, outside: &Path) {
     symlink(outside, home.join("other")).unwrap();
 }
 
-/// Has the owner's directory hold what it is to hold before a run, and no more: what is to be made is made by each.
+/// Resets the owner's directory to its state before a run. Each run creates the other directories itself.
 fn furnish(own: &Path) {
     for name in names(own) {
         let path = own.join(name);
@@ -148,7 +151,7 @@ fn furnish(own: &Path) {
     chown(inner, Some(UBUNTU), Some(UBUNTU)).unwrap();
 }
 
-/// The files below a directory, without the records of runs.
+/// Returns the files below a directory, except for the records of runs.
 fn files(dir: &Path) -> Vec<PathBuf> {
     let below = |name: String| {
         let path = dir.join(name);
@@ -157,16 +160,16 @@ fn files(dir: &Path) -> Vec<PathBuf> {
     names(dir).into_iter().filter(|name| name != RUNS).flat_map(below).collect()
 }
 
-/// As the owner, until it is enough.
+/// Swaps the directory and the symlink as the owner, until `enough` is set.
 fn swap(home: &Path, swaps: &AtomicUsize, enough: &AtomicBool) {
-    // Of this thread alone, as the kernel has it.
+    // In Linux, these set the ids of this thread only.
     setfsgid(Gid::from_raw(UBUNTU));
     setfsuid(Uid::from_raw(UBUNTU));
     let [one, other] = ["swapped", "other"].map(|name| home.join(name));
     while !enough.load(Ordering::Relaxed) {
         renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
         swaps.fetch_add(1, Ordering::Relaxed);
-        // Now and then it stays for a moment as it is: a link or a directory in turn.
+        // Sometimes pauses for a moment, alternately on the symlink and on the directory.
         if swaps.load(Ordering::Relaxed).is_multiple_of(7) {
             std::thread::sleep(std::time::Duration::from_micros(200));
         }

@@ -1,25 +1,25 @@
-//! One row for each point that was struck.
+//! The result table of the fault injection, with a row for each injected fault.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// What was done at a point and what came of it.
+/// An injected fault and its outcome.
 pub struct Row {
     /// The action and the mode.
     pub series: String,
-    /// Where it was struck and by what.
+    /// The system call and the fault.
     pub point: String,
-    /// OLD, NEW, SAME or PLUS and how it recovered; or the promise that was broken.
+    /// OLD, NEW, SAME or PLUS and the way of recovery; or the broken guarantee.
     pub outcome: Result<(&'static str, &'static str), String>,
 }
 
-/// The outcome of a point that no run came to.
+/// The outcome of a point that no run reached.
 pub const MISSED: &str = "MISSED";
 
 /// All rows.
 pub struct Table {
     rows: Vec<Row>,
-    /// How many points each series has in all.
+    /// The total number of points of each series.
     all: BTreeMap<String, usize>,
 }
 
@@ -42,32 +42,32 @@ impl Table {
         self.all.extend(other.all);
     }
 
-    /// Notes how many points a series has, of which some were struck.
-    pub fn of(&mut self, series: &str, points: usize) {
+    /// Records the total number of points of a series, of which only some may be tested.
+    pub fn set_total(&mut self, series: &str, points: usize) {
         self.all.insert(series.to_owned(), points);
     }
 
-    /// The points at which a promise was broken.
+    /// Returns the points at which a guarantee was broken.
     pub fn broken(&self) -> Vec<&str> {
         let broken = self.rows.iter().filter(|row| row.outcome.is_err());
         broken.map(|row| row.point.as_str()).collect()
     }
 
-    /// What came of each point.
+    /// Returns the outcome of each point.
     pub fn outcomes(&self) -> Vec<&'static str> {
         self.rows.iter().map(|row| row.outcome.as_ref().map_or("VIOLATION", |(outcome, _)| outcome)).collect()
     }
 
-    /// The closing line. Fails where a promise was broken, or nothing was struck.
+    /// Prints the summary line. Panics if a guarantee was broken, or if no fault was injected.
     pub fn done(&self) {
         let missed = self.rows.iter().filter(|row| row.is_missed()).count();
         let (failed, all) = (self.broken().len(), self.rows.len());
         eprintln!("{} passed, {failed} failed, {missed} missed", all - failed - missed);
-        assert!(all > missed, "nothing was struck");
-        assert_eq!(failed, 0, "promises were broken");
+        assert!(all > missed, "no fault was injected");
+        assert_eq!(failed, 0, "guarantees were broken");
     }
 
-    /// The counts, a row for each series; `cargo xtask chaos` puts them on the page.
+    /// Returns the counts, a row for each series. `cargo xtask chaos` writes them to the documentation.
     pub fn report(&self) -> String {
         let mut series: BTreeMap<&str, BTreeMap<&str, usize>> = BTreeMap::new();
         for row in &self.rows {
