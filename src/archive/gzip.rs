@@ -1,13 +1,14 @@
-//! gzip out, over several threads: blocks are deflated apart from each other and written in order, as one member.
+//! Writes gzip on several threads: blocks are deflated independently and written in order, as one gzip member.
 //!
-//! Every block ends on a byte's boundary (zlib calls it a sync flush), so that the pieces, one behind the other, are one
-//! deflate stream like any other. The memory held is that of a few blocks. Must never reorder, and never end the member
-//! when something went wrong: what is there then is no gzip file.
+//! Every block ends on a byte boundary (zlib calls this a sync flush), so the concatenated blocks are one ordinary deflate
+//! stream. Only a few blocks are held in memory. Must never reorder blocks, and never end the member after an error: the
+//! file must not look like a complete gzip file then.
 
 use super::age::{Encrypting, FileKey, Recipient};
-use crate::system::growing_file::{GivenUp, GrowthSender};
+use crate::system::first_error::{FirstError, Stopped};
+use crate::system::growing_file::GrowthSender;
 use crate::system::priority;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use block_deflate::Deflater;
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress};
@@ -19,49 +20,49 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-/// What is deflated at a time: below a megabyte the ratio suffers, above it the memory.
+/// The bytes that are deflated at a time. Smaller blocks compress worse, larger ones take more memory.
 const BLOCK: usize = 1 << 20;
-/// So much of the file is sent to the disk at a time: what is left for the end is waited for.
-const SENT: u64 = 8 << 20;
-/// Magic, deflate, no flags, no time, nothing said of the level, Unix.
+/// Writing to the disk is started after this many bytes, so that the final sync has little to wait for.
+const WRITEBACK_SIZE: u64 = 8 << 20;
+/// Magic number, deflate, no flags, no time, no level, Unix (RFC 1952).
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
-/// A stored block that holds nothing, on a byte's boundary.
-const NOTHING: [u8; 5] = [0, 0, 0, 0xff, 0xff];
-/// A last block that holds nothing.
-const LAST: [u8; 2] = [3, 0];
+/// An empty stored block, on a byte boundary.
+const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xff, 0xff];
+/// An empty last block.
+const LAST_BLOCK: [u8; 2] = [3, 0];
 
-/// How hard to try.
+/// How hard to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// Hardly adds to the time that etcd takes.
+    /// Adds hardly anything to the time that etcd needs.
     #[default]
     Balanced,
     /// Smaller than `gzip -6`.
     Small,
 }
 
-/// What becomes of a block.
+/// How a block is encoded.
 #[derive(Debug, Clone, Copy)]
-enum Way {
+enum Encoding {
     Deflated(Effort),
-    /// Stays as it is.
+    /// Not compressed.
     Stored,
 }
 
-/// What an archive is encrypted with, and for whom.
+/// The key and the recipients of an encrypted archive.
 #[derive(Debug, Clone)]
 pub struct Encryption {
-    /// Its own key.
+    /// The archive's own key.
     pub key: FileKey,
-    /// Who can open it.
+    /// The recipients whose identities open the archive.
     pub recipients: Vec<Recipient>,
 }
 
-/// A block on its way to a worker, and the way for its deflated form to the writer.
+/// A block for a worker, and the channel on which the writer waits for it.
 struct Block {
     bytes: Vec<u8>,
     length: usize,
-    way: Way,
+    encoding: Encoding,
     done: SyncSender<io::Result<Deflated>>,
 }
 
@@ -70,50 +71,57 @@ struct Deflated {
     crc: Hasher,
 }
 
-/// What the writer gets, in order.
+/// What the writer receives, in order.
 enum Piece {
     Block(Receiver<io::Result<Deflated>>),
-    /// What is held back is to go out, and all of it to be durable.
-    Fill,
+    /// Everything so far is to become readable and durable.
+    Flush,
     End,
 }
 
-/// A gzip member being written. Its threads end when it is finished or dropped.
+/// A gzip member that is being written. Its threads end when it is finished or dropped.
 pub struct Gzip {
-    /// Always of the full length, for it to be read into.
+    /// The block that is being filled. Always [`BLOCK`] bytes long, so that it can be read into.
     block: Vec<u8>,
     filled: usize,
-    way: Way,
+    encoding: Encoding,
     jobs: SyncSender<Block>,
     pieces: SyncSender<Piece>,
-    /// Blocks that were deflated, to be filled anew.
+    /// Buffers of blocks that have been deflated, for reuse.
     spares: Receiver<Vec<u8>>,
-    writer: Option<JoinHandle<io::Result<u64>>>,
+    /// Returns the length of the file in bytes, or `None` if the member was dropped before its end.
+    writer: Option<JoinHandle<Result<Option<u64>, Stopped>>>,
 }
 
 impl Gzip {
-    /// Starts one in the empty file `out`; `writing` tells its readers how far it is.
+    /// Starts a member in the empty file `out`, whose growth is reported through `growth`.
+    ///
+    /// # Errors
+    /// [`Stopped`] if a thread cannot be started or the header of an encrypted file cannot be written.
     pub fn start(
+        first_error: &FirstError,
         out: File,
-        writing: GrowthSender,
+        growth: GrowthSender,
         effort: Effort,
-        sealing: Option<&Encryption>,
-    ) -> Result<Self> {
-        let out = Out::start(Counted { file: out, size: 0, sent: 0 }, sealing)?;
-        let workers = priority::worker_threads();
-        let (jobs, waiting) = sync_channel::<Block>(workers);
-        let waiting = Arc::new(Mutex::new(waiting));
-        let (spare, spares) = sync_channel(2 * workers);
-        for _ in 0..workers {
-            let (waiting, spare) = (Arc::clone(&waiting), spare.clone());
-            Builder::new().name("deflate".to_owned()).spawn(move || work(&waiting, &spare))?;
-        }
-        let (pieces, coming) = sync_channel(2 * workers);
-        let writer = Builder::new().name("write".to_owned()).spawn(move || write(&coming, out, writing))?;
+        encryption: Option<&Encryption>,
+    ) -> Result<Self, Stopped> {
+        // On an error, `growth` is dropped after the error is stored: it is still this function's.
+        let started = Out::start(CountedFile { file: out, size: 0, sent: 0 }, encryption).and_then(|out| {
+            let workers = priority::worker_threads();
+            Ok((out, workers, start_workers(workers)?))
+        });
+        let started = started.context("writing the archive");
+        let (out, workers, (jobs, spares)) = started.map_err(|error| first_error.store(error))?;
+        let (pieces, received) = sync_channel(2 * workers);
+        let ends = (Some(out), growth);
+        let writer = first_error.spawn("write", ends, move |(out, growth)| {
+            let out = out.take().ok_or(Stopped)?;
+            write(&received, out, growth).context("writing the archive")
+        })?;
         Ok(Self {
             block: vec![0; BLOCK],
             filled: 0,
-            way: Way::Deflated(effort),
+            encoding: Encoding::Deflated(effort),
             jobs,
             pieces,
             spares,
@@ -121,72 +129,71 @@ impl Gzip {
         })
     }
 
-    /// Where what comes next can be put, never empty; [`Self::filled`] tells how much was.
-    pub fn room(&mut self) -> &mut [u8] {
+    /// Returns the rest of the current block, which is never empty. [`Self::filled`] takes what was put there.
+    pub fn buffer(&mut self) -> &mut [u8] {
         self.block.get_mut(self.filled..).unwrap_or_default()
     }
 
-    /// Takes so many bytes out of [`Self::room`].
+    /// Takes the first `length` bytes of [`Self::buffer`].
+    ///
+    /// # Errors
+    /// Fails if the writer has failed.
     pub fn filled(&mut self, length: usize) -> io::Result<()> {
         self.filled += length;
         if self.filled < BLOCK { Ok(()) } else { self.flush() }
     }
 
-    /// Has all that was written stand in the file soon, and durably, though nothing follows yet. age seals whole chunks
-    /// only: what is left of one is filled up with blocks of nothing.
-    pub fn let_through(&mut self) -> io::Result<()> {
+    /// Makes everything so far readable and durable soon, although nothing follows yet. age only encrypts whole chunks, so
+    /// the rest of a chunk is filled with empty blocks.
+    ///
+    /// # Errors
+    /// Fails if the writer has failed.
+    pub fn make_readable(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.send(Piece::Fill)
+        self.send(Piece::Flush)
     }
 
-    /// What comes from here on stands in the file as it is, for `tail -c` to show.
+    /// Stores everything from here on uncompressed, so that `tail -c` shows it.
+    ///
+    /// # Errors
+    /// Fails if the writer has failed.
     pub fn stop_deflating(&mut self) -> io::Result<()> {
         self.flush()?;
-        self.way = Way::Stored;
+        self.encoding = Encoding::Stored;
         Ok(())
     }
 
     /// Ends the member and makes the file durable. Returns its length in bytes.
-    pub fn finish(mut self) -> io::Result<u64> {
+    ///
+    /// # Errors
+    /// Fails if the writer has failed.
+    pub fn finish(&mut self) -> io::Result<u64> {
         self.flush()?;
         self.send(Piece::End)?;
-        self.outcome()
+        let writer = self.writer.take().ok_or_else(stopped)?;
+        writer.join().unwrap_or(Err(Stopped)).map_err(io::Error::other)?.ok_or_else(stopped)
     }
 
-    /// Leaves it as it is. Where it could not be written, that is why.
-    pub fn give_up(self) -> Result<(), io::Error> {
-        let Self { pieces, writer, .. } = self;
-        // The writer waits for the next.
-        drop(pieces);
-        match writer.map(JoinHandle::join) {
-            Some(Ok(Err(error))) if !error.get_ref().is_some_and(|inner| inner.is::<GivenUp>()) => Err(error),
-            _ => Ok(()),
-        }
-    }
-
+    /// The writer only goes away after it has stored an error.
     fn send(&mut self, piece: Piece) -> io::Result<()> {
-        match self.pieces.send(piece) {
-            Ok(()) => Ok(()),
-            Err(_) => self.outcome().and(Err(io::ErrorKind::BrokenPipe.into())),
-        }
+        self.pieces.send(piece).map_err(|_| stopped())
     }
+}
 
-    fn outcome(&mut self) -> io::Result<u64> {
-        let writer = self.writer.take().ok_or(io::ErrorKind::BrokenPipe)?;
-        writer.join().unwrap_or_else(|_| Err(io::Error::other("the thread that writes the archive failed")))
-    }
+fn stopped() -> io::Error {
+    io::Error::other(Stopped)
 }
 
 impl Write for Gzip {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.room();
-        let length = bytes.len().min(room.len());
-        room[..length].copy_from_slice(&bytes[..length]);
+        let buffer = self.buffer();
+        let length = bytes.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&bytes[..length]);
         self.filled(length)?;
         Ok(length)
     }
 
-    /// Ends the block, so that all that was written can be read soon.
+    /// Ends the block, so that everything so far can be read soon.
     fn flush(&mut self) -> io::Result<()> {
         let length = std::mem::take(&mut self.filled);
         if length == 0 {
@@ -196,40 +203,53 @@ impl Write for Gzip {
         let bytes = std::mem::replace(&mut self.block, next);
         let (done, deflated) = sync_channel(1);
         self.send(Piece::Block(deflated))?;
-        let job = Block { bytes, length, way: self.way, done };
-        self.jobs.send(job).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let job = Block { bytes, length, encoding: self.encoding, done };
+        self.jobs.send(job).map_err(|_| stopped())
     }
 }
 
-/// A worker: takes blocks until there will be no more.
-fn work(waiting: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
+/// Starts the threads that deflate. Returns the queue of their blocks, and the buffers that they have finished with.
+fn start_workers(count: usize) -> Result<(SyncSender<Block>, Receiver<Vec<u8>>)> {
+    let (jobs, queue) = sync_channel::<Block>(count);
+    let queue = Arc::new(Mutex::new(queue));
+    let (spare, spares) = sync_channel(2 * count);
+    for _ in 0..count {
+        let (queue, spare) = (Arc::clone(&queue), spare.clone());
+        let worker = Builder::new().name("deflate".to_owned()).spawn(move || work(&queue, &spare));
+        worker.context("starting the thread `deflate`")?;
+    }
+    Ok((jobs, spares))
+}
+
+/// A worker: deflates blocks until the queue is closed.
+fn work(queue: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
     priority::lower_priority_further();
     let mut deflaters = Deflaters { balanced: Deflater::default(), small: None };
     loop {
-        let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Block { bytes, length, way, done }) = next else { return };
-        // A writer that is gone has said why.
-        let _ = done.send(deflaters.make(bytes.get(..length).unwrap_or_default(), way));
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Block { bytes, length, encoding, done }) = next else { return };
+        // If the writer is gone, it has stored its error.
+        let _ = done.send(deflaters.encode(bytes.get(..length).unwrap_or_default(), encoding));
         let _ = spare.try_send(bytes);
     }
 }
 
-/// What a worker keeps from block to block.
+/// The compressors of a worker, kept from block to block.
 struct Deflaters {
     balanced: Deflater,
-    /// zlib-rs, at the level of docs/explanation/performance.md.
+    /// zlib-rs, at the level given in docs/explanation/performance.md.
     small: Option<Compress>,
 }
 
 impl Deflaters {
-    fn make(&mut self, block: &[u8], way: Way) -> io::Result<Deflated> {
+    fn encode(&mut self, block: &[u8], encoding: Encoding) -> io::Result<Deflated> {
         let mut bytes = Vec::with_capacity(block.len() / 3 + 1024);
-        match way {
-            Way::Stored => block_deflate::store(block, &mut bytes),
-            Way::Deflated(Effort::Balanced) => self.balanced.deflate(block, &mut bytes),
-            Way::Deflated(Effort::Small) => {
+        match encoding {
+            Encoding::Stored => block_deflate::store(block, &mut bytes),
+            Encoding::Deflated(Effort::Balanced) => self.balanced.deflate(block, &mut bytes),
+            Encoding::Deflated(Effort::Small) => {
                 let small = self.small.get_or_insert_with(|| Compress::new(Compression::new(6), false));
-                by_zlib(small, block, &mut bytes)?;
+                deflate_with_zlib(small, block, &mut bytes)?;
             }
         }
         let mut crc = Hasher::new();
@@ -238,13 +258,13 @@ impl Deflaters {
     }
 }
 
-fn by_zlib(deflater: &mut Compress, block: &[u8], bytes: &mut Vec<u8>) -> io::Result<()> {
+fn deflate_with_zlib(deflater: &mut Compress, block: &[u8], bytes: &mut Vec<u8>) -> io::Result<()> {
     deflater.reset();
     loop {
         let taken = usize::try_from(deflater.total_in()).map_err(io::Error::other)?;
         let rest = block.get(taken..).unwrap_or_default();
         deflater.compress_vec(rest, bytes, FlushCompress::Sync).map_err(io::Error::other)?;
-        // Room to spare means that nothing is held back.
+        // If there is spare capacity, zlib holds nothing back.
         if bytes.len() < bytes.capacity() {
             return Ok(());
         }
@@ -252,52 +272,54 @@ fn by_zlib(deflater: &mut Compress, block: &[u8], bytes: &mut Vec<u8>) -> io::Re
     }
 }
 
-/// The writer: puts the pieces into the file one behind the other, and makes it durable. Returns its length in bytes.
-fn write(coming: &Receiver<Piece>, mut out: Out, writing: GrowthSender) -> io::Result<u64> {
+/// The writer: writes the pieces to the file in order, and makes it durable. Returns its length in bytes, or `None` if the
+/// [`Gzip`] was dropped before its end. The stage that dropped it has stored the error.
+fn write(pieces: &Receiver<Piece>, mut out: Out, growth: &GrowthSender) -> Result<Option<u64>> {
     priority::lower_priority();
     let mut crc = Hasher::new();
     out.write_all(&HEADER)?;
     loop {
-        match coming.recv() {
+        match pieces.recv() {
             Ok(Piece::Block(deflated)) => {
-                let deflated = deflated.recv().map_err(io::Error::other)??;
+                let deflated = deflated.recv().context("waiting for the thread `deflate`")??;
                 crc.combine(&deflated.crc);
                 out.write_all(&deflated.bytes)?;
-                writing.grew();
+                growth.grew();
             }
-            Ok(Piece::Fill) => {
-                out.fill()?;
-                writing.grew();
-                // The manifest comes later: etcd is still asked what goes into it.
+            Ok(Piece::Flush) => {
+                out.fill_chunk()?;
+                growth.grew();
+                // This hides the time until the manifest comes: etcd is still asked for what it contains.
                 out.file().sync_data()?;
             }
             Ok(Piece::End) => break,
-            Err(_) => return Err(io::Error::other(GivenUp)),
+            Err(_) => return Ok(None),
         }
     }
-    // gzip keeps the length modulo 2^32, and combining kept count of all of it.
+    // gzip stores the length modulo 2^32. `combine` has added up the whole length.
     let length = u32::try_from(crc.total_len() & u64::from(u32::MAX)).map_err(io::Error::other)?;
-    out.write_all(&LAST)?;
+    out.write_all(&LAST_BLOCK)?;
     out.write_all(&crc.finalize().to_le_bytes())?;
     out.write_all(&length.to_le_bytes())?;
     let out = out.finish()?;
-    writing.end(out.size);
+    growth.end(out.size);
     out.file.sync_all()?;
-    Ok(out.size)
+    Ok(Some(out.size))
 }
 
-/// The archive's file: counts what goes in. Who reads it back hashes it.
-struct Counted {
+/// The archive's file, with the number of bytes written. The reader hashes it when it reads it back.
+struct CountedFile {
     file: File,
     size: u64,
+    /// How many of the bytes the kernel was asked to write to the disk.
     sent: u64,
 }
 
-impl Counted {
-    /// Has the disk begin with what has been written, which nobody waits for. Linux does so with what it is told that it need not
-    /// keep (`mm/fadvise.c`), and keeps what is on its way.
-    fn send(&mut self) {
-        let written = NonZero::new(self.size - self.sent).filter(|length| length.get() >= SENT);
+impl CountedFile {
+    /// Starts writing to the disk, without waiting for it. For pages that it is told are not needed, Linux starts the
+    /// writing (`mm/fadvise.c`), and keeps those that are being written.
+    fn start_writeback(&mut self) {
+        let written = NonZero::new(self.size - self.sent).filter(|length| length.get() >= WRITEBACK_SIZE);
         if written.is_some() {
             let _ = fadvise(&self.file, self.sent, written, Advice::DontNeed);
             self.sent = self.size;
@@ -305,11 +327,11 @@ impl Counted {
     }
 }
 
-impl Write for Counted {
+impl Write for CountedFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.file.write_all(bytes)?;
         self.size += bytes.len() as u64;
-        self.send();
+        self.start_writeback();
         Ok(bytes.len())
     }
 
@@ -318,18 +340,18 @@ impl Write for Counted {
     }
 }
 
-/// Where the gzip goes: into the file as it is, or encrypted, so that nothing else ever reaches the disk.
+/// Where the gzip bytes are written: to the file as they are, or encrypted, so that nothing in clear reaches the disk.
 enum Out {
-    Clear(Counted),
-    Sealed(Box<Encrypting<Counted>>),
+    Clear(CountedFile),
+    Encrypted(Box<Encrypting<CountedFile>>),
 }
 
 impl Out {
-    fn start(out: Counted, sealing: Option<&Encryption>) -> Result<Self> {
-        Ok(match sealing {
+    fn start(out: CountedFile, encryption: Option<&Encryption>) -> Result<Self> {
+        Ok(match encryption {
             None => Self::Clear(out),
             Some(Encryption { key, recipients }) => {
-                Self::Sealed(Box::new(Encrypting::start(out, key, recipients)?))
+                Self::Encrypted(Box::new(Encrypting::start(out, key, recipients)?))
             }
         })
     }
@@ -337,22 +359,22 @@ impl Out {
     fn file(&self) -> &File {
         match self {
             Self::Clear(out) => &out.file,
-            Self::Sealed(out) => &out.inner().file,
+            Self::Encrypted(out) => &out.inner().file,
         }
     }
 
-    fn fill(&mut self) -> io::Result<()> {
-        if let Self::Sealed(out) = self {
-            let blocks = out.room() / NOTHING.len() + 1;
-            out.write_all(&NOTHING.repeat(blocks))?;
+    fn fill_chunk(&mut self) -> io::Result<()> {
+        if let Self::Encrypted(out) = self {
+            let blocks = out.room() / EMPTY_BLOCK.len() + 1;
+            out.write_all(&EMPTY_BLOCK.repeat(blocks))?;
         }
         Ok(())
     }
 
-    fn finish(self) -> io::Result<Counted> {
+    fn finish(self) -> io::Result<CountedFile> {
         match self {
             Self::Clear(out) => Ok(out),
-            Self::Sealed(out) => out.finish(),
+            Self::Encrypted(out) => out.finish(),
         }
     }
 }
@@ -361,14 +383,14 @@ impl Write for Out {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Clear(out) => out.write(bytes),
-            Self::Sealed(out) => out.write(bytes),
+            Self::Encrypted(out) => out.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Clear(out) => out.flush(),
-            Self::Sealed(out) => out.flush(),
+            Self::Encrypted(out) => out.flush(),
         }
     }
 }

@@ -1,99 +1,105 @@
-//! The archive, written: one pass from a snapshot that still arrives through tar and gzip into a file.
+//! The packer: writes a snapshot that is still arriving as a tar.gz, in one pass.
 //!
-//! `db` comes first, because it can be written while it arrives; `manifest.json`, which says what was found in it, comes
-//! last. Must never buffer more than a few blocks.
+//! `db` comes first, because it can be written while it arrives. `manifest.json`, which describes it, comes last.
+//! The picture of the whole pipeline is in `snapshot/pipeline.rs`. Must never hold more than a few blocks in memory.
 
 use super::gzip::{Effort, Encryption, Gzip};
+use super::manifest::Manifest;
 use super::{DB, MANIFEST};
-use crate::archive::manifest::Manifest;
+use crate::system::first_error::{FirstError, Stopped};
 use crate::system::growing_file::GrowthSender;
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use std::fs::File;
 use std::io::{self, Read, Write};
 
-/// tar's unit.
+/// The size of a tar block in bytes.
 const SECTOR: usize = 512;
+const WRITING: &str = "writing the archive";
 
-/// An archive about to be written.
+/// An archive that is about to be written.
 #[derive(Debug)]
 pub struct Packer {
-    /// The empty file to write it to.
+    /// The empty file to write to.
     pub out: File,
-    /// Tells who reads that file meanwhile how far it is.
-    pub writing: GrowthSender,
+    /// Reports the growth of that file to its readers.
+    pub growth: GrowthSender,
     /// How hard to compress.
     pub effort: Effort,
-    /// What to encrypt it with, if at all.
-    pub sealing: Option<Encryption>,
-    /// The time that the files in it carry.
+    /// What to encrypt the archive with, if at all.
+    pub encryption: Option<Encryption>,
+    /// The modification time of the files in the archive.
     pub taken: Timestamp,
+    /// Where the stages of the pipeline store their first error.
+    pub first_error: FirstError,
 }
 
 impl Packer {
-    /// Writes the snapshot `db`, which must turn out to have `size` bytes, and what `manifest` then says of it. Makes
-    /// the archive durable, and returns its length in bytes.
+    /// Packs the snapshot `db` of `size` bytes, and then the manifest that `manifest` returns. Makes the archive durable, and
+    /// returns its length in bytes.
+    ///
+    /// # Errors
+    /// [`Stopped`] if something cannot be read or written, the snapshot has another size, or `manifest` fails. The error is
+    /// stored before the archive is closed.
     pub fn pack(
         self,
-        mut db: impl Read,
+        db: impl Read,
         size: u64,
         manifest: impl FnOnce() -> Result<Manifest>,
-    ) -> Result<u64> {
-        let writing = "writing the archive";
-        let mtime = u64::try_from(self.taken.as_second()).unwrap_or(0);
-        let mut gzip =
-            Gzip::start(self.out, self.writing, self.effort, self.sealing.as_ref()).context(writing)?;
-        gzip.write_all(&header(DB, size, mtime)?).context(writing)?;
-        let copied = copy(&mut db, &mut gzip)?;
-        // It can be removed while the rest is written.
-        drop(db);
-        ensure!(copied == size, "etcdctl saved {copied} bytes of a snapshot that speaks of {size}");
-        gzip.write_all(padding(size)).and_then(|()| gzip.let_through()).context(writing)?;
-
-        let text = match manifest() {
-            Ok(manifest) => manifest.to_json()?,
-            Err(error) => {
-                // Whoever reads it back may have seen it end too soon before we heard that it cannot be written.
-                gzip.give_up().context(writing)?;
-                return Err(error);
-            }
-        };
-        gzip.stop_deflating()
-            .and_then(|()| gzip.write_all(&header(MANIFEST, text.len() as u64, mtime)?))
-            .and_then(|()| gzip.write_all(&text))
-            .and_then(|()| gzip.write_all(padding(text.len() as u64)))
-            .and_then(|()| gzip.write_all(&[0; 2 * SECTOR]))
-            .and_then(|()| gzip.finish())
-            .context(writing)
+    ) -> Result<u64, Stopped> {
+        let modified = u64::try_from(self.taken.as_second()).unwrap_or(0);
+        let gzip =
+            Gzip::start(&self.first_error, self.out, self.growth, self.effort, self.encryption.as_ref())?;
+        self.first_error.run("pack", gzip, |gzip| {
+            pack_database(gzip, db, size, modified)?;
+            pack_manifest(gzip, &manifest()?, modified).context(WRITING)
+        })
     }
 }
 
-/// As `io::copy`, but straight into the blocks, and tells a failure to read from one to write.
+fn pack_database(gzip: &mut Gzip, mut db: impl Read, size: u64, modified: u64) -> Result<()> {
+    gzip.write_all(&header(DB, size, modified)?).context(WRITING)?;
+    let copied = copy(&mut db, gzip)?;
+    ensure!(copied == size, "etcdctl saved {copied} bytes, but the snapshot's first page announces {size}");
+    gzip.write_all(padding(size)).and_then(|()| gzip.make_readable()).context(WRITING)
+}
+
+fn pack_manifest(gzip: &mut Gzip, manifest: &Manifest, modified: u64) -> Result<u64> {
+    let text = manifest.to_json()?;
+    gzip.stop_deflating()?;
+    gzip.write_all(&header(MANIFEST, text.len() as u64, modified)?)?;
+    gzip.write_all(&text)?;
+    gzip.write_all(padding(text.len() as u64))?;
+    gzip.write_all(&[0; 2 * SECTOR])?;
+    Ok(gzip.finish()?)
+}
+
+/// Copies like `io::copy`, but straight into the blocks, and tells an error of reading from an error of writing.
 fn copy(db: &mut impl Read, gzip: &mut Gzip) -> Result<u64> {
     let mut copied = 0;
     loop {
-        let length = match db.read(gzip.room()) {
+        let length = match db.read(gzip.buffer()) {
             Ok(0) => return Ok(copied),
             Ok(length) => length,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error).context("reading the snapshot as it arrives"),
         };
-        gzip.filled(length).context("writing the archive")?;
+        gzip.filled(length).context(WRITING)?;
         copied += length as u64;
     }
 }
 
-fn header(name: &str, size: u64, mtime: u64) -> io::Result<[u8; SECTOR]> {
+fn header(name: &str, size: u64, modified: u64) -> io::Result<[u8; SECTOR]> {
     let mut header = tar::Header::new_ustar();
     header.set_path(name)?;
     header.set_size(size);
     header.set_mode(0o600);
-    header.set_mtime(mtime);
+    header.set_mtime(modified);
     header.set_cksum();
     Ok(*header.as_bytes())
 }
 
-/// The zeros that fill up a file's last sector.
+/// Returns the zeros that fill a file's last sector.
 fn padding(size: u64) -> &'static [u8] {
     const ZEROS: [u8; SECTOR] = [0; SECTOR];
     let used = usize::try_from(size % SECTOR as u64).unwrap_or(0);
@@ -109,7 +115,7 @@ mod tests {
     use sha2::{Digest, Sha256};
     use std::os::unix::fs::FileExt;
 
-    /// Something that deflates a little and begins as bbolt's files do, with the hash behind it that etcd puts there.
+    /// Returns a file with bbolt's magic number and with the hash that etcd appends, which deflate can compress a little.
     fn snapshot(sectors: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..sectors * SECTOR).map(|n| (n * n / 700) as u8).collect();
         bytes[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());
@@ -137,35 +143,45 @@ mod tests {
         }
     }
 
-    fn packing(effort: Effort) -> (Packer, GrowingFile<File>) {
+    fn packer(effort: Effort) -> (Packer, GrowingFile<File>) {
         let out = tempfile::tempfile().unwrap();
-        let (writing, written) = growth_channel();
+        let (growth, written) = growth_channel();
         let back = GrowingFile::new(out.try_clone().unwrap(), written);
-        (Packer { out, writing, effort, sealing: None, taken: Timestamp::UNIX_EPOCH }, back)
+        (
+            Packer {
+                out,
+                growth,
+                effort,
+                encryption: None,
+                taken: Timestamp::UNIX_EPOCH,
+                first_error: FirstError::default(),
+            },
+            back,
+        )
     }
 
     #[test]
-    fn what_is_packed_reads_back_the_same_whatever_its_size_and_the_effort() {
+    fn reads_back_what_was_packed() {
         for sectors in [1, 2047, 2048, 4100] {
             let db = snapshot(sectors);
             for effort in [Effort::Balanced, Effort::Small] {
-                let (packing, back) = packing(effort);
+                let (packer, back) = packer(effort);
                 let size = db.len() as u64;
-                let packed = packing.pack(&*db, size, || Ok(manifest(&db))).unwrap();
-                let mut stands = vec![0; usize::try_from(packed).unwrap()];
+                let packed = packer.pack(&*db, size, || Ok(manifest(&db))).unwrap();
+                let mut written = vec![0; usize::try_from(packed).unwrap()];
                 assert_eq!(back.file().metadata().unwrap().len(), packed);
-                back.file().read_exact_at(&mut stands, 0).unwrap();
+                back.file().read_exact_at(&mut written, 0).unwrap();
                 let contents = verify(back, "it", &|_| ()).unwrap();
-                assert_eq!(contents.sha256, crate::system::digest::hex(&Sha256::digest(&stands)));
+                assert_eq!(contents.sha256, crate::system::digest::hex(&Sha256::digest(&written)));
                 assert_eq!(contents.manifest, Some(manifest(&db)));
             }
         }
     }
 
     #[test]
-    fn the_database_can_be_read_before_there_is_a_manifest() {
+    fn the_database_can_be_read_before_the_manifest_is_known() {
         let db = snapshot(5000);
-        let (packing, back) = packing(Effort::Balanced);
+        let (packer, back) = packer(Effort::Balanced);
         let (found, seal) = std::sync::mpsc::channel();
         std::thread::scope(|scope| {
             scope.spawn(move || verify(back, "it", &|sealed| found.send(sealed.clone()).unwrap()).unwrap());
@@ -173,26 +189,26 @@ mod tests {
                 assert_eq!(seal.recv().unwrap().sha256, manifest(&db).db_sha256);
                 Ok(manifest(&db))
             };
-            packing.pack(&*db, db.len() as u64, described).unwrap();
+            packer.pack(&*db, db.len() as u64, described).unwrap();
         });
     }
 
     #[test]
-    fn the_manifest_stands_in_clear_at_the_end() {
+    fn the_manifest_is_readable_at_the_end_of_the_file() {
         let db = snapshot(9);
-        let (packing, back) = packing(Effort::Small);
-        let packed = packing.pack(&*db, db.len() as u64, || Ok(manifest(&db))).unwrap();
+        let (packer, back) = packer(Effort::Small);
+        let packed = packer.pack(&*db, db.len() as u64, || Ok(manifest(&db))).unwrap();
         let mut end = [0; 2500];
         back.file().read_exact_at(&mut end, packed - 2500).unwrap();
         assert!(String::from_utf8_lossy(&end).contains(r#""etcd_version": "3.5.16""#));
     }
 
     #[test]
-    fn the_manifest_is_read_off_the_end_and_off_nothing_that_is_cut_or_changed_there() {
+    fn reads_the_manifest_from_an_intact_end_only() {
         let db = snapshot(2100);
         for effort in [Effort::Balanced, Effort::Small] {
-            let (packing, back) = packing(effort);
-            let packed = packing.pack(&*db, db.len() as u64, || Ok(manifest(&db))).unwrap();
+            let (packer, back) = packer(effort);
+            let packed = packer.pack(&*db, db.len() as u64, || Ok(manifest(&db))).unwrap();
             let mut tail = vec![0; usize::try_from(TAIL.min(packed)).unwrap()];
             let start = packed - tail.len() as u64;
             back.file().read_exact_at(&mut tail, start).unwrap();
@@ -210,12 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_of_another_size_than_it_speaks_of_is_not_packed() {
+    fn refuses_a_snapshot_of_another_size_than_announced() {
         let db = snapshot(9);
         for size in [db.len() as u64 - 32, db.len() as u64 + 512] {
-            let (packing, back) = packing(Effort::Balanced);
-            let error = packing.pack(&*db, size, || Ok(manifest(&db))).unwrap_err();
-            assert!(error.to_string().contains("that speaks of"), "{error:#}");
+            let (packer, back) = packer(Effort::Balanced);
+            let first_error = packer.first_error.clone();
+            let error = first_error.resolve(packer.pack(&*db, size, || Ok(manifest(&db)))).unwrap_err();
+            assert!(error.to_string().contains("announces"), "{error:#}");
             assert!(verify(back, "it", &|_| ()).is_err());
         }
     }

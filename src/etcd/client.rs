@@ -218,7 +218,7 @@ impl Client {
         dir: &Dir,
         name: &str,
         expected: u64,
-        writing: GrowthSender,
+        writing: &GrowthSender,
         watch: &mut dyn FnMut(u64) -> Result<(), String>,
     ) -> Result<()> {
         let part = partial_name(name);

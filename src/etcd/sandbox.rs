@@ -74,7 +74,7 @@ impl BootedCopy {
         &self,
         dir: &Dir,
         name: &str,
-        writing: GrowthSender,
+        writing: &GrowthSender,
         watch: &mut dyn FnMut(u64) -> Result<(), String>,
     ) -> Result<()> {
         let backend = self.backend()?;

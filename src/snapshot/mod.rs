@@ -52,7 +52,7 @@ pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, report: Sink<
     let target = open_target(request, &observed)?;
     let stage = WorkDir::create(&target)?;
 
-    let pipeline = Pipeline { source, tools, stage: &stage, observed: &observed, request };
+    let pipeline = Pipeline::new(source, tools, &stage, &observed, request);
     let (packed, manifest) = pipeline.run(report)?;
     interrupt::check()?;
 

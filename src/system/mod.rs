@@ -5,6 +5,7 @@
 pub mod clock;
 pub mod digest;
 pub mod durable;
+pub mod first_error;
 pub mod growing_file;
 pub mod interrupt;
 pub mod lock;
