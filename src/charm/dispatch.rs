@@ -1,8 +1,8 @@
 //! The program that Juju starts for every hook and action: it replaces itself by the program that does the work.
 
-use super::report::print_to_log;
 use crate::commands::Environment;
 use crate::system::process::exec;
+use crate::system::stderr;
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::process::ExitCode;
 pub fn dispatch() -> ExitCode {
     let environment = Environment::read();
     let Err(error) = exec_dispatched_program(&environment) else { return ExitCode::SUCCESS };
-    print_to_log(&format!("{error:#}"));
+    stderr::print(&format!("{error:#}"));
     ExitCode::FAILURE
 }
 

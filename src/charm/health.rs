@@ -4,7 +4,7 @@ use super::apply::rewrite_config_without_restart;
 use super::etcd_config;
 use super::facts::Facts;
 use super::gather::unit_number;
-use super::report::{print_to_log, status_of_error};
+use super::report::status_of_error;
 use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
 use crate::commands::Environment;
@@ -12,6 +12,7 @@ use crate::etcd::client::Client;
 use crate::etcd::diagnose::is_permission_denied;
 use crate::etcd::site::Site;
 use crate::juju::{Juju, Status};
+use crate::system::stderr;
 use anyhow::{Context, Result};
 use std::path::Path;
 use std::time::Duration;
@@ -92,7 +93,7 @@ fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration
         Err(error) => return Status::blocked(&format!("etcd is not serving: {error:#}"), next),
     };
     if let Err(error) = juju.set_workload_version(&member.version) {
-        print_to_log(&format!("{error:#}"));
+        stderr::print(&format!("{error:#}"));
     }
     if !member.errors.is_empty() {
         let reason = format!("etcd has an alarm: {}", member.errors.join("; "));

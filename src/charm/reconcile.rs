@@ -9,7 +9,7 @@ use super::facts::Facts;
 use super::gather;
 use super::health;
 use super::hook::Hook;
-use super::report::{print_to_log, status_of_error};
+use super::report::status_of_error;
 use super::restore_state::{self, RestoreState, lock_data, recover_restore, wait_for_data};
 use super::unit_record::UnitRecord;
 use crate::commands::{Environment, check, now, schedule};
@@ -17,6 +17,8 @@ use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use crate::juju::{Juju, Status};
 use crate::settings::charm_file;
+use crate::system::proxy;
+use crate::system::stderr;
 use anyhow::Result;
 use std::ffi::OsStr;
 use std::path::Path;
@@ -41,10 +43,13 @@ pub fn run_hook() -> ExitCode {
         Status::blocked("internal error in the charm", next)
     });
     if status.is_blocked() {
-        print_to_log(&status.message);
+        stderr::print(&status.message);
     }
     if let Err(error) = juju.set_status(&status) {
-        print_to_log(&format!("could not set the status \"{}: {}\": {error:#}", status.kind, status.message));
+        stderr::print(&format!(
+            "could not set the status \"{}: {}\": {error:#}",
+            status.kind, status.message
+        ));
     }
     ExitCode::SUCCESS
 }
@@ -110,7 +115,7 @@ impl HookRun<'_> {
 
     fn end_backup(&self) {
         if let Err(error) = schedule::break_off(self.environment) {
-            print_to_log(&format!("stopping the running backup: {error:#}"));
+            stderr::print(&format!("stopping the running backup: {error:#}"));
         }
     }
 
@@ -176,7 +181,7 @@ impl HookRun<'_> {
     fn reconcile_timer(&self, status: Status) -> Status {
         if self.hook.removes_unit() {
             if let Err(error) = schedule::forget(self.environment) {
-                print_to_log(&format!("removing the backup timer: {error:#}"));
+                stderr::print(&format!("removing the backup timer: {error:#}"));
             }
             return status;
         }
@@ -201,25 +206,21 @@ fn or_problem(status: Status, problem: Option<Status>) -> Status {
 /// Shows a step in the unit's status and log. If Juju does not accept it, the step is applied all the same.
 fn announce(juju: &Juju, step: Step) {
     if let Err(error) = juju.set_status(&Status::maintenance(step.describe())) {
-        print_to_log(&format!("could not set the status \"{}\": {error:#}", step.describe()));
+        stderr::print(&format!("could not set the status \"{}\": {error:#}", step.describe()));
     }
     log(juju, step.describe());
 }
 
 fn log(juju: &Juju, message: &str) {
     if let Err(error) = juju.log_info(message) {
-        print_to_log(&format!("{message} (could not be logged by juju-log: {error:#})"));
+        stderr::print(&format!("{message} (could not be logged by juju-log: {error:#})"));
     }
 }
 
 /// Returns the proxies that the operator set for charms, as environment variables of programs.
 fn proxies(environment: &Environment) -> Vec<(&'static str, String)> {
-    [
-        ("http_proxy", "JUJU_CHARM_HTTP_PROXY"),
-        ("https_proxy", "JUJU_CHARM_HTTPS_PROXY"),
-        ("no_proxy", "JUJU_CHARM_NO_PROXY"),
-    ]
-    .into_iter()
-    .filter_map(|(name, variable)| Some((name, environment.variable(variable)?.to_str()?.to_owned())))
-    .collect()
+    [proxy::HTTP, proxy::HTTPS, proxy::EXEMPT]
+        .into_iter()
+        .filter_map(|[name, _, charms]| Some((name, environment.variable(charms)?.to_str()?.to_owned())))
+        .collect()
 }

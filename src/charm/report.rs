@@ -2,12 +2,6 @@
 
 use crate::error::Refusal;
 use crate::juju::Status;
-use std::io::Write;
-
-/// Prints a line to stderr, which Juju adds to the unit's log.
-pub fn print_to_log(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
-}
 
 /// Returns the status of a unit after an error. `context` names the failed step, as a participle clause.
 pub fn status_of_error(error: &anyhow::Error, context: &str) -> Status {

@@ -6,12 +6,12 @@
 use super::command::Command;
 use super::parameters::Collector;
 use super::schema::Action;
-use super::terminal::complain;
 use crate::commands::internal_error;
 use crate::commands::params::Params;
 use crate::commands::results::Results;
 use crate::error::ActionError;
 use crate::juju::Juju;
+use crate::system::stderr;
 use anyhow::{Context, Result};
 use std::process::ExitCode;
 
@@ -40,13 +40,13 @@ pub(super) fn report(juju: &Juju, results: &Results, outcome: &Result<(), Action
         (Ok(()), Ok(())) => ExitCode::SUCCESS,
         (Ok(()), Err(error)) => {
             let message = format!("done, but {}", unset(error));
-            complain(&message);
+            stderr::print(&message);
             fail(juju, &message)
         }
         (Err(outcome), Ok(())) => fail(juju, &outcome.to_string()),
         (Err(outcome), Err(error)) => {
             let message = format!("{outcome} In addition, {}", unset(error));
-            complain(&message);
+            stderr::print(&message);
             fail(juju, &message)
         }
     }
@@ -61,7 +61,7 @@ fn fail(juju: &Juju, message: &str) -> ExitCode {
     match juju.fail_action(message) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&format!("{message}\nThis could not be reported to Juju: {error:#}"));
+            stderr::print(&format!("{message}\nThis could not be reported to Juju: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -22,7 +22,7 @@ use crate::commands::{Call, Environment, internal_error, now};
 use crate::error::{ActionError, Failure};
 use crate::juju::Juju;
 use crate::progress::Progress;
-use crate::system::{interrupt, process};
+use crate::system::{interrupt, process, stderr};
 use command::Command;
 use command_line::{CalledAs, Format, Invocation, PROGRAM, Request};
 use job::Job;
@@ -59,7 +59,7 @@ fn run_program(environment: &Environment, words: Vec<OsString>) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            terminal::complain(&error.to_string());
+            stderr::print(&error.to_string());
             terminal::status(&Err(error))
         }
     }
@@ -275,7 +275,7 @@ impl Front {
             Format::Yaml => yaml(job.json(), outcome),
         });
         if let Err(error) = outcome {
-            terminal::complain(&error.to_string());
+            stderr::print(&error.to_string());
         }
         match job.nagios() {
             Some((_, level)) if is_check => ExitCode::from(level),

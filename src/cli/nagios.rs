@@ -1,8 +1,9 @@
 //! The outcome of `check` as a Nagios plugin reports it: one line on standard output, and the exit status of a plugin.
 
-use super::terminal::{complain, print};
+use super::terminal::print;
 use crate::error::ActionError;
 use crate::schedule::runs::health::HealthLevel;
+use crate::system::stderr;
 use std::process::ExitCode;
 
 /// Prints the line and returns the status: 3 if the state of the backups is unknown.
@@ -15,7 +16,7 @@ pub(super) fn report(state: Option<(String, u8)>, outcome: &Result<(), ActionErr
         (None, Ok(())) => ExitCode::SUCCESS,
         (None, Err(error)) => {
             print(&format!("BACKUP UNKNOWN - {}\n", error.reason().replace(['|', '\n'], " ")));
-            complain(&error.to_string());
+            stderr::print(&error.to_string());
             ExitCode::from(HealthLevel::Unknown as u8)
         }
     }

@@ -6,6 +6,7 @@
 use super::schema::{Action, Kind, Param};
 use crate::commands::params::{Params, Value};
 use crate::error::Refusal;
+use crate::system::text::replace_control;
 use std::collections::BTreeMap;
 
 /// Collects the parameters of one call.
@@ -154,8 +155,7 @@ fn whole(number: &serde_json::Number) -> Option<u64> {
 /// Returns what somebody typed in printable form, shortened if it is long.
 pub(super) fn printable(word: &str) -> String {
     const LONGEST: usize = 60;
-    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    let mut text: String = word.chars().take(LONGEST).map(printable).collect();
+    let mut text = replace_control(&word.chars().take(LONGEST).collect::<String>(), '\u{fffd}');
     if word.chars().count() > LONGEST {
         text.push('…');
     }

@@ -7,6 +7,7 @@
 use crate::juju::Juju;
 use crate::progress::Progress;
 use crate::system::interrupt;
+use crate::system::text::replace_control;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -244,8 +245,7 @@ fn seconds_left(done: u64, expected: u64, passed: Duration) -> Option<u128> {
 }
 
 fn printable(line: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    line.chars().map(printable).collect()
+    replace_control(line, '\u{fffd}')
 }
 
 /// `12.0 MiB of 68.0 MiB (17 %), 45.1 MiB/s`: short enough for any terminal, and without what is not known.

@@ -3,6 +3,7 @@
 //! Must never fail a command because its output cannot be written.
 
 use crate::error::{ActionError, RefusalKind};
+use crate::system::stderr;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -28,13 +29,8 @@ pub(super) fn print(text: &str) {
     let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     match printed {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            complain(&format!("could not write to standard output: {error}; the output was:\n{text}"));
+            stderr::print(&format!("could not write to standard output: {error}; the output was:\n{text}"));
         }
         _ => {}
     }
-}
-
-/// Prints to standard error, if it can be written to.
-pub(super) fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

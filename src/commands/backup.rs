@@ -23,10 +23,7 @@ use crate::system::owner::Owner;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-/// How often a signal is looked for while a run waits for its next try.
-const TICK: Duration = Duration::from_millis(250);
+use std::time::Duration;
 
 /// What a call of the timer's comes to.
 #[derive(Debug, PartialEq, Eq)]
@@ -225,19 +222,10 @@ fn tried(
         watch.note();
         let said = format!("trying again in {}, because {}", format_seconds(pause), in_short(&stop));
         (call.tell())(Progress::Step(&said));
-        if wait(Duration::from_secs(pause)).is_err() {
+        if interrupt::sleep(Duration::from_secs(pause)).is_err() {
             return Err(stop);
         }
     }
-}
-
-fn wait(pause: Duration) -> anyhow::Result<()> {
-    let since = Instant::now();
-    while since.elapsed() < pause {
-        interrupt::check()?;
-        std::thread::sleep(TICK.min(pause.saturating_sub(since.elapsed())));
-    }
-    Ok(())
 }
 
 /// Has `prune-snapshots` do what the settings say.

@@ -3,6 +3,7 @@
 //! Must never show the password, nor keep it among the variables that others look through.
 
 use crate::store::s3::{Credentials, Proxies, S3Environment};
+use crate::system::proxy;
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -121,9 +122,9 @@ fn proxies(variables: &BTreeMap<OsString, OsString>) -> Proxies {
         found.next().map(str::to_owned)
     };
     Proxies {
-        http: first(["http_proxy", "HTTP_PROXY", "JUJU_CHARM_HTTP_PROXY"]).map(Secret::new),
-        https: first(["https_proxy", "HTTPS_PROXY", "JUJU_CHARM_HTTPS_PROXY"]).map(Secret::new),
-        exempt: first(["no_proxy", "NO_PROXY", "JUJU_CHARM_NO_PROXY"]).unwrap_or_default(),
+        http: first(proxy::HTTP).map(Secret::new),
+        https: first(proxy::HTTPS).map(Secret::new),
+        exempt: first(proxy::EXEMPT).unwrap_or_default(),
     }
 }
 

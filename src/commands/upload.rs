@@ -9,6 +9,7 @@ use crate::inventory::upload::{self, PendingUpload};
 use crate::settings::Settings;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::Dir;
+use crate::system::text::replace_control;
 use anyhow::anyhow;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -172,7 +173,7 @@ fn show(waiting: &[PendingUpload], settings: &Settings, outcome: &mut Outcome) {
 
 /// A table has a line for each upload, whatever a server says.
 fn in_a_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    replace_control(text, ' ')
 }
 
 fn all_named(all: &[PendingUpload]) -> Vec<String> {

@@ -3,6 +3,7 @@
 use super::known_messages::recognize;
 use super::versions::{Installed, Programs, Version, requires_etcdutl};
 use crate::error::Refusal;
+use crate::system::process::PATH;
 use crate::system::process::Program;
 use crate::system::threads::{join, spawn_scoped};
 use crate::system::trust::{Distrust, check_program};
@@ -11,9 +12,6 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// The directories in which programs usually are.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The processor's name in the file names of etcd's releases.
 const ARCH: &str = if cfg!(target_arch = "x86_64") {

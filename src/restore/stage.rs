@@ -24,7 +24,6 @@ use crate::store::trusted_path::check_space;
 use crate::system::durable::{Dir, is_absent};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
-use crate::system::owner::copy_ownership_and_mode;
 use crate::system::random;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::path::Path;

@@ -16,7 +16,7 @@ use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result};
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags, StatxAttributes, StatxFlags, fchmod,
-    fchown, fstat, fstatvfs, fsync, mkdirat, openat, openat2, renameat_with, statat, statx, unlinkat,
+    fstat, fstatvfs, fsync, mkdirat, openat, openat2, renameat_with, statat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use std::fs::File;
@@ -359,15 +359,6 @@ pub fn is_absent(error: &anyhow::Error) -> bool {
 /// The inode of an open file.
 pub fn inode_of(file: &impl std::os::fd::AsFd) -> Result<Inode> {
     Ok(Inode::of(&fstat(file).context("looking at an open file")?))
-}
-
-/// Gives an open file or directory away. Does nothing when it is theirs.
-pub(super) fn give(fd: &impl std::os::fd::AsFd, owner: Owner) -> io::Result<()> {
-    let stat = fstat(fd)?;
-    if (stat.st_uid, stat.st_gid) == (owner.uid, owner.gid) {
-        return Ok(());
-    }
-    Ok(fchown(fd, Some(rustix::fs::Uid::from_raw(owner.uid)), Some(rustix::fs::Gid::from_raw(owner.gid)))?)
 }
 
 #[cfg(test)]

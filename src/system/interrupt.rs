@@ -1,7 +1,7 @@
-//! SIGTERM and what a terminal sends (Ctrl-Z included: nobody may be stopped with etcd down), turned into something a
-//! walk can look at between two steps.
+//! SIGTERM and the signals that a terminal sends, collected so that a procedure can look for them between two steps.
 //!
-//! Never ends the process by itself: a walk that is told to stop undoes what it did and returns.
+//! Ctrl-Z is among them: a procedure must not be suspended while etcd is down. Must never end the process: a procedure that
+//! is asked to stop rolls back what it did, and returns.
 
 use crate::error::Interrupted;
 use anyhow::{Context, Result};
@@ -10,14 +10,20 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
-/// How many guards live: a hook tool that must finish defers too, inside a critical region or outside of one.
+/// How many guards exist. They nest: a hook tool that must finish defers signals inside a critical region too.
 static DEFERRED: AtomicUsize = AtomicUsize::new(0);
+/// How often a [`sleep`] looks for a signal.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Blocks the signals and collects them in a descriptor. Call once, before any thread is made.
-/// Children start with an empty mask: `std` resets it between fork and exec.
+/// Blocks the signals and collects them in a descriptor. Must be called once, before any thread is started. Children start
+/// with an empty signal mask, because `std` resets it between fork and exec.
+///
+/// # Errors
+/// Fails if the kernel refuses either.
 pub fn install() -> Result<()> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP] {
@@ -30,7 +36,7 @@ pub fn install() -> Result<()> {
     Ok(())
 }
 
-/// The descriptor that is readable when a signal has come, unless signals are [deferred](defer).
+/// Returns the descriptor that becomes readable when a signal arrives, unless signals are [deferred](defer).
 pub(super) fn descriptor() -> Option<BorrowedFd<'static>> {
     if deferred() {
         return None;
@@ -38,7 +44,7 @@ pub(super) fn descriptor() -> Option<BorrowedFd<'static>> {
     SIGNALS.get().map(AsFd::as_fd)
 }
 
-/// The signal that asked us to stop, if one has come and signals are not [deferred](defer).
+/// Returns the signal that asked this process to stop, if one has arrived and signals are not [deferred](defer).
 pub fn requested() -> Option<Signal> {
     if deferred() {
         return None;
@@ -49,7 +55,10 @@ pub fn requested() -> Option<Signal> {
     Signal::try_from(RECEIVED.load(Ordering::Relaxed)).ok()
 }
 
-/// Fails when a signal asked us to stop.
+/// Checks whether a signal has asked this process to stop.
+///
+/// # Errors
+/// [`Interrupted`] if so.
 pub fn check() -> Result<()> {
     match requested() {
         Some(signal) => Err(Interrupted { signal }.into()),
@@ -57,18 +66,34 @@ pub fn check() -> Result<()> {
     }
 }
 
-/// While this lives, signals wait: the critical region finishes or rolls back first.
+/// Sleeps for `duration`, or until a signal arrives.
+///
+/// # Errors
+/// [`Interrupted`] if a signal arrives.
+pub fn sleep(duration: Duration) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        check()?;
+        let left = duration.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        std::thread::sleep(POLL_INTERVAL.min(left));
+    }
+}
+
+/// Defers signals until it is dropped, so that a critical region finishes or rolls back first.
 #[derive(Debug)]
-#[must_use = "signals are deferred only while this lives"]
+#[must_use = "signals are deferred only until this is dropped"]
 pub struct Deferred(());
 
-/// Defers signals until the guard is dropped, and every other one too.
+/// Defers signals until this guard, and every other one, is dropped.
 pub fn defer() -> Deferred {
     DEFERRED.fetch_add(1, Ordering::Relaxed);
     Deferred(())
 }
 
-/// Whether signals are [deferred](defer) now: no time to print or to start what is not needed.
+/// Returns whether signals are [deferred](defer). Nothing optional should be printed or started then.
 pub fn deferred() -> bool {
     DEFERRED.load(Ordering::Relaxed) > 0
 }

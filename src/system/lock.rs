@@ -1,65 +1,64 @@
-//! One at a time: a lock on a directory, and who holds it. The kernel frees it when its holder dies.
+//! A lock on a directory, which one process holds at a time, and which process that is.
 //!
-//! The directory itself is locked: no lock file to leave behind, and it works on a full or read-only disk.
+//! The lock is a `flock` on the directory itself. So there is no lock file to leave behind, it works on a full or read-only
+//! disk, and the kernel releases it when the holder dies.
 
 use super::durable::{Dir, Inode, inode_of};
 use crate::error::Refusal;
 use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-use std::fs::File;
-use std::os::fd::AsFd;
+use std::fs::{File, TryLockError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long a holder that is no more may take to let go: a process that was killed before its child has become another
-/// program leaves the lock to that child, which dies a moment later.
-const DYING: Duration = Duration::from_millis(500);
+/// How long to wait for a holder that has just died. If a process is killed between the fork and the exec of a child, the
+/// child still holds the lock, and dies a moment later.
+const DYING_HOLDER: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The right to work on a directory. Freed when dropped. It is not inherited by children: they die with us, and a
-/// daemon that a start command leaves behind must not hold it.
+/// The lock on a directory, until it is dropped. Children do not inherit it: they die with this process, and a daemon
+/// that a start command leaves behind must not hold it.
 #[derive(Debug)]
 pub struct Lock {
     _dir: File,
 }
 
 impl Lock {
-    /// Takes the lock on `dir`, or refuses within a moment and says who holds it.
+    /// Locks `dir`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that names the holder, within a second, if another process holds the lock.
     pub fn acquire(dir: &Dir) -> Result<Self> {
         let own = dir.read(".").context("opening the directory to lock")?;
         let since = Instant::now();
         while !try_lock(&own)? {
-            let pid = holding(&own)?;
+            let pid = holder_pid(&own)?;
             let command = pid.and_then(command_of);
-            if command.is_some() || since.elapsed() >= DYING {
+            if command.is_some() || since.elapsed() >= DYING_HOLDER {
                 return Err(Refusal::locked(
-                    format!("{} is working on {}", in_words(pid, command), dir.path().display()),
+                    format!("{} is working on {}", describe_holder(pid, command), dir.path().display()),
                     "wait for it to end, then run this again",
                 )
                 .into());
             }
-            sleep(Duration::from_millis(10));
+            sleep(POLL_INTERVAL);
         }
         Ok(Self { _dir: own })
     }
 }
 
-/// Takes the exclusive lock of an open file if nobody else has it. It is freed when the file is closed.
-pub fn try_lock(file: &impl AsFd) -> Result<bool> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+/// Takes the exclusive lock of an open file or directory, and returns whether that succeeded. Closing the file releases it.
+///
+/// # Errors
+/// Fails if the file system has no locks.
+pub fn try_lock(file: &File) -> Result<bool> {
+    match file.try_lock() {
         Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error).context("locking"),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error).context("locking"),
     }
 }
 
-/// Who holds the lock of an open file, in words: `restore (pid 4321)`.
-pub fn holder(file: &impl AsFd) -> Result<Option<String>> {
-    let pid = holding(file)?;
-    Ok(pid.map(|_| in_words(pid, pid.and_then(command_of))))
-}
-
-fn in_words(pid: Option<u32>, command: Option<String>) -> String {
+fn describe_holder(pid: Option<u32>, command: Option<String>) -> String {
     match (pid, command) {
         (Some(pid), Some(command)) => format!("{command} (pid {pid})"),
         (Some(pid), None) => format!("pid {pid}"),
@@ -67,25 +66,25 @@ fn in_words(pid: Option<u32>, command: Option<String>) -> String {
     }
 }
 
-fn holding(file: &impl AsFd) -> Result<Option<u32>> {
+fn holder_pid(file: &File) -> Result<Option<u32>> {
     let inode = inode_of(file)?;
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
     Ok(pid_in(&locks, inode))
 }
 
-/// The holder of the `flock` on an inode in the text of `/proc/locks`
-/// (`1: FLOCK  ADVISORY  WRITE 4321 fe:00:131 0 EOF`; see proc_locks(5)). Waiters carry an arrow and do not count.
-/// The device counts: every ext4 has its root at the same number. Where it is not shown as `stat` shows it, as on
-/// btrfs, nobody is named.
+/// Returns the holder of the `flock` on an inode, from the text of `/proc/locks`
+/// (`1: FLOCK  ADVISORY  WRITE 4321 fe:00:131 0 EOF`; see proc_locks(5)). Processes that wait have an arrow and are skipped.
+/// The device is compared too, because the root of every ext4 has the same inode number. Some file systems, such as btrfs,
+/// show another device there than `stat` does; then no holder is found.
 fn pid_in(locks: &str, inode: Inode) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(inode.device), rustix::fs::minor(inode.device));
-    let place_of = format!("{major:02x}:{minor:02x}:{}", inode.number);
+    let wanted = format!("{major:02x}:{minor:02x}:{}", inode.number);
     locks.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [_, "FLOCK", _, _, pid, place, ..] = fields.as_slice() else {
             return None;
         };
-        (*place == place_of).then(|| pid.parse().ok())?
+        (*place == wanted).then(|| pid.parse().ok())?
     })
 }
 
@@ -100,7 +99,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "another process has to hold the lock")]
-    fn what_a_dead_holder_left_to_a_dying_one_is_waited_for() {
+    fn waits_for_a_dying_child_of_a_dead_holder() {
         let path = tempfile::tempdir().unwrap();
         let dir = Dir::open(path.path()).unwrap();
         let hold = |seconds: &str| {
@@ -114,11 +113,11 @@ mod tests {
         hold("3");
         let since = Instant::now();
         assert!(Lock::acquire(&dir).unwrap_err().is::<Refusal>());
-        assert!(since.elapsed() >= DYING);
+        assert!(since.elapsed() >= DYING_HOLDER);
     }
 
     #[test]
-    fn the_holder_is_read_from_proc_locks() {
+    fn reads_the_holder_from_proc_locks() {
         let locks = "1: POSIX  ADVISORY  WRITE 77 fe:00:131 0 EOF\n\
                      2: FLOCK  ADVISORY  WRITE 4321 fe:00:131 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 99 fe:00:132 0 EOF\n";

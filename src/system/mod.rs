@@ -3,6 +3,7 @@
 //! The only place where a child is born and where a file becomes durable. Knows nothing of etcd or Juju.
 
 pub mod clock;
+pub mod copy_ownership;
 pub mod digest;
 pub mod durable;
 pub mod first_error;
@@ -12,9 +13,12 @@ pub mod lock;
 pub mod owner;
 pub mod priority;
 pub mod process;
+pub mod proxy;
 pub mod random;
 pub mod sabotage;
 pub mod secret;
+pub mod stderr;
 pub mod systemd;
+pub mod text;
 pub mod threads;
 pub mod trust;

@@ -2,6 +2,7 @@
 
 use super::{Run, RunPhase};
 use crate::system::clock::is_in_the_future;
+use crate::system::text::replace_control;
 use jiff::{SignedDuration, Timestamp};
 
 /// A health level, from good to bad. The number is the exit status of a Nagios plugin.
@@ -190,7 +191,7 @@ pub fn format_age(age: SignedDuration) -> String {
 
 /// Returns the text as one line without `|`. Nagios reads only the first line, and performance data follows the bar.
 fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || c == '|' { ' ' } else { c }).take(300).collect()
+    replace_control(text, ' ').replace('|', " ").chars().take(300).collect()
 }
 
 #[cfg(test)]

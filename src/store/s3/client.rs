@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use jiff::{SignedDuration, Timestamp};
 use std::io::{self, Read};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use ureq::http::{HeaderMap, Request, Response};
 use ureq::{Agent, SendBody};
 
@@ -23,8 +23,6 @@ const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(400);
 /// The longest pause before any attempt, also if the server asks for a longer one.
 const MAX_PAUSE: Duration = Duration::from_secs(20);
-/// How often an interrupt is noticed during a pause.
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The largest response body: two parts and some XML.
 const MAX_RESPONSE: u64 = 17 << 20;
 /// A temporary access key is fetched again if it expires sooner than this.
@@ -95,7 +93,7 @@ impl S3Client {
             if attempts == ATTEMPTS || !error.is_temporary() {
                 return Err(error.after_attempts(attempts).into());
             }
-            sleep(pause(attempts, error.retry_after())?)?;
+            interrupt::sleep(pause(attempts, error.retry_after())?)?;
             attempts += 1;
         }
     }
@@ -221,15 +219,6 @@ fn pause(attempts: u32, retry_after: Option<Duration>) -> Result<Duration> {
     let random = random::below(u64::try_from(longest.as_millis())?)?;
     let own = longest / 2 + Duration::from_millis(random / 2);
     Ok(retry_after.unwrap_or(own).min(MAX_PAUSE))
-}
-
-fn sleep(pause: Duration) -> Result<()> {
-    let since = Instant::now();
-    while since.elapsed() < pause {
-        interrupt::check()?;
-        std::thread::sleep(POLL_INTERVAL.min(pause));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Errors of a bucket: the server's code, message and request id, and advice for the operator.
 
 use super::http::{describe_error, header, parse_date};
+use crate::system::text::replace_control;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::fmt;
@@ -201,8 +202,7 @@ fn round_duration(duration: Duration) -> String {
 
 /// Returns a server's text on one line, and cut to a reasonable length.
 fn one_line(text: &str) -> String {
-    let printable = |c: char| if c.is_control() { ' ' } else { c };
-    text.trim().chars().take(MAX_MESSAGE).map(printable).collect()
+    replace_control(&text.trim().chars().take(MAX_MESSAGE).collect::<String>(), ' ')
 }
 
 impl fmt::Display for S3Error {

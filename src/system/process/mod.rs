@@ -33,8 +33,8 @@ use std::time::Duration;
 
 /// The path of its standard input, for a program that wants a path.
 pub const STDIN: &str = "/proc/self/fd/0";
-/// Where children, and we for them, look for a program that is named without a path.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The `PATH` of children. A program that is named without a directory is looked up on it too.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program to run.
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! How a program ended: what it printed, or the command, its status and its last words.
 
 use crate::error::Interrupted;
+use crate::system::text::replace_control;
 use nix::sys::signal::Signal;
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -192,8 +193,7 @@ fn panic_in(text: &str) -> Option<&str> {
 
 /// One line of at most 500 characters: a garbled program must not flood a message.
 fn clipped(words: &str) -> String {
-    let printable = |c: char| if c.is_control() { '\u{fffd}' } else { c };
-    let mut clipped: String = words.chars().take(500).map(printable).collect();
+    let mut clipped = replace_control(&words.chars().take(500).collect::<String>(), '\u{fffd}');
     if clipped.len() < words.len() {
         clipped.push('…');
     }
