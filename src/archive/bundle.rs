@@ -1,10 +1,14 @@
-//! A handful of small files as one archive, made in memory.
+//! A tar.gz of a few small files, made in memory.
 
 use anyhow::{Context, Result};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-/// A tar.gz of `files`, each a name and its bytes, private to their owner and of the time `now`.
+/// Returns a tar.gz of `files`, which are names and contents. Only the owner may read the files (mode 0600), and their
+/// modification time is `now`.
+///
+/// # Errors
+/// Fails if a name does not fit into a tar header.
 pub fn bundle(files: &[(&str, Vec<u8>)], now: jiff::Timestamp) -> Result<Vec<u8>> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     for (name, bytes) in files {

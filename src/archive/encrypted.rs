@@ -1,4 +1,4 @@
-//! Archives that are encrypted, and what to say where they cannot be opened.
+//! Opens encrypted archives, and explains why one cannot be decrypted.
 
 use super::age::{Closed, Decrypting, Identities, MAGIC};
 use super::error_tracker::ErrorTracker;
@@ -9,23 +9,26 @@ use anyhow::Result;
 use std::fmt;
 use std::io::Read;
 
-/// Marks the error of an archive that could not be opened because the right identity is missing: it may be a good one.
+/// Marks the error of an archive that cannot be decrypted with the given identities. The archive may be intact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CannotDecrypt {
-    /// Whom it is encrypted for, and what the given identity opens: the end of a sentence about the archive.
+    /// The recipients of the archive and of the given identity: the end of a sentence about the archive.
     pub why: String,
-    /// What to type next.
+    /// The next step, a clause without a full stop.
     pub next: String,
 }
 
 impl fmt::Display for CannotDecrypt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("opening the archive")
+        f.write_str("decrypting the archive")
     }
 }
 
-/// Refuses the archive `source` at once if it is encrypted and these `identities` do not open it. `encrypted_for` is whom it
-/// is said to be for. Reads no more than its beginning.
+/// Checks that an archive is not encrypted, or that `identities` decrypt it. Reads only the beginning of `source`.
+/// `encrypted_for` lists the recipients that the archive's sidecar names.
+///
+/// # Errors
+/// [`CannotDecrypt`] if no identity fits; also fails if `source` cannot be read or its header is damaged.
 pub fn check_decryptable(
     source: impl Read,
     shown: &str,
@@ -46,12 +49,12 @@ pub fn check_decryptable(
     watch.outcome(shown, outcome)
 }
 
-/// Says for whom an archive is encrypted that was given no identity.
+/// Returns the error of an encrypted archive if no identity was given.
 pub fn no_identity_given(shown: &str, encrypted_for: &[String]) -> anyhow::Error {
-    locked(
+    refuse(
         shown,
-        format!("is encrypted for {}", whom(encrypted_for)),
-        "give the identity to one of them: identity-file=PATH, a file that age-keygen wrote, root's alone (chmod 600)",
+        format!("is encrypted for {}", describe_recipients(encrypted_for)),
+        "give the identity of one of them: identity-file=PATH, a file that age-keygen wrote and only root can read (chmod 600)",
     )
 }
 
@@ -65,31 +68,31 @@ pub(super) fn opened<'a>(
     Decrypting::open(source, identities).map_err(|closed| match closed {
         Closed::NotForThese => {
             let whose: Vec<String> = identities.recipients().iter().map(ToString::to_string).collect();
-            let (whom, whose) = (whom(encrypted_for), whose.join(", "));
+            let (whom, whose) = (describe_recipients(encrypted_for), whose.join(", "));
             let why =
-                format!("is encrypted for {whom}, and {} opens what is for {whose}", identities.shown());
-            locked(shown, why, "give the identity that it is for: identity-file=PATH")
+                format!("is encrypted for {whom}, but {} is the identity of {whose}", identities.shown());
+            refuse(shown, why, "give the identity of one of its recipients: identity-file=PATH")
         }
         Closed::Passphrase => {
-            locked(shown, "is encrypted by a passphrase".to_owned(), "decrypt it and try again: age -d")
+            refuse(shown, "is encrypted with a passphrase".to_owned(), "decrypt it and try again: age -d")
         }
         Closed::Flawed(FormatError::Altered(detail)) => {
             Damage::Framing { layer: Layer::Age, detail }.of(shown).into()
         }
-        Closed::Flawed(FormatError::Hostile(what) | FormatError::Foreign(what)) => NotASnapshot::refused(
+        Closed::Flawed(FormatError::Hostile(what) | FormatError::Unsupported(what)) => NotASnapshot::refused(
             Refusal::new(format!("{shown} {what}"), "decrypt it with the tool that made it"),
         ),
     })
 }
 
-fn locked(shown: &str, why: String, next: &str) -> anyhow::Error {
+fn refuse(shown: &str, why: String, next: &str) -> anyhow::Error {
     let refusal = Refusal::new(format!("{shown} {why}"), next);
     anyhow::Error::from(refusal).context(CannotDecrypt { why, next: next.to_owned() })
 }
 
-fn whom(encrypted_for: &[String]) -> String {
+fn describe_recipients(encrypted_for: &[String]) -> String {
     match encrypted_for {
-        [] => "recipients that are not told, for there is no manifest beside it".to_owned(),
+        [] => "unknown recipients (its sidecar file is missing)".to_owned(),
         named => named.join(", "),
     }
 }

@@ -1,14 +1,14 @@
-//! Which reader failed first: the file, or one of the layers of its packing.
+//! Tracks which reader failed first: the file, or one of the decoders above it.
 //!
-//! A failing disk or network looks to every decoder above it like a file that ends too early. Must never let one be taken for
-//! damage of the archive, nor an error of a lower layer for one of the layer above.
+//! To a decoder, a failing disk or network looks like a file that ends too early. Must never report such a failure as damage
+//! of the archive, nor an error of a lower layer as one of the layer above it.
 
 use crate::archive::damage::{Damage, Layer};
 use anyhow::{Context, Result};
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Read};
 
-/// The first failures while an archive is read.
+/// The first errors of the readers of an archive.
 #[derive(Debug, Default)]
 pub(super) struct ErrorTracker {
     file: RefCell<Option<io::Error>>,
@@ -16,23 +16,23 @@ pub(super) struct ErrorTracker {
 }
 
 impl ErrorTracker {
-    /// Watches the archive's file, which has `size` bytes if that is known.
+    /// Wraps the archive's file, which has `size` bytes if that is known.
     pub fn file<R: Read>(&self, source: R, size: Option<u64>) -> FileReader<'_, R> {
         FileReader { source, size, read: 0, watch: self }
     }
 
-    /// Watches a decoder.
+    /// Wraps a decoder.
     pub fn layer<R: Read>(&self, layer: Layer, source: R) -> LayerReader<'_, R> {
         LayerReader { source, layer, watch: self }
     }
 
-    /// The damage that a reader of `layer` reports as `detail`, or the one that caused it in a layer below.
+    /// Returns the damage that a reader of `layer` reports as `detail`. If a lower layer failed before, returns its damage.
     pub fn framing(&self, layer: Layer, detail: &str) -> Damage {
         let (layer, detail) = self.layer.borrow().clone().unwrap_or_else(|| (layer, detail.to_owned()));
         Damage::Framing { layer, detail }
     }
 
-    /// The outcome of reading the archive `shown`, or the error of its file.
+    /// Returns the outcome of reading the archive `shown`, or the error of its file if that failed.
     pub fn outcome<T>(&self, shown: &str, outcome: Result<T>) -> Result<T> {
         match self.file.take() {
             Some(error) => Err(error).with_context(|| format!("reading {shown}")),
@@ -41,7 +41,7 @@ impl ErrorTracker {
     }
 }
 
-/// The archive's file.
+/// A reader of the archive's file.
 pub(super) struct FileReader<'a, R> {
     source: R,
     size: Option<u64>,
@@ -54,7 +54,7 @@ impl<R: Read> FileReader<'_, R> {
         let length = self.source.read(buffer)?;
         self.read += length as u64;
         match self.size {
-            // A file that was replaced meanwhile, or an answer that was cut off.
+            // The file was replaced while it was read, or a response was cut off.
             Some(size) if length == 0 && !buffer.is_empty() && self.read != size => {
                 let why = format!("it ended after {} of {size} bytes", self.read);
                 Err(io::Error::new(ErrorKind::UnexpectedEof, why))
@@ -76,7 +76,7 @@ impl<R: Read> Read for FileReader<'_, R> {
     }
 }
 
-/// A decoder.
+/// A reader of a decoder's output.
 pub(super) struct LayerReader<'a, R> {
     source: R,
     layer: Layer,
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_failure_is_reported() {
+    fn reports_the_error_of_the_lowest_layer() {
         let watch = ErrorTracker::default();
         let mut gzip = watch.layer(Layer::Gzip, Failing);
         assert!(gzip.read(&mut [0]).is_err());
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_fails_or_ends_too_early_is_not_damage() {
+    fn does_not_report_a_failing_or_short_file_as_damage() {
         for (source, size, why) in [
             (&mut Failing as &mut dyn Read, 9, "reading a.zip: no luck"),
             (&mut &b"1234"[..], 9, "reading a.zip: it ended after 4 of 9 bytes"),

@@ -1,18 +1,18 @@
-//! What is wrong with a file that others made, as the readers of its layers tell it.
+//! Why a file that another program wrote is not accepted, as the readers of its layers report it.
 
 use crate::error::Refusal;
 use std::fmt;
 use std::io;
 
-/// Why a file is not taken.
+/// Why a file is not accepted.
 #[derive(Debug)]
 pub(super) enum FormatError {
-    /// It is not what whoever wrote it meant: cut short, a flipped bit, a broken line.
+    /// The file is not as its writer left it: it is cut short, or bytes have changed.
     Altered(String),
-    /// It is whole, and made in a way that no snapshot is.
+    /// The file is intact, but built as no snapshot archive is.
     Hostile(String),
-    /// It is whole, and made in a way that we do not read.
-    Foreign(String),
+    /// The file is intact, but in a form that this program does not read.
+    Unsupported(String),
 }
 
 impl From<io::Error> for FormatError {
@@ -25,19 +25,19 @@ impl From<io::Error> for FormatError {
 }
 
 impl FormatError {
-    /// For readers that know no other kind of error.
+    /// Converts the error for readers that can only return an [`io::Error`].
     pub fn into_io(self) -> io::Error {
-        let (Self::Altered(what) | Self::Hostile(what) | Self::Foreign(what)) = self;
-        io::Error::other(what)
+        let (Self::Altered(detail) | Self::Hostile(detail) | Self::Unsupported(detail)) = self;
+        io::Error::other(detail)
     }
 }
 
-/// Marks the refusal of a file that is whole and not a snapshot archive, or not one that we read.
+/// Marks the refusal of a file that is intact, but is not a snapshot archive that this program reads.
 #[derive(Debug, Clone, Copy)]
 pub struct NotASnapshot;
 
 impl NotASnapshot {
-    /// The error of such a file.
+    /// Returns the error that refuses such a file.
     pub(super) fn refused(refusal: Refusal) -> anyhow::Error {
         anyhow::Error::from(refusal).context(Self)
     }

@@ -1,9 +1,9 @@
-//! What a file is by its first bytes, and what to say of one that is nothing for us.
+//! The kind of a file by its first bytes, and the refusals of kinds that are not read.
 
 use super::age::{ARMORED, MAGIC};
 use crate::error::Refusal;
 
-/// What a file is by its first bytes.
+/// The kind of a file by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Gzip,
@@ -17,8 +17,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// What a file is that begins with `head`.
-    pub fn of(head: &[u8]) -> Self {
+    /// Returns the kind of a file that begins with `head`.
+    pub fn from_head(head: &[u8]) -> Self {
         let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
         match () {
             () if head.is_empty() => Self::Empty,
@@ -32,20 +32,20 @@ impl Kind {
         }
     }
 
-    /// Why the file `shown` of this kind is not taken where it stands.
+    /// Returns the refusal of the file `shown`, if a file of this kind is not expected here.
     pub fn refusal(self, shown: &str) -> Refusal {
         let (what, next) = match self {
             Self::Age => ("is encrypted twice", "decrypt it once and try again: age -d -i IDENTITY-FILE"),
             Self::Armored => (
-                "is encrypted by age and made fit for mail, which is not read here",
+                "is an ASCII-armored age file, which is not supported",
                 "decrypt it and try again: age -d -i IDENTITY-FILE",
             ),
             Self::Gzip | Self::Zip | Self::Other => (
-                "is no archive of a snapshot: neither gzip nor zip",
-                "give an archive made by the snapshot action; file(1) tells what this one is",
+                "is not a snapshot archive: it is neither gzip nor zip",
+                "give an archive made by the snapshot action; the command `file` shows the type of this one",
             ),
             Self::Bare => (
-                "is a bare snapshot file and no archive",
+                "is a bare snapshot file, not an archive",
                 "copy it to the unit and name it: restore snapshot=PATH",
             ),
             Self::Tar => ("is a tar archive that is not compressed", "compress it with gzip and try again"),
@@ -58,7 +58,7 @@ impl Kind {
     }
 }
 
-/// Whether a file that begins so is bbolt's: its magic stands behind the 16 bytes of its first page's header (`db.go`).
+/// Returns whether a file is a bbolt database: its magic number follows the 16-byte header of its first page (`db.go`).
 pub(super) fn is_database(head: &[u8]) -> bool {
     head.get(16..).is_some_and(|rest| rest.starts_with(&0xED0C_DAED_u32.to_le_bytes()))
 }

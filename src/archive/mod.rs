@@ -1,9 +1,8 @@
-//! The archive: a tar.gz that holds `manifest.json` and `db`, and nothing else.
+//! The archive: a tar.gz that contains `manifest.json` and `db`, and nothing else.
 //!
-//! Written in one pass. Read as if an enemy had made it: one regular file `db`, an optional
-//! manifest, every byte accounted for up to the end of the gzip stream. Never unpacks a name, a mode or an owner.
-//! What other tools make of a snapshot is read too: a zip, a gzip of the database, the database itself.
-//! Besides, a bundle of small files, which is only ever written.
+//! It is written in one pass. It is read as untrusted input: one regular file `db`, an optional manifest, and every byte is
+//! checked up to the end of the gzip stream. The archives of other tools are read too: a zip, a gzip of the database, and
+//! the bare database. Must never use a name, a mode or an owner from an archive.
 
 pub mod age;
 mod bundle;
@@ -29,12 +28,12 @@ pub use gzip::{Effort, Encryption};
 pub use pack::Packer;
 pub use unpack::{Contents, UnpackOptions, unpack, verify, verify_with};
 
-/// The file that holds the snapshot.
+/// The file in the archive that contains the snapshot.
 pub const DB: &str = "db";
-/// The file that says what it is.
+/// The file in the archive that describes the snapshot.
 pub const MANIFEST: &str = "manifest.json";
 
-/// A human size as `du -h` prints it, which is what the older charm's result was: `68K`, `1.4G`.
+/// Returns a size as `du -h` prints it, such as `68K` or `1.4G`. The older charm's results had this form.
 pub fn human_size(bytes: u64) -> String {
     let mut amount = bytes as f64;
     for unit in ["", "K", "M", "G"] {
@@ -46,7 +45,7 @@ pub fn human_size(bytes: u64) -> String {
     rounded_up(amount, "T")
 }
 
-/// One decimal below ten, none above, rounded up: a size must not look smaller than it is.
+/// Rounds up to one decimal below ten, and to a whole number above: a size must not look smaller than it is.
 fn rounded_up(amount: f64, unit: &str) -> String {
     let tenths = (amount * 10.0).ceil() / 10.0;
     if unit.is_empty() || tenths >= 10.0 {

@@ -1,10 +1,10 @@
-//! An archive, read: what it is by its first bytes, then every byte to the end of the stream.
+//! Reads an archive: finds its kind by its first bytes, and reads every byte to the end of the stream.
 //!
-//! Ours, the older charm's, and what other tools leave: the database in a zip (RKE, RKE2, k3s), in a gzip (gardener, KKP), or
-//! bare.
+//! Reads our own archives, those of the older charm, and those of other tools: the database in a zip (RKE, RKE2, k3s), in a gzip
+//! (gardener, KKP), or bare.
 //!
-//! A reader that stops after the entry it wanted accepts most flipped bits (23,877 of 25,336 with a changed payload,
-//! measured): the CRC of gzip comes last. So this one drains to the end and allows nothing there but zeros.
+//! The CRC of gzip comes last. A reader that stops after the entry it needs accepts most flipped bits (23,877 of 25,336 with a
+//! changed payload, measured). Must never accept an archive before its end was read, and only zeros followed the last entry.
 
 use super::age::{Decrypting, FileKey, Identities};
 use super::encrypted::opened;
@@ -26,50 +26,50 @@ use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
 
-/// tar pads with zeros to its blocking factor, 10 KiB unless told otherwise.
-const LONGEST_PADDING: u64 = 1 << 20;
-/// How much of a database shows that it is one, and how long it will be.
-const HEAD: u64 = backend::HEAD_SIZE;
-/// How much shows what a file is.
-const PEEKED: u64 = 512;
-/// bbolt lets a file grow by 16 MB at a time (`db.go` `AllocSize`).
-const ROOM_AHEAD: u64 = 32 << 20;
-/// What RKE puts beside the snapshot: the state of the cluster, with its certificates.
+/// The most zeros after the last entry in bytes. tar pads to its blocking factor, by default 10 KiB.
+const MAX_PADDING: u64 = 1 << 20;
+/// The bytes at the beginning of a database that show its kind and its length.
+const DATABASE_HEAD: u64 = backend::HEAD_SIZE;
+/// The bytes at the beginning of a file that show its kind.
+const HEAD: u64 = 512;
+/// How much longer a database may be than its first page announces. bbolt grows a file by 16 MB at a time (`db.go`
+/// `AllocSize`).
+const MAX_GROWTH: u64 = 32 << 20;
+/// The file that RKE adds to the snapshot: the state of the cluster, with its certificates.
 const RKE_STATE: &[u8] = b".rkestate";
-/// A state has a few kilobytes for each node.
-const LARGEST_STATE: u64 = 16 << 20;
+/// The largest state in bytes. RKE's has a few kilobytes for each node.
+const MAX_STATE_SIZE: u64 = 16 << 20;
 const UNPACKING: &str = "unpacking the snapshot";
 pub(super) const GIVE_OURS: &str = "give an archive made by the snapshot action";
 
-/// What the caller allows.
+/// The caller's conditions for unpacking an archive.
 #[derive(Clone, Copy)]
 pub struct UnpackOptions<'a> {
-    /// Whether there is room for a database of so many bytes.
+    /// Fails if there is no space for a database of this many bytes.
     pub check_space: &'a dyn Fn(u64) -> Result<()>,
-    /// Whether a bare snapshot file, without an archive around it, will do.
+    /// Whether a bare snapshot file is accepted too.
     pub allow_bare: bool,
-    /// What opens an archive that is encrypted.
+    /// The identities that may decrypt the archive.
     pub identities: Option<&'a Identities>,
-    /// Whom it is said to be encrypted for.
+    /// The recipients that the archive's sidecar names.
     pub encrypted_for: &'a [String],
-    /// Hears of the database as soon as it is read, long before the archive is called good.
+    /// Called with the digest of the database as soon as that is read. The archive is not verified yet.
     pub on_database: &'a dyn Fn(&DatabaseDigest),
 }
 
-/// What was in an archive.
+/// The contents of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contents {
     /// The SHA-256 of the archive file itself, in hex.
     pub sha256: String,
-    /// Its manifest. Archives of other tools have none.
+    /// The manifest. Archives of other tools have no manifest.
     pub manifest: Option<Manifest>,
-    /// The database: its hash, its size, its seal.
+    /// The hash, the size and the trailer of the database.
     pub db: DatabaseDigest,
 }
 
-/// Reads the archive, or bare snapshot, `source` of `size` bytes to its very end and writes the database to `out`. Refuses
-/// whatever is not exactly what we write, what the older charm wrote, or a database that another tool packed. `shown` is its
-/// name in messages.
+/// Reads the archive or bare snapshot `source` of `size` bytes to its end, and writes the database to `out`. Accepts only our
+/// own archives, those of the older charm, and databases that other tools packed. `shown` is the archive's name in messages.
 ///
 /// # Errors
 /// [`Damaged`] if it cannot be decoded or its manifest does not describe it; [`CannotDecrypt`](super::CannotDecrypt) without the right
@@ -90,12 +90,12 @@ pub fn unpack(
 }
 
 impl Unpacking<'_> {
-    /// All of the archive.
+    /// Reads the whole archive.
     fn file(&mut self, source: impl Read, size: u64) -> Result<Contents> {
         let (head, mut source) = peek(source)?;
-        let kind = Kind::of(&head);
+        let kind = Kind::from_head(&head);
         if kind == Kind::Bare && self.options.allow_bare {
-            // Its own hash is the database's: once is enough.
+            // The file is the database, so one hash is enough.
             let db = self.bare(source, Some(size))?;
             return Ok(Contents { sha256: db.sha256.clone(), manifest: None, db });
         }
@@ -110,13 +110,19 @@ impl Unpacking<'_> {
     }
 }
 
-/// Reads an archive of ours to its end and keeps nothing: whether what was written is what was meant. `found` hears of
-/// the database as soon as it is read, which may be while the archive is still being written.
+/// Reads one of our own archives to its end, to verify it. Calls `found` with the digest of the database as soon as that is read;
+/// the archive may still be being written then.
+///
+/// # Errors
+/// As [`unpack`].
 pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&DatabaseDigest)) -> Result<Contents> {
     verify_with(None, source, shown, found)
 }
 
-/// The same of one that was encrypted with `key`, which only who has just written it knows.
+/// Verifies an archive as [`verify`] does. If it is encrypted, `key` is its own key, which only its writer knows.
+///
+/// # Errors
+/// As [`unpack`].
 pub fn verify_with(
     key: Option<&FileKey>,
     source: impl Read,
@@ -138,10 +144,10 @@ pub fn verify_with(
     watch.outcome(shown, outcome)
 }
 
-/// The first bytes, and all of it.
+/// Returns the first bytes of a stream, and the whole stream.
 fn peek(mut source: impl Read) -> io::Result<(Vec<u8>, impl Read)> {
     let mut head = Vec::new();
-    Read::by_ref(&mut source).take(PEEKED).read_to_end(&mut head)?;
+    Read::by_ref(&mut source).take(HEAD).read_to_end(&mut head)?;
     Ok((head.clone(), io::Cursor::new(head).chain(source)))
 }
 
@@ -152,12 +158,12 @@ pub(super) struct Unpacking<'a> {
     pub(super) options: &'a UnpackOptions<'a>,
     tell: Sink<'a>,
     watch: &'a ErrorTracker,
-    /// The layer that is read.
+    /// The layer that is being read.
     layer: Layer,
 }
 
 impl Unpacking<'_> {
-    /// An archive of ours, encrypted with `key` if there is one.
+    /// Reads one of our own archives, which is encrypted if there is a `key`.
     fn ours(&mut self, source: impl Read, key: Option<&FileKey>) -> Result<Contents> {
         let mut hashing = Hashing { source, hash: Sha256::new() };
         let (manifest, db) = match key {
@@ -173,7 +179,7 @@ impl Unpacking<'_> {
         Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
     }
 
-    /// A database without anything around it, but for what has been taken off already.
+    /// Reads a database that is not in a tar.
     fn bare(&mut self, source: impl Read, size: Option<u64>) -> Result<DatabaseDigest> {
         if let Some(size) = size {
             (self.options.check_space)(size)?;
@@ -181,14 +187,14 @@ impl Unpacking<'_> {
         self.copy_db(source, size)
     }
 
-    /// Whatever else we read, encrypted by age.
+    /// Reads an archive of any kind that is encrypted by age.
     fn encrypted(&mut self, source: &mut dyn Read) -> Result<(Option<Manifest>, DatabaseDigest)> {
         self.layer = Layer::Age;
         let identities = self.options.identities;
         let opened = opened(source, self.shown, identities, self.options.encrypted_for)?;
         let opened = self.watch.layer(Layer::Age, opened);
         let (head, mut content) = peek(opened).map_err(|error| self.altered(&error.to_string()))?;
-        match Kind::of(&head) {
+        match Kind::from_head(&head) {
             Kind::Gzip => self.gzip(&mut content),
             Kind::Zip => Ok((None, self.zip(&mut content)?)),
             Kind::Bare => Ok((None, self.bare(content, None)?)),
@@ -196,15 +202,15 @@ impl Unpacking<'_> {
         }
     }
 
-    /// A tar.gz, or a database that was packed as it is.
+    /// Reads a tar.gz, or a compressed database.
     fn gzip(&mut self, source: impl Read) -> Result<(Option<Manifest>, DatabaseDigest)> {
         self.layer = Layer::Gzip;
         let peeked = peek(self.watch.layer(Layer::Gzip, MultiGzDecoder::new(source)));
         let (head, content) = peeked.map_err(|error| self.altered(&error.to_string()))?;
-        match Kind::of(&head) {
+        match Kind::from_head(&head) {
             Kind::Bare => Ok((None, self.bare(content, None)?)),
             Kind::Tar | Kind::Empty => self.tar(content),
-            // The oldest tars have no magic. What is not a tar either was never a snapshot.
+            // The oldest tars have no magic number. Any other content is not a snapshot.
             _ => self.tar(content).map_err(|error| match error.downcast_ref::<Damaged>() {
                 Some(Damaged { damage: Damage::Framing { layer: Layer::Tar, .. }, .. }) => {
                     self.no("is a gzip of neither a tar archive nor a database", GIVE_OURS)
@@ -219,8 +225,8 @@ impl Unpacking<'_> {
         let mut tar = tar::Archive::new(content);
         let (manifest, db) = self.entries(&mut tar)?;
         self.drain(&mut tar.into_inner())?;
-        let db = db.ok_or_else(|| self.no("holds no file db", GIVE_OURS))?;
-        // Judged only now: a layer that cannot be decoded is the cause of a manifest that cannot be read.
+        let db = db.ok_or_else(|| self.no("contains no file db", GIVE_OURS))?;
+        // The manifest is checked last: if a layer cannot be decoded, that is why the manifest cannot be read.
         let manifest = manifest.transpose().map_err(|error| self.unread_manifest(error))?;
         if let Some(manifest) = &manifest
             && (manifest.db_size, &manifest.db_sha256) != (db.size, &db.sha256)
@@ -230,7 +236,7 @@ impl Unpacking<'_> {
         Ok((manifest, db))
     }
 
-    /// The error of a manifest that cannot be read.
+    /// Returns the error of a manifest that cannot be read.
     fn unread_manifest(&self, error: anyhow::Error) -> anyhow::Error {
         match error.downcast::<NewerFormat>() {
             Ok(newer) => {
@@ -242,7 +248,7 @@ impl Unpacking<'_> {
         }
     }
 
-    /// The database in a zip. RKE puts its own state beside it.
+    /// Reads the database in a zip. RKE adds its own state to it.
     fn zip(&mut self, source: impl Read) -> Result<DatabaseDigest> {
         self.layer = Layer::Zip;
         let mut zip = Zip::new(source);
@@ -251,22 +257,22 @@ impl Unpacking<'_> {
             if entry.name().ends_with(RKE_STATE) {
                 self.skip(&mut entry)?;
             } else if db.is_none() {
-                let size = entry.told_size();
+                let size = entry.announced_size();
                 db = Some(self.bare(&mut entry, size)?);
             } else {
-                return Err(self.no("holds more than one database", GIVE_OURS));
+                return Err(self.no("contains more than one database", GIVE_OURS));
             }
             entry.finish().map_err(|flaw| self.flawed(flaw))?;
         }
-        db.ok_or_else(|| self.no("holds no snapshot", "give the archive of a snapshot"))
+        db.ok_or_else(|| self.no("contains no snapshot", "give the archive of a snapshot"))
     }
 
-    /// Reads over RKE's state, which is of no use here.
+    /// Skips RKE's state, which is not needed.
     fn skip(&self, state: &mut impl Read) -> Result<()> {
-        let skipped = io::copy(&mut state.take(LARGEST_STATE + 1), &mut io::sink());
+        let skipped = io::copy(&mut state.take(MAX_STATE_SIZE + 1), &mut io::sink());
         match skipped.map_err(|error| self.altered(&error.to_string()))? {
-            length if length > LARGEST_STATE => {
-                Err(self.no("holds a file .rkestate that is too large", GIVE_OURS))
+            length if length > MAX_STATE_SIZE => {
+                Err(self.no("contains a file .rkestate that is too large", GIVE_OURS))
             }
             _ => Ok(()),
         }
@@ -276,29 +282,31 @@ impl Unpacking<'_> {
         match flaw {
             FormatError::Altered(how) => self.altered(&how).into(),
             FormatError::Hostile(what) => self.no(&what, GIVE_OURS),
-            FormatError::Foreign(what) => {
+            FormatError::Unsupported(what) => {
                 self.no(&what, "unpack it with the tool that made it, and restore the snapshot in it")
             }
         }
     }
 
-    /// Copies the database, which has `size` bytes if that was told; where it was not, what its first page tells.
+    /// Copies the database, which has `size` bytes. Without a `size`, its first page announces the length.
     pub(super) fn copy_db(&mut self, mut source: impl Read, size: Option<u64>) -> Result<DatabaseDigest> {
         let mut head = Vec::new();
-        let looked = Read::by_ref(&mut source).take(HEAD).read_to_end(&mut head);
+        let looked = Read::by_ref(&mut source).take(DATABASE_HEAD).read_to_end(&mut head);
         looked.map_err(|error| self.altered(&error.to_string()))?;
-        // Before the rest is written: it may be gigabytes of nothing.
+        // Checked before the rest is written, which may be gigabytes.
         if !is_database(&head) {
-            return Err(self.no("holds a db that is no snapshot of etcd", GIVE_OURS));
+            return Err(self.no("contains a db that is not an etcd snapshot", GIVE_OURS));
         }
-        // A live file grows ahead of what is in it; its copy is longer than its first page tells.
-        let ahead = |length: u64| length.saturating_add(ROOM_AHEAD);
+        // bbolt enlarges a file in advance, so a copy of a live file is longer than its first page announces.
+        let ahead = |length: u64| length.saturating_add(MAX_GROWTH);
         let (expected, most) = match size {
-            // One whose first page is of no use may still be good by its second.
+            // If the first page is damaged, the second may still be intact.
             Some(size)
                 if backend::announced_length_in_head(&head).is_ok_and(|length| size > ahead(length)) =>
             {
-                return Err(self.no("holds a db that is far longer than its first page tells", GIVE_OURS));
+                return Err(
+                    self.no("contains a db that is far longer than its first page announces", GIVE_OURS)
+                );
             }
             Some(size) => (size, size),
             None => {
@@ -315,7 +323,7 @@ impl Unpacking<'_> {
             let length = match source.read(&mut buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    hasher.take(buffer, 0).context(UNPACKING)?;
+                    hasher.update(buffer, 0).context(UNPACKING)?;
                     continue;
                 }
                 Err(error) => return Err(self.altered(&error.to_string()).into()),
@@ -325,10 +333,10 @@ impl Unpacking<'_> {
                 break;
             }
             if done > most {
-                return Err(self.no("holds a db that is longer than it says", GIVE_OURS));
+                return Err(self.no("contains a db that is longer than it says", GIVE_OURS));
             }
             self.out.write_all(buffer.get(..length).unwrap_or_default()).context(UNPACKING)?;
-            hasher.take(buffer, length).context(UNPACKING)?;
+            hasher.update(buffer, length).context(UNPACKING)?;
             (self.tell)(Progress::Bytes { done, expected: (expected > 0).then_some(expected) });
         }
         if size.is_some_and(|size| done != size) {
@@ -339,18 +347,18 @@ impl Unpacking<'_> {
         Ok(sealed)
     }
 
-    /// How long a database that begins so will be; refuses one for which there is no room.
+    /// Returns the length of a database that begins with `head`, and checks that there is space for it.
     fn announced(&self, head: &[u8]) -> Result<u64> {
-        // Its second page may still be good, so this proves no damage.
+        // The second page may still be intact, so this does not prove damage.
         let length = backend::announced_length_in_head(head).map_err(|error| {
-            let what = format!("holds a database whose length is unknown: {error:#}");
+            let what = format!("contains a database whose length is unknown: {error:#}");
             self.no(&what, "decompress it, and restore the database itself")
         })?;
         (self.options.check_space)(length)?;
         Ok(length)
     }
 
-    /// Reads what follows the last entry. The two zero blocks that end a tar must be there, and only zeros after.
+    /// Reads the bytes after the last entry. The two zero blocks that end a tar must be there, and only zeros after.
     fn drain(&self, rest: &mut impl Read) -> Result<()> {
         let mut buffer = vec![0; 16 << 10];
         let mut drained = 0;
@@ -362,11 +370,11 @@ impl Unpacking<'_> {
                 break;
             }
             drained += length as u64;
-            if buffer.iter().take(length).any(|byte| *byte != 0) || drained > LONGEST_PADDING {
+            if buffer.iter().take(length).any(|byte| *byte != 0) || drained > MAX_PADDING {
                 return Err(self.altered("something follows its end").into());
             }
         }
-        // tar's reader stops behind the first zero block.
+        // The tar reader stops after the first zero block.
         if drained < 512 {
             return Err(self.altered("its end is missing").into());
         }
@@ -377,7 +385,7 @@ impl Unpacking<'_> {
         NotASnapshot::refused(Refusal::new(format!("{} {what}", self.shown), next))
     }
 
-    /// The error of a layer that cannot be decoded.
+    /// Returns the error of a layer that cannot be decoded.
     pub(super) fn altered(&self, how: &str) -> Damaged {
         self.damaged(self.watch.framing(self.layer, how))
     }
@@ -387,7 +395,7 @@ impl Unpacking<'_> {
     }
 }
 
-/// The archive's file: hashes what is read of it. The decoder reads to the end of the file, so all of it is.
+/// Hashes the archive's file while it is read. The decoder reads to the end of the file, so the hash covers all of it.
 struct Hashing<R> {
     source: R,
     hash: Sha256,

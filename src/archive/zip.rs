@@ -1,9 +1,9 @@
-//! A zip, read front to back as it flows by: each local header, what it holds, and then the directory that must say the same.
+//! Reads a zip from front to back in one pass: each local header and its data, and then the directory, which must agree.
 //!
-//! RKE, RKE2 and k3s keep a snapshot so. A reader that believes the directory at the end, as most do, needs a file to jump
-//! about in, and takes what the headers never said; one that goes by the headers alone takes what the directory does not
-//! name. This one takes only what both say, at the same place, with no byte between: nothing can overlap, hide or be read
-//! twice. Must never use a name for anything but words.
+//! RKE, RKE2 and k3s pack snapshots as zips. Most readers trust the directory at the end. They need to seek, and accept files
+//! that differ from their headers. A reader that trusts only the headers accepts files that the directory does not name. This
+//! reader requires that both agree and that there is no byte in between, so no file can overlap, hide or be read twice. Must
+//! never use a name except in messages.
 
 use super::format_error::FormatError;
 use crc32fast::Hasher;
@@ -16,25 +16,25 @@ const CENTRAL: u32 = 0x0201_4b50;
 const END_64: u32 = 0x0606_4b50;
 const LOCATOR_64: u32 = 0x0706_4b50;
 const END: u32 = 0x0605_4b50;
-/// Where a 32-bit field says that a 64-bit one has the number.
-const ELSEWHERE: u32 = u32::MAX;
-/// The extra field with the 64-bit numbers.
+/// The value of a 32-bit field whose number is in a 64-bit field.
+const IN_64_BIT_FIELD: u32 = u32::MAX;
+/// The id of the extra field with the 64-bit numbers.
 const ZIP64: u16 = 1;
-/// What comes before its data does not tell how long that is: a descriptor behind it does.
+/// The length of the data is not in the header, but in a descriptor after the data.
 const FLAG_DESCRIPTOR: u16 = 1 << 3;
-/// How hard it was deflated, the descriptor, and that its name is UTF-8. All others are of encryption and patches.
+/// The accepted flags: the compression level, the descriptor, and UTF-8 names. All others mean encryption or patches.
 const FLAGS: u16 = 1 << 1 | 1 << 2 | FLAG_DESCRIPTOR | 1 << 11;
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
-/// RKE writes two: the snapshot and its own state.
-const MOST_ENTRIES: usize = 2;
-const LONGEST_NAME: u16 = 1024;
-/// The file's type in the upper half of what Unix writers keep as its attributes.
+/// The most files of a zip. RKE packs two: the snapshot and its own state.
+const MAX_ENTRIES: usize = 2;
+const MAX_NAME_LENGTH: u16 = 1024;
+/// The bits of the file type, in the upper half of the attributes that Unix writers store.
 const TYPE: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
 const BUFFER: usize = 64 << 10;
 
-/// What was read of an entry, for the directory to confirm.
+/// The values of an entry, which the directory must confirm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Seen {
     name: Vec<u8>,
@@ -46,14 +46,14 @@ struct Seen {
     offset: u64,
 }
 
-/// A zip on its way.
+/// A zip that is being read.
 #[derive(Debug)]
 pub(super) struct Zip<R: Read> {
     source: Counted<BufReader<R>>,
     seen: Vec<Seen>,
 }
 
-/// A file in it, to be read to its end.
+/// A file in a zip, which must be read to its end.
 pub(super) struct Entry<'a, R: Read> {
     source: Packed<'a, R>,
     seen: &'a mut Vec<Seen>,
@@ -62,7 +62,7 @@ pub(super) struct Entry<'a, R: Read> {
     size: u64,
 }
 
-/// What an entry's bytes come out of.
+/// The source of an entry's bytes.
 enum Packed<'a, R: Read> {
     Stored(Take<&'a mut Counted<BufReader<R>>>),
     Deflated(DeflateDecoder<Take<&'a mut Counted<BufReader<R>>>>),
@@ -73,12 +73,16 @@ impl<R: Read> Zip<R> {
         Self { source: Counted { source: BufReader::with_capacity(BUFFER, source), at: 0 }, seen: Vec::new() }
     }
 
-    /// The next file, once the one before was [finished](Entry::finish); with none left, the rest has been checked too.
+    /// Returns the next file. The previous one must be [finished](Entry::finish). Returns `None` after the last file, once the
+    /// directory has been checked.
+    ///
+    /// # Errors
+    /// Fails if the zip cannot be read or is not accepted.
     pub fn next(&mut self) -> Result<Option<Entry<'_, R>>, FormatError> {
         let offset = self.source.at;
         match self.source.u32()? {
-            LOCAL if self.seen.len() < MOST_ENTRIES => {}
-            LOCAL => return Err(FormatError::Hostile("holds too many files".to_owned())),
+            LOCAL if self.seen.len() < MAX_ENTRIES => {}
+            LOCAL => return Err(FormatError::Hostile("contains too many files".to_owned())),
             CENTRAL => {
                 self.directory(offset)?;
                 return Ok(None);
@@ -86,7 +90,7 @@ impl<R: Read> Zip<R> {
             _ => return Err(altered("neither a file nor the directory comes next")),
         }
         let header = self.local(offset)?;
-        // What does not say its length ends where deflate says; then the most that a zip can hold is allowed.
+        // Without a length in the header, the data ends where the deflate stream ends.
         let length = if header.flags & FLAG_DESCRIPTOR == 0 { header.deflated } else { u64::MAX };
         let data = Read::take(&mut self.source, length);
         let source = match header.method {
@@ -96,7 +100,7 @@ impl<R: Read> Zip<R> {
         Ok(Some(Entry { source, seen: &mut self.seen, header, crc: Hasher::new(), size: 0 }))
     }
 
-    /// A local header, behind its signature.
+    /// Reads a local header after its signature.
     fn local(&mut self, offset: u64) -> Result<Seen, FormatError> {
         let head: [u8; 26] = self.source.array()?;
         let mut fields = Fields(&head);
@@ -105,17 +109,17 @@ impl<R: Read> Zip<R> {
         let (name, extra) = (fields.u16(), fields.u16());
         let name = self.name(name)?;
         let extra = self.source.exactly(extra)?;
-        let mut wide = Wide::of(&extra)?;
+        let mut wide = Wide::from_extra(&extra)?;
         let mut header = Seen { name, flags, method, crc, deflated: 0, size: 0, offset };
         let shown = header.shown();
         if flags & !FLAGS != 0 {
-            return Err(FormatError::Foreign(format!(
-                "holds {shown}, which is encrypted or patched (flags {flags:#x})"
+            return Err(FormatError::Unsupported(format!(
+                "contains {shown}, which is encrypted or patched (flags {flags:#x})"
             )));
         }
         if ![STORED, DEFLATED].contains(&method) || (method == STORED && flags & FLAG_DESCRIPTOR != 0) {
-            return Err(FormatError::Foreign(format!(
-                "holds {shown}, which is packed by method {method}, not by deflate"
+            return Err(FormatError::Unsupported(format!(
+                "contains {shown}, which is packed by method {method}, not by deflate"
             )));
         }
         header.size = wide.or(size)?;
@@ -124,22 +128,23 @@ impl<R: Read> Zip<R> {
     }
 
     fn name(&mut self, length: u16) -> Result<Vec<u8>, FormatError> {
-        if length == 0 || length > LONGEST_NAME {
-            return Err(FormatError::Hostile(format!("holds a file with a name of {length} bytes")));
+        if length == 0 || length > MAX_NAME_LENGTH {
+            return Err(FormatError::Hostile(format!("contains a file with a name of {length} bytes")));
         }
         let name = self.source.exactly(length)?;
-        // RKE's are absolute. None is ever used; one that goes up was made to harm whoever does.
+        // RKE's names are absolute. Names are not used here, but one with `..` was made to attack a tool that uses it.
         let goes_up = name.split(|byte| *byte == b'/' || *byte == b'\\').any(|part| part == b"..");
         if goes_up || name.contains(&0) || name.ends_with(b"/") {
             let shown = String::from_utf8_lossy(&name).chars().take(100).collect::<String>();
             return Err(FormatError::Hostile(format!(
-                "holds {shown:?}, which a snapshot archive never does"
+                "contains {shown:?}, which no snapshot archive contains"
             )));
         }
         Ok(name)
     }
 
-    /// The directory, behind its first signature: it must name exactly what came by, and nothing may follow its end.
+    /// Reads the directory after its first signature. It must name exactly the files that were read, and no byte may follow its
+    /// end.
     fn directory(&mut self, start: u64) -> Result<(), FormatError> {
         let seen = std::mem::take(&mut self.seen);
         for (number, expected) in seen.iter().enumerate() {
@@ -148,7 +153,7 @@ impl<R: Read> Zip<R> {
             }
             let said = self.central()?;
             if said != *expected {
-                let what = format!("its directory says other than what is there of {}", expected.shown());
+                let what = format!("its directory does not match the data of {}", expected.shown());
                 return Err(FormatError::Altered(what));
             }
         }
@@ -167,7 +172,7 @@ impl<R: Read> Zip<R> {
         self.end(start, end - start, seen.len())
     }
 
-    /// One file of the directory, behind its signature.
+    /// Reads one entry of the directory after its signature.
     fn central(&mut self) -> Result<Seen, FormatError> {
         let head: [u8; 42] = self.source.array()?;
         let mut fields = Fields(&head);
@@ -177,12 +182,15 @@ impl<R: Read> Zip<R> {
         let (disk, _text, attributes, offset) = (fields.u16(), fields.u16(), fields.u32(), fields.u32());
         let (name, extra) = (self.source.exactly(name)?, self.source.exactly(extra)?);
         self.source.exactly(comment)?;
-        let mut wide = Wide::of(&extra)?;
+        let mut wide = Wide::from_extra(&extra)?;
         let (size, deflated, offset) = (wide.or(size)?, wide.or(deflated)?, wide.or(offset)?);
         let said = Seen { name, flags, method, crc, deflated, size, offset };
         let kind = attributes >> 16 & TYPE;
         if disk != 0 || (kind != 0 && kind != REGULAR) {
-            return Err(FormatError::Hostile(format!("holds {}, which is no regular file", said.shown())));
+            return Err(FormatError::Hostile(format!(
+                "contains {}, which is not a regular file",
+                said.shown()
+            )));
         }
         Ok(said)
     }
@@ -196,7 +204,7 @@ impl<R: Read> Zip<R> {
         let mut fields = Fields(&locator);
         let located = (fields.u32(), fields.u32(), fields.u64(), fields.u32());
         if said != (44, 0, count, count, at - start, start) || located != (LOCATOR_64, 0, at, 1) {
-            return Err(altered("its 64-bit end says other than what is there"));
+            return Err(altered("its 64-bit end record does not match the directory"));
         }
         Ok(())
     }
@@ -206,10 +214,10 @@ impl<R: Read> Zip<R> {
         let mut fields = Fields(&head);
         let (disks, here, all) = (fields.u32(), fields.u16(), fields.u16());
         let (size, offset, comment) = (fields.u32(), fields.u32(), fields.u16());
-        let is = |said: u32, found: u64| u64::from(said) == found || said == ELSEWHERE;
+        let is = |said: u32, found: u64| u64::from(said) == found || said == IN_64_BIT_FIELD;
         let counts = |said: u16| usize::from(said) == count || said == u16::MAX;
         if disks != 0 || !counts(here) || !counts(all) || !is(size, length) || !is(offset, start) {
-            return Err(altered("its end says other than what is there"));
+            return Err(altered("its end record does not match the directory"));
         }
         self.source.exactly(comment)?;
         match self.source.fill_buf()?.is_empty() {
@@ -226,17 +234,20 @@ impl Seen {
 }
 
 impl<R: Read> Entry<'_, R> {
-    /// Its name, which is not to be used for a file.
+    /// Returns the name, which must not be used as a path.
     pub fn name(&self) -> &[u8] {
         &self.header.name
     }
 
-    /// How long it says it is; many do not say before their end.
-    pub fn told_size(&self) -> Option<u64> {
+    /// Returns the size in bytes that the header announces, if it does.
+    pub fn announced_size(&self) -> Option<u64> {
         (self.header.flags & FLAG_DESCRIPTOR == 0).then_some(self.header.size)
     }
 
-    /// Checks what was read, which must be all of it, against what the zip says of it.
+    /// Compares the data, which must be read to its end, with the header or the descriptor.
+    ///
+    /// # Errors
+    /// Fails if they differ.
     pub fn finish(mut self) -> Result<(), FormatError> {
         if self.read(&mut [0])? != 0 {
             return Err(altered("a file in it is longer than what was read"));
@@ -253,7 +264,7 @@ impl<R: Read> Entry<'_, R> {
         if self.header.flags & FLAG_DESCRIPTOR == 0 {
             if found != self.header {
                 return Err(FormatError::Altered(format!(
-                    "its header says other than what is there of {}",
+                    "its header does not match the data of {}",
                     found.shown()
                 )));
             }
@@ -265,7 +276,7 @@ impl<R: Read> Entry<'_, R> {
     }
 }
 
-/// What stands behind the data where the header did not know: with or without a signature, in 32 bits or in 64.
+/// Checks the descriptor after the data. It has a signature or not, and 32-bit or 64-bit numbers.
 fn descriptor(source: &mut impl Source, header: &Seen, found: &Seen) -> Result<(), FormatError> {
     let unknown = |said: u64, found: u64| said == 0 || said == found;
     let blank = header.crc == 0 || header.crc == found.crc;
@@ -283,10 +294,9 @@ fn descriptor(source: &mut impl Source, header: &Seen, found: &Seen) -> Result<(
     let agrees = blank && unknown(header.deflated, found.deflated) && unknown(header.size, found.size);
     match same && agrees && crc == found.crc {
         true => Ok(()),
-        false => Err(FormatError::Altered(format!(
-            "what stands behind {} says other than what is there",
-            found.shown()
-        ))),
+        false => {
+            Err(FormatError::Altered(format!("the descriptor of {} does not match its data", found.shown())))
+        }
     }
 }
 
@@ -298,7 +308,7 @@ impl<R: Read> Read for Entry<'_, R> {
         };
         self.crc.update(buffer.get(..length).unwrap_or_default());
         self.size += length as u64;
-        if self.told_size().is_some_and(|told| self.size > told) {
+        if self.announced_size().is_some_and(|announced| self.size > announced) {
             return Err(io::Error::other("a file in it is longer than it says"));
         }
         Ok(length)
@@ -309,7 +319,7 @@ fn altered(how: &str) -> FormatError {
     FormatError::Altered(how.to_owned())
 }
 
-/// Numbers out of a header of a fixed length, one behind the other.
+/// The numbers in a header of a fixed length, in order.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {
@@ -333,11 +343,11 @@ impl Fields<'_> {
     }
 }
 
-/// The 64-bit numbers of an extra field, in the order in which 32-bit ones refer to them.
+/// The 64-bit numbers of an extra field, in the order in which 32-bit fields refer to them.
 struct Wide<'a>(&'a [u8]);
 
 impl<'a> Wide<'a> {
-    fn of(mut extra: &'a [u8]) -> Result<Self, FormatError> {
+    fn from_extra(mut extra: &'a [u8]) -> Result<Self, FormatError> {
         while let Some((head, rest)) = extra.split_first_chunk::<4>() {
             let mut fields = Fields(head);
             let (kind, length) = (fields.u16(), usize::from(fields.u16()));
@@ -351,9 +361,9 @@ impl<'a> Wide<'a> {
         Ok(Self(&[]))
     }
 
-    /// The number itself, or the next of these where it says so.
+    /// Returns the 32-bit number, or the next 64-bit number if the 32-bit field refers to it.
     fn or(&mut self, narrow: u32) -> Result<u64, FormatError> {
-        if narrow != ELSEWHERE {
+        if narrow != IN_64_BIT_FIELD {
             return Ok(narrow.into());
         }
         match self.0.split_first_chunk::<8>() {
@@ -366,7 +376,7 @@ impl<'a> Wide<'a> {
     }
 }
 
-/// Counts how far it has been read.
+/// Counts the bytes that have been read.
 #[derive(Debug)]
 struct Counted<R> {
     source: R,
@@ -392,7 +402,7 @@ impl<R: BufRead> BufRead for Counted<R> {
     }
 }
 
-/// What headers are read from.
+/// A reader of headers.
 trait Source: BufRead {
     fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let mut bytes = [0; N];

@@ -1,4 +1,4 @@
-//! SHA-256 of what flows by, and how a hash is written.
+//! SHA-256 of a stream, and hashes in hexadecimal.
 
 use super::interrupt;
 use anyhow::Result;
@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 use std::io::Read;
 
-/// Bytes in lower-case hex.
+/// Returns bytes in lower-case hex.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -14,7 +14,10 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The SHA-256, in lower-case hex, of all that is still to be read from `source`. Ends early when we are interrupted.
+/// Reads `source` to its end and returns the SHA-256 in lower-case hex.
+///
+/// # Errors
+/// Fails if `source` cannot be read, or on a signal.
 pub fn sha256_of(source: &mut impl Read) -> Result<String> {
     let (mut hash, mut chunk) = (Sha256::new(), vec![0; 256 << 10]);
     loop {

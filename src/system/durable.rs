@@ -1,8 +1,8 @@
-//! Directories held by descriptor, and files that survive a power cut.
+//! Open directories, and files that survive a power loss.
 //!
-//! Everything below a directory is named relative to its descriptor, so that nobody who swaps a path for a symlink
-//! can lead us elsewhere. New files are 0600 and new directories 0700 from the moment they exist. A file gets its
-//! final name only after its bytes are on disk, and never the name of another.
+//! Everything below a directory is opened relative to its descriptor, so a path that is replaced by a symlink does not lead to
+//! another place. New files have mode 0600 and new directories 0700 from the moment they exist. Must never give a file its
+//! final name before its bytes are on disk, and never replace a file by publishing another.
 
 mod copy;
 mod publish;
@@ -24,22 +24,22 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-/// For everybody to read: configuration without secrets.
+/// Readable by every user: configuration without secrets.
 pub const PUBLIC: Mode = Mode::from_raw_mode(0o644);
-/// For everybody to run, and to enter.
+/// Executable by every user, and a directory that every user can enter.
 pub const RUNNABLE: Mode = Mode::from_raw_mode(0o755);
-/// For its owner alone.
+/// Readable and writable by the owner only.
 pub const PRIVATE: Mode = Mode::from_raw_mode(0o600);
 const DIRECTORY: Mode = Mode::from_raw_mode(0o700);
-/// Bytes that a small file may have: 1 MiB, as much as any configuration and any record of ours, and no burden to hold.
+/// The largest small file in bytes: 1 MiB is more than any configuration or record has, and little memory.
 const SMALL: u64 = 1 << 20;
 
-/// Which file or directory it is, whatever it is called.
+/// The identity of a file or directory, independent of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Inode {
     /// The device number of its file system.
     pub device: u64,
-    /// Its number there.
+    /// The inode number in that file system.
     pub number: u64,
 }
 
@@ -57,7 +57,10 @@ pub struct Dir {
 }
 
 impl Dir {
-    /// Opens the directory at `path`, in which no component may be a symlink.
+    /// Opens the directory at `path`.
+    ///
+    /// # Errors
+    /// Fails if it cannot be opened, or if a component of the path is a symlink.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -66,28 +69,38 @@ impl Dir {
         Ok(Self { fd, path: path.to_owned() })
     }
 
-    /// The path it was opened by, for messages and for results.
+    /// Returns the path that it was opened by, for messages and results.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The same directory, opened once more.
+    /// Duplicates the descriptor.
+    ///
+    /// # Errors
+    /// Fails if there are too many open files.
     pub fn again(&self) -> Result<Self> {
         let fd = self.fd.try_clone().with_context(|| format!("opening {} again", self.path.display()))?;
         Ok(Self { fd, path: self.path.clone() })
     }
 
-    /// A path to `name` in it that no one can lead astray, for calls that want a path, and for children.
+    /// Returns a path to `name` through the descriptor (/proc/self/fd), for calls that need a path and for children. It stays
+    /// valid if the directory is moved or replaced.
     pub fn handle(&self, name: &str) -> PathBuf {
         super::process::fd_path(&self.fd).join(name)
     }
 
-    /// What it is, on disk.
+    /// Returns the metadata of the directory.
+    ///
+    /// # Errors
+    /// Fails if the file system does.
     pub fn stat(&self) -> Result<rustix::fs::Stat> {
         fstat(&self.fd).with_context(|| format!("looking at {}", self.path.display()))
     }
 
-    /// The inode behind `name`, or `None` where there is nothing. Symlinks are not followed.
+    /// Returns the inode of `name`, or `None` if it does not exist. Symlinks are not followed.
+    ///
+    /// # Errors
+    /// Fails if the file system does.
     pub fn inode(&self, name: &str) -> Result<Option<Inode>> {
         match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Inode::of(&stat))),
@@ -96,7 +109,10 @@ impl Dir {
         }
     }
 
-    /// What `name` in it is, in words, if what it leads to lies elsewhere: a symlink, or a mount point.
+    /// Describes `name` if its content is elsewhere, because it is a symlink or a mount point. Otherwise returns `None`.
+    ///
+    /// # Errors
+    /// Fails if `name` cannot be examined.
     pub fn symlink_or_mount(&self, name: &str) -> Result<Option<String>> {
         let looking = || self.doing("looking at", name);
         let Some(inode) = self.inode(name)? else { return Ok(None) };
@@ -106,7 +122,7 @@ impl Dir {
         }
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let found = statx(&self.fd, name, flags, StatxFlags::TYPE).with_context(looking)?;
-        // The kernel tells since 5.8. Before, one that is mounted from this very file system goes unseen.
+        // Linux reports mount points since 5.8. Older kernels do not reveal a mount of the same file system.
         let mounted = if found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
             found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
         } else {
@@ -115,7 +131,10 @@ impl Dir {
         Ok(mounted.then(|| "a mount point".to_owned()))
     }
 
-    /// The directory `name` in it.
+    /// Opens the directory `name`.
+    ///
+    /// # Errors
+    /// Fails if it cannot be opened or is a symlink.
     pub fn child(&self, name: &str) -> Result<Self> {
         let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         flags.set(OFlags::NOFOLLOW, !sabotage::asked(Flaw::FollowLinks));
@@ -123,7 +142,10 @@ impl Dir {
         Ok(Self { fd, path: self.path.join(name) })
     }
 
-    /// Makes the directory `name` in it, private to `owner`. Fails when the name is taken.
+    /// Creates the directory `name` with mode 0700 for `owner`.
+    ///
+    /// # Errors
+    /// Fails if the name is taken, or the directory cannot be created or given to `owner`.
     pub fn make_child(&self, name: &str, owner: Option<Owner>) -> Result<Self> {
         mkdirat(&self.fd, name, DIRECTORY).with_context(|| self.doing("making directory", name))?;
         let given = |child: Self| match owner.map(|owner| owner.chown(&child.fd)) {
@@ -131,12 +153,15 @@ impl Dir {
             _ => Ok(child),
         };
         self.child(name).and_then(given).inspect_err(|_| {
-            // It is empty, and nobody's.
+            // It was just created and is empty.
             let _ = unlinkat(&self.fd, name, AtFlags::REMOVEDIR);
         })
     }
 
-    /// The directory `name` in it, made with `mode` for `owner` where it is missing. One that is there stays as it is.
+    /// Opens the directory `name`. If it does not exist, creates it with `mode` for `owner`.
+    ///
+    /// # Errors
+    /// Fails if it cannot be opened or created.
     pub fn ensure_child(&self, name: &str, mode: Mode, owner: Option<Owner>) -> Result<Self> {
         if self.inode(name)?.is_some() {
             return self.child(name);
@@ -147,14 +172,20 @@ impl Dir {
         Ok(child)
     }
 
-    /// Creates the file `name` in it for writing and reading, private to us. Fails when the name is taken.
+    /// Creates the file `name` with mode 0600, for writing and reading.
+    ///
+    /// # Errors
+    /// Fails if the name is taken or the file cannot be created.
     pub fn create(&self, name: &str) -> Result<File> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = openat(&self.fd, name, flags, PRIVATE).with_context(|| self.doing("creating", name))?;
         Ok(fd.into())
     }
 
-    /// Opens the file `name` in it for reading. A pipe put in its place does not make us wait.
+    /// Opens the file `name` for reading. Does not block if it is a pipe.
+    ///
+    /// # Errors
+    /// Fails if it cannot be opened or is a symlink.
     pub fn read(&self, name: &str) -> Result<File> {
         self.existing(name, OFlags::RDONLY)
     }
@@ -165,7 +196,10 @@ impl Dir {
         Ok(fd.into())
     }
 
-    /// The whole file `name`, or `None` where there is none. At most 1 MiB: for our own small records.
+    /// Reads the whole file `name`, or returns `None` if it does not exist.
+    ///
+    /// # Errors
+    /// Fails if it cannot be read, is not a regular file, or has more than 1 MiB.
     pub fn read_small(&self, name: &str) -> Result<Option<Vec<u8>>> {
         if self.inode(name)?.is_none() {
             return Ok(None);
@@ -174,12 +208,18 @@ impl Dir {
         Ok(Some(bytes.with_context(|| self.doing("reading", name))?))
     }
 
-    /// Writes the file `name` so that after any crash it holds either what it held before or all of `bytes`.
+    /// Replaces the content of the file `name` durably. After a crash, the file has either the old content or all of `bytes`.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be written. It has its old content then.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> Result<()> {
         self.replace_for(name, bytes, PRIVATE, None)
     }
 
-    /// The same with `mode`, for `owner`.
+    /// Replaces the content as [`Self::replace`] does, and gives the file `mode` and `owner`.
+    ///
+    /// # Errors
+    /// As [`Self::replace`].
     pub fn replace_for(&self, name: &str, bytes: &[u8], mode: Mode, owner: Option<Owner>) -> Result<()> {
         let draft = format!("{name}.new");
         self.remove_file(&draft)?;
@@ -195,13 +235,16 @@ impl Dir {
                 .with_context(|| self.doing("renaming into", name))
         };
         written.and_then(|()| rename()).inspect_err(|_| {
-            // On a full disk it is what fills it.
+            // A draft must not stay on a full disk.
             let _ = self.remove_file(&draft);
         })?;
         self.sync()
     }
 
-    /// Exchanges `name` here with `name` in `other`, in one step of the file system, durably.
+    /// Exchanges `name` in this directory with `name` in `other`, atomically and durably.
+    ///
+    /// # Errors
+    /// Fails if they cannot be exchanged or a directory not synced.
     pub fn exchange(&self, name: &str, other: &Self) -> Result<()> {
         if sabotage::asked(Flaw::RemoveThenRename) {
             let spare = format!("{name}.spare");
@@ -217,7 +260,10 @@ impl Dir {
         other.sync()
     }
 
-    /// Removes the file `name`, if there is one.
+    /// Removes the file `name`, if it exists.
+    ///
+    /// # Errors
+    /// Fails if it cannot be removed.
     pub fn remove_file(&self, name: &str) -> Result<()> {
         match unlinkat(&self.fd, name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -225,7 +271,10 @@ impl Dir {
         }
     }
 
-    /// Removes `name`, file or directory with all in it.
+    /// Removes `name`, a file or a directory with its content.
+    ///
+    /// # Errors
+    /// Fails if it does not exist or cannot be removed.
     pub fn remove(&self, name: &str) -> Result<()> {
         match self.kind(name)? {
             FileType::Directory => self.remove_tree(name),
@@ -233,7 +282,10 @@ impl Dir {
         }
     }
 
-    /// Removes the directory `name` and all in it, if there is one. Symlinks are removed, not followed.
+    /// Removes the directory `name` with its content, if it exists. Symlinks are removed, not followed.
+    ///
+    /// # Errors
+    /// Fails if something cannot be removed.
     pub fn remove_tree(&self, name: &str) -> Result<()> {
         match std::fs::remove_dir_all(self.handle(name)) {
             Ok(()) => Ok(()),
@@ -242,7 +294,10 @@ impl Dir {
         }
     }
 
-    /// The names in it, sorted.
+    /// Returns the names in the directory, sorted.
+    ///
+    /// # Errors
+    /// Fails if the directory cannot be read.
     pub fn names(&self) -> Result<Vec<String>> {
         let listing = || -> io::Result<Vec<String>> {
             let mut names = std::fs::read_dir(self.handle("."))?
@@ -254,7 +309,10 @@ impl Dir {
         listing().with_context(|| format!("listing {}", self.path.display()))
     }
 
-    /// Makes its names durable.
+    /// Makes the names in the directory durable.
+    ///
+    /// # Errors
+    /// Fails if the file system does.
     pub fn sync(&self) -> Result<()> {
         if sabotage::asked(Flaw::NoDirectorySync) {
             return Ok(());
@@ -262,7 +320,10 @@ impl Dir {
         fsync(&self.fd).with_context(|| format!("syncing directory {}", self.path.display()))
     }
 
-    /// Makes it and everything below it durable.
+    /// Makes the directory and everything below it durable.
+    ///
+    /// # Errors
+    /// Fails if something cannot be opened or synced.
     pub fn sync_tree(&self) -> Result<()> {
         for name in self.names()? {
             match self.kind(&name)? {
@@ -276,7 +337,10 @@ impl Dir {
         self.sync()
     }
 
-    /// Bytes that the files below it take on disk.
+    /// Returns the disk space of the files below the directory in bytes.
+    ///
+    /// # Errors
+    /// Fails if something cannot be examined.
     pub fn size_of_tree(&self) -> Result<u64> {
         self.names()?.iter().try_fold(0, |sum, name| {
             Ok(sum
@@ -295,14 +359,20 @@ impl Dir {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW).with_context(|| self.doing("looking at", name))
     }
 
-    /// Bytes that an unprivileged writer could still put on its file system.
+    /// Returns how many bytes an unprivileged process can still write to the file system.
+    ///
+    /// # Errors
+    /// Fails if the file system does.
     pub fn free_bytes(&self) -> Result<u64> {
         let stat =
             fstatvfs(&self.fd).with_context(|| format!("measuring the space at {}", self.path.display()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Whether `other` lies on the same file system.
+    /// Returns whether `other` is on the same file system.
+    ///
+    /// # Errors
+    /// Fails if either cannot be examined.
     pub fn shares_disk_with(&self, other: &Self) -> Result<bool> {
         Ok(self.stat()?.st_dev == other.stat()?.st_dev)
     }
@@ -324,20 +394,25 @@ impl std::os::fd::AsFd for Dir {
     }
 }
 
-/// The whole file at `path`, symlinks followed, for files of others that we were pointed to. A pipe does not make us wait:
-/// what is no regular file, or has more than 1 MiB, is an error.
+/// Reads the whole file at `path`, for files that belong to other programs. Symlinks are followed. Does not block on a pipe.
+///
+/// # Errors
+/// Fails if it cannot be read, is not a regular file, or has more than 1 MiB.
 pub fn read_small_file(path: &Path) -> io::Result<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     small(openat(CWD, path, flags, Mode::empty())?.into())
 }
 
-/// The same of a file of text.
+/// Reads a text file as [`read_small_file`] does.
+///
+/// # Errors
+/// As [`read_small_file`], and if it is not UTF-8.
 pub fn read_small_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read_small_file(path)?)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// All of a regular file of at most 1 MiB.
+/// Reads a regular file of at most 1 MiB.
 fn small(file: File) -> io::Result<Vec<u8>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
@@ -350,13 +425,16 @@ fn small(file: File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Whether an error of opening a name says that nothing of the kind is there: no such name, a symlink, or no directory on the way
-/// or at its end. Every other one leaves open what there is.
+/// Returns whether opening a name failed because nothing suitable has that name: it does not exist, is a symlink, or is not a
+/// directory. After any other error, something may be there.
 pub fn is_absent(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(&(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)))
 }
 
-/// The inode of an open file.
+/// Returns the inode of an open file or directory.
+///
+/// # Errors
+/// Fails if the file system does.
 pub fn inode_of(file: &impl std::os::fd::AsFd) -> Result<Inode> {
     Ok(Inode::of(&fstat(file).context("looking at an open file")?))
 }

@@ -1,6 +1,6 @@
-//! The ground: processes, durable files, locks, signals, owners.
+//! Interfaces to the operating system: processes, durable files, locks, signals, owners and priorities.
 //!
-//! The only place where a child is born and where a file becomes durable. Knows nothing of etcd or Juju.
+//! No other module starts a child or makes a file durable. Must know nothing about etcd or Juju.
 
 pub mod clock;
 pub mod copy_ownership;

@@ -1,4 +1,6 @@
-//! How much of the machine we take: etcd's clients come first.
+//! Process and thread priorities: etcd and its clients come first.
+//!
+//! Must never fail: if a priority cannot be changed, the work is done anyway.
 
 use std::fs;
 use std::io::Write;
@@ -6,33 +8,34 @@ use std::num::NonZero;
 use std::thread::sleep;
 use std::time::Duration;
 
-/// Enough that whatever serves goes first, and a machine with nothing else to do still gives us all of it.
-const LATER: i32 = 10;
+/// The nice value of a thread that yields to servers. On an idle machine it still gets the whole processor.
+const LOWER: i32 = 10;
 
-/// For a thread whose work others go on with: a third of the share of those.
-const LATEST: i32 = 15;
+/// The nice value of a thread whose results other threads of ours use: it gets a third of their share.
+const LOWEST: i32 = 15;
 
-/// Lets the calling thread, and it alone, run behind what is not as patient; its disk reads and writes too, where the
-/// disk's scheduler knows priorities (it derives them from this one).
+/// Lowers the priority of the calling thread only. If the disk's scheduler has priorities, it derives them from this one, so
+/// reads and writes of the thread yield too.
 pub fn lower_priority() {
-    go_to(LATER);
+    raise_nice_to(LOWER);
 }
 
-/// The same, and behind those that go on with its work: what they do not keep up with, they do alone at the end.
+/// Lowers the priority of the calling thread below that of the threads that use its results. If those fall behind, they
+/// finish alone at the end.
 pub fn lower_priority_further() {
-    go_to(LATEST);
+    raise_nice_to(LOWEST);
 }
 
-fn go_to(patience: i32) {
-    // For Linux a thread is a process of its own here. Where it is not allowed, the work is done all the same. Whoever started us
-    // with more patience (`nice -n 19`) has chosen it, and root's threads would come forward from there.
-    if rustix::process::getpriority_process(None).is_ok_and(|now| now < patience) {
-        let _ = rustix::process::setpriority_process(None, patience);
+fn raise_nice_to(nice: i32) {
+    // On Linux, this call changes one thread. A higher nice value (`nice -n 19`) was chosen by the operator and stays: root's
+    // threads would otherwise get a higher priority.
+    if rustix::process::getpriority_process(None).is_ok_and(|now| now < nice) {
+        let _ = rustix::process::setpriority_process(None, nice);
     }
 }
 
-/// Gives all threads of this process the priority of its first one again, which never [goes behind](lower_priority). It takes root to
-/// raise a priority; without it, or if a thread has just ended, nothing changes.
+/// Gives all threads of this process the priority of the first thread, which is never [lowered](lower_priority). Only root can
+/// raise a priority. Without root, or if a thread has just ended, nothing changes.
 pub fn restore_priority() {
     let Ok(normal) = rustix::process::getpriority_process(rustix::process::Pid::from_raw(process_id()))
     else {
@@ -45,33 +48,34 @@ pub fn restore_priority() {
     }
 }
 
-/// The id of this process, which is that of its first thread.
+/// Returns the id of this process, which is also the id of its first thread.
 fn process_id() -> i32 {
     i32::try_from(std::process::id()).unwrap_or(0)
 }
 
-/// Where nothing else groups them, the kernel shares the processors among sessions before it shares them among threads
-/// (`sched(7)`, "The autogroup feature"): a thread's patience is heard within its own session alone. So the session needs some
-/// too.
+/// Without cgroups, the kernel divides the processors among sessions before it divides them among threads (`sched(7)`, "The
+/// autogroup feature"). A thread's nice value only counts within its session, so the session needs one too.
 const SESSION: &str = "/proc/self/autogroup";
 
-/// A session that runs behind the others, until this is dropped. One whose run was killed does so until the next run has ended.
+/// Lowers the priority of the session until it is dropped. If the process is killed, the priority stays low until the next run
+/// has ended.
 #[derive(Debug)]
 #[must_use]
 pub struct LoweredSession(());
 
-/// Lets all of our session run behind the others, where sessions have priorities and nobody has chosen ours.
+/// Lowers the priority of this process's session. Returns `None` if sessions have no priorities, or if someone else has chosen
+/// this one.
 pub fn lower_session_priority() -> Option<LoweredSession> {
-    let now = patience_of_session()?;
-    // Not before it is: what is dropped is behind no longer.
-    ((now == 0 || now == LATER) && set_patience_of_session(LATER)).then(|| LoweredSession(()))
+    let now = session_nice()?;
+    // The guard is only made if the priority was lowered: dropping it raises the priority.
+    ((now == 0 || now == LOWER) && set_session_nice(LOWER)).then(|| LoweredSession(()))
 }
 
 impl Drop for LoweredSession {
     fn drop(&mut self) {
-        // In a container, the kernel hears of it ten times a second at most, of all who ask.
+        // Unprivileged processes together may change it ten times a second at most.
         for _ in 0..20 {
-            if set_patience_of_session(0) {
+            if set_session_nice(0) {
                 return;
             }
             sleep(Duration::from_millis(30));
@@ -79,23 +83,23 @@ impl Drop for LoweredSession {
     }
 }
 
-/// `/autogroup-85 nice 0`.
-fn patience_of_session() -> Option<i32> {
+/// Returns the nice value in a line such as `/autogroup-85 nice 0`.
+fn session_nice() -> Option<i32> {
     fs::read_to_string(SESSION).ok()?.trim().rsplit_once(' ')?.1.parse().ok()
 }
 
-fn set_patience_of_session(patience: i32) -> bool {
+fn set_session_nice(nice: i32) -> bool {
     let file = fs::OpenOptions::new().write(true).open(SESSION);
-    file.and_then(|mut file| file.write_all(patience.to_string().as_bytes())).is_ok()
+    file.and_then(|mut file| file.write_all(nice.to_string().as_bytes())).is_ok()
 }
 
-/// Half of the cores that we may run on, the other half being etcd's.
+/// Returns half the number of cores that this process may run on. The other half is for etcd.
 pub fn half_the_cores() -> usize {
     (std::thread::available_parallelism().map_or(1, NonZero::get) / 2).max(1)
 }
 
-/// How many threads of ours may work hard at a time: [`half_the_cores`] of the cores. Two at least, for they [go
-/// behind](lower_priority).
+/// Returns how many threads may use a core at a time: [`half_the_cores`], but at least two, because their priority is
+/// [lowered](lower_priority).
 pub fn worker_threads() -> usize {
     half_the_cores().max(2)
 }
@@ -108,18 +112,18 @@ mod tests {
     /// One test gives all threads of this process another priority.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-    /// On threads of their own, for nobody but root comes forward again.
+    /// Uses threads of its own, because only root can raise a priority again.
     #[test]
-    fn a_thread_never_comes_forward() {
+    fn never_raises_the_priority_of_a_thread() {
         let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let of_thread = || rustix::process::getpriority_process(None).unwrap();
         let before = of_thread();
         for (begun, wanted, then) in
-            [(0, LATER, LATER), (0, LATEST, LATEST), (12, LATER, 12), (19, LATEST, 19)]
+            [(0, LOWER, LOWER), (0, LOWEST, LOWEST), (12, LOWER, 12), (19, LOWEST, 19)]
         {
             let went = move || {
                 rustix::process::setpriority_process(None, begun.max(before)).unwrap();
-                go_to(wanted);
+                raise_nice_to(wanted);
                 of_thread()
             };
             assert_eq!(std::thread::spawn(went).join().unwrap(), then.max(before), "{begun} {wanted}");
@@ -128,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_return_to_normal() {
+    fn restores_the_priority_of_all_threads() {
         if !nix::unistd::geteuid().is_root() {
             println!("skipped: only root raises a priority");
             return;
@@ -138,7 +142,7 @@ mod tests {
         let of_thread = || rustix::process::getpriority_process(None).unwrap();
         let before = of_thread();
         let worker = std::thread::spawn(move || {
-            go_to(LATEST);
+            raise_nice_to(LOWEST);
             patient.send(()).unwrap();
             std::thread::park();
             of_thread()
@@ -150,23 +154,23 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_behind_as_long_as_is_asked() {
-        let Some(before) = patience_of_session() else {
-            println!("skipped: this kernel knows no priorities of sessions");
+    fn lowers_the_priority_of_a_session_until_dropped() {
+        let Some(before) = session_nice() else {
+            println!("skipped: this kernel has no priorities of sessions");
             return;
         };
-        assert!(set_patience_of_session(3));
-        assert!(lower_session_priority().is_none(), "somebody has chosen it");
-        assert_eq!(patience_of_session(), Some(3));
-        // As a run leaves it that was killed.
-        for left in [0, LATER] {
-            assert!(set_patience_of_session(left));
+        assert!(set_session_nice(3));
+        assert!(lower_session_priority().is_none(), "it was chosen by someone else");
+        assert_eq!(session_nice(), Some(3));
+        // LOWER is what a killed run leaves.
+        for left in [0, LOWER] {
+            assert!(set_session_nice(left));
             let behind = lower_session_priority();
             assert!(behind.is_some());
-            assert_eq!(patience_of_session(), Some(LATER));
+            assert_eq!(session_nice(), Some(LOWER));
             drop(behind);
-            assert_eq!(patience_of_session(), Some(0));
+            assert_eq!(session_nice(), Some(0));
         }
-        assert!(set_patience_of_session(before));
+        assert!(set_session_nice(before));
     }
 }

@@ -1,16 +1,22 @@
-//! Names that nobody can guess, and chance.
+//! Random numbers and names from the kernel.
 
 use anyhow::{Context, Result};
 use rustix::rand::GetRandomFlags;
 
-/// A fresh random UUID from the kernel.
+/// Returns a new random UUID.
+///
+/// # Errors
+/// Fails if /proc is not mounted.
 pub fn uuid() -> Result<String> {
     let path = "/proc/sys/kernel/random/uuid";
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
     Ok(text.trim().to_owned())
 }
 
-/// A number from 0 up to, and without, `end`; 0 for 0. Good enough to spread what would come all at once.
+/// Returns a random number below `end`, or 0 if `end` is 0. It is good enough to spread requests over time, not for keys.
+///
+/// # Errors
+/// Fails if /proc is not mounted.
 pub fn below(end: u64) -> Result<u64> {
     let text = uuid()?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).take(12).collect();
@@ -18,7 +24,10 @@ pub fn below(end: u64) -> Result<u64> {
     Ok(number.checked_rem(end).unwrap_or(0))
 }
 
-/// So many bytes that nobody can guess, for keys.
+/// Returns `N` random bytes that are good enough for keys.
+///
+/// # Errors
+/// Fails if the kernel has no random bytes.
 pub fn bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     let mut filled = 0;

@@ -1,18 +1,18 @@
-//! Values that must never be shown.
+//! Values that must never be printed.
 
 use std::fmt;
 
-/// A password or key. It has no `Display`, and its `Debug` says nothing.
+/// A password or key. It has no `Display`, and its `Debug` does not show the value.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Takes a value in.
+    /// Wraps a value.
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 
-    /// The value itself, for a child's environment and nothing else.
+    /// Returns the value. Use it only for a child's environment or a request.
     pub fn reveal(&self) -> &str {
         &self.0
     }

@@ -1,33 +1,45 @@
-//! What systemd is asked besides starting and stopping etcd, which `etcd::service` does.
+//! systemctl, except for starting and stopping etcd, which `etcd::service` does.
 
 use super::process::Program;
 use anyhow::{Context, Result};
 
-/// Has `unit` start at every boot.
+/// Enables `unit`, so that it starts at every boot.
+///
+/// # Errors
+/// Fails if systemctl does.
 pub fn enable(unit: &str) -> Result<()> {
-    // A unit that has failed too often is not even tried again. One that has not has nothing to be reset.
+    // systemd does not start a unit again that has failed too often. Other units have nothing to reset.
     let _ = systemctl(&["reset-failed", "--", unit]);
     systemctl(&["enable", "--quiet", "--", unit])
 }
 
-/// Has `unit` no longer start at boots.
+/// Disables `unit`, so that it does not start at boot.
+///
+/// # Errors
+/// Fails if systemctl does.
 pub fn disable(unit: &str) -> Result<()> {
     systemctl(&["disable", "--quiet", "--", unit])
 }
 
-/// Has systemd read its units anew.
+/// Makes systemd reload its unit files.
+///
+/// # Errors
+/// Fails if systemctl does.
 pub fn daemon_reload() -> Result<()> {
     systemctl(&["daemon-reload"])
 }
 
-/// Since when `unit` has been active, in seconds since 1970.
+/// Returns since when `unit` has been active, in seconds since 1970.
 pub fn active_since(unit: &str) -> Option<i64> {
     let words = ["show", "--timestamp=unix", "--property=ActiveEnterTimestamp", "--", unit];
     let output = Program::new("systemctl").args(words).run().ok()?;
     output.text().trim().strip_prefix("ActiveEnterTimestamp=@")?.parse().ok()
 }
 
-/// Has systemctl do what these words say.
+/// Runs systemctl with these arguments.
+///
+/// # Errors
+/// Fails if systemctl does.
 pub fn systemctl(words: &[&str]) -> Result<()> {
     let done = Program::new("systemctl").args(["--no-ask-password"]).args(words).run();
     done.map(|_| ()).with_context(|| format!("asking systemd to {}", words.first().unwrap_or(&"")))

@@ -147,11 +147,11 @@ fn an_encrypted_archive_is_refused_without_its_identity_before_all_else() {
     out.says_one_of(&[&format!("is encrypted for {RECIPIENT}")]);
     out.refused(&["identity-file=PATH"]);
     let out = restore(&world, &[&from(&archive), &wrong]);
-    out.says_one_of(&[&format!("opens what is for {OTHER}")]);
+    out.says_one_of(&[&format!("is the identity of {OTHER}")]);
     out.refused(&[&format!("is encrypted for {RECIPIENT}")]);
     // What stands beside it is for words alone.
     fs::rename(beside(&archive), world.path("aside")).unwrap();
-    restore(&world, &[&from(&archive)]).refused(&["recipients that are not told"]);
+    restore(&world, &[&from(&archive)]).refused(&["unknown recipients"]);
     fs::rename(world.path("aside"), beside(&archive)).unwrap();
     let path = Path::new(right.strip_prefix("identity-file=").unwrap()).to_owned();
     for mode in [0o640, 0o604, 0o660] {
@@ -160,7 +160,7 @@ fn an_encrypted_archive_is_refused_without_its_identity_before_all_else() {
     }
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     for (text, reason) in
-        [("", "no AGE-SECRET-KEY-1"), (RECIPIENT, "is no AGE-SECRET-KEY-1"), (CANARY, "is no AGE")]
+        [("", "no AGE-SECRET-KEY-1"), (RECIPIENT, "is not AGE-SECRET-KEY-1"), (CANARY, "is not AGE")]
     {
         fs::write(&path, text).unwrap();
         let out = restore(&world, &[&from(&archive), &right]);

@@ -112,7 +112,7 @@ fn refuses_what_is_no_archive() {
     let refuses =
         |what: &str, name: &str, bytes: &[u8], reasons: &[&str]| ground.refuses(what, name, bytes, reasons);
     refuses("zero bytes", "a.tar.gz", b"", &["a.tar.gz is empty"]);
-    let neither = &["is no archive of a snapshot: neither gzip nor zip"];
+    let neither = &["is not a snapshot archive: it is neither gzip nor zip"];
     refuses("one byte", "a.tar.gz", b"x", neither);
     refuses("a text", "a.tar.gz", b"this is no archive\n".repeat(99).as_slice(), neither);
     refuses("a plain tar", "a.tar.gz", &tar_of(&[file("db", db)]), &["a tar archive that is not compressed"]);
@@ -144,10 +144,10 @@ fn refuses_archives_with_the_wrong_things_in_them() {
         ground.refuses(what, "a.tar.gz", &packed(entries), reasons);
     };
     let holds = |name: &str, kind: EntryType| {
-        format!("holds {name:?} ({kind:?}), which a snapshot archive never does")
+        format!("contains {name:?} ({kind:?}), which no snapshot archive contains")
     };
     let named = |what, name| refuses(what, &[file(name, db)], &[&holds(name, EntryType::Regular)]);
-    refuses("an empty tar", &[], &["holds no file db"]);
+    refuses("an empty tar", &[], &["contains no file db"]);
     named("no db but another file", "data");
     named("a db in a directory", "backup/db");
     named("a db above", "../db");
@@ -157,8 +157,8 @@ fn refuses_archives_with_the_wrong_things_in_them() {
     named("a db and a newline", "db\n");
     let no_text = Entry { name: b"\xff\xfe", ..file("db", db) };
     refuses("a name that is no text", &[no_text], &[&holds("\u{fffd}\u{fffd}", EntryType::Regular)]);
-    refuses("two dbs", &[file("db", db), file("db", db)], &["holds db twice"]);
-    refuses("two dbs by two names", &[file("db", db), file("./db", db)], &["holds db twice"]);
+    refuses("two dbs", &[file("db", db), file("db", db)], &["contains db twice"]);
+    refuses("two dbs by two names", &[file("db", db), file("./db", db)], &["contains db twice"]);
     let stranger = file("passwd", b"root::0:0");
     refuses("a db and a stranger", &[file("db", db), stranger], &[&holds("passwd", EntryType::Regular)]);
     for (what, kind) in [
@@ -189,7 +189,7 @@ fn refuses_archives_with_the_wrong_things_in_them() {
         &[special("member/", EntryType::Directory, ""), file("member/wal/0-0.wal", b"x")],
         &["a backup of the etcd v2 store"],
     );
-    let no_snapshot = &["holds a db that is no snapshot of etcd"];
+    let no_snapshot = &["contains a db that is not an etcd snapshot"];
     refuses("a db of no bytes", &[file("db", b"")], no_snapshot);
     refuses("a db that is a text", &[file("db", &b"words ".repeat(300))], no_snapshot);
     let no_manifest = &["is damaged: its manifest.json is not a manifest"];
@@ -213,7 +213,7 @@ fn refuses_truncated_archives() {
             &whole[..part],
             &[
                 "a.tar.gz is damaged: its gzip layer is cut short or altered",
-                "is no archive of a snapshot: neither gzip nor zip",
+                "is not a snapshot archive: it is neither gzip nor zip",
             ],
         );
     }
@@ -252,7 +252,7 @@ fn refuses_altered_archives() {
             &format!("a bit of byte {at}"),
             "a.tar.gz",
             &altered,
-            &["is cut short or altered", "holds a db that is no snapshot of etcd"],
+            &["is cut short or altered", "contains a db that is not an etcd snapshot"],
         );
     }
     for step in 0..4 {

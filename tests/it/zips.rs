@@ -138,7 +138,7 @@ fn refuses_zips_whose_parts_contradict_each_other() {
     ground.refuses_cheaply(
         "64-bit lengths that lie",
         &zip(&[lying]),
-        &["far longer than its first page tells"],
+        &["far longer than its first page announces"],
     );
     let (extra, central_extra) = (wide(size.into()), wide(u64::from(size) + 1));
     refuses("64-bit lengths that differ", Member { extra, central_extra, ..all_wide });
@@ -174,14 +174,14 @@ fn refuses_zips_with_the_wrong_things_in_them() {
         ground.refuses_cheaply(what, &zip(members), reasons);
     };
     for name in ["../snapshot", "/backup/../../etc/passwd", "a\\..\\b", "snapshot/", "a\0b", ""] {
-        refuses(&format!("a file called {name:?}"), &[member(name, db)], &["holds"]);
+        refuses(&format!("a file called {name:?}"), &[member(name, db)], &["contains"]);
     }
     refuses("a name of 2 KiB", &[member(&"a".repeat(2048), db)], &["a name of 2048 bytes"]);
     let (one, state) = (member("one", db), member("etcd.rkestate", b"{}"));
     refuses("two databases", &[one.clone(), member("two", db)], &["more than one database"]);
     refuses("three files", &[one.clone(), state.clone(), state.clone()], &["too many files"]);
     refuses("a state alone", &[state], &["no snapshot"]);
-    refuses("a text", &[member("snapshot", b"no pages in here")], &["no snapshot of etcd"]);
+    refuses("a text", &[member("snapshot", b"no pages in here")], &["not an etcd snapshot"]);
     for flags in [1, 1 << 5, 1 << 6, 1 << 13] {
         refuses(&format!("flags {flags:#x}"), &[Member { flags, ..one.clone() }], &["encrypted or patched"]);
     }
@@ -192,7 +192,7 @@ fn refuses_zips_with_the_wrong_things_in_them() {
     refuses("a stored file without a length", &[stored], &["packed by method 0"]);
     for kind in [0o120_777, 0o040_755, 0o010_600] {
         let special = Member { attributes: kind << 16, ..one.clone() };
-        refuses(&format!("a file of mode {kind:o}"), &[special], &["no regular file"]);
+        refuses(&format!("a file of mode {kind:o}"), &[special], &["not a regular file"]);
     }
     ground.done();
 }

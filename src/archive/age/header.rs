@@ -1,4 +1,4 @@
-//! The header: the file's key, wrapped for each recipient, and a code that shows that nobody changed it.
+//! The header: the file's key, encrypted for each recipient, and a MAC that protects the header.
 
 use super::keys::{Identities, Recipient};
 use crate::archive::format_error::FormatError;
@@ -14,18 +14,18 @@ use std::fmt::{self, Write as _};
 use std::io::{BufRead, Read};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-/// What a file begins with.
+/// The first line of a binary age file.
 pub(in crate::archive) const MAGIC: &str = "age-encryption.org/v1\n";
-/// And one that was made fit for mail.
+/// The first line of an ASCII-armored age file.
 pub(in crate::archive) const ARMORED: &str = "-----BEGIN AGE ENCRYPTED FILE-----";
 const X25519: &str = "X25519";
 const X25519_INFO: &[u8] = b"age-encryption.org/v1/X25519";
-/// A stanza of ours takes a hundred bytes.
-const LONGEST: u64 = 64 << 10;
-/// A line of a stanza's body that is not its last.
+/// The longest header in bytes. A stanza for one recipient takes about a hundred.
+const MAX_HEADER: u64 = 64 << 10;
+/// The length of every line of a stanza's body except the last.
 const COLUMNS: usize = 64;
 
-/// What the contents of one file are encrypted with. Its `Debug` says nothing.
+/// The key of one file. Its `Debug` does not show the key.
 #[derive(Clone)]
 pub struct FileKey([u8; 16]);
 
@@ -36,19 +36,22 @@ impl fmt::Debug for FileKey {
 }
 
 impl FileKey {
-    /// A new one, by chance.
+    /// Returns a new random key.
+    ///
+    /// # Errors
+    /// Fails if the kernel has no random bytes.
     pub fn fresh() -> Result<Self> {
         random::bytes().map(Self)
     }
 
-    /// The key of the contents behind `nonce`.
+    /// Returns the cipher of the contents, which follow `nonce`.
     pub(super) fn payload(&self, nonce: &[u8; 16]) -> ChaCha20Poly1305 {
         cipher(derived(nonce, &self.0, b"payload"))
     }
 
     fn mac(&self, header: &[u8]) -> Hmac<Sha256> {
         let key = derived(&[], &self.0, b"header");
-        // HMAC's own key has the length of a block; a shorter one is filled up with zeros (RFC 2104).
+        // HMAC pads a key that is shorter than a block with zeros (RFC 2104).
         let mut block = [0; 64];
         block[..key.len()].copy_from_slice(&key);
         let mut mac = <Hmac<Sha256> as KeyInit>::new(&block.into());
@@ -57,14 +60,14 @@ impl FileKey {
     }
 }
 
-/// The header of a file whose key is `key`, for all of `recipients`.
+/// Returns the header of a file with this `key`, for all of `recipients`.
 pub(super) fn written(key: &FileKey, recipients: &[Recipient]) -> Result<String> {
     let mut text = MAGIC.to_owned();
     for recipient in recipients {
         let ephemeral = StaticSecret::from(random::bytes()?);
         let share = PublicKey::from(&ephemeral).to_bytes();
         let wrapping = wrapping(&ephemeral, &share, &recipient.0, &recipient.0)
-            .ok_or_else(|| anyhow::anyhow!("{recipient} is no point that can be encrypted for"))?;
+            .ok_or_else(|| anyhow::anyhow!("{recipient} is not a valid public key"))?;
         let wrapped = wrapping
             .encrypt(&Nonce::default(), key.0.as_slice())
             .map_err(|_| anyhow::anyhow!("the file's key cannot be encrypted"))?;
@@ -78,7 +81,8 @@ pub(super) fn written(key: &FileKey, recipients: &[Recipient]) -> Result<String>
     Ok(text)
 }
 
-/// The key that wraps a file's key between `secret` and `other`: `share` is the writer's part, `recipient` the reader's.
+/// Returns the cipher that encrypts a file's key between `secret` and `other`. `share` is the writer's public key and
+/// `recipient` the reader's.
 fn wrapping(
     secret: &StaticSecret,
     share: &[u8; 32],
@@ -90,36 +94,39 @@ fn wrapping(
     shared.was_contributory().then(|| cipher(derived(&salt, shared.as_bytes(), X25519_INFO)))
 }
 
-/// A header that was read, and not yet believed.
+/// A header that has been read, but not authenticated.
 #[derive(Debug)]
 pub(super) struct Header {
-    /// The writer's part and the wrapped key, for each recipient of our kind.
+    /// The writer's public key and the encrypted file key, for each X25519 recipient.
     wrapped: Vec<([u8; 32], Vec<u8>)>,
-    /// The kinds of the others.
+    /// The kinds of the other recipients.
     others: Vec<String>,
     authenticated: Vec<u8>,
     mac: [u8; 32],
 }
 
 impl Header {
-    /// Reads one, up to the nonce of the contents.
+    /// Reads a header, up to the nonce of the contents.
+    ///
+    /// # Errors
+    /// Fails if it cannot be read or is not a header of version 1.
     pub fn read(source: &mut impl BufRead) -> Result<Self, FormatError> {
-        let mut lines = Lines { source: source.take(LONGEST), all: Vec::new() };
+        let mut lines = Lines { source: source.take(MAX_HEADER), all: Vec::new() };
         if lines.next()? != MAGIC.trim_end() {
-            return Err(FormatError::Foreign("is of another version of age".to_owned()));
+            return Err(FormatError::Unsupported("is of another version of age".to_owned()));
         }
         let (mut wrapped, mut others) = (Vec::new(), Vec::new());
         loop {
             let line = lines.next()?;
             if let Some(mac) = line.strip_prefix("--- ") {
-                let mac = number(mac)?;
+                let mac = decode_32(mac)?;
                 lines.all.truncate(lines.all.len() - line.len() - 1 + "---".len());
                 return Ok(Self { wrapped, others, authenticated: lines.all, mac });
             }
             let words: Vec<&str> = line.strip_prefix("-> ").ok_or_else(bad)?.split(' ').collect();
             let body = lines.body()?;
             match words.as_slice() {
-                [X25519, share] if body.len() == 32 => wrapped.push((number(share)?, body)),
+                [X25519, share] if body.len() == 32 => wrapped.push((decode_32(share)?, body)),
                 [X25519, ..] => return Err(bad()),
                 [kind, ..] => others.push((*kind).to_owned()),
                 [] => return Err(bad()),
@@ -127,7 +134,10 @@ impl Header {
         }
     }
 
-    /// The file's key, if one of `identities` opens it.
+    /// Returns the file's key, if one of `identities` decrypts it.
+    ///
+    /// # Errors
+    /// Fails if the header was changed.
     pub fn opened_by(&self, identities: &Identities) -> Result<Option<FileKey>, FormatError> {
         for secret in identities.keys() {
             let own = PublicKey::from(secret).to_bytes();
@@ -136,7 +146,7 @@ impl Header {
                 let opened = wrapping.decrypt(&Nonce::default(), body.as_slice());
                 if let Some(key) = opened.ok().and_then(|key| key.try_into().ok()) {
                     let key = FileKey(key);
-                    self.must_be_of(&key)?;
+                    self.authenticate(&key)?;
                     return Ok(Some(key));
                 }
             }
@@ -144,12 +154,15 @@ impl Header {
         Ok(None)
     }
 
-    /// Fails unless whoever knew `key` wrote this header.
-    pub fn must_be_of(&self, key: &FileKey) -> Result<(), FormatError> {
+    /// Authenticates the header.
+    ///
+    /// # Errors
+    /// Fails unless it was written with this `key`.
+    pub fn authenticate(&self, key: &FileKey) -> Result<(), FormatError> {
         key.mac(&self.authenticated).verify_slice(&self.mac).map_err(|_| bad())
     }
 
-    /// Whether it is encrypted by a passphrase, which we do not ask for.
+    /// Returns whether the file is encrypted with a passphrase, which is not supported.
     pub fn wants_passphrase(&self) -> bool {
         self.others.iter().any(|kind| kind == "scrypt")
     }
@@ -169,7 +182,7 @@ impl<R: BufRead> Lines<R> {
         Ok(text.to_owned())
     }
 
-    /// What stands below a stanza's first line: full lines, and one that is not.
+    /// Reads the body of a stanza: full lines, and then a shorter one.
     fn body(&mut self) -> Result<Vec<u8>, FormatError> {
         let mut body = String::new();
         loop {
@@ -184,8 +197,8 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-/// 32 bytes in base64.
-fn number(text: &str) -> Result<[u8; 32], FormatError> {
+/// Decodes 32 bytes in base64.
+fn decode_32(text: &str) -> Result<[u8; 32], FormatError> {
     let bytes = Base64Unpadded::decode_vec(text).map_err(|_| bad())?;
     bytes.try_into().map_err(|_| bad())
 }
@@ -196,7 +209,7 @@ fn bad() -> FormatError {
 
 fn derived(salt: &[u8], secret: &[u8], info: &[u8]) -> [u8; 32] {
     let mut key = [0; 32];
-    // 32 bytes are far less than HKDF can give.
+    // HKDF fails only above 8160 bytes.
     let _ = Hkdf::<Sha256>::new(Some(salt), secret).expand(info, &mut key);
     key
 }

@@ -1,4 +1,4 @@
-//! The contents: chunks of 64 KiB, each sealed with its number and whether it is the last.
+//! The contents: chunks of 64 KiB. The nonce of each contains its number and whether it is the last.
 
 use super::header::{FileKey, Header, written};
 use super::keys::{Identities, Recipient};
@@ -12,7 +12,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 const CHUNK: usize = 64 << 10;
 const TAG: usize = 16;
 
-/// Numbers the chunks. The nonce is the number in eleven bytes, and one that tells the last.
+/// The number of the next chunk. A nonce is the number in eleven bytes, and a byte that marks the last chunk.
 #[derive(Debug, Default)]
 struct Numbers(u64);
 
@@ -26,7 +26,7 @@ impl Numbers {
     }
 }
 
-/// Encrypts what is written to it. What was not [finished](Self::finish) cannot be read as if it were whole.
+/// Encrypts what is written to it. Unless it is [finished](Self::finish), the file is detected as incomplete.
 pub struct Encrypting<W> {
     out: W,
     cipher: ChaCha20Poly1305,
@@ -35,7 +35,10 @@ pub struct Encrypting<W> {
 }
 
 impl<W: Write> Encrypting<W> {
-    /// Begins a file in `out`, with `key` wrapped for `recipients`.
+    /// Starts a file in `out`, with `key` encrypted for `recipients`.
+    ///
+    /// # Errors
+    /// Fails if `out` cannot be written, or a recipient is not a valid key.
     pub fn start(mut out: W, key: &FileKey, recipients: &[Recipient]) -> Result<Self> {
         let nonce = random::bytes()?;
         out.write_all(written(key, recipients)?.as_bytes())?;
@@ -44,17 +47,20 @@ impl<W: Write> Encrypting<W> {
         Ok(Self { out, cipher: key.payload(&nonce), numbers: Numbers::default(), chunk })
     }
 
-    /// How much goes into the chunk that is held back. One byte more lets it out.
+    /// Returns how many bytes fit into the current chunk. One byte more, and the chunk is written.
     pub fn room(&self) -> usize {
         CHUNK - self.chunk.len()
     }
 
-    /// What it is written to.
+    /// Returns the output.
     pub fn inner(&self) -> &W {
         &self.out
     }
 
-    /// Writes the last chunk, and gives back what all was written to.
+    /// Writes the last chunk and returns the output.
+    ///
+    /// # Errors
+    /// Fails if the output cannot be written.
     pub fn finish(mut self) -> io::Result<W> {
         self.seal(true)?;
         Ok(self.out)
@@ -72,7 +78,7 @@ impl<W: Write> Encrypting<W> {
 
 impl<W: Write> Write for Encrypting<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Only now is it known that the full chunk is not the last.
+        // More bytes follow, so the full chunk is not the last.
         if self.chunk.len() == CHUNK {
             self.seal(false)?;
         }
@@ -86,24 +92,24 @@ impl<W: Write> Write for Encrypting<W> {
     }
 }
 
-/// A file of age being opened: gives what was encrypted, to the end that its writer meant.
+/// Decrypts an age file while it is read, and fails if the file is incomplete.
 pub struct Decrypting<R: Read> {
     source: BufReader<R>,
     cipher: ChaCha20Poly1305,
     numbers: Numbers,
     chunk: Vec<u8>,
-    /// How much of the chunk was given out.
+    /// How many bytes of the chunk have been returned.
     at: usize,
     ended: bool,
 }
 
-/// Why a file cannot be opened.
+/// Why a file cannot be decrypted.
 pub(in crate::archive) enum Closed {
-    /// None of the identities is meant.
+    /// It is not encrypted for any of the identities.
     NotForThese,
-    /// It takes a passphrase.
+    /// It is encrypted with a passphrase.
     Passphrase,
-    /// It is not what its writer made.
+    /// It is damaged or of another format.
     Flawed(FormatError),
 }
 
@@ -114,27 +120,33 @@ impl From<FormatError> for Closed {
 }
 
 impl<R: Read> Decrypting<R> {
-    /// Opens it with `identities`.
+    /// Opens a file with `identities`.
+    ///
+    /// # Errors
+    /// Fails if the header cannot be read or decrypted.
     pub(in crate::archive) fn open(source: R, identities: &Identities) -> Result<Self, Closed> {
         let mut source = BufReader::with_capacity(CHUNK, source);
         let header = Header::read(&mut source)?;
         match header.opened_by(identities)? {
-            Some(key) => Ok(Self::behind(source, &key)?),
+            Some(key) => Ok(Self::after_header(source, &key)?),
             None if header.wants_passphrase() => Err(Closed::Passphrase),
             None => Err(Closed::NotForThese),
         }
     }
 
-    /// Opens it with its own key, which only who wrote it knows.
+    /// Opens a file with its own key, which only its writer knows.
+    ///
+    /// # Errors
+    /// Fails if the header cannot be read or was not written with this key.
     pub fn with_key(source: R, key: &FileKey) -> io::Result<Self> {
         let mut source = BufReader::with_capacity(CHUNK, source);
         let opened = Header::read(&mut source)
-            .and_then(|header| header.must_be_of(key))
-            .and_then(|()| Self::behind(source, key));
+            .and_then(|header| header.authenticate(key))
+            .and_then(|()| Self::after_header(source, key));
         opened.map_err(FormatError::into_io)
     }
 
-    fn behind(mut source: BufReader<R>, key: &FileKey) -> Result<Self, FormatError> {
+    fn after_header(mut source: BufReader<R>, key: &FileKey) -> Result<Self, FormatError> {
         let mut nonce = [0; 16];
         source.read_exact(&mut nonce)?;
         let cipher = key.payload(&nonce);
@@ -145,23 +157,23 @@ impl<R: Read> Decrypting<R> {
         self.chunk.clear();
         self.at = 0;
         Read::take(&mut self.source, (CHUNK + TAG) as u64).read_to_end(&mut self.chunk)?;
-        // A full one is opened before it is known whether another follows, which may be long in coming.
+        // A full chunk is decrypted before it is known whether another follows: that may take long.
         if self.chunk.len() == CHUNK + TAG && self.opens(false) {
             return Ok(());
         }
         let first = self.numbers.0 == 0;
-        // An empty chunk ends only what is empty altogether.
+        // The last chunk may be empty only if it is the first.
         if !self.opens(true) || (self.chunk.is_empty() && !first) || !self.source.fill_buf()?.is_empty() {
             self.chunk.clear();
             return Err(io::Error::other(
-                "what is encrypted does not open: bytes are missing or were changed",
+                "the encrypted data cannot be decrypted: bytes are missing or were changed",
             ));
         }
         self.ended = true;
         Ok(())
     }
 
-    /// Opens the chunk as the last or as another one, if it is that.
+    /// Decrypts the chunk, if it was encrypted as the last one or as another one.
     fn opens(&mut self, last: bool) -> bool {
         let mut chunk = self.chunk.clone();
         let nonce = Numbers(self.numbers.0).next(last);

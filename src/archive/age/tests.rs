@@ -1,11 +1,11 @@
-//! What others encrypted is opened, what we encrypt is opened again, and nothing that was cut or changed is.
+//! Tests with a file of another tool, with our own files, and with files that were cut or changed.
 
 use super::stream::Closed;
 use super::*;
 use base64ct::{Base64, Encoding};
 use std::io::{Read, Write};
 
-/// Made for these tests by `rage` 0.11, with a stanza that means nothing, as it always adds one.
+/// Made for these tests by `rage` 0.11, which always adds a random stanza.
 const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
 const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
 const FILE: &str = "YWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+IFgyNTUxOSBjUm9qa0pjYTFnNnEvR2xucUU3QmgxeEhCTElJOEtGOGFuRDEvcFRr\
@@ -24,7 +24,7 @@ fn encrypted(data: &[u8], recipients: &[Recipient]) -> (Vec<u8>, FileKey) {
     (out.finish().unwrap(), key)
 }
 
-/// What comes out of it; `None` where it does not open to its end.
+/// Returns the decrypted data, or `None` if the file cannot be decrypted to its end.
 fn opened(bytes: &[u8], identities: &Identities) -> Option<Vec<u8>> {
     let mut data = Vec::new();
     Decrypting::open(bytes, identities).ok()?.read_to_end(&mut data).ok()?;
@@ -32,7 +32,7 @@ fn opened(bytes: &[u8], identities: &Identities) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn what_another_tool_encrypted_is_opened() {
+fn decrypts_a_file_of_another_tool() {
     let file = Base64::decode_vec(FILE).unwrap();
     assert_eq!(opened(&file, &identities()).unwrap(), b"etcdetcdetcd");
     assert_eq!(identities().recipients()[0].to_string(), RECIPIENT);
@@ -40,7 +40,7 @@ fn what_another_tool_encrypted_is_opened() {
 }
 
 #[test]
-fn what_is_encrypted_is_opened_by_each_recipient_and_by_its_key_whatever_its_size() {
+fn each_recipient_and_the_key_decrypt_files_of_any_size() {
     let other = Identities::parse(&identity([7; 32]), "other").unwrap();
     let both = [identities().recipients(), other.recipients()].concat();
     for length in [0, 1, 65_535, 65_536, 65_537, 131_072, 200_000] {
@@ -62,7 +62,7 @@ fn identity(key: [u8; 32]) -> String {
 }
 
 #[test]
-fn nothing_that_was_cut_or_changed_is_opened() {
+fn refuses_files_that_were_cut_or_changed() {
     let data = vec![b'e'; 70_000];
     let (mut file, _) = encrypted(&data, &identities().recipients());
     let identities = identities();
@@ -80,7 +80,7 @@ fn nothing_that_was_cut_or_changed_is_opened() {
 }
 
 #[test]
-fn chunks_do_not_change_places_nor_end_early() {
+fn refuses_reordered_and_missing_chunks() {
     let data: Vec<u8> = (0..65_536 * 3).map(|n| (n / 65_536) as u8).collect();
     let (file, _) = encrypted(&data, &identities().recipients());
     let start = file.len() - 3 * 65_552;
@@ -94,7 +94,7 @@ fn chunks_do_not_change_places_nor_end_early() {
 }
 
 #[test]
-fn a_header_that_never_ends_is_given_up() {
+fn refuses_a_header_without_end() {
     for endless in ["-> X25519 ", "-> X25519 a\n", "\n", "--- "] {
         let file = ["age-encryption.org/v1\n", &endless.repeat(1 << 20)].concat();
         let mut source = CountedReads { source: file.as_bytes(), read: 0 };
@@ -117,13 +117,13 @@ impl Read for CountedReads<'_> {
 }
 
 #[test]
-fn a_recipient_is_refused_by_name_and_a_secret_never_shown() {
+fn names_a_wrong_recipient_but_never_prints_a_secret() {
     for (text, why) in [
-        ("age1nonsense", "no recipient of age"),
-        (&RECIPIENT.replace("age1a", "age1c"), "no recipient of age"),
-        ("age1pq1xyz", "no recipient of age"),
-        ("ssh-ed25519 AAAA", "no recipient of age"),
-        ("", "no recipient of age"),
+        ("age1nonsense", "not an age recipient"),
+        (&RECIPIENT.replace("age1a", "age1c"), "not an age recipient"),
+        ("age1pq1xyz", "not an age recipient"),
+        ("ssh-ed25519 AAAA", "not an age recipient"),
+        ("", "not an age recipient"),
         (IDENTITY, "secret key"),
     ] {
         let error = format!("{:#}", text.parse::<Recipient>().unwrap_err());

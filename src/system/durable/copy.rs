@@ -1,4 +1,4 @@
-//! Copies of directory trees, for a private boot. Must never follow a symlink, nor make a copy durable: it is thrown away.
+//! Copies directory trees for a boot in a sandbox. Must never follow a symlink. The copy is temporary and not made durable.
 
 use super::Dir;
 use anyhow::{Context, Result};
@@ -8,10 +8,10 @@ use std::fs::File;
 use std::io::{self, Read, Seek};
 
 impl Dir {
-    /// Copies the directories and regular files in `from` to a new directory `name`, and nothing else that is there.
+    /// Copies the directories and regular files in `from` to a new directory `name`. Other kinds of files are skipped.
     ///
     /// # Errors
-    /// `name` exists, something cannot be read or written, or a signal asks us to stop.
+    /// Fails if `name` exists, if something cannot be read or written, or on a signal.
     pub fn copy_tree(&self, from: &Self, name: &str) -> Result<()> {
         let copy = self.make_child(name, None)?;
         for entry in from.names()? {
@@ -27,7 +27,7 @@ impl Dir {
     }
 }
 
-/// Copies what is in a file and leaves its holes out: etcd preallocates its write-ahead log, and most of that is a hole.
+/// Copies the data of a file without its holes: etcd preallocates its write-ahead log, and most of it is a hole.
 fn copy_data(from: &mut File, to: &mut File) -> io::Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
@@ -55,7 +55,7 @@ mod tests {
     use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 
     #[test]
-    fn copies_data_and_leaves_holes_and_links_out() {
+    fn copies_data_without_holes_and_links() {
         let home = tempfile::tempdir().unwrap();
         let from = home.path().join("from");
         std::fs::create_dir_all(from.join("wal")).unwrap();

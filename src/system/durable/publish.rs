@@ -1,4 +1,4 @@
-//! A file's final name, on every file system. Must never take a name from another.
+//! Gives a finished file its final name. Must never replace an existing file.
 
 use super::Dir;
 use anyhow::{Context, Error, Result};
@@ -7,56 +7,67 @@ use rustix::io::Errno;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Marks the error of a name that was given, is not durable, and could not be taken back.
+/// Marks the error of a file that has its final name, but whose directory could not be synced and whose name could not be
+/// removed again.
 #[derive(Debug, Clone)]
 pub struct NotDurable(pub PathBuf);
 
 impl fmt::Display for NotDurable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} stands there all the same, and may be gone after a power cut", self.0.display())
+        write!(
+            f,
+            "{} is complete, but its directory entry could not be synced; it may be gone after a power loss",
+            self.0.display()
+        )
     }
 }
 
 impl Dir {
-    /// Moves `from/name` here as `as_name`, durably, unless the name is taken: then `Ok(false)`, and nothing changed. On an
-    /// error nothing has either, or the error is marked as [`NotDurable`].
+    /// Moves `from/name` to `as_name` in this directory, durably. Returns `false` if the name is taken; nothing has changed then.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be renamed or a directory not synced. Nothing has changed then, unless the error is marked as
+    /// [`NotDurable`].
     pub fn rename_noreplace(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
         match renameat_with(&from.fd, name, &self.fd, as_name, RenameFlags::NOREPLACE) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(false),
             Err(error) => return Err(error).with_context(|| self.doing("naming", as_name)),
         }
-        let back = || Ok(renameat_with(&self.fd, as_name, &from.fd, name, RenameFlags::NOREPLACE)?);
-        self.sync().and_then(|()| from.sync()).map_err(|error| self.take_back(as_name, error, back))?;
+        let undo = || Ok(renameat_with(&self.fd, as_name, &from.fd, name, RenameFlags::NOREPLACE)?);
+        self.sync().and_then(|()| from.sync()).map_err(|error| self.undo(as_name, error, undo))?;
         Ok(true)
     }
 
-    /// Gives the finished file `from/name` its final name here, durably, unless that is taken: then `Ok(false)`, and nothing
-    /// changed. As [`Self::rename_noreplace`], and also where the file system cannot rename without replacing, as NFS cannot.
+    /// Moves a finished file as [`Self::rename_noreplace`] does. Also works if the file system cannot rename without replacing,
+    /// such as NFS.
+    ///
+    /// # Errors
+    /// As [`Self::rename_noreplace`].
     pub fn publish(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
         match self.rename_noreplace(from, name, as_name) {
-            Err(error) if cannot(&error) => self.link(from, name, as_name),
+            Err(error) if is_unsupported(&error) => self.link(from, name, as_name),
             outcome => outcome,
         }
     }
 
-    /// The same by a second name: that is never given twice either.
+    /// Publishes a file by a hard link, which never replaces a file either.
     fn link(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
         match linkat(&from.fd, name, &self.fd, as_name, AtFlags::empty()) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Ok(false),
             Err(error) => return Err(error).with_context(|| self.doing("naming", as_name)),
         }
-        let back = || self.remove_file(as_name);
-        self.sync().map_err(|error| self.take_back(as_name, error, back))?;
-        // It has its name by now, whatever becomes of the draft: that goes with its stage.
+        let undo = || self.remove_file(as_name);
+        self.sync().map_err(|error| self.undo(as_name, error, undo))?;
+        // The file has its final name. If the draft cannot be removed, it is removed with the staging directory.
         let _ = from.remove_file(name);
         Ok(true)
     }
 
-    /// Takes back a name that could not be made durable: whoever hears the error believes that nothing has it.
-    fn take_back(&self, as_name: &str, error: Error, back: impl FnOnce() -> Result<()>) -> Error {
-        match back() {
+    /// Removes a name that could not be made durable, because a caller that gets an error assumes that nothing was published.
+    fn undo(&self, as_name: &str, error: Error, undo: impl FnOnce() -> Result<()>) -> Error {
+        match undo() {
             Ok(()) => {
                 let _ = self.sync();
                 error
@@ -66,8 +77,8 @@ impl Dir {
     }
 }
 
-/// Whether a file system says that it does not know how.
-fn cannot(error: &anyhow::Error) -> bool {
+/// Returns whether the file system does not support renaming without replacing.
+fn is_unsupported(error: &anyhow::Error) -> bool {
     !error.is::<NotDurable>()
         && matches!(error.downcast_ref(), Some(&(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)))
 }
@@ -81,7 +92,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn a_final_name_is_given_once_by_renaming_and_by_linking() {
+    fn gives_a_final_name_only_once() {
         type Way = fn(&Dir, &Dir, &str, &str) -> Result<bool>;
         for way in [Dir::publish as Way, Dir::link as Way] {
             let home = tempfile::tempdir().unwrap();
@@ -98,9 +109,9 @@ mod tests {
         }
     }
 
-    /// Of a thread that is not root, to whom a directory without a right to write is one.
+    /// Runs on a thread that is not root, because root can write to every directory.
     #[test]
-    fn a_name_that_is_durable_is_given_whatever_becomes_of_the_draft() {
+    fn publishes_even_if_the_draft_cannot_be_removed() {
         let home = tempfile::tempdir().unwrap();
         let drafts = home.path().join("stage");
         fs::create_dir(&drafts).unwrap();

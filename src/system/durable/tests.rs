@@ -1,26 +1,26 @@
-//! What is written and read, and what is refused.
+//! Tests of writing and reading files.
 
 use super::*;
 use std::fs;
 
 #[test]
-fn what_cannot_take_its_name_leaves_no_draft() {
+fn leaves_no_draft_if_the_rename_fails() {
     let home = tempfile::tempdir().unwrap();
     let dir = Dir::open(home.path()).unwrap();
     dir.make_child("taken", None).unwrap();
-    let told = format!("{:#}", dir.replace("taken", b"bytes").unwrap_err());
-    assert!(told.contains("renaming into") && told.contains("taken"), "{told}");
+    let message = format!("{:#}", dir.replace("taken", b"bytes").unwrap_err());
+    assert!(message.contains("renaming into") && message.contains("taken"), "{message}");
     assert_eq!(dir.names().unwrap(), ["taken"]);
 }
 
 #[test]
-fn a_small_file_is_a_regular_one_of_at_most_a_mebibyte() {
+fn refuses_pipes_and_files_above_one_mebibyte() {
     let home = tempfile::tempdir().unwrap();
     let (dir, at) = (Dir::open(home.path()).unwrap(), |name: &str| home.path().join(name));
     fs::write(at("full"), vec![b'x'; 1 << 20]).unwrap();
     fs::write(at("more"), vec![b'x'; (1 << 20) + 1]).unwrap();
     std::os::unix::fs::symlink("full", at("link")).unwrap();
-    // Nobody writes to it: who waited for that would wait for ever.
+    // This pipe has no writer, so reading it would block forever.
     rustix::fs::mknodat(CWD, at("pipe"), FileType::Fifo, PRIVATE, 0).unwrap();
     assert_eq!(dir.read_small("full").unwrap().unwrap().len(), 1 << 20);
     assert_eq!(read_small_file(&at("link")).unwrap().len(), 1 << 20);

@@ -1,4 +1,4 @@
-//! This process turned into another program, in place of a child: whoever started us now has that program.
+//! Replaces this process by another program, which keeps the process id and the parent.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -6,7 +6,10 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Becomes `program`, without arguments and with our own environment. Comes back only where that fails.
+/// Replaces this process by `program`, without arguments and with the same environment.
+///
+/// # Errors
+/// Returns only if that fails.
 pub fn exec(program: &Path) -> io::Result<Infallible> {
     let path = CString::new(program.as_os_str().as_bytes())?;
     Ok(nix::unistd::execv(&path, &[&path])?)

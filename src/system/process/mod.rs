@@ -1,8 +1,8 @@
-//! Other programs: how they are started, watched, ended and quoted.
+//! Starts other programs, watches them and stops them.
 //!
-//! Every child gets an environment built from nothing, no standard input but what is put there, its own process group, a parent-death
-//! signal (Juju's cancel is SIGKILL of our process alone) and a deadline. Its output goes to memory files and
-//! not to pipes, so that a child that leaves a daemon behind can never block us. Never runs a shell.
+//! Every child gets an empty environment, an empty standard input, a process group of its own and a deadline. A parent-death
+//! signal ends it with this process, because Juju cancels an action by SIGKILL of this process alone. Its output goes to
+//! memory files and not to pipes, so a child that leaves a daemon running cannot block the caller. Must never run a shell.
 
 mod exec;
 mod outcome;
@@ -31,7 +31,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The path of its standard input, for a program that wants a path.
+/// The path of a program's standard input, for a program that needs a path.
 pub const STDIN: &str = "/proc/self/fd/0";
 /// The `PATH` of children. A program that is named without a directory is looked up on it too.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -50,14 +50,14 @@ pub struct Program {
     withheld: Option<Withheld>,
 }
 
-/// What a program reads from its standard input.
+/// The standard input of a program.
 #[derive(Clone)]
 enum Input {
     Bytes(Vec<u8>),
     Open(Arc<File>),
 }
 
-/// Without the environment, which may hold a password.
+/// Omits the environment, which may contain a password.
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Program").field(&self.shown()).finish()
@@ -65,7 +65,7 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
-    /// The program at `path`, which is absolute or looked up on the fixed `PATH` of children.
+    /// A program at an absolute `path`, or one that is looked up on [`PATH`]. Its deadline is a minute.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let mut program = Self {
             path: path.into(),
@@ -84,64 +84,64 @@ impl Program {
         program
     }
 
-    /// Adds arguments. Never a secret: arguments are readable by every user of the machine.
+    /// Adds arguments. They must never contain a secret: every user of the machine can read them.
     #[must_use]
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         self
     }
 
-    /// Adds a variable to the environment. Later ones win.
+    /// Adds an environment variable, or replaces it.
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
         self
     }
 
-    /// The directory that the program starts in.
+    /// Sets the working directory.
     #[must_use]
     pub fn cwd(mut self, path: impl Into<PathBuf>) -> Self {
         self.cwd = Some(path.into());
         self
     }
 
-    /// What it reads from its standard input, which is nothing otherwise.
+    /// Sets the content of standard input.
     #[must_use]
     pub fn stdin_bytes(mut self, bytes: Vec<u8>) -> Self {
         self.input = Some(Input::Bytes(bytes));
         self
     }
 
-    /// The open file that is its standard input, for it to find at [`STDIN`] whatever becomes of the file's name.
+    /// Uses an open file as standard input. The program finds it at [`STDIN`], even if the file is renamed or removed.
     #[must_use]
     pub fn stdin_file(mut self, file: File) -> Self {
         self.input = Some(Input::Open(Arc::new(file)));
         self
     }
 
-    /// How long it may take in all.
+    /// Sets how long the program may run.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Gives it a network of its own, with nothing in it: it can call nobody. Takes root.
+    /// Runs the program in an empty network namespace, without any connection. Needs root.
     #[must_use]
     pub fn without_network(mut self) -> Self {
         self.without_network = true;
         self
     }
 
-    /// Has it wait for its turn when something comes for it (`SCHED_BATCH`), and so take more at a time.
+    /// Schedules the program in batches (`SCHED_BATCH`): it is woken less often and does more each time.
     #[must_use]
     pub fn batch_scheduled(mut self) -> Self {
         self.batch_scheduled = true;
         self
     }
 
-    /// Marks a program that reads secrets, and so may quote them: an error has nothing of its output but what `recognised`
-    /// makes of a line. `by_hand` is how a person sees all of it, a clause such as "run X on a copy".
+    /// Marks a program whose output may quote secrets. Errors contain only the text that `recognised` returns for a line.
+    /// `by_hand` tells the operator how to see the whole output, in a clause such as "run X on a copy".
     #[must_use]
     pub fn redact_output(
         mut self,
@@ -152,12 +152,18 @@ impl Program {
         self
     }
 
-    /// Runs it to its end. Standard output comes back; both outputs go into the error.
+    /// Runs the program to its end and returns its standard output.
+    ///
+    /// # Errors
+    /// Fails unless it exits with status 0 before its deadline. The error contains the end of its output.
     pub fn run(&self) -> Result<Output, ProcessError> {
         self.start()?.finish(self.deadline, &mut |_| Ok(()))
     }
 
-    /// Starts it and comes back at once. The child is killed when the handle is dropped.
+    /// Starts the program. It is stopped when the handle is dropped.
+    ///
+    /// # Errors
+    /// Fails if it does not exist or cannot be started.
     pub fn start(&self) -> Result<Running, ProcessError> {
         let failed = |error: io::Error| ProcessError {
             shown: self.shown(),
@@ -172,13 +178,13 @@ impl Program {
         self.spawn().map_err(failed)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one place where a child is born")]
+    #[expect(clippy::disallowed_methods, reason = "the only place that starts a child")]
     #[expect(unsafe_code, reason = "pre_exec; what it runs is async-signal-safe")]
     fn spawn(&self) -> io::Result<Running> {
         let stdout = memory_file("stdout")?;
         let stderr = memory_file("stderr")?;
         let stdin = match &self.input {
-            Some(Input::Bytes(bytes)) => filled(bytes)?.into(),
+            Some(Input::Bytes(bytes)) => memory_file_with(bytes)?.into(),
             Some(Input::Open(file)) => file.try_clone()?.into(),
             None => Stdio::null(),
         };
@@ -203,13 +209,13 @@ impl Program {
                 if without_network {
                     unshare(CloneFlags::CLONE_NEWNET)?;
                 }
-                // Whoever has been put behind all others already stays there.
+                // A process that already has a lower scheduling class keeps it.
                 if batch_scheduled
                     && libc::syscall(libc::SYS_sched_getscheduler, 0) == i64::from(libc::SCHED_OTHER)
                 {
-                    // All that the kernel's `sched_param` has; in musl's there is more.
+                    // The kernel's `sched_param` is this one number. musl's has more fields.
                     let priority: libc::c_int = 0;
-                    // Where it is not allowed, the work is done all the same. musl's function of this name only fails.
+                    // If this is not permitted, the program runs anyway. musl's function of this name always fails.
                     libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const priority);
                 }
                 if getppid() == parent { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
@@ -217,8 +223,8 @@ impl Program {
         }
         let mut child = command.spawn()?;
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-        let pidfd = watched(pid).inspect_err(|_| {
-            // Nobody could wait for its end: it must not run on, holding what it holds.
+        let pidfd = open_pidfd(pid).inspect_err(|_| {
+            // The end of this child could not be observed, so it must not go on running.
             let _ = killpg(pid, Signal::SIGKILL);
             let _ = child.kill();
             let _ = child.wait();
@@ -227,12 +233,12 @@ impl Program {
         Ok(Running { shown: self.shown(), child, pid, pidfd, stdout, stderr, status: None, withheld })
     }
 
-    /// Tells a missing program from a working directory that is gone: both are ENOENT.
+    /// Returns whether ENOENT means that the program is missing. A missing working directory is ENOENT too.
     fn missing(&self) -> bool {
         self.path.components().count() == 1 || !self.path.exists()
     }
 
-    /// The command as a person would type it.
+    /// Returns the command as it would be typed in a shell.
     fn shown(&self) -> String {
         let words = std::iter::once(self.path.as_os_str()).chain(self.args.iter().map(OsString::as_os_str));
         words.map(quoted).collect::<Vec<_>>().join(" ")
@@ -247,7 +253,7 @@ pub fn program_path(word: &str) -> Option<PathBuf> {
     }
 }
 
-/// A word as a person would type it in a shell.
+/// Returns a word as it would be typed in a shell.
 pub fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
@@ -258,14 +264,14 @@ pub fn quoted(word: &OsStr) -> String {
     }
 }
 
-/// What tells of the end of a child.
-fn watched(pid: Pid) -> io::Result<OwnedFd> {
+/// Opens the descriptor that becomes readable when a child ends.
+fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
     let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
-/// A file in memory that holds `bytes` and is read from its beginning.
-fn filled(bytes: &[u8]) -> io::Result<File> {
+/// Returns a memory file that contains `bytes`.
+fn memory_file_with(bytes: &[u8]) -> io::Result<File> {
     let file = memory_file("stdin")?;
     file.write_all_at(bytes, 0)?;
     Ok(file)
@@ -275,7 +281,7 @@ fn memory_file(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, MemfdFlags::CLOEXEC)?.into())
 }
 
-/// Where a child finds the directory behind `fd`, whatever has become of its path: for [`Program::cwd`].
+/// Returns a path to an open directory, which is valid even if the directory is moved: for [`Program::cwd`].
 pub fn fd_path(fd: &impl AsRawFd) -> PathBuf {
     Path::new("/proc/self/fd").join(fd.as_raw_fd().to_string())
 }

@@ -1,4 +1,4 @@
-//! How a program ended: what it printed, or the command, its status and its last words.
+//! The outcome of a program: its output, or why it failed.
 
 use crate::error::Interrupted;
 use crate::system::text::replace_control;
@@ -8,19 +8,19 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// In how many of the last lines a recognised one is looked for.
-const LAST_LINES: usize = 50;
+/// How many of the last lines are searched for a known message.
+const SEARCHED_LINES: usize = 50;
 
-/// What is passed on of a program's words that may quote secrets.
+/// How the output of a program is filtered that may quote secrets.
 #[derive(Debug, Clone)]
 pub(super) struct Withheld {
-    /// Returns what a line of output says in words that cannot be secrets.
+    /// Returns the part of a line that cannot contain secrets, if there is one.
     pub(super) recognised: fn(&str) -> Option<String>,
-    /// How a person sees all that the program says.
+    /// How the operator can see the whole output.
     pub(super) by_hand: String,
 }
 
-/// What a program that succeeded printed to standard output.
+/// The standard output of a program that succeeded.
 #[derive(Debug)]
 pub struct Output {
     /// The bytes, at most 16 MiB.
@@ -30,17 +30,20 @@ pub struct Output {
 }
 
 impl Output {
-    /// The output as text, without the white space at its end.
+    /// Returns the output as text, without trailing white space.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
     }
 
-    /// The output read as JSON.
+    /// Parses the output as JSON.
+    ///
+    /// # Errors
+    /// Fails if it is not JSON of this type.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> Result<T, ProcessError> {
         serde_json::from_slice(&self.stdout).map_err(|error| {
             ProcessError {
                 shown: self.shown.clone(),
-                ending: Ending::Nonsense(without_content(&error)),
+                ending: Ending::InvalidJson(without_content(&error)),
                 stdout: String::from_utf8_lossy(&self.stdout).into_owned(),
                 stderr: String::new(),
                 by_hand: None,
@@ -50,26 +53,26 @@ impl Output {
     }
 }
 
-/// How a program ended that did not succeed.
+/// How a failed program ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
-    /// There is no such program.
+    /// The program does not exist.
     NotFound,
-    /// The system would not start it.
+    /// The kernel could not start it.
     NotStarted(String),
     /// It exited with this status.
     Exit(i32),
-    /// A signal killed it that we did not send.
+    /// A signal from somewhere else killed it.
     Killed(i32),
-    /// It was still running when its time was up, and was ended.
+    /// It was still running at its deadline and was stopped.
     TimedOut(Duration),
-    /// It was ended because whoever watched it said so.
+    /// It was stopped by the caller, for this reason.
     Stopped(String),
-    /// It was ended because a signal asked us to stop.
+    /// It was stopped because a signal asked this process to stop.
     Interrupted(Interrupted),
-    /// It succeeded and printed something else than JSON.
-    Nonsense(String),
-    /// The system lost track of it.
+    /// It succeeded, but its output is not the expected JSON.
+    InvalidJson(String),
+    /// Its status or output could not be read.
     Lost(String),
 }
 
@@ -82,34 +85,35 @@ impl From<ExitStatus> for Ending {
     }
 }
 
-/// A program that did not succeed: the command, how it ended, its last words.
+/// A failed program: the command, how it ended, and the end of its output.
 #[derive(Debug, Clone)]
 pub struct ProcessError {
     pub(super) shown: String,
     /// How it ended.
     pub ending: Ending,
-    /// The last of its standard output.
+    /// The end of standard output.
     pub stdout: String,
-    /// The last of its standard error.
+    /// The end of standard error.
     pub stderr: String,
-    /// How a person sees all that it said, if some of that is withheld.
+    /// How the operator can see the whole output, if some of it is withheld.
     pub(super) by_hand: Option<Box<str>>,
 }
 
 impl ProcessError {
-    /// The last line that says something, of standard error before standard output; of a panic, the line that says why.
+    /// Returns the last line that is not empty, from standard error or else from standard output. After a Go panic, returns the
+    /// line with its reason.
     pub fn last_line(&self) -> Option<&str> {
         let last =
             |text| panic_in(text).or_else(|| str::lines(text).map(str::trim).rfind(|line| !line.is_empty()));
         [&*self.stderr, &*self.stdout].into_iter().find_map(last)
     }
 
-    /// Keeps of its words only what is recognised, if they may quote secrets.
+    /// Keeps only the known messages of the output, if it may quote secrets.
     pub(super) fn without_secrets(mut self, withheld: Option<&Withheld>) -> Self {
         let Some(Withheld { recognised, by_hand }) = withheld else { return self };
         let Some(last) = self.last_line() else { return self };
         let lines = [&*self.stderr, &*self.stdout].into_iter().flat_map(|text| text.lines().rev());
-        let told = recognised(last).or_else(|| lines.take(LAST_LINES).find_map(recognised));
+        let told = recognised(last).or_else(|| lines.take(SEARCHED_LINES).find_map(recognised));
         let is_all = told.as_ref().is_some_and(|told| last.ends_with(told.as_str()));
         self.by_hand = (!is_all).then(|| by_hand.as_str().into());
         self.stderr = told.unwrap_or_default();
@@ -117,14 +121,14 @@ impl ProcessError {
         self
     }
 
-    /// Shows the command as `shown`, for a caller whose arguments are long or already told.
+    /// Replaces the command in the message, for callers whose arguments are long or already reported.
     #[must_use]
     pub fn with_command(mut self, shown: impl Into<String>) -> Self {
         self.shown = shown.into();
         self
     }
 
-    /// Puts `words` in the place of the program's own last words, for a caller that found the true cause.
+    /// Replaces the end of standard error, for callers that know the true cause.
     #[must_use]
     pub fn with_stderr(mut self, words: String) -> Self {
         self.stderr = words;
@@ -148,7 +152,7 @@ impl fmt::Display for ProcessError {
             Ending::Interrupted(Interrupted { signal }) => {
                 write!(f, "was ended because {signal} asked us to stop")?;
             }
-            Ending::Nonsense(why) => write!(f, "printed no JSON ({why})")?,
+            Ending::InvalidJson(why) => write!(f, "printed no JSON ({why})")?,
             Ending::Lost(why) => write!(f, "was lost: {why}")?,
         }
         match (self.last_line(), &self.by_hand) {
@@ -175,7 +179,7 @@ impl std::error::Error for ProcessError {
     }
 }
 
-/// Where JSON is not what was expected. Of content, without the content, which may be a secret.
+/// Describes an error of JSON by its place only, if its message would quote content that may be secret.
 fn without_content(error: &serde_json::Error) -> String {
     match error.is_data() {
         true => format!("unexpected content at line {} column {}", error.line(), error.column()),
@@ -183,7 +187,8 @@ fn without_content(error: &serde_json::Error) -> String {
     }
 }
 
-/// Why a program in Go died that lists its goroutines then. A panic that was caught and thrown again stands below the first.
+/// Returns the reason of a Go panic, which is followed by a list of goroutines. A panic that was recovered and raised again
+/// comes last.
 fn panic_in(text: &str) -> Option<&str> {
     let lists = |line: &&str| line.starts_with("goroutine ") && line.trim_end().ends_with("]:");
     let says_why = |line: &&str| ["panic: ", "fatal error: "].iter().any(|word| line.starts_with(word));
@@ -191,7 +196,7 @@ fn panic_in(text: &str) -> Option<&str> {
     text.lines().take(before).map(str::trim).filter(says_why).last()
 }
 
-/// One line of at most 500 characters: a garbled program must not flood a message.
+/// Returns one line of at most 500 characters, so that a broken program cannot flood a message.
 fn clipped(words: &str) -> String {
     let mut clipped = replace_control(&words.chars().take(500).collect::<String>(), '\u{fffd}');
     if clipped.len() < words.len() {
@@ -205,7 +210,7 @@ mod tests {
     use super::{Ending, ProcessError};
 
     #[test]
-    fn of_a_panic_the_line_that_says_why_is_told() {
+    fn finds_the_reason_of_a_go_panic() {
         let trace = "goroutine 1 [running]:\nmain.main()\n\t/go/main.go:32 +0x17\n";
         let again = format!("{trace}\ngoroutine 7 [chan receive]:\nmain.other()\n\t/go/main.go:9 +0x1\n");
         for (stderr, told) in [
@@ -216,7 +221,7 @@ mod tests {
                 format!("fatal error: all goroutines are asleep\n\n{again}"),
                 "fatal error: all goroutines are asleep",
             ),
-            // No listing, or none of a panic: the last line, as of every other program.
+            // Without a list of goroutines, or without a panic, the last line counts.
             ("panic: caught\nError: it went on\n".to_owned(), "Error: it went on"),
             (format!("SIGQUIT: quit\n{trace}"), "/go/main.go:32 +0x17"),
         ] {

@@ -1,4 +1,4 @@
-//! A child that runs: watched, ended, and what it printed. Must never leave one running that nobody waits for.
+//! A running child: waits for it, stops it and keeps its output. Must never leave a child running without its handle.
 
 use super::outcome::Withheld;
 use super::{Ending, Output, ProcessError};
@@ -15,17 +15,17 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// How often a running child is looked at.
-const TICK: Duration = Duration::from_millis(250);
-/// How long a child may take to obey SIGTERM before it is killed.
+/// How often a running child is examined.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a child may take to end after SIGTERM. Then it is killed.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// More output than this is a broken program, not an answer.
+/// The most output that is accepted, in bytes. A program that prints more is broken.
 const MAX_OUTPUT: u64 = 16 << 20;
-/// How much of a failed program's output an error keeps: its last bytes. A panic says why before it lists some dozen
-/// goroutines.
+/// How much of the end of a failed program's output an error keeps, in bytes. A Go panic prints its reason before it lists dozens
+/// of goroutines.
 const OUTPUT_TAIL: u64 = 64 << 10;
 
-/// A child that runs.
+/// A running child.
 #[derive(Debug)]
 pub struct Running {
     pub(super) shown: String,
@@ -39,8 +39,11 @@ pub struct Running {
 }
 
 impl Running {
-    /// Waits for the end, asking `watch` at every tick with the time that has passed. Ends the child and fails when
-    /// the deadline passes, `watch` fails, a signal asks us to stop, or the child prints without end.
+    /// Waits for the child to end, and calls `watch` regularly with the time since the start.
+    ///
+    /// # Errors
+    /// Fails if the child does. Also stops the child and fails if the deadline passes, `watch` fails, a signal arrives, or the
+    /// child prints more than 16 MiB.
     pub fn finish(
         mut self,
         deadline: Duration,
@@ -49,7 +52,7 @@ impl Running {
         let began = Instant::now();
         loop {
             let passed = began.elapsed();
-            let ended = self.wait(TICK.min(deadline.saturating_sub(passed)), true);
+            let ended = self.wait(POLL_INTERVAL.min(deadline.saturating_sub(passed)), true);
             match ended.map_err(|error| self.ended(Ending::Lost(error.to_string())))? {
                 Some(status) if status.success() => return self.output(),
                 Some(status) => return Err(self.ended(status.into())),
@@ -71,7 +74,10 @@ impl Running {
         }
     }
 
-    /// Whether it still runs; an error tells how it ended.
+    /// Checks that the child is still running.
+    ///
+    /// # Errors
+    /// Fails if it has ended.
     pub fn check(&mut self) -> Result<(), ProcessError> {
         match self.wait(Duration::ZERO, false) {
             Ok(None) => Ok(()),
@@ -80,7 +86,7 @@ impl Running {
         }
     }
 
-    /// Asks it to end, and kills it when it does not.
+    /// Sends SIGTERM, and SIGKILL if the child does not end within [`GRACE`].
     pub fn end(&mut self) {
         for (signal, patience) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, GRACE)] {
             if !matches!(self.wait(Duration::ZERO, false), Ok(None)) {
@@ -92,14 +98,14 @@ impl Running {
                 && Instant::now() < until
             {}
         }
-        // What it left behind in its group must not outlive it.
+        // Other processes of its group must not outlive it.
         let _ = killpg(self.pid, Signal::SIGKILL);
     }
 
-    /// Asks it to end and waits for that.
+    /// Sends SIGTERM and waits for the child to end.
     ///
     /// # Errors
-    /// It does not end in time, and is killed; or it ends with a failure other than by the signal that asked it to.
+    /// Fails if the child does not end in time (it is killed then), or ends with a failure other than by SIGTERM.
     pub fn terminate(&mut self, patience: Duration) -> Result<(), ProcessError> {
         if self.wait(Duration::ZERO, false).is_ok_and(|status| status.is_none()) {
             let _ = killpg(self.pid, Signal::SIGTERM);
@@ -122,7 +128,7 @@ impl Running {
         }
     }
 
-    /// The last of what it printed to standard error: to be looked through, and never to be shown.
+    /// Returns the end of standard error. It may contain secrets: search it, but never print it.
     pub fn stderr_tail(&self) -> String {
         tail(&self.stderr)
     }
