@@ -7,6 +7,7 @@ use crate::commands::key;
 use crate::commands::results::{Key, Results};
 use crate::commands::snapshots::list::{Outcome, Row};
 use crate::schedule::runs::Run;
+use crate::system::text::replace_control;
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -196,7 +197,7 @@ fn in_seconds(time: Timestamp) -> String {
 
 /// Shortens a message to one line; a document has all of it.
 fn clipped(text: &str) -> String {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let line = replace_control(text, ' ');
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &line[..end]),
         None => line,
