@@ -21,6 +21,7 @@ use crate::exchange::{BootCopy, DataDir, Expected, MEMBER, StagingDir};
 use crate::progress::Sink;
 use crate::snapshot;
 use crate::store::trusted_path::check_space;
+use crate::system::copy_ownership::copy_ownership_and_mode;
 use crate::system::durable::{Dir, is_absent};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
