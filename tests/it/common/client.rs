@@ -1,4 +1,4 @@
-//! A world's etcd as its clients see it: keys, revisions, hashes, members. All by etcdctl.
+//! Reads and writes the etcd of a world through etcdctl: keys, revisions, hashes and members.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -9,24 +9,24 @@ use serde_json::Value;
 use crate::common::fs_util::succeed;
 use crate::common::world::{PASSWORD, World};
 
-/// The whole keyspace.
+/// All keys with their values.
 pub type Data = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What `member list` says of one member.
+/// A member in the output of `member list`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Its id.
+    /// The id.
     pub id: u64,
-    /// Its name, empty before it has started.
+    /// The name. It is empty until the member has started.
     pub name: String,
-    /// Its peer URLs.
+    /// The peer URLs.
     pub peers: Vec<String>,
-    /// Whether it is a learner.
+    /// Whether the member is a learner.
     pub learner: bool,
 }
 
 impl World {
-    /// etcdctl for this world; its secrets go by the environment.
+    /// Returns the command etcdctl for this world, with the secrets in environment variables.
     pub fn etcdctl_command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(self.setup().version.bin_dir().join("etcdctl"));
         command
@@ -46,12 +46,12 @@ impl World {
         command
     }
 
-    /// Runs etcdctl, which must succeed. Gives its stdout.
+    /// Runs etcdctl, which must succeed. Returns its stdout.
     pub fn etcdctl(&self, args: &[&str]) -> String {
         succeed(self.etcdctl_command(args).output().unwrap(), &args.join(" "))
     }
 
-    /// What a script of the supervisor's has to say to put a key, on a world without TLS.
+    /// Returns a shell command with which a supervisor script puts a key, in a world without TLS.
     pub fn typed_put(&self, key: &str, value: &str) -> String {
         let etcdctl = self.setup().version.bin_dir().join("etcdctl");
         format!("ETCDCTL_API=3 {} --endpoints {} put {key} {value} >&2", etcdctl.display(), self.endpoint())
@@ -74,13 +74,13 @@ impl World {
         let _ = succeed(child.wait_with_output().unwrap(), &args.join(" "));
     }
 
-    /// Sets the keys of these numbers, each to a value that holds `word`. One revision.
+    /// Sets the keys with these numbers to values that contain `word`, in one revision.
     pub fn put(&self, numbers: std::ops::Range<u32>, word: &str) {
         let padding = "x".repeat(150);
         self.transact(numbers.map(|n| format!("put {} \"{word} {n} {padding}\"", key(n))));
     }
 
-    /// Deletes the keys of these numbers. One revision.
+    /// Deletes the keys with these numbers, in one revision.
     pub fn delete(&self, numbers: std::ops::Range<u32>) {
         self.transact(numbers.map(|n| format!("del {}", key(n))));
     }
@@ -90,19 +90,19 @@ impl World {
         self.etcdctl_fed(&["txn"], format!("\n{}\n\n\n", operations.join("\n")).as_bytes());
     }
 
-    /// Sets one key to these very bytes.
+    /// Sets a key to exactly these bytes.
     pub fn put_bytes(&self, key: &str, value: &[u8]) {
         self.etcdctl_fed(&["put", key], value);
     }
 
-    /// Adds `count` revisions by setting one key again and again.
+    /// Adds `count` revisions by setting the same key repeatedly.
     pub fn add_revisions(&self, count: usize, word: &str) {
         for n in 0..count {
             self.etcdctl(&["put", "/registry/leases/ticker", &format!("{word} {n}")]);
         }
     }
 
-    /// Some hundred keys: history, deletions, a value that is no text.
+    /// Writes a few hundred keys, with history, deletions and a value that is not text.
     pub fn fill(&self) {
         self.put(0..300, "first");
         self.put(50..150, "second");
@@ -110,7 +110,7 @@ impl World {
         self.put_bytes("/registry/secrets/default/raw", b"k8s\0\n\x0c\x00\xff\xfe tail\n\n");
     }
 
-    /// Wrecks what [`Self::fill`] made: deletes, overwrites, adds.
+    /// Changes the keys of [`Self::fill`]: deletes, overwrites and adds some.
     pub fn damage(&self) {
         self.delete(0..100);
         self.put(200..260, "damaged");
@@ -118,12 +118,12 @@ impl World {
         self.put_bytes("/registry/secrets/default/raw", b"gone");
     }
 
-    /// The whole keyspace, read as every client reads.
+    /// Reads all keys with a linearizable read.
     pub fn dump(&self) -> Data {
         self.dump_with("--consistency=l")
     }
 
-    /// The whole keyspace as this member alone has it: works without a quorum.
+    /// Reads all keys with a serializable read, which works without a quorum.
     pub fn dump_local(&self) -> Data {
         self.dump_with("--consistency=s")
     }
@@ -136,7 +136,7 @@ impl World {
         pairs.into_iter().flatten().map(|pair| (bytes(pair, "key"), bytes(pair, "value"))).collect()
     }
 
-    /// The hash of the keyspace with its history up to `revision` (0: now), and the revision it is compacted at.
+    /// Returns the hash of all keys and their history up to `revision` (0: now), and the compacted revision.
     pub fn hashkv(&self, revision: i64) -> (u64, i64) {
         let answer = self.etcdctl_json(&["endpoint", "hashkv", "--rev", &revision.to_string()]);
         let hash = &answer[0]["HashKV"];
@@ -147,17 +147,17 @@ impl World {
         self.etcdctl_json(&["endpoint", "status"])[0]["Status"].clone()
     }
 
-    /// The revision.
+    /// Returns the current revision.
     pub fn revision(&self) -> i64 {
         self.status()["header"]["revision"].as_i64().unwrap()
     }
 
-    /// The cluster's id.
+    /// Returns the id of the cluster.
     pub fn cluster_id(&self) -> u64 {
         self.status()["header"]["cluster_id"].as_u64().unwrap()
     }
 
-    /// The members.
+    /// Returns the members of the cluster.
     pub fn members(&self) -> Vec<Member> {
         let answer = self.etcdctl_json(&["member", "list"]);
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -175,7 +175,7 @@ impl World {
     }
 }
 
-/// Two keyspaces must be the same; tells the first differences, not megabytes.
+/// Checks that two sets of keys are equal. On failure, prints only the first differences, not megabytes.
 #[track_caller]
 pub fn assert_same(got: &Data, wanted: &Data, what: &str) {
     if got == wanted {
@@ -196,7 +196,7 @@ pub fn assert_same(got: &Data, wanted: &Data, what: &str) {
     );
 }
 
-/// The key of a number, in the shape of Kubernetes' keys.
+/// Returns the key with a number, in the form of a Kubernetes key.
 pub fn key(n: u32) -> String {
     format!("/registry/configmaps/default/item-{n:05}")
 }

@@ -1,11 +1,11 @@
-//! Clusters that the actions must say no to.
+//! Clusters that the actions must refuse.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::common::world::{Setup, Version, World};
 
-/// Three members that serve, `m1`, `m2` and `m3`.
+/// Starts a cluster of three members, `m1`, `m2` and `m3`.
 pub fn of_three(version: Version) -> Vec<World> {
     let members = ["m1", "m2", "m3"].map(|name| World::prepare(Setup { name, ..Setup::plain(version) }));
     let initial = members.each_ref().map(World::as_initial_member).join(",");
@@ -19,7 +19,7 @@ pub fn of_three(version: Version) -> Vec<World> {
     members.into()
 }
 
-/// One voter that serves, and a learner `m2` that runs. The learner answers no client.
+/// Starts a voter and a learner `m2`. The learner does not answer clients.
 pub fn with_learner(version: Version) -> (World, World) {
     let voter = World::plain(version);
     let learner = World::prepare(Setup { name: "m2", ..Setup::plain(version) });
@@ -27,8 +27,8 @@ pub fn with_learner(version: Version) -> (World, World) {
     learner.found(&format!("{},{}", voter.as_initial_member(), learner.as_initial_member()), "existing");
     let deadline = Instant::now() + Duration::from_secs(20);
     while !learner.listening() {
-        assert!(Instant::now() < deadline, "the learner does not come: {}", learner.log());
-        // It gives up where the voter has not yet settled on the cluster's version.
+        assert!(Instant::now() < deadline, "the learner does not start: {}", learner.log());
+        // The learner exits if the voter has not yet decided the version of the cluster.
         if !learner.running() {
             learner.launch();
         }
@@ -37,21 +37,21 @@ pub fn with_learner(version: Version) -> (World, World) {
     (voter, learner)
 }
 
-/// One voter that serves, and a learner that was added and never started.
+/// Starts a voter, and adds a learner that never starts.
 pub fn with_unstarted_learner(version: Version) -> World {
     let voter = World::plain(version);
     add_member(&voter, &World::prepare(Setup::plain(version)), &["--learner"]);
     voter
 }
 
-/// Makes room for a second voter that never starts: two votes are needed from now on, so this cluster has no leader any
-/// more and answers only what one member can say alone.
+/// Adds a second voter that never starts. Without a quorum, the cluster loses its leader and answers only
+/// serializable requests.
 pub fn lose_quorum(world: &World) {
     let ghost = World::prepare(Setup::plain(Version::V34));
     add_member(world, &ghost, &[]);
     let deadline = Instant::now() + Duration::from_secs(20);
     while world.healthy() {
-        assert!(Instant::now() < deadline, "the quorum is still there");
+        assert!(Instant::now() < deadline, "the cluster still has a quorum");
         sleep(Duration::from_millis(50));
     }
 }

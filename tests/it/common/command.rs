@@ -1,4 +1,4 @@
-//! Runs a binary to its end, or to a deadline, and keeps what it said.
+//! Runs a program until it ends or until a deadline, and keeps its output.
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -13,10 +13,11 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-/// No walk of these small worlds may take longer, not even one that waits for an etcd that never answers.
+/// The maximum duration of a run on these small worlds, even if it waits for an etcd that never answers.
 const DEADLINE: Duration = Duration::from_secs(200);
 
-/// `other`, which is given the words of `command` after its own, and runs where and with what that would.
+/// Appends the program and the arguments of `command` to the arguments of `other`. Also gives `other` the
+/// environment and the current directory of `command`.
 pub fn given(mut other: Command, command: &Command) -> Command {
     other.arg(command.get_program()).args(command.get_args());
     other.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
@@ -24,7 +25,7 @@ pub fn given(mut other: Command, command: &Command) -> Command {
     other
 }
 
-/// Links the program to the names that it has in the charm, for [`program!`].
+/// Creates symlinks to the program with the names that it has in the charm, for [`program!`].
 pub fn link_programs() {
     static DONE: Once = Once::new();
     DONE.call_once(|| {
@@ -33,7 +34,7 @@ pub fn link_programs() {
         let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("actions.yaml")).unwrap();
         let actions: serde_json::Map<String, Value> = serde_yaml::from_str(&text).unwrap();
         for name in actions.keys().map(String::as_str).chain(["dispatch", "reconcile"]) {
-            // Another test program may do the same now.
+            // Another test program may do the same at this time.
             let new = dir.join(format!(".{name}.{}", std::process::id()));
             symlink(env!("CARGO_BIN_EXE_etcd-backup"), &new).unwrap();
             fs::rename(new, dir.join(name)).unwrap();
@@ -41,7 +42,8 @@ pub fn link_programs() {
     });
 }
 
-/// A process on its way. Its output goes to files: an orphan that keeps a pipe open must not stop a test.
+/// A running process. Its output is written to files, because an orphan that keeps a pipe open must not block
+/// a test.
 pub struct Run {
     child: Child,
     shown: String,
@@ -51,7 +53,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts `command`, with its output in `dir`.
+    /// Starts `command` and writes its output to files in `dir`.
     pub fn start(mut command: Command, dir: &Path) -> Self {
         link_programs();
         static COUNT: AtomicUsize = AtomicUsize::new(0);
@@ -68,55 +70,55 @@ impl Run {
         Self { child, shown, out, err, started: Instant::now() }
     }
 
-    /// The process id.
+    /// Returns the process id.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// SIGKILL to this process alone, as `juju cancel-task` does it.
+    /// Sends SIGKILL to this process but not to its children, as `juju cancel-task` does.
     pub fn kill(mut self) -> Out {
         self.child.kill().unwrap();
         self.finish()
     }
 
-    /// Whether it has ended.
+    /// Returns whether the process has ended, and reaps it.
     pub fn ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// Whether it has ended, without clearing it away: `/proc` still tells of it.
+    /// Returns whether the process has ended, without reaping it: it is still in `/proc`.
     pub fn is_over(&self) -> bool {
         let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         waitid(Id::Pid(Pid::from_raw(self.pid())), flags).unwrap() != WaitStatus::StillAlive
     }
 
-    /// What it has said to stderr so far.
+    /// Returns the output on stderr so far.
     pub fn stderr_so_far(&self) -> String {
         fs::read_to_string(&self.err).unwrap_or_default()
     }
 
-    /// Waits until `it_is_so`, which must be before the end.
+    /// Waits until `condition` returns true. Panics if the process ends before.
     #[track_caller]
-    pub fn await_until(&self, it_is_so: &dyn Fn() -> bool) {
-        while !it_is_so() {
+    pub fn await_until(&self, condition: &dyn Fn() -> bool) {
+        while !condition() {
             let over = self.is_over() || self.started.elapsed() > DEADLINE;
-            assert!(!over, "it never came to that: {}", self.stderr_so_far());
+            assert!(!over, "the process ended before the condition was true: {}", self.stderr_so_far());
             sleep(Duration::from_millis(3));
         }
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the process.
     pub fn finish(self) -> Out {
         self.finish_within(DEADLINE)
     }
 
-    /// Waits for the end, which must come within `limit` from now.
+    /// Waits for the end of the process, at most `limit` from now.
     pub fn finish_in(self, limit: Duration) -> Out {
         let limit = self.started.elapsed() + limit;
         self.finish_within(limit)
     }
 
-    /// Waits for the end, which must come within `limit` from the start.
+    /// Waits for the end of the process, at most `limit` from its start.
     pub fn finish_within(mut self, limit: Duration) -> Out {
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -126,14 +128,17 @@ impl Run {
                 self.child.kill().unwrap();
                 let _ = self.child.wait();
                 let (out, err) = (read(&self.out), read(&self.err));
-                panic!("{} still ran after {limit:?}\n--- stdout\n{out}--- stderr\n{err}", self.shown);
+                panic!(
+                    "{} was still running after {limit:?}\n--- stdout\n{out}--- stderr\n{err}",
+                    self.shown
+                );
             }
             sleep(Duration::from_millis(3));
         };
         self.ended_as(status)
     }
 
-    /// It has ended, and somebody else has waited for it.
+    /// Returns the output of a process that was already reaped, with this status.
     pub fn ended_as(self, status: ExitStatus) -> Out {
         Out {
             took: self.started.elapsed(),
@@ -149,23 +154,23 @@ fn read(path: &Path) -> String {
     String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned()
 }
 
-/// What a finished process left: its status and its words.
+/// The status and the output of a finished process.
 #[must_use]
 #[derive(Debug)]
 pub struct Out {
-    /// How it ended.
+    /// The exit status.
     pub status: ExitStatus,
     /// All of stdout.
     pub stdout: String,
     /// All of stderr.
     pub stderr: String,
-    /// From start to end.
+    /// The duration from start to end.
     pub took: Duration,
     shown: String,
 }
 
 impl Out {
-    /// Status and words, for a failing assertion.
+    /// Returns the command, the status and the output, for the message of an assertion.
     pub fn told(&self) -> String {
         format!(
             "{}\n{} after {:?}\n--- stdout\n{}--- stderr\n{}",
@@ -173,23 +178,24 @@ impl Out {
         )
     }
 
-    /// It is no mistake of ours that it ended: no panic, neither told by Rust nor caught and told by us, on whatever thread.
+    /// Checks that stderr contains no panic, on any thread: neither a message of Rust nor one of our own
+    /// panic handler.
     #[track_caller]
     pub fn is_in_good_order(&self) {
-        if let Err(complaint) = self.tells_no_bug() {
+        if let Err(complaint) = self.check_no_panic() {
             panic!("{complaint}");
         }
     }
 
-    /// The same, for tables that go on after a complaint.
-    pub fn tells_no_bug(&self) -> Result<(), String> {
-        match bug_in(&self.stderr) {
+    /// As [`Self::is_in_good_order`], but returns an error, for tables that continue after a failure.
+    pub fn check_no_panic(&self) -> Result<(), String> {
+        match panic_in(&self.stderr) {
             None => Ok(()),
-            Some(words) => Err(format!("{words:?} is a mistake of ours: {}", self.told())),
+            Some(words) => Err(format!("the program panicked, with {words:?}: {}", self.told())),
         }
     }
 
-    /// It completed: status 0. Gives its results.
+    /// Checks that the action completed, with status 0. Returns its results.
     #[track_caller]
     pub fn completed(self) -> Results {
         assert_eq!(self.status.code(), Some(0), "expected it to complete: {}", self.told());
@@ -203,7 +209,8 @@ impl Out {
         Results { value, out: self }
     }
 
-    /// It refused: status 2, a reason that holds one of the `reasons`, and a next step.
+    /// Checks that the action refused: status 2, a message that contains one of the `reasons`, and a next
+    /// step.
     #[track_caller]
     pub fn refused(self, reasons: &[&str]) {
         if let Err(complaint) = self.is_refusal(reasons) {
@@ -211,7 +218,7 @@ impl Out {
         }
     }
 
-    /// It failed in this step for this reason, and tells this to type next.
+    /// Checks that the action failed in this step, with this reason and this next step.
     #[track_caller]
     pub fn failed_at(self, step: &str, reason: &str, next: &str) {
         self.says_one_of(&[&format!("failed: {step}: ")]);
@@ -219,9 +226,9 @@ impl Out {
         self.failed(&[reason]);
     }
 
-    /// As [`Self::refused`], for tables that go on after a complaint.
+    /// As [`Self::refused`], but returns an error, for tables that continue after a failure.
     pub fn is_refusal(&self, reasons: &[&str]) -> Result<(), String> {
-        // Another run that holds the lock is a refusal of its own kind.
+        // A refusal has status 3 if another run holds the lock.
         let expected = if self.stderr.contains(" is working on ") { 3 } else { 2 };
         if self.status.code() != Some(expected) {
             return Err(format!("expected a refusal, status {expected}: {}", self.told()));
@@ -229,10 +236,11 @@ impl Out {
         if !self.stderr.contains("Next:") {
             return Err(format!("no next step: {}", self.told()));
         }
-        self.holds_one_of(reasons)
+        self.check_stderr_contains(reasons)
     }
 
-    /// It failed: status 1, words that hold one of the `reasons`, the state left behind, and a next step.
+    /// Checks that the action failed: status 1, a message that contains one of the `reasons`, the state, and
+    /// a next step.
     #[track_caller]
     pub fn failed(self, reasons: &[&str]) {
         assert_eq!(self.status.code(), Some(1), "expected a failure: {}", self.told());
@@ -241,33 +249,34 @@ impl Out {
         self.says_one_of(reasons);
     }
 
-    /// stderr holds one of the fragments, in any case of letters, and no panic.
+    /// Checks that stderr contains one of the fragments, ignoring case, and no panic.
     #[track_caller]
     pub fn says_one_of(&self, fragments: &[&str]) {
-        if let Err(complaint) = self.holds_one_of(fragments) {
+        if let Err(complaint) = self.check_stderr_contains(fragments) {
             panic!("{complaint}");
         }
     }
 
-    fn holds_one_of(&self, fragments: &[&str]) -> Result<(), String> {
-        self.tells_no_bug()?;
+    fn check_stderr_contains(&self, fragments: &[&str]) -> Result<(), String> {
+        self.check_no_panic()?;
         let said = self.stderr.to_lowercase();
         if !fragments.iter().any(|fragment| said.contains(&fragment.to_lowercase())) {
-            return Err(format!("stderr says none of {fragments:?}: {}", self.told()));
+            return Err(format!("stderr contains none of {fragments:?}: {}", self.told()));
         }
         Ok(())
     }
 }
 
-/// The words by which a panic is told: by Rust itself, by the door that catches it, or by who waited for a thread.
-fn bug_in(said: &str) -> Option<&str> {
+/// Returns the part of the output that reports a panic. Rust itself prints it, or our panic handler, or the
+/// code that joins a thread.
+fn panic_in(said: &str) -> Option<&str> {
     let of_thread = |part: &&str| part.contains("thread") && part.trim_end().ends_with("failed");
     let caught = ["panicked", "failed: bug:"].into_iter().find(|word| said.contains(word));
     caught.or_else(|| said.split([':', ';', '\n', '.']).find(of_thread))
 }
 
 #[test]
-fn a_panic_is_seen_in_whatever_words() {
+fn every_form_of_panic_message_is_detected() {
     for said in [
         "thread 'main' panicked at src/lib.rs:1",
         "failed: bug: index 7 out of bounds. State: …",
@@ -275,10 +284,10 @@ fn a_panic_is_seen_in_whatever_words() {
         "failed: writing the archive: the thread that hashes failed\n",
         "failed: another thread of ours failed; and more",
     ] {
-        assert!(bug_in(said).is_some(), "{said}");
+        assert!(panic_in(said).is_some(), "{said}");
     }
     for said in ["failed: starting the thread `pack`: Resource temporarily unavailable", "the start failed"] {
-        assert_eq!(bug_in(said), None);
+        assert_eq!(panic_in(said), None);
     }
 }
 
@@ -286,30 +295,30 @@ fn a_panic_is_seen_in_whatever_words() {
 #[derive(Debug)]
 pub struct Results {
     value: Value,
-    /// The run they came from.
+    /// The output of the run.
     pub out: Out,
 }
 
 impl Results {
-    /// The result under a dotted key, as text; it must be there.
+    /// Returns the result with a dotted key, which must exist, as text.
     #[track_caller]
     pub fn get(&self, key: &str) -> String {
         self.find(key).unwrap_or_else(|| panic!("no result {key}: {}", self.out.told()))
     }
 
-    /// The result under a dotted key as a number; it must be there.
+    /// Returns the result with a dotted key, which must exist, as a number.
     pub fn number(&self, key: &str) -> i64 {
         let text = self.get(key);
-        text.parse().unwrap_or_else(|_| panic!("{key} is no number: {text}"))
+        text.parse().unwrap_or_else(|_| panic!("{key} is not a number: {text}"))
     }
 
-    /// The result under a dotted key, if it is there.
+    /// Returns the result with a dotted key, if it exists.
     pub fn find(&self, key: &str) -> Option<String> {
         find(&self.value, key)
     }
 }
 
-/// Looks a dotted key up in nested maps.
+/// Looks up a dotted key in nested maps.
 pub fn find(value: &Value, key: &str) -> Option<String> {
     match key.split('.').try_fold(value, |value, part| value.get(part))? {
         Value::String(text) => Some(text.clone()),

@@ -1,4 +1,5 @@
-//! How long the actions wait for what hangs, by their own constants: how soon a run must be over.
+//! The maximum durations of runs in which etcd, a tool or a service hangs. They are computed from the
+//! timeouts of the program.
 
 use std::time::Duration;
 
@@ -7,37 +8,37 @@ use etcd_backup::etcd::service::{SUPERVISOR_MARGIN, Service};
 use etcd_backup::etcd::timeouts::for_database;
 use etcd_backup::system::process::GRACE;
 
-/// What a busy machine may take for all else that a run does.
+/// The time for all other work of a run, on a busy machine.
 const BUSY: Duration = Duration::from_secs(20);
-/// No database of a test is larger, in bytes. What the patience with it grows by is a few seconds.
+/// The maximum size of a test database, in bytes. It adds only a few seconds to the timeouts.
 const LARGEST: u64 = 64 << 20;
 
-/// A question that etcd does not answer.
+/// Returns the limit if etcd does not answer a request.
 pub fn question() -> Duration {
     QUERY_TIMEOUT + GRACE + BUSY
 }
 
-/// A save in which nothing arrives.
+/// Returns the limit if etcd sends no data for a snapshot.
 pub fn save() -> Duration {
     STALL_TIMEOUT + GRACE + BUSY
 }
 
-/// An etcd that does not come to serve; its last question may be asked when its time is almost up.
+/// Returns the limit if etcd does not become healthy. The last request may be sent just before the timeout.
 pub fn boot() -> Duration {
     for_database(LARGEST) + question()
 }
 
-/// A service that does not end what it was told to do.
+/// Returns the limit if a service command does not end.
 pub fn service() -> Duration {
     SUPERVISOR_MARGIN + for_database(LARGEST) + GRACE + BUSY
 }
 
-/// A service that says that it stopped etcd, and did not.
+/// Returns the limit if the service reports that it stopped etcd, but did not.
 pub fn stop_that_is_a_lie() -> Duration {
     commands().stop_timeout() + BUSY
 }
 
-/// A service that says that it started etcd, and did not.
+/// Returns the limit if the service reports that it started etcd, but did not.
 pub fn start_that_is_a_lie() -> Duration {
     commands().idle_timeout() + BUSY
 }

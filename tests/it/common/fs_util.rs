@@ -1,4 +1,4 @@
-//! Looking at files: names, shapes, hashes.
+//! Functions that read names, metadata and hashes of files.
 
 use std::fmt::Write as _;
 use std::fs::{self, Metadata};
@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// The names in a directory, sorted; none if it is not there.
+/// Returns the names in a directory, sorted. The list is empty if the directory does not exist.
 pub fn names(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     let mut names: Vec<String> =
@@ -15,18 +15,18 @@ pub fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-/// How closely a tree is looked at.
+/// The level of detail of [`shape`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Closely {
     /// Paths, inodes, modes and owners.
     Shape,
-    /// Lengths and contents of files as well, which makes sense only while nobody writes.
+    /// Sizes and contents of files as well. Only useful while no process is writing.
     Contents,
-    /// When each was last changed as well, in whatever way: a directory keeps that of what came and went again.
+    /// The ctimes as well. The ctime of a directory also changes if a file is created and removed in it.
     Times,
 }
 
-/// What is at a path, and everything below it.
+/// Describes the file at a path and all files below it, one a line.
 pub fn shape(path: &Path, closely: Closely) -> Vec<String> {
     let Ok(meta) = fs::symlink_metadata(path) else {
         return Vec::new();
@@ -45,18 +45,18 @@ pub fn shape(path: &Path, closely: Closely) -> Vec<String> {
     lines
 }
 
-/// What there is of a file or directory but its name and its content. The mode tells its kind as well.
+/// Describes a file or a directory without its name and content. The mode contains the file type.
 pub fn nature(meta: &Metadata) -> String {
     format!("inode {} mode {:o} owner {}:{}", meta.ino(), meta.mode(), meta.uid(), meta.gid())
 }
 
-/// The sha256 of a file, by coreutils.
+/// Returns the SHA-256 of a file, computed by coreutils.
 pub fn sha256sum(path: &Path) -> String {
     let out = Command::new("sha256sum").arg(path).output().unwrap();
     succeed(out, "sha256sum").split_whitespace().next().unwrap().to_owned()
 }
 
-/// The stdout of a command that must have succeeded.
+/// Returns the stdout of a command, which must have succeeded.
 pub fn succeed(out: Output, what: &str) -> String {
     let stderr = String::from_utf8_lossy(&out.stderr);
     assert!(out.status.success(), "{what}: {}: {stderr}", out.status);

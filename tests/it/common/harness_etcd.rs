@@ -1,4 +1,4 @@
-//! The ground under the other tests: the worlds, the clusters and the stand-ins do what they say.
+//! Tests of the harness itself: worlds, clusters and stand-in tools.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -51,7 +51,7 @@ fn world_fills_damages_and_dumps(version: Version) {
     world.damage();
     let damaged = world.dump();
     assert_ne!(full, damaged);
-    assert_eq!(world.hashkv(at), hash, "the hash at a revision stays");
+    assert_eq!(world.hashkv(at), hash, "the hash at an older revision changed");
     assert_ne!(world.hashkv(0), hash);
     world.add_revisions(3, "tick");
     assert_eq!(world.revision(), at + 7);
@@ -60,7 +60,7 @@ fn world_fills_damages_and_dumps(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn world_survives_a_restart_and_goes_without_a_trace(version: Version) {
+fn world_survives_a_restart_and_cleans_up(version: Version) {
     let world = World::plain(version);
     world.fill();
     let full = world.dump();
@@ -89,7 +89,7 @@ fn world_survives_a_restart_and_goes_without_a_trace(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn world_tells_a_start_that_fails(version: Version) {
+fn world_reports_a_failed_start(version: Version) {
     let world = World::plain(version);
     world.stop();
     world.arm("only-tree", world.tree() + 1);
@@ -130,7 +130,7 @@ fn world_has_a_cluster_without_quorum(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn world_stands_before_the_tools(version: Version) {
+fn world_replaces_the_tools_by_stand_ins(version: Version) {
     let world = World::plain(version);
     let tools = world.stand_in_tools();
     let run = |args: &[&str]| {

@@ -1,14 +1,15 @@
-//! Mounts: small file systems, for want of room, directories that are mount points, and disks that fail. Only root may.
+//! Mounts for tests, which need root: file systems that are too small, mount points, and a file with read
+//! errors.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A mounted file system; goes with the value.
+/// A mounted file system. It is unmounted when the value is dropped.
 pub struct Mount {
     at: PathBuf,
 }
 
-/// Mounts an empty file system of this size over the directory.
+/// Mounts an empty tmpfs of this size over a directory.
 pub fn small(at: &Path, size: &str) -> Mount {
     let mut mount = Command::new("mount");
     mount.args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"]).arg(at);
@@ -16,7 +17,7 @@ pub fn small(at: &Path, size: &str) -> Mount {
     Mount { at: at.to_owned() }
 }
 
-/// Mounts a directory over itself: all as before, but a mount point.
+/// Mounts a directory over itself, so that it is a mount point with the same content.
 pub fn over_itself(at: &Path) -> Mount {
     let mut mount = Command::new("mount");
     mount.arg("--bind").args([at, at]);
@@ -24,7 +25,7 @@ pub fn over_itself(at: &Path) -> Mount {
     Mount { at: at.to_owned() }
 }
 
-/// Mounts a directory at another one.
+/// Mounts a directory over another one.
 pub fn bind(directory: &Path, at: &Path) -> Mount {
     let mut mount = Command::new("mount");
     mount.arg("--bind").args([directory, at]);
@@ -32,7 +33,7 @@ pub fn bind(directory: &Path, at: &Path) -> Mount {
     Mount { at: at.to_owned() }
 }
 
-/// Mounts over the file one of which no byte can be read: our own memory has none where it begins.
+/// Mounts an unreadable file over a file: `/proc/PID/mem`, because no memory is mapped at its beginning.
 pub fn broken(at: &Path) -> Mount {
     let mut mount = Command::new("mount");
     mount.arg("--bind").arg(format!("/proc/{}/mem", std::process::id())).arg(at);

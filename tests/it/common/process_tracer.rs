@@ -1,8 +1,9 @@
-//! Runs one of our binaries under ptrace with all that it starts, and tells of every program that one of them becomes, of
-//! every file that one of them makes, and of every mode that one of them gives.
+//! Runs one of our programs and all its children under ptrace. Reports every program that they execute, every
+//! file that they create, and every mode that they set.
 //!
-//! Apart from `tracer`, which counts the calls of our process alone and lets its children be. Nobody is missed: the kernel
-//! holds a child before its first step, a program before its first instruction, and whoever made a file before the next.
+//! `tracer`, by contrast, counts only the calls of our process. No event is missed: the kernel stops a child
+//! before its first instruction, a new program before its first instruction, and a process after each call
+//! that creates a file.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, Metadata};
@@ -22,26 +23,27 @@ use nix::unistd::Pid;
 use super::tracer::{OURS, held, text_at};
 use crate::common::command::Out;
 
-/// What one of the family has just done. It waits until it was looked at.
+/// An event of a traced process. The process is stopped while the event is handled.
 pub enum Seen<'a> {
-    /// It has become the program that `/proc` tells of.
+    /// The process has executed a new program, see `/proc`.
     Program(Pid),
-    /// It has made a file or a directory, or given it a mode.
+    /// The process has created a file or a directory, or set its mode.
     Made(&'a Made),
 }
 
-/// A file or a directory that was made, or given a mode.
+/// A file or a directory that was created, or whose mode was set.
 #[derive(Debug)]
 pub struct Made {
-    /// By which call.
+    /// The system call.
     pub call: &'static str,
-    /// Where it is.
+    /// The path.
     pub path: PathBuf,
-    /// What it is.
+    /// The metadata after the call.
     pub found: Metadata,
 }
 
-/// Runs `command` to its end; `judge` hears of it and of all that it starts. What outlives it is let go.
+/// Runs `command` until it ends, and calls `judge` for its events and those of its children. Afterwards,
+/// detaches from children that are still running.
 pub fn trace_with_children(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Seen<'_>)) -> Out {
     let options = Options::PTRACE_O_TRACEFORK
         | Options::PTRACE_O_TRACEVFORK
@@ -56,7 +58,7 @@ pub fn trace_with_children(command: &Command, dir: &Path, judge: &mut dyn FnMut(
 /// Time for the threads that are left to be released after our process has ended.
 const RELEASE: Duration = Duration::from_secs(20);
 
-/// How often they are looked at.
+/// The interval at which the released threads are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Returns whether a tracer has hold of the thread, according to `/proc`.
@@ -68,13 +70,13 @@ fn is_traced(thread: Pid) -> bool {
 struct Family {
     /// Our process.
     pid: Pid,
-    /// How it ended.
+    /// The exit status of our process, after it has ended.
     status: Option<ExitStatus>,
-    /// Threads of the family that are not let go yet.
+    /// The traced threads.
     held: HashSet<Pid>,
-    /// Threads that were gone before whoever made them told of them.
+    /// Threads that ended before the event of their creation was reported.
     ended: HashSet<Pid>,
-    /// Threads in a call that makes something.
+    /// Threads in a call that creates a file or sets a mode.
     making: HashMap<Pid, Making>,
 }
 
@@ -110,8 +112,8 @@ impl Family {
 
     /// Waits for the next event of a thread that we trace.
     ///
-    /// Blocks only while our process runs. Later, another child of this test, such as an S3 server, could be the only one
-    /// left to wait for, and it would keep the test waiting until the server ends.
+    /// Blocks only while our process runs. Later, another child of this test, such as an S3 server, could be
+    /// the only one left to wait for, and it would keep the test waiting until the server ends.
     fn wait(&self) -> Option<WaitStatus> {
         let has_ended = self.status.is_some();
         let flags = if has_ended { OURS | WaitPidFlag::WNOHANG } else { OURS };
@@ -131,16 +133,16 @@ impl Family {
         }
         if pid == self.pid {
             self.status = Some(status);
-            // Whoever is in no stop is brought to one: only there can it be let go.
+            // We can detach only from a stopped thread, so stop all.
             for thread in &self.held {
                 let _ = ptrace::interrupt(*thread);
             }
         }
     }
 
-    /// To its next call, or out of our sight once our process has ended.
+    /// Continues a thread until its next call. Detaches from it if our process has ended.
     fn go_on(&mut self, thread: Pid, signal: Option<Signal>) {
-        // One that a SIGKILL has reached is not there to be told; its end will be.
+        // Ignores errors: a thread that was killed cannot be continued. Its end is reported later.
         if self.status.is_none() {
             let _ = ptrace::syscall(thread, signal);
         } else if ptrace::detach(thread, signal).is_ok() {
@@ -149,19 +151,19 @@ impl Family {
     }
 
     fn at_event(&mut self, thread: Pid, event: i32, judge: &mut dyn FnMut(&Seen<'_>)) {
-        let told = || Some(Pid::from_raw(i32::try_from(ptrace::getevent(thread).ok()?).ok()?));
+        let message = || Some(Pid::from_raw(i32::try_from(ptrace::getevent(thread).ok()?).ok()?));
         match event {
             libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => {
-                self.held.extend(told().filter(|child| !self.ended.remove(child)));
+                self.held.extend(message().filter(|child| !self.ended.remove(child)));
             }
             libc::PTRACE_EVENT_EXEC => {
-                // A program takes the number of the process, whichever of its threads became it.
-                if let Some(former) = told().filter(|former| *former != thread) {
+                // A thread that executes a program gets the id of the process.
+                if let Some(former) = message().filter(|former| *former != thread) {
                     self.held.remove(&former);
                 }
                 judge(&Seen::Program(thread));
             }
-            // Its first stop, which may come before its parent's word.
+            // The first stop of a thread, which may be reported before the event of its parent.
             _ => {
                 self.ended.remove(&thread);
                 self.held.insert(thread);
@@ -169,11 +171,11 @@ impl Family {
         }
     }
 
-    /// At the entry or the exit of a call.
+    /// Handles the entry or the exit of a call.
     fn at_call(&mut self, thread: Pid, judge: &mut dyn FnMut(&Seen<'_>)) {
         let Ok(registers) = ptrace::getregs(thread) else { return };
         let result = registers.rax as i64;
-        // The kernel has put this there at the entry alone.
+        // The kernel sets this value only at the entry.
         if result == -i64::from(libc::ENOSYS) {
             if let Some(making) = Making::entered(thread, &registers) {
                 self.making.insert(thread, making);
@@ -187,10 +189,10 @@ impl Family {
     }
 }
 
-/// A call that makes a file or a directory, or gives one a mode.
+/// A call that creates a file or a directory, or sets its mode.
 struct Making {
     call: &'static str,
-    /// Where that is; the descriptor that comes back, without it.
+    /// The path. `None` if it is the path of the returned descriptor.
     path: Option<PathBuf>,
 }
 
@@ -204,7 +206,7 @@ impl Making {
             libc::SYS_open => return opens("open", path(0)?, arguments[1]),
             libc::SYS_creat => return opens("creat", path(0)?, libc::O_CREAT as u64),
             libc::SYS_openat => return opens("openat", path_in()?, arguments[2]),
-            // The first of its `open_how`.
+            // The flags are the first field of `open_how`.
             libc::SYS_openat2 => {
                 let flags = ptrace::read(thread, arguments[2] as ptrace::AddressType).ok()?;
                 return opens("openat2", path_in()?, flags as u64);
@@ -216,7 +218,7 @@ impl Making {
             libc::SYS_chmod => ("chmod", path(0)?),
             libc::SYS_fchmod => ("fchmod", descriptor(thread, arguments[0] as i32)),
             libc::SYS_fchmodat | libc::SYS_fchmodat2 => ("fchmodat", path_in()?),
-            // A socket in a file system.
+            // Creates a Unix socket in a file system.
             libc::SYS_bind => {
                 let [family, path] = [0, 2].map(|at| text_at(thread, arguments[1] + at));
                 let is_unix = family?.as_bytes().first() == Some(&(libc::AF_UNIX as u8));
@@ -239,14 +241,14 @@ impl Making {
     }
 }
 
-/// The call, if it makes a file that is not there yet.
+/// Returns the call if it creates a file.
 fn opens(call: &'static str, path: PathBuf, flags: u64) -> Option<Making> {
-    let says = |flag: i32| flags as i32 & flag == flag;
-    let makes = says(libc::O_TMPFILE) || (says(libc::O_CREAT) && fs::metadata(path).is_err());
+    let has = |flag: i32| flags as i32 & flag == flag;
+    let makes = has(libc::O_TMPFILE) || (has(libc::O_CREAT) && fs::metadata(path).is_err());
     makes.then_some(Making { call, path: None })
 }
 
-/// What a thread means by `path` in the directory `dir`.
+/// Resolves `path`, relative to the directory `dir`, as a thread does.
 fn in_dir(thread: Pid, dir: i32, path: &str) -> PathBuf {
     let own = Path::new("/proc").join(thread.to_string());
     match path.strip_prefix("/proc/self/") {

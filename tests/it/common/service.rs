@@ -1,4 +1,4 @@
-//! A world's etcd as a process: started and stopped by the supervisor, seen in `/proc`.
+//! The etcd process of a world. The supervisor script starts and stops it.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +15,11 @@ use crate::common::fs_util::names;
 use crate::common::world::World;
 
 impl World {
-    /// Starts etcd and waits until it serves; tells the log if it ends instead.
+    /// Starts etcd and waits until it serves.
+    ///
+    /// # Errors
+    ///
+    /// Returns the end of the log if etcd exits.
     pub fn try_start(&self) -> Result<(), String> {
         self.supervisor("start");
         self.await_service()
@@ -26,7 +30,7 @@ impl World {
         self.try_start().unwrap_or_else(|log| panic!("etcd does not start: {log}"));
     }
 
-    /// Starts etcd and waits until it answers, healthy or not.
+    /// Starts etcd and waits until it listens, healthy or not.
     pub fn start_listening(&self) {
         self.launch();
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -36,19 +40,19 @@ impl World {
         }
     }
 
-    /// Starts etcd and waits for no more than the process.
+    /// Starts the etcd process and does not wait until it serves.
     pub fn launch(&self) {
         self.supervisor("start");
     }
 
-    /// Stops etcd and waits until it is gone.
+    /// Stops etcd and waits until the process has ended.
     pub fn stop(&self) {
         self.supervisor("stop");
         assert!(!self.running());
     }
 
-    /// Waits for the end of an etcd that was ordered to stop by somebody who is dead now, as a machine does that goes
-    /// down. The order may have died with him.
+    /// Waits until etcd has stopped, if a run asked it to stop and was killed. The signal may not have been
+    /// sent, so this waits at most 2 s.
     pub fn await_ordered_stop(&self) {
         let deadline = Instant::now() + Duration::from_secs(2);
         while self.path("supervisor/stopping").exists() && self.running() && Instant::now() < deadline {
@@ -73,7 +77,7 @@ impl World {
             if !self.running() {
                 return Err(self.log());
             }
-            // etcdctl that dials too early sleeps for a second, so knock first.
+            // etcdctl sleeps for a second if it connects too early, so test the port first.
             if self.listening() && self.healthy() {
                 return Ok(());
             }
@@ -82,30 +86,30 @@ impl World {
         }
     }
 
-    /// Whether the client port is open.
+    /// Returns whether the client port is open.
     pub fn listening(&self) -> bool {
         TcpStream::connect(self.client_address()).is_ok()
     }
 
-    /// Whether etcd says that it is healthy.
+    /// Returns whether etcd reports that it is healthy.
     pub fn healthy(&self) -> bool {
         self.etcdctl_command(&["endpoint", "health"]).output().unwrap().status.success()
     }
 
-    /// The end of etcd's log.
+    /// Returns the last lines of the log of etcd.
     pub fn log(&self) -> String {
         let log = fs::read_to_string(self.path("supervisor/log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(8)..].join("\n")
     }
 
-    /// etcd's process id, if it runs.
+    /// Returns the process id of etcd, if it is running.
     pub fn pid(&self) -> Option<i32> {
         let pid = fs::read_to_string(self.path("supervisor/pid")).ok()?.trim().parse().ok()?;
         alive(pid).then_some(pid)
     }
 
-    /// Whether etcd runs.
+    /// Returns whether etcd is running.
     pub fn running(&self) -> bool {
         self.pid().is_some()
     }
@@ -115,7 +119,8 @@ impl World {
         kill(Pid::from_raw(self.pid().unwrap()), signal).unwrap();
     }
 
-    /// Processes that have this world's directory in their arguments: its etcd, and whatever a walk left behind.
+    /// Returns the processes that have the directory of this world in their arguments: etcd, and processes
+    /// that a run has left behind.
     pub fn processes(&self) -> BTreeSet<i32> {
         let ours = self.path("").into_os_string().into_encoded_bytes();
         let mut found = BTreeSet::new();
@@ -133,7 +138,7 @@ impl World {
     }
 }
 
-/// Whether a process is there and not just unburied.
+/// Returns whether a process exists and is not a zombie.
 pub fn alive(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }

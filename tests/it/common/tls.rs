@@ -1,4 +1,4 @@
-//! Throw-away certificates: one authority, a server for the loopback, a client.
+//! Temporary certificates: an authority, a server on the loopback address, and a client.
 
 use std::fs;
 use std::path::Path;
@@ -8,8 +8,12 @@ use rcgen::{
     KeyUsagePurpose, date_time_ymd,
 };
 
-/// Writes `ca.crt` and the pairs `server` and `client` into `dir`; besides, of the same authority, `expired`,
-/// `servers-only`, `root`, `expired-server` and `nowhere`, a server of another address; and `other-ca.crt`, which signed none.
+/// Writes certificates into `dir`:
+///
+/// - `ca.crt`, which has signed all others
+/// - `server` and `client`
+/// - `expired`, `servers-only`, `root`, `expired-server`, and `nowhere`, a server with another address
+/// - `other-ca.crt`, which has not signed any of these certificates
 pub fn write_certificates(dir: &Path) {
     fs::create_dir(dir).unwrap();
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
@@ -23,7 +27,8 @@ pub fn write_certificates(dir: &Path) {
     let authority = Issuer::new(authority, key);
 
     let (server, client) = (ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth);
-    // etcd's own gateway dials the server with the server's certificate, so that one is a client too.
+    // The gateway of etcd connects to the server with the certificate of the server, so that is a client
+    // certificate too.
     let hosts = ["127.0.0.1", "::1", "localhost"];
     let both = vec![server.clone(), client.clone()];
     write_leaf(dir, "server", &authority, &hosts, both.clone(), 4096);
