@@ -1,5 +1,5 @@
-//! etcd's tools missing, lying, dying or hanging under `snapshot`, and two runs at once. The tools here are stand-ins
-//! before the real ones.
+//! etcd tools that are missing, fail, die, hang or print false results during `snapshot`, and two runs at
+//! once. The stand-in tools here call the real ones.
 
 use std::fs;
 use std::thread::sleep;
@@ -15,7 +15,7 @@ use crate::common::world::{Version, World};
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn names_the_tool_that_is_missing_or_broken(version: Version) {
+fn reports_the_missing_or_broken_tool(version: Version) {
     let world = World::plain(version);
     let tools = world.stand_in_tools();
     let fails = |step: &str, reason: &str| {
@@ -62,7 +62,7 @@ fn names_the_tool_that_is_missing_or_broken(version: Version) {
     assert!(world.in_target().is_empty());
 }
 
-/// How a program in Go dies of a mistake of its own.
+/// The output of a Go program that panics.
 const PANIC: &str = r#"{"level":"info","msg":"created temporary db file"}
 panic: runtime error: index out of range [5] with length 3
 
@@ -73,12 +73,12 @@ main.main()
 	/go/src/etcd/etcdctl/main.go:32 +0x17
 "#;
 
-/// What failures say to type.
+/// The next step that failures print.
 const AGAIN: &str = "ps -C etcd, then run snapshot again";
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn publishes_nothing_that_is_not_proved(version: Version) {
+fn publishes_only_verified_snapshots(version: Version) {
     let world = World::plain(version);
     world.fill();
     let tools = world.stand_in_tools();
@@ -117,7 +117,7 @@ fn publishes_nothing_that_is_not_proved(version: Version) {
 }
 
 #[test]
-fn ends_although_the_transfer_hangs() {
+fn fails_if_the_transfer_hangs() {
     let world = World::plain(Version::V35);
     let tools = world.stand_in_tools();
     tools.hang("etcdctl *snapshot*save*");
@@ -132,7 +132,7 @@ fn ends_although_the_transfer_hangs() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
+fn refuses_a_second_run_at_the_same_time(version: Version) {
     let world = World::plain(version);
     let archive = world.saved();
     let tools = world.stand_in_tools();
@@ -140,7 +140,7 @@ fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
     let first = world.start_snapshot(&[&world.to_target()]);
     await_call(&tools, "snapshot", &first);
     let holder = first.pid().to_string();
-    // A busy machine makes nobody late three times; a wait for the lock does.
+    // One late refusal may be due to a busy machine, but three mean that the run waits for the lock.
     let busy = |run: &dyn Fn() -> crate::common::command::Out| {
         let soon = |_| {
             let out = run();
@@ -148,12 +148,12 @@ fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
             out.refused(&[&holder]);
             took < Duration::from_secs(1)
         };
-        assert!((0..3).any(soon), "told late, three times");
+        assert!((0..3).any(soon), "refused late three times");
     };
     busy(&|| world.snapshot(&[&world.to_target()]));
     busy(&|| world.restore(&[&format!("snapshot={}", archive.display()), &world.to_target()]));
 
-    // A kill frees the lock at once, takes the child along, and the next run cleans up.
+    // A kill releases the lock at once and ends the child process, and the next run cleans up.
     assert!(!first.kill().status.success());
     assert_all_gone(&tools);
     let _ = fs::remove_file(world.path("tools/fault"));
@@ -164,17 +164,17 @@ fn one_run_at_a_time_and_the_other_hears_of_it(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn sweeps_up_after_a_kill_at_every_call(version: Version) {
+fn cleans_up_after_a_kill_at_every_call(version: Version) {
     let world = World::plain(version);
     world.fill();
     let tools = world.stand_in_tools();
     for call in 1.. {
-        assert!(call < 60, "no end of calls");
+        assert!(call < 60, "too many calls");
         tools.crash_at(call);
         let out = world.snapshot(&[&world.to_target()]);
         if tools.crash_pending() {
             let _ = out.completed();
-            // etcd is asked, then saves, and what it saved is read.
+            // The snapshot queries etcd, saves, and reads the saved file.
             tools.assert_killed_before_each(call - 1, 4);
             break;
         }
@@ -185,7 +185,7 @@ fn sweeps_up_after_a_kill_at_every_call(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
-/// Waits until a call that holds this word is under way.
+/// Waits until a tool is called with `word` among its arguments.
 pub fn await_call(tools: &Tools, word: &str, run: &Run) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !tools.calls().iter().any(|(_, call)| call.contains(word)) {
@@ -194,7 +194,7 @@ pub fn await_call(tools: &Tools, word: &str, run: &Run) {
     }
 }
 
-/// None of the tools that were called lives on for longer than a moment.
+/// Asserts that all tools that were called have exited, or exit within 3 s.
 pub fn assert_all_gone(tools: &Tools) {
     let deadline = Instant::now() + Duration::from_secs(3);
     let mut living = tools.calls();

@@ -1,5 +1,5 @@
-//! Killed at any point, `restore` leaves the whole old data or the whole new data, and the next run, or the next boot of
-//! etcd, or `restore --recover`, makes that a serving etcd again, without a person.
+//! A `restore` that is killed at any point leaves the complete old data or the complete new data. The next
+//! action, the next boot of etcd, or `restore --recover` then brings etcd back without manual work.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -17,22 +17,23 @@ use crate::common::tools::Tools;
 use crate::common::world::{Version, World};
 use crate::restore::from;
 
-// What differs between the versions shows at a boot; these are minutes long.
+// These tests take minutes. Only the boot differs between the etcd versions, so only the boot tests run on
+// both.
 
-/// How the unit goes on after a crash.
+/// What happens on the unit after a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
-    /// Somebody types `restore --recover`.
+    /// The operator runs `restore --recover`.
     Recover,
     /// The next action is a snapshot.
     Snapshot,
-    /// The machine starts etcd, as it would after a reboot; later somebody types `restore --recover`.
+    /// The machine starts etcd, as after a reboot. Later the operator runs `restore --recover`.
     Boot,
-    /// Somebody types `restore --recover` before the machine starts etcd.
+    /// The operator runs `restore --recover` before the machine starts etcd.
     RecoverAndBoot,
 }
 
-/// A world with old data, and an archive of other, new data.
+/// A world with old data, and an archive of different, new data.
 struct Ground {
     world: World,
     tools: Tools,
@@ -52,7 +53,7 @@ impl Ground {
         ground
     }
 
-    /// Makes the live data differ from the archive's.
+    /// Makes the live data differ from the data in the archive.
     fn make_old(&mut self) {
         self.world.damage();
         self.old = self.world.dump();
@@ -70,14 +71,14 @@ impl Ground {
         self.start().finish()
     }
 
-    /// Goes on after a crash. The data must be whole, old or new, and served.
-    fn go_on(&mut self, next: Next, what: &str) {
+    /// Performs `next` after a crash. The data must be complete, old or new, and etcd must serve it.
+    fn recover_and_check(&mut self, next: Next, what: &str) {
         assert_all_gone(&self.tools);
         let world = &self.world;
         assert!(world.data_dir().join("member/snap/db").exists(), "{what}: no live data");
         let mut booted = None;
         match next {
-            Next::Recover => told_to_recover(world, what),
+            Next::Recover => run_recover(world, what),
             Next::Snapshot => {
                 let out = world.snapshot(&[&world.to_target()]);
                 assert!(out.status.success(), "{what}: {}", out.told());
@@ -86,16 +87,16 @@ impl Ground {
                 world.await_ordered_stop();
                 world.start();
                 booted = Some(self.which(what));
-                told_to_recover(world, what);
+                run_recover(world, what);
             }
             Next::RecoverAndBoot => {
-                told_to_recover(world, what);
+                run_recover(world, what);
                 world.start();
             }
         }
         let after = self.which(what);
         assert!(self.world.healthy());
-        // Of a backup's stage in the target, `recovery_leaves_nothing_in_the_target` is the judge.
+        // `recovery_removes_the_staging_directory_from_the_target` checks the staging directory of a backup.
         let mut left = self.world.leftovers();
         left.retain(|path| {
             next == Next::Snapshot || !path.starts_with(self.world.target().to_str().unwrap())
@@ -109,7 +110,7 @@ impl Ground {
         }
     }
 
-    /// Which data etcd serves.
+    /// Returns which data etcd serves, old or new.
     fn which(&self, what: &str) -> &'static str {
         assert!(self.world.running(), "{what}: etcd is down: {}", self.world.log());
         let data = self.world.dump();
@@ -121,30 +122,30 @@ impl Ground {
     }
 }
 
-fn told_to_recover(world: &World, what: &str) {
+fn run_recover(world: &World, what: &str) {
     let out = world.restore(&["--recover"]);
     assert!(out.status.success(), "{what}: {}", out.told());
     out.is_in_good_order();
 }
 
-/// Kills the restore before its first call of one of etcd's tools, before its second, and so on to the last.
+/// Kills the restore before its first call of an etcd tool, then before its second, and so on to the last.
 fn kill_at_every_call(version: Version, next: Next) {
     let mut ground = Ground::new(version);
     for call in 1.. {
-        assert!(call < 100, "no end of calls");
+        assert!(call < 100, "too many calls");
         ground.tools.crash_at(call);
         let out = ground.restore();
         if ground.tools.crash_pending() {
             let _ = out.completed();
             assert_eq!(ground.which("undisturbed"), "new");
-            // It asks the old etcd, boots a private one, takes a backup, and asks the new one.
+            // The restore queries the old etcd, boots a private one, takes a backup, and queries the new one.
             ground.tools.assert_killed_before_each(call - 1, 17);
             return;
         }
         let what =
             format!("killed before call {call}, {:?}", ground.tools.calls().last().map(|last| &last.1));
         assert_eq!(out.status.code(), None, "{what}: {}", out.told());
-        ground.go_on(next, &what);
+        ground.recover_and_check(next, &what);
     }
 }
 
@@ -174,12 +175,12 @@ fn recovers_from_a_kill_around_the_stop_and_the_start(version: Version) {
             ground.tools.forget_calls();
             let out = ground.restore();
             assert_eq!(out.status.code(), None, "{point}: {}", out.told());
-            ground.go_on(next, &format!("killed {point}, then {next:?}"));
+            ground.recover_and_check(next, &format!("killed {point}, then {next:?}"));
         }
     }
 }
 
-/// How long a whole restore takes here.
+/// Returns the duration of a complete restore on this machine.
 fn measured(ground: &mut Ground) -> Duration {
     let out = ground.restore();
     let took = out.took;
@@ -188,8 +189,8 @@ fn measured(ground: &mut Ground) -> Duration {
     took
 }
 
-/// Interrupts a restore at `count` moments spread over its length, and goes on in each of the ways in turn.
-fn at_any_moment(
+/// Interrupts a restore at `count` moments spread over its duration, and then performs each `Next` in turn.
+fn interrupt_at_any_moment(
     version: Version,
     count: u32,
     ways: &[Next],
@@ -207,23 +208,24 @@ fn at_any_moment(
         out.is_in_good_order();
         cut_off += u32::from(!out.status.success());
         let next = ways[moment as usize % ways.len()];
-        ground.go_on(next, &format!("after {delay:?} of {took:?}, then {next:?}"));
+        ground.recover_and_check(next, &format!("after {delay:?} of {took:?}, then {next:?}"));
     }
-    // At the first moment nothing has begun, and a restore that is faster than the measured one is at its end at the last.
-    assert!(cut_off * 3 >= count, "only {cut_off} of {count} were interrupted before their end");
+    // The first moment is before the restore starts its work. The last may be after its end, because
+    // durations vary.
+    assert!(cut_off * 3 >= count, "only {cut_off} of {count} restores were interrupted");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn recovers_from_a_kill_at_any_moment(version: Version) {
-    at_any_moment(version, 15, &[Next::Recover, Next::Snapshot, Next::Boot], |_, run| run.kill());
+    interrupt_at_any_moment(version, 15, &[Next::Recover, Next::Snapshot, Next::Boot], |_, run| run.kill());
 }
 
-/// Everything dies at once, etcd as well.
+/// Kills all processes at once, including etcd.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn recovers_from_a_power_cut_at_any_moment(version: Version) {
-    at_any_moment(version, 12, &[Next::Boot, Next::RecoverAndBoot], |ground, run| {
+    interrupt_at_any_moment(version, 12, &[Next::Boot, Next::RecoverAndBoot], |ground, run| {
         let out = run.kill();
         for pid in ground.world.processes() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
@@ -237,11 +239,11 @@ fn recovers_from_a_power_cut_at_any_moment(version: Version) {
     });
 }
 
-/// SIGTERM is a polite word: it may be answered by an end, or by going on to one.
+/// SIGTERM is a request: the restore may roll back and exit, or complete.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn recovers_from_a_term_at_any_moment(version: Version) {
-    at_any_moment(version, 9, &[Next::Recover, Next::Snapshot, Next::Boot], |_, mut run| {
+    interrupt_at_any_moment(version, 9, &[Next::Recover, Next::Snapshot, Next::Boot], |_, mut run| {
         if !run.ended() {
             let _ = kill(Pid::from_raw(run.pid()), Signal::SIGTERM);
         }
@@ -249,38 +251,38 @@ fn recovers_from_a_term_at_any_moment(version: Version) {
     });
 }
 
-/// The stage of a backup holds every secret there is.
+/// The staging directory of a backup contains every Kubernetes secret.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn recovery_leaves_nothing_in_the_target(version: Version) {
+fn recovery_removes_the_staging_directory_from_the_target(version: Version) {
     let ground = Ground::new(version);
     ground.tools.hang("etcdctl *snapshot*save*");
     let run = ground.start();
     crate::broken_tools::await_call(&ground.tools, "save", &run);
     assert_eq!(run.kill().status.code(), None);
     std::fs::remove_file(ground.world.path("tools/fault")).unwrap();
-    told_to_recover(&ground.world, "killed in the backup");
+    run_recover(&ground.world, "killed in the backup");
     assert_eq!(ground.which("killed in the backup"), "old");
     assert!(ground.world.leftovers().is_empty(), "{:?}", ground.world.leftovers());
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn recovery_of_nothing_changes_nothing(version: Version) {
+fn recover_without_an_interrupted_restore_is_a_no_op(version: Version) {
     let world = World::plain(version);
     world.fill();
     let still = crate::refusals::Still::of(&world);
-    told_to_recover(&world, "with nothing to recover");
+    run_recover(&world, "with nothing to recover");
     still.check("with nothing to recover");
     world.stop();
-    told_to_recover(&world, "with nothing to recover and etcd stopped");
-    assert!(!world.running(), "nobody asked for a start");
+    run_recover(&world, "with nothing to recover and etcd stopped");
+    assert!(!world.running(), "--recover started a stopped etcd without a reason");
 }
 
-/// A terminal that closes, an agent that goes: nobody reads what we print any more.
+/// A closed terminal or a stopped Juju agent no longer reads the output.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_although_nobody_listens(version: Version) {
+fn restores_if_its_output_pipe_is_closed(version: Version) {
     let ground = Ground::new(version);
     let args = ground.args();
     let mut command = ground.world.action(program!("restore"), &args.each_ref().map(String::as_str));

@@ -1,4 +1,5 @@
-//! Archives encrypted to age recipients: nobody without the identity gets anything out, and who has it gets everything back.
+//! Archives encrypted to age recipients: without the identity no content is readable, and with it a restore
+//! works.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -20,17 +21,17 @@ use crate::malicious_archives::is_cheap_refusal;
 use crate::refusals::Still;
 use crate::restore::from;
 
-/// Made by `rage`.
+/// An age key pair created by `rage`.
 pub const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
 pub const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
 const OTHER: &str = "age17ednmd22d8fzrv8jvhuxq7dm3e7zjyjsca2c4cndzncz0vf4xg9s9lz6hg";
 pub const OTHERS_IDENTITY: &str =
     "AGE-SECRET-KEY-1MW2NLFFPA0Q3VWSL0CNLQG4RNDP27JTGAP5PYNATEPYU67N8G8GSCUYHPQ";
 const MAGIC: &[u8] = b"age-encryption.org/v1\n";
-/// Of letters that deflate leaves as they are where there is nothing else.
+/// Text that deflate leaves readable if it compresses only this text.
 const CANARY: &str = "canary-of-a-kubernetes-secret";
 
-/// Has archives encrypted from now on.
+/// Writes settings that encrypt all later archives.
 pub fn encrypt(world: &World, more: &str) {
     fs::write(world.path("backup.yaml"), format!("encrypt-to: [{RECIPIENT}]\n{more}")).unwrap();
 }
@@ -57,7 +58,7 @@ pub fn restore(world: &World, words: &[&str]) -> Out {
     run(world, program!("restore"), &[words, &[&world.to_target()]].concat())
 }
 
-/// `identity-file=PATH` of a file with that identity.
+/// Writes `secret` to an identity file and returns the parameter `identity-file=PATH`.
 pub fn identity(world: &World, secret: &str) -> String {
     let path = world.path(&format!("identity-{}", &secret[16..24]));
     fs::write(&path, format!("# created: today\n{secret}\n")).unwrap();
@@ -71,7 +72,7 @@ pub fn beside(archive: &Path) -> PathBuf {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn encrypted_archives_are_restored_and_so_is_their_backup(version: Version) {
+fn restores_encrypted_archives_and_encrypts_the_backup(version: Version) {
     let world = World::plain(version);
     world.fill();
     encrypt(&world, "");
@@ -87,14 +88,14 @@ fn encrypted_archives_are_restored_and_so_is_their_backup(version: Version) {
     let done = restore(&world, &[&from(&archive), &identity]).completed();
     assert_same(&world.dump(), &data, "after the restore");
     let backup = PathBuf::from(done.get("backup.path"));
-    assert!(fs::read(&backup).unwrap().starts_with(MAGIC), "the backup is encrypted too");
+    assert!(fs::read(&backup).unwrap().starts_with(MAGIC), "the backup of the restore is not encrypted");
     restore(&world, &[&from(&backup), &identity, "allow-foreign=true"]).completed();
     assert_same(&world.dump(), &damaged, "after the restore of the backup");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
 #[test]
-fn nothing_in_clear_is_left_anywhere() {
+fn writes_no_plain_text_to_disk() {
     let world = World::plain(Version::V35);
     for n in 0..40 {
         let noise: Vec<u8> =
@@ -108,7 +109,7 @@ fn nothing_in_clear_is_left_anywhere() {
     );
     let mut seen = 0;
     while !run.ended() {
-        // What is being written has no clear beginning at any time.
+        // The file in progress starts with the age magic at all times.
         for stage in world.in_target().iter().filter(|name| name.starts_with(".etcd-snapshot-")) {
             let archive = world.target().join(stage).join("archive");
             let bytes = fs::read(archive).unwrap_or_default();
@@ -117,7 +118,7 @@ fn nothing_in_clear_is_left_anywhere() {
         }
         sleep(Duration::from_millis(1));
     }
-    assert!(seen > 0, "the archive was never seen on its way");
+    assert!(seen > 0, "the archive was never seen while it was written");
     let archive = PathBuf::from(run.finish().completed().get("snapshot.path"));
     assert!(fs::read(&archive).unwrap().starts_with(MAGIC));
     assert_eq!(world.in_target(), [name(&archive), name(&beside(&archive))]);
@@ -135,7 +136,7 @@ fn nothing_in_clear_is_left_anywhere() {
 }
 
 #[test]
-fn an_encrypted_archive_is_refused_without_its_identity_before_all_else() {
+fn refuses_an_encrypted_archive_without_its_identity_first() {
     let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");
@@ -143,13 +144,17 @@ fn an_encrypted_archive_is_refused_without_its_identity_before_all_else() {
     let (right, wrong) = (identity(&world, IDENTITY), identity(&world, OTHERS_IDENTITY));
     let still = Still::of(&world);
     let out = restore(&world, &[&from(&archive)]);
-    assert!(!out.stderr.contains("looking at etcd"), "it is the first thing that is said: {}", out.told());
+    assert!(
+        !out.stderr.contains("looking at etcd"),
+        "the refusal came after etcd was examined: {}",
+        out.told()
+    );
     out.says_one_of(&[&format!("is encrypted for {RECIPIENT}")]);
     out.refused(&["identity-file=PATH"]);
     let out = restore(&world, &[&from(&archive), &wrong]);
     out.says_one_of(&[&format!("is the identity of {OTHER}")]);
     out.refused(&[&format!("is encrypted for {RECIPIENT}")]);
-    // What stands beside it is for words alone.
+    // The manifest file next to the archive only improves the message; the refusal does not depend on it.
     fs::rename(beside(&archive), world.path("aside")).unwrap();
     restore(&world, &[&from(&archive)]).refused(&["unknown recipients"]);
     fs::rename(world.path("aside"), beside(&archive)).unwrap();
@@ -171,7 +176,7 @@ fn an_encrypted_archive_is_refused_without_its_identity_before_all_else() {
 }
 
 #[test]
-fn an_encrypted_archive_that_was_cut_or_changed_is_refused() {
+fn refuses_a_truncated_or_altered_encrypted_archive() {
     let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");
@@ -188,17 +193,17 @@ fn an_encrypted_archive_that_was_cut_or_changed_is_refused() {
     for length in [30, 150, 240, 1000, good.len() - 16, good.len() - 1] {
         refuses(&format!("{length} bytes"), &good[..length], &["cut short or altered"]);
     }
-    // In the stanza, where only the wrapped key is: it is no longer for us.
+    // A change in the header stanza alters the wrapped file key, so the identity no longer matches.
     for at in [60, 100, 160, 230, 1000, good.len() / 2, good.len() - 1] {
         let mut bytes = good.clone();
         bytes[at] ^= 1;
         refuses(&format!("byte {at}"), &bytes, &["cut short or altered", "is encrypted for"]);
     }
-    refuses("a byte behind it", &[&good[..], b"x"].concat(), &["cut short or altered"]);
+    refuses("a byte after the archive", &[&good[..], b"x"].concat(), &["cut short or altered"]);
 }
 
 #[test]
-fn a_recipient_that_is_none_stops_a_snapshot_before_it_begins() {
+fn refuses_a_snapshot_with_an_invalid_recipient() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
     let still = Still::of(&world);
@@ -213,7 +218,7 @@ fn a_recipient_that_is_none_stops_a_snapshot_before_it_begins() {
 }
 
 #[test]
-fn encrypted_archives_are_listed_verified_and_deleted() {
+fn lists_verifies_and_deletes_encrypted_archives() {
     let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");
@@ -230,17 +235,20 @@ fn encrypted_archives_are_listed_verified_and_deleted() {
     assert!(warning.contains("identity-file=PATH"), "{warning}");
     let warning = verify(&[&identity(&world, OTHERS_IDENTITY)]).completed().get("verify.warning");
     assert!(warning.contains(&format!("is encrypted for {RECIPIENT}")), "{warning}");
-    assert!(listed(&world).iter().all(|one| one["broken"].is_null()), "closed is not broken");
+    assert!(
+        listed(&world).iter().all(|one| one["broken"].is_null()),
+        "an encrypted archive is listed as broken"
+    );
     let done = verify(&[&identity(&world, IDENTITY), "snapshot=all", "drill=true"]).completed();
     assert_eq!((done.get("verify.good"), done.get("verify.failed")), ("2".to_owned(), "0".to_owned()));
     assert_eq!(listed(&world)[0]["sha256"], sha256sum(&second));
 
-    // A manifest beside it that lies is found by who has the identity.
+    // With the identity, `verify-snapshot` detects a wrong manifest next to the archive.
     let text = fs::read_to_string(beside(&second)).unwrap();
     fs::write(beside(&second), text.replace("\"member_count\": 1", "\"member_count\": 3")).unwrap();
     verify(&[&identity(&world, IDENTITY)]).failed(&["another manifest"]);
     fs::write(beside(&second), text).unwrap();
-    // Until it is found good again, it counts for nothing, and the other would stay.
+    // Until it verifies again, it does not count as a good archive, so the other one could not be deleted.
     verify(&[&identity(&world, IDENTITY), "snapshot=all"]).completed();
 
     keep(&world, "prune-snapshots", &[&world.to_target(), "keep=1"]).completed();
@@ -250,7 +258,7 @@ fn encrypted_archives_are_listed_verified_and_deleted() {
 }
 
 #[test]
-fn encrypted_archives_go_to_a_bucket_and_come_back() {
+fn uploads_and_fetches_encrypted_archives() {
     let world = World::plain(Version::V35);
     world.fill();
     let data = world.dump();
@@ -284,7 +292,7 @@ fn encrypted_archives_go_to_a_bucket_and_come_back() {
     };
     let fetched = fetch(&[]).completed();
     assert!(fetched.get("snapshot.verified").contains("sha256 alone"), "{}", fetched.out.told());
-    assert_eq!(sha256sum(&archive), sha256, "as it is there");
+    assert_eq!(sha256sum(&archive), sha256, "the fetched archive differs from the uploaded one");
     assert_eq!(fs::read(beside(&archive)).unwrap(), outside);
     fetch(&[&identity(&world, OTHERS_IDENTITY)]).refused(&["is encrypted for"]);
     let identity = identity(&world, IDENTITY);
@@ -295,9 +303,9 @@ fn encrypted_archives_go_to_a_bucket_and_come_back() {
     assert_same(&world.dump(), &data, "after the restore");
 }
 
-/// `age` or `rage`, where one of them is on this machine.
+/// Checks interoperability with `age` and `rage` if they are installed.
 #[test]
-fn another_tool_opens_it_where_there_is_one() {
+fn exchanges_archives_with_age_and_rage() {
     let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");
@@ -316,7 +324,7 @@ fn another_tool_opens_it_where_there_is_one() {
             }
         }
     }
-    // And what another tool encrypted is restored: the snapshot of another, encrypted by hand.
+    // restore accepts an archive that another tool encrypted.
     let plain = world.path("plain.tar.gz");
     fs::copy(world.saved(), &plain).unwrap();
     let by_hand = world.path("by-hand.age");

@@ -1,4 +1,4 @@
-//! What is done to the snapshots that there are: verified, pinned, deleted.
+//! Actions on existing snapshots: verify, drill, pin, delete, prune, and restore by name.
 
 use std::fs;
 use std::io::Write as _;
@@ -23,13 +23,13 @@ fn named(path: &Path) -> String {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn keeping_verifies_to_the_last_byte_and_notes_it(version: Version) {
+fn verifies_every_byte_and_records_the_result(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (first, second) = (world.saved(), world.saved());
     let unit = Unit::new(&world);
     let done = unit.run("verify-snapshot", &[&world.to_target()]).completed();
-    assert_eq!(done.get("verify.sha256"), sha256sum(&second), "the latest unless told otherwise");
+    assert_eq!(done.get("verify.sha256"), sha256sum(&second), "verifies the latest by default");
     assert_eq!(done.get("verify.revision"), world.revision().to_string());
     let done = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]).completed();
     assert_eq!((done.get("verify.good"), done.get("verify.failed")), ("2".to_owned(), "0".to_owned()));
@@ -43,7 +43,7 @@ fn keeping_verifies_to_the_last_byte_and_notes_it(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn keeping_drills_on_a_throw_away_etcd(version: Version) {
+fn drills_on_a_private_etcd(version: Version) {
     for setup in [Setup::plain(version), Setup { auth: true, tls: true, ..Setup::plain(version) }] {
         let world = World::new(setup);
         world.fill();
@@ -60,7 +60,7 @@ fn keeping_drills_on_a_throw_away_etcd(version: Version) {
 }
 
 #[test]
-fn keeping_tells_a_broken_archive_from_the_others() {
+fn verify_reports_only_the_damaged_archive() {
     let world = World::plain(Version::V35);
     world.fill();
     let (good, broken) = (world.saved(), world.saved());
@@ -68,7 +68,10 @@ fn keeping_tells_a_broken_archive_from_the_others() {
     bytes[2000] ^= 1;
     fs::write(&broken, &bytes).unwrap();
     fs::write(world.target().join("cut.tar.gz"), &bytes[..3000]).unwrap();
-    assert!(listed(&world).iter().all(|one| one["broken"].is_null()), "a look at the end does not tell");
+    assert!(
+        listed(&world).iter().all(|one| one["broken"].is_null()),
+        "listing reads only the end of an archive"
+    );
     let out = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]);
     assert!(out.stdout.contains(&name(&good)), "{}", out.told());
     out.failed(&[&format!("{} is damaged: ", name(&broken))]);
@@ -78,10 +81,10 @@ fn keeping_tells_a_broken_archive_from_the_others() {
     assert!(one(&broken)["verified"].is_null() && one(&good)["verified"].is_string());
     assert!(one(Path::new("cut.tar.gz"))["broken"].is_null());
     assert_eq!(one(&good)["kept_because"][0], "the newest verified");
-    // What the latest is, is a question of being good.
+    // `latest` selects only good archives.
     let latest = keep(&world, "verify-snapshot", &[&world.to_target()]).completed();
     assert_eq!(latest.get("verify.snapshots"), name(&good));
-    // A file that was mended is good again.
+    // A repaired file is good again.
     bytes[2000] ^= 1;
     fs::write(&broken, &bytes).unwrap();
     let _ = keep(&world, "verify-snapshot", &[&world.to_target(), &named(&broken)]).completed();
@@ -89,7 +92,7 @@ fn keeping_tells_a_broken_archive_from_the_others() {
 }
 
 #[test]
-fn keeping_a_drill_finds_a_manifest_that_lies() {
+fn a_drill_detects_a_wrong_manifest() {
     let world = World::plain(Version::V35);
     world.fill();
     let dir = unpack(&world, &world.saved());
@@ -99,7 +102,7 @@ fn keeping_a_drill_finds_a_manifest_that_lies() {
     let db = fs::read(dir.join("db")).unwrap();
     let text = text.replace(&keys, "\"keys\": 7");
     let tar = tar_of(&[file("db", &db), file("manifest.json", text.as_bytes())]);
-    // As ours are: what tells of it begins a block of its own, and stands there as it is.
+    // As in the archives of `snapshot`, the manifest starts its own uncompressed block.
     let (db, rest) = tar.split_at(512 + db.len().next_multiple_of(512));
     let lying = world.target().join("etcd-snapshot-lying.tar.gz");
     let mut gzip = GzEncoder::new(fs::File::create(&lying).unwrap(), Compression::none());
@@ -110,7 +113,7 @@ fn keeping_a_drill_finds_a_manifest_that_lies() {
     };
     let _ = verify(&[]).completed();
     verify(&["drill=true"]).failed(&["keys instead of the 7 of its manifest"]);
-    // Reading it again, which finds nothing, does not take that back.
+    // Verifying again without a drill does not revoke the result of the drill.
     verify(&[]).failed(&["failed its last drill", "the 7 of its manifest"]);
     let listed = keep(&world, "list-snapshots", &[&world.to_target()]).completed();
     let row = listed.get("snapshots").lines().find(|line| line.contains("lying")).unwrap().to_owned();
@@ -120,7 +123,7 @@ fn keeping_a_drill_finds_a_manifest_that_lies() {
 }
 
 #[test]
-fn keeping_deletes_the_last_good_one_only_by_force() {
+fn deletes_the_last_good_snapshot_only_with_force() {
     let world = World::plain(Version::V35);
     let (first, second) = (world.saved(), world.saved());
     let delete = |words: &[&str]| keep(&world, "delete-snapshot", &[&[&*world.to_target()], words].concat());
@@ -128,11 +131,11 @@ fn keeping_deletes_the_last_good_one_only_by_force() {
     delete(&["snapshot=nonsense"]).refused(&["there is no snapshot nonsense"]);
     let both = format!("snapshot={},{}", name(&first), name(&second));
     delete(&[&both]).refused(&["no good snapshot of its cluster would be left"]);
-    assert_eq!(world.in_target().len(), 2, "none of them");
+    assert_eq!(world.in_target().len(), 2, "a refused deletion deleted a snapshot");
     let _ = keep(&world, "verify-snapshot", &[&world.to_target(), &named(&second)]).completed();
     let done = delete(&[&named(&second)]).completed();
     assert_eq!(done.get("deleted"), name(&second));
-    assert_eq!(world.in_target(), [name(&first)], "its record goes with it");
+    assert_eq!(world.in_target(), [name(&first)], "its record was not deleted");
     let last = format!("snapshot={}", name(&first));
     delete(&[&last]).refused(&["force=true"]);
     let _ = delete(&[&last, "force=true"]).completed();
@@ -140,7 +143,7 @@ fn keeping_deletes_the_last_good_one_only_by_force() {
 }
 
 #[test]
-fn keeping_neither_deletes_nor_forgets_what_is_pinned() {
+fn keeps_pinned_snapshots() {
     let world = World::plain(Version::V35);
     let (pinned, other) = (world.saved(), world.saved());
     let unit = Unit::new(&world);
@@ -159,12 +162,12 @@ fn keeping_neither_deletes_nor_forgets_what_is_pinned() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
+fn prunes_by_the_rules_and_reports_the_reasons(version: Version) {
     let world = World::plain(version);
     let other = World::plain(version);
     let foreign = world.target().join("etcd-snapshot-foreign.tar.gz");
     fs::copy(other.saved(), &foreign).unwrap();
-    // Those of one second are told apart by their revisions.
+    // Archives of the same second have names that differ by revision.
     let saved = |number| {
         world.put(number..number + 1, "more");
         world.saved()
@@ -196,7 +199,7 @@ fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
     expected.sort();
     assert_eq!(left, expected);
 
-    // A restore makes another cluster of it, and what was saved before is still its own.
+    // A restore changes the cluster id. Snapshots of the earlier id still belong to this cluster.
     world.fill();
     let _ = world.restore(&[&named(&all[0]), &world.to_target()]).completed();
     let _ =
@@ -208,14 +211,14 @@ fn keeping_prunes_what_no_rule_keeps_and_says_why(version: Version) {
 
     world.stop();
     prune(&["keep=1"]).failed(&["which cluster this is"]);
-    // Every cluster keeps its own newest, and ours is one by all its ids.
+    // Each cluster keeps its own newest snapshot. All ids of this cluster count as one cluster.
     let planned = prune(&["keep=1", "cluster=any", "plan=true"]).completed();
     assert_eq!(planned.get("would-delete"), "2", "{}", planned.get("snapshots"));
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn keeping_restores_by_name_and_no_strangers_snapshot(version: Version) {
+fn restores_by_name_and_refuses_a_foreign_snapshot(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -223,7 +226,8 @@ fn keeping_restores_by_name_and_no_strangers_snapshot(version: Version) {
     let restore = |words: &[&str]| world.restore(&[&[&*world.to_target()], words].concat());
     let _ = restore(&["from=latest"]).completed();
     assert_same(&world.dump(), &saved, "the latest");
-    // The newest archive is what that restore replaced, and no one means it by the latest. The cluster has another id now.
+    // The newest archive is the backup of the previous restore, which is never `latest`. The cluster has a
+    // new id now.
     world.damage();
     let _ = restore(&["from=latest", "skip-backup=true"]).completed();
     assert_same(&world.dump(), &saved, "the latest again");
@@ -239,7 +243,7 @@ fn keeping_restores_by_name_and_no_strangers_snapshot(version: Version) {
     assert_eq!(
         latest.get("plan.revision"),
         world.revision().to_string(),
-        "of the same cluster by its new id"
+        "latest ignores the new id of the cluster"
     );
     restore(&["from=nonsense"]).refused(&["there is no snapshot nonsense"]);
     restore(&[&by_name, &named(&archive)]).refused(&["both from and snapshot"]);
@@ -254,7 +258,7 @@ fn keeping_restores_by_name_and_no_strangers_snapshot(version: Version) {
     restore(&[&foreign]).refused(&["is of another cluster"]);
     world.start();
     let _ = restore(&[&foreign, "allow-foreign=true"]).completed();
-    assert_same(&world.dump(), &stranger.dump(), "as it was told");
+    assert_same(&world.dump(), &stranger.dump(), "after the restore of a foreign snapshot");
     let _ = restore(&[&by_name]).completed();
-    assert_same(&world.dump(), &saved, "its own data is no stranger's");
+    assert_same(&world.dump(), &saved, "a snapshot of its own cluster was refused");
 }

@@ -1,4 +1,4 @@
-//! What `restore` gives back, on every kind of etcd, and what it tells.
+//! Tests that `restore` restores the saved data in every kind of etcd, and which results it prints.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,32 +15,32 @@ use crate::common::command::Results;
 use crate::common::fs_util::{Closely, names, sha256sum, shape, succeed};
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
-/// `snapshot=PATH`.
+/// Returns the parameter `snapshot=PATH`.
 pub fn from(path: &Path) -> String {
     format!("snapshot={}", path.display())
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn gives_back_what_was_saved(version: Version) {
+fn restores_the_saved_data(version: Version) {
     round_trip(Setup::plain(version));
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn gives_back_what_was_saved_over_tls(version: Version) {
+fn restores_the_saved_data_over_tls(version: Version) {
     round_trip(Setup { tls: true, ..Setup::plain(version) });
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn gives_back_what_was_saved_with_auth(version: Version) {
+fn restores_the_saved_data_with_auth(version: Version) {
     round_trip(Setup { auth: true, ..Setup::plain(version) });
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn gives_back_what_was_saved_with_auth_over_tls(version: Version) {
+fn restores_the_saved_data_with_auth_over_tls(version: Version) {
     round_trip(Setup { tls: true, auth: true, ..Setup::plain(version) });
 }
 
@@ -64,12 +64,12 @@ fn round_trip(setup: Setup) {
     assert_eq!(members[0].name, name);
     assert_eq!(members[0].peers, [world.peer_url()]);
     assert_ne!(world.cluster_id(), cluster);
-    assert_tells(&world, &results);
+    assert_reports(&world, &results);
     assert_eq!(results.number("restore.lost-revisions"), old - at);
 
     match setup.version {
         Version::V34 => {
-            // This etcd cannot raise a revision, so the results warn.
+            // This version of etcd cannot raise the revision, so the results contain a warning.
             assert!(!results.get("restore.warning").is_empty());
             assert_eq!(world.revision(), at);
             assert_eq!(world.hashkv(at), hash);
@@ -79,7 +79,7 @@ fn round_trip(setup: Setup) {
             let by = results.number("restore.bumped-by");
             assert!(by >= old - at, "{by}");
             assert_eq!(world.revision(), at + by);
-            assert!(watch_is_refused(&world, old), "a watch from {old} goes on");
+            assert!(watch_is_refused(&world, old), "a watch from revision {old} was not cancelled");
         }
     }
     assert_eq!(results.number("restore.revision"), world.revision());
@@ -91,12 +91,12 @@ fn round_trip(setup: Setup) {
     assert_eq!(fs::metadata(&backup).unwrap().mode() & 0o7777, 0o600);
     assert_eq!(world.in_target().len(), 2);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
-    assert_eq!(world.processes().len(), 1, "a proof etcd is still there");
+    assert_eq!(world.processes().len(), 1, "the private etcd still runs");
     let out = &results.out;
     assert!(!out.stdout.contains(PASSWORD) && !out.stderr.contains(PASSWORD));
 }
 
-fn assert_tells(world: &World, results: &Results) {
+fn assert_reports(world: &World, results: &Results) {
     let id = world.cluster_id();
     let told = results.get("restore.cluster-id");
     let told = told.trim_start_matches("0x");
@@ -105,7 +105,7 @@ fn assert_tells(world: &World, results: &Results) {
     assert!(results.get("restore.downtime").contains(|letter: char| letter.is_ascii_digit()));
 }
 
-/// Whether a watch from this revision is told that the history is gone.
+/// Returns whether etcd refuses a watch from `revision` because the history was compacted.
 fn watch_is_refused(world: &World, revision: i64) -> bool {
     let mut watch = world.etcdctl_command(&["watch", "", "--prefix", "--rev", &revision.to_string()]);
     let mut child = watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -121,7 +121,7 @@ fn watch_is_refused(world: &World, revision: i64) -> bool {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn backup_brings_the_damage_back(version: Version) {
+fn the_backup_of_a_restore_can_be_restored(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -135,7 +135,7 @@ fn backup_brings_the_damage_back(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn skips_the_backup_when_told(version: Version) {
+fn skips_the_backup_if_requested(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -148,7 +148,7 @@ fn skips_the_backup_when_told(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn plan_tells_and_changes_nothing(version: Version) {
+fn plan_reports_and_changes_nothing(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -168,7 +168,7 @@ fn plan_tells_and_changes_nothing(version: Version) {
     assert!(world.leftovers().is_empty());
     assert_eq!(world.asked("stop"), 0);
     let told = format!("{}{}", results.out.stdout, results.out.stderr);
-    assert!(told.contains("11"), "it does not tell how many revisions are lost: {told}");
+    assert!(told.contains("11"), "the number of lost revisions is missing: {told}");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -190,7 +190,7 @@ fn plan_changes_nothing_of_a_stopped_etcd(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn moves_the_data_to_another_cluster(version: Version) {
+fn restores_into_another_cluster(version: Version) {
     let (saved, at, hash, archive, home) = {
         let world = World::plain(version);
         world.fill();
@@ -200,7 +200,7 @@ fn moves_the_data_to_another_cluster(version: Version) {
     let other = World::new(Setup { name: "another", ..Setup::plain(version) });
     let results = other.restore(&[&from(&archive), &other.to_target()]).completed();
     assert_same(&other.dump(), &saved, "in the other cluster");
-    assert_eq!((other.revision(), other.hashkv(at)), (at, hash), "nothing was ahead, so nothing is raised");
+    assert_eq!((other.revision(), other.hashkv(at)), (at, hash), "the revision was raised without need");
     assert_eq!(other.members()[0].name, "another");
     assert_eq!(other.members()[0].peers, [other.peer_url()]);
     assert_ne!(other.cluster_id(), home.cluster_id());
@@ -223,10 +223,11 @@ fn keeps_a_compacted_history(version: Version) {
     assert_eq!((other.revision(), other.hashkv(at)), (at, hash));
 }
 
-/// What etcd's maintenance guide does before a backup. Here and where it came from, so with a higher revision and without.
+/// The etcd maintenance guide compacts before a backup. Restores into the same cluster, which raises the
+/// revision, and into a new one, which does not.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_what_was_compacted_to_its_last_revision(version: Version) {
+fn restores_data_compacted_to_its_last_revision(version: Version) {
     let world = World::plain(version);
     world.fill();
     world.etcdctl(&["compact", "--physical", &world.revision().to_string()]);
@@ -240,7 +241,7 @@ fn restores_what_was_compacted_to_its_last_revision(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_again_and_again(version: Version) {
+fn restores_the_same_archive_repeatedly(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -258,7 +259,7 @@ fn restores_again_and_again(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn wakes_a_stopped_etcd(version: Version) {
+fn restores_and_starts_a_stopped_etcd(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -275,10 +276,10 @@ fn wakes_a_stopped_etcd(version: Version) {
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
-/// An etcd that was killed has its last writes in the log alone: a copy of the `db` file would not have them.
+/// A killed etcd has its last writes only in its log, so a copy of the `db` file would miss them.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn backs_up_what_is_only_in_the_log(version: Version) {
+fn backs_up_writes_that_are_only_in_the_log(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -300,7 +301,7 @@ fn backs_up_what_is_only_in_the_log(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn fills_an_empty_data_directory(version: Version) {
+fn restores_into_an_empty_data_directory(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -316,7 +317,7 @@ fn fills_an_empty_data_directory(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn fills_an_empty_data_directory_as_the_member_that_etcd_is_configured_to_be(version: Version) {
+fn uses_the_configured_member_for_an_empty_data_directory(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive, peer) = (world.dump(), world.saved(), world.peer_url());
@@ -340,7 +341,7 @@ fn fills_an_empty_data_directory_as_the_member_that_etcd_is_configured_to_be(ver
 #[test_case(Version::V35; "etcd_3_5")]
 fn keeps_owner_and_modes(version: Version) {
     if !is_root() {
-        return eprintln!("skipped: only root runs etcd as somebody else");
+        return eprintln!("skipped: only root can run etcd as another user");
     }
     let nobody = 65534;
     let world = World::new(Setup { user: Some(nobody), ..Setup::plain(version) });
@@ -365,7 +366,7 @@ fn keeps_owner_and_modes(version: Version) {
     all_is_nobodys();
     let _ = world.snapshot(&[&world.to_target()]).completed();
 
-    // With no old tree to go by, the data directory's owner counts.
+    // Without an old member directory, restore uses the owner of the data directory.
     world.stop();
     fs::remove_dir_all(world.data_dir().join("member")).unwrap();
     let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
@@ -375,12 +376,12 @@ fn keeps_owner_and_modes(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn keeps_what_was_written_after_the_backup(version: Version) {
+fn keeps_writes_that_came_after_the_backup(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
     world.damage();
-    // The supervisor writes two keys when it is asked to stop: too late for the backup.
+    // The supervisor writes two keys when it is asked to stop, which is too late for the backup.
     let put = |key| world.typed_put(key, "1");
     world.arm("before-stop", format!("{}\n{}", put("/late/one"), put("/late/two")));
     let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
@@ -391,7 +392,7 @@ fn keeps_what_was_written_after_the_backup(version: Version) {
         .split([' ', '\n', '\'', '"', ',', ';'])
         .map(|word| PathBuf::from(word.trim_end_matches('.')))
         .find(|path| path.starts_with(world.path("data")) && holds_late_keys(path));
-    assert!(kept.is_some(), "no word of a directory with the late writes: {told}");
+    assert!(kept.is_some(), "the output names no directory with the late writes: {told}");
     assert!(told.contains('2'), "{told}");
 }
 
@@ -401,10 +402,10 @@ fn holds_late_keys(path: &Path) -> bool {
     db.is_some_and(|db| fs::read(db).unwrap().windows(9).any(|part| part == b"/late/two"))
 }
 
-/// The service is not our child to take along, and it does not hold our lock.
+/// etcd is not a child process that ends with the action, and it does not inherit the lock.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn serves_on_after_the_action_has_ended(version: Version) {
+fn etcd_keeps_running_after_the_action_exits(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();

@@ -1,4 +1,5 @@
-//! When the service or etcd's tools fail under `restore`, the old data serves again, and the words say so.
+//! If the service manager or an etcd tool fails during `restore`, etcd serves the old data again and the
+//! message states this.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +13,12 @@ use crate::common::world::{Version, World};
 use crate::refusals::Still;
 use crate::restore::from;
 
-/// The state in the message of a failure that changed nothing.
+/// The state line of a failure that changed nothing.
 pub const AS_BEFORE: &str = "State: the existing data is live and complete, and etcd is as it was before.";
-/// The message if no etcd runs on the data although its service was started.
+/// The message if no etcd has the data open although its service was started.
 const IDLE: &str = "etcd is not running: 15 s after its service was started, no process has the data open";
 
-/// An etcd whose data was damaged after an archive of it was taken.
+/// An etcd whose data was damaged after an archive was taken.
 pub struct Ground {
     pub world: World,
     pub archive: PathBuf,
@@ -25,7 +26,7 @@ pub struct Ground {
     new: Data,
 }
 
-/// The next step in the message of a failed restore from `archive` that changed nothing.
+/// Returns the next step that a failed restore from `archive` prints if it changed nothing.
 pub fn again(archive: &Path) -> String {
     format!("ps -C etcd, then etcd-backup restore {}", from(archive))
 }
@@ -40,7 +41,7 @@ impl Ground {
         Self { world, archive, old, new }
     }
 
-    /// The next step in the message of a failure that changed nothing.
+    /// Returns the next step that a failed restore prints if it changed nothing.
     pub fn again(&self) -> String {
         again(&self.archive)
     }
@@ -53,19 +54,19 @@ impl Ground {
         self.world.start_restore(&[&from(&self.archive), &self.world.to_target()])
     }
 
-    /// Starts it, and comes back when etcd has been asked to stop, or to start after that.
+    /// Starts a restore and returns after the service manager was asked to `verb` (stop or start) etcd.
     fn restore_until_asked_to(&self, verb: &str) -> Run {
         let (asked, run) = (self.world.asked(verb), self.start_restore());
         run.await_until(&|| self.world.asked(verb) > asked);
         run
     }
 
-    /// How it is told that etcd still has the data open.
+    /// Returns the message that etcd still has the data open.
     fn held(&self) -> String {
         format!("an etcd still holds the lock on {}/member/snap/db", self.world.data_dir().display())
     }
 
-    /// The old data serves, and nothing but archives is left over.
+    /// Asserts that etcd serves the old data, and that only archives are left over.
     fn serves_old(&self) {
         assert!(self.world.running(), "etcd is down: {}", self.world.log());
         assert!(self.world.healthy());
@@ -74,16 +75,16 @@ impl Ground {
         assert_eq!(self.world.processes().len(), 1);
     }
 
-    /// And once the cause is gone, the same command does it.
+    /// Asserts that the same restore succeeds after the fault is removed.
     fn restores_now(&self) {
         let _ = self.restore().completed();
-        assert_same(&self.world.dump(), &self.new, "once the cause was gone");
+        assert_same(&self.world.dump(), &self.new, "after the fault was removed");
         assert!(self.world.leftovers().is_empty(), "{:?}", self.world.leftovers());
     }
 }
 
 #[test]
-fn goes_back_when_the_new_data_does_not_start() {
+fn rolls_back_if_etcd_does_not_start_on_the_new_data() {
     let ground = Ground::new(Version::V35);
     ground.world.arm("only-tree", ground.world.tree());
     let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
@@ -96,7 +97,7 @@ fn goes_back_when_the_new_data_does_not_start() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn goes_back_when_one_start_fails(version: Version) {
+fn rolls_back_if_the_start_command_fails(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("start-fails", 1);
     let out = ground.restore();
@@ -108,7 +109,7 @@ fn goes_back_when_one_start_fails(version: Version) {
 }
 
 #[test]
-fn goes_back_when_the_start_is_a_lie() {
+fn rolls_back_if_the_start_command_does_nothing() {
     let ground = Ground::new(Version::V35);
     ground.world.arm("start-lies", 1);
     let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
@@ -118,10 +119,11 @@ fn goes_back_when_the_start_is_a_lie() {
     ground.restores_now();
 }
 
-/// Neither tree starts. The old one lies at its place, whole, and the words say what to do.
+/// etcd starts with neither directory. The old data stays complete at its path, and the message names the
+/// next step.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn keeps_the_old_data_when_nothing_starts_any_more(version: Version) {
+fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
     let ground = Ground::new(version);
     let tree = ground.world.tree();
     ground.world.arm("start-fails", 999);
@@ -149,7 +151,7 @@ fn keeps_the_old_data_when_nothing_starts_any_more(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn touches_nothing_when_the_stop_fails(version: Version) {
+fn changes_nothing_if_the_stop_command_fails(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("stop-fails", "");
     let out = ground.restore();
@@ -163,7 +165,7 @@ fn touches_nothing_when_the_stop_fails(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn touches_nothing_when_the_stop_is_a_lie(version: Version) {
+fn changes_nothing_if_the_stop_command_does_nothing(version: Version) {
     let ground = Ground::new(version);
     let (tree, pid) = (ground.world.tree(), ground.world.pid());
     ground.world.arm("stop-lies", "");
@@ -187,7 +189,7 @@ fn touches_nothing_when_the_stop_is_a_lie(version: Version) {
 }
 
 #[test]
-fn ends_although_the_stop_hangs() {
+fn gives_up_if_the_stop_command_hangs() {
     let ground = Ground::new(Version::V35);
     ground.world.arm("stop-hangs", "");
     let out = ground.restore_until_asked_to("stop").finish_in(deadlines::service());
@@ -202,12 +204,12 @@ fn ends_although_the_stop_hangs() {
     ground.restores_now();
 }
 
-/// The call that makes a member directory.
+/// Matches the call that creates a member directory.
 const RESTORE: &str = "*snapshot*restore*--data-dir*";
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn touches_nothing_when_a_tool_fails(version: Version) {
+fn changes_nothing_if_a_tool_fails(version: Version) {
     let ground = Ground::new(version);
     let tools = ground.world.stand_in_tools();
     let still = Still::of(&ground.world);
@@ -226,7 +228,7 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
         assert!(matches!(out.status.code(), Some(1 | 2)), "{pattern}: {}", out.told());
         out.says_one_of(&[step]);
         out.says_one_of(&["exited with status 4; its last words: no space left on device. "]);
-        // A backup that was finished before the failure may stay: it is whole.
+        // A backup that was completed before the failure may stay.
         for name in ground.world.in_target() {
             assert!(crate::snapshot::is_archive_name(&name), "{pattern}: {name}");
         }
@@ -234,11 +236,11 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
         assert_same(&ground.world.dump(), &ground.old, pattern);
         assert!(ground.world.leftovers().is_empty(), "{pattern}: {:?}", ground.world.leftovers());
     }
-    // One that ends well and makes nothing.
+    // A tool that succeeds but creates no database.
     let making = "restoring a member directory from the snapshot";
     tools.answer(RESTORE, "", "", 0);
     ground.restore().failed_at(making, "succeeded but created no database. State: ", &ground.again());
-    still.check("a restore tool that makes nothing");
+    still.check("a restore tool that creates nothing");
     for (pattern, step) in
         [(RESTORE, making), ("etcd --data-dir*", "booting the restored data: booting a private etcd")]
     {
@@ -250,9 +252,9 @@ fn touches_nothing_when_a_tool_fails(version: Version) {
     ground.restores_now();
 }
 
-/// The live etcd is asked for its content only after the exchange.
+/// restore asks the live etcd for its content hash only after the exchange.
 #[test]
-fn goes_back_if_the_content_cannot_be_asked() {
+fn rolls_back_if_the_content_hash_is_unavailable() {
     let ground = Ground::new(Version::V35);
     let tools = ground.world.stand_in_tools();
     tools.answer("*hashkv*", "", "Error: the disk ate it\n", 4);
@@ -269,7 +271,7 @@ fn goes_back_if_the_content_cannot_be_asked() {
 }
 
 #[test]
-fn touches_nothing_when_a_tool_hangs() {
+fn changes_nothing_if_a_tool_hangs() {
     let ground = Ground::new(Version::V35);
     let tools = ground.world.stand_in_tools();
     let still = Still::of(&ground.world);
@@ -279,13 +281,13 @@ fn touches_nothing_when_a_tool_hangs() {
     let out = run.finish_in(deadlines::boot());
     let reason = "it did not serve within 60 s. State: ";
     out.failed_at("booting the restored data: booting a private etcd", reason, &ground.again());
-    still.check("a proof that hangs");
+    still.check("a private etcd that hangs");
     assert_all_gone(&tools);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn touches_nothing_when_a_tool_is_missing(version: Version) {
+fn changes_nothing_if_a_tool_is_missing(version: Version) {
     let ground = Ground::new(version);
     let still = Still::of(&ground.world);
     let tools = ground.world.stand_in_tools();
@@ -295,7 +297,7 @@ fn touches_nothing_when_a_tool_is_missing(version: Version) {
     let told =
         "on this machine to boot the restored data with. Next: install the etcd server of the same version.";
     out.refused(&[&format!("refused: there is no program {} {told}", etcd.display())]);
-    still.check("no etcd to prove with");
+    still.check("no etcd server program");
     tools.remove("etcdctl");
     let out = ground.restore();
     out.failed(&[&format!("there is no program etcdctl in {}", ground.world.path("tools").display())]);

@@ -1,5 +1,5 @@
-//! Restores that are taken back, or not: what clients wrote to the restored data meanwhile is lost by neither, and whoever
-//! asks is told.
+//! Writes of clients to the restored data are kept, whether restore completes or rolls back, and the messages
+//! report them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::concurrent_changes::interrupted;
 use crate::restore::from;
 use crate::rollback::Ground;
 
-/// Ends etcd as a full memory does: what it acknowledged last is in its log alone.
+/// Kills etcd as the kernel's OOM killer does: the last acknowledged writes are only in the log.
 fn kill_etcd(world: &World) {
     kill(Pid::from_raw(world.pid().unwrap()), Signal::SIGKILL).unwrap();
     while world.running() {
@@ -24,10 +24,10 @@ fn kill_etcd(world: &World) {
     }
 }
 
-/// A restore that clients wrote to before anybody called it proved, whose etcd has died and does not come back for now.
+/// Clients wrote to the restored data before it was verified. Then etcd died and cannot start for a while.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn data_that_was_written_to_stays_though_etcd_does_not_start(version: Version) {
+fn keeps_data_with_client_writes_if_etcd_does_not_start(version: Version) {
     let (world, _tools, new) = interrupted(version);
     let tree = world.tree();
     world.etcdctl(&["put", "written", "since"]);
@@ -49,10 +49,10 @@ fn data_that_was_written_to_stays_though_etcd_does_not_start(version: Version) {
     assert_same(&world.dump(), &new, "after the recovery");
 }
 
-/// Nothing is lost then, and what served before serves again.
+/// Without client writes a rollback loses no data, and etcd serves the old data again.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn data_that_nobody_wrote_to_is_taken_back_when_etcd_does_not_start(version: Version) {
+fn rolls_back_data_without_client_writes_if_etcd_fails(version: Version) {
     let ground = Ground::new(version);
     let Ground { world, old, .. } = &ground;
     let tree = world.tree();
@@ -66,28 +66,34 @@ fn data_that_nobody_wrote_to_is_taken_back_when_etcd_does_not_start(version: Ver
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
-/// The path that what was told ends in.
+/// Returns the path at the end of the message.
 fn kept(told: &str) -> PathBuf {
-    PathBuf::from(told.split_once("kept in ").unwrap_or_else(|| panic!("nothing is kept: {told}")).1)
+    PathBuf::from(
+        told.split_once("kept in ")
+            .unwrap_or_else(|| panic!("the message names no kept directory: {told}"))
+            .1,
+    )
 }
 
-/// Whether a database of etcd's, or the log beside it, holds these bytes.
+/// Returns whether the etcd database or the log in the directory contains these bytes.
 fn holds(tree: &Path, bytes: &[u8]) -> bool {
     let logs = fs::read_dir(tree.join("wal")).unwrap().map(|entry| entry.unwrap().path());
     let mut files = logs.chain([tree.join("snap/db")]);
     files.any(|file| fs::read(file).unwrap().windows(bytes.len()).any(|part| part == bytes))
 }
 
-/// The restore fails when the new data has served, and dies when the old is back and is to be started.
+/// The restore fails after etcd served the new data. It is then killed during the rollback, before it starts
+/// etcd on the old data.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn a_recovery_that_dies_keeps_what_clients_wrote(version: Version) {
+fn a_killed_recovery_keeps_client_writes(version: Version) {
     let Ground { world, archive, old, .. } = Ground::new(version);
     let tree = world.tree();
     let tools = world.stand_in_tools();
     let put = world.typed_put("written", "since");
     let live = world.data_dir().join("member");
-    // At the first stop the hash is broken off; the second is that of the restored data.
+    // The first stop makes the query of the content hash fail. The second stop, of etcd on the restored data,
+    // writes a key.
     world.arm(
         "before-stop",
         format!(
@@ -107,10 +113,10 @@ fn a_recovery_that_dies_keeps_what_clients_wrote(version: Version) {
     assert_same(&world.dump(), &old, "after the recovery");
 }
 
-/// An etcd that makes data of its own at a boot, where a restore was undone and died while it cleared up.
+/// A restore was rolled back and was killed during its cleanup. Then etcd created new data at a boot.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn a_recovery_that_dies_after_another_leaves_no_journal_that_nobody_ends(version: Version) {
+fn recovery_after_a_killed_recovery_removes_the_journal(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -118,7 +124,7 @@ fn a_recovery_that_dies_after_another_leaves_no_journal_that_nobody_ends(version
     fs::remove_dir_all(world.data_dir().join("member")).unwrap();
     world.arm("crash-at", "before-start");
     assert_eq!(world.restore(&[&from(&archive), &world.to_target()]).status.code(), None);
-    // What the clearing up of one that was undone removes first.
+    // The cleanup of a rolled back restore removes these directories first.
     let beside = world.data_dir().join(".etcd-restore");
     let journal = fs::read_to_string(beside.join("journal.json")).unwrap();
     fs::write(beside.join("journal.json"), journal.replace("\"exchanging\"", "\"undone\"")).unwrap();
@@ -132,10 +138,11 @@ fn a_recovery_that_dies_after_another_leaves_no_journal_that_nobody_ends(version
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
-/// A snapshot as new as the data, and clients that go on while it is restored: their watches would go back in time.
+/// The snapshot is as new as the data, and clients write during the restore. Their watches would go back in
+/// time.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn a_snapshot_that_clients_have_passed_meanwhile_is_not_restored(version: Version) {
+fn refuses_a_snapshot_older_than_writes_during_the_restore(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -146,14 +153,14 @@ fn a_snapshot_that_clients_have_passed_meanwhile_is_not_restored(version: Versio
     world.disarm("before-stop");
     assert_ne!(world.pid(), pid);
     assert_eq!(world.etcdctl(&["get", "written", "--print-value-only"]).trim(), "meanwhile");
-    // The second time that is known before.
+    // At the second attempt the newer revision is known from the start.
     let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
     assert_eq!(world.revision() > at, version == Version::V35);
 }
 
-/// It settles what is there before it does its own work, and that work may come to nothing.
+/// restore first completes an interrupted restore. The new restore may then fail.
 #[test]
-fn a_restore_that_fails_tells_what_it_recovered_before() {
+fn a_failed_restore_reports_the_earlier_recovery() {
     let (world, _tools, new) = interrupted(Version::V35);
     let out = world.restore(&["snapshot=/nowhere", &world.to_target()]);
     assert!(out.stdout.contains("an interrupted restore was completed"), "{}", out.told());
@@ -161,9 +168,9 @@ fn a_restore_that_fails_tells_what_it_recovered_before() {
     assert_same(&world.dump(), &new, "after the refusal");
 }
 
-/// The user that etcd runs as can put one there while etcd is stopped, and signals wait then.
+/// etcd's user can create a named pipe there while etcd is stopped, and restore defers signals at that time.
 #[test]
-fn a_pipe_in_the_place_of_the_database_holds_nobody() {
+fn a_named_pipe_as_the_database_does_not_hang_restore() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();

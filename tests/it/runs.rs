@@ -1,4 +1,4 @@
-//! What a run leaves besides its archive: its record, what `check` makes of it, and what others are told.
+//! Tests the record, the metrics and the hooks of a run, and how `check` reports the run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -34,7 +34,7 @@ const LIST: &str = program!("list-snapshots");
 const SNAPSHOT: &str = program!("snapshot");
 const SCHEDULE: &str = program!("schedule");
 
-/// The runs as `list-snapshots` shows them, the newest first.
+/// Returns the runs that `list-snapshots` prints, newest first.
 fn runs(world: &World) -> Vec<Value> {
     let listed = run(world, LIST, &[&world.to_target(), "format=json", "runs=true"]).completed();
     let runs: Value = serde_json::from_str(&listed.get("runs")).unwrap();
@@ -49,7 +49,7 @@ fn check(world: &World, words: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn every_run_leaves_a_record_and_check_reads_it() {
+fn records_every_run_and_check_reads_the_record() {
     let world = World::plain(Version::V35);
     world.fill();
     settings(&world, "");
@@ -71,7 +71,7 @@ fn every_run_leaves_a_record_and_check_reads_it() {
         "{line}"
     );
     assert_eq!(check(&world, &["warn=0s"]).0, 1);
-    // An etcd that is gone: the failure is on record, in etcd's own words.
+    // If etcd is down, the failed run is recorded with the error message of etcd.
     world.stop();
     run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["failed: "]);
     let failed = runs(&world).remove(0);
@@ -79,7 +79,7 @@ fn every_run_leaves_a_record_and_check_reads_it() {
     let (status, line) = check(&world, &[]);
     assert_eq!(status, 1, "{line}");
     assert!(line.contains("; the last run failed: "), "{line}");
-    // The archive is gone, and so is the good backup.
+    // Without its archive, a run does not count as a good backup.
     for name in world.in_target() {
         fs::remove_file(world.target().join(name)).unwrap();
     }
@@ -87,14 +87,14 @@ fn every_run_leaves_a_record_and_check_reads_it() {
 }
 
 #[test]
-fn a_run_that_is_killed_has_failed() {
+fn records_a_killed_run_as_failed() {
     let world = World::plain(Version::V35);
     settings(&world, "schedule: {when: '@daily', retry-after: 1h}\n");
     world.stop();
-    // It waits for its next try.
+    // The run waits for its second try.
     let words = [&*world.to_target(), "scheduled=true"];
     let started = Run::start(program(&world, BACKUP, &words), &world.path("runs"));
-    until("a try that failed", || {
+    until("a failed try", || {
         runs(&world)
             .first()
             .is_some_and(|run| run["backup_message"].as_str().is_some_and(|why| why.starts_with("try 1: ")))
@@ -112,7 +112,7 @@ fn a_run_that_is_killed_has_failed() {
 pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
-        assert!(since.elapsed() < Duration::from_secs(60), "{what} does not come");
+        assert!(since.elapsed() < Duration::from_secs(60), "timed out waiting for: {what}");
         sleep(Duration::from_millis(50));
     }
 }
@@ -128,7 +128,7 @@ fn destination(world: &World, server: &Server, bucket: &str) -> String {
 }
 
 #[test]
-fn a_run_that_fails_is_tried_again_and_uploads_what_is_there() {
+fn retries_a_failed_run_and_uploads_its_existing_archive() {
     let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
     let good = destination(&world, &server, "backups");
@@ -138,11 +138,11 @@ fn a_run_that_fails_is_tried_again_and_uploads_what_is_there() {
     assert!(out.stderr.contains("trying again in 1s, because uploading to offsite: "), "{}", out.told());
     assert!(out.stderr.contains("trying again in 2s, "), "{}", out.told());
     out.failed(&["uploading to offsite: ", "NoSuchBucket"]);
-    // A list of what the destination has would fail as well.
+    // Listing this destination would fail as well.
     settings(&world, &(good.clone() + schedule));
     let failed = runs(&world).remove(0);
     assert_eq!((&failed["tries"], &failed["pending_uploads"]), (&3.into(), &1.into()));
-    // Its archive was taken once.
+    // The retries upload the archive of the first try; they take no second snapshot.
     assert_eq!(world.in_target().iter().filter(|name| name.ends_with(".tar.gz")).count(), 1);
     let slot = failed["scheduled_time"].as_str().unwrap().to_owned();
     assert!(slot.ends_with("T00:00:00Z") || slot.ends_with("T12:00:00Z"), "{slot}");
@@ -161,24 +161,24 @@ fn a_run_that_fails_is_tried_again_and_uploads_what_is_there() {
 }
 
 #[test]
-fn without_rules_nothing_is_deleted() {
+fn deletes_no_snapshot_without_a_retention_rule() {
     let world = World::plain(Version::V35);
     settings(&world, "");
     let results = run(&world, BACKUP, &[&world.to_target()]).completed();
-    assert_eq!(results.find("retention.deleted"), None, "there is no rule");
+    assert_eq!(results.find("retention.deleted"), None, "no retention rule is set");
     assert!(runs(&world)[0]["delete_phase"].is_null());
 }
 
 #[test]
-fn retention_is_applied_after_a_good_backup_alone() {
+fn applies_retention_only_after_a_good_backup() {
     let world = World::plain(Version::V35);
     settings(&world, "keep: {last: 1}\n");
     let archives =
         || world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).collect::<Vec<_>>();
     run(&world, SNAPSHOT, &[&world.to_target()]).completed();
     run(&world, SNAPSHOT, &[&world.to_target()]).completed();
-    assert_eq!(archives().len(), 2, "a snapshot by hand deletes nothing");
-    // There is more to delete, and the backup fails: here because its upload does.
+    assert_eq!(archives().len(), 2, "a manual snapshot does not apply retention");
+    // Retention would delete archives, but the backup fails because its upload fails.
     let server = Server::new(&["backups"]);
     settings(&world, &(destination(&world, &server, "missing") + "keep: {last: 1}\n"));
     run(&world, BACKUP, &[&world.to_target()]).failed(&["uploading to offsite: "]);
@@ -202,7 +202,7 @@ fn hook(dir: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 #[test]
-fn hooks_and_metrics_tell_of_a_run() {
+fn runs_hooks_and_writes_metrics_after_each_run() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
     let told =
@@ -235,7 +235,7 @@ fn hooks_and_metrics_tell_of_a_run() {
     assert_eq!(value("last_run_success").as_deref(), Some("0"), "{}", metrics());
 }
 
-/// The value of a metric about a target, as the file has it.
+/// Returns the value of a target's metric in the metrics file.
 fn value_of(metrics: &str, name: &str, target: &Path) -> Option<String> {
     let beginning = format!("etcd_backup_{name}{{target=\"{}\",", target.display());
     let line = metrics.lines().find(|line| line.starts_with(&beginning))?;
@@ -243,7 +243,7 @@ fn value_of(metrics: &str, name: &str, target: &Path) -> Option<String> {
 }
 
 #[test]
-fn metrics_of_one_target_outlive_a_snapshot_into_another() {
+fn keeps_metrics_after_a_snapshot_to_another_target() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
     let text = format!("metrics: {}\n", dir.path().display());
@@ -261,22 +261,22 @@ fn metrics_of_one_target_outlive_a_snapshot_into_another() {
     assert_eq!(value_of(&metrics(), "interval_seconds", &world.target()).as_deref(), Some("43200"));
     let other = world.path("other");
     run(&world, SNAPSHOT, &[&format!("target={}", other.display())]).completed();
-    assert_eq!(about(&world.target()), before, "the series of the schedule");
+    assert_eq!(about(&world.target()), before, "the metrics of the scheduled target changed");
     let value = |name: &str, target: &Path| value_of(&metrics(), name, target);
     assert_eq!(value("last_run_success", &world.target()).as_deref(), Some("0"));
     assert_eq!(value("failures_total", &world.target()).as_deref(), Some("1"));
     assert_eq!(value("last_run_success", &other).as_deref(), Some("1"));
-    assert_eq!(value("interval_seconds", &other), None, "the schedule has nothing to do with it");
+    assert_eq!(value("interval_seconds", &other), None, "only the scheduled target has an interval");
 }
 
 #[test]
-fn a_refused_snapshot_counts_as_nothing() {
+fn a_refused_snapshot_changes_no_record_and_no_metric() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
     settings(&world, &format!("metrics: {}\n", dir.path().display()));
     run(&world, SNAPSHOT, &[&world.to_target()]).completed();
     let before = (fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap(), runs(&world));
-    // No room for it: the directory is on a small disk.
+    // The target directory is a file system without enough free space.
     let full = r#"mount -t tmpfs -o size=64k,mode=700 tmpfs "$SMALL" && cp -a "$TARGET"/. "$SMALL"/ &&
         mount --bind "$SMALL" "$TARGET" && dd if=/dev/zero of="$TARGET"/filler bs=4k count=6 2>/dev/null; "$0" "$@"; status=$?
         cp -a "$TARGET"/.runs "$KEPT"; exit $status"#;
@@ -298,7 +298,7 @@ fn a_refused_snapshot_counts_as_nothing() {
 }
 
 #[test]
-fn a_hook_before_a_run_may_stop_it() {
+fn a_failing_before_hook_stops_the_run() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
     let before = hook(dir.path(), "before", "echo the tape is not in >&2; exit 1");
@@ -311,13 +311,13 @@ fn a_hook_before_a_run_may_stop_it() {
     ]);
     assert!(world.in_target().is_empty());
     assert_eq!(runs(&world)[0]["backup_phase"], "Failed");
-    // One after it fails no backup that is good, and is heard of.
+    // If the hook `after` fails, the backup is still good, and `check` reports a warning.
     settings(&world, &format!("hooks: {{after: {}}}\n", after.display()));
     let results = run(&world, SNAPSHOT, &[&world.to_target()]).completed();
     assert!(results.get("run.warning").contains("running the hook after"), "{}", results.get("run.warning"));
     let (status, line) = check(&world, &[]);
     assert!(status == 1 && line.contains("running the hook after"), "{line}");
-    // What others can change is not run, and the run does not begin.
+    // If other users can change a hook, the program does not execute the hook and the run does not start.
     fs::set_permissions(&before, fs::Permissions::from_mode(0o777)).unwrap();
     settings(&world, &format!("hooks: {{before: {}}}\n", before.display()));
     run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["users other than root can change it"]);
@@ -330,7 +330,7 @@ fn held(world: &World) -> fs::File {
 }
 
 #[test]
-fn who_is_refused_writes_nothing_and_runs_no_hook() {
+fn a_refused_run_writes_no_record_and_runs_no_hook() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
     let before = hook(dir.path(), "before", &format!("touch {}/ran", dir.path().display()));
@@ -345,15 +345,15 @@ fn who_is_refused_writes_nothing_and_runs_no_hook() {
     let busy = held(&world);
     run(&world, BACKUP, &[&world.to_target()]).refused(&["is working on"]);
     assert!(!world.target().join(".runs").exists());
-    // What the timer is refused is tried again, and seen by check.
+    // A refused scheduled run is tried again, and `check` reports it.
     let words = [&*world.to_target(), "scheduled=true"];
     let started = Run::start(program(&world, BACKUP, &words), &world.path("runs"));
-    until("a try that was refused", || started.stderr_so_far().contains("trying again in 2s, because "));
+    until("a refused try", || started.stderr_so_far().contains("trying again in 2s, because "));
     assert!(!dir.path().join("ran").exists());
     drop(busy);
     let _ = started.finish().completed();
     assert!(dir.path().join("ran").exists());
-    // Of the same slot it would have been done.
+    // The removal of the records also forgets that this slot has a finished run.
     fs::remove_dir_all(world.target()).unwrap();
     let _busy = held(&world);
     run(&world, BACKUP, &words).refused(&["is working on"]);
@@ -362,7 +362,7 @@ fn who_is_refused_writes_nothing_and_runs_no_hook() {
 }
 
 #[test]
-fn check_ends_as_a_plugin_does() {
+fn check_exits_like_a_monitoring_plugin() {
     let world = World::plain(Version::V35);
     settings(&world, "schedule: {when: '0 25 * * *'}\n");
     let out = run(&world, CHECK, &[&world.to_target()]);
@@ -377,10 +377,11 @@ fn check_ends_as_a_plugin_does() {
 }
 
 #[test]
-fn a_schedule_is_shown_and_refused_before_anything_is_installed() {
+fn validates_and_prints_the_schedule_before_installing_it() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
-    // A timer runs them as root, who alone may be able to change them: not so wherever this may be built.
+    // The timer runs the programs as root, so only root may be able to change them. The build directory may
+    // not satisfy this.
     let [schedule, _] = [SCHEDULE, BACKUP].map(|program| {
         let installed = dir.path().join(Path::new(program).file_name().unwrap());
         fs::copy(program, &installed).unwrap();
@@ -405,12 +406,13 @@ fn a_schedule_is_shown_and_refused_before_anything_is_installed() {
         command.env("no_proxy", "10.0.0.0/8,minio").env(name, value);
         Run::start(command, &world.path("runs")).finish()
     };
-    // The timer goes the way that an action goes.
+    // The service uses the same proxy as an action.
     let service = with("HTTPS_PROXY", "http://proxy:3128").completed().get("schedule.service");
     for line in ["https_proxy=http://proxy:3128", "no_proxy=10.0.0.0/8,minio"] {
         assert!(service.contains(&format!("Environment=\"{line}\"\n")), "{service}");
     }
-    // A login stays out of what everybody may read: it is no trouble where nothing goes that way.
+    // The service file is world-readable, so a proxy with a password is refused, but only if a destination
+    // uses the proxy.
     let login = "http://me:canary@proxy:3128";
     let schedule = "schedule: {when: '@daily'}\n";
     let to = |host: &str| {
@@ -430,7 +432,7 @@ fn a_schedule_is_shown_and_refused_before_anything_is_installed() {
 }
 
 #[test]
-fn the_units_status_tells_of_the_last_good_backup() {
+fn unit_status_reports_the_last_good_backup() {
     let world = World::plain(Version::V35);
     let target = world.target();
     settings(&world, &format!("schedule: {{when: every 12h, target: {}}}\n", target.display()));
@@ -442,7 +444,7 @@ fn the_units_status_tells_of_the_last_good_backup() {
 }
 
 #[test]
-fn where_the_schedule_has_its_archives_is_where_all_look() {
+fn actions_use_the_target_of_the_schedule_by_default() {
     let world = World::plain(Version::V35);
     world.fill();
     let target = world.target();
@@ -460,21 +462,21 @@ fn where_the_schedule_has_its_archives_is_where_all_look() {
         assert!(Path::new(&path).starts_with(&target), "{path}");
     }
     let listed = run("list-snapshots", &["format=json", "runs=true"]);
-    assert_eq!(listed.get("count"), "2", "two of three, by the rules");
+    assert_eq!(listed.get("count"), "2", "retention keeps two of three snapshots");
     assert!(listed.get("runs").contains("Completed"));
     let latest = run("verify-snapshot", &[]).get("verify.snapshots");
     assert_eq!(run("pin-snapshot", &[&format!("snapshot={latest}")]).get("pinned"), latest);
     assert_eq!(run("prune-snapshots", &["keep=1", "plan=true"]).get("would-delete"), "1");
     let planned = run("restore", &["from=latest", "plan=true", "skip-backup=true"]).get("plan.snapshot");
     assert!(planned.contains(&latest) && Path::new(&planned).starts_with(&target), "{planned}");
-    // Who names another is heard.
+    // An explicit `target` overrides the target of the schedule.
     let elsewhere = format!("target={}", world.path("elsewhere").display());
     assert_eq!(run("list-snapshots", &[&elsewhere]).get("count"), "0");
 }
 
-/// In a home of its own: the usual directory is the same on every machine.
+/// Runs in a mount namespace with an empty /home, because the default directory is the same on every machine.
 #[test]
-fn what_lies_beside_the_schedules_archives_is_named_by_its_path() {
+fn a_snapshot_outside_the_target_needs_its_path() {
     if !is_root() {
         return eprintln!("skipped: only root has a /home of its own");
     }
@@ -505,7 +507,7 @@ fn what_lies_beside_the_schedules_archives_is_named_by_its_path() {
 }
 
 #[test]
-fn a_queue_that_cannot_be_read_is_told_and_not_taken_for_empty() {
+fn reports_an_unreadable_upload_queue_as_unknown() {
     let world = World::plain(Version::V35);
     let Some(dir) = roots_own() else { return };
     settings(&world, &format!("metrics: {}\n", dir.path().display()));

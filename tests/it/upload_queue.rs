@@ -1,4 +1,5 @@
-//! Uploads that cannot succeed, names that are taken, and the way out: `upload`.
+//! Uploads that cannot succeed, archive names that are taken, and the action `upload`, which sends or gives
+//! up uploads.
 
 use std::fs;
 use std::io::Write;
@@ -21,7 +22,7 @@ fn run(world: &World, action: &str, words: &[&str]) -> Out {
     Run::start(command, &world.path("runs")).finish()
 }
 
-/// The directory of a destination of this name.
+/// Returns the directory of a destination.
 fn shelf(world: &World, name: &str) -> PathBuf {
     world.path(&format!("shelf-{name}"))
 }
@@ -34,7 +35,7 @@ fn write_settings(world: &World, shelves: &[&str], more: &str) {
     fs::write(world.path("backup.yaml"), text).unwrap();
 }
 
-/// The archives in a destination, by their paths.
+/// Returns the paths of the archives in a destination.
 fn arrived(world: &World, name: &str) -> Vec<PathBuf> {
     let below = |dir: &PathBuf| names(dir).into_iter().map(|name| dir.join(name)).collect::<Vec<_>>();
     let members: Vec<PathBuf> = below(&shelf(world, name)).iter().flat_map(below).collect();
@@ -43,9 +44,9 @@ fn arrived(world: &World, name: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Two snapshots whose names are the same, as they are of one second, of different data.
+/// Two snapshots of different data with the same name, because both were taken in the same second.
 #[test]
-fn archives_of_one_second_from_two_targets_all_arrive() {
+fn uploads_archives_with_equal_names_from_two_targets() {
     for more in ["", &format!("encrypt-to: [{RECIPIENT}]\n")] {
         let world = World::plain(Version::V35);
         let server = Server::new(&["backups"]);
@@ -81,7 +82,7 @@ fn archives_of_one_second_from_two_targets_all_arrive() {
         let mut taken = vec![sha256sum(&one), sha256sum(&two)];
         found.sort();
         taken.sort();
-        assert_eq!(found, taken, "each under a name of its own");
+        assert_eq!(found, taken, "two archives share a name");
         assert!(names(&world.path("target/.uploads")).is_empty());
         assert!(names(&world.path("other/.uploads")).is_empty());
         // The longer name works like any other.
@@ -104,7 +105,7 @@ fn archives_of_one_second_from_two_targets_all_arrive() {
     }
 }
 
-/// Takes a snapshot that cannot be uploaded, and never can: its archive changes. Returns its name.
+/// Takes a snapshot whose upload can never succeed, because its archive changes afterwards. Returns its name.
 fn stuck(world: &World, destination: &str) -> String {
     run(world, "snapshot", &[&world.to_target()]).failed(&[&format!("uploading to {destination}: ")]);
     let archive = archives(world).remove(0);
@@ -114,7 +115,7 @@ fn stuck(world: &World, destination: &str) -> String {
 }
 
 #[test]
-fn a_stuck_upload_stops_no_backup_and_can_be_given_up() {
+fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
     let world = World::plain(Version::V35);
     let target = world.to_target();
     write_settings(&world, &["near"], "keep: {last: 1}\n");
@@ -124,7 +125,8 @@ fn a_stuck_upload_stops_no_backup_and_can_be_given_up() {
     assert_eq!(before.get("destinations.near"), format!("uploaded; still waiting: {stuck}"));
     let warning = before.get("upload.warning");
     assert!(warning.contains(&stuck) && warning.contains("no longer what it was"), "{warning}");
-    // Its own archive is there, and so retention is applied; what waits is never pruned.
+    // The archive of this run was uploaded, so retention is applied. It never deletes an archive with a
+    // pending upload.
     assert_eq!(before.get("retention.deleted"), "0");
     world.put(0..2, "later");
     assert_eq!(run(&world, "backup", &[&target]).completed().get("retention.deleted"), "1");
@@ -152,7 +154,7 @@ fn a_stuck_upload_stops_no_backup_and_can_be_given_up() {
     let given = run(&world, "upload", &[&target, &format!("give-up={stuck}")]).completed();
     assert_eq!((given.get("given-up"), given.get("count")), (format!("near/{stuck}"), "0".to_owned()));
     assert!(waiting(&world).is_empty());
-    assert!(world.target().join(&stuck).exists(), "the archive itself stays");
+    assert!(world.target().join(&stuck).exists(), "giving up the upload removed the archive");
     let check = run(&world, "check", &[&target]);
     assert_eq!(check.status.code(), Some(0), "{}", check.told());
     let none = unit.run("upload", &[&target, "plan=true"]).completed();
@@ -160,7 +162,7 @@ fn a_stuck_upload_stops_no_backup_and_can_be_given_up() {
 }
 
 #[test]
-fn the_state_names_the_archives_that_wait() {
+fn the_state_line_lists_archives_with_pending_uploads() {
     let world = World::plain(Version::V35);
     write_settings(&world, &["good", "bad"], "");
     fs::create_dir(shelf(&world, "good")).unwrap();
@@ -179,7 +181,8 @@ fn the_state_names_the_archives_that_wait() {
     for name in [&one, &two] {
         assert!(said.contains(&format!("bad/{name}")) && !said.contains(&format!("good/{name}")), "{said}");
     }
-    // The destination is back: only the archive that was altered still waits, and nothing else is said to.
+    // The destination is back. Only the altered archive still waits, and no other archive is reported as
+    // waiting.
     fs::create_dir(shelf(&world, "bad")).unwrap();
     fs::write(world.target().join(&one), "altered").unwrap();
     let third = run(&world, "snapshot", &[&world.to_target()]).completed();
@@ -188,7 +191,7 @@ fn the_state_names_the_archives_that_wait() {
 }
 
 #[test]
-fn upload_sends_what_waits_and_gives_up_one_destination_only() {
+fn upload_sends_pending_archives_and_gives_up_named_ones() {
     let world = World::plain(Version::V35);
     let target = world.to_target();
     write_settings(&world, &["far", "near"], "");
@@ -209,7 +212,7 @@ fn upload_sends_what_waits_and_gives_up_one_destination_only() {
         ("uploaded".to_owned(), "nothing waits".to_owned())
     );
     assert_eq!(sha256sum(&arrived(&world, "far")[0]), sha256sum(&world.target().join(&archive)));
-    // A destination that is no longer in the settings: what waits for it is named, and can be given up.
+    // The pending uploads of a destination that is no longer in the settings are listed and can be given up.
     fs::remove_dir_all(shelf(&world, "far")).unwrap();
     run(&world, "snapshot", &[&target]).failed(&["uploading to far: "]);
     write_settings(&world, &["near"], "");
@@ -217,7 +220,7 @@ fn upload_sends_what_waits_and_gives_up_one_destination_only() {
     assert!(listed.get("uploads").contains("far is not in the settings"), "{}", listed.get("uploads"));
     let given = run(&world, "upload", &[&target, "give-up=all"]).completed();
     assert_eq!(given.get("count"), "0");
-    // No directory, no queue: nothing waits, and nothing is made.
+    // Without a target directory, no upload is pending, and `upload` does not create the directory.
     let nowhere = format!("target={}", world.path("nowhere").display());
     assert_eq!(run(&world, "upload", &[&nowhere]).completed().get("count"), "0");
     assert!(!world.path("nowhere").exists());

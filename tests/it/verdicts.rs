@@ -1,5 +1,5 @@
-//! What is said of an archive: verified, intact but not fully verifiable, or damaged. Only our own reading of an archive
-//! proves damage; a failing disk, network, tool or login never does.
+//! The verdict on an archive: verified, intact but not fully verifiable, or damaged. Only the program's own
+//! reading of an archive proves damage. A failing disk, network, tool or login does not.
 
 use std::fs::{self, File};
 use std::io::Write as _;
@@ -21,7 +21,7 @@ use crate::hostile::{file, gzip, tar_of};
 use crate::refusals::Still;
 use crate::restore::from;
 
-/// Words that only a damaged archive may cause.
+/// Messages that only a damaged archive may cause.
 const OF_DAMAGE: [&str; 6] =
     ["damaged", "broken", "delete-snapshot", "restore another", "take another", "do not trust"];
 
@@ -38,14 +38,14 @@ fn counts(results: &Value) -> [String; 3] {
         .map(|key| crate::common::command::find(results, &format!("verify.{key}")).unwrap_or_default())
 }
 
-/// The results that a failed action printed.
+/// Parses the results that a failed action printed.
 fn results_of(out: &Out) -> Value {
     let text: String =
         out.stdout.lines().filter(|line| !line.starts_with("failed:")).collect::<Vec<_>>().join("\n");
     serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}", out.told()))
 }
 
-/// Neither the output nor the list speaks of damage.
+/// Asserts that neither the output nor the list reports damage.
 #[track_caller]
 fn no_damage(world: &World, out: &Out) {
     let said = format!("{}{}", out.stdout, out.stderr).to_lowercase();
@@ -61,7 +61,7 @@ fn row(world: &World, path: &Path) -> Value {
     listed(world).into_iter().find(|one| one["name"] == name(path)).unwrap()
 }
 
-/// An archive as `snapshot` packs it, of this database and manifest.
+/// Writes an archive of this database and manifest, packed as `snapshot` packs it.
 fn packed(world: &World, name: &str, db: &[u8], manifest: &str) -> PathBuf {
     let tar = tar_of(&[file("db", db), file("manifest.json", manifest.as_bytes())]);
     let (db, rest) = tar.split_at(512 + db.len().next_multiple_of(512));
@@ -76,7 +76,7 @@ fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The database with another body under a right trailer.
+/// Returns the database with a changed body and a matching trailer hash.
 fn resealed(db: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut body = db[..db.len() - 32].to_vec();
     change(&mut body);
@@ -84,7 +84,7 @@ fn resealed(db: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     [&body[..], trailer.as_slice()].concat()
 }
 
-/// Makes all leaf pages unreadable: their first elements reach far behind them.
+/// Makes all leaf pages unreadable: their first elements point far beyond the end of the page.
 fn flip_pages(body: &mut [u8]) {
     let is_leaf =
         |page: &[u8], id: u64| page[8..10] == [2, 0] && page[..8] == id.to_le_bytes() && page[10] > 0;
@@ -95,7 +95,8 @@ fn flip_pages(body: &mut [u8]) {
     }
 }
 
-/// An archive with one bit flipped of the checksum that ends its gzip: nothing else notices.
+/// Returns an archive with one flipped bit in the checksum at the end of its gzip stream. No other check
+/// detects this.
 fn altered(archive: &[u8]) -> Vec<u8> {
     let mut altered = archive.to_vec();
     altered[archive.len() - 8] ^= 1;
@@ -160,14 +161,14 @@ fn each_kind_of_damage_is_named_and_recorded() {
         assert_eq!(row["damage"]["check"], *check, "{row}");
         assert!(row["verified"].is_null() && row["broken"].is_string(), "{row}");
     }
-    // One damaged archive is named among good ones, and only it.
+    // `verify-snapshot` names one damaged archive among good ones, and no other.
     let out = verify(&world, &["snapshot=all"]);
     assert_eq!(counts(&results_of(&out)), ["1", "5", "0"], "{}", out.told());
     let (_, failed) = out.stderr.split_once("failed: ").unwrap();
     assert!(!failed.contains(&name(&good)), "{}", out.told());
     out.failed(&["is damaged"]);
 
-    // A file whose contents are right and whose bytes are not those that were verified.
+    // The content of the file is correct, but its bytes are not those that were verified.
     let mut other = bytes;
     other[4] ^= 1;
     fs::write(&good, other).unwrap();
@@ -215,7 +216,7 @@ fn restore_and_fetch_refuse_a_damaged_archive() {
     keep(&world, "fetch-snapshot", &[&from, &elsewhere]).refused(&["is damaged: its gzip layer"]);
 }
 
-/// An encrypted archive, and `verify-snapshot` of it without an identity.
+/// Takes an encrypted snapshot and returns its path.
 fn encrypted(world: &World) -> PathBuf {
     world.fill();
     encrypt(world, "");
@@ -248,13 +249,13 @@ fn an_encrypted_archive_without_its_identity_is_intact() {
     let results = intact(verify(&world, &[&wrong, "drill=true"]), why);
     no_damage(&world, &results.out);
     assert!(row(&world, &archive)["drilled"].is_null());
-    // Without the file next to it, there is nothing to compare with.
+    // Without the manifest file next to the archive, the hash cannot be compared.
     fs::remove_file(beside(&archive)).unwrap();
     no_damage(&world, &intact(verify(&world, &[&snapshot(&archive)]), why).out);
 }
 
 #[test]
-fn an_altered_encrypted_archive_is_damaged_without_its_identity_too() {
+fn an_altered_encrypted_archive_is_damaged_without_identity() {
     let world = World::plain(Version::V35);
     let archive = encrypted(&world);
     let good = fs::read(&archive).unwrap();
@@ -265,17 +266,17 @@ fn an_altered_encrypted_archive_is_damaged_without_its_identity_too() {
     assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.told());
     out.failed(&["is damaged: "]);
     assert_eq!(row(&world, &archive)["damage"]["check"], "sha256");
-    // The same bytes as when they were published take that back.
+    // After the published bytes are written back, the archive is intact again.
     fs::write(&archive, &good).unwrap();
     let results = intact(verify(&world, &[&snapshot(&archive)]), "it is encrypted");
     no_damage(&world, &results.out);
-    // A right archive next to the wrong manifest.
+    // An intact archive next to the wrong manifest.
     let text = fs::read_to_string(beside(&archive)).unwrap();
     fs::write(beside(&archive), text.replace("\"member_count\": 1", "\"member_count\": 3")).unwrap();
     let out = verify(&world, &[&identity(&world, IDENTITY)]);
     out.failed(&["is damaged: "]);
     assert_eq!(row(&world, &archive)["damage"]["check"], "manifest");
-    // Comparing the bytes does not take back what reading the contents found.
+    // A comparison of the bytes does not revoke the damage that reading the content detected.
     let out = verify(&world, &[&snapshot(&archive)]);
     assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.told());
     out.failed(&["is damaged: "]);
@@ -294,7 +295,7 @@ fn an_archive_without_a_trailer_is_intact() {
         assert!(results.get("verify.warning").contains("allow-unhashed=true"));
         no_damage(&world, &results.out);
     }
-    // Our own reader finds what the missing trailer would.
+    // The program's own reader detects the damage that the missing trailer would detect.
     let mut page = unhashed.to_vec();
     flip_pages(&mut page);
     fs::write(&old, gzip(&tar_of(&[file("./db", &page)]))).unwrap();
@@ -379,7 +380,7 @@ fn a_failing_etcd_tool_is_not_damage() {
 #[test]
 fn a_full_disk_is_not_damage() {
     if !is_root() {
-        return eprintln!("skipped: only root mounts a small file system");
+        return eprintln!("skipped: only root can mount a small file system");
     }
     let world = World::plain(Version::V35);
     world.fill();
@@ -399,7 +400,7 @@ fn a_full_disk_is_not_damage() {
 #[test]
 fn an_unreadable_disk_is_not_damage() {
     if !is_root() {
-        return eprintln!("skipped: only root mounts");
+        return eprintln!("skipped: only root can mount a file system");
     }
     let world = World::plain(Version::V35);
     world.fill();

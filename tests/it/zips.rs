@@ -1,4 +1,4 @@
-//! Zips: well made, as RKE, RKE2 and k3s make them, and made to hurt whoever reads them.
+//! Zip archives: well-formed ones as RKE, RKE2 and k3s write them, and malicious ones.
 
 use std::io::Write as _;
 
@@ -10,10 +10,10 @@ use crate::hostile::Ground;
 use crate::malicious_archives::zeros;
 
 const DEFLATED: u16 = 8;
-/// The lengths stand behind the data.
+/// The flag for a data descriptor: the lengths follow the data.
 pub const BEHIND: u16 = 8;
 
-/// A file in a zip, all of which may be a lie.
+/// A file in a zip. Any of its fields may be false.
 #[derive(Clone)]
 pub struct Member {
     pub name: Vec<u8>,
@@ -22,18 +22,18 @@ pub struct Member {
     pub method: u16,
     pub crc: u32,
     pub packed: Vec<u8>,
-    /// How long the header and the directory say it is, packed and not.
+    /// The packed and the unpacked length that the local header and the central directory state.
     pub told: (u32, u32),
     pub extra: Vec<u8>,
     pub central_extra: Vec<u8>,
     pub attributes: u32,
-    /// What the directory adds to where it is.
+    /// An offset added to the file's position in the central directory.
     pub astray: u32,
-    /// Behind the data, in place of what belongs there.
+    /// The bytes after the data, instead of the correct data descriptor.
     pub descriptor: Option<Vec<u8>>,
 }
 
-/// A file as python's and Info-ZIP's zip write it into a file.
+/// Returns a member as Python's zipfile and Info-ZIP write it to a seekable file.
 pub fn member(name: &str, data: &[u8]) -> Member {
     let packed = deflated(data);
     let told = (packed.len() as u32, data.len() as u32);
@@ -54,7 +54,7 @@ pub fn member(name: &str, data: &[u8]) -> Member {
     }
 }
 
-/// A file as Go's zip writes it, and so RKE and k3s.
+/// Returns a member as the zip package of Go writes it; RKE and k3s use that package.
 pub fn streamed(name: &str, data: &[u8]) -> Member {
     let member = Member { flags: BEHIND, ..member(name, data) };
     let words = [0x0807_4b50, member.crc, member.told.0, member.told.1];
@@ -65,7 +65,7 @@ pub fn zip(members: &[Member]) -> Vec<u8> {
     zip_with(members, &[], |_| ())
 }
 
-/// A zip of these, with `between` before its end, which is changed.
+/// Builds a zip of `members` with `between` before its end record, after `change` has altered that record.
 fn zip_with(members: &[Member], between: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for one in members {
@@ -110,25 +110,25 @@ fn deflated(data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn refuses_zips_whose_parts_contradict_each_other() {
+fn refuses_zips_with_contradictory_fields() {
     let ground = Ground::new(Version::V35);
     let db = ground.db.as_slice();
     let altered = &["cut short or altered: "];
     let refuses = |what: &str, one: Member| ground.refuses_cheaply(what, &zip(&[one]), altered);
     let (plain, behind) = (member("snapshot", db), streamed("snapshot", db));
     refuses("another name in the directory", Member { central_name: b"other".to_vec(), ..plain.clone() });
-    refuses("a place that is another in the directory", Member { astray: 4, ..plain.clone() });
+    refuses("another offset in the directory", Member { astray: 4, ..plain.clone() });
     refuses("a wrong CRC", Member { crc: plain.crc ^ 1, ..plain.clone() });
-    refuses("a wrong CRC behind", Member { crc: behind.crc ^ 1, ..behind.clone() });
+    refuses("a wrong CRC in the descriptor", Member { crc: behind.crc ^ 1, ..behind.clone() });
     let (packed, size) = plain.told;
     for told in [(packed, size - 1), (packed - 1, size), (packed + 1, size)] {
         refuses(&format!("{told:?} for {:?}", plain.told), Member { told, ..plain.clone() });
-        refuses(&format!("{told:?} behind"), Member { told, ..behind.clone() });
+        refuses(&format!("{told:?} in the descriptor"), Member { told, ..behind.clone() });
     }
-    refuses("nothing behind the data", Member { descriptor: None, ..behind.clone() });
+    refuses("no descriptor after the data", Member { descriptor: None, ..behind.clone() });
     let half = behind.descriptor.clone().map(|words| words[..12].to_vec());
-    refuses("half of what stands behind the data", Member { descriptor: half, ..behind.clone() });
-    // 64 bits that are announced and missing, or say other than what is there.
+    refuses("half a descriptor after the data", Member { descriptor: half, ..behind.clone() });
+    // 64-bit lengths that are announced but missing, or that contradict the data.
     let wide =
         |size: u64| [&[1, 0, 16, 0], &size.to_le_bytes()[..], &u64::from(packed).to_le_bytes()].concat();
     let all_wide = Member { told: (u32::MAX, u32::MAX), ..plain.clone() };
@@ -136,23 +136,26 @@ fn refuses_zips_whose_parts_contradict_each_other() {
     let lie = wide(u64::from(size) + (1 << 32));
     let lying = Member { extra: lie.clone(), central_extra: lie, ..all_wide.clone() };
     ground.refuses_cheaply(
-        "64-bit lengths that lie",
+        "64-bit lengths that are false",
         &zip(&[lying]),
         &["far longer than its first page announces"],
     );
     let (extra, central_extra) = (wide(size.into()), wide(u64::from(size) + 1));
     refuses("64-bit lengths that differ", Member { extra, central_extra, ..all_wide });
     let cut = Member { extra: vec![1, 0, 16, 0, 1], ..plain.clone() };
-    refuses("an extra field that is cut", cut);
+    refuses("a truncated extra field", cut);
 
     let good = zip(std::slice::from_ref(&plain));
     let ends = |what: &str, bytes: &[u8]| ground.refuses_cheaply(what, bytes, altered);
-    ends("a byte behind it", &[&good[..], &[0]].concat());
-    ends("itself behind it", &good.repeat(2));
+    ends("a byte after the zip", &[&good[..], &[0]].concat());
+    ends("the zip repeated after itself", &good.repeat(2));
     ends("no end", &good[..good.len() - 22]);
     ends("no directory", &good[..good.len() - 22 - 46 - 8]);
     let directory = good[good.len() - 22 - 46 - 8..good.len() - 22].to_vec();
-    ends("a directory that names it twice", &zip_with(std::slice::from_ref(&plain), &directory, |_| ()));
+    ends(
+        "a directory that names the file twice",
+        &zip_with(std::slice::from_ref(&plain), &directory, |_| ()),
+    );
     for at in [4, 8, 10, 12, 16] {
         let lies = zip_with(std::slice::from_ref(&plain), &[], |end| end[at] ^= 1);
         ends(&format!("byte {at} of its end"), &lies);
@@ -160,14 +163,14 @@ fn refuses_zips_whose_parts_contradict_each_other() {
     let end_64 = [b"PK\x06\x06".to_vec(), vec![0; 52], b"PK\x06\x07".to_vec(), vec![0; 16]].concat();
     ends("a 64-bit end of zeros", &zip_with(std::slice::from_ref(&plain), &end_64, |_| ()));
     ends(
-        "something before the directory",
+        "extra bytes before the directory",
         &zip(&[Member { packed: [plain.packed.clone(), vec![0; 9]].concat(), ..plain }]),
     );
     ground.done();
 }
 
 #[test]
-fn refuses_zips_with_the_wrong_things_in_them() {
+fn refuses_zips_with_unexpected_content() {
     let ground = Ground::new(Version::V35);
     let db = ground.db.as_slice();
     let refuses = |what: &str, members: &[Member], reasons: &[&str]| {
@@ -181,7 +184,7 @@ fn refuses_zips_with_the_wrong_things_in_them() {
     refuses("two databases", &[one.clone(), member("two", db)], &["more than one database"]);
     refuses("three files", &[one.clone(), state.clone(), state.clone()], &["too many files"]);
     refuses("a state alone", &[state], &["no snapshot"]);
-    refuses("a text", &[member("snapshot", b"no pages in here")], &["not an etcd snapshot"]);
+    refuses("a text file", &[member("snapshot", b"no pages in here")], &["not an etcd snapshot"]);
     for flags in [1, 1 << 5, 1 << 6, 1 << 13] {
         refuses(&format!("flags {flags:#x}"), &[Member { flags, ..one.clone() }], &["encrypted or patched"]);
     }
@@ -201,7 +204,7 @@ fn refuses_zips_with_the_wrong_things_in_them() {
 fn refuses_zip_bombs() {
     let ground = Ground::new(Version::V35);
     let db = ground.db.as_slice();
-    // 10 GiB of zeros behind `head`, told truly.
+    // 10 GiB of zeros after `head`, with correct lengths.
     let bomb = |name: &str, head: &[u8], flags: u16| {
         let (packed, crc) = zeros(head, 10 << 6);
         let lengths =
@@ -217,7 +220,7 @@ fn refuses_zip_bombs() {
         refuses("a state of 10 GiB", &[bomb("a.rkestate", &[], flags)], &["too large"]);
     }
     ground.refuses_cheaply(
-        "10 GiB of zeros behind a snapshot",
+        "10 GiB of zeros after a snapshot",
         &zip(&[bomb("snapshot", db, BEHIND)]),
         &["longer than it says"],
     );
