@@ -1,8 +1,8 @@
-//! The backend reader against files that etcd itself wrote, 3.4 and 3.5.
+//! Tests of the backend reader on files that etcd 3.4 and 3.5 have written.
 //!
-//! The binaries are in `ETCD_3_4_BIN` and `ETCD_3_5_BIN`, or where `cargo xtask` puts them; a version that is
-//! not there is skipped, and the test says so.
-#![allow(clippy::print_stdout, reason = "a test says which etcd is not there")]
+//! The binaries are in `ETCD_3_4_BIN` and `ETCD_3_5_BIN`, or in the directory of `cargo xtask`. The tests
+//! skip a version that is not installed, and print that.
+#![allow(clippy::print_stdout, reason = "a test prints which etcd it skips")]
 
 use crate::common::ports::free_port;
 use etcd_backup::etcd::backend::{Backend, Comparison, find_fault, same_records};
@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The directories of etcd's binaries by minor version, those that are there.
+/// Returns the installed minor versions of etcd, with the directories of their binaries.
 fn versions() -> Vec<(&'static str, PathBuf)> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let mut found = Vec::new();
@@ -30,7 +30,7 @@ fn versions() -> Vec<(&'static str, PathBuf)> {
     found
 }
 
-/// A running etcd of one member.
+/// A running etcd with one member.
 struct Etcd {
     bin: PathBuf,
     dir: TempDir,
@@ -107,7 +107,7 @@ impl Etcd {
         self.ctl_with(&["txn"], format!("\n{puts}\n\n").as_bytes());
     }
 
-    /// Saves a snapshot under a name, in which no fault must be found; returns its path.
+    /// Saves a snapshot with this file name, checks that it has no fault, and returns its path.
     fn save(&self, name: &str) -> PathBuf {
         let path = self.dir.path().join(name);
         self.ctl(&["snapshot", "save", path.to_str().unwrap()]);
@@ -115,7 +115,7 @@ impl Etcd {
         path
     }
 
-    /// Restores a snapshot by the version's own tool; returns the restored backend's path.
+    /// Restores a snapshot with the tool of the same version, and returns the path of the restored backend.
     fn restore(&self, snapshot: &Path, name: &str, args: &[&str]) -> PathBuf {
         let utl = self.bin.join("etcdutl");
         let tool = if utl.exists() { utl } else { self.bin.join("etcdctl") };
@@ -134,7 +134,8 @@ impl Etcd {
     }
 }
 
-/// A record of bucket `key`: main, sub, whether it deletes; and the user's key and value.
+/// A record of the bucket `key`: the revision (main, sub, whether it is a deletion), and the key and value of
+/// the user.
 #[derive(Debug, PartialEq)]
 struct Record {
     revision: (u64, u64, bool),
@@ -156,7 +157,7 @@ fn history(backend: &Backend) -> Vec<Record> {
     history
 }
 
-/// A field of bytes in a protobuf message (`mvccpb.KeyValue`: 1 the key, 5 the value).
+/// Returns a bytes field of a protobuf message (`mvccpb.KeyValue`: 1 is the key, 5 the value).
 fn field(mut message: &[u8], wanted: u64) -> Vec<u8> {
     let varint = |message: &mut &[u8]| {
         let (mut number, mut shift) = (0, 0);
@@ -201,7 +202,7 @@ const BUCKETS: [&str; 10] = [
     "meta",
 ];
 
-/// Everything there is to ask of a file; how many records in all.
+/// Reads all parts of a backend. Returns the number of records.
 fn read_all(path: &Path) -> anyhow::Result<u64> {
     let backend = Backend::open(path)?;
     backend.last_revision()?;
@@ -221,7 +222,7 @@ fn read_all(path: &Path) -> anyhow::Result<u64> {
     Ok(count)
 }
 
-/// Reads what a restore reads of a backend.
+/// Reads the parts of a backend that a restore needs. Returns the number of keys.
 fn keys_of(path: &Path) -> anyhow::Result<u64> {
     let backend = Backend::open(path)?;
     backend.last_revision()?;
@@ -234,7 +235,7 @@ fn keys_of(path: &Path) -> anyhow::Result<u64> {
     Ok(count)
 }
 
-/// A store with a little of everything; its snapshot is some 40 KB.
+/// Writes a few records of every kind. The snapshot has about 40 KB.
 fn furnish(etcd: &Etcd) {
     for (key, value) in [("a", "1"), ("b", "2"), ("a", "3"), ("c", ""), ("d", "4")] {
         etcd.ctl(&["put", key, value]);
@@ -245,7 +246,7 @@ fn furnish(etcd: &Etcd) {
 }
 
 #[test]
-fn reads_what_etcd_wrote() {
+fn reads_a_snapshot_of_etcd() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
         furnish(&etcd);
@@ -266,8 +267,7 @@ fn reads_what_etcd_wrote() {
         let now = history.last().unwrap().revision.0;
         for Record { revision, key, value } in &history {
             let key = str::from_utf8(key).unwrap();
-            // A key changed twice in one transaction would need more than a look at the revision; there is
-            // none.
+            // This comparison by revision needs keys that change at most once in a transaction.
             let seen = etcd.ctl(&["get", key, "--print-value-only", "--rev", &revision.0.to_string()]);
             let wanted =
                 if revision.2 { String::new() } else { format!("{}\n", str::from_utf8(value).unwrap()) };
@@ -292,7 +292,7 @@ fn an_empty_store_is_at_revision_0() {
 }
 
 #[test]
-fn reads_the_versions_that_data_carries() {
+fn reads_the_versions_that_the_data_records() {
     let of = |path: &Path| {
         let versions = Backend::open(path).unwrap().versions().unwrap();
         [versions.storage, versions.cluster].map(|version| version.map(|minor| minor.to_string()))
@@ -301,7 +301,7 @@ fn reads_the_versions_that_data_carries() {
         let etcd = Etcd::start(&bin);
         let until = Instant::now() + Duration::from_secs(20);
         let mut found = of(&etcd.save("0.db"));
-        // etcd writes it once it has become the leader.
+        // etcd writes the version after it has become the leader.
         while found[1].is_none() && Instant::now() < until {
             found = of(&etcd.save("0.db"));
         }
@@ -317,7 +317,7 @@ fn reads_the_versions_that_data_carries() {
 }
 
 #[test]
-fn knows_members_passwords_and_compactions() {
+fn reads_members_authentication_and_compactions() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
         furnish(&etcd);
@@ -372,7 +372,7 @@ fn reads_fifty_thousand_keys() {
 }
 
 #[test]
-fn a_restore_holds_the_same_records() {
+fn a_restored_backend_has_the_same_records() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
         furnish(&etcd);
@@ -392,7 +392,7 @@ fn a_restore_holds_the_same_records() {
         }
 
         let mut bytes = std::fs::read(&restored).unwrap();
-        // Pages no longer in use may hold the record as well.
+        // Free pages may contain the record as well.
         let value = b"\x0a\x01b\x10\x09\x18\x09\x20\x01\x2a\x017";
         let places: Vec<_> =
             bytes.windows(value.len()).enumerate().filter(|(_, window)| window == value).collect();
@@ -403,16 +403,16 @@ fn a_restore_holds_the_same_records() {
         }
         std::fs::write(&restored, bytes).unwrap();
         let Comparison::Differs { at } = compare(&restored) else {
-            panic!("{version}: a changed value was not seen")
+            panic!("{version}: a changed value was not detected")
         };
         assert_eq!(at, "revision 9 has another value than in the snapshot", "{version}");
     }
 }
 
-/// etcdctl 3.4's restore deletes the keys that are called like the old members' ids (see
+/// The restore of etcdctl 3.4 deletes keys whose names are the ids of the old members (see
 /// `backend/compare.rs`).
 #[test]
-fn sees_the_key_that_3_4_loses() {
+fn detects_the_key_that_etcdctl_3_4_deletes() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
         let member = etcd.json(&["member", "list"])["members"][0]["ID"].as_u64().unwrap();
@@ -430,10 +430,10 @@ fn sees_the_key_that_3_4_loses() {
     }
 }
 
-/// A snapshot taken while etcd compacts holds some of what goes; 3.4's restore finishes the work, 3.5's
-/// leaves it.
+/// A snapshot that was taken during a compaction contains some of the compacted records. The restore of 3.4
+/// finishes the compaction, and that of 3.5 does not.
 #[test]
-fn allows_a_compaction_caught_half_done() {
+fn accepts_an_unfinished_compaction() {
     for (version, bin) in versions() {
         let etcd = Etcd::start_with(&bin, &["--experimental-compaction-batch-limit", "5"]);
         for _ in 0..10 {
@@ -447,7 +447,7 @@ fn allows_a_compaction_caught_half_done() {
         let before = history(&snapshot).len() as u64;
 
         let restored = Backend::open(&etcd.restore(&path, "restored", &[])).unwrap();
-        // 3.4 compacts in the background, all or nothing, and may close the store before it begins.
+        // 3.4 compacts in the background. It finishes, or closes the store before the compaction begins.
         let finished = restored.finished_compaction().unwrap();
         assert!(finished.is_none() || version == "3.4", "{version}");
         let records = if finished.is_some() { 3000 } else { before };
@@ -456,7 +456,7 @@ fn allows_a_compaction_caught_half_done() {
     }
 }
 
-/// Numbers that look random and are the same every time (xorshift64).
+/// A pseudorandom number generator (xorshift64) that returns the same numbers in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -469,7 +469,7 @@ impl Dice {
 }
 
 #[test]
-fn survives_any_damage() {
+fn reading_a_damaged_file_never_panics_or_hangs() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
         furnish(&etcd);
@@ -492,7 +492,7 @@ fn survives_any_damage() {
                 file.write_all_at(&[bytes[*at as usize] ^ 1 << bit], *at).unwrap();
             }
             let compared = Backend::open(&broken).and_then(|broken| same_records(&good, &broken));
-            // What has no fault can be read to its end.
+            // A file without a fault must be readable to its end.
             if round % 10 == 0 && find_fault(&broken, &|| Ok(())).unwrap().is_none() {
                 assert!(keys_of(&broken).is_ok(), "{version}: {flips:?}");
             }
@@ -502,16 +502,16 @@ fn survives_any_damage() {
                 file.write_all_at(&bytes[*at as usize..=*at as usize], *at).unwrap();
             }
         }
-        // The rest fell on free pages, in the trailer, or on another bucket's values.
+        // The other changes were in free pages, in the trailer, or in the values of other buckets.
         assert!(noticed > 400, "{version}: only {noticed} noticed");
         assert!(read_all(&broken).is_ok(), "{version}");
 
         for length in (0..bytes.len()).rev().filter(|length| length % 64 < 2) {
             file.set_len(length as u64).unwrap();
-            // All but the trailer is needed.
+            // Only the trailer may be missing.
             assert_eq!(read_all(&broken).is_ok(), length >= bytes.len() - 32, "{version}: {length} bytes");
         }
-        // A damaged page must lead nowhere for ever: it takes some seconds.
+        // A damaged page must not cause an endless loop. The whole test takes a few seconds.
         assert!(begun.elapsed() < Duration::from_secs(300), "{version}: {:?}", begun.elapsed());
     }
 }

@@ -70,7 +70,7 @@ fn an_etcd_that_starts_during_a_restore_keeps_its_data(version: Version) {
     let (world, archive) = lost(version);
     let out = restores(&world, &archive, &mut |_| {
         world.start();
-        Fate::LetGo
+        Fate::Release
     });
     serves_its_own(&world);
     out.failed(&["etcd has created its own data"]);

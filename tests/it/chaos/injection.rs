@@ -337,7 +337,7 @@ fn inject_at_call(fixture: &Fixture, mode: Mode, error: Option<Errno>, pid: Pid)
         (_, Some(error)) => return Fate::FailsAlone(error),
         (Mode::Term, _) => {
             kill(pid, Signal::SIGTERM).unwrap();
-            return Fate::LetGo;
+            return Fate::Release;
         }
         (Mode::Power(_, flush), _) => fixture.cut_power(flush, Some(pid)),
         _ => kill(pid, Signal::SIGKILL).unwrap(),

@@ -1,8 +1,9 @@
-//! Runs one of our binaries under ptrace and stops it before every system call that touches a file or a process.
+//! Runs one of our programs under ptrace and stops it before every system call that touches a file or a
+//! process.
 //!
-//! strace's own injection counts for each thread and each child by itself; here the calls of all our threads are counted
-//! together, and those of etcd's tools not at all, so that a point is the same point in every run. What a call is made to
-//! fail with is set in registers, which is x86-64 only.
+//! The fault injection of strace counts the calls of each thread and each child separately. This tracer
+//! counts the calls of all our threads together, and ignores the etcd tools, so that a point means the same
+//! call in every run. It sets errors in registers, so it works only on x86-64.
 
 use std::collections::HashMap;
 use std::fs;
@@ -22,29 +23,30 @@ use nix::unistd::Pid;
 
 use crate::common::command::{Out, Run, given};
 
-/// No traced walk of these small worlds may take longer.
+/// The maximum duration of a traced run on these small worlds.
 const DEADLINE: Duration = Duration::from_secs(200);
 
-/// A system call about to be made.
+/// A system call that a thread is about to make.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// What it is about, a path or the path behind its descriptor, in words that are the same in every run.
+    /// The path that the call refers to, directly or by a descriptor, without the parts that change from run
+    /// to run.
     pub about: String,
-    /// Its number among the calls of this name about this, from 1. How often somebody is waited for differs from run to
-    /// run, so a number among all calls would not name the same call twice.
+    /// The number among the calls with the same name and path, from 1. A number among all calls would not
+    /// identify the same call in another run, because the number of waiting calls differs.
     pub number: usize,
-    /// Whether it leaves everything as it was: it reads, or asks.
+    /// Whether the call only reads.
     pub harmless: bool,
-    /// The process that it is about, where it is about one.
+    /// The process that the call refers to, if any.
     pub process: Option<Pid>,
-    /// The thread that makes it.
+    /// The thread that makes the call.
     pub thread: Pid,
 }
 
 impl Call {
-    /// Whether it is the same call of another run.
+    /// Returns whether the calls are the same call of two runs.
     pub fn is(&self, other: &Self) -> bool {
         (self.name, self.number, &self.about) == (other.name, other.number, &other.about)
     }
@@ -57,31 +59,32 @@ impl std::fmt::Display for Call {
     }
 }
 
-/// What becomes of a call.
+/// The decision about a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It is made.
+    /// Makes the call.
     Made,
-    /// It is not made; the program hears this error.
+    /// Does not make the call, and returns this error to the program.
     Fails(Errno),
-    /// The same, and nothing that comes after it is looked at.
+    /// As [`Self::Fails`], and stops tracing.
     FailsAlone(Errno),
-    /// It is made, and nothing that comes after it is looked at.
-    LetGo,
-    /// It is not made: the program was sent a SIGKILL.
+    /// Makes the call, and stops tracing.
+    Release,
+    /// Does not make the call, because the program was killed with SIGKILL.
     Killed,
 }
 
-/// Runs `command` to its end; `judge` hears of every call before it is made, with our process.
+/// Runs `command` until it ends. Calls `judge` with every call before it is made, and with the id of our
+/// process.
 pub fn trace(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Call, Pid) -> Fate) -> Out {
     let options = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEEXEC;
     held(command, dir, options, &mut |pid| {
         let (counts, failing) = (HashMap::new(), HashMap::new());
-        Tracer { pid, executed: false, let_go: false, counts, failing }.follow(judge)
+        Tracer { pid, executed: false, released: false, counts, failing }.follow(judge)
     })
 }
 
-/// Runs `command` under ptrace, told of its calls and of what the `options` say; `follow` goes along with it to its end.
+/// Runs `command` under ptrace with these options. `follow` handles its events until it ends.
 pub(super) fn held(
     command: &Command,
     dir: &Path,
@@ -107,10 +110,11 @@ pub(super) fn held(
     run.ended_as(status)
 }
 
-/// Our tracees alone: other threads of the tests have children as well.
+/// Waits only for the tracees of this thread: other threads of the tests have children as well.
 pub(super) const OURS: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WNOTHREAD);
 
-/// The same command behind a shell that stops itself first, for us to take hold of.
+/// Wraps a command in a shell that stops itself before it executes the command, so that the tracer can
+/// attach.
 fn stopped_before(command: &Command) -> Command {
     let mut stopped = Command::new("/bin/sh");
     stopped.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]);
@@ -120,10 +124,10 @@ fn stopped_before(command: &Command) -> Command {
 struct Tracer {
     pid: Pid,
     executed: bool,
-    /// Whether nothing is to be looked at any more.
-    let_go: bool,
+    /// Whether tracing has ended.
+    released: bool,
     counts: HashMap<(&'static str, String), usize>,
-    /// Threads in a call that is to fail.
+    /// Threads in a call that must fail.
     failing: HashMap<Pid, Errno>,
 }
 
@@ -148,35 +152,35 @@ impl Tracer {
         }
     }
 
-    /// To its next call, or to its end where nothing is looked at any more.
+    /// Continues a thread until its next call, or detaches from it if tracing has ended.
     fn go_on(&self, thread: Pid, signal: impl Into<Option<Signal>>) {
         let signal = signal.into();
-        // One that a SIGKILL has reached is not there to be told.
-        let _ = if self.let_go { ptrace::detach(thread, signal) } else { ptrace::syscall(thread, signal) };
+        // Ignores errors: a thread that was killed cannot be continued.
+        let _ = if self.released { ptrace::detach(thread, signal) } else { ptrace::syscall(thread, signal) };
     }
 
-    /// At the entry or the exit of a call.
+    /// Handles the entry or the exit of a call.
     fn at_call(&mut self, thread: Pid, judge: &mut dyn FnMut(&Call, Pid) -> Fate) {
-        // One that a SIGKILL has reached meanwhile has no registers any more.
+        // The registers of a thread that was killed cannot be read.
         let Ok(mut registers) = ptrace::getregs(thread) else { return };
         if let Some(errno) = self.failing.remove(&thread) {
             registers.rax = -i64::from(errno as i32) as u64;
             let _ = ptrace::setregs(thread, registers);
-        } else if self.let_go {
-            // Nobody counts any more.
+        } else if self.released {
+            // Calls are no longer counted.
         } else if let Some(call) = self.counted(thread, &registers) {
             let fate = judge(&call, self.pid);
             match fate {
                 Fate::Made => {}
-                Fate::LetGo => self.let_go = true,
+                Fate::Release => self.released = true,
                 Fate::Killed => return,
                 Fate::Fails(errno) | Fate::FailsAlone(errno) => {
                     registers.orig_rax = u64::MAX;
                     ptrace::setregs(thread, registers).unwrap();
                     self.failing.insert(thread, errno);
-                    // It is told of its failure at the exit, and let go there.
+                    // The exit of the call sets the error, and detaches if needed.
                     let _ = ptrace::syscall(thread, None);
-                    self.let_go = matches!(fate, Fate::FailsAlone(_));
+                    self.released = matches!(fate, Fate::FailsAlone(_));
                     return;
                 }
             }
@@ -184,9 +188,9 @@ impl Tracer {
         self.go_on(thread, None);
     }
 
-    /// The call that a thread is about to make, if it is one that counts.
+    /// Returns the call that a thread is about to make, if it is traced.
     fn counted(&mut self, thread: Pid, registers: &libc::user_regs_struct) -> Option<Call> {
-        // The kernel has put this there at the entry alone.
+        // The kernel sets this value only at the entry.
         let entered = registers.rax as i64 == -i64::from(libc::ENOSYS);
         let kind = KINDS.iter().find(|kind| kind.number == registers.orig_rax as i64)?;
         let arguments = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
@@ -203,7 +207,8 @@ impl Tracer {
     }
 }
 
-/// A path without what differs from run to run: the world's directory, process ids, times, random names.
+/// Returns a path without the parts that differ from run to run: the directory of the world, process ids,
+/// times and random names.
 fn generic(path: &str) -> String {
     const UUID: usize = 36;
     let mut words = Vec::new();
@@ -223,7 +228,7 @@ fn generic(path: &str) -> String {
     words.join("/")
 }
 
-/// A word with each number in it, of however many digits, as `0`.
+/// Replaces each number in a word by `0`.
 fn numberless(word: &str) -> String {
     let mut plain = word.replace(|c: char| c.is_ascii_digit(), "0");
     while plain.contains("00") {
@@ -232,7 +237,7 @@ fn numberless(word: &str) -> String {
     plain
 }
 
-/// Flags of an `openat` that may change something.
+/// The flags with which `openat` can change a file.
 const WRITES: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC) as u64;
 
 struct Kind {
@@ -240,12 +245,13 @@ struct Kind {
     name: &'static str,
     about: Option<About>,
     harmless: bool,
-    /// Which argument is a process.
+    /// The index of the argument that is a process id.
     process: Option<usize>,
 }
 
 impl Kind {
-    /// Of the many things that `fcntl` does, the one that takes a descriptor.
+    /// Returns whether the call is traced. Of the commands of `fcntl`, only those that duplicate a descriptor
+    /// are.
     fn counts(&self, arguments: &[u64; 4]) -> bool {
         let duplicates = [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC].map(|command| command as u64);
         self.number != libc::SYS_fcntl || duplicates.contains(&arguments[1])
@@ -256,7 +262,7 @@ impl Kind {
     }
 }
 
-/// Which argument tells what a call is about.
+/// The index of the argument that is the path or the descriptor of a call.
 #[derive(Clone, Copy)]
 enum About {
     Path(usize),
@@ -266,7 +272,7 @@ enum About {
 impl About {
     fn read(self, thread: Pid, arguments: &[u64; 4]) -> String {
         match self {
-            // A path of nothing means the descriptor before it.
+            // An empty path stands for the descriptor in the argument before it.
             Self::Path(n) => match text_at(thread, arguments[n]).unwrap_or_default() {
                 path if path.is_empty() && n > 0 => Self::Descriptor(n - 1).read(thread, arguments),
                 path => path,
@@ -277,7 +283,7 @@ impl About {
     }
 }
 
-/// The text that a thread has there.
+/// Returns the text at an address in the memory of a thread.
 pub(super) fn text_at(thread: Pid, address: u64) -> Option<String> {
     let mut memory = fs::File::open(format!("/proc/{thread}/mem")).ok()?;
     memory.seek(SeekFrom::Start(address)).ok()?;
@@ -299,7 +305,7 @@ const PATH: Option<About> = Some(About::Path(0));
 const PATH_IN: Option<About> = Some(About::Path(1));
 const FILE: Option<About> = Some(About::Descriptor(0));
 
-/// The calls that touch files or processes.
+/// The traced calls: those that touch files or processes.
 const KINDS: &[Kind] = &[
     changes(libc::SYS_openat, "openat", PATH_IN),
     changes(libc::SYS_openat2, "openat2", PATH_IN),

@@ -1,4 +1,5 @@
-//! Throw-away etcds: real servers on loopback, each in a directory of its own that goes when the [`World`] goes.
+//! Temporary etcds: real servers on the loopback address. Each has its own directory, which is removed with
+//! the [`World`].
 
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
@@ -16,23 +17,23 @@ use crate::common::ports::free_port;
 use crate::common::tls;
 use crate::common::tools::Tools;
 
-/// The records of runs beside archives.
+/// The directory of the records of runs, next to the archives.
 pub const RUNS: &str = ".runs";
 
-/// The password of `root` in worlds with auth. It must turn up nowhere.
+/// The password of `root` in worlds with auth. It must not appear in any output or file of the program.
 pub const PASSWORD: &str = "canary-root-password";
 
-/// A line of etcd.
+/// A minor version of etcd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// 3.4.23: no etcdutl, no `--bump-revision`.
+    /// 3.4.23, which has neither etcdutl nor `--bump-revision`.
     V34,
-    /// 3.5.16: both.
+    /// 3.5.16, which has both.
     V35,
 }
 
 impl Version {
-    /// Where its binaries are.
+    /// Returns the directory of the binaries.
     pub fn bin_dir(self) -> PathBuf {
         let (variable, number) = match self {
             Self::V34 => ("ETCD_3_4_BIN", "3.4"),
@@ -45,30 +46,30 @@ impl Version {
     }
 }
 
-/// What kind of world to make.
+/// The kind of a world.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
-    /// Which etcd.
+    /// The version of etcd.
     pub version: Version,
-    /// TLS, with a certificate asked of every client.
+    /// Whether TLS is on. Clients then need a certificate.
     pub tls: bool,
-    /// Auth on, with a root password.
+    /// Whether auth is on, with a root password.
     pub auth: bool,
-    /// The member's name.
+    /// The name of the member.
     pub name: &'static str,
-    /// Where etcd listens to clients, as in a URL.
+    /// The host on which etcd listens to clients, as in a URL.
     pub host: &'static str,
-    /// The user and group that etcd runs as, in place of our own. Needs root.
+    /// The user and group that etcd runs as, instead of the current ones. Needs root.
     pub user: Option<u32>,
 }
 
 impl Setup {
-    /// Plain and alone.
+    /// Returns a setup without TLS and auth.
     pub const fn plain(version: Version) -> Self {
         Self { version, tls: false, auth: false, name: "m1", host: "127.0.0.1", user: None }
     }
 
-    /// Plain, with TLS, with auth, and with both.
+    /// Returns four setups: plain, with TLS, with auth, and with both.
     pub fn each(version: Version) -> [Self; 4] {
         [(false, false), (true, false), (false, true), (true, true)].map(|(tls, auth)| Self {
             tls,
@@ -78,7 +79,7 @@ impl Setup {
     }
 }
 
-/// One throw-away etcd.
+/// A temporary etcd.
 pub struct World {
     dir: TempDir,
     setup: Setup,
@@ -87,12 +88,12 @@ pub struct World {
 }
 
 impl World {
-    /// A plain etcd, running.
+    /// Starts an etcd without TLS and auth.
     pub fn plain(version: Version) -> Self {
         Self::new(Setup::plain(version))
     }
 
-    /// An etcd of this kind, running.
+    /// Starts an etcd of this kind.
     pub fn new(setup: Setup) -> Self {
         for _ in 0..5 {
             let world = Self::prepare(setup);
@@ -111,7 +112,7 @@ impl World {
         panic!("found no free port in five tries");
     }
 
-    /// An etcd of this kind that has never run and has no data directory yet; [`Self::found`] comes next.
+    /// Prepares an etcd that has never run and has no data directory. [`Self::found`] must be called next.
     pub fn prepare(setup: Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("etcd-world-").tempdir().unwrap();
         let world = Self { dir, setup, client: free_port(), peer: free_port() };
@@ -137,7 +138,7 @@ impl World {
         world
     }
 
-    /// Settles how etcd is started: with which initial cluster, in which state of it.
+    /// Writes the command line of etcd, with this initial cluster and its state.
     pub fn found(&self, initial_cluster: &str, state: &str) {
         let mut words: Vec<String> = [
             self.setup.version.bin_dir().join("etcd").to_str().unwrap(),
@@ -176,33 +177,33 @@ impl World {
         fs::write(self.path("supervisor/argv"), words.join("\n") + "\n").unwrap();
     }
 
-    /// What kind of world it is.
+    /// Returns the kind of this world.
     pub fn setup(&self) -> &Setup {
         &self.setup
     }
 
-    /// `name=peer-url`, as an initial cluster lists it.
+    /// Returns `name=peer-url`, as in the list of an initial cluster.
     pub fn as_initial_member(&self) -> String {
         format!("{}={}", self.setup.name, self.peer_url())
     }
 
-    /// The peer URL.
+    /// Returns the peer URL.
     pub fn peer_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.peer)
     }
 
-    /// The endpoint for clients.
+    /// Returns the endpoint for clients.
     pub fn endpoint(&self) -> String {
         let scheme = if self.setup.tls { "https" } else { "http" };
         format!("{scheme}://{}:{}", self.setup.host, self.client)
     }
 
-    /// The host and the port for clients.
+    /// Returns the host and the port for clients.
     pub fn client_address(&self) -> String {
         format!("{}:{}", self.setup.host, self.client)
     }
 
-    /// Has etcd told one more option from its next start on.
+    /// Adds an option to the command line of etcd, from its next start on.
     pub fn tell(&self, option: &str) {
         let argv = self.path("supervisor/argv");
         let words = fs::read_to_string(&argv).unwrap();
@@ -222,7 +223,7 @@ impl World {
         self.set_site(&self.site_text(bin_dir));
     }
 
-    /// The site file's text for this world with its tools in `bin_dir`.
+    /// Returns the text of the site file for this world, with its tools in `bin_dir`.
     pub fn site_text(&self, bin_dir: &Path) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/supervisor");
         let mut site = format!("endpoint: {}\n", self.endpoint());
@@ -248,12 +249,12 @@ impl World {
         fs::write(self.site(), text).unwrap();
     }
 
-    /// The site file.
+    /// Returns the path of the site file.
     pub fn site(&self) -> PathBuf {
         self.path("site.yaml")
     }
 
-    /// Puts stand-ins before etcd's tools, in the site only: the server itself runs as before.
+    /// Replaces the etcd tools in the site file by stand-ins. The running server is not changed.
     pub fn stand_in_tools(&self) -> Tools {
         let dir = self.path("tools");
         let tools = Tools::new(&dir, &self.setup.version.bin_dir());
@@ -261,31 +262,31 @@ impl World {
         tools
     }
 
-    /// Arms a fault of the supervisor; the script tells them.
+    /// Enables a fault of the supervisor. The script `supervisor` lists the faults.
     pub fn arm(&self, fault: &str, value: impl ToString) {
         fs::write(self.path("supervisor").join(fault), format!("{}\n", value.to_string())).unwrap();
     }
 
-    /// Takes a fault of the supervisor back.
+    /// Disables a fault of the supervisor.
     pub fn disarm(&self, fault: &str) {
         let _ = fs::remove_file(self.path("supervisor").join(fault));
     }
 
-    /// How often the supervisor was asked to `start` or `stop`.
+    /// Returns the number of `start` or `stop` requests to the supervisor.
     pub fn asked(&self, verb: &str) -> usize {
         let asked = fs::read_to_string(self.path("supervisor/asked")).unwrap_or_default();
         asked.lines().filter(|line| *line == verb).count()
     }
 
-    /// What a person types to have the supervisor do `verb`, as the site file has it.
+    /// Returns the shell command for `verb` that the site file contains.
     pub fn typed(&self, verb: &str) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/supervisor");
         format!("{} {verb} {}", script.display(), self.path("supervisor").display())
     }
 
-    // ---- places ----
+    // ---- paths ----
 
-    /// A path in this world's directory.
+    /// Returns a path in the directory of this world.
     pub fn path(&self, name: &str) -> PathBuf {
         if name.is_empty() {
             return self.dir.path().to_owned();
@@ -293,22 +294,23 @@ impl World {
         self.dir.path().join(name)
     }
 
-    /// etcd's data directory.
+    /// Returns the data directory of etcd.
     pub fn data_dir(&self) -> PathBuf {
         self.path("data/default.etcd")
     }
 
-    /// A directory for archives, empty at first.
+    /// Returns the directory for archives. It is empty at first.
     pub fn target(&self) -> PathBuf {
         self.path("target")
     }
 
-    /// The names in it, sorted, without the records of runs: every run of a snapshot leaves one there.
+    /// Returns the sorted names in the target, without the records of runs, which every snapshot writes
+    /// there.
     pub fn in_target(&self) -> Vec<String> {
         names(&self.target()).into_iter().filter(|name| name != RUNS).collect()
     }
 
-    /// `target=DIR` for that directory.
+    /// Returns `target=DIR` for the target.
     pub fn to_target(&self) -> String {
         format!("target={}", self.target().display())
     }
@@ -318,13 +320,14 @@ impl World {
         fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
     }
 
-    /// The inode of the live `member` directory.
+    /// Returns the inode of the live `member` directory.
     pub fn tree(&self) -> u64 {
         fs::metadata(self.data_dir().join("member")).unwrap().ino()
     }
 
-    /// What lies about beside the live data and the finished archives: stages, parts, parked trees. A lock may stay, and so
-    /// may the draft of a record whose run was killed: it goes with the record, and nobody promises more.
+    /// Returns the files other than the live data and the finished archives, such as staging directories and
+    /// partial files. Locks are allowed. So is the unfinished record of a killed run, which is removed with
+    /// the record.
     pub fn leftovers(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut look = |dir: PathBuf, expected: &dyn Fn(&str) -> bool| {
@@ -358,7 +361,7 @@ impl World {
 
     // ---- the actions ----
 
-    /// The command of one of our binaries, as a terminal with an empty environment would run it.
+    /// Returns the command of one of our programs, as a terminal with an empty environment would run it.
     pub fn action(&self, binary: &str, args: &[&str]) -> Command {
         crate::common::command::link_programs();
         let mut command = Command::new(binary);
@@ -391,7 +394,7 @@ impl World {
         self.start_restore(args).finish()
     }
 
-    /// A good snapshot of what is there now. Gives the archive's path.
+    /// Takes a snapshot of the current data. Returns the path of the archive.
     pub fn saved(&self) -> PathBuf {
         PathBuf::from(self.snapshot(&[&self.to_target()]).completed().get("snapshot.path"))
     }
@@ -399,22 +402,23 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Only what runs in this world's own directory: its etcd and what a walk may have left.
+        // Kills only the processes of this world: its etcd, and processes that a run has left behind.
         for pid in self.processes() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
 }
 
-/// Whether we may do what only root may.
+/// Returns whether the tests run as root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-/// A directory that root alone can change, which it is not below `/tmp`; `None` for anybody else.
+/// Creates a directory that only root can change, outside of `/tmp`. Returns `None` if the tests do not run
+/// as root.
 pub fn roots_own() -> Option<TempDir> {
     if !is_root() {
-        eprintln!("skipped: only root has a directory that it alone can change");
+        eprintln!("skipped: only root can create a directory that no other user can change");
         return None;
     }
     Some(tempfile::Builder::new().prefix("etcd-charm-").tempdir_in("/var/lib").unwrap())

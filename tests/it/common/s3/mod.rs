@@ -1,5 +1,5 @@
-//! A bucket for tests: a real server, which no one here wrote, and between it and us a fake for faults alone.
-#![allow(clippy::print_stdout, reason = "a test says what a server cannot do")]
+//! A bucket for tests: a real third-party S3 server, and a proxy before it that only injects faults.
+#![allow(clippy::print_stdout, reason = "a test prints the features that a server lacks")]
 
 pub mod proxy;
 
@@ -11,52 +11,52 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// The secret half of the access key. It must turn up nowhere.
+/// The secret of the access key. It must not appear in any output or file of the program.
 pub const SECRET: &str = "canary-s3-secret-0123456789abcdefghijkl";
 
-/// The variable that says which server: moto without it. `cargo xtask buckets` sets it.
+/// The environment variable that selects the server. The default is moto. `cargo xtask buckets` sets it.
 const WHICH: &str = "S3_SERVER";
 
-/// A server of one test. It ends with it.
+/// The server of a test. It is stopped when the value is dropped.
 pub struct Server {
     child: Child,
-    /// Its port on loopback.
+    /// The port on the loopback address.
     pub port: u16,
     /// The id of the access key.
     pub access_key: String,
-    /// The id of a role's, whose secret is the same and whose token is `canary-token`.
+    /// The id of the access key of a role. It has the same secret, and the token `canary-token`.
     pub role_key: String,
-    /// What it was filled with; s3s-fs works on it.
+    /// The directory of the initial objects. s3s-fs stores its objects there.
     _root: tempfile::TempDir,
 }
 
-/// What not every server can do.
+/// A feature that not every server has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Can {
-    /// Speak TLS.
+    /// TLS.
     Tls,
-    /// Keep versions of objects, and lock them.
+    /// Versions of objects, and object lock.
     Lock,
-    /// Tell sessions from plain keys by their token.
+    /// Session tokens.
     Sessions,
-    /// Look at the time of a request.
+    /// Checks of the time of a request.
     Clock,
-    /// Say that there is no such bucket.
+    /// Errors for missing buckets.
     MissBuckets,
-    /// Answer that an object is encrypted.
+    /// Response headers for encrypted objects.
     Encrypt,
 }
 
 impl Can {
-    /// Whether the server of this run can do it. Where not, the test says so, and `cargo xtask buckets` shows it.
+    /// Returns whether the server of this run has the feature. If not, prints that for `cargo xtask buckets`.
     pub fn be_tried(self) -> bool {
         let lack = match (self, is_s3s()) {
-            (Self::Tls, true) => "s3s-fs speaks no TLS",
+            (Self::Tls, true) => "s3s-fs has no TLS",
             (Self::Lock, true) => "s3s-fs has no object lock",
-            (Self::Sessions, true) => "s3s-fs knows no sessions",
-            (Self::MissBuckets, true) => "s3s-fs makes a bucket that is missing",
+            (Self::Sessions, true) => "s3s-fs has no sessions",
+            (Self::MissBuckets, true) => "s3s-fs creates a missing bucket",
             (Self::Encrypt, true) => "s3s-fs ignores encryption",
-            (Self::Clock, false) => "moto does not look at the time of a request",
+            (Self::Clock, false) => "moto ignores the time of a request",
             _ => return true,
         };
         println!("cannot: {lack}");
@@ -64,7 +64,7 @@ impl Can {
     }
 }
 
-/// Whether it is s3s-fs, which compares a body with its hash, where moto does not.
+/// Returns whether the server is s3s-fs. Unlike moto, s3s-fs compares a body with its hash.
 pub fn is_s3s() -> bool {
     match std::env::var(WHICH).as_deref() {
         Err(_) | Ok("moto") => false,
@@ -74,17 +74,18 @@ pub fn is_s3s() -> bool {
 }
 
 impl Server {
-    /// A server with these buckets.
+    /// Starts a server with these buckets.
     pub fn new(buckets: &[&str]) -> Self {
         Self::filled(buckets, &|_| {})
     }
 
-    /// The same, with objects in them: `fill` puts files into the directory whose directories are the buckets.
+    /// Starts a server with these buckets. `fill` writes the initial objects into a directory that contains a
+    /// directory for each bucket.
     pub fn filled(buckets: &[&str], fill: &dyn Fn(&Path)) -> Self {
         Self::start("", "", buckets, fill)
     }
 
-    /// A server behind TLS.
+    /// Starts a server with TLS.
     pub fn with_tls(certificate: &Path, key: &Path, buckets: &[&str]) -> Self {
         Self::start(certificate.to_str().unwrap(), key.to_str().unwrap(), buckets, &|_| {})
     }
@@ -99,11 +100,11 @@ impl Server {
         let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
         let words = lines.find_map(|line| started(&line.unwrap()));
         let (port, access_key, role_key) =
-            words.unwrap_or_else(|| panic!("the server does not start; its words are above"));
+            words.unwrap_or_else(|| panic!("the server does not start; see its output above"));
         Self { child, port, access_key, role_key, _root: root }
     }
 
-    /// The keys of all versions in a bucket of moto's, and of all delete markers.
+    /// Returns the keys of all versions and of all delete markers in a bucket of moto.
     pub fn versions(&mut self, bucket: &str) -> (Vec<String>, Vec<String>) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{bucket}").unwrap();
         let mut line = String::new();
@@ -120,7 +121,7 @@ impl Server {
         (of("versions"), of("markers"))
     }
 
-    /// A credentials file for it, written to `path`.
+    /// Writes a credentials file for this server.
     pub fn write_credentials(&self, path: &Path) {
         write_credentials(path, &self.access_key, SECRET);
     }
@@ -140,7 +141,7 @@ fn moto(certificate: &str, key: &str, root: &Path) -> Child {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// The server s3s-fs, from where `cargo xtask buckets` put it.
+/// Starts s3s-fs, which `cargo xtask buckets` has built.
 fn s3s(root: &Path) -> Child {
     let program = std::env::var_os("S3S_BIN");
     assert!(program.is_some(), "S3S_BIN names s3s-fs: cargo xtask buckets sets it");
@@ -150,7 +151,8 @@ fn s3s(root: &Path) -> Child {
     command.env("RUST_LOG", "s3s_fs=info").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
 }
 
-/// Port and access keys, out of a line that a server begins with: moto's own, or s3s-fs' log.
+/// Returns the port and the access keys from a line of the server's first output: the line of moto, or the
+/// log of s3s-fs.
 fn started(line: &str) -> Option<(u16, String, String)> {
     if let Some((_, port)) = line.split_once("server is running at http://127.0.0.1:") {
         let port: String = port.chars().take_while(char::is_ascii_digit).collect();
@@ -164,7 +166,7 @@ fn started(line: &str) -> Option<(u16, String, String)> {
     }
 }
 
-/// A credentials file as Amazon's tools have it.
+/// Writes a credentials file in the format of the AWS tools.
 pub fn write_credentials(path: &Path, access_key: &str, secret: &str) {
     use std::os::unix::fs::PermissionsExt;
     let text = format!("[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret}\n");
@@ -172,7 +174,7 @@ pub fn write_credentials(path: &Path, access_key: &str, secret: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-/// The Python that has moto.
+/// Returns the path of the Python interpreter with moto.
 fn python() -> PathBuf {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/s3/moto");
     let home = std::env::var_os("MOTO_HOME").map_or(fetched, PathBuf::from);
@@ -181,26 +183,26 @@ fn python() -> PathBuf {
     python
 }
 
-/// What happens to a request.
+/// A fault in a request.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// It never reaches the server, which seems to say this: status, code, and further header lines.
+    /// The proxy answers instead of the server: status, error code, and further header lines.
     Answer(u16, &'static str, &'static str),
-    /// The connection breaks after so many bytes of the request's body.
+    /// The connection breaks after this number of bytes of the request body.
     CutRequest(usize),
-    /// The server gets it, and the answer never arrives.
+    /// The server gets the request, but the response is lost.
     LoseAnswer,
-    /// The connection breaks after so many bytes of the answer.
+    /// The connection breaks after this number of bytes of the response.
     CutAnswer(usize),
-    /// The last byte of the request is another when it arrives.
+    /// The last byte of the request is changed.
     FlipRequest,
-    /// The last byte of the answer is another.
+    /// The last byte of the response is changed.
     FlipAnswer,
-    /// The answer arrives without the headers whose names begin so.
+    /// The response lacks the headers whose names start with this.
     DropHeader(&'static str),
-    /// So many bytes a second, both ways.
+    /// The rate in bytes per second, in both directions.
     Slow(usize),
-    /// So many milliseconds until it arrives: a server far away.
+    /// The delay in milliseconds until the request arrives.
     Late(u64),
 }
 
@@ -208,19 +210,19 @@ pub enum Fault {
 struct State {
     faults: Vec<(&'static str, &'static str, Fault, usize)>,
     seen: Vec<String>,
-    /// How many are late now, and the most at a time.
+    /// The number of requests that are delayed now, and its maximum.
     late: (usize, usize),
 }
 
-/// A fake that stands before a real server, passes everything on, and makes faults where a test says so.
+/// A proxy for a real server. It forwards all requests and injects the faults that a test sets.
 pub struct Faults {
-    /// Its port on loopback.
+    /// The port on the loopback address.
     pub port: u16,
     state: Arc<Mutex<State>>,
 }
 
 impl Faults {
-    /// Stands before the server on `to`.
+    /// Starts a proxy for the server on the port `to`.
     pub fn before(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -235,29 +237,29 @@ impl Faults {
         Self { port, state }
     }
 
-    /// The next `times` requests with this method and this in their head suffer this.
+    /// Injects a fault into the next `times` requests with this method whose head contains `holds`.
     pub fn make(&self, method: &'static str, holds: &'static str, fault: Fault, times: usize) {
         self.state.lock().unwrap().faults.push((method, holds, fault, times));
     }
 
-    /// No more faults.
+    /// Removes all faults.
     pub fn none(&self) {
         self.state.lock().unwrap().faults.clear();
     }
 
-    /// How many requests were late at the same time, at the most.
+    /// Returns the maximum number of requests that were delayed at the same time.
     pub fn most_late_at_once(&self) -> usize {
         self.state.lock().unwrap().late.1
     }
 
-    /// The heads of all requests so far that begin with `method` and hold `text`.
+    /// Returns the heads of all requests so far that start with `method` and contain `text`.
     pub fn seen(&self, method: &str, text: &str) -> Vec<String> {
         let seen = &self.state.lock().unwrap().seen;
         seen.iter().filter(|head| head.starts_with(method) && head.contains(text)).cloned().collect()
     }
 }
 
-/// One more or one less of the requests that are late.
+/// Changes the number of delayed requests by 1 or -1.
 fn late(state: &Mutex<State>, change: isize) {
     let mut state = state.lock().unwrap();
     let now = state.late.0.checked_add_signed(change).unwrap();
@@ -275,7 +277,7 @@ impl State {
     }
 }
 
-/// Passes one request on; the connection ends with it.
+/// Forwards a request and closes the connection.
 fn pass(client: TcpStream, to: u16, state: &Mutex<State>) -> Option<()> {
     let mut reader = BufReader::new(client.try_clone().ok()?);
     let mut head = String::new();
@@ -312,7 +314,7 @@ fn pass(client: TcpStream, to: u16, state: &Mutex<State>) -> Option<()> {
         *body.last_mut()? ^= 1;
     }
     let answer = match &fault {
-        Some(Fault::Answer(status, code, more)) => told(*status, code, more),
+        Some(Fault::Answer(status, code, more)) => error_response(*status, code, more),
         _ => ask(to, &head, &body)?,
     };
     give(client, answer, fault)
@@ -326,7 +328,7 @@ fn read_slowly(from: &mut impl Read, body: &mut [u8], rate: usize) -> Option<()>
     Some(())
 }
 
-fn told(status: u16, code: &str, more: &str) -> Vec<u8> {
+fn error_response(status: u16, code: &str, more: &str) -> Vec<u8> {
     let body = format!(
         "<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code><Message>the words for it</Message>\
          <RequestId>REQUEST7</RequestId></Error>"
@@ -372,8 +374,8 @@ fn give(mut client: TcpStream, mut answer: Vec<u8>, fault: Option<Fault>) -> Opt
     client.shutdown(Shutdown::Both).ok()
 }
 
-/// A fake of the metadata service of Amazon's machines, on loopback: version 2 of it, which wants a token first. Gives its
-/// port.
+/// Starts a fake of the EC2 instance metadata service on the loopback address, version 2, which requires a
+/// token. Returns the port.
 pub fn metadata_service(access_key: &str) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();

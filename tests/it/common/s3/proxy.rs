@@ -1,24 +1,24 @@
-//! An HTTP proxy for tests, which leads every `CONNECT` to one server whatever its name: nothing leaves the machine.
+//! An HTTP proxy for tests. It forwards every `CONNECT` to one local server, regardless of the host name.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-/// A proxy on loopback.
+/// A proxy on the loopback address.
 pub struct Proxy {
-    /// Its port.
+    /// The port.
     pub port: u16,
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Proxy {
-    /// One that leads to the server on this port.
+    /// Starts a proxy that forwards to the server on this port.
     pub fn to(port: u16) -> Self {
         Self::start(move |client| tunnel(client, port))
     }
 
-    /// One that lets nothing through, and answers so.
+    /// Starts a proxy that refuses all connections with this status.
     pub fn closed(status: &'static str) -> Self {
         Self::start(move |mut client| write!(client, "HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n"))
     }
@@ -40,13 +40,13 @@ impl Proxy {
         Self { port, asked }
     }
 
-    /// The heads of all requests to it so far.
+    /// Returns the heads of all requests to the proxy so far.
     pub fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }
 
-/// A request's head. Who asks a proxy says nothing more before it answers.
+/// Reads the head of a request. A client sends no more data before the proxy answers.
 fn head(client: &TcpStream) -> io::Result<String> {
     let mut reader = BufReader::new(client.try_clone()?);
     let mut head = String::new();

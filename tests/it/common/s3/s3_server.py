@@ -1,17 +1,17 @@
-"""An S3 server for the tests: moto, with signatures checked. Prints its port and the access keys of a user and of a role, and ends with its
-standard input.
+"""An S3 server for the tests: moto, with checked signatures. Prints its port and the access keys of a user and of a role.
+Ends with its standard input.
 
-Usage: s3_server.py SECRET CERTIFICATE KEY ROOT: without TLS where CERTIFICATE is empty. Each directory in ROOT is a bucket, and
-each file in that an object; a bucket whose name ends in -locked has object lock, with retention by default, and one whose name
-ends in -versioned keeps versions. Each line on its standard input names a bucket; the answer is a line of JSON with the key of
-every version in it, and of every delete marker."""
+Usage: s3_server.py SECRET CERTIFICATE KEY ROOT: without TLS if CERTIFICATE is empty. Each directory in ROOT is a bucket, and
+each file in it an object. A bucket whose name ends in -locked has object lock, with default retention. A bucket whose name
+ends in -versioned keeps versions. Each line on the standard input names a bucket. The answer is a line of JSON with the keys
+of all its versions and of all its delete markers."""
 
 import json
 import os
 import pathlib
 import sys
 
-# Nothing is let in without a good signature.
+# Requests without a valid signature are refused.
 os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "0"
 
 import logging
@@ -56,7 +56,7 @@ for home in pathlib.Path(root).iterdir():
     for file in (file for file in home.rglob("*") if file.is_file()):
         s3.put_object(name, str(file.relative_to(home)), file.read_bytes())
 
-# moto checks the signature against a URL that it has decoded, and Amazon against the one that was sent.
+# moto checks the signature against the decoded URL, but Amazon against the URL that was sent.
 sent = threading.local()
 check = ActionAuthenticatorMixin._authenticate_and_authorize_action
 
