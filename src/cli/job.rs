@@ -1,8 +1,8 @@
 //! A command with its outcome, whatever the type of that is.
 
 use super::render::{Render, Style};
+use crate::cli::results::Results;
 use crate::commands::Call;
-use crate::commands::results::Results;
 use crate::error::ActionError;
 
 /// A command that can run once. Its outcome can be rendered even if it fails: what was done must be reported.

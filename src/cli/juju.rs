@@ -6,9 +6,9 @@
 use super::command::Command;
 use super::parameters::Collector;
 use super::schema::Action;
+use crate::cli::results::Results;
 use crate::commands::internal_error;
 use crate::commands::params::Params;
-use crate::commands::results::Results;
 use crate::error::ActionError;
 use crate::juju::Juju;
 use crate::system::stderr;
@@ -70,7 +70,7 @@ fn fail(juju: &Juju, message: &str) -> ExitCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::key;
+    use crate::cli::key;
     use crate::error::Refusal;
     use crate::juju::tests::FakeAgent;
 

@@ -12,6 +12,7 @@ mod panic;
 mod parameters;
 mod progress_reporter;
 mod render;
+mod results;
 mod schema;
 #[cfg(test)]
 mod schemas;
@@ -22,6 +23,7 @@ use crate::commands::{Call, Environment, internal_error, now};
 use crate::error::{ActionError, Failure};
 use crate::juju::Juju;
 use crate::progress::Progress;
+use crate::result_key as key;
 use crate::system::{interrupt, process, stderr};
 use command::Command;
 use command_line::{CalledAs, Format, Invocation, PROGRAM, Request};

@@ -1,6 +1,8 @@
 //! The JSON Schemas in `docs/schema/` are those of the outcomes.
 
-use crate::commands::{backup, check, site, snapshot, snapshots, upload};
+use crate::commands::{
+    backup, check, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
+};
 use schemars::{JsonSchema, schema_for};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -37,6 +39,19 @@ fn the_documented_schemas_are_those_of_the_outcomes() {
         ("site", schema::<site::Outcome>("site")),
         ("check", schema::<check::Outcome>("check")),
         ("upload", schema::<upload::Outcome>("upload")),
+        ("restore", schema::<restore::Outcome>("restore")),
+        ("verify", schema::<snapshots::verify::Outcome>("verify")),
+        ("fetch", schema::<snapshots::fetch::Outcome>("fetch")),
+        ("pin", schema::<snapshots::pin::Outcome>("pin")),
+        ("unpin", schema::<snapshots::pin::Outcome>("unpin")),
+        ("delete", schema::<snapshots::delete::Outcome>("delete")),
+        ("schedule", schema::<schedule::Outcome>("schedule")),
+        ("health", schema::<upkeep::Health>("health")),
+        ("alarms", schema::<upkeep::Alarms>("alarms")),
+        ("disarm", schema::<upkeep::Alarms>("disarm")),
+        ("compact", schema::<upkeep::Compaction>("compact")),
+        ("defrag", schema::<upkeep::Defragmentation>("defrag")),
+        ("credentials", schema::<credentials::Outcome>("credentials")),
     ] {
         let path = dir.join(format!("{name}.json"));
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";

@@ -2,14 +2,14 @@
 //!
 //! Must never hand out the server's own key.
 
-use super::results::Results;
-use super::{Call, key};
+use super::Call;
 use crate::archive::bundle;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::site::Site;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::PRIVATE;
 use anyhow::{Context, Result};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// The archive, by the name that the older charm gives it.
@@ -17,8 +17,18 @@ const NAME: &str = "etcd_credentials.tar.gz";
 /// A client's key, as the charms call it.
 const KEY: &str = "client.key";
 
-/// Packs the certificates of a client and says where they are.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// Where the credentials are.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The archive with the certificates and the key of a client.
+    pub path: Option<PathBuf>,
+    /// The command that copies the archive to the operator's machine.
+    pub copy_command: Option<String>,
+}
+
+/// Packs the certificates and the key of a client.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let site = super::site(call)?;
     let files = files(&site)?;
     let untouched =
@@ -36,8 +46,8 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     };
     pack().map_err(untouched)?;
     let path = home.join(NAME);
-    results.set(key!("copy.cmd"), call.copy_command(&user, &path));
-    results.set(key!("credentials.path"), path.display().to_string());
+    outcome.copy_command = Some(call.copy_command(&user, &path));
+    outcome.path = Some(path);
     Ok(())
 }
 

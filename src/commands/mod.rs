@@ -10,7 +10,6 @@ mod maintenance;
 mod offsite;
 pub mod params;
 pub mod restore;
-pub mod results;
 mod runs;
 pub mod schedule;
 pub mod site;
@@ -21,7 +20,6 @@ pub mod upkeep;
 pub mod upload;
 mod v2_keys;
 
-pub use crate::result_key as key;
 pub use environment::{Environment, now};
 
 use crate::archive::age::Identities;
@@ -35,12 +33,8 @@ use crate::system::process;
 use anyhow::Result;
 use maintenance::Maintenance;
 use params::Params;
-use results::Results;
 use std::ffi::OsString;
 use std::path::Path;
-
-/// A command. The results that it sets are reported even if it fails.
-pub type Perform = fn(&Call<'_>, &mut Results) -> Result<(), ActionError>;
 
 /// A failure that is our own fault.
 pub(crate) fn internal_error(what: &str) -> ActionError {
@@ -141,15 +135,6 @@ fn site_named(call: &Call<'_>, named: &str) -> Result<Site, ActionError> {
 fn settle(call: &Call<'_>, site: &Site, data: &DataDir) -> Result<Option<String>, ActionError> {
     let recovered = crate::restore::recover(site, data, &mut call.tell())?;
     Ok(recovered.map(|recovered| recovered.to_string().to_owned()))
-}
-
-/// The same for a command whose results are not typed.
-fn settled(call: &Call<'_>, site: &Site, data: &DataDir, results: &mut Results) -> Result<bool, ActionError> {
-    let recovered = settle(call, site, data)?;
-    if let Some(recovered) = &recovered {
-        results.set(key!("restore.recovered"), &**recovered);
-    }
-    Ok(recovered.is_some())
 }
 
 fn copy_command(unit: Option<&str>, user: &str, host: &str, path: &Path) -> String {

@@ -1,22 +1,101 @@
 //! The action `restore`: parameters to a request, the walk's report to results.
 
-use super::results::Results;
-use super::{Call, key};
-use crate::archive::human_size;
+use super::Call;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::juju::Resource;
-use crate::restore::{self, Bump, Outcome, Plan, Report, Request, Source};
+use crate::restore::{self, Bump, Plan, Report, Request, Source};
 use crate::store::trusted_path::archive_owner;
 use anyhow::Result;
+use serde::Serialize;
 use std::path::PathBuf;
 
+/// What a restore did, or would do.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// What was done about an interrupted restore, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<String>,
+    /// What would be done, if only a plan was asked for.
+    pub plan: Option<Planned>,
+    /// The etcd that would be restored, if only a plan was asked for.
+    pub site: Option<super::site::Outcome>,
+    /// What etcd serves now.
+    pub restored: Option<Restored>,
+    /// The archive of the data that was replaced.
+    pub backup: Option<Backup>,
+    /// The directory of the old data, if that is kept.
+    pub old_data: Option<PathBuf>,
+    /// How many revisions the old data has that the backup does not contain.
+    pub old_data_ahead_by: i64,
+    /// How many revisions of the replaced data the snapshot does not contain.
+    pub lost_revisions: i64,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// What a restore would do.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Planned {
+    /// The archive.
+    pub snapshot: String,
+    /// Its SHA-256, in hexadecimal digits.
+    pub sha256: String,
+    /// The revision that etcd would have.
+    pub revision: i64,
+    /// When the data in the archive was saved, in RFC 3339, if its manifest says so.
+    pub created: Option<String>,
+    /// The name of the member.
+    pub member: String,
+    /// The peer URLs of the member.
+    pub peer_urls: String,
+    /// The present revision, if it is known.
+    pub old_revision: Option<i64>,
+    /// Where the present data would be saved.
+    pub backup: String,
+    /// By how much the revision would be raised.
+    pub bump: i64,
+}
+
+/// What etcd serves after a restore.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Restored {
+    /// The revision.
+    pub revision: i64,
+    /// The number of keys, if it is known.
+    pub keys: Option<u64>,
+    /// The new id of the cluster, in hexadecimal digits.
+    pub cluster_id: String,
+    /// The time from stopping etcd until it served again.
+    pub downtime_seconds: f64,
+    /// By how much the revision was raised.
+    pub bumped_by: i64,
+    /// Whether a NOSPACE alarm in the snapshot was disarmed.
+    pub disarmed: bool,
+    /// What could not be cleaned up.
+    pub left_over: Option<String>,
+}
+
+/// The archive of the data that a restore replaced.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Backup {
+    /// The absolute path.
+    pub path: PathBuf,
+    /// The SHA-256 of the archive, in hexadecimal digits.
+    pub sha256: String,
+    /// The size of the archive in bytes.
+    pub size_bytes: u64,
+}
+
 /// Restores a snapshot, or finishes or undoes what an earlier run left.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     if call.recover {
         let site = super::site(call)?;
-        if !super::settled(call, &site, &restore::open_data_dir(&site)?, results)? {
-            results.set(key!("restore.recovered"), "there was nothing to recover");
-        }
+        let recovered = super::settle(call, &site, &restore::open_data_dir(&site)?)?;
+        outcome.recovered = Some(recovered.unwrap_or_else(|| "there was nothing to recover".to_owned()));
         return Ok(());
     }
     let request = request(call)?;
@@ -27,15 +106,15 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         restore::check_can_plan(&site, &data)?;
     }
     // Whatever comes of this run: what became of the one before is told.
-    super::settled(call, &site, &data, results)?;
+    outcome.recovered = super::settle(call, &site, &data)?;
     let report = restore::run(&site, &data, &request, &mut call.tell())?;
     if let Some(said) = said {
         said.restored();
     }
     if request.plan_only {
-        super::site::describe(&site, call.now).add_to(results);
+        outcome.site = Some(super::site::describe(&site, call.now));
     }
-    tell(&report, &request, results);
+    add(&report, &request, outcome);
     all_are_back(&report)
 }
 
@@ -138,74 +217,53 @@ fn resource(call: &Call<'_>) -> Result<Source> {
     }
 }
 
-fn tell(report: &Report, request: &Request, results: &mut Results) {
+/// Adds what a plan or a restore found out.
+fn add(report: &Report, request: &Request, outcome: &mut Outcome) {
     match &report.outcome {
-        None => tell_plan(report, request, results),
-        Some(outcome) => tell_outcome(&report.plan, outcome, results),
+        None => outcome.plan = Some(planned(report, request)),
+        Some(done) => add_done(&report.plan, done, outcome),
     }
-    let lost = report.lost_revisions();
-    if lost > 0 {
-        results.set(key!("restore.lost-revisions"), lost.to_string());
-    }
-    let warnings = report.warnings();
-    if !warnings.is_empty() {
-        results.set(key!("restore.warning"), warnings.join("; "));
-    }
+    outcome.lost_revisions = report.lost_revisions();
+    outcome.warnings = report.warnings();
 }
 
-fn tell_plan(report: &Report, request: &Request, results: &mut Results) {
+fn planned(report: &Report, request: &Request) -> Planned {
     let Report { plan, snapshot, .. } = report;
-    results.set(key!("plan.snapshot"), request.source.to_string());
-    results.set(key!("plan.sha256"), &*snapshot.contents.sha256);
-    results.set(
-        key!("plan.revision"),
-        snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump)).to_string(),
-    );
-    if let Some(manifest) = &snapshot.contents.manifest {
-        results.set(key!("plan.taken"), &*manifest.taken);
+    Planned {
+        snapshot: request.source.to_string(),
+        sha256: snapshot.contents.sha256.to_string(),
+        revision: snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump)),
+        created: snapshot.contents.manifest.as_ref().map(|manifest| manifest.taken.to_string()),
+        member: plan.member.name.to_string(),
+        peer_urls: plan.member.peer_urls.to_string(),
+        old_revision: plan.old_revision,
+        backup: plan.backup.describe().to_string(),
+        bump: plan.bump,
     }
-    results.set(key!("plan.member"), format!("{} at {}", plan.member.name, plan.member.peer_urls));
-    if let Some(revision) = plan.old_revision {
-        results.set(key!("plan.old-revision"), revision.to_string());
-    }
-    results.set(key!("plan.backup"), plan.backup.describe());
-    results.set(key!("plan.bump"), plan.bump.to_string());
 }
 
-fn tell_outcome(plan: &Plan, outcome: &Outcome, results: &mut Results) {
-    let Outcome { expected, backup, exchanged, disarmed, data_dir } = outcome;
-    results.set(key!("restore.revision"), expected.revision.to_string());
-    if let Some(keys) = expected.keys {
-        results.set(key!("restore.keys"), keys.to_string());
-    }
-    results.set(key!("restore.cluster-id"), format!("{:x}", expected.cluster_id));
-    results.set(key!("restore.downtime"), format!("{:.2}s", exchanged.downtime.as_secs_f64()));
-    if plan.bump > 0 {
-        results.set(key!("restore.bumped-by"), plan.bump.to_string());
-    }
-    if let Some(backup) = backup {
-        results.set(key!("backup.path"), backup.path.display().to_string());
-        results.set(key!("backup.sha256"), &*backup.packed.sha256);
-        results.set(key!("backup.size"), human_size(backup.packed.size));
-    }
+fn add_done(plan: &Plan, done: &restore::Outcome, outcome: &mut Outcome) {
+    let restore::Outcome { expected, backup, exchanged, disarmed, data_dir } = done;
+    outcome.restored = Some(Restored {
+        revision: expected.revision,
+        keys: expected.keys,
+        cluster_id: format!("{:x}", expected.cluster_id),
+        downtime_seconds: exchanged.downtime.as_secs_f64(),
+        bumped_by: plan.bump,
+        disarmed: *disarmed,
+        left_over: exchanged.cleanup_error.as_ref().map(ToString::to_string),
+    });
+    outcome.backup = backup.as_ref().map(|backup| Backup {
+        path: backup.path.clone(),
+        sha256: backup.packed.sha256.to_string(),
+        size_bytes: backup.packed.size,
+    });
     if let Some(name) = &exchanged.kept_as {
-        results.set(key!("backup.old-data"), data_dir.join(name).display().to_string());
+        outcome.old_data = Some(data_dir.join(name));
         if let (Some(backup), Some(old)) = (backup, exchanged.old_revision) {
-            // Data with v2 keys is kept even if the backup has all else.
-            let ahead = old - backup.manifest.revision;
-            if ahead > 0 {
-                results.set(key!("backup.old-data-ahead-by"), ahead.to_string());
-            }
+            // Data with v2 keys is kept even if the backup contains everything else.
+            outcome.old_data_ahead_by = old - backup.manifest.revision;
         }
-    }
-    if *disarmed {
-        results.set(key!("restore.disarmed"), "NOSPACE");
-    }
-    if let Some(left_over) = &exchanged.cleanup_error {
-        results.set(
-            key!("restore.left-over"),
-            format!("{left_over}; the next action, or restore --recover, clears it up"),
-        );
     }
 }
 

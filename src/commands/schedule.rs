@@ -3,8 +3,7 @@
 //! Must never put a secret into a unit: everybody may read it.
 
 use super::environment::{SETTINGS, SITE, called_path};
-use super::results::Results;
-use super::{Call, Environment, key};
+use super::{Call, Environment};
 use crate::error::{ActionError, Refusal};
 use crate::inventory::destinations::Destinations;
 use crate::schedule::timer;
@@ -15,6 +14,7 @@ use crate::system::clock::Clock;
 use crate::system::trust;
 use anyhow::Result;
 use jiff::Timestamp;
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 
 /// The command that the timer runs.
@@ -24,35 +24,55 @@ const SHOWN: usize = 5;
 /// Where a unit of Juju's has its charm.
 const CHARM: &str = "JUJU_CHARM_DIR";
 
-/// Puts the timer in, or shows it, or takes it away.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// The timer after the command.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// Whether a timer was removed. Missing if that was not asked for.
+    pub removed: Option<bool>,
+    /// The schedule, as the settings write it.
+    pub when: Option<String>,
+    /// The next runs, in RFC 3339.
+    pub next: Vec<String>,
+    /// The text of the timer unit, in a plan.
+    pub timer: Option<String>,
+    /// The text of the service unit, in a plan.
+    pub service: Option<String>,
+    /// Whether the installed units were changed.
+    pub changed: Option<bool>,
+    /// Whether the timer is active.
+    pub active: Option<bool>,
+    /// When the timer last started a run, in RFC 3339.
+    pub last: Option<String>,
+}
+
+/// Installs the timer, shows what would be installed, or removes it.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let (plan, remove) = (call.params.flag("plan")?, call.params.flag("remove")?);
     let untouched =
         |error| ActionError::from_error(error, "the timer is as it was", "mend the cause and run it again");
     if remove && !plan {
         // Without systemd there is no timer to remove.
         let removed = timer::is_available() && timer::remove().map_err(untouched)?;
-        results.set(key!("schedule.removed"), removed.to_string());
+        outcome.removed = Some(removed);
         return Ok(());
     }
     let settings = super::offsite::settings(call)?;
     let wanted = Wanted::of(&settings, call.environment, call.now).map_err(untouched)?;
     let next = wanted.next().map_err(untouched)?;
-    results.set(key!("schedule.when"), &*wanted.schedule.when);
-    results.set(key!("schedule.next"), next.join(", "));
+    outcome.when = Some(wanted.schedule.when.clone());
+    outcome.next = next;
     if plan {
-        results.set(key!("schedule.timer"), wanted.units.timer);
-        results.set(key!("schedule.service"), wanted.units.service);
+        outcome.timer = Some(wanted.units.timer);
+        outcome.service = Some(wanted.units.service);
         return Ok(());
     }
     without_systemd_nothing()?;
     let changed = timer::install(&wanted.units).map_err(untouched)?;
-    results.set(key!("schedule.changed"), changed.to_string());
+    outcome.changed = Some(changed);
     if let Some(state) = timer::state().map_err(untouched)? {
-        results.set(key!("schedule.active"), state.active.to_string());
-        if let Some(last) = state.last {
-            results.set(key!("schedule.last"), last.to_string());
-        }
+        outcome.active = Some(state.active);
+        outcome.last = state.last.map(|last| last.to_string());
     }
     Ok(())
 }

@@ -4,9 +4,7 @@
 
 mod versions;
 
-use super::results::Results;
-use super::{Call, key};
-use crate::archive::human_size;
+use super::Call;
 use crate::error::ActionError;
 use crate::etcd::certificates::{Validity, expiry_warning};
 use crate::etcd::client::Client;
@@ -76,7 +74,7 @@ pub struct Outcome {
     /// Whether etcd answers. Missing if it was not asked.
     pub answers: Option<bool>,
     /// Why etcd does not answer.
-    pub error: Option<String>,
+    pub answer_error: Option<String>,
     /// The version of the running etcd.
     pub etcd_version: Option<String>,
     /// The present revision of the data.
@@ -87,57 +85,6 @@ pub struct Outcome {
     pub members: Vec<String>,
     /// What will stop working, or does not work.
     pub warnings: Vec<String>,
-}
-
-impl Outcome {
-    /// Adds the documented result keys of the Juju action.
-    pub(crate) fn add_to(&self, results: &mut Results) {
-        let path = |path: &Path| path.display().to_string();
-        let of = |file: &Option<PathBuf>| file.as_deref().map(path);
-        let list = |all: &[String], separator: &str| (!all.is_empty()).then(|| all.join(separator));
-        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "none".to_owned(), human_size);
-        let quota = self.quota_from.as_ref().map(|_| bytes(self.quota_bytes));
-        for (key, value) in [
-            (key!("site.etcd"), Some(self.etcd.clone())),
-            (key!("site.endpoint"), Some(self.endpoint.clone())),
-            (key!("site.endpoint-from"), Some(self.endpoint_from.clone())),
-            (key!("site.data-dir"), Some(path(&self.data_dir))),
-            (key!("site.data-dir-from"), Some(self.data_dir_from.clone())),
-            (key!("site.data-dir-is"), of(&self.data_dir_real)),
-            (key!("site.wal-dir"), of(&self.wal_dir)),
-            (key!("site.config-file"), of(&self.config_file)),
-            (key!("site.cacert"), of(&self.cacert)),
-            (key!("site.cert"), of(&self.cert)),
-            (key!("site.key"), of(&self.key)),
-            (key!("site.server-cert"), of(&self.server_cert)),
-            (key!("site.etcdutl"), of(&self.etcdutl)),
-            (key!("site.etcdctl"), Some(path(&self.etcdctl))),
-            (key!("site.server"), Some(path(&self.server))),
-            (key!("site.stop"), Some(self.stop.clone())),
-            (key!("site.start"), Some(self.start.clone())),
-            (key!("site.programs-from"), Some(self.programs_from.clone())),
-            (key!("site.service-from"), Some(self.service_from.clone())),
-            (key!("site.certificates-from"), self.certificates_from.clone()),
-            (key!("site.config-file-from"), self.config_file_from.clone()),
-            (key!("site.password-from"), self.password_from.clone()),
-            (key!("site.quota-from"), self.quota_from.clone()),
-            (key!("site.quota"), quota),
-            (key!("site.cert-expires"), self.cert_expires.clone()),
-            (key!("site.server-cert-expires"), self.server_cert_expires.clone()),
-            (key!("site.warning"), list(&self.warnings, "; ")),
-            (key!("site.answers"), self.answers.map(|answers| answers.to_string())),
-            (key!("site.version"), self.etcd_version.clone()),
-            (key!("site.revision"), self.revision.map(|revision| revision.to_string())),
-            (key!("site.alarms"), list(&self.alarms, "; ")),
-            (key!("site.error"), self.error.clone()),
-            (key!("site.members"), list(&self.members, ", ")),
-            (key!("site.programs"), list(&self.programs, ", ")),
-        ] {
-            if let Some(value) = value {
-                results.set(key, value);
-            }
-        }
-    }
 }
 
 /// Describes the etcd of this machine.
@@ -232,7 +179,7 @@ fn ask(site: &Site, outcome: &mut Outcome) {
         }
         Err(error) => {
             outcome.answers = Some(false);
-            outcome.error = Some(format!("{error:#}"));
+            outcome.answer_error = Some(format!("{error:#}"));
             return;
         }
     }

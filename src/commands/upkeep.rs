@@ -3,9 +3,7 @@
 //! Same names, same parameters, and the same result `output` in etcd's own words. Other than there, an action that did not
 //! do its work has failed.
 
-use super::results::Results;
-use super::{Call, key, settled};
-use crate::archive::human_size;
+use super::{Call, settle};
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
@@ -13,11 +11,70 @@ use crate::etcd::maintenance::Voters;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use anyhow::{Result, anyhow};
+use serde::Serialize;
+
+/// The health of the cluster.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Health {
+    /// What was done about an interrupted restore, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<String>,
+    /// healthy, degraded (a quorum answers) or unhealthy. Missing if etcd does not answer.
+    pub cluster: Option<&'static str>,
+    /// What each member answered, in the words of etcdctl.
+    pub answers: Vec<String>,
+    /// How many members the cluster has.
+    pub members: usize,
+    /// How many alarms etcd has.
+    pub alarms: usize,
+}
+
+/// The alarms of etcd.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Alarms {
+    /// What was done about an interrupted restore, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<String>,
+    /// What etcdctl printed: the alarms, or those that were disarmed.
+    pub output: Option<String>,
+    /// How many alarms etcd has now.
+    pub alarms: Option<usize>,
+}
+
+/// What a compaction did.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Compaction {
+    /// What was done about an interrupted restore, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<String>,
+    /// What etcdctl printed.
+    pub output: Option<String>,
+    /// The revision before which there is no history.
+    pub revision: Option<i64>,
+}
+
+/// What a defragmentation did.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Defragmentation {
+    /// What was done about an interrupted restore, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<String>,
+    /// What etcdctl printed.
+    pub output: Option<String>,
+    /// The size of the database before, in bytes.
+    pub size_before_bytes: Option<u64>,
+    /// The size of the database afterwards, in bytes.
+    pub size_after_bytes: Option<u64>,
+}
 
 /// Says whether every member of the cluster that has a vote answers, in the words of the older `etcdctl cluster-health`.
-pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+pub fn health(call: &Call<'_>, outcome: &mut Health) -> Result<(), ActionError> {
     let site = super::site(call)?;
-    look(call, &site, results)?;
+    outcome.recovered = look(call, &site)?;
     let client = Client::new(&site);
     let ask = || {
         // Of an etcd that is down, this learns the cause; etcd 3.4's list of members does not.
@@ -39,9 +96,10 @@ pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError>
         false if votes.have_quorum() => "degraded",
         false => "unhealthy",
     };
-    results.set(key!("output"), format!("{}\ncluster is {verdict}", said.join("\n")));
-    results.set(key!("health.members"), members.len().to_string());
-    results.set(key!("health.alarms"), alarms.lines().count().to_string());
+    outcome.cluster = Some(verdict);
+    outcome.answers.clone_from(&said);
+    outcome.members = members.len();
+    outcome.alarms = alarms.lines().count();
     if votes.unreachable.is_empty() && alarms.is_empty() {
         return Ok(());
     }
@@ -58,24 +116,24 @@ pub fn health(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError>
 }
 
 /// Lists the alarms.
-pub fn alarm_list(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+pub fn alarm_list(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionError> {
     let site = super::site(call)?;
-    look(call, &site, results)?;
+    outcome.recovered = look(call, &site)?;
     let alarms = Client::new(&site).alarms().map_err(|error| failed(error, &site))?;
-    results.set(key!("alarms"), alarms.lines().count().to_string());
-    results.set(key!("output"), alarms);
+    outcome.alarms = Some(alarms.lines().count());
+    outcome.output = Some(alarms);
     Ok(())
 }
 
 /// Takes all alarms back, and says what is left of them.
-pub fn alarm_disarm(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+pub fn alarm_disarm(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionError> {
     let site = super::site(call)?;
-    let _ours = take(call, &site, results)?;
+    let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
     let disarmed = client.disarm().map_err(|error| failed(error, &site))?;
-    results.set(key!("output"), disarmed);
+    outcome.output = Some(disarmed);
     let left = client.alarms().map_err(|error| failed(error, &site))?;
-    results.set(key!("alarms"), left.lines().count().to_string());
+    outcome.alarms = Some(left.lines().count());
     match left.is_empty() {
         true => Ok(()),
         false => Err(failed(anyhow!("an alarm was raised again at once: {left}"), &site)),
@@ -83,11 +141,11 @@ pub fn alarm_disarm(call: &Call<'_>, results: &mut Results) -> Result<(), Action
 }
 
 /// Forgets history: up to `revision`, or all of it.
-pub fn compact(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+pub fn compact(call: &Call<'_>, outcome: &mut Compaction) -> Result<(), ActionError> {
     let wanted = revision(call.params.text("revision")?)?;
     let physical = call.params.flag("physical")?;
     let site = super::site(call)?;
-    let _ours = take(call, &site, results)?;
+    let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
     let status = client.status().map_err(|error| failed(error, &site))?;
     let revision = wanted.unwrap_or(status.revision);
@@ -103,10 +161,10 @@ pub fn compact(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         Err(error) if format!("{error:#}").contains("has been compacted") => {
             format!("there is no history before revision {revision}")
         }
-        outcome => outcome.map_err(|error| failed(error, &site))?,
+        compacted => compacted.map_err(|error| failed(error, &site))?,
     };
-    results.set(key!("output"), output);
-    results.set(key!("compact.revision"), revision.to_string());
+    outcome.output = Some(output);
+    outcome.revision = Some(revision);
     Ok(())
 }
 
@@ -124,31 +182,31 @@ fn revision(text: &str) -> Result<Option<i64>, Refusal> {
 }
 
 /// Gives free room in the database back to the disk.
-pub fn defrag(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+pub fn defrag(call: &Call<'_>, outcome: &mut Defragmentation) -> Result<(), ActionError> {
     let site = super::site(call)?;
-    let _ours = take(call, &site, results)?;
+    let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
     let size = || client.status().map(|status| status.db_size).map_err(|error| failed(error, &site));
     let before = size()?;
     let output = client.defragment(before).map_err(|error| failed(error, &site))?;
-    results.set(key!("output"), output);
-    results.set(key!("defrag.size-before"), human_size(before));
-    results.set(key!("defrag.size-after"), human_size(size()?));
+    outcome.output = Some(output);
+    outcome.size_before_bytes = Some(before);
+    outcome.size_after_bytes = Some(size()?);
     Ok(())
 }
 
 /// Before etcd is only looked at: an unfinished restore is settled, unless somebody works on the data just now.
-fn look(call: &Call<'_>, site: &Site, results: &mut Results) -> Result<(), ActionError> {
+fn look(call: &Call<'_>, site: &Site) -> Result<Option<String>, ActionError> {
     match DataDir::open(site) {
-        Ok(data) => settled(call, site, &data, results).map(drop),
-        Err(_) => Ok(()),
+        Ok(data) => settle(call, site, &data),
+        Err(_) => Ok(None),
     }
 }
 
 /// Before etcd is changed: nobody else works on its data, and nothing is left unfinished there.
-fn take(call: &Call<'_>, site: &Site, results: &mut Results) -> Result<DataDir, ActionError> {
+fn take(call: &Call<'_>, site: &Site, recovered: &mut Option<String>) -> Result<DataDir, ActionError> {
     let data = DataDir::open(site).map_err(|error| failed(error, site))?;
-    settled(call, site, &data, results)?;
+    *recovered = settle(call, site, &data)?;
     Ok(data)
 }
 

@@ -43,6 +43,7 @@ fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let own = match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
         Value::Number(_) => "integer",
         Value::String(_) => "string",
         Value::Array(_) => "array",
@@ -93,6 +94,26 @@ fn documents_keep_to_their_schemas() {
     assert_eq!((&pruned["deleted"], &pruned["plan"]), (&1.into(), &true.into()));
     assert_eq!(document(&world, "check", &[&target])["status"], "OK");
     assert_eq!(document(&world, "upload", &[&target])["uploads"], Value::Array(Vec::new()));
+}
+
+#[test]
+fn documents_of_the_other_commands_keep_to_their_schemas() {
+    let world = World::plain(Version::V35);
+    let target = world.to_target();
+    let archive = world.saved();
+    let name = archive.file_name().unwrap().to_str().unwrap();
+    assert_eq!(document(&world, "verify", &[&target, "latest"])["good"][0], name);
+    assert_eq!(document(&world, "pin", &[&target, name])["pinned"][0], name);
+    assert_eq!(document(&world, "unpin", &[&target, name])["unpinned"][0], name);
+    assert_eq!(document(&world, "delete", &[&target, name])["error"]["kind"], "refused");
+    assert_eq!(document(&world, "health", &[])["cluster"], "healthy");
+    assert_eq!(document(&world, "alarms", &[])["alarms"], 0);
+    assert!(document(&world, "defrag", &[])["size_after_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(document(&world, "compact", &[])["revision"].as_i64().unwrap(), world.revision());
+    let plan = document(&world, "restore", &[&target, "latest", "--plan"]);
+    assert_eq!(plan["plan"]["old_revision"].as_i64().unwrap(), world.revision());
+    let restored = document(&world, "restore", &[&target, "latest"]);
+    assert!(restored["restored"]["downtime_seconds"].as_f64().unwrap() > 0.0, "{restored}");
 }
 
 #[test]

@@ -2,9 +2,9 @@
 
 use super::{Render, Style};
 use crate::archive::human_size;
+use crate::cli::key;
+use crate::cli::results::Results;
 use crate::commands::backup::Outcome;
-use crate::commands::key;
-use crate::commands::results::Results;
 
 impl Render for Outcome {
     fn juju(&self) -> Results {

@@ -1,9 +1,9 @@
 //! The outcome of `check`.
 
 use super::{Render, Style};
+use crate::cli::key;
+use crate::cli::results::Results;
 use crate::commands::check::Outcome;
-use crate::commands::key;
-use crate::commands::results::Results;
 
 impl Render for Outcome {
     fn juju(&self) -> Results {

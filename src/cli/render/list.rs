@@ -1,10 +1,10 @@
 //! The outcome of `list`: a table of at most 80 columns, or all columns with `--wide`.
 
 use super::table::{age, columns, table, warnings};
-use super::{Render, Style};
+use super::{Render, Style, add_destinations, destinations_text};
 use crate::archive::human_size;
-use crate::commands::key;
-use crate::commands::results::{Key, Results};
+use crate::cli::key;
+use crate::cli::results::Results;
 use crate::commands::snapshots::list::{Outcome, Row};
 use crate::schedule::runs::Run;
 use crate::system::text::replace_control;
@@ -36,11 +36,7 @@ impl Render for Outcome {
         if !self.warnings.is_empty() {
             results.set(key!("warning"), self.warnings.join("; "));
         }
-        for (destination, words) in &self.destinations {
-            if let Some(key) = Key::below("destinations", destination) {
-                results.set(key, &**words);
-            }
-        }
+        add_destinations(&self.destinations, &mut results);
         results
     }
 
@@ -53,9 +49,7 @@ impl Render for Outcome {
         if self.not_shown > 0 {
             text += &format!("{} older snapshots are not shown; --limit 0 shows all\n", self.not_shown);
         }
-        for (destination, words) in &self.destinations {
-            text += &format!("{destination}: {words}\n");
-        }
+        text += &destinations_text(&self.destinations);
         if let Some(runs) = &self.runs {
             text += &format!("\n{}\n", runs_table(runs));
         }

@@ -2,17 +2,23 @@
 //!
 //! Must never change what an outcome says: a rendering only chooses words.
 
+mod archives;
 mod backup;
 mod check;
 mod list;
 mod prune;
+mod restore;
+mod schedule;
 mod site;
 mod snapshot;
 mod table;
+mod upkeep;
 mod upload;
+mod verify;
 
-use crate::commands::results::Results;
+use crate::cli::results::{Key, Results};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// How text is laid out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,10 +33,7 @@ pub(super) trait Render: Serialize {
     fn juju(&self) -> Results;
 
     /// Returns text for people.
-    fn text(&self, style: Style) -> String {
-        let _ = style;
-        self.juju().yaml()
-    }
+    fn text(&self, style: Style) -> String;
 
     /// Returns the line and the exit status of a Nagios plugin, if the command is one and has learned the state.
     fn nagios(&self) -> Option<(String, u8)> {
@@ -38,9 +41,16 @@ pub(super) trait Render: Serialize {
     }
 }
 
-/// Results without a type are the keys of the Juju action.
-impl Render for Results {
-    fn juju(&self) -> Results {
-        self.clone()
+/// Adds a line of Juju's results for each destination.
+fn add_destinations(destinations: &BTreeMap<String, String>, results: &mut Results) {
+    for (destination, words) in destinations {
+        if let Some(key) = Key::below("destinations", destination) {
+            results.set(key, &**words);
+        }
     }
+}
+
+/// Returns a line for each destination.
+fn destinations_text(destinations: &BTreeMap<String, String>) -> String {
+    destinations.iter().map(|(destination, words)| format!("{destination}: {words}\n")).collect()
 }

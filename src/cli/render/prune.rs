@@ -1,10 +1,10 @@
 //! The outcome of `prune`.
 
 use super::table::table;
-use super::{Render, Style};
+use super::{Render, Style, add_destinations, destinations_text};
 use crate::archive::human_size;
-use crate::commands::key;
-use crate::commands::results::{Key, Results};
+use crate::cli::key;
+use crate::cli::results::Results;
 use crate::commands::snapshots::prune::Outcome;
 
 const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERDICT", "WHY"];
@@ -38,11 +38,7 @@ impl Render for Outcome {
         if let Some(hidden) = &self.hidden {
             results.set(key!("hidden"), &**hidden);
         }
-        for (destination, words) in &self.destinations {
-            if let Some(key) = Key::below("destinations", destination) {
-                results.set(key, &**words);
-            }
-        }
+        add_destinations(&self.destinations, &mut results);
         results
     }
 
@@ -61,9 +57,7 @@ impl Render for Outcome {
         if let Some(hidden) = &self.hidden {
             text += &format!("hidden: {hidden}\n");
         }
-        for (destination, words) in &self.destinations {
-            text += &format!("{destination}: {words}\n");
-        }
+        text += &destinations_text(&self.destinations);
         text
     }
 }

@@ -2,7 +2,9 @@
 
 use super::table::{fields, warnings};
 use super::{Render, Style};
-use crate::commands::results::Results;
+use crate::archive::human_size;
+use crate::cli::key;
+use crate::cli::results::Results;
 use crate::commands::site::Outcome;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +13,7 @@ impl Render for Outcome {
         let mut results = Results::default();
         // Nothing was found.
         if !self.endpoint.is_empty() {
-            self.add_to(&mut results);
+            add(self, &mut results);
         }
         results
     }
@@ -31,7 +33,7 @@ impl Render for Outcome {
                 Some(format!("etcd {version} answers, revision {revision}"))
             }
             (Some(false), ..) => {
-                Some(format!("etcd does not answer: {}", self.error.as_deref().unwrap_or_default()))
+                Some(format!("etcd does not answer: {}", self.answer_error.as_deref().unwrap_or_default()))
             }
             _ => None,
         };
@@ -60,5 +62,54 @@ impl Render for Outcome {
             ("  start with", Some(self.start.clone())),
         ]);
         text + &warnings(&self.warnings)
+    }
+}
+
+/// Adds the result keys of an etcd.
+pub(super) fn add(site: &Outcome, results: &mut Results) {
+    let path = |path: &Path| path.display().to_string();
+    let of = |file: &Option<PathBuf>| file.as_deref().map(path);
+    let list = |all: &[String], separator: &str| (!all.is_empty()).then(|| all.join(separator));
+    let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "none".to_owned(), human_size);
+    let quota = site.quota_from.as_ref().map(|_| bytes(site.quota_bytes));
+    for (key, value) in [
+        (key!("site.etcd"), Some(site.etcd.clone())),
+        (key!("site.endpoint"), Some(site.endpoint.clone())),
+        (key!("site.endpoint-from"), Some(site.endpoint_from.clone())),
+        (key!("site.data-dir"), Some(path(&site.data_dir))),
+        (key!("site.data-dir-from"), Some(site.data_dir_from.clone())),
+        (key!("site.data-dir-is"), of(&site.data_dir_real)),
+        (key!("site.wal-dir"), of(&site.wal_dir)),
+        (key!("site.config-file"), of(&site.config_file)),
+        (key!("site.cacert"), of(&site.cacert)),
+        (key!("site.cert"), of(&site.cert)),
+        (key!("site.key"), of(&site.key)),
+        (key!("site.server-cert"), of(&site.server_cert)),
+        (key!("site.etcdutl"), of(&site.etcdutl)),
+        (key!("site.etcdctl"), Some(path(&site.etcdctl))),
+        (key!("site.server"), Some(path(&site.server))),
+        (key!("site.stop"), Some(site.stop.clone())),
+        (key!("site.start"), Some(site.start.clone())),
+        (key!("site.programs-from"), Some(site.programs_from.clone())),
+        (key!("site.service-from"), Some(site.service_from.clone())),
+        (key!("site.certificates-from"), site.certificates_from.clone()),
+        (key!("site.config-file-from"), site.config_file_from.clone()),
+        (key!("site.password-from"), site.password_from.clone()),
+        (key!("site.quota-from"), site.quota_from.clone()),
+        (key!("site.quota"), quota),
+        (key!("site.cert-expires"), site.cert_expires.clone()),
+        (key!("site.server-cert-expires"), site.server_cert_expires.clone()),
+        (key!("site.warning"), list(&site.warnings, "; ")),
+        (key!("site.answers"), site.answers.map(|answers| answers.to_string())),
+        (key!("site.version"), site.etcd_version.clone()),
+        (key!("site.revision"), site.revision.map(|revision| revision.to_string())),
+        (key!("site.alarms"), list(&site.alarms, "; ")),
+        (key!("site.error"), site.answer_error.clone()),
+        (key!("site.members"), list(&site.members, ", ")),
+        (key!("site.programs"), list(&site.programs, ", ")),
+    ] {
+        if let Some(value) = value {
+            results.set(key, value);
+        }
     }
 }

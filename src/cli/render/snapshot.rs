@@ -1,10 +1,10 @@
 //! The outcome of `snapshot`.
 
 use super::table::{fields, warnings};
-use super::{Render, Style};
+use super::{Render, Style, add_destinations, destinations_text};
 use crate::archive::human_size;
-use crate::commands::key;
-use crate::commands::results::{Key, Results};
+use crate::cli::key;
+use crate::cli::results::Results;
 use crate::commands::snapshot::Outcome;
 
 impl Render for Outcome {
@@ -30,11 +30,7 @@ impl Render for Outcome {
                 results.set(key!("snapshot.encrypted-for"), archive.encrypted_for.join(", "));
             }
         }
-        for (destination, words) in &self.destinations {
-            if let Some(key) = Key::below("destinations", destination) {
-                results.set(key, &**words);
-            }
-        }
+        add_destinations(&self.destinations, &mut results);
         for (key, all) in [
             (key!("snapshot.warning"), &self.warnings),
             (key!("upload.warning"), &self.upload_warnings),
@@ -68,9 +64,7 @@ impl Render for Outcome {
                 ("  copy it with", self.copy_command.clone()),
             ]);
         }
-        for (destination, words) in &self.destinations {
-            text += &format!("{destination}: {words}\n");
-        }
+        text += &destinations_text(&self.destinations);
         text + &warnings(self.warnings.iter().chain(&self.upload_warnings).chain(&self.run_warnings))
     }
 }

@@ -1,9 +1,9 @@
 //! The outcome of `upload`.
 
 use super::table::{table, warnings};
-use super::{Render, Style};
-use crate::commands::key;
-use crate::commands::results::{Key, Results};
+use super::{Render, Style, add_destinations, destinations_text};
+use crate::cli::key;
+use crate::cli::results::Results;
 use crate::commands::upload::Outcome;
 
 const HEAD: [&str; 4] = ["NAME", "DESTINATION", "SINCE", "WHY"];
@@ -25,11 +25,7 @@ impl Render for Outcome {
         if let Some(all) = &self.given_up {
             results.set(key!("given-up"), all.join(", "));
         }
-        for (destination, words) in &self.destinations {
-            if let Some(key) = Key::below("destinations", destination) {
-                results.set(key, &**words);
-            }
-        }
+        add_destinations(&self.destinations, &mut results);
         if !self.run_warnings.is_empty() {
             results.set(key!("run.warning"), self.run_warnings.join("; "));
         }
@@ -46,9 +42,7 @@ impl Render for Outcome {
                 text += &format!("{what}: {}\n", all.join(", "));
             }
         }
-        for (destination, words) in &self.destinations {
-            text += &format!("{destination}: {words}\n");
-        }
+        text += &destinations_text(&self.destinations);
         text += &match self.uploads.is_empty() {
             true => "No upload is waiting.\n".to_owned(),
             false => format!("{}\n", queue(self)),

@@ -1,16 +1,27 @@
 //! The action `delete-snapshot`: archives that are named, gone for good.
 
-use super::{STILL_THERE, failed, hidden, look, names, not_looked_at, places};
-use crate::archive::human_size;
-use crate::commands::results::Results;
-use crate::commands::{Call, key};
+use super::{STILL_THERE, failed, look, not_looked_at, places};
+use crate::commands::Call;
 use crate::error::{ActionError, Refusal};
 use crate::inventory::{Listing, Relisting, Selection, Selector, StoredSnapshot};
 use crate::store::Deletion;
+use serde::Serialize;
 use std::rc::Rc;
 
-/// Deletes those that are named, or none of them.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// What was deleted.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The archives that are gone. Missing if nothing was tried.
+    pub deleted: Option<Vec<String>>,
+    /// Their size in bytes.
+    pub freed_bytes: u64,
+    /// The archives that the bucket only hides, because it keeps versions.
+    pub hidden: Vec<String>,
+}
+
+/// Deletes the named archives, or none of them.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let places = places(call)?;
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
     by_name(&wanted)?;
@@ -29,11 +40,9 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     failures.extend(still.map(|(found, _)| format!("{}: {STILL_THERE}", found.selector())));
     removed.retain(|(found, _)| again.has(found) == Some(false));
     let of = |kind: Deletion| removed.iter().filter(move |(_, how)| *how == kind).map(|(found, _)| *found);
-    results.set(key!("deleted"), names(of(Deletion::Deleted)));
-    results.set(key!("freed"), human_size(of(Deletion::Deleted).map(|found| found.entry.size).sum()));
-    if of(Deletion::Hidden).next().is_some() {
-        results.set(key!("hidden"), hidden(&names(of(Deletion::Hidden))));
-    }
+    outcome.deleted = Some(of(Deletion::Deleted).map(StoredSnapshot::selector).collect());
+    outcome.freed_bytes = of(Deletion::Deleted).map(|found| found.entry.size).sum();
+    outcome.hidden = of(Deletion::Hidden).map(StoredSnapshot::selector).collect();
     failed(
         &failures,
         "the snapshots named under deleted are gone; list-snapshots shows which are left",

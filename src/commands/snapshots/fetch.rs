@@ -1,16 +1,52 @@
 //! The action `fetch-snapshot`: an archive back from a destination, or from another directory.
 
 use super::{choose, look, places};
-use crate::archive::human_size;
-use crate::commands::results::Results;
-use crate::commands::{Call, key};
+use crate::commands::Call;
 use crate::error::{ActionError, Refusal};
 use crate::inventory::fetch;
 use crate::progress::Progress;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
+use serde::Serialize;
+use std::path::PathBuf;
 
-/// Fetches an archive and says where it is and what is in it.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+/// What was fetched.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The archive, once it is in the target.
+    pub snapshot: Option<Archive>,
+    /// The command that copies the archive to the operator's machine.
+    pub copy_command: Option<String>,
+}
+
+/// An archive in the target.
+#[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Archive {
+    /// The absolute path.
+    pub path: PathBuf,
+    /// When etcd's data was saved, in RFC 3339.
+    pub created: String,
+    /// The size of the archive in bytes.
+    pub size_bytes: u64,
+    /// The SHA-256 of the archive, in hexadecimal digits.
+    pub sha256: String,
+    /// The revision of etcd's data.
+    pub revision: i64,
+    /// The id of the cluster, in hexadecimal digits.
+    pub cluster_id: String,
+    /// The name of the member.
+    pub member: String,
+    /// The Juju unit that took the snapshot.
+    pub unit: Option<String>,
+    /// The age recipients that can decrypt the archive. Empty if it is not encrypted.
+    pub encrypted_for: Vec<String>,
+    /// Whether the contents were read. If not, the archive is encrypted, and only its SHA-256 was compared.
+    pub verified: bool,
+}
+
+/// Fetches an archive.
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let places = places(call)?;
     let failed = |error| {
         ActionError::from_error(
@@ -38,19 +74,18 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
     let fetched =
         fetch(found, &places.target, owner, identities.as_ref(), &mut call.tell()).map_err(failed)?;
     let manifest = &fetched.manifest;
-    results.set(key!("copy.cmd"), call.copy_command(&user, &fetched.path));
-    results.set(key!("snapshot.path"), fetched.path.display().to_string());
-    results.set(key!("snapshot.size"), human_size(fetched.size));
-    results.set(key!("snapshot.sha256"), &*fetched.sha256);
-    results.set(key!("snapshot.revision"), manifest.revision.to_string());
-    results.set(key!("snapshot.taken"), &*manifest.taken);
-    results.set(key!("snapshot.cluster-id"), &*manifest.cluster_id);
-    results.set(key!("snapshot.taken-on"), manifest.unit.as_ref().unwrap_or(&manifest.member_name));
-    if !fetched.encrypted_for.is_empty() {
-        results.set(key!("snapshot.encrypted-for"), fetched.encrypted_for.join(", "));
-    }
-    let read = "true";
-    let compared = "its sha256 alone; identity-file=PATH lets its contents be read";
-    results.set(key!("snapshot.verified"), if fetched.opened { read } else { compared });
+    outcome.copy_command = Some(call.copy_command(&user, &fetched.path));
+    outcome.snapshot = Some(Archive {
+        size_bytes: fetched.size,
+        sha256: fetched.sha256.to_string(),
+        revision: manifest.revision,
+        created: manifest.taken.to_string(),
+        cluster_id: manifest.cluster_id.clone(),
+        member: manifest.member_name.clone(),
+        unit: manifest.unit.clone(),
+        encrypted_for: fetched.encrypted_for.clone(),
+        verified: fetched.opened,
+        path: fetched.path,
+    });
     Ok(())
 }

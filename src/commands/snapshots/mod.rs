@@ -7,7 +7,6 @@ pub mod pin;
 pub mod prune;
 pub mod verify;
 
-use super::results::{Key, Results};
 use super::{Call, target};
 use crate::error::{ActionError, Failure, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
@@ -137,23 +136,6 @@ fn names<'a>(all: impl IntoIterator<Item = &'a StoredSnapshot>) -> String {
     all.into_iter().map(StoredSnapshot::selector).collect::<Vec<_>>().join(", ")
 }
 
-/// Says of a destination what became of it.
-fn of_destination(results: &mut Results, destination: Option<&str>, words: String) {
-    if let Some(key) = destination.and_then(|name| Key::below("destinations", name)) {
-        results.set(key, words);
-    }
-}
-
-/// The places that could not be read, each told by its own key, and as failures.
-fn unread(unread: &[UnreadableRepository], results: &mut Results) -> Vec<String> {
-    let told = unread.iter().map(|one| {
-        let why = describe_inline(&one.error);
-        of_destination(results, one.is_destination.then_some(&*one.label), format!("cannot be read: {why}"));
-        format!("reading {}: {why}", one.label)
-    });
-    told.collect()
-}
-
 /// Adds the places that could not be read to the destinations, and returns them as failures.
 fn unread_places(
     unread: &[UnreadableRepository],
@@ -178,7 +160,7 @@ fn untouched(error: anyhow::Error) -> ActionError {
 const STILL_THERE: &str = "the server reported it as deleted, and it is still listed";
 
 /// What is said of archives that the bucket only hides.
-fn hidden(which: &str) -> String {
+pub fn hidden(which: &str) -> String {
     format!(
         "{which}; the bucket keeps versions, and the access key may not delete them (s3:DeleteObjectVersion): their bytes stay \
          until a lifecycle rule of the bucket removes them"

@@ -1,26 +1,39 @@
 //! The actions `pin-snapshot` and `unpin-snapshot`: archives to keep whatever the retention says.
 
-use super::{choose, failed, look, places, unread};
-use crate::commands::results::Results;
-use crate::commands::{Call, key};
+use super::{choose, failed, look, places, unread_places};
+use crate::commands::Call;
 use crate::error::ActionError;
 use crate::inventory::StoredSnapshot;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The archives whose pin was changed. An archive is named as other commands take it.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The archives that are pinned now, if that was asked for.
+    pub pinned: Option<Vec<String>>,
+    /// The archives that are not pinned any more, if that was asked for.
+    pub unpinned: Option<Vec<String>>,
+    /// The destinations that could not be read.
+    pub destinations: BTreeMap<String, String>,
+}
 
 /// Pins those that are named.
-pub fn pin(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
-    set(call, true, results)
+pub fn pin(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
+    set(call, true, outcome)
 }
 
 /// Takes the pin of those that are named away.
-pub fn unpin(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
-    set(call, false, results)
+pub fn unpin(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
+    set(call, false, outcome)
 }
 
-fn set(call: &Call<'_>, pinned: bool, results: &mut Results) -> Result<(), ActionError> {
+fn set(call: &Call<'_>, pinned: bool, outcome: &mut Outcome) -> Result<(), ActionError> {
     let places = places(call)?;
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
     let chosen = choose(call, &look, &wanted)?;
-    let mut failures = unread(&look.unreadable, results);
+    let mut failures = unread_places(&look.unreadable, &mut outcome.destinations);
     let mut done: Vec<&StoredSnapshot> = Vec::new();
     for found in chosen {
         match found.repository.update_record(&found.entry, &|record| record.pinned = pinned) {
@@ -28,8 +41,13 @@ fn set(call: &Call<'_>, pinned: bool, results: &mut Results) -> Result<(), Actio
             Err(error) => failures.push(format!("{}: {error:#}", found.selector())),
         }
     }
-    let (key, word) = if pinned { (key!("pinned"), "pinned") } else { (key!("unpinned"), "unpinned") };
-    results.set(key, super::names(done));
+    let names = Some(done.into_iter().map(StoredSnapshot::selector).collect());
+    let word = if pinned { "pinned" } else { "unpinned" };
+    if pinned {
+        outcome.pinned = names;
+    } else {
+        outcome.unpinned = names;
+    }
     failed(
         &failures,
         &format!("what is named under {word} is {word}, the rest is as it was"),

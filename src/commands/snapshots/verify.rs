@@ -1,9 +1,7 @@
 //! The action `verify-snapshot`: whether archives are still good, shown by reading them, and by booting them on demand.
 
-use super::{choose, look, names, of_destination, places, unread, untouched};
-use crate::archive::human_size;
-use crate::commands::results::Results;
-use crate::commands::{Call, key};
+use super::{choose, look, names, places, unread_places, untouched};
+use crate::commands::Call;
 use crate::error::{ActionError, Failure, describe_inline};
 use crate::inventory::{
     Listing, StoredSnapshot, Verdict, VerifyOptions, VerifyOutcome, admit_programs, verify,
@@ -11,11 +9,49 @@ use crate::inventory::{
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::Dir;
 use anyhow::{Result, anyhow};
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
+/// The verdicts on the archives. An archive is named as other commands take it.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Outcome {
+    /// The archives that are verified.
+    pub good: Vec<String>,
+    /// The archives that are damaged.
+    pub damaged: Vec<String>,
+    /// The archives that are intact as far as they can be verified.
+    pub not_fully_verified: Vec<String>,
+    /// The archives that could not be read.
+    pub not_verified: Vec<String>,
+    /// The details of the first archive that is not damaged.
+    pub first: Option<Details>,
+    /// What is missing to verify archives fully.
+    pub warnings: Vec<String>,
+    /// A summary for each destination.
+    pub destinations: BTreeMap<String, String>,
+}
+
+/// The details of an archive.
+#[derive(Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct Details {
+    /// The SHA-256 of the archive, in hexadecimal digits.
+    pub sha256: String,
+    /// The size of the archive in bytes.
+    pub size_bytes: u64,
+    /// The revision in its manifest, if it has one.
+    pub revision: Option<i64>,
+    /// The revision that a throw-away etcd showed.
+    pub drill_revision: Option<i64>,
+    /// The number of keys that a throw-away etcd showed.
+    pub drill_keys: Option<u64>,
+}
+
 /// Verifies the named archives, each by itself: a damaged one does not hide the others.
-pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError> {
+pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let identities = call.identities()?;
     let drill = call.params.flag("drill")?;
     let places = places(call)?;
@@ -32,13 +68,13 @@ pub fn perform(call: &Call<'_>, results: &mut Results) -> Result<(), ActionError
         if let Ok(VerifyOutcome { verdict, .. }) = &checked
             && tally.is_empty()
         {
-            describe(found, verdict, results);
+            outcome.first = describe(found, verdict);
         }
         tally.add(found, checked);
         crate::system::interrupt::check().map_err(untouched)?;
     }
-    tally.report(&look, results);
-    tally.troubles.extend(unread(&look.unreadable, results));
+    tally.report(&look, outcome);
+    tally.troubles.extend(unread_places(&look.unreadable, &mut outcome.destinations));
     let target = match call.params.text("target")? {
         "" => String::new(),
         target => format!("target={target} "),
@@ -102,16 +138,13 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// Sets the results.
-    fn report(&self, look: &Listing, results: &mut Results) {
-        results.set(key!("verify.good"), self.good.len().to_string());
-        results.set(key!("verify.failed"), self.damaged.len().to_string());
-        results.set(key!("verify.not-fully-verified"), self.intact.len().to_string());
-        results.set(key!("verify.not-verified"), self.unknown.len().to_string());
-        results.set(key!("verify.snapshots"), names(self.good.iter().copied()));
-        if !self.warnings.is_empty() {
-            results.set(key!("verify.warning"), self.warnings.join("; "));
-        }
+    /// Adds the verdicts to the outcome.
+    fn report(&self, look: &Listing, outcome: &mut Outcome) {
+        outcome.good = self.good.iter().map(|found| found.selector()).collect();
+        outcome.damaged = self.damaged.iter().map(|found| found.selector()).collect();
+        outcome.not_fully_verified = self.intact.iter().map(|found| found.selector()).collect();
+        outcome.not_verified = self.unknown.iter().map(|found| found.selector()).collect();
+        outcome.warnings.clone_from(&self.warnings);
         for place in &look.repositories {
             let there = |all: &[&StoredSnapshot]| {
                 all.iter().filter(|found| Rc::ptr_eq(&found.repository, place)).count()
@@ -122,7 +155,9 @@ impl<'a> Tally<'a> {
                     words += &format!(", {} {what}", there(all));
                 }
             }
-            of_destination(results, place.name.as_deref(), words);
+            if let Some(name) = &place.name {
+                outcome.destinations.insert(name.clone(), words);
+            }
         }
     }
 
@@ -147,23 +182,20 @@ impl<'a> Tally<'a> {
     }
 }
 
-/// The details of the first archive that is not damaged, which is the only one as a rule.
-fn describe(found: &StoredSnapshot, verdict: &Verdict, results: &mut Results) {
-    let sha256 = match verdict {
-        Verdict::Verified(verified) => &verified.contents.sha256,
-        Verdict::Intact(intact) => &intact.sha256,
-        Verdict::Damaged(_) => return,
-    };
-    results.set(key!("verify.sha256"), &**sha256);
-    results.set(key!("verify.size"), human_size(found.entry.size));
-    let Verdict::Verified(verified) = verdict else { return };
-    if let Some(manifest) = &verified.contents.manifest {
-        results.set(key!("verify.revision"), manifest.revision.to_string());
-    }
-    if let Some(shown) = verified.drilled {
-        results.set(key!("verify.drill-revision"), shown.revision.to_string());
-        if let Some(keys) = shown.keys {
-            results.set(key!("verify.drill-keys"), keys.to_string());
+/// Returns the details of an archive that is not damaged.
+fn describe(found: &StoredSnapshot, verdict: &Verdict) -> Option<Details> {
+    let size_bytes = found.entry.size;
+    match verdict {
+        Verdict::Damaged(_) => None,
+        Verdict::Intact(intact) => {
+            Some(Details { sha256: intact.sha256.to_string(), size_bytes, ..Details::default() })
         }
+        Verdict::Verified(verified) => Some(Details {
+            sha256: verified.contents.sha256.to_string(),
+            size_bytes,
+            revision: verified.contents.manifest.as_ref().map(|manifest| manifest.revision),
+            drill_revision: verified.drilled.as_ref().map(|shown| shown.revision),
+            drill_keys: verified.drilled.as_ref().and_then(|shown| shown.keys),
+        }),
     }
 }

@@ -30,7 +30,7 @@ impl Key {
 #[doc(hidden)]
 macro_rules! result_key {
     ($name:literal) => {
-        const { $crate::commands::results::Key::new($name) }
+        const { $crate::cli::results::Key::new($name) }
     };
 }
 
@@ -108,16 +108,6 @@ impl Results {
         }
     }
 
-    /// Whether nothing was set.
-    pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
-    }
-
-    /// What was set for a key.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value)
-    }
-
     /// Every key with its value.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
         self.pairs.iter().map(|(name, value)| (&*name.0, &**value))
@@ -136,13 +126,6 @@ impl Results {
             put(&mut top, name, value);
         }
         top
-    }
-}
-
-impl serde::Serialize for Results {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let nested: serde_json::Value = serde_yaml::from_str(&self.yaml()).unwrap_or_default();
-        nested.serialize(serializer)
     }
 }
 
@@ -214,7 +197,7 @@ fn ambiguous(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::key;
+    use crate::cli::key;
     use proptest::prelude::*;
 
     #[test]
