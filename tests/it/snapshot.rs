@@ -152,16 +152,9 @@ fn refuses_a_target_it_cannot_trust() {
     fs::write(world.path("file"), "").unwrap();
     symlink(world.target(), world.path("link")).unwrap();
     let path = |name| world.path(name).to_str().unwrap().to_owned();
-    for target in [
-        "snapshots".to_owned(),
-        "./snapshots".to_owned(),
-        path("file"),
-        path("file/below"),
-        path("link"),
-        path("link/below"),
-        path("open"),
-        path("open/below"),
-    ] {
+    for target in
+        [path("file"), path("file/below"), path("link"), path("link/below"), path("open"), path("open/below")]
+    {
         world.snapshot(&[&format!("target={target}")]).refused(&["target", &target]);
     }
     // Not even the record of a run.
