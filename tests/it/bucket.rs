@@ -1,4 +1,4 @@
-//! A bucket on a server that no one here wrote, with and without faults between.
+//! Tests of a bucket on a third-party server, with and without faults in the connection.
 #![allow(clippy::expect_used, reason = "a panic is how a test fails")]
 
 use crate::common::s3::proxy::Proxy;
@@ -38,7 +38,7 @@ fn opened_at(config: &S3Config, environment: &S3Environment, now: Timestamp) -> 
     Repository::new(Some("offsite".to_owned()), Box::new(bucket))
 }
 
-/// A bucket, and the fake before its server.
+/// Returns a server, the proxy that injects faults, and a bucket behind the proxy.
 fn bucket() -> (Server, Faults, Repository) {
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
@@ -46,7 +46,7 @@ fn bucket() -> (Server, Faults, Repository) {
     (server, faults, bucket)
 }
 
-/// A file of so many bytes that do not repeat, and its hash.
+/// Returns a file of `size` bytes without repetitions, and its hash.
 fn archive(size: usize) -> (File, String) {
     let mut bytes = Vec::with_capacity(size + 32);
     let mut block = Sha256::digest(size.to_le_bytes());
@@ -74,10 +74,10 @@ fn put_fails(bucket: &Repository, size: usize) -> String {
 }
 
 #[test]
-fn what_is_put_is_listed_read_noted_and_deleted() {
+fn archives_are_put_listed_read_annotated_and_deleted() {
     let (_server, _faults, bucket) = bucket();
     assert!(bucket.entries().unwrap().is_empty());
-    // Nothing, one request, its very limit, and parts of which the last is short.
+    // An empty file, one request, its maximum size, and several parts of which the last is short.
     for size in [0, 1, 8 * MIB, 8 * MIB + 1, 17 * MIB] {
         let (mut file, sha256) = archive(size);
         bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
@@ -88,8 +88,8 @@ fn what_is_put_is_listed_read_noted_and_deleted() {
         let mut bytes = Vec::new();
         file.rewind().unwrap();
         file.read_to_end(&mut bytes).unwrap();
-        assert!(read(&bucket, NAME) == bytes, "{size} bytes read back as others");
-        // Put again, it is what it was.
+        assert!(read(&bucket, NAME) == bytes, "{size} bytes read back differently");
+        // Putting the same archive again succeeds.
         bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
 
         bucket.update_record(&entries[0], &|record| record.pinned = true).unwrap();
@@ -103,7 +103,7 @@ fn what_is_put_is_listed_read_noted_and_deleted() {
 }
 
 #[test]
-fn one_that_the_server_refuses_hides_none_of_the_others() {
+fn an_archive_that_the_server_refuses_does_not_hide_others() {
     let (_server, faults, bucket) = bucket();
     let (file, sha256) = archive(MIB);
     let other = "cluster/etcd-0/frozen.tar.gz";
@@ -130,11 +130,11 @@ fn one_that_the_server_refuses_hides_none_of_the_others() {
         assert!(error.contains(code), "{error}");
         faults.none();
     }
-    // A server that is busy has not said no.
+    // A busy server is an error, not a refusal.
     faults.make("GET", "frozen.tar.gz", Fault::Answer(503, "SlowDown", ""), 100);
     assert!(bucket.entries().unwrap_err().downcast_ref::<S3Error>().is_some());
     faults.none();
-    // Of one whose record is not given out nobody knows whether it is pinned.
+    // If the record cannot be read, it is unknown whether the archive is pinned.
     let entry = bucket.entries().unwrap().into_iter().find(|entry| entry.name == other).unwrap();
     bucket.update_record(&entry, &|record| record.pinned = true).unwrap();
     faults.make("GET", "frozen.tar.gz.json", Fault::Answer(403, "AccessDenied", ""), 1000);
@@ -150,7 +150,7 @@ fn one_that_the_server_refuses_hides_none_of_the_others() {
 }
 
 #[test]
-fn an_object_of_another_is_never_overwritten() {
+fn an_existing_object_is_never_overwritten() {
     let (_server, faults, bucket) = bucket();
     for size in [MIB, 9 * MIB] {
         let (theirs, sha256) = archive(size + 1);
@@ -158,18 +158,18 @@ fn an_object_of_another_is_never_overwritten() {
         let before = read(&bucket, NAME);
         let error = put_fails(&bucket, size);
         assert!(error.contains("already holds a different") && error.contains("Next:"), "{error}");
-        // Put there between our look and our upload: the server itself says no.
+        // If the object appears between the check and the upload, the server refuses the upload.
         faults.make("HEAD", NAME, Fault::Answer(404, "", ""), 1);
         let error = put_fails(&bucket, size);
         assert!(error.contains("already holds a different"), "{error}");
-        assert!(read(&bucket, NAME) == before, "the object of another was changed");
+        assert!(read(&bucket, NAME) == before, "the existing object was changed");
         let entries = bucket.entries().unwrap();
         bucket.delete(&entries[0]).unwrap();
     }
 }
 
 #[test]
-fn what_passes_is_tried_again() {
+fn temporary_errors_are_retried() {
     let (_server, faults, bucket) = bucket();
     for (method, holds, fault) in [
         ("PUT", "partNumber=2", Fault::CutRequest(3 * MIB)),
@@ -216,9 +216,9 @@ fn an_upload_that_fails_leaves_no_object_and_no_parts() {
         faults.none();
         assert!(bucket.entries().unwrap().is_empty());
         let begun = faults.seen("POST", "uploads=").len();
-        assert_eq!(faults.seen("DELETE", "uploadId=").len(), begun, "not every upload was given up: {error}");
+        assert_eq!(faults.seen("DELETE", "uploadId=").len(), begun, "not every upload was aborted: {error}");
     }
-    // Where even that fails, it is said, and the next try clears up.
+    // If aborting the upload fails too, the message reports that, and the next attempt removes the parts.
     faults.make("PUT", "partNumber=1", Fault::CutRequest(1), 5);
     faults.make("DELETE", "uploadId=", Fault::CutAnswer(0), 1);
     let error = put_fails(&bucket, 9 * MIB);
@@ -230,7 +230,7 @@ fn an_upload_that_fails_leaves_no_object_and_no_parts() {
 }
 
 #[test]
-fn what_reads_back_other_than_it_was_sent_is_no_success() {
+fn an_upload_that_reads_back_differently_fails() {
     let (_server, faults, bucket) = bucket();
     for size in [MIB, 9 * MIB] {
         faults.make("GET", NAME, Fault::FlipAnswer, 1);
@@ -242,7 +242,7 @@ fn what_reads_back_other_than_it_was_sent_is_no_success() {
 }
 
 #[test]
-fn what_was_altered_on_its_way_there_is_sent_again_or_found_when_it_is_read_back() {
+fn an_upload_altered_in_transit_is_retried_or_detected() {
     let (_server, faults, bucket) = bucket();
     for (size, holds) in [(MIB, NAME), (9 * MIB, "partNumber=2")] {
         let (file, sha256) = archive(size);
@@ -260,7 +260,7 @@ fn what_was_altered_on_its_way_there_is_sent_again_or_found_when_it_is_read_back
 }
 
 #[test]
-fn a_no_of_the_server_is_told_once_in_its_words_and_with_what_to_do() {
+fn a_refusal_of_the_server_is_reported_once_with_a_next_step() {
     let (server, faults, bucket) = bucket();
     let answered = |status, code, more, told: &str| {
         let before = faults.seen("HEAD", "").len() + faults.seen("PUT", "").len();
@@ -272,7 +272,7 @@ fn a_no_of_the_server_is_told_once_in_its_words_and_with_what_to_do() {
         );
         faults.none();
         let after = faults.seen("HEAD", "").len() + faults.seen("PUT", "").len();
-        assert_eq!(after - before, 3, "{code} was tried again");
+        assert_eq!(after - before, 3, "{code} was retried");
     };
     let date = "Date: Fri, 20 Nov 2020 20:00:00 GMT\r\n";
     answered(403, "RequestTimeTooSkewed", date, "ahead of the server's; correct it");
@@ -280,7 +280,7 @@ fn a_no_of_the_server_is_told_once_in_its_words_and_with_what_to_do() {
     answered(403, "AccessDenied", "", "object lock");
     answered(301, "PermanentRedirect", "x-amz-bucket-region: eu-west-7\r\n", "is in region eu-west-7");
 
-    // These the server says itself.
+    // The real server refuses these requests.
     let with = |access_key: &str, secret: &str| {
         put_fails(&opened(&described(server.port, ""), &key(access_key, secret)), 1)
     };
@@ -291,7 +291,7 @@ fn a_no_of_the_server_is_told_once_in_its_words_and_with_what_to_do() {
 }
 
 #[test]
-fn a_bucket_that_is_missing_is_told() {
+fn a_missing_bucket_is_reported() {
     if !Can::MissBuckets.be_tried() {
         return;
     }
@@ -306,7 +306,7 @@ fn a_bucket_that_is_missing_is_told() {
 }
 
 #[test]
-fn a_server_that_knows_no_if_none_match_is_asked_first_and_nothing_is_overwritten() {
+fn without_if_none_match_it_checks_before_it_writes() {
     let (_server, faults, bucket) = bucket();
     let unknown = || {
         for method in ["PUT", "POST"] {
@@ -325,7 +325,7 @@ fn a_server_that_knows_no_if_none_match_is_asked_first_and_nothing_is_overwritte
         assert!(read(&bucket, NAME) == sent);
         bucket.delete(&bucket.entries().unwrap()[0]).unwrap();
     }
-    // It was asked with it, and then without.
+    // Each upload was tried with the header, and then without it.
     let all = faults.seen("PUT", NAME).into_iter().chain(faults.seen("POST", NAME));
     let (with, without): (Vec<String>, Vec<String>) = all
         .filter(|head| !head.contains("partNumber") && !head.contains("?uploads"))
@@ -334,7 +334,7 @@ fn a_server_that_knows_no_if_none_match_is_asked_first_and_nothing_is_overwritte
 }
 
 #[test]
-fn a_slow_link_is_no_broken_one_and_a_dead_one_is_told() {
+fn a_slow_link_is_not_an_error_and_a_dead_one_is_reported() {
     let (_server, faults, bucket) = bucket();
     faults.make("", "", Fault::Slow(MIB), 100);
     let (file, sha256) = archive(2 * MIB);
@@ -349,7 +349,7 @@ fn a_slow_link_is_no_broken_one_and_a_dead_one_is_told() {
 }
 
 #[test]
-fn a_list_has_as_many_pages_as_it_needs() {
+fn a_list_of_several_pages_is_read_completely() {
     let server = Server::filled(&["backups-full"], &|root| {
         let folder = root.join("backups-full/folder/c/m");
         std::fs::create_dir_all(&folder).unwrap();
@@ -368,7 +368,7 @@ fn a_list_has_as_many_pages_as_it_needs() {
 }
 
 #[test]
-fn a_bucket_with_object_lock_takes_archives_and_its_no_to_their_deletion_is_told() {
+fn a_locked_bucket_accepts_archives_and_refuses_deletion() {
     if !Can::Lock.be_tried() {
         return;
     }
@@ -382,7 +382,7 @@ fn a_bucket_with_object_lock_takes_archives_and_its_no_to_their_deletion_is_told
     }
     let entries = bucket.entries().unwrap();
     assert_eq!(entries.len(), 2, "{entries:?}");
-    // moto forgets the lock of what came in parts.
+    // moto loses the lock of an object that was uploaded in parts.
     for entry in entries.iter().filter(|entry| entry.name == "c/m/a.tar.gz") {
         let error = format!("{:#}", bucket.delete(entry).unwrap_err());
         for part in ["object lock keeps it until 2", "(COMPLIANCE)", " returned AccessDenied: Access Denied"]
@@ -390,11 +390,11 @@ fn a_bucket_with_object_lock_takes_archives_and_its_no_to_their_deletion_is_told
             assert!(error.contains(part), "no {part} in {error}");
         }
     }
-    // Not even hidden: what cannot be deleted is still there to be restored.
+    // Archives that cannot be deleted are not hidden either: they can still be restored.
     assert_eq!(bucket.entries().unwrap().len(), 2);
 }
 
-/// A bucket that keeps versions, on a fake before its server.
+/// Returns a bucket that keeps versions, behind a proxy, with an archive in it.
 fn versioned(name: &str) -> (Server, Faults, Repository) {
     let server = Server::new(&[name]);
     let faults = Faults::before(server.port);
@@ -421,7 +421,7 @@ fn deletes_the_version_in_a_bucket_that_keeps_versions() {
 }
 
 #[test]
-fn an_archive_whose_version_may_not_be_deleted_is_hidden_and_not_called_deleted() {
+fn an_archive_whose_version_cannot_be_deleted_is_hidden() {
     if !Can::Lock.be_tried() {
         return;
     }
@@ -435,9 +435,9 @@ fn an_archive_whose_version_may_not_be_deleted_is_hidden_and_not_called_deleted(
     assert!(versions.contains(&key) && markers.contains(&key), "{versions:?} {markers:?}");
 }
 
-/// versitygw shows neither the lock nor the version of an object whose bucket has retention by default.
+/// versitygw returns neither the lock nor the version of an object in a bucket with default retention.
 #[test]
-fn a_lock_that_only_the_bucket_shows_keeps_its_archive_in_sight() {
+fn an_archive_locked_only_by_its_bucket_stays_listed() {
     if !Can::Lock.be_tried() {
         return;
     }
@@ -456,7 +456,7 @@ fn a_lock_that_only_the_bucket_shows_keeps_its_archive_in_sight() {
 }
 
 #[test]
-fn sees_only_what_lies_in_a_folder_of_a_member() {
+fn lists_only_archives_in_the_folder_of_a_member() {
     let server = Server::filled(&["backups"], &|root| {
         for name in ["a.tar.gz", "m/a.tar.gz", "c/m/a.tar.gz", "longterm/c/m/a.tar.gz", "a/b/c/m/a.tar.gz"] {
             let path = root.join("backups/folder").join(name);
@@ -470,7 +470,7 @@ fn sees_only_what_lies_in_a_folder_of_a_member() {
 }
 
 #[test]
-fn an_upload_tells_how_far_it_is_and_a_part_that_is_sent_again_is_not_counted_twice() {
+fn progress_does_not_count_a_repeated_part_twice() {
     let (_server, faults, bucket) = bucket();
     let (file, sha256) = archive(17 * MIB);
     faults.make("PUT", "partNumber=2", Fault::CutRequest(3 * MIB), 1);
@@ -487,19 +487,20 @@ fn an_upload_tells_how_far_it_is_and_a_part_that_is_sent_again_is_not_counted_tw
     let [(step, sent)] = &steps[..] else { panic!("{steps:?}") };
     assert_eq!(step, "reading back what was uploaded");
     let (sent, back) = bytes.split_at(*sent);
-    // Often within each part, and once back by what was cut.
+    // Progress is reported several times in each part. It decreases once, when the part is repeated.
     assert!(sent.len() > 3 && sent.last() == Some(&(size, size)), "{sent:?}");
     assert_eq!(sent.windows(2).filter(|two| two[1] < two[0]).count(), 1, "{sent:?}");
     assert!(back.is_sorted() && back.last() == Some(&(size, size)), "{back:?}");
 }
 
 #[test]
-fn a_bucket_is_reached_through_a_proxy_by_the_name_of_its_host() {
+fn a_bucket_is_reached_through_a_proxy_by_host_name() {
     let server = Server::new(&["backups"]);
     let proxy = Proxy::to(server.port);
     let key = key(&server.access_key, SECRET);
     let (file, sha256) = archive(9 * MIB);
-    // Amazon's name for it, which the proxy leads to loopback; by its host, as Amazon's are by themselves.
+    // A host name of AWS, which the proxy forwards to the local server. AWS buckets are addressed by host
+    // name.
     let mut description = described(0, "allow-http: true\nregion: us-east-1");
     description.endpoint = Some("http://s3.us-east-1.amazonaws.com".to_owned());
     description.proxy = Some(format!("http://127.0.0.1:{}", proxy.port));
@@ -509,10 +510,10 @@ fn a_bucket_is_reached_through_a_proxy_by_the_name_of_its_host() {
     let asked = proxy.asked();
     let connect = "CONNECT backups.s3.us-east-1.amazonaws.com:80 HTTP/1.1\r\n";
     assert!(!asked.is_empty() && asked.iter().all(|head| head.starts_with(connect)), "{asked:?}");
-    // It is the object that a path leads to as well.
+    // The same object can be reached by path.
     assert_eq!(opened(&described(server.port, ""), &key).entries().unwrap().len(), 1);
 
-    // The environment's, with a login of its own, where the server is not exempt.
+    // The proxy of the environment, with a login, for servers that are not exempt.
     description.proxy = None;
     let through = |description: &S3Config, exempt: &str| {
         let url = format!("http://canary-user:canary-word@127.0.0.1:{}", proxy.port);
@@ -526,11 +527,11 @@ fn a_bucket_is_reached_through_a_proxy_by_the_name_of_its_host() {
     description.endpoint = Some("http://nowhere.invalid:9000".to_owned());
     let error = format!("{:#}", through(&description, ".invalid").entries().unwrap_err());
     assert!(error.contains("the host name cannot be resolved") && !error.contains("canary"), "{error}");
-    assert_eq!(proxy.asked().len(), asked.len(), "it went by the proxy all the same");
+    assert_eq!(proxy.asked().len(), asked.len(), "the request to an exempt host went through the proxy");
 }
 
 #[test]
-fn a_proxy_that_lets_nothing_through_is_told() {
+fn a_proxy_that_refuses_is_reported() {
     for (status, words) in [("403 Forbidden", "403"), ("407 Proxy Authentication Required", "407")] {
         let proxy = Proxy::closed(status);
         let mut description = described(9, "allow-http: true");
@@ -542,7 +543,7 @@ fn a_proxy_that_lets_nothing_through_is_told() {
 }
 
 #[test]
-fn a_clock_that_is_wrong_is_told_with_by_how_much() {
+fn a_wrong_clock_is_reported_with_the_difference() {
     if !Can::Clock.be_tried() {
         return;
     }
@@ -557,7 +558,7 @@ fn a_clock_that_is_wrong_is_told_with_by_how_much() {
 }
 
 #[test]
-fn a_session_is_one_by_its_token() {
+fn session_tokens_are_used() {
     if !Can::Sessions.be_tried() {
         return;
     }
@@ -580,7 +581,7 @@ fn a_session_is_one_by_its_token() {
 }
 
 #[test]
-fn encryption_is_asked_for_with_every_object() {
+fn encryption_is_requested_for_every_object() {
     if !Can::Encrypt.be_tried() {
         return;
     }
@@ -602,7 +603,7 @@ fn encryption_is_asked_for_with_every_object() {
     assert!(Bucket::new("offsite", &bad, &key("a", "b"), Clock::at(Timestamp::now())).is_err());
 }
 
-/// A server that ignores the header, as versitygw, s3rver and Ceph 16 do, sends no such header back.
+/// A server that ignores the header, as versitygw, s3rver and Ceph 16 do, does not repeat it in the response.
 #[test]
 fn refuses_to_upload_to_a_server_that_does_not_encrypt() {
     let server = Server::new(&["backups"]);
@@ -618,15 +619,18 @@ fn refuses_to_upload_to_a_server_that_does_not_encrypt() {
             let error = put_fails(&bucket, size);
             assert!(error.contains("did not encrypt") && error.contains("Next:"), "{more}, {size}: {error}");
             assert!(bucket.entries().unwrap().is_empty());
-            assert!(faults.seen("PUT", "partNumber=").is_empty(), "a part was sent that is not encrypted");
+            assert!(
+                faults.seen("PUT", "partNumber=").is_empty(),
+                "a part was sent that the server does not encrypt"
+            );
             assert!(faults.seen("PUT", &format!("{NAME} ")).is_empty(), "the archive was sent");
         }
     }
 }
 
-/// MinIO encrypts, but says so only of an object that is there, not when an upload in parts begins.
+/// MinIO encrypts objects, but reports that only for a finished object, not when a multipart upload starts.
 #[test]
-fn uploads_if_only_the_object_itself_says_that_it_is_encrypted() {
+fn uploads_if_only_the_finished_object_reports_encryption() {
     if !Can::Encrypt.be_tried() {
         return;
     }
@@ -641,12 +645,12 @@ fn uploads_if_only_the_object_itself_says_that_it_is_encrypted() {
         bucket.add(name, &file, &sha256, &mut |_| {}).unwrap();
     }
     let (there, _) = server.versions("backups-versioned");
-    assert_eq!(there.len(), 2, "the probes are still there: {there:?}");
+    assert_eq!(there.len(), 2, "the test objects were not removed: {there:?}");
 }
 
-/// One that says yes at first and then stores the object in the clear.
+/// A server that reports encryption at first, and then stores the object unencrypted.
 #[test]
-fn an_object_that_was_stored_in_the_clear_is_deleted_or_named() {
+fn an_object_stored_unencrypted_is_deleted_or_reported() {
     if !Can::Encrypt.be_tried() {
         return;
     }
@@ -660,7 +664,7 @@ fn an_object_that_was_stored_in_the_clear_is_deleted_or_named() {
     let error = put_fails(&bucket, MIB);
     assert!(error.contains("did not encrypt") && error.contains("was deleted there"), "{error}");
     assert!(bucket.entries().unwrap().is_empty());
-    // One of an earlier run is not deleted, as it may be the only copy; it is named.
+    // An unencrypted object of an earlier run is reported but not deleted, because it may be the only copy.
     faults.none();
     let (file, sha256) = archive(MIB);
     opened(&described(server.port, ""), &key(&server.access_key, SECRET))
@@ -672,7 +676,7 @@ fn an_object_that_was_stored_in_the_clear_is_deleted_or_named() {
 }
 
 #[test]
-fn tls_is_spoken_with_an_authority_that_was_named_and_with_no_other() {
+fn tls_accepts_only_the_configured_authority() {
     if !Can::Tls.be_tried() {
         return;
     }
@@ -691,7 +695,7 @@ fn tls_is_spoken_with_an_authority_that_was_named_and_with_no_other() {
     assert!(error.contains("certificate") && error.contains("name it in ca"), "{error}");
     description.ca = Some(at("crt"));
     opened(&description, &key).add(NAME, &file, &sha256, &mut |_| {}).unwrap();
-    // And through a proxy, which sees none of it.
+    // The same through a proxy, which sees only encrypted data.
     let proxy = Proxy::to(server.port);
     description.proxy = Some(format!("http://127.0.0.1:{}", proxy.port));
     opened(&description, &key).add(NAME, &file, &sha256, &mut |_| {}).unwrap();

@@ -1,4 +1,5 @@
-//! Archives that are none, or worse: each is refused by name of what is wrong, and nothing is changed.
+//! Files that are not archives, and damaged archives. Each is refused with the exact reason, and no file is
+//! changed.
 
 use std::cell::RefCell;
 use std::fs;
@@ -18,7 +19,7 @@ use crate::common::world::{Version, World};
 use crate::malicious_archives::plant_canaries;
 use crate::restore::from;
 
-/// One thing to put into a tar.
+/// An entry of a tar.
 pub struct Entry<'a> {
     pub name: &'a [u8],
     pub kind: EntryType,
@@ -39,7 +40,7 @@ pub fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for entry in entries {
         let mut header = Header::new_gnu();
-        // Names go in as they are: the crate's own setters refuse the ones that matter here.
+        // Writes the name directly, because the setters of the crate refuse invalid names.
         header.as_old_mut().name[..entry.name.len()].copy_from_slice(entry.name);
         header.as_old_mut().linkname[..entry.link.len()].copy_from_slice(entry.link.as_bytes());
         header.set_entry_type(entry.kind);
@@ -61,7 +62,7 @@ pub fn packed(entries: &[Entry<'_>]) -> Vec<u8> {
     gzip(&tar_of(entries))
 }
 
-/// A world with data, a good archive of it and the good `db` inside.
+/// A world with data, a good archive of it, and the `db` of that archive.
 pub struct Ground {
     pub world: World,
     archive: PathBuf,
@@ -80,7 +81,8 @@ impl Ground {
         Self { world, archive, db, complaints: RefCell::default() }
     }
 
-    /// `restore` refuses these bytes under this file name, for one of these reasons, as cheaply as any, and nothing has changed.
+    /// Checks that `restore` refuses a file with this name and content, with one of these reasons and at low
+    /// cost.
     fn refuses(&self, what: &str, name: &str, bytes: &[u8], reasons: &[&str]) {
         let path = self.world.path(name);
         fs::write(&path, bytes).unwrap();
@@ -88,25 +90,25 @@ impl Ground {
         fs::remove_file(path).unwrap();
     }
 
-    /// Notes what was not as it should be, and goes on.
+    /// Records a failure, and continues.
     pub fn complains(&self, complaint: String) {
         self.complaints.borrow_mut().push(complaint);
     }
 
-    /// The archive's files.
+    /// Unpacks the archive, and returns the directory.
     pub fn unpacked(&self) -> PathBuf {
         unpack(&self.world, &self.archive)
     }
 
-    /// Every case has been refused.
+    /// Panics if a failure was recorded.
     pub fn done(&self) {
         let complaints = self.complaints.borrow();
-        assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
+        assert!(complaints.is_empty(), "{} failures:\n{}", complaints.len(), complaints.join("\n"));
     }
 }
 
 #[test]
-fn refuses_what_is_no_archive() {
+fn refuses_a_file_that_is_not_an_archive() {
     let ground = Ground::new(Version::V35);
     let db = &ground.db;
     let refuses =
@@ -117,19 +119,19 @@ fn refuses_what_is_no_archive() {
     refuses("a text", "a.tar.gz", b"this is no archive\n".repeat(99).as_slice(), neither);
     refuses("a plain tar", "a.tar.gz", &tar_of(&[file("db", db)]), &["a tar archive that is not compressed"]);
     refuses(
-        "a gzip of no tar",
+        "a gzip without a tar",
         "a.tar.gz",
         &gzip(&b"words and words ".repeat(500)),
         &["is a gzip of neither a tar archive nor a database"],
     );
-    refuses("a gzip of nothing", "a.tar.gz", &gzip(b""), &["cut short or altered: its end is missing"]);
+    refuses("an empty gzip", "a.tar.gz", &gzip(b""), &["cut short or altered: its end is missing"]);
     let zip = b"PK\x03\x04\x14\0\0\0\x08\0 and so on, for a while";
     refuses("a zip", "a.zip", zip, &["name of 8289 bytes"]);
     refuses("a zip under a false name", "a.tar.gz", zip, &["name of 8289 bytes"]);
     refuses("a text called db", "a.db", b"no pages in here\n".repeat(99).as_slice(), neither);
     ground.refuses_file("a directory", &ground.world.target(), &["it is not a regular file"]);
     ground.refuses_file(
-        "nothing at all",
+        "a missing file",
         &ground.world.path("nothing.tar.gz"),
         &["No such file or directory"],
     );
@@ -137,7 +139,7 @@ fn refuses_what_is_no_archive() {
 }
 
 #[test]
-fn refuses_archives_with_the_wrong_things_in_them() {
+fn refuses_archives_with_unexpected_entries() {
     let ground = Ground::new(Version::V35);
     let db = ground.db.as_slice();
     let refuses = |what: &str, entries: &[Entry<'_>], reasons: &[&str]| {
@@ -156,11 +158,11 @@ fn refuses_archives_with_the_wrong_things_in_them() {
     named("a DB", "DB");
     named("a db and a newline", "db\n");
     let no_text = Entry { name: b"\xff\xfe", ..file("db", db) };
-    refuses("a name that is no text", &[no_text], &[&holds("\u{fffd}\u{fffd}", EntryType::Regular)]);
+    refuses("a name that is not text", &[no_text], &[&holds("\u{fffd}\u{fffd}", EntryType::Regular)]);
     refuses("two dbs", &[file("db", db), file("db", db)], &["contains db twice"]);
     refuses("two dbs by two names", &[file("db", db), file("./db", db)], &["contains db twice"]);
     let stranger = file("passwd", b"root::0:0");
-    refuses("a db and a stranger", &[file("db", db), stranger], &[&holds("passwd", EntryType::Regular)]);
+    refuses("a db and another file", &[file("db", db), stranger], &[&holds("passwd", EntryType::Regular)]);
     for (what, kind) in [
         ("a symlink", EntryType::Symlink),
         ("a hard link", EntryType::Link),
@@ -174,13 +176,13 @@ fn refuses_archives_with_the_wrong_things_in_them() {
             &[&holds("db", kind)],
         );
         refuses(
-            &format!("{what} beside the db"),
+            &format!("{what} next to the db"),
             &[special("extra", kind, "/etc"), file("db", db)],
             &[&holds("extra", kind)],
         );
     }
     refuses(
-        "a link, then a file by it",
+        "a link, then a file with the same name",
         &[special("db", EntryType::Symlink, "/etc/canary"), file("db", db)],
         &[&holds("db", EntryType::Symlink)],
     );
@@ -190,7 +192,7 @@ fn refuses_archives_with_the_wrong_things_in_them() {
         &["a backup of the etcd v2 store"],
     );
     let no_snapshot = &["contains a db that is not an etcd snapshot"];
-    refuses("a db of no bytes", &[file("db", b"")], no_snapshot);
+    refuses("an empty db", &[file("db", b"")], no_snapshot);
     refuses("a db that is a text", &[file("db", &b"words ".repeat(300))], no_snapshot);
     let no_manifest = &["is damaged: its manifest.json is not a manifest"];
     refuses(
@@ -198,7 +200,7 @@ fn refuses_archives_with_the_wrong_things_in_them() {
         &[file("db", db), file("manifest.json", b"{\"format\": \"no such\"}")],
         no_manifest,
     );
-    refuses("a manifest that is none", &[file("db", db), file("manifest.json", b"{{{")], no_manifest);
+    refuses("an invalid manifest", &[file("db", db), file("manifest.json", b"{{{")], no_manifest);
     ground.done();
 }
 
@@ -229,7 +231,7 @@ fn refuses_truncated_archives() {
         );
         ground.refuses(&format!("a bare db short of {cut} bytes"), "a.db", short, reasons);
     }
-    // The tar ends inside of its file.
+    // The tar ends within a file.
     let tar = tar_of(&[file("db", db)]);
     ground.refuses(
         "a cut tar",
@@ -245,7 +247,7 @@ fn refuses_altered_archives() {
     let ground = Ground::new(Version::V35);
     let whole = fs::read(&ground.archive).unwrap();
     for step in 0..12 {
-        // Past the gzip header, some of whose bits mean nothing.
+        // Skips the gzip header, because some of its bits have no meaning.
         let start = 10 + (whole.len() - 11) * step / 11;
         let (at, altered) = flipped(&whole, start, 1 << (step % 8));
         ground.refuses(
@@ -271,8 +273,9 @@ fn refuses_altered_archives() {
     ground.done();
 }
 
-/// These bytes with a bit flipped in the first byte from `start` on, back to the front at the end, where it means something to
-/// gzip. Where in a row of zeros others are copied from, for one, does not: `corruption.rs` counts those.
+/// Flips a bit in the first byte from `start` on (wrapping around at the end) at which this changes the
+/// uncompressed data. Some bits do not, such as the distance of a copy within a run of zeros: `corruption.rs`
+/// counts those.
 fn flipped(whole: &[u8], start: usize, bit: u8) -> (usize, Vec<u8>) {
     let good = gunzip(whole).unwrap();
     (start..whole.len())
@@ -292,7 +295,7 @@ fn gunzip(bytes: &[u8]) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn refuses_what_follows_the_archive() {
+fn refuses_data_after_the_end_of_an_archive() {
     let ground = Ground::new(Version::V35);
     let whole = fs::read(&ground.archive).unwrap();
     let followed = |tail: &[u8]| [whole.as_slice(), tail].concat();
@@ -314,10 +317,10 @@ fn refuses_what_follows_the_archive() {
     ground.done();
 }
 
-/// A hash says that nobody changed the file since, not that it was ever good.
+/// A hash shows only that the file was not changed since, not that the data was good.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn refuses_a_snapshot_whose_pages_are_wrong(version: Version) {
+fn refuses_a_snapshot_with_damaged_pages(version: Version) {
     use sha2::{Digest, Sha256};
     let ground = Ground::new(version);
     let mut content = ground.db[..ground.db.len() - 32].to_vec();
@@ -327,7 +330,7 @@ fn refuses_a_snapshot_whose_pages_are_wrong(version: Version) {
     let hash = Sha256::digest(&content);
     let db = [content.as_slice(), hash.as_slice()].concat();
     let path = ground.world.path("a.tar.gz");
-    // With a right hash, and with none and the leave to do without.
+    // With a correct hash, and without a hash but with `allow-unhashed`.
     for (db, leave) in [(db.as_slice(), "allow-unhashed=false"), (&content, "allow-unhashed=true")] {
         fs::write(&path, packed(&[file("db", db)])).unwrap();
         let reasons = &["a.tar.gz is damaged: the structure of its database cannot be read"];

@@ -1,6 +1,7 @@
-//! Archives made to hurt whoever unpacks them: each is refused soon and in little memory, and nothing is changed.
+//! Malicious archives: each is refused quickly and with little memory, and no file is changed.
 //!
-//! Bombs, forged sizes, extension headers, names that lead elsewhere. What is merely wrong stands in `hostile.rs`.
+//! They contain decompression bombs, forged sizes, extension headers, and paths outside of the archive.
+//! `hostile.rs` tests archives that are merely damaged.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,16 +23,19 @@ use crate::hostile::{Entry, Ground, file, gzip, packed, special, tar_of};
 use crate::refusals::Still;
 use crate::restore::from;
 
-/// A refusal may take so long, of a processor and by the clock.
+/// The maximum processor time of a refusal.
 const SOON: Duration = Duration::from_secs(2);
-/// How often it may be tried by the clock, and to so many times what it was on a processor it may take: what it waits for one
-/// on a busy machine says nothing of it.
+/// The number of attempts to refuse within the maximum wall-clock time. On a busy machine, a run waits for a
+/// processor.
 const TRIES: usize = 3;
+/// The maximum ratio of wall-clock time to processor time.
 const SHARE: u32 = 20;
+/// The maximum memory of a refusal, in KiB.
 const LITTLE_KIB: u64 = 64 << 10;
 
 impl Ground {
-    /// `restore` refuses these bytes, soon and in little memory, and no byte around it has changed.
+    /// Checks that `restore` refuses an archive with this content, quickly and with little memory, and
+    /// changes no files.
     pub fn refuses_cheaply(&self, what: &str, bytes: &[u8], reasons: &[&str]) {
         let path = self.world.path("poison.tar.gz");
         fs::write(&path, bytes).unwrap();
@@ -39,14 +43,14 @@ impl Ground {
         fs::remove_file(path).unwrap();
     }
 
-    /// The same of a file that is there.
+    /// As [`Self::refuses_cheaply`], for an existing file.
     pub fn refuses_file(&self, what: &str, path: &Path, reasons: &[&str]) {
         self.refuses_command(what, reasons, &|| {
             self.world.action(program!("restore"), &[&from(path), &self.world.to_target()])
         });
     }
 
-    /// The same of a `restore` with words of its own.
+    /// As [`Self::refuses_cheaply`], for this `restore` command.
     pub fn refuses_command(&self, what: &str, reasons: &[&str], restore: &dyn Fn() -> Command) {
         if let Err(complaint) = is_cheap_refusal(&self.world, what, reasons, restore) {
             self.complains(format!("{what}: {complaint}"));
@@ -54,7 +58,7 @@ impl Ground {
     }
 }
 
-/// That this `restore` refuses, soon and in little memory, and nothing around it has changed.
+/// Checks that this `restore` command refuses, quickly and with little memory, and changes no files.
 pub fn is_cheap_refusal(
     world: &World,
     what: &str,
@@ -67,7 +71,7 @@ pub fn is_cheap_refusal(
         let (out, processor, peak) = run_watched(Run::start(restore(), &world.path("runs")));
         out.is_refusal(reasons)?;
         if processor > SOON || peak > LITTLE_KIB {
-            return Err(format!("refused after {processor:?} of a processor with {peak} KiB"));
+            return Err(format!("refused after {processor:?} of processor time with {peak} KiB"));
         }
         late = (out.took > SOON.max(processor * SHARE)).then_some(out.took);
         if late.is_none() {
@@ -75,14 +79,14 @@ pub fn is_cheap_refusal(
         }
     }
     still.check(what);
-    assert!(around == self::around(world), "{what}: something around the data has changed");
+    assert!(around == self::around(world), "{what}: a file outside of the data has changed");
     for path in ELSEWHERE {
-        assert!(fs::symlink_metadata(path).is_err(), "{what}: {path} is there");
+        assert!(fs::symlink_metadata(path).is_err(), "{what}: {path} was created");
     }
-    late.map_or(Ok(()), |took| Err(format!("refused after {took:?}, again and again")))
+    late.map_or(Ok(()), |took| Err(format!("refused after {took:?}, in {TRIES} attempts")))
 }
 
-/// What it said, how long it was on a processor, with its tools, and how many KiB it held itself.
+/// Returns the output, the processor time including its tools, and the peak memory without them, in KiB.
 fn run_watched(run: Run) -> (Out, Duration, u64) {
     let mut peak = 0;
     while !run.is_over() {
@@ -91,15 +95,16 @@ fn run_watched(run: Run) -> (Out, Duration, u64) {
     }
     let processor = processor_time_of(run.pid());
     let out = run.finish();
-    // One that has never been seen had ended before we looked.
-    assert!(peak > 0 || out.took < Duration::from_millis(20), "its memory was never seen: {}", out.told());
+    // A process whose memory was never read must have ended very quickly.
+    assert!(peak > 0 || out.took < Duration::from_millis(20), "its memory was never read: {}", out.told());
     (out, processor, peak)
 }
 
-/// Where the names in such archives lead that begin at the root. Nobody has files of these names.
+/// The absolute paths in such archives. They do not exist on a normal machine.
 const ELSEWHERE: [&str; 4] = ["/db", "/passwd", "/etc/canary", "/etc/ssl/db"];
 
-/// Puts canaries where such archives want to write: beside the data and the target, above them, and into the target.
+/// Writes canary files to the paths that such archives target: next to the data and the target, above them,
+/// and in the target.
 pub fn plant_canaries(world: &World) {
     for dir in ["", "etc", "tmp", "member", "data", "data/etc", "target"] {
         fs::create_dir_all(world.path(dir)).unwrap();
@@ -109,8 +114,8 @@ pub fn plant_canaries(world: &World) {
     }
 }
 
-/// Every file and directory in a world but etcd's own, what its supervisor notes, and what was said: its mode, owner and
-/// inode, and every byte.
+/// Returns the mode, owner, inode and content of every file and directory in a world. Leaves out the content
+/// of the data directory of etcd, of the supervisor, and of the outputs.
 fn around(world: &World) -> BTreeMap<PathBuf, (String, Vec<u8>)> {
     let (mut found, mut dirs) = (BTreeMap::new(), vec![world.path("")]);
     let others = [world.data_dir(), world.path("runs"), world.path("supervisor")];
@@ -132,19 +137,20 @@ fn around(world: &World) -> BTreeMap<PathBuf, (String, Vec<u8>)> {
     found
 }
 
-/// How long a process that is over, and the tools that it ran, were on a processor.
+/// Returns the processor time of a finished process and of the tools that it ran.
 fn processor_time_of(pid: i32) -> Duration {
     const TICKS_PER_SECOND: f64 = 100.;
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    // The program's name, in parentheses, may hold anything; utime and what follows it are the 14th field to the 17th.
+    // The name of the program, in parentheses, may contain any character. The fields 14 to 17 are utime,
+    // stime, cutime and cstime.
     let (_, fields) = stat.rsplit_once(')').unwrap();
     let ticks = fields.split_whitespace().skip(11).take(4).map(|ticks| ticks.parse::<f64>().unwrap());
     Duration::from_secs_f64(ticks.sum::<f64>() / TICKS_PER_SECOND)
 }
 
-/// The most that a process has held so far, in KiB; 0 of one that is not yet itself.
+/// Returns the peak memory of a process so far, in KiB, or 0 if it has not executed our program yet.
 pub fn memory_of(pid: i32) -> u64 {
-    // `spawn` may be back before the kernel has exchanged our memory for the child's, and our program with it.
+    // `spawn` may return before the child has executed its program.
     if fs::read_link(format!("/proc/{pid}/exe")).ok() == std::env::current_exe().ok() {
         return 0;
     }
@@ -154,7 +160,7 @@ pub fn memory_of(pid: i32) -> u64 {
 }
 
 #[test]
-fn refuses_names_that_lead_elsewhere() {
+fn refuses_paths_outside_of_the_archive() {
     let ground = Ground::new(Version::V35);
     let db = ground.db.as_slice();
     let refuses = |what: &str, entries: &[Entry<'_>], reasons: &[&str]| {
@@ -192,7 +198,7 @@ fn refuses_names_that_lead_elsewhere() {
 }
 
 #[test]
-fn refuses_what_only_a_whole_tar_would_unpack() {
+fn refuses_tar_features_that_it_does_not_support() {
     let ground = Ground::new(Version::V35);
     let db = ground.db.as_slice();
     let long = "../".repeat(60) + "etc/canary\0";
@@ -209,15 +215,15 @@ fn refuses_what_only_a_whole_tar_would_unpack() {
             EntryType::XHeader,
             pax(&[("GNU.sparse.major", "1"), ("GNU.sparse.minor", "0")]),
         ),
-        ("a PAX header for all", EntryType::XGlobalHeader, pax(&[("uid", "0")])),
+        ("a global PAX header", EntryType::XGlobalHeader, pax(&[("uid", "0")])),
         ("a GNU long name", EntryType::GNULongName, long.clone().into_bytes()),
         ("a GNU long link", EntryType::GNULongLink, long.into_bytes()),
         ("a GNU sparse file", EntryType::GNUSparse, db.to_vec()),
         ("a contiguous file", EntryType::Continuous, db.to_vec()),
-        ("a volume's header", EntryType::new(b'V'), Vec::new()),
+        ("a volume header", EntryType::new(b'V'), Vec::new()),
         ("a file from another volume", EntryType::new(b'M'), db.to_vec()),
         ("a block device", EntryType::Block, Vec::new()),
-        ("a kind that nobody knows", EntryType::new(b'!'), Vec::new()),
+        ("an unknown kind", EntryType::new(b'!'), Vec::new()),
     ] {
         let extension = Entry { kind, ..file("db", &data) };
         ground.refuses_cheaply(what, &packed(&[extension, file("db", db)]), &["contains \"db\""]);
@@ -229,7 +235,7 @@ fn refuses_what_only_a_whole_tar_would_unpack() {
     ground.done();
 }
 
-/// A PAX record, with its own length in front.
+/// Returns a PAX record, which starts with its own length.
 fn record(key: &str, value: &str) -> String {
     let rest = format!(" {key}={value}\n");
     let length = (rest.len()..).find(|length| length.to_string().len() + rest.len() == *length).unwrap();
@@ -242,15 +248,19 @@ fn refuses_forged_headers() {
     let db = ground.db.as_slice();
     let cut = &["cut short or altered", "room", "space"];
     let sized = |size: [u8; 12]| gzip(&tarred(|header| header.as_old_mut().size = size, db));
-    ground.refuses_cheaply("a size that is no number", &sized(*b"what size?\0\0"), cut);
-    ground.refuses_cheaply("a size below nothing", &sized([0xff; 12]), cut);
+    ground.refuses_cheaply("a size that is not a number", &sized(*b"what size?\0\0"), cut);
+    ground.refuses_cheaply("a negative size", &sized([0xff; 12]), cut);
     let mut eight_exbibytes = [0; 12];
     eight_exbibytes[0] = 0x80;
     eight_exbibytes[4] = 0x7f;
     ground.refuses_cheaply("a size of 8 EiB", &sized(eight_exbibytes), cut);
     ground.refuses_cheaply("a size beyond the archive", &sized(*b"00077777777\0"), cut);
     let longer = format!("{:011o}\0", db.len() + 512);
-    ground.refuses_cheaply("a size of a sector more", &sized(longer.as_bytes().try_into().unwrap()), cut);
+    ground.refuses_cheaply(
+        "a size that is a sector too large",
+        &sized(longer.as_bytes().try_into().unwrap()),
+        cut,
+    );
     let mut sum = tar_of(&[file("db", db)]);
     sum[148..154].copy_from_slice(b"000000");
     ground.refuses_cheaply("a wrong sum", &gzip(&sum), cut);
@@ -260,11 +270,11 @@ fn refuses_forged_headers() {
     ground.refuses_cheaply("a wrong CRC", &deflated, cut);
     deflated[end - 8] ^= 1;
     deflated[end - 1] ^= 1;
-    ground.refuses_cheaply("a wrong length behind the CRC", &deflated, cut);
+    ground.refuses_cheaply("a wrong length after the CRC", &deflated, cut);
     ground.done();
 }
 
-/// A tar of one db whose header was changed, and its sum made to fit again.
+/// Returns a tar with a db whose header was changed. The checksum of the header is correct.
 fn tarred(change: impl FnOnce(&mut Header), db: &[u8]) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_path("db").unwrap();
@@ -289,15 +299,15 @@ fn refuses_bombs() {
     };
     let gibibytes = |head: &[u8], count: u64| bomb(head, &vec![0; 16 << 20], count * 64);
     let huge = |name| gibibytes(sector(name, 10 << 30).as_bytes(), 10);
-    // Where the disk is too small for it, that is told.
+    // If the disk is too small, that is the reason.
     ground.refuses_cheaply("10 GiB of zeros", &huge("db"), &["no snapshot", "are free"]);
     let begun = [sector("db", 10 << 30).as_bytes(), &db[..4096]].concat();
     let why = ["far longer than its first page announces", "are free"];
-    ground.refuses_cheaply("10 GiB of zeros behind a good first page", &gibibytes(&begun, 10), &why);
-    ground.refuses_cheaply("a stranger of 10 GiB", &huge("x"), &["contains \"x\""]);
+    ground.refuses_cheaply("10 GiB of zeros after a good first page", &gibibytes(&begun, 10), &why);
+    ground.refuses_cheaply("another file of 10 GiB", &huge("x"), &["contains \"x\""]);
     ground.refuses_cheaply("a manifest of 10 GiB", &huge("manifest.json"), &["too large"]);
     let good = tar_of(&[file("db", db)]);
-    ground.refuses_cheaply("10 GiB of zeros behind it", &gibibytes(&good, 10), &["follows its end"]);
+    ground.refuses_cheaply("10 GiB of zeros after it", &gibibytes(&good, 10), &["follows its end"]);
     let mut folder = sector("./", 0);
     folder.set_entry_type(EntryType::Directory);
     folder.set_cksum();
@@ -311,13 +321,13 @@ fn refuses_bombs() {
     }
     ground.refuses_cheaply("gzips of gzips of gzips", &quine, &["tar", "altered"]);
     ground.refuses_cheaply("ten thousand empty gzips", &gzip(b"").repeat(10_000), &["db", "altered", "tar"]);
-    // Flags: a name follows. It never ends.
+    // The flags announce a name, which never ends.
     let endless = [&[0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3][..], &vec![b'a'; 100 << 20]].concat();
     ground.refuses_cheaply("a name of 100 MiB in the gzip header", &endless, &["altered", "gzip"]);
     ground.done();
 }
 
-/// gzip of `head` and so many times `piece` behind it.
+/// Returns a gzip of `head`, followed by `piece` repeated `times` times.
 fn bomb(head: &[u8], piece: &[u8], times: u64) -> Vec<u8> {
     let (deflated, crc) = repeated(head, piece, times);
     let length = (head.len() as u64 + piece.len() as u64 * times) as u32;
@@ -327,7 +337,7 @@ fn bomb(head: &[u8], piece: &[u8], times: u64) -> Vec<u8> {
     gzip
 }
 
-/// `head` and so many times 16 MiB of zeros, deflated, and their CRC.
+/// Returns `head` and `times` times 16 MiB of zeros, deflated, and their CRC.
 pub fn zeros(head: &[u8], times: u64) -> (Vec<u8>, u32) {
     repeated(head, &vec![0; 16 << 20], times)
 }
@@ -336,7 +346,7 @@ fn repeated(head: &[u8], piece: &[u8], times: u64) -> (Vec<u8>, u32) {
     let deflated = [head, piece].map(|bytes| {
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes).unwrap();
-        // On a byte's boundary, so that it can stand there many times.
+        // Ends on a byte boundary, so that it can be repeated.
         encoder.flush().unwrap();
         encoder.get_ref().clone()
     });
@@ -353,7 +363,7 @@ fn repeated(head: &[u8], piece: &[u8], times: u64) -> (Vec<u8>, u32) {
 }
 
 #[test]
-fn refuses_a_manifest_that_is_none_of_ours() {
+fn refuses_an_invalid_or_foreign_manifest() {
     let ground = Ground::new(Version::V35);
     let db = ground.db.as_slice();
     let other = Ground::new(Version::V35);

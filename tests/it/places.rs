@@ -1,4 +1,5 @@
-//! All places that keep archives, a directory, buckets and other machines' disks, by the same actions.
+//! Tests of all locations for archives with the same actions: a local directory, buckets and mounted disks of
+//! other machines.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,10 +17,10 @@ use crate::common::s3::{Fault, Faults, Server};
 use crate::common::world::{Setup, Version, World, is_root};
 use crate::destinations::archives;
 
-/// What a request for an archive from its beginning has in its head.
+/// The header of a request that reads an archive from its beginning.
 const WHOLE: &str = "range: bytes=0-";
 
-/// What is kept where, in a world of its own.
+/// A world with a bucket and a directory as destinations.
 struct Ground {
     world: World,
     server: Server,
@@ -39,7 +40,7 @@ impl Ground {
         Self { world, server, faults }
     }
 
-    /// A destination in a bucket, with more lines.
+    /// Returns the settings of a destination in a bucket, with the additional lines `more`.
     fn bucket(&self, name: &str, bucket: &str, more: &str) -> String {
         let (port, credentials) = (self.faults.port, self.world.path("credentials"));
         format!(
@@ -49,7 +50,7 @@ impl Ground {
         )
     }
 
-    /// A destination in the directory `nfs`, which is on this machine's own disk.
+    /// Returns the settings of a destination in the directory `nfs`, which is on the local disk.
     fn directory(&self, more: &str) -> String {
         format!("  nfs:\n    directory: {}\n    mount: none\n{more}", self.world.path("nfs").display())
     }
@@ -70,7 +71,8 @@ impl Ground {
         self.start(action, words).finish()
     }
 
-    /// A snapshot that went to all destinations; its name. Each has a revision of its own.
+    /// Takes a snapshot, uploads it to all destinations, and returns its name. Each snapshot has a new
+    /// revision.
     fn saved(&self) -> String {
         self.world.put(900..901, "once more");
         let path = self.run("snapshot", &[]).completed().get("snapshot.path");
@@ -82,17 +84,17 @@ impl Ground {
         serde_json::from_str(&all).unwrap()
     }
 
-    /// The file that a snapshot is in the directory `nfs`.
+    /// Returns the path of a snapshot in the directory `nfs`.
     fn in_directory(&self, name: &str) -> PathBuf {
         self.world.path("nfs").join(self.folder()).join(name)
     }
 
-    /// The folder of this cluster and member.
+    /// Returns the folder of this cluster and member.
     fn folder(&self) -> String {
         format!("{:x}/m1", self.world.cluster_id())
     }
 
-    /// What lies about beside data, archives and the queue.
+    /// Returns the files other than data, archives and the upload queue.
     fn leftovers(&self) -> Vec<String> {
         self.world.leftovers().into_iter().filter(|path| !path.ends_with("/.uploads")).collect()
     }
@@ -102,25 +104,25 @@ impl Ground {
     }
 }
 
-/// Those of `all` that are in this destination, or in the target where it is none.
+/// Returns the snapshots in this destination, or in the target if `destination` is `None`.
 fn of<'a>(all: &'a [Value], destination: Option<&str>) -> Vec<&'a Value> {
     all.iter().filter(|one| one["destination"].as_str() == destination).collect()
 }
 
 #[test]
-fn places_take_a_directory_as_they_take_a_bucket() {
+fn a_directory_works_like_a_bucket() {
     let ground = Ground::new(Version::V35);
     ground.world.fill();
     ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
     let name = ground.saved();
     let (here, there) = (ground.world.target().join(&name), ground.in_directory(&name));
     assert_eq!(sha256sum(&here), sha256sum(&there));
-    assert_eq!(names(there.parent().unwrap()), std::slice::from_ref(&name), "no stage is left there");
+    assert_eq!(names(there.parent().unwrap()), std::slice::from_ref(&name), "a staging file is left behind");
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(fs::metadata(&there).unwrap().permissions().mode() & 0o7777, 0o600);
     assert_eq!(fs::metadata(there.parent().unwrap()).unwrap().permissions().mode() & 0o7777, 0o700);
 
-    // What has its name and is not it, is not overwritten: it gets a name of its own.
+    // A different file with the same name is not overwritten: the archive gets another name.
     fs::write(ground.world.path("other"), "another's").unwrap();
     fs::remove_file(&there).unwrap();
     fs::copy(ground.world.path("other"), &there).unwrap();
@@ -138,13 +140,13 @@ fn places_take_a_directory_as_they_take_a_bucket() {
     assert_eq!(sha256sum(&ground.in_directory(&own)), sha256sum(&here));
     assert!(names(&queue).is_empty());
     fs::remove_file(ground.in_directory(&own)).unwrap();
-    // One that was put there by a run that died before it could say so is the same, and that is enough.
+    // If a killed run has already copied the archive, it is not copied again.
     fs::copy(&here, &there).unwrap();
     fs::write(queue.join(format!("{name}@nfs")), order).unwrap();
     let _ = ground.run("snapshot", &[]).completed();
     assert!(names(&queue).is_empty() && !ground.in_directory(&own).exists());
 
-    // Back from there, and by its path as well.
+    // It is fetched from there by name, and by path.
     for from in [format!("nfs/{name}"), there.display().to_string()] {
         fs::remove_file(&here).unwrap();
         let fetched = ground.run("fetch-snapshot", &[&format!("from={from}")]).completed();
@@ -153,7 +155,7 @@ fn places_take_a_directory_as_they_take_a_bucket() {
 }
 
 #[test]
-fn places_never_make_a_directory_nor_fill_an_empty_mount_point() {
+fn refuses_a_missing_directory_or_an_empty_mount_point() {
     let ground = Ground::new(Version::V35);
     let at = ground.world.path("nfs");
     let to = |directory: &Path, mount: &str| {
@@ -181,7 +183,7 @@ fn places_never_make_a_directory_nor_fill_an_empty_mount_point() {
         ground.run("snapshot", &[]).failed(&["nothing is mounted at"]);
         assert!(names(&at).is_empty());
     }
-    // No room there is said before anything is written.
+    // A full disk is reported before the archive is written.
     to(&at, "");
     let _small = mount::small(&at, "4k");
     ground.world.fill();
@@ -189,13 +191,13 @@ fn places_never_make_a_directory_nor_fill_an_empty_mount_point() {
 }
 
 #[test]
-fn places_are_listed_though_one_of_them_cannot_be_read() {
+fn lists_the_other_places_if_one_cannot_be_read() {
     let ground = Ground::new(Version::V35);
     ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
     let (first, second) = (ground.saved(), ground.saved());
     let all = ground.listed();
     assert_eq!(all.len(), 6);
-    // Equal copies stand side by side, and each place has a newest of its own.
+    // Equal copies are listed next to each other, and each location has its own newest snapshot.
     for (at, name) in [(0, &second), (3, &first)] {
         let shown: Vec<_> = all[at..at + 3].iter().map(|one| (&one["name"], &one["destination"])).collect();
         let name = Value::from(name.as_str());
@@ -212,7 +214,7 @@ fn places_are_listed_though_one_of_them_cannot_be_read() {
     assert_eq!(all[2]["snapshot"], format!("offsite/{}/{second}", ground.folder()));
     assert_eq!(all[2]["location"], format!("s3://backups/etcd/{}/{second}", ground.folder()));
 
-    // One cannot be listed, one not even be opened.
+    // One destination cannot be listed, and another cannot be opened.
     let missing = ground.bucket("gone", "missing", "");
     let unmounted = "  unmounted: {directory: /nowhere/at/all}\n".to_owned();
     ground.settings("", &[ground.bucket("offsite", "backups", ""), missing, unmounted]);
@@ -234,13 +236,13 @@ fn places_are_listed_though_one_of_them_cannot_be_read() {
         out.told()
     );
     out.failed(&["NoSuchBucket"]);
-    // What is here needs none of them.
+    // Local archives do not need any destination.
     let _ = ground.run("verify-snapshot", &[&format!("snapshot={first}")]).completed();
     ground.run("verify-snapshot", &["snapshot=gone/latest"]).refused(&["gone cannot be read"]);
 }
 
 #[test]
-fn places_pin_verify_and_delete_wherever_it_is() {
+fn pins_verifies_and_deletes_in_every_place() {
     let ground = Ground::new(Version::V35);
     ground.world.fill();
     ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
@@ -253,7 +255,7 @@ fn places_pin_verify_and_delete_wherever_it_is() {
         let all = ground.listed();
         let pinned: Vec<_> =
             all.iter().filter(|one| one["pinned"] == true).map(|one| &one["snapshot"]).collect();
-        assert_eq!(pinned, [&Value::from(&*named)], "there and nowhere else");
+        assert_eq!(pinned, [&Value::from(&*named)], "only the copy in {place} must be pinned");
         ground.run("delete-snapshot", &[&by_name]).refused(&["is pinned"]);
         let _ = ground.run("unpin-snapshot", &[&by_name]).completed();
 
@@ -277,7 +279,7 @@ fn places_pin_verify_and_delete_wherever_it_is() {
             .refused(&["name no snapshot"]);
     }
 
-    // All places, with totals; one copy is broken and the others hold.
+    // Verifies all locations, with totals. One copy is damaged, and the others are good.
     let mut bytes = fs::read(ground.in_directory(&second)).unwrap();
     bytes[2000] ^= 1;
     fs::write(ground.in_directory(&second), bytes).unwrap();
@@ -293,7 +295,7 @@ fn places_pin_verify_and_delete_wherever_it_is() {
 }
 
 #[test]
-fn places_are_pruned_each_by_its_own_rules() {
+fn prunes_each_place_by_its_own_rules() {
     let ground = Ground::new(Version::V35);
     let keep = |many: u64| format!("    keep: {{last: {many}}}\n");
     let destinations = || [ground.bucket("offsite", "backups", &keep(1)), ground.directory("")];
@@ -305,12 +307,12 @@ fn places_are_pruned_each_by_its_own_rules() {
     let planned = ground.run("prune-snapshots", &["plan=true"]).completed();
     assert_eq!(planned.get("would-delete"), "5");
     assert_eq!(planned.get("destinations.offsite"), "3 would go, 1 kept");
-    assert_eq!(ground.listed().len(), 12, "nothing went");
+    assert_eq!(ground.listed().len(), 12, "a plan must not delete a snapshot");
     let because = |one: &Value| one["kept_because"].as_array().unwrap().len();
     let kept: Vec<usize> = of(&ground.listed(), None).into_iter().map(because).collect();
-    assert_eq!(kept, [2, 1, 0, 0], "the list says what the rules of the place keep");
+    assert_eq!(kept, [2, 1, 0, 0], "the list must show the rules that keep a snapshot");
 
-    // What could not be deleted is not called deleted.
+    // A snapshot that could not be deleted is not reported as deleted.
     ground.faults.make("DELETE", "", Fault::Answer(403, "AccessDenied", ""), 100);
     let out = ground.run("prune-snapshots", &["destination=offsite"]);
     assert_eq!(out.stdout.matches("NOT DELETED").count(), 3, "{}", out.told());
@@ -323,12 +325,12 @@ fn places_are_pruned_each_by_its_own_rules() {
     ground.faults.none();
     assert_eq!(ground.listed().len(), 12);
 
-    // One that cannot be read hides nothing, and what waits for it stays.
+    // A destination that cannot be read does not hide the others. Archives that wait for it are kept.
     let gone = ground.bucket("gone", "missing", &keep(1));
     ground.settings("keep: {last: 2}\n", &[&destinations()[..], std::slice::from_ref(&gone)].concat());
     let out = ground.run("snapshot", &[]);
     out.failed(&["uploading to gone"]);
-    // By its name it is not the last: the second one of a second stands before the first.
+    // It need not be the last by name: the second snapshot of a second sorts before the first.
     let waits = ground.archives().into_iter().find(|name| !all.contains(name)).unwrap();
     ground.settings("keep: {last: 2}\n", &destinations());
     let newer = [ground.saved(), ground.saved()];
@@ -346,7 +348,7 @@ fn places_are_pruned_each_by_its_own_rules() {
     assert!(said.contains("deleted: '10'") && said.contains("offsite: 6 deleted, 1 kept"), "{}", out.told());
     out.failed(&["reading gone: "]);
 
-    // The directory has no rules, and all are there.
+    // The directory has no rules, so it keeps all archives.
     let left = ground.listed_though_one_fails();
     assert_eq!(of(&left, Some("nfs")).len(), 7);
     assert_eq!(of(&left, Some("offsite")).len(), 1);
@@ -354,7 +356,7 @@ fn places_are_pruned_each_by_its_own_rules() {
     here.sort();
     assert_eq!(ground.archives(), here);
 
-    // Rules that are given are for the target, or for the destination that is named.
+    // Rules on the command line apply to the target, or to the given destination.
     let done = ground.run("prune-snapshots", &["keep=3", "destination=nfs"]).completed();
     assert_eq!((done.get("deleted"), done.get("destinations.nfs")), ("4".into(), "4 deleted, 3 kept".into()));
     let done = ground.run("prune-snapshots", &["keep=1"]).completed();
@@ -363,7 +365,7 @@ fn places_are_pruned_each_by_its_own_rules() {
 }
 
 impl Ground {
-    /// The list, where the run fails for one that cannot be read.
+    /// Returns the list, although the run fails because a destination cannot be read.
     fn listed_though_one_fails(&self) -> Vec<Value> {
         let out = self.run("list-snapshots", &["format=json", "limit=0"]);
         let results: Value = serde_yaml::from_str(&out.stdout).unwrap();
@@ -373,7 +375,7 @@ impl Ground {
 }
 
 #[test]
-fn places_keep_what_other_members_took() {
+fn keeps_the_snapshots_of_other_members() {
     let [first, second, _third] =
         <[World; 3]>::try_from(cluster::of_three(Version::V35)).unwrap_or_else(|_| panic!());
     let shared = first.path("shared");
@@ -396,7 +398,7 @@ fn places_keep_what_other_members_took() {
     let done = ground.run("prune-snapshots", &[]).completed();
     assert_eq!(done.get("destinations.shared"), "1 deleted, 3 kept");
     assert!(done.get("snapshots").contains("of another member, m2"), "{}", done.get("snapshots"));
-    // Whoever names the cluster means all its members, each by itself.
+    // With the id of the cluster, the rules apply to each of its members.
     let cluster = format!("cluster={:x}", ground.world.cluster_id());
     let done = ground.run("prune-snapshots", &[&cluster]).completed();
     assert_eq!(done.get("destinations.shared"), "1 deleted, 2 kept");
@@ -404,7 +406,7 @@ fn places_keep_what_other_members_took() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn places_restore_out_of_a_bucket_and_out_of_a_directory(version: Version) {
+fn restores_from_a_bucket_and_from_a_directory(version: Version) {
     let ground = Ground::new(version);
     let world = &ground.world;
     world.fill();
@@ -412,7 +414,7 @@ fn places_restore_out_of_a_bucket_and_out_of_a_directory(version: Version) {
     let name = ground.saved();
     let (saved, folder) = (world.dump(), ground.folder());
     let sha256 = sha256sum(&world.target().join(&name));
-    // The worst day: nothing is left here.
+    // The whole target is lost.
     fs::remove_dir_all(world.target()).unwrap();
     let restore = |words: &[&str]| ground.run("restore", &[&["skip-backup=true"], words].concat());
     restore(&["from=latest"]).refused(&["there is no snapshot that is known to be good"]);
@@ -433,7 +435,7 @@ fn places_restore_out_of_a_bucket_and_out_of_a_directory(version: Version) {
     restore(&["from=offsite/all"]).refused(&["more than one"]);
     restore(&["from=offsite/none.tar.gz"]).refused(&["no snapshot none.tar.gz in offsite"]);
 
-    // Somebody else's is told as one from here would be.
+    // An archive of another cluster is refused, as from the target.
     let stranger = Ground::of(World::new(Setup { name: "m2", ..Setup::plain(version) }));
     stranger.world.put(0..3, "stranger");
     stranger.settings("", &[ground.bucket("offsite", "backups", "")]);
@@ -441,14 +443,14 @@ fn places_restore_out_of_a_bucket_and_out_of_a_directory(version: Version) {
     let _ = stranger.run("snapshot", &[]).completed();
     restore(&[&format!("from=offsite/{:x}/m2/latest", stranger.world.cluster_id())])
         .refused(&["is of another cluster"]);
-    // Of this cluster, by the id that it had: not the newest of all.
+    // `latest` means the latest archive of this cluster, not of all clusters.
     world.damage();
     let _ = restore(&["from=offsite/latest"]).completed();
     assert_same(&world.dump(), &saved, "the latest of this cluster");
 }
 
 #[test]
-fn places_refuse_a_download_for_want_of_room_before_it_begins() {
+fn refuses_a_download_if_the_disk_has_no_space() {
     if !is_root() {
         return eprintln!("skipped: only root mounts");
     }
@@ -467,7 +469,7 @@ fn places_refuse_a_download_for_want_of_room_before_it_begins() {
 }
 
 #[test]
-fn places_restore_nothing_when_the_line_breaks_or_the_run_is_killed() {
+fn restores_nothing_if_the_download_fails_or_is_killed() {
     let ground = Ground::new(Version::V35);
     let world = &ground.world;
     world.fill();
@@ -478,16 +480,20 @@ fn places_restore_nothing_when_the_line_breaks_or_the_run_is_killed() {
     let words = ["from=offsite/latest", "skip-backup=true"];
     let from = format!("from=s3://backups/etcd/{}/{name}", ground.folder());
     let _ = ground.run("restore", &[&from, "plan=true"]).completed();
-    // The list reads the ends of archives, which are whole; then the line breaks in every try.
+    // The list reads only the ends of archives, without faults. Then the connection breaks in every attempt.
     ground.faults.make("GET", WHOLE, Fault::CutAnswer(700), 1000);
     let out = ground.run("restore", &words);
-    assert!(!out.stderr.contains("altered"), "a line is not the archive: {}", out.told());
+    assert!(
+        !out.stderr.contains("altered"),
+        "a broken connection was reported as a damaged archive: {}",
+        out.told()
+    );
     out.failed(&["reading s3://backups/etcd/"]);
     ground.faults.none();
     assert_eq!((world.dump(), world.tree()), (live.clone(), tree));
     assert!(ground.leftovers().is_empty(), "{:?}", ground.leftovers());
 
-    // Killed in the midst of it.
+    // Kills the run during the download.
     let before = ground.faults.seen("GET", WHOLE).len();
     ground.faults.make("GET", WHOLE, Fault::Slow(2000), 1000);
     let run = ground.start("restore", &words);
