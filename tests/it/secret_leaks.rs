@@ -1,5 +1,5 @@
-//! A watch over an action: every program that it starts is looked at before its first step, and every file that one of
-//! them makes before the next.
+//! Searches an action for leaked secrets: checks every program that it starts before its first instruction,
+//! and every file that one of them creates directly after the call.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -19,18 +19,19 @@ use crate::restore::from;
 pub const SNAPSHOT: &str = program!("snapshot");
 pub const RESTORE: &str = program!("restore");
 
-/// What is in the data, and in no other place: of every key, of every value, and of the password of every user but root.
+/// Secrets that may appear only in the data: a part of every key, of every value, and of the passwords of all
+/// users but root.
 pub const KEY: &str = "canary-of-a-key";
 pub const VALUE: &str = "canary-of-a-value";
 pub const OTHERS_PASSWORD: &str = "canary-of-another-password";
-/// What somebody took for the password, and for the secret of a bucket.
+/// A wrong password, which is also used as the wrong secret of a bucket.
 pub const WRONG: &str = "canary-of-a-wrong-password";
 
-/// A secret, and every shape of it that somebody can read.
+/// A secret, in all readable encodings.
 struct Canary {
     what: &'static str,
     shapes: Vec<String>,
-    /// Whether etcdctl is told it.
+    /// Whether etcdctl may have the secret in its environment.
     is_etcdctls: bool,
 }
 
@@ -40,7 +41,7 @@ impl Canary {
         let hex = |byte: &u8| format!("{byte:02x}");
         let lower: String = secret.as_bytes().iter().map(hex).collect();
         shapes.extend([lower.to_uppercase(), lower]);
-        // etcd's JSON has keys and values in base64, where they may begin at each of three places.
+        // The JSON of etcd has keys and values in base64. The secret can start at each of three offsets.
         shapes.extend((0..3).map(|skipped| base64(&secret.as_bytes()[skipped..])));
         Self { what, shapes, is_etcdctls: false }
     }
@@ -50,7 +51,7 @@ impl Canary {
     }
 }
 
-/// The base64 of the whole triples in it.
+/// Returns the base64 of all complete groups of three bytes.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let letters = |triple: &[u8]| {
@@ -60,19 +61,19 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks_exact(3).flat_map(letters).collect()
 }
 
-pub struct Watch<'w> {
+pub struct LeakDetector<'w> {
     world: &'w World,
     canaries: Vec<Canary>,
     /// The names of the programs that were seen to start.
     pub programs: BTreeSet<String>,
-    /// How many of them had the password.
+    /// The number of programs that had the password.
     trusted: usize,
-    /// What was seen to be made.
+    /// The files that were created.
     made: BTreeSet<PathBuf>,
 }
 
-impl<'w> Watch<'w> {
-    pub fn of(world: &'w World) -> Self {
+impl<'w> LeakDetector<'w> {
+    pub fn new(world: &'w World) -> Self {
         let mut canaries = vec![
             Canary::new("the password", PASSWORD).for_etcdctl(),
             Canary::new("a wrong password", WRONG).for_etcdctl(),
@@ -85,7 +86,7 @@ impl<'w> Watch<'w> {
         ];
         if world.setup().tls {
             for name in ["client.key", "server.key"] {
-                // A line from the middle of it.
+                // Takes a line from the middle of the key.
                 let key = fs::read_to_string(world.path("tls").join(name)).unwrap();
                 canaries.push(Canary::new("a private key", key.lines().nth(1).unwrap()));
             }
@@ -93,7 +94,7 @@ impl<'w> Watch<'w> {
         Self { world, canaries, programs: BTreeSet::new(), trusted: 0, made: BTreeSet::new() }
     }
 
-    /// Where archives go. It is not there at first.
+    /// Returns the directory for archives. It does not exist at first.
     pub fn target(&self) -> PathBuf {
         self.world.path("archives")
     }
@@ -107,20 +108,20 @@ impl<'w> Watch<'w> {
         all.filter(|path| is_archive(path)).collect()
     }
 
-    /// A snapshot, which gives its results back, and a restore of it.
-    pub fn there_and_back(
+    /// Takes a snapshot and restores it. Returns the results of the snapshot.
+    pub fn snapshot_and_restore(
         mut self,
         action: impl Fn(&World, &str, &[&str]) -> Command,
         restore: &[&str],
     ) -> Results {
         let target = self.to_target();
-        let results = self.runs(&action(self.world, SNAPSHOT, &[&target])).completed();
+        let results = self.run(&action(self.world, SNAPSHOT, &[&target])).completed();
         let archive = from(Path::new(&results.get("snapshot.path")));
         let words = [&[archive.as_str(), &target], restore].concat();
-        let _ = self.runs(&action(self.world, RESTORE, &words)).completed();
-        self.reads_what_stays();
+        let _ = self.run(&action(self.world, RESTORE, &words)).completed();
+        self.check_remaining_files();
 
-        // It saw what it watches for.
+        // Checks that the expected programs and files were seen.
         assert!(
             self.programs.is_superset(&["etcd", "etcdctl", "snapshot", "restore"].map(String::from).into())
         );
@@ -137,15 +138,15 @@ impl<'w> Watch<'w> {
         results
     }
 
-    /// Runs it, and looks at all that it starts and all that is made.
-    pub fn runs(&mut self, command: &Command) -> Out {
+    /// Runs a command, and checks all programs that it starts and all files that they create.
+    pub fn run(&mut self, command: &Command) -> Out {
         let out = trace_with_children(command, &self.world.path("runs"), &mut |seen| {
-            if let Some(flaw) = self.flaw_in(seen) {
-                panic!("{flaw}");
+            if let Some(leak) = self.leak_in(seen) {
+                panic!("{leak}");
             }
             match seen {
                 Seen::Program(pid) => {
-                    // A script comes second, after its shell.
+                    // The second argument is the name of a script, if the first is a shell.
                     let argv = fs::read(format!("/proc/{pid}/cmdline")).unwrap();
                     let words = argv.split(|byte| *byte == 0).take(2).map(String::from_utf8_lossy);
                     self.programs.extend(words.map(|word| word.rsplit('/').next().unwrap().to_owned()));
@@ -154,26 +155,26 @@ impl<'w> Watch<'w> {
                 }
                 Seen::Made(made) => {
                     self.made.insert(made.path.clone());
-                    self.looks_at_all();
+                    self.check_all_modes();
                 }
             }
         });
-        self.looks_at_all();
-        self.reads("its words", format!("{}{}", out.stdout, out.stderr).as_bytes(), false);
+        self.check_all_modes();
+        self.check("the output", format!("{}{}", out.stdout, out.stderr).as_bytes(), false);
         out
     }
 
-    /// What is wrong with what one of the family did.
-    pub fn flaw_in(&self, seen: &Seen<'_>) -> Option<String> {
+    /// Returns the leak in an event of a traced process, if any.
+    pub fn leak_in(&self, seen: &Seen<'_>) -> Option<String> {
         match seen {
             Seen::Program(pid) => {
                 let read = |name| fs::read(format!("/proc/{pid}/{name}")).unwrap();
                 let name = program(*pid);
-                self.flaw("an argument", &read("cmdline"), false)
-                    .or_else(|| self.flaw("the environment", &read("environ"), name == "etcdctl"))
-                    .map(|flaw| format!("{flaw} of {name}"))
+                self.leak("an argument", &read("cmdline"), false)
+                    .or_else(|| self.leak("the environment", &read("environ"), name == "etcdctl"))
+                    .map(|leak| format!("{leak} of {name}"))
             }
-            // A device of the machine is everybody's.
+            // Devices may be open to other users.
             Seen::Made(made) if made.found.file_type().is_char_device() => None,
             Seen::Made(made) => {
                 let (call, mode) = (made.call, made.found.mode());
@@ -183,64 +184,67 @@ impl<'w> Watch<'w> {
         }
     }
 
-    /// The target and etcd's data directory, what lies beside the data, and everything in them.
-    fn looks_at_all(&self) {
-        looks_at_modes(&self.target());
-        for beside in fs::read_dir(self.world.path("data")).unwrap() {
-            looks_at_modes(&beside.unwrap().path());
+    /// Checks the modes of the target, of the data directory of etcd, and of the files next to it,
+    /// recursively.
+    fn check_all_modes(&self) {
+        check_modes(&self.target());
+        for sibling in fs::read_dir(self.world.path("data")).unwrap() {
+            check_modes(&sibling.unwrap().path());
         }
     }
 
-    /// Names, and what is noted beside the archives: the records of the runs, what waits to be uploaded.
-    pub fn reads_what_stays(&self) {
-        self.reads_all_in(&self.target());
+    /// Checks the files in the target (names, records of runs and the upload queue) and the names of the
+    /// other files.
+    pub fn check_remaining_files(&self) {
+        self.check_files_in(&self.target());
         for path in below(&self.world.path("data")) {
-            self.reads("a file's name", path.as_os_str().as_encoded_bytes(), false);
+            self.check("a file's name", path.as_os_str().as_encoded_bytes(), false);
         }
     }
 
-    pub fn reads_all_in(&self, dir: &Path) {
+    pub fn check_files_in(&self, dir: &Path) {
         let all = below(dir);
-        assert!(!all.is_empty(), "nothing is in {}", dir.display());
+        assert!(!all.is_empty(), "{} is empty", dir.display());
         for path in all {
-            self.reads("a file's name", path.as_os_str().as_encoded_bytes(), false);
-            // An archive in clear holds what it is for.
+            self.check("a file's name", path.as_os_str().as_encoded_bytes(), false);
+            // An unencrypted archive may contain the data.
             if fs::symlink_metadata(&path).unwrap().is_file()
                 && path.extension().is_none_or(|end| end != "gz")
             {
-                self.reads(&path.display().to_string(), &fs::read(&path).unwrap(), false);
+                self.check(&path.display().to_string(), &fs::read(&path).unwrap(), false);
             }
         }
     }
 
     #[track_caller]
-    pub fn reads(&self, place: &str, bytes: &[u8], by_etcdctl: bool) {
-        if let Some(flaw) = self.flaw(place, bytes, by_etcdctl) {
-            panic!("{flaw}");
+    pub fn check(&self, place: &str, bytes: &[u8], by_etcdctl: bool) {
+        if let Some(leak) = self.leak(place, bytes, by_etcdctl) {
+            panic!("{leak}");
         }
     }
 
-    fn flaw(&self, place: &str, bytes: &[u8], by_etcdctl: bool) -> Option<String> {
-        let told = |canary: &&Canary| canary.shapes.iter().any(|shape| contains(bytes, shape));
-        let told = self.canaries.iter().filter(|canary| !(by_etcdctl && canary.is_etcdctls)).find(told)?;
-        Some(format!("{} stands in {place}", told.what))
+    fn leak(&self, place: &str, bytes: &[u8], by_etcdctl: bool) -> Option<String> {
+        let is_leaked = |canary: &&Canary| canary.shapes.iter().any(|shape| contains(bytes, shape));
+        let leaked =
+            self.canaries.iter().filter(|canary| !(by_etcdctl && canary.is_etcdctls)).find(is_leaked)?;
+        Some(format!("{} is in {place}", leaked.what))
     }
 }
 
-/// Nobody else may read what is there, nor enter.
-fn looks_at_modes(path: &Path) {
-    // What goes away meanwhile needs no mode, and a symlink has none of its own.
+/// Checks that other users cannot access a file or a directory, nor the files below it.
+fn check_modes(path: &Path) {
+    // Skips files that were removed since, and the modes of symlinks, which have no effect.
     let Ok(found) = fs::symlink_metadata(path) else { return };
     let mode = found.mode();
     assert!(found.is_symlink() || mode & 0o077 == 0, "{} is open to others: {mode:o}", path.display());
     if found.is_dir() {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
-            looks_at_modes(&entry.path());
+            check_modes(&entry.path());
         }
     }
 }
 
-/// Everything below a directory, without what symlinks lead to.
+/// Returns all files below a directory, without following symlinks.
 fn below(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let with_all_in = |path: PathBuf| match fs::symlink_metadata(&path).unwrap().is_dir() {
@@ -254,7 +258,7 @@ fn is_archive(path: &Path) -> bool {
     [".tar.gz", ".tar.gz.age"].iter().any(|end| path.to_string_lossy().ends_with(end))
 }
 
-/// The name of the program that a process is, whatever it calls itself.
+/// Returns the file name of the program that a process executes. The process cannot change this name.
 fn program(pid: Pid) -> String {
     let path = fs::read_link(format!("/proc/{pid}/exe")).unwrap();
     path.file_name().unwrap().to_string_lossy().into_owned()

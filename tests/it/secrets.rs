@@ -1,4 +1,5 @@
-//! Secrets stay where they belong, and what is made is for its owner alone: whatever an action starts, and however it ends.
+//! Secrets do not leak, and only the owner can access the created files. This applies to all programs that an
+//! action starts, and to every outcome.
 
 use std::fs;
 use std::path::Path;
@@ -16,43 +17,43 @@ use crate::destinations::write_destinations;
 use crate::encryption::{IDENTITY, OTHERS_IDENTITY, command, encrypt, identity};
 use crate::hostile::{file, packed};
 use crate::restore::from;
-use crate::secret_leaks::{KEY, OTHERS_PASSWORD, RESTORE, SNAPSHOT, VALUE, WRONG, Watch};
+use crate::secret_leaks::{KEY, LeakDetector, OTHERS_PASSWORD, RESTORE, SNAPSHOT, VALUE, WRONG};
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn tells_no_secret_and_leaves_none_open_at_any_moment(version: Version) {
+fn a_snapshot_and_a_restore_leak_no_secrets(version: Version) {
     let world = guarded(version);
-    Watch::of(&world).there_and_back(World::action, &[]);
+    LeakDetector::new(&world).snapshot_and_restore(World::action, &[]);
 }
 
 #[test]
-fn tells_no_secret_of_a_bucket_and_of_an_identity_either() {
+fn buckets_and_identities_leak_no_secrets() {
     let (world, _server) = with_bucket(Version::V35, SECRET);
-    let results = Watch::of(&world).there_and_back(command, &[&identity(&world, IDENTITY)]);
+    let results = LeakDetector::new(&world).snapshot_and_restore(command, &[&identity(&world, IDENTITY)]);
     assert_eq!(results.get("destinations.offsite"), "uploaded");
 }
 
 #[test]
-fn tells_no_secret_of_a_bucket_and_of_an_identity_that_are_wrong() {
+fn wrong_credentials_and_identities_do_not_leak() {
     let (world, _server) = with_bucket(Version::V35, WRONG);
-    let mut watch = Watch::of(&world);
-    let out = watch.runs(&command(&world, SNAPSHOT, &[&watch.to_target()]));
+    let mut detector = LeakDetector::new(&world);
+    let out = detector.run(&command(&world, SNAPSHOT, &[&detector.to_target()]));
     out.failed(&["uploading to offsite: "]);
-    let archive = watch.archives().pop().unwrap();
-    let words = [from(&archive), watch.to_target(), identity(&world, OTHERS_IDENTITY)];
+    let archive = detector.archives().pop().unwrap();
+    let words = [from(&archive), detector.to_target(), identity(&world, OTHERS_IDENTITY)];
     let words = words.each_ref().map(String::as_str);
-    watch.runs(&command(&world, RESTORE, &words)).refused(&["identity"]);
-    watch.reads_what_stays();
+    detector.run(&command(&world, RESTORE, &words)).refused(&["identity"]);
+    detector.check_remaining_files();
 }
 
-/// Each way to fail before anything is stopped, and one after.
+/// Tests all kinds of failures before etcd is stopped, and one after.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn tells_no_secret_when_it_fails_and_leaves_none_open(version: Version) {
+fn failed_actions_leak_no_secrets(version: Version) {
     let world = guarded(version);
-    let mut watch = Watch::of(&world);
-    let to = watch.to_target();
-    let saved = watch.runs(&world.action(SNAPSHOT, &[&to])).completed();
+    let mut detector = LeakDetector::new(&world);
+    let to = detector.to_target();
+    let saved = detector.run(&world.action(SNAPSHOT, &[&to])).completed();
     let archive = world.path("the-archive.tar.gz");
     fs::copy(saved.get("snapshot.path"), &archive).unwrap();
     let restore = |archive: &Path, more: &[&str]| {
@@ -60,68 +61,69 @@ fn tells_no_secret_when_it_fails_and_leaves_none_open(version: Version) {
     };
 
     world.arm("only-tree", world.tree());
-    watch.runs(&restore(&archive, &["skip-backup=true"])).failed(&["etcd does not run: 15 s after"]);
+    detector.run(&restore(&archive, &["skip-backup=true"])).failed(&["etcd does not run: 15 s after"]);
     world.disarm("only-tree");
 
     let bytes = fs::read(&archive).unwrap();
     let broken = world.path("broken.tar.gz");
     fs::write(&broken, &bytes[..bytes.len() / 2]).unwrap();
-    watch.runs(&restore(&broken, &[])).refused(&["cut short"]);
-    watch.runs(&restore(&world.path("none.tar.gz"), &[])).refused(&["cannot be opened"]);
+    detector.run(&restore(&broken, &[])).refused(&["cut short"]);
+    detector.run(&restore(&world.path("none.tar.gz"), &[])).refused(&["cannot be opened"]);
 
     fs::write(world.path("password"), WRONG).unwrap();
     let told = ["the password is not this user's"];
-    watch.runs(&world.action(SNAPSHOT, &[&to])).failed(&told);
-    watch.runs(&restore(&archive, &[])).refused(&told);
+    detector.run(&world.action(SNAPSHOT, &[&to])).failed(&told);
+    detector.run(&restore(&archive, &[])).refused(&told);
     fs::write(world.path("password"), PASSWORD).unwrap();
 
     world.stop();
-    watch.runs(&world.action(SNAPSHOT, &[&to])).failed(&["asking etcd for its status: "]);
-    watch.reads_what_stays();
+    detector.run(&world.action(SNAPSHOT, &[&to])).failed(&["asking etcd for its status: "]);
+    detector.check_remaining_files();
 }
 
-/// Results, words on the way and the message of a failure are words that hook tools are started with.
+/// Results, progress messages and failure messages are passed to hook tools as arguments.
 #[test]
-fn tells_juju_no_secret() {
+fn no_secrets_are_passed_to_juju() {
     let world = guarded(Version::V35);
     let unit = Unit::new(&world);
-    let mut watch = Watch::of(&world);
-    let to = watch.to_target();
-    let ended = unit.judge(watch.runs(&unit.queued("snapshot", &[&to]))).completed();
+    let mut detector = LeakDetector::new(&world);
+    let to = detector.to_target();
+    let ended = unit.judge(detector.run(&unit.queued("snapshot", &[&to]))).completed();
     let archive = from(Path::new(&ended.get("snapshot.path")));
-    let _ = unit.judge(watch.runs(&unit.queued("restore", &[&archive, &to]))).completed();
+    let _ = unit.judge(detector.run(&unit.queued("restore", &[&archive, &to]))).completed();
     fs::write(world.path("password"), WRONG).unwrap();
-    let out = watch.runs(&unit.queued("snapshot", &[&to]));
+    let out = detector.run(&unit.queued("snapshot", &[&to]));
     unit.judge(out).failed(&["the password is not this user's"]);
     assert!(
-        watch.programs.is_superset(&["action-set", "action-log", "action-fail"].map(String::from).into())
+        detector.programs.is_superset(&["action-set", "action-log", "action-fail"].map(String::from).into())
     );
-    watch.reads_what_stays();
-    watch.reads_all_in(&world.path("juju"));
+    detector.check_remaining_files();
+    detector.check_files_in(&world.path("juju"));
 }
 
-/// A question for keys that ends badly has printed some by then.
+/// A failed query for keys may already have printed some keys.
 #[test]
-fn tells_no_key_that_a_broken_tool_printed() {
+fn keys_in_the_output_of_a_failed_tool_do_not_leak() {
     let world = World::plain(Version::V35);
     put_canaries(&world);
     let archive = world.saved();
     let tools = world.stand_in_tools();
-    let watch = Watch::of(&world);
+    let detector = LeakDetector::new(&world);
     for (garbage, status) in [("", 3), ("{", 0)] {
         tools.answer_after("etcdctl *get*", garbage, "", status);
         let out = world.snapshot(&[&world.to_target()]);
-        watch.reads("its words", out.told().as_bytes(), false);
+        detector.check("the output", out.told().as_bytes(), false);
         out.failed(&["reading a key through etcd's leader"]);
-        // The live etcd is asked for its keys after the exchange.
+        // The restore asks the live etcd for its keys after the exchange.
         let out = world.restore(&[&from(&archive), "skip-backup=true"]);
-        watch.reads("its words", out.told().as_bytes(), false);
+        detector.check("the output", out.told().as_bytes(), false);
         out.failed(&["asking etcd for its number of keys"]);
     }
 }
 
-/// What etcdutl 3.6.16 printed of a record with one altered byte, `etcdutl snapshot status db --write-out=json`, status 1;
-/// recorded by hand on 2026-11-28, because these tests run no etcd 3.6. 3.7.3 differs in the words after the last colon.
+/// The output of `etcdutl snapshot status db --write-out=json` of etcdutl 3.6.16 for a record with one
+/// altered byte, with status 1. Recorded by hand on 2026-11-28, because these tests do not run etcd 3.6. The
+/// text of 3.7.3 differs after the last colon.
 pub const BY_ETCDUTL: &str = concat!(
     r#"{"level":"warn","ts":"2026-11-28T20:25:32.337949Z","caller":"flags/flag.go:94","msg":"unrecognized environment "#,
     r#"variable","environment-variable":"ETCDCTL_API=3"}"#,
@@ -132,22 +134,22 @@ pub const BY_ETCDUTL: &str = concat!(
     "err: proto: wrong wireType = 7 for field Key\n",
 );
 
-/// A server dies in more ways than were recorded: one that panics on a value, after it logged a key.
+/// The invented output of a server that logs a key and then panics on a value.
 const BY_ETCD: &str = concat!(
     r#"{"level":"warn","msg":"apply request took too long","request":"put:<key:\"/registry/secrets/canary-of-a-key-1\" >"}"#,
     "\npanic: unexpected value \"canary-of-a-value 1\"\n\ngoroutine 1 [running]:\nmain.main()\n\t/go/main.go:32 +0x17\n",
 );
 
-/// Whatever one of etcd's programs says of the data that it reads may quote it.
+/// Messages of the etcd tools about the data may quote keys and values.
 #[test]
-fn tells_no_record_that_etcds_programs_printed() {
+fn records_in_the_output_of_etcd_tools_do_not_leak() {
     let world = World::plain(Version::V35);
     put_canaries(&world);
     let archive = world.saved();
     let unit = Unit::new(&world);
     let tools = world.stand_in_tools();
-    let watch = Watch::of(&world);
-    let (to, from) = (watch.to_target(), from(&archive));
+    let detector = LeakDetector::new(&world);
+    let (to, from) = (detector.to_target(), from(&archive));
     let name = format!("snapshot={}", archive.display());
     const WITHHELD: &str = "its words are withheld because they may quote data";
     let answers = [
@@ -162,7 +164,7 @@ fn tells_no_record_that_etcds_programs_printed() {
         ("etcdutl *snapshot*restore*--data-dir*", "canary-of-a-value\n", "", 1, WITHHELD),
         ("etcdutl *snapshot*restore*--data-dir*", "", BY_ETCD, 2, WITHHELD),
         ("etcd *--data-dir*", "", BY_ETCD, 2, WITHHELD),
-        // What is recognised is told, and only that.
+        // Only the known part of the message is reported.
         (
             "etcdutl *snapshot*restore*--data-dir*",
             "",
@@ -171,52 +173,53 @@ fn tells_no_record_that_etcds_programs_printed() {
             "no space left on device",
         ),
     ];
-    for (pattern, stdout, stderr, status, told) in answers {
+    for (pattern, stdout, stderr, status, expected) in answers {
         tools.answer(pattern, stdout, stderr, status);
-        let mut is_told = 0;
+        let mut reported = 0;
         let calls: [(&str, &[&str]); 3] =
             [("snapshot", &[&to]), ("restore", &[&from, &to]), ("verify-snapshot", &[&name, "drill=true"])];
         for (action, words) in calls {
-            // What hook tools are started with, the played agent writes down.
+            // The fake agent records the arguments of hook tools.
             let ended = unit.run(action, words);
-            is_told += usize::from(ended.message.contains(told));
-            watch.reads("its words", ended.out.told().as_bytes(), false);
-            watch.reads_all_in(&world.path("juju/agents/unit-etcd-0"));
+            reported += usize::from(ended.message.contains(expected));
+            detector.check("the output", ended.out.told().as_bytes(), false);
+            detector.check_files_in(&world.path("juju/agents/unit-etcd-0"));
         }
-        assert!(is_told > 0, "{pattern}: no action says {told:?}");
+        assert!(reported > 0, "{pattern}: no action reports {expected:?}");
         tools.mend();
     }
-    watch.reads_what_stays();
+    detector.check_remaining_files();
 }
 
-/// How far before each key a byte is altered, to what, and whether the archive's hash is over the altered database: the tag of
-/// the record's first field, that field's length, and the key itself.
+/// The altered bytes: the distance before each key, the new value, and whether the hash of the archive
+/// includes the change. They alter the tag of the first field of the record, the length of that field, and
+/// the key itself.
 const DAMAGE: [(usize, u8, bool); 4] = [(2, 0x0f, true), (1, 0xf5, false), (0, 0xff, true), (0, 0xff, false)];
 
-/// Whatever is wrong with the records of an archive, with a good hash over them or without one.
+/// Tests damaged records in an archive, with a correct hash or without a hash.
 #[test]
-fn tells_no_record_of_a_damaged_archive() {
+fn records_of_a_damaged_archive_do_not_leak() {
     let world = World::plain(Version::V35);
     put_canaries(&world);
     let saved = fs::read(unpack(&world, &world.saved()).join("db")).unwrap();
     let unit = Unit::new(&world);
-    let watch = Watch::of(&world);
-    let (to, from) = (watch.to_target(), from(&world.path("damaged.tar.gz")));
+    let detector = LeakDetector::new(&world);
+    let (to, from) = (detector.to_target(), from(&world.path("damaged.tar.gz")));
     let (mut refused, mut taken) = (0, 0);
     for (before, byte, is_hashed) in DAMAGE {
         let damaged = damaged(&saved, before, byte, is_hashed);
         fs::write(world.path("damaged.tar.gz"), packed(&[file("./db", &damaged)])).unwrap();
         let unhashed = format!("allow-unhashed={}", !is_hashed);
         let ended = unit.run("restore", &[&from, &to, "skip-backup=true", &unhashed]);
-        watch.reads("its words", ended.out.told().as_bytes(), false);
-        watch.reads_all_in(&world.path("juju/agents/unit-etcd-0"));
+        detector.check("the output", ended.out.told().as_bytes(), false);
+        detector.check_files_in(&world.path("juju/agents/unit-etcd-0"));
         *(if ended.message.is_empty() { &mut taken } else { &mut refused }) += 1;
     }
     assert!(refused > 0 && taken > 0, "{refused} refused, {taken} taken");
 }
 
-/// A snapshot with the byte at this distance before each key of a canary changed, and the SHA-256 over it that etcd would
-/// put at its end, or none.
+/// Returns a snapshot in which the byte at this distance before each canary key is changed. Appends the
+/// SHA-256 that etcd would append if `is_hashed` is set.
 pub fn damaged(snapshot: &[u8], before: usize, byte: u8, is_hashed: bool) -> Vec<u8> {
     let mut database = snapshot[..snapshot.len() - 32].to_vec();
     let key = format!("/registry/secrets/{KEY}-1");
@@ -233,36 +236,36 @@ pub fn damaged(snapshot: &[u8], before: usize, byte: u8, is_hashed: bool) -> Vec
     database
 }
 
-/// Neither a secret nor a mode is missed, however short the life of who has it.
+/// The search detects leaks and modes even in processes and files that exist only for a moment.
 #[test]
-fn the_watch_sees_what_it_watches_for() {
+fn the_search_detects_every_kind_of_leak() {
     let world = guarded(Version::V35);
-    let flaws = [
-        ("/bin/true $SECRET", "the password stands in an argument of true"),
-        ("PASSWORD=$SECRET /bin/true", "the password stands in the environment of true"),
+    let leaks = [
+        ("/bin/true $SECRET", "the password is in an argument of true"),
+        ("PASSWORD=$SECRET /bin/true", "the password is in the environment of true"),
         ("(mkdir $IN/open; chmod 700 $IN/open)", "/open is open to others after mkdir: 40755"),
         ("(: >$IN/open; chmod 600 $IN/open)", "/open is open to others after openat: 100644"),
         ("(umask 077; : >$IN/open; chmod 640 $IN/open)", "/open is open to others after fchmodat: 100640"),
         ("mkfifo $IN/open", "/open is open to others after mknod"),
         ("(umask 077; mkdir $IN/private; : >$IN/private/file; /bin/true not-the-secret)", ""),
     ];
-    for (script, told) in flaws {
+    for (script, expected) in leaks {
         let dir = tempfile::tempdir().unwrap();
         let mut command = Command::new("/bin/sh");
         command.args(["-c", "umask 022; IN=$2 SECRET=$(cat $1); eval \"$0\" || exit", script]);
         command.args([world.path("password"), dir.path().to_owned()]);
         command.env_clear().env("PATH", "/usr/bin:/bin");
-        let mut flaws = Vec::new();
-        let watch = Watch::of(&world);
+        let mut leaks = Vec::new();
+        let detector = LeakDetector::new(&world);
         let _ = trace_with_children(&command, &world.path("runs"), &mut |seen| {
-            flaws.extend(watch.flaw_in(seen));
+            leaks.extend(detector.leak_in(seen));
         });
-        assert!(flaws.len() == usize::from(!told.is_empty()), "{script}: {flaws:?}");
-        assert!(flaws.iter().all(|flaw| flaw.contains(told)), "{script}: {flaws:?}");
+        assert!(leaks.len() == usize::from(!expected.is_empty()), "{script}: {leaks:?}");
+        assert!(leaks.iter().all(|leak| leak.contains(expected)), "{script}: {leaks:?}");
     }
 }
 
-/// An etcd behind TLS and passwords, with canaries in it.
+/// Returns an etcd with TLS, auth and canaries.
 pub fn guarded(version: Version) -> World {
     let world = World::new(Setup { tls: true, auth: true, ..Setup::plain(version) });
     world.etcdctl(&["user", "add", &format!("bob:{OTHERS_PASSWORD}")]);
@@ -270,7 +273,7 @@ pub fn guarded(version: Version) -> World {
     world
 }
 
-/// Some keys, one of them deleted and one overwritten.
+/// Writes a few canary keys, one of them deleted and one overwritten.
 pub fn put_canaries(world: &World) {
     let key = |number: usize| format!("/registry/secrets/{KEY}-{number}");
     for number in [1, 2, 3, 4, 1] {
@@ -279,7 +282,7 @@ pub fn put_canaries(world: &World) {
     world.etcdctl(&["del", &key(2)]);
 }
 
-/// The same with a bucket, and archives that are encrypted; somebody took `secret` for the bucket's.
+/// Returns an etcd with canaries, encrypted archives, and a bucket whose secret is configured as `secret`.
 fn with_bucket(version: Version, secret: &str) -> (World, Server) {
     let world = guarded(version);
     let server = Server::new(&["backups"]);

@@ -1,5 +1,6 @@
-//! A database full of canaries goes through every action, through every damaged form of an archive, and through failures of
-//! etcd's tools. No output, argument, environment, result or readable file may contain a canary.
+//! A database full of canaries goes through every action, through every damaged form of an archive, and
+//! through failures of etcd's tools. No output, argument, environment, result or readable file may contain a
+//! canary.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,13 +17,13 @@ use crate::common::world::{Version, World};
 use crate::encryption::{self, IDENTITY, beside, encrypt, identity};
 use crate::hostile::{file, gzip, packed};
 use crate::restore::from;
-use crate::secret_leaks::{VALUE, Watch};
+use crate::secret_leaks::{LeakDetector, VALUE};
 use crate::secrets::{BY_ETCDUTL, damaged, guarded, put_canaries};
 use crate::upkeep::lock_credentials_path;
 use crate::zips::{streamed, zip};
 
-/// Every action with its parameters, in the order in which they run. `TARGET` is the directory of archives, `ARCHIVE` the name
-/// of the newest, `PATH` its path, `FETCHED` another directory.
+/// Every action with its parameters, in the order in which they run. `TARGET` is the directory of archives,
+/// `ARCHIVE` the name of the newest, `PATH` its path, `FETCHED` another directory.
 const CASES: &[(&str, &[&str])] = &[
     ("site", &[]),
     ("health", &[]),
@@ -72,11 +73,11 @@ fn no_action_reports_a_secret() {
     );
     fs::write(world.path("backup.yaml"), settings).unwrap();
     let unit = Unit::new(&world);
-    let mut watch = Watch::of(&world);
+    let mut detector = LeakDetector::new(&world);
 
     // A destination that is a file leaves an upload in the queue.
     fs::write(&shelf, "").unwrap();
-    let out = watch.runs(&unit.queued("snapshot", &[&watch.to_target()]));
+    let out = detector.run(&unit.queued("snapshot", &[&detector.to_target()]));
     unit.judge(out).failed(&["offsite"]);
     fs::remove_file(&shelf).unwrap();
     fs::create_dir(&shelf).unwrap();
@@ -90,11 +91,11 @@ fn no_action_reports_a_secret() {
             },
             _ => None,
         };
-        let words: Vec<String> = words.iter().map(|word| filled_in(word, &world, &watch)).collect();
+        let words: Vec<String> = words.iter().map(|word| filled_in(word, &world, &detector)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let out = watch.runs(&unit.queued(action, &words));
+        let out = detector.run(&unit.queued(action, &words));
         let ended = unit.judge(out);
-        watch.reads_all_in(&world.path("juju/agents/unit-etcd-0"));
+        detector.check_files_in(&world.path("juju/agents/unit-etcd-0"));
         if MAY_REFUSE.contains(action) && !ended.message.is_empty() {
             continue;
         }
@@ -103,14 +104,14 @@ fn no_action_reports_a_secret() {
             fs::remove_file(results.get("credentials.path")).unwrap();
         }
     }
-    watch.reads_what_stays();
-    watch.reads_all_in(&shelf);
-    watch.reads_all_in(&world.path("fetched"));
+    detector.check_remaining_files();
+    detector.check_files_in(&shelf);
+    detector.check_files_in(&world.path("fetched"));
 }
 
-fn filled_in(word: &str, world: &World, watch: &Watch<'_>) -> String {
-    let newest = newest(&watch.archives());
-    word.replace("TARGET", watch.target().to_str().unwrap())
+fn filled_in(word: &str, world: &World, detector: &LeakDetector<'_>) -> String {
+    let newest = newest(&detector.archives());
+    word.replace("TARGET", detector.target().to_str().unwrap())
         .replace("FETCHED", world.path("fetched").to_str().unwrap())
         .replace("ARCHIVE", &name(&newest))
         .replace("PATH", newest.to_str().unwrap())
@@ -125,13 +126,13 @@ fn no_damaged_archive_reports_a_secret() {
     let world = World::plain(Version::V35);
     put_canaries(&world);
     let unit = Unit::new(&world);
-    let mut watch = Watch::of(&world);
-    let (to, identity) = (watch.to_target(), identity(&world, IDENTITY));
+    let mut detector = LeakDetector::new(&world);
+    let (to, identity) = (detector.to_target(), identity(&world, IDENTITY));
     let (mut refused, mut taken) = (0, 0);
     for (name, bytes) in damaged_forms(&world) {
         fs::write(world.path(name), bytes).unwrap();
         world.set_mode(name, 0o600);
-        let path = watch.target().join(name);
+        let path = detector.target().join(name);
         fs::rename(world.path(name), &path).unwrap();
         let path = path.display();
         let (from, snapshot) = (format!("from={path}"), format!("snapshot={path}"));
@@ -146,21 +147,21 @@ fn no_damaged_archive_reports_a_secret() {
             ("restore", &[&from, &to, "skip-backup=true"]),
         ];
         for (action, words) in calls {
-            let out = watch.runs(&unit.queued(action, &[words, &more].concat()));
+            let out = detector.run(&unit.queued(action, &[words, &more].concat()));
             let ended = unit.judge(out);
-            watch.reads_all_in(&world.path("juju/agents/unit-etcd-0"));
+            detector.check_files_in(&world.path("juju/agents/unit-etcd-0"));
             *(if ended.message.is_empty() { &mut taken } else { &mut refused }) += 1;
         }
         // The archive itself contains the canaries.
-        fs::remove_file(watch.target().join(name)).unwrap();
-        watch.reads_what_stays();
+        fs::remove_file(detector.target().join(name)).unwrap();
+        detector.check_remaining_files();
     }
     assert!(refused > 0 && taken > 0, "{refused} refused, {taken} taken");
 }
 
 /// Returns file names and contents: archives and databases, each damaged in another way.
 fn damaged_forms(world: &World) -> Vec<(&'static str, Vec<u8>)> {
-    let to = Watch::of(world).to_target();
+    let to = LeakDetector::new(world).to_target();
     let archive = PathBuf::from(world.snapshot(&[&to]).completed().get("snapshot.path"));
     let good = fs::read(&archive).unwrap();
     let database = fs::read(unpack(world, &archive).join("db")).unwrap();
@@ -197,7 +198,7 @@ fn encrypted(world: &World, name: &str) -> Vec<u8> {
     encrypt(world, "");
     let archive = encryption::saved(world);
     fs::write(world.path("backup.yaml"), "").unwrap();
-    fs::copy(beside(&archive), beside(&Watch::of(world).target().join(name))).unwrap();
+    fs::copy(beside(&archive), beside(&LeakDetector::new(world).target().join(name))).unwrap();
     fs::read(archive).unwrap()
 }
 
@@ -235,13 +236,13 @@ fn no_tool_that_fails_in_a_restore_reports_a_secret() {
     fails_at_each_call(Version::V35, "restore", &["skip-backup=true"], &faults, 10);
 }
 
-/// Runs the action once for each of its calls of a tool, which does its work and then fails, and once for each fault. At
-/// least `least` of its calls must make it fail.
+/// Runs the action once for each of its calls of a tool, which does its work and then fails, and once for
+/// each fault. At least `least` of its calls must make it fail.
 fn fails_at_each_call(version: Version, action: &str, more: &[&str], faults: &[Fault], least: usize) {
     let world = World::plain(version);
     put_canaries(&world);
-    let mut watch = Watch::of(&world);
-    let to = watch.to_target();
+    let mut detector = LeakDetector::new(&world);
+    let to = detector.to_target();
     let archive = world.snapshot(&[&to]).completed().get("snapshot.path");
     let from = from(Path::new(&archive));
     let unit = Unit::new(&world);
@@ -251,8 +252,8 @@ fn fails_at_each_call(version: Version, action: &str, more: &[&str], faults: &[F
         words.push(&from);
     }
     let mut fails = || {
-        let ended = unit.judge(watch.runs(&unit.queued(action, &words)));
-        watch.reads_all_in(&world.path("juju/agents/unit-etcd-0"));
+        let ended = unit.judge(detector.run(&unit.queued(action, &words)));
+        detector.check_files_in(&world.path("juju/agents/unit-etcd-0"));
         !ended.message.is_empty()
     };
     let mut failed = 0;
@@ -270,5 +271,5 @@ fn fails_at_each_call(version: Version, action: &str, more: &[&str], faults: &[F
         assert!(fails(), "{action} completed with damaged files");
         tools.mend();
     }
-    watch.reads_what_stays();
+    detector.check_remaining_files();
 }
