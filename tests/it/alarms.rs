@@ -1,4 +1,5 @@
-//! An alarm that etcd raises because its members hold different data: it is reported, and goes with the data.
+//! The CORRUPT alarm, which etcd raises if its members hold different data. The actions report it, and a
+//! restore clears it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use crate::common::cluster;
 use crate::common::world::{Version, World};
 use crate::restore::from;
 
-/// What is put, and what one member finds in its place.
+/// The value that is put, and the value that replaces it in the database of one member.
 const WORDS: (&str, &str) = ("altogether-sound", "altogether-wrong");
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -40,10 +41,14 @@ fn a_corrupt_member_is_reported_by_snapshot_and_by_restore(version: Version) {
     assert!(warning.contains("CORRUPT") && warning.contains("alarm disarm"), "{warning}");
     assert!(results.find("restore.disarmed").is_none(), "{}", results.out.told());
     assert!(other.etcdctl(&["alarm", "list"]).contains("CORRUPT"));
-    // What it says to type.
+    // The command that the message prints.
     other.etcdctl(&["alarm", "disarm"]);
     other.put(0..1, "after");
-    assert_same(&other.dump(), &members[0].dump_local().into_iter().map(after).collect(), "but for one key");
+    assert_same(
+        &other.dump(),
+        &members[0].dump_local().into_iter().map(after).collect(),
+        "apart from the altered value",
+    );
 }
 
 fn after((name, value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
@@ -52,9 +57,10 @@ fn after((name, value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
     (name, if is_first { format!("after 0 {padding}").into_bytes() } else { value })
 }
 
-/// Changes values in the database of one member behind its back: bbolt keeps no hash of its pages.
+/// Changes values in the database file of one member, which is possible because bbolt stores no hash of its
+/// pages.
 fn alter(member: &World) {
-    // What is in the log alone would be put right at the next start.
+    // Otherwise the next start would replay writes that are only in the log.
     member.etcdctl(&["defrag"]);
     member.stop();
     let db = member.data_dir().join("member/snap/db");

@@ -1,4 +1,4 @@
-//! What is in an archive, as other tools see it.
+//! The contents of an archive, as other tools read them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use test_case::test_case;
 use crate::common::fs_util::{names, sha256sum, succeed};
 use crate::common::world::{PASSWORD, Setup, Version, World};
 
-/// Unpacks an archive by GNU tar.
+/// Unpacks an archive with GNU tar.
 pub fn unpack(world: &World, archive: &Path) -> PathBuf {
     let dir = world.path(&format!("unpacked-{}", names(&world.path("")).len()));
     fs::create_dir(&dir).unwrap();
@@ -21,12 +21,12 @@ pub fn unpack(world: &World, archive: &Path) -> PathBuf {
     dir
 }
 
-/// The manifest in an archive, as text.
+/// Returns the text of an archive's manifest.
 pub fn manifest(world: &World, archive: &Path) -> String {
     fs::read_to_string(unpack(world, archive).join("manifest.json")).unwrap()
 }
 
-/// What every reader must say of an archive: the names of its files.
+/// The file names that every reader must print.
 const NAMES: &str = "db manifest.json";
 
 const PYTHON: &str = "import sys, tarfile
@@ -59,16 +59,16 @@ func main() {
 }
 "#;
 
-/// Readers of other makers, each of which has its own idea of gzip and of tar.
+/// Readers of other vendors, because implementations of gzip and tar differ.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn archive_is_read_by_every_reader(version: Version) {
+fn archive_can_be_read_by_other_tools(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
     let archive = archive.to_str().unwrap();
     let program = world.path("reader.go");
-    // Compiling Go's own library takes a minute, once.
+    // The first compilation of Go's standard library takes a minute.
     let go = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
     fs::write(&program, GO).unwrap();
     for (reader, words, said) in [
@@ -92,7 +92,7 @@ fn archive_is_read_by_every_reader(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn archive_holds_a_snapshot_that_etcd_takes(version: Version) {
+fn archive_contains_a_snapshot_that_etcd_accepts(version: Version) {
     let world = World::plain(version);
     world.fill();
     let dir = unpack(&world, &world.saved());
@@ -115,7 +115,7 @@ fn archive_holds_a_snapshot_that_etcd_takes(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn archive_tells_what_it_holds_and_no_secret(version: Version) {
+fn archive_describes_its_content_without_secrets(version: Version) {
     let world = World::new(Setup { auth: true, ..Setup::plain(version) });
     let tools = world.stand_in_tools();
     world.fill();
@@ -144,13 +144,16 @@ fn archive_tells_what_it_holds_and_no_secret(version: Version) {
         ("member name", vec![member.name.clone()]),
         ("member count", vec!["1".to_owned()]),
     ] {
-        assert!(forms.iter().any(|form| values.contains(form)), "no {what} {forms:?}: {text}");
+        assert!(
+            forms.iter().any(|form| values.contains(form)),
+            "the manifest has no {what} {forms:?}: {text}"
+        );
     }
     let today = succeed(Command::new("date").args(["-u", "+%Y-%m-%d"]).output().unwrap(), "date");
     assert!(values.iter().any(|value| value.starts_with(today.trim())), "no time: {text}");
 }
 
-/// All texts and numbers in a document.
+/// Collects all strings and numbers in a document.
 fn collect(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => map.values().for_each(|value| collect(value, found)),

@@ -1,4 +1,5 @@
-//! A snapshot that comes to nothing once etcdctl has done its part: it is told at once, and not when the rest is through.
+//! Snapshots that fail after etcdctl has saved the database: they end at once, without waiting for the
+//! remaining steps.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -13,14 +14,14 @@ use crate::common::command::Run;
 use crate::common::fs_util::names;
 use crate::common::world::{Version, World};
 
-/// What is said once etcdctl has ended well.
+/// The progress message after etcdctl succeeded.
 const SAVED: &str = "verifying the snapshot";
 
 fn await_saved(run: &Run) {
     run.await_until(&|| run.stderr_so_far().contains(SAVED));
 }
 
-/// The archive that is still without a name.
+/// Returns the path of the archive that is not yet published.
 fn draft(world: &World) -> PathBuf {
     let stages: Vec<String> =
         names(&world.target()).into_iter().filter(|name| name.starts_with(".etcd-snapshot-")).collect();
@@ -28,9 +29,9 @@ fn draft(world: &World) -> PathBuf {
     world.target().join(stage).join("archive")
 }
 
-/// Whoever reads the archive back finds what nobody of ours has written.
+/// Something appends bytes to the archive, which the read-back detects.
 #[test]
-fn hears_of_a_broken_archive_while_the_tool_reads() {
+fn fails_at_once_if_the_archive_is_damaged_during_a_check() {
     let world = World::plain(Version::V35);
     world.fill();
     let tools = world.stand_in_tools();
@@ -39,14 +40,14 @@ fn hears_of_a_broken_archive_while_the_tool_reads() {
     await_call(&tools, "snapshot status", &run);
     await_saved(&run);
     OpenOptions::new().append(true).open(draft(&world)).unwrap().write_all(&[0xff; 64 << 10]).unwrap();
-    // The tool has more than a minute.
+    // The stand-in tool hangs for more than a minute.
     run.finish_within(Duration::from_secs(30)).failed(&["reading the archive back"]);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     assert_all_gone(&tools);
 }
 
 #[test]
-fn hears_a_signal_while_it_packs_what_is_saved() {
+fn a_signal_cancels_packing_at_once() {
     let world = World::plain(Version::V35);
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut noise = || {

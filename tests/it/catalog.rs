@@ -1,4 +1,4 @@
-//! Which snapshots there are.
+//! Tests of `list-snapshots`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use crate::common::command::{Out, Run};
 use crate::common::unit::Unit;
 use crate::common::world::{Version, World};
 
-/// One of the actions on archives.
+/// Runs an action on archives.
 pub fn keep(world: &World, action: &str, words: &[&str]) -> Out {
     Run::start(world.action(program(action), words), &world.path("runs")).finish()
 }
 
-/// The program of an action.
+/// Returns the program of an action.
 pub fn program(action: &str) -> &'static str {
     match action {
         "snapshot" => program!("snapshot"),
@@ -34,19 +34,19 @@ pub fn program(action: &str) -> &'static str {
     }
 }
 
-/// The list as a document.
+/// Returns the list as JSON.
 pub fn listed(world: &World) -> Vec<Value> {
     let out = keep(world, "list-snapshots", &[&world.to_target(), "format=json"]).completed();
     serde_json::from_str(&out.get("snapshots")).unwrap()
 }
 
-/// The file name of an archive.
+/// Returns the file name of an archive.
 pub fn name(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
 #[test]
-fn lists_what_is_kept_newest_first() {
+fn lists_snapshots_newest_first() {
     let world = World::plain(Version::V35);
     let none = keep(&world, "list-snapshots", &[&world.to_target()]).completed();
     assert_eq!((none.get("snapshots").as_str(), none.get("count").as_str()), ("none", "0"));
@@ -75,11 +75,11 @@ fn lists_what_is_kept_newest_first() {
     let rows: Vec<Value> = serde_yaml::from_str(&limited.get("snapshots")).unwrap();
     assert_eq!((rows.len(), limited.get("count").as_str()), (1, "2"));
     assert!(limited.get("not-shown").starts_with("1 older"), "{}", limited.get("not-shown"));
-    assert!(world.leftovers().is_empty(), "looking leaves nothing");
+    assert!(world.leftovers().is_empty(), "listing left files");
 }
 
 #[test]
-fn lists_without_an_etcd_and_without_a_directory() {
+fn lists_without_etcd_and_without_a_directory() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
     world.stop();
@@ -100,14 +100,14 @@ fn lists_a_thousand_within_two_seconds_and_64_mib() {
     }
     let mut command = Command::new("prlimit");
     let listing = world.action(program("list-snapshots"), &[&world.to_target(), "limit=0"]);
-    // The time is that of the processor, and the memory what the program allocates: its own code is not counted.
+    // Limits the CPU time and the allocated memory, without the program's code.
     command.args(["--data=67108864", "--cpu=2"]).arg(listing.get_program()).args(listing.get_args());
     let results = Run::start(command, &world.path("runs")).finish().completed();
     assert_eq!((results.get("count").as_str(), results.get("snapshots").lines().count()), ("1000", 1001));
 }
 
 #[test]
-fn lists_foreign_files_as_what_they_are() {
+fn lists_other_files_without_a_revision() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
     let bytes = fs::read(&archive).unwrap();

@@ -1,4 +1,4 @@
-//! Runs that take their time: what happens late in one happens at its own time, not at that of the run's beginning.
+//! Long runs: each step uses the current time, not the time at which the run started.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,8 @@ use crate::common::s3::{Faults, Server};
 use crate::common::world::{Version, World, roots_own};
 use crate::destinations::archives;
 
-/// A directory that only root can change, with a program before each run that takes three seconds.
+/// Returns settings with a hook that delays each run by three seconds. `dir` must be a directory that only
+/// root can change.
 fn slow(dir: &Path) -> String {
     let path = dir.join("before");
     fs::write(&path, "#!/bin/sh\nsleep 3\n").unwrap();
@@ -28,7 +29,7 @@ fn run(world: &World, action: &str) -> Out {
 }
 
 #[test]
-fn a_request_is_signed_with_the_time_at_which_it_is_sent() {
+fn signs_a_request_with_the_time_when_it_is_sent() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
@@ -53,7 +54,7 @@ fn a_request_is_signed_with_the_time_at_which_it_is_sent() {
 }
 
 #[test]
-fn an_archive_of_this_run_is_not_one_of_a_time_to_come() {
+fn an_archive_of_a_slow_run_is_not_dated_in_the_future() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
     fs::write(world.path("backup.yaml"), "keep: {last: 1}\n").unwrap();

@@ -1,5 +1,5 @@
-//! What others do while a restore runs, or lies unfinished: clients write, supervisors obey late, tools fail. Each was a
-//! way to lose data or an etcd.
+//! Concurrent changes while a restore runs or is unfinished: clients write, supervisors stop etcd late, tools
+//! fail. Each case has lost data or an etcd before.
 
 use std::fs;
 use std::thread::sleep;
@@ -13,7 +13,7 @@ use crate::common::tracer::{Fate, trace};
 use crate::common::world::{Version, World};
 use crate::restore::from;
 
-/// A restore that was killed when etcd had just been started on the new data.
+/// Returns a world with a restore that was killed just after it started etcd on the new data.
 pub fn interrupted(version: Version) -> (World, Tools, crate::common::client::Data) {
     let world = World::plain(version);
     world.fill();
@@ -34,7 +34,7 @@ pub fn interrupted(version: Version) -> (World, Tools, crate::common::client::Da
 fn recovery_keeps_what_clients_wrote_to_the_new_data(version: Version) {
     let (world, tools, new) = interrupted(version);
     world.etcdctl(&["put", "written", "since"]);
-    // Whatever the membership is by now: the data is not to be judged by it.
+    // Recovery must not judge the data by the current membership.
     tools.die("*member*list*");
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
     assert!(recovered.contains("finished"), "{recovered}");
@@ -45,7 +45,7 @@ fn recovery_keeps_what_clients_wrote_to_the_new_data(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn recovery_touches_nothing_when_it_cannot_ask(version: Version) {
+fn recovery_changes_nothing_if_etcd_cannot_be_queried(version: Version) {
     let (world, tools, new) = interrupted(version);
     let pid = world.pid();
     tools.answer("*endpoint*hashkv*", "", "Error: the hand of chance\n", 1);
@@ -62,7 +62,7 @@ fn recovery_touches_nothing_when_it_cannot_ask(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn a_plan_finishes_no_interrupted_restore(version: Version) {
+fn a_plan_does_not_complete_an_interrupted_restore(version: Version) {
     let (world, _tools, _) = interrupted(version);
     let tree = world.leftovers();
     let plan = world.restore(&["plan=true", "snapshot=/nowhere"]);
@@ -73,7 +73,7 @@ fn a_plan_finishes_no_interrupted_restore(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn keeps_what_only_the_log_of_a_killed_etcd_holds(version: Version) {
+fn keeps_writes_that_are_only_in_the_log_of_a_killed_etcd(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -87,7 +87,7 @@ fn keeps_what_only_the_log_of_a_killed_etcd_holds(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn an_etcd_that_starts_meanwhile_keeps_its_data(version: Version) {
+fn keeps_the_data_of_an_etcd_that_starts_during_a_restore(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -134,9 +134,9 @@ fn refuses_a_target_in_the_data(version: Version) {
     assert!(world.leftovers().is_empty());
 }
 
-/// It says that it has stopped, and does so when nobody expects it any more.
+/// The supervisor reports the stop too early, and etcd stops only after restore has given up.
 #[test]
-fn starts_an_etcd_that_stopped_late() {
+fn starts_etcd_again_after_a_late_stop() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
@@ -150,9 +150,9 @@ fn starts_an_etcd_that_stopped_late() {
     assert_same(&world.dump(), &old, "after a late stop");
 }
 
-/// The run that ordered the stop is dead. What recovery starts is the etcd that is about to obey.
+/// The run that requested the stop is dead. The etcd that recovery starts is about to obey that request.
 #[test]
-fn recovers_although_etcd_obeys_an_old_stop() {
+fn recovers_if_etcd_obeys_an_earlier_stop_request() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
@@ -171,11 +171,11 @@ fn recovers_although_etcd_obeys_an_old_stop() {
     assert_same(&world.dump(), &old, "after an old stop");
 }
 
-/// Somebody starts etcd when it has been stopped and the data is about to be exchanged: it has the old database open then,
-/// and waits for its lock.
+/// Somebody starts etcd after it was stopped and before the exchange. It then has the old database open and
+/// waits for its lock.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn an_etcd_that_starts_in_the_exchange_is_no_proof(version: Version) {
+fn fails_if_etcd_is_started_during_the_exchange(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -203,7 +203,7 @@ fn an_etcd_that_starts_in_the_exchange_is_no_proof(version: Version) {
 }
 
 #[test]
-fn a_bump_too_small_is_a_warning_and_no_outage() {
+fn a_small_revision_bump_causes_a_warning_and_no_failure() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();

@@ -1,4 +1,5 @@
-//! What the manifest says of the content, held to what etcd says, which is not asked for it: it lets nobody write meanwhile.
+//! Compares the content hash and key count in the manifest with those of etcd. `snapshot` never asks etcd for
+//! them, because that blocks writers.
 
 use serde_json::Value;
 use test_case::test_case;
@@ -6,14 +7,15 @@ use test_case::test_case;
 use crate::archive::manifest;
 use crate::common::world::{Version, World};
 
-/// Takes a snapshot and compares.
-fn is_what_etcd_says(world: &World, of: &str) {
+/// Takes a snapshot and compares its manifest with etcd.
+fn assert_manifest_matches_etcd(world: &World, of: &str) {
     let manifest: Value = serde_json::from_str(&manifest(world, &world.saved())).unwrap();
     let hash = &manifest["content_hash"];
     let told = (hash["hash"].as_u64(), hash["compact_revision"].as_i64());
     let mut revision = manifest["revision"].as_i64().unwrap();
     if told.1 == Some(revision) {
-        // 3.5 would tell what it hashed before it compacted (`mvcc/hash.go` `hashStorage`), and 3.4 nothing unless asked for now.
+        // After a compaction, etcd 3.5 returns an older hash (`mvcc/hash.go` `hashStorage`), and 3.4 returns
+        // a hash only for revision 0.
         world.stop();
         world.start();
         revision = 0;
@@ -29,33 +31,33 @@ fn compact(world: &World, revision: i64) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn says_of_the_content_what_etcd_says(version: Version) {
+fn content_hash_and_key_count_match_etcd(version: Version) {
     let world = World::plain(version);
-    is_what_etcd_says(&world, "nothing");
+    assert_manifest_matches_etcd(&world, "an empty etcd");
     world.fill();
-    is_what_etcd_says(&world, "a history never compacted");
+    assert_manifest_matches_etcd(&world, "a history never compacted");
     compact(&world, world.revision());
-    is_what_etcd_says(&world, "a compaction of all");
+    assert_manifest_matches_etcd(&world, "a compaction to the last revision");
     world.damage();
-    is_what_etcd_says(&world, "changes since a compaction");
+    assert_manifest_matches_etcd(&world, "changes since a compaction");
     compact(&world, world.revision() - 2);
-    is_what_etcd_says(&world, "a compaction in the midst of changes");
+    assert_manifest_matches_etcd(&world, "a compaction in the middle of changes");
     world.delete(200..210);
     compact(&world, world.revision());
-    is_what_etcd_says(&world, "a compaction at a deletion, which stays");
+    assert_manifest_matches_etcd(&world, "a compaction at a deletion, which keeps its tombstone");
     world.put(200..205, "back");
-    is_what_etcd_says(&world, "deleted keys that came back");
+    assert_manifest_matches_etcd(&world, "deleted keys that were put again");
     world.etcdctl(&["del", "", "--prefix"]);
-    is_what_etcd_says(&world, "no key alive, with a history");
+    assert_manifest_matches_etcd(&world, "no live key, with a history");
     compact(&world, world.revision());
-    is_what_etcd_says(&world, "no key alive, and no history but the last deletion");
+    assert_manifest_matches_etcd(&world, "no live key, and only the last deletion as history");
     world.put(0..1, "anew");
-    is_what_etcd_says(&world, "the first key after that");
+    assert_manifest_matches_etcd(&world, "the first key after that");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn says_of_a_chance_history_what_etcd_says(version: Version) {
+fn content_hash_matches_etcd_for_random_histories(version: Version) {
     let world = World::plain(version);
     let mut seed = 0x9e37_79b9_u32;
     let mut dice = |sides: u32| {
@@ -78,13 +80,13 @@ fn says_of_a_chance_history_what_etcd_says(version: Version) {
             compacted += i64::from(1 + dice(since));
             compact(&world, compacted);
         }
-        is_what_etcd_says(&world, &format!("round {round}, compacted at {compacted}"));
+        assert_manifest_matches_etcd(&world, &format!("round {round}, compacted at {compacted}"));
     }
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn asks_etcd_for_no_hash_and_no_count(version: Version) {
+fn snapshot_asks_etcd_for_no_hash_and_no_key_count(version: Version) {
     let world = World::plain(version);
     world.fill();
     let tools = world.stand_in_tools();

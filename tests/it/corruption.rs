@@ -1,8 +1,9 @@
-//! Altered archives: whatever bit is flipped and wherever the file is cut, no other database is ever taken for the one
-//! that was saved.
+//! Altered archives: a flipped bit or a truncation never makes the program restore another database than the
+//! saved one.
 //!
-//! The library's reader is called in this process, for a hundred thousand processes would take a day. What the action says
-//! then stands in `hostile.rs`. etcd's own `snapshot status` sees one flipped bit in three hundred.
+//! The tests call the library's reader in this process, because a hundred thousand processes would take a
+//! day. `hostile.rs` tests the messages of the action. etcd's own `snapshot status` detects one in three
+//! hundred flipped bits.
 
 use std::fs;
 use std::sync::mpsc::channel;
@@ -14,11 +15,11 @@ use etcd_backup::etcd::trailer::Trailer;
 use crate::chaos::table::{Row, Table};
 use crate::common::world::{Version, World};
 
-/// How many flips of a large archive are all that `cargo xtask chaos` makes.
+/// The number of flips in a large archive that `cargo xtask chaos` makes in total.
 pub const ALL_FLIPS: usize = 10_000;
 const SERIES: &str = "archive corruption";
 
-/// An archive, and what is in it.
+/// An intact archive and its content.
 struct Good {
     bytes: Vec<u8>,
     contents: Contents,
@@ -39,7 +40,7 @@ impl Good {
         good
     }
 
-    /// Of values that do not shrink.
+    /// Creates an archive of values that do not compress.
     fn large() -> Self {
         let world = World::plain(Version::V35);
         let mut dice = Dice(7);
@@ -52,20 +53,25 @@ impl Good {
         good
     }
 
-    /// Whether these bytes are taken, which they may be only for the same database and manifest.
+    /// Returns whether the reader accepts these bytes. It may accept only bytes with the same database and
+    /// manifest.
     fn takes(&self, bytes: &[u8]) -> Result<bool, String> {
         let Some((contents, db)) = read(bytes) else { return Ok(false) };
         if (&contents.db, &contents.manifest) != (&self.contents.db, &self.contents.manifest) {
-            return Err(format!("another content is taken: {contents:?}"));
+            return Err(format!("different content was accepted: {contents:?}"));
         }
         if db != self.db {
-            return Err("other bytes are restored".to_owned());
+            return Err("different bytes would be restored".to_owned());
         }
-        // What `expected-sha256` compares tells them apart all the same.
-        if contents.sha256 == self.contents.sha256 { Err("the same hash".to_owned()) } else { Ok(true) }
+        // The hash that `expected-sha256` compares differs in any case.
+        if contents.sha256 == self.contents.sha256 {
+            Err("the hash is unchanged".to_owned())
+        } else {
+            Ok(true)
+        }
     }
 
-    /// Whether the archive is taken with this bit of it flipped.
+    /// Returns whether the reader accepts the archive with this bit flipped.
     fn flip(&self, bytes: &mut [u8], bit: usize) -> Result<bool, String> {
         bytes[bit / 8] ^= 1 << (bit % 8);
         let taken = self.takes(bytes);
@@ -73,8 +79,8 @@ impl Good {
         taken
     }
 
-    /// The bytes of which a flipped bit was taken, for the same content.
-    fn taken_flips(&self, bits: impl Iterator<Item = usize>) -> Vec<usize> {
+    /// Returns the byte positions of accepted bit flips, all of which leave the content unchanged.
+    fn accepted_flips(&self, bits: impl Iterator<Item = usize>) -> Vec<usize> {
         let mut bytes = self.bytes.clone();
         let taken =
             |bit: &usize| self.flip(&mut bytes, *bit).unwrap_or_else(|broken| panic!("bit {bit}: {broken}"));
@@ -82,7 +88,7 @@ impl Good {
     }
 }
 
-/// What a restore takes out of these bytes: what it says of it, and every byte of the database.
+/// Reads these bytes as a restore does. Returns the contents and every byte of the database.
 fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
     let limits = UnpackOptions {
         check_space: &|_| Ok(()),
@@ -93,7 +99,7 @@ fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
     };
     let mut db = Vec::new();
     let contents = unpack(bytes, bytes.len() as u64, "the archive", &mut db, &limits, &mut |_| ()).ok()?;
-    // A broken or a missing seal is for the walk to refuse.
+    // A wrong or missing trailer is left to the structure check.
     (contents.db.trailer == Trailer::Valid).then_some((contents, db))
 }
 
@@ -103,35 +109,36 @@ fn no_flipped_bit_changes_what_is_restored() {
     let halves = [0, 1].map(|half| (half..good.bytes.len() * 8).step_by(2));
     let taken = thread::scope(|scope| {
         halves
-            .map(|bits| scope.spawn(|| good.taken_flips(bits)))
+            .map(|bits| scope.spawn(|| good.accepted_flips(bits)))
             .map(|thread| thread.join().unwrap())
             .concat()
     });
-    // Some mean nothing: the time in gzip's header, or how far back in a row of zeros to copy zeros from.
-    assert!(taken.len() < good.bytes.len() * 8 / 100, "{} taken", taken.len());
-    eprintln!("{} bits flipped, {} taken for the same content", good.bytes.len() * 8, taken.len());
+    // Some bits have no effect, such as gzip's timestamp, or the distance of a copy within a run of zeros.
+    assert!(taken.len() < good.bytes.len() * 8 / 100, "{} flips accepted", taken.len());
+    eprintln!("{} bits flipped, {} accepted with the same content", good.bytes.len() * 8, taken.len());
 }
 
 #[test]
-fn no_cut_archive_is_taken() {
+fn refuses_truncated_archives_of_any_length() {
     let good = Good::small(Version::V35);
     for length in 0..good.bytes.len() {
-        assert_eq!(good.takes(&good.bytes[..length]), Ok(false), "cut to {length} bytes");
+        assert_eq!(good.takes(&good.bytes[..length]), Ok(false), "truncated to {length} bytes");
     }
 }
 
 #[test]
-fn nothing_behind_an_archive_is_taken() {
+fn refuses_bytes_after_the_archive() {
     let good = Good::small(Version::V35);
     for byte in 0..=u8::MAX {
         let longer = [good.bytes.as_slice(), &[byte]].concat();
-        assert_eq!(good.takes(&longer), Ok(false), "byte {byte} behind it");
+        assert_eq!(good.takes(&longer), Ok(false), "byte {byte} after the archive");
     }
     let twice = good.bytes.repeat(2);
-    assert_eq!(good.takes(&twice), Ok(false), "the archive behind itself");
+    assert_eq!(good.takes(&twice), Ok(false), "the archive repeated after itself");
 }
 
-/// Flips so many bits of an archive of 64 MB, chosen by a fixed seed; `cargo xtask chaos --mode corruption`.
+/// Flips `count` bits of an archive of 64 MB, chosen by a fixed seed. Used by `cargo xtask chaos --mode
+/// corruption`.
 pub fn flips_of_a_large_archive(count: usize) -> Table {
     let good = Good::large();
     let mut dice = Dice(42);
@@ -169,7 +176,7 @@ fn row(bit: usize, taken: Result<bool, String>) -> Row {
     }
 }
 
-/// SplitMix64.
+/// A SplitMix64 random number generator.
 struct Dice(u64);
 
 impl Dice {

@@ -1,4 +1,4 @@
-//! etcds as they are on the day when a restore is needed: busy, full, broken, oddly set up.
+//! etcds in a bad state when a restore is needed: busy, full, damaged, or unusually configured.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -16,7 +16,7 @@ use crate::common::fs_util::names;
 use crate::common::world::{RUNS, Setup, Version, World, is_root};
 use crate::restore::from;
 
-/// Calls `work` while a client writes keys under `/busy/` without a pause, whatever answers it gets.
+/// Calls `work` while a client continuously writes keys under `/busy/` and ignores the answers.
 fn while_busy<T>(world: &World, work: impl FnOnce() -> T) -> T {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -44,7 +44,7 @@ fn without_busy(mut data: Data) -> Data {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn saves_a_whole_snapshot_under_writes(version: Version) {
+fn saves_a_complete_snapshot_during_writes(version: Version) {
     let world = World::plain(version);
     world.fill();
     let saved = world.dump();
@@ -59,10 +59,10 @@ fn saves_a_whole_snapshot_under_writes(version: Version) {
     assert_same(&without_busy(other.dump()), &saved, "saved under writes");
 }
 
-/// Kubernetes is back the moment the port is, and writes. That is no reason to doubt the data.
+/// Kubernetes reconnects and writes as soon as the port is open. That must not fail the verification.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_under_clients_that_never_stop_writing(version: Version) {
+fn restores_while_clients_keep_writing(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -76,7 +76,7 @@ fn restores_under_clients_that_never_stop_writing(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_although_a_lease_runs_out(version: Version) {
+fn restores_data_with_an_expiring_lease(version: Version) {
     let world = World::plain(version);
     world.fill();
     let saved = world.dump();
@@ -88,12 +88,12 @@ fn restores_although_a_lease_runs_out(version: Version) {
     let archive = world.saved();
     world.damage();
     let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
-    assert_same(&without_busy(world.dump()), &saved, "with leases that run out");
+    assert_same(&without_busy(world.dump()), &saved, "with expiring leases");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn saves_and_restores_an_etcd_that_is_full(version: Version) {
+fn saves_and_restores_an_etcd_at_its_quota(version: Version) {
     let world = World::plain(version);
     world.fill();
     let saved = world.dump();
@@ -114,17 +114,17 @@ fn saves_and_restores_an_etcd_that_is_full(version: Version) {
     let other = World::plain(version);
     let results = other.restore(&[&from(&archive), &other.to_target()]).completed();
     assert_same(&without_busy(other.dump()), &saved, "from a full etcd");
-    // The alarm is in the snapshot. An etcd that takes no writes would not be quite restored.
+    // The snapshot contains the alarm. The restore disarms it, because etcd would otherwise refuse writes.
     assert_eq!(results.get("restore.disarmed"), "NOSPACE");
     assert!(results.get("restore.warning").contains("quota"));
     other.etcdctl(&["put", "/busy/after", "1"]);
     assert_eq!(other.etcdctl(&["alarm", "list"]), "");
 }
 
-/// etcd may keep its log outside of the data directory. New data with the old log would be neither.
+/// etcd can keep its log outside the data directory. New data and an old log do not fit together.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn never_mixes_data_with_a_log_kept_elsewhere(version: Version) {
+fn never_combines_new_data_with_a_log_kept_elsewhere(version: Version) {
     let source = World::plain(version);
     source.fill();
     let archive = source.saved();
@@ -144,7 +144,7 @@ fn never_mixes_data_with_a_log_kept_elsewhere(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_over_a_broken_database_or_says_why_not(version: Version) {
+fn restores_over_a_damaged_database_or_reports_why_not(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -152,10 +152,10 @@ fn restores_over_a_broken_database_or_says_why_not(version: Version) {
     let db = world.data_dir().join("member/snap/db");
     let length = fs::metadata(&db).unwrap().len();
     fs::write(&db, vec![0xA5; usize::try_from(length).unwrap()]).unwrap();
-    assert!(world.try_start().is_err(), "etcd starts on rubbish");
+    assert!(world.try_start().is_err(), "etcd starts on a damaged database");
     let broken = fs::read(&db).unwrap();
 
-    // There is no backing up of this, and that is said.
+    // A backup of this database is impossible, and the message states that.
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
     assert!(out.stderr.contains("Next:"), "{}", out.told());
@@ -171,7 +171,7 @@ fn restores_over_a_broken_database_or_says_why_not(version: Version) {
         out.says_one_of(&["member.broken", "move "]);
         out.refused(&["members", "membership"]);
         assert_eq!(fs::read(&db).unwrap(), broken);
-        // The way out that it names is one.
+        // The remedy that the message names works.
         fs::rename(world.data_dir().join("member"), world.path("member.broken")).unwrap();
         let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
         assert_same(&world.dump(), &saved, "in place of a broken database");
@@ -209,9 +209,9 @@ fn keeps_secrets_under_any_umask(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn answers_a_user_who_is_not_root(version: Version) {
+fn refuses_to_run_without_root(version: Version) {
     if !is_root() {
-        return eprintln!("skipped: this needs root, to be somebody else");
+        return eprintln!("skipped: only root can run as another user");
     }
     let nobody = 65534;
     let world = World::new(Setup { user: Some(nobody), ..Setup::plain(version) });

@@ -1,4 +1,4 @@
-//! What `snapshot` sends off the machine: to real S3 servers, with faults between.
+//! Uploads of `snapshot` to real S3 servers, with injected faults.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::common::s3::{Can, Fault, Faults, SECRET, Server, write_credentials};
 use crate::common::unit::Unit;
 use crate::common::world::{Version, World, is_root};
 
-/// A file of settings: of each destination a name, a port, a bucket, and more lines.
+/// Writes a settings file. Each destination has a name, a port, a bucket, and additional settings.
 pub fn write_destinations(world: &World, all: &[(&str, u16, &str, &str)]) {
     let credentials = world.path("credentials");
     let mut text = "destinations:\n".to_owned();
@@ -38,18 +38,18 @@ pub fn snapshot(world: &World) -> Out {
     Run::start(command(world), &world.path("runs")).finish()
 }
 
-/// The archives that wait, as `ARCHIVE@DESTINATION`.
+/// Returns the pending uploads as `ARCHIVE@DESTINATION`.
 pub fn waiting(world: &World) -> Vec<String> {
     names(&world.target().join(".uploads"))
 }
 
-/// The archives in the directory.
+/// Returns the names of the archives in the target directory.
 pub fn archives(world: &World) -> Vec<String> {
     world.in_target().into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
 }
 
 #[test]
-fn a_snapshot_goes_to_every_destination() {
+fn uploads_a_snapshot_to_every_destination() {
     let world = World::plain(Version::V35);
     world.fill();
     let server = Server::new(&["bucket-one", "bucket-two"]);
@@ -68,7 +68,7 @@ fn a_snapshot_goes_to_every_destination() {
     assert!(results.out.stderr.contains("uploading to offsite"), "{}", results.out.told());
     assert_eq!(results.get("snapshot.sha256"), sha256sum(Path::new(&results.get("snapshot.path"))));
     let name = archives(&world).remove(0);
-    // In a folder of its cluster and its member, in each bucket.
+    // Each bucket has a folder per cluster and per member.
     for bucket in ["bucket-one", "bucket-two"] {
         let puts = faults.seen("PUT", &format!("/{bucket}/etcd/"));
         assert_eq!(puts.len(), 1, "{puts:?}");
@@ -78,7 +78,7 @@ fn a_snapshot_goes_to_every_destination() {
 }
 
 #[test]
-fn what_waits_and_was_deleted_is_forgotten() {
+fn forgets_a_pending_upload_if_its_archive_was_deleted() {
     if !Can::MissBuckets.be_tried() {
         return;
     }
@@ -89,7 +89,7 @@ fn what_waits_and_was_deleted_is_forgotten() {
     snapshot(&world).failed(&["uploading to offsite: "]);
     let first = archives(&world).remove(0);
     fs::remove_file(world.target().join(&first)).unwrap();
-    // Or the next one would take its name, and its place in the queue.
+    // In the same second, the next archive would get the same name and the same queue entry.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     write_destinations(&world, &[("offsite", server.port, "backups", "")]);
     let out = snapshot(&world);
@@ -99,7 +99,7 @@ fn what_waits_and_was_deleted_is_forgotten() {
 }
 
 #[test]
-fn one_that_fails_hides_nothing_and_waits() {
+fn a_failed_upload_stays_pending_and_others_complete() {
     if !Can::MissBuckets.be_tried() {
         return;
     }
@@ -116,7 +116,7 @@ fn one_that_fails_hides_nothing_and_waits() {
     let first = archives(&world).remove(0);
     assert_eq!(waiting(&world), [format!("{first}@bad")]);
 
-    // The next run sends what waits, and what is new.
+    // The next run uploads the pending archive and the new one.
     write_destinations(
         &world,
         &[("bad", faults.port, "backups", ", region: us-east-1"), ("good", faults.port, "backups", "")],
@@ -130,12 +130,13 @@ fn one_that_fails_hides_nothing_and_waits() {
     assert_eq!(results.get("destinations.bad"), "uploaded (2 archives)");
     assert_eq!(results.get("destinations.good"), "uploaded");
     assert!(waiting(&world).is_empty());
-    // To the good one once, in vain to the one that is missing, and then there too.
+    // One upload to the good destination, one that failed at the missing bucket, and one after the bucket was
+    // corrected.
     assert_eq!(faults.seen("PUT", &first).len(), 3);
 }
 
 #[test]
-fn an_upload_that_was_killed_waits_too() {
+fn a_killed_upload_stays_pending() {
     let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
     server.write_credentials(&world.path("credentials"));
@@ -155,7 +156,7 @@ fn an_upload_that_was_killed_waits_too() {
 }
 
 #[test]
-fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins() {
+fn refuses_a_snapshot_with_invalid_settings() {
     let world = World::plain(Version::V35);
     let file = world.path("backup.yaml");
     snapshot(&world).refused(&["backup.yaml cannot be used"]);
@@ -166,9 +167,9 @@ fn settings_that_cannot_be_used_stop_a_snapshot_before_it_begins() {
     assert!(world.in_target().is_empty());
 }
 
-/// A fake of the metadata service that Amazon's machines have, for want of one here: it gives the key only for its token.
+/// A fake of Amazon's instance metadata service. It returns the key only to requests with its token.
 #[test]
-fn the_role_of_the_machine_is_asked_for_a_key() {
+fn uses_the_credentials_of_the_instance_role() {
     if !Can::Sessions.be_tried() {
         return;
     }
@@ -180,14 +181,14 @@ fn the_role_of_the_machine_is_asked_for_a_key() {
     let mut command = command(&world);
     command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", format!("http://127.0.0.1:{metadata}"));
     let out = Run::start(command, &world.path("runs")).finish();
-    // The token of the role goes along, and is signed.
+    // The requests contain the session token of the role and sign it.
     let puts = faults.seen("PUT", "backups");
     assert_eq!(puts.len(), 1, "{}", out.told());
     assert!(puts[0].contains("x-amz-security-token: canary-token"), "{puts:?}");
     assert!(puts[0].contains(";x-amz-security-token, Signature="), "{puts:?}");
     assert_eq!(out.completed().get("destinations.offsite"), "uploaded");
 
-    // Where nobody answers, that is said.
+    // If the metadata service does not answer, the message names the request.
     let mut command = self::command(&world);
     command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
     let none = Run::start(command, &world.path("runs")).finish();
@@ -196,7 +197,7 @@ fn the_role_of_the_machine_is_asked_for_a_key() {
 }
 
 #[test]
-fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified() {
+fn fetches_and_verifies_a_snapshot_by_name_or_as_latest() {
     let world = World::plain(Version::V35);
     world.fill();
     let saved = world.dump();
@@ -241,23 +242,23 @@ fn a_snapshot_comes_back_by_name_or_as_the_latest_and_is_verified() {
     ] {
         fetch(from).refused(&[why]);
     }
-    // Altered on its way here: it gets no name.
+    // The answer is altered in transit, so the downloaded file is not published.
     faults.make("GET", &*name.clone().leak(), Fault::FlipAnswer, 100);
     fetch(&format!("offsite/{name}")).refused(&["cut short or altered"]);
     faults.none();
     assert!(world.in_target().iter().all(|name| !name.ends_with(".tar.gz")), "{:?}", world.in_target());
 
-    // What was fetched restores what was saved.
+    // A restore of the fetched archive restores the saved data.
     let path = fetch("offsite/latest").completed().get("snapshot.path");
     world.put(0..5, "later");
     let _ = world.restore(&[&format!("snapshot={path}"), &world.to_target(), "skip-backup=true"]).completed();
-    assert!(world.dump() == saved, "not what was saved");
+    assert!(world.dump() == saved, "the restored data differs from the saved data");
 }
 
 #[test]
-fn the_secret_is_nowhere_to_be_seen() {
+fn never_exposes_the_secret_key() {
     if !is_root() {
-        return eprintln!("skipped: only root sees all arguments");
+        return eprintln!("skipped: only root can see the arguments of all processes");
     }
     let world = World::plain(Version::V35);
     let server = Server::new(&["backups", "spare"]);
@@ -290,9 +291,9 @@ fn the_secret_is_nowhere_to_be_seen() {
     out.failed(&["uploading to wrong: "]);
 }
 
-/// A thousand archives, ten of them with a record, and twenty milliseconds to every answer.
+/// A bucket with a thousand archives, ten of them with a record, on a server that answers after 20 ms.
 #[test]
-fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mib() {
+fn lists_a_thousand_archives_in_a_bucket_within_64_mib() {
     let world = World::plain(Version::V35);
     let archive = fs::read(world.saved()).unwrap();
     let server = Server::filled(&["backups"], &|root| {
@@ -311,7 +312,8 @@ fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mi
     write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
     let nowhere = format!("target={}", world.path("nowhere").display());
     let listing = world.action(program!("list-snapshots"), &[&nowhere, "limit=0"]);
-    // Of a processor's time: the wall's is other programs' too. What is not optimised takes several times as much.
+    // Limits CPU time, because wall-clock time depends on other processes. An unoptimised build needs several
+    // times as much.
     let mut command = Command::new("prlimit");
     let seconds = if cfg!(debug_assertions) { "--cpu=10" } else { "--cpu=2" };
     command.arg(seconds).arg(listing.get_program()).args(listing.get_args());
@@ -326,17 +328,17 @@ fn a_thousand_in_a_bucket_are_listed_by_a_request_each_many_at_once_within_64_mi
     let results = run.finish().completed();
     assert_eq!((results.get("count").as_str(), results.get("snapshots").lines().count()), ("1000", 1001));
     assert!((1..=64 << 10).contains(&peak), "{peak} KiB were resident");
-    // A list of two pages, the end of each archive, the records: and not one after the other.
+    // Two pages of the object list, the end of each archive, and the records, with several requests at once.
     let asked = faults.seen("", "").len();
     let (at_once, took) = (faults.most_late_at_once(), began.elapsed());
     eprintln!("{asked} requests, up to {at_once} at once, {took:.1?}, {peak} KiB");
     assert!(asked <= 2 + 1000 + 10, "{asked} requests");
-    assert!(at_once > 1, "{at_once} requests at once");
+    assert!(at_once > 1, "at most {at_once} request at a time");
 }
 
-/// `juju run etcd/0 etcd/1 etcd/2 snapshot`: three members of one cluster, in the same second, into one folder.
+/// As `juju run etcd/0 etcd/1 etcd/2 snapshot` does: three members of one cluster upload in the same second.
 #[test]
-fn units_that_upload_at_once_do_not_meet_in_a_bucket() {
+fn units_that_upload_at_once_use_different_folders() {
     let members = crate::common::cluster::of_three(Version::V35);
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
@@ -364,13 +366,13 @@ fn units_that_upload_at_once_do_not_meet_in_a_bucket() {
     let cluster = there[0].split('/').next().unwrap();
     let expected = ["etcd-0", "etcd-1", "etcd-2"].map(|unit| format!("{cluster}/{unit}"));
     assert_eq!(folders, expected.iter().map(String::as_str).collect());
-    // And each is found again by its unit, from any of them.
-    let (from, to) = (format!("from=offsite/{cluster}/etcd-2/latest"), world_target(&members[0]));
+    // Each unit can fetch the archive of every other unit.
+    let (from, to) = (format!("from=offsite/{cluster}/etcd-2/latest"), fetch_target(&members[0]));
     let fetched = units[0].run("fetch-snapshot", &[&from, &to]).completed();
     assert_eq!(fetched.get("snapshot.taken-on"), "etcd/2");
 }
 
-/// A directory that holds nothing yet: archives of one second have one name.
-fn world_target(world: &World) -> String {
+/// Returns an empty target directory, because archives of the same second have the same name.
+fn fetch_target(world: &World) -> String {
     format!("target={}", world.path("fetched").display())
 }

@@ -1,4 +1,5 @@
-//! `etcd-backup` as a person and a script use it: text, JSON that keeps to the documented schemas, exit statuses.
+//! `etcd-backup` as people and scripts use it: text, JSON that matches the documented schemas, and exit
+//! statuses.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ fn run(world: &World, words: &[&str]) -> Out {
     Run::start(world.action(PROGRAM, words), &world.path("runs")).finish()
 }
 
-/// Runs a command with `--json`, and holds its document to the schema in `docs/schema`.
+/// Runs a command with `--json` and validates its document against the schema in `docs/schema`.
 fn document(world: &World, command: &str, words: &[&str]) -> Value {
     let out = run(world, &[&[command, "--json"], words].concat());
     let document: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|_| panic!("{}", out.told()));
@@ -26,14 +27,14 @@ fn document(world: &World, command: &str, words: &[&str]) -> Value {
     document
 }
 
-/// Checks what these schemas use: types, properties, items, references and alternatives.
+/// Validates the features that these schemas use: types, properties, items, references and alternatives.
 fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
         return fits(root, root.pointer(reference.trim_start_matches('#')).unwrap(), value);
     }
     if let Some(all) = schema["anyOf"].as_array() {
         let is_one = all.iter().any(|one| fits(root, one, value).is_ok());
-        return is_one.then_some(()).ok_or(format!("{value} fits no alternative"));
+        return is_one.then_some(()).ok_or(format!("{value} matches none of the alternatives"));
     }
     let types = match &schema["type"] {
         Value::String(one) => vec![one.as_str()],
@@ -74,7 +75,7 @@ fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
 }
 
 #[test]
-fn documents_keep_to_their_schemas() {
+fn json_documents_match_their_schemas() {
     let world = World::plain(Version::V35);
     let target = world.to_target();
     let site = document(&world, "site", &[]);
@@ -97,7 +98,7 @@ fn documents_keep_to_their_schemas() {
 }
 
 #[test]
-fn documents_of_the_other_commands_keep_to_their_schemas() {
+fn json_documents_of_the_other_commands_match_their_schemas() {
     let world = World::plain(Version::V35);
     let target = world.to_target();
     let archive = world.saved();
@@ -117,7 +118,7 @@ fn documents_of_the_other_commands_keep_to_their_schemas() {
 }
 
 #[test]
-fn a_document_of_a_failure_says_why() {
+fn the_json_document_of_a_failure_contains_the_reason() {
     let world = World::plain(Version::V35);
     let document = document(&world, "list", &["--target", "/no/such/directory"]);
     assert_eq!(document["error"]["kind"], "refused");
@@ -125,7 +126,7 @@ fn a_document_of_a_failure_says_why() {
 }
 
 #[test]
-fn people_get_text_of_at_most_80_columns() {
+fn text_output_has_at_most_80_columns() {
     let world = World::plain(Version::V35);
     let target = world.target().display().to_string();
     let out = run(&world, &["snapshot", "-t", &target, "--quiet"]);
@@ -145,7 +146,7 @@ fn people_get_text_of_at_most_80_columns() {
 }
 
 #[test]
-fn a_file_in_the_current_directory_can_be_restored_by_its_name() {
+fn restores_a_file_in_the_current_directory_by_its_name() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
     let name = archive.file_name().unwrap().to_str().unwrap();

@@ -66,7 +66,7 @@ pub fn identity(world: &World, secret: &str) -> String {
     format!("identity-file={}", path.display())
 }
 
-pub fn beside(archive: &Path) -> PathBuf {
+pub fn manifest_next_to(archive: &Path) -> PathBuf {
     PathBuf::from(format!("{}.manifest.json", archive.display()))
 }
 
@@ -121,15 +121,15 @@ fn writes_no_plain_text_to_disk() {
     assert!(seen > 0, "the archive was never seen while it was written");
     let archive = PathBuf::from(run.finish().completed().get("snapshot.path"));
     assert!(fs::read(&archive).unwrap().starts_with(MAGIC));
-    assert_eq!(world.in_target(), [name(&archive), name(&beside(&archive))]);
-    for file in [archive.clone(), beside(&archive)] {
+    assert_eq!(world.in_target(), [name(&archive), name(&manifest_next_to(&archive))]);
+    for file in [archive.clone(), manifest_next_to(&archive)] {
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
         let bytes = fs::read(&file).unwrap();
         for clear in [CANARY.as_bytes(), b"/registry/secrets", b"AGE-SECRET-KEY"] {
             assert!(!bytes.windows(clear.len()).any(|window| window == clear), "{}", file.display());
         }
     }
-    let outside: Value = serde_json::from_slice(&fs::read(beside(&archive)).unwrap()).unwrap();
+    let outside: Value = serde_json::from_slice(&fs::read(manifest_next_to(&archive)).unwrap()).unwrap();
     assert_eq!(outside["encrypted_for"][0], RECIPIENT);
     assert_eq!(outside["manifest"]["revision"], world.revision());
     assert_eq!(outside["sha256"], sha256sum(&archive));
@@ -155,9 +155,9 @@ fn refuses_an_encrypted_archive_without_its_identity_first() {
     out.says_one_of(&[&format!("is the identity of {OTHER}")]);
     out.refused(&[&format!("is encrypted for {RECIPIENT}")]);
     // The manifest file next to the archive only improves the message; the refusal does not depend on it.
-    fs::rename(beside(&archive), world.path("aside")).unwrap();
+    fs::rename(manifest_next_to(&archive), world.path("aside")).unwrap();
     restore(&world, &[&from(&archive)]).refused(&["unknown recipients"]);
-    fs::rename(world.path("aside"), beside(&archive)).unwrap();
+    fs::rename(world.path("aside"), manifest_next_to(&archive)).unwrap();
     let path = Path::new(right.strip_prefix("identity-file=").unwrap()).to_owned();
     for mode in [0o640, 0o604, 0o660] {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
@@ -244,15 +244,15 @@ fn lists_verifies_and_deletes_encrypted_archives() {
     assert_eq!(listed(&world)[0]["sha256"], sha256sum(&second));
 
     // With the identity, `verify-snapshot` detects a wrong manifest next to the archive.
-    let text = fs::read_to_string(beside(&second)).unwrap();
-    fs::write(beside(&second), text.replace("\"member_count\": 1", "\"member_count\": 3")).unwrap();
+    let text = fs::read_to_string(manifest_next_to(&second)).unwrap();
+    fs::write(manifest_next_to(&second), text.replace("\"member_count\": 1", "\"member_count\": 3")).unwrap();
     verify(&[&identity(&world, IDENTITY)]).failed(&["another manifest"]);
-    fs::write(beside(&second), text).unwrap();
+    fs::write(manifest_next_to(&second), text).unwrap();
     // Until it verifies again, it does not count as a good archive, so the other one could not be deleted.
     verify(&[&identity(&world, IDENTITY), "snapshot=all"]).completed();
 
     keep(&world, "prune-snapshots", &[&world.to_target(), "keep=1"]).completed();
-    assert!(!first.exists() && !beside(&first).exists() && second.exists());
+    assert!(!first.exists() && !manifest_next_to(&first).exists() && second.exists());
     keep(&world, "delete-snapshot", &[&world.to_target(), &from(&second), "force=true"]).completed();
     assert!(world.in_target().is_empty(), "{:?}", world.in_target());
 }
@@ -273,7 +273,7 @@ fn uploads_and_fetches_encrypted_archives() {
     let out = snapshot(&world).completed();
     assert_eq!(out.get("destinations.offsite"), "uploaded");
     let archive = PathBuf::from(out.get("snapshot.path"));
-    let (sha256, outside) = (sha256sum(&archive), fs::read(beside(&archive)).unwrap());
+    let (sha256, outside) = (sha256sum(&archive), fs::read(manifest_next_to(&archive)).unwrap());
     fs::remove_dir_all(world.target()).unwrap();
 
     let list = run(&world, program!("list-snapshots"), &[&world.to_target(), "format=json"]);
@@ -293,7 +293,7 @@ fn uploads_and_fetches_encrypted_archives() {
     let fetched = fetch(&[]).completed();
     assert!(fetched.get("snapshot.verified").contains("sha256 alone"), "{}", fetched.out.told());
     assert_eq!(sha256sum(&archive), sha256, "the fetched archive differs from the uploaded one");
-    assert_eq!(fs::read(beside(&archive)).unwrap(), outside);
+    assert_eq!(fs::read(manifest_next_to(&archive)).unwrap(), outside);
     fetch(&[&identity(&world, OTHERS_IDENTITY)]).refused(&["is encrypted for"]);
     let identity = identity(&world, IDENTITY);
     assert_eq!(fetch(&[&identity]).completed().get("snapshot.verified"), "true");

@@ -1,4 +1,5 @@
-//! The message of an etcd that runs but does not answer names the true cause, in every case on a real server.
+//! The message about an etcd that runs but does not answer names the actual cause. Every case uses a real
+//! server.
 
 use std::fs;
 use std::path::Path;
@@ -88,7 +89,7 @@ fn names_a_key_that_cannot_be_read(version: Version) {
     };
     let reaches = |program: &Path| as_user("test").arg("-x").arg(program).status().unwrap().success();
     if ![Path::new(SITE), &version.bin_dir().join("etcdctl")].into_iter().all(reaches) {
-        return eprintln!("skipped: the programs are in a directory that only root can enter");
+        return eprintln!("skipped: only root can enter the directory of the programs");
     }
     let error = error_of(&world, as_user(SITE));
     assert!(error.contains("client.key") && error.contains("permission denied"), "{error}");
@@ -129,10 +130,10 @@ fn names_the_problem_of_an_endpoint(version: Version) {
     assert!(error.contains("may speak TLS"), "{error}");
 }
 
-/// One line instead of etcdctl's five, and the next step names the file to correct.
+/// Prints one line instead of etcdctl's five, and the next step names the file to correct.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn says_in_one_line_that_nothing_listens_at_the_endpoint(version: Version) {
+fn reports_a_refused_connection_in_one_line(version: Version) {
     let world = World::new(Setup::plain(version));
     let text = world.site_text(&version.bin_dir());
     let (_, rest) = text.split_once("endpoint: ").unwrap();
@@ -148,9 +149,9 @@ fn says_in_one_line_that_nothing_listens_at_the_endpoint(version: Version) {
     out.failed(&[&format!("{expected}. State: ")]);
 }
 
-/// The mistakes of a person who writes a site file, in the words of that file.
+/// Mistakes in a site file are described in the terms of that file.
 #[test]
-fn describes_mistakes_in_a_site_file_in_its_own_words() {
+fn describes_mistakes_in_a_site_file_in_its_terms() {
     let world = World::new(Setup::plain(Version::V35));
     let text = world.site_text(&Version::V35.bin_dir());
     let (before, _) = text.split_once("service:").unwrap();

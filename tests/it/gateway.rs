@@ -1,6 +1,7 @@
-//! A plain world's etcd, asked by the gateway on its clients' port: a question costs no process.
+//! Queries a plain world's etcd through the gRPC gateway on its client port, without a process per query.
 //!
-//! Tests that ask thousands of times use it; all others ask as operators do. Must never ask a world with TLS or auth.
+//! Tests with thousands of queries use it. All others use etcdctl, as operators do. It does not support TLS
+//! or auth.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -13,17 +14,17 @@ use test_case::test_case;
 use crate::common::client::{Data, decode_base64};
 use crate::common::world::{Version, World};
 
-/// How long an etcd that has just started is asked again.
+/// How long a query is repeated while etcd starts.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl World {
-    /// One question, and etcd's answer; its own words where that is a no.
+    /// Sends one query. Returns etcd's answer, or its error message.
     fn ask_once(&self, path: &str, question: &Value) -> Result<Value, String> {
         let asked = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(self.client_address())?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let body = question.to_string();
-            // Who speaks 1.0 is answered in one piece.
+            // HTTP/1.0 responses are not chunked.
             write!(stream, "POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
@@ -49,7 +50,7 @@ impl World {
         }
     }
 
-    /// The whole keyspace, read as every client reads.
+    /// Returns all keys and values, as every client reads them.
     pub fn read(&self) -> Data {
         let answer = self.ask("/v3/kv/range", &json!({"key": "AA==", "range_end": "AA=="}));
         let bytes = |pair: &Value, field| decode_base64(pair[field].as_str().unwrap_or_default());
@@ -57,33 +58,33 @@ impl World {
         pairs.map(|pair| (bytes(pair, "key"), bytes(pair, "value"))).collect()
     }
 
-    /// How many members there are.
+    /// Returns the number of members.
     pub fn count_of_members(&self) -> usize {
         self.ask("/v3/cluster/member/list", &json!({}))["members"].as_array().map_or(0, Vec::len)
     }
 
-    /// The bytes of the database, and those of them that are in use.
+    /// Returns the size of the database in bytes, and the number of bytes in use.
     pub fn sizes(&self) -> (u64, u64) {
         let answer = self.ask("/v3/maintenance/status", &json!({}));
         let number = |field: &str| answer[field].as_str().unwrap().parse().unwrap();
         (number("dbSize"), number("dbSizeInUse"))
     }
 
-    /// The revision, with the hash over all of it and the revision that it is compacted at.
+    /// Returns the current revision, the hash of the content, and the compacted revision.
     pub fn content(&self) -> Content {
         let answer = self.ask("/v3/maintenance/hashkv", &json!({}));
         let revision = answer["header"]["revision"].as_str().unwrap().parse().unwrap();
         Content { revision, ..Content::told(&answer) }
     }
 
-    /// The same at a revision; `None` where that is compacted away, or still to come.
+    /// Returns the same at `revision`, or `None` if that revision is compacted or in the future.
     pub fn content_at(&self, revision: i64) -> Option<Content> {
         let answer = self.ask_once("/v3/maintenance/hashkv", &json!({"revision": revision.to_string()}));
         Some(Content { revision, ..Content::told(&answer.ok()?) })
     }
 }
 
-/// What etcd says of all that it holds, its history included.
+/// etcd's hash of all its data, including the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Content {
     pub revision: i64,
@@ -100,14 +101,14 @@ impl Content {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn the_gateway_says_what_etcdctl_says(version: Version) {
+fn the_gateway_agrees_with_etcdctl(version: Version) {
     let world = World::plain(version);
     world.fill();
     assert_eq!(world.read(), world.dump());
     assert_eq!(world.count_of_members(), 1);
     let (all, used) = world.sizes();
     assert!(0 < used && used <= all, "{used} of {all}");
-    // The gateway of etcd 3.4 has another question behind this name.
+    // In the gateway of etcd 3.4, this path has a different meaning.
     if version == Version::V35 {
         let content = world.content();
         assert_eq!((content.hash, content.compacted_at), world.hashkv(0));

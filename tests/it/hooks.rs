@@ -1,7 +1,7 @@
 //! The charm's hooks in a Juju unit.
 //!
-//! Here etcd is described by a site file, and the charm neither installs nor configures it. The effects of hooks on a machine
-//! are tested by `cargo xtask machines`.
+//! Here etcd is described by a site file, and the charm neither installs nor configures it. The effects of
+//! hooks on a machine are tested by `cargo xtask machines`.
 
 use serde_json::json;
 use test_case::test_case;
@@ -56,8 +56,8 @@ fn hooks_recover_an_interrupted_restore(version: Version) {
     }
 }
 
-/// etcd 3.4 and 3.5 show their members to everyone. Later versions refuse clients without login, and clients that are known
-/// only by the name in their certificate.
+/// etcd 3.4 and 3.5 show their members to everyone. Later versions refuse clients without login, and clients
+/// that are known only by the name in their certificate.
 #[test]
 fn hooks_accept_an_etcd_that_requires_a_login() {
     let world = World::new(Setup { tls: true, auth: true, ..Setup::plain(Version::V35) });
@@ -169,7 +169,8 @@ fn hooks_hold_the_lock_to_their_end() {
     let data = std::fs::File::open(world.data_dir()).unwrap();
     let lock = || rustix::fs::flock(&data, rustix::fs::FlockOperation::NonBlockingLockShared);
     std::thread::scope(|scope| {
-        // The hook waits for an etcd that does not respond, long after it has looked for an interrupted restore.
+        // The hook waits for an etcd that does not respond, long after it has looked for an interrupted
+        // restore.
         let hook = scope.spawn(|| unit.hook("update-status"));
         let mut held = std::time::Duration::ZERO;
         while !hook.is_finished() {
@@ -204,8 +205,8 @@ fn hooks_never_fail_if_a_tool_is_broken() {
     }
 }
 
-/// Without a site file, the charm inspects this computer. An option is invalid all the time, so that nothing is changed. The
-/// tools that are used only for the charm's own etcd are tested by `cargo xtask machines` (each hook tool broken in turn).
+/// Without a site file, the charm inspects this computer. An invalid option prevents any change. `cargo xtask
+/// machines` tests the tools that are used only for the charm's own etcd, with each hook tool broken in turn.
 #[test]
 fn hooks_without_a_site_never_fail_if_a_tool_is_broken() {
     // With a running etcd, the charm does not search every systemd unit of this computer.

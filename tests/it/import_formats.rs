@@ -1,5 +1,5 @@
-//! What other tools leave of a snapshot: RKE's, RKE2's and k3s's zip, gardener's and KKP's gzip, the file itself. Each of
-//! them is restored, and none that was altered is.
+//! Snapshots in the formats of other tools: the zip files of RKE, RKE2 and k3s, the gzip files of Gardener
+//! and KKP, and plain files. restore accepts each of them, and refuses altered ones.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,13 @@ use crate::hostile::gzip;
 use crate::restore::from;
 use crate::zips::{Member, member, streamed, zip};
 
-/// As k3s packs it: into a pipe, which shows what it can do without going back.
+/// As k3s packs it: streamed into a pipe, which prevents the writer from seeking back.
 const PYTHON_STREAM: &str = "import sys, zipfile
 z = zipfile.ZipFile(sys.stdout.buffer, 'w', zipfile.ZIP_DEFLATED)
 with z.open('on-demand-node-1700000000', 'w') as f: f.write(open(sys.argv[1], 'rb').read())
 z.close()";
 
-/// As RKE does: two files by their whole paths.
+/// As RKE packs it: two files with absolute paths.
 const GO: &str = r#"package main
 
 import ("archive/zip"; "io"; "os"; "time")
@@ -49,7 +49,7 @@ func main() {
 }
 "#;
 
-/// Files of all kinds in `dir`, with the snapshot `db` in them.
+/// Writes files in all formats to `dir`, each with the snapshot `db`.
 fn each(world: &World, db: &Path) -> Vec<PathBuf> {
     let bytes = fs::read(db).unwrap();
     let dir = world.path("foreign");
@@ -93,7 +93,7 @@ fn each(world: &World, db: &Path) -> Vec<PathBuf> {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn foreign_archives_are_restored(version: Version) {
+fn restores_archives_of_other_tools(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (saved, revision) = (world.dump(), world.revision());
@@ -104,7 +104,8 @@ fn foreign_archives_are_restored(version: Version) {
         assert_same(&world.dump(), &saved, &file.display().to_string());
         assert!(results.number("restore.revision") >= revision, "{}", file.display());
     }
-    // A copy of a live file has no hash: it is taken only with leave, however it is packed.
+    // A copy of a live database file has no hash, so restore accepts it only with `allow-unhashed=true`, in
+    // any format.
     let unhashed = &fs::read(&db).unwrap();
     let unhashed = &unhashed[..unhashed.len() - 32];
     for (name, bytes) in [("u.zip", zip(&[streamed("db", unhashed)])), ("u.db.gz", gzip(unhashed))] {
@@ -117,7 +118,7 @@ fn foreign_archives_are_restored(version: Version) {
 }
 
 #[test]
-fn foreign_archives_are_verified() {
+fn verifies_archives_of_other_tools() {
     let world = World::plain(Version::V35);
     world.fill();
     let db = unpack(&world, &world.saved()).join("db");
@@ -153,7 +154,7 @@ fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
     Some((contents, db))
 }
 
-/// A database that begins as bbolt's do, so short that each of its bits can be flipped.
+/// Returns a file that starts like a bbolt database, and is so small that each of its bits can be flipped.
 fn small(version: Version) -> Vec<u8> {
     let world = World::plain(version);
     fs::read(unpack(&world, &world.saved()).join("db")).unwrap()
@@ -173,25 +174,26 @@ fn no_flipped_bit_of_a_zip_changes_what_is_restored() {
             }
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        eprintln!("{} bits flipped, {taken} taken for the same content", bytes.len() * 8);
-        // Times, versions and attributes mean nothing here, nor how far back in a row of zeros to copy zeros from.
-        assert!(taken < bytes.len(), "{taken} taken");
+        eprintln!("{} bits flipped, {taken} accepted with the same content", bytes.len() * 8);
+        // Times, versions and attributes have no effect, nor does the distance of a copy within a run of
+        // zeros.
+        assert!(taken < bytes.len(), "{taken} flips accepted");
     }
 }
 
 #[test]
-fn no_cut_zip_is_taken() {
+fn refuses_truncated_zips_of_any_length() {
     let db = small(Version::V35);
     for good in [zip(&[member("snapshot", &db)]), zip(&[streamed("snapshot", &db)])] {
         for length in 0..good.len() {
-            assert!(read(&good[..length]).is_none(), "cut to {length} bytes");
+            assert!(read(&good[..length]).is_none(), "truncated to {length} bytes");
         }
     }
 }
 
-/// The forms that writers of zips have, each of which is right.
+/// The valid variants of the format that zip writers produce.
 #[test]
-fn reads_zips_of_every_form() {
+fn reads_every_variant_of_zip() {
     let db = small(Version::V35);
     let (plain, behind) = (member("snapshot", &db), streamed("snapshot", &db));
     let words = behind.descriptor.clone().unwrap();
@@ -210,14 +212,17 @@ fn reads_zips_of_every_form() {
                 ..plain.clone()
             }],
         ),
-        ("its lengths behind", vec![behind.clone()]),
-        ("and no signature there", vec![Member { descriptor: Some(words[4..].to_vec()), ..behind.clone() }]),
+        ("with a data descriptor", vec![behind.clone()]),
+        (
+            "with a data descriptor without a signature",
+            vec![Member { descriptor: Some(words[4..].to_vec()), ..behind.clone() }],
+        ),
         ("in 64 bits", vec![Member { descriptor: Some([&words[..8], &packed, &size].concat()), ..behind }]),
         (
             "64-bit lengths",
             vec![Member { told: (u32::MAX, u32::MAX), extra: extra.clone(), central_extra: extra, ..plain }],
         ),
-        ("RKE's state before it", comes_first.to_vec()),
+        ("after the state file of RKE", comes_first.to_vec()),
     ] {
         let (contents, found) = read(&zip(&members)).unwrap_or_else(|| panic!("{form}"));
         assert_eq!(found, db, "{form}");

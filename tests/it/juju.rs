@@ -36,7 +36,7 @@ fn in_juju_snapshot_completes_with_its_results(version: Version) {
 }
 
 #[test]
-fn in_juju_restore_takes_the_attached_resource() {
+fn in_juju_restore_uses_the_attached_resource() {
     let world = World::new(Setup { auth: true, ..Setup::plain(Version::V35) });
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -214,7 +214,7 @@ fn in_juju_a_cancelled_snapshot_leaves_no_child() {
 }
 
 #[test]
-fn in_juju_a_cancelled_restore_leaves_no_child_and_whole_data() {
+fn in_juju_a_cancelled_restore_leaves_no_child_and_intact_data() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();

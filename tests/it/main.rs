@@ -1,19 +1,18 @@
-//! The actions as a user runs them: real binaries against real etcd servers, in a terminal and as a Juju unit would.
+//! The actions as a user runs them: real binaries against real etcd servers, in a terminal and in a Juju
+//! unit.
 //!
-//! `world` makes throw-away etcds, `unit` plays the Juju unit, `tools` stands before etcd's own tools; the other modules
-//! are the subjects. Nothing here looks inside the library but for how long it waits (`deadlines`): these tests hold it to its
-//! contract.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "a test lives outside the house: it makes files, processes and environments of its own"
-)]
+//! `world` starts throw-away etcds, `unit` simulates the Juju unit, and `tools` puts stand-ins in front of
+//! etcd's tools. The other modules each test one subject. The tests use the public interface only, except for
+//! the time limits of the library (`deadlines`) and the archive reader.
+#![allow(clippy::disallowed_methods, reason = "tests create their own files, processes and environments")]
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
-    reason = "a test fails by a panic, and tells what it does"
+    reason = "tests fail by panicking, and print why they are skipped"
 )]
 
-/// The path of the program by the name of an action or hook, as the charm links it. [`common::command::link_programs`] makes the links.
+/// Expands to the path of a program named after an action or hook, as the charm links it.
+/// [`common::command::link_programs`] creates the links.
 macro_rules! program {
     ($name:literal) => {
         concat!(env!("CARGO_TARGET_TMPDIR"), "/programs/", $name)

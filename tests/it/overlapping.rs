@@ -1,4 +1,4 @@
-//! Destinations that lie in one another, and what a deletion leaves: each place is looked at afterwards.
+//! Destinations that contain one another. After a deletion, the program lists each destination again.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -30,7 +30,7 @@ impl Fixture {
         Self { world, server, faults }
     }
 
-    /// A bucket as a destination, with more of its lines.
+    /// Returns the settings of a bucket as a destination that keeps the `last` newest snapshots.
     fn bucket(&self, name: &str, host: &str, bucket: &str, folder: &str, last: u32) -> String {
         format!(
             "  {name}:\n    s3: {{credentials-file: {}, endpoint: 'http://{host}:{}', bucket: {bucket}, \
@@ -67,7 +67,7 @@ impl Fixture {
         path.rsplit('/').next().unwrap().to_owned()
     }
 
-    /// How many snapshots are listed in a destination.
+    /// Returns the number of snapshots that are listed in a destination.
     fn count(&self, destination: &str) -> usize {
         let all = self.run("list-snapshots", &["format=json", "limit=0"]).completed().get("snapshots");
         let all: Vec<Value> = serde_json::from_str(&all).unwrap();
@@ -80,7 +80,7 @@ impl Fixture {
 }
 
 #[test]
-fn nested_destinations_keep_what_their_own_rules_keep() {
+fn nested_destinations_apply_their_own_rules() {
     let here = Fixture::new(Version::V35);
     let (disk, long) = (here.world.path("disk"), here.world.path("disk/long"));
     here.settings(&[
@@ -109,13 +109,13 @@ fn nested_destinations_keep_what_their_own_rules_keep() {
 }
 
 #[test]
-fn refuses_destinations_that_are_one_place() {
+fn refuses_two_destinations_at_the_same_place() {
     let here = Fixture::new(Version::V35);
     let disk = here.world.path("disk");
     let bucket = |name: &str, host: &str, folder: &str| here.bucket(name, host, "backups", folder, 1);
     for pair in [
         [bucket("a", "127.0.0.1", "etcd"), bucket("b", "127.0.0.1", "/etcd/")],
-        // Two spellings of one server.
+        // Two spellings of the address of one server.
         [bucket("a", "127.0.0.1", "etcd"), bucket("b", "LOCALHOST", "etcd")],
         [Fixture::directory("a", &disk, 1), Fixture::directory("b", &disk.join("."), 5)],
     ] {
@@ -134,7 +134,7 @@ fn refuses_destinations_that_are_one_place() {
     to(&here.world.path("link"));
     here.run("snapshot", &[]).failed(&["uploading to b", "is a symlink"]);
     if !is_root() {
-        return eprintln!("skipped: only root mounts");
+        return eprintln!("skipped: only root can mount a file system");
     }
     let before = names(&disk);
     fs::create_dir(&other).unwrap();
@@ -158,10 +158,10 @@ fn refuses_a_target_that_a_destination_would_prune() {
             here.start(action, &words).finish().refused(&["destination disk"]);
         }
     }
-    // These do not see each other's.
+    // Archives at these depths are outside the folders of the destination.
     for target in [disk.join("a"), here.world.path(".").join("disk/a/b/c")] {
         let target = format!("target={}", target.display());
-        // Two targets have one name for archives of one second.
+        // Two targets use the same name for archives of the same second.
         std::thread::sleep(Duration::from_millis(1100));
         here.start("snapshot", &[&target]).finish().completed();
     }
@@ -169,7 +169,7 @@ fn refuses_a_target_that_a_destination_would_prune() {
 }
 
 #[test]
-fn a_kept_snapshot_that_is_gone_after_a_prune_is_reported() {
+fn reports_a_kept_snapshot_that_is_missing_after_a_prune() {
     let here = Fixture::new(Version::V35);
     let disk = here.world.path("disk");
     here.settings(&[
@@ -184,7 +184,7 @@ fn a_kept_snapshot_that_is_gone_after_a_prune_is_reported() {
     while here.faults.seen("DELETE", &first).is_empty() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    // As another program would, or a rule of the bucket.
+    // Another program or a lifecycle rule of the bucket could do this.
     fs::remove_file(disk.join(here.folder()).join(&last)).unwrap();
     let out = run.finish();
     assert!(out.stdout.contains("disk: 0 deleted, 1 kept"), "{}", out.told());
@@ -194,12 +194,12 @@ fn a_kept_snapshot_that_is_gone_after_a_prune_is_reported() {
 }
 
 #[test]
-fn a_snapshot_that_is_still_there_is_not_called_deleted() {
+fn a_snapshot_that_still_exists_is_not_reported_as_deleted() {
     let here = Fixture::new(Version::V35);
     here.settings(&[here.bucket("offsite", "127.0.0.1", "backups", "", 1)]);
     let first = here.saved();
     let _ = here.saved();
-    // The server says yes and does nothing.
+    // The server reports success but does not delete.
     here.faults.make("DELETE", &*first.clone().leak(), Fault::Answer(200, "", ""), 100);
     let out = here.run("prune-snapshots", &[]);
     assert!(out.stdout.contains("deleted: '0'"), "{}", out.told());
@@ -214,7 +214,7 @@ fn a_snapshot_that_is_still_there_is_not_called_deleted() {
 }
 
 #[test]
-fn a_snapshot_that_is_only_hidden_is_not_called_deleted() {
+fn a_hidden_snapshot_is_not_reported_as_deleted() {
     if !Can::Lock.be_tried() {
         return;
     }
@@ -223,7 +223,7 @@ fn a_snapshot_that_is_only_hidden_is_not_called_deleted() {
     let all = [here.saved(), here.saved(), here.saved(), here.saved()];
     let key = |name: &str| format!("{}/{name}", here.folder());
     let keys: Vec<String> = all.iter().map(|name| key(name)).collect();
-    // A key that may delete objects, and no versions of them.
+    // A key that may delete objects, but not versions of them.
     here.faults.make("DELETE", "versionId=", Fault::Answer(403, "AccessDenied", ""), 2);
     let done = here.run("delete-snapshot", &[&format!("snapshot=offsite/{}", all[0])]).completed();
     assert_eq!((done.get("deleted"), done.get("freed")), (String::new(), "0".to_owned()));

@@ -1,4 +1,5 @@
-//! Whose the archive is, on a machine that has the user `ubuntu`: a mount namespace lends one. Only root may.
+//! The owner of the archive on a machine with the user `ubuntu`, which a mount namespace simulates. Only root
+//! can create one.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -8,11 +9,11 @@ use std::process::Command;
 use crate::common::command::{Out, Run};
 use crate::common::world::{Version, World};
 
-/// The user `ubuntu`, and its group.
+/// The user id and group id of `ubuntu`.
 pub const UBUNTU: u32 = 1000;
 
-/// The command of one of our binaries where `/etc/passwd` has a user `ubuntu`.
-pub fn beside_ubuntu(world: &World, binary: &str, words: &[&str]) -> Command {
+/// Returns the command of a program, run with an `/etc/passwd` that has the user `ubuntu`.
+pub fn with_ubuntu_user(world: &World, binary: &str, words: &[&str]) -> Command {
     let passwd = world.path("passwd");
     fs::write(&passwd, "root:x:0:0::/root:/bin/sh\nubuntu:x:1000:1000::/home/ubuntu:/bin/sh\n").unwrap();
     let script = "mount --bind \"$0\" /etc/passwd && exec \"$@\"";
@@ -22,19 +23,19 @@ pub fn beside_ubuntu(world: &World, binary: &str, words: &[&str]) -> Command {
 
 fn snapshot(world: &World, target: &Path) -> Out {
     let target = format!("target={}", target.display());
-    let command = beside_ubuntu(world, program!("snapshot"), &[&target]);
+    let command = with_ubuntu_user(world, program!("snapshot"), &[&target]);
     Run::start(command, &world.path("runs")).finish()
 }
 
 #[test]
-fn the_archive_belongs_to_ubuntu_where_there_is_one() {
+fn the_archive_belongs_to_the_user_ubuntu_if_it_exists() {
     let world = World::plain(Version::V35);
     world.fill();
     let home = world.path("home");
     fs::create_dir(&home).unwrap();
     chown(&home, Some(UBUNTU), Some(UBUNTU)).unwrap();
     fs::set_permissions(world.path("."), fs::Permissions::from_mode(0o755)).unwrap();
-    // As `mkdir` leaves a directory under Ubuntu's umask of 002.
+    // The mode that `mkdir` gives a directory under Ubuntu's umask of 002.
     fs::set_permissions(&home, fs::Permissions::from_mode(0o775)).unwrap();
 
     let out = snapshot(&world, &home.join("etcd-snapshots")).completed();
@@ -46,7 +47,7 @@ fn the_archive_belongs_to_ubuntu_where_there_is_one() {
 }
 
 #[test]
-fn a_target_that_ubuntu_cannot_enter_is_refused() {
+fn refuses_a_target_that_the_user_ubuntu_cannot_enter() {
     let world = World::plain(Version::V35);
     let closed = world.path("closed");
     fs::create_dir(&closed).unwrap();
@@ -59,7 +60,7 @@ fn a_target_that_ubuntu_cannot_enter_is_refused() {
     for (binary, words) in
         [(snapshot, &[&*target][..]), (backup, &[&target]), (backup, &[&target, "scheduled=true"])]
     {
-        let mut command = beside_ubuntu(&world, binary, words);
+        let mut command = with_ubuntu_user(&world, binary, words);
         command.env("ETCD_BACKUP", &settings);
         let out = Run::start(command, &world.path("runs")).finish();
         out.refused(&["closed to the user ubuntu"]);

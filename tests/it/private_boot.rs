@@ -1,5 +1,5 @@
-//! The private boot of restored data needs nothing of that data but that etcd starts on it: no login, no certificate, no time
-//! that a lease has left. Its failures are no verdict about the data.
+//! The private boot of restored data needs no login, no certificate and no remaining lease time. If the boot
+//! fails, that does not prove damage.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::common::fs_util::succeed;
 use crate::common::world::{PASSWORD, Setup, Version, World};
 use crate::restore::from;
 
-/// etcdctl as this world's root, with `password`.
+/// Runs etcdctl as the root user of this world's etcd, with `password`.
 fn as_root(world: &World, args: &[&str], password: &str) {
     let mut command = world.etcdctl_command(args);
     command.env("ETCDCTL_USER", format!("root:{password}"));
@@ -25,9 +25,10 @@ fn with_auth(version: Version) -> World {
     world
 }
 
-/// Changes root's password, in etcd and in the site's password file. `World` itself still knows the old one.
+/// Changes the password of root in etcd and in the site's password file. `World` itself keeps the old
+/// password.
 fn change_password(world: &World) {
-    // `user passwd` reads from a terminal or takes the word from its input.
+    // `user passwd` reads the password from a terminal or from its input.
     let mut command = world.etcdctl_command(&["user", "passwd", "root", "--interactive=false"]);
     let input = world.path("new-password");
     fs::write(&input, "another-password\n").unwrap();
@@ -40,14 +41,14 @@ fn restore(world: &World, archive: &Path, more: &[&str]) -> Out {
     world.restore(&[&[&*from(archive), &*world.to_target()], more].concat())
 }
 
-/// Says that the login is the snapshot's now.
+/// The message that the logins are now those of the snapshot.
 const LOGIN: &str = "its users and passwords are those of the snapshot";
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn restores_data_whose_root_has_no_password(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
-    // The client whom the certificate names root.
+    // A client with the name root in its certificate.
     for ending in ["crt", "key"] {
         let file = |name: &str| world.path("tls").join(format!("{name}.{ending}"));
         fs::copy(file("root"), file("client")).unwrap();
@@ -59,11 +60,11 @@ fn restores_data_whose_root_has_no_password(version: Version) {
     world.damage();
     let _ = restore(&world, &archive, &["plan=true"]).completed();
     let _ = restore(&world, &archive, &[]).completed();
-    assert_same(&world.dump(), &saved, "with a root who has no password");
+    assert_same(&world.dump(), &saved, "with a root user without a password");
     world.stop();
     let _ = restore(&world, &archive, &[]).completed();
     world.start();
-    assert_same(&world.dump(), &saved, "once more, while it was stopped");
+    assert_same(&world.dump(), &saved, "with a stopped etcd");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -76,8 +77,8 @@ fn restores_a_snapshot_from_before_the_password_changed(version: Version) {
     let out = restore(&world, &archive, &[]);
     assert!(out.told().contains(LOGIN), "{}", out.told());
     let _ = out.completed();
-    // With the password of the snapshot's day.
-    assert_same(&world.dump(), &saved, "restored over another password");
+    // With the password at the time of the snapshot.
+    assert_same(&world.dump(), &saved, "with another password");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -90,8 +91,8 @@ fn restores_over_a_stopped_etcd_whose_password_changed(version: Version) {
     world.stop();
     let backup = restore(&world, &archive, &[]).completed().get("backup.path");
     world.start();
-    assert_same(&world.dump(), &saved, "restored while it was stopped");
-    // The backup is an ordinary archive, with the users of its own day.
+    assert_same(&world.dump(), &saved, "with a stopped etcd");
+    // The backup is a normal archive, with the users at the time of the backup.
     fs::write(world.path("password"), format!("{PASSWORD}\n")).unwrap();
     let _ = restore(&world, &PathBuf::from(backup), &["skip-backup=true"]).completed();
     as_root(&world, &["get", "/registry", "--prefix", "--limit=1"], "another-password");
@@ -110,7 +111,7 @@ fn restores_a_snapshot_whose_root_has_been_renamed_since() {
     let out = restore(&world, &archive, &[]);
     assert!(out.told().contains(LOGIN), "{}", out.told());
     let _ = out.completed();
-    assert_same(&world.dump(), &saved, "restored by a user whom the snapshot does not know");
+    assert_same(&world.dump(), &saved, "restored by a user that is not in the snapshot");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -158,7 +159,7 @@ fn drills_a_snapshot_whose_password_changed(version: Version) {
     let _ = drill(&world, &archive).completed();
 }
 
-/// A machine so slow that every question about content takes longer than the leases last.
+/// A machine so slow that every query takes longer than the time to live of the leases.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn leases_do_not_expire_in_a_private_boot(version: Version) {
@@ -176,11 +177,12 @@ fn leases_do_not_expire_in_a_private_boot(version: Version) {
     let revision = restore(&world, &archive, &["skip-backup=true"]).completed().number("restore.revision");
     assert!(revision > 0);
     tools.mend();
-    // etcd removes them itself once they have had their time.
+    // etcd removes the leases itself after they expire.
     assert!(world.healthy());
 }
 
-/// etcd 3.4.28 to 3.4.45 ends if its gateway has to reach it on a unix socket. No registry has those releases.
+/// etcd 3.4.28 to 3.4.45 exits if its gateway has to connect to it through a unix socket. No registry has
+/// those releases.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn boots_without_the_gateway(version: Version) {
@@ -200,7 +202,7 @@ fn boots_without_the_gateway(version: Version) {
 }
 
 #[test]
-fn a_boot_that_fails_is_not_called_damage() {
+fn a_failed_boot_is_not_reported_as_damage() {
     let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -213,11 +215,11 @@ fn a_boot_that_fails_is_not_called_damage() {
     tools.mend();
     let _ = restore(&world, &archive, &[]).completed();
     world.start();
-    assert_same(&world.dump(), &saved, "once the program works");
+    assert_same(&world.dump(), &saved, "after the program was repaired");
 }
 
 #[test]
-fn a_database_that_cannot_be_read_is_called_damage() {
+fn an_unreadable_database_is_reported_as_damage() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
@@ -228,7 +230,7 @@ fn a_database_that_cannot_be_read_is_called_damage() {
 }
 
 #[test]
-fn a_log_that_cannot_be_read_is_called_damage() {
+fn an_unreadable_log_is_reported_as_damage() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
@@ -241,9 +243,9 @@ fn a_log_that_cannot_be_read_is_called_damage() {
         .refused(&["its data is damaged: the write-ahead log is damaged: crc mismatch"]);
 }
 
-/// etcd itself makes it anew from its write-ahead log.
+/// etcd creates it again from its write-ahead log.
 #[test]
-fn a_missing_database_is_made_from_the_log() {
+fn a_missing_database_is_rebuilt_from_the_log() {
     let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());
@@ -259,7 +261,7 @@ fn a_missing_database_is_made_from_the_log() {
 }
 
 #[test]
-fn a_slash_behind_the_endpoint_does_not_fail_a_restore() {
+fn accepts_a_slash_at_the_end_of_the_endpoint() {
     let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());

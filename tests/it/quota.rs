@@ -1,4 +1,4 @@
-//! etcd's quota: a database that does not fit is refused before etcd is stopped.
+//! etcd's quota: restore refuses a database that exceeds it before it stops etcd.
 
 use test_case::test_case;
 
@@ -37,7 +37,7 @@ fn refuses_a_database_larger_than_the_quota(version: Version) {
     assert_eq!(world.etcdctl(&["alarm", "list"]), "");
 }
 
-/// etcd uses the last value of a flag that is given twice.
+/// etcd uses the last value of a repeated flag.
 fn restarted_with(world: &World, flag: &str) {
     world.stop();
     world.tell(flag);

@@ -1,4 +1,4 @@
-//! What `restore` says no to: each with its own words, before anything was touched.
+//! Refusals of `restore`: each has its own message and changes nothing.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,7 +12,7 @@ use crate::common::fs_util::{Closely, names, shape};
 use crate::common::world::{Setup, Version, World, is_root};
 use crate::restore::from;
 
-/// How a world was before something that must not change it.
+/// The state of a world before an operation that must not change it.
 pub struct Still<'w> {
     world: &'w World,
     pid: Option<i32>,
@@ -23,7 +23,7 @@ pub struct Still<'w> {
 }
 
 impl<'w> Still<'w> {
-    /// Looks.
+    /// Records the current state.
     pub fn of(world: &'w World) -> Self {
         Self {
             world,
@@ -35,7 +35,7 @@ impl<'w> Still<'w> {
         }
     }
 
-    /// Looks again: the same process, the same data, nothing left.
+    /// Asserts that the state is unchanged: the same etcd process, the same data, no leftovers.
     #[track_caller]
     pub fn check(&self, what: &str) {
         assert!(self.pid.is_some() && self.world.pid() == self.pid, "{what}: etcd was restarted");
@@ -43,7 +43,7 @@ impl<'w> Still<'w> {
         assert_eq!(names(&self.world.target()), self.target, "{what}");
         assert_eq!(self.world.leftovers(), self.leftovers, "{what}");
         let tree = shape(&self.world.data_dir(), Closely::Shape);
-        // etcd itself may add to its log while we look; nothing may go or change hands.
+        // etcd may add to its log in the meantime, but no file may disappear or change its owner.
         let gone: Vec<_> = self.tree.iter().filter(|line| !tree.contains(line)).collect();
         assert!(gone.is_empty(), "{what}: {gone:?}");
         let processes = self.world.processes();
@@ -51,7 +51,7 @@ impl<'w> Still<'w> {
     }
 }
 
-/// A good archive, made elsewhere, put into this world's directory.
+/// Takes an archive in another cluster and moves it into this world's target directory.
 fn archive_for(world: &World, version: Version) -> PathBuf {
     let source = World::plain(version);
     source.fill();
@@ -81,14 +81,14 @@ fn refuses_a_cluster_of_three(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn refuses_beside_a_learner(version: Version) {
+fn refuses_a_cluster_with_a_learner(version: Version) {
     let (world, learner) = cluster::with_learner(version);
-    world.put(0..10, "beside a learner");
+    world.put(0..10, "next to a learner");
     let archive = archive_for(&world, version);
     let still = Still::of(&world);
     world.restore(&[&from(&archive), &world.to_target()]).refused(&["2 members", "two members", "learner"]);
-    still.check("beside a learner");
-    // The learner itself is no place for a restore either.
+    still.check("next to a learner");
+    // restore refuses to run on the learner itself as well.
     let archive = archive_for(&learner, version);
     let pid = learner.pid();
     let out = learner.restore(&[&from(&archive), &learner.to_target()]);
@@ -99,19 +99,19 @@ fn refuses_beside_a_learner(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn refuses_beside_an_unstarted_learner(version: Version) {
+fn refuses_a_cluster_with_an_unstarted_learner(version: Version) {
     let world = cluster::with_unstarted_learner(version);
-    world.put(0..10, "alone but for one");
+    world.put(0..10, "next to an unstarted learner");
     let archive = archive_for(&world, version);
     let still = Still::of(&world);
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     out.refused(&["2 members", "two members", "learner", "not started", "unstarted", "never started"]);
-    still.check("beside an unstarted learner");
+    still.check("next to an unstarted learner");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn refuses_beside_an_unstarted_voter(version: Version) {
+fn refuses_a_cluster_with_an_unstarted_voter(version: Version) {
     let world = World::plain(version);
     world.put(0..10, "no quorum");
     cluster::lose_quorum(&world);
@@ -127,12 +127,12 @@ fn refuses_beside_an_unstarted_voter(version: Version) {
         "membership",
         "members of",
     ]);
-    still.check("beside an unstarted voter");
+    still.check("next to an unstarted voter");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn refuses_when_the_membership_is_unknown(version: Version) {
+fn refuses_if_the_members_are_unknown(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     world.fill();
     let archive = archive_for(&world, version);
@@ -143,14 +143,14 @@ fn refuses_when_the_membership_is_unknown(version: Version) {
     let client = path(&world, "tls/client");
     let still = Still::of(&world);
     for (what, site, reasons) in [
-        // It runs, so what is on its disk is not for us to read; and it does not answer.
+        // etcd runs and does not answer, so restore must not read its data from disk.
         (
             "a wrong port",
             site.replace(&world.endpoint(), &other.endpoint()),
             ["connection refused"].as_slice(),
         ),
         ("a foreign authority", given("tls/ca.crt"), &["x509", "certificate"]),
-        // The server hangs up; whether etcdctl hears why is a race.
+        // The server closes the connection. Whether etcdctl receives the reason depends on timing.
         ("a foreign certificate", given("tls/client"), &["members"]),
         ("no certificate", without(&site, &[&client]), &["members"]),
     ] {
@@ -161,7 +161,7 @@ fn refuses_when_the_membership_is_unknown(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn refuses_when_the_credentials_are_wrong(version: Version) {
+fn refuses_wrong_credentials(version: Version) {
     let world = World::new(Setup { auth: true, ..Setup::plain(version) });
     world.fill();
     let archive = archive_for(&world, version);
@@ -171,7 +171,7 @@ fn refuses_when_the_credentials_are_wrong(version: Version) {
     let still = Still::of(&world);
     refuses_with_site(&world, &archive, "a wrong password", &wrong, &["authentication failed"]);
     still.check("a wrong password");
-    // These etcds tell their members to anyone, so that without a user it is the backup that cannot be made.
+    // These versions of etcd list their members without a login, so without a user only the backup fails.
     world.set_site(&without(&site, &["username", "password"]));
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
@@ -191,7 +191,7 @@ fn refuses_with_site(world: &World, archive: &Path, what: &str, site: &str, reas
     world.restore(&[&from(archive), &world.to_target()]).refused(reasons);
 }
 
-/// What a stopped member has on its disk tells of the others as well.
+/// The data of a stopped member lists the other members too.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_stopped_member_of_three(version: Version) {
@@ -222,7 +222,7 @@ fn refuses_without_a_snapshot() {
 }
 
 #[test]
-fn refuses_a_target_that_is_none() {
+fn refuses_an_invalid_target() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = archive_for(&world, Version::V35);
@@ -241,11 +241,11 @@ fn refuses_a_target_that_is_none() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn refuses_without_room_for_the_stage(version: Version) {
+fn refuses_without_space_for_the_staged_data(version: Version) {
     if !is_root() {
-        return eprintln!("skipped: only root mounts a small file system");
+        return eprintln!("skipped: only root can mount a small file system");
     }
-    // etcd keeps two log files of 64 MB each; a third, for the stage, does not fit.
+    // etcd keeps two log files of 64 MB each. A third one, for the staged data, does not fit.
     let world = World::prepare(Setup::plain(version));
     let _small = crate::common::mount::small(&world.path("data"), "150m");
     world.found(&world.as_initial_member(), "new");
@@ -254,13 +254,13 @@ fn refuses_without_room_for_the_stage(version: Version) {
     let archive = archive_for(&world, version);
     let still = Still::of(&world);
     world.restore(&[&from(&archive), &world.to_target()]).refused(&["room", "space", "free"]);
-    still.check("without room for the stage");
+    still.check("without space for the staged data");
 }
 
 #[test]
-fn refuses_without_room_for_the_backup() {
+fn refuses_without_space_for_the_backup() {
     if !is_root() {
-        return eprintln!("skipped: only root mounts a small file system");
+        return eprintln!("skipped: only root can mount a small file system");
     }
     let world = World::plain(Version::V35);
     world.fill();
@@ -268,6 +268,6 @@ fn refuses_without_room_for_the_backup() {
     let small = crate::common::mount::small(&world.target(), "16k");
     let still = Still::of(&world);
     world.restore(&[&from(&archive), &world.to_target()]).refused(&["room", "space", "free"]);
-    still.check("without room for the backup");
+    still.check("without space for the backup");
     drop(small);
 }

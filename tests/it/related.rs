@@ -1,4 +1,5 @@
-//! Backup settings from Juju: the relation `s3-parameters` in both versions of its interface, and the option `backup`.
+//! Backup settings from Juju: the relation `s3-parameters` in both versions of its interface, and the option
+//! `backup`.
 //!
 //! The tests go from the hook to the action that uploads, with a real S3 server.
 
@@ -58,7 +59,7 @@ fn related_with_keys_in_the_data_uploads_until_the_relation_is_removed() {
     assert_no_key_is_shown(&world, &unit, &run.out.told());
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
     assert_eq!((mode(&world, "juju.yaml"), mode(&world, "s3-credentials")), (0o644, 0o600));
-    // What the older Version::V35 wants to hear before it says anything, and the newer one too.
+    // The data that the unit sets for the older and the newer version of the interface.
     assert_eq!(
         unit.relation_data_set(),
         ["bucket=relation-7", "lib-version=1.0", "requested-secrets=[\"access-key\", \"secret-key\"]"]

@@ -1,4 +1,5 @@
-//! What `restore` takes: raised revisions, bare files, archives of the older charm, hashes to expect.
+//! Options of `restore`: revision bumps, bare snapshot files, archives of the older charm, and expected
+//! hashes.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use crate::common::fs_util::{sha256sum, succeed};
 use crate::common::world::{Version, World};
 use crate::restore::from;
 
-/// A filled world, its archive, what is in it, and at which revision; then damaged.
+/// Returns a filled world, its archive, the saved data and its revision. The live data is then damaged.
 fn damaged(version: Version) -> (World, PathBuf, Data, i64) {
     let world = World::plain(version);
     world.fill();
@@ -23,7 +24,7 @@ fn damaged(version: Version) -> (World, PathBuf, Data, i64) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn leaves_the_revision_alone_when_told(version: Version) {
+fn keeps_the_revision_if_requested(version: Version) {
     let (world, archive, saved, at) = damaged(version);
     let hash = world.hashkv(at);
     let results = world.restore(&[&from(&archive), &world.to_target(), "bump-revision=off"]).completed();
@@ -45,7 +46,7 @@ fn raises_the_revision_by_a_number(version: Version) {
             assert_eq!(world.revision(), at + 100_000);
             assert_eq!(results.number("restore.bumped-by"), 100_000);
         }
-        // This etcd cannot: it says so, whether it goes on or not.
+        // etcd 3.4 cannot raise the revision, so restore either fails or prints a warning.
         Version::V34 if out.status.success() => assert!(!out.completed().get("restore.warning").is_empty()),
         Version::V34 => out.refused(&["bump"]),
     }
@@ -53,7 +54,7 @@ fn raises_the_revision_by_a_number(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn raises_nothing_when_nothing_is_ahead(version: Version) {
+fn does_not_raise_the_revision_if_the_snapshot_is_newest(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (archive, at) = (world.saved(), world.revision());
@@ -61,14 +62,14 @@ fn raises_nothing_when_nothing_is_ahead(version: Version) {
     let results = other.restore(&[&from(&archive), &other.to_target(), "bump-revision=auto"]).completed();
     assert_eq!(other.revision(), at);
     assert!(results.find("restore.bumped-by").is_none_or(|by| by == "0"));
-    // This etcd may have come up empty where another was, whose clients are past the snapshot.
+    // This etcd may be an empty replacement whose clients have already seen revisions above the snapshot's.
     let warning = results.get("restore.warning");
     assert!(warning.contains("at revision 1,") && warning.contains("restart every client"), "{warning}");
     assert_eq!(warning.contains("bump-revision="), version == Version::V35, "{warning}");
 }
 
 #[test]
-fn refuses_an_amount_that_is_none() {
+fn refuses_an_invalid_revision_bump() {
     let (world, archive, ..) = damaged(Version::V35);
     let pid = world.pid();
     for amount in ["junk", "-5", "1.5", "1e3", "99999999999999999999999", "on", "9223372036854775807"] {
@@ -82,7 +83,7 @@ fn refuses_an_amount_that_is_none() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn takes_a_bare_snapshot_file(version: Version) {
+fn accepts_a_bare_snapshot_file(version: Version) {
     let (world, archive, saved, _) = damaged(version);
     let bare = unpack(&world, &archive).join("db");
     let named = world.path("bare-snapshot.db");
@@ -93,7 +94,7 @@ fn takes_a_bare_snapshot_file(version: Version) {
     assert_eq!(sha256sum(&named), before);
 }
 
-/// What the older charm left: `./` and `./db`, the `db` copied from the data directory.
+/// Creates an archive like the older charm: `./` and `./db`, where `db` is copied from the data directory.
 pub fn old_charm_archive(world: &World) -> (PathBuf, Data) {
     let saved = world.dump();
     world.stop();
@@ -110,7 +111,7 @@ pub fn old_charm_archive(world: &World) -> (PathBuf, Data) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn takes_an_archive_of_the_older_charm_only_when_told(version: Version) {
+fn accepts_an_archive_of_the_older_charm_only_if_allowed(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (archive, saved) = old_charm_archive(&world);
@@ -129,7 +130,7 @@ fn takes_an_archive_of_the_older_charm_only_when_told(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn takes_a_bare_file_without_a_hash_only_when_told(version: Version) {
+fn accepts_a_bare_file_without_a_hash_only_if_allowed(version: Version) {
     let world = World::plain(version);
     world.fill();
     let (_, saved) = old_charm_archive(&world);
@@ -142,7 +143,7 @@ fn takes_a_bare_file_without_a_hash_only_when_told(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn takes_the_archive_of_the_expected_hash_alone(version: Version) {
+fn accepts_only_the_archive_with_the_expected_hash(version: Version) {
     let (world, archive, saved, _) = damaged(version);
     let (damaged, pid) = (world.dump(), world.pid());
     let right = sha256sum(&archive);
@@ -159,10 +160,10 @@ fn takes_the_archive_of_the_expected_hash_alone(version: Version) {
     assert_same(&world.dump(), &saved, "from the archive of the expected hash");
 }
 
-/// The manifest is optional: an operator's own `tar czf` of a snapshot file is an archive as well.
+/// The manifest is optional: an archive that an operator made with `tar czf` from a snapshot file is valid.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn takes_an_archive_that_tar_made(version: Version) {
+fn accepts_an_archive_made_by_tar(version: Version) {
     let (world, archive, saved, _) = damaged(version);
     let dir = unpack(&world, &archive);
     for (number, member) in ["db", "./db"].into_iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Revisions never go back unnoticed: a restore clears the highest one that was ever served, not only the live one.
+//! Revisions never decrease unnoticed: a restore exceeds the highest revision that was ever served, not only
+//! the current one.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,8 +11,9 @@ use crate::common::world::{Version, World};
 use crate::restore::from;
 use crate::rollback::Ground;
 
-/// An etcd that went back from the revision that comes with it to that of the archive.
-fn gone_back(version: Version) -> (World, PathBuf, i64) {
+/// Returns an etcd that a restore moved back to the archive's revision, with the archive and the highest
+/// served revision.
+fn moved_back(version: Version) -> (World, PathBuf, i64) {
     let world = World::plain(version);
     world.etcdctl(&["put", "first", "1"]);
     let archive = world.saved();
@@ -26,7 +28,8 @@ fn back(world: &World, archive: &std::path::Path) {
     assert!(results.get("restore.warning").contains("goes back by"), "{}", results.out.told());
 }
 
-/// Restores, and returns the revision that etcd starts at. An etcd that cannot raise it says how far it goes back.
+/// Restores and returns the new revision. If etcd cannot raise it, asserts that the warning states the
+/// difference.
 fn restored(world: &World, archive: &std::path::Path, seen: i64) -> i64 {
     let results = world.restore(&[&from(archive), "skip-backup=true"]).completed();
     let revision = results.number("restore.revision");
@@ -42,9 +45,9 @@ fn restored(world: &World, archive: &std::path::Path, seen: i64) -> i64 {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn a_restore_clears_what_was_served_before_the_last_one(version: Version) {
-    let (world, archive, seen) = gone_back(version);
-    // However often it is not cleared.
+fn exceeds_revisions_served_before_the_previous_restore(version: Version) {
+    let (world, archive, seen) = moved_back(version);
+    // A second restore to the lower revision makes no difference.
     if version == Version::V35 {
         back(&world, &archive);
     }
@@ -55,14 +58,14 @@ fn a_restore_clears_what_was_served_before_the_last_one(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn a_restore_of_a_stopped_etcd_clears_it_too(version: Version) {
-    let (world, archive, seen) = gone_back(version);
+fn exceeds_revisions_served_earlier_by_a_stopped_etcd(version: Version) {
+    let (world, archive, seen) = moved_back(version);
     world.stop();
     restored(&world, &archive, seen);
 }
 
 #[test]
-fn what_clients_write_until_etcd_stops_counts() {
+fn counts_writes_until_etcd_stops() {
     let world = World::plain(Version::V35);
     world.etcdctl(&["put", "first", "1"]);
     let archive = world.saved();
@@ -78,14 +81,16 @@ fn what_clients_write_until_etcd_stops_counts() {
     assert!(warning.contains(&format!("goes back by {} (", seen + 3 - world.revision())), "{warning}");
 }
 
-/// It was raised, served and taken back: what etcd serves now is far behind what clients saw.
+/// A restore raised the revision, etcd served it, and the restore was rolled back. etcd now serves a much
+/// lower revision than clients saw.
 #[test]
-fn what_clients_saw_of_an_undone_restore_counts() {
+fn counts_revisions_of_a_restore_that_was_rolled_back() {
     let Ground { world, archive, old, .. } = Ground::new(Version::V35);
     let words = [from(&archive), world.to_target()];
     let planned = world.restore(&[&words[0], &words[1], "plan=true"]).completed().number("plan.revision");
     let tools = world.stand_in_tools();
-    // The first stop breaks the proof of the restored data, and at the second it has served.
+    // The first stop makes the verification of the restored data fail. At the second stop etcd has served
+    // that data.
     world.arm(
         "before-stop",
         format!(
@@ -107,9 +112,9 @@ fn what_clients_saw_of_an_undone_restore_counts() {
 }
 
 #[test]
-fn a_record_without_revisions_is_unknown() {
-    let (world, archive, _) = gone_back(Version::V35);
-    // As an earlier Version::V35 wrote it.
+fn a_record_without_revisions_counts_as_unknown() {
+    let (world, archive, _) = moved_back(Version::V35);
+    // As an earlier version of the program wrote it.
     let record = world.data_dir().join("member/lineage.json");
     let mut written: serde_json::Value = serde_json::from_slice(&fs::read(&record).unwrap()).unwrap();
     for name in ["highest_revision", "highest_is_known"] {
@@ -125,7 +130,7 @@ fn a_record_without_revisions_is_unknown() {
     let warning = plan(&[]).get("restore.warning");
     assert!(warning.contains("unknown") && warning.contains("bump-revision=1000000000"), "{warning}");
     assert_eq!(plan(&["bump-revision=1000000000"]).find("restore.warning"), None);
-    // A bump that is made anyway clears the unknown too.
+    // If a bump is necessary anyway, it also covers the unknown revisions.
     world.add_revisions(2, "more");
     assert!(plan(&[]).number("plan.bump") >= 1_000_000_000);
 }

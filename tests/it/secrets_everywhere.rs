@@ -1,6 +1,5 @@
-//! A database full of canaries goes through every action, through every damaged form of an archive, and
-//! through failures of etcd's tools. No output, argument, environment, result or readable file may contain a
-//! canary.
+//! A database with canary values goes through every action, every damaged form of an archive, and failures of
+//! etcd's tools. No output, argument, environment, result or readable file may contain a canary.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +13,7 @@ use crate::catalog::name;
 use crate::common::tools::Tools;
 use crate::common::unit::Unit;
 use crate::common::world::{Version, World};
-use crate::encryption::{self, IDENTITY, beside, encrypt, identity};
+use crate::encryption::{self, IDENTITY, encrypt, identity, manifest_next_to};
 use crate::hostile::{file, gzip, packed};
 use crate::restore::from;
 use crate::secret_leaks::{LeakDetector, VALUE};
@@ -156,7 +155,7 @@ fn no_damaged_archive_reports_a_secret() {
         fs::remove_file(detector.target().join(name)).unwrap();
         detector.check_remaining_files();
     }
-    assert!(refused > 0 && taken > 0, "{refused} refused, {taken} taken");
+    assert!(refused > 0 && taken > 0, "{refused} refused, {taken} accepted");
 }
 
 /// Returns file names and contents: archives and databases, each damaged in another way.
@@ -198,11 +197,11 @@ fn encrypted(world: &World, name: &str) -> Vec<u8> {
     encrypt(world, "");
     let archive = encryption::saved(world);
     fs::write(world.path("backup.yaml"), "").unwrap();
-    fs::copy(beside(&archive), beside(&LeakDetector::new(world).target().join(name))).unwrap();
+    fs::copy(manifest_next_to(&archive), manifest_next_to(&LeakDetector::new(world).target().join(name))).unwrap();
     fs::read(archive).unwrap()
 }
 
-/// Returns the database with one byte of each value altered behind the canary. Every record stays readable.
+/// Returns the database with one byte of each value altered after the canary. Every record stays readable.
 fn flipped_values(database: &[u8]) -> Vec<u8> {
     let mut flipped = database.to_vec();
     let value = format!("{VALUE} ");
@@ -216,7 +215,7 @@ fn flipped_values(database: &[u8]) -> Vec<u8> {
     flipped
 }
 
-/// A stand-in for a tool cuts or alters its files.
+/// A stand-in for a tool that truncates or alters its files.
 type Fault = fn(&Tools);
 
 #[test]

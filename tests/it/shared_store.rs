@@ -1,4 +1,5 @@
-//! Clusters that came out of one another's archives and share a place: what each may delete, and which is its latest.
+//! Clusters that were restored from each other's archives and share a destination: which archives each may
+//! delete, and which one is `latest`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,11 @@ use crate::common::command::{Out, Run};
 use crate::common::fs_util::names;
 use crate::common::world::{Version, World};
 
-/// A place for several worlds, all of whose members are called the same.
+/// A destination that several worlds share. The members of all worlds have the same name.
 struct Shared(tempfile::TempDir);
 
 impl Shared {
-    /// With a rule for it and for each target: only the newest stays.
+    /// Creates settings that keep only the newest archive in the destination and in each target.
     fn new() -> Self {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let text = format!(
@@ -34,7 +35,7 @@ impl Shared {
         Run::start(command, &world.path("runs")).finish()
     }
 
-    /// So many snapshots of different revisions.
+    /// Takes `many` snapshots of different revisions.
     fn save(&self, world: &World, many: usize) {
         for _ in 0..many {
             world.put(900..901, "once more");
@@ -42,7 +43,7 @@ impl Shared {
         }
     }
 
-    /// The archives of this cluster that are in it.
+    /// Returns the archives of this cluster in the destination.
     fn of(&self, cluster: &str) -> Vec<String> {
         let folder: PathBuf = self.0.path().join("archives").join(cluster).join("m1");
         let all = if folder.exists() { names(&folder) } else { Vec::new() };
@@ -60,22 +61,22 @@ fn cluster(world: &World) -> String {
 }
 
 #[test]
-fn a_clone_prunes_nothing_of_the_cluster_that_it_was_restored_from() {
+fn a_clone_does_not_prune_archives_of_its_source_cluster() {
     let (shared, production) = (Shared::new(), World::plain(Version::V35));
     production.fill();
     shared.save(&production, 3);
     let taken = shared.of(&cluster(&production));
     assert_eq!(taken.len(), 3);
 
-    // A unit that holds nothing takes it as it is; one that holds data is told to.
+    // A unit without data accepts the archive. A unit with data needs `allow-foreign=true`.
     let (fresh, used) = (World::plain(Version::V35), World::plain(Version::V35));
     shared.save(&used, 1);
     let before = cluster(&used);
     let from = format!("from=shared/{}/m1/latest", cluster(&production));
     for (clone, words) in [(&fresh, vec![&*from]), (&used, vec![&*from, "allow-foreign=true"])] {
         let _ = shared.run(clone, "restore", &words).completed();
-        assert_same(&clone.dump(), &production.dump(), "what production had");
-        // Until it has one of its own, the latest is the one that it came from.
+        assert_same(&clone.dump(), &production.dump(), "after the restore from production");
+        // Until the clone has its own archive, `latest` is the archive that it was restored from.
         let _ = shared
             .run(clone, "restore", &["from=shared/latest", "skip-backup=true", "plan=true"])
             .completed();
@@ -83,22 +84,22 @@ fn a_clone_prunes_nothing_of_the_cluster_that_it_was_restored_from() {
             clone.put(0..1, "the clone's own");
             let _ = shared.run(clone, "backup", &[]).completed();
         }
-        assert_eq!(shared.of(&cluster(&production)), taken, "production's are its own");
-        assert_eq!(shared.of(&cluster(clone)).len(), 1, "and the clone's are pruned");
+        assert_eq!(shared.of(&cluster(&production)), taken, "the clone deleted archives of production");
+        assert_eq!(shared.of(&cluster(clone)).len(), 1, "the clone's archives were not pruned");
         let planned = shared.run(clone, "restore", &["from=shared/latest", "plan=true"]).completed();
         let latest = planned.get("plan.snapshot");
-        assert!(latest.contains(&cluster(clone)), "its own, not production's: {latest}");
+        assert!(latest.contains(&cluster(clone)), "latest is not an archive of the clone: {latest}");
     }
-    assert!(shared.of(&before).is_empty(), "what it was itself before is its own still");
+    assert!(shared.of(&before).is_empty(), "archives of the clone's earlier cluster id were not pruned");
 
-    // And production prunes its own, whatever clones there are.
+    // Production prunes its own archives, even if clones exist.
     let _ = shared.run(&production, "backup", &[]).completed();
     assert_eq!(shared.of(&cluster(&production)).len(), 1);
     assert_eq!(shared.of(&cluster(&fresh)).len(), 1);
 }
 
 #[test]
-fn a_new_machine_prunes_what_the_old_one_took_when_it_is_named() {
+fn a_new_machine_prunes_archives_of_the_named_old_cluster() {
     let (shared, lost) = (Shared::new(), World::plain(Version::V35));
     lost.fill();
     shared.save(&lost, 3);
@@ -114,7 +115,7 @@ fn a_new_machine_prunes_what_the_old_one_took_when_it_is_named() {
 }
 
 #[test]
-fn what_the_list_says_of_a_restored_cluster_is_what_pruning_does() {
+fn the_list_and_prune_agree_after_a_restore() {
     let (shared, world) = (Shared::new(), World::plain(Version::V35));
     world.fill();
     shared.save(&world, 2);
@@ -125,7 +126,7 @@ fn what_the_list_says_of_a_restored_cluster_is_what_pruning_does() {
     assert_eq!(planned.get("would-delete"), "4", "{}", planned.get("snapshots"));
     let unkept = listed.iter().filter(|one| one["kept_because"].as_array().unwrap().is_empty()).count();
     assert_eq!(unkept, 4, "{listed:#?}");
-    // That needs no etcd.
+    // Listing works without a running etcd.
     world.stop();
     assert_eq!(shared.listed(&world), listed);
     assert!(Path::new(&world.target()).exists());

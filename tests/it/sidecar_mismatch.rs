@@ -1,4 +1,4 @@
-//! What lies beside an archive, exchanged with its neighbour's: nobody takes one archive for the other by it.
+//! Two archives whose sidecar files (record or manifest) are exchanged: no action confuses the archives.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,15 @@ use serde_json::Value;
 use crate::catalog::{keep, listed, name};
 use crate::common::client::{Data, assert_same};
 use crate::common::world::{Version, World};
-use crate::encryption::{self, IDENTITY, beside, encrypt, identity};
+use crate::encryption::{self, IDENTITY, encrypt, identity, manifest_next_to};
 
-/// Two archives, with the data that each holds.
+/// Takes two archives, and returns each with its data.
 fn two(world: &World, saved: impl Fn(&World) -> PathBuf) -> [(PathBuf, Data); 2] {
     world.fill();
     let first = (saved(world), world.dump());
     world.damage();
     world.put(2000..2300, "more");
-    // Their names are to tell of another second each.
+    // Their names must differ by more than a suffix, so they need different seconds.
     sleep(Duration::from_secs(1));
     [first, (saved(world), world.dump())]
 }
@@ -29,7 +29,7 @@ fn exchange(one: &Path, other: &Path) {
 }
 
 #[test]
-fn a_neighbours_record_says_nothing() {
+fn ignores_the_record_of_another_archive() {
     let world = World::plain(Version::V35);
     let archives = two(&world, World::saved);
     let before = listed(&world);
@@ -41,7 +41,7 @@ fn a_neighbours_record_says_nothing() {
     }
     assert_ne!(listed(&world), before, "pinned");
     exchange(&record(&archives[0].0), &record(&archives[1].0));
-    assert_eq!(listed(&world), before, "neither is pinned by the other's record");
+    assert_eq!(listed(&world), before, "a record applied to another archive");
     for (archive, data) in &archives {
         let from = format!("from={}", name(archive));
         let words = [&from, &world.to_target(), "skip-backup=true", "allow-foreign=true"];
@@ -51,18 +51,19 @@ fn a_neighbours_record_says_nothing() {
 }
 
 #[test]
-fn a_neighbours_manifest_says_nothing() {
+fn ignores_the_manifest_of_another_archive() {
     let world = World::plain(Version::V35);
     encrypt(&world, "");
     let archives = two(&world, encryption::saved);
-    let [one, other] = archives.each_ref().map(|(archive, _)| beside(archive));
+    let [one, other] = archives.each_ref().map(|(archive, _)| manifest_next_to(archive));
     assert!(listed(&world).iter().all(|one| one["revision"].is_i64()));
     exchange(&one, &other);
-    // Of databases so small, encrypted archives are of one size more often than not: here always.
+    // Encrypted archives of such small databases usually have the same size. This makes the sizes equal in
+    // any case.
     for (archive, _) in &archives {
-        let mut told: Value = serde_json::from_slice(&fs::read(beside(archive)).unwrap()).unwrap();
+        let mut told: Value = serde_json::from_slice(&fs::read(manifest_next_to(archive)).unwrap()).unwrap();
         told["size"] = fs::metadata(archive).unwrap().len().into();
-        fs::write(beside(archive), told.to_string()).unwrap();
+        fs::write(manifest_next_to(archive), told.to_string()).unwrap();
     }
     assert!(listed(&world).iter().all(|one| one["revision"].is_null()), "{:?}", listed(&world));
     let identity = identity(&world, IDENTITY);

@@ -1,5 +1,5 @@
-//! Discovery of the running etcd without a site file. Each test runs in a PID namespace with one etcd, which only root
-//! can make: the test machine runs many.
+//! Discovery of the running etcd without a site file. The test machine runs many etcds, so each test runs in
+//! a PID namespace with one etcd. Only root can create a PID namespace.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown, symlink};
@@ -12,11 +12,11 @@ use crate::common::command::{Out, Run};
 use crate::common::ports::free_port;
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
-/// Returns whether this machine can run the tests: only root makes a PID namespace, and an etcd is discovered only if
-/// root alone can change its programs.
+/// Returns whether this machine can run the tests. Only root can create a PID namespace, and etcd is
+/// discovered only if no other user can change its programs.
 fn is_able(version: Version) -> bool {
     if !is_root() {
-        eprintln!("skipped: only root makes a PID namespace");
+        eprintln!("skipped: only root can create a PID namespace");
         return false;
     }
     let etcd = fs::canonicalize(version.bin_dir().join("etcd")).unwrap();
@@ -33,13 +33,13 @@ fn is_able(version: Version) -> bool {
     others.is_none()
 }
 
-/// Starts the world's etcd in a PID namespace of its own, and runs `action` there without a site file.
-fn alone(world: &World, action: &str, args: &[&str]) -> Out {
-    beside(world, "", action, args)
+/// Starts the world's etcd in a new PID namespace, and runs `action` there without a site file.
+fn run_in_namespace(world: &World, action: &str, args: &[&str]) -> Out {
+    run_after_script(world, "", action, args)
 }
 
-/// As [`alone`], after a shell has run `script`.
-fn beside(world: &World, script: &str, action: &str, args: &[&str]) -> Out {
+/// Like [`run_in_namespace`], but a shell first runs `script` in the namespace.
+fn run_after_script(world: &World, script: &str, action: &str, args: &[&str]) -> Out {
     const SCRIPT: &str = r#"
         supervisor=$1 dir=$2 script=$3; shift 3
         eval "$script"
@@ -62,31 +62,32 @@ fn beside(world: &World, script: &str, action: &str, args: &[&str]) -> Out {
         command.env("ETCDCTL_PASSWORD", PASSWORD);
     }
     let out = Run::start(command, &world.path("runs")).finish();
-    // Out here, that number is another process.
+    // Outside the namespace, this number is the PID of another process.
     fs::remove_file(world.path("supervisor/pid")).unwrap();
     out
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn snapshot_finds_the_etcd_that_runs(version: Version) {
+fn snapshot_finds_the_running_etcd(version: Version) {
     if !is_able(version) {
         return;
     }
     for setup in Setup::each(version) {
         let world = World::new(setup);
         world.stop();
-        let out = alone(&world, program!("snapshot"), &[&world.to_target()]);
+        let out = run_in_namespace(&world, program!("snapshot"), &[&world.to_target()]);
         let results = out.completed();
         assert!(fs::exists(results.get("snapshot.path")).unwrap());
         assert_eq!(world.leftovers(), [""; 0]);
     }
 }
 
-/// A user gives another program the name etcd, by a copy and by a symlink, next to a script that root must not run.
+/// A user gives another program the name etcd, by a copy and by a symlink. Next to it is a script that root
+/// must not run.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn snapshot_ignores_a_program_of_a_user_that_is_called_etcd(version: Version) {
+fn snapshot_ignores_a_program_of_a_user_named_etcd(version: Version) {
     if !is_able(version) {
         return;
     }
@@ -106,18 +107,22 @@ fn snapshot_ignores_a_program_of_a_user_that_is_called_etcd(version: Version) {
         for path in [&home, &etcd, &etcdctl] {
             lchown(path, Some(12345), None).unwrap();
         }
-        let out =
-            beside(&world, &format!("{} 600 &", etcd.display()), program!("snapshot"), &[&world.to_target()]);
+        let out = run_after_script(
+            &world,
+            &format!("{} 600 &", etcd.display()),
+            program!("snapshot"),
+            &[&world.to_target()],
+        );
         assert!(fs::exists(out.completed().get("snapshot.path")).unwrap());
         assert!(!fs::exists(ran).unwrap());
     }
 }
 
-/// The user of the impostors, which no machine has.
+/// The user id of the impostors, which no machine uses.
 const USER: u32 = 12345;
 
 /// Returns shell code that starts root's etcd as another user, on a directory and ports of that user.
-fn of_a_user(world: &World, home: &Path, more: &str) -> String {
+fn start_as_user(world: &World, home: &Path, more: &str) -> String {
     lchown(home, Some(USER), Some(USER)).unwrap();
     format!(
         "setpriv --reuid={USER} --regid={USER} --clear-groups {etcd} --data-dir={home}/data {more} \
@@ -129,10 +134,10 @@ fn of_a_user(world: &World, home: &Path, more: &str) -> String {
     )
 }
 
-/// With a login too: the password would be sent to the etcd that is chosen.
+/// With a login: the password would be sent to the etcd that the program selects.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn snapshot_is_of_the_machines_etcd_and_not_of_a_users(version: Version) {
+fn snapshot_uses_the_etcd_of_root_and_not_that_of_a_user(version: Version) {
     if !is_able(version) {
         return;
     }
@@ -146,8 +151,8 @@ fn snapshot_is_of_the_machines_etcd_and_not_of_a_users(version: Version) {
         let world = World::new(Setup { auth, ..Setup::plain(version) });
         let home = tempfile::tempdir().unwrap();
         world.stop();
-        let script = format!("{}\n{}", of_a_user(&world, home.path(), ""), serves(home.path()));
-        let out = beside(&world, &script, program!("snapshot"), &[&world.to_target()]);
+        let script = format!("{}\n{}", start_as_user(&world, home.path(), ""), serves(home.path()));
+        let out = run_after_script(&world, &script, program!("snapshot"), &[&world.to_target()]);
         let results = out.completed();
         assert!(fs::exists(home.path().join("data/member/snap/db")).unwrap(), "the user's etcd never ran");
         assert!(fs::exists(results.get("snapshot.path")).unwrap());
@@ -157,16 +162,16 @@ fn snapshot_is_of_the_machines_etcd_and_not_of_a_users(version: Version) {
 /// Here, the configuration file is a pipe without a writer: reading it would block.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn the_configuration_of_a_users_etcd_is_not_read(version: Version) {
+fn does_not_read_the_configuration_of_another_users_etcd(version: Version) {
     if !is_able(version) {
         return;
     }
     let world = World::new(Setup::plain(version));
     let home = tempfile::tempdir().unwrap();
     world.stop();
-    let waits = of_a_user(&world, home.path(), &format!("--config-file={}/pipe", home.path().display()));
+    let waits = start_as_user(&world, home.path(), &format!("--config-file={}/pipe", home.path().display()));
     let script = format!("mkfifo -m 644 {}/pipe\n{waits}\nsleep 0.5", home.path().display());
-    let out = beside(&world, &script, program!("snapshot"), &[&world.to_target()]);
+    let out = run_after_script(&world, &script, program!("snapshot"), &[&world.to_target()]);
     assert!(fs::exists(out.completed().get("snapshot.path")).unwrap());
 }
 
@@ -180,7 +185,7 @@ fn restore_refuses_an_etcd_without_a_known_supervisor(version: Version) {
     let (archive, tree) = (world.saved(), world.tree());
     world.stop();
     let archive = format!("snapshot={}", archive.display());
-    let out = alone(&world, program!("restore"), &[&archive, &world.to_target()]);
+    let out = run_in_namespace(&world, program!("restore"), &[&archive, &world.to_target()]);
     out.refused(&["no supervisor", "pid", "site file"]);
     assert_eq!(world.tree(), tree);
     assert_eq!(world.leftovers(), [""; 0]);

@@ -1,4 +1,4 @@
-//! What `snapshot` gives, and what it says no to.
+//! The results and the refusals of `snapshot`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,8 @@ use crate::common::command::given;
 use crate::common::fs_util::{names, sha256sum, succeed};
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
-/// A name as the contract gives it. What sets two of one second apart stands before the ending.
+/// Returns whether the name has the documented form. A suffix before the extension distinguishes names of the
+/// same second.
 pub fn is_archive_name(name: &str) -> bool {
     let pattern = "etcd-snapshot-0000-00-00-00.00.00";
     let fits = |(at, wanted): (usize, char)| {
@@ -32,7 +33,7 @@ pub fn is_archive_name(name: &str) -> bool {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn tells_where_the_archive_is_and_what_is_in_it(version: Version) {
+fn reports_the_path_and_the_contents_of_the_archive(version: Version) {
     for setup in Setup::each(version) {
         let world = World::new(setup);
         world.fill();
@@ -63,7 +64,8 @@ fn tells_where_the_archive_is_and_what_is_in_it(version: Version) {
     }
 }
 
-/// Only its owner reads it, and `juju scp` logs in as that owner: `ubuntu`, or root where there is none.
+/// Only its owner can read the archive. `juju scp` logs in as that owner: `ubuntu`, or root if there is no
+/// such user.
 fn assert_private(path: &Path) {
     let meta = fs::metadata(path).unwrap();
     assert_eq!(meta.permissions().mode() & 0o7777, 0o600);
@@ -84,7 +86,7 @@ fn saves_an_empty_etcd(version: Version) {
 }
 
 #[test]
-fn makes_a_missing_target_private() {
+fn creates_a_missing_target_as_a_private_directory() {
     let world = World::plain(Version::V35);
     let target = world.target().join("not/yet");
     let results = world.snapshot(&[&format!("target={}", target.display())]).completed();
@@ -95,14 +97,14 @@ fn makes_a_missing_target_private() {
 }
 
 #[test]
-fn gives_two_names_in_one_second() {
+fn gives_archives_of_the_same_second_different_names() {
     let world = World::plain(Version::V35);
     let paths: Vec<_> = (0..3).map(|_| world.saved()).collect();
     let found = world.in_target();
     assert_eq!(found.len(), paths.len());
     assert!(found.iter().all(|name| is_archive_name(name)), "{found:?}");
 
-    // At the same time: each gets its own name, or says who is at work.
+    // Each concurrent run either publishes its own name or refuses with the process that holds the lock.
     let runs: Vec<_> = (0..4).map(|_| world.start_snapshot(&[&world.to_target()])).collect();
     let mut made = 0;
     for run in runs {
@@ -120,7 +122,7 @@ fn gives_two_names_in_one_second() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn takes_keys_version_v3_and_no_other(version: Version) {
+fn accepts_only_keys_version_v3(version: Version) {
     let world = World::plain(version);
     let _ = world.snapshot(&[&world.to_target(), "keys-version=v3"]).completed();
     world.snapshot(&[&world.to_target(), "keys-version=v2"]).refused(&["v2"]);
@@ -129,14 +131,15 @@ fn takes_keys_version_v3_and_no_other(version: Version) {
 }
 
 #[test]
-fn compresses_as_hard_as_it_is_told() {
+fn compresses_at_the_requested_level() {
     let world = World::plain(Version::V35);
     world.fill();
     let size = |word: &str| {
         let results = world.snapshot(&[&world.to_target(), &format!("compression={word}")]).completed();
         fs::metadata(results.get("snapshot.path")).unwrap().len()
     };
-    // Empty blocks fill the archive while the packer waits for data, more of them on a busy machine. They only add bytes.
+    // The packer fills waiting time with empty blocks, more of them on a busy machine. Empty blocks only add
+    // bytes.
     let [balanced, small] = ["balanced", "small"].map(|word| (0..3).map(|_| size(word)).min().unwrap());
     assert!(balanced > small, "{balanced} {small}");
     world.snapshot(&[&world.to_target(), "compression=9"]).refused(&["balanced or small"]);
@@ -144,7 +147,7 @@ fn compresses_as_hard_as_it_is_told() {
 }
 
 #[test]
-fn refuses_a_target_it_cannot_trust() {
+fn refuses_a_target_that_other_users_can_change() {
     let world = World::plain(Version::V35);
     let open = world.path("open");
     fs::create_dir(&open).unwrap();
@@ -157,7 +160,7 @@ fn refuses_a_target_it_cannot_trust() {
     {
         world.snapshot(&[&format!("target={target}")]).refused(&["target", &target]);
     }
-    // Not even the record of a run.
+    // A refused run does not even write its record.
     assert!(names(&world.target()).is_empty());
     assert!(names(&open).is_empty());
 }
@@ -165,7 +168,7 @@ fn refuses_a_target_it_cannot_trust() {
 #[test]
 fn refuses_a_target_without_room() {
     if !is_root() {
-        return eprintln!("skipped: only root mounts a small file system");
+        return eprintln!("skipped: only root can mount a small file system");
     }
     let world = World::plain(Version::V35);
     world.fill();
@@ -177,7 +180,7 @@ fn refuses_a_target_without_room() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn says_no_to_a_learner(version: Version) {
+fn refuses_a_learner(version: Version) {
     let (_voter, learner) = cluster::with_learner(version);
     let out = learner.snapshot(&[&learner.to_target()]);
     assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
@@ -198,21 +201,21 @@ fn fails_without_a_leader(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn fails_when_etcd_is_down(version: Version) {
+fn fails_if_etcd_is_down(version: Version) {
     for setup in Setup::each(version) {
         let world = World::new(setup);
         world.stop();
         let out = world.snapshot(&[&world.to_target()]);
-        // With auth, 3.4 itself says no more than the second.
+        // With auth, etcd 3.4 prints only the second reason.
         out.failed(&["connection refused", "TransientFailure"]);
         assert!(world.in_target().is_empty());
         assert!(!world.running());
     }
 }
 
-/// In a session of its own, as an action's is.
+/// The snapshot runs in its own session, as an action does.
 #[test]
-fn lets_other_sessions_go_first() {
+fn runs_at_a_low_session_priority() {
     let world = World::plain(Version::V35);
     for n in 0..20 {
         world.put_bytes(&format!("large-{n}"), &[n; 1 << 20]);
@@ -224,16 +227,16 @@ fn lets_other_sessions_go_first() {
     command.args(["--wait", "sh", "-c", watched]);
     let told = succeed(given(command, &action).output().unwrap(), "snapshot in a session of its own");
     let Some(after) = told.lines().last() else {
-        eprintln!("skipped: this kernel knows no priorities of sessions");
+        eprintln!("skipped: this kernel has no session priorities");
         return;
     };
     assert!(after.ends_with("nice 0"), "{told}");
     assert!(told.lines().any(|during| during.ends_with("nice 10")), "{told}");
 }
 
-/// `nice` is for good: no thread of ours comes forward again.
+/// No thread of the program lowers the `nice` value that it was started with.
 #[test]
-fn takes_no_more_than_it_was_given() {
+fn keeps_the_nice_value_it_was_started_with() {
     let world = World::plain(Version::V35);
     for n in 0..20 {
         world.put_bytes(&format!("large-{n}"), &[n; 1 << 20]);
@@ -243,8 +246,8 @@ fn takes_no_more_than_it_was_given() {
         r#""$0" "$@" >/dev/null & while kill -0 $! 2>/dev/null; do cat /proc/$!/task/*/stat; done; wait $!"#;
     let mut command = Command::new("nice");
     command.args(["-n", "19", "sh", "-c", watched]);
-    let told = succeed(given(command, &action).output().unwrap(), "snapshot behind all others");
-    // The name of a thread is in brackets, and may have a blank.
+    let told = succeed(given(command, &action).output().unwrap(), "snapshot at the lowest priority");
+    // The thread name is in parentheses and may contain spaces.
     let threads: BTreeSet<(&str, &str)> = told
         .lines()
         .filter_map(|stat| stat.rsplit_once(") "))

@@ -1,5 +1,5 @@
-//! Data directories on mount points and behind symlinks, access control lists and labels. One version of etcd is enough, as
-//! it does not matter here.
+//! Data directories on mount points and behind symlinks, access control lists and labels. One version of etcd
+//! is enough, because the versions do not differ here.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -39,7 +39,7 @@ fn mounted(world: &World) -> Mount {
 #[test]
 fn storage_restores_a_data_directory_that_is_a_mount_point() {
     if !is_root() {
-        return eprintln!("skipped: only root mounts");
+        return eprintln!("skipped: only root can mount a file system");
     }
     let mut mount = None;
     let world = world_with_data_dir(Setup::plain(Version::V35), |world| mount = Some(mounted(world)));
@@ -73,7 +73,7 @@ fn storage_refuses_data_with_a_symlink_in_it() {
             .restore(&[&from(&archive), &world.to_target()])
             .refused(&[&format!("{part} in it is a symlink to {}", away.display())]);
         assert_same(&world.dump(), &saved, part);
-        // The commands in the refusal.
+        // The operator runs the commands that the refusal prints.
         world.stop();
         fs::remove_file(&place).unwrap();
         fs::rename(&away, &place).unwrap();
@@ -83,11 +83,12 @@ fn storage_refuses_data_with_a_symlink_in_it() {
     }
 }
 
-/// Also a mount point of the same file system: exchanging it would fail only after etcd was stopped.
+/// A bind mount of the same file system is a mount point too: exchanging it would fail only after etcd was
+/// stopped.
 #[test]
 fn storage_refuses_data_with_a_mount_point_in_it() {
     if !is_root() {
-        return eprintln!("skipped: only root mounts");
+        return eprintln!("skipped: only root can mount a file system");
     }
     let world = World::plain(Version::V35);
     world.fill();
@@ -148,7 +149,7 @@ fn attribute(path: &Path, name: &str) -> Option<Vec<u8>> {
 #[test]
 fn storage_keeps_access_control_lists_and_labels() {
     if !is_root() {
-        return eprintln!("skipped: only root sets labels");
+        return eprintln!("skipped: only root can set labels");
     }
     let world = world_with_data_dir(Setup::plain(Version::V35), |_| ());
     let member = world.data_dir().join("member");

@@ -1,4 +1,4 @@
-//! The commands in a terminal: parameters, help, and words that are refused.
+//! The commands in a terminal: parameters, help, and refused arguments.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_etcd-backup");
 const BINARIES: [(&str, &str); 3] =
     [("snapshot", program!("snapshot")), ("restore", program!("restore")), ("site", program!("site"))];
 
-/// Runs a program without a site and without an etcd: the subjects of these tests need none.
+/// Runs a program without a site file and without etcd, which these tests do not need.
 fn run(binary: &str, args: &[&str]) -> crate::common::command::Out {
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(binary);
@@ -38,10 +38,14 @@ fn help_describes_every_parameter_and_its_default() {
                 let default = &schema["default"];
                 if let Some(default) = default.as_str().filter(|default| !default.is_empty()) {
                     let shown = format!("[default: {default}]");
-                    assert!(said.contains(&shown), "no default of {param}: {}", out.told());
+                    assert!(said.contains(&shown), "the help lacks the default of {param}: {}", out.told());
                 }
                 let description = words(schema["description"].as_str().unwrap());
-                assert!(said.contains(&description), "no description of {param}: {}", out.told());
+                assert!(
+                    said.contains(&description),
+                    "the help lacks the description of {param}: {}",
+                    out.told()
+                );
             }
         }
     }
@@ -104,10 +108,10 @@ fn refuses_a_value_of_another_type() {
 }
 
 #[test]
-fn refuses_words_that_are_no_parameters() {
+fn refuses_arguments_that_are_not_parameters() {
     for (name, binary) in BINARIES {
         for word in ["target", "/some/path", "--target", "--no-such-flag", "=x", ""] {
-            // `restore` takes a name or a path.
+            // `restore` accepts a name or a path.
             if name == "restore" && ["target", "/some/path", ""].contains(&word) {
                 continue;
             }
@@ -121,7 +125,7 @@ fn refuses_words_that_are_no_parameters() {
 }
 
 #[test]
-fn survives_a_reader_that_went_away() {
+fn survives_a_closed_output_pipe() {
     let world = World::new(Setup::plain(Version::V35));
     let mut child = world
         .action(BINARIES[0].1, &[&world.to_target()])
@@ -136,7 +140,7 @@ fn survives_a_reader_that_went_away() {
 }
 
 #[test]
-fn tells_what_is_wrong_with_the_site() {
+fn reports_mistakes_in_the_site_file() {
     let world = World::prepare(Setup::plain(Version::V35));
     let good = fs::read_to_string(world.site()).unwrap();
     for (site, reason) in [

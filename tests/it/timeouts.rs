@@ -1,5 +1,5 @@
-//! What hangs: etcd before a save, in it and after its restart, and a tool that hears no word to end. Each run ends by itself
-//! in the time that it gives itself, and the old data serves.
+//! Hanging processes: etcd before a save, during a save and after its restart, and a tool that ignores
+//! SIGTERM. Each run ends within its own time limit, and etcd serves the old data.
 
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -16,12 +16,12 @@ use crate::common::world::{Version, World};
 use crate::restore::from;
 use crate::rollback::{AS_BEFORE, again};
 
-/// What failures before anything was stopped say to type.
+/// The next step of failures that happened before anything was stopped.
 const SNAPSHOT_AGAIN: &str = "ps -C etcd, then run snapshot again";
-/// In which step a restore saves the existing data.
+/// The step in which a restore backs up the existing data.
 const BACKUP: &str = "saving the existing data";
 
-/// The next step after a backup that failed.
+/// Returns the next step after a backup that failed.
 fn again_without_backup(ground: &Ground) -> String {
     let again = again(&ground.archive);
     let (_, command) = again.split_once(", then ").unwrap();
@@ -43,20 +43,20 @@ fn hung_etcd_before_a_snapshot_fails_it(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_in_a_save_fails_the_snapshot(version: Version) {
-    let ground = Ground::that_takes_a_while_to_save(version);
+    let ground = Ground::with_a_large_database(version);
     let world = &ground.world;
     let mut run = world.start_snapshot(&[&world.to_target()]);
     await_bytes(&mut run, &world.target());
     world.signal(Signal::SIGSTOP);
     let out = run.finish_in(deadlines::save());
-    // etcdctl notices by itself; 3.5 says that a keepalive failed, and 3.4 that the transport closes.
+    // etcdctl detects this itself. etcd 3.5 reports a failed keepalive, and 3.4 a closing transport.
     out.failed_at("saving a snapshot", "code = Unavailable", SNAPSHOT_AGAIN);
     ground.goes_on();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn hung_etcd_before_a_restore_has_it_refused(version: Version) {
+fn hung_etcd_before_a_restore_makes_it_refuse(version: Version) {
     let ground = Ground::new(version);
     ground.world.signal(Signal::SIGSTOP);
     let out = ground.start_restore().finish_in(deadlines::question());
@@ -67,7 +67,8 @@ fn hung_etcd_before_a_restore_has_it_refused(version: Version) {
     ground.restores_now();
 }
 
-/// It hangs when the restored data is booted: after it was looked at, and before it is looked at again.
+/// etcd hangs while the restored data is booted, which is between the first and the second inspection of
+/// etcd.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
@@ -84,7 +85,7 @@ fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
 fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
     let out = ground.restore_halted_at("etcdctl *snapshot*save*", "snapshot save", deadlines::save());
-    // etcdctl has connected, and waits for ever.
+    // etcdctl has connected and waits indefinitely.
     out.says_one_of(&["stalled (no bytes for 30 s after 0 bytes) and was ended"]);
     out.failed_at(BACKUP, "saving a snapshot: ", &again_without_backup(&ground));
     ground.goes_on();
@@ -94,7 +95,7 @@ fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_in_the_save_of_the_backup_fails_the_restore(version: Version) {
-    let ground = Ground::that_takes_a_while_to_save(version);
+    let ground = Ground::with_a_large_database(version);
     let mut run = ground.start_restore();
     await_bytes(&mut run, &ground.world.target());
     ground.world.signal(Signal::SIGSTOP);
@@ -105,7 +106,7 @@ fn hung_etcd_in_the_save_of_the_backup_fails_the_restore(version: Version) {
     ground.restores_now();
 }
 
-/// An etcd, and an archive of a day on which it held something else.
+/// An etcd, and an earlier archive of it with different data.
 struct Ground {
     world: World,
     archive: PathBuf,
@@ -119,7 +120,7 @@ impl Ground {
         Self::with(version, World::damage)
     }
 
-    fn that_takes_a_while_to_save(version: Version) -> Self {
+    fn with_a_large_database(version: Version) -> Self {
         let value = "x".repeat(1 << 20);
         Self::with(version, |world| {
             (0..24).for_each(|number| world.put_bytes(&format!("/large/{number}"), value.as_bytes()));
@@ -140,8 +141,8 @@ impl Ground {
         self.world.start_restore(&[&from(&self.archive), &self.world.to_target()])
     }
 
-    /// A restore under which etcd is stopped at the first call that matches `pattern`, and that must be over so soon after
-    /// that `call`.
+    /// Starts a restore and suspends etcd at the first call that matches `pattern`. The restore must end
+    /// within `limit` after `call`.
     fn restore_halted_at(&self, pattern: &str, call: &str, limit: Duration) -> Out {
         let tools = self.world.stand_in_tools();
         tools.halt(pattern, self.world.pid().unwrap());
@@ -152,17 +153,17 @@ impl Ground {
         out
     }
 
-    /// Once it hangs no longer, the same process serves the same data, and nothing else is there.
+    /// Resumes etcd. Asserts that the same process serves the same data, and that nothing is left over.
     fn goes_on(&self) {
         let world = &self.world;
         world.signal(Signal::SIGCONT);
-        // An election comes first.
+        // The member must first be elected leader again.
         let deadline = Instant::now() + Duration::from_secs(30);
         while !world.healthy() {
-            assert!(Instant::now() < deadline, "etcd serves no more: {}", world.log());
+            assert!(Instant::now() < deadline, "etcd does not serve again: {}", world.log());
         }
         assert_eq!(world.pid(), self.pid, "etcd was restarted");
-        assert_same(&world.dump(), &self.old, "once it went on");
+        assert_same(&world.dump(), &self.old, "after etcd was resumed");
         assert!(world.in_target().is_empty(), "{:?}", world.in_target());
         assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
         assert_eq!(world.processes().len(), 1);
@@ -171,11 +172,11 @@ impl Ground {
     fn restores_now(&self) {
         let words = [&from(&self.archive), &self.world.to_target(), "skip-backup=true"];
         let _ = self.world.restore(&words).completed();
-        assert_same(&self.world.dump(), &self.new, "once it hung no longer");
+        assert_same(&self.world.dump(), &self.new, "after etcd was resumed");
     }
 }
 
-/// Waits until some of the save has arrived, and not all: that takes etcd a while.
+/// Waits until a part of the save has arrived. The database is large, so the save takes a while.
 fn await_bytes(run: &mut Run, target: &Path) {
     let deadline = Instant::now() + Duration::from_secs(30);
     let arriving = |dir: &Path| {
@@ -192,7 +193,7 @@ fn await_bytes(run: &mut Run, target: &Path) {
 }
 
 #[test]
-fn hung_etcd_after_its_restart_gives_way_to_the_old_data() {
+fn hung_etcd_after_its_restart_causes_a_rollback() {
     let world = World::plain(Version::V35);
     world.fill();
     let (new, archive) = (world.dump(), world.saved());
@@ -212,11 +213,11 @@ fn hung_etcd_after_its_restart_gives_way_to_the_old_data() {
     assert_same(&world.dump(), &old, "after it hung");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
-    assert_same(&world.dump(), &new, "once it hung no longer");
+    assert_same(&world.dump(), &new, "after etcd started normally");
 }
 
 #[test]
-fn hung_tools_that_hear_no_sigterm_are_killed() {
+fn hung_tools_that_ignore_sigterm_are_killed() {
     let world = World::plain(Version::V35);
     world.fill();
     let (old, archive) = (world.dump(), world.path("the-archive.tar.gz"));
@@ -239,5 +240,5 @@ fn hung_tools_that_hear_no_sigterm_are_killed() {
     out.failed_at("booting the restored data: booting a private etcd", "did not serve", &again(&archive));
     assert_all_gone(&tools);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
-    assert_same(&world.dump(), &old, "which nothing touched");
+    assert_same(&world.dump(), &old, "after the tools were killed");
 }

@@ -1,4 +1,4 @@
-//! Root must not run, read or believe a file that another user of the machine could have changed.
+//! Root must not run or read a file that another user of the machine could have changed.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -17,9 +17,9 @@ const MARK: &str = "was-run";
 type Fault<'a> = (&'a str, &'a dyn Fn(&Path), &'a str);
 
 #[test]
-fn runs_and_reads_nothing_that_other_users_can_change() {
+fn never_runs_or_reads_files_that_other_users_can_change() {
     if !is_root() {
-        return eprintln!("skipped: only root can give files away");
+        return eprintln!("skipped: only root can change the owner of files");
     }
     let own = |path: &Path| chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
     let open = |path: &Path| set_mode(path, 0o777);
@@ -58,13 +58,13 @@ fn runs_and_reads_nothing_that_other_users_can_change() {
             assert!(!world.path(MARK).exists(), "{name}: a program of another user was run");
         }
         assert!(world.in_target().is_empty(), "{name}: {:?}", world.in_target());
-        repaired_as_told(&world, name);
+        repair_as_printed(&world, name);
     }
 }
 
-/// Types the next step of the refusal as printed, after which a snapshot succeeds. A sticky directory needs more than a
-/// command.
-fn repaired_as_told(world: &World, name: &str) {
+/// Runs the next step of the refusal as printed, after which a snapshot succeeds. For a sticky directory the
+/// operator must also move the file.
+fn repair_as_printed(world: &World, name: &str) {
     for _ in 0..3 {
         let out = world.snapshot(&[&world.to_target()]);
         let words = out.told();
@@ -87,11 +87,12 @@ fn repaired_as_told(world: &World, name: &str) {
     panic!("{name}: still refused after three repairs");
 }
 
-/// etcd's user can read and change everything in etcd, so files that only etcd reads may belong to that user.
+/// Files that only etcd reads may belong to etcd's user, because that user can read and change everything in
+/// etcd anyway.
 #[test]
 fn accepts_a_password_and_certificates_of_etcds_own_user() {
     if !is_root() {
-        return eprintln!("skipped: only root can give files away");
+        return eprintln!("skipped: only root can change the owner of files");
     }
     let world = guarded(Version::V35);
     lay_out(&world);
@@ -120,7 +121,7 @@ fn guarded(version: Version) -> World {
     World::new(Setup { tls: true, auth: true, ..Setup::plain(version) })
 }
 
-/// Puts everything that a site file names into separate directories. `etcdctl` and the service's commands only leave a
+/// Puts all files of a site into separate directories. `etcdctl` and the service's commands only create the
 /// mark.
 fn lay_out(world: &World) {
     for dir in ["etc", "bin", "service", "secret"] {

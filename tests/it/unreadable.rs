@@ -1,4 +1,4 @@
-//! A disk that fails: what cannot be read is told, and not taken for what is not there, nor for something else.
+//! A failing disk: the program reports unreadable files. It does not treat them as missing or as different.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use crate::catalog::{listed, name, program};
 use crate::common::command::{Out, Run};
 use crate::common::mount;
 use crate::common::world::{Version, World, is_root};
-use crate::encryption::{self, beside, command, encrypt};
+use crate::encryption::{self, command, encrypt, manifest_next_to};
 
-/// Whether a file can be made unreadable here.
+/// Returns whether this machine can make a file unreadable.
 fn is_able() -> bool {
     if !is_root() {
-        eprintln!("skipped: only root mounts");
+        eprintln!("skipped: only root can mount a file system");
     }
     is_root()
 }
@@ -28,7 +28,7 @@ fn settings(world: &World, text: &str) {
 }
 
 #[test]
-fn unreadable_record_of_a_run_hinders_no_backup_and_is_told() {
+fn unreadable_run_record_is_reported_and_fails_no_backup() {
     if !is_able() {
         return;
     }
@@ -38,7 +38,7 @@ fn unreadable_record_of_a_run_hinders_no_backup_and_is_told() {
     let records = fs::read_dir(world.target().join(".runs")).unwrap();
     let record: Vec<PathBuf> = records.map(|record| record.unwrap().path().join("run.json")).collect();
     let broken = mount::broken(&record[0]);
-    // A plugin's "unknown". What was there might have been good or bad.
+    // The status "unknown" of a monitoring plugin, because the unreadable run may have succeeded or failed.
     for _ in 0..2 {
         let out = Run::start(command(&world, program!("check"), &[&world.to_target()]), &world.path("runs"));
         let out = out.finish();
@@ -54,7 +54,7 @@ fn unreadable_record_of_a_run_hinders_no_backup_and_is_told() {
 }
 
 #[test]
-fn unreadable_copy_at_a_destination_is_not_called_another() {
+fn unreadable_copy_is_not_reported_as_different() {
     if !is_able() {
         return;
     }
@@ -65,7 +65,7 @@ fn unreadable_copy_at_a_destination_is_not_called_another() {
     let archive = world.in_target().into_iter().find(|name| name.ends_with(".tar.gz")).unwrap();
     let folder = nfs.join(format!("{:x}/m1", world.cluster_id()));
     fs::create_dir_all(&folder).unwrap();
-    // As a run left it that was killed before it could say that it had arrived.
+    // An earlier run copied the archive and was killed before it recorded the upload.
     fs::copy(world.target().join(&archive), folder.join(&archive)).unwrap();
     for dir in [nfs.clone(), folder.parent().unwrap().to_owned(), folder.clone()] {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
@@ -74,7 +74,7 @@ fn unreadable_copy_at_a_destination_is_not_called_another() {
     let broken = mount::broken(&folder.join(&archive));
     let out = run(&world, "snapshot", &[]);
     assert!(!out.stderr.contains("holds a different"), "{}", out.told());
-    // The new archive has arrived; the older one stays in the queue, with its cause.
+    // The new archive is uploaded. The older one stays in the queue with the reason.
     let warning = out.completed().get("upload.warning");
     let reason = format!("reading back {archive}: reading back in {}: Input/output error", folder.display());
     assert!(warning.contains(&reason), "{warning}");
@@ -83,14 +83,14 @@ fn unreadable_copy_at_a_destination_is_not_called_another() {
 }
 
 #[test]
-fn unreadable_manifest_beside_an_archive_is_told() {
+fn unreadable_manifest_next_to_an_archive_is_reported() {
     if !is_able() {
         return;
     }
     let world = World::plain(Version::V35);
     encrypt(&world, "");
     let archive = encryption::saved(&world);
-    let broken = mount::broken(&beside(&archive));
+    let broken = mount::broken(&manifest_next_to(&archive));
     let all = listed(&world);
     let why = all[0]["unread"].as_str().unwrap_or_default();
     assert!(

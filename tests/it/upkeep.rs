@@ -27,7 +27,7 @@ fn run(world: &World, action: &str, words: &[&str]) -> Out {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn upkeep_health_is_told_in_the_older_charms_words(version: Version) {
+fn upkeep_health_is_reported_as_in_the_older_charm(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     let unit = Unit::new(&world);
     let ended = unit.run("health", &[]).completed();
@@ -41,7 +41,7 @@ fn upkeep_health_is_told_in_the_older_charms_words(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn upkeep_two_urls_of_a_member_hide_no_dead_one(version: Version) {
+fn upkeep_health_reports_a_dead_member_next_to_two_urls(version: Version) {
     let members = crate::common::cluster::of_three(version);
     let port = members[0].client_address().replace("127.0.0.1", "");
     members[0].tell(&format!("--advertise-client-urls={},http://localhost{port}", members[0].endpoint()));
@@ -57,14 +57,14 @@ fn upkeep_two_urls_of_a_member_hide_no_dead_one(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn upkeep_a_learner_makes_no_cluster_unhealthy(version: Version) {
+fn upkeep_a_cluster_with_a_learner_is_healthy(version: Version) {
     let (voter, _learner) = crate::common::cluster::with_learner(version);
     let ended = run(&voter, "health", &[]).completed();
     assert!(ended.get("output").contains("cluster is healthy"), "{}", ended.get("output"));
     assert_eq!(ended.get("health.members"), "2");
 }
 
-/// A quota so small that the next write raises the alarm.
+/// Sets a quota so small that the next write raises the alarm.
 fn raise_the_alarm(world: &World) {
     world.tell("--quota-backend-bytes=200000");
     world.stop();
@@ -95,7 +95,7 @@ fn upkeep_an_alarm_is_listed_and_disarmed(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn upkeep_compacts_and_defragments_and_loses_no_key(version: Version) {
+fn upkeep_compact_and_defrag_keep_every_key(version: Version) {
     let world = World::new(Setup { auth: true, ..Setup::plain(version) });
     world.fill();
     let old = world.revision();
@@ -121,7 +121,7 @@ fn upkeep_compacts_and_defragments_and_loses_no_key(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn upkeep_refuses_what_cannot_be_meant(version: Version) {
+fn upkeep_refuses_impossible_parameters(version: Version) {
     let world = World::plain(version);
     world.fill();
     run(&world, "compact", &["revision=0"]).refused(&["must be a whole number above 0"]);
@@ -133,12 +133,12 @@ fn upkeep_refuses_what_cannot_be_meant(version: Version) {
     let again = run(&world, "compact", &["revision=1"]).completed();
     assert_eq!(again.get("output"), "there is no history before revision 1");
     run(&world, "package-client-credentials", &[]).refused(&["asks its clients for no certificate"]);
-    // What `juju run etcd/0 compact revision=5` is, which Juju reads as YAML.
+    // `juju run etcd/0 compact revision=5` passes a number, because Juju parses the value as YAML.
     let unit = Unit::new(&world);
     unit.run("compact", &["revision=5000000"]).failed(&["still to come"]);
 }
 
-/// Locks the fixed path of the credentials archive for one test at a time. Returns `None` if an archive of somebody else
+/// Locks the fixed path of the credentials archive for one test at a time. Returns `None` if another archive
 /// exists there.
 pub fn lock_credentials_path() -> Option<File> {
     let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("credentials.lock")).unwrap();
@@ -146,14 +146,15 @@ pub fn lock_credentials_path() -> Option<File> {
     let exists = |home: &&str| Path::new(home).join("etcd_credentials.tar.gz").exists();
     let is_taken = ["/root", "/home/ubuntu"].iter().any(exists);
     if is_taken {
-        eprintln!("skipped: somebody's etcd_credentials.tar.gz is on this machine");
+        eprintln!("skipped: another etcd_credentials.tar.gz exists on this machine");
     }
     (!is_taken).then_some(lock)
 }
 
-/// The action has but one place for its archive, in the home of who fetches it: an archive that lies there is not ours.
+/// The action always writes to the same path in a home directory. An existing file there does not belong to
+/// the test.
 #[test]
-fn upkeep_packages_a_clients_credentials() {
+fn upkeep_packages_client_credentials() {
     let Some(_lock) = lock_credentials_path() else { return };
     let world = World::new(Setup { tls: true, ..Setup::plain(Version::V35) });
     let unit = Unit::new(&world);
@@ -168,7 +169,7 @@ fn upkeep_packages_a_clients_credentials() {
     let _ = succeed(tar, "tar");
     std::fs::remove_file(Path::new(&path)).unwrap();
     assert_eq!(names(&out), ["README", "ca.crt", "client.crt", "client.key"]);
-    // They open the door.
+    // etcd accepts the credentials.
     let mut etcdctl = world.etcdctl_command(&["endpoint", "health"]);
     for (key, file) in [("CACERT", "ca.crt"), ("CERT", "client.crt"), ("KEY", "client.key")] {
         etcdctl.env(format!("ETCDCTL_{key}"), out.join(file));
@@ -177,7 +178,7 @@ fn upkeep_packages_a_clients_credentials() {
 }
 
 #[test]
-fn upkeep_waits_for_nobody_who_works_on_the_data() {
+fn upkeep_refuses_to_run_while_the_data_is_locked() {
     let world = World::plain(Version::V35);
     let held = std::fs::File::open(world.data_dir()).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();

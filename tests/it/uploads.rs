@@ -1,4 +1,4 @@
-//! Uploads that take their time, and what others may do meanwhile.
+//! Slow uploads: other actions run at the same time, and the upload queue stays consistent.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use crate::common::world::{Version, World};
 use crate::destinations::{archives, command, snapshot, waiting, write_destinations};
 use crate::runs::until;
 
-/// A destination that stands still, with an upload on its way to it.
-fn hung(version: Version, millis: u64) -> (World, Server, Faults, Run) {
+/// Starts a snapshot whose upload hangs for `millis`.
+fn start_hanging_upload(version: Version, millis: u64) -> (World, Server, Faults, Run) {
     let world = World::plain(version);
     world.fill();
     let server = Server::new(&["backups"]);
@@ -27,8 +27,8 @@ fn hung(version: Version, millis: u64) -> (World, Server, Faults, Run) {
 }
 
 #[test]
-fn a_destination_that_hangs_keeps_nobody_from_the_data() {
-    let (world, _server, faults, mut first) = hung(Version::V35, 120_000);
+fn a_hanging_upload_does_not_block_other_actions() {
+    let (world, _server, faults, mut first) = start_hanging_upload(Version::V35, 120_000);
     let archive = format!("snapshot={}", world.target().join(&archives(&world)[0]).display());
     let planned = world.restore(&[&world.to_target(), &archive, "plan=true"]).completed();
     assert_eq!(planned.get("plan.revision"), world.revision().to_string());
@@ -37,8 +37,8 @@ fn a_destination_that_hangs_keeps_nobody_from_the_data() {
     let pid = format!("(pid {})", first.pid());
     out.failed(&["uploading to offsite: ", &pid, "complete and verified", "wait for it to end"]);
     assert_eq!((archives(&world).len(), waiting(&world).len()), (2, 2));
-    assert!(!first.ended(), "it is still at it");
-    // The lock goes with its holder, and then the next run sends all.
+    assert!(!first.ended(), "the first upload ended early");
+    // A kill releases the upload lock, and the next run uploads all pending archives.
     let _ = first.kill();
     faults.none();
     let results = snapshot(&world).completed();
@@ -47,17 +47,17 @@ fn a_destination_that_hangs_keeps_nobody_from_the_data() {
 }
 
 #[test]
-fn who_uploads_sends_what_others_put_in_meanwhile() {
-    let (world, _server, faults, first) = hung(Version::V35, 4000);
+fn an_upload_includes_archives_queued_by_other_runs() {
+    let (world, _server, faults, first) = start_hanging_upload(Version::V35, 4000);
     snapshot(&world).failed(&["uploading to offsite: "]);
     let results = first.finish().completed();
     assert_eq!(results.get("destinations.offsite"), "uploaded (2 archives)");
     assert!(waiting(&world).is_empty());
     let put = archives(&world).iter().filter(|name| faults.seen("PUT", name.as_str()).len() == 1).count();
-    assert_eq!(put, 2, "each of them once");
+    assert_eq!(put, 2, "each archive must be uploaded once");
 }
 
-/// Directories as destinations, of these names.
+/// Writes settings with directories of these names as destinations.
 fn write_directories(world: &World, all: &[&str], more: &str) {
     let mut text = format!("{more}destinations:\n");
     for name in all {
@@ -71,25 +71,25 @@ fn shelf(world: &World, name: &str) -> PathBuf {
     world.path(&format!("shelf-{}", &name[..1]))
 }
 
-/// The archives that a destination has: in it is a folder of the cluster, and in that one of the member.
+/// Returns the names of the archives in a destination. They are in a folder per cluster and per member.
 fn arrived(world: &World, name: &str) -> Vec<String> {
     let below = |dir: &PathBuf| names(dir).into_iter().map(|name| dir.join(name)).collect::<Vec<_>>();
     let members = below(&shelf(world, name)).iter().flat_map(below).collect::<Vec<_>>();
     members.iter().flat_map(|dir| names(dir)).filter(|name| name.ends_with(".tar.gz")).collect()
 }
 
-/// A backup by the clock, at rest between its first try and its second.
+/// Starts a scheduled backup and returns it between its first and its second try.
 fn between_two_tries(world: &World) -> Run {
     let mut command = world.action(program!("backup"), &[&world.to_target(), "scheduled=true"]);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
     let run = Run::start(command, &world.path("runs"));
-    until("a try that failed", || run.stderr_so_far().contains("trying again in "));
+    until("a failed try", || run.stderr_so_far().contains("trying again in "));
     run
 }
 
 const TWICE: &str = "keep: {last: 1}\nschedule: {when: every 12h, retries: 1, retry-after: 3s}\n";
 
-/// A file where the queue is to be: nothing can be put in, as on a full disk.
+/// Creates a file at the path of the queue directory, so that no upload can be queued, as on a full disk.
 fn without_a_queue(world: &World) -> PathBuf {
     let queue = world.target().join(".uploads");
     fs::create_dir_all(world.target()).unwrap();
@@ -98,7 +98,7 @@ fn without_a_queue(world: &World) -> PathBuf {
 }
 
 #[test]
-fn an_archive_that_could_not_be_queued_is_queued_by_the_next_try() {
+fn the_next_try_queues_an_archive_that_could_not_be_queued() {
     let world = World::plain(Version::V35);
     write_directories(&world, &["shelf"], TWICE);
     fs::create_dir(shelf(&world, "shelf")).unwrap();
@@ -112,7 +112,7 @@ fn an_archive_that_could_not_be_queued_is_queued_by_the_next_try() {
 }
 
 #[test]
-fn one_that_was_deleted_before_it_got_there_is_not_called_uploaded() {
+fn an_archive_deleted_before_its_upload_is_not_uploaded() {
     let world = World::plain(Version::V35);
     let old = world.saved();
     write_directories(&world, &["shelf"], TWICE);
@@ -123,11 +123,11 @@ fn one_that_was_deleted_before_it_got_there_is_not_called_uploaded() {
     let out = run.finish();
     assert!(!out.stdout.contains("uploaded"), "{}", out.told());
     out.failed(&["uploading to shelf: ", "was deleted before it got there", "run it again"]);
-    assert!(old.exists(), "retention comes after a good backup alone");
+    assert!(old.exists(), "retention ran after a failed backup");
     assert!(waiting(&world).is_empty() && arrived(&world, "shelf").is_empty());
 }
 
-fn is_to_be_copied(out: Out, world: &World, destination: &str) {
+fn assert_must_be_copied(out: Out, world: &World, destination: &str) {
     let path = world.target().join(&archives(world)[0]).display().to_string();
     assert!(out.stdout.contains("not queued: "), "{}", out.told());
     out.failed(&[
@@ -140,17 +140,17 @@ fn is_to_be_copied(out: Out, world: &World, destination: &str) {
 }
 
 #[test]
-fn one_that_is_not_queued_is_to_be_copied_by_hand() {
+fn an_upload_that_cannot_be_queued_must_be_copied_manually() {
     let world = World::plain(Version::V35);
     write_directories(&world, &["shelf"], "");
     fs::create_dir(shelf(&world, "shelf")).unwrap();
     let _ = without_a_queue(&world);
-    is_to_be_copied(snapshot(&world), &world, "shelf");
+    assert_must_be_copied(snapshot(&world), &world, "shelf");
 }
 
-/// One whose name makes that of the file in the queue too long.
+/// The destination's name is so long that the name of the queue entry exceeds the limit.
 #[test]
-fn a_queue_that_cannot_be_kept_for_one_destination_hides_nothing_of_the_others() {
+fn a_queue_failure_of_one_destination_affects_no_other() {
     let world = World::plain(Version::V35);
     let long = "l".repeat(230);
     write_directories(&world, &[&long, "shelf"], "");
@@ -160,5 +160,5 @@ fn a_queue_that_cannot_be_kept_for_one_destination_hides_nothing_of_the_others()
     let out = snapshot(&world);
     assert!(out.stdout.contains("shelf: uploaded"), "{}", out.told());
     assert_eq!((arrived(&world, "shelf"), arrived(&world, &long).len()), (archives(&world), 0));
-    is_to_be_copied(out, &world, &long);
+    assert_must_be_copied(out, &world, &long);
 }

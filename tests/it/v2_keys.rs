@@ -1,4 +1,5 @@
-//! Keys of etcd's v2 API: no v3 snapshot contains them, and a restore must not destroy them without being told to.
+//! Keys of etcd's v2 API: v3 snapshots do not contain them, and a restore must not destroy them unless it is
+//! allowed to.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -15,10 +16,10 @@ use crate::common::fs_util::names;
 use crate::common::world::{Version, World};
 use crate::restore::from;
 
-/// Where flannel keeps its network.
+/// The v2 key of flannel's network configuration.
 const FLANNEL: &str = "coreos.com/network/config";
 
-/// A filled etcd that serves the v2 API.
+/// Returns a filled etcd that serves the v2 API.
 fn with_v2(version: Version, options: &[&str]) -> World {
     let world = World::plain(version);
     world.stop();
@@ -57,7 +58,7 @@ impl World {
         Run::start(self.action(program!("site"), &[]), &self.path("runs")).finish()
     }
 
-    /// Makes revisions until etcd has written a `.snap` that was not there.
+    /// Adds revisions until etcd has written a new `.snap` file.
     fn await_snap(&self) {
         let snaps = || {
             let all = names(&self.data_dir().join("member/snap"));
@@ -83,7 +84,7 @@ impl World {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn v2_keys_in_the_log_are_reported_and_not_destroyed(version: Version) {
+fn v2_keys_in_the_log_are_reported_and_kept(version: Version) {
     let world = with_v2(version, &[]);
     let archive = world.saved();
     world.put_v2(FLANNEL, "network");
@@ -114,7 +115,7 @@ fn v2_keys_in_the_log_are_reported_and_not_destroyed(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn v2_keys_in_a_snap_file_are_found_and_their_deletion_too(version: Version) {
+fn v2_keys_in_a_snap_file_and_their_deletion_are_found(version: Version) {
     let world = with_v2(version, &["--snapshot-count=10"]);
     let (archive, saved) = (world.saved(), world.dump());
     world.put_v2(FLANNEL, "network");
@@ -122,7 +123,7 @@ fn v2_keys_in_a_snap_file_are_found_and_their_deletion_too(version: Version) {
     let words = [from(&archive), world.to_target()];
     let refused = || world.restore(&[&words[0], &words[1]]).refused(&["1 v2 key", "allow-v2-loss=true"]);
     refused();
-    // The log alone says this.
+    // Only the log contains this request.
     assert_eq!(world.v2("DELETE", "coreos.com", "").0, "403");
     refused();
     assert_eq!(world.v2("DELETE", "coreos.com?recursive=true", "").0, "200");
@@ -133,25 +134,25 @@ fn v2_keys_in_a_snap_file_are_found_and_their_deletion_too(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn v2_keys_of_a_stopped_etcd_are_not_destroyed(version: Version) {
+fn v2_keys_of_a_stopped_etcd_are_kept(version: Version) {
     let world = with_v2(version, &[]);
     let archive = world.saved();
     world.put_v2(FLANNEL, "network");
     world.stop();
     let words = [from(&archive), world.to_target()];
     world.restore(&[&words[0], &words[1]]).refused(&["1 v2 key (under /coreos.com)", "allow-v2-loss=true"]);
-    // No backup has any of it, and yet it is kept.
+    // No backup contains the v2 key, so restore keeps the old data.
     let results = world.restore(&[&words[0], "skip-backup=true", "allow-v2-loss=true"]).completed();
     world.start_on(&results.get("backup.old-data"));
     assert!(world.v2("GET", FLANNEL, "").1.contains("network"));
 }
 
 #[test]
-fn v2_keys_that_cannot_be_read_are_unknown_and_kept() {
+fn v2_keys_that_are_unreadable_count_as_unknown_and_are_kept() {
     let world = with_v2(Version::V35, &[]);
     let archive = world.saved();
     let (snap, hidden) = (world.data_dir().join("member/snap"), "0000000000000009-0000000000000009.snap");
-    // Neither this nor an older one tells what was before the log that is left.
+    // No readable `.snap` file shows which keys existed before the remaining log.
     fs::write(snap.join(hidden), "not a snapshot").unwrap();
     let warning = world.snapshot(&[&world.to_target()]).completed().get("snapshot.warning");
     assert!(warning.contains("unknown") && warning.contains(hidden), "{warning}");
@@ -165,7 +166,7 @@ fn v2_keys_written_during_a_restore_are_kept() {
     let world = with_v2(Version::V35, &[]);
     let archive = world.saved();
     let address = world.client_address();
-    // The last moment in which a client may write.
+    // At the last moment at which a client can write.
     world.arm(
         "before-stop",
         format!("curl -sS -X PUT http://{address}/v2/keys/{FLANNEL} -d value=network >/dev/null"),

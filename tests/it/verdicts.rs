@@ -16,7 +16,7 @@ use crate::common::command::{Out, Results, Run};
 use crate::common::fs_util::sha256sum;
 use crate::common::mount;
 use crate::common::world::{Version, World, is_root};
-use crate::encryption::{self, IDENTITY, OTHERS_IDENTITY, beside, command, encrypt, identity};
+use crate::encryption::{self, IDENTITY, OTHERS_IDENTITY, command, encrypt, identity, manifest_next_to};
 use crate::hostile::{file, gzip, tar_of};
 use crate::refusals::Still;
 use crate::restore::from;
@@ -250,7 +250,7 @@ fn an_encrypted_archive_without_its_identity_is_intact() {
     no_damage(&world, &results.out);
     assert!(row(&world, &archive)["drilled"].is_null());
     // Without the manifest file next to the archive, the hash cannot be compared.
-    fs::remove_file(beside(&archive)).unwrap();
+    fs::remove_file(manifest_next_to(&archive)).unwrap();
     no_damage(&world, &intact(verify(&world, &[&snapshot(&archive)]), why).out);
 }
 
@@ -271,8 +271,9 @@ fn an_altered_encrypted_archive_is_damaged_without_identity() {
     let results = intact(verify(&world, &[&snapshot(&archive)]), "it is encrypted");
     no_damage(&world, &results.out);
     // An intact archive next to the wrong manifest.
-    let text = fs::read_to_string(beside(&archive)).unwrap();
-    fs::write(beside(&archive), text.replace("\"member_count\": 1", "\"member_count\": 3")).unwrap();
+    let text = fs::read_to_string(manifest_next_to(&archive)).unwrap();
+    fs::write(manifest_next_to(&archive), text.replace("\"member_count\": 1", "\"member_count\": 3"))
+        .unwrap();
     let out = verify(&world, &[&identity(&world, IDENTITY)]);
     out.failed(&["is damaged: "]);
     assert_eq!(row(&world, &archive)["damage"]["check"], "manifest");

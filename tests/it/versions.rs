@@ -1,4 +1,5 @@
-//! Server, programs and archive of different versions: what is refused before anything stops, and what works all the same.
+//! A server, tools and archives of different versions: restore refuses combinations that fail before it stops
+//! etcd, and accepts the others.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,7 +15,7 @@ use crate::restore::from;
 /// What `etcdctl version` prints in etcd 3.6.
 const ETCDCTL_3_6: &str = "etcdctl version: 3.6.16\nAPI version: 3.6\n";
 
-/// An archive that an etcd took for which Debian has no package; `tests/data/README.md` says how.
+/// Returns an archive taken by an etcd version that Debian does not package. See `tests/data/README.md`.
 fn archive_of(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/etcd-{version}.tar.gz"))
 }
@@ -36,7 +37,7 @@ fn list(world: &World) -> String {
     run(world, program!("list-snapshots"), &[&world.to_target()]).completed().get("snapshots")
 }
 
-/// It refused, for all of these reasons.
+/// Asserts that the action refused for all of these reasons.
 #[track_caller]
 fn refused(out: Out, reasons: &[&str]) {
     for reason in reasons {
@@ -45,7 +46,7 @@ fn refused(out: Out, reasons: &[&str]) {
     out.refused(reasons);
 }
 
-/// A directory with some of the programs of these versions.
+/// Creates a directory with some of the programs of these versions.
 fn programs(world: &World, name: &str, which: &[(&str, Version)]) -> PathBuf {
     let dir = world.path(name);
     fs::create_dir(&dir).unwrap();
@@ -77,7 +78,7 @@ fn refuses_to_restore_with_programs_of_another_minor_version() {
         }
         let warning = site(&world).get("site.warning");
         assert!(warning.contains(&running) && warning.contains(&program), "{warning}");
-        // A snapshot passes through the client and is only read by etcd's tools: that is as good.
+        // The client only copies a snapshot, and etcd's tools only read it, so their version does not matter.
         let taken = world.snapshot(&[&world.to_target()]).completed().get("snapshot.path");
         let now = world.dump();
         world.put(0..3, "3");
@@ -89,7 +90,7 @@ fn refuses_to_restore_with_programs_of_another_minor_version() {
 }
 
 #[test]
-fn refuses_to_restore_with_programs_that_do_not_belong_together() {
+fn refuses_to_restore_with_etcd_programs_of_mixed_versions() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
     let still = Still::of(&world);
@@ -106,12 +107,12 @@ fn refuses_to_restore_with_programs_that_do_not_belong_together() {
         assert!(site(&world).get("site.warning").contains(reasons[1]));
     }
     assert!(!list(&world).contains("BROKEN"));
-    // It only has to be read.
+    // Verification without a drill only reads the archive.
     verify(&world, &[]).completed();
 }
 
 #[test]
-fn data_of_a_newer_etcd_is_not_called_lost() {
+fn data_of_a_newer_etcd_is_not_reported_as_lost() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
     world.stop();
@@ -123,7 +124,7 @@ fn data_of_a_newer_etcd_is_not_called_lost() {
 }
 
 #[test]
-fn a_plan_warns_that_the_older_etcd_could_not_serve_what_is_restored() {
+fn a_plan_warns_if_the_older_etcd_cannot_serve_the_data() {
     let world = World::plain(Version::V34);
     let archive = world.saved();
     world.stop();
@@ -137,7 +138,7 @@ fn a_plan_warns_that_the_older_etcd_could_not_serve_what_is_restored() {
 }
 
 #[test]
-fn refuses_an_etcdctl_that_needs_etcdutl_before_it_is_given_anything() {
+fn refuses_etcdctl_3_6_without_etcdutl() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
     let before = list(&world);
@@ -162,7 +163,7 @@ fn refuses_an_etcdctl_that_needs_etcdutl_before_it_is_given_anything() {
     let warning = site(&world).get("site.warning");
     assert!(warning.contains(reasons[0]), "{warning}");
     still.check("an etcdctl without etcdutl");
-    // One that is there and may not be used has another reason.
+    // An existing etcdutl that cannot be used has its own message.
     fs::write(dir.join("etcdutl"), "").unwrap();
     let out = world.snapshot(&[&world.to_target()]);
     refused(out, &[reasons[0], "/etcdutl is not used", "chmod 755"]);
@@ -172,7 +173,7 @@ fn refuses_an_etcdctl_that_needs_etcdutl_before_it_is_given_anything() {
 }
 
 #[test]
-fn etcd_3_5_does_without_etcdutl() {
+fn etcd_3_5_works_without_etcdutl() {
     let world = World::plain(Version::V35);
     let all = [("etcd", Version::V35), ("etcdctl", Version::V35)];
     world.set_site(&world.site_text(&programs(&world, "programs", &all)));
@@ -207,7 +208,7 @@ fn refuses_an_archive_of_a_newer_etcd_by_its_data() {
 }
 
 #[test]
-fn an_archive_of_a_newer_etcd_is_good_though_it_cannot_be_drilled() {
+fn an_archive_of_a_newer_etcd_is_good_without_a_drill() {
     let world = World::plain(Version::V35);
     fs::set_permissions(world.target(), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let name = "etcd-snapshot-2026-11-28-20.02.57.tar.gz";

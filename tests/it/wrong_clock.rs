@@ -1,4 +1,4 @@
-//! A clock that was months ahead for one backup, and right again afterwards.
+//! A clock that was months ahead during one backup, and correct afterwards.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use crate::common::world::{Version, World, roots_own};
 /// How far the clock is ahead: about five months.
 const AHEAD: &str = "13000000";
 
-/// Shifts the time of day by `CLOCK_SHIFT` seconds, or holds it at the second `CLOCK_AT`, in any program it is preloaded into.
+/// Shifts the clock by `CLOCK_SHIFT` seconds, or holds it at second `CLOCK_AT`, in each program that preloads
+/// it.
 const SHIM: &str = r#"
 #[repr(C)]
 pub struct Timespec { seconds: i64, nanoseconds: i64 }
@@ -63,7 +64,7 @@ fn shim() -> &'static Path {
     })
 }
 
-/// Holds the clock of a program at a second of the Unix time.
+/// Holds the clock of a program at this second of Unix time.
 pub fn hold_clock(command: &mut Command, second: u64) {
     command.env("LD_PRELOAD", shim()).env("CLOCK_AT", second.to_string());
 }
@@ -85,14 +86,14 @@ fn run(world: &World, name: &str, words: &[&str]) -> Out {
     Run::start(program(world, name, words), &world.path("runs")).finish()
 }
 
-/// Runs a program whose clock is months ahead.
+/// Runs a program with a clock that is months ahead.
 fn ahead(world: &World, name: &str, words: &[&str]) -> Out {
     let mut command = program(world, name, words);
     command.env("LD_PRELOAD", shim()).env("CLOCK_SHIFT", AHEAD);
     Run::start(command, &world.path("runs")).finish()
 }
 
-/// The name of the archive that a run made.
+/// Returns the name of the archive that a run created.
 fn made(out: Out) -> String {
     name(Path::new(&out.completed().get("snapshot.path")))
 }
@@ -104,7 +105,7 @@ fn latest_is_not_an_archive_dated_in_the_future() {
     let target = world.to_target();
     fs::write(world.path("backup.yaml"), "").unwrap();
     let early = made(ahead(&world, "snapshot", &[&target]));
-    // It is the only one there: better than none.
+    // Without another archive, `latest` is the one that is dated in the future.
     let only = run(&world, "verify-snapshot", &[&target, "snapshot=latest"]).completed();
     assert_eq!(only.get("verify.snapshots"), early);
 
@@ -127,22 +128,22 @@ fn latest_is_not_an_archive_dated_in_the_future() {
     assert!(warning.contains(&early) && warning.contains("in the future"), "{warning}");
     let rows: Vec<Value> = serde_json::from_str(&listed.get("snapshots")).unwrap();
     let order: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(order, [&right, &early], "what is dated in the future is not the newest");
+    assert_eq!(order, [&right, &early], "an archive dated in the future is listed as the newest");
 
-    // Once its date has passed, its revision still shows that it is the older one.
+    // After that date has passed, the lower revision still shows that the archive is older.
     let verified = ahead(&world, "verify-snapshot", &[&target, "snapshot=latest"]);
     assert!(verified.stderr.contains("lower revision"), "{}", verified.told());
     assert_eq!(verified.completed().get("verify.snapshots"), right);
 }
 
-/// The value of a series, which may have labels.
+/// Returns the value of a time series, which may have labels.
 fn value(metrics: &str, series: &str) -> Option<f64> {
     let line = metrics.lines().find(|line| line.starts_with(&format!("{series}{{")))?;
     line.rsplit(' ').next()?.parse().ok()
 }
 
 #[test]
-fn a_run_dated_in_the_future_is_no_success() {
+fn a_run_dated_in_the_future_is_not_a_success() {
     let Some(dir) = roots_own() else { return };
     let world = World::plain(Version::V35);
     world.fill();
@@ -156,13 +157,13 @@ fn a_run_dated_in_the_future_is_no_success() {
     let (status, line) = check(&[]);
     assert!(status == 2 && line.contains("there is no good backup"), "{line}");
     assert!(line.contains("in the future") && line.contains(" | age=U;"), "{line}");
-    // A good one: its age is told, and the other one still warned of.
+    // After a good backup, `check` reports its age, and still warns about the other one.
     let _ = made(run(&world, "backup", &[&target]));
     let (status, line) = check(&[]);
     assert!(status == 1 && line.contains("the last good backup is "), "{line}");
     assert!(line.contains(&format!("{early} is dated in the future")), "{line}");
     assert_eq!(check(&["crit=0s"]).0, 2, "its age counts");
-    // The next run fails, and is the last one.
+    // The next run fails, and is reported as the last run.
     world.stop();
     run(&world, "backup", &[&target]).failed(&["failed: "]);
     let (_, line) = check(&[]);
@@ -178,7 +179,7 @@ fn a_run_dated_in_the_future_is_no_success() {
     ] {
         assert!(value(&metrics, series).is_some_and(is_right), "{series}: {metrics}");
     }
-    // When that date comes, what was written down then is still no success.
+    // After that date has passed, the run that was dated in the future still does not count as a success.
     for file in world.in_target().iter().filter(|name| name.ends_with(".tar.gz") && **name != early) {
         fs::remove_file(world.target().join(file)).unwrap();
     }

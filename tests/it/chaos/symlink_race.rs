@@ -18,7 +18,7 @@ use super::table::{Row, Table};
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::{Closely, names, sha256sum, shape};
 use crate::common::world::RUNS;
-use crate::owner::{UBUNTU, beside_ubuntu};
+use crate::owner::{UBUNTU, with_ubuntu_user};
 use crate::restore::from;
 
 /// The reason for which these tests are skipped for other users.
@@ -87,9 +87,9 @@ fn run(fixture: &mut Fixture, action: Action, target: &Path, flaw: Option<&str>)
     let (source, target) = (from(&fixture.archive), format!("target={}", target.display()));
     let mut command = if action == Action::Restore {
         fixture.begin();
-        beside_ubuntu(&fixture.world, program!("restore"), &[&source, &target])
+        with_ubuntu_user(&fixture.world, program!("restore"), &[&source, &target])
     } else {
-        beside_ubuntu(&fixture.world, program!("snapshot"), &[&target])
+        with_ubuntu_user(&fixture.world, program!("snapshot"), &[&target])
     };
     command.envs(flaw.map(|flaw| ("ETCD_SABOTAGE", flaw)));
     Run::start(command, &fixture.world.path("runs")).finish()
