@@ -197,7 +197,8 @@ fn encrypted(world: &World, name: &str) -> Vec<u8> {
     encrypt(world, "");
     let archive = encryption::saved(world);
     fs::write(world.path("backup.yaml"), "").unwrap();
-    fs::copy(manifest_next_to(&archive), manifest_next_to(&LeakDetector::new(world).target().join(name))).unwrap();
+    fs::copy(manifest_next_to(&archive), manifest_next_to(&LeakDetector::new(world).target().join(name)))
+        .unwrap();
     fs::read(archive).unwrap()
 }
 
