@@ -1,6 +1,6 @@
-//! Checks the charm's YAML files against the rules of charmcraft's published schema and of Juju 2.9, 3.x and 4.0: names,
-//! types, required and forbidden fields. `charm proof` (charm-tools 3.0.9) on the packed charm reported no errors or
-//! warnings, only notes about missing hook files, which `dispatch` replaces.
+//! Checks the charm's YAML files against the rules of charmcraft's published schema and of Juju 2.9, 3.x and
+//! 4.0: names, types, required and forbidden fields. `charm proof` (charm-tools 3.0.9) on the packed charm
+//! reported no errors or warnings, only notes about missing hook files, which `dispatch` replaces.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -30,7 +30,8 @@ fn has_only(map: &Map<String, Value>, known: &[&str], required: &[&str]) {
     }
 }
 
-/// Whether a name matches `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`. charmcraft warns about other names of options and actions.
+/// Whether a name matches `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`. charmcraft warns about other names of options
+/// and actions.
 fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     name.starts_with(plain) && name.ends_with(plain) && name.chars().all(|c| plain(c) || c == '-')
@@ -39,7 +40,8 @@ fn is_plain(name: &str) -> bool {
 #[test]
 fn metadata_has_the_second_format() {
     let metadata = read("metadata.yaml");
-    // With `series`, it would be the first format, which Juju 4 no longer reads. `min-juju-version` is an error in the second.
+    // With `series`, it would be the first format, which Juju 4 no longer reads. `min-juju-version` is an
+    // error in the second.
     let known = [
         "name",
         "display-name",
@@ -82,7 +84,8 @@ fn the_storage_is_an_optional_file_system() {
         ["type", "description", "location", "multiple", "minimum-size", "read-only", "shared", "properties"];
     has_only(data.as_object().unwrap(), &known, &["type"]);
     assert_eq!(data["type"], "filesystem");
-    // With at most one storage, it is mounted at the location itself. The snap could not use it in /var/lib/juju.
+    // With at most one storage, it is mounted at the location itself. The snap could not use it in
+    // /var/lib/juju.
     assert_eq!(data["multiple"]["range"], "0-1");
     assert_eq!(data["location"], "/media/etcd");
 }
@@ -136,7 +139,8 @@ fn actions_have_json_schemas_that_every_juju_accepts() {
         for (param, schema) in action["params"].as_object().unwrap() {
             let schema = schema.as_object().unwrap();
             assert!(is_plain(param), "{name} {param}");
-            // Juju rejects `$ref` and `$schema`. If a default violated its schema, the action could not be run.
+            // Juju rejects `$ref` and `$schema`. If a default violated its schema, the action could not be
+            // run.
             has_only(
                 schema,
                 &["type", "default", "enum", "description"],

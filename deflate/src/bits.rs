@@ -1,27 +1,28 @@
-//! Bits one behind the other, the lowest first, as deflate has them. Must never hold back a whole byte.
+//! A bit writer with the bit order of deflate: lowest bit first. It must never hold back a complete byte.
 
-/// Where bits are written to.
+/// Appends bits to a vector of bytes.
 pub(crate) struct Bits<'a> {
     out: &'a mut Vec<u8>,
-    /// What is no whole byte yet: under eight bits, and zeros above.
+    /// The bits of the incomplete last byte: fewer than eight, with zeros above.
     held: u64,
     count: u32,
 }
 
 impl<'a> Bits<'a> {
-    /// Goes on behind what is there, which ends on a byte's boundary.
+    /// Continues after the existing bytes, on a byte boundary.
     pub(crate) fn onto(out: &'a mut Vec<u8>) -> Self {
         Self { out, held: 0, count: 0 }
     }
 
-    /// Writes the lowest `count` bits, at most 56; those above must be zeros.
+    /// Writes the lowest `count` bits of `bits`, at most 56. The higher bits must be zero.
     #[inline(always)]
     pub(crate) fn put(&mut self, bits: u64, count: u32) {
         self.held |= bits << self.count;
         self.count += count;
         if self.count >= 8 {
             let whole = self.count / 8;
-            // Eight bytes are copied at once, and what was too much is taken back: quicker than to copy as many as there are.
+            // Copying eight bytes and truncating the surplus is faster than copying a variable number of
+            // bytes.
             let length = self.out.len() + whole as usize;
             self.out.extend_from_slice(&self.held.to_le_bytes());
             self.out.truncate(length);
@@ -30,12 +31,12 @@ impl<'a> Bits<'a> {
         }
     }
 
-    /// Fills the byte up with zeros.
+    /// Pads the current byte with zeros.
     pub(crate) fn align(&mut self) {
         self.put(0, (8 - self.count) % 8);
     }
 
-    /// Writes whole bytes, on a byte's boundary.
+    /// Writes whole bytes. The position must be on a byte boundary.
     pub(crate) fn append(&mut self, bytes: &[u8]) {
         debug_assert_eq!(self.count, 0, "on a byte's boundary");
         self.out.extend_from_slice(bytes);

@@ -1,19 +1,19 @@
-//! Huffman codes as deflate has them: how long each is, what it is, and how the two are told to the reader.
+//! Huffman codes of deflate: their lengths, their bits, and their description in the block header.
 //!
-//! Tables by RFC 1951, 3.2.5 to 3.2.7. Must never make a code longer than its table allows.
+//! The tables follow RFC 1951, 3.2.5 to 3.2.7. A code must never be longer than its table allows.
 
 use crate::bits::Bits;
 use crate::{DISTANCES, END, LITERALS};
 
-/// The longest code of a literal, a length or a distance.
-const LONGEST: usize = 15;
-/// The codes that tell of code lengths, and the longest of those.
-const TELLING: usize = 19;
-const LONGEST_TELLING: usize = 7;
-/// The order in which the reader is told of them.
-const ORDER: [usize; TELLING] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
+/// The maximum length of a literal, length or distance code, in bits.
+const MAX_CODE: usize = 15;
+/// The number of symbols that encode code lengths, and the maximum length of their codes.
+const LENGTH_SYMBOLS: usize = 19;
+const MAX_LENGTH_CODE: usize = 7;
+/// The order in which the header lists the lengths of those codes.
+const ORDER: [usize; LENGTH_SYMBOLS] = [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15];
 
-/// The bits of a code and of what follows it, and how many.
+/// A code with the extra bits that follow it, and the total number of bits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Code {
     pub bits: u64,
@@ -33,12 +33,15 @@ pub(crate) struct Codes {
 }
 
 impl Codes {
-    /// The best for symbols that come so often.
-    pub(crate) fn of(literals: &[u32; LITERALS], distances: &[u32; DISTANCES]) -> Self {
-        Self { literals: codes(&lengths(literals, LONGEST)), distances: codes(&lengths(distances, LONGEST)) }
+    /// Returns the optimal codes for symbols with these frequencies.
+    pub(crate) fn new(literals: &[u32; LITERALS], distances: &[u32; DISTANCES]) -> Self {
+        Self {
+            literals: codes(&lengths(literals, MAX_CODE)),
+            distances: codes(&lengths(distances, MAX_CODE)),
+        }
     }
 
-    /// How many bits such a block takes, but for what tells of the codes.
+    /// Returns the size of the block in bits, without the description of the codes.
     pub(crate) fn bits(&self, literals: &[u32; LITERALS], distances: &[u32; DISTANCES]) -> u64 {
         let of = |count: u32, code: Code, extra: u32| u64::from(count) * u64::from(code.length + extra);
         let literals = (0..).zip(literals).map(|(symbol, count)| {
@@ -59,7 +62,7 @@ impl Codes {
         self.literals[END]
     }
 
-    /// The code of each length, less three, with its extra bits.
+    /// Returns the code of each length, with its extra bits. Index 0 is length 3.
     pub(crate) fn lengths(&self) -> [Code; 256] {
         std::array::from_fn(|length| {
             let (symbol, extra, value) = length_code(length as u16 + 3);
@@ -67,22 +70,22 @@ impl Codes {
         })
     }
 
-    /// The code of a distance, with its extra bits.
+    /// Returns the code of a distance, with its extra bits.
     #[inline(always)]
     pub(crate) fn distance(&self, distance: u16) -> Code {
         let (symbol, extra, value) = distance_code(distance);
         self.distances[symbol].then(value, extra)
     }
 
-    /// Begins a block with these codes, which is not the last.
+    /// Writes the header of a block with these codes. The block is not marked as the last one.
     pub(crate) fn describe(&self, bits: &mut Bits<'_>) {
         let used = |codes: &[Code]| codes.iter().rposition(|code| code.length > 0).map_or(0, |last| last + 1);
         let (literals, distances) = (used(&self.literals), used(&self.distances));
         let all = self.literals.iter().take(literals).chain(self.distances.iter().take(distances));
-        let told = runs(&all.map(|code| code.length).collect::<Vec<_>>());
-        let mut counts = [0; TELLING];
-        told.iter().for_each(|run| counts[run.symbol] += 1);
-        let codes: [Code; TELLING] = codes(&lengths(&counts, LONGEST_TELLING));
+        let encoded = encode_lengths(&all.map(|code| code.length).collect::<Vec<_>>());
+        let mut counts = [0; LENGTH_SYMBOLS];
+        encoded.iter().for_each(|run| counts[run.symbol] += 1);
+        let codes: [Code; LENGTH_SYMBOLS] = codes(&lengths(&counts, MAX_LENGTH_CODE));
         let order =
             ORDER.iter().rposition(|symbol| codes[*symbol].length > 0).map_or(4, |last| last.max(3) + 1);
         bits.put(0b100, 3);
@@ -90,14 +93,14 @@ impl Codes {
         bits.put((distances - 1) as u64, 5);
         bits.put((order - 4) as u64, 4);
         ORDER.iter().take(order).for_each(|symbol| bits.put(u64::from(codes[*symbol].length), 3));
-        for run in told {
+        for run in encoded {
             let code = codes[run.symbol].then(run.value, run.extra);
             bits.put(code.bits, code.length);
         }
     }
 }
 
-/// The literal code of each length, less three.
+/// The literal symbol of each length. Index 0 is length 3.
 const LENGTHS: [u16; 256] = {
     let mut symbols = [0; 256];
     let mut above = 0;
@@ -108,20 +111,20 @@ const LENGTHS: [u16; 256] = {
     symbols
 };
 
-/// The symbol of a length from 3 to 258.
+/// Returns the symbol of a length from 3 to 258.
 #[inline(always)]
 pub(crate) fn length_symbol(length: u16) -> usize {
     usize::from(LENGTHS[usize::from(length - 3) & 0xff])
 }
 
-/// The same, the number of its extra bits, and their value.
+/// Returns the symbol of a length, the number of its extra bits, and their value.
 const fn length_code(length: u16) -> (usize, u32, u64) {
     let above = length as u32 - 3;
     match above {
         0..8 => (END + 1 + above as usize, 0, 0),
         255 => (LITERALS - 1, 0, 0),
         _ => {
-            // Four symbols share a number of extra bits.
+            // Each number of extra bits is used by four symbols.
             let extra = above.ilog2() - 2;
             let symbol = 4 * (extra + 1) + (above >> extra & 3);
             (END + 1 + symbol as usize, extra, (above & ((1 << extra) - 1)) as u64)
@@ -129,14 +132,14 @@ const fn length_code(length: u16) -> (usize, u32, u64) {
     }
 }
 
-/// The same of a distance from 1 to 32768.
+/// Returns the symbol of a distance from 1 to 32768, the number of its extra bits, and their value.
 #[inline(always)]
 pub(crate) fn distance_code(distance: u16) -> (usize, u32, u64) {
     let above = u32::from(distance) - 1;
     match above {
         0..4 => (above as usize, 0, 0),
         _ => {
-            // Two symbols share one.
+            // Each number of extra bits is used by two symbols.
             let extra = above.ilog2() - 1;
             let symbol = 2 * (extra + 1) + (above >> extra & 1);
             (symbol as usize, extra, u64::from(above & ((1 << extra) - 1)))
@@ -155,12 +158,13 @@ fn extra_of_distance(symbol: usize) -> u32 {
     (symbol as u32 / 2).saturating_sub(1)
 }
 
-/// How long each symbol's code is to be; 0 for one that does not come. Always a whole tree, of at least two codes.
+/// Returns the code length of each symbol, and 0 for symbols that do not occur. The tree is complete and has
+/// at least two codes.
 fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [usize; N] {
     let mut lengths = [0; N];
     let mut symbols: Vec<(u32, usize)> =
         counts.iter().copied().zip(0..).filter(|(count, _)| *count > 0).collect();
-    // A reader may refuse a tree of one code or of none.
+    // A reader may refuse a tree with fewer than two codes.
     for symbol in 0..2 {
         if symbols.len() < 2 && symbols.iter().all(|(_, there)| *there != symbol) {
             symbols.push((1, symbol));
@@ -168,7 +172,7 @@ fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [usize; N] {
     }
     symbols.sort_unstable();
     let mut of_length = depths(&symbols, longest);
-    cut(&mut of_length);
+    limit_lengths(&mut of_length);
     let mut rarest_first = symbols.iter();
     for (length, count) in of_length.iter().enumerate().rev() {
         for (_, symbol) in rarest_first.by_ref().take(*count) {
@@ -178,12 +182,12 @@ fn lengths<const N: usize>(counts: &[u32; N], longest: usize) -> [usize; N] {
     lengths
 }
 
-/// How many leaves Huffman's tree has at each depth; those deeper than `longest` are counted there.
+/// Returns the number of leaves of Huffman's tree at each depth. Deeper leaves are counted at `longest`.
 fn depths(rarest_first: &[(u32, usize)], longest: usize) -> Vec<usize> {
     let leaves = rarest_first.len();
     let mut weights: Vec<u64> = rarest_first.iter().map(|(count, _)| u64::from(*count)).collect();
     let mut parents = vec![0; 2 * leaves - 1];
-    // The two lightest make one, again and again; what was made comes in order of weight, as the leaves do.
+    // Joins the two lightest nodes repeatedly. The leaves and the joined nodes are each sorted by weight.
     let (mut leaf, mut made) = (0, leaves);
     for node in leaves..2 * leaves - 1 {
         let mut weight = 0;
@@ -208,13 +212,14 @@ fn depths(rarest_first: &[(u32, usize)], longest: usize) -> Vec<usize> {
     counts
 }
 
-/// Makes codes longer until they fit under one root again.
-fn cut(of_length: &mut [usize]) {
+/// Lengthens codes until their lengths form a valid tree again.
+fn limit_lengths(of_length: &mut [usize]) {
     let longest = of_length.len() - 1;
     let mut taken: usize =
         of_length.iter().zip(0..).skip(1).map(|(count, length)| count << (longest - length)).sum();
     while taken > 1 << longest {
-        // One of the longest becomes the sibling of the longest that is shorter, which goes down a level.
+        // A leaf of the lowest level becomes the sibling of the deepest leaf above it, which moves down one
+        // level.
         let Some(shorter) = (1..longest).rev().find(|length| of_length[*length] > 0) else { return };
         of_length[longest] -= 1;
         of_length[shorter] -= 1;
@@ -223,10 +228,10 @@ fn cut(of_length: &mut [usize]) {
     }
 }
 
-/// The codes of these lengths, by which a reader finds the same ones.
+/// Returns the canonical codes of these lengths, which a reader derives in the same way.
 fn codes<const N: usize>(lengths: &[usize; N]) -> [Code; N] {
-    let mut next = [0_u16; LONGEST + 1];
-    for length in 1..=LONGEST {
+    let mut next = [0_u16; MAX_CODE + 1];
+    for length in 1..=MAX_CODE {
         let shorter = lengths.iter().filter(|other| **other == length - 1 && length > 1).count() as u16;
         next[length] = (next[length - 1] + shorter) << 1;
     }
@@ -235,29 +240,29 @@ fn codes<const N: usize>(lengths: &[usize; N]) -> [Code; N] {
         length => {
             let code = next[length];
             next[length] += 1;
-            // Codes go out with their highest bit first.
+            // Codes are written with their highest bit first.
             Code { bits: u64::from(code.reverse_bits() >> (16 - length)), length: length as u32 }
         }
     })
 }
 
-/// A symbol that tells of code lengths, and what follows it.
+/// A symbol that encodes one or more code lengths, with its extra bits.
 struct Run {
     symbol: usize,
     extra: u32,
     value: u64,
 }
 
-/// How these lengths are told: each by itself, or a run of them by one symbol.
-fn runs(lengths: &[u32]) -> Vec<Run> {
-    let mut told = Vec::new();
+/// Encodes code lengths: single ones by their own symbol, and runs by one symbol each.
+fn encode_lengths(lengths: &[u32]) -> Vec<Run> {
+    let mut encoded = Vec::new();
     for same in lengths.chunk_by(|a, b| a == b) {
         let (length, mut left) = (same[0] as usize, same.len());
-        let mut tell = |symbol, extra, count: usize, least| {
-            told.push(Run { symbol, extra, value: (count - least) as u64 })
+        let mut push = |symbol, extra, count: usize, least| {
+            encoded.push(Run { symbol, extra, value: (count - least) as u64 })
         };
         if length > 0 {
-            tell(length, 0, 0, 0);
+            push(length, 0, 0, 0);
             left -= 1;
         }
         while left > 0 {
@@ -268,13 +273,13 @@ fn runs(lengths: &[u32]) -> Vec<Run> {
                 _ => 1,
             };
             match (length, count) {
-                (0, 11..) => tell(18, 7, count, 11),
-                (0, 3..) => tell(17, 3, count, 3),
-                (_, 3..) => tell(16, 2, count, 3),
-                _ => tell(length, 0, 0, 0),
+                (0, 11..) => push(18, 7, count, 11),
+                (0, 3..) => push(17, 3, count, 3),
+                (_, 3..) => push(16, 2, count, 3),
+                _ => push(length, 0, 0, 0),
             }
             left -= count;
         }
     }
-    told
+    encoded
 }

@@ -1,9 +1,10 @@
-//! Deflate (RFC 1951) for blocks that are compressed apart from each other, where time counts more than the last percent.
+//! Deflate (RFC 1951) for independent blocks, optimised for speed rather than the last percent of
+//! compression.
 //!
-//! It is here because no crate without C is as fast at this size (docs/explanation/performance.md has the figures): two small tables
-//! find matches, one of eight bytes and one of six, as zstd's "dfast" does. A crate of its own, so that it is optimised where the
-//! rest is built for debugging. It must never decide what is good: whoever writes an archive reads it back with another
-//! implementation. No unsafe code.
+//! No crate without C code is as fast at this ratio (figures in docs/explanation/performance.md). Two small
+//! hash tables find matches of eight and of six bytes, as "dfast" of zstd does. This is a separate crate so
+//! that debug builds of the program optimise it. A caller must verify archives with another implementation.
+//! The crate contains no unsafe code.
 
 mod bits;
 mod huffman;
@@ -12,17 +13,18 @@ mod matches;
 use bits::Bits;
 use matches::{Matches, Step};
 
-/// Literals, the end of a block, and the codes of lengths.
+/// The number of symbols for literals, the end of a block, and lengths.
 const LITERALS: usize = 286;
 const DISTANCES: usize = 30;
-/// The literal code that ends a block.
+/// The symbol that ends a block.
 const END: usize = 256;
-/// So many matches share one pair of codes: fewer, and what tells of the codes weighs more than what they save.
-const STEPS: usize = 16 << 10;
-/// What one stored block holds at most.
-const LONGEST_STORED: usize = 0xffff;
+/// The number of steps that share a pair of codes. With fewer steps, describing the codes costs more than
+/// they save.
+const MAX_STEPS: usize = 16 << 10;
+/// The maximum number of bytes in a stored block.
+const MAX_STORED: usize = 0xffff;
 
-/// Compresses blocks, and keeps its tables for the next.
+/// Compresses blocks. A value can be reused, which saves allocating its tables.
 #[derive(Debug, Default)]
 pub struct Deflater {
     matches: Matches,
@@ -30,30 +32,32 @@ pub struct Deflater {
 }
 
 impl Deflater {
-    /// Appends `bytes`, deflated, to `out`: whole deflate blocks of which none is the last, ending on a byte's boundary. They
-    /// refer to nothing outside of `bytes`, and the same bytes always come out the same.
+    /// Compresses `bytes` and appends the result to `out`. The result consists of complete deflate blocks, is
+    /// not marked as the last one, and ends on a byte boundary. It does not refer to other data, and it is
+    /// deterministic.
     pub fn deflate(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         out.reserve(bytes.len() / 3 + 64);
         let mut bits = Bits::onto(out);
         let (plan, mut done) = (&mut self.plan, 0);
         self.matches.find(bytes, |literals, step| {
             plan.take(literals, step);
-            if plan.steps.len() >= STEPS {
+            if plan.steps.len() >= MAX_STEPS {
                 let end = done + plan.length;
                 plan.write(bytes.get(done..end).unwrap_or_default(), &mut bits);
                 done = end;
             }
         });
         plan.write(bytes.get(done..).unwrap_or_default(), &mut bits);
-        // What zlib calls a sync flush: a stored block of nothing.
+        // A sync flush in zlib's terms: an empty stored block.
         stored(&[], &mut bits);
     }
 }
 
-/// Appends `bytes` to `out` as they are, in stored blocks of which none is the last. `out` must end on a block's end.
+/// Appends `bytes` to `out` uncompressed, in stored blocks that are not marked as the last. `out` must end at
+/// the end of a block.
 pub fn store(bytes: &[u8], out: &mut Vec<u8>) {
     let mut bits = Bits::onto(out);
-    bytes.chunks(LONGEST_STORED).for_each(|chunk| stored(chunk, &mut bits));
+    bytes.chunks(MAX_STORED).for_each(|chunk| stored(chunk, &mut bits));
 }
 
 fn stored(chunk: &[u8], bits: &mut Bits<'_>) {
@@ -64,11 +68,11 @@ fn stored(chunk: &[u8], bits: &mut Bits<'_>) {
     bits.append(chunk);
 }
 
-/// What one deflate block is to hold, and how often each code comes in it.
+/// The content of the next deflate block, and the frequency of each symbol in it.
 #[derive(Debug)]
 struct Plan {
     steps: Vec<Step>,
-    /// How many bytes that is.
+    /// The number of bytes that the steps cover.
     length: usize,
     literals: [u32; LITERALS],
     distances: [u32; DISTANCES],
@@ -94,18 +98,18 @@ impl Plan {
         self.steps.push(step);
     }
 
-    /// Writes the block of these bytes, and is empty then.
+    /// Writes the block of these bytes and resets the plan.
     fn write(&mut self, bytes: &[u8], bits: &mut Bits<'_>) {
         if bytes.is_empty() {
             return;
         }
         self.literals[END] = 1;
-        let codes = huffman::Codes::of(&self.literals, &self.distances);
+        let codes = huffman::Codes::new(&self.literals, &self.distances);
         if codes.bits(&self.literals, &self.distances) / 8 < bytes.len() as u64 {
             codes.describe(bits);
             self.encode(bytes, &codes, bits);
         } else {
-            bytes.chunks(LONGEST_STORED).for_each(|chunk| stored(chunk, bits));
+            bytes.chunks(MAX_STORED).for_each(|chunk| stored(chunk, bits));
         }
         self.steps.clear();
         self.length = 0;
@@ -119,7 +123,7 @@ impl Plan {
             let (literals, after) = rest.split_at(step.literals as usize);
             let mut threes = literals.chunks_exact(3);
             for three in &mut threes {
-                // Three codes have 45 bits at most.
+                // Three codes have at most 45 bits.
                 let [a, b, c] = [0, 1, 2].map(|at| codes.literal(three[at]));
                 bits.put(
                     a.bits | b.bits << a.length | c.bits << (a.length + b.length),
@@ -131,7 +135,7 @@ impl Plan {
                 bits.put(code.bits, code.length);
             }
             if step.length > 0 {
-                // 15 and 5 bits of the length, 15 and 13 of the distance.
+                // At most 15 + 5 bits for the length and 15 + 13 for the distance.
                 let length = lengths[usize::from(step.length) - 3];
                 let distance = codes.distance(step.distance);
                 bits.put(length.bits | distance.bits << length.length, length.length + distance.length);
@@ -151,7 +155,7 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Read;
 
-    /// What another implementation reads in it.
+    /// Decompresses with another implementation.
     fn inflated(mut deflated: Vec<u8>) -> Vec<u8> {
         deflated.extend([3, 0]);
         let mut bytes = Vec::new();
@@ -167,7 +171,7 @@ mod tests {
         out
     }
 
-    /// Bytes of this many kinds, as a generator of its own makes them.
+    /// Returns pseudo-random bytes below `kinds`.
     fn noise(length: usize, kinds: u64) -> Vec<u8> {
         let mut state = 88_172_645_463_325_252_u64;
         let mut next = || {
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_in_comes_out() {
+    fn restores_the_original_bytes() {
         let words = b"/registry/pods/default/nginx-7f5b8 ".repeat(40_000);
         let mixed: Vec<u8> =
             noise(300_000, 256).into_iter().chain(words.clone()).chain(vec![0; 900_000]).collect();
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn blocks_stand_one_behind_the_other() {
+    fn blocks_can_be_concatenated() {
         let (mut deflater, mut out) = (Deflater::default(), Vec::new());
         let blocks = [noise(5000, 20), noise(70_000, 256), vec![7; 100_000], Vec::new(), noise(5000, 20)];
         for block in &blocks {
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_bytes_always_come_out_the_same() {
+    fn compression_is_deterministic() {
         let (mut deflater, block) = (Deflater::default(), noise(100_000, 30));
         let first = deflated(&mut deflater, &block);
         deflated(&mut deflater, &noise(300_000, 17));
@@ -217,16 +221,16 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_shrink_hardly_grows() {
+    fn incompressible_bytes_grow_little() {
         let bytes = noise(1 << 20, 256);
         let size = deflated(&mut Deflater::default(), &bytes).len();
-        assert!(size <= bytes.len() + 5 * (bytes.len() / LONGEST_STORED + 2), "{size}");
+        assert!(size <= bytes.len() + 5 * (bytes.len() / MAX_STORED + 2), "{size}");
         assert!(deflated(&mut Deflater::default(), &vec![0; 1 << 20]).len() < 2000);
     }
 
-    /// As Kubernetes' objects come behind a release of Helm's, which is gzip in base64.
+    /// Like Kubernetes objects after a Helm release, which is gzip in base64.
     #[test]
-    fn what_comes_behind_noise_shrinks_all_the_same() {
+    fn compresses_data_after_noise() {
         let objects: Vec<u8> = (0..20_000)
             .flat_map(|n| format!("/registry/pods/default/nginx-{:05x}", n * 7919 % 104_729).into_bytes())
             .collect();
@@ -236,16 +240,16 @@ mod tests {
         assert!(size < 150_000 + apart + apart / 3, "{size}, and {apart} of them alone");
     }
 
-    /// Counts as a Fibonacci series has them make the deepest of all trees, which has to be cut to 15 levels.
+    /// Frequencies in a Fibonacci sequence produce the deepest tree, which must be limited to 15 levels.
     #[test]
-    fn codes_that_would_be_too_long_are_not() {
+    fn limits_the_length_of_codes() {
         let (mut few, mut many) = (1, 1);
         let mut bytes = Vec::new();
         for byte in 0..26 {
             bytes.extend(std::iter::repeat_n(byte, few));
             (few, many) = (many, few + many);
         }
-        // Apart from each other, so that they are no matches.
+        // Shuffled, so that the bytes form no matches.
         let order = noise(bytes.len(), 251);
         let mut pairs: Vec<_> =
             order.iter().zip(&bytes).enumerate().map(|(n, (o, b))| ((*o, n * 7919 % 1009), *b)).collect();
@@ -256,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_comes_out_as_it_went_in(
+        fn restores_arbitrary_bytes(
             pieces in vec((vec(any::<u8>(), 0..40), 1_usize..60, 0_usize..50_000), 0..30),
         ) {
             let mut bytes = Vec::new();

@@ -1,21 +1,23 @@
-//! Where bytes come again: at the place of the last eight that were the same, or of the last six, within deflate's window.
+//! Finds repeated bytes within deflate's window: the last position with the same eight bytes, or the same six
+//! bytes.
 //!
-//! The tables hold the lowest sixteen bits of a position, which is as far as the window reaches: what they say is a hint, and only
-//! the bytes themselves count. Must never look outside of the block.
+//! The tables store the lowest 16 bits of a position, which covers the window. An entry is only a hint, so
+//! the bytes are always compared. The search must never read outside of the block.
 
-/// How far back deflate can refer.
+/// The maximum distance of a match.
 const WINDOW: usize = 32 << 10;
-/// The longest match that has a code.
-const LONGEST: usize = 258;
-/// Small enough for the tables to stay in a core's nearest caches: larger ones find more, and are slower by more.
-const EIGHTS: u32 = 13;
-const SIXES: u32 = 14;
-/// Where nothing was found for 16 bytes, every second position is tried, and so on,
-const PATIENCE: u32 = 4;
-/// down to one of so many: what comes after long noise is still found.
-const WIDEST: usize = 32;
+/// The maximum length of a match.
+const MAX_LENGTH: usize = 258;
+/// The sizes of the tables, as powers of two. They fit in the fastest caches of a core. Larger tables find
+/// more matches, but cost more time than they save.
+const EIGHT_BYTE_BITS: u32 = 13;
+const SIX_BYTE_BITS: u32 = 14;
+/// The step between tried positions grows by one for each 2^`SKIP_SHIFT` bytes without a match.
+const SKIP_SHIFT: u32 = 4;
+/// The maximum step, so that matches after long noise are still found.
+const MAX_SKIP: usize = 32;
 
-/// So many bytes as they are, and then `length` that stand `distance` before, if `length` is not 0.
+/// A number of literal bytes, followed by a match if `length` is not 0.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Step {
     pub literals: u32,
@@ -23,20 +25,20 @@ pub(crate) struct Step {
     pub distance: u16,
 }
 
-/// The positions that were seen.
+/// The last position of each hash of eight and of six bytes.
 #[derive(Debug)]
 pub(crate) struct Matches {
-    eights: Box<[u16; 1 << EIGHTS]>,
-    sixes: Box<[u16; 1 << SIXES]>,
+    eights: Box<[u16; 1 << EIGHT_BYTE_BITS]>,
+    sixes: Box<[u16; 1 << SIX_BYTE_BITS]>,
 }
 
 impl Default for Matches {
     fn default() -> Self {
-        Self { eights: Box::new([0; 1 << EIGHTS]), sixes: Box::new([0; 1 << SIXES]) }
+        Self { eights: Box::new([0; 1 << EIGHT_BYTE_BITS]), sixes: Box::new([0; 1 << SIX_BYTE_BITS]) }
     }
 }
 
-/// Bytes that stand at `at` and `distance` before.
+/// Equal bytes at `at` and at `distance` before it.
 #[derive(Clone, Copy)]
 struct Match {
     at: usize,
@@ -45,96 +47,96 @@ struct Match {
 }
 
 impl Matches {
-    /// Takes `bytes` apart, from the first to the last: calls `take` with each step and its literals.
+    /// Splits `bytes` into steps, in order, and calls `take` with the literals of each step.
     #[inline(always)]
     pub(crate) fn find(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8], Step)) {
         self.eights.fill(0);
         self.sixes.fill(0);
-        // Behind each position that is looked at, there are eight bytes to load, and some more.
+        // At each position that is tried, eight bytes can be loaded, and a few bytes follow.
         let limit = bytes.len().saturating_sub(12);
-        let (mut at, mut told) = (0, 0);
+        let (mut at, mut emitted) = (0, 0);
         while at < limit {
-            let Some(found) = self.at(bytes, at) else {
-                at += (1 + ((at - told) >> PATIENCE)).min(WIDEST);
+            let Some(found) = self.match_at(bytes, at) else {
+                at += (1 + ((at - emitted) >> SKIP_SHIFT)).min(MAX_SKIP);
                 continue;
             };
-            let found = backwards(bytes, found, told);
-            steps(bytes, told, found, &mut take);
-            told = found.at + found.length;
-            at = told;
+            let found = extend_left(bytes, found, emitted);
+            emit_steps(bytes, emitted, found, &mut take);
+            emitted = found.at + found.length;
+            at = emitted;
             if at < limit {
-                self.see(bytes, found.at + 2);
-                self.see(bytes, at - 2);
+                self.insert(bytes, found.at + 2);
+                self.insert(bytes, at - 2);
             }
         }
-        let rest = bytes.get(told..).unwrap_or_default();
+        let rest = bytes.get(emitted..).unwrap_or_default();
         if !rest.is_empty() {
             take(rest, Step { literals: rest.len() as u32, length: 0, distance: 0 });
         }
     }
 
-    /// The match at `at`: the one of more bytes, where there are two.
+    /// Returns the match at `at`, preferring the one of eight bytes.
     #[inline(always)]
-    fn at(&mut self, bytes: &[u8], at: usize) -> Option<Match> {
+    fn match_at(&mut self, bytes: &[u8], at: usize) -> Option<Match> {
         let here = load(bytes, at);
-        let long = swap(&mut self.eights[of_eight(here)], at);
-        let short = swap(&mut self.sixes[of_six(here)], at);
-        // Both are looked up before either is judged: a processor that guesses wrong once is quicker than one that does so twice.
-        let is_long = (load(bytes, at.saturating_sub(long)) == here) & near(long, at);
-        let is_short = ((load(bytes, at.saturating_sub(short)) ^ here) << 16 == 0) & near(short, at);
+        let long = replace_position(&mut self.eights[hash_eight(here)], at);
+        let short = replace_position(&mut self.sixes[hash_six(here)], at);
+        // Both tables are read before either result is tested: one mispredicted branch is faster than two.
+        let is_long = (load(bytes, at.saturating_sub(long)) == here) & is_in_window(long, at);
+        let is_short = ((load(bytes, at.saturating_sub(short)) ^ here) << 16 == 0) & is_in_window(short, at);
         if !(is_long | is_short) {
             return None;
         }
         if is_long && here == here.rotate_left(8) {
-            return Some(run(bytes, at));
+            return Some(run_match(bytes, at));
         }
         let distance = if is_long { long } else { short };
-        let length = common(bytes, at, distance);
+        let length = common_length(bytes, at, distance);
         Some(Match { at, distance, length })
     }
 
     #[inline(always)]
-    fn see(&mut self, bytes: &[u8], at: usize) {
+    fn insert(&mut self, bytes: &[u8], at: usize) {
         let here = load(bytes, at);
-        self.eights[of_eight(here)] = at as u16;
-        self.sixes[of_six(here)] = at as u16;
+        self.eights[hash_eight(here)] = at as u16;
+        self.sixes[hash_six(here)] = at as u16;
     }
 }
 
-/// Notes a position, and says how far back the one before was, modulo 2^16.
+/// Stores a position, and returns the distance to the previous one, modulo 2^16.
 #[inline(always)]
-fn swap(entry: &mut u16, at: usize) -> usize {
+fn replace_position(entry: &mut u16, at: usize) -> usize {
     usize::from((at as u16).wrapping_sub(std::mem::replace(entry, at as u16)))
 }
 
-/// Whether deflate can refer to it.
+/// Returns whether deflate can encode the distance.
 #[inline(always)]
-fn near(distance: usize, at: usize) -> bool {
+fn is_in_window(distance: usize, at: usize) -> bool {
     distance.wrapping_sub(1) < WINDOW.min(at)
 }
 
-/// Eight bytes, in this order from the lowest.
+/// Loads eight bytes in little-endian order.
 #[inline(always)]
 fn load(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap_or_default())
 }
 
 #[inline(always)]
-fn of_eight(bytes: u64) -> usize {
-    (bytes.wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - EIGHTS)) as usize
+fn hash_eight(bytes: u64) -> usize {
+    (bytes.wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - EIGHT_BYTE_BITS)) as usize
 }
 
 #[inline(always)]
-fn of_six(bytes: u64) -> usize {
-    ((bytes << 16).wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - SIXES)) as usize
+fn hash_six(bytes: u64) -> usize {
+    ((bytes << 16).wrapping_mul(0x9e37_79b1_85eb_ca87) >> (64 - SIX_BYTE_BITS)) as usize
 }
 
-/// How many bytes from `at` on are those that stand `distance` before.
+/// Returns how many bytes from `at` on equal those at `distance` before.
 #[inline(always)]
-fn common(bytes: &[u8], at: usize, distance: usize) -> usize {
+fn common_length(bytes: &[u8], at: usize, distance: usize) -> usize {
     let (here, before) = (&bytes[at..], &bytes[at - distance..]);
     let mut length = 0;
-    // Nine matches in ten end within 32 bytes: so many are compared at once, and no guess at where they differ goes wrong.
+    // Nine of ten matches end within 32 bytes. Comparing 32 at once avoids a branch on the exact length.
     for (here, before) in here.chunks_exact(32).zip(before.chunks_exact(32)) {
         let low = sixteen(here, 0) ^ sixteen(before, 0);
         let high = sixteen(here, 16) ^ sixteen(before, 16);
@@ -155,35 +157,35 @@ fn sixteen(bytes: &[u8], at: usize) -> u128 {
     u128::from_le_bytes(bytes[at..at + 16].try_into().unwrap_or_default())
 }
 
-/// The match of a byte that comes at least eight times: with itself, which is as near as can be.
-fn run(bytes: &[u8], at: usize) -> Match {
+/// Returns the match of a byte that occurs at least eight times in a row, at distance 1.
+fn run_match(bytes: &[u8], at: usize) -> Match {
     let at = if at > 0 && bytes[at - 1] == bytes[at] { at } else { at + 1 };
-    Match { at, distance: 1, length: common(bytes, at, 1) }
+    Match { at, distance: 1, length: common_length(bytes, at, 1) }
 }
 
-/// The match, begun earlier where the bytes before it are the same too.
+/// Extends the match to the left while the preceding bytes are equal.
 #[inline(always)]
-fn backwards(bytes: &[u8], mut found: Match, told: usize) -> Match {
+fn extend_left(bytes: &[u8], mut found: Match, emitted: usize) -> Match {
     if found.at >= found.distance + 8 {
         let before = load(bytes, found.at - 8) ^ load(bytes, found.at - 8 - found.distance);
-        let more = (before.leading_zeros() as usize / 8).min(found.at - told);
+        let more = (before.leading_zeros() as usize / 8).min(found.at - emitted);
         found.at -= more;
         found.length += more;
     }
     found
 }
 
-/// The steps of a match: as many as its length takes.
+/// Emits a match as one or more steps, because the length of a step is limited.
 #[inline(always)]
-fn steps(bytes: &[u8], told: usize, found: Match, take: &mut impl FnMut(&[u8], Step)) {
-    let mut literals = &bytes[told..found.at];
+fn emit_steps(bytes: &[u8], emitted: usize, found: Match, take: &mut impl FnMut(&[u8], Step)) {
+    let mut literals = &bytes[emitted..found.at];
     let mut left = found.length;
     while left > 0 {
-        // What is left must be long enough for a code of its own, which is three bytes.
+        // The remainder must be at least three bytes long, which is the shortest length with a code.
         let length = match left {
-            0..=LONGEST => left,
+            0..=MAX_LENGTH => left,
             259..=260 => left - 3,
-            _ => LONGEST,
+            _ => MAX_LENGTH,
         };
         take(
             literals,

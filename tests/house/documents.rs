@@ -1,4 +1,4 @@
-//! The documents name what exists.
+//! The documents name every parameter and this version.
 
 use crate::read;
 

@@ -1,7 +1,8 @@
-//! Which file of the library imports which. An edge leads to the file that defines an item, through all re-exports.
+//! Which file of the library imports which. An edge leads to the file that defines an item, through all
+//! re-exports.
 //!
-//! The sources are read as text: `use` declarations, and paths such as `crate::a::b` or `child::item`. Comments and test
-//! modules do not count.
+//! The sources are read as text: `use` declarations, and paths such as `crate::a::b` or `child::item`.
+//! Comments and test modules do not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -57,18 +58,18 @@ impl Imports {
         Self { edges }
     }
 
-    /// Returns the circles: sets of modules that import each other, directly or through others.
-    pub fn circles(&self) -> Vec<BTreeSet<Module>> {
+    /// Returns the import cycles: sets of modules that import each other, directly or through others.
+    pub fn cycles(&self) -> Vec<BTreeSet<Module>> {
         let reached: BTreeMap<&Module, BTreeSet<&Module>> =
             self.edges.keys().map(|module| (module, self.reachable(module))).collect();
-        let mut circles: Vec<BTreeSet<Module>> = Vec::new();
+        let mut cycles: Vec<BTreeSet<Module>> = Vec::new();
         for (module, reachable) in &reached {
-            if reachable.contains(module) && !circles.iter().any(|circle| circle.contains(*module)) {
+            if reachable.contains(module) && !cycles.iter().any(|cycle| cycle.contains(*module)) {
                 let mutual = reachable.iter().filter(|other| reached[*other].contains(*module));
-                circles.push(mutual.map(|other| (*other).clone()).collect());
+                cycles.push(mutual.map(|other| (*other).clone()).collect());
             }
         }
-        circles
+        cycles
     }
 
     /// Returns all modules that `start` imports, directly or through others.
@@ -232,7 +233,8 @@ fn without_comments(text: &str) -> String {
     text.lines().map(|line| line.split("//").next().unwrap()).collect::<Vec<_>>().join("\n")
 }
 
-/// Removes each item after `#[cfg(test)]`: up to a line that ends with `;`, or to the brace in the column of the attribute.
+/// Removes each item after `#[cfg(test)]`: up to a line that ends with `;`, or to the brace in the column of
+/// the attribute.
 fn without_tests(code: &str) -> String {
     let mut kept = Vec::new();
     let mut lines = code.lines();
@@ -267,11 +269,11 @@ fn test_modules_do_not_count() {
 }
 
 #[test]
-fn a_circle_through_three_files_is_found() {
+fn finds_a_cycle_of_three_files() {
     let module = |name: &str| vec![name.to_owned()];
     let edges = [("a", vec!["b"]), ("b", vec!["c"]), ("c", vec!["a"]), ("d", vec!["a"])];
     let edges =
         edges.map(|(from, to)| (module(from), to.into_iter().map(module).collect::<BTreeSet<_>>())).into();
-    let circles = Imports { edges }.circles();
-    assert_eq!(circles, [BTreeSet::from(["a", "b", "c"].map(module))]);
+    let cycles = Imports { edges }.cycles();
+    assert_eq!(cycles, [BTreeSet::from(["a", "b", "c"].map(module))]);
 }

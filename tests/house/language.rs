@@ -1,7 +1,8 @@
 //! Plain English. Certain words mark sentences that are hard to read; each may be only so frequent.
 //!
-//! The limits are what sudo-rs, rustic_core and bootc keep, per 1,000 words, measured on 2026-11-28 by the same count.
-//! Comments, messages (string literals of five words or more), documents and YAML are counted apart.
+//! The limits are what sudo-rs, rustic_core and bootc keep, per 1,000 words, measured on 2026-11-28 by the
+//! same count. Comments, messages (string literals of five words or more), documents and YAML are counted
+//! apart.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -160,7 +161,8 @@ impl Rule {
     }
 }
 
-/// Splits a text into runs of letters, digits and underscores, in lower case, each with the characters before it.
+/// Splits a text into runs of letters, digits and underscores, in lower case, each with the characters before
+/// it.
 fn parts(text: &str) -> Vec<(&str, String)> {
     let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut parts = Vec::new();

@@ -1,7 +1,7 @@
-//! The rules that a reader of this repository can rely on. Nothing here runs the product.
+//! Rules for the sources and the documents. These tests do not run the program.
 //!
 //! - `imports`: which file imports which, read from the sources.
-//! - `structure`: a module calls only modules below it, and files do not import each other in circles.
+//! - `structure`: a module calls only modules below it, and files do not import each other in cycles.
 //! - `language`: comments, messages, documents and YAML are written in plain English.
 //! - `documents`: the reference names every parameter, and the changelog this version.
 //!

@@ -1,4 +1,4 @@
-//! The map of the library, and the direction of its imports.
+//! The map of the library's modules, and the direction of their imports.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,8 +9,8 @@ use crate::{read, root, rust_files};
 /// The file with the map.
 const LIBRARY: &str = "src/lib.rs";
 
-/// Circles that exist. A circle that is not part of one of these fails the test; this list may only become shorter.
-const KNOWN_CIRCLES: &[&[&str]] = &[
+/// Known cycles. A cycle that is not part of one of these fails the test; this list may only become shorter.
+const KNOWN_CYCLES: &[&[&str]] = &[
     &["commands", "commands::params"],
     &["commands::offsite", "commands::runs", "commands::snapshot"],
     &["etcd::backend", "etcd::backend::meta", "etcd::backend::records"],
@@ -96,28 +96,28 @@ fn the_architecture_document_shows_the_map() {
 }
 
 #[test]
-fn files_do_not_import_each_other_in_circles() {
-    let circles: Vec<BTreeSet<String>> = Imports::read().circles().iter().map(named).collect();
-    let is_known = |circle: &BTreeSet<String>| {
-        KNOWN_CIRCLES.iter().any(|known| circle.iter().all(|module| known.contains(&module.as_str())))
+fn files_do_not_import_each_other_in_cycles() {
+    let cycles: Vec<BTreeSet<String>> = Imports::read().cycles().iter().map(named).collect();
+    let is_known = |cycle: &BTreeSet<String>| {
+        KNOWN_CYCLES.iter().any(|known| cycle.iter().all(|module| known.contains(&module.as_str())))
     };
-    for known in KNOWN_CIRCLES {
+    for known in KNOWN_CYCLES {
         let open: Vec<_> =
-            known.iter().filter(|module| !circles.iter().any(|c| c.contains(**module))).collect();
+            known.iter().filter(|module| !cycles.iter().any(|c| c.contains(**module))).collect();
         if !open.is_empty() {
-            eprintln!("no longer in a circle, take it from the list: {open:?}");
+            eprintln!("no longer in a cycle, remove it from the list: {open:?}");
         }
     }
-    let new: Vec<_> = circles.iter().filter(|circle| !is_known(circle)).collect();
+    let new: Vec<_> = cycles.iter().filter(|cycle| !is_known(cycle)).collect();
     assert!(new.is_empty(), "files that import each other: {new:#?}");
 }
 
-fn named(circle: &BTreeSet<Module>) -> BTreeSet<String> {
-    circle.iter().map(|module| module.join("::")).collect()
+fn named(cycle: &BTreeSet<Module>) -> BTreeSet<String> {
+    cycle.iter().map(|module| module.join("::")).collect()
 }
 
 #[test]
-fn every_file_begins_with_what_it_owns() {
+fn every_file_starts_with_a_module_comment() {
     for dir in ["src", "actions", "deflate/src", "xtask/src", "tests"] {
         for path in rust_files(&root().join(dir)) {
             let text = fs::read_to_string(&path).unwrap();
