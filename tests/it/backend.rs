@@ -236,7 +236,7 @@ fn keys_of(path: &Path) -> anyhow::Result<u64> {
 }
 
 /// Writes a few records of every kind. The snapshot has about 40 KB.
-fn furnish(etcd: &Etcd) {
+fn write_records(etcd: &Etcd) {
     for (key, value) in [("a", "1"), ("b", "2"), ("a", "3"), ("c", ""), ("d", "4")] {
         etcd.ctl(&["put", key, value]);
     }
@@ -249,7 +249,7 @@ fn furnish(etcd: &Etcd) {
 fn reads_a_snapshot_of_etcd() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
-        furnish(&etcd);
+        write_records(&etcd);
         etcd.ctl_with(&["put", "large"], &vec![b'x'; 1 << 20]);
         let lease = etcd.ctl(&["lease", "grant", "3600"]);
         etcd.ctl(&["put", "leased", "8", "--lease", lease.split(' ').nth(1).unwrap()]);
@@ -320,7 +320,7 @@ fn reads_the_versions_that_the_data_records() {
 fn reads_members_authentication_and_compactions() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
-        furnish(&etcd);
+        write_records(&etcd);
         etcd.ctl(&["compact", "5"]);
         for peer in ["http://127.0.0.1:1", "http://127.0.0.1:2"] {
             etcd.ctl(&["member", "add", "later", "--learner", "--peer-urls", peer]);
@@ -375,7 +375,7 @@ fn reads_fifty_thousand_keys() {
 fn a_restored_backend_has_the_same_records() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
-        furnish(&etcd);
+        write_records(&etcd);
         let path = etcd.save("snapshot.db");
         let snapshot = Backend::open(&path).unwrap();
         let compare = |restored: &Path| same_records(&snapshot, &Backend::open(restored).unwrap()).unwrap();
@@ -457,9 +457,9 @@ fn accepts_an_unfinished_compaction() {
 }
 
 /// A pseudorandom number generator (xorshift64) that returns the same numbers in every run.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -472,7 +472,7 @@ impl Dice {
 fn reading_a_damaged_file_never_panics_or_hangs() {
     for (version, bin) in versions() {
         let etcd = Etcd::start(&bin);
-        furnish(&etcd);
+        write_records(&etcd);
         etcd.put_all((0..100).map(|n| format!("key-{n:05}")));
         let path = etcd.save("snapshot.db");
         let bytes = std::fs::read(&path).unwrap();
@@ -482,12 +482,12 @@ fn reading_a_damaged_file_never_panics_or_hangs() {
         let file = std::fs::File::options().write(true).open(&broken).unwrap();
 
         let begun = Instant::now();
-        let mut dice = Dice(0x5eed);
+        let mut random = Random(0x5eed);
         let mut noticed = 0;
         // `cargo xtask fuzz backend` looks further.
         for round in 0..4_000 {
             let flips: Vec<_> =
-                (0..=dice.below(4)).map(|_| (dice.below(bytes.len() as u64), dice.below(8))).collect();
+                (0..=random.below(4)).map(|_| (random.below(bytes.len() as u64), random.below(8))).collect();
             for (at, bit) in &flips {
                 file.write_all_at(&[bytes[*at as usize] ^ 1 << bit], *at).unwrap();
             }

@@ -63,14 +63,14 @@ pub fn packed(entries: &[Entry<'_>]) -> Vec<u8> {
 }
 
 /// A world with data, a good archive of it, and the `db` of that archive.
-pub struct Ground {
+pub struct Fixture {
     pub world: World,
     archive: PathBuf,
     pub db: Vec<u8>,
-    complaints: RefCell<Vec<String>>,
+    failures: RefCell<Vec<String>>,
 }
 
-impl Ground {
+impl Fixture {
     pub fn new(version: Version) -> Self {
         let world = World::plain(version);
         world.fill();
@@ -78,7 +78,7 @@ impl Ground {
         let db = fs::read(unpack(&world, &archive).join("db")).unwrap();
         world.damage();
         plant_canaries(&world);
-        Self { world, archive, db, complaints: RefCell::default() }
+        Self { world, archive, db, failures: RefCell::default() }
     }
 
     /// Checks that `restore` refuses a file with this name and content, with one of these reasons and at low
@@ -91,8 +91,8 @@ impl Ground {
     }
 
     /// Records a failure, and continues.
-    pub fn complains(&self, complaint: String) {
-        self.complaints.borrow_mut().push(complaint);
+    pub fn record_failure(&self, failure: String) {
+        self.failures.borrow_mut().push(failure);
     }
 
     /// Unpacks the archive, and returns the directory.
@@ -101,18 +101,18 @@ impl Ground {
     }
 
     /// Panics if a failure was recorded.
-    pub fn done(&self) {
-        let complaints = self.complaints.borrow();
-        assert!(complaints.is_empty(), "{} failures:\n{}", complaints.len(), complaints.join("\n"));
+    pub fn assert_no_failures(&self) {
+        let failures = self.failures.borrow();
+        assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
     }
 }
 
 #[test]
 fn refuses_a_file_that_is_not_an_archive() {
-    let ground = Ground::new(Version::V35);
-    let db = &ground.db;
+    let fixture = Fixture::new(Version::V35);
+    let db = &fixture.db;
     let refuses =
-        |what: &str, name: &str, bytes: &[u8], reasons: &[&str]| ground.refuses(what, name, bytes, reasons);
+        |what: &str, name: &str, bytes: &[u8], reasons: &[&str]| fixture.refuses(what, name, bytes, reasons);
     refuses("zero bytes", "a.tar.gz", b"", &["a.tar.gz is empty"]);
     let neither = &["is not a snapshot archive: it is neither gzip nor zip"];
     refuses("one byte", "a.tar.gz", b"x", neither);
@@ -129,21 +129,21 @@ fn refuses_a_file_that_is_not_an_archive() {
     refuses("a zip", "a.zip", zip, &["name of 8289 bytes"]);
     refuses("a zip under a false name", "a.tar.gz", zip, &["name of 8289 bytes"]);
     refuses("a text called db", "a.db", b"no pages in here\n".repeat(99).as_slice(), neither);
-    ground.refuses_file("a directory", &ground.world.target(), &["it is not a regular file"]);
-    ground.refuses_file(
+    fixture.refuses_file("a directory", &fixture.world.target(), &["it is not a regular file"]);
+    fixture.refuses_file(
         "a missing file",
-        &ground.world.path("nothing.tar.gz"),
+        &fixture.world.path("nothing.tar.gz"),
         &["No such file or directory"],
     );
-    ground.done();
+    fixture.assert_no_failures();
 }
 
 #[test]
 fn refuses_archives_with_unexpected_entries() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
     let refuses = |what: &str, entries: &[Entry<'_>], reasons: &[&str]| {
-        ground.refuses(what, "a.tar.gz", &packed(entries), reasons);
+        fixture.refuses(what, "a.tar.gz", &packed(entries), reasons);
     };
     let holds = |name: &str, kind: EntryType| {
         format!("contains {name:?} ({kind:?}), which no snapshot archive contains")
@@ -201,15 +201,15 @@ fn refuses_archives_with_unexpected_entries() {
         no_manifest,
     );
     refuses("an invalid manifest", &[file("db", db), file("manifest.json", b"{{{")], no_manifest);
-    ground.done();
+    fixture.assert_no_failures();
 }
 
 #[test]
 fn refuses_truncated_archives() {
-    let ground = Ground::new(Version::V35);
-    let whole = fs::read(&ground.archive).unwrap();
+    let fixture = Fixture::new(Version::V35);
+    let whole = fs::read(&fixture.archive).unwrap();
     for part in [1, 9, 10, whole.len() / 3, whole.len() - 9, whole.len() - 8, whole.len() - 1] {
-        ground.refuses(
+        fixture.refuses(
             &format!("{part} of {} bytes", whole.len()),
             "a.tar.gz",
             &whole[..part],
@@ -219,38 +219,38 @@ fn refuses_truncated_archives() {
             ],
         );
     }
-    let db = ground.db.as_slice();
+    let db = fixture.db.as_slice();
     for cut in [1, 32, 512, db.len() / 2] {
         let short = &db[..db.len() - cut];
         let reasons = &["does not match the SHA-256 trailer at its end", "has no SHA-256 trailer"];
-        ground.refuses(
+        fixture.refuses(
             &format!("a db short of {cut} bytes"),
             "a.tar.gz",
             &packed(&[file("db", short)]),
             reasons,
         );
-        ground.refuses(&format!("a bare db short of {cut} bytes"), "a.db", short, reasons);
+        fixture.refuses(&format!("a bare db short of {cut} bytes"), "a.db", short, reasons);
     }
     // The tar ends within a file.
     let tar = tar_of(&[file("db", db)]);
-    ground.refuses(
+    fixture.refuses(
         "a cut tar",
         "a.tar.gz",
         &gzip(&tar[..tar.len() / 2]),
         &["cut short or altered: db ends after"],
     );
-    ground.done();
+    fixture.assert_no_failures();
 }
 
 #[test]
 fn refuses_altered_archives() {
-    let ground = Ground::new(Version::V35);
-    let whole = fs::read(&ground.archive).unwrap();
+    let fixture = Fixture::new(Version::V35);
+    let whole = fs::read(&fixture.archive).unwrap();
     for step in 0..12 {
         // Skips the gzip header, because some of its bits have no meaning.
         let start = 10 + (whole.len() - 11) * step / 11;
         let (at, altered) = flipped(&whole, start, 1 << (step % 8));
-        ground.refuses(
+        fixture.refuses(
             &format!("a bit of byte {at}"),
             "a.tar.gz",
             &altered,
@@ -258,19 +258,19 @@ fn refuses_altered_archives() {
         );
     }
     for step in 0..4 {
-        let at = (ground.db.len() - 1) * step / 3;
-        let mut altered = ground.db.clone();
+        let at = (fixture.db.len() - 1) * step / 3;
+        let mut altered = fixture.db.clone();
         altered[at] ^= 0x10;
         let reasons = &["does not match the SHA-256 trailer at its end"];
-        ground.refuses(
+        fixture.refuses(
             &format!("byte {at} of the db"),
             "a.tar.gz",
             &packed(&[file("db", &altered)]),
             reasons,
         );
-        ground.refuses(&format!("byte {at} of a bare db"), "a.db", &altered, reasons);
+        fixture.refuses(&format!("byte {at} of a bare db"), "a.db", &altered, reasons);
     }
-    ground.done();
+    fixture.assert_no_failures();
 }
 
 /// Flips a bit in the first byte from `start` on (wrapping around at the end) at which this changes the
@@ -296,25 +296,30 @@ fn gunzip(bytes: &[u8]) -> Option<Vec<u8>> {
 
 #[test]
 fn refuses_data_after_the_end_of_an_archive() {
-    let ground = Ground::new(Version::V35);
-    let whole = fs::read(&ground.archive).unwrap();
+    let fixture = Fixture::new(Version::V35);
+    let whole = fs::read(&fixture.archive).unwrap();
     let followed = |tail: &[u8]| [whole.as_slice(), tail].concat();
-    ground.refuses(
+    fixture.refuses(
         "bytes after the gzip",
         "a.tar.gz",
         &followed(b"and more"),
         &["its gzip layer is cut short or altered"],
     );
     let second = gzip(&tar_of(&[file("passwd", b"x")]));
-    ground.refuses(
+    fixture.refuses(
         "another archive after it",
         "a.tar.gz",
         &followed(&second),
         &["something follows its end"],
     );
-    let tar = [tar_of(&[file("db", &ground.db)]), b"smuggled".repeat(64)].concat();
-    ground.refuses("bytes after the end of the tar", "a.tar.gz", &gzip(&tar), &["something follows its end"]);
-    ground.done();
+    let tar = [tar_of(&[file("db", &fixture.db)]), b"smuggled".repeat(64)].concat();
+    fixture.refuses(
+        "bytes after the end of the tar",
+        "a.tar.gz",
+        &gzip(&tar),
+        &["something follows its end"],
+    );
+    fixture.assert_no_failures();
 }
 
 /// A hash shows only that the file was not changed since, not that the data was good.
@@ -322,24 +327,24 @@ fn refuses_data_after_the_end_of_an_archive() {
 #[test_case(Version::V35; "etcd_3_5")]
 fn refuses_a_snapshot_with_damaged_pages(version: Version) {
     use sha2::{Digest, Sha256};
-    let ground = Ground::new(version);
-    let mut content = ground.db[..ground.db.len() - 32].to_vec();
+    let fixture = Fixture::new(version);
+    let mut content = fixture.db[..fixture.db.len() - 32].to_vec();
     for at in (8192..content.len()).step_by(64) {
         content[at] ^= 0x55;
     }
     let hash = Sha256::digest(&content);
     let db = [content.as_slice(), hash.as_slice()].concat();
-    let path = ground.world.path("a.tar.gz");
+    let path = fixture.world.path("a.tar.gz");
     // With a correct hash, and without a hash but with `allow-unhashed`.
     for (db, leave) in [(db.as_slice(), "allow-unhashed=false"), (&content, "allow-unhashed=true")] {
         fs::write(&path, packed(&[file("db", db)])).unwrap();
         let reasons = &["a.tar.gz is damaged: the structure of its database cannot be read"];
-        ground.refuses_command(&format!("wrong pages with {leave}"), reasons, &|| {
-            let words = [&from(&path), &ground.world.to_target(), leave];
-            ground.world.action(program!("restore"), &words)
+        fixture.refuses_command(&format!("wrong pages with {leave}"), reasons, &|| {
+            let words = [&from(&path), &fixture.world.to_target(), leave];
+            fixture.world.action(program!("restore"), &words)
         });
     }
-    ground.done();
+    fixture.assert_no_failures();
     let listed = succeed(Command::new("tar").arg("tzf").arg(&path).output().unwrap(), "tar");
     assert_eq!(listed, "db\n");
 }

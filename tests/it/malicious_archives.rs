@@ -19,21 +19,21 @@ use tar::{EntryType, Header};
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::nature;
 use crate::common::world::{Version, World};
-use crate::hostile::{Entry, Ground, file, gzip, packed, special, tar_of};
+use crate::hostile::{Entry, Fixture, file, gzip, packed, special, tar_of};
 use crate::refusals::Still;
 use crate::restore::from;
 
 /// The maximum processor time of a refusal.
-const SOON: Duration = Duration::from_secs(2);
+const MAX_PROCESSOR_TIME: Duration = Duration::from_secs(2);
 /// The number of attempts to refuse within the maximum wall-clock time. On a busy machine, a run waits for a
 /// processor.
-const TRIES: usize = 3;
+const ATTEMPTS: usize = 3;
 /// The maximum ratio of wall-clock time to processor time.
-const SHARE: u32 = 20;
+const MAX_RATIO: u32 = 20;
 /// The maximum memory of a refusal, in KiB.
-const LITTLE_KIB: u64 = 64 << 10;
+const MAX_MEMORY_KIB: u64 = 64 << 10;
 
-impl Ground {
+impl Fixture {
     /// Checks that `restore` refuses an archive with this content, quickly and with little memory, and
     /// changes no files.
     pub fn refuses_cheaply(&self, what: &str, bytes: &[u8], reasons: &[&str]) {
@@ -52,8 +52,8 @@ impl Ground {
 
     /// As [`Self::refuses_cheaply`], for this `restore` command.
     pub fn refuses_command(&self, what: &str, reasons: &[&str], restore: &dyn Fn() -> Command) {
-        if let Err(complaint) = is_cheap_refusal(&self.world, what, reasons, restore) {
-            self.complains(format!("{what}: {complaint}"));
+        if let Err(failure) = is_cheap_refusal(&self.world, what, reasons, restore) {
+            self.record_failure(format!("{what}: {failure}"));
         }
     }
 }
@@ -67,23 +67,23 @@ pub fn is_cheap_refusal(
 ) -> Result<(), String> {
     let (still, around) = (Still::of(world), around(world));
     let mut late = None;
-    for _ in 0..TRIES {
+    for _ in 0..ATTEMPTS {
         let (out, processor, peak) = run_watched(Run::start(restore(), &world.path("runs")));
         out.is_refusal(reasons)?;
-        if processor > SOON || peak > LITTLE_KIB {
+        if processor > MAX_PROCESSOR_TIME || peak > MAX_MEMORY_KIB {
             return Err(format!("refused after {processor:?} of processor time with {peak} KiB"));
         }
-        late = (out.took > SOON.max(processor * SHARE)).then_some(out.took);
+        late = (out.took > MAX_PROCESSOR_TIME.max(processor * MAX_RATIO)).then_some(out.took);
         if late.is_none() {
             break;
         }
     }
     still.check(what);
     assert!(around == self::around(world), "{what}: a file outside of the data has changed");
-    for path in ELSEWHERE {
+    for path in OUTSIDE_PATHS {
         assert!(fs::symlink_metadata(path).is_err(), "{what}: {path} was created");
     }
-    late.map_or(Ok(()), |took| Err(format!("refused after {took:?}, in {TRIES} attempts")))
+    late.map_or(Ok(()), |took| Err(format!("refused after {took:?}, in {ATTEMPTS} attempts")))
 }
 
 /// Returns the output, the processor time including its tools, and the peak memory without them, in KiB.
@@ -101,7 +101,7 @@ fn run_watched(run: Run) -> (Out, Duration, u64) {
 }
 
 /// The absolute paths in such archives. They do not exist on a normal machine.
-const ELSEWHERE: [&str; 4] = ["/db", "/passwd", "/etc/canary", "/etc/ssl/db"];
+const OUTSIDE_PATHS: [&str; 4] = ["/db", "/passwd", "/etc/canary", "/etc/ssl/db"];
 
 /// Writes canary files to the paths that such archives target: next to the data and the target, above them,
 /// and in the target.
@@ -161,10 +161,10 @@ pub fn memory_of(pid: i32) -> u64 {
 
 #[test]
 fn refuses_paths_outside_of_the_archive() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
     let refuses = |what: &str, entries: &[Entry<'_>], reasons: &[&str]| {
-        ground.refuses_cheaply(what, &packed(entries), reasons);
+        fixture.refuses_cheaply(what, &packed(entries), reasons);
     };
     for name in
         ["db/", "db/.", "./././db", "db ", "..", "/", "//db", "tmp/../db", "manifest.json/db", "C:\\db"]
@@ -187,20 +187,20 @@ fn refuses_paths_outside_of_the_archive() {
     refuses("a folder, then a file in it", &[folder, file("db/passwd", b"x")], &["db"]);
     let prefixed =
         tarred(|header| header.as_ustar_mut().unwrap().prefix[..8].copy_from_slice(b"/etc/ssl"), db);
-    ground.refuses_cheaply("a db below a prefix", &gzip(&prefixed), &["/etc/ssl/db"]);
+    fixture.refuses_cheaply("a db below a prefix", &gzip(&prefixed), &["/etc/ssl/db"]);
     let hidden = tarred(|header| header.as_ustar_mut().unwrap().prefix[1..8].copy_from_slice(b"etc/ssl"), db);
-    ground.refuses_cheaply(
+    fixture.refuses_cheaply(
         "a db below a hidden prefix",
         &gzip(&hidden),
         &["hidden bytes after the end of its name"],
     );
-    ground.done();
+    fixture.assert_no_failures();
 }
 
 #[test]
 fn refuses_tar_features_that_it_does_not_support() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
     let long = "../".repeat(60) + "etc/canary\0";
     let pax = |records: &[(&str, &str)]| -> Vec<u8> {
         records.iter().flat_map(|(key, value)| record(key, value).into_bytes()).collect()
@@ -226,13 +226,13 @@ fn refuses_tar_features_that_it_does_not_support() {
         ("an unknown kind", EntryType::new(b'!'), Vec::new()),
     ] {
         let extension = Entry { kind, ..file("db", &data) };
-        ground.refuses_cheaply(what, &packed(&[extension, file("db", db)]), &["contains \"db\""]);
+        fixture.refuses_cheaply(what, &packed(&[extension, file("db", db)]), &["contains \"db\""]);
     }
     for mode in [0o4755, 0o2755, 0o1777] {
         let special = Entry { mode, ..file("db", db) };
-        ground.refuses_cheaply(&format!("mode {mode:o}"), &packed(&[special]), &["mode"]);
+        fixture.refuses_cheaply(&format!("mode {mode:o}"), &packed(&[special]), &["mode"]);
     }
-    ground.done();
+    fixture.assert_no_failures();
 }
 
 /// Returns a PAX record, which starts with its own length.
@@ -244,34 +244,34 @@ fn record(key: &str, value: &str) -> String {
 
 #[test]
 fn refuses_forged_headers() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
     let cut = &["cut short or altered", "room", "space"];
     let sized = |size: [u8; 12]| gzip(&tarred(|header| header.as_old_mut().size = size, db));
-    ground.refuses_cheaply("a size that is not a number", &sized(*b"what size?\0\0"), cut);
-    ground.refuses_cheaply("a negative size", &sized([0xff; 12]), cut);
+    fixture.refuses_cheaply("a size that is not a number", &sized(*b"what size?\0\0"), cut);
+    fixture.refuses_cheaply("a negative size", &sized([0xff; 12]), cut);
     let mut eight_exbibytes = [0; 12];
     eight_exbibytes[0] = 0x80;
     eight_exbibytes[4] = 0x7f;
-    ground.refuses_cheaply("a size of 8 EiB", &sized(eight_exbibytes), cut);
-    ground.refuses_cheaply("a size beyond the archive", &sized(*b"00077777777\0"), cut);
+    fixture.refuses_cheaply("a size of 8 EiB", &sized(eight_exbibytes), cut);
+    fixture.refuses_cheaply("a size beyond the archive", &sized(*b"00077777777\0"), cut);
     let longer = format!("{:011o}\0", db.len() + 512);
-    ground.refuses_cheaply(
+    fixture.refuses_cheaply(
         "a size that is a sector too large",
         &sized(longer.as_bytes().try_into().unwrap()),
         cut,
     );
     let mut sum = tar_of(&[file("db", db)]);
     sum[148..154].copy_from_slice(b"000000");
-    ground.refuses_cheaply("a wrong sum", &gzip(&sum), cut);
+    fixture.refuses_cheaply("a wrong sum", &gzip(&sum), cut);
     let mut deflated = gzip(&tar_of(&[file("db", db)]));
     let end = deflated.len();
     deflated[end - 8] ^= 1;
-    ground.refuses_cheaply("a wrong CRC", &deflated, cut);
+    fixture.refuses_cheaply("a wrong CRC", &deflated, cut);
     deflated[end - 8] ^= 1;
     deflated[end - 1] ^= 1;
-    ground.refuses_cheaply("a wrong length after the CRC", &deflated, cut);
-    ground.done();
+    fixture.refuses_cheaply("a wrong length after the CRC", &deflated, cut);
+    fixture.assert_no_failures();
 }
 
 /// Returns a tar with a db whose header was changed. The checksum of the header is correct.
@@ -287,8 +287,8 @@ fn tarred(change: impl FnOnce(&mut Header), db: &[u8]) -> Vec<u8> {
 
 #[test]
 fn refuses_bombs() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
     let sector = |name: &str, size: u64| {
         let mut header = Header::new_ustar();
         header.set_path(name).unwrap();
@@ -300,31 +300,31 @@ fn refuses_bombs() {
     let gibibytes = |head: &[u8], count: u64| bomb(head, &vec![0; 16 << 20], count * 64);
     let huge = |name| gibibytes(sector(name, 10 << 30).as_bytes(), 10);
     // If the disk is too small, that is the reason.
-    ground.refuses_cheaply("10 GiB of zeros", &huge("db"), &["no snapshot", "are free"]);
+    fixture.refuses_cheaply("10 GiB of zeros", &huge("db"), &["no snapshot", "are free"]);
     let begun = [sector("db", 10 << 30).as_bytes(), &db[..4096]].concat();
     let why = ["far longer than its first page announces", "are free"];
-    ground.refuses_cheaply("10 GiB of zeros after a good first page", &gibibytes(&begun, 10), &why);
-    ground.refuses_cheaply("another file of 10 GiB", &huge("x"), &["contains \"x\""]);
-    ground.refuses_cheaply("a manifest of 10 GiB", &huge("manifest.json"), &["too large"]);
+    fixture.refuses_cheaply("10 GiB of zeros after a good first page", &gibibytes(&begun, 10), &why);
+    fixture.refuses_cheaply("another file of 10 GiB", &huge("x"), &["contains \"x\""]);
+    fixture.refuses_cheaply("a manifest of 10 GiB", &huge("manifest.json"), &["too large"]);
     let good = tar_of(&[file("db", db)]);
-    ground.refuses_cheaply("10 GiB of zeros after it", &gibibytes(&good, 10), &["follows its end"]);
+    fixture.refuses_cheaply("10 GiB of zeros after it", &gibibytes(&good, 10), &["follows its end"]);
     let mut folder = sector("./", 0);
     folder.set_entry_type(EntryType::Directory);
     folder.set_cksum();
     let million = |header: &Header| bomb(&[], &header.as_bytes().repeat(10_000), 100);
-    ground.refuses_cheaply("a million folders", &million(&folder), &["too many"]);
-    ground.refuses_cheaply("a million files", &million(&sector("x", 0)), &["contains \"x\""]);
-    ground.refuses_cheaply("a gzip of a gzip", &gzip(&gzip(&good)), &["tar", "altered"]);
+    fixture.refuses_cheaply("a million folders", &million(&folder), &["too many"]);
+    fixture.refuses_cheaply("a million files", &million(&sector("x", 0)), &["contains \"x\""]);
+    fixture.refuses_cheaply("a gzip of a gzip", &gzip(&gzip(&good)), &["tar", "altered"]);
     let mut quine = gzip(&[0; 100_000]);
     for _ in 0..4 {
         quine = gzip(&quine.repeat(50));
     }
-    ground.refuses_cheaply("gzips of gzips of gzips", &quine, &["tar", "altered"]);
-    ground.refuses_cheaply("ten thousand empty gzips", &gzip(b"").repeat(10_000), &["db", "altered", "tar"]);
+    fixture.refuses_cheaply("gzips of gzips of gzips", &quine, &["tar", "altered"]);
+    fixture.refuses_cheaply("ten thousand empty gzips", &gzip(b"").repeat(10_000), &["db", "altered", "tar"]);
     // The flags announce a name, which never ends.
     let endless = [&[0x1f, 0x8b, 8, 8, 0, 0, 0, 0, 0, 3][..], &vec![b'a'; 100 << 20]].concat();
-    ground.refuses_cheaply("a name of 100 MiB in the gzip header", &endless, &["altered", "gzip"]);
-    ground.done();
+    fixture.refuses_cheaply("a name of 100 MiB in the gzip header", &endless, &["altered", "gzip"]);
+    fixture.assert_no_failures();
 }
 
 /// Returns a gzip of `head`, followed by `piece` repeated `times` times.
@@ -364,13 +364,13 @@ fn repeated(head: &[u8], piece: &[u8], times: u64) -> (Vec<u8>, u32) {
 
 #[test]
 fn refuses_an_invalid_or_foreign_manifest() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
-    let other = Ground::new(Version::V35);
-    let manifest = |ground: &Ground| fs::read(ground.unpacked().join("manifest.json")).unwrap();
-    let (own, others) = (manifest(&ground), manifest(&other));
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
+    let other = Fixture::new(Version::V35);
+    let manifest = |fixture: &Fixture| fs::read(fixture.unpacked().join("manifest.json")).unwrap();
+    let (own, others) = (manifest(&fixture), manifest(&other));
     let refuses = |what: &str, text: &[u8], reasons: &[&str]| {
-        ground.refuses_cheaply(what, &packed(&[file("db", db), file("manifest.json", text)]), reasons);
+        fixture.refuses_cheaply(what, &packed(&[file("db", db), file("manifest.json", text)]), reasons);
     };
     refuses("the manifest of another archive", &others, &["manifest", "describes"]);
     let no_manifest = &["is damaged: its manifest.json is not a manifest"];
@@ -379,8 +379,8 @@ fn refuses_an_invalid_or_foreign_manifest() {
     refuses("a manifest of zeros", &[0; 4096], no_manifest);
     refuses("a manifest of digits", &b"9".repeat(60_000), no_manifest);
     let twice = packed(&[file("db", db), file("manifest.json", &own), file("manifest.json", &own)]);
-    ground.refuses_cheaply("two manifests", &twice, &["twice"]);
+    fixture.refuses_cheaply("two manifests", &twice, &["twice"]);
     let late = packed(&[file("manifest.json", &own), file("db", &other.db)]);
-    ground.refuses_cheaply("the db of another archive", &late, &["describes"]);
-    ground.done();
+    fixture.refuses_cheaply("the db of another archive", &late, &["describes"]);
+    fixture.assert_no_failures();
 }

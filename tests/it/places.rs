@@ -21,13 +21,13 @@ use crate::destinations::archives;
 const WHOLE: &str = "range: bytes=0-";
 
 /// A world with a bucket and a directory as destinations.
-struct Ground {
+struct Fixture {
     world: World,
     server: Server,
     faults: Faults,
 }
 
-impl Ground {
+impl Fixture {
     fn new(version: Version) -> Self {
         Self::of(World::plain(version))
     }
@@ -111,11 +111,11 @@ fn of<'a>(all: &'a [Value], destination: Option<&str>) -> Vec<&'a Value> {
 
 #[test]
 fn a_directory_works_like_a_bucket() {
-    let ground = Ground::new(Version::V35);
-    ground.world.fill();
-    ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
-    let name = ground.saved();
-    let (here, there) = (ground.world.target().join(&name), ground.in_directory(&name));
+    let fixture = Fixture::new(Version::V35);
+    fixture.world.fill();
+    fixture.settings("", &[fixture.bucket("offsite", "backups", ""), fixture.directory("")]);
+    let name = fixture.saved();
+    let (here, there) = (fixture.world.target().join(&name), fixture.in_directory(&name));
     assert_eq!(sha256sum(&here), sha256sum(&there));
     assert_eq!(names(there.parent().unwrap()), std::slice::from_ref(&name), "a staging file is left behind");
     use std::os::unix::fs::PermissionsExt;
@@ -123,79 +123,79 @@ fn a_directory_works_like_a_bucket() {
     assert_eq!(fs::metadata(there.parent().unwrap()).unwrap().permissions().mode() & 0o7777, 0o700);
 
     // A different file with the same name is not overwritten: the archive gets another name.
-    fs::write(ground.world.path("other"), "another's").unwrap();
+    fs::write(fixture.world.path("other"), "another's").unwrap();
     fs::remove_file(&there).unwrap();
-    fs::copy(ground.world.path("other"), &there).unwrap();
-    let queue = ground.world.target().join(".uploads");
+    fs::copy(fixture.world.path("other"), &there).unwrap();
+    let queue = fixture.world.target().join(".uploads");
     let order = format!(
         "{{\"archive\": \"{name}\", \"sha256\": \"{}\", \"destination\": \"nfs\", \"remote\": \"{}/{name}\", \
          \"since\": \"2026-11-21T00:00:00Z\"}}",
         sha256sum(&here),
-        ground.folder()
+        fixture.folder()
     );
     fs::write(queue.join(format!("{name}@nfs")), &order).unwrap();
-    let _ = ground.run("snapshot", &[]).completed();
+    let _ = fixture.run("snapshot", &[]).completed();
     assert_eq!(fs::read(&there).unwrap(), b"another's");
     let own = name.replace(".tar.gz", &format!("-{}.tar.gz", &sha256sum(&here)[..12]));
-    assert_eq!(sha256sum(&ground.in_directory(&own)), sha256sum(&here));
+    assert_eq!(sha256sum(&fixture.in_directory(&own)), sha256sum(&here));
     assert!(names(&queue).is_empty());
-    fs::remove_file(ground.in_directory(&own)).unwrap();
+    fs::remove_file(fixture.in_directory(&own)).unwrap();
     // If a killed run has already copied the archive, it is not copied again.
     fs::copy(&here, &there).unwrap();
     fs::write(queue.join(format!("{name}@nfs")), order).unwrap();
-    let _ = ground.run("snapshot", &[]).completed();
-    assert!(names(&queue).is_empty() && !ground.in_directory(&own).exists());
+    let _ = fixture.run("snapshot", &[]).completed();
+    assert!(names(&queue).is_empty() && !fixture.in_directory(&own).exists());
 
     // It is fetched from there by name, and by path.
     for from in [format!("nfs/{name}"), there.display().to_string()] {
         fs::remove_file(&here).unwrap();
-        let fetched = ground.run("fetch-snapshot", &[&format!("from={from}")]).completed();
+        let fetched = fixture.run("fetch-snapshot", &[&format!("from={from}")]).completed();
         assert_eq!(fetched.get("snapshot.sha256"), sha256sum(&here));
     }
 }
 
 #[test]
 fn refuses_a_missing_directory_or_an_empty_mount_point() {
-    let ground = Ground::new(Version::V35);
-    let at = ground.world.path("nfs");
+    let fixture = Fixture::new(Version::V35);
+    let at = fixture.world.path("nfs");
     let to = |directory: &Path, mount: &str| {
         let mount = if mount.is_empty() { String::new() } else { format!("    mount: {mount}\n") };
-        ground.settings("", &[format!("  nfs:\n    directory: {}\n{mount}", directory.display())]);
+        fixture.settings("", &[format!("  nfs:\n    directory: {}\n{mount}", directory.display())]);
     };
     to(&at.join("etcd"), "none");
-    ground.run("snapshot", &[]).failed(&["destination nfs: there is no directory"]);
+    fixture.run("snapshot", &[]).failed(&["destination nfs: there is no directory"]);
     assert!(!at.join("etcd").exists());
     to(&at, at.to_str().unwrap());
-    ground.run("snapshot", &[]).failed(&["nothing is mounted at"]);
+    fixture.run("snapshot", &[]).failed(&["nothing is mounted at"]);
     to(&at, "/elsewhere");
-    ground.run("snapshot", &[]).failed(&["is not in /elsewhere"]);
+    fixture.run("snapshot", &[]).failed(&["is not in /elsewhere"]);
     assert!(names(&at).is_empty());
     if !is_root() {
-        return eprintln!("skipped: only root mounts");
+        return eprintln!("skipped: only root can mount");
     }
     for said in ["", at.to_str().unwrap()] {
         to(&at, said);
         let mounted = mount::small(&at, "10m");
-        let _ = ground.run("snapshot", &[]).completed();
-        assert_eq!(names(&at), [format!("{:x}", ground.world.cluster_id())]);
+        let _ = fixture.run("snapshot", &[]).completed();
+        assert_eq!(names(&at), [format!("{:x}", fixture.world.cluster_id())]);
         drop(mounted);
         to(&at, at.to_str().unwrap());
-        ground.run("snapshot", &[]).failed(&["nothing is mounted at"]);
+        fixture.run("snapshot", &[]).failed(&["nothing is mounted at"]);
         assert!(names(&at).is_empty());
     }
     // A full disk is reported before the archive is written.
     to(&at, "");
     let _small = mount::small(&at, "4k");
-    ground.world.fill();
-    ground.run("snapshot", &[]).failed(&["the archive needs", "No space left"]);
+    fixture.world.fill();
+    fixture.run("snapshot", &[]).failed(&["the archive needs", "No space left"]);
 }
 
 #[test]
 fn lists_the_other_places_if_one_cannot_be_read() {
-    let ground = Ground::new(Version::V35);
-    ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
-    let (first, second) = (ground.saved(), ground.saved());
-    let all = ground.listed();
+    let fixture = Fixture::new(Version::V35);
+    fixture.settings("", &[fixture.bucket("offsite", "backups", ""), fixture.directory("")]);
+    let (first, second) = (fixture.saved(), fixture.saved());
+    let all = fixture.listed();
     assert_eq!(all.len(), 6);
     // Equal copies are listed next to each other, and each location has its own newest snapshot.
     for (at, name) in [(0, &second), (3, &first)] {
@@ -211,17 +211,17 @@ fn lists_the_other_places_if_one_cannot_be_read() {
             "{one}"
         );
     }
-    assert_eq!(all[2]["snapshot"], format!("offsite/{}/{second}", ground.folder()));
-    assert_eq!(all[2]["location"], format!("s3://backups/etcd/{}/{second}", ground.folder()));
+    assert_eq!(all[2]["snapshot"], format!("offsite/{}/{second}", fixture.folder()));
+    assert_eq!(all[2]["location"], format!("s3://backups/etcd/{}/{second}", fixture.folder()));
 
     // One destination cannot be listed, and another cannot be opened.
-    let missing = ground.bucket("gone", "missing", "");
+    let missing = fixture.bucket("gone", "missing", "");
     let unmounted = "  unmounted: {directory: /nowhere/at/all}\n".to_owned();
-    ground.settings("", &[ground.bucket("offsite", "backups", ""), missing, unmounted]);
-    let out = ground.run("list-snapshots", &[]);
+    fixture.settings("", &[fixture.bucket("offsite", "backups", ""), missing, unmounted]);
+    let out = fixture.run("list-snapshots", &[]);
     let said = out.stdout.clone();
     for part in [
-        &*format!("offsite/{}", ground.folder()),
+        &*format!("offsite/{}", fixture.folder()),
         &second,
         "count: '4'",
         "gone: 'cannot be read: listing s3://missing/etcd/: http://127.0.0.1:",
@@ -237,84 +237,84 @@ fn lists_the_other_places_if_one_cannot_be_read() {
     );
     out.failed(&["NoSuchBucket"]);
     // Local archives do not need any destination.
-    let _ = ground.run("verify-snapshot", &[&format!("snapshot={first}")]).completed();
-    ground.run("verify-snapshot", &["snapshot=gone/latest"]).refused(&["gone cannot be read"]);
+    let _ = fixture.run("verify-snapshot", &[&format!("snapshot={first}")]).completed();
+    fixture.run("verify-snapshot", &["snapshot=gone/latest"]).refused(&["gone cannot be read"]);
 }
 
 #[test]
 fn pins_verifies_and_deletes_in_every_place() {
-    let ground = Ground::new(Version::V35);
-    ground.world.fill();
-    ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
-    let (first, second) = (ground.saved(), ground.saved());
+    let fixture = Fixture::new(Version::V35);
+    fixture.world.fill();
+    fixture.settings("", &[fixture.bucket("offsite", "backups", ""), fixture.directory("")]);
+    let (first, second) = (fixture.saved(), fixture.saved());
     for place in ["offsite", "nfs"] {
-        let named = format!("{place}/{}/{first}", ground.folder());
+        let named = format!("{place}/{}/{first}", fixture.folder());
         let by_name = format!("snapshot={place}/{first}");
-        let done = ground.run("pin-snapshot", &[&by_name]).completed();
+        let done = fixture.run("pin-snapshot", &[&by_name]).completed();
         assert_eq!(done.get("pinned"), named);
-        let all = ground.listed();
+        let all = fixture.listed();
         let pinned: Vec<_> =
             all.iter().filter(|one| one["pinned"] == true).map(|one| &one["snapshot"]).collect();
         assert_eq!(pinned, [&Value::from(&*named)], "only the copy in {place} must be pinned");
-        ground.run("delete-snapshot", &[&by_name]).refused(&["is pinned"]);
-        let _ = ground.run("unpin-snapshot", &[&by_name]).completed();
+        fixture.run("delete-snapshot", &[&by_name]).refused(&["is pinned"]);
+        let _ = fixture.run("unpin-snapshot", &[&by_name]).completed();
 
-        let done = ground.run("verify-snapshot", &[&by_name]).completed();
+        let done = fixture.run("verify-snapshot", &[&by_name]).completed();
         assert_eq!(done.get("verify.snapshots"), named);
-        assert_eq!(done.get("verify.sha256"), sha256sum(&ground.world.target().join(&first)));
+        assert_eq!(done.get("verify.sha256"), sha256sum(&fixture.world.target().join(&first)));
 
-        ground
+        fixture
             .run("delete-snapshot", &[&format!("snapshot={place}/{second},{place}/{first}")])
             .refused(&[&format!("would be left in {place}")]);
-        let done = ground.run("delete-snapshot", &[&by_name]).completed();
+        let done = fixture.run("delete-snapshot", &[&by_name]).completed();
         assert_eq!(done.get("deleted"), named);
-        let all = ground.listed();
+        let all = fixture.listed();
         assert_eq!(of(&all, Some(place)).len(), 1);
         assert_eq!(of(&all, None).len(), 2);
-        ground.run("delete-snapshot", &[&format!("snapshot={place}/{second}")]).refused(&["force=true"]);
+        fixture.run("delete-snapshot", &[&format!("snapshot={place}/{second}")]).refused(&["force=true"]);
     }
     for all in ["all", "latest", "offsite/all"] {
-        ground
+        fixture
             .run("delete-snapshot", &[&format!("snapshot={all}"), "force=true"])
             .refused(&["name no snapshot"]);
     }
 
     // Verifies all locations, with totals. One copy is damaged, and the others are good.
-    let mut bytes = fs::read(ground.in_directory(&second)).unwrap();
+    let mut bytes = fs::read(fixture.in_directory(&second)).unwrap();
     bytes[2000] ^= 1;
-    fs::write(ground.in_directory(&second), bytes).unwrap();
-    let out = ground.run("verify-snapshot", &["snapshot=all"]);
+    fs::write(fixture.in_directory(&second), bytes).unwrap();
+    let out = fixture.run("verify-snapshot", &["snapshot=all"]);
     for part in ["good: '3'", "failed: '1'", "nfs: 0 good, 1 failed", "offsite: 1 good, 0 failed"] {
         assert!(out.stdout.contains(part), "{part}: {}", out.told());
     }
-    out.failed(&[&format!("nfs/{}/{second} is damaged: ", ground.folder())]);
-    let all = ground.listed();
+    out.failed(&[&format!("nfs/{}/{second} is damaged: ", fixture.folder())]);
+    let all = fixture.listed();
     assert!(of(&all, Some("nfs"))[0]["broken"].is_string());
     assert!(of(&all, Some("offsite"))[0]["verified"].is_string());
-    assert!(ground.world.in_target().iter().all(|name| !name.starts_with(".etcd")));
+    assert!(fixture.world.in_target().iter().all(|name| !name.starts_with(".etcd")));
 }
 
 #[test]
 fn prunes_each_place_by_its_own_rules() {
-    let ground = Ground::new(Version::V35);
+    let fixture = Fixture::new(Version::V35);
     let keep = |many: u64| format!("    keep: {{last: {many}}}\n");
-    let destinations = || [ground.bucket("offsite", "backups", &keep(1)), ground.directory("")];
-    ground.settings("", &destinations()[1..]);
-    ground.run("prune-snapshots", &[]).refused(&["none is written down"]);
-    ground.settings("keep: {last: 2}\n", &destinations());
-    let all: Vec<String> = (0..4).map(|_| ground.saved()).collect();
+    let destinations = || [fixture.bucket("offsite", "backups", &keep(1)), fixture.directory("")];
+    fixture.settings("", &destinations()[1..]);
+    fixture.run("prune-snapshots", &[]).refused(&["none is written down"]);
+    fixture.settings("keep: {last: 2}\n", &destinations());
+    let all: Vec<String> = (0..4).map(|_| fixture.saved()).collect();
 
-    let planned = ground.run("prune-snapshots", &["plan=true"]).completed();
+    let planned = fixture.run("prune-snapshots", &["plan=true"]).completed();
     assert_eq!(planned.get("would-delete"), "5");
     assert_eq!(planned.get("destinations.offsite"), "3 would go, 1 kept");
-    assert_eq!(ground.listed().len(), 12, "a plan must not delete a snapshot");
+    assert_eq!(fixture.listed().len(), 12, "a plan must not delete a snapshot");
     let because = |one: &Value| one["kept_because"].as_array().unwrap().len();
-    let kept: Vec<usize> = of(&ground.listed(), None).into_iter().map(because).collect();
+    let kept: Vec<usize> = of(&fixture.listed(), None).into_iter().map(because).collect();
     assert_eq!(kept, [2, 1, 0, 0], "the list must show the rules that keep a snapshot");
 
     // A snapshot that could not be deleted is not reported as deleted.
-    ground.faults.make("DELETE", "", Fault::Answer(403, "AccessDenied", ""), 100);
-    let out = ground.run("prune-snapshots", &["destination=offsite"]);
+    fixture.faults.make("DELETE", "", Fault::Answer(403, "AccessDenied", ""), 100);
+    let out = fixture.run("prune-snapshots", &["destination=offsite"]);
     assert_eq!(out.stdout.matches("NOT DELETED").count(), 3, "{}", out.told());
     assert!(
         out.stdout.contains("deleted: '0'") && out.stdout.contains("0 deleted, 4 kept"),
@@ -322,26 +322,26 @@ fn prunes_each_place_by_its_own_rules() {
         out.told()
     );
     out.failed(&["AccessDenied"]);
-    ground.faults.none();
-    assert_eq!(ground.listed().len(), 12);
+    fixture.faults.none();
+    assert_eq!(fixture.listed().len(), 12);
 
     // A destination that cannot be read does not hide the others. Archives that wait for it are kept.
-    let gone = ground.bucket("gone", "missing", &keep(1));
-    ground.settings("keep: {last: 2}\n", &[&destinations()[..], std::slice::from_ref(&gone)].concat());
-    let out = ground.run("snapshot", &[]);
+    let gone = fixture.bucket("gone", "missing", &keep(1));
+    fixture.settings("keep: {last: 2}\n", &[&destinations()[..], std::slice::from_ref(&gone)].concat());
+    let out = fixture.run("snapshot", &[]);
     out.failed(&["uploading to gone"]);
     // It need not be the last by name: the second snapshot of a second sorts before the first.
-    let waits = ground.archives().into_iter().find(|name| !all.contains(name)).unwrap();
-    ground.settings("keep: {last: 2}\n", &destinations());
-    let newer = [ground.saved(), ground.saved()];
-    ground.settings("keep: {last: 2}\n", &[&destinations()[..], &[gone]].concat());
-    let out = ground.run("prune-snapshots", &[]);
+    let waits = fixture.archives().into_iter().find(|name| !all.contains(name)).unwrap();
+    fixture.settings("keep: {last: 2}\n", &destinations());
+    let newer = [fixture.saved(), fixture.saved()];
+    fixture.settings("keep: {last: 2}\n", &[&destinations()[..], &[gone]].concat());
+    let out = fixture.run("prune-snapshots", &[]);
     let said = out.stdout.clone();
     let verdict = |name: &str, place: &str| {
         let line = said.lines().find(|line| line.contains(name) && line.contains(place)).unwrap_or_default();
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    let here = ground.world.target().display().to_string();
+    let here = fixture.world.target().display().to_string();
     assert!(verdict(&waits, &here).ends_with("kept still to be uploaded to gone"), "{}", out.told());
     assert!(verdict(&all[0], &here).ends_with("deleted no rule keeps it"), "{}", out.told());
     assert!(verdict(&all[3], "offsite/").ends_with("deleted no rule keeps it"), "{}", out.told());
@@ -349,22 +349,22 @@ fn prunes_each_place_by_its_own_rules() {
     out.failed(&["reading gone: "]);
 
     // The directory has no rules, so it keeps all archives.
-    let left = ground.listed_though_one_fails();
+    let left = fixture.listed_though_one_fails();
     assert_eq!(of(&left, Some("nfs")).len(), 7);
     assert_eq!(of(&left, Some("offsite")).len(), 1);
     let mut here: Vec<String> = [&waits, &newer[0], &newer[1]].map(String::clone).into();
     here.sort();
-    assert_eq!(ground.archives(), here);
+    assert_eq!(fixture.archives(), here);
 
     // Rules on the command line apply to the target, or to the given destination.
-    let done = ground.run("prune-snapshots", &["keep=3", "destination=nfs"]).completed();
+    let done = fixture.run("prune-snapshots", &["keep=3", "destination=nfs"]).completed();
     assert_eq!((done.get("deleted"), done.get("destinations.nfs")), ("4".into(), "4 deleted, 3 kept".into()));
-    let done = ground.run("prune-snapshots", &["keep=1"]).completed();
+    let done = fixture.run("prune-snapshots", &["keep=1"]).completed();
     assert_eq!((done.get("deleted"), done.find("destinations.nfs")), ("1".into(), None));
-    ground.run("prune-snapshots", &["destination=nowhere"]).refused(&["give one of gone, nfs, offsite"]);
+    fixture.run("prune-snapshots", &["destination=nowhere"]).refused(&["give one of gone, nfs, offsite"]);
 }
 
-impl Ground {
+impl Fixture {
     /// Returns the list, although the run fails because a destination cannot be read.
     fn listed_though_one_fails(&self) -> Vec<Value> {
         let out = self.run("list-snapshots", &["format=json", "limit=0"]);
@@ -380,48 +380,48 @@ fn keeps_the_snapshots_of_other_members() {
         <[World; 3]>::try_from(cluster::of_three(Version::V35)).unwrap_or_else(|_| panic!());
     let shared = first.path("shared");
     fs::create_dir(&shared).unwrap();
-    let ground = Ground::of(first);
+    let fixture = Fixture::of(first);
     let text = format!(
         "destinations:\n  shared:\n    directory: {}\n    mount: none\n    keep: {{last: 1}}\n",
         shared.display()
     );
-    fs::write(ground.world.path("backup.yaml"), text).unwrap();
+    fs::write(fixture.world.path("backup.yaml"), text).unwrap();
     let snapshot = |world: &World| {
         let mut command = world.action(program("snapshot"), &[&world.to_target()]);
-        command.env("ETCD_BACKUP", ground.world.path("backup.yaml"));
+        command.env("ETCD_BACKUP", fixture.world.path("backup.yaml"));
         let _ = Run::start(command, &world.path("runs")).finish().completed();
     };
-    for world in [&second, &second, &ground.world, &ground.world] {
-        ground.world.put(1..2, "more");
+    for world in [&second, &second, &fixture.world, &fixture.world] {
+        fixture.world.put(1..2, "more");
         snapshot(world);
     }
-    let done = ground.run("prune-snapshots", &[]).completed();
+    let done = fixture.run("prune-snapshots", &[]).completed();
     assert_eq!(done.get("destinations.shared"), "1 deleted, 3 kept");
     assert!(done.get("snapshots").contains("of another member, m2"), "{}", done.get("snapshots"));
     // With the id of the cluster, the rules apply to each of its members.
-    let cluster = format!("cluster={:x}", ground.world.cluster_id());
-    let done = ground.run("prune-snapshots", &[&cluster]).completed();
+    let cluster = format!("cluster={:x}", fixture.world.cluster_id());
+    let done = fixture.run("prune-snapshots", &[&cluster]).completed();
     assert_eq!(done.get("destinations.shared"), "1 deleted, 2 kept");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn restores_from_a_bucket_and_from_a_directory(version: Version) {
-    let ground = Ground::new(version);
-    let world = &ground.world;
+    let fixture = Fixture::new(version);
+    let world = &fixture.world;
     world.fill();
-    ground.settings("", &[ground.bucket("offsite", "backups", ""), ground.directory("")]);
-    let name = ground.saved();
-    let (saved, folder) = (world.dump(), ground.folder());
+    fixture.settings("", &[fixture.bucket("offsite", "backups", ""), fixture.directory("")]);
+    let name = fixture.saved();
+    let (saved, folder) = (world.dump(), fixture.folder());
     let sha256 = sha256sum(&world.target().join(&name));
     // The whole target is lost.
     fs::remove_dir_all(world.target()).unwrap();
-    let restore = |words: &[&str]| ground.run("restore", &[&["skip-backup=true"], words].concat());
+    let restore = |words: &[&str]| fixture.run("restore", &[&["skip-backup=true"], words].concat());
     restore(&["from=latest"]).refused(&["there is no snapshot that is known to be good"]);
     let planned = restore(&["from=offsite/latest", "plan=true"]).completed();
     assert_eq!(planned.get("plan.sha256"), sha256);
     assert_eq!(planned.get("plan.snapshot"), format!("s3://backups/etcd/{folder}/{name}"));
-    assert!(ground.leftovers().is_empty(), "{:?}", ground.leftovers());
+    assert!(fixture.leftovers().is_empty(), "{:?}", fixture.leftovers());
     for from in [
         "offsite/latest".to_owned(),
         format!("offsite/{name}"),
@@ -436,9 +436,9 @@ fn restores_from_a_bucket_and_from_a_directory(version: Version) {
     restore(&["from=offsite/none.tar.gz"]).refused(&["no snapshot none.tar.gz in offsite"]);
 
     // An archive of another cluster is refused, as from the target.
-    let stranger = Ground::of(World::new(Setup { name: "m2", ..Setup::plain(version) }));
+    let stranger = Fixture::of(World::new(Setup { name: "m2", ..Setup::plain(version) }));
     stranger.world.put(0..3, "stranger");
-    stranger.settings("", &[ground.bucket("offsite", "backups", "")]);
+    stranger.settings("", &[fixture.bucket("offsite", "backups", "")]);
     fs::copy(world.path("credentials"), stranger.world.path("credentials")).unwrap();
     let _ = stranger.run("snapshot", &[]).completed();
     restore(&[&format!("from=offsite/{:x}/m2/latest", stranger.world.cluster_id())])
@@ -452,59 +452,59 @@ fn restores_from_a_bucket_and_from_a_directory(version: Version) {
 #[test]
 fn refuses_a_download_if_the_disk_has_no_space() {
     if !is_root() {
-        return eprintln!("skipped: only root mounts");
+        return eprintln!("skipped: only root can mount");
     }
-    let ground = Ground::new(Version::V35);
-    ground.settings("", &[ground.bucket("offsite", "backups", "")]);
-    ground.world.fill();
-    let name = ground.saved();
-    ground.world.stop();
-    let _small = mount::small(&ground.world.path("data"), "70m");
-    fs::create_dir(ground.world.data_dir()).unwrap();
-    let before = ground.faults.seen("GET", &name).len();
-    ground.run("restore", &["from=offsite/latest"]).refused(&["restoring next to the live data needs"]);
-    let since = ground.faults.seen("GET", &name).split_off(before);
+    let fixture = Fixture::new(Version::V35);
+    fixture.settings("", &[fixture.bucket("offsite", "backups", "")]);
+    fixture.world.fill();
+    let name = fixture.saved();
+    fixture.world.stop();
+    let _small = mount::small(&fixture.world.path("data"), "70m");
+    fs::create_dir(fixture.world.data_dir()).unwrap();
+    let before = fixture.faults.seen("GET", &name).len();
+    fixture.run("restore", &["from=offsite/latest"]).refused(&["restoring next to the live data needs"]);
+    let since = fixture.faults.seen("GET", &name).split_off(before);
     assert!(since.iter().all(|get| !get.contains(WHOLE)), "{since:?}");
-    assert!(names(&ground.world.data_dir()).is_empty());
+    assert!(names(&fixture.world.data_dir()).is_empty());
 }
 
 #[test]
 fn restores_nothing_if_the_download_fails_or_is_killed() {
-    let ground = Ground::new(Version::V35);
-    let world = &ground.world;
+    let fixture = Fixture::new(Version::V35);
+    let world = &fixture.world;
     world.fill();
-    ground.settings("", &[ground.bucket("offsite", "backups", "")]);
-    let name = ground.saved();
+    fixture.settings("", &[fixture.bucket("offsite", "backups", "")]);
+    let name = fixture.saved();
     world.damage();
     let (live, tree) = (world.dump(), world.tree());
     let words = ["from=offsite/latest", "skip-backup=true"];
-    let from = format!("from=s3://backups/etcd/{}/{name}", ground.folder());
-    let _ = ground.run("restore", &[&from, "plan=true"]).completed();
+    let from = format!("from=s3://backups/etcd/{}/{name}", fixture.folder());
+    let _ = fixture.run("restore", &[&from, "plan=true"]).completed();
     // The list reads only the ends of archives, without faults. Then the connection breaks in every attempt.
-    ground.faults.make("GET", WHOLE, Fault::CutAnswer(700), 1000);
-    let out = ground.run("restore", &words);
+    fixture.faults.make("GET", WHOLE, Fault::CutAnswer(700), 1000);
+    let out = fixture.run("restore", &words);
     assert!(
         !out.stderr.contains("altered"),
         "a broken connection was reported as a damaged archive: {}",
         out.told()
     );
     out.failed(&["reading s3://backups/etcd/"]);
-    ground.faults.none();
+    fixture.faults.none();
     assert_eq!((world.dump(), world.tree()), (live.clone(), tree));
-    assert!(ground.leftovers().is_empty(), "{:?}", ground.leftovers());
+    assert!(fixture.leftovers().is_empty(), "{:?}", fixture.leftovers());
 
     // Kills the run during the download.
-    let before = ground.faults.seen("GET", WHOLE).len();
-    ground.faults.make("GET", WHOLE, Fault::Slow(2000), 1000);
-    let run = ground.start("restore", &words);
-    while ground.faults.seen("GET", WHOLE).len() == before {
+    let before = fixture.faults.seen("GET", WHOLE).len();
+    fixture.faults.make("GET", WHOLE, Fault::Slow(2000), 1000);
+    let run = fixture.start("restore", &words);
+    while fixture.faults.seen("GET", WHOLE).len() == before {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     let _ = run.kill();
-    ground.faults.none();
+    fixture.faults.none();
     assert_eq!((world.dump(), world.tree()), (live, tree));
     let _ = world.restore(&["--recover"]).completed();
-    assert!(ground.leftovers().is_empty(), "{:?}", ground.leftovers());
-    let _ = ground.run("restore", &words).completed();
-    drop(ground.server);
+    assert!(fixture.leftovers().is_empty(), "{:?}", fixture.leftovers());
+    let _ = fixture.run("restore", &words).completed();
+    drop(fixture.server);
 }

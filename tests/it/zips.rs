@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
 use crate::common::world::Version;
-use crate::hostile::Ground;
+use crate::hostile::Fixture;
 use crate::malicious_archives::zeros;
 
 const DEFLATED: u16 = 8;
@@ -111,10 +111,10 @@ fn deflated(data: &[u8]) -> Vec<u8> {
 
 #[test]
 fn refuses_zips_with_contradictory_fields() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
     let altered = &["cut short or altered: "];
-    let refuses = |what: &str, one: Member| ground.refuses_cheaply(what, &zip(&[one]), altered);
+    let refuses = |what: &str, one: Member| fixture.refuses_cheaply(what, &zip(&[one]), altered);
     let (plain, behind) = (member("snapshot", db), streamed("snapshot", db));
     refuses("another name in the directory", Member { central_name: b"other".to_vec(), ..plain.clone() });
     refuses("another offset in the directory", Member { astray: 4, ..plain.clone() });
@@ -135,7 +135,7 @@ fn refuses_zips_with_contradictory_fields() {
     refuses("64-bit lengths that are missing", all_wide.clone());
     let lie = wide(u64::from(size) + (1 << 32));
     let lying = Member { extra: lie.clone(), central_extra: lie, ..all_wide.clone() };
-    ground.refuses_cheaply(
+    fixture.refuses_cheaply(
         "64-bit lengths that are false",
         &zip(&[lying]),
         &["far longer than its first page announces"],
@@ -146,7 +146,7 @@ fn refuses_zips_with_contradictory_fields() {
     refuses("a truncated extra field", cut);
 
     let good = zip(std::slice::from_ref(&plain));
-    let ends = |what: &str, bytes: &[u8]| ground.refuses_cheaply(what, bytes, altered);
+    let ends = |what: &str, bytes: &[u8]| fixture.refuses_cheaply(what, bytes, altered);
     ends("a byte after the zip", &[&good[..], &[0]].concat());
     ends("the zip repeated after itself", &good.repeat(2));
     ends("no end", &good[..good.len() - 22]);
@@ -166,15 +166,15 @@ fn refuses_zips_with_contradictory_fields() {
         "extra bytes before the directory",
         &zip(&[Member { packed: [plain.packed.clone(), vec![0; 9]].concat(), ..plain }]),
     );
-    ground.done();
+    fixture.assert_no_failures();
 }
 
 #[test]
 fn refuses_zips_with_unexpected_content() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
     let refuses = |what: &str, members: &[Member], reasons: &[&str]| {
-        ground.refuses_cheaply(what, &zip(members), reasons);
+        fixture.refuses_cheaply(what, &zip(members), reasons);
     };
     for name in ["../snapshot", "/backup/../../etc/passwd", "a\\..\\b", "snapshot/", "a\0b", ""] {
         refuses(&format!("a file called {name:?}"), &[member(name, db)], &["contains"]);
@@ -197,13 +197,13 @@ fn refuses_zips_with_unexpected_content() {
         let special = Member { attributes: kind << 16, ..one.clone() };
         refuses(&format!("a file of mode {kind:o}"), &[special], &["not a regular file"]);
     }
-    ground.done();
+    fixture.assert_no_failures();
 }
 
 #[test]
 fn refuses_zip_bombs() {
-    let ground = Ground::new(Version::V35);
-    let db = ground.db.as_slice();
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
     // 10 GiB of zeros after `head`, with correct lengths.
     let bomb = |name: &str, head: &[u8], flags: u16| {
         let (packed, crc) = zeros(head, 10 << 6);
@@ -214,17 +214,17 @@ fn refuses_zip_bombs() {
     };
     for flags in [0, BEHIND] {
         let refuses = |what: &str, members: &[Member], reasons: &[&str]| {
-            ground.refuses_cheaply(&format!("{what}, flags {flags}"), &zip(members), reasons);
+            fixture.refuses_cheaply(&format!("{what}, flags {flags}"), &zip(members), reasons);
         };
         refuses("10 GiB of zeros", &[bomb("snapshot", &[], flags)], &["no snapshot", "room"]);
         refuses("a state of 10 GiB", &[bomb("a.rkestate", &[], flags)], &["too large"]);
     }
-    ground.refuses_cheaply(
+    fixture.refuses_cheaply(
         "10 GiB of zeros after a snapshot",
         &zip(&[bomb("snapshot", db, BEHIND)]),
         &["longer than it says"],
     );
     let many = zip(&vec![member("a.rkestate", b"{}"); 60_000]);
-    ground.refuses_cheaply("60,000 states", &many, &["too many files"]);
-    ground.done();
+    fixture.refuses_cheaply("60,000 states", &many, &["too many files"]);
+    fixture.assert_no_failures();
 }

@@ -79,7 +79,7 @@ pub fn sizes(action: Action, steps: u64) -> Table {
 #[test]
 fn a_backup_needs_space_for_the_database_but_not_its_logs() {
     if !crate::common::world::is_root() {
-        return eprintln!("skipped: only root mounts a small file system");
+        return eprintln!("skipped: only root can mount a small file system");
     }
     let fixture = Fixture::new(Action::Restore, None);
     let need = target_need(&fixture.world);

@@ -36,7 +36,7 @@ fn restores(world: &World, archive: &Path, judge: &mut dyn FnMut(Pid) -> Fate) -
 }
 
 /// Checks that an etcd without keys is serving, and that the restore left no files behind.
-fn serves_its_own(world: &World) {
+fn assert_serves_empty_data(world: &World) {
     assert!(world.running(), "etcd is down: {}", world.log());
     assert!(world.healthy(), "{}", world.log());
     assert!(world.dump().is_empty());
@@ -57,7 +57,7 @@ fn recovers_if_etcd_started_after_an_interrupted_restore(version: Version) {
     let out = world.restore(&["--recover"]);
     out.says_one_of(&["etcd has created its own data in the empty data directory"]);
     let _ = out.completed();
-    serves_its_own(&world);
+    assert_serves_empty_data(&world);
     assert_eq!(world.pid(), before, "etcd was stopped");
     // The next restore succeeds.
     let _ = world.restore(&[&from(&archive), &world.to_target(), "allow-foreign=true"]).completed();
@@ -72,7 +72,7 @@ fn an_etcd_that_starts_during_a_restore_keeps_its_data(version: Version) {
         world.start();
         Fate::Release
     });
-    serves_its_own(&world);
+    assert_serves_empty_data(&world);
     out.failed(&["etcd has created its own data"]);
 }
 
@@ -85,6 +85,6 @@ fn starts_etcd_again_if_it_was_stopped_with_new_data(version: Version) {
     world.arm("before-stop", start);
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     assert_eq!(world.asked("stop"), 2, "the restore did not stop etcd twice");
-    serves_its_own(&world);
+    assert_serves_empty_data(&world);
     out.failed(&["etcd has created its own data"]);
 }

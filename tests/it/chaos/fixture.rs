@@ -194,13 +194,13 @@ impl Fixture {
     }
 
     /// Sets the flaw to enable in the action.
-    pub fn flawed(mut self, flaw: Option<&'static str>) -> Self {
+    pub fn with_flaw(mut self, flaw: Option<&'static str>) -> Self {
         self.flaw = flaw;
         self
     }
 
     /// Prevents that records of runs are written from now on.
-    pub fn keep_no_record(&self) {
+    pub fn prevent_records(&self) {
         std::fs::write(self.world.target().join(RUNS), "a file, where they have a directory").unwrap();
     }
 

@@ -39,10 +39,10 @@ const ERRORS: [Errno; 7] =
 
 /// The number of polls of a growing file that are made to fail. The total number depends on the speed of the
 /// machine.
-const LOOKS: usize = 4;
+const MAX_POLLS: usize = 4;
 
 /// The growing files that are polled.
-const GROWING: [&str; 2] = ["/archive", "/db.part"];
+const GROWING_FILES: [&str; 2] = ["/archive", "/db.part"];
 
 /// Returns the call after which a run completes even if it is asked to stop: the snapshot has its archive, or
 /// the restore its new data.
@@ -125,7 +125,7 @@ impl Mode {
 
 /// Returns whether the call is a later one of many polls of a growing file.
 fn is_a_poll(call: &Call) -> bool {
-    call.harmless && call.number > LOOKS && GROWING.iter().any(|file| call.about.ends_with(file))
+    call.harmless && call.number > MAX_POLLS && GROWING_FILES.iter().any(|file| call.about.ends_with(file))
 }
 
 /// Returns the calls at which a child process is first watched, and its lifetime: until it is last waited
@@ -160,7 +160,7 @@ pub fn inject_at_points(action: Action, mode: Mode, count: usize, jobs: usize) -
     // Takes the middle of each part, so that few points are not all near the start; and adds the end.
     let spread = (0..count).map(|n| points[(2 * n + 1) * points.len() / (2 * count)].clone());
     let end = points.last().filter(|last| matches!(last, Point::End)).cloned();
-    let mut table = series.strike(spread.filter(|point| !matches!(point, Point::End)).chain(end), jobs);
+    let mut table = series.inject(spread.filter(|point| !matches!(point, Point::End)).chain(end), jobs);
     table.set_total(&series.shown(), points.len());
     table
 }
@@ -182,9 +182,9 @@ impl Series {
     }
 
     fn fixture(self) -> Fixture {
-        let fixture = Fixture::new(self.action, self.mode.disk()).flawed(self.flaw);
+        let fixture = Fixture::new(self.action, self.mode.disk()).with_flaw(self.flaw);
         if !self.recorded {
-            fixture.keep_no_record();
+            fixture.prevent_records();
         }
         fixture
     }
@@ -205,11 +205,11 @@ impl Series {
     pub fn inject_at_calls(self, about: &[&str]) -> Table {
         let mut points = self.points();
         points.retain(|point| about.iter().any(|word| shown(point).contains(word)));
-        self.strike(points.into_iter(), 1)
+        self.inject(points.into_iter(), 1)
     }
 
     /// Injects faults at each point, `jobs` at a time. Each job has its own fixture.
-    fn strike(self, points: impl Iterator<Item = Point>, jobs: usize) -> Table {
+    fn inject(self, points: impl Iterator<Item = Point>, jobs: usize) -> Table {
         let points = Mutex::new(points.enumerate().collect::<Vec<_>>().into_iter());
         let table = Mutex::new(Table::new());
         let work = || {
@@ -217,7 +217,7 @@ impl Series {
             loop {
                 let Some((number, point)) = points.lock().unwrap().next() else { return };
                 let outcome =
-                    catch_unwind(AssertUnwindSafe(|| strike(&mut fixture, self.mode, &point, number)));
+                    catch_unwind(AssertUnwindSafe(|| inject(&mut fixture, self.mode, &point, number)));
                 if outcome.is_err() {
                     fixture = self.fixture();
                 }
@@ -252,7 +252,7 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     text.unwrap_or("it panicked").to_owned()
 }
 
-fn strike(fixture: &mut Fixture, mode: Mode, point: &Point, number: usize) -> (&'static str, &'static str) {
+fn inject(fixture: &mut Fixture, mode: Mode, point: &Point, number: usize) -> (&'static str, &'static str) {
     // Tries twice: the number of calls depends on how long the run waits for a child process.
     for _ in 0..2 {
         let (out, reached) = run(fixture, mode, point);
@@ -354,7 +354,7 @@ fn check_message(mode: Mode, point: &Point, out: &Out, outcome: &str) {
         Some(code @ (1 | 2)) => {
             assert!(out.stderr.contains("Next:"), "no next step: {}", out.told());
             if let (1, Point::Call(call, Some(error))) = (code, point) {
-                names_its_cause(out, call, *error);
+                check_cause(out, call, *error);
             }
         }
         // The dynamic loader failed, before our program started.
@@ -364,7 +364,7 @@ fn check_message(mode: Mode, point: &Point, out: &Out, outcome: &str) {
 }
 
 /// Checks that a failure names the step and the error, in the words of the system or of the failed tool.
-fn names_its_cause(out: &Out, call: &Call, error: Errno) {
+fn check_cause(out: &Out, call: &Call, error: Errno) {
     let words = std::io::Error::from_raw_os_error(error as i32).to_string();
     let words = words.split(" (os error").next().unwrap_or_default();
     // libc reports this error if it cannot start a thread.

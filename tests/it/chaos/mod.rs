@@ -70,7 +70,7 @@ fn a_power_cut_anywhere_in_a_restore_loses_no_data() {
 #[test]
 fn a_disk_of_any_size_is_enough_or_refused() {
     if !crate::common::world::is_root() {
-        return eprintln!("skipped: only root mounts a small file system");
+        return eprintln!("skipped: only root can mount a small file system");
     }
     disk_full::sizes(Action::Snapshot, SMOKE as u64).done();
     disk_full::sizes(Action::Restore, SMOKE as u64).done();
@@ -84,7 +84,7 @@ fn one_of_two_concurrent_runs_proceeds() {
 #[test]
 fn a_target_replaced_by_a_symlink_is_not_followed() {
     if !crate::common::world::is_root() {
-        return eprintln!("skipped: {}", symlink_race::ROOTS);
+        return eprintln!("skipped: {}", symlink_race::ROOT_REQUIRED);
     }
     symlink_race::swap_target_during_runs(SMOKE * 2, None).done();
 }

@@ -40,7 +40,7 @@ fn fault_injection_detects_every_flaw() {
 #[ignore = "takes a build with flaws: cargo xtask chaos --sabotage"]
 fn detects_a_program_that_follows_symlinks() {
     let flaw = "FollowLinks";
-    assert!(is_root(), "cannot test {flaw}: {}", symlink_race::ROOTS);
+    assert!(is_root(), "cannot test {flaw}: {}", symlink_race::ROOT_REQUIRED);
     let sound = symlink_race::swap_target_during_runs(SWAPPED, None);
     assert!(sound.broken().is_empty(), "without {flaw}");
     let flawed = symlink_race::swap_target_during_runs(SWAPPED, Some(flaw));

@@ -22,7 +22,7 @@ use crate::owner::{UBUNTU, with_ubuntu_user};
 use crate::restore::from;
 
 /// The reason for which these tests are skipped for other users.
-pub const ROOTS: &str = "only root can run a process as another user";
+pub const ROOT_REQUIRED: &str = "only root can run a process as another user";
 
 /// The path components that are swapped: a description, and the target below the swapped directory.
 const PLACES: [(&str, &str); 3] =
@@ -52,7 +52,7 @@ pub fn swap_target_during_runs(count: usize, flaw: Option<&str>) -> Table {
             let (what, place) = PLACES[number % PLACES.len()];
             let action = if (number + 1) % RESTORES == 0 { Action::Restore } else { Action::Snapshot };
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                furnish(&own);
+                reset(&own);
                 let before = shape(&outside, Closely::Times);
                 let target = home.join("swapped").join(place);
                 let out = run(&mut fixture, action, &target, flaw);
@@ -141,7 +141,7 @@ fn make(home: &Path, outside: &Path) {
 }
 
 /// Resets the owner's directory to its state before a run. Each run creates the other directories itself.
-fn furnish(own: &Path) {
+fn reset(own: &Path) {
     for name in names(own) {
         let path = own.join(name);
         if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();

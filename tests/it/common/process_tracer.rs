@@ -20,7 +20,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::tracer::{OURS, held, text_at};
+use super::tracer::{OURS, run_traced, text_at};
 use crate::common::command::Out;
 
 /// An event of a traced process. The process is stopped while the event is handled.
@@ -49,7 +49,7 @@ pub fn trace_with_children(command: &Command, dir: &Path, judge: &mut dyn FnMut(
         | Options::PTRACE_O_TRACEVFORK
         | Options::PTRACE_O_TRACECLONE
         | Options::PTRACE_O_TRACEEXEC;
-    held(command, dir, options, &mut |pid| {
+    run_traced(command, dir, options, &mut |pid| {
         let held = HashSet::from([pid]);
         Family { pid, status: None, held, ended: HashSet::new(), making: HashMap::new() }.follow(judge)
     })

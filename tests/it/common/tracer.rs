@@ -78,20 +78,20 @@ pub enum Fate {
 /// process.
 pub fn trace(command: &Command, dir: &Path, judge: &mut dyn FnMut(&Call, Pid) -> Fate) -> Out {
     let options = Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEEXEC;
-    held(command, dir, options, &mut |pid| {
+    run_traced(command, dir, options, &mut |pid| {
         let (counts, failing) = (HashMap::new(), HashMap::new());
         Tracer { pid, executed: false, released: false, counts, failing }.follow(judge)
     })
 }
 
 /// Runs `command` under ptrace with these options. `follow` handles its events until it ends.
-pub(super) fn held(
+pub(super) fn run_traced(
     command: &Command,
     dir: &Path,
     options: Options,
     follow: &mut dyn FnMut(Pid) -> ExitStatus,
 ) -> Out {
-    let run = Run::start(stopped_before(command), dir);
+    let run = Run::start(wrap_in_stopped_shell(command), dir);
     let pid = Pid::from_raw(run.pid());
     assert!(matches!(waitpid(pid, Some(WaitPidFlag::WUNTRACED)), Ok(WaitStatus::Stopped(..))));
     let options = options | Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL;
@@ -115,7 +115,7 @@ pub(super) const OURS: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WN
 
 /// Wraps a command in a shell that stops itself before it executes the command, so that the tracer can
 /// attach.
-fn stopped_before(command: &Command) -> Command {
+fn wrap_in_stopped_shell(command: &Command) -> Command {
     let mut stopped = Command::new("/bin/sh");
     stopped.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]);
     given(stopped, command)
@@ -197,7 +197,7 @@ impl Tracer {
         if !self.executed || !entered || !kind.counts(&arguments) {
             return None;
         }
-        let about = kind.about.map_or(String::new(), |about| generic(&about.read(thread, &arguments)));
+        let about = kind.about.map_or(String::new(), |about| normalize_path(&about.read(thread, &arguments)));
         let number = self.counts.entry((kind.name, about.clone())).or_default();
         *number += 1;
         let number = *number;
@@ -209,7 +209,7 @@ impl Tracer {
 
 /// Returns a path without the parts that differ from run to run: the directory of the world, process ids,
 /// times and random names.
-fn generic(path: &str) -> String {
+fn normalize_path(path: &str) -> String {
     const UUID: usize = 36;
     let mut words = Vec::new();
     for word in path.split('/') {
@@ -223,13 +223,13 @@ fn generic(path: &str) -> String {
             (head.chars().all(hex) && head.matches('-').count() == 4).then_some(head)
         });
         let word = random.map_or(word.to_owned(), |random| word.replace(random, "…"));
-        words.push(numberless(&word));
+        words.push(replace_numbers(&word));
     }
     words.join("/")
 }
 
 /// Replaces each number in a word by `0`.
-fn numberless(word: &str) -> String {
+fn replace_numbers(word: &str) -> String {
     let mut plain = word.replace(|c: char| c.is_ascii_digit(), "0");
     while plain.contains("00") {
         plain = plain.replace("00", "0");
@@ -370,6 +370,6 @@ fn a_path_is_the_same_in_every_run() {
         ("/proc/77/fd/12/snap/db", "/proc/0/fd/0/snap/db"),
         (&format!("target/.etcd-snapshot-{uuid}/db"), "target/.etcd-snapshot-…/db"),
     ] {
-        assert_eq!(generic(path), plain);
+        assert_eq!(normalize_path(path), plain);
     }
 }
