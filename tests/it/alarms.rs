@@ -24,7 +24,7 @@ fn a_corrupt_member_is_reported_by_snapshot_and_by_restore(version: Version) {
     alter(&members[2]);
     for member in &members {
         member.stop();
-        member.tell("--experimental-corrupt-check-time=1s");
+        member.add_option("--experimental-corrupt-check-time=1s");
         member.launch();
     }
     await_alarm(&members[0]);
@@ -39,7 +39,7 @@ fn a_corrupt_member_is_reported_by_snapshot_and_by_restore(version: Version) {
     let results = other.restore(&words).completed();
     let warning = results.get("restore.warning");
     assert!(warning.contains("CORRUPT") && warning.contains("alarm disarm"), "{warning}");
-    assert!(results.find("restore.disarmed").is_none(), "{}", results.out.told());
+    assert!(results.find("restore.disarmed").is_none(), "{}", results.out.describe());
     assert!(other.etcdctl(&["alarm", "list"]).contains("CORRUPT"));
     // The command that the message prints.
     other.etcdctl(&["alarm", "disarm"]);

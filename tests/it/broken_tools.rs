@@ -20,7 +20,7 @@ fn reports_the_missing_or_broken_tool(version: Version) {
     let tools = world.stand_in_tools();
     let fails = |step: &str, reason: &str| {
         let out = world.snapshot(&[&world.to_target()]);
-        out.says_one_of(&["/etcdctl ", "/etcdutl "]);
+        out.assert_stderr_contains(&["/etcdctl ", "/etcdutl "]);
         out.failed_at(step, &format!("{reason}. State: "), AGAIN);
         assert!(world.in_target().is_empty(), "{:?}", world.in_target());
         assert!(world.leftovers().is_empty());
@@ -36,9 +36,9 @@ fn reports_the_missing_or_broken_tool(version: Version) {
         saving,
         "exited with status 2; its last words: panic: runtime error: index out of range [5] with length 3",
     );
-    tools.die(save);
+    tools.kill(save);
     fails(saving, "was killed by SIGKILL and said nothing");
-    tools.die(status);
+    tools.kill(status);
     fails(reading, "was killed by SIGKILL and said nothing");
     tools.answer(status, "utter garbage", "", 0);
     let withheld = "printed no JSON (expected value at line 1 column 1); its words are withheld because they may quote data; to \
@@ -89,7 +89,7 @@ fn publishes_only_verified_snapshots(version: Version) {
             &|tools| tools.answer(save, "Snapshot saved at nowhere\n", "", 0),
             &["etcdctl succeeded but saved no snapshot"],
         ),
-        (&|tools| tools.spoil(save), &["does not match the hash that ends it"]),
+        (&|tools| tools.corrupt(save), &["does not match the hash that ends it"]),
         (
             &|tools| tools.cut(save),
             &["but the snapshot's first page announces", "bytes were read of a file of"],
@@ -178,7 +178,7 @@ fn cleans_up_after_a_kill_at_every_call(version: Version) {
             tools.assert_killed_before_each(call - 1, 4);
             break;
         }
-        assert_eq!(out.status.code(), None, "killed before call {call}: {}", out.told());
+        assert_eq!(out.status.code(), None, "killed before call {call}: {}", out.describe());
         assert!(world.in_target().iter().all(|name| !name.ends_with(".tar.gz")));
     }
     assert_eq!(world.in_target().len(), 1, "{:?}", world.in_target());

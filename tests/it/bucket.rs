@@ -122,22 +122,22 @@ fn an_archive_that_the_server_refuses_does_not_hide_others() {
     };
     for (status, code) in [(403, "InvalidObjectState"), (400, "KMS.DisabledException"), (403, "AccessDenied")]
     {
-        faults.make("GET", "frozen.tar.gz", Fault::Answer(status, code, ""), 2);
+        faults.inject("GET", "frozen.tar.gz", Fault::Answer(status, code, ""), 2);
         let entry = frozen();
         assert!(entry.unreadable.as_ref().unwrap().contains(code), "{entry:?}");
         assert!(entry.verified().is_none());
         let error = format!("{:#}", bucket.delete(&entry).unwrap_err());
         assert!(error.contains(code), "{error}");
-        faults.none();
+        faults.clear();
     }
     // A busy server is an error, not a refusal.
-    faults.make("GET", "frozen.tar.gz", Fault::Answer(503, "SlowDown", ""), 100);
+    faults.inject("GET", "frozen.tar.gz", Fault::Answer(503, "SlowDown", ""), 100);
     assert!(bucket.entries().unwrap_err().downcast_ref::<S3Error>().is_some());
-    faults.none();
+    faults.clear();
     // If the record cannot be read, it is unknown whether the archive is pinned.
     let entry = bucket.entries().unwrap().into_iter().find(|entry| entry.name == other).unwrap();
     bucket.update_record(&entry, &|record| record.pinned = true).unwrap();
-    faults.make("GET", "frozen.tar.gz.json", Fault::Answer(403, "AccessDenied", ""), 1000);
+    faults.inject("GET", "frozen.tar.gz.json", Fault::Answer(403, "AccessDenied", ""), 1000);
     let entry = frozen();
     assert!(entry.unreadable.as_ref().unwrap().starts_with("its record cannot be read: "), "{entry:?}");
     for error in
@@ -145,7 +145,7 @@ fn an_archive_that_the_server_refuses_does_not_hide_others() {
     {
         assert!(format!("{:#}", error.unwrap_err()).contains("AccessDenied"));
     }
-    faults.none();
+    faults.clear();
     assert!(bucket.entries().unwrap().iter().any(|entry| entry.record.pinned));
 }
 
@@ -159,7 +159,7 @@ fn an_existing_object_is_never_overwritten() {
         let error = put_fails(&bucket, size);
         assert!(error.contains("already holds a different") && error.contains("Next:"), "{error}");
         // If the object appears between the check and the upload, the server refuses the upload.
-        faults.make("HEAD", NAME, Fault::Answer(404, "", ""), 1);
+        faults.inject("HEAD", NAME, Fault::Answer(404, "", ""), 1);
         let error = put_fails(&bucket, size);
         assert!(error.contains("already holds a different"), "{error}");
         assert!(read(&bucket, NAME) == before, "the existing object was changed");
@@ -185,11 +185,11 @@ fn temporary_errors_are_retried() {
         ("HEAD", NAME, Fault::Answer(503, "", "")),
     ] {
         let (file, sha256) = archive(9 * MIB);
-        faults.make(method, holds, fault.clone(), 2);
+        faults.inject(method, holds, fault.clone(), 2);
         bucket
             .add(NAME, &file, &sha256, &mut |_| {})
             .unwrap_or_else(|error| panic!("{method} {holds} {fault:?}: {error:#}"));
-        faults.none();
+        faults.clear();
         let entries = bucket.entries().unwrap();
         assert_eq!(entries.len(), 1);
         bucket.delete(&entries[0]).unwrap();
@@ -210,17 +210,17 @@ fn an_upload_that_fails_leaves_no_object_and_no_parts() {
             " returned InternalError: the words for it",
         ),
     ] {
-        faults.make(method, holds, fault, 100);
+        faults.inject(method, holds, fault, 100);
         let error = put_fails(&bucket, 9 * MIB);
         assert!(error.contains(told), "{error}");
-        faults.none();
+        faults.clear();
         assert!(bucket.entries().unwrap().is_empty());
         let begun = faults.seen("POST", "uploads=").len();
         assert_eq!(faults.seen("DELETE", "uploadId=").len(), begun, "not every upload was aborted: {error}");
     }
     // If aborting the upload fails too, the message reports that, and the next attempt removes the parts.
-    faults.make("PUT", "partNumber=1", Fault::CutRequest(1), 5);
-    faults.make("DELETE", "uploadId=", Fault::CutAnswer(0), 1);
+    faults.inject("PUT", "partNumber=1", Fault::CutRequest(1), 5);
+    faults.inject("DELETE", "uploadId=", Fault::CutAnswer(0), 1);
     let error = put_fails(&bucket, 9 * MIB);
     assert!(error.contains("the next attempt removes them"), "{error}");
     let before = faults.seen("DELETE", "uploadId=").len();
@@ -233,10 +233,10 @@ fn an_upload_that_fails_leaves_no_object_and_no_parts() {
 fn an_upload_that_reads_back_differently_fails() {
     let (_server, faults, bucket) = bucket();
     for size in [MIB, 9 * MIB] {
-        faults.make("GET", NAME, Fault::FlipAnswer, 1);
+        faults.inject("GET", NAME, Fault::FlipAnswer, 1);
         let error = put_fails(&bucket, size);
         assert!(error.contains("does not read back as it was sent; it was deleted there"), "{error}");
-        faults.none();
+        faults.clear();
         assert!(bucket.entries().unwrap().is_empty());
     }
 }
@@ -246,7 +246,7 @@ fn an_upload_altered_in_transit_is_retried_or_detected() {
     let (_server, faults, bucket) = bucket();
     for (size, holds) in [(MIB, NAME), (9 * MIB, "partNumber=2")] {
         let (file, sha256) = archive(size);
-        faults.make("PUT", holds, Fault::FlipRequest, 1);
+        faults.inject("PUT", holds, Fault::FlipRequest, 1);
         let put = bucket.add(NAME, &file, &sha256, &mut |_| {});
         if s3::is_s3s() {
             put.unwrap();
@@ -264,13 +264,13 @@ fn a_refusal_of_the_server_is_reported_once_with_a_next_step() {
     let (server, faults, bucket) = bucket();
     let answered = |status, code, more, told: &str| {
         let before = faults.seen("HEAD", "").len() + faults.seen("PUT", "").len();
-        faults.make("PUT", NAME, Fault::Answer(status, code, more), 1);
+        faults.inject("PUT", NAME, Fault::Answer(status, code, more), 1);
         let error = put_fails(&bucket, 1);
         assert!(
             error.contains(code) && error.contains("request REQUEST7") && error.contains(told),
             "{error}"
         );
-        faults.none();
+        faults.clear();
         let after = faults.seen("HEAD", "").len() + faults.seen("PUT", "").len();
         assert_eq!(after - before, 3, "{code} was retried");
     };
@@ -292,7 +292,7 @@ fn a_refusal_of_the_server_is_reported_once_with_a_next_step() {
 
 #[test]
 fn a_missing_bucket_is_reported() {
-    if !Can::MissBuckets.be_tried() {
+    if !Can::MissBuckets.is_supported() {
         return;
     }
     let server = Server::new(&["backups"]);
@@ -310,7 +310,7 @@ fn without_if_none_match_it_checks_before_it_writes() {
     let (_server, faults, bucket) = bucket();
     let unknown = || {
         for method in ["PUT", "POST"] {
-            faults.make(method, "if-none-match", Fault::Answer(501, "NotImplemented", ""), 1000);
+            faults.inject(method, "if-none-match", Fault::Answer(501, "NotImplemented", ""), 1000);
         }
     };
     for size in [MIB, 9 * MIB] {
@@ -336,7 +336,7 @@ fn without_if_none_match_it_checks_before_it_writes() {
 #[test]
 fn a_slow_link_is_not_an_error_and_a_dead_one_is_reported() {
     let (_server, faults, bucket) = bucket();
-    faults.make("", "", Fault::Slow(MIB), 100);
+    faults.inject("", "", Fault::Slow(MIB), 100);
     let (file, sha256) = archive(2 * MIB);
     bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap();
     assert_eq!(bucket.entries().unwrap().len(), 1);
@@ -369,7 +369,7 @@ fn a_list_of_several_pages_is_read_completely() {
 
 #[test]
 fn a_locked_bucket_accepts_archives_and_refuses_deletion() {
-    if !Can::Lock.be_tried() {
+    if !Can::Lock.is_supported() {
         return;
     }
     let server = Server::new(&["backups-locked"]);
@@ -408,7 +408,7 @@ fn versioned(name: &str) -> (Server, Faults, Repository) {
 
 #[test]
 fn deletes_the_version_in_a_bucket_that_keeps_versions() {
-    if !Can::Lock.be_tried() {
+    if !Can::Lock.is_supported() {
         return;
     }
     let (mut server, _faults, bucket) = versioned("backups-versioned");
@@ -422,11 +422,11 @@ fn deletes_the_version_in_a_bucket_that_keeps_versions() {
 
 #[test]
 fn an_archive_whose_version_cannot_be_deleted_is_hidden() {
-    if !Can::Lock.be_tried() {
+    if !Can::Lock.is_supported() {
         return;
     }
     let (mut server, faults, bucket) = versioned("backups-versioned");
-    faults.make("DELETE", "versionId=", Fault::Answer(403, "AccessDenied", ""), 1);
+    faults.inject("DELETE", "versionId=", Fault::Answer(403, "AccessDenied", ""), 1);
     let entry = bucket.entries().unwrap().remove(0);
     assert_eq!(format!("{:?}", bucket.delete(&entry).unwrap()), "Hidden");
     assert!(bucket.entries().unwrap().is_empty());
@@ -438,15 +438,15 @@ fn an_archive_whose_version_cannot_be_deleted_is_hidden() {
 /// versitygw returns neither the lock nor the version of an object in a bucket with default retention.
 #[test]
 fn an_archive_locked_only_by_its_bucket_stays_listed() {
-    if !Can::Lock.be_tried() {
+    if !Can::Lock.is_supported() {
         return;
     }
     for dropped in ["x-amz-object-lock", "x-amz-version-id"] {
         let (_server, faults, bucket) = versioned("backups-locked");
-        faults.make("HEAD", "", Fault::DropHeader("x-amz-object-lock"), usize::MAX);
+        faults.inject("HEAD", "", Fault::DropHeader("x-amz-object-lock"), usize::MAX);
         if dropped == "x-amz-version-id" {
-            faults.none();
-            faults.make("HEAD", "", Fault::DropHeader(dropped), usize::MAX);
+            faults.clear();
+            faults.inject("HEAD", "", Fault::DropHeader(dropped), usize::MAX);
         }
         let entry = bucket.entries().unwrap().remove(0);
         let error = format!("{:#}", bucket.delete(&entry).unwrap_err());
@@ -473,7 +473,7 @@ fn lists_only_archives_in_the_folder_of_a_member() {
 fn progress_does_not_count_a_repeated_part_twice() {
     let (_server, faults, bucket) = bucket();
     let (file, sha256) = archive(17 * MIB);
-    faults.make("PUT", "partNumber=2", Fault::CutRequest(3 * MIB), 1);
+    faults.inject("PUT", "partNumber=2", Fault::CutRequest(3 * MIB), 1);
     let (mut steps, mut bytes) = (Vec::new(), Vec::new());
     bucket
         .add(NAME, &file, &sha256, &mut |progress| match progress {
@@ -544,7 +544,7 @@ fn a_proxy_that_refuses_is_reported() {
 
 #[test]
 fn a_wrong_clock_is_reported_with_the_difference() {
-    if !Can::Clock.be_tried() {
+    if !Can::Clock.is_supported() {
         return;
     }
     let server = Server::new(&["backups"]);
@@ -559,7 +559,7 @@ fn a_wrong_clock_is_reported_with_the_difference() {
 
 #[test]
 fn session_tokens_are_used() {
-    if !Can::Sessions.be_tried() {
+    if !Can::Sessions.is_supported() {
         return;
     }
     let server = Server::new(&["backups"]);
@@ -582,7 +582,7 @@ fn session_tokens_are_used() {
 
 #[test]
 fn encryption_is_requested_for_every_object() {
-    if !Can::Encrypt.be_tried() {
+    if !Can::Encrypt.is_supported() {
         return;
     }
     let server = Server::new(&["backups"]);
@@ -615,7 +615,7 @@ fn refuses_to_upload_to_a_server_that_does_not_encrypt() {
         for size in [1, 9 * MIB] {
             let faults = Faults::before(server.port);
             let bucket = opened(&described(faults.port, more), &key(&server.access_key, SECRET));
-            faults.make("", "", Fault::DropHeader(dropped), usize::MAX);
+            faults.inject("", "", Fault::DropHeader(dropped), usize::MAX);
             let error = put_fails(&bucket, size);
             assert!(error.contains("did not encrypt") && error.contains("Next:"), "{more}, {size}: {error}");
             assert!(bucket.entries().unwrap().is_empty());
@@ -631,7 +631,7 @@ fn refuses_to_upload_to_a_server_that_does_not_encrypt() {
 /// MinIO encrypts objects, but reports that only for a finished object, not when a multipart upload starts.
 #[test]
 fn uploads_if_only_the_finished_object_reports_encryption() {
-    if !Can::Encrypt.be_tried() {
+    if !Can::Encrypt.is_supported() {
         return;
     }
     let mut server = Server::new(&["backups-versioned"]);
@@ -639,7 +639,7 @@ fn uploads_if_only_the_finished_object_reports_encryption() {
     let mut description = described(faults.port, "encryption: s3");
     description.bucket = "backups-versioned".to_owned();
     let bucket = opened(&description, &key(&server.access_key, SECRET));
-    faults.make("POST", "uploads=", Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
+    faults.inject("POST", "uploads=", Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
     for (name, size) in [(NAME, 1), ("c/m/b.tar.gz", 9 * MIB)] {
         let (file, sha256) = archive(size);
         bucket.add(name, &file, &sha256, &mut |_| {}).unwrap();
@@ -651,21 +651,21 @@ fn uploads_if_only_the_finished_object_reports_encryption() {
 /// A server that reports encryption at first, and then stores the object unencrypted.
 #[test]
 fn an_object_stored_unencrypted_is_deleted_or_reported() {
-    if !Can::Encrypt.be_tried() {
+    if !Can::Encrypt.is_supported() {
         return;
     }
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
     let bucket = opened(&described(faults.port, "encryption: s3"), &key(&server.access_key, SECRET));
     let drop_it = || {
-        faults.make("HEAD", NAME, Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
+        faults.inject("HEAD", NAME, Fault::DropHeader("x-amz-server-side-encryption"), usize::MAX);
     };
     drop_it();
     let error = put_fails(&bucket, MIB);
     assert!(error.contains("did not encrypt") && error.contains("was deleted there"), "{error}");
     assert!(bucket.entries().unwrap().is_empty());
     // An unencrypted object of an earlier run is reported but not deleted, because it may be the only copy.
-    faults.none();
+    faults.clear();
     let (file, sha256) = archive(MIB);
     opened(&described(server.port, ""), &key(&server.access_key, SECRET))
         .add(NAME, &file, &sha256, &mut |_| {})
@@ -677,7 +677,7 @@ fn an_object_stored_unencrypted_is_deleted_or_reported() {
 
 #[test]
 fn tls_accepts_only_the_configured_authority() {
-    if !Can::Tls.be_tried() {
+    if !Can::Tls.is_supported() {
         return;
     }
     let home = tempfile::tempdir().unwrap();

@@ -71,8 +71,8 @@ fn a_signal_cancels_packing_at_once() {
     let (whole, long) = since_saved(None);
     let _ = whole.completed();
     let (out, short) = since_saved(Some(Signal::SIGTERM));
-    assert_eq!(out.status.code(), Some(128 + Signal::SIGTERM as i32), "{}", out.told());
-    assert!(out.stderr.contains("interrupted by SIGTERM"), "{}", out.told());
+    assert_eq!(out.status.code(), Some(128 + Signal::SIGTERM as i32), "{}", out.describe());
+    assert!(out.stderr.contains("interrupted by SIGTERM"), "{}", out.describe());
     assert!(short < long / 2, "{short:?} of {long:?}");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use crate::catalog::program;
 use crate::common::command::{Out, Run};
 use crate::common::s3::{Faults, Server};
-use crate::common::world::{Version, World, roots_own};
+use crate::common::world::{Version, World, root_only_dir};
 use crate::destinations::archives;
 
 /// Returns settings with a hook that delays each run by three seconds. `dir` must be a directory that only
@@ -30,7 +30,7 @@ fn run(world: &World, action: &str) -> Out {
 
 #[test]
 fn signs_a_request_with_the_time_when_it_is_sent() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     let server = Server::new(&["backups"]);
     server.write_credentials(&world.path("credentials"));
@@ -55,7 +55,7 @@ fn signs_a_request_with_the_time_when_it_is_sent() {
 
 #[test]
 fn an_archive_of_a_slow_run_is_not_dated_in_the_future() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     fs::write(world.path("backup.yaml"), "keep: {last: 1}\n").unwrap();
     let _ = run(&world, "snapshot").completed();

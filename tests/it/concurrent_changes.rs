@@ -22,7 +22,7 @@ pub fn interrupted(version: Version) -> (World, Tools, crate::common::client::Da
     let tools = world.stand_in_tools();
     world.arm("crash-at", "after-start");
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    assert_eq!(out.status.code(), None, "{}", out.told());
+    assert_eq!(out.status.code(), None, "{}", out.describe());
     while !world.healthy() {
         sleep(Duration::from_millis(20));
     }
@@ -35,7 +35,7 @@ fn recovery_keeps_what_clients_wrote_to_the_new_data(version: Version) {
     let (world, tools, new) = interrupted(version);
     world.etcdctl(&["put", "written", "since"]);
     // Recovery must not judge the data by the current membership.
-    tools.die("*member*list*");
+    tools.kill("*member*list*");
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
     assert!(recovered.contains("finished"), "{recovered}");
     assert_eq!(world.etcdctl(&["get", "written", "--print-value-only"]).trim(), "since");
@@ -78,7 +78,7 @@ fn keeps_writes_that_are_only_in_the_log_of_a_killed_etcd(version: Version) {
     world.fill();
     let archive = world.saved();
     world.damage();
-    let put = world.typed_put("late", "arrival");
+    let put = world.put_command("late", "arrival");
     world.arm("before-stop", format!("{put}\nkill -KILL \"$pid\""));
     let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
     assert_eq!(results.number("backup.old-data-ahead-by"), 1);

@@ -81,7 +81,7 @@ impl Ground {
             Next::Recover => run_recover(world, what),
             Next::Snapshot => {
                 let out = world.snapshot(&[&world.to_target()]);
-                assert!(out.status.success(), "{what}: {}", out.told());
+                assert!(out.status.success(), "{what}: {}", out.describe());
             }
             Next::Boot => {
                 world.await_ordered_stop();
@@ -124,8 +124,8 @@ impl Ground {
 
 fn run_recover(world: &World, what: &str) {
     let out = world.restore(&["--recover"]);
-    assert!(out.status.success(), "{what}: {}", out.told());
-    out.is_in_good_order();
+    assert!(out.status.success(), "{what}: {}", out.describe());
+    out.assert_no_panic();
 }
 
 /// Kills the restore before its first call of an etcd tool, then before its second, and so on to the last.
@@ -144,7 +144,7 @@ fn kill_at_every_call(version: Version, next: Next) {
         }
         let what =
             format!("killed before call {call}, {:?}", ground.tools.calls().last().map(|last| &last.1));
-        assert_eq!(out.status.code(), None, "{what}: {}", out.told());
+        assert_eq!(out.status.code(), None, "{what}: {}", out.describe());
         ground.recover_and_check(next, &what);
     }
 }
@@ -174,7 +174,7 @@ fn recovers_from_a_kill_around_the_stop_and_the_start(version: Version) {
             ground.world.arm("crash-at", point);
             ground.tools.forget_calls();
             let out = ground.restore();
-            assert_eq!(out.status.code(), None, "{point}: {}", out.told());
+            assert_eq!(out.status.code(), None, "{point}: {}", out.describe());
             ground.recover_and_check(next, &format!("killed {point}, then {next:?}"));
         }
     }
@@ -205,7 +205,7 @@ fn interrupt_at_any_moment(
         let run = ground.start();
         sleep(delay);
         let out = interrupt(&ground, run);
-        out.is_in_good_order();
+        out.assert_no_panic();
         cut_off += u32::from(!out.status.success());
         let next = ways[moment as usize % ways.len()];
         ground.recover_and_check(next, &format!("after {delay:?} of {took:?}, then {next:?}"));

@@ -129,17 +129,17 @@ fn never_combines_new_data_with_a_log_kept_elsewhere(version: Version) {
     source.fill();
     let archive = source.saved();
     let world = World::prepare(Setup::plain(version));
-    world.found(&world.as_initial_member(), "new");
-    world.tell(&format!("--wal-dir={}", world.path("log").display()));
+    world.write_command_line(&world.as_initial_member(), "new");
+    world.add_option(&format!("--wal-dir={}", world.path("log").display()));
     world.start();
     world.put(0..10, "with its log elsewhere");
     let old = world.dump();
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-    assert!(world.running(), "{}", out.told());
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
+    assert!(world.running(), "{}", out.describe());
     assert_same(&world.dump(), &old, "with its log elsewhere");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
-    out.says_one_of(&["wal"]);
+    out.assert_stderr_contains(&["wal"]);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -157,9 +157,9 @@ fn restores_over_a_damaged_database_or_reports_why_not(version: Version) {
 
     // A backup of this database is impossible, and the message states that.
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-    assert!(out.stderr.contains("Next:"), "{}", out.told());
-    out.says_one_of(&["skip-backup", "members", "membership"]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
+    assert!(out.stderr.contains("Next:"), "{}", out.describe());
+    out.assert_stderr_contains(&["skip-backup", "members", "membership"]);
     assert_eq!(fs::read(&db).unwrap(), broken);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 
@@ -168,7 +168,7 @@ fn restores_over_a_damaged_database_or_reports_why_not(version: Version) {
         let _ = out.completed();
         assert_same(&world.dump(), &saved, "over a broken database");
     } else {
-        out.says_one_of(&["member.broken", "move "]);
+        out.assert_stderr_contains(&["member.broken", "move "]);
         out.refused(&["members", "membership"]);
         assert_eq!(fs::read(&db).unwrap(), broken);
         // The remedy that the message names works.
@@ -227,8 +227,8 @@ fn refuses_to_run_without_root(version: Version) {
         as_nobody(program!("snapshot"), &[&world.to_target()]),
         as_nobody(program!("restore"), &[&from(&archive), &world.to_target()]),
     ] {
-        assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-        out.says_one_of(&["permission", "root", "owned", "owner", "belongs"]);
+        assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
+        out.assert_stderr_contains(&["permission", "root", "owned", "owner", "belongs"]);
         still.check("as nobody");
     }
 }

@@ -65,7 +65,7 @@ fn uploads_a_snapshot_to_every_destination() {
     let results = snapshot(&world).completed();
     assert_eq!(results.get("destinations.near"), "uploaded");
     assert_eq!(results.get("destinations.offsite"), "uploaded");
-    assert!(results.out.stderr.contains("uploading to offsite"), "{}", results.out.told());
+    assert!(results.out.stderr.contains("uploading to offsite"), "{}", results.out.describe());
     assert_eq!(results.get("snapshot.sha256"), sha256sum(Path::new(&results.get("snapshot.path"))));
     let name = archives(&world).remove(0);
     // Each bucket has a folder per cluster and per member.
@@ -79,7 +79,7 @@ fn uploads_a_snapshot_to_every_destination() {
 
 #[test]
 fn forgets_a_pending_upload_if_its_archive_was_deleted() {
-    if !Can::MissBuckets.be_tried() {
+    if !Can::MissBuckets.is_supported() {
         return;
     }
     let world = World::plain(Version::V35);
@@ -93,14 +93,14 @@ fn forgets_a_pending_upload_if_its_archive_was_deleted() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
     write_destinations(&world, &[("offsite", server.port, "backups", "")]);
     let out = snapshot(&world);
-    assert!(out.stderr.contains(&format!("forgetting {first}")), "{}", out.told());
+    assert!(out.stderr.contains(&format!("forgetting {first}")), "{}", out.describe());
     assert_eq!(out.completed().get("destinations.offsite"), "uploaded");
     assert!(waiting(&world).is_empty());
 }
 
 #[test]
 fn a_failed_upload_stays_pending_and_others_complete() {
-    if !Can::MissBuckets.be_tried() {
+    if !Can::MissBuckets.is_supported() {
         return;
     }
     let world = World::plain(Version::V35);
@@ -110,8 +110,8 @@ fn a_failed_upload_stays_pending_and_others_complete() {
     write_destinations(&world, &[("bad", faults.port, "missing", ""), ("good", faults.port, "backups", "")]);
     let out = snapshot(&world);
     let said = out.stdout.clone();
-    assert!(said.contains("good: uploaded") && said.contains("bad: 'queued: "), "{}", out.told());
-    assert!(said.contains("path: ") && said.contains("verified: 'true'"), "{}", out.told());
+    assert!(said.contains("good: uploaded") && said.contains("bad: 'queued: "), "{}", out.describe());
+    assert!(said.contains("path: ") && said.contains("verified: 'true'"), "{}", out.describe());
     out.failed(&["uploading to bad: "]);
     let first = archives(&world).remove(0);
     assert_eq!(waiting(&world), [format!("{first}@bad")]);
@@ -142,7 +142,7 @@ fn a_killed_upload_stays_pending() {
     server.write_credentials(&world.path("credentials"));
     let faults = Faults::before(server.port);
     write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
-    faults.make("PUT", "", Fault::Slow(100), 1);
+    faults.inject("PUT", "", Fault::Slow(100), 1);
     let run = Run::start(command(&world), &world.path("runs"));
     while faults.seen("PUT", "").is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -170,7 +170,7 @@ fn refuses_a_snapshot_with_invalid_settings() {
 /// A fake of Amazon's instance metadata service. It returns the key only to requests with its token.
 #[test]
 fn uses_the_credentials_of_the_instance_role() {
-    if !Can::Sessions.be_tried() {
+    if !Can::Sessions.is_supported() {
         return;
     }
     let world = World::plain(Version::V35);
@@ -183,7 +183,7 @@ fn uses_the_credentials_of_the_instance_role() {
     let out = Run::start(command, &world.path("runs")).finish();
     // The requests contain the session token of the role and sign it.
     let puts = faults.seen("PUT", "backups");
-    assert_eq!(puts.len(), 1, "{}", out.told());
+    assert_eq!(puts.len(), 1, "{}", out.describe());
     assert!(puts[0].contains("x-amz-security-token: canary-token"), "{puts:?}");
     assert!(puts[0].contains(";x-amz-security-token, Signature="), "{puts:?}");
     assert_eq!(out.completed().get("destinations.offsite"), "uploaded");
@@ -192,7 +192,7 @@ fn uses_the_credentials_of_the_instance_role() {
     let mut command = self::command(&world);
     command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
     let none = Run::start(command, &world.path("runs")).finish();
-    assert!(none.stdout.contains("asking http://127.0.0.1:1 for the key"), "{}", none.told());
+    assert!(none.stdout.contains("asking http://127.0.0.1:1 for the key"), "{}", none.describe());
     none.failed(&["Connection refused"]);
 }
 
@@ -220,7 +220,11 @@ fn fetches_and_verifies_a_snapshot_by_name_or_as_latest() {
     let listed = Run::start(list, &world.path("runs")).finish().completed();
     let line = listed.get("snapshots");
     assert!(line.contains(&name) && line.contains("offsite/") && line.contains("/m1 "), "{line}");
-    assert!(listed.get("destinations.offsite").ends_with("in s3://backups/etcd/"), "{}", listed.out.told());
+    assert!(
+        listed.get("destinations.offsite").ends_with("in s3://backups/etcd/"),
+        "{}",
+        listed.out.describe()
+    );
     assert_eq!(listed.get("count"), "1");
 
     for from in [&format!("offsite/{name}"), "offsite/latest"] {
@@ -243,9 +247,9 @@ fn fetches_and_verifies_a_snapshot_by_name_or_as_latest() {
         fetch(from).refused(&[why]);
     }
     // The answer is altered in transit, so the downloaded file is not published.
-    faults.make("GET", &*name.clone().leak(), Fault::FlipAnswer, 100);
+    faults.inject("GET", &*name.clone().leak(), Fault::FlipAnswer, 100);
     fetch(&format!("offsite/{name}")).refused(&["cut short or altered"]);
-    faults.none();
+    faults.clear();
     assert!(world.in_target().iter().all(|name| !name.ends_with(".tar.gz")), "{:?}", world.in_target());
 
     // A restore of the fetched archive restores the saved data.
@@ -270,7 +274,7 @@ fn never_exposes_the_secret_key() {
         &world,
         &[("good", faults.port, "backups", ""), ("wrong", faults.port, "spare", &wrong)],
     );
-    faults.make("PUT", "", Fault::Slow(2000), 1);
+    faults.inject("PUT", "", Fault::Slow(2000), 1);
     let mut run = Run::start(command(&world), &world.path("runs"));
     let mut seen = String::new();
     while !run.ended() {
@@ -279,8 +283,8 @@ fn never_exposes_the_secret_key() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let out = run.finish();
-    assert!(out.stdout.contains("good: uploaded"), "{}", out.told());
-    seen += &out.told();
+    assert!(out.stdout.contains("good: uploaded"), "{}", out.describe());
+    seen += &out.describe();
     for name in waiting(&world) {
         seen += &fs::read_to_string(world.target().join(".uploads").join(name)).unwrap();
     }
@@ -308,7 +312,7 @@ fn lists_a_thousand_archives_in_a_bucket_within_64_mib() {
     });
     server.write_credentials(&world.path("credentials"));
     let faults = Faults::before(server.port);
-    faults.make("GET", "", Fault::Late(20), usize::MAX);
+    faults.inject("GET", "", Fault::Late(20), usize::MAX);
     write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
     let nowhere = format!("target={}", world.path("nowhere").display());
     let listing = world.action(program!("list-snapshots"), &[&nowhere, "limit=0"]);

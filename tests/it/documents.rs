@@ -18,11 +18,11 @@ fn run(world: &World, words: &[&str]) -> Out {
 /// Runs a command with `--json` and validates its document against the schema in `docs/schema`.
 fn document(world: &World, command: &str, words: &[&str]) -> Value {
     let out = run(world, &[&[command, "--json"], words].concat());
-    let document: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|_| panic!("{}", out.told()));
+    let document: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|_| panic!("{}", out.describe()));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schema/{command}.json"));
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     if let Err(complaint) = fits(&schema, &schema, &document) {
-        panic!("{command}: {complaint}: {}", out.told());
+        panic!("{command}: {complaint}: {}", out.describe());
     }
     document
 }
@@ -130,19 +130,19 @@ fn text_output_has_at_most_80_columns() {
     let world = World::plain(Version::V35);
     let target = world.target().display().to_string();
     let out = run(&world, &["snapshot", "-t", &target, "--quiet"]);
-    assert_eq!((out.status.code(), &*out.stderr), (Some(0), ""), "{}", out.told());
-    assert!(out.stdout.starts_with(&format!("{target}/etcd-snapshot-")), "{}", out.told());
+    assert_eq!((out.status.code(), &*out.stderr), (Some(0), ""), "{}", out.describe());
+    assert!(out.stdout.starts_with(&format!("{target}/etcd-snapshot-")), "{}", out.describe());
     let list = run(&world, &["list", "--target", &target]);
-    assert_eq!(list.status.code(), Some(0), "{}", list.told());
+    assert_eq!(list.status.code(), Some(0), "{}", list.describe());
     let table: Vec<&str> = list.stdout.lines().take(2).collect();
     assert!(
         table[0].starts_with("NAME") && table.iter().all(|line| line.chars().count() <= 80),
         "{}",
-        list.told()
+        list.describe()
     );
     assert!(run(&world, &["list", "--wide", "-t", &target]).stdout.contains("KEPT BECAUSE"));
     let plan = run(&world, &["restore", "latest", "--plan", "-t", &target]);
-    assert_eq!(plan.status.code(), Some(0), "{}", plan.told());
+    assert_eq!(plan.status.code(), Some(0), "{}", plan.describe());
 }
 
 #[test]
@@ -155,6 +155,6 @@ fn restores_a_file_in_the_current_directory_by_its_name() {
             world.action(PROGRAM, &["restore", &word, "--plan", "-t", "elsewhere", "--skip-backup"]);
         command.current_dir(world.target());
         let out = Run::start(command, &world.path("runs")).finish();
-        assert_eq!(out.status.code(), Some(0), "{}", out.told());
+        assert_eq!(out.status.code(), Some(0), "{}", out.describe());
     }
 }

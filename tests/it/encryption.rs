@@ -147,12 +147,12 @@ fn refuses_an_encrypted_archive_without_its_identity_first() {
     assert!(
         !out.stderr.contains("looking at etcd"),
         "the refusal came after etcd was examined: {}",
-        out.told()
+        out.describe()
     );
-    out.says_one_of(&[&format!("is encrypted for {RECIPIENT}")]);
+    out.assert_stderr_contains(&[&format!("is encrypted for {RECIPIENT}")]);
     out.refused(&["identity-file=PATH"]);
     let out = restore(&world, &[&from(&archive), &wrong]);
-    out.says_one_of(&[&format!("is the identity of {OTHER}")]);
+    out.assert_stderr_contains(&[&format!("is the identity of {OTHER}")]);
     out.refused(&[&format!("is encrypted for {RECIPIENT}")]);
     // The manifest file next to the archive only improves the message; the refusal does not depend on it.
     fs::rename(manifest_next_to(&archive), world.path("aside")).unwrap();
@@ -169,7 +169,7 @@ fn refuses_an_encrypted_archive_without_its_identity_first() {
     {
         fs::write(&path, text).unwrap();
         let out = restore(&world, &[&from(&archive), &right]);
-        assert!(!out.told().contains(CANARY), "{}", out.told());
+        assert!(!out.describe().contains(CANARY), "{}", out.describe());
         out.refused(&[reason]);
     }
     still.check("refused");
@@ -210,7 +210,7 @@ fn refuses_a_snapshot_with_an_invalid_recipient() {
     for recipient in ["age1nonsense", &RECIPIENT.replace("age1a", "age1c"), "ssh-ed25519", IDENTITY] {
         fs::write(world.path("backup.yaml"), format!("encrypt-to: [{RECIPIENT}, {recipient}]\n")).unwrap();
         for out in [snapshot(&world), restore(&world, &[&from(&archive)])] {
-            assert!(!out.told().contains("44MW08"), "{}", out.told());
+            assert!(!out.describe().contains("44MW08"), "{}", out.describe());
             out.refused(&["the settings file"]);
         }
     }
@@ -291,7 +291,7 @@ fn uploads_and_fetches_encrypted_archives() {
         run(&world, program!("fetch-snapshot"), &words)
     };
     let fetched = fetch(&[]).completed();
-    assert!(fetched.get("snapshot.verified").contains("sha256 alone"), "{}", fetched.out.told());
+    assert!(fetched.get("snapshot.verified").contains("sha256 alone"), "{}", fetched.out.describe());
     assert_eq!(sha256sum(&archive), sha256, "the fetched archive differs from the uploaded one");
     assert_eq!(fs::read(manifest_next_to(&archive)).unwrap(), outside);
     fetch(&[&identity(&world, OTHERS_IDENTITY)]).refused(&["is encrypted for"]);

@@ -26,7 +26,7 @@ const SITE: &str = program!("site");
 /// Returns the error that `site`, run by this command, reports for an etcd that does not answer.
 fn error_of(world: &World, command: Command) -> String {
     let results = Run::start(command, &world.path("runs")).finish().completed();
-    assert_eq!(results.get("site.answers"), "false", "{}", results.out.told());
+    assert_eq!(results.get("site.answers"), "false", "{}", results.out.describe());
     results.get("site.error")
 }
 
@@ -112,8 +112,8 @@ fn names_the_problem_of_a_login(version: Version) {
     fs::write(world.path("password"), "secret-of-bob").unwrap();
     world.set_site(&world.site_text(&version.bin_dir()).replace("username: root", "username: bob"));
     let out = world.snapshot(&[&world.to_target()]);
-    out.says_one_of(&["which etcd's user root has", "only to its user root"]);
-    assert!(!out.stderr.contains("secret-of-bob"), "{}", out.told());
+    out.assert_stderr_contains(&["which etcd's user root has", "only to its user root"]);
+    assert!(!out.stderr.contains("secret-of-bob"), "{}", out.describe());
     out.failed(&["permission denied"]);
 }
 
@@ -145,7 +145,10 @@ fn reports_a_refused_connection_in_one_line(version: Version) {
     world.set_site(&text.replace(endpoint, &closed));
     let out = world.snapshot(&[&world.to_target()]);
     let file = world.site();
-    out.says_one_of(&[&format!(", or correct endpoint in {}, then run snapshot again.", file.display())]);
+    out.assert_stderr_contains(&[&format!(
+        ", or correct endpoint in {}, then run snapshot again.",
+        file.display()
+    )]);
     out.failed(&[&format!("{expected}. State: ")]);
 }
 
@@ -169,8 +172,8 @@ fn describes_mistakes_in_a_site_file_in_its_terms() {
     ] {
         world.set_site(&mistake);
         let out = world.snapshot(&[&world.to_target()]);
-        assert!(!out.stderr.contains("expected "), "{}", out.told());
-        out.says_one_of(&[&format!("Next: correct {}", world.site().display())]);
+        assert!(!out.stderr.contains("expected "), "{}", out.describe());
+        out.assert_stderr_contains(&[&format!("Next: correct {}", world.site().display())]);
         out.refused(&[&format!("the site file {} cannot be used: {reason}", world.site().display())]);
     }
 }

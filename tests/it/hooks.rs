@@ -22,11 +22,11 @@ fn hooks_report_the_health_of_the_member_and_its_version(version: Version) {
     {
         let run = unit.hook(hook);
         assert!(world.setup().version.bin_dir().to_string_lossy().contains(&run.version[..3]));
-        run.says("active", &["1 member, healthy"]);
+        run.assert_status("active", &["1 member, healthy"]);
     }
     assert_eq!(world.pid(), pid, "etcd was restarted");
     world.stop();
-    unit.hook("update-status").says("blocked", &["etcd is not serving", "nothing listens"]);
+    unit.hook("update-status").assert_status("blocked", &["etcd is not serving", "nothing listens"]);
     assert!(!world.healthy(), "etcd was started although an operator had stopped it");
 }
 
@@ -45,14 +45,14 @@ fn hooks_recover_an_interrupted_restore(version: Version) {
         // A failing log does not prevent the recovery.
         unit.break_tools(&["juju-log"]);
         let run = unit.hook("start");
-        run.says("active", &["1 member, healthy", "an interrupted restore was"]);
+        run.assert_status("active", &["1 member, healthy", "an interrupted restore was"]);
         let now = world.dump();
         match now == damaged {
             true => {}
             false => assert_same(&now, &saved, outcome),
         }
         assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
-        unit.hook("update-status").says("active", &["1 member, healthy"]);
+        unit.hook("update-status").assert_status("active", &["1 member, healthy"]);
     }
 }
 
@@ -65,13 +65,14 @@ fn hooks_accept_an_etcd_that_requires_a_login() {
     let without_login = |text: String| text.replace("username: root\n", "").replace("password-file:", "#");
     world.set_site(&without_login(world.site_text(&world.path("tools"))));
     let unit = Unit::new(&world);
-    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    unit.hook("update-status").assert_status("active", &["1 member, healthy"]);
     for error in ["etcdserver: permission denied", "etcdserver: user name is empty"] {
         tools.answer("etcdctl *member*list*", "", &format!("Error: {error}\n"), 1);
-        unit.hook("update-status").says("active", &["etcd is serving; more is unknown without its password"]);
+        unit.hook("update-status")
+            .assert_status("active", &["etcd is serving; more is unknown without its password"]);
     }
     tools.answer("etcdctl *member*list*", "", "Error: etcdserver: no leader\n", 1);
-    unit.hook("update-status").says("blocked", &["etcd is not serving", "no leader"]);
+    unit.hook("update-status").assert_status("blocked", &["etcd is not serving", "no leader"]);
 }
 
 /// Cancels a restore while the supervisor stops (1) or starts (2) etcd for it.
@@ -91,8 +92,8 @@ fn hooks_that_the_charm_ignores_succeed_quietly() {
     let unit = Unit::new(&world);
     for hook in ["collect-metrics", "db-relation-joined", "secret-rotate", "pre-series-upgrade", "nonsense"] {
         let run = unit.hook(hook);
-        assert_eq!(run.out.status.code(), Some(0), "{}", run.out.told());
-        assert!(run.out.stdout.is_empty() && run.out.stderr.is_empty(), "{}", run.out.told());
+        assert_eq!(run.out.status.code(), Some(0), "{}", run.out.describe());
+        assert!(run.out.stdout.is_empty() && run.out.stderr.is_empty(), "{}", run.out.describe());
         assert_eq!(unit.calls(), [] as [String; 0], "{hook}");
     }
 }
@@ -105,12 +106,14 @@ fn hooks_of_a_second_unit_change_nothing() {
     let unit = Unit::new(&world);
     unit.set_units(&["etcd/0", "etcd/1", "etcd/10", "etcd/2"]);
     for hook in ["install", "config-changed", "start", "cluster-relation-joined", "update-status", "stop"] {
-        unit.hook_as("etcd/1", hook)
-            .says("blocked", &["only one unit is supported", "etcd/0 runs etcd", "juju remove-unit etcd/1"]);
+        unit.hook_as("etcd/1", hook).assert_status(
+            "blocked",
+            &["only one unit is supported", "etcd/0 runs etcd", "juju remove-unit etcd/1"],
+        );
         let other = |call: &&String| !["goal-state", "status-set"].contains(&call.split(' ').next().unwrap());
         assert_eq!(unit.calls().iter().find(other), None, "{hook}");
     }
-    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    unit.hook("update-status").assert_status("active", &["1 member, healthy"]);
     still.check("a second unit");
 }
 
@@ -118,16 +121,17 @@ fn hooks_of_a_second_unit_change_nothing() {
 fn hooks_of_a_unit_that_became_the_first_report_an_empty_etcd() {
     let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
-    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    unit.hook("update-status").assert_status("active", &["1 member, healthy"]);
     unit.set_units(&["etcd/1", "etcd/2"]);
-    unit.hook_as("etcd/1", "update-status").says("active", &["1 member, healthy, but empty", "restore"]);
-    unit.hook_as("etcd/2", "update-status").says("blocked", &["etcd/1 runs etcd"]);
+    unit.hook_as("etcd/1", "update-status")
+        .assert_status("active", &["1 member, healthy, but empty", "restore"]);
+    unit.hook_as("etcd/2", "update-status").assert_status("blocked", &["etcd/1 runs etcd"]);
     world.fill();
     let run = unit.hook_as("etcd/1", "update-status");
     assert_eq!(run.status.as_deref(), Some("active 1 member, healthy"));
     // If goal-state does not list the unit itself, its answer is not trusted.
     unit.set_units(&[]);
-    unit.hook_as("etcd/1", "update-status").says("blocked", &["goal-state does not list etcd/1"]);
+    unit.hook_as("etcd/1", "update-status").assert_status("blocked", &["goal-state does not list etcd/1"]);
 }
 
 #[test]
@@ -137,10 +141,10 @@ fn hooks_do_not_touch_locked_data() {
     let held = std::fs::File::open(world.data_dir()).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
     for hook in ["start", "config-changed", "update-status"] {
-        unit.hook(hook).says("maintenance", &["is working on", "default.etcd"]);
+        unit.hook(hook).assert_status("maintenance", &["is working on", "default.etcd"]);
     }
     drop(held);
-    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    unit.hook("update-status").assert_status("active", &["1 member, healthy"]);
 }
 
 #[test]
@@ -156,7 +160,7 @@ fn hooks_of_a_removed_unit_wait_for_locked_data() {
             assert!(!run.is_finished(), "{hook} did not wait");
             drop(held);
             // Only the charm's own etcd is stopped, not that of a site file.
-            run.join().unwrap().says("active", &["1 member, healthy"]);
+            run.join().unwrap().assert_status("active", &["1 member, healthy"]);
         });
     }
 }
@@ -180,7 +184,7 @@ fn hooks_hold_the_lock_to_their_end() {
             }
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        hook.join().unwrap().says("blocked", &["etcd is not serving"]);
+        hook.join().unwrap().assert_status("blocked", &["etcd is not serving"]);
         assert!(held > std::time::Duration::from_secs(2), "the data was free after {held:?}");
     });
 }
@@ -193,12 +197,12 @@ fn hooks_never_fail_if_a_tool_is_broken() {
     for tool in ["goal-state", "config-get", "juju-log", "storage-list", "status-set"] {
         unit.break_tools(&[tool]);
         let run = unit.hook("install");
-        assert_eq!(run.out.status.code(), Some(0), "{tool}: {}", run.out.told());
-        run.out.is_in_good_order();
+        assert_eq!(run.out.status.code(), Some(0), "{tool}: {}", run.out.describe());
+        run.out.assert_no_panic();
         match tool {
-            "goal-state" => run.says("blocked", &["goal-state", "connection refused"]),
+            "goal-state" => run.assert_status("blocked", &["goal-state", "connection refused"]),
             "status-set" => {
-                assert!(run.out.stderr.contains("could not set the status"), "{}", run.out.told())
+                assert!(run.out.stderr.contains("could not set the status"), "{}", run.out.describe())
             }
             _ => {}
         }
@@ -218,7 +222,7 @@ fn hooks_without_a_site_never_fail_if_a_tool_is_broken() {
     for hook in ["install", "update-status"] {
         for tool in ["goal-state", "config-get", "storage-list", "storage-get"] {
             unit.break_tools(&[tool]);
-            unit.hook_without_site(hook).says("blocked", &[tool, "connection refused"]);
+            unit.hook_without_site(hook).assert_status("blocked", &[tool, "connection refused"]);
             assert!(called(tool), "{hook} {tool}");
         }
         for tool in ["resource-get", "relation-ids", "status-set"] {
@@ -226,16 +230,16 @@ fn hooks_without_a_site_never_fail_if_a_tool_is_broken() {
             let run = unit.hook_without_site(hook);
             match tool {
                 "status-set" => {
-                    assert!(run.out.stderr.contains("option port is 0"), "{}", run.out.told())
+                    assert!(run.out.stderr.contains("option port is 0"), "{}", run.out.describe())
                 }
-                _ => run.says("blocked", &["option port is 0"]),
+                _ => run.assert_status("blocked", &["option port is 0"]),
             }
             assert_eq!(run.out.status.code(), Some(0), "{hook} {tool}");
-            assert!(!run.out.stderr.contains("panicked"), "{}", run.out.told());
+            assert!(!run.out.stderr.contains("panicked"), "{}", run.out.describe());
         }
     }
     unit.break_tools(&[]);
-    unit.hook_without_site("install").says("blocked", &["option port is 0", "juju config"]);
+    unit.hook_without_site("install").assert_status("blocked", &["option port is 0", "juju config"]);
     assert!(!world.path("storage").exists(), "a directory was created in spite of an invalid option");
 }
 
@@ -267,7 +271,7 @@ fn dispatch_refuses_unknown_paths() {
         let mut command = unit.command("snapshot");
         command.env("JUJU_DISPATCH_PATH", path);
         let out = crate::common::command::Run::start(command, &world.path("runs")).finish();
-        assert_eq!(out.status.code(), Some(1), "{path}: {}", out.told());
-        out.says_one_of(&[reason]);
+        assert_eq!(out.status.code(), Some(1), "{path}: {}", out.describe());
+        out.assert_stderr_contains(&[reason]);
     }
 }

@@ -73,7 +73,7 @@ fn verify_reports_only_the_damaged_archive() {
         "listing reads only the end of an archive"
     );
     let out = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]);
-    assert!(out.stdout.contains(&name(&good)), "{}", out.told());
+    assert!(out.stdout.contains(&name(&good)), "{}", out.describe());
     out.failed(&[&format!("{} is damaged: ", name(&broken))]);
     let all = listed(&world);
     let one = |path: &Path| all.iter().find(|one| one["name"] == name(path)).unwrap();

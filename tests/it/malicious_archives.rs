@@ -17,7 +17,7 @@ use flate2::write::DeflateEncoder;
 use tar::{EntryType, Header};
 
 use crate::common::command::{Out, Run};
-use crate::common::fs_util::nature;
+use crate::common::fs_util::describe_metadata;
 use crate::common::world::{Version, World};
 use crate::hostile::{Entry, Fixture, file, gzip, packed, special, tar_of};
 use crate::refusals::Still;
@@ -69,7 +69,7 @@ pub fn is_cheap_refusal(
     let mut late = None;
     for _ in 0..ATTEMPTS {
         let (out, processor, peak) = run_watched(Run::start(restore(), &world.path("runs")));
-        out.is_refusal(reasons)?;
+        out.check_refused(reasons)?;
         if processor > MAX_PROCESSOR_TIME || peak > MAX_MEMORY_KIB {
             return Err(format!("refused after {processor:?} of processor time with {peak} KiB"));
         }
@@ -96,7 +96,11 @@ fn run_watched(run: Run) -> (Out, Duration, u64) {
     let processor = processor_time_of(run.pid());
     let out = run.finish();
     // A process whose memory was never read must have ended very quickly.
-    assert!(peak > 0 || out.took < Duration::from_millis(20), "its memory was never read: {}", out.told());
+    assert!(
+        peak > 0 || out.took < Duration::from_millis(20),
+        "its memory was never read: {}",
+        out.describe()
+    );
     (out, processor, peak)
 }
 
@@ -131,7 +135,7 @@ fn around(world: &World) -> BTreeMap<PathBuf, (String, Vec<u8>)> {
             } else {
                 fs::read(&path).unwrap()
             };
-            found.insert(path, (nature(&meta), bytes));
+            found.insert(path, (describe_metadata(&meta), bytes));
         }
     }
     found

@@ -96,7 +96,7 @@ fn nested_destinations_apply_their_own_rules() {
         assert_eq!(here.count(name), 3, "{name}");
     }
     let done = here.run("prune-snapshots", &[]).completed();
-    assert_eq!(done.get("deleted"), "4", "{}", done.out.told());
+    assert_eq!(done.get("deleted"), "4", "{}", done.out.describe());
     for (name, said, left) in [
         ("short", "2 deleted, 1 kept", 1),
         ("long", "0 deleted, 3 kept", 3),
@@ -178,7 +178,7 @@ fn reports_a_kept_snapshot_that_is_missing_after_a_prune() {
     ]);
     let first = here.saved();
     let last = here.saved();
-    here.faults.make("DELETE", &*first.clone().leak(), Fault::Late(2000), 1);
+    here.faults.inject("DELETE", &*first.clone().leak(), Fault::Late(2000), 1);
     let target = here.world.to_target();
     let run = here.start("prune-snapshots", &[&target]);
     while here.faults.seen("DELETE", &first).is_empty() {
@@ -187,9 +187,9 @@ fn reports_a_kept_snapshot_that_is_missing_after_a_prune() {
     // Another program or a lifecycle rule of the bucket could do this.
     fs::remove_file(disk.join(here.folder()).join(&last)).unwrap();
     let out = run.finish();
-    assert!(out.stdout.contains("disk: 0 deleted, 1 kept"), "{}", out.told());
-    assert!(out.stdout.contains("offsite: 1 deleted, 1 kept"), "{}", out.told());
-    assert!(out.stdout.contains("GONE"), "{}", out.told());
+    assert!(out.stdout.contains("disk: 0 deleted, 1 kept"), "{}", out.describe());
+    assert!(out.stdout.contains("offsite: 1 deleted, 1 kept"), "{}", out.describe());
+    assert!(out.stdout.contains("GONE"), "{}", out.describe());
     out.failed(&[&format!("disk/{}/{last}: it was to be kept and is no longer there", here.folder())]);
 }
 
@@ -200,22 +200,22 @@ fn a_snapshot_that_still_exists_is_not_reported_as_deleted() {
     let first = here.saved();
     let _ = here.saved();
     // The server reports success but does not delete.
-    here.faults.make("DELETE", &*first.clone().leak(), Fault::Answer(200, "", ""), 100);
+    here.faults.inject("DELETE", &*first.clone().leak(), Fault::Answer(200, "", ""), 100);
     let out = here.run("prune-snapshots", &[]);
-    assert!(out.stdout.contains("deleted: '0'"), "{}", out.told());
-    assert!(out.stdout.contains("offsite: 0 deleted, 2 kept"), "{}", out.told());
+    assert!(out.stdout.contains("deleted: '0'"), "{}", out.describe());
+    assert!(out.stdout.contains("offsite: 0 deleted, 2 kept"), "{}", out.describe());
     out.failed(&["the server reported it as deleted, and it is still listed"]);
     let out = here.run("delete-snapshot", &[&format!("snapshot=offsite/{first}")]);
-    assert!(!out.stdout.contains(&first), "{}", out.told());
+    assert!(!out.stdout.contains(&first), "{}", out.describe());
     out.failed(&["the server reported it as deleted, and it is still listed"]);
-    here.faults.none();
+    here.faults.clear();
     let done = here.run("delete-snapshot", &[&format!("snapshot=offsite/{first}")]).completed();
     assert_eq!(done.get("deleted"), format!("offsite/{}/{first}", here.folder()));
 }
 
 #[test]
 fn a_hidden_snapshot_is_not_reported_as_deleted() {
-    if !Can::Lock.be_tried() {
+    if !Can::Lock.is_supported() {
         return;
     }
     let mut here = Fixture::new(Version::V35);
@@ -224,13 +224,13 @@ fn a_hidden_snapshot_is_not_reported_as_deleted() {
     let key = |name: &str| format!("{}/{name}", here.folder());
     let keys: Vec<String> = all.iter().map(|name| key(name)).collect();
     // A key that may delete objects, but not versions of them.
-    here.faults.make("DELETE", "versionId=", Fault::Answer(403, "AccessDenied", ""), 2);
+    here.faults.inject("DELETE", "versionId=", Fault::Answer(403, "AccessDenied", ""), 2);
     let done = here.run("delete-snapshot", &[&format!("snapshot=offsite/{}", all[0])]).completed();
     assert_eq!((done.get("deleted"), done.get("freed")), (String::new(), "0".to_owned()));
-    assert!(done.get("hidden").contains(&keys[0]), "{}", done.out.told());
+    assert!(done.get("hidden").contains(&keys[0]), "{}", done.out.describe());
     let done = here.run("prune-snapshots", &[]).completed();
     assert_eq!(done.get("deleted"), "1");
-    assert!(done.get("hidden").starts_with("1; "), "{}", done.out.told());
+    assert!(done.get("hidden").starts_with("1; "), "{}", done.out.describe());
     assert_eq!(done.get("destinations.offsite"), "1 deleted, 1 hidden, 1 kept");
     let (versions, _) = here.server.versions("kept-versioned");
     assert!(versions.contains(&keys[0]) && versions.contains(&keys[3]), "{versions:?}");

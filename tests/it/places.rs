@@ -228,12 +228,12 @@ fn lists_the_other_places_if_one_cannot_be_read() {
         "unmounted: 'cannot be read: destination unmounted: there is no directory /nowhere/at/all",
         "offsite: 2 snapshots, ",
     ] {
-        assert!(said.contains(part), "{part}: {}", out.told());
+        assert!(said.contains(part), "{part}: {}", out.describe());
     }
     assert!(
         out.stderr.contains("reading gone: ") && out.stderr.contains("; reading unmounted: "),
         "{}",
-        out.told()
+        out.describe()
     );
     out.failed(&["NoSuchBucket"]);
     // Local archives do not need any destination.
@@ -285,7 +285,7 @@ fn pins_verifies_and_deletes_in_every_place() {
     fs::write(fixture.in_directory(&second), bytes).unwrap();
     let out = fixture.run("verify-snapshot", &["snapshot=all"]);
     for part in ["good: '3'", "failed: '1'", "nfs: 0 good, 1 failed", "offsite: 1 good, 0 failed"] {
-        assert!(out.stdout.contains(part), "{part}: {}", out.told());
+        assert!(out.stdout.contains(part), "{part}: {}", out.describe());
     }
     out.failed(&[&format!("nfs/{}/{second} is damaged: ", fixture.folder())]);
     let all = fixture.listed();
@@ -313,16 +313,16 @@ fn prunes_each_place_by_its_own_rules() {
     assert_eq!(kept, [2, 1, 0, 0], "the list must show the rules that keep a snapshot");
 
     // A snapshot that could not be deleted is not reported as deleted.
-    fixture.faults.make("DELETE", "", Fault::Answer(403, "AccessDenied", ""), 100);
+    fixture.faults.inject("DELETE", "", Fault::Answer(403, "AccessDenied", ""), 100);
     let out = fixture.run("prune-snapshots", &["destination=offsite"]);
-    assert_eq!(out.stdout.matches("NOT DELETED").count(), 3, "{}", out.told());
+    assert_eq!(out.stdout.matches("NOT DELETED").count(), 3, "{}", out.describe());
     assert!(
         out.stdout.contains("deleted: '0'") && out.stdout.contains("0 deleted, 4 kept"),
         "{}",
-        out.told()
+        out.describe()
     );
     out.failed(&["AccessDenied"]);
-    fixture.faults.none();
+    fixture.faults.clear();
     assert_eq!(fixture.listed().len(), 12);
 
     // A destination that cannot be read does not hide the others. Archives that wait for it are kept.
@@ -342,10 +342,14 @@ fn prunes_each_place_by_its_own_rules() {
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let here = fixture.world.target().display().to_string();
-    assert!(verdict(&waits, &here).ends_with("kept still to be uploaded to gone"), "{}", out.told());
-    assert!(verdict(&all[0], &here).ends_with("deleted no rule keeps it"), "{}", out.told());
-    assert!(verdict(&all[3], "offsite/").ends_with("deleted no rule keeps it"), "{}", out.told());
-    assert!(said.contains("deleted: '10'") && said.contains("offsite: 6 deleted, 1 kept"), "{}", out.told());
+    assert!(verdict(&waits, &here).ends_with("kept still to be uploaded to gone"), "{}", out.describe());
+    assert!(verdict(&all[0], &here).ends_with("deleted no rule keeps it"), "{}", out.describe());
+    assert!(verdict(&all[3], "offsite/").ends_with("deleted no rule keeps it"), "{}", out.describe());
+    assert!(
+        said.contains("deleted: '10'") && said.contains("offsite: 6 deleted, 1 kept"),
+        "{}",
+        out.describe()
+    );
     out.failed(&["reading gone: "]);
 
     // The directory has no rules, so it keeps all archives.
@@ -481,27 +485,27 @@ fn restores_nothing_if_the_download_fails_or_is_killed() {
     let from = format!("from=s3://backups/etcd/{}/{name}", fixture.folder());
     let _ = fixture.run("restore", &[&from, "plan=true"]).completed();
     // The list reads only the ends of archives, without faults. Then the connection breaks in every attempt.
-    fixture.faults.make("GET", WHOLE, Fault::CutAnswer(700), 1000);
+    fixture.faults.inject("GET", WHOLE, Fault::CutAnswer(700), 1000);
     let out = fixture.run("restore", &words);
     assert!(
         !out.stderr.contains("altered"),
         "a broken connection was reported as a damaged archive: {}",
-        out.told()
+        out.describe()
     );
     out.failed(&["reading s3://backups/etcd/"]);
-    fixture.faults.none();
+    fixture.faults.clear();
     assert_eq!((world.dump(), world.tree()), (live.clone(), tree));
     assert!(fixture.leftovers().is_empty(), "{:?}", fixture.leftovers());
 
     // Kills the run during the download.
     let before = fixture.faults.seen("GET", WHOLE).len();
-    fixture.faults.make("GET", WHOLE, Fault::Slow(2000), 1000);
+    fixture.faults.inject("GET", WHOLE, Fault::Slow(2000), 1000);
     let run = fixture.start("restore", &words);
     while fixture.faults.seen("GET", WHOLE).len() == before {
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
     let _ = run.kill();
-    fixture.faults.none();
+    fixture.faults.clear();
     assert_eq!((world.dump(), world.tree()), (live, tree));
     let _ = world.restore(&["--recover"]).completed();
     assert!(fixture.leftovers().is_empty(), "{:?}", fixture.leftovers());

@@ -75,7 +75,7 @@ fn restores_a_snapshot_from_before_the_password_changed(version: Version) {
     world.damage();
     change_password(&world);
     let out = restore(&world, &archive, &[]);
-    assert!(out.told().contains(LOGIN), "{}", out.told());
+    assert!(out.describe().contains(LOGIN), "{}", out.describe());
     let _ = out.completed();
     // With the password at the time of the snapshot.
     assert_same(&world.dump(), &saved, "with another password");
@@ -109,7 +109,7 @@ fn restores_a_snapshot_whose_root_has_been_renamed_since() {
     fs::write(world.path("password"), "admin-password\n").unwrap();
     world.damage();
     let out = restore(&world, &archive, &[]);
-    assert!(out.told().contains(LOGIN), "{}", out.told());
+    assert!(out.describe().contains(LOGIN), "{}", out.describe());
     let _ = out.completed();
     assert_same(&world.dump(), &saved, "restored by a user that is not in the snapshot");
 }
@@ -138,7 +138,7 @@ fn restores_a_snapshot_from_before_authentication_was_switched_off(version: Vers
     world.set_site(&(without.join("\n") + "\n"));
     world.damage();
     let out = restore(&world, &archive, &[]);
-    assert!(out.told().contains(LOGIN), "{}", out.told());
+    assert!(out.describe().contains(LOGIN), "{}", out.describe());
     let _ = out.completed();
     assert_same(&world.dump(), &saved, "restored data with authentication");
 }
@@ -176,7 +176,7 @@ fn leases_do_not_expire_in_a_private_boot(version: Version) {
     let _ = drill(&world, &archive).completed();
     let revision = restore(&world, &archive, &["skip-backup=true"]).completed().number("restore.revision");
     assert!(revision > 0);
-    tools.mend();
+    tools.remove_fault();
     // etcd removes the leases itself after they expire.
     assert!(world.healthy());
 }
@@ -210,9 +210,13 @@ fn a_failed_boot_is_not_reported_as_damage() {
     let tools = world.stand_in_tools();
     tools.answer("etcd --data-dir*", "", "the loader is missing\n", 127);
     let out = restore(&world, &archive, &[]);
-    assert!(!out.told().contains("member.broken") && !out.told().contains("damaged"), "{}", out.told());
+    assert!(
+        !out.describe().contains("member.broken") && !out.describe().contains("damaged"),
+        "{}",
+        out.describe()
+    );
     out.refused(&["the members of its cluster could not be learned: booting a private etcd: "]);
-    tools.mend();
+    tools.remove_fault();
     let _ = restore(&world, &archive, &[]).completed();
     world.start();
     assert_same(&world.dump(), &saved, "after the program was repaired");

@@ -24,9 +24,10 @@ fn refuses_a_database_larger_than_the_quota(version: Version) {
             out.stderr
                 .contains("quota is 2.0M (the flag --quota-backend-bytes on the command line of process "),
             "{}",
-            out.told()
+            out.describe()
         );
-        let next = out.stderr.split("Next: set the flag ").nth(1).unwrap_or_else(|| panic!("{}", out.told()));
+        let next =
+            out.stderr.split("Next: set the flag ").nth(1).unwrap_or_else(|| panic!("{}", out.describe()));
         next.split(' ').next().unwrap().clone_into(&mut setting);
         out.refused(&["NOSPACE"]);
     }
@@ -40,6 +41,6 @@ fn refuses_a_database_larger_than_the_quota(version: Version) {
 /// etcd uses the last value of a repeated flag.
 fn restarted_with(world: &World, flag: &str) {
     world.stop();
-    world.tell(flag);
+    world.add_option(flag);
     world.start();
 }

@@ -8,7 +8,7 @@ use test_case::test_case;
 
 use crate::common::client::{Data, assert_same};
 use crate::common::cluster;
-use crate::common::fs_util::{Closely, names, shape};
+use crate::common::fs_util::{Detail, names, shape};
 use crate::common::world::{Setup, Version, World, is_root};
 use crate::restore::from;
 
@@ -29,7 +29,7 @@ impl<'w> Still<'w> {
             world,
             pid: world.pid(),
             data: world.dump_local(),
-            tree: shape(&world.data_dir(), Closely::Shape),
+            tree: shape(&world.data_dir(), Detail::Shape),
             target: names(&world.target()),
             leftovers: world.leftovers(),
         }
@@ -42,7 +42,7 @@ impl<'w> Still<'w> {
         assert_same(&self.world.dump_local(), &self.data, what);
         assert_eq!(names(&self.world.target()), self.target, "{what}");
         assert_eq!(self.world.leftovers(), self.leftovers, "{what}");
-        let tree = shape(&self.world.data_dir(), Closely::Shape);
+        let tree = shape(&self.world.data_dir(), Detail::Shape);
         // etcd may add to its log in the meantime, but no file may disappear or change its owner.
         let gone: Vec<_> = self.tree.iter().filter(|line| !tree.contains(line)).collect();
         assert!(gone.is_empty(), "{what}: {gone:?}");
@@ -71,7 +71,7 @@ fn refuses_a_cluster_of_three(version: Version) {
     for more in ["skip-backup=false", "skip-backup=true", "plan=true", "bump-revision=off"] {
         let out = world.restore(&[&from(&archive), &world.to_target(), more]);
         for name in ["m1", "m2", "m3"] {
-            out.says_one_of(&[name]);
+            out.assert_stderr_contains(&[name]);
         }
         out.refused(&["3 members", "three members"]);
     }
@@ -174,8 +174,8 @@ fn refuses_wrong_credentials(version: Version) {
     // These versions of etcd list their members without a login, so without a user only the backup fails.
     world.set_site(&without(&site, &["username", "password"]));
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-    out.says_one_of(&["user name is empty"]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
+    out.assert_stderr_contains(&["user name is empty"]);
     still.check("no user");
 }
 
@@ -200,7 +200,7 @@ fn refuses_a_stopped_member_of_three(version: Version) {
     world.put(0..10, "of three");
     let archive = archive_for(world, version);
     world.stop();
-    let look = || (shape(&world.data_dir(), Closely::Contents), names(&world.target()), world.leftovers());
+    let look = || (shape(&world.data_dir(), Detail::Contents), names(&world.target()), world.leftovers());
     let before = look();
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     out.refused(&["3 members", "three members", "membership", "members of"]);
@@ -248,7 +248,7 @@ fn refuses_without_space_for_the_staged_data(version: Version) {
     // etcd keeps two log files of 64 MB each. A third one, for the staged data, does not fit.
     let world = World::prepare(Setup::plain(version));
     let _small = crate::common::mount::small(&world.path("data"), "150m");
-    world.found(&world.as_initial_member(), "new");
+    world.write_command_line(&world.as_initial_member(), "new");
     world.start();
     world.fill();
     let archive = archive_for(&world, version);

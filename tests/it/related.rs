@@ -55,8 +55,8 @@ fn related_with_keys_in_the_data_uploads_until_the_relation_is_removed() {
     let faults = Faults::before(server.port);
     unit.relate_to_s3(&relation_data(&server, faults.port));
     let run = unit.hook("s3-parameters-relation-changed");
-    run.says("active", &["1 member, healthy"]);
-    assert_no_key_is_shown(&world, &unit, &run.out.told());
+    run.assert_status("active", &["1 member, healthy"]);
+    assert_no_key_is_shown(&world, &unit, &run.out.describe());
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
     assert_eq!((mode(&world, "juju.yaml"), mode(&world, "s3-credentials")), (0o644, 0o600));
     // The data that the unit sets for the older and the newer version of the interface.
@@ -73,10 +73,10 @@ fn related_with_keys_in_the_data_uploads_until_the_relation_is_removed() {
 
     // The same data again changes nothing.
     let before = fs::metadata(world.path("juju.yaml")).unwrap().modified().unwrap();
-    unit.hook("update-status").says("active", &["1 member, healthy"]);
+    unit.hook("update-status").assert_status("active", &["1 member, healthy"]);
     assert_eq!(fs::metadata(world.path("juju.yaml")).unwrap().modified().unwrap(), before);
 
-    unit.remove_relation().says("active", &["1 member, healthy"]);
+    unit.remove_relation().assert_status("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty(), "{:?}", files(&world));
     let ended = unit.run("snapshot", &[&world.to_target()]);
     assert_eq!(ended.status, Status::Completed, "{ended:?}");
@@ -97,12 +97,12 @@ fn related_with_keys_in_a_secret_uploads_and_uses_a_new_key() {
     unit.relate_to_s3(&data);
     // The secret is named but not granted yet. The other settings are written all the same.
     unit.configure(&[("backup", json!("keep: {last: 7}\n"))]);
-    unit.hook("s3-parameters-relation-changed").says("blocked", &["secret-get", "not found"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("blocked", &["secret-get", "not found"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     assert!(settings.contains("last: 7") && files(&world) == ["juju.yaml"], "{settings}");
     let id = "d2gh7k5k2s7c7d0ll3q0";
     unit.grant_secret(id, &json!({"access-key": server.access_key, "secret-key": "canary-old"}));
-    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("active", &["1 member, healthy"]);
     let ended = unit.run("snapshot", &[&world.to_target()]);
     assert_eq!(ended.status, Status::Failed);
     assert!(
@@ -112,8 +112,8 @@ fn related_with_keys_in_a_secret_uploads_and_uses_a_new_key() {
 
     unit.grant_secret(id, &json!({"access-key": server.access_key, "secret-key": SECRET}));
     let run = unit.hook("secret-changed");
-    run.says("active", &["1 member, healthy"]);
-    assert_no_key_is_shown(&world, &unit, &run.out.told());
+    run.assert_status("active", &["1 member, healthy"]);
+    assert_no_key_is_shown(&world, &unit, &run.out.describe());
     let ended = unit.run("snapshot", &[&world.to_target()]);
     assert_eq!(ended.get("destinations.s3"), "uploaded (2 archives)", "{ended:?}");
 }
@@ -123,7 +123,7 @@ fn related_units_report_what_they_wait_for_and_what_is_wrong() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     unit.relate_to_s3(&json!({}));
-    unit.hook("s3-parameters-relation-joined").says("waiting", &["s3-integrator"]);
+    unit.hook("s3-parameters-relation-joined").assert_status("waiting", &["s3-integrator"]);
     assert!(files(&world).is_empty());
     for (data, parts) in [
         (
@@ -138,30 +138,30 @@ fn related_units_report_what_they_wait_for_and_what_is_wrong() {
     ] {
         unit.relate_to_s3(&data);
         let run = unit.hook("s3-parameters-relation-changed");
-        run.says("blocked", parts);
-        assert!(files(&world).is_empty() && !run.out.told().contains("canary"), "{data}");
+        run.assert_status("blocked", parts);
+        assert!(files(&world).is_empty() && !run.out.describe().contains("canary"), "{data}");
     }
     // CA certificates are written to a file. Data that becomes invalid later leaves the files as they are.
     let pem = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----";
     let mut good = json!({"access-key": "a", "secret-key": "canary", "bucket": "b", "endpoint": "https://x"});
     good["tls-ca-chain"] = json!(json!([pem]).to_string());
     unit.relate_to_s3(&good);
-    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("active", &["1 member, healthy"]);
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials", "s3-ca.crt"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     assert!(settings.contains(&format!("ca: {}", world.path("s3-ca.crt").display())), "{settings}");
     good["bucket"] = json!("");
     unit.relate_to_s3(&good);
-    unit.hook("s3-parameters-relation-changed").says("blocked", &["missing bucket"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("blocked", &["missing bucket"]);
     assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings);
     // A hook never fails if a tool does.
     for tool in ["relation-ids", "relation-list", "relation-get", "relation-set", "is-leader"] {
         unit.break_tools(&[tool]);
         unit.hook("update-status")
-            .says("blocked", &["applying Juju's backup settings", tool, "connection refused"]);
+            .assert_status("blocked", &["applying Juju's backup settings", tool, "connection refused"]);
     }
     unit.break_tools(&[]);
-    unit.remove_relation().says("active", &["1 member, healthy"]);
+    unit.remove_relation().assert_status("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
 }
 
@@ -172,7 +172,7 @@ fn related_units_set_data_only_if_they_are_leader() {
     let server = Server::new(&["backups"]);
     unit.relate_to_s3(&relation_data(&server, server.port));
     unit.lose_leadership();
-    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("active", &["1 member, healthy"]);
     assert!(unit.relation_data_set().is_empty());
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
 }
@@ -190,9 +190,9 @@ fn related_or_not_the_option_backup_is_used_or_refused() {
         world.path("credentials").display()
     );
     unit.configure(&[("backup", json!(offsite))]);
-    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    unit.hook("config-changed").assert_status("active", &["1 member, healthy"]);
     unit.relate_to_s3(&relation_data(&server, server.port));
-    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("active", &["1 member, healthy"]);
     let ended = unit.run("snapshot", &[&world.to_target()]);
     for name in ["destinations.offsite", "destinations.s3"] {
         assert_eq!(ended.get(name), "uploaded", "{ended:?}");
@@ -205,20 +205,21 @@ fn related_or_not_the_option_backup_is_used_or_refused() {
         ("destinations: {s3: {s3: {bucket: b}}}", "destination s3 comes from the relation"),
     ] {
         unit.configure(&[("backup", json!(text))]);
-        unit.hook("config-changed").says("blocked", &[why, "juju config APPLICATION backup=@backup.yaml"]);
+        unit.hook("config-changed")
+            .assert_status("blocked", &[why, "juju config APPLICATION backup=@backup.yaml"]);
         assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings, "{text}");
     }
     // The keys are removed with the relation, also if the option is invalid.
-    unit.remove_relation().says("blocked", &["option backup"]);
+    unit.remove_relation().assert_status("blocked", &["option backup"]);
     assert_eq!(files(&world), ["juju.yaml"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     assert!(settings.contains("offsite") && !settings.contains("s3-credentials"), "{settings}");
     unit.configure(&[]);
-    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    unit.hook("config-changed").assert_status("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
     // They are removed with the unit too.
     unit.relate_to_s3(&relation_data(&server, server.port));
-    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("active", &["1 member, healthy"]);
     assert_eq!(files(&world), ["juju.yaml", "s3-credentials"]);
     assert_eq!(unit.hook("remove").out.status.code(), Some(0));
     assert!(files(&world).is_empty());
@@ -226,7 +227,7 @@ fn related_or_not_the_option_backup_is_used_or_refused() {
 
 #[test]
 fn related_buckets_get_the_overrides_of_the_option() {
-    if !Can::Encrypt.be_tried() {
+    if !Can::Encrypt.is_supported() {
         return;
     }
     let world = world(Version::V35);
@@ -238,10 +239,10 @@ fn related_buckets_get_the_overrides_of_the_option() {
     // Without a relation, the overrides have no effect.
     let more = "destinations: {s3: {keep: {last: 1}, s3: {encryption: s3}}}\n";
     unit.configure(&[("backup", json!(more))]);
-    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    unit.hook("config-changed").assert_status("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
     unit.relate_to_s3(&relation_data(&server, faults.port));
-    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("active", &["1 member, healthy"]);
     let written = settings();
     assert_eq!(written["destinations"]["s3"]["keep"], json!({"last": 1}));
     assert_eq!(written["destinations"]["s3"]["s3"]["bucket"], "backups");
@@ -268,21 +269,21 @@ fn related_buckets_get_the_overrides_of_the_option() {
     unit.relate_to_s3(&data);
     unit.configure(&[("backup", json!("destinations: {s3: {s3: {bucket: mine}}}"))]);
     unit.hook("config-changed")
-        .says("blocked", &["destination s3 comes from the relation", "keep", "kms-key"]);
+        .assert_status("blocked", &["destination s3 comes from the relation", "keep", "kms-key"]);
     let written = settings();
     assert_eq!(written["destinations"]["s3"]["s3"]["encryption"], "s3");
     assert_eq!(written["destinations"]["s3"]["s3"]["folder"], "elsewhere");
     unit.configure(&[]);
-    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    unit.hook("config-changed").assert_status("active", &["1 member, healthy"]);
     assert!(settings()["destinations"]["s3"].get("keep").is_none());
     // A server without TLS on another machine is refused unless the option allows it.
     data["endpoint"] = json!("http://192.0.2.7:9000");
     unit.relate_to_s3(&data);
-    unit.hook("s3-parameters-relation-changed").says("blocked", &["sent unencrypted"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("blocked", &["sent unencrypted"]);
     unit.configure(&[("backup", json!("destinations: {s3: {s3: {allow-http: true}}}"))]);
-    unit.hook("config-changed").says("active", &["1 member, healthy"]);
+    unit.hook("config-changed").assert_status("active", &["1 member, healthy"]);
     assert_eq!(settings()["destinations"]["s3"]["s3"]["endpoint"], "http://192.0.2.7:9000");
-    unit.remove_relation().says("active", &["1 member, healthy"]);
+    unit.remove_relation().assert_status("active", &["1 member, healthy"]);
     assert!(files(&world).is_empty());
 }
 
@@ -292,7 +293,7 @@ fn related_or_not_the_settings_of_another_unit_stay() {
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
     unit.relate_to_s3(&relation_data(&server, server.port));
-    unit.hook("s3-parameters-relation-changed").says("active", &["1 member, healthy"]);
+    unit.hook("s3-parameters-relation-changed").assert_status("active", &["1 member, healthy"]);
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
     assert!(settings.contains("# Owned by unit etcd/0 of model "), "{settings}");
     let assert_unchanged = || {
@@ -304,11 +305,12 @@ fn related_or_not_the_settings_of_another_unit_stay() {
     fs::rename(&relations, world.path("aside")).unwrap();
     unit.set_units(&["other/0"]);
     for hook in ["install", "config-changed", "update-status"] {
-        unit.hook_as("other/0", hook).says("active", &["1 member, healthy"]);
+        unit.hook_as("other/0", hook).assert_status("active", &["1 member, healthy"]);
         assert_unchanged();
     }
     unit.configure(&[("backup", json!("keep: {last: 7}\n"))]);
-    unit.hook_as("other/0", "config-changed").says("blocked", &["belong to unit etcd/0 of model", "rm "]);
+    unit.hook_as("other/0", "config-changed")
+        .assert_status("blocked", &["belong to unit etcd/0 of model", "rm "]);
     assert_unchanged();
     assert_eq!(unit.hook_as("other/0", "remove").out.status.code(), Some(0));
     assert_unchanged();

@@ -12,7 +12,7 @@ use test_case::test_case;
 
 use crate::common::client::assert_same;
 use crate::common::command::Results;
-use crate::common::fs_util::{Closely, names, sha256sum, shape, succeed};
+use crate::common::fs_util::{Detail, names, sha256sum, shape, succeed};
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
 /// Returns the parameter `snapshot=PATH`.
@@ -156,8 +156,8 @@ fn plan_reports_and_changes_nothing(version: Version) {
     world.add_revisions(7, "to be lost");
     let look = || {
         (
-            shape(&world.data_dir(), Closely::Shape),
-            shape(&world.target(), Closely::Contents),
+            shape(&world.data_dir(), Detail::Shape),
+            shape(&world.target(), Detail::Contents),
             world.pid(),
             world.hashkv(0),
         )
@@ -179,7 +179,7 @@ fn plan_changes_nothing_of_a_stopped_etcd(version: Version) {
     let archive = world.saved();
     world.damage();
     world.stop();
-    let look = || (shape(&world.data_dir(), Closely::Contents), shape(&world.target(), Closely::Contents));
+    let look = || (shape(&world.data_dir(), Detail::Contents), shape(&world.target(), Detail::Contents));
     let before = look();
     let _ = world.restore(&[&from(&archive), &world.to_target(), "plan=true"]).completed();
     assert_eq!(look(), before);
@@ -382,7 +382,7 @@ fn keeps_writes_that_came_after_the_backup(version: Version) {
     let (saved, archive) = (world.dump(), world.saved());
     world.damage();
     // The supervisor writes two keys when it is asked to stop, which is too late for the backup.
-    let put = |key| world.typed_put(key, "1");
+    let put = |key| world.put_command(key, "1");
     world.arm("before-stop", format!("{}\n{}", put("/late/one"), put("/late/two")));
     let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
     assert_same(&world.dump(), &saved, "with late writes");

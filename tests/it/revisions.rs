@@ -25,7 +25,7 @@ fn moved_back(version: Version) -> (World, PathBuf, i64) {
 
 fn back(world: &World, archive: &std::path::Path) {
     let results = world.restore(&[&from(archive), "skip-backup=true", "bump-revision=off"]).completed();
-    assert!(results.get("restore.warning").contains("goes back by"), "{}", results.out.told());
+    assert!(results.get("restore.warning").contains("goes back by"), "{}", results.out.describe());
 }
 
 /// Restores and returns the new revision. If etcd cannot raise it, asserts that the warning states the
@@ -34,7 +34,7 @@ fn restored(world: &World, archive: &std::path::Path, seen: i64) -> i64 {
     let results = world.restore(&[&from(archive), "skip-backup=true"]).completed();
     let revision = results.number("restore.revision");
     match world.setup().version {
-        Version::V35 => assert!(revision > seen, "{revision}: {}", results.out.told()),
+        Version::V35 => assert!(revision > seen, "{revision}: {}", results.out.describe()),
         Version::V34 => {
             let warning = results.get("restore.warning");
             assert!(warning.contains(&format!("goes back by {} (", seen - revision)), "{warning}");
@@ -71,7 +71,8 @@ fn counts_writes_until_etcd_stops() {
     let archive = world.saved();
     world.add_revisions(5, "seen by clients");
     let seen = world.revision();
-    let puts = [world.typed_put("a", "1"), world.typed_put("b", "2"), world.typed_put("c", "3")].join("; ");
+    let puts =
+        [world.put_command("a", "1"), world.put_command("b", "2"), world.put_command("c", "3")].join("; ");
     world.arm("before-stop", puts);
     back(&world, &archive);
     world.disarm("before-stop");
@@ -98,7 +99,7 @@ fn counts_revisions_of_a_restore_that_was_rolled_back() {
             live = world.data_dir().join("member").display(),
             tree = world.tree(),
             fault = world.path("tools/fault").display(),
-            put = world.typed_put("written", "since"),
+            put = world.put_command("written", "since"),
         ),
     );
     tools.answer("nothing", "", "Error: the hand of chance\n", 1);

@@ -87,8 +87,8 @@ impl Ground {
 fn rolls_back_if_etcd_does_not_start_on_the_new_data() {
     let ground = Ground::new(Version::V35);
     ground.world.arm("only-tree", ground.world.tree());
-    let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
-    out.says_one_of(&[AS_BEFORE]);
+    let out = ground.restore_until_asked_to("start").finish_in(deadlines::false_start());
+    out.assert_stderr_contains(&[AS_BEFORE]);
     out.failed_at("etcd does not serve the restored data", IDLE, &ground.again());
     ground.serves_old();
     ground.world.disarm("only-tree");
@@ -101,7 +101,7 @@ fn rolls_back_if_the_start_command_fails(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("start-fails", 1);
     let out = ground.restore();
-    out.says_one_of(&[AS_BEFORE]);
+    out.assert_stderr_contains(&[AS_BEFORE]);
     let told = "exited with status 7; its last words: the supervisor was told to fail this start. State: ";
     out.failed_at("starting etcd", told, &ground.again());
     ground.serves_old();
@@ -112,8 +112,8 @@ fn rolls_back_if_the_start_command_fails(version: Version) {
 fn rolls_back_if_the_start_command_does_nothing() {
     let ground = Ground::new(Version::V35);
     ground.world.arm("start-lies", 1);
-    let out = ground.restore_until_asked_to("start").finish_in(deadlines::start_that_is_a_lie());
-    out.says_one_of(&[AS_BEFORE]);
+    let out = ground.restore_until_asked_to("start").finish_in(deadlines::false_start());
+    out.assert_stderr_contains(&[AS_BEFORE]);
     out.failed_at("etcd does not serve the restored data", IDLE, &ground.again());
     ground.serves_old();
     ground.restores_now();
@@ -128,9 +128,11 @@ fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
     let tree = ground.world.tree();
     ground.world.arm("start-fails", 999);
     let out = ground.restore();
-    out.says_one_of(&["; and putting the old data back failed too: starting etcd on the old data: "]);
+    out.assert_stderr_contains(&[
+        "; and putting the old data back failed too: starting etcd on the old data: ",
+    ]);
     let data = ground.world.data_dir();
-    out.says_one_of(&[&format!(
+    out.assert_stderr_contains(&[&format!(
         "State: the restore in {} is neither completed nor rolled back.",
         data.display()
     )]);
@@ -155,7 +157,7 @@ fn changes_nothing_if_the_stop_command_fails(version: Version) {
     let ground = Ground::new(version);
     ground.world.arm("stop-fails", "");
     let out = ground.restore();
-    out.says_one_of(&[AS_BEFORE]);
+    out.assert_stderr_contains(&[AS_BEFORE]);
     let told = "exited with status 9; its last words: the supervisor was told to fail this stop. State: ";
     out.failed_at(&format!("{}: stopping etcd", ground.held()), told, &ground.again());
     ground.serves_old();
@@ -169,10 +171,10 @@ fn changes_nothing_if_the_stop_command_does_nothing(version: Version) {
     let ground = Ground::new(version);
     let (tree, pid) = (ground.world.tree(), ground.world.pid());
     ground.world.arm("stop-lies", "");
-    let out = ground.restore_until_asked_to("stop").finish_in(deadlines::stop_that_is_a_lie());
-    out.says_one_of(&[AS_BEFORE]);
+    let out = ground.restore_until_asked_to("stop").finish_in(deadlines::false_stop());
+    out.assert_stderr_contains(&[AS_BEFORE]);
     let file = ground.world.site();
-    out.says_one_of(&[&format!(
+    out.assert_stderr_contains(&[&format!(
         "Next: correct service.stop in {}, then etcd-backup restore {}.",
         file.display(),
         from(&ground.archive)
@@ -193,7 +195,7 @@ fn gives_up_if_the_stop_command_hangs() {
     let ground = Ground::new(Version::V35);
     ground.world.arm("stop-hangs", "");
     let out = ground.restore_until_asked_to("stop").finish_in(deadlines::service());
-    out.says_one_of(&[AS_BEFORE]);
+    out.assert_stderr_contains(&[AS_BEFORE]);
     out.failed_at(
         &format!("{}: stopping etcd", ground.held()),
         "did not end within 101 s and was ended",
@@ -225,9 +227,9 @@ fn changes_nothing_if_a_tool_fails(version: Version) {
     ] {
         tools.answer(pattern, "", "no space left on device\n", 4);
         let out = ground.restore();
-        assert!(matches!(out.status.code(), Some(1 | 2)), "{pattern}: {}", out.told());
-        out.says_one_of(&[step]);
-        out.says_one_of(&["exited with status 4; its last words: no space left on device. "]);
+        assert!(matches!(out.status.code(), Some(1 | 2)), "{pattern}: {}", out.describe());
+        out.assert_stderr_contains(&[step]);
+        out.assert_stderr_contains(&["exited with status 4; its last words: no space left on device. "]);
         // A backup that was completed before the failure may stay.
         for name in ground.world.in_target() {
             assert!(crate::snapshot::is_archive_name(&name), "{pattern}: {name}");
@@ -244,11 +246,11 @@ fn changes_nothing_if_a_tool_fails(version: Version) {
     for (pattern, step) in
         [(RESTORE, making), ("etcd --data-dir*", "booting the restored data: booting a private etcd")]
     {
-        tools.die(pattern);
+        tools.kill(pattern);
         ground.restore().failed_at(step, "was killed by SIGKILL and said nothing. State: ", &ground.again());
         still.check(pattern);
     }
-    tools.mend();
+    tools.remove_fault();
     ground.restores_now();
 }
 
@@ -259,14 +261,14 @@ fn rolls_back_if_the_content_hash_is_unavailable() {
     let tools = ground.world.stand_in_tools();
     tools.answer("*hashkv*", "", "Error: the disk ate it\n", 4);
     let out = ground.restore();
-    out.says_one_of(&[AS_BEFORE]);
+    out.assert_stderr_contains(&[AS_BEFORE]);
     out.failed_at(
         "asking etcd for its content hash",
         "its last words: Error: the disk ate it. State: ",
         &ground.again(),
     );
     ground.serves_old();
-    tools.mend();
+    tools.remove_fault();
     ground.restores_now();
 }
 

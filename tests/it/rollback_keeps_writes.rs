@@ -90,7 +90,7 @@ fn a_killed_recovery_keeps_client_writes(version: Version) {
     let Ground { world, archive, old, .. } = Ground::new(version);
     let tree = world.tree();
     let tools = world.stand_in_tools();
-    let put = world.typed_put("written", "since");
+    let put = world.put_command("written", "since");
     let live = world.data_dir().join("member");
     // The first stop makes the query of the content hash fail. The second stop, of etcd on the restored data,
     // writes a key.
@@ -105,7 +105,7 @@ fn a_killed_recovery_keeps_client_writes(version: Version) {
     );
     tools.answer("nothing", "", "Error: the hand of chance\n", 1);
     let out = world.restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
-    assert_eq!(out.status.code(), None, "{}", out.told());
+    assert_eq!(out.status.code(), None, "{}", out.describe());
     world.disarm("before-stop");
     tools.answer("nothing", "", "", 0);
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
@@ -147,7 +147,7 @@ fn refuses_a_snapshot_older_than_writes_during_the_restore(version: Version) {
     world.fill();
     let archive = world.saved();
     let (pid, at) = (world.pid(), world.revision());
-    world.arm("before-stop", world.typed_put("written", "meanwhile"));
+    world.arm("before-stop", world.put_command("written", "meanwhile"));
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     out.failed(&["clients wrote up to revision", "then etcd-backup restore"]);
     world.disarm("before-stop");
@@ -163,8 +163,8 @@ fn refuses_a_snapshot_older_than_writes_during_the_restore(version: Version) {
 fn a_failed_restore_reports_the_earlier_recovery() {
     let (world, _tools, new) = interrupted(Version::V35);
     let out = world.restore(&["snapshot=/nowhere", &world.to_target()]);
-    assert!(out.stdout.contains("an interrupted restore was completed"), "{}", out.told());
-    assert_eq!(out.status.code(), Some(2), "{}", out.told());
+    assert!(out.stdout.contains("an interrupted restore was completed"), "{}", out.describe());
+    assert_eq!(out.status.code(), Some(2), "{}", out.describe());
     assert_same(&world.dump(), &new, "after the refusal");
 }
 
@@ -177,5 +177,5 @@ fn a_named_pipe_as_the_database_does_not_hang_restore() {
     let db = world.data_dir().join("member/snap/db");
     world.arm("before-stop", format!("mv {db} {db}.away; mkfifo {db}", db = db.display()));
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    assert!(out.took < Duration::from_secs(60), "{:?}: {}", out.took, out.told());
+    assert!(out.took < Duration::from_secs(60), "{:?}: {}", out.took, out.describe());
 }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::common::command::{Out, Run, given};
+use crate::common::command::{Out, Run, wrap};
 use crate::common::s3::Server;
 use crate::common::unit::Unit;
-use crate::common::world::{Version, World, is_root, roots_own};
+use crate::common::world::{Version, World, is_root, root_only_dir};
 
 fn program(world: &World, program: &str, words: &[&str]) -> Command {
     let mut command = world.action(program, words);
@@ -135,8 +135,8 @@ fn retries_a_failed_run_and_uploads_its_existing_archive() {
     let schedule = "schedule: {when: every 12h, retries: 2, retry-after: 1s}\n";
     settings(&world, &(destination(&world, &server, "missing") + schedule));
     let out = run(&world, BACKUP, &[&world.to_target(), "scheduled=true"]);
-    assert!(out.stderr.contains("trying again in 1s, because uploading to offsite: "), "{}", out.told());
-    assert!(out.stderr.contains("trying again in 2s, "), "{}", out.told());
+    assert!(out.stderr.contains("trying again in 1s, because uploading to offsite: "), "{}", out.describe());
+    assert!(out.stderr.contains("trying again in 2s, "), "{}", out.describe());
     out.failed(&["uploading to offsite: ", "NoSuchBucket"]);
     // Listing this destination would fail as well.
     settings(&world, &(good.clone() + schedule));
@@ -203,7 +203,7 @@ fn hook(dir: &Path, name: &str, text: &str) -> PathBuf {
 
 #[test]
 fn runs_hooks_and_writes_metrics_after_each_run() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     let told =
         |name: &str| -> Value { serde_json::from_slice(&fs::read(dir.path().join(name)).unwrap()).unwrap() };
@@ -244,7 +244,7 @@ fn value_of(metrics: &str, name: &str, target: &Path) -> Option<String> {
 
 #[test]
 fn keeps_metrics_after_a_snapshot_to_another_target() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     let text = format!("metrics: {}\n", dir.path().display());
     settings(&world, &format!("{text}schedule: {{when: every 12h, target: {}}}\n", world.target().display()));
@@ -271,7 +271,7 @@ fn keeps_metrics_after_a_snapshot_to_another_target() {
 
 #[test]
 fn a_refused_snapshot_changes_no_record_and_no_metric() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     settings(&world, &format!("metrics: {}\n", dir.path().display()));
     run(&world, SNAPSHOT, &[&world.to_target()]).completed();
@@ -284,7 +284,7 @@ fn a_refused_snapshot_changes_no_record_and_no_metric() {
     for action in [SNAPSHOT, BACKUP] {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", full]);
-        let mut command = given(command, &program(&world, action, &[&world.to_target()]));
+        let mut command = wrap(command, &program(&world, action, &[&world.to_target()]));
         let kept = world.path("kept");
         let _ = fs::remove_dir_all(&kept);
         command.env("SMALL", world.path("small")).env("TARGET", world.target()).env("KEPT", &kept);
@@ -299,7 +299,7 @@ fn a_refused_snapshot_changes_no_record_and_no_metric() {
 
 #[test]
 fn a_failing_before_hook_stops_the_run() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     let before = hook(dir.path(), "before", "echo the tape is not in >&2; exit 1");
     let after = hook(dir.path(), "after", "exit 1");
@@ -331,7 +331,7 @@ fn held(world: &World) -> fs::File {
 
 #[test]
 fn a_refused_run_writes_no_record_and_runs_no_hook() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     let before = hook(dir.path(), "before", &format!("touch {}/ran", dir.path().display()));
     let schedule = "schedule: {when: every 12h, retries: 1, retry-after: 2s}";
@@ -366,19 +366,19 @@ fn check_exits_like_a_monitoring_plugin() {
     let world = World::plain(Version::V35);
     settings(&world, "schedule: {when: '0 25 * * *'}\n");
     let out = run(&world, CHECK, &[&world.to_target()]);
-    assert_eq!((out.status.code(), out.stdout.lines().count()), (Some(3), 1), "{}", out.told());
-    assert!(out.stdout.starts_with("BACKUP UNKNOWN - the schedule cannot be used: "), "{}", out.told());
+    assert_eq!((out.status.code(), out.stdout.lines().count()), (Some(3), 1), "{}", out.describe());
+    assert!(out.stdout.starts_with("BACKUP UNKNOWN - the schedule cannot be used: "), "{}", out.describe());
     let out = run(&world, CHECK, &["nonsense=1"]);
-    assert_eq!(out.status.code(), Some(3), "{}", out.told());
+    assert_eq!(out.status.code(), Some(3), "{}", out.describe());
     let out = run(&world, CHECK, &["--help"]);
-    assert!(out.status.success() && out.stdout.contains("Exit status: 0"), "{}", out.told());
+    assert!(out.status.success() && out.stdout.contains("Exit status: 0"), "{}", out.describe());
     settings(&world, "schedule: {when: every 20m, jitter: 1m}\n");
     assert!(check(&world, &[]).1.contains(" | age=U;1360;2560;0 "), "{}", check(&world, &[]).1);
 }
 
 #[test]
 fn validates_and_prints_the_schedule_before_installing_it() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     // The timer runs the programs as root, so only root may be able to change them. The build directory may
     // not satisfy this.
@@ -424,10 +424,10 @@ fn validates_and_prints_the_schedule_before_installing_it() {
     assert!(!service.contains("canary") && !service.contains("proxy="), "{service}");
     to("elsewhere");
     let out = with("HTTPS_PROXY", login);
-    assert!(!out.stdout.contains("canary") && !out.stderr.contains("canary"), "{}", out.told());
+    assert!(!out.stdout.contains("canary") && !out.stderr.contains("canary"), "{}", out.describe());
     out.refused(&["the proxy to destination offsite has a login", "NO_PROXY"]);
     let out = with("ETCDCTL_PASSWORD", "canary");
-    assert!(!out.stdout.contains("canary") && !out.stderr.contains("canary"), "{}", out.told());
+    assert!(!out.stdout.contains("canary") && !out.stderr.contains("canary"), "{}", out.describe());
     out.refused(&["etcd's password is in the environment", "password-file"]);
 }
 
@@ -437,10 +437,10 @@ fn unit_status_reports_the_last_good_backup() {
     let target = world.target();
     settings(&world, &format!("schedule: {{when: every 12h, target: {}}}\n", target.display()));
     let unit = Unit::new(&world);
-    unit.hook("update-status").says("active", &["1 member, healthy; there is no good backup"]);
+    unit.hook("update-status").assert_status("active", &["1 member, healthy; there is no good backup"]);
     run(&world, BACKUP, &[&world.to_target()]).completed();
     unit.hook("update-status")
-        .says("active", &["1 member, healthy; the last good backup is ", " old, revision "]);
+        .assert_status("active", &["1 member, healthy; the last good backup is ", " old, revision "]);
 }
 
 #[test]
@@ -489,7 +489,7 @@ fn a_snapshot_outside_the_target_needs_its_path() {
             cp "$ARCHIVE" /home/ubuntu/etcd-snapshots/ && exec "$0" "$@""#;
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", own]);
-        let mut command = given(command, &program(&world, program!("restore"), words));
+        let mut command = wrap(command, &program(&world, program!("restore"), words));
         command.env("ARCHIVE", &archive);
         Run::start(command, &world.path("runs")).finish()
     };
@@ -498,7 +498,7 @@ fn a_snapshot_outside_the_target_needs_its_path() {
     let plan = |from: &str| at_home(&[from, "plan=true", "skip-backup=true"]);
     for asked in [name, "latest"] {
         let out = plan(&format!("from={asked}"));
-        out.says_one_of(&[&format!("in {}", scheduled.display())]);
+        out.assert_stderr_contains(&[&format!("in {}", scheduled.display())]);
         out.refused(&["in another directory with target=dir"]);
     }
     assert!(plan(&path).completed().get("plan.snapshot").ends_with(name));
@@ -509,7 +509,7 @@ fn a_snapshot_outside_the_target_needs_its_path() {
 #[test]
 fn reports_an_unreadable_upload_queue_as_unknown() {
     let world = World::plain(Version::V35);
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     settings(&world, &format!("metrics: {}\n", dir.path().display()));
     fs::write(world.target().join(".uploads"), "").unwrap();
     let ended = run(&world, BACKUP, &[&world.to_target()]).completed();

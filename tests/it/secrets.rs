@@ -112,11 +112,11 @@ fn keys_in_the_output_of_a_failed_tool_do_not_leak() {
     for (garbage, status) in [("", 3), ("{", 0)] {
         tools.answer_after("etcdctl *get*", garbage, "", status);
         let out = world.snapshot(&[&world.to_target()]);
-        detector.check("the output", out.told().as_bytes(), false);
+        detector.check("the output", out.describe().as_bytes(), false);
         out.failed(&["reading a key through etcd's leader"]);
         // The restore asks the live etcd for its keys after the exchange.
         let out = world.restore(&[&from(&archive), "skip-backup=true"]);
-        detector.check("the output", out.told().as_bytes(), false);
+        detector.check("the output", out.describe().as_bytes(), false);
         out.failed(&["asking etcd for its number of keys"]);
     }
 }
@@ -182,11 +182,11 @@ fn records_in_the_output_of_etcd_tools_do_not_leak() {
             // The fake agent records the arguments of hook tools.
             let ended = unit.run(action, words);
             reported += usize::from(ended.message.contains(expected));
-            detector.check("the output", ended.out.told().as_bytes(), false);
+            detector.check("the output", ended.out.describe().as_bytes(), false);
             detector.check_files_in(&world.path("juju/agents/unit-etcd-0"));
         }
         assert!(reported > 0, "{pattern}: no action reports {expected:?}");
-        tools.mend();
+        tools.remove_fault();
     }
     detector.check_remaining_files();
 }
@@ -211,7 +211,7 @@ fn records_of_a_damaged_archive_do_not_leak() {
         fs::write(world.path("damaged.tar.gz"), packed(&[file("./db", &damaged)])).unwrap();
         let unhashed = format!("allow-unhashed={}", !is_hashed);
         let ended = unit.run("restore", &[&from, &to, "skip-backup=true", &unhashed]);
-        detector.check("the output", ended.out.told().as_bytes(), false);
+        detector.check("the output", ended.out.describe().as_bytes(), false);
         detector.check_files_in(&world.path("juju/agents/unit-etcd-0"));
         *(if ended.message.is_empty() { &mut taken } else { &mut refused }) += 1;
     }

@@ -222,7 +222,7 @@ type Fault = fn(&Tools);
 #[test]
 fn no_tool_that_fails_in_a_snapshot_reports_a_secret() {
     let faults: [Fault; 2] =
-        [|tools| tools.spoil("etcdctl *snapshot*save*"), |tools| tools.cut("etcdctl *snapshot*save*")];
+        [|tools| tools.corrupt("etcdctl *snapshot*save*"), |tools| tools.cut("etcdctl *snapshot*save*")];
     fails_at_each_call(Version::V35, "snapshot", &[], &faults, 5);
 }
 
@@ -265,11 +265,11 @@ fn fails_at_each_call(version: Version, action: &str, more: &[&str], faults: &[F
         }
     }
     assert!(failed >= least, "only {failed} failing calls made {action} fail");
-    tools.mend();
+    tools.remove_fault();
     for fault in faults {
         fault(&tools);
         assert!(fails(), "{action} completed with damaged files");
-        tools.mend();
+        tools.remove_fault();
     }
     detector.check_remaining_files();
 }

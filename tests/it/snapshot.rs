@@ -10,7 +10,7 @@ use test_case::test_case;
 
 use crate::common::client::Data;
 use crate::common::cluster;
-use crate::common::command::given;
+use crate::common::command::wrap;
 use crate::common::fs_util::{names, sha256sum, succeed};
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
@@ -183,8 +183,8 @@ fn refuses_a_target_without_room() {
 fn refuses_a_learner(version: Version) {
     let (_voter, learner) = cluster::with_learner(version);
     let out = learner.snapshot(&[&learner.to_target()]);
-    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-    out.says_one_of(&["learner"]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
+    out.assert_stderr_contains(&["learner"]);
     assert!(learner.in_target().is_empty());
 }
 
@@ -194,8 +194,8 @@ fn fails_without_a_leader(version: Version) {
     let world = World::plain(version);
     cluster::lose_quorum(&world);
     let out = world.snapshot(&[&world.to_target()]);
-    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-    out.says_one_of(&["leader", "unhealthy", "not healthy", "deadline exceeded"]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
+    out.assert_stderr_contains(&["leader", "unhealthy", "not healthy", "deadline exceeded"]);
     assert!(world.in_target().is_empty());
 }
 
@@ -225,7 +225,7 @@ fn runs_at_a_low_session_priority() {
         wait $! && { cat /proc/self/autogroup || true; }"#;
     let mut command = Command::new("setsid");
     command.args(["--wait", "sh", "-c", watched]);
-    let told = succeed(given(command, &action).output().unwrap(), "snapshot in a session of its own");
+    let told = succeed(wrap(command, &action).output().unwrap(), "snapshot in a session of its own");
     let Some(after) = told.lines().last() else {
         eprintln!("skipped: this kernel has no session priorities");
         return;
@@ -246,7 +246,7 @@ fn keeps_the_nice_value_it_was_started_with() {
         r#""$0" "$@" >/dev/null & while kill -0 $! 2>/dev/null; do cat /proc/$!/task/*/stat; done; wait $!"#;
     let mut command = Command::new("nice");
     command.args(["-n", "19", "sh", "-c", watched]);
-    let told = succeed(given(command, &action).output().unwrap(), "snapshot at the lowest priority");
+    let told = succeed(wrap(command, &action).output().unwrap(), "snapshot at the lowest priority");
     // The thread name is in parentheses and may contain spaces.
     let threads: BTreeSet<(&str, &str)> = told
         .lines()

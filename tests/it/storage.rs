@@ -16,7 +16,7 @@ use crate::restore::from;
 fn world_with_data_dir(setup: Setup, create: impl FnOnce(&World)) -> World {
     let world = World::prepare(setup);
     create(&world);
-    world.found(&world.as_initial_member(), "new");
+    world.write_command_line(&world.as_initial_member(), "new");
     world.start();
     world
 }

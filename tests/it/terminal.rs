@@ -30,21 +30,29 @@ fn help_describes_every_parameter_and_its_default() {
     let actions = actions();
     for (name, binary) in BINARIES {
         for out in [run(binary, &["--help"]), run(PROGRAM, &[name, "--help"])] {
-            assert_eq!(out.status.code(), Some(0), "{}", out.told());
+            assert_eq!(out.status.code(), Some(0), "{}", out.describe());
             let said = words(&out.stdout);
-            assert!(said.contains(&words(actions[name]["description"].as_str().unwrap())), "{}", out.told());
+            assert!(
+                said.contains(&words(actions[name]["description"].as_str().unwrap())),
+                "{}",
+                out.describe()
+            );
             for (param, schema) in actions[name]["params"].as_object().unwrap() {
-                assert!(said.contains(&format!("--{param}")), "no {param}: {}", out.told());
+                assert!(said.contains(&format!("--{param}")), "no {param}: {}", out.describe());
                 let default = &schema["default"];
                 if let Some(default) = default.as_str().filter(|default| !default.is_empty()) {
                     let shown = format!("[default: {default}]");
-                    assert!(said.contains(&shown), "the help lacks the default of {param}: {}", out.told());
+                    assert!(
+                        said.contains(&shown),
+                        "the help lacks the default of {param}: {}",
+                        out.describe()
+                    );
                 }
                 let description = words(schema["description"].as_str().unwrap());
                 assert!(
                     said.contains(&description),
                     "the help lacks the description of {param}: {}",
-                    out.told()
+                    out.describe()
                 );
             }
         }
@@ -58,21 +66,21 @@ fn words(text: &str) -> String {
 #[test]
 fn every_action_is_a_subcommand() {
     let help = run(PROGRAM, &["--help"]);
-    assert_eq!(help.status.code(), Some(0), "{}", help.told());
+    assert_eq!(help.status.code(), Some(0), "{}", help.describe());
     for name in ["snapshot", "restore", "list", "verify", "fetch", "check", "upload", "completions"] {
-        assert!(help.stdout.contains(&format!("\n  {name} ")), "{}", help.told());
+        assert!(help.stdout.contains(&format!("\n  {name} ")), "{}", help.describe());
     }
     for name in actions().as_object().unwrap().keys() {
         let out = run(PROGRAM, &[name, "--help"]);
-        assert!(out.stdout.contains("Usage: etcd-backup"), "{}", out.told());
-        assert_eq!(out.status.code(), Some(0), "{}", out.told());
+        assert!(out.stdout.contains("Usage: etcd-backup"), "{}", out.describe());
+        assert_eq!(out.status.code(), Some(0), "{}", out.describe());
     }
     let version = run(PROGRAM, &["--version"]);
     assert_eq!(version.stdout, format!("etcd-backup {}\n", env!("CARGO_PKG_VERSION")));
     run(PROGRAM, &["snapshto"]).refused(&["did you mean snapshot?"]);
     run(PROGRAM, &[]).refused(&["no command is given"]);
     let completions = run(PROGRAM, &["completions", "bash"]);
-    assert!(completions.stdout.contains("verify"), "{}", completions.told());
+    assert!(completions.stdout.contains("verify"), "{}", completions.describe());
     run(PROGRAM, &["completions"]).refused(&["etcd-backup completions bash"]);
 }
 
@@ -89,7 +97,7 @@ fn refuses_a_parameter_by_name_and_suggests_the_nearest() {
         (restore, "snapshoot=/x", "snapshoot", "snapshot"),
     ] {
         let out = run(binary, &[arg]);
-        out.says_one_of(&[&format!("{named} ")]);
+        out.assert_stderr_contains(&[&format!("{named} ")]);
         out.refused(&[nearest]);
     }
 }
@@ -101,7 +109,7 @@ fn refuses_a_value_of_another_type() {
     {
         for word in [format!("{name}={value}"), format!("--{name}={value}")] {
             let out = run(BINARIES[1].1, &[&word]);
-            out.says_one_of(&["boolean", "true"]);
+            out.assert_stderr_contains(&["boolean", "true"]);
             out.refused(&[name]);
         }
     }
@@ -116,10 +124,10 @@ fn refuses_arguments_that_are_not_parameters() {
                 continue;
             }
             let out = run(binary, &[word]);
-            assert_eq!(out.status.code(), Some(2), "{word:?}: {}", out.told());
-            assert!(!out.stderr.trim().is_empty(), "{}", out.told());
-            out.is_in_good_order();
-            assert!(out.stdout.is_empty(), "{}", out.told());
+            assert_eq!(out.status.code(), Some(2), "{word:?}: {}", out.describe());
+            assert!(!out.stderr.trim().is_empty(), "{}", out.describe());
+            out.assert_no_panic();
+            assert!(out.stdout.is_empty(), "{}", out.describe());
         }
     }
 }
@@ -151,11 +159,11 @@ fn reports_mistakes_in_the_site_file() {
     ] {
         world.set_site(site);
         let out = world.snapshot(&[&world.to_target()]);
-        assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-        out.says_one_of(&[reason]);
+        assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
+        out.assert_stderr_contains(&[reason]);
     }
     fs::remove_file(world.site()).unwrap();
     let out = world.snapshot(&[&world.to_target()]);
-    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.told());
-    out.says_one_of(&["site.yaml"]);
+    assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
+    out.assert_stderr_contains(&["site.yaml"]);
 }

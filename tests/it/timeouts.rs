@@ -60,8 +60,8 @@ fn hung_etcd_before_a_restore_makes_it_refuse(version: Version) {
     let ground = Ground::new(version);
     ground.world.signal(Signal::SIGSTOP);
     let out = ground.start_restore().finish_in(deadlines::question());
-    out.says_one_of(&["context deadline exceeded"]);
-    out.says_one_of(&["Next: correct that; or stop etcd ("]);
+    out.assert_stderr_contains(&["context deadline exceeded"]);
+    out.assert_stderr_contains(&["Next: correct that; or stop etcd ("]);
     out.refused(&["refused: the members of the cluster could not be learned: asking etcd for its status: "]);
     ground.goes_on();
     ground.restores_now();
@@ -74,7 +74,7 @@ fn hung_etcd_before_a_restore_makes_it_refuse(version: Version) {
 fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
     let out = ground.restore_halted_at("etcd --data-dir*", "etcd --data-dir", deadlines::question());
-    out.says_one_of(&["context deadline exceeded"]);
+    out.assert_stderr_contains(&["context deadline exceeded"]);
     out.failed_at(BACKUP, "asking etcd for its status: ", &again_without_backup(&ground));
     ground.goes_on();
     ground.restores_now();
@@ -86,7 +86,7 @@ fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
     let ground = Ground::new(version);
     let out = ground.restore_halted_at("etcdctl *snapshot*save*", "snapshot save", deadlines::save());
     // etcdctl has connected and waits indefinitely.
-    out.says_one_of(&["stalled (no bytes for 30 s after 0 bytes) and was ended"]);
+    out.assert_stderr_contains(&["stalled (no bytes for 30 s after 0 bytes) and was ended"]);
     out.failed_at(BACKUP, "saving a snapshot: ", &again_without_backup(&ground));
     ground.goes_on();
     ground.restores_now();
@@ -100,7 +100,7 @@ fn hung_etcd_in_the_save_of_the_backup_fails_the_restore(version: Version) {
     await_bytes(&mut run, &ground.world.target());
     ground.world.signal(Signal::SIGSTOP);
     let out = run.finish_in(deadlines::save());
-    out.says_one_of(&["code = Unavailable"]);
+    out.assert_stderr_contains(&["code = Unavailable"]);
     out.failed_at(BACKUP, "saving a snapshot: ", &again_without_backup(&ground));
     ground.goes_on();
     ground.restores_now();
@@ -145,11 +145,11 @@ impl Ground {
     /// within `limit` after `call`.
     fn restore_halted_at(&self, pattern: &str, call: &str, limit: Duration) -> Out {
         let tools = self.world.stand_in_tools();
-        tools.halt(pattern, self.world.pid().unwrap());
+        tools.suspend_process(pattern, self.world.pid().unwrap());
         let run = self.start_restore();
         await_call(&tools, call, &run);
         let out = run.finish_in(limit);
-        tools.mend();
+        tools.remove_fault();
         out
     }
 
@@ -202,12 +202,12 @@ fn hung_etcd_after_its_restart_causes_a_rollback() {
     world.arm("start-hangs", 1);
     let run = world.start_restore(&[&from(&archive), &world.to_target()]);
     let out = run.finish_in(deadlines::boot());
-    out.says_one_of(&[AS_BEFORE]);
+    out.assert_stderr_contains(&[AS_BEFORE]);
     let told = format!(
         "failed: etcd did not serve at {} within 61 s: asking etcd for its status: ",
         world.endpoint()
     );
-    out.says_one_of(&[&format!("Next: {}.", again(&archive))]);
+    out.assert_stderr_contains(&[&format!("Next: {}.", again(&archive))]);
     out.failed(&[&told]);
     assert!(world.running() && world.healthy(), "{}", world.log());
     assert_same(&world.dump(), &old, "after it hung");
@@ -223,7 +223,7 @@ fn hung_tools_that_ignore_sigterm_are_killed() {
     let (old, archive) = (world.dump(), world.path("the-archive.tar.gz"));
     std::fs::copy(world.saved(), &archive).unwrap();
     let tools = world.stand_in_tools();
-    tools.hang_deaf("etcdctl *snapshot*save*");
+    tools.hang_ignoring_sigterm("etcdctl *snapshot*save*");
     let run = world.start_snapshot(&[&world.to_target()]);
     await_call(&tools, "snapshot save", &run);
     let out = run.finish_in(deadlines::save());
@@ -233,7 +233,7 @@ fn hung_tools_that_ignore_sigterm_are_killed() {
         SNAPSHOT_AGAIN,
     );
     assert_all_gone(&tools);
-    tools.hang_deaf("etcd --data-dir*");
+    tools.hang_ignoring_sigterm("etcd --data-dir*");
     let run = world.start_restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
     await_call(&tools, "etcd --data-dir", &run);
     let out = run.finish_in(deadlines::boot());

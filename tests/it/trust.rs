@@ -51,7 +51,7 @@ fn never_runs_or_reads_files_that_other_users_can_change() {
             world.snapshot(&[&world.to_target()]),
             world.restore(&["snapshot=/none.tar.gz", &world.to_target()]),
         ] {
-            let words = out.told();
+            let words = out.describe();
             out.refused(&["cannot be used: users other than root can change it: "]);
             let culprit = world.path(name).display().to_string();
             assert!(words.contains(told) && words.contains(&culprit), "{name}: {words}");
@@ -67,7 +67,7 @@ fn never_runs_or_reads_files_that_other_users_can_change() {
 fn repair_as_printed(world: &World, name: &str) {
     for _ in 0..3 {
         let out = world.snapshot(&[&world.to_target()]);
-        let words = out.told();
+        let words = out.describe();
         let Some((_, next)) = words.split_once(" Next: sudo ") else {
             if words.contains("Next: move it to a directory that only root can write to") {
                 return;
@@ -104,9 +104,9 @@ fn accepts_a_password_and_certificates_of_etcds_own_user() {
     let out = world.snapshot(&[&world.to_target()]);
     // If they belonged to root, etcd could no longer read its key.
     assert!(
-        out.told().contains("sudo chown --reference=") && !out.told().contains("root:root"),
+        out.describe().contains("sudo chown --reference=") && !out.describe().contains("root:root"),
         "{}",
-        out.told()
+        out.describe()
     );
     out.refused(&["belongs to user nobody"]);
     chown(world.data_dir(), Some(NOBODY), Some(NOBODY)).unwrap();

@@ -42,8 +42,8 @@ fn unreadable_run_record_is_reported_and_fails_no_backup() {
     for _ in 0..2 {
         let out = Run::start(command(&world, program!("check"), &[&world.to_target()]), &world.path("runs"));
         let out = out.finish();
-        assert_eq!(out.status.code(), Some(3), "{}", out.told());
-        assert!(out.stdout.contains("run.json: Input/output error"), "{}", out.told());
+        assert_eq!(out.status.code(), Some(3), "{}", out.describe());
+        assert!(out.stdout.contains("run.json: Input/output error"), "{}", out.describe());
         let ended = run(&world, "backup", &["scheduled=true"]).completed();
         let warning = ended.get("run.warning");
         assert!(warning.contains("it is not known which runs were before: "), "{warning}");
@@ -73,7 +73,7 @@ fn unreadable_copy_is_not_reported_as_different() {
     }
     let broken = mount::broken(&folder.join(&archive));
     let out = run(&world, "snapshot", &[]);
-    assert!(!out.stderr.contains("holds a different"), "{}", out.told());
+    assert!(!out.stderr.contains("holds a different"), "{}", out.describe());
     // The new archive is uploaded. The older one stays in the queue with the reason.
     let warning = out.completed().get("upload.warning");
     let reason = format!("reading back {archive}: reading back in {}: Input/output error", folder.display());

@@ -44,14 +44,15 @@ fn upkeep_health_is_reported_as_in_the_older_charm(version: Version) {
 fn upkeep_health_reports_a_dead_member_next_to_two_urls(version: Version) {
     let members = crate::common::cluster::of_three(version);
     let port = members[0].client_address().replace("127.0.0.1", "");
-    members[0].tell(&format!("--advertise-client-urls={},http://localhost{port}", members[0].endpoint()));
+    members[0]
+        .add_option(&format!("--advertise-client-urls={},http://localhost{port}", members[0].endpoint()));
     members[0].stop();
     members[0].start();
     let all = run(&members[0], "health", &[]).completed();
     assert!(all.get("output").contains(&format!("healthy result from http://localhost{port}")));
     members[2].stop();
     let out = run(&members[0], "health", &[]);
-    assert!(out.stdout.contains("cluster is degraded"), "{}", out.told());
+    assert!(out.stdout.contains("cluster is degraded"), "{}", out.describe());
     out.failed(&["2 of 3 voting members are healthy, the others go on without m3"]);
 }
 
@@ -66,7 +67,7 @@ fn upkeep_a_cluster_with_a_learner_is_healthy(version: Version) {
 
 /// Sets a quota so small that the next write raises the alarm.
 fn raise_the_alarm(world: &World) {
-    world.tell("--quota-backend-bytes=200000");
+    world.add_option("--quota-backend-bytes=200000");
     world.stop();
     world.start();
     while world.etcdctl_command(&["put", "k", &"x".repeat(50_000)]).output().unwrap().status.success() {}
@@ -83,7 +84,7 @@ fn upkeep_an_alarm_is_listed_and_disarmed(version: Version) {
     assert_eq!(one.get("alarms"), "1");
     assert!(one.get("output").contains("alarm:NOSPACE"), "{}", one.get("output"));
     run(&world, "health", &[]).failed(&["alarm:NOSPACE"]);
-    Unit::new(&world).hook("update-status").says("blocked", &["alarm", "NOSPACE", "alarm-list"]);
+    Unit::new(&world).hook("update-status").assert_status("blocked", &["alarm", "NOSPACE", "alarm-list"]);
     let _ = run(&world, "compact", &["physical=true"]).completed();
     let _ = run(&world, "defrag", &[]).completed();
     let disarmed = run(&world, "alarm-disarm", &[]).completed();

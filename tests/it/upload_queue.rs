@@ -135,9 +135,9 @@ fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
     assert!(
         check.status.code() == Some(1) && check.stdout.contains("; 1 upload is pending"),
         "{}",
-        check.told()
+        check.describe()
     );
-    assert!(check.stdout.contains("the last good backup is "), "{}", check.told());
+    assert!(check.stdout.contains("the last good backup is "), "{}", check.describe());
 
     let unit = Unit::new(&world);
     let listed = run(&world, "upload", &[&target, "plan=true"]).completed();
@@ -156,7 +156,7 @@ fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
     assert!(waiting(&world).is_empty());
     assert!(world.target().join(&stuck).exists(), "giving up the upload removed the archive");
     let check = run(&world, "check", &[&target]);
-    assert_eq!(check.status.code(), Some(0), "{}", check.told());
+    assert_eq!(check.status.code(), Some(0), "{}", check.describe());
     let none = unit.run("upload", &[&target, "plan=true"]).completed();
     assert_eq!((none.get("uploads"), none.get("count")), ("none".to_owned(), "0".to_owned()));
 }
@@ -167,7 +167,7 @@ fn the_state_line_lists_archives_with_pending_uploads() {
     write_settings(&world, &["good", "bad"], "");
     fs::create_dir(shelf(&world, "good")).unwrap();
     let state = |out: &Out| {
-        let told = out.told();
+        let told = out.describe();
         told[told.find("State: ").unwrap()..told.find("Next: ").unwrap()].to_owned()
     };
     let first = run(&world, "snapshot", &[&world.to_target()]);
@@ -200,7 +200,7 @@ fn upload_sends_pending_archives_and_gives_up_named_ones() {
     assert_eq!(waiting(&world).len(), 2);
     fs::create_dir(shelf(&world, "near")).unwrap();
     let sent = run(&world, "upload", &[&target]);
-    assert!(sent.stdout.contains("near: uploaded"), "{}", sent.told());
+    assert!(sent.stdout.contains("near: uploaded"), "{}", sent.describe());
     sent.failed(&["far: ", &format!("State: waiting to be uploaded: far/{archive}")]);
     assert_eq!(arrived(&world, "near").len(), 1);
     assert_eq!(waiting(&world), [format!("{archive}@far")]);

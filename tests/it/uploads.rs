@@ -18,7 +18,7 @@ fn start_hanging_upload(version: Version, millis: u64) -> (World, Server, Faults
     server.write_credentials(&world.path("credentials"));
     let faults = Faults::before(server.port);
     write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
-    faults.make("PUT", "", Fault::Late(millis), 1);
+    faults.inject("PUT", "", Fault::Late(millis), 1);
     let run = Run::start(command(&world), &world.path("runs"));
     while faults.seen("PUT", "").is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(20));
@@ -33,14 +33,14 @@ fn a_hanging_upload_does_not_block_other_actions() {
     let planned = world.restore(&[&world.to_target(), &archive, "plan=true"]).completed();
     assert_eq!(planned.get("plan.revision"), world.revision().to_string());
     let out = snapshot(&world);
-    assert!(out.stdout.contains("verified: 'true'"), "{}", out.told());
+    assert!(out.stdout.contains("verified: 'true'"), "{}", out.describe());
     let pid = format!("(pid {})", first.pid());
     out.failed(&["uploading to offsite: ", &pid, "complete and verified", "wait for it to end"]);
     assert_eq!((archives(&world).len(), waiting(&world).len()), (2, 2));
     assert!(!first.ended(), "the first upload ended early");
     // A kill releases the upload lock, and the next run uploads all pending archives.
     let _ = first.kill();
-    faults.none();
+    faults.clear();
     let results = snapshot(&world).completed();
     assert_eq!(results.get("destinations.offsite"), "uploaded (3 archives)");
     assert!(waiting(&world).is_empty());
@@ -121,7 +121,7 @@ fn an_archive_deleted_before_its_upload_is_not_uploaded() {
     fs::remove_file(new.unwrap()).unwrap();
     fs::create_dir(shelf(&world, "shelf")).unwrap();
     let out = run.finish();
-    assert!(!out.stdout.contains("uploaded"), "{}", out.told());
+    assert!(!out.stdout.contains("uploaded"), "{}", out.describe());
     out.failed(&["uploading to shelf: ", "was deleted before it got there", "run it again"]);
     assert!(old.exists(), "retention ran after a failed backup");
     assert!(waiting(&world).is_empty() && arrived(&world, "shelf").is_empty());
@@ -129,7 +129,7 @@ fn an_archive_deleted_before_its_upload_is_not_uploaded() {
 
 fn assert_must_be_copied(out: Out, world: &World, destination: &str) {
     let path = world.target().join(&archives(world)[0]).display().to_string();
-    assert!(out.stdout.contains("not queued: "), "{}", out.told());
+    assert!(out.stdout.contains("not queued: "), "{}", out.describe());
     out.failed(&[
         &format!("uploading to {destination}: it could not be queued: "),
         "complete and verified",
@@ -158,7 +158,7 @@ fn a_queue_failure_of_one_destination_affects_no_other() {
         fs::create_dir(shelf(&world, name)).unwrap();
     }
     let out = snapshot(&world);
-    assert!(out.stdout.contains("shelf: uploaded"), "{}", out.told());
+    assert!(out.stdout.contains("shelf: uploaded"), "{}", out.describe());
     assert_eq!((arrived(&world, "shelf"), arrived(&world, &long).len()), (archives(&world), 0));
     assert_must_be_copied(out, &world, &long);
 }

@@ -24,7 +24,7 @@ fn with_v2(version: Version, options: &[&str]) -> World {
     let world = World::plain(version);
     world.stop();
     for option in ["--enable-v2=true"].iter().chain(options) {
-        world.tell(option);
+        world.add_option(option);
     }
     world.start();
     world.fill();
@@ -107,7 +107,7 @@ fn v2_keys_in_the_log_are_reported_and_kept(version: Version) {
     assert!(world.v2("GET", FLANNEL, "").1.contains("network"));
 
     let results = world.restore(&[&words[0], &words[1], "allow-v2-loss=true"]).completed();
-    assert!(results.get("restore.warning").contains("2 v2 keys"), "{}", results.out.told());
+    assert!(results.get("restore.warning").contains("2 v2 keys"), "{}", results.out.describe());
     assert_eq!(world.v2("GET", FLANNEL, "").0, "404");
     world.start_on(&results.get("backup.old-data"));
     assert!(world.v2("GET", FLANNEL, "").1.contains("network"));
@@ -157,7 +157,7 @@ fn v2_keys_that_are_unreadable_count_as_unknown_and_are_kept() {
     let warning = world.snapshot(&[&world.to_target()]).completed().get("snapshot.warning");
     assert!(warning.contains("unknown") && warning.contains(hidden), "{warning}");
     let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
-    assert!(results.get("restore.warning").contains("unknown"), "{}", results.out.told());
+    assert!(results.get("restore.warning").contains("unknown"), "{}", results.out.describe());
     assert!(PathBuf::from(results.get("backup.old-data")).join("wal").is_dir());
 }
 

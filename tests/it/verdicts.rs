@@ -42,7 +42,7 @@ fn counts(results: &Value) -> [String; 3] {
 fn results_of(out: &Out) -> Value {
     let text: String =
         out.stdout.lines().filter(|line| !line.starts_with("failed:")).collect::<Vec<_>>().join("\n");
-    serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}", out.told()))
+    serde_yaml::from_str(&text).unwrap_or_else(|error| panic!("{error}: {}", out.describe()))
 }
 
 /// Asserts that neither the output nor the list reports damage.
@@ -50,7 +50,7 @@ fn results_of(out: &Out) -> Value {
 fn no_damage(world: &World, out: &Out) {
     let said = format!("{}{}", out.stdout, out.stderr).to_lowercase();
     for word in OF_DAMAGE {
-        assert!(!said.contains(word), "{word}: {}", out.told());
+        assert!(!said.contains(word), "{word}: {}", out.describe());
     }
     for one in listed(world) {
         assert!(one["broken"].is_null() && one["damage"].is_null(), "{one}");
@@ -152,10 +152,10 @@ fn each_kind_of_damage_is_named_and_recorded() {
     ];
     for (path, check) in &each {
         let out = verify(&world, &[&snapshot(path)]);
-        assert!(out.stderr.contains(&format!("{} is damaged: ", name(path))), "{check}: {}", out.told());
-        assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{check}: {}", out.told());
+        assert!(out.stderr.contains(&format!("{} is damaged: ", name(path))), "{check}: {}", out.describe());
+        assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{check}: {}", out.describe());
         let delete = format!("delete-snapshot {} snapshot={}.", world.to_target(), name(path));
-        assert!(out.stderr.contains(&delete), "{}", out.told());
+        assert!(out.stderr.contains(&delete), "{}", out.describe());
         out.failed(&["is damaged"]);
         let row = row(&world, path);
         assert_eq!(row["damage"]["check"], *check, "{row}");
@@ -163,9 +163,9 @@ fn each_kind_of_damage_is_named_and_recorded() {
     }
     // `verify-snapshot` names one damaged archive among good ones, and no other.
     let out = verify(&world, &["snapshot=all"]);
-    assert_eq!(counts(&results_of(&out)), ["1", "5", "0"], "{}", out.told());
+    assert_eq!(counts(&results_of(&out)), ["1", "5", "0"], "{}", out.describe());
     let (_, failed) = out.stderr.split_once("failed: ").unwrap();
-    assert!(!failed.contains(&name(&good)), "{}", out.told());
+    assert!(!failed.contains(&name(&good)), "{}", out.describe());
     out.failed(&["is damaged"]);
 
     // The content of the file is correct, but its bytes are not those that were verified.
@@ -186,7 +186,7 @@ fn a_cut_archive_is_damaged() {
     for length in [40, bytes.len() / 2, bytes.len() - 1] {
         fs::write(&path, &bytes[..length]).unwrap();
         let out = verify(&world, &[&snapshot(&path)]);
-        assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.told());
+        assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.describe());
         out.failed(&["cut.tar.gz is damaged: its gzip layer is cut short or altered"]);
     }
 }
@@ -206,7 +206,7 @@ fn restore_and_fetch_refuse_a_damaged_archive() {
     let still = Still::of(&world);
     for (path, word) in [(&path, "structure"), (&bare, "trailer")] {
         let out = world.restore(&[&from(path), "allow-unhashed=true", "skip-backup=true"]);
-        assert!(out.stderr.contains(word), "{}", out.told());
+        assert!(out.stderr.contains(word), "{}", out.describe());
         out.refused(&[&format!("{} is damaged", path.display())]);
     }
     still.check("refused");
@@ -230,9 +230,9 @@ fn intact(out: Out, missing: &str) -> Results {
         [of("good"), of("failed"), of("not-fully-verified")],
         ["0", "0", "1"],
         "{}",
-        results.out.told()
+        results.out.describe()
     );
-    assert!(of("warning").contains(missing), "{}", results.out.told());
+    assert!(of("warning").contains(missing), "{}", results.out.describe());
     results
 }
 
@@ -263,7 +263,7 @@ fn an_altered_encrypted_archive_is_damaged_without_identity() {
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&archive, &bytes).unwrap();
     let out = verify(&world, &[]);
-    assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.told());
+    assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.describe());
     out.failed(&["is damaged: "]);
     assert_eq!(row(&world, &archive)["damage"]["check"], "sha256");
     // After the published bytes are written back, the archive is intact again.
@@ -279,7 +279,7 @@ fn an_altered_encrypted_archive_is_damaged_without_identity() {
     assert_eq!(row(&world, &archive)["damage"]["check"], "manifest");
     // A comparison of the bytes does not revoke the damage that reading the content detected.
     let out = verify(&world, &[&snapshot(&archive)]);
-    assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.told());
+    assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.describe());
     out.failed(&["is damaged: "]);
 }
 
@@ -301,7 +301,7 @@ fn an_archive_without_a_trailer_is_intact() {
     flip_pages(&mut page);
     fs::write(&old, gzip(&tar_of(&[file("./db", &page)]))).unwrap();
     let out = verify(&world, &[&snapshot(&old)]);
-    assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.told());
+    assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{}", out.describe());
     out.failed(&["old.tar.gz is damaged: the structure of its database"]);
 }
 
@@ -355,7 +355,7 @@ fn a_failing_etcd_tool_is_not_damage() {
             },
             "integrity check failed",
         ),
-        (&|| tools.die(status), "was killed by SIGKILL"),
+        (&|| tools.kill(status), "was killed by SIGKILL"),
         (&|| tools.answer(status, "utter garbage", "", 0), "printed no JSON"),
     ];
     let still = Still::of(&world);
@@ -366,10 +366,10 @@ fn a_failing_etcd_tool_is_not_damage() {
             out.failed(&[cause]);
         }
         let out = verify(&world, &[]);
-        assert_eq!(counts(&results_of(&out)), ["0", "0", "0"], "{}", out.told());
+        assert_eq!(counts(&results_of(&out)), ["0", "0", "0"], "{}", out.describe());
         out.failed(&["could not be verified: "]);
     }
-    tools.mend();
+    tools.remove_fault();
     tools.remove("etcdutl");
     tools.remove("etcdctl");
     let out = verify(&world, &[]);
@@ -392,7 +392,11 @@ fn a_full_disk_is_not_damage() {
         fs::write(&archive, &bytes).unwrap();
         let out = verify(&world, &[&snapshot(&archive)]);
         no_damage(&world, &out);
-        assert!(["room", "free", "No space"].iter().any(|word| out.stderr.contains(word)), "{}", out.told());
+        assert!(
+            ["room", "free", "No space"].iter().any(|word| out.stderr.contains(word)),
+            "{}",
+            out.describe()
+        );
         out.failed(&["could not be verified: "]);
         drop(mounted);
     }
@@ -411,10 +415,10 @@ fn an_unreadable_disk_is_not_damage() {
     let all = listed(&world);
     assert!(all.iter().all(|one| one["broken"].is_null()), "{all:?}");
     let out = verify(&world, &["snapshot=all"]);
-    assert!(!out.stderr.contains("damaged") && !out.stderr.contains("delete-snapshot"), "{}", out.told());
+    assert!(!out.stderr.contains("damaged") && !out.stderr.contains("delete-snapshot"), "{}", out.describe());
     out.failed(&["Input/output error"]);
     let out = world.restore(&[&from(&archive), "skip-backup=true"]);
-    assert!(!out.stderr.contains("damaged") && !out.stderr.contains("altered"), "{}", out.told());
+    assert!(!out.stderr.contains("damaged") && !out.stderr.contains("altered"), "{}", out.describe());
     out.failed(&["Input/output error"]);
     still.check("failed");
     drop(broken);
@@ -431,7 +435,7 @@ fn a_drill_that_cannot_boot_is_not_damage() {
     let out = verify(&world, &["drill=true"]);
     no_damage(&world, &out);
     out.failed(&["could not be verified: the drill: booting a private etcd: "]);
-    tools.die("*snapshot*restore*");
+    tools.kill("*snapshot*restore*");
     let out = verify(&world, &["drill=true"]);
     no_damage(&world, &out);
     out.failed(&["could not be verified: "]);
@@ -449,7 +453,7 @@ fn a_file_of_another_kind_is_not_damaged() {
         let path = world.target().join(file_name);
         fs::write(&path, bytes).unwrap();
         let out = verify(&world, &[&snapshot(&path)]);
-        assert_eq!(counts(&results_of(&out)), ["0", "0", "0"], "{}", out.told());
+        assert_eq!(counts(&results_of(&out)), ["0", "0", "0"], "{}", out.describe());
         no_damage(&world, &out);
         out.failed(&["could not be verified: "]);
         no_damage(&world, &world.restore(&[&from(&path), "skip-backup=true"]));
@@ -469,7 +473,7 @@ fn a_destination_that_is_down_is_not_damage() {
     let words = [&*world.to_target(), "snapshot=all"];
     let out = Run::start(command(&world, program("verify-snapshot"), &words), &world.path("runs")).finish();
     no_damage(&world, &out);
-    assert_eq!(counts(&results_of(&out)), ["1", "0", "0"], "{}", out.told());
+    assert_eq!(counts(&results_of(&out)), ["1", "0", "0"], "{}", out.describe());
     out.failed(&["reading offsite: "]);
     assert!(row(&world, &archive)["verified"].is_string());
 }
@@ -486,15 +490,15 @@ fn check_does_not_count_a_damaged_archive() {
     };
     let check = || run(program!("check"), &[]);
     let _ = run(program("backup"), &[]).completed();
-    assert_eq!(check().status.code(), Some(0), "{}", check().told());
+    assert_eq!(check().status.code(), Some(0), "{}", check().describe());
     let archive = world.in_target().into_iter().find(|name| name.ends_with(".tar.gz")).unwrap();
     let path = world.target().join(&archive);
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, altered(&bytes)).unwrap();
     verify(&world, &[&snapshot(&path)]).failed(&["is damaged"]);
     let out = check();
-    assert_eq!(out.status.code(), Some(2), "{}", out.told());
+    assert_eq!(out.status.code(), Some(2), "{}", out.describe());
     fs::write(&path, &bytes).unwrap();
     let _ = verify(&world, &[&snapshot(&path)]).completed();
-    assert_eq!(check().status.code(), Some(0), "{}", check().told());
+    assert_eq!(check().status.code(), Some(0), "{}", check().describe());
 }

@@ -41,7 +41,7 @@ fn list(world: &World) -> String {
 #[track_caller]
 fn refused(out: Out, reasons: &[&str]) {
     for reason in reasons {
-        out.says_one_of(&[reason]);
+        out.assert_stderr_contains(&[reason]);
     }
     out.refused(reasons);
 }
@@ -118,7 +118,7 @@ fn data_of_a_newer_etcd_is_not_reported_as_lost() {
     world.stop();
     world.set_site(&world.site_text(&Version::V34.bin_dir()));
     let out = world.restore(&[&from(&archive), "skip-backup=true"]);
-    assert!(!out.told().contains("member.broken"), "{}", out.told());
+    assert!(!out.describe().contains("member.broken"), "{}", out.describe());
     refused(out, &["the existing data was last served by etcd 3.5, but ", "/etcd is 3.4.", "etcd 3.5"]);
     assert_eq!(names(&world.data_dir()), ["member"]);
 }
@@ -215,8 +215,8 @@ fn an_archive_of_a_newer_etcd_is_good_without_a_drill() {
     fs::copy(archive_of("3.7.3"), world.target().join(name)).unwrap();
     verify(&world, &[&format!("snapshot={name}")]).completed();
     let out = verify(&world, &[&format!("snapshot={name}"), "drill=true"]);
-    out.says_one_of(&["it is of etcd 3.7, and "]);
-    out.says_one_of(&["only etcd 3.7 or later can be booted on it"]);
+    out.assert_stderr_contains(&["it is of etcd 3.7, and "]);
+    out.assert_stderr_contains(&["only etcd 3.7 or later can be booted on it"]);
     assert!(!list(&world).contains("BROKEN"), "{}", list(&world));
     verify(&world, &[&format!("snapshot={name}")]).completed();
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::catalog::name;
 use crate::common::command::{Out, Run};
-use crate::common::world::{Version, World, roots_own};
+use crate::common::world::{Version, World, root_only_dir};
 
 /// How far the clock is ahead: about five months.
 const AHEAD: &str = "13000000";
@@ -112,7 +112,7 @@ fn latest_is_not_an_archive_dated_in_the_future() {
     world.put(0..3, "later");
     let right = made(run(&world, "snapshot", &[&target]));
     let verified = run(&world, "verify-snapshot", &[&target, "snapshot=latest"]);
-    assert!(verified.stderr.contains(&format!("{early} is dated ")), "{}", verified.told());
+    assert!(verified.stderr.contains(&format!("{early} is dated ")), "{}", verified.describe());
     assert_eq!(verified.completed().get("verify.snapshots"), right);
     let pinned = run(&world, "pin-snapshot", &[&target, "snapshot=latest"]).completed();
     assert_eq!(pinned.get("pinned"), right);
@@ -132,7 +132,7 @@ fn latest_is_not_an_archive_dated_in_the_future() {
 
     // After that date has passed, the lower revision still shows that the archive is older.
     let verified = ahead(&world, "verify-snapshot", &[&target, "snapshot=latest"]);
-    assert!(verified.stderr.contains("lower revision"), "{}", verified.told());
+    assert!(verified.stderr.contains("lower revision"), "{}", verified.describe());
     assert_eq!(verified.completed().get("verify.snapshots"), right);
 }
 
@@ -144,7 +144,7 @@ fn value(metrics: &str, series: &str) -> Option<f64> {
 
 #[test]
 fn a_run_dated_in_the_future_is_not_a_success() {
-    let Some(dir) = roots_own() else { return };
+    let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
     world.fill();
     let target = world.to_target();
@@ -184,5 +184,9 @@ fn a_run_dated_in_the_future_is_not_a_success() {
         fs::remove_file(world.target().join(file)).unwrap();
     }
     let out = ahead(&world, "check", &[&target]);
-    assert!(out.status.code() == Some(2) && out.stdout.contains("there is no good backup"), "{}", out.told());
+    assert!(
+        out.status.code() == Some(2) && out.stdout.contains("there is no good backup"),
+        "{}",
+        out.describe()
+    );
 }

@@ -49,8 +49,8 @@ fn reports_a_thread_that_cannot_be_started() {
             made += usize::from(one);
             one && made == nth
         });
-        assert_eq!(struck, 1, "{maker}: {}", out.told());
-        out.is_in_good_order();
+        assert_eq!(struck, 1, "{maker}: {}", out.describe());
+        out.assert_no_panic();
         assert!(fixture.world.in_target().is_empty());
         out.failed(&[&format!("{step}Resource temporarily unavailable")]);
     }
@@ -66,7 +66,7 @@ fn a_tool_that_cannot_be_read_is_not_reported_missing() {
     let fixture = Fixture::new(Action::Snapshot, None);
     let looks = |call: &Call| call.name == "statx" && call.about.ends_with("/etcdctl");
     let (out, struck) = failing(&fixture, Errno::EIO, &mut |call| looks(call));
-    assert!(struck > 1, "{}", out.told());
+    assert!(struck > 1, "{}", out.describe());
     out.failed(&["etcdctl: Input/output error"]);
     // A single failed call may be tolerated.
     let (out, _) = failing(&fixture, Errno::EIO, &mut |call| looks(call) && call.number == 1);
@@ -88,8 +88,8 @@ fn kills_a_child_process_that_it_cannot_watch() {
         }
         Fate::Made
     });
-    assert_eq!(left.as_deref(), Some([].as_slice()), "{}", out.told());
-    out.is_in_good_order();
+    assert_eq!(left.as_deref(), Some([].as_slice()), "{}", out.describe());
+    out.assert_no_panic();
     out.failed(&["Too many open files"]);
 }
 
@@ -103,9 +103,9 @@ fn removes_an_archive_whose_name_cannot_be_synced() {
             named |= call.name == "renameat2" && call.about == "archive";
             named_before && call.name == "fsync" && call.about == "target"
         });
-        assert!(struck > 0, "{}", out.told());
-        out.is_in_good_order();
-        assert!(fixture.world.in_target().is_empty(), "{}", out.told());
+        assert!(struck > 0, "{}", out.describe());
+        out.assert_no_panic();
+        assert!(fixture.world.in_target().is_empty(), "{}", out.describe());
         assert_eq!(fixture.outcome(&out), if action == Action::Snapshot { "SAME" } else { "OLD" });
         out.failed(&["syncing directory"]);
     }
@@ -122,7 +122,7 @@ fn reports_an_archive_that_cannot_be_removed() {
     });
     assert_eq!(fixture.outcome(&out), "PLUS");
     let archive = fixture.world.target().join(&fixture.world.in_target()[0]);
-    assert!(!out.stderr.contains("no archive was published"), "{}", out.told());
+    assert!(!out.stderr.contains("no archive was published"), "{}", out.describe());
     out.failed(&[&format!("{} is whole and stands there", archive.display())]);
 }
 
@@ -139,8 +139,8 @@ fn removes_a_new_directory_that_it_cannot_open() {
         made |= call.name == "mkdirat" && call.about == "deeper";
         Fate::Made
     });
-    out.is_in_good_order();
-    assert!(world.in_target().is_empty(), "{}", out.told());
+    out.assert_no_panic();
+    assert!(world.in_target().is_empty(), "{}", out.describe());
     out.failed(&["opening", "deeper: Too many open files"]);
 }
 
@@ -159,7 +159,7 @@ fn reports_a_failed_write_and_not_the_truncated_archive() {
             assert!(number > 2, "the archive took only one write");
             break;
         }
-        assert!(!out.stderr.contains("cut short"), "{}", out.told());
+        assert!(!out.stderr.contains("cut short"), "{}", out.describe());
         out.failed(&["No space left on device"]);
     }
 }

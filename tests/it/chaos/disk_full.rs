@@ -102,7 +102,7 @@ fn in_small_target(fixture: &mut Fixture, size: u64) -> &'static str {
 fn in_small_data(size: u64) -> &'static str {
     let world = World::prepare(Setup::plain(Version::V35));
     let mounted = mount::small(&world.path("data"), &size.to_string());
-    world.found(&world.as_initial_member(), "new");
+    world.write_command_line(&world.as_initial_member(), "new");
     world.start();
     let fixture = Fixture::in_world(Action::Restore, world, None);
     let out = fixture.run_alone();
@@ -117,10 +117,10 @@ fn in_small_data(size: u64) -> &'static str {
 /// Checks that a failed run reports a full disk, and that every other run succeeded.
 fn check_message(out: &Out, outcome: &str) {
     if matches!(outcome, "NEW" | "PLUS") {
-        assert!(out.status.success(), "{}", out.told());
+        assert!(out.status.success(), "{}", out.describe());
         return;
     }
-    assert!(!out.status.success() && out.stderr.contains("Next:"), "{}", out.told());
+    assert!(!out.status.success() && out.stderr.contains("Next:"), "{}", out.describe());
     let told = out.stderr.to_lowercase();
-    assert!(["room", "space", "free"].iter().any(|word| told.contains(word)), "{}", out.told());
+    assert!(["room", "space", "free"].iter().any(|word| told.contains(word)), "{}", out.describe());
 }

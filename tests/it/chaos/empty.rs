@@ -51,11 +51,11 @@ fn recovers_if_etcd_started_after_an_interrupted_restore(version: Version) {
         kill(pid, Signal::SIGKILL).unwrap();
         Fate::Killed
     });
-    assert_eq!(out.status.code(), None, "{}", out.told());
+    assert_eq!(out.status.code(), None, "{}", out.describe());
     world.start();
     let before = world.pid();
     let out = world.restore(&["--recover"]);
-    out.says_one_of(&["etcd has created its own data in the empty data directory"]);
+    out.assert_stderr_contains(&["etcd has created its own data in the empty data directory"]);
     let _ = out.completed();
     assert_serves_empty_data(&world);
     assert_eq!(world.pid(), before, "etcd was stopped");

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use super::disk::{Disk, Flush, Kind};
 use crate::common::client::Data;
 use crate::common::command::{Out, Run};
-use crate::common::fs_util::{Closely, names, shape, succeed};
+use crate::common::fs_util::{Detail, names, shape, succeed};
 use crate::common::tracer::{Call, Fate, trace};
 use crate::common::world::{RUNS, Setup, Version, World};
 use crate::gateway::Content;
@@ -148,7 +148,7 @@ impl Fixture {
             Some(kind) => {
                 let world = World::prepare(setup);
                 let disk = Disk::under(&world, kind);
-                world.found(&world.as_initial_member(), "new");
+                world.write_command_line(&world.as_initial_member(), "new");
                 world.start();
                 (world, Some(disk))
             }
@@ -258,20 +258,20 @@ impl Fixture {
     pub fn settle(&self, out: &Out, next: Next) -> (&'static str, &'static str) {
         let data = self.world.data_dir();
         let lives = self.action == Action::Empty || data.join("member/snap/db").exists();
-        assert!(lives, "no live data: {:?}", shape(&data, Closely::Shape));
+        assert!(lives, "no live data: {:?}", shape(&data, Detail::Shape));
         // If the run itself reports that a recovery is needed, runs it before any check.
         let owed = ["neither completed nor rolled back", "still unfinished"];
         let is_owed = owed.iter().any(|words| out.stderr.contains(words));
         if self.disk.is_some() || out.status.code().is_none() || is_owed {
             let finished = self.finished();
-            let told = out.told() + &self.recover(next);
+            let told = out.describe() + &self.recover(next);
             return (self.judge(&finished, &told), next.words());
         }
         let outcome = self.outcome_before_recovery(out);
-        if self.left_over(&out.told()).is_empty() {
+        if self.left_over(&out.describe()).is_empty() {
             return (outcome, "at once");
         }
-        let told = out.told() + &self.recover(next);
+        let told = out.describe() + &self.recover(next);
         assert_eq!(
             self.judge(&self.finished_before_recovery(), &told),
             outcome,
@@ -282,7 +282,7 @@ impl Fixture {
 
     /// Returns the outcome of a run that ended by itself. Panics if a guarantee is broken.
     pub fn outcome(&self, out: &Out) -> &'static str {
-        self.judge(&self.finished(), &out.told())
+        self.judge(&self.finished(), &out.describe())
     }
 
     /// Returns the outcome of a run before any recovery. The state that a failure message describes must be
@@ -290,13 +290,21 @@ impl Fixture {
     fn outcome_before_recovery(&self, out: &Out) -> &'static str {
         let finished = self.finished();
         let is_down = self.action != Action::Empty && !self.world.running();
-        assert!(!is_down, "etcd is down: {}\n{}", out.told(), self.world.log());
+        assert!(!is_down, "etcd is down: {}\n{}", out.describe(), self.world.log());
         let outcome = self.serves(&finished);
         let failed = !out.status.success() && out.status.code().is_some();
         if failed && self.action == Action::Snapshot {
-            assert!(finished.is_empty() || out.stderr.contains("stands there"), "published: {}", out.told());
+            assert!(
+                finished.is_empty() || out.stderr.contains("stands there"),
+                "published: {}",
+                out.describe()
+            );
         }
-        assert!(!failed || outcome != "NEW", "the run failed, but etcd serves the new data: {}", out.told());
+        assert!(
+            !failed || outcome != "NEW",
+            "the run failed, but etcd serves the new data: {}",
+            out.describe()
+        );
         outcome
     }
 
@@ -365,9 +373,9 @@ impl Fixture {
     fn recover(&self, next: Next) -> String {
         let mut told = String::new();
         let mut ran = |out: Out| {
-            assert!(out.status.success(), "the recovery failed: {}", out.told());
-            out.is_in_good_order();
-            told += &out.told();
+            assert!(out.status.success(), "the recovery failed: {}", out.describe());
+            out.assert_no_panic();
+            told += &out.describe();
         };
         if next == Next::Boot {
             self.world.await_ordered_stop();

@@ -257,7 +257,7 @@ fn inject(fixture: &mut Fixture, mode: Mode, point: &Point, number: usize) -> (&
     for _ in 0..2 {
         let (out, reached) = run(fixture, mode, point);
         if reached == Reached::Never {
-            assert!(out.status.success(), "the run failed without a fault: {}", out.told());
+            assert!(out.status.success(), "the run failed without a fault: {}", out.describe());
             fixture.begin();
             continue;
         }
@@ -267,11 +267,11 @@ fn inject(fixture: &mut Fixture, mode: Mode, point: &Point, number: usize) -> (&
         }
         let settled = fixture.settle(&out, Next::nth(number, went_down, fixture.action()));
         // Only a failed call may prevent the cleanup.
-        assert!(settled.1 != SWEPT || mode == Mode::Errno, "left over: {}", out.told());
+        assert!(settled.1 != SWEPT || mode == Mode::Errno, "left over: {}", out.describe());
         check_message(mode, point, &out, settled.0);
         if let (Point::Asked(_), Reached::Before) = (point, reached) {
             let obeys = out.stderr.contains("SIGTERM") && matches!(settled.0, "OLD" | "SAME");
-            assert!(obeys, "it continued after SIGTERM: {}", out.told());
+            assert!(obeys, "it continued after SIGTERM: {}", out.describe());
         }
         fixture.begin();
         return settled;
@@ -347,19 +347,23 @@ fn inject_at_call(fixture: &Fixture, mode: Mode, error: Option<Errno>, pid: Pid)
 
 /// Checks that a run that was not killed reports the correct outcome, without a panic.
 fn check_message(mode: Mode, point: &Point, out: &Out, outcome: &str) {
-    out.is_in_good_order();
+    out.assert_no_panic();
     match out.status.code() {
-        None => assert!(matches!(mode, Mode::Kill | Mode::Both | Mode::Power(..)), "it died: {}", out.told()),
-        Some(0) => assert!(matches!(outcome, "NEW" | "PLUS"), "the run reported success: {}", out.told()),
+        None => {
+            assert!(matches!(mode, Mode::Kill | Mode::Both | Mode::Power(..)), "it died: {}", out.describe())
+        }
+        Some(0) => assert!(matches!(outcome, "NEW" | "PLUS"), "the run reported success: {}", out.describe()),
         Some(code @ (1 | 2)) => {
-            assert!(out.stderr.contains("Next:"), "no next step: {}", out.told());
+            assert!(out.stderr.contains("Next:"), "no next step: {}", out.describe());
             if let (1, Point::Call(call, Some(error))) = (code, point) {
                 check_cause(out, call, *error);
             }
         }
         // The dynamic loader failed, before our program started.
-        Some(127) => assert!(matches!(outcome, "OLD" | "SAME") && out.stdout.is_empty(), "{}", out.told()),
-        Some(code) => panic!("exit status {code}: {}", out.told()),
+        Some(127) => {
+            assert!(matches!(outcome, "OLD" | "SAME") && out.stdout.is_empty(), "{}", out.describe())
+        }
+        Some(code) => panic!("exit status {code}: {}", out.describe()),
     }
 }
 
@@ -379,7 +383,7 @@ fn check_cause(out: &Out, call: &Call, error: Errno) {
     assert!(
         at.is_some_and(|at| at > 0),
         "the message has no step or does not contain {told:?}: {}",
-        out.told()
+        out.describe()
     );
 }
 

@@ -62,17 +62,22 @@ fn one_proceeds(pair: [Run; 2]) -> Duration {
     // Waits in two threads, so that each run is timed to its own end.
     let outs = pair.map(|run| std::thread::spawn(|| run.finish())).map(|thread| thread.join().unwrap());
     let [first, second] = outs.each_ref().map(|out| out.status.success());
-    assert!(first != second, "expected exactly one of two to succeed: {}{}", outs[0].told(), outs[1].told());
+    assert!(
+        first != second,
+        "expected exactly one of two to succeed: {}{}",
+        outs[0].describe(),
+        outs[1].describe()
+    );
     let (loser, winner) = if first { (&outs[1], pids[0]) } else { (&outs[0], pids[1]) };
     assert_is_refused(loser, winner)
 }
 
 fn assert_is_refused(loser: &Out, winner: i32) -> Duration {
-    assert_eq!(loser.status.code(), Some(3), "{}", loser.told());
+    assert_eq!(loser.status.code(), Some(3), "{}", loser.describe());
     assert!(
         loser.stderr.contains(&winner.to_string()),
         "the refusal does not name the other process: {}",
-        loser.told()
+        loser.describe()
     );
     loser.took
 }

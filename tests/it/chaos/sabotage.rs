@@ -55,7 +55,7 @@ fn detects_a_hash_trailer_that_is_not_checked() {
         let world = World::plain(Version::V35);
         world.fill();
         let tools = world.stand_in_tools();
-        tools.spoil("etcdctl *snapshot*save*");
+        tools.corrupt("etcdctl *snapshot*save*");
         let mut command = world.action(program!("snapshot"), &[&world.to_target()]);
         let _ = command.env("ETCD_SABOTAGE", flaw).output().unwrap();
         assert_eq!(!world.in_target().is_empty(), published, "{flaw}");

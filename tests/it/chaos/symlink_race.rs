@@ -16,7 +16,7 @@ use super::fixture::{Action, Fixture};
 use super::injection::panic_message;
 use super::table::{Row, Table};
 use crate::common::command::{Out, Run};
-use crate::common::fs_util::{Closely, names, sha256sum, shape};
+use crate::common::fs_util::{Detail, names, sha256sum, shape};
 use crate::common::world::RUNS;
 use crate::owner::{UBUNTU, with_ubuntu_user};
 use crate::restore::from;
@@ -53,15 +53,15 @@ pub fn swap_target_during_runs(count: usize, flaw: Option<&str>) -> Table {
             let action = if (number + 1) % RESTORES == 0 { Action::Restore } else { Action::Snapshot };
             let outcome = catch_unwind(AssertUnwindSafe(|| {
                 reset(&own);
-                let before = shape(&outside, Closely::Times);
+                let before = shape(&outside, Detail::Times);
                 let target = home.join("swapped").join(place);
                 let out = run(&mut fixture, action, &target, flaw);
-                let touched: Vec<_> = shape(&outside, Closely::Times)
+                let touched: Vec<_> = shape(&outside, Detail::Times)
                     .into_iter()
                     .filter(|line| !before.contains(line))
                     .collect();
-                assert!(touched.is_empty(), "touched: {touched:?}: {}", out.told());
-                out.is_in_good_order();
+                assert!(touched.is_empty(), "touched: {touched:?}: {}", out.describe());
+                out.assert_no_panic();
                 judge(&fixture, action, &own.join(place), out, &files(&own))
             }));
             table.add(Row {
@@ -107,23 +107,23 @@ fn judge(
     let is_done = match out.status.code() {
         Some(0) => true,
         Some(1 | 2) => false,
-        _ => panic!("{}", out.told()),
+        _ => panic!("{}", out.describe()),
     };
     let outcome = match (action, is_done) {
         (Action::Snapshot, true) => "PLUS",
         (Action::Snapshot, false) => "SAME",
         _ => fixture.outcome(&out),
     };
-    assert!(matches!(outcome, "PLUS" | "NEW") == is_done, "{outcome}, with the output: {}", out.told());
+    assert!(matches!(outcome, "PLUS" | "NEW") == is_done, "{outcome}, with the output: {}", out.describe());
     if !is_done {
-        assert!(found.is_empty(), "{found:?} were left behind: {}", out.told());
+        assert!(found.is_empty(), "{found:?} were left behind: {}", out.describe());
         return (outcome, "not taken");
     }
     let results = out.completed();
     let word = if action == Action::Snapshot { "snapshot" } else { "backup" };
     let archive = PathBuf::from(results.get(&format!("{word}.path")));
     let archive = target.join(archive.file_name().unwrap());
-    assert_eq!(found, [archive.as_path()], "output: {}", results.out.told());
+    assert_eq!(found, [archive.as_path()], "output: {}", results.out.describe());
     assert_eq!(sha256sum(&archive), results.get(&format!("{word}.sha256")));
     (outcome, "in the owner's directory")
 }

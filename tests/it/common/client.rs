@@ -52,7 +52,7 @@ impl World {
     }
 
     /// Returns a shell command with which a supervisor script puts a key, in a world without TLS.
-    pub fn typed_put(&self, key: &str, value: &str) -> String {
+    pub fn put_command(&self, key: &str, value: &str) -> String {
         let etcdctl = self.setup().version.bin_dir().join("etcdctl");
         format!("ETCDCTL_API=3 {} --endpoints {} put {key} {value} >&2", etcdctl.display(), self.endpoint())
     }

@@ -10,7 +10,7 @@ pub fn of_three(version: Version) -> Vec<World> {
     let members = ["m1", "m2", "m3"].map(|name| World::prepare(Setup { name, ..Setup::plain(version) }));
     let initial = members.each_ref().map(World::as_initial_member).join(",");
     for member in &members {
-        member.found(&initial, "new");
+        member.write_command_line(&initial, "new");
         member.launch();
     }
     for member in &members {
@@ -24,7 +24,10 @@ pub fn with_learner(version: Version) -> (World, World) {
     let voter = World::plain(version);
     let learner = World::prepare(Setup { name: "m2", ..Setup::plain(version) });
     add_member(&voter, &learner, &["--learner"]);
-    learner.found(&format!("{},{}", voter.as_initial_member(), learner.as_initial_member()), "existing");
+    learner.write_command_line(
+        &format!("{},{}", voter.as_initial_member(), learner.as_initial_member()),
+        "existing",
+    );
     let deadline = Instant::now() + Duration::from_secs(20);
     while !learner.listening() {
         assert!(Instant::now() < deadline, "the learner does not start: {}", learner.log());

@@ -18,7 +18,7 @@ const DEADLINE: Duration = Duration::from_secs(200);
 
 /// Appends the program and the arguments of `command` to the arguments of `other`. Also gives `other` the
 /// environment and the current directory of `command`.
-pub fn given(mut other: Command, command: &Command) -> Command {
+pub fn wrap(mut other: Command, command: &Command) -> Command {
     other.arg(command.get_program()).args(command.get_args());
     other.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     other.current_dir(command.get_current_dir().unwrap_or(Path::new("/")));
@@ -135,11 +135,11 @@ impl Run {
             }
             sleep(Duration::from_millis(3));
         };
-        self.ended_as(status)
+        self.with_status(status)
     }
 
     /// Returns the output of a process that was already reaped, with this status.
-    pub fn ended_as(self, status: ExitStatus) -> Out {
+    pub fn with_status(self, status: ExitStatus) -> Out {
         Out {
             took: self.started.elapsed(),
             status,
@@ -171,7 +171,7 @@ pub struct Out {
 
 impl Out {
     /// Returns the command, the status and the output, for the message of an assertion.
-    pub fn told(&self) -> String {
+    pub fn describe(&self) -> String {
         format!(
             "{}\n{} after {:?}\n--- stdout\n{}--- stderr\n{}",
             self.shown, self.status, self.took, self.stdout, self.stderr
@@ -181,30 +181,30 @@ impl Out {
     /// Checks that stderr contains no panic, on any thread: neither a message of Rust nor one of our own
     /// panic handler.
     #[track_caller]
-    pub fn is_in_good_order(&self) {
+    pub fn assert_no_panic(&self) {
         if let Err(complaint) = self.check_no_panic() {
             panic!("{complaint}");
         }
     }
 
-    /// As [`Self::is_in_good_order`], but returns an error, for tables that continue after a failure.
+    /// As [`Self::assert_no_panic`], but returns an error, for tables that continue after a failure.
     pub fn check_no_panic(&self) -> Result<(), String> {
         match panic_in(&self.stderr) {
             None => Ok(()),
-            Some(words) => Err(format!("the program panicked, with {words:?}: {}", self.told())),
+            Some(words) => Err(format!("the program panicked, with {words:?}: {}", self.describe())),
         }
     }
 
     /// Checks that the action completed, with status 0. Returns its results.
     #[track_caller]
     pub fn completed(self) -> Results {
-        assert_eq!(self.status.code(), Some(0), "expected it to complete: {}", self.told());
+        assert_eq!(self.status.code(), Some(0), "expected it to complete: {}", self.describe());
         let value = match serde_yaml::from_str::<Value>(&self.stdout) {
             Ok(Value::Object(mut map)) if map.len() == 1 && map.contains_key("results") => {
                 map.remove("results").unwrap()
             }
             Ok(value) => value,
-            Err(error) => panic!("stdout is not YAML: {error}: {}", self.told()),
+            Err(error) => panic!("stdout is not YAML: {error}: {}", self.describe()),
         };
         Results { value, out: self }
     }
@@ -213,7 +213,7 @@ impl Out {
     /// step.
     #[track_caller]
     pub fn refused(self, reasons: &[&str]) {
-        if let Err(complaint) = self.is_refusal(reasons) {
+        if let Err(complaint) = self.check_refused(reasons) {
             panic!("{complaint}");
         }
     }
@@ -221,20 +221,20 @@ impl Out {
     /// Checks that the action failed in this step, with this reason and this next step.
     #[track_caller]
     pub fn failed_at(self, step: &str, reason: &str, next: &str) {
-        self.says_one_of(&[&format!("failed: {step}: ")]);
-        self.says_one_of(&[&format!("Next: {next}.")]);
+        self.assert_stderr_contains(&[&format!("failed: {step}: ")]);
+        self.assert_stderr_contains(&[&format!("Next: {next}.")]);
         self.failed(&[reason]);
     }
 
     /// As [`Self::refused`], but returns an error, for tables that continue after a failure.
-    pub fn is_refusal(&self, reasons: &[&str]) -> Result<(), String> {
+    pub fn check_refused(&self, reasons: &[&str]) -> Result<(), String> {
         // A refusal has status 3 if another run holds the lock.
         let expected = if self.stderr.contains(" is working on ") { 3 } else { 2 };
         if self.status.code() != Some(expected) {
-            return Err(format!("expected a refusal, status {expected}: {}", self.told()));
+            return Err(format!("expected a refusal, status {expected}: {}", self.describe()));
         }
         if !self.stderr.contains("Next:") {
-            return Err(format!("no next step: {}", self.told()));
+            return Err(format!("no next step: {}", self.describe()));
         }
         self.check_stderr_contains(reasons)
     }
@@ -243,15 +243,15 @@ impl Out {
     /// a next step.
     #[track_caller]
     pub fn failed(self, reasons: &[&str]) {
-        assert_eq!(self.status.code(), Some(1), "expected a failure: {}", self.told());
-        assert!(self.stderr.contains("State:"), "no state: {}", self.told());
-        assert!(self.stderr.contains("Next:"), "no next step: {}", self.told());
-        self.says_one_of(reasons);
+        assert_eq!(self.status.code(), Some(1), "expected a failure: {}", self.describe());
+        assert!(self.stderr.contains("State:"), "no state: {}", self.describe());
+        assert!(self.stderr.contains("Next:"), "no next step: {}", self.describe());
+        self.assert_stderr_contains(reasons);
     }
 
     /// Checks that stderr contains one of the fragments, ignoring case, and no panic.
     #[track_caller]
-    pub fn says_one_of(&self, fragments: &[&str]) {
+    pub fn assert_stderr_contains(&self, fragments: &[&str]) {
         if let Err(complaint) = self.check_stderr_contains(fragments) {
             panic!("{complaint}");
         }
@@ -261,7 +261,7 @@ impl Out {
         self.check_no_panic()?;
         let said = self.stderr.to_lowercase();
         if !fragments.iter().any(|fragment| said.contains(&fragment.to_lowercase())) {
-            return Err(format!("stderr contains none of {fragments:?}: {}", self.told()));
+            return Err(format!("stderr contains none of {fragments:?}: {}", self.describe()));
         }
         Ok(())
     }
@@ -303,7 +303,7 @@ impl Results {
     /// Returns the result with a dotted key, which must exist, as text.
     #[track_caller]
     pub fn get(&self, key: &str) -> String {
-        self.find(key).unwrap_or_else(|| panic!("no result {key}: {}", self.out.told()))
+        self.find(key).unwrap_or_else(|| panic!("no result {key}: {}", self.out.describe()))
     }
 
     /// Returns the result with a dotted key, which must exist, as a number.

@@ -34,12 +34,12 @@ pub fn service() -> Duration {
 }
 
 /// Returns the limit if the service reports that it stopped etcd, but did not.
-pub fn stop_that_is_a_lie() -> Duration {
+pub fn false_stop() -> Duration {
     commands().stop_timeout() + BUSY
 }
 
 /// Returns the limit if the service reports that it started etcd, but did not.
-pub fn start_that_is_a_lie() -> Duration {
+pub fn false_start() -> Duration {
     commands().idle_timeout() + BUSY
 }
 

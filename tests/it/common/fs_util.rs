@@ -17,7 +17,7 @@ pub fn names(dir: &Path) -> Vec<String> {
 
 /// The level of detail of [`shape`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Closely {
+pub enum Detail {
     /// Paths, inodes, modes and owners.
     Shape,
     /// Sizes and contents of files as well. Only useful while no process is writing.
@@ -27,26 +27,26 @@ pub enum Closely {
 }
 
 /// Describes the file at a path and all files below it, one a line.
-pub fn shape(path: &Path, closely: Closely) -> Vec<String> {
+pub fn shape(path: &Path, detail: Detail) -> Vec<String> {
     let Ok(meta) = fs::symlink_metadata(path) else {
         return Vec::new();
     };
-    let mut line = format!("{} {}", path.display(), nature(&meta));
-    if closely >= Closely::Contents && meta.is_file() {
+    let mut line = format!("{} {}", path.display(), describe_metadata(&meta));
+    if detail >= Detail::Contents && meta.is_file() {
         write!(line, " {} bytes {}", meta.len(), sha256sum(path)).unwrap();
     }
-    if closely >= Closely::Times {
+    if detail >= Detail::Times {
         write!(line, " changed {}.{:09}", meta.ctime(), meta.ctime_nsec()).unwrap();
     }
     let mut lines = vec![line];
     if meta.is_dir() {
-        lines.extend(names(path).iter().flat_map(|name| shape(&path.join(name), closely)));
+        lines.extend(names(path).iter().flat_map(|name| shape(&path.join(name), detail)));
     }
     lines
 }
 
 /// Describes a file or a directory without its name and content. The mode contains the file type.
-pub fn nature(meta: &Metadata) -> String {
+pub fn describe_metadata(meta: &Metadata) -> String {
     format!("inode {} mode {:o} owner {}:{}", meta.ino(), meta.mode(), meta.uid(), meta.gid())
 }
 

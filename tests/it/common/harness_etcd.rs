@@ -8,7 +8,7 @@ use test_case::test_case;
 use crate::common::client::assert_same;
 use crate::common::cluster;
 use crate::common::command::Run;
-use crate::common::fs_util::{Closely, names, shape};
+use crate::common::fs_util::{Detail, names, shape};
 use crate::common::world::{PASSWORD, Setup, Version, World};
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -68,10 +68,10 @@ fn world_survives_a_restart_and_cleans_up(version: Version) {
     assert_eq!(world.processes().into_iter().collect::<Vec<_>>(), [first]);
     world.stop();
     assert!(!world.listening());
-    let still = shape(&world.data_dir(), Closely::Contents);
+    let still = shape(&world.data_dir(), Detail::Contents);
     world.start();
     assert_ne!(world.pid().unwrap(), first);
-    assert_ne!(shape(&world.data_dir(), Closely::Contents), still);
+    assert_ne!(shape(&world.data_dir(), Detail::Contents), still);
     assert_same(&world.dump(), &full, "after a restart");
     assert_eq!((world.asked("start"), world.asked("stop")), (2, 1));
     assert!(world.leftovers().is_empty());
@@ -143,7 +143,7 @@ fn world_replaces_the_tools_by_stand_ins(version: Version) {
     let out = run(&["snapshot", "save", "x"]);
     assert_eq!((out.status.code(), out.stdout.as_str(), out.stderr.as_str()), (Some(6), "so\n", "it goes\n"));
     assert!(run(&["version"]).status.success());
-    tools.die("etcdctl version");
+    tools.kill("etcdctl version");
     assert_eq!(run(&["version"]).status.code(), None);
     assert_eq!(names(&world.path("tools")).contains(&"etcdutl".to_owned()), version == Version::V35);
 }

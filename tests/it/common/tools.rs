@@ -80,7 +80,7 @@ impl Tools {
 
     /// Changes one byte in the middle of the file that the real tool saves, in calls that match the shell
     /// pattern.
-    pub fn spoil(&self, pattern: &str) {
+    pub fn corrupt(&self, pattern: &str) {
         self.fault(pattern, "spoil", 0);
     }
 
@@ -95,7 +95,7 @@ impl Tools {
     }
 
     /// As [`Self::hang`], and ignores SIGTERM.
-    pub fn hang_deaf(&self, pattern: &str) {
+    pub fn hang_ignoring_sigterm(&self, pattern: &str) {
         self.fault(pattern, "deaf", 0);
     }
 
@@ -105,13 +105,13 @@ impl Tools {
     }
 
     /// Sends SIGSTOP to the process `pid` in calls that match the shell pattern, and then runs the real tool.
-    pub fn halt(&self, pattern: &str, pid: i32) {
+    pub fn suspend_process(&self, pattern: &str, pid: i32) {
         fs::write(self.dir.join("whom"), pid.to_string()).unwrap();
         self.fault(pattern, "halt", 0);
     }
 
     /// Kills the tool with SIGKILL in calls that match the shell pattern.
-    pub fn die(&self, pattern: &str) {
+    pub fn kill(&self, pattern: &str) {
         self.fault(pattern, "die", 0);
     }
 
@@ -130,7 +130,7 @@ impl Tools {
     }
 
     /// Removes the fault.
-    pub fn mend(&self) {
+    pub fn remove_fault(&self) {
         let _ = fs::remove_file(self.dir.join("fault"));
         let _ = fs::remove_file(self.dir.join("fault-at"));
     }

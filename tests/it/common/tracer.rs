@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::common::command::{Out, Run, given};
+use crate::common::command::{Out, Run, wrap};
 
 /// The maximum duration of a traced run on these small worlds.
 const DEADLINE: Duration = Duration::from_secs(200);
@@ -107,7 +107,7 @@ pub(super) fn run_traced(
     let status = follow(pid);
     drop(ended);
     watchdog.join().unwrap();
-    run.ended_as(status)
+    run.with_status(status)
 }
 
 /// Waits only for the tracees of this thread: other threads of the tests have children as well.
@@ -118,7 +118,7 @@ pub(super) const OURS: WaitPidFlag = WaitPidFlag::__WALL.union(WaitPidFlag::__WN
 fn wrap_in_stopped_shell(command: &Command) -> Command {
     let mut stopped = Command::new("/bin/sh");
     stopped.args(["-c", "kill -STOP $$; exec \"$@\"", "sh"]);
-    given(stopped, command)
+    wrap(stopped, command)
 }
 
 struct Tracer {

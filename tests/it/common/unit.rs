@@ -381,11 +381,11 @@ pub struct HookRun {
 impl HookRun {
     /// Checks that the hook succeeded, and set a status of this kind that contains all `parts`.
     #[track_caller]
-    pub fn says(&self, kind: &str, parts: &[&str]) {
-        assert_eq!(self.out.status.code(), Some(0), "a hook error: {}", self.out.told());
+    pub fn assert_status(&self, kind: &str, parts: &[&str]) {
+        assert_eq!(self.out.status.code(), Some(0), "a hook error: {}", self.out.describe());
         let status = self.status.as_deref().unwrap_or_default();
         let fits = status.starts_with(&format!("{kind} ")) && parts.iter().all(|part| status.contains(part));
-        assert!(fits, "not {kind} with {parts:?}: {status:?}: {}", self.out.told());
+        assert!(fits, "not {kind} with {parts:?}: {status:?}: {}", self.out.describe());
     }
 }
 
@@ -491,35 +491,41 @@ impl Ended {
         }
     }
 
-    fn told(&self) -> String {
-        format!("{:?}: {:?}\nprogress {:?}\n{}", self.status, self.message, self.progress, self.out.told())
+    fn describe(&self) -> String {
+        format!(
+            "{:?}: {:?}\nprogress {:?}\n{}",
+            self.status,
+            self.message,
+            self.progress,
+            self.out.describe()
+        )
     }
 
     /// Checks that the action completed.
     #[track_caller]
     pub fn completed(self) -> Self {
-        assert_eq!(self.status, Status::Completed, "expected it to complete: {}", self.told());
+        assert_eq!(self.status, Status::Completed, "expected it to complete: {}", self.describe());
         self
     }
 
     /// Checks that the action failed, with a message that contains one of the `reasons` and a next step.
     #[track_caller]
     pub fn failed(self, reasons: &[&str]) {
-        assert_eq!(self.status, Status::Failed, "expected it to fail: {}", self.told());
-        assert_eq!(self.out.status.code(), Some(0), "Juju would drop the message: {}", self.told());
-        assert!(self.message.contains("Next:"), "no next step: {}", self.told());
+        assert_eq!(self.status, Status::Failed, "expected it to fail: {}", self.describe());
+        assert_eq!(self.out.status.code(), Some(0), "Juju would drop the message: {}", self.describe());
+        assert!(self.message.contains("Next:"), "no next step: {}", self.describe());
         let message = self.message.to_lowercase();
         assert!(
             reasons.iter().any(|reason| message.contains(&reason.to_lowercase())),
             "the message contains none of {reasons:?}: {}",
-            self.told()
+            self.describe()
         );
     }
 
     /// Returns the result with a dotted key, which must exist and be text, as all results in Juju are.
     #[track_caller]
     pub fn get(&self, key: &str) -> String {
-        find(&self.results, key).unwrap_or_else(|| panic!("no result {key}: {}", self.told()))
+        find(&self.results, key).unwrap_or_else(|| panic!("no result {key}: {}", self.describe()))
     }
 }
 

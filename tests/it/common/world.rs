@@ -97,7 +97,7 @@ impl World {
     pub fn new(setup: Setup) -> Self {
         for _ in 0..5 {
             let world = Self::prepare(setup);
-            world.found(&world.as_initial_member(), "new");
+            world.write_command_line(&world.as_initial_member(), "new");
             match world.try_start() {
                 Ok(()) => {
                     if setup.auth {
@@ -112,7 +112,7 @@ impl World {
         panic!("found no free port in five tries");
     }
 
-    /// Prepares an etcd that has never run and has no data directory. [`Self::found`] must be called next.
+    /// Prepares an etcd that has never run and has no data directory. [`Self::write_command_line`] must be called next.
     pub fn prepare(setup: Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("etcd-world-").tempdir().unwrap();
         let world = Self { dir, setup, client: free_port(), peer: free_port() };
@@ -139,7 +139,7 @@ impl World {
     }
 
     /// Writes the command line of etcd, with this initial cluster and its state.
-    pub fn found(&self, initial_cluster: &str, state: &str) {
+    pub fn write_command_line(&self, initial_cluster: &str, state: &str) {
         let mut words: Vec<String> = [
             self.setup.version.bin_dir().join("etcd").to_str().unwrap(),
             "--name",
@@ -204,7 +204,7 @@ impl World {
     }
 
     /// Adds an option to the command line of etcd, from its next start on.
-    pub fn tell(&self, option: &str) {
+    pub fn add_option(&self, option: &str) {
         let argv = self.path("supervisor/argv");
         let words = fs::read_to_string(&argv).unwrap();
         fs::write(&argv, format!("{words}{option}\n")).unwrap();
@@ -416,7 +416,7 @@ pub fn is_root() -> bool {
 
 /// Creates a directory that only root can change, outside of `/tmp`. Returns `None` if the tests do not run
 /// as root.
-pub fn roots_own() -> Option<TempDir> {
+pub fn root_only_dir() -> Option<TempDir> {
     if !is_root() {
         eprintln!("skipped: only root can create a directory that no other user can change");
         return None;

@@ -49,7 +49,7 @@ pub enum Can {
 
 impl Can {
     /// Returns whether the server of this run has the feature. If not, prints that for `cargo xtask buckets`.
-    pub fn be_tried(self) -> bool {
+    pub fn is_supported(self) -> bool {
         let lack = match (self, is_s3s()) {
             (Self::Tls, true) => "s3s-fs has no TLS",
             (Self::Lock, true) => "s3s-fs has no object lock",
@@ -238,12 +238,12 @@ impl Faults {
     }
 
     /// Injects a fault into the next `times` requests with this method whose head contains `holds`.
-    pub fn make(&self, method: &'static str, holds: &'static str, fault: Fault, times: usize) {
+    pub fn inject(&self, method: &'static str, holds: &'static str, fault: Fault, times: usize) {
         self.state.lock().unwrap().faults.push((method, holds, fault, times));
     }
 
     /// Removes all faults.
-    pub fn none(&self) {
+    pub fn clear(&self) {
         self.state.lock().unwrap().faults.clear();
     }
 
