@@ -29,20 +29,20 @@ impl fmt::Display for BackupFailed {
 /// Checks that the backup can be written to its target, if one will be made.
 ///
 /// # Errors
-/// The target cannot be written to, lies in the data directory, or has no room.
+/// The target cannot be written to, lies in the data directory, or has too little free space.
 pub(super) fn check_target(request: &Request, facts: &Facts, data: &DataDir) -> Result<()> {
     let Some(target) = &request.backup else { return Ok(()) };
     if backup_method(request, &facts.existing) == BackupMethod::None {
         return Ok(());
     }
     let approach = TrustedPath::open(target, request.owner)?;
-    // The stage needs room of its own on the same disk. The snapshot checks again for itself.
+    // The stage needs space on the same disk too. The snapshot procedure checks its own space again.
     let shared = if approach.shares_disk_with(data.dir())? { facts.database_size } else { 0 };
     approach.check_outside(data.dir())?;
     approach.check_space(facts.backup_space.saturating_add(shared), "saving the existing data")
 }
 
-/// Saves the existing data as `plan` says, and returns the report of the snapshot.
+/// Saves the existing data by the method in `plan`, and returns the report of the snapshot.
 ///
 /// # Errors
 /// The snapshot fails.

@@ -1,4 +1,4 @@
-//! The data that a restore finds, and what could be learned about it.
+//! The data that a restore finds, and the facts that were read from it.
 
 use crate::etcd::client::Status;
 use crate::etcd::member::Member;
@@ -13,26 +13,26 @@ pub enum ExistingData {
         /// The members of the cluster.
         members: Vec<Member>,
     },
-    /// No etcd has it open. A private etcd on a copy of it showed this.
+    /// No etcd has it open. A private etcd was booted on a copy of it.
     Stopped {
         /// The revision that it starts at.
         revision: i64,
         /// The members of the cluster.
         members: Vec<Member>,
     },
-    /// The data directory holds no member, so there is nothing to lose.
+    /// The data directory holds no member, so a restore cannot lose data.
     Empty,
-    /// An etcd has the data open but does not answer, for this reason.
+    /// An etcd has the data open but does not answer. Holds the reason.
     NotAnswering(String),
-    /// No etcd has it open, and our own reading of its files found them damaged, for this reason.
+    /// No etcd has it open, and reading its files found damage. Holds the reason.
     Damaged(String),
-    /// No etcd has it open, and its members could not be read, for this reason. That is no verdict on the data: the disk,
-    /// the program or the machine may be at fault.
+    /// No etcd has it open, and its members could not be read. Holds the reason. The data may still be intact: the
+    /// disk, the program or the machine may be at fault.
     NotReadable(String),
-    /// The member directory has no write-ahead log: it is lost, or stored elsewhere. An etcd that starts without its log
-    /// creates a new cluster of one, and is healthy.
+    /// The member directory has no write-ahead log: it is lost, or stored elsewhere. An etcd that starts without its
+    /// log creates a new cluster of one member, and is healthy.
     WithoutLog,
-    /// The endpoint answers, but no etcd has this data directory open: the two do not belong together.
+    /// The endpoint answers, but no etcd has this data directory open: they do not belong together.
     OfAnotherEtcd,
 }
 

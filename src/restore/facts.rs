@@ -1,4 +1,4 @@
-//! The facts of a restore: the existing data and the etcd that serves it, the programs, the room on the disk.
+//! The facts of a restore: the existing data and the etcd that serves it, the programs, and the free disk space.
 //!
 //! Must never decide anything from them: see `decide`.
 
@@ -14,7 +14,7 @@ use crate::snapshot::required_space;
 use crate::system::interrupt;
 use anyhow::{Result, ensure};
 
-/// What restore knows before it decides.
+/// The facts that restore gathers before it decides.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// The path of the data directory, for messages.
@@ -31,9 +31,9 @@ pub struct Facts {
     pub member_inode: Option<u64>,
     /// The live data.
     pub existing: ExistingData,
-    /// The clusters that the live data is, was and was restored from.
+    /// The clusters that the live data is, was, and was restored from.
     pub lineage: Lineage,
-    /// The number of keys in it, or why they could not be counted.
+    /// The number of keys in it, or the reason why they could not be counted.
     pub keys: Result<u64, String>,
     /// The versions of the programs and the data.
     pub versions: Versions,
@@ -50,14 +50,14 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Gathers all facts. A stopped etcd's data is copied into `stage` and booted there.
+    /// Gathers all facts. If etcd is stopped, its data is copied into `stage` and booted there.
     ///
     /// # Errors
-    /// A fact could not be learned, or a signal asked to stop.
+    /// A fact could not be determined, or a signal asked to stop.
     pub fn gather(site: &Site, data: &DataDir, versions: Versions, stage: &mut Stage<'_>) -> Result<Self> {
         let mut lineage = Lineage::read(data.dir().path());
         let observed = observe(site, data, stage, &mut lineage)?;
-        // A question that a signal cut short must not pass for an answer.
+        // A query that a signal cut short must not count as an answer.
         interrupt::check()?;
         let Observed { existing, keys, size, size_in_use } = observed;
         Ok(Self {
@@ -79,10 +79,10 @@ impl Facts {
         })
     }
 
-    /// Checks that etcd and its data are as they were: minutes may have passed, and etcd is about to be stopped.
+    /// Checks that etcd and its data are unchanged: minutes may have passed, and etcd is about to be stopped.
     ///
     /// # Errors
-    /// Something has changed, or etcd could not be asked.
+    /// Something has changed, or etcd did not answer.
     pub fn check_unchanged(&self, site: &Site, data: &DataDir) -> Result<()> {
         ensure!(
             member_inode(data)? == self.member_inode,
@@ -110,7 +110,7 @@ fn v2_keys(site: &Site, existing: &ExistingData) -> V2Keys {
     match existing {
         ExistingData::Served { status, .. } => V2Keys::read_for_version(site, &status.version),
         ExistingData::Stopped { .. } => V2Keys::read_site(site),
-        // There is no data, or restore will refuse to replace it.
+        // The directory is empty, or restore will refuse to replace the data.
         ExistingData::Empty
         | ExistingData::NotAnswering(_)
         | ExistingData::Damaged(_)
@@ -132,11 +132,11 @@ fn has_log(data: &DataDir) -> Result<bool> {
     Ok(member.child("wal")?.names()?.iter().any(|name| name.ends_with(".wal")))
 }
 
-/// What was learned about the live data.
+/// The observed state of the live data.
 struct Observed {
     existing: ExistingData,
     keys: Result<u64, String>,
-    /// Bytes of its database. If etcd does not report it, the size of the file, which grows in large steps.
+    /// Size of its database in bytes. If etcd does not report it, the size of the file, which grows in large steps.
     size: u64,
     /// Bytes of it that are in use.
     size_in_use: u64,
@@ -158,7 +158,7 @@ fn observe(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut Lin
         Ok((status, members)) => {
             lineage.add_own(status.cluster_id);
             Observed {
-                // With a CORRUPT alarm, etcd no longer counts keys, but may well have to be restored.
+                // With a CORRUPT alarm, etcd no longer counts keys, but may still have to be restored.
                 keys: client.count_keys(0).map_err(|error| format!("{error:#}")),
                 size: status.db_size,
                 size_in_use: status.db_in_use,
@@ -171,7 +171,7 @@ fn observe(site: &Site, data: &DataDir, stage: &mut Stage<'_>, lineage: &mut Lin
     })
 }
 
-/// Observes the data of a stopped etcd on a booted copy. `observed` fills in what the copy does not show.
+/// Observes the data of a stopped etcd on a booted copy. `observed` fills in the rest.
 fn observe_stopped(
     stage: &mut Stage<'_>,
     lineage: &mut Lineage,

@@ -1,7 +1,7 @@
 //! The restore procedure: gather facts, decide, stage, prove, back up, exchange, report.
 //!
 //! Must never stop or change anything before the snapshot is verified, restored next to the live data and booted there.
-//! Knows nothing of Juju.
+//! Does not depend on Juju.
 
 mod backup;
 mod decide;
@@ -54,10 +54,10 @@ pub fn open_data_dir(site: &Site) -> Result<DataDir, ActionError> {
     })
 }
 
-/// Completes or rolls back what a killed run left in the data directory. Every action does this before its own work.
+/// Completes or rolls back an exchange that a killed run left in the data directory. Every action calls this first.
 ///
 /// # Errors
-/// The exchange stays unfinished, and this can be repeated.
+/// The exchange stays unfinished, and the call can be repeated.
 pub fn recover(site: &Site, data: &DataDir, report: Sink<'_>) -> Result<Option<Recovered>, ActionError> {
     let backup_target = exchange::recorded_backup_target(data);
     let recovered = exchange::recover(site, data).map_err(|error| {
@@ -75,10 +75,10 @@ pub fn recover(site: &Site, data: &DataDir, report: Sink<'_>) -> Result<Option<R
     Ok(recovered)
 }
 
-/// Refuses to plan if an earlier run left an exchange unfinished: a plan changes nothing.
+/// Refuses to plan if an earlier run left an exchange unfinished: a plan does not change any data.
 ///
 /// # Errors
-/// An exchange is unfinished, or that is unknown.
+/// An exchange is unfinished, or its state is unknown.
 pub fn check_can_plan(site: &Site, data: &DataDir) -> Result<(), ActionError> {
     let is_unfinished = exchange::has_journal(data).map_err(|error| {
         ActionError::from_error(error, "nothing was changed", site.service.status_command())
@@ -86,11 +86,11 @@ pub fn check_can_plan(site: &Site, data: &DataDir) -> Result<(), ActionError> {
     if is_unfinished { Err(ActionError::Refused(Obstacle::UnfinishedRestore.into())) } else { Ok(()) }
 }
 
-/// Restores a snapshot, or with `plan_only` reports what a restore would do. The data must have been
-/// [recovered](recover).
+/// Restores a snapshot, or with `plan_only` only reports the plan. The data must have been [recovered](recover).
 ///
 /// # Errors
-/// A refusal changes nothing. A failure leaves the existing data live, unless it says that the exchange is unfinished.
+/// A refusal changes no data. After a failure, the existing data is live, unless the error reports an unfinished
+/// exchange.
 pub fn run(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> Result<Report, ActionError> {
     restore(site, data, request, report).map_err(|error| describe_failure(error, site, request))
 }
@@ -145,7 +145,7 @@ fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
     Ok(Report { plan, snapshot, outcome: Some(outcome) })
 }
 
-/// Unpacks, verifies and reads the snapshot, and decides what to do with it.
+/// Unpacks, verifies and reads the snapshot, and makes the plan.
 fn plan_restore(
     stage: &mut Stage<'_>,
     request: &Request,
@@ -219,8 +219,8 @@ fn old_data(
     }
 }
 
-/// Disarms a NOSPACE alarm that came with the snapshot, and returns whether that worked. The alarm keeps clients from
-/// writing, and etcd raises it again if the space is still short. etcdctl disarms all alarms or none, so if there is any
+/// Disarms a NOSPACE alarm that came with the snapshot, and returns whether that worked. The alarm blocks writes, and
+/// etcd raises it again if the space is still short. etcdctl can only disarm all alarms together, so if there is any
 /// other alarm, all of them stay.
 fn disarm_nospace(client: &Client, alarms: &mut Vec<String>) -> bool {
     let is_nospace_only = !alarms.is_empty() && alarms.iter().all(|alarm| alarm.contains("NOSPACE"));

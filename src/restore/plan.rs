@@ -1,43 +1,44 @@
-//! The plan of a restore. It is data: the dry run prints it, and the restore carries it out.
+//! The plan of a restore. It is plain data: the dry run prints it, and the restore executes it.
 
 use crate::exchange::Lineage;
 
-/// What a restore will do.
+/// The actions of a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The member that the restored data is for.
     pub member: Identity,
-    /// By how much the revision is raised; 0 if it is not.
+    /// Number of revisions that a bump adds; 0 if the revision is not raised.
     pub bump: i64,
     /// How the existing data is saved first.
     pub backup: BackupMethod,
-    /// Whether etcd's tools have to verify the SHA-256 trailer of the snapshot.
+    /// Whether etcd's tools must verify the SHA-256 trailer of the snapshot.
     pub hash_check: bool,
     /// The revision of the existing data, if there is any.
     pub old_revision: Option<i64>,
-    /// How many revisions the existing data is ahead of the snapshot. They are lost.
+    /// Number of revisions that the existing data is ahead of the snapshot. They are lost.
     pub loses: i64,
-    /// How many revisions beyond the snapshot clients have seen. More than `loses` if an earlier restore went back.
+    /// Number of revisions beyond the snapshot that clients have seen. It exceeds `loses` if an earlier restore
+    /// lowered the revision.
     pub ahead: i64,
     /// The record of earlier clusters and revisions for the restored data.
     pub lineage: Lineage,
-    /// What the operator must know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
 /// The member that the restored data is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Its name.
+    /// The name of the member.
     pub name: String,
-    /// Its peer URLs, comma-separated.
+    /// The peer URLs of the member, comma-separated.
     pub peer_urls: String,
 }
 
 /// How the existing data is saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BackupMethod {
-    /// It is not saved: there is none, or no backup was asked for.
+    /// It is not saved: the directory is empty, or no backup was requested.
     None,
     /// By a snapshot of the etcd that serves it.
     Online,
@@ -57,11 +58,12 @@ impl BackupMethod {
 }
 
 impl Plan {
-    /// Returns the revision that the existing data must not have reached when it is stopped, if the restored data begins
-    /// at `revision`. Past it, the watches of clients would go back in time without a warning. Even existing data that is
-    /// not ahead of the snapshot may pass it while the restore is prepared.
+    /// Returns the revision that the existing data must not have reached when etcd is stopped, if the restored data
+    /// begins at `revision`. Past that revision, the watches of clients would see revisions go back without a
+    /// warning. Even existing data that is not ahead of the snapshot may pass it while the restore is prepared.
     ///
-    /// Returns `None` if the plan warns of it already, or if the revision of the existing data is unknown.
+    /// Returns `None` if the plan already contains such a warning, or if the revision of the existing data is
+    /// unknown.
     pub fn revision_limit(&self, revision: i64) -> Option<i64> {
         self.old_revision?;
         match (self.bump, self.ahead) {

@@ -1,4 +1,4 @@
-//! Why a restore is refused, as data, and the one place that puts it into words.
+//! The obstacles to a restore as data, and the one place that words them as refusals.
 
 use crate::archive::human_size;
 use crate::error::Refusal;
@@ -8,10 +8,10 @@ use std::path::PathBuf;
 /// The command that completes or rolls back an interrupted restore.
 pub(super) const RECOVER: &str = "etcd-backup restore --recover";
 
-/// What stands in the way of a restore.
+/// An obstacle to a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    /// `bump-revision` is neither `auto` nor `off` nor a number in range.
+    /// `bump-revision` is not `auto`, `off` or a number in range.
     BumpNotUnderstood {
         /// The value that was given.
         given: String,
@@ -31,21 +31,21 @@ pub enum Obstacle {
         /// The command that starts etcd.
         start: String,
     },
-    /// etcd would start with another configuration than it runs with.
+    /// A restarted etcd would use another configuration than the running one.
     ConfigurationChanged {
         /// The difference.
         drift: String,
     },
-    /// There is no etcd program that could boot the restored data.
+    /// The etcd program that would boot the restored data is missing.
     NoServerProgram {
-        /// Its path.
+        /// The path of the program.
         program: PathBuf,
         /// How to get the program.
         remedy: String,
     },
     /// An etcd has the data open but does not answer.
     NotAnswering {
-        /// The reason, in etcd's words.
+        /// The reason, as etcd reports it.
         reason: String,
         /// The command that stops etcd.
         stop: String,
@@ -57,7 +57,7 @@ pub enum Obstacle {
         /// The data directory.
         data_dir: String,
     },
-    /// etcd is stopped and its data could not be read, which is no verdict on the data.
+    /// etcd is stopped and its data could not be read. The data may still be intact.
     DataNotReadable {
         /// The reason.
         reason: String,
@@ -115,9 +115,9 @@ pub enum Obstacle {
         cluster: String,
         /// The member that the snapshot was taken from.
         member: String,
-        /// The clusters of the existing data, the current one first.
+        /// The clusters of the existing data, starting with the current one.
         own: Vec<String>,
-        /// The number of keys in the existing data, or why they could not be counted.
+        /// The number of keys in the existing data, or the reason why they could not be counted.
         keys: Result<u64, String>,
         /// The command that repeats the restore.
         command: String,
@@ -127,17 +127,17 @@ pub enum Obstacle {
         /// The version of the programs.
         version: String,
     },
-    /// The raised revision would exceed what etcd can count.
+    /// The raised revision would exceed the range of etcd.
     RevisionTooHigh {
         /// The snapshot's revision.
         revision: i64,
-        /// By how much it would be raised.
+        /// The requested bump.
         bump: i64,
         /// The highest revision that is accepted.
         limit: i64,
         /// The command that repeats the restore.
         command: String,
-        /// What to restart if the revision is not raised.
+        /// The programs to restart if the revision is not raised.
         restarts: &'static str,
     },
     /// etcd would refuse writes to the restored database.
@@ -146,11 +146,11 @@ pub enum Obstacle {
         size: u64,
         /// etcd's quota in bytes.
         quota: u64,
-        /// What sets the quota.
+        /// The source of the quota.
         set_by: String,
-        /// Bytes that must stay free.
+        /// Number of bytes that must stay free.
         headroom: u64,
-        /// What to do.
+        /// The next step.
         remedy: String,
     },
     /// The existing data holds keys of the v2 API, which a snapshot does not contain.
@@ -160,9 +160,9 @@ pub enum Obstacle {
         /// The command that repeats the restore.
         command: String,
     },
-    /// The running etcd reports a version that cannot be compared.
+    /// The running etcd reports a version that cannot be parsed.
     UnknownServerVersion {
-        /// What it reports.
+        /// The reported version.
         reported: String,
     },
     /// The existing data is of a newer etcd than the programs, and could not be read for that reason.
@@ -230,10 +230,10 @@ impl Obstacle {
     /// The reason, a clause without a full stop.
     fn reason(&self) -> String {
         match self {
-            Self::BumpNotUnderstood { given, .. } => format!("bump-revision={given} is not understood"),
+            Self::BumpNotUnderstood { given, .. } => format!("bump-revision={given} is not a valid value"),
             Self::UnfinishedRestore => {
-                "an interrupted restore has to be completed or rolled back first, which a plan \
-                 must not do"
+                "an interrupted restore must be completed or rolled back first, and a plan does not \
+                 change any data"
                     .to_owned()
             }
             Self::SeparateLog { log, .. } => format!(
@@ -246,7 +246,7 @@ impl Obstacle {
             }
             Self::NoServerProgram { program, .. } => {
                 format!(
-                    "there is no program {} on this machine to boot the restored data with",
+                    "the program {} is missing on this machine, and restore needs it to boot the restored data",
                     program.display()
                 )
             }
@@ -260,14 +260,16 @@ impl Obstacle {
                 format!("etcd is stopped, and the members of its cluster could not be learned: {reason}")
             }
             Self::WithoutLog { data_dir, .. } => format!(
-                "there is no write-ahead log in {data_dir}/member/wal: it is lost, or stored elsewhere (wal-dir)"
+                "the write-ahead log is missing in {data_dir}/member/wal: it is lost, or stored elsewhere (wal-dir)"
             ),
             Self::OfAnotherEtcd { data_dir } => {
                 format!("an etcd answers at the endpoint, but no process has {data_dir} open")
             }
             Self::OnlyLearner { member } => format!("the only member, {member}, is a learner"),
             Self::NotStarted { .. } => "the only member has not started yet".to_owned(),
-            Self::NoMembers => "the members of the cluster could not be learned: etcd lists none".to_owned(),
+            Self::NoMembers => {
+                "the members of the cluster could not be learned: etcd lists no members".to_owned()
+            }
             Self::SeveralMembers { members } => format!(
                 "the cluster has {} members: {}; restore works only on a cluster of one",
                 members.len(),
@@ -283,7 +285,7 @@ impl Obstacle {
             Self::ForeignCluster { cluster, member, own, keys, .. } => {
                 let keys = match keys {
                     Ok(keys) => format!("{keys} keys"),
-                    Err(reason) => format!("data whose keys could not be counted ({reason})"),
+                    Err(reason) => format!("data of which the keys could not be counted ({reason})"),
                 };
                 format!(
                     "the snapshot is of another cluster, {cluster} (member {member}), but this etcd, cluster {}, holds \
@@ -295,7 +297,7 @@ impl Obstacle {
                 format!("etcd {version} cannot raise the revision of a snapshot")
             }
             Self::RevisionTooHigh { revision, bump, limit, .. } => format!(
-                "raising the snapshot's revision {revision} by {bump} would exceed {limit}, half of what etcd can count"
+                "raising the snapshot's revision {revision} by {bump} would exceed {limit}, half of the highest revision possible"
             ),
             Self::QuotaTooSmall { size, quota, set_by, headroom, .. } => format!(
                 "the restored database takes {}, but etcd's quota is {} ({set_by}), of which {} must stay free for new \

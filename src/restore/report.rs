@@ -1,4 +1,4 @@
-//! What a restore reports: the plan and the outcome.
+//! The report of a restore: the plan and the outcome.
 
 use super::plan::Plan;
 use super::unpacked::Snapshot;
@@ -6,21 +6,21 @@ use crate::exchange::{Exchanged, Expected};
 use crate::snapshot;
 use std::path::PathBuf;
 
-/// What a restore did, or would do.
+/// The report of a restore or of a dry run.
 #[derive(Debug, Clone)]
 pub struct Report {
     /// The plan.
     pub plan: Plan,
     /// The snapshot that was restored.
     pub snapshot: Snapshot,
-    /// The outcome; `None` if only a plan was asked for.
+    /// The outcome; `None` for a dry run.
     pub outcome: Option<Outcome>,
 }
 
 /// The outcome of a restore.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// What etcd serves now.
+    /// The data that etcd serves now.
     pub expected: Expected,
     /// The snapshot of the old data, if one was taken.
     pub backup: Option<snapshot::Report>,
@@ -33,14 +33,14 @@ pub struct Outcome {
 }
 
 impl Report {
-    /// Returns how many revisions the old data was ahead of the snapshot when etcd was stopped. If that is unknown, when
-    /// the plan was made.
+    /// Returns how many revisions the old data was ahead of the snapshot when etcd was stopped, or when the plan was
+    /// made if that is unknown.
     pub fn lost_revisions(&self) -> i64 {
         let stopped_at = self.outcome.as_ref().and_then(|outcome| outcome.exchanged.old_revision);
         stopped_at.map_or(self.plan.loses, |revision| revision.saturating_sub(self.snapshot.revision))
     }
 
-    /// Returns what the operator must know, including the alarms that came with the snapshot.
+    /// Returns the warnings for the operator, including the alarms that the snapshot contained.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = self.plan.warnings.clone();
         let Some(Outcome { exchanged, disarmed, .. }) = &self.outcome else { return warnings };

@@ -1,6 +1,6 @@
-//! What a restore is asked to do.
+//! The parameters of a restore.
 //!
-//! Must never look at the machine: a request is only what the operator gave.
+//! Must never inspect the machine: a request holds only the values that the operator gave.
 
 use super::refusals::Obstacle;
 use crate::archive::age::{Identities, Recipient};
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use std::fmt;
 use std::path::PathBuf;
 
-/// The highest bump that can be asked for. A revision has 63 bits: a quarter of that leaves room for further restores.
+/// The highest bump that is accepted. A revision has 63 bits: a quarter of that leaves room for further restores.
 pub(super) const MAX_BUMP: i64 = i64::MAX / 4;
 
 /// A valid request.
@@ -23,7 +23,7 @@ pub struct Request {
     pub expected_sha256: Option<String>,
     /// The keys that decrypt the file, if it is encrypted.
     pub identities: Option<Identities>,
-    /// The recipients that the backup is encrypted for. If there are none, it is not encrypted.
+    /// The recipients that the backup is encrypted for. If empty, the backup is not encrypted.
     pub encrypt_to: Vec<Recipient>,
     /// Whether a snapshot without its SHA-256 trailer is accepted.
     pub allow_unhashed: bool,
@@ -31,26 +31,26 @@ pub struct Request {
     pub allow_foreign: bool,
     /// Whether keys of the v2 API may be lost with the data.
     pub allow_v2_loss: bool,
-    /// By how much to raise the revision.
+    /// How to raise the revision.
     pub bump: Bump,
-    /// The directory to save the existing data in first. If there is none, the data is not saved.
+    /// The directory to save the existing data in first; `None` to skip the backup.
     pub backup: Option<PathBuf>,
-    /// Whether to stop before anything is changed.
+    /// Whether to stop before the first change.
     pub plan_only: bool,
     /// The user that the backup belongs to.
     pub owner: Owner,
     /// The Juju unit that this runs on, if any.
     pub unit: Option<String>,
-    /// The command that repeats this restore, as the operator types it. Options can be appended to it.
+    /// The command that repeats this restore, as the operator types it. Options can be appended.
     pub command: String,
     /// The current time, for names and manifests.
     pub now: Timestamp,
 }
 
-/// The place of a snapshot.
+/// The location of a snapshot.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// A file of this machine.
+    /// A file on this machine.
     File {
         /// Its path.
         path: PathBuf,
@@ -70,10 +70,10 @@ impl fmt::Display for Source {
     }
 }
 
-/// By how much to raise the restored revision.
+/// How to raise the restored revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bump {
-    /// If clients may have seen a later revision than the snapshot's, by enough to exceed it.
+    /// Far enough to exceed every revision that clients may have seen. Not at all if the snapshot is as new.
     Auto,
     /// Not at all.
     Off,
@@ -85,7 +85,7 @@ impl Bump {
     /// Parses the parameter `bump-revision`.
     ///
     /// # Errors
-    /// It is neither `auto` nor `off` nor a number in range.
+    /// The text is not `auto`, `off` or a number in range.
     pub fn parse(text: &str) -> Result<Self, Refusal> {
         match text {
             "auto" => Ok(Self::Auto),

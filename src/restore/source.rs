@@ -1,6 +1,6 @@
 //! Opens the file or the stored archive that a restore reads, and unpacks its database.
 //!
-//! Must never trust what lies next to an archive for more than a message.
+//! Must never trust a file next to an archive, except for the text of a message.
 
 use super::refusals::Obstacle;
 use super::request::{Request, Source};
@@ -15,11 +15,11 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Refuses an encrypted source that the request has no key for. A missing file is reported when it is unpacked: obstacles
-/// that keep this machine from being restored at all are reported before that.
+/// Refuses an encrypted source that the request has no key for. A missing file is reported later, when it is
+/// unpacked. Obstacles that prevent any restore on this machine are reported before that.
 ///
 /// # Errors
-/// The source cannot be decrypted, or its beginning cannot be read.
+/// The source cannot be decrypted, or its first bytes cannot be read.
 pub(super) fn check_can_decrypt(request: &Request) -> Result<()> {
     let (source, identities) = (&request.source, request.identities.as_ref());
     match source {
@@ -37,11 +37,11 @@ pub(super) fn check_can_decrypt(request: &Request) -> Result<()> {
     .map_err(Damaged::refuse)
 }
 
-/// Unpacks the source of `request` into the file that `create` makes. `check_space` is called with the size of the database
-/// as soon as it is known.
+/// Unpacks the source of `request` into the file that `create` makes. `check_space` is called with the size of the
+/// database as soon as it is known.
 ///
 /// # Errors
-/// A refusal if the archive is damaged or there is no room for it.
+/// A refusal if the archive is damaged or does not fit on the disk.
 pub(super) fn unpack(
     request: &Request,
     create: &dyn Fn() -> Result<File>,
@@ -64,7 +64,8 @@ pub(super) fn unpack(
             archive::unpack(file, size, &source.to_string(), &mut create()?, &options(*may_be_bare), report)
         }
         Source::Stored(found) => {
-            // Before the first byte comes over a slow line. The size in the archive itself is checked when it is seen.
+            // Check before the first byte arrives over a slow line. The size in the archive itself is checked when it
+            // is read.
             if let Some(manifest) = &found.entry.manifest {
                 check_space(manifest.db_size)?;
             }
@@ -76,7 +77,7 @@ pub(super) fn unpack(
     .map_err(Damaged::refuse)
 }
 
-/// Returns the recipients that an archive is recorded to be encrypted for.
+/// Returns the recipients that an archive is encrypted for, according to its record.
 fn recorded_recipients(source: &Source) -> Vec<String> {
     match source {
         Source::Stored(found) => found.entry.encrypted_for.clone(),
@@ -93,7 +94,7 @@ fn open(path: &Path) -> Result<File, Obstacle> {
         |reason: &str| Obstacle::CannotOpen { path: path.to_owned(), reason: reason.to_owned() };
     let file = OpenOptions::new()
         .read(true)
-        // Do not wait for a pipe that was put in the place of the file.
+        // Do not block if the file was replaced by a pipe.
         .custom_flags(nix::libc::O_NONBLOCK)
         .open(path)
         .map_err(|error| cannot_open(&error.to_string()))?;

@@ -1,6 +1,6 @@
-//! The stage: a snapshot unpacked, restored and booted next to the live data, where no client can see it.
+//! The stage: a snapshot unpacked, restored and booted next to the live data, invisible to clients.
 //!
-//! Must never touch the live data, and must leave nothing behind when it is dropped.
+//! Must never touch the live data, and must remove its files when it is dropped.
 
 use super::plan::Plan;
 use super::refusals::Obstacle;
@@ -31,9 +31,9 @@ use std::path::Path;
 
 const FREE_SPACE: &str = "free some space there";
 
-/// What a booted copy of a stopped member's data showed.
+/// The facts that a booted copy of a stopped member's data shows.
 pub struct Stopped {
-    /// Its data; `None` if etcd could not become the leader alone, so that the end of its log is not applied.
+    /// Its data; `None` if etcd could not become the leader alone, because the end of its log is not applied then.
     pub data: Option<StoppedData>,
     /// The members of its cluster.
     pub members: Vec<Member>,
@@ -43,25 +43,25 @@ pub struct Stopped {
 pub struct StoppedData {
     /// The id of its cluster.
     pub cluster_id: u64,
-    /// The revision that etcd starts at on it.
+    /// The revision at which etcd starts on it.
     pub revision: i64,
-    /// The number of keys in it, or why they could not be counted.
+    /// The number of keys in it, or the reason why they could not be counted.
     pub keys: Result<u64, String>,
     /// Bytes of its database.
     pub size: u64,
 }
 
-/// Why a stopped member's data could not be read.
+/// The reason why a stopped member's data could not be read.
 #[derive(Debug)]
 pub enum Unreadable {
-    /// Our own reading of it found it damaged.
+    /// Reading the files found damage.
     Damaged(anyhow::Error),
-    /// It could not be read, or a private etcd could not be booted on a copy of it.
+    /// The data could not be read, or a private etcd could not be booted on a copy of it.
     Failed(anyhow::Error),
 }
 
 impl From<anyhow::Error> for Unreadable {
-    /// Sorts an error of our own reader: either the data is damaged, or reading it failed.
+    /// Classifies an error of our reader: the data is damaged, or reading it failed.
     fn from(error: anyhow::Error) -> Self {
         if is_read_error(&error) { Self::Failed(error) } else { Self::Damaged(error) }
     }
@@ -85,18 +85,18 @@ impl<'a> Stage<'a> {
         Ok(Self { site, stopped: None, staging: StagingDir::create(data)? })
     }
 
-    /// Boots a copy of the data of a stopped etcd and returns what it shows. The files alone do not show it: the last
-    /// writes may be only in the write-ahead log, and etcd 3.4 leaves the members of a time before a restore in the
-    /// database. etcd cannot start while the copy is made.
+    /// Boots a copy of the data of a stopped etcd and returns the facts that it shows. The files alone are not
+    /// enough: the last writes may be only in the write-ahead log, and etcd 3.4 leaves the members from before a
+    /// restore in the database. etcd cannot start while the copy is made.
     ///
     /// # Errors
-    /// An etcd has just started on the data, there is no room for a copy, or it cannot be made. The inner error says why
-    /// the data itself is not known.
+    /// An etcd has just started on the data, the disk has too little free space for a copy, or the copy cannot be
+    /// made. The inner error is the reason why the data itself is unknown.
     pub fn boot_stopped(&mut self) -> Result<Result<Stopped, Unreadable>> {
         let member = self.staging.data().dir().child(MEMBER)?;
         let database = match member.child("snap").and_then(|snap| snap.read("db")) {
             Ok(database) => Some(database),
-            // etcd creates it again from its log, if the log goes back to the beginning.
+            // etcd creates it again from its log, if the log reaches back to the beginning.
             Err(error) if is_absent(&error) => None,
             Err(error) => return Ok(Err(error.into())),
         };
@@ -115,7 +115,7 @@ impl<'a> Stage<'a> {
         let (needed, free) = (member.size_of_tree()?, member.free_bytes()?);
         check_space(needed, free, member.path(), "reading the data of a stopped etcd", FREE_SPACE)?;
         let copy = self.staging.make_copy(BootCopy::Existing, &member)?;
-        // Unlocks it: etcd may start again.
+        // Release the lock: etcd may start again.
         drop(database);
         let mut booted = match sandbox::boot(&self.site.tools.etcd, copy) {
             Ok(booted) => booted,
@@ -137,7 +137,7 @@ impl<'a> Stage<'a> {
     /// Unpacks the source of `request`. `free` bytes are free in the file system of the data directory.
     ///
     /// # Errors
-    /// A [`Refusal`] if the snapshot is damaged or does not fit; any other error is not the snapshot's fault.
+    /// A [`Refusal`] if the snapshot is damaged or does not fit; any other error has another cause than the snapshot.
     pub fn unpack(&mut self, request: &Request, free: u64, report: Sink<'_>) -> Result<Contents> {
         let check_size = |size: u64| {
             let needed = size.saturating_mul(2).saturating_add(MEMBER_OVERHEAD);
@@ -147,18 +147,18 @@ impl<'a> Stage<'a> {
         source::unpack(request, &|| self.staging.dir().create(archive::DB), &check_size, report)
     }
 
-    /// Reads from the unpacked database which versions of etcd can serve it. Reports nothing about a database that cannot
-    /// be read: [`read`](Self::read) does.
+    /// Reads from the unpacked database which versions of etcd can serve it. Ignores a database that cannot be read:
+    /// [`read`](Self::read) reports that.
     pub fn data_versions(&self) -> DataVersions {
         let backend = Backend::open(&self.staging.dir().handle(archive::DB));
         backend.and_then(|backend| backend.versions()).unwrap_or_default()
     }
 
-    /// Verifies the structure of the unpacked database, and reads its revisions. The snapshot is named `source` in
-    /// messages.
+    /// Verifies the structure of the unpacked database, and reads its revisions. `source` is the name of the snapshot
+    /// in messages.
     ///
     /// # Errors
-    /// A [`Refusal`] if the database is damaged or not etcd's.
+    /// A [`Refusal`] if the database is damaged or was not written by etcd.
     pub fn read(&self, source: &str, contents: Contents) -> Result<Snapshot> {
         match find_fault(&self.staging.dir().handle(archive::DB), &interrupt::check)? {
             Some(Fault::Corrupt(detail)) => {
@@ -191,12 +191,12 @@ impl<'a> Stage<'a> {
         dir.remove_file(archive::DB)
     }
 
-    /// Boots a copy of the new data in private: the live etcd must serve what this copy shows. The new data itself is not
-    /// served before it is live. Then records in it the clusters that it was and was restored from, with those of the data
-    /// that it replaces.
+    /// Boots a copy of the new data in private: the live etcd must serve the content of this copy. The new data
+    /// itself is not served before it is live. Then records in the new data the clusters that it was and was restored
+    /// from, and those of the data that it replaces.
     ///
     /// # Errors
-    /// etcd does not serve the copy, or the copy holds something else than the snapshot.
+    /// etcd does not serve the copy, or the content of the copy differs from the snapshot.
     pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot) -> Result<Expected> {
         let other = self.staging.other()?;
         let copy = self.staging.make_copy(BootCopy::Restored, &other.child(MEMBER)?)?;
@@ -211,7 +211,8 @@ impl<'a> Stage<'a> {
         Ok(expected)
     }
 
-    /// Gives the new data the owner, modes and labels of the old data, or of the data directory if there is no old data.
+    /// Gives the new data the owner, modes and labels of the old data. If the directory is empty, uses those of the
+    /// directory.
     ///
     /// # Errors
     /// They cannot be read or set.
@@ -225,7 +226,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Records the directory that a backup is written to, so that the next run can remove what a killed one left there.
+    /// Records the directory that a backup is written to, so that the next run can remove the files of a killed run
+    /// there.
     ///
     /// # Errors
     /// The record cannot be written.
@@ -254,7 +256,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Decides what a failed boot of a copy says about the data: nothing, unless the write-ahead log is damaged.
+/// Classifies a failed boot of a copy. It proves damage only if the write-ahead log is damaged.
 fn judge_failed_boot(error: anyhow::Error, member: &Dir) -> Unreadable {
     match wal::check_member(member) {
         Err(wal::WalError::Damaged(damage)) => Unreadable::Damaged(anyhow!("{damage}")),
@@ -274,7 +276,7 @@ fn read_booted(booted: &BootedCopy) -> Result<StoppedData> {
     Ok(StoppedData { cluster_id: booted.cluster_id, revision, keys, size: backend.size() })
 }
 
-/// Gives the members of a booted copy their recorded names: the private etcd has published the default one.
+/// Gives the members of a booted copy their recorded names, because the private etcd has published the default one.
 fn restore_names(members: &mut [Member], recorded: &[Member]) {
     for member in members {
         let before = recorded.iter().find(|recorded| recorded.id == member.id && !recorded.name.is_empty());

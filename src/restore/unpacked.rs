@@ -7,10 +7,10 @@ use crate::archive::Contents;
 pub struct Snapshot {
     /// The contents of its file.
     pub contents: Contents,
-    /// The revision that etcd starts at on it.
+    /// The revision at which etcd starts on it.
     pub revision: i64,
-    /// The revision of its last record, which a bump is added to. It is lower than `revision` in an empty store, and if
-    /// the last revisions were deletions that a compaction removed.
+    /// The revision of its last record, to which a bump is added. It is lower than `revision` in an empty store, and
+    /// if a compaction removed the deletions that had the last revisions.
     pub last_record: i64,
     /// The size of its database in bytes, as etcd counts it.
     pub size: u64,

@@ -296,9 +296,9 @@ fn changes_nothing_if_a_tool_is_missing(version: Version) {
     tools.remove("etcd");
     let out = ground.restore();
     let etcd = ground.world.path("tools/etcd");
-    let told =
-        "on this machine to boot the restored data with. Next: install the etcd server of the same version.";
-    out.refused(&[&format!("refused: there is no program {} {told}", etcd.display())]);
+    let told = "is missing on this machine, and restore needs it to boot the restored data. Next: install the etcd \
+                server of the same version.";
+    out.refused(&[&format!("refused: the program {} {told}", etcd.display())]);
     still.check("no etcd server program");
     tools.remove("etcdctl");
     let out = ground.restore();

@@ -1,4 +1,4 @@
-//! Whether the cluster may be restored, judged by its members, and which member the restored data is for.
+//! Decides from its members whether a cluster may be restored, and which member the restored data is for.
 
 use crate::etcd::member::Member;
 use crate::etcd::site::InitialMember;

@@ -1,6 +1,6 @@
-//! The decision: facts, request and snapshot in, a plan or a refusal out.
+//! The decision: makes a plan or a refusal from the facts, the request and the snapshot.
 //!
-//! Pure: it must never look at anything or change anything.
+//! Must be pure: it never reads or changes the machine.
 
 mod membership;
 mod quota;
@@ -26,8 +26,8 @@ use crate::error::Refusal;
 use crate::etcd::trailer::Trailer;
 use revision::Seen;
 
-/// Refuses a file that is not the expected one, or whose database does not match its SHA-256 trailer. No tool of etcd has
-/// to read such a file.
+/// Refuses a file that is not the expected one, or a database that does not match its SHA-256 trailer. This runs
+/// before any etcd tool reads the file.
 ///
 /// # Errors
 /// The hash differs.
@@ -84,7 +84,7 @@ pub fn decide(
 /// Returns whether the snapshot has a trailer for etcd's tools to verify.
 ///
 /// # Errors
-/// It has none, and the request does not allow that.
+/// The trailer is missing, and the request does not allow that.
 fn has_trailer(request: &Request, snapshot: &Snapshot) -> Result<bool, Obstacle> {
     match snapshot.contents.db.trailer {
         Trailer::Missing if request.allow_unhashed => Ok(false),
@@ -96,8 +96,8 @@ fn has_trailer(request: &Request, snapshot: &Snapshot) -> Result<bool, Obstacle>
     }
 }
 
-/// Refuses to replace the data of a cluster by the data of another one, unless the request allows it. An etcd that holds no
-/// keys has no data to replace, and a snapshot without a manifest does not record its cluster.
+/// Refuses to replace the data of a cluster with the data of another cluster, unless the request allows it. An etcd
+/// without keys has no data to replace, and a snapshot without a manifest does not record its cluster.
 fn check_same_cluster(request: &Request, facts: &Facts, snapshot: &Snapshot) -> Result<(), Obstacle> {
     let has_data = matches!(facts.existing, ExistingData::Served { .. } | ExistingData::Stopped { .. })
         && facts.keys != Ok(0);

@@ -1,4 +1,4 @@
-//! Whether the restored database fits into etcd's quota.
+//! Decides whether the restored database fits into etcd's quota.
 //!
 //! etcd refuses a write, and raises the NOSPACE alarm, if the size of its database and the cost of the write reach the
 //! quota (etcd, `server/storage/quota.go` `Available`). The size is that of the file with its free pages, and a restore
@@ -10,13 +10,13 @@ use crate::restore::refusals::Obstacle;
 use crate::restore::request::Request;
 use crate::restore::warnings;
 
-/// The most bytes that must stay free for new writes. etcd accepts requests of 1.5 MiB by default.
+/// Upper limit of the bytes that must stay free for new writes. etcd accepts requests of 1.5 MiB by default.
 const MAX_HEADROOM: u64 = 16 << 20;
-/// etcd's quota in bytes if none is set.
+/// etcd's default quota in bytes.
 const DEFAULT_QUOTA: u64 = 2 << 30;
 
-/// Refuses a database of `size` bytes if etcd would refuse every write after the restore. Returns a warning if the quota
-/// is unknown and the database would not fit into the default one.
+/// Refuses a database of `size` bytes if etcd would refuse every write after the restore. Returns a warning if the
+/// quota is unknown and the database would not fit into the default one.
 ///
 /// # Errors
 /// The database does not fit.

@@ -1,6 +1,7 @@
-//! By how much the revision is raised: the restored data must not fall behind what clients have seen.
+//! Decides by how much to raise the revision: the restored data must not be behind a revision that clients saw.
 //!
-//! That is not always the revision of the existing data: an earlier restore may have gone back, or the data was lost.
+//! The last revision that clients saw may exceed that of the existing data. An earlier restore may have lowered the
+//! revision, or the data may have been lost.
 
 use crate::exchange::Lineage;
 use crate::restore::existing::ExistingData;
@@ -10,37 +11,37 @@ use crate::restore::request::{Bump, Request};
 use crate::restore::unpacked::Snapshot;
 use crate::restore::warnings::{self, restarts};
 
-/// Revisions that clients may write until etcd is stopped: more than a minute at etcd's fastest.
+/// Number of revisions that clients may write until etcd is stopped: over a minute at etcd's highest rate.
 pub(super) const HEADROOM: i64 = 1_000_000;
-/// The bump that the documents of etcd and Kubernetes recommend if the old revision is unknown: a week at 1,500 writes a
+/// The bump that the etcd and Kubernetes docs recommend if the old revision is unknown: a week at 1,500 writes per
 /// second.
 pub(super) const UNKNOWN_REVISION_BUMP: i64 = 1_000_000_000;
-/// The highest revision that a snapshot is raised to. The other half of what 63 bits count is left for later writes.
-/// etcdutl itself counts on past the last one, to revisions below zero.
+/// The highest revision that a snapshot is raised to. The other half of the 63-bit range is left for later writes.
+/// etcdutl itself overflows past the last revision, to negative ones.
 pub(super) const MAX_REVISION: i64 = i64::MAX / 2;
 
-/// What is known of the revisions that clients have seen.
+/// The knowledge about the revisions that clients have seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// The highest revision that is known; 0 if none is.
+    /// The highest known revision, or 0.
     pub highest: i64,
-    /// Why clients may have seen a higher one, if they may.
+    /// The reason why clients may have seen a higher one, if they may have.
     pub doubt: Option<Doubt>,
 }
 
-/// Why clients may have seen a higher revision than is known.
+/// The reason why clients may have seen a revision higher than the highest known one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// There is no existing data.
+    /// The data directory is empty.
     NoData,
     /// The existing data is at this revision, below the snapshot's.
     OlderThanSnapshot(i64),
-    /// The existing data was restored, and the revisions that were served before are not recorded.
+    /// The existing data was restored, and the revisions that were served before that are not recorded.
     NotRecorded,
 }
 
 impl Seen {
-    /// Derives it from the existing data, its lineage and the snapshot.
+    /// Derives the revisions from the existing data, its lineage and the snapshot.
     pub fn new(facts: &Facts, snapshot: &Snapshot) -> Self {
         let revision = facts.existing.revision();
         let highest = revision.unwrap_or(0).max(facts.lineage.highest_revision);
@@ -58,9 +59,10 @@ impl Seen {
         (self.highest - revision).max(0)
     }
 
-    /// Returns the lineage to record in data that is restored from `revision` with this `bump`, as it was `requested`.
+    /// Returns the lineage to record in data that is restored from `revision` with this `bump` and `requested`
+    /// setting.
     pub fn record(&self, lineage: &Lineage, revision: i64, requested: Bump, bump: i64) -> Lineage {
-        // A number that exceeds what is known is what the operator considers enough.
+        // If the operator gives a number above the highest known revision, take it as sufficient.
         let exceeds_all = bump > self.ahead_of(revision)
             && (matches!(requested, Bump::By(_)) || bump >= UNKNOWN_REVISION_BUMP);
         Lineage {
@@ -74,7 +76,7 @@ impl Seen {
 impl Doubt {
     fn describe(self) -> String {
         match self {
-            Self::NoData => "there was no old data".to_owned(),
+            Self::NoData => "the data directory was empty".to_owned(),
             Self::OlderThanSnapshot(revision) => {
                 format!("the old data was at revision {revision}, lower than the snapshot's")
             }
@@ -86,7 +88,8 @@ impl Doubt {
     }
 }
 
-/// Decides by how much the revision is raised. Adds a warning if clients may have seen a later one than they will.
+/// Decides by how much to raise the revision. Adds a warning if clients may have seen a later revision than the
+/// result.
 ///
 /// # Errors
 /// The programs cannot raise a revision as requested, or it would be raised too far.
@@ -98,7 +101,7 @@ pub(super) fn decide_bump(
     warnings: &mut Vec<String>,
 ) -> Result<i64, Obstacle> {
     let ahead = seen.ahead_of(snapshot.revision);
-    // What a bump must add to the last record before it exceeds anything.
+    // The bump must add this number to the last record before it exceeds a revision that clients saw.
     let gap = seen.ahead_of(snapshot.last_record);
     let can_bump = facts.versions.programs.can_bump();
     let version = || facts.versions.programs.snapshot_program().version.to_string();
@@ -114,7 +117,7 @@ pub(super) fn decide_bump(
             }
             by
         }
-        // The snapshot is at least as far.
+        // The snapshot is at least as new.
         _ if ahead == 0 => 0,
         Bump::Off => {
             goes_back("bump-revision=off");
@@ -125,12 +128,12 @@ pub(super) fn decide_bump(
             0
         }
         Bump::Auto if seen.doubt.is_some() => gap.saturating_add(UNKNOWN_REVISION_BUMP),
-        // A fifth without a limit would use up all revisions in 155 restores of one snapshot.
+        // Without a limit, adding a fifth would use up all revisions in 155 restores of one snapshot.
         Bump::Auto => gap.saturating_add((gap / 5).min(UNKNOWN_REVISION_BUMP)).saturating_add(HEADROOM),
     })
 }
 
-/// Refuses to raise the snapshot past what etcd can count.
+/// Refuses to raise the snapshot past half of the highest revision that etcd can represent.
 ///
 /// # Errors
 /// The raised revision would exceed [`MAX_REVISION`].
@@ -153,8 +156,8 @@ pub(super) fn check_bump(
     })
 }
 
-/// Returns a warning if clients may have seen more than is known and the revision is not raised: they would go on with
-/// what they have.
+/// Returns a warning if clients may have seen a revision above the highest known one and the revision is not raised:
+/// they would continue with stale data.
 pub(super) fn warn_of_unknown_revision(facts: &Facts, seen: Seen, bump: i64) -> Option<String> {
     let doubt = seen.doubt.filter(|_| bump == 0)?;
     let bump = facts.versions.programs.can_bump().then_some(UNKNOWN_REVISION_BUMP);

@@ -1,10 +1,13 @@
-//! Whether restore can work on a site at all.
+//! Decides whether restore can work on a site.
 
 use crate::etcd::site::Site;
 use crate::restore::refusals::Obstacle;
 
-/// Refuses a site whose data is not one tree, whose etcd would start with another configuration, or whose etcd this
-/// machine can neither boot privately nor stop and start.
+/// Checks that:
+///
+/// - the data of the site is one directory tree,
+/// - a restarted etcd would use the same configuration,
+/// - this machine can boot its etcd privately, and can stop and start it.
 ///
 /// # Errors
 /// The first obstacle that is found.

@@ -128,11 +128,11 @@ fn accepts_only_a_single_started_voting_member() {
         (serving(9, vec![member("m1"), learner.clone()]), "2 members: m1, m1 (a learner)"),
         (serving(9, vec![learner]), "is a learner"),
         (serving(9, vec![member("")]), "has not started"),
-        (serving(9, Vec::new()), "lists none"),
+        (serving(9, Vec::new()), "lists no members"),
         (ExistingData::Stopped { revision: 9, members: vec![member("m1"), member("m2")] }, "2 members"),
         (ExistingData::NotAnswering("permission denied".into()), "permission denied"),
         (ExistingData::Damaged("page 7 is torn".into()), "member.broken"),
-        (ExistingData::WithoutLog, "no write-ahead log"),
+        (ExistingData::WithoutLog, "the write-ahead log is missing"),
         (ExistingData::OfAnotherEtcd, "no process has /var/lib/etcd/default open"),
     ];
     for (existing, fragment) in cases {
@@ -253,7 +253,7 @@ fn warns_if_the_last_revision_that_clients_saw_is_unknown() {
     };
     let stopped = ExistingData::Stopped { revision: 1, members: vec![member("m1")] };
     for (old, words) in [
-        (ExistingData::Empty, "no old data"),
+        (ExistingData::Empty, "the data directory was empty"),
         (stopped, "at revision 1"),
         (serving(150, vec![member("m1")]), "revision 150"),
     ] {
@@ -311,7 +311,7 @@ fn refuses_a_snapshot_of_another_cluster_unless_allowed() {
         );
     }
     for (old, keys) in [(serving(9, one()), Ok(0)), (stopped(), Ok(0)), (ExistingData::Empty, Ok(0))] {
-        assert!(check(&held(old, keys), "2").is_ok(), "there is no data to replace");
+        assert!(check(&held(old, keys), "2").is_ok(), "the existing data holds no keys");
     }
 }
 
@@ -393,7 +393,7 @@ proptest! {
         prop_assert!(revision + plan.bump >= old);
         prop_assert_eq!(plan.bump > 0, old > revision);
         if old > revision {
-            // What clients write until the stop is exceeded too.
+            // The bump also exceeds the revisions that clients write until the stop.
             prop_assert!(revision + plan.bump >= old + HEADROOM);
         }
     }
@@ -407,7 +407,7 @@ fn accepts_a_site_with_one_data_tree_and_a_known_supervisor() {
         (None, None, "/bin/sh", unit.clone(), None),
         (Some("/wal"), None, "/bin/sh", unit.clone(), Some("outside of its data directory, in /wal")),
         (None, drift, "/bin/sh", unit.clone(), Some("it now says /b")),
-        (None, None, "/none/etcd", unit, Some("no program /none/etcd")),
+        (None, None, "/none/etcd", unit, Some("the program /none/etcd is missing")),
         (
             None,
             None,

@@ -1,4 +1,4 @@
-//! Whether keys of the v2 API stand in the way of a restore.
+//! Decides whether keys of the v2 API prevent a restore.
 
 use crate::etcd::v2_store::V2Keys;
 use crate::restore::facts::Facts;
@@ -7,7 +7,7 @@ use crate::restore::request::Request;
 use crate::restore::warnings;
 
 /// Refuses to replace data with v2 keys unless the request allows it. Returns a warning if it is allowed, or if it is
-/// unknown whether there are any.
+/// unknown whether v2 keys exist.
 ///
 /// # Errors
 /// The existing data holds v2 keys.

@@ -1,7 +1,7 @@
-//! Whether the versions of the programs, the server, the data and the snapshot work together.
+//! Decides whether the versions of the programs, the server, the data and the snapshot are compatible.
 //!
-//! Programs of another minor version than the server are refused before anything stops. What they restore and boot proves
-//! nothing about a server that may refuse their format or their cluster version (etcd
+//! Programs whose minor version differs from the server's are refused before anything stops. A successful restore and
+//! boot with them do not prove that the server accepts their format or their cluster version (etcd
 //! `etcdserver/api/membership/cluster.go` `mustDetectDowngrade`).
 
 use crate::etcd::versions::{DataVersions, Version, downgrade_steps};
@@ -10,7 +10,7 @@ use crate::restore::refusals::Obstacle;
 use crate::restore::versions::Versions;
 use crate::restore::warnings;
 
-/// Refuses programs of different minor versions, before any of them is given data.
+/// Refuses programs of different minor versions, before any of them reads data.
 ///
 /// # Errors
 /// Two programs differ.
@@ -18,11 +18,11 @@ pub fn check_programs(versions: &Versions) -> Result<(), Obstacle> {
     Ok(versions.supply.check_same_minor(&versions.programs)?)
 }
 
-/// Refuses programs of another minor version than the etcd that is going to serve the restored data, as far as the
-/// existing data shows which version that is.
+/// Refuses programs whose minor version differs from that of the etcd that will serve the restored data. The existing
+/// data may show that version; otherwise it is not checked.
 ///
 /// # Errors
-/// The minor versions differ, or the server's version is not understood.
+/// The minor versions differ, or the server's version cannot be parsed.
 pub fn check_server(versions: &Versions, existing: &ExistingData) -> Result<(), Obstacle> {
     let check = |called: &str, server: &Version| {
         Ok(versions.supply.check_matches_server(&versions.programs, called, server, &versions.restart)?)
@@ -44,7 +44,7 @@ pub fn check_server(versions: &Versions, existing: &ExistingData) -> Result<(), 
     }
 }
 
-/// Refuses with the true cause if data could not be read because it is of a newer etcd: it is not lost.
+/// Reports the true cause if data could not be read because a newer etcd wrote it: the data is not lost.
 fn check_can_read_data(versions: &Versions, reason: &str) -> Result<(), Obstacle> {
     match (&versions.programs.etcd, versions.data) {
         (Some(etcd), Some(data)) if data > etcd.version.minor() => Err(Obstacle::DataOfNewerEtcd {
@@ -64,8 +64,8 @@ pub(super) fn warn_of_upgrade(versions: &Versions) -> Option<String> {
     (data < needed).then(|| warnings::needs_newer_etcd(data, needed, &etcd.to_string()))
 }
 
-/// Refuses a snapshot whose data is of a newer etcd than the one on this machine. It was taken from an etcd of the version
-/// `taken_from`, if that is recorded.
+/// Refuses a snapshot whose data needs a newer etcd than the one on this machine. `taken_from` is the recorded
+/// version of the etcd that the snapshot was taken from.
 ///
 /// # Errors
 /// The data is too new.
