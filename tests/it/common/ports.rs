@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Returns a port that is free now and was not returned before in this process. It is outside the range of outgoing
-/// connections: one of those could take the port while a test has stopped etcd.
+/// Returns a port that is free now and was not returned before in this process. It is outside the range of
+/// outgoing connections: one of those could take the port while a test has stopped etcd.
 pub fn free_port() -> u16 {
     const LOWEST: u16 = 11_000;
     const COUNT: u16 = 20_000;

@@ -1,7 +1,8 @@
 //! A fake Juju unit: runs hooks and actions as Juju's agent does, and reports their outcome as Juju does.
 //!
-//! Before an action starts, its parameters are checked against `actions.yaml` and completed with the defaults. The
-//! environment is exactly that of Juju, plus `ETCD_SITE` and `ETCD_BACKUP`, because this computer has many units.
+//! Before an action starts, its parameters are checked against `actions.yaml` and completed with the
+//! defaults. The environment is exactly that of Juju, plus `ETCD_SITE` and `ETCD_BACKUP`, because this
+//! computer has many units.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -91,7 +92,8 @@ impl<'w> Unit<'w> {
         unit
     }
 
-    /// Runs `juju config etcd NAME=VALUE...`: sets these options, and all others to the defaults of `config.yaml`.
+    /// Runs `juju config etcd NAME=VALUE...`: sets these options, and all others to the defaults of
+    /// `config.yaml`.
     pub fn configure(&self, changes: &[(&str, Value)]) {
         let text = fs::read_to_string(self.charm.join("config.yaml")).unwrap();
         let declared: Value = serde_yaml::from_str(&text).unwrap();
@@ -136,7 +138,8 @@ impl<'w> Unit<'w> {
         fs::write(self.agent.join("secrets").join(id), content.to_string()).unwrap();
     }
 
-    /// Runs `juju remove-relation etcd s3-integrator`: the last hook of the relation, during which it still exists.
+    /// Runs `juju remove-relation etcd s3-integrator`: the last hook of the relation, during which it still
+    /// exists.
     pub fn remove_relation(&self) -> HookRun {
         let run = self.hook_with(
             self.name,
@@ -219,8 +222,8 @@ impl<'w> Unit<'w> {
         fs::write(self.agent.join("remove-after"), calls.to_string()).unwrap();
     }
 
-    /// Checks parameters as `juju run` does: `key=value` with YAML values, checked against `actions.yaml`. Returns them,
-    /// completed with the defaults.
+    /// Checks parameters as `juju run` does: `key=value` with YAML values, checked against `actions.yaml`.
+    /// Returns them, completed with the defaults.
     pub fn enqueue(&self, action: &str, params: &[&str]) -> Result<Map<String, Value>, String> {
         let text = fs::read_to_string(self.charm.join("actions.yaml")).unwrap();
         let actions: Value = serde_yaml::from_str(&text).unwrap();

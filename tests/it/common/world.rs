@@ -112,7 +112,8 @@ impl World {
         panic!("found no free port in five tries");
     }
 
-    /// Prepares an etcd that has never run and has no data directory. [`Self::write_command_line`] must be called next.
+    /// Prepares an etcd that has never run and has no data directory. [`Self::write_command_line`] must be
+    /// called next.
     pub fn prepare(setup: Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("etcd-world-").tempdir().unwrap();
         let world = Self { dir, setup, client: free_port(), peer: free_port() };
