@@ -199,7 +199,7 @@ fn temporary_errors_are_retried() {
 #[test]
 fn an_upload_that_fails_leaves_no_object_and_no_parts() {
     let (_server, faults, bucket) = bucket();
-    for (method, holds, fault, told) in [
+    for (method, holds, fault, expected) in [
         ("PUT", "partNumber=2", Fault::CutRequest(3 * MIB), "sending part 2 of 2, after 8.0M of 9.0M"),
         ("PUT", "partNumber=2", Fault::Answer(503, "SlowDown", ""), "the server is busy"),
         ("PUT", "partNumber=2", Fault::Answer(403, "ExpiredToken", ""), "provide a new key and token"),
@@ -212,7 +212,7 @@ fn an_upload_that_fails_leaves_no_object_and_no_parts() {
     ] {
         faults.inject(method, holds, fault, 100);
         let error = put_fails(&bucket, 9 * MIB);
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(expected), "{error}");
         faults.clear();
         assert!(bucket.entries().unwrap().is_empty());
         let begun = faults.seen("POST", "uploads=").len();
@@ -262,12 +262,12 @@ fn an_upload_altered_in_transit_is_retried_or_detected() {
 #[test]
 fn a_refusal_of_the_server_is_reported_once_with_a_next_step() {
     let (server, faults, bucket) = bucket();
-    let answered = |status, code, more, told: &str| {
+    let answered = |status, code, more, expected: &str| {
         let before = faults.seen("HEAD", "").len() + faults.seen("PUT", "").len();
         faults.inject("PUT", NAME, Fault::Answer(status, code, more), 1);
         let error = put_fails(&bucket, 1);
         assert!(
-            error.contains(code) && error.contains("request REQUEST7") && error.contains(told),
+            error.contains(code) && error.contains("request REQUEST7") && error.contains(expected),
             "{error}"
         );
         faults.clear();
@@ -299,10 +299,10 @@ fn a_missing_bucket_is_reported() {
     let mut description = described(server.port, "");
     description.bucket = "nowhere".to_owned();
     let bucket = opened(&description, &key(&server.access_key, SECRET));
-    let told = " returned NoSuchBucket";
-    assert!(put_fails(&bucket, 1).contains(told));
+    let expected = " returned NoSuchBucket";
+    assert!(put_fails(&bucket, 1).contains(expected));
     let error = format!("{:#}", bucket.entries().unwrap_err());
-    assert!(error.contains(told) && error.contains("create the bucket"), "{error}");
+    assert!(error.contains(expected) && error.contains("create the bucket"), "{error}");
 }
 
 #[test]

@@ -185,7 +185,7 @@ fn fails_if_etcd_is_started_during_the_exchange(version: Version) {
         world.action(program!("restore"), &[&from(&archive), "skip-backup=true", "bump-revision=off"]);
     let mut started = false;
     let out = trace(&command, &world.path("runs"), &mut |call, _| {
-        if !started && call.name == "renameat2" && call.about == "member" && world.asked("stop") > 0 {
+        if !started && call.name == "renameat2" && call.about == "member" && world.request_count("stop") > 0 {
             started = true;
             world.launch();
             sleep(Duration::from_secs(1));

@@ -78,9 +78,9 @@ fn hooks_accept_an_etcd_that_requires_a_login() {
 /// Cancels a restore while the supervisor stops (1) or starts (2) etcd for it.
 fn cancel_during_exchange(world: &World, unit: &Unit<'_>, at: usize) {
     let verb = if at == 1 { "stop" } else { "start" };
-    let before = world.asked(verb);
+    let before = world.request_count(verb);
     let task = unit.start("restore", &[&world.to_target(), "skip-backup=true"]);
-    while world.asked(verb) == before {
+    while world.request_count(verb) == before {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     assert_eq!(task.cancel().status, Status::Aborted);

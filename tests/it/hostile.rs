@@ -28,14 +28,17 @@ pub struct Entry<'a> {
     pub mode: u32,
 }
 
+/// Returns a regular file with mode 0600.
 pub fn file<'a>(name: &'a str, data: &'a [u8]) -> Entry<'a> {
     Entry { name: name.as_bytes(), kind: EntryType::Regular, link: "", data, mode: 0o600 }
 }
 
+/// Returns an entry of another type, with an optional link target.
 pub fn special<'a>(name: &'a str, kind: EntryType, link: &'a str) -> Entry<'a> {
     Entry { kind, link, ..file(name, b"") }
 }
 
+/// Returns a tar with these entries.
 pub fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for entry in entries {
@@ -58,6 +61,7 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// Returns a compressed tar with these entries.
 pub fn packed(entries: &[Entry<'_>]) -> Vec<u8> {
     gzip(&tar_of(entries))
 }

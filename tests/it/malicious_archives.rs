@@ -306,8 +306,8 @@ fn refuses_bombs() {
     // If the disk is too small, that is the reason.
     fixture.refuses_cheaply("10 GiB of zeros", &huge("db"), &["no snapshot", "are free"]);
     let begun = [sector("db", 10 << 30).as_bytes(), &db[..4096]].concat();
-    let why = ["far longer than its first page announces", "are free"];
-    fixture.refuses_cheaply("10 GiB of zeros after a good first page", &gibibytes(&begun, 10), &why);
+    let reasons = ["far longer than its first page announces", "are free"];
+    fixture.refuses_cheaply("10 GiB of zeros after a good first page", &gibibytes(&begun, 10), &reasons);
     fixture.refuses_cheaply("another file of 10 GiB", &huge("x"), &["contains \"x\""]);
     fixture.refuses_cheaply("a manifest of 10 GiB", &huge("manifest.json"), &["too large"]);
     let good = tar_of(&[file("db", db)]);

@@ -173,8 +173,8 @@ fn refuses_a_missing_directory_or_an_empty_mount_point() {
     if !is_root() {
         return eprintln!("skipped: only root can mount");
     }
-    for said in ["", at.to_str().unwrap()] {
-        to(&at, said);
+    for mount_point in ["", at.to_str().unwrap()] {
+        to(&at, mount_point);
         let mounted = mount::small(&at, "10m");
         let _ = fixture.run("snapshot", &[]).completed();
         assert_eq!(names(&at), [format!("{:x}", fixture.world.cluster_id())]);
@@ -219,7 +219,7 @@ fn lists_the_other_places_if_one_cannot_be_read() {
     let unmounted = "  unmounted: {directory: /nowhere/at/all}\n".to_owned();
     fixture.settings("", &[fixture.bucket("offsite", "backups", ""), missing, unmounted]);
     let out = fixture.run("list-snapshots", &[]);
-    let said = out.stdout.clone();
+    let stdout = out.stdout.clone();
     for part in [
         &*format!("offsite/{}", fixture.folder()),
         &second,
@@ -228,7 +228,7 @@ fn lists_the_other_places_if_one_cannot_be_read() {
         "unmounted: 'cannot be read: destination unmounted: there is no directory /nowhere/at/all",
         "offsite: 2 snapshots, ",
     ] {
-        assert!(said.contains(part), "{part}: {}", out.describe());
+        assert!(stdout.contains(part), "{part}: {}", out.describe());
     }
     assert!(
         out.stderr.contains("reading gone: ") && out.stderr.contains("; reading unmounted: "),
@@ -336,9 +336,10 @@ fn prunes_each_place_by_its_own_rules() {
     let newer = [fixture.saved(), fixture.saved()];
     fixture.settings("keep: {last: 2}\n", &[&destinations()[..], &[gone]].concat());
     let out = fixture.run("prune-snapshots", &[]);
-    let said = out.stdout.clone();
+    let stdout = out.stdout.clone();
     let verdict = |name: &str, place: &str| {
-        let line = said.lines().find(|line| line.contains(name) && line.contains(place)).unwrap_or_default();
+        let line =
+            stdout.lines().find(|line| line.contains(name) && line.contains(place)).unwrap_or_default();
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let here = fixture.world.target().display().to_string();
@@ -346,7 +347,7 @@ fn prunes_each_place_by_its_own_rules() {
     assert!(verdict(&all[0], &here).ends_with("deleted no rule keeps it"), "{}", out.describe());
     assert!(verdict(&all[3], "offsite/").ends_with("deleted no rule keeps it"), "{}", out.describe());
     assert!(
-        said.contains("deleted: '10'") && said.contains("offsite: 6 deleted, 1 kept"),
+        stdout.contains("deleted: '10'") && stdout.contains("offsite: 6 deleted, 1 kept"),
         "{}",
         out.describe()
     );

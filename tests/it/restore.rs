@@ -166,7 +166,7 @@ fn plan_reports_and_changes_nothing(version: Version) {
     let results = world.restore(&[&from(&archive), &world.to_target(), "plan=true"]).completed();
     assert_eq!(look(), before);
     assert!(world.leftovers().is_empty());
-    assert_eq!(world.asked("stop"), 0);
+    assert_eq!(world.request_count("stop"), 0);
     let told = format!("{}{}", results.out.stdout, results.out.stderr);
     assert!(told.contains("11"), "the number of lost revisions is missing: {told}");
 }
@@ -185,7 +185,7 @@ fn plan_changes_nothing_of_a_stopped_etcd(version: Version) {
     assert_eq!(look(), before);
     assert!(world.leftovers().is_empty());
     assert!(!world.running());
-    assert_eq!(world.asked("start"), 1);
+    assert_eq!(world.request_count("start"), 1);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]

@@ -56,8 +56,8 @@ impl Ground {
 
     /// Starts a restore and returns after the service manager was asked to `verb` (stop or start) etcd.
     fn restore_until_asked_to(&self, verb: &str) -> Run {
-        let (asked, run) = (self.world.asked(verb), self.start_restore());
-        run.await_until(&|| self.world.asked(verb) > asked);
+        let (asked, run) = (self.world.request_count(verb), self.start_restore());
+        run.await_until(&|| self.world.request_count(verb) > asked);
         run
     }
 
@@ -136,7 +136,7 @@ fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
         "State: the restore in {} is neither completed nor rolled back.",
         data.display()
     )]);
-    let start = ground.world.typed("start");
+    let start = ground.world.service_command("start");
     let recover = "ps -C etcd, then etcd-backup restore --recover";
     out.failed_at(
         "the exchange is unfinished: starting etcd",
@@ -179,7 +179,7 @@ fn changes_nothing_if_the_stop_command_does_nothing(version: Version) {
         file.display(),
         from(&ground.archive)
     )]);
-    let (stop, running) = (ground.world.typed("stop"), pid.unwrap());
+    let (stop, running) = (ground.world.service_command("stop"), pid.unwrap());
     out.failed(&[&format!(
         "failed: `{stop}` ended, but etcd (pid {running}) still runs: {}. State: ",
         ground.held()

@@ -71,9 +71,9 @@ fn failed_actions_leak_no_secrets(version: Version) {
     detector.run(&restore(&world.path("none.tar.gz"), &[])).refused(&["cannot be opened"]);
 
     fs::write(world.path("password"), WRONG).unwrap();
-    let told = ["the password is not this user's"];
-    detector.run(&world.action(SNAPSHOT, &[&to])).failed(&told);
-    detector.run(&restore(&archive, &[])).refused(&told);
+    let reasons = ["the password is not this user's"];
+    detector.run(&world.action(SNAPSHOT, &[&to])).failed(&reasons);
+    detector.run(&restore(&archive, &[])).refused(&reasons);
     fs::write(world.path("password"), PASSWORD).unwrap();
 
     world.stop();

@@ -98,12 +98,12 @@ fn storage_refuses_data_with_a_mount_point_in_it() {
         let place = world.data_dir().join(part);
         let _mount = mount::over_itself(&place);
         world.start();
-        let stops = world.asked("stop");
+        let stops = world.request_count("stop");
         world
             .restore(&[&from(&archive), &world.to_target()])
             .refused(&[&format!("{part} in it is a mount point")]);
         assert_same(&world.dump(), &saved, part);
-        assert_eq!(world.asked("stop"), stops, "etcd was stopped");
+        assert_eq!(world.request_count("stop"), stops, "etcd was stopped");
         world.stop();
     }
 }

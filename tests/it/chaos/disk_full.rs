@@ -106,7 +106,7 @@ fn in_small_data(size: u64) -> &'static str {
     world.start();
     let fixture = Fixture::in_world(Action::Restore, world, None);
     let out = fixture.run_alone();
-    // On a full disk, the end of a journal may be left to the next run.
+    // On a full disk, the next run may have to finish the journal.
     let (outcome, _) = fixture.settle(&out, Next::Recover);
     check_message(&out, outcome);
     fixture.world.stop();
@@ -121,6 +121,6 @@ fn check_message(out: &Out, outcome: &str) {
         return;
     }
     assert!(!out.status.success() && out.stderr.contains("Next:"), "{}", out.describe());
-    let told = out.stderr.to_lowercase();
-    assert!(["room", "space", "free"].iter().any(|word| told.contains(word)), "{}", out.describe());
+    let message = out.stderr.to_lowercase();
+    assert!(["room", "space", "free"].iter().any(|word| message.contains(word)), "{}", out.describe());
 }

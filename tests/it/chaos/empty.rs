@@ -84,7 +84,7 @@ fn starts_etcd_again_if_it_was_stopped_with_new_data(version: Version) {
     let start = "rm \"$dir/before-stop\"; \"$0\" start \"$dir\"; sleep 3; pid=$(cat \"$dir/pid\")";
     world.arm("before-stop", start);
     let out = world.restore(&[&from(&archive), &world.to_target()]);
-    assert_eq!(world.asked("stop"), 2, "the restore did not stop etcd twice");
+    assert_eq!(world.request_count("stop"), 2, "the restore did not stop etcd twice");
     assert_serves_empty_data(&world);
     out.failed(&["etcd has created its own data"]);
 }

@@ -264,16 +264,16 @@ impl Fixture {
         let is_owed = owed.iter().any(|words| out.stderr.contains(words));
         if self.disk.is_some() || out.status.code().is_none() || is_owed {
             let finished = self.finished();
-            let told = out.describe() + &self.recover(next);
-            return (self.judge(&finished, &told), next.words());
+            let output = out.describe() + &self.recover(next);
+            return (self.judge(&finished, &output), next.words());
         }
         let outcome = self.outcome_before_recovery(out);
         if self.left_over(&out.describe()).is_empty() {
             return (outcome, "at once");
         }
-        let told = out.describe() + &self.recover(next);
+        let output = out.describe() + &self.recover(next);
         assert_eq!(
-            self.judge(&self.finished_before_recovery(), &told),
+            self.judge(&self.finished_before_recovery(), &output),
             outcome,
             "a recovery changed the outcome"
         );
@@ -328,10 +328,10 @@ impl Fixture {
         finished
     }
 
-    fn judge(&self, finished: &[PathBuf], told: &str) -> &'static str {
+    fn judge(&self, finished: &[PathBuf], output: &str) -> &'static str {
         let outcome = self.serves(finished);
-        let left = self.left_over(told);
-        assert!(left.is_empty(), "left over: {left:?}: {told}");
+        let left = self.left_over(output);
+        assert!(left.is_empty(), "left over: {left:?}: {output}");
         outcome
     }
 
@@ -357,10 +357,10 @@ impl Fixture {
 
     /// Returns the unexpected files. The old data may be kept if it could not be compared with its backup,
     /// and if the output reports its path.
-    fn left_over(&self, told: &str) -> Vec<String> {
+    fn left_over(&self, output: &str) -> Vec<String> {
         let mut left = self.world.leftovers();
         left.retain(|left| {
-            let kept = left.contains("/member.before-restore-") && told.contains(left);
+            let kept = left.contains("/member.before-restore-") && output.contains(left);
             if kept {
                 std::fs::remove_dir_all(left).unwrap();
             }
@@ -371,11 +371,11 @@ impl Fixture {
 
     /// Runs one recovery and returns its output.
     fn recover(&self, next: Next) -> String {
-        let mut told = String::new();
+        let mut output = String::new();
         let mut ran = |out: Out| {
             assert!(out.status.success(), "the recovery failed: {}", out.describe());
             out.assert_no_panic();
-            told += &out.describe();
+            output += &out.describe();
         };
         if next == Next::Boot {
             self.world.await_ordered_stop();
@@ -392,7 +392,7 @@ impl Fixture {
         if self.action != Action::Empty || self.world.running() {
             ran(self.world.snapshot(&[&self.world.to_target()]));
         }
-        told
+        output
     }
 
     /// Returns which data etcd serves: all of the old (`OLD`) or all of the new (`NEW`).

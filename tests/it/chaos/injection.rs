@@ -372,17 +372,17 @@ fn check_cause(out: &Out, call: &Call, error: Errno) {
     let words = std::io::Error::from_raw_os_error(error as i32).to_string();
     let words = words.split(" (os error").next().unwrap_or_default();
     // libc reports this error if it cannot start a thread.
-    let told = if call.name == "clone3" && error == Errno::ENOMEM {
+    let expected = if call.name == "clone3" && error == Errno::ENOMEM {
         "Resource temporarily unavailable"
     } else {
         words
     };
     let failure = out.stderr.rsplit_once("failed: ").map_or("", |(_, failure)| failure);
     let cause = failure.split(" State:").next().unwrap_or_default();
-    let at = [told, &format!("{error:?}: ")].into_iter().find_map(|word| cause.find(word));
+    let at = [expected, &format!("{error:?}: ")].into_iter().find_map(|word| cause.find(word));
     assert!(
         at.is_some_and(|at| at > 0),
-        "the message has no step or does not contain {told:?}: {}",
+        "the message has no step or does not contain {expected:?}: {}",
         out.describe()
     );
 }

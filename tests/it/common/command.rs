@@ -182,8 +182,8 @@ impl Out {
     /// panic handler.
     #[track_caller]
     pub fn assert_no_panic(&self) {
-        if let Err(complaint) = self.check_no_panic() {
-            panic!("{complaint}");
+        if let Err(failure) = self.check_no_panic() {
+            panic!("{failure}");
         }
     }
 
@@ -213,8 +213,8 @@ impl Out {
     /// step.
     #[track_caller]
     pub fn refused(self, reasons: &[&str]) {
-        if let Err(complaint) = self.check_refused(reasons) {
-            panic!("{complaint}");
+        if let Err(failure) = self.check_refused(reasons) {
+            panic!("{failure}");
         }
     }
 
@@ -252,15 +252,15 @@ impl Out {
     /// Checks that stderr contains one of the fragments, ignoring case, and no panic.
     #[track_caller]
     pub fn assert_stderr_contains(&self, fragments: &[&str]) {
-        if let Err(complaint) = self.check_stderr_contains(fragments) {
-            panic!("{complaint}");
+        if let Err(failure) = self.check_stderr_contains(fragments) {
+            panic!("{failure}");
         }
     }
 
     fn check_stderr_contains(&self, fragments: &[&str]) -> Result<(), String> {
         self.check_no_panic()?;
-        let said = self.stderr.to_lowercase();
-        if !fragments.iter().any(|fragment| said.contains(&fragment.to_lowercase())) {
+        let text = self.stderr.to_lowercase();
+        if !fragments.iter().any(|fragment| text.contains(&fragment.to_lowercase())) {
             return Err(format!("stderr contains none of {fragments:?}: {}", self.describe()));
         }
         Ok(())
@@ -269,25 +269,25 @@ impl Out {
 
 /// Returns the part of the output that reports a panic. Rust itself prints it, or our panic handler, or the
 /// code that joins a thread.
-fn panic_in(said: &str) -> Option<&str> {
+fn panic_in(text: &str) -> Option<&str> {
     let of_thread = |part: &&str| part.contains("thread") && part.trim_end().ends_with("failed");
-    let caught = ["panicked", "failed: bug:"].into_iter().find(|word| said.contains(word));
-    caught.or_else(|| said.split([':', ';', '\n', '.']).find(of_thread))
+    let caught = ["panicked", "failed: bug:"].into_iter().find(|word| text.contains(word));
+    caught.or_else(|| text.split([':', ';', '\n', '.']).find(of_thread))
 }
 
 #[test]
 fn every_form_of_panic_message_is_detected() {
-    for said in [
+    for text in [
         "thread 'main' panicked at src/lib.rs:1",
         "failed: bug: index 7 out of bounds. State: …",
         "failed: the thread `pack` failed. State: …",
         "failed: writing the archive: the thread that hashes failed\n",
         "failed: another thread of ours failed; and more",
     ] {
-        assert!(panic_in(said).is_some(), "{said}");
+        assert!(panic_in(text).is_some(), "{text}");
     }
-    for said in ["failed: starting the thread `pack`: Resource temporarily unavailable", "the start failed"] {
-        assert_eq!(panic_in(said), None);
+    for text in ["failed: starting the thread `pack`: Resource temporarily unavailable", "the start failed"] {
+        assert_eq!(panic_in(text), None);
     }
 }
 

@@ -55,7 +55,7 @@ fn world_fills_damages_and_dumps(version: Version) {
     assert_ne!(world.hashkv(0), hash);
     world.add_revisions(3, "tick");
     assert_eq!(world.revision(), at + 7);
-    assert!(std::panic::catch_unwind(|| assert_same(&full, &damaged, "told")).is_err());
+    assert!(std::panic::catch_unwind(|| assert_same(&full, &damaged, "expected to differ")).is_err());
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -73,7 +73,7 @@ fn world_survives_a_restart_and_cleans_up(version: Version) {
     assert_ne!(world.pid().unwrap(), first);
     assert_ne!(shape(&world.data_dir(), Detail::Contents), still);
     assert_same(&world.dump(), &full, "after a restart");
-    assert_eq!((world.asked("start"), world.asked("stop")), (2, 1));
+    assert_eq!((world.request_count("start"), world.request_count("stop")), (2, 1));
     assert!(world.leftovers().is_empty());
     fs::write(world.data_dir().join("stage"), "").unwrap();
     assert_eq!(world.leftovers().len(), 1);

@@ -1,15 +1,13 @@
-//! The harness: everything that the tests share and that is not itself the subject of a test.
+//! The test harness: code that the tests share and that is not under test itself.
 //!
-//! - `world` starts throw-away etcds, each in a temporary directory; `service` starts and stops them,
-//!   `client` reads and writes their keys, `cluster` joins three of them, `tls` makes their certificates.
-//! - `command` runs our programs and holds what they printed; `tools` puts stand-ins before etcd's own
-//!   programs.
-//! - `unit` plays a Juju unit, with stand-ins for Juju's hook tools.
-//! - `s3` starts a real S3 server, with a proxy before it that injects faults.
-//! - `tracer` stops a program at its system calls; `process_tracer` follows all of its children.
+//! - `world` starts temporary etcds, each in its own directory. `service` starts and stops them, `client`
+//!   reads and writes their keys, `cluster` joins several of them, and `tls` creates their certificates.
+//! - `command` runs our programs and keeps their output. `tools` replaces the etcd tools by stand-ins.
+//! - `unit` is a fake Juju unit, with fake hook tools.
+//! - `s3` starts a real S3 server behind a proxy that injects faults.
+//! - `tracer` stops a program at its system calls. `process_tracer` follows all of its children.
 //!
-//! Nothing here decides whether a test passes, except for the tests of the harness itself (`harness_etcd`,
-//! `unit_holds`).
+//! `harness_etcd` and `unit_holds` test the harness itself.
 
 pub mod client;
 pub mod cluster;

@@ -272,7 +272,7 @@ impl<'w> Unit<'w> {
         self.command(action)
     }
 
-    /// Returns the outcome of an action that was [queued](Self::queued) and whose process has ended.
+    /// Returns the outcome of an action that was started with [`Self::queued`] and has ended.
     pub fn judge(&self, out: Out) -> Ended {
         Ended::judge(self, out, false)
     }
@@ -305,7 +305,7 @@ impl<'w> Unit<'w> {
         }
     }
 
-    /// Returns the command of an action as Juju runs it. Nothing is inherited, and HOME and USER are not set.
+    /// Returns the command of an action as Juju runs it. It inherits no variables; HOME and USER are not set.
     pub fn command(&self, action: &str) -> Command {
         let mut command = self.base(&format!("actions/{action}"));
         command
@@ -439,11 +439,11 @@ impl Task<'_> {
 /// The status of a finished action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
-    /// It succeeded.
+    /// The action succeeded.
     Completed,
-    /// It refused, or failed.
+    /// The action refused or failed.
     Failed,
-    /// It was cancelled.
+    /// The action was cancelled.
     Aborted,
 }
 

@@ -274,13 +274,13 @@ impl World {
     }
 
     /// Returns the number of `start` or `stop` requests to the supervisor.
-    pub fn asked(&self, verb: &str) -> usize {
+    pub fn request_count(&self, verb: &str) -> usize {
         let asked = fs::read_to_string(self.path("supervisor/asked")).unwrap_or_default();
         asked.lines().filter(|line| *line == verb).count()
     }
 
     /// Returns the shell command for `verb` that the site file contains.
-    pub fn typed(&self, verb: &str) -> String {
+    pub fn service_command(&self, verb: &str) -> String {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/supervisor");
         format!("{} {verb} {}", script.display(), self.path("supervisor").display())
     }
