@@ -22,7 +22,7 @@ fn await_saved(run: &Run) {
 }
 
 /// Returns the path of the archive that is not yet published.
-fn draft(world: &World) -> PathBuf {
+fn unpublished_archive(world: &World) -> PathBuf {
     let stages: Vec<String> =
         names(&world.target()).into_iter().filter(|name| name.starts_with(".etcd-snapshot-")).collect();
     let [stage] = &stages[..] else { panic!("{stages:?}") };
@@ -39,7 +39,12 @@ fn fails_at_once_if_the_archive_is_damaged_during_a_check() {
     let run = world.start_snapshot(&[&world.to_target()]);
     await_call(&tools, "snapshot status", &run);
     await_saved(&run);
-    OpenOptions::new().append(true).open(draft(&world)).unwrap().write_all(&[0xff; 64 << 10]).unwrap();
+    OpenOptions::new()
+        .append(true)
+        .open(unpublished_archive(&world))
+        .unwrap()
+        .write_all(&[0xff; 64 << 10])
+        .unwrap();
     // The stand-in tool hangs for more than a minute.
     run.finish_within(Duration::from_secs(30)).failed(&["reading the archive back"]);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());

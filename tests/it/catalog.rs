@@ -11,7 +11,7 @@ use crate::common::unit::Unit;
 use crate::common::world::{Version, World};
 
 /// Runs an action on archives.
-pub fn keep(world: &World, action: &str, words: &[&str]) -> Out {
+pub fn run_action(world: &World, action: &str, words: &[&str]) -> Out {
     Run::start(world.action(program(action), words), &world.path("runs")).finish()
 }
 
@@ -36,7 +36,7 @@ pub fn program(action: &str) -> &'static str {
 
 /// Returns the list as JSON.
 pub fn listed(world: &World) -> Vec<Value> {
-    let out = keep(world, "list-snapshots", &[&world.to_target(), "format=json"]).completed();
+    let out = run_action(world, "list-snapshots", &[&world.to_target(), "format=json"]).completed();
     serde_json::from_str(&out.get("snapshots")).unwrap()
 }
 
@@ -48,7 +48,7 @@ pub fn name(path: &Path) -> String {
 #[test]
 fn lists_snapshots_newest_first() {
     let world = World::plain(Version::V35);
-    let none = keep(&world, "list-snapshots", &[&world.to_target()]).completed();
+    let none = run_action(&world, "list-snapshots", &[&world.to_target()]).completed();
     assert_eq!((none.get("snapshots").as_str(), none.get("count").as_str()), ("none", "0"));
 
     let first = world.saved();
@@ -86,9 +86,9 @@ fn lists_without_etcd_and_without_a_directory() {
     fs::remove_file(world.site()).unwrap();
     assert_eq!(listed(&world)[0]["name"], name(&archive));
     let nowhere = format!("target={}", world.path("nowhere").display());
-    keep(&world, "list-snapshots", &[&nowhere]).refused(&["does not exist"]);
+    run_action(&world, "list-snapshots", &[&nowhere]).refused(&["does not exist"]);
     assert!(!world.path("nowhere").exists());
-    keep(&world, "list-snapshots", &["format=xml"]).refused(&["xml"]);
+    run_action(&world, "list-snapshots", &["format=xml"]).refused(&["xml"]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::destinations::archives;
 
 /// Returns settings with a hook that delays each run by three seconds. `dir` must be a directory that only
 /// root can change.
-fn slow(dir: &Path) -> String {
+fn slow_hook(dir: &Path) -> String {
     let path = dir.join("before");
     fs::write(&path, "#!/bin/sh\nsleep 3\n").unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
@@ -37,7 +37,7 @@ fn signs_a_request_with_the_time_when_it_is_sent() {
     let faults = Faults::before(server.port);
     let text = format!(
         "{}destinations:\n  offsite: {{s3: {{credentials-file: {}, endpoint: 'http://127.0.0.1:{}', bucket: backups}}}}\n",
-        slow(dir.path()),
+        slow_hook(dir.path()),
         world.path("credentials").display(),
         faults.port
     );
@@ -59,7 +59,7 @@ fn an_archive_of_a_slow_run_is_not_dated_in_the_future() {
     let world = World::plain(Version::V35);
     fs::write(world.path("backup.yaml"), "keep: {last: 1}\n").unwrap();
     let _ = run(&world, "snapshot").completed();
-    fs::write(world.path("backup.yaml"), format!("keep: {{last: 1}}\n{}", slow(dir.path()))).unwrap();
+    fs::write(world.path("backup.yaml"), format!("keep: {{last: 1}}\n{}", slow_hook(dir.path()))).unwrap();
     let done = run(&world, "backup").completed();
     assert_eq!(done.get("retention.deleted"), "1", "the older one");
     let left = archives(&world).len();

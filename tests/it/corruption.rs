@@ -43,7 +43,7 @@ impl Good {
     /// Creates an archive of values that do not compress.
     fn large() -> Self {
         let world = World::plain(Version::V35);
-        let mut dice = Dice(7);
+        let mut dice = Random(7);
         for number in 0..54 {
             let value: Vec<u8> = (0..150_000).flat_map(|_| dice.next().to_le_bytes()).collect();
             world.put_bytes(&format!("/registry/configmaps/large-{number}"), &value);
@@ -55,7 +55,7 @@ impl Good {
 
     /// Returns whether the reader accepts these bytes. It may accept only bytes with the same database and
     /// manifest.
-    fn takes(&self, bytes: &[u8]) -> Result<bool, String> {
+    fn accepts(&self, bytes: &[u8]) -> Result<bool, String> {
         let Some((contents, db)) = read(bytes) else { return Ok(false) };
         if (&contents.db, &contents.manifest) != (&self.contents.db, &self.contents.manifest) {
             return Err(format!("different content was accepted: {contents:?}"));
@@ -74,7 +74,7 @@ impl Good {
     /// Returns whether the reader accepts the archive with this bit flipped.
     fn flip(&self, bytes: &mut [u8], bit: usize) -> Result<bool, String> {
         bytes[bit / 8] ^= 1 << (bit % 8);
-        let taken = self.takes(bytes);
+        let taken = self.accepts(bytes);
         bytes[bit / 8] ^= 1 << (bit % 8);
         taken
     }
@@ -122,7 +122,7 @@ fn no_flipped_bit_changes_what_is_restored() {
 fn refuses_truncated_archives_of_any_length() {
     let good = Good::small(Version::V35);
     for length in 0..good.bytes.len() {
-        assert_eq!(good.takes(&good.bytes[..length]), Ok(false), "truncated to {length} bytes");
+        assert_eq!(good.accepts(&good.bytes[..length]), Ok(false), "truncated to {length} bytes");
     }
 }
 
@@ -131,17 +131,17 @@ fn refuses_bytes_after_the_archive() {
     let good = Good::small(Version::V35);
     for byte in 0..=u8::MAX {
         let longer = [good.bytes.as_slice(), &[byte]].concat();
-        assert_eq!(good.takes(&longer), Ok(false), "byte {byte} after the archive");
+        assert_eq!(good.accepts(&longer), Ok(false), "byte {byte} after the archive");
     }
     let twice = good.bytes.repeat(2);
-    assert_eq!(good.takes(&twice), Ok(false), "the archive repeated after itself");
+    assert_eq!(good.accepts(&twice), Ok(false), "the archive repeated after itself");
 }
 
 /// Flips `count` bits of an archive of 64 MB, chosen by a fixed seed. Used by `cargo xtask chaos --mode
 /// corruption`.
 pub fn flips_of_a_large_archive(count: usize) -> Table {
     let good = Good::large();
-    let mut dice = Dice(42);
+    let mut dice = Random(42);
     let chosen: Vec<usize> =
         std::iter::repeat_with(|| dice.up_to(good.bytes.len() * 8)).take(count).collect();
     let mut table = Table::new();
@@ -177,9 +177,9 @@ fn row(bit: usize, taken: Result<bool, String>) -> Row {
 }
 
 /// A SplitMix64 random number generator.
-struct Dice(u64);
+struct Random(u64);
 
-impl Dice {
+impl Random {
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

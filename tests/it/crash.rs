@@ -34,7 +34,7 @@ enum Next {
 }
 
 /// A world with old data, and an archive of different, new data.
-struct Ground {
+struct Fixture {
     world: World,
     tools: Tools,
     archive: PathBuf,
@@ -42,19 +42,19 @@ struct Ground {
     new: Data,
 }
 
-impl Ground {
+impl Fixture {
     fn new(version: Version) -> Self {
         let world = World::plain(version);
         world.fill();
         let (new, archive) = (world.dump(), world.saved());
         let tools = world.stand_in_tools();
-        let mut ground = Self { world, tools, archive, old: Data::new(), new };
-        ground.make_old();
-        ground
+        let mut fixture = Self { world, tools, archive, old: Data::new(), new };
+        fixture.make_data_differ();
+        fixture
     }
 
     /// Makes the live data differ from the data in the archive.
-    fn make_old(&mut self) {
+    fn make_data_differ(&mut self) {
         self.world.damage();
         self.old = self.world.dump();
     }
@@ -86,7 +86,7 @@ impl Ground {
             Next::Boot => {
                 world.await_ordered_stop();
                 world.start();
-                booted = Some(self.which(what));
+                booted = Some(self.served_data(what));
                 run_recover(world, what);
             }
             Next::RecoverAndBoot => {
@@ -94,7 +94,7 @@ impl Ground {
                 world.start();
             }
         }
-        let after = self.which(what);
+        let after = self.served_data(what);
         assert!(self.world.healthy());
         // `recovery_removes_the_staging_directory_from_the_target` checks the staging directory of a backup.
         let mut left = self.world.leftovers();
@@ -106,12 +106,12 @@ impl Ground {
         assert_eq!(self.world.members().len(), 1);
         eprintln!("{what}: {after}{}", booted.map_or(String::new(), |first| format!(", booted {first}")));
         if after == "new" {
-            self.make_old();
+            self.make_data_differ();
         }
     }
 
     /// Returns which data etcd serves, old or new.
-    fn which(&self, what: &str) -> &'static str {
+    fn served_data(&self, what: &str) -> &'static str {
         assert!(self.world.running(), "{what}: etcd is down: {}", self.world.log());
         let data = self.world.dump();
         if data == self.old {
@@ -130,22 +130,22 @@ fn run_recover(world: &World, what: &str) {
 
 /// Kills the restore before its first call of an etcd tool, then before its second, and so on to the last.
 fn kill_at_every_call(version: Version, next: Next) {
-    let mut ground = Ground::new(version);
+    let mut fixture = Fixture::new(version);
     for call in 1.. {
         assert!(call < 100, "too many calls");
-        ground.tools.crash_at(call);
-        let out = ground.restore();
-        if ground.tools.crash_pending() {
+        fixture.tools.crash_at(call);
+        let out = fixture.restore();
+        if fixture.tools.crash_pending() {
             let _ = out.completed();
-            assert_eq!(ground.which("undisturbed"), "new");
+            assert_eq!(fixture.served_data("undisturbed"), "new");
             // The restore queries the old etcd, boots a private one, takes a backup, and queries the new one.
-            ground.tools.assert_killed_before_each(call - 1, 17);
+            fixture.tools.assert_killed_before_each(call - 1, 17);
             return;
         }
         let what =
-            format!("killed before call {call}, {:?}", ground.tools.calls().last().map(|last| &last.1));
+            format!("killed before call {call}, {:?}", fixture.tools.calls().last().map(|last| &last.1));
         assert_eq!(out.status.code(), None, "{what}: {}", out.describe());
-        ground.recover_and_check(next, &what);
+        fixture.recover_and_check(next, &what);
     }
 }
 
@@ -168,24 +168,24 @@ fn boots_after_a_kill_at_every_call(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn recovers_from_a_kill_around_the_stop_and_the_start(version: Version) {
-    let mut ground = Ground::new(version);
+    let mut fixture = Fixture::new(version);
     for next in [Next::Recover, Next::Snapshot, Next::Boot] {
         for point in ["before-stop", "after-stop", "before-start", "after-start"] {
-            ground.world.arm("crash-at", point);
-            ground.tools.forget_calls();
-            let out = ground.restore();
+            fixture.world.arm("crash-at", point);
+            fixture.tools.forget_calls();
+            let out = fixture.restore();
             assert_eq!(out.status.code(), None, "{point}: {}", out.describe());
-            ground.recover_and_check(next, &format!("killed {point}, then {next:?}"));
+            fixture.recover_and_check(next, &format!("killed {point}, then {next:?}"));
         }
     }
 }
 
 /// Returns the duration of a complete restore on this machine.
-fn measured(ground: &mut Ground) -> Duration {
-    let out = ground.restore();
+fn measure_restore(fixture: &mut Fixture) -> Duration {
+    let out = fixture.restore();
     let took = out.took;
     let _ = out.completed();
-    ground.make_old();
+    fixture.make_data_differ();
     took
 }
 
@@ -194,21 +194,21 @@ fn interrupt_at_any_moment(
     version: Version,
     count: u32,
     ways: &[Next],
-    interrupt: impl Fn(&Ground, crate::common::command::Run) -> Out,
+    interrupt: impl Fn(&Fixture, crate::common::command::Run) -> Out,
 ) {
-    let mut ground = Ground::new(version);
-    let took = measured(&mut ground);
+    let mut fixture = Fixture::new(version);
+    let took = measure_restore(&mut fixture);
     let mut cut_off = 0;
     for moment in 0..count {
-        ground.tools.forget_calls();
+        fixture.tools.forget_calls();
         let delay = took * moment / count;
-        let run = ground.start();
+        let run = fixture.start();
         sleep(delay);
-        let out = interrupt(&ground, run);
+        let out = interrupt(&fixture, run);
         out.assert_no_panic();
         cut_off += u32::from(!out.status.success());
         let next = ways[moment as usize % ways.len()];
-        ground.recover_and_check(next, &format!("after {delay:?} of {took:?}, then {next:?}"));
+        fixture.recover_and_check(next, &format!("after {delay:?} of {took:?}, then {next:?}"));
     }
     // The first moment is before the restore starts its work. The last may be after its end, because
     // durations vary.
@@ -225,13 +225,13 @@ fn recovers_from_a_kill_at_any_moment(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn recovers_from_a_power_cut_at_any_moment(version: Version) {
-    interrupt_at_any_moment(version, 12, &[Next::Boot, Next::RecoverAndBoot], |ground, run| {
+    interrupt_at_any_moment(version, 12, &[Next::Boot, Next::RecoverAndBoot], |fixture, run| {
         let out = run.kill();
-        for pid in ground.world.processes() {
+        for pid in fixture.world.processes() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
         let deadline = Instant::now() + Duration::from_secs(5);
-        while !ground.world.processes().is_empty() {
+        while !fixture.world.processes().is_empty() {
             assert!(Instant::now() < deadline);
             sleep(Duration::from_millis(2));
         }
@@ -255,15 +255,15 @@ fn recovers_from_a_term_at_any_moment(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn recovery_removes_the_staging_directory_from_the_target(version: Version) {
-    let ground = Ground::new(version);
-    ground.tools.hang("etcdctl *snapshot*save*");
-    let run = ground.start();
-    crate::broken_tools::await_call(&ground.tools, "save", &run);
+    let fixture = Fixture::new(version);
+    fixture.tools.hang("etcdctl *snapshot*save*");
+    let run = fixture.start();
+    crate::broken_tools::await_call(&fixture.tools, "save", &run);
     assert_eq!(run.kill().status.code(), None);
-    std::fs::remove_file(ground.world.path("tools/fault")).unwrap();
-    run_recover(&ground.world, "killed in the backup");
-    assert_eq!(ground.which("killed in the backup"), "old");
-    assert!(ground.world.leftovers().is_empty(), "{:?}", ground.world.leftovers());
+    std::fs::remove_file(fixture.world.path("tools/fault")).unwrap();
+    run_recover(&fixture.world, "killed in the backup");
+    assert_eq!(fixture.served_data("killed in the backup"), "old");
+    assert!(fixture.world.leftovers().is_empty(), "{:?}", fixture.world.leftovers());
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -271,9 +271,9 @@ fn recovery_removes_the_staging_directory_from_the_target(version: Version) {
 fn recover_without_an_interrupted_restore_is_a_no_op(version: Version) {
     let world = World::plain(version);
     world.fill();
-    let still = crate::refusals::Still::of(&world);
+    let state = crate::refusals::WorldState::record(&world);
     run_recover(&world, "with nothing to recover");
-    still.check("with nothing to recover");
+    state.assert_unchanged("with nothing to recover");
     world.stop();
     run_recover(&world, "with nothing to recover and etcd stopped");
     assert!(!world.running(), "--recover started a stopped etcd without a reason");
@@ -283,13 +283,13 @@ fn recover_without_an_interrupted_restore_is_a_no_op(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn restores_if_its_output_pipe_is_closed(version: Version) {
-    let ground = Ground::new(version);
-    let args = ground.args();
-    let mut command = ground.world.action(program!("restore"), &args.each_ref().map(String::as_str));
+    let fixture = Fixture::new(version);
+    let args = fixture.args();
+    let mut command = fixture.world.action(program!("restore"), &args.each_ref().map(String::as_str));
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     let status = child.wait().unwrap();
     assert_ne!(status.code(), Some(101), "it panicked");
-    assert_eq!(ground.which("with closed pipes"), "new");
-    assert!(ground.world.leftovers().is_empty(), "{:?}", ground.world.leftovers());
+    assert_eq!(fixture.served_data("with closed pipes"), "new");
+    assert!(fixture.world.leftovers().is_empty(), "{:?}", fixture.world.leftovers());
 }

@@ -222,13 +222,13 @@ fn refuses_to_run_without_root(version: Version) {
         let command = world.action("setpriv", &[&args, [binary].as_slice(), more].concat());
         Run::start(command, &world.path("runs")).finish()
     };
-    let still = crate::refusals::Still::of(&world);
+    let state = crate::refusals::WorldState::record(&world);
     for out in [
         as_nobody(program!("snapshot"), &[&world.to_target()]),
         as_nobody(program!("restore"), &[&from(&archive), &world.to_target()]),
     ] {
         assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
         out.assert_stderr_contains(&["permission", "root", "owned", "owner", "belongs"]);
-        still.check("as nobody");
+        state.assert_unchanged("as nobody");
     }
 }

@@ -21,19 +21,19 @@ fn document(world: &World, command: &str, words: &[&str]) -> Value {
     let document: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|_| panic!("{}", out.describe()));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schema/{command}.json"));
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
-    if let Err(complaint) = fits(&schema, &schema, &document) {
+    if let Err(complaint) = validate(&schema, &schema, &document) {
         panic!("{command}: {complaint}: {}", out.describe());
     }
     document
 }
 
 /// Validates the features that these schemas use: types, properties, items, references and alternatives.
-fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+fn validate(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     if let Some(reference) = schema["$ref"].as_str() {
-        return fits(root, root.pointer(reference.trim_start_matches('#')).unwrap(), value);
+        return validate(root, root.pointer(reference.trim_start_matches('#')).unwrap(), value);
     }
     if let Some(all) = schema["anyOf"].as_array() {
-        let is_one = all.iter().any(|one| fits(root, one, value).is_ok());
+        let is_one = all.iter().any(|one| validate(root, one, value).is_ok());
         return is_one.then_some(()).ok_or(format!("{value} matches none of the alternatives"));
     }
     let types = match &schema["type"] {
@@ -54,7 +54,7 @@ fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
         return Err(format!("{value} is not {types:?}"));
     }
     for item in value.as_array().into_iter().flatten() {
-        fits(root, &schema["items"], item)?;
+        validate(root, &schema["items"], item)?;
     }
     let Some(map) = value.as_object() else { return Ok(()) };
     for name in schema["required"].as_array().into_iter().flatten() {
@@ -67,8 +67,8 @@ fn fits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     for (name, inner) in map {
         match &schema["properties"][name] {
             Value::Null if is_closed => return Err(format!("{name} is not documented")),
-            Value::Null => fits(root, &schema["additionalProperties"], inner)?,
-            known => fits(root, known, inner).map_err(|error| format!("{name}: {error}"))?,
+            Value::Null => validate(root, &schema["additionalProperties"], inner)?,
+            known => validate(root, known, inner).map_err(|error| format!("{name}: {error}"))?,
         }
     }
     Ok(())

@@ -11,22 +11,21 @@ use std::time::Duration;
 use serde_json::Value;
 use test_case::test_case;
 
-use crate::catalog::{keep, listed, name};
+use crate::catalog::{listed, name, run_action};
 use crate::common::client::assert_same;
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::sha256sum;
 use crate::common::s3::Server;
 use crate::common::world::{Version, World};
 use crate::malicious_archives::is_cheap_refusal;
-use crate::refusals::Still;
+use crate::refusals::WorldState;
 use crate::restore::from;
 
 /// An age key pair created by `rage`.
 pub const RECIPIENT: &str = "age1a7eaj8fh9t460hn9xp6d4299285d94fmlwg4z3kq5pzmjgrvq36qjks4xu";
 pub const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
-const OTHER: &str = "age17ednmd22d8fzrv8jvhuxq7dm3e7zjyjsca2c4cndzncz0vf4xg9s9lz6hg";
-pub const OTHERS_IDENTITY: &str =
-    "AGE-SECRET-KEY-1MW2NLFFPA0Q3VWSL0CNLQG4RNDP27JTGAP5PYNATEPYU67N8G8GSCUYHPQ";
+const OTHER_RECIPIENT: &str = "age17ednmd22d8fzrv8jvhuxq7dm3e7zjyjsca2c4cndzncz0vf4xg9s9lz6hg";
+pub const OTHER_IDENTITY: &str = "AGE-SECRET-KEY-1MW2NLFFPA0Q3VWSL0CNLQG4RNDP27JTGAP5PYNATEPYU67N8G8GSCUYHPQ";
 const MAGIC: &[u8] = b"age-encryption.org/v1\n";
 /// Text that deflate leaves readable if it compresses only this text.
 const CANARY: &str = "canary-of-a-kubernetes-secret";
@@ -141,8 +140,8 @@ fn refuses_an_encrypted_archive_without_its_identity_first() {
     world.fill();
     encrypt(&world, "");
     let archive = saved(&world);
-    let (right, wrong) = (identity(&world, IDENTITY), identity(&world, OTHERS_IDENTITY));
-    let still = Still::of(&world);
+    let (right, wrong) = (identity(&world, IDENTITY), identity(&world, OTHER_IDENTITY));
+    let state = WorldState::record(&world);
     let out = restore(&world, &[&from(&archive)]);
     assert!(
         !out.stderr.contains("looking at etcd"),
@@ -152,7 +151,7 @@ fn refuses_an_encrypted_archive_without_its_identity_first() {
     out.assert_stderr_contains(&[&format!("is encrypted for {RECIPIENT}")]);
     out.refused(&["identity-file=PATH"]);
     let out = restore(&world, &[&from(&archive), &wrong]);
-    out.assert_stderr_contains(&[&format!("is the identity of {OTHER}")]);
+    out.assert_stderr_contains(&[&format!("is the identity of {OTHER_RECIPIENT}")]);
     out.refused(&[&format!("is encrypted for {RECIPIENT}")]);
     // The manifest file next to the archive only improves the message; the refusal does not depend on it.
     fs::rename(manifest_next_to(&archive), world.path("aside")).unwrap();
@@ -172,7 +171,7 @@ fn refuses_an_encrypted_archive_without_its_identity_first() {
         assert!(!out.describe().contains(CANARY), "{}", out.describe());
         out.refused(&[reason]);
     }
-    still.check("refused");
+    state.assert_unchanged("refused");
 }
 
 #[test]
@@ -206,7 +205,7 @@ fn refuses_a_truncated_or_altered_encrypted_archive() {
 fn refuses_a_snapshot_with_an_invalid_recipient() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     for recipient in ["age1nonsense", &RECIPIENT.replace("age1a", "age1c"), "ssh-ed25519", IDENTITY] {
         fs::write(world.path("backup.yaml"), format!("encrypt-to: [{RECIPIENT}, {recipient}]\n")).unwrap();
         for out in [snapshot(&world), restore(&world, &[&from(&archive)])] {
@@ -214,7 +213,7 @@ fn refuses_a_snapshot_with_an_invalid_recipient() {
             out.refused(&["the settings file"]);
         }
     }
-    still.check("refused");
+    state.assert_unchanged("refused");
 }
 
 #[test]
@@ -230,10 +229,11 @@ fn lists_verifies_and_deletes_encrypted_archives() {
         assert_eq!(one["encrypted_for"][0], RECIPIENT);
         assert!(one["verified"].is_string());
     }
-    let verify = |words: &[&str]| keep(&world, "verify-snapshot", &[&[&*world.to_target()], words].concat());
+    let verify =
+        |words: &[&str]| run_action(&world, "verify-snapshot", &[&[&*world.to_target()], words].concat());
     let warning = verify(&[]).completed().get("verify.warning");
     assert!(warning.contains("identity-file=PATH"), "{warning}");
-    let warning = verify(&[&identity(&world, OTHERS_IDENTITY)]).completed().get("verify.warning");
+    let warning = verify(&[&identity(&world, OTHER_IDENTITY)]).completed().get("verify.warning");
     assert!(warning.contains(&format!("is encrypted for {RECIPIENT}")), "{warning}");
     assert!(
         listed(&world).iter().all(|one| one["broken"].is_null()),
@@ -251,9 +251,9 @@ fn lists_verifies_and_deletes_encrypted_archives() {
     // Until it verifies again, it does not count as a good archive, so the other one could not be deleted.
     verify(&[&identity(&world, IDENTITY), "snapshot=all"]).completed();
 
-    keep(&world, "prune-snapshots", &[&world.to_target(), "keep=1"]).completed();
+    run_action(&world, "prune-snapshots", &[&world.to_target(), "keep=1"]).completed();
     assert!(!first.exists() && !manifest_next_to(&first).exists() && second.exists());
-    keep(&world, "delete-snapshot", &[&world.to_target(), &from(&second), "force=true"]).completed();
+    run_action(&world, "delete-snapshot", &[&world.to_target(), &from(&second), "force=true"]).completed();
     assert!(world.in_target().is_empty(), "{:?}", world.in_target());
 }
 
@@ -294,7 +294,7 @@ fn uploads_and_fetches_encrypted_archives() {
     assert!(fetched.get("snapshot.verified").contains("sha256 alone"), "{}", fetched.out.describe());
     assert_eq!(sha256sum(&archive), sha256, "the fetched archive differs from the uploaded one");
     assert_eq!(fs::read(manifest_next_to(&archive)).unwrap(), outside);
-    fetch(&[&identity(&world, OTHERS_IDENTITY)]).refused(&["is encrypted for"]);
+    fetch(&[&identity(&world, OTHER_IDENTITY)]).refused(&["is encrypted for"]);
     let identity = identity(&world, IDENTITY);
     assert_eq!(fetch(&[&identity]).completed().get("snapshot.verified"), "true");
     assert_eq!(sha256sum(&archive), sha256);

@@ -15,14 +15,14 @@ use crate::common::client::{Data, decode_base64};
 use crate::common::world::{Version, World};
 
 /// How long a query is repeated while etcd starts.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl World {
     /// Sends one query. Returns etcd's answer, or its error message.
     fn ask_once(&self, path: &str, question: &Value) -> Result<Value, String> {
         let asked = || -> std::io::Result<String> {
             let mut stream = TcpStream::connect(self.client_address())?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(STARTUP_TIMEOUT))?;
             let body = question.to_string();
             // HTTP/1.0 responses are not chunked.
             write!(stream, "POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
@@ -40,7 +40,7 @@ impl World {
     }
 
     fn ask(&self, path: &str, question: &Value) -> Value {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + STARTUP_TIMEOUT;
         loop {
             match self.ask_once(path, question) {
                 Ok(answer) => return answer,
@@ -74,13 +74,13 @@ impl World {
     pub fn content(&self) -> Content {
         let answer = self.ask("/v3/maintenance/hashkv", &json!({}));
         let revision = answer["header"]["revision"].as_str().unwrap().parse().unwrap();
-        Content { revision, ..Content::told(&answer) }
+        Content { revision, ..Content::from_answer(&answer) }
     }
 
     /// Returns the same at `revision`, or `None` if that revision is compacted or in the future.
     pub fn content_at(&self, revision: i64) -> Option<Content> {
         let answer = self.ask_once("/v3/maintenance/hashkv", &json!({"revision": revision.to_string()}));
-        Some(Content { revision, ..Content::told(&answer.ok()?) })
+        Some(Content { revision, ..Content::from_answer(&answer.ok()?) })
     }
 }
 
@@ -93,7 +93,7 @@ pub struct Content {
 }
 
 impl Content {
-    fn told(answer: &Value) -> Self {
+    fn from_answer(answer: &Value) -> Self {
         let compacted_at = answer["compact_revision"].as_str().map_or(0, |text| text.parse().unwrap());
         Self { revision: 0, hash: answer["hash"].as_u64().unwrap(), compacted_at }
     }

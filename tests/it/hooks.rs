@@ -102,7 +102,7 @@ fn hooks_that_the_charm_ignores_succeed_quietly() {
 fn hooks_of_a_second_unit_change_nothing() {
     let world = World::plain(Version::V35);
     world.fill();
-    let still = crate::refusals::Still::of(&world);
+    let state = crate::refusals::WorldState::record(&world);
     let unit = Unit::new(&world);
     unit.set_units(&["etcd/0", "etcd/1", "etcd/10", "etcd/2"]);
     for hook in ["install", "config-changed", "start", "cluster-relation-joined", "update-status", "stop"] {
@@ -114,7 +114,7 @@ fn hooks_of_a_second_unit_change_nothing() {
         assert_eq!(unit.calls().iter().find(other), None, "{hook}");
     }
     unit.hook("update-status").assert_status("active", &["1 member, healthy"]);
-    still.check("a second unit");
+    state.assert_unchanged("a second unit");
 }
 
 #[test]

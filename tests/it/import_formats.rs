@@ -9,7 +9,7 @@ use etcd_backup::archive::{self, Contents, UnpackOptions};
 use test_case::test_case;
 
 use crate::archive::unpack;
-use crate::catalog::keep;
+use crate::catalog::run_action;
 use crate::common::client::assert_same;
 use crate::common::fs_util::succeed;
 use crate::common::world::{Version, World};
@@ -50,7 +50,7 @@ func main() {
 "#;
 
 /// Writes files in all formats to `dir`, each with the snapshot `db`.
-fn each(world: &World, db: &Path) -> Vec<PathBuf> {
+fn all_formats(world: &World, db: &Path) -> Vec<PathBuf> {
     let bytes = fs::read(db).unwrap();
     let dir = world.path("foreign");
     fs::create_dir(&dir).unwrap();
@@ -98,7 +98,7 @@ fn restores_archives_of_other_tools(version: Version) {
     world.fill();
     let (saved, revision) = (world.dump(), world.revision());
     let db = unpack(&world, &world.saved()).join("db");
-    for file in each(&world, &db) {
+    for file in all_formats(&world, &db) {
         world.damage();
         let results = world.restore(&[&from(&file), "skip-backup=true"]).completed();
         assert_same(&world.dump(), &saved, &file.display().to_string());
@@ -122,14 +122,14 @@ fn verifies_archives_of_other_tools() {
     let world = World::plain(Version::V35);
     world.fill();
     let db = unpack(&world, &world.saved()).join("db");
-    for file in each(&world, &db) {
+    for file in all_formats(&world, &db) {
         let name = file.file_name().unwrap().to_str().unwrap();
         if name.contains('.') {
             fs::rename(&file, world.target().join(name)).unwrap();
         }
     }
-    let done =
-        keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all", "drill=true"]).completed();
+    let done = run_action(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all", "drill=true"])
+        .completed();
     let names = done.get("verify.snapshots");
     for name in ["k3s.zip", "plain.db", "gardener.gz"] {
         assert!(names.contains(name), "{names}");
@@ -138,7 +138,7 @@ fn verifies_archives_of_other_tools() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(world.target().join("k3s.zip"), bytes).unwrap();
-    keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=k3s.zip"]).failed(&["altered"]);
+    run_action(&world, "verify-snapshot", &[&world.to_target(), "snapshot=k3s.zip"]).failed(&["altered"]);
 }
 
 fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
@@ -155,14 +155,14 @@ fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
 }
 
 /// Returns a file that starts like a bbolt database, and is so small that each of its bits can be flipped.
-fn small(version: Version) -> Vec<u8> {
+fn small_database(version: Version) -> Vec<u8> {
     let world = World::plain(version);
     fs::read(unpack(&world, &world.saved()).join("db")).unwrap()
 }
 
 #[test]
 fn no_flipped_bit_of_a_zip_changes_what_is_restored() {
-    let db = small(Version::V35);
+    let db = small_database(Version::V35);
     for good in [zip(&[member("snapshot", &db)]), zip(&[streamed("snapshot", &db)])] {
         let mut bytes = good.clone();
         let mut taken = 0;
@@ -183,7 +183,7 @@ fn no_flipped_bit_of_a_zip_changes_what_is_restored() {
 
 #[test]
 fn refuses_truncated_zips_of_any_length() {
-    let db = small(Version::V35);
+    let db = small_database(Version::V35);
     for good in [zip(&[member("snapshot", &db)]), zip(&[streamed("snapshot", &db)])] {
         for length in 0..good.len() {
             assert!(read(&good[..length]).is_none(), "truncated to {length} bytes");
@@ -194,11 +194,11 @@ fn refuses_truncated_zips_of_any_length() {
 /// The valid variants of the format that zip writers produce.
 #[test]
 fn reads_every_variant_of_zip() {
-    let db = small(Version::V35);
+    let db = small_database(Version::V35);
     let (plain, behind) = (member("snapshot", &db), streamed("snapshot", &db));
     let words = behind.descriptor.clone().unwrap();
     let wide = |number: u32| u64::from(number).to_le_bytes();
-    let (packed, size) = (wide(plain.told.0), wide(plain.told.1));
+    let (packed, size) = (wide(plain.lengths.0), wide(plain.lengths.1));
     let extra = [&[1, 0, 16, 0], &size[..], &packed].concat();
     let comes_first = [member("a.rkestate", b"{}"), behind.clone()];
     for (form, members) in [
@@ -208,7 +208,7 @@ fn reads_every_variant_of_zip() {
             vec![Member {
                 method: 0,
                 packed: db.clone(),
-                told: (plain.told.1, plain.told.1),
+                lengths: (plain.lengths.1, plain.lengths.1),
                 ..plain.clone()
             }],
         ),
@@ -220,7 +220,12 @@ fn reads_every_variant_of_zip() {
         ("in 64 bits", vec![Member { descriptor: Some([&words[..8], &packed, &size].concat()), ..behind }]),
         (
             "64-bit lengths",
-            vec![Member { told: (u32::MAX, u32::MAX), extra: extra.clone(), central_extra: extra, ..plain }],
+            vec![Member {
+                lengths: (u32::MAX, u32::MAX),
+                extra: extra.clone(),
+                central_extra: extra,
+                ..plain
+            }],
         ),
         ("after the state file of RKE", comes_first.to_vec()),
     ] {

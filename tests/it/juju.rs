@@ -139,7 +139,7 @@ fn in_juju_refusals_and_failures_keep_their_message() {
 fn in_juju_restore_needs_a_resource_that_is_not_empty() {
     let world = World::plain(Version::V35);
     world.fill();
-    let still = crate::refusals::Still::of(&world);
+    let state = crate::refusals::WorldState::record(&world);
     let unit = Unit::new(&world);
     let ended = unit.run("restore", &[&world.to_target()]);
     assert!(ended.message.contains("attach-resource"), "{}", ended.message);
@@ -148,14 +148,14 @@ fn in_juju_restore_needs_a_resource_that_is_not_empty() {
     let ended = unit.run("restore", &[&world.to_target()]);
     assert!(ended.message.contains("attach-resource"), "{}", ended.message);
     ended.failed(&["snapshot"]);
-    still.check("without a resource");
+    state.assert_unchanged("without a resource");
 }
 
 #[test]
 fn in_juju_a_wrong_attached_file_changes_nothing() {
     let world = World::plain(Version::V35);
     world.fill();
-    let still = crate::refusals::Still::of(&world);
+    let state = crate::refusals::WorldState::record(&world);
     let unit = Unit::new(&world);
     let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     unit.attach(&project.join("LICENSE"));
@@ -166,7 +166,7 @@ fn in_juju_a_wrong_attached_file_changes_nothing() {
     assert!(tar.status().unwrap().success());
     unit.attach(&other);
     unit.run("restore", &[&world.to_target()]).failed(&["LICENSE"]);
-    still.check("with another file attached");
+    state.assert_unchanged("with another file attached");
 }
 
 /// `resource-get` creates files that every user can read, in directories that every user can enter.
@@ -277,7 +277,7 @@ fn in_juju_a_broken_tool_is_named() {
     let world = World::plain(Version::V35);
     world.fill();
     let archive = world.saved();
-    let still = crate::refusals::Still::of(&world);
+    let state = crate::refusals::WorldState::record(&world);
     let unit = Unit::new(&world);
     unit.attach(&archive);
     for tool in ["action-get", "resource-get"] {
@@ -285,7 +285,7 @@ fn in_juju_a_broken_tool_is_named() {
         let ended = unit.run("restore", &[&world.to_target()]);
         assert!(ended.message.contains("connection refused"), "{}", ended.message);
         ended.failed(&[tool]);
-        still.check(tool);
+        state.assert_unchanged(tool);
     }
     // The archive exists, but its path could not be set as a result: the message or the log reports that.
     unit.break_tools(&["action-set"]);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use test_case::test_case;
 
 use crate::archive::unpack;
-use crate::catalog::{keep, listed, name};
+use crate::catalog::{listed, name, run_action};
 use crate::common::client::assert_same;
 use crate::common::fs_util::sha256sum;
 use crate::common::unit::Unit;
@@ -31,7 +31,7 @@ fn verifies_every_byte_and_records_the_result(version: Version) {
     let done = unit.run("verify-snapshot", &[&world.to_target()]).completed();
     assert_eq!(done.get("verify.sha256"), sha256sum(&second), "verifies the latest by default");
     assert_eq!(done.get("verify.revision"), world.revision().to_string());
-    let done = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]).completed();
+    let done = run_action(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]).completed();
     assert_eq!((done.get("verify.good"), done.get("verify.failed")), ("2".to_owned(), "0".to_owned()));
     for (one, path) in listed(&world).iter().zip([&second, &first]) {
         assert_eq!(one["sha256"], sha256sum(path));
@@ -50,7 +50,7 @@ fn drills_on_a_private_etcd(version: Version) {
         let (archive, pid, data) = (world.saved(), world.pid(), world.dump());
         world.damage();
         let words = [&*world.to_target(), &named(&archive), "drill=true"];
-        let done = keep(&world, "verify-snapshot", &words).completed();
+        let done = run_action(&world, "verify-snapshot", &words).completed();
         assert_eq!(done.get("verify.drill-keys"), data.len().to_string());
         assert_eq!(done.get("verify.drill-revision"), done.get("verify.revision"));
         assert!(listed(&world)[0]["drilled"].is_string());
@@ -72,7 +72,7 @@ fn verify_reports_only_the_damaged_archive() {
         listed(&world).iter().all(|one| one["broken"].is_null()),
         "listing reads only the end of an archive"
     );
-    let out = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]);
+    let out = run_action(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]);
     assert!(out.stdout.contains(&name(&good)), "{}", out.describe());
     out.failed(&[&format!("{} is damaged: ", name(&broken))]);
     let all = listed(&world);
@@ -82,12 +82,12 @@ fn verify_reports_only_the_damaged_archive() {
     assert!(one(Path::new("cut.tar.gz"))["broken"].is_null());
     assert_eq!(one(&good)["kept_because"][0], "the newest verified");
     // `latest` selects only good archives.
-    let latest = keep(&world, "verify-snapshot", &[&world.to_target()]).completed();
+    let latest = run_action(&world, "verify-snapshot", &[&world.to_target()]).completed();
     assert_eq!(latest.get("verify.snapshots"), name(&good));
     // A repaired file is good again.
     bytes[2000] ^= 1;
     fs::write(&broken, &bytes).unwrap();
-    let _ = keep(&world, "verify-snapshot", &[&world.to_target(), &named(&broken)]).completed();
+    let _ = run_action(&world, "verify-snapshot", &[&world.to_target(), &named(&broken)]).completed();
     assert!(listed(&world)[0]["broken"].is_null());
 }
 
@@ -109,16 +109,16 @@ fn a_drill_detects_a_wrong_manifest() {
     gzip.write_all(db).and_then(|()| gzip.flush()).and_then(|()| gzip.write_all(rest)).unwrap();
     gzip.finish().unwrap();
     let verify = |words: &[&str]| {
-        keep(&world, "verify-snapshot", &[&[&*world.to_target(), &named(&lying)], words].concat())
+        run_action(&world, "verify-snapshot", &[&[&*world.to_target(), &named(&lying)], words].concat())
     };
     let _ = verify(&[]).completed();
     verify(&["drill=true"]).failed(&["keys instead of the 7 of its manifest"]);
     // Verifying again without a drill does not revoke the result of the drill.
     verify(&[]).failed(&["failed its last drill", "the 7 of its manifest"]);
-    let listed = keep(&world, "list-snapshots", &[&world.to_target()]).completed();
+    let listed = run_action(&world, "list-snapshots", &[&world.to_target()]).completed();
     let row = listed.get("snapshots").lines().find(|line| line.contains("lying")).unwrap().to_owned();
     assert!(row.contains("DAMAGED"), "{row}");
-    keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=latest"]).completed();
+    run_action(&world, "verify-snapshot", &[&world.to_target(), "snapshot=latest"]).completed();
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
 }
 
@@ -126,13 +126,14 @@ fn a_drill_detects_a_wrong_manifest() {
 fn deletes_the_last_good_snapshot_only_with_force() {
     let world = World::plain(Version::V35);
     let (first, second) = (world.saved(), world.saved());
-    let delete = |words: &[&str]| keep(&world, "delete-snapshot", &[&[&*world.to_target()], words].concat());
+    let delete =
+        |words: &[&str]| run_action(&world, "delete-snapshot", &[&[&*world.to_target()], words].concat());
     delete(&[]).refused(&["no snapshot is named"]);
     delete(&["snapshot=nonsense"]).refused(&["there is no snapshot nonsense"]);
     let both = format!("snapshot={},{}", name(&first), name(&second));
     delete(&[&both]).refused(&["no good snapshot of its cluster would be left"]);
     assert_eq!(world.in_target().len(), 2, "a refused deletion deleted a snapshot");
-    let _ = keep(&world, "verify-snapshot", &[&world.to_target(), &named(&second)]).completed();
+    let _ = run_action(&world, "verify-snapshot", &[&world.to_target(), &named(&second)]).completed();
     let done = delete(&[&named(&second)]).completed();
     assert_eq!(done.get("deleted"), name(&second));
     assert_eq!(world.in_target(), [name(&first)], "its record was not deleted");
@@ -150,13 +151,14 @@ fn keeps_pinned_snapshots() {
     let which = named(&pinned);
     let done = unit.run("pin-snapshot", &[&world.to_target(), &which]).completed();
     assert_eq!(done.get("pinned"), name(&pinned));
-    let _ = keep(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]).completed();
+    let _ = run_action(&world, "verify-snapshot", &[&world.to_target(), "snapshot=all"]).completed();
     let all = listed(&world);
     assert_eq!((&all[0]["pinned"], &all[1]["pinned"]), (&Value::Bool(false), &Value::Bool(true)));
     assert_eq!(all[1]["kept_because"][0], "pinned");
-    keep(&world, "delete-snapshot", &[&world.to_target(), &which, "force=true"]).refused(&["is pinned"]);
-    let _ = keep(&world, "unpin-snapshot", &[&world.to_target(), &which]).completed();
-    let _ = keep(&world, "delete-snapshot", &[&world.to_target(), &which]).completed();
+    run_action(&world, "delete-snapshot", &[&world.to_target(), &which, "force=true"])
+        .refused(&["is pinned"]);
+    let _ = run_action(&world, "unpin-snapshot", &[&world.to_target(), &which]).completed();
+    let _ = run_action(&world, "delete-snapshot", &[&world.to_target(), &which]).completed();
     assert_eq!(listed(&world)[0]["name"], name(&other));
 }
 
@@ -173,10 +175,11 @@ fn prunes_by_the_rules_and_reports_the_reasons(version: Version) {
         world.saved()
     };
     let all: Vec<_> = (0..4).map(saved).collect();
-    let prune = |words: &[&str]| keep(&world, "prune-snapshots", &[&[&*world.to_target()], words].concat());
+    let prune =
+        |words: &[&str]| run_action(&world, "prune-snapshots", &[&[&*world.to_target()], words].concat());
     prune(&[]).refused(&["no rule is given"]);
     prune(&["keep-within=soon"]).refused(&["soon"]);
-    let _ = keep(&world, "pin-snapshot", &[&world.to_target(), &named(&all[0])]).completed();
+    let _ = run_action(&world, "pin-snapshot", &[&world.to_target(), &named(&all[0])]).completed();
 
     let before = world.in_target();
     let planned = prune(&["keep=1", "plan=true"]).completed();
@@ -202,11 +205,13 @@ fn prunes_by_the_rules_and_reports_the_reasons(version: Version) {
     // A restore changes the cluster id. Snapshots of the earlier id still belong to this cluster.
     world.fill();
     let _ = world.restore(&[&named(&all[0]), &world.to_target()]).completed();
-    let _ =
-        (world.saved(), keep(&world, "unpin-snapshot", &[&world.to_target(), &named(&all[0])]).completed());
+    let _ = (
+        world.saved(),
+        run_action(&world, "unpin-snapshot", &[&world.to_target(), &named(&all[0])]).completed(),
+    );
     let planned = prune(&["keep=1", "plan=true"]).completed();
     assert_eq!(planned.get("would-delete"), "2", "{}", planned.get("snapshots"));
-    let latest = keep(&world, "verify-snapshot", &[&world.to_target()]).completed();
+    let latest = run_action(&world, "verify-snapshot", &[&world.to_target()]).completed();
     assert_eq!(latest.get("verify.revision"), world.revision().to_string());
 
     world.stop();

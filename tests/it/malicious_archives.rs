@@ -20,7 +20,7 @@ use crate::common::command::{Out, Run};
 use crate::common::fs_util::describe_metadata;
 use crate::common::world::{Version, World};
 use crate::hostile::{Entry, Fixture, file, gzip, packed, special, tar_of};
-use crate::refusals::Still;
+use crate::refusals::WorldState;
 use crate::restore::from;
 
 /// The maximum processor time of a refusal.
@@ -65,7 +65,7 @@ pub fn is_cheap_refusal(
     reasons: &[&str],
     restore: &dyn Fn() -> Command,
 ) -> Result<(), String> {
-    let (still, around) = (Still::of(world), around(world));
+    let (state, around) = (WorldState::record(world), around(world));
     let mut late = None;
     for _ in 0..ATTEMPTS {
         let (out, processor, peak) = run_watched(Run::start(restore(), &world.path("runs")));
@@ -78,7 +78,7 @@ pub fn is_cheap_refusal(
             break;
         }
     }
-    still.check(what);
+    state.assert_unchanged(what);
     assert!(around == self::around(world), "{what}: a file outside of the data has changed");
     for path in OUTSIDE_PATHS {
         assert!(fs::symlink_metadata(path).is_err(), "{what}: {path} was created");

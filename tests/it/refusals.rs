@@ -13,7 +13,7 @@ use crate::common::world::{Setup, Version, World, is_root};
 use crate::restore::from;
 
 /// The state of a world before an operation that must not change it.
-pub struct Still<'w> {
+pub struct WorldState<'w> {
     world: &'w World,
     pid: Option<i32>,
     data: Data,
@@ -22,9 +22,9 @@ pub struct Still<'w> {
     leftovers: Vec<String>,
 }
 
-impl<'w> Still<'w> {
+impl<'w> WorldState<'w> {
     /// Records the current state.
-    pub fn of(world: &'w World) -> Self {
+    pub fn record(world: &'w World) -> Self {
         Self {
             world,
             pid: world.pid(),
@@ -37,7 +37,7 @@ impl<'w> Still<'w> {
 
     /// Asserts that the state is unchanged: the same etcd process, the same data, no leftovers.
     #[track_caller]
-    pub fn check(&self, what: &str) {
+    pub fn assert_unchanged(&self, what: &str) {
         assert!(self.pid.is_some() && self.world.pid() == self.pid, "{what}: etcd was restarted");
         assert_same(&self.world.dump_local(), &self.data, what);
         assert_eq!(names(&self.world.target()), self.target, "{what}");
@@ -67,7 +67,7 @@ fn refuses_a_cluster_of_three(version: Version) {
     let world = &members[0];
     world.put(0..10, "of three");
     let archive = archive_for(world, version);
-    let still = Still::of(world);
+    let state = WorldState::record(world);
     for more in ["skip-backup=false", "skip-backup=true", "plan=true", "bump-revision=off"] {
         let out = world.restore(&[&from(&archive), &world.to_target(), more]);
         for name in ["m1", "m2", "m3"] {
@@ -75,7 +75,7 @@ fn refuses_a_cluster_of_three(version: Version) {
         }
         out.refused(&["3 members", "three members"]);
     }
-    still.check("a cluster of three");
+    state.assert_unchanged("a cluster of three");
     assert_eq!(world.members().len(), 3);
 }
 
@@ -85,9 +85,9 @@ fn refuses_a_cluster_with_a_learner(version: Version) {
     let (world, learner) = cluster::with_learner(version);
     world.put(0..10, "next to a learner");
     let archive = archive_for(&world, version);
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     world.restore(&[&from(&archive), &world.to_target()]).refused(&["2 members", "two members", "learner"]);
-    still.check("next to a learner");
+    state.assert_unchanged("next to a learner");
     // restore refuses to run on the learner itself as well.
     let archive = archive_for(&learner, version);
     let pid = learner.pid();
@@ -103,10 +103,10 @@ fn refuses_a_cluster_with_an_unstarted_learner(version: Version) {
     let world = cluster::with_unstarted_learner(version);
     world.put(0..10, "next to an unstarted learner");
     let archive = archive_for(&world, version);
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     out.refused(&["2 members", "two members", "learner", "not started", "unstarted", "never started"]);
-    still.check("next to an unstarted learner");
+    state.assert_unchanged("next to an unstarted learner");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -116,7 +116,7 @@ fn refuses_a_cluster_with_an_unstarted_voter(version: Version) {
     world.put(0..10, "no quorum");
     cluster::lose_quorum(&world);
     let archive = archive_for(&world, version);
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     out.refused(&[
         "2 members",
@@ -127,7 +127,7 @@ fn refuses_a_cluster_with_an_unstarted_voter(version: Version) {
         "membership",
         "members of",
     ]);
-    still.check("next to an unstarted voter");
+    state.assert_unchanged("next to an unstarted voter");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -141,7 +141,7 @@ fn refuses_if_the_members_are_unknown(version: Version) {
     let path = |world: &World, place: &str| world.path(place).to_str().unwrap().to_owned();
     let given = |place: &str| site.replace(&path(&world, place), &path(&other, place));
     let client = path(&world, "tls/client");
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     for (what, site, reasons) in [
         // etcd runs and does not answer, so restore must not read its data from disk.
         (
@@ -155,7 +155,7 @@ fn refuses_if_the_members_are_unknown(version: Version) {
         ("no certificate", without(&site, &[&client]), &["members"]),
     ] {
         refuses_with_site(&world, &archive, what, &site, reasons);
-        still.check(what);
+        state.assert_unchanged(what);
     }
 }
 
@@ -168,15 +168,15 @@ fn refuses_wrong_credentials(version: Version) {
     let site = fs::read_to_string(world.site()).unwrap();
     fs::write(world.path("wrong"), "not the password\n").unwrap();
     let wrong = site.replace(world.path("password").to_str().unwrap(), world.path("wrong").to_str().unwrap());
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     refuses_with_site(&world, &archive, "a wrong password", &wrong, &["authentication failed"]);
-    still.check("a wrong password");
+    state.assert_unchanged("a wrong password");
     // These versions of etcd list their members without a login, so without a user only the backup fails.
     world.set_site(&without(&site, &["username", "password"]));
     let out = world.restore(&[&from(&archive), &world.to_target()]);
     assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
     out.assert_stderr_contains(&["user name is empty"]);
-    still.check("no user");
+    state.assert_unchanged("no user");
 }
 
 fn without(site: &str, words: &[&str]) -> String {
@@ -214,11 +214,11 @@ fn refuses_a_stopped_member_of_three(version: Version) {
 fn refuses_without_a_snapshot() {
     let world = World::plain(Version::V35);
     world.fill();
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     world.restore(&[&world.to_target()]).refused(&["snapshot"]);
     world.restore(&[&world.to_target(), "snapshot="]).refused(&["snapshot"]);
     world.restore(&[&world.to_target(), "snapshot=here.tar.gz"]).refused(&["here.tar.gz"]);
-    still.check("without a snapshot");
+    state.assert_unchanged("without a snapshot");
 }
 
 #[test]
@@ -230,11 +230,11 @@ fn refuses_an_invalid_target() {
     world.set_mode("open", 0o777);
     fs::write(world.path("file"), "").unwrap();
     symlink(world.target(), world.path("link")).unwrap();
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     for target in ["open", "file", "link"] {
         let target = world.path(target).to_str().unwrap().to_owned();
         world.restore(&[&from(&archive), &format!("target={target}")]).refused(&[&target]);
-        still.check(&target);
+        state.assert_unchanged(&target);
     }
     assert!(names(&world.path("open")).is_empty());
 }
@@ -252,9 +252,9 @@ fn refuses_without_space_for_the_staged_data(version: Version) {
     world.start();
     world.fill();
     let archive = archive_for(&world, version);
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     world.restore(&[&from(&archive), &world.to_target()]).refused(&["room", "space", "free"]);
-    still.check("without space for the staged data");
+    state.assert_unchanged("without space for the staged data");
 }
 
 #[test]
@@ -266,8 +266,8 @@ fn refuses_without_space_for_the_backup() {
     world.fill();
     let archive = archive_for(&world, Version::V35);
     let small = crate::common::mount::small(&world.target(), "16k");
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     world.restore(&[&from(&archive), &world.to_target()]).refused(&["room", "space", "free"]);
-    still.check("without space for the backup");
+    state.assert_unchanged("without space for the backup");
     drop(small);
 }

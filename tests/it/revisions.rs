@@ -9,7 +9,7 @@ use test_case::test_case;
 use crate::common::client::assert_same;
 use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::rollback::Ground;
+use crate::rollback::Fixture;
 
 /// Returns an etcd that a restore moved back to the archive's revision, with the archive and the highest
 /// served revision.
@@ -19,18 +19,18 @@ fn moved_back(version: Version) -> (World, PathBuf, i64) {
     let archive = world.saved();
     world.add_revisions(5, "seen by clients");
     let seen = world.revision();
-    back(&world, &archive);
+    restore_lower_revision(&world, &archive);
     (world, archive, seen)
 }
 
-fn back(world: &World, archive: &std::path::Path) {
+fn restore_lower_revision(world: &World, archive: &std::path::Path) {
     let results = world.restore(&[&from(archive), "skip-backup=true", "bump-revision=off"]).completed();
     assert!(results.get("restore.warning").contains("goes back by"), "{}", results.out.describe());
 }
 
 /// Restores and returns the new revision. If etcd cannot raise it, asserts that the warning states the
 /// difference.
-fn restored(world: &World, archive: &std::path::Path, seen: i64) -> i64 {
+fn restore_and_check(world: &World, archive: &std::path::Path, seen: i64) -> i64 {
     let results = world.restore(&[&from(archive), "skip-backup=true"]).completed();
     let revision = results.number("restore.revision");
     match world.setup().version {
@@ -49,10 +49,10 @@ fn exceeds_revisions_served_before_the_previous_restore(version: Version) {
     let (world, archive, seen) = moved_back(version);
     // A second restore to the lower revision makes no difference.
     if version == Version::V35 {
-        back(&world, &archive);
+        restore_lower_revision(&world, &archive);
     }
     assert!(world.revision() < seen);
-    restored(&world, &archive, seen);
+    restore_and_check(&world, &archive, seen);
     assert_eq!(world.etcdctl(&["get", "first", "--print-value-only"]).trim(), "1");
 }
 
@@ -61,7 +61,7 @@ fn exceeds_revisions_served_before_the_previous_restore(version: Version) {
 fn exceeds_revisions_served_earlier_by_a_stopped_etcd(version: Version) {
     let (world, archive, seen) = moved_back(version);
     world.stop();
-    restored(&world, &archive, seen);
+    restore_and_check(&world, &archive, seen);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn counts_writes_until_etcd_stops() {
     let puts =
         [world.put_command("a", "1"), world.put_command("b", "2"), world.put_command("c", "3")].join("; ");
     world.arm("before-stop", puts);
-    back(&world, &archive);
+    restore_lower_revision(&world, &archive);
     world.disarm("before-stop");
     let plan =
         world.restore(&[&from(&archive), "skip-backup=true", "bump-revision=off", "plan=true"]).completed();
@@ -86,7 +86,7 @@ fn counts_writes_until_etcd_stops() {
 /// lower revision than clients saw.
 #[test]
 fn counts_revisions_of_a_restore_that_was_rolled_back() {
-    let Ground { world, archive, old, .. } = Ground::new(Version::V35);
+    let Fixture { world, archive, old, .. } = Fixture::new(Version::V35);
     let words = [from(&archive), world.to_target()];
     let planned = world.restore(&[&words[0], &words[1], "plan=true"]).completed().number("plan.revision");
     let tools = world.stand_in_tools();

@@ -10,16 +10,18 @@ use crate::common::client::{Data, assert_same};
 use crate::common::command::{Out, Run};
 use crate::common::deadlines;
 use crate::common::world::{Version, World};
-use crate::refusals::Still;
+use crate::refusals::WorldState;
 use crate::restore::from;
 
 /// The state line of a failure that changed nothing.
-pub const AS_BEFORE: &str = "State: the existing data is live and complete, and etcd is as it was before.";
+pub const NOTHING_CHANGED: &str =
+    "State: the existing data is live and complete, and etcd is as it was before.";
 /// The message if no etcd has the data open although its service was started.
-const IDLE: &str = "etcd is not running: 15 s after its service was started, no process has the data open";
+const NOT_RUNNING: &str =
+    "etcd is not running: 15 s after its service was started, no process has the data open";
 
 /// An etcd whose data was damaged after an archive was taken.
-pub struct Ground {
+pub struct Fixture {
     pub world: World,
     pub archive: PathBuf,
     pub old: Data,
@@ -27,11 +29,11 @@ pub struct Ground {
 }
 
 /// Returns the next step that a failed restore from `archive` prints if it changed nothing.
-pub fn again(archive: &Path) -> String {
+pub fn next_step(archive: &Path) -> String {
     format!("ps -C etcd, then etcd-backup restore {}", from(archive))
 }
 
-impl Ground {
+impl Fixture {
     pub fn new(version: Version) -> Self {
         let world = World::plain(version);
         world.fill();
@@ -42,8 +44,8 @@ impl Ground {
     }
 
     /// Returns the next step that a failed restore prints if it changed nothing.
-    pub fn again(&self) -> String {
-        again(&self.archive)
+    pub fn next_step(&self) -> String {
+        next_step(&self.archive)
     }
 
     pub fn restore(&self) -> Out {
@@ -62,12 +64,12 @@ impl Ground {
     }
 
     /// Returns the message that etcd still has the data open.
-    fn held(&self) -> String {
+    fn lock_message(&self) -> String {
         format!("an etcd still holds the lock on {}/member/snap/db", self.world.data_dir().display())
     }
 
     /// Asserts that etcd serves the old data, and that only archives are left over.
-    fn serves_old(&self) {
+    fn assert_serves_old_data(&self) {
         assert!(self.world.running(), "etcd is down: {}", self.world.log());
         assert!(self.world.healthy());
         assert_same(&self.world.dump(), &self.old, "after the failure");
@@ -76,7 +78,7 @@ impl Ground {
     }
 
     /// Asserts that the same restore succeeds after the fault is removed.
-    fn restores_now(&self) {
+    fn assert_restore_succeeds(&self) {
         let _ = self.restore().completed();
         assert_same(&self.world.dump(), &self.new, "after the fault was removed");
         assert!(self.world.leftovers().is_empty(), "{:?}", self.world.leftovers());
@@ -85,38 +87,38 @@ impl Ground {
 
 #[test]
 fn rolls_back_if_etcd_does_not_start_on_the_new_data() {
-    let ground = Ground::new(Version::V35);
-    ground.world.arm("only-tree", ground.world.tree());
-    let out = ground.restore_until_asked_to("start").finish_in(deadlines::false_start());
-    out.assert_stderr_contains(&[AS_BEFORE]);
-    out.failed_at("etcd does not serve the restored data", IDLE, &ground.again());
-    ground.serves_old();
-    ground.world.disarm("only-tree");
-    ground.restores_now();
+    let fixture = Fixture::new(Version::V35);
+    fixture.world.arm("only-tree", fixture.world.tree());
+    let out = fixture.restore_until_asked_to("start").finish_in(deadlines::false_start());
+    out.assert_stderr_contains(&[NOTHING_CHANGED]);
+    out.failed_at("etcd does not serve the restored data", NOT_RUNNING, &fixture.next_step());
+    fixture.assert_serves_old_data();
+    fixture.world.disarm("only-tree");
+    fixture.assert_restore_succeeds();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn rolls_back_if_the_start_command_fails(version: Version) {
-    let ground = Ground::new(version);
-    ground.world.arm("start-fails", 1);
-    let out = ground.restore();
-    out.assert_stderr_contains(&[AS_BEFORE]);
+    let fixture = Fixture::new(version);
+    fixture.world.arm("start-fails", 1);
+    let out = fixture.restore();
+    out.assert_stderr_contains(&[NOTHING_CHANGED]);
     let told = "exited with status 7; its last words: the supervisor was told to fail this start. State: ";
-    out.failed_at("starting etcd", told, &ground.again());
-    ground.serves_old();
-    ground.restores_now();
+    out.failed_at("starting etcd", told, &fixture.next_step());
+    fixture.assert_serves_old_data();
+    fixture.assert_restore_succeeds();
 }
 
 #[test]
 fn rolls_back_if_the_start_command_does_nothing() {
-    let ground = Ground::new(Version::V35);
-    ground.world.arm("start-lies", 1);
-    let out = ground.restore_until_asked_to("start").finish_in(deadlines::false_start());
-    out.assert_stderr_contains(&[AS_BEFORE]);
-    out.failed_at("etcd does not serve the restored data", IDLE, &ground.again());
-    ground.serves_old();
-    ground.restores_now();
+    let fixture = Fixture::new(Version::V35);
+    fixture.world.arm("start-lies", 1);
+    let out = fixture.restore_until_asked_to("start").finish_in(deadlines::false_start());
+    out.assert_stderr_contains(&[NOTHING_CHANGED]);
+    out.failed_at("etcd does not serve the restored data", NOT_RUNNING, &fixture.next_step());
+    fixture.assert_serves_old_data();
+    fixture.assert_restore_succeeds();
 }
 
 /// etcd starts with neither directory. The old data stays complete at its path, and the message names the
@@ -124,101 +126,101 @@ fn rolls_back_if_the_start_command_does_nothing() {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
-    let ground = Ground::new(version);
-    let tree = ground.world.tree();
-    ground.world.arm("start-fails", 999);
-    let out = ground.restore();
+    let fixture = Fixture::new(version);
+    let tree = fixture.world.tree();
+    fixture.world.arm("start-fails", 999);
+    let out = fixture.restore();
     out.assert_stderr_contains(&[
         "; and putting the old data back failed too: starting etcd on the old data: ",
     ]);
-    let data = ground.world.data_dir();
+    let data = fixture.world.data_dir();
     out.assert_stderr_contains(&[&format!(
         "State: the restore in {} is neither completed nor rolled back.",
         data.display()
     )]);
-    let start = ground.world.service_command("start");
+    let start = fixture.world.service_command("start");
     let recover = "ps -C etcd, then etcd-backup restore --recover";
     out.failed_at(
         "the exchange is unfinished: starting etcd",
         "exited with status 7; its last words: the supervisor was told to fail this start; and ",
         &format!("{recover}; to start etcd until then: {start}"),
     );
-    assert!(!ground.world.running());
-    ground.world.disarm("start-fails");
-    ground.world.start();
-    assert_eq!(ground.world.tree(), tree);
-    assert_same(&ground.world.dump(), &ground.old, "started by hand");
-    ground.restores_now();
+    assert!(!fixture.world.running());
+    fixture.world.disarm("start-fails");
+    fixture.world.start();
+    assert_eq!(fixture.world.tree(), tree);
+    assert_same(&fixture.world.dump(), &fixture.old, "started by hand");
+    fixture.assert_restore_succeeds();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn changes_nothing_if_the_stop_command_fails(version: Version) {
-    let ground = Ground::new(version);
-    ground.world.arm("stop-fails", "");
-    let out = ground.restore();
-    out.assert_stderr_contains(&[AS_BEFORE]);
+    let fixture = Fixture::new(version);
+    fixture.world.arm("stop-fails", "");
+    let out = fixture.restore();
+    out.assert_stderr_contains(&[NOTHING_CHANGED]);
     let told = "exited with status 9; its last words: the supervisor was told to fail this stop. State: ";
-    out.failed_at(&format!("{}: stopping etcd", ground.held()), told, &ground.again());
-    ground.serves_old();
-    ground.world.disarm("stop-fails");
-    ground.restores_now();
+    out.failed_at(&format!("{}: stopping etcd", fixture.lock_message()), told, &fixture.next_step());
+    fixture.assert_serves_old_data();
+    fixture.world.disarm("stop-fails");
+    fixture.assert_restore_succeeds();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn changes_nothing_if_the_stop_command_does_nothing(version: Version) {
-    let ground = Ground::new(version);
-    let (tree, pid) = (ground.world.tree(), ground.world.pid());
-    ground.world.arm("stop-lies", "");
-    let out = ground.restore_until_asked_to("stop").finish_in(deadlines::false_stop());
-    out.assert_stderr_contains(&[AS_BEFORE]);
-    let file = ground.world.site();
+    let fixture = Fixture::new(version);
+    let (tree, pid) = (fixture.world.tree(), fixture.world.pid());
+    fixture.world.arm("stop-lies", "");
+    let out = fixture.restore_until_asked_to("stop").finish_in(deadlines::false_stop());
+    out.assert_stderr_contains(&[NOTHING_CHANGED]);
+    let file = fixture.world.site();
     out.assert_stderr_contains(&[&format!(
         "Next: correct service.stop in {}, then etcd-backup restore {}.",
         file.display(),
-        from(&ground.archive)
+        from(&fixture.archive)
     )]);
-    let (stop, running) = (ground.world.service_command("stop"), pid.unwrap());
+    let (stop, running) = (fixture.world.service_command("stop"), pid.unwrap());
     out.failed(&[&format!(
         "failed: `{stop}` ended, but etcd (pid {running}) still runs: {}. State: ",
-        ground.held()
+        fixture.lock_message()
     )]);
-    assert_eq!((ground.world.tree(), ground.world.pid()), (tree, pid));
-    ground.serves_old();
-    ground.world.disarm("stop-lies");
-    ground.restores_now();
+    assert_eq!((fixture.world.tree(), fixture.world.pid()), (tree, pid));
+    fixture.assert_serves_old_data();
+    fixture.world.disarm("stop-lies");
+    fixture.assert_restore_succeeds();
 }
 
 #[test]
 fn gives_up_if_the_stop_command_hangs() {
-    let ground = Ground::new(Version::V35);
-    ground.world.arm("stop-hangs", "");
-    let out = ground.restore_until_asked_to("stop").finish_in(deadlines::service());
-    out.assert_stderr_contains(&[AS_BEFORE]);
+    let fixture = Fixture::new(Version::V35);
+    fixture.world.arm("stop-hangs", "");
+    let out = fixture.restore_until_asked_to("stop").finish_in(deadlines::service());
+    out.assert_stderr_contains(&[NOTHING_CHANGED]);
     out.failed_at(
-        &format!("{}: stopping etcd", ground.held()),
+        &format!("{}: stopping etcd", fixture.lock_message()),
         "did not end within 101 s and was ended",
-        &ground.again(),
+        &fixture.next_step(),
     );
-    ground.serves_old();
-    ground.world.disarm("stop-hangs");
-    ground.restores_now();
+    fixture.assert_serves_old_data();
+    fixture.world.disarm("stop-hangs");
+    fixture.assert_restore_succeeds();
 }
 
 /// Matches the call that creates a member directory.
-const RESTORE: &str = "*snapshot*restore*--data-dir*";
+const RESTORE_CALL: &str = "*snapshot*restore*--data-dir*";
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn changes_nothing_if_a_tool_fails(version: Version) {
-    let ground = Ground::new(version);
-    let tools = ground.world.stand_in_tools();
-    let still = Still::of(&ground.world);
+    let fixture = Fixture::new(version);
+    let tools = fixture.world.stand_in_tools();
+    let state = WorldState::record(&fixture.world);
     for (pattern, step) in [
         ("etcdctl version", "failed: asking etcdctl for its version: "),
         ("etcd --version", "failed: asking etcd for its version: "),
-        (RESTORE, "failed: restoring a member directory from the snapshot: "),
+        (RESTORE_CALL, "failed: restoring a member directory from the snapshot: "),
         ("etcd --data-dir*", "failed: booting the restored data: booting a private etcd: "),
         (
             "*member*list*",
@@ -226,82 +228,86 @@ fn changes_nothing_if_a_tool_fails(version: Version) {
         ),
     ] {
         tools.answer(pattern, "", "no space left on device\n", 4);
-        let out = ground.restore();
+        let out = fixture.restore();
         assert!(matches!(out.status.code(), Some(1 | 2)), "{pattern}: {}", out.describe());
         out.assert_stderr_contains(&[step]);
         out.assert_stderr_contains(&["exited with status 4; its last words: no space left on device. "]);
         // A backup that was completed before the failure may stay.
-        for name in ground.world.in_target() {
+        for name in fixture.world.in_target() {
             assert!(crate::snapshot::is_archive_name(&name), "{pattern}: {name}");
         }
-        assert!(ground.world.running());
-        assert_same(&ground.world.dump(), &ground.old, pattern);
-        assert!(ground.world.leftovers().is_empty(), "{pattern}: {:?}", ground.world.leftovers());
+        assert!(fixture.world.running());
+        assert_same(&fixture.world.dump(), &fixture.old, pattern);
+        assert!(fixture.world.leftovers().is_empty(), "{pattern}: {:?}", fixture.world.leftovers());
     }
     // A tool that succeeds but creates no database.
     let making = "restoring a member directory from the snapshot";
-    tools.answer(RESTORE, "", "", 0);
-    ground.restore().failed_at(making, "succeeded but created no database. State: ", &ground.again());
-    still.check("a restore tool that creates nothing");
+    tools.answer(RESTORE_CALL, "", "", 0);
+    fixture.restore().failed_at(making, "succeeded but created no database. State: ", &fixture.next_step());
+    state.assert_unchanged("a restore tool that creates nothing");
     for (pattern, step) in
-        [(RESTORE, making), ("etcd --data-dir*", "booting the restored data: booting a private etcd")]
+        [(RESTORE_CALL, making), ("etcd --data-dir*", "booting the restored data: booting a private etcd")]
     {
         tools.kill(pattern);
-        ground.restore().failed_at(step, "was killed by SIGKILL and said nothing. State: ", &ground.again());
-        still.check(pattern);
+        fixture.restore().failed_at(
+            step,
+            "was killed by SIGKILL and said nothing. State: ",
+            &fixture.next_step(),
+        );
+        state.assert_unchanged(pattern);
     }
     tools.remove_fault();
-    ground.restores_now();
+    fixture.assert_restore_succeeds();
 }
 
 /// restore asks the live etcd for its content hash only after the exchange.
 #[test]
 fn rolls_back_if_the_content_hash_is_unavailable() {
-    let ground = Ground::new(Version::V35);
-    let tools = ground.world.stand_in_tools();
+    let fixture = Fixture::new(Version::V35);
+    let tools = fixture.world.stand_in_tools();
     tools.answer("*hashkv*", "", "Error: the disk ate it\n", 4);
-    let out = ground.restore();
-    out.assert_stderr_contains(&[AS_BEFORE]);
+    let out = fixture.restore();
+    out.assert_stderr_contains(&[NOTHING_CHANGED]);
     out.failed_at(
         "asking etcd for its content hash",
         "its last words: Error: the disk ate it. State: ",
-        &ground.again(),
+        &fixture.next_step(),
     );
-    ground.serves_old();
+    fixture.assert_serves_old_data();
     tools.remove_fault();
-    ground.restores_now();
+    fixture.assert_restore_succeeds();
 }
 
 #[test]
 fn changes_nothing_if_a_tool_hangs() {
-    let ground = Ground::new(Version::V35);
-    let tools = ground.world.stand_in_tools();
-    let still = Still::of(&ground.world);
+    let fixture = Fixture::new(Version::V35);
+    let tools = fixture.world.stand_in_tools();
+    let state = WorldState::record(&fixture.world);
     tools.hang("etcd --data-dir*");
-    let run = ground.start_restore();
+    let run = fixture.start_restore();
     await_call(&tools, "etcd --data-dir", &run);
     let out = run.finish_in(deadlines::boot());
     let reason = "it did not serve within 60 s. State: ";
-    out.failed_at("booting the restored data: booting a private etcd", reason, &ground.again());
-    still.check("a private etcd that hangs");
+    out.failed_at("booting the restored data: booting a private etcd", reason, &fixture.next_step());
+    state.assert_unchanged("a private etcd that hangs");
     assert_all_gone(&tools);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn changes_nothing_if_a_tool_is_missing(version: Version) {
-    let ground = Ground::new(version);
-    let still = Still::of(&ground.world);
-    let tools = ground.world.stand_in_tools();
+    let fixture = Fixture::new(version);
+    let state = WorldState::record(&fixture.world);
+    let tools = fixture.world.stand_in_tools();
     tools.remove("etcd");
-    let out = ground.restore();
-    let etcd = ground.world.path("tools/etcd");
+    let out = fixture.restore();
+    let etcd = fixture.world.path("tools/etcd");
     let told = "is missing on this machine, and restore needs it to boot the restored data. Next: install the etcd \
                 server of the same version.";
     out.refused(&[&format!("refused: the program {} {told}", etcd.display())]);
-    still.check("no etcd server program");
+    state.assert_unchanged("no etcd server program");
     tools.remove("etcdctl");
-    let out = ground.restore();
-    out.failed(&[&format!("there is no program etcdctl in {}", ground.world.path("tools").display())]);
-    still.check("no etcdctl");
+    let out = fixture.restore();
+    out.failed(&[&format!("there is no program etcdctl in {}", fixture.world.path("tools").display())]);
+    state.assert_unchanged("no etcdctl");
 }

@@ -14,7 +14,7 @@ use crate::common::client::assert_same;
 use crate::common::world::{Version, World};
 use crate::concurrent_changes::interrupted;
 use crate::restore::from;
-use crate::rollback::Ground;
+use crate::rollback::Fixture;
 
 /// Kills etcd as the kernel's OOM killer does: the last acknowledged writes are only in the log.
 fn kill_etcd(world: &World) {
@@ -53,11 +53,11 @@ fn keeps_data_with_client_writes_if_etcd_does_not_start(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn rolls_back_data_without_client_writes_if_etcd_fails(version: Version) {
-    let ground = Ground::new(version);
-    let Ground { world, old, .. } = &ground;
+    let fixture = Fixture::new(version);
+    let Fixture { world, old, .. } = &fixture;
     let tree = world.tree();
     world.arm("crash-at", "before-start");
-    assert_eq!(ground.restore().status.code(), None);
+    assert_eq!(fixture.restore().status.code(), None);
     assert_ne!(world.tree(), tree);
     world.arm("only-tree", tree);
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
@@ -87,7 +87,7 @@ fn holds(tree: &Path, bytes: &[u8]) -> bool {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn a_killed_recovery_keeps_client_writes(version: Version) {
-    let Ground { world, archive, old, .. } = Ground::new(version);
+    let Fixture { world, archive, old, .. } = Fixture::new(version);
     let tree = world.tree();
     let tools = world.stand_in_tools();
     let put = world.put_command("written", "since");

@@ -94,7 +94,7 @@ fn records_a_killed_run_as_failed() {
     // The run waits for its second try.
     let words = [&*world.to_target(), "scheduled=true"];
     let started = Run::start(program(&world, BACKUP, &words), &world.path("runs"));
-    until("a failed try", || {
+    wait_until("a failed try", || {
         runs(&world)
             .first()
             .is_some_and(|run| run["backup_message"].as_str().is_some_and(|why| why.starts_with("try 1: ")))
@@ -109,7 +109,7 @@ fn records_a_killed_run_as_failed() {
     assert!(status == 2 && line.contains("the last run failed: killed"), "{line}");
 }
 
-pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let since = Instant::now();
     while !is_so() {
         assert!(since.elapsed() < Duration::from_secs(60), "timed out waiting for: {what}");
@@ -323,7 +323,7 @@ fn a_failing_before_hook_stops_the_run() {
     run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["users other than root can change it"]);
 }
 
-fn held(world: &World) -> fs::File {
+fn lock_data(world: &World) -> fs::File {
     let held = fs::File::open(world.data_dir()).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
     held
@@ -342,20 +342,20 @@ fn a_refused_run_writes_no_record_and_runs_no_hook() {
             .refused(&["lies in etcd's data directory"]);
         assert!(!inside.exists(), "{word}");
     }
-    let busy = held(&world);
+    let busy = lock_data(&world);
     run(&world, BACKUP, &[&world.to_target()]).refused(&["is working on"]);
     assert!(!world.target().join(".runs").exists());
     // A refused scheduled run is tried again, and `check` reports it.
     let words = [&*world.to_target(), "scheduled=true"];
     let started = Run::start(program(&world, BACKUP, &words), &world.path("runs"));
-    until("a refused try", || started.stderr_so_far().contains("trying again in 2s, because "));
+    wait_until("a refused try", || started.stderr_so_far().contains("trying again in 2s, because "));
     assert!(!dir.path().join("ran").exists());
     drop(busy);
     let _ = started.finish().completed();
     assert!(dir.path().join("ran").exists());
     // The removal of the records also forgets that this slot has a finished run.
     fs::remove_dir_all(world.target()).unwrap();
-    let _busy = held(&world);
+    let _busy = lock_data(&world);
     run(&world, BACKUP, &words).refused(&["is working on"]);
     let (status, line) = check(&world, &[]);
     assert!(status == 2 && line.contains("; the last run failed: ") && line.contains(" is working on"));

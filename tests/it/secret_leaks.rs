@@ -13,7 +13,7 @@ use crate::common::command::{Out, Results};
 use crate::common::process_tracer::{Seen, trace_with_children};
 use crate::common::s3::SECRET;
 use crate::common::world::{PASSWORD, World};
-use crate::encryption::{IDENTITY, OTHERS_IDENTITY};
+use crate::encryption::{IDENTITY, OTHER_IDENTITY};
 use crate::restore::from;
 
 pub const SNAPSHOT: &str = program!("snapshot");
@@ -82,7 +82,7 @@ impl<'w> LeakDetector<'w> {
             Canary::new("a value", VALUE),
             Canary::new("the bucket's secret", SECRET),
             Canary::new("the identity", IDENTITY),
-            Canary::new("another identity", OTHERS_IDENTITY),
+            Canary::new("another identity", OTHER_IDENTITY),
         ];
         if world.setup().tls {
             for name in ["client.key", "server.key"] {

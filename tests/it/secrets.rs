@@ -14,7 +14,7 @@ use crate::common::s3::{SECRET, Server, write_credentials};
 use crate::common::unit::Unit;
 use crate::common::world::{PASSWORD, Setup, Version, World};
 use crate::destinations::write_destinations;
-use crate::encryption::{IDENTITY, OTHERS_IDENTITY, command, encrypt, identity};
+use crate::encryption::{IDENTITY, OTHER_IDENTITY, command, encrypt, identity};
 use crate::hostile::{file, packed};
 use crate::restore::from;
 use crate::secret_leaks::{KEY, LeakDetector, OTHERS_PASSWORD, RESTORE, SNAPSHOT, VALUE, WRONG};
@@ -40,7 +40,7 @@ fn wrong_credentials_and_identities_do_not_leak() {
     let out = detector.run(&command(&world, SNAPSHOT, &[&detector.to_target()]));
     out.failed(&["uploading to offsite: "]);
     let archive = detector.archives().pop().unwrap();
-    let words = [from(&archive), detector.to_target(), identity(&world, OTHERS_IDENTITY)];
+    let words = [from(&archive), detector.to_target(), identity(&world, OTHER_IDENTITY)];
     let words = words.each_ref().map(String::as_str);
     detector.run(&command(&world, RESTORE, &words)).refused(&["identity"]);
     detector.check_remaining_files();

@@ -44,7 +44,7 @@ impl Shared {
     }
 
     /// Returns the archives of this cluster in the destination.
-    fn of(&self, cluster: &str) -> Vec<String> {
+    fn archives_of(&self, cluster: &str) -> Vec<String> {
         let folder: PathBuf = self.0.path().join("archives").join(cluster).join("m1");
         let all = if folder.exists() { names(&folder) } else { Vec::new() };
         all.into_iter().filter(|name| name.ends_with(".tar.gz")).collect()
@@ -65,7 +65,7 @@ fn a_clone_does_not_prune_archives_of_its_source_cluster() {
     let (shared, production) = (Shared::new(), World::plain(Version::V35));
     production.fill();
     shared.save(&production, 3);
-    let taken = shared.of(&cluster(&production));
+    let taken = shared.archives_of(&cluster(&production));
     assert_eq!(taken.len(), 3);
 
     // A unit without data accepts the archive. A unit with data needs `allow-foreign=true`.
@@ -84,18 +84,25 @@ fn a_clone_does_not_prune_archives_of_its_source_cluster() {
             clone.put(0..1, "the clone's own");
             let _ = shared.run(clone, "backup", &[]).completed();
         }
-        assert_eq!(shared.of(&cluster(&production)), taken, "the clone deleted archives of production");
-        assert_eq!(shared.of(&cluster(clone)).len(), 1, "the clone's archives were not pruned");
+        assert_eq!(
+            shared.archives_of(&cluster(&production)),
+            taken,
+            "the clone deleted archives of production"
+        );
+        assert_eq!(shared.archives_of(&cluster(clone)).len(), 1, "the clone's archives were not pruned");
         let planned = shared.run(clone, "restore", &["from=shared/latest", "plan=true"]).completed();
         let latest = planned.get("plan.snapshot");
         assert!(latest.contains(&cluster(clone)), "latest is not an archive of the clone: {latest}");
     }
-    assert!(shared.of(&before).is_empty(), "archives of the clone's earlier cluster id were not pruned");
+    assert!(
+        shared.archives_of(&before).is_empty(),
+        "archives of the clone's earlier cluster id were not pruned"
+    );
 
     // Production prunes its own archives, even if clones exist.
     let _ = shared.run(&production, "backup", &[]).completed();
-    assert_eq!(shared.of(&cluster(&production)).len(), 1);
-    assert_eq!(shared.of(&cluster(&fresh)).len(), 1);
+    assert_eq!(shared.archives_of(&cluster(&production)).len(), 1);
+    assert_eq!(shared.archives_of(&cluster(&fresh)).len(), 1);
 }
 
 #[test]
@@ -108,10 +115,10 @@ fn a_new_machine_prunes_archives_of_the_named_old_cluster() {
     let new = World::plain(Version::V35);
     let _ = shared.run(&new, "restore", &["from=shared/latest", "skip-backup=true"]).completed();
     let _ = shared.run(&new, "backup", &[]).completed();
-    assert_eq!(shared.of(&old).len(), 3);
+    assert_eq!(shared.archives_of(&old).len(), 3);
     let done = shared.run(&new, "prune-snapshots", &[&format!("cluster={old}")]).completed();
     assert_eq!(done.get("destinations.shared"), "2 deleted, 2 kept");
-    assert_eq!(shared.of(&old).len(), 1);
+    assert_eq!(shared.archives_of(&old).len(), 1);
 }
 
 #[test]

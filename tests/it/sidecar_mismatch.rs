@@ -8,13 +8,13 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
-use crate::catalog::{keep, listed, name};
+use crate::catalog::{listed, name, run_action};
 use crate::common::client::{Data, assert_same};
 use crate::common::world::{Version, World};
 use crate::encryption::{self, IDENTITY, encrypt, identity, manifest_next_to};
 
 /// Takes two archives, and returns each with its data.
-fn two(world: &World, saved: impl Fn(&World) -> PathBuf) -> [(PathBuf, Data); 2] {
+fn two_archives(world: &World, saved: impl Fn(&World) -> PathBuf) -> [(PathBuf, Data); 2] {
     world.fill();
     let first = (saved(world), world.dump());
     world.damage();
@@ -31,12 +31,13 @@ fn exchange(one: &Path, other: &Path) {
 #[test]
 fn ignores_the_record_of_another_archive() {
     let world = World::plain(Version::V35);
-    let archives = two(&world, World::saved);
+    let archives = two_archives(&world, World::saved);
     let before = listed(&world);
     let record = |archive: &Path| PathBuf::from(format!("{}.json", archive.display()));
     for (archive, _) in &archives {
-        let _ = keep(&world, "pin-snapshot", &[&world.to_target(), &format!("snapshot={}", name(archive))])
-            .completed();
+        let _ =
+            run_action(&world, "pin-snapshot", &[&world.to_target(), &format!("snapshot={}", name(archive))])
+                .completed();
         assert!(record(archive).exists());
     }
     assert_ne!(listed(&world), before, "pinned");
@@ -54,7 +55,7 @@ fn ignores_the_record_of_another_archive() {
 fn ignores_the_manifest_of_another_archive() {
     let world = World::plain(Version::V35);
     encrypt(&world, "");
-    let archives = two(&world, encryption::saved);
+    let archives = two_archives(&world, encryption::saved);
     let [one, other] = archives.each_ref().map(|(archive, _)| manifest_next_to(archive));
     assert!(listed(&world).iter().all(|one| one["revision"].is_i64()));
     exchange(&one, &other);

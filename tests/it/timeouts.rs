@@ -14,7 +14,7 @@ use crate::common::command::{Out, Run};
 use crate::common::deadlines;
 use crate::common::world::{Version, World};
 use crate::restore::from;
-use crate::rollback::{AS_BEFORE, again};
+use crate::rollback::{NOTHING_CHANGED, next_step};
 
 /// The next step of failures that happened before anything was stopped.
 const SNAPSHOT_AGAIN: &str = "ps -C etcd, then run snapshot again";
@@ -22,49 +22,49 @@ const SNAPSHOT_AGAIN: &str = "ps -C etcd, then run snapshot again";
 const BACKUP: &str = "saving the existing data";
 
 /// Returns the next step after a backup that failed.
-fn again_without_backup(ground: &Ground) -> String {
-    let again = again(&ground.archive);
-    let (_, command) = again.split_once(", then ").unwrap();
-    format!("{again}; or, to restore without a backup: {command} skip-backup=true")
+fn next_step_without_backup(fixture: &Fixture) -> String {
+    let next = next_step(&fixture.archive);
+    let (_, command) = next.split_once(", then ").unwrap();
+    format!("{next}; or, to restore without a backup: {command} skip-backup=true")
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_a_snapshot_fails_it(version: Version) {
-    let ground = Ground::new(version);
-    let world = &ground.world;
+    let fixture = Fixture::new(version);
+    let world = &fixture.world;
     world.signal(Signal::SIGSTOP);
     let out = world.start_snapshot(&[&world.to_target()]).finish_in(deadlines::question());
     out.failed_at("asking etcd for its status", "context deadline exceeded", SNAPSHOT_AGAIN);
-    ground.goes_on();
+    fixture.assert_resumes();
     let _ = world.snapshot(&[&world.to_target()]).completed();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_in_a_save_fails_the_snapshot(version: Version) {
-    let ground = Ground::with_a_large_database(version);
-    let world = &ground.world;
+    let fixture = Fixture::with_a_large_database(version);
+    let world = &fixture.world;
     let mut run = world.start_snapshot(&[&world.to_target()]);
     await_bytes(&mut run, &world.target());
     world.signal(Signal::SIGSTOP);
     let out = run.finish_in(deadlines::save());
     // etcdctl detects this itself. etcd 3.5 reports a failed keepalive, and 3.4 a closing transport.
     out.failed_at("saving a snapshot", "code = Unavailable", SNAPSHOT_AGAIN);
-    ground.goes_on();
+    fixture.assert_resumes();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_a_restore_makes_it_refuse(version: Version) {
-    let ground = Ground::new(version);
-    ground.world.signal(Signal::SIGSTOP);
-    let out = ground.start_restore().finish_in(deadlines::question());
+    let fixture = Fixture::new(version);
+    fixture.world.signal(Signal::SIGSTOP);
+    let out = fixture.start_restore().finish_in(deadlines::question());
     out.assert_stderr_contains(&["context deadline exceeded"]);
     out.assert_stderr_contains(&["Next: correct that; or stop etcd ("]);
     out.refused(&["refused: the members of the cluster could not be learned: asking etcd for its status: "]);
-    ground.goes_on();
-    ground.restores_now();
+    fixture.assert_resumes();
+    fixture.assert_restore_succeeds();
 }
 
 /// etcd hangs while the restored data is booted, which is between the first and the second inspection of
@@ -72,42 +72,42 @@ fn hung_etcd_before_a_restore_makes_it_refuse(version: Version) {
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
-    let ground = Ground::new(version);
-    let out = ground.restore_halted_at("etcd --data-dir*", "etcd --data-dir", deadlines::question());
+    let fixture = Fixture::new(version);
+    let out = fixture.restore_halted_at("etcd --data-dir*", "etcd --data-dir", deadlines::question());
     out.assert_stderr_contains(&["context deadline exceeded"]);
-    out.failed_at(BACKUP, "asking etcd for its status: ", &again_without_backup(&ground));
-    ground.goes_on();
-    ground.restores_now();
+    out.failed_at(BACKUP, "asking etcd for its status: ", &next_step_without_backup(&fixture));
+    fixture.assert_resumes();
+    fixture.assert_restore_succeeds();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
-    let ground = Ground::new(version);
-    let out = ground.restore_halted_at("etcdctl *snapshot*save*", "snapshot save", deadlines::save());
+    let fixture = Fixture::new(version);
+    let out = fixture.restore_halted_at("etcdctl *snapshot*save*", "snapshot save", deadlines::save());
     // etcdctl has connected and waits indefinitely.
     out.assert_stderr_contains(&["stalled (no bytes for 30 s after 0 bytes) and was ended"]);
-    out.failed_at(BACKUP, "saving a snapshot: ", &again_without_backup(&ground));
-    ground.goes_on();
-    ground.restores_now();
+    out.failed_at(BACKUP, "saving a snapshot: ", &next_step_without_backup(&fixture));
+    fixture.assert_resumes();
+    fixture.assert_restore_succeeds();
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_in_the_save_of_the_backup_fails_the_restore(version: Version) {
-    let ground = Ground::with_a_large_database(version);
-    let mut run = ground.start_restore();
-    await_bytes(&mut run, &ground.world.target());
-    ground.world.signal(Signal::SIGSTOP);
+    let fixture = Fixture::with_a_large_database(version);
+    let mut run = fixture.start_restore();
+    await_bytes(&mut run, &fixture.world.target());
+    fixture.world.signal(Signal::SIGSTOP);
     let out = run.finish_in(deadlines::save());
     out.assert_stderr_contains(&["code = Unavailable"]);
-    out.failed_at(BACKUP, "saving a snapshot: ", &again_without_backup(&ground));
-    ground.goes_on();
-    ground.restores_now();
+    out.failed_at(BACKUP, "saving a snapshot: ", &next_step_without_backup(&fixture));
+    fixture.assert_resumes();
+    fixture.assert_restore_succeeds();
 }
 
 /// An etcd, and an earlier archive of it with different data.
-struct Ground {
+struct Fixture {
     world: World,
     archive: PathBuf,
     pid: Option<i32>,
@@ -115,7 +115,7 @@ struct Ground {
     new: Data,
 }
 
-impl Ground {
+impl Fixture {
     fn new(version: Version) -> Self {
         Self::with(version, World::damage)
     }
@@ -154,7 +154,7 @@ impl Ground {
     }
 
     /// Resumes etcd. Asserts that the same process serves the same data, and that nothing is left over.
-    fn goes_on(&self) {
+    fn assert_resumes(&self) {
         let world = &self.world;
         world.signal(Signal::SIGCONT);
         // The member must first be elected leader again.
@@ -169,7 +169,7 @@ impl Ground {
         assert_eq!(world.processes().len(), 1);
     }
 
-    fn restores_now(&self) {
+    fn assert_restore_succeeds(&self) {
         let words = [&from(&self.archive), &self.world.to_target(), "skip-backup=true"];
         let _ = self.world.restore(&words).completed();
         assert_same(&self.world.dump(), &self.new, "after etcd was resumed");
@@ -202,12 +202,12 @@ fn hung_etcd_after_its_restart_causes_a_rollback() {
     world.arm("start-hangs", 1);
     let run = world.start_restore(&[&from(&archive), &world.to_target()]);
     let out = run.finish_in(deadlines::boot());
-    out.assert_stderr_contains(&[AS_BEFORE]);
+    out.assert_stderr_contains(&[NOTHING_CHANGED]);
     let told = format!(
         "failed: etcd did not serve at {} within 61 s: asking etcd for its status: ",
         world.endpoint()
     );
-    out.assert_stderr_contains(&[&format!("Next: {}.", again(&archive))]);
+    out.assert_stderr_contains(&[&format!("Next: {}.", next_step(&archive))]);
     out.failed(&[&told]);
     assert!(world.running() && world.healthy(), "{}", world.log());
     assert_same(&world.dump(), &old, "after it hung");
@@ -237,7 +237,7 @@ fn hung_tools_that_ignore_sigterm_are_killed() {
     let run = world.start_restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
     await_call(&tools, "etcd --data-dir", &run);
     let out = run.finish_in(deadlines::boot());
-    out.failed_at("booting the restored data: booting a private etcd", "did not serve", &again(&archive));
+    out.failed_at("booting the restored data: booting a private etcd", "did not serve", &next_step(&archive));
     assert_all_gone(&tools);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     assert_same(&world.dump(), &old, "after the tools were killed");

@@ -45,7 +45,7 @@ fn never_runs_or_reads_files_that_other_users_can_change() {
     ];
     let world = guarded(Version::V35);
     for (name, fault, told) in faults {
-        lay_out(&world);
+        separate_files(&world);
         fault(&world.path(name));
         for out in [
             world.snapshot(&[&world.to_target()]),
@@ -80,7 +80,7 @@ fn repair_as_printed(world: &World, name: &str) {
         };
         let typed = next.lines().next().unwrap().trim_end_matches('.').replace("sudo ", "");
         // An operator would also replace the program of the other user.
-        stand_in_is_replaced(world);
+        replace_stand_in(world);
         let typed = Command::new("/bin/sh").args(["-c", &typed]).status().unwrap();
         assert!(typed.success(), "{name}: {words}");
     }
@@ -95,12 +95,12 @@ fn accepts_a_password_and_certificates_of_etcds_own_user() {
         return eprintln!("skipped: only root can change the owner of files");
     }
     let world = guarded(Version::V35);
-    lay_out(&world);
+    separate_files(&world);
     for name in ["tls", "tls/ca.crt", "tls/client.crt", "tls/client.key", "secret/password", "etcd.conf.yml"]
     {
         chown(world.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
     }
-    stand_in_is_replaced(&world);
+    replace_stand_in(&world);
     let out = world.snapshot(&[&world.to_target()]);
     // If they belonged to root, etcd could no longer read its key.
     assert!(
@@ -123,14 +123,14 @@ fn guarded(version: Version) -> World {
 
 /// Puts all files of a site into separate directories. `etcdctl` and the service's commands only create the
 /// mark.
-fn lay_out(world: &World) {
+fn separate_files(world: &World) {
     for dir in ["etc", "bin", "service", "secret"] {
         let _ = fs::remove_dir_all(world.path(dir));
         fs::create_dir(world.path(dir)).unwrap();
         set_mode(&world.path(dir), 0o755);
     }
     for name in ["etcd", "etcdutl"] {
-        write(&world.path("bin").join(name), &passes_on(world, name), 0o755);
+        write(&world.path("bin").join(name), &forwarding_script(world, name), 0o755);
     }
     let script = format!("#!/bin/sh\n: >{}\nexit 1\n", world.path(MARK).display());
     for name in ["bin/etcdctl", "service/start", "service/stop"] {
@@ -155,14 +155,14 @@ fn lay_out(world: &World) {
 }
 
 /// Replaces the stand-in by the real client.
-fn stand_in_is_replaced(world: &World) {
+fn replace_stand_in(world: &World) {
     let client = world.path("bin/etcdctl");
     // The mode and the owner stay as they are.
-    fs::write(&client, passes_on(world, "etcdctl")).unwrap();
+    fs::write(&client, forwarding_script(world, "etcdctl")).unwrap();
 }
 
 /// Returns a script that executes the real tool.
-fn passes_on(world: &World, name: &str) -> String {
+fn forwarding_script(world: &World, name: &str) -> String {
     format!("#!/bin/sh\nexec {} \"$@\"\n", world.setup().version.bin_dir().join(name).display())
 }
 

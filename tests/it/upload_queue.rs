@@ -23,22 +23,23 @@ fn run(world: &World, action: &str, words: &[&str]) -> Out {
 }
 
 /// Returns the directory of a destination.
-fn shelf(world: &World, name: &str) -> PathBuf {
+fn destination_dir(world: &World, name: &str) -> PathBuf {
     world.path(&format!("shelf-{name}"))
 }
 
 fn write_settings(world: &World, shelves: &[&str], more: &str) {
     let mut text = format!("{more}destinations:\n");
     for name in shelves {
-        text += &format!("  {name}: {{directory: {}, mount: none}}\n", shelf(world, name).display());
+        text +=
+            &format!("  {name}: {{directory: {}, mount: none}}\n", destination_dir(world, name).display());
     }
     fs::write(world.path("backup.yaml"), text).unwrap();
 }
 
 /// Returns the paths of the archives in a destination.
-fn arrived(world: &World, name: &str) -> Vec<PathBuf> {
+fn uploaded_archives(world: &World, name: &str) -> Vec<PathBuf> {
     let below = |dir: &PathBuf| names(dir).into_iter().map(|name| dir.join(name)).collect::<Vec<_>>();
-    let members: Vec<PathBuf> = below(&shelf(world, name)).iter().flat_map(below).collect();
+    let members: Vec<PathBuf> = below(&destination_dir(world, name)).iter().flat_map(below).collect();
     let all = members.iter().flat_map(below);
     all.filter(|path| path.to_str().unwrap().ends_with(".tar.gz") || path.to_str().unwrap().ends_with(".age"))
         .collect()
@@ -59,7 +60,7 @@ fn uploads_archives_with_equal_names_from_two_targets() {
         write_settings(&world, &["near"], more);
         let text = fs::read_to_string(world.path("backup.yaml")).unwrap() + &bucket;
         fs::write(world.path("backup.yaml"), text).unwrap();
-        fs::create_dir(shelf(&world, "near")).unwrap();
+        fs::create_dir(destination_dir(&world, "near")).unwrap();
         let second = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let take = |target: &str| {
             let target = format!("target={}", world.path(target).display());
@@ -78,7 +79,8 @@ fn uploads_archives_with_equal_names_from_two_targets() {
             let words = other.get(&format!("destinations.{destination}"));
             assert!(words.starts_with("uploaded as ") && words.contains(&sha256sum(&two)[..12]), "{words}");
         }
-        let mut found: Vec<String> = arrived(&world, "near").iter().map(|path| sha256sum(path)).collect();
+        let mut found: Vec<String> =
+            uploaded_archives(&world, "near").iter().map(|path| sha256sum(path)).collect();
         let mut taken = vec![sha256sum(&one), sha256sum(&two)];
         found.sort();
         taken.sort();
@@ -99,14 +101,14 @@ fn uploads_archives_with_equal_names_from_two_targets() {
             let _ = run(&world, "delete-snapshot", &[&format!("snapshot={snapshot}")]).completed();
         }
         assert_eq!(
-            arrived(&world, "near").iter().map(|path| sha256sum(path)).collect::<Vec<_>>(),
+            uploaded_archives(&world, "near").iter().map(|path| sha256sum(path)).collect::<Vec<_>>(),
             [sha256sum(&one)]
         );
     }
 }
 
 /// Takes a snapshot whose upload can never succeed, because its archive changes afterwards. Returns its name.
-fn stuck(world: &World, destination: &str) -> String {
+fn stuck_upload(world: &World, destination: &str) -> String {
     run(world, "snapshot", &[&world.to_target()]).failed(&[&format!("uploading to {destination}: ")]);
     let archive = archives(world).remove(0);
     let mut file = fs::OpenOptions::new().append(true).open(world.target().join(&archive)).unwrap();
@@ -119,8 +121,8 @@ fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
     let world = World::plain(Version::V35);
     let target = world.to_target();
     write_settings(&world, &["near"], "keep: {last: 1}\n");
-    let stuck = stuck(&world, "near");
-    fs::create_dir(shelf(&world, "near")).unwrap();
+    let stuck = stuck_upload(&world, "near");
+    fs::create_dir(destination_dir(&world, "near")).unwrap();
     let before = run(&world, "backup", &[&target]).completed();
     assert_eq!(before.get("destinations.near"), format!("uploaded; still waiting: {stuck}"));
     let warning = before.get("upload.warning");
@@ -165,7 +167,7 @@ fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
 fn the_state_line_lists_archives_with_pending_uploads() {
     let world = World::plain(Version::V35);
     write_settings(&world, &["good", "bad"], "");
-    fs::create_dir(shelf(&world, "good")).unwrap();
+    fs::create_dir(destination_dir(&world, "good")).unwrap();
     let state = |out: &Out| {
         let told = out.describe();
         told[told.find("State: ").unwrap()..told.find("Next: ").unwrap()].to_owned()
@@ -183,7 +185,7 @@ fn the_state_line_lists_archives_with_pending_uploads() {
     }
     // The destination is back. Only the altered archive still waits, and no other archive is reported as
     // waiting.
-    fs::create_dir(shelf(&world, "bad")).unwrap();
+    fs::create_dir(destination_dir(&world, "bad")).unwrap();
     fs::write(world.target().join(&one), "altered").unwrap();
     let third = run(&world, "snapshot", &[&world.to_target()]).completed();
     assert_eq!(third.get("destinations.bad"), format!("uploaded (2 archives); still waiting: {one}"));
@@ -198,22 +200,22 @@ fn upload_sends_pending_archives_and_gives_up_named_ones() {
     run(&world, "snapshot", &[&target]).failed(&["uploading to far: "]);
     let archive = archives(&world).remove(0);
     assert_eq!(waiting(&world).len(), 2);
-    fs::create_dir(shelf(&world, "near")).unwrap();
+    fs::create_dir(destination_dir(&world, "near")).unwrap();
     let sent = run(&world, "upload", &[&target]);
     assert!(sent.stdout.contains("near: uploaded"), "{}", sent.describe());
     sent.failed(&["far: ", &format!("State: waiting to be uploaded: far/{archive}")]);
-    assert_eq!(arrived(&world, "near").len(), 1);
+    assert_eq!(uploaded_archives(&world, "near").len(), 1);
     assert_eq!(waiting(&world), [format!("{archive}@far")]);
     run(&world, "upload", &[&target, &format!("give-up=near/{archive}")]).refused(&["no upload of near/"]);
-    fs::create_dir(shelf(&world, "far")).unwrap();
+    fs::create_dir(destination_dir(&world, "far")).unwrap();
     let sent = run(&world, "upload", &[&target]).completed();
     assert_eq!(
         (sent.get("destinations.far"), sent.get("destinations.near")),
         ("uploaded".to_owned(), "nothing waits".to_owned())
     );
-    assert_eq!(sha256sum(&arrived(&world, "far")[0]), sha256sum(&world.target().join(&archive)));
+    assert_eq!(sha256sum(&uploaded_archives(&world, "far")[0]), sha256sum(&world.target().join(&archive)));
     // The pending uploads of a destination that is no longer in the settings are listed and can be given up.
-    fs::remove_dir_all(shelf(&world, "far")).unwrap();
+    fs::remove_dir_all(destination_dir(&world, "far")).unwrap();
     run(&world, "snapshot", &[&target]).failed(&["uploading to far: "]);
     write_settings(&world, &["near"], "");
     let listed = run(&world, "upload", &[&target, "plan=true"]).completed();

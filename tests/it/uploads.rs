@@ -8,7 +8,7 @@ use crate::common::fs_util::names;
 use crate::common::s3::{Fault, Faults, Server};
 use crate::common::world::{Version, World};
 use crate::destinations::{archives, command, snapshot, waiting, write_destinations};
-use crate::runs::until;
+use crate::runs::wait_until;
 
 /// Starts a snapshot whose upload hangs for `millis`.
 fn start_hanging_upload(version: Version, millis: u64) -> (World, Server, Faults, Run) {
@@ -61,20 +61,20 @@ fn an_upload_includes_archives_queued_by_other_runs() {
 fn write_directories(world: &World, all: &[&str], more: &str) {
     let mut text = format!("{more}destinations:\n");
     for name in all {
-        let directory = shelf(world, name).display().to_string();
+        let directory = destination_dir(world, name).display().to_string();
         text += &format!("  {name}:\n    directory: {directory}\n    mount: none\n");
     }
     fs::write(world.path("backup.yaml"), text).unwrap();
 }
 
-fn shelf(world: &World, name: &str) -> PathBuf {
+fn destination_dir(world: &World, name: &str) -> PathBuf {
     world.path(&format!("shelf-{}", &name[..1]))
 }
 
 /// Returns the names of the archives in a destination. They are in a folder per cluster and per member.
-fn arrived(world: &World, name: &str) -> Vec<String> {
+fn uploaded_archives(world: &World, name: &str) -> Vec<String> {
     let below = |dir: &PathBuf| names(dir).into_iter().map(|name| dir.join(name)).collect::<Vec<_>>();
-    let members = below(&shelf(world, name)).iter().flat_map(below).collect::<Vec<_>>();
+    let members = below(&destination_dir(world, name)).iter().flat_map(below).collect::<Vec<_>>();
     members.iter().flat_map(|dir| names(dir)).filter(|name| name.ends_with(".tar.gz")).collect()
 }
 
@@ -83,11 +83,11 @@ fn between_two_tries(world: &World) -> Run {
     let mut command = world.action(program!("backup"), &[&world.to_target(), "scheduled=true"]);
     command.env("ETCD_BACKUP", world.path("backup.yaml"));
     let run = Run::start(command, &world.path("runs"));
-    until("a failed try", || run.stderr_so_far().contains("trying again in "));
+    wait_until("a failed try", || run.stderr_so_far().contains("trying again in "));
     run
 }
 
-const TWICE: &str = "keep: {last: 1}\nschedule: {when: every 12h, retries: 1, retry-after: 3s}\n";
+const WITH_ONE_RETRY: &str = "keep: {last: 1}\nschedule: {when: every 12h, retries: 1, retry-after: 3s}\n";
 
 /// Creates a file at the path of the queue directory, so that no upload can be queued, as on a full disk.
 fn without_a_queue(world: &World) -> PathBuf {
@@ -100,31 +100,31 @@ fn without_a_queue(world: &World) -> PathBuf {
 #[test]
 fn the_next_try_queues_an_archive_that_could_not_be_queued() {
     let world = World::plain(Version::V35);
-    write_directories(&world, &["shelf"], TWICE);
-    fs::create_dir(shelf(&world, "shelf")).unwrap();
+    write_directories(&world, &["shelf"], WITH_ONE_RETRY);
+    fs::create_dir(destination_dir(&world, "shelf")).unwrap();
     let queue = without_a_queue(&world);
     let run = between_two_tries(&world);
     assert!(run.stderr_so_far().contains("could not be queued"), "{}", run.stderr_so_far());
     fs::remove_file(queue).unwrap();
     let results = run.finish().completed();
     assert_eq!(results.get("destinations.shelf"), "uploaded");
-    assert_eq!(arrived(&world, "shelf"), archives(&world));
+    assert_eq!(uploaded_archives(&world, "shelf"), archives(&world));
 }
 
 #[test]
 fn an_archive_deleted_before_its_upload_is_not_uploaded() {
     let world = World::plain(Version::V35);
     let old = world.saved();
-    write_directories(&world, &["shelf"], TWICE);
+    write_directories(&world, &["shelf"], WITH_ONE_RETRY);
     let run = between_two_tries(&world);
     let new = archives(&world).into_iter().map(|name| world.target().join(name)).find(|path| *path != old);
     fs::remove_file(new.unwrap()).unwrap();
-    fs::create_dir(shelf(&world, "shelf")).unwrap();
+    fs::create_dir(destination_dir(&world, "shelf")).unwrap();
     let out = run.finish();
     assert!(!out.stdout.contains("uploaded"), "{}", out.describe());
     out.failed(&["uploading to shelf: ", "was deleted before it got there", "run it again"]);
     assert!(old.exists(), "retention ran after a failed backup");
-    assert!(waiting(&world).is_empty() && arrived(&world, "shelf").is_empty());
+    assert!(waiting(&world).is_empty() && uploaded_archives(&world, "shelf").is_empty());
 }
 
 fn assert_must_be_copied(out: Out, world: &World, destination: &str) {
@@ -143,7 +143,7 @@ fn assert_must_be_copied(out: Out, world: &World, destination: &str) {
 fn an_upload_that_cannot_be_queued_must_be_copied_manually() {
     let world = World::plain(Version::V35);
     write_directories(&world, &["shelf"], "");
-    fs::create_dir(shelf(&world, "shelf")).unwrap();
+    fs::create_dir(destination_dir(&world, "shelf")).unwrap();
     let _ = without_a_queue(&world);
     assert_must_be_copied(snapshot(&world), &world, "shelf");
 }
@@ -155,10 +155,13 @@ fn a_queue_failure_of_one_destination_affects_no_other() {
     let long = "l".repeat(230);
     write_directories(&world, &[&long, "shelf"], "");
     for name in [&long, "shelf"] {
-        fs::create_dir(shelf(&world, name)).unwrap();
+        fs::create_dir(destination_dir(&world, name)).unwrap();
     }
     let out = snapshot(&world);
     assert!(out.stdout.contains("shelf: uploaded"), "{}", out.describe());
-    assert_eq!((arrived(&world, "shelf"), arrived(&world, &long).len()), (archives(&world), 0));
+    assert_eq!(
+        (uploaded_archives(&world, "shelf"), uploaded_archives(&world, &long).len()),
+        (archives(&world), 0)
+    );
     assert_must_be_copied(out, &world, &long);
 }

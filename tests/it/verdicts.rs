@@ -11,22 +11,22 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
-use crate::catalog::{keep, listed, name, program};
+use crate::catalog::{listed, name, program, run_action};
 use crate::common::command::{Out, Results, Run};
 use crate::common::fs_util::sha256sum;
 use crate::common::mount;
 use crate::common::world::{Version, World, is_root};
-use crate::encryption::{self, IDENTITY, OTHERS_IDENTITY, command, encrypt, identity, manifest_next_to};
+use crate::encryption::{self, IDENTITY, OTHER_IDENTITY, command, encrypt, identity, manifest_next_to};
 use crate::hostile::{file, gzip, tar_of};
-use crate::refusals::Still;
+use crate::refusals::WorldState;
 use crate::restore::from;
 
 /// Messages that only a damaged archive may cause.
-const OF_DAMAGE: [&str; 6] =
+const DAMAGE_MESSAGES: [&str; 6] =
     ["damaged", "broken", "delete-snapshot", "restore another", "take another", "do not trust"];
 
 fn verify(world: &World, words: &[&str]) -> Out {
-    keep(world, "verify-snapshot", &[&[&*world.to_target()], words].concat())
+    run_action(world, "verify-snapshot", &[&[&*world.to_target()], words].concat())
 }
 
 fn snapshot(path: &Path) -> String {
@@ -47,9 +47,9 @@ fn results_of(out: &Out) -> Value {
 
 /// Asserts that neither the output nor the list reports damage.
 #[track_caller]
-fn no_damage(world: &World, out: &Out) {
+fn assert_no_damage(world: &World, out: &Out) {
     let said = format!("{}{}", out.stdout, out.stderr).to_lowercase();
-    for word in OF_DAMAGE {
+    for word in DAMAGE_MESSAGES {
         assert!(!said.contains(word), "{word}: {}", out.describe());
     }
     for one in listed(world) {
@@ -77,7 +77,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Returns the database with a changed body and a matching trailer hash.
-fn resealed(db: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+fn with_new_trailer(db: &[u8], change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let mut body = db[..db.len() - 32].to_vec();
     change(&mut body);
     let trailer = Sha256::digest(&body);
@@ -135,8 +135,8 @@ fn each_kind_of_damage_is_named_and_recorded() {
     fs::write(&flipped_gzip, altered(&bytes)).unwrap();
     let mut untrue = db.clone();
     *untrue.last_mut().unwrap() ^= 1;
-    let page = resealed(db, flip_pages);
-    let value = resealed(db, |body| {
+    let page = with_new_trailer(db, flip_pages);
+    let value = with_new_trailer(db, |body| {
         let all: Vec<usize> =
             (0..body.len() - 10).filter(|at| body[*at..].starts_with(b"/registry/")).collect();
         all.into_iter().for_each(|at| body[at + 1] = b'R');
@@ -197,23 +197,23 @@ fn restore_and_fetch_refuse_a_damaged_archive() {
     world.fill();
     let good = world.saved();
     let parts = parts(&world, &good);
-    let page = resealed(&parts.db, flip_pages);
+    let page = with_new_trailer(&parts.db, flip_pages);
     let path = packed(&world, "page.tar.gz", &page, &parts.manifest_of(&page));
     let mut trailer = parts.db.clone();
     *trailer.last_mut().unwrap() ^= 1;
     let bare = world.target().join("bare.db");
     fs::write(&bare, trailer).unwrap();
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     for (path, word) in [(&path, "structure"), (&bare, "trailer")] {
         let out = world.restore(&[&from(path), "allow-unhashed=true", "skip-backup=true"]);
         assert!(out.stderr.contains(word), "{}", out.describe());
         out.refused(&[&format!("{} is damaged", path.display())]);
     }
-    still.check("refused");
+    state.assert_unchanged("refused");
     let elsewhere = format!("target={}", world.path("elsewhere").display());
     fs::write(&good, altered(&fs::read(&good).unwrap())).unwrap();
     let from = format!("from={}", good.display());
-    keep(&world, "fetch-snapshot", &[&from, &elsewhere]).refused(&["is damaged: its gzip layer"]);
+    run_action(&world, "fetch-snapshot", &[&from, &elsewhere]).refused(&["is damaged: its gzip layer"]);
 }
 
 /// Takes an encrypted snapshot and returns its path.
@@ -223,7 +223,7 @@ fn encrypted(world: &World) -> PathBuf {
     encryption::saved(world)
 }
 
-fn intact(out: Out, missing: &str) -> Results {
+fn assert_intact(out: Out, missing: &str) -> Results {
     let results = out.completed();
     let of = |key: &str| results.get(&format!("verify.{key}"));
     assert_eq!(
@@ -241,17 +241,17 @@ fn an_encrypted_archive_without_its_identity_is_intact() {
     let world = World::plain(Version::V35);
     let archive = encrypted(&world);
     let why = "not fully verifiable: it is encrypted";
-    let results = intact(verify(&world, &[]), why);
+    let results = assert_intact(verify(&world, &[]), why);
     assert_eq!(results.get("verify.sha256"), sha256sum(&archive));
     assert!(results.get("verify.warning").contains("identity-file=PATH"));
-    no_damage(&world, &results.out);
-    let wrong = identity(&world, OTHERS_IDENTITY);
-    let results = intact(verify(&world, &[&wrong, "drill=true"]), why);
-    no_damage(&world, &results.out);
+    assert_no_damage(&world, &results.out);
+    let wrong = identity(&world, OTHER_IDENTITY);
+    let results = assert_intact(verify(&world, &[&wrong, "drill=true"]), why);
+    assert_no_damage(&world, &results.out);
     assert!(row(&world, &archive)["drilled"].is_null());
     // Without the manifest file next to the archive, the hash cannot be compared.
     fs::remove_file(manifest_next_to(&archive)).unwrap();
-    no_damage(&world, &intact(verify(&world, &[&snapshot(&archive)]), why).out);
+    assert_no_damage(&world, &assert_intact(verify(&world, &[&snapshot(&archive)]), why).out);
 }
 
 #[test]
@@ -268,8 +268,8 @@ fn an_altered_encrypted_archive_is_damaged_without_identity() {
     assert_eq!(row(&world, &archive)["damage"]["check"], "sha256");
     // After the published bytes are written back, the archive is intact again.
     fs::write(&archive, &good).unwrap();
-    let results = intact(verify(&world, &[&snapshot(&archive)]), "it is encrypted");
-    no_damage(&world, &results.out);
+    let results = assert_intact(verify(&world, &[&snapshot(&archive)]), "it is encrypted");
+    assert_no_damage(&world, &results.out);
     // An intact archive next to the wrong manifest.
     let text = fs::read_to_string(manifest_next_to(&archive)).unwrap();
     fs::write(manifest_next_to(&archive), text.replace("\"member_count\": 1", "\"member_count\": 3"))
@@ -292,9 +292,9 @@ fn an_archive_without_a_trailer_is_intact() {
     let unhashed = &db[..db.len() - 32];
     fs::write(&old, gzip(&tar_of(&[file("./db", unhashed)]))).unwrap();
     for drill in ["drill=false", "drill=true"] {
-        let results = intact(verify(&world, &[&snapshot(&old), drill]), "no SHA-256 trailer");
+        let results = assert_intact(verify(&world, &[&snapshot(&old), drill]), "no SHA-256 trailer");
         assert!(results.get("verify.warning").contains("allow-unhashed=true"));
-        no_damage(&world, &results.out);
+        assert_no_damage(&world, &results.out);
     }
     // The program's own reader detects the damage that the missing trailer would detect.
     let mut page = unhashed.to_vec();
@@ -311,11 +311,11 @@ fn an_archive_of_a_newer_version_is_intact() {
     world.fill();
     let Parts { db, manifest } = parts(&world, &world.saved());
     let newer = packed(&world, "newer.tar.gz", &db, &manifest.replace("\"format\": 1", "\"format\": 9"));
-    let results = intact(verify(&world, &[&snapshot(&newer)]), "newer Version::V35");
-    no_damage(&world, &results.out);
+    let results = assert_intact(verify(&world, &[&snapshot(&newer)]), "newer version");
+    assert_no_damage(&world, &results.out);
     let out = world.restore(&[&from(&newer), "skip-backup=true"]);
-    no_damage(&world, &out);
-    out.refused(&["newer Version::V35"]);
+    assert_no_damage(&world, &out);
+    out.refused(&["newer version"]);
 }
 
 #[test]
@@ -358,11 +358,11 @@ fn a_failing_etcd_tool_is_not_damage() {
         (&|| tools.kill(status), "was killed by SIGKILL"),
         (&|| tools.answer(status, "utter garbage", "", 0), "printed no JSON"),
     ];
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     for (fault, cause) in faults {
         fault();
         for out in [verify(&world, &[]), world.restore(&[&from(&archive), "skip-backup=true"])] {
-            no_damage(&world, &out);
+            assert_no_damage(&world, &out);
             out.failed(&[cause]);
         }
         let out = verify(&world, &[]);
@@ -373,9 +373,9 @@ fn a_failing_etcd_tool_is_not_damage() {
     tools.remove("etcdutl");
     tools.remove("etcdctl");
     let out = verify(&world, &[]);
-    no_damage(&world, &out);
+    assert_no_damage(&world, &out);
     out.failed(&["there is no program etcdctl"]);
-    still.check("failed");
+    state.assert_unchanged("failed");
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn a_full_disk_is_not_damage() {
         let mounted = mount::small(&world.target(), &size.to_string());
         fs::write(&archive, &bytes).unwrap();
         let out = verify(&world, &[&snapshot(&archive)]);
-        no_damage(&world, &out);
+        assert_no_damage(&world, &out);
         assert!(
             ["room", "free", "No space"].iter().any(|word| out.stderr.contains(word)),
             "{}",
@@ -411,7 +411,7 @@ fn an_unreadable_disk_is_not_damage() {
     world.fill();
     let archive = world.saved();
     let broken = mount::broken(&archive);
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     let all = listed(&world);
     assert!(all.iter().all(|one| one["broken"].is_null()), "{all:?}");
     let out = verify(&world, &["snapshot=all"]);
@@ -420,7 +420,7 @@ fn an_unreadable_disk_is_not_damage() {
     let out = world.restore(&[&from(&archive), "skip-backup=true"]);
     assert!(!out.stderr.contains("damaged") && !out.stderr.contains("altered"), "{}", out.describe());
     out.failed(&["Input/output error"]);
-    still.check("failed");
+    state.assert_unchanged("failed");
     drop(broken);
     let _ = verify(&world, &[]).completed();
 }
@@ -433,11 +433,11 @@ fn a_drill_that_cannot_boot_is_not_damage() {
     let tools = world.stand_in_tools();
     tools.answer("etcd --data-dir*", "", "panic: no luck\n", 2);
     let out = verify(&world, &["drill=true"]);
-    no_damage(&world, &out);
+    assert_no_damage(&world, &out);
     out.failed(&["could not be verified: the drill: booting a private etcd: "]);
     tools.kill("*snapshot*restore*");
     let out = verify(&world, &["drill=true"]);
-    no_damage(&world, &out);
+    assert_no_damage(&world, &out);
     out.failed(&["could not be verified: "]);
 }
 
@@ -454,9 +454,9 @@ fn a_file_of_another_kind_is_not_damaged() {
         fs::write(&path, bytes).unwrap();
         let out = verify(&world, &[&snapshot(&path)]);
         assert_eq!(counts(&results_of(&out)), ["0", "0", "0"], "{}", out.describe());
-        no_damage(&world, &out);
+        assert_no_damage(&world, &out);
         out.failed(&["could not be verified: "]);
-        no_damage(&world, &world.restore(&[&from(&path), "skip-backup=true"]));
+        assert_no_damage(&world, &world.restore(&[&from(&path), "skip-backup=true"]));
     }
 }
 
@@ -472,7 +472,7 @@ fn a_destination_that_is_down_is_not_damage() {
     fs::write(world.path("backup.yaml"), settings).unwrap();
     let words = [&*world.to_target(), "snapshot=all"];
     let out = Run::start(command(&world, program("verify-snapshot"), &words), &world.path("runs")).finish();
-    no_damage(&world, &out);
+    assert_no_damage(&world, &out);
     assert_eq!(counts(&results_of(&out)), ["1", "0", "0"], "{}", out.describe());
     out.failed(&["reading offsite: "]);
     assert!(row(&world, &archive)["verified"].is_string());

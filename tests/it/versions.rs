@@ -9,7 +9,7 @@ use crate::common::client::assert_same;
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::names;
 use crate::common::world::{Version, World};
-use crate::refusals::Still;
+use crate::refusals::WorldState;
 use crate::restore::from;
 
 /// What `etcdctl version` prints in etcd 3.6.
@@ -39,7 +39,7 @@ fn list(world: &World) -> String {
 
 /// Asserts that the action refused for all of these reasons.
 #[track_caller]
-fn refused(out: Out, reasons: &[&str]) {
+fn assert_refused(out: Out, reasons: &[&str]) {
     for reason in reasons {
         out.assert_stderr_contains(&[reason]);
     }
@@ -65,7 +65,7 @@ fn refuses_to_restore_with_programs_of_another_minor_version() {
         world.put(0..3, "1");
         let archive = world.saved();
         world.put(0..3, "2");
-        let still = Still::of(&world);
+        let state = WorldState::record(&world);
         world.set_site(&world.site_text(&other.bin_dir()));
         let running = format!("the running etcd is {}", numbers[0]);
         let program = format!("{}/etcd is {}", other.bin_dir().display(), numbers[1]);
@@ -73,8 +73,8 @@ fn refuses_to_restore_with_programs_of_another_minor_version() {
         for words in [["skip-backup=true", "plan=true"], ["skip-backup=true", "plan=false"]] {
             let [skip, plan] = words;
             let out = world.restore(&[&from(&archive), &world.to_target(), skip, plan]);
-            refused(out, &[&running, &program, &next, "bin-dir"]);
-            still.check(plan);
+            assert_refused(out, &[&running, &program, &next, "bin-dir"]);
+            state.assert_unchanged(plan);
         }
         let warning = site(&world).get("site.warning");
         assert!(warning.contains(&running) && warning.contains(&program), "{warning}");
@@ -93,7 +93,7 @@ fn refuses_to_restore_with_programs_of_another_minor_version() {
 fn refuses_to_restore_with_etcd_programs_of_mixed_versions() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     for (name, old, reasons) in [
         ("old-server", "etcd", ["old-server/etcd is 3.4.", "old-server/etcdctl is 3.5."]),
         ("old-client", "etcdctl", ["old-client/etcd is 3.5.", "old-client/etcdctl is 3.4."]),
@@ -101,9 +101,9 @@ fn refuses_to_restore_with_etcd_programs_of_mixed_versions() {
         let version = |program: &str| if program == old { Version::V34 } else { Version::V35 };
         let all = ["etcd", "etcdctl", "etcdutl"].map(|program| (program, version(program)));
         world.set_site(&world.site_text(&programs(&world, name, &all)));
-        refused(world.restore(&[&from(&archive), "skip-backup=true"]), &reasons);
-        refused(verify(&world, &["drill=true"]), &reasons);
-        still.check(name);
+        assert_refused(world.restore(&[&from(&archive), "skip-backup=true"]), &reasons);
+        assert_refused(verify(&world, &["drill=true"]), &reasons);
+        state.assert_unchanged(name);
         assert!(site(&world).get("site.warning").contains(reasons[1]));
     }
     assert!(!list(&world).contains("BROKEN"));
@@ -119,7 +119,10 @@ fn data_of_a_newer_etcd_is_not_reported_as_lost() {
     world.set_site(&world.site_text(&Version::V34.bin_dir()));
     let out = world.restore(&[&from(&archive), "skip-backup=true"]);
     assert!(!out.describe().contains("member.broken"), "{}", out.describe());
-    refused(out, &["the existing data was last served by etcd 3.5, but ", "/etcd is 3.4.", "etcd 3.5"]);
+    assert_refused(
+        out,
+        &["the existing data was last served by etcd 3.5, but ", "/etcd is 3.4.", "etcd 3.5"],
+    );
     assert_eq!(names(&world.data_dir()), ["member"]);
 }
 
@@ -142,7 +145,7 @@ fn refuses_etcdctl_3_6_without_etcdutl() {
     let world = World::plain(Version::V35);
     let archive = world.saved();
     let before = list(&world);
-    let still = Still::of(&world);
+    let state = WorldState::record(&world);
     let tools = world.stand_in_tools();
     tools.remove("etcdutl");
     tools.answer("etcdctl version", ETCDCTL_3_6, "", 0);
@@ -153,20 +156,20 @@ fn refuses_etcdctl_3_6_without_etcdutl() {
         &format!("there is no {}", dir.join("etcdutl").display()),
         &format!("-C {} --no-same-owner --strip-components=1 etcd-v3.6.16-linux-", dir.display()),
     ];
-    refused(world.snapshot(&[&world.to_target()]), &reasons);
-    refused(world.restore(&[&from(&archive), &world.to_target(), "plan=true"]), &reasons);
-    refused(world.restore(&[&from(&archive), &world.to_target()]), &reasons);
-    refused(verify(&world, &[]), &reasons);
-    refused(verify(&world, &["drill=true"]), &reasons);
+    assert_refused(world.snapshot(&[&world.to_target()]), &reasons);
+    assert_refused(world.restore(&[&from(&archive), &world.to_target(), "plan=true"]), &reasons);
+    assert_refused(world.restore(&[&from(&archive), &world.to_target()]), &reasons);
+    assert_refused(verify(&world, &[]), &reasons);
+    assert_refused(verify(&world, &["drill=true"]), &reasons);
     let calls: Vec<String> = tools.calls().into_iter().map(|(_, call)| call).collect();
     assert!(calls.iter().all(|call| call == "etcdctl version"), "{calls:?}");
     let warning = site(&world).get("site.warning");
     assert!(warning.contains(reasons[0]), "{warning}");
-    still.check("an etcdctl without etcdutl");
+    state.assert_unchanged("an etcdctl without etcdutl");
     // An existing etcdutl that cannot be used has its own message.
     fs::write(dir.join("etcdutl"), "").unwrap();
     let out = world.snapshot(&[&world.to_target()]);
-    refused(out, &[reasons[0], "/etcdutl is not used", "chmod 755"]);
+    assert_refused(out, &[reasons[0], "/etcdutl is not used", "chmod 755"]);
     fs::remove_file(dir.join("etcdutl")).unwrap();
     world.set_site(&world.site_text(&Version::V35.bin_dir()));
     assert_eq!(list(&world), before);
@@ -190,7 +193,7 @@ fn etcd_3_5_works_without_etcdutl() {
 fn refuses_an_archive_of_a_newer_etcd_by_its_data() {
     for (server, number) in [(Version::V34, "3.4."), (Version::V35, "3.5.")] {
         let world = World::plain(server);
-        let still = Still::of(&world);
+        let state = WorldState::record(&world);
         for (taken_from, minor) in [("3.6.16", "3.6"), ("3.7.3", "3.7")] {
             let archive = archive_of(taken_from);
             let holds = format!("holds data of etcd {minor} (taken from {taken_from}), and ");
@@ -200,9 +203,9 @@ fn refuses_an_archive_of_a_newer_etcd_by_its_data() {
             let reasons = [&*holds, &etcd, &install, &migrate, "etcdutl migrate", "--target-version=3.5"];
             for plan in ["plan=true", "plan=false"] {
                 let words = [&*from(&archive), "skip-backup=true", "allow-foreign=true", plan];
-                refused(world.restore(&words), &reasons);
+                assert_refused(world.restore(&words), &reasons);
             }
-            still.check(taken_from);
+            state.assert_unchanged(taken_from);
         }
     }
 }

@@ -87,14 +87,14 @@ fn run(world: &World, name: &str, words: &[&str]) -> Out {
 }
 
 /// Runs a program with a clock that is months ahead.
-fn ahead(world: &World, name: &str, words: &[&str]) -> Out {
+fn run_ahead(world: &World, name: &str, words: &[&str]) -> Out {
     let mut command = program(world, name, words);
     command.env("LD_PRELOAD", shim()).env("CLOCK_SHIFT", AHEAD);
     Run::start(command, &world.path("runs")).finish()
 }
 
 /// Returns the name of the archive that a run created.
-fn made(out: Out) -> String {
+fn archive_of(out: Out) -> String {
     name(Path::new(&out.completed().get("snapshot.path")))
 }
 
@@ -104,13 +104,13 @@ fn latest_is_not_an_archive_dated_in_the_future() {
     world.fill();
     let target = world.to_target();
     fs::write(world.path("backup.yaml"), "").unwrap();
-    let early = made(ahead(&world, "snapshot", &[&target]));
+    let early = archive_of(run_ahead(&world, "snapshot", &[&target]));
     // Without another archive, `latest` is the one that is dated in the future.
     let only = run(&world, "verify-snapshot", &[&target, "snapshot=latest"]).completed();
     assert_eq!(only.get("verify.snapshots"), early);
 
     world.put(0..3, "later");
-    let right = made(run(&world, "snapshot", &[&target]));
+    let right = archive_of(run(&world, "snapshot", &[&target]));
     let verified = run(&world, "verify-snapshot", &[&target, "snapshot=latest"]);
     assert!(verified.stderr.contains(&format!("{early} is dated ")), "{}", verified.describe());
     assert_eq!(verified.completed().get("verify.snapshots"), right);
@@ -131,7 +131,7 @@ fn latest_is_not_an_archive_dated_in_the_future() {
     assert_eq!(order, [&right, &early], "an archive dated in the future is listed as the newest");
 
     // After that date has passed, the lower revision still shows that the archive is older.
-    let verified = ahead(&world, "verify-snapshot", &[&target, "snapshot=latest"]);
+    let verified = run_ahead(&world, "verify-snapshot", &[&target, "snapshot=latest"]);
     assert!(verified.stderr.contains("lower revision"), "{}", verified.describe());
     assert_eq!(verified.completed().get("verify.snapshots"), right);
 }
@@ -153,12 +153,12 @@ fn a_run_dated_in_the_future_is_not_a_success() {
         let out = run(&world, "check", &[&[&*target], words].concat());
         (out.status.code().unwrap(), out.stdout)
     };
-    let early = made(ahead(&world, "backup", &[&target]));
+    let early = archive_of(run_ahead(&world, "backup", &[&target]));
     let (status, line) = check(&[]);
     assert!(status == 2 && line.contains("there is no good backup"), "{line}");
     assert!(line.contains("in the future") && line.contains(" | age=U;"), "{line}");
     // After a good backup, `check` reports its age, and still warns about the other one.
-    let _ = made(run(&world, "backup", &[&target]));
+    let _ = archive_of(run(&world, "backup", &[&target]));
     let (status, line) = check(&[]);
     assert!(status == 1 && line.contains("the last good backup is "), "{line}");
     assert!(line.contains(&format!("{early} is dated in the future")), "{line}");
@@ -183,7 +183,7 @@ fn a_run_dated_in_the_future_is_not_a_success() {
     for file in world.in_target().iter().filter(|name| name.ends_with(".tar.gz") && **name != early) {
         fs::remove_file(world.target().join(file)).unwrap();
     }
-    let out = ahead(&world, "check", &[&target]);
+    let out = run_ahead(&world, "check", &[&target]);
     assert!(
         out.status.code() == Some(2) && out.stdout.contains("there is no good backup"),
         "{}",

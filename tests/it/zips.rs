@@ -11,7 +11,7 @@ use crate::malicious_archives::zeros;
 
 const DEFLATED: u16 = 8;
 /// The flag for a data descriptor: the lengths follow the data.
-pub const BEHIND: u16 = 8;
+pub const HAS_DESCRIPTOR: u16 = 8;
 
 /// A file in a zip. Any of its fields may be false.
 #[derive(Clone)]
@@ -23,12 +23,12 @@ pub struct Member {
     pub crc: u32,
     pub packed: Vec<u8>,
     /// The packed and the unpacked length that the local header and the central directory state.
-    pub told: (u32, u32),
+    pub lengths: (u32, u32),
     pub extra: Vec<u8>,
     pub central_extra: Vec<u8>,
     pub attributes: u32,
     /// An offset added to the file's position in the central directory.
-    pub astray: u32,
+    pub offset_error: u32,
     /// The bytes after the data, instead of the correct data descriptor.
     pub descriptor: Option<Vec<u8>>,
 }
@@ -36,7 +36,7 @@ pub struct Member {
 /// Returns a member as Python's zipfile and Info-ZIP write it to a seekable file.
 pub fn member(name: &str, data: &[u8]) -> Member {
     let packed = deflated(data);
-    let told = (packed.len() as u32, data.len() as u32);
+    let lengths = (packed.len() as u32, data.len() as u32);
     let crc = crc32fast::hash(data);
     Member {
         name: name.into(),
@@ -45,19 +45,19 @@ pub fn member(name: &str, data: &[u8]) -> Member {
         method: DEFLATED,
         crc,
         packed,
-        told,
+        lengths,
         extra: Vec::new(),
         central_extra: Vec::new(),
         attributes: 0o100_600 << 16,
-        astray: 0,
+        offset_error: 0,
         descriptor: None,
     }
 }
 
 /// Returns a member as the zip package of Go writes it; RKE and k3s use that package.
 pub fn streamed(name: &str, data: &[u8]) -> Member {
-    let member = Member { flags: BEHIND, ..member(name, data) };
-    let words = [0x0807_4b50, member.crc, member.told.0, member.told.1];
+    let member = Member { flags: HAS_DESCRIPTOR, ..member(name, data) };
+    let words = [0x0807_4b50, member.crc, member.lengths.0, member.lengths.1];
     Member { descriptor: Some(words.map(u32::to_le_bytes).concat()), ..member }
 }
 
@@ -69,15 +69,15 @@ pub fn zip(members: &[Member]) -> Vec<u8> {
 fn zip_with(members: &[Member], between: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let (mut bytes, mut directory) = (Vec::new(), Vec::new());
     for one in members {
-        let offset = bytes.len() as u32 + one.astray;
+        let offset = bytes.len() as u32 + one.offset_error;
         let numbers = |unknown: bool| match unknown {
             true => [0; 12].to_vec(),
-            false => [one.crc, one.told.0, one.told.1].map(u32::to_le_bytes).concat(),
+            false => [one.crc, one.lengths.0, one.lengths.1].map(u32::to_le_bytes).concat(),
         };
         let kind = [20, one.flags, one.method, 0, 0].map(u16::to_le_bytes).concat();
         bytes.extend(b"PK\x03\x04");
         bytes.extend(&kind);
-        bytes.extend(numbers(one.flags & BEHIND != 0));
+        bytes.extend(numbers(one.flags & HAS_DESCRIPTOR != 0));
         bytes.extend([one.name.len() as u16, one.extra.len() as u16].map(u16::to_le_bytes).concat());
         bytes.extend([&one.name[..], &one.extra, &one.packed].concat());
         bytes.extend(one.descriptor.iter().flatten());
@@ -117,13 +117,13 @@ fn refuses_zips_with_contradictory_fields() {
     let refuses = |what: &str, one: Member| fixture.refuses_cheaply(what, &zip(&[one]), altered);
     let (plain, behind) = (member("snapshot", db), streamed("snapshot", db));
     refuses("another name in the directory", Member { central_name: b"other".to_vec(), ..plain.clone() });
-    refuses("another offset in the directory", Member { astray: 4, ..plain.clone() });
+    refuses("another offset in the directory", Member { offset_error: 4, ..plain.clone() });
     refuses("a wrong CRC", Member { crc: plain.crc ^ 1, ..plain.clone() });
     refuses("a wrong CRC in the descriptor", Member { crc: behind.crc ^ 1, ..behind.clone() });
-    let (packed, size) = plain.told;
-    for told in [(packed, size - 1), (packed - 1, size), (packed + 1, size)] {
-        refuses(&format!("{told:?} for {:?}", plain.told), Member { told, ..plain.clone() });
-        refuses(&format!("{told:?} in the descriptor"), Member { told, ..behind.clone() });
+    let (packed, size) = plain.lengths;
+    for lengths in [(packed, size - 1), (packed - 1, size), (packed + 1, size)] {
+        refuses(&format!("{lengths:?} for {:?}", plain.lengths), Member { lengths, ..plain.clone() });
+        refuses(&format!("{lengths:?} in the descriptor"), Member { lengths, ..behind.clone() });
     }
     refuses("no descriptor after the data", Member { descriptor: None, ..behind.clone() });
     let half = behind.descriptor.clone().map(|words| words[..12].to_vec());
@@ -131,7 +131,7 @@ fn refuses_zips_with_contradictory_fields() {
     // 64-bit lengths that are announced but missing, or that contradict the data.
     let wide =
         |size: u64| [&[1, 0, 16, 0], &size.to_le_bytes()[..], &u64::from(packed).to_le_bytes()].concat();
-    let all_wide = Member { told: (u32::MAX, u32::MAX), ..plain.clone() };
+    let all_wide = Member { lengths: (u32::MAX, u32::MAX), ..plain.clone() };
     refuses("64-bit lengths that are missing", all_wide.clone());
     let lie = wide(u64::from(size) + (1 << 32));
     let lying = Member { extra: lie.clone(), central_extra: lie, ..all_wide.clone() };
@@ -210,9 +210,9 @@ fn refuses_zip_bombs() {
         let lengths =
             [(10_u64 << 30) + head.len() as u64, packed.len() as u64].map(u64::to_le_bytes).concat();
         let extra = [&[1, 0, 16, 0], &lengths[..]].concat();
-        Member { packed, crc, flags, told: (u32::MAX, u32::MAX), extra, ..member(name, b"") }
+        Member { packed, crc, flags, lengths: (u32::MAX, u32::MAX), extra, ..member(name, b"") }
     };
-    for flags in [0, BEHIND] {
+    for flags in [0, HAS_DESCRIPTOR] {
         let refuses = |what: &str, members: &[Member], reasons: &[&str]| {
             fixture.refuses_cheaply(&format!("{what}, flags {flags}"), &zip(members), reasons);
         };
@@ -221,7 +221,7 @@ fn refuses_zip_bombs() {
     }
     fixture.refuses_cheaply(
         "10 GiB of zeros after a snapshot",
-        &zip(&[bomb("snapshot", db, BEHIND)]),
+        &zip(&[bomb("snapshot", db, HAS_DESCRIPTOR)]),
         &["longer than it says"],
     );
     let many = zip(&vec![member("a.rkestate", b"{}"); 60_000]);
