@@ -409,7 +409,7 @@ fn a_restored_backend_has_the_same_records() {
     }
 }
 
-/// The restore of etcdctl 3.4 deletes keys whose names are the ids of the old members (see
+/// The restore of etcdctl 3.4 deletes keys that have the id of an old member as their name (see
 /// `backend/compare.rs`).
 #[test]
 fn detects_the_key_that_etcdctl_3_4_deletes() {

@@ -38,7 +38,7 @@ fn opened_at(config: &S3Config, environment: &S3Environment, now: Timestamp) -> 
     Repository::new(Some("offsite".to_owned()), Box::new(bucket))
 }
 
-/// Returns a server, the proxy that injects faults, and a bucket behind the proxy.
+/// Returns a server, a proxy that injects faults, and a bucket that is reached through the proxy.
 fn bucket() -> (Server, Faults, Repository) {
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
@@ -394,7 +394,7 @@ fn a_locked_bucket_accepts_archives_and_refuses_deletion() {
     assert_eq!(bucket.entries().unwrap().len(), 2);
 }
 
-/// Returns a bucket that keeps versions, behind a proxy, with an archive in it.
+/// Returns a bucket that keeps versions and contains an archive, with its server and a proxy for faults.
 fn versioned(name: &str) -> (Server, Faults, Repository) {
     let server = Server::new(&[name]);
     let faults = Faults::before(server.port);

@@ -278,7 +278,7 @@ fn refuses_forged_headers() {
     fixture.assert_no_failures();
 }
 
-/// Returns a tar with a db whose header was changed. The checksum of the header is correct.
+/// Returns a tar of a db with a changed header. The checksum of the header is correct.
 fn tarred(change: impl FnOnce(&mut Header), db: &[u8]) -> Vec<u8> {
     let mut header = Header::new_ustar();
     header.set_path("db").unwrap();

@@ -1,4 +1,4 @@
-//! Single system calls that fail. The action must name the failure and leave no files behind.
+//! Single system calls that fail. The action must name the failure and remove its files.
 
 use std::fs;
 

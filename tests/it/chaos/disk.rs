@@ -58,7 +58,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Mounts a new disk under a world whose etcd has not run yet.
+    /// Mounts a new disk under a world. Its etcd must not have run yet.
     pub fn under(world: &World, kind: Kind) -> Self {
         let disk = Self {
             kind,

@@ -35,7 +35,7 @@ fn restores(world: &World, archive: &Path, judge: &mut dyn FnMut(Pid) -> Fate) -
     })
 }
 
-/// Checks that an etcd without keys is serving, and that the restore left no files behind.
+/// Checks that an etcd without keys is serving, and that the restore removed its files.
 fn assert_serves_empty_data(world: &World) {
     assert!(world.running(), "etcd is down: {}", world.log());
     assert!(world.healthy(), "{}", world.log());

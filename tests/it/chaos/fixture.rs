@@ -140,7 +140,7 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// Creates a fixture. `disk` puts the data on a separate disk, whose power can be cut.
+    /// Creates a fixture. With `disk`, the data is on a separate disk, for simulated power cuts.
     pub fn new(action: Action, disk: Option<Kind>) -> Self {
         let setup = Setup::plain(Version::V35);
         let (world, disk) = match disk {
@@ -253,8 +253,8 @@ impl Fixture {
         self.disk.as_ref().unwrap().restore_power();
     }
 
-    /// Returns the outcome of a fault and the way of recovery. If the run ended by itself and left no files
-    /// behind, checks the data at once, else after one recovery. Panics if a guarantee is broken.
+    /// Returns the outcome of a fault and the way of recovery. Checks the data at once if the run ended by
+    /// itself and removed its files, else after one recovery. Panics if a guarantee is broken.
     pub fn settle(&self, out: &Out, next: Next) -> (&'static str, &'static str) {
         let data = self.world.data_dir();
         let lives = self.action == Action::Empty || data.join("member/snap/db").exists();

@@ -34,8 +34,8 @@ const RESTORES: usize = 10;
 /// The number of runs in a full test.
 pub const ALL: usize = 1000;
 
-/// Runs `count` snapshots and restores. The target belongs to the user `ubuntu`, who keeps exchanging it with
-/// a symlink to a directory of root.
+/// Runs `count` snapshots and restores. A thread that runs as the owner of the target, `ubuntu`, keeps
+/// exchanging the target with a symlink to a directory of root.
 pub fn swap_target_during_runs(count: usize, flaw: Option<&str>) -> Table {
     let mut table = Table::new();
     let mut fixture = Fixture::new(Action::Restore, None);

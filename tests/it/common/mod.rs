@@ -4,7 +4,7 @@
 //!   reads and writes their keys, `cluster` joins several of them, and `tls` creates their certificates.
 //! - `command` runs our programs and keeps their output. `tools` replaces the etcd tools by stand-ins.
 //! - `unit` is a fake Juju unit, with fake hook tools.
-//! - `s3` starts a real S3 server behind a proxy that injects faults.
+//! - `s3` starts a real S3 server, and a proxy that injects faults.
 //! - `tracer` stops a program at its system calls. `process_tracer` follows all of its children.
 //!
 //! `harness_etcd` and `unit_holds` test the harness itself.

@@ -31,7 +31,7 @@ pub enum Seen<'a> {
     Made(&'a Made),
 }
 
-/// A file or a directory that was created, or whose mode was set.
+/// A file or a directory after its creation or a change of its mode.
 #[derive(Debug)]
 pub struct Made {
     /// The system call.
@@ -61,7 +61,7 @@ const RELEASE: Duration = Duration::from_secs(20);
 /// The interval at which the released threads are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Returns whether a tracer has hold of the thread, according to `/proc`.
+/// Returns whether the thread is traced, according to `/proc`.
 fn is_traced(thread: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).unwrap_or_default();
     status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() != "0"))

@@ -119,8 +119,8 @@ impl World {
         kill(Pid::from_raw(self.pid().unwrap()), signal).unwrap();
     }
 
-    /// Returns the processes that have the directory of this world in their arguments: etcd, and processes
-    /// that a run has left behind.
+    /// Returns the processes that have the directory of this world in their arguments: etcd and the orphans
+    /// of earlier runs.
     pub fn processes(&self) -> BTreeSet<i32> {
         let ours = self.path("").into_os_string().into_encoded_bytes();
         let mut found = BTreeSet::new();

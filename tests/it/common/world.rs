@@ -403,7 +403,7 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Kills only the processes of this world: its etcd, and processes that a run has left behind.
+        // Kills only the processes of this world: its etcd and the orphans of earlier runs.
         for pid in self.processes() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
