@@ -71,7 +71,7 @@ fn archive_can_be_read_by_other_tools(version: Version) {
     // The first compilation of Go's standard library takes a minute.
     let go = Path::new(env!("CARGO_TARGET_TMPDIR")).join("go");
     fs::write(&program, GO).unwrap();
-    for (reader, words, said) in [
+    for (reader, words, expected) in [
         ("tar", vec!["-tzf", archive], NAMES),
         ("bsdtar", vec!["-tf", archive], NAMES),
         ("python3", vec!["-c", PYTHON, archive], NAMES),
@@ -83,7 +83,7 @@ fn archive_can_be_read_by_other_tools(version: Version) {
             Err(_) => eprintln!("skipped: {reader} is not installed"),
             Ok(out) => {
                 let text = succeed(out, reader);
-                assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), said, "{reader}");
+                assert_eq!(text.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{reader}");
             }
         }
     }

@@ -107,10 +107,10 @@ fn publishes_only_verified_snapshots(version: Version) {
             &["integrity check failed"],
         ),
     ];
-    for (fault, told) in faults {
+    for (fault, expected) in faults {
         fault(&tools);
         let out = world.snapshot(&[&world.to_target()]);
-        out.failed(told);
+        out.failed(expected);
         assert!(world.in_target().is_empty(), "{:?}", world.in_target());
         assert!(world.leftovers().is_empty());
     }
@@ -124,8 +124,8 @@ fn fails_if_the_transfer_hangs() {
     let run = world.start_snapshot(&[&world.to_target()]);
     await_call(&tools, "snapshot save", &run);
     let out = run.finish_in(deadlines::save());
-    let told = "stalled (no bytes for 30 s after 0 bytes) and was ended and said nothing. State: ";
-    out.failed_at("saving a snapshot", told, AGAIN);
+    let expected = "stalled (no bytes for 30 s after 0 bytes) and was ended and said nothing. State: ";
+    out.failed_at("saving a snapshot", expected, AGAIN);
     assert!(world.in_target().is_empty());
     assert_all_gone(&tools);
 }

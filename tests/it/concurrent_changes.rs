@@ -31,7 +31,7 @@ pub fn interrupted(version: Version) -> (World, Tools, crate::common::client::Da
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn recovery_keeps_what_clients_wrote_to_the_new_data(version: Version) {
+fn recovery_keeps_client_writes_to_the_new_data(version: Version) {
     let (world, tools, new) = interrupted(version);
     world.etcdctl(&["put", "written", "since"]);
     // Recovery must not judge the data by the current membership.

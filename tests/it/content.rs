@@ -11,9 +11,9 @@ use crate::common::world::{Version, World};
 fn assert_manifest_matches_etcd(world: &World, of: &str) {
     let manifest: Value = serde_json::from_str(&manifest(world, &world.saved())).unwrap();
     let hash = &manifest["content_hash"];
-    let told = (hash["hash"].as_u64(), hash["compact_revision"].as_i64());
+    let recorded = (hash["hash"].as_u64(), hash["compact_revision"].as_i64());
     let mut revision = manifest["revision"].as_i64().unwrap();
-    if told.1 == Some(revision) {
+    if recorded.1 == Some(revision) {
         // After a compaction, etcd 3.5 returns an older hash (`mvcc/hash.go` `hashStorage`), and 3.4 returns
         // a hash only for revision 0.
         world.stop();
@@ -21,7 +21,7 @@ fn assert_manifest_matches_etcd(world: &World, of: &str) {
         revision = 0;
     }
     let (hash, compacted) = world.hashkv(revision);
-    assert_eq!(told, (Some(hash), Some(compacted)), "{of}");
+    assert_eq!(recorded, (Some(hash), Some(compacted)), "{of}");
     assert_eq!(manifest["keys"].as_u64(), Some(world.dump().len() as u64), "{of}");
 }
 

@@ -104,7 +104,7 @@ fn read(bytes: &[u8]) -> Option<(Contents, Vec<u8>)> {
 }
 
 #[test]
-fn no_flipped_bit_changes_what_is_restored() {
+fn no_flipped_bit_changes_the_restored_data() {
     let good = Good::small(Version::V35);
     let halves = [0, 1].map(|half| (half..good.bytes.len() * 8).step_by(2));
     let taken = thread::scope(|scope| {
@@ -147,17 +147,17 @@ pub fn flips_of_a_large_archive(count: usize) -> Table {
     let mut table = Table::new();
     thread::scope(|scope| {
         let good = &good;
-        let (told, rows) = channel();
+        let (sender, rows) = channel();
         for part in chosen.chunks(count.div_ceil(2)) {
-            let told = told.clone();
+            let sender = sender.clone();
             scope.spawn(move || {
                 let mut bytes = good.bytes.clone();
                 for bit in part {
-                    told.send(row(*bit, good.flip(&mut bytes, *bit))).unwrap();
+                    sender.send(row(*bit, good.flip(&mut bytes, *bit))).unwrap();
                 }
             });
         }
-        drop(told);
+        drop(sender);
         rows.into_iter().for_each(|row| table.add(row));
     });
     table.set_total(SERIES, ALL_FLIPS);

@@ -242,7 +242,7 @@ fn recovers_from_a_power_cut_at_any_moment(version: Version) {
 /// SIGTERM is a request: the restore may roll back and exit, or complete.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn recovers_from_a_term_at_any_moment(version: Version) {
+fn recovers_from_a_sigterm_at_any_moment(version: Version) {
     interrupt_at_any_moment(version, 9, &[Next::Recover, Next::Snapshot, Next::Boot], |_, mut run| {
         if !run.ended() {
             let _ = kill(Pid::from_raw(run.pid()), Signal::SIGTERM);

@@ -109,9 +109,9 @@ fn a_failed_upload_stays_pending_and_others_complete() {
     let faults = Faults::before(server.port);
     write_destinations(&world, &[("bad", faults.port, "missing", ""), ("good", faults.port, "backups", "")]);
     let out = snapshot(&world);
-    let said = out.stdout.clone();
-    assert!(said.contains("good: uploaded") && said.contains("bad: 'queued: "), "{}", out.describe());
-    assert!(said.contains("path: ") && said.contains("verified: 'true'"), "{}", out.describe());
+    let output = out.stdout.clone();
+    assert!(output.contains("good: uploaded") && output.contains("bad: 'queued: "), "{}", out.describe());
+    assert!(output.contains("path: ") && output.contains("verified: 'true'"), "{}", out.describe());
     out.failed(&["uploading to bad: "]);
     let first = archives(&world).remove(0);
     assert_eq!(waiting(&world), [format!("{first}@bad")]);
@@ -237,14 +237,14 @@ fn fetches_and_verifies_a_snapshot_by_name_or_as_latest() {
         fetch(from).refused(&["exists already"]);
         fs::remove_file(path).unwrap();
     }
-    for (from, why) in [
+    for (from, reason) in [
         ("offsite/none.tar.gz", "no snapshot none.tar.gz in offsite"),
         ("nowhere/latest", "names no destination"),
         ("offsite/elsewhere/latest", "no snapshot that is known to be good in offsite"),
         ("s3://other/x", "is in no destination"),
         ("", "no snapshot is named"),
     ] {
-        fetch(from).refused(&[why]);
+        fetch(from).refused(&[reason]);
     }
     // The answer is altered in transit, so the downloaded file is not published.
     faults.inject("GET", &*name.clone().leak(), Fault::FlipAnswer, 100);

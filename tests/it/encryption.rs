@@ -135,7 +135,7 @@ fn writes_no_plain_text_to_disk() {
 }
 
 #[test]
-fn refuses_an_encrypted_archive_without_its_identity_first() {
+fn refuses_an_encrypted_archive_without_identity_at_once() {
     let world = World::plain(Version::V35);
     world.fill();
     encrypt(&world, "");

@@ -34,7 +34,7 @@ fn error_of(world: &World, command: Command) -> String {
 #[test_case(Version::V35; "etcd_3_5")]
 fn names_the_problem_of_a_client_certificate(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
-    for (from, to, told) in [
+    for (from, to, expected) in [
         ("/client.", "/expired.", "expired.crt expired on 2001-01-01T00:00:00Z"),
         ("/client.", "/servers-only.", "servers-only.crt is a certificate for servers only"),
         ("/ca.crt", "/other-ca.crt", "not signed by the authority in cacert"),
@@ -42,7 +42,7 @@ fn names_the_problem_of_a_client_certificate(version: Version) {
         ("/client.key", "/server.key", "server.key does not belong to the certificate "),
     ] {
         let error = error_with(&world, from, to);
-        assert!(error.contains(told), "{to}: {error}");
+        assert!(error.contains(expected), "{to}: {error}");
     }
     let lines = world.site_text(&version.bin_dir());
     let pair: String = lines
@@ -59,7 +59,7 @@ fn names_the_problem_of_a_client_certificate(version: Version) {
 #[test_case(Version::V35; "etcd_3_5")]
 fn names_the_problem_of_the_server_certificate(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
-    for (pair, told) in [
+    for (pair, expected) in [
         ("expired-server", "this is about the server's certificate, or its authority's"),
         ("nowhere", "does not name this endpoint"),
     ] {
@@ -68,7 +68,7 @@ fn names_the_problem_of_the_server_certificate(version: Version) {
             fs::copy(file(pair), file("server")).unwrap();
         }
         let error = error_of(&world, world.action(SITE, &[]));
-        assert!(error.contains("x509") && error.contains(told), "{pair}: {error}");
+        assert!(error.contains("x509") && error.contains(expected), "{pair}: {error}");
     }
 }
 

@@ -44,7 +44,7 @@ impl World {
         loop {
             match self.ask_once(path, question) {
                 Ok(answer) => return answer,
-                Err(why) => assert!(Instant::now() < until, "{path}: {why}: {}", self.log()),
+                Err(error) => assert!(Instant::now() < until, "{path}: {error}: {}", self.log()),
             }
             sleep(Duration::from_millis(20));
         }

@@ -118,7 +118,7 @@ fn hooks_of_a_second_unit_change_nothing() {
 }
 
 #[test]
-fn hooks_of_a_unit_that_became_the_first_report_an_empty_etcd() {
+fn hooks_of_a_unit_that_became_first_report_an_empty_etcd() {
     let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
     unit.hook("update-status").assert_status("active", &["1 member, healthy"]);

@@ -161,7 +161,7 @@ fn small_database(version: Version) -> Vec<u8> {
 }
 
 #[test]
-fn no_flipped_bit_of_a_zip_changes_what_is_restored() {
+fn no_flipped_bit_of_a_zip_changes_the_restored_data() {
     let db = small_database(Version::V35);
     for good in [zip(&[member("snapshot", &db)]), zip(&[streamed("snapshot", &db)])] {
         let mut bytes = good.clone();

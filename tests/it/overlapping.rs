@@ -97,13 +97,13 @@ fn nested_destinations_apply_their_own_rules() {
     }
     let done = here.run("prune-snapshots", &[]).completed();
     assert_eq!(done.get("deleted"), "4", "{}", done.out.describe());
-    for (name, said, left) in [
+    for (name, expected, left) in [
         ("short", "2 deleted, 1 kept", 1),
         ("long", "0 deleted, 3 kept", 3),
         ("disk", "2 deleted, 1 kept", 1),
         ("disk-long", "0 deleted, 3 kept", 3),
     ] {
-        assert_eq!(done.get(&format!("destinations.{name}")), said, "{name}");
+        assert_eq!(done.get(&format!("destinations.{name}")), expected, "{name}");
         assert_eq!(here.count(name), left, "{name}");
     }
 }

@@ -46,7 +46,7 @@ const LOGIN: &str = "its users and passwords are those of the snapshot";
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_data_whose_root_has_no_password(version: Version) {
+fn restores_data_of_a_root_user_without_a_password(version: Version) {
     let world = World::new(Setup { tls: true, ..Setup::plain(version) });
     // A client with the name root in its certificate.
     for ending in ["crt", "key"] {
@@ -69,7 +69,7 @@ fn restores_data_whose_root_has_no_password(version: Version) {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_a_snapshot_from_before_the_password_changed(version: Version) {
+fn restores_a_snapshot_taken_before_a_password_change(version: Version) {
     let world = with_auth(version);
     let (saved, archive) = (world.dump(), world.saved());
     world.damage();
@@ -99,7 +99,7 @@ fn restores_over_a_stopped_etcd_whose_password_changed(version: Version) {
 }
 
 #[test]
-fn restores_a_snapshot_whose_root_has_been_renamed_since() {
+fn restores_a_snapshot_without_the_user_of_the_site() {
     let world = with_auth(Version::V35);
     let (saved, archive) = (world.dump(), world.saved());
     as_root(&world, &["user", "add", "admin:admin-password"], PASSWORD);
@@ -116,7 +116,7 @@ fn restores_a_snapshot_whose_root_has_been_renamed_since() {
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_a_snapshot_from_before_authentication_was_switched_on(version: Version) {
+fn restores_a_snapshot_taken_before_auth_was_enabled(version: Version) {
     let world = with_auth(version);
     as_root(&world, &["auth", "disable"], PASSWORD);
     let (saved, archive) = (world.dump(), world.saved());
@@ -128,7 +128,7 @@ fn restores_a_snapshot_from_before_authentication_was_switched_on(version: Versi
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn restores_a_snapshot_from_before_authentication_was_switched_off(version: Version) {
+fn restores_a_snapshot_taken_before_auth_was_disabled(version: Version) {
     let world = with_auth(version);
     let (saved, archive) = (world.dump(), world.saved());
     as_root(&world, &["auth", "disable"], PASSWORD);

@@ -48,7 +48,7 @@ fn assert_no_key_is_shown(world: &World, unit: &Unit<'_>, output: &str) {
 }
 
 #[test]
-fn related_with_keys_in_the_data_uploads_until_the_relation_is_removed() {
+fn related_with_plain_keys_uploads_until_the_relation_ends() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);
@@ -119,7 +119,7 @@ fn related_with_keys_in_a_secret_uploads_and_uses_a_new_key() {
 }
 
 #[test]
-fn related_units_report_what_they_wait_for_and_what_is_wrong() {
+fn related_units_report_missing_and_invalid_settings() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     unit.relate_to_s3(&json!({}));
@@ -178,7 +178,7 @@ fn related_units_set_data_only_if_they_are_leader() {
 }
 
 #[test]
-fn related_or_not_the_option_backup_is_used_or_refused() {
+fn related_or_not_a_unit_uses_or_refuses_the_option_backup() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups", "second"]);
@@ -198,7 +198,7 @@ fn related_or_not_the_option_backup_is_used_or_refused() {
         assert_eq!(ended.get(name), "uploaded", "{ended:?}");
     }
     let settings = fs::read_to_string(world.path("juju.yaml")).unwrap();
-    for (text, why) in [
+    for (text, reason) in [
         ("destinations: [", "option backup cannot be used"),
         ("destination: {}", "line 1: unknown key destination: did you mean destinations?"),
         ("destinations: {a: {s3: {bucket: 'a/b'}}}", "destination a: bucket"),
@@ -206,7 +206,7 @@ fn related_or_not_the_option_backup_is_used_or_refused() {
     ] {
         unit.configure(&[("backup", json!(text))]);
         unit.hook("config-changed")
-            .assert_status("blocked", &[why, "juju config APPLICATION backup=@backup.yaml"]);
+            .assert_status("blocked", &[reason, "juju config APPLICATION backup=@backup.yaml"]);
         assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings, "{text}");
     }
     // The keys are removed with the relation, also if the option is invalid.
@@ -288,7 +288,7 @@ fn related_buckets_get_the_overrides_of_the_option() {
 }
 
 #[test]
-fn related_or_not_the_settings_of_another_unit_stay() {
+fn related_units_keep_the_settings_of_another_unit() {
     let world = world(Version::V35);
     let unit = Unit::new(&world);
     let server = Server::new(&["backups"]);

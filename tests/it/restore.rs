@@ -98,9 +98,12 @@ fn round_trip(setup: Setup) {
 
 fn assert_reports(world: &World, results: &Results) {
     let id = world.cluster_id();
-    let told = results.get("restore.cluster-id");
-    let told = told.trim_start_matches("0x");
-    assert!(told == id.to_string() || told == format!("{id:x}") || told == format!("{id:016x}"), "{told}");
+    let output = results.get("restore.cluster-id");
+    let output = output.trim_start_matches("0x");
+    assert!(
+        output == id.to_string() || output == format!("{id:x}") || output == format!("{id:016x}"),
+        "{output}"
+    );
     assert!(results.number("restore.keys") >= 281);
     assert!(results.get("restore.downtime").contains(|letter: char| letter.is_ascii_digit()));
 }
@@ -115,8 +118,8 @@ fn watch_is_refused(world: &World, revision: i64) -> bool {
     }
     let _ = child.kill();
     let out = child.wait_with_output().unwrap();
-    let said = [out.stdout, out.stderr].concat();
-    String::from_utf8_lossy(&said).contains("has been compacted")
+    let output = [out.stdout, out.stderr].concat();
+    String::from_utf8_lossy(&output).contains("has been compacted")
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -167,13 +170,13 @@ fn plan_reports_and_changes_nothing(version: Version) {
     assert_eq!(look(), before);
     assert!(world.leftovers().is_empty());
     assert_eq!(world.request_count("stop"), 0);
-    let told = format!("{}{}", results.out.stdout, results.out.stderr);
-    assert!(told.contains("11"), "the number of lost revisions is missing: {told}");
+    let output = format!("{}{}", results.out.stdout, results.out.stderr);
+    assert!(output.contains("11"), "the number of lost revisions is missing: {output}");
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
-fn plan_changes_nothing_of_a_stopped_etcd(version: Version) {
+fn plan_changes_nothing_if_etcd_is_stopped(version: Version) {
     let world = World::plain(version);
     world.fill();
     let archive = world.saved();
@@ -387,13 +390,13 @@ fn keeps_writes_that_came_after_the_backup(version: Version) {
     let results = world.restore(&[&from(&archive), &world.to_target()]).completed();
     assert_same(&world.dump(), &saved, "with late writes");
 
-    let told = format!("{}{}", results.out.stdout, results.out.stderr);
-    let kept = told
+    let output = format!("{}{}", results.out.stdout, results.out.stderr);
+    let kept = output
         .split([' ', '\n', '\'', '"', ',', ';'])
         .map(|word| PathBuf::from(word.trim_end_matches('.')))
         .find(|path| path.starts_with(world.path("data")) && holds_late_keys(path));
-    assert!(kept.is_some(), "the output names no directory with the late writes: {told}");
-    assert!(told.contains('2'), "{told}");
+    assert!(kept.is_some(), "the output names no directory with the late writes: {output}");
+    assert!(output.contains('2'), "{output}");
 }
 
 fn holds_late_keys(path: &Path) -> bool {

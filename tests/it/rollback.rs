@@ -104,8 +104,8 @@ fn rolls_back_if_the_start_command_fails(version: Version) {
     fixture.world.arm("start-fails", 1);
     let out = fixture.restore();
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
-    let told = "exited with status 7; its last words: the supervisor was told to fail this start. State: ";
-    out.failed_at("starting etcd", told, &fixture.next_step());
+    let reason = "exited with status 7; its last words: the supervisor was told to fail this start. State: ";
+    out.failed_at("starting etcd", reason, &fixture.next_step());
     fixture.assert_serves_old_data();
     fixture.assert_restore_succeeds();
 }
@@ -160,8 +160,8 @@ fn changes_nothing_if_the_stop_command_fails(version: Version) {
     fixture.world.arm("stop-fails", "");
     let out = fixture.restore();
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
-    let told = "exited with status 9; its last words: the supervisor was told to fail this stop. State: ";
-    out.failed_at(&format!("{}: stopping etcd", fixture.lock_message()), told, &fixture.next_step());
+    let reason = "exited with status 9; its last words: the supervisor was told to fail this stop. State: ";
+    out.failed_at(&format!("{}: stopping etcd", fixture.lock_message()), reason, &fixture.next_step());
     fixture.assert_serves_old_data();
     fixture.world.disarm("stop-fails");
     fixture.assert_restore_succeeds();
@@ -302,9 +302,9 @@ fn changes_nothing_if_a_tool_is_missing(version: Version) {
     tools.remove("etcd");
     let out = fixture.restore();
     let etcd = fixture.world.path("tools/etcd");
-    let told = "is missing on this machine, and restore needs it to boot the restored data. Next: install the etcd \
+    let reason = "is missing on this machine, and restore needs it to boot the restored data. Next: install the etcd \
                 server of the same version.";
-    out.refused(&[&format!("refused: the program {} {told}", etcd.display())]);
+    out.refused(&[&format!("refused: the program {} {reason}", etcd.display())]);
     state.assert_unchanged("no etcd server program");
     tools.remove("etcdctl");
     let out = fixture.restore();

@@ -67,10 +67,11 @@ fn rolls_back_data_without_client_writes_if_etcd_fails(version: Version) {
 }
 
 /// Returns the path at the end of the message.
-fn kept(told: &str) -> PathBuf {
+fn kept(message: &str) -> PathBuf {
     PathBuf::from(
-        told.split_once("kept in ")
-            .unwrap_or_else(|| panic!("the message names no kept directory: {told}"))
+        message
+            .split_once("kept in ")
+            .unwrap_or_else(|| panic!("the message names no kept directory: {message}"))
             .1,
     )
 }

@@ -95,16 +95,16 @@ fn records_a_killed_run_as_failed() {
     let words = [&*world.to_target(), "scheduled=true"];
     let started = Run::start(program(&world, BACKUP, &words), &world.path("runs"));
     wait_until("a failed try", || {
-        runs(&world)
-            .first()
-            .is_some_and(|run| run["backup_message"].as_str().is_some_and(|why| why.starts_with("try 1: ")))
+        runs(&world).first().is_some_and(|run| {
+            run["backup_message"].as_str().is_some_and(|message| message.starts_with("try 1: "))
+        })
     });
     assert_eq!(runs(&world)[0]["backup_phase"], "Running");
     let _ = started.kill();
     let killed = runs(&world).remove(0);
     assert_eq!(killed["backup_phase"], "Failed");
-    let why = killed["backup_message"].as_str().unwrap();
-    assert!(why.starts_with("killed, or the machine lost its power (before that: try 1: "), "{why}");
+    let message = killed["backup_message"].as_str().unwrap();
+    assert!(message.starts_with("killed, or the machine lost its power (before that: try 1: "), "{message}");
     let (status, line) = check(&world, &[]);
     assert!(status == 2 && line.contains("the last run failed: killed"), "{line}");
 }
@@ -205,7 +205,7 @@ fn hook(dir: &Path, name: &str, text: &str) -> PathBuf {
 fn runs_hooks_and_writes_metrics_after_each_run() {
     let Some(dir) = root_only_dir() else { return };
     let world = World::plain(Version::V35);
-    let told =
+    let hook_input =
         |name: &str| -> Value { serde_json::from_slice(&fs::read(dir.path().join(name)).unwrap()).unwrap() };
     let mut text = format!("metrics: {}\nhooks:\n", dir.path().display());
     for name in ["before", "after", "failure"] {
@@ -214,8 +214,8 @@ fn runs_hooks_and_writes_metrics_after_each_run() {
     }
     settings(&world, &text);
     let taken = run(&world, SNAPSHOT, &[&world.to_target()]).completed();
-    assert_eq!(told("before.json")["backup_phase"], "Running");
-    let after = told("after.json");
+    assert_eq!(hook_input("before.json")["backup_phase"], "Running");
+    let after = hook_input("after.json");
     assert_eq!((&after["hook"], &after["backup_phase"]), (&"after".into(), &"Completed".into()));
     assert_eq!(after["sha256"], taken.get("snapshot.sha256").as_str());
     assert_eq!(after["target"], world.target().to_str().unwrap());
@@ -229,8 +229,8 @@ fn runs_hooks_and_writes_metrics_after_each_run() {
     world.stop();
     assert!(!dir.path().join("failure.json").exists());
     run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["failed: "]);
-    assert_eq!(told("failure.json")["backup_phase"], "Failed");
-    assert!(told("failure.json")["backup_message"].as_str().unwrap().contains("etcd"));
+    assert_eq!(hook_input("failure.json")["backup_phase"], "Failed");
+    assert!(hook_input("failure.json")["backup_message"].as_str().unwrap().contains("etcd"));
     assert_eq!(value("failures_total").as_deref(), Some("1"), "{}", metrics());
     assert_eq!(value("last_run_success").as_deref(), Some("0"), "{}", metrics());
 }

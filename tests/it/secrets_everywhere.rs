@@ -220,7 +220,7 @@ fn flipped_values(database: &[u8]) -> Vec<u8> {
 type Fault = fn(&Tools);
 
 #[test]
-fn no_tool_that_fails_in_a_snapshot_reports_a_secret() {
+fn a_failing_tool_in_a_snapshot_reports_no_secret() {
     let faults: [Fault; 2] =
         [|tools| tools.corrupt("etcdctl *snapshot*save*"), |tools| tools.cut("etcdctl *snapshot*save*")];
     fails_at_each_call(Version::V35, "snapshot", &[], &faults, 5);
@@ -228,7 +228,7 @@ fn no_tool_that_fails_in_a_snapshot_reports_a_secret() {
 
 /// The calls of the backup that `restore` takes first are the calls of `snapshot`.
 #[test]
-fn no_tool_that_fails_in_a_restore_reports_a_secret() {
+fn a_failing_tool_in_a_restore_reports_no_secret() {
     let faults: [Fault; 2] = [
         |tools| tools.cut("etcdutl *snapshot*status*"),
         |tools| tools.cut("etcdutl *snapshot*restore*--data-dir*"),

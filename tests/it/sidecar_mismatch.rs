@@ -62,9 +62,10 @@ fn ignores_the_manifest_of_another_archive() {
     // Encrypted archives of such small databases usually have the same size. This makes the sizes equal in
     // any case.
     for (archive, _) in &archives {
-        let mut told: Value = serde_json::from_slice(&fs::read(manifest_next_to(archive)).unwrap()).unwrap();
-        told["size"] = fs::metadata(archive).unwrap().len().into();
-        fs::write(manifest_next_to(archive), told.to_string()).unwrap();
+        let mut manifest: Value =
+            serde_json::from_slice(&fs::read(manifest_next_to(archive)).unwrap()).unwrap();
+        manifest["size"] = fs::metadata(archive).unwrap().len().into();
+        fs::write(manifest_next_to(archive), manifest.to_string()).unwrap();
     }
     assert!(listed(&world).iter().all(|one| one["revision"].is_null()), "{:?}", listed(&world));
     let identity = identity(&world, IDENTITY);

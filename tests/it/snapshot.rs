@@ -166,7 +166,7 @@ fn refuses_a_target_that_other_users_can_change() {
 }
 
 #[test]
-fn refuses_a_target_without_room() {
+fn refuses_a_target_without_free_space() {
     if !is_root() {
         return eprintln!("skipped: only root can mount a small file system");
     }
@@ -225,13 +225,13 @@ fn runs_at_a_low_session_priority() {
         wait $! && { cat /proc/self/autogroup || true; }"#;
     let mut command = Command::new("setsid");
     command.args(["--wait", "sh", "-c", watched]);
-    let told = succeed(wrap(command, &action).output().unwrap(), "snapshot in a session of its own");
-    let Some(after) = told.lines().last() else {
+    let output = succeed(wrap(command, &action).output().unwrap(), "snapshot in a session of its own");
+    let Some(after) = output.lines().last() else {
         eprintln!("skipped: this kernel has no session priorities");
         return;
     };
-    assert!(after.ends_with("nice 0"), "{told}");
-    assert!(told.lines().any(|during| during.ends_with("nice 10")), "{told}");
+    assert!(after.ends_with("nice 0"), "{output}");
+    assert!(output.lines().any(|during| during.ends_with("nice 10")), "{output}");
 }
 
 /// No thread of the program lowers the `nice` value that it was started with.
@@ -246,14 +246,14 @@ fn keeps_the_nice_value_it_was_started_with() {
         r#""$0" "$@" >/dev/null & while kill -0 $! 2>/dev/null; do cat /proc/$!/task/*/stat; done; wait $!"#;
     let mut command = Command::new("nice");
     command.args(["-n", "19", "sh", "-c", watched]);
-    let told = succeed(wrap(command, &action).output().unwrap(), "snapshot at the lowest priority");
+    let output = succeed(wrap(command, &action).output().unwrap(), "snapshot at the lowest priority");
     // The thread name is in parentheses and may contain spaces.
-    let threads: BTreeSet<(&str, &str)> = told
+    let threads: BTreeSet<(&str, &str)> = output
         .lines()
         .filter_map(|stat| stat.rsplit_once(") "))
         .filter_map(|(name, rest)| Some((name, rest.split(' ').nth(16)?)))
         .collect();
-    assert!(threads.iter().any(|(name, _)| name.ends_with("(deflate")), "{told}");
+    assert!(threads.iter().any(|(name, _)| name.ends_with("(deflate")), "{output}");
     let forward: Vec<_> = threads.iter().filter(|(_, nice)| *nice != "19").collect();
     assert!(forward.is_empty(), "{forward:?}");
 }

@@ -31,26 +31,26 @@ fn help_describes_every_parameter_and_its_default() {
     for (name, binary) in BINARIES {
         for out in [run(binary, &["--help"]), run(PROGRAM, &[name, "--help"])] {
             assert_eq!(out.status.code(), Some(0), "{}", out.describe());
-            let said = words(&out.stdout);
+            let help = words(&out.stdout);
             assert!(
-                said.contains(&words(actions[name]["description"].as_str().unwrap())),
+                help.contains(&words(actions[name]["description"].as_str().unwrap())),
                 "{}",
                 out.describe()
             );
             for (param, schema) in actions[name]["params"].as_object().unwrap() {
-                assert!(said.contains(&format!("--{param}")), "no {param}: {}", out.describe());
+                assert!(help.contains(&format!("--{param}")), "no {param}: {}", out.describe());
                 let default = &schema["default"];
                 if let Some(default) = default.as_str().filter(|default| !default.is_empty()) {
                     let shown = format!("[default: {default}]");
                     assert!(
-                        said.contains(&shown),
+                        help.contains(&shown),
                         "the help lacks the default of {param}: {}",
                         out.describe()
                     );
                 }
                 let description = words(schema["description"].as_str().unwrap());
                 assert!(
-                    said.contains(&description),
+                    help.contains(&description),
                     "the help lacks the description of {param}: {}",
                     out.describe()
                 );

@@ -203,12 +203,12 @@ fn hung_etcd_after_its_restart_causes_a_rollback() {
     let run = world.start_restore(&[&from(&archive), &world.to_target()]);
     let out = run.finish_in(deadlines::boot());
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
-    let told = format!(
+    let reason = format!(
         "failed: etcd did not serve at {} within 61 s: asking etcd for its status: ",
         world.endpoint()
     );
     out.assert_stderr_contains(&[&format!("Next: {}.", next_step(&archive))]);
-    out.failed(&[&told]);
+    out.failed(&[&reason]);
     assert!(world.running() && world.healthy(), "{}", world.log());
     assert_same(&world.dump(), &old, "after it hung");
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());

@@ -44,7 +44,7 @@ fn never_runs_or_reads_files_that_other_users_can_change() {
         ("etcd.conf.yml", &own, "etcd's configuration file"),
     ];
     let world = guarded(Version::V35);
-    for (name, fault, told) in faults {
+    for (name, fault, expected) in faults {
         separate_files(&world);
         fault(&world.path(name));
         for out in [
@@ -54,7 +54,7 @@ fn never_runs_or_reads_files_that_other_users_can_change() {
             let words = out.describe();
             out.refused(&["cannot be used: users other than root can change it: "]);
             let culprit = world.path(name).display().to_string();
-            assert!(words.contains(told) && words.contains(&culprit), "{name}: {words}");
+            assert!(words.contains(expected) && words.contains(&culprit), "{name}: {words}");
             assert!(!world.path(MARK).exists(), "{name}: a program of another user was run");
         }
         assert!(world.in_target().is_empty(), "{name}: {:?}", world.in_target());

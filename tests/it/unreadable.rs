@@ -92,9 +92,10 @@ fn unreadable_manifest_next_to_an_archive_is_reported() {
     let archive = encryption::saved(&world);
     let broken = mount::broken(&manifest_next_to(&archive));
     let all = listed(&world);
-    let why = all[0]["unread"].as_str().unwrap_or_default();
+    let reason = all[0]["unread"].as_str().unwrap_or_default();
     assert!(
-        why.contains("the manifest file next to it cannot be read: ") && why.contains("Input/output error"),
+        reason.contains("the manifest file next to it cannot be read: ")
+            && reason.contains("Input/output error"),
         "{all:?}"
     );
     run(&world, "delete-snapshot", &[&format!("snapshot={}", name(&archive))]).refused(&["cannot be read"]);

@@ -169,19 +169,22 @@ fn the_state_line_lists_archives_with_pending_uploads() {
     write_settings(&world, &["good", "bad"], "");
     fs::create_dir(destination_dir(&world, "good")).unwrap();
     let state = |out: &Out| {
-        let told = out.describe();
-        told[told.find("State: ").unwrap()..told.find("Next: ").unwrap()].to_owned()
+        let message = out.describe();
+        message[message.find("State: ").unwrap()..message.find("Next: ").unwrap()].to_owned()
     };
     let first = run(&world, "snapshot", &[&world.to_target()]);
     let one = archives(&world).remove(0);
-    let said = state(&first);
-    assert!(said.contains(&format!("waiting to be uploaded: bad/{one}; etcd")), "{said}");
+    let state_line = state(&first);
+    assert!(state_line.contains(&format!("waiting to be uploaded: bad/{one}; etcd")), "{state_line}");
     first.failed(&["Next: ", "upload target="]);
     let second = run(&world, "snapshot", &[&world.to_target()]);
     let two = archives(&world).into_iter().find(|name| *name != one).unwrap();
-    let said = state(&second);
+    let state_line = state(&second);
     for name in [&one, &two] {
-        assert!(said.contains(&format!("bad/{name}")) && !said.contains(&format!("good/{name}")), "{said}");
+        assert!(
+            state_line.contains(&format!("bad/{name}")) && !state_line.contains(&format!("good/{name}")),
+            "{state_line}"
+        );
     }
     // The destination is back. Only the altered archive still waits, and no other archive is reported as
     // waiting.

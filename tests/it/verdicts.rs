@@ -48,9 +48,9 @@ fn results_of(out: &Out) -> Value {
 /// Asserts that neither the output nor the list reports damage.
 #[track_caller]
 fn assert_no_damage(world: &World, out: &Out) {
-    let said = format!("{}{}", out.stdout, out.stderr).to_lowercase();
+    let output = format!("{}{}", out.stdout, out.stderr).to_lowercase();
     for word in DAMAGE_MESSAGES {
-        assert!(!said.contains(word), "{word}: {}", out.describe());
+        assert!(!output.contains(word), "{word}: {}", out.describe());
     }
     for one in listed(world) {
         assert!(one["broken"].is_null() && one["damage"].is_null(), "{one}");
@@ -177,7 +177,7 @@ fn each_kind_of_damage_is_named_and_recorded() {
 }
 
 #[test]
-fn a_cut_archive_is_damaged() {
+fn a_truncated_archive_is_damaged() {
     let world = World::plain(Version::V35);
     world.fill();
     let good = world.saved();
@@ -240,18 +240,18 @@ fn assert_intact(out: Out, missing: &str) -> Results {
 fn an_encrypted_archive_without_its_identity_is_intact() {
     let world = World::plain(Version::V35);
     let archive = encrypted(&world);
-    let why = "not fully verifiable: it is encrypted";
-    let results = assert_intact(verify(&world, &[]), why);
+    let reason = "not fully verifiable: it is encrypted";
+    let results = assert_intact(verify(&world, &[]), reason);
     assert_eq!(results.get("verify.sha256"), sha256sum(&archive));
     assert!(results.get("verify.warning").contains("identity-file=PATH"));
     assert_no_damage(&world, &results.out);
     let wrong = identity(&world, OTHER_IDENTITY);
-    let results = assert_intact(verify(&world, &[&wrong, "drill=true"]), why);
+    let results = assert_intact(verify(&world, &[&wrong, "drill=true"]), reason);
     assert_no_damage(&world, &results.out);
     assert!(row(&world, &archive)["drilled"].is_null());
     // Without the manifest file next to the archive, the hash cannot be compared.
     fs::remove_file(manifest_next_to(&archive)).unwrap();
-    assert_no_damage(&world, &assert_intact(verify(&world, &[&snapshot(&archive)]), why).out);
+    assert_no_damage(&world, &assert_intact(verify(&world, &[&snapshot(&archive)]), reason).out);
 }
 
 #[test]

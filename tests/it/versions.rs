@@ -190,7 +190,7 @@ fn etcd_3_5_works_without_etcdutl() {
 }
 
 #[test]
-fn refuses_an_archive_of_a_newer_etcd_by_its_data() {
+fn refuses_an_archive_with_data_of_a_newer_etcd() {
     for (server, number) in [(Version::V34, "3.4."), (Version::V35, "3.5.")] {
         let world = World::plain(server);
         let state = WorldState::record(&world);
