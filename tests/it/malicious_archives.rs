@@ -304,7 +304,7 @@ fn refuses_bombs() {
     let gibibytes = |head: &[u8], count: u64| bomb(head, &vec![0; 16 << 20], count * 64);
     let huge = |name| gibibytes(sector(name, 10 << 30).as_bytes(), 10);
     // If the disk is too small, that is the reason.
-    fixture.refuses_cheaply("10 GiB of zeros", &huge("db"), &["no snapshot", "are free"]);
+    fixture.refuses_cheaply("10 GiB of zeros", &huge("db"), &["not an etcd snapshot", "are free"]);
     let begun = [sector("db", 10 << 30).as_bytes(), &db[..4096]].concat();
     let reasons = ["far longer than its first page announces", "are free"];
     fixture.refuses_cheaply("10 GiB of zeros after a good first page", &gibibytes(&begun, 10), &reasons);

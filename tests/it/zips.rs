@@ -216,7 +216,7 @@ fn refuses_zip_bombs() {
         let refuses = |what: &str, members: &[Member], reasons: &[&str]| {
             fixture.refuses_cheaply(&format!("{what}, flags {flags}"), &zip(members), reasons);
         };
-        refuses("10 GiB of zeros", &[bomb("snapshot", &[], flags)], &["no snapshot", "room"]);
+        refuses("10 GiB of zeros", &[bomb("snapshot", &[], flags)], &["not an etcd snapshot", "room"]);
         refuses("a state of 10 GiB", &[bomb("a.rkestate", &[], flags)], &["too large"]);
     }
     fixture.refuses_cheaply(
