@@ -11,12 +11,12 @@ use std::time::Duration;
 use serde_json::Value;
 use test_case::test_case;
 
-use crate::catalog::{listed, name, run_action};
 use crate::common::client::assert_same;
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::sha256sum;
 use crate::common::s3::Server;
 use crate::common::world::{Version, World};
+use crate::list_snapshots::{listed, name, run_action};
 use crate::malicious_archives::is_cheap_refusal;
 use crate::refusals::WorldState;
 use crate::restore::from;

@@ -9,11 +9,11 @@ use etcd_backup::archive::{self, Contents, UnpackOptions};
 use test_case::test_case;
 
 use crate::archive::unpack;
-use crate::catalog::run_action;
 use crate::common::client::assert_same;
 use crate::common::fs_util::succeed;
 use crate::common::world::{Version, World};
 use crate::hostile::gzip;
+use crate::list_snapshots::run_action;
 use crate::restore::from;
 use crate::zips::{Member, member, streamed, zip};
 

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::catalog::program;
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::names;
 use crate::common::mount;
 use crate::common::s3::{Can, Fault, Faults, Server};
 use crate::common::world::{Version, World, is_root};
+use crate::list_snapshots::program;
 
 struct Fixture {
     world: World,

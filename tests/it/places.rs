@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use test_case::test_case;
 
-use crate::catalog::program;
 use crate::common::client::assert_same;
 use crate::common::cluster;
 use crate::common::command::{Out, Run};
@@ -16,6 +15,7 @@ use crate::common::mount;
 use crate::common::s3::{Fault, Faults, Server};
 use crate::common::world::{Setup, Version, World, is_root};
 use crate::destinations::archives;
+use crate::list_snapshots::program;
 
 /// The header of a request that reads an archive from its beginning.
 const WHOLE: &str = "range: bytes=0-";

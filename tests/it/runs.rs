@@ -453,7 +453,7 @@ fn actions_use_the_target_of_the_schedule_by_default() {
         &format!("keep: {{last: 2}}\nschedule: {{when: every 12h, target: {}}}\n", target.display()),
     );
     let run = |name: &str, words: &[&str]| {
-        let out = run(&world, crate::catalog::program(name), words).completed();
+        let out = run(&world, crate::list_snapshots::program(name), words).completed();
         world.put(0..1, name);
         out
     };

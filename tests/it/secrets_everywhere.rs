@@ -9,12 +9,12 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
-use crate::catalog::name;
 use crate::common::tools::Tools;
 use crate::common::unit::Unit;
 use crate::common::world::{Version, World};
 use crate::encryption::{self, IDENTITY, encrypt, identity, manifest_next_to};
 use crate::hostile::{file, gzip, packed};
+use crate::list_snapshots::name;
 use crate::restore::from;
 use crate::secret_leaks::{LeakDetector, VALUE};
 use crate::secrets::{BY_ETCDUTL, damaged, guarded, put_canaries};

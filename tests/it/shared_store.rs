@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::catalog::program;
 use crate::common::client::assert_same;
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::names;
 use crate::common::world::{Version, World};
+use crate::list_snapshots::program;
 
 /// A destination that several worlds share. The members of all worlds have the same name.
 struct Shared(tempfile::TempDir);

@@ -8,10 +8,10 @@ use std::time::Duration;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
-use crate::catalog::{listed, name, run_action};
 use crate::common::client::{Data, assert_same};
 use crate::common::world::{Version, World};
 use crate::encryption::{self, IDENTITY, encrypt, identity, manifest_next_to};
+use crate::list_snapshots::{listed, name, run_action};
 
 /// Takes two archives, and returns each with its data.
 fn two_archives(world: &World, saved: impl Fn(&World) -> PathBuf) -> [(PathBuf, Data); 2] {

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::catalog::{listed, name, program};
 use crate::common::command::{Out, Run};
 use crate::common::mount;
 use crate::common::world::{Version, World, is_root};
 use crate::encryption::{self, command, encrypt, manifest_next_to};
+use crate::list_snapshots::{listed, name, program};
 
 /// Returns whether this machine can make a file unreadable.
 fn is_able() -> bool {

@@ -6,7 +6,6 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::catalog::{name, program};
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::{names, sha256sum};
 use crate::common::s3::Server;
@@ -14,6 +13,7 @@ use crate::common::unit::Unit;
 use crate::common::world::{Version, World};
 use crate::destinations::{archives, waiting};
 use crate::encryption::RECIPIENT;
+use crate::list_snapshots::{name, program};
 use crate::wrong_clock::hold_clock;
 
 fn run(world: &World, action: &str, words: &[&str]) -> Out {

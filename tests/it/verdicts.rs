@@ -11,13 +11,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::archive::unpack;
-use crate::catalog::{listed, name, program, run_action};
 use crate::common::command::{Out, Results, Run};
 use crate::common::fs_util::sha256sum;
 use crate::common::mount;
 use crate::common::world::{Version, World, is_root};
 use crate::encryption::{self, IDENTITY, OTHER_IDENTITY, command, encrypt, identity, manifest_next_to};
 use crate::hostile::{file, gzip, tar_of};
+use crate::list_snapshots::{listed, name, program, run_action};
 use crate::refusals::WorldState;
 use crate::restore::from;
 

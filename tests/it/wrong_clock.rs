@@ -8,9 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
-use crate::catalog::name;
 use crate::common::command::{Out, Run};
 use crate::common::world::{Version, World, root_only_dir};
+use crate::list_snapshots::name;
 
 /// How far the clock is ahead: about five months.
 const AHEAD: &str = "13000000";
@@ -78,7 +78,7 @@ fn program(world: &World, name: &str, words: &[&str]) -> Command {
 fn program_of(name: &str) -> &'static str {
     match name {
         "check" => program!("check"),
-        other => crate::catalog::program(other),
+        other => crate::list_snapshots::program(other),
     }
 }
 

@@ -15,10 +15,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::fixture::{Action, Fixture};
 use super::injection::panic_message;
 use super::table::{Row, Table};
+use crate::archive_owner::{UBUNTU, with_ubuntu_user};
 use crate::common::command::{Out, Run};
 use crate::common::fs_util::{Detail, names, sha256sum, shape};
 use crate::common::world::RUNS;
-use crate::owner::{UBUNTU, with_ubuntu_user};
 use crate::restore::from;
 
 /// The reason for which these tests are skipped for other users.

@@ -10,12 +10,12 @@ use serde_json::Value;
 use test_case::test_case;
 
 use crate::archive::unpack;
-use crate::catalog::{listed, name, run_action};
 use crate::common::client::assert_same;
 use crate::common::fs_util::sha256sum;
 use crate::common::unit::Unit;
 use crate::common::world::{Setup, Version, World};
 use crate::hostile::{file, tar_of};
+use crate::list_snapshots::{listed, name, run_action};
 
 fn named(path: &Path) -> String {
     format!("snapshot={}", path.display())

@@ -7,11 +7,11 @@ use std::time::SystemTime;
 
 use jiff::Timestamp;
 
-use crate::catalog::program;
 use crate::common::command::{Out, Run};
 use crate::common::s3::{Faults, Server};
 use crate::common::world::{Version, World, root_only_dir};
 use crate::destinations::archives;
+use crate::list_snapshots::program;
 
 /// Returns settings with a hook that delays each run by three seconds. `dir` must be a directory that only
 /// root can change.
