@@ -1,4 +1,4 @@
-//! The destinations in the settings, and the repositories behind their names.
+//! The destinations in the settings, and their repositories.
 
 use super::repository::Repository;
 use super::retention::Policy;
@@ -12,17 +12,17 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// One destination: a store in addition to the local directory, and which archives to keep in it.
+/// A destination: a store in addition to the local directory, and its retention policy.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(try_from = "DestinationFields")]
 pub struct Destination {
-    /// Where it is.
+    /// Its location.
     pub location: Location,
-    /// Which archives to keep in it.
+    /// Its retention policy.
     pub keep: Policy,
 }
 
-/// Where a destination is.
+/// The location of a destination.
 #[derive(Debug, Clone)]
 pub enum Location {
     /// A bucket.
@@ -67,7 +67,7 @@ impl Location {
     }
 }
 
-/// All destinations, with what is needed to open them.
+/// All destinations, with the credentials and settings to open them.
 #[derive(Debug)]
 pub struct Destinations {
     all: BTreeMap<String, Destination>,
@@ -81,7 +81,7 @@ impl Destinations {
         Self { all, environment, clock }
     }
 
-    /// Returns whether there is no destination.
+    /// Returns whether no destination is configured.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
@@ -91,7 +91,7 @@ impl Destinations {
         self.all.keys().map(String::as_str)
     }
 
-    /// Returns whether there is a destination of this name.
+    /// Returns whether a destination of this name is configured.
     pub fn has(&self, name: &str) -> bool {
         self.all.contains_key(name)
     }
@@ -99,7 +99,8 @@ impl Destinations {
     /// Opens the repository of a destination.
     ///
     /// # Errors
-    /// Refuses a directory that cannot be used, or that another destination also leads to, and a bucket without an access key.
+    /// Refuses a directory that cannot be used, or that another destination also leads to, and a bucket without an
+    /// access key.
     pub fn open(&self, name: &str) -> Result<Repository> {
         let destination = self.get(name)?;
         let store: Box<dyn BlobStore> = match &destination.location {
@@ -130,15 +131,15 @@ impl Destinations {
     /// Returns the URL or path of a destination, whether it can be opened or not.
     ///
     /// # Errors
-    /// Fails if there is no destination of this name.
+    /// Fails if no destination has this name.
     pub fn url(&self, name: &str) -> Result<String> {
         Ok(self.get(name)?.location.url())
     }
 
-    /// Returns which archives to keep in a destination.
+    /// Returns the retention policy of a destination.
     ///
     /// # Errors
-    /// Fails if there is no destination of this name.
+    /// Fails if no destination has this name.
     pub fn keep(&self, name: &str) -> Result<&Policy> {
         Ok(&self.get(name)?.keep)
     }
@@ -148,7 +149,7 @@ impl Destinations {
     }
 }
 
-/// The refusal of two destinations that are the same place.
+/// The refusal of two destinations with the same location.
 pub fn same_place(one: &str, other: &str, url: &str) -> Refusal {
     Refusal::new(
         format!(

@@ -1,4 +1,4 @@
-//! One stored archive, and what is known about it without reading it whole.
+//! A stored archive, and the facts that are known about it without reading all of it.
 
 use super::record::{Record, record_name};
 use crate::archive::manifest::Manifest;
@@ -15,13 +15,13 @@ pub struct Entry {
     pub store: String,
     /// Its length in bytes.
     pub size: u64,
-    /// When it was stored, by the store's clock. Used only if the manifest does not tell.
+    /// When it was stored, by the store's clock. Used only if it has no manifest.
     pub modified: Timestamp,
-    /// Its manifest. Archives of other tools, and incomplete ones, have none.
+    /// Its manifest. `None` for incomplete archives and those of other tools.
     pub manifest: Option<Manifest>,
     /// The recipients of an encrypted archive, by its sidecar.
     pub encrypted_for: Vec<String>,
-    /// What was found out about it after it was made.
+    /// Its record: the facts learned after it was made.
     pub record: Record,
     /// Why its end, its record or its sidecar could not be read. Such an archive is neither deleted nor changed.
     pub unreadable: Option<String>,
@@ -30,10 +30,10 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Checks that all that is known about the archive could be read.
+    /// Checks that the archive's end, record and sidecar could be read.
     ///
     /// # Errors
-    /// Refuses to go on otherwise: the archive may be pinned, or its record may have the format of a newer version.
+    /// Refuses otherwise: the archive may be pinned, or its record may have the format of a newer version.
     pub fn require_readable(&self) -> Result<(), Refusal> {
         let Some(reason) = &self.unreadable else { return Ok(()) };
         let record = record_name(self.file_name());
@@ -53,13 +53,14 @@ impl Entry {
         self.manifest.as_ref().and_then(|manifest| manifest.taken.parse().ok())
     }
 
-    /// Returns whether its date is in the future, seen from `now`: it was taken by a clock that was ahead, or `now` is behind.
+    /// Returns whether its date is in the future, seen from `now`: the clock was ahead when it was taken, or is now too
+    /// slow.
     pub fn is_dated_after(&self, now: Timestamp) -> bool {
         is_in_the_future(self.taken().unwrap_or(self.modified), now)
     }
 
-    /// Returns when it was last known to be good, or `None` if it is damaged. The manifest is written last, after the snapshot was
-    /// verified: an archive with a manifest was good when it was made.
+    /// Returns when it was last known to be good, or `None` if it is damaged. The manifest is written last, after the
+    /// snapshot was verified: an archive with a manifest was good when it was made.
     pub fn verified(&self) -> Option<Timestamp> {
         match self.record.damage {
             Some(_) => None,
@@ -77,8 +78,9 @@ impl Entry {
         self.manifest.as_ref().is_some_and(|manifest| manifest.before_restore)
     }
 
-    /// Returns what entries are sorted by, oldest first: the time and the revision of the snapshot. Names decide only between
-    /// equal ones. Of two archives of the same second, the second has the longer name. Copies in different folders are equal.
+    /// Returns the sort key of entries, oldest first: the time and the revision of the snapshot. Names decide only
+    /// between equal ones. Of two archives of the same second, the second has the longer name. Copies in different
+    /// folders are equal.
     pub fn age_key(&self) -> (Timestamp, i64, usize, &str) {
         let revision = self.manifest.as_ref().map_or(0, |manifest| manifest.revision);
         let name = self.file_name();

@@ -1,4 +1,4 @@
-//! An archive copied out of its place, verified before it has a name here.
+//! Copies an archive to a local directory, and verifies the copy before it publishes it.
 
 use super::entry::Entry;
 use super::listing::StoredSnapshot;
@@ -41,8 +41,8 @@ pub struct Fetched {
     pub opened: bool,
 }
 
-/// Fetches an archive into the directory `target`, and verifies it. An encrypted archive stays encrypted, and its contents are
-/// verified if `identities` decrypt it.
+/// Fetches an archive into the directory `target`, and verifies it. An encrypted archive stays encrypted, and its
+/// contents are verified if `identities` decrypt it.
 ///
 /// # Errors
 /// Refuses a damaged archive, one that cannot be verified, and a name that is taken in `target`.
@@ -87,7 +87,7 @@ pub fn fetch(
     })
 }
 
-/// What verifying a local copy showed.
+/// The result of verifying a local copy.
 struct VerifiedCopy {
     sha256: String,
     manifest: Manifest,
@@ -95,7 +95,8 @@ struct VerifiedCopy {
     opened: bool,
 }
 
-/// Verifies what was fetched. Without an identity, an encrypted archive can only be compared with the hash in its sidecar.
+/// Verifies a fetched archive. Without an identity, an encrypted archive can only be compared with the hash in its
+/// sidecar.
 fn check(
     mut draft: File,
     snapshot: &StoredSnapshot,

@@ -1,7 +1,7 @@
-//! Which archive `latest` means.
+//! Selects the archive that `latest` means.
 //!
-//! Within one cluster that is the archive with the highest revision: etcd counts revisions, and a clock may be wrong. An archive
-//! dated in the future is never chosen if there is another. Backups taken by `restore` are never `latest`.
+//! Within one cluster that is the archive with the highest revision: etcd counts revisions, and a clock may be wrong.
+//! An archive dated in the future is never chosen if there is another. Backups taken by `restore` are never `latest`.
 
 use super::entry::Entry;
 use super::listing::{Listing, StoredSnapshot};
@@ -22,12 +22,13 @@ impl Listing {
         latest.ok_or_else(|| self.no_good_snapshot(selector, folder))
     }
 
-    /// Returns the latest good archive of the cluster that the local data belongs to, which has the id `current`. If there is
-    /// none, as just after a restore, returns the latest of the clusters that the data belonged to before, then of those that it
-    /// came from. If there is none of these either, or the cluster is unknown, returns the latest of the only cluster in the folder.
+    /// Returns the latest good archive of the cluster that the local data belongs to, which has the id `current`. If
+    /// this cluster has no archive, as just after a restore, returns the latest of the clusters that the data belonged
+    /// to before, then of those that it was restored from. Otherwise, or if the cluster is unknown, returns the latest
+    /// of the only cluster in the folder.
     ///
     /// # Errors
-    /// Refuses if there is no good archive, or if the folder holds archives of several other clusters.
+    /// Refuses if the folder has no good archive, or has archives of several other clusters.
     pub fn latest_of(
         &self,
         lineage: &Lineage,
@@ -62,8 +63,8 @@ impl Listing {
         }
     }
 
-    /// Says why `latest` is not the archive with the latest date, if it is not: the clock was wrong once, or the cluster was
-    /// restored to an older revision by other means.
+    /// Explains why `latest` is not the archive with the latest date, if it is not: the clock was wrong once, or the
+    /// cluster was restored to an older revision by other means.
     pub fn passed_over(&self, latest: &StoredSnapshot) -> Option<String> {
         let is_later = |other: &&StoredSnapshot| {
             Rc::ptr_eq(&other.repository, &latest.repository)
@@ -90,8 +91,8 @@ impl Listing {
     }
 }
 
-/// Returns the latest archive of each cluster, the one with the latest date first. Archives dated in the future count only if
-/// there are no others.
+/// Returns the latest archive of each cluster, the one with the latest date first. Archives dated in the future count
+/// only without any other.
 fn latest_of_each_cluster<'a>(good: &[&'a StoredSnapshot], now: Timestamp) -> Vec<&'a StoredSnapshot> {
     let past: Vec<_> = good.iter().copied().filter(|snapshot| !snapshot.entry.is_dated_after(now)).collect();
     let candidates = if past.is_empty() { good } else { &past };
@@ -99,7 +100,7 @@ fn latest_of_each_cluster<'a>(good: &[&'a StoredSnapshot], now: Timestamp) -> Ve
     let order = |snapshot: &StoredSnapshot| (revision(&snapshot.entry), snapshot.entry.taken());
     for snapshot in candidates.iter().copied() {
         let latest = by_cluster.entry(snapshot.entry.cluster()).or_insert(snapshot);
-        // Of equal ones the first stays: they are sorted by date and name.
+        // Of equal archives the first stays: they are sorted by date and name.
         if order(snapshot) > order(latest) {
             *latest = snapshot;
         }
@@ -170,16 +171,16 @@ mod tests {
     #[test]
     fn latest_is_the_highest_revision_and_never_of_the_future() {
         for (archives, latest, noted) in [
-            // Dated by a clock that was months ahead.
+            // The clock was months ahead when it was taken.
             (&[("a", 10, 5000), ("a", 20, 900), ("a", 30, 950)][..], "2", Some("which is in the future")),
-            // The same when that date has come.
+            // The same after that date has passed.
             (&[("a", 10, 990), ("a", 20, 900), ("a", 30, 950)], "2", Some("the lower revision 10")),
-            // Nothing was written in between.
+            // No key was written in between.
             (&[("a", 10, 900), ("a", 10, 950)], "1", None),
-            // Of several clusters the one that was backed up last.
+            // Of several clusters, the last one that was backed up.
             (&[("a", 500, 900), ("b", 7, 950)], "1", None),
             (&[("a", 500, 5000), ("b", 7, 950)], "1", Some("which is in the future")),
-            // Better than none.
+            // The only archive is used even if its date is in the future.
             (&[("a", 10, 5000), ("a", 20, 4000)], "1", Some("which is in the future")),
         ] {
             let (_dir, listing) = listing(archives);
@@ -199,13 +200,13 @@ mod tests {
             ..Lineage::default()
         };
         for (archives, current, latest) in [
-            // Restored to an older revision: what it was before is not its latest.
+            // Restored to an older revision: archives from before the restore are not its latest.
             (&[("a", 500, 900), ("b", 7, 950)][..], Some("b"), "1"),
             (&[("a", 500, 990), ("b", 7, 950)], Some("b"), "1"),
-            // Just restored, nothing taken yet.
+            // Just restored, and not yet backed up.
             (&[("a", 500, 900), ("c", 900, 950)], Some("b"), "0"),
             (&[("c", 900, 950), ("d", 1, 960)], Some("b"), "0"),
-            // etcd is down: the id that it has now is not known.
+            // etcd is down, so its current cluster id is unknown.
             (&[("a", 500, 900), ("b", 7, 950)], None, "1"),
             (&[("a", 500, 900), ("b", 7, 5000)], Some("b"), "0"),
             (&[("b", 7, 5000), ("c", 7, 900)], Some("b"), "0"),

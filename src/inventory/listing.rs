@@ -1,4 +1,4 @@
-//! The archives in several repositories, listed once, and selected by what an operator typed.
+//! Lists the archives in several repositories once, and selects those that an operator named.
 
 use super::entry::Entry;
 use super::repository::Repository;
@@ -20,7 +20,7 @@ pub struct StoredSnapshot {
 }
 
 impl StoredSnapshot {
-    /// Returns what an operator types to select it.
+    /// Returns the selector of this archive, as an operator types it.
     pub fn selector(&self) -> String {
         match &self.repository.name {
             Some(destination) => format!("{destination}/{}", self.entry.name),
@@ -50,7 +50,7 @@ impl StoredSnapshot {
 /// A repository that could not be read.
 #[derive(Debug)]
 pub struct UnreadableRepository {
-    /// What it is called.
+    /// Its name in messages.
     pub label: String,
     /// Whether it is a destination.
     pub is_destination: bool,
@@ -66,7 +66,7 @@ pub struct Listing {
     pub snapshots: Vec<StoredSnapshot>,
     /// The repositories that could be read.
     pub repositories: Vec<Rc<Repository>>,
-    /// Those that could not.
+    /// The repositories that could not be read.
     pub unreadable: Vec<UnreadableRepository>,
     /// The current time.
     pub(super) now: Timestamp,
@@ -157,7 +157,7 @@ impl Listing {
         self.snapshots.iter().filter(is_there).filter(move |snapshot| snapshot.is_in(folder))
     }
 
-    /// The refusal for a folder without a good archive. It names an archive that could not be read, if there is one.
+    /// The refusal for a folder without a good archive. It names an archive that could not be read, if any.
     pub(super) fn no_good_snapshot(&self, selector: &Selector, folder: &str) -> Refusal {
         let Refusal { mut reason, next, .. } = missing("no snapshot that is known to be good", selector);
         let unreadable = self
@@ -193,7 +193,7 @@ fn missing(what: &str, selector: &Selector) -> Refusal {
     )
 }
 
-/// The names in repositories after archives were deleted from them, so that results describe what is really there.
+/// The names in repositories after a deletion, so that results contain only archives that still exist.
 #[derive(Debug)]
 pub struct Relisting(Vec<(Rc<Repository>, Result<BTreeSet<String>>)>);
 
@@ -209,7 +209,7 @@ impl Relisting {
         Self(listed)
     }
 
-    /// Returns whether an archive is there now, or `None` if its repository could not be listed.
+    /// Returns whether an archive still exists, or `None` if its repository could not be listed.
     pub fn has(&self, snapshot: &StoredSnapshot) -> Option<bool> {
         let is_its = |(repository, _): &&(Rc<Repository>, _)| Rc::ptr_eq(repository, &snapshot.repository);
         let (_, names) = self.0.iter().find(is_its)?;

@@ -1,6 +1,6 @@
 //! The archives that exist, in all repositories: listed, selected, verified, fetched, pinned, deleted and uploaded.
 //!
-//! It knows nothing about Juju, and works without a running etcd: when a restore is needed, there may be none.
+//! It does not depend on Juju or on a running etcd, because etcd may be down when a restore is needed.
 
 pub mod destinations;
 mod entry;

@@ -1,7 +1,8 @@
-//! The record of an archive: `NAME.json` next to it, with what was found out after it was made, and whether it is pinned.
+//! The record of an archive: `NAME.json` next to it, with the facts learned after it was made, and whether it is
+//! pinned.
 //!
-//! Each archive has a small document of its own. It is replaced in one step, cannot spoil another, moves with its archive, and is
-//! the same in a directory and in a bucket. It is never believed about the contents of the archive.
+//! Each archive has a small document of its own. It is replaced in one step, cannot spoil another, moves with its
+//! archive, and is the same in a directory and in a bucket. It is never trusted about the contents of the archive.
 
 use crate::archive::damage::Damage;
 use crate::archive::manifest::Manifest;
@@ -14,11 +15,11 @@ const FORMAT: u32 = 1;
 /// The suffix of a record's name.
 const SUFFIX: &str = ".json";
 
-/// What is known about an archive besides its contents.
+/// The facts about an archive that its contents do not show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     format: u32,
-    /// The archive that it describes. It says nothing about another one of the same name.
+    /// The archive that it describes. It does not apply to another archive of the same name.
     #[serde(flatten)]
     pub identity: ArchiveIdentity,
     /// The SHA-256 of the archive, in hex, when it was last verified.
@@ -30,10 +31,10 @@ pub struct Record {
     /// The check that it failed when it was last read, if it failed one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub damage: Option<Damage>,
-    /// When a throw-away etcd last booted on it and served what its manifest records.
+    /// When a temporary etcd last booted on it and served the content in its manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drilled: Option<Timestamp>,
-    /// Whether it is kept whatever the retention rules say.
+    /// Whether it is kept regardless of the retention rules.
     #[serde(default)]
     pub pinned: bool,
 }
@@ -55,7 +56,7 @@ impl ArchiveIdentity {
 }
 
 impl Record {
-    /// The record of an archive that nothing was found out about yet.
+    /// Returns an empty record of an archive.
     pub fn empty(identity: ArchiveIdentity) -> Self {
         Self {
             format: FORMAT,
@@ -71,7 +72,7 @@ impl Record {
     /// Parses a record.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Fails with the reason if the document is not a record.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let record: Self = serde_json::from_slice(bytes).context("it is not one of ours")?;
         ensure!(record.format <= FORMAT, "its format {} is that of a newer version", record.format);

@@ -1,7 +1,7 @@
 //! The archives in one store, with their records and sidecars: listed, added, pinned and deleted.
 //!
-//! Every change goes through here, for all backends alike: it looks again at what is there, and refuses to change or delete an
-//! archive that was replaced, or pinned, since the caller looked at it.
+//! Every change of every backend passes through this module. It reads the archive's state again, and refuses to change
+//! or delete an archive that was replaced or pinned since the caller listed it.
 
 use super::entry::{Entry, may_be_archive};
 use super::record::{ArchiveIdentity, Record, archive_of, record_name};
@@ -20,28 +20,31 @@ use std::io::Read;
 use std::path::Path;
 use std::thread;
 
-/// How many archives are described at a time. Each costs a bucket one or two requests, and most of that time is waiting.
+/// How many archives are described at a time. Each costs a bucket one or two requests, and most of that time is
+/// waiting.
 const THREADS: usize = 16;
-/// The most that is read of a record or a sidecar. They have less than two kilobytes.
+/// The most bytes read of a record or a sidecar. Both are smaller than two kilobytes.
 const MAX_SIDE_FILE: u64 = 64 << 10;
 
-/// A store of archives, by the name that operators know it by.
+/// A store of archives, and its name for operators.
 #[derive(Debug)]
 pub struct Repository {
     /// The name of the destination. `None` for a directory of this machine.
     pub name: Option<String>,
-    /// Which archives to keep in it.
+    /// Its retention policy.
     pub keep: Policy,
     /// The destinations that archives in it still have to be uploaded to, by the archive's name.
     pub pending_uploads: BTreeMap<String, Vec<String>>,
     store: Box<dyn BlobStore>,
 }
 
-/// What was read of one archive or file, or the reason why it cannot be read. A failure of the whole store is an error instead.
+/// The data read from one archive or file, or the reason why it cannot be read. A failure of the store is an error
+/// instead.
 type Readable<T> = Result<T, String>;
 
 impl Repository {
-    /// The archives in `store`: in a destination called `name` they are in folders `CLUSTER/MEMBER`, without a name in no folder.
+    /// The archives in `store`: in a destination called `name` they are in folders `CLUSTER/MEMBER`, without a name in
+    /// no folder.
     pub fn new(name: Option<String>, store: Box<dyn BlobStore>) -> Self {
         Self { name, keep: Policy::default(), pending_uploads: BTreeMap::new(), store }
     }
@@ -59,12 +62,12 @@ impl Repository {
         self.store.url()
     }
 
-    /// Returns what it is called in messages: the destination's name, or the path.
+    /// Returns its name in messages: the destination's name, or the path.
     pub fn label(&self) -> &str {
         self.name.as_deref().unwrap_or(self.url())
     }
 
-    /// Returns all archives in it, in no order.
+    /// Returns all archives in it, in any order.
     ///
     /// # Errors
     /// Fails if the store cannot be listed. An archive that cannot be read is returned with the reason.
@@ -133,11 +136,12 @@ impl Repository {
     /// Deletes `entry` with its record and its sidecar.
     ///
     /// # Errors
-    /// Fails if the archive was replaced or pinned since `entry` was read, if its record cannot be read, or if the store refuses.
+    /// Fails if the archive was replaced or pinned since `entry` was read, if its record cannot be read, or if the
+    /// store refuses.
     pub fn delete(&self, entry: &Entry) -> Result<Deletion> {
         let lock = self.store.lock(&entry.name)?;
         let (now, blob) = self.current(entry)?;
-        ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned meanwhile", entry.location());
+        ensure!(now.record.pinned <= entry.record.pinned, "{} was pinned in the meantime", entry.location());
         let deletion = self.store.delete(&blob)?;
         if is_encrypted(&entry.name) {
             self.store.delete_small(&sidecar_name(&entry.name))?;
@@ -150,8 +154,8 @@ impl Repository {
         Ok(deletion)
     }
 
-    /// Deletes the records in the folder of `entry` whose archives do not exist: an interrupted deletion left them, or an operator
-    /// deleted an archive by hand.
+    /// Deletes the records in the folder of `entry` whose archives do not exist: an interrupted deletion left them, or
+    /// an operator deleted an archive by hand.
     fn delete_orphaned_records(&self, entry: &Entry) -> Result<()> {
         let folder = entry.name.rfind('/').map_or("", |slash| &entry.name[..=slash]);
         let blobs = self.store.list(folder)?;
@@ -169,8 +173,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Returns whether an archive may have this name here: `CLUSTER/MEMBER/NAME` in a destination. A destination in a folder of
-    /// another one has deeper names, so neither sees the archives of the other.
+    /// Returns whether an archive may have this name here: `CLUSTER/MEMBER/NAME` in a destination. A destination in a
+    /// folder of another one has deeper names, so neither sees the archives of the other.
     fn is_archive(&self, name: &str) -> bool {
         let parts: Vec<&str> = name.split('/').collect();
         let depth = if self.name.is_some() { 3 } else { 1 };
@@ -202,8 +206,9 @@ impl Repository {
         })
     }
 
-    /// Describes an archive by its end, its record and its sidecar. Returns `None` if it does not exist any more. If only this
-    /// archive cannot be read, as when a disk has one bad sector or the server refuses one object, the entry says so.
+    /// Describes an archive by its end, its record and its sidecar. Returns `None` if it no longer exists. If only this
+    /// archive cannot be read, as when a disk has one bad sector or the server refuses one object, the entry contains
+    /// the reason.
     fn describe(
         &self,
         blob: &Blob,
@@ -230,7 +235,7 @@ impl Repository {
         }
         let identity = ArchiveIdentity::new(blob.size, manifest.as_ref());
         let record = match self.read_record(record)? {
-            // The record of another archive that had this name says nothing about this one.
+            // The record of an earlier archive with this name does not apply to this one.
             Ok(record) => record.filter(|record| record.identity == identity),
             Err(reason) => {
                 unreadable = Some(format!("its record cannot be read: {reason}"));
@@ -250,7 +255,7 @@ impl Repository {
         }))
     }
 
-    /// Describes what `entry` is now, and its blob.
+    /// Returns the current state of `entry`, and its blob.
     fn current(&self, entry: &Entry) -> Result<(Entry, Blob)> {
         let gone = || format!("{} does not exist any more", entry.location());
         let blob = self.store.head(&entry.name)?.with_context(gone)?;
@@ -262,12 +267,12 @@ impl Repository {
         let now = self.describe(&blob, record, sidecar)?.with_context(gone)?;
         now.require_readable()?;
         if now.record.identity != entry.record.identity {
-            bail!("{} was replaced by another archive meanwhile", entry.location());
+            bail!("{} was replaced by another archive in the meantime", entry.location());
         }
         Ok((now, blob))
     }
 
-    /// Looks for a record or a sidecar.
+    /// Describes a record or a sidecar, if it exists.
     fn side_file(&self, name: &str) -> Result<Readable<Option<Blob>>> {
         match self.store.head(name) {
             Ok(blob) => Ok(Ok(blob)),
@@ -300,7 +305,7 @@ impl Repository {
         Ok(bytes.and_then(|bytes| bytes.map(parse).transpose()))
     }
 
-    /// Reads a small blob. If it was replaced meanwhile, reads the new one.
+    /// Reads a small blob. If it is replaced during the read, reads the new one.
     fn read_small(&self, blob: Readable<Option<Blob>>) -> Result<Readable<Option<Vec<u8>>>> {
         let blob = match blob {
             Ok(Some(blob)) => blob,
@@ -334,7 +339,7 @@ impl Repository {
         Ok(bytes)
     }
 
-    /// Returns an error in words, if it is about one blob.
+    /// Returns the text of an error that is about one blob.
     ///
     /// # Errors
     /// Fails with the error itself if the whole store failed.

@@ -1,6 +1,7 @@
-//! The repositories of this machine, and the words by which operators select archives in them: one grammar for every action.
+//! The repositories of this machine, and the selectors of archives in them: one grammar for every action.
 //!
-//! Only the repositories that were named are opened, so a broken connection does not prevent work on the local directory.
+//! Only the repositories that were named are opened, so a broken connection does not prevent work on the local
+//! directory.
 
 use super::destinations::Destinations;
 use super::repository::Repository;
@@ -23,7 +24,7 @@ pub const ALL: &str = "all";
 pub struct Repositories {
     /// The local directory that an action works on.
     pub target: PathBuf,
-    /// Which archives to keep in it.
+    /// Its retention policy.
     pub keep: Policy,
     /// The other repositories.
     pub destinations: Destinations,
@@ -40,23 +41,23 @@ pub enum RepositoryId {
     Destination(String),
 }
 
-/// One word of a request: which archives of which repository.
+/// A selector of a request: a repository and some of its archives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     /// The repository. `None` selects all of them.
     pub repository: Option<RepositoryId>,
-    /// Which of its archives.
+    /// The selected archives in it.
     pub selection: Selection,
 }
 
-/// Which archives of a repository.
+/// A selection of archives in a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
-    /// All in this folder. An empty folder is the whole repository.
+    /// All archives in this folder. An empty folder is the whole repository.
     All(String),
-    /// The good one in this folder with the highest revision.
+    /// The good archive in this folder with the highest revision.
     Latest(String),
-    /// The one of this name, or whose name ends in a slash and this.
+    /// The archive of this name, or with a name that ends in a slash and this text.
     Named(String),
 }
 
@@ -72,11 +73,11 @@ impl Selection {
 }
 
 impl Repositories {
-    /// Parses words separated by commas. Each is a name in the target, a path, `DESTINATION/NAME`, or a location as lists show it.
-    /// The name may be `latest` or `all`.
+    /// Parses words separated by commas. Each is a name in the target, a path, `DESTINATION/NAME`, or a location as
+    /// lists show it. The name may be `latest` or `all`.
     ///
     /// # Errors
-    /// Refuses a word that selects nothing, and says what can be typed.
+    /// Refuses a word that is not a selector, and lists the valid forms.
     pub fn parse(&self, text: &str) -> Result<Vec<Selector>, Refusal> {
         if text.is_empty() {
             return Err(Refusal::new("no snapshot is named", "give snapshot=NAME"));
@@ -115,8 +116,8 @@ impl Repositories {
         }
     }
 
-    /// Finds the destination that a URL or a path leads into. If several do, it is the one with the longest URL, because another
-    /// may be the whole bucket.
+    /// Finds the destination that a URL or a path leads into. If several do, it is the one with the longest URL,
+    /// because another may be the whole bucket.
     fn destination_of_location(&self, word: &str) -> Option<(RepositoryId, String)> {
         let candidates = self.destinations.names().filter_map(|name| {
             let url = self.destinations.url(name).ok()?;
@@ -126,7 +127,7 @@ impl Repositories {
         candidates.min_by_key(|(_, rest)| rest.len())
     }
 
-    /// Says what can be typed for an archive.
+    /// Describes the valid selectors.
     fn help(&self) -> String {
         let target = self.target.display();
         match self.destinations.names().collect::<Vec<_>>().as_slice() {
@@ -154,7 +155,7 @@ impl Repositories {
         ids.into_iter().filter(|id| seen.insert(id.clone())).collect()
     }
 
-    /// Returns which archives to keep in a repository.
+    /// Returns the retention policy of a repository.
     pub fn keep(&self, id: &RepositoryId) -> Policy {
         match id {
             RepositoryId::Directory(dir) if *dir == self.target => self.keep.clone(),
@@ -184,7 +185,7 @@ impl Repositories {
 }
 
 impl RepositoryId {
-    /// Returns what the repository is called in messages.
+    /// Returns the name of the repository in messages.
     pub fn label(&self) -> String {
         match self {
             Self::Directory(dir) => dir.display().to_string(),

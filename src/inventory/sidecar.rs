@@ -1,7 +1,8 @@
-//! The sidecar of an encrypted archive: `NAME.manifest.json`, unencrypted and next to it. It allows listing and retention without
-//! a key, and holds nothing secret.
+//! The sidecar of an encrypted archive: `NAME.manifest.json`, unencrypted and next to it. It allows listing and
+//! retention without a key, and contains no secrets.
 //!
-//! Everyone who can write to the directory can change it. Once the archive is decrypted, only its own manifest counts.
+//! Any user with write access to the directory can change it. Once the archive is decrypted, only its own manifest
+//! counts.
 
 use crate::archive::manifest::Manifest;
 use crate::archive::name::taken;
@@ -15,7 +16,7 @@ const SUFFIX: &str = ".manifest.json";
 /// The suffix of an encrypted archive's name.
 const ENCRYPTED_SUFFIX: &str = ".age";
 
-/// What is known about an encrypted archive without its key.
+/// The facts about an encrypted archive that are readable without its key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sidecar {
     format: u32,
@@ -35,8 +36,9 @@ impl Sidecar {
         Self { format: FORMAT, size, sha256, encrypted_for, manifest }
     }
 
-    /// Parses the sidecar of the archive `name` of `size` bytes. Returns `None` if it describes another archive or is not ours.
-    /// Encrypted archives of small databases have nearly the same size, so the time in the name has to match too, if it has one.
+    /// Parses the sidecar of the archive `name` of `size` bytes. Returns `None` if it describes another archive or is
+    /// not ours. Encrypted archives of small databases have nearly the same size, so the time in the name has to match
+    /// too, if it has one.
     pub fn parse_for(name: &str, size: u64, bytes: &[u8]) -> Option<Self> {
         let sidecar = Self::parse(bytes).ok()?;
         let is_same_time = taken(name).is_none_or(|taken| sidecar.manifest.taken.parse().ok() == Some(taken));
@@ -46,7 +48,7 @@ impl Sidecar {
     /// Parses a sidecar.
     ///
     /// # Errors
-    /// Says what is wrong with it.
+    /// Fails with the reason if the document is not a sidecar.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let sidecar: Self = serde_json::from_slice(bytes).context("it is not one of ours")?;
         ensure!(sidecar.format <= FORMAT, "its format {} is that of a newer version", sidecar.format);

@@ -1,6 +1,7 @@
-//! Reads an archive from its repository: unpacks it as it arrives, or hashes it and compares the hash with the recorded ones.
+//! Reads an archive from its repository: unpacks it as it arrives, or hashes it and compares the hash with the recorded
+//! ones.
 //!
-//! An archive is never called damaged because something else failed, such as a disk or a network.
+//! An archive is never reported as damaged because something else failed, such as a disk or a network.
 
 use super::entry::Entry;
 use super::listing::StoredSnapshot;
@@ -13,7 +14,7 @@ use crate::system::digest::sha256_of;
 use anyhow::{Context, Result, ensure};
 use std::io::{self, Read, Write};
 
-/// The most that is read of a sidecar. It has less than two kilobytes.
+/// The most bytes read of a sidecar, which is smaller than two kilobytes.
 const MAX_SIDECAR: u64 = 64 << 10;
 
 /// Unpacks a whole archive into `out`.
@@ -35,7 +36,7 @@ pub fn unpack(
 /// Checks that an encrypted archive can be decrypted, before any byte of it is fetched.
 ///
 /// # Errors
-/// Refuses an encrypted archive if there are no identities.
+/// Refuses an encrypted archive without an identity.
 pub fn must_open(snapshot: &StoredSnapshot, identities: Option<&Identities>) -> Result<()> {
     let entry = &snapshot.entry;
     match identities {

@@ -24,7 +24,7 @@ pub enum Verdict {
 pub struct Verified {
     /// Its contents.
     pub contents: Contents,
-    /// The state that a throw-away etcd served from it, if one was booted.
+    /// The state that a temporary etcd served from it, if one was booted.
     pub drilled: Option<Expected>,
 }
 
@@ -50,7 +50,7 @@ pub enum Missing {
     Version(NewerFormat),
 }
 
-/// Marks the error of a drill in which etcd served something else than the archive's manifest records: it proves damage.
+/// Marks the error of a drill in which etcd served content that differs from the archive's manifest: it proves damage.
 #[derive(Debug, Clone, Copy)]
 pub struct Unsound;
 
@@ -105,7 +105,7 @@ impl fmt::Display for Intact {
             (Missing::Trailer, _) => "its structure is sound",
             (_, Some(Recorded::Sidecar)) => "its sha256 is the one in the manifest file next to it",
             (_, Some(Recorded::Record)) => "its sha256 is the one that was last verified",
-            (_, None) => "no sha256 is recorded to compare with",
+            (_, None) => "no recorded sha256 to compare it with",
         };
         write!(f, "{}; {read}", self.missing)
     }
@@ -145,6 +145,6 @@ mod tests {
             assert!(matches!(verdict.after(None), Verdict::Intact(_)));
         }
         let found = Verdict::Damaged(Damage::Trailer).after(Some(&drill));
-        assert!(matches!(found, Verdict::Damaged(Damage::Trailer)), "what was found now is reported");
+        assert!(matches!(found, Verdict::Damaged(Damage::Trailer)), "the new damage is reported");
     }
 }

@@ -1,7 +1,7 @@
-//! Verifies a stored archive: reads every byte, checks its structure with our own reader and with etcd's tool, and boots a
-//! throw-away etcd on it if requested (a drill).
+//! Verifies a stored archive: reads every byte, checks its structure with our own reader and with etcd's tool, and
+//! boots a temporary etcd on it if requested (a drill).
 //!
-//! An archive is never called damaged because something else failed: a full disk, the network, or a program.
+//! An archive is never reported as damaged because something else failed: a full disk, the network, or a program.
 
 use super::entry::Entry;
 use super::listing::StoredSnapshot;
@@ -27,14 +27,14 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use std::cell::Cell;
 
-/// The data directory of the throw-away etcd.
+/// The data directory of the temporary etcd.
 const DRILL: &str = "drill";
 const PEER_URL: &str = "http://localhost:2380";
 
 /// How to verify an archive.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifyOptions<'a> {
-    /// Whether to boot a throw-away etcd on it and compare what it serves with the manifest.
+    /// Whether to boot a temporary etcd on it and compare the served content with the manifest.
     pub drill: bool,
     /// The identities that decrypt an encrypted archive.
     pub identities: Option<&'a Identities>,
@@ -54,7 +54,7 @@ pub struct VerifyOutcome {
 /// Verifies an archive, and records the verdict. The archive is unpacked in a private directory in `work`.
 ///
 /// # Errors
-/// Fails if the archive could not be read or checked. Nothing is recorded then, because nothing new is known.
+/// Fails if the archive could not be read or checked. The record then stays unchanged.
 pub fn verify(
     snapshot: &StoredSnapshot,
     site: &Site,
@@ -100,7 +100,7 @@ fn record(snapshot: &StoredSnapshot, verdict: &Verdict, now: Timestamp) -> Resul
     }
 }
 
-/// Refuses etcd programs that can verify no archive or, with `drill`, boot none.
+/// Refuses etcd programs that are unable to verify an archive or, with `drill`, to boot one.
 ///
 /// # Errors
 /// Fails if a program does not run, or prints no version.
@@ -112,8 +112,8 @@ pub fn admit_programs(site: &Site, drill: bool) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to boot the snapshot in `stage` if it comes from a newer etcd than this machine has. That says nothing about the
-/// archive.
+/// Refuses to boot the snapshot in `stage` if it comes from a newer etcd than this machine has. This does not prove
+/// damage.
 fn admit_drill(site: &Site, stage: &Dir) -> Result<()> {
     let Some(etcd) = site.tools.versions()?.etcd else { return Ok(()) };
     let data = Backend::open(&stage.handle(archive::DB))?.versions()?;
@@ -145,8 +145,8 @@ fn examine(
         Ok(recorded) => recorded,
         Err(damage) => return Ok(Verdict::Damaged(damage)),
     };
-    // bbolt's own check covers more than our reader, such as the list of free pages. But it is a program of this machine, and may
-    // fail for other reasons: its failure is an error and not a verdict.
+    // bbolt's own check covers more than our reader, such as the list of free pages. But it is a program of this
+    // machine, and may fail for other reasons: its failure is an error and not a verdict.
     etcdutl::status(&site.tools, stage.read(archive::DB)?, &mut |_| Ok(()))?;
     if contents.db.trailer == Trailer::Missing {
         return Ok(Verdict::Intact(Intact { missing: Missing::Trailer, sha256: contents.sha256, recorded }));
@@ -213,7 +213,7 @@ fn read(
     }
     match error.downcast::<Damaged>() {
         Ok(damaged) => Ok(Reading::Damaged(damaged.damage)),
-        // Its manifest says that it is a snapshot, so it was one once.
+        // According to its manifest it was a snapshot once.
         Err(error) if snapshot.entry.manifest.is_some() && error.is::<NotASnapshot>() => {
             let refusal = error.downcast::<Refusal>()?;
             let detail =
@@ -236,7 +236,7 @@ fn verify_hash(snapshot: &StoredSnapshot, missing: Missing) -> Result<Verdict> {
     })
 }
 
-/// Looks for damage in what was unpacked into `stage`, with our own reader.
+/// Looks for damage in the unpacked database in `stage`, with our own reader.
 fn find_damage(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option<Damage>> {
     if contents.db.trailer == Trailer::Invalid {
         return Ok(Some(Damage::Trailer));
@@ -274,7 +274,7 @@ fn find_damage(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option
 /// The description of a valid bbolt file without etcd's data.
 const NOT_ETCD: &str = "holds a database that is not etcd's";
 
-/// Restores the unpacked snapshot in `stage`, boots an etcd on it without network, and compares what it serves.
+/// Restores the unpacked snapshot in `stage`, boots an etcd on it without network, and compares the served content.
 fn run_drill(site: &Site, stage: &Dir, contents: &Contents, progress: Sink<'_>) -> Result<Expected> {
     progress(Progress::Step("booting a throw-away etcd on it"));
     let shown = boot_restored(site, stage).context("the drill")?;
@@ -282,7 +282,8 @@ fn run_drill(site: &Site, stage: &Dir, contents: &Contents, progress: Sink<'_>) 
     Ok(shown)
 }
 
-/// Returns what an etcd serves that was restored from the snapshot. Its data is deleted afterwards, so it boots without a copy.
+/// Returns the content that an etcd serves after restoring the snapshot. Its data is deleted afterwards, so it boots
+/// without a copy.
 fn boot_restored(site: &Site, stage: &Dir) -> Result<Expected> {
     let token = random::uuid()?;
     let making =
@@ -308,7 +309,7 @@ mod tests {
     /// The name of an archive that this machine has no credentials for.
     const FORBIDDEN: &str = "forbidden.tar.gz";
 
-    /// A store whose connection breaks after the first bytes of every archive.
+    /// A store with a connection that breaks after the first bytes of every archive.
     #[derive(Debug)]
     struct BrokenStore;
 
@@ -389,7 +390,7 @@ mod tests {
         let options = VerifyOptions { drill: false, identities: None, now: Timestamp::UNIX_EPOCH };
         let error = read(&snapshot, &stage, &options, &mut |_| ()).err().unwrap();
         assert_eq!(format!("{error:#}"), "reading s3://bucket/a.tar.gz: connection reset by peer");
-        // A refused login says nothing about an archive, even if the archive has a manifest of ours.
+        // A refused login does not prove damage, even if the archive has a manifest of ours.
         let fields = ["taken", "etcd_version", "cluster_id", "member_id", "member_name", "db_sha256"];
         let texts: Vec<String> = fields.iter().map(|field| format!("\"{field}\": \"x\"")).collect();
         let numbers =
@@ -400,7 +401,7 @@ mod tests {
         stage.remove_file(archive::DB).unwrap();
         let error = read(&forbidden, &stage, &options, &mut |_| ()).err().unwrap();
         assert!(error.is::<Refusal>(), "{error:#}");
-        // Nor does a connection that breaks while only the bytes are compared.
+        // The same applies to a connection that breaks while only the bytes are compared.
         snapshot.entry.name += ".age";
         let missing = Missing::Version(NewerFormat(9));
         let error = verify_hash(&snapshot, missing).unwrap_err();

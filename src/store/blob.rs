@@ -1,7 +1,7 @@
-//! The interface of a storage backend: blobs under names, without any knowledge of what they hold.
+//! The interface of a storage backend: blobs with names, whose content is opaque to it.
 //!
-//! A backend must never overwrite a blob that it did not write, except a small one by [`BlobStore::replace_small`], and must
-//! never report a blob as stored before it has read it back.
+//! A backend must never overwrite a blob that it did not write, except a small one by [`BlobStore::replace_small`], and
+//! must never report a blob as stored before it has read it back.
 
 use crate::progress::Sink;
 use crate::system::lock::Lock;
@@ -11,7 +11,7 @@ use std::fmt::{self, Debug, Display, Formatter};
 use std::fs::File;
 use std::io::Read;
 
-/// A blob as a listing, or a look at it, describes it.
+/// The description of a blob, from a listing or a request for this blob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blob {
     /// Its name in the store. Folders are separated by slashes.
@@ -20,46 +20,46 @@ pub struct Blob {
     pub size: u64,
     /// When it was stored, by the store's clock.
     pub modified: Timestamp,
-    /// Differs between two blobs that had the same name. Empty if the store does not tell.
+    /// Differs between two blobs that had the same name. Empty if the store does not report one.
     pub etag: String,
-    /// Its version in a bucket that keeps versions. Empty in a listing, and if the store names none.
+    /// Its version in a bucket that keeps versions. Empty in a listing, and if the store reports no version.
     pub version: String,
-    /// Why the store refuses to delete it, if it says so, as for an object lock.
+    /// Why the store refuses to delete it, if the store reports a reason, such as an object lock.
     pub lock: Option<String>,
-    /// Why nothing but its name is known, if the store could not describe it.
+    /// Why only its name is known, if the store could not describe it.
     pub unreadable: Option<String>,
 }
 
-/// What a store did with a blob that it was asked to delete.
+/// The result of a deletion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deletion {
-    /// Its bytes are gone.
+    /// Its bytes no longer exist.
     Deleted,
     /// It is no longer listed, but the store keeps its bytes as an older version.
     Hidden,
 }
 
-/// What an error of a store says about the other blobs in it.
+/// How much of the store an error affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorScope {
-    /// There is no such blob.
+    /// The blob does not exist.
     NotFound,
     /// The blob is not the one that was described.
     Changed,
     /// This blob cannot be read. Others may be readable.
     Blob,
-    /// The store itself failed, so nothing is known about any blob.
+    /// The store itself failed, so the state of every blob is unknown.
     Store,
     /// The store does not answer at all, so other requests would only wait.
     Unreachable,
 }
 
-/// A place that keeps blobs: a directory or a bucket.
+/// A store of blobs: a directory or a bucket.
 pub trait BlobStore: Debug + Send + Sync {
-    /// Returns what the store is called in results: a path or a URL.
+    /// Returns the name of the store in results: a path or a URL.
     fn url(&self) -> &str;
 
-    /// Returns all blobs whose names begin with `prefix`, in no order. Incomplete uploads are not among them.
+    /// Returns all blobs whose names begin with `prefix`, in any order. Incomplete uploads are left out.
     ///
     /// # Errors
     /// Fails if the store cannot be listed. A blob that cannot be described is returned with the reason.
@@ -74,24 +74,25 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Opens a blob to be read once from its beginning.
     ///
     /// # Errors
-    /// Fails if it does not exist or cannot be opened. Reading fails if it is replaced meanwhile.
+    /// Fails if it does not exist or cannot be opened. Reading fails if the blob is replaced before the end.
     fn get(&self, name: &str) -> Result<Box<dyn Read + Send>>;
 
-    /// Reads `length` bytes of a blob from `offset` on.
+    /// Reads `length` bytes of a blob, starting at `offset`.
     ///
     /// # Errors
     /// Fails if the blob is not the one that was described, or ends before that.
     fn get_range(&self, blob: &Blob, offset: u64, length: u64) -> Result<Vec<u8>>;
 
-    /// Stores `content`, whose SHA-256 is `sha256`, as `name`, durably, and reads it back before it returns. If `name` holds
-    /// the same content already, as after an interrupted run, that is read back too.
+    /// Stores `content`, whose SHA-256 is `sha256`, as `name`, durably, and reads it back before it returns. If `name`
+    /// holds the same content already, as after an interrupted run, that is read back too.
     ///
     /// # Errors
-    /// Refuses a name that holds something else: the cause is [`NameTaken`]. Nothing is left behind on a failure, as far as
-    /// the store allows.
+    /// Refuses a name that holds something else: the cause is [`NameTaken`]. After a failure, the incomplete blob is
+    /// removed if the store allows it.
     fn put_if_absent(&self, name: &str, content: &File, sha256: &str, progress: Sink<'_>) -> Result<()>;
 
-    /// Replaces a small blob by `bytes`, or creates it, in one step: a reader sees either all of the old or all of the new.
+    /// Replaces a small blob by `bytes`, or creates it, in one step: a reader sees either all of the old or all of the
+    /// new.
     ///
     /// # Errors
     /// Fails if the store cannot write.
@@ -100,7 +101,7 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Deletes a blob that [`Self::head`] described: this version of it, if the store keeps versions.
     ///
     /// # Errors
-    /// Fails if the blob is another one by now, or if the store refuses. It is still listed then.
+    /// Fails if the blob has been replaced, or if the store refuses. The blob is then still listed.
     fn delete(&self, blob: &Blob) -> Result<Deletion>;
 
     /// Deletes a small blob by its name. One that does not exist counts as deleted.
@@ -109,14 +110,14 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Fails if the store refuses.
     fn delete_small(&self, name: &str) -> Result<()>;
 
-    /// Locks the folder of `name` against changes by other processes that take the same lock. Returns `None` if the store
-    /// has no locks.
+    /// Locks the folder of `name` against changes by other processes that take the same lock. Returns `None` if the
+    /// store has no locks.
     ///
     /// # Errors
     /// Refuses after some seconds if another process holds the lock.
     fn lock(&self, name: &str) -> Result<Option<Lock>>;
 
-    /// Returns what an error of this store says about other blobs.
+    /// Returns how much of the store an error affects.
     fn error_scope(&self, error: &anyhow::Error) -> ErrorScope;
 }
 

@@ -1,7 +1,8 @@
-//! A directory with folders as a [`BlobStore`], usually on another machine's disk: `CLUSTER/MEMBER/NAME`, as in a bucket.
+//! A directory with folders as a [`BlobStore`], usually on another machine's disk: `CLUSTER/MEMBER/NAME`, as in a
+//! bucket.
 //!
-//! The directory must exist and, unless the settings say otherwise, be mounted: an empty mount point would take archives onto
-//! this machine's own disk, and hide them once the right file system is mounted. It is never created.
+//! The directory must exist, and be mounted unless the settings contain `mount: none`: an empty mount point would take
+//! archives onto this machine's own disk, and hide them once the right file system is mounted. It is never created.
 
 use super::blob::{Blob, BlobStore, Deletion, ErrorScope};
 use super::flat_directory::FlatDirectory;
@@ -32,13 +33,13 @@ pub struct DirectoryConfig {
 }
 
 impl DirectoryConfig {
-    /// Returns what the directory is called in messages: its path.
+    /// Returns the name of the directory in messages: its path.
     pub fn url(&self) -> String {
         self.directory.display().to_string()
     }
 }
 
-/// A directory whose blobs are two folders deep.
+/// A directory with blobs two folders deep.
 #[derive(Debug)]
 pub struct DirectoryTree {
     root: Dir,
@@ -63,7 +64,7 @@ impl DirectoryTree {
         Ok(Self { root, url: config.url(), owner })
     }
 
-    /// Returns whether `path` leads to this very directory.
+    /// Returns whether `path` leads to this directory.
     ///
     /// # Errors
     /// Fails if an open directory cannot be examined.
@@ -182,7 +183,7 @@ fn folders_in(dir: &Dir) -> Result<Vec<(String, Dir)>> {
     names.filter_map(|name| Some(folder_in(dir, &name).transpose()?.map(|child| (name, child)))).collect()
 }
 
-/// Opens the folder `name`. Returns `None` if it is a file or a symlink, or is gone.
+/// Opens the folder `name`. Returns `None` if it is a file or a symlink, or does not exist.
 fn folder_in(dir: &Dir, name: &str) -> Result<Option<Dir>> {
     match dir.child(name) {
         Ok(child) => Ok(Some(child)),

@@ -1,7 +1,7 @@
 //! One directory as a [`BlobStore`]: every regular file in it is a blob.
 //!
-//! Other users may be able to put files there, so each file is opened as if it were hostile: by its name in the open directory,
-//! without following symlinks, and only if it is a regular file.
+//! Other users may be able to put files there, so each file is opened as if it were hostile: by its name in the open
+//! directory, without following symlinks, and only if it is a regular file.
 
 use super::blob::{Blob, BlobStore, Deletion, ErrorScope, NameTaken};
 use super::trusted_path::{TrustedPath, archive_owner};
@@ -25,12 +25,12 @@ use std::time::{Duration, Instant};
 
 /// How long a change waits for another process to finish its own, which takes milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the lock is tried meanwhile.
+/// The pause between two attempts to lock the directory.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The name of a blob until it is complete and read back.
 const DRAFT: &str = "archive";
 
-/// A directory whose regular files are blobs.
+/// A directory with regular files as blobs.
 #[derive(Debug)]
 pub struct FlatDirectory {
     dir: Dir,
@@ -44,7 +44,7 @@ struct Replaced;
 
 impl fmt::Display for Replaced {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it was replaced by another file meanwhile")
+        f.write_str("it was replaced by another file in the meantime")
     }
 }
 
@@ -66,7 +66,7 @@ impl FlatDirectory {
         Self { url: dir.path().display().to_string(), dir, owner }
     }
 
-    /// Returns what an error of a file says about other files: as a rule nothing.
+    /// Returns how much of the directory an error affects: usually only the file itself.
     pub(super) fn scope_of(error: &Error) -> ErrorScope {
         match error.downcast_ref() {
             Some(&Errno::NOENT) => ErrorScope::NotFound,
@@ -80,7 +80,7 @@ impl FlatDirectory {
         &self.dir
     }
 
-    /// Opens a regular file. Returns `None` if there is nothing under this name.
+    /// Opens a regular file. Returns `None` if the name does not exist.
     fn open_file(&self, name: &str) -> Result<Option<(File, Metadata)>> {
         ensure!(is_plain(name), "{name} is not the name of a file in {}", self.url);
         let file = match self.dir.read(name) {
@@ -93,7 +93,7 @@ impl FlatDirectory {
         Ok(Some((file, metadata)))
     }
 
-    /// Describes the file `name` for a listing. Returns `None` if it is gone or is not a regular file.
+    /// Describes the file `name` for a listing. Returns `None` if it does not exist or is not a regular file.
     fn listed(&self, name: String) -> Option<Blob> {
         let stat = match statat(&self.dir, name.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
@@ -109,8 +109,8 @@ impl FlatDirectory {
         })
     }
 
-    /// Succeeds if the file that holds this name has the same content: an earlier run stored it, and died before it could
-    /// report that.
+    /// Succeeds if the file that holds this name has the same content: an earlier run stored it, and was
+    /// killed before it could report that.
     fn require_same(&self, name: &str, sha256: &str) -> Result<()> {
         let context = || format!("reading back {name}");
         let found = match self.open_file(name) {
@@ -239,7 +239,8 @@ impl BlobStore for FlatDirectory {
     }
 }
 
-/// Returns whether a blob may have this name: one component, and not one of the hidden files that this program works with.
+/// Returns whether a blob may have this name: one component, and not one of the hidden files that this program works
+/// with.
 fn is_plain(name: &str) -> bool {
     !name.is_empty() && !name.contains('/') && !name.starts_with('.')
 }
@@ -256,7 +257,7 @@ fn described(name: &str, metadata: &Metadata) -> Blob {
     blob(name.to_owned(), size, seconds, etag)
 }
 
-/// Identifies the content of a file: the file system gives another inode, size or time to another content.
+/// Identifies the content of a file: different contents differ in inode, size or time.
 fn etag(inode: u64, size: u64, seconds: i64, nanoseconds: i64) -> String {
     format!("{inode:x}-{size:x}-{seconds:x}.{nanoseconds:x}")
 }

@@ -1,4 +1,5 @@
-//! Storage backends for blobs: a directory, a tree of directories, a bucket. They know nothing about snapshots.
+//! Storage backends for blobs: a directory, a tree of directories, a bucket. They do not depend on the format of
+//! snapshots.
 //!
 //! A new backend is one file that implements [`BlobStore`].
 

@@ -1,7 +1,8 @@
 //! The path of a directory of archives, walked one component at a time, and created if missing.
 //!
-//! This program runs as root, and the path comes from a parameter and is often below a user's home. So each component is opened in
-//! turn, and must be a directory that only root or the owner of the archives can change. Symlinks are never followed.
+//! This program runs as root, and the path comes from a parameter and is often below a user's home. So each component
+//! is opened in turn, and must be a directory that only root or the owner of the archives can change. Symlinks are
+//! never followed.
 
 use crate::archive::human_size;
 use crate::error::Refusal;
@@ -11,7 +12,7 @@ use anyhow::{Context, Result};
 use rustix::io::Errno;
 use std::path::{Component, Path, PathBuf};
 
-/// What a path is called in messages, unless the caller says otherwise.
+/// The default name of a path in messages.
 const TARGET: &str = "target";
 
 /// A path that was walked as far as it exists.
@@ -29,8 +30,8 @@ pub struct TrustedPath {
     inodes: Vec<Inode>,
 }
 
-/// Returns the user that archives belong to, with its name: `ubuntu`, which `juju scp` logs in as, or root if there is no such
-/// user. Without root's rights, it is the current user.
+/// Returns the owner of archives, with its name: `ubuntu`, which `juju scp` logs in as, or root if that user does not
+/// exist. Without root's rights, it is the current user.
 ///
 /// # Errors
 /// Fails if the users of this machine cannot be looked up.
@@ -54,7 +55,7 @@ impl TrustedPath {
         Self::open_as(TARGET, path, owner)
     }
 
-    /// Does the same, and calls the path `what` in messages.
+    /// Does the same as [`Self::open`], and names the path `what` in messages.
     pub(super) fn open_as(what: &str, path: &Path, owner: Owner) -> Result<Self> {
         let mut last = Dir::open(Path::new("/"))?;
         let (mut missing, mut inodes, mut closed) = (Vec::new(), Vec::new(), None);
@@ -108,7 +109,7 @@ impl TrustedPath {
     /// Returns the free bytes on the file system that the directory is on, or will be.
     ///
     /// # Errors
-    /// Fails if the file system does not tell.
+    /// Fails if the file system does not report its free space.
     pub fn free_bytes(&self) -> Result<u64> {
         self.last.free_bytes()
     }
@@ -121,10 +122,10 @@ impl TrustedPath {
         self.last.shares_disk_with(other)
     }
 
-    /// Checks that `needed` bytes are free. `what` says for what.
+    /// Checks that `needed` bytes are free for `what`.
     ///
     /// # Errors
-    /// Refuses if fewer are free.
+    /// Refuses if fewer bytes are free.
     pub fn check_space(&self, needed: u64, what: &str) -> Result<()> {
         check_space(
             needed,
@@ -140,7 +141,7 @@ impl TrustedPath {
         self.missing.is_empty().then_some(self.last)
     }
 
-    /// Returns the directory, and creates what is missing, with mode 0700 and for the owner of the archives.
+    /// Returns the directory. Creates missing components with mode 0700, for the owner of the archives.
     ///
     /// # Errors
     /// Fails if a directory cannot be created.
@@ -155,16 +156,17 @@ impl TrustedPath {
     }
 }
 
-/// Checks that `needed` of the `free` bytes at `path` are free. `what` says for what, and `next` what to do otherwise.
+/// Checks that `free` bytes at `path` are enough for `what`, which needs `needed` bytes. `next` is the advice
+/// otherwise.
 ///
 /// # Errors
-/// Refuses if fewer are free.
+/// Refuses if fewer bytes are free.
 pub fn check_space(needed: u64, free: u64, path: &Path, what: &str, next: &str) -> Result<()> {
     if needed <= free {
         return Ok(());
     }
     let (needed, free) = (human_size(needed), human_size(free));
-    let reason = format!("{what} needs {needed} in {}, and {free} are free", path.display());
+    let reason = format!("{what} needs {needed} in {}, but only {free} are free", path.display());
     Err(Refusal::new(reason, next).into())
 }
 

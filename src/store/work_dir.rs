@@ -1,5 +1,5 @@
-//! A private directory next to the archives, for files that are not finished. It is removed when dropped, and if a run was
-//! killed, the next run removes it. A directory that another run still uses is never removed.
+//! A private directory next to the archives, for files that are not finished. It is removed when dropped, and if a run
+//! was killed, the next run removes it. A directory that another run still uses is never removed.
 
 use crate::system::durable::{Dir, NotDurable, PRIVATE, inode_of};
 use crate::system::lock::try_lock;
@@ -17,7 +17,7 @@ const COMPANION: &str = "companion";
 pub struct Companion<'a> {
     /// Its final name.
     pub name: &'a str,
-    /// All of it.
+    /// Its complete content.
     pub bytes: &'a [u8],
 }
 
@@ -34,7 +34,7 @@ pub struct WorkDir<'a> {
 }
 
 impl<'a> WorkDir<'a> {
-    /// Creates one in `home`, and removes those of runs that were killed.
+    /// Creates a private directory in `home`, and removes those of killed runs.
     ///
     /// # Errors
     /// Fails if it cannot be created or locked.
@@ -48,7 +48,7 @@ impl<'a> WorkDir<'a> {
         Self::create_one(home)
     }
 
-    /// Creates one. Until it is locked, another run may take it for an abandoned one.
+    /// Creates a private directory. Until it is locked, another run may remove it as abandoned.
     fn create_one(home: &'a Dir) -> Result<Self> {
         let name = format!("{PREFIX}{}", random::uuid()?);
         let dir = home.make_child(&name, None)?;
@@ -63,11 +63,12 @@ impl<'a> WorkDir<'a> {
         &self.dir
     }
 
-    /// Gives the finished archive `draft` its final name in the parent directory, durably. Its companion, if it has one, is
-    /// published before it and belongs to `owner`. Returns the name that was taken, if one was: then neither is published.
+    /// Gives the finished archive `draft` its final name in the parent directory, durably. Its companion, if it has
+    /// one, is published before it and belongs to `owner`. If a name is taken, publishes neither and returns that name.
     ///
     /// # Errors
-    /// Fails if a name could not be given. The error is marked as [`NotDurable`] if the archive may have its name all the same.
+    /// Fails if a name could not be given. The error is marked as [`NotDurable`] if the archive may have its name all
+    /// the same.
     pub fn publish(
         &self,
         draft: &str,
@@ -83,7 +84,7 @@ impl<'a> WorkDir<'a> {
         let outcome = self.give(draft, name);
         let stands = outcome.as_ref().is_err_and(|error| error.is::<NotDurable>());
         if !matches!(outcome, Ok(None)) && !stands {
-            // If another archive has this name, it has its own companion or none.
+            // If another archive has this name, its companion does not belong to this archive.
             self.home.remove_file(companion.name)?;
         }
         outcome
@@ -115,7 +116,7 @@ pub fn remove_abandoned(home: &Dir) -> Result<()> {
     for name in home.names()?.into_iter().filter(|name| name.starts_with(PREFIX)) {
         let Ok(dir) = home.child(&name) else { continue };
         let ours = dir.stat()?.st_uid == Owner::ourselves().uid;
-        // Another run may have removed it meanwhile.
+        // Another run may have removed it in the meantime.
         let Ok(lock) = dir.read(".") else { continue };
         if ours && try_lock(&lock)? {
             home.remove_tree(&name)?;

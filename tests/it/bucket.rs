@@ -485,7 +485,7 @@ fn progress_does_not_count_a_repeated_part_twice() {
     let size = 17 << 20;
     assert!(bytes.iter().all(|(done, of)| *done <= size && *of == size), "{bytes:?}");
     let [(step, sent)] = &steps[..] else { panic!("{steps:?}") };
-    assert_eq!(step, "reading back what was uploaded");
+    assert_eq!(step, "reading back the uploaded archive");
     let (sent, back) = bytes.split_at(*sent);
     // Progress is reported several times in each part. It decreases once, when the part is repeated.
     assert!(sent.len() > 3 && sent.last() == Some(&(size, size)), "{sent:?}");

@@ -1,4 +1,4 @@
-//! What a repository lists, and what it refuses to change.
+//! Tests that a repository lists its archives and refuses changes to replaced or pinned ones.
 
 use super::*;
 use crate::error::Refusal;
@@ -70,7 +70,7 @@ fn an_unreadable_record_protects_its_archive_and_is_not_overwritten() {
         assert_eq!(fs::read_to_string(&record).unwrap(), unreadable);
         assert!(dir.path().join("a.db").exists());
     }
-    // An entry that was read before the record became unreadable does not help.
+    // An entry that was read before the record became unreadable is refused as well.
     fs::write(&record, &text).unwrap();
     let entry = only(&repository);
     fs::write(&record, "junk").unwrap();

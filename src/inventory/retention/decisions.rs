@@ -1,4 +1,4 @@
-//! The retention of each repository in a listing, by itself.
+//! Decides about retention separately for each repository in a listing.
 
 use super::super::entry::Entry;
 use super::super::listing::{Listing, StoredSnapshot};
@@ -11,12 +11,12 @@ use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-/// An archive and what to do with it.
+/// An archive and the decision about it.
 #[derive(Debug)]
 pub struct RetentionDecision<'a> {
     /// The archive.
     pub snapshot: &'a StoredSnapshot,
-    /// What to do with it.
+    /// The decision.
     pub decision: Decision,
 }
 
@@ -50,8 +50,8 @@ impl Listing {
         self.snapshots.iter().zip(decisions).map(decision).collect()
     }
 
-    /// Returns why each archive is kept, in their order, by the policy of its repository. `own` are the ids of this machine's
-    /// cluster, which count as one, as they do for a deletion.
+    /// Returns why each archive is kept, in their order, by the policy of its repository. `own` are the ids of this
+    /// machine's cluster, which count as one, as they do for a deletion.
     pub fn reasons_to_keep(&self, own: &BTreeSet<String>, now: Timestamp) -> Vec<Vec<String>> {
         let scope = Scope { clusters: own.clone(), ..Scope::all() };
         self.for_each_repository(&|repository, entries| {

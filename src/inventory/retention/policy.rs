@@ -1,7 +1,8 @@
 //! The rules of retention: a pure function of entries, policy and time.
 //!
-//! Rules apply to archives with our manifest and of the given cluster and member, by the time and revision in the manifest and
-//! never by name. They never delete a pinned archive nor the newest good one, and a wrong clock cannot make them delete all.
+//! Rules apply to archives with our manifest and of the given cluster and member, by the time and revision in the
+//! manifest and never by name. They never delete a pinned archive or the newest good one, and a wrong clock cannot make
+//! them delete all.
 
 use super::super::entry::Entry;
 use super::units;
@@ -11,7 +12,7 @@ use serde::Deserialize;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which archives to keep. An archive is kept if at least one rule keeps it, and all are kept if there is no rule. After that,
+/// Retention rules. An archive is kept if at least one rule keeps it, and without rules all are kept. After that,
 /// `max_size` deletes the oldest ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -35,7 +36,7 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Returns whether it sets nothing. Such a policy deletes nothing.
+    /// Returns whether it has neither a rule nor a size limit. Such a policy keeps everything.
     pub fn is_empty(&self) -> bool {
         !self.has_rules() && self.max_size.is_none()
     }
@@ -46,8 +47,8 @@ impl Policy {
     }
 }
 
-/// Whose archives a policy applies to. Those of each member are counted separately: otherwise three members that share a bucket
-/// would keep a third of the requested number each.
+/// The cluster and the member whose archives a policy applies to. Each member is counted separately. Otherwise each of
+/// three members that share a bucket would keep a third of the requested number.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
     /// The ids of the cluster, in hex. A restored cluster has had several, which count as one.
@@ -73,7 +74,7 @@ impl Scope {
     }
 }
 
-/// What to do with an archive.
+/// The decision about an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Keep it, for these reasons.
@@ -103,7 +104,7 @@ pub(super) fn decide(entries: &[&Entry], policy: &Policy, scope: &Scope, now: Ti
     decisions
 }
 
-/// Returns why each of `entries`, which are all those of one repository, is kept. Empty if nothing keeps it.
+/// Returns why each of `entries`, which are all those of one repository, is kept. Empty if it is not kept.
 pub(super) fn reasons_to_keep(
     entries: &[&Entry],
     policy: &Policy,
@@ -130,8 +131,8 @@ fn without_rules(policy: &Policy) -> Vec<String> {
 /// The archives of one member of one cluster, by their indices. A policy counts them separately.
 #[derive(Default)]
 struct Group {
-    /// Ordinary backups, and those that `restore` took. The latter are counted separately: as the newest of all, they would
-    /// push out what was restored.
+    /// Ordinary backups, and those that `restore` took. The latter are counted separately: as the newest of all, they
+    /// would displace the archives that were restored.
     kinds: [Kind; 2],
 }
 
@@ -139,7 +140,7 @@ struct Group {
 #[derive(Default)]
 struct Kind {
     all: Vec<usize>,
-    /// Those that are not damaged.
+    /// Returns the archives that are not damaged.
     good: Vec<usize>,
 }
 
@@ -186,7 +187,7 @@ fn exempt(entry: &Entry, scope: &Scope, now: Timestamp) -> Vec<String> {
     let reason = match &scope.member {
         _ if !scope.others && !scope.clusters.contains(cluster) => format!("of another cluster, {cluster}"),
         Some(own) if own != member => format!("of another member, {member}"),
-        // It would be the newest for years, and push out all new ones.
+        // It would be the newest for years, and displace all new ones.
         _ if taken > now => format!("dated {taken}, which is in the future"),
         _ => return Vec::new(),
     };
@@ -216,8 +217,8 @@ fn protect(entries: &[&Entry], kind: &Kind, reasons: &mut [Vec<String>]) {
     }
 }
 
-/// Returns the good archive with the highest revision in the cluster of the newest. It is not the newest if a clock was wrong
-/// once: a date in the future looks right when its time has come.
+/// Returns the good archive with the highest revision in the cluster of the newest. It is not the newest if a clock was
+/// wrong once: a date in the future looks right when its time has come.
 fn highest_revision(entries: &[&Entry], good: &[usize]) -> Option<usize> {
     let cluster = entries[*good.first()?].cluster();
     let revision = |index: usize| entries[index].manifest.as_ref().map(|manifest| manifest.revision);
@@ -237,7 +238,7 @@ fn apply_rules(
     for index in good.iter().take(saturate(policy.last)) {
         reasons[*index].push(format!("among the newest {}", policy.last));
     }
-    // The time counts from the newest archive: neither a clock that is ahead nor weeks without a backup delete all.
+    // The time counts from the newest archive, so a fast clock or weeks without a backup do not delete all archives.
     if let (Some(within), Some(newest)) = (policy.within, good.first()) {
         let newest = taken(*newest);
         for index in good.iter().filter(|index| newest.duration_since(taken(**index)) <= within) {

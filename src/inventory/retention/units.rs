@@ -1,7 +1,7 @@
 //! Ages and sizes as an operator writes them.
 //!
-//! jiff's friendly durations are not used: they have no fixed length for a year, and accept signs and fractions (`-1d`, `1.5h`),
-//! which make no sense here. `2y` is documented, and is 730 days.
+//! jiff's friendly durations are not used: they have no fixed length for a year, and accept signs and fractions (`-1d`,
+//! `1.5h`), which make no sense here. `2y` is documented, and is 730 days.
 
 use crate::error::Refusal;
 use jiff::SignedDuration;

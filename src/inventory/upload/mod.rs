@@ -1,7 +1,7 @@
 //! Uploads of archives: each goes to every destination, and those that fail wait in a queue for a later run.
 //!
-//! A destination that fails does not affect the others. Archives here are never changed, and an upload is reported as successful
-//! only after the destination has read it back.
+//! A destination that fails does not affect the others. Archives here are never changed, and an upload is reported as
+//! successful only after the destination has read it back.
 
 mod outcome;
 mod queue;
@@ -21,9 +21,9 @@ use queue::{Queue, QueuedUpload};
 use sender::Sender;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Queues `archive` for every destination except those where it has `arrived` in an earlier attempt, then uploads all that is in
-/// the queue of the directory `home`. Adds to `arrived`. Returns the outcome of each destination, by name, and in addition an error
-/// if the queue could not be read or written, or on an interrupt.
+/// Queues `archive` for every destination except those that it has `arrived` at in an earlier attempt, then uploads all
+/// that is in the queue of the directory `home`. Adds to `arrived`. Returns the outcome of each destination, by name,
+/// and in addition an error if the queue could not be read or written, or on an interrupt.
 pub fn send(
     home: &Dir,
     archive: &NewArchive<'_>,
@@ -58,8 +58,8 @@ pub fn send(
     (outcomes, sent)
 }
 
-/// Uploads all that is in the queue of the directory `home`. Returns the outcome of each destination, by name, and in addition an
-/// error if the queue could not be read or written, or on an interrupt.
+/// Uploads all that is in the queue of the directory `home`. Returns the outcome of each destination, by name, and in
+/// addition an error if the queue could not be read or written, or on an interrupt.
 pub fn send_pending(
     home: &Dir,
     destinations: &Destinations,
@@ -89,12 +89,13 @@ pub fn list(home: &Dir) -> Result<Vec<PendingUpload>> {
 /// Removes from the queue in `home` the uploads that `is_meant`, and returns them. Their archives stay.
 ///
 /// # Errors
-/// Refuses while another run uploads, because it may be uploading one of them. Fails if the queue cannot be read or written.
+/// Refuses while another run uploads, because it may be uploading one of them. Fails if the queue cannot be read or
+/// written.
 pub fn give_up(home: &Dir, is_meant: impl Fn(&PendingUpload) -> bool) -> Result<Vec<PendingUpload>> {
     let Some(queue) = Queue::open(home)? else { return Ok(Vec::new()) };
     let _lock = queue.lock()?.map_err(|holder| {
         Refusal::locked(
-            format!("{holder}, and uploads what waits there"),
+            format!("{holder}, and uploads the queued archives"),
             "wait for it to end, then run this again",
         )
     })?;

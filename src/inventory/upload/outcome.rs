@@ -1,9 +1,9 @@
-//! What one run did for each destination.
+//! The outcome of a run for each destination.
 
 use super::queue::QueuedUpload;
 use jiff::Timestamp;
 
-/// Where the new archive of a run is, as far as one destination is concerned.
+/// The location of a run's new archive with respect to one destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
     /// At the destination.
@@ -12,9 +12,9 @@ pub enum Delivery {
     Queued,
     /// Not at the destination and not in the queue, which could not be written.
     NotQueued,
-    /// Neither at the destination nor here: it was deleted.
+    /// It was deleted here before it was uploaded.
     Deleted,
-    /// The run had no new archive and only uploaded what was in the queue.
+    /// The run had no new archive, and only uploaded the queued archives.
     NoNewArchive,
 }
 
@@ -32,7 +32,7 @@ pub struct PendingUpload {
 }
 
 impl PendingUpload {
-    /// Returns what an operator types for it: `DESTINATION/NAME`.
+    /// Returns the form that an operator types: `DESTINATION/NAME`.
     pub fn selector(&self) -> String {
         format!("{}/{}", self.destination, self.archive)
     }
@@ -45,12 +45,12 @@ impl From<QueuedUpload> for PendingUpload {
     }
 }
 
-/// What one run did for one destination.
+/// The outcome of a run for one destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadOutcome {
     /// The destination's name.
     pub destination: String,
-    /// Where the new archive is.
+    /// The location of the new archive.
     pub delivery: Delivery,
     /// The name of the new archive there, if another archive has its usual name.
     pub renamed: Option<String>,
@@ -58,7 +58,7 @@ pub struct UploadOutcome {
     pub uploaded: usize,
     /// The uploads that are still in the queue.
     pub pending: Vec<PendingUpload>,
-    /// Why: the first error.
+    /// The first error.
     pub error: Option<String>,
     /// Whether the reason is that another run is uploading.
     pub is_busy: bool,
@@ -78,7 +78,7 @@ impl UploadOutcome {
         }
     }
 
-    /// Returns why the destination lacks what this run was to upload: the new archive, or without one, all that was queued.
+    /// Returns why the destination lacks an archive of this run: the new archive, or without one, any queued archive.
     pub fn failure(&self) -> Option<&str> {
         match self.delivery {
             Delivery::Arrived => None,
@@ -86,8 +86,8 @@ impl UploadOutcome {
         }
     }
 
-    /// Describes the outcome in a few words: `uploaded`, or `queued: ` and the reason. It is `uploaded` only if the destination
-    /// has the new archive.
+    /// Describes the outcome in a few words: `uploaded`, or `queued: ` and the reason. It is `uploaded` only if the
+    /// destination has the new archive.
     pub fn describe(&self) -> String {
         let count = |count: usize| if count > 1 { format!(" ({count} archives)") } else { String::new() };
         let reason = self.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();

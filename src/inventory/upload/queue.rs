@@ -1,8 +1,8 @@
 //! The upload queue: a file for each archive and destination, in `.uploads` next to the archives.
 //!
-//! The file is written before its upload begins, and removed after the upload was read back. So if a run is killed in between,
-//! the next run continues. One run uploads at a time: the kernel releases the lock on the directory when its holder dies. Nothing
-//! in a file is trusted except a name and a hash.
+//! The file is written before its upload begins, and removed after the upload was read back. So if a run is killed in
+//! between, the next run continues. One run uploads at a time: the kernel releases the lock on the directory when its
+//! holder dies. Only the name and the hash in a file are trusted.
 
 use crate::archive::manifest::Manifest;
 use crate::error::Refusal;
@@ -52,8 +52,8 @@ pub(super) struct QueuedUpload {
 }
 
 impl QueuedUpload {
-    /// Queues a new archive for `destination`. There, each cluster and unit has a folder of its own, so that archives of the same
-    /// second do not collide.
+    /// Queues a new archive for `destination`. There, each cluster and unit has a folder of its own, so that archives
+    /// of the same second do not collide.
     pub fn new(archive: &NewArchive<'_>, destination: &str, since: Timestamp) -> Self {
         let manifest = archive.manifest;
         let unit = manifest.unit.as_ref().unwrap_or(&manifest.member_name);
@@ -93,8 +93,8 @@ impl Queue {
         }
     }
 
-    /// Locks the queue, or returns which process holds the lock. Without it, two runs would upload the same archive, and one
-    /// would find that its parts have disappeared.
+    /// Locks the queue, or returns which process holds the lock. Without it, two runs would upload the same archive,
+    /// and one would find that its parts have disappeared.
     pub fn lock(&self) -> Result<Result<Lock, String>> {
         match Lock::acquire(&self.0) {
             Ok(lock) => Ok(Ok(lock)),
@@ -102,7 +102,7 @@ impl Queue {
         }
     }
 
-    /// Adds an upload durably, or replaces it by what is known about it now.
+    /// Adds an upload durably, or replaces its file with its current state.
     pub fn add(&self, upload: &QueuedUpload) -> Result<()> {
         let text = serde_json::to_vec_pretty(upload).context("writing to the upload queue")?;
         self.0.replace_for(&upload.file_name(), &text, PRIVATE, None)

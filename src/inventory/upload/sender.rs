@@ -1,7 +1,7 @@
 //! The uploads of one run: from the queue to the destinations, the newest archive first.
 //!
-//! One upload that fails does not stop the others, unless its destination does not answer. An upload leaves the queue only after
-//! the destination has read it back.
+//! One upload that fails does not stop the others, unless its destination does not answer. An upload leaves the queue
+//! only after the destination has read it back.
 
 use super::super::destinations::Destinations;
 use super::super::repository::Repository;
@@ -22,7 +22,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fs::File;
 
-/// Uploads what is in the queue.
+/// Uploads the queued archives.
 pub(super) struct Sender<'a> {
     /// The directory of the archives.
     pub home: &'a Dir,
@@ -37,8 +37,9 @@ pub(super) struct Sender<'a> {
 }
 
 impl Sender<'_> {
-    /// Uploads what is in the queue, and what other runs add meanwhile because this one holds the lock. A process enqueues before
-    /// it tries the lock, and the holder reads the queue again after it has released the lock, so no upload is missed.
+    /// Uploads the queued archives, and those that other runs add while this run holds the lock. A process enqueues
+    /// before it tries the lock, and the holder reads the queue again after it has released the lock, so no upload is
+    /// missed.
     pub fn send_all(&self, outcomes: &mut [UploadOutcome], progress: Sink<'_>) -> Result<()> {
         let mut tried = BTreeSet::new();
         loop {
@@ -69,14 +70,16 @@ impl Sender<'_> {
             outcome.pending = own.cloned().map(Into::into).collect();
             if !outcome.pending.is_empty() && outcome.error.is_none() {
                 outcome.is_busy = true;
-                outcome.error = Some(format!("{holder}, and uploads what waits there, this too"));
+                outcome.error =
+                    Some(format!("{holder}, and uploads the queued archives, including this one"));
             }
         }
         Ok(())
     }
 
-    /// Returns the uploads whose archives exist: the new one first, then the newest. One that was queued under a clock that was
-    /// ahead is not taken for the newest. An archive that was deleted needs no copy: its uploads are removed from the queue.
+    /// Returns the uploads whose archives exist: the new one first, then the newest. An upload that was queued while
+    /// the clock was ahead does not count as the newest. An archive that was deleted needs no copy: its uploads are
+    /// removed from the queue.
     fn existing(&self, progress: Sink<'_>) -> Result<Vec<QueuedUpload>> {
         let mut existing = Vec::new();
         for upload in self.queue.uploads()? {
@@ -97,7 +100,7 @@ impl Sender<'_> {
         Ok(existing)
     }
 
-    /// Uploads to one destination. Once it does not answer, the rest is left to a later run.
+    /// Uploads to one destination. If it stops answering, a later run uploads the rest.
     fn send_to_one<'a>(
         &self,
         outcome: &mut UploadOutcome,
@@ -140,8 +143,8 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// Uploads one archive, which must not have changed since it was queued. If another one has its name there, as an archive of
-    /// the same second from another directory does, it gets a name of its own.
+    /// Uploads one archive, which must not have changed since it was queued. If another one has its name there, as an
+    /// archive of the same second from another directory does, it gets a name of its own.
     fn send(&self, repository: &Repository, upload: &mut QueuedUpload, progress: Sink<'_>) -> Result<()> {
         progress(Progress::Step(&format!("uploading to {}", upload.destination)));
         let mut archive =
@@ -160,7 +163,7 @@ impl Sender<'_> {
             "{} has another archive of that name: uploading as {remote}",
             upload.destination
         )));
-        // If this run is interrupted, the next one goes on with this name.
+        // If this run is interrupted, the next one continues with this name.
         upload.remote = remote;
         self.queue.add(upload)?;
         self.add(repository, upload, &archive, progress)

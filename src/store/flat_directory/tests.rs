@@ -1,4 +1,4 @@
-//! What a directory lists, and what it refuses.
+//! Tests that a directory lists regular files and refuses unsafe names and files.
 
 use super::*;
 use crate::system::digest::hex;

@@ -1,6 +1,6 @@
 //! Requests to a bucket: signed, sent, and repeated if that may help.
 //!
-//! It must never hold more than one part in memory, nor show a signed header.
+//! It must never hold more than one part in memory, or print a signed header.
 
 use super::credentials::{CredentialSource, Credentials};
 use super::endpoint::Endpoint;
@@ -212,8 +212,8 @@ fn fail_if_interrupted() -> io::Result<()> {
     }
 }
 
-/// Returns the pause after a number of attempts: the one that the server asks for, or one that doubles each time. Half of it is
-/// random, so that many units do not come back at the same time.
+/// Returns the pause after a number of attempts: the one that the server asks for, or one that doubles each time. Half
+/// of it is random, so that many units do not retry at the same time.
 fn pause(attempts: u32, retry_after: Option<Duration>) -> Result<Duration> {
     let longest = FIRST_PAUSE.saturating_mul(1 << (attempts - 1)).min(MAX_PAUSE);
     let random = random::below(u64::try_from(longest.as_millis())?)?;

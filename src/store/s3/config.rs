@@ -1,4 +1,4 @@
-//! A bucket as the settings describe it, and what can be checked about it without its files and the network.
+//! The settings of a bucket, and the checks on them that need neither its files nor the network.
 
 use super::encryption::{Encryption, RequestedEncryption};
 use super::endpoint::{AddressingStyle, Endpoint, server_name};
@@ -11,16 +11,16 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct S3Config {
-    /// The server's URL. Without it: Amazon's of the region.
+    /// The server's URL. The default is Amazon's server of the region.
     pub endpoint: Option<String>,
-    /// The region in signatures. Without it: `us-east-1`.
+    /// The region in signatures. The default is `us-east-1`.
     pub region: Option<String>,
     /// The bucket's name.
     pub bucket: String,
-    /// The folder that all keys are in.
+    /// The folder that contains all keys.
     #[serde(default)]
     pub folder: String,
-    /// Where a URL names the bucket. Without it: in the host name with Amazon, in the path elsewhere.
+    /// The position of the bucket in a URL. The default is the host name for Amazon, and the path for other servers.
     pub style: Option<AddressingStyle>,
     /// A PEM file with the authorities to trust in place of the machine's.
     pub ca: Option<PathBuf>,
@@ -31,9 +31,9 @@ pub struct S3Config {
     pub instance_role: bool,
     /// How the server is to encrypt objects.
     pub encryption: Option<Encryption>,
-    /// The key in the server's key service. Without it: the default one.
+    /// The key in the server's key service. `None` selects the service's default key.
     pub kms_key: Option<String>,
-    /// The proxy, `http://HOST:PORT`. Without it: the one that the environment names.
+    /// The proxy, `http://HOST:PORT`. The default is the proxy in the environment.
     pub proxy: Option<String>,
     /// Whether archives may be sent over the network without TLS.
     #[serde(default)]
@@ -41,18 +41,18 @@ pub struct S3Config {
 }
 
 impl S3Config {
-    /// Returns what the bucket's folder is called in results: a URL that ends in a slash.
+    /// Returns the name of the bucket's folder in results: a URL that ends in a slash.
     pub fn url(&self) -> String {
         format!("s3://{}/{}", self.bucket, self.prefix())
     }
 
-    /// Returns a name that is the same for all configurations of the same folder of the same bucket, however they spell the
-    /// server.
+    /// Returns a name that is the same for all configurations of the same folder of the same bucket, however they spell
+    /// the server.
     pub fn identity(&self) -> String {
         format!("s3://{}/{}/{}", server_name(self.endpoint.as_deref()), self.bucket, self.prefix())
     }
 
-    /// Returns what all keys begin with: nothing, or the folder and a slash.
+    /// Returns the prefix of all keys: empty, or the folder and a slash.
     pub(super) fn prefix(&self) -> String {
         match self.folder.trim_matches('/') {
             "" => String::new(),
@@ -63,7 +63,7 @@ impl S3Config {
     /// Checks the configuration, without its files and the network.
     ///
     /// # Errors
-    /// Refuses a configuration that no bucket can be opened with.
+    /// Refuses a configuration that cannot open a bucket.
     pub fn check(&self) -> Result<(), Refusal> {
         let endpoint = self.server()?;
         proxy::choose(endpoint.host(), endpoint.is_tls(), self.proxy.as_deref(), &Proxies::default())?;

@@ -1,6 +1,6 @@
 //! The access key of a bucket: from a file, from the environment, or of the machine's role.
 //!
-//! A secret is never shown, nor read from a file that other users can read.
+//! A secret is never printed, and never read from a file that other users can read.
 
 use super::http::describe_error;
 use super::proxy::Proxies;
@@ -14,11 +14,11 @@ use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The metadata service of Amazon's machines.
+/// The metadata service of Amazon EC2 instances.
 const METADATA_SERVICE: &str = "http://169.254.169.254";
-/// The service is on the machine's own link. If a request takes longer, there is no such service.
+/// The timeout of a request. The service is link-local, so a slower response means that it does not exist.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(3);
-/// The most that is read of a response. They have less than two kilobytes.
+/// The most bytes read of a response. Responses are smaller than two kilobytes.
 const MAX_METADATA: u64 = 64 << 10;
 
 /// An access key.
@@ -34,7 +34,7 @@ pub struct Credentials {
     pub expires: Option<Timestamp>,
 }
 
-/// What the environment of this process says about buckets. It was removed from the environment, so that no child sees it.
+/// The variables about buckets. They were removed from the environment, so that child processes do not inherit them.
 #[derive(Debug, Clone, Default)]
 pub struct S3Environment {
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`.
@@ -45,7 +45,7 @@ pub struct S3Environment {
     pub proxies: Proxies,
 }
 
-/// Where an access key comes from.
+/// The source of an access key.
 #[derive(Debug, Clone)]
 pub(super) enum CredentialSource {
     /// A file as Amazon's tools write it: `aws_access_key_id = …`.
@@ -117,7 +117,7 @@ fn read_file(path: &Path) -> Result<Credentials> {
     }
 }
 
-/// Returns the value of `name` in the section `default` of an INI file, or in the first section if there is no such one.
+/// Returns the value of `name` in the section `default` of an INI file, or in the first section if that does not exist.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let is_default = |line: &str| line.trim_start_matches('[').trim_end_matches(']').trim() == "default";
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
@@ -138,7 +138,7 @@ fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     None
 }
 
-/// Asks the metadata service, in its version 2: a token comes first, so that no other program can be tricked into asking.
+/// Asks the metadata service, in its version 2: the token that it requires prevents request forgery.
 fn fetch_role(url: &str) -> Result<Credentials> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]

@@ -1,8 +1,8 @@
-//! Deletes an object so that its bytes are gone, or reports that it is only hidden.
+//! Deletes the bytes of an object, or reports that the object is only hidden.
 //!
-//! In a bucket that keeps versions, a `DELETE` without a version adds a delete marker: the object leaves the listings, and its
-//! bytes stay (Amazon S3 User Guide, "Deleting object versions from a versioning-enabled bucket"). That is never reported as
-//! deleted, and an object that a lock keeps is never hidden.
+//! In a bucket that keeps versions, a `DELETE` without a version adds a delete marker: the object leaves the listings,
+//! and its bytes stay (Amazon S3 User Guide, "Deleting object versions from a versioning-enabled bucket"). That is
+//! never reported as deleted, and an object that a lock keeps is never hidden.
 
 use super::client::{S3Client, S3Request};
 use super::error::S3Error;
@@ -19,12 +19,12 @@ pub(super) struct Deleter {
     settings: OnceLock<BucketSettings>,
 }
 
-/// The settings of a bucket that decide what a deletion does.
+/// The settings of a bucket that decide whether a deletion removes the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct BucketSettings {
     /// Whether it keeps versions, or may have kept them.
     has_versions: bool,
-    /// What its object lock does, in words. `None` if it has none, or if the access key may not read it.
+    /// A description of its object lock. `None` if it has no lock, or if the access key may not read the lock.
     lock: Option<String>,
 }
 
@@ -75,11 +75,11 @@ impl Deleter {
         Self { client: Arc::clone(client), settings: OnceLock::new() }
     }
 
-    /// Deletes the object `key` by its version if the bucket keeps versions. If the access key may not delete versions, and no
-    /// lock is known, the object is hidden.
+    /// Deletes the object `key` by its version if the bucket keeps versions. If the access key may not delete versions,
+    /// and no lock is known, the object is hidden.
     ///
     /// # Errors
-    /// Fails if the server refuses, or if a lock keeps the object. It is still listed then.
+    /// Fails if the server refuses, or if a lock keeps the object. The object is then still listed.
     pub fn delete(&self, key: &str, version: &str, lock: Option<&str>) -> Result<Deletion> {
         let BucketSettings { has_versions, lock: bucket_lock } = self.settings()?;
         let lock = lock.map(str::to_owned).or(bucket_lock);
@@ -106,7 +106,8 @@ impl Deleter {
         self.delete_or_hide(key, false).map(|_| ())
     }
 
-    /// Deletes an object without a version. It is hidden if the bucket keeps versions, or the server says so.
+    /// Deletes an object without a version. It is hidden if the bucket keeps versions, or if the server reports a
+    /// delete marker.
     fn delete_or_hide(&self, key: &str, has_versions: bool) -> Result<Deletion> {
         let response = self.client.send(&S3Request { method: "DELETE", key, ..S3Request::default() })?;
         Ok(match has_versions || response.header("x-amz-delete-marker") == "true" {
@@ -120,8 +121,8 @@ impl Deleter {
         self.client.send(&S3Request { method: "DELETE", key, query, ..S3Request::default() }).map(|_| ())
     }
 
-    /// Reads the bucket's settings once. The lock of a single object is not enough: versitygw shows none for the retention that a
-    /// bucket has by default.
+    /// Reads the bucket's settings once. The lock of a single object is not enough: versitygw does not report the
+    /// default retention of a bucket.
     fn settings(&self) -> Result<BucketSettings> {
         if let Some(known) = self.settings.get() {
             return Ok(known.clone());
@@ -133,7 +134,7 @@ impl Deleter {
         Ok(self.settings.get_or_init(|| settings).clone())
     }
 
-    /// Reads a setting of the bucket. Returns `None` if the bucket has none, if the server does not know such settings, or if the
+    /// Reads a setting of the bucket. Returns `None` if it is not set, if the server does not support it, or if the
     /// access key may not read it.
     fn setting<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {
         let query = vec![(name, String::new())];

@@ -1,7 +1,7 @@
-//! Encryption by the server: what is requested, and whether the server did it.
+//! Encryption by the server: requests it, and checks whether the server did it.
 //!
-//! Several servers accept the header and ignore it: Ceph RGW 16, versitygw 1.8.0, s3rver and rclone 1.76.0. An archive is never
-//! sent before the server has shown that it encrypts.
+//! Several servers accept the header and ignore it: Ceph RGW 16, versitygw 1.8.0, s3rver and rclone 1.76.0. An archive
+//! is never sent before the server has shown that it encrypts.
 
 use super::client::{S3Client, S3Request, S3Response};
 use crate::error::Refusal;
@@ -13,7 +13,7 @@ const KEY_HEADER: &str = "x-amz-server-side-encryption-aws-kms-key-id";
 /// The suffix of a probe's name. No archive has it, so a probe is never listed.
 const PROBE_SUFFIX: &str = ".probe";
 
-/// Who holds the key that the server encrypts with.
+/// The holder of the encryption key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Encryption {
@@ -23,7 +23,7 @@ pub enum Encryption {
     Kms,
 }
 
-/// The encryption that a server is asked for.
+/// The encryption requested from a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RequestedEncryption {
     method: &'static str,
@@ -38,7 +38,7 @@ pub(super) struct ReportedEncryption {
 }
 
 impl RequestedEncryption {
-    /// Returns what the settings of a destination request, if anything.
+    /// Returns the encryption that the settings of a destination request, if any.
     pub fn new(encryption: Option<Encryption>, kms_key: Option<&str>) -> Result<Option<Self>, Refusal> {
         match (encryption, kms_key) {
             (None, None) => Ok(None),
@@ -54,7 +54,7 @@ impl RequestedEncryption {
         std::iter::once((METHOD_HEADER, self.method.to_owned())).chain(key)
     }
 
-    /// Returns how a report differs from the request, in words, or `None` if the object is encrypted as requested.
+    /// Describes how a report differs from the request, or `None` if the object is encrypted as requested.
     pub fn difference(&self, reported: &ReportedEncryption) -> Option<String> {
         if reported.method != self.method {
             let method = if reported.method.is_empty() { "nothing" } else { &reported.method };
@@ -65,8 +65,8 @@ impl RequestedEncryption {
         Some(format!("the key {requested} was requested, and the server reports {key}"))
     }
 
-    /// Refuses to send anything to `key` unless the server is shown to encrypt. `started` is the report of the response that
-    /// started the upload. MinIO reports nothing at that time: such a server is tried with a small object.
+    /// Refuses to send anything to `key` unless the server is shown to encrypt. `started` is the report of the response
+    /// that started the upload. MinIO sends no report at that time, so a small object is stored as a test.
     pub fn check_before_upload(
         &self,
         client: &S3Client,
@@ -84,7 +84,7 @@ impl RequestedEncryption {
         }
     }
 
-    /// Stores a small object next to `key` with the same headers, and returns what the server reports for it.
+    /// Stores a small object next to `key` with the same headers, and returns the server's report for it.
     fn probe(&self, client: &S3Client, key: &str) -> Result<ReportedEncryption> {
         let probe = format!("{key}{PROBE_SUFFIX}");
         let (headers, body) = (self.headers().collect(), b"whether this server encrypts\n");
@@ -97,7 +97,7 @@ impl RequestedEncryption {
             let request = S3Request { method: "DELETE", key: &probe, query, ..S3Request::default() };
             client.send_despite_interrupt(&request)
         };
-        // The access key may be allowed to write and not to delete: then the probe stays, and the upload goes on.
+        // The access key may be allowed to write but not to delete. The probe then stays, and the upload continues.
         if delete(version).is_err() && !version.is_empty() {
             let _ = delete("");
         }
@@ -106,15 +106,15 @@ impl RequestedEncryption {
 }
 
 impl ReportedEncryption {
-    /// Returns what a response reports.
+    /// Returns the report in a response.
     pub fn in_response(response: &S3Response) -> Self {
         let header = |name: &str| response.header(name).to_owned();
         Self { method: header(METHOD_HEADER), key: header(KEY_HEADER) }
     }
 }
 
-/// Returns whether a server that reports one key means the one that was requested. Amazon reports the key's ARN, also if only its
-/// id or an alias was given, and MinIO puts `arn:aws:kms:` before the name.
+/// Returns whether a server that reports one key means the one that was requested. Amazon reports the key's ARN, also
+/// if only its id or an alias was given, and MinIO puts `arn:aws:kms:` before the name.
 fn is_same_key(requested: &str, reported: &str) -> bool {
     let is_end = |whole: &str, end: &str| {
         whole.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with(['/', ':']))
@@ -123,7 +123,7 @@ fn is_same_key(requested: &str, reported: &str) -> bool {
     !reported.is_empty() && (is_alias || is_end(reported, requested) || is_end(requested, reported))
 }
 
-/// The refusal of a server that does not encrypt. `state` says what is in the bucket now.
+/// Returns the refusal of a server that does not encrypt. `state` describes the object in the bucket.
 pub(super) fn not_encrypted(url: &str, difference: &str, state: &str) -> Refusal {
     Refusal::new(
         format!("the server of {url} did not encrypt it: {difference}; {state}"),

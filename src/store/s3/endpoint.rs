@@ -10,16 +10,16 @@ use serde::Deserialize;
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// In a path, slashes stay as well.
 const PATH: &AsciiSet = &QUERY.remove(b'/');
-/// The domain of Amazon's servers.
+/// The domain of Amazon S3.
 const AMAZON: &str = ".amazonaws.com";
 /// Amazon's default region, and the one that most other servers accept.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// Where a URL names the bucket.
+/// The position of the bucket in a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AddressingStyle {
-    /// `https://ENDPOINT/BUCKET/KEY`: what most servers other than Amazon's want.
+    /// `https://ENDPOINT/BUCKET/KEY`: required by most servers other than Amazon S3.
     Path,
     /// `https://BUCKET.ENDPOINT/KEY`.
     Host,
@@ -31,14 +31,14 @@ pub(super) struct Endpoint {
     scheme: &'static str,
     /// Host and port, as in the header `Host`.
     host: String,
-    /// What comes before every key in a path: nothing, or `/BUCKET`.
+    /// The prefix of every key in a path: empty, or `/BUCKET`.
     prefix: String,
     region: String,
 }
 
 impl Endpoint {
-    /// Makes the endpoint of a bucket at `endpoint`, or at Amazon's server of the region. Plain http is allowed to this machine
-    /// itself, and elsewhere only with `allow_http`.
+    /// Makes the endpoint of a bucket at `endpoint`, or at Amazon's server of the region. Plain http is allowed to this
+    /// machine itself, and to other servers only with `allow_http`.
     ///
     /// # Errors
     /// Refuses an endpoint that is not `https://HOST[:PORT]`, and a bucket's name that cannot be one.
@@ -131,8 +131,8 @@ fn parse(endpoint: &str, allow_http: bool) -> Result<(&'static str, &str), Refus
     Ok((scheme, host))
 }
 
-/// Returns a name of the server that is the same for all spellings of its URL: without scheme and default port, and one for all
-/// of Amazon's endpoints, because names of buckets are unique there. Two DNS names of one server stay two.
+/// Returns a name of the server that is the same for all spellings of its URL: without scheme and default port, and one
+/// for all Amazon endpoints, because bucket names are unique there. Two DNS names of one server give two names.
 pub(super) fn server_name(endpoint: Option<&str>) -> String {
     let endpoint = endpoint.unwrap_or(AMAZON).trim().trim_end_matches('/').to_lowercase();
     let (scheme, server) = endpoint.split_once("://").unwrap_or(("https", &endpoint));

@@ -18,7 +18,7 @@ const MAX_MESSAGE: usize = 300;
 pub struct S3Error {
     /// The URL of the server, without bucket and key.
     server: String,
-    /// The HTTP status. 0 if there was no response.
+    /// The HTTP status, or 0 without a response.
     status: u16,
     /// S3's code, such as `AccessDenied`.
     code: String,
@@ -43,8 +43,8 @@ struct ErrorDocument {
     region: String,
 }
 
-/// Returns whether a body is an error document although the status is 200: the server starts its response to a completion
-/// before it has finished.
+/// Returns whether a body is an error document although the status is 200: the server starts its response to a
+/// completion before it has finished.
 pub(super) fn is_error_document(method: &str, body: &[u8]) -> bool {
     let start = &body[..body.len().min(512)];
     method == "POST" && start.windows(ROOT_ELEMENT.len()).any(|window| window == ROOT_ELEMENT)
@@ -104,7 +104,7 @@ impl S3Error {
             "ServiceUnavailable",
             "RequestTimeout",
             "OperationAborted",
-            // Two conditional requests at the same time. AWS says to repeat them.
+            // Two conditional requests at the same time. The AWS documentation recommends to repeat them.
             "ConditionalRequestConflict",
             "BadDigest",
             "XAmzContentSHA256Mismatch",
@@ -113,7 +113,7 @@ impl S3Error {
         (by_status && !self.is_about_certificate()) || CODES.contains(&self.code.as_str())
     }
 
-    /// Returns whether no response came at all.
+    /// Returns whether the request got no response at all.
     pub(super) fn is_unreachable(&self) -> bool {
         self.status == 0
     }
@@ -123,12 +123,12 @@ impl S3Error {
         self.status == 404 && ["", "NoSuchKey"].contains(&self.code.as_str())
     }
 
-    /// Returns whether what the request named does not exist: an object, a version or an upload.
+    /// Returns whether the requested object, version or upload does not exist.
     pub(super) fn is_not_found(&self) -> bool {
         self.status == 404
     }
 
-    /// Returns whether the server does not implement what was asked for.
+    /// Returns whether the server does not implement the request.
     pub(super) fn is_not_implemented(&self) -> bool {
         self.status == 501 || self.code == "NotImplemented"
     }
@@ -152,7 +152,7 @@ impl S3Error {
         self.message.starts_with("TLS: ")
     }
 
-    /// Returns what an operator can do about it. Empty if nothing is known.
+    /// Returns advice for the operator. Empty if no advice is known.
     fn advice(&self) -> String {
         match self.code.as_str() {
             "RequestTimeTooSkewed" | "RequestExpired" => {

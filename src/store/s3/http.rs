@@ -16,7 +16,8 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_p
 
 /// The timeout of a name lookup, and of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// A connection on which no byte moves for this long is broken. The total time is not limited, because a link may be slow.
+/// A connection on which no byte moves for this long is broken. The total time is not limited, because a link may be
+/// slow.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// A server may join thousands of parts before it responds.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -91,8 +92,8 @@ fn authorities(file: &Path) -> Result<Vec<Certificate<'static>>> {
     Ok(certificates)
 }
 
-/// Refuses a processor without the instructions that graviola is written for. All have them since about 2015, but not every
-/// virtual one.
+/// Refuses a processor without the instructions that graviola is written for. All have them since about 2015, but not
+/// every virtual one.
 fn check_processor() -> Result<(), Refusal> {
     #[cfg(target_arch = "x86_64")]
     let features = [
@@ -120,7 +121,7 @@ fn check_processor() -> Result<(), Refusal> {
     ))
 }
 
-/// Returns the value of a header. Empty if there is none.
+/// Returns the value of a header. Empty if the response has no such header.
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
@@ -130,14 +131,14 @@ pub(super) fn parse_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp())
 }
 
-/// Says why a request got no response, in an operator's words rather than the library's.
+/// Describes why a request got no response, in terms for operators instead of the library's message.
 pub(super) fn describe_error(error: &ureq::Error) -> String {
     match error {
         // rustls reports a certificate wrapped in an input/output error.
         ureq::Error::Io(error) if error.to_string().starts_with("invalid peer certificate") => {
             format!("TLS: {error}")
         }
-        // The standard library words it so.
+        // This is the text of the standard library.
         ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
             format!("the host name cannot be resolved ({error})")
         }

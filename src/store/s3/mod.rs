@@ -1,7 +1,7 @@
 //! A bucket on a server that speaks S3.
 //!
-//! It must never overwrite an object that it did not write, nor call an object good that it has not read back. An upload in
-//! parts is no risk: S3 shows an object only when all of its parts are there.
+//! It must never overwrite an object that it did not write, or report an object as good that it has not read back. An
+//! upload in parts is safe: S3 lists an object only after all of its parts have arrived.
 
 mod bucket;
 mod client;

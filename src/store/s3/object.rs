@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use std::io::{self, Read};
 use std::sync::Arc;
 
-/// How many bytes one request sends or fetches, and so the most that is held in memory.
+/// The bytes that one request sends or fetches, and therefore the most that is held in memory.
 pub(super) const PART_SIZE: u64 = 8 << 20;
 
 /// An object as the server describes it.
@@ -19,10 +19,10 @@ pub(super) struct ObjectHead {
     pub etag: String,
     /// The hash that the uploader stored with it.
     pub sha256: String,
-    /// Its version. Empty if the server names none.
+    /// Its version. Empty if the server reports no version.
     pub version: String,
     pub modified: Timestamp,
-    /// What keeps it from being deleted, in words.
+    /// A description of the lock that prevents its deletion.
     pub lock: Option<String>,
     pub encryption: ReportedEncryption,
 }
@@ -42,7 +42,7 @@ impl ObjectHead {
     }
 }
 
-/// Returns the lock that a response shows. One that has ended is returned too: only the server's clock decides.
+/// Returns the lock in a response. A lock in the past is returned too, because only the server's clock decides.
 fn lock_in(response: &S3Response) -> Option<String> {
     match response.header("x-amz-object-lock-retain-until-date") {
         "" if response.header("x-amz-object-lock-legal-hold") == "ON" => {
@@ -74,7 +74,7 @@ fn explain(client: &S3Client, key: &str, without_code: Error) -> Error {
     client.send(&request).err().unwrap_or(without_code)
 }
 
-/// Reads an object from its beginning. Fails if it is replaced meanwhile.
+/// Reads an object from its beginning. Fails if the object is replaced during the read.
 #[derive(Debug)]
 pub(super) struct ObjectReader {
     client: Arc<S3Client>,
@@ -109,7 +109,7 @@ impl ObjectReader {
         let response = self.client.send(&request)?;
         let total = response.header("content-range").rsplit('/').next();
         let is_same = total.and_then(|total| total.parse().ok()).is_none_or(|total: u64| total == self.size);
-        ensure!(is_same, "the object was replaced by another one meanwhile");
+        ensure!(is_same, "the object was replaced by another one in the meantime");
         let received = response.body.len();
         ensure!(received as u64 == length, "the server sent {received} bytes of {length}");
         Ok(response.body)

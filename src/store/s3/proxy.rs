@@ -24,8 +24,8 @@ impl Proxies {
         url.as_ref().filter(|_| !is_exempt(without_port(host), &self.exempt))
     }
 
-    /// Returns the environment variables that may be written to a file which everyone can read: the proxies without a login,
-    /// and the exempt servers.
+    /// Returns the environment variables that may be written to a file which everyone can read: the proxies without a
+    /// login, and the exempt servers.
     pub fn public_variables(&self) -> Vec<(&'static str, String)> {
         let urls = [("http_proxy", &self.http), ("https_proxy", &self.https)].into_iter();
         let all = urls.filter_map(|(name, url)| Some((name, url.as_ref()?.reveal().to_owned())));
@@ -42,7 +42,8 @@ pub(super) fn has_login(url: &str) -> bool {
     url.contains('@')
 }
 
-/// Returns the proxy for `host`, which may include a port: the one in the destination's settings, or else the environment's.
+/// Returns the proxy for `host`, which may include a port: the one in the destination's settings, or else the
+/// environment's.
 ///
 /// # Errors
 /// Refuses a proxy whose URL cannot be used, and one in the settings that holds a login.

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::system::secret::Secret;
 
-    /// Signs one of Amazon's examples: "Signature Calculations for the Authorization Header", Amazon S3 API Reference.
+    /// Signs an example from "Signature Calculations for the Authorization Header", Amazon S3 API Reference.
     fn sign_example(
         method: &str,
         path: &str,

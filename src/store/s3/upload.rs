@@ -27,12 +27,12 @@ use std::sync::Arc;
 /// S3's limit on the parts of one object.
 const MAX_PARTS: u64 = 10_000;
 
-/// One file and the object that it is to become.
+/// A file and the object to create from it.
 pub(super) struct Upload<'a> {
     client: &'a Arc<S3Client>,
     deleter: &'a Deleter,
     encryption: Option<&'a RequestedEncryption>,
-    /// What the bucket's folder is called in messages.
+    /// The name of the bucket's folder in messages.
     url: &'a str,
     /// The object's name in that folder.
     name: &'a str,
@@ -46,8 +46,8 @@ pub(super) struct Upload<'a> {
 type Report<'a> = RefCell<Sink<'a>>;
 
 impl<'a> Upload<'a> {
-    /// Prepares the upload of `file`, whose SHA-256 is `sha256`. `target` is the URL of the bucket's folder, the folder itself,
-    /// and the object's name in it.
+    /// Prepares the upload of `file`, whose SHA-256 is `sha256`. `target` is the URL of the bucket's folder, the folder
+    /// itself, and the object's name in it.
     pub fn new(
         client: &'a Arc<S3Client>,
         deleter: &'a Deleter,
@@ -81,7 +81,7 @@ impl<'a> Upload<'a> {
             )));
         }
         let progress = report.into_inner();
-        progress(Progress::Step("reading back what was uploaded"));
+        progress(Progress::Step("reading back the uploaded archive"));
         let head = self.head()?.with_context(|| format!("{}{} does not exist", self.url, self.name))?;
         self.check_encryption(&head, is_new)?;
         self.read_back(head, progress)
@@ -92,8 +92,8 @@ impl<'a> Upload<'a> {
         head.with_context(|| format!("reading the attributes of {}{}", self.url, self.name))
     }
 
-    /// Refuses an object that the server stored unencrypted although encryption was requested. One that this upload created is
-    /// deleted. An older one may be the only copy, and stays.
+    /// Refuses an object that the server stored unencrypted although encryption was requested. One that this upload
+    /// created is deleted. An older one may be the only copy, and stays.
     fn check_encryption(&self, head: &ObjectHead, is_new: bool) -> Result<()> {
         let difference = self.encryption.and_then(|requested| requested.difference(&head.encryption));
         match difference {
@@ -126,7 +126,7 @@ impl<'a> Upload<'a> {
         }
     }
 
-    /// Reads the object back and compares its bytes, not only what the server says about them.
+    /// Reads the object back and compares its bytes, not only the checksum that the server reports.
     fn read_back(&self, head: ObjectHead, progress: Sink<'_>) -> Result<()> {
         let (url, name, size) = (self.url, self.name, head.size);
         ensure!(size == self.size, "{url}{name} has {size} bytes of {}", self.size);
@@ -135,7 +135,7 @@ impl<'a> Upload<'a> {
         if sha256.with_context(|| format!("reading {url}{name} back"))? == self.sha256 {
             return Ok(());
         }
-        // The object claims this hash and does not have it, so nothing may find it under this name.
+        // The object is labelled with a hash that its bytes do not have, so it must not keep this name.
         let outcome = self.take_back(&head);
         bail!("{url}{name} does not read back as it was sent; {outcome}")
     }
@@ -145,7 +145,7 @@ impl<'a> Upload<'a> {
         head.size == self.size && head.sha256 == self.sha256
     }
 
-    /// Sends the file. Returns `false` if another object has taken the name meanwhile.
+    /// Sends the file. Returns `false` if another program has created an object with this name in the meantime.
     fn send(&self, report: &Report<'_>) -> Result<bool> {
         // The start of an upload in parts shows whether the server encrypts, before any byte is sent.
         let sent = match self.size {
@@ -208,7 +208,7 @@ impl<'a> Upload<'a> {
         })
     }
 
-    /// Starts an upload in parts. Returns its id and what the server reports about its encryption.
+    /// Starts an upload in parts. Returns its id and the server's report about its encryption.
     fn start(&self) -> Result<(String, ReportedEncryption)> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -265,8 +265,8 @@ impl<'a> Upload<'a> {
         self.send_if_absent(S3Request { method: "POST", key: &self.key, query, body, ..S3Request::default() })
     }
 
-    /// Sends a request that creates the object only if its name is free. A server that does not know that condition is asked
-    /// without it. There, only our own look before the upload prevents overwriting.
+    /// Sends a request that creates the object only if its name is free. A server that does not know that condition is
+    /// asked without it. On such a server, only the check before the upload prevents overwriting.
     fn send_if_absent(&self, mut request: S3Request<'_>) -> Result<()> {
         request.headers.push(("if-none-match", "*".to_owned()));
         match self.client.send(&request) {

@@ -1,4 +1,4 @@
-//! Retention, by tables and properties.
+//! Tests retention with tables and properties.
 
 use super::*;
 use crate::archive::damage::Damage;
@@ -64,7 +64,7 @@ fn is_kept(decision: &Decision) -> bool {
     matches!(decision, Decision::Keep(_))
 }
 
-/// How many hours ago those were taken that are kept.
+/// Returns the age in hours of each kept archive.
 fn kept_of(hours: &[i64], policy: &Policy) -> Vec<i64> {
     let entries: Vec<Entry> = hours.iter().copied().map(hours_ago).collect();
     let decisions = decide_ours(&entries, policy);
@@ -117,7 +117,7 @@ fn a_snapshot_of_the_future_stays_and_counts_for_nothing() {
 
 #[test]
 fn the_highest_revision_stays_when_the_date_of_a_wrong_clock_has_come() {
-    // The first was taken months ago, by a clock that was ahead until now.
+    // The first was taken months ago. Its clock was ahead, and its date has just passed.
     let ahead = entry(&now().to_string(), 5, 10);
     let entries = [ahead, hours_ago(6), hours_ago(12)];
     for policy in [Policy { last: 1, ..Policy::default() }, Policy { max_size: Some(1), ..Policy::default() }]
@@ -206,7 +206,7 @@ fn archives_of_others_are_touched_only_when_told_and_count_by_themselves() {
     };
     assert_eq!(kept(&this_cluster()), [true, true, true, true, false]);
     assert_eq!(kept(&Scope::all()), [true, true, true, false, false]);
-    // One that was restored is one cluster with what it was before.
+    // A restored cluster and its predecessor count as one cluster.
     let lineage = Scope { clusters: ["c1", "c2"].map(str::to_owned).into(), ..Scope::default() };
     assert_eq!(kept(&lineage), [true, false, true, false, false]);
 }
@@ -295,7 +295,7 @@ prop_compose! {
     }
 }
 
-/// Those of this cluster that are good, the newest first.
+/// Returns the good archives of this cluster, the newest first.
 fn good(entries: &[Entry]) -> Vec<&Entry> {
     let touched = |entry: &&Entry| {
         let manifest = entry.manifest.as_ref();
@@ -362,7 +362,7 @@ proptest! {
         let mut more = Policy { daily: policy.daily + 2, last: policy.last + 1, ..policy.clone() };
         more.within = policy.within.map(|within| within * 2);
         let more = survivors(&entries, &more);
-        // One without a rule keeps all.
+        // A policy without a rule keeps all archives.
         if policy.has_rules() {
             for entry in survivors(&entries, &policy) {
                 prop_assert!(more.contains(&entry));
