@@ -145,7 +145,7 @@ impl Destinations {
     }
 
     fn get(&self, name: &str) -> Result<&Destination> {
-        self.all.get(name).with_context(|| format!("there is no destination {name}"))
+        self.all.get(name).with_context(|| format!("destination {name} does not exist"))
     }
 }
 

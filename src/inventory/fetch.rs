@@ -134,7 +134,7 @@ fn check(
     Ok(VerifiedCopy { sha256: contents.sha256, manifest, sidecar, opened: true })
 }
 
-/// The refusal of an archive whose copy cannot be verified.
+/// The refusal of an archive with a copy that cannot be verified.
 fn unverifiable(entry: &Entry, why: &str) -> Refusal {
     let next = "restore it from its repository, or copy it with another program";
     Refusal::new(format!("a copy of {} could not be verified: {why}", entry.location()), next)

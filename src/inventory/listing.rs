@@ -106,7 +106,7 @@ impl Listing {
     /// Returns the archives that the selectors name, each once.
     ///
     /// # Errors
-    /// Refuses a selector that names no archive or several, or whose repository could not be read.
+    /// Refuses a selector that names no archive or several, or one of a repository that could not be read.
     pub fn select(&self, selectors: &[Selector]) -> Result<Vec<&StoredSnapshot>, Refusal> {
         let mut selected: Vec<&StoredSnapshot> = Vec::new();
         for selector in selectors {

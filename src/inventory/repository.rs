@@ -106,7 +106,7 @@ impl Repository {
         self.store.get(name)
     }
 
-    /// Adds an archive or a sidecar, whose SHA-256 is `sha256`, durably, and reads it back.
+    /// Adds an archive or a sidecar, which has the SHA-256 `sha256`, durably, and reads it back.
     ///
     /// # Errors
     /// Refuses a name that holds something else: the cause is [`crate::store::NameTaken`].
@@ -154,7 +154,7 @@ impl Repository {
         Ok(deletion)
     }
 
-    /// Deletes the records in the folder of `entry` whose archives do not exist: an interrupted deletion left them, or
+    /// Deletes the records in the folder of `entry` without an archive: an interrupted deletion left them, or
     /// an operator deleted an archive by hand.
     fn delete_orphaned_records(&self, entry: &Entry) -> Result<()> {
         let folder = entry.name.rfind('/').map_or("", |slash| &entry.name[..=slash]);

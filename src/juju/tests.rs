@@ -127,7 +127,7 @@ fn names_a_tool_that_fails_or_is_missing() {
     let error = agent.juju().set_results([("a", "b")]).unwrap_err();
     assert_eq!(
         format!("{error:#}"),
-        "`action-set` exited with status 2; its last words: ERROR key \"X\" must start"
+        "`action-set` exited with status 2; its last output: ERROR key \"X\" must start"
     );
     let agent = FakeAgent::with(&[]);
     let error = agent.juju().log_progress("x").unwrap_err();

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_failed_hook_is_named_in_the_error() {
         for (text, why) in [
-            ("#!/bin/sh\necho not now >&2; exit 3\n", "status 3; its last words: not now"),
+            ("#!/bin/sh\necho not now >&2; exit 3\n", "status 3; its last output: not now"),
             ("#!/bin/sh\nsleep 60\n", "within 1 s"),
         ] {
             let Some((_dir, path)) = hook(text, 0o755) else { return };

@@ -1,4 +1,4 @@
-//! The interface of a storage backend: blobs with names, whose content is opaque to it.
+//! The interface of a storage backend: blobs with names and an opaque content.
 //!
 //! A backend must never overwrite a blob that it did not write, except a small one by [`BlobStore::replace_small`], and
 //! must never report a blob as stored before it has read it back.
@@ -59,7 +59,7 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Returns the name of the store in results: a path or a URL.
     fn url(&self) -> &str;
 
-    /// Returns all blobs whose names begin with `prefix`, in any order. Incomplete uploads are left out.
+    /// Returns all blobs with names that begin with `prefix`, in any order. Incomplete uploads are left out.
     ///
     /// # Errors
     /// Fails if the store cannot be listed. A blob that cannot be described is returned with the reason.
@@ -83,8 +83,8 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Fails if the blob is not the one that was described, or ends before that.
     fn get_range(&self, blob: &Blob, offset: u64, length: u64) -> Result<Vec<u8>>;
 
-    /// Stores `content`, whose SHA-256 is `sha256`, as `name`, durably, and reads it back before it returns. If `name`
-    /// holds the same content already, as after an interrupted run, that is read back too.
+    /// Stores `content`, which has the SHA-256 `sha256`, as `name`, durably, and reads it back before it returns. If
+    /// `name` holds the same content already, as after an interrupted run, that is read back too.
     ///
     /// # Errors
     /// Refuses a name that holds something else: the cause is [`NameTaken`]. After a failure, the incomplete blob is

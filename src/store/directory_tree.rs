@@ -56,9 +56,8 @@ impl DirectoryTree {
         let (path, owner) = (&config.directory, Owner::ourselves());
         let root = TrustedPath::open_as("directory", path, owner)?.existing().ok_or_else(|| {
             let path = path.display();
-            let next =
-                format!("mount what it is on, or make it where it is meant to be: install -d -m 700 {path}");
-            Refusal::new(format!("there is no directory {path}"), next)
+            let next = format!("mount its file system, or create it: sudo install -d -m 700 {path}");
+            Refusal::new(format!("directory {path} does not exist"), next)
         })?;
         require_mount(&root, config.mount.as_deref())?;
         Ok(Self { root, url: config.url(), owner })
@@ -203,12 +202,12 @@ fn split(name: &str) -> (Vec<&str>, &str) {
 fn require_mount(root: &Dir, mount: Option<&Path>) -> Result<()> {
     let path = root.path().display();
     let refuse = |reason: String| {
-        let next = format!("mount it; or write mount: none if {path} is to be on this machine's own disk");
+        let next = format!("mount it; or write mount: none if {path} is meant to be on this machine's disk");
         Err(Refusal::new(reason, next).into())
     };
     let Some(mount) = mount else {
         return match inode_of(root)?.device == inode_of(&Dir::open(Path::new("/"))?)?.device {
-            true => refuse(format!("nothing is mounted at {path}: it is on the same disk as /")),
+            true => refuse(format!("no file system is mounted at {path}: it is on the same disk as /")),
             false => Ok(()),
         };
     };
@@ -223,7 +222,7 @@ fn require_mount(root: &Dir, mount: Option<&Path>) -> Result<()> {
     let (Some(parent), Some(name)) = (parent, name) else { return Ok(()) };
     match Dir::open(parent)?.symlink_or_mount(name)? {
         Some(_) => Ok(()),
-        None => refuse(format!("nothing is mounted at {}", mount.display())),
+        None => refuse(format!("no file system is mounted at {}", mount.display())),
     }
 }
 
@@ -275,13 +274,13 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let missing = home.path().join("nfs/etcd");
         let error = DirectoryTree::open(&on_own_disk(&missing)).unwrap_err().to_string();
-        assert!(error.contains("there is no directory"), "{error}");
+        assert!(error.contains(" does not exist"), "{error}");
         assert!(!missing.exists());
         let open = |mount: &Path| {
             let config = DirectoryConfig { directory: home.path().to_owned(), mount: Some(mount.to_owned()) };
             DirectoryTree::open(&config).unwrap_err().to_string()
         };
-        let nothing = format!("nothing is mounted at {}", home.path().display());
+        let nothing = format!("no file system is mounted at {}", home.path().display());
         assert!(open(home.path()).contains(&nothing));
         assert!(open(Path::new("/elsewhere")).contains("is not in /elsewhere"));
 

@@ -29,8 +29,8 @@ pub fn parse_timestamp(text: &str) -> Option<Timestamp> {
     TimeZone::UTC.to_timestamp(time).ok()
 }
 
-/// A clock that starts at a given time. It runs from the moment it is made, not from its first use: a snapshot that takes
-/// hours may lie in between.
+/// A clock that starts at a given time. It runs from the moment it is made, not from its first use: a snapshot that
+/// takes hours may lie in between.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Timestamp,

@@ -10,14 +10,14 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-/// The names of the attributes that hold access lists begin with this (acl(5)).
+/// The prefix of the attributes that hold access lists (acl(5)).
 const ACCESS_LISTS: &[u8] = b"system.posix_acl_";
 
-/// Gives every file and directory of the tree `new` the owner, mode and extended attributes (security labels, ACLs) of its
-/// counterpart in `old`, so that etcd can use it as before.
+/// Gives every file and directory of the tree `new` the owner, mode and extended attributes (security labels, ACLs) of
+/// its counterpart in `old`, so that etcd can use it as before.
 ///
-/// The counterpart of a file has the same name, or else the same extension in the same directory. Without either, the file
-/// gets the owner and attributes of that directory, but not its mode.
+/// The counterpart of a file has the same name, or else the same extension in the same directory. Without either, the
+/// file gets the owner and attributes of that directory, but not its mode.
 ///
 /// # Errors
 /// Fails if something cannot be read or changed.
@@ -69,7 +69,7 @@ fn copy_metadata(new: &impl AsFd, template: &impl AsFd, with_mode: bool) -> Resu
 }
 
 /// Copies the extended attributes. An access list extends the mode, so it is only copied together with the mode: a
-/// directory's list does not fit a file. If the file system has no extended attributes, there is nothing to copy.
+/// directory's list does not fit a file. Does nothing on a file system without extended attributes.
 fn copy_attributes(new: &impl AsFd, template: &impl AsFd, with_mode: bool) -> Result<()> {
     let mut names = vec![0_u8; 64 << 10];
     let length = match flistxattr(template, &mut names) {

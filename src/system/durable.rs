@@ -1,8 +1,8 @@
 //! Open directories, and files that survive a power loss.
 //!
-//! Everything below a directory is opened relative to its descriptor, so a path that is replaced by a symlink does not lead to
-//! another place. New files have mode 0600 and new directories 0700 from the moment they exist. Must never give a file its
-//! final name before its bytes are on disk, and never replace a file by publishing another.
+//! Everything below a directory is opened relative to its descriptor, so a path that is replaced by a symlink does not
+//! lead to another place. New files have mode 0600 and new directories 0700 from the moment they exist. Must never give
+//! a file its final name before its bytes are on disk, and never replace a file by publishing another.
 
 mod copy;
 mod publish;
@@ -69,7 +69,7 @@ impl Dir {
         Ok(Self { fd, path: path.to_owned() })
     }
 
-    /// Returns the path that it was opened by, for messages and results.
+    /// Returns the path that was opened, for messages and results.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -83,8 +83,8 @@ impl Dir {
         Ok(Self { fd, path: self.path.clone() })
     }
 
-    /// Returns a path to `name` through the descriptor (/proc/self/fd), for calls that need a path and for children. It stays
-    /// valid if the directory is moved or replaced.
+    /// Returns a path to `name` through the descriptor (/proc/self/fd), for calls that need a path and for children. It
+    /// stays valid if the directory is moved or replaced.
     pub fn handle(&self, name: &str) -> PathBuf {
         super::process::fd_path(&self.fd).join(name)
     }
@@ -109,7 +109,8 @@ impl Dir {
         }
     }
 
-    /// Describes `name` if its content is elsewhere, because it is a symlink or a mount point. Otherwise returns `None`.
+    /// Describes `name` if it is a symlink or a mount point, so that its content is elsewhere. Otherwise returns
+    /// `None`.
     ///
     /// # Errors
     /// Fails if `name` cannot be examined.
@@ -208,7 +209,8 @@ impl Dir {
         Ok(Some(bytes.with_context(|| self.doing("reading", name))?))
     }
 
-    /// Replaces the content of the file `name` durably. After a crash, the file has either the old content or all of `bytes`.
+    /// Replaces the content of the file `name` durably. After a crash, the file has either the old content or all of
+    /// `bytes`.
     ///
     /// # Errors
     /// Fails if the file cannot be written. It has its old content then.
@@ -394,7 +396,8 @@ impl std::os::fd::AsFd for Dir {
     }
 }
 
-/// Reads the whole file at `path`, for files that belong to other programs. Symlinks are followed. Does not block on a pipe.
+/// Reads the whole file at `path`, for files that belong to other programs. Symlinks are followed. Does not block on a
+/// pipe.
 ///
 /// # Errors
 /// Fails if it cannot be read, is not a regular file, or has more than 1 MiB.
@@ -425,8 +428,8 @@ fn small(file: File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Returns whether opening a name failed because nothing suitable has that name: it does not exist, is a symlink, or is not a
-/// directory. After any other error, something may be there.
+/// Returns whether opening a name failed because the name does not have a suitable file: it does not exist, is a
+/// symlink, or is not a directory. After any other error, something may be there.
 pub fn is_absent(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(&(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)))
 }

@@ -1,7 +1,7 @@
 //! The first error of several threads that pass data to each other.
 //!
-//! If one stage of a pipeline fails, its neighbours fail soon after: what they read ends, or what they write to is closed.
-//! Only the first error names the cause. So a stage stores its error in a slot that all stages share, and drops its ends
+//! If one stage of a pipeline fails, its neighbours fail soon after: their input ends, or their output is closed. Only
+//! the first error names the cause. So a stage stores its error in a slot that all stages share, and drops its ends
 //! (files, channels, [`GrowthSender`](super::growing_file::GrowthSender)s) only after that. Every later error finds the
 //! slot taken and is discarded. Must never drop an end of a failed stage before its error is stored.
 
@@ -29,7 +29,7 @@ impl fmt::Display for Stopped {
 impl std::error::Error for Stopped {}
 
 impl FirstError {
-    /// Runs a stage on the calling thread. `ends` is everything whose closing other stages notice. If `work` fails or
+    /// Runs a stage on the calling thread. `ends` are the ends that other stages see closed. If `work` fails or
     /// panics, its error is stored, and then `ends` are dropped.
     ///
     /// # Errors
@@ -59,7 +59,8 @@ impl FirstError {
         work: impl FnOnce(&mut E) -> Result<T> + Send + 'scope,
     ) -> Result<ScopedJoinHandle<'scope, Result<T, Stopped>>, Stopped> {
         let slot = self.clone();
-        // The thread gets the ends once it exists. If it cannot be started, they are dropped here, after the error is stored.
+        // The thread gets the ends once it exists. If it cannot be started, they are dropped here, after the error is
+        // stored.
         let (hand_over, handed_over) = sync_channel(1);
         let stage = move || slot.run(name, handed_over.recv().map_err(|_| Stopped)?, work);
         let thread = threads::spawn_scoped(scope, name, stage).map_err(|error| self.store(error))?;
@@ -104,7 +105,8 @@ impl FirstError {
         }
     }
 
-    /// Returns the result of the whole pipeline: if it was stopped, the first error. Call it once all stages have ended.
+    /// Returns the result of the whole pipeline: if it was stopped, the first error. Call it once all stages have
+    /// ended.
     ///
     /// # Errors
     /// The first error, if `outcome` is [`Stopped`].
@@ -144,7 +146,8 @@ mod tests {
     use std::sync::mpsc::{Sender, channel};
     use std::thread::scope;
 
-    /// Runs `first` as a stage that holds the only sender, and another stage that fails as soon as the sender is dropped.
+    /// Runs `first` as a stage that holds the only sender, and another stage that fails as soon as the sender is
+    /// dropped.
     fn first_error_of(first: fn() -> Result<()>) -> String {
         for _ in 0..100 {
             let slot = FirstError::default();

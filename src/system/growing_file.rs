@@ -1,7 +1,7 @@
 //! A file that is read while it is being written, by this process or by a child.
 //!
-//! Owns the waiting for bytes that are not written yet. Must never treat a file as complete by itself: only its writer
-//! knows that, and reports it through its [`GrowthSender`].
+//! Waits for bytes that are not written yet. Must never treat a file as complete by itself: only its writer knows when
+//! it is, and reports it through its [`GrowthSender`].
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -25,15 +25,15 @@ struct Shared {
     changed: Condvar,
 }
 
-/// The writer's side. If it is dropped before [`Self::end`], the file is abandoned, and reading it fails.
+/// The writer's end. If it is dropped before [`Self::end`], the file is abandoned, and reading it fails.
 #[derive(Debug)]
 pub struct GrowthSender(Arc<Shared>);
 
-/// A reader's side: whether the file is still growing.
+/// A reader's end, which shows whether the file is still growing.
 #[derive(Debug, Clone)]
 pub struct GrowthReceiver(Arc<Shared>);
 
-/// Returns the two sides of a file that is about to be written.
+/// Returns the two ends of a file that is about to be written.
 pub fn growth_channel() -> (GrowthSender, GrowthReceiver) {
     let shared = Arc::new(Shared { state: Mutex::new(State::Growing), changed: Condvar::new() });
     (GrowthSender(Arc::clone(&shared)), GrowthReceiver(shared))
@@ -50,7 +50,7 @@ impl GrowthSender {
         self.settle(State::Complete(length));
     }
 
-    /// Sets the final state, unless there is one already.
+    /// Sets the final state, unless it is already set.
     fn settle(&self, settled: State) {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *state == State::Growing {
@@ -67,7 +67,7 @@ impl Drop for GrowthSender {
 }
 
 impl GrowthReceiver {
-    /// Returns whether the file may still grow. If so, it first waits up to [`POLL_INTERVAL`] for news.
+    /// Returns whether the file may still grow. If so, it first waits up to [`POLL_INTERVAL`] for a change.
     ///
     /// # Errors
     /// Fails if the file was abandoned.
@@ -102,7 +102,7 @@ pub struct GrowingFile<F> {
 }
 
 impl<F: std::borrow::Borrow<File>> GrowingFile<F> {
-    /// Reads `file`, whose end is reported through `growth`.
+    /// Reads `file`. The writer reports its end through `growth`.
     pub fn new(file: F, growth: GrowthReceiver) -> Self {
         Self { file, growth, position: 0 }
     }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    /// Reads a file that is written in `parts` and whose writer reports `length`, or drops its side.
+    /// Reads a file that is written in `parts`. Its writer reports `length`, or drops its end.
     fn read_parts(parts: &[&[u8]], length: Option<u64>) -> io::Result<Vec<u8>> {
         let mut file = tempfile::tempfile().unwrap();
         let (sender, growth) = growth_channel();

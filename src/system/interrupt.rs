@@ -1,7 +1,7 @@
 //! SIGTERM and the signals that a terminal sends, collected so that a procedure can look for them between two steps.
 //!
-//! Ctrl-Z is among them: a procedure must not be suspended while etcd is down. Must never end the process: a procedure that
-//! is asked to stop rolls back what it did, and returns.
+//! Ctrl-Z is among them: a procedure must not be suspended while etcd is down. Must never end the process: an
+//! interrupted procedure rolls back its changes and returns.
 
 use crate::error::Interrupted;
 use anyhow::{Context, Result};
@@ -19,11 +19,11 @@ static DEFERRED: AtomicUsize = AtomicUsize::new(0);
 /// How often a [`sleep`] looks for a signal.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Blocks the signals and collects them in a descriptor. Must be called once, before any thread is started. Children start
-/// with an empty signal mask, because `std` resets it between fork and exec.
+/// Blocks the signals and collects them in a descriptor. Must be called once, before any thread is started. Children
+/// start with an empty signal mask, because `std` resets it between fork and exec.
 ///
 /// # Errors
-/// Fails if the kernel refuses either.
+/// Fails if the kernel refuses one of them.
 pub fn install() -> Result<()> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP] {
@@ -55,7 +55,7 @@ pub fn requested() -> Option<Signal> {
     Signal::try_from(RECEIVED.load(Ordering::Relaxed)).ok()
 }
 
-/// Checks whether a signal has asked this process to stop.
+/// Checks that no signal has asked this process to stop.
 ///
 /// # Errors
 /// [`Interrupted`] if so.
@@ -93,7 +93,7 @@ pub fn defer() -> Deferred {
     Deferred(())
 }
 
-/// Returns whether signals are [deferred](defer). Nothing optional should be printed or started then.
+/// Returns whether signals are [deferred](defer). Callers then skip optional output and work.
 pub fn deferred() -> bool {
     DEFERRED.load(Ordering::Relaxed) > 0
 }

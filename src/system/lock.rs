@@ -1,6 +1,6 @@
-//! A lock on a directory, which one process holds at a time, and which process that is.
+//! A lock on a directory, which one process holds at a time, and the lookup of that process.
 //!
-//! The lock is a `flock` on the directory itself. So there is no lock file to leave behind, it works on a full or read-only
+//! The lock is a `flock` on the directory itself. So it needs no lock file, works on a full or read-only
 //! disk, and the kernel releases it when the holder dies.
 
 use super::durable::{Dir, Inode, inode_of};
@@ -10,13 +10,13 @@ use std::fs::{File, TryLockError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long to wait for a holder that has just died. If a process is killed between the fork and the exec of a child, the
-/// child still holds the lock, and dies a moment later.
+/// How long to wait for a holder that has just died. If a process is killed between the fork and the exec of a child,
+/// the child still holds the lock, and dies a moment later.
 const DYING_HOLDER: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The lock on a directory, until it is dropped. Children do not inherit it: they die with this process, and a daemon
-/// that a start command leaves behind must not hold it.
+/// that a start command leaves running must not hold it.
 #[derive(Debug)]
 pub struct Lock {
     _dir: File,
@@ -46,7 +46,8 @@ impl Lock {
     }
 }
 
-/// Takes the exclusive lock of an open file or directory, and returns whether that succeeded. Closing the file releases it.
+/// Takes the exclusive lock of an open file or directory, and returns whether that succeeded. Closing the file releases
+/// it.
 ///
 /// # Errors
 /// Fails if the file system has no locks.
@@ -72,10 +73,10 @@ fn holder_pid(file: &File) -> Result<Option<u32>> {
     Ok(pid_in(&locks, inode))
 }
 
-/// Returns the holder of the `flock` on an inode, from the text of `/proc/locks`
-/// (`1: FLOCK  ADVISORY  WRITE 4321 fe:00:131 0 EOF`; see proc_locks(5)). Processes that wait have an arrow and are skipped.
-/// The device is compared too, because the root of every ext4 has the same inode number. Some file systems, such as btrfs,
-/// show another device there than `stat` does; then no holder is found.
+/// Returns the holder of the `flock` on an inode, from the text of `/proc/locks` (`1: FLOCK  ADVISORY  WRITE 4321
+/// fe:00:131 0 EOF`; see proc_locks(5)). Processes that wait have an arrow and are skipped. The device is compared too,
+/// because the root of every ext4 has the same inode number. Some file systems, such as btrfs, show another device
+/// there than `stat` does; then no holder is found.
 fn pid_in(locks: &str, inode: Inode) -> Option<u32> {
     let (major, minor) = (rustix::fs::major(inode.device), rustix::fs::minor(inode.device));
     let wanted = format!("{major:02x}:{minor:02x}:{}", inode.number);

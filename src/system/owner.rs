@@ -21,7 +21,7 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// Returns the user `name` and its primary group, or `None` if there is no such user.
+    /// Returns the user `name` and its primary group, or `None` if that user does not exist.
     ///
     /// # Errors
     /// Fails if the user database cannot be read.
@@ -54,7 +54,7 @@ impl Owner {
         Program::new("setpriv").args(words).args([path]).run().is_ok()
     }
 
-    /// Changes the owner of an open file or directory. Does nothing if it is this owner's already.
+    /// Changes the owner of an open file or directory. Does nothing if the owner is already right.
     ///
     /// # Errors
     /// Fails if this process may not change the owner.

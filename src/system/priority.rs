@@ -11,31 +11,31 @@ use std::time::Duration;
 /// The nice value of a thread that yields to servers. On an idle machine it still gets the whole processor.
 const LOWER: i32 = 10;
 
-/// The nice value of a thread whose results other threads of ours use: it gets a third of their share.
+/// The nice value of a thread with results that other threads of ours use: it gets a third of their share.
 const LOWEST: i32 = 15;
 
-/// Lowers the priority of the calling thread only. If the disk's scheduler has priorities, it derives them from this one, so
-/// reads and writes of the thread yield too.
+/// Lowers the priority of the calling thread only. If the disk's scheduler has priorities, it derives them from this
+/// one, so reads and writes of the thread yield too.
 pub fn lower_priority() {
     raise_nice_to(LOWER);
 }
 
-/// Lowers the priority of the calling thread below that of the threads that use its results. If those fall behind, they
+/// Lowers the priority of the calling thread below that of the threads that use its results. If those are slower, they
 /// finish alone at the end.
 pub fn lower_priority_further() {
     raise_nice_to(LOWEST);
 }
 
 fn raise_nice_to(nice: i32) {
-    // On Linux, this call changes one thread. A higher nice value (`nice -n 19`) was chosen by the operator and stays: root's
-    // threads would otherwise get a higher priority.
+    // On Linux, this call changes one thread. A higher nice value (`nice -n 19`) was chosen by the operator and stays:
+    // root's threads would otherwise get a higher priority.
     if rustix::process::getpriority_process(None).is_ok_and(|now| now < nice) {
         let _ = rustix::process::setpriority_process(None, nice);
     }
 }
 
-/// Gives all threads of this process the priority of the first thread, which is never [lowered](lower_priority). Only root can
-/// raise a priority. Without root, or if a thread has just ended, nothing changes.
+/// Gives all threads of this process the priority of the first thread, which is never [lowered](lower_priority). Only
+/// root can raise a priority. Without root, or if a thread has just ended, the priority stays.
 pub fn restore_priority() {
     let Ok(normal) = rustix::process::getpriority_process(rustix::process::Pid::from_raw(process_id()))
     else {
@@ -53,18 +53,18 @@ fn process_id() -> i32 {
     i32::try_from(std::process::id()).unwrap_or(0)
 }
 
-/// Without cgroups, the kernel divides the processors among sessions before it divides them among threads (`sched(7)`, "The
-/// autogroup feature"). A thread's nice value only counts within its session, so the session needs one too.
+/// Without cgroups, the kernel divides the processors among sessions before it divides them among threads (`sched(7)`,
+/// "The autogroup feature"). A thread's nice value only counts within its session, so the session needs one too.
 const SESSION: &str = "/proc/self/autogroup";
 
-/// Lowers the priority of the session until it is dropped. If the process is killed, the priority stays low until the next run
-/// has ended.
+/// Lowers the priority of the session until it is dropped. If the process is killed, the priority stays low until the
+/// next run has ended.
 #[derive(Debug)]
 #[must_use]
 pub struct LoweredSession(());
 
-/// Lowers the priority of this process's session. Returns `None` if sessions have no priorities, or if someone else has chosen
-/// this one.
+/// Lowers the priority of this process's session. Returns `None` if sessions have no priorities, or if another program
+/// has set this one.
 pub fn lower_session_priority() -> Option<LoweredSession> {
     let now = session_nice()?;
     // The guard is only made if the priority was lowered: dropping it raises the priority.
@@ -160,9 +160,9 @@ mod tests {
             return;
         };
         assert!(set_session_nice(3));
-        assert!(lower_session_priority().is_none(), "it was chosen by someone else");
+        assert!(lower_session_priority().is_none(), "another program has set it");
         assert_eq!(session_nice(), Some(3));
-        // LOWER is what a killed run leaves.
+        // LOWER is the value that a killed run leaves.
         for left in [0, LOWER] {
             assert!(set_session_nice(left));
             let behind = lower_session_priority();

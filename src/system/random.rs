@@ -13,7 +13,8 @@ pub fn uuid() -> Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// Returns a random number below `end`, or 0 if `end` is 0. It is good enough to spread requests over time, not for keys.
+/// Returns a random number below `end`, or 0 if `end` is 0. It is good enough to spread requests over time, not for
+/// keys.
 ///
 /// # Errors
 /// Fails if /proc is not mounted.

@@ -2,7 +2,8 @@
 
 use std::io::Write;
 
-/// Prints a line to standard error. Does nothing if standard error is closed or full: there is no other place to report it.
+/// Prints a line to standard error. Ignores an error if standard error is closed or full, because it cannot be
+/// reported.
 pub fn print(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

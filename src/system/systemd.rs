@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 /// # Errors
 /// Fails if systemctl does.
 pub fn enable(unit: &str) -> Result<()> {
-    // systemd does not start a unit again that has failed too often. Other units have nothing to reset.
+    // systemd does not start a unit again that has failed too often. Resetting any other unit fails, which is ignored.
     let _ = systemctl(&["reset-failed", "--", unit]);
     systemctl(&["enable", "--quiet", "--", unit])
 }

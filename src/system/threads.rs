@@ -1,4 +1,4 @@
-//! Scoped threads whose start can fail: an error, not a panic.
+//! Scoped threads. If one cannot be started, that is an error and not a panic.
 //!
 //! [`std::thread::Scope::spawn`] panics if the kernel cannot start a thread. Must never let a thread outlive its scope.
 

@@ -1,7 +1,8 @@
 //! Decides whether users other than root can change a path.
 //!
-//! Every file that decides what root runs, reads or believes passes [`check`] first: the site file, the settings, hooks,
-//! identities, credentials, programs, and the directories that lead to them. Must never decide what follows from a "no".
+//! Every file that decides what root runs, reads or believes passes [`check`] first: the site file, the settings,
+//! hooks, identities, credentials, programs, and the directories that lead to them. The caller decides about the
+//! consequences.
 
 use super::owner::Owner;
 use super::process::quoted;
@@ -21,7 +22,7 @@ const MAX_LINKS: usize = 40;
 /// The mode bit of a directory in which only the owner of a name can remove it (S_ISVTX, inode(7)).
 const STICKY: u32 = 0o1000;
 
-/// Why a path is not trusted. Its `Display` is the reason, [`Distrust::next`] the command that ends it.
+/// Why a path is not trusted. Its `Display` is the reason, [`Distrust::next`] the command that fixes it.
 #[derive(Debug)]
 pub struct Distrust {
     /// The path that was to be used.
@@ -43,14 +44,14 @@ enum Problem {
     ReadableByOthers(u32),
 }
 
-/// Who may own a path, and whether others may read it.
+/// The accepted owners of a path, and whether others may read it.
 #[derive(Debug, Clone, Copy, Default)]
 struct Rule {
     also: Option<u32>,
     is_secret: bool,
 }
 
-/// Returns where the absolute `path` leads, symlinks resolved.
+/// Returns the file that the absolute `path` leads to, with symlinks resolved.
 ///
 /// # Errors
 ///
@@ -59,17 +60,17 @@ pub fn check(path: &Path) -> Result<PathBuf, Distrust> {
     walk(Path::new("/"), path, Rule::default())
 }
 
-/// As [`check`], on the machine whose files lie under `root`.
+/// As [`check`], on a machine with the root directory `root`.
 pub fn check_below(root: &Path, path: &Path) -> Result<PathBuf, Distrust> {
     walk(root, path, Rule::default())
 }
 
-/// As [`check`], of a file that nobody else may read either.
+/// As [`check`], and the file must also be unreadable for other users.
 pub fn check_secret(path: &Path) -> Result<PathBuf, Distrust> {
     walk(Path::new("/"), path, Rule { is_secret: true, ..Rule::default() })
 }
 
-/// As [`check`], of a program that was searched for: in a sticky directory, everyone can put one under the name.
+/// As [`check`], of a program that was searched for: in a sticky directory, every user can create one with that name.
 pub fn check_program(path: &Path) -> Result<PathBuf, Distrust> {
     if let Some(dir) = path.parent() {
         check(dir).map_err(|distrust| Distrust { path: path.to_owned(), ..distrust })?;
@@ -77,13 +78,13 @@ pub fn check_program(path: &Path) -> Result<PathBuf, Distrust> {
     check(path)
 }
 
-/// As [`check`], but the user `uid` may own the path too: for files of etcd's own user, who can read and change all of
+/// As [`check`], but the user `uid` may own the path too: for files of the etcd user, which can read and change all of
 /// etcd's data anyway.
 pub fn check_for(uid: Option<u32>, path: &Path) -> Result<PathBuf, Distrust> {
     walk(Path::new("/"), path, Rule { also: uid, ..Rule::default() })
 }
 
-/// Whether only root, or the user we run as, can write to a file, whatever leads to it.
+/// Returns whether only root, or the user we run as, can write to a file. Directories that lead to it are not checked.
 pub fn only_root_can_write(found: &Metadata) -> bool {
     problem_of(found, Rule::default()).is_none()
 }
@@ -93,21 +94,21 @@ pub fn is_root_or_us(uid: u32) -> bool {
     [0, Owner::ourselves().uid].contains(&uid)
 }
 
-/// Follows a path name by name. Whoever can write to a directory can put another file in the place of any in it, so every
-/// directory counts, those that symlinks lead through too.
+/// Follows a path name by name. A user with write access to a directory can replace any file in it, so every directory
+/// counts, also those that symlinks lead through.
 ///
-/// A sticky directory such as /tmp may lead on if what it leads to belongs to root: nobody else can remove or rename that
-/// (S_ISVTX, inode(7)). The directory itself is not trusted: everyone can add names to it, so nothing may be searched for
-/// in it.
+/// A sticky directory such as /tmp is accepted if the next name in the path belongs to root: other users cannot remove
+/// or rename that (S_ISVTX, inode(7)). The directory itself is not trusted: every user can add names to it, so programs
+/// must not be searched for in it.
 struct Walk<'a> {
     root: &'a Path,
     path: &'a Path,
     rule: Rule,
-    /// Where the walk is, relative to the root and without symlinks.
+    /// The current position, relative to the root and without symlinks.
     here: PathBuf,
-    /// What is there.
+    /// The file or directory at that position.
     found: Metadata,
-    /// The names that are left, the last first.
+    /// The remaining names, the last first.
     ahead: Vec<OsString>,
     links: usize,
 }
@@ -140,7 +141,7 @@ impl Walk<'_> {
             (self.here, self.found) = (next, found);
             return Ok(());
         }
-        // The mode of a symlink says nothing, and its owner matters only in a sticky directory.
+        // The mode of a symlink has no meaning, and its owner matters only in a sticky directory.
         if self.problem().is_some() && !may_own(found.uid(), self.rule) {
             return Err(self.no(&next, Problem::Owner(found.uid())));
         }
@@ -164,7 +165,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// What is wrong with the place where the walk is.
+    /// Returns the fault of the current position.
     fn problem(&self) -> Option<Problem> {
         let by_list = || has_access_list(&self.root.join(&self.here), &self.found);
         problem_of(&self.found, self.rule).or_else(|| by_list().then_some(Problem::WritableByAccessList))
@@ -190,7 +191,7 @@ impl Walk<'_> {
     }
 }
 
-/// The names in a path, the last first.
+/// Returns the names in a path, the last first.
 fn steps(path: &Path) -> Vec<OsString> {
     let steps = path.components().filter(|step| matches!(step, Component::Normal(_) | Component::ParentDir));
     steps.rev().map(|step| step.as_os_str().to_owned()).collect()
@@ -211,8 +212,8 @@ fn problem_of(found: &Metadata, rule: Rule) -> Option<Problem> {
     (mode & 0o020 != 0 && gid != 0).then_some(Problem::WritableByGroup { mode, gid })
 }
 
-/// Whether an access list may let others write, although the group is root's: the group bits of the mode are then the most
-/// that any entry of the list allows (acl(5)).
+/// Whether an access list may let others write, although the group is root's: the group bits of the mode are then the
+/// most that any entry of the list allows (acl(5)).
 fn has_access_list(path: &Path, found: &Metadata) -> bool {
     found.mode() & 0o020 != 0
         && !matches!(
@@ -222,22 +223,22 @@ fn has_access_list(path: &Path, found: &Metadata) -> bool {
 }
 
 impl Distrust {
-    /// Whether the path is not trusted because nothing is there.
+    /// Returns whether the path is not trusted because it does not exist.
     pub fn is_missing(&self) -> bool {
         matches!(&self.problem, Problem::Unreachable(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Whether the only fault is that the path, or a directory that leads to it, belongs to another user.
+    /// Returns whether the only fault is that the path, or a directory that leads to it, belongs to another user.
     pub fn is_of_another_owner(&self) -> bool {
         matches!(self.problem, Problem::Owner(_))
     }
 
-    /// The file or directory at fault.
+    /// Returns the file or directory at fault.
     pub fn culprit(&self) -> &Path {
         &self.culprit
     }
 
-    /// Returns the command that ends the problem.
+    /// Returns the command that fixes the problem.
     pub fn next(&self) -> String {
         let culprit = quoted(self.culprit.as_os_str());
         match self.problem {
@@ -258,7 +259,7 @@ impl Distrust {
         }
     }
 
-    /// The refusal to use the path as `what`, such as "the site file".
+    /// Returns the refusal to use the path as `what`, such as "the site file".
     pub fn refusal(&self, what: &str) -> Refusal {
         Refusal::new(format!("{what} {} cannot be used: {self}", self.path.display()), self.next())
     }
@@ -307,7 +308,7 @@ impl fmt::Display for Distrust {
 
 impl std::error::Error for Distrust {}
 
-/// The name of a group, or its number if it has none.
+/// Returns the name of a group, or its number if it has no name.
 fn group(gid: u32) -> String {
     let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
     group.map_or_else(|| gid.to_string(), |group| group.name)

@@ -28,34 +28,34 @@ fn reports_the_missing_or_broken_tool(version: Version) {
     let (save, status) = ("etcdctl *snapshot*save*", "*snapshot*status*");
     let (saving, reading) = ("saving a snapshot", "reading the snapshot's structure");
     tools.answer(save, "", "some talk\nError: the disk ate it\n", 5);
-    fails(saving, "exited with status 5; its last words: Error: the disk ate it");
+    fails(saving, "exited with status 5; its last output: Error: the disk ate it");
     tools.answer(save, "", "", 42);
-    fails(saving, "exited with status 42 and said nothing");
+    fails(saving, "exited with status 42 without any output");
     tools.answer(save, "", PANIC, 2);
     fails(
         saving,
-        "exited with status 2; its last words: panic: runtime error: index out of range [5] with length 3",
+        "exited with status 2; its last output: panic: runtime error: index out of range [5] with length 3",
     );
     tools.kill(save);
-    fails(saving, "was killed by SIGKILL and said nothing");
+    fails(saving, "was killed by SIGKILL without any output");
     tools.kill(status);
-    fails(reading, "was killed by SIGKILL and said nothing");
+    fails(reading, "was killed by SIGKILL without any output");
     tools.answer(status, "utter garbage", "", 0);
-    let withheld = "printed no JSON (expected value at line 1 column 1); its words are withheld because they may quote data; to \
-                    see them, unpack db from the archive and run ";
+    let withheld = "printed no JSON (expected value at line 1 column 1); its output is withheld because it may quote data; to \
+                    see it, unpack db from the archive and run ";
     let out = world.snapshot(&[&world.to_target()]);
     out.failed(&[&format!("{reading}: `")]);
     let out = world.snapshot(&[&world.to_target()]);
     out.failed(&[withheld]);
     tools.answer(status, "", "", 0);
-    fails(reading, "printed no JSON (EOF while parsing a value at line 1 column 0) and said nothing");
+    fails(reading, "printed no JSON (EOF while parsing a value at line 1 column 0) without any output");
     let asking = "asking etcd for its status";
     tools.answer("*-w*json*", "<html>no</html>", "", 0);
-    fails(asking, "printed no JSON (expected value at line 1 column 1); its last words: <html>no</html>");
+    fails(asking, "printed no JSON (expected value at line 1 column 1); its last output: <html>no</html>");
     tools.answer("*", "", "Error: unknown command\n", 1);
     // Without etcdutl, the version of etcdctl decides whether it can read snapshots.
     let first = if version == Version::V34 { "asking etcdctl for its version" } else { asking };
-    fails(first, "exited with status 1; its last words: Error: unknown command");
+    fails(first, "exited with status 1; its last output: Error: unknown command");
     tools.remove("etcdctl");
     let out = world.snapshot(&[&world.to_target()]);
     out.failed(&[&format!("failed: there is no program etcdctl in {}.", world.path("tools").display())]);
@@ -124,7 +124,7 @@ fn fails_if_the_transfer_hangs() {
     let run = world.start_snapshot(&[&world.to_target()]);
     await_call(&tools, "snapshot save", &run);
     let out = run.finish_in(deadlines::save());
-    let expected = "stalled (no bytes for 30 s after 0 bytes) and was ended and said nothing. State: ";
+    let expected = "stalled (no bytes for 30 s after 0 bytes) and was stopped without any output. State: ";
     out.failed_at("saving a snapshot", expected, AGAIN);
     assert!(world.in_target().is_empty());
     assert_all_gone(&tools);

@@ -163,10 +163,11 @@ fn refuses_a_missing_directory_or_an_empty_mount_point() {
         fixture.settings("", &[format!("  nfs:\n    directory: {}\n{mount}", directory.display())]);
     };
     to(&at.join("etcd"), "none");
-    fixture.run("snapshot", &[]).failed(&["destination nfs: there is no directory"]);
+    let missing = format!("destination nfs: directory {} does not exist", at.join("etcd").display());
+    fixture.run("snapshot", &[]).failed(&[&missing]);
     assert!(!at.join("etcd").exists());
     to(&at, at.to_str().unwrap());
-    fixture.run("snapshot", &[]).failed(&["nothing is mounted at"]);
+    fixture.run("snapshot", &[]).failed(&["no file system is mounted at"]);
     to(&at, "/elsewhere");
     fixture.run("snapshot", &[]).failed(&["is not in /elsewhere"]);
     assert!(names(&at).is_empty());
@@ -180,7 +181,7 @@ fn refuses_a_missing_directory_or_an_empty_mount_point() {
         assert_eq!(names(&at), [format!("{:x}", fixture.world.cluster_id())]);
         drop(mounted);
         to(&at, at.to_str().unwrap());
-        fixture.run("snapshot", &[]).failed(&["nothing is mounted at"]);
+        fixture.run("snapshot", &[]).failed(&["no file system is mounted at"]);
         assert!(names(&at).is_empty());
     }
     // A full disk is reported before the archive is written.
@@ -225,7 +226,7 @@ fn lists_the_other_places_if_one_cannot_be_read() {
         &second,
         "count: '4'",
         "gone: 'cannot be read: listing s3://missing/etcd/: http://127.0.0.1:",
-        "unmounted: 'cannot be read: destination unmounted: there is no directory /nowhere/at/all",
+        "unmounted: 'cannot be read: destination unmounted: directory /nowhere/at/all does not exist",
         "offsite: 2 snapshots, ",
     ] {
         assert!(stdout.contains(part), "{part}: {}", out.describe());

@@ -104,7 +104,7 @@ fn rolls_back_if_the_start_command_fails(version: Version) {
     fixture.world.arm("start-fails", 1);
     let out = fixture.restore();
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
-    let reason = "exited with status 7; its last words: the supervisor was told to fail this start. State: ";
+    let reason = "exited with status 7; its last output: the supervisor was told to fail this start. State: ";
     out.failed_at("starting etcd", reason, &fixture.next_step());
     fixture.assert_serves_old_data();
     fixture.assert_restore_succeeds();
@@ -142,7 +142,7 @@ fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
     let recover = "ps -C etcd, then etcd-backup restore --recover";
     out.failed_at(
         "the exchange is unfinished: starting etcd",
-        "exited with status 7; its last words: the supervisor was told to fail this start; and ",
+        "exited with status 7; its last output: the supervisor was told to fail this start; and ",
         &format!("{recover}; to start etcd until then: {start}"),
     );
     assert!(!fixture.world.running());
@@ -160,7 +160,7 @@ fn changes_nothing_if_the_stop_command_fails(version: Version) {
     fixture.world.arm("stop-fails", "");
     let out = fixture.restore();
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
-    let reason = "exited with status 9; its last words: the supervisor was told to fail this stop. State: ";
+    let reason = "exited with status 9; its last output: the supervisor was told to fail this stop. State: ";
     out.failed_at(&format!("{}: stopping etcd", fixture.lock_message()), reason, &fixture.next_step());
     fixture.assert_serves_old_data();
     fixture.world.disarm("stop-fails");
@@ -200,7 +200,7 @@ fn gives_up_if_the_stop_command_hangs() {
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
     out.failed_at(
         &format!("{}: stopping etcd", fixture.lock_message()),
-        "did not end within 101 s and was ended",
+        "did not end within 101 s and was stopped",
         &fixture.next_step(),
     );
     fixture.assert_serves_old_data();
@@ -231,7 +231,7 @@ fn changes_nothing_if_a_tool_fails(version: Version) {
         let out = fixture.restore();
         assert!(matches!(out.status.code(), Some(1 | 2)), "{pattern}: {}", out.describe());
         out.assert_stderr_contains(&[step]);
-        out.assert_stderr_contains(&["exited with status 4; its last words: no space left on device. "]);
+        out.assert_stderr_contains(&["exited with status 4; its last output: no space left on device. "]);
         // A backup that was completed before the failure may stay.
         for name in fixture.world.in_target() {
             assert!(crate::snapshot::is_archive_name(&name), "{pattern}: {name}");
@@ -251,7 +251,7 @@ fn changes_nothing_if_a_tool_fails(version: Version) {
         tools.kill(pattern);
         fixture.restore().failed_at(
             step,
-            "was killed by SIGKILL and said nothing. State: ",
+            "was killed by SIGKILL without any output. State: ",
             &fixture.next_step(),
         );
         state.assert_unchanged(pattern);
@@ -270,7 +270,7 @@ fn rolls_back_if_the_content_hash_is_unavailable() {
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
     out.failed_at(
         "asking etcd for its content hash",
-        "its last words: Error: the disk ate it. State: ",
+        "its last output: Error: the disk ate it. State: ",
         &fixture.next_step(),
     );
     fixture.assert_serves_old_data();

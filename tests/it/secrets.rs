@@ -151,14 +151,14 @@ fn records_in_the_output_of_etcd_tools_do_not_leak() {
     let detector = LeakDetector::new(&world);
     let (to, from) = (detector.to_target(), from(&archive));
     let name = format!("snapshot={}", archive.display());
-    const WITHHELD: &str = "its words are withheld because they may quote data";
+    const WITHHELD: &str = "its output is withheld because it may quote data";
     let answers = [
         (
             "etcdutl *snapshot*status*",
             "",
             BY_ETCDUTL,
             1,
-            "its last words: cannot unmarshal value; the others are withheld because they may quote data",
+            "its last output: cannot unmarshal value; the rest is withheld because it may quote data",
         ),
         ("etcdutl *snapshot*status*", r#"{"hash":1,"revision":"canary-of-a-value"}"#, "", 0, WITHHELD),
         ("etcdutl *snapshot*restore*--data-dir*", "canary-of-a-value\n", "", 1, WITHHELD),

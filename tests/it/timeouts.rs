@@ -86,7 +86,7 @@ fn hung_etcd_before_the_save_of_the_backup_fails_the_restore(version: Version) {
     let fixture = Fixture::new(version);
     let out = fixture.restore_halted_at("etcdctl *snapshot*save*", "snapshot save", deadlines::save());
     // etcdctl has connected and waits indefinitely.
-    out.assert_stderr_contains(&["stalled (no bytes for 30 s after 0 bytes) and was ended"]);
+    out.assert_stderr_contains(&["stalled (no bytes for 30 s after 0 bytes) and was stopped"]);
     out.failed_at(BACKUP, "saving a snapshot: ", &next_step_without_backup(&fixture));
     fixture.assert_resumes();
     fixture.assert_restore_succeeds();
@@ -229,7 +229,7 @@ fn hung_tools_that_ignore_sigterm_are_killed() {
     let out = run.finish_in(deadlines::save());
     out.failed_at(
         "saving a snapshot",
-        "stalled (no bytes for 30 s after 0 bytes) and was ended",
+        "stalled (no bytes for 30 s after 0 bytes) and was stopped",
         SNAPSHOT_AGAIN,
     );
     assert_all_gone(&tools);

@@ -61,7 +61,7 @@ fn unreadable_copy_is_not_reported_as_different() {
     let world = World::plain(Version::V35);
     let nfs = world.path("nfs");
     settings(&world, &format!("destinations: {{nfs: {{directory: {}, mount: none}}}}\n", nfs.display()));
-    run(&world, "snapshot", &[]).failed(&["there is no directory"]);
+    run(&world, "snapshot", &[]).failed(&[&format!("directory {} does not exist", nfs.display())]);
     let archive = world.in_target().into_iter().find(|name| name.ends_with(".tar.gz")).unwrap();
     let folder = nfs.join(format!("{:x}/m1", world.cluster_id()));
     fs::create_dir_all(&folder).unwrap();

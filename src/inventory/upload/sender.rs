@@ -77,7 +77,7 @@ impl Sender<'_> {
         Ok(())
     }
 
-    /// Returns the uploads whose archives exist: the new one first, then the newest. An upload that was queued while
+    /// Returns the uploads of archives that exist: the new one first, then the newest. An upload that was queued while
     /// the clock was ahead does not count as the newest. An archive that was deleted needs no copy: its uploads are
     /// removed from the queue.
     fn existing(&self, progress: Sink<'_>) -> Result<Vec<QueuedUpload>> {

@@ -77,7 +77,7 @@ impl S3Response {
 }
 
 impl S3Client {
-    /// Makes a client whose signatures have the time of `clock`.
+    /// Creates a client. Its signatures have the time of `clock`.
     pub fn new(endpoint: Endpoint, source: CredentialSource, agent: Agent, clock: Clock) -> Self {
         Self { endpoint, source, agent, credentials: Mutex::new(None), clock }
     }

@@ -57,7 +57,7 @@ impl RequestedEncryption {
     /// Describes how a report differs from the request, or `None` if the object is encrypted as requested.
     pub fn difference(&self, reported: &ReportedEncryption) -> Option<String> {
         if reported.method != self.method {
-            let method = if reported.method.is_empty() { "nothing" } else { &reported.method };
+            let method = if reported.method.is_empty() { "no encryption" } else { &reported.method };
             return Some(format!("{} was requested, and the server reports {method}", self.method));
         }
         let requested = self.key.as_ref().filter(|requested| !is_same_key(requested, &reported.key))?;
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(s3.difference(&reported("AES256", "")), None);
         assert_eq!(kms.difference(&reported("aws:kms", "k")), None);
         for (requested, reported, words) in [
-            (&s3, reported("", ""), "AES256 was requested, and the server reports nothing"),
+            (&s3, reported("", ""), "AES256 was requested, and the server reports no encryption"),
             (&s3, reported("aws:kms", "k"), "AES256 was requested, and the server reports aws:kms"),
             (&kms, reported("AES256", ""), "aws:kms was requested, and the server reports AES256"),
             (&kms, reported("aws:kms", ""), "the key k was requested, and the server reports no key"),

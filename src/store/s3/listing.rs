@@ -26,7 +26,7 @@ struct Content {
     last_modified: Timestamp,
 }
 
-/// Returns all objects whose keys begin with `prefix`, in any order. The name of each is its key.
+/// Returns all objects with keys that begin with `prefix`, in any order. The name of each is its key.
 pub(super) fn list(client: &S3Client, prefix: &str) -> Result<Vec<Blob>> {
     let mut blobs = Vec::new();
     let mut token = None;

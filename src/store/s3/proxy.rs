@@ -46,7 +46,7 @@ pub(super) fn has_login(url: &str) -> bool {
 /// environment's.
 ///
 /// # Errors
-/// Refuses a proxy whose URL cannot be used, and one in the settings that holds a login.
+/// Refuses a proxy with a URL that cannot be used, and one in the settings that holds a login.
 pub(super) fn choose(
     host: &str,
     tls: bool,

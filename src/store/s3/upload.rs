@@ -46,8 +46,8 @@ pub(super) struct Upload<'a> {
 type Report<'a> = RefCell<Sink<'a>>;
 
 impl<'a> Upload<'a> {
-    /// Prepares the upload of `file`, whose SHA-256 is `sha256`. `target` is the URL of the bucket's folder, the folder
-    /// itself, and the object's name in it.
+    /// Prepares the upload of `file`, which has the SHA-256 `sha256`. `target` is the URL of the bucket's folder, the
+    /// folder itself, and the object's name in it.
     pub fn new(
         client: &'a Arc<S3Client>,
         deleter: &'a Deleter,

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Marks the error of a file that has its final name, but whose directory could not be synced and whose name could not be
+/// Marks the error of a file that has its final name, but a directory that could not be synced. Its name could not be
 /// removed again.
 #[derive(Debug, Clone)]
 pub struct NotDurable(pub PathBuf);
@@ -23,11 +23,12 @@ impl fmt::Display for NotDurable {
 }
 
 impl Dir {
-    /// Moves `from/name` to `as_name` in this directory, durably. Returns `false` if the name is taken; nothing has changed then.
+    /// Moves `from/name` to `as_name` in this directory, durably. Returns `false` and changes nothing if the name is
+    /// taken.
     ///
     /// # Errors
-    /// Fails if the file cannot be renamed or a directory not synced. Nothing has changed then, unless the error is marked as
-    /// [`NotDurable`].
+    /// Fails if the file cannot be renamed or a directory cannot be synced. Nothing has changed then, unless it is
+    /// marked as [`NotDurable`].
     pub fn rename_noreplace(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
         match renameat_with(&from.fd, name, &self.fd, as_name, RenameFlags::NOREPLACE) {
             Ok(()) => {}
@@ -39,8 +40,8 @@ impl Dir {
         Ok(true)
     }
 
-    /// Moves a finished file as [`Self::rename_noreplace`] does. Also works if the file system cannot rename without replacing,
-    /// such as NFS.
+    /// Moves a finished file as [`Self::rename_noreplace`] does. Also works if the file system cannot rename without
+    /// replacing, such as NFS.
     ///
     /// # Errors
     /// As [`Self::rename_noreplace`].
@@ -65,7 +66,8 @@ impl Dir {
         Ok(true)
     }
 
-    /// Removes a name that could not be made durable, because a caller that gets an error assumes that nothing was published.
+    /// Removes a name that could not be made durable, because a caller that gets an error assumes that the name is
+    /// free.
     fn undo(&self, as_name: &str, error: Error, undo: impl FnOnce() -> Result<()>) -> Error {
         match undo() {
             Ok(()) => {
@@ -104,7 +106,7 @@ mod tests {
             fs::write(drafts.join("draft"), "second").unwrap();
             assert!(!way(&dir, &stage, "draft", "final").unwrap());
             assert_eq!(fs::read(home.path().join("final")).unwrap(), b"first");
-            assert_eq!(stage.names().unwrap(), ["draft"], "what was not published is still there");
+            assert_eq!(stage.names().unwrap(), ["draft"], "the draft still exists");
             assert!(way(&dir, &stage, "none", "other").is_err());
         }
     }

@@ -1,6 +1,7 @@
 //! Frees the disk space of a file while it is read for the last time.
 //!
-//! Freeing a large file at once takes a while, most of it spent waiting for the disk. Must never free what has not been read.
+//! Freeing a large file at once takes a while, most of it spent waiting for the disk. Must never free bytes that have
+//! not been read.
 
 use super::Dir;
 use anyhow::Result;
@@ -10,7 +11,7 @@ use std::fs::File;
 /// The bytes that are freed at a time. Removing a smaller file is quicker than freeing it piece by piece.
 const PIECE: u64 = 16 << 20;
 
-/// A file whose space is freed from the beginning on.
+/// A file that is freed from its beginning.
 #[derive(Debug)]
 pub struct HolePuncher {
     file: File,
@@ -28,8 +29,8 @@ impl Dir {
 }
 
 impl HolePuncher {
-    /// Frees the space of the first `read` bytes, rounded down. The file keeps its length. If the file system cannot punch holes,
-    /// nothing changes.
+    /// Frees the space of the first `read` bytes, rounded down. The file keeps its length. If the file system cannot
+    /// punch holes, nothing changes.
     pub fn punch_up_to(&mut self, read: u64) {
         while read - self.freed >= PIECE {
             let piece = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

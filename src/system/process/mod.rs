@@ -1,8 +1,9 @@
 //! Starts other programs, watches them and stops them.
 //!
-//! Every child gets an empty environment, an empty standard input, a process group of its own and a deadline. A parent-death
-//! signal ends it with this process, because Juju cancels an action by SIGKILL of this process alone. Its output goes to
-//! memory files and not to pipes, so a child that leaves a daemon running cannot block the caller. Must never run a shell.
+//! Every child gets an empty environment, an empty standard input, a process group of its own and a deadline. A
+//! parent-death signal ends it with this process, because Juju cancels an action by SIGKILL of this process alone. Its
+//! output goes to memory files and not to pipes, so a child that leaves a daemon running cannot block the caller. Must
+//! never run a shell.
 
 mod exec;
 mod outcome;
@@ -140,8 +141,8 @@ impl Program {
         self
     }
 
-    /// Marks a program whose output may quote secrets. Errors contain only the text that `recognised` returns for a line.
-    /// `by_hand` tells the operator how to see the whole output, in a clause such as "run X on a copy".
+    /// Marks a program whose output may quote secrets. Errors contain only the text that `recognised` returns for a
+    /// line. `by_hand` is the instruction for the operator to see the whole output, a clause such as "run X on a copy".
     #[must_use]
     pub fn redact_output(
         mut self,
@@ -179,7 +180,7 @@ impl Program {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the only place that starts a child")]
-    #[expect(unsafe_code, reason = "pre_exec; what it runs is async-signal-safe")]
+    #[expect(unsafe_code, reason = "pre_exec; the closure is async-signal-safe")]
     fn spawn(&self) -> io::Result<Running> {
         let stdout = memory_file("stdout")?;
         let stderr = memory_file("stderr")?;
@@ -202,7 +203,8 @@ impl Program {
         }
         let (parent, without_network, batch_scheduled) =
             (getpid(), self.without_network, self.batch_scheduled);
-        // SAFETY: prctl, unshare, sched_setscheduler and getppid are plain system calls; nothing is allocated between fork and exec.
+        // SAFETY: prctl, unshare, sched_setscheduler and getppid are plain system calls. No memory is allocated between
+        // fork and exec.
         unsafe {
             command.pre_exec(move || {
                 prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -224,7 +226,7 @@ impl Program {
         let mut child = command.spawn()?;
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         let pidfd = open_pidfd(pid).inspect_err(|_| {
-            // The end of this child could not be observed, so it must not go on running.
+            // The end of this child could not be observed, so it must not continue.
             let _ = killpg(pid, Signal::SIGKILL);
             let _ = child.kill();
             let _ = child.wait();
@@ -245,7 +247,8 @@ impl Program {
     }
 }
 
-/// Returns the path of the file that [`Program::new`] runs for `word`, or `None` if a name is not on the `PATH` of children.
+/// Returns the path of the file that [`Program::new`] runs for `word`, or `None` if a name is not on the `PATH` of
+/// children.
 pub fn program_path(word: &str) -> Option<PathBuf> {
     match Path::new(word).components().count() {
         1 => which::which_in(word, Some(PATH), "/").ok(),

@@ -62,7 +62,7 @@ pub enum Ending {
     NotStarted(String),
     /// It exited with this status.
     Exit(i32),
-    /// A signal from somewhere else killed it.
+    /// A signal from another process killed it.
     Killed(i32),
     /// It was still running at its deadline and was stopped.
     TimedOut(Duration),
@@ -100,8 +100,8 @@ pub struct ProcessError {
 }
 
 impl ProcessError {
-    /// Returns the last line that is not empty, from standard error or else from standard output. After a Go panic, returns the
-    /// line with its reason.
+    /// Returns the last line that is not empty, from standard error or else from standard output. After a Go panic,
+    /// returns the line with its reason.
     pub fn last_line(&self) -> Option<&str> {
         let last =
             |text| panic_in(text).or_else(|| str::lines(text).map(str::trim).rfind(|line| !line.is_empty()));
@@ -140,32 +140,32 @@ impl fmt::Display for ProcessError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` ", self.shown)?;
         match &self.ending {
-            Ending::NotFound => return write!(f, "was not run: there is no such program"),
+            Ending::NotFound => return write!(f, "was not run: the program does not exist"),
             Ending::NotStarted(why) => return write!(f, "was not started: {why}"),
             Ending::Exit(code) => write!(f, "exited with status {code}")?,
             Ending::Killed(signal) => match Signal::try_from(*signal) {
                 Ok(signal) => write!(f, "was killed by {signal}")?,
                 Err(_) => write!(f, "was killed by signal {signal}")?,
             },
-            Ending::TimedOut(limit) => write!(f, "did not end within {} s and was ended", limit.as_secs())?,
-            Ending::Stopped(why) => write!(f, "{why} and was ended")?,
+            Ending::TimedOut(limit) => write!(f, "did not end within {} s and was stopped", limit.as_secs())?,
+            Ending::Stopped(why) => write!(f, "{why} and was stopped")?,
             Ending::Interrupted(Interrupted { signal }) => {
-                write!(f, "was ended because {signal} asked us to stop")?;
+                write!(f, "was stopped by {signal}")?;
             }
             Ending::InvalidJson(why) => write!(f, "printed no JSON ({why})")?,
             Ending::Lost(why) => write!(f, "was lost: {why}")?,
         }
         match (self.last_line(), &self.by_hand) {
-            (Some(words), None) => write!(f, "; its last words: {}", clipped(words)),
+            (Some(words), None) => write!(f, "; its last output: {}", clipped(words)),
             (Some(words), Some(by_hand)) => write!(
                 f,
-                "; of its last words: {}; the others are withheld because they may quote data; to see them, {by_hand}",
+                "; its last output: {}; the rest is withheld because it may quote data; to see it, {by_hand}",
                 clipped(words)
             ),
             (None, Some(by_hand)) => {
-                write!(f, "; its words are withheld because they may quote data; to see them, {by_hand}")
+                write!(f, "; its output is withheld because it may quote data; to see it, {by_hand}")
             }
-            (None, None) => write!(f, " and said nothing"),
+            (None, None) => write!(f, " without any output"),
         }
     }
 }
@@ -187,8 +187,8 @@ fn without_content(error: &serde_json::Error) -> String {
     }
 }
 
-/// Returns the reason of a Go panic, which is followed by a list of goroutines. A panic that was recovered and raised again
-/// comes last.
+/// Returns the reason of a Go panic, which is followed by a list of goroutines. A panic that was recovered and raised
+/// again comes last.
 fn panic_in(text: &str) -> Option<&str> {
     let lists = |line: &&str| line.starts_with("goroutine ") && line.trim_end().ends_with("]:");
     let says_why = |line: &&str| ["panic: ", "fatal error: "].iter().any(|word| line.starts_with(word));

@@ -21,8 +21,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(250);
 pub const GRACE: Duration = Duration::from_secs(5);
 /// The most output that is accepted, in bytes. A program that prints more is broken.
 const MAX_OUTPUT: u64 = 16 << 20;
-/// How much of the end of a failed program's output an error keeps, in bytes. A Go panic prints its reason before it lists dozens
-/// of goroutines.
+/// How much of the end of a failed program's output an error keeps, in bytes. A Go panic prints its reason before it
+/// lists dozens of goroutines.
 const OUTPUT_TAIL: u64 = 64 << 10;
 
 /// A running child.
@@ -42,8 +42,8 @@ impl Running {
     /// Waits for the child to end, and calls `watch` regularly with the time since the start.
     ///
     /// # Errors
-    /// Fails if the child does. Also stops the child and fails if the deadline passes, `watch` fails, a signal arrives, or the
-    /// child prints more than 16 MiB.
+    /// Fails if the child does. Also stops the child and fails if the deadline passes, `watch` fails, a signal arrives,
+    /// or the child prints more than 16 MiB.
     pub fn finish(
         mut self,
         deadline: Duration,

@@ -1,11 +1,11 @@
-//! A machine laid out in files, and who can change what on it.
+//! Tests the decisions about trust in the files of a simulated machine.
 #![expect(clippy::disallowed_methods, reason = "tests lay out a machine in files")]
 
 use super::*;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use tempfile::TempDir;
 
-/// A user that owns nothing on any machine of ours.
+/// A user id without any files on the simulated machine.
 const STRANGER: u32 = 12345;
 
 /// A machine with `/usr/bin/etcd`, and links to it from `/snap/bin` through a directory of its own.
@@ -121,7 +121,7 @@ fn refuses_what_others_own() {
     }
 }
 
-/// In a sticky directory everyone can put names, and take away their own.
+/// In a sticky directory, every user can create names and remove their own.
 #[test]
 fn refuses_what_others_put_into_a_sticky_directory() {
     if Owner::ourselves().uid != 0 {
