@@ -1,6 +1,6 @@
-//! Checks the charm's YAML files against the rules of charmcraft's published schema and of Juju 2.9, 3.x and
-//! 4.0: names, types, required and forbidden fields. `charm proof` (charm-tools 3.0.9) on the packed charm
-//! reported no errors or warnings, only notes about missing hook files, which `dispatch` replaces.
+//! Checks the charm's YAML files against charmcraft's published schema and the rules of Juju 2.9, 3.x and
+//! 4.0: names, types, required and forbidden fields. `charm proof` (charm-tools 3.0.9) reports no errors or
+//! warnings for the packed charm. It only notes missing hook files, which `dispatch` replaces.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -30,8 +30,8 @@ fn has_only(map: &Map<String, Value>, known: &[&str], required: &[&str]) {
     }
 }
 
-/// Whether a name matches `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`. charmcraft warns about other names of options
-/// and actions.
+/// Returns whether a name matches `^[a-z0-9](?:[a-z0-9-]*[a-z0-9])?$`. charmcraft warns about other names of
+/// options and actions.
 fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     name.starts_with(plain) && name.ends_with(plain) && name.chars().all(|c| plain(c) || c == '-')
@@ -40,8 +40,8 @@ fn is_plain(name: &str) -> bool {
 #[test]
 fn metadata_has_the_second_format() {
     let metadata = read("metadata.yaml");
-    // With `series`, it would be the first format, which Juju 4 no longer reads. `min-juju-version` is an
-    // error in the second.
+    // The field `series` would make it the first format, which Juju 4 no longer reads. In the second format,
+    // `min-juju-version` is an error.
     let known = [
         "name",
         "display-name",
@@ -134,13 +134,12 @@ fn actions_have_json_schemas_that_every_juju_accepts() {
         assert!(is_plain(&name) && name != "juju" && !name.starts_with("juju-"), "{name}");
         let action = action.as_object().unwrap();
         has_only(action, &["description", "params", "additionalProperties"], &["description", "params"]);
-        // Its default is true in Juju 2.9 and 3.x, and false in 4.0.
+        // The default of this field is true in Juju 2.9 and 3.x, and false in 4.0.
         assert_eq!(action["additionalProperties"], Value::Bool(false), "{name}");
         for (param, schema) in action["params"].as_object().unwrap() {
             let schema = schema.as_object().unwrap();
             assert!(is_plain(param), "{name} {param}");
-            // Juju rejects `$ref` and `$schema`. If a default violated its schema, the action could not be
-            // run.
+            // Juju rejects `$ref` and `$schema`. An action whose default violates its schema cannot be run.
             has_only(
                 schema,
                 &["type", "default", "enum", "description"],
@@ -165,7 +164,7 @@ fn actions_have_json_schemas_that_every_juju_accepts() {
 fn maintenance_actions_of_the_older_charm_have_their_parameters() {
     let actions = read("actions.yaml");
     for name in ["health", "alarm-list", "alarm-disarm", "defrag", "package-client-credentials"] {
-        // In addition, `site` selects the etcd.
+        // The additional parameter `site` selects the etcd.
         assert!(names(&actions[name]["params"]).into_iter().eq(["site"]), "{name}");
     }
     assert_eq!(actions["compact"]["params"]["revision"]["default"], "");
@@ -175,7 +174,7 @@ fn maintenance_actions_of_the_older_charm_have_their_parameters() {
 #[test]
 fn charmcraft_yaml_does_not_repeat_the_other_files() {
     let project = read("charmcraft.yaml");
-    // A field of metadata.yaml must not be repeated here.
+    // charmcraft.yaml must not repeat a field of metadata.yaml.
     has_only(&project, &["type", "platforms", "parts"], &["type", "platforms", "parts"]);
     assert_eq!(project["type"], "charm");
     for processor in ["amd64", "arm64"] {
@@ -183,7 +182,7 @@ fn charmcraft_yaml_does_not_repeat_the_other_files() {
             assert!(names(&project["platforms"]).contains(&format!("{base}:{processor}")));
         }
     }
-    // Every action has a link to the program, or Juju would not find it.
+    // Juju finds an action only if it has a link to the program.
     let script = project["parts"]["programs"]["override-build"].as_str().unwrap();
     let listed = script.split("for name in ").nth(1).unwrap().split(';').next().unwrap();
     let linked: BTreeSet<&str> = listed.split_whitespace().filter(|word| *word != "\\").collect();

@@ -1,5 +1,5 @@
-//! Which file of the library imports which. An edge leads to the file that defines an item, through all
-//! re-exports.
+//! Reads the imports between the files of the library. An edge leads to the file that defines an item,
+//! through all re-exports.
 //!
 //! The sources are read as text: `use` declarations, and paths such as `crate::a::b` or `child::item`.
 //! Comments and test modules do not count.
@@ -18,7 +18,7 @@ pub struct Imports {
     pub edges: BTreeMap<Module, BTreeSet<Module>>,
 }
 
-/// What the text of one file declares.
+/// The declarations in the text of one file.
 struct Source {
     /// The text without comments and test modules.
     code: String,

@@ -1,4 +1,4 @@
-//! Plain English. Certain words mark sentences that are hard to read; each may be only so frequent.
+//! Measures plain English. Certain words mark sentences that are hard to read, so their frequency is limited.
 //!
 //! The limits are what sudo-rs, rustic_core and bootc keep, per 1,000 words, measured on 2026-11-28 by the
 //! same count. Comments, messages (string literals of five words or more), documents and YAML are counted
@@ -18,7 +18,7 @@ struct Rule {
     limit: f64,
     /// Rates above the limit that are tolerated for now: comments, messages, documents, YAML.
     tolerated: [f64; 4],
-    /// What to write.
+    /// The advice that a failure prints.
     instead: &'static str,
 }
 

@@ -1,6 +1,6 @@
 //! Rules for the sources and the documents. These tests do not run the program.
 //!
-//! - `imports`: which file imports which, read from the sources.
+//! - `imports`: reads the imports between files from the sources.
 //! - `structure`: a module calls only modules below it, and files do not import each other in cycles.
 //! - `language`: comments, messages, documents and YAML are written in plain English.
 //! - `documents`: the reference names every parameter, and the changelog this version.

@@ -1,5 +1,5 @@
-//! If the service manager or an etcd tool fails during `restore`, etcd serves the old data again and the
-//! message states this.
+//! If the service manager or an etcd tool fails during `restore`, etcd serves the old data again. The message
+//! states this.
 
 use std::path::{Path, PathBuf};
 

@@ -236,8 +236,8 @@ fn a_failing_tool_in_a_restore_reports_no_secret() {
     fails_at_each_call(Version::V35, "restore", &["skip-backup=true"], &faults, 10);
 }
 
-/// Runs the action once for each of its calls of a tool, which does its work and then fails, and once for
-/// each fault. At least `least` of its calls must make it fail.
+/// Runs the action once for each of its tool calls, with a tool that does its work and then fails, and once
+/// for each fault. At least `least` of its calls must make the action fail.
 fn fails_at_each_call(version: Version, action: &str, more: &[&str], faults: &[Fault], least: usize) {
     let world = World::plain(version);
     put_canaries(&world);

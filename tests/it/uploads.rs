@@ -89,7 +89,7 @@ fn between_two_tries(world: &World) -> Run {
 
 const WITH_ONE_RETRY: &str = "keep: {last: 1}\nschedule: {when: every 12h, retries: 1, retry-after: 3s}\n";
 
-/// Creates a file at the path of the queue directory, so that no upload can be queued, as on a full disk.
+/// Creates a file at the path of the queue directory. As on a full disk, no upload can be queued.
 fn without_a_queue(world: &World) -> PathBuf {
     let queue = world.target().join(".uploads");
     fs::create_dir_all(world.target()).unwrap();

@@ -12,7 +12,7 @@ use crate::common::world::{Version, World};
 use crate::refusals::WorldState;
 use crate::restore::from;
 
-/// What `etcdctl version` prints in etcd 3.6.
+/// The output of `etcdctl version` in etcd 3.6.
 const ETCDCTL_3_6: &str = "etcdctl version: 3.6.16\nAPI version: 3.6\n";
 
 /// Returns an archive taken by an etcd version that Debian does not package. See `tests/data/README.md`.
