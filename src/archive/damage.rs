@@ -1,7 +1,7 @@
-//! How an archive is damaged: the check that failed, with its sentence.
+//! The damage of an archive: the check that failed, and its description.
 //!
-//! Only our own reading of the archive proves damage. Must never stand for a failure of the disk, the network, a program or a
-//! login.
+//! Only our own reading of the archive proves damage. A failure of the disk, the network, a program or a
+//! login must never be reported as damage.
 
 use crate::error::Refusal;
 use serde::{Deserialize, Serialize};
@@ -13,11 +13,11 @@ use std::fmt;
 pub enum Damage {
     /// The SHA-256 of the file, in hex, is not the one that was recorded.
     Sha256 {
-        /// Where it was recorded.
+        /// The source of the recorded hash.
         source: Recorded,
-        /// The recorded one.
+        /// The recorded hash.
         expected: String,
-        /// That of the file.
+        /// The hash of the file.
         found: String,
     },
     /// A layer of its packing cannot be decoded.
@@ -27,38 +27,38 @@ pub enum Damage {
         /// The decoder's error.
         detail: String,
     },
-    /// It holds something else than a snapshot, although it has a manifest of ours.
+    /// It does not contain a snapshot, although it has a manifest of ours.
     Format {
-        /// What it holds.
+        /// A description of its content.
         detail: String,
     },
     /// Its manifest does not describe it.
     Manifest {
-        /// How.
+        /// The mismatch.
         fault: ManifestFault,
     },
-    /// Its database does not hash to the SHA-256 trailer that etcd ended it with.
+    /// Its database does not match the SHA-256 trailer that etcd appended.
     Trailer,
     /// Our own reader cannot read the bbolt structure of its database.
     Structure {
-        /// The page, and what is wrong with it. Holds no keys or values.
+        /// The page and its fault, without keys or values.
         detail: String,
     },
-    /// Its keys and values hash to something else than its manifest records.
+    /// The hash of its keys and values differs from its manifest.
     Content {
         /// The hash in the manifest.
         expected: u32,
-        /// The hash of what it holds.
+        /// The hash of its content.
         found: u32,
     },
-    /// An etcd that booted on it served something else than its manifest records.
+    /// An etcd that booted on it served content that differs from its manifest.
     Drill {
-        /// What differed.
+        /// The difference.
         detail: String,
     },
 }
 
-/// Where the SHA-256 of an archive was recorded.
+/// The source of the recorded SHA-256 of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Recorded {
@@ -84,13 +84,13 @@ pub enum Layer {
     Database,
 }
 
-/// How a manifest does not describe its archive.
+/// The mismatch between a manifest and its archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ManifestFault {
     /// It describes another database.
     OtherDatabase,
-    /// It is not the one that the archive is listed with: next to it, or at its end.
+    /// It differs from the manifest that the archive is listed with, next to it or at its end.
     OtherManifest,
     /// It is not a manifest.
     Unreadable,
@@ -103,12 +103,12 @@ pub enum Depth {
     Bytes,
     /// Its contents.
     Contents,
-    /// What an etcd serves from it.
+    /// The content that an etcd serves from it.
     Drill,
 }
 
 impl Damage {
-    /// How deep a check has to read to refute it.
+    /// Returns how much a check has to read to refute the damage.
     pub fn depth(&self) -> Depth {
         match self {
             Self::Sha256 { .. } => Depth::Bytes,
@@ -122,7 +122,7 @@ impl Damage {
         }
     }
 
-    /// The error for an archive that is called `archive`.
+    /// Returns the error for the archive with the name `archive`.
     pub fn of(self, archive: impl Into<String>) -> Damaged {
         Damaged { archive: archive.into(), damage: self }
     }
@@ -140,7 +140,7 @@ impl fmt::Display for Damage {
             Self::Framing { layer, detail } => {
                 write!(f, "its {layer} layer is cut short or altered: {detail}")
             }
-            Self::Format { detail } => write!(f, "it does not hold what its manifest describes: it {detail}"),
+            Self::Format { detail } => write!(f, "it does not match its manifest: it {detail}"),
             Self::Manifest { fault } => fault.fmt(f),
             Self::Trailer => f.write_str("its database does not match the SHA-256 trailer at its end"),
             Self::Structure { detail } => write!(f, "the structure of its database cannot be read: {detail}"),
@@ -156,7 +156,7 @@ impl fmt::Display for ManifestFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OtherDatabase => "its db is not the one that its manifest describes",
-            Self::OtherManifest => "it holds another manifest than the one that it is listed with",
+            Self::OtherManifest => "its manifest differs from the one that it is listed with",
             Self::Unreadable => "its manifest.json is not a manifest",
         })
     }
@@ -174,17 +174,17 @@ impl fmt::Display for Layer {
     }
 }
 
-/// The error of an archive that is damaged.
+/// The error of a damaged archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damaged {
-    /// What the archive is called.
+    /// The name of the archive in messages.
     pub archive: String,
     /// The check that failed.
     pub damage: Damage,
 }
 
 impl Damaged {
-    /// Turns this error, if it is one, into a refusal of whoever wanted to use the archive. Other errors stay as they are.
+    /// Turns such an error into a refusal to use the archive. Other errors stay unchanged.
     pub fn refuse(error: anyhow::Error) -> anyhow::Error {
         match error.downcast::<Self>() {
             Ok(damaged) => Refusal::from(damaged).into(),

@@ -67,10 +67,10 @@ pub(super) fn opened<'a>(
     let Some(identities) = identities else { return Err(no_identity_given(shown, encrypted_for)) };
     Decrypting::open(source, identities).map_err(|closed| match closed {
         Closed::NotForThese => {
-            let whose: Vec<String> = identities.recipients().iter().map(ToString::to_string).collect();
-            let (whom, whose) = (describe_recipients(encrypted_for), whose.join(", "));
+            let own: Vec<String> = identities.recipients().iter().map(ToString::to_string).collect();
+            let (recipients, own) = (describe_recipients(encrypted_for), own.join(", "));
             let why =
-                format!("is encrypted for {whom}, but {} is the identity of {whose}", identities.shown());
+                format!("is encrypted for {recipients}, but {} is the identity of {own}", identities.shown());
             refuse(shown, why, "give the identity of one of its recipients: identity-file=PATH")
         }
         Closed::Passphrase => {

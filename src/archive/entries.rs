@@ -1,4 +1,4 @@
-//! The entries of an archive's tar: a database, a manifest, and nothing else.
+//! The entries of an archive's tar: only a database and a manifest.
 //!
 //! Must never use a name, a mode or an owner, except to refuse the archive.
 
@@ -10,8 +10,8 @@ use anyhow::Result;
 use std::io::Read;
 use tar::EntryType;
 
-/// The most entries of an archive: `./`, `db` and `manifest.json`, and some that were added by mistake, to be named in the
-/// refusal.
+/// The most entries of an archive: `./`, `db` and `manifest.json`, and some that were added by mistake, to be named in
+/// the refusal.
 const MAX_ENTRIES: usize = 8;
 /// The largest manifest in bytes. Ours have less than a kilobyte.
 const MAX_MANIFEST_SIZE: u64 = 64 << 10;

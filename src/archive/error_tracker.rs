@@ -1,7 +1,7 @@
 //! Tracks which reader failed first: the file, or one of the decoders above it.
 //!
-//! To a decoder, a failing disk or network looks like a file that ends too early. Must never report such a failure as damage
-//! of the archive, nor an error of a lower layer as one of the layer above it.
+//! To a decoder, a failing disk or network looks like a file that ends too early. Must never report such a failure as
+//! damage of the archive, or an error of a lower layer as one of the layer above it.
 
 use crate::archive::damage::{Damage, Layer};
 use anyhow::{Context, Result};
@@ -26,7 +26,8 @@ impl ErrorTracker {
         LayerReader { source, layer, watch: self }
     }
 
-    /// Returns the damage that a reader of `layer` reports as `detail`. If a lower layer failed before, returns its damage.
+    /// Returns the damage that a reader of `layer` reports as `detail`. If a lower layer failed before, returns its
+    /// damage.
     pub fn framing(&self, layer: Layer, detail: &str) -> Damage {
         let (layer, detail) = self.layer.borrow().clone().unwrap_or_else(|| (layer, detail.to_owned()));
         Damage::Framing { layer, detail }

@@ -1,15 +1,15 @@
-//! Why a file that another program wrote is not accepted, as the readers of its layers report it.
+//! The reasons why a file of another program is not accepted, as the readers of its layers report them.
 
 use crate::error::Refusal;
 use std::fmt;
 use std::io;
 
-/// Why a file is not accepted.
+/// The reason why a file is not accepted.
 #[derive(Debug)]
 pub(super) enum FormatError {
-    /// The file is not as its writer left it: it is cut short, or bytes have changed.
+    /// The file changed after it was written: it is cut short, or bytes differ.
     Altered(String),
-    /// The file is intact, but built as no snapshot archive is.
+    /// The file is intact, but has a structure that no snapshot archive has.
     Hostile(String),
     /// The file is intact, but in a form that this program does not read.
     Unsupported(String),

@@ -1,8 +1,8 @@
 //! Writes gzip on several threads: blocks are deflated independently and written in order, as one gzip member.
 //!
-//! Every block ends on a byte boundary (zlib calls this a sync flush), so the concatenated blocks are one ordinary deflate
-//! stream. Only a few blocks are held in memory. Must never reorder blocks, and never end the member after an error: the
-//! file must not look like a complete gzip file then.
+//! Every block ends on a byte boundary (zlib calls this a sync flush), so the concatenated blocks are one ordinary
+//! deflate stream. Only a few blocks are held in memory. Must never reorder blocks, and never end the member after an
+//! error: the file must not look like a complete gzip file then.
 
 use super::age::{Encrypting, FileKey, Recipient};
 use crate::system::first_error::{FirstError, Stopped};
@@ -54,7 +54,7 @@ enum Encoding {
 pub struct Encryption {
     /// The archive's own key.
     pub key: FileKey,
-    /// The recipients whose identities open the archive.
+    /// The recipients that can decrypt the archive.
     pub recipients: Vec<Recipient>,
 }
 
@@ -71,7 +71,7 @@ struct Deflated {
     crc: Hasher,
 }
 
-/// What the writer receives, in order.
+/// A message to the writer. Messages arrive in order.
 enum Piece {
     Block(Receiver<io::Result<Deflated>>),
     /// Everything so far is to become readable and durable.
@@ -94,7 +94,7 @@ pub struct Gzip {
 }
 
 impl Gzip {
-    /// Starts a member in the empty file `out`, whose growth is reported through `growth`.
+    /// Starts a member in the empty file `out`. Reports the growth of the file through `growth`.
     ///
     /// # Errors
     /// [`Stopped`] if a thread cannot be started or the header of an encrypted file cannot be written.
@@ -129,7 +129,7 @@ impl Gzip {
         })
     }
 
-    /// Returns the rest of the current block, which is never empty. [`Self::filled`] takes what was put there.
+    /// Returns the rest of the current block, which is never empty. [`Self::filled`] takes the bytes written there.
     pub fn buffer(&mut self) -> &mut [u8] {
         self.block.get_mut(self.filled..).unwrap_or_default()
     }
@@ -143,8 +143,8 @@ impl Gzip {
         if self.filled < BLOCK { Ok(()) } else { self.flush() }
     }
 
-    /// Makes everything so far readable and durable soon, although nothing follows yet. age only encrypts whole chunks, so
-    /// the rest of a chunk is filled with empty blocks.
+    /// Makes everything so far readable and durable soon, even before more data follows. age only encrypts whole
+    /// chunks, so the rest of a chunk is filled with empty blocks.
     ///
     /// # Errors
     /// Fails if the writer has failed.
@@ -174,7 +174,7 @@ impl Gzip {
         writer.join().unwrap_or(Err(Stopped)).map_err(io::Error::other)?.ok_or_else(stopped)
     }
 
-    /// The writer only goes away after it has stored an error.
+    /// The writer only ends early after it has stored an error.
     fn send(&mut self, piece: Piece) -> io::Result<()> {
         self.pieces.send(piece).map_err(|_| stopped())
     }
@@ -228,7 +228,7 @@ fn work(queue: &Mutex<Receiver<Block>>, spare: &SyncSender<Vec<u8>>) {
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Block { bytes, length, encoding, done }) = next else { return };
-        // If the writer is gone, it has stored its error.
+        // If the writer has ended, it has stored its error.
         let _ = done.send(deflaters.encode(bytes.get(..length).unwrap_or_default(), encoding));
         let _ = spare.try_send(bytes);
     }
@@ -264,7 +264,7 @@ fn deflate_with_zlib(deflater: &mut Compress, block: &[u8], bytes: &mut Vec<u8>)
         let taken = usize::try_from(deflater.total_in()).map_err(io::Error::other)?;
         let rest = block.get(taken..).unwrap_or_default();
         deflater.compress_vec(rest, bytes, FlushCompress::Sync).map_err(io::Error::other)?;
-        // If there is spare capacity, zlib holds nothing back.
+        // With spare capacity, zlib flushes all of its output.
         if bytes.len() < bytes.capacity() {
             return Ok(());
         }
@@ -272,8 +272,8 @@ fn deflate_with_zlib(deflater: &mut Compress, block: &[u8], bytes: &mut Vec<u8>)
     }
 }
 
-/// The writer: writes the pieces to the file in order, and makes it durable. Returns its length in bytes, or `None` if the
-/// [`Gzip`] was dropped before its end. The stage that dropped it has stored the error.
+/// The writer: writes the pieces to the file in order, and makes it durable. Returns its length in bytes, or `None` if
+/// the [`Gzip`] was dropped before its end. The stage that dropped it has stored the error.
 fn write(pieces: &Receiver<Piece>, mut out: Out, growth: &GrowthSender) -> Result<Option<u64>> {
     priority::lower_priority();
     let mut crc = Hasher::new();
@@ -289,7 +289,7 @@ fn write(pieces: &Receiver<Piece>, mut out: Out, growth: &GrowthSender) -> Resul
             Ok(Piece::Flush) => {
                 out.fill_chunk()?;
                 growth.grew();
-                // This hides the time until the manifest comes: etcd is still asked for what it contains.
+                // This uses the time until the manifest arrives: etcd is still being asked for its content.
                 out.file().sync_data()?;
             }
             Ok(Piece::End) => break,
@@ -316,7 +316,7 @@ struct CountedFile {
 }
 
 impl CountedFile {
-    /// Starts writing to the disk, without waiting for it. For pages that it is told are not needed, Linux starts the
+    /// Starts writing to the disk, without waiting for it. For pages marked as not needed, Linux starts the
     /// writing (`mm/fadvise.c`), and keeps those that are being written.
     fn start_writeback(&mut self) {
         let written = NonZero::new(self.size - self.sent).filter(|length| length.get() >= WRITEBACK_SIZE);
@@ -340,7 +340,8 @@ impl Write for CountedFile {
     }
 }
 
-/// Where the gzip bytes are written: to the file as they are, or encrypted, so that nothing in clear reaches the disk.
+/// The output of the gzip bytes: the file, unencrypted or encrypted. An encrypted archive never reaches the disk in
+/// clear.
 enum Out {
     Clear(CountedFile),
     Encrypted(Box<Encrypting<CountedFile>>),

@@ -17,7 +17,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind of a file that begins with `head`.
+    /// Returns the kind of a file that begins with the bytes `head`.
     pub fn from_head(head: &[u8]) -> Self {
         let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
         match () {

@@ -1,4 +1,4 @@
-//! `manifest.json`: what a snapshot is, in the archive beside it. Holds nothing secret.
+//! `manifest.json`: the description of a snapshot, next to it in the archive. Contains no secrets.
 
 use crate::etcd::client::ContentHash;
 use anyhow::{Context, Result, bail};
@@ -8,7 +8,7 @@ use std::fmt;
 /// The format that this version writes. A reader refuses a higher one: it may mean something else.
 pub const FORMAT: u32 = 1;
 
-/// What a snapshot is.
+/// The description of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The format of this document.
@@ -29,7 +29,8 @@ pub struct Manifest {
     pub member_count: usize,
     /// The revision of the snapshot.
     pub revision: i64,
-    /// The keys alive at that revision; not known where neither `db` told nor etcd, which had compacted it meanwhile.
+    /// The number of live keys at that revision. Unknown if `db` cannot be counted and etcd has already compacted the
+    /// revision.
     pub keys: Option<u64>,
     /// The records that `snapshot status` counts: in etcd 3.4 and 3.5 those of all buckets, history included.
     pub total_keys: u64,
@@ -37,10 +38,10 @@ pub struct Manifest {
     pub db_size: u64,
     /// The SHA-256 of `db`, its trailer included, in hex.
     pub db_sha256: String,
-    /// Whether it holds the data that a restore then replaced: what an operator wants back last of all.
+    /// Whether it contains data that a restore replaced. Such a snapshot is never selected as `latest`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub before_restore: bool,
-    /// What etcd hashes all keys and values at that revision to, as far as it is known.
+    /// The hash by etcd of all keys and values at that revision, if it is known.
     pub content_hash: Option<ContentHash>,
 }
 
@@ -69,7 +70,7 @@ impl Manifest {
     }
 }
 
-/// The error of a manifest that this version is too old to read. It says nothing about the archive.
+/// The error of a manifest that this version is too old to read. It does not prove damage of the archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewerFormat(pub u32);
 

@@ -1,8 +1,8 @@
-//! The archive: a tar.gz that contains `manifest.json` and `db`, and nothing else.
+//! The archive: a tar.gz that contains only `manifest.json` and `db`.
 //!
-//! It is written in one pass. It is read as untrusted input: one regular file `db`, an optional manifest, and every byte is
-//! checked up to the end of the gzip stream. The archives of other tools are read too: a zip, a gzip of the database, and
-//! the bare database. Must never use a name, a mode or an owner from an archive.
+//! It is written in one pass. It is read as untrusted input: one regular file `db`, an optional manifest, and every
+//! byte is checked up to the end of the gzip stream. The archives of other tools are read too: a zip, a gzip of the
+//! database, and the bare database. Must never use a name, a mode or an owner from an archive.
 
 pub mod age;
 mod bundle;

@@ -15,8 +15,8 @@ pub fn archive_name(now: Timestamp, nth: u32) -> String {
     }
 }
 
-/// The name of an archive in a destination where something else has the name `name`: the first digits of its own SHA-256 are
-/// added, which nothing else has. A name that has them already stays as it is.
+/// Returns the name of an archive in a destination in which another archive has the name `name`. It contains the first
+/// digits of the archive's SHA-256, so it is unique. A name that already contains them stays unchanged.
 pub fn distinct_name(name: &str, sha256: &str) -> String {
     let digits = sha256.get(..12).unwrap_or(sha256);
     let (stem, ending) = match name.find(ENDING) {
@@ -29,7 +29,7 @@ pub fn distinct_name(name: &str, sha256: &str) -> String {
     }
 }
 
-/// When the archive `name` was taken, to the second, as far as its name tells.
+/// Returns when the archive `name` was taken, to the second, if its name contains the time.
 pub fn taken(name: &str) -> Option<Timestamp> {
     let (_, behind) = name.split_once(BEGINNING)?;
     parse_timestamp(behind)

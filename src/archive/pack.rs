@@ -1,7 +1,7 @@
 //! The packer: writes a snapshot that is still arriving as a tar.gz, in one pass.
 //!
 //! `db` comes first, because it can be written while it arrives. `manifest.json`, which describes it, comes last.
-//! The picture of the whole pipeline is in `snapshot/pipeline.rs`. Must never hold more than a few blocks in memory.
+//! `snapshot/pipeline.rs` shows the whole pipeline. Must never hold more than a few blocks in memory.
 
 use super::gzip::{Effort, Encryption, Gzip};
 use super::manifest::Manifest;
@@ -26,21 +26,21 @@ pub struct Packer {
     pub growth: GrowthSender,
     /// How hard to compress.
     pub effort: Effort,
-    /// What to encrypt the archive with, if at all.
+    /// The key and the recipients, if the archive is to be encrypted.
     pub encryption: Option<Encryption>,
     /// The modification time of the files in the archive.
     pub taken: Timestamp,
-    /// Where the stages of the pipeline store their first error.
+    /// The slot in which the stages of the pipeline store their first error.
     pub first_error: FirstError,
 }
 
 impl Packer {
-    /// Packs the snapshot `db` of `size` bytes, and then the manifest that `manifest` returns. Makes the archive durable, and
-    /// returns its length in bytes.
+    /// Packs the snapshot `db` of `size` bytes, and then the manifest that `manifest` returns. Makes the archive
+    /// durable, and returns its length in bytes.
     ///
     /// # Errors
-    /// [`Stopped`] if something cannot be read or written, the snapshot has another size, or `manifest` fails. The error is
-    /// stored before the archive is closed.
+    /// [`Stopped`] if something cannot be read or written, the snapshot has another size, or `manifest` fails. The
+    /// error is stored before the archive is closed.
     pub fn pack(
         self,
         db: impl Read,
@@ -74,7 +74,8 @@ fn pack_manifest(gzip: &mut Gzip, manifest: &Manifest, modified: u64) -> Result<
     Ok(gzip.finish()?)
 }
 
-/// Copies like `io::copy`, but straight into the blocks, and tells an error of reading from an error of writing.
+/// Copies like `io::copy`, but directly into the blocks, and distinguishes an error of reading from an error of
+/// writing.
 fn copy(db: &mut impl Read, gzip: &mut Gzip) -> Result<u64> {
     let mut copied = 0;
     loop {
@@ -115,7 +116,8 @@ mod tests {
     use sha2::{Digest, Sha256};
     use std::os::unix::fs::FileExt;
 
-    /// Returns a file with bbolt's magic number and with the hash that etcd appends, which deflate can compress a little.
+    /// Returns a file with bbolt's magic number and with the hash that etcd appends, which deflate can compress a
+    /// little.
     fn snapshot(sectors: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..sectors * SECTOR).map(|n| (n * n / 700) as u8).collect();
         bytes[16..20].copy_from_slice(&0xED0C_DAED_u32.to_le_bytes());

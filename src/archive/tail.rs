@@ -1,4 +1,5 @@
-//! Reads the manifest from the end of an archive, without the rest. It is stored there uncompressed (`Gzip::stop_deflating`).
+//! Reads the manifest from the end of an archive, without the rest. It is stored there uncompressed
+//! (`Gzip::stop_deflating`).
 //!
 //! Such a manifest is a claim of the archive. It must never be used as proof that the rest of the archive is intact.
 
@@ -31,8 +32,8 @@ pub fn manifest_at_end<E>(
     }
 }
 
-/// Returns the manifest in the last bytes of an archive. Returns `None` if the archive is cut short or was made by another tool,
-/// or if a longer tail is needed.
+/// Returns the manifest in the last bytes of an archive. Returns `None` if the archive is cut short or was made by
+/// another tool, or if a longer tail is needed.
 pub(super) fn manifest_in(tail: &[u8]) -> Option<Manifest> {
     let end = tail.len().checked_sub(GZIP_TRAILER)?;
     // The last occurrence is the name in the tar header: the manifest does not contain it.
@@ -44,7 +45,8 @@ fn is_name(bytes: &[u8]) -> bool {
     bytes.strip_prefix(MANIFEST.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
 }
 
-/// Returns the manifest in `deflated`, if that is complete deflate blocks up to the last one, and they are the end of a tar.
+/// Returns the manifest in `deflated`, if that is complete deflate blocks up to the last one, and they are the end of a
+/// tar.
 fn last_entry(deflated: &[u8]) -> Option<Manifest> {
     let mut bytes = Vec::with_capacity(usize::try_from(MAX_TAIL).ok()?);
     let mut inflater = Decompress::new(false);

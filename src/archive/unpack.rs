@@ -1,10 +1,11 @@
 //! Reads an archive: finds its kind by its first bytes, and reads every byte to the end of the stream.
 //!
-//! Reads our own archives, those of the older charm, and those of other tools: the database in a zip (RKE, RKE2, k3s), in a gzip
-//! (gardener, KKP), or bare.
+//! Reads our own archives, those of the older charm, and those of other tools: the database in a zip (RKE, RKE2, k3s),
+//! in a gzip (gardener, KKP), or bare.
 //!
-//! The CRC of gzip comes last. A reader that stops after the entry it needs accepts most flipped bits (23,877 of 25,336 with a
-//! changed payload, measured). Must never accept an archive before its end was read, and only zeros followed the last entry.
+//! The CRC of gzip comes last. A reader that stops after the entry it needs accepts most flipped bits (23,877 of 25,336
+//! with a changed payload, measured). Must never accept an archive before its end was read, and only zeros followed the
+//! last entry.
 
 use super::age::{Decrypting, FileKey, Identities};
 use super::encrypted::opened;
@@ -32,8 +33,8 @@ const MAX_PADDING: u64 = 1 << 20;
 const DATABASE_HEAD: u64 = backend::HEAD_SIZE;
 /// The bytes at the beginning of a file that show its kind.
 const HEAD: u64 = 512;
-/// How much longer a database may be than its first page announces. bbolt grows a file by 16 MB at a time (`db.go`
-/// `AllocSize`).
+/// The most bytes by which a database may be longer than its first page announces. bbolt grows a file by 16 MB at a
+/// time (`db.go` `AllocSize`).
 const MAX_GROWTH: u64 = 32 << 20;
 /// The file that RKE adds to the snapshot: the state of the cluster, with its certificates.
 const RKE_STATE: &[u8] = b".rkestate";
@@ -68,13 +69,14 @@ pub struct Contents {
     pub db: DatabaseDigest,
 }
 
-/// Reads the archive or bare snapshot `source` of `size` bytes to its end, and writes the database to `out`. Accepts only our
-/// own archives, those of the older charm, and databases that other tools packed. `shown` is the archive's name in messages.
+/// Reads the archive or bare snapshot `source` of `size` bytes to its end, and writes the database to `out`. Accepts
+/// only our own archives, those of the older charm, and databases that other tools packed. `shown` is the archive's
+/// name in messages.
 ///
 /// # Errors
-/// [`Damaged`] if it cannot be decoded or its manifest does not describe it; [`CannotDecrypt`](super::CannotDecrypt) without the right
-/// identity; [`NewerFormat`] if a newer version made it; [`NotASnapshot`] if it is not a snapshot archive; that of `options`. Any other
-/// error is one of the disk or the network.
+/// [`Damaged`] if it cannot be decoded or its manifest does not describe it; [`CannotDecrypt`](super::CannotDecrypt)
+/// without the right identity; [`NewerFormat`] if a newer version made it; [`NotASnapshot`] if it is not a snapshot
+/// archive; that of `options`. Any other error is one of the disk or the network.
 pub fn unpack(
     source: impl Read,
     size: u64,
@@ -110,8 +112,8 @@ impl Unpacking<'_> {
     }
 }
 
-/// Reads one of our own archives to its end, to verify it. Calls `found` with the digest of the database as soon as that is read;
-/// the archive may still be being written then.
+/// Reads one of our own archives to its end, to verify it. Calls `found` with the digest of the database as soon as
+/// that is read; the archive may still be being written then.
 ///
 /// # Errors
 /// As [`unpack`].
@@ -333,7 +335,7 @@ impl Unpacking<'_> {
                 break;
             }
             if done > most {
-                return Err(self.no("contains a db that is longer than it says", GIVE_OURS));
+                return Err(self.no("contains a db that is longer than its header announces", GIVE_OURS));
             }
             self.out.write_all(buffer.get(..length).unwrap_or_default()).context(UNPACKING)?;
             hasher.update(buffer, length).context(UNPACKING)?;
@@ -365,7 +367,7 @@ impl Unpacking<'_> {
         loop {
             let read = rest.read(&mut buffer);
             let length =
-                read.map_err(|error| self.altered(&format!("what follows its last file: {error}")))?;
+                read.map_err(|error| self.altered(&format!("the bytes after its last file: {error}")))?;
             if length == 0 {
                 break;
             }

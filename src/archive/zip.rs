@@ -1,9 +1,10 @@
-//! Reads a zip from front to back in one pass: each local header and its data, and then the directory, which must agree.
+//! Reads a zip from front to back in one pass: each local header and its data, and then the directory, which must
+//! agree.
 //!
-//! RKE, RKE2 and k3s pack snapshots as zips. Most readers trust the directory at the end. They need to seek, and accept files
-//! that differ from their headers. A reader that trusts only the headers accepts files that the directory does not name. This
-//! reader requires that both agree and that there is no byte in between, so no file can overlap, hide or be read twice. Must
-//! never use a name except in messages.
+//! RKE, RKE2 and k3s pack snapshots as zips. Most readers trust the directory at the end. They need to seek, and accept
+//! files that differ from their headers. A reader that trusts only the headers accepts files that the directory does
+//! not name. This reader requires that both agree and that there is no byte in between, so no file can overlap, hide or
+//! be read twice. Must never use a name except in messages.
 
 use super::format_error::FormatError;
 use crc32fast::Hasher;
@@ -16,7 +17,7 @@ const CENTRAL: u32 = 0x0201_4b50;
 const END_64: u32 = 0x0606_4b50;
 const LOCATOR_64: u32 = 0x0706_4b50;
 const END: u32 = 0x0605_4b50;
-/// The value of a 32-bit field whose number is in a 64-bit field.
+/// The value of a 32-bit field if the number is in a 64-bit field.
 const IN_64_BIT_FIELD: u32 = u32::MAX;
 /// The id of the extra field with the 64-bit numbers.
 const ZIP64: u16 = 1;
@@ -73,8 +74,8 @@ impl<R: Read> Zip<R> {
         Self { source: Counted { source: BufReader::with_capacity(BUFFER, source), at: 0 }, seen: Vec::new() }
     }
 
-    /// Returns the next file. The previous one must be [finished](Entry::finish). Returns `None` after the last file, once the
-    /// directory has been checked.
+    /// Returns the next file. The previous one must be [finished](Entry::finish). Returns `None` after the last file,
+    /// once the directory has been checked.
     ///
     /// # Errors
     /// Fails if the zip cannot be read or is not accepted.
@@ -87,7 +88,7 @@ impl<R: Read> Zip<R> {
                 self.directory(offset)?;
                 return Ok(None);
             }
-            _ => return Err(altered("neither a file nor the directory comes next")),
+            _ => return Err(altered("a file or the directory was expected next")),
         }
         let header = self.local(offset)?;
         // Without a length in the header, the data ends where the deflate stream ends.
@@ -143,8 +144,8 @@ impl<R: Read> Zip<R> {
         Ok(name)
     }
 
-    /// Reads the directory after its first signature. It must name exactly the files that were read, and no byte may follow its
-    /// end.
+    /// Reads the directory after its first signature. It must name exactly the files that were read, and no byte may
+    /// follow its end.
     fn directory(&mut self, start: u64) -> Result<(), FormatError> {
         let seen = std::mem::take(&mut self.seen);
         for (number, expected) in seen.iter().enumerate() {
@@ -250,7 +251,7 @@ impl<R: Read> Entry<'_, R> {
     /// Fails if they differ.
     pub fn finish(mut self) -> Result<(), FormatError> {
         if self.read(&mut [0])? != 0 {
-            return Err(altered("a file in it is longer than what was read"));
+            return Err(altered("a file in it is longer than the bytes that were read"));
         }
         let (crc, size) = (self.crc.finalize(), self.size);
         let (source, deflated) = match self.source {
@@ -309,7 +310,7 @@ impl<R: Read> Read for Entry<'_, R> {
         self.crc.update(buffer.get(..length).unwrap_or_default());
         self.size += length as u64;
         if self.announced_size().is_some_and(|announced| self.size > announced) {
-            return Err(io::Error::other("a file in it is longer than it says"));
+            return Err(io::Error::other("a file in it is longer than its header announces"));
         }
         Ok(length)
     }

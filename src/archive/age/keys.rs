@@ -27,7 +27,7 @@ impl FromStr for Recipient {
 
     fn from_str(text: &str) -> Result<Self> {
         let shown: String = text.chars().take(80).collect();
-        // A secret key that was given by mistake must not be printed.
+        // A secret key given by mistake must not be printed.
         ensure!(
             !text.to_ascii_lowercase().contains("secret"),
             "a recipient begins with age1, but this is a secret key"

@@ -1,9 +1,9 @@
-//! age, version 1 (<https://age-encryption.org/v1>): a file for recipients `age1…` can only be decrypted with the identity
-//! `AGE-SECRET-KEY-1…` of one of them.
+//! age, version 1 (<https://age-encryption.org/v1>): a file is encrypted for recipients `age1…`, and only the identity
+//! `AGE-SECRET-KEY-1…` of one of them decrypts it.
 //!
-//! Implements the format: a header and a stream of encrypted chunks. The cryptography is RustCrypto's and dalek's. The only
-//! supported kind of recipient is X25519, which `age-keygen` makes. Must never return a byte that was not authenticated, nor
-//! accept a stream without its end.
+//! Implements the format: a header and a stream of encrypted chunks. The cryptography is RustCrypto's and dalek's. The
+//! only supported kind of recipient is X25519, which `age-keygen` makes. Must never return a byte that was not
+//! authenticated, or accept a stream without its end.
 
 mod header;
 mod keys;

@@ -26,7 +26,7 @@ impl Numbers {
     }
 }
 
-/// Encrypts what is written to it. Unless it is [finished](Self::finish), the file is detected as incomplete.
+/// Encrypts the bytes written to it. Unless it is [finished](Self::finish), the file is detected as incomplete.
 pub struct Encrypting<W> {
     out: W,
     cipher: ChaCha20Poly1305,
