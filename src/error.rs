@@ -9,21 +9,21 @@ use std::fmt;
 /// An action that did not do its work.
 #[derive(Debug)]
 pub enum ActionError {
-    /// The action found a reason not to begin. Nothing was changed.
+    /// The action refused to begin. It has not changed any data.
     Refused(Refusal),
-    /// A step failed. The failure names the state that it left.
+    /// A step failed. The failure describes the state that it left.
     Failed(Failure),
-    /// A signal asked the action to stop. This is neither a failure nor a reason for advice.
+    /// A signal asked the action to stop. This is not a failure, and has no next step.
     Interrupted {
         /// The signal, such as SIGINT for Ctrl-C.
         signal: Signal,
-        /// What was left behind, a clause without a full stop.
+        /// The state that was left, a clause without a full stop.
         state: String,
     },
 }
 
 impl ActionError {
-    /// Sorts an error from below by what is in its chain: a [`Refusal`] stays one, and an [`Interrupted`] leaves
+    /// Classifies an error by its chain: a [`Refusal`] stays one, and an [`Interrupted`] leaves
     /// `state`. Any other error is a failure that leaves `state`, after which the operator types `next`.
     pub fn from_error(error: anyhow::Error, state: impl Into<String>, next: impl Into<String>) -> Self {
         if let Some(Interrupted { signal }) = error.chain().find_map(|cause| cause.downcast_ref()) {
@@ -63,7 +63,7 @@ impl From<Refusal> for ActionError {
     }
 }
 
-/// Why an action does not begin, and what the operator can do about it. A refusal changes nothing.
+/// The reason why an action does not begin, and the next step. A refusal does not change any data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The obstacle, a clause without a full stop.
@@ -103,7 +103,7 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// The cause of an error that a signal brought about.
+/// The cause of an error that a signal caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted {
     /// The signal that asked to stop.
@@ -126,7 +126,7 @@ pub fn describe_inline(error: &anyhow::Error) -> String {
     }
 }
 
-/// Returns the one of `known` that a person who typed `given` most likely meant; `None` if none of them is similar.
+/// Returns the word of `known` that is most similar to the typed word `given`; `None` if no word is similar.
 pub fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The limit is clap's. `latest` and `last` have 0.84, `destination` and `destinations` 0.98.
     let scored = known.into_iter().map(|known| (strsim::jaro_winkler(given, known), known));

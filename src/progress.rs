@@ -1,4 +1,4 @@
-//! What a procedure reports while it runs: its steps, and how many bytes of a step are done.
+//! The progress reports of a running procedure: its steps, and how many bytes of a step are done.
 //!
 //! Owns only the shape of these reports. Must never print them.
 

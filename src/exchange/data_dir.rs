@@ -1,6 +1,6 @@
 //! The data directory of etcd: its lock, and its live database.
 //!
-//! Must never change what is in it.
+//! Must never change the data in it.
 
 use crate::error::Refusal;
 use crate::etcd::site::Site;
@@ -15,10 +15,10 @@ use std::time::{Duration, Instant};
 pub const MEMBER: &str = "member";
 /// The database in the `member` directory. A running etcd keeps it locked.
 const DATABASE: &str = "snap/db";
-/// How often a locked database is tried again.
+/// Interval between attempts to lock a locked database.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A data directory that this process has locked, so that no other run works on it.
+/// A data directory that this process has locked against other runs.
 #[derive(Debug)]
 pub struct DataDir {
     dir: Dir,
@@ -34,17 +34,17 @@ impl DataDir {
         Self::open_for(&site.data_dir, &|| site.service.user())
     }
 
-    /// Opens and locks the data directory at `path` without knowing its etcd.
+    /// Opens and locks the data directory at `path` without information about its etcd.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// See [`open`](Self::open).
     pub fn open_path(path: &Path) -> Result<Self> {
         Self::open_for(path, &|| None)
     }
 
     /// Opens and locks the directory at `given`. `user` returns the user that etcd runs as, if that is known.
     fn open_for(given: &Path, user: &dyn Fn() -> Option<String>) -> Result<Self> {
-        // The path comes from etcd's own configuration, where a symlink (`/var/snap/etcd/current`) is meant.
+        // The path comes from etcd's configuration, in which a symlink (`/var/snap/etcd/current`) is intended.
         let path = given.canonicalize().map_err(|error| {
             Refusal::new(
                 format!("the data directory {} cannot be opened: {error}", given.display()),
@@ -61,7 +61,7 @@ impl DataDir {
         &self.dir
     }
 
-    /// Returns whether any etcd has the live data open, whether or not a supervisor knows of it: bbolt locks its file.
+    /// Returns whether any etcd has the live data open, also one without a supervisor: bbolt locks its file.
     ///
     /// # Errors
     /// The database cannot be opened.
@@ -69,8 +69,8 @@ impl DataDir {
         self.live_database()?.map_or(Ok(false), |file| Ok(!lock::try_lock(&file)?))
     }
 
-    /// Opens the live database, if it exists. The tree belongs to the user that etcd runs as, so this follows no symlink
-    /// in it and waits for no pipe.
+    /// Opens the live database, if it exists. The tree belongs to the user that etcd runs as, so this never follows a
+    /// symlink in it and never blocks on a pipe.
     pub(super) fn live_database(&self) -> Result<Option<File>> {
         if self.dir.inode(MEMBER)?.is_none() {
             return Ok(None);
@@ -112,12 +112,12 @@ impl DataDir {
         }
     }
 
-    /// Refuses live data that is partly stored elsewhere: an exchange of `member` would leave that part behind.
+    /// Refuses live data that is partly stored elsewhere: an exchange of `member` would not include that part.
     pub(super) fn check_is_one_tree(&self) -> Result<()> {
         let place = self.dir.path().display();
         let refuse = |part: &str, what: &str| {
             Err(Refusal::new(
-                format!("the data in {place} cannot be replaced in one step: {part} in it is {what}"),
+                format!("the data in {place} cannot be replaced in one step, because {part} in it is {what}"),
                 format!(
                     "stop etcd, move the contents of {place}/{part} into a directory of that name, start etcd and run \
                      restore again; to keep the data on another disk, move all of {place} there"

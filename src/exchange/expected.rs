@@ -1,6 +1,6 @@
-//! What etcd must serve after a restore, as a private boot of the restored data showed it.
+//! The expected state of etcd after a restore, read from a private boot of the restored data.
 //!
-//! Must never ask the live etcd: see `proof`.
+//! Must never query the live etcd: see `proof`.
 
 use crate::archive::manifest::Manifest;
 use crate::etcd::client::ContentHash;
@@ -9,10 +9,10 @@ use crate::system::interrupt;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-/// What a member must serve.
+/// The state that a member must serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expected {
-    /// The id of its cluster. It comes from a token that no other cluster has, so only this tree has it.
+    /// The id of its cluster. It is derived from a unique token, so only this tree has it.
     pub cluster_id: u64,
     /// The revision of its store when it starts.
     pub revision: i64,
@@ -23,7 +23,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// Reads what a member must serve from a booted copy of data that starts at `revision`.
+    /// Reads the expected state from a booted copy of data that starts at `revision`.
     ///
     /// # Errors
     /// etcd did not serve the copy, the copy no longer holds that revision, or it cannot be read.

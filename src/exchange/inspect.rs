@@ -1,6 +1,7 @@
-//! Reads how far the data of an exchange has come while no etcd serves it, and decides whether the old data is kept.
+//! Reads the last revision of the data of an exchange while no etcd serves it, and decides whether to keep the old
+//! data.
 //!
-//! Must never change a tree: what its files do not show is read from a booted copy.
+//! Must never change a tree: facts that its files do not show are read from a booted copy.
 
 use super::data_dir::MEMBER;
 use super::staging_dir::BootCopy;
@@ -41,7 +42,7 @@ impl Exchange<'_> {
     /// of the log is in the database. Otherwise, a booted copy shows the revision.
     ///
     /// # Errors
-    /// There is no room for a copy, or etcd does not serve it.
+    /// The disk has too little free space for a copy, or etcd does not serve the copy.
     pub(super) fn last_revision(&self, data_dir: &Dir) -> Result<i64> {
         let member = data_dir.child(MEMBER)?;
         if let Ok(Some(revision)) = revision_at_rest(&member) {
@@ -64,8 +65,8 @@ impl Exchange<'_> {
         revision
     }
 
-    /// Returns whether the old data holds or may hold keys of the v2 API, which no backup holds. A client may have written
-    /// them until etcd was stopped.
+    /// Returns whether the old data holds or may hold keys of the v2 API, which backups do not contain. A client may
+    /// have written them until etcd was stopped.
     fn may_have_v2_keys(&self) -> bool {
         let has_old_data = self.journal.old.inode.is_some();
         has_old_data
@@ -77,8 +78,8 @@ impl Exchange<'_> {
     }
 }
 
-/// Returns the revision of a `member` directory whose database holds all of its write-ahead log, and `None` if it does not
-/// hold all of it, as after a kill.
+/// Returns the revision of a `member` directory if its database contains all of its write-ahead log. Returns `None`
+/// if it does not, as after a kill.
 fn revision_at_rest(member: &Dir) -> Result<Option<i64>> {
     let snap = member.child("snap")?;
     let backend = Backend::from_file(snap.read("db")?, &snap.path().join("db"))?;

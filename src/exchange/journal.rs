@@ -13,46 +13,46 @@ use serde::{Deserialize, Serialize};
 pub(super) const NAME: &str = "journal.json";
 const FORMAT: u32 = 1;
 
-/// The state of an exchange, with everything that is needed to complete it or to roll it back.
+/// The state of an exchange, with all information that is needed to complete it or to roll it back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Journal {
     format: u32,
-    /// How far the exchange is.
+    /// The phase of the exchange.
     pub phase: Phase,
-    /// The old data. Inodes are compared by number alone: both trees lie on one file system, whose device number may
+    /// The old data. Only the inode number is compared: both trees are on one file system, and its device number may
     /// change with a reboot.
     pub old: OldData,
     /// The inode number of the new `member` directory.
     pub new: u64,
-    /// What etcd must serve on the new data.
+    /// The state that etcd must serve on the new data.
     pub expected: Expected,
-    /// The name in the data directory to keep the old data under. `None` if a backup holds all of it, or none was asked
-    /// for.
+    /// The name in the data directory to keep the old data under. `None` if a backup holds all of it, or if it need
+    /// not be kept.
     pub keep_old_as: Option<String>,
 }
 
-/// What is known of the old data before the exchange.
+/// The facts about the old data before the exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OldData {
-    /// The inode number of its `member` directory when the facts were gathered; `None` if there was no data.
+    /// The inode number of its `member` directory when the facts were gathered; `None` if the directory was empty.
     pub inode: Option<u64>,
     /// Whether etcd runs on it.
     #[serde(rename = "runs")]
     pub is_running: bool,
-    /// The last revision in the backup; `None` if there is no backup.
+    /// The last revision in the backup; `None` without a backup.
     #[serde(rename = "saved_to")]
     pub backup_revision: Option<i64>,
     /// The name to keep it under if it holds more than the backup.
     pub keep_as: String,
     /// The name to keep the new data under if it is rolled back after clients wrote to it.
     pub keep_new_as: String,
-    /// The exchange is given up if the old data has reached this revision when etcd has stopped: the watches of its
-    /// clients would go back in time.
+    /// The exchange is abandoned if the old data has reached this revision when etcd has stopped: the watches of its
+    /// clients would see revisions go back.
     #[serde(rename = "must_stay_below")]
     pub revision_limit: Option<i64>,
 }
 
-/// How far an exchange is.
+/// A phase of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
@@ -70,7 +70,7 @@ pub enum Phase {
 impl Journal {
     /// The journal of an exchange that begins.
     pub fn new(old: OldData, new: u64, expected: Expected) -> Self {
-        // The old data is kept until it is shown that the backup holds all of it.
+        // The old data is kept until it is proved that the backup contains all of it.
         let keep_old_as = (old.inode.is_some() && old.backup_revision.is_some()).then(|| old.keep_as.clone());
         Self { format: FORMAT, phase: Phase::Stopping, old, new, expected, keep_old_as }
     }

@@ -3,14 +3,14 @@
 //! Every restore gives the data a new cluster id. Without this record, archives taken an hour earlier would seem to
 //! belong to another cluster.
 //!
-//! The two sets are kept apart. A cluster whose archive was restored here may still be running: its archives belong to
-//! it, and retention here must never delete them.
+//! The two sets are separate. An archive that was restored here may belong to a cluster that is still running, so the
+//! retention here must never delete it.
 //!
-//! The record also holds the highest revision that was served in the place of the data. A restore that goes back without
-//! raising the revision leaves clients that saw more. The next restore has to exceed that, and not only what is live.
+//! The record also holds the highest revision that was served before this data. A restore that lowers the revision
+//! leaves clients that saw a higher one. The next restore must exceed that one, and not only the live revision.
 //!
-//! The record lies in the `member` tree, so that it goes live with it and is rolled back with it. etcd reads only `snap`
-//! and `wal` in there. This module must never write into a tree that is live.
+//! The record is stored in the `member` tree, so that an exchange or a rollback moves both. etcd reads only `snap`
+//! and `wal` in that tree. This module must never write into a live tree.
 
 use super::data_dir::MEMBER;
 use crate::system::durable::{Dir, PRIVATE, read_small_file};
@@ -26,25 +26,25 @@ const NAME: &str = "lineage.json";
 /// The clusters that a member's data has been and was restored from, by their ids in hex.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lineage {
-    /// The clusters that the data in this directory has been itself.
+    /// The clusters that the data in this directory has been.
     #[serde(default)]
     pub own: BTreeSet<String>,
-    /// The clusters whose archives it was restored from. A record of the first format had both sets under one name: what
-    /// cannot be told apart is not ours to delete.
+    /// The clusters that it was restored from. A record of the first format had both sets under one name. Archives of
+    /// clusters that cannot be assigned to a set must not be deleted.
     #[serde(default, alias = "clusters")]
     pub origins: BTreeSet<String>,
-    /// The highest revision that was served in the place of this data before it went live. Clients may still hold it.
+    /// The highest revision that was served before this data became live. Clients may still hold it.
     #[serde(default)]
     pub highest_revision: i64,
-    /// Whether no higher revision can have been served. False if the record was written by an earlier version, which did
-    /// not record it.
+    /// Whether `highest_revision` is certain. False if the record was written by an earlier version, which did not
+    /// record it.
     #[serde(default)]
     pub highest_is_known: bool,
 }
 
 impl Lineage {
-    /// Reads the lineage of the live data in `data_dir`. A record that cannot be read counts as empty: then more is
-    /// asked of the operator, and less is deleted.
+    /// Reads the lineage of the live data in `data_dir`. A record that cannot be read counts as empty: then commands
+    /// require more confirmation from the operator, and the retention deletes less.
     pub fn read(data_dir: &Path) -> Self {
         match read_small_file(&data_dir.join(MEMBER).join(NAME)) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
@@ -53,18 +53,18 @@ impl Lineage {
         }
     }
 
-    /// The lineage of data that was never restored: nothing else was served in its place.
+    /// The lineage of data that was never restored, so that its own revisions are the only ones that clients saw.
     fn never_restored() -> Self {
         Self { highest_is_known: true, ..Self::default() }
     }
 
-    /// Adds a cluster that the data is itself.
+    /// Adds a cluster that the data is.
     pub fn add_own(&mut self, cluster_id: u64) {
         self.own.insert(format!("{cluster_id:x}"));
     }
 
-    /// Returns the lineage of data that replaces this data. It is restored from an archive of the cluster `origin`, and is
-    /// the cluster `cluster_id` itself.
+    /// Returns the lineage of data that replaces this data. The new data is restored from an archive of the cluster
+    /// `origin`, and becomes the cluster `cluster_id`.
     #[must_use]
     pub fn after_restore(&self, origin: Option<&str>, cluster_id: u64) -> Self {
         let mut after = self.clone();
@@ -78,7 +78,7 @@ impl Lineage {
         self.own.contains(cluster) || self.origins.contains(cluster)
     }
 
-    /// Returns all clusters, those that the data has been itself first.
+    /// Returns all clusters, starting with those that the data has been.
     pub fn all(&self) -> impl Iterator<Item = &str> {
         let only_origins = self.origins.iter().filter(|id| !self.own.contains(*id));
         self.own.iter().chain(only_origins).map(String::as_str)
@@ -92,7 +92,7 @@ impl Lineage {
         member.replace(NAME, &self.to_json()?)
     }
 
-    /// Records in a `member` tree that is not live that `revision` was served in its place. The record gets the owner of
+    /// Records in a `member` tree that is not live that `revision` was served before it. The record gets the owner of
     /// the tree.
     ///
     /// # Errors
@@ -144,7 +144,7 @@ mod tests {
             let lineage = Lineage::read(&data);
             assert_eq!((lineage.highest_revision, lineage.highest_is_known), (highest, true));
         }
-        // A revision that an earlier version did not record stays unknown, and so does a record that cannot be read.
+        // A revision that an earlier version did not record stays unknown, as does a record that cannot be read.
         for (record, highest) in [(&br#"{"own": ["b1"]}"#[..], 0), (b"{", 0)] {
             member.replace(NAME, record).unwrap();
             let lineage = Lineage::read(&data);

@@ -1,9 +1,9 @@
-//! The exchange of a member's data: the live `member` directory for another, crash-safe, verified, rolled back on failure.
+//! The exchange of the live `member` directory for another one: crash-safe, verified, and rolled back on failure.
 //!
-//! Everything happens in the file system of the data directory. The new tree is made in `.etcd-restore` next to `member`
-//! and takes its place by one `renameat2(RENAME_EXCHANGE)`: at every instant, the live name is one complete tree. A
-//! journal with inode numbers records which tree is which, and [`recover`] completes or rolls back what a killed run
-//! left. This module must never delete old data before etcd is proved to serve the new.
+//! All steps happen in the file system of the data directory. The new tree is made in `.etcd-restore` next to
+//! `member`. One `renameat2(RENAME_EXCHANGE)` swaps the two: at every instant, the live name is one complete tree. A
+//! journal with inode numbers identifies the two trees, and [`recover`] completes or rolls back the exchange of a
+//! killed run. This module must never delete old data before etcd is proved to serve the new.
 
 mod data_dir;
 

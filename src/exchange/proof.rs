@@ -1,7 +1,7 @@
-//! The proof that the live etcd serves exactly what was restored: identity, membership, revision, content.
+//! Proves that the live etcd serves exactly the restored data: identity, membership, revision, content.
 //!
-//! An etcd is "healthy" on half a tree or on an empty one (in 24 of 28 trials), so health is no part of the proof. Must
-//! never change what etcd serves.
+//! An etcd is "healthy" on half a tree or on an empty one (in 24 of 28 trials), so the proof does not use its health.
+//! Must never change the data that etcd serves.
 
 use super::data_dir::DataDir;
 use super::expected::Expected;
@@ -13,30 +13,30 @@ use anyhow::{Result, ensure};
 use std::fmt::Display;
 use std::time::Instant;
 
-/// What was found out about the live etcd.
+/// The result of the comparison with the live etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It serves what was restored.
+    /// It serves the restored data.
     Proved {
-        /// When it was found to serve, before its content was checked.
+        /// The time at which it started to serve, before its content was checked.
         served: Instant,
-        /// Its alarms, in etcd's words.
+        /// Its alarms, as etcd reports them.
         alarms: Vec<String>,
-        /// Whether it refused our login, because its users and passwords are those of the snapshot. It has the restored
-        /// data open and its leader answers, but its content could not be checked.
+        /// Whether it refused our login, because its users and passwords are those of the snapshot. It has the
+        /// restored data open and its leader answers, but its content could not be checked.
         is_login_refused: bool,
     },
-    /// It serves something else. The text names the difference.
+    /// It serves other data. The text describes the difference.
     Differs(String),
-    /// No etcd has the data open, so none serves it. The text names the reason.
+    /// No etcd has the data open, so it is not served. The text is the reason.
     Idle(String),
 }
 
-/// Waits until the etcd of `site` serves, and compares it with what is `expected`. Clients may be writing to it already,
-/// so the store is compared at the expected revision.
+/// Waits until the etcd of `site` serves, and compares it with `expected`. Clients may already be writing to it, so
+/// the store is compared at the expected revision.
 ///
 /// # Errors
-/// etcd runs but could not be asked: nothing is known.
+/// etcd runs but did not answer the queries, so the result is unknown.
 pub fn prove(site: &Site, data: &DataDir, expected: &Expected) -> Result<Verdict> {
     let status = match wait_until_serving(site, data) {
         Ok(status) => status,
@@ -52,7 +52,7 @@ pub fn prove(site: &Site, data: &DataDir, expected: &Expected) -> Result<Verdict
     match compare_content(&Client::new(site), expected) {
         Ok(Some(difference)) => Ok(Verdict::Differs(difference)),
         Ok(None) => proved(status.errors, false),
-        // A client has compacted that revision already. Only the restored tree has that cluster id.
+        // A client has already compacted that revision. Only the restored tree has that cluster id.
         Err(error) if is_compacted(&error) => proved(status.errors, false),
         Err(error) if is_auth_failure(&error) => proved(status.errors, true),
         Err(error) => Err(error),
@@ -63,7 +63,7 @@ fn difference(what: &str, found: impl Display, expected: impl Display) -> Option
     Some(format!("etcd's {what} is {found} instead of {expected}"))
 }
 
-/// Returns how the identity of the member differs, if it does.
+/// Returns the difference in the identity of the member, if any.
 fn compare_identity(status: &Status, expected: &Expected) -> Option<String> {
     if status.cluster_id != expected.cluster_id {
         let hex = |id: u64| format!("{id:x}");
@@ -75,7 +75,7 @@ fn compare_identity(status: &Status, expected: &Expected) -> Option<String> {
     None
 }
 
-/// Returns how the store at the expected revision differs, if it does.
+/// Returns the difference in the store at the expected revision, if any.
 fn compare_content(client: &Client, expected: &Expected) -> Result<Option<String>> {
     if let Some(hash) = expected.hash {
         let found = client.content_hash(expected.revision)?;
@@ -93,10 +93,10 @@ fn compare_content(client: &Client, expected: &Expected) -> Result<Option<String
 }
 
 /// Waits until the etcd of `site` serves, and returns its status, or `None` if it serves but refuses our login. Stops
-/// waiting for an etcd that has closed its data or never opened it.
+/// waiting if etcd has closed its data or never opened it.
 ///
 /// # Errors
-/// It does not serve in time, or something else answers at its endpoint.
+/// etcd does not serve in time, or another etcd answers at its endpoint.
 pub fn wait_until_serving(site: &Site, data: &DataDir) -> Result<Option<Status>> {
     let (mut idle_since, idle_limit) = (None, site.service.idle_timeout());
     let mut check_is_running = || {
@@ -122,7 +122,7 @@ pub fn wait_until_serving(site: &Site, data: &DataDir) -> Result<Option<Status>>
         }
         Err(error) => return Err(error),
     };
-    // An etcd that opened the old tree would show the cluster id of the write-ahead log that is there now.
+    // An etcd that opened the old tree would show the cluster id of the current write-ahead log.
     ensure!(data.is_in_use()?, "the etcd that answers does not have {} open", data.dir().path().display());
     Ok(status)
 }

@@ -1,7 +1,7 @@
-//! Recovery: completes or rolls back the restore that a killed run left, before any other action works on the data.
+//! Recovery: completes or rolls back the restore of a killed run, before any other action uses the data.
 //!
-//! Must never roll back new data that has served, unless it is shown to differ from what was restored: clients may have
-//! written to it for days.
+//! Must never roll back new data that has been served, unless it is proved to differ from the restored data: clients
+//! may have written to it for days.
 
 use super::data_dir::{DataDir, MEMBER};
 use super::journal::{Journal, Phase};
@@ -15,25 +15,26 @@ use anyhow::{Context, Result, bail};
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why a restore is rolled back that was killed during the exchange or before it.
+/// The reason for rolling back a restore that was killed during the exchange or before it.
 const WAS_INTERRUPTED: &str = "it was interrupted before etcd served the restored data";
 
-/// What recovery did.
+/// The result of a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Recovered {
-    /// The interrupted restore was completed: etcd serves the new data. The old data is kept in this place, if it is.
+    /// The interrupted restore was completed: etcd serves the new data. Holds the place of the old data, if it is
+    /// kept.
     Completed(Option<PathBuf>),
     /// The interrupted restore was rolled back: the old data is live.
     RolledBack {
         /// The reason.
         reason: String,
-        /// The place where the new data is kept, if it is.
+        /// The place of the new data, if it is kept.
         kept: Option<PathBuf>,
     },
-    /// The interrupted restore, into a directory without data, was rolled back: etcd has created its own data there. The
-    /// new data is kept in this place, if it is.
+    /// The interrupted restore, into an empty data directory, was rolled back, because etcd has created its own data
+    /// in it. Holds the place of the new data, if it is kept.
     Overtaken(Option<PathBuf>),
-    /// A restore was killed before it changed anything. Its working files were removed.
+    /// A restore was killed before its first change. Its working files were removed.
     CleanedUp,
 }
 
@@ -65,11 +66,12 @@ impl fmt::Display for Recovered {
     }
 }
 
-/// Completes or rolls back what an earlier run left in the data directory. Returns `None` if it left nothing.
+/// Completes or rolls back an unfinished exchange in the data directory. Returns `None` if there is no such exchange.
 ///
 /// # Errors
-/// The live etcd could not be asked what it serves, or it does not serve and clients may have written to the new data.
-/// Nothing is changed then. Any other error leaves the exchange unfinished, and recovery can be repeated.
+/// The live etcd did not answer the queries, or it does not serve and clients may have written to the new data. In
+/// these two cases, recovery has not changed any data. Any other error leaves the exchange unfinished, and recovery
+/// can be repeated.
 pub fn recover(site: &Site, data: &DataDir) -> Result<Option<Recovered>> {
     let Some(dir) = staging_dir::find(data)? else { return Ok(None) };
     let Some(journal) = Journal::read(&dir)? else {
@@ -93,7 +95,7 @@ pub fn recover(site: &Site, data: &DataDir) -> Result<Option<Recovered>> {
     .map(Some)
 }
 
-/// Completes an exchange whose new data is live, or rolls it back if the new data is wrong or unusable.
+/// Completes an exchange if its new data is live, or rolls it back if the new data is wrong or unusable.
 fn complete_or_roll_back(mut exchange: Exchange<'_>) -> Result<Recovered> {
     let verdict =
         start_and_prove(&exchange).context("it is unknown whether an interrupted restore succeeded")?;
@@ -123,7 +125,7 @@ fn start_and_prove(exchange: &Exchange<'_>) -> Result<Verdict> {
     prove(exchange.site, exchange.data(), &exchange.journal.expected)
 }
 
-/// Does the `rest` of an exchange whose new data is final.
+/// Runs the `rest` of an exchange after its new data became final.
 fn complete<'a>(exchange: Exchange<'a>, rest: impl FnOnce(Exchange<'a>) -> Result<()>) -> Result<Recovered> {
     let data_dir = exchange.data().dir().path();
     let kept = exchange.journal.keep_old_as.as_ref().map(|name| data_dir.join(name));
@@ -131,7 +133,7 @@ fn complete<'a>(exchange: Exchange<'a>, rest: impl FnOnce(Exchange<'a>) -> Resul
     Ok(Recovered::Completed(kept))
 }
 
-/// Does the `rest` of an exchange that is rolled back for this `reason`.
+/// Runs the `rest` of an exchange that is rolled back for this `reason`.
 fn roll_back<'a>(
     exchange: Exchange<'a>,
     reason: &str,
@@ -139,7 +141,7 @@ fn roll_back<'a>(
 ) -> Result<Recovered> {
     let (data, had_no_data) = (exchange.data(), exchange.journal.old.inode.is_none());
     let kept = rest(exchange).context("rolling back an interrupted restore")?;
-    // The new data is no longer live, so data that is there is etcd's own.
+    // The new data is not live here. So if there is live data, etcd created it.
     if had_no_data && data.dir().inode(MEMBER)?.is_some() {
         return Ok(Recovered::Overtaken(kept));
     }

@@ -1,7 +1,8 @@
-//! The way back to the old data: it takes its place again, and etcd is started on it and must serve it. New data that
-//! clients wrote to is kept.
+//! The rollback: puts the old data back, starts etcd on it and waits until it serves. Keeps new data that clients
+//! wrote to.
 //!
-//! It may be killed at any point and repeated. Must never remove new data that may hold the only copy of a write.
+//! A rollback can be killed at any point and repeated. Must never remove new data that may hold the only copy of a
+//! write.
 
 use super::data_dir::MEMBER;
 use super::journal::Phase;
@@ -12,16 +13,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// How long to watch an etcd that did not stop in time, in case it stops later.
+/// How long to watch an etcd that did not stop in time, because it may stop later.
 const LATE_STOP: Duration = Duration::from_secs(5);
 
-/// Says where new data is kept that clients wrote to.
+/// Describes the place in which new data is kept that clients wrote to.
 pub(super) fn describe_kept(place: &Path) -> String {
     format!("the data that clients wrote to after the exchange is kept in {}", place.display())
 }
 
 impl Exchange<'_> {
-    /// Rolls back after `error`, and returns it with the outcome of the rollback.
+    /// Rolls back after `error`, and returns the error with the outcome of the rollback.
     pub(super) fn roll_back_after(self, error: anyhow::Error) -> anyhow::Error {
         let place = self.staging.dir().path().to_owned();
         match self.roll_back() {
@@ -36,8 +37,8 @@ impl Exchange<'_> {
         }
     }
 
-    /// Puts the old data back, and if etcd ran on it before, starts etcd and waits until it serves. Returns the place of
-    /// new data that clients may have written to, which is kept.
+    /// Puts the old data back. If etcd ran on it before, starts etcd and waits until it serves. Returns the place of
+    /// the new data if clients may have written to it, because it is kept then.
     pub(super) fn roll_back(mut self) -> Result<Option<PathBuf>> {
         let mut new_database_lock = None;
         if self.is_new_data_live()? {
@@ -45,22 +46,22 @@ impl Exchange<'_> {
             self.record_revision_of_new();
             self.put_old_back()?;
         }
-        // An etcd that waits for this lock finds all of the old data now.
+        // An etcd that waits for this lock now finds all of the old data.
         self.old_database_lock = None;
         if self.journal.old.is_running {
             self.serve_old_data()?;
         }
         drop(new_database_lock);
         let kept = self.keep_new_data()?;
-        // A full disk may not take this record. The removal below makes room. Only a kill between the two would repeat the
-        // rollback.
+        // If the disk is full, writing this record may fail. The removal below frees space. Only a kill between the
+        // two would repeat the rollback.
         let _ = self.enter(Phase::RolledBack);
         self.clean_up()?;
         Ok(kept)
     }
 
-    /// Records in the old data, before it is live again, the revision that the new data has reached: it may have been
-    /// raised, and clients may have written. The rollback goes on without the record if the disk is full.
+    /// Records in the old data, before it is live again, the revision that the new data has reached. A bump may have
+    /// raised it, and clients may have written. If the disk is full, the rollback continues without the record.
     fn record_revision_of_new(&self) {
         let old = self
             .journal
@@ -72,7 +73,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Keeps the new data, which is in the staging directory again, unless it is shown to be unchanged.
+    /// Keeps the new data, which is in the staging directory again, unless it is proved to be unchanged.
     fn keep_new_data(&self) -> Result<Option<PathBuf>> {
         let may_have_served = self.journal.phase == Phase::Exchanging && self.is_new_data_in_staging()?;
         if may_have_served {
@@ -90,14 +91,14 @@ impl Exchange<'_> {
         self.kept_new_data()
     }
 
-    /// Returns the place where this run or an earlier one has kept the new data, if it has.
+    /// Returns the place in which this run or an earlier one has kept the new data, if any.
     pub(super) fn kept_new_data(&self) -> Result<Option<PathBuf>> {
         let (data, name) = (self.data().dir(), &self.journal.old.keep_new_as);
         Ok(data.inode(name)?.is_some().then(|| data.path().join(name)))
     }
 
-    /// Returns whether the new data is unchanged since it was restored. It is live, but no etcd serves it, so a copy is
-    /// read.
+    /// Returns whether the new data is unchanged since it was restored. It is live, but no etcd serves it, so a copy
+    /// is booted and read.
     pub(super) fn is_live_data_as_restored(&self) -> Result<bool> {
         let _lock = self.data().lock_database(Duration::ZERO)?;
         Ok(self.is_as_restored(self.last_revision(self.data().dir())?))
@@ -107,8 +108,8 @@ impl Exchange<'_> {
         revision == self.journal.expected.revision
     }
 
-    /// Starts etcd on the old data and waits until it serves. Once a stop was ordered, a start must be ordered even if
-    /// etcd still runs: it may still obey the stop, before or after it has answered.
+    /// Starts etcd on the old data and waits until it serves. After a stop was ordered, a start must be ordered even
+    /// if etcd still runs: it may still stop, before or after it has answered.
     fn serve_old_data(&self) -> Result<()> {
         let may_stop_late = self.data().is_in_use()?;
         let served = self.start_on_old_data();
@@ -118,9 +119,9 @@ impl Exchange<'_> {
         served
     }
 
-    /// Starts etcd on the old data, twice if need be. A stopping etcd closes its data a moment before its process ends, and
-    /// an etcd that waits for other data never opens this. A supervisor takes both for a running etcd. So if no process
-    /// has the data open in the end, etcd is stopped and started again.
+    /// Starts etcd on the old data, twice if necessary. A stopping etcd closes its data shortly before its process
+    /// ends. An etcd that waits for other data never opens this data. A supervisor reports both as running. So if no
+    /// process has the data open in the end, etcd is stopped and started again.
     fn start_on_old_data(&self) -> Result<()> {
         let start = || {
             self.start().context("starting etcd on the old data")?;

@@ -1,6 +1,6 @@
-//! The staging directory: a private directory next to the live `member`, in which the new data is made.
+//! The staging directory: a private directory next to the live `member`, in which the new data is created.
 //!
-//! It also holds the journal of an exchange, and after the exchange the old data. Must never touch the live data.
+//! It also holds the journal of an exchange and, after the exchange, the old data. Must never touch the live data.
 
 use super::data_dir::{DataDir, MEMBER};
 use super::journal;
@@ -12,14 +12,14 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The name of the staging directory. etcd ignores a dotted name with a warning.
+/// The name of the staging directory. etcd ignores a name with a leading dot, with a warning.
 const STAGING: &str = ".etcd-restore";
-/// The data directory in it whose `member` is not live: the new one before the exchange, the old one after it.
+/// The data directory in it whose `member` is not live: the new data before the exchange, the old data after it.
 const OTHER: &str = "other";
-/// The file in it that names the directory a backup is written to.
+/// The file in it that holds the path of the directory that a backup is written to.
 const BACKUP_TARGET: &str = "backup-target";
 
-/// A copy of a `member` directory for a private boot, named by the data that it is a copy of.
+/// A copy of a `member` directory for a private boot. The variant names the copied data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootCopy {
     /// The existing data. A backup may be taken from this copy, so the other copy must not replace it.
@@ -38,7 +38,7 @@ impl BootCopy {
 }
 
 /// The staging directory of a running restore. It is removed with its contents when dropped, unless it was
-/// [kept](Self::keep) for the journal in it.
+/// [kept](Self::keep) because it holds a journal.
 #[derive(Debug)]
 pub struct StagingDir<'a> {
     data: &'a DataDir,
@@ -59,7 +59,8 @@ impl<'a> StagingDir<'a> {
         Ok(staging)
     }
 
-    /// Exchanges two empty directories. Not every file system can, which is better known before etcd is stopped.
+    /// Exchanges two empty directories. Not every file system supports that, and it must be known before etcd is
+    /// stopped.
     fn try_exchange(&self) -> Result<()> {
         let other = self.dir.make_child(OTHER, None)?;
         self.dir.make_child(MEMBER, None)?;
@@ -80,7 +81,7 @@ impl<'a> StagingDir<'a> {
         .into())
     }
 
-    /// Takes over the staging directory `dir` that an earlier run left.
+    /// Opens the staging directory `dir` of an earlier run.
     pub(super) fn take_over(data: &'a DataDir, dir: Dir) -> Self {
         Self { data, dir, is_kept: true }
     }
@@ -90,12 +91,12 @@ impl<'a> StagingDir<'a> {
         &self.dir
     }
 
-    /// Returns the name in it of the other data directory.
+    /// Returns the name of the other data directory in it.
     pub fn other_name(&self) -> &'static str {
         OTHER
     }
 
-    /// Opens the other data directory, whose `member` is not live.
+    /// Opens the other data directory. Its `member` is not live.
     ///
     /// # Errors
     /// It cannot be opened, or does not exist yet.
@@ -103,13 +104,13 @@ impl<'a> StagingDir<'a> {
         self.dir.child(OTHER)
     }
 
-    /// Creates a data directory in it that holds a copy of the directory `member`, to be booted. The caller has made sure
-    /// that there is room and that no etcd writes to `member`.
+    /// Creates a data directory in it with a copy of the directory `member`, to be booted. The caller has checked the
+    /// free space and that no etcd writes to `member`.
     ///
     /// # Errors
     /// `member` cannot be read, or the copy cannot be written.
     pub fn make_copy(&self, which: BootCopy, member: &Dir) -> Result<Dir> {
-        // A run that was killed may have left one.
+        // A killed run may have left a copy.
         self.remove_copy(which)?;
         let copy = self.dir.make_child(which.name(), None)?;
         copy.copy_tree(member, MEMBER)?;
@@ -124,12 +125,12 @@ impl<'a> StagingDir<'a> {
         self.dir.remove_tree(which.name())
     }
 
-    /// Returns the data directory that it lies in.
+    /// Returns the data directory that contains it.
     pub fn data(&self) -> &'a DataDir {
         self.data
     }
 
-    /// Makes its contents durable, and then its own name.
+    /// Syncs its contents, and then its own directory entry.
     ///
     /// # Errors
     /// A file or directory cannot be synced.
@@ -138,7 +139,8 @@ impl<'a> StagingDir<'a> {
         self.data.dir().sync()
     }
 
-    /// Records the directory that a backup is written to, so that the next run can remove what a killed one left there.
+    /// Records the directory that a backup is written to, so that the next run can remove the files of a killed run
+    /// there.
     ///
     /// # Errors
     /// The record cannot be written.
@@ -146,7 +148,7 @@ impl<'a> StagingDir<'a> {
         self.dir.replace(BACKUP_TARGET, target.as_os_str().as_bytes())
     }
 
-    /// Keeps it when it is dropped: it holds a journal from now on.
+    /// Disables its removal on drop, because it holds a journal from now on.
     pub(super) fn keep(&mut self) {
         self.is_kept = true;
     }
@@ -154,7 +156,7 @@ impl<'a> StagingDir<'a> {
     /// Removes it with its contents.
     ///
     /// # Errors
-    /// Some of it cannot be removed. The journal is removed last.
+    /// A file cannot be removed. The journal is removed last.
     pub fn remove(mut self) -> Result<()> {
         self.is_kept = true;
         remove(self.data).context("removing the staging directory")
@@ -164,14 +166,14 @@ impl<'a> StagingDir<'a> {
 impl Drop for StagingDir<'_> {
     fn drop(&mut self) {
         if !self.is_kept {
-            // If some of it remains, it has no journal and the next run removes it.
+            // If a part of it remains, it has no journal and the next run removes it.
             let _ = remove(self.data);
         }
     }
 }
 
-/// Opens the staging directory in `data`, if it exists. Refuses one that other users can write to: this process is root
-/// and acts on what is in it.
+/// Opens the staging directory in `data`, if it exists. Refuses a directory that other users can write to, because
+/// this process is root and trusts its files.
 pub(super) fn find(data: &DataDir) -> Result<Option<Dir>> {
     if data.dir().inode(STAGING)?.is_none() {
         return Ok(None);
@@ -182,14 +184,14 @@ pub(super) fn find(data: &DataDir) -> Result<Option<Dir>> {
         let place = dir.path().display();
         return Err(Refusal::new(
             format!("{place} was not made by restore: it does not belong to this user alone"),
-            format!("find out what made it (stat {place}), and move it out of the data directory"),
+            format!("run stat {place} to find its origin, and move it out of the data directory"),
         )
         .into());
     }
     Ok(Some(dir))
 }
 
-/// Removes the staging directory in `data`. The journal goes last: as long as anything is left, it says what that is.
+/// Removes the staging directory in `data`. The journal is removed last, because it identifies the data that remains.
 pub(super) fn remove(data: &DataDir) -> Result<()> {
     if let Some(dir) = find(data)? {
         for name in dir.names()?.into_iter().filter(|name| name != journal::NAME) {

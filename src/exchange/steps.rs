@@ -1,7 +1,7 @@
 //! An exchange of the live data for the other data directory, and its durable steps one by one.
 //!
-//! The order of the steps is elsewhere: `switchover` goes to the new data, `rollback` back to the old, and `recover`
-//! decides between them after a crash.
+//! This module does not define the order of the steps: `switchover` switches to the new data, `rollback` puts the old
+//! data back, and `recover` chooses between them after a crash.
 
 use super::data_dir::{DataDir, DatabaseLock, MEMBER};
 use super::expected::Expected;
@@ -12,19 +12,20 @@ use anyhow::{Context, Result, anyhow, bail};
 use std::fmt;
 use std::time::Duration;
 
-/// An exchange that is about to happen, or that an earlier run left.
+/// An exchange that is about to run, or that an earlier run left unfinished.
 #[derive(Debug)]
 pub struct Exchange<'a> {
     pub(super) site: &'a Site,
     pub(super) staging: StagingDir<'a>,
     pub(super) journal: Journal,
-    /// Held on the old data from the stop to the proof. An etcd that is started in between has the old database open and
-    /// waits for the lock. If it got the lock before the proof, it would use that database with the new write-ahead log.
+    /// Lock on the old data, held from the stop to the proof. An etcd that is started in between has the old database
+    /// open and waits for the lock. If it got the lock before the proof, it would use that database with the new
+    /// write-ahead log.
     pub(super) old_database_lock: Option<DatabaseLock>,
 }
 
 impl<'a> Exchange<'a> {
-    /// Writes the journal of the exchange of the live data for the data in `staging`. Nothing else happens yet.
+    /// Writes the journal for the exchange of the live data for the data in `staging`, and has no other effect yet.
     ///
     /// # Errors
     /// The journal cannot be written. The staging directory is removed then.
@@ -46,7 +47,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Takes over an exchange that an earlier run left.
+    /// Resumes an exchange that an earlier run left unfinished.
     pub(super) fn take_over(site: &'a Site, staging: StagingDir<'a>, journal: Journal) -> Self {
         Self { site, staging, journal, old_database_lock: None }
     }
@@ -57,11 +58,11 @@ impl<'a> Exchange<'a> {
         self.journal.write(self.staging.dir())
     }
 
-    /// Stops etcd, and keeps it from starting on the live data while the returned lock lives.
+    /// Stops etcd, and prevents a start on the live data as long as the returned lock lives.
     pub(super) fn stop(&self) -> Result<DatabaseLock> {
         let stopped = self.site.service.stop(self.data().database_size());
-        // The lock decides: a supervisor may fail to stop a service that was not running, or may not know of an etcd that
-        // is.
+        // The lock is decisive: a supervisor may fail to stop a service that was not running, or may not know of a
+        // running etcd.
         let timeout = if stopped.is_ok() { self.site.service.stop_timeout() } else { Duration::ZERO };
         match (self.data().lock_database(timeout), stopped) {
             (Ok(lock), _) => Ok(lock),
@@ -70,7 +71,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Starts etcd. The lock decides here too: a supervisor may fail to start a service that is already running.
+    /// Starts etcd. The lock is decisive here too: a supervisor may fail to start a service that is already running.
     pub(super) fn start(&self) -> Result<()> {
         match self.site.service.start(self.data().database_size()) {
             Err(error) if !self.data().is_in_use()? => Err(error),
@@ -78,7 +79,7 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Exchanges the live data for the other, or moves the other into place if there is no live data.
+    /// Exchanges the live data for the other data. If the data directory is empty, moves the other data into place.
     pub(super) fn exchange_trees(&self) -> Result<()> {
         let (live, other) = (self.data().dir(), self.staging.other()?);
         if self.journal.old.inode.is_some() {
@@ -90,7 +91,7 @@ impl<'a> Exchange<'a> {
         bail!("etcd has created its own data in {} since it was found empty", live.path().display())
     }
 
-    /// Puts the old data back into place, or moves the new data away if there was no old data.
+    /// Puts the old data back into place. If the directory was empty before, moves the new data away.
     pub(super) fn put_old_back(&self) -> Result<()> {
         let (live, other) = (self.data().dir(), self.staging.other()?);
         if self.journal.old.inode.is_some() {
@@ -101,7 +102,7 @@ impl<'a> Exchange<'a> {
         .context("putting the old data back")
     }
 
-    /// Makes the new data final. After this, nothing is rolled back.
+    /// Commits the new data. After this, the exchange cannot be rolled back.
     pub(super) fn commit(mut self) -> Result<()> {
         self.enter(Phase::Committed)?;
         self.clean_up()
@@ -122,8 +123,8 @@ impl<'a> Exchange<'a> {
         self.staging.remove()
     }
 
-    /// Lets the service start again what it kept stopped together with etcd, such as kube-apiserver. If etcd itself was
-    /// stopped before and the old data is live again, it stays stopped.
+    /// Lets the service start the processes that it stopped together with etcd, such as kube-apiserver. If etcd was
+    /// stopped before the restore and the old data is live again, they stay stopped.
     pub(super) fn release_dependents(&self) -> Result<()> {
         self.site
             .service
@@ -133,7 +134,7 @@ impl<'a> Exchange<'a> {
     /// Returns whether the new data is live.
     ///
     /// # Errors
-    /// Neither the old nor the new data is live.
+    /// The live data is not one of the two.
     pub(super) fn is_new_data_live(&self) -> Result<bool> {
         if self.has_own_data()? {
             return Ok(false);
@@ -142,7 +143,7 @@ impl<'a> Exchange<'a> {
             live if live == Some(self.journal.new) => Ok(true),
             live if live == self.journal.old.inode => Ok(false),
             _ => Err(anyhow!(
-                "{} is neither the old nor the new data of the unfinished restore; compare it with {}",
+                "{} is not the old data or the new data of the unfinished restore; compare it with {}",
                 self.data().dir().path().join(MEMBER).display(),
                 self.staging.dir().path().join(self.staging.other_name()).display()
             )
@@ -150,8 +151,8 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// Returns whether etcd has created its own data, where there was none, before the new data was moved into place. The
-    /// new data was never live then.
+    /// Returns whether etcd has created its own data in an empty data directory before the new data was moved into
+    /// place. The new data was never live then.
     pub(super) fn has_own_data(&self) -> Result<bool> {
         let had_no_data = self.journal.old.inode.is_none();
         Ok(had_no_data && self.data().dir().inode(MEMBER)?.is_some() && self.is_new_data_in_staging()?)
@@ -175,7 +176,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Marks an error that leaves an exchange unfinished: neither committed nor rolled back.
+/// Marks an error that leaves an exchange unfinished: not committed and not rolled back.
 #[derive(Debug, Clone, Copy)]
 pub struct Unfinished;
 

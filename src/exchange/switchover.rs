@@ -1,7 +1,7 @@
-//! The way to the new data: stop etcd, exchange, start etcd, verify, commit. On failure, the old data is put back.
+//! The switchover to the new data: stop etcd, exchange, start etcd, verify, commit. On failure, rolls back.
 //!
-//! Signals are deferred while it runs, and a SIGTERM or a closed pipe must not leave etcd stopped. Progress is only
-//! handed to a sink that does not block.
+//! Signals are deferred while it runs: a SIGTERM or a closed pipe must not leave etcd stopped. The progress sink must
+//! not block.
 
 use super::data_dir::MEMBER;
 use super::journal::Phase;
@@ -17,23 +17,23 @@ use std::time::{Duration, Instant};
 /// The outcome of an exchange.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exchanged {
-    /// The time from the order to stop etcd until it served again. The content is verified after that.
+    /// Time from stopping etcd until it served again. The content is verified after that.
     pub downtime: Duration,
     /// The revision of the old data when etcd had stopped, if it could be read.
     pub old_revision: Option<i64>,
     /// The name in the data directory under which the old data was kept, if it was.
     pub kept_as: Option<String>,
-    /// The alarms that came with the new data, in etcd's words.
+    /// The alarms that the new data contains, as etcd reports them.
     pub alarms: Vec<String>,
-    /// Whether etcd refuses our login now: its users and passwords are those of the snapshot.
+    /// Whether etcd refuses our login now, because its users and passwords are those of the snapshot.
     pub login_refused: bool,
-    /// Why processes that were stopped together with etcd could not be released. etcd serves the new data.
+    /// The error if processes that were stopped together with etcd could not be started. etcd serves the new data.
     pub release_error: Option<String>,
-    /// Why old data or working files could not be cleaned up. etcd serves the new data.
+    /// The error if old data or working files could not be cleaned up. etcd serves the new data.
     pub cleanup_error: Option<String>,
 }
 
-/// New data that etcd serves, and that was verified.
+/// The new data after its verification, served by etcd.
 struct Served {
     since: Instant,
     alarms: Vec<String>,
@@ -46,8 +46,8 @@ impl Exchange<'_> {
     /// Switches etcd to the new data.
     ///
     /// # Errors
-    /// A step failed. The old data is live again, and etcd serves it if it did before. If that failed too, the error says
-    /// so and is marked [`Unfinished`](super::Unfinished).
+    /// A step failed. The old data is live again, and etcd serves it if it did before. If the rollback failed too,
+    /// the error is marked [`Unfinished`](super::Unfinished).
     pub fn perform(mut self, report: Sink<'_>) -> Result<Exchanged> {
         let _deferred = interrupt::defer();
         let stop_ordered = Instant::now();
@@ -70,9 +70,9 @@ impl Exchange<'_> {
         self.exchange_trees()?;
         report(Progress::Step("starting etcd on the restored data"));
         self.start()?;
-        report(Progress::Step("waiting until etcd serves, and verifying what it serves"));
+        report(Progress::Step("waiting until etcd serves, and verifying the data that it serves"));
         let served = self.verify_new(old_revision)?;
-        // A waiting etcd now finds the new write-ahead log locked by the etcd that serves.
+        // A waiting etcd now finds that the serving etcd has locked the new write-ahead log.
         self.old_database_lock = None;
         Ok(served)
     }
@@ -80,12 +80,12 @@ impl Exchange<'_> {
     /// Stops etcd and locks the old database, until the new data is verified.
     fn stop_on_old(&mut self) -> Result<()> {
         if !self.journal.old.is_running && self.data().is_in_use()? {
-            // Somebody has started it, and works with it: restore must not stop it.
+            // Someone has started etcd and uses it: restore must not stop it.
             bail!("etcd has been started since restore found it stopped");
         }
         self.old_database_lock = Some(self.stop()?);
         if self.has_own_data()? {
-            // etcd was started in that moment on an empty directory, so it has to run in the end.
+            // etcd was started in that moment on an empty directory, so it must run at the end.
             self.journal.old.is_running = true;
             self.journal.write(self.staging.dir())?;
         }
@@ -106,7 +106,8 @@ impl Exchange<'_> {
         Ok(old_revision)
     }
 
-    /// Records in the new data that `old_revision` was served: clients may have written since the facts were gathered.
+    /// Records in the new data that `old_revision` was served: clients may have written after the facts were
+    /// gathered.
     fn record_served(&self, old_revision: Option<i64>) -> Result<()> {
         match old_revision {
             Some(revision) => Lineage::record_served(&self.staging.other()?.child(MEMBER)?, revision),
@@ -130,17 +131,17 @@ impl Exchange<'_> {
         }
     }
 
-    /// Commits the new data, and keeps or removes the old. A failure here no longer changes what etcd serves.
+    /// Commits the new data, and keeps or removes the old. If this fails, etcd still serves the new data.
     fn finish(mut self, stop_ordered: Instant, served: Served) -> Exchanged {
         let Served { since, alarms, login_refused, old_revision } = served;
         let downtime = since.duration_since(stop_ordered);
         let describe = |error: anyhow::Error| format!("{error:#}");
-        // What depends on etcd comes back first: cleaning up may be slow, or fail on a full disk.
+        // Restart the processes that depend on etcd first: cleaning up may be slow, or fail on a full disk.
         let release_error = self.release_dependents().err().map(describe);
         let old_revision = self.decide_whether_to_keep_old().or(old_revision);
         let (data, kept_as) = (self.data().dir(), self.journal.keep_old_as.clone());
         let cleanup_error = self.commit().err().map(describe);
-        // Report the old data as kept only if it is there. Otherwise, the cleanup error names its place.
+        // Report the old data as kept only if it exists. Otherwise, the cleanup error names its place.
         let kept_as = kept_as.filter(|name| matches!(data.inode(name), Ok(Some(_))));
         Exchanged { downtime, old_revision, kept_as, alarms, login_refused, release_error, cleanup_error }
     }

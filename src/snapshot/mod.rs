@@ -1,7 +1,8 @@
-//! The snapshot procedure: observe, save while packing while reading back, verify, publish, report.
+//! The snapshot procedure: observes the member, saves, packs and reads back the data, verifies, publishes and reports
+//! it.
 //!
-//! Nothing gets its final name before it is complete, verified and durable. Must never touch etcd's own files; knows
-//! nothing of Juju.
+//! No file gets its final name before it is complete, verified and durable. Must never touch etcd's own files, and
+//! does not depend on Juju.
 
 mod observe;
 mod pipeline;
@@ -24,7 +25,7 @@ use observe::{Observed, observe};
 use pipeline::{ARCHIVE, Pipeline};
 use std::path::{Path, PathBuf};
 
-/// How many archives can have the same second in their names.
+/// Maximum number of archives with the same second in their names.
 const MAX_PER_SECOND: u32 = 1000;
 
 /// The outcome of a snapshot.
@@ -38,14 +39,14 @@ pub struct Report {
     pub manifest: Manifest,
     /// The recipients that can decrypt it, if it is encrypted.
     pub encrypted_for: Vec<String>,
-    /// The alarms of the member, in etcd's words. They are in the snapshot too.
+    /// The alarms of the member, as etcd reports them. The snapshot contains them too.
     pub alarms: Vec<String>,
 }
 
 /// Takes a snapshot of `source` and publishes it as an archive.
 ///
 /// # Errors
-/// A refusal if the member or the target is not suitable. Any other error publishes nothing.
+/// A refusal if the member or the target is not suitable. After any other error, no archive is published.
 pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, report: Sink<'_>) -> Result<Report> {
     report(Progress::Step("looking at etcd and at the target"));
     let observed = observe(source)?;
@@ -70,14 +71,18 @@ fn open_target(request: &Request, observed: &Observed) -> Result<Dir> {
     approach.create()
 }
 
-/// Returns the bytes that a snapshot of a database of `size` bytes needs, of which `in_use` are in use. That is the database,
-/// which may grow by a tenth while it is saved, and an archive of half of the bytes in use: Kubernetes objects compress to
-/// a fifth. Data that compresses less may still run out of room. Then nothing is published.
+/// Returns the bytes that a snapshot of a database of `size` bytes needs, of which `in_use` are in use. That is the
+/// sum of:
+///
+/// - the database, which may grow by a tenth while it is saved,
+/// - an archive of half of the bytes in use: Kubernetes objects compress to a fifth.
+///
+/// If the data compresses less, the disk may still fill up. The archive is not published then.
 pub fn required_space(size: u64, in_use: u64) -> u64 {
     size.saturating_add(size / 10).saturating_add(in_use / 2).saturating_add(1 << 20)
 }
 
-/// Gives the archive the first free name of its second, and its sidecar the name that goes with it.
+/// Gives the archive the first free name of its second, and its sidecar the matching name.
 fn publish(
     target: &Dir,
     stage: &WorkDir<'_>,

@@ -1,6 +1,6 @@
-//! Observes the member before a snapshot is taken of it, and refuses one whose data may lag behind.
+//! Observes the member before a snapshot is taken of it, and refuses a member with data that may lag.
 //!
-//! Must never change anything.
+//! Must never change the member.
 
 use super::request::Source;
 use crate::error::Refusal;
@@ -10,15 +10,15 @@ use crate::etcd::sandbox::BootedCopy;
 use crate::system::threads::{join, spawn_scoped};
 use anyhow::{Context, Result, bail, ensure};
 
-/// The member before the snapshot.
+/// The state of the member before the snapshot.
 pub(super) struct Observed {
     pub cluster_id: u64,
     pub version: String,
-    /// Bytes of its database.
+    /// Size of its database in bytes.
     pub db_size: u64,
-    /// Bytes of it that are in use.
+    /// Number of bytes in use.
     pub db_in_use: u64,
-    /// Its alarms, in etcd's words.
+    /// Its alarms, as etcd reports them.
     pub alarms: Vec<String>,
     pub member: Member,
     /// The number of members of its cluster.
@@ -34,7 +34,7 @@ pub(super) fn observe(source: &Source<'_>) -> Result<Observed> {
 }
 
 fn observe_serving(client: &Client) -> Result<Observed> {
-    // Each question starts an etcdctl. This one does not depend on the answers to the others.
+    // Each query starts an etcdctl. This one does not depend on the answers to the others.
     let (status, members) = std::thread::scope(|scope| {
         let members = spawn_scoped(scope, "members", || client.members());
         (client.status(), members.and_then(join))
@@ -43,7 +43,7 @@ fn observe_serving(client: &Client) -> Result<Observed> {
     ensure!(status.has_leader, "etcd answers but has no leader: {}", status.errors.join("; "));
     if status.is_learner {
         return Err(Refusal::new(
-            "this member is a learner, whose data may lag behind the cluster's",
+            "this member is a learner, so its data may be older than the cluster's",
             "run snapshot on a voting member",
         )
         .into());
@@ -74,7 +74,7 @@ fn observe_copy(booted: &BootedCopy) -> Result<Observed> {
         version: booted.version.clone(),
         db_size: size,
         db_in_use: size,
-        // They are in the snapshot, and are reported when it is restored.
+        // The snapshot contains them, and a restore reports them.
         alarms: Vec::new(),
         member: member.clone(),
         member_count: 1,

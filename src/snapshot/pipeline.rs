@@ -10,8 +10,8 @@
 //!            +--> "inspect" --revision, keys----+
 //! ```
 //!
-//! The manifest is written last, when everything in it is known. It is only written if the database that was read back
-//! ends in the hash that etcd appended to it.
+//! The manifest is written last, when all of its fields are known. It is only written if the database that was read
+//! back ends in the hash that etcd appended to it.
 //!
 //! If a stage fails, it stores its error in one shared [`FirstError`] before it closes its end, so the errors that follow
 //! in the other stages are not reported. Must never publish the archive.
@@ -47,10 +47,10 @@ use std::time::Duration;
 /// The archive's name until it is published.
 pub(super) const ARCHIVE: &str = "archive";
 
-/// A database of fewer bytes is packed so quickly that it needs no lower priority.
+/// A smaller database, in bytes, is packed so quickly that it needs no lower priority.
 const SMALL_DATABASE: u64 = 16 << 20;
 
-/// How often a waiting caller looks for errors and signals, and frees the space of what has been packed.
+/// How often a waiting caller checks for errors and signals, and frees the disk space of packed data.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// An archive that is durable and has been read back.
@@ -62,7 +62,7 @@ pub struct Packed {
     pub sha256: String,
 }
 
-/// What etcd and its tools report about a snapshot.
+/// The facts that etcd and its tools report about a snapshot.
 struct Inspection {
     revision: i64,
     keys: Option<u64>,
@@ -77,19 +77,19 @@ pub(super) struct Pipeline<'a> {
     stage: &'a WorkDir<'a>,
     observed: &'a Observed,
     request: &'a Request,
-    /// How many bytes of the snapshot have been packed.
+    /// Number of bytes of the snapshot that have been packed.
     packed: AtomicU64,
     first_error: FirstError,
 }
 
-/// What the other stages are started with.
+/// The inputs of the other stages.
 struct Inputs {
     archive: File,
     saved: GrowthReceiver,
     manifest: Receiver<Manifest>,
 }
 
-/// The other stages, and what the caller learns from them.
+/// The other stages, and the channels from them to the caller.
 struct Started<'scope> {
     packer: ScopedJoinHandle<'scope, Result<u64, Stopped>>,
     reader: ScopedJoinHandle<'scope, Result<Contents, Stopped>>,
@@ -157,7 +157,8 @@ impl<'a> Pipeline<'a> {
         let lowered = (!is_small).then(priority::lower_session_priority);
         let started = self.start(scope, inputs)?;
         self.save(saving, report)?;
-        // etcd has sent everything and serves its clients as before. On a busy machine, the rest of the work would starve.
+        // etcd has sent all data and serves its clients as before. On a busy machine, the rest of the work would
+        // starve.
         drop(lowered);
         priority::restore_priority();
         report(Progress::Step("verifying the snapshot"));
@@ -166,7 +167,7 @@ impl<'a> Pipeline<'a> {
         let manifest = self.describe(digest, join(started.inspector))?;
         // If the packer has ended, its error is stored.
         let _ = send_manifest.send(manifest.clone());
-        // An encrypted archive must not leave the database in clear on the disk.
+        // An encrypted archive must not leave the plain database on the disk.
         self.stage.dir().remove_file(archive::DB)?;
         Ok((started.packer, started.reader, manifest))
     }
@@ -208,7 +209,7 @@ impl<'a> Pipeline<'a> {
         Ok(Started { packer, reader, inspector, inspecting, digest })
     }
 
-    /// Returns a new key for this archive, if it is to be encrypted.
+    /// Returns a new key for this archive, if it will be encrypted.
     fn encryption(&self) -> Result<Option<Encryption>> {
         let recipients = self.request.encrypt_to.clone();
         (!recipients.is_empty()).then(|| Ok(Encryption { key: FileKey::fresh()?, recipients })).transpose()
@@ -267,8 +268,9 @@ impl<'a> Pipeline<'a> {
         })
     }
 
-    /// Returns the number of live keys and the hash of the content. If the snapshot does not reveal them, etcd is asked.
-    /// etcd may not know them either: it may have compacted the revision since, or be too busy. The snapshot is still good.
+    /// Returns the number of live keys and the hash of the content. If the snapshot does not reveal them, etcd is
+    /// queried. That may fail too: etcd may have compacted the revision since, or be too busy. The snapshot is still
+    /// good.
     fn content(
         &self,
         snapshot: &Backend,
@@ -285,8 +287,8 @@ impl<'a> Pipeline<'a> {
         Ok((keys, client.content_hash(revision).ok()))
     }
 
-    /// Waits for the digest of the database that is read back. Meanwhile frees the disk space of what has been packed: only
-    /// the packer still reads the snapshot, and freeing so much at the end would take a while.
+    /// Waits for the digest of the database that is read back. While waiting, frees the disk space of packed data:
+    /// only the packer still reads the snapshot, and freeing all of it at the end would take long.
     fn wait_for_digest(&self, digest: &Receiver<DatabaseDigest>, report: Sink<'_>) -> Result<DatabaseDigest> {
         let dir = self.stage.dir();
         let expected = std::fs::metadata(dir.handle(archive::DB)).map(|saved| saved.len()).ok();
@@ -299,7 +301,8 @@ impl<'a> Pipeline<'a> {
         Ok(self.wait_for(digest, free)?.ok_or(Stopped)?)
     }
 
-    /// Waits until `receiver` gets a value, and calls `meanwhile` every [`POLL_INTERVAL`]. Returns `None` if the sender is gone.
+    /// Waits until `receiver` gets a value, and calls `meanwhile` every [`POLL_INTERVAL`]. Returns `None` if the
+    /// sender was dropped.
     ///
     /// # Errors
     /// Fails on a signal, or if a stage has failed.
@@ -317,7 +320,7 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Returns the manifest. What was `inspected` is only used if the trailer of the database is valid.
+    /// Returns the manifest. Uses `inspected` only if the trailer of the database is valid.
     fn describe(&self, digest: DatabaseDigest, inspected: Result<Inspection>) -> Result<Manifest> {
         match digest.trailer {
             Trailer::Valid => {}
@@ -351,8 +354,8 @@ impl<'a> Pipeline<'a> {
     }
 }
 
-/// Counts the bytes that are read, and fails once a stage has failed. After etcdctl has succeeded, the growing file no longer
-/// shows that.
+/// Counts the bytes that are read, and fails after a stage has failed. After etcdctl has succeeded, the growing file
+/// no longer shows a failure.
 struct Counted<'a, R> {
     source: R,
     packed: &'a AtomicU64,
@@ -382,7 +385,7 @@ fn read_back_from(
     });
     contents.map_err(|error| {
         let interrupted = error.chain().find_map(|cause| cause.downcast_ref::<Interrupted>());
-        // Only the text is kept: a refusal, or a mark of damage, would be about an archive that the operator gave.
+        // Keep only the text: a refusal or a damage marker would refer to an archive that the operator gave.
         let error = interrupted.map_or_else(|| anyhow!("{error:#}"), |interrupted| (*interrupted).into());
         error.context("reading the archive back")
     })

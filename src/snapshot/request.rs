@@ -1,4 +1,4 @@
-//! What a snapshot is asked to do, and what it is taken of.
+//! The parameters and the source of a snapshot.
 
 use crate::archive::Effort;
 use crate::archive::age::Recipient;
@@ -13,11 +13,11 @@ use std::path::PathBuf;
 pub struct Request {
     /// The directory to put the archive in.
     pub target: PathBuf,
-    /// How hard to compress.
+    /// The compression effort.
     pub effort: Effort,
     /// The user that the archive belongs to.
     pub owner: Owner,
-    /// The recipients that the archive is encrypted for. If there are none, it is not encrypted.
+    /// The recipients that the archive is encrypted for. If empty, it is not encrypted.
     pub encrypt_to: Vec<Recipient>,
     /// The Juju unit that this runs on, if any.
     pub unit: Option<String>,
@@ -27,9 +27,9 @@ pub struct Request {
     pub now: Timestamp,
 }
 
-/// What a snapshot is taken of.
+/// The source of a snapshot.
 pub enum Source<'a> {
-    /// A member that serves.
+    /// A serving member.
     Serving(&'a Client),
     /// A booted copy of the data of a stopped member.
     Stopped(&'a BootedCopy),
