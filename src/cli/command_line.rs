@@ -12,7 +12,7 @@ use crate::error::{ActionError, Refusal};
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, PathBuf};
 
 /// The name of the program.
@@ -100,17 +100,40 @@ pub(super) fn program() -> Result<clap::Command, ActionError> {
              `etcd-backup COMMAND --help` describes a command.",
         );
     for command in &COMMANDS {
-        let mut subcommand = parser(command, CalledAs::Subcommand)?;
+        let mut subcommand = parser(command, CalledAs::Subcommand)?.about(first_sentence(command)?);
         if command.name != command.action {
             subcommand = subcommand.alias(command.action);
         }
         program = program.subcommand(subcommand);
     }
-    Ok(program.subcommand(
-        clap::Command::new("completions")
-            .about("Print the completions for a shell")
-            .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(SHELLS)),
-    ))
+    let completions = clap::Command::new(COMPLETIONS)
+        .about("Print the completions for a shell")
+        .arg(Arg::new("shell").value_name("SHELL").required(true).value_parser(SHELLS));
+    let manual = clap::Command::new(MANUAL)
+        .about("Print a manual page, for `man -l -`")
+        .arg(Arg::new("command").value_name("COMMAND"));
+    Ok(program.subcommand(completions).subcommand(manual))
+}
+
+/// The subcommand that prints the completions for a shell.
+pub(super) const COMPLETIONS: &str = "completions";
+/// The subcommand that prints a manual page.
+pub(super) const MANUAL: &str = "man";
+
+/// Returns the manual page of one command.
+///
+/// # Errors
+/// Fails only on a bug in `actions.yaml`.
+pub(super) fn manual(command: &Command) -> Result<clap::Command, ActionError> {
+    let name = format!("{PROGRAM}-{}", command.name);
+    Ok(parser(command, CalledAs::Subcommand)?.name(name))
+}
+
+/// Returns the first sentence of a command's description, for the overview.
+fn first_sentence(command: &Command) -> Result<String, ActionError> {
+    let description = read(command)?.description;
+    let end = description.find(". ").unwrap_or(description.len());
+    Ok(description[..end].trim_end_matches('.').to_owned())
 }
 
 /// The shells that completions can be printed for.
@@ -186,7 +209,8 @@ fn option(param: &Param) -> Arg {
     }
     let arg = Arg::new(param.name.clone()).long(param.name.clone()).help(help);
     if param.kind == Kind::Flag {
-        return arg.action(ArgAction::Count);
+        // Repeated, so that giving it twice can be refused like any other parameter that is given twice.
+        return arg.action(ArgAction::Append).num_args(0).default_missing_value("true");
     }
     let mut arg = arg.action(ArgAction::Append).value_name(placeholder(param)).hide_possible_values(true);
     if param.name == "target" {
@@ -330,7 +354,7 @@ pub(super) fn parse(
 fn options(matches: &ArgMatches, action: &Action, collector: &mut Collector<'_>) -> Result<(), Refusal> {
     for param in action.params.iter().filter(|param| !is_output_format(&param.name)) {
         if param.kind == Kind::Flag {
-            for _ in 0..matches.get_count(&param.name) {
+            for _ in matches.get_many::<String>(&param.name).into_iter().flatten() {
                 collector.add_text(&param.name, "true")?;
             }
         } else {
@@ -479,7 +503,7 @@ fn example(param: &Param) -> String {
 }
 
 /// Refuses a subcommand that does not exist.
-pub(super) fn unknown_command(word: &OsString) -> Refusal {
+pub(super) fn unknown_command(word: &OsStr) -> Refusal {
     let word = word.to_string_lossy();
     let names = COMMANDS.iter().flat_map(|command| [command.name, command.action]);
     let near = nearest(names, &word).map(|name| format!(" (did you mean {name}?)"));

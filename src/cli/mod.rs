@@ -31,7 +31,7 @@ use job::Job;
 use progress_reporter::Reporter;
 use render::Style;
 use std::cell::RefCell;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 pub use crate::commands::environment::called_as;
@@ -67,17 +67,21 @@ fn run_program(environment: &Environment, words: Vec<OsString>) -> ExitCode {
     }
 }
 
-/// Returns what is asked about the program itself: its help, its version, its completions.
+/// Returns what is asked about the program itself: its help, its version, its manual, its completions.
 fn print_about(words: &[OsString]) -> Result<String, ActionError> {
     use clap::error::ErrorKind;
     let mut program = command_line::program()?;
     let all = std::iter::once(OsString::from(PROGRAM)).chain(words.iter().cloned());
     let error = match program.clone().try_get_matches_from(all) {
         Ok(matches) => {
-            let shell = matches.subcommand_matches("completions");
-            let shell = shell.and_then(|matches| matches.get_one::<String>("shell"));
-            let shell = shell.ok_or_else(|| internal_error("a subcommand without a command"))?;
-            return completions(&mut program, shell);
+            return match matches.subcommand() {
+                Some((command_line::MANUAL, matches)) => manual(program, matches.get_one("command")),
+                Some((command_line::COMPLETIONS, matches)) => {
+                    let shell = matches.get_one::<String>("shell").map_or("", String::as_str);
+                    completions(&mut program, shell)
+                }
+                _ => Err(internal_error("a subcommand without a command")),
+            };
         }
         Err(error) => error,
     };
@@ -87,7 +91,7 @@ fn print_about(words: &[OsString]) -> Result<String, ActionError> {
             Err(crate::error::Refusal::new("no command is given", format!("run `{PROGRAM} --help`")).into())
         }
         _ => match words.first() {
-            Some(word) if word == "completions" => Err(crate::error::Refusal::new(
+            Some(word) if word == command_line::COMPLETIONS => Err(crate::error::Refusal::new(
                 "completions needs the name of a shell",
                 format!("run `{PROGRAM} completions bash`, or fish, or zsh"),
             )
@@ -106,25 +110,22 @@ fn completions(program: &mut clap::Command, shell: &str) -> Result<String, Actio
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Returns the manual page of the program and of each of its commands, by file name.
+/// Returns the manual page of a command, or of the program if no command is named.
 ///
 /// # Errors
-/// Fails if a page cannot be rendered.
-pub fn man_pages() -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-    let program = command_line::program().map_err(|error| anyhow::anyhow!("{error}"))?;
-    let mut pages = Vec::new();
-    let mut add = |command: clap::Command, name: String| -> anyhow::Result<()> {
-        let mut page = Vec::new();
-        clap_mangen::Man::new(command.name(name.clone())).render(&mut page)?;
-        pages.push((format!("{name}.1"), page));
-        Ok(())
+/// Refuses an unknown command.
+fn manual(program: clap::Command, name: Option<&String>) -> Result<String, ActionError> {
+    let page = match name {
+        None => program,
+        Some(name) => {
+            let command =
+                Command::find(name).ok_or_else(|| command_line::unknown_command(OsStr::new(name)))?;
+            command_line::manual(command)?
+        }
     };
-    for command in program.get_subcommands().cloned() {
-        let name = format!("{PROGRAM}-{}", command.get_name());
-        add(command, name)?;
-    }
-    add(program, PROGRAM.to_owned())?;
-    Ok(pages)
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text).map_err(|error| internal_error(&error.to_string()))?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Where a command was started from.
@@ -329,11 +330,10 @@ mod tests {
 
     #[test]
     fn there_are_man_pages_and_completions() {
-        let names: Vec<String> = man_pages().unwrap().into_iter().map(|(name, _)| name).collect();
-        assert!(
-            names.contains(&"etcd-backup.1".to_owned())
-                && names.contains(&"etcd-backup-restore.1".to_owned())
-        );
+        let page = |name: Option<&String>| manual(command_line::program().unwrap(), name);
+        assert!(page(None).unwrap().contains("etcd\\-backup"));
+        assert!(page(Some(&"restore".to_owned())).unwrap().contains("skip\\-backup"));
+        assert!(page(Some(&"restoer".to_owned())).is_err());
         let mut program = command_line::program().unwrap();
         for shell in command_line::SHELLS {
             assert!(completions(&mut program, shell).unwrap().contains("skip-backup"), "{shell}");

@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 
 use crate::pack::{self, Architecture};
-use crate::{command, workspace};
+use crate::{command, docs, workspace};
 use tree::Tree;
 
 /// The name of the program, of the package, and of the directories below `/usr/share`.
@@ -72,7 +72,7 @@ fn files(program: &Path, native: &Path) -> Result<Tree> {
         tree.file(path, text.into_bytes());
     }
     for (name, page) in manual(native)? {
-        tree.file(&format!("usr/share/man/man1/{name}.gz"), tree::gzip(&page)?);
+        tree.file(&format!("usr/share/man/man1/{name}.gz"), tree::gzip(page.as_bytes())?);
     }
     tree.file(&format!("{doc}/copyright"), read("packaging/copyright")?);
     tree.file(&format!("{doc}/licenses.txt.gz"), tree::gzip(crates::licenses()?.as_bytes())?);
@@ -88,15 +88,13 @@ fn files(program: &Path, native: &Path) -> Result<Tree> {
 }
 
 /// Returns the manual pages, by file name.
-fn manual(program: &Path) -> Result<Vec<(String, Vec<u8>)>> {
-    let pages = tempfile::tempdir()?;
-    command::output(Command::new(program).arg("man-pages").arg(pages.path()))?;
-    let mut all = Vec::new();
-    for entry in fs::read_dir(pages.path())? {
-        let entry = entry?;
-        all.push((entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?));
-    }
-    Ok(all)
+fn manual(program: &Path) -> Result<Vec<(String, String)>> {
+    let page = |words: &[&str]| command::output(Command::new(program).arg("man").args(words));
+    let overview = command::output(Command::new(program).arg("--help"))?;
+    let commands =
+        docs::commands(&overview).into_iter().filter(|name| !["completions", "man"].contains(name));
+    let pages = commands.map(|name| Ok((format!("{NAME}-{name}.1"), page(&[name])?)));
+    pages.chain([Ok((format!("{NAME}.1"), page(&[])?))]).collect()
 }
 
 /// Returns the change log in Debian's form, which says only where the real one is.

@@ -63,7 +63,7 @@ fn reference(program: &Path) -> Result<String> {
 }
 
 /// Returns the names of the commands in the help of the program: the first word of each line below `Commands:`.
-fn commands(overview: &str) -> Vec<&str> {
+pub fn commands(overview: &str) -> Vec<&str> {
     let list = overview.lines().skip_while(|line| *line != "Commands:").skip(1);
     let list = list.take_while(|line| line.starts_with("  "));
     // A description that is too long goes on below, further to the right.
