@@ -1,6 +1,6 @@
 //! The entries of an archive's tar: only a database and a manifest.
 //!
-//! Must never use a name, a mode or an owner, except to refuse the archive.
+//! This module must never use a name, a mode or an owner, except to refuse the archive.
 
 use super::unpack::{GIVE_OURS, Unpacking};
 use super::{DB, MANIFEST};

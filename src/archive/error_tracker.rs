@@ -1,7 +1,7 @@
 //! Tracks which reader failed first: the file, or one of the decoders above it.
 //!
-//! To a decoder, a failing disk or network looks like a file that ends too early. Must never report such a failure as
-//! damage of the archive, or an error of a lower layer as one of the layer above it.
+//! To a decoder, a failing disk or network looks like a file that ends too early. This module must never report such a
+//! failure as damage of the archive, or an error of a lower layer as one of the layer above it.
 
 use crate::archive::damage::{Damage, Layer};
 use anyhow::{Context, Result};

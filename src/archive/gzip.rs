@@ -1,8 +1,8 @@
 //! Writes gzip on several threads: blocks are deflated independently and written in order, as one gzip member.
 //!
 //! Every block ends on a byte boundary (zlib calls this a sync flush), so the concatenated blocks are one ordinary
-//! deflate stream. Only a few blocks are held in memory. Must never reorder blocks, and never end the member after an
-//! error: the file must not look like a complete gzip file then.
+//! deflate stream. Only a few blocks are held in memory. This module must never reorder blocks, and never end the
+//! member after an error: the file must not look like a complete gzip file then.
 
 use super::age::{Encrypting, FileKey, Recipient};
 use crate::system::first_error::{FirstError, Stopped};

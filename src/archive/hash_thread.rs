@@ -1,6 +1,6 @@
 //! A thread that hashes a database while the caller decompresses it. Hashing takes half as long as inflating.
 //!
-//! Holds at most four pieces in memory. Must never lose or reorder a piece.
+//! Holds at most four pieces in memory. This module must never lose or reorder a piece.
 
 use crate::etcd::trailer::{DatabaseDigest, TrailerHasher};
 use std::io;

@@ -55,11 +55,12 @@ impl Manifest {
         struct Version {
             format: u32,
         }
-        let version: Version = serde_json::from_slice(bytes).context("manifest.json is not one of ours")?;
+        let version: Version =
+            serde_json::from_slice(bytes).context("manifest.json was not written by this program")?;
         if version.format > FORMAT {
             bail!(NewerFormat(version.format));
         }
-        serde_json::from_slice(bytes).context("manifest.json is not one of ours")
+        serde_json::from_slice(bytes).context("manifest.json was not written by this program")
     }
 
     /// The document, ending in a newline.

@@ -2,7 +2,7 @@
 //!
 //! It is written in one pass. It is read as untrusted input: one regular file `db`, an optional manifest, and every
 //! byte is checked up to the end of the gzip stream. The archives of other tools are read too: a zip, a gzip of the
-//! database, and the bare database. Must never use a name, a mode or an owner from an archive.
+//! database, and the bare database. This module must never use a name, a mode or an owner from an archive.
 
 pub mod age;
 mod bundle;

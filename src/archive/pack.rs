@@ -1,7 +1,7 @@
 //! The packer: writes a snapshot that is still arriving as a tar.gz, in one pass.
 //!
 //! `db` comes first, because it can be written while it arrives. `manifest.json`, which describes it, comes last.
-//! `snapshot/pipeline.rs` shows the whole pipeline. Must never hold more than a few blocks in memory.
+//! `snapshot/pipeline.rs` shows the whole pipeline. This module must never hold more than a few blocks in memory.
 
 use super::gzip::{Effort, Encryption, Gzip};
 use super::manifest::Manifest;

@@ -4,8 +4,8 @@
 //! in a gzip (gardener, KKP), or bare.
 //!
 //! The CRC of gzip comes last. A reader that stops after the entry it needs accepts most flipped bits (23,877 of 25,336
-//! with a changed payload, measured). Must never accept an archive before its end was read, and only zeros followed the
-//! last entry.
+//! with a changed payload, measured). This module must never accept an archive before its end was read, and only zeros
+//! followed the last entry.
 
 use super::age::{Decrypting, FileKey, Identities};
 use super::encrypted::opened;
@@ -215,7 +215,7 @@ impl Unpacking<'_> {
             // The oldest tars have no magic number. Any other content is not a snapshot.
             _ => self.tar(content).map_err(|error| match error.downcast_ref::<Damaged>() {
                 Some(Damaged { damage: Damage::Framing { layer: Layer::Tar, .. }, .. }) => {
-                    self.no("is a gzip of neither a tar archive nor a database", GIVE_OURS)
+                    self.no("is a gzip file without a tar archive or a database", GIVE_OURS)
                 }
                 _ => error,
             }),
@@ -373,7 +373,7 @@ impl Unpacking<'_> {
             }
             drained += length as u64;
             if buffer.iter().take(length).any(|byte| *byte != 0) || drained > MAX_PADDING {
-                return Err(self.altered("something follows its end").into());
+                return Err(self.altered("more bytes follow its end").into());
             }
         }
         // The tar reader stops after the first zero block.

@@ -4,7 +4,7 @@
 //! RKE, RKE2 and k3s pack snapshots as zips. Most readers trust the directory at the end. They need to seek, and accept
 //! files that differ from their headers. A reader that trusts only the headers accepts files that the directory does
 //! not name. This reader requires that both agree and that there is no byte in between, so no file can overlap, hide or
-//! be read twice. Must never use a name except in messages.
+//! be read twice. This module must never use a name except in messages.
 
 use super::format_error::FormatError;
 use crc32fast::Hasher;
@@ -223,7 +223,7 @@ impl<R: Read> Zip<R> {
         self.source.exactly(comment)?;
         match self.source.fill_buf()?.is_empty() {
             true => Ok(()),
-            false => Err(altered("something follows its end")),
+            false => Err(altered("more bytes follow its end")),
         }
     }
 }

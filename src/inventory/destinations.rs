@@ -177,6 +177,6 @@ mod tests {
         let all = serde_yaml::from_str("a: {s3: {bucket: b}}").unwrap();
         let destinations = Destinations::new(all, S3Environment::default(), Clock::at(Timestamp::UNIX_EPOCH));
         let error = destinations.open("a").err().unwrap().to_string();
-        assert!(error.contains("no access key for destination a"), "{error}");
+        assert!(error.contains("destination a has no access key"), "{error}");
     }
 }

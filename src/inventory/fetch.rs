@@ -59,7 +59,7 @@ pub fn fetch(
     let target = approach.create()?;
     let stage = WorkDir::create(&target)?;
     let mut draft = stage.dir().create(DRAFT)?;
-    owner.chown(&draft).context("giving the archive to its owner")?;
+    owner.chown(&draft).context("changing the owner of the archive")?;
     progress(Progress::Step(&format!("fetching {}", snapshot.selector())));
     let mut source = snapshot.repository.read(&entry.name)?;
     copy(&mut source, &mut draft, entry.size, progress)

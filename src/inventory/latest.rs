@@ -57,7 +57,7 @@ impl Listing {
                 let names: Vec<String> = several.iter().map(|snapshot| snapshot.selector()).collect();
                 Err(Refusal::new(
                     format!("each of these is the latest of another cluster: {}", names.join(", ")),
-                    "name the one that you mean: from=NAME",
+                    "select one of them: from=NAME",
                 ))
             }
         }

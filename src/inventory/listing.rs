@@ -127,7 +127,7 @@ impl Listing {
             None => Ok(()),
             Some(UnreadableRepository { label, error, .. }) => Err(Refusal::new(
                 format!("{label} cannot be read: {}", describe_inline(error)),
-                "fix that, or name a snapshot in another place",
+                "fix that, or select a snapshot in another place",
             )),
         }
     }
@@ -166,7 +166,7 @@ impl Listing {
         if let Some((snapshot, why)) = unreadable {
             reason += &format!("; {}: {why}", snapshot.selector());
         }
-        Refusal::new(reason, format!("name one in another place; {next}"))
+        Refusal::new(reason, format!("select one in another place; {next}"))
     }
 
     fn named(&self, selector: &Selector, name: &str) -> Result<&StoredSnapshot, Refusal> {

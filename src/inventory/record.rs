@@ -74,7 +74,7 @@ impl Record {
     /// # Errors
     /// Fails with the reason if the document is not a record.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let record: Self = serde_json::from_slice(bytes).context("it is not one of ours")?;
+        let record: Self = serde_json::from_slice(bytes).context("it was not written by this program")?;
         ensure!(record.format <= FORMAT, "its format {} is that of a newer version", record.format);
         Ok(record)
     }

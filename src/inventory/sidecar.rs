@@ -50,7 +50,7 @@ impl Sidecar {
     /// # Errors
     /// Fails with the reason if the document is not a sidecar.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let sidecar: Self = serde_json::from_slice(bytes).context("it is not one of ours")?;
+        let sidecar: Self = serde_json::from_slice(bytes).context("it was not written by this program")?;
         ensure!(sidecar.format <= FORMAT, "its format {} is that of a newer version", sidecar.format);
         Ok(sidecar)
     }

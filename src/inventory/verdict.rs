@@ -113,7 +113,7 @@ impl fmt::Display for Intact {
 
 impl fmt::Display for Unsound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("etcd serves something else than the manifest records")
+        f.write_str("etcd serves content that differs from the manifest")
     }
 }
 

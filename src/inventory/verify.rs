@@ -276,7 +276,7 @@ const NOT_ETCD: &str = "holds a database that is not etcd's";
 
 /// Restores the unpacked snapshot in `stage`, boots an etcd on it without network, and compares the served content.
 fn run_drill(site: &Site, stage: &Dir, contents: &Contents, progress: Sink<'_>) -> Result<Expected> {
-    progress(Progress::Step("booting a throw-away etcd on it"));
+    progress(Progress::Step("booting a temporary etcd on it"));
     let shown = boot_restored(site, stage).context("the drill")?;
     shown.check_manifest(contents.manifest.as_ref()).context("the drill").context(Unsound)?;
     Ok(shown)
@@ -290,7 +290,7 @@ fn boot_restored(site: &Site, stage: &Dir) -> Result<Expected> {
         RestoreOptions { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
     let snapshot = etcdutl::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
     let booted = sandbox::boot(&site.tools.etcd, stage.child(DRILL)?)?;
-    Expected::from_boot(&booted, snapshot.revision()?).context("reading what it holds")
+    Expected::from_boot(&booted, snapshot.revision()?).context("reading its content")
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl<'a> Pipeline<'a> {
     /// The error of the stage that failed first.
     pub fn run(&self, report: Sink<'_>) -> Result<(Packed, Manifest)> {
         let archive = self.stage.dir().create(ARCHIVE)?;
-        self.request.owner.chown(&archive).context("giving the archive to its owner")?;
+        self.request.owner.chown(&archive).context("changing the owner of the archive")?;
         let (saving, saved) = growth_channel();
         let (send_manifest, manifest) = channel();
         let inputs = Inputs { archive, saved, manifest };

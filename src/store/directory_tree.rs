@@ -146,7 +146,7 @@ impl BlobStore for DirectoryTree {
 
     fn put_if_absent(&self, name: &str, content: &File, sha256: &str, progress: Sink<'_>) -> Result<()> {
         let size = content.metadata().context("measuring the archive")?.len();
-        check_space(size, self.root.free_bytes()?, self.root.path(), "the archive", "make room there")?;
+        check_space(size, self.root.free_bytes()?, self.root.path(), "the archive", "free space there")?;
         let (folder, file) = self.ensure_folder(name)?;
         folder.put_if_absent(&file, content, sha256, progress)
     }
@@ -215,7 +215,7 @@ fn require_mount(root: &Dir, mount: Option<&Path>) -> Result<()> {
         return Ok(());
     }
     if !root.path().starts_with(mount) {
-        let reason = format!("{path} is not in {}, which is to be mounted for it", mount.display());
+        let reason = format!("{path} is not in its mount point {}", mount.display());
         return Err(Refusal::new(reason, "correct mount").into());
     }
     let (parent, name) = (mount.parent(), mount.file_name().and_then(|name| name.to_str()));
@@ -282,7 +282,7 @@ mod tests {
         };
         let nothing = format!("no file system is mounted at {}", home.path().display());
         assert!(open(home.path()).contains(&nothing));
-        assert!(open(Path::new("/elsewhere")).contains("is not in /elsewhere"));
+        assert!(open(Path::new("/elsewhere")).contains("is not in its mount point /elsewhere"));
 
         let shared = home.path().join("shared");
         fs::create_dir(&shared).unwrap();

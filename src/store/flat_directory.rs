@@ -124,7 +124,7 @@ impl FlatDirectory {
         }
         Err(Error::new(NameTaken).context(Refusal::new(
             format!("{} already holds a different {name}, which is not overwritten", self.url),
-            "look at that one, or choose another directory",
+            "inspect that file, or choose another directory",
         )))
     }
 
@@ -195,11 +195,7 @@ impl BlobStore for FlatDirectory {
         source.rewind().with_context(context)?;
         io::copy(&mut source, &mut draft).with_context(context)?;
         self.owner.chown(&draft).and_then(|()| draft.sync_all()).with_context(context)?;
-        ensure!(
-            self.read_back(draft)? == sha256,
-            "{name} does not read back as it was written to {}",
-            self.url
-        );
+        ensure!(self.read_back(draft)? == sha256, "{name} differs after reading it back from {}", self.url);
         match self.dir.publish(stage.dir(), DRAFT, name).with_context(context)? {
             true => Ok(()),
             false => self.require_same(name, sha256),

@@ -184,9 +184,9 @@ fn components(what: &str, path: &Path) -> Result<Vec<String>> {
             Component::RootDir | Component::CurDir => {}
             Component::Normal(name) => match name.to_str() {
                 Some(name) if !name.chars().any(char::is_control) => names.push(name.to_owned()),
-                _ => return Err(refuse("holds a name that is not plain text").into()),
+                _ => return Err(refuse("contains a name that is not plain text").into()),
             },
-            Component::ParentDir | Component::Prefix(_) => return Err(refuse("goes up by ..").into()),
+            Component::ParentDir | Component::Prefix(_) => return Err(refuse("contains ..").into()),
         }
     }
     Ok(names)
@@ -238,7 +238,7 @@ mod tests {
     fn a_path_must_be_absolute_and_plain() {
         for (path, fragment) in [
             ("etcd-snapshots", "not an absolute path"),
-            ("/home/../etc", "goes up"),
+            ("/home/../etc", "contains .."),
             ("/tmp/a\nb", "not plain text"),
         ] {
             let error = components("target", Path::new(path)).unwrap_err().to_string();

@@ -1,6 +1,6 @@
 //! Copies owner, mode and extended attributes from one directory tree to another.
 //!
-//! Must never change the content of a file.
+//! This module must never change the content of a file.
 
 use super::durable::Dir;
 use super::owner::Owner;
@@ -39,7 +39,7 @@ pub fn copy_ownership_and_mode(new: &Dir, old: &Dir) -> Result<()> {
 }
 
 fn describe(new: &Path, old: &Path) -> String {
-    format!("giving {} the owner, mode and labels of {}", new.display(), old.display())
+    format!("copying to {} the owner, mode and labels of {}", new.display(), old.display())
 }
 
 fn counterpart_of<'a>(name: &str, candidates: &'a [String]) -> Option<&'a str> {

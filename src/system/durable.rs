@@ -1,8 +1,8 @@
 //! Open directories, and files that survive a power loss.
 //!
 //! Everything below a directory is opened relative to its descriptor, so a path that is replaced by a symlink does not
-//! lead to another place. New files have mode 0600 and new directories 0700 from the moment they exist. Must never give
-//! a file its final name before its bytes are on disk, and never replace a file by publishing another.
+//! lead to another place. New files have mode 0600 and new directories 0700 from the moment they exist. This module
+//! must never give a file its final name before its bytes are on disk, and never replace a file by publishing another.
 
 mod copy;
 mod publish;
@@ -439,7 +439,7 @@ pub fn is_absent(error: &anyhow::Error) -> bool {
 /// # Errors
 /// Fails if the file system does.
 pub fn inode_of(file: &impl std::os::fd::AsFd) -> Result<Inode> {
-    Ok(Inode::of(&fstat(file).context("looking at an open file")?))
+    Ok(Inode::of(&fstat(file).context("examining an open file")?))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! If one stage of a pipeline fails, its neighbours fail soon after: their input ends, or their output is closed. Only
 //! the first error names the cause. So a stage stores its error in a slot that all stages share, and drops its ends
 //! (files, channels, [`GrowthSender`](super::growing_file::GrowthSender)s) only after that. Every later error finds the
-//! slot taken and is discarded. Must never drop an end of a failed stage before its error is stored.
+//! slot taken and is discarded. This module must never drop an end of a failed stage before its error is stored.
 
 use super::threads;
 use anyhow::{Context, Error, Result, anyhow};

@@ -1,7 +1,7 @@
 //! A file that is read while it is being written, by this process or by a child.
 //!
-//! Waits for bytes that are not written yet. Must never treat a file as complete by itself: only its writer knows when
-//! it is, and reports it through its [`GrowthSender`].
+//! Waits for bytes that are not written yet. This module must never treat a file as complete by itself: only its writer
+//! knows when it is, and reports it through its [`GrowthSender`].
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -1,7 +1,7 @@
 //! SIGTERM and the signals that a terminal sends, collected so that a procedure can look for them between two steps.
 //!
-//! Ctrl-Z is among them: a procedure must not be suspended while etcd is down. Must never end the process: an
-//! interrupted procedure rolls back its changes and returns.
+//! Ctrl-Z is among them: a procedure must not be suspended while etcd is down. This module must never end the process:
+//! an interrupted procedure rolls back its changes and returns.
 
 use crate::error::Interrupted;
 use anyhow::{Context, Result};

@@ -1,6 +1,6 @@
 //! Interfaces to the operating system: processes, durable files, locks, signals, owners and priorities.
 //!
-//! No other module starts a child or makes a file durable. Must not depend on etcd or Juju.
+//! No other module starts a child or makes a file durable. This module must not depend on etcd or Juju.
 
 pub mod clock;
 pub mod copy_ownership;

@@ -1,6 +1,6 @@
 //! The owner of a file: a user and a group, looked up by name.
 //!
-//! Must never give other users more access to a file.
+//! This module must never give other users more access to a file.
 
 use super::process::Program;
 use anyhow::{Context, Result};

@@ -1,6 +1,6 @@
 //! Process and thread priorities: etcd and its clients come first.
 //!
-//! Must never fail: if a priority cannot be changed, the work is done anyway.
+//! This module must never fail: if a priority cannot be changed, the work is done anyway.
 
 use std::fs;
 use std::io::Write;

@@ -1,6 +1,7 @@
 //! Deliberate defects, which show that the fault matrix detects them: `cargo xtask chaos --sabotage`.
 //!
-//! They exist only in builds with the feature `sabotage`, which no package has. Must never change a build without it.
+//! They exist only in builds with the feature `sabotage`, which no package has. This module must never change a build
+//! without it.
 
 /// A deliberate defect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Scoped threads. If one cannot be started, that is an error and not a panic.
 //!
-//! [`std::thread::Scope::spawn`] panics if the kernel cannot start a thread. Must never let a thread outlive its scope.
+//! [`std::thread::Scope::spawn`] panics if the kernel cannot start a thread. This module must never let a thread
+//! outlive its scope.
 
 use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result, anyhow};

@@ -235,7 +235,7 @@ fn an_upload_that_reads_back_differently_fails() {
     for size in [MIB, 9 * MIB] {
         faults.inject("GET", NAME, Fault::FlipAnswer, 1);
         let error = put_fails(&bucket, size);
-        assert!(error.contains("does not read back as it was sent; it was deleted there"), "{error}");
+        assert!(error.contains("differs after reading it back; it was deleted there"), "{error}");
         faults.clear();
         assert!(bucket.entries().unwrap().is_empty());
     }
@@ -253,7 +253,7 @@ fn an_upload_altered_in_transit_is_retried_or_detected() {
             bucket.delete(&bucket.entries().unwrap()[0]).unwrap();
         } else {
             let error = format!("{:#}", put.unwrap_err());
-            assert!(error.contains("does not read back as it was sent; it was deleted there"), "{error}");
+            assert!(error.contains("differs after reading it back; it was deleted there"), "{error}");
         }
         assert!(bucket.entries().unwrap().is_empty());
     }

@@ -126,7 +126,7 @@ fn refuses_a_file_that_is_not_an_archive() {
         "a gzip without a tar",
         "a.tar.gz",
         &gzip(&b"words and words ".repeat(500)),
-        &["is a gzip of neither a tar archive nor a database"],
+        &["is a gzip file without a tar archive or a database"],
     );
     refuses("an empty gzip", "a.tar.gz", &gzip(b""), &["cut short or altered: its end is missing"]);
     let zip = b"PK\x03\x04\x14\0\0\0\x08\0 and so on, for a while";
@@ -314,14 +314,14 @@ fn refuses_data_after_the_end_of_an_archive() {
         "another archive after it",
         "a.tar.gz",
         &followed(&second),
-        &["something follows its end"],
+        &["more bytes follow its end"],
     );
     let tar = [tar_of(&[file("db", &fixture.db)]), b"smuggled".repeat(64)].concat();
     fixture.refuses(
         "bytes after the end of the tar",
         "a.tar.gz",
         &gzip(&tar),
-        &["something follows its end"],
+        &["more bytes follow its end"],
     );
     fixture.assert_no_failures();
 }

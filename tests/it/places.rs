@@ -169,7 +169,7 @@ fn refuses_a_missing_directory_or_an_empty_mount_point() {
     to(&at, at.to_str().unwrap());
     fixture.run("snapshot", &[]).failed(&["no file system is mounted at"]);
     to(&at, "/elsewhere");
-    fixture.run("snapshot", &[]).failed(&["is not in /elsewhere"]);
+    fixture.run("snapshot", &[]).failed(&["is not in its mount point /elsewhere"]);
     assert!(names(&at).is_empty());
     if !is_root() {
         return eprintln!("skipped: only root can mount");

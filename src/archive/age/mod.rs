@@ -2,8 +2,8 @@
 //! `AGE-SECRET-KEY-1…` of one of them decrypts it.
 //!
 //! Implements the format: a header and a stream of encrypted chunks. The cryptography is RustCrypto's and dalek's. The
-//! only supported kind of recipient is X25519, which `age-keygen` makes. Must never return a byte that was not
-//! authenticated, or accept a stream without its end.
+//! only supported kind of recipient is X25519, which `age-keygen` makes. This module must never return a byte that was
+//! not authenticated, or accept a stream without its end.
 
 mod header;
 mod keys;

@@ -78,7 +78,7 @@ impl CredentialSource {
             }
             (None, false, Some(credentials)) => Ok(Self::Environment(Box::new(credentials.clone()))),
             (None, false, None) => Err(Refusal::new(
-                format!("there is no access key for destination {name}"),
+                format!("destination {name} has no access key"),
                 "set its credentials-file or instance-role: true, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             )),
         }

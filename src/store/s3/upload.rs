@@ -77,7 +77,7 @@ impl<'a> Upload<'a> {
         if !is_ours {
             return Err(Error::new(NameTaken).context(Refusal::new(
                 format!("{} already holds a different {}, which is not overwritten", self.url, self.name),
-                "look at that one, or give this destination a folder of its own",
+                "inspect that object, or set another folder for this destination",
             )));
         }
         let progress = report.into_inner();
@@ -137,7 +137,7 @@ impl<'a> Upload<'a> {
         }
         // The object is labelled with a hash that its bytes do not have, so it must not keep this name.
         let outcome = self.take_back(&head);
-        bail!("{url}{name} does not read back as it was sent; {outcome}")
+        bail!("{url}{name} differs after reading it back; {outcome}")
     }
 
     /// Returns whether an object is this file, by its size and the hash stored with it.

@@ -1,5 +1,5 @@
-//! Copies directory trees for a boot in a sandbox. Must never follow a symlink. The copy is temporary and not made
-//! durable.
+//! Copies directory trees for a boot in a sandbox. This module must never follow a symlink. The copy is temporary and
+//! not made durable.
 
 use super::Dir;
 use anyhow::{Context, Result};

@@ -1,4 +1,4 @@
-//! Gives a finished file its final name. Must never replace an existing file.
+//! Gives a finished file its final name. This module must never replace an existing file.
 
 use super::Dir;
 use anyhow::{Context, Error, Result};

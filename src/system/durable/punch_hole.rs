@@ -1,7 +1,7 @@
 //! Frees the disk space of a file while it is read for the last time.
 //!
-//! Freeing a large file at once takes a while, most of it spent waiting for the disk. Must never free bytes that have
-//! not been read.
+//! Freeing a large file at once takes a while, most of it spent waiting for the disk. This module must never free bytes
+//! that have not been read.
 
 use super::Dir;
 use anyhow::Result;

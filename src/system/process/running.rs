@@ -1,4 +1,5 @@
-//! A running child: waits for it, stops it and keeps its output. Must never leave a child running without its handle.
+//! A running child: waits for it, stops it and keeps its output. This module must never leave a child running without
+//! its handle.
 
 use super::outcome::Withheld;
 use super::{Ending, Output, ProcessError};
