@@ -1,4 +1,5 @@
-//! The action `backup`: a snapshot, the uploads, the retention. What the schedule runs, and a person may too.
+//! The command `backup`: takes a snapshot, uploads it and applies the retention. The schedule runs it, and a person
+//! can too.
 //!
 //! Must never delete an archive after a backup that failed.
 
@@ -25,46 +26,46 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
 
-/// What a call of the timer's comes to.
+/// The decision for a run that the timer started.
 #[derive(Debug, PartialEq, Eq)]
 enum Due {
-    /// Nothing: why.
+    /// No run is due, for this reason.
     Not(String),
-    /// A run, with as many tries behind it as failed or were killed.
+    /// A run is due. `tries` is the number of attempts that already failed or were killed.
     Now { scheduled: Option<Timestamp>, tries: u32 },
 }
 
-/// What a backup leaves.
+/// The result of a backup.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
     /// The snapshot and its uploads.
     #[serde(flatten)]
     pub backup: snapshot::Outcome,
-    /// Why no backup was taken, if the timer started this run and none is due.
+    /// The reason why no backup was taken, if the timer started this run before it was due.
     pub not_due: Option<String>,
-    /// How many times the run was tried.
+    /// Number of attempts of the run.
     pub tries: u32,
-    /// What the retention of the settings did, if there is one and the backup is good.
+    /// The result of the retention, if the settings have one and the backup is good.
     pub retention: Option<Retention>,
 }
 
-/// What the retention did.
+/// The result of the retention.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Retention {
-    /// How many archives it deleted.
+    /// Number of deleted archives.
     pub deleted: usize,
     /// Their size in bytes.
     pub freed_bytes: u64,
-    /// What it could only hide, because the bucket keeps versions.
+    /// The archives that it could only hide, because the bucket keeps versions.
     pub hidden: Option<String>,
 }
 
-/// Takes a backup, or does nothing if the timer started this run and none is due.
+/// Takes a backup. If the timer started this run before it was due, takes none.
 ///
 /// # Errors
-/// Fails if there is no verified archive at the end, if a destination did not get it, or if the retention failed.
+/// Fails if no archive was verified, if a destination did not get it, or if the retention failed.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
     let table = match call.params.flag("scheduled")? {
@@ -72,7 +73,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
         false => None,
     };
     let untouched =
-        |error| ActionError::from_error(error, "no run was begun", "mend the cause and run it again");
+        |error| ActionError::from_error(error, "no run was begun", "fix the cause and run it again");
     let (user, owner) = archive_owner().map_err(untouched)?;
     let target = &target(call, &settings)?;
     let (due, trouble) = match &table {
@@ -105,8 +106,8 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     pruned
 }
 
-/// Whether a run of the timer's that is refused leaves a record in `target`, as nobody but `check` would tell of it. It does
-/// where an archive might be put, and beside the records of others; never in etcd's data.
+/// Returns whether a refused run of the timer may be recorded in `target`, so that `check` can report it. It may be
+/// recorded in a valid place for archives, and next to the records of other runs, but never in etcd's data.
 fn may_tell(call: &Call<'_>, target: &Path, user: &str, owner: Owner) -> bool {
     let Ok(approach) = TrustedPath::open(target, owner) else { return false };
     let data = super::site(call).ok().and_then(|site| Dir::open(&site.data_dir.canonicalize().ok()?).ok());
@@ -118,7 +119,7 @@ fn may_tell(call: &Call<'_>, target: &Path, user: &str, owner: Owner) -> bool {
     remembered(approach, call.now).is_ok_and(|runs| !runs.is_empty())
 }
 
-/// The runs that are remembered there.
+/// Returns the recorded runs in that place.
 fn remembered(approach: TrustedPath, now: Timestamp) -> anyhow::Result<Vec<Run>> {
     approach.existing().map_or_else(|| Ok(Vec::new()), |home| list(&home, now))
 }
@@ -127,14 +128,14 @@ fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
     match &settings.schedule {
         Some(schedule) => schedule.timetable(),
         None => Err(Refusal::new(
-            "the timer has called, and no schedule is written down",
-            "run `schedule remove=true`, or write one into the settings",
+            "started by the systemd timer, but no schedule is configured",
+            "run `schedule remove=true`, or add a schedule to the settings",
         )),
     }
 }
 
-/// What is due, and what is not known of that. A backup is worth more: where the timer cannot be asked, or a record cannot be
-/// read, it is taken all the same.
+/// Decides whether a run is due, and returns a warning about facts that could not be read. If the timer does not
+/// answer or a record cannot be read, the backup is taken anyway.
 fn due_at(
     table: &Timetable,
     target: &Path,
@@ -143,14 +144,14 @@ fn due_at(
 ) -> anyhow::Result<(Due, Option<String>)> {
     let mut troubles = Vec::new();
     let runs = remembered(TrustedPath::open(target, owner)?, now).unwrap_or_else(|error| {
-        troubles.push(format!("it is not known which runs were before: {error:#}"));
+        troubles.push(format!("the earlier runs are unknown: {error:#}"));
         Vec::new()
     });
     let state = match timer::state() {
         Ok(state) => state,
         Err(error) => {
             interrupt::check()?;
-            troubles.push(format!("it is not known when the run was to begin: {error:#}"));
+            troubles.push(format!("the scheduled time of the run is unknown: {error:#}"));
             None
         }
     };
@@ -158,12 +159,12 @@ fn due_at(
     Ok((due(table, state.as_ref(), &runs, now), trouble))
 }
 
-/// Whether a run is due, by what is remembered of those before. A timer that went off tells when the run was to be; one that
-/// goes off more often than runs are wanted is told to wait.
+/// Decides from the recorded runs whether a run is due. The last start by the timer is the scheduled time. If the
+/// timer starts more often than runs are due, the run may have to wait.
 fn due(table: &Timetable, state: Option<&TimerState>, runs: &[Run], now: Timestamp) -> Due {
     let went_off = || state.and_then(|state| state.last).filter(|last| !is_in_the_future(*last, now));
     let slot = table.due_time(now).or_else(went_off);
-    // A run dated in the future, or marked as such, was of another time than it says.
+    // A run that is dated in the future, or marked as such, has a wrong time.
     let of_slot = || {
         let dated_well = runs.iter().filter(|run| !run.is_misdated(now));
         dated_well.filter(|run| slot.is_some() && run.scheduled_time == slot)
@@ -173,17 +174,19 @@ fn due(table: &Timetable, state: Option<&TimerState>, runs: &[Run], now: Timesta
     let at = slot.map(|slot| slot.to_string()).unwrap_or_default();
     match last.was_killed() {
         true if tries > table.retries => {
-            Due::Not(format!("the run of {at} was tried {tries} times, and killed in the last try"))
+            Due::Not(format!("the run of {at} was tried {tries} times, and was killed in the last attempt"))
         }
         true => Due::Now { scheduled: slot, tries },
-        false if table.fires_more_often_than_due() => Due::Not(format!("the run of {at} has been")),
-        // Somebody has started the service.
+        false if table.fires_more_often_than_due() => {
+            Due::Not(format!("the run scheduled for {at} has already finished"))
+        }
+        // Someone has started the service.
         false => Due::Now { scheduled: None, tries: 0 },
     }
 }
 
-/// One try after the other, as many as the schedule has, up to the first that is good; what the first is to go by is `found`
-/// already. An archive that is there is not taken anew: what is left to do then is to upload it.
+/// Tries as often as the schedule allows, until an attempt succeeds. The first attempt uses `found`. If the archive
+/// already exists, only the upload is repeated.
 fn tried(
     call: &Call<'_>,
     settings: &Settings,
@@ -201,7 +204,8 @@ fn tried(
             Some(outcome) => outcome,
             None => match found.take().unwrap_or_else(|| Ready::find(&call, settings)) {
                 Ok(ready) => {
-                    // Once, and only while nobody else can be at work. Its no is not asked for again.
+                    // Run the hook only once, and only while the data is locked. Do not run it again after it has
+                    // failed.
                     if !begun {
                         watch.before()?;
                         begun = true;
@@ -228,7 +232,7 @@ fn tried(
     }
 }
 
-/// Has `prune-snapshots` do what the settings say.
+/// Runs `prune-snapshots` with the rules of the settings.
 fn retain(
     call: &Call<'_>,
     target: &Path,
@@ -236,7 +240,7 @@ fn retain(
     outcome: &mut Outcome,
 ) -> Result<(), ActionError> {
     let params = prune::params(target, call.params.text("site")?);
-    // Later than the archive was taken: it would otherwise be dated in the future, and not be counted.
+    // The time must be later than that of the archive, which would otherwise be dated in the future and not count.
     let call = Call { params, ..call.again() };
     watch.run.delete_phase = Some(RunPhase::Running);
     watch.note();
@@ -254,7 +258,9 @@ fn retain(
             watch.pruned(RunPhase::Failed, in_short(&stop));
             Err(ActionError::Failed(Failure {
                 cause: anyhow::anyhow!("{}", in_short(&stop)).context("applying the retention"),
-                state: "the backup itself is good, and what was to be deleted may be there still".to_owned(),
+                state:
+                    "the backup itself is good, but archives that should have been deleted may still exist"
+                        .to_owned(),
                 next: "run `prune-snapshots plan=true` and see".to_owned(),
             }))
         }
@@ -262,7 +268,7 @@ fn retain(
 }
 
 impl Call<'_> {
-    /// The same call at a later time: an archive has the time of its try.
+    /// Returns the same call at a later time: an archive has the time of its attempt.
     fn again(&self) -> Call<'_> {
         let now = now();
         Call { now, clock: Clock::at(now), params: self.params.clone(), ..*self }
@@ -300,10 +306,10 @@ mod tests {
     fn a_run_is_due_once_whatever_the_timer_and_reboots_do() {
         let coarse = table("every 36h");
         assert_eq!(due(&coarse, None, &[], at(40)), now(36, 0));
-        // Its ticks are 12 hours apart.
+        // The timer fires every 12 hours.
         assert_eq!(
             due(&coarse, None, &[run(36, 1)], at(60)),
-            Due::Not("the run of 1970-01-02T12:00:00Z has been".into())
+            Due::Not("the run scheduled for 1970-01-02T12:00:00Z has already finished".into())
         );
         assert_eq!(due(&coarse, None, &[run(36, 1)], at(72)), now(72, 0));
         // A machine that was off for days catches up once.
@@ -315,8 +321,8 @@ mod tests {
         let table = table("every 12h");
         assert_eq!(due(&table, None, &[killed(24, 1)], at(25)), now(24, 1));
         assert_eq!(due(&table, None, &[killed(24, 3), killed(24, 1)], at(25)), now(24, 3));
-        // Three that failed, and a fourth that was killed.
-        let not = "the run of 1970-01-02T00:00:00Z was tried 4 times, and killed in the last try";
+        // Three attempts failed, and a fourth was killed.
+        let not = "the run of 1970-01-02T00:00:00Z was tried 4 times, and was killed in the last attempt";
         assert_eq!(due(&table, None, &[killed(24, 4)], at(25)), Due::Not(not.to_owned()));
         assert_eq!(due(&table, None, &[killed(24, 4)], at(36)), now(36, 0));
     }
@@ -336,7 +342,7 @@ mod tests {
         let state = TimerState { active: true, last: Some(at(24)), next: None };
         assert_eq!(due(&table, Some(&state), &[run(0, 1)], at(25)), now(24, 0));
         assert_eq!(due(&table, Some(&state), &[killed(24, 2)], at(25)), now(24, 2));
-        // Somebody has typed `systemctl start`.
+        // Someone ran `systemctl start`.
         assert_eq!(due(&table, Some(&state), &[run(24, 1)], at(30)), Due::Now { scheduled: None, tries: 0 });
         assert_eq!(due(&table, None, &[run(24, 1)], at(30)), Due::Now { scheduled: None, tries: 0 });
     }

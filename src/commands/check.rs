@@ -1,6 +1,6 @@
-//! The action `check`: how it stands with the backups, in one line, as Nagios' plugins say it.
+//! The command `check`: reports the state of the backups in one line, in the format of Nagios plugins.
 //!
-//! Must never report a good state that it could not read.
+//! Must never report a good state if it could not read the state.
 
 use super::runs::{Found, in_short, interval};
 use super::target::{of_schedule, target};
@@ -14,11 +14,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// How old a backup may be where no schedule says it: one a day, a little late; and one more missed.
+/// Age limits of the last backup without a schedule: one backup a day, slightly late; and one more missed.
 const USUAL: AgeLimits =
     AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
 
-/// How the backups stand.
+/// The state of the backups.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
@@ -27,7 +27,7 @@ pub struct Outcome {
     /// The exit status of a Nagios plugin for this state.
     #[serde(skip)]
     pub level: u8,
-    /// What a person should know, in one line.
+    /// The state of the backups in one line.
     pub message: String,
     /// The performance data of a Nagios plugin.
     pub performance_data: String,
@@ -43,15 +43,16 @@ impl Outcome {
     }
 }
 
-/// Judges the backups by their age and by the last runs.
+/// Determines the state of the backups from their age and from the last runs.
 ///
 /// # Errors
 /// Fails if the state is critical, or if it could not be read.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
     let target = target(call, &settings)?;
-    let mut limits = limits(&settings)
-        .map_err(|error| ActionError::from_error(error, "nothing was changed", "mend it"))?;
+    let mut limits = limits(&settings).map_err(|error| {
+        ActionError::from_error(error, "nothing was changed", "fix the cause and run it again")
+    })?;
     for (name, limit) in [("warn", &mut limits.warn), ("crit", &mut limits.crit)] {
         if let Some(age) = age(name, call.params.text(name)?)? {
             *limit = age;
@@ -68,21 +69,21 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     match health.level {
         HealthLevel::Critical => Err(ActionError::Failed(Failure {
             cause: anyhow::anyhow!("{}", health.summary),
-            state: "the backups are as they were".to_owned(),
+            state: "the check did not change any backup".to_owned(),
             next: "run `list-snapshots runs=true` to see the last runs, and `backup` to take one".to_owned(),
         })),
         _ => Ok(()),
     }
 }
 
-/// What a schedule makes worth saying of a unit, where there is one. Never fails.
+/// Returns the warning of a unit about its scheduled backups, if it has a schedule. Never fails.
 pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
     let settings = Settings::read(environment.settings.as_deref()).ok()?;
     settings.schedule.as_ref()?;
     let health = look(of_schedule(environment, &settings), &settings, limits(&settings).ok()?, now);
     Some(match health {
         Ok(health) => health.summary,
-        Err(stop) => format!("it is not known how the backups stand: {}", in_short(&stop)),
+        Err(stop) => format!("the state of the backups is unknown: {}", in_short(&stop)),
     })
 }
 
@@ -119,7 +120,11 @@ fn look(
         Ok(assess(&Found::at(&home, settings, now)?.known(), limits))
     };
     look().map_err(|error| {
-        ActionError::from_error(error, "nothing was changed", "run it as root, or mend the cause")
+        ActionError::from_error(
+            error,
+            "nothing was changed",
+            "run it as root, or fix the cause and run it again",
+        )
     })
 }
 

@@ -1,6 +1,7 @@
-//! The action `package-client-credentials`: what a client of this etcd needs, in one archive for its owner alone.
+//! The command `package-client-credentials`: packs the files that a client of this etcd needs into one private
+//! archive.
 //!
-//! Must never hand out the server's own key.
+//! Must never include the key of the server.
 
 use super::Call;
 use crate::archive::bundle;
@@ -12,12 +13,12 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
-/// The archive, by the name that the older charm gives it.
+/// The file name of the archive, as in the older charm.
 const NAME: &str = "etcd_credentials.tar.gz";
-/// A client's key, as the charms call it.
+/// The file name of a client's key, as in the charms.
 const KEY: &str = "client.key";
 
-/// Where the credentials are.
+/// The location of the credentials.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
@@ -32,7 +33,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let site = super::site(call)?;
     let files = files(&site)?;
     let untouched =
-        |error| ActionError::from_error(error, "nothing was changed", "mend the cause and run it again");
+        |error| ActionError::from_error(error, "nothing was changed", "fix the cause and run it again");
     let (user, owner) = archive_owner().map_err(untouched)?;
     let home = if user == "root" { PathBuf::from("/root") } else { Path::new("/home").join(&user) };
     let pack = || {
@@ -51,18 +52,19 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     Ok(())
 }
 
-/// The authority, the certificate and the key. Of those in a site file, an operator vouches that they are a client's.
+/// Returns the authority, the certificate and the key. If a site file names them, the operator has declared them to
+/// be a client's.
 fn files(site: &Site) -> Result<[(&'static str, &Path); 3], Refusal> {
     let (Some(ca), Some(cert), Some(key)) = (&site.tls.cacert, &site.tls.cert, &site.tls.key) else {
         return Err(Refusal::new(
-            format!("etcd at {} asks its clients for no certificate", site.endpoint),
-            "there is nothing to package; put certificates in place first",
+            format!("etcd at {} does not ask its clients for a certificate", site.endpoint),
+            "configure client certificates for etcd first",
         ));
     };
     if !site.is_from_site_file && !key.ends_with(KEY) {
         return Err(Refusal::new(
-            "only the server's own key is known here, which no client may have",
-            "name the certificate and the key of a client in a site file, and that by site=PATH or in ETCD_SITE",
+            "only the key of the server was found on this machine, and clients must not get that key",
+            "set the certificate and key of a client in a site file, and give its path as site=PATH or in ETCD_SITE",
         ));
     }
     Ok([("ca.crt", ca), ("client.crt", cert), (KEY, key)])
@@ -86,7 +88,7 @@ mod tests {
     #[test]
     fn a_site_file_vouches_for_its_pair_whoever_names_it() {
         let mut site = site(Path::new("/d"), Service::Unknown { pid: 42 });
-        assert!(files(&site).unwrap_err().reason.contains("asks its clients for no certificate"));
+        assert!(files(&site).unwrap_err().reason.contains("does not ask its clients for a certificate"));
         for (told, key, vouched) in
             [(false, "server.key", false), (false, "client.key", true), (true, "reader.key", true)]
         {

@@ -1,6 +1,6 @@
-//! The environment and the words of the command line: the one place where they are read.
+//! The environment and the command line. This is the only module that reads them.
 //!
-//! Must never show the password, nor keep it among the variables that others look through.
+//! Must never show the password, or keep it among the variables that other modules can read.
 
 use crate::store::s3::{Credentials, Proxies, S3Environment};
 use crate::system::proxy;
@@ -9,44 +9,44 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-/// Where the site file is named.
+/// The variable with the path of the site file.
 pub(super) const SITE: &str = "ETCD_SITE";
-/// Where the file of settings is named.
+/// The variable with the path of the settings file.
 pub(super) const SETTINGS: &str = "ETCD_BACKUP";
-/// Where etcd's own tools look for the password.
+/// The variable from which etcd's tools read the password.
 pub(super) const PASSWORD: &str = "ETCDCTL_PASSWORD";
 
 /// The site file outside of the charm, if `ETCD_SITE` names no other.
 pub(super) const SITE_FILE: &str = "/etc/etcd-backup/site.yaml";
 /// The settings file outside of the charm, if `ETCD_BACKUP` names no other.
 const SETTINGS_FILE: &str = "/etc/etcd-backup/config.yaml";
-/// Where archives go outside of the charm.
+/// The default directory for archives outside of the charm.
 const USUAL_TARGET: &str = "/var/backups/etcd";
-/// Where archives go in the charm: where `juju scp` can read them.
+/// The default directory for archives in the charm, which `juju scp` can read.
 const CHARM_TARGET: &str = "/home/ubuntu/etcd-snapshots";
 
-/// What the environment tells an action.
+/// The values that were read from the environment.
 #[derive(Debug, Default)]
 pub struct Environment {
-    /// The site file, where `ETCD_SITE` names one.
+    /// The path of the site file, from `ETCD_SITE`.
     pub site: Option<PathBuf>,
-    /// The password of etcd's user, from `ETCDCTL_PASSWORD`.
+    /// The password of the etcd user, from `ETCDCTL_PASSWORD`.
     pub password: Option<Secret>,
-    /// The file of settings, where `ETCD_BACKUP` names one.
+    /// The path of the settings file, from `ETCD_BACKUP`.
     pub settings: Option<PathBuf>,
-    /// What is there for buckets, in the variables that Amazon's tools read.
+    /// The access to buckets, from the variables that Amazon's tools read.
     pub bucket: S3Environment,
-    /// The unit that Juju runs us on, in an action and under `juju exec`.
+    /// The unit that Juju runs this process on, in an action and under `juju exec`.
     pub unit: Option<String>,
     /// Whether this process runs in the charm: as an action, a hook, or by a link in its directory.
     pub in_charm: bool,
-    /// All the rest.
+    /// All other variables.
     pub(super) variables: BTreeMap<OsString, OsString>,
 }
 
 impl Environment {
     /// Reads the environment of this process.
-    #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+    #[expect(clippy::disallowed_methods, reason = "the only code that reads the environment")]
     pub fn read() -> Self {
         let environment = Self::of(std::env::vars_os());
         let in_charm = environment.in_charm || is_in_charm();
@@ -76,7 +76,7 @@ impl Environment {
             site: variables.get(&OsString::from(SITE)).map(PathBuf::from),
             settings: variables.get(&OsString::from(SETTINGS)).map(PathBuf::from),
             bucket: bucket(&mut variables),
-            // etcd knows no password that is not UTF-8; such a one is refused by etcd itself, in its own words.
+            // etcd does not support a password that is not UTF-8, and rejects it with its own message.
             password: variables
                 .remove(&OsString::from(PASSWORD))
                 .map(|password| Secret::new(password.to_string_lossy())),
@@ -88,18 +88,18 @@ impl Environment {
         }
     }
 
-    /// All but what is sorted out above, the password above all.
+    /// Returns all variables except those above. They never include the password.
     pub fn variables(&self) -> &BTreeMap<OsString, OsString> {
         &self.variables
     }
 
-    /// One of them.
+    /// Returns the value of one of these variables.
     pub fn variable(&self, name: &str) -> Option<&OsStr> {
         self.variables.get(OsStr::new(name)).map(OsString::as_os_str)
     }
 }
 
-/// An access key, and where to ask for one. Takes the secrets out.
+/// Returns the access key and the address of the metadata service. Removes the secrets from `variables`.
 fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> S3Environment {
     let mut take =
         |name: &str| variables.remove(&OsString::from(name)).and_then(|value| value.into_string().ok());
@@ -115,7 +115,7 @@ fn bucket(variables: &mut BTreeMap<OsString, OsString>) -> S3Environment {
     S3Environment { credentials, metadata, proxies: proxies(variables) }
 }
 
-/// The ways out as programs have them in a terminal, and as the operator set them for charms.
+/// Returns the proxies from the usual variables, or from those that the operator set for charms.
 fn proxies(variables: &BTreeMap<OsString, OsString>) -> Proxies {
     let first = |names: [&str; 3]| {
         let mut found = names.iter().filter_map(|name| variables.get(OsStr::new(name))?.to_str());
@@ -134,32 +134,33 @@ pub fn called_as() -> String {
     name.unwrap_or_default()
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
+#[expect(clippy::disallowed_methods, reason = "the only code that reads the command line")]
 fn first_word() -> Option<PathBuf> {
     std::env::args_os().next().map(PathBuf::from)
 }
 
-/// Returns the path that this process was started by. Symlinks are not resolved, as the name of a link selects a command.
+/// Returns the path that this process was started by. Symlinks are not resolved, because the name of a link selects a
+/// command.
 pub(super) fn called_path() -> Option<PathBuf> {
     let word = first_word()?;
     let path = if word.components().count() > 1 { word } else { which::which(word).ok()? };
     std::path::absolute(path).ok()
 }
 
-/// Whether this process was started by a link in the directory `actions` of an unpacked charm.
+/// Returns whether this process was started by a link in the directory `actions` of an unpacked charm.
 fn is_in_charm() -> bool {
     let dir = called_path().and_then(|path| path.parent().map(Path::to_owned));
     dir.is_some_and(|dir| dir.ends_with("actions") && dir.with_file_name("metadata.yaml").is_file())
 }
 
-/// The words after the program's name.
-#[expect(clippy::disallowed_methods, reason = "the one place where the words are read")]
+/// Returns the words after the name of the program.
+#[expect(clippy::disallowed_methods, reason = "the only code that reads the command line")]
 pub(crate) fn words() -> Vec<OsString> {
     std::env::args_os().skip(1).collect()
 }
 
-/// The time of this run.
-#[expect(clippy::disallowed_methods, reason = "the one place where the time of a run is read")]
+/// Returns the time of this run.
+#[expect(clippy::disallowed_methods, reason = "the only code that reads the time of a run")]
 pub fn now() -> jiff::Timestamp {
     jiff::Timestamp::now()
 }

@@ -1,6 +1,6 @@
-//! The commands: from parameters to an outcome, by the procedures of the modules below.
+//! The commands: each takes parameters and returns an outcome, and calls the modules below it.
 //!
-//! Must never print, and never know how it was called: that is for the fronts in `cli`.
+//! Must never print, and never depend on its caller: the front ends in `cli` do that.
 
 pub mod backup;
 pub mod check;
@@ -36,7 +36,7 @@ use params::Params;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// A failure that is our own fault.
+/// An error caused by a bug in this program.
 pub(crate) fn internal_error(what: &str) -> ActionError {
     ActionError::Failed(Failure {
         cause: anyhow::anyhow!("bug: {what}"),
@@ -45,15 +45,15 @@ pub(crate) fn internal_error(what: &str) -> ActionError {
     })
 }
 
-/// What a command is called with.
+/// The input of a command.
 pub struct Call<'a> {
-    /// The parameters, defaults inserted.
+    /// The parameters, with defaults filled in.
     pub params: Params,
-    /// Whether only an interrupted run is to be completed or rolled back (`--recover`).
+    /// Whether to only complete or roll back an interrupted run (`--recover`).
     pub recover: bool,
     /// The time of the call.
     pub now: jiff::Timestamp,
-    /// The clock, which goes on from `now`.
+    /// The clock, which continues from `now`.
     clock: Clock,
     /// The environment of the process.
     pub environment: &'a Environment,
@@ -62,7 +62,7 @@ pub struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Makes a call at the time `now`. `juju` is there if Juju runs the command as an action.
+    /// Makes a call at the time `now`. `juju` is set if Juju runs the command as an action.
     pub(crate) fn new(
         params: Params,
         recover: bool,
@@ -76,7 +76,7 @@ impl<'a> Call<'a> {
 }
 
 impl Call<'_> {
-    /// Returns the function that the procedures report their progress to.
+    /// Returns the function that receives the progress of the procedures.
     pub fn tell(&self) -> impl FnMut(Progress<'_>) {
         |progress| (self.report)(progress)
     }
@@ -94,7 +94,8 @@ impl Call<'_> {
         }
     }
 
-    /// Returns the charm's resource `name`, which holds secrets, or why it is missing. Asks the controller: call it once.
+    /// Returns the charm resource `name`, which holds secrets, or the reason why it is missing. Queries the
+    /// controller, so call it only once.
     pub fn secret_resource(&self, name: &str) -> Result<Resource> {
         match self.juju {
             Some(juju) => juju.secret_resource(name),
@@ -102,7 +103,7 @@ impl Call<'_> {
         }
     }
 
-    /// Shows `what` in the status of the unit, if there is one, until the result is dropped.
+    /// Shows the text `what` in the status of the unit, if there is one, until the result is dropped.
     pub fn maintenance(&self, what: &str) -> Option<Maintenance<'_>> {
         self.juju.and_then(|juju| Maintenance::begin(juju, what))
     }
@@ -113,12 +114,12 @@ impl Call<'_> {
     }
 }
 
-/// The etcd of this machine.
+/// Finds the etcd of this machine.
 fn site(call: &Call<'_>) -> Result<Site, ActionError> {
     site_named(call, call.params.text("site")?)
 }
 
-/// The etcd of this machine that `named` means; the only one where that is empty.
+/// Finds the etcd of this machine that `named` selects. If `named` is empty, finds the only etcd.
 fn site_named(call: &Call<'_>, named: &str) -> Result<Site, ActionError> {
     let Environment { site, password, .. } = call.environment;
     let found = Site::find(site.as_deref(), named, password.clone(), call.now);
@@ -126,12 +127,13 @@ fn site_named(call: &Call<'_>, named: &str) -> Result<Site, ActionError> {
         ActionError::from_error(
             error,
             "nothing was changed",
-            "install what is missing, or say where it is in a site file that ETCD_SITE names, and run this again",
+            "install the missing program, or set its path in a site file, give its path in ETCD_SITE, and run this again",
         )
     })
 }
 
-/// Completes or rolls back a restore that was interrupted in `data`. Returns what was done, if there was one.
+/// Completes or rolls back a restore that was interrupted in `data`. Returns a description of the result, if there
+/// was one.
 fn settle(call: &Call<'_>, site: &Site, data: &DataDir) -> Result<Option<String>, ActionError> {
     let recovered = crate::restore::recover(site, data, &mut call.tell())?;
     Ok(recovered.map(|recovered| recovered.to_string().to_owned()))

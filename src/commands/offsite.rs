@@ -1,4 +1,4 @@
-//! What an action does about destinations: reads which there are, sends archives there, says what became of each.
+//! Destinations in commands: reads the configured ones, uploads archives, and reports each result.
 
 use super::Call;
 use super::runs::Sent;
@@ -11,18 +11,18 @@ use crate::snapshot::Report;
 use crate::system::durable::Dir;
 use anyhow::anyhow;
 
-/// What was written down of backups on this machine.
+/// The settings of the backups on this machine.
 pub(super) fn settings(call: &Call<'_>) -> Result<Settings, Refusal> {
     Settings::read(call.environment.settings.as_deref())
 }
 
-/// The destinations among it.
+/// The destinations in these settings.
 pub(super) fn destinations(call: &Call<'_>, settings: Settings) -> Destinations {
     Destinations::new(settings.destinations, call.environment.bucket.clone(), call.clock)
 }
 
-/// Sends the archive, and those that still wait, to every destination; of a second try, to those that have not got it yet.
-/// The archive here is good whatever comes of it.
+/// Sends the archive and the pending uploads to every destination. A second attempt skips the destinations that
+/// already have it. The local archive stays good even if an upload fails.
 pub(super) fn send(
     call: &Call<'_>,
     sent: &mut Sent,
@@ -57,7 +57,7 @@ pub(super) fn send(
     Err(ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next }))
 }
 
-/// Says which older archives still wait for a destination that has the new one, and why.
+/// Describes the older archives that are still pending for a destination that has the new one, with the reasons.
 fn stuck(outcome: &UploadOutcome) -> Option<String> {
     let is_stuck = outcome.delivery == Delivery::Arrived && !outcome.pending.is_empty();
     let why = |one: &PendingUpload| match &one.error {
@@ -69,7 +69,7 @@ fn stuck(outcome: &UploadOutcome) -> Option<String> {
     is_stuck.then(|| format!("still waiting to be uploaded: {} ({advice})", all.join("; ")))
 }
 
-/// Says in which state an archive is that did not arrive everywhere, which uploads are `waiting`, and what to do next.
+/// Describes an archive that is missing at a destination, the uploads that are `waiting`, and the next step.
 fn left(
     report: &Report,
     outcomes: &[UploadOutcome],
@@ -79,7 +79,9 @@ fn left(
     let path = report.path.display();
     let is = |new: Delivery| outcomes.iter().any(|outcome| outcome.delivery == new);
     if is(Delivery::Deleted) {
-        let state = format!("the archive {path} was deleted, and exists only where it was uploaded before");
+        let state = format!(
+            "the archive {path} was deleted, and exists only in the destinations that already have it"
+        );
         return (state, "run it again for a new one".to_owned());
     }
     let whole = format!("the archive {path} is complete and verified");
@@ -90,9 +92,11 @@ fn left(
     let is_others = outcomes.iter().all(|outcome| outcome.error.is_none() || outcome.is_busy);
     let target = report.path.parent().unwrap_or(&report.path).display();
     let next = if is_others && outcomes.iter().any(|outcome| outcome.is_busy) {
-        format!("wait for it to end; `upload target={target}` sends what is left then")
+        format!("wait for it to end; `upload target={target}` then sends the remaining uploads")
     } else {
-        format!("fix the cause, then run `upload target={target}`; the next backup also sends what waits")
+        format!(
+            "fix the cause, then run `upload target={target}`; the next backup also sends the pending uploads"
+        )
     };
     let state = match waiting {
         [] => whole,

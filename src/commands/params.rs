@@ -1,11 +1,11 @@
-//! The parameters of a command, as its front has read them.
+//! The parameters of a command, as parsed by its front end.
 
 use super::internal_error;
 use crate::error::ActionError;
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// The parameters of a command, defaults included.
+/// The parameters of a command, including defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Params {
     values: BTreeMap<String, Value>,

@@ -1,4 +1,4 @@
-//! The action `restore`: parameters to a request, the walk's report to results.
+//! The command `restore`: turns the parameters into a request, and the report into the outcome.
 
 use super::Call;
 use crate::error::{ActionError, Failure, Refusal};
@@ -9,32 +9,32 @@ use anyhow::Result;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// What a restore did, or would do.
+/// The result of a restore, or the plan.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
-    /// What was done about an interrupted restore, if there was one.
+    /// The recovery of an interrupted restore, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<String>,
-    /// What would be done, if only a plan was asked for.
+    /// The plan, if only a plan was requested.
     pub plan: Option<Planned>,
-    /// The etcd that would be restored, if only a plan was asked for.
+    /// The etcd that would be restored, if only a plan was requested.
     pub site: Option<super::site::Outcome>,
-    /// What etcd serves now.
+    /// The data that etcd serves now.
     pub restored: Option<Restored>,
     /// The archive of the data that was replaced.
     pub backup: Option<Backup>,
     /// The directory of the old data, if that is kept.
     pub old_data: Option<PathBuf>,
-    /// How many revisions the old data has that the backup does not contain.
+    /// Number of revisions of the old data that the backup does not contain.
     pub old_data_ahead_by: i64,
-    /// How many revisions of the replaced data the snapshot does not contain.
+    /// Number of revisions of the replaced data that the snapshot does not contain.
     pub lost_revisions: i64,
-    /// What an operator should know.
+    /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
 
-/// What a restore would do.
+/// The plan of a restore.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Planned {
@@ -52,13 +52,13 @@ pub struct Planned {
     pub peer_urls: String,
     /// The present revision, if it is known.
     pub old_revision: Option<i64>,
-    /// Where the present data would be saved.
+    /// The archive that the present data would be saved as.
     pub backup: String,
-    /// By how much the revision would be raised.
+    /// Number of revisions by which the revision would be raised.
     pub bump: i64,
 }
 
-/// What etcd serves after a restore.
+/// The data that etcd serves after a restore.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Restored {
@@ -70,11 +70,11 @@ pub struct Restored {
     pub cluster_id: String,
     /// The time from stopping etcd until it served again.
     pub downtime_seconds: f64,
-    /// By how much the revision was raised.
+    /// Number of revisions by which the revision was raised.
     pub bumped_by: i64,
     /// Whether a NOSPACE alarm in the snapshot was disarmed.
     pub disarmed: bool,
-    /// What could not be cleaned up.
+    /// Files that could not be cleaned up.
     pub left_over: Option<String>,
 }
 
@@ -90,12 +90,12 @@ pub struct Backup {
     pub size_bytes: u64,
 }
 
-/// Restores a snapshot, or finishes or undoes what an earlier run left.
+/// Restores a snapshot, or completes or rolls back an interrupted restore.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     if call.recover {
         let site = super::site(call)?;
         let recovered = super::settle(call, &site, &restore::open_data_dir(&site)?)?;
-        outcome.recovered = Some(recovered.unwrap_or_else(|| "there was nothing to recover".to_owned()));
+        outcome.recovered = Some(recovered.unwrap_or_else(|| "no interrupted restore was found".to_owned()));
         return Ok(());
     }
     let request = request(call)?;
@@ -105,7 +105,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     if request.plan_only {
         restore::check_can_plan(&site, &data)?;
     }
-    // Whatever comes of this run: what became of the one before is told.
+    // Report the recovery of an earlier run even if this run fails.
     outcome.recovered = super::settle(call, &site, &data)?;
     let report = restore::run(&site, &data, &request, &mut call.tell())?;
     if let Some(said) = said {
@@ -118,15 +118,16 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     all_are_back(&report)
 }
 
-/// A restore that leaves others waiting for etcd has failed, however well etcd serves.
+/// Fails if processes that depend on etcd are still stopped, even though etcd serves the restored data.
 fn all_are_back(report: &Report) -> Result<(), ActionError> {
     let kept_away = report.outcome.as_ref().and_then(|outcome| outcome.exchanged.release_error.clone());
     kept_away.map_or(Ok(()), |why| {
         Err(ActionError::Failed(Failure {
             cause: anyhow::anyhow!(why),
-            state: "etcd serves the restored data, which is proved, and nobody is let back in to it"
+            state: "etcd is serving the restored, verified data, but processes that were stopped with it are not \
+                    running"
                 .to_owned(),
-            next: "mend the cause, then restore --recover".to_owned(),
+            next: "fix the cause, then run etcd-backup restore --recover".to_owned(),
         }))
     })
 }
@@ -155,7 +156,7 @@ fn request(call: &Call<'_>) -> Result<Request, ActionError> {
     })
 }
 
-/// The command that repeats this restore, as it is typed here.
+/// Returns the command that repeats this restore, as it is typed on this machine.
 fn command(unit: Option<&str>, source: &Source) -> String {
     let program = match unit {
         Some(unit) => format!("juju run {unit} restore"),
@@ -175,13 +176,13 @@ fn sha256(text: &str) -> Result<Option<String>, Refusal> {
         "" => Ok(None),
         _ if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(Some(text)),
         _ => Err(Refusal::new(
-            "expected-sha256 is not a sha256",
+            "expected-sha256 is not a SHA-256 hash",
             "give the 64 hexadecimal digits that the snapshot action or sha256sum printed",
         )),
     }
 }
 
-/// What `from` or `snapshot` names, or else the charm resource `snapshot`.
+/// Returns the source that `from` or `snapshot` names, or else the charm resource `snapshot`.
 fn source(call: &Call<'_>) -> Result<Source, ActionError> {
     let (from, named) = (call.params.text("from")?, call.params.text("snapshot")?);
     match (from, named) {
@@ -195,7 +196,7 @@ fn source(call: &Call<'_>) -> Result<Source, ActionError> {
 }
 
 fn untouched(error: anyhow::Error) -> ActionError {
-    ActionError::from_error(error, "nothing was changed", "mend the cause and run restore again")
+    ActionError::from_error(error, "nothing was changed", "fix the cause and run restore again")
 }
 
 /// The charm resource.
@@ -208,7 +209,7 @@ fn resource(call: &Call<'_>) -> Result<Source> {
     };
     match call.secret_resource("snapshot")? {
         Resource::Missing(why) => {
-            Err(Refusal::new(format!("there is no snapshot to restore: {why}"), next).into())
+            Err(Refusal::new(format!("no snapshot to restore was given: {why}"), next).into())
         }
         Resource::At(path) if std::fs::metadata(&path).is_ok_and(|found| found.len() == 0) => {
             Err(Refusal::new("no snapshot is attached: the resource is empty", next).into())
@@ -217,7 +218,7 @@ fn resource(call: &Call<'_>) -> Result<Source> {
     }
 }
 
-/// Adds what a plan or a restore found out.
+/// Adds the results of a plan or a restore.
 fn add(report: &Report, request: &Request, outcome: &mut Outcome) {
     match &report.outcome {
         None => outcome.plan = Some(planned(report, request)),

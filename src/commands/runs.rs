@@ -1,6 +1,6 @@
-//! A run of a backup as it is remembered and told of, from its beginning to its end.
+//! A run of a backup from its start to its end: its record, its hooks and its metrics.
 //!
-//! Must never fail a backup that is good: what goes wrong with telling of it is told.
+//! Must never fail a backup that is good: errors in recording or reporting a run become warnings.
 
 use super::snapshot;
 use super::target::of_schedule;
@@ -26,33 +26,33 @@ use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// An archive that is there, and on its way to every destination.
+/// A published archive, and its uploads.
 pub(super) struct Sent {
-    /// What was told of it.
+    /// The report of its snapshot.
     pub report: Report,
-    /// The destinations that have read it back.
+    /// The destinations that have verified their copy.
     pub arrived: BTreeSet<String>,
 }
 
-/// A run that goes on.
+/// A run in progress.
 pub(super) struct Watch<'a> {
-    /// What is known of it.
+    /// The record of the run.
     pub run: Run,
-    /// Its archive, once that is there.
+    /// Its archive, after it was published.
     sent: Option<Sent>,
     record: Option<RunRecord>,
     home: Dir,
     settings: &'a Settings,
     environment: &'a Environment,
-    /// What went wrong with telling.
+    /// The errors in recording and reporting.
     troubles: Vec<String>,
-    /// Whether it was refused, and is not remembered.
+    /// Whether the run was refused, so that it is not recorded.
     is_forgotten: bool,
 }
 
 impl<'a> Watch<'a> {
-    /// Begins one whose archive goes to `target`; `scheduled` is when it was to begin. Tries may have gone before, and been
-    /// killed.
+    /// Begins a run that writes its archive to `target`; `scheduled` is its scheduled time. Earlier attempts of the
+    /// run may have been killed.
     pub fn begin(
         call: &'a Call<'_>,
         settings: &'a Settings,
@@ -64,7 +64,7 @@ impl<'a> Watch<'a> {
         let mut run = Run { tries, ..Run::new(call.now, scheduled) };
         let (record, troubles) = match RunRecord::begin(&home, &mut run) {
             Ok(record) => (Some(record), Vec::new()),
-            Err(error) => (None, vec![format!("the run is not remembered: {error:#}")]),
+            Err(error) => (None, vec![format!("the run could not be recorded: {error:#}")]),
         };
         Ok(Self {
             run,
@@ -78,14 +78,14 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Writes down what is known now.
+    /// Writes the current record.
     pub fn note(&mut self) {
         if let Some(Err(error)) = self.record.as_ref().map(|record| record.write(&self.run)) {
-            self.trouble(format!("the run is not remembered: {error:#}"));
+            self.trouble(format!("the run could not be recorded: {error:#}"));
         }
     }
 
-    /// An archive is there.
+    /// Records that an archive was published.
     pub fn published(&mut self, report: Report) {
         self.run.backup_name = report.path.file_name().map(|name| name.to_string_lossy().into_owned());
         self.run.size = Some(report.packed.size);
@@ -97,7 +97,7 @@ impl<'a> Watch<'a> {
         self.note();
     }
 
-    /// Sends the archive that is there, where one is, to the destinations that have not got it yet.
+    /// Sends the archive, if it was published, to the destinations that do not have it yet.
     pub fn send(
         &mut self,
         call: &Call<'_>,
@@ -108,18 +108,18 @@ impl<'a> Watch<'a> {
         Some(super::offsite::send(call, sent, &self.home, &destinations, outcome))
     }
 
-    /// An operator's program, which may say no.
+    /// Runs the operator's hook, which can prevent the backup.
     pub fn before(&mut self) -> Result<(), ActionError> {
         self.hook(HookEvent::Before).map_err(|cause| {
             ActionError::Failed(Failure {
                 cause,
-                state: "no snapshot was begun, because the hook did not end well".to_owned(),
-                next: "mend what it says, or take it out of the settings".to_owned(),
+                state: "no snapshot was begun, because the hook failed".to_owned(),
+                next: "fix the error that it reports, or remove it from the settings".to_owned(),
             })
         })
     }
 
-    /// The backup has come to its end, and that is written down. What someone typed and was refused leaves no record.
+    /// Records the end of the backup. A refused run that a person started is not recorded.
     pub fn finish(&mut self, outcome: &Result<(), ActionError>, result: &snapshot::Outcome, is_typed: bool) {
         if is_typed && self.sent.is_none() && matches!(outcome, Err(ActionError::Refused(_))) {
             return self.forget(outcome);
@@ -134,23 +134,24 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Forgets the run: a refusal changes nothing, and counts neither as a run nor as a failure.
+    /// Removes the record of the run: a refusal does not change any data, and does not count as a run or as a
+    /// failure.
     fn forget(&mut self, outcome: &Result<(), ActionError>) {
         self.is_forgotten = true;
-        // For the hook that ends what the one before the run began.
+        // The hook after the run needs this, because it ends the work of the hook before the run.
         self.run.finish(now(), outcome.as_ref().err().map(in_short));
         if let Some(Err(error)) = self.record.take().map(RunRecord::discard) {
             self.troubles.push(format!("the record of this run could not be removed: {error:#}"));
         }
     }
 
-    /// Tells of it when nothing more is to be done. Its outcome comes back as it was.
+    /// Reports the finished run to the hooks and the metrics. Returns `outcome` unchanged.
     pub fn tell(
         mut self,
         outcome: Result<(), ActionError>,
         result: &mut snapshot::Outcome,
     ) -> Result<(), ActionError> {
-        // Whoever asked us to stop is to hear of it from the programs that wait for that.
+        // Defer signals: the programs of the operator report the interruption, so they must finish.
         let _undisturbed = interrupt::defer();
         let occasion = if outcome.is_ok() { HookEvent::After } else { HookEvent::Failure };
         if let Err(error) = self.hook(occasion) {
@@ -165,7 +166,7 @@ impl<'a> Watch<'a> {
         outcome
     }
 
-    /// What became of the retention.
+    /// Records the result of the retention.
     pub fn pruned(&mut self, phase: RunPhase, message: String) {
         self.run.delete_phase = Some(phase);
         self.run.delete_finished_time = Some(now());
@@ -180,7 +181,7 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Something that makes the backup no worse, and is told all the same.
+    /// Adds a warning that does not make the backup fail.
     pub fn trouble(&mut self, what: String) {
         self.troubles.push(what);
         self.run.notice_message = Some(self.troubles.join("; "));
@@ -190,18 +191,18 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Why a run ended early, without what to do next: that is told to whoever runs it.
+/// Returns the reason why a run ended early, without the next step.
 pub(super) fn in_short(stop: &ActionError) -> String {
     stop.reason()
 }
 
-/// How many uploads wait, or why that is not known.
+/// Returns the number of pending uploads, or the reason why it is unknown.
 fn pending(home: &Dir, settings: &Settings) -> Result<usize, String> {
     let pending = upload::count_pending(home, |name| settings.destinations.contains_key(name));
     pending.map_err(|error| format!("{error:#}"))
 }
 
-/// What is known of the backups in `home`, to be judged.
+/// The facts about the backups in `home` that determine their state.
 pub(super) struct Found {
     runs: Vec<Run>,
     archives: Vec<String>,
@@ -211,7 +212,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Looks. A queue that cannot be read hides nothing else.
+    /// Gathers the facts. A queue that cannot be read does not hide the other facts.
     pub fn at(home: &Dir, settings: &Settings, now: Timestamp) -> Result<Self> {
         let damaged = Repository::open_directory(home.path())?
             .map_or(Ok(Vec::new()), |repository| repository.damaged())?;
@@ -224,7 +225,7 @@ impl Found {
         Ok(Self { runs: runs::list(home, now)?, misdated, archives, now, pending: pending(home, settings) })
     }
 
-    /// What a verdict takes.
+    /// Returns the input of a verdict.
     pub fn known(&self) -> BackupFacts<'_> {
         BackupFacts {
             runs: &self.runs,
@@ -236,7 +237,8 @@ impl Found {
     }
 }
 
-/// Rewrites the metrics of the archives in `home`. Returns why that failed: it is a warning and not an error.
+/// Rewrites the metrics of the archives in `home`. Returns the reason if that failed: it is a warning and not an
+/// error.
 pub(super) fn refresh_metrics(call: &Call<'_>, home: &Dir, settings: &Settings) -> Option<String> {
     refresh(home, settings, call.environment).err().map(|error| format!("{error:#}"))
 }

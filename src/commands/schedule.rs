@@ -1,6 +1,6 @@
-//! The action `schedule`: the settings' schedule made a timer of systemd's, shown, and taken away.
+//! The command `schedule`: installs, shows or removes a systemd timer for the schedule in the settings.
 //!
-//! Must never put a secret into a unit: everybody may read it.
+//! Must never write a secret into a unit file: every user can read it.
 
 use super::environment::{SETTINGS, SITE, called_path};
 use super::{Call, Environment};
@@ -19,16 +19,16 @@ use std::path::{Path, PathBuf};
 
 /// The command that the timer runs.
 const BACKUP: &str = "backup";
-/// How many of the next runs are shown.
+/// Number of upcoming runs that are shown.
 const SHOWN: usize = 5;
-/// Where a unit of Juju's has its charm.
+/// The directory that contains the charm of a Juju unit.
 const CHARM: &str = "JUJU_CHARM_DIR";
 
 /// The timer after the command.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
-    /// Whether a timer was removed. Missing if that was not asked for.
+    /// Whether a timer was removed. Missing if that was not requested.
     pub removed: Option<bool>,
     /// The schedule, as the settings write it.
     pub when: Option<String>,
@@ -46,13 +46,13 @@ pub struct Outcome {
     pub last: Option<String>,
 }
 
-/// Installs the timer, shows what would be installed, or removes it.
+/// Installs the timer, prints the plan, or removes the timer.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let (plan, remove) = (call.params.flag("plan")?, call.params.flag("remove")?);
     let untouched =
-        |error| ActionError::from_error(error, "the timer is as it was", "mend the cause and run it again");
+        |error| ActionError::from_error(error, "the timer is unchanged", "fix the cause and run it again");
     if remove && !plan {
-        // Without systemd there is no timer to remove.
+        // Without systemd, a timer cannot exist.
         let removed = timer::is_available() && timer::remove().map_err(untouched)?;
         outcome.removed = Some(removed);
         return Ok(());
@@ -81,14 +81,15 @@ fn without_systemd_nothing() -> Result<(), Refusal> {
     match timer::is_available() {
         true => Ok(()),
         false => Err(Refusal::new(
-            "systemd does not run this machine, and it is what takes backups by the clock",
-            "have your own scheduler run `backup`",
+            "systemd does not run this machine, and scheduled backups need a systemd timer",
+            "run `backup` from another scheduler, such as cron",
         )),
     }
 }
 
-/// Has the timer be what the settings say, as a hook of the unit `unit` does it: also that there is none. One that a person
-/// has put in for other settings stays, and so does all where the environment names some: Juju's never does.
+/// Installs or removes the timer to match the settings, as a hook of the Juju unit does. Keeps a timer that a person
+/// installed for other settings. Changes no timer if the environment names a settings file, because Juju never sets
+/// that variable.
 pub fn reconcile(environment: &Environment, now: Timestamp) -> Result<()> {
     if !timer::is_available() || environment.settings.is_some() {
         return Ok(());
@@ -100,7 +101,7 @@ pub fn reconcile(environment: &Environment, now: Timestamp) -> Result<()> {
     timer::install(&Wanted::of(&settings, environment, now)?.units).map(|_| ())
 }
 
-/// Takes the unit's timer away: the unit goes, or its schedule has.
+/// Removes the timer of the unit, because the unit is being removed or its schedule was.
 pub fn forget(environment: &Environment) -> Result<()> {
     let Some(unit) = &environment.unit else { return Ok(()) };
     if timer::is_available() && timer::has_environment(&format!("JUJU_UNIT_NAME={unit}"))? {
@@ -109,7 +110,7 @@ pub fn forget(environment: &Environment) -> Result<()> {
     Ok(())
 }
 
-/// Ends the run of the unit's timer that is at work, if one is: the unit goes, and a backup must not keep it.
+/// Stops a running backup of the timer of the unit, so that it does not delay the removal of the unit.
 pub fn break_off(environment: &Environment) -> Result<()> {
     let Some(unit) = &environment.unit else { return Ok(()) };
     if timer::is_available() && timer::has_environment(&format!("JUJU_UNIT_NAME={unit}"))? {
@@ -118,7 +119,7 @@ pub fn break_off(environment: &Environment) -> Result<()> {
     Ok(())
 }
 
-/// What is to be on the machine.
+/// The timer that the settings describe.
 struct Wanted<'s> {
     schedule: &'s Schedule,
     table: Timetable,
@@ -130,7 +131,7 @@ impl<'s> Wanted<'s> {
     fn of(settings: &'s Settings, environment: &Environment, now: Timestamp) -> Result<Self> {
         let Some(schedule) = &settings.schedule else {
             return Err(Refusal::new(
-                "no schedule is written down",
+                "no schedule is configured",
                 format!("write `schedule: {{when: every 12h}}` into {OPERATOR_FILE}; the README shows more"),
             )
             .into());
@@ -141,7 +142,8 @@ impl<'s> Wanted<'s> {
         Ok(Self { schedule, table, units, now })
     }
 
-    /// The next runs, in UTC. Of an interval that no calendar says, those times of the timer's that a run is due at.
+    /// Returns the next runs, in UTC. If no calendar expression describes the interval, returns those times of the
+    /// timer at which a run is due.
     fn next(&self) -> Result<Vec<String>> {
         let is_coarse = self.table.fires_more_often_than_due();
         let times = timer::next_elapses(&self.table.lines, if is_coarse { 100 * SHOWN } else { SHOWN })?;
@@ -151,12 +153,13 @@ impl<'s> Wanted<'s> {
     }
 }
 
-/// A timer has nothing of what is in our environment now, and a secret may not be written where it would find it.
+/// Refuses a schedule that needs a secret from the environment: a timer does not inherit the environment, and a
+/// secret must not be written into a unit file.
 fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Timestamp) -> Result<()> {
     if environment.password.is_some() {
         return Err(Refusal::new(
-            "etcd's password is in the environment, which a timer has not",
-            "write it into a file of root's, and name that in a site file as password-file",
+            "the etcd password is set only in the environment, which a systemd timer does not inherit",
+            "write it into a file that only root can read, and set its path as password-file in a site file",
         )
         .into());
     }
@@ -164,8 +167,8 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
     let needs_login = |one: &Destination| matches!(&one.location, Location::Bucket(said) if said.needs_proxy_login(proxies));
     if let Some((name, _)) = settings.destinations.iter().find(|(_, one)| needs_login(one)) {
         return Err(Refusal::new(
-            format!("the proxy to destination {name} has a login in the environment, which a timer has not"),
-            "name one without a login as proxy of the destination, or have NO_PROXY name the server",
+            format!("the proxy to destination {name} has a login in the environment, which a systemd timer does not inherit"),
+            "set a proxy without a login in the destination, or add the server to NO_PROXY",
         )
         .into());
     }
@@ -175,8 +178,8 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
         for name in destinations.names() {
             if let Err(error) = destinations.open(name) {
                 return Err(Refusal::new(
-                    format!("an access key is in the environment, which a timer has not, and without it: {error:#}"),
-                    "write the key into a file, and name that as credentials-file",
+                    format!("an access key is only in the environment, which a systemd timer does not inherit: {error:#}"),
+                    "write the key into a file, and set its path as credentials-file",
                 )
                 .into());
             }
@@ -185,7 +188,7 @@ fn no_secret_is_needed(settings: &Settings, environment: &Environment, now: Time
     Ok(())
 }
 
-/// How the timer runs a backup: this program, and the files that it was told of.
+/// Returns the command line with which the timer runs a backup: this program, and the files that were given to it.
 fn runner(environment: &Environment) -> Result<ServiceCommand> {
     let (program, subcommand) = program(environment)?;
     trust::check(&program).map_err(|distrust| distrust.refusal("the program of the systemd timer"))?;
@@ -214,6 +217,6 @@ fn program(environment: &Environment) -> Result<(PathBuf, Option<&'static str>),
     let dirs = [charm, ours.and_then(|path| path.parent().map(Path::to_owned))];
     let found = dirs.into_iter().flatten().map(|dir| dir.join(BACKUP)).find(|program| program.is_file());
     found.map(|program| (program, None)).ok_or_else(|| {
-        Refusal::new("the program that the timer is to run was not found", "run `etcd-backup schedule`")
+        Refusal::new("the program that the timer must run was not found", "run `etcd-backup schedule`")
     })
 }

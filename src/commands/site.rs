@@ -1,6 +1,6 @@
-//! The action `site`: which etcd the other actions work on, where that was learned, and whether it answers.
+//! The command `site`: reports the etcd that the other commands use, the source of each fact, and whether it answers.
 //!
-//! Must never fail for an etcd that does not answer: that is what it is asked about.
+//! Must never fail because etcd does not answer: it reports that.
 
 mod versions;
 
@@ -21,11 +21,11 @@ pub struct Outcome {
     pub etcd: String,
     /// The URL of the member on this machine.
     pub endpoint: String,
-    /// Where the endpoint was found.
+    /// The source of the endpoint.
     pub endpoint_from: String,
     /// The data directory.
     pub data_dir: PathBuf,
-    /// Where the data directory was found.
+    /// The source of the data directory.
     pub data_dir_from: String,
     /// The data directory without symlinks, if that is another path.
     pub data_dir_real: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub struct Outcome {
     pub wal_dir: Option<PathBuf>,
     /// etcd's configuration file.
     pub config_file: Option<PathBuf>,
-    /// Where the configuration file was found.
+    /// The source of the path of the configuration file.
     pub config_file_from: Option<String>,
     /// The certificate authority of the server.
     pub cacert: Option<PathBuf>,
@@ -41,7 +41,7 @@ pub struct Outcome {
     pub cert: Option<PathBuf>,
     /// The key of the client.
     pub key: Option<PathBuf>,
-    /// Where the certificates were found.
+    /// The source of the certificates.
     pub certificates_from: Option<String>,
     /// When the certificate of the client expires, in RFC 3339.
     pub cert_expires: Option<String>,
@@ -49,7 +49,7 @@ pub struct Outcome {
     pub server_cert: Option<PathBuf>,
     /// When the certificate of the server expires, in RFC 3339.
     pub server_cert_expires: Option<String>,
-    /// Where the password was found, if etcd needs one.
+    /// The source of the password, if etcd needs one.
     pub password_from: Option<String>,
     /// The path of etcdctl.
     pub etcdctl: PathBuf,
@@ -57,7 +57,7 @@ pub struct Outcome {
     pub etcdutl: Option<PathBuf>,
     /// The path of etcd itself.
     pub server: PathBuf,
-    /// Where the programs were found.
+    /// The source of the programs.
     pub programs_from: String,
     /// The versions of these programs.
     pub programs: Vec<String>,
@@ -65,15 +65,15 @@ pub struct Outcome {
     pub stop: String,
     /// The command that starts etcd.
     pub start: String,
-    /// Where these commands were found.
+    /// The source of these commands.
     pub service_from: String,
-    /// The quota of the database in bytes. Missing if there is none, or if it is not known.
+    /// The quota of the database in bytes. Missing if no quota is set, or if it is unknown.
     pub quota_bytes: Option<u64>,
-    /// Where the quota was found.
+    /// The source of the quota.
     pub quota_from: Option<String>,
-    /// Whether etcd answers. Missing if it was not asked.
+    /// Whether etcd answers. Missing if it was not queried.
     pub answers: Option<bool>,
-    /// Why etcd does not answer.
+    /// The reason why etcd does not answer.
     pub answer_error: Option<String>,
     /// The version of the running etcd.
     pub etcd_version: Option<String>,
@@ -83,14 +83,14 @@ pub struct Outcome {
     pub alarms: Vec<String>,
     /// The members of the cluster.
     pub members: Vec<String>,
-    /// What will stop working, or does not work.
+    /// Warnings about settings that do not work or will stop working.
     pub warnings: Vec<String>,
 }
 
 /// Describes the etcd of this machine.
 ///
 /// # Errors
-/// Fails if no etcd is found, or several. Does not fail if etcd does not answer.
+/// Fails if it finds no etcd, or several. Does not fail if etcd does not answer.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let site = super::site(call)?;
     *outcome = describe(&site, call.now);
@@ -103,7 +103,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     Ok(())
 }
 
-/// Returns what was found on the machine, without asking etcd.
+/// Returns the facts found on the machine, without querying etcd.
 pub(super) fn describe(site: &Site, now: Timestamp) -> Outcome {
     let expires = |cert: Option<&PathBuf>| {
         let validity = cert.and_then(|cert| Validity::read(cert).ok());
@@ -145,31 +145,31 @@ pub(super) fn describe(site: &Site, now: Timestamp) -> Outcome {
     }
 }
 
-/// Returns the path without its origin.
+/// Returns the path without its source.
 fn path(path: &Option<Sourced<PathBuf>>) -> Option<&PathBuf> {
     path.as_ref().map(|path| &path.value)
 }
 
-/// What works now and will not for long.
+/// Returns warnings about settings and certificates that will stop working soon.
 pub(super) fn warnings(site: &Site, now: Timestamp) -> Vec<String> {
     let drift = site.drift.as_ref();
-    let drift = drift.map(|drift| format!("after a restart this etcd would be another: {drift}"));
+    let drift = drift.map(|drift| format!("etcd's configuration has changed since it started: {drift}"));
     let shown = [site.tls.cert.as_ref(), path(&site.server_certificate)].into_iter().flatten();
     let mut ends: Vec<String> = shown.filter_map(|cert| expiry_warning(cert, now)).collect();
-    // One pair may serve both.
+    // The client and the server may use the same certificate.
     ends.dedup();
     drift.into_iter().chain(ends).collect()
 }
 
-/// The directory itself, where its path leads through symlinks.
+/// Returns the directory without symlinks, if its path contains any.
 fn real(dir: &Path) -> Option<PathBuf> {
     dir.canonicalize().ok().filter(|real| real != dir)
 }
 
-/// Asks etcd for its version, its revision and its members.
+/// Queries etcd for its version, its revision and its members.
 fn ask(site: &Site, outcome: &mut Outcome) {
     let client = Client::new(site);
-    // Everybody may read the status. Reading keys shows that the login and the cluster allow more.
+    // Every user may read the status. Reading keys shows that the login and the cluster allow more.
     match client.status().and_then(|status| client.count_keys(0).map(|_| status)) {
         Ok(status) => {
             outcome.answers = Some(true);

@@ -18,11 +18,11 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// What a snapshot leaves.
+/// The result of a snapshot.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
-    /// What was done about an interrupted restore, if there was one.
+    /// The recovery of an interrupted restore, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<String>,
     /// The archive, once it exists.
@@ -31,11 +31,11 @@ pub struct Outcome {
     pub copy_command: Option<String>,
     /// For each destination, whether it has the archive.
     pub destinations: BTreeMap<String, String>,
-    /// What an operator should know about the data in the archive, or about this etcd.
+    /// Warnings about the data in the archive, or about this etcd.
     pub warnings: Vec<String>,
     /// Older archives that could not be sent.
     pub upload_warnings: Vec<String>,
-    /// What could not be recorded or reported about this run.
+    /// Warnings about recording or reporting this run.
     pub run_warnings: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ pub struct Archive {
     pub size_bytes: u64,
     /// The SHA-256 of the archive, in hexadecimal digits.
     pub sha256: String,
-    /// The revision of etcd's data.
+    /// The revision of the data.
     pub revision: i64,
     /// The number of keys, if it is known.
     pub keys: Option<u64>,
@@ -70,7 +70,7 @@ pub struct Archive {
 /// Takes a snapshot.
 ///
 /// # Errors
-/// Fails if there is no verified archive at the end, or if a destination did not get it.
+/// Fails if no archive was verified, or if a destination did not get it.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     refuse_old_keys(call.params.text("keys-version")?)?;
     let settings = super::offsite::settings(call)?;
@@ -82,7 +82,8 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     watch.tell(ended, outcome)
 }
 
-/// All that a snapshot takes, found and allowed; nobody else works on the data while this lives, up to the upload.
+/// The inputs of a snapshot after all checks. As long as it lives, other runs cannot use the data. It is dropped
+/// before the upload.
 pub(super) struct Ready {
     site: Site,
     user: String,
@@ -91,7 +92,7 @@ pub(super) struct Ready {
 }
 
 impl Ready {
-    /// Finds it, or refuses.
+    /// Gathers them, or refuses.
     pub fn find(call: &Call<'_>, settings: &Settings) -> Result<Self, ActionError> {
         let site = super::site(call)?;
         let (user, owner) = archive_owner().map_err(|error| untouched(&site, error))?;
@@ -117,8 +118,8 @@ impl Ready {
         Ok(Self { site, user, request, data })
     }
 
-    /// Takes the snapshot, sends it to every destination, and says so. Once the archive is there, others may work on the data:
-    /// a line that hangs must not keep a restore from it.
+    /// Takes the snapshot, sends it to every destination, and reports it. Releases the lock on the data as soon as
+    /// the archive exists: a hanging connection must not block a restore.
     pub fn take(
         self,
         call: &Call<'_>,
@@ -154,18 +155,22 @@ fn untouched(site: &Site, error: anyhow::Error) -> ActionError {
     let archive = match error.downcast_ref::<NotDurable>() {
         None => "no archive was published".to_owned(),
         Some(NotDurable(path)) => {
-            format!("{} is whole and stands there, but its disk did not take its name", path.display())
+            format!(
+                "{} is complete, but its directory entry could not be synced; it may be gone after a power loss",
+                path.display()
+            )
         }
     };
     ActionError::from_error(error, format!("{archive} and etcd was not touched"), next)
 }
 
-/// The older charm's parameter: it could copy the store of the v2 API too, which etcd 3.6 no longer has.
+/// Checks a parameter of the older charm, which could also copy the store of the v2 API. etcd 3.6 no longer has that
+/// store.
 fn refuse_old_keys(version: &str) -> Result<(), Refusal> {
     match version {
         "v3" => Ok(()),
         "v2" => Err(Refusal::new(
-            "keys-version=v2 asks for the store of etcd's v2 API, which this charm does not keep",
+            "keys-version=v2 asks for the store of the v2 API, which this charm does not support",
             "leave keys-version out; use etcd 3.5 or older and `etcdctl backup` for v2 data",
         )),
         other => Err(Refusal::new(format!("keys-version is {other:?}"), "leave it out, or give v3")),
@@ -200,7 +205,7 @@ fn archive(report: &Report) -> Archive {
 
 fn in_words(alarms: &str) -> String {
     let corrupt = if alarms.contains("CORRUPT") {
-        ": the data of its members differ, and this is what one of them has"
+        ": the data of its members differ, and this is the data of one of them"
     } else {
         ""
     };

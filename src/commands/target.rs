@@ -1,4 +1,4 @@
-//! The directory of archives that a command works on if none is given.
+//! The default directory for archives.
 
 use super::{Call, Environment};
 use crate::error::ActionError;
@@ -13,7 +13,7 @@ pub(super) fn target(call: &Call<'_>, settings: &Settings) -> Result<PathBuf, Ac
     }
 }
 
-/// Returns the directory that the schedule puts archives in, which is the default of every command.
+/// Returns the directory that the schedule writes archives to, which is the default of every command.
 pub(super) fn of_schedule(environment: &Environment, settings: &Settings) -> PathBuf {
     let of_settings = settings.schedule.as_ref().and_then(|schedule| schedule.target.clone());
     of_settings.unwrap_or_else(|| environment.default_target().to_owned())

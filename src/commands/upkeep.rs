@@ -1,7 +1,7 @@
-//! The day-two actions of the older charm: `health`, `alarm-list`, `alarm-disarm`, `compact`, `defrag`.
+//! The maintenance commands of the older charm: `health`, `alarm-list`, `alarm-disarm`, `compact`, `defrag`.
 //!
-//! Same names, same parameters, and the same result `output` in etcd's own words. Other than there, an action that did not
-//! do its work has failed.
+//! The names, the parameters and the result `output` are the same. Unlike in the older charm, an action that did not
+//! do its job is reported as failed.
 
 use super::{Call, settle};
 use crate::error::{ActionError, Refusal};
@@ -17,16 +17,16 @@ use serde::Serialize;
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Health {
-    /// What was done about an interrupted restore, if there was one.
+    /// The recovery of an interrupted restore, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<String>,
     /// healthy, degraded (a quorum answers) or unhealthy. Missing if etcd does not answer.
     pub cluster: Option<&'static str>,
-    /// What each member answered, in the words of etcdctl.
+    /// The answer of each member, in the words of etcdctl.
     pub answers: Vec<String>,
-    /// How many members the cluster has.
+    /// Number of members of the cluster.
     pub members: usize,
-    /// How many alarms etcd has.
+    /// Number of alarms.
     pub alarms: usize,
 }
 
@@ -34,36 +34,36 @@ pub struct Health {
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Alarms {
-    /// What was done about an interrupted restore, if there was one.
+    /// The recovery of an interrupted restore, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<String>,
-    /// What etcdctl printed: the alarms, or those that were disarmed.
+    /// The output of etcdctl: the alarms, or those that were disarmed.
     pub output: Option<String>,
-    /// How many alarms etcd has now.
+    /// Number of active alarms.
     pub alarms: Option<usize>,
 }
 
-/// What a compaction did.
+/// The result of a compaction.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Compaction {
-    /// What was done about an interrupted restore, if there was one.
+    /// The recovery of an interrupted restore, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<String>,
-    /// What etcdctl printed.
+    /// The output of etcdctl.
     pub output: Option<String>,
-    /// The revision before which there is no history.
+    /// The revision before which the history was removed.
     pub revision: Option<i64>,
 }
 
-/// What a defragmentation did.
+/// The result of a defragmentation.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Defragmentation {
-    /// What was done about an interrupted restore, if there was one.
+    /// The recovery of an interrupted restore, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<String>,
-    /// What etcdctl printed.
+    /// The output of etcdctl.
     pub output: Option<String>,
     /// The size of the database before, in bytes.
     pub size_before_bytes: Option<u64>,
@@ -71,13 +71,13 @@ pub struct Defragmentation {
     pub size_after_bytes: Option<u64>,
 }
 
-/// Says whether every member of the cluster that has a vote answers, in the words of the older `etcdctl cluster-health`.
+/// Reports whether every voting member of the cluster answers, in the words of the older `etcdctl cluster-health`.
 pub fn health(call: &Call<'_>, outcome: &mut Health) -> Result<(), ActionError> {
     let site = super::site(call)?;
     outcome.recovered = look(call, &site)?;
     let client = Client::new(&site);
     let ask = || {
-        // Of an etcd that is down, this learns the cause; etcd 3.4's list of members does not.
+        // If etcd is down, this call returns the cause, unlike the list of members of etcd 3.4.
         client.status()?;
         let members = client.members()?;
         Ok((client.health(members.len() > 1)?, members, client.alarms()?))
@@ -105,8 +105,11 @@ pub fn health(call: &Call<'_>, outcome: &mut Health) -> Result<(), ActionError> 
     }
     let mut what = format!("{} of {} voting members are healthy", votes.reachable(), votes.total);
     if !votes.unreachable.is_empty() {
-        let left =
-            if votes.have_quorum() { "the others go on without" } else { "which is no quorum, without" };
+        let left = if votes.have_quorum() {
+            "the others continue without"
+        } else {
+            "which is less than a quorum, without"
+        };
         what += &format!(", {left} {}: {}", votes.unreachable.join(", "), said.join("; "));
     }
     if !alarms.is_empty() {
@@ -125,7 +128,7 @@ pub fn alarm_list(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionErr
     Ok(())
 }
 
-/// Takes all alarms back, and says what is left of them.
+/// Disarms all alarms, and reports the remaining ones.
 pub fn alarm_disarm(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionError> {
     let site = super::site(call)?;
     let _ours = take(call, &site, &mut outcome.recovered)?;
@@ -140,7 +143,7 @@ pub fn alarm_disarm(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionE
     }
 }
 
-/// Forgets history: up to `revision`, or all of it.
+/// Compacts the history up to `revision`, or all of it.
 pub fn compact(call: &Call<'_>, outcome: &mut Compaction) -> Result<(), ActionError> {
     let wanted = revision(call.params.text("revision")?)?;
     let physical = call.params.flag("physical")?;
@@ -151,13 +154,13 @@ pub fn compact(call: &Call<'_>, outcome: &mut Compaction) -> Result<(), ActionEr
     let revision = wanted.unwrap_or(status.revision);
     if revision > status.revision {
         return Err(Refusal::new(
-            format!("revision {revision} is still to come: etcd is at {}", status.revision),
+            format!("revision {revision} does not exist yet: etcd is at {}", status.revision),
             "leave revision out to compact all history",
         )
         .into());
     }
     let output = match client.compact(revision, physical, status.db_size) {
-        // The history is already gone, perhaps because a restore raised the revision.
+        // The history was already compacted, perhaps because a restore raised the revision.
         Err(error) if format!("{error:#}").contains("has been compacted") => {
             format!("there is no history before revision {revision}")
         }
@@ -181,7 +184,7 @@ fn revision(text: &str) -> Result<Option<i64>, Refusal> {
     }
 }
 
-/// Gives free room in the database back to the disk.
+/// Returns the free space in the database to the disk.
 pub fn defrag(call: &Call<'_>, outcome: &mut Defragmentation) -> Result<(), ActionError> {
     let site = super::site(call)?;
     let _ours = take(call, &site, &mut outcome.recovered)?;
@@ -195,7 +198,7 @@ pub fn defrag(call: &Call<'_>, outcome: &mut Defragmentation) -> Result<(), Acti
     Ok(())
 }
 
-/// Before etcd is only looked at: an unfinished restore is settled, unless somebody works on the data just now.
+/// Settles an unfinished restore before etcd is only read, unless another run is using the data.
 fn look(call: &Call<'_>, site: &Site) -> Result<Option<String>, ActionError> {
     match DataDir::open(site) {
         Ok(data) => settle(call, site, &data),
@@ -203,7 +206,7 @@ fn look(call: &Call<'_>, site: &Site) -> Result<Option<String>, ActionError> {
     }
 }
 
-/// Before etcd is changed: nobody else works on its data, and nothing is left unfinished there.
+/// Locks the data and settles an unfinished restore before etcd is changed.
 fn take(call: &Call<'_>, site: &Site, recovered: &mut Option<String>) -> Result<DataDir, ActionError> {
     let data = DataDir::open(site).map_err(|error| failed(error, site))?;
     *recovered = settle(call, site, &data)?;

@@ -1,6 +1,6 @@
-//! The action `upload`: what waits to be uploaded, sent now, listed, or given up.
+//! The command `upload`: sends, lists or gives up the pending uploads.
 //!
-//! Must never delete an archive: giving up an upload leaves it where it is.
+//! Must never delete an archive: giving up an upload leaves its file in place.
 
 use super::Call;
 use super::target::target;
@@ -14,7 +14,7 @@ use anyhow::anyhow;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// What stands for every upload that waits.
+/// The word that selects every pending upload.
 const ALL: &str = "all";
 
 /// The upload queue after the command.
@@ -27,9 +27,9 @@ pub struct Outcome {
     pub would_give_up: Option<Vec<String>>,
     /// The uploads that were taken out of the queue, if some were named.
     pub given_up: Option<Vec<String>>,
-    /// For each destination, what was sent there.
+    /// The archives that were sent to each destination.
     pub destinations: BTreeMap<String, String>,
-    /// What could not be reported about this run.
+    /// Warnings about reporting this run.
     pub run_warnings: Vec<String>,
 }
 
@@ -43,7 +43,7 @@ pub struct Waiting {
     pub destination: String,
     /// Since when it has been waiting, in RFC 3339.
     pub since: String,
-    /// Why it was not sent.
+    /// The reason why it was not sent.
     pub reason: String,
 }
 
@@ -78,28 +78,28 @@ fn list(home: Option<&Dir>) -> Result<Vec<PendingUpload>, ActionError> {
     home.map_or_else(|| Ok(Vec::new()), |home| upload::list(home).map_err(unchanged))
 }
 
-/// The words of `give-up`, if there are any.
+/// Returns the words of `give-up`, if there are any.
 fn given_up_words(call: &Call<'_>) -> Result<Option<Vec<String>>, ActionError> {
     let text = call.params.text("give-up")?;
     let words = text.split(',').map(|word| word.trim().to_owned());
     Ok(if text.is_empty() { None } else { Some(words.collect()) })
 }
 
-/// Returns whether a word of `give-up` names this upload.
+/// Returns whether a word of `give-up` selects this upload.
 fn names(word: &str, one: &PendingUpload) -> bool {
     word == ALL || word == one.archive || word == one.selector()
 }
 
-/// Returns the uploads that the words name.
+/// Returns the uploads that the words select.
 ///
 /// # Errors
-/// Refuses a word that names none.
+/// Refuses a word that does not select any upload.
 fn meant(waiting: &[PendingUpload], words: &[String]) -> Result<Vec<PendingUpload>, Refusal> {
     let is_unknown = |word: &&String| *word != ALL && !waiting.iter().any(|one| names(word, one));
     if let Some(word) = words.iter().find(is_unknown) {
         return Err(Refusal::new(
             format!("no upload of {word} is waiting"),
-            "`upload plan=true` lists those that are; give NAME, DESTINATION/NAME or all",
+            "run `upload plan=true` to list the pending uploads; give NAME, DESTINATION/NAME or all",
         ));
     }
     let is_meant = |one: &&PendingUpload| words.iter().any(|word| names(word, one));
@@ -116,8 +116,8 @@ fn give_up(
     let given_up = upload::give_up(home, is_meant).map_err(|error| {
         ActionError::from_error(
             error,
-            "what is left in the queue is still waiting",
-            "run `upload plan=true` to see what is left",
+            "the remaining uploads are still waiting",
+            "run `upload plan=true` to list the remaining uploads",
         )
     })?;
     outcome.given_up = Some(all_named(&given_up));
@@ -147,7 +147,7 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome)
     Err(ActionError::Failed(Failure {
         cause,
         state: match left.is_empty() {
-            true => "nothing is waiting to be uploaded any more".to_owned(),
+            true => "no archives are waiting to be uploaded any more".to_owned(),
             false => format!("waiting to be uploaded: {}; the archives are in {target}", named(&left)),
         },
         next: format!(
@@ -157,7 +157,7 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome)
     }))
 }
 
-/// Puts the uploads that are waiting into the outcome.
+/// Adds the pending uploads to the outcome.
 fn show(waiting: &[PendingUpload], settings: &Settings, outcome: &mut Outcome) {
     let rows = waiting.iter().map(|one| Waiting {
         name: one.archive.clone(),
@@ -171,7 +171,7 @@ fn show(waiting: &[PendingUpload], settings: &Settings, outcome: &mut Outcome) {
     outcome.uploads = rows.collect();
 }
 
-/// A table has a line for each upload, whatever a server says.
+/// Shortens a server's message to one line, because the table has one line per upload.
 fn in_a_line(text: &str) -> String {
     replace_control(text, ' ')
 }

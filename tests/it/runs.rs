@@ -388,7 +388,7 @@ fn validates_and_prints_the_schedule_before_installing_it() {
         installed.to_str().unwrap().to_owned()
     });
     settings(&world, "");
-    run(&world, &schedule, &["plan=true"]).refused(&["no schedule is written down"]);
+    run(&world, &schedule, &["plan=true"]).refused(&["no schedule is configured"]);
     settings(&world, "schedule: {when: 30 2 * * 1-5, zone: Europe/Atlantis}\n");
     run(&world, &schedule, &["plan=true"]).refused(&["systemd rejects", "Atlantis"]);
     settings(&world, "schedule: {when: 30 2 * * 1-5, zone: Europe/Berlin, jitter: 5m}\n");
@@ -428,7 +428,7 @@ fn validates_and_prints_the_schedule_before_installing_it() {
     out.refused(&["the proxy to destination offsite has a login", "NO_PROXY"]);
     let out = with("ETCDCTL_PASSWORD", "canary");
     assert!(!out.stdout.contains("canary") && !out.stderr.contains("canary"), "{}", out.describe());
-    out.refused(&["etcd's password is in the environment", "password-file"]);
+    out.refused(&["the etcd password is set only in the environment", "password-file"]);
 }
 
 #[test]

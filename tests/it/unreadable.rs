@@ -46,7 +46,7 @@ fn unreadable_run_record_is_reported_and_fails_no_backup() {
         assert!(out.stdout.contains("run.json: Input/output error"), "{}", out.describe());
         let ended = run(&world, "backup", &["scheduled=true"]).completed();
         let warning = ended.get("run.warning");
-        assert!(warning.contains("it is not known which runs were before: "), "{warning}");
+        assert!(warning.contains("the earlier runs are unknown: "), "{warning}");
     }
     drop(broken);
     let out = Run::start(command(&world, program!("check"), &[&world.to_target()]), &world.path("runs"));

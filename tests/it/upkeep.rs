@@ -53,7 +53,7 @@ fn upkeep_health_reports_a_dead_member_next_to_two_urls(version: Version) {
     members[2].stop();
     let out = run(&members[0], "health", &[]);
     assert!(out.stdout.contains("cluster is degraded"), "{}", out.describe());
-    out.failed(&["2 of 3 voting members are healthy, the others go on without m3"]);
+    out.failed(&["2 of 3 voting members are healthy, the others continue without m3"]);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -126,17 +126,17 @@ fn upkeep_refuses_impossible_parameters(version: Version) {
     let world = World::plain(version);
     world.fill();
     run(&world, "compact", &["revision=0"]).refused(&["must be a whole number above 0"]);
-    run(&world, "compact", &["revision=1000000"]).refused(&["still to come"]);
+    run(&world, "compact", &["revision=1000000"]).refused(&["does not exist yet"]);
     run(&world, "defrag", &["now=true"]).refused(&["unknown parameter now"]);
     let _ = run(&world, "compact", &[]).completed();
     let again = run(&world, "compact", &[]).completed();
     assert!(again.get("output").contains("there is no history"), "{}", again.get("output"));
     let again = run(&world, "compact", &["revision=1"]).completed();
     assert_eq!(again.get("output"), "there is no history before revision 1");
-    run(&world, "package-client-credentials", &[]).refused(&["asks its clients for no certificate"]);
+    run(&world, "package-client-credentials", &[]).refused(&["does not ask its clients for a certificate"]);
     // `juju run etcd/0 compact revision=5` passes a number, because Juju parses the value as YAML.
     let unit = Unit::new(&world);
-    unit.run("compact", &["revision=5000000"]).failed(&["still to come"]);
+    unit.run("compact", &["revision=5000000"]).failed(&["does not exist yet"]);
 }
 
 /// Locks the fixed path of the credentials archive for one test at a time. Returns `None` if another archive

@@ -1,17 +1,18 @@
-//! What `site` reports of versions: those of the programs, and what keeps them from a snapshot or a restore.
+//! The versions in the report of `site`: those of the programs, and the problems that prevent a snapshot or a
+//! restore.
 //!
-//! Must never fail for a program that does not run: that is what it reports.
+//! Must never fail because a program does not run: it reports that.
 
 use crate::error::{Refusal, describe_inline};
 use crate::etcd::site::Site;
 use crate::etcd::versions::{Installed, Version};
 use anyhow::Result;
 
-/// The versions of the programs, and what is wrong with them.
+/// The versions of the programs, and their problems.
 pub(super) struct Programs {
     /// The name and version of each program.
     pub versions: Vec<String>,
-    /// Why they cannot take or restore a snapshot.
+    /// The reason why they cannot take or restore a snapshot.
     pub warnings: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The action `delete-snapshot`: archives that are named, gone for good.
+//! The command `delete-snapshot`: deletes the named archives permanently.
 
 use super::{STILL_THERE, failed, look, not_looked_at, places};
 use crate::commands::Call;
@@ -8,11 +8,11 @@ use crate::store::Deletion;
 use serde::Serialize;
 use std::rc::Rc;
 
-/// What was deleted.
+/// The result of a deletion.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
-    /// The archives that are gone. Missing if nothing was tried.
+    /// The deleted archives. Missing if no deletion was attempted.
     pub deleted: Option<Vec<String>>,
     /// Their size in bytes.
     pub freed_bytes: u64,
@@ -20,7 +20,7 @@ pub struct Outcome {
     pub hidden: Vec<String>,
 }
 
-/// Deletes the named archives, or none of them.
+/// Deletes all of the named archives, or refuses and keeps all.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let places = places(call)?;
     let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
@@ -45,23 +45,23 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     outcome.hidden = of(Deletion::Hidden).map(StoredSnapshot::selector).collect();
     failed(
         &failures,
-        "the snapshots named under deleted are gone; list-snapshots shows which are left",
-        "remove the cause, then run delete-snapshot again for those that are left",
+        "the snapshots listed under deleted were deleted; list-snapshots shows the remaining ones",
+        "fix the cause, then run delete-snapshot again for the remaining ones",
     )
 }
 
-/// Refuses `all`, which reaches every destination, and `latest`, which is another one after the next snapshot.
+/// Refuses `all`, which includes every destination, and `latest`, which changes with the next snapshot.
 fn by_name(wanted: &[Selector]) -> Result<(), Refusal> {
     match wanted.iter().all(|one| matches!(one.selection, Selection::Named(_))) {
         true => Ok(()),
         false => Err(Refusal::new(
-            "all and latest name no snapshot",
-            "give the names of those to delete; prune-snapshots deletes by rules",
+            "all and latest are not accepted as names",
+            "give the names of the snapshots to delete, or use prune-snapshots to delete by rules",
         )),
     }
 }
 
-/// Whether they may go. Each place keeps its own last good one: a copy in another may be gone tomorrow.
+/// Refuses to delete the last good archive of a cluster in any place: a copy in another place may be lost tomorrow.
 fn admit(look: &Listing, chosen: &[&StoredSnapshot], force: bool) -> Result<(), Refusal> {
     if let Some(pinned) = chosen.iter().find(|found| found.entry.record.pinned) {
         let name = pinned.selector();

@@ -1,4 +1,4 @@
-//! The action `fetch-snapshot`: an archive back from a destination, or from another directory.
+//! The command `fetch-snapshot`: copies an archive from a destination or from another directory into the target.
 
 use super::{choose, look, places};
 use crate::commands::Call;
@@ -9,7 +9,7 @@ use crate::store::trusted_path::{TrustedPath, archive_owner};
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// What was fetched.
+/// The fetched archive.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
@@ -31,7 +31,7 @@ pub struct Archive {
     pub size_bytes: u64,
     /// The SHA-256 of the archive, in hexadecimal digits.
     pub sha256: String,
-    /// The revision of etcd's data.
+    /// The revision of the data.
     pub revision: i64,
     /// The id of the cluster, in hexadecimal digits.
     pub cluster_id: String,
@@ -51,8 +51,8 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let failed = |error| {
         ActionError::from_error(
             error,
-            "nothing was put into the target",
-            "mend the cause, then run fetch-snapshot again",
+            "the target is unchanged",
+            "fix the cause, then run fetch-snapshot again",
         )
     };
     let (user, owner) = archive_owner().map_err(failed)?;

@@ -1,4 +1,4 @@
-//! The command `list`: the archives of every place, the newest first.
+//! The command `list`: lists the archives of every place, newest first.
 
 use super::{failed, own_ids, places, unread_places};
 use crate::archive::damage::Damage;
@@ -14,25 +14,25 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-/// What a listing shows.
+/// A list of archives.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
     /// The archives, the newest first.
     pub snapshots: Vec<Row>,
-    /// The last runs, if they were asked for.
+    /// The last runs, if they were requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<Vec<serde_json::Value>>"))]
     pub runs: Option<Vec<Run>>,
-    /// How many archives there are, also those that are not shown.
+    /// Number of archives, including those that are not shown.
     pub count: usize,
     /// The size of all archives in bytes.
     pub size_bytes: u64,
-    /// How many older archives are not shown.
+    /// Number of older archives that are not shown.
     pub not_shown: usize,
     /// A summary for each destination.
     pub destinations: BTreeMap<String, String>,
-    /// What an operator should know about the archives.
+    /// Warnings about the archives.
     pub warnings: Vec<String>,
     /// The time of the listing, for relative ages.
     #[serde(skip)]
@@ -76,7 +76,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     }
     failed(
         &unread_places(&look.unreadable, &mut outcome.destinations),
-        "the archives of the other places are listed, and nothing was changed",
+        "the archives of the other places are listed, and no archive was changed",
         "fix the cause and run it again",
     )
 }
@@ -92,14 +92,14 @@ fn dated_in_future(look: &Listing, now: Timestamp) -> Option<String> {
         return None;
     }
     Some(format!(
-        "dated in the future, and therefore neither latest nor pruned: {}; the clock was ahead when they were taken, or is \
-         behind now (it says {})",
+        "dated in the future, and therefore never latest and never pruned: {}; the clock was ahead when they were taken, or is \
+         late now (it shows {})",
         names.join(", "),
         in_seconds(now)
     ))
 }
 
-/// How much a place holds, and where it is.
+/// Describes the size and the location of a place.
 fn in_words(look: &Listing, place: &Rc<Repository>) -> String {
     let there = || look.snapshots.iter().filter(|found| Rc::ptr_eq(&found.repository, place));
     let size = human_size(there().map(|found| found.entry.size).sum());
@@ -127,7 +127,7 @@ fn in_seconds(time: Timestamp) -> Timestamp {
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Row {
-    /// What other actions take for it.
+    /// The name by which other commands select it.
     pub snapshot: String,
     /// The file name.
     pub name: String,
@@ -141,36 +141,36 @@ pub struct Row {
     pub created: String,
     /// The size of the archive in bytes.
     pub size_bytes: u64,
-    /// Who can open it, where it is encrypted.
+    /// The recipients that can decrypt it, if it is encrypted.
     pub encrypted_for: Vec<String>,
     #[serde(flatten)]
-    /// What the manifest says, if it could be read.
+    /// The contents of the manifest, if it could be read.
     pub held: Option<Held>,
     /// When the archive was last verified, in RFC 3339.
     pub verified: Option<String>,
-    /// When a throw-away etcd last booted from it, in RFC 3339.
+    /// When a private etcd was last booted from it, in RFC 3339.
     pub drilled: Option<String>,
     /// The SHA-256 of the archive, in hexadecimal digits.
     pub sha256: Option<String>,
     /// Whether neither the retention nor delete removes it.
     pub pinned: bool,
-    /// How it is damaged, in words.
+    /// A description of the damage.
     pub broken: Option<String>,
-    /// The same, for programs.
+    /// The kind of damage, for programs.
     #[cfg_attr(test, schemars(with = "Option<serde_json::Value>"))]
     pub damage: Option<Damage>,
-    /// Why less is known of it than stands there.
+    /// The reason why its details are incomplete.
     pub unread: Option<String>,
     /// The destinations that it has still to be uploaded to.
     pub waits_for: Vec<String>,
-    /// Why no retention deletes it.
+    /// The reason why no retention deletes it.
     pub kept_because: Vec<String>,
-    /// Where it is, for the table.
+    /// The location of the archive, for the table.
     #[serde(skip)]
     pub folder: String,
 }
 
-/// What its manifest says.
+/// The contents of its manifest.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Held {

@@ -1,4 +1,4 @@
-//! The actions on archives that are there: `list-snapshots` and those that take a name from it.
+//! The commands on existing archives: `list-snapshots` and those that take a name from its output.
 
 pub mod delete;
 pub mod fetch;
@@ -20,7 +20,7 @@ use crate::restore::Source;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// All places that an action may work on.
+/// All places that a command may use.
 fn places(call: &Call<'_>) -> Result<Repositories, ActionError> {
     let settings = super::offsite::settings(call)?;
     Ok(Repositories {
@@ -31,13 +31,13 @@ fn places(call: &Call<'_>) -> Result<Repositories, ActionError> {
     })
 }
 
-/// A look at the places that `asked` names, and what it wants of them.
+/// A listing of the places that `asked` selects, and the archives that it selects.
 fn look(places: &Repositories, asked: &str) -> Result<(Listing, Vec<Selector>), Refusal> {
     let wanted = places.parse(asked)?;
     Ok((Listing::new(places, &places.selected(&wanted)), wanted))
 }
 
-/// Returns the archives that are wanted. Reports if `latest` is not the archive with the latest date.
+/// Returns the selected archives. Reports if `latest` is not the archive with the latest date.
 fn choose<'a>(
     call: &Call<'_>,
     look: &'a Listing,
@@ -57,7 +57,7 @@ fn report_passed_over(call: &Call<'_>, look: &Listing, latest: &StoredSnapshot) 
     }
 }
 
-/// What `restore from=` names: a path, or an archive in the target or in a destination.
+/// Resolves `restore from=`: a path, or an archive in the target or in a destination.
 pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError> {
     if Path::new(from).is_absolute() {
         return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
@@ -69,10 +69,10 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError>
     }
 }
 
-/// Returns the file that a relative path in a terminal means.
+/// Returns the file that a relative path refers to in a terminal.
 ///
 /// # Errors
-/// Refuses a name that means one archive in the current directory and another in the target.
+/// Refuses a name that matches one archive in the current directory and another in the target.
 fn file_here(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Option<PathBuf>, Refusal> {
     let first = from.split('/').next().unwrap_or_default();
     if call.juju.is_some() || from.is_empty() || from.contains("://") || places.destinations.has(first) {
@@ -90,7 +90,7 @@ fn file_here(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Optio
     Ok(Some(here))
 }
 
-/// The archive that `from` names in one of these places.
+/// Returns the archive that `from` names in one of these places.
 fn kept(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Source, ActionError> {
     let wanted = places.parse(from)?;
     let [one] = wanted.as_slice() else {
@@ -116,7 +116,7 @@ fn kept(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Source, Ac
     }
 }
 
-/// The clusters that the data of `site` is, was and came from, as far as it is known.
+/// Returns the known clusters that the data of `site` is, was, and was restored from.
 fn lineage(site: &Site, status: Option<Status>) -> Lineage {
     let mut lineage = Lineage::read(&site.data_dir);
     if let Some(status) = status {
@@ -125,13 +125,13 @@ fn lineage(site: &Site, status: Option<Status>) -> Lineage {
     lineage
 }
 
-/// The ids that this machine's data is known to have had, where there is an etcd and it can be told which is meant. Its record
-/// has the present one as well, and so none is asked.
+/// Returns the known cluster ids of the data on this machine, if it has an etcd and the choice of etcd is clear. The
+/// record of the data includes the current id, so etcd is not queried.
 fn own_ids(call: &Call<'_>) -> BTreeSet<String> {
     super::site_named(call, "").map(|site| lineage(&site, None).own).unwrap_or_default()
 }
 
-/// The names of these, as an operator types them.
+/// Returns the names of these archives, as an operator types them.
 fn names<'a>(all: impl IntoIterator<Item = &'a StoredSnapshot>) -> String {
     all.into_iter().map(StoredSnapshot::selector).collect::<Vec<_>>().join(", ")
 }
@@ -153,13 +153,13 @@ fn unread_places(
 }
 
 fn untouched(error: anyhow::Error) -> ActionError {
-    ActionError::from_error(error, "nothing was changed", "mend the cause and run it again")
+    ActionError::from_error(error, "no archive was changed", "fix the cause and run it again")
 }
 
-/// Why a deletion is not one although the server confirmed it.
+/// The reason why a deletion failed although the server confirmed it.
 const STILL_THERE: &str = "the server reported it as deleted, and it is still listed";
 
-/// What is said of archives that the bucket only hides.
+/// Describes archives that the bucket only hides.
 pub fn hidden(which: &str) -> String {
     format!(
         "{which}; the bucket keeps versions, and the access key may not delete them (s3:DeleteObjectVersion): their bytes stay \
@@ -167,7 +167,7 @@ pub fn hidden(which: &str) -> String {
     )
 }
 
-/// The places whose archives could not be looked at after a deletion.
+/// Returns the places that could not be listed after a deletion.
 fn not_looked_at(again: &Relisting) -> Vec<String> {
     let unlisted = again.failures();
     unlisted
@@ -175,7 +175,7 @@ fn not_looked_at(again: &Relisting) -> Vec<String> {
         .collect()
 }
 
-/// What an action on several archives failed at; `next` says what to type.
+/// Returns the error of a command on several archives, if it failed for any. `next` is the command to type.
 fn failed(failures: &[String], state: &str, next: &str) -> Result<(), ActionError> {
     if failures.is_empty() {
         return Ok(());

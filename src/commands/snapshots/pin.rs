@@ -1,4 +1,4 @@
-//! The actions `pin-snapshot` and `unpin-snapshot`: archives to keep whatever the retention says.
+//! The commands `pin-snapshot` and `unpin-snapshot`: exempt archives from the retention.
 
 use super::{choose, failed, look, places, unread_places};
 use crate::commands::Call;
@@ -11,20 +11,20 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
-    /// The archives that are pinned now, if that was asked for.
+    /// The archives that are pinned now, if that was requested.
     pub pinned: Option<Vec<String>>,
-    /// The archives that are not pinned any more, if that was asked for.
+    /// The archives that are no longer pinned, if that was requested.
     pub unpinned: Option<Vec<String>>,
     /// The destinations that could not be read.
     pub destinations: BTreeMap<String, String>,
 }
 
-/// Pins those that are named.
+/// Pins the named archives.
 pub fn pin(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     set(call, true, outcome)
 }
 
-/// Takes the pin of those that are named away.
+/// Removes the pins of the named archives.
 pub fn unpin(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     set(call, false, outcome)
 }
@@ -50,7 +50,7 @@ fn set(call: &Call<'_>, pinned: bool, outcome: &mut Outcome) -> Result<(), Actio
     }
     failed(
         &failures,
-        &format!("what is named under {word} is {word}, the rest is as it was"),
-        "mend the cause and run it again",
+        &format!("the snapshots listed under {word} are {word}, and the others are unchanged"),
+        "fix the cause and run it again",
     )
 }

@@ -1,4 +1,5 @@
-//! The action `prune-snapshots`: what a policy keeps stays, the rest goes, and every verdict has its reason.
+//! The command `prune-snapshots`: keeps the archives that a policy selects, deletes the others, and gives every
+//! reason.
 
 use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, places, unread_places};
 use crate::commands::Call;
@@ -32,19 +33,19 @@ pub(in crate::commands) fn params(target: &Path, site: &str) -> Params {
     given.into_iter().chain(texts).chain(numbers).collect()
 }
 
-/// What a retention does, or would do.
+/// The result of applying a retention policy, or the plan.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
-    /// Whether nothing was deleted because only a plan was asked for.
+    /// Whether this is only a plan, so that no archive was deleted.
     pub plan: bool,
     /// Every archive with its verdict.
     pub snapshots: Vec<Judgement>,
-    /// VerifyOptions many archives were deleted, or would be.
+    /// Number of archives that were deleted, or would be.
     pub deleted: usize,
     /// Their size in bytes.
     pub freed_bytes: u64,
-    /// What was only hidden, because the bucket keeps versions.
+    /// The archives that were only hidden, because the bucket keeps versions.
     pub hidden: Option<String>,
     /// A summary for each destination.
     pub destinations: BTreeMap<String, String>,
@@ -64,16 +65,16 @@ pub struct Judgement {
     pub size_bytes: u64,
     /// The directory or the destination that it is in.
     pub location: String,
-    /// What was done with it: kept, deleted, would go, hidden, NOT DELETED, NOT CONFIRMED or GONE.
+    /// The verdict: kept, deleted, would go, hidden, NOT DELETED, NOT CONFIRMED or GONE.
     pub verdict: String,
-    /// Why.
+    /// The reason for the verdict.
     pub reason: String,
 }
 
 /// Judges which archives the rules keep, and deletes the others.
 ///
 /// # Errors
-/// Fails if a place cannot be read, or if an archive is not deleted that should be.
+/// Fails if a place cannot be read, or if a deletion fails.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let places = places(call)?;
     crate::commands::offsite::settings(call)?.check_target(&places.target)?;
@@ -92,12 +93,12 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     *outcome = report(&look, &judged, &fates, plan, std::mem::take(&mut outcome.destinations));
     failed(
         &failures,
-        "the verdicts show what became of each snapshot",
-        "run `list-snapshots` to see what is left, remove the cause, then run prune-snapshots again",
+        "the verdicts show the result for each snapshot",
+        "run `list-snapshots` to see the remaining archives, fix the cause, then run prune-snapshots again",
     )
 }
 
-/// Makes the outcome from what was done with each archive. `destinations` has those that could not be read.
+/// Makes the outcome from the fate of each archive. `destinations` holds the places that could not be read.
 fn report(
     look: &Listing,
     judged: &[RetentionDecision<'_>],
@@ -132,8 +133,8 @@ fn report(
     }
 }
 
-/// Lists every place again after the deletions, and corrects `fates` by what is there. An archive that this run may delete and
-/// kept must not be missing; of another member's, that member's own rules decide.
+/// Lists every place again after the deletions, and corrects `fates` accordingly. Reports an archive that this run
+/// kept and could have deleted if it is missing. Archives of other members are subject to the rules of those members.
 fn look_again(
     look: &Listing,
     judged: &[RetentionDecision<'_>],
@@ -162,25 +163,25 @@ fn look_again(
     }
 }
 
-/// What became of an archive.
+/// The fate of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It stays.
+    /// It is kept.
     Kept,
     /// It is deleted, or would be if it were not only planned.
     Gone,
     /// It is no longer listed, and the bucket keeps its bytes as an older version.
     Hidden,
-    /// It was to be deleted and is still there.
+    /// It was supposed to be deleted and still exists.
     Failed,
     /// The server reported it as deleted, and its place could not be listed afterwards.
     Unconfirmed,
-    /// It was kept, and is no longer there.
+    /// It was kept, but no longer exists.
     Missing,
 }
 
 impl Fate {
-    /// Deletes what is to go, unless it is only planned.
+    /// Deletes the archives that the policy does not keep, unless only a plan was requested.
     fn of(judged: &RetentionDecision<'_>, plan: bool, failures: &mut Vec<String>) -> Self {
         if plan {
             return if matches!(judged.decision, Decision::Keep(_)) { Self::Kept } else { Self::Gone };
@@ -209,7 +210,7 @@ impl Fate {
     }
 }
 
-/// The rules that the caller gives.
+/// Returns the rules that the caller gives.
 fn given(call: &Call<'_>) -> Result<Policy, ActionError> {
     let params = &call.params;
     Ok(Policy {
@@ -223,8 +224,11 @@ fn given(call: &Call<'_>) -> Result<Policy, ActionError> {
     })
 }
 
-/// The places that are judged: the one that is named; or else, by rules that are given, the target, and by those that were
-/// written down, every place that has some.
+/// Returns the places to prune:
+///
+/// - the named place,
+/// - without a name but with rules from the caller, the target,
+/// - otherwise every place that has rules in the settings.
 fn which(call: &Call<'_>, places: &Repositories, given: &Policy) -> Result<Vec<RepositoryId>, ActionError> {
     let named = call.params.text("destination")?;
     let all = match named {
@@ -235,16 +239,19 @@ fn which(call: &Call<'_>, places: &Repositories, given: &Policy) -> Result<Vec<R
         }
         name => {
             let known = places.destinations.names().collect::<Vec<_>>().join(", ");
-            let next =
-                if known.is_empty() { "write one down".to_owned() } else { format!("give one of {known}") };
-            return Err(Refusal::new(format!("there is no destination {name:?}"), next).into());
+            let next = if known.is_empty() {
+                "add it to the settings".to_owned()
+            } else {
+                format!("give one of {known}")
+            };
+            return Err(Refusal::new(format!("the destination {name:?} is not configured"), next).into());
         }
     };
     let has_rules = |at: &RepositoryId| !given.is_empty() || !places.keep(at).is_empty();
     let all: Vec<RepositoryId> = all.into_iter().filter(has_rules).collect();
     if all.is_empty() {
         return Err(Refusal::new(
-            "no rule is given, and none is written down, and so everything stays",
+            "no rule is given and the settings contain no rule, so all snapshots are kept",
             "write keep: {last: 7} or the like into the settings; or give some of keep, keep-within, keep-hourly, \
              keep-daily, keep-weekly, keep-monthly and max-size",
         )
@@ -253,11 +260,12 @@ fn which(call: &Call<'_>, places: &Repositories, given: &Policy) -> Result<Vec<R
     Ok(all)
 }
 
-/// Whose archives are meant: those that this member took of this cluster, by whatever ids that had before it was restored.
-/// Those of a cluster that its data came from are not: it may be alive, and its members be called the same.
+/// Returns the archives to prune: those that this member took of this cluster, under any id that the cluster had
+/// before a restore. Archives of a cluster that the data was restored from are excluded: that cluster may still be
+/// running, with members of the same name.
 fn scope(call: &Call<'_>) -> Result<Scope, ActionError> {
     match call.params.text("cluster")? {
-        // What ours was called before is one with what it is called now, as far as that is known.
+        // Treat the former ids of this cluster, as far as they are known, as its current id.
         ANY => Ok(Scope {
             clusters: crate::commands::site(call).map(|site| lineage(&site, None).own).unwrap_or_default(),
             ..Scope::all()
@@ -271,7 +279,7 @@ fn scope(call: &Call<'_>) -> Result<Scope, ActionError> {
                     site.service.status_command()
                 );
                 ActionError::from_error(
-                    error.context("learning which cluster this is"),
+                    error.context("finding out the cluster id"),
                     "nothing was deleted",
                     next,
                 )

@@ -1,4 +1,4 @@
-//! The action `verify-snapshot`: whether archives are still good, shown by reading them, and by booting them on demand.
+//! The command `verify-snapshot`: verifies archives by reading them, and on request by booting them.
 
 use super::{choose, look, names, places, unread_places, untouched};
 use crate::commands::Call;
@@ -28,7 +28,7 @@ pub struct Outcome {
     pub not_verified: Vec<String>,
     /// The details of the first archive that is not damaged.
     pub first: Option<Details>,
-    /// What is missing to verify archives fully.
+    /// The items that are missing to verify archives fully.
     pub warnings: Vec<String>,
     /// A summary for each destination.
     pub destinations: BTreeMap<String, String>,
@@ -44,13 +44,13 @@ pub struct Details {
     pub size_bytes: u64,
     /// The revision in its manifest, if it has one.
     pub revision: Option<i64>,
-    /// The revision that a throw-away etcd showed.
+    /// The revision that a private etcd booted from it reported.
     pub drill_revision: Option<i64>,
-    /// The number of keys that a throw-away etcd showed.
+    /// The number of keys that a private etcd booted from it reported.
     pub drill_keys: Option<u64>,
 }
 
-/// Verifies the named archives, each by itself: a damaged one does not hide the others.
+/// Verifies each named archive on its own, so that a damaged one does not hide the others.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let identities = call.identities()?;
     let drill = call.params.flag("drill")?;
@@ -82,7 +82,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     tally.outcome(asked, &target)
 }
 
-/// Where archives are unpacked meanwhile.
+/// The directory in which archives are unpacked temporarily.
 fn work(target: &Path) -> Result<Dir> {
     let (_, owner) = archive_owner()?;
     TrustedPath::open(target, owner)?.create()
@@ -94,18 +94,18 @@ struct Tally<'a> {
     good: Vec<&'a StoredSnapshot>,
     intact: Vec<&'a StoredSnapshot>,
     damaged: Vec<&'a StoredSnapshot>,
-    /// Those of which there is no verdict.
+    /// The archives without a verdict.
     unknown: Vec<&'a StoredSnapshot>,
-    /// How each damaged archive is damaged.
+    /// The damage of each damaged archive.
     damage: Vec<String>,
-    /// What is missing to verify the intact ones fully.
+    /// The items that are missing to verify the intact archives fully.
     warnings: Vec<String>,
-    /// What failed, and is not the fault of an archive.
+    /// The failures that an archive did not cause.
     troubles: Vec<String>,
 }
 
 impl<'a> Tally<'a> {
-    /// Whether no archive has a verdict other than damaged.
+    /// Returns whether every archive is damaged or has no verdict.
     fn is_empty(&self) -> bool {
         self.good.is_empty() && self.intact.is_empty()
     }
@@ -161,7 +161,8 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// Fails if an archive is damaged, or if something else failed. Only damage is answered with the advice to delete.
+    /// Fails if an archive is damaged, or if another step failed. Advises to delete archives only if they are
+    /// damaged.
     fn outcome(&self, asked: &str, target: &str) -> Result<(), ActionError> {
         if self.damage.is_empty() && self.troubles.is_empty() {
             return Ok(());
@@ -169,7 +170,7 @@ impl<'a> Tally<'a> {
         let causes: Vec<&str> = self.damage.iter().chain(&self.troubles).map(String::as_str).collect();
         let again = format!("verify-snapshot {target}snapshot={asked}");
         let (state, next) = match self.damaged.is_empty() {
-            true => ("etcd was not touched, and nothing was recorded against a snapshot", again),
+            true => ("etcd was not touched, and no damage was recorded for any snapshot", again),
             false => {
                 let damaged = names(self.damaged.iter().copied()).replace(", ", ",");
                 let delete = format!("delete-snapshot {target}snapshot={damaged}");

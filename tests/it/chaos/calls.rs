@@ -123,7 +123,7 @@ fn reports_an_archive_that_cannot_be_removed() {
     assert_eq!(fixture.outcome(&out), "PLUS");
     let archive = fixture.world.target().join(&fixture.world.in_target()[0]);
     assert!(!out.stderr.contains("no archive was published"), "{}", out.describe());
-    out.failed(&[&format!("{} is whole and stands there", archive.display())]);
+    out.failed(&[&format!("{} is complete, but its directory entry could not be synced", archive.display())]);
 }
 
 #[test]

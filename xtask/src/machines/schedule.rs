@@ -25,7 +25,7 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
     let mut machine = test_bed.boot_with_programs()?;
     scenario::fill(&machine)?;
     machine.run(&["mkdir", "-p", METRICS])?;
-    scenario::refused(&machine, "schedule", &[], &["no schedule is written down"])?;
+    scenario::refused(&machine, "schedule", &[], &["no schedule is configured"])?;
     write_settings(&machine, "when: '*:*:0/10', retries: 2, retry-after: 2s", "")?;
     let installed = scenario::action(&machine, "schedule", &[])?;
     ensure!(scenario::text(&installed, &["schedule", "active"])? == "true", "{installed}");
