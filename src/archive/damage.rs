@@ -96,7 +96,8 @@ pub enum ManifestFault {
     Unreadable,
 }
 
-/// How much of an archive a check reads. A later check that reads at least as much, and passes, refutes the damage.
+/// The part of an archive that a check reads. A later check that reads at least as much, and passes, refutes the
+/// damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Depth {
     /// The bytes of the file, without opening it.

@@ -31,7 +31,7 @@ const EMPTY_BLOCK: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 /// An empty last block.
 const LAST_BLOCK: [u8; 2] = [3, 0];
 
-/// How hard to compress.
+/// The compression level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Effort {
     /// Adds hardly anything to the time that etcd needs.
@@ -41,7 +41,7 @@ pub enum Effort {
     Small,
 }
 
-/// How a block is encoded.
+/// The encoding of a block.
 #[derive(Debug, Clone, Copy)]
 enum Encoding {
     Deflated(Effort),
@@ -311,7 +311,7 @@ fn write(pieces: &Receiver<Piece>, mut out: Out, growth: &GrowthSender) -> Resul
 struct CountedFile {
     file: File,
     size: u64,
-    /// How many of the bytes the kernel was asked to write to the disk.
+    /// The number of bytes that the kernel was asked to write to the disk.
     sent: u64,
 }
 

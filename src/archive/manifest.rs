@@ -25,7 +25,7 @@ pub struct Manifest {
     pub member_id: String,
     /// The name of that member.
     pub member_name: String,
-    /// How many members the cluster had.
+    /// The number of members of the cluster.
     pub member_count: usize,
     /// The revision of the snapshot.
     pub revision: i64,

@@ -24,7 +24,7 @@ pub struct Packer {
     pub out: File,
     /// Reports the growth of that file to its readers.
     pub growth: GrowthSender,
-    /// How hard to compress.
+    /// The compression level.
     pub effort: Effort,
     /// The key and the recipients, if the archive is to be encrypted.
     pub encryption: Option<Encryption>,

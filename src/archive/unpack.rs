@@ -116,7 +116,7 @@ impl Unpacking<'_> {
 /// that is read; the archive may still be being written then.
 ///
 /// # Errors
-/// As [`unpack`].
+/// Fails as [`unpack`] does.
 pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&DatabaseDigest)) -> Result<Contents> {
     verify_with(None, source, shown, found)
 }
@@ -124,7 +124,7 @@ pub fn verify(source: impl Read, shown: &str, found: &dyn Fn(&DatabaseDigest)) -
 /// Verifies an archive as [`verify`] does. If it is encrypted, `key` is its own key, which only its writer knows.
 ///
 /// # Errors
-/// As [`unpack`].
+/// Fails as [`unpack`] does.
 pub fn verify_with(
     key: Option<&FileKey>,
     source: impl Read,

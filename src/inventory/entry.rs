@@ -23,7 +23,7 @@ pub struct Entry {
     pub encrypted_for: Vec<String>,
     /// Its record: the facts learned after it was made.
     pub record: Record,
-    /// Why its end, its record or its sidecar could not be read. Such an archive is not deleted or changed.
+    /// The reason why its end, its record or its sidecar could not be read. Such an archive is not deleted or changed.
     pub unreadable: Option<String>,
     /// The destinations that it still has to be uploaded to.
     pub pending_uploads: Vec<String>,

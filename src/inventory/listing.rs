@@ -54,7 +54,7 @@ pub struct UnreadableRepository {
     pub label: String,
     /// Whether it is a destination.
     pub is_destination: bool,
-    /// Why it could not be read.
+    /// The reason why it could not be read.
     pub error: anyhow::Error,
 }
 

@@ -20,8 +20,8 @@ use std::io::Read;
 use std::path::Path;
 use std::thread;
 
-/// How many archives are described at a time. Each costs a bucket one or two requests, and most of that time is
-/// waiting.
+/// The number of archives that are described at a time. Each costs a bucket one or two requests, and most of that time
+/// is waiting.
 const THREADS: usize = 16;
 /// The most bytes read of a record or a sidecar. Both are smaller than two kilobytes.
 const MAX_SIDE_FILE: u64 = 64 << 10;

@@ -63,7 +63,7 @@ impl Verdict {
         }
     }
 
-    /// How much was read and found good; as much as there is, if damage was found.
+    /// Returns how much of the archive was read and found good. Damage counts as the deepest check.
     fn depth(&self) -> Option<Depth> {
         Some(match self {
             Self::Damaged(_) => Depth::Drill,

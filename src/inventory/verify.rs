@@ -31,7 +31,7 @@ use std::cell::Cell;
 const DRILL: &str = "drill";
 const PEER_URL: &str = "http://localhost:2380";
 
-/// How to verify an archive.
+/// The options of a verification.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifyOptions<'a> {
     /// Whether to boot a temporary etcd on it and compare the served content with the manifest.

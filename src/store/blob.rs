@@ -24,9 +24,9 @@ pub struct Blob {
     pub etag: String,
     /// Its version in a bucket that keeps versions. Empty in a listing, and if the store reports no version.
     pub version: String,
-    /// Why the store refuses to delete it, if the store reports a reason, such as an object lock.
+    /// The reason why the store refuses to delete it, if it reports one, such as an object lock.
     pub lock: Option<String>,
-    /// Why only its name is known, if the store could not describe it.
+    /// The reason why the store could not describe it. Only its name is then known.
     pub unreadable: Option<String>,
 }
 

@@ -23,7 +23,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a change waits for another process to finish its own, which takes milliseconds.
+/// The longest wait for a change by another process. A change takes milliseconds.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two attempts to lock the directory.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);

@@ -21,7 +21,7 @@ pub struct Companion<'a> {
     pub bytes: &'a [u8],
 }
 
-/// How often a directory is created if other runs remove it before it is locked.
+/// The number of attempts to create a directory, because other runs may remove it before it is locked.
 const ATTEMPTS: usize = 10;
 
 /// A private directory. It is removed when dropped.

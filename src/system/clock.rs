@@ -10,7 +10,7 @@ const FORMAT: &str = "%Y-%m-%d-%H.%M.%S";
 /// The length of a formatted time in bytes.
 const FORMATTED_LENGTH: usize = 19;
 
-/// How far the clocks of two machines may differ. A date further in the future comes from a wrong clock.
+/// The accepted difference between the clocks of two machines. A date further in the future comes from a wrong clock.
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(1);
 
 /// Returns whether `time` is in the future, seen from `now`.

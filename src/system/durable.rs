@@ -221,7 +221,7 @@ impl Dir {
     /// Replaces the content as [`Self::replace`] does, and gives the file `mode` and `owner`.
     ///
     /// # Errors
-    /// As [`Self::replace`].
+    /// Fails as [`Self::replace`] does.
     pub fn replace_for(&self, name: &str, bytes: &[u8], mode: Mode, owner: Option<Owner>) -> Result<()> {
         let draft = format!("{name}.new");
         self.remove_file(&draft)?;
@@ -409,7 +409,7 @@ pub fn read_small_file(path: &Path) -> io::Result<Vec<u8>> {
 /// Reads a text file as [`read_small_file`] does.
 ///
 /// # Errors
-/// As [`read_small_file`], and if it is not UTF-8.
+/// Fails as [`read_small_file`] does, and if the file is not UTF-8.
 pub fn read_small_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read_small_file(path)?)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))

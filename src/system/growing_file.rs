@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long a reader waits before it looks at the file again. A child that writes the file does not report its growth.
+/// The interval at which a reader examines the file. A child that writes the file does not report its growth.
 const POLL_INTERVAL: Duration = Duration::from_millis(4);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 
 static SIGNALS: OnceLock<SignalFd> = OnceLock::new();
 static RECEIVED: AtomicI32 = AtomicI32::new(0);
-/// How many guards exist. They nest: a hook tool that must finish defers signals inside a critical region too.
+/// The number of guards. They nest: a hook tool that must finish defers signals inside a critical region too.
 static DEFERRED: AtomicUsize = AtomicUsize::new(0);
-/// How often a [`sleep`] looks for a signal.
+/// The interval at which a [`sleep`] checks for a signal.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Blocks the signals and collects them in a descriptor. Must be called once, before any thread is started. Children

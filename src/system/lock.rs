@@ -10,7 +10,7 @@ use std::fs::{File, TryLockError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How long to wait for a holder that has just died. If a process is killed between the fork and the exec of a child,
+/// The wait for a holder that has just died. If a process is killed between the fork and the exec of a child,
 /// the child still holds the lock, and dies a moment later.
 const DYING_HOLDER: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);

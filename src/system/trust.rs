@@ -17,12 +17,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// How many symlinks a path may lead through, as many as the kernel follows (path_resolution(7)).
+/// The most symlinks in a path, the same number as in the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 /// The mode bit of a directory in which only the owner of a name can remove it (S_ISVTX, inode(7)).
 const STICKY: u32 = 0o1000;
 
-/// Why a path is not trusted. Its `Display` is the reason, [`Distrust::next`] the command that fixes it.
+/// The reason why a path is not trusted. Its `Display` is the reason, [`Distrust::next`] the command that fixes it.
 #[derive(Debug)]
 pub struct Distrust {
     /// The path that was to be used.
@@ -60,17 +60,18 @@ pub fn check(path: &Path) -> Result<PathBuf, Distrust> {
     walk(Path::new("/"), path, Rule::default())
 }
 
-/// As [`check`], on a machine with the root directory `root`.
+/// Does the same as [`check`], on a machine with the root directory `root`.
 pub fn check_below(root: &Path, path: &Path) -> Result<PathBuf, Distrust> {
     walk(root, path, Rule::default())
 }
 
-/// As [`check`], and the file must also be unreadable for other users.
+/// Does the same as [`check`], and the file must also be unreadable for other users.
 pub fn check_secret(path: &Path) -> Result<PathBuf, Distrust> {
     walk(Path::new("/"), path, Rule { is_secret: true, ..Rule::default() })
 }
 
-/// As [`check`], of a program that was searched for: in a sticky directory, every user can create one with that name.
+/// Does the same as [`check`] for a program that was searched for: in a sticky directory, every user can create one
+/// with that name.
 pub fn check_program(path: &Path) -> Result<PathBuf, Distrust> {
     if let Some(dir) = path.parent() {
         check(dir).map_err(|distrust| Distrust { path: path.to_owned(), ..distrust })?;
@@ -78,8 +79,8 @@ pub fn check_program(path: &Path) -> Result<PathBuf, Distrust> {
     check(path)
 }
 
-/// As [`check`], but the user `uid` may own the path too: for files of the etcd user, which can read and change all of
-/// etcd's data anyway.
+/// Does the same as [`check`], but the user `uid` may own the path too: for files of the etcd user, which can read and
+/// change all of etcd's data anyway.
 pub fn check_for(uid: Option<u32>, path: &Path) -> Result<PathBuf, Distrust> {
     walk(Path::new("/"), path, Rule { also: uid, ..Rule::default() })
 }
@@ -89,7 +90,7 @@ pub fn only_root_can_write(found: &Metadata) -> bool {
     problem_of(found, Rule::default()).is_none()
 }
 
-/// Whether a user is root, or the one we run as.
+/// Returns whether a user is root, or the user that we run as.
 pub fn is_root_or_us(uid: u32) -> bool {
     [0, Owner::ourselves().uid].contains(&uid)
 }
@@ -212,8 +213,8 @@ fn problem_of(found: &Metadata, rule: Rule) -> Option<Problem> {
     (mode & 0o020 != 0 && gid != 0).then_some(Problem::WritableByGroup { mode, gid })
 }
 
-/// Whether an access list may let others write, although the group is root's: the group bits of the mode are then the
-/// most that any entry of the list allows (acl(5)).
+/// Returns whether an access list may let others write, although the group is root's: the group bits of the mode are
+/// then the most that any entry of the list allows (acl(5)).
 fn has_access_list(path: &Path, found: &Metadata) -> bool {
     found.mode() & 0o020 != 0
         && !matches!(

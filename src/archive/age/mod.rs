@@ -1,4 +1,4 @@
-//! age, version 1 (<https://age-encryption.org/v1>): a file is encrypted for recipients `age1…`, and only the identity
+//! age, version 1 (<https://age-encryption.org/v1>): a file has recipients `age1…`, and only the identity
 //! `AGE-SECRET-KEY-1…` of one of them decrypts it.
 //!
 //! Implements the format: a header and a stream of encrypted chunks. The cryptography is RustCrypto's and dalek's. The

@@ -98,12 +98,12 @@ pub struct Decrypting<R: Read> {
     cipher: ChaCha20Poly1305,
     numbers: Numbers,
     chunk: Vec<u8>,
-    /// How many bytes of the chunk have been returned.
+    /// The number of bytes of the chunk that have been returned.
     at: usize,
     ended: bool,
 }
 
-/// Why a file cannot be decrypted.
+/// The reason why a file cannot be decrypted.
 pub(in crate::archive) enum Closed {
     /// It is not encrypted for any of the identities.
     NotForThese,

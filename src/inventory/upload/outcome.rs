@@ -27,7 +27,7 @@ pub struct PendingUpload {
     pub destination: String,
     /// When it was queued.
     pub since: Timestamp,
-    /// Why the last attempt failed, if there was one.
+    /// The reason why the last attempt failed, if it did.
     pub error: Option<String>,
 }
 
@@ -54,7 +54,7 @@ pub struct UploadOutcome {
     pub delivery: Delivery,
     /// The name of the new archive there, if another archive has its usual name.
     pub renamed: Option<String>,
-    /// How many archives were uploaded.
+    /// The number of uploaded archives.
     pub uploaded: usize,
     /// The uploads that are still in the queue.
     pub pending: Vec<PendingUpload>,

@@ -46,7 +46,7 @@ pub(super) struct QueuedUpload {
     pub remote: String,
     /// When it was queued.
     pub since: Timestamp,
-    /// Why the last attempt failed.
+    /// The reason why the last attempt failed.
     #[serde(default, rename = "why")]
     pub error: Option<String>,
 }

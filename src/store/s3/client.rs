@@ -17,7 +17,7 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, Request, Response};
 use ureq::{Agent, SendBody};
 
-/// How often a request is sent before its failure is reported.
+/// The number of attempts before the failure of a request is reported.
 const ATTEMPTS: u32 = 5;
 /// The longest pause before the second attempt. It doubles from attempt to attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(400);

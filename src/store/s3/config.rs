@@ -29,7 +29,7 @@ pub struct S3Config {
     /// Whether to use the access key of the machine's role.
     #[serde(default)]
     pub instance_role: bool,
-    /// How the server is to encrypt objects.
+    /// The encryption that the server must use.
     pub encryption: Option<Encryption>,
     /// The key in the server's key service. `None` selects the service's default key.
     pub kms_key: Option<String>,

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 use ureq::http::HeaderMap;
 
-/// How an S3 error document begins.
+/// The beginning of an S3 error document.
 const ROOT_ELEMENT: &[u8] = b"<Error>";
 /// A longer text is a proxy's page rather than a message.
 const MAX_MESSAGE: usize = 300;
@@ -26,9 +26,9 @@ pub struct S3Error {
     request_id: String,
     /// The bucket's region, if the server names one.
     region: String,
-    /// How much our clock is ahead of the server's.
+    /// The time by which our clock is ahead of the server's clock.
     clock_ahead: SignedDuration,
-    /// How long the server asks us to wait.
+    /// The pause that the server asks for.
     retry_after: Option<Duration>,
     attempts: u32,
 }

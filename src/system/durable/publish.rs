@@ -44,7 +44,7 @@ impl Dir {
     /// replacing, such as NFS.
     ///
     /// # Errors
-    /// As [`Self::rename_noreplace`].
+    /// Fails as [`Self::rename_noreplace`] does.
     pub fn publish(&self, from: &Self, name: &str, as_name: &str) -> Result<bool> {
         match self.rename_noreplace(from, name, as_name) {
             Err(error) if is_unsupported(&error) => self.link(from, name, as_name),

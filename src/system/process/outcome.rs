@@ -8,15 +8,15 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-/// How many of the last lines are searched for a known message.
+/// The number of last lines that are searched for a known message.
 const SEARCHED_LINES: usize = 50;
 
-/// How the output of a program is filtered that may quote secrets.
+/// The filter for the output of a program that may quote secrets.
 #[derive(Debug, Clone)]
 pub(super) struct Withheld {
     /// Returns the part of a line that cannot contain secrets, if there is one.
     pub(super) recognised: fn(&str) -> Option<String>,
-    /// How the operator can see the whole output.
+    /// The instruction to see the whole output.
     pub(super) by_hand: String,
 }
 
@@ -53,7 +53,7 @@ impl Output {
     }
 }
 
-/// How a failed program ended.
+/// The end of a failed program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
     /// The program does not exist.
@@ -89,13 +89,13 @@ impl From<ExitStatus> for Ending {
 #[derive(Debug, Clone)]
 pub struct ProcessError {
     pub(super) shown: String,
-    /// How it ended.
+    /// The way in which it ended.
     pub ending: Ending,
     /// The end of standard output.
     pub stdout: String,
     /// The end of standard error.
     pub stderr: String,
-    /// How the operator can see the whole output, if some of it is withheld.
+    /// The instruction to see the whole output, if some of it is withheld.
     pub(super) by_hand: Option<Box<str>>,
 }
 

@@ -16,13 +16,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// How often a running child is examined.
+/// The interval at which a running child is examined.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
-/// How long a child may take to end after SIGTERM. Then it is killed.
+/// The time that a child has to end after SIGTERM. Then it is killed.
 pub const GRACE: Duration = Duration::from_secs(5);
 /// The most output that is accepted, in bytes. A program that prints more is broken.
 const MAX_OUTPUT: u64 = 16 << 20;
-/// How much of the end of a failed program's output an error keeps, in bytes. A Go panic prints its reason before it
+/// The bytes that an error keeps from the end of a failed program's output. A Go panic prints its reason before it
 /// lists dozens of goroutines.
 const OUTPUT_TAIL: u64 = 64 << 10;
 
