@@ -23,8 +23,8 @@ pub enum ActionError {
 }
 
 impl ActionError {
-    /// Classifies an error by its chain: a [`Refusal`] stays one, and an [`Interrupted`] leaves
-    /// `state`. Any other error is a failure that leaves `state`, after which the operator types `next`.
+    /// Classifies an error by its chain: a [`Refusal`] stays one, and an [`Interrupted`] leaves `state`. Any other
+    /// error is a failure that leaves `state`, and `next` is the command to type.
     pub fn from_error(error: anyhow::Error, state: impl Into<String>, next: impl Into<String>) -> Self {
         if let Some(Interrupted { signal }) = error.chain().find_map(|cause| cause.downcast_ref()) {
             return Self::Interrupted { signal: *signal, state: state.into() };

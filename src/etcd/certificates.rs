@@ -70,7 +70,7 @@ impl Validity {
         let cert = path.display();
         if now < self.not_before {
             return Some(format!(
-                "{cert} is not valid before {}, but this machine's clock says {now:.0}",
+                "{cert} is not valid before {}, but the clock of this machine shows {now:.0}",
                 self.not_before
             ));
         }

@@ -180,7 +180,7 @@ impl Client {
     }
 
     /// Checks without a login that the member serves. The leader confirms a read before the member refuses it because
-    /// there is no user (`etcdserver/v3_server.go` `Range`).
+    /// the user is missing (`etcdserver/v3_server.go` `Range`).
     ///
     /// # Errors
     /// It does not answer, or has no leader.
@@ -199,8 +199,8 @@ impl Client {
     /// The member does not answer, or has no leader, or `revision` is compacted.
     pub fn count_keys(&self, revision: i64) -> Result<u64> {
         let rev = format!("--rev={revision}");
-        // `--count-only` works only with `--write-out=fields`. The JSON of a range has the whole count whatever its
-        // limit.
+        // `--count-only` works only with `--write-out=fields`. The JSON of a range has the whole count regardless of
+        // its limit.
         let answer: RangeAnswer = self
             .ask(&["get", "", "--from-key", "--keys-only", "--limit=1", &rev])
             .context("asking etcd for its number of keys")?;

@@ -44,7 +44,7 @@ pub(super) fn diagnose(error: ProcessError, query: &Query<'_>) -> anyhow::Error 
     }
 }
 
-/// Adds the cause to an error. Whatever is wrong with TLS or the connection, etcdctl ends with "context deadline
+/// Adds the cause to an error. For any problem with TLS or the connection, etcdctl ends with "context deadline
 /// exceeded"; the cause is in the `error` of a JSON log line before that.
 pub(super) fn explain(error: ProcessError, query: &Query<'_>) -> ProcessError {
     let Some(last) = error.last_line().map(str::to_owned) else { return error };
@@ -96,8 +96,8 @@ const MEANINGS: [(&str, &str); 4] = [
     ("no such host", "this machine cannot resolve the endpoint's host name"),
 ];
 
-/// Messages of Go about the server's certificate (etcd has none about a client's), and their meaning if we found no
-/// problem ourselves.
+/// Messages of Go about the server's certificate (etcd has no such messages about a client's), and their meaning if
+/// our own checks found no problem.
 const SERVER_CERTIFICATE: [(&str, &str); 3] = [
     (
         "certificate has expired or is not yet valid",
@@ -112,16 +112,16 @@ const SERVER_CERTIFICATE: [(&str, &str); 3] = [
 const DENIED: [&str; 2] = ["auth: permission denied", "etcdserver: permission denied"];
 /// How etcd reports that it does not know this user, or not with this password.
 const WRONG_PASSWORD: &str = "invalid user ID or password";
-/// How etcd reports that there was no login.
+/// The error that etcd reports for a request without a login.
 const NO_LOGIN: &str = "user name is empty";
 
-/// Returns whether etcd reported that there was no login or that the user lacks a permission: etcd itself is well.
+/// Returns whether etcd reported a missing login or a missing permission: etcd itself is healthy.
 pub fn is_permission_denied(error: &anyhow::Error) -> bool {
     let chain = format!("{error:#}");
     chain.contains(NO_LOGIN) || DENIED.iter().any(|message| chain.contains(message))
 }
 
-/// Returns whether etcd refused the user or the password that it was given: etcd itself is well.
+/// Returns whether etcd refused the given user or password: etcd itself is healthy.
 pub fn is_auth_failure(error: &anyhow::Error) -> bool {
     is_permission_denied(error) || format!("{error:#}").contains(WRONG_PASSWORD)
 }
@@ -130,7 +130,7 @@ pub fn is_auth_failure(error: &anyhow::Error) -> bool {
 const LOGIN_HINT: &str =
     "set root's password in ETCDCTL_PASSWORD, or a username and a password-file in a site file";
 
-/// How a connection ends if the server does not accept what the client sent.
+/// The error of a connection if the server does not accept the data that the client sent.
 const CLOSED: [&str; 7] = [
     "remote error: tls",
     "certificate required",

@@ -1,4 +1,4 @@
-//! A snapshot that etcdctl is still writing, and how to read it meanwhile.
+//! Reads a snapshot while etcdctl is still writing it.
 //!
 //! etcdctl writes to `NAME.part`, syncs that file and renames it to `NAME`. This module may read the file before the rename,
 //! but must never report a snapshot as complete that etcdctl has not reported as saved.

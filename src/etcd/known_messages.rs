@@ -1,4 +1,4 @@
-//! The messages of etcd's programs that may be reported, because they cannot quote a key or a value.
+//! The messages of etcd programs that may be reported, because they cannot quote a key or a value.
 //!
 //! etcdutl prints the key and the value of a record that it cannot decode (3.6.16, `etcdutl/snapshot/v3_snapshot.go`:
 //! "cannot unmarshal value, key: %q value: %q"), and a server logs keys. So the output of these programs is compared
@@ -99,7 +99,7 @@ const PHRASES: &[&str] = &[
     "unexpected EOF",
 ];
 
-/// Returns the part of a line of output that is a message of this file; `None` if there is none.
+/// Returns the part of a line of output that is a message of this file, if any.
 pub(super) fn recognize(line: &str) -> Option<String> {
     if let Some(logged) = LogLine::read(line) {
         return logged.recognize();
@@ -115,7 +115,7 @@ pub(super) fn recognize(line: &str) -> Option<String> {
     PHRASES.iter().find(|phrase| line.contains(**phrase)).map(|phrase| (*phrase).to_owned())
 }
 
-/// A line of etcd's log.
+/// A line of the etcd log.
 #[derive(Deserialize)]
 struct LogLine {
     level: String,

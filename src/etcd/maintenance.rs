@@ -1,6 +1,7 @@
 //! The maintenance of a running member through `etcdctl`: health, alarms, compaction, defragmentation.
 //!
-//! Returns the output of etcdctl, which operators know. Must never be used on a member whose data is being exchanged.
+//! Returns the output of etcdctl, which operators know. Must never be used on a member during an exchange of its
+//! data.
 
 use super::client::Client;
 use super::member::Member;

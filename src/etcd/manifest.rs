@@ -34,7 +34,7 @@ impl Container {
         Ok(spec.containers.iter().find(runs).map(|container| container.with_volumes(&spec.volumes)))
     }
 
-    /// Returns where the container's `path` is on the machine; `None` if it is inside the container only.
+    /// Returns the path on the machine of the container's `path`; `None` if it exists only inside the container.
     pub fn host_path(&self, path: &Path) -> Option<PathBuf> {
         let under =
             self.mounts.iter().filter_map(|(inside, host)| Some((path.strip_prefix(inside).ok()?, host)));

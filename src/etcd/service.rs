@@ -56,7 +56,7 @@ impl Service {
     /// Starts etcd on a database of `bytes`.
     ///
     /// # Errors
-    /// The command failed or timed out, or there is no supervisor.
+    /// The command failed or timed out, or the supervisor is unknown.
     pub fn start(&self, bytes: u64) -> Result<()> {
         self.run("start", bytes).context("starting etcd")
     }
@@ -64,7 +64,7 @@ impl Service {
     /// Stops etcd on a database of `bytes`. Even without an error, etcd may still run: the caller must check.
     ///
     /// # Errors
-    /// The command failed or timed out, or there is no supervisor.
+    /// The command failed or timed out, or the supervisor is unknown.
     pub fn stop(&self, bytes: u64) -> Result<()> {
         self.run("stop", bytes).context("stopping etcd")
     }
@@ -89,8 +89,8 @@ impl Service {
         matches!(Owner::named(&user), Ok(Some(_))).then_some(user)
     }
 
-    /// Moves the parked manifests of a static pod's machine back: the API server's, and with `include_etcd` also
-    /// etcd's. To be called when the live data is verified. Does nothing without parked manifests.
+    /// Moves the parked manifests of a static pod back: the API server's, and with `include_etcd` also etcd's. Call
+    /// this after the live data was verified. Has no effect without parked manifests.
     ///
     /// # Errors
     /// A manifest cannot be moved.
@@ -254,7 +254,7 @@ fn programs_in(program: &Path, args: &[String]) -> BTreeSet<PathBuf> {
     words.map(PathBuf::from).filter(can_run).chain(script).collect()
 }
 
-/// Returns the user in the properties of a unit that systemd has loaded; root if it has none.
+/// Returns the user in the properties of a unit that systemd has loaded; root if the unit does not set one.
 fn user_in(shown: &str) -> Option<String> {
     let of = |name: &str| shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
     match (of("LoadState")?, of("User")?) {
@@ -264,7 +264,7 @@ fn user_in(shown: &str) -> Option<String> {
     }
 }
 
-/// Runs systemctl and returns its output; `None` if there is no systemd.
+/// Runs systemctl and returns its output; `None` if systemd is missing.
 pub fn systemctl(words: &[&str]) -> Option<String> {
     let output = Program::new("systemctl").args(words).deadline(Duration::from_secs(20)).run().ok()?;
     Some(output.text())
@@ -283,7 +283,7 @@ pub fn last_fatal_message(unit: &str) -> Option<String> {
     fatal_message_in(&journal.text())
 }
 
-/// Returns the last line of etcd's JSON log by which it ended itself. Parts that may quote data are left out.
+/// Returns the last line of the JSON log with which etcd ended itself. Parts that may quote data are left out.
 fn fatal_message_in(log: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Line {

@@ -13,7 +13,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The processor's name in the file names of etcd's releases.
+/// The name of the processor in the file names of etcd releases.
 const ARCH: &str = if cfg!(target_arch = "x86_64") {
     "amd64"
 } else if cfg!(target_arch = "aarch64") {
@@ -43,13 +43,13 @@ impl Tools {
     /// Finds them in `bin_dir`, or in the usual directories.
     ///
     /// # Errors
-    /// There is no etcdctl, or users other than root can change a program: root runs them.
+    /// etcdctl is missing, or users other than root can change a program: root runs them.
     pub fn find(bin_dir: Option<&Path>) -> Result<Self> {
         Self::among(bin_dir, &check_program)?
-            .with_context(|| format!("there is no program etcdctl {}", place(bin_dir)))
+            .with_context(|| format!("the program etcdctl was not found {}", place(bin_dir)))
     }
 
-    /// Returns the tools where they usually are: next to the server `etcd`. Looks up no file, and checks no owner.
+    /// Returns the tools at their usual path: next to the server `etcd`. Does not look up files or check their owner.
     pub fn expected_next_to(etcd: PathBuf) -> Self {
         Self { etcdctl: etcd.with_file_name("etcdctl"), etcdutl: None, etcd }
     }
@@ -61,11 +61,11 @@ impl Tools {
         Ok(Some(Self { etcdctl, etcdutl: find("etcdutl", bin_dir, check)?, etcd }))
     }
 
-    /// Finds them next to the server `etcd`, where they have its version. If they are not there, looks for the names
-    /// that its snap gives them, then in the usual directories. `etcd` itself may be missing if it runs in a container.
+    /// Finds the tools next to the server `etcd`, because they have its version there. If they are missing, looks for
+    /// the names in its snap, then in the usual directories. `etcd` itself may be missing if it runs in a container.
     ///
     /// # Errors
-    /// There is no etcdctl, or users other than root can change a program.
+    /// etcdctl is missing, or users other than root can change a program.
     pub fn next_to(etcd: &Path) -> Result<Self> {
         Self::trusted_next_to(etcd, &check_program)
     }
@@ -88,7 +88,7 @@ impl Tools {
                 Self { etcdctl, etcdutl: in_snap("etcdutl", etcd, check)?, etcd: etcd.to_owned() }
             }
             None => Self::among(None, check)?
-                .with_context(|| format!("there is no program etcdctl {}", place(None)))?,
+                .with_context(|| format!("the program etcdctl was not found {}", place(None)))?,
         };
         if etcd.exists() {
             tools.etcd = etcd.to_owned();
@@ -142,7 +142,7 @@ impl Tools {
             )
         } else {
             Refusal::new(
-                format!("{why}, but there is no {shown}"),
+                format!("{why}, but {shown} does not exist"),
                 format!(
                     "download etcd-v{version}-linux-{ARCH}.tar.gz, which contains it; then tar xzf \
                      etcd-v{version}-linux-{ARCH}.tar.gz -C {} --no-same-owner --strip-components=1 etcd-v{version}-linux-{ARCH}/etcdutl",
@@ -232,7 +232,7 @@ fn place(bin_dir: Option<&Path>) -> String {
     bin_dir.map_or_else(|| "on this machine".to_owned(), |dir| format!("in {}", dir.display()))
 }
 
-/// How one of etcd's programs prints its version, and the beginning of the line that contains it.
+/// The arguments that make an etcd program print its version, and the beginning of the line that contains it.
 struct VersionQuery {
     name: &'static str,
     word: &'static str,

@@ -1,4 +1,4 @@
-//! Finds out whether a member holds keys of etcd's v2 API. A v3 snapshot lacks them, and a restore would destroy them.
+//! Finds out whether a member holds keys of the v2 API. A v3 snapshot lacks them, and a restore would destroy them.
 //!
 //! etcd keeps these keys in memory. From time to time it writes all of them to `member/snap/TERM-INDEX.snap`
 //! (`snappb.Snapshot{crc, data}`; its data is a `raftpb.Snapshot`, which contains the store's JSON), and later
@@ -90,7 +90,7 @@ impl V2Keys {
         }
     }
 
-    /// Describes the v2 keys; `None` if the member holds none.
+    /// Describes the v2 keys; `None` if the member holds no such keys.
     pub fn describe(&self) -> Option<String> {
         match self {
             Self::None => None,

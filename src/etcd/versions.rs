@@ -59,8 +59,8 @@ impl Version {
         numbers.next().is_none().then_some(Self { minor: Minor { major, minor }, patch, pre_release })
     }
 
-    /// Reads the version in what one of etcd's programs prints, on the line that begins with `label`: `etcdctl version:`,
-    /// `etcdutl version:` or `etcd Version:`.
+    /// Reads the version from the output of an etcd program, on the line that begins with `label`: `etcdctl
+    /// version:`, `etcdutl version:` or `etcd Version:`.
     pub fn from_output(text: &str, label: &str) -> Option<Self> {
         let line = text.lines().find_map(|line| line.trim().strip_prefix(label))?;
         Self::parse(line.trim())
@@ -111,7 +111,7 @@ fn number(text: &str) -> Option<u32> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// One of etcd's programs on this machine.
+/// An etcd program on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
     /// Its path.

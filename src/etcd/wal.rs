@@ -7,7 +7,7 @@
 //! A length of zero marks preallocated space and ends a file. A crash can leave a half-written record at the end of the last
 //! file; etcd truncates it at its next start.
 //!
-//! Must never write, nor hold more than one record. A log that cannot be read because of the machine
+//! Must never write, and never hold more than one record. A log that cannot be read because of the machine
 //! (permissions, a failing disk) is never called damaged.
 
 mod error;
@@ -71,10 +71,10 @@ pub fn check(dir: &Dir) -> Result<WalSummary, WalError> {
     read(dir, &segments(dir)?, &mut |_| ())
 }
 
-/// Reads what etcd itself reads when it starts on the directory `member`: the log from its newest `.snap` on.
+/// Reads the files that etcd reads when it starts on the directory `member`: the log from its newest `.snap` on.
 ///
 /// # Errors
-/// As [`check`].
+/// See [`check`].
 pub fn check_member(member: &Dir) -> Result<WalSummary, WalError> {
     let failed = |error: anyhow::Error| WalError::Failed(error);
     let snaps = member.child("snap").and_then(|snap| snap.names()).map_err(failed)?;
@@ -116,7 +116,7 @@ fn read(dir: &Dir, segments: &[Segment], visit: &mut dyn FnMut(WalItem<'_>)) -> 
             let processed = WalRecord::parse(record).and_then(|record| reader.process(&record));
             match processed {
                 Ok(()) => {}
-                // etcd tolerates only what a torn write explains (`decoder.go` `isTornEntry`).
+                // etcd tolerates only errors that a torn write explains (`decoder.go` `isTornEntry`).
                 Err(RecordFault::Unwritten) if file.is_last && file.is_torn() => {
                     reader.log.is_torn = true;
                     break;
@@ -254,7 +254,7 @@ impl LogReader<'_> {
     }
 }
 
-/// Returns the integer field `number` of a message, 0 if it has none.
+/// Returns the integer field `number` of a message, or 0 if the field is missing.
 fn integer(message: &[u8], number: u64) -> Result<u64, RecordFault> {
     let mut found = 0;
     for field in MessageFields::new(message) {

@@ -58,7 +58,10 @@ fn reports_the_missing_or_broken_tool(version: Version) {
     fails(first, "exited with status 1; its last output: Error: unknown command");
     tools.remove("etcdctl");
     let out = world.snapshot(&[&world.to_target()]);
-    out.failed(&[&format!("failed: there is no program etcdctl in {}.", world.path("tools").display())]);
+    out.failed(&[&format!(
+        "failed: the program etcdctl was not found in {}.",
+        world.path("tools").display()
+    )]);
     assert!(world.in_target().is_empty());
 }
 

@@ -84,7 +84,7 @@ fn in_juju_site_reports_which_etcd_is_used() {
     world.stop();
     let stopped = unit.run("site", &[]).completed();
     assert_eq!(stopped.get("site.answers"), "false");
-    unit.run("site", &["site=nonsense"]).failed(&["there is no etcd called nonsense"]);
+    unit.run("site", &["site=nonsense"]).failed(&["no etcd is called nonsense"]);
 }
 
 #[test]

@@ -308,6 +308,6 @@ fn changes_nothing_if_a_tool_is_missing(version: Version) {
     state.assert_unchanged("no etcd server program");
     tools.remove("etcdctl");
     let out = fixture.restore();
-    out.failed(&[&format!("there is no program etcdctl in {}", fixture.world.path("tools").display())]);
+    out.failed(&[&format!("the program etcdctl was not found in {}", fixture.world.path("tools").display())]);
     state.assert_unchanged("no etcdctl");
 }

@@ -374,7 +374,7 @@ fn a_failing_etcd_tool_is_not_damage() {
     tools.remove("etcdctl");
     let out = verify(&world, &[]);
     assert_no_damage(&world, &out);
-    out.failed(&["there is no program etcdctl"]);
+    out.failed(&["the program etcdctl was not found"]);
     state.assert_unchanged("failed");
 }
 

@@ -79,7 +79,8 @@ impl Backend {
         Ok(members)
     }
 
-    /// Returns the index of the last raft entry in the database (`consistent_index` in bucket `meta`); 0 if there is none.
+    /// Returns the index of the last raft entry in the database (`consistent_index` in bucket `meta`), or 0 if it is
+    /// missing.
     pub fn consistent_index(&self) -> Result<u64> {
         let value = self.value(META, b"consistent_index").with_context(|| self.context())?;
         let Some(value) = value else { return Ok(0) };

@@ -71,7 +71,7 @@ impl Meta {
         let meta = Self::read_at(file, page_size.into())?;
         ensure!(
             meta.page_size == page_size,
-            "is at byte {page_size}, but says that pages have {} bytes",
+            "is at byte {page_size}, but contains a page size of {} bytes",
             meta.page_size
         );
         Ok(meta)

@@ -211,7 +211,7 @@ impl Backend {
         buffer.resize(self.page_size, 0);
         self.file.read_exact_at(buffer, at).context("cannot be read")?;
         let header = PageHeader::parse(buffer)?;
-        ensure!(header.id == id, "its header says page {}", header.id);
+        ensure!(header.id == id, "its header contains the page number {}", header.id);
         let pages = u64::from(header.overflow) + 1;
         if pages > 1 {
             let most = (self.pages - id).min(MAX_PAGE_SIZE / self.page_size as u64);

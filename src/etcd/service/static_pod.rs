@@ -1,8 +1,8 @@
 //! Stops and starts the etcd of a static pod. kubelet runs a static pod as long as its manifest is in a directory, so
 //! the manifest is moved out of that directory ("parked") and back.
 //!
-//! The manifest of the API server is moved with etcd's and comes back after it. Must never write a manifest: wherever a
-//! run is interrupted, each manifest is complete in one of the two places.
+//! The manifest of the API server is moved together with etcd's, and moved back after it. Must never write a
+//! manifest: at whatever point a run is interrupted, each manifest is complete in one of the two places.
 
 use crate::etcd::manifest::Container;
 use crate::system::durable::Dir;
@@ -48,12 +48,12 @@ pub(super) fn start(manifest: &Path) -> Result<()> {
     match Dir::open(&parking_dir(manifest)) {
         Ok(parking) if parking.inode(&etcd)?.is_some() => put(&live, &parking, &etcd),
         _ if live.inode(&etcd)?.is_some() => Ok(()),
-        _ => bail!("there is no {}", manifest.display()),
+        _ => bail!("the manifest {} does not exist", manifest.display()),
     }
 }
 
-/// Moves all parked manifests back. etcd's manifest stays if `include_etcd` is false: an operator had parked it. Does
-/// nothing without parked manifests.
+/// Moves all parked manifests back, but keeps etcd's if `include_etcd` is false, because an operator had parked it.
+/// Has no effect without parked manifests.
 pub(super) fn release(manifest: &Path, include_etcd: bool) -> Result<()> {
     let (live, own) = live(manifest)?;
     let home = Dir::open(live.path().parent().unwrap_or(Path::new("/")))?;

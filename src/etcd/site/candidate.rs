@@ -1,4 +1,4 @@
-//! An etcd that discovery found: a site whose tools have not been looked for yet, and the facts for choosing one.
+//! An etcd that discovery found: a site before its tools are looked up, and the facts for choosing one.
 
 use super::client_certificates;
 use super::endpoints::{self, Endpoints, host};

@@ -10,9 +10,9 @@ use crate::etcd::tls::Tls;
 use jiff::Timestamp;
 use std::path::{Path, PathBuf};
 
-/// The directory where the Charmed Kubernetes snap keeps its configuration and its certificates.
+/// The directory in which the Charmed Kubernetes snap keeps its configuration and its certificates.
 pub const SNAP_COMMON: &str = "/var/snap/etcd/common";
-/// The directory where this charm's etcd has its certificates.
+/// The directory in which the etcd of this charm has its certificates.
 pub const CHARM_TLS: &str = "/etc/etcd/tls";
 /// The pairs of kubeadm that etcd accepts from a client, the most specific first.
 const KUBEADM_PAIRS: [&str; 3] = [
@@ -63,7 +63,7 @@ fn server_pair(options: &Options, cwd: &Path) -> Sourced<Tls> {
     Sourced::new(Tls { cacert, cert, key }, origin)
 }
 
-/// Returns the first of kubeadm's pairs that exists.
+/// Returns the first existing pair of kubeadm.
 pub(super) fn kubeadm_pair(root: &Path) -> Option<(PathBuf, PathBuf)> {
     kubeadm_pairs(root).next()
 }
@@ -74,7 +74,7 @@ fn kubeadm_pairs(root: &Path) -> impl Iterator<Item = (PathBuf, PathBuf)> {
     pairs.into_iter().filter(|(cert, key)| under(root, cert).exists() && under(root, key).exists())
 }
 
-/// If `tls` shows one of kubeadm's pairs, replaces it by the first of them that etcd accepts `now`. They are renewed at
+/// If `tls` contains a pair of kubeadm, replaces it with the first pair that etcd accepts `now`. They are renewed at
 /// different times, and the pair for health checks is easily forgotten.
 pub(super) fn prefer_valid_pair(root: &Path, tls: &mut Tls, now: Timestamp) {
     if !kubeadm_pairs(root).any(|(cert, _)| Some(&cert) == tls.cert.as_ref()) {

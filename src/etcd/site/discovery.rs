@@ -76,7 +76,7 @@ impl Machine {
     /// Returns the only etcd.
     ///
     /// # Errors
-    /// There is no etcd, or there are several.
+    /// No etcd was found, or several were.
     pub fn require_one(self) -> Result<Candidate, Refusal> {
         let none = none_found(&self.others);
         self.at_most_one()?.ok_or(none)
@@ -192,7 +192,7 @@ fn drift(root: &Path, configured: Option<&Candidate>, running: &Candidate) -> Op
     None
 }
 
-/// Explains why there is no etcd to work on.
+/// Explains why no usable etcd was found.
 fn none_found(others: &Running) -> Refusal {
     if let Some(untrusted) = others.untrusted.first() {
         return untrusted_refusal(untrusted);

@@ -48,7 +48,7 @@ impl Site {
     /// names a password file, and otherwise to root. The certificates are checked as of `now`.
     ///
     /// # Errors
-    /// There is no etcd, there are several, or one cannot be used.
+    /// No etcd or more than one was found, or an etcd cannot be used.
     pub fn find(
         site_file: Option<&Path>,
         choice: &str,
@@ -87,7 +87,7 @@ impl Site {
                         site_file::read(Path::new(choice), password)
                     }
                     None => Err(Refusal::new(
-                        format!("there is no etcd called {choice}, and no site file of that name: {all}"),
+                        format!("no etcd is called {choice}, and no site file has that name: {all}"),
                         "choose an etcd by its unit, its process or its data directory, or give the path of a site file",
                     )
                     .into()),
@@ -119,7 +119,7 @@ pub fn running_etcds() -> Result<Vec<String>, Refusal> {
     Ok(this_machine()?.describe_running())
 }
 
-/// Returns the data directory of this machine's etcd, running or not; `None` if there is no etcd.
+/// Returns the data directory of the etcd on this machine, running or not; `None` if no etcd was found.
 ///
 /// # Errors
 /// There are several etcds, or a configuration cannot be read.

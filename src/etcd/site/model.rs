@@ -40,9 +40,10 @@ pub struct Site {
     pub tools: Sourced<Tools>,
     /// The supervisor that starts and stops it.
     pub service: Sourced<Service>,
-    /// How a restart would change this etcd, as a message. `None` if it would not, or if that is unknown.
+    /// The changes that a restart would make to this etcd, as a message. `None` if there are none, or if they are
+    /// unknown.
     pub drift: Option<String>,
-    /// The quota as far as its options say; see [`Site::quota`].
+    /// The quota according to its options; see [`Site::quota`].
     pub(super) configured_quota: Option<Quota>,
 }
 

@@ -9,7 +9,7 @@ use serde_yaml::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The prefix of etcd's variables.
+/// The prefix of etcd variables.
 const PREFIX: &str = "ETCD_";
 /// The flags that need no value, as far as they are read here.
 const SWITCHES: [&str; 2] = ["client-cert-auth", "auto-tls"];
@@ -98,7 +98,7 @@ impl Options {
     /// Returns the options in the `text` of a configuration file.
     ///
     /// # Errors
-    /// The text is not YAML, or an option has not one value. Says which.
+    /// The text is not YAML, or an option does not have exactly one value. The error names the option.
     pub fn from_config_file(file: Sourced<PathBuf>, text: &str) -> Result<Self, String> {
         let document: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
         // To etcd, an empty document is one without options.
@@ -139,7 +139,7 @@ impl Options {
         Some(self.get(name)?.clone().map(|path| cwd.join(path)))
     }
 
-    /// Returns whether the switch `name` is on. The true values are those of Go's `strconv.ParseBool`.
+    /// Returns whether the switch `name` is on. The true values are those of `strconv.ParseBool` in Go.
     pub fn is_on(&self, name: &str) -> bool {
         self.text(name).is_some_and(|text| ["1", "t", "T", "true", "TRUE", "True"].contains(&text))
     }

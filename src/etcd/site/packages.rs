@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// The environment file of the unit in Debian's package.
 pub const DEBIAN_DEFAULTS: &str = "/etc/default/etcd";
-/// The systemd unit of Debian's package.
+/// The systemd unit of the Debian package.
 pub const DEBIAN_UNIT: &str = "etcd.service";
 /// etcd's configuration file in the snap.
 pub const SNAP_CONFIG: &str = "/var/snap/etcd/common/etcd.conf.yml";

@@ -27,7 +27,7 @@ const PROXIES: [&str; 2] = ["gateway", "grpc-proxy"];
 /// The etcd servers that run.
 #[derive(Debug, Default)]
 pub(super) struct Running {
-    /// Those whose data directory is the same directory for us.
+    /// Those with a data directory that is the same directory for us.
     pub local: Vec<Candidate>,
     /// Those in containers, or with another root directory.
     pub contained: Vec<Candidate>,
@@ -155,7 +155,7 @@ impl Process {
             Ok(metadata) => metadata.uid(),
             Err(error) => return Some(Distrusted { reason: error.to_string(), is_safe_program: true }),
         };
-        // Root started every process of root, and systemd the main process of a system unit, whatever its user.
+        // Root started every process of root, and systemd the main process of a system unit under any user.
         if is_root_or_us(uid) || matches!(service, Service::Systemd { .. }) {
             return None;
         }
@@ -196,7 +196,7 @@ impl Process {
         Ok(Some(format!("its program is {program}, and any user could have called that etcd")))
     }
 
-    /// Returns whether the program is called etcd by a symlink of root's. A user could link any program of root's.
+    /// Returns whether a symlink that root owns names the program etcd. A user could link any program that root owns.
     fn is_linked(&self, root: &Path) -> bool {
         let first = Path::new(self.words.first().map_or("", String::as_str));
         check_below(root, first).is_ok_and(|program| program == self.program)
@@ -248,8 +248,8 @@ impl Process {
     }
 
     /// Returns the systemd unit that has it as main process. An etcd that was started by hand is in the unit of the
-    /// process that started it, such as a shell of Juju's agent or a cron job: stopping that unit would stop the wrong
-    /// thing.
+    /// process that started it, such as a shell of the Juju agent or a cron job. Stopping that unit would stop the
+    /// wrong process.
     fn service(&self, systemd: &Systemd<'_>) -> Service {
         match unit_in(&self.cgroup) {
             Some(unit) if (systemd.main_pid)(unit) == Some(self.pid) => {
@@ -297,7 +297,8 @@ fn inside(proc_dir: &Path, program: &Path) -> PathBuf {
     program.strip_prefix(proc_dir.join("root")).map_or(program.to_owned(), |path| Path::new("/").join(path))
 }
 
-/// Returns the system unit in a `/proc/PID/cgroup`, of systemd's hierarchy (`1:name=systemd:`) or the only one (`0::`).
+/// Returns the system unit in a `/proc/PID/cgroup`, of the systemd hierarchy (`1:name=systemd:`) or the only one
+/// (`0::`).
 fn unit_in(cgroup: &str) -> Option<&str> {
     let path = cgroup.lines().find_map(|line| match line.splitn(3, ':').collect::<Vec<_>>()[..] {
         [_, "name=systemd", path] | ["0", "", path] if path != "/" => Some(path),
@@ -337,7 +338,7 @@ pub(super) fn quota(root: &Path, data_dir: &Path) -> Option<Quota> {
     Quota::from_options(&process.resolved_options(&proc_dir).ok()?)
 }
 
-/// Returns the directory of the `member/snap/db` that the process has open, whatever its options name.
+/// Returns the directory of the `member/snap/db` that the process has open, regardless of its options.
 fn open_data_dir(proc_dir: &Path) -> Option<PathBuf> {
     let files = fs::read_dir(proc_dir.join("fd")).ok()?.flatten();
     let mut open = files.filter_map(|file| fs::read_link(file.path()).ok());

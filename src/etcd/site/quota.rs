@@ -6,11 +6,11 @@ use super::options::Options;
 use super::origin::Origin;
 use std::path::PathBuf;
 
-/// The quota of an etcd that sets none (etcd, `DefaultQuotaBytes`): 2 GiB.
+/// The default quota of etcd (etcd, `DefaultQuotaBytes`): 2 GiB.
 const DEFAULT: u64 = 2 << 30;
-/// The name of etcd's option.
+/// The name of the etcd option.
 const OPTION: &str = "quota-backend-bytes";
-/// The name of etcd's variable.
+/// The name of the etcd variable.
 const VARIABLE: &str = "ETCD_QUOTA_BACKEND_BYTES";
 
 /// A quota and its origin.
@@ -36,7 +36,7 @@ impl Quota {
         Some(Self { bytes, origin: options.origin(OPTION), config_file })
     }
 
-    /// Returns the setting that gives etcd a quota of `bytes`, in the place where etcd would read it.
+    /// Returns the setting that gives etcd a quota of `bytes`, in the form that this etcd reads.
     pub fn setting(&self, bytes: u64) -> String {
         match (&self.config_file, &self.origin) {
             (Some(file), _) => format!("{OPTION}: {bytes} in {}", file.display()),

@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Identifies a file whatever path leads to it: its device and its inode.
+/// Identifies a file independent of its path: its device and its inode.
 pub(super) type FileId = (u64, u64);
 
 /// Returns our path of the absolute `path` of the machine under `root`.

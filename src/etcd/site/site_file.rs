@@ -63,7 +63,7 @@ pub(super) fn read(file: &Path, password: Option<Sourced<Secret>>) -> Result<Sit
     let path = std::path::absolute(file).map_err(|error| unusable(file, &error.to_string()))?;
     trust::check(&path).map_err(|distrust| match distrust.is_missing() {
         true => Refusal::new(
-            format!("there is no site file {}", file.display()),
+            format!("the site file {} does not exist", file.display()),
             "correct the path, or unset ETCD_SITE to discover etcd",
         ),
         false => distrust.refusal("the site file"),
@@ -127,7 +127,7 @@ impl SiteFile {
     }
 
     /// Refuses a file or a command in the site file that users other than root can change. Files that only etcd reads
-    /// may also belong to the owner of the data, who can read and change everything in etcd already.
+    /// may also belong to the owner of the data, because that user can read and change all of etcd anyway.
     fn check_trust(&self) -> Result<(), Refusal> {
         let owner = self.owner_of_data();
         let files = [
@@ -148,8 +148,8 @@ impl SiteFile {
         self.service.check_commands()
     }
 
-    /// Returns the user that the data belongs to. If there is no data directory, that is the user that the service runs
-    /// as.
+    /// Returns the user that the data belongs to. If the data directory does not exist, that is the user that the
+    /// service runs as.
     fn owner_of_data(&self) -> Option<u32> {
         let of_service = || Owner::named(&self.service.user()?).ok().flatten().map(|owner| owner.uid);
         std::fs::metadata(&self.data_dir).ok().map(|found| found.uid()).or_else(of_service)
@@ -279,8 +279,8 @@ fn login(
         }
         None => from_environment.ok_or_else(|| {
             Refusal::new(
-                format!("there is no password for etcd's user {user}"),
-                "name a password-file in the site file, or set ETCDCTL_PASSWORD",
+                format!("no password was given for the etcd user {user}"),
+                "set password-file in the site file, or set ETCDCTL_PASSWORD",
             )
         })?,
     };

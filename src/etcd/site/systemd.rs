@@ -17,8 +17,8 @@ impl Systemd<'_> {
     }
 }
 
-/// Returns the variables in an environment file (systemd.exec(5), `EnvironmentFile=`): `NAME=value`, where the value
-/// may be quoted; comments begin with `#` or `;`. The last value of a name wins.
+/// Returns the variables in an environment file (systemd.exec(5), `EnvironmentFile=`): `NAME=value`, with a value
+/// that may be quoted. Comments begin with `#` or `;`. The last value of a name wins.
 pub(super) fn environment_file(text: &str) -> Vec<(String, String)> {
     let text = text.replace("\\\n", "");
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));

@@ -11,7 +11,7 @@ pub(super) enum Method {
     Delete,
     /// Removes expired keys.
     Sync,
-    /// Any other method. It changes nothing.
+    /// Any other method. It does not change the store.
     Other,
 }
 

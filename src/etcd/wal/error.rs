@@ -18,7 +18,7 @@ pub struct WalDamage {
     pub file: String,
     /// The position in the file, in bytes, of the record that cannot be read.
     pub offset: u64,
-    /// What is wrong, in etcd's words if etcd has a message for it.
+    /// The fault, in etcd's words if etcd has a message for it.
     pub what: &'static str,
 }
 

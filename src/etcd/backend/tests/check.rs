@@ -38,12 +38,12 @@ fn each_fault_is_found_and_quotes_no_data() {
         no_meta.as_file().write_all_at(&[0xff], page + 40).unwrap();
     }
     for (file, why) in [
-        (other_id, "bucket `key`: page 3: its header says page 4"),
+        (other_id, "bucket `key`: page 3: its header contains the page number 4"),
         (not_a_revision, "bucket `key`: one of its keys is not a revision"),
         (nested, "bucket `key`: it contains a nested bucket"),
         (descending, "bucket `key`: page 3: the key of leaf element 1 is not greater than the previous key"),
         (shared, "bucket `meta`: page 3 is used twice"),
-        (of_another_bucket, "a bucket with another name: page 4: its header says page 5"),
+        (of_another_bucket, "a bucket with another name: page 4: its header contains the page number 5"),
         (cut, "it is truncated"),
         (empty, "no valid meta page"),
         (no_meta, "its checksum is wrong"),

@@ -18,7 +18,7 @@ fn reports_the_fault_and_its_page() {
         ("a loop", file(&[to_itself]), "page 3: the tree has more pages than the file"),
         ("a deep tree", file(&deep), "page 35: the tree is deeper than 32 pages"),
         ("shared children", file(&empty_twice), "so it visits some twice"),
-        ("a wrong number", file(&[lying]), "page 3: its header says page 7"),
+        ("a wrong number", file(&[lying]), "page 3: its header contains the page number 7"),
         ("a meta page", file(&[branch(3, &[(b"a", 1)])]), "page 1: a page of a tree must lie"),
         (
             "beyond the end",

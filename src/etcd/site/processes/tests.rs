@@ -1,4 +1,4 @@
-//! Processes laid out in files, and what is found among them.
+//! Tests of discovery on processes that are simulated with files.
 
 use super::*;
 use std::fs;
