@@ -96,7 +96,7 @@ fn archives_are_put_listed_read_annotated_and_deleted() {
         let noted = bucket.entries().unwrap();
         assert!(noted[0].record.pinned);
         let error = bucket.delete(&entries[0]).unwrap_err().to_string();
-        assert!(error.contains("pinned meanwhile"), "{error}");
+        assert!(error.contains("pinned in the meantime"), "{error}");
         bucket.delete(&noted[0]).unwrap();
         assert!(bucket.entries().unwrap().is_empty());
     }

@@ -246,7 +246,8 @@ fn lists_verifies_and_deletes_encrypted_archives() {
     // With the identity, `verify-snapshot` detects a wrong manifest next to the archive.
     let text = fs::read_to_string(manifest_next_to(&second)).unwrap();
     fs::write(manifest_next_to(&second), text.replace("\"member_count\": 1", "\"member_count\": 3")).unwrap();
-    verify(&[&identity(&world, IDENTITY)]).failed(&["another manifest"]);
+    verify(&[&identity(&world, IDENTITY)])
+        .failed(&["its manifest differs from the one that it is listed with"]);
     fs::write(manifest_next_to(&second), text).unwrap();
     // Until it verifies again, it does not count as a good archive, so the other one could not be deleted.
     verify(&[&identity(&world, IDENTITY), "snapshot=all"]).completed();

@@ -222,7 +222,7 @@ fn refuses_zip_bombs() {
     fixture.refuses_cheaply(
         "10 GiB of zeros after a snapshot",
         &zip(&[bomb("snapshot", db, HAS_DESCRIPTOR)]),
-        &["longer than it says"],
+        &["longer than its header announces"],
     );
     let many = zip(&vec![member("a.rkestate", b"{}"); 60_000]);
     fixture.refuses_cheaply("60,000 states", &many, &["too many files"]);

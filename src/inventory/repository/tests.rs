@@ -89,7 +89,7 @@ fn an_archive_that_was_pinned_meanwhile_is_not_deleted() {
     let entry = only(&repository);
     repository.update_record(&entry, &|record| record.pinned = true).unwrap();
     let error = repository.delete(&entry).unwrap_err().to_string();
-    assert!(error.contains("pinned meanwhile"), "{error}");
+    assert!(error.contains("pinned in the meantime"), "{error}");
     assert!(dir.path().join("a.db").exists());
 }
 
