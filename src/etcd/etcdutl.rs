@@ -12,8 +12,8 @@ use serde::Deserialize;
 use std::fs::File;
 use std::time::Duration;
 
-/// The space in bytes that a restored member needs in addition to its database: a preallocated write-ahead log of 64 MB, the
-/// next one, which etcd creates as soon as it runs, and a reserve.
+/// The space in bytes that a restored member needs in addition to its database: a preallocated write-ahead log of 64
+/// MB, the next one, which etcd creates as soon as it runs, and a reserve.
 pub const MEMBER_OVERHEAD: u64 = 144 << 20;
 
 /// The output of `snapshot status`.
@@ -37,17 +37,19 @@ pub struct RestoreOptions<'a> {
     pub peer_urls: &'a str,
     /// The token that distinguishes this cluster from every other one, including its predecessor.
     pub token: &'a str,
-    /// The number by which to raise the revision; all earlier history is then marked as compacted. 0 leaves the revision.
+    /// The number by which to raise the revision; all earlier history is then marked as compacted. 0 leaves the
+    /// revision.
     pub bump: i64,
     /// Whether the snapshot must end in a valid SHA-256 trailer.
     pub hash_check: bool,
 }
 
-/// Returns the output of `snapshot status`, which includes bbolt's own consistency check. An error from `watch` cancels the
-/// program.
+/// Returns the output of `snapshot status`, which includes bbolt's own consistency check. An error from `watch` cancels
+/// the program.
 ///
 /// # Errors
-/// Fails if the tool fails. That alone does not prove that the snapshot is damaged: [`super::backend::find_fault`] does.
+/// Fails if the tool fails. That alone does not prove that the snapshot is damaged: [`super::backend::find_fault`]
+/// does.
 pub fn status(
     tools: &Tools,
     snapshot: File,
@@ -60,8 +62,8 @@ pub fn status(
     output.and_then(|output| output.json()).context("reading the snapshot's structure")
 }
 
-/// Restores the snapshot file `name` in `dir` into the member directory `into/member`, and compares the records of both.
-/// Returns the snapshot's database. `into` must not exist in `dir`.
+/// Restores the snapshot file `name` in `dir` into the member directory `into/member`, and compares the records of
+/// both. Returns the snapshot's database. `into` must not exist in `dir`.
 ///
 /// # Errors
 /// Fails if the tool fails, or if the restored records differ from those of the snapshot.

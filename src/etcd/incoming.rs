@@ -1,7 +1,7 @@
 //! Reads a snapshot while etcdctl is still writing it.
 //!
-//! etcdctl writes to `NAME.part`, syncs that file and renames it to `NAME`. This module may read the file before the rename,
-//! but must never report a snapshot as complete that etcdctl has not reported as saved.
+//! etcdctl writes to `NAME.part`, syncs that file and renames it to `NAME`. This module may read the file before the
+//! rename, but must never report a snapshot as complete that etcdctl has not reported as saved.
 
 use super::backend::{HEAD_SIZE, announced_length};
 use crate::system::durable::{Dir, inode_of, is_absent};
@@ -42,8 +42,8 @@ impl<'a> IncomingSnapshot<'a> {
         self.length
     }
 
-    /// Waits until all bytes are written, and returns the file. etcdctl may still be syncing it. Returns `None` if the file
-    /// stays shorter than announced.
+    /// Waits until all bytes are written, and returns the file. etcdctl may still be syncing it. Returns `None` if the
+    /// file stays shorter than announced.
     ///
     /// # Errors
     /// Fails if the file cannot be read.

@@ -2,8 +2,8 @@
 //!
 //! etcdutl prints the key and the value of a record that it cannot decode (3.6.16, `etcdutl/snapshot/v3_snapshot.go`:
 //! "cannot unmarshal value, key: %q value: %q"), and a server logs keys. So the output of these programs is compared
-//! with the sentences below. Must never return a word that is not in this file, other than a number or an option in one of
-//! its sentences.
+//! with the sentences below. Must never return a word that is not in this file, other than a number or an option in one
+//! of its sentences.
 
 use serde::Deserialize;
 
@@ -125,7 +125,8 @@ struct LogLine {
 }
 
 impl LogLine {
-    /// Parses a line in JSON (etcd, etcdctl) or in columns (etcdutl): time, level, source, message, further fields in JSON.
+    /// Parses a line in JSON (etcd, etcdctl) or in columns (etcdutl): time, level, source, message, further fields in
+    /// JSON.
     fn read(line: &str) -> Option<Self> {
         if line.starts_with('{') {
             return serde_json::from_str(line).ok();

@@ -1,6 +1,7 @@
 //! The protocol buffers wire format, as far as etcd's files use it: the fields of one message, in order.
 //!
-//! Must never trust a length or recurse, because every message comes from a file that may be hostile. Groups are refused.
+//! Must never trust a length or recurse, because every message comes from a file that may be hostile. Groups are
+//! refused.
 
 use std::fmt;
 

@@ -1,12 +1,13 @@
 //! The private boot: starts etcd on a copy of a member's data without network or clients, and stops it again.
 //!
-//! It shows that this etcd starts on the data and applies its whole write-ahead log, the id of the cluster, and its members.
-//! [`Backend`] then reads the content from the files of the copy. So the boot needs no login, certificate or user of the data: etcd reports readiness on systemd's notification socket (`etcdmain/etcd.go`
-//! `notifySystemd`), and lists its members to peers without authentication (`etcdhttp/peer.go`).
+//! It shows that this etcd starts on the data and applies its whole write-ahead log, the id of the cluster, and its
+//! members. [`Backend`] then reads the content from the files of the copy. So the boot needs no login, certificate or
+//! user of the data: etcd reports readiness on systemd's notification socket (`etcdmain/etcd.go` `notifySystemd`), and
+//! lists its members to peers without authentication (`etcdhttp/peer.go`).
 //!
-//! Must never run on data that will go live: etcd expires leases, raises alarms and writes its own version into the data.
-//! Must never listen on a port: another program on this machine could read every Secret from it. It has an empty network
-//! namespace, so the copy of a member can never vote as that member.
+//! Must never run on data that will go live: etcd expires leases, raises alarms and writes its own version into the
+//! data. Must never listen on a port: another program on this machine could read every Secret from it. It has an empty
+//! network namespace, so the copy of a member can never vote as that member.
 
 use super::backend::Backend;
 use super::incoming::partial_name;
@@ -49,8 +50,8 @@ pub struct BootedCopy {
     pub cluster_id: u64,
     /// The members of that cluster. The name and client URLs of the member itself are those of the private boot.
     pub members: Vec<Member>,
-    /// Whether etcd elected itself and served. Otherwise its cluster has other voting members, and the database lacks the end
-    /// of the write-ahead log.
+    /// Whether etcd elected itself and served. Otherwise its cluster has other voting members, and the database lacks
+    /// the end of the write-ahead log.
     pub served: bool,
     home: Dir,
 }
@@ -65,8 +66,8 @@ impl BootedCopy {
         Backend::from_file(database.read("db")?, &database.path().join("db"))
     }
 
-    /// Saves the copy as the snapshot `name` in `dir`. As with etcdctl, the file is `NAME.part` until it is synced. `watch` is
-    /// called with the number of bytes written so far, and its error cancels the export.
+    /// Saves the copy as the snapshot `name` in `dir`. As with etcdctl, the file is `NAME.part` until it is synced.
+    /// `watch` is called with the number of bytes written so far, and its error cancels the export.
     ///
     /// # Errors
     /// Fails if the copy cannot be read, `dir` cannot be written, or `watch` fails.
@@ -97,7 +98,8 @@ impl BootedCopy {
 /// Starts the program `etcd` on the data directory `home`, waits until it serves, and stops it.
 ///
 /// # Errors
-/// Fails if etcd does not start, ends early, or does not serve in time. The cause may be the program, the machine or the data.
+/// Fails if etcd does not start, ends early, or does not serve in time. The cause may be the program, the machine or
+/// the data.
 pub fn boot(etcd: &Path, home: Dir) -> Result<BootedCopy> {
     remove_sockets(&home)?;
     let booted = run(etcd, &home);

@@ -1,8 +1,8 @@
 //! The SHA-256 trailer at the end of a snapshot, checked while the file streams by.
 //!
 //! etcd appends the hash of all preceding bytes (etcd, server/etcdserver/api/v3rpc/maintenance.go: Snapshot), so a
-//! snapshot is 32 bytes longer than a multiple of 512. `snapshot status` does not check the trailer: of 300 flipped bits it
-//! detected one, and the trailer detected all 300.
+//! snapshot is 32 bytes longer than a multiple of 512. `snapshot status` does not check the trailer: of 300 flipped
+//! bits it detected one, and the trailer detected all 300.
 
 use crate::system::digest::hex;
 use crate::system::sabotage::{self, Flaw};

@@ -1,12 +1,12 @@
 //! Finds out whether a member holds keys of the v2 API. A v3 snapshot lacks them, and a restore would destroy them.
 //!
 //! etcd keeps these keys in memory. From time to time it writes all of them to `member/snap/TERM-INDEX.snap`
-//! (`snappb.Snapshot{crc, data}`; its data is a `raftpb.Snapshot`, which contains the store's JSON), and later
-//! changes are only in the write-ahead log. The files are read because that always works: the API `/v2/keys` exists only
-//! with `--enable-v2` and may require a login.
+//! (`snappb.Snapshot{crc, data}`; its data is a `raftpb.Snapshot`, which contains the store's JSON), and later changes
+//! are only in the write-ahead log. The files are read because that always works: the API `/v2/keys` exists only with
+//! `--enable-v2` and may require a login.
 //!
-//! Must never write. Must never report files that could not be read as having no keys. etcd 3.6 and later refuse to start on data
-//! with such keys (`server/etcdserver/bootstrap.go` `assertNoV2StoreContent`).
+//! Must never write. Must never report files that could not be read as having no keys. etcd 3.6 and later refuse to
+//! start on data with such keys (`server/etcdserver/bootstrap.go` `assertNoV2StoreContent`).
 
 mod request;
 mod store;
@@ -129,8 +129,8 @@ fn read(member: &Path, wal_dir: Option<&Path>) -> Result<V2Store> {
     Ok(store)
 }
 
-/// Returns the store of the newest `.snap` that can be read, and the index of the last entry that is in it. etcd also uses
-/// the newest valid one (`snapshotter.go` `loadMatching`). The log then has the changes of the invalid ones.
+/// Returns the store of the newest `.snap` that can be read, and the index of the last entry that is in it. etcd also
+/// uses the newest valid one (`snapshotter.go` `loadMatching`). The log then has the changes of the invalid ones.
 fn newest(dir: &Dir) -> Result<Option<(V2Store, u64)>> {
     let mut names = dir.names()?;
     names.retain(|name| name.ends_with(".snap"));

@@ -5,26 +5,28 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// `snapshot restore` has `--bump-revision` (CHANGELOG-3.4.md v3.4.27, CHANGELOG-3.5.md v3.5.10, CHANGELOG-3.6.md v3.6.0).
+/// `snapshot restore` has `--bump-revision` (CHANGELOG-3.4.md v3.4.27, CHANGELOG-3.5.md v3.5.10, CHANGELOG-3.6.md
+/// v3.6.0).
 const BUMPS_REVISIONS: Feature = Feature(&[(3, 4, 27), (3, 5, 10), (3, 6, 0)]);
 
 /// `etcdctl` has no `snapshot status` and no `snapshot restore`; only `etcdutl`, which exists since 3.5, has them
 /// (CHANGELOG-3.6.md v3.6.0, pull request 13809; `etcdctl/ctlv3/command/snapshot_command.go` has `save` alone).
 const NEEDS_ETCDUTL: Feature = Feature(&[(3, 6, 0)]);
 
-/// etcd refuses data according to its storage version and cluster version (CHANGELOG-3.6.md v3.6.0: "`etcd` will no longer
-/// start on data dir created by newer versions").
+/// etcd refuses data according to its storage version and cluster version (CHANGELOG-3.6.md v3.6.0: "`etcd` will no
+/// longer start on data dir created by newer versions").
 const CHECKS_DATA_VERSIONS: Feature = Feature(&[(3, 6, 0)]);
 
 /// etcd reads `ETCD_CONFIG_FILE` (CHANGELOG-3.4.md v3.4.0, pull request 10762).
 pub const READS_CONFIG_FILE_VARIABLE: Feature = Feature(&[(3, 4, 0)]);
 
-/// The versions that have a feature: the first patch version with it in each minor version. Every minor version after the last
-/// one listed has it too.
+/// The versions that have a feature: the first patch version with it in each minor version. Every minor version after
+/// the last one listed has it too.
 #[derive(Debug, Clone, Copy)]
 pub struct Feature(&'static [(u32, u32, u32)]);
 
-/// A minor version of etcd, such as 3.5. The members of a cluster must agree on it, and the format of the data depends on it.
+/// A minor version of etcd, such as 3.5. The members of a cluster must agree on it, and the format of the data depends
+/// on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Minor {
     major: u32,
@@ -66,8 +68,8 @@ impl Version {
         Self::parse(line.trim())
     }
 
-    /// Reads the version in the tag of a container image, such as `registry.k8s.io/etcd:3.5.16-0`. Returns `None` for an image
-    /// that is not called etcd, or has a tag that does not begin with a version.
+    /// Reads the version in the tag of a container image, such as `registry.k8s.io/etcd:3.5.16-0`. Returns `None` for
+    /// an image that is not called etcd, or has a tag that does not begin with a version.
     pub fn from_image(image: &str) -> Option<Self> {
         let image = image.split_once('@').map_or(image, |(image, _digest)| image);
         let (repository, tag) = image.rsplit_once(':')?;
@@ -187,8 +189,8 @@ pub fn requires_etcdutl(etcdctl: &Version) -> Option<String> {
 pub struct DataVersions {
     /// The version of the format. etcd 3.6 and later set it to their own minor version.
     pub storage: Option<Minor>,
-    /// The minor version on which the members agreed. A restore keeps it (`etcdutl/snapshot/v3_snapshot.go`, which trims the
-    /// members and not the cluster).
+    /// The minor version on which the members agreed. A restore keeps it (`etcdutl/snapshot/v3_snapshot.go`, which
+    /// trims the members and not the cluster).
     pub cluster: Option<Minor>,
 }
 
@@ -200,10 +202,11 @@ impl DataVersions {
 
     /// Returns the lowest minor version that can serve the data, if `etcd` is older than that.
     ///
-    /// A higher storage version is refused by etcd 3.6 and later (`server/storage/schema/schema.go` `Validate`), and by etcd
-    /// 3.4.31 and later (`mvcc/kvstore.go` `restore`). Older versions of 3.4 and all of 3.5 do not look at it and leave it in
-    /// place, for a later etcd to refuse. The cluster version in the data counts since etcd 3.6; before, etcd goes by its v2
-    /// store (`server/etcdserver/api/membership/cluster.go` `Recover`), which a restore begins anew.
+    /// A higher storage version is refused by etcd 3.6 and later (`server/storage/schema/schema.go` `Validate`), and by
+    /// etcd 3.4.31 and later (`mvcc/kvstore.go` `restore`). Older versions of 3.4 and all of 3.5 do not look at it and
+    /// leave it in place, for a later etcd to refuse. The cluster version in the data counts since etcd 3.6; before,
+    /// etcd goes by its v2 store (`server/etcdserver/api/membership/cluster.go` `Recover`), which a restore begins
+    /// anew.
     pub fn too_new_for(&self, etcd: &Version) -> Option<Minor> {
         let cluster = self.cluster.filter(|_| etcd.has(CHECKS_DATA_VERSIONS));
         self.storage.max(cluster).filter(|data| *data > etcd.minor())

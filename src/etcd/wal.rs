@@ -1,11 +1,11 @@
 //! etcd's write-ahead log (`member/wal`), read without etcd.
 //!
-//! Owns the log's format (etcd, `server/storage/wal`; in 3.4 `wal`): files named `SEQUENCE-INDEX.wal`, each a sequence of
-//! frames. A frame is 8 bytes little-endian, of which the lower 56 bits are the length of a record and, if the highest
-//! bit is set, bits 56 to 58 the length of the padding after it; then the record, `walpb.Record{type, crc, data}`. The
-//! CRC-32C runs over the data of all records of all files; each file begins with a record that carries it over.
-//! A length of zero marks preallocated space and ends a file. A crash can leave a half-written record at the end of the last
-//! file; etcd truncates it at its next start.
+//! Owns the log's format (etcd, `server/storage/wal`; in 3.4 `wal`): files named `SEQUENCE-INDEX.wal`, each a sequence
+//! of frames. A frame is 8 bytes little-endian, of which the lower 56 bits are the length of a record and, if the
+//! highest bit is set, bits 56 to 58 the length of the padding after it; then the record, `walpb.Record{type, crc,
+//! data}`. The CRC-32C runs over the data of all records of all files; each file begins with a record that carries it
+//! over. A length of zero marks preallocated space and ends a file. A crash can leave a half-written record at the end
+//! of the last file; etcd truncates it at its next start.
 //!
 //! Must never write, and never hold more than one record. A log that cannot be read because of the machine
 //! (permissions, a failing disk) is never called damaged.
@@ -91,8 +91,8 @@ fn snapshot_index(name: &str) -> Option<u64> {
     u64::from_str_radix(name.strip_suffix(".snap")?.split_once('-')?.1, 16).ok()
 }
 
-/// Reads the log in `dir` from the file that holds the entry after `index`, and passes each item to `visit`. Entries up to
-/// `index` may be among them.
+/// Reads the log in `dir` from the file that holds the entry after `index`, and passes each item to `visit`. Entries up
+/// to `index` may be among them.
 ///
 /// # Errors
 /// As [`check`]; also if the log no longer has the entries that follow `index`.

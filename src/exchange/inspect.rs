@@ -23,8 +23,8 @@ impl Exchange<'_> {
         data.live_database().ok().flatten().and_then(|database| revision(database).ok())
     }
 
-    /// Decides whether to keep the old data, which is in the staging directory now, and returns its last revision. It is
-    /// not kept if the backup holds all of it.
+    /// Decides whether to keep the old data, which is in the staging directory now, and returns its last revision. It
+    /// is not kept if the backup holds all of it.
     pub(super) fn decide_whether_to_keep_old(&mut self) -> Option<i64> {
         let has_v2_keys = self.may_have_v2_keys();
         if has_v2_keys {
@@ -38,8 +38,8 @@ impl Exchange<'_> {
         revision
     }
 
-    /// Returns the last revision of the data in `data_dir`, its write-ahead log included. If etcd has stopped cleanly, all
-    /// of the log is in the database. Otherwise, a booted copy shows the revision.
+    /// Returns the last revision of the data in `data_dir`, its write-ahead log included. If etcd has stopped cleanly,
+    /// all of the log is in the database. Otherwise, a booted copy shows the revision.
     ///
     /// # Errors
     /// The disk has too little free space for a copy, or etcd does not serve the copy.

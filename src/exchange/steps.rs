@@ -108,8 +108,8 @@ impl<'a> Exchange<'a> {
         self.clean_up()
     }
 
-    /// Keeps or removes the old data of a committed exchange, or removes the new data of one that was rolled back. Removes
-    /// the journal last.
+    /// Keeps or removes the old data of a committed exchange, or removes the new data of one that was rolled back.
+    /// Removes the journal last.
     pub(super) fn clean_up(self) -> Result<()> {
         self.release_dependents()?;
         if let (Phase::Committed, Some(name)) = (self.journal.phase, &self.journal.keep_old_as)

@@ -13,8 +13,8 @@
 //! The manifest is written last, when all of its fields are known. It is only written if the database that was read
 //! back ends in the hash that etcd appended to it.
 //!
-//! If a stage fails, it stores its error in one shared [`FirstError`] before it closes its end, so the errors that follow
-//! in the other stages are not reported. Must never publish the archive.
+//! If a stage fails, it stores its error in one shared [`FirstError`] before it closes its end, so the errors that
+//! follow in the other stages are not reported. Must never publish the archive.
 
 use super::observe::Observed;
 use super::request::{Request, Source};
@@ -244,8 +244,8 @@ impl<'a> Pipeline<'a> {
         }
     }
 
-    /// Reads the revision and the content of the snapshot, as soon as all of it has arrived. etcdctl may still be syncing
-    /// it. The error is returned, not stored: it only counts if the snapshot's trailer is valid.
+    /// Reads the revision and the content of the snapshot, as soon as all of it has arrived. etcdctl may still be
+    /// syncing it. The error is returned, not stored: it only counts if the snapshot's trailer is valid.
     fn inspect(&self, saved: &GrowthReceiver) -> Result<Inspection> {
         let dir = self.stage.dir();
         // If the snapshot is cut short, the packer reports it.
@@ -371,8 +371,8 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// The reader's stage: verifies the archive while it is written. An encrypted one is opened with its own `key`, because the
-/// recipients' identities are not on this machine.
+/// The reader's stage: verifies the archive while it is written. An encrypted one is opened with its own `key`, because
+/// the recipients' identities are not on this machine.
 fn read_back_from(
     archive: GrowingFile<File>,
     key: Option<&FileKey>,

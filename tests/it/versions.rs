@@ -153,7 +153,7 @@ fn refuses_etcdctl_3_6_without_etcdutl() {
     let dir = world.path("tools");
     let reasons = [
         "etcdctl 3.6.16 needs etcdutl next to it: ",
-        &format!("there is no {}", dir.join("etcdutl").display()),
+        &format!("{} does not exist", dir.join("etcdutl").display()),
         &format!("-C {} --no-same-owner --strip-components=1 etcd-v3.6.16-linux-", dir.display()),
     ];
     assert_refused(world.snapshot(&[&world.to_target()]), &reasons);

@@ -1,9 +1,9 @@
 //! Checks the structure of a backend by reading every page of every bucket.
 //!
-//! It checks the properties that a reader of the file relies on: that each tree refers to pages within the file, that no page is used twice, that
-//! all elements lie in their page and all keys ascend. bbolt's own check reads the list of free pages too (`tx_check.go`);
-//! only a writer needs it, and etcd's tool reports it. Must never report a failing disk as a fault of the file, nor quote a
-//! key or a value.
+//! It checks the properties that a reader of the file relies on: that each tree refers to pages within the file, that
+//! no page is used twice, that all elements lie in their page and all keys ascend. bbolt's own check reads the list of
+//! free pages too (`tx_check.go`); only a writer needs it, and etcd's tool reports it. Must never report a failing disk
+//! as a fault of the file, nor quote a key or a value.
 
 use super::facts::{KEY, Revision};
 use super::records::{Cursor, PageSet, Root};

@@ -4,8 +4,8 @@
 //!
 //! - etcdutl 3.5.16: no change. (In `meta` it sets `consistent_index` and `term`; in `members` it keeps only the
 //!   new cluster.)
-//! - etcdutl 3.5.16 with `--bump-revision N --mark-compacted`: one additional record, at {last main + N, 0} with an empty
-//!   value; the same revision becomes `scheduledCompactRev` in `meta`.
+//! - etcdutl 3.5.16 with `--bump-revision N --mark-compacted`: one additional record, at {last main + N, 0} with an
+//!   empty value; the same revision becomes `scheduledCompactRev` in `meta`.
 //! - etcdctl 3.4.23: a compaction that was in progress in the snapshot is finished, so its records are removed and
 //!   `finishedCompactRev` is set (or it is not started, if the store closes first). And **the user's keys that are
 //!   named like the hexadecimal id of an old member are deleted**, in one additional revision. (In `meta` it sets
@@ -30,8 +30,8 @@ pub enum Comparison {
     Same {
         /// The number of equal records.
         records: u64,
-        /// The number of records that only the snapshot has. All belong to a compaction that was in progress and that the
-        /// restore finished. Whether these are the right records is not checked here.
+        /// The number of records that only the snapshot has. All belong to a compaction that was in progress and that
+        /// the restore finished. Whether these are the right records is not checked here.
         compacted: u64,
         /// The revision that `--bump-revision` raised the store to.
         bumped_to: Option<i64>,

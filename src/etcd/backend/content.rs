@@ -1,12 +1,12 @@
 //! Computes the content hash and the number of live keys of a snapshot, as etcd itself would report them.
 //!
-//! etcd blocks writes while it computes them: it hashes under the lock of its read transaction (`mvcc/kvstore.go` `HashByRev`;
-//! on 1.4 GB every put waits 0.4 to 0.8 s) and counts under the lock of its index (0.1 s; both measured on 3.5.16). Reading
-//! the snapshot gives the same values without blocking a client.
+//! etcd blocks writes while it computes them: it hashes under the lock of its read transaction (`mvcc/kvstore.go`
+//! `HashByRev`; on 1.4 GB every put waits 0.4 to 0.8 s) and counts under the lock of its index (0.1 s; both measured on
+//! 3.5.16). Reading the snapshot gives the same values without blocking a client.
 //!
-//! The hash is CRC-32C over the name of bucket `key` and then over each record's key and value; up to the last compaction
-//! it covers only live records (`mvcc/hash.go` `WriteKeyValue`, in 3.4 `HashByRev` itself). So the records after the compaction
-//! are read first. Must never hold more than a bounded number of key digests in memory.
+//! The hash is CRC-32C over the name of bucket `key` and then over each record's key and value; up to the last
+//! compaction it covers only live records (`mvcc/hash.go` `WriteKeyValue`, in 3.4 `HashByRev` itself). So the records
+//! after the compaction are read first. Must never hold more than a bounded number of key digests in memory.
 
 use super::Backend;
 use super::facts::{KEY, Revision};
@@ -29,7 +29,8 @@ pub struct ContentSummary {
 
 /// The most keys that are held while a snapshot is made: 18 MB, or 27 MB while the table grows.
 const MAX_KEYS: usize = 900_000;
-/// The most keys that are held while restored data is verified: about 500 MB, much less than etcd's index of as many keys.
+/// The most keys that are held while restored data is verified: about 500 MB, much less than etcd's index of as many
+/// keys.
 const MAX_KEYS_OF_A_PROOF: usize = 16_000_000;
 
 /// The number of records that are read between two checks for cancellation.
@@ -54,8 +55,8 @@ struct ContentScope {
 impl Backend {
     /// Returns the content at the last revision. An error from `wanted` cancels the computation.
     ///
-    /// Returns `None` if the file does not show the content: a compaction was in progress, or more than 900,000 keys have
-    /// changed since the last one.
+    /// Returns `None` if the file does not show the content: a compaction was in progress, or more than 900,000 keys
+    /// have changed since the last one.
     ///
     /// # Errors
     /// Fails if the file cannot be read or the computation is cancelled.
@@ -80,8 +81,8 @@ impl Backend {
     }
 
     /// Returns the content at `revision` as an etcd that serves this data reports it. For etcd a compaction is done as
-    /// soon as it is scheduled (`mvcc/kvstore.go` `updateCompactRev`). Later records are ignored: etcd itself writes some when
-    /// a lease expires.
+    /// soon as it is scheduled (`mvcc/kvstore.go` `updateCompactRev`). Later records are ignored: etcd itself writes
+    /// some when a lease expires.
     ///
     /// Returns `None` if more than 16 million keys would have to be held in memory.
     ///
@@ -209,8 +210,8 @@ impl ContentHasher {
     }
 }
 
-/// Whether a record is the marker that `--bump-revision` leaves at the raised revision: an empty record, which etcd reads
-/// as one of the empty key. No client can put or count that key.
+/// Whether a record is the marker that `--bump-revision` leaves at the raised revision: an empty record, which etcd
+/// reads as one of the empty key. No client can put or count that key.
 fn is_marker(record: &[u8]) -> bool {
     record.is_empty()
 }

@@ -19,7 +19,8 @@ impl Backend {
         self.size().saturating_add(TRAILER_SIZE)
     }
 
-    /// Writes the database as a snapshot. `written` is called with the number of bytes so far, and its error cancels the export.
+    /// Writes the database as a snapshot. `written` is called with the number of bytes so far, and its error cancels
+    /// the export.
     ///
     /// # Errors
     /// Fails if the database cannot be read, `out` cannot be written, or `written` fails.

@@ -25,8 +25,8 @@ impl Backend {
 
     /// Returns the main part of the last key in bucket `key`, which `snapshot status` calls the revision.
     ///
-    /// It is 0 for an empty store, for which etcd's API reports 1. It is lower than etcd's revision if the last revisions
-    /// were deletions that have been compacted: etcd then starts from [`Self::finished_compaction`] or
+    /// It is 0 for an empty store, for which etcd's API reports 1. It is lower than etcd's revision if the last
+    /// revisions were deletions that have been compacted: etcd then starts from [`Self::finished_compaction`] or
     /// [`Self::scheduled_compaction`] if that is higher (`mvcc/kvstore.go` `restore`).
     pub fn last_revision(&self) -> Result<i64> {
         self.try_last_revision().with_context(|| self.context())
@@ -40,8 +40,8 @@ impl Backend {
         }
     }
 
-    /// Returns the revision at which etcd starts on this data. It is 1 for an empty store, and that of a compaction if the last
-    /// revisions were deletions that it removed (`mvcc/kvstore.go` `restore`).
+    /// Returns the revision at which etcd starts on this data. It is 1 for an empty store, and that of a compaction if
+    /// the last revisions were deletions that it removed (`mvcc/kvstore.go` `restore`).
     pub fn revision(&self) -> Result<i64> {
         let compacted = self.scheduled_compaction()?.max(self.finished_compaction()?);
         Ok(self.last_revision()?.max(compacted.unwrap_or(0)).max(1))

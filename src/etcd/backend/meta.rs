@@ -33,8 +33,8 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    /// Returns the valid meta with the higher transaction id, as bbolt does (`db.go` `meta`). Meta 1 is at the offset of one
-    /// page, so every page size is tried if meta 0 is invalid (`getPageSizeFromSecondMeta`).
+    /// Returns the valid meta with the higher transaction id, as bbolt does (`db.go` `meta`). Meta 1 is at the offset
+    /// of one page, so every page size is tried if meta 0 is invalid (`getPageSizeFromSecondMeta`).
     pub fn read(file: &File) -> Result<Self> {
         let first = Self::first(file);
         let second = match &first {

@@ -1,8 +1,8 @@
 //! Reads etcd's backend file without etcd.
 //!
-//! The file is a bbolt database (`member/snap/db`); a snapshot is the same file followed by 32 bytes of SHA-256. It may be
-//! corrupt or hostile, so every length in it is checked before use. Only the few pages on a path are held in memory, and the
-//! size of the file bounds every walk.
+//! The file is a bbolt database (`member/snap/db`); a snapshot is the same file followed by 32 bytes of SHA-256. It may
+//! be corrupt or hostile, so every length in it is checked before use. Only the few pages on a path are held in memory,
+//! and the size of the file bounds every walk.
 //!
 //! Must never write, map or trust the file, nor read a file to which a running etcd writes, because bbolt reuses pages.
 
@@ -37,8 +37,9 @@ pub const HEAD_SIZE: u64 = meta::META_SIZE as u64;
 /// The length of the SHA-256 that etcd appends to the pages.
 const TRAILER_SIZE: u64 = 32;
 
-/// Returns the length in bytes, including the trailer, of the snapshot of which `file` has the first [`HEAD_SIZE`] bytes. bbolt
-/// writes the meta pages first, then exactly the pages of the database (`tx.go` `WriteTo`), and etcd appends its hash.
+/// Returns the length in bytes, including the trailer, of the snapshot of which `file` has the first [`HEAD_SIZE`]
+/// bytes. bbolt writes the meta pages first, then exactly the pages of the database (`tx.go` `WriteTo`), and etcd
+/// appends its hash.
 ///
 /// # Errors
 /// Fails if the file cannot be read or does not begin with a valid meta page.
@@ -68,8 +69,8 @@ const MAX_PAGE_SIZE: u64 = 256 << 20;
 
 /// etcd's backend, opened for reading.
 ///
-/// Pages are read one at a time. etcd only appends, so most pages of a bucket follow each other in the file (97 in 100, measured
-/// on 0.9 GB) and the readahead of the system works. A larger read buffer was not faster.
+/// Pages are read one at a time. etcd only appends, so most pages of a bucket follow each other in the file (97 in 100,
+/// measured on 0.9 GB) and the readahead of the system works. A larger read buffer was not faster.
 #[derive(Debug)]
 pub struct Backend {
     path: PathBuf,
@@ -250,8 +251,8 @@ fn context(path: &Path) -> String {
     format!("reading etcd's backend {}", path.display())
 }
 
-/// Returns the root of a bucket. Its value in the parent's leaf is {root pgid u64, sequence u64}; if the root is 0, the only page
-/// of the bucket follows (bbolt `bucket.go` `openBucket`).
+/// Returns the root of a bucket. Its value in the parent's leaf is {root pgid u64, sequence u64}; if the root is 0, the
+/// only page of the bucket follows (bbolt `bucket.go` `openBucket`).
 fn bucket_root(value: &[u8]) -> Result<Root> {
     match u64_at(value, 0).context("its header is truncated")? {
         0 => {

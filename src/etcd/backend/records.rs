@@ -29,7 +29,8 @@ impl<'a> Records<'a> {
         Self(cursor)
     }
 
-    /// Moves to the first record with a key of at least `key`, without reading the earlier ones. Must be called before `next`.
+    /// Moves to the first record with a key of at least `key`, without reading the earlier ones. Must be called before
+    /// `next`.
     ///
     /// # Errors
     /// Fails if the file cannot be read or is corrupt.
@@ -248,8 +249,8 @@ impl PathLevel {
         Ok(())
     }
 
-    /// Visits the next element of a leaf. Its key must be greater than the previous one; `before` is the last key of the
-    /// previous leaf.
+    /// Visits the next element of a leaf. Its key must be greater than the previous one; `before` is the last key of
+    /// the previous leaf.
     fn step(&mut self, before: &[u8]) -> Result<Slot> {
         let slot = self.page.slot(self.next)?;
         let before = match self.last {

@@ -1,8 +1,8 @@
 //! The keys of the v2 API, and the effect of requests on which keys exist.
 //!
-//! Follows etcd's `server/etcdserver/api/v2store/store.go`. In two cases the result is unknown,
-//! because etcd's indexes are not tracked: a comparison with an index, and the name that a POST creates. The key then counts
-//! as existing. One key too many costs the operator a question; one too few would be lost.
+//! Follows etcd's `server/etcdserver/api/v2store/store.go`. In two cases the result is unknown, because etcd's indexes
+//! are not tracked: a comparison with an index, and the name that a POST creates. The key then counts as existing. One
+//! key too many costs the operator a question; one too few would be lost.
 
 use super::request::{Method, V2Request, digest};
 use anyhow::{Context, Result, ensure};
@@ -10,13 +10,15 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The directory of the users' keys (`server.go` `StoreKeysPrefix`). `/0` belongs to etcd, and `/2` holds the v2 API's users.
+/// The directory of the users' keys (`server.go` `StoreKeysPrefix`). `/0` belongs to etcd, and `/2` holds the v2 API's
+/// users.
 const KEYS: &str = "/1";
 /// The most nodes that are held in memory.
 const MAX_NODES: usize = 1_000_000;
 /// The number of top-level names that are reported.
 const MAX_TOP_NAMES: usize = 3;
-/// The earliest expiry time. etcd treats an earlier one as "never" (`store.go` `minExpireTime`: 2000-01-01, in nanoseconds).
+/// The earliest expiry time. etcd treats an earlier one as "never" (`store.go` `minExpireTime`: 2000-01-01, in
+/// nanoseconds).
 const MIN_EXPIRE_TIME: i64 = 946_684_800_000_000_000;
 
 /// The users' keys by full path.

@@ -11,8 +11,8 @@ use std::io::{self, BufReader, Read};
 const HEADER_SIZE: u64 = 8;
 /// A disk writes whole sectors of at least this size (`decoder.go` `minSectorSize`).
 const SECTOR_SIZE: u64 = 512;
-/// The longest record that is read, in bytes. etcd starts a new file once one has 64 MB (`wal.go` `SegmentSizeBytes`), and
-/// refuses requests above 1.5 MB by default.
+/// The longest record that is read, in bytes. etcd starts a new file once one has 64 MB (`wal.go` `SegmentSizeBytes`),
+/// and refuses requests above 1.5 MB by default.
 const MAX_RECORD_SIZE: u64 = 64 << 20;
 
 /// A file of the log.
@@ -78,8 +78,8 @@ impl<'s> Frames<'s> {
         Ok(Self { segment, file, length, is_last, offset: 0, next: 0, buffer, ended_early: false })
     }
 
-    /// Returns the next record. Returns `None` at the end of the file, at the beginning of the preallocated space, and if the
-    /// last file ends within a frame.
+    /// Returns the next record. Returns `None` at the end of the file, at the beginning of the preallocated space, and
+    /// if the last file ends within a frame.
     pub fn next(&mut self) -> Result<Option<&[u8]>, WalError> {
         self.offset = self.next;
         let mut head = [0; HEADER_SIZE as usize];

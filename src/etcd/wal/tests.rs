@@ -250,8 +250,8 @@ fn a_log_that_cannot_be_read_is_not_reported_as_damaged() {
 }
 
 proptest! {
-    /// The checksum covers a record's data. It does not cover its type, so that a changed bit can make an entry without a
-    /// request of another record, in etcd too.
+    /// The checksum covers a record's data. It does not cover its type, so that a changed bit can make an entry without
+    /// a request of another record, in etcd too.
     #[test]
     fn never_panics_and_never_shows_an_altered_request(at in 0_usize..100_000, bit in 0_u8..8, cut in 0_usize..100_000) {
         let written = two_files().finish();

@@ -55,7 +55,8 @@ fn compares_record_by_record() {
             store(&full, none),
             differs("revision 2, change 1 is not in the snapshot"),
         ),
-        // A compaction in progress that the restore of 3.4 finished: records up to it are missing, later ones are complete.
+        // A compaction in progress that the restore of 3.4 finished: records up to it are missing, later ones are
+        // complete.
         (store(&full, [Some(2), None]), store(&full[1..], [Some(2), Some(2)]), same(2, 1, None)),
         (store(&full, [Some(3), Some(2)]), store(&[], [Some(3), Some(3)]), same(0, 3, None)),
         (

@@ -96,7 +96,8 @@ fn refuses_a_truncated_file() {
     }
 }
 
-/// Replaces each 32-bit word of each page by numbers that overflow sums. Each file must be read in a short time without a panic.
+/// Replaces each 32-bit word of each page by numbers that overflow sums. Each file must be read in a short time without
+/// a panic.
 #[test]
 fn reads_a_file_with_any_altered_word() {
     let long = vec![b'x'; 2 * PAGE];
