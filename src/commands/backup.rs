@@ -42,7 +42,7 @@ pub struct Outcome {
     /// The snapshot and its uploads.
     #[serde(flatten)]
     pub backup: snapshot::Outcome,
-    /// The reason why no backup was taken, if the timer started this run before it was due.
+    /// The reason why no backup was taken, if the timer started this run and no run is due.
     pub not_due: Option<String>,
     /// Number of attempts of the run.
     pub tries: u32,
@@ -62,7 +62,7 @@ pub struct Retention {
     pub hidden: Option<String>,
 }
 
-/// Takes a backup. If the timer started this run before it was due, takes none.
+/// Takes a backup, unless the timer started this run and no run is due.
 ///
 /// # Errors
 /// Fails if no archive was verified, if a destination did not get it, or if the retention failed.
