@@ -137,15 +137,18 @@ fn request(call: &Call<'_>) -> Result<Request, ActionError> {
     let (_, owner) = archive_owner().map_err(untouched)?;
     let settings = super::offsite::settings(call)?;
     let target = super::target::target(call, &settings)?;
+    // Before the source, which may have to be downloaded from the controller.
+    let expected_sha256 = sha256(params.text("expected-sha256")?)?;
+    let bump = Bump::parse(params.text("bump-revision")?)?;
     let source = source(call)?;
     Ok(Request {
-        expected_sha256: sha256(params.text("expected-sha256")?)?,
+        expected_sha256,
         identities: call.identities()?,
         encrypt_to: settings.encrypt_to,
         allow_unhashed: params.flag("allow-unhashed")?,
         allow_foreign: params.flag("allow-foreign")?,
         allow_v2_loss: params.flag("allow-v2-loss")?,
-        bump: Bump::parse(params.text("bump-revision")?)?,
+        bump,
         backup: (!params.flag("skip-backup")?).then_some(target),
         plan_only: params.flag("plan")?,
         owner,

@@ -21,6 +21,9 @@ const ALL: &str = "all";
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
+    /// Whether the queue was read.
+    #[serde(skip)]
+    pub is_known: bool,
     /// The uploads that are still waiting.
     pub uploads: Vec<Waiting>,
     /// The uploads that a plan would take out of the queue, if some were named.
@@ -168,7 +171,7 @@ fn show(waiting: &[PendingUpload], settings: &Settings, outcome: &mut Outcome) {
             false => format!("{} is not in the settings", one.destination),
         },
     });
-    outcome.uploads = rows.collect();
+    (outcome.is_known, outcome.uploads) = (true, rows.collect());
 }
 
 /// Shortens a server's message to one line, because the table has one line per upload.

@@ -471,6 +471,7 @@ fn actions_use_the_target_of_the_schedule_by_default() {
     assert!(planned.contains(&latest) && Path::new(&planned).starts_with(&target), "{planned}");
     // An explicit `target` overrides the target of the schedule.
     let elsewhere = format!("target={}", world.path("elsewhere").display());
+    fs::create_dir(world.path("elsewhere")).unwrap();
     assert_eq!(run("list-snapshots", &[&elsewhere]).get("count"), "0");
 }
 
@@ -499,7 +500,7 @@ fn a_snapshot_outside_the_target_needs_its_path() {
     for asked in [name, "latest"] {
         let out = plan(&format!("from={asked}"));
         out.assert_stderr_contains(&[&format!("in {}", scheduled.display())]);
-        out.refused(&["in another directory with target=dir"]);
+        out.refused(&["target=dir looks in another directory"]);
     }
     assert!(plan(&path).completed().get("plan.snapshot").ends_with(name));
     let there = at_home(&[&format!("from={name}"), "target=/home/ubuntu/etcd-snapshots", "plan=true"]);

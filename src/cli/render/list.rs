@@ -23,6 +23,9 @@ const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VER
 impl Render for Outcome {
     fn juju(&self) -> Results {
         let mut results = Results::default();
+        if !self.is_listed {
+            return results;
+        }
         results.set(key!("snapshots"), snapshots_document(self));
         if let Some(runs) = &self.runs {
             let json = || serde_json::to_value(runs).unwrap_or_default();
@@ -41,6 +44,9 @@ impl Render for Outcome {
     }
 
     fn text(&self, style: Style) -> String {
+        if !self.is_listed {
+            return String::new();
+        }
         let mut text = match (self.snapshots.as_slice(), style.wide) {
             ([], _) => "There are no snapshots.\n".to_owned(),
             (rows, true) => format!("{}\n", table(HEAD, rows.iter().map(cells))),

@@ -27,6 +27,9 @@ fn verdicts(outcome: &Outcome) -> String {
 impl Render for Outcome {
     fn juju(&self) -> Results {
         let mut results = Results::default();
+        if !self.is_judged {
+            return results;
+        }
         let text = if self.snapshots.is_empty() { "none".to_owned() } else { verdicts(self) };
         results.set(key!("snapshots"), text);
         let (deleted, freed) = match self.plan {
@@ -44,6 +47,9 @@ impl Render for Outcome {
 
     fn text(&self, style: Style) -> String {
         let mut text = String::new();
+        if !self.is_judged {
+            return text;
+        }
         if style.wide && !self.snapshots.is_empty() {
             text += &format!("{}\n", verdicts(self));
         } else {

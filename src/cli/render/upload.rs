@@ -19,6 +19,9 @@ fn queue(outcome: &Outcome) -> String {
 impl Render for Outcome {
     fn juju(&self) -> Results {
         let mut results = Results::default();
+        if !self.is_known {
+            return results;
+        }
         if let Some(all) = &self.would_give_up {
             results.set(key!("would-give-up"), all.join(", "));
         }
@@ -37,6 +40,9 @@ impl Render for Outcome {
 
     fn text(&self, _: Style) -> String {
         let mut text = String::new();
+        if !self.is_known {
+            return text;
+        }
         for (what, all) in [("would be given up", &self.would_give_up), ("given up", &self.given_up)] {
             if let Some(all) = all {
                 text += &format!("{what}: {}\n", all.join(", "));

@@ -34,6 +34,9 @@ pub struct Outcome {
     pub destinations: BTreeMap<String, String>,
     /// Warnings about the archives.
     pub warnings: Vec<String>,
+    /// Whether the places were listed. If not, nothing is known about them.
+    #[serde(skip)]
+    pub is_listed: bool,
     /// The time of the listing, for relative ages.
     #[serde(skip)]
     pub now: Timestamp,
@@ -60,7 +63,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let because = look.reasons_to_keep(&own_ids(call), call.now);
     let rows = look.snapshots.iter().zip(because).take(limit);
     outcome.snapshots = rows.map(|(found, kept)| Row::of(found, kept)).collect();
-    outcome.now = call.now;
+    (outcome.is_listed, outcome.now) = (true, call.now);
     call.params.text("format")?.clone_into(&mut outcome.juju_format);
     if call.params.flag("runs")? {
         outcome.runs = Some(runs_of(&places.target, limit, call.now)?);

@@ -37,6 +37,9 @@ pub(in crate::commands) fn params(target: &Path, site: &str) -> Params {
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
+    /// Whether the archives were judged. If not, nothing was deleted.
+    #[serde(skip)]
+    pub is_judged: bool,
     /// Whether this is only a plan, so that no archive was deleted.
     pub plan: bool,
     /// Every archive with its verdict.
@@ -124,6 +127,7 @@ fn report(
     }
     let hidden_count = of(Fate::Hidden).count();
     Outcome {
+        is_judged: true,
         plan,
         snapshots: judged.iter().zip(fates).map(|(one, fate)| row(one, fate.in_a_word(plan))).collect(),
         deleted: of(Fate::Gone).count(),
