@@ -602,7 +602,7 @@ mod tests {
             assert_eq!((&*refusal.reason, &*refusal.next), (reason, "run `etcd-backup restore --help`"));
         }
         assert_eq!(refused("restore", &["--target"]).reason, "--target <DIR> has no value");
-        assert!(unknown_command(&"snapshto".into()).reason.contains("did you mean snapshot?"));
+        assert!(unknown_command("snapshto".as_ref()).reason.contains("did you mean snapshot?"));
     }
 
     #[test]
