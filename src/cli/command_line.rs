@@ -414,8 +414,11 @@ fn output_format(matches: &ArgMatches, named: Option<String>, called: CalledAs) 
     }
 }
 
+/// A parameter given as `name=value`.
+type NamedValue = (String, String);
+
 /// Takes the `name=value` words out, up to `--`. A flag with a value, `--plan=no`, is one of them.
-fn split(action: &Action, words: Vec<OsString>) -> Result<(Vec<(String, String)>, Vec<OsString>), Refusal> {
+fn split(action: &Action, words: Vec<OsString>) -> Result<(Vec<NamedValue>, Vec<OsString>), Refusal> {
     let (mut assignments, mut rest) = (Vec::new(), Vec::new());
     let mut words = words.into_iter();
     let mut is_value = false;

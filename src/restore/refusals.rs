@@ -228,6 +228,7 @@ impl From<Obstacle> for Refusal {
 
 impl Obstacle {
     /// The reason, a clause without a full stop.
+    #[expect(clippy::too_many_lines, reason = "a table: one sentence for each obstacle, all in one place")]
     fn reason(&self) -> String {
         match self {
             Self::BumpNotUnderstood { given, .. } => format!("bump-revision={given} is not a valid value"),
