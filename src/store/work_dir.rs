@@ -131,13 +131,13 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn the_mark_of_a_companion_is_not_that_of_its_archive() {
-        let beside = std::path::PathBuf::from("/t/a.tar.gz.age.manifest.json");
-        let error = anyhow!("syncing directory /t: EIO").context(NotDurable(beside));
-        let told = without_archive(error.context("publishing the archive"));
-        assert!(!told.is::<NotDurable>(), "{told:#}");
-        for words in ["a.tar.gz.age.manifest.json stands there", "syncing directory /t: EIO"] {
-            assert!(format!("{told:#}").contains(words), "{told:#}");
+    fn an_error_about_the_sidecar_does_not_name_the_archive() {
+        let sidecar = std::path::PathBuf::from("/t/a.tar.gz.age.manifest.json");
+        let error = anyhow!("syncing directory /t: EIO").context(NotDurable(sidecar));
+        let error = without_archive(error.context("publishing the archive"));
+        assert!(!error.is::<NotDurable>(), "{error:#}");
+        for part in ["a.tar.gz.age.manifest.json is complete", "syncing directory /t: EIO"] {
+            assert!(format!("{error:#}").contains(part), "{error:#}");
         }
         assert!(without_archive(rustix::io::Errno::IO.into()).is::<rustix::io::Errno>());
     }

@@ -63,7 +63,7 @@ fn refuses_a_target_that_the_user_ubuntu_cannot_enter() {
         let mut command = with_ubuntu_user(&world, binary, words);
         command.env("ETCD_BACKUP", &settings);
         let out = Run::start(command, &world.path("runs")).finish();
-        out.refused(&["closed to the user ubuntu"]);
+        out.refused(&["the user ubuntu cannot enter"]);
     }
     assert_eq!(fs::read_dir(&closed).unwrap().count(), 0);
 }

@@ -92,7 +92,7 @@ fn publishes_only_verified_snapshots(version: Version) {
             &|tools| tools.answer(save, "Snapshot saved at nowhere\n", "", 0),
             &["etcdctl succeeded but saved no snapshot"],
         ),
-        (&|tools| tools.corrupt(save), &["does not match the hash that ends it"]),
+        (&|tools| tools.corrupt(save), &["does not match the hash at its end"]),
         (
             &|tools| tools.cut(save),
             &["but the snapshot's first page announces", "bytes were read of a file of"],

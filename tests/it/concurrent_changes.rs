@@ -37,7 +37,7 @@ fn recovery_keeps_client_writes_to_the_new_data(version: Version) {
     // Recovery must not judge the data by the current membership.
     tools.kill("*member*list*");
     let recovered = world.restore(&["--recover"]).completed().get("restore.recovered");
-    assert!(recovered.contains("finished"), "{recovered}");
+    assert!(recovered.contains("was completed"), "{recovered}");
     assert_eq!(world.etcdctl(&["get", "written", "--print-value-only"]).trim(), "since");
     world.etcdctl(&["del", "written"]);
     assert_same(&world.dump(), &new, "after the recovery");
@@ -193,7 +193,7 @@ fn fails_if_etcd_is_started_during_the_exchange(version: Version) {
         Fate::Made
     });
     assert!(started);
-    out.failed(&["etcd does not run", "does not have"]);
+    out.failed(&["etcd is not running", "does not have"]);
     assert_same(&world.dump(), &old, "after a start in the exchange");
     assert!(world.etcdctl(&["put", "fresh", "start"]).contains("OK"));
     world.stop();

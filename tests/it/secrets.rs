@@ -61,7 +61,7 @@ fn failed_actions_leak_no_secrets(version: Version) {
     };
 
     world.arm("only-tree", world.tree());
-    detector.run(&restore(&archive, &["skip-backup=true"])).failed(&["etcd does not run: 15 s after"]);
+    detector.run(&restore(&archive, &["skip-backup=true"])).failed(&["etcd is not running: 15 s after"]);
     world.disarm("only-tree");
 
     let bytes = fs::read(&archive).unwrap();

@@ -359,6 +359,11 @@ fn check_message(mode: Mode, point: &Point, out: &Out, outcome: &str) {
                 check_cause(out, call, *error);
             }
         }
+        // An interrupt is not a failure: it needs no next step, and the old data is as it was.
+        Some(143) if matches!(mode, Mode::Term) => {
+            assert!(matches!(outcome, "OLD" | "SAME"), "interrupted, with {outcome}: {}", out.describe());
+            assert!(out.stderr.contains("interrupted by SIGTERM. State: "), "{}", out.describe());
+        }
         // The dynamic loader failed, before our program started.
         Some(127) => {
             assert!(matches!(outcome, "OLD" | "SAME") && out.stdout.is_empty(), "{}", out.describe())

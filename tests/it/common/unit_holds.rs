@@ -73,7 +73,8 @@ fn unit_checks_parameters_and_fills_in_defaults() {
     let unit = fixture.unit();
     let params = unit.enqueue("restore", &["skip-backup=true"]).unwrap();
     assert_eq!(params["skip-backup"], json!(true));
-    assert_eq!(params["target"], json!("/home/ubuntu/etcd-snapshots"));
+    assert_eq!(params["target"], json!(""));
+    assert_eq!(params["bump-revision"], json!("auto"));
     assert_eq!(params["plan"], json!(false));
     assert!(unit.enqueue("restore", &["skip-backup=maybe"]).unwrap_err().contains("boolean"));
     assert!(unit.enqueue("snapshot", &["target=7"]).unwrap_err().contains("string"));
