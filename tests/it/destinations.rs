@@ -93,7 +93,11 @@ fn forgets_a_pending_upload_if_its_archive_was_deleted() {
     std::thread::sleep(std::time::Duration::from_millis(1100));
     write_destinations(&world, &[("offsite", server.port, "backups", "")]);
     let out = snapshot(&world);
-    assert!(out.stderr.contains(&format!("forgetting {first}")), "{}", out.describe());
+    assert!(
+        out.stderr.contains(&format!("removing {first}, which was deleted, from the queue for offsite")),
+        "{}",
+        out.describe()
+    );
     assert_eq!(out.completed().get("destinations.offsite"), "uploaded");
     assert!(waiting(&world).is_empty());
 }
@@ -192,7 +196,7 @@ fn uses_the_credentials_of_the_instance_role() {
     let mut command = self::command(&world);
     command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
     let none = Run::start(command, &world.path("runs")).finish();
-    assert!(none.stdout.contains("asking http://127.0.0.1:1 for the key"), "{}", none.describe());
+    assert!(none.stdout.contains("role from http://127.0.0.1:1: "), "{}", none.describe());
     none.failed(&["Connection refused"]);
 }
 
@@ -242,7 +246,7 @@ fn fetches_and_verifies_a_snapshot_by_name_or_as_latest() {
         ("nowhere/latest", "names no destination"),
         ("offsite/elsewhere/latest", "no snapshot that is known to be good in offsite"),
         ("s3://other/x", "is in no destination"),
-        ("", "no snapshot is named"),
+        ("", "no archive is named"),
     ] {
         fetch(from).refused(&[reason]);
     }

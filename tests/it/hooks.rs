@@ -253,7 +253,7 @@ fn dispatch_executes_the_action() {
     crate::broken_tools::await_call(&tools, "save", task.run());
     // `juju cancel-task` kills only the process that Juju started: that must be the action.
     let exe = std::fs::read_link(format!("/proc/{}/exe", task.run().pid())).unwrap();
-    assert_eq!(exe.file_name().unwrap(), "snapshot");
+    assert_eq!(exe.file_name().unwrap(), "etcd-backup");
     assert_eq!(task.cancel().status, Status::Aborted);
     crate::broken_tools::assert_all_gone(&tools);
 }

@@ -277,7 +277,7 @@ fn pins_verifies_and_deletes_in_every_place() {
     for all in ["all", "latest", "offsite/all"] {
         fixture
             .run("delete-snapshot", &[&format!("snapshot={all}"), "force=true"])
-            .refused(&["name no snapshot"]);
+            .refused(&["all and latest are not accepted as names"]);
     }
 
     // Verifies all locations, with totals. One copy is damaged, and the others are good.
@@ -301,7 +301,7 @@ fn prunes_each_place_by_its_own_rules() {
     let keep = |many: u64| format!("    keep: {{last: {many}}}\n");
     let destinations = || [fixture.bucket("offsite", "backups", &keep(1)), fixture.directory("")];
     fixture.settings("", &destinations()[1..]);
-    fixture.run("prune-snapshots", &[]).refused(&["none is written down"]);
+    fixture.run("prune-snapshots", &[]).refused(&["the settings contain no rule"]);
     fixture.settings("keep: {last: 2}\n", &destinations());
     let all: Vec<String> = (0..4).map(|_| fixture.saved()).collect();
 

@@ -48,15 +48,17 @@ pub struct Outcome {
 /// Lists the archives.
 ///
 /// # Errors
-/// Refuses a directory that does not exist. Fails if a place cannot be read; the others are listed.
+/// Refuses a directory that does not exist, unless there are destinations to list: on a new machine, the archives to restore
+/// from may be there alone. Fails if a place cannot be read; the others are listed.
 pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
     let limit = match usize::try_from(call.params.number("limit")?) {
         Ok(0) | Err(_) => usize::MAX,
         Ok(limit) => limit,
     };
     let places = places(call)?;
-    if !call.params.text("target")?.is_empty() && !places.target.exists() {
-        let reason = format!("{} does not exist", places.target.display());
+    let missing = (!call.params.text("target")?.is_empty() && !places.target.exists())
+        .then(|| format!("{} does not exist", places.target.display()));
+    if let Some(reason) = missing.clone().filter(|_| places.destinations.names().next().is_none()) {
         return Err(Refusal::new(reason, "give the directory that holds the archives as target").into());
     }
     let look = Listing::new(&places, &places.all());
@@ -71,7 +73,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     outcome.count = look.snapshots.len();
     outcome.size_bytes = look.snapshots.iter().map(|found| found.entry.size).sum();
     outcome.not_shown = look.snapshots.len() - outcome.snapshots.len();
-    outcome.warnings = dated_in_future(&look, call.now).into_iter().collect();
+    outcome.warnings = missing.into_iter().chain(dated_in_future(&look, call.now)).collect();
     for place in &look.repositories {
         if let Some(name) = &place.name {
             outcome.destinations.insert(name.clone(), in_words(&look, place));
