@@ -289,7 +289,7 @@ fn a_refused_snapshot_changes_no_record_and_no_metric() {
         let _ = fs::remove_dir_all(&kept);
         command.env("SMALL", world.path("small")).env("TARGET", world.target()).env("KEPT", &kept);
         let out = Run::start(command, &world.path("runs")).finish();
-        out.refused(&["room"]);
+        out.refused(&["Next: free space there"]);
         assert_eq!(crate::common::fs_util::names(&kept).len(), before.1.len(), "no record: {action}");
     }
     let after = (fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap(), runs(&world));
