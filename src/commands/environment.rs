@@ -18,8 +18,6 @@ pub(super) const PASSWORD: &str = "ETCDCTL_PASSWORD";
 
 /// The site file outside of the charm, if `ETCD_SITE` names no other.
 pub(super) const SITE_FILE: &str = "/etc/etcd-backup/site.yaml";
-/// The settings file outside of the charm, if `ETCD_BACKUP` names no other.
-const SETTINGS_FILE: &str = "/etc/etcd-backup/config.yaml";
 /// The default directory for archives outside of the charm.
 const USUAL_TARGET: &str = "/var/backups/etcd";
 /// The default directory for archives in the charm, which `juju scp` can read.
@@ -53,12 +51,8 @@ impl Environment {
         if in_charm {
             return Self { in_charm, ..environment };
         }
-        let existing = |path: &str| Some(PathBuf::from(path)).filter(|path| path.exists());
-        Self {
-            site: environment.site.or_else(|| existing(SITE_FILE)),
-            settings: environment.settings.or_else(|| existing(SETTINGS_FILE)),
-            ..environment
-        }
+        let site_file = Some(PathBuf::from(SITE_FILE)).filter(|path| path.exists());
+        Self { site: environment.site.or(site_file), ..environment }
     }
 
     /// Returns the directory for archives if neither the caller nor the settings name one.

@@ -132,7 +132,7 @@ impl<'s> Wanted<'s> {
         let Some(schedule) = &settings.schedule else {
             return Err(Refusal::new(
                 "no schedule is configured",
-                format!("write `schedule: {{when: every 12h}}` into {OPERATOR_FILE}; the README shows more"),
+                format!("write `schedule: {{when: every 12h}}` into {OPERATOR_FILE}"),
             )
             .into());
         };

@@ -16,13 +16,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// The operator's file, unless the environment names another one.
-pub const OPERATOR_FILE: &str = "/etc/etcd-charm/backup.yaml";
-/// The file that the charm writes, in the same directory.
+pub const OPERATOR_FILE: &str = "/etc/etcd-backup/config.yaml";
+/// The file that the charm writes.
 const CHARM_FILE: &str = "/etc/etcd-charm/juju.yaml";
 /// The key of the destinations.
 pub const DESTINATIONS_KEY: &str = "destinations";
 
-/// Returns the path of the charm's file, which is in the directory of the operator's file `operator_file`.
+/// Returns the path of the charm's file. If the environment names the operator's file, it is in the same directory.
 pub fn charm_file(operator_file: Option<&Path>) -> PathBuf {
     operator_file.map_or(PathBuf::from(CHARM_FILE), |file| file.with_file_name("juju.yaml"))
 }

@@ -215,7 +215,7 @@ fn prunes_by_the_rules_and_reports_the_reasons(version: Version) {
     assert_eq!(latest.get("verify.revision"), world.revision().to_string());
 
     world.stop();
-    prune(&["keep=1"]).failed(&["which cluster this is"]);
+    prune(&["keep=1"]).failed(&["finding out the cluster id"]);
     // Each cluster keeps its own newest snapshot. All ids of this cluster count as one cluster.
     let planned = prune(&["keep=1", "cluster=any", "plan=true"]).completed();
     assert_eq!(planned.get("would-delete"), "2", "{}", planned.get("snapshots"));

@@ -126,7 +126,7 @@ fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
     let before = run(&world, "backup", &[&target]).completed();
     assert_eq!(before.get("destinations.near"), format!("uploaded; still waiting: {stuck}"));
     let warning = before.get("upload.warning");
-    assert!(warning.contains(&stuck) && warning.contains("no longer what it was"), "{warning}");
+    assert!(warning.contains(&stuck) && warning.contains("has changed since it was made"), "{warning}");
     // The archive of this run was uploaded, so retention is applied. It never deletes an archive with a
     // pending upload.
     assert_eq!(before.get("retention.deleted"), "0");
@@ -144,10 +144,15 @@ fn a_stuck_upload_fails_no_backup_and_can_be_given_up() {
     let unit = Unit::new(&world);
     let listed = run(&world, "upload", &[&target, "plan=true"]).completed();
     assert_eq!(listed.get("count"), "1");
-    for word in [&*stuck, "near", "no longer what it was"] {
+    for word in [&*stuck, "near", "has changed since it was made"] {
         assert!(listed.get("uploads").contains(word), "{}", listed.get("uploads"));
     }
-    run(&world, "upload", &[&target]).failed(&["near: ", "no longer what it was", &stuck, "give-up="]);
+    run(&world, "upload", &[&target]).failed(&[
+        "near: ",
+        "has changed since it was made",
+        &stuck,
+        "give-up=",
+    ]);
     run(&world, "upload", &[&target, "give-up=other.tar.gz"]).refused(&["no upload of other.tar.gz"]);
     assert_eq!(waiting(&world).len(), 1);
     let planned = run(&world, "upload", &[&target, &format!("give-up={stuck}"), "plan=true"]).completed();

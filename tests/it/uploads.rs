@@ -121,8 +121,8 @@ fn an_archive_deleted_before_its_upload_is_not_uploaded() {
     fs::remove_file(new.unwrap()).unwrap();
     fs::create_dir(destination_dir(&world, "shelf")).unwrap();
     let out = run.finish();
-    assert!(!out.stdout.contains("uploaded"), "{}", out.describe());
-    out.failed(&["uploading to shelf: ", "was deleted before it got there", "run it again"]);
+    assert!(!out.stdout.contains("shelf: uploaded"), "{}", out.describe());
+    out.failed(&["uploading to shelf: ", "was deleted before it was uploaded", "run it again"]);
     assert!(old.exists(), "retention ran after a failed backup");
     assert!(waiting(&world).is_empty() && uploaded_archives(&world, "shelf").is_empty());
 }

@@ -169,7 +169,7 @@ fn refuses_etcdctl_3_6_without_etcdutl() {
     // An existing etcdutl that cannot be used has its own message.
     fs::write(dir.join("etcdutl"), "").unwrap();
     let out = world.snapshot(&[&world.to_target()]);
-    assert_refused(out, &[reasons[0], "/etcdutl is not used", "chmod 755"]);
+    assert_refused(out, &[reasons[0], "/etcdutl cannot be used", "chmod 755"]);
     fs::remove_file(dir.join("etcdutl")).unwrap();
     world.set_site(&world.site_text(&Version::V35.bin_dir()));
     assert_eq!(list(&world), before);
@@ -218,7 +218,7 @@ fn an_archive_of_a_newer_etcd_is_good_without_a_drill() {
     fs::copy(archive_of("3.7.3"), world.target().join(name)).unwrap();
     verify(&world, &[&format!("snapshot={name}")]).completed();
     let out = verify(&world, &[&format!("snapshot={name}"), "drill=true"]);
-    out.assert_stderr_contains(&["it is of etcd 3.7, and "]);
+    out.assert_stderr_contains(&["it comes from etcd 3.7, and "]);
     out.assert_stderr_contains(&["only etcd 3.7 or later can be booted on it"]);
     assert!(!list(&world).contains("BROKEN"), "{}", list(&world));
     verify(&world, &[&format!("snapshot={name}")]).completed();

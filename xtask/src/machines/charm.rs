@@ -82,7 +82,7 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
 /// Hooks install and remove the timer according to the settings, and the status reports the last backup. Leaves the timer
 /// installed.
 fn scheduled_backups(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
-    let write = |text: &str| machine.write("/etc/etcd-charm/backup.yaml", text);
+    let write = |text: &str| machine.write("/etc/etcd-backup/config.yaml", text);
     write("schedule: {when: 0 25 * * *}\n")?;
     unit.hook("update-status", &["blocked the schedule cannot be used", "\"25\" is no hour"])?;
     write("schedule: {when: every 12h}\n")?;

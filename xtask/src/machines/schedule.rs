@@ -10,7 +10,7 @@ use super::machine::Machine;
 use super::scenario;
 use super::test_bed::TestBed;
 
-const SETTINGS: &str = "/etc/etcd-charm/backup.yaml";
+const SETTINGS: &str = "/etc/etcd-backup/config.yaml";
 const STAMP: &str = "/var/lib/systemd/timers/stamp-etcd-backup.timer";
 const METRICS: &str = "/var/lib/node-exporter";
 /// A user hook that takes longer than the interval between two runs.
