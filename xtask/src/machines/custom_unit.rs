@@ -80,7 +80,7 @@ pub fn separate_wal(test_bed: &TestBed) -> Result<String> {
     scenario::damage(&machine)?;
     let damaged = scenario::digest(&machine)?;
     let copy = "cp -a /srv/log /srv/db/etcd/member/wal";
-    let parts = ["/srv/log", "systemctl stop config-store.service", copy, "wal-dir out of"];
+    let parts = ["/srv/log", "systemctl stop config-store.service", copy, "remove wal-dir"];
     scenario::refused(&machine, "restore", &[&format!("snapshot={archive}")], &parts)?;
 
     machine.run(&["systemctl", "stop", "config-store.service"])?;
@@ -124,7 +124,7 @@ pub fn changed_since_start(test_bed: &TestBed) -> Result<String> {
         "[Service]\nEnvironment=ETCD_DATA_DIR=/srv/moved\n",
     )?;
     machine.run(&["systemctl", "daemon-reload"])?;
-    let both = ["/var/lib/etcd/default", "/srv/moved", "after a restart"];
+    let both = ["/var/lib/etcd/default", "/srv/moved", "has changed since it started"];
     scenario::refused(&machine, "restore", &[&format!("snapshot={archive}")], &both)?;
     let site = scenario::action(&machine, "site", &[])?;
     ensure!(scenario::text(&site, &["site", "warning"])?.contains("/srv/moved"), "{site}");

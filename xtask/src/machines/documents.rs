@@ -110,8 +110,8 @@ fn without_numbers(word: &str) -> String {
             true => plain.extend(token.chars().filter(|c| !c.is_ascii_digit())),
             false => plain.push_str(token),
         }
-        // Dots in numbers come and go: `1 s` and `1.1 s`.
-        if separator != "." {
+        // Dots in numbers come and go (`1 s` and `1.1 s`), and so does the number after the name of an archive.
+        if separator != "." && !(separator == "-" && plain.ends_with('-')) {
             plain.push_str(separator);
         }
     }
@@ -127,6 +127,7 @@ mod tests {
         let same = |a: &str, b: &str| assert_eq!(comparable(a).next(), comparable(b).next(), "{a} and {b}");
         same("sha256:  94d427ee32181bc6", "sha256: 12c0501d389038615b");
         same("etcd-snapshot-2026-11-20-20.49.17.tar.gz", "etcd-snapshot-2027-01-02-03.04.05.tar.gz");
+        same("a-2026-11-20-20.49.17.tar.gz", "a-2026-11-20-20.49.17-2.tar.gz");
         same("downtime: 1.11s", "downtime: 2s");
     }
 

@@ -145,7 +145,7 @@ fn with_a_rewritten_api_server_manifest(machine: &Machine) -> Result<()> {
         .map(|which| format!("/etc/kubernetes/manifests{which}/kube-apiserver.yaml"));
     let script = format!("until test -e {parked}; do :; done; cp {parked} {live}");
     let mut operator = machine.start(&["sh", "-c", &script])?;
-    let parts = ["remove one", "etcd serves the restored data", "restore --recover"];
+    let parts = ["remove one", "etcd is serving the restored, verified data", "restore --recover"];
     scenario::failed(machine, "restore", &[&format!("snapshot={archive}")], &parts)?;
     operator.wait()?;
     ensure!(scenario::digest(machine)? == before, "the keys differ from those of the snapshot");
