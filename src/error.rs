@@ -126,12 +126,15 @@ pub fn describe_inline(error: &anyhow::Error) -> String {
     }
 }
 
-/// Returns the word of `known` that is most similar to the typed word `given`; `None` if no word is similar.
+/// Returns the word of `known` that is most similar to the typed word `given`, if at most half of it is wrong.
 pub fn did_you_mean<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // The limit is clap's. `latest` and `last` have 0.84, `destination` and `destinations` 0.98.
-    let scored = known.into_iter().map(|known| (strsim::jaro_winkler(given, known), known));
-    let best = scored.filter(|(score, _)| *score > 0.8).max_by(|(one, _), (other, _)| one.total_cmp(other));
-    best.map(|(_, known)| known)
+    let length = given.chars().count();
+    // Checked first, because the distance to a very long word takes long to compute.
+    let similar =
+        known.into_iter().filter(|known| known.len().abs_diff(length) * 2 <= known.len().max(length));
+    let distances = similar.map(|known| (strsim::osa_distance(known, given), known));
+    let close = distances.filter(|(distance, known)| distance * 2 <= known.len().max(length));
+    close.min_by_key(|(distance, _)| *distance).map(|(_, known)| known)
 }
 
 /// A failed step: the cause in the words of the program that failed, the state it left, and the next command.

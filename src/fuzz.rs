@@ -54,7 +54,7 @@ pub fn zip(bytes: &[u8]) {
 pub fn age(bytes: &[u8]) {
     const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
     let identities = Identities::parse(IDENTITY, "it").ok();
-    assert!(identities.is_some(), "IDENTITY is none of age's: nothing would be opened");
+    assert!(identities.is_some(), "IDENTITY is not an age identity, so no archive would be decrypted");
     let _ = archive::check_decryptable(bytes, "it", identities.as_ref(), &[]);
 }
 

@@ -41,7 +41,7 @@ impl Kind {
                 "decrypt it and try again: age -d -i IDENTITY-FILE",
             ),
             Self::Gzip | Self::Zip | Self::Other => (
-                "is not a snapshot archive: it is neither gzip nor zip",
+                "is not a snapshot archive: it is not in gzip or zip format",
                 "give an archive made by the snapshot action; the command `file` shows the type of this one",
             ),
             Self::Bare => (

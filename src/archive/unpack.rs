@@ -83,10 +83,10 @@ pub fn unpack(
     shown: &str,
     out: &mut dyn Write,
     options: &UnpackOptions<'_>,
-    tell: Sink<'_>,
+    progress: Sink<'_>,
 ) -> Result<Contents> {
     let watch = ErrorTracker::default();
-    let mut unpacking = Unpacking { shown, out, options, tell, watch: &watch, layer: Layer::Database };
+    let mut unpacking = Unpacking { shown, out, options, progress, watch: &watch, layer: Layer::Database };
     let outcome = unpacking.file(watch.file(source, Some(size)), size);
     watch.outcome(shown, outcome)
 }
@@ -139,9 +139,9 @@ pub fn verify_with(
         on_database: found,
     };
     let watch = ErrorTracker::default();
-    let (out, tell) = (&mut io::sink(), &mut |_: Progress<'_>| {});
+    let (out, progress) = (&mut io::sink(), &mut |_: Progress<'_>| {});
     let mut unpacking =
-        Unpacking { shown, out, options: &options, tell, watch: &watch, layer: Layer::Database };
+        Unpacking { shown, out, options: &options, progress, watch: &watch, layer: Layer::Database };
     let outcome = unpacking.ours(watch.file(source, None), key);
     watch.outcome(shown, outcome)
 }
@@ -158,7 +158,7 @@ pub(super) struct Unpacking<'a> {
     shown: &'a str,
     out: &'a mut dyn Write,
     pub(super) options: &'a UnpackOptions<'a>,
-    tell: Sink<'a>,
+    progress: Sink<'a>,
     watch: &'a ErrorTracker,
     /// The layer that is being read.
     layer: Layer,
@@ -339,7 +339,7 @@ impl Unpacking<'_> {
             }
             self.out.write_all(buffer.get(..length).unwrap_or_default()).context(UNPACKING)?;
             hasher.update(buffer, length).context(UNPACKING)?;
-            (self.tell)(Progress::Bytes { done, expected: (expected > 0).then_some(expected) });
+            (self.progress)(Progress::Bytes { done, expected: (expected > 0).then_some(expected) });
         }
         if size.is_some_and(|size| done != size) {
             return Err(self.altered(&format!("db ends after {done} of {expected} bytes")).into());

@@ -27,7 +27,7 @@ fn exec_dispatched_program(environment: &Environment) -> Result<()> {
             charm.join("actions").join(name)
         }
         Some(("hooks", _)) => charm.join("bin/reconcile"),
-        _ => bail!("JUJU_DISPATCH_PATH names neither a hook nor an action: {path:?}"),
+        _ => bail!("JUJU_DISPATCH_PATH does not name a hook or an action: {path:?}"),
     };
     match exec(&program) {
         Ok(never) => match never {},

@@ -3,12 +3,12 @@
 //! `name=value` words, which Juju's users know, are accepted next to options. Must never run a command.
 
 use super::command::{COMMANDS, Command};
-use super::parameters::{Collector, nearest, printable};
+use super::parameters::{Collector, printable};
 use super::render::Style;
 use super::schema::{Action, Kind, Param};
 use crate::commands::internal_error;
 use crate::commands::params::{Params, Value};
-use crate::error::{ActionError, Refusal};
+use crate::error::{ActionError, Refusal, did_you_mean};
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches};
@@ -476,7 +476,7 @@ fn refusal(error: &clap::Error, action: &Action, help: &str) -> Refusal {
         ErrorKind::UnknownArgument if arg.starts_with('-') => {
             let typed = arg.trim_start_matches('-');
             let names = action.params.iter().map(|param| param.name.as_str());
-            let near = nearest(names, typed).map(|name| format!(" (did you mean --{name}?)"));
+            let near = did_you_mean(typed, names).map(|name| format!(" (did you mean --{name}?)"));
             Refusal::new(format!("unknown option {shown}{}", near.unwrap_or_default()), next)
         }
         ErrorKind::UnknownArgument => match action.param(&arg) {
@@ -509,7 +509,7 @@ fn example(param: &Param) -> String {
 pub(super) fn unknown_command(word: &OsStr) -> Refusal {
     let word = word.to_string_lossy();
     let names = COMMANDS.iter().flat_map(|command| [command.name, command.action]);
-    let near = nearest(names, &word).map(|name| format!(" (did you mean {name}?)"));
+    let near = did_you_mean(&word, names).map(|name| format!(" (did you mean {name}?)"));
     Refusal::new(
         format!("unknown command {}{}", printable(&word), near.unwrap_or_default()),
         format!("run `{PROGRAM} --help`"),

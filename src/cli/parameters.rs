@@ -5,7 +5,7 @@
 
 use super::schema::{Action, Kind, Param};
 use crate::commands::params::{Params, Value};
-use crate::error::Refusal;
+use crate::error::{Refusal, did_you_mean};
 use crate::system::text::replace_control;
 use std::collections::BTreeMap;
 
@@ -62,7 +62,7 @@ impl<'a> Collector<'a> {
 
     fn declared(&self, name: &str) -> Result<&'a Param, Refusal> {
         self.action.param(name).ok_or_else(|| {
-            let nearest = nearest(self.action.params.iter().map(|param| &*param.name), name);
+            let nearest = did_you_mean(name, self.action.params.iter().map(|param| &*param.name));
             let hint = nearest.map(|nearest| format!(" (did you mean {nearest}?)")).unwrap_or_default();
             self.refusal(format!("unknown parameter {}{hint}", printable(name)))
         })
@@ -76,7 +76,7 @@ impl<'a> Collector<'a> {
                 return Err(self.refusal(format!("parameter {name} contains a control character")));
             }
             if !param.allowed.is_empty() && !param.allowed.contains(text) {
-                let hint = nearest(param.allowed.iter().map(String::as_str), text);
+                let hint = did_you_mean(text, param.allowed.iter().map(String::as_str));
                 let next = match hint {
                     Some(nearest) => format!("did you mean {name}={nearest}?"),
                     None => format!("give {}", alternatives(&param.allowed)),
@@ -163,40 +163,6 @@ pub(super) fn printable(word: &str) -> String {
         text.push_str("\"\"");
     }
     text
-}
-
-/// Returns the name that is most similar to `typed`, if at most half of it is wrong.
-pub(super) fn nearest<'a>(names: impl Iterator<Item = &'a str>, typed: &str) -> Option<&'a str> {
-    let length = typed.chars().count();
-    names
-        .filter(|known| known.len().abs_diff(length) * 2 <= known.len().max(length))
-        .map(|known| (distance(known, typed), known))
-        .filter(|(distance, known)| distance * 2 <= known.len().max(length))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, known)| known)
-}
-
-/// Returns how many letters must be inserted, removed, changed or swapped with their neighbour to turn `a` into `b`
-/// (optimal string alignment).
-fn distance(a: &str, b: &str) -> usize {
-    let a: Vec<char> = a.chars().collect();
-    let b: Vec<char> = b.chars().collect();
-    let mut before = Vec::new();
-    let mut above: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let changed = above[j] + usize::from(x != y);
-            let mut best = changed.min(above[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *x == b[j - 1] && a[i - 1] == *y {
-                let earlier: &Vec<usize> = &before;
-                best = best.min(earlier[j - 1] + 1);
-            }
-            row.push(best);
-        }
-        before = std::mem::replace(&mut above, row);
-    }
-    above[b.len()]
 }
 
 #[cfg(test)]
@@ -336,13 +302,8 @@ mod tests {
             let mut typed = name.clone();
             typed.insert_str(at % (name.len() + 1), &c);
             let names = restore.params.iter().map(|param| &*param.name);
-            prop_assert_eq!(nearest(names, &typed), Some(name.as_str()));
+            prop_assert_eq!(did_you_mean(&typed, names), Some(name.as_str()));
         }
 
-        #[test]
-        fn distance_is_symmetric_and_zero_only_to_itself(a in "[a-c]{0,6}", b in "[a-c]{0,6}") {
-            prop_assert_eq!(distance(&a, &b), distance(&b, &a));
-            prop_assert_eq!(distance(&a, &b) == 0, a == b);
-        }
     }
 }

@@ -102,7 +102,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
         _ => Ok(()),
     };
     outcome.tries = watch.run.tries;
-    watch.tell(ended, &mut outcome.backup)?;
+    watch.report(ended, &mut outcome.backup)?;
     pruned
 }
 
@@ -225,7 +225,7 @@ fn tried(
         watch.run.backup_message = Some(format!("try {tries}: {}", in_short(&stop)));
         watch.note();
         let said = format!("trying again in {}, because {}", format_seconds(pause), in_short(&stop));
-        (call.tell())(Progress::Step(&said));
+        (call.progress())(Progress::Step(&said));
         if interrupt::sleep(Duration::from_secs(pause)).is_err() {
             return Err(stop);
         }

@@ -77,7 +77,7 @@ impl<'a> Call<'a> {
 
 impl Call<'_> {
     /// Returns the function that receives the progress of the procedures.
-    pub fn tell(&self) -> impl FnMut(Progress<'_>) {
+    pub fn progress(&self) -> impl FnMut(Progress<'_>) {
         |progress| (self.report)(progress)
     }
 
@@ -135,7 +135,7 @@ fn site_named(call: &Call<'_>, named: &str) -> Result<Site, ActionError> {
 /// Completes or rolls back a restore that was interrupted in `data`. Returns a description of the result, if there
 /// was one.
 fn settle(call: &Call<'_>, site: &Site, data: &DataDir) -> Result<Option<String>, ActionError> {
-    let recovered = crate::restore::recover(site, data, &mut call.tell())?;
+    let recovered = crate::restore::recover(site, data, &mut call.progress())?;
     Ok(recovered.map(|recovered| recovered.to_string().to_owned()))
 }
 

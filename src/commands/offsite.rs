@@ -36,25 +36,31 @@ pub(super) fn send(
     let Sent { report, arrived } = sent;
     let name = report.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let archive = NewArchive { name, sha256: &report.packed.sha256, manifest: &report.manifest };
-    let (outcomes, ended) = upload::send(home, &archive, arrived, destinations, call.now, &mut call.tell());
+    let (outcomes, ended) =
+        upload::send(home, &archive, arrived, destinations, call.now, &mut call.progress());
     for outcome in &outcomes {
         result.destinations.insert(outcome.destination.clone(), outcome.describe());
     }
     result.upload_warnings = outcomes.iter().filter_map(stuck).collect();
-    let failed: Vec<String> = outcomes
-        .iter()
-        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failure()?)))
-        .collect();
-    let cause = match ended {
-        Err(error) => error,
-        Ok(()) if failed.is_empty() => return Ok(()),
-        Ok(()) => anyhow!("uploading to {}", failed.join("; to ")),
-    };
+    let Some(cause) = failure(&outcomes, ended) else { return Ok(()) };
     let waiting = upload::list(home).unwrap_or_default();
     let waiting = waiting.iter().filter(|one| destinations.has(&one.destination));
     let waiting: Vec<String> = waiting.map(PendingUpload::selector).collect();
     let (state, next) = left(report, &outcomes, &waiting, result.copy_command.as_deref().unwrap_or_default());
     Err(ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next }))
+}
+
+/// Returns why uploads failed: the error that ended all of them, or those of the destinations.
+pub(super) fn failure(outcomes: &[UploadOutcome], ended: anyhow::Result<()>) -> Option<anyhow::Error> {
+    let failed: Vec<String> = outcomes
+        .iter()
+        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failure()?)))
+        .collect();
+    match ended {
+        Err(error) => Some(error),
+        Ok(()) if failed.is_empty() => None,
+        Ok(()) => Some(anyhow!("uploading to {}", failed.join("; to "))),
+    }
 }
 
 /// Describes the older archives that are still pending for a destination that has the new one, with the reasons.

@@ -107,7 +107,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     }
     // Report the recovery of an earlier run even if this run fails.
     outcome.recovered = super::settle(call, &site, &data)?;
-    let report = restore::run(&site, &data, &request, &mut call.tell())?;
+    let report = restore::run(&site, &data, &request, &mut call.progress())?;
     if let Some(said) = said {
         said.restored();
     }

@@ -146,7 +146,7 @@ impl<'a> Watch<'a> {
     }
 
     /// Reports the finished run to the hooks and the metrics. Returns `outcome` unchanged.
-    pub fn tell(
+    pub fn report(
         mut self,
         outcome: Result<(), ActionError>,
         result: &mut snapshot::Outcome,

@@ -79,7 +79,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let mut watch = Watch::begin(call, &settings, place, None, 1).map_err(|e| ready.untouched(e))?;
     let ended = watch.before().and_then(|()| ready.take(call, &mut watch, outcome));
     watch.finish(&ended, outcome, true);
-    watch.tell(ended, outcome)
+    watch.report(ended, outcome)
 }
 
 /// The inputs of a snapshot after all checks. As long as it lives, other runs cannot use the data. It is dropped
@@ -128,16 +128,20 @@ impl Ready {
     ) -> Result<(), ActionError> {
         let Self { site, user, request, data } = self;
         outcome.recovered = settle(call, &site, &data)?.or(outcome.recovered.take());
-        let report =
-            snapshot::take(&Source::Serving(&Client::new(&site)), &site.tools, &request, &mut call.tell())
-                .map_err(|error| untouched(&site, error))?;
+        let report = snapshot::take(
+            &Source::Serving(&Client::new(&site)),
+            &site.tools,
+            &request,
+            &mut call.progress(),
+        )
+        .map_err(|error| untouched(&site, error))?;
         let v2_keys = super::v2_keys::warning(&site, &report.manifest.etcd_version);
         drop(data);
         if let Some(warning) = &v2_keys {
-            call.tell()(Progress::Message(&format!("warning: {warning}")));
+            call.progress()(Progress::Message(&format!("warning: {warning}")));
         }
         outcome.copy_command = Some(call.copy_command(&user, &report.path));
-        let alarms = (!report.alarms.is_empty()).then(|| in_words(&report.alarms.join("; ")));
+        let alarms = (!report.alarms.is_empty()).then(|| alarm_warning(&report.alarms.join("; ")));
         let warnings = super::site::warnings(&site, call.now);
         outcome.warnings = alarms.into_iter().chain(warnings).chain(v2_keys).collect();
         outcome.snapshot = Some(archive(&report));
@@ -203,7 +207,8 @@ fn archive(report: &Report) -> Archive {
     }
 }
 
-fn in_words(alarms: &str) -> String {
+/// Describes the alarms that the snapshot contains.
+fn alarm_warning(alarms: &str) -> String {
     let corrupt = if alarms.contains("CORRUPT") {
         ": the data of its members differ, and this is the data of one of them"
     } else {

@@ -10,7 +10,6 @@ use crate::settings::Settings;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::Dir;
 use crate::system::text::replace_control;
-use anyhow::anyhow;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -130,22 +129,14 @@ fn give_up(
 
 fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome) -> Result<(), ActionError> {
     let destinations = super::offsite::destinations(call, settings.clone());
-    let (outcomes, ended) = upload::send_pending(home, &destinations, call.now, &mut call.tell());
+    let (outcomes, ended) = upload::send_pending(home, &destinations, call.now, &mut call.progress());
     for one in &outcomes {
         outcome.destinations.insert(one.destination.clone(), one.describe());
     }
     outcome.run_warnings.extend(super::runs::refresh_metrics(call, home, settings));
     let left = list(Some(home))?;
     show(&left, settings, outcome);
-    let failed: Vec<String> = outcomes
-        .iter()
-        .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failure()?)))
-        .collect();
-    let cause = match ended {
-        Err(error) => error,
-        Ok(()) if failed.is_empty() => return Ok(()),
-        Ok(()) => anyhow!("uploading to {}", failed.join("; to ")),
-    };
+    let Some(cause) = super::offsite::failure(&outcomes, ended) else { return Ok(()) };
     let target = home.path().display();
     Err(ActionError::Failed(Failure {
         cause,

@@ -177,7 +177,7 @@ fn hint(message: &str, query: &Query<'_>) -> Option<String> {
             "that port may speak plain http, but the endpoint is https"
         }
         "https" if !query.shows_certificate => {
-            "etcd may require a client certificate and key, but none is configured"
+            "etcd may require a client certificate and key, but the site has no certificate"
         }
         _ => return None,
     };
@@ -328,7 +328,7 @@ Error: context deadline exceeded
                 closed,
                 "https://a",
                 None,
-                Some("etcd may require a client certificate and key, but none is configured"),
+                Some("etcd may require a client certificate and key, but the site has no certificate"),
             ),
             (
                 "(connection error: desc = \"transport: authentication handshake failed: read tcp \

@@ -81,12 +81,12 @@ fn passes_tools_one_argument_per_message_and_only_juju_variables() {
     let juju = agent.juju();
     juju.set_results([("copy.cmd", "juju scp etcd/0:/x ."), ("snapshot.size", "")]).unwrap();
     juju.set_results([]).unwrap();
-    juju.log_progress("-v is no flag here").unwrap();
+    juju.log_progress("-v is not a flag here").unwrap();
     juju.fail_action("two\nlines").unwrap();
     assert_eq!(
         agent.calls(),
         "action-set [copy.cmd=juju scp etcd/0:/x .] [snapshot.size=]\n\
-         action-log [--] [-v is no flag here]\n\
+         action-log [--] [-v is not a flag here]\n\
          action-fail [--] [two\nlines]\n"
     );
     let environment = std::fs::read_to_string(agent.dir.path().join("environment")).unwrap();

@@ -99,8 +99,10 @@ pub fn run(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
 fn describe_failure(error: anyhow::Error, site: &Site, request: &Request) -> ActionError {
     let correct = next_step(site, &error);
     if error.downcast_ref::<Unfinished>().is_some() {
-        let state =
-            format!("the restore in {} is neither completed nor rolled back", site.data_dir.display());
+        let state = format!(
+            "the restore in {} is unfinished: it was not completed and not rolled back",
+            site.data_dir.display()
+        );
         let next =
             format!("{correct}, then {RECOVER}; to start etcd until then: {}", site.service.start_command());
         return ActionError::from_error(error, state, next);

@@ -94,7 +94,7 @@ pub fn lines(text: &str) -> Result<Vec<String>, String> {
             format!("{weekdays}*-{months}-{days} {time}")
         })
         .collect();
-    if lines.is_empty() { Err("none of its months has such a day".to_owned()) } else { Ok(lines) }
+    if lines.is_empty() { Err("no month in it has such a day".to_owned()) } else { Ok(lines) }
 }
 
 impl Field {

@@ -117,7 +117,7 @@ impl Fixture {
         if data == self.old {
             return "old";
         }
-        assert_same(&data, &self.new, &format!("{what}: neither old nor new"));
+        assert_same(&data, &self.new, &format!("{what}: not the old and not the new data"));
         "new"
     }
 }

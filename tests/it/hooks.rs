@@ -264,9 +264,9 @@ fn dispatch_refuses_unknown_paths() {
     let unit = Unit::new(&world);
     for (path, reason) in [
         ("actions/none", "No such file"),
-        ("actions/../bin/reconcile", "names neither a hook nor an action"),
-        ("actions/", "names neither a hook nor an action"),
-        ("", "names neither a hook nor an action"),
+        ("actions/../bin/reconcile", "does not name a hook or an action"),
+        ("actions/", "does not name a hook or an action"),
+        ("", "does not name a hook or an action"),
     ] {
         let mut command = unit.command("snapshot");
         command.env("JUJU_DISPATCH_PATH", path);

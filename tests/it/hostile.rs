@@ -118,9 +118,9 @@ fn refuses_a_file_that_is_not_an_archive() {
     let refuses =
         |what: &str, name: &str, bytes: &[u8], reasons: &[&str]| fixture.refuses(what, name, bytes, reasons);
     refuses("zero bytes", "a.tar.gz", b"", &["a.tar.gz is empty"]);
-    let neither = &["is not a snapshot archive: it is neither gzip nor zip"];
+    let neither = &["is not a snapshot archive: it is not in gzip or zip format"];
     refuses("one byte", "a.tar.gz", b"x", neither);
-    refuses("a text", "a.tar.gz", b"this is no archive\n".repeat(99).as_slice(), neither);
+    refuses("a text", "a.tar.gz", b"this is not an archive\n".repeat(99).as_slice(), neither);
     refuses("a plain tar", "a.tar.gz", &tar_of(&[file("db", db)]), &["a tar archive that is not compressed"]);
     refuses(
         "a gzip without a tar",
@@ -219,7 +219,7 @@ fn refuses_truncated_archives() {
             &whole[..part],
             &[
                 "a.tar.gz is damaged: its gzip layer is cut short or altered",
-                "is not a snapshot archive: it is neither gzip nor zip",
+                "is not a snapshot archive: it is not in gzip or zip format",
             ],
         );
     }

@@ -159,7 +159,7 @@ fn in_juju_a_wrong_attached_file_changes_nothing() {
     let unit = Unit::new(&world);
     let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     unit.attach(&project.join("LICENSE"));
-    unit.run("restore", &[&world.to_target()]).failed(&["neither gzip nor zip"]);
+    unit.run("restore", &[&world.to_target()]).failed(&["not in gzip or zip format"]);
     let other = world.path("another.tar.gz");
     let mut tar = std::process::Command::new("tar");
     tar.arg("czf").arg(&other).arg("-C").arg(project).args(["LICENSE", "README.md"]);
@@ -261,7 +261,7 @@ fn in_juju_tools_can_disappear_at_any_time() {
             assert_same(
                 &now,
                 &saved,
-                &format!("tools removed after {calls} calls: neither old nor new data"),
+                &format!("tools removed after {calls} calls: the data is not the old and not the new one"),
             );
         }
         assert!(world.leftovers().is_empty(), "{calls} calls: {:?}", world.leftovers());

@@ -190,7 +190,7 @@ fn reports_a_kept_snapshot_that_is_missing_after_a_prune() {
     assert!(out.stdout.contains("disk: 0 deleted, 1 kept"), "{}", out.describe());
     assert!(out.stdout.contains("offsite: 1 deleted, 1 kept"), "{}", out.describe());
     assert!(out.stdout.contains("GONE"), "{}", out.describe());
-    out.failed(&[&format!("disk/{}/{last}: it was to be kept and is no longer there", here.folder())]);
+    out.failed(&[&format!("disk/{}/{last}: it was to be kept, but it has disappeared", here.folder())]);
 }
 
 #[test]

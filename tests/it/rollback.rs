@@ -135,7 +135,7 @@ fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
     ]);
     let data = fixture.world.data_dir();
     out.assert_stderr_contains(&[&format!(
-        "State: the restore in {} is neither completed nor rolled back.",
+        "State: the restore in {} is unfinished: it was not completed and not rolled back.",
         data.display()
     )]);
     let start = fixture.world.service_command("start");
@@ -244,7 +244,7 @@ fn changes_nothing_if_a_tool_fails(version: Version) {
     let making = "restoring a member directory from the snapshot";
     tools.answer(RESTORE_CALL, "", "", 0);
     fixture.restore().failed_at(making, "succeeded but created no database. State: ", &fixture.next_step());
-    state.assert_unchanged("a restore tool that creates nothing");
+    state.assert_unchanged("a restore tool that creates no file");
     for (pattern, step) in
         [(RESTORE_CALL, making), ("etcd --data-dir*", "booting the restored data: booting a private etcd")]
     {

@@ -15,10 +15,8 @@ use anyhow::{Context, Result};
 
 use crate::pack::{self, Architecture};
 use crate::{command, docs, workspace};
-use tree::Tree;
+use tree::{NAME, Tree};
 
-/// The name of the program, of the package, and of the directories below `/usr/share`.
-const NAME: &str = "etcd-backup";
 /// The manual pages and completions are printed by the program itself, so they have to come from one that runs here.
 const SHELLS: [(&str, &str); 3] = [
     ("bash", "usr/share/bash-completion/completions/etcd-backup"),

@@ -64,7 +64,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
         let next = format!("run `etcd-backup fetch {}/latest`", names.first().unwrap_or(&"DESTINATION"));
         return Err(Refusal::new("no archive is named", next).into());
     }
-    (call.tell())(Progress::Step("looking for the snapshot"));
+    (call.progress())(Progress::Step("looking for the snapshot"));
     let (look, wanted) = look(&places, call.params.text("from")?)?;
     let chosen = choose(call, &look, &wanted)?;
     let [found] = chosen.as_slice() else {
@@ -72,7 +72,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     };
     let identities = call.identities()?;
     let fetched =
-        fetch(found, &places.target, owner, identities.as_ref(), &mut call.tell()).map_err(failed)?;
+        fetch(found, &places.target, owner, identities.as_ref(), &mut call.progress()).map_err(failed)?;
     let manifest = &fetched.manifest;
     outcome.copy_command = Some(call.copy_command(&user, &fetched.path));
     outcome.snapshot = Some(Archive {

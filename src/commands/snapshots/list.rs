@@ -76,7 +76,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     outcome.warnings = missing.into_iter().chain(dated_in_future(&look, call.now)).collect();
     for place in &look.repositories {
         if let Some(name) = &place.name {
-            outcome.destinations.insert(name.clone(), in_words(&look, place));
+            outcome.destinations.insert(name.clone(), describe(&look, place));
         }
     }
     failed(
@@ -105,7 +105,7 @@ fn dated_in_future(look: &Listing, now: Timestamp) -> Option<String> {
 }
 
 /// Describes the size and the location of a place.
-fn in_words(look: &Listing, place: &Rc<Repository>) -> String {
+fn describe(look: &Listing, place: &Rc<Repository>) -> String {
     let there = || look.snapshots.iter().filter(|found| Rc::ptr_eq(&found.repository, place));
     let size = human_size(there().map(|found| found.entry.size).sum());
     let count = there().count();

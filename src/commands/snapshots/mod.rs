@@ -53,7 +53,7 @@ fn choose<'a>(
 
 fn report_passed_over(call: &Call<'_>, look: &Listing, latest: &StoredSnapshot) {
     if let Some(words) = look.passed_over(latest) {
-        (call.tell())(Progress::Step(&words));
+        (call.progress())(Progress::Step(&words));
     }
 }
 

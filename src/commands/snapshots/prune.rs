@@ -158,7 +158,7 @@ fn look_again(
             (Fate::Gone, None) => *fate = Fate::Unconfirmed,
             (Fate::Kept, Some(false)) => {
                 if scope.covers(&one.snapshot.entry) {
-                    failures.push(format!("{named}: it was to be kept and is no longer there"));
+                    failures.push(format!("{named}: it was to be kept, but it has disappeared"));
                 }
                 *fate = Fate::Missing;
             }

@@ -64,7 +64,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let how = VerifyOptions { drill, identities: identities.as_ref(), now: call.now };
     let mut tally = Tally::default();
     for found in &chosen {
-        let checked = verify(found, &site, &work, &how, &mut call.tell());
+        let checked = verify(found, &site, &work, &how, &mut call.progress());
         if let Ok(VerifyOutcome { verdict, .. }) = &checked
             && tally.is_empty()
         {

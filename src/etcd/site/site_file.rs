@@ -9,7 +9,7 @@ use super::model::{Login, Site};
 use super::options::Options;
 use super::origin::{Origin, Sourced};
 use super::quota::Quota;
-use crate::error::Refusal;
+use crate::error::{Refusal, did_you_mean};
 use crate::etcd::certificates::CertificateProblems;
 use crate::etcd::service::Service;
 use crate::etcd::tls::Tls;
@@ -247,12 +247,10 @@ fn service_in(value: &Value) -> Result<Service, String> {
     }
 }
 
-/// Describes an unknown key, and suggests the most similar known one if at most half of it differs.
+/// Describes an unknown key, and suggests the most similar known one.
 fn unknown_key(key: &str, known: &[&str]) -> String {
-    let nearest = known.iter().map(|known| (strsim::osa_distance(known, key), known)).min();
-    let similar = nearest.filter(|(distance, known)| distance * 2 <= known.len().max(key.len()));
-    match similar {
-        Some((_, known)) => format!("unknown key {key} (did you mean {known}?)"),
+    match did_you_mean(key, known.iter().copied()) {
+        Some(known) => format!("unknown key {key} (did you mean {known}?)"),
         None => format!("unknown key {key}; the keys are {}", known.join(", ")),
     }
 }

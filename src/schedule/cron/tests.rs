@@ -198,7 +198,7 @@ fn refuses_invalid_and_ambiguous_expressions() {
     for (text, why) in [
         ("0 0 */2 * 1", "list the days instead"),
         ("0 0 1 * */2", "list the days instead"),
-        ("0 0 30 2 *", "none of its months has such a day"),
+        ("0 0 30 2 *", "no month in it has such a day"),
         ("60 0 * * *", "\"60\" is not a valid minute"),
         ("0 24 * * *", "\"24\" is not a valid hour"),
         ("0 0 0 * *", "\"0\" is not a valid day of the month"),

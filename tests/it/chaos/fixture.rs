@@ -260,7 +260,7 @@ impl Fixture {
         let lives = self.action == Action::Empty || data.join("member/snap/db").exists();
         assert!(lives, "no live data: {:?}", shape(&data, Detail::Shape));
         // If the run itself reports that a recovery is needed, runs it before any check.
-        let owed = ["neither completed nor rolled back", "still unfinished"];
+        let owed = ["not completed and not rolled back", "still unfinished"];
         let is_owed = owed.iter().any(|words| out.stderr.contains(words));
         if self.disk.is_some() || out.status.code().is_none() || is_owed {
             let finished = self.finished();
@@ -407,7 +407,7 @@ impl Fixture {
         if self.old.is_in(&self.world, &data) {
             return "OLD";
         }
-        assert!(self.new.is_in(&self.world, &data), "neither old nor new: {} keys", data.len());
+        assert!(self.new.is_in(&self.world, &data), "not the old and not the new data: {} keys", data.len());
         "NEW"
     }
 }

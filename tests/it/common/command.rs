@@ -261,7 +261,7 @@ impl Out {
         self.check_no_panic()?;
         let text = self.stderr.to_lowercase();
         if !fragments.iter().any(|fragment| text.contains(&fragment.to_lowercase())) {
-            return Err(format!("stderr contains none of {fragments:?}: {}", self.describe()));
+            return Err(format!("stderr does not contain any of {fragments:?}: {}", self.describe()));
         }
         Ok(())
     }

@@ -520,7 +520,7 @@ impl Ended {
         let message = self.message.to_lowercase();
         assert!(
             reasons.iter().any(|reason| message.contains(&reason.to_lowercase())),
-            "the message contains none of {reasons:?}: {}",
+            "the message does not contain any of {reasons:?}: {}",
             self.describe()
         );
     }

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use super::tree::NAME;
 use crate::{command, workspace};
 
 /// Beginnings of the names of files that contain a licence.
@@ -90,7 +91,7 @@ fn linked() -> Result<Vec<Crate>> {
         list(&metadata, "packages").into_iter().map(|package| (text(&package, "id"), package)).collect();
     let nodes: BTreeMap<String, Value> =
         list(&metadata["resolve"], "nodes").into_iter().map(|node| (text(&node, "id"), node)).collect();
-    let root = packages.values().find(|package| text(package, "name") == super::NAME);
+    let root = packages.values().find(|package| text(package, "name") == NAME);
     let mut queue = vec![text(root.context("cargo metadata does not list the program")?, "id")];
     let mut seen = BTreeSet::new();
     while let Some(id) = queue.pop() {
@@ -101,7 +102,7 @@ fn linked() -> Result<Vec<Crate>> {
     let mut linked: Vec<Crate> = seen
         .iter()
         .filter_map(|id| packages.get(id))
-        .filter(|package| text(package, "name") != super::NAME)
+        .filter(|package| text(package, "name") != NAME)
         .map(|package| Crate {
             name: text(package, "name"),
             version: text(package, "version"),

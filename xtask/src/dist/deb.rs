@@ -4,8 +4,7 @@
 
 use anyhow::{Context, Result};
 
-use super::NAME;
-use super::tree::{Tree, gzip};
+use super::tree::{NAME, Tree, gzip};
 
 /// The maintainer, as Debian's tools want it.
 pub const MAINTAINER: &str = "The authors of etcd-backup <etcd-backup@example.org>";
@@ -24,13 +23,7 @@ etcd-backup: initial-upload-closes-no-bugs
 /// # Errors
 /// Fails if a file does not fit into the format.
 pub fn package(tree: &Tree, version: &str, architecture: &str) -> Result<Vec<u8>> {
-    let mut tree = tree.files().fold(Tree::default(), |mut all, (path, bytes)| {
-        match path.starts_with("usr/bin/") {
-            true => all.program(path, bytes.to_vec()),
-            false => all.file(path, bytes.to_vec()),
-        }
-        all
-    });
+    let mut tree = tree.clone();
     tree.file(&format!("usr/share/lintian/overrides/{NAME}"), OVERRIDES.as_bytes().to_vec());
     let mut control = Tree::default();
     control.file("control", control_file(&tree, version, architecture).into_bytes());

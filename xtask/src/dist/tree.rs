@@ -5,8 +5,11 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 
+/// The name of the program, of the package, and of the directories below `/usr/share`.
+pub const NAME: &str = "etcd-backup";
+
 /// Files by their path from the root, which begins without a slash.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Tree {
     files: BTreeMap<String, (u32, Vec<u8>)>,
 }
