@@ -58,12 +58,20 @@ fn version() -> Result<String> {
     Ok(line.trim_end_matches('"').to_owned())
 }
 
+/// Returns a property of the last commit, in a format of git-log(1). Its time is the time of all files, so that the same sources
+/// make the same bytes.
+fn last_commit(format: &str) -> Result<String> {
+    let mut git = Command::new("git");
+    git.current_dir(workspace::root()?).args(["log", "-1", &format!("--format={format}")]);
+    Ok(command::output(&mut git)?.trim().to_owned())
+}
+
 /// Returns every file that is installed. `native` is the program for this machine, which prints its own manual.
 fn files(program: &Path, native: &Path) -> Result<Tree> {
     let home = workspace::root()?;
     let read = |path: &str| fs::read(home.join(path)).with_context(|| format!("reading {path}"));
     let doc = format!("usr/share/doc/{NAME}");
-    let mut tree = Tree::default();
+    let mut tree = Tree::at(last_commit("%ct")?.parse().context("the time of the last commit")?);
     tree.program(&format!("usr/bin/{NAME}"), fs::read(program)?);
     for (shell, path) in SHELLS {
         let text = command::output(Command::new(native).args(["completions", shell]))?;
@@ -101,7 +109,7 @@ fn changelog() -> Result<String> {
         "{NAME} ({}) unstable; urgency=medium\n\n  * See CHANGELOG.md of the sources.\n\n -- {}  {}\n",
         version()?,
         deb::MAINTAINER,
-        "Thu, 01 Jan 1970 00:00:00 +0000"
+        last_commit("%cD")?
     ))
 }
 

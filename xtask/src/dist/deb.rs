@@ -14,8 +14,11 @@ const AR_MAGIC: &[u8] = b"!<arch>\n";
 const OVERRIDES: &str = "\
 # One static program runs on every release, and is the same that the charm contains.
 etcd-backup: statically-linked-binary [usr/bin/etcd-backup]
-# It is distributed by its authors, not uploaded to Debian.
-etcd-backup: initial-upload-closes-no-bugs
+etcd-backup: shared-library-lacks-prerequisites [usr/bin/etcd-backup]
+# Inside the charm, the program looks whether an installation by dpkg was interrupted.
+etcd-backup: uses-dpkg-database-directly [usr/bin/etcd-backup]
+# The Rust translation of libyaml, which no Debian package provides.
+etcd-backup: embedded-library libyaml [usr/bin/etcd-backup]
 ";
 
 /// Returns the package of `tree` for a processor, in Debian's name for it.
@@ -25,7 +28,7 @@ etcd-backup: initial-upload-closes-no-bugs
 pub fn package(tree: &Tree, version: &str, architecture: &str) -> Result<Vec<u8>> {
     let mut tree = tree.clone();
     tree.file(&format!("usr/share/lintian/overrides/{NAME}"), OVERRIDES.as_bytes().to_vec());
-    let mut control = Tree::default();
+    let mut control = tree.sibling();
     control.file("control", control_file(&tree, version, architecture).into_bytes());
     control.file("md5sums", md5sums(&tree).into_bytes());
     let mut package = AR_MAGIC.to_vec();

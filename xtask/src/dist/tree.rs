@@ -11,10 +11,22 @@ pub const NAME: &str = "etcd-backup";
 /// Files by their path from the root, which begins without a slash.
 #[derive(Clone, Default)]
 pub struct Tree {
+    /// The time of every file, in seconds since 1970.
+    time: u64,
     files: BTreeMap<String, (u32, Vec<u8>)>,
 }
 
 impl Tree {
+    /// Creates an empty tree whose files all have one time, in seconds since 1970.
+    pub fn at(time: u64) -> Self {
+        Self { time, ..Self::default() }
+    }
+
+    /// Creates an empty tree with the same time.
+    pub fn sibling(&self) -> Self {
+        Self::at(self.time)
+    }
+
     /// Adds a file that all may read.
     pub fn file(&mut self, path: &str, bytes: Vec<u8>) {
         self.files.insert(path.to_owned(), (0o644, bytes));
@@ -30,7 +42,7 @@ impl Tree {
         self.files.iter().map(|(path, (_, bytes))| (path.as_str(), bytes.as_slice()))
     }
 
-    /// Returns the files and their directories below `root` as a tar archive: sorted, of root, of no time.
+    /// Returns the files and their directories below `root` as a tar archive: sorted, owned by root.
     ///
     /// # Errors
     /// Fails if a path does not fit into the format.
@@ -41,37 +53,39 @@ impl Tree {
             let mut parent = String::from(root);
             for part in path.split('/') {
                 if directories.insert(parent.clone()) {
-                    append(&mut tar, &format!("{parent}/"), tar::EntryType::Directory, 0o755, &[])?;
+                    self.append(&mut tar, &format!("{parent}/"), tar::EntryType::Directory, 0o755, &[])?;
                 }
                 parent = format!("{parent}/{part}");
             }
-            append(&mut tar, &format!("{root}/{path}"), tar::EntryType::Regular, *mode, bytes)?;
+            self.append(&mut tar, &format!("{root}/{path}"), tar::EntryType::Regular, *mode, bytes)?;
         }
         Ok(tar.into_inner()?)
     }
-}
 
-fn append(
-    tar: &mut tar::Builder<Vec<u8>>,
-    path: &str,
-    kind: tar::EntryType,
-    mode: u32,
-    bytes: &[u8],
-) -> Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(mode);
-    header.set_size(bytes.len() as u64);
-    header.set_mtime(0);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_username("root")?;
-    header.set_groupname("root")?;
-    // The crate's own way to set a path drops the `./` that Debian's packages begin with.
-    let name = header.as_old_mut().name.get_mut(..path.len());
-    name.with_context(|| format!("{path} is too long for a tar archive"))?.copy_from_slice(path.as_bytes());
-    header.set_cksum();
-    tar.append(&header, bytes).with_context(|| format!("packing {path}"))
+    fn append(
+        &self,
+        tar: &mut tar::Builder<Vec<u8>>,
+        path: &str,
+        kind: tar::EntryType,
+        mode: u32,
+        bytes: &[u8],
+    ) -> Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(bytes.len() as u64);
+        header.set_mtime(self.time);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_username("root")?;
+        header.set_groupname("root")?;
+        // The crate's own way to set a path drops the `./` that Debian's packages begin with.
+        let name = header.as_old_mut().name.get_mut(..path.len());
+        name.with_context(|| format!("{path} is too long for a tar archive"))?
+            .copy_from_slice(path.as_bytes());
+        header.set_cksum();
+        tar.append(&header, bytes).with_context(|| format!("packing {path}"))
+    }
 }
 
 /// Returns `bytes` as a gzip file without a name and a time.
