@@ -23,6 +23,15 @@ pub enum ActionError {
 }
 
 impl ActionError {
+    /// An error caused by a bug in this program. `what` describes it.
+    pub fn bug(what: impl fmt::Display) -> Self {
+        Self::Failed(Failure {
+            cause: anyhow::anyhow!("bug: {what}"),
+            state: "the command ended at that point".to_owned(),
+            next: "run it again, and report the bug if it happens again".to_owned(),
+        })
+    }
+
     /// Classifies an error by its chain: a [`Refusal`] stays one, and an [`Interrupted`] leaves `state`. Any other
     /// error is a failure that leaves `state`, and `next` is the command to type.
     pub fn from_error(error: anyhow::Error, state: impl Into<String>, next: impl Into<String>) -> Self {

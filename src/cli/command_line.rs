@@ -4,10 +4,9 @@
 
 use super::command::{COMMANDS, Command};
 use super::parameters::{Collector, printable};
+use super::params::{Params, Value};
 use super::render::Style;
 use super::schema::{Action, Kind, Param};
-use crate::commands::internal_error;
-use crate::commands::params::{Params, Value};
 use crate::error::{ActionError, Refusal, did_you_mean};
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -47,8 +46,6 @@ pub(super) enum Request {
 pub(super) struct Invocation {
     /// The parameters.
     pub params: Params,
-    /// Whether `--recover` was given.
-    pub recover: bool,
     /// How to print the results.
     pub format: Format,
     /// Whether progress is not printed.
@@ -297,7 +294,7 @@ fn wrapped(text: &str, indent: usize) -> String {
 }
 
 fn read(command: &Command) -> Result<Action, ActionError> {
-    Action::read(command.action).map_err(|error| internal_error(&format!("{error:#}")))
+    Action::read(command.action).map_err(|error| ActionError::bug(format_args!("{error:#}")))
 }
 
 /// Reads the words after the name of a command.
@@ -342,9 +339,10 @@ pub(super) fn parse(
         let next = format!("run `{} --recover`", called.typed(command));
         return Err(Refusal::new("--recover takes no parameters except site", next).into());
     }
+    let mut params = collector.finish();
+    params.recover = recover;
     Ok(Request::Run(Box::new(Invocation {
-        params: collector.finish(),
-        recover,
+        params,
         format: output_format(&matches, format, called)?,
         quiet: matches.get_flag("quiet"),
         style: Style { wide: command.has_wide_table() && matches.get_flag("wide") },
@@ -588,7 +586,7 @@ mod tests {
 
     #[test]
     fn only_restore_recovers_and_only_alone() {
-        assert!(invocation("restore", &["--recover"]).recover);
+        assert!(invocation("restore", &["--recover"]).params.recover);
         assert_eq!(refused("snapshot", &["--recover"]).reason, "unknown option --recover");
         let refusal = refused("restore", &["--recover", "plan=true"]);
         assert_eq!(refusal.reason, "--recover takes no parameters except site");

@@ -1,17 +1,23 @@
-//! A command with its outcome, whatever the type of that is.
+//! A command with its request and its outcome, whatever their types are.
 
+use super::params::Params;
 use super::render::{Render, Style};
+use super::requests::FromParams;
 use crate::cli::results::Results;
 use crate::commands::Call;
 use crate::error::ActionError;
 
 /// A command that can run once. Its outcome can be rendered even if it fails: what was done must be reported.
 pub(super) trait Job {
-    /// Runs the command.
+    /// Makes the request from the parameters, and runs the command.
     ///
     /// # Errors
-    /// Returns the error of the command.
-    fn perform(&mut self, call: &Call<'_>) -> Result<(), ActionError>;
+    /// Refuses a bad parameter before anything else happens. Returns the error of the command.
+    fn perform(&mut self, params: &Params, call: &Call<'_>) -> Result<(), ActionError>;
+
+    /// Makes the request, and does not run the command.
+    #[cfg(test)]
+    fn accept(&self, params: &Params) -> Result<(), ActionError>;
 
     /// Returns the outcome as text for people.
     fn text(&self, style: Style) -> String;
@@ -26,21 +32,30 @@ pub(super) trait Job {
     fn nagios(&self) -> Option<(String, u8)>;
 }
 
-type Perform<O> = fn(&Call<'_>, &mut O) -> Result<(), ActionError>;
+type Perform<R, O> = fn(&Call<'_>, &R, &mut O) -> Result<(), ActionError>;
 
-struct Task<O> {
-    perform: Perform<O>,
+struct Task<R, O> {
+    perform: Perform<R, O>,
     outcome: O,
 }
 
 /// Makes a job of a command.
-pub(super) fn job<O: Render + Default + 'static>(perform: Perform<O>) -> Box<dyn Job> {
+pub(super) fn job<R, O>(perform: Perform<R, O>) -> Box<dyn Job>
+where
+    R: FromParams + 'static,
+    O: Render + Default + 'static,
+{
     Box::new(Task { perform, outcome: O::default() })
 }
 
-impl<O: Render> Job for Task<O> {
-    fn perform(&mut self, call: &Call<'_>) -> Result<(), ActionError> {
-        (self.perform)(call, &mut self.outcome)
+impl<R: FromParams, O: Render> Job for Task<R, O> {
+    fn perform(&mut self, params: &Params, call: &Call<'_>) -> Result<(), ActionError> {
+        (self.perform)(call, &R::from_params(params)?, &mut self.outcome)
+    }
+
+    #[cfg(test)]
+    fn accept(&self, params: &Params) -> Result<(), ActionError> {
+        R::from_params(params).map(drop)
     }
 
     fn text(&self, style: Style) -> String {

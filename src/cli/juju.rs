@@ -5,10 +5,9 @@
 
 use super::command::Command;
 use super::parameters::Collector;
+use super::params::Params;
 use super::schema::Action;
 use crate::cli::results::Results;
-use crate::commands::internal_error;
-use crate::commands::params::Params;
 use crate::error::ActionError;
 use crate::juju::Juju;
 use crate::system::stderr;
@@ -20,7 +19,7 @@ use std::process::ExitCode;
 /// # Errors
 /// Refuses parameters that `actions.yaml` does not declare; fails if Juju does not answer.
 pub(super) fn read(juju: &Juju, command: &Command) -> Result<Params, ActionError> {
-    let action = Action::read(command.action).map_err(|error| internal_error(&format!("{error:#}")))?;
+    let action = Action::read(command.action).map_err(|error| ActionError::bug(format_args!("{error:#}")))?;
     let map = juju.parameters().context("reading the parameters");
     let map = map.map_err(|error| {
         ActionError::from_error(error, "nothing was changed", "see `juju debug-log`, then run it again")

@@ -10,8 +10,10 @@ mod juju;
 mod nagios;
 mod panic;
 mod parameters;
+mod params;
 mod progress_reporter;
 mod render;
+mod requests;
 mod results;
 mod schema;
 #[cfg(test)]
@@ -19,7 +21,7 @@ mod schemas;
 mod terminal;
 
 use crate::commands::environment;
-use crate::commands::{Call, Environment, internal_error, now};
+use crate::commands::{Call, Environment, now};
 use crate::error::{ActionError, Failure};
 use crate::juju::Juju;
 use crate::progress::Progress;
@@ -80,7 +82,7 @@ fn print_about(words: &[OsString]) -> Result<String, ActionError> {
                     let shell = matches.get_one::<String>("shell").map_or("", String::as_str);
                     completions(&mut program, shell)
                 }
-                _ => Err(internal_error("a subcommand without a command")),
+                _ => Err(ActionError::bug("a subcommand without a command")),
             };
         }
         Err(error) => error,
@@ -97,14 +99,14 @@ fn print_about(words: &[OsString]) -> Result<String, ActionError> {
             )
             .into()),
             Some(word) => Err(command_line::unknown_command(word).into()),
-            None => Err(internal_error(&error.to_string())),
+            None => Err(ActionError::bug(error)),
         },
     }
 }
 
 fn completions(program: &mut clap::Command, shell: &str) -> Result<String, ActionError> {
     use clap_complete::Shell;
-    let shell: Shell = shell.parse().map_err(|error: String| internal_error(&error))?;
+    let shell: Shell = shell.parse().map_err(|error: String| ActionError::bug(error))?;
     let mut text = Vec::new();
     clap_complete::generate(shell, program, PROGRAM, &mut text);
     Ok(String::from_utf8_lossy(&text).into_owned())
@@ -124,7 +126,7 @@ fn manual(program: clap::Command, name: Option<&String>) -> Result<String, Actio
         }
     };
     let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text).map_err(|error| internal_error(&error.to_string()))?;
+    clap_mangen::Man::new(page).render(&mut text).map_err(ActionError::bug)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
@@ -145,7 +147,7 @@ fn run_command(
     let (front, read) = match started_by_juju(command, called, environment, &words) {
         Some(juju) => {
             let read = juju::read(&juju, command);
-            (Front::Juju(juju), read.map(|params| (params, false)))
+            (Front::Juju(juju), read)
         }
         None => match command_line::parse(command, called, words) {
             Ok(Request::Print(text)) => {
@@ -153,14 +155,14 @@ fn run_command(
                 return ExitCode::SUCCESS;
             }
             Ok(Request::Run(invocation)) => {
-                let Invocation { params, recover, format, quiet, style } = *invocation;
-                (Front::Terminal { format, quiet, style }, Ok((params, recover)))
+                let Invocation { params, format, quiet, style } = *invocation;
+                (Front::Terminal { format, quiet, style }, Ok(params))
             }
             Err(error) => (Front::UNREAD, Err(error)),
         },
     };
     let mut job = (command.start)();
-    let outcome = read.and_then(|(params, recover)| {
+    let outcome = read.and_then(|params| {
         let reporter = RefCell::new(front.reporter());
         let report = |progress: Progress<'_>| {
             // It is borrowed only if a report led to another report, which must not end the command.
@@ -170,8 +172,8 @@ fn run_command(
         };
         let outcome = panic::catch(&after_panic(command, called), || {
             interrupt::install().map_err(not_started)?;
-            let call = Call::new(params, recover, environment, front.juju(), &report, now());
-            job.perform(&call)
+            let call = Call::new(environment, front.juju(), &report, now());
+            job.perform(&params, &call)
         });
         if let Ok(mut reporter) = reporter.try_borrow_mut() {
             reporter.finish();

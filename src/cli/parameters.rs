@@ -3,8 +3,8 @@
 //! Refuses whatever is not declared and never guesses: a misspelt `skip-backup` must not become a restore with other
 //! parameters than its user meant.
 
+use super::params::{Params, Value};
 use super::schema::{Action, Kind, Param};
-use crate::commands::params::{Params, Value};
 use crate::error::{Refusal, did_you_mean};
 use crate::system::text::replace_control;
 use std::collections::BTreeMap;

@@ -2,7 +2,7 @@
 //!
 //! Must never know what an action does.
 
-use crate::commands::params::Value;
+use super::params::Value;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use std::fmt;

@@ -35,6 +35,15 @@ enum Due {
     Now { scheduled: Option<Timestamp>, tries: u32 },
 }
 
+/// A request for a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The snapshot to take.
+    pub snapshot: snapshot::Request,
+    /// Whether the timer started this run, so that it works only if a run is due.
+    pub scheduled: bool,
+}
+
 /// The result of a backup.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -66,16 +75,16 @@ pub struct Retention {
 ///
 /// # Errors
 /// Fails if no archive was verified, if a destination did not get it, or if the retention failed.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
-    let table = match call.params.flag("scheduled")? {
+    let table = match request.scheduled {
         true => Some(timetable(&settings)?),
         false => None,
     };
     let untouched =
         |error| ActionError::from_error(error, "no run was begun", "fix the cause and run it again");
     let (user, owner) = archive_owner().map_err(untouched)?;
-    let target = &target(call, &settings)?;
+    let target = &target(call, &settings, request.snapshot.target.as_deref());
     let (due, trouble) = match &table {
         None => (Due::Now { scheduled: None, tries: 0 }, None),
         Some(table) => due_at(table, target, owner, call.now).map_err(untouched)?,
@@ -87,30 +96,32 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
         }
         Due::Now { scheduled, tries } => (scheduled, tries),
     };
-    let found = match Ready::find(call, &settings) {
-        Err(stop) if table.is_none() || !may_tell(call, target, &user, owner) => return Err(stop),
+    let found = match Ready::find(call, &settings, &request.snapshot) {
+        Err(stop) if table.is_none() || !may_tell(call, request, target, (&user, owner)) => return Err(stop),
         found => found,
     };
     let mut watch = Watch::begin(call, &settings, (target, owner), scheduled, tries).map_err(untouched)?;
     if let Some(trouble) = trouble {
         watch.trouble(trouble);
     }
-    let ended = tried(call, &settings, found, table.as_ref(), &mut watch, &mut outcome.backup);
-    watch.finish(&ended, &outcome.backup, table.is_none());
+    let attempts = Attempts { request: &request.snapshot, settings: &settings, table: table.as_ref() };
+    let ended = attempts.run(call, found, &mut watch, &mut outcome.backup);
+    watch.finish(&ended, &outcome.backup.destinations, table.is_none());
     let pruned = match ended {
-        Ok(()) if settings.has_rules() => retain(call, target, &mut watch, outcome),
+        Ok(()) if settings.has_rules() => retain(call, request, target, &mut watch, outcome),
         _ => Ok(()),
     };
     outcome.tries = watch.run.tries;
-    watch.report(ended, &mut outcome.backup)?;
-    pruned
+    outcome.backup.run_warnings = watch.report(&ended);
+    ended.and(pruned)
 }
 
 /// Returns whether a refused run of the timer may be recorded in `target`, so that `check` can report it. It may be
 /// recorded in a valid place for archives, and next to the records of other runs, but never in etcd's data.
-fn may_tell(call: &Call<'_>, target: &Path, user: &str, owner: Owner) -> bool {
+fn may_tell(call: &Call<'_>, request: &Request, target: &Path, (user, owner): (&str, Owner)) -> bool {
     let Ok(approach) = TrustedPath::open(target, owner) else { return false };
-    let data = super::site(call).ok().and_then(|site| Dir::open(&site.data_dir.canonicalize().ok()?).ok());
+    let site = super::site(call, request.snapshot.site.as_deref());
+    let data = site.ok().and_then(|site| Dir::open(&site.data_dir.canonicalize().ok()?).ok());
     match data.map(|data| approach.check_outside(&data)) {
         Some(Err(_)) => return false,
         Some(Ok(())) if approach.check_accessible_to(user).is_ok() => return true,
@@ -185,67 +196,81 @@ fn due(table: &Timetable, state: Option<&TimerState>, runs: &[Run], now: Timesta
     }
 }
 
-/// Tries as often as the schedule allows, until an attempt succeeds. The first attempt uses `found`. If the archive
-/// already exists, only the upload is repeated.
-fn tried(
-    call: &Call<'_>,
-    settings: &Settings,
-    found: Result<Ready, ActionError>,
-    table: Option<&Timetable>,
-    watch: &mut Watch<'_>,
-    result: &mut snapshot::Outcome,
-) -> Result<(), ActionError> {
-    let (mut found, mut begun) = (Some(found), false);
-    loop {
-        watch.run.tries += 1;
-        watch.note();
-        let call = call.again();
-        let outcome = match watch.send(&call, result) {
-            Some(outcome) => outcome,
-            None => match found.take().unwrap_or_else(|| Ready::find(&call, settings)) {
-                Ok(ready) => {
-                    // Run the hook only once, and only while the data is locked. Do not run it again after it has
-                    // failed.
-                    if !begun {
-                        watch.before()?;
-                        begun = true;
+/// The attempts of a run.
+struct Attempts<'a> {
+    request: &'a snapshot::Request,
+    settings: &'a Settings,
+    /// The schedule, if the timer started the run. Without one, there is one attempt.
+    table: Option<&'a Timetable>,
+}
+
+impl Attempts<'_> {
+    /// Tries as often as the schedule allows, until an attempt succeeds. The first attempt uses `found`. If the archive
+    /// already exists, only the upload is repeated.
+    fn run(
+        &self,
+        call: &Call<'_>,
+        found: Result<Ready, ActionError>,
+        watch: &mut Watch<'_>,
+        result: &mut snapshot::Outcome,
+    ) -> Result<(), ActionError> {
+        let (mut found, mut begun) = (Some(found), false);
+        loop {
+            watch.run.tries += 1;
+            watch.note();
+            let call = call.again();
+            let outcome = match snapshot::send(&call, watch, result) {
+                Some(outcome) => outcome,
+                None => {
+                    let find = || Ready::find(&call, self.settings, self.request);
+                    match found.take().unwrap_or_else(find) {
+                        Ok(ready) => {
+                            // Run the hook only once, and only while the data is locked. Do not run it again after
+                            // it has failed.
+                            if !begun {
+                                watch.before()?;
+                                begun = true;
+                            }
+                            ready.take(&call, watch, result)
+                        }
+                        Err(stop) => Err(stop),
                     }
-                    ready.take(&call, watch, result)
                 }
-                Err(stop) => Err(stop),
-            },
-        };
-        let Err(stop) = outcome else { return Ok(()) };
+            };
+            let Err(stop) = outcome else { return Ok(()) };
+            self.pause(&call, watch, stop)?;
+        }
+    }
+
+    /// Waits for the next attempt. Returns `stop`, the reason why the last one failed, if there is no further one.
+    fn pause(&self, call: &Call<'_>, watch: &mut Watch<'_>, stop: ActionError) -> Result<(), ActionError> {
         let tries = watch.run.tries;
-        let Some(table) = table.filter(|table| tries <= table.retries && interrupt::requested().is_none())
-        else {
-            return Err(stop);
-        };
+        let is_next = |table: &&Timetable| tries <= table.retries && interrupt::requested().is_none();
+        let Some(table) = self.table.filter(is_next) else { return Err(stop) };
         let pause = table.retry_delay(tries);
         watch.run.backup_message = Some(format!("try {tries}: {}", in_short(&stop)));
         watch.note();
         let said = format!("trying again in {}, because {}", format_seconds(pause), in_short(&stop));
         (call.progress())(Progress::Step(&said));
-        if interrupt::sleep(Duration::from_secs(pause)).is_err() {
-            return Err(stop);
-        }
+        interrupt::sleep(Duration::from_secs(pause)).map_err(|_| stop)
     }
 }
 
 /// Runs `prune-snapshots` with the rules of the settings.
 fn retain(
     call: &Call<'_>,
+    request: &Request,
     target: &Path,
     watch: &mut Watch<'_>,
     outcome: &mut Outcome,
 ) -> Result<(), ActionError> {
-    let params = prune::params(target, call.params.text("site")?);
+    let by_settings = prune::Request::by_settings(target, request.snapshot.site.as_deref());
     // The time must be later than that of the archive, which would otherwise be dated in the future and not count.
-    let call = Call { params, ..call.again() };
+    let call = call.again();
     watch.run.delete_phase = Some(RunPhase::Running);
     watch.note();
     let mut pruned = prune::Outcome::default();
-    match prune::perform(&call, &mut pruned) {
+    match prune::perform(&call, &by_settings, &mut pruned) {
         Ok(()) => {
             let prune::Outcome { deleted, freed_bytes, hidden, .. } = pruned;
             let of_hidden = hidden.as_ref().map(|hidden| format!(", hidden: {hidden}")).unwrap_or_default();
@@ -271,7 +296,7 @@ impl Call<'_> {
     /// Returns the same call at a later time: an archive has the time of its attempt.
     fn again(&self) -> Call<'_> {
         let now = now();
-        Call { now, clock: Clock::at(now), params: self.params.clone(), ..*self }
+        Call { now, clock: Clock::at(now), ..*self }
     }
 }
 

@@ -5,9 +5,9 @@
 use super::runs::{Found, in_short, interval};
 use super::target::{of_schedule, target};
 use super::{Call, Environment};
-use crate::error::{ActionError, Failure, Refusal};
+use crate::error::{ActionError, Failure};
+use crate::schedule;
 use crate::schedule::runs::health::{AgeLimits, BackupFacts, HealthLevel, HealthReport, assess};
-use crate::schedule::{self, parse_seconds};
 use crate::settings::Settings;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use jiff::{SignedDuration, Timestamp};
@@ -43,21 +43,31 @@ impl Outcome {
     }
 }
 
+/// A request for the state of the backups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The directory with the archives, if not the default one.
+    pub target: Option<PathBuf>,
+    /// The age of the last good backup that is a warning, if not that of the schedule.
+    pub warn: Option<SignedDuration>,
+    /// The age of the last good backup that is critical, if not that of the schedule.
+    pub crit: Option<SignedDuration>,
+}
+
 /// Determines the state of the backups from their age and from the last runs.
 ///
 /// # Errors
 /// Fails if the state is critical, or if it could not be read.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
-    let target = target(call, &settings)?;
-    let mut limits = limits(&settings).map_err(|error| {
+    let target = target(call, &settings, request.target.as_deref());
+    let of_schedule = limits(&settings).map_err(|error| {
         ActionError::from_error(error, "nothing was changed", "fix the cause and run it again")
     })?;
-    for (name, limit) in [("warn", &mut limits.warn), ("crit", &mut limits.crit)] {
-        if let Some(age) = age(name, call.params.text(name)?)? {
-            *limit = age;
-        }
-    }
+    let limits = AgeLimits {
+        warn: request.warn.unwrap_or(of_schedule.warn),
+        crit: request.crit.unwrap_or(of_schedule.crit),
+    };
     let health = look(target, &settings, limits, call.now)?;
     *outcome = Outcome {
         status: Some(health.level.as_str()),
@@ -96,15 +106,6 @@ fn limits(settings: &Settings) -> anyhow::Result<AgeLimits> {
     }))
 }
 
-fn age(name: &str, text: &str) -> Result<Option<SignedDuration>, Refusal> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let age = parse_seconds(text).and_then(|seconds| i64::try_from(seconds).ok());
-    let no = || Refusal::new(format!("{name} is {text:?}"), "give a time such as 90m, 26h or 3d");
-    age.map(|age| Some(SignedDuration::from_secs(age))).ok_or_else(no)
-}
-
 fn look(
     target: PathBuf,
     settings: &Settings,
@@ -140,12 +141,5 @@ mod tests {
         assert_eq!(of("schedule: {when: every 24h}"), USUAL);
         let often = of("schedule: {when: every 12h, jitter: 1h}");
         assert_eq!((often.warn, often.crit), (hours(14), hours(26)));
-    }
-
-    #[test]
-    fn an_age_is_a_time() {
-        assert_eq!(age("warn", "").unwrap(), None);
-        assert_eq!(age("warn", "90m").unwrap(), Some(SignedDuration::from_mins(90)));
-        assert!(age("warn", "26").unwrap_err().to_string().contains("warn is \"26\""));
     }
 }

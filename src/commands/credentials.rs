@@ -3,7 +3,7 @@
 //!
 //! Must never include the key of the server.
 
-use super::Call;
+use super::{Call, SiteRequest};
 use crate::archive::bundle;
 use crate::error::{ActionError, Refusal};
 use crate::etcd::site::Site;
@@ -29,8 +29,8 @@ pub struct Outcome {
 }
 
 /// Packs the certificates and the key of a client.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let site = super::site(call)?;
+pub fn perform(call: &Call<'_>, request: &SiteRequest, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let site = super::site(call, request.site.as_deref())?;
     let files = files(&site)?;
     let untouched =
         |error| ActionError::from_error(error, "nothing was changed", "fix the cause and run it again");

@@ -1,14 +1,14 @@
-//! The commands: each takes parameters and returns an outcome, and calls the modules below it.
+//! The commands: each takes a typed request and returns a typed outcome, and calls the modules below it.
 //!
-//! Must never print, and never depend on its caller: the front ends in `cli` do that.
+//! Must never print, and never read words: the front ends in `cli` make requests from words, and text from outcomes.
 
+pub mod archive;
 pub mod backup;
 pub mod check;
 pub mod credentials;
 pub mod environment;
 mod maintenance;
 mod offsite;
-pub mod params;
 pub mod restore;
 mod runs;
 pub mod schedule;
@@ -23,7 +23,7 @@ mod v2_keys;
 pub use environment::{Environment, now};
 
 use crate::archive::age::Identities;
-use crate::error::{ActionError, Failure};
+use crate::error::ActionError;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use crate::juju::{Juju, Resource};
@@ -32,25 +32,11 @@ use crate::system::clock::Clock;
 use crate::system::process;
 use anyhow::Result;
 use maintenance::Maintenance;
-use params::Params;
 use std::ffi::OsString;
 use std::path::Path;
 
-/// An error caused by a bug in this program.
-pub(crate) fn internal_error(what: &str) -> ActionError {
-    ActionError::Failed(Failure {
-        cause: anyhow::anyhow!("bug: {what}"),
-        state: "the command ended at that point".to_owned(),
-        next: "run it again, and report the bug if it happens again".to_owned(),
-    })
-}
-
-/// The input of a command.
+/// The circumstances of a call: all input of a command except its request.
 pub struct Call<'a> {
-    /// The parameters, with defaults filled in.
-    pub params: Params,
-    /// Whether to only complete or roll back an interrupted run (`--recover`).
-    pub recover: bool,
     /// The time of the call.
     pub now: jiff::Timestamp,
     /// The clock, which continues from `now`.
@@ -64,14 +50,12 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// Makes a call at the time `now`. `juju` is set if Juju runs the command as an action.
     pub(crate) fn new(
-        params: Params,
-        recover: bool,
         environment: &'a Environment,
         juju: Option<&'a Juju>,
         report: &'a dyn Fn(Progress<'_>),
         now: jiff::Timestamp,
     ) -> Self {
-        Self { params, recover, now, clock: Clock::at(now), environment, juju, report }
+        Self { now, clock: Clock::at(now), environment, juju, report }
     }
 }
 
@@ -84,14 +68,6 @@ impl Call<'_> {
     /// Returns the name of the Juju unit that the command runs on.
     pub fn unit(&self) -> Option<&str> {
         self.environment.unit.as_deref()
-    }
-
-    /// Reads the age identities in the file that `identity-file` names.
-    pub(super) fn identities(&self) -> Result<Option<Identities>, ActionError> {
-        match self.params.text("identity-file")? {
-            "" => Ok(None),
-            path => Ok(Some(Identities::read(Path::new(path))?)),
-        }
     }
 
     /// Returns the charm resource `name`, which holds secrets, or the reason why it is missing. Queries the
@@ -114,15 +90,22 @@ impl Call<'_> {
     }
 }
 
-/// Finds the etcd of this machine.
-fn site(call: &Call<'_>) -> Result<Site, ActionError> {
-    site_named(call, call.params.text("site")?)
+/// The request of a command that only needs an etcd.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteRequest {
+    /// The etcd, if the machine has several: its unit, its process id, its data directory, or a site file.
+    pub site: Option<String>,
 }
 
-/// Finds the etcd of this machine that `named` selects. If `named` is empty, finds the only etcd.
-fn site_named(call: &Call<'_>, named: &str) -> Result<Site, ActionError> {
+/// Reads the age identities in a file, if one was named.
+fn identities(file: Option<&Path>) -> Result<Option<Identities>, ActionError> {
+    Ok(file.map(Identities::read).transpose()?)
+}
+
+/// Finds the etcd of this machine that `choice` selects, or without a choice the only etcd.
+fn site(call: &Call<'_>, choice: Option<&str>) -> Result<Site, ActionError> {
     let Environment { site, password, .. } = call.environment;
-    let found = Site::find(site.as_deref(), named, password.clone(), call.now);
+    let found = Site::find(site.as_deref(), choice.unwrap_or_default(), password.clone(), call.now);
     found.map_err(|error| {
         ActionError::from_error(
             error,

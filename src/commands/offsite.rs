@@ -1,8 +1,6 @@
 //! Destinations in commands: reads the configured ones, uploads archives, and reports each result.
 
 use super::Call;
-use super::runs::Sent;
-use super::snapshot;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::inventory::destinations::Destinations;
 use crate::inventory::upload::{self, Delivery, NewArchive, PendingUpload, UploadOutcome};
@@ -10,6 +8,25 @@ use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::system::durable::Dir;
 use anyhow::anyhow;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A published archive, and its uploads.
+pub(super) struct Sent {
+    /// The report of its snapshot.
+    pub report: Report,
+    /// The destinations that have verified their copy.
+    pub arrived: BTreeSet<String>,
+}
+
+/// The result of an upload to every destination.
+pub(super) struct Uploads {
+    /// For each destination, whether it has the archive.
+    pub destinations: BTreeMap<String, String>,
+    /// Older archives that could not be sent.
+    pub warnings: Vec<String>,
+    /// Whether every destination has the archive. An error describes the pending uploads and the next step.
+    pub ended: Result<(), ActionError>,
+}
 
 /// The settings of the backups on this machine.
 pub(super) fn settings(call: &Call<'_>) -> Result<Settings, Refusal> {
@@ -22,32 +39,34 @@ pub(super) fn destinations(call: &Call<'_>, settings: Settings) -> Destinations 
 }
 
 /// Sends the archive and the pending uploads to every destination. A second attempt skips the destinations that
-/// already have it. The local archive stays good even if an upload fails.
+/// already have it. The local archive stays good even if an upload fails. `copy_command` copies it by hand.
 pub(super) fn send(
     call: &Call<'_>,
     sent: &mut Sent,
     home: &Dir,
     destinations: &Destinations,
-    result: &mut snapshot::Outcome,
-) -> Result<(), ActionError> {
+    copy_command: &str,
+) -> Uploads {
     if destinations.is_empty() {
-        return Ok(());
+        return Uploads { destinations: BTreeMap::new(), warnings: Vec::new(), ended: Ok(()) };
     }
     let Sent { report, arrived } = sent;
     let name = report.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let archive = NewArchive { name, sha256: &report.packed.sha256, manifest: &report.manifest };
     let (outcomes, ended) =
         upload::send(home, &archive, arrived, destinations, call.now, &mut call.progress());
-    for outcome in &outcomes {
-        result.destinations.insert(outcome.destination.clone(), outcome.describe());
+    let fail = |cause| {
+        let waiting = upload::list(home).unwrap_or_default();
+        let waiting = waiting.iter().filter(|one| destinations.has(&one.destination));
+        let waiting: Vec<String> = waiting.map(PendingUpload::selector).collect();
+        let (state, next) = left(report, &outcomes, &waiting, copy_command);
+        ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next })
+    };
+    Uploads {
+        destinations: outcomes.iter().map(|one| (one.destination.clone(), one.describe())).collect(),
+        warnings: outcomes.iter().filter_map(stuck).collect(),
+        ended: failure(&outcomes, ended).map_or(Ok(()), |cause| Err(fail(cause))),
     }
-    result.upload_warnings = outcomes.iter().filter_map(stuck).collect();
-    let Some(cause) = failure(&outcomes, ended) else { return Ok(()) };
-    let waiting = upload::list(home).unwrap_or_default();
-    let waiting = waiting.iter().filter(|one| destinations.has(&one.destination));
-    let waiting: Vec<String> = waiting.map(PendingUpload::selector).collect();
-    let (state, next) = left(report, &outcomes, &waiting, result.copy_command.as_deref().unwrap_or_default());
-    Err(ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next }))
 }
 
 /// Returns why uploads failed: the error that ended all of them, or those of the destinations.

@@ -1,13 +1,65 @@
-//! The command `restore`: turns the parameters into a request, and the report into the outcome.
+//! The command `restore`: turns the request into that of the procedure, and its report into the outcome.
 
 use super::Call;
+use super::archive::Archive;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::juju::Resource;
-use crate::restore::{self, Bump, Plan, Report, Request, Source};
+use crate::restore::{self, Bump, Plan, Report, Source};
 use crate::store::trusted_path::archive_owner;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::PathBuf;
+
+/// A request for a restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Only complete or roll back an interrupted restore.
+    Recover {
+        /// The etcd, if the machine has several.
+        site: Option<String>,
+    },
+    /// Restore a snapshot, or only plan that.
+    Restore(Box<Options>),
+}
+
+/// What to restore, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command")]
+pub struct Options {
+    /// The snapshot.
+    pub from: SnapshotName,
+    /// The directory for a backup of the existing data, if not the default one.
+    pub target: Option<PathBuf>,
+    /// Whether the existing data is not saved first.
+    pub skip_backup: bool,
+    /// The SHA-256 that the file must have, in lower-case hexadecimal digits.
+    pub expected_sha256: Option<String>,
+    /// How to raise the revision.
+    pub bump: Bump,
+    /// The file with the age identities that decrypt the snapshot.
+    pub identity_file: Option<PathBuf>,
+    /// Whether a snapshot of another cluster may replace data.
+    pub allow_foreign: bool,
+    /// Whether keys of the v2 API may be lost with the data.
+    pub allow_v2_loss: bool,
+    /// Whether a snapshot without its SHA-256 trailer is accepted.
+    pub allow_unhashed: bool,
+    /// Whether to only plan the restore.
+    pub plan: bool,
+    /// The etcd, if the machine has several.
+    pub site: Option<String>,
+}
+
+/// The snapshot that a request names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotName {
+    /// The charm resource `snapshot`.
+    Resource,
+    /// A file on this machine: an archive, or a bare snapshot file.
+    File(PathBuf),
+    /// A name in the target, `latest`, or an archive in a destination.
+    Name(String),
+}
 
 /// The result of a restore, or the plan.
 #[derive(Debug, Default, Serialize)]
@@ -23,7 +75,7 @@ pub struct Outcome {
     /// The data that etcd serves now.
     pub restored: Option<Restored>,
     /// The archive of the data that was replaced.
-    pub backup: Option<Backup>,
+    pub backup: Option<Archive>,
     /// The directory of the old data, if that is kept.
     pub old_data: Option<PathBuf>,
     /// Number of revisions of the old data that the backup does not contain.
@@ -78,28 +130,24 @@ pub struct Restored {
     pub left_over: Option<String>,
 }
 
-/// The archive of the data that a restore replaced.
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Backup {
-    /// The absolute path.
-    pub path: PathBuf,
-    /// The SHA-256 of the archive, in hexadecimal digits.
-    pub sha256: String,
-    /// The size of the archive in bytes.
-    pub size_bytes: u64,
+/// Restores a snapshot, or completes or rolls back an interrupted restore.
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    match request {
+        Request::Recover { site } => recover(call, site.as_deref(), outcome),
+        Request::Restore(options) => restore(call, options, outcome),
+    }
 }
 
-/// Restores a snapshot, or completes or rolls back an interrupted restore.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    if call.recover {
-        let site = super::site(call)?;
-        let recovered = super::settle(call, &site, &restore::open_data_dir(&site)?)?;
-        outcome.recovered = Some(recovered.unwrap_or_else(|| "no interrupted restore was found".to_owned()));
-        return Ok(());
-    }
-    let request = request(call)?;
-    let site = super::site(call)?;
+fn recover(call: &Call<'_>, site: Option<&str>, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let site = super::site(call, site)?;
+    let recovered = super::settle(call, &site, &restore::open_data_dir(&site)?)?;
+    outcome.recovered = Some(recovered.unwrap_or_else(|| "no interrupted restore was found".to_owned()));
+    Ok(())
+}
+
+fn restore(call: &Call<'_>, options: &Options, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let request = request(call, options)?;
+    let site = super::site(call, options.site.as_deref())?;
     let said = (!request.plan_only).then(|| call.maintenance("restoring a snapshot")).flatten();
     let data = restore::open_data_dir(&site)?;
     if request.plan_only {
@@ -132,25 +180,23 @@ fn all_are_back(report: &Report) -> Result<(), ActionError> {
     })
 }
 
-fn request(call: &Call<'_>) -> Result<Request, ActionError> {
-    let params = &call.params;
+fn request(call: &Call<'_>, options: &Options) -> Result<restore::Request, ActionError> {
     let (_, owner) = archive_owner().map_err(untouched)?;
     let settings = super::offsite::settings(call)?;
-    let target = super::target::target(call, &settings)?;
+    let target = super::target::target(call, &settings, options.target.as_deref());
     // Before the source, which may have to be downloaded from the controller.
-    let expected_sha256 = sha256(params.text("expected-sha256")?)?;
-    let bump = Bump::parse(params.text("bump-revision")?)?;
-    let source = source(call)?;
-    Ok(Request {
-        expected_sha256,
-        identities: call.identities()?,
+    let identities = super::identities(options.identity_file.as_deref())?;
+    let source = source(call, options)?;
+    Ok(restore::Request {
+        expected_sha256: options.expected_sha256.clone(),
+        identities,
         encrypt_to: settings.encrypt_to,
-        allow_unhashed: params.flag("allow-unhashed")?,
-        allow_foreign: params.flag("allow-foreign")?,
-        allow_v2_loss: params.flag("allow-v2-loss")?,
-        bump,
-        backup: (!params.flag("skip-backup")?).then_some(target),
-        plan_only: params.flag("plan")?,
+        allow_unhashed: options.allow_unhashed,
+        allow_foreign: options.allow_foreign,
+        allow_v2_loss: options.allow_v2_loss,
+        bump: options.bump,
+        backup: (!options.skip_backup).then_some(target),
+        plan_only: options.plan,
         owner,
         unit: call.unit().map(str::to_owned),
         now: call.now,
@@ -173,28 +219,14 @@ fn command(unit: Option<&str>, source: &Source) -> String {
     }
 }
 
-fn sha256(text: &str) -> Result<Option<String>, Refusal> {
-    let text = text.to_ascii_lowercase();
-    match text.as_str() {
-        "" => Ok(None),
-        _ if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(Some(text)),
-        _ => Err(Refusal::new(
-            "expected-sha256 is not a SHA-256 hash",
-            "give the 64 hexadecimal digits that the snapshot action or sha256sum printed",
-        )),
-    }
-}
-
-/// Returns the source that `from` or `snapshot` names, or else the charm resource `snapshot`.
-fn source(call: &Call<'_>) -> Result<Source, ActionError> {
-    let (from, named) = (call.params.text("from")?, call.params.text("snapshot")?);
-    match (from, named) {
-        ("", "") => resource(call).map_err(untouched),
-        // A name, or `latest`.
-        ("", name) if !name.contains('/') => super::snapshots::source(call, name),
-        ("", path) => Ok(Source::File { path: PathBuf::from(path), may_be_bare: true }),
-        (from, "") => super::snapshots::source(call, from),
-        _ => Err(Refusal::new("both from and snapshot are given", "give one of them").into()),
+/// Finds the snapshot to restore.
+fn source(call: &Call<'_>, options: &Options) -> Result<Source, ActionError> {
+    match &options.from {
+        SnapshotName::Resource => resource(call).map_err(untouched),
+        SnapshotName::File(path) => Ok(Source::File { path: path.clone(), may_be_bare: true }),
+        SnapshotName::Name(name) => {
+            super::snapshots::source(call, (name, options.site.as_deref()), options.target.as_deref())
+        }
     }
 }
 
@@ -222,7 +254,7 @@ fn resource(call: &Call<'_>) -> Result<Source> {
 }
 
 /// Adds the results of a plan or a restore.
-fn add(report: &Report, request: &Request, outcome: &mut Outcome) {
+fn add(report: &Report, request: &restore::Request, outcome: &mut Outcome) {
     match &report.outcome {
         None => outcome.plan = Some(planned(report, request)),
         Some(done) => add_done(&report.plan, done, outcome),
@@ -231,7 +263,7 @@ fn add(report: &Report, request: &Request, outcome: &mut Outcome) {
     outcome.warnings = report.warnings();
 }
 
-fn planned(report: &Report, request: &Request) -> Planned {
+fn planned(report: &Report, request: &restore::Request) -> Planned {
     let Report { plan, snapshot, .. } = report;
     Planned {
         snapshot: request.source.to_string(),
@@ -257,30 +289,12 @@ fn add_done(plan: &Plan, done: &restore::Outcome, outcome: &mut Outcome) {
         disarmed: *disarmed,
         left_over: exchanged.cleanup_error.as_ref().map(ToString::to_string),
     });
-    outcome.backup = backup.as_ref().map(|backup| Backup {
-        path: backup.path.clone(),
-        sha256: backup.packed.sha256.to_string(),
-        size_bytes: backup.packed.size,
-    });
+    outcome.backup = backup.as_ref().map(Archive::taken);
     if let Some(name) = &exchanged.kept_as {
         outcome.old_data = Some(data_dir.join(name));
         if let (Some(backup), Some(old)) = (backup, exchanged.old_revision) {
             // Data with v2 keys is kept even if the backup contains everything else.
             outcome.old_data_ahead_by = old - backup.manifest.revision;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::sha256;
-
-    #[test]
-    fn a_sha256_is_64_hexadecimal_digits() {
-        assert_eq!(sha256("").unwrap(), None);
-        assert_eq!(sha256(&"AB".repeat(32)).unwrap(), Some("ab".repeat(32)));
-        for text in ["ab", &"zz".repeat(32), &"é".repeat(32)] {
-            assert!(sha256(text).is_err(), "{text}");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Must never fail a backup that is good: errors in recording or reporting a run become warnings.
 
-use super::snapshot;
+use super::offsite::{self, Sent, Uploads};
 use super::target::of_schedule;
 use super::{Call, Environment, now};
 use crate::archive::name::taken;
@@ -23,16 +23,8 @@ use crate::system::interrupt;
 use crate::system::owner::Owner;
 use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-
-/// A published archive, and its uploads.
-pub(super) struct Sent {
-    /// The report of its snapshot.
-    pub report: Report,
-    /// The destinations that have verified their copy.
-    pub arrived: BTreeSet<String>,
-}
 
 /// A run in progress.
 pub(super) struct Watch<'a> {
@@ -98,14 +90,11 @@ impl<'a> Watch<'a> {
     }
 
     /// Sends the archive, if it was published, to the destinations that do not have it yet.
-    pub fn send(
-        &mut self,
-        call: &Call<'_>,
-        outcome: &mut snapshot::Outcome,
-    ) -> Option<Result<(), ActionError>> {
+    /// `copy_command` copies it by hand.
+    pub fn send(&mut self, call: &Call<'_>, copy_command: &str) -> Option<Uploads> {
         let sent = self.sent.as_mut()?;
-        let destinations = super::offsite::destinations(call, self.settings.clone());
-        Some(super::offsite::send(call, sent, &self.home, &destinations, outcome))
+        let destinations = offsite::destinations(call, self.settings.clone());
+        Some(offsite::send(call, sent, &self.home, &destinations, copy_command))
     }
 
     /// Runs the operator's hook, which can prevent the backup.
@@ -119,12 +108,18 @@ impl<'a> Watch<'a> {
         })
     }
 
-    /// Records the end of the backup. A refused run that a person started is not recorded.
-    pub fn finish(&mut self, outcome: &Result<(), ActionError>, result: &snapshot::Outcome, is_typed: bool) {
+    /// Records the end of the backup, and for each destination whether it has the archive. A refused run that a person
+    /// started is not recorded.
+    pub fn finish(
+        &mut self,
+        outcome: &Result<(), ActionError>,
+        destinations: &BTreeMap<String, String>,
+        is_typed: bool,
+    ) {
         if is_typed && self.sent.is_none() && matches!(outcome, Err(ActionError::Refused(_))) {
             return self.forget(outcome);
         }
-        self.run.destinations = result.destinations.clone();
+        self.run.destinations.clone_from(destinations);
         let pending = pending(&self.home, self.settings);
         self.run.pending_uploads = pending.as_ref().ok().copied();
         self.run.finish(now(), outcome.as_ref().err().map(in_short));
@@ -145,12 +140,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Reports the finished run to the hooks and the metrics. Returns `outcome` unchanged.
-    pub fn report(
-        mut self,
-        outcome: Result<(), ActionError>,
-        result: &mut snapshot::Outcome,
-    ) -> Result<(), ActionError> {
+    /// Reports the finished run to the hooks and the metrics. Returns the errors in recording and reporting it, as
+    /// warnings.
+    pub fn report(mut self, outcome: &Result<(), ActionError>) -> Vec<String> {
         // Defer signals: the programs of the operator report the interruption, so they must finish.
         let _undisturbed = interrupt::defer();
         let occasion = if outcome.is_ok() { HookEvent::After } else { HookEvent::Failure };
@@ -162,8 +154,7 @@ impl<'a> Watch<'a> {
         {
             self.trouble(format!("{error:#}"));
         }
-        result.run_warnings = self.troubles;
-        outcome
+        self.troubles
     }
 
     /// Records the result of the retention.

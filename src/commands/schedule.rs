@@ -24,6 +24,17 @@ const SHOWN: usize = 5;
 /// The directory that contains the charm of a Juju unit.
 const CHARM: &str = "JUJU_CHARM_DIR";
 
+/// A request to change or show the timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// Install the timer, or bring it up to date with the settings.
+    Install,
+    /// Show the timer without installing it.
+    Plan,
+    /// Remove the timer.
+    Remove,
+}
+
 /// The timer after the command.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -47,11 +58,10 @@ pub struct Outcome {
 }
 
 /// Installs the timer, prints the plan, or removes the timer.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let (plan, remove) = (call.params.flag("plan")?, call.params.flag("remove")?);
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     let untouched =
         |error| ActionError::from_error(error, "the timer is unchanged", "fix the cause and run it again");
-    if remove && !plan {
+    if *request == Request::Remove {
         // Without systemd, a timer cannot exist.
         let removed = timer::is_available() && timer::remove().map_err(untouched)?;
         outcome.removed = Some(removed);
@@ -62,7 +72,7 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let next = wanted.next().map_err(untouched)?;
     outcome.when = Some(wanted.schedule.when.clone());
     outcome.next = next;
-    if plan {
+    if *request == Request::Plan {
         outcome.timer = Some(wanted.units.timer);
         outcome.service = Some(wanted.units.service);
         return Ok(());

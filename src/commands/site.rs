@@ -4,7 +4,7 @@
 
 mod versions;
 
-use super::Call;
+use super::{Call, SiteRequest};
 use crate::error::ActionError;
 use crate::etcd::certificates::{Validity, expiry_warning};
 use crate::etcd::client::Client;
@@ -91,8 +91,8 @@ pub struct Outcome {
 ///
 /// # Errors
 /// Fails if it finds no etcd, or several. Does not fail if etcd does not answer.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let site = super::site(call)?;
+pub fn perform(call: &Call<'_>, request: &SiteRequest, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let site = super::site(call, request.site.as_deref())?;
     *outcome = describe(&site, call.now);
     ask(&site, outcome);
     let programs = versions::check(&site, outcome.etcd_version.as_deref());

@@ -1,16 +1,12 @@
 //! The default directory for archives.
 
 use super::{Call, Environment};
-use crate::error::ActionError;
 use crate::settings::Settings;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Returns the directory that `target` names, or the default one.
-pub(super) fn target(call: &Call<'_>, settings: &Settings) -> Result<PathBuf, ActionError> {
-    match call.params.text("target")? {
-        "" => Ok(of_schedule(call.environment, settings)),
-        target => Ok(PathBuf::from(target)),
-    }
+/// Returns the directory that the request names, or the default one.
+pub(super) fn target(call: &Call<'_>, settings: &Settings, named: Option<&Path>) -> PathBuf {
+    named.map_or_else(|| of_schedule(call.environment, settings), Path::to_owned)
 }
 
 /// Returns the directory that the schedule writes archives to, which is the default of every command.

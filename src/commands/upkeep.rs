@@ -3,7 +3,7 @@
 //! The names, the parameters and the result `output` are the same. Unlike in the older charm, an action that did not
 //! do its job is reported as failed.
 
-use super::{Call, settle};
+use super::{Call, SiteRequest, settle};
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
@@ -43,6 +43,17 @@ pub struct Alarms {
     pub alarms: Option<usize>,
 }
 
+/// A request for a compaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CompactionRequest {
+    /// The etcd, if the machine has several.
+    pub site: Option<String>,
+    /// The last revision to remove from the history, above 0. If it is missing, all history is removed.
+    pub revision: Option<i64>,
+    /// Whether to wait until the history is removed from the database.
+    pub physical: bool,
+}
+
 /// The result of a compaction.
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -72,8 +83,8 @@ pub struct Defragmentation {
 }
 
 /// Reports whether every voting member of the cluster answers, in the words of the older `etcdctl cluster-health`.
-pub fn health(call: &Call<'_>, outcome: &mut Health) -> Result<(), ActionError> {
-    let site = super::site(call)?;
+pub fn health(call: &Call<'_>, request: &SiteRequest, outcome: &mut Health) -> Result<(), ActionError> {
+    let site = super::site(call, request.site.as_deref())?;
     outcome.recovered = look(call, &site)?;
     let client = Client::new(&site);
     let ask = || {
@@ -119,8 +130,8 @@ pub fn health(call: &Call<'_>, outcome: &mut Health) -> Result<(), ActionError> 
 }
 
 /// Lists the alarms.
-pub fn alarm_list(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionError> {
-    let site = super::site(call)?;
+pub fn alarm_list(call: &Call<'_>, request: &SiteRequest, outcome: &mut Alarms) -> Result<(), ActionError> {
+    let site = super::site(call, request.site.as_deref())?;
     outcome.recovered = look(call, &site)?;
     let alarms = Client::new(&site).alarms().map_err(|error| failed(error, &site))?;
     outcome.alarms = Some(alarms.lines().count());
@@ -129,8 +140,8 @@ pub fn alarm_list(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionErr
 }
 
 /// Disarms all alarms, and reports the remaining ones.
-pub fn alarm_disarm(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionError> {
-    let site = super::site(call)?;
+pub fn alarm_disarm(call: &Call<'_>, request: &SiteRequest, outcome: &mut Alarms) -> Result<(), ActionError> {
+    let site = super::site(call, request.site.as_deref())?;
     let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
     let disarmed = client.disarm().map_err(|error| failed(error, &site))?;
@@ -144,14 +155,16 @@ pub fn alarm_disarm(call: &Call<'_>, outcome: &mut Alarms) -> Result<(), ActionE
 }
 
 /// Compacts the history up to `revision`, or all of it.
-pub fn compact(call: &Call<'_>, outcome: &mut Compaction) -> Result<(), ActionError> {
-    let wanted = revision(call.params.text("revision")?)?;
-    let physical = call.params.flag("physical")?;
-    let site = super::site(call)?;
+pub fn compact(
+    call: &Call<'_>,
+    request: &CompactionRequest,
+    outcome: &mut Compaction,
+) -> Result<(), ActionError> {
+    let site = super::site(call, request.site.as_deref())?;
     let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
     let status = client.status().map_err(|error| failed(error, &site))?;
-    let revision = wanted.unwrap_or(status.revision);
+    let revision = request.revision.unwrap_or(status.revision);
     if revision > status.revision {
         return Err(Refusal::new(
             format!("revision {revision} does not exist yet: etcd is at {}", status.revision),
@@ -159,7 +172,7 @@ pub fn compact(call: &Call<'_>, outcome: &mut Compaction) -> Result<(), ActionEr
         )
         .into());
     }
-    let output = match client.compact(revision, physical, status.db_size) {
+    let output = match client.compact(revision, request.physical, status.db_size) {
         // The history was already compacted, perhaps because a restore raised the revision.
         Err(error) if format!("{error:#}").contains("has been compacted") => {
             format!("there is no history before revision {revision}")
@@ -171,22 +184,13 @@ pub fn compact(call: &Call<'_>, outcome: &mut Compaction) -> Result<(), ActionEr
     Ok(())
 }
 
-fn revision(text: &str) -> Result<Option<i64>, Refusal> {
-    match text {
-        "" => Ok(None),
-        _ => match text.parse() {
-            Ok(revision) if revision > 0 => Ok(Some(revision)),
-            _ => Err(Refusal::new(
-                format!("revision is {text:?} and must be a whole number above 0"),
-                "leave it out to compact all history",
-            )),
-        },
-    }
-}
-
 /// Returns the free space in the database to the disk.
-pub fn defrag(call: &Call<'_>, outcome: &mut Defragmentation) -> Result<(), ActionError> {
-    let site = super::site(call)?;
+pub fn defrag(
+    call: &Call<'_>,
+    request: &SiteRequest,
+    outcome: &mut Defragmentation,
+) -> Result<(), ActionError> {
+    let site = super::site(call, request.site.as_deref())?;
     let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
     let size = || client.status().map(|status| status.db_size).map_err(|error| failed(error, &site));
@@ -216,18 +220,4 @@ fn take(call: &Call<'_>, site: &Site, recovered: &mut Option<String>) -> Result<
 fn failed(error: anyhow::Error, site: &Site) -> ActionError {
     let next = format!("{}, then run it again", next_step(site, &error));
     ActionError::from_error(error, "etcd's keys are unchanged", next)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::revision;
-
-    #[test]
-    fn a_revision_is_a_number_above_zero_or_left_out() {
-        assert_eq!(revision("").unwrap(), None);
-        assert_eq!(revision("12").unwrap(), Some(12));
-        for text in ["0", "-1", "1.5", "on", "99999999999999999999"] {
-            assert!(revision(text).is_err(), "{text}");
-        }
-    }
 }

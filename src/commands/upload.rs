@@ -12,9 +12,35 @@ use crate::system::durable::Dir;
 use crate::system::text::replace_control;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// The word that selects every pending upload.
 const ALL: &str = "all";
+
+/// A request on the upload queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The directory with the archives, if not the default one.
+    pub target: Option<PathBuf>,
+    /// What to do with the queue.
+    pub task: Task,
+}
+
+/// What to do with the upload queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Task {
+    /// Upload everything that is waiting.
+    Send,
+    /// List what is waiting.
+    List,
+    /// Take uploads out of the queue.
+    GiveUp {
+        /// The uploads: NAME, DESTINATION/NAME or all.
+        uploads: Vec<String>,
+        /// Whether to only list them.
+        plan: bool,
+    },
+}
 
 /// The upload queue after the command.
 #[derive(Debug, Default, Serialize)]
@@ -53,38 +79,30 @@ pub struct Waiting {
 ///
 /// # Errors
 /// Fails if an upload fails.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
-    let target = target(call, &settings)?;
+    let target = target(call, &settings, request.target.as_deref());
     let (_, owner) = archive_owner().map_err(unchanged)?;
     let home = TrustedPath::open(&target, owner).map_err(unchanged)?.existing();
     let waiting = list(home.as_ref())?;
-    let words = given_up_words(call)?;
-    let meant = words.as_deref().map(|words| meant(&waiting, words)).transpose()?;
-    let plan = call.params.flag("plan")?;
-    if let Some(meant) = meant.filter(|_| plan) {
-        outcome.would_give_up = Some(all_named(&meant));
-    }
-    let home = home.filter(|_| !plan && !waiting.is_empty());
-    match (home, words) {
-        (None, _) => {
-            show(&waiting, &settings, outcome);
-            Ok(())
+    let home = home.filter(|_| !waiting.is_empty());
+    match (&request.task, home) {
+        (Task::Send, Some(home)) => return send(call, &home, &settings, outcome),
+        (Task::GiveUp { uploads, plan }, home) => {
+            let meant = meant(&waiting, uploads)?;
+            match home.filter(|_| !plan) {
+                Some(home) => return give_up(&home, uploads, &settings, outcome),
+                None => outcome.would_give_up = plan.then(|| all_named(&meant)),
+            }
         }
-        (Some(home), Some(words)) => give_up(&home, &words, &settings, outcome),
-        (Some(home), None) => send(call, &home, &settings, outcome),
+        (Task::Send | Task::List, _) => {}
     }
+    show(&waiting, &settings, outcome);
+    Ok(())
 }
 
 fn list(home: Option<&Dir>) -> Result<Vec<PendingUpload>, ActionError> {
     home.map_or_else(|| Ok(Vec::new()), |home| upload::list(home).map_err(unchanged))
-}
-
-/// Returns the words of `give-up`, if there are any.
-fn given_up_words(call: &Call<'_>) -> Result<Option<Vec<String>>, ActionError> {
-    let text = call.params.text("give-up")?;
-    let words = text.split(',').map(|word| word.trim().to_owned());
-    Ok(if text.is_empty() { None } else { Some(words.collect()) })
 }
 
 /// Returns whether a word of `give-up` selects this upload.

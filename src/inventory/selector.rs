@@ -73,19 +73,20 @@ impl Selection {
 }
 
 impl Repositories {
-    /// Parses words separated by commas. Each is a name in the target, a path, `DESTINATION/NAME`, or a location as
-    /// lists show it. The name may be `latest` or `all`.
+    /// Parses several words, as [`Self::parse_word`] does.
+    ///
+    /// # Errors
+    /// As for [`Self::parse_word`].
+    pub fn parse(&self, words: &[String]) -> Result<Vec<Selector>, Refusal> {
+        words.iter().map(|word| self.parse_word(word)).collect()
+    }
+
+    /// Parses a word: a name in the target, a path, `DESTINATION/NAME`, or a location as lists show it. The name may be
+    /// `latest` or `all`.
     ///
     /// # Errors
     /// Refuses a word that is not a selector, and lists the valid forms.
-    pub fn parse(&self, text: &str) -> Result<Vec<Selector>, Refusal> {
-        if text.is_empty() {
-            return Err(Refusal::new("no snapshot is named", "give snapshot=NAME"));
-        }
-        text.split(',').map(|word| self.parse_word(word.trim())).collect()
-    }
-
-    fn parse_word(&self, word: &str) -> Result<Selector, Refusal> {
+    pub fn parse_word(&self, word: &str) -> Result<Selector, Refusal> {
         if word == ALL {
             return Ok(Selector { repository: None, selection: Selection::All(String::new()) });
         }
@@ -242,24 +243,28 @@ mod tests {
             ("/mnt/nfs/etcd/c/u/a.tar.gz", to("nfs"), named("c/u/a.tar.gz")),
         ] {
             let repository = Some(repository);
-            assert_eq!(repositories.parse(word).unwrap(), [Selector { repository, selection }], "{word}");
+            assert_eq!(
+                repositories.parse(&[word.to_owned()]).unwrap(),
+                [Selector { repository, selection }],
+                "{word}"
+            );
         }
-        let all = repositories.parse("all").unwrap();
+        let all = repositories.parse(&["all".to_owned()]).unwrap();
         assert_eq!(repositories.selected(&all).len(), 4);
-        let several = repositories.parse("a.tar.gz, offsite/latest,b.tar.gz").unwrap();
+        let several = ["a.tar.gz", "offsite/latest", "b.tar.gz"].map(str::to_owned);
+        let several = repositories.parse(&several).unwrap();
         assert_eq!(repositories.selected(&several), [dir("/snapshots"), to("offsite")]);
     }
 
     #[test]
     fn refuses_a_word_that_selects_nothing() {
         for (word, reason) in [
-            ("", "no snapshot is named"),
+            ("", "names no snapshot"),
             ("nowhere/latest", "names no destination"),
             ("s3://other/x", "is in no destination"),
             ("offsite/", "names no snapshot"),
-            ("a,,b", "names no snapshot"),
         ] {
-            let refusal = repositories().parse(word).unwrap_err().to_string();
+            let refusal = repositories().parse(&[word.to_owned()]).unwrap_err().to_string();
             assert!(refusal.contains(reason), "{word}: {refusal}");
         }
     }

@@ -10,11 +10,7 @@ use crate::{read, root, rust_files};
 const LIBRARY: &str = "src/lib.rs";
 
 /// Known cycles. A cycle that is not part of one of these fails the test; this list may only become shorter.
-const KNOWN_CYCLES: &[&[&str]] = &[
-    &["commands", "commands::params"],
-    &["commands::offsite", "commands::runs", "commands::snapshot"],
-    &["etcd::backend", "etcd::backend::meta", "etcd::backend::records"],
-];
+const KNOWN_CYCLES: &[&[&str]] = &[&["etcd::backend", "etcd::backend::meta", "etcd::backend::records"]];
 
 /// One row of the map.
 struct Row {

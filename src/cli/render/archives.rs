@@ -18,10 +18,13 @@ impl Render for fetch::Outcome {
         results.set(key!("snapshot.path"), archive.path.display().to_string());
         results.set(key!("snapshot.size"), human_size(archive.size_bytes));
         results.set(key!("snapshot.sha256"), &*archive.sha256);
-        results.set(key!("snapshot.revision"), archive.revision.to_string());
+        results.set(key!("snapshot.revision"), archive.contents.revision.to_string());
         results.set(key!("snapshot.taken"), &*archive.created);
-        results.set(key!("snapshot.cluster-id"), &*archive.cluster_id);
-        results.set(key!("snapshot.taken-on"), archive.unit.as_ref().unwrap_or(&archive.member));
+        results.set(key!("snapshot.cluster-id"), &*archive.contents.cluster_id);
+        results.set(
+            key!("snapshot.taken-on"),
+            archive.contents.unit.as_ref().unwrap_or(&archive.contents.member),
+        );
         if !archive.encrypted_for.is_empty() {
             results.set(key!("snapshot.encrypted-for"), archive.encrypted_for.join(", "));
         }
@@ -36,7 +39,13 @@ impl Render for fetch::Outcome {
             ("  size", Some(human_size(archive.size_bytes))),
             ("  sha256", Some(archive.sha256.clone())),
             ("  created", Some(archive.created.clone())),
-            ("  data", Some(format!("cluster {}, revision {}", archive.cluster_id, archive.revision))),
+            (
+                "  data",
+                Some(format!(
+                    "cluster {}, revision {}",
+                    archive.contents.cluster_id, archive.contents.revision
+                )),
+            ),
             ("  encrypted for", recipients),
             ("  verified", Some(if archive.verified { "yes" } else { COMPARED }.to_owned())),
             ("  copy it with", self.copy_command.clone()),

@@ -5,7 +5,7 @@ use super::{Render, Style, add_destinations, destinations_text};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
-use crate::commands::snapshots::list::{Outcome, Row};
+use crate::commands::snapshots::list::{DocumentFormat, Outcome, Row};
 use crate::schedule::runs::Run;
 use crate::system::text::replace_control;
 use jiff::Timestamp;
@@ -29,7 +29,7 @@ impl Render for Outcome {
         results.set(key!("snapshots"), snapshots_document(self));
         if let Some(runs) = &self.runs {
             let json = || serde_json::to_value(runs).unwrap_or_default();
-            results.set(key!("runs"), document(&self.juju_format, json, || runs_table(runs)));
+            results.set(key!("runs"), document(self.juju_format, json, || runs_table(runs)));
         }
         results.set(key!("count"), self.count.to_string());
         results.set(key!("size"), human_size(self.size_bytes));
@@ -77,17 +77,17 @@ fn snapshots_document(outcome: &Outcome) -> String {
         }
         rows
     };
-    document(&outcome.juju_format, json, || match outcome.snapshots.is_empty() {
+    document(outcome.juju_format, json, || match outcome.snapshots.is_empty() {
         true => "none".to_owned(),
         false => table(HEAD, outcome.snapshots.iter().map(cells)),
     })
 }
 
-fn document(format: &str, json: impl FnOnce() -> Value, table: impl FnOnce() -> String) -> String {
+fn document(format: DocumentFormat, json: impl FnOnce() -> Value, table: impl FnOnce() -> String) -> String {
     let text = match format {
-        "json" => serde_json::to_string_pretty(&json()).unwrap_or_default(),
-        "yaml" => serde_yaml::to_string(&json()).unwrap_or_default(),
-        _ => table(),
+        DocumentFormat::Json => serde_json::to_string_pretty(&json()).unwrap_or_default(),
+        DocumentFormat::Yaml => serde_yaml::to_string(&json()).unwrap_or_default(),
+        DocumentFormat::Table => table(),
     };
     text.trim_end().to_owned()
 }

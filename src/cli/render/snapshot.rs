@@ -20,11 +20,11 @@ impl Render for Outcome {
             results.set(key!("snapshot.path"), archive.path.display().to_string());
             results.set(key!("snapshot.size"), human_size(archive.size_bytes));
             results.set(key!("snapshot.sha256"), &*archive.sha256);
-            results.set(key!("snapshot.revision"), archive.revision.to_string());
-            if let Some(keys) = archive.keys {
+            results.set(key!("snapshot.revision"), archive.contents.revision.to_string());
+            if let Some(keys) = archive.contents.keys {
                 results.set(key!("snapshot.keys"), keys.to_string());
             }
-            results.set(key!("snapshot.version"), &*archive.etcd_version);
+            results.set(key!("snapshot.version"), &*archive.contents.etcd_version);
             results.set(key!("snapshot.verified"), archive.verified.to_string());
             if !archive.encrypted_for.is_empty() {
                 results.set(key!("snapshot.encrypted-for"), archive.encrypted_for.join(", "));
@@ -49,7 +49,7 @@ impl Render for Outcome {
             text += &format!("{recovered}\n");
         }
         if let Some(archive) = &self.snapshot {
-            let keys = archive.keys.map(|keys| format!(", {keys} keys")).unwrap_or_default();
+            let keys = archive.contents.keys.map(|keys| format!(", {keys} keys")).unwrap_or_default();
             let recipients = archive.encrypted_for.join(", ");
             text += &format!("{}\n", archive.path.display());
             text += &fields(&[
@@ -57,7 +57,10 @@ impl Render for Outcome {
                 ("  sha256", Some(archive.sha256.clone())),
                 (
                     "  data",
-                    Some(format!("etcd {}, revision {}{keys}", archive.etcd_version, archive.revision)),
+                    Some(format!(
+                        "etcd {}, revision {}{keys}",
+                        archive.contents.etcd_version, archive.contents.revision
+                    )),
                 ),
                 ("  encrypted for", Some(recipients).filter(|all| !all.is_empty())),
                 ("  verified", Some(if archive.verified { "yes" } else { "no" }.to_owned())),

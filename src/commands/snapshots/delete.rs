@@ -6,7 +6,19 @@ use crate::error::{ActionError, Refusal};
 use crate::inventory::{Listing, Relisting, Selection, Selector, StoredSnapshot};
 use crate::store::Deletion;
 use serde::Serialize;
+use std::path::PathBuf;
 use std::rc::Rc;
+
+/// A request to delete archives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The directory with the archives, if not the default one.
+    pub target: Option<PathBuf>,
+    /// The archives to delete, at least one.
+    pub snapshots: Vec<String>,
+    /// Whether to delete the last good archive of a cluster too.
+    pub force: bool,
+}
 
 /// The result of a deletion.
 #[derive(Debug, Default, Serialize)]
@@ -21,12 +33,12 @@ pub struct Outcome {
 }
 
 /// Deletes all of the named archives, or refuses and keeps all.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let places = places(call)?;
-    let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let places = places(call, request.target.as_deref())?;
+    let (look, wanted) = look(&places, &request.snapshots)?;
     by_name(&wanted)?;
     let chosen = look.select(&wanted)?;
-    admit(&look, &chosen, call.params.flag("force")?)?;
+    admit(&look, &chosen, request.force)?;
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for found in chosen {
         match found.repository.delete(&found.entry) {

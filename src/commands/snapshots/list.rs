@@ -4,6 +4,7 @@ use super::{failed, own_ids, places, unread_places};
 use crate::archive::damage::Damage;
 use crate::archive::human_size;
 use crate::commands::Call;
+use crate::commands::archive::Contents;
 use crate::error::{ActionError, Refusal};
 use crate::inventory::{Listing, Repository, StoredSnapshot};
 use crate::schedule::runs::{self, Run};
@@ -11,8 +12,33 @@ use crate::store::flat_directory::FlatDirectory;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+/// A request for a list of archives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The directory with the archives, if not the default one.
+    pub target: Option<PathBuf>,
+    /// The largest number of archives to show, if there is a limit.
+    pub limit: Option<usize>,
+    /// Whether to show the last runs too.
+    pub runs: bool,
+    /// The format of the documents in Juju's results.
+    pub format: DocumentFormat,
+}
+
+/// The format of a document in Juju's results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DocumentFormat {
+    /// A table for people.
+    #[default]
+    Table,
+    /// JSON.
+    Json,
+    /// YAML.
+    Yaml,
+}
 
 /// A list of archives.
 #[derive(Debug, Default, Serialize)]
@@ -42,7 +68,7 @@ pub struct Outcome {
     pub now: Timestamp,
     /// The format of the documents in Juju's results.
     #[serde(skip)]
-    pub juju_format: String,
+    pub juju_format: DocumentFormat,
 }
 
 /// Lists the archives.
@@ -50,13 +76,10 @@ pub struct Outcome {
 /// # Errors
 /// Refuses a directory that does not exist, unless there are destinations to list: on a new machine, the archives to restore
 /// from may be there alone. Fails if a place cannot be read; the others are listed.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let limit = match usize::try_from(call.params.number("limit")?) {
-        Ok(0) | Err(_) => usize::MAX,
-        Ok(limit) => limit,
-    };
-    let places = places(call)?;
-    let missing = (!call.params.text("target")?.is_empty() && !places.target.exists())
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let limit = request.limit.unwrap_or(usize::MAX);
+    let places = places(call, request.target.as_deref())?;
+    let missing = (request.target.is_some() && !places.target.exists())
         .then(|| format!("{} does not exist", places.target.display()));
     if let Some(reason) = missing.clone().filter(|_| places.destinations.names().next().is_none()) {
         return Err(Refusal::new(reason, "give the directory that holds the archives as target").into());
@@ -66,8 +89,8 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     let rows = look.snapshots.iter().zip(because).take(limit);
     outcome.snapshots = rows.map(|(found, kept)| Row::of(found, kept)).collect();
     (outcome.is_listed, outcome.now) = (true, call.now);
-    call.params.text("format")?.clone_into(&mut outcome.juju_format);
-    if call.params.flag("runs")? {
+    outcome.juju_format = request.format;
+    if request.runs {
         outcome.runs = Some(runs_of(&places.target, limit, call.now)?);
     }
     outcome.count = look.snapshots.len();
@@ -150,7 +173,7 @@ pub struct Row {
     pub encrypted_for: Vec<String>,
     #[serde(flatten)]
     /// The contents of the manifest, if it could be read.
-    pub held: Option<Held>,
+    pub held: Option<Contents>,
     /// When the archive was last verified, in RFC 3339.
     pub verified: Option<String>,
     /// When a private etcd was last booted from it, in RFC 3339.
@@ -175,24 +198,6 @@ pub struct Row {
     pub folder: String,
 }
 
-/// The contents of its manifest.
-#[derive(Debug, Serialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub struct Held {
-    /// The revision of the data.
-    pub revision: i64,
-    /// The number of keys.
-    pub keys: Option<u64>,
-    /// The version of the etcd that the data is from.
-    pub etcd_version: String,
-    /// The id of the cluster, in hexadecimal digits.
-    pub cluster_id: String,
-    /// The name of the member.
-    pub member: String,
-    /// The Juju unit that took the snapshot.
-    pub unit: Option<String>,
-}
-
 impl Row {
     fn of(found: &StoredSnapshot, kept_because: Vec<String>) -> Self {
         let entry = &found.entry;
@@ -207,14 +212,7 @@ impl Row {
             created: entry.taken().unwrap_or(entry.modified).to_string(),
             size_bytes: entry.size,
             encrypted_for: entry.encrypted_for.clone(),
-            held: entry.manifest.as_ref().map(|manifest| Held {
-                revision: manifest.revision,
-                keys: manifest.keys,
-                etcd_version: manifest.etcd_version.clone(),
-                cluster_id: manifest.cluster_id.clone(),
-                member: manifest.member_name.clone(),
-                unit: manifest.unit.clone(),
-            }),
+            held: entry.manifest.as_ref().map(Contents::of),
             verified: entry.verified().map(|time| time.to_string()),
             drilled: record.drilled.map(|time| time.to_string()),
             sha256: record.sha256.clone(),

@@ -21,18 +21,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// All places that a command may use.
-fn places(call: &Call<'_>) -> Result<Repositories, ActionError> {
+fn places(call: &Call<'_>, named: Option<&Path>) -> Result<Repositories, ActionError> {
     let settings = super::offsite::settings(call)?;
     Ok(Repositories {
-        target: target::target(call, &settings)?,
+        target: target::target(call, &settings, named),
         keep: settings.keep.clone(),
         destinations: super::offsite::destinations(call, settings),
         now: call.now,
     })
 }
 
-/// A listing of the places that `asked` selects, and the archives that it selects.
-fn look(places: &Repositories, asked: &str) -> Result<(Listing, Vec<Selector>), Refusal> {
+/// A listing of the places that the words `asked` select, and the archives that they select.
+fn look(places: &Repositories, asked: &[String]) -> Result<(Listing, Vec<Selector>), Refusal> {
     let wanted = places.parse(asked)?;
     Ok((Listing::new(places, &places.selected(&wanted)), wanted))
 }
@@ -57,15 +57,17 @@ fn report_passed_over(call: &Call<'_>, look: &Listing, latest: &StoredSnapshot) 
     }
 }
 
-/// Resolves `restore from=`: a path, or an archive in the target or in a destination.
-pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError> {
-    if Path::new(from).is_absolute() {
-        return Ok(Source::File { path: PathBuf::from(from), may_be_bare: true });
-    }
-    let places = places(call)?;
+/// Resolves the name of an archive to restore: one in the target or in a destination, or a file in the current
+/// directory of a terminal.
+pub(super) fn source(
+    call: &Call<'_>,
+    (from, site): (&str, Option<&str>),
+    target: Option<&Path>,
+) -> Result<Source, ActionError> {
+    let places = places(call, target)?;
     match file_here(call, &places, from)? {
         Some(path) => Ok(Source::File { path, may_be_bare: true }),
-        None => kept(call, &places, from),
+        None => kept(call, &places, (from, site)),
     }
 }
 
@@ -75,7 +77,7 @@ pub(super) fn source(call: &Call<'_>, from: &str) -> Result<Source, ActionError>
 /// Refuses a name that matches one archive in the current directory and another in the target.
 fn file_here(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Option<PathBuf>, Refusal> {
     let first = from.split('/').next().unwrap_or_default();
-    if call.juju.is_some() || from.is_empty() || from.contains("://") || places.destinations.has(first) {
+    if call.juju.is_some() || from.contains("://") || places.destinations.has(first) {
         return Ok(None);
     }
     let Some(here) = std::path::absolute(from).ok().filter(|path| path.is_file()) else { return Ok(None) };
@@ -91,16 +93,21 @@ fn file_here(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Optio
 }
 
 /// Returns the archive that `from` names in one of these places.
-fn kept(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Source, ActionError> {
-    let wanted = places.parse(from)?;
-    let [one] = wanted.as_slice() else {
-        return Err(Refusal::new("more than one snapshot is named", "give one name").into());
-    };
+fn kept(
+    call: &Call<'_>,
+    places: &Repositories,
+    (from, site): (&str, Option<&str>),
+) -> Result<Source, ActionError> {
+    if from.contains(',') {
+        return Err(several_named().into());
+    }
+    let wanted = [places.parse_word(from)?];
+    let [one] = &wanted;
     let look = Listing::new(places, &places.selected(&wanted));
     let found = match &one.selection {
         Selection::Named(_) => look.select(&wanted)?.into_iter().next().cloned(),
         Selection::Latest(folder) => {
-            let site = super::site(call)?;
+            let site = super::site(call, site)?;
             let status = Client::new(&site).status().ok();
             let current = status.as_ref().map(|status| format!("{:x}", status.cluster_id));
             let lineage = lineage(&site, status);
@@ -112,8 +119,13 @@ fn kept(call: &Call<'_>, places: &Repositories, from: &str) -> Result<Source, Ac
     };
     match found {
         Some(found) => Ok(Source::Stored(Box::new(found))),
-        None => Err(Refusal::new("more than one snapshot is named", "give one name").into()),
+        None => Err(several_named().into()),
     }
+}
+
+/// Refuses several archives for a command that takes one.
+fn several_named() -> Refusal {
+    Refusal::new("more than one snapshot is named", "give one name")
 }
 
 /// Returns the known clusters that the data of `site` is, was, and was restored from.
@@ -128,7 +140,7 @@ fn lineage(site: &Site, status: Option<Status>) -> Lineage {
 /// Returns the known cluster ids of the data on this machine, if it has an etcd and the choice of etcd is clear. The
 /// record of the data includes the current id, so etcd is not queried.
 fn own_ids(call: &Call<'_>) -> BTreeSet<String> {
-    super::site_named(call, "").map(|site| lineage(&site, None).own).unwrap_or_default()
+    super::site(call, None).map(|site| lineage(&site, None).own).unwrap_or_default()
 }
 
 /// Returns the names of these archives, as an operator types them.

@@ -6,6 +6,16 @@ use crate::error::ActionError;
 use crate::inventory::StoredSnapshot;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// A request to pin archives, or to remove their pins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The directory with the archives, if not the default one.
+    pub target: Option<PathBuf>,
+    /// The archives, at least one.
+    pub snapshots: Vec<String>,
+}
 
 /// The archives whose pin was changed. An archive is named as other commands take it.
 #[derive(Debug, Default, Serialize)]
@@ -20,18 +30,18 @@ pub struct Outcome {
 }
 
 /// Pins the named archives.
-pub fn pin(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    set(call, true, outcome)
+pub fn pin(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    set(call, request, true, outcome)
 }
 
 /// Removes the pins of the named archives.
-pub fn unpin(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    set(call, false, outcome)
+pub fn unpin(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    set(call, request, false, outcome)
 }
 
-fn set(call: &Call<'_>, pinned: bool, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let places = places(call)?;
-    let (look, wanted) = look(&places, call.params.text("snapshot")?)?;
+fn set(call: &Call<'_>, request: &Request, pinned: bool, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let places = places(call, request.target.as_deref())?;
+    let (look, wanted) = look(&places, &request.snapshots)?;
     let chosen = choose(call, &look, &wanted)?;
     let mut failures = unread_places(&look.unreadable, &mut outcome.destinations);
     let mut done: Vec<&StoredSnapshot> = Vec::new();

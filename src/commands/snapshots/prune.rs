@@ -3,34 +3,58 @@
 
 use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, places, unread_places};
 use crate::commands::Call;
-use crate::commands::params::{Params, Value};
 use crate::error::{ActionError, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
-use crate::inventory::retention::{Decision, Policy, Scope, parse_age, parse_size};
+use crate::inventory::retention::{Decision, Policy, Scope};
 use crate::inventory::{Listing, Relisting, Repositories, RepositoryId, RetentionDecision};
 use crate::store::Deletion;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// For archives of every cluster.
-const ANY: &str = "any";
+/// A request to apply a retention policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The directory with the archives, if not the default one.
+    pub target: Option<PathBuf>,
+    /// The rules. If they are empty, each place has those of the settings.
+    pub rules: Policy,
+    /// The only destination to prune, if one was named.
+    pub destination: Option<String>,
+    /// The clusters whose archives are pruned.
+    pub clusters: Clusters,
+    /// Whether to only report the verdicts.
+    pub plan: bool,
+    /// The etcd, if the machine has several.
+    pub site: Option<String>,
+}
 
-/// Returns the parameters for the rules of the settings.
-pub(in crate::commands) fn params(target: &Path, site: &str) -> Params {
-    let text = |name: &str, text: String| (name.to_owned(), Value::Text(text));
-    let texts = ["keep-within", "max-size", "destination", "cluster"].map(|name| text(name, String::new()));
-    let numbers = ["keep", "keep-hourly", "keep-daily", "keep-weekly", "keep-monthly"];
-    let given = [
-        text("target", target.display().to_string()),
-        text("site", site.to_owned()),
-        ("plan".to_owned(), Value::Flag(false)),
-    ];
-    let numbers = numbers.map(|name| (name.to_owned(), Value::Number(0)));
-    given.into_iter().chain(texts).chain(numbers).collect()
+impl Request {
+    /// Requests the rules of the settings for every place, with `target` as the local one.
+    pub(in crate::commands) fn by_settings(target: &Path, site: Option<&str>) -> Self {
+        Self {
+            target: Some(target.to_owned()),
+            rules: Policy::default(),
+            destination: None,
+            clusters: Clusters::Own,
+            plan: false,
+            site: site.map(str::to_owned),
+        }
+    }
+}
+
+/// A selection of clusters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Clusters {
+    /// The cluster of the etcd on this machine, and in it only the archives that this member took.
+    Own,
+    /// Every cluster.
+    Any,
+    /// The cluster with this id, in lower-case hexadecimal digits.
+    Id(String),
 }
 
 /// The result of applying a retention policy, or the plan.
@@ -78,13 +102,13 @@ pub struct Judgement {
 ///
 /// # Errors
 /// Fails if a place cannot be read, or if a deletion fails.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let places = places(call)?;
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let places = places(call, request.target.as_deref())?;
     crate::commands::offsite::settings(call)?.check_target(&places.target)?;
-    let given = given(call)?;
-    let judged_places = which(call, &places, &given)?;
-    let plan = call.params.flag("plan")?;
-    let scope = scope(call)?;
+    let Request { rules: given, plan, .. } = request;
+    let plan = *plan;
+    let judged_places = which(request.destination.as_deref(), &places, given)?;
+    let scope = scope(call, request)?;
     let look = Listing::new(&places, &judged_places);
     let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
     let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
@@ -214,34 +238,23 @@ impl Fate {
     }
 }
 
-/// Returns the rules that the caller gives.
-fn given(call: &Call<'_>) -> Result<Policy, ActionError> {
-    let params = &call.params;
-    Ok(Policy {
-        last: params.number("keep")?,
-        within: parse_age("keep-within", params.text("keep-within")?)?,
-        hourly: params.number("keep-hourly")?,
-        daily: params.number("keep-daily")?,
-        weekly: params.number("keep-weekly")?,
-        monthly: params.number("keep-monthly")?,
-        max_size: parse_size("max-size", params.text("max-size")?)?,
-    })
-}
-
 /// Returns the places to prune:
 ///
 /// - the named place,
 /// - without a name but with rules from the caller, the target,
 /// - otherwise every place that has rules in the settings.
-fn which(call: &Call<'_>, places: &Repositories, given: &Policy) -> Result<Vec<RepositoryId>, ActionError> {
-    let named = call.params.text("destination")?;
+fn which(
+    named: Option<&str>,
+    places: &Repositories,
+    given: &Policy,
+) -> Result<Vec<RepositoryId>, ActionError> {
     let all = match named {
-        "" if given.is_empty() => places.all(),
-        "" => vec![RepositoryId::Directory(places.target.clone())],
-        name if places.destinations.has(name) => {
+        None if given.is_empty() => places.all(),
+        None => vec![RepositoryId::Directory(places.target.clone())],
+        Some(name) if places.destinations.has(name) => {
             vec![RepositoryId::Destination(name.to_owned())]
         }
-        name => {
+        Some(name) => {
             let known = places.destinations.names().collect::<Vec<_>>().join(", ");
             let next = if known.is_empty() {
                 "add it to the settings".to_owned()
@@ -267,15 +280,16 @@ fn which(call: &Call<'_>, places: &Repositories, given: &Policy) -> Result<Vec<R
 /// Returns the archives to prune: those that this member took of this cluster, under any id that the cluster had
 /// before a restore. Archives of a cluster that the data was restored from are excluded: that cluster may still be
 /// running, with members of the same name.
-fn scope(call: &Call<'_>) -> Result<Scope, ActionError> {
-    match call.params.text("cluster")? {
+fn scope(call: &Call<'_>, request: &Request) -> Result<Scope, ActionError> {
+    let site = || crate::commands::site(call, request.site.as_deref());
+    match &request.clusters {
         // Treat the former ids of this cluster, as far as they are known, as its current id.
-        ANY => Ok(Scope {
-            clusters: crate::commands::site(call).map(|site| lineage(&site, None).own).unwrap_or_default(),
+        Clusters::Any => Ok(Scope {
+            clusters: site().map(|site| lineage(&site, None).own).unwrap_or_default(),
             ..Scope::all()
         }),
-        "" => {
-            let site = crate::commands::site(call)?;
+        Clusters::Own => {
+            let site = site()?;
             let client = Client::new(&site);
             let (own, status) = own_member(&client).map_err(|error| {
                 let next = format!(
@@ -290,7 +304,7 @@ fn scope(call: &Call<'_>) -> Result<Scope, ActionError> {
             })?;
             Ok(Scope { clusters: lineage(&site, Some(status)).own, others: false, member: Some(own.name) })
         }
-        id => Ok(Scope { clusters: [id.to_ascii_lowercase()].into(), ..Scope::default() }),
+        Clusters::Id(id) => Ok(Scope { clusters: [id.clone()].into(), ..Scope::default() }),
     }
 }
 

@@ -11,8 +11,23 @@ use crate::system::durable::Dir;
 use anyhow::{Result, anyhow};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
+
+/// A request to verify archives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The directory with the archives, if not the default one.
+    pub target: Option<PathBuf>,
+    /// The archives, at least one.
+    pub snapshots: Vec<String>,
+    /// The file with the age identities that decrypt the archives.
+    pub identity_file: Option<PathBuf>,
+    /// Whether to boot a private etcd from each archive too.
+    pub drill: bool,
+    /// The etcd whose programs are used, if the machine has several.
+    pub site: Option<String>,
+}
 
 /// The verdicts on the archives. An archive is named as other commands take it.
 #[derive(Debug, Default, Serialize)]
@@ -51,17 +66,15 @@ pub struct Details {
 }
 
 /// Verifies each named archive on its own, so that a damaged one does not hide the others.
-pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let identities = call.identities()?;
-    let drill = call.params.flag("drill")?;
-    let places = places(call)?;
-    let asked = call.params.text("snapshot")?;
-    let (look, wanted) = look(&places, asked)?;
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let identities = crate::commands::identities(request.identity_file.as_deref())?;
+    let places = places(call, request.target.as_deref())?;
+    let (look, wanted) = look(&places, &request.snapshots)?;
     let chosen = choose(call, &look, &wanted)?;
-    let site = crate::commands::site(call)?;
-    admit_programs(&site, drill).map_err(untouched)?;
+    let site = crate::commands::site(call, request.site.as_deref())?;
+    admit_programs(&site, request.drill).map_err(untouched)?;
     let work = work(&places.target).map_err(untouched)?;
-    let how = VerifyOptions { drill, identities: identities.as_ref(), now: call.now };
+    let how = VerifyOptions { drill: request.drill, identities: identities.as_ref(), now: call.now };
     let mut tally = Tally::default();
     for found in &chosen {
         let checked = verify(found, &site, &work, &how, &mut call.progress());
@@ -75,11 +88,8 @@ pub fn perform(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), ActionError
     }
     tally.report(&look, outcome);
     tally.troubles.extend(unread_places(&look.unreadable, &mut outcome.destinations));
-    let target = match call.params.text("target")? {
-        "" => String::new(),
-        target => format!("target={target} "),
-    };
-    tally.outcome(asked, &target)
+    let target = request.target.as_ref().map(|target| format!("target={} ", target.display()));
+    tally.outcome(&request.snapshots.join(","), &target.unwrap_or_default())
 }
 
 /// The directory in which archives are unpacked temporarily.

@@ -1,19 +1,21 @@
-//! The parameters of a command, as parsed by its front end.
+//! The parameters of a command by their names, with defaults: the words of a command line, or Juju's JSON, after their
+//! types were checked. `requests` makes the request of a command from them.
 
-use super::internal_error;
 use crate::error::ActionError;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// The parameters of a command, including defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Params {
+pub(super) struct Params {
     values: BTreeMap<String, Value>,
+    /// Whether `--recover` was given, which only a terminal can do.
+    pub recover: bool,
 }
 
 /// The value of a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value {
+pub(super) enum Value {
     /// One line of text, or a word.
     Text(String),
     /// `true` or `false`.
@@ -34,7 +36,7 @@ impl fmt::Display for Value {
 
 impl FromIterator<(String, Value)> for Params {
     fn from_iter<I: IntoIterator<Item = (String, Value)>>(values: I) -> Self {
-        Self { values: values.into_iter().collect() }
+        Self { values: values.into_iter().collect(), recover: false }
     }
 }
 
@@ -74,7 +76,7 @@ impl Params {
 }
 
 fn undeclared(kind: &str, name: &str) -> ActionError {
-    internal_error(&format!("actions.yaml declares no {kind} parameter {name}"))
+    ActionError::bug(format_args!("actions.yaml declares no {kind} parameter {name}"))
 }
 
 #[cfg(test)]
