@@ -1,5 +1,6 @@
 //! `manifest.json`: the description of a snapshot, next to it in the archive. Contains no secrets.
 
+use crate::etcd::backend::KubernetesData;
 use crate::etcd::client::ContentHash;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,10 @@ pub struct Manifest {
     pub before_restore: bool,
     /// The hash by etcd of all keys and values at that revision, if it is known.
     pub content_hash: Option<ContentHash>,
+    /// The data of Kubernetes in the snapshot. `None` if there is none, or if the manifest was written before this
+    /// was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesData>,
 }
 
 impl Manifest {

@@ -142,6 +142,7 @@ mod tests {
             db_sha256: crate::system::digest::hex(&Sha256::digest(db)),
             before_restore: false,
             content_hash: None,
+            kubernetes: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! An archive in the outcome of a command.
 
 use crate::archive::manifest::Manifest;
+use crate::etcd::backend::KubernetesData;
 use crate::inventory::Fetched;
 use crate::snapshot::Report;
 use serde::Serialize;
@@ -43,6 +44,9 @@ pub struct Contents {
     pub member: String,
     /// The Juju unit that took the snapshot.
     pub unit: Option<String>,
+    /// The data of Kubernetes in it, if there is any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubernetes: Option<KubernetesData>,
 }
 
 impl Contents {
@@ -55,6 +59,7 @@ impl Contents {
             cluster_id: manifest.cluster_id.clone(),
             member: manifest.member_name.clone(),
             unit: manifest.unit.clone(),
+            kubernetes: manifest.kubernetes.clone(),
         }
     }
 }

@@ -82,6 +82,9 @@ pub struct Outcome {
     pub old_data_ahead_by: i64,
     /// Number of revisions of the replaced data that the snapshot does not contain.
     pub lost_revisions: i64,
+    /// Facts about the restored data that are not warnings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Warnings for the operator.
     pub warnings: Vec<String>,
 }
@@ -260,6 +263,7 @@ fn add(report: &Report, request: &restore::Request, outcome: &mut Outcome) {
         Some(done) => add_done(&report.plan, done, outcome),
     }
     outcome.lost_revisions = report.lost_revisions();
+    outcome.notes = report.notes();
     outcome.warnings = report.warnings();
 }
 

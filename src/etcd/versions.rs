@@ -25,6 +25,17 @@ pub const READS_CONFIG_FILE_VARIABLE: Feature = Feature(&[(3, 4, 0)]);
 #[derive(Debug, Clone, Copy)]
 pub struct Feature(&'static [(u32, u32, u32)]);
 
+impl Feature {
+    /// Returns the first version with the feature, of the minor version `minor` if that ever got it.
+    fn first_in(self, minor: Minor) -> String {
+        let since = self.0.iter().find(|since| (since.0, since.1) >= (minor.major, minor.minor));
+        since
+            .or(self.0.last())
+            .map(|(major, minor, patch)| format!("{major}.{minor}.{patch}"))
+            .unwrap_or_default()
+    }
+}
+
 /// A minor version of etcd, such as 3.5. The members of a cluster must agree on it, and the format of the data depends
 /// on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -155,6 +166,14 @@ impl Programs {
     /// Whether that program can raise the revision of a snapshot.
     pub fn can_bump(&self) -> bool {
         self.snapshot_program().version.has(BUMPS_REVISIONS)
+    }
+
+    /// Returns the program that would have to be replaced to raise revisions, with the first version that can: of the
+    /// same minor version if possible, because the other programs must have it too.
+    pub fn first_that_bumps(&self) -> String {
+        let program = if self.etcdutl.is_some() { "etcdutl" } else { "etcdctl" };
+        let first = BUMPS_REVISIONS.first_in(self.snapshot_program().version.minor());
+        format!("{program} {first}")
     }
 
     /// Returns all installed programs.
@@ -417,5 +436,7 @@ mod tests {
         assert!(!programs("3.5.16", Some("3.5.9"), None).can_bump());
         assert!(programs("3.5.9", Some("3.5.16"), None).can_bump());
         assert!(programs("3.4.27", None, None).can_bump());
+        assert_eq!(programs("3.4.23", None, None).first_that_bumps(), "etcdctl 3.4.27");
+        assert_eq!(programs("3.5.16", Some("3.5.9"), None).first_that_bumps(), "etcdutl 3.5.10");
     }
 }

@@ -6,6 +6,11 @@ use crate::exchange::{Exchanged, Expected};
 use crate::snapshot;
 use std::path::PathBuf;
 
+/// The API server attaches Events to a lease that it uses again for a minute (`apiserver`
+/// `storage/etcd3/lease_manager.go`). The restored data does not hold that lease.
+const EVENTS_ARE_REFUSED: &str = "for up to a minute, kube-apiserver cannot record Events (\"requested lease not found\"); \
+                                  this ends by itself";
+
 /// The report of a restore or of a dry run.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -38,6 +43,21 @@ impl Report {
     pub fn lost_revisions(&self) -> i64 {
         let stopped_at = self.outcome.as_ref().and_then(|outcome| outcome.exchanged.old_revision);
         stopped_at.map_or(self.plan.loses, |revision| revision.saturating_sub(self.snapshot.revision))
+    }
+
+    /// Returns facts about the restored data that the operator should know and that are not warnings.
+    pub fn notes(&self) -> Vec<String> {
+        let Some(kubernetes) = &self.snapshot.kubernetes else { return Vec::new() };
+        let manifest = self.snapshot.contents.manifest.as_ref();
+        let taken =
+            manifest.map_or("when the snapshot was taken".to_owned(), |manifest| manifest.taken.clone());
+        let keys = kubernetes.describe_keys().map(|keys| {
+            format!(
+                "kube-apiserver encrypted values in the snapshot with {keys}: without the encryption keys of {taken} it \
+                 answers requests for them with errors"
+            )
+        });
+        keys.into_iter().chain([EVENTS_ARE_REFUSED.to_owned()]).collect()
     }
 
     /// Returns the warnings for the operator, including the alarms that the snapshot contained.

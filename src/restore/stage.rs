@@ -170,7 +170,12 @@ impl<'a> Stage<'a> {
         etcdutl::status(&self.site.tools, self.staging.dir().read(archive::DB)?, &mut |_| Ok(()))?;
         let backend = Backend::open(&self.staging.dir().handle(archive::DB))?;
         let (revision, last_record) = (backend.revision()?, backend.last_revision()?);
-        Ok(Snapshot { contents, revision, last_record, size: backend.size() })
+        let recorded = contents.manifest.as_ref().and_then(|manifest| manifest.kubernetes.clone());
+        let kubernetes = match recorded {
+            Some(recorded) => Some(recorded),
+            None => backend.kubernetes(&interrupt::check)?,
+        };
+        Ok(Snapshot { contents, revision, last_record, size: backend.size(), kubernetes })
     }
 
     /// Makes the new member directory, and compares its records with the snapshot's.

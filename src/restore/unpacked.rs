@@ -1,6 +1,7 @@
 //! The snapshot of a restore, unpacked into the stage and read.
 
 use crate::archive::Contents;
+use crate::etcd::backend::KubernetesData;
 
 /// A snapshot that was unpacked and read.
 #[derive(Debug, Clone)]
@@ -14,4 +15,6 @@ pub struct Snapshot {
     pub last_record: i64,
     /// The size of its database in bytes, as etcd counts it.
     pub size: u64,
+    /// The data of Kubernetes in it, if there is any.
+    pub kubernetes: Option<KubernetesData>,
 }

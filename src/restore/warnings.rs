@@ -3,33 +3,93 @@
 use crate::archive::human_size;
 use crate::etcd::versions::Minor;
 
-/// Names the programs to restart if the caches of clients may be stale.
-pub(super) fn restarts(stops_api_server: bool) -> &'static str {
-    if stops_api_server {
-        "kube-apiserver is restarted with etcd; restart kube-controller-manager and kube-scheduler"
-    } else {
-        "restart every client that watches, such as kube-apiserver, kube-controller-manager and kube-scheduler"
+/// The clients of the restored etcd, as far as the advice to restart them depends on them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Clients {
+    /// Unknown ones.
+    Other,
+    /// A Kubernetes API server and its clients.
+    Kubernetes,
+    /// The same, and this machine's API server is stopped and started together with etcd.
+    KubernetesStaticPod,
+}
+
+impl Clients {
+    /// Decides from the data of the snapshot, and from the programs that are stopped together with etcd.
+    pub fn new(is_kubernetes: bool, stops_api_server: bool) -> Self {
+        match (is_kubernetes, stops_api_server) {
+            (_, true) => Self::KubernetesStaticPod,
+            (true, false) => Self::Kubernetes,
+            (false, false) => Self::Other,
+        }
+    }
+
+    /// Describes what goes wrong until the clients with stale caches are restarted.
+    fn consequence(self) -> &'static str {
+        match self {
+            Self::Other => "a client that watches keeps stale data without an error until it is restarted",
+            Self::Kubernetes | Self::KubernetesStaticPod => {
+                "until all caches are new, `kubectl get` shows deleted objects and controllers act on them"
+            }
+        }
+    }
+
+    /// Returns the steps that renew the caches of the clients, in their order.
+    pub fn restarts(self) -> &'static str {
+        match self {
+            Self::Other => "restart every client that watches",
+            Self::Kubernetes => {
+                "stop kube-controller-manager, kube-scheduler, operators, network plugins, kube-proxy and kubelets, restart \
+                 every kube-apiserver, then start the others again"
+            }
+            Self::KubernetesStaticPod => {
+                "kube-apiserver is restarted with etcd; stop its clients before it starts (kube-controller-manager, \
+                 kube-scheduler, operators, network plugins, kube-proxy, kubelets of other machines) and start them \
+                 after it, or restart them now"
+            }
+        }
+    }
+}
+
+/// How the operator can raise the revision after all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Remedy {
+    /// The program to install first, with its first version that can raise a revision. `None` if the installed one
+    /// can.
+    pub install: Option<String>,
+    /// A bump that is large enough in practice. `None` if the default setting raises the revision.
+    pub bump: Option<i64>,
+}
+
+impl Remedy {
+    fn describe(&self) -> String {
+        let install = self
+            .install
+            .as_ref()
+            .map(|program| format!("install {program} or later and "))
+            .unwrap_or_default();
+        let setting = match self.bump {
+            Some(bump) => {
+                format!("bump-revision={bump}, or with more than was written since the snapshot")
+            }
+            None => "bump-revision=auto, which raises the revision".to_owned(),
+        };
+        format!("or {install}restore again with {setting}")
     }
 }
 
 /// Warns that the restore lowers the revision, for this `reason`.
-pub(super) fn revision_goes_back(by: i64, reason: &str, restarts: &str) -> String {
-    format!("the revision goes back by {by} ({reason}): {restarts}")
+pub(super) fn revision_goes_back(by: i64, reason: &str, clients: Clients, remedy: &Remedy) -> String {
+    let (consequence, restarts, remedy) = (clients.consequence(), clients.restarts(), remedy.describe());
+    format!("the revision goes back by {by} ({reason}); {consequence}: {restarts}; {remedy}")
 }
 
-/// Warns that clients may have seen a later revision, for this `reason`, and that the revision is not raised. `bump`
-/// is large enough in practice; `None` if the programs cannot raise a revision.
-pub(super) fn last_seen_unknown(reason: &str, restarts: &str, bump: Option<i64>) -> String {
-    let instead = bump
-        .map(|bump| {
-            format!(
-                "; or restore again with bump-revision={bump}, or with more than was written since the snapshot"
-            )
-        })
-        .unwrap_or_default();
+/// Warns that clients may have seen a later revision, for this `reason`, and that the revision is not raised.
+pub(super) fn last_seen_unknown(reason: &str, clients: Clients, remedy: &Remedy) -> String {
+    let (consequence, restarts, remedy) = (clients.consequence(), clients.restarts(), remedy.describe());
     format!(
-        "{reason}, so the last revision that clients saw is unknown; a client that saw a later one than the snapshot's \
-         serves stale data without an error: {restarts}{instead}"
+        "{reason}, so the last revision that clients saw is unknown; if one saw a later revision than the snapshot's, \
+         {consequence}: {restarts}; {remedy}"
     )
 }
 

@@ -22,7 +22,7 @@ use crate::archive::age::FileKey;
 use crate::archive::manifest::{FORMAT, Manifest};
 use crate::archive::{self, Contents, Encryption, Packer};
 use crate::error::Interrupted;
-use crate::etcd::backend::{Backend, ContentSummary};
+use crate::etcd::backend::{Backend, ContentSummary, KubernetesData};
 use crate::etcd::client::ContentHash;
 use crate::etcd::etcdutl;
 use crate::etcd::incoming::IncomingSnapshot;
@@ -68,6 +68,7 @@ struct Inspection {
     keys: Option<u64>,
     total_keys: u64,
     content_hash: Option<ContentHash>,
+    kubernetes: Option<KubernetesData>,
 }
 
 /// The pipeline of one snapshot.
@@ -263,28 +264,29 @@ impl<'a> Pipeline<'a> {
                 Ok((revision, self.content(&snapshot, revision, &goes_on)?))
             });
             let structure = structure.and_then(join)?;
-            let (revision, (keys, content_hash)) = content?;
-            Ok(Inspection { total_keys: structure.total_key, revision, keys, content_hash })
+            let (revision, (keys, content_hash, kubernetes)) = content?;
+            Ok(Inspection { total_keys: structure.total_key, revision, keys, content_hash, kubernetes })
         })
     }
 
-    /// Returns the number of live keys and the hash of the content. If the snapshot does not reveal them, etcd is
-    /// queried. That may fail too: etcd may have compacted the revision since, or be too busy. The snapshot is still
-    /// good.
+    /// Returns the number of live keys, the hash of the content and the Kubernetes data. If the snapshot does not reveal
+    /// the first two, etcd is queried. That may fail too: etcd may have compacted the revision since, or be too busy.
+    /// The snapshot is still good.
     fn content(
         &self,
         snapshot: &Backend,
         revision: i64,
         goes_on: &dyn Fn() -> Result<()>,
-    ) -> Result<(Option<u64>, Option<ContentHash>)> {
-        if let Ok(Some(ContentSummary { keys, hash: Some(hash) })) = snapshot.content(goes_on) {
-            return Ok((Some(keys), Some(hash)));
+    ) -> Result<(Option<u64>, Option<ContentHash>, Option<KubernetesData>)> {
+        let (content, kubernetes) = snapshot.content_and_kubernetes(goes_on).unwrap_or_default();
+        if let Some(ContentSummary { keys, hash: Some(hash) }) = content {
+            return Ok((Some(keys), Some(hash), kubernetes));
         }
-        let Source::Serving(client) = self.source else { return Ok((None, None)) };
+        let Source::Serving(client) = self.source else { return Ok((None, None, kubernetes)) };
         goes_on()?;
         let keys = client.count_keys(revision).ok();
         goes_on()?;
-        Ok((keys, client.content_hash(revision).ok()))
+        Ok((keys, client.content_hash(revision).ok(), kubernetes))
     }
 
     /// Waits for the digest of the database that is read back. While waiting, frees the disk space of packed data:
@@ -331,7 +333,7 @@ impl<'a> Pipeline<'a> {
                 bail!("the snapshot of {} bytes does not match the hash at its end", digest.size)
             }
         }
-        let Inspection { revision, keys, total_keys, content_hash } = inspected?;
+        let Inspection { revision, keys, total_keys, content_hash, kubernetes } = inspected?;
         let Observed { cluster_id, version, member, member_count, .. } = self.observed;
         Ok(Manifest {
             format: FORMAT,
@@ -350,6 +352,7 @@ impl<'a> Pipeline<'a> {
             db_sha256: digest.sha256,
             before_restore: self.request.before_restore,
             content_hash,
+            kubernetes,
         })
     }
 }

@@ -42,6 +42,7 @@ mod hooks;
 mod hostile;
 mod import_formats;
 mod juju;
+mod kubernetes_data;
 mod list_snapshots;
 mod malicious_archives;
 mod output_formats;

@@ -36,6 +36,9 @@ impl Render for Outcome {
         if self.lost_revisions > 0 {
             results.set(key!("restore.lost-revisions"), self.lost_revisions.to_string());
         }
+        if !self.notes.is_empty() {
+            results.set(key!("restore.note"), self.notes.join("; "));
+        }
         if !self.warnings.is_empty() {
             results.set(key!("restore.warning"), self.warnings.join("; "));
         }
@@ -79,6 +82,7 @@ impl Render for Outcome {
         if self.lost_revisions > 0 {
             text += &format!("The snapshot does not contain the last {} revisions.\n", self.lost_revisions);
         }
+        text.extend(self.notes.iter().map(|note| format!("note: {note}\n")));
         text + &warnings(&self.warnings)
     }
 }

@@ -5,7 +5,9 @@ use super::{Render, Style, add_destinations, destinations_text};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
+use crate::commands::archive::Archive;
 use crate::commands::snapshot::Outcome;
+use crate::etcd::backend::KubernetesData;
 
 impl Render for Outcome {
     fn juju(&self) -> Results {
@@ -28,6 +30,9 @@ impl Render for Outcome {
             results.set(key!("snapshot.verified"), archive.verified.to_string());
             if !archive.encrypted_for.is_empty() {
                 results.set(key!("snapshot.encrypted-for"), archive.encrypted_for.join(", "));
+            }
+            if let Some(keys) = archive.contents.kubernetes.as_ref().and_then(KubernetesData::describe_keys) {
+                results.set(key!("snapshot.kubernetes-keys"), keys);
             }
         }
         add_destinations(&self.destinations, &mut results);
@@ -63,6 +68,7 @@ impl Render for Outcome {
                     )),
                 ),
                 ("  encrypted for", Some(recipients).filter(|all| !all.is_empty())),
+                ("  keys to keep", keys_to_keep(archive)),
                 ("  verified", Some(if archive.verified { "yes" } else { "no" }.to_owned())),
                 ("  copy it with", self.copy_command.clone()),
             ]);
@@ -70,4 +76,10 @@ impl Render for Outcome {
         text += &destinations_text(&self.destinations);
         text + &warnings(self.warnings.iter().chain(&self.upload_warnings).chain(&self.run_warnings))
     }
+}
+
+/// Names the encryption keys of the API server that the snapshot's values need.
+fn keys_to_keep(archive: &Archive) -> Option<String> {
+    let keys = archive.contents.kubernetes.as_ref()?.describe_keys()?;
+    Some(format!("{keys} (encryption keys of kube-apiserver)"))
 }

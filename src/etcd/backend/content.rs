@@ -10,6 +10,7 @@
 
 use super::Backend;
 use super::facts::{KEY, Revision};
+use super::kubernetes::{KubernetesData, KubernetesFinder};
 use crate::etcd::client::ContentHash;
 use anyhow::{Context, Result};
 use crc32c::{crc32c_append, crc32c_combine};
@@ -61,23 +62,40 @@ impl Backend {
     /// # Errors
     /// Fails if the file cannot be read or the computation is cancelled.
     pub fn content(&self, wanted: &dyn Fn() -> Result<()>) -> Result<Option<ContentSummary>> {
-        self.content_with(MAX_KEYS, wanted)
+        self.content_with(MAX_KEYS, wanted, &mut |_| ())
+    }
+
+    /// Returns the content at the last revision as [`content`](Self::content) does, and the Kubernetes data. Normally
+    /// it reads the file only once for both.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read or the computation is cancelled.
+    pub fn content_and_kubernetes(
+        &self,
+        wanted: &dyn Fn() -> Result<()>,
+    ) -> Result<(Option<ContentSummary>, Option<KubernetesData>)> {
+        let mut finder = KubernetesFinder::default();
+        match self.content_with(MAX_KEYS, wanted, &mut |record| finder.look_at(record)) {
+            Ok(Some(content)) => Ok((Some(content), finder.finish())),
+            // The content was given up before the end of the file.
+            Ok(None) => Ok((None, self.kubernetes(wanted)?)),
+            Err(error) => Err(error),
+        }
     }
 
     pub(super) fn content_with(
         &self,
         max_keys: usize,
         wanted: &dyn Fn() -> Result<()>,
+        look_at: &mut dyn FnMut(&[u8]),
     ) -> Result<Option<ContentSummary>> {
         let finished = self.finished_compaction()?;
         if self.scheduled_compaction()? > finished {
             return Ok(None);
         }
         let compact_revision = finished.unwrap_or(-1);
-        self.content_in(
-            ContentScope { revision: i64::MAX, compact_revision, half_compacted: false, max_keys },
-            wanted,
-        )
+        let scope = ContentScope { revision: i64::MAX, compact_revision, half_compacted: false, max_keys };
+        self.content_in(scope, wanted, look_at)
     }
 
     /// Returns the content at `revision` as an etcd that serves this data reports it. For etcd a compaction is done as
@@ -100,13 +118,15 @@ impl Backend {
             half_compacted: scheduled > finished,
             max_keys: MAX_KEYS_OF_A_PROOF,
         };
-        self.content_in(scope, wanted)
+        self.content_in(scope, wanted, &mut |_| ())
     }
 
+    /// Calls `look_at` for each record that it reads in the scope: for all of them if it returns a content.
     fn content_in(
         &self,
         scope: ContentScope,
         wanted: &dyn Fn() -> Result<()>,
+        look_at: &mut dyn FnMut(&[u8]),
     ) -> Result<Option<ContentSummary>> {
         let ContentScope { revision: last, compact_revision, half_compacted, max_keys } = scope;
         let (mut later, mut changed) = (ContentHasher::default(), HashMap::new());
@@ -115,6 +135,7 @@ impl Backend {
                 return Ok(false);
             }
             later.add(key, value);
+            look_at(value);
             changed.insert(key_digest(value)?, !revision.deletion && !is_marker(value));
             Ok(changed.len() <= max_keys)
         })?;
@@ -135,6 +156,7 @@ impl Backend {
             if revision.main > compact_revision {
                 return Ok(false);
             }
+            look_at(value);
             ends_in_deletion = revision.deletion && revision.main == compact_revision;
             let digest = key_digest(value)?;
             let superseded = newest
@@ -171,7 +193,7 @@ impl Backend {
     }
 
     /// Calls `visit` for each record of bucket `key` from a revision on, in order, until it returns false.
-    fn for_each_record(
+    pub(super) fn for_each_record(
         &self,
         from: i64,
         wanted: &dyn Fn() -> Result<()>,

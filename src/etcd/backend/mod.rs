@@ -11,6 +11,7 @@ mod compare;
 mod content;
 mod export;
 mod facts;
+mod kubernetes;
 mod meta;
 mod page;
 mod records;
@@ -20,6 +21,7 @@ mod tests;
 pub use check::{Fault, find_fault};
 pub use compare::{Comparison, same_records};
 pub use content::ContentSummary;
+pub use kubernetes::KubernetesData;
 pub use records::Records;
 
 use anyhow::{Context, Result, bail, ensure};

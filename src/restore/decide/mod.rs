@@ -65,7 +65,7 @@ pub fn decide(
     warnings.extend(v2::check_v2_keys(request, facts)?);
     warnings.extend(quota::check_quota(request, facts, snapshot.size)?);
     revision::check_bump(request, facts, snapshot, bump)?;
-    warnings.extend(revision::warn_of_unknown_revision(facts, seen, bump));
+    warnings.extend(revision::warn_of_unknown_revision(facts, snapshot, seen, bump));
     warnings.extend(versions::warn_of_upgrade(&facts.versions));
     warnings.extend(warn_of_default_peer_url(facts, &member));
     Ok(Plan {

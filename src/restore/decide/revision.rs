@@ -9,7 +9,7 @@ use crate::restore::facts::Facts;
 use crate::restore::refusals::Obstacle;
 use crate::restore::request::{Bump, Request};
 use crate::restore::unpacked::Snapshot;
-use crate::restore::warnings::{self, restarts};
+use crate::restore::warnings::{self, Clients, Remedy};
 
 /// Number of revisions that clients may write until etcd is stopped: over a minute at etcd's highest rate.
 pub(super) const HEADROOM: i64 = 1_000_000;
@@ -105,9 +105,9 @@ pub(super) fn decide_bump(
     let gap = seen.ahead_of(snapshot.last_record);
     let can_bump = facts.versions.programs.can_bump();
     let version = || facts.versions.programs.snapshot_program().version.to_string();
-    let restarts = restarts(facts.stops_api_server);
     let mut goes_back = |reason: &str| {
-        warnings.push(warnings::revision_goes_back(ahead, reason, restarts));
+        let remedy = remedy(facts, None);
+        warnings.push(warnings::revision_goes_back(ahead, reason, clients(facts, snapshot), &remedy));
     };
     Ok(match request.bump {
         Bump::By(_) if !can_bump => return Err(Obstacle::CannotRaiseRevision { version: version() }),
@@ -152,16 +152,31 @@ pub(super) fn check_bump(
         bump,
         limit: MAX_REVISION,
         command: request.command.clone(),
-        restarts: restarts(facts.stops_api_server),
+        restarts: clients(facts, snapshot).restarts(),
     })
 }
 
 /// Returns a warning if clients may have seen a revision above the highest known one and the revision is not raised:
 /// they would continue with stale data.
-pub(super) fn warn_of_unknown_revision(facts: &Facts, seen: Seen, bump: i64) -> Option<String> {
+pub(super) fn warn_of_unknown_revision(
+    facts: &Facts,
+    snapshot: &Snapshot,
+    seen: Seen,
+    bump: i64,
+) -> Option<String> {
     let doubt = seen.doubt.filter(|_| bump == 0)?;
-    let bump = facts.versions.programs.can_bump().then_some(UNKNOWN_REVISION_BUMP);
-    Some(warnings::last_seen_unknown(&doubt.describe(), restarts(facts.stops_api_server), bump))
+    let remedy = remedy(facts, Some(UNKNOWN_REVISION_BUMP));
+    Some(warnings::last_seen_unknown(&doubt.describe(), clients(facts, snapshot), &remedy))
+}
+
+/// Returns how the revision can be raised by another restore, with this `bump` or the default setting.
+fn remedy(facts: &Facts, bump: Option<i64>) -> Remedy {
+    let programs = &facts.versions.programs;
+    Remedy { install: (!programs.can_bump()).then(|| programs.first_that_bumps()), bump }
+}
+
+fn clients(facts: &Facts, snapshot: &Snapshot) -> Clients {
+    Clients::new(snapshot.kubernetes.is_some(), facts.stops_api_server)
 }
 
 /// Returns how many revisions the existing data is ahead of the snapshot.

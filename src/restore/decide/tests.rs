@@ -4,6 +4,7 @@ use super::revision::{HEADROOM, UNKNOWN_REVISION_BUMP};
 use super::*;
 use crate::archive::Contents;
 use crate::archive::manifest::Manifest;
+use crate::etcd::backend::KubernetesData;
 use crate::etcd::client::Status;
 use crate::etcd::member::Member;
 use crate::etcd::service::Service;
@@ -85,7 +86,7 @@ pub(super) fn facts(existing: ExistingData, can_bump: bool) -> Facts {
 fn snapshot(revision: i64, seal: Trailer) -> Snapshot {
     let db = DatabaseDigest { trailer: seal, size: 20512, sha256: "d".repeat(64) };
     let contents = Contents { sha256: "a".repeat(64), manifest: None, db };
-    Snapshot { contents, revision, last_record: revision, size: 20480 }
+    Snapshot { contents, revision, last_record: revision, size: 20480, kubernetes: None }
 }
 
 fn manifest(cluster: &str) -> Manifest {
@@ -265,11 +266,52 @@ fn warns_if_the_last_revision_that_clients_saw_is_unknown() {
         assert!(warnings.contains("bump-revision=1000000000"), "{warnings}");
         let warnings = warned(old.clone(), false, false);
         assert!(
-            warnings.contains("restart every client") && !warnings.contains("bump-revision"),
+            warnings.contains("restart every client")
+                && warnings.contains(
+                    "install etcdctl 3.4.27 or later and restore again with bump-revision=1000000000"
+                ),
             "{warnings}"
         );
         assert!(warned(old, true, true).contains("kube-apiserver is restarted with etcd"));
     }
+}
+
+/// The API server and every client of it keep objects in memory. A client that acts before it has new ones destroys
+/// data.
+#[test]
+fn warns_which_kubernetes_clients_to_stop_and_restart_if_the_revision_goes_back() {
+    let warned = |bump, can_bump, stops_api_server, kubernetes| {
+        let facts = Facts { stops_api_server, ..facts(serving(1100, vec![member("m1")]), can_bump) };
+        let snapshot = Snapshot { kubernetes, ..snapshot(100, Trailer::Valid) };
+        plan(&request(bump), &facts, &snapshot).unwrap().warnings.join("\n")
+    };
+    let kubernetes = || Some(KubernetesData::default());
+    for stops_api_server in [false, true] {
+        let warning = warned(Bump::Off, true, stops_api_server, kubernetes());
+        let programs = [
+            "kube-controller-manager",
+            "kube-scheduler",
+            "operators",
+            "network plugins",
+            "kube-proxy",
+            "kubelets",
+        ];
+        for words in
+            programs.into_iter().chain(["`kubectl get` shows deleted objects and controllers act on them"])
+        {
+            assert!(warning.contains(words), "{words}: {warning}");
+        }
+        // The order: the clients stop before the API server starts.
+        let order = ["stop ", "kube-apiserver", "then start "].map(|word| warning.find(word));
+        assert!(stops_api_server || order.is_sorted(), "{warning}");
+        assert!(warning.contains("restore again with bump-revision=auto"), "{warning}");
+    }
+    let warning = warned(Bump::Auto, false, false, kubernetes());
+    assert!(warning.contains("install etcdctl 3.4.27 or later and restore again"), "{warning}");
+    assert!(warned(Bump::Auto, true, false, kubernetes()).is_empty());
+    // Other data is not of Kubernetes.
+    let warning = warned(Bump::Off, true, false, None);
+    assert!(warning.contains("restart every client that watches") && !warning.contains("kube"), "{warning}");
 }
 
 #[test]

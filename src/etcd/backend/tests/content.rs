@@ -5,7 +5,7 @@ use super::*;
 use crate::etcd::backend::content::ContentSummary;
 
 fn content(file: &NamedTempFile, max_keys: usize) -> Result<Option<ContentSummary>> {
-    Backend::open(file.path())?.content_with(max_keys, &|| Ok(()))
+    Backend::open(file.path())?.content_with(max_keys, &|| Ok(()), &mut |_| ())
 }
 
 /// Two keys, `a` three times.
@@ -51,7 +51,7 @@ fn a_record_without_its_key_is_an_error() {
 fn the_computation_can_be_cancelled() {
     let file = store(&RECORDS, [None, None]);
     let backend = Backend::open(file.path()).unwrap();
-    let error = backend.content_with(9, &|| anyhow::bail!("no longer")).unwrap_err();
+    let error = backend.content_with(9, &|| anyhow::bail!("no longer"), &mut |_| ()).unwrap_err();
     assert_eq!(error.to_string(), "no longer");
 }
 

@@ -4,6 +4,7 @@ mod check;
 mod compare;
 mod content;
 mod hostile;
+mod kubernetes;
 
 use super::meta::tests::meta;
 use super::*;

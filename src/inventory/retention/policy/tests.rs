@@ -26,6 +26,7 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         db_sha256: "6".to_owned(),
         before_restore: false,
         content_hash: None,
+        kubernetes: None,
     };
     Entry {
         name: format!("{taken}-{revision}-{size}"),
