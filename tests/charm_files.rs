@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 fn read(name: &str) -> Map<String, Value> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
@@ -193,4 +193,147 @@ fn charmcraft_yaml_does_not_repeat_the_other_files() {
 fn the_icon_is_a_square_of_100_pixels() {
     let icon = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("icon.svg")).unwrap();
     assert!(icon.starts_with("<svg") && icon.contains("width=\"100\" height=\"100\""));
+}
+
+/// Returns every Markdown file of the documentation.
+fn documents() -> Vec<PathBuf> {
+    fn add(dir: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => add(&path, found),
+                false if path.extension().is_some_and(|extension| extension == "md") => found.push(path),
+                false => {}
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = vec![root.join("README.md"), root.join("CHANGELOG.md")];
+    add(&root.join("docs"), &mut found);
+    found
+}
+
+/// Returns the commands of `juju` in a line: in a code block, or between backticks.
+fn juju_commands(line: &str, is_code: bool) -> Vec<Vec<String>> {
+    let parts: Vec<&str> = match is_code {
+        true => vec![line.split(" #").next().unwrap().split(" | ").next().unwrap()],
+        false => line.split('`').skip(1).step_by(2).collect(),
+    };
+    let commands = parts.into_iter().filter(|part| part.trim_start().starts_with("juju "));
+    commands.map(shell_words).collect()
+}
+
+/// Splits a command as a shell does.
+fn shell_words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
+    for c in line.trim().chars() {
+        match (c, quote) {
+            (c, Some(open)) if c == open => quote = None,
+            ('\'' | '"', None) => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (' ', None) => words.extend(word.take()),
+            _ => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
+}
+
+/// Returns the application of a unit, if `word` is the name of one.
+fn application(word: &str) -> Option<&str> {
+    let (application, number) = word.split_once('/')?;
+    let is_unit = number == "leader" || number.parse::<u32>().is_ok();
+    is_unit.then_some(application)
+}
+
+/// Checks one command of the documents by the rules of Juju. Returns whether it is one of ours.
+fn check_juju_command(words: &[String]) -> Result<bool, String> {
+    let read = |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let is_ours = |application: &str| application.ends_with("etcd");
+    let words: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
+    let resource = |word: &str| match word.split_once('=') {
+        Some((name, file)) if file != "ARCHIVE" && file != "FILE" => {
+            fake_juju::resources::stored_name(&read("metadata.yaml"), name, Path::new(file)).map(|_| true)
+        }
+        _ => Ok(true),
+    };
+    match words.as_slice() {
+        ["run" | "run-action", rest @ ..] => {
+            let units: Vec<&str> = rest.iter().copied().take_while(|word| application(word).is_some()).collect();
+            if units.is_empty() || !units.iter().all(|unit| is_ours(application(unit).unwrap())) {
+                return Ok(false);
+            }
+            let [action, given @ ..] = &rest[units.len()..] else { return Err("no action".to_owned()) };
+            let given = given.iter().copied().filter(|word| !word.starts_with("--"));
+            let given = fake_juju::parameters::from_words(given)?;
+            fake_juju::parameters::check(&read("actions.yaml"), action, given).map(|_| true)
+        }
+        ["attach-resource", application, word, ..] if is_ours(application) => resource(word),
+        ["deploy", .., "--resource", word] => resource(word),
+        ["config", application, options @ ..] if is_ours(application) => {
+            let known = names(&serde_yaml::from_str::<Value>(&read("config.yaml")).unwrap()["options"]);
+            let given = options.iter().filter_map(|word| word.split_once('='));
+            let unknown = given.map(|(name, _)| name).find(|name| !known.contains(*name));
+            unknown.map_or(Ok(true), |name| Err(format!("unknown option {name:?}")))
+        }
+        _ => Ok(false),
+    }
+}
+
+#[test]
+fn juju_accepts_the_commands_in_the_documents() {
+    let mut checked = 0;
+    for path in documents() {
+        let mut is_code = false;
+        for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            if line.trim_start().starts_with("```") {
+                is_code = !is_code;
+            }
+            for command in juju_commands(line, is_code) {
+                match check_juju_command(&command) {
+                    Ok(is_ours) => checked += usize::from(is_ours),
+                    Err(error) => panic!("{}:{}: {error}: {command:?}", path.display(), number + 1),
+                }
+            }
+        }
+    }
+    assert!(checked >= 8, "only {checked} commands were found");
+}
+
+#[test]
+fn juju_accepts_a_number_wherever_a_number_is_a_legal_word() {
+    let actions = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("actions.yaml")).unwrap();
+    for (action, word) in [
+        ("site", "site=1234"),
+        ("snapshot", "site=1234"),
+        ("snapshot", "target=1"),
+        ("restore", "bump-revision=1000"),
+        ("restore", "bump-revision=off"),
+        ("restore", "snapshot=2026"),
+        ("restore", "from=2026"),
+        ("check", "warn=26"),
+        ("check", "crit=50"),
+        ("compact", "revision=12"),
+        ("prune-snapshots", "max-size=50000000000"),
+        ("prune-snapshots", "keep-within=30"),
+        ("prune-snapshots", "cluster=1234567890123456"),
+        ("prune-snapshots", "keep=7"),
+        ("list-snapshots", "limit=10"),
+        ("upload", "give-up=1"),
+        ("delete-snapshot", "snapshot=1"),
+        ("snapshot", "keys-version=2"),
+    ] {
+        let given = fake_juju::parameters::from_words([word]).unwrap();
+        fake_juju::parameters::check(&actions, action, given).unwrap_or_else(|error| panic!("{action}: {error}"));
+    }
+    // Every free text is declared like that, unless a number cannot be meant.
+    for (name, action) in read("actions.yaml") {
+        for (param, schema) in action["params"].as_object().unwrap() {
+            let is_exempt = ["identity-file", "expected-sha256"].contains(&param.as_str());
+            let is_free_text = schema["type"] == "string" && schema.get("enum").is_none();
+            assert!(!is_free_text || is_exempt, "{name} {param}: Juju refuses a number as text");
+        }
+    }
 }

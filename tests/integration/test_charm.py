@@ -2,7 +2,8 @@
 
     pip install -r tests/integration/requirements.txt
     cargo xtask pack && pytest tests/integration                    # with a controller
-    cargo build && pytest tests/integration --fake-juju             # without a controller, only some of the tests
+    cargo build --package etcd-backup --package fake-juju
+    pytest tests/integration --fake-juju                            # without a controller, only some of the tests
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def etcdctl(juju: jubilant.Juju, unit: str, *arguments: str) -> str:
 
 
 def keys(juju: jubilant.Juju, unit: str) -> dict[str, str]:
-    answer = json.loads(etcdctl(juju, unit, "get", "", "--from-key", "--write-out=json"))
+    # `juju exec` drops an empty word, so `get "" --from-key` cannot be used.
+    answer = json.loads(etcdctl(juju, unit, "get", "/", "--prefix", "--write-out=json"))
     return {pair["key"]: pair.get("value", "") for pair in answer.get("kvs", [])}
 
 

@@ -96,11 +96,8 @@ impl<'w> Unit<'w> {
     /// `config.yaml`.
     pub fn configure(&self, changes: &[(&str, Value)]) {
         let text = fs::read_to_string(self.charm.join("config.yaml")).unwrap();
-        let declared: Value = serde_yaml::from_str(&text).unwrap();
-        let options = declared["options"].as_object().unwrap();
-        let mut all: Map<String, Value> =
-            options.iter().map(|(name, option)| (name.clone(), option["default"].clone())).collect();
-        all.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let changes = changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let all = fake_juju::options::set(&text, changes).unwrap();
         fs::write(self.agent.join("config.json"), Value::Object(all).to_string()).unwrap();
     }
 
@@ -195,9 +192,11 @@ impl<'w> Unit<'w> {
 
     /// Runs `juju attach-resource etcd snapshot=FILE`.
     pub fn attach(&self, file: &Path) {
+        let metadata = fs::read_to_string(self.charm.join("metadata.yaml")).unwrap();
+        let name = fake_juju::resources::stored_name(&metadata, "snapshot", file).unwrap();
         let attached = self.agent.join("controller/snapshot");
         fs::create_dir_all(&attached).unwrap();
-        fs::copy(file, attached.join("snapshot.tar.gz")).unwrap();
+        fs::copy(file, attached.join(name)).unwrap();
     }
 
     /// Attaches an empty file, as the charm store does until there is a resource.
@@ -217,6 +216,17 @@ impl<'w> Unit<'w> {
         fs::write(self.agent.join("broken"), names.join("\n") + "\n").unwrap();
     }
 
+    /// Puts the hook tools back that [`Self::remove_tools_after`] has removed, as an agent does that was restarted.
+    pub fn restart_agent(&self) {
+        for tool in TOOLS.lines() {
+            let link = self.tools.join(tool);
+            if link.symlink_metadata().is_err() {
+                let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/hook-tool");
+                symlink(source, link).unwrap();
+            }
+        }
+    }
+
     /// Removes all hook tools after `calls` calls in the next action.
     pub fn remove_tools_after(&self, calls: usize) {
         fs::write(self.agent.join("remove-after"), calls.to_string()).unwrap();
@@ -226,34 +236,7 @@ impl<'w> Unit<'w> {
     /// Returns them, completed with the defaults.
     pub fn enqueue(&self, action: &str, params: &[&str]) -> Result<Map<String, Value>, String> {
         let text = fs::read_to_string(self.charm.join("actions.yaml")).unwrap();
-        let actions: Value = serde_yaml::from_str(&text).unwrap();
-        let schema = actions.get(action).ok_or(format!("action {action:?} not defined"))?;
-        let known = schema["params"].as_object().unwrap();
-        let mut given = Map::new();
-        for word in params {
-            let (key, value) = word.split_once('=').ok_or(format!("expected key=value, got {word:?}"))?;
-            let value = serde_yaml::from_str::<Value>(value).map_err(|error| error.to_string())?;
-            match known.get(key) {
-                Some(param) if !is_one_of(&value, param.get("type")) => {
-                    return Err(format!(
-                        "validation failed: (root).{key} : must be of type {}, given {value}",
-                        param["type"]
-                    ));
-                }
-                None if schema["additionalProperties"] == Value::Bool(false) => {
-                    return Err(format!(
-                        "validation failed: (root) : additional property {key:?} is not allowed"
-                    ));
-                }
-                _ => given.insert(key.to_owned(), value),
-            };
-        }
-        for (key, param) in known {
-            if let Some(default) = param.get("default") {
-                given.entry(key.clone()).or_insert_with(|| default.clone());
-            }
-        }
-        Ok(given)
+        fake_juju::parameters::check(&text, action, fake_juju::parameters::from_words(params.iter().copied())?)
     }
 
     /// Starts an action.
@@ -389,27 +372,7 @@ impl HookRun {
         let status = self.status.as_deref().unwrap_or_default();
         let fits = status.starts_with(&format!("{kind} ")) && parts.iter().all(|part| status.contains(part));
         assert!(fits, "not {kind} with {parts:?}: {status:?}: {}", self.out.describe());
-    }
-}
-
-/// Whether a value has the `type` of a JSON schema, which can be missing, one type or a list.
-fn is_one_of(value: &Value, types: Option<&Value>) -> bool {
-    match types {
-        None => true,
-        Some(Value::Array(types)) => types.iter().any(|kind| is_a(value, kind.as_str().unwrap())),
-        Some(kind) => is_a(value, kind.as_str().unwrap()),
-    }
-}
-
-fn is_a(value: &Value, kind: &str) -> bool {
-    match kind {
-        "string" => value.is_string(),
-        "boolean" => value.is_boolean(),
-        "integer" => value.is_i64() || value.is_u64(),
-        "number" => value.is_number(),
-        "array" => value.is_array(),
-        "object" => value.is_object(),
-        other => panic!("unknown type: {other}"),
+        assert!(fake_juju::status::shown_next_step(status), "`juju status` would cut the next step: {status}");
     }
 }
 
@@ -457,6 +420,8 @@ pub struct Ended {
     pub message: String,
     /// The results, nested as in Juju.
     pub results: Value,
+    /// The results as `juju run` prints them.
+    pub printed: String,
     /// The messages of `action-log`.
     pub progress: Vec<String>,
     /// The process.
@@ -465,15 +430,12 @@ pub struct Ended {
 
 impl Ended {
     fn judge(unit: &Unit<'_>, out: Out, cancelled: bool) -> Self {
-        let mut results = Value::Object(Map::new());
-        for setting in unit.trace("set").split_terminator('\0') {
-            let (key, value) = setting.split_once('=').unwrap();
-            set(&mut results, key, Value::from(value));
-        }
-        set(&mut results, "return-code", Value::from(out.status.code().unwrap_or(-1)));
+        let mut results = fake_juju::results::nest(unit.trace("set").split_terminator('\0'));
+        let printed = fake_juju::results::print(&results);
+        results.insert("return-code".to_owned(), Value::from(out.status.code().unwrap_or(-1)));
         for (key, text) in [("stdout", &out.stdout), ("stderr", &out.stderr)] {
             if !text.is_empty() {
-                set(&mut results, key, Value::from(format!("{}\n", text.trim_end_matches('\n'))));
+                results.insert(key.to_owned(), Value::from(format!("{}\n", text.trim_end_matches('\n'))));
             }
         }
         let failed = unit.agent.join("failed").exists().then(|| unit.trace("failed"));
@@ -488,7 +450,8 @@ impl Ended {
         Self {
             status,
             message,
-            results,
+            results: Value::Object(results),
+            printed,
             progress: unit.trace("progress").split_terminator('\0').map(str::to_owned).collect(),
             out,
         }
@@ -530,16 +493,4 @@ impl Ended {
     pub fn get(&self, key: &str) -> String {
         find(&self.results, key).unwrap_or_else(|| panic!("no result {key}: {}", self.describe()))
     }
-}
-
-/// Sets a dotted key as Juju does: a value that is not a map is replaced.
-fn set(map: &mut Value, key: &str, value: Value) {
-    let mut place = map;
-    for part in key.split('.') {
-        if !place.is_object() {
-            *place = Value::Object(Map::new());
-        }
-        place = place.as_object_mut().unwrap().entry(part).or_insert(Value::Null);
-    }
-    *place = value;
 }

@@ -31,8 +31,8 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
     let mut machine = empty(test_bed)?;
     sources(&machine, "http://127.0.0.1:9/debian stable main")?;
     let unit = Unit::deploy(&machine)?;
-    unit.hook("install", &["blocked installing etcd: apt-get", "127.0.0.1"])?;
-    unit.hook("start", &["blocked installing etcd: apt-get"])?;
+    unit.hook("install", &["blocked ", "installing etcd failed", "apt-get", "127.0.0.1"])?;
+    unit.hook("start", &["blocked ", "installing etcd failed", "apt-get"])?;
     offer_packages(&machine)?;
     unit.hook("update-status", &[HEALTHY])?;
     ensure!(!unit.trace("version")?.is_empty(), "the workload version was not set");
@@ -43,7 +43,7 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
     let before = scenario::digest(&machine)?;
     let saved = unit.action("snapshot", json!({}))?;
     let path = saved["snapshot.path"].as_str().context("no path")?.to_owned();
-    ensure!(saved["copy.cmd"] == json!(format!("juju scp etcd/0:{path} .")), "{saved:?}");
+    ensure!(saved["copy.cmd"] == json!(format!("juju scp etcd/0:{path} .\n")), "{saved:?}");
     scenario::damage(&machine)?;
     unit.attach("snapshot", "snapshot.tar.gz", Some(&machine.path(&path)?))?;
     let restored = unit.action("restore", json!({}))?;
@@ -84,7 +84,7 @@ pub fn life(test_bed: &TestBed) -> Result<String> {
 fn scheduled_backups(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     let write = |text: &str| machine.write("/etc/etcd-backup/config.yaml", text);
     write("schedule: {when: 0 25 * * *}\n")?;
-    unit.hook("update-status", &["blocked the schedule cannot be used", "\"25\" is no hour"])?;
+    unit.hook("update-status", &["blocked ", "the schedule cannot be used", "\"25\" is no hour"])?;
     write("schedule: {when: every 12h}\n")?;
     unit.hook("update-status", &[HEALTHY, "the last good backup is"])?;
     ensure!(timer(machine)? == "active", "the timer was not installed");
@@ -107,7 +107,7 @@ fn timer(machine: &Machine) -> Result<String> {
 /// The next unit on the same machine does not take over the data of the removed one, and serves once it is moved away.
 fn next_unit(machine: &Machine, unit: Unit<'_>) -> Result<()> {
     let unit = unit.renamed("etcd/1")?;
-    unit.hook("install", &["blocked the data in /var/lib/etcd/default belongs to unit etcd/0", "move"])?;
+    unit.hook("install", &["blocked ", "the data in /var/lib/etcd/default belongs to unit etcd/0", "move"])?;
     machine.run(&["mv", &format!("{DATA}/member"), "/srv/old-member"])?;
     unit.hook("start", &[HEALTHY, "empty"])
 }
@@ -116,7 +116,7 @@ fn next_unit(machine: &Machine, unit: Unit<'_>) -> Result<()> {
 fn options(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     let first = pid(machine)?;
     unit.configure(&[("election-timeout", json!(1))])?;
-    unit.hook("config-changed", &["blocked option election-timeout is 1", "juju config"])?;
+    unit.hook("config-changed", &["blocked ", "option election-timeout is 1", "juju config"])?;
     ensure!(pid(machine)? == first, "etcd was restarted for an invalid option");
     unit.configure(&[("snapshot-count", json!(5000))])?;
     unit.hook("config-changed", &[HEALTHY])?;
@@ -136,7 +136,7 @@ fn options(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
         "etcd would start a new cluster: {configured}"
     );
     machine.run(&["systemctl", "stop", "etcd"])?;
-    unit.hook("update-status", &["blocked etcd is not running", "systemctl start etcd.service"])?;
+    unit.hook("update-status", &["blocked ", "etcd is not running", "systemctl start etcd.service"])?;
     unit.hook("start", &[HEALTHY])
 }
 
@@ -148,16 +148,16 @@ pub fn release(test_bed: &TestBed) -> Result<String> {
     unit.attach_storage("/srv/data")?;
     sources(&machine, "http://127.0.0.1:9/debian stable main")?;
     unit.attach("etcd", "etcd.tar.gz", None)?;
-    unit.hook("data-storage-attached", &["blocked installing etcd: apt-get"])?;
+    unit.hook("data-storage-attached", &["blocked ", "installing etcd failed", "apt-get"])?;
     let wrong = workspace::root()?.join("LICENSE");
     unit.attach("etcd", "etcd.tar.gz", Some(&wrong))?;
-    unit.hook("install", &["blocked the resource etcd is not an etcd release", "juju attach-resource"])?;
+    unit.hook("install", &["blocked ", "the resource etcd is not an etcd release", "juju attach-resource"])?;
     let tarball = tarball(machine.path("/root")?.as_path())?;
     unit.attach("etcd", "etcd.tar.gz", Some(&tarball))?;
     machine.run(&["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/usr/local/bin"])?;
     unit.hook(
         "update-status",
-        &["blocked installing etcd: ", "No space left on device", "the next hook retries"],
+        &["blocked ", "installing etcd failed", "No space left on device", "the next hook retries"],
     )?;
     ensure!(
         machine.run(&["ls", "-A", "/usr/local/bin"])?.is_empty(),
@@ -183,7 +183,7 @@ pub fn certificates(test_bed: &TestBed) -> Result<String> {
     let made = tempfile::tempdir()?;
     make_certificates(made.path())?;
     machine.copy_in(&made.path().join("ca.crt"), "/etc/etcd/tls/ca.crt")?;
-    unit.hook("update-status", &["blocked the certificates in /etc/etcd/tls are incomplete", "client.key"])?;
+    unit.hook("update-status", &["blocked ", "the certificates in /etc/etcd/tls are incomplete", "client.key"])?;
     ensure!(pid(&machine)? == first && unit.trace("ports")?.is_empty(), "incomplete certificates were used");
     for name in ["server.crt", "server.key", "client.crt", "client.key"] {
         machine.copy_in(&made.path().join(name), &format!("/etc/etcd/tls/{name}"))?;
@@ -207,7 +207,7 @@ pub fn certificates(test_bed: &TestBed) -> Result<String> {
         machine.copy_in(&made.path().join("other.key"), &format!("/etc/etcd/tls/{name}"))?;
         unit.configure(&[("snapshot-count", json!(4000))])?;
         let cause = format!("the key /etc/etcd/tls/{name} does not belong to the certificate");
-        unit.hook("config-changed", &["blocked the certificates cannot be used", &cause])?;
+        unit.hook("config-changed", &["blocked ", "the certificates cannot be used", &cause])?;
         machine.copy_in(&made.path().join(name), &format!("/etc/etcd/tls/{name}"))?;
         ensure!(self::pid(&machine)? == second, "etcd was restarted with a key of another certificate");
     }
@@ -261,7 +261,7 @@ pub fn later_unit(test_bed: &TestBed) -> Result<String> {
     let unit = Unit::deploy(&machine)?.renamed("etcd/1")?;
     unit.set_other_units(&["etcd/0"])?;
     for hook in ["install", "config-changed", "start", "update-status"] {
-        unit.hook(hook, &["blocked only one unit is supported", "etcd/0 runs etcd"])?;
+        unit.hook(hook, &["blocked ", "only one unit is supported", "etcd/0 runs etcd"])?;
     }
     for file in ["/usr/bin/etcd", "/etc/etcd", DATA] {
         ensure!(!machine.path(file)?.exists(), "the second unit created {file}");
@@ -286,7 +286,7 @@ pub fn blocked(test_bed: &TestBed) -> Result<String> {
     machine.run(&["mkdir", "-p", "/srv/data"])?;
     machine.run(&["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/srv/data"])?;
     unit.attach_storage("/srv/data")?;
-    unit.hook("install", &["blocked etcd does not start", "no space left on device", "journalctl -u etcd"])?;
+    unit.hook("install", &["blocked ", "etcd does not start", "no space left on device", "journalctl -u etcd"])?;
     unit.hook("update-status", &["blocked"])?;
     machine.run(&["mount", "-o", "remount,size=400m", "/srv/data"])?;
     unit.hook("update-status", &[HEALTHY])?;
@@ -295,14 +295,14 @@ pub fn blocked(test_bed: &TestBed) -> Result<String> {
     let record = "/srv/data/etcd/.etcd-charm.json";
     let ours = fs::read_to_string(machine.path(record)?)?;
     machine.write(record, &ours.replace("etcd/0", "old/7"))?;
-    unit.hook("start", &["blocked the data in /srv/data/etcd belongs to unit old/7", "move"])?;
+    unit.hook("start", &["blocked ", "the data in /srv/data/etcd belongs to unit old/7", "move"])?;
     ensure!(
         machine.attempt(&["systemctl", "is-active", "etcd"])?.status.code() == Some(3),
         "etcd is running with the data of another unit"
     );
     machine.write(record, &ours)?;
     machine.run(&["mv", "/srv/data/etcd/member", "/srv/data/moved"])?;
-    unit.hook("start", &["blocked the data in /srv/data/etcd is gone", "restore a snapshot"])?;
+    unit.hook("start", &["blocked ", "the data in /srv/data/etcd is gone", "restore a snapshot"])?;
     // This happens at a boot, before any hook.
     let _ = machine.attempt(&["systemctl", "start", "etcd"])?;
     machine.run(&["systemctl", "stop", "etcd"])?;

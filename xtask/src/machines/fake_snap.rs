@@ -67,7 +67,7 @@ pub fn stored(test_bed: &TestBed) -> Result<String> {
     unit.attach_storage("/var/lib/juju/storage/data/0")?;
     unit.hook(
         "install",
-        &["blocked the etcd snap cannot use the storage", "/var/lib/juju/storage/data/0/etcd"],
+        &["blocked ", "the etcd snap cannot use the storage", "/var/lib/juju/storage/data/0/etcd"],
     )?;
     ensure!(
         !machine.path("/snap/etcd")?.exists(),

@@ -70,17 +70,16 @@ impl<'m> Unit<'m> {
     /// Runs `juju config etcd NAME=VALUE…`: sets these options, and all others to their defaults.
     pub fn configure(&self, changes: &[(&str, Value)]) -> Result<()> {
         let text = fs::read_to_string(workspace::root()?.join("config.yaml"))?;
-        let declared: Value = serde_yaml::from_str(&text)?;
-        let options = declared["options"].as_object().context("config.yaml has no options")?;
-        let mut all: Map<String, Value> =
-            options.iter().map(|(name, option)| (name.clone(), option["default"].clone())).collect();
-        all.extend(changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let changes = changes.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let all = fake_juju::options::set(&text, changes).map_err(anyhow::Error::msg)?;
         self.machine.write(&format!("{AGENT}/config.json"), &Value::Object(all).to_string())
     }
 
     /// Runs `juju attach-resource etcd NAME=FILE`, with a file of this computer, or with an empty file.
     pub fn attach(&self, name: &str, filename: &str, file: Option<&Path>) -> Result<()> {
-        let place = format!("{AGENT}/controller/{name}/{filename}");
+        let metadata = fs::read_to_string(workspace::root()?.join("metadata.yaml"))?;
+        let stored = fake_juju::resources::stored_name(&metadata, name, Path::new(filename));
+        let place = format!("{AGENT}/controller/{name}/{}", stored.map_err(anyhow::Error::msg)?);
         match file {
             Some(file) => self.machine.copy_in(file, &place),
             None => self.machine.write(&place, ""),
@@ -113,12 +112,17 @@ impl<'m> Unit<'m> {
         let statuses = self.trace("status")?;
         let status = statuses.lines().last().unwrap_or_default();
         ensure!(parts.iter().all(|part| status.contains(part)), "{name} set {status:?}, without {parts:?}");
+        let shows = fake_juju::status::shown_next_step(status);
+        ensure!(shows, "`juju status` would cut the next step of {status:?}");
         Ok(())
     }
 
     /// Runs an action that must complete, and returns its results by their dotted keys.
     pub fn action(&self, name: &str, params: Value) -> Result<Map<String, Value>> {
-        self.machine.write(&format!("{AGENT}/params/all.json"), &params.to_string())?;
+        let actions = fs::read_to_string(workspace::root()?.join("actions.yaml"))?;
+        let given = params.as_object().cloned().unwrap_or_default();
+        let params = fake_juju::parameters::check(&actions, name, given).map_err(anyhow::Error::msg)?;
+        self.machine.write(&format!("{AGENT}/params/all.json"), &Value::Object(params).to_string())?;
         let out = self.dispatch(&format!("actions/{name}"), &[&format!("JUJU_ACTION_NAME={name}")])?;
         let failed = self.trace("failed")?;
         ensure!(failed.is_empty(), "{name} failed: {failed}; it printed {out}");

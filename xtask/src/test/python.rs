@@ -37,7 +37,10 @@ pub fn checks(target: &Path) -> Result<Vec<Command>> {
     let mut charmcraft = program("charmcraft", &["expand-extensions"])?;
     // Its output repeats the files. Its log would go to the user's home directory.
     charmcraft.stdout(Stdio::null()).env("XDG_STATE_HOME", target.join("python/state"));
-    Ok(vec![charmcraft, mypy, pytest])
+    // The rules of Juju that the fake `juju` follows.
+    let mut rules = Command::new("cargo");
+    rules.current_dir(workspace::root()?).args(["build", "--quiet", "--package", "fake-juju"]);
+    Ok(vec![charmcraft, mypy, rules, pytest])
 }
 
 /// Returns the directory with the programs of the packages. They are installed if they are missing or outdated.
