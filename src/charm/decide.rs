@@ -139,7 +139,7 @@ pub fn status_during_restore(state: &RestoreState) -> Option<Status> {
     match state {
         RestoreState::None | RestoreState::Recovered(_) => None,
         RestoreState::Busy(who) => Some(Status::maintenance(who)),
-        RestoreState::Stuck(reason) => Some(Status::new("blocked", reason)),
+        RestoreState::Stuck(why) => Some(Status::blocked(&why.reason, &why.next)),
     }
 }
 
@@ -204,13 +204,13 @@ fn data_obstacle(facts: &Facts) -> Option<Status> {
             &format!("the data in {dir} belongs to {owner}"),
             &format!(
                 "move {dir}/member to another place; \
-                 restore snapshot=PLACE/member/snap/db allow-unhashed=true can read it there"
+                 to restore it: juju run UNIT restore snapshot=PLACE/member/snap/db allow-unhashed=true"
             ),
         )),
         DataState::Lost => Some(Status::blocked(
             &format!("the data in {dir} is gone"),
             &format!(
-                "restore a snapshot; or for an empty etcd: {}; rm {} {}",
+                "restore a snapshot (juju run UNIT restore); or for an empty etcd: {}; rm {} {}",
                 facts.method.service().stop_command(),
                 facts.method.config_file().display(),
                 UnitRecord::path_in(&facts.data_dir).display(),

@@ -12,6 +12,7 @@ use super::hook::Hook;
 use super::report::status_of_error;
 use super::restore_state::{self, RestoreState, lock_data, recover_restore, wait_for_data};
 use super::unit_record::UnitRecord;
+use crate::cli::for_unit;
 use crate::commands::{Environment, check, now, schedule};
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
@@ -42,7 +43,8 @@ pub fn run_hook() -> ExitCode {
         let next = "juju debug-log, and report it; the next hook retries";
         Status::blocked("internal error in the charm", next)
     });
-    if status.is_blocked() {
+    // Juju adds this to the unit's log.
+    if status.is_blocked() || status.is_cut() {
         stderr::print(&status.message);
     }
     if let Err(error) = juju.set_status(&status) {
@@ -65,7 +67,11 @@ impl HookRun<'_> {
     /// Reconciles the unit and its backup timer, and returns the unit's status.
     fn status(&self) -> Status {
         let status = self.reconcile().unwrap_or_else(|error| status_of_error(&error, "running the hook"));
-        self.reconcile_timer(status)
+        let status = self.reconcile_timer(self.report_unreported_action(status));
+        match self.environment.unit.as_deref() {
+            Some(unit) => Status { message: for_unit(&status.message, unit), ..status },
+            None => status,
+        }
     }
 
     /// Gathers facts, decides, applies the plan, and returns the status of etcd and of the backup settings.
@@ -94,6 +100,32 @@ impl HookRun<'_> {
                 let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
                 Ok(or_problem(status, problem))
             }
+        }
+    }
+
+    /// Reports an action that ended while the agent was gone: Juju shows it as failed. The log has the details, and the
+    /// status of a healthy unit mentions the action for a day.
+    fn report_unreported_action(&self, status: Status) -> Status {
+        let record = match self.juju.unreported() {
+            Ok(Some(record)) if !record.is_old(now()) => record,
+            Ok(_) => return status,
+            Err(error) => {
+                stderr::print(&format!("{error:#}"));
+                return status;
+            }
+        };
+        if !record.is_logged {
+            let details = record.details.trim_end();
+            log(self.juju, &format!("Juju does not know the outcome: {}. {details}", record.describe()));
+            let mut logged = record.clone();
+            logged.is_logged = true;
+            if let Err(error) = self.juju.record_unreported(&logged) {
+                stderr::print(&format!("{error:#}"));
+            }
+        }
+        match status.is_active() {
+            true => Status::active(format!("{}; {}", status.message, record.describe())),
+            false => status,
         }
     }
 

@@ -8,7 +8,7 @@ pub fn status_of_error(error: &anyhow::Error, context: &str) -> Status {
     match error.downcast_ref::<Refusal>() {
         Some(refusal) => Status::blocked(&refusal.reason, &refusal.next),
         None => {
-            Status::new("blocked", format!("{context}: {error:#}; the next hook retries within 5 minutes"))
+            Status::new("blocked", format!("{context} failed; the next hook retries within 5 minutes: {error:#}"))
         }
     }
 }

@@ -6,7 +6,7 @@ use super::etcd_config;
 use super::files::read_optional;
 use super::install_method::InstallMethod;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
-use crate::error::{ActionError, Failure};
+use crate::error::{ActionError, Failure, Refusal};
 use crate::etcd::site::Site;
 use crate::exchange::{DataDir, has_journal};
 use crate::restore;
@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 /// Pause between two attempts to lock data that another process works on.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
+/// The next step after an error that may be gone in the next hook.
+const RETRIES: &str = "wait for the next hook, which retries within 5 minutes";
+
 /// The state of restores on this unit, after recovery of an interrupted one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RestoreState {
@@ -26,8 +29,8 @@ pub enum RestoreState {
     Recovered(String),
     /// A restore or another run works on the data now; the text names it.
     Busy(String),
-    /// An interrupted restore can be neither completed nor rolled back; the text gives the reason and the next step.
-    Stuck(String),
+    /// An interrupted restore can be neither completed nor rolled back.
+    Stuck(Refusal),
 }
 
 /// Returns the data directory in the configuration file that the charm wrote, if there is such a file.
@@ -78,7 +81,7 @@ pub fn recover_restore(
         Ok(site) => match restore::recover(site, &data, &mut |_| {}) {
             Ok(None) => RestoreState::None,
             Ok(Some(recovered)) => RestoreState::Recovered(recovered.to_string()),
-            Err(error) => RestoreState::Stuck(error.to_string()),
+            Err(error) => stuck(error),
         },
         Err(reason) => inspect_journal(&data, data_dir, &reason),
     };
@@ -109,12 +112,20 @@ pub fn lock_data(data_dir: &Path) -> Result<Option<DataDir>, RestoreState> {
     if !data_dir.exists() {
         return Ok(None);
     }
-    DataDir::open_path(data_dir).map(Some).map_err(|error| match ActionError::from_error(error, "", "") {
-        ActionError::Refused(refusal) => RestoreState::Busy(refusal.reason),
-        interrupted @ ActionError::Interrupted { .. } => RestoreState::Stuck(interrupted.reason()),
-        ActionError::Failed(Failure { cause, .. }) => {
-            RestoreState::Stuck(format!("{} cannot be locked: {cause:#}", data_dir.display()))
+    DataDir::open_path(data_dir).map(Some).map_err(|error| {
+        let error = error.context(format!("locking {}", data_dir.display()));
+        match ActionError::from_error(error, "nothing was changed", RETRIES) {
+            ActionError::Refused(refusal) => RestoreState::Busy(refusal.reason),
+            other => stuck(other),
         }
+    })
+}
+
+fn stuck(error: ActionError) -> RestoreState {
+    RestoreState::Stuck(match error {
+        ActionError::Refused(refusal) => refusal,
+        ActionError::Failed(Failure { cause, state, next }) => Refusal::new(format!("{state}: {cause:#}"), next),
+        interrupted @ ActionError::Interrupted { .. } => Refusal::new(interrupted.reason(), RETRIES),
     })
 }
 
@@ -127,12 +138,14 @@ fn has_record_of(own: &UnitRecord, data_dir: &Path) -> bool {
 fn inspect_journal(data: &DataDir, data_dir: &Path, reason: &str) -> RestoreState {
     match has_journal(data) {
         Ok(false) => RestoreState::None,
-        Ok(true) => RestoreState::Stuck(format!(
-            "an interrupted restore in {} cannot be recovered, because its etcd cannot be used: {reason}; \
-             next: correct that, then run restore --recover",
-            data_dir.display()
+        Ok(true) => RestoreState::Stuck(Refusal::new(
+            format!(
+                "an interrupted restore in {} cannot be recovered, because its etcd cannot be used: {reason}",
+                data_dir.display()
+            ),
+            "correct that; the next hook recovers the restore",
         )),
-        Err(error) => RestoreState::Stuck(format!("{error:#}")),
+        Err(error) => stuck(ActionError::from_error(error, "an interrupted restore cannot be read", RETRIES)),
     }
 }
 
@@ -185,8 +198,8 @@ mod tests {
         let (RestoreState::Stuck(why), Some(_)) = recover_restore(&no_site(), Some(home.path()), None) else {
             panic!("recovered")
         };
-        let parts = ["an interrupted restore", "two etcds", "restore --recover"];
-        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        assert!(why.reason.contains("an interrupted restore") && why.reason.contains("two etcds"), "{why}");
+        assert!(why.next.contains("the next hook recovers"), "{why}");
         assert!(matches!(recover_restore(&no_site(), None, None), (RestoreState::None, None)));
         let missing = home.path().join("none");
         assert!(matches!(recover_restore(&no_site(), Some(&missing), None), (RestoreState::None, None)));

@@ -159,14 +159,6 @@ fn parser(command: &Command, called: CalledAs) -> Result<clap::Command, ActionEr
         );
     }
     parser = parser.args(action.params.iter().filter(|param| !is_output_format(&param.name)).map(option));
-    if command.recovers() {
-        parser = parser.arg(
-            Arg::new("recover")
-                .long("recover")
-                .action(ArgAction::SetTrue)
-                .help("Only complete or roll back an interrupted restore, and report which"),
-        );
-    }
     if command.has_wide_table() {
         parser = parser.arg(
             Arg::new("wide").long("wide").action(ArgAction::SetTrue).help("Print every column of the table"),
@@ -334,15 +326,8 @@ pub(super) fn parse(
         let words = values.map(String::as_str).collect::<Vec<_>>().join(",");
         collector.add_text(positional.param, &resolved(positional.param, &words))?;
     }
-    let recover = command.recovers() && matches.get_flag("recover");
-    if recover && action.params.iter().any(|param| collector.has(&param.name) && param.name != "site") {
-        let next = format!("run `{} --recover`", called.typed(command));
-        return Err(Refusal::new("--recover takes no parameters except site", next).into());
-    }
-    let mut params = collector.finish();
-    params.recover = recover;
     Ok(Request::Run(Box::new(Invocation {
-        params,
+        params: collector.finish()?,
         format: output_format(&matches, format, called)?,
         quiet: matches.get_flag("quiet"),
         style: Style { wide: command.has_wide_table() && matches.get_flag("wide") },
@@ -586,10 +571,10 @@ mod tests {
 
     #[test]
     fn only_restore_recovers_and_only_alone() {
-        assert!(invocation("restore", &["--recover"]).params.recover);
+        assert!(invocation("restore", &["--recover"]).params.flag("recover").unwrap());
         assert_eq!(refused("snapshot", &["--recover"]).reason, "unknown option --recover");
         let refusal = refused("restore", &["--recover", "plan=true"]);
-        assert_eq!(refusal.reason, "--recover takes no parameters except site");
+        assert_eq!(refusal.reason, "recover takes no other parameter except site");
     }
 
     #[test]

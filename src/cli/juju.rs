@@ -4,12 +4,14 @@
 //! "exit status N".
 
 use super::command::Command;
+use super::juju_commands::for_unit;
 use super::parameters::Collector;
 use super::params::Params;
 use super::schema::Action;
 use crate::cli::results::Results;
+use crate::commands::now;
 use crate::error::ActionError;
-use crate::juju::Juju;
+use crate::juju::{Juju, UnreportedAction};
 use crate::system::stderr;
 use anyhow::{Context, Result};
 use std::process::ExitCode;
@@ -26,11 +28,41 @@ pub(super) fn read(juju: &Juju, command: &Command) -> Result<Params, ActionError
     })?;
     let mut collector = Collector::new(&action, "juju actions etcd --schema");
     collector.add_json(&map)?;
-    Ok(collector.finish())
+    Ok(collector.finish()?)
 }
 
-/// Reports to Juju how the action ended.
-pub(super) fn report(juju: &Juju, results: &Results, outcome: &Result<(), ActionError>) -> ExitCode {
+/// Reports to Juju how the action ended. If Juju's agent is gone, records it for the next hook.
+pub(super) fn report(
+    juju: &Juju,
+    command: &Command,
+    results: &Results,
+    outcome: &Result<(), ActionError>,
+) -> ExitCode {
+    let code = try_report(juju, results, outcome);
+    let recorded = match code == ExitCode::SUCCESS {
+        true => juju.forget_unreported(command.action),
+        false => juju.record_unreported(&unreported(command, results, outcome)),
+    };
+    if let Err(error) = recorded {
+        stderr::print(&format!("recording the outcome of the action: {error:#}"));
+    }
+    code
+}
+
+/// Describes an action whose outcome could not be reported.
+fn unreported(command: &Command, results: &Results, outcome: &Result<(), ActionError>) -> UnreportedAction {
+    let revision = results.pairs().find(|(key, _)| *key == "restore.revision");
+    let result = match (outcome, revision) {
+        (Ok(()), None) => "finished".to_owned(),
+        (Ok(()), Some((_, revision))) => format!("finished with revision {revision}"),
+        (Err(_), None) => "failed".to_owned(),
+        (Err(_), Some((_, revision))) => format!("restored revision {revision}, and then failed"),
+    };
+    let error = outcome.as_ref().err().map(|error| format!("{error}\n")).unwrap_or_default();
+    UnreportedAction::new(command.action, now(), result, error + &results.yaml())
+}
+
+fn try_report(juju: &Juju, results: &Results, outcome: &Result<(), ActionError>) -> ExitCode {
     let set = set(juju, results);
     let unset = |error: anyhow::Error| {
         format!("the results could not be set: {error:#}; they are:\n{}", results.yaml())
@@ -53,10 +85,28 @@ pub(super) fn report(juju: &Juju, results: &Results, outcome: &Result<(), Action
 
 /// Sets the results. Tries twice, as the agent may be restarting.
 fn set(juju: &Juju, results: &Results) -> Result<()> {
-    juju.set_results(results.pairs()).or_else(|_| juju.set_results(results.pairs()))
+    let pairs: Vec<(&str, String)> =
+        results.pairs().map(|(key, value)| (key, unfolded(in_juju(juju, value)))).collect();
+    let pairs = || pairs.iter().map(|(key, value)| (*key, value.as_str()));
+    juju.set_results(pairs()).or_else(|_| juju.set_results(pairs()))
+}
+
+/// Keeps `juju run` from folding a long line at a space after 80 columns: then a command could not be pasted. The YAML
+/// library of Juju (2.9 to 4.0) prints a text that contains a newline as it is.
+fn unfolded(value: String) -> String {
+    // The shortest copy.cmd is longer, so that it always has the newline.
+    const MAX_UNFOLDED: usize = 50;
+    let can_fold = value.len() > MAX_UNFOLDED && value.contains(' ') && !value.contains('\n');
+    if can_fold { value + "\n" } else { value }
+}
+
+/// Returns `text` with our commands as actions of this unit.
+fn in_juju(juju: &Juju, text: &str) -> String {
+    juju.unit().map_or_else(|| text.to_owned(), |unit| for_unit(text, unit))
 }
 
 fn fail(juju: &Juju, message: &str) -> ExitCode {
+    let message = &*in_juju(juju, message);
     match juju.fail_action(message) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -83,17 +133,54 @@ mod tests {
         Err(Refusal::new("two members", "remove one").into())
     }
 
+    fn snapshot() -> &'static Command {
+        Command::find("snapshot").unwrap()
+    }
+
+    #[test]
+    fn a_line_that_juju_would_fold_ends_in_a_newline() {
+        let mut results = Results::default();
+        let copy = "juju scp etcd/0:/home/ubuntu/etcd_credentials.tar.gz .";
+        results.set(key!("copy.cmd"), copy);
+        results.set(key!("snapshot.sha256"), "0".repeat(64));
+        results.set(key!("restore.warning"), "run `etcd-backup restore --recover`, which completes the restore");
+        let agent = FakeAgent::new();
+        set(&agent.juju(), &results).unwrap();
+        let calls = agent.calls();
+        assert!(calls.contains(&format!("[copy.cmd={copy}\n]")), "{calls}");
+        assert!(calls.contains(&format!("[snapshot.sha256={}]", "0".repeat(64))), "{calls}");
+        assert!(calls.contains("[restore.warning=run `juju run etcd/0 restore recover=true`, which"), "{calls}");
+    }
+
+    #[test]
+    fn an_outcome_that_cannot_be_reported_is_recorded_for_the_next_hook() {
+        let mut results = Results::default();
+        results.set(key!("restore.revision"), "1234");
+        let restore = Command::find("restore").unwrap();
+        let gone = FakeAgent::new().fails("action-set", 1, "gone").fails("action-fail", 1, "gone");
+        assert_eq!(report(&gone.juju(), restore, &results, &Ok(())), ExitCode::FAILURE);
+        let record = gone.juju().unreported().unwrap().unwrap();
+        assert!(record.describe().starts_with("restore finished with revision 1234 at "), "{record:?}");
+        assert!(record.details.contains("revision: '1234'"), "{record:?}");
+        // The next restore that reports its outcome makes it obsolete; a snapshot does not.
+        let back = gone.works("action-set").works("action-fail");
+        assert_eq!(report(&back.juju(), snapshot(), &results, &Ok(())), ExitCode::SUCCESS);
+        assert!(back.juju().unreported().unwrap().is_some());
+        assert_eq!(report(&back.juju(), restore, &results, &Ok(())), ExitCode::SUCCESS);
+        assert_eq!(back.juju().unreported().unwrap(), None);
+    }
+
     #[test]
     fn results_are_set_in_one_call() {
         let agent = FakeAgent::new();
-        assert_eq!(report(&agent.juju(), &results(), &Ok(())), ExitCode::SUCCESS);
+        assert_eq!(report(&agent.juju(), snapshot(), &results(), &Ok(())), ExitCode::SUCCESS);
         assert_eq!(agent.calls(), "action-set [snapshot.path=/x]\n");
     }
 
     #[test]
     fn a_refusal_fails_the_action_with_status_0_and_keeps_its_results() {
         let agent = FakeAgent::new();
-        assert_eq!(report(&agent.juju(), &results(), &refused()), ExitCode::SUCCESS);
+        assert_eq!(report(&agent.juju(), snapshot(), &results(), &refused()), ExitCode::SUCCESS);
         assert_eq!(
             agent.calls(),
             "action-set [snapshot.path=/x]\n\
@@ -104,7 +191,7 @@ mod tests {
     #[test]
     fn results_that_cannot_be_set_are_printed_in_the_message() {
         let agent = FakeAgent::new().fails("action-set", 1, "ERROR gone\n");
-        assert_eq!(report(&agent.juju(), &results(), &Ok(())), ExitCode::SUCCESS);
+        assert_eq!(report(&agent.juju(), snapshot(), &results(), &Ok(())), ExitCode::SUCCESS);
         let calls = agent.calls();
         assert_eq!(calls.matches("action-set").count(), 3, "{calls}");
         assert!(calls.contains("action-fail [--] [done, but the results could not be set"));
@@ -114,7 +201,7 @@ mod tests {
     #[test]
     fn the_status_is_1_only_if_juju_cannot_be_told() {
         let agent = FakeAgent::new().fails("action-fail", 1, "ERROR gone\n");
-        assert_eq!(report(&agent.juju(), &results(), &refused()), ExitCode::FAILURE);
+        assert_eq!(report(&agent.juju(), snapshot(), &results(), &refused()), ExitCode::FAILURE);
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod command;
 mod command_line;
 mod job;
 mod juju;
+mod juju_commands;
 mod nagios;
 mod panic;
 mod parameters;
@@ -37,6 +38,7 @@ use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 pub use crate::commands::environment::called_as;
+pub(crate) use juju_commands::for_unit;
 
 /// Runs the command that `program`, the name of this process, and its arguments select.
 pub fn run(program: &str) -> ExitCode {
@@ -229,8 +231,8 @@ fn started_by_juju(
 fn after_panic(command: &Command, called: CalledAs) -> String {
     match command.recovers() {
         true => format!(
-            "run `{} --recover` on this machine, which completes the restore or rolls it back, and report the bug",
-            called.typed(command)
+            "run `{} --recover`, which completes the restore or rolls it back, and report the bug",
+            if called == CalledAs::Action { "etcd-backup restore".to_owned() } else { called.typed(command) }
         ),
         false => "run it again, and report the bug if it happens again".to_owned(),
     }
@@ -266,7 +268,7 @@ impl Front {
     /// Reports how the command ended.
     fn finish(&self, command: &Command, job: &dyn Job, outcome: &Result<(), ActionError>) -> ExitCode {
         let (format, style) = match self {
-            Self::Juju(juju) => return juju::report(juju, &job.juju(), outcome),
+            Self::Juju(juju) => return juju::report(juju, command, &job.juju(), outcome),
             Self::Terminal { format, style, .. } => (*format, *style),
         };
         let is_check = command.action == "check";

@@ -9,6 +9,9 @@ use crate::error::{Refusal, did_you_mean};
 use crate::system::text::replace_control;
 use std::collections::BTreeMap;
 
+/// The parameter with which `restore` only recovers an interrupted run.
+const RECOVER: &str = "recover";
+
 /// Collects the parameters of one call.
 #[derive(Debug)]
 pub(super) struct Collector<'a> {
@@ -47,17 +50,23 @@ impl<'a> Collector<'a> {
         Ok(())
     }
 
-    /// Returns whether the parameter was given.
-    pub fn has(&self, name: &str) -> bool {
-        self.given.contains_key(name)
-    }
-
     /// Returns the parameters, with the defaults of those that were not given.
-    pub fn finish(self) -> Params {
+    ///
+    /// # Errors
+    /// Refuses other parameters than `site` with `recover`, because a recovery does not use them.
+    pub fn finish(self) -> Result<Params, Refusal> {
         let default = |param: &Param| (param.name.clone(), param.default.clone());
         let mut all: BTreeMap<String, Value> = self.action.params.iter().map(default).collect();
+        let recovers = self.given.get(RECOVER) == Some(&Value::Flag(true));
+        let is_unused = |(name, value): (&String, &Value)| {
+            ![RECOVER, "site"].contains(&&**name) && all.get(name) != Some(value)
+        };
+        if recovers && self.given.iter().any(is_unused) {
+            let next = "run `etcd-backup restore --recover`";
+            return Err(Refusal::new("recover takes no other parameter except site", next));
+        }
         all.extend(self.given);
-        all.into_iter().collect()
+        Ok(all.into_iter().collect())
     }
 
     fn declared(&self, name: &str) -> Result<&'a Param, Refusal> {
@@ -95,7 +104,12 @@ impl<'a> Collector<'a> {
     }
 
     fn badly_typed(&self, param: &Param) -> Refusal {
-        self.refusal(format!("parameter {} must be {}", param.name, param.kind))
+        let Param { name, kind, .. } = param;
+        let hint = match kind {
+            Kind::Word => format!("; if Juju reads it as something else, quote it: {name}='\"...\"'"),
+            _ => String::new(),
+        };
+        self.refusal(format!("parameter {name} must be {kind}{hint}"))
     }
 
     fn refusal(&self, reason: String) -> Refusal {
@@ -179,14 +193,14 @@ mod tests {
         let action = restore();
         let mut collector = Collector::new(&action, "restore --help");
         words.iter().try_for_each(|(name, value)| collector.add_text(name, value))?;
-        Ok(collector.finish())
+        collector.finish()
     }
 
     fn from_map(map: &serde_json::Value) -> Result<Params, Refusal> {
         let action = restore();
         let mut collector = Collector::new(&action, "restore --help");
         collector.add_json(map.as_object().unwrap())?;
-        Ok(collector.finish())
+        collector.finish()
     }
 
     #[test]
@@ -237,15 +251,25 @@ mod tests {
     }
 
     #[test]
+    fn a_recovery_takes_only_site() {
+        assert!(from_words(&[("recover", "true"), ("site", "etcd.service")]).unwrap().flag("recover").unwrap());
+        // Juju gives every parameter, with its default.
+        let defaults = json!({"recover": true, "target": "", "plan": false, "bump-revision": "auto"});
+        assert!(from_map(&defaults).unwrap().flag("recover").unwrap());
+        let refusal = from_map(&json!({"recover": true, "plan": true})).unwrap_err();
+        assert_eq!(refusal.reason, "recover takes no other parameter except site");
+    }
+
+    #[test]
     fn jujus_map_is_held_to_the_declared_types() {
         let params = from_map(&json!({"skip-backup": true, "target": "/x=y"})).unwrap();
         assert!(params.flag("skip-backup").unwrap());
         assert_eq!(params.text("target").unwrap(), "/x=y");
         for (map, reason) in [
             (json!({"skip-backup": "true"}), "parameter skip-backup must be true or false"),
-            (json!({"target": 1}), "parameter target must be text"),
-            (json!({"target": null}), "parameter target must be text"),
-            (json!({"bump-revision": [1]}), "parameter bump-revision must be a word or a number"),
+            (json!({"identity-file": 1}), "parameter identity-file must be text"),
+            (json!({"target": null}), "parameter target must be a word or a number; if Juju reads it as something else, quote it: target='\"...\"'"),
+            (json!({"bump-revision": [1]}), "parameter bump-revision must be a word or a number; if Juju reads it as something else, quote it: bump-revision='\"...\"'"),
             (json!({"command": "x"}), "unknown parameter command"),
         ] {
             assert_eq!(from_map(&map).unwrap_err().reason, reason);

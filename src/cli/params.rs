@@ -9,8 +9,6 @@ use std::fmt;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Params {
     values: BTreeMap<String, Value>,
-    /// Whether `--recover` was given, which only a terminal can do.
-    pub recover: bool,
 }
 
 /// The value of a parameter.
@@ -36,7 +34,7 @@ impl fmt::Display for Value {
 
 impl FromIterator<(String, Value)> for Params {
     fn from_iter<I: IntoIterator<Item = (String, Value)>>(values: I) -> Self {
-        Self { values: values.into_iter().collect(), recover: false }
+        Self { values: values.into_iter().collect() }
     }
 }
 

@@ -107,7 +107,7 @@ fn check_keys_version(version: &str) -> Result<(), Refusal> {
 
 impl FromParams for restore::Request {
     fn from_params(params: &Params) -> Result<Self, ActionError> {
-        if params.recover {
+        if params.flag("recover")? {
             return Ok(Self::Recover { site: params.site()? });
         }
         Ok(Self::Restore(Box::new(Options {

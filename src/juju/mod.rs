@@ -1,4 +1,4 @@
-//! Juju's hook tools: the calls an action makes are in this file, those of hooks in `hook`, those of relations in `relation`.
+//! Juju's hook tools: the calls of an action are in this file, those of hooks in `hook`, those of relations in `relation`.
 //!
 //! A hook tool talks to the unit's agent over a socket named by the `JUJU_*` variables, and needs no other environment.
 //! This module knows nothing of etcd. Do not run a hook tool in a critical section: it may block as long as the agent does.
@@ -6,8 +6,10 @@
 mod hook;
 mod relation;
 mod status;
+mod unreported;
 
 pub use status::Status;
+pub use unreported::UnreportedAction;
 
 use crate::system::durable::Dir;
 use crate::system::interrupt;
@@ -69,6 +71,15 @@ impl Juju {
                 .collect(),
             path: variables.get(OsStr::new("PATH")).cloned().unwrap_or_default(),
         }
+    }
+
+    /// Returns the name of the unit, such as `etcd/0`.
+    pub fn unit(&self) -> Option<&str> {
+        self.variable(OsStr::new("JUJU_UNIT_NAME"))?.to_str()
+    }
+
+    fn variable(&self, name: &OsStr) -> Option<&OsStr> {
+        self.environment.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_os_str())
     }
 
     /// Returns the parameters of the action, as `action-get` prints them.

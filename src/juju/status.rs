@@ -2,13 +2,16 @@
 
 use serde::Deserialize;
 
+/// The number of bytes of a message that the table of `juju status` shows completely (Juju 2.9 to 4.0).
+const MAX_SHOWN: usize = 120;
+
 /// The status of a unit, as `status-get` prints it and `status-set` takes it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Status {
     /// `active`, `blocked`, `maintenance` or `waiting`; `status-get` knows more.
     #[serde(rename = "status")]
     pub kind: String,
-    /// The message for the operator. `juju status` cuts it at 120 characters.
+    /// The message for the operator. `juju status` cuts it; `juju show-status-log` does not.
     #[serde(default)]
     pub message: String,
 }
@@ -29,9 +32,18 @@ impl Status {
         Self::new("maintenance", message)
     }
 
-    /// The status of a unit that needs an operator to do `next`.
+    /// The status of a unit that needs an operator to do `next`. If `juju status` would cut the message, `next` comes first.
     pub fn blocked(reason: &str, next: &str) -> Self {
-        Self::new("blocked", format!("{reason}; next: {next}"))
+        let status = Self::new("blocked", format!("{reason}; next: {next}"));
+        if status.is_cut() {
+            return Self::new("blocked", format!("next: {next}; reason: {reason}"));
+        }
+        status
+    }
+
+    /// Whether `juju status` shows only the beginning of the message.
+    pub fn is_cut(&self) -> bool {
+        self.message.len() > MAX_SHOWN
     }
 
     /// Whether the unit is `active`.
@@ -42,5 +54,20 @@ impl Status {
     /// Whether the unit is `blocked`.
     pub fn is_blocked(&self) -> bool {
         self.kind == "blocked"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_step_is_in_the_part_that_juju_shows() {
+        let short = Status::blocked("etcd is not running", "systemctl start etcd");
+        assert_eq!(short.message, "etcd is not running; next: systemctl start etcd");
+        let long = Status::blocked(&"reason ".repeat(30), "systemctl start etcd");
+        assert!(long.is_cut() && long.message.starts_with("next: systemctl start etcd; reason: reason "));
+        let limit = Status::blocked(&"r".repeat(MAX_SHOWN - "; next: n".len()), "n");
+        assert!(!limit.is_cut() && limit.message.starts_with('r'));
     }
 }

@@ -37,6 +37,14 @@ impl FakeAgent {
         self
     }
 
+    /// Makes `tool` succeed again.
+    pub(crate) fn works(self, tool: &str) -> Self {
+        for ending in ["status", "err"] {
+            let _ = std::fs::remove_file(self.dir.path().join(format!("{tool}.{ending}")));
+        }
+        self
+    }
+
     pub(crate) fn variables(&self) -> BTreeMap<OsString, OsString> {
         let path = format!("{}:/usr/bin:/bin", self.dir.path().display());
         [
@@ -44,6 +52,7 @@ impl FakeAgent {
             ("JUJU_CONTEXT_ID", "etcd/0-run-1"),
             ("JUJU_ACTION_NAME", "snapshot"),
             ("JUJU_UNIT_NAME", "etcd/0"),
+            ("JUJU_CHARM_DIR", &*self.dir.path().display().to_string()),
             ("SOMETHING_ELSE", "1"),
         ]
         .map(|(name, value)| (name.into(), value.into()))

@@ -22,7 +22,10 @@ fn in_juju_snapshot_completes_with_its_results(version: Version) {
     let unit = Unit::new(&world);
     let ended = unit.run("snapshot", &[&world.to_target()]).completed();
     let path = ended.get("snapshot.path");
-    assert_eq!(ended.get("copy.cmd"), format!("juju scp etcd/0:{path} ."));
+    // The newline keeps `juju run` from folding the line, which could then not be pasted.
+    let copy = format!("juju scp etcd/0:{path} .");
+    assert_eq!(ended.get("copy.cmd"), copy.clone() + "\n");
+    assert!(ended.printed.lines().any(|line| line.trim() == copy), "folded: {}", ended.printed);
     assert_eq!(ended.get("snapshot.sha256"), sha256sum(path.as_ref()));
     assert_eq!(ended.get("snapshot.revision"), world.revision().to_string());
     for key in ["snapshot.size", "snapshot.keys", "snapshot.version", "snapshot.verified"] {
@@ -158,7 +161,9 @@ fn in_juju_a_wrong_attached_file_changes_nothing() {
     let state = crate::refusals::WorldState::record(&world);
     let unit = Unit::new(&world);
     let project = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-    unit.attach(&project.join("LICENSE"));
+    let license = world.path("license.tar.gz");
+    fs::copy(project.join("LICENSE"), &license).unwrap();
+    unit.attach(&license);
     unit.run("restore", &[&world.to_target()]).failed(&["not in gzip or zip format"]);
     let other = world.path("another.tar.gz");
     let mut tar = std::process::Command::new("tar");
@@ -270,6 +275,61 @@ fn in_juju_tools_can_disappear_at_any_time() {
             return;
         }
     }
+}
+
+/// A restarted agent reports an action that it had started as failed. The restore finishes all the same.
+#[test]
+fn in_juju_the_next_hook_reports_what_a_restarted_agent_missed() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let (saved, archive) = (world.dump(), world.saved());
+    world.damage();
+    let unit = Unit::new(&world);
+    unit.attach(&archive);
+    unit.remove_tools_after(6);
+    let ended = unit.run("restore", &[&world.to_target(), "skip-backup=true"]);
+    assert_eq!(ended.status, Status::Failed);
+    assert_same(&world.dump(), &saved, "without an agent");
+    unit.restart_agent();
+    let part = format!("1 member, healthy; restore finished with revision {} at ", world.revision());
+    for _ in 0..2 {
+        unit.hook("update-status").assert_status("active", &[&part, " UTC"]);
+    }
+    assert!(unit.calls().iter().all(|call| !call.contains("does not know")), "it was logged twice");
+    // A later restore makes the record obsolete.
+    let _ = unit.run("restore", &[&world.to_target(), "skip-backup=true"]).completed();
+    let hook = unit.hook("update-status");
+    assert!(!hook.status.unwrap().contains("restore finished"));
+}
+
+#[test]
+fn in_juju_the_advice_after_an_interrupted_restore_can_be_typed() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let archive = format!("snapshot={}", world.saved().display());
+    let unit = Unit::new(&world);
+    let staging = world.data_dir().join(".etcd-restore");
+    fs::create_dir(&staging).unwrap();
+    fs::write(staging.join("journal.json"), "{}").unwrap();
+    let ended = unit.run("restore", &[&world.to_target(), &archive, "plan=true"]);
+    assert!(ended.message.contains("Next: juju run etcd/0 restore recover=true."), "{}", ended.message);
+    ended.failed(&["interrupted"]);
+    fs::remove_file(staging.join("journal.json")).unwrap();
+    unit.run("restore", &["recover=true", "plan=true"]).failed(&["recover takes no other parameter"]);
+    let ended = unit.run("restore", &["recover=true"]).completed();
+    assert!(ended.get("restore.recovered").contains("had changed nothing"));
+    assert!(!staging.exists());
+}
+
+#[test]
+fn in_juju_a_number_is_a_word() {
+    let world = World::plain(Version::V35);
+    let unit = Unit::new(&world);
+    let site = format!("site={}", world.pid());
+    let ended = unit.run("site", &[&site]).completed();
+    assert_eq!(ended.get("site.endpoint"), world.endpoint());
+    unit.run("check", &["warn=26"]).failed(&["give a time such as 90m, 26h or 3d"]);
+    unit.run("snapshot", &["target=1"]).failed(&["absolute"]);
 }
 
 #[test]

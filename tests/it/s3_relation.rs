@@ -206,7 +206,7 @@ fn related_or_not_a_unit_uses_or_refuses_the_option_backup() {
     ] {
         unit.configure(&[("backup", json!(text))]);
         unit.hook("config-changed")
-            .assert_status("blocked", &[reason, "juju config APPLICATION backup=@backup.yaml"]);
+            .assert_status("blocked", &[reason, "juju config etcd backup=@backup.yaml"]);
         assert_eq!(fs::read_to_string(world.path("juju.yaml")).unwrap(), settings, "{text}");
     }
     // The keys are removed with the relation, also if the option is invalid.

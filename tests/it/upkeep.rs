@@ -161,7 +161,7 @@ fn upkeep_packages_client_credentials() {
     let unit = Unit::new(&world);
     let ended = unit.run("package-client-credentials", &[]).completed();
     let path = ended.get("credentials.path");
-    assert_eq!(ended.get("copy.cmd"), format!("juju scp etcd/0:{path} ."));
+    assert_eq!(ended.get("copy.cmd"), format!("juju scp etcd/0:{path} .\n"));
     let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&path).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
     let out = world.path("credentials");

@@ -116,7 +116,7 @@ fn add_restored(restored: &Restored, results: &mut Results) {
         results.set(key!("restore.disarmed"), "NOSPACE");
     }
     if let Some(left_over) = &restored.left_over {
-        let next = "the next action, or restore --recover, clears it up";
+        let next = "the next action, or `etcd-backup restore --recover`, clears it up";
         results.set(key!("restore.left-over"), format!("{left_over}; {next}"));
     }
 }

@@ -1,0 +1,123 @@
+//! Rewrites the commands in a message for a reader who types them to Juju.
+//!
+//! The modules below word every next step for a terminal. Must never change anything but commands.
+
+use super::command::Command;
+use super::schema::{Action, Kind};
+use std::borrow::Cow;
+
+/// What a command of ours begins with in a message.
+const PROGRAM: &str = "etcd-backup ";
+
+/// Returns `text` with each `etcd-backup COMMAND --OPTION VALUE` replaced by the action of `unit` that does the same, and
+/// with the names of the unit and its application in place of UNIT and APPLICATION.
+pub(crate) fn for_unit(text: &str, unit: &str) -> String {
+    let application = unit.split('/').next().unwrap_or(unit);
+    let (mut done, mut rest) = (String::new(), text);
+    while let Some(at) = rest.find(PROGRAM) {
+        let (before, found) = rest.split_at(at);
+        done.push_str(before);
+        match action_call(found, before.ends_with('`') || before.ends_with("`sudo ")) {
+            Some((call, length)) => {
+                done.truncate(done.strip_suffix("sudo ").unwrap_or(&done).len());
+                done.push_str(&format!("juju run {unit} {call}"));
+                rest = &found[length..];
+            }
+            None => {
+                done.push_str(PROGRAM);
+                rest = &found[PROGRAM.len()..];
+            }
+        }
+    }
+    done.push_str(rest);
+    replace_word(&replace_word(&done, "APPLICATION", application), "UNIT", unit).into_owned()
+}
+
+/// Returns the action with its parameters, and the length of the command at the start of `text` that it replaces. Words
+/// without a name are read only inside of backticks: elsewhere the sentence goes on.
+fn action_call(text: &str, is_quoted: bool) -> Option<(String, usize)> {
+    let name_end = PROGRAM.len() + word_length(&text[PROGRAM.len()..]);
+    let command = Command::find(&text[PROGRAM.len()..name_end])?;
+    let action = Action::read(command.action).ok()?;
+    let (mut call, mut length) = (command.action.to_owned(), name_end);
+    while let Some(rest) = text[length..].strip_prefix(' ') {
+        let word = &rest[..word_length(rest)];
+        let (parameter, used) = match (word.strip_prefix("--"), &command.positional) {
+            (Some(option), _) => {
+                let (name, value) = option.split_once('=').unwrap_or((option, ""));
+                let param = action.param(name)?;
+                match (param.kind, value) {
+                    (Kind::Flag, _) => (format!("{name}=true"), word.len()),
+                    (_, "") => {
+                        let next = rest[word.len()..].strip_prefix(' ').unwrap_or_default();
+                        let value = &next[..word_length(next)];
+                        (format!("{name}={value}"), word.len() + 1 + value.len())
+                    }
+                    _ => (format!("{name}={value}"), word.len()),
+                }
+            }
+            (None, Some(positional)) if is_quoted && !word.is_empty() && !word.contains('=') => {
+                (format!("{}={word}", positional.param), word.len())
+            }
+            _ => break,
+        };
+        call.push_str(&format!(" {parameter}"));
+        length += 1 + used;
+    }
+    Some((call, length))
+}
+
+/// Returns the length of the word at the start of `text`, without the punctuation that ends it.
+fn word_length(text: &str) -> usize {
+    let end = text.find(|c: char| c.is_whitespace() || "`;,)\"".contains(c)).unwrap_or(text.len());
+    text[..end].trim_end_matches(['.', ':']).len()
+}
+
+/// Replaces a placeholder where it is a word of its own.
+fn replace_word<'a>(text: &'a str, placeholder: &str, word: &str) -> Cow<'a, str> {
+    let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || "-_/".contains(c));
+    let found: Vec<usize> = text
+        .match_indices(placeholder)
+        .map(|(at, _)| at)
+        .filter(|at| {
+            let after = text[at + placeholder.len()..].chars().next();
+            !is_letter(text[..*at].chars().next_back()) && !is_letter(after)
+        })
+        .collect();
+    if found.is_empty() {
+        return Cow::Borrowed(text);
+    }
+    let (mut done, mut from) = (String::new(), 0);
+    for at in found {
+        done.push_str(&text[from..at]);
+        done.push_str(word);
+        from = at + placeholder.len();
+    }
+    Cow::Owned(done + &text[from..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::for_unit;
+
+    #[test]
+    fn commands_become_actions() {
+        for (terminal, juju) in [
+            ("correct that, then etcd-backup restore --recover", "correct that, then juju run etcd/0 restore recover=true"),
+            ("Next: etcd-backup restore --recover.", "Next: juju run etcd/0 restore recover=true."),
+            ("run `sudo etcd-backup list --runs`", "run `juju run etcd/0 list-snapshots runs=true`"),
+            ("sudo etcd-backup list; or wait", "juju run etcd/0 list-snapshots; or wait"),
+            ("run `etcd-backup fetch offsite/latest`", "run `juju run etcd/0 fetch-snapshot from=offsite/latest`"),
+            ("etcd-backup restore snapshot=/a b", "juju run etcd/0 restore snapshot=/a b"),
+            ("etcd-backup prune --keep 7 --plan", "juju run etcd/0 prune-snapshots keep=7 plan=true"),
+            ("etcd-backup prune --keep=7, or not", "juju run etcd/0 prune-snapshots keep=7, or not"),
+            ("juju config APPLICATION port=VALUE", "juju config etcd port=VALUE"),
+            ("juju run UNIT alarm-list", "juju run etcd/0 alarm-list"),
+            ("/etc/etcd-backup/config.yaml", "/etc/etcd-backup/config.yaml"),
+            ("the etcd-backup program", "the etcd-backup program"),
+            ("UNITS and MY_UNIT", "UNITS and MY_UNIT"),
+        ] {
+            assert_eq!(for_unit(terminal, "etcd/0"), juju);
+        }
+    }
+}
