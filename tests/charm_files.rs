@@ -261,7 +261,8 @@ fn check_juju_command(words: &[String]) -> Result<bool, String> {
     };
     match words.as_slice() {
         ["run" | "run-action", rest @ ..] => {
-            let units: Vec<&str> = rest.iter().copied().take_while(|word| application(word).is_some()).collect();
+            let units: Vec<&str> =
+                rest.iter().copied().take_while(|word| application(word).is_some()).collect();
             if units.is_empty() || !units.iter().all(|unit| is_ours(application(unit).unwrap())) {
                 return Ok(false);
             }
@@ -303,7 +304,7 @@ fn juju_accepts_the_commands_in_the_documents() {
 }
 
 #[test]
-fn juju_accepts_a_number_wherever_a_number_is_a_legal_word() {
+fn juju_accepts_numbers_as_words() {
     let actions = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("actions.yaml")).unwrap();
     for (action, word) in [
         ("site", "site=1234"),
@@ -326,7 +327,8 @@ fn juju_accepts_a_number_wherever_a_number_is_a_legal_word() {
         ("snapshot", "keys-version=2"),
     ] {
         let given = fake_juju::parameters::from_words([word]).unwrap();
-        fake_juju::parameters::check(&actions, action, given).unwrap_or_else(|error| panic!("{action}: {error}"));
+        fake_juju::parameters::check(&actions, action, given)
+            .unwrap_or_else(|error| panic!("{action}: {error}"));
     }
     // Every free text is declared like that, unless a number cannot be meant.
     for (name, action) in read("actions.yaml") {

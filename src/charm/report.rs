@@ -7,8 +7,9 @@ use crate::juju::Status;
 pub fn status_of_error(error: &anyhow::Error, context: &str) -> Status {
     match error.downcast_ref::<Refusal>() {
         Some(refusal) => Status::blocked(&refusal.reason, &refusal.next),
-        None => {
-            Status::new("blocked", format!("{context} failed; the next hook retries within 5 minutes: {error:#}"))
-        }
+        None => Status::new(
+            "blocked",
+            format!("{context} failed; the next hook retries within 5 minutes: {error:#}"),
+        ),
     }
 }

@@ -124,7 +124,9 @@ pub fn lock_data(data_dir: &Path) -> Result<Option<DataDir>, RestoreState> {
 fn stuck(error: ActionError) -> RestoreState {
     RestoreState::Stuck(match error {
         ActionError::Refused(refusal) => refusal,
-        ActionError::Failed(Failure { cause, state, next }) => Refusal::new(format!("{state}: {cause:#}"), next),
+        ActionError::Failed(Failure { cause, state, next }) => {
+            Refusal::new(format!("{state}: {cause:#}"), next)
+        }
         interrupted @ ActionError::Interrupted { .. } => Refusal::new(interrupted.reason(), RETRIES),
     })
 }

@@ -143,13 +143,17 @@ mod tests {
         let copy = "juju scp etcd/0:/home/ubuntu/etcd_credentials.tar.gz .";
         results.set(key!("copy.cmd"), copy);
         results.set(key!("snapshot.sha256"), "0".repeat(64));
-        results.set(key!("restore.warning"), "run `etcd-backup restore --recover`, which completes the restore");
+        results
+            .set(key!("restore.warning"), "run `etcd-backup restore --recover`, which completes the restore");
         let agent = FakeAgent::new();
         set(&agent.juju(), &results).unwrap();
         let calls = agent.calls();
         assert!(calls.contains(&format!("[copy.cmd={copy}\n]")), "{calls}");
         assert!(calls.contains(&format!("[snapshot.sha256={}]", "0".repeat(64))), "{calls}");
-        assert!(calls.contains("[restore.warning=run `juju run etcd/0 restore recover=true`, which"), "{calls}");
+        assert!(
+            calls.contains("[restore.warning=run `juju run etcd/0 restore recover=true`, which"),
+            "{calls}"
+        );
     }
 
     #[test]

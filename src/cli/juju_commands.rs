@@ -1,4 +1,4 @@
-//! Rewrites the commands in a message for a reader who types them to Juju.
+//! Rewrites the commands in a message for operators that use Juju.
 //!
 //! The modules below word every next step for a terminal. Must never change anything but commands.
 
@@ -6,7 +6,7 @@ use super::command::Command;
 use super::schema::{Action, Kind};
 use std::borrow::Cow;
 
-/// What a command of ours begins with in a message.
+/// The beginning of our commands in messages.
 const PROGRAM: &str = "etcd-backup ";
 
 /// Returns `text` with each `etcd-backup COMMAND --OPTION VALUE` replaced by the action of `unit` that does the same, and
@@ -73,7 +73,7 @@ fn word_length(text: &str) -> usize {
     text[..end].trim_end_matches(['.', ':']).len()
 }
 
-/// Replaces a placeholder where it is a word of its own.
+/// Replaces a placeholder, except as a part of a longer word.
 fn replace_word<'a>(text: &'a str, placeholder: &str, word: &str) -> Cow<'a, str> {
     let is_letter = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || "-_/".contains(c));
     let found: Vec<usize> = text
@@ -103,11 +103,17 @@ mod tests {
     #[test]
     fn commands_become_actions() {
         for (terminal, juju) in [
-            ("correct that, then etcd-backup restore --recover", "correct that, then juju run etcd/0 restore recover=true"),
+            (
+                "correct that, then etcd-backup restore --recover",
+                "correct that, then juju run etcd/0 restore recover=true",
+            ),
             ("Next: etcd-backup restore --recover.", "Next: juju run etcd/0 restore recover=true."),
             ("run `sudo etcd-backup list --runs`", "run `juju run etcd/0 list-snapshots runs=true`"),
             ("sudo etcd-backup list; or wait", "juju run etcd/0 list-snapshots; or wait"),
-            ("run `etcd-backup fetch offsite/latest`", "run `juju run etcd/0 fetch-snapshot from=offsite/latest`"),
+            (
+                "run `etcd-backup fetch offsite/latest`",
+                "run `juju run etcd/0 fetch-snapshot from=offsite/latest`",
+            ),
             ("etcd-backup restore snapshot=/a b", "juju run etcd/0 restore snapshot=/a b"),
             ("etcd-backup prune --keep 7 --plan", "juju run etcd/0 prune-snapshots keep=7 plan=true"),
             ("etcd-backup prune --keep=7, or not", "juju run etcd/0 prune-snapshots keep=7, or not"),

@@ -252,7 +252,9 @@ mod tests {
 
     #[test]
     fn a_recovery_takes_only_site() {
-        assert!(from_words(&[("recover", "true"), ("site", "etcd.service")]).unwrap().flag("recover").unwrap());
+        assert!(
+            from_words(&[("recover", "true"), ("site", "etcd.service")]).unwrap().flag("recover").unwrap()
+        );
         // Juju gives every parameter, with its default.
         let defaults = json!({"recover": true, "target": "", "plan": false, "bump-revision": "auto"});
         assert!(from_map(&defaults).unwrap().flag("recover").unwrap());
@@ -268,8 +270,14 @@ mod tests {
         for (map, reason) in [
             (json!({"skip-backup": "true"}), "parameter skip-backup must be true or false"),
             (json!({"identity-file": 1}), "parameter identity-file must be text"),
-            (json!({"target": null}), "parameter target must be a word or a number; if Juju reads it as something else, quote it: target='\"...\"'"),
-            (json!({"bump-revision": [1]}), "parameter bump-revision must be a word or a number; if Juju reads it as something else, quote it: bump-revision='\"...\"'"),
+            (
+                json!({"target": null}),
+                "parameter target must be a word or a number; if Juju reads it as something else, quote it: target='\"...\"'",
+            ),
+            (
+                json!({"bump-revision": [1]}),
+                "parameter bump-revision must be a word or a number; if Juju reads it as something else, quote it: bump-revision='\"...\"'",
+            ),
             (json!({"command": "x"}), "unknown parameter command"),
         ] {
             assert_eq!(from_map(&map).unwrap_err().reason, reason);

@@ -1,7 +1,7 @@
 //! The record of an action that ended while Juju's agent was gone, as after a restart of the agent.
 //!
-//! Juju shows such an action as failed, whatever it did. The next hook reports the record. The file is in the directory of
-//! the charm, where only root can write, and which is removed with the unit.
+//! Juju shows such an action as failed, even if it completed. The next hook reports the record. The file is in the
+//! directory of the charm: only root can write there, and it is removed with the unit.
 
 use super::Juju;
 use crate::system::durable::Dir;

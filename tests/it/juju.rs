@@ -279,7 +279,7 @@ fn in_juju_tools_can_disappear_at_any_time() {
 
 /// A restarted agent reports an action that it had started as failed. The restore finishes all the same.
 #[test]
-fn in_juju_the_next_hook_reports_what_a_restarted_agent_missed() {
+fn in_juju_the_next_hook_reports_a_restore_that_juju_missed() {
     let world = World::plain(Version::V35);
     world.fill();
     let (saved, archive) = (world.dump(), world.saved());

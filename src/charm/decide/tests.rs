@@ -223,7 +223,11 @@ fn changes_nothing_during_or_after_an_interrupted_restore() {
                 &["restore (pid 7)"],
             );
             let stuck = RestoreState::Stuck(Refusal::new("cannot be read", "wait"));
-            assert_status(&Facts { hook, restore: stuck, ..facts }, "blocked", &["cannot be read; next: wait"]);
+            assert_status(
+                &Facts { hook, restore: stuck, ..facts },
+                "blocked",
+                &["cannot be read; next: wait"],
+            );
         }
     }
     assert_steps(

@@ -81,7 +81,8 @@ fn fold(line: &str, mut column: usize, indent: usize) -> String {
     let mut folded = String::new();
     let letters: Vec<char> = line.chars().collect();
     for (at, letter) in letters.iter().enumerate() {
-        let is_inner = at > 0 && letters.get(at + 1).is_some_and(|next| *next != ' ') && letters[at - 1] != ' ';
+        let is_inner =
+            at > 0 && letters.get(at + 1).is_some_and(|next| *next != ' ') && letters[at - 1] != ' ';
         if *letter == ' ' && is_inner && column > BEST_WIDTH {
             folded.push_str(&format!("\n{:indent$}", ""));
             column = indent;
@@ -97,7 +98,8 @@ fn fold(line: &str, mut column: usize, indent: usize) -> String {
 fn quoted(value: &str) -> String {
     let is_plain = !value.is_empty()
         && !value.starts_with([
-            '-', '?', ':', ',', '[', ']', '{', '}', '#', '&', '*', '!', '|', '>', '\'', '"', '%', '@', '`', ' ',
+            '-', '?', ':', ',', '[', ']', '{', '}', '#', '&', '*', '!', '|', '>', '\'', '"', '%', '@', '`',
+            ' ',
         ])
         && !value.contains(": ")
         && !value.contains(" #")

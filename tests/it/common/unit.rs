@@ -236,7 +236,11 @@ impl<'w> Unit<'w> {
     /// Returns them, completed with the defaults.
     pub fn enqueue(&self, action: &str, params: &[&str]) -> Result<Map<String, Value>, String> {
         let text = fs::read_to_string(self.charm.join("actions.yaml")).unwrap();
-        fake_juju::parameters::check(&text, action, fake_juju::parameters::from_words(params.iter().copied())?)
+        fake_juju::parameters::check(
+            &text,
+            action,
+            fake_juju::parameters::from_words(params.iter().copied())?,
+        )
     }
 
     /// Starts an action.
@@ -372,7 +376,10 @@ impl HookRun {
         let status = self.status.as_deref().unwrap_or_default();
         let fits = status.starts_with(&format!("{kind} ")) && parts.iter().all(|part| status.contains(part));
         assert!(fits, "not {kind} with {parts:?}: {status:?}: {}", self.out.describe());
-        assert!(fake_juju::status::shown_next_step(status), "`juju status` would cut the next step: {status}");
+        assert!(
+            fake_juju::status::shown_next_step(status),
+            "`juju status` would cut the next step: {status}"
+        );
     }
 }
 

@@ -183,7 +183,10 @@ pub fn certificates(test_bed: &TestBed) -> Result<String> {
     let made = tempfile::tempdir()?;
     make_certificates(made.path())?;
     machine.copy_in(&made.path().join("ca.crt"), "/etc/etcd/tls/ca.crt")?;
-    unit.hook("update-status", &["blocked ", "the certificates in /etc/etcd/tls are incomplete", "client.key"])?;
+    unit.hook(
+        "update-status",
+        &["blocked ", "the certificates in /etc/etcd/tls are incomplete", "client.key"],
+    )?;
     ensure!(pid(&machine)? == first && unit.trace("ports")?.is_empty(), "incomplete certificates were used");
     for name in ["server.crt", "server.key", "client.crt", "client.key"] {
         machine.copy_in(&made.path().join(name), &format!("/etc/etcd/tls/{name}"))?;
@@ -286,7 +289,10 @@ pub fn blocked(test_bed: &TestBed) -> Result<String> {
     machine.run(&["mkdir", "-p", "/srv/data"])?;
     machine.run(&["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", "/srv/data"])?;
     unit.attach_storage("/srv/data")?;
-    unit.hook("install", &["blocked ", "etcd does not start", "no space left on device", "journalctl -u etcd"])?;
+    unit.hook(
+        "install",
+        &["blocked ", "etcd does not start", "no space left on device", "journalctl -u etcd"],
+    )?;
     unit.hook("update-status", &["blocked"])?;
     machine.run(&["mount", "-o", "remount,size=400m", "/srv/data"])?;
     unit.hook("update-status", &[HEALTHY])?;

@@ -60,7 +60,12 @@ fn open_to_the_network(machine: &Machine, unit: &Unit<'_>) -> Result<()> {
     ensure!(unit.trace("ports")?.trim() == "2379/tcp", "the port was not opened: {}", unit.trace("ports")?);
     // Someone closed the port, and the charm opens it again.
     machine.run(&["rm", "/var/lib/juju/agents/unit-etcd-0/ports"])?;
-    with_broken(unit, "open-port", "update-status", &["blocked ", "updating the open ports failed", "open-port"])?;
+    with_broken(
+        unit,
+        "open-port",
+        "update-status",
+        &["blocked ", "updating the open ports failed", "open-port"],
+    )?;
     unit.hook("update-status", &[HEALTHY])
 }
 
