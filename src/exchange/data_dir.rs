@@ -5,7 +5,7 @@
 use crate::error::Refusal;
 use crate::etcd::site::Site;
 use crate::system::durable::Dir;
-use crate::system::lock::{self, Lock};
+use crate::system::lock::{self, HeldLock, Lock};
 use anyhow::{Result, bail};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,7 @@ impl DataDir {
     /// # Errors
     /// The database cannot be opened.
     pub fn is_in_use(&self) -> Result<bool> {
-        self.live_database()?.map_or(Ok(false), |file| Ok(!lock::try_lock(&file)?))
+        self.live_database()?.map_or(Ok(false), |file| Ok(lock::try_lock(&file)?.is_none()))
     }
 
     /// Opens the live database, if it exists. The tree belongs to the user that etcd runs as, so this never follows a
@@ -101,14 +101,14 @@ impl DataDir {
     pub fn lock_database(&self, timeout: Duration) -> Result<DatabaseLock> {
         let deadline = Instant::now() + timeout;
         loop {
-            match self.live_database()? {
-                None => return Ok(DatabaseLock { _database: None }),
-                Some(file) if lock::try_lock(&file)? => return Ok(DatabaseLock { _database: Some(file) }),
-                Some(_) if Instant::now() >= deadline => {
-                    bail!("an etcd still holds the lock on {}", self.database_path().display())
-                }
-                Some(_) => std::thread::sleep(POLL_INTERVAL),
+            let Some(file) = self.live_database()? else { return Ok(DatabaseLock { _held: None }) };
+            if let Some(held) = lock::try_lock(&file)? {
+                return Ok(DatabaseLock { _held: Some(held) });
             }
+            if Instant::now() >= deadline {
+                bail!("an etcd still holds the lock on {}", self.database_path().display());
+            }
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 
@@ -157,7 +157,7 @@ fn how_to_create(path: &Path, user: Option<&str>) -> String {
 #[derive(Debug)]
 #[must_use = "etcd may start as soon as this is dropped"]
 pub struct DatabaseLock {
-    _database: Option<File>,
+    _held: Option<HeldLock>,
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use crate::system::durable::{Dir, is_absent};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
 use crate::system::random;
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use std::path::Path;
 
 const FREE_SPACE: &str = "free some space there";
@@ -100,12 +100,13 @@ impl<'a> Stage<'a> {
             Err(error) if is_absent(&error) => None,
             Err(error) => return Ok(Err(error.into())),
         };
+        let lock = match &database {
+            Some(database) => Some(try_lock(database)?.context("an etcd has just started on the data")?),
+            None => None,
+        };
         let recorded = match &database {
-            Some(database) => {
-                ensure!(try_lock(database)?, "an etcd has just started on the data");
-                Backend::from_file(database.try_clone()?, &self.staging.data().database_path())
-                    .and_then(|backend| backend.members())
-            }
+            Some(database) => Backend::from_file(database.try_clone()?, &self.staging.data().database_path())
+                .and_then(|backend| backend.members()),
             None => Ok(Vec::new()),
         };
         let recorded = match recorded {
@@ -116,7 +117,7 @@ impl<'a> Stage<'a> {
         check_space(needed, free, member.path(), "reading the data of a stopped etcd", FREE_SPACE)?;
         let copy = self.staging.make_copy(BootCopy::Existing, &member)?;
         // Release the lock: etcd may start again.
-        drop(database);
+        drop(lock);
         let mut booted = match sandbox::boot(&self.site.tools.etcd, copy) {
             Ok(booted) => booted,
             Err(error) => {

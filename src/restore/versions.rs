@@ -47,8 +47,6 @@ impl Versions {
 /// that etcd reports its own version.
 fn last_served_by(data: &DataDir) -> Result<Option<Minor>> {
     let file = data.dir().child(MEMBER)?.child("snap")?.read("db")?;
-    if !try_lock(&file)? {
-        return Ok(None);
-    }
+    let Some(_lock) = try_lock(&file)? else { return Ok(None) };
     Ok(Backend::from_file(file, &data.database_path())?.versions()?.written_by())
 }

@@ -6,10 +6,9 @@
 use crate::schedule::runs::health::{BackupFacts, last_good};
 use crate::schedule::runs::{Run, RunPhase};
 use crate::system::durable::{Dir, PUBLIC};
-use crate::system::lock::try_lock;
+use crate::system::lock::{HeldLock, try_lock};
 use anyhow::{Context, Result};
 use jiff::SignedDuration;
-use std::fs::File;
 use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -74,13 +73,16 @@ pub fn write(directory: &Path, series: MetricsTarget<'_>, known: &BackupFacts<'_
 
 /// Locks the directory against other runs. Every user can lock a directory that they can read, so after a few seconds the
 /// metrics are written without the lock.
-fn lock_directory(directory: &Dir) -> Result<File> {
-    let lock = directory.read(".")?;
+fn lock_directory(directory: &Dir) -> Result<Option<HeldLock>> {
+    let opened = directory.read(".")?;
     let since = Instant::now();
-    while !try_lock(&lock)? && since.elapsed() < LOCK_TIMEOUT {
+    loop {
+        let lock = try_lock(&opened)?;
+        if lock.is_some() || since.elapsed() >= LOCK_TIMEOUT {
+            return Ok(lock);
+        }
         sleep(Duration::from_millis(20));
     }
-    Ok(lock)
 }
 
 /// Returns the new content of the file: the series of this target, and those of other targets from the content `before`.

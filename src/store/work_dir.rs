@@ -2,11 +2,10 @@
 //! was killed, the next run removes it. A directory that another run still uses is never removed.
 
 use crate::system::durable::{Dir, NotDurable, PRIVATE, inode_of};
-use crate::system::lock::try_lock;
+use crate::system::lock::{HeldLock, try_lock};
 use crate::system::owner::Owner;
 use crate::system::random;
-use anyhow::{Context, Error, Result, anyhow, ensure};
-use std::fs::File;
+use anyhow::{Context, Error, Result, anyhow, bail};
 
 const PREFIX: &str = ".etcd-snapshot-";
 /// The name of a companion until it is published.
@@ -30,7 +29,7 @@ pub struct WorkDir<'a> {
     home: &'a Dir,
     name: String,
     dir: Dir,
-    _lock: File,
+    _lock: HeldLock,
 }
 
 impl<'a> WorkDir<'a> {
@@ -52,10 +51,12 @@ impl<'a> WorkDir<'a> {
     fn create_one(home: &'a Dir) -> Result<Self> {
         let name = format!("{PREFIX}{}", random::uuid()?);
         let dir = home.make_child(&name, None)?;
-        let lock = dir.read(".")?;
-        let is_ours = try_lock(&lock)? && home.inode(&name)? == Some(inode_of(&dir)?);
-        ensure!(is_ours, "another run has removed {name}");
-        Ok(Self { home, name, dir, _lock: lock })
+        let lock = try_lock(&dir.read(".")?)?;
+        let is_ours = home.inode(&name)? == Some(inode_of(&dir)?);
+        match lock {
+            Some(lock) if is_ours => Ok(Self { home, name, dir, _lock: lock }),
+            _ => bail!("another run has removed {name}"),
+        }
     }
 
     /// Returns the directory.
@@ -117,8 +118,8 @@ pub fn remove_abandoned(home: &Dir) -> Result<()> {
         let Ok(dir) = home.child(&name) else { continue };
         let ours = dir.stat()?.st_uid == Owner::ourselves().uid;
         // Another run may have removed it in the meantime.
-        let Ok(lock) = dir.read(".") else { continue };
-        if ours && try_lock(&lock)? {
+        let Ok(opened) = dir.read(".") else { continue };
+        if ours && let Some(_lock) = try_lock(&opened)? {
             home.remove_tree(&name)?;
         }
     }

@@ -19,7 +19,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// that a start command leaves running must not hold it.
 #[derive(Debug)]
 pub struct Lock {
-    _dir: File,
+    _held: HeldLock,
 }
 
 impl Lock {
@@ -30,7 +30,10 @@ impl Lock {
     pub fn acquire(dir: &Dir) -> Result<Self> {
         let own = dir.read(".").context("opening the directory to lock")?;
         let since = Instant::now();
-        while !try_lock(&own)? {
+        loop {
+            if let Some(held) = try_lock(&own)? {
+                return Ok(Self { _held: held });
+            }
             let pid = holder_pid(&own)?;
             let command = pid.and_then(command_of);
             if command.is_some() || since.elapsed() >= DYING_HOLDER {
@@ -42,19 +45,32 @@ impl Lock {
             }
             sleep(POLL_INTERVAL);
         }
-        Ok(Self { _dir: own })
     }
 }
 
-/// Takes the exclusive lock of an open file or directory, and returns whether that succeeded. Closing the file releases
-/// it.
+/// The lock of an open file or directory, until it is dropped.
+///
+/// Dropping it unlocks explicitly. Closing the file would not be enough: a child that another thread has just forked has
+/// a copy of the descriptor until it executes its program, and the lock lives as long as any copy (flock(2)).
+#[derive(Debug)]
+pub struct HeldLock(File);
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        // If this fails, closing the file releases the lock a moment later.
+        let _ = self.0.unlock();
+    }
+}
+
+/// Takes the exclusive lock of an open file or directory. Returns `None` if another process, or another descriptor of
+/// this process, holds it.
 ///
 /// # Errors
 /// Fails if the file system has no locks.
-pub fn try_lock(file: &File) -> Result<bool> {
+pub fn try_lock(file: &File) -> Result<Option<HeldLock>> {
     match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
+        Ok(()) => Ok(Some(HeldLock(file.try_clone().context("locking")?))),
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error).context("locking"),
     }
 }
@@ -115,6 +131,20 @@ mod tests {
         let since = Instant::now();
         assert!(Lock::acquire(&dir).unwrap_err().is::<Refusal>());
         assert!(since.elapsed() >= DYING_HOLDER);
+    }
+
+    #[test]
+    fn dropping_a_lock_releases_it_while_a_forked_child_has_the_descriptor() {
+        let path = tempfile::tempdir().unwrap();
+        let dir = Dir::open(path.path()).unwrap();
+        let opened = dir.read(".").unwrap();
+        // A fork copies the descriptor, as this does.
+        let inherited = opened.try_clone().unwrap();
+        let held = try_lock(&opened).unwrap();
+        assert!(held.is_some() && try_lock(&dir.read(".").unwrap()).unwrap().is_none());
+        drop((held, opened));
+        assert!(try_lock(&dir.read(".").unwrap()).unwrap().is_some());
+        drop(inherited);
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn read(records_dir: &Dir, name: &str) -> Result<Option<(Run, bool)>> {
     };
     let Some(run) = record(&dir)? else { return Ok(None) };
     // A run locks its directory once, before it writes the record, so taking the lock here disturbs no run.
-    let is_dead = run.is_in_progress() && try_lock(&dir.read(".")?)?;
+    let is_dead = run.is_in_progress() && try_lock(&dir.read(".")?)?.is_some();
     if !is_dead {
         return Ok(Some((run, false)));
     }
