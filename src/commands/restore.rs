@@ -6,9 +6,10 @@ use crate::error::{ActionError, Failure, Refusal};
 use crate::juju::Resource;
 use crate::restore::{self, Bump, Plan, Report, Source};
 use crate::store::trusted_path::archive_owner;
+use crate::system::process;
 use anyhow::Result;
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A request for a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,8 @@ pub struct Outcome {
     pub backup: Option<Archive>,
     /// The directory of the old data, if that is kept.
     pub old_data: Option<PathBuf>,
+    /// The command that removes the old data, if that is kept.
+    pub remove_command: Option<String>,
     /// Number of revisions of the old data that the backup does not contain.
     pub old_data_ahead_by: i64,
     /// Number of revisions of the replaced data that the snapshot does not contain.
@@ -222,6 +225,12 @@ fn command(unit: Option<&str>, source: &Source) -> String {
     }
 }
 
+/// Returns the command that removes the directory `old`, as it is typed on this machine or by a Juju client.
+fn remove_command(unit: Option<&str>, old: &Path) -> String {
+    let remove = format!("sudo rm -r {}", process::quoted(old.as_os_str()));
+    unit.map_or_else(|| remove.clone(), |unit| format!("juju ssh {unit} {remove}"))
+}
+
 /// Finds the snapshot to restore.
 fn source(call: &Call<'_>, options: &Options) -> Result<Source, ActionError> {
     match &options.from {
@@ -262,6 +271,8 @@ fn add(report: &Report, request: &restore::Request, outcome: &mut Outcome) {
         None => outcome.plan = Some(planned(report, request)),
         Some(done) => add_done(&report.plan, done, outcome),
     }
+    outcome.remove_command =
+        outcome.old_data.as_ref().map(|old| remove_command(request.unit.as_deref(), old));
     outcome.lost_revisions = report.lost_revisions();
     outcome.notes = report.notes();
     outcome.warnings = report.warnings();
@@ -300,5 +311,20 @@ fn add_done(plan: &Plan, done: &restore::Outcome, outcome: &mut Outcome) {
             // Data with v2 keys is kept even if the backup contains everything else.
             outcome.old_data_ahead_by = old - backup.manifest.revision;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::remove_command;
+    use std::path::Path;
+
+    #[test]
+    fn old_data_is_removed_by_a_command_that_can_be_typed() {
+        let old = Path::new("/var/lib/etcd/default/member.before-restore-2026-11-20-20.49.17");
+        let typed = format!("sudo rm -r {}", old.display());
+        assert_eq!(remove_command(None, old), typed);
+        assert_eq!(remove_command(Some("etcd/0"), old), format!("juju ssh etcd/0 {typed}"));
+        assert_eq!(remove_command(None, Path::new("/my data/x")), "sudo rm -r '/my data/x'");
     }
 }

@@ -20,6 +20,7 @@ pub mod timeouts;
 pub mod tls;
 pub mod tools;
 pub mod trailer;
+pub mod unapplied;
 pub mod v2_store;
 pub mod versions;
 pub mod wal;

@@ -1,6 +1,7 @@
 //! The supervisor of etcd: the commands that start and stop it. Must never signal a process itself.
 
 pub mod static_pod;
+mod systemd_unit;
 
 use super::known_messages::recognize;
 use super::timeouts;
@@ -67,6 +68,19 @@ impl Service {
     /// The command failed or timed out, or the supervisor is unknown.
     pub fn stop(&self, bytes: u64) -> Result<()> {
         self.run("stop", bytes).context("stopping etcd")
+    }
+
+    /// Stops etcd on a database of `bytes`, as [`stop`](Self::stop) does. A systemd unit's etcd that has not closed its
+    /// data after a second is ended at once: it may wait for the watches of its clients. `has_closed` returns whether
+    /// it has closed its data.
+    ///
+    /// # Errors
+    /// See [`stop`](Self::stop).
+    pub fn stop_without_waiting_for_clients(&self, bytes: u64, has_closed: &dyn Fn() -> bool) -> Result<()> {
+        if let Self::Systemd { systemd } = self {
+            systemd_unit::stop_soon(systemd, has_closed);
+        }
+        self.stop(bytes)
     }
 
     /// Returns the name of the systemd unit, if it is one.

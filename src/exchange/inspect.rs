@@ -9,33 +9,53 @@ use super::steps::Exchange;
 use crate::etcd::backend::Backend;
 use crate::etcd::etcdutl::MEMBER_OVERHEAD;
 use crate::etcd::sandbox;
+use crate::etcd::unapplied::unapplied_writes;
 use crate::etcd::v2_store::V2Keys;
 use crate::etcd::wal;
 use crate::system::durable::Dir;
 use anyhow::{Result, ensure};
 
+/// The last revision of data that no etcd serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LastRevision {
+    /// The revision, or if it is not exact, an upper bound: each write that only the write-ahead log holds raises the
+    /// revision by one at most.
+    pub at_most: i64,
+    /// Whether the database contains all writes, so that the revision is exact.
+    pub is_exact: bool,
+}
+
 impl Exchange<'_> {
-    /// Returns the revision of the live database while etcd is stopped, if it can be read. If etcd was killed, its last
-    /// acknowledged writes are only in its write-ahead log.
-    pub(super) fn live_revision(&self) -> Option<i64> {
+    /// Returns the last revision of the live data while etcd is stopped, if it can be read. Takes milliseconds: etcd is
+    /// down meanwhile.
+    pub(super) fn live_revision(&self) -> Option<LastRevision> {
         let data = self.data();
-        let revision = |database| Backend::from_file(database, &data.database_path())?.revision();
-        data.live_database().ok().flatten().and_then(|database| revision(database).ok())
+        let database = data.live_database().ok().flatten()?;
+        let backend = Backend::from_file(database, &data.database_path()).ok()?;
+        let revision = backend.revision().ok()?;
+        let member = data.dir().child(MEMBER).ok()?;
+        Some(match unapplied_writes(&member, &backend) {
+            Ok(writes) => LastRevision { at_most: revision.saturating_add(writes), is_exact: writes == 0 },
+            Err(_) => LastRevision { at_most: revision, is_exact: false },
+        })
     }
 
-    /// Decides whether to keep the old data, which is in the staging directory now, and returns its last revision. It
-    /// is not kept if the backup holds all of it.
-    pub(super) fn decide_whether_to_keep_old(&mut self) -> Option<i64> {
+    /// Decides whether to keep the old data, which is in the staging directory now. It is not kept if the backup holds
+    /// all of it. Returns the last revision of the old data. `known` is what was read when etcd had stopped.
+    pub(super) fn decide_whether_to_keep_old(&mut self, known: Option<LastRevision>) -> Option<i64> {
         let has_v2_keys = self.may_have_v2_keys();
         if has_v2_keys {
             self.journal.keep_old_as = Some(self.journal.old.keep_as.clone());
         }
-        self.journal.keep_old_as.as_ref()?;
+        let is_known = known.is_none_or(|known| known.is_exact);
+        if self.journal.keep_old_as.is_none() && is_known {
+            return known.map(|known| known.at_most);
+        }
         let revision = self.staging.other().and_then(|other| self.last_revision(&other)).ok();
         if revision.is_some() && revision == self.journal.old.backup_revision && !has_v2_keys {
             self.journal.keep_old_as = None;
         }
-        revision
+        revision.or(known.map(|known| known.at_most))
     }
 
     /// Returns the last revision of the data in `data_dir`, its write-ahead log included. If etcd has stopped cleanly,

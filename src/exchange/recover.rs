@@ -101,7 +101,7 @@ fn complete_or_roll_back(mut exchange: Exchange<'_>) -> Result<Recovered> {
         start_and_prove(&exchange).context("it is unknown whether an interrupted restore succeeded")?;
     match verdict {
         Verdict::Proved { .. } => {
-            exchange.decide_whether_to_keep_old();
+            exchange.decide_whether_to_keep_old(None);
             complete(exchange, Exchange::commit)
         }
         Verdict::Differs(reason) => roll_back(exchange, &reason, Exchange::roll_back),

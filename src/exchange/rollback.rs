@@ -69,7 +69,7 @@ impl Exchange<'_> {
             .inode
             .and_then(|_| self.staging.other().and_then(|other| other.child(MEMBER)).ok());
         if let (Some(old), Some(revision)) = (old, self.live_revision()) {
-            let _ = Lineage::record_served(&old, revision);
+            let _ = Lineage::record_served(&old, revision.at_most);
         }
     }
 

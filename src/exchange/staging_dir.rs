@@ -12,7 +12,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The name of the staging directory. etcd ignores a name with a leading dot, with a warning.
+/// The name of the staging directory. etcd ignores every name other than `member` and `proxy`, and logs "found invalid
+/// file under data directory" when it starts (`etcdmain/etcd.go`, `identifyDataDirOrDie`). No other place is certain to
+/// be on the same file system.
 const STAGING: &str = ".etcd-restore";
 /// The data directory in it whose `member` is not live: the new data before the exchange, the old data after it.
 const OTHER: &str = "other";

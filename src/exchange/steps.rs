@@ -60,7 +60,9 @@ impl<'a> Exchange<'a> {
 
     /// Stops etcd, and prevents a start on the live data as long as the returned lock lives.
     pub(super) fn stop(&self) -> Result<DatabaseLock> {
-        let stopped = self.site.service.stop(self.data().database_size());
+        let has_closed = || self.data().is_in_use().is_ok_and(|in_use| !in_use);
+        let stopped =
+            self.site.service.stop_without_waiting_for_clients(self.data().database_size(), &has_closed);
         // The lock is decisive: a supervisor may fail to stop a service that was not running, or may not know of a
         // running etcd.
         let timeout = if stopped.is_ok() { self.site.service.stop_timeout() } else { Duration::ZERO };

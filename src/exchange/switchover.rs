@@ -4,6 +4,7 @@
 //! not block.
 
 use super::data_dir::MEMBER;
+use super::inspect::LastRevision;
 use super::journal::Phase;
 use super::lineage::Lineage;
 use super::proof::{Verdict, prove};
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 pub struct Exchanged {
     /// Time from stopping etcd until it served again. The content is verified after that.
     pub downtime: Duration,
-    /// The revision of the old data when etcd had stopped, if it could be read.
+    /// The last revision of the old data, if it could be read.
     pub old_revision: Option<i64>,
     /// The name in the data directory under which the old data was kept, if it was.
     pub kept_as: Option<String>,
@@ -38,8 +39,8 @@ struct Served {
     since: Instant,
     alarms: Vec<String>,
     login_refused: bool,
-    /// The revision of the old database when etcd had stopped.
-    old_revision: Option<i64>,
+    /// The revision of the old data when etcd had stopped.
+    old_revision: Option<LastRevision>,
 }
 
 impl Exchange<'_> {
@@ -93,30 +94,36 @@ impl Exchange<'_> {
     }
 
     /// Returns the revision of the old data, which must be below the limit if there is one.
-    fn check_old_revision(&self) -> Result<Option<i64>> {
-        let old_revision = self.journal.old.inode.and_then(|_| self.live_revision());
-        if let (Some(limit), Some(revision)) = (self.journal.old.revision_limit, old_revision)
-            && revision >= limit
-        {
-            bail!(
-                "clients wrote up to revision {revision} while the restore was prepared, past the {limit} of the restored \
-                 data"
-            );
+    fn check_old_revision(&self) -> Result<Option<LastRevision>> {
+        let Some(found) = self.journal.old.inode.and_then(|_| self.live_revision()) else { return Ok(None) };
+        let Some(limit) = self.journal.old.revision_limit else { return Ok(Some(found)) };
+        if found.at_most < limit {
+            return Ok(Some(found));
         }
-        Ok(old_revision)
+        // An upper bound does not show that clients passed the limit.
+        let exact = if found.is_exact { None } else { self.last_revision(self.data().dir()).ok() };
+        let revision = exact.unwrap_or(found.at_most);
+        ensure!(
+            revision < limit,
+            "clients wrote up to revision {revision} while the restore was prepared, past the {limit} of the restored \
+             data"
+        );
+        Ok(Some(LastRevision { at_most: revision, is_exact: true }))
     }
 
     /// Records in the new data that `old_revision` was served: clients may have written after the facts were
     /// gathered.
-    fn record_served(&self, old_revision: Option<i64>) -> Result<()> {
+    fn record_served(&self, old_revision: Option<LastRevision>) -> Result<()> {
         match old_revision {
-            Some(revision) => Lineage::record_served(&self.staging.other()?.child(MEMBER)?, revision),
+            Some(LastRevision { at_most, .. }) => {
+                Lineage::record_served(&self.staging.other()?.child(MEMBER)?, at_most)
+            }
             None => Ok(()),
         }
     }
 
     /// Verifies that etcd serves the new data, as the only member.
-    fn verify_new(&self, old_revision: Option<i64>) -> Result<Served> {
+    fn verify_new(&self, old_revision: Option<LastRevision>) -> Result<Served> {
         match prove(self.site, self.data(), &self.journal.expected)? {
             Verdict::Proved { served, alarms, is_login_refused } => {
                 if !is_login_refused {
@@ -138,7 +145,7 @@ impl Exchange<'_> {
         let describe = |error: anyhow::Error| format!("{error:#}");
         // Restart the processes that depend on etcd first: cleaning up may be slow, or fail on a full disk.
         let release_error = self.release_dependents().err().map(describe);
-        let old_revision = self.decide_whether_to_keep_old().or(old_revision);
+        let old_revision = self.decide_whether_to_keep_old(old_revision);
         let (data, kept_as) = (self.data().dir(), self.journal.keep_old_as.clone());
         let cleanup_error = self.commit().err().map(describe);
         // Report the old data as kept only if it exists. Otherwise, the cleanup error names its place.

@@ -19,6 +19,7 @@ macro_rules! program {
     };
 }
 
+mod abrupt_stop;
 mod alarms;
 mod archive;
 mod archive_owner;

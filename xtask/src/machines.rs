@@ -23,6 +23,7 @@ mod schedule;
 mod snap;
 mod test_bed;
 mod unit;
+mod watched;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,7 @@ const SCENARIOS: &[Scenario] = &[
     ("unit: stopped, data directory set by a drop-in", custom_unit::stopped),
     ("unit: configuration changed since the start", custom_unit::changed_since_start),
     ("unit: two etcds on one machine", custom_unit::two),
+    ("unit: clients watch and write during a restore", watched::watched),
     ("pod: kubeadm's static pod, with TLS", pod::kubeadm),
     ("pod: a static pod without TLS", pod::plain),
     ("pod: power failure while etcd is stopped", pod::power_lost),

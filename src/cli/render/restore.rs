@@ -30,6 +30,9 @@ impl Render for Outcome {
         if let Some(old) = &self.old_data {
             results.set(key!("backup.old-data"), old.display().to_string());
         }
+        if let Some(command) = &self.remove_command {
+            results.set(key!("remove.cmd"), &**command);
+        }
         if self.old_data_ahead_by > 0 {
             results.set(key!("backup.old-data-ahead-by"), self.old_data_ahead_by.to_string());
         }
@@ -78,6 +81,7 @@ impl Render for Outcome {
         text += &fields(&[
             ("backup of the old data", self.backup.as_ref().map(|backup| backup.path.display().to_string())),
             ("old data", self.old_data.as_ref().map(|old| old.display().to_string())),
+            ("  remove it with", self.remove_command.clone()),
         ]);
         if self.lost_revisions > 0 {
             text += &format!("The snapshot does not contain the last {} revisions.\n", self.lost_revisions);

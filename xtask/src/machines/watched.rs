@@ -1,0 +1,116 @@
+//! Clients watch and write while an etcd in a systemd unit is restored. etcd's graceful stop waits for watches (7 s in 3.6
+//! and later), so `restore` ends it; the unit must not fail, and the kept data must hold every acknowledged write.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::machine::Machine;
+use super::scenario;
+use super::test_bed::TestBed;
+use crate::etcd;
+
+/// The variable that names a directory with the programs of a newer etcd. Without it, the scenario uses etcd 3.5, whose stop
+/// does not wait for watches.
+const PROGRAMS: &str = "ETCD_NEWEST_BIN";
+const UNIT: &str = "\
+[Unit]
+OnFailure=failed.service
+
+[Service]
+Type=notify
+Restart=always
+RestartSec=100ms
+ExecStart=/opt/etcd/etcd --name=db1 --data-dir=/srv/db --listen-client-urls=http://127.0.0.1:2379 \
+  --advertise-client-urls=http://127.0.0.1:2379 --listen-peer-urls=http://127.0.0.1:2380 \
+  --initial-advertise-peer-urls=http://127.0.0.1:2380 --initial-cluster=db1=http://127.0.0.1:2380
+";
+const FAILED: &str = "[Service]\nType=oneshot\nExecStart=/bin/touch /srv/unit-failed\n";
+/// Writes keys one after the other, and counts the acknowledged ones in a file. Ends at the first error.
+const WRITER: &str = "n=0; while /opt/etcd/etcdctl --command-timeout=2s put acknowledged-$((n+1)) x >/dev/null 2>&1; do \
+     n=$((n+1)); echo $n >/srv/acknowledged; done";
+const WATCHES: usize = 3;
+const ROUNDS: usize = 3;
+/// The longest downtime in seconds.
+const MAX_DOWNTIME: f64 = 3.0;
+
+/// Restores several times while clients watch and write.
+pub fn watched(test_bed: &TestBed) -> Result<String> {
+    let machine = test_bed.boot_with_programs()?;
+    let programs = match std::env::var_os(PROGRAMS) {
+        Some(programs) => PathBuf::from(programs),
+        None => etcd::ensure(&test_bed.target, &etcd::NEW)?,
+    };
+    for program in ["etcd", "etcdctl", "etcdutl"] {
+        machine.copy_in(&programs.join(program), &format!("/opt/etcd/{program}"))?;
+    }
+    machine.run(&["systemctl", "disable", "--now", "etcd.service"])?;
+    machine.write("/etc/systemd/system/config-store.service", UNIT)?;
+    machine.write("/etc/systemd/system/failed.service", FAILED)?;
+    machine.run(&["systemctl", "daemon-reload"])?;
+    machine.run(&["systemctl", "start", "config-store.service"])?;
+    scenario::wait_until_healthy(&machine)?;
+    scenario::fill(&machine)?;
+    let archive = scenario::snapshot(&machine)?;
+    let (mut downtimes, mut writes) = (Vec::new(), 0);
+    for round in 0..ROUNDS {
+        let (downtime, written) = restore(&machine, &archive).with_context(|| format!("round {round}"))?;
+        downtimes.push(downtime);
+        writes += written;
+    }
+    let longest = downtimes.into_iter().fold(0.0, f64::max);
+    ensure!(longest <= MAX_DOWNTIME, "etcd was down for {longest} s");
+    Ok(format!(
+        "{ROUNDS} restores, each of {writes} acknowledged writes kept, etcd was down for {longest:.2} s at most"
+    ))
+}
+
+/// Restores once. Returns the downtime in seconds, and the number of writes that were acknowledged.
+fn restore(machine: &Machine, archive: &str) -> Result<(f64, u32)> {
+    let mut clients = Vec::new();
+    let mut start = |name: String, words: &[&str]| {
+        let unit = format!("--unit={name}");
+        clients.push(name);
+        machine.run(&[&["systemd-run", "--quiet", "--collect", &unit], words].concat()).map(drop)
+    };
+    for number in 0..WATCHES {
+        start(format!("watch-{number}"), &["/opt/etcd/etcdctl", "watch", "--prefix", ""])?;
+    }
+    machine.run(&["rm", "-f", "/srv/acknowledged"])?;
+    start("writer".to_owned(), &["sh", "-c", WRITER])?;
+    let wait = "until [ \"$(cat /srv/acknowledged 2>/dev/null)\" -ge 10 ] 2>/dev/null; do sleep 0.05; done";
+    machine.run(&["timeout", "30", "sh", "-c", wait])?;
+    let restored = scenario::action(machine, "restore", &[&format!("snapshot={archive}")])?;
+    for client in clients {
+        // A client that has ended with etcd is an unknown unit now.
+        machine.attempt(&["systemctl", "stop", &client])?;
+    }
+    let downtime = scenario::text(&restored, &["restore", "downtime"])?;
+    let downtime = downtime.trim_end_matches('s').parse().context("the downtime is not a number")?;
+    let state = machine.run(&["systemctl", "show", "--property=Result,NRestarts", "config-store.service"])?;
+    ensure!(state.contains("Result=success") && state.contains("NRestarts=0"), "{state}");
+    ensure!(!machine.path("/srv/unit-failed")?.exists(), "the unit has failed");
+    let kept = scenario::text(&restored, &["backup", "old-data"])?;
+    let written = machine.run(&["cat", "/srv/acknowledged"])?.trim().parse()?;
+    check_kept_data(machine, &kept, written)?;
+    Ok((downtime, written))
+}
+
+/// Starts an etcd on the kept data, in the place of the live data, and looks for each acknowledged write.
+fn check_kept_data(machine: &Machine, kept: &str, written: u32) -> Result<()> {
+    let with_kept = |script: &str| machine.run(&["sh", "-ec", script]);
+    with_kept(&format!(
+        "systemctl stop config-store; mv /srv/db/member /srv/restored; mv {kept} /srv/db/member"
+    ))?;
+    machine.run(&["systemctl", "start", "config-store.service"])?;
+    scenario::wait_until_healthy(machine)?;
+    let keys = machine.run(&["etcdctl", "get", "--prefix", "acknowledged-", "--keys-only"])?;
+    for number in 1..=written {
+        if !keys.lines().any(|key| key == format!("acknowledged-{number}")) {
+            bail!("the kept data lacks the acknowledged write {number} of {written}");
+        }
+    }
+    with_kept("systemctl stop config-store; rm -r /srv/db/member; mv /srv/restored /srv/db/member")?;
+    machine.run(&["systemctl", "start", "config-store.service"])?;
+    scenario::wait_until_healthy(machine)
+}
