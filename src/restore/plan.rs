@@ -1,5 +1,6 @@
 //! The plan of a restore. It is plain data: the dry run prints it, and the restore executes it.
 
+use super::warnings::{self, Clients, Remedy};
 use crate::exchange::Lineage;
 
 /// The actions of a restore.
@@ -22,8 +23,21 @@ pub struct Plan {
     pub ahead: i64,
     /// The record of earlier clusters and revisions for the restored data.
     pub lineage: Lineage,
-    /// Warnings for the operator.
-    pub warnings: Vec<String>,
+    /// The decrease of the revision, if clients must be restarted because of it.
+    pub decrease: Option<Decrease>,
+    /// The other warnings for the operator.
+    pub other_warnings: Vec<String>,
+}
+
+/// A decrease of the revision below one that clients have seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decrease {
+    /// Why the revision is not raised far enough.
+    pub(super) reason: String,
+    /// The clients that must be restarted.
+    pub(super) clients: Clients,
+    /// How the revision can be raised after all.
+    pub(super) remedy: Remedy,
 }
 
 /// The member that the restored data is for.
@@ -58,6 +72,16 @@ impl BackupMethod {
 }
 
 impl Plan {
+    /// Returns the warnings for the operator. `ahead` is how many revisions beyond the snapshot clients have seen: it
+    /// grows until etcd is stopped.
+    pub fn warnings(&self, ahead: i64) -> Vec<String> {
+        let decrease = self.decrease.as_ref().map(|decrease| {
+            let Decrease { reason, clients, remedy } = decrease;
+            warnings::revision_goes_back(ahead.max(self.ahead), reason, *clients, remedy)
+        });
+        decrease.into_iter().chain(self.other_warnings.iter().cloned()).collect()
+    }
+
     /// Returns the revision that the existing data must not have reached when etcd is stopped, if the restored data
     /// begins at `revision`. Past that revision, the watches of clients would see revisions go back without a
     /// warning. Even existing data that is not ahead of the snapshot may pass it while the restore is prepared.

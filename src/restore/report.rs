@@ -62,7 +62,7 @@ impl Report {
 
     /// Returns the warnings for the operator, including the alarms that the snapshot contained.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.plan.warnings.clone();
+        let mut warnings = self.plan.warnings(self.lost_revisions());
         let Some(Outcome { exchanged, disarmed, .. }) = &self.outcome else { return warnings };
         if exchanged.login_refused {
             warnings.push(

@@ -61,7 +61,7 @@ pub fn decide(
 
     let mut warnings = Vec::new();
     let seen = Seen::new(facts, snapshot);
-    let bump = revision::decide_bump(request, facts, snapshot, seen, &mut warnings)?;
+    let (bump, decrease) = revision::decide_bump(request, facts, snapshot, seen)?;
     warnings.extend(v2::check_v2_keys(request, facts)?);
     warnings.extend(quota::check_quota(request, facts, snapshot.size)?);
     revision::check_bump(request, facts, snapshot, bump)?;
@@ -77,7 +77,8 @@ pub fn decide(
         loses: revision::lost(&facts.existing, snapshot),
         ahead: seen.ahead_of(snapshot.revision),
         lineage: seen.record(&facts.lineage, snapshot.revision, request.bump, bump),
-        warnings,
+        decrease,
+        other_warnings: warnings,
     })
 }
 

@@ -6,6 +6,7 @@
 use crate::exchange::Lineage;
 use crate::restore::existing::ExistingData;
 use crate::restore::facts::Facts;
+use crate::restore::plan::Decrease;
 use crate::restore::refusals::Obstacle;
 use crate::restore::request::{Bump, Request};
 use crate::restore::unpacked::Snapshot;
@@ -88,7 +89,7 @@ impl Doubt {
     }
 }
 
-/// Decides by how much to raise the revision. Adds a warning if clients may have seen a later revision than the
+/// Decides by how much to raise the revision. Also returns a decrease if clients have seen a later revision than the
 /// result.
 ///
 /// # Errors
@@ -98,38 +99,28 @@ pub(super) fn decide_bump(
     facts: &Facts,
     snapshot: &Snapshot,
     seen: Seen,
-    warnings: &mut Vec<String>,
-) -> Result<i64, Obstacle> {
+) -> Result<(i64, Option<Decrease>), Obstacle> {
     let ahead = seen.ahead_of(snapshot.revision);
     // The bump must add this number to the last record before it exceeds a revision that clients saw.
     let gap = seen.ahead_of(snapshot.last_record);
     let can_bump = facts.versions.programs.can_bump();
     let version = || facts.versions.programs.snapshot_program().version.to_string();
-    let mut goes_back = |reason: &str| {
-        let remedy = remedy(facts, None);
-        warnings.push(warnings::revision_goes_back(ahead, reason, clients(facts, snapshot), &remedy));
+    let decrease = |reason: String| {
+        Some(Decrease { reason, clients: clients(facts, snapshot), remedy: remedy(facts, None) })
     };
     Ok(match request.bump {
         Bump::By(_) if !can_bump => return Err(Obstacle::CannotRaiseRevision { version: version() }),
-        Bump::By(by) => {
-            if by <= ahead {
-                goes_back(&format!("a bump of {by} is too small"));
-            }
-            by
-        }
+        Bump::By(by) if by <= ahead => (by, decrease(format!("a bump of {by} is too small"))),
+        Bump::By(by) => (by, None),
         // The snapshot is at least as new.
-        _ if ahead == 0 => 0,
-        Bump::Off => {
-            goes_back("bump-revision=off");
-            0
-        }
-        Bump::Auto if !can_bump => {
-            goes_back(&format!("etcd {} cannot raise it", version()));
-            0
-        }
-        Bump::Auto if seen.doubt.is_some() => gap.saturating_add(UNKNOWN_REVISION_BUMP),
+        _ if ahead == 0 => (0, None),
+        Bump::Off => (0, decrease("bump-revision=off".to_owned())),
+        Bump::Auto if !can_bump => (0, decrease(format!("etcd {} cannot raise it", version()))),
+        Bump::Auto if seen.doubt.is_some() => (gap.saturating_add(UNKNOWN_REVISION_BUMP), None),
         // Without a limit, adding a fifth would use up all revisions in 155 restores of one snapshot.
-        Bump::Auto => gap.saturating_add((gap / 5).min(UNKNOWN_REVISION_BUMP)).saturating_add(HEADROOM),
+        Bump::Auto => {
+            (gap.saturating_add((gap / 5).min(UNKNOWN_REVISION_BUMP)).saturating_add(HEADROOM), None)
+        }
     })
 }
 

@@ -155,8 +155,8 @@ fn a_member_without_data_gets_its_configured_identity() {
         let facts = Facts { initial: InitialMember { name, peer_urls }, ..facts(ExistingData::Empty, true) };
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(9, Trailer::Valid)).unwrap();
         assert_eq!((plan.member.name.as_str(), plan.member.peer_urls.as_str()), expected);
-        let warns = plan.warnings.iter().any(|warning| warning.contains("etcdctl member update"));
-        assert_eq!(warns, !is_configured, "{:?}", plan.warnings);
+        let warns = plan.warnings(plan.ahead).iter().any(|warning| warning.contains("etcdctl member update"));
+        assert_eq!(warns, !is_configured, "{:?}", plan.warnings(plan.ahead));
     }
 }
 
@@ -181,7 +181,7 @@ fn a_bump_exceeds_the_old_revision_or_there_is_a_warning() {
     for (asked, old, revision, can_bump, bump, warns) in cases {
         let facts = facts(serving(old, vec![member("m1")]), can_bump);
         let decided = plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid));
-        let found = decided.as_ref().ok().map(|plan| (plan.bump, !plan.warnings.is_empty()));
+        let found = decided.as_ref().ok().map(|plan| (plan.bump, !plan.warnings(plan.ahead).is_empty()));
         assert_eq!(found, bump.map(|bump| (bump, warns)), "{asked:?} {old} {revision}");
     }
 }
@@ -211,7 +211,12 @@ fn a_bump_exceeds_every_revision_ever_served() {
         let mut facts = facts(serving(old, vec![member("m1")]), true);
         (facts.lineage.highest_revision, facts.lineage.highest_is_known) = (highest, is_known);
         let plan = plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid)).unwrap();
-        assert_eq!((plan.bump, !plan.warnings.is_empty()), (bump, warns), "{case}: {:?}", plan.warnings);
+        assert_eq!(
+            (plan.bump, !plan.warnings(plan.ahead).is_empty()),
+            (bump, warns),
+            "{case}: {:?}",
+            plan.warnings(plan.ahead)
+        );
         assert_eq!(plan.lineage.highest_revision, highest.max(old), "{case}");
         assert_eq!(plan.lineage.highest_is_known, knows, "{case}");
         assert_eq!(plan.loses, (old - revision).max(0), "{case}");
@@ -220,7 +225,7 @@ fn a_bump_exceeds_every_revision_ever_served() {
         let mut facts = facts(serving(2, vec![member("m1")]), can_bump);
         facts.lineage.highest_revision = 7;
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(2, Trailer::Valid)).unwrap();
-        assert_eq!(plan.warnings.is_empty(), can_bump);
+        assert_eq!(plan.warnings(plan.ahead).is_empty(), can_bump);
         // Clients may write until etcd is stopped, but not past the raised revision.
         assert_eq!(plan.revision_limit(9), can_bump.then_some(9));
     }
@@ -250,7 +255,7 @@ fn warns_if_the_last_revision_that_clients_saw_is_unknown() {
         let facts = Facts { stops_api_server, ..facts(old, can_bump) };
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(200, Trailer::Valid)).unwrap();
         assert_eq!((plan.bump, plan.loses), (0, 0));
-        plan.warnings.join("\n")
+        plan.warnings(plan.ahead).join("\n")
     };
     let stopped = ExistingData::Stopped { revision: 1, members: vec![member("m1")] };
     for (old, words) in [
@@ -283,7 +288,8 @@ fn warns_which_kubernetes_clients_to_stop_and_restart_if_the_revision_goes_back(
     let warned = |bump, can_bump, stops_api_server, kubernetes| {
         let facts = Facts { stops_api_server, ..facts(serving(1100, vec![member("m1")]), can_bump) };
         let snapshot = Snapshot { kubernetes, ..snapshot(100, Trailer::Valid) };
-        plan(&request(bump), &facts, &snapshot).unwrap().warnings.join("\n")
+        let plan = plan(&request(bump), &facts, &snapshot).unwrap();
+        plan.warnings(plan.ahead).join("\n")
     };
     let kubernetes = || Some(KubernetesData::default());
     for stops_api_server in [false, true] {
@@ -431,7 +437,7 @@ proptest! {
         let facts = facts(serving(old, vec![member("m1")]), true);
         let plan = plan(&request(Bump::Auto), &facts, &snapshot(revision, Trailer::Valid)).unwrap();
         // A revision that is raised, or is the one that clients saw, needs no warning.
-        prop_assert_eq!(plan.warnings.is_empty(), old >= revision);
+        prop_assert_eq!(plan.warnings(plan.ahead).is_empty(), old >= revision);
         prop_assert!(revision + plan.bump >= old);
         prop_assert_eq!(plan.bump > 0, old > revision);
         if old > revision {
