@@ -33,7 +33,7 @@ use crate::store::work_dir::WorkDir;
 use crate::system::first_error::{FirstError, Stopped, join_scoped};
 use crate::system::growing_file::{GrowingFile, GrowthReceiver, GrowthSender, growth_channel};
 use crate::system::interrupt;
-use crate::system::priority;
+use crate::system::priority::{self, LoweredSession};
 use crate::system::threads::{join, spawn_scoped};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use jiff::Timestamp;
@@ -41,6 +41,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle, scope};
 use std::time::Duration;
 
@@ -80,6 +81,8 @@ pub(super) struct Pipeline<'a> {
     request: &'a Request,
     /// Number of bytes of the snapshot that have been packed.
     packed: AtomicU64,
+    /// The priority of the session, while etcd is sending a large database.
+    lowered: Mutex<Option<LoweredSession>>,
     first_error: FirstError,
 }
 
@@ -110,8 +113,8 @@ impl<'a> Pipeline<'a> {
         observed: &'a Observed,
         request: &'a Request,
     ) -> Self {
-        let (packed, first_error) = (AtomicU64::default(), FirstError::default());
-        Self { source, tools, stage, observed, request, packed, first_error }
+        let (packed, lowered, first_error) = Default::default();
+        Self { source, tools, stage, observed, request, packed, lowered, first_error }
     }
 
     /// Makes the archive in the staging directory, durable and verified.
@@ -155,13 +158,12 @@ impl<'a> Pipeline<'a> {
         Manifest,
     )> {
         let is_small = self.observed.db_size < SMALL_DATABASE;
-        let lowered = (!is_small).then(priority::lower_session_priority);
+        if !is_small {
+            *self.lowered() = priority::lower_session_priority();
+        }
         let started = self.start(scope, inputs)?;
         self.save(saving, report)?;
-        // etcd has sent all data and serves its clients as before. On a busy machine, the rest of the work would
-        // starve.
-        drop(lowered);
-        priority::restore_priority();
+        self.restore_priority();
         report(Progress::Step("verifying the snapshot"));
         self.wait_for(&started.inspecting, &mut || {})?;
         let digest = self.wait_for_digest(&started.digest, report)?;
@@ -210,6 +212,17 @@ impl<'a> Pipeline<'a> {
         Ok(Started { packer, reader, inspector, inspecting, digest })
     }
 
+    /// Gives the remaining work its normal priority, as soon as etcd has sent all data and serves its clients as before.
+    /// On a busy machine, it would starve otherwise.
+    fn restore_priority(&self) {
+        drop(self.lowered().take());
+        priority::restore_priority();
+    }
+
+    fn lowered(&self) -> MutexGuard<'_, Option<LoweredSession>> {
+        self.lowered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns a new key for this archive, if it will be encrypted.
     fn encryption(&self) -> Result<Option<Encryption>> {
         let recipients = self.request.encrypt_to.clone();
@@ -251,6 +264,7 @@ impl<'a> Pipeline<'a> {
         let dir = self.stage.dir();
         // If the snapshot is cut short, the packer reports it.
         let db = IncomingSnapshot::follow(dir, archive::DB, saved)?.wait_until_complete()?.ok_or(Stopped)?;
+        self.restore_priority();
         let second = db.try_clone().context("opening the snapshot a second time")?;
         let goes_on = || Ok(self.first_error.check()?);
         scope(|scope| {
