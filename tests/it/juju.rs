@@ -13,6 +13,7 @@ use crate::common::client::assert_same;
 use crate::common::fs_util::sha256sum;
 use crate::common::unit::{Status, Unit};
 use crate::common::world::{Setup, Version, World};
+use crate::encryption;
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
@@ -321,11 +322,28 @@ fn in_juju_the_advice_after_an_interrupted_restore_can_be_typed() {
     assert!(!staging.exists());
 }
 
+/// Juju refuses the extension `.age`, so the documentation advises to rename the file.
+#[test]
+fn in_juju_a_renamed_encrypted_archive_can_be_attached() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    encryption::encrypt(&world, "");
+    let (saved, archive) = (world.dump(), encryption::saved(&world));
+    let renamed = world.path("etcd-snapshot.age.gz");
+    fs::copy(archive, &renamed).unwrap();
+    world.damage();
+    let unit = Unit::new(&world);
+    unit.attach(&renamed);
+    let identity = encryption::identity(&world, encryption::IDENTITY);
+    let _ = unit.run("restore", &[&world.to_target(), &identity]).completed();
+    assert_same(&world.dump(), &saved, "from the renamed archive");
+}
+
 #[test]
 fn in_juju_a_number_is_a_word() {
     let world = World::plain(Version::V35);
     let unit = Unit::new(&world);
-    let site = format!("site={}", world.pid());
+    let site = format!("site={}", world.pid().unwrap());
     let ended = unit.run("site", &[&site]).completed();
     assert_eq!(ended.get("site.endpoint"), world.endpoint());
     unit.run("check", &["warn=26"]).failed(&["give a time such as 90m, 26h or 3d"]);
