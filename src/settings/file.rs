@@ -5,7 +5,7 @@ use super::overlap;
 use super::schema::find_mistake;
 use crate::archive::age::Recipient;
 use crate::error::Refusal;
-use crate::inventory::destinations::Destination;
+use crate::inventory::destinations::{Destination, Location};
 use crate::inventory::retention::Policy;
 use crate::schedule::{Hooks, Schedule};
 use crate::system::durable::read_small_text;
@@ -120,12 +120,14 @@ impl Settings {
         let read: Self = serde_yaml::from_str::<Option<Self>>(text)
             .map_err(|error| value_error(&error))?
             .unwrap_or_default();
-        match read.destinations.keys().find(|name| !is_key(name)) {
-            None => Ok(read),
-            Some(name) => bail!(
-                "destination {name:?}: a name may only have lower-case letters, digits and inner hyphens"
-            ),
+        if let Some(name) = read.destinations.keys().find(|name| !is_key(name)) {
+            bail!("destination {name:?}: a name may only have lower-case letters, digits and inner hyphens");
         }
+        for (name, destination) in &read.destinations {
+            let Location::Bucket(bucket) = &destination.location else { continue };
+            bucket.check().map_err(|refusal| value_refused(text, name, &refusal))?;
+        }
+        Ok(read)
     }
 }
 
@@ -133,6 +135,13 @@ impl Settings {
 fn is_key(name: &str) -> bool {
     let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     !name.is_empty() && name.chars().all(fits) && !name.starts_with('-') && !name.ends_with('-')
+}
+
+/// The error of a bucket that cannot be used.
+fn value_refused(text: &str, name: &str, Refusal { reason, next, .. }: &Refusal) -> anyhow::Error {
+    let path = [DESTINATIONS_KEY, name, "s3"].map(str::to_owned);
+    let line = line_of(text, &path).map(|line| format!("line {line}: ")).unwrap_or_default();
+    anyhow::anyhow!("{line}{}: {reason}; {next}", path.join("."))
 }
 
 /// The error of a document that is not YAML. The parser names tokens and keys, and no values.

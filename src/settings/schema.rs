@@ -6,11 +6,16 @@
 use crate::error::did_you_mean;
 use crate::schedule::parse_seconds;
 use serde_yaml::Value;
+use std::path::{Component, Path};
 
 /// The kind of a value.
 enum Kind {
     /// Anything but a mapping or a list.
     Scalar,
+    /// An absolute path, such as this one. The directory that a command or a timer starts in must not matter.
+    Path(&'static str),
+    /// An absolute path, or this word.
+    PathOr(&'static str),
     /// A whole number.
     Count,
     /// A whole number with a unit, such as this one.
@@ -46,7 +51,7 @@ const ROOT: Keys = Keys {
         ("keep", Kind::Keys(&KEEP)),
         ("destinations", Kind::Named(&DESTINATION)),
         ("schedule", Kind::Keys(&SCHEDULE)),
-        ("metrics", Kind::Scalar),
+        ("metrics", Kind::Path("/var/lib/prometheus/node-exporter")),
         ("hooks", Kind::Keys(&HOOKS)),
         ("encrypt-to", Kind::List("[age1…]")),
     ],
@@ -73,8 +78,8 @@ const DESTINATION: Keys = Keys {
     required: &[],
     known: &[
         ("s3", Kind::Keys(&S3)),
-        ("directory", Kind::Scalar),
-        ("mount", Kind::Scalar),
+        ("directory", Kind::Path("/mnt/backups")),
+        ("mount", Kind::PathOr("none")),
         ("keep", Kind::Keys(&KEEP)),
     ],
 };
@@ -89,8 +94,8 @@ const S3: Keys = Keys {
         ("bucket", Kind::Scalar),
         ("folder", Kind::Scalar),
         ("style", Kind::Choice(&["path", "host"])),
-        ("ca", Kind::Scalar),
-        ("credentials-file", Kind::Scalar),
+        ("ca", Kind::Path("/etc/ssl/minio.pem")),
+        ("credentials-file", Kind::Path("/etc/etcd-backup/credentials")),
         ("instance-role", Kind::Flag),
         ("encryption", Kind::Choice(&["s3", "kms"])),
         ("kms-key", Kind::Scalar),
@@ -109,7 +114,7 @@ const SCHEDULE: Keys = Keys {
         ("jitter", Kind::Scalar),
         ("retries", Kind::Count),
         ("retry-after", Kind::Scalar),
-        ("target", Kind::Scalar),
+        ("target", Kind::Path("/var/backups/etcd")),
         ("site", Kind::Scalar),
         ("compression", Kind::Scalar),
     ],
@@ -120,9 +125,9 @@ const HOOKS: Keys = Keys {
     example: "{before: /usr/local/bin/before-backup}",
     required: &[],
     known: &[
-        ("before", Kind::Scalar),
-        ("after", Kind::Scalar),
-        ("failure", Kind::Scalar),
+        ("before", Kind::Path("/usr/local/bin/before-backup")),
+        ("after", Kind::Path("/usr/local/bin/after-backup")),
+        ("failure", Kind::Path("/usr/local/bin/failed-backup")),
         ("timeout", Kind::Scalar),
     ],
 };
@@ -234,12 +239,25 @@ impl Kind {
                 let word = value.as_str().unwrap_or_default();
                 if words.contains(&word) { None } else { must(words.join(" or ")) }
             }
+            (Self::PathOr(word), Value::String(text)) if text == word => None,
+            (Self::Path(_) | Self::PathOr(_), Value::String(text)) if is_plain_path(text) => None,
+            (Self::Path(example), _) => {
+                must(format!("an absolute path without .., such as {key}: {example}"))
+            }
+            (Self::PathOr(word), _) => must(format!("an absolute path without .., or {word}")),
             (Self::Scalar, Value::Mapping(_) | Value::Sequence(_) | Value::Tagged(_)) => {
                 must("a single value".to_owned())
             }
             (Self::Scalar, _) => None,
         }
     }
+}
+
+/// Returns whether the text is an absolute path that leads straight down.
+fn is_plain_path(text: &str) -> bool {
+    let path = Path::new(text);
+    let is_plain = |part| !matches!(part, Component::ParentDir);
+    path.is_absolute() && path.components().all(is_plain) && !text.contains(char::is_control)
 }
 
 fn mistake(path: &[String], message: String) -> Mistake {

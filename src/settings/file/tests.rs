@@ -116,7 +116,31 @@ fn a_value_of_the_wrong_kind_is_explained_in_the_operators_words() {
         ("hooks: canary", "hooks must be a mapping, such as hooks: {before: /usr/local/bin/before-backup}"),
         ("hooks: {afterwards: /b}", "unknown key hooks.afterwards: did you mean after?"),
         ("hooks: {x: canary}", "unknown key hooks.x: the keys here are before, after, failure, timeout"),
-        ("metrics: [canary]", "metrics must be a single value"),
+        (
+            "metrics: [canary]",
+            "metrics must be an absolute path without .., such as metrics: /var/lib/prometheus/node-exporter",
+        ),
+        (
+            "destinations: {a: {directory: canary/x}}",
+            "destinations.a.directory must be an absolute path without .., such as directory: /mnt/backups",
+        ),
+        (
+            "destinations: {a: {directory: /x, mount: canary}}",
+            "destinations.a.mount must be an absolute path without .., or none",
+        ),
+        (
+            "schedule: {when: every 12h, target: /canary/../x}",
+            "schedule.target must be an absolute path without .., such as target: /var/backups/etcd",
+        ),
+        (
+            "destinations: {a: {s3: {bucket: b, credentials-file: canary}}}",
+            "destinations.a.s3.credentials-file must be an absolute path without .., such as credentials-file: \
+             /etc/etcd-backup/credentials",
+        ),
+        (
+            "hooks: {before: canary}",
+            "hooks.before must be an absolute path without .., such as before: /usr/local/bin/before-backup",
+        ),
         (
             "destinations: [canary]",
             "destinations must be a mapping from names, such as destinations: {offsite: {directory: /mnt/backups}}",
@@ -143,6 +167,29 @@ fn a_value_of_the_wrong_kind_is_explained_in_the_operators_words() {
         ("keep: {within: 1.5}", "keep.within must be a whole number with its unit, such as within: 30d"),
     ] {
         assert_eq!(mistake(text), message, "{text}");
+    }
+}
+
+#[test]
+fn a_bucket_that_cannot_be_used_is_refused_when_the_file_is_read() {
+    let bucket =
+        |more: &str| Settings::parse(&format!("destinations:\n  a:\n    s3: {{bucket: b, {more}}}\n"));
+    for (more, message) in [
+        ("endpoint: 'ftp://a'", "endpoint \"ftp://a\" must be https://HOST[:PORT] only"),
+        ("endpoint: 'http://10.0.0.1'", "plain http: archives would be sent unencrypted"),
+        (
+            "folder: a//b",
+            "folder \"a//b\" has an empty part, `.`, `..` or a control character; write folder: a/b",
+        ),
+        ("folder: a/./b", "write folder: a/b"),
+        ("folder: ../b", "write folder: b"),
+    ] {
+        let error = bucket(more).unwrap_err().to_string();
+        assert!(error.starts_with("line 3: destinations.a.s3: ") && error.contains(message), "{error}");
+    }
+    for good in ["folder: /a/b/", "folder: ''", "folder: /", "endpoint: 'http://10.0.0.1', allow-http: true"]
+    {
+        bucket(good).unwrap();
     }
 }
 

@@ -66,8 +66,25 @@ impl S3Config {
     /// Refuses a configuration that cannot open a bucket.
     pub fn check(&self) -> Result<(), Refusal> {
         let endpoint = self.server()?;
+        self.check_folder()?;
         proxy::choose(endpoint.host(), endpoint.is_tls(), self.proxy.as_deref(), &Proxies::default())?;
         self.requested_encryption().map(|_| ())
+    }
+
+    /// Refuses a folder with empty, `.` and `..` parts. Servers rewrite such a key (versitygw) or refuse it (MinIO), so an
+    /// archive that was uploaded could not be found again.
+    fn check_folder(&self) -> Result<(), Refusal> {
+        let folder = self.folder.trim_matches('/');
+        let parts = || folder.split('/').filter(|part| !["", ".", ".."].contains(part));
+        let is_plain = folder.is_empty() || folder.split('/').count() == parts().count();
+        if is_plain && !folder.contains(char::is_control) {
+            return Ok(());
+        }
+        let plain: Vec<&str> = parts().collect();
+        Err(Refusal::new(
+            format!("folder {folder:?} has an empty part, `.`, `..` or a control character"),
+            format!("write folder: {}", plain.join("/")),
+        ))
     }
 
     /// Returns whether requests go through a proxy of the environment that requires a login.
