@@ -136,6 +136,38 @@ impl TrustedPath {
         )
     }
 
+    /// Checks that files can be created in the directory, and the directory itself if it does not exist. Changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// Refuses a read-only or immutable directory, a file system of the kernel, and a home directory that does not
+    /// exist: `adduser` would later give it to its user as it is.
+    pub fn check_writable(&self) -> Result<()> {
+        let (target, last) = (self.path.display(), self.last.path());
+        let refuse = |reason: String, next: &str| Err(Refusal::new(format!("target: {reason}"), next).into());
+        if let Some(home) = self.missing.first().map(|name| last.join(name)).filter(|path| is_home(path)) {
+            let home = home.display();
+            let reason = format!("the home directory {home} does not exist, and only `adduser` creates one");
+            return refuse(reason, "choose another target");
+        }
+        let kernel = self.last.kernel_file_system()?;
+        if let Some(name) = kernel {
+            let reason = format!("{} is {name} of the kernel, which cannot hold files", last.display());
+            return refuse(reason, "choose another target");
+        }
+        match self.last.check_writable() {
+            Ok(()) => Ok(()),
+            Err(Errno::ROFS) => {
+                refuse(format!("the file system of {target} is read-only"), "choose another target")
+            }
+            Err(Errno::PERM) => refuse(
+                format!("{} is immutable", last.display()),
+                &format!("sudo chattr -i {}, or choose another target", last.display()),
+            ),
+            Err(error) => Err(error).with_context(|| format!("checking whether {target} can be written")),
+        }
+    }
+
     /// Returns the directory if it exists.
     pub fn existing(self) -> Option<Dir> {
         self.missing.is_empty().then_some(self.last)
@@ -146,6 +178,7 @@ impl TrustedPath {
     /// # Errors
     /// Fails if a directory cannot be created.
     pub fn create(self) -> Result<Dir> {
+        self.check_writable()?;
         let mut dir = self.last;
         for name in self.missing {
             let child = dir.make_child(&name, Some(self.owner))?;
@@ -198,9 +231,14 @@ fn open_child(what: &str, parent: &Dir, name: &str, owner: Owner) -> Result<Dir>
     let refuse =
         |reason: &str, next: &str| Refusal::new(format!("{what}: {} {reason}", path.display()), next);
     let dir = parent.child(name).map_err(|error| match error.downcast_ref::<Errno>() {
-        Some(&(Errno::LOOP | Errno::NOTDIR)) => {
-            refuse("is a symlink or not a directory", "give the path of the real directory").into()
-        }
+        Some(&(Errno::LOOP | Errno::NOTDIR)) => match std::fs::read_link(parent.handle(name)) {
+            Ok(to) => {
+                let reason =
+                    format!("is a symlink to {}, and could be changed to lead elsewhere", to.display());
+                refuse(&reason, "give the path of the directory that it leads to").into()
+            }
+            Err(_) => refuse("is a file, not a directory", "give the path of a directory").into(),
+        },
         _ => error,
     })?;
     let stat = dir.stat().with_context(|| format!("checking {what} {}", path.display()))?;
@@ -219,6 +257,11 @@ fn open_child(what: &str, parent: &Dir, name: &str, owner: Owner) -> Result<Dir>
         return Err(refuse("can be written by others", &next).into());
     }
     Ok(dir)
+}
+
+/// Returns whether a path is where a user's home directory usually is.
+fn is_home(path: &Path) -> bool {
+    path == Path::new("/root") || path.parent() == Some(Path::new("/home"))
 }
 
 fn can_enter(owner: Owner, stat: &rustix::fs::Stat) -> bool {
@@ -245,5 +288,28 @@ mod tests {
             assert!(error.contains(fragment), "{path}: {error}");
         }
         assert_eq!(components("target", Path::new("/a/./b//c/")).unwrap(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn says_why_nothing_can_be_created_there() {
+        let check = |path: &str| TrustedPath::open(Path::new(path), Owner::ourselves())?.check_writable();
+        for (path, fragments) in [
+            ("/etc/hostname", ["/etc/hostname is a file, not a directory", "give the path of a directory"]),
+            ("/proc/x", ["/proc is proc of the kernel", "choose another target"]),
+            ("/sys/kernel/x", ["/sys/kernel is sysfs of the kernel", "choose another target"]),
+            (
+                "/home/nobody-here/a",
+                ["home directory /home/nobody-here does not exist", "choose another target"],
+            ),
+        ] {
+            let error = check(path).unwrap_err().to_string();
+            assert!(fragments.iter().all(|fragment| error.contains(fragment)), "{path}: {error}");
+        }
+        let home = tempfile::tempdir().unwrap();
+        check(&home.path().join("a/b").display().to_string()).unwrap();
+        assert!(!home.path().join("a").exists());
+        std::os::unix::fs::symlink("/srv", home.path().join("link")).unwrap();
+        let error = check(&home.path().join("link").display().to_string()).unwrap_err().to_string();
+        assert!(error.contains("is a symlink to /srv"), "{error}");
     }
 }

@@ -7,6 +7,7 @@
 mod copy;
 mod publish;
 mod punch_hole;
+mod writable;
 
 pub use publish::NotDurable;
 pub use punch_hole::HolePuncher;

@@ -245,18 +245,36 @@ impl Distrust {
         match self.problem {
             Problem::Relative => "give the absolute path".to_owned(),
             Problem::Unreachable(_) | Problem::TooManyLinks => format!("ls -ld {culprit}"),
-            Problem::WritableByAll(mode) if mode & STICKY != 0 => {
-                "move it to a directory that only root can write to, such as /etc/etcd-charm, or /usr/local/bin for programs"
-                    .to_owned()
+            Problem::WritableByAll(mode) if mode & STICKY != 0 => self.move_away(),
+            Problem::WritableByAll(_) | Problem::WritableByGroup { .. } if self.path.is_file() => {
+                format!("sudo chmod go-w {culprit}; or {}", self.move_away())
             }
-            Problem::WritableByAccessList => format!("sudo setfacl -b {culprit} && sudo chmod go-w {culprit}"),
-            Problem::Owner(_) | Problem::WritableByAll(_) | Problem::WritableByGroup { .. } => {
-                format!("sudo chown root:root {culprit} && sudo chmod go-w {culprit}")
+            Problem::WritableByAll(_) | Problem::WritableByGroup { .. } => {
+                format!("sudo chmod go-w {culprit}")
             }
+            Problem::WritableByAccessList => {
+                format!("sudo setfacl -b {culprit} && sudo chmod go-w {culprit}")
+            }
+            Problem::Owner(_) => format!("sudo chown root:root {culprit} && sudo chmod go-w {culprit}"),
             Problem::ReadableByOthers(_) => format!(
                 "sudo chown root:root {culprit} && sudo chmod 0600 {culprit}, and replace the secret in it if somebody may \
                  have read it"
             ),
+        }
+    }
+
+    /// Returns the command that moves the file to where only root can write.
+    fn move_away(&self) -> String {
+        let path = quoted(self.path.as_os_str());
+        match fs::metadata(&self.path) {
+            Ok(found) if found.is_file() && found.mode() & 0o111 != 0 => {
+                format!("sudo install -t /usr/local/bin {path}, and use the file there")
+            }
+            Ok(found) if found.is_file() => {
+                format!("sudo install -D -m 600 -t /etc/etcd-backup {path}, and use the file there")
+            }
+            _ => "choose a directory that only root can write to, such as /etc/etcd-backup, or /usr/local/bin for programs"
+                .to_owned(),
         }
     }
 

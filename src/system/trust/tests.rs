@@ -86,7 +86,26 @@ fn refuses_what_others_can_write_to() {
         let distrust = check_on(&root, "/snap/bin/etcd").unwrap_err();
         let told = format!("every user can write to /{changed} (mode {mode:04o})");
         assert!(distrust.to_string().ends_with(&told), "{distrust}");
-        assert_eq!(distrust.next(), format!("sudo chown root:root /{changed} && sudo chmod go-w /{changed}"));
+        assert_eq!(distrust.next(), format!("sudo chmod go-w /{changed}"));
+    }
+}
+
+#[test]
+fn names_a_better_place_for_a_file_in_a_directory_that_others_can_write_to() {
+    let dir = tempfile::tempdir().unwrap();
+    set_mode(dir.path(), 0o777);
+    let place = dir.path().display();
+    for (name, mode, moved) in [
+        ("hook", 0o755, "sudo install -t /usr/local/bin"),
+        ("site.yaml", 0o644, "sudo install -D -m 600 -t /etc/etcd-backup"),
+    ] {
+        let file = dir.path().join(name);
+        std::fs::write(&file, "x").unwrap();
+        set_mode(&file, mode);
+        let distrust = check(&file).unwrap_err();
+        assert!(distrust.to_string().contains(&format!("every user can write to {place}")), "{distrust}");
+        let next = format!("sudo chmod go-w {place}; or {moved} {place}/{name}, and use the file there");
+        assert_eq!(distrust.next(), next);
     }
 }
 
