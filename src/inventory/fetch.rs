@@ -3,7 +3,7 @@
 use super::entry::Entry;
 use super::listing::StoredSnapshot;
 use super::sidecar::{Sidecar, is_encrypted, sidecar_name};
-use super::unpack::{compare, sidecar};
+use super::unpack::{compare, hash, sidecar};
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, ManifestFault};
 use crate::archive::manifest::Manifest;
@@ -41,7 +41,7 @@ pub struct Fetched {
     pub opened: bool,
 }
 
-/// Fetches an archive into the directory `target`, and verifies it. An encrypted archive stays encrypted, and its
+/// Fetches an archive into the directory `target`, and verifies it. If `target` has it already, only verifies that. An encrypted archive stays encrypted, and its
 /// contents are verified if `identities` decrypt it.
 ///
 /// # Errors
@@ -55,6 +55,9 @@ pub fn fetch(
 ) -> Result<Fetched> {
     let entry = &snapshot.entry;
     let approach = TrustedPath::open(target, owner)?;
+    if let Some(found) = find_existing(snapshot, target, owner, identities, progress)? {
+        return Ok(found);
+    }
     approach.check_space(entry.size, "the archive")?;
     let target = approach.create()?;
     let stage = WorkDir::create(&target)?;
@@ -77,14 +80,45 @@ pub fn fetch(
         let path = target.path().join(taken).display().to_string();
         return Err(Refusal::new(format!("{path} exists already"), "choose another target").into());
     }
-    Ok(Fetched {
-        path: target.path().join(name),
-        size: entry.size,
-        sha256: checked.sha256,
-        manifest: checked.manifest,
-        encrypted_for: entry.encrypted_for.clone(),
-        opened: checked.opened,
-    })
+    Ok(checked.fetched(entry, target.path().join(name)))
+}
+
+/// Returns the archive if `target` has it already, verified like a new copy.
+///
+/// # Errors
+/// Refuses if another file has its name there.
+fn find_existing(
+    snapshot: &StoredSnapshot,
+    target: &Path,
+    owner: Owner,
+    identities: Option<&Identities>,
+    progress: Sink<'_>,
+) -> Result<Option<Fetched>> {
+    let (entry, name) = (&snapshot.entry, snapshot.entry.file_name());
+    let Some(dir) = TrustedPath::open(target, owner)?.existing() else { return Ok(None) };
+    if dir.inode(name)?.is_none() {
+        return Ok(None);
+    }
+    let path = target.join(name);
+    progress(Progress::Step(&format!("comparing {} with {}", path.display(), snapshot.selector())));
+    let mut file = dir.read(name)?;
+    let size = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
+    let sha256 = sha256_of(&mut file).with_context(|| format!("reading {}", path.display()))?;
+    let is_same = size == entry.size
+        && match compare(snapshot, &sha256)? {
+            Ok(recorded) => !recorded.is_empty() || hash(snapshot)? == sha256,
+            Err(_) => false,
+        };
+    if !is_same {
+        return Err(Refusal::new(
+            format!("{} exists already, and is another file than {}", path.display(), entry.location()),
+            "choose another target, or rename that file",
+        )
+        .into());
+    }
+    file.rewind()?;
+    let checked = check(file, snapshot, identities).map_err(Damaged::refuse)?;
+    Ok(Some(checked.fetched(entry, path)))
 }
 
 /// The result of verifying a local copy.
@@ -93,6 +127,20 @@ struct VerifiedCopy {
     manifest: Manifest,
     sidecar: Option<Sidecar>,
     opened: bool,
+}
+
+impl VerifiedCopy {
+    /// Describes the copy at `path`.
+    fn fetched(self, entry: &Entry, path: PathBuf) -> Fetched {
+        Fetched {
+            path,
+            size: entry.size,
+            sha256: self.sha256,
+            manifest: self.manifest,
+            encrypted_for: entry.encrypted_for.clone(),
+            opened: self.opened,
+        }
+    }
 }
 
 /// Verifies a fetched archive. Without an identity, an encrypted archive can only be compared with the hash in its
