@@ -64,7 +64,7 @@ fn files(site: &Site) -> Result<[(&'static str, &Path); 3], Refusal> {
     if !site.is_from_site_file && !key.ends_with(KEY) {
         return Err(Refusal::new(
             "only the key of the server was found on this machine, and clients must not get that key",
-            "set the certificate and key of a client in a site file, and give its path as site=PATH or in ETCD_SITE",
+            "set the certificate and key of a client in a site file, and give its path as site=PATH",
         ));
     }
     Ok([("ca.crt", ca), ("client.crt", cert), (KEY, key)])

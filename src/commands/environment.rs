@@ -2,6 +2,7 @@
 //!
 //! Must never show the password, or keep it among the variables that other modules can read.
 
+use crate::etcd::paths::SITE_FILE;
 use crate::store::s3::{Credentials, Proxies, S3Environment};
 use crate::system::proxy;
 use crate::system::secret::Secret;
@@ -16,10 +17,10 @@ pub(super) const SETTINGS: &str = "ETCD_BACKUP";
 /// The variable from which etcd's tools read the password.
 pub(super) const PASSWORD: &str = "ETCDCTL_PASSWORD";
 
-/// The site file outside of the charm, if `ETCD_SITE` names no other.
-pub(super) const SITE_FILE: &str = "/etc/etcd-backup/site.yaml";
 /// The default directory for archives outside of the charm.
 const USUAL_TARGET: &str = "/var/backups/etcd";
+/// The home directory of the user that `juju scp` logs in as, if that user exists.
+const CHARM_HOME: &str = "/home/ubuntu";
 /// The default directory for archives in the charm, which `juju scp` can read.
 const CHARM_TARGET: &str = "/home/ubuntu/etcd-snapshots";
 
@@ -57,7 +58,9 @@ impl Environment {
 
     /// Returns the directory for archives if neither the caller nor the settings name one.
     pub fn default_target(&self) -> &'static Path {
-        Path::new(if self.in_charm { CHARM_TARGET } else { USUAL_TARGET })
+        // Without that user, `juju scp` logs in as root, and its home directory must not be created.
+        let is_for_charm = self.in_charm && Path::new(CHARM_HOME).is_dir();
+        Path::new(if is_for_charm { CHARM_TARGET } else { USUAL_TARGET })
     }
 
     /// Takes the environment from `variables`. A variable that is empty counts as not set.

@@ -14,7 +14,7 @@ use super::certificates::CertificateProblems;
 use super::diagnose::{Query, diagnose, is_auth_failure, is_vague};
 use super::incoming::partial_name;
 use super::member::Member;
-use super::site::{Login, Site};
+use super::site::{Login, Site, socket_path};
 use super::timeouts;
 use super::tls::Tls;
 use crate::system::durable::Dir;
@@ -24,6 +24,7 @@ use crate::system::process::{ProcessError, Program, fd_path};
 use answers::{HashAnswer, HashBody, MembersAnswer, RangeAnswer, StatusAnswer};
 use anyhow::{Context, Result, bail};
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -106,6 +107,9 @@ impl Client {
     }
 
     fn is_listening(&self) -> bool {
+        if let Some(socket) = socket_path(&self.endpoint) {
+            return UnixStream::connect(socket).is_ok();
+        }
         let address = self.endpoint.split_once("://").map_or(&*self.endpoint, |(_, address)| address);
         match address.trim_end_matches('/').to_socket_addrs() {
             Ok(mut addresses) => {

@@ -75,6 +75,7 @@ pub fn restore(
     options: &RestoreOptions<'_>,
 ) -> Result<Backend> {
     let RestoreOptions { name: member, peer_urls, token, bump, hash_check } = options;
+    let member = name_in_initial_cluster(member);
     let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{member}={url}")).collect();
     let program = tools.snapshot_tool().cwd(fd_path(dir)).deadline(timeout_for(&dir.read(name)?)?);
     let mut program = program.args([
@@ -106,6 +107,13 @@ pub fn restore(
         Comparison::Differs { at } => bail!("the restored data differs from the snapshot: {at}"),
         Comparison::Same { .. } => Ok(snapshot),
     }
+}
+
+/// Returns the name of a member as a restore can write it. `--initial-cluster` cannot hold an empty name, or one with
+/// `=` or `,` (etcd, client/pkg/types/urlsmap.go, `parse`). etcd replaces the name by its own when it starts on the data
+/// (server/etcdserver/server.go, `publishV3`), and the id of a member does not depend on its name.
+fn name_in_initial_cluster(name: &str) -> &str {
+    if name.is_empty() || name.contains(['=', ',']) { "default" } else { name }
 }
 
 fn timeout_for(snapshot: &File) -> Result<Duration> {

@@ -23,6 +23,14 @@ pub struct Member {
     pub is_learner: bool,
 }
 
+impl Member {
+    /// Returns whether it has ever started: it then told its cluster its client URLs. Its name may be empty all the
+    /// same, because etcd accepts `--name ''`.
+    pub fn has_started(&self) -> bool {
+        !self.name.is_empty() || !self.client_urls.is_empty()
+    }
+}
+
 /// Go writes a nil slice as `null`.
 fn null_as_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Ok(Option::deserialize(from)?.unwrap_or_default())

@@ -12,6 +12,7 @@ mod known_messages;
 pub mod maintenance;
 pub mod manifest;
 pub mod member;
+pub mod paths;
 pub mod protobuf;
 pub mod sandbox;
 pub mod service;

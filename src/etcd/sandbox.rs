@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 /// A single voter wins its first election. After this many elections without a winner, the cluster has other voters.
 const MAX_ELECTIONS: usize = 4;
 /// `:0` looks like a port and is part of the file name, because etcd allows no path in these URLs.
-const CLIENT_SOCKET: &str = "client.sock:0";
+pub(super) const CLIENT_SOCKET: &str = "client.sock:0";
 const PEER_SOCKET: &str = "peer.sock:0";
 const NOTIFY_SOCKET: &str = "notify.sock";
 /// How an operator can see the complete output of such an etcd.

@@ -4,6 +4,7 @@ pub mod static_pod;
 mod systemd_unit;
 
 use super::known_messages::recognize;
+use super::paths::SITE_FILE;
 use super::timeouts;
 use crate::error::Refusal;
 use crate::system::owner::Owner;
@@ -196,7 +197,9 @@ impl Service {
                 format!(
                     "no supervisor of the running etcd (pid {pid}) was found, so this program cannot stop and start it"
                 ),
-                "write its start and stop commands into a site file, and name that file in ETCD_SITE",
+                format!(
+                    "write its start and stop commands into {SITE_FILE}, which `etcd-backup site --write` creates"
+                ),
             )),
         }
     }

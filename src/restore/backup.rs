@@ -39,6 +39,7 @@ pub(super) fn check_target(request: &Request, facts: &Facts, data: &DataDir) -> 
     // The stage needs space on the same disk too. The snapshot procedure checks its own space again.
     let shared = if approach.shares_disk_with(data.dir())? { facts.database_size } else { 0 };
     approach.check_outside(data.dir())?;
+    approach.check_writable()?;
     approach.check_space(facts.backup_space.saturating_add(shared), "saving the existing data")
 }
 

@@ -22,7 +22,7 @@ pub use plan::{BackupMethod, Plan};
 pub use report::{Outcome, Report};
 pub use request::{Bump, Request, Source};
 
-use crate::error::ActionError;
+use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
 use crate::etcd::site::Site;
@@ -42,6 +42,15 @@ use refusals::{Obstacle, RECOVER};
 use stage::Stage;
 use unpacked::Snapshot;
 use versions::Versions;
+
+/// Checks that restore can work on `site`: on its data, with its programs, and with its supervisor.
+///
+/// # Errors
+/// The first obstacle that is found.
+pub fn check_site(site: &Site) -> Result<(), Refusal> {
+    decide::check_site(site)?;
+    site.check_service()
+}
 
 /// Opens and locks the data directory of `site`.
 ///
@@ -120,7 +129,7 @@ fn describe_failure(error: anyhow::Error, site: &Site, request: &Request) -> Act
 
 fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> Result<Report> {
     source::check_can_decrypt(request)?;
-    decide::check_site(site)?;
+    check_site(site)?;
 
     report(Progress::Step("looking at etcd, its data and the target"));
     let versions = Versions::gather(site, data)?;

@@ -47,7 +47,7 @@ impl Candidate {
         server: PathBuf,
         service: Service,
     ) -> Option<Self> {
-        let endpoint = endpoints::nearest(options)?;
+        let endpoint = endpoints::nearest(options, cwd)?;
         let tls = client_certificates::from_options(options, &endpoint, cwd);
         let origin = Origin::from(launcher.clone());
         let site = Site {
@@ -68,7 +68,12 @@ impl Candidate {
             drift: None,
             configured_quota: Quota::from_options(options),
         };
-        Some(Self { site, endpoints: Endpoints::from_options(options), process: None, is_disabled: false })
+        Some(Self {
+            site,
+            endpoints: Endpoints::from_options(options, cwd),
+            process: None,
+            is_disabled: false,
+        })
     }
 
     /// Returns the site with its tools and its best endpoint. With a password, it logs in as root: etcd gives snapshots

@@ -12,6 +12,7 @@ use super::static_pods;
 use super::systemd::Systemd;
 use super::systemd_units;
 use crate::error::Refusal;
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::Service;
 use std::path::Path;
 
@@ -204,14 +205,14 @@ fn none_found(others: &Running) -> Refusal {
                  same directory for this program",
                 contained.describe()
             ),
-            "write a site file with the data directory as this machine sees it, and name that file in ETCD_SITE",
+            format!("describe it in {SITE_FILE}, with the data directory as this machine sees it"),
         ),
         None => Refusal::new(
             format!(
                 "no etcd was found: no etcd runs, no systemd unit or static pod starts one, and {} do not exist",
                 packages::CONFIG_FILES.join(" and ")
             ),
-            "start etcd, or describe it in a site file and name that in ETCD_SITE",
+            format!("start etcd, or describe it in {SITE_FILE}"),
         ),
     }
 }
@@ -227,11 +228,10 @@ fn untrusted_refusal(untrusted: &Untrusted) -> Refusal {
             "move its programs to where only root can write: sudo install -t /usr/local/bin {program}*; then "
         ),
     };
-    let file = "/etc/etcd-backup/site.yaml";
     Refusal::new(
         format!("an etcd runs (pid {pid}, {program}), but it is not trusted: {reason}"),
         format!(
-            "if it is yours, {install}save these lines as {file}, correct them, and set ETCD_SITE={file}:\n\n{site_file}\n\
+            "if it is yours, {install}save these lines as {SITE_FILE}, and correct them:\n\n{site_file}\n\
              Only root may be able to change that file"
         ),
     )

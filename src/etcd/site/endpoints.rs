@@ -4,16 +4,23 @@
 //! Kubernetes, for example, has its certificates name the machine's addresses and host name, but not the loopback
 //! address (layer-etcd, reactive/etcd.py, `prepare_tls_certificates`).
 //!
+//! An etcd may also listen on a unix socket, whose name is relative to its working directory. etcdctl connects to
+//! `unix:///PATH` (3.4.45, 3.5.35, 3.6.16 and 3.7.3: tried).
+//!
 //! Must never choose a URL that leads to another machine, or to another etcd on this one. Resolves names and opens no
 //! connection.
 
 use super::options::Options;
 use super::origin::Sourced;
 use crate::etcd::certificates::HostNames;
+use crate::etcd::sandbox;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::Path;
 
 /// The listening URL of etcd by default (etcd, server/embed/config.go, `DefaultListenClientURLs`).
 const DEFAULT: &str = "http://localhost:2379";
+/// The scheme of a unix socket without TLS.
+const UNIX: &str = "unix";
 const LISTEN: &str = "listen-client-urls";
 const ADVERTISE: &str = "advertise-client-urls";
 
@@ -23,6 +30,7 @@ enum Nearness {
     Loopback,
     AllAddresses,
     OneAddress,
+    Socket,
 }
 
 /// The client URLs of one etcd.
@@ -35,20 +43,21 @@ pub(super) struct Endpoints {
 }
 
 /// Returns the client URL for this machine: a loopback address if etcd listens on one, else an address that stands for
-/// all, else the first. Returns `None` if etcd listens only on unix sockets, as the private etcds of this program do.
-pub(super) fn nearest(options: &Options) -> Option<Sourced<String>> {
-    let url = nearest_first(options).into_iter().next()?;
+/// all, else the first, else a unix socket below its working directory `cwd`. Returns `None` for a private etcd of this
+/// program.
+pub(super) fn nearest(options: &Options, cwd: &Path) -> Option<Sourced<String>> {
+    let url = nearest_first(options, cwd).into_iter().next()?;
     Some(Sourced::new(url, options.origin(LISTEN)))
 }
 
 impl Endpoints {
     /// Returns the URLs of an etcd with these options that serves TLS at its nearest address: the listening URLs, the
     /// other name of the loopback address, and the advertised URLs.
-    pub fn from_options(options: &Options) -> Self {
+    pub fn from_options(options: &Options, cwd: &Path) -> Self {
         // The only name that etcd accepts in a listening URL is `localhost`.
         let address = |url: &str| address(url)?.replace("localhost", "127.0.0.1").parse().ok();
         let listens = listen_urls(options).filter_map(address).collect();
-        let near = nearest_first(options);
+        let near = nearest_first(options, cwd);
         let loopback = near.first().and_then(|url| {
             let (_, port) = self::address(url)?.rsplit_once(':')?;
             Some(format!("https://localhost:{port}"))
@@ -99,15 +108,18 @@ fn listen_urls(options: &Options) -> impl Iterator<Item = &str> {
     options.text(LISTEN).unwrap_or(DEFAULT).split(',').map(str::trim)
 }
 
-fn nearest_first(options: &Options) -> Vec<String> {
-    let mut near: Vec<_> = listen_urls(options).filter_map(for_this_machine).collect();
+fn nearest_first(options: &Options, cwd: &Path) -> Vec<String> {
+    let mut near: Vec<_> = listen_urls(options).filter_map(|url| for_this_machine(url, cwd)).collect();
     near.sort_by_key(|(nearness, _)| *nearness);
     near.into_iter().map(|(_, url)| url).collect()
 }
 
 /// Returns the URL by which this machine reaches an etcd that listens at `url`, and how near it is.
-fn for_this_machine(url: &str) -> Option<(Nearness, String)> {
+fn for_this_machine(url: &str, cwd: &Path) -> Option<(Nearness, String)> {
     let (scheme, rest) = url.split_once("://")?;
+    if scheme == UNIX && rest != sandbox::CLIENT_SOCKET {
+        return Some((Nearness::Socket, format!("{UNIX}://{}", cwd.join(rest).display())));
+    }
     if !["http", "https"].contains(&scheme) {
         return None;
     }
@@ -123,6 +135,46 @@ fn for_this_machine(url: &str) -> Option<(Nearness, String)> {
         _ => (Nearness::OneAddress, host),
     };
     Some((nearness, format!("{scheme}://{host}:{port}")))
+}
+
+/// Returns the path of the unix socket in a client URL.
+pub(in crate::etcd) fn socket_path(url: &str) -> Option<&Path> {
+    url.strip_prefix("unix://").map(Path::new)
+}
+
+/// Returns the endpoint in a site file as etcd's programs take it. They refuse a path in it, but a slash at its end is
+/// how browsers show such a URL.
+///
+/// # Errors
+/// Describes the mistake.
+pub(super) fn from_site_file(text: &str) -> Result<String, String> {
+    let one = "endpoint must be one URL, such as https://127.0.0.1:2379";
+    // A snapshot is from one member: etcdctl refuses several (`snapshot must be requested to one selected node`).
+    if text.contains([',', ' ']) {
+        return Err(format!("{one}, and not {text}"));
+    }
+    if let Some(path) = socket_path(text) {
+        let meant = format!("unix:///{}", path.display());
+        return match path.is_absolute() && path.file_name().is_some() {
+            true => Ok(text.to_owned()),
+            false => Err(format!("a unix socket in endpoint needs its absolute path, such as {meant}")),
+        };
+    }
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
+        Some((scheme, _)) => return Err(format!("{one} or unix:///PATH, and not {scheme}://")),
+        None => return Err(format!("{one}: did you mean https://{text}?")),
+    };
+    let host = rest.trim_end_matches('/');
+    match host.split_once(['/', '?', '#', '@']) {
+        _ if host.is_empty() => Err(format!("{one}, and not {text}")),
+        Some((first, last)) => {
+            let host = if host.contains('@') { last } else { first };
+            let host = host.split(['/', '?', '#']).next().unwrap_or(host);
+            Err(format!("endpoint must be a host and a port only: did you mean {scheme}://{host}?"))
+        }
+        None => Ok(format!("{scheme}://{host}")),
+    }
 }
 
 /// Returns the host in a client URL with TLS, an IPv6 address in its brackets.
@@ -161,12 +213,15 @@ mod tests {
             (Some("https://[::]:2379"), Some("https://[::1]:2379")),
             (Some("http://0.0.0.0:1,http://127.0.0.2:2"), Some("http://127.0.0.2:2")),
             (Some("https://10.0.0.1:2379,https://db.example:2379"), Some("https://10.0.0.1:2379")),
-            (Some("unix://client.sock:0"), None),
+            (Some("unix://etcd.sock:0"), Some("unix:///run/etcd/etcd.sock:0")),
+            (Some("unix://etcd.sock:0,http://10.0.0.1:1"), Some("http://10.0.0.1:1")),
             (Some("unixs://client.sock:0,http://10.0.0.1:1"), Some("http://10.0.0.1:1")),
+            // A private etcd of this program.
+            (Some("unix://client.sock:0"), None),
         ] {
             let flag = listens.map(|urls| format!("--listen-client-urls={urls}"));
             let options = from_command(&flag.as_deref().into_iter().collect::<Vec<_>>(), &[]);
-            let found = nearest(&options).map(|url| url.value);
+            let found = nearest(&options, Path::new("/run/etcd")).map(|url| url.value);
             assert_eq!(found.as_deref(), expected, "{listens:?}");
         }
     }
@@ -190,6 +245,31 @@ mod tests {
             let endpoints = endpoints(&[listens], &all);
             let found = endpoints.named_by(&naming(named)).map(|url| url.as_str());
             assert_eq!(found, expected, "{named:?} {listens}");
+        }
+    }
+
+    #[test]
+    fn reads_the_endpoint_of_a_site_file_as_etcd_takes_it() {
+        for (text, read) in [
+            ("http://127.0.0.1:2379", "http://127.0.0.1:2379"),
+            ("http://127.0.0.1:2379/", "http://127.0.0.1:2379"),
+            ("https://[::1]:2379//", "https://[::1]:2379"),
+            ("unix:///run/etcd/client.sock:0", "unix:///run/etcd/client.sock:0"),
+        ] {
+            assert_eq!(from_site_file(text).unwrap(), read, "{text}");
+        }
+        for (text, problem) in [
+            ("http://127.0.0.1:2379/v3", "did you mean http://127.0.0.1:2379?"),
+            ("https://root:word@a:2379", "did you mean https://a:2379?"),
+            ("https://a:2379?x=/", "did you mean https://a:2379?"),
+            ("127.0.0.1:2379", "did you mean https://127.0.0.1:2379?"),
+            ("ftp://a", "not ftp://"),
+            ("http://a:1,http://b:1", "endpoint must be one URL"),
+            ("http://", "endpoint must be one URL"),
+            ("unix://client.sock:0", "such as unix:///client.sock:0"),
+        ] {
+            let found = from_site_file(text).unwrap_err();
+            assert!(found.contains(problem) && !found.contains("word"), "{text}: {found}");
         }
     }
 

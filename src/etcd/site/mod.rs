@@ -17,11 +17,14 @@ mod programs;
 mod quota;
 mod rooted;
 mod site_file;
+mod site_file_text;
 mod static_pods;
+mod supervisor;
 mod systemd;
 mod systemd_units;
 
 pub use client_certificates::{CHARM_TLS, SNAP_COMMON};
+pub(super) use endpoints::socket_path;
 pub use model::{InitialMember, Login, Site};
 pub use origin::{Launcher, Origin, Sourced};
 pub use packages::{DEBIAN_DEFAULTS, DEBIAN_UNIT, SNAP_CONFIG, SNAP_UNIT};

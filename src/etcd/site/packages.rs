@@ -9,6 +9,7 @@ use super::origin::{Launcher, Origin, Sourced};
 use super::rooted::read_text;
 use super::systemd::environment_file;
 use crate::error::Refusal;
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::Service;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -86,7 +87,7 @@ fn unusable(file: &Path, problem: &str) -> Refusal {
     let file = file.display();
     Refusal::new(
         format!("etcd's configuration file {file} cannot be used: {problem}"),
-        format!("correct {file}, start etcd, or describe etcd in a site file and name that in ETCD_SITE"),
+        format!("correct {file}, start etcd, or describe etcd in {SITE_FILE}"),
     )
 }
 

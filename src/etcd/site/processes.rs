@@ -8,9 +8,10 @@ use super::options::Options;
 use super::origin::Launcher;
 use super::quota::Quota;
 use super::rooted::{file_id, id_in, read_text, under};
-use super::site_file;
+use super::site_file_text;
 use super::systemd::Systemd;
 use crate::error::Refusal;
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::Service;
 use crate::system::owner::Owner;
 use crate::system::trust::{check_below, is_root_or_us, only_root_can_write};
@@ -204,7 +205,8 @@ impl Process {
 
     /// Describes an untrusted process without reading any file that its options name.
     fn untrusted(self, Distrusted { reason, is_safe_program }: Distrusted, service: &Service) -> Untrusted {
-        let site_file = site_file::draft(&self.options(), &self.cwd, &self.program, service, is_safe_program);
+        let site_file =
+            site_file_text::draft(&self.options(), &self.cwd, &self.program, service, is_safe_program);
         Untrusted { pid: self.pid, program: self.program, reason, is_safe_program, site_file }
     }
 
@@ -242,7 +244,7 @@ impl Process {
                     "the configuration file {path} of etcd (pid {}) cannot be read: {}",
                     self.pid, bad.problem
                 ),
-                format!("correct {path}, or describe etcd in a site file and name that in ETCD_SITE"),
+                format!("correct {path}, or describe etcd in {SITE_FILE}"),
             )
         })
     }

@@ -1,9 +1,8 @@
-//! The site file, in which an operator describes the etcd of this machine.
+//! The site file, in which an operator describes the etcd of this machine, as it is read.
 //!
 //! Must never complete the file by looking at the machine: a missing value has a default or is refused.
 
 use super::candidate::initial_member;
-use super::client_certificates;
 use super::endpoints;
 use super::model::{Login, Site};
 use super::options::Options;
@@ -11,6 +10,7 @@ use super::origin::{Origin, Sourced};
 use super::quota::Quota;
 use crate::error::{Refusal, did_you_mean};
 use crate::etcd::certificates::CertificateProblems;
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::Service;
 use crate::etcd::tls::Tls;
 use crate::etcd::tools::Tools;
@@ -20,7 +20,6 @@ use crate::system::secret::Secret;
 use crate::system::trust::{self, Distrust};
 use anyhow::{Context, Result};
 use serde_yaml::Value;
-use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -42,17 +41,17 @@ const SERVICE_FORMS: &str = "service must be {systemd: UNIT}, {static-pod: MANIF
 
 /// The values in a site file.
 #[derive(Debug)]
-struct SiteFile {
-    endpoint: String,
-    cacert: Option<PathBuf>,
+pub(super) struct SiteFile {
+    pub(super) endpoint: String,
+    pub(super) cacert: Option<PathBuf>,
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
     username: Option<String>,
     password_file: Option<PathBuf>,
-    data_dir: PathBuf,
+    pub(super) data_dir: PathBuf,
     config_file: Option<PathBuf>,
-    bin_dir: Option<PathBuf>,
-    service: Service,
+    pub(super) bin_dir: Option<PathBuf>,
+    pub(super) service: Service,
 }
 
 /// Returns the site that `file` describes. `password` is used if the file names a user and no password file.
@@ -64,7 +63,7 @@ pub(super) fn read(file: &Path, password: Option<Sourced<Secret>>) -> Result<Sit
     trust::check(&path).map_err(|distrust| match distrust.is_missing() {
         true => Refusal::new(
             format!("the site file {} does not exist", file.display()),
-            "correct the path, or unset ETCD_SITE to discover etcd",
+            "correct ETCD_SITE, or unset it to discover etcd",
         ),
         false => distrust.refusal("the site file"),
     })?;
@@ -79,7 +78,7 @@ impl SiteFile {
     ///
     /// # Errors
     /// Describes the first problem in the words of the file.
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let document: Value = serde_yaml::from_str(text).map_err(|error| error.to_string())?;
         let Value::Mapping(entries) = &document else {
             return Err("it must consist of lines of the form KEY: VALUE".to_owned());
@@ -95,7 +94,7 @@ impl SiteFile {
         let required = |key: &str| text(key)?.ok_or_else(|| format!("{key} is missing"));
         let path = |key: &str| Ok::<_, String>(text(key)?.map(PathBuf::from));
         let values = Self {
-            endpoint: required("endpoint")?,
+            endpoint: endpoints::from_site_file(&required("endpoint")?)?,
             cacert: path("cacert")?,
             cert: path("cert")?,
             key: path("key")?,
@@ -111,11 +110,6 @@ impl SiteFile {
     }
 
     fn check_values(&self) -> Result<(), String> {
-        // A snapshot is from one member: etcdctl refuses several (`snapshot must be requested to one selected node`).
-        let has_scheme = ["http://", "https://"].iter().any(|scheme| self.endpoint.starts_with(scheme));
-        if !has_scheme || self.endpoint.contains([',', ' ']) {
-            return Err(format!("endpoint must be one http:// or https:// URL, not {}", self.endpoint));
-        }
         if self.cert.is_some() != self.key.is_some() {
             let (present, missing) = if self.cert.is_some() { ("cert", "key") } else { ("key", "cert") };
             return Err(format!("{present} needs {missing}, which is missing"));
@@ -256,11 +250,12 @@ fn unknown_key(key: &str, known: &[&str]) -> String {
 }
 
 fn unusable(file: &Path, problem: &str) -> Refusal {
+    let or = match file == Path::new(SITE_FILE) {
+        true => ", or remove it to discover etcd",
+        false => "",
+    };
     let file = file.display();
-    Refusal::new(
-        format!("the site file {file} cannot be used: {problem}"),
-        format!("correct {file}, or unset ETCD_SITE to discover etcd"),
-    )
+    Refusal::new(format!("the site file {file} cannot be used: {problem}"), format!("correct {file}{or}"))
 }
 
 fn login(
@@ -285,58 +280,8 @@ fn login(
     Ok(Some(Login { user, password, password_origin }))
 }
 
-/// Returns a site file for a process with these options, for an operator to check. Reads no file that the options name,
-/// because the process is not trusted. With a program that is not safe to run, the file names `/usr/local/bin` instead.
-pub(super) fn draft(
-    options: &Options,
-    cwd: &Path,
-    program: &Path,
-    service: &Service,
-    is_safe_program: bool,
-) -> String {
-    let endpoint = endpoints::nearest(options).map(|url| url.value);
-    let endpoint = endpoint.unwrap_or_else(|| "http://127.0.0.1:2379".to_owned());
-    let tls = client_certificates::from_options(options, &endpoint, cwd).value;
-    let bin_dir = match is_safe_program {
-        true => program.parent().unwrap_or(Path::new("/")),
-        false => Path::new("/usr/local/bin"),
-    };
-    let service = match service {
-        Service::Systemd { systemd } => format!("{{systemd: {}}}", scalar(systemd)),
-        _ => "{start: [START-COMMAND], stop: [STOP-COMMAND]}".to_owned(),
-    };
-    let data_dir = options.data_dir(cwd).value;
-    let config_file = options.config_file(cwd).map(|file| file.value);
-    let files = [
-        ("cacert", tls.cacert),
-        ("cert", tls.cert),
-        ("key", tls.key),
-        ("data-dir", Some(data_dir)),
-        ("config-file", config_file),
-        ("bin-dir", Some(bin_dir.to_owned())),
-    ];
-    let mut text = format!("endpoint: {}\n", scalar(&endpoint));
-    for (key, path) in files {
-        if let Some(path) = path {
-            let _ = writeln!(text, "{key}: {}", scalar(&path.display().to_string()));
-        }
-    }
-    text + "service: " + &service + "\n"
-}
-
-/// Returns a YAML scalar. A user chose the text, so it is quoted unless it is plain.
-fn scalar(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-@".contains(c);
-    match text.strip_prefix("http") {
-        Some(rest) if rest.chars().all(|c| is_plain(c) || ":[]".contains(c)) => text.to_owned(),
-        _ if !text.is_empty() && text.chars().all(is_plain) && !text.starts_with('-') => text.to_owned(),
-        _ => format!("{text:?}"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::options::tests::from_command;
     use super::*;
 
     const REST: &str = "endpoint: http://127.0.0.1:1\ndata-dir: /d\n";
@@ -387,31 +332,11 @@ mod tests {
         for (text, problem) in [
             ("- a\n", "lines of the form KEY: VALUE"),
             ("data-dir: /d\nservice: {systemd: e}\n", "endpoint is missing"),
-            ("endpoint: a,b\ndata-dir: /d\nservice: {systemd: e}\n", "endpoint must be one http:// or"),
+            ("endpoint: a,b\ndata-dir: /d\nservice: {systemd: e}\n", "endpoint must be one URL"),
             ("endpoint: http://a\ndata-dir: d\nservice: {systemd: e}\n", "data-dir must be an absolute path"),
         ] {
             let found = SiteFile::parse(text).unwrap_err();
             assert!(found.contains(problem), "{text:?}: {found}");
         }
-    }
-
-    #[test]
-    fn a_draft_can_be_saved_as_it_is() {
-        let words =
-            ["--data-dir=/tmp/d", "--listen-client-urls=https://0.0.0.0:9", "--cert-file=/tmp/a b.crt"];
-        let options = from_command(&words, &[]);
-        let program = Path::new("/tmp/x/etcd");
-        for (is_safe, bin_dir) in [(true, "/tmp/x"), (false, "/usr/local/bin")] {
-            let text = draft(&options, Path::new("/"), program, &Service::Unknown { pid: 42 }, is_safe);
-            assert!(text.contains("\nservice: {start: [START-COMMAND], stop: [STOP-COMMAND]}\n"), "{text}");
-            let values = SiteFile::parse(&text).unwrap();
-            assert_eq!((&*values.endpoint, values.data_dir), ("https://127.0.0.1:9", "/tmp/d".into()));
-            assert_eq!(values.cacert, Some("/tmp/a b.crt".into()));
-            assert_eq!(values.bin_dir, Some(bin_dir.into()));
-        }
-        // A user chose these words.
-        let sly = from_command(&["--data-dir=/d\nbin-dir: /tmp"], &[]);
-        let text = draft(&sly, Path::new("/"), program, &Service::Unknown { pid: 42 }, true);
-        assert_eq!(SiteFile::parse(&text).unwrap().data_dir, Path::new("/d\nbin-dir: /tmp"));
     }
 }

@@ -9,6 +9,7 @@ use super::origin::{Launcher, Origin};
 use super::rooted::{read_text, under};
 use crate::error::Refusal;
 use crate::etcd::manifest::Container;
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::{Service, static_pod::parked};
 use crate::etcd::tls::Tls;
 use crate::system::trust::check_below;
@@ -140,7 +141,7 @@ fn unusable(file: &Path, problem: &str) -> Refusal {
     let file = file.display();
     Refusal::new(
         format!("etcd's static pod cannot be used: {file}: {problem}"),
-        format!("correct {file}, or describe etcd in a site file and name that in ETCD_SITE"),
+        format!("correct {file}, or describe etcd in {SITE_FILE}"),
     )
 }
 

@@ -9,6 +9,7 @@ use super::processes::is_proxy;
 use super::rooted::read_text;
 use super::systemd::{Systemd, environment_file, unquote};
 use crate::error::Refusal;
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::Service;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -174,7 +175,7 @@ impl Unit {
         let file = file.display();
         Refusal::new(
             format!("{} starts etcd with {file}, which cannot be read: {problem}", self.id),
-            format!("correct {file}, or describe etcd in a site file and name that in ETCD_SITE"),
+            format!("correct {file}, or describe etcd in {SITE_FILE}"),
         )
     }
 }

@@ -39,7 +39,7 @@ fn initial_identity(initial: &InitialMember) -> Identity {
 fn check_single_member(members: &[Member], start: String) -> Result<Identity, Obstacle> {
     match members {
         [one] if one.is_learner => Err(Obstacle::OnlyLearner { member: describe_member(one) }),
-        [one] if one.name.is_empty() => Err(Obstacle::NotStarted { start }),
+        [one] if !one.has_started() => Err(Obstacle::NotStarted { start }),
         [one] => Ok(Identity { name: one.name.clone(), peer_urls: one.peer_urls.join(",") }),
         [] => Err(Obstacle::NoMembers),
         _ => Err(Obstacle::SeveralMembers { members: members.iter().map(describe_member).collect() }),
@@ -49,7 +49,8 @@ fn check_single_member(members: &[Member], start: String) -> Result<Identity, Ob
 /// Describes a member for a message.
 pub fn describe_member(member: &Member) -> String {
     match (member.name.as_str(), member.is_learner) {
-        ("", _) => format!("{:x} (not started)", member.id),
+        ("", _) if !member.has_started() => format!("{:x} (not started)", member.id),
+        ("", _) => format!("{:x} (without a name)", member.id),
         (name, true) => format!("{name} (a learner)"),
         (name, false) => name.to_owned(),
     }

@@ -170,7 +170,7 @@ fn reports_an_untrusted_etcd_with_a_site_file_only_if_it_is_the_only_one() {
         assert!(refusal.reason.contains(part), "{refusal}");
     }
     for part in [
-        "ETCD_SITE=/",
+        "save these lines as /etc/etcd-backup/site.yaml",
         "install -t /usr/local/bin /opt/etcd*",
         "\ndata-dir: /data/b\nbin-dir: /usr/local/bin\n",
     ] {
@@ -233,5 +233,5 @@ fn without_an_etcd_names_every_place_that_was_looked_at() {
     for part in ["no etcd runs", "/etc/default/etcd", "/var/snap/etcd/common/etcd.conf.yml"] {
         assert!(refusal.reason.contains(part), "{refusal}");
     }
-    assert!(refusal.next.contains("ETCD_SITE"), "{refusal}");
+    assert!(refusal.next.contains("/etc/etcd-backup/site.yaml"), "{refusal}");
 }
