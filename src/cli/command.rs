@@ -2,7 +2,7 @@
 
 use super::job::{Job, job};
 use crate::commands::{
-    backup, check, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
+    backup, check, check_config, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
 };
 
 /// A command.
@@ -62,7 +62,7 @@ const fn positional(param: &'static str, placeholder: &'static str, many: bool) 
 }
 
 /// Every command, in the order of the help.
-pub(super) const COMMANDS: [Command; 20] = [
+pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "snapshot",
         action: "snapshot",
@@ -175,9 +175,17 @@ pub(super) const COMMANDS: [Command; 20] = [
         name: "site",
         action: "site",
         positional: None,
-        examples: &["site"],
+        examples: &["site", "site --write"],
         reads: &[SITE],
         start: || job(site::perform),
+    },
+    Command {
+        name: "check-config",
+        action: "check-config",
+        positional: None,
+        examples: &["check-config", "check-config --config ./config.yaml", "check-config --json"],
+        reads: &[SITE, SETTINGS, BUCKETS],
+        start: || job(check_config::perform),
     },
     Command {
         name: "health",

@@ -28,6 +28,9 @@ pub(super) trait Job {
     /// Returns the outcome as the result keys of the Juju action.
     fn juju(&self) -> Results;
 
+    /// Returns the exit status, if the outcome has one of its own.
+    fn exit_status(&self) -> Option<u8>;
+
     /// Returns the line and the exit status of a Nagios plugin, if the command is one and has learned the state.
     fn nagios(&self) -> Option<(String, u8)>;
 }
@@ -68,6 +71,10 @@ impl<R: FromParams, O: Render> Job for Task<R, O> {
 
     fn juju(&self) -> Results {
         self.outcome.juju()
+    }
+
+    fn exit_status(&self) -> Option<u8> {
+        self.outcome.exit_status()
     }
 
     fn nagios(&self) -> Option<(String, u8)> {

@@ -284,10 +284,7 @@ impl Front {
         if let Err(error) = outcome {
             stderr::print(&error.to_string());
         }
-        match job.nagios() {
-            Some((_, level)) if is_check => ExitCode::from(level),
-            _ => terminal::status(outcome),
-        }
+        job.exit_status().map_or_else(|| terminal::status(outcome), ExitCode::from)
     }
 }
 

@@ -5,12 +5,13 @@
 
 use super::params::Params;
 use crate::archive::Effort;
+use crate::commands::moved_uploads::Rename;
 use crate::commands::restore::{Options, SnapshotName};
 use crate::commands::snapshots::list::DocumentFormat;
 use crate::commands::snapshots::prune::Clusters;
 use crate::commands::snapshots::{delete, fetch, list, pin, prune, verify};
 use crate::commands::upkeep::CompactionRequest;
-use crate::commands::{SiteRequest, backup, check, restore, schedule, snapshot, upload};
+use crate::commands::{SiteRequest, backup, check, check_config, restore, schedule, site, snapshot, upload};
 use crate::error::{ActionError, Refusal};
 use crate::inventory::retention::{Policy, parse_age, parse_size};
 use crate::restore::Bump;
@@ -61,6 +62,26 @@ fn words(text: &str) -> Vec<String> {
 impl FromParams for SiteRequest {
     fn from_params(params: &Params) -> Result<Self, ActionError> {
         Ok(Self { site: params.site()? })
+    }
+}
+
+impl FromParams for site::Request {
+    fn from_params(params: &Params) -> Result<Self, ActionError> {
+        let task = match (params.flag("write")?, params.flag("force")?) {
+            (true, force) => site::Task::Write { force },
+            (false, false) => site::Task::Report,
+            (false, true) => {
+                let next = "run `etcd-backup site --write --force`";
+                return Err(Refusal::new("force is used only with write", next).into());
+            }
+        };
+        Ok(Self { site: params.site()?, task })
+    }
+}
+
+impl FromParams for check_config::Request {
+    fn from_params(params: &Params) -> Result<Self, ActionError> {
+        Ok(Self { config: params.path("config")?, site: params.site()?, target: params.path("target")? })
     }
 }
 
@@ -206,11 +227,21 @@ impl FromParams for prune::Request {
             clusters: match params.text("cluster")? {
                 "" => Clusters::Own,
                 "any" => Clusters::Any,
-                id => Clusters::Id(id.to_ascii_lowercase()),
+                id => Clusters::Id(cluster_id(id)?),
             },
             plan: params.flag("plan")?,
             site: params.site()?,
         })
+    }
+}
+
+fn cluster_id(text: &str) -> Result<String, Refusal> {
+    match text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err(Refusal::new(
+            format!("cluster {text:?} is not the id of a cluster, which has up to 16 hexadecimal digits"),
+            "give an id that `etcd-backup list --json` shows as cluster_id, or any",
+        )),
     }
 }
 
@@ -257,10 +288,14 @@ impl FromParams for schedule::Request {
 impl FromParams for upload::Request {
     fn from_params(params: &Params) -> Result<Self, ActionError> {
         let plan = params.flag("plan")?;
-        let task = match params.given("give-up")? {
-            Some(text) => upload::Task::GiveUp { uploads: words(text), plan },
-            None if plan => upload::Task::List,
-            None => upload::Task::Send,
+        let task = match (params.given("give-up")?, params.given("move")?) {
+            (Some(_), Some(_)) => {
+                return Err(Refusal::new("both move and give-up are given", "give one of them").into());
+            }
+            (Some(text), None) => upload::Task::GiveUp { uploads: words(text), plan },
+            (None, Some(names)) => upload::Task::Move { rename: Rename::parse(names)?, plan },
+            (None, None) if plan => upload::Task::List,
+            (None, None) => upload::Task::Send,
         };
         Ok(Self { target: params.path("target")?, task })
     }
@@ -399,6 +434,23 @@ mod tests {
         assert_eq!(task(&["give-up=all", "plan=true"]), given_up(true));
         assert_eq!(task(&["give-up=all"]), given_up(false));
         assert_eq!((task(&["--plan"]), task(&[])), (upload::Task::List, upload::Task::Send));
+        let rename = Rename { from: "old".to_owned(), to: "new".to_owned() };
+        assert_eq!(task(&["--move", "old/new"]), upload::Task::Move { rename, plan: false });
+        for text in ["old", "old/", "/new", "a/b/c"] {
+            assert_eq!(reason::<upload::Request>("upload", &["--move", text]), format!("move is {text:?}"));
+        }
+        assert_eq!(
+            reason::<upload::Request>("upload", &["--move=a/b", "--give-up=a"]),
+            "both move and give-up are given"
+        );
+    }
+
+    #[test]
+    fn a_site_file_is_replaced_only_if_it_is_to_be_written() {
+        let task = |words: &[&str]| typed::<site::Request>("site", words).unwrap().task;
+        assert_eq!((task(&[]), task(&["--write"])), (site::Task::Report, site::Task::Write { force: false }));
+        assert_eq!(task(&["--write", "--force"]), site::Task::Write { force: true });
+        assert_eq!(reason::<site::Request>("site", &["--force"]), "force is used only with write");
     }
 
     #[test]
@@ -407,6 +459,10 @@ mod tests {
         assert_eq!(clusters(&[]), Clusters::Own);
         assert_eq!(clusters(&["cluster=any"]), Clusters::Any);
         assert_eq!(clusters(&["cluster=ABC"]), Clusters::Id("abc".to_owned()));
+        for id in ["zzz", "8cc9da78b36d11155"] {
+            let reason = reason::<prune::Request>("prune", &[&format!("cluster={id}")]);
+            assert!(reason.contains("not the id of a cluster"), "{reason}");
+        }
         assert_eq!(reason::<prune::Request>("prune", &["keep-within=7"]), "keep-within is \"7\"");
     }
 }

@@ -1,7 +1,7 @@
 //! The JSON Schemas in `docs/schema/` are those of the outcomes.
 
 use crate::commands::{
-    backup, check, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
+    backup, check, check_config, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
 };
 use schemars::{JsonSchema, schema_for};
 use serde_json::{Value, json};
@@ -37,6 +37,7 @@ fn the_documented_schemas_are_those_of_the_outcomes() {
         ("list", schema::<snapshots::list::Outcome>("list")),
         ("prune", schema::<snapshots::prune::Outcome>("prune")),
         ("site", schema::<site::Outcome>("site")),
+        ("check-config", schema::<check_config::Outcome>("check-config")),
         ("check", schema::<check::Outcome>("check")),
         ("upload", schema::<upload::Outcome>("upload")),
         ("restore", schema::<restore::Outcome>("restore")),

@@ -5,9 +5,11 @@
 pub mod archive;
 pub mod backup;
 pub mod check;
+pub mod check_config;
 pub mod credentials;
 pub mod environment;
 mod maintenance;
+pub mod moved_uploads;
 mod offsite;
 pub mod restore;
 mod runs;
@@ -23,7 +25,8 @@ mod v2_keys;
 pub use environment::{Environment, now};
 
 use crate::archive::age::Identities;
-use crate::error::ActionError;
+use crate::error::{ActionError, Refusal};
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use crate::juju::{Juju, Resource};
@@ -104,15 +107,32 @@ fn identities(file: Option<&Path>) -> Result<Option<Identities>, ActionError> {
 
 /// Finds the etcd of this machine that `choice` selects, or without a choice the only etcd.
 fn site(call: &Call<'_>, choice: Option<&str>) -> Result<Site, ActionError> {
-    let Environment { site, password, .. } = call.environment;
-    let found = Site::find(site.as_deref(), choice.unwrap_or_default(), password.clone(), call.now);
+    find_site(call, call.environment.site.as_deref(), choice)
+}
+
+/// Does the same as [`site`], but reads no site file unless `choice` is one.
+fn discovered_site(call: &Call<'_>, choice: Option<&str>) -> Result<Site, ActionError> {
+    find_site(call, None, choice)
+}
+
+fn find_site(call: &Call<'_>, site_file: Option<&Path>, choice: Option<&str>) -> Result<Site, ActionError> {
+    let password = call.environment.password.clone();
+    let found = Site::find(site_file, choice.unwrap_or_default(), password, call.now);
     found.map_err(|error| {
-        ActionError::from_error(
-            error,
-            "nothing was changed",
-            "install the missing program, or set its path in a site file, give its path in ETCD_SITE, and run this again",
-        )
+        let next = format!("install the missing program, or set bin-dir in {SITE_FILE}");
+        name_site_file(ActionError::from_error(error, "nothing was changed", next), call.environment.in_charm)
     })
+}
+
+/// Completes the advice to write the site file: an action of the charm does not read that file by itself.
+fn name_site_file(error: ActionError, in_charm: bool) -> ActionError {
+    match error {
+        ActionError::Refused(refusal) if in_charm && refusal.next.contains(SITE_FILE) => {
+            let next = format!("{}; then run this with site={SITE_FILE}", refusal.next);
+            Refusal { next, ..refusal }.into()
+        }
+        other => other,
+    }
 }
 
 /// Completes or rolls back a restore that was interrupted in `data`. Returns a description of the result, if there

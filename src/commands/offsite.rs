@@ -1,6 +1,7 @@
 //! Destinations in commands: reads the configured ones, uploads archives, and reports each result.
 
 use super::Call;
+use super::moved_uploads;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::inventory::destinations::Destinations;
 use crate::inventory::upload::{self, Delivery, NewArchive, PendingUpload, UploadOutcome};
@@ -47,8 +48,9 @@ pub(super) fn send(
     destinations: &Destinations,
     copy_command: &str,
 ) -> Uploads {
+    let mut warnings = moved_uploads::warnings(home, destinations);
     if destinations.is_empty() {
-        return Uploads { destinations: BTreeMap::new(), warnings: Vec::new(), ended: Ok(()) };
+        return Uploads { destinations: BTreeMap::new(), warnings, ended: Ok(()) };
     }
     let Sent { report, arrived } = sent;
     let name = report.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -62,9 +64,10 @@ pub(super) fn send(
         let (state, next) = left(report, &outcomes, &waiting, copy_command);
         ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next })
     };
+    warnings.extend(outcomes.iter().filter_map(stuck));
     Uploads {
         destinations: outcomes.iter().map(|one| (one.destination.clone(), one.describe())).collect(),
-        warnings: outcomes.iter().filter_map(stuck).collect(),
+        warnings,
         ended: failure(&outcomes, ended).map_or(Ok(()), |cause| Err(fail(cause))),
     }
 }

@@ -4,7 +4,7 @@ use super::Call;
 use super::archive::Archive;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::juju::Resource;
-use crate::restore::{self, Bump, Plan, Report, Source};
+use crate::restore::{self, BackupMethod, Bump, Plan, Report, Source};
 use crate::store::trusted_path::archive_owner;
 use crate::system::process;
 use anyhow::Result;
@@ -112,6 +112,8 @@ pub struct Planned {
     pub old_revision: Option<i64>,
     /// The archive that the present data would be saved as.
     pub backup: String,
+    /// The directory of that archive, if there would be one.
+    pub backup_target: Option<PathBuf>,
     /// Number of revisions by which the revision would be raised.
     pub bump: i64,
 }
@@ -289,6 +291,7 @@ fn planned(report: &Report, request: &restore::Request) -> Planned {
         peer_urls: plan.member.peer_urls.to_string(),
         old_revision: plan.old_revision,
         backup: plan.backup.describe().to_string(),
+        backup_target: request.backup.clone().filter(|_| plan.backup != BackupMethod::None),
         bump: plan.bump,
     }
 }

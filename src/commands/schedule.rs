@@ -129,6 +129,18 @@ pub fn break_off(environment: &Environment) -> Result<()> {
     Ok(())
 }
 
+/// Returns the next runs of the schedule, in RFC 3339. Changes nothing.
+///
+/// # Errors
+/// Refuses a schedule that cannot be installed.
+pub(super) fn next_runs(
+    settings: &Settings,
+    environment: &Environment,
+    now: Timestamp,
+) -> Result<Vec<String>> {
+    Wanted::of(settings, environment, now)?.next()
+}
+
 /// The timer that the settings describe.
 struct Wanted<'s> {
     schedule: &'s Schedule,

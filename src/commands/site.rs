@@ -3,15 +3,40 @@
 //! Must never fail because etcd does not answer: it reports that.
 
 mod versions;
+mod write;
 
-use super::{Call, SiteRequest};
+pub(super) use versions::check as check_programs;
+
+use super::Call;
 use crate::error::ActionError;
 use crate::etcd::certificates::{Validity, expiry_warning};
 use crate::etcd::client::Client;
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::site::{Site, Sourced};
 use jiff::Timestamp;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
+
+/// A request about the etcd of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// The etcd, if the machine has several: its unit, its process id, its data directory, or a site file.
+    pub site: Option<String>,
+    /// What to do.
+    pub task: Task,
+}
+
+/// What to do with the etcd that was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Report it.
+    Report,
+    /// Write a site file that describes it.
+    Write {
+        /// Whether to replace a file that exists.
+        force: bool,
+    },
+}
 
 /// The etcd of this machine.
 #[derive(Debug, Default, Serialize)]
@@ -85,22 +110,53 @@ pub struct Outcome {
     pub members: Vec<String>,
     /// Warnings about settings that do not work or will stop working.
     pub warnings: Vec<String>,
+    /// The site file that was written, if that was requested.
+    pub site_file: Option<PathBuf>,
+    /// The lines of that site file, also if it was not written.
+    pub site_file_text: Option<String>,
 }
 
 /// Describes the etcd of this machine.
 ///
 /// # Errors
 /// Fails if it finds no etcd, or several. Does not fail if etcd does not answer.
-pub fn perform(call: &Call<'_>, request: &SiteRequest, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let site = super::site(call, request.site.as_deref())?;
-    *outcome = describe(&site, call.now);
-    ask(&site, outcome);
+pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let choice = request.site.as_deref();
+    if let Task::Write { force } = request.task {
+        return write_file(call, choice, force, outcome);
+    }
+    let site = super::site(call, choice)?;
+    *outcome = look(&site, call.now);
     let programs = versions::check(&site, outcome.etcd_version.as_deref());
     outcome.programs = programs.versions;
     outcome.warnings.extend(programs.warnings);
     let version = outcome.etcd_version.clone().unwrap_or_default();
     outcome.warnings.extend(super::v2_keys::warning(&site, &version));
     Ok(())
+}
+
+/// Writes the site file of the etcd that is discovered. A site file that exists is not read.
+fn write_file(
+    call: &Call<'_>,
+    choice: Option<&str>,
+    force: bool,
+    outcome: &mut Outcome,
+) -> Result<(), ActionError> {
+    let site = super::discovered_site(call, choice)?;
+    *outcome = look(&site, call.now);
+    outcome.site_file_text = Some(site.to_site_file_draft());
+    let file = call.environment.site.as_deref().unwrap_or(Path::new(SITE_FILE));
+    let written = write::write(&site, file, force)
+        .map_err(|error| ActionError::from_error(error, "no site file was written", "run it as root"))?;
+    outcome.site_file = Some(written);
+    Ok(())
+}
+
+/// Returns the facts found on the machine, and the answers of etcd.
+pub(super) fn look(site: &Site, now: Timestamp) -> Outcome {
+    let mut outcome = describe(site, now);
+    ask(site, &mut outcome);
+    outcome
 }
 
 /// Returns the facts found on the machine, without querying etcd.

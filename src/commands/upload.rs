@@ -3,6 +3,7 @@
 //! Must never delete an archive: giving up an upload leaves its file in place.
 
 use super::Call;
+use super::moved_uploads::Rename;
 use super::target::target;
 use crate::error::{ActionError, Failure, Refusal};
 use crate::inventory::upload::{self, PendingUpload};
@@ -40,6 +41,13 @@ pub enum Task {
         /// Whether to only list them.
         plan: bool,
     },
+    /// Move the uploads for a destination that was renamed.
+    Move {
+        /// Its old and its new name.
+        rename: Rename,
+        /// Whether to only list them.
+        plan: bool,
+    },
 }
 
 /// The upload queue after the command.
@@ -55,6 +63,10 @@ pub struct Outcome {
     pub would_give_up: Option<Vec<String>>,
     /// The uploads that were taken out of the queue, if some were named.
     pub given_up: Option<Vec<String>>,
+    /// The uploads that a plan would move to another destination, if that was requested.
+    pub would_move: Option<Vec<String>>,
+    /// The uploads that were moved to another destination, if that was requested.
+    pub moved: Option<Vec<String>>,
     /// The archives that were sent to each destination.
     pub destinations: BTreeMap<String, String>,
     /// Warnings about reporting this run.
@@ -84,6 +96,9 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let target = target(call, &settings, request.target.as_deref());
     let (_, owner) = archive_owner().map_err(unchanged)?;
     let home = TrustedPath::open(&target, owner).map_err(unchanged)?.existing();
+    if let Task::Move { rename, plan } = &request.task {
+        return move_queued((rename, *plan), home.as_ref(), &settings, outcome);
+    }
     let waiting = list(home.as_ref())?;
     let home = home.filter(|_| !waiting.is_empty());
     match (&request.task, home) {
@@ -95,7 +110,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
                 None => outcome.would_give_up = plan.then(|| all_named(&meant)),
             }
         }
-        (Task::Send | Task::List, _) => {}
+        (Task::Send | Task::List | Task::Move { .. }, _) => {}
     }
     show(&waiting, &settings, outcome);
     Ok(())
@@ -107,7 +122,22 @@ fn list(home: Option<&Dir>) -> Result<Vec<PendingUpload>, ActionError> {
 
 /// Returns whether a word of `give-up` selects this upload.
 fn names(word: &str, one: &PendingUpload) -> bool {
-    word == ALL || word == one.archive || word == one.selector()
+    let of_destination = word.strip_suffix(ALL).and_then(|word| word.strip_suffix('/'));
+    word == ALL || word == one.archive || word == one.selector() || of_destination == Some(&one.destination)
+}
+
+/// Moves the uploads for a destination that was renamed, and does not send them.
+fn move_queued(
+    (rename, plan): (&Rename, bool),
+    home: Option<&Dir>,
+    settings: &Settings,
+    outcome: &mut Outcome,
+) -> Result<(), ActionError> {
+    rename.check(settings)?;
+    let moved = Some(all_named(&rename.apply(home, plan).map_err(unchanged)?));
+    (outcome.would_move, outcome.moved) = if plan { (moved, None) } else { (None, moved) };
+    show(&list(home)?, settings, outcome);
+    Ok(())
 }
 
 /// Returns the uploads that the words select.
@@ -219,6 +249,8 @@ mod tests {
             (&["far/a"], Some("far/a")),
             (&["far/a", "b"], Some("far/a, far/b")),
             (&["all"], Some("near/a, far/a, far/b")),
+            (&["far/all"], Some("far/a, far/b")),
+            (&["gone/all"], None),
             (&["c"], None),
             (&["a", "near/b"], None),
             (&["a", ""], None),

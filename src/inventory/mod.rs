@@ -7,6 +7,7 @@ mod entry;
 mod fetch;
 mod latest;
 mod listing;
+mod probe;
 mod record;
 mod repository;
 pub mod retention;

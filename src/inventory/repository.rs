@@ -35,7 +35,7 @@ pub struct Repository {
     pub keep: Policy,
     /// The destinations that archives in it still have to be uploaded to, by the archive's name.
     pub pending_uploads: BTreeMap<String, Vec<String>>,
-    store: Box<dyn BlobStore>,
+    pub(super) store: Box<dyn BlobStore>,
 }
 
 /// The data read from one archive or file, or the reason why it cannot be read. A failure of the store is an error

@@ -85,6 +85,20 @@ impl Hooks {
         Ok(())
     }
 
+    /// Returns the programs.
+    pub fn programs(&self) -> impl Iterator<Item = &Path> {
+        [&self.before, &self.after, &self.failure].into_iter().flatten().map(PathBuf::as_path)
+    }
+
+    /// Checks that every program can be run and that the timeout is valid. Runs nothing.
+    ///
+    /// # Errors
+    /// Refuses the first hook that cannot be run.
+    pub fn check(&self) -> Result<(), Refusal> {
+        self.timeout()?;
+        self.programs().try_for_each(check_program)
+    }
+
     fn timeout(&self) -> Result<Duration, Refusal> {
         let Some(text) = &self.timeout else { return Ok(DEFAULT_TIMEOUT) };
         let seconds = schedule::parse_seconds(text).filter(|seconds| *seconds > 0);

@@ -5,6 +5,7 @@
 mod archives;
 mod backup;
 mod check;
+mod check_config;
 mod list;
 mod prune;
 mod restore;
@@ -34,6 +35,11 @@ pub(super) trait Render: Serialize {
 
     /// Returns text for people.
     fn text(&self, style: Style) -> String;
+
+    /// Returns the exit status, if the outcome has one of its own.
+    fn exit_status(&self) -> Option<u8> {
+        self.nagios().map(|(_, level)| level)
+    }
 
     /// Returns the line and the exit status of a Nagios plugin, if the command is one and has learned the state.
     fn nagios(&self) -> Option<(String, u8)> {

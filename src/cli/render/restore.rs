@@ -63,6 +63,7 @@ impl Render for Outcome {
                 ("  revision now", plan.old_revision.map(|revision| revision.to_string())),
                 ("  revision then", Some(plan.revision.to_string())),
                 ("  backup", Some(plan.backup.clone())),
+                ("  backup in", plan.backup_target.as_ref().map(|target| target.display().to_string())),
             ]);
         }
         if let Some(site) = &self.site {
@@ -103,6 +104,9 @@ fn add_plan(plan: &Planned, results: &mut Results) {
         results.set(key!("plan.old-revision"), revision.to_string());
     }
     results.set(key!("plan.backup"), &*plan.backup);
+    if let Some(target) = &plan.backup_target {
+        results.set(key!("plan.backup-target"), target.display().to_string());
+    }
     results.set(key!("plan.bump"), plan.bump.to_string());
 }
 

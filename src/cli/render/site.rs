@@ -61,7 +61,14 @@ impl Render for Outcome {
             ("  stop with", Some(self.stop.clone())),
             ("  start with", Some(self.start.clone())),
         ]);
-        text + &warnings(&self.warnings)
+        text += &warnings(&self.warnings);
+        match (&self.site_file, &self.site_file_text) {
+            (Some(file), Some(lines)) => {
+                text + &format!("\n{} has these lines now:\n\n{lines}", file.display())
+            }
+            (None, Some(lines)) => text + &format!("\nThe site file of this etcd:\n\n{lines}"),
+            _ => text,
+        }
     }
 }
 
@@ -107,6 +114,8 @@ pub(super) fn add(site: &Outcome, results: &mut Results) {
         (key!("site.error"), site.answer_error.clone()),
         (key!("site.members"), list(&site.members, ", ")),
         (key!("site.programs"), list(&site.programs, ", ")),
+        (key!("site.file"), of(&site.site_file)),
+        (key!("site.file-text"), site.site_file_text.clone()),
     ] {
         if let Some(value) = value {
             results.set(key, value);

@@ -28,6 +28,11 @@ impl Render for Outcome {
         if let Some(all) = &self.given_up {
             results.set(key!("given-up"), all.join(", "));
         }
+        for (key, all) in [(key!("would-move"), &self.would_move), (key!("moved"), &self.moved)] {
+            if let Some(all) = all {
+                results.set(key, all.join(", "));
+            }
+        }
         add_destinations(&self.destinations, &mut results);
         if !self.run_warnings.is_empty() {
             results.set(key!("run.warning"), self.run_warnings.join("; "));
@@ -43,7 +48,12 @@ impl Render for Outcome {
         if !self.is_known {
             return text;
         }
-        for (what, all) in [("would be given up", &self.would_give_up), ("given up", &self.given_up)] {
+        for (what, all) in [
+            ("would be given up", &self.would_give_up),
+            ("given up", &self.given_up),
+            ("would be moved", &self.would_move),
+            ("moved", &self.moved),
+        ] {
             if let Some(all) = all {
                 text += &format!("{what}: {}\n", all.join(", "));
             }

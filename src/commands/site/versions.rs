@@ -9,7 +9,7 @@ use crate::etcd::versions::{Installed, Version};
 use anyhow::Result;
 
 /// The versions of the programs, and their problems.
-pub(super) struct Programs {
+pub(in crate::commands) struct Programs {
     /// The name and version of each program.
     pub versions: Vec<String>,
     /// The reason why they cannot take or restore a snapshot.
@@ -17,7 +17,7 @@ pub(super) struct Programs {
 }
 
 /// Compares the programs of `site` with each other and with the running etcd, if its version is known.
-pub(super) fn check(site: &Site, running: Option<&str>) -> Programs {
+pub(in crate::commands) fn check(site: &Site, running: Option<&str>) -> Programs {
     let mut versions = Vec::new();
     let checked = [site.tools.check_can_read_snapshots(), check_can_restore(site, running, &mut versions)];
     let warnings = checked.into_iter().filter_map(Result::err).map(|error| describe_inline(&error)).collect();

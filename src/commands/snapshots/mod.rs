@@ -1,5 +1,6 @@
 //! The commands on existing archives: `list-snapshots` and those that take a name from its output.
 
+mod cluster;
 pub mod delete;
 pub mod fetch;
 pub mod list;

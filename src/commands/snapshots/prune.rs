@@ -1,7 +1,7 @@
 //! The command `prune-snapshots`: keeps the archives that a policy selects, deletes the others, and gives every
 //! reason.
 
-use super::{STILL_THERE, failed, hidden, lineage, not_looked_at, places, unread_places};
+use super::{STILL_THERE, cluster, failed, hidden, lineage, not_looked_at, places, unread_places};
 use crate::commands::Call;
 use crate::error::{ActionError, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
@@ -110,6 +110,9 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let judged_places = which(request.destination.as_deref(), &places, given)?;
     let scope = scope(call, request)?;
     let look = Listing::new(&places, &judged_places);
+    if let Clusters::Id(id) = &request.clusters {
+        cluster::check_known(id, &look)?;
+    }
     let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
     let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
     let mut failures = unread_places(&look.unreadable, &mut outcome.destinations);

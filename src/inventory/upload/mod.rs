@@ -5,14 +5,15 @@
 
 mod outcome;
 mod queue;
+mod rename;
 mod sender;
 
 pub use outcome::{Delivery, PendingUpload, UploadOutcome};
 pub use queue::NewArchive;
+pub use rename::move_queued;
 
 use super::destinations::Destinations;
 use crate::archive::name::distinct_name;
-use crate::error::Refusal;
 use crate::progress::Sink;
 use crate::system::durable::Dir;
 use anyhow::Result;
@@ -93,12 +94,7 @@ pub fn list(home: &Dir) -> Result<Vec<PendingUpload>> {
 /// written.
 pub fn give_up(home: &Dir, is_meant: impl Fn(&PendingUpload) -> bool) -> Result<Vec<PendingUpload>> {
     let Some(queue) = Queue::open(home)? else { return Ok(Vec::new()) };
-    let _lock = queue.lock()?.map_err(|holder| {
-        Refusal::locked(
-            format!("{holder}, and uploads the queued archives"),
-            "wait for it to end, then run this again",
-        )
-    })?;
+    let _lock = queue.lock_or_refuse()?;
     let mut given_up = Vec::new();
     for upload in queue.uploads()? {
         let pending = PendingUpload::from(upload.clone());

@@ -102,6 +102,20 @@ impl Queue {
         }
     }
 
+    /// Locks the queue.
+    ///
+    /// # Errors
+    /// Refuses while another run uploads, because it may be uploading any of them.
+    pub fn lock_or_refuse(&self) -> Result<Lock> {
+        let locked = self.lock()?.map_err(|holder| {
+            Refusal::locked(
+                format!("{holder}, and uploads the queued archives"),
+                "wait for it to end, then run this again",
+            )
+        });
+        Ok(locked?)
+    }
+
     /// Adds an upload durably, or replaces its file with its current state.
     pub fn add(&self, upload: &QueuedUpload) -> Result<()> {
         let text = serde_json::to_vec_pretty(upload).context("writing to the upload queue")?;
