@@ -87,7 +87,7 @@ pub(super) fn warnings(home: &Dir, destinations: &Destinations) -> Vec<String> {
     unknown
         .map(|(name, count)| {
             let next = how_to_move(name, &known);
-            format!("{count} uploads are waiting for {name}, which is not in the settings ({next})")
+            format!("uploads are waiting for {name}, which is not in the settings: {count} ({next})")
         })
         .collect()
 }

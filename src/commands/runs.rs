@@ -6,7 +6,7 @@ use super::offsite::{self, Sent, Uploads};
 use super::target::of_schedule;
 use super::{Call, Environment, now};
 use crate::archive::name::taken;
-use crate::error::{ActionError, Failure};
+use crate::error::{ActionError, describe_inline};
 use crate::inventory::{Repository, may_be_archive, upload};
 use crate::schedule::Hooks;
 use crate::schedule::hooks::HookEvent;
@@ -99,12 +99,13 @@ impl<'a> Watch<'a> {
 
     /// Runs the operator's hook, which can prevent the backup.
     pub fn before(&mut self) -> Result<(), ActionError> {
-        self.hook(HookEvent::Before).map_err(|cause| {
-            ActionError::Failed(Failure {
-                cause,
-                state: "no snapshot was begun, because the hook failed".to_owned(),
-                next: "fix the error that it reports, or remove it from the settings".to_owned(),
-            })
+        self.hook(HookEvent::Before).map_err(|error| {
+            let state = "no snapshot was begun, because the hook failed";
+            ActionError::from_error(
+                error,
+                state,
+                "fix the error that it reports, or remove it from the settings",
+            )
         })
     }
 
@@ -147,7 +148,7 @@ impl<'a> Watch<'a> {
         let _undisturbed = interrupt::defer();
         let occasion = if outcome.is_ok() { HookEvent::After } else { HookEvent::Failure };
         if let Err(error) = self.hook(occasion) {
-            self.trouble(format!("{error:#}"));
+            self.trouble(describe_inline(&error));
         }
         if !self.is_forgotten
             && let Err(error) = refresh(&self.home, self.settings, self.environment)

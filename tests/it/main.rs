@@ -28,6 +28,7 @@ mod broken_tools;
 mod bucket;
 mod cancellation;
 mod chaos;
+mod check_config;
 mod command_line;
 mod common;
 mod concurrent_changes;

@@ -35,10 +35,13 @@ impl Render for Outcome {
             text += &format!("\nThe next scheduled run is at {next}.\n");
         }
         if self.status.is_some() {
-            let count = |level| self.of(level).count();
-            let (ok, warnings, errors) = (count(Level::Ok), count(Level::Warning), count(Level::Error));
-            text +=
-                &format!("\n{} checks: {ok} ok, {warnings} warnings, {errors} errors\n", self.checks.len());
+            let count = |level, noun: &str| match self.of(level).count() {
+                1 => format!("1 {noun}"),
+                number => format!("{number} {noun}s"),
+            };
+            let (ok, all) = (self.of(Level::Ok).count(), self.checks.len());
+            let (warnings, errors) = (count(Level::Warning, "warning"), count(Level::Error, "error"));
+            text += &format!("\n{all} checks: {ok} ok, {warnings}, {errors}\n");
         }
         text
     }
@@ -88,7 +91,7 @@ mod tests {
         let outcome =
             Outcome { status: Some(Level::Error), checks, next_run: Some("2026-01-01T00:00:00Z".to_owned()) };
         let text = "ok       hooks: no newline\nerror    hooks: no newline. Next: do it.\n\n\
-                    The next scheduled run is at 2026-01-01T00:00:00Z.\n\n2 checks: 1 ok, 0 warnings, 1 errors\n";
+                    The next scheduled run is at 2026-01-01T00:00:00Z.\n\n2 checks: 1 ok, 0 warnings, 1 error\n";
         assert_eq!(outcome.text(Style::default()), text);
         assert_eq!(outcome.exit_status(), Some(2));
         assert_eq!(Outcome::default().exit_status(), None);

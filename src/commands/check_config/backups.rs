@@ -116,11 +116,11 @@ pub(super) fn check_queue(settings: &Settings, target: &Path, all: &mut Findings
     let unknown = moved_uploads::unknown_destinations(&waiting, &names);
     let known = waiting.len() - unknown.values().sum::<usize>();
     if known > 0 {
-        let message = format!("{known} uploads are waiting");
+        let message = format!("uploads are waiting: {known}");
         all.warn("upload queue", message, Some("etcd-backup upload".to_owned()));
     }
     for (name, count) in unknown {
-        let message = format!("{count} uploads are waiting for {name}, which is not in the settings");
+        let message = format!("uploads are waiting for {name}, which is not in the settings: {count}");
         all.warn("upload queue", message, Some(moved_uploads::how_to_move(name, &names)));
     }
 }

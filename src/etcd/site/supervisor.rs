@@ -109,7 +109,7 @@ mod tests {
                 &["/bin/true"],
                 "the start command of etcd cannot run: no-such-program does not",
             ),
-            (&["/bin/true"], &["/etc/hostname"], "/etc/hostname is not an executable file"),
+            (&["/bin/true"], &["/etc/passwd"], "/etc/passwd is not an executable file"),
             (&["/bin/true"], &[], "the stop command of etcd is empty"),
         ] {
             let refusal = site(Path::new("/d"), commands(start, stop)).check_service().unwrap_err();
