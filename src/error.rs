@@ -3,6 +3,10 @@
 //! Owns the types of these outcomes and the form of their messages. Must never decide which of them applies: the
 //! modules that know the case do.
 
+mod subcommand;
+
+pub use subcommand::{PROGRAM, Subcommand, quoted};
+
 use nix::sys::signal::Signal;
 use std::fmt;
 

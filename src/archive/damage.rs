@@ -3,7 +3,7 @@
 //! Only our own reading of the archive proves damage. A failure of the disk, the network, a program or a
 //! login must never be reported as damage.
 
-use crate::error::Refusal;
+use crate::error::{Refusal, Subcommand};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -196,7 +196,8 @@ impl Damaged {
 
 impl From<Damaged> for Refusal {
     fn from(damaged: Damaged) -> Self {
-        Self::new(damaged.to_string(), "choose another snapshot; list-snapshots shows them")
+        let next = format!("choose another snapshot; {} shows them", Subcommand::new("list"));
+        Self::new(damaged.to_string(), next)
     }
 }
 

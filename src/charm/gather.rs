@@ -75,11 +75,7 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     let installed = InstallMethod::installed(has_charm_config)?;
     let method = match installed {
         Some(method) => method,
-        None => {
-            let preferred = preferred_method(juju)?;
-            let candidates = [preferred, InstallMethod::Snap, InstallMethod::Debian];
-            candidates.into_iter().find(|method| has_charm_config(*method)).unwrap_or(preferred)
-        }
+        None => method_to_install(juju, has_charm_config)?,
     };
     let storage = juju.storage(STORAGE)?;
     let current_config = read_optional(method.config_file())?;
@@ -95,15 +91,8 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     let certificates = Certificates::check(method.certificate_dir(), user, now());
     let wanted_config = match &options {
         Ok(options) => {
-            let tls = match certificates {
-                Certificates::All => Some(TlsListener {
-                    certificate_dir: method.certificate_dir().to_owned(),
-                    address: juju.ingress_address(PEER_ENDPOINT)?,
-                }),
-                _ => None,
-            };
-            let name = own.unit.replace('/', "");
-            let member = Member { name, token, data_dir: data_dir.clone(), tls };
+            let tls = tls_listener(juju, method, &certificates)?;
+            let member = Member { name: own.unit.replace('/', ""), token, data_dir: data_dir.clone(), tls };
             let text = etcd_config::render(options, &member)?;
             match data {
                 DataState::Present | DataState::Lost => etcd_config::with_existing_cluster(&text),
@@ -138,6 +127,26 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         is_running: installed.is_some() && main_pid(method.systemd_unit()).is_some(),
         runs_old_config: runs_old_config(method),
     })
+}
+
+/// Returns how etcd will be installed: as an earlier installation of this charm was, or as its options ask for.
+fn method_to_install(juju: &Juju, has_charm_config: impl Fn(InstallMethod) -> bool) -> Result<InstallMethod> {
+    let preferred = preferred_method(juju)?;
+    let candidates = [preferred, InstallMethod::Snap, InstallMethod::Debian];
+    Ok(candidates.into_iter().find(|method| has_charm_config(*method)).unwrap_or(preferred))
+}
+
+/// Returns the certificates that etcd listens with; `None` if it listens without TLS.
+fn tls_listener(
+    juju: &Juju,
+    method: InstallMethod,
+    certificates: &Certificates,
+) -> Result<Option<TlsListener>> {
+    if *certificates != Certificates::All {
+        return Ok(None);
+    }
+    let certificate_dir = method.certificate_dir().to_owned();
+    Ok(Some(TlsListener { certificate_dir, address: juju.ingress_address(PEER_ENDPOINT)? }))
 }
 
 /// Returns the lowest port that etcd can listen on. Root can use any.

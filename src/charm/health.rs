@@ -8,6 +8,7 @@ use super::report::status_of_error;
 use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
 use crate::commands::Environment;
+use crate::error::Subcommand;
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::is_permission_denied;
 use crate::etcd::site::Site;
@@ -97,7 +98,7 @@ fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration
     }
     if !member.errors.is_empty() {
         let reason = format!("etcd has an alarm: {}", member.errors.join("; "));
-        return Status::blocked(&reason, "juju run UNIT alarm-list");
+        return Status::blocked(&reason, &Subcommand::new("alarms").to_string());
     }
     let mut message = match members.len() {
         1 => "1 member, healthy".to_owned(),

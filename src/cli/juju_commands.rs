@@ -42,7 +42,9 @@ fn action_call(text: &str, is_quoted: bool) -> Option<(String, usize)> {
     let (mut call, mut length) = (command.action.to_owned(), name_end);
     while let Some(rest) = text[length..].strip_prefix(' ') {
         let word = &rest[..word_length(rest)];
-        let (parameter, used) = match (word.strip_prefix("--"), &command.positional) {
+        // A word with a special character is between quotes, as a whole.
+        let (quote, bare) = word.strip_prefix('\'').map_or(("", word), |bare| ("'", bare));
+        let (parameter, used) = match (bare.strip_prefix("--"), &command.positional) {
             (Some(option), _) => {
                 let (name, value) = option.split_once('=').unwrap_or((option, ""));
                 let param = action.param(name)?;
@@ -53,11 +55,11 @@ fn action_call(text: &str, is_quoted: bool) -> Option<(String, usize)> {
                         let value = &next[..word_length(next)];
                         (format!("{name}={value}"), word.len() + 1 + value.len())
                     }
-                    _ => (format!("{name}={value}"), word.len()),
+                    _ => (format!("{quote}{name}={value}"), word.len()),
                 }
             }
             (None, Some(positional)) if is_quoted && !word.is_empty() && !word.contains('=') => {
-                (format!("{}={word}", positional.param), word.len())
+                (format!("{quote}{}={bare}", positional.param), word.len())
             }
             _ => break,
         };
@@ -67,8 +69,13 @@ fn action_call(text: &str, is_quoted: bool) -> Option<(String, usize)> {
     Some((call, length))
 }
 
-/// Returns the length of the word at the start of `text`, without the punctuation that ends it.
+/// Returns the length of the word at the start of `text`, without the punctuation that ends it. A word can be between
+/// single quotes, and then contains a quote as `'\''`.
 fn word_length(text: &str) -> usize {
+    if let Some(quoted) = text.strip_prefix('\'') {
+        let quoted = quoted.replace(r"'\''", "____");
+        return quoted.find('\'').map_or(text.len(), |end| end + 2);
+    }
     let end = text.find(|c: char| c.is_whitespace() || "`;,)\"".contains(c)).unwrap_or(text.len());
     text[..end].trim_end_matches(['.', ':']).len()
 }
@@ -99,6 +106,10 @@ fn replace_word<'a>(text: &'a str, placeholder: &str, word: &str) -> Cow<'a, str
 #[cfg(test)]
 mod tests {
     use super::for_unit;
+    use crate::cli::command::Command;
+    use crate::cli::command_line::{CalledAs, parse};
+    use crate::error::Subcommand;
+    use std::ffi::OsString;
 
     #[test]
     fn commands_become_actions() {
@@ -117,6 +128,10 @@ mod tests {
             ("etcd-backup restore snapshot=/a b", "juju run etcd/0 restore snapshot=/a b"),
             ("etcd-backup prune --keep 7 --plan", "juju run etcd/0 prune-snapshots keep=7 plan=true"),
             ("etcd-backup prune --keep=7, or not", "juju run etcd/0 prune-snapshots keep=7, or not"),
+            (
+                r"`sudo etcd-backup restore '/it'\''s a/b' '--target=/a b' --plan`",
+                r"`juju run etcd/0 restore 'from=/it'\''s a/b' 'target=/a b' plan=true`",
+            ),
             ("juju config APPLICATION port=VALUE", "juju config etcd port=VALUE"),
             ("juju run UNIT alarm-list", "juju run etcd/0 alarm-list"),
             ("/etc/etcd-backup/config.yaml", "/etc/etcd-backup/config.yaml"),
@@ -125,5 +140,68 @@ mod tests {
         ] {
             assert_eq!(for_unit(terminal, "etcd/0"), juju);
         }
+    }
+
+    #[test]
+    fn a_subcommand_becomes_an_action() {
+        let of = |command: Subcommand| for_unit(&command.to_string(), "etcd/0");
+        assert_eq!(of(Subcommand::new("list")), "`juju run etcd/0 list-snapshots`");
+        let upload = Subcommand::new("upload").option("target", "/a b").flag("plan");
+        assert_eq!(of(upload), "`juju run etcd/0 upload 'target=/a b' plan=true`");
+        let verify = Subcommand::new("verify").word("a,offsite/latest");
+        assert_eq!(of(verify), "`juju run etcd/0 verify-snapshot snapshot=a,offsite/latest`");
+    }
+
+    /// Returns the chains `Subcommand::new("x").option("y", …)` in the source of a file, without the values.
+    fn chains(code: &str) -> Vec<Vec<String>> {
+        let after = |text: &str, start: &str| Some(text.strip_prefix(start)?.split_once('"')?.0.to_owned());
+        let mut all = Vec::new();
+        for (at, _) in code.match_indices("Subcommand::new(\"") {
+            let text = &code[at..];
+            let mut words = vec![after(text, "Subcommand::new(\"").unwrap()];
+            let end = text.find(['\n', ';']).unwrap_or(text.len());
+            // A chain that is broken over lines begins each with a dot.
+            let lines = text[end..].lines().skip(1).take_while(|line| line.trim_start().starts_with('.'));
+            let chain = std::iter::once(&text[..end]).chain(lines).collect::<Vec<_>>().join("");
+            for method in [".option(\"", ".option_if_some(\"", ".flag(\""] {
+                words.extend(chain.match_indices(method).map(|(at, _)| {
+                    let name = after(&chain[at..], method).unwrap();
+                    if method == ".flag(\"" { format!("--{name}") } else { format!("--{name}=1") }
+                }));
+            }
+            all.push(words);
+        }
+        all
+    }
+
+    fn sources(dir: &std::path::Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else if path.extension().is_some_and(|ending| ending == "rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn every_command_in_a_message_exists_with_its_options() {
+        let mut files = Vec::new();
+        sources(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+        let mut count = 0;
+        for file in files {
+            let code = std::fs::read_to_string(&file).unwrap();
+            let code = code.split("#[cfg(test)]").next().unwrap();
+            for words in chains(code) {
+                let command = Command::find(&words[0]).unwrap_or_else(|| panic!("{words:?} in {file:?}"));
+                assert_eq!(command.name, words[0], "the name of an action in {file:?}");
+                let options: Vec<OsString> = words[1..].iter().map(OsString::from).collect();
+                let parsed = parse(command, CalledAs::Subcommand, options);
+                assert!(parsed.is_ok(), "{words:?} in {file:?}: {parsed:?}");
+                count += 1;
+            }
+        }
+        assert!(count > 30, "only {count} commands were found");
     }
 }

@@ -23,11 +23,11 @@ mod terminal;
 
 use crate::commands::environment;
 use crate::commands::{Call, Environment, now};
-use crate::error::{ActionError, Failure};
+use crate::error::{ActionError, Failure, Subcommand, quoted};
 use crate::juju::Juju;
 use crate::progress::Progress;
 use crate::result_key as key;
-use crate::system::{interrupt, process, stderr};
+use crate::system::{interrupt, stderr};
 use command::Command;
 use command_line::{CalledAs, Format, Invocation, PROGRAM, Request};
 use job::Job;
@@ -172,9 +172,10 @@ fn run_command(
                 reporter.report(progress);
             }
         };
-        let outcome = panic::catch(&after_panic(command, called), || {
+        let outcome = panic::catch(&after_panic(command), || {
             interrupt::install().map_err(not_started)?;
-            let call = Call::new(environment, front.juju(), &report, now());
+            let typed = requests::typed(command, &params)?;
+            let call = Call::new(typed, environment, front.juju(), &report, now());
             job.perform(&params, &call)
         });
         if let Ok(mut reporter) = reporter.try_borrow_mut() {
@@ -191,7 +192,7 @@ fn run_command(
 
 /// Returns the command as it was typed.
 fn typed_again(command: &Command, called: CalledAs, words: &[OsString]) -> String {
-    let words = words.iter().map(|word| process::quoted(word));
+    let words = words.iter().map(|word| quoted(word));
     std::iter::once(called.typed(command)).chain(words).collect::<Vec<_>>().join(" ")
 }
 
@@ -228,11 +229,11 @@ fn started_by_juju(
     Juju::in_action(command.action, environment.variables()).filter(|_| is_action)
 }
 
-fn after_panic(command: &Command, called: CalledAs) -> String {
+fn after_panic(command: &Command) -> String {
     match command.recovers() {
         true => format!(
-            "run `{} --recover`, which completes the restore or rolls it back, and report the bug",
-            if called == CalledAs::Action { "etcd-backup restore".to_owned() } else { called.typed(command) }
+            "{}, which completes the restore or rolls it back; then report the bug",
+            Subcommand::new("restore").flag("recover")
         ),
         false => "run it again, and report the bug if it happens again".to_owned(),
     }

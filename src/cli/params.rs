@@ -39,6 +39,11 @@ impl FromIterator<(String, Value)> for Params {
 }
 
 impl Params {
+    /// Returns the value of a parameter, whatever its type is.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.values.get(name)
+    }
+
     /// Returns the value of a text parameter.
     ///
     /// # Errors

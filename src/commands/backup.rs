@@ -3,6 +3,7 @@
 //!
 //! Must never delete an archive after a backup that failed.
 
+use super::next::repeat;
 use super::runs::{Watch, in_short};
 use super::snapshot;
 use super::snapshot::Ready;
@@ -10,7 +11,7 @@ use super::snapshots::prune;
 use super::target::target;
 use super::{Call, now};
 use crate::archive::human_size;
-use crate::error::{ActionError, Failure, Refusal};
+use crate::error::{ActionError, Failure, Refusal, Subcommand};
 use crate::progress::Progress;
 use crate::schedule::runs::{Run, RunPhase, list};
 use crate::schedule::timer::{self, TimerState};
@@ -81,10 +82,12 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         true => Some(timetable(&settings)?),
         false => None,
     };
-    let untouched =
-        |error| ActionError::from_error(error, "no run was begun", "fix the cause and run it again");
-    let (user, owner) = archive_owner().map_err(untouched)?;
     let target = &target(call, &settings, request.snapshot.target.as_deref());
+    let untouched = |error| {
+        let next = repeat(&error, target, &call.typed);
+        ActionError::from_error(error, "no run was begun", next)
+    };
+    let (user, owner) = archive_owner().map_err(untouched)?;
     let (due, trouble) = match &table {
         None => (Due::Now { scheduled: None, tries: 0 }, None),
         Some(table) => due_at(table, target, owner, call.now).map_err(untouched)?,
@@ -140,7 +143,7 @@ fn timetable(settings: &Settings) -> Result<Timetable, Refusal> {
         Some(schedule) => schedule.timetable(),
         None => Err(Refusal::new(
             "started by the systemd timer, but no schedule is configured",
-            "run `schedule remove=true`, or add a schedule to the settings",
+            format!("{}, or add a schedule to the settings", Subcommand::new("schedule").flag("remove")),
         )),
     }
 }
@@ -286,7 +289,10 @@ fn retain(
                 state:
                     "the backup itself is good, but archives that should have been deleted may still exist"
                         .to_owned(),
-                next: "run `prune-snapshots plan=true` and see".to_owned(),
+                next: format!(
+                    "{} shows what is still to be deleted",
+                    Subcommand::new("prune").option("target", target).flag("plan")
+                ),
             }))
         }
     }
@@ -296,7 +302,7 @@ impl Call<'_> {
     /// Returns the same call at a later time: an archive has the time of its attempt.
     fn again(&self) -> Call<'_> {
         let now = now();
-        Call { now, clock: Clock::at(now), ..*self }
+        Call { now, clock: Clock::at(now), typed: self.typed.clone(), ..*self }
     }
 }
 

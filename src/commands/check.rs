@@ -2,17 +2,19 @@
 //!
 //! Must never report a good state if it could not read the state.
 
-use super::runs::{Found, in_short, interval};
+use super::next::repeat;
+use super::runs::{Found, interval};
 use super::target::{of_schedule, target};
 use super::{Call, Environment};
-use crate::error::{ActionError, Failure};
+use crate::error::{ActionError, Failure, Subcommand};
 use crate::schedule;
 use crate::schedule::runs::health::{AgeLimits, BackupFacts, HealthLevel, HealthReport, assess};
 use crate::settings::Settings;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
+use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Age limits of the last backup without a schedule: one backup a day, slightly late; and one more missed.
 const USUAL: AgeLimits =
@@ -61,14 +63,16 @@ pub struct Request {
 pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
     let target = target(call, &settings, request.target.as_deref());
-    let of_schedule = limits(&settings).map_err(|error| {
-        ActionError::from_error(error, "nothing was changed", "fix the cause and run it again")
-    })?;
+    let of_schedule = limits(&settings)
+        .map_err(|error| ActionError::from_error(error, "nothing was changed", call.typed.to_string()))?;
     let limits = AgeLimits {
         warn: request.warn.unwrap_or(of_schedule.warn),
         crit: request.crit.unwrap_or(of_schedule.crit),
     };
-    let health = look(target, &settings, limits, call.now)?;
+    let health = look(&target, &settings, limits, call.now).map_err(|error| {
+        let next = repeat(&error, &target, &call.typed);
+        ActionError::from_error(error, "nothing was changed", next)
+    })?;
     *outcome = Outcome {
         status: Some(health.level.as_str()),
         level: health.level as u8,
@@ -80,7 +84,11 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         HealthLevel::Critical => Err(ActionError::Failed(Failure {
             cause: anyhow::anyhow!("{}", health.summary),
             state: "the check did not change any backup".to_owned(),
-            next: "run `list-snapshots runs=true` to see the last runs, and `backup` to take one".to_owned(),
+            next: format!(
+                "{} shows the last runs; {} takes a backup",
+                Subcommand::new("list").option_if_some("target", request.target.as_ref()).flag("runs"),
+                Subcommand::new("backup").option_if_some("target", request.target.as_ref())
+            ),
         })),
         _ => Ok(()),
     }
@@ -90,10 +98,13 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
 pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
     let settings = Settings::read(environment.settings.as_deref()).ok()?;
     settings.schedule.as_ref()?;
-    let health = look(of_schedule(environment, &settings), &settings, limits(&settings).ok()?, now);
+    let health = look(&of_schedule(environment, &settings), &settings, limits(&settings).ok()?, now);
     Some(match health {
         Ok(health) => health.summary,
-        Err(stop) => format!("the state of the backups is unknown: {}", in_short(&stop)),
+        Err(error) => {
+            let reason = ActionError::from_error(error, "", "").reason();
+            format!("the state of the backups is unknown: {reason}")
+        }
     })
 }
 
@@ -106,27 +117,13 @@ fn limits(settings: &Settings) -> anyhow::Result<AgeLimits> {
     }))
 }
 
-fn look(
-    target: PathBuf,
-    settings: &Settings,
-    limits: AgeLimits,
-    now: Timestamp,
-) -> Result<HealthReport, ActionError> {
-    let look = || {
-        let (_, owner) = archive_owner()?;
-        let Some(home) = TrustedPath::open(&target, owner)?.existing() else {
-            let known = BackupFacts { runs: &[], archives: &[], misdated: &[], now, pending: Ok(0) };
-            return Ok(assess(&known, limits));
-        };
-        Ok(assess(&Found::at(&home, settings, now)?.known(), limits))
+fn look(target: &Path, settings: &Settings, limits: AgeLimits, now: Timestamp) -> Result<HealthReport> {
+    let (_, owner) = archive_owner()?;
+    let Some(home) = TrustedPath::open(target, owner)?.existing() else {
+        let known = BackupFacts { runs: &[], archives: &[], misdated: &[], now, pending: Ok(0) };
+        return Ok(assess(&known, limits));
     };
-    look().map_err(|error| {
-        ActionError::from_error(
-            error,
-            "nothing was changed",
-            "run it as root, or fix the cause and run it again",
-        )
-    })
+    Ok(assess(&Found::at(&home, settings, now)?.known(), limits))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //!
 //! Must never include the key of the server.
 
+use super::next::repeat;
 use super::{Call, SiteRequest};
 use crate::archive::bundle;
 use crate::error::{ActionError, Refusal};
@@ -32,9 +33,8 @@ pub struct Outcome {
 pub fn perform(call: &Call<'_>, request: &SiteRequest, outcome: &mut Outcome) -> Result<(), ActionError> {
     let site = super::site(call, request.site.as_deref())?;
     let files = files(&site)?;
-    let untouched =
-        |error| ActionError::from_error(error, "nothing was changed", "fix the cause and run it again");
-    let (user, owner) = archive_owner().map_err(untouched)?;
+    let (user, owner) = archive_owner()
+        .map_err(|error| ActionError::from_error(error, "nothing was changed", call.typed.to_string()))?;
     let home = if user == "root" { PathBuf::from("/root") } else { Path::new("/home").join(&user) };
     let pack = || {
         let mut contents = vec![("README", readme(&site).into_bytes())];
@@ -45,7 +45,10 @@ pub fn perform(call: &Call<'_>, request: &SiteRequest, outcome: &mut Outcome) ->
         let dir = TrustedPath::open(&home, owner)?.create()?;
         dir.replace_for(NAME, &bundle(&contents, call.now)?, PRIVATE, Some(owner))
     };
-    pack().map_err(untouched)?;
+    pack().map_err(|error| {
+        let next = repeat(&error, &home, &call.typed);
+        ActionError::from_error(error, "nothing was changed", next)
+    })?;
     let path = home.join(NAME);
     outcome.copy_command = Some(call.copy_command(&user, &path));
     outcome.path = Some(path);

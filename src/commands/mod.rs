@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod environment;
 mod maintenance;
 pub mod moved_uploads;
+mod next;
 mod offsite;
 pub mod restore;
 mod runs;
@@ -25,14 +26,13 @@ mod v2_keys;
 pub use environment::{Environment, now};
 
 use crate::archive::age::Identities;
-use crate::error::{ActionError, Refusal};
+use crate::error::{ActionError, Refusal, Subcommand, quoted};
 use crate::etcd::paths::SITE_FILE;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use crate::juju::{Juju, Resource};
 use crate::progress::Progress;
 use crate::system::clock::Clock;
-use crate::system::process;
 use anyhow::Result;
 use maintenance::Maintenance;
 use std::ffi::OsString;
@@ -40,6 +40,8 @@ use std::path::Path;
 
 /// The circumstances of a call: all input of a command except its request.
 pub struct Call<'a> {
+    /// The command that repeats this call.
+    pub typed: Subcommand,
     /// The time of the call.
     pub now: jiff::Timestamp,
     /// The clock, which continues from `now`.
@@ -53,12 +55,13 @@ pub struct Call<'a> {
 impl<'a> Call<'a> {
     /// Makes a call at the time `now`. `juju` is set if Juju runs the command as an action.
     pub(crate) fn new(
+        typed: Subcommand,
         environment: &'a Environment,
         juju: Option<&'a Juju>,
         report: &'a dyn Fn(Progress<'_>),
         now: jiff::Timestamp,
     ) -> Self {
-        Self { now, clock: Clock::at(now), environment, juju, report }
+        Self { typed, now, clock: Clock::at(now), environment, juju, report }
     }
 }
 
@@ -149,7 +152,7 @@ fn copy_command(unit: Option<&str>, user: &str, host: &str, path: &Path) -> Stri
     };
     let mut from = OsString::from(from + ":");
     from.push(path);
-    format!("{program} {} .", process::quoted(&from))
+    format!("{program} {} .", quoted(&from))
 }
 
 fn host() -> String {

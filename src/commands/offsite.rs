@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::moved_uploads;
-use crate::error::{ActionError, Failure, Refusal};
+use crate::error::{ActionError, Failure, Refusal, Subcommand};
 use crate::inventory::destinations::Destinations;
 use crate::inventory::upload::{self, Delivery, NewArchive, PendingUpload, UploadOutcome};
 use crate::settings::Settings;
@@ -10,6 +10,7 @@ use crate::snapshot::Report;
 use crate::system::durable::Dir;
 use anyhow::anyhow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 /// A published archive, and its uploads.
 pub(super) struct Sent {
@@ -64,7 +65,7 @@ pub(super) fn send(
         let (state, next) = left(report, &outcomes, &waiting, copy_command);
         ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next })
     };
-    warnings.extend(outcomes.iter().filter_map(stuck));
+    warnings.extend(outcomes.iter().filter_map(|one| stuck(one, home.path())));
     Uploads {
         destinations: outcomes.iter().map(|one| (one.destination.clone(), one.describe())).collect(),
         warnings,
@@ -86,15 +87,19 @@ pub(super) fn failure(outcomes: &[UploadOutcome], ended: anyhow::Result<()>) -> 
 }
 
 /// Describes the older archives that are still pending for a destination that has the new one, with the reasons.
-fn stuck(outcome: &UploadOutcome) -> Option<String> {
+fn stuck(outcome: &UploadOutcome, target: &Path) -> Option<String> {
     let is_stuck = outcome.delivery == Delivery::Arrived && !outcome.pending.is_empty();
     let why = |one: &PendingUpload| match &one.error {
         Some(why) => format!("{}: {why}", one.selector()),
         None => one.selector(),
     };
     let all: Vec<String> = outcome.pending.iter().map(why).collect();
-    let advice = "`upload` tries again, and gives up with give-up=DESTINATION/NAME";
-    is_stuck.then(|| format!("still waiting to be uploaded: {} ({advice})", all.join("; ")))
+    let again = Subcommand::new("upload").option("target", target);
+    let give_up = again.clone().option("give-up", "DESTINATION/NAME");
+    is_stuck.then(|| {
+        let all = all.join("; ");
+        format!("still waiting to be uploaded: {all} ({again} tries again, and {give_up} gives one up)")
+    })
 }
 
 /// Describes an archive that is missing at a destination, the uploads that are `waiting`, and the next step.
@@ -110,21 +115,20 @@ fn left(
         let state = format!(
             "the archive {path} was deleted, and exists only in the destinations that already have it"
         );
-        return (state, "run it again for a new one".to_owned());
+        return (state, format!("{} takes a new one", Subcommand::new("snapshot")));
     }
     let whole = format!("the archive {path} is complete and verified");
     if is(Delivery::NotQueued) {
-        let next = format!("copy it by hand: `{copy_command}`; then fix the cause");
+        let next = format!("copy it by hand: `{copy_command}`");
         return (format!("{whole}, but it is NOT queued: no later run uploads it"), next);
     }
     let is_others = outcomes.iter().all(|outcome| outcome.error.is_none() || outcome.is_busy);
-    let target = report.path.parent().unwrap_or(&report.path).display();
+    let target = report.path.parent().unwrap_or(&report.path);
+    let upload = Subcommand::new("upload").option("target", target);
     let next = if is_others && outcomes.iter().any(|outcome| outcome.is_busy) {
-        format!("wait for it to end; `upload target={target}` then sends the remaining uploads")
+        format!("wait for it to end; {upload} then sends the remaining uploads")
     } else {
-        format!(
-            "fix the cause, then run `upload target={target}`; the next backup also sends the pending uploads"
-        )
+        format!("{upload}; the next backup also sends the pending uploads")
     };
     let state = match waiting {
         [] => whole,

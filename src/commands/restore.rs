@@ -2,11 +2,10 @@
 
 use super::Call;
 use super::archive::Archive;
-use crate::error::{ActionError, Failure, Refusal};
+use crate::error::{ActionError, Failure, Refusal, Subcommand, quoted};
 use crate::juju::Resource;
 use crate::restore::{self, BackupMethod, Bump, Plan, Report, Source};
 use crate::store::trusted_path::archive_owner;
-use crate::system::process;
 use anyhow::Result;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -183,12 +182,13 @@ fn all_are_back(report: &Report) -> Result<(), ActionError> {
             state: "etcd is serving the restored, verified data, but processes that were stopped with it are not \
                     running"
                 .to_owned(),
-            next: "fix the cause, then run etcd-backup restore --recover".to_owned(),
+            next: Subcommand::new("restore").flag("recover").to_string(),
         }))
     })
 }
 
 fn request(call: &Call<'_>, options: &Options) -> Result<restore::Request, ActionError> {
+    let untouched = |error| untouched(error, call);
     let (_, owner) = archive_owner().map_err(untouched)?;
     let settings = super::offsite::settings(call)?;
     let target = super::target::target(call, &settings, options.target.as_deref());
@@ -208,35 +208,21 @@ fn request(call: &Call<'_>, options: &Options) -> Result<restore::Request, Actio
         owner,
         unit: call.unit().map(str::to_owned),
         now: call.now,
-        command: command(call.unit(), &source),
+        command: call.typed.clone(),
         source,
     })
 }
 
-/// Returns the command that repeats this restore, as it is typed on this machine.
-fn command(unit: Option<&str>, source: &Source) -> String {
-    let program = match unit {
-        Some(unit) => format!("juju run {unit} restore"),
-        None => "etcd-backup restore".to_owned(),
-    };
-    match source {
-        // The charm resource needs no parameter.
-        Source::File { may_be_bare: false, .. } => program,
-        Source::File { path, .. } => format!("{program} snapshot={}", path.display()),
-        Source::Stored(_) => format!("{program} from={source}"),
-    }
-}
-
 /// Returns the command that removes the directory `old`, as it is typed on this machine or by a Juju client.
 fn remove_command(unit: Option<&str>, old: &Path) -> String {
-    let remove = format!("sudo rm -r {}", process::quoted(old.as_os_str()));
+    let remove = format!("sudo rm -r {}", quoted(old.as_os_str()));
     unit.map_or_else(|| remove.clone(), |unit| format!("juju ssh {unit} {remove}"))
 }
 
 /// Finds the snapshot to restore.
 fn source(call: &Call<'_>, options: &Options) -> Result<Source, ActionError> {
     match &options.from {
-        SnapshotName::Resource => resource(call).map_err(untouched),
+        SnapshotName::Resource => resource(call).map_err(|error| untouched(error, call)),
         SnapshotName::File(path) => Ok(Source::File { path: path.clone(), may_be_bare: true }),
         SnapshotName::Name(name) => {
             super::snapshots::source(call, (name, options.site.as_deref()), options.target.as_deref())
@@ -244,8 +230,8 @@ fn source(call: &Call<'_>, options: &Options) -> Result<Source, ActionError> {
     }
 }
 
-fn untouched(error: anyhow::Error) -> ActionError {
-    ActionError::from_error(error, "nothing was changed", "fix the cause and run restore again")
+fn untouched(error: anyhow::Error, call: &Call<'_>) -> ActionError {
+    ActionError::from_error(error, "nothing was changed", call.typed.to_string())
 }
 
 /// The charm resource.
@@ -254,7 +240,11 @@ fn resource(call: &Call<'_>) -> Result<Source> {
         Some(application) => {
             format!("juju attach-resource {application} snapshot=ARCHIVE, or give snapshot=PATH")
         }
-        None => "name the archive: restore snapshot=PATH".to_owned(),
+        None => format!(
+            "{} lists the archives; {} restores the newest good one",
+            Subcommand::new("list"),
+            Subcommand::new("restore").word("latest")
+        ),
     };
     match call.secret_resource("snapshot")? {
         Resource::Missing(why) => {

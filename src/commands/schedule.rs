@@ -4,9 +4,9 @@
 
 use super::environment::{SETTINGS, SITE, called_path};
 use super::{Call, Environment};
-use crate::error::{ActionError, Refusal};
+use crate::error::{ActionError, Refusal, Subcommand};
 use crate::inventory::destinations::Destinations;
-use crate::schedule::timer;
+use crate::schedule::timer::{self, TIMER};
 use crate::schedule::{Schedule, ServiceCommand, Timetable, Units};
 use crate::settings::{Destination, Location, OPERATOR_FILE, Settings};
 use crate::store::s3::S3Environment;
@@ -59,8 +59,10 @@ pub struct Outcome {
 
 /// Installs the timer, prints the plan, or removes the timer.
 pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
-    let untouched =
-        |error| ActionError::from_error(error, "the timer is unchanged", "fix the cause and run it again");
+    let untouched = |error| {
+        let next = format!("{}; `systemctl status {TIMER}` shows the timer", call.typed);
+        ActionError::from_error(error, "the timer is unchanged", next)
+    };
     if *request == Request::Remove {
         // Without systemd, a timer cannot exist.
         let removed = timer::is_available() && timer::remove().map_err(untouched)?;
@@ -92,7 +94,7 @@ fn without_systemd_nothing() -> Result<(), Refusal> {
         true => Ok(()),
         false => Err(Refusal::new(
             "systemd does not run this machine, and scheduled backups need a systemd timer",
-            "run `backup` from another scheduler, such as cron",
+            format!("run {} from another scheduler, such as cron", Subcommand::new(BACKUP)),
         )),
     }
 }
@@ -239,6 +241,9 @@ fn program(environment: &Environment) -> Result<(PathBuf, Option<&'static str>),
     let dirs = [charm, ours.and_then(|path| path.parent().map(Path::to_owned))];
     let found = dirs.into_iter().flatten().map(|dir| dir.join(BACKUP)).find(|program| program.is_file());
     found.map(|program| (program, None)).ok_or_else(|| {
-        Refusal::new("the program that the timer must run was not found", "run `etcd-backup schedule`")
+        Refusal::new(
+            "the program that the timer must run was not found",
+            Subcommand::new("schedule").to_string(),
+        )
     })
 }

@@ -1,11 +1,12 @@
 //! The command `snapshot`: saves the data of etcd as a verified archive, and sends it to the destinations.
 
 use super::archive::Archive;
+use super::next::disk_step;
 use super::runs::Watch;
 use super::target::target;
 use super::{Call, settle};
 use crate::archive::Effort;
-use crate::error::ActionError;
+use crate::error::{ActionError, Subcommand};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
 use crate::etcd::site::Site;
@@ -17,7 +18,7 @@ use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::NotDurable;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A request for a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,13 +86,17 @@ pub(super) struct Ready {
     user: String,
     request: snapshot::Request,
     data: DataDir,
+    /// The command that repeats this run.
+    typed: Subcommand,
 }
 
 impl Ready {
     /// Gathers them, or refuses.
     pub fn find(call: &Call<'_>, settings: &Settings, request: &Request) -> Result<Self, ActionError> {
         let site = super::site(call, request.site.as_deref())?;
-        let (user, owner) = archive_owner().map_err(|error| untouched(&site, error))?;
+        let (user, owner) = archive_owner().map_err(|error| {
+            ActionError::from_error(error, "no archive was published", call.typed.to_string())
+        })?;
         let request = snapshot::Request {
             target: target(call, settings, request.target.as_deref()),
             effort: request.compression,
@@ -110,8 +115,8 @@ impl Ready {
             approach()?.check_outside(data.dir())?;
             Ok(data)
         };
-        let data = hold().map_err(|error| untouched(&site, error))?;
-        Ok(Self { site, user, request, data })
+        let data = hold().map_err(|error| untouched(&site, &request.target, &call.typed, error))?;
+        Ok(Self { site, user, request, data, typed: call.typed.clone() })
     }
 
     /// Takes the snapshot, sends it to every destination, and reports it. Releases the lock on the data as soon as
@@ -122,7 +127,7 @@ impl Ready {
         watch: &mut Watch<'_>,
         outcome: &mut Outcome,
     ) -> Result<(), ActionError> {
-        let Self { site, user, request, data } = self;
+        let Self { site, user, request, data, typed } = self;
         outcome.recovered = settle(call, &site, &data)?.or(outcome.recovered.take());
         let report = snapshot::take(
             &Source::Serving(&Client::new(&site)),
@@ -130,7 +135,7 @@ impl Ready {
             &request,
             &mut call.progress(),
         )
-        .map_err(|error| untouched(&site, error))?;
+        .map_err(|error| untouched(&site, &request.target, &typed, error))?;
         let v2_keys = super::v2_keys::warning(&site, &report.manifest.etcd_version);
         drop(data);
         if let Some(warning) = &v2_keys {
@@ -146,12 +151,13 @@ impl Ready {
     }
 
     fn untouched(&self, error: anyhow::Error) -> ActionError {
-        untouched(&self.site, error)
+        untouched(&self.site, &self.request.target, &self.typed, error)
     }
 }
 
-fn untouched(site: &Site, error: anyhow::Error) -> ActionError {
-    let next = format!("{}, then run snapshot again", next_step(site, &error));
+fn untouched(site: &Site, target: &Path, again: &Subcommand, error: anyhow::Error) -> ActionError {
+    let step = disk_step(&error, target).unwrap_or_else(|| next_step(site, &error));
+    let next = format!("{step}, then {again}");
     let archive = match error.downcast_ref::<NotDurable>() {
         None => "no archive was published".to_owned(),
         Some(NotDurable(path)) => {

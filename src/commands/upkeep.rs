@@ -4,7 +4,7 @@
 //! do its job is reported as failed.
 
 use super::{Call, SiteRequest, settle};
-use crate::error::{ActionError, Refusal};
+use crate::error::{ActionError, Refusal, Subcommand};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
 use crate::etcd::maintenance::Voters;
@@ -82,6 +82,9 @@ pub struct Defragmentation {
     pub size_after_bytes: Option<u64>,
 }
 
+/// The state that a failure leaves.
+const UNCHANGED: &str = "etcd's keys are unchanged";
+
 /// Reports whether every voting member of the cluster answers, in the words of the older `etcdctl cluster-health`.
 pub fn health(call: &Call<'_>, request: &SiteRequest, outcome: &mut Health) -> Result<(), ActionError> {
     let site = super::site(call, request.site.as_deref())?;
@@ -93,7 +96,7 @@ pub fn health(call: &Call<'_>, request: &SiteRequest, outcome: &mut Health) -> R
         let members = client.members()?;
         Ok((client.health(members.len() > 1)?, members, client.alarms()?))
     };
-    let (health, members, alarms) = ask().map_err(|error| failed(error, &site))?;
+    let (health, members, alarms) = ask().map_err(|error| failed(error, &site, call))?;
     let said: Vec<String> = health
         .iter()
         .map(|one| match one.healthy {
@@ -126,14 +129,17 @@ pub fn health(call: &Call<'_>, request: &SiteRequest, outcome: &mut Health) -> R
     if !alarms.is_empty() {
         what += &format!("; etcd has an alarm: {alarms}");
     }
-    Err(failed(anyhow!(what), &site))
+    match votes.unreachable.is_empty() {
+        true => Err(alarmed(what, &alarms)),
+        false => Err(failed(anyhow!(what), &site, call)),
+    }
 }
 
 /// Lists the alarms.
 pub fn alarm_list(call: &Call<'_>, request: &SiteRequest, outcome: &mut Alarms) -> Result<(), ActionError> {
     let site = super::site(call, request.site.as_deref())?;
     outcome.recovered = look(call, &site)?;
-    let alarms = Client::new(&site).alarms().map_err(|error| failed(error, &site))?;
+    let alarms = Client::new(&site).alarms().map_err(|error| failed(error, &site, call))?;
     outcome.alarms = Some(alarms.lines().count());
     outcome.output = Some(alarms);
     Ok(())
@@ -144,13 +150,13 @@ pub fn alarm_disarm(call: &Call<'_>, request: &SiteRequest, outcome: &mut Alarms
     let site = super::site(call, request.site.as_deref())?;
     let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
-    let disarmed = client.disarm().map_err(|error| failed(error, &site))?;
+    let disarmed = client.disarm().map_err(|error| failed(error, &site, call))?;
     outcome.output = Some(disarmed);
-    let left = client.alarms().map_err(|error| failed(error, &site))?;
+    let left = client.alarms().map_err(|error| failed(error, &site, call))?;
     outcome.alarms = Some(left.lines().count());
     match left.is_empty() {
         true => Ok(()),
-        false => Err(failed(anyhow!("an alarm was raised again at once: {left}"), &site)),
+        false => Err(alarmed(format!("an alarm was raised again at once: {left}"), &left)),
     }
 }
 
@@ -163,7 +169,7 @@ pub fn compact(
     let site = super::site(call, request.site.as_deref())?;
     let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
-    let status = client.status().map_err(|error| failed(error, &site))?;
+    let status = client.status().map_err(|error| failed(error, &site, call))?;
     let revision = request.revision.unwrap_or(status.revision);
     if revision > status.revision {
         return Err(Refusal::new(
@@ -177,7 +183,7 @@ pub fn compact(
         Err(error) if format!("{error:#}").contains("has been compacted") => {
             format!("there is no history before revision {revision}")
         }
-        compacted => compacted.map_err(|error| failed(error, &site))?,
+        compacted => compacted.map_err(|error| failed(error, &site, call))?,
     };
     outcome.output = Some(output);
     outcome.revision = Some(revision);
@@ -193,9 +199,9 @@ pub fn defrag(
     let site = super::site(call, request.site.as_deref())?;
     let _ours = take(call, &site, &mut outcome.recovered)?;
     let client = Client::new(&site);
-    let size = || client.status().map(|status| status.db_size).map_err(|error| failed(error, &site));
+    let size = || client.status().map(|status| status.db_size).map_err(|error| failed(error, &site, call));
     let before = size()?;
-    let output = client.defragment(before).map_err(|error| failed(error, &site))?;
+    let output = client.defragment(before).map_err(|error| failed(error, &site, call))?;
     outcome.output = Some(output);
     outcome.size_before_bytes = Some(before);
     outcome.size_after_bytes = Some(size()?);
@@ -212,12 +218,29 @@ fn look(call: &Call<'_>, site: &Site) -> Result<Option<String>, ActionError> {
 
 /// Locks the data and settles an unfinished restore before etcd is changed.
 fn take(call: &Call<'_>, site: &Site, recovered: &mut Option<String>) -> Result<DataDir, ActionError> {
-    let data = DataDir::open(site).map_err(|error| failed(error, site))?;
+    let data = DataDir::open(site).map_err(|error| failed(error, site, call))?;
     *recovered = settle(call, site, &data)?;
     Ok(data)
 }
 
-fn failed(error: anyhow::Error, site: &Site) -> ActionError {
-    let next = format!("{}, then run it again", next_step(site, &error));
-    ActionError::from_error(error, "etcd's keys are unchanged", next)
+fn failed(error: anyhow::Error, site: &Site, call: &Call<'_>) -> ActionError {
+    let next = format!("{}, then {}", next_step(site, &error), call.typed);
+    ActionError::from_error(error, UNCHANGED, next)
+}
+
+/// Fails because of alarms, which stay until their causes are gone.
+fn alarmed(what: String, alarms: &str) -> ActionError {
+    let next = match alarms.contains("NOSPACE") {
+        true => format!(
+            "make room in the database: {}, then {}, then {}",
+            Subcommand::new("compact").flag("physical"),
+            Subcommand::new("defrag"),
+            Subcommand::new("disarm")
+        ),
+        false => {
+            "compare the members with `etcdctl endpoint hashkv --cluster`, and replace the one that differs"
+                .to_owned()
+        }
+    };
+    ActionError::from_error(anyhow!(what), UNCHANGED, next)
 }

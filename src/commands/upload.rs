@@ -4,8 +4,9 @@
 
 use super::Call;
 use super::moved_uploads::Rename;
+use super::next::repeat;
 use super::target::target;
-use crate::error::{ActionError, Failure, Refusal};
+use crate::error::{ActionError, Failure, Refusal, Subcommand};
 use crate::inventory::upload::{self, PendingUpload};
 use crate::settings::Settings;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
@@ -13,7 +14,7 @@ use crate::system::durable::Dir;
 use crate::system::text::replace_control;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The word that selects every pending upload.
 const ALL: &str = "all";
@@ -94,19 +95,20 @@ pub struct Waiting {
 pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     let settings = super::offsite::settings(call)?;
     let target = target(call, &settings, request.target.as_deref());
+    let unchanged = |error| unchanged(error, &target, call);
     let (_, owner) = archive_owner().map_err(unchanged)?;
     let home = TrustedPath::open(&target, owner).map_err(unchanged)?.existing();
     if let Task::Move { rename, plan } = &request.task {
-        return move_queued((rename, *plan), home.as_ref(), &settings, outcome);
+        return move_queued(call, (rename, *plan), home.as_ref(), &settings, outcome);
     }
-    let waiting = list(home.as_ref())?;
+    let waiting = home.as_ref().map_or_else(|| Ok(Vec::new()), upload::list).map_err(unchanged)?;
     let home = home.filter(|_| !waiting.is_empty());
     match (&request.task, home) {
         (Task::Send, Some(home)) => return send(call, &home, &settings, outcome),
         (Task::GiveUp { uploads, plan }, home) => {
-            let meant = meant(&waiting, uploads)?;
+            let meant = meant(&waiting, uploads, &queue(&target))?;
             match home.filter(|_| !plan) {
-                Some(home) => return give_up(&home, uploads, &settings, outcome),
+                Some(home) => return give_up(call, &home, uploads, &settings, outcome),
                 None => outcome.would_give_up = plan.then(|| all_named(&meant)),
             }
         }
@@ -116,8 +118,9 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     Ok(())
 }
 
-fn list(home: Option<&Dir>) -> Result<Vec<PendingUpload>, ActionError> {
-    home.map_or_else(|| Ok(Vec::new()), |home| upload::list(home).map_err(unchanged))
+/// Returns the command that lists the pending uploads.
+fn queue(target: &Path) -> Subcommand {
+    Subcommand::new("upload").option("target", target).flag("plan")
 }
 
 /// Returns whether a word of `give-up` selects this upload.
@@ -128,15 +131,19 @@ fn names(word: &str, one: &PendingUpload) -> bool {
 
 /// Moves the uploads for a destination that was renamed, and does not send them.
 fn move_queued(
+    call: &Call<'_>,
     (rename, plan): (&Rename, bool),
     home: Option<&Dir>,
     settings: &Settings,
     outcome: &mut Outcome,
 ) -> Result<(), ActionError> {
     rename.check(settings)?;
-    let moved = Some(all_named(&rename.apply(home, plan).map_err(unchanged)?));
+    let target = home.map_or(Path::new("."), Dir::path);
+    let moved = rename.apply(home, plan).map_err(|error| unchanged(error, target, call))?;
+    let moved = Some(all_named(&moved));
     (outcome.would_move, outcome.moved) = if plan { (moved, None) } else { (None, moved) };
-    show(&list(home)?, settings, outcome);
+    let waiting = home.map_or_else(|| Ok(Vec::new()), |home| list(home, call))?;
+    show(&waiting, settings, outcome);
     Ok(())
 }
 
@@ -144,12 +151,16 @@ fn move_queued(
 ///
 /// # Errors
 /// Refuses a word that does not select any upload.
-fn meant(waiting: &[PendingUpload], words: &[String]) -> Result<Vec<PendingUpload>, Refusal> {
+fn meant(
+    waiting: &[PendingUpload],
+    words: &[String],
+    queue: &Subcommand,
+) -> Result<Vec<PendingUpload>, Refusal> {
     let is_unknown = |word: &&String| *word != ALL && !waiting.iter().any(|one| names(word, one));
     if let Some(word) = words.iter().find(is_unknown) {
         return Err(Refusal::new(
             format!("no upload of {word} is waiting"),
-            "run `upload plan=true` to list the pending uploads; give NAME, DESTINATION/NAME or all",
+            format!("{queue} lists the pending uploads; give NAME, DESTINATION/NAME or all"),
         ));
     }
     let is_meant = |one: &&PendingUpload| words.iter().any(|word| names(word, one));
@@ -157,6 +168,7 @@ fn meant(waiting: &[PendingUpload], words: &[String]) -> Result<Vec<PendingUploa
 }
 
 fn give_up(
+    call: &Call<'_>,
     home: &Dir,
     words: &[String],
     settings: &Settings,
@@ -167,11 +179,11 @@ fn give_up(
         ActionError::from_error(
             error,
             "the remaining uploads are still waiting",
-            "run `upload plan=true` to list the remaining uploads",
+            format!("{} lists the remaining uploads", queue(home.path())),
         )
     })?;
     outcome.given_up = Some(all_named(&given_up));
-    show(&list(Some(home))?, settings, outcome);
+    show(&list(home, call)?, settings, outcome);
     Ok(())
 }
 
@@ -182,20 +194,25 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome)
         outcome.destinations.insert(one.destination.clone(), one.describe());
     }
     outcome.run_warnings.extend(super::runs::refresh_metrics(call, home, settings));
-    let left = list(Some(home))?;
+    let left = list(home, call)?;
     show(&left, settings, outcome);
     let Some(cause) = super::offsite::failure(&outcomes, ended) else { return Ok(()) };
-    let target = home.path().display();
+    let target = home.path();
+    let again = Subcommand::new("upload").option("target", target);
     Err(ActionError::Failed(Failure {
         cause,
         state: match left.is_empty() {
             true => "no archives are waiting to be uploaded any more".to_owned(),
-            false => format!("waiting to be uploaded: {}; the archives are in {target}", named(&left)),
+            false => {
+                format!("waiting to be uploaded: {}; the archives are in {}", named(&left), target.display())
+            }
         },
-        next: format!(
-            "fix the cause and run `upload target={target}` again, or give an upload up with `upload target={target} \
-             give-up=DESTINATION/NAME`"
-        ),
+        next: match left.first() {
+            Some(one) => {
+                format!("{again}; or, to give it up, {}", again.clone().option("give-up", one.selector()))
+            }
+            None => again.to_string(),
+        },
     }))
 }
 
@@ -226,8 +243,13 @@ fn named(all: &[PendingUpload]) -> String {
     all_named(all).join(", ")
 }
 
-fn unchanged(error: anyhow::Error) -> ActionError {
-    ActionError::from_error(error, "nothing was changed", "run it as root")
+fn list(home: &Dir, call: &Call<'_>) -> Result<Vec<PendingUpload>, ActionError> {
+    upload::list(home).map_err(|error| unchanged(error, home.path(), call))
+}
+
+fn unchanged(error: anyhow::Error, target: &Path, call: &Call<'_>) -> ActionError {
+    let next = repeat(&error, target, &call.typed);
+    ActionError::from_error(error, "nothing was changed", next)
 }
 
 #[cfg(test)]
@@ -256,8 +278,12 @@ mod tests {
             (&["a", ""], None),
         ] {
             let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-            assert_eq!(meant(&waiting, &words).ok().map(|all| named(&all)).as_deref(), expected, "{words:?}");
+            assert_eq!(
+                meant(&waiting, &words, &queue(Path::new("/x"))).ok().map(|all| named(&all)).as_deref(),
+                expected,
+                "{words:?}"
+            );
         }
-        assert_eq!(meant(&[], &["all".to_owned()]).unwrap(), []);
+        assert_eq!(meant(&[], &["all".to_owned()], &queue(Path::new("/x"))).unwrap(), []);
     }
 }

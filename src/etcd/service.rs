@@ -165,7 +165,7 @@ impl Service {
             Self::Commands { start, stop } => match verb {
                 "start" => start.join(" "),
                 "stop" => stop.join(" "),
-                _ => "ps -C etcd".to_owned(),
+                _ => supervisor_status(start),
             },
             Self::StaticPod { manifest } => {
                 let (live, parked) = (manifest.display(), static_pod::parked(manifest));
@@ -252,6 +252,28 @@ impl Service {
     }
 }
 
+/// Returns the command that shows what the supervisor behind a start command knows about etcd; for an unknown one, that
+/// shows the processes of etcd.
+fn supervisor_status(start: &[String]) -> String {
+    let words =
+        start.iter().map(String::as_str).skip_while(|word| word.ends_with("sudo") || word.starts_with('-'));
+    let words: Vec<&str> = words.collect();
+    let program = words.first().and_then(|word| Path::new(word).file_name()?.to_str()).unwrap_or_default();
+    let name = words.iter().skip(1).find(|word| !word.starts_with('-') && **word != "start");
+    match (program, name) {
+        ("systemctl", Some(unit)) => format!("systemctl status {unit}"),
+        ("snap", Some(service)) => {
+            format!("snap services {}", service.split('.').next().unwrap_or(service))
+        }
+        ("service" | "rc-service", Some(service)) => format!("{program} {service} status"),
+        ("docker" | "podman" | "nerdctl", Some(container)) => {
+            format!("{program} ps -a --filter name={container}")
+        }
+        ("supervisorctl" | "initctl" | "sv", Some(service)) => format!("{program} status {service}"),
+        _ => "pgrep -a etcd".to_owned(),
+    }
+}
+
 /// Returns whether a program runs the file in its arguments.
 fn is_interpreter(program: &Path) -> bool {
     const NAMES: [&str; 8] = ["sh", "bash", "dash", "ash", "ksh", "zsh", "perl", "busybox"];
@@ -331,6 +353,21 @@ mod tests {
         assert!(found(&["/usr/bin/python3.11", "/etc/passwd"]).contains(Path::new("/etc/passwd")));
         assert!(found(&["/bin/bash", "-c", "kill $(cat /etc/passwd)"]).is_empty());
         assert!(found(&["/usr/sbin/start-stop-daemon", "--pidfile", "/etc/passwd"]).is_empty());
+    }
+
+    #[test]
+    fn the_status_comes_from_the_supervisor() {
+        let status = |start: &str| {
+            let start = start.split(' ').map(str::to_owned).collect();
+            Service::Commands { start, stop: Vec::new() }.status_command()
+        };
+        assert_eq!(status("systemctl start etcd.service"), "systemctl status etcd.service");
+        assert_eq!(status("sudo -n /bin/systemctl --no-block start e.service"), "systemctl status e.service");
+        assert_eq!(status("snap start etcd.etcd"), "snap services etcd");
+        assert_eq!(status("service etcd start"), "service etcd status");
+        assert_eq!(status("docker start etcd-1"), "docker ps -a --filter name=etcd-1");
+        assert_eq!(status("supervisorctl start etcd"), "supervisorctl status etcd");
+        assert_eq!(status("/opt/start.sh"), "pgrep -a etcd");
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl<'a> StagingDir<'a> {
                 "the data in {place} cannot be replaced in one step: its file system cannot exchange two directories: \
                  {error:#}"
             ),
-            format!("move {place} to a file system that can, such as ext4 or XFS, and run restore again"),
+            format!("move {place} to a file system that can, such as ext4 or XFS, and restore again"),
         )
         .into())
     }

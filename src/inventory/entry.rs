@@ -2,7 +2,7 @@
 
 use super::record::{Record, record_name};
 use crate::archive::manifest::Manifest;
-use crate::error::Refusal;
+use crate::error::{Refusal, Subcommand};
 use crate::system::clock::is_in_the_future;
 use jiff::Timestamp;
 
@@ -39,7 +39,10 @@ impl Entry {
         let record = record_name(self.file_name());
         Err(Refusal::new(
             format!("{} may be pinned, which cannot be checked: {reason}", self.location()),
-            format!("fix the cause; if only its record is broken, remove {record} next to it"),
+            format!(
+                "{} shows why; if only its record is broken, remove {record} next to it",
+                Subcommand::new("list").option("format", "yaml")
+            ),
         ))
     }
 

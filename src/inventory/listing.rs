@@ -3,7 +3,7 @@
 use super::entry::Entry;
 use super::repository::Repository;
 use super::selector::{Repositories, RepositoryId, Selection, Selector};
-use crate::error::{Refusal, describe_inline};
+use crate::error::{Refusal, Subcommand, describe_inline};
 use anyhow::Result;
 use jiff::Timestamp;
 use std::cmp::Reverse;
@@ -189,7 +189,11 @@ fn missing(what: &str, selector: &Selector) -> Refusal {
     let place = selector.repository.as_ref().map_or(String::new(), |id| format!(" in {}", id.label()));
     Refusal::new(
         format!("there is {what}{place}"),
-        "list-snapshots shows the snapshots that exist; target=DIR looks in another directory",
+        format!(
+            "{} shows the snapshots that exist, and {} those in another directory",
+            Subcommand::new("list"),
+            Subcommand::new("list").option("target", "DIR")
+        ),
     )
 }
 

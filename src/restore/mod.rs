@@ -38,7 +38,7 @@ use backup::BackupFailed;
 use existing::ExistingData;
 use facts::Facts;
 use plan::Identity;
-use refusals::{Obstacle, RECOVER};
+use refusals::{Obstacle, recover_command};
 use stage::Stage;
 use unpacked::Snapshot;
 use versions::Versions;
@@ -71,7 +71,7 @@ pub fn recover(site: &Site, data: &DataDir, report: Sink<'_>) -> Result<Option<R
     let backup_target = exchange::recorded_backup_target(data);
     let recovered = exchange::recover(site, data).map_err(|error| {
         let state = format!("an interrupted restore is still unfinished in {}", site.data_dir.display());
-        let next = format!("{}, then {RECOVER}", next_step(site, &error));
+        let next = format!("{}, then {}", next_step(site, &error), recover_command());
         ActionError::from_error(error, state, next)
     })?;
     if let Some(target) = backup_target.ok().flatten() {
@@ -112,15 +112,19 @@ fn describe_failure(error: anyhow::Error, site: &Site, request: &Request) -> Act
             "the restore in {} is unfinished: it was not completed and not rolled back",
             site.data_dir.display()
         );
-        let next =
-            format!("{correct}, then {RECOVER}; to start etcd until then: {}", site.service.start_command());
+        let next = format!(
+            "{correct}, then {}; to start etcd until then: `{}`",
+            recover_command(),
+            site.service.start_command()
+        );
         return ActionError::from_error(error, state, next);
     }
     let state = "the existing data is live and complete, and etcd is as it was before";
     let command = &request.command;
     let next = match error.downcast_ref::<BackupFailed>() {
         Some(BackupFailed) => {
-            format!("{correct}, then {command}; or, to restore without a backup: {command} skip-backup=true")
+            let without = command.clone().flag("skip-backup");
+            format!("{correct}, then {command}; or, to restore without a backup: {without}")
         }
         None => format!("{correct}, then {command}"),
     };

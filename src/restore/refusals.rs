@@ -1,12 +1,14 @@
 //! The obstacles to a restore as data, and the one place that words them as refusals.
 
 use crate::archive::human_size;
-use crate::error::Refusal;
+use crate::error::{Refusal, Subcommand};
 use crate::etcd::versions::Minor;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// The command that completes or rolls back an interrupted restore.
-pub(super) const RECOVER: &str = "etcd-backup restore --recover";
+/// Returns the command that completes or rolls back an interrupted restore.
+pub(super) fn recover_command() -> Subcommand {
+    Subcommand::new("restore").flag("recover")
+}
 
 /// An obstacle to a restore.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +109,7 @@ pub enum Obstacle {
         /// The snapshot.
         source: String,
         /// The command that repeats the restore.
-        command: String,
+        command: Subcommand,
     },
     /// The snapshot belongs to another cluster than the data that it would replace.
     ForeignCluster {
@@ -120,7 +122,7 @@ pub enum Obstacle {
         /// The number of keys in the existing data, or the reason why they could not be counted.
         keys: Result<u64, String>,
         /// The command that repeats the restore.
-        command: String,
+        command: Subcommand,
     },
     /// The programs cannot raise a revision.
     CannotRaiseRevision {
@@ -136,7 +138,7 @@ pub enum Obstacle {
         /// The highest revision that is accepted.
         limit: i64,
         /// The command that repeats the restore.
-        command: String,
+        command: Subcommand,
         /// The programs to restart if the revision is not raised.
         restarts: &'static str,
     },
@@ -158,7 +160,7 @@ pub enum Obstacle {
         /// The keys.
         keys: String,
         /// The command that repeats the restore.
-        command: String,
+        command: Subcommand,
     },
     /// The running etcd reports a version that cannot be parsed.
     UnknownServerVersion {
@@ -337,66 +339,78 @@ impl Obstacle {
     fn next(&self) -> String {
         match self {
             Self::BumpNotUnderstood { max, .. } => format!("give auto, off, or a number from 1 to {max}"),
-            Self::UnfinishedRestore => RECOVER.to_owned(),
-            Self::SeparateLog { log, data, stop, start } => format!(
-                "{stop}; cp -a {} {}/member/wal; remove wal-dir from etcd's configuration; {start}; run restore again",
-                log.display(),
-                data.display()
-            ),
+            Self::UnfinishedRestore => recover_command().to_string(),
+            Self::SeparateLog { log, data, stop, start } => move_log(log, data, stop, start),
             Self::ConfigurationChanged { .. } => {
-                "correct the configuration, restart etcd, and run restore again".to_owned()
+                "correct the configuration, restart etcd, and restore again".to_owned()
             }
             Self::NoServerProgram { remedy, .. }
             | Self::QuotaTooSmall { remedy, .. }
             | Self::DataOfNewerEtcd { remedy, .. } => remedy.clone(),
             Self::NotAnswering { stop, .. } => format!(
-                "correct that; or stop etcd ({stop}) and run restore again, which then reads the files of etcd"
+                "correct that; or stop etcd ({stop}) and restore again, which then reads the files of etcd"
             ),
             Self::DamagedData { data_dir, .. } => format!(
-                "if you have no better copy of this data: mv {data_dir}/member {data_dir}/member.broken, and run restore \
+                "if you have no better copy of this data: mv {data_dir}/member {data_dir}/member.broken, and restore \
                  again"
             ),
             Self::DataNotReadable { start, .. } => {
-                format!("start etcd ({start}), read its log if it does not start, and run restore again")
+                format!("start etcd ({start}), read its log if it does not start, and restore again")
             }
-            Self::WithoutLog { data_dir, stop } => format!(
-                "if it is lost, stop etcd ({stop}), move {data_dir}/member to {data_dir}/member.broken and run restore \
-                 again; if it is stored elsewhere, stop etcd, copy it to {data_dir}/member/wal, and remove wal-dir from \
-                 etcd's configuration"
-            ),
+            Self::WithoutLog { data_dir, stop } => find_log(data_dir, stop),
             Self::OfAnotherEtcd { .. } => {
                 "correct endpoint or data-dir in the site file; if the data was deleted, \
                  stop etcd first"
                     .to_owned()
             }
-            Self::OnlyLearner { .. } => "run restore on a voting member".to_owned(),
-            Self::NotStarted { start } => format!("start etcd ({start}), then run restore again"),
+            Self::OnlyLearner { .. } => "restore on a voting member".to_owned(),
+            Self::NotStarted { start } => format!("start etcd ({start}), then restore again"),
             Self::NoMembers => "etcdctl member list, and read etcd's log".to_owned(),
             Self::SeveralMembers { .. } => {
                 "restore into a new deployment of one unit, or remove the other members first".to_owned()
             }
             Self::UnexpectedSha256 { .. } => "fetch the right file, or correct expected-sha256".to_owned(),
-            Self::WithoutTrailer { command, .. } => format!("if you trust it: {command} allow-unhashed=true"),
+            Self::WithoutTrailer { command, .. } => {
+                format!("if you trust it: {}", command.clone().flag("allow-unhashed"))
+            }
             Self::ForeignCluster { command, .. } => {
-                format!("to replace the data of this cluster: {command} allow-foreign=true")
+                format!("to replace the data of this cluster: {}", command.clone().flag("allow-foreign"))
             }
             Self::CannotRaiseRevision { .. } => {
                 "leave bump-revision out, or install etcd 3.4.27, 3.5.10 or later".to_owned()
             }
             Self::RevisionTooHigh { command, restarts, .. } => {
-                format!("{command} bump-revision=off; then {restarts}")
+                format!("{}; then {restarts}", command.clone().option("bump-revision", "off"))
             }
             Self::V2Keys { command, .. } => {
-                format!("to lose them and keep the old member directory: {command} allow-v2-loss=true")
+                let lose = command.clone().flag("allow-v2-loss");
+                format!("to lose them and keep the old member directory: {lose}")
             }
             Self::UnknownServerVersion { .. } => "install a released version of etcd".to_owned(),
             Self::SnapshotOfNewerEtcd { data, downgrade, .. } => {
                 let downgrade = downgrade.as_ref().map(|way| format!("; or {way}")).unwrap_or_default();
-                format!("install etcd {data} and run restore again{downgrade}")
+                format!("install etcd {data} and restore again{downgrade}")
             }
             Self::NotOfEtcd { .. } => "give an archive that the snapshot action made".to_owned(),
             Self::CannotOpen { .. } => "give the path of an archive that the snapshot action made".to_owned(),
             Self::Other(refusal) => refusal.next.clone(),
         }
     }
+}
+
+/// Returns the commands that move the write-ahead log at `log` into the data directory, and its configuration.
+fn move_log(log: &Path, data: &Path, stop: &str, start: &str) -> String {
+    format!(
+        "{stop}; cp -a {} {}/member/wal; remove wal-dir from etcd's configuration; {start}; restore again",
+        log.display(),
+        data.display()
+    )
+}
+
+/// Returns what to do about data without its write-ahead log, which may be lost or elsewhere.
+fn find_log(data_dir: &str, stop: &str) -> String {
+    format!(
+        "if it is lost, stop etcd ({stop}), move {data_dir}/member to {data_dir}/member.broken and restore again; if it \
+         is stored elsewhere, stop etcd, copy it to {data_dir}/member/wal, and remove wal-dir from etcd's configuration"
+    )
 }

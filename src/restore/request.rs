@@ -4,7 +4,7 @@
 
 use super::refusals::Obstacle;
 use crate::archive::age::{Identities, Recipient};
-use crate::error::Refusal;
+use crate::error::{Refusal, Subcommand};
 use crate::inventory::StoredSnapshot;
 use crate::system::owner::Owner;
 use jiff::Timestamp;
@@ -41,8 +41,8 @@ pub struct Request {
     pub owner: Owner,
     /// The Juju unit that this runs on, if any.
     pub unit: Option<String>,
-    /// The command that repeats this restore, as the operator types it. Options can be appended.
-    pub command: String,
+    /// The command that repeats this restore. Options can be added.
+    pub command: Subcommand,
     /// The current time, for names and manifests.
     pub now: Timestamp,
 }

@@ -3,10 +3,10 @@
 //! They run as the same user as this program, so only root may be able to change them. They get a minimal environment and a
 //! timeout, and must never get a secret.
 
-use crate::error::Refusal;
+use crate::error::{Refusal, quoted};
 use crate::schedule;
 use crate::schedule::runs::Run;
-use crate::system::process::{Program, quoted};
+use crate::system::process::Program;
 use crate::system::trust;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};

@@ -3,7 +3,7 @@
 //! Must never change the member.
 
 use super::request::Source;
-use crate::error::Refusal;
+use crate::error::{Refusal, Subcommand};
 use crate::etcd::client::Client;
 use crate::etcd::member::Member;
 use crate::etcd::sandbox::BootedCopy;
@@ -44,7 +44,7 @@ fn observe_serving(client: &Client) -> Result<Observed> {
     if status.is_learner {
         return Err(Refusal::new(
             "this member is a learner, so its data may be older than the cluster's",
-            "run snapshot on a voting member",
+            format!("run {} on a voting member", Subcommand::new("snapshot")),
         )
         .into());
     }

@@ -5,8 +5,8 @@
 //! consequences.
 
 use super::owner::Owner;
-use super::process::quoted;
 use crate::error::Refusal;
+use crate::error::quoted;
 use nix::unistd::{Gid, Group};
 use rustix::fs::lgetxattr;
 use rustix::io::Errno;

@@ -12,6 +12,7 @@ use crate::common::deadlines;
 use crate::common::service::alive;
 use crate::common::tools::Tools;
 use crate::common::world::{Version, World};
+use crate::snapshot::snapshot_again;
 
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
@@ -21,7 +22,7 @@ fn reports_the_missing_or_broken_tool(version: Version) {
     let fails = |step: &str, reason: &str| {
         let out = world.snapshot(&[&world.to_target()]);
         out.assert_stderr_contains(&["/etcdctl ", "/etcdutl "]);
-        out.failed_at(step, &format!("{reason}. State: "), AGAIN);
+        out.failed_at(step, &format!("{reason}. State: "), &snapshot_again(&world));
         assert!(world.in_target().is_empty(), "{:?}", world.in_target());
         assert!(world.leftovers().is_empty());
     };
@@ -76,9 +77,6 @@ main.main()
 	/go/src/etcd/etcdctl/main.go:32 +0x17
 "#;
 
-/// The next step that failures print.
-const AGAIN: &str = "ps -C etcd, then run snapshot again";
-
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn publishes_only_verified_snapshots(version: Version) {
@@ -128,7 +126,7 @@ fn fails_if_the_transfer_hangs() {
     await_call(&tools, "snapshot save", &run);
     let out = run.finish_in(deadlines::save());
     let expected = "stalled (no bytes for 30 s after 0 bytes) and was stopped without any output. State: ";
-    out.failed_at("saving a snapshot", expected, AGAIN);
+    out.failed_at("saving a snapshot", expected, &snapshot_again(&world));
     assert!(world.in_target().is_empty());
     assert_all_gone(&tools);
 }

@@ -146,8 +146,9 @@ fn reports_a_refused_connection_in_one_line(version: Version) {
     let out = world.snapshot(&[&world.to_target()]);
     let file = world.site();
     out.assert_stderr_contains(&[&format!(
-        ", or correct endpoint in {}, then run snapshot again.",
-        file.display()
+        ", or correct endpoint in {}, then `sudo etcd-backup snapshot --target={}`.",
+        file.display(),
+        world.target().display()
     )]);
     out.failed(&[&format!("{expected}. State: ")]);
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::common::command::{Out, Run};
-use crate::common::world::{Version, World};
+use crate::common::world::{Setup, Version, World, root_only_dir};
+use crate::upkeep::lock_credentials_path;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_etcd-backup");
 
@@ -17,7 +18,11 @@ fn run(world: &World, words: &[&str]) -> Out {
 
 /// Runs a command with `--json` and validates its document against the schema in `docs/schema`.
 fn document(world: &World, command: &str, words: &[&str]) -> Value {
-    let out = run(world, &[&[command, "--json"], words].concat());
+    checked(command, run(world, &[&[command, "--json"], words].concat()))
+}
+
+/// Returns the document that a command printed, if it matches the schema.
+fn checked(command: &str, out: Out) -> Value {
     let document: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|_| panic!("{}", out.describe()));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schema/{command}.json"));
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
@@ -115,6 +120,73 @@ fn json_documents_of_the_other_commands_match_their_schemas() {
     assert_eq!(plan["plan"]["old_revision"].as_i64().unwrap(), world.revision());
     let restored = document(&world, "restore", &[&target, "latest"]);
     assert!(restored["restored"]["downtime_seconds"].as_f64().unwrap() > 0.0, "{restored}");
+}
+
+/// The certificates are those of a client, because the site file names them.
+#[test]
+fn json_documents_about_copies_match_their_schemas() {
+    let world = World::new(Setup { tls: true, ..Setup::plain(Version::V35) });
+    let elsewhere = world.path("elsewhere");
+    let settings = world.path("config.yaml");
+    fs::write(&settings, format!("destinations: {{near: {{directory: {}}}}}\n", elsewhere.display()))
+        .unwrap();
+    let with_settings = |command: &str, words: &[&str]| {
+        let mut run = world.action(PROGRAM, &[&[command, "--json"], words].concat());
+        run.env("ETCD_BACKUP", &settings);
+        checked(command, Run::start(run, &world.path("runs")).finish())
+    };
+    let target = world.to_target();
+    let saved = with_settings("backup", &[&target]);
+    assert!(saved["destinations"]["near"].as_str().unwrap().contains("verified"), "{saved}");
+    let fetched_to = format!("target={}", world.path("fetched").display());
+    let fetched = with_settings("fetch", &["near/latest", &fetched_to]);
+    for key in ["created", "size_bytes", "sha256", "revision", "keys", "cluster_id", "member"] {
+        assert_eq!(fetched["snapshot"][key], saved["snapshot"][key], "{key}");
+    }
+    assert_eq!(fetched["snapshot"]["verified"], true);
+    let Some(_lock) = lock_credentials_path() else { return };
+    let packed = document(&world, "credentials", &[]);
+    let path = packed["path"].as_str().unwrap();
+    assert!(path.ends_with("etcd_credentials.tar.gz") && Path::new(path).is_file(), "{packed}");
+    fs::remove_file(path).unwrap();
+}
+
+#[test]
+fn json_documents_of_changes_match_their_schemas() {
+    let world = World::plain(Version::V35);
+    let target = world.to_target();
+    let first = world.saved();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let _ = world.snapshot(&[&target]).completed();
+    let pruned = document(&world, "prune", &[&target, "--keep", "1"]);
+    assert_eq!((&pruned["deleted"], &pruned["plan"]), (&1.into(), &false.into()));
+    assert!(!first.exists());
+    let archives = world.in_target().into_iter().filter(|name| crate::snapshot::is_archive_name(name));
+    let left: Vec<String> = archives.collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let deleted = document(&world, "delete", &[&target, &left[0], "--force"]);
+    assert_eq!(deleted["deleted"][0], *left[0]);
+    assert_eq!(document(&world, "disarm", &[])["alarms"], 0);
+}
+
+#[test]
+fn the_json_document_of_a_planned_schedule_matches_its_schema() {
+    if !["/usr/bin/systemd-analyze", "/bin/systemd-analyze"].iter().any(|path| Path::new(path).exists()) {
+        return eprintln!("skipped: systemd-analyze is not installed");
+    }
+    let Some(dir) = root_only_dir() else { return };
+    let world = World::plain(Version::V35);
+    let settings = world.path("config.yaml");
+    fs::write(&settings, "schedule: {when: every 12h}\n").unwrap();
+    // The timer runs the program as root, so only root may be able to change it.
+    let program = dir.path().join("etcd-backup");
+    fs::copy(PROGRAM, &program).unwrap();
+    let mut run = world.action(program.to_str().unwrap(), &["schedule", "--plan", "--json"]);
+    run.env("ETCD_BACKUP", &settings);
+    let planned = checked("schedule", Run::start(run, &world.path("runs")).finish());
+    assert_eq!(planned["when"], "every 12h");
+    assert_eq!(planned["next"].as_array().unwrap().len(), 5, "{planned}");
+    assert!(planned["timer"].as_str().unwrap().contains("OnCalendar="), "{planned}");
 }
 
 #[test]

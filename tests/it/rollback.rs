@@ -28,9 +28,14 @@ pub struct Fixture {
     new: Data,
 }
 
-/// Returns the next step that a failed restore from `archive` prints if it changed nothing.
-pub fn next_step(archive: &Path) -> String {
-    format!("ps -C etcd, then etcd-backup restore {}", from(archive))
+/// Returns the next step that a failed restore from `archive` with these `options` prints if it changed nothing.
+pub fn next_step(world: &World, archive: &Path, options: &str) -> String {
+    format!("pgrep -a etcd, then {}", typed_restore(world, archive, options))
+}
+
+fn typed_restore(world: &World, archive: &Path, options: &str) -> String {
+    let (target, archive) = (world.target(), archive.display());
+    format!("`sudo etcd-backup restore --target={}{options} {archive}`", target.display())
 }
 
 impl Fixture {
@@ -45,7 +50,7 @@ impl Fixture {
 
     /// Returns the next step that a failed restore prints if it changed nothing.
     pub fn next_step(&self) -> String {
-        next_step(&self.archive)
+        next_step(&self.world, &self.archive, "")
     }
 
     pub fn restore(&self) -> Out {
@@ -139,11 +144,11 @@ fn keeps_the_old_data_if_etcd_never_starts_again(version: Version) {
         data.display()
     )]);
     let start = fixture.world.service_command("start");
-    let recover = "ps -C etcd, then etcd-backup restore --recover";
+    let recover = "pgrep -a etcd, then `sudo etcd-backup restore --recover`";
     out.failed_at(
         "the exchange is unfinished: starting etcd",
         "exited with status 7; its last output: the supervisor was told to fail this start; and ",
-        &format!("{recover}; to start etcd until then: {start}"),
+        &format!("{recover}; to start etcd until then: `{start}`"),
     );
     assert!(!fixture.world.running());
     fixture.world.disarm("start-fails");
@@ -177,9 +182,9 @@ fn changes_nothing_if_the_stop_command_does_nothing(version: Version) {
     out.assert_stderr_contains(&[NOTHING_CHANGED]);
     let file = fixture.world.site();
     out.assert_stderr_contains(&[&format!(
-        "Next: correct service.stop in {}, then etcd-backup restore {}.",
+        "Next: correct service.stop in {}, then {}.",
         file.display(),
-        from(&fixture.archive)
+        typed_restore(&fixture.world, &fixture.archive, "")
     )]);
     let (stop, running) = (fixture.world.service_command("stop"), pid.unwrap());
     out.failed(&[&format!(

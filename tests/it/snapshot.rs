@@ -14,6 +14,11 @@ use crate::common::command::wrap;
 use crate::common::fs_util::{names, sha256sum, succeed};
 use crate::common::world::{PASSWORD, Setup, Version, World, is_root};
 
+/// Returns the next step of a snapshot that failed before anything was stopped.
+pub fn snapshot_again(world: &World) -> String {
+    format!("pgrep -a etcd, then `sudo etcd-backup snapshot --target={}`", world.target().display())
+}
+
 /// Returns whether the name has the documented form. A suffix before the extension distinguishes names of the
 /// same second.
 pub fn is_archive_name(name: &str) -> bool {

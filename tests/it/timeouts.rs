@@ -15,17 +15,16 @@ use crate::common::deadlines;
 use crate::common::world::{Version, World};
 use crate::restore::from;
 use crate::rollback::{NOTHING_CHANGED, next_step};
+use crate::snapshot::snapshot_again;
 
-/// The next step of failures that happened before anything was stopped.
-const SNAPSHOT_AGAIN: &str = "ps -C etcd, then run snapshot again";
 /// The step in which a restore backs up the existing data.
 const BACKUP: &str = "saving the existing data";
 
 /// Returns the next step after a backup that failed.
 fn next_step_without_backup(fixture: &Fixture) -> String {
-    let next = next_step(&fixture.archive);
+    let next = next_step(&fixture.world, &fixture.archive, "");
     let (_, command) = next.split_once(", then ").unwrap();
-    format!("{next}; or, to restore without a backup: {command} skip-backup=true")
+    format!("{next}; or, to restore without a backup: {} --skip-backup`", command.trim_end_matches('`'))
 }
 
 #[test_case(Version::V34; "etcd_3_4")]
@@ -35,7 +34,7 @@ fn hung_etcd_before_a_snapshot_fails_it(version: Version) {
     let world = &fixture.world;
     world.signal(Signal::SIGSTOP);
     let out = world.start_snapshot(&[&world.to_target()]).finish_in(deadlines::question());
-    out.failed_at("asking etcd for its status", "context deadline exceeded", SNAPSHOT_AGAIN);
+    out.failed_at("asking etcd for its status", "context deadline exceeded", &snapshot_again(world));
     fixture.assert_resumes();
     let _ = world.snapshot(&[&world.to_target()]).completed();
 }
@@ -50,7 +49,7 @@ fn hung_etcd_in_a_save_fails_the_snapshot(version: Version) {
     world.signal(Signal::SIGSTOP);
     let out = run.finish_in(deadlines::save());
     // etcdctl detects this itself. etcd 3.5 reports a failed keepalive, and 3.4 a closing transport.
-    out.failed_at("saving a snapshot", "code = Unavailable", SNAPSHOT_AGAIN);
+    out.failed_at("saving a snapshot", "code = Unavailable", &snapshot_again(world));
     fixture.assert_resumes();
 }
 
@@ -207,7 +206,7 @@ fn hung_etcd_after_its_restart_causes_a_rollback() {
         "failed: etcd did not serve at {} within 61 s: asking etcd for its status: ",
         world.endpoint()
     );
-    out.assert_stderr_contains(&[&format!("Next: {}.", next_step(&archive))]);
+    out.assert_stderr_contains(&[&format!("Next: {}.", next_step(&world, &archive, ""))]);
     out.failed(&[&reason]);
     assert!(world.running() && world.healthy(), "{}", world.log());
     assert_same(&world.dump(), &old, "after it hung");
@@ -230,14 +229,18 @@ fn hung_tools_that_ignore_sigterm_are_killed() {
     out.failed_at(
         "saving a snapshot",
         "stalled (no bytes for 30 s after 0 bytes) and was stopped",
-        SNAPSHOT_AGAIN,
+        &snapshot_again(&world),
     );
     assert_all_gone(&tools);
     tools.hang_ignoring_sigterm("etcd --data-dir*");
     let run = world.start_restore(&[&from(&archive), &world.to_target(), "skip-backup=true"]);
     await_call(&tools, "etcd --data-dir", &run);
     let out = run.finish_in(deadlines::boot());
-    out.failed_at("booting the restored data: booting a private etcd", "did not serve", &next_step(&archive));
+    out.failed_at(
+        "booting the restored data: booting a private etcd",
+        "did not serve",
+        &next_step(&world, &archive, " --skip-backup"),
+    );
     assert_all_gone(&tools);
     assert!(world.leftovers().is_empty(), "{:?}", world.leftovers());
     assert_same(&world.dump(), &old, "after the tools were killed");

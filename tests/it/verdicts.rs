@@ -23,7 +23,7 @@ use crate::restore::from;
 
 /// Messages that only a damaged archive may cause.
 const DAMAGE_MESSAGES: [&str; 6] =
-    ["damaged", "broken", "delete-snapshot", "restore another", "take another", "do not trust"];
+    ["damaged", "broken", "etcd-backup delete", "restore another", "take another", "do not trust"];
 
 fn verify(world: &World, words: &[&str]) -> Out {
     run_action(world, "verify-snapshot", &[&[&*world.to_target()], words].concat())
@@ -154,7 +154,7 @@ fn each_kind_of_damage_is_named_and_recorded() {
         let out = verify(&world, &[&snapshot(path)]);
         assert!(out.stderr.contains(&format!("{} is damaged: ", name(path))), "{check}: {}", out.describe());
         assert_eq!(counts(&results_of(&out)), ["0", "1", "0"], "{check}: {}", out.describe());
-        let delete = format!("delete-snapshot {} snapshot={}.", world.to_target(), name(path));
+        let delete = format!("delete --target={} {}`.", world.target().display(), name(path));
         assert!(out.stderr.contains(&delete), "{}", out.describe());
         out.failed(&["is damaged"]);
         let row = row(&world, path);
@@ -415,7 +415,11 @@ fn an_unreadable_disk_is_not_damage() {
     let all = listed(&world);
     assert!(all.iter().all(|one| one["broken"].is_null()), "{all:?}");
     let out = verify(&world, &["snapshot=all"]);
-    assert!(!out.stderr.contains("damaged") && !out.stderr.contains("delete-snapshot"), "{}", out.describe());
+    assert!(
+        !out.stderr.contains("damaged") && !out.stderr.contains("etcd-backup delete"),
+        "{}",
+        out.describe()
+    );
     out.failed(&["Input/output error"]);
     let out = world.restore(&[&from(&archive), "skip-backup=true"]);
     assert!(!out.stderr.contains("damaged") && !out.stderr.contains("altered"), "{}", out.describe());

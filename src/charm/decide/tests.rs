@@ -239,7 +239,6 @@ fn changes_nothing_during_or_after_an_interrupted_restore() {
 #[test]
 fn names_what_an_operator_must_correct_and_changes_nothing() {
     let invalid = Err(Refusal::new("option port is 0", "juju config APPLICATION port=VALUE"));
-    let foreign_etcd = Some("pid 7 with its data in /d".to_owned());
     for (facts, parts) in [
         (
             Facts {
@@ -278,6 +277,22 @@ fn names_what_an_operator_must_correct_and_changes_nothing() {
             },
             ["server.key: no", "etcd keeps running"],
         ),
+    ] {
+        assert_blocked(&facts, &parts);
+    }
+}
+
+/// Asserts that every hook changes nothing and reports these `parts`.
+fn assert_blocked(facts: &Facts, parts: &[&str]) {
+    for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Update] {
+        assert_status(&Facts { hook, ..facts.clone() }, "blocked", parts);
+    }
+}
+
+#[test]
+fn names_data_and_etcds_that_it_must_not_touch_and_changes_nothing() {
+    let foreign_etcd = Some("pid 7 with its data in /d".to_owned());
+    for (facts, parts) in [
         (
             Facts { data: DataState::Foreign("unit a/1 of model m".into()), ..empty() },
             ["belongs to unit a/1", "move"],
@@ -298,9 +313,7 @@ fn names_what_an_operator_must_correct_and_changes_nothing() {
             ["pid 7", "did not set up"],
         ),
     ] {
-        for hook in [Hook::Install, Hook::Start, Hook::ConfigChanged, Hook::Update] {
-            assert_status(&Facts { hook, ..facts.clone() }, "blocked", &parts);
-        }
+        assert_blocked(&facts, &parts);
     }
 }
 

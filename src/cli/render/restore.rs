@@ -6,6 +6,7 @@ use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
 use crate::commands::restore::{Outcome, Planned, Restored};
+use crate::error::Subcommand;
 
 impl Render for Outcome {
     fn juju(&self) -> Results {
@@ -124,7 +125,8 @@ fn add_restored(restored: &Restored, results: &mut Results) {
         results.set(key!("restore.disarmed"), "NOSPACE");
     }
     if let Some(left_over) = &restored.left_over {
-        let next = "the next action, or `etcd-backup restore --recover`, clears it up";
+        let recover = Subcommand::new("restore").flag("recover");
+        let next = format!("the next command, or {recover}, clears it up");
         results.set(key!("restore.left-over"), format!("{left_over}; {next}"));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{STILL_THERE, failed, look, not_looked_at, places};
 use crate::commands::Call;
-use crate::error::{ActionError, Refusal};
+use crate::error::{ActionError, Refusal, Subcommand};
 use crate::inventory::{Listing, Relisting, Selection, Selector, StoredSnapshot};
 use crate::store::Deletion;
 use serde::Serialize;
@@ -38,7 +38,8 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let (look, wanted) = look(&places, &request.snapshots)?;
     by_name(&wanted)?;
     let chosen = look.select(&wanted)?;
-    admit(&look, &chosen, request.force)?;
+    admit(&look, &chosen, request, &call.typed)?;
+    let list = Subcommand::new("list").option_if_some("target", request.target.as_ref());
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for found in chosen {
         match found.repository.delete(&found.entry) {
@@ -57,8 +58,8 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     outcome.hidden = of(Deletion::Hidden).map(StoredSnapshot::selector).collect();
     failed(
         &failures,
-        "the snapshots listed under deleted were deleted; list-snapshots shows the remaining ones",
-        "fix the cause, then run delete-snapshot again for the remaining ones",
+        "the snapshots listed under deleted were deleted, and the others were not",
+        &format!("{list} shows the remaining ones"),
     )
 }
 
@@ -68,16 +69,26 @@ fn by_name(wanted: &[Selector]) -> Result<(), Refusal> {
         true => Ok(()),
         false => Err(Refusal::new(
             "all and latest are not accepted as names",
-            "give the names of the snapshots to delete, or use prune-snapshots to delete by rules",
+            format!(
+                "give the names of the snapshots to delete, or use {} to delete by rules",
+                Subcommand::new("prune")
+            ),
         )),
     }
 }
 
 /// Refuses to delete the last good archive of a cluster in any place: a copy in another place may be lost tomorrow.
-fn admit(look: &Listing, chosen: &[&StoredSnapshot], force: bool) -> Result<(), Refusal> {
+fn admit(
+    look: &Listing,
+    chosen: &[&StoredSnapshot],
+    request: &Request,
+    typed: &Subcommand,
+) -> Result<(), Refusal> {
+    let target = request.target.as_ref();
     if let Some(pinned) = chosen.iter().find(|found| found.entry.record.pinned) {
         let name = pinned.selector();
-        return Err(Refusal::new(format!("{name} is pinned"), format!("unpin-snapshot snapshot={name}")));
+        let unpin = Subcommand::new("unpin").option_if_some("target", target).word(&name);
+        return Err(Refusal::new(format!("{name} is pinned"), unpin.to_string()));
     }
     chosen.iter().try_for_each(|found| found.entry.require_readable())?;
     let goes =
@@ -91,14 +102,18 @@ fn admit(look: &Listing, chosen: &[&StoredSnapshot], force: bool) -> Result<(), 
                 && other.entry.cluster() == last.entry.cluster();
             same && !goes(other)
         };
-        if !force && !good.iter().any(|other| stays(other)) {
+        if !request.force && !good.iter().any(|other| stays(other)) {
             return Err(Refusal::new(
                 format!(
                     "no good snapshot of its cluster would be left in {} without {}",
                     last.repository.label(),
                     last.entry.file_name()
                 ),
-                "run snapshot first, or give force=true",
+                format!(
+                    "{} first; or, to delete it all the same, {}",
+                    Subcommand::new("snapshot").option_if_some("target", target),
+                    typed.clone().flag("force")
+                ),
             ));
         }
     }

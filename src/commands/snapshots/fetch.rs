@@ -3,7 +3,8 @@
 use super::{choose, look, places, several_named};
 use crate::commands::Call;
 use crate::commands::archive::Archive;
-use crate::error::{ActionError, Refusal};
+use crate::commands::next::repeat;
+use crate::error::{ActionError, Refusal, Subcommand};
 use crate::inventory::fetch;
 use crate::progress::Progress;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
@@ -35,11 +36,8 @@ pub struct Outcome {
 pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     let places = places(call, request.target.as_deref())?;
     let failed = |error| {
-        ActionError::from_error(
-            error,
-            "the target is unchanged",
-            "fix the cause, then run fetch-snapshot again",
-        )
+        let next = repeat(&error, &places.target, &call.typed);
+        ActionError::from_error(error, "the target is unchanged", next)
     };
     let (user, owner) = archive_owner().map_err(failed)?;
     TrustedPath::open(&places.target, owner)
@@ -47,8 +45,9 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         .map_err(failed)?;
     let Some(from) = &request.from else {
         let names: Vec<&str> = places.destinations.names().collect();
-        let next = format!("run `etcd-backup fetch {}/latest`", names.first().unwrap_or(&"DESTINATION"));
-        return Err(Refusal::new("no archive is named", next).into());
+        let first = names.first().unwrap_or(&"DESTINATION");
+        let next = Subcommand::new("fetch").word(format!("{first}/latest"));
+        return Err(Refusal::new("no archive is named", next.to_string()).into());
     };
     (call.progress())(Progress::Step("looking for the snapshot"));
     let (look, wanted) = look(&places, std::slice::from_ref(from))?;

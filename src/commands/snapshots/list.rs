@@ -1,6 +1,6 @@
 //! The command `list`: lists the archives of every place, newest first.
 
-use super::{failed, own_ids, places, unread_places};
+use super::{failed, own_ids, places, unread_places, untouched};
 use crate::archive::damage::Damage;
 use crate::archive::human_size;
 use crate::commands::Call;
@@ -9,6 +9,7 @@ use crate::error::{ActionError, Refusal};
 use crate::inventory::{Listing, Repository, StoredSnapshot};
 use crate::schedule::runs::{self, Run};
 use crate::store::flat_directory::FlatDirectory;
+use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -91,7 +92,8 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     (outcome.is_listed, outcome.now) = (true, call.now);
     outcome.juju_format = request.format;
     if request.runs {
-        outcome.runs = Some(runs_of(&places.target, limit, call.now)?);
+        let runs = runs_of(&places.target, limit, call.now);
+        outcome.runs = Some(runs.map_err(|error| untouched(error, &places.target, call))?);
     }
     outcome.count = look.snapshots.len();
     outcome.size_bytes = look.snapshots.iter().map(|found| found.entry.size).sum();
@@ -105,7 +107,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     failed(
         &unread_places(&look.unreadable, &mut outcome.destinations),
         "the archives of the other places are listed, and no archive was changed",
-        "fix the cause and run it again",
+        &call.typed.to_string(),
     )
 }
 
@@ -137,10 +139,9 @@ fn describe(look: &Listing, place: &Rc<Repository>) -> String {
 }
 
 /// Returns the last runs recorded next to the archives of `target`.
-fn runs_of(target: &Path, limit: usize, now: Timestamp) -> Result<Vec<Run>, ActionError> {
-    let local = FlatDirectory::open(target).map_err(super::untouched)?;
-    let mut all = match local {
-        Some(local) => runs::list(local.dir(), now).map_err(super::untouched)?,
+fn runs_of(target: &Path, limit: usize, now: Timestamp) -> Result<Vec<Run>> {
+    let mut all = match FlatDirectory::open(target)? {
+        Some(local) => runs::list(local.dir(), now)?,
         None => Vec::new(),
     };
     all.truncate(limit);

@@ -8,6 +8,7 @@ pub mod pin;
 pub mod prune;
 pub mod verify;
 
+use super::next::repeat;
 use super::{Call, target};
 use crate::error::{ActionError, Failure, Refusal, describe_inline};
 use crate::etcd::client::{Client, Status};
@@ -144,11 +145,6 @@ fn own_ids(call: &Call<'_>) -> BTreeSet<String> {
     super::site(call, None).map(|site| lineage(&site, None).own).unwrap_or_default()
 }
 
-/// Returns the names of these archives, as an operator types them.
-fn names<'a>(all: impl IntoIterator<Item = &'a StoredSnapshot>) -> String {
-    all.into_iter().map(StoredSnapshot::selector).collect::<Vec<_>>().join(", ")
-}
-
 /// Adds the places that could not be read to the destinations, and returns them as failures.
 fn unread_places(
     unread: &[UnreadableRepository],
@@ -165,8 +161,9 @@ fn unread_places(
     failures
 }
 
-fn untouched(error: anyhow::Error) -> ActionError {
-    ActionError::from_error(error, "no archive was changed", "fix the cause and run it again")
+fn untouched(error: anyhow::Error, place: &Path, call: &Call<'_>) -> ActionError {
+    let next = repeat(&error, place, &call.typed);
+    ActionError::from_error(error, "no archive was changed", next)
 }
 
 /// The reason why a deletion failed although the server confirmed it.

@@ -61,6 +61,6 @@ fn set(call: &Call<'_>, request: &Request, pinned: bool, outcome: &mut Outcome) 
     failed(
         &failures,
         &format!("the snapshots listed under {word} are {word}, and the others are unchanged"),
-        "fix the cause and run it again",
+        &call.typed.to_string(),
     )
 }

@@ -3,7 +3,7 @@
 
 use super::{STILL_THERE, cluster, failed, hidden, lineage, not_looked_at, places, unread_places};
 use crate::commands::Call;
-use crate::error::{ActionError, Refusal, describe_inline};
+use crate::error::{ActionError, Refusal, Subcommand, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
 use crate::inventory::retention::{Decision, Policy, Scope};
@@ -124,8 +124,13 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     failed(
         &failures,
         "the verdicts show the result for each snapshot",
-        "run `list-snapshots` to see the remaining archives, fix the cause, then run prune-snapshots again",
+        &format!("{} shows the remaining archives; then {}", list_command(request), call.typed),
     )
+}
+
+/// Returns the command that lists the archives.
+fn list_command(request: &Request) -> Subcommand {
+    Subcommand::new("list").option_if_some("target", request.target.as_ref())
 }
 
 /// Makes the outcome from the fate of each archive. `destinations` holds the places that could not be read.
@@ -296,8 +301,11 @@ fn scope(call: &Call<'_>, request: &Request) -> Result<Scope, ActionError> {
             let client = Client::new(&site);
             let (own, status) = own_member(&client).map_err(|error| {
                 let next = format!(
-                    "{}, or name the cluster as list-snapshots format=yaml shows it: cluster=ID",
-                    site.service.status_command()
+                    "{}, then {}; or add the id of the cluster, which {} shows, as in {}",
+                    site.service.status_command(),
+                    call.typed,
+                    list_command(request).option("format", "yaml"),
+                    Subcommand::new("prune").option("cluster", "ID")
                 );
                 ActionError::from_error(
                     error.context("finding out the cluster id"),

@@ -1,8 +1,8 @@
 //! The command `verify-snapshot`: verifies archives by reading them, and on request by booting them.
 
-use super::{choose, look, names, places, unread_places, untouched};
+use super::{choose, look, places, unread_places, untouched};
 use crate::commands::Call;
-use crate::error::{ActionError, Failure, describe_inline};
+use crate::error::{ActionError, Failure, Subcommand, describe_inline};
 use crate::inventory::{
     Listing, StoredSnapshot, Verdict, VerifyOptions, VerifyOutcome, admit_programs, verify,
 };
@@ -72,6 +72,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let (look, wanted) = look(&places, &request.snapshots)?;
     let chosen = choose(call, &look, &wanted)?;
     let site = crate::commands::site(call, request.site.as_deref())?;
+    let untouched = |error| untouched(error, &places.target, call);
     admit_programs(&site, request.drill).map_err(untouched)?;
     let work = work(&places.target).map_err(untouched)?;
     let how = VerifyOptions { drill: request.drill, identities: identities.as_ref(), now: call.now };
@@ -88,8 +89,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     }
     tally.report(&look, outcome);
     tally.troubles.extend(unread_places(&look.unreadable, &mut outcome.destinations));
-    let target = request.target.as_ref().map(|target| format!("target={} ", target.display()));
-    tally.outcome(&request.snapshots.join(","), &target.unwrap_or_default())
+    tally.outcome(request, &call.typed)
 }
 
 /// The directory in which archives are unpacked temporarily.
@@ -173,19 +173,21 @@ impl<'a> Tally<'a> {
 
     /// Fails if an archive is damaged, or if another step failed. Advises to delete archives only if they are
     /// damaged.
-    fn outcome(&self, asked: &str, target: &str) -> Result<(), ActionError> {
+    fn outcome(&self, request: &Request, again: &Subcommand) -> Result<(), ActionError> {
         if self.damage.is_empty() && self.troubles.is_empty() {
             return Ok(());
         }
         let causes: Vec<&str> = self.damage.iter().chain(&self.troubles).map(String::as_str).collect();
-        let again = format!("verify-snapshot {target}snapshot={asked}");
+        let target = request.target.as_ref();
         let (state, next) = match self.damaged.is_empty() {
-            true => ("etcd was not touched, and no damage was recorded for any snapshot", again),
+            true => ("etcd was not touched, and no damage was recorded for any snapshot", again.to_string()),
             false => {
-                let damaged = names(self.damaged.iter().copied()).replace(", ", ",");
-                let delete = format!("delete-snapshot {target}snapshot={damaged}");
-                let next = format!("take another snapshot with snapshot, then {delete}");
-                ("etcd was not touched; list-snapshots shows recorded damage", next)
+                let delete = Subcommand::new("delete").option_if_some("target", target);
+                let damaged: Vec<String> = self.damaged.iter().map(|one| one.selector()).collect();
+                let delete = delete.word(damaged.join(","));
+                let snapshot = Subcommand::new("snapshot").option_if_some("target", target);
+                let state = "etcd was not touched, and the damage was recorded for each damaged snapshot";
+                (state, format!("take another snapshot with {snapshot}, then {delete}"))
             }
         };
         let cause = anyhow!("{}", causes.join("; "));

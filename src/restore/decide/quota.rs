@@ -55,9 +55,9 @@ fn remedy(request: &Request, quota: &Quota, bytes: u64) -> String {
     match application.filter(|_| quota.config_file.is_some()) {
         Some(application) => format!(
             "juju config {application} quota-backend-bytes={bytes} (if this charm does not manage that etcd, set {setting} \
-             and restart etcd), then run restore again"
+             and restart etcd), then restore again"
         ),
-        None => format!("set {setting} or higher, restart etcd, and run restore again"),
+        None => format!("set {setting} or higher, restart etcd, and restore again"),
     }
 }
 

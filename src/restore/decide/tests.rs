@@ -4,6 +4,7 @@ use super::revision::{HEADROOM, UNKNOWN_REVISION_BUMP};
 use super::*;
 use crate::archive::Contents;
 use crate::archive::manifest::Manifest;
+use crate::error::Subcommand;
 use crate::etcd::backend::KubernetesData;
 use crate::etcd::client::Status;
 use crate::etcd::member::Member;
@@ -112,7 +113,7 @@ pub(super) fn request(bump: Bump) -> Request {
         plan_only: false,
         owner: Owner { uid: 0, gid: 0 },
         unit: None,
-        command: "etcd-backup restore /a".to_owned(),
+        command: Subcommand::new("restore").word("/a"),
         now: jiff::Timestamp::UNIX_EPOCH,
     }
 }
@@ -327,7 +328,7 @@ fn refuses_a_snapshot_without_a_trailer_unless_allowed() {
     let check =
         |request: &Request, seal| plan(request, &facts, &snapshot(5, seal)).map(|plan| plan.hash_check);
     assert_eq!(check(&request(Bump::Auto), Trailer::Valid), Ok(true));
-    assert!(check(&request(Bump::Auto), Trailer::Missing).unwrap_err().next.contains("allow-unhashed=true"));
+    assert!(check(&request(Bump::Auto), Trailer::Missing).unwrap_err().next.contains("--allow-unhashed"));
     assert_eq!(check(&trusting, Trailer::Missing), Ok(false));
     assert_eq!(check(&trusting, Trailer::Valid), Ok(true));
     assert!(check(&trusting, Trailer::Invalid).is_err());
@@ -350,7 +351,7 @@ fn refuses_a_snapshot_of_another_cluster_unless_allowed() {
         let facts = held(old, keys);
         assert!(check(&facts, "1").is_ok());
         let refusal = check(&facts, "2").unwrap_err();
-        assert!(refusal.next.contains("allow-foreign=true"), "{refusal}");
+        assert!(refusal.next.contains("--allow-foreign"), "{refusal}");
         let allowing = Request { allow_foreign: true, ..request(Bump::Off) };
         assert!(plan(&allowing, &facts, &of("2")).is_ok());
         assert!(
@@ -423,7 +424,7 @@ fn a_revision_is_not_raised_past_what_etcd_can_count() {
         match plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid)) {
             Ok(_) => assert!(!refused, "{asked:?} {old} {revision}"),
             Err(refusal) => {
-                assert!(refused && refusal.next.contains("bump-revision=off"), "{refusal}");
+                assert!(refused && refusal.next.contains("--bump-revision=off"), "{refusal}");
             }
         }
     }

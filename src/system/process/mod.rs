@@ -13,6 +13,7 @@ pub use exec::exec;
 pub use outcome::{Ending, Output, ProcessError};
 pub use running::{GRACE, Running};
 
+use crate::error::quoted;
 use nix::libc;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -253,17 +254,6 @@ pub fn program_path(word: &str) -> Option<PathBuf> {
     match Path::new(word).components().count() {
         1 => which::which_in(word, Some(PATH), "/").ok(),
         _ => Some(PathBuf::from(word)),
-    }
-}
-
-/// Returns a word as it would be typed in a shell.
-pub fn quoted(word: &OsStr) -> String {
-    let word = word.to_string_lossy();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.into_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

@@ -140,13 +140,27 @@ impl Run {
 
     /// Returns the output of a process that was already reaped, with this status.
     pub fn with_status(self, status: ExitStatus) -> Out {
-        Out {
+        let out = Out {
             took: self.started.elapsed(),
             status,
             stdout: read(&self.out),
             stderr: read(&self.err),
             shown: self.shown,
-        }
+        };
+        assert_commands_exist(&out.stderr);
+        out
+    }
+}
+
+/// Checks that our program accepts each command of ours in a message, as it would be typed in a shell.
+fn assert_commands_exist(message: &str) {
+    for after in message.split("`sudo etcd-backup ").skip(1) {
+        let Some((words, _)) = after.split_once('`') else { continue };
+        let script = format!("exec \"$0\" {words} --help");
+        let typed =
+            Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_etcd-backup")]).output().unwrap();
+        let answer = String::from_utf8_lossy(&typed.stderr).into_owned();
+        assert!(typed.status.success(), "{words}: {answer}: {message}");
     }
 }
 
