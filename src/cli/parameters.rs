@@ -5,7 +5,7 @@
 
 use super::params::{Params, Value};
 use super::schema::{Action, Kind, Param};
-use crate::error::{Refusal, did_you_mean};
+use crate::error::{Refusal, Subcommand, did_you_mean};
 use crate::system::text::replace_control;
 use std::collections::BTreeMap;
 
@@ -62,7 +62,7 @@ impl<'a> Collector<'a> {
             ![RECOVER, "site"].contains(&&**name) && all.get(name) != Some(value)
         };
         if recovers && self.given.iter().any(is_unused) {
-            let next = "run `etcd-backup restore --recover`";
+            let next = Subcommand::new("restore").flag("recover").to_string();
             return Err(Refusal::new("recover takes no other parameter except site", next));
         }
         all.extend(self.given);

@@ -20,7 +20,7 @@ use super::observe::Observed;
 use super::request::{Request, Source};
 use crate::archive::age::FileKey;
 use crate::archive::manifest::{FORMAT, Manifest};
-use crate::archive::{self, Contents, Encryption, Packer};
+use crate::archive::{self, Contents, Encryption, Packer, human_size};
 use crate::error::Interrupted;
 use crate::etcd::backend::{Backend, ContentSummary, KubernetesData};
 use crate::etcd::client::ContentHash;
@@ -341,10 +341,10 @@ impl<'a> Pipeline<'a> {
         match digest.trailer {
             Trailer::Valid => {}
             Trailer::Missing => {
-                bail!("etcdctl saved {} bytes without the hash that ends a snapshot", digest.size)
+                bail!("etcdctl saved {} without the hash that ends a snapshot", human_size(digest.size))
             }
             Trailer::Invalid => {
-                bail!("the snapshot of {} bytes does not match the hash at its end", digest.size)
+                bail!("the snapshot of {} does not match the hash at its end", human_size(digest.size))
             }
         }
         let Inspection { revision, keys, total_keys, content_hash, kubernetes } = inspected?;
