@@ -7,7 +7,7 @@ use super::parameters::{Collector, printable};
 use super::params::{Params, Value};
 use super::render::Style;
 use super::schema::{Action, Kind, Param};
-use crate::error::{ActionError, Refusal, did_you_mean};
+use crate::error::{ActionError, Refusal, Subcommand, did_you_mean};
 use clap::builder::{PossibleValue, TypedValueParser};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches};
@@ -287,6 +287,29 @@ fn wrapped(text: &str, indent: usize) -> String {
 
 fn read(command: &Command) -> Result<Action, ActionError> {
     Action::read(command.action).map_err(|error| ActionError::bug(format_args!("{error:#}")))
+}
+
+/// Returns the command that repeats a call with these parameters.
+///
+/// # Errors
+/// Fails only on a bug.
+pub(super) fn subcommand(command: &Command, params: &Params) -> Result<Subcommand, ActionError> {
+    let action = read(command)?;
+    let mut typed = Subcommand::new(command.name);
+    for param in &action.params {
+        let value = params.get(&param.name).unwrap_or(&param.default);
+        // A person who repeats a scheduled backup wants it now.
+        if *value == param.default || param.name == "scheduled" {
+            continue;
+        }
+        let is_positional = command.positional.as_ref().is_some_and(|word| word.param == param.name);
+        typed = match value {
+            Value::Flag(true) => typed.flag(&param.name),
+            Value::Text(text) if is_positional && !text.starts_with('-') => typed.word(text),
+            other => typed.option(&param.name, other.to_string()),
+        };
+    }
+    Ok(typed)
 }
 
 /// Reads the words after the name of a command.

@@ -174,7 +174,7 @@ fn run_command(
         };
         let outcome = panic::catch(&after_panic(command), || {
             interrupt::install().map_err(not_started)?;
-            let typed = requests::typed(command, &params)?;
+            let typed = command_line::subcommand(command, &params)?;
             let call = Call::new(typed, environment, front.juju(), &report, now());
             job.perform(&params, &call)
         });

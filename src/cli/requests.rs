@@ -3,9 +3,7 @@
 //! The only code that knows which parameter a field of a request comes from. Refuses a bad value before anything else
 //! happens. Must never look at the machine.
 
-use super::command::Command;
-use super::params::{Params, Value};
-use super::schema::Action;
+use super::params::Params;
 use crate::archive::Effort;
 use crate::commands::moved_uploads::Rename;
 use crate::commands::restore::{Options, SnapshotName};
@@ -14,7 +12,7 @@ use crate::commands::snapshots::prune::Clusters;
 use crate::commands::snapshots::{delete, fetch, list, pin, prune, verify};
 use crate::commands::upkeep::CompactionRequest;
 use crate::commands::{SiteRequest, backup, check, check_config, restore, schedule, site, snapshot, upload};
-use crate::error::{ActionError, Refusal, Subcommand};
+use crate::error::{ActionError, Refusal};
 use crate::inventory::retention::{Policy, parse_age, parse_size};
 use crate::restore::Bump;
 use crate::schedule::parse_seconds;
@@ -54,30 +52,6 @@ impl Params {
         let no = || Refusal::new("no snapshot is named", "give snapshot=NAME");
         Ok(words(self.given("snapshot")?.ok_or_else(no)?))
     }
-}
-
-/// Returns the command that repeats a call with these parameters.
-///
-/// # Errors
-/// Fails only on a bug.
-pub(super) fn typed(command: &Command, params: &Params) -> Result<Subcommand, ActionError> {
-    let action = Action::read(command.action);
-    let action = action.map_err(|error| ActionError::bug(format_args!("{error:#}")))?;
-    let mut typed = Subcommand::new(command.name);
-    for param in &action.params {
-        let value = params.get(&param.name).unwrap_or(&param.default);
-        // A person who repeats a scheduled backup wants it now.
-        if *value == param.default || param.name == "scheduled" {
-            continue;
-        }
-        let is_positional = command.positional.as_ref().is_some_and(|word| word.param == param.name);
-        typed = match value {
-            Value::Flag(true) => typed.flag(&param.name),
-            Value::Text(text) if is_positional && !text.starts_with('-') => typed.word(text),
-            other => typed.option(&param.name, other.to_string()),
-        };
-    }
-    Ok(typed)
 }
 
 /// Returns the words between commas.
@@ -349,8 +323,8 @@ fn revision(text: &str) -> Result<i64, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::command::COMMANDS;
-    use crate::cli::command_line::{CalledAs, Request, parse};
+    use crate::cli::command::{COMMANDS, Command};
+    use crate::cli::command_line::{self, CalledAs, Request, parse};
     use std::ffi::OsString;
 
     /// Makes the request of a command from the words that a person types.
@@ -390,7 +364,7 @@ mod tests {
             let Request::Run(invocation) = parse(command, CalledAs::Subcommand, words).unwrap() else {
                 panic!()
             };
-            super::typed(command, &invocation.params).unwrap().to_string()
+            command_line::subcommand(command, &invocation.params).unwrap().to_string()
         };
         assert_eq!(typed(&["list"]), "`sudo etcd-backup list`");
         assert_eq!(typed(&["backup", "--scheduled"]), "`sudo etcd-backup backup`");
