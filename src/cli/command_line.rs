@@ -566,7 +566,10 @@ mod tests {
         assert_eq!(refused("restore", &["a", "from=b"]).reason, "parameter from is given twice");
         assert!(refused("restore", &["a", "b"]).reason.starts_with("b is not expected here"));
         assert!(refused("snapshot", &["/tmp/x"]).reason.starts_with("/tmp/x is not expected here"));
-        assert_eq!(refused("snapshot", &["target"]).reason, "parameter target has no value; it must be text");
+        assert_eq!(
+            refused("snapshot", &["target"]).reason,
+            "parameter target has no value; it must be a word or a number"
+        );
     }
 
     #[test]

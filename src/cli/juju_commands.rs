@@ -166,7 +166,11 @@ mod tests {
             for method in [".option(\"", ".option_if_some(\"", ".flag(\""] {
                 words.extend(chain.match_indices(method).map(|(at, _)| {
                     let name = after(&chain[at..], method).unwrap();
-                    if method == ".flag(\"" { format!("--{name}") } else { format!("--{name}=1") }
+                    match (method, &*name) {
+                        (".flag(\"", _) => format!("--{name}"),
+                        (_, "format") => "--format=yaml".to_owned(),
+                        _ => format!("--{name}=1"),
+                    }
                 }));
             }
             all.push(words);
