@@ -1,6 +1,6 @@
 //! Uploads that wait for a destination which the settings no longer have, as after it was renamed.
 
-use crate::error::{Refusal, did_you_mean};
+use crate::error::{Refusal, Subcommand, did_you_mean};
 use crate::inventory::destinations::Destinations;
 use crate::inventory::upload::{self, PendingUpload};
 use crate::settings::Settings;
@@ -52,7 +52,7 @@ impl Rename {
             let reason = format!("the destination {from} is in the settings, so its uploads are sent there");
             return Err(Refusal::new(
                 reason,
-                "run `upload`; or remove that destination from the settings first",
+                format!("{}; or remove that destination from the settings first", Subcommand::new("upload")),
             ));
         }
         Ok(())
@@ -74,7 +74,8 @@ impl Rename {
 
     fn nothing_waits(&self) -> anyhow::Error {
         let reason = format!("no upload is waiting for {}", self.from);
-        Refusal::new(reason, "run `upload plan=true` to list the pending uploads").into()
+        let list = Subcommand::new("upload").flag("plan");
+        Refusal::new(reason, format!("{list} lists the pending uploads")).into()
     }
 }
 
@@ -108,9 +109,9 @@ pub(super) fn unknown_destinations<'a>(
 pub(super) fn how_to_move(name: &str, known: &[&str]) -> String {
     let known = || known.iter().copied();
     let new = did_you_mean(name, known()).or_else(|| known().next()).unwrap_or("DESTINATION");
-    format!(
-        "if it was renamed: etcd-backup upload --move {name}/{new}; otherwise: etcd-backup upload --give-up {name}/all"
-    )
+    let rename = Subcommand::new("upload").option("move", format!("{name}/{new}"));
+    let give_up = Subcommand::new("upload").option("give-up", format!("{name}/all"));
+    format!("if it was renamed: {rename}; otherwise: {give_up}")
 }
 
 #[cfg(test)]
@@ -121,8 +122,8 @@ mod tests {
     #[test]
     fn suggests_the_new_name_of_a_destination() {
         let known = ["near", "offsite2"];
-        assert!(how_to_move("offsite", &known).contains("upload --move offsite/offsite2; "));
-        assert!(how_to_move("x", &[]).contains("upload --move x/DESTINATION; "));
+        assert!(how_to_move("offsite", &known).contains("upload --move=offsite/offsite2`; "));
+        assert!(how_to_move("x", &[]).contains("upload --move=x/DESTINATION`; "));
         let one = |destination: &str| PendingUpload {
             archive: "a".to_owned(),
             destination: destination.to_owned(),

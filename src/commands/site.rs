@@ -146,8 +146,9 @@ fn write_file(
     *outcome = look(&site, call.now);
     outcome.site_file_text = Some(site.to_site_file_draft());
     let file = call.environment.site.as_deref().unwrap_or(Path::new(SITE_FILE));
-    let written = write::write(&site, file, force)
-        .map_err(|error| ActionError::from_error(error, "no site file was written", "run it as root"))?;
+    let written = write::write(&site, file, force).map_err(|error| {
+        ActionError::from_error(error, "no site file was written", call.typed.to_string())
+    })?;
     outcome.site_file = Some(written);
     Ok(())
 }

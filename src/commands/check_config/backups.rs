@@ -4,7 +4,7 @@ use super::etcd::database_size;
 use super::findings::Findings;
 use crate::archive::human_size;
 use crate::commands::{Call, moved_uploads, offsite, schedule};
-use crate::error::Refusal;
+use crate::error::{Refusal, Subcommand};
 use crate::etcd::site::Site;
 use crate::inventory::upload;
 use crate::progress::Progress;
@@ -117,7 +117,7 @@ pub(super) fn check_queue(settings: &Settings, target: &Path, all: &mut Findings
     let known = waiting.len() - unknown.values().sum::<usize>();
     if known > 0 {
         let message = format!("uploads are waiting: {known}");
-        all.warn("upload queue", message, Some("etcd-backup upload".to_owned()));
+        all.warn("upload queue", message, Some(Subcommand::new("upload").to_string()));
     }
     for (name, count) in unknown {
         let message = format!("uploads are waiting for {name}, which is not in the settings: {count}");
@@ -133,7 +133,7 @@ pub(super) fn check_schedule(call: &Call<'_>, settings: &Settings, all: &mut Fin
         return None;
     }
     if !timer::is_available() {
-        let next = "run `etcd-backup backup` from another scheduler, such as cron".to_owned();
+        let next = format!("run {} from another scheduler, such as cron", Subcommand::new("backup"));
         let checked = settings.schedule.as_ref().map_or(Ok(()), |schedule| schedule.timetable().map(drop));
         match checked {
             Ok(()) => all.warn(
@@ -159,7 +159,7 @@ pub(super) fn check_schedule(call: &Call<'_>, settings: &Settings, all: &mut Fin
                 None => all.warn(
                     "schedule",
                     format!("the timer is not active; with it, the next run would be at {shown}"),
-                    Some("sudo etcd-backup schedule".to_owned()),
+                    Some(Subcommand::new("schedule").to_string()),
                 ),
             }
             next

@@ -3,6 +3,7 @@
 use super::findings::Findings;
 use crate::archive::human_size;
 use crate::commands::{Call, site, v2_keys};
+use crate::error::Subcommand;
 use crate::etcd::etcdutl::MEMBER_OVERHEAD;
 use crate::etcd::site::Site;
 use crate::restore;
@@ -53,7 +54,7 @@ fn check_answer(site: &Site, found: &site::Outcome, all: &mut Findings) {
         }
     }
     for alarm in &found.alarms {
-        all.warn("alarms", alarm.clone(), Some("etcd-backup alarms".to_owned()));
+        all.warn("alarms", alarm.clone(), Some(Subcommand::new("alarms").to_string()));
     }
     if found.members.len() > 1 {
         let members = found.members.join(", ");

@@ -50,7 +50,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let mut all = Findings::default();
     let ran = check_all(call, request, &mut all, outcome);
     outcome.checks = all.into_checks();
-    ran.map_err(|error| ActionError::from_error(error, "not all checks ran", "run it again"))?;
+    ran.map_err(|error| ActionError::from_error(error, "not all checks ran", call.typed.to_string()))?;
     let worst = outcome.checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok);
     outcome.status = Some(worst);
     let failed: Vec<&str> =
