@@ -55,6 +55,33 @@ pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Returns the directory with the programs of a version: of Debian's 3.4 or 3.5, or of a later version such as 3.6.16,
+/// for which a variable such as `ETCD_3_6_BIN` names the directory.
+pub fn of_version(target: &Path, version: &str) -> Result<PathBuf> {
+    if let Some(release) = RELEASES.iter().find(|release| release.version == version) {
+        return ensure(target, release);
+    }
+    let minor: Vec<&str> = version.split('.').take(2).collect();
+    let variable = format!("ETCD_{}_BIN", minor.join("_"));
+    let named = std::env::var_os(&variable).filter(|named| !named.is_empty());
+    let bin = std::path::absolute(named.with_context(|| {
+        format!("etcd {version} is in no Debian package; set {variable} to the directory of its programs")
+    })?)?;
+    let found = version_of(&bin)?;
+    if found != version {
+        bail!("{variable} names etcd {found}, not {version}");
+    }
+    Ok(bin)
+}
+
+/// Returns the version that the server in `bin` prints.
+pub fn version_of(bin: &Path) -> Result<String> {
+    let output = command::output(command::new(bin.join("etcd")).arg("--version"))?;
+    let version = output.lines().find_map(|line| line.strip_prefix("etcd Version: "));
+    let version = version.with_context(|| format!("{} printed no version", bin.join("etcd").display()))?;
+    Ok(version.trim().to_owned())
+}
+
 /// Returns the directory with the programs of a version. They are downloaded if they are missing.
 pub fn ensure(target: &Path, release: &Release) -> Result<PathBuf> {
     if let Some(named) = std::env::var_os(release.variable).filter(|named| !named.is_empty()) {

@@ -2,7 +2,7 @@
 //!
 //! This file has the list of scenarios and runs them. Never reports a scenario as passed that did not run to its end.
 
-mod certificates;
+pub mod certificates;
 mod charm;
 mod cluster;
 mod custom_unit;
@@ -11,14 +11,14 @@ mod documents;
 mod fake_snap;
 mod hook_tools;
 mod interrupted_install;
-mod machine;
+pub mod machine;
 mod outcome;
 mod pod;
-mod prerequisites;
+pub mod prerequisites;
 mod reboot;
 mod record;
-mod root;
-mod scenario;
+pub mod root;
+pub mod scenario;
 mod schedule;
 mod snap;
 mod test_bed;

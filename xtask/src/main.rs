@@ -16,6 +16,7 @@ mod docs;
 mod etcd;
 mod fuzz;
 mod interrupt;
+mod kubernetes;
 mod machines;
 mod moto;
 mod pack;
@@ -52,6 +53,9 @@ Long-running checks:
               NAME      run only scenarios whose name contains NAME (default: all)
               --record  write the results to docs/explanation (always done if all run)
               --install install the Debian packages that machines need, and exit
+  kubernetes  Restore the etcd of a real Kubernetes API server, and check its lists, caches, watches and
+            controllers; write docs/explanation/kubernetes.md. Needs root and Go.
+              kubernetes [--etcd VERSION...]
   chaos     Interrupt the actions at every system call, and check the result.
               chaos [--action A] [--mode M] [--points all|smoke|N] [--jobs N] [--list]
               chaos --sabotage
@@ -75,6 +79,7 @@ fn main() -> ExitCode {
         ["fuzz", arguments @ ..] => fuzz::run(arguments),
         ["buckets", arguments @ ..] => buckets::run(arguments),
         ["machines", arguments @ ..] => machines::run(arguments),
+        ["kubernetes", arguments @ ..] => kubernetes::run(arguments),
         ["pack", arguments @ ..] => pack::run(arguments),
         ["docs", arguments @ ..] => docs::run(arguments),
         ["dist", arguments @ ..] => dist::run(arguments),
