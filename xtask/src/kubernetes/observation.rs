@@ -39,6 +39,12 @@ impl Observation {
         since
     }
 
+    /// Whether a check has been right since before `then`, and was repeated after that.
+    pub fn has_been_right(&self, check: &str, from: i64, then: i64) -> bool {
+        let is_recent = self.of(check, then).next().is_some();
+        is_recent && self.right_since(check, from).is_some_and(|since| since <= then)
+    }
+
     /// Returns the last error of a check since `from`, if its last result is one.
     pub fn last_error(&self, check: &str, from: i64) -> Option<&str> {
         self.of(check, from).last()?.error.as_deref()
@@ -77,6 +83,9 @@ mod tests {
         assert_eq!(observation.right_since("cached", 0), Some(3));
         assert_eq!(observation.right_since("informer", 0), None);
         assert_eq!(observation.longest_gap("list", 0), 3);
+        assert!(observation.has_been_right("list", 0, 4) && observation.has_been_right("list", 0, 5));
+        // It was right, but has not been repeated since.
+        assert!(!observation.has_been_right("list", 0, 3) && !observation.has_been_right("list", 0, 6));
         let stale = Observation::parse("1 list ok\n2 list wrong 3 of 9\n").unwrap();
         assert_eq!(stale.right_since("list", 0), None);
         assert_eq!(stale.last_error("list", 0), Some("wrong 3 of 9"));

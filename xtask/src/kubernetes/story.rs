@@ -4,6 +4,7 @@
 //! A view that is never right again is a failure, unless the revision went back: then it is measured how wrong it is, and
 //! the advice of `restore` is followed.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, now};
 use super::observation::VIEWS;
-use super::table::{Cell, Row};
+use super::table::{Row, Time};
 
 const APP: &str = "app";
 /// The namespaces that are deleted and created after the snapshot.
@@ -66,13 +67,24 @@ pub fn run(cluster: &Cluster) -> Result<Vec<Row>> {
         }
         let restored = restore(cluster, archive, options)?;
         rows.extend(measure(cluster, way, &restored).with_context(|| format!("restoring: {way}"))?);
-        check_objects(cluster, &objects).with_context(|| format!("restoring: {way}"))?;
+        match check_objects(cluster, &objects) {
+            // Controllers have acted on the stale objects.
+            Err(error) if !restored.is_raised => note(&mut rows, &format!("{error:#}")),
+            checked => checked.with_context(|| format!("restoring: {way}"))?,
+        }
     }
     println!("  careful");
     change(cluster)?;
     rows.push(restore_carefully(cluster, archive)?);
     check_objects(cluster, &objects)?;
     Ok(rows)
+}
+
+/// Adds a remark to the last row.
+fn note(rows: &mut [Row], remark: &str) {
+    if let Some(row) = rows.last_mut() {
+        row.way += &format!("; then {remark}");
+    }
 }
 
 /// Creates some hundred objects.
@@ -166,9 +178,7 @@ fn settle(cluster: &Cluster) -> Result<()> {
 fn settle_since(cluster: &Cluster, from: i64, checks: &[&str]) -> Result<()> {
     cluster.wait_until("every view of the API server equals etcd", || {
         let (Ok(observation), Ok(now)) = (cluster.observation(), now()) else { return false };
-        checks
-            .iter()
-            .all(|check| observation.right_since(check, from).is_some_and(|since| now - since > SETTLED))
+        checks.iter().all(|check| observation.has_been_right(check, from, now - SETTLED))
     })
 }
 
@@ -200,15 +210,15 @@ fn measure(cluster: &Cluster, way: &str, restored: &Restored) -> Result<Vec<Row>
     crate::interrupt::check()?;
     let observation = cluster.observation()?;
     let stale = |check| match observation.last_error(check, restored.ended) {
-        Some(error) => Cell::Wrong(error.to_owned()),
-        None => Cell::of(observation.right_since(check, restored.ended), restored.ended),
+        Some(error) => Time::Wrong(error.to_owned()),
+        None => Time::of(observation.right_since(check, restored.ended), restored.ended),
     };
     let stale = Row {
         way: format!("{way}; {} s later, nothing restarted", STALE_FOR.as_secs()),
         downtime: Some(restored.downtime),
         views: VIEWS.map(stale),
         write_gap: Some(observation.longest_gap("write", restored.began)),
-        controllers: Cell::NotMeasured,
+        controllers: Time::NotMeasured,
         events: stale("event"),
         watch,
     };
@@ -225,7 +235,7 @@ fn settled_row(cluster: &Cluster, way: &str, from: i64, zero: i64) -> Result<Row
     let controllers = controllers_work(cluster, zero)?;
     settle_since(cluster, from, &[&VIEWS[..], &["write", "event"]].concat())?;
     let observation = cluster.observation()?;
-    let cell = |check| Cell::of(observation.right_since(check, from), zero);
+    let cell = |check| Time::of(observation.right_since(check, from), zero);
     Ok(Row {
         way: way.to_owned(),
         downtime: None,
@@ -238,7 +248,7 @@ fn settled_row(cluster: &Cluster, way: &str, from: i64, zero: i64) -> Result<Row
 }
 
 /// Creates a deployment, and returns how long after `zero` the controllers had created its pods.
-fn controllers_work(cluster: &Cluster, zero: i64) -> Result<Cell> {
+fn controllers_work(cluster: &Cluster, zero: i64) -> Result<Time> {
     let name = format!("probe-{zero}");
     let object = deployment(&name, 2);
     cluster.wait_until("a deployment can be created", || {
@@ -247,13 +257,25 @@ fn controllers_work(cluster: &Cluster, zero: i64) -> Result<Cell> {
     cluster.wait_until("the controllers create pods", || {
         count_pods(cluster, &name).is_ok_and(|count| count == 2)
     })?;
-    Ok(Cell::of(Some(now()?), zero))
+    Ok(Time::of(Some(now()?), zero))
 }
 
-/// Whether a watch from a revision of before the restore ends with the error that makes clients list again.
+/// Whether a watch from a revision of before the restore ends with the error that makes clients list again: at once, or
+/// as its first event.
 fn old_watch(cluster: &Cluster, revision: &str) -> Result<Option<bool>> {
     let path = format!("/api/v1/configmaps?watch=1&resourceVersion={revision}&timeoutSeconds=2");
-    Ok(Some(cluster.kubectl(&["get", "--raw", &path])?.contains("\"code\":410")))
+    let has_ended = Cell::default();
+    cluster.wait_until("a watch can be started", || match cluster.kubectl(&["get", "--raw", &path]) {
+        Ok(events) => {
+            has_ended.set(events.contains("\"code\":410"));
+            true
+        }
+        Err(error) => {
+            has_ended.set(format!("{error:#}").contains("too old resource version"));
+            has_ended.get()
+        }
+    })?;
+    Ok(Some(has_ended.get()))
 }
 
 /// Stops the clients of etcd first, restores, and starts them again.

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// How long until something was right.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Cell {
+pub enum Time {
     /// Seconds after the command ended; 0 or less if it was right before.
     Seconds(f64),
     /// It did not become right: how wrong it was in the end.
@@ -21,13 +21,13 @@ pub struct Row {
     /// The downtime of etcd that `restore` reports, in seconds.
     pub downtime: Option<f64>,
     /// The list from etcd, the list from the cache, and informers.
-    pub views: [Cell; 3],
+    pub views: [Time; 3],
     /// The longest time without a write that succeeded, in milliseconds.
     pub write_gap: Option<i64>,
     /// Controllers act on a new object.
-    pub controllers: Cell,
+    pub controllers: Time,
     /// Events are recorded.
-    pub events: Cell,
+    pub events: Time,
     /// Whether a watch from before the restore ended with an error.
     pub watch: Option<bool>,
 }
@@ -38,14 +38,14 @@ pub const HEAD: &str = "\
 |---|---|---|---|---|---|---|---|---|---|
 ";
 
-impl Cell {
+impl Time {
     /// Returns the time from `zero` to `since`, both in milliseconds.
     pub fn of(since: Option<i64>, zero: i64) -> Self {
         since.map_or(Self::NotMeasured, |since| Self::Seconds((since - zero) as f64 / 1000.0))
     }
 }
 
-impl fmt::Display for Cell {
+impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // The observer compares four times a second.
@@ -87,13 +87,13 @@ mod tests {
             way: "default".to_owned(),
             downtime: Some(1.234),
             views: [
-                Cell::of(Some(1100), 1000),
-                Cell::of(Some(4500), 1000),
-                Cell::Wrong("wrong 3 of 9".into()),
+                Time::of(Some(1100), 1000),
+                Time::of(Some(4500), 1000),
+                Time::Wrong("wrong 3 of 9".into()),
             ],
             write_gap: Some(2300),
-            controllers: Cell::of(None, 0),
-            events: Cell::Seconds(41.0),
+            controllers: Time::of(None, 0),
+            events: Time::Seconds(41.0),
             watch: Some(false),
         };
         assert_eq!(

@@ -224,13 +224,13 @@ func add(found objects, key, revision string) {
 func write(client kubernetes.Interface, n int) error {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	maps := client.CoreV1().ConfigMaps(writes)
+	written := client.CoreV1().ConfigMaps(writes)
 	object := corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{GenerateName: "written-"}, Data: map[string]string{"n": fmt.Sprint(n)}}
-	created, err := maps.Create(ctx, &object, metav1.CreateOptions{})
+	created, err := written.Create(ctx, &object, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
-	return maps.Delete(ctx, created.Name, metav1.DeleteOptions{})
+	return written.Delete(ctx, created.Name, metav1.DeleteOptions{})
 }
 
 // Creates an Event.
