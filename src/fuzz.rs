@@ -91,10 +91,13 @@ pub fn answers(bytes: &[u8]) {
     let text = &String::from_utf8_lossy(bytes);
     etcd::client::read_as_all_answers(text);
     etcd::diagnose::read_as_all_messages(text);
-    let _ = etcd::versions::Version::from_output(text, "etcdctl version:");
+    etcd::tools::read_as_all_output(text);
+    etcd::sandbox::read_as_response(bytes);
     let _ = etcd::versions::Version::from_image(text);
     let _ = serde_json::from_str::<etcd::etcdutl::SnapshotStatus>(text);
-    let _ = serde_json::from_str::<Vec<etcd::maintenance::Health>>(text);
+    // etcd 3.6 and later print `null` for an empty list.
+    let health = serde_json::from_str::<Option<Vec<etcd::maintenance::Health>>>(text).ok().flatten();
+    let _ = etcd::maintenance::Voters::count(&[], &health.unwrap_or_default()).have_quorum();
 }
 
 /// A database: everything in it is read, or an error says why not.
@@ -103,6 +106,7 @@ pub fn backend(bytes: &[u8]) {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     assert!(find_fault(Path::new(&path), &|| Ok(())).is_ok(), "it can be read");
     let Ok(backend) = Backend::from_file(file, Path::new("it")) else { return };
+    let _ = backend.record_count(&|| Ok(()));
     let _ = (backend.revision(), backend.last_revision(), backend.members(), backend.auth_enabled());
     let _ = same_records(&backend, &backend);
     let _ = backend.content(&|| Ok(()));

@@ -2,6 +2,8 @@
 
 use super::age::{ARMORED, MAGIC};
 use crate::error::Refusal;
+use crate::system::process::quoted;
+use std::ffi::OsStr;
 
 /// The kind of a file by its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,8 +15,18 @@ pub(super) enum Kind {
     Armored,
     Tar,
     Empty,
+    /// Compressed by another program, which `-d` makes decompress.
+    Compressed(&'static str),
     Other,
 }
+
+/// The first bytes of files that other programs compressed.
+const COMPRESSED: [(&[u8], &str); 4] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
+    (&[0xfd, b'7', b'z', b'X', b'Z', 0], "xz"),
+    (b"BZh", "bzip2"),
+    (&[0x04, 0x22, 0x4d, 0x18], "lz4"),
+];
 
 impl Kind {
     /// Returns the kind of a file that begins with the bytes `head`.
@@ -28,7 +40,10 @@ impl Kind {
             () if at(0, MAGIC.as_bytes()) => Self::Age,
             () if at(0, ARMORED.as_bytes()) => Self::Armored,
             () if at(257, b"ustar") => Self::Tar,
-            () => Self::Other,
+            () => {
+                let found = COMPRESSED.iter().find(|(magic, _)| at(0, magic));
+                found.map_or(Self::Other, |(_, program)| Self::Compressed(program))
+            }
         }
     }
 
@@ -40,7 +55,15 @@ impl Kind {
                 "is an ASCII-armored age file, which is not supported",
                 "decrypt it and try again: age -d -i IDENTITY-FILE",
             ),
-            Self::Gzip | Self::Zip | Self::Other => (
+            Self::Compressed(program) => {
+                let next =
+                    format!("decompress it and try again: {program} -d -k {}", quoted(OsStr::new(shown)));
+                return Refusal::new(
+                    format!("{shown} is compressed by {program}, which is not supported"),
+                    next,
+                );
+            }
+            Self::Gzip | Self::Zip | Self::Tar | Self::Other => (
                 "is not a snapshot archive: it is not in gzip or zip format",
                 "give an archive made by the snapshot action; the command `file` shows the type of this one",
             ),
@@ -48,7 +71,6 @@ impl Kind {
                 "is a bare snapshot file, not an archive",
                 "copy it to the unit and name it: restore snapshot=PATH",
             ),
-            Self::Tar => ("is a tar archive that is not compressed", "compress it with gzip and try again"),
             Self::Empty => (
                 "is empty: no snapshot is attached",
                 "attach one: juju attach-resource APPLICATION snapshot=ARCHIVE",

@@ -33,7 +33,8 @@ pub struct Manifest {
     /// The number of live keys at that revision. Unknown if `db` cannot be counted and etcd has already compacted the
     /// revision.
     pub keys: Option<u64>,
-    /// The records that `snapshot status` counts: in etcd 3.4 and 3.5 those of all buckets, history included.
+    /// The number of records in all buckets, history included, as our own reader counts them. Earlier versions of this
+    /// program wrote the number that `snapshot status` prints, which since etcd 3.6 is that of the live keys.
     pub total_keys: u64,
     /// The length of `db` in bytes, its trailer included.
     pub db_size: u64,

@@ -1,8 +1,8 @@
 //! The archive: a tar.gz that contains only `manifest.json` and `db`.
 //!
-//! It is written in one pass. It is read as untrusted input: one regular file `db`, an optional manifest, and every
-//! byte is checked up to the end of the gzip stream. The archives of other tools are read too: a zip, a gzip of the
-//! database, and the bare database. This module must never use a name, a mode or an owner from an archive.
+//! It is written in one pass. It is read as untrusted input: one database, an optional manifest, and every byte is
+//! checked up to the end of the gzip stream. The archives of other tools are read too: what holds exactly one database
+//! in a tar, a zip or a gzip, and the bare database. This module must never use a name, a mode or an owner from an archive.
 
 pub mod age;
 mod bundle;
@@ -10,7 +10,10 @@ pub mod damage;
 mod encrypted;
 mod entries;
 mod error_tracker;
+mod extensions;
+mod files;
 mod format_error;
+mod gunzip;
 mod gzip;
 mod hash_thread;
 mod kind;

@@ -1,7 +1,7 @@
 //! Reads an archive: finds its kind by its first bytes, and reads every byte to the end of the stream.
 //!
-//! Reads our own archives, those of the older charm, and those of other tools: the database in a zip (RKE, RKE2, k3s),
-//! in a gzip (gardener, KKP), or bare.
+//! Reads our own archives, those of the older charm, and those of other tools: a database in a zip (RKE, RKE2, k3s), in
+//! a tar, in one or two gzips (gardener, KKP), or bare.
 //!
 //! The CRC of gzip comes last. A reader that stops after the entry it needs accepts most flipped bits (23,877 of 25,336
 //! with a changed payload, measured). This module must never accept an archive before its end was read, and only zeros
@@ -11,9 +11,9 @@ use super::age::{Decrypting, FileKey, Identities};
 use super::encrypted::opened;
 use super::error_tracker::ErrorTracker;
 use super::format_error::{FormatError, NotASnapshot};
+use super::gunzip::Gunzip;
 use super::hash_thread::HashThread;
 use super::kind::{Kind, is_database};
-use super::zip::Zip;
 use crate::archive::damage::{Damage, Damaged, Layer, ManifestFault};
 use crate::archive::manifest::{Manifest, NewerFormat};
 use crate::error::Refusal;
@@ -22,9 +22,11 @@ use crate::etcd::trailer::DatabaseDigest;
 use crate::progress::{Progress, Sink};
 use crate::system::digest::hex;
 use crate::system::interrupt;
+use crate::system::process::quoted;
 use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
+use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 
 /// The most zeros after the last entry in bytes. tar pads to its blocking factor, by default 10 KiB.
@@ -36,10 +38,8 @@ const HEAD: u64 = 512;
 /// The most bytes by which a database may be longer than its first page announces. bbolt grows a file by 16 MB at a
 /// time (`db.go` `AllocSize`).
 const MAX_GROWTH: u64 = 32 << 20;
-/// The file that RKE adds to the snapshot: the state of the cluster, with its certificates.
-const RKE_STATE: &[u8] = b".rkestate";
-/// The largest state in bytes. RKE's has a few kilobytes for each node.
-const MAX_STATE_SIZE: u64 = 16 << 20;
+/// The most gzip layers of a file. Whoever compresses all files of a directory compresses some of them twice.
+const MAX_GZIP_LAYERS: usize = 2;
 const UNPACKING: &str = "unpacking the snapshot";
 pub(super) const GIVE_OURS: &str = "give an archive made by the snapshot action";
 
@@ -103,8 +103,9 @@ impl Unpacking<'_> {
         }
         let mut hashing = Hashing { source: &mut source, hash: Sha256::new() };
         let (manifest, db) = match kind {
-            Kind::Gzip => self.gzip(&mut hashing)?,
+            Kind::Gzip => self.gzip(&mut hashing, 1)?,
             Kind::Zip => (None, self.zip(&mut hashing)?),
+            Kind::Tar => self.tar(&mut hashing)?,
             Kind::Age => self.encrypted(&mut hashing)?,
             other => return Err(NotASnapshot::refused(other.refusal(self.shown))),
         };
@@ -147,7 +148,7 @@ pub fn verify_with(
 }
 
 /// Returns the first bytes of a stream, and the whole stream.
-fn peek(mut source: impl Read) -> io::Result<(Vec<u8>, impl Read)> {
+pub(super) fn peek(mut source: impl Read) -> io::Result<(Vec<u8>, impl Read)> {
     let mut head = Vec::new();
     Read::by_ref(&mut source).take(HEAD).read_to_end(&mut head)?;
     Ok((head.clone(), io::Cursor::new(head).chain(source)))
@@ -155,13 +156,13 @@ fn peek(mut source: impl Read) -> io::Result<(Vec<u8>, impl Read)> {
 
 /// An archive that is being read.
 pub(super) struct Unpacking<'a> {
-    shown: &'a str,
+    pub(super) shown: &'a str,
     out: &'a mut dyn Write,
     pub(super) options: &'a UnpackOptions<'a>,
     progress: Sink<'a>,
     watch: &'a ErrorTracker,
     /// The layer that is being read.
-    layer: Layer,
+    pub(super) layer: Layer,
 }
 
 impl Unpacking<'_> {
@@ -182,7 +183,7 @@ impl Unpacking<'_> {
     }
 
     /// Reads a database that is not in a tar.
-    fn bare(&mut self, source: impl Read, size: Option<u64>) -> Result<DatabaseDigest> {
+    pub(super) fn bare(&mut self, source: impl Read, size: Option<u64>) -> Result<DatabaseDigest> {
         if let Some(size) = size {
             (self.options.check_space)(size)?;
         }
@@ -197,21 +198,31 @@ impl Unpacking<'_> {
         let opened = self.watch.layer(Layer::Age, opened);
         let (head, mut content) = peek(opened).map_err(|error| self.altered(&error.to_string()))?;
         match Kind::from_head(&head) {
-            Kind::Gzip => self.gzip(&mut content),
+            Kind::Gzip => self.gzip(&mut content, 1),
             Kind::Zip => Ok((None, self.zip(&mut content)?)),
+            Kind::Tar => self.tar(content),
             Kind::Bare => Ok((None, self.bare(content, None)?)),
             other => Err(NotASnapshot::refused(other.refusal(self.shown))),
         }
     }
 
-    /// Reads a tar.gz, or a compressed database.
-    fn gzip(&mut self, source: impl Read) -> Result<(Option<Manifest>, DatabaseDigest)> {
+    /// Reads a tar.gz, or a compressed database. `layers` is the number of gzip layers so far.
+    fn gzip(&mut self, source: &mut dyn Read, layers: usize) -> Result<(Option<Manifest>, DatabaseDigest)> {
         self.layer = Layer::Gzip;
-        let peeked = peek(self.watch.layer(Layer::Gzip, MultiGzDecoder::new(source)));
-        let (head, content) = peeked.map_err(|error| self.altered(&error.to_string()))?;
+        let peeked = peek(self.watch.layer(Layer::Gzip, Gunzip::new(source)));
+        let (head, mut content) = peeked.map_err(|error| self.altered(&error.to_string()))?;
         match Kind::from_head(&head) {
             Kind::Bare => Ok((None, self.bare(content, None)?)),
             Kind::Tar | Kind::Empty => self.tar(content),
+            Kind::Gzip if layers < MAX_GZIP_LAYERS => self.gzip(&mut content, layers + 1),
+            Kind::Gzip => Err(self.no(
+                "is compressed by gzip more than twice",
+                &format!("decompress it once and try again: gunzip -c {} > NEW.gz", self.quoted_name()),
+            )),
+            Kind::Zip => Err(self.no(
+                "is a zip that is compressed by gzip",
+                &format!("decompress it and try again: gunzip -c {} > NEW.zip", self.quoted_name()),
+            )),
             // The oldest tars have no magic number. Any other content is not a snapshot.
             _ => self.tar(content).map_err(|error| match error.downcast_ref::<Damaged>() {
                 Some(Damaged { damage: Damage::Framing { layer: Layer::Tar, .. }, .. }) => {
@@ -225,9 +236,9 @@ impl Unpacking<'_> {
     fn tar(&mut self, content: impl Read) -> Result<(Option<Manifest>, DatabaseDigest)> {
         self.layer = Layer::Tar;
         let mut tar = tar::Archive::new(content);
-        let (manifest, db) = self.entries(&mut tar)?;
+        let (manifest, files) = self.entries(&mut tar)?;
         self.drain(&mut tar.into_inner())?;
-        let db = db.ok_or_else(|| self.no("contains no file db", GIVE_OURS))?;
+        let db = self.database_of(files, manifest.is_some())?;
         // The manifest is checked last: if a layer cannot be decoded, that is why the manifest cannot be read.
         let manifest = manifest.transpose().map_err(|error| self.unread_manifest(error))?;
         if let Some(manifest) = &manifest
@@ -250,37 +261,7 @@ impl Unpacking<'_> {
         }
     }
 
-    /// Reads the database in a zip. RKE adds its own state to it.
-    fn zip(&mut self, source: impl Read) -> Result<DatabaseDigest> {
-        self.layer = Layer::Zip;
-        let mut zip = Zip::new(source);
-        let mut db = None;
-        while let Some(mut entry) = zip.next().map_err(|flaw| self.flawed(flaw))? {
-            if entry.name().ends_with(RKE_STATE) {
-                self.skip(&mut entry)?;
-            } else if db.is_none() {
-                let size = entry.announced_size();
-                db = Some(self.bare(&mut entry, size)?);
-            } else {
-                return Err(self.no("contains more than one database", GIVE_OURS));
-            }
-            entry.finish().map_err(|flaw| self.flawed(flaw))?;
-        }
-        db.ok_or_else(|| self.no("contains no snapshot", "give the archive of a snapshot"))
-    }
-
-    /// Skips RKE's state, which is not needed.
-    fn skip(&self, state: &mut impl Read) -> Result<()> {
-        let skipped = io::copy(&mut state.take(MAX_STATE_SIZE + 1), &mut io::sink());
-        match skipped.map_err(|error| self.altered(&error.to_string()))? {
-            length if length > MAX_STATE_SIZE => {
-                Err(self.no("contains a file .rkestate that is too large", GIVE_OURS))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn flawed(&self, flaw: FormatError) -> anyhow::Error {
+    pub(super) fn flawed(&self, flaw: FormatError) -> anyhow::Error {
         match flaw {
             FormatError::Altered(how) => self.altered(&how).into(),
             FormatError::Hostile(what) => self.no(&what, GIVE_OURS),
@@ -381,6 +362,10 @@ impl Unpacking<'_> {
             return Err(self.altered("its end is missing").into());
         }
         Ok(())
+    }
+
+    fn quoted_name(&self) -> String {
+        quoted(OsStr::new(self.shown))
     }
 
     pub(super) fn no(&self, what: &str, next: &str) -> anyhow::Error {

@@ -27,12 +27,15 @@ const FLAG_DESCRIPTOR: u16 = 1 << 3;
 const FLAGS: u16 = 1 << 1 | 1 << 2 | FLAG_DESCRIPTOR | 1 << 11;
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
-/// The most files of a zip. RKE packs two: the snapshot and its own state.
-const MAX_ENTRIES: usize = 2;
+/// The most files and directories of a zip.
+const MAX_ENTRIES: usize = 32;
 const MAX_NAME_LENGTH: u16 = 1024;
 /// The bits of the file type, in the upper half of the attributes that Unix writers store.
 const TYPE: u32 = 0o170_000;
 const REGULAR: u32 = 0o100_000;
+const DIRECTORY: u32 = 0o040_000;
+/// `cat db | zip - -` stores the type of its input, a pipe. The entry itself is like any other.
+const PIPE: u32 = 0o010_000;
 const BUFFER: usize = 64 << 10;
 
 /// The values of an entry, which the directory must confirm.
@@ -91,6 +94,12 @@ impl<R: Read> Zip<R> {
             _ => return Err(altered("a file or the directory was expected next")),
         }
         let header = self.local(offset)?;
+        if header.is_directory() && (header.size != 0 || header.flags & FLAG_DESCRIPTOR != 0) {
+            return Err(FormatError::Hostile(format!(
+                "contains {}, a directory with content",
+                header.shown()
+            )));
+        }
         // Without a length in the header, the data ends where the deflate stream ends.
         let length = if header.flags & FLAG_DESCRIPTOR == 0 { header.deflated } else { u64::MAX };
         let data = Read::take(&mut self.source, length);
@@ -135,7 +144,7 @@ impl<R: Read> Zip<R> {
         let name = self.source.exactly(length)?;
         // RKE's names are absolute. Names are not used here, but one with `..` was made to attack a tool that uses it.
         let goes_up = name.split(|byte| *byte == b'/' || *byte == b'\\').any(|part| part == b"..");
-        if goes_up || name.contains(&0) || name.ends_with(b"/") {
+        if goes_up || name.contains(&0) {
             let shown = String::from_utf8_lossy(&name).chars().take(100).collect::<String>();
             return Err(FormatError::Hostile(format!(
                 "contains {shown:?}, which no snapshot archive contains"
@@ -187,7 +196,8 @@ impl<R: Read> Zip<R> {
         let (size, deflated, offset) = (wide.or(size)?, wide.or(deflated)?, wide.or(offset)?);
         let said = Seen { name, flags, method, crc, deflated, size, offset };
         let kind = attributes >> 16 & TYPE;
-        if disk != 0 || (kind != 0 && kind != REGULAR) {
+        let allowed = if said.is_directory() { [0, DIRECTORY, DIRECTORY] } else { [0, REGULAR, PIPE] };
+        if disk != 0 || !allowed.contains(&kind) {
             return Err(FormatError::Hostile(format!(
                 "contains {}, which is not a regular file",
                 said.shown()
@@ -229,6 +239,10 @@ impl<R: Read> Zip<R> {
 }
 
 impl Seen {
+    fn is_directory(&self) -> bool {
+        self.name.ends_with(b"/")
+    }
+
     fn shown(&self) -> String {
         format!("{:?}", String::from_utf8_lossy(&self.name).chars().take(100).collect::<String>())
     }
@@ -236,8 +250,13 @@ impl Seen {
 
 impl<R: Read> Entry<'_, R> {
     /// Returns the name, which must not be used as a path.
-    pub fn name(&self) -> &[u8] {
-        &self.header.name
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(&self.header.name).into_owned()
+    }
+
+    /// Returns whether it is a directory, which has no content.
+    pub fn is_directory(&self) -> bool {
+        self.header.is_directory()
     }
 
     /// Returns the size in bytes that the header announces, if it does.

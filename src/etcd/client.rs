@@ -319,8 +319,7 @@ impl Client {
     }
 
     pub(super) fn program(&self) -> Program {
-        let mut program =
-            Program::new(&self.etcdctl).env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", &self.endpoint);
+        let mut program = Program::new(&self.etcdctl).env("ETCDCTL_ENDPOINTS", &self.endpoint);
         let files = [
             ("ETCDCTL_CACERT", &self.tls.cacert),
             ("ETCDCTL_CERT", &self.tls.cert),

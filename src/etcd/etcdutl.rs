@@ -2,7 +2,7 @@
 //!
 //! Must never judge a snapshot by the tool alone: `trailer` checks the checksum, and a private boot shows the content.
 
-use super::backend::{Backend, Comparison, same_records};
+use super::backend::{Backend, Comparison, remove_stale_members, same_records};
 use super::timeouts;
 use super::tools::Tools;
 use crate::system::durable::Dir;
@@ -16,14 +16,15 @@ use std::time::Duration;
 /// MB, the next one, which etcd creates as soon as it runs, and a reserve.
 pub const MEMBER_OVERHEAD: u64 = 144 << 20;
 
+/// The name of the database in a member directory.
+const DB: &str = "db";
+
 /// The output of `snapshot status`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SnapshotStatus {
     /// The revision of the last record; 0 if the store never held a key.
     pub revision: i64,
-    /// The number of records. etcd 3.4 and 3.5 count every bucket, including history; etcd 3.6 counts live keys only.
-    pub total_key: u64,
     /// The size of the database in bytes, without the trailer.
     pub total_size: u64,
 }
@@ -62,11 +63,11 @@ pub fn status(
     output.and_then(|output| output.json()).context("reading the snapshot's structure")
 }
 
-/// Restores the snapshot file `name` in `dir` into the member directory `into/member`, and compares the records of
-/// both. Returns the snapshot's database. `into` must not exist in `dir`.
+/// Restores the snapshot file `name` in `dir` into the member directory `into/member`, without the members of the
+/// snapshot's cluster, and compares the records of both. Returns the snapshot's database. `into` must not exist in `dir`.
 ///
 /// # Errors
-/// Fails if the tool fails, or if the restored records differ from those of the snapshot.
+/// Fails if the tool fails, if its result cannot be read or written, or if the restored records differ from those of the snapshot.
 pub fn restore(
     tools: &Tools,
     dir: &Dir,
@@ -94,15 +95,17 @@ pub fn restore(
     if !hash_check {
         program = program.args(["--skip-hash-check"]);
     }
-    let database = dir.handle(into).join("member/snap/db");
+    let database = dir.handle(into).join("member/snap").join(DB);
     let made = program.run().map_err(anyhow::Error::from).and_then(|_| {
         let exists = database.try_exists().context("looking for the database")?;
         ensure!(exists, "{} succeeded but created no database", tools.snapshot_tool_path().display());
         Ok(())
     });
     made.context("restoring a member directory from the snapshot")?;
-    let snapshot = Backend::open(&dir.handle(name))?;
-    let restored = Backend::open(&database)?;
+    let snapshot = Backend::open_in(dir, name)?;
+    let restored_dir = dir.child(into)?.child("member")?.child("snap")?;
+    remove_stale_members(&snapshot, &restored_dir)?;
+    let restored = Backend::open_in(&restored_dir, DB)?;
     match same_records(&snapshot, &restored)? {
         Comparison::Differs { at } => bail!("the restored data differs from the snapshot: {at}"),
         Comparison::Same { .. } => Ok(snapshot),

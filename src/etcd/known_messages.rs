@@ -66,6 +66,7 @@ const PHRASES: &[&str] = &[
     "couldn't find local name",
     "missing from --initial-advertise-peer-urls",
     // The etcd server at its start.
+    "unmarshal should never fail",
     "failed to unmarshal mvccpb.KeyValue",
     "failed to unmarshal",
     "failed to recover v3 backend from snapshot",

@@ -213,6 +213,15 @@ fn read_response(from: &mut dyn BufRead) -> Result<(Option<u64>, Vec<u8>)> {
     Ok((cluster_id, body))
 }
 
+/// Reads bytes as the response of a private etcd, for the fuzzer.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read_as_response(bytes: &[u8]) {
+    if let Ok((_, body)) = read_response(&mut std::io::Cursor::new(bytes)) {
+        let _ = serde_json::from_slice::<Vec<Member>>(&body);
+        let _ = serde_json::from_slice::<VersionResponse>(&body);
+    }
+}
+
 /// Removes the sockets: etcd 3.4 leaves its own, and a killed boot leaves all of them.
 fn remove_sockets(home: &Dir) -> Result<()> {
     [CLIENT_SOCKET, PEER_SOCKET, NOTIFY_SOCKET].into_iter().try_for_each(|socket| home.remove_file(socket))

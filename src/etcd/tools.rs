@@ -165,7 +165,7 @@ impl Tools {
             "unpack db from the archive and run {0} snapshot status db, then {0} snapshot restore db --data-dir=NEW-DIRECTORY",
             path.display()
         );
-        Program::new(path).env("ETCDCTL_API", "3").redact_output(recognize, by_hand)
+        Program::new(path).redact_output(recognize, by_hand)
     }
 
     /// Returns the path of that program.
@@ -246,11 +246,23 @@ const ETCD: VersionQuery = VersionQuery { name: "etcd", word: "--version", label
 /// Runs a program to learn its version.
 fn ask(path: &Path, question: &VersionQuery) -> Result<Installed> {
     let VersionQuery { name, word, label } = question;
-    let output = Program::new(path).env("ETCDCTL_API", "3").args([word]).run();
+    let output = Program::new(path).args([word]).run();
     let output = output.with_context(|| format!("asking {name} for its version"))?;
     let version = Version::from_output(&output.text(), label);
     let version = version.with_context(|| format!("{} did not print a version of etcd", path.display()))?;
     Ok(Installed { path: path.to_owned(), version })
+}
+
+/// Reads a text as the output of each program, for the fuzzer: its version, and the messages that may be reported.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read_as_all_output(text: &str) {
+    for question in [ETCDCTL, ETCDUTL, ETCD] {
+        let _ = Version::from_output(text, question.label);
+    }
+    for line in text.lines() {
+        let message = recognize(line).unwrap_or_default();
+        assert!(message.len() <= line.len(), "{message:?} is not a part of {line:?}");
+    }
 }
 
 #[cfg(test)]

@@ -1,36 +1,159 @@
 //! The versions of etcd: the features and requirements of each, and which versions work together.
 //!
-//! Owns the table of these facts, each with its source in etcd. Pure: it must never run a program or read a file.
+//! Owns the table of these facts, each with its source in etcd, and every comparison of versions: no other module can
+//! order them. Pure: it must never run a program or read a file.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// `snapshot restore` has `--bump-revision` (CHANGELOG-3.4.md v3.4.27, CHANGELOG-3.5.md v3.5.10, CHANGELOG-3.6.md
-/// v3.6.0).
-const BUMPS_REVISIONS: Feature = Feature(&[(3, 4, 27), (3, 5, 10), (3, 6, 0)]);
+/// A difference between versions of etcd that matters to this program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Feature {
+    /// The first patch version that has it, in each minor version. Every minor version after the last one listed has it
+    /// too, up to `until`.
+    since: &'static [(u32, u32, u32)],
+    /// The first minor version that no longer has it.
+    until: Option<(u32, u32)>,
+    /// The difference.
+    pub what: &'static str,
+    /// How this program takes it into account.
+    pub here: &'static str,
+    /// The file or changelog of etcd that shows it.
+    pub source: &'static str,
+}
 
-/// `etcdctl` has no `snapshot status` and no `snapshot restore`; only `etcdutl`, which exists since 3.5, has them
-/// (CHANGELOG-3.6.md v3.6.0, pull request 13809; `etcdctl/ctlv3/command/snapshot_command.go` has `save` alone).
-const NEEDS_ETCDUTL: Feature = Feature(&[(3, 6, 0)]);
+impl Feature {
+    const fn since(since: &'static [(u32, u32, u32)], what: &'static str) -> Self {
+        Self { since, until: None, what, here: "", source: "" }
+    }
 
-/// etcd refuses data according to its storage version and cluster version (CHANGELOG-3.6.md v3.6.0: "`etcd` will no
-/// longer start on data dir created by newer versions").
-const CHECKS_DATA_VERSIONS: Feature = Feature(&[(3, 6, 0)]);
+    const fn until(self, minor: (u32, u32)) -> Self {
+        Self { until: Some(minor), ..self }
+    }
 
-/// etcd reads `ETCD_CONFIG_FILE` (CHANGELOG-3.4.md v3.4.0, pull request 10762).
-pub const READS_CONFIG_FILE_VARIABLE: Feature = Feature(&[(3, 4, 0)]);
+    const fn here(self, here: &'static str) -> Self {
+        Self { here, ..self }
+    }
 
-/// The versions that have a feature: the first patch version with it in each minor version. Every minor version after
-/// the last one listed has it too.
-#[derive(Debug, Clone, Copy)]
-pub struct Feature(&'static [(u32, u32, u32)]);
+    const fn source(self, source: &'static str) -> Self {
+        Self { source, ..self }
+    }
+
+    /// Returns the versions that have it, in words.
+    pub fn versions(&self) -> String {
+        let since: Vec<String> =
+            self.since.iter().map(|(major, minor, patch)| format!("{major}.{minor}.{patch}")).collect();
+        match (since.join(", "), self.until) {
+            (since, None) => format!("{since} and later"),
+            (since, Some((major, minor))) => format!("{since} to before {major}.{minor}"),
+        }
+    }
+}
+
+/// etcd reads `ETCD_CONFIG_FILE`.
+pub const READS_CONFIG_FILE_VARIABLE: Feature =
+    Feature::since(&[(3, 4, 0)], "`etcd` reads `ETCD_CONFIG_FILE`")
+        .here("the charm refuses an older etcd")
+        .source("CHANGELOG-3.4.md v3.4.0, pull request 10762");
+
+/// `snapshot restore` has `--bump-revision`.
+const BUMPS_REVISIONS: Feature = Feature::since(
+    &[(3, 4, 27), (3, 5, 10), (3, 6, 0)],
+    "`snapshot restore` has `--bump-revision` and `--mark-compacted`",
+)
+.here("without it, `restore` warns that the revision goes back")
+.source("CHANGELOG-3.4.md v3.4.27, CHANGELOG-3.5.md v3.5.10, CHANGELOG-3.6.md v3.6.0");
+
+/// Only `etcdutl` reads and restores snapshots.
+const NEEDS_ETCDUTL: Feature = Feature::since(
+    &[(3, 6, 0)],
+    "`etcdctl` has no `snapshot status` and `snapshot restore`; only `etcdutl` has them",
+)
+.here("commands refuse if `etcdutl` is missing")
+.source("CHANGELOG-3.6.md v3.6.0, pull request 13809; `etcdctl/ctlv3/command/snapshot_command.go`");
+
+/// etcd refuses data according to its storage version and cluster version.
+const CHECKS_DATA_VERSIONS: Feature = Feature::since(
+    &[(3, 6, 0)],
+    "`etcd` writes a storage version, and refuses data of a newer minor version",
+)
+.here("`restore` reads the versions in the data and refuses before it stops etcd")
+.source("CHANGELOG-3.6.md v3.6.0; `server/storage/schema/schema.go` `Validate`");
+
+/// `etcd` cannot read a write-ahead log that 3.5 or older wrote: it panics with "unmarshal should never fail".
+const CANNOT_READ_OLD_LOGS: Feature =
+    Feature::since(&[(3, 7, 0)], "`etcd` panics on the log of 3.5 and older")
+        .here("a restore over such data is refused: it needs the programs of the older etcd")
+        .source("tried with 3.7.3 on data of 3.4.23; `server/etcdserver/server.go` `applyEntryNormal`");
+/// The first minor version whose logs are read by every later one.
+const FIRST_NEW_LOG: (u32, u32) = (3, 6);
+
+/// All differences, the oldest first. Those without a name of their own need no distinction: the code works with both
+/// sides, in the way that the row says.
+pub const TABLE: [Feature; 16] = [
+    READS_CONFIG_FILE_VARIABLE,
+    Feature::since(
+        &[(3, 4, 0)],
+        "`etcdctl` uses the v3 API without `ETCDCTL_API=3`; 3.6 and later warn about it",
+    )
+    .here("the variable is not set")
+    .source("CHANGELOG-3.4.md v3.4.0, issue 9600"),
+    BUMPS_REVISIONS,
+    Feature::since(
+        &[(3, 4, 28)],
+        "the gRPC gateway cannot reach a server on a unix socket, and `etcd` exits",
+    )
+    .until((3, 5))
+    .here("the private etcd gets `--enable-grpc-gateway=false`, which every version accepts")
+    .source("`go.mod` v3.4.28 (gRPC 1.58); `embed/serve.go`"),
+    Feature::since(&[(3, 4, 31)], "`etcd` 3.4 refuses data with a storage version")
+        .until((3, 5))
+        .here("`restore` refuses such data on every older etcd")
+        .source("`mvcc/kvstore.go` `restore`"),
+    Feature::since(&[(3, 5, 0)], "`etcdutl` exists; `etcdctl` still reads and restores snapshots")
+        .here("`etcdutl` is preferred")
+        .source("CHANGELOG-3.5.md v3.5.0, pull request 12971"),
+    Feature::since(
+        &[(3, 5, 0)],
+        "`snapshot restore` removes the members of the old cluster from the database",
+    )
+    .here("after a restore that did not, they are removed from the new data")
+    .source("`etcdutl/snapshot/v3_snapshot.go` `saveDB`; 3.4: `clientv3/snapshot/v3_snapshot.go` `saveDB`"),
+    Feature::since(
+        &[(3, 5, 31), (3, 6, 12)],
+        "the snapshot tool checks its file first; before, it panics or fills it",
+    )
+    .here("an archive is given to the tool only after our own reader has read it")
+    .source("CHANGELOG-3.5.md v3.5.31, CHANGELOG-3.6.md v3.6.12, pull request 21768"),
+    NEEDS_ETCDUTL,
+    CHECKS_DATA_VERSIONS,
+    Feature::since(&[(3, 6, 0)], "`snapshot status` counts live keys; before, every record")
+        .here("keys and records are counted by our own reader")
+        .source("`etcdutl/snapshot/v3_snapshot.go` `Status`"),
+    Feature::since(
+        &[(3, 6, 0)],
+        "`endpoint status` has `storageVersion`, and `endpoint hashkv` has `hash_revision`",
+    )
+    .here("fields that are not needed are ignored, and missing ones have a default")
+    .source("CHANGELOG-3.6.md v3.6.0, pull requests 13773 and 14812"),
+    Feature::since(&[(3, 6, 0)], "the v2 API and `--enable-v2` are gone")
+        .here("data of older versions is searched for v2 keys before a restore")
+        .source("CHANGELOG-3.6.md v3.6.0"),
+    Feature::since(&[(3, 7, 0)], "the `--experimental-` options are gone")
+        .here("none is passed")
+        .source("CHANGELOG-3.7.md v3.7.0, pull request 19959"),
+    CANNOT_READ_OLD_LOGS,
+    Feature::since(&[(3, 7, 0)], "`snapshot status` reports a failed integrity check before it panics")
+        .here("damage is found by our own reader, which runs first")
+        .source("`etcdutl/snapshot/v3_snapshot.go` `Status`"),
+];
 
 impl Feature {
     /// Returns the first version with the feature, of the minor version `minor` if that ever got it.
     fn first_in(self, minor: Minor) -> String {
-        let since = self.0.iter().find(|since| (since.0, since.1) >= (minor.major, minor.minor));
+        let since = self.since.iter().find(|since| (since.0, since.1) >= minor.rank());
         since
-            .or(self.0.last())
+            .or(self.since.last())
             .map(|(major, minor, patch)| format!("{major}.{minor}.{patch}"))
             .unwrap_or_default()
     }
@@ -38,7 +161,9 @@ impl Feature {
 
 /// A minor version of etcd, such as 3.5. The members of a cluster must agree on it, and the format of the data depends
 /// on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// It has no order for other modules, so that all comparisons are here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Minor {
     major: u32,
     minor: u32,
@@ -95,15 +220,45 @@ impl Version {
         self.minor
     }
 
+    /// Whether its minor version is older than `other`.
+    pub fn is_older_than(&self, other: Minor) -> bool {
+        self.minor.rank() < other.rank()
+    }
+
+    /// Whether its minor version is newer than `other`.
+    pub fn is_newer_than(&self, other: Minor) -> bool {
+        self.minor.rank() > other.rank()
+    }
+
+    /// Whether it cannot start on a data directory that etcd `data` served last.
+    pub fn cannot_start_on(&self, data: Minor) -> bool {
+        self.is_older_than(data) || (self.has(CANNOT_READ_OLD_LOGS) && data.rank() < FIRST_NEW_LOG)
+    }
+
     /// Whether it has a feature. A pre-release counts as the release that it precedes.
-    pub fn has(&self, property: Feature) -> bool {
-        let Minor { major, minor } = self.minor;
-        let in_line = property.0.iter().find(|since| (since.0, since.1) == (major, minor));
+    pub fn has(&self, feature: Feature) -> bool {
+        let minor = self.minor.rank();
+        if feature.until.is_some_and(|until| minor >= until) {
+            return false;
+        }
+        let in_line = feature.since.iter().find(|since| (since.0, since.1) == minor);
         match in_line {
             Some((_, _, patch)) => self.patch >= *patch,
-            None => property.0.last().is_some_and(|last| (major, minor) > (last.0, last.1)),
+            None => feature.since.last().is_some_and(|last| minor > (last.0, last.1)),
         }
     }
+}
+
+impl Minor {
+    /// Returns the numbers by which minor versions are ordered.
+    fn rank(self) -> (u32, u32) {
+        (self.major, self.minor)
+    }
+}
+
+/// Returns the versions whose programs can raise the revision of a snapshot, in words.
+pub fn versions_that_bump() -> String {
+    BUMPS_REVISIONS.versions()
 }
 
 impl fmt::Display for Version {
@@ -216,7 +371,7 @@ pub struct DataVersions {
 impl DataVersions {
     /// Returns the minor version of the etcd that wrote the data, if the data shows it.
     pub fn written_by(&self) -> Option<Minor> {
-        self.storage.max(self.cluster)
+        self.storage.into_iter().chain(self.cluster).max_by_key(|minor| minor.rank())
     }
 
     /// Returns the lowest minor version that can serve the data, if `etcd` is older than that.
@@ -228,7 +383,8 @@ impl DataVersions {
     /// anew.
     pub fn too_new_for(&self, etcd: &Version) -> Option<Minor> {
         let cluster = self.cluster.filter(|_| etcd.has(CHECKS_DATA_VERSIONS));
-        self.storage.max(cluster).filter(|data| *data > etcd.minor())
+        let newest = Self { cluster, ..*self }.written_by();
+        newest.filter(|data| etcd.is_older_than(*data))
     }
 }
 
@@ -326,8 +482,9 @@ mod tests {
 
     #[test]
     fn minor_versions_are_ordered_by_number() {
-        assert!(version("3.10.0").minor() > version("3.9.9").minor());
-        assert!(version("4.0.0").minor() > version("3.10.0").minor());
+        assert!(version("3.10.0").is_newer_than(version("3.9.9").minor()));
+        assert!(version("3.10.0").is_older_than(version("4.0.0").minor()));
+        assert!(!version("3.6.1").is_newer_than(version("3.6.0").minor()));
         assert_eq!(version("3.6.0-rc.1").minor(), version("3.6.16").minor());
     }
 
@@ -355,6 +512,42 @@ mod tests {
             let version = version(text);
             assert_eq!(version.has(BUMPS_REVISIONS), bumps, "{text}");
             assert_eq!(version.has(NEEDS_ETCDUTL), needs_etcdutl, "{text}");
+        }
+    }
+
+    #[test]
+    fn etcd_starts_on_data_of_its_own_and_of_some_older_versions() {
+        for (etcd, data, cannot) in [
+            ("3.5.16", "3.4.0", false),
+            ("3.4.23", "3.5.0", true),
+            ("3.6.16", "3.4.0", false),
+            ("3.7.3", "3.5.0", true),
+            ("3.7.3", "3.6.0", false),
+            ("3.7.3", "3.7.0", false),
+        ] {
+            assert_eq!(version(etcd).cannot_start_on(version(data).minor()), cannot, "{etcd} on {data}");
+        }
+    }
+
+    #[test]
+    fn a_feature_ends_with_its_minor_version() {
+        let gateway = TABLE.iter().find(|feature| feature.what.contains("gateway")).unwrap();
+        for (text, has) in
+            [("3.4.27", false), ("3.4.28", true), ("3.4.45", true), ("3.5.0", false), ("3.7.3", false)]
+        {
+            assert_eq!(version(text).has(*gateway), has, "{text}");
+        }
+        assert_eq!(gateway.versions(), "3.4.28 to before 3.5");
+        assert_eq!(versions_that_bump(), "3.4.27, 3.5.10, 3.6.0 and later");
+    }
+
+    #[test]
+    fn the_documentation_lists_every_difference() {
+        let page = include_str!("../../docs/reference/versions.md");
+        for feature in TABLE {
+            let Feature { what, here, source, .. } = feature;
+            let row = format!("| {} | {what} | {here} | {source} |", feature.versions());
+            assert!(page.lines().any(|line| line == row), "docs/reference/versions.md lacks:\n{row}");
         }
     }
 

@@ -12,7 +12,7 @@ use crate::archive::damage::{Damage, Damaged, ManifestFault};
 use crate::archive::manifest::NewerFormat;
 use crate::archive::{self, CannotDecrypt, Contents, NotASnapshot, UnpackOptions};
 use crate::error::Refusal;
-use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
+use crate::etcd::backend::{Backend, Fault, find_fault_in, is_read_error};
 use crate::etcd::etcdutl::{self, MEMBER_OVERHEAD, RestoreOptions};
 use crate::etcd::sandbox;
 use crate::etcd::site::Site;
@@ -116,7 +116,7 @@ pub fn admit_programs(site: &Site, drill: bool) -> Result<()> {
 /// damage.
 fn admit_drill(site: &Site, stage: &Dir) -> Result<()> {
     let Some(etcd) = site.tools.versions()?.etcd else { return Ok(()) };
-    let data = Backend::open(&stage.handle(archive::DB))?.versions()?;
+    let data = Backend::open_in(stage, archive::DB)?.versions()?;
     let Some(data) = data.too_new_for(&etcd.version) else { return Ok(()) };
     Err(Refusal::new(
         format!("it comes from etcd {data}, and {etcd}: only etcd {data} or later can be booted on it"),
@@ -244,8 +244,7 @@ fn find_damage(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option
     if entry.manifest.is_some() && contents.manifest != entry.manifest {
         return Ok(Some(Damage::Manifest { fault: ManifestFault::OtherManifest }));
     }
-    let db = stage.handle(archive::DB);
-    match find_fault(&db, &interrupt::check)? {
+    match find_fault_in(stage, archive::DB, &interrupt::check)? {
         Some(Fault::Corrupt(detail)) => return Ok(Some(Damage::Structure { detail })),
         Some(Fault::NotEtcd) if contents.manifest.is_some() => {
             return Ok(Some(Damage::Format { detail: NOT_ETCD.to_owned() }));
@@ -260,7 +259,7 @@ fn find_damage(entry: &Entry, contents: &Contents, stage: &Dir) -> Result<Option
         return Ok(None);
     };
     // A database that our reader cannot hash now could not be hashed when the manifest was written, either.
-    let content = match Backend::open(&db)?.content(&interrupt::check) {
+    let content = match Backend::open_in(stage, archive::DB)?.content(&interrupt::check) {
         Err(error) if is_read_error(&error) => return Err(error),
         content => content.ok().flatten(),
     };

@@ -2,7 +2,7 @@
 
 use crate::archive::human_size;
 use crate::error::{Refusal, Subcommand};
-use crate::etcd::versions::Minor;
+use crate::etcd::versions::{Minor, versions_that_bump};
 use std::path::{Path, PathBuf};
 
 /// Returns the command that completes or rolls back an interrupted restore.
@@ -142,6 +142,13 @@ pub enum Obstacle {
         /// The programs to restart if the revision is not raised.
         restarts: &'static str,
     },
+    /// The snapshot's revision leaves no room for writes.
+    NoRevisionsLeft {
+        /// The snapshot.
+        source: String,
+        /// Its revision.
+        revision: i64,
+    },
     /// etcd would refuse writes to the restored database.
     QuotaTooSmall {
         /// Bytes of the restored database.
@@ -167,15 +174,15 @@ pub enum Obstacle {
         /// The reported version.
         reported: String,
     },
-    /// The existing data is of a newer etcd than the programs, and could not be read for that reason.
-    DataOfNewerEtcd {
+    /// The existing data is of a version of etcd whose data the programs cannot read.
+    DataOfOtherEtcd {
         /// The version that last served it.
         data: Minor,
         /// The program that could not read it.
         program: String,
         /// The reason.
         reason: String,
-        /// How to get newer programs.
+        /// How to get programs of that version.
         remedy: String,
     },
     /// The snapshot holds data of a newer etcd.
@@ -302,6 +309,10 @@ impl Obstacle {
             Self::RevisionTooHigh { revision, bump, limit, .. } => format!(
                 "raising the snapshot's revision {revision} by {bump} would exceed {limit}, half of the highest revision possible"
             ),
+            Self::NoRevisionsLeft { source, revision } => format!(
+                "the revision of {source} is {revision}, which leaves too few for further writes: etcd ends at {}",
+                i64::MAX
+            ),
             Self::QuotaTooSmall { size, quota, set_by, headroom, .. } => format!(
                 "the restored database takes {}, but etcd's quota is {} ({set_by}), of which {} must stay free for new \
                  writes: etcd would raise the NOSPACE alarm and refuse every write",
@@ -317,7 +328,7 @@ impl Obstacle {
             Self::UnknownServerVersion { reported } => {
                 format!("the running etcd reports {reported:?} as its version")
             }
-            Self::DataOfNewerEtcd { data, program, reason, .. } => format!(
+            Self::DataOfOtherEtcd { data, program, reason, .. } => format!(
                 "the existing data was last served by etcd {data}, but {program} and could not read it: {reason}"
             ),
             Self::SnapshotOfNewerEtcd { source, data, taken_from, program, .. } => {
@@ -346,7 +357,7 @@ impl Obstacle {
             }
             Self::NoServerProgram { remedy, .. }
             | Self::QuotaTooSmall { remedy, .. }
-            | Self::DataOfNewerEtcd { remedy, .. } => remedy.clone(),
+            | Self::DataOfOtherEtcd { remedy, .. } => remedy.clone(),
             Self::NotAnswering { stop, .. } => format!(
                 "correct that; or stop etcd ({stop}) and restore again, which then reads the files of etcd"
             ),
@@ -377,11 +388,12 @@ impl Obstacle {
                 format!("to replace the data of this cluster: {}", command.clone().flag("allow-foreign"))
             }
             Self::CannotRaiseRevision { .. } => {
-                "leave bump-revision out, or install etcd 3.4.27, 3.5.10 or later".to_owned()
+                format!("leave bump-revision out, or install another etcd ({})", versions_that_bump())
             }
             Self::RevisionTooHigh { command, restarts, .. } => {
                 format!("{}; then {restarts}", command.clone().option("bump-revision", "off"))
             }
+            Self::NoRevisionsLeft { .. } => "choose another snapshot; list-snapshots shows them".to_owned(),
             Self::V2Keys { command, .. } => {
                 let lose = command.clone().flag("allow-v2-loss");
                 format!("to lose them and keep the old member directory: {lose}")

@@ -10,7 +10,7 @@ use super::unpacked::Snapshot;
 use crate::archive::damage::Damage;
 use crate::archive::{self, Contents};
 use crate::error::Refusal;
-use crate::etcd::backend::{Backend, Fault, find_fault, is_read_error};
+use crate::etcd::backend::{Backend, Fault, find_fault_in, is_read_error};
 use crate::etcd::etcdutl::{self, MEMBER_OVERHEAD, RestoreOptions};
 use crate::etcd::member::Member;
 use crate::etcd::sandbox::{self, BootedCopy};
@@ -151,7 +151,7 @@ impl<'a> Stage<'a> {
     /// Reads from the unpacked database which versions of etcd can serve it. Ignores a database that cannot be read:
     /// [`read`](Self::read) reports that.
     pub fn data_versions(&self) -> DataVersions {
-        let backend = Backend::open(&self.staging.dir().handle(archive::DB));
+        let backend = Backend::open_in(self.staging.dir(), archive::DB);
         backend.and_then(|backend| backend.versions()).unwrap_or_default()
     }
 
@@ -161,7 +161,7 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// A [`Refusal`] if the database is damaged or was not written by etcd.
     pub fn read(&self, source: &str, contents: Contents) -> Result<Snapshot> {
-        match find_fault(&self.staging.dir().handle(archive::DB), &interrupt::check)? {
+        match find_fault_in(self.staging.dir(), archive::DB, &interrupt::check)? {
             Some(Fault::Corrupt(detail)) => {
                 return Err(Refusal::from(Damage::Structure { detail }.of(source)).into());
             }
@@ -169,7 +169,7 @@ impl<'a> Stage<'a> {
             None => {}
         }
         etcdutl::status(&self.site.tools, self.staging.dir().read(archive::DB)?, &mut |_| Ok(()))?;
-        let backend = Backend::open(&self.staging.dir().handle(archive::DB))?;
+        let backend = Backend::open_in(self.staging.dir(), archive::DB)?;
         let (revision, last_record) = (backend.revision()?, backend.last_revision()?);
         let recorded = contents.manifest.as_ref().and_then(|manifest| manifest.kubernetes.clone());
         let kubernetes = match recorded {

@@ -274,12 +274,12 @@ impl<'a> Pipeline<'a> {
                 })
             });
             let content = Backend::from_file(second, &dir.path().join(archive::DB)).and_then(|snapshot| {
-                let revision = snapshot.revision()?;
-                Ok((revision, self.content(&snapshot, revision, &goes_on)?))
+                let (revision, total_keys) = (snapshot.revision()?, snapshot.record_count(&goes_on)?);
+                let (keys, content_hash, kubernetes) = self.content(&snapshot, revision, &goes_on)?;
+                Ok(Inspection { total_keys, revision, keys, content_hash, kubernetes })
             });
-            let structure = structure.and_then(join)?;
-            let (revision, (keys, content_hash, kubernetes)) = content?;
-            Ok(Inspection { total_keys: structure.total_key, revision, keys, content_hash, kubernetes })
+            structure.and_then(join)?;
+            content
         })
     }
 

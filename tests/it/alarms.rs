@@ -24,7 +24,8 @@ fn a_corrupt_member_is_reported_by_snapshot_and_by_restore(version: Version) {
     alter(&members[2]);
     for member in &members {
         member.stop();
-        member.add_option("--experimental-corrupt-check-time=1s");
+        member
+            .add_option(&format!("{}=1s", member.setup().version.former_experimental("corrupt-check-time")));
         member.launch();
     }
     await_alarm(&members[0]);

@@ -15,19 +15,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Returns the installed minor versions of etcd, with the directories of their binaries.
-fn versions() -> Vec<(&'static str, PathBuf)> {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-    let mut found = Vec::new();
-    for (version, variable) in [("3.4", "ETCD_3_4_BIN"), ("3.5", "ETCD_3_5_BIN")] {
-        let fetched = target.join("etcd").join(version).join("usr/bin");
-        let bin = std::env::var_os(variable).map_or(fetched, PathBuf::from);
-        match bin.join("etcd").exists() {
-            true => found.push((version, bin)),
-            false => println!("skipped: no etcd {version} in {}", bin.display()),
-        }
-    }
-    found
+use crate::common::world::Version;
+
+/// Returns the versions of etcd, with the directories of their binaries.
+fn versions() -> [(Version, PathBuf); 2] {
+    [Version::V34, Version::V35].map(|version| (version, version.bin_dir()))
 }
 
 /// A running etcd with one member.
@@ -115,12 +107,16 @@ impl Etcd {
         path
     }
 
+    /// Returns the program that reads snapshots.
+    fn snapshot_tool(&self) -> PathBuf {
+        let etcdutl = self.bin.join("etcdutl");
+        if etcdutl.exists() { etcdutl } else { self.bin.join("etcdctl") }
+    }
+
     /// Restores a snapshot with the tool of the same version, and returns the path of the restored backend.
     fn restore(&self, snapshot: &Path, name: &str, args: &[&str]) -> PathBuf {
-        let utl = self.bin.join("etcdutl");
-        let tool = if utl.exists() { utl } else { self.bin.join("etcdctl") };
         let dir = self.dir.path().join(name);
-        let status = Command::new(tool)
+        let status = Command::new(self.snapshot_tool())
             .env("ETCDCTL_API", "3")
             .args(["snapshot", "restore", snapshot.to_str().unwrap(), "--data-dir", dir.to_str().unwrap()])
             .args(args)
@@ -186,7 +182,12 @@ fn field(mut message: &[u8], wanted: u64) -> Vec<u8> {
 }
 
 fn status(etcd: &Etcd, snapshot: &Path) -> Value {
-    etcd.json(&["snapshot", "status", snapshot.to_str().unwrap()])
+    let output = Command::new(etcd.snapshot_tool())
+        .env("ETCDCTL_API", "3")
+        .args(["snapshot", "status", snapshot.to_str().unwrap(), "-w", "json"])
+        .output()
+        .unwrap();
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 const BUCKETS: [&str; 10] = [
@@ -245,6 +246,17 @@ fn write_records(etcd: &Etcd) {
     etcd.ctl(&["put", "b", "7"]);
 }
 
+/// Returns the number that `snapshot status` calls the total of keys: all records, and since etcd 3.6 the live keys.
+fn counted(version: Version, path: &Path) -> u64 {
+    let backend = Backend::open(path).unwrap();
+    assert_eq!(backend.record_count(&|| Ok(())).unwrap(), read_all(path).unwrap());
+    if version.needs_etcdutl() {
+        backend.content(&|| Ok(())).unwrap().unwrap().keys
+    } else {
+        read_all(path).unwrap()
+    }
+}
+
 #[test]
 fn reads_a_snapshot_of_etcd() {
     for (version, bin) in versions() {
@@ -257,13 +269,13 @@ fn reads_a_snapshot_of_etcd() {
         let backend = Backend::open(&path).unwrap();
 
         let status = status(&etcd, &path);
-        assert_eq!(backend.last_revision().unwrap(), status["revision"], "{version}");
-        assert_eq!(read_all(&path).unwrap(), status["totalKey"], "{version}");
-        assert_eq!(backend.size(), status["totalSize"], "{version}");
-        assert_eq!(backend.size() + 32, path.metadata().unwrap().len(), "{version}");
+        assert_eq!(backend.last_revision().unwrap(), status["revision"], "{version:?}");
+        assert_eq!(counted(version, &path), status["totalKey"], "{version:?}");
+        assert_eq!(backend.size(), status["totalSize"], "{version:?}");
+        assert_eq!(backend.size() + 32, path.metadata().unwrap().len(), "{version:?}");
 
         let history = history(&backend);
-        assert_eq!(history.len(), 12, "{version}");
+        assert_eq!(history.len(), 12, "{version:?}");
         let now = history.last().unwrap().revision.0;
         for Record { revision, key, value } in &history {
             let key = str::from_utf8(key).unwrap();
@@ -271,7 +283,7 @@ fn reads_a_snapshot_of_etcd() {
             let seen = etcd.ctl(&["get", key, "--print-value-only", "--rev", &revision.0.to_string()]);
             let wanted =
                 if revision.2 { String::new() } else { format!("{}\n", str::from_utf8(value).unwrap()) };
-            assert!(seen == wanted, "{version}: {key} at {revision:?} of {now}");
+            assert!(seen == wanted, "{version:?}: {key} at {revision:?} of {now}");
         }
     }
 }
@@ -282,12 +294,12 @@ fn an_empty_store_is_at_revision_0() {
         let etcd = Etcd::start(&bin);
         let path = etcd.save("snapshot.db");
         let backend = Backend::open(&path).unwrap();
-        assert_eq!(backend.last_revision().unwrap(), 0, "{version}");
-        assert_eq!(history(&backend), [], "{version}");
-        assert_eq!(read_all(&path).unwrap(), status(&etcd, &path)["totalKey"], "{version}");
+        assert_eq!(backend.last_revision().unwrap(), 0, "{version:?}");
+        assert_eq!(history(&backend), [], "{version:?}");
+        assert_eq!(counted(version, &path), status(&etcd, &path)["totalKey"], "{version:?}");
         assert!(!backend.auth_enabled().unwrap());
         assert_eq!(backend.scheduled_compaction().unwrap(), None);
-        assert_eq!(etcd.json(&["endpoint", "status"])[0]["Status"]["header"]["revision"], 1, "{version}");
+        assert_eq!(etcd.json(&["endpoint", "status"])[0]["Status"]["header"]["revision"], 1, "{version:?}");
     }
 }
 
@@ -301,11 +313,13 @@ fn reads_the_versions_that_the_data_records() {
         let etcd = Etcd::start(&bin);
         let until = Instant::now() + Duration::from_secs(20);
         let mut found = of(&etcd.save("0.db"));
-        // etcd writes the version after it has become the leader.
-        while found[1].is_none() && Instant::now() < until {
+        // etcd writes its versions some time after it has become the leader; 3.5 and older have no storage version.
+        let minor = Some(version.minor());
+        let expected = [minor.clone().filter(|_| version.needs_etcdutl()), minor];
+        while found != expected && Instant::now() < until {
             found = of(&etcd.save("0.db"));
         }
-        assert_eq!(found, [None, Some(version.to_owned())]);
+        assert_eq!(found, expected);
     }
     for (archive, version) in [("etcd-3.6.16.tar.gz", "3.6"), ("etcd-3.7.3.tar.gz", "3.7")] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(archive);
@@ -328,12 +342,12 @@ fn reads_members_authentication_and_compactions() {
             let listed = listed["members"].as_array().unwrap();
             let backend = Backend::open(&etcd.save(&format!("{}.db", listed.len()))).unwrap();
             let by_id: BTreeMap<_, _> = backend.members().unwrap().into_iter().map(|m| (m.id, m)).collect();
-            assert_eq!(by_id.len(), listed.len(), "{version}");
+            assert_eq!(by_id.len(), listed.len(), "{version:?}");
             for member in listed {
                 let ours = &by_id[&member["ID"].as_u64().unwrap()];
-                assert_eq!(ours.name, member["name"].as_str().unwrap_or_default(), "{version}");
-                assert_eq!(ours.peer_urls, [member["peerURLs"][0].as_str().unwrap()], "{version}");
-                assert_eq!(ours.is_learner, member["isLearner"].as_bool().unwrap_or_default(), "{version}");
+                assert_eq!(ours.name, member["name"].as_str().unwrap_or_default(), "{version:?}");
+                assert_eq!(ours.peer_urls, [member["peerURLs"][0].as_str().unwrap()], "{version:?}");
+                assert_eq!(ours.is_learner, member["isLearner"].as_bool().unwrap_or_default(), "{version:?}");
             }
             let learner = by_id.values().find(|member| member.is_learner).unwrap().id;
             etcd.ctl(&["member", "remove", &format!("{learner:x}")]);
@@ -344,10 +358,10 @@ fn reads_members_authentication_and_compactions() {
         let path = etcd.dir.path().join("auth.db");
         etcd.ctl(&["--user", "root:secret", "snapshot", "save", path.to_str().unwrap()]);
         let backend = Backend::open(&path).unwrap();
-        assert_eq!(backend.members().unwrap().len(), 1, "{version}");
-        assert!(backend.auth_enabled().unwrap(), "{version}");
-        assert_eq!(backend.scheduled_compaction().unwrap(), Some(5), "{version}");
-        assert_eq!(backend.finished_compaction().unwrap(), Some(5), "{version}");
+        assert_eq!(backend.members().unwrap().len(), 1, "{version:?}");
+        assert!(backend.auth_enabled().unwrap(), "{version:?}");
+        assert_eq!(backend.scheduled_compaction().unwrap(), Some(5), "{version:?}");
+        assert_eq!(backend.finished_compaction().unwrap(), Some(5), "{version:?}");
     }
 }
 
@@ -360,14 +374,14 @@ fn reads_fifty_thousand_keys() {
         }
         let path = etcd.save("snapshot.db");
         let history = history(&Backend::open(&path).unwrap());
-        assert_eq!(history.len(), 50_000, "{version}");
+        assert_eq!(history.len(), 50_000, "{version:?}");
         for (n, record) in history.iter().enumerate() {
             let key = format!("key-{n:05}");
-            assert_eq!(record.revision, (2 + n as u64 / 10_000, n as u64 % 10_000, false), "{version}");
-            assert_eq!(record.value, format!("value-of-{key}").into_bytes(), "{version}");
-            assert_eq!(record.key, key.into_bytes(), "{version}");
+            assert_eq!(record.revision, (2 + n as u64 / 10_000, n as u64 % 10_000, false), "{version:?}");
+            assert_eq!(record.value, format!("value-of-{key}").into_bytes(), "{version:?}");
+            assert_eq!(record.key, key.into_bytes(), "{version:?}");
         }
-        assert_eq!(read_all(&path).unwrap(), status(&etcd, &path)["totalKey"], "{version}");
+        assert_eq!(counted(version, &path), status(&etcd, &path)["totalKey"], "{version:?}");
     }
 }
 
@@ -382,13 +396,13 @@ fn a_restored_backend_has_the_same_records() {
         let same = |bumped_to| Comparison::Same { records: 10, compacted: 0, bumped_to };
 
         let restored = etcd.restore(&path, "plain", &[]);
-        assert_eq!(compare(&restored), same(None), "{version}");
-        assert_eq!(Backend::open(&restored).unwrap().members().unwrap().len(), 1, "{version}");
-        if version != "3.4" {
+        assert_eq!(compare(&restored), same(None), "{version:?}");
+        assert_eq!(Backend::open(&restored).unwrap().members().unwrap().len(), 1, "{version:?}");
+        if version.can_bump() {
             let bumped = etcd.restore(&path, "bumped", &["--bump-revision", "1000", "--mark-compacted"]);
             let revision = snapshot.last_revision().unwrap() + 1000;
-            assert_eq!(compare(&bumped), same(Some(revision)), "{version}");
-            assert_eq!(Backend::open(&bumped).unwrap().last_revision().unwrap(), revision, "{version}");
+            assert_eq!(compare(&bumped), same(Some(revision)), "{version:?}");
+            assert_eq!(Backend::open(&bumped).unwrap().last_revision().unwrap(), revision, "{version:?}");
         }
 
         let mut bytes = std::fs::read(&restored).unwrap();
@@ -397,15 +411,15 @@ fn a_restored_backend_has_the_same_records() {
         let places: Vec<_> =
             bytes.windows(value.len()).enumerate().filter(|(_, window)| window == value).collect();
         let places: Vec<_> = places.into_iter().map(|(at, _)| at + value.len() - 1).collect();
-        assert!(!places.is_empty(), "{version}");
+        assert!(!places.is_empty(), "{version:?}");
         for at in places {
             bytes[at] ^= 1;
         }
         std::fs::write(&restored, bytes).unwrap();
         let Comparison::Differs { at } = compare(&restored) else {
-            panic!("{version}: a changed value was not detected")
+            panic!("{version:?}: a changed value was not detected")
         };
-        assert_eq!(at, "revision 9 has another value than in the snapshot", "{version}");
+        assert_eq!(at, "revision 9 has another value than in the snapshot", "{version:?}");
     }
 }
 
@@ -421,7 +435,7 @@ fn detects_the_key_that_etcdctl_3_4_deletes() {
         let restored = Backend::open(&etcd.restore(&path, "restored", &[])).unwrap();
         let found = same_records(&Backend::open(&path).unwrap(), &restored).unwrap();
         match version {
-            "3.4" => {
+            Version::V34 => {
                 let at = "revision 3 (a deletion) is not in the snapshot".to_owned();
                 assert_eq!(found, Comparison::Differs { at });
             }
@@ -435,24 +449,24 @@ fn detects_the_key_that_etcdctl_3_4_deletes() {
 #[test]
 fn accepts_an_unfinished_compaction() {
     for (version, bin) in versions() {
-        let etcd = Etcd::start_with(&bin, &["--experimental-compaction-batch-limit", "5"]);
+        let etcd = Etcd::start_with(&bin, &[&version.former_experimental("compaction-batch-limit"), "5"]);
         for _ in 0..10 {
             etcd.put_all((0..1000).map(|n| format!("key-{n:05}")));
         }
         etcd.ctl(&["compact", "9"]);
         let path = etcd.save("snapshot.db");
         let snapshot = Backend::open(&path).unwrap();
-        assert_eq!(snapshot.scheduled_compaction().unwrap(), Some(9), "{version}");
-        assert_eq!(snapshot.finished_compaction().unwrap(), None, "{version}");
+        assert_eq!(snapshot.scheduled_compaction().unwrap(), Some(9), "{version:?}");
+        assert_eq!(snapshot.finished_compaction().unwrap(), None, "{version:?}");
         let before = history(&snapshot).len() as u64;
 
         let restored = Backend::open(&etcd.restore(&path, "restored", &[])).unwrap();
         // 3.4 compacts in the background. It finishes, or closes the store before the compaction begins.
         let finished = restored.finished_compaction().unwrap();
-        assert!(finished.is_none() || version == "3.4", "{version}");
+        assert!(finished.is_none() || version == Version::V34, "{version:?}");
         let records = if finished.is_some() { 3000 } else { before };
         let same = Comparison::Same { records, compacted: before - records, bumped_to: None };
-        assert_eq!(same_records(&snapshot, &restored).unwrap(), same, "{version}");
+        assert_eq!(same_records(&snapshot, &restored).unwrap(), same, "{version:?}");
     }
 }
 
@@ -494,7 +508,7 @@ fn reading_a_damaged_file_never_panics_or_hangs() {
             let compared = Backend::open(&broken).and_then(|broken| same_records(&good, &broken));
             // A file without a fault must be readable to its end.
             if round % 10 == 0 && find_fault(&broken, &|| Ok(())).unwrap().is_none() {
-                assert!(keys_of(&broken).is_ok(), "{version}: {flips:?}");
+                assert!(keys_of(&broken).is_ok(), "{version:?}: {flips:?}");
             }
             noticed +=
                 u32::from(read_all(&broken).is_err() || !matches!(compared, Ok(Comparison::Same { .. })));
@@ -503,15 +517,15 @@ fn reading_a_damaged_file_never_panics_or_hangs() {
             }
         }
         // The other changes were in free pages, in the trailer, or in the values of other buckets.
-        assert!(noticed > 400, "{version}: only {noticed} noticed");
-        assert!(read_all(&broken).is_ok(), "{version}");
+        assert!(noticed > 400, "{version:?}: only {noticed} noticed");
+        assert!(read_all(&broken).is_ok(), "{version:?}");
 
         for length in (0..bytes.len()).rev().filter(|length| length % 64 < 2) {
             file.set_len(length as u64).unwrap();
             // Only the trailer may be missing.
-            assert_eq!(read_all(&broken).is_ok(), length >= bytes.len() - 32, "{version}: {length} bytes");
+            assert_eq!(read_all(&broken).is_ok(), length >= bytes.len() - 32, "{version:?}: {length} bytes");
         }
         // A damaged page must not cause an endless loop. The whole test takes a few seconds.
-        assert!(begun.elapsed() < Duration::from_secs(300), "{version}: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(300), "{version:?}: {:?}", begun.elapsed());
     }
 }

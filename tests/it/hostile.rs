@@ -114,14 +114,27 @@ impl Fixture {
 #[test]
 fn refuses_a_file_that_is_not_an_archive() {
     let fixture = Fixture::new(Version::V35);
-    let db = &fixture.db;
     let refuses =
         |what: &str, name: &str, bytes: &[u8], reasons: &[&str]| fixture.refuses(what, name, bytes, reasons);
     refuses("zero bytes", "a.tar.gz", b"", &["a.tar.gz is empty"]);
     let neither = &["is not a snapshot archive: it is not in gzip or zip format"];
     refuses("one byte", "a.tar.gz", b"x", neither);
     refuses("a text", "a.tar.gz", b"this is not an archive\n".repeat(99).as_slice(), neither);
-    refuses("a plain tar", "a.tar.gz", &tar_of(&[file("db", db)]), &["a tar archive that is not compressed"]);
+    let packed_otherwise: [(&[u8], &str); 4] = [
+        (b"\x28\xb5\x2f\xfd", "zstd"),
+        (b"\xfd7zXZ\0", "xz"),
+        (b"BZh", "bzip2"),
+        (b"\x04\x22\x4d\x18", "lz4"),
+    ];
+    for (magic, program) in packed_otherwise {
+        let bytes = [magic, b"and so on"].concat();
+        refuses(
+            program,
+            "a.tar.gz",
+            &bytes,
+            &[&format!("is compressed by {program}, which is not supported")],
+        );
+    }
     refuses(
         "a gzip without a tar",
         "a.tar.gz",
@@ -153,20 +166,31 @@ fn refuses_archives_with_unexpected_entries() {
         format!("contains {name:?} ({kind:?}), which no snapshot archive contains")
     };
     let named = |what, name| refuses(what, &[file(name, db)], &[&holds(name, EntryType::Regular)]);
-    refuses("an empty tar", &[], &["contains no file db"]);
-    named("no db but another file", "data");
-    named("a db in a directory", "backup/db");
+    refuses("an empty tar", &[], &["contains no etcd snapshot"]);
+    refuses("no db but another file", &[file("data", b"x")], &["contains no etcd snapshot, only \"data\""]);
     named("a db above", "../db");
     named("a db above by a detour", "./../db");
     named("a db at the root", "/db");
-    named("a DB", "DB");
     named("a db and a newline", "db\n");
     let no_text = Entry { name: b"\xff\xfe", ..file("db", db) };
     refuses("a name that is not text", &[no_text], &[&holds("\u{fffd}\u{fffd}", EntryType::Regular)]);
-    refuses("two dbs", &[file("db", db), file("db", db)], &["contains db twice"]);
-    refuses("two dbs by two names", &[file("db", db), file("./db", db)], &["contains db twice"]);
-    let stranger = file("passwd", b"root::0:0");
-    refuses("a db and another file", &[file("db", db), stranger], &[&holds("passwd", EntryType::Regular)]);
+    refuses(
+        "two dbs",
+        &[file("db", db), file("db", db)],
+        &["contains more than one database: \"db\" and \"db\""],
+    );
+    let two = [file("a.db", db), file("./b/c.db", db)];
+    refuses("two dbs by two names", &two, &["more than one database: \"a.db\" and \"b/c.db\""]);
+    let manifest = fs::read(fixture.unpacked().join("manifest.json")).unwrap();
+    let ours = [file("db", db), file("passwd", b"root::0:0"), file("manifest.json", &manifest)];
+    refuses("a file that is not ours", &ours, &["contains \"passwd\" in addition to its manifest.json"]);
+    refuses("a packed file", &[file("a.gz", &gzip(db))], &["only \"a.gz\", which is packed itself"]);
+    let large = vec![b'x'; 17 << 20];
+    refuses("a large file", &[file("db", db), file("x", &large)], &["\"x\", a file of more than 16 MiB"]);
+    for name in ["member/wal/0-0.wal", "0-1.snap"] {
+        let data_dir = [file("member/snap/db", db), file(name, b"x")];
+        refuses(&format!("a data directory with {name}"), &data_dir, &["it is a copy of a data directory"]);
+    }
     for (what, kind) in [
         ("a symlink", EntryType::Symlink),
         ("a hard link", EntryType::Link),
@@ -179,11 +203,14 @@ fn refuses_archives_with_unexpected_entries() {
             &[special("db", kind, "/etc/passwd")],
             &[&holds("db", kind)],
         );
-        refuses(
-            &format!("{what} next to the db"),
-            &[special("extra", kind, "/etc"), file("db", db)],
-            &[&holds("extra", kind)],
-        );
+        // A directory without a file is harmless.
+        if kind != EntryType::Directory {
+            refuses(
+                &format!("{what} next to the db"),
+                &[special("extra", kind, "/etc"), file("db", db)],
+                &[&holds("extra", kind)],
+            );
+        }
     }
     refuses(
         "a link, then a file with the same name",

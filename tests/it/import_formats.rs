@@ -10,7 +10,7 @@ use test_case::test_case;
 
 use crate::archive::unpack;
 use crate::common::client::assert_same;
-use crate::common::fs_util::succeed;
+use crate::common::fs_util::{names, succeed};
 use crate::common::world::{Version, World};
 use crate::hostile::gzip;
 use crate::list_snapshots::run_action;
@@ -89,6 +89,118 @@ fn all_formats(world: &World, db: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// Packs the snapshot `db` as operators do by hand, and returns the files.
+fn packed_by_hand(world: &World, db: &Path) -> Vec<PathBuf> {
+    const SHELL: &str = r#"umask 077
+        tar --format=posix -czf posix.tar.gz bare.db
+        tar --format=gnu -czf other-name.tar.gz bare.db
+        tar -czf folder.tar.gz in/a/folder/bare.db
+        tar --format=gnu -czf long-name.tar.gz in/b
+        tar --format=posix -czf long-name-posix.tar.gz in/b
+        tar -cf plain.tar in/a
+        tar -czf with-checksum.tar.gz bare.db bare.db.sha256
+        python3 -c 'import tarfile; t = tarfile.open("python.tar.gz", "w:gz"); t.add("in/a"); t.close()'
+        gzip -c bare.db > padded.db.gz && head -c 5000 /dev/zero >> padded.db.gz
+        gzip -c posix.tar.gz > twice.tar.gz.gz
+        gzip -c bare.db | gzip > twice.db.gz
+        if type zip; then
+            cat bare.db | zip -q - - > pipe.zip
+            zip -q two.zip bare.db bare.db.sha256
+            zip -qr folder.zip in/a
+        else
+            echo skipped: zip is not installed >&2
+        fi"#;
+    let dir = world.path("by-hand");
+    let long = format!("in/b/{}.db", "long-name-".repeat(15));
+    for folder in ["in/a/folder", "in/b"] {
+        fs::create_dir_all(dir.join(folder)).unwrap();
+    }
+    for name in ["bare.db", "in/a/folder/bare.db", &long] {
+        fs::copy(db, dir.join(name)).unwrap();
+    }
+    fs::write(dir.join("bare.db.sha256"), "0123  bare.db\n").unwrap();
+    let _ = succeed(Command::new("bash").args(["-ec", SHELL]).current_dir(&dir).output().unwrap(), "packing");
+    let is_packed = |name: &String| !["in", "bare.db", "bare.db.sha256"].contains(&name.as_str());
+    names(&dir).into_iter().filter(is_packed).map(|name| dir.join(name)).collect()
+}
+
+/// The database is recognized by its content, under any name.
+#[test]
+fn restores_a_database_that_was_packed_by_hand() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let saved = world.dump();
+    let db = unpack(&world, &world.saved()).join("db");
+    let bytes = fs::read(&db).unwrap();
+    let files = packed_by_hand(&world, &db);
+    assert!(files.len() >= 11, "{files:?}");
+    let refused = |file: &&PathBuf| read(&fs::read(file).unwrap()).is_none_or(|(_, found)| found != bytes);
+    let refused: Vec<&PathBuf> = files.iter().filter(refused).collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    let python = world.path("by-hand/python.tar.gz");
+    world.damage();
+    let _ = world.restore(&[&from(&python), "skip-backup=true"]).completed();
+    assert_same(&world.dump(), &saved, "packed by Python");
+}
+
+/// The refusal of a file that can be repacked contains the command.
+#[test]
+fn repacks_a_refused_file_with_the_printed_command() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let (saved, dir) = (world.dump(), world.path("by-hand"));
+    let db = unpack(&world, &world.saved()).join("db");
+    fs::create_dir(&dir).unwrap();
+    for name in ["the first.db", "other.db"] {
+        fs::copy(&db, dir.join(name)).unwrap();
+    }
+    let run = |words: &str| {
+        succeed(Command::new("bash").args(["-ec", words]).current_dir(&dir).output().unwrap(), words)
+    };
+    for (pack, file) in [
+        ("tar -czf two.tar.gz 'the first.db' other.db", "two.tar.gz"),
+        ("if type zip; then zip -q two.zip 'the first.db' other.db; fi", "two.zip"),
+    ] {
+        let _ = run(pack);
+        if !dir.join(file).exists() {
+            eprintln!("skipped: zip is not installed");
+            continue;
+        }
+        let out = world.restore(&[&from(&dir.join(file)), "skip-backup=true"]);
+        out.assert_stderr_contains(&["contains more than one database: \"the first.db\" and \"other.db\""]);
+        let (_, command) = out.stderr.split_once("(umask 077; ").unwrap();
+        let _ = run(command.split_once(')').unwrap().0);
+        world.damage();
+        let _ = world.restore(&[&from(&dir.join("snapshot.db.gz")), "skip-backup=true"]).completed();
+        assert_same(&world.dump(), &saved, file);
+    }
+}
+
+/// A database that our own reader finds to be damaged is reported under its name.
+#[test]
+fn reports_damage_of_a_bare_database_under_its_name() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let db = fs::read(unpack(&world, &world.saved()).join("db")).unwrap();
+    let unhashed = &db[..db.len() - 32];
+    let cut = &unhashed[..unhashed.len() / 2 / 512 * 512];
+    // Turns the `_` between the two numbers of a revision in bucket `key` into another character.
+    let mut key = unhashed.to_vec();
+    let starts = (0..key.len() - 17)
+        .filter(|at| key[*at..at + 6] == [0; 6] && key[at + 8..at + 15] == *b"_\0\0\0\0\0\0");
+    for at in starts.collect::<Vec<_>>() {
+        key[at + 8] = b'x';
+    }
+    assert_ne!(key, unhashed);
+    for (name, bytes) in [("cut.db", cut), ("key.db", &key)] {
+        let path = world.path(name);
+        fs::write(&path, bytes).unwrap();
+        let out = world.restore(&[&from(&path), "skip-backup=true", "allow-unhashed=true"]);
+        out.assert_stderr_contains(&[&format!("{} is damaged: ", path.display())]);
+        assert!(!out.stderr.contains("/proc/self"), "{}", out.stderr);
+    }
 }
 
 #[test_case(Version::V34; "etcd_3_4")]

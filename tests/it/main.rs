@@ -46,6 +46,7 @@ mod import_formats;
 mod juju;
 mod kubernetes_data;
 mod list_snapshots;
+mod main_story;
 mod malicious_archives;
 mod output_formats;
 mod overlapping;

@@ -19,8 +19,9 @@ use crate::restore::from;
 /// The v2 key of flannel's network configuration.
 const FLANNEL: &str = "coreos.com/network/config";
 
-/// Returns a filled etcd that serves the v2 API.
+/// Returns a filled etcd that serves the v2 API, which etcd 3.6 removed: the older etcd takes the place of such a one.
 fn with_v2(version: Version, options: &[&str]) -> World {
+    let version = if version.needs_etcdutl() { Version::V34 } else { version };
     let world = World::plain(version);
     world.stop();
     for option in ["--enable-v2=true"].iter().chain(options) {

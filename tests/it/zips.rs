@@ -6,7 +6,7 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 
 use crate::common::world::Version;
-use crate::hostile::Fixture;
+use crate::hostile::{Fixture, gzip};
 use crate::malicious_archives::zeros;
 
 const DEFLATED: u16 = 8;
@@ -182,9 +182,14 @@ fn refuses_zips_with_unexpected_content() {
     refuses("a name of 2 KiB", &[member(&"a".repeat(2048), db)], &["a name of 2048 bytes"]);
     let (one, state) = (member("one", db), member("etcd.rkestate", b"{}"));
     refuses("two databases", &[one.clone(), member("two", db)], &["more than one database"]);
-    refuses("three files", &[one.clone(), state.clone(), state.clone()], &["too many files"]);
-    refuses("a state alone", &[state], &["no snapshot"]);
-    refuses("a text file", &[member("snapshot", b"no pages in here")], &["not an etcd snapshot"]);
+    refuses("a state alone", &[state], &["no etcd snapshot, only \"etcd.rkestate\""]);
+    refuses("a text file", &[member("snapshot", b"no pages in here")], &["no etcd snapshot, only"]);
+    refuses(
+        "a data directory",
+        &[one.clone(), member("member/wal/0.wal", b"x")],
+        &["a copy of a data directory"],
+    );
+    refuses("our archive in a zip", &[member("a.tar.gz", &gzip(db))], &["which is packed itself"]);
     for flags in [1, 1 << 5, 1 << 6, 1 << 13] {
         refuses(&format!("flags {flags:#x}"), &[Member { flags, ..one.clone() }], &["encrypted or patched"]);
     }
@@ -193,7 +198,7 @@ fn refuses_zips_with_unexpected_content() {
     }
     let stored = Member { method: 0, packed: db.to_vec(), ..streamed("snapshot", db) };
     refuses("a stored file without a length", &[stored], &["packed by method 0"]);
-    for kind in [0o120_777, 0o040_755, 0o010_600] {
+    for kind in [0o120_777, 0o040_755, 0o020_600] {
         let special = Member { attributes: kind << 16, ..one.clone() };
         refuses(&format!("a file of mode {kind:o}"), &[special], &["not a regular file"]);
     }
@@ -216,8 +221,9 @@ fn refuses_zip_bombs() {
         let refuses = |what: &str, members: &[Member], reasons: &[&str]| {
             fixture.refuses_cheaply(&format!("{what}, flags {flags}"), &zip(members), reasons);
         };
-        refuses("10 GiB of zeros", &[bomb("snapshot", &[], flags)], &["not an etcd snapshot", "room"]);
-        refuses("a state of 10 GiB", &[bomb("a.rkestate", &[], flags)], &["too large"]);
+        let too_large = &["a file of more than 16 MiB that is not an etcd snapshot"];
+        refuses("10 GiB of zeros", &[bomb("snapshot", &[], flags)], too_large);
+        refuses("a state of 10 GiB", &[bomb("a.rkestate", &[], flags)], too_large);
     }
     fixture.refuses_cheaply(
         "10 GiB of zeros after a snapshot",

@@ -22,6 +22,7 @@ mod moto;
 mod pack;
 mod page;
 mod test;
+mod versions;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,7 +37,7 @@ Everyday commands:
             whole machines if this computer can boot them. With ARGUMENTS, pass them to
             `cargo test` instead, and do not boot machines.
   demo      Show a snapshot and a restore, step by step, on a temporary etcd.
-  etcd      Download the etcd servers for the tests, and print where they are.
+  etcd      Download or build the etcd servers for the tests, and print where they are.
   pack      Build the charm: target/etcd_ARCH.charm.
               pack [--twice] [amd64|arm64]
               --twice   also build it in another directory, and compare the two byte by byte
@@ -63,6 +64,9 @@ Long-running checks:
               fuzz [TARGET] [--seconds N]      (default: all targets, 60 seconds each)
   buckets   Run the S3 tests against two independent S3 servers; write docs/explanation/buckets.md.
               buckets [--server moto|s3s]
+  versions  Run the integration tests on each etcd from 3.4.23 to the newest; write
+            docs/reference/versions.md. Needs Go, which builds what Debian does not have.
+              versions [VERSION...]            (default: all)
   bench     Compare the speed with etcdctl, tar and compressors; write docs/explanation/performance.md.
               bench [--size MB] [--rounds N] [--no-plot]
 
@@ -84,6 +88,7 @@ fn main() -> ExitCode {
         ["docs", arguments @ ..] => docs::run(arguments),
         ["dist", arguments @ ..] => dist::run(arguments),
         ["bench", arguments @ ..] => bench::run(arguments),
+        ["versions", arguments @ ..] => versions::run(arguments),
         ["etcd"] => etcd::run(),
         ["help" | "--help" | "-h"] => {
             println!("{HELP}");

@@ -16,7 +16,7 @@ use crate::machines::BackgroundScenarios;
 use crate::{command, etcd, moto, workspace};
 
 /// The test target that a plain `cargo test` leaves out: it takes minutes, and needs servers.
-const SLOW_TESTS: &str = "it";
+pub const SLOW_TESTS: &str = "it";
 /// Options of `cargo test` that select targets.
 const TARGET_OPTIONS: [&str; 8] =
     ["--test", "--tests", "--lib", "--bin", "--bins", "--doc", "--benches", "--all-targets"];
@@ -48,7 +48,9 @@ fn run_steps(arguments: &[&str]) -> Result<ExitCode> {
     ];
     // `cargo xtask test --lib` means the unit tests alone.
     if !arguments.iter().any(|argument| TARGET_OPTIONS.contains(argument)) {
-        steps.push(tests(&["--test", SLOW_TESTS], arguments, &target)?);
+        let mut slow = tests(&["--test", SLOW_TESTS], arguments, &target)?;
+        slow.env(etcd::NEWEST_VARIABLE, etcd::newest(&target)?);
+        steps.push(slow);
     }
     if arguments.is_empty() {
         steps.extend(alerts::checks(&target)?);
@@ -65,7 +67,7 @@ fn run_steps(arguments: &[&str]) -> Result<ExitCode> {
 
 /// Returns cargo's command for the tests that `selection` names, or for those that `cargo test` runs by default. All are built with the
 /// features of the whole workspace, so that no dependency is built twice.
-fn tests(selection: &[&str], arguments: &[&str], target: &Path) -> Result<Command> {
+pub fn tests(selection: &[&str], arguments: &[&str], target: &Path) -> Result<Command> {
     let mut cargo = cargo(&["test", "--workspace"]);
     cargo.args(selection).args(arguments);
     etcd::set_environment(&mut cargo, target)?;

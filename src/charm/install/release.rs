@@ -135,7 +135,7 @@ fn unpack(archive: &Path, bin: &Dir) -> Result<Vec<&'static str>> {
 fn check_programs_run(bin: &Dir, found: &[&str]) -> Result<()> {
     for name in found {
         let argument = if *name == "etcd" { "--version" } else { "version" };
-        let run = Program::new(bin.path().join(draft(name))).env("ETCDCTL_API", "3").args([argument]).run();
+        let run = Program::new(bin.path().join(draft(name))).args([argument]).run();
         run.map_err(|error| not_a_release(error.with_command(*name)))?;
     }
     Ok(())
@@ -146,8 +146,7 @@ fn check_complete(bin: &Dir, found: &[&str]) -> Result<()> {
     if found.contains(&"etcdutl") {
         return Ok(());
     }
-    let output =
-        Program::new(bin.path().join(draft("etcdctl"))).env("ETCDCTL_API", "3").args(["version"]).run();
+    let output = Program::new(bin.path().join(draft("etcdctl"))).args(["version"]).run();
     let output = output.map_err(|error| not_a_release(error.with_command("etcdctl")))?;
     let version = Version::from_output(&output.text(), "etcdctl version:");
     match version.and_then(|version| requires_etcdutl(&version)) {

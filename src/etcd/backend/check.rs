@@ -8,6 +8,7 @@
 use super::facts::{KEY, Revision};
 use super::records::{Cursor, PageSet, Root};
 use super::{Backend, bucket_root, is_read_error};
+use crate::system::durable::Dir;
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
 use std::path::Path;
@@ -44,6 +45,18 @@ pub enum Fault {
 /// Fails if the file cannot be read or the search is cancelled. The state of the file is then unknown.
 pub fn find_fault(path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<Option<Fault>> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    fault_of(file, path, go_on)
+}
+
+/// Searches the backend file `name` in `dir` for a fault, as [`find_fault`] does. Errors contain the path of `dir`.
+///
+/// # Errors
+/// Fails as [`find_fault`] does.
+pub fn find_fault_in(dir: &Dir, name: &str, go_on: &dyn Fn() -> Result<()>) -> Result<Option<Fault>> {
+    fault_of(dir.read(name)?, &dir.path().join(name), go_on)
+}
+
+fn fault_of(file: File, path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<Option<Fault>> {
     let outcome = match Backend::read(file, path) {
         Ok(backend) => backend.find_fault(go_on)?,
         Err(error) => Err(error),

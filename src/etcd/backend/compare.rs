@@ -9,7 +9,7 @@
 //! - etcdctl 3.4.23: a compaction that was in progress in the snapshot is finished, so its records are removed and
 //!   `finishedCompactRev` is set (or it is not started, if the store closes first). And **the user's keys that are
 //!   named like the hexadecimal id of an old member are deleted**, in one additional revision. (In `meta` it sets
-//!   `consistent_index`; `members` keeps the old cluster's.)
+//!   `consistent_index`; `members` keeps the old cluster's: see [`super::stale_members`].)
 //!
 //! 3.4 does so because its restore opens the complete store (`clientv3/snapshot/v3_snapshot.go` `saveDB`):
 //! `mvcc.NewStore` resumes compactions, and `txn.DeleteRange` of a member's id means the user's key of that

@@ -56,8 +56,8 @@ impl Backend {
     /// - 3.5 writes a member once, when it is added, and never again (3.5.16 `membership/store.go`
     ///   `unsafeSaveMemberToBackend`): a member that has started may lack its name and client URLs, and a learner
     ///   stays one here when it is promoted.
-    /// - A restore by etcdctl 3.4 leaves the bucket as it is and etcd then adds to it: it keeps the members of
-    ///   clusters long gone. So there may be more members here than the cluster has.
+    /// - A restore by etcdctl 3.4, unless it was ours, leaves the bucket as it is and etcd then adds to it: it keeps
+    ///   the members of clusters long gone. So there may be more members here than the cluster has.
     pub fn members(&self) -> Result<Vec<Member>> {
         self.try_members().with_context(|| self.context())
     }

@@ -4,26 +4,31 @@
 //! be corrupt or hostile, so every length in it is checked before use. Only the few pages on a path are held in memory,
 //! and the size of the file bounds every walk.
 //!
-//! Must never write, map or trust the file, nor read a file to which a running etcd writes, because bbolt reuses pages.
+//! Must never map or trust the file, nor read a file to which a running etcd writes, because bbolt reuses pages. Must
+//! never write to it, except for `stale_members`.
 
 mod check;
 mod compare;
 mod content;
+mod count;
 mod export;
 mod facts;
 mod kubernetes;
 mod meta;
 mod page;
 mod records;
+mod stale_members;
 #[cfg(test)]
 mod tests;
 
-pub use check::{Fault, find_fault};
+pub use check::{Fault, find_fault, find_fault_in};
 pub use compare::{Comparison, same_records};
 pub use content::ContentSummary;
 pub use kubernetes::KubernetesData;
 pub use records::Records;
+pub use stale_members::remove_stale_members;
 
+use crate::system::durable::Dir;
 use anyhow::{Context, Result, bail, ensure};
 use meta::Meta;
 use page::{HEADER_SIZE, PageHeader, PageKind, TreePage, u64_at};
@@ -89,6 +94,14 @@ impl Backend {
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
         Self::from_file(file, path)
+    }
+
+    /// Opens the file `name` in `dir`. Errors contain the path of `dir`, and not that of its descriptor.
+    ///
+    /// # Errors
+    /// Fails as [`Self::from_file`] does, or if the file cannot be opened.
+    pub fn open_in(dir: &Dir, name: &str) -> Result<Self> {
+        Self::from_file(dir.read(name)?, &dir.path().join(name))
     }
 
     /// Uses an open file; errors call it `path`.
@@ -192,6 +205,11 @@ impl Backend {
         Ok(None)
     }
 
+    /// Returns the position of a page in the file.
+    fn position(&self, id: u64) -> Option<u64> {
+        id.checked_mul(self.page_size as u64)
+    }
+
     fn loaded(&self, id: u64) -> Result<TreePage> {
         let mut page = TreePage::empty();
         self.load(id, &mut page)?;
@@ -209,7 +227,7 @@ impl Backend {
             "a page of a tree must lie after the two meta pages and within the {} pages in use",
             self.pages
         );
-        let at = id.checked_mul(self.page_size as u64).context("it lies beyond the largest possible file")?;
+        let at = self.position(id).context("it lies beyond the largest possible file")?;
         let buffer = page.buffer();
         buffer.resize(self.page_size, 0);
         self.file.read_exact_at(buffer, at).context("cannot be read")?;

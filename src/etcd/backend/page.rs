@@ -157,6 +157,11 @@ impl TreePage {
         self.bytes.get(slot.key..slot.value).context("no such key in the page")
     }
 
+    /// Returns the offset of the value of an element in the page.
+    pub fn value_offset(slot: Slot) -> usize {
+        slot.value
+    }
+
     pub fn value(&self, slot: Slot) -> Result<&[u8]> {
         self.bytes.get(slot.value..slot.end).context("no such value in the page")
     }

@@ -140,6 +140,13 @@ impl<'a> Cursor<'a> {
         Ok(Some(Element { is_bucket: slot.is_bucket, key: page.key(slot)?, value: page.value(slot)? }))
     }
 
+    /// Returns the position in the file of the value of the last element, if that is on a page of the file.
+    pub fn value_position(&self) -> Option<u64> {
+        let PathLevel { id, last, .. } = self.top()?;
+        let offset = u64::try_from(TreePage::value_offset((*last)?)).ok()?;
+        self.backend.position(*id).filter(|at| *at > 0)?.checked_add(offset)
+    }
+
     /// Returns the next element, which must be a record: etcd never creates nested buckets.
     pub fn record(&mut self) -> Result<Option<(&[u8], &[u8])>> {
         match self.next()? {

@@ -20,6 +20,9 @@ pub(super) const UNKNOWN_REVISION_BUMP: i64 = 1_000_000_000;
 /// The highest revision that a snapshot is raised to. The other half of the 63-bit range is left for later writes.
 /// etcdutl itself overflows past the last revision, to negative ones.
 pub(super) const MAX_REVISION: i64 = i64::MAX / 2;
+/// The highest revision of a snapshot that is restored as it is. etcd ends at its first write past the last revision.
+/// It exceeds [`MAX_REVISION`], because clients write to data that was raised up to that.
+pub(super) const MAX_UNRAISED_REVISION: i64 = i64::MAX / 4 * 3;
 
 /// The knowledge about the revisions that clients have seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,16 +127,21 @@ pub(super) fn decide_bump(
     })
 }
 
-/// Refuses to raise the snapshot past half of the highest revision that etcd can represent.
+/// Refuses to raise the snapshot past half of the highest revision that etcd can represent, and to restore one that
+/// has no room for further revisions.
 ///
 /// # Errors
-/// The raised revision would exceed [`MAX_REVISION`].
+/// The raised revision would exceed [`MAX_REVISION`], or the snapshot's exceeds [`MAX_UNRAISED_REVISION`].
 pub(super) fn check_bump(
     request: &Request,
     facts: &Facts,
     snapshot: &Snapshot,
     bump: i64,
 ) -> Result<(), Obstacle> {
+    let highest = snapshot.revision.max(snapshot.last_record);
+    if highest > MAX_UNRAISED_REVISION {
+        return Err(Obstacle::NoRevisionsLeft { source: request.source.to_string(), revision: highest });
+    }
     let revision = snapshot.last_record;
     if bump == 0 || revision.checked_add(bump).is_some_and(|raised| raised <= MAX_REVISION) {
         return Ok(());

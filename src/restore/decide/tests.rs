@@ -418,7 +418,7 @@ fn a_revision_is_not_raised_past_what_etcd_can_count() {
         (Bump::By(MAX_BUMP), 100, far, true),
         (Bump::By(MAX_BUMP), 100, far / 2, false),
         (Bump::Off, far + 1, 100, false),
-        (Bump::Auto, i64::MAX, i64::MAX, false),
+        (Bump::Auto, far + 1, far + 1, false),
     ] {
         let facts = facts(serving(old, vec![member("m1")]), true);
         match plan(&request(asked), &facts, &snapshot(revision, Trailer::Valid)) {
@@ -427,6 +427,16 @@ fn a_revision_is_not_raised_past_what_etcd_can_count() {
                 assert!(refused && refusal.next.contains("--bump-revision=off"), "{refusal}");
             }
         }
+    }
+}
+
+#[test]
+fn a_snapshot_without_room_for_writes_is_refused() {
+    for asked in [Bump::Auto, Bump::Off, Bump::By(5)] {
+        let facts = facts(serving(100, vec![member("m1")]), true);
+        let refusal = plan(&request(asked), &facts, &snapshot(i64::MAX, Trailer::Valid)).unwrap_err();
+        assert!(refusal.reason.contains("leaves too few for further writes"), "{refusal}");
+        assert!(refusal.next.starts_with("choose another snapshot"), "{refusal}");
     }
 }
 

@@ -44,10 +44,10 @@ pub fn check_server(versions: &Versions, existing: &ExistingData) -> Result<(), 
     }
 }
 
-/// Reports the true cause if data could not be read because a newer etcd wrote it: the data is not lost.
+/// Reports the true cause if data could not be read because of the version that wrote it: the data is not lost.
 fn check_can_read_data(versions: &Versions, reason: &str) -> Result<(), Obstacle> {
     match (&versions.programs.etcd, versions.data) {
-        (Some(etcd), Some(data)) if data > etcd.version.minor() => Err(Obstacle::DataOfNewerEtcd {
+        (Some(etcd), Some(data)) if etcd.version.cannot_start_on(data) => Err(Obstacle::DataOfOtherEtcd {
             data,
             program: etcd.to_string(),
             reason: reason.to_owned(),
@@ -60,8 +60,8 @@ fn check_can_read_data(versions: &Versions, reason: &str) -> Result<(), Obstacle
 /// Returns a warning if the restored data needs a newer etcd than the existing data.
 pub(super) fn warn_of_upgrade(versions: &Versions) -> Option<String> {
     let (Some(etcd), Some(data)) = (&versions.programs.etcd, versions.data) else { return None };
-    let needed = etcd.version.minor();
-    (data < needed).then(|| warnings::needs_newer_etcd(data, needed, &etcd.to_string()))
+    let is_newer = etcd.version.is_newer_than(data);
+    is_newer.then(|| warnings::needs_newer_etcd(data, etcd.version.minor(), &etcd.to_string()))
 }
 
 /// Refuses a snapshot whose data needs a newer etcd than the one on this machine. `taken_from` is the recorded
@@ -191,6 +191,10 @@ mod tests {
         versions.data = Some(version("3.6.0").minor());
         let reasons = ["last served by etcd 3.6", "/opt/etcd is 3.5.16", "cannot be downgraded"];
         refuses(check_server(&versions, &unreadable), &reasons, "etcd 3.6");
+        let mut versions = self::versions("3.7.3");
+        versions.data = Some(version("3.5.0").minor());
+        let reasons = ["last served by etcd 3.5", "/opt/etcd is 3.7.3"];
+        refuses(check_server(&versions, &unreadable), &reasons, "etcd 3.5");
         check_server(&versions, &stopped()).unwrap();
     }
 

@@ -23,13 +23,15 @@ pub const RUNS: &str = ".runs";
 /// The password of `root` in worlds with auth. It must not appear in any output or file of the program.
 pub const PASSWORD: &str = "canary-root-password";
 
-/// A minor version of etcd.
+/// An etcd to test with. `cargo xtask versions` puts each supported version into one of the places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
-    /// 3.4.23, which has neither etcdutl nor `--bump-revision`.
+    /// The older one: any 3.4, by default 3.4.23. It has no etcdutl and, before 3.4.27, no `--bump-revision`.
     V34,
-    /// 3.5.16, which has both.
+    /// The newer one: any later version, by default 3.5.16. It has both.
     V35,
+    /// The newest one that this machine has.
+    Newest,
 }
 
 impl Version {
@@ -38,11 +40,51 @@ impl Version {
         let (variable, number) = match self {
             Self::V34 => ("ETCD_3_4_BIN", "3.4"),
             Self::V35 => ("ETCD_3_5_BIN", "3.5"),
+            Self::Newest => match std::env::var_os("ETCD_NEWEST_BIN") {
+                Some(dir) => return dir.into(),
+                None => return Self::V35.bin_dir(),
+            },
         };
         let unpacked = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/etcd").join(number).join("usr/bin");
         let dir = std::env::var_os(variable).map_or(unpacked, PathBuf::from);
         assert!(dir.join("etcd").exists(), "etcd {number} is missing: run cargo xtask test");
         dir
+    }
+
+    /// Returns the version that the server prints, such as 3.5.16.
+    pub fn number(self) -> String {
+        let output = succeed(
+            Command::new(self.bin_dir().join("etcd")).arg("--version").output().unwrap(),
+            "etcd --version",
+        );
+        output.lines().find_map(|line| line.strip_prefix("etcd Version: ")).unwrap().trim().to_owned()
+    }
+
+    /// Returns its minor version, such as 3.5.
+    pub fn minor(self) -> String {
+        self.number().rsplit_once('.').unwrap().0.to_owned()
+    }
+
+    /// Returns whether its tools can raise the revision of a snapshot.
+    pub fn can_bump(self) -> bool {
+        let number = self.number();
+        let old_patch = number.strip_prefix("3.4.").and_then(|patch| patch.parse::<u32>().ok());
+        old_patch.is_none_or(|patch| patch >= 27)
+    }
+
+    /// Returns whether its client has only `snapshot save`, and etcdutl is needed for the rest.
+    pub fn needs_etcdutl(self) -> bool {
+        !["3.4", "3.5"].contains(&&*self.minor())
+    }
+
+    /// Returns whether its server cannot start on data of the older etcd.
+    pub fn cannot_start_on_old_data(self) -> bool {
+        self.needs_etcdutl() && self.minor() != "3.6"
+    }
+
+    /// Returns the option of the server that etcd 3.6 moved out of its experimental ones.
+    pub fn former_experimental(self, option: &str) -> String {
+        format!("--{}{option}", if self.needs_etcdutl() { "" } else { "experimental-" })
     }
 }
 
