@@ -13,6 +13,8 @@ use tar::EntryType;
 
 /// The most entries of an archive, extension headers included.
 const MAX_ENTRIES: usize = 32;
+/// The longest name in bytes, as in zip files.
+const MAX_NAME_LENGTH: usize = 1024;
 /// The largest manifest in bytes. Ours have less than a kilobyte.
 const MAX_MANIFEST_SIZE: u64 = 64 << 10;
 /// All mode bits except those of owner, group and others: setuid, setgid, sticky.
@@ -98,6 +100,7 @@ impl Unpacking<'_> {
         let name = std::str::from_utf8(path)
             .ok()
             .filter(|name| !name.contains(|c: char| c.is_control() || c == '\\'));
+        let name = name.filter(|name| name.len() <= MAX_NAME_LENGTH);
         let name = name.map(|name| name.strip_prefix("./").unwrap_or(name));
         let name = name.map(|name| if is_directory { name.trim_end_matches('/') } else { name });
         let is_kept = |name: &&str| {

@@ -8,8 +8,9 @@ use super::unpack::{GIVE_OURS, Unpacking, peek};
 use super::zip::Zip;
 use super::{DB, MANIFEST};
 use crate::archive::damage::Layer;
+use crate::error::quoted;
 use crate::etcd::trailer::DatabaseDigest;
-use crate::system::process::quoted;
+
 use anyhow::Result;
 use std::ffi::OsStr;
 use std::io::{self, Read};
@@ -108,6 +109,9 @@ impl Unpacking<'_> {
 
     /// Returns the command that extracts the file `name` alone. Only its owner can read the result.
     pub(super) fn extract_command(&self, name: &str) -> String {
+        // The name comes from the archive: it must not be an option or a pattern of the program, or move the cursor.
+        let is_plain = |c: char| c.is_alphanumeric() || "-_./ ".contains(c);
+        let name = if name.chars().all(is_plain) && !name.starts_with('-') { name } else { "NAME" };
         let [archive, name] = [self.shown, name].map(|word| quoted(OsStr::new(word)));
         let print = match self.layer {
             Layer::Zip => format!("unzip -p {archive} {name}"),

@@ -1,8 +1,8 @@
 //! The kind of a file by its first bytes, and the refusals of kinds that are not read.
 
 use super::age::{ARMORED, MAGIC};
-use crate::error::Refusal;
-use crate::system::process::quoted;
+use crate::error::{Refusal, quoted};
+
 use std::ffi::OsStr;
 
 /// The kind of a file by its first bytes.

@@ -16,13 +16,13 @@ use super::hash_thread::HashThread;
 use super::kind::{Kind, is_database};
 use crate::archive::damage::{Damage, Damaged, Layer, ManifestFault};
 use crate::archive::manifest::{Manifest, NewerFormat};
-use crate::error::Refusal;
+use crate::error::{Refusal, quoted};
 use crate::etcd::backend;
 use crate::etcd::trailer::DatabaseDigest;
 use crate::progress::{Progress, Sink};
 use crate::system::digest::hex;
 use crate::system::interrupt;
-use crate::system::process::quoted;
+
 use anyhow::{Context, Result};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};

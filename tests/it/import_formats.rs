@@ -178,6 +178,20 @@ fn repacks_a_refused_file_with_the_printed_command() {
     }
 }
 
+/// A command that an operator copies must not run what the archive says.
+#[test]
+fn the_printed_command_contains_only_harmless_names() {
+    let world = World::plain(Version::V35);
+    let db = fs::read(unpack(&world, &world.saved()).join("db")).unwrap();
+    for name in ["--to-command=touch /tmp/canary", "*", "a\u{1b}[2J", "$(touch canary)", "a'b"] {
+        let path = world.path("two.zip");
+        fs::write(&path, zip(&[member(name, &db), member("other", &db)])).unwrap();
+        let out = world.restore(&[&from(&path), "skip-backup=true"]);
+        out.assert_stderr_contains(&["/two.zip NAME | gzip > snapshot.db.gz)"]);
+        assert!(!out.stderr.contains('\u{1b}'), "{:?}", out.stderr);
+    }
+}
+
 /// A database that our own reader finds to be damaged is reported under its name.
 #[test]
 fn reports_damage_of_a_bare_database_under_its_name() {
