@@ -261,6 +261,7 @@ fn after_help(command: &Command, called: CalledAs) -> String {
     }
     text.push_str(match command.action {
         "check" => "\nExit status: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.",
+        "check-config" => "\nExit status: 0 no problem, 1 a warning, 2 an error, or wrong usage;\n130 or 143 interrupted.",
         _ => "\nExit status: 0 done, 1 failed, 2 wrong usage or refused,\n3 locked by another run, 130 or 143 interrupted.",
     });
     text

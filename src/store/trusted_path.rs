@@ -152,7 +152,7 @@ impl TrustedPath {
         }
         let kernel = self.last.kernel_file_system()?;
         if let Some(name) = kernel {
-            let reason = format!("{} is {name} of the kernel, which cannot hold files", last.display());
+            let reason = format!("{} is the {name} file system of the kernel, and cannot hold files", last.display());
             return refuse(reason, "choose another target");
         }
         match self.last.check_writable() {
@@ -295,8 +295,8 @@ mod tests {
         let check = |path: &str| TrustedPath::open(Path::new(path), Owner::ourselves())?.check_writable();
         for (path, fragments) in [
             ("/etc/hostname", ["/etc/hostname is a file, not a directory", "give the path of a directory"]),
-            ("/proc/x", ["/proc is proc of the kernel", "choose another target"]),
-            ("/sys/kernel/x", ["/sys/kernel is sysfs of the kernel", "choose another target"]),
+            ("/proc/x", ["/proc is the proc file system", "choose another target"]),
+            ("/sys/kernel/x", ["/sys/kernel is the sysfs file system", "choose another target"]),
             (
                 "/home/nobody-here/a",
                 ["home directory /home/nobody-here does not exist", "choose another target"],

@@ -119,7 +119,7 @@ fn a_plan_fails_for_everything_that_would_make_the_restore_fail() {
         planned.describe()
     );
     for (target, reason) in [
-        ("/proc/x", "/proc is proc of the kernel"),
+        ("/proc/x", "/proc is the proc file system"),
         ("/etc/hostname", "/etc/hostname is a file, not a directory"),
         ("/home/nobody-here/x", "/home/nobody-here does not exist"),
     ] {

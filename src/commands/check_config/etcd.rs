@@ -3,7 +3,8 @@
 use super::findings::Findings;
 use crate::archive::human_size;
 use crate::commands::{Call, site, v2_keys};
-use crate::error::Subcommand;
+use crate::error::{Refusal, Subcommand};
+use crate::etcd::diagnose::next_step;
 use crate::etcd::etcdutl::MEMBER_OVERHEAD;
 use crate::etcd::site::Site;
 use crate::restore;
@@ -46,9 +47,9 @@ fn check_answer(site: &Site, found: &site::Outcome, all: &mut Findings) {
             all.ok("answer", format!("etcd {version} answers at {endpoint}, revision {revision}"));
         }
         _ => {
-            let refusal = crate::error::Refusal::new(
+            let refusal = Refusal::new(
                 format!("etcd does not answer at {endpoint}: {error}"),
-                site.service.status_command(),
+                next_step(site, &anyhow::anyhow!("{error}")),
             );
             all.error("answer", refusal.into());
         }

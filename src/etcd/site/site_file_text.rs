@@ -7,6 +7,7 @@ use super::endpoints;
 use super::model::Site;
 use super::options::Options;
 use crate::error::Refusal;
+use crate::etcd::paths::SITE_FILE;
 use crate::etcd::service::Service;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,9 @@ impl Site {
                 format!(
                     "the commands that start and stop etcd (pid {pid}) are not known, because no supervisor was found"
                 ),
-                "put these commands into the lines above in place of START-COMMAND and STOP-COMMAND, and save them",
+                format!(
+                    "save the lines above as {SITE_FILE}, with these commands in place of START-COMMAND and STOP-COMMAND"
+                ),
             ));
         }
         if let Some(log) = &self.wal_dir {
