@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::system::durable::Dir;
 use anyhow::Result;
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// The destination that uploads wait for, and the one that they are to wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +88,7 @@ pub(super) fn warnings(home: &Dir, destinations: &Destinations) -> Vec<String> {
     let unknown = unknown_destinations(&waiting, &known).into_iter();
     unknown
         .map(|(name, count)| {
-            let next = how_to_move(name, &known);
+            let next = how_to_move(name, &known, home.path());
             format!("uploads are waiting for {name}, which is not in the settings: {count} ({next})")
         })
         .collect()
@@ -106,11 +107,12 @@ pub(super) fn unknown_destinations<'a>(
 }
 
 /// Returns the commands that move the uploads for the destination `name` to another one, or give them up.
-pub(super) fn how_to_move(name: &str, known: &[&str]) -> String {
+pub(super) fn how_to_move(name: &str, known: &[&str], target: &Path) -> String {
+    let upload = Subcommand::new("upload").option("target", target);
     let known = || known.iter().copied();
     let new = did_you_mean(name, known()).or_else(|| known().next()).unwrap_or("DESTINATION");
-    let rename = Subcommand::new("upload").option("move", format!("{name}/{new}"));
-    let give_up = Subcommand::new("upload").option("give-up", format!("{name}/all"));
+    let rename = upload.clone().option("move", format!("{name}/{new}"));
+    let give_up = upload.option("give-up", format!("{name}/all"));
     format!("if it was renamed: {rename}; otherwise: {give_up}")
 }
 
@@ -122,8 +124,10 @@ mod tests {
     #[test]
     fn suggests_the_new_name_of_a_destination() {
         let known = ["near", "offsite2"];
-        assert!(how_to_move("offsite", &known).contains("upload --move=offsite/offsite2`; "));
-        assert!(how_to_move("x", &[]).contains("upload --move=x/DESTINATION`; "));
+        let target = Path::new("/t");
+        let next = how_to_move("offsite", &known, target);
+        assert!(next.contains("upload --target=/t --move=offsite/offsite2`; "), "{next}");
+        assert!(how_to_move("x", &[], target).contains("--move=x/DESTINATION`; "));
         let one = |destination: &str| PendingUpload {
             archive: "a".to_owned(),
             destination: destination.to_owned(),

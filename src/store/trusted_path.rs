@@ -152,7 +152,8 @@ impl TrustedPath {
         }
         let kernel = self.last.kernel_file_system()?;
         if let Some(name) = kernel {
-            let reason = format!("{} is the {name} file system of the kernel, and cannot hold files", last.display());
+            let reason =
+                format!("{} is the {name} file system of the kernel, and cannot hold files", last.display());
             return refuse(reason, "choose another target");
         }
         match self.last.check_writable() {

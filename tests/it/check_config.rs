@@ -167,7 +167,7 @@ fn uploads_of_a_renamed_destination_are_reported_and_moved() {
         &checks,
         "upload queue",
         "warning",
-        &["uploads are waiting for old, which is not in the settings: 1", "upload --move=old/new"],
+        &["uploads are waiting for old, which is not in the settings: 1", " --move=old/new"],
     );
     let out = run(&world, &["snapshot", &world.to_target()]);
     assert!(out.describe().contains("waiting for old, which is not in the settings"), "{}", out.describe());

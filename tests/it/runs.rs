@@ -320,7 +320,7 @@ fn a_failing_before_hook_stops_the_run() {
     // If other users can change a hook, the program does not execute the hook and the run does not start.
     fs::set_permissions(&before, fs::Permissions::from_mode(0o777)).unwrap();
     settings(&world, &format!("hooks: {{before: {}}}\n", before.display()));
-    run(&world, SNAPSHOT, &[&world.to_target()]).failed(&["users other than root can change it"]);
+    run(&world, SNAPSHOT, &[&world.to_target()]).refused(&["users other than root can change it"]);
 }
 
 fn lock_data(world: &World) -> fs::File {

@@ -117,11 +117,12 @@ pub(super) fn check_queue(settings: &Settings, target: &Path, all: &mut Findings
     let known = waiting.len() - unknown.values().sum::<usize>();
     if known > 0 {
         let message = format!("uploads are waiting: {known}");
-        all.warn("upload queue", message, Some(Subcommand::new("upload").to_string()));
+        let send = Subcommand::new("upload").option("target", target);
+        all.warn("upload queue", message, Some(send.to_string()));
     }
     for (name, count) in unknown {
         let message = format!("uploads are waiting for {name}, which is not in the settings: {count}");
-        all.warn("upload queue", message, Some(moved_uploads::how_to_move(name, &names)));
+        all.warn("upload queue", message, Some(moved_uploads::how_to_move(name, &names, target)));
     }
 }
 
