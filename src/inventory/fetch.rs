@@ -3,7 +3,7 @@
 use super::entry::Entry;
 use super::listing::StoredSnapshot;
 use super::sidecar::{Sidecar, is_encrypted, sidecar_name};
-use super::unpack::{compare, hash, sidecar};
+use super::unpack::{compare, sidecar};
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, ManifestFault};
 use crate::archive::manifest::Manifest;
@@ -104,20 +104,24 @@ fn find_existing(
     let mut file = dir.read(name)?;
     let size = file.metadata().with_context(|| format!("looking at {}", path.display()))?.len();
     let sha256 = sha256_of(&mut file).with_context(|| format!("reading {}", path.display()))?;
-    let is_same = size == entry.size
-        && match compare(snapshot, &sha256)? {
-            Ok(recorded) => !recorded.is_empty() || hash(snapshot)? == sha256,
-            Err(_) => false,
-        };
-    if !is_same {
-        return Err(Refusal::new(
+    let another = || {
+        Refusal::new(
             format!("{} exists already, and is another file than {}", path.display(), entry.location()),
             "choose another target, or rename that file",
         )
-        .into());
+    };
+    let recorded = compare(snapshot, &sha256)?;
+    if size != entry.size || recorded.is_err() {
+        return Err(another().into());
     }
+    let is_recorded = recorded.is_ok_and(|recorded| !recorded.is_empty());
     file.rewind()?;
-    let checked = check(file, snapshot, identities).map_err(Damaged::refuse)?;
+    let checked = match check(file, snapshot, identities) {
+        Err(error) if is_recorded => return Err(Damaged::refuse(error)),
+        // Without a recorded hash, the archive is the same one if it is intact and has the same manifest.
+        Ok(checked) if is_recorded || Some(&checked.manifest) == entry.manifest.as_ref() => checked,
+        _ => return Err(another().into()),
+    };
     Ok(Some(checked.fetched(entry, path)))
 }
 
