@@ -174,23 +174,6 @@ fn refuses_archives_with_unexpected_entries() {
     named("a db and a newline", "db\n");
     let no_text = Entry { name: b"\xff\xfe", ..file("db", db) };
     refuses("a name that is not text", &[no_text], &[&holds("\u{fffd}\u{fffd}", EntryType::Regular)]);
-    refuses(
-        "two dbs",
-        &[file("db", db), file("db", db)],
-        &["contains more than one database: \"db\" and \"db\""],
-    );
-    let two = [file("a.db", db), file("./b/c.db", db)];
-    refuses("two dbs by two names", &two, &["more than one database: \"a.db\" and \"b/c.db\""]);
-    let manifest = fs::read(fixture.unpacked().join("manifest.json")).unwrap();
-    let ours = [file("db", db), file("passwd", b"root::0:0"), file("manifest.json", &manifest)];
-    refuses("a file that is not ours", &ours, &["contains \"passwd\" in addition to its manifest.json"]);
-    refuses("a packed file", &[file("a.gz", &gzip(db))], &["only \"a.gz\", which is packed itself"]);
-    let large = vec![b'x'; 17 << 20];
-    refuses("a large file", &[file("db", db), file("x", &large)], &["\"x\", a file of more than 16 MiB"]);
-    for name in ["member/wal/0-0.wal", "0-1.snap"] {
-        let data_dir = [file("member/snap/db", db), file(name, b"x")];
-        refuses(&format!("a data directory with {name}"), &data_dir, &["it is a copy of a data directory"]);
-    }
     for (what, kind) in [
         ("a symlink", EntryType::Symlink),
         ("a hard link", EntryType::Link),
@@ -232,6 +215,33 @@ fn refuses_archives_with_unexpected_entries() {
         no_manifest,
     );
     refuses("an invalid manifest", &[file("db", db), file("manifest.json", b"{{{")], no_manifest);
+    fixture.assert_no_failures();
+}
+
+#[test]
+fn refuses_archives_with_more_than_a_snapshot() {
+    let fixture = Fixture::new(Version::V35);
+    let db = fixture.db.as_slice();
+    let refuses = |what: &str, entries: &[Entry<'_>], reasons: &[&str]| {
+        fixture.refuses(what, "a.tar.gz", &packed(entries), reasons);
+    };
+    refuses(
+        "two dbs",
+        &[file("db", db), file("db", db)],
+        &["contains more than one database: \"db\" and \"db\""],
+    );
+    let two = [file("a.db", db), file("./b/c.db", db)];
+    refuses("two dbs by two names", &two, &["more than one database: \"a.db\" and \"b/c.db\""]);
+    let manifest = fs::read(fixture.unpacked().join("manifest.json")).unwrap();
+    let ours = [file("db", db), file("passwd", b"root::0:0"), file("manifest.json", &manifest)];
+    refuses("a file that is not ours", &ours, &["contains \"passwd\" in addition to its manifest.json"]);
+    refuses("a packed file", &[file("a.gz", &gzip(db))], &["only \"a.gz\", which is packed itself"]);
+    let large = vec![b'x'; 17 << 20];
+    refuses("a large file", &[file("db", db), file("x", &large)], &["\"x\", a file of more than 16 MiB"]);
+    for name in ["member/wal/0-0.wal", "0-1.snap"] {
+        let data_dir = [file("member/snap/db", db), file(name, b"x")];
+        refuses(&format!("a data directory with {name}"), &data_dir, &["it is a copy of a data directory"]);
+    }
     fixture.assert_no_failures();
 }
 
