@@ -278,7 +278,8 @@ fn age(name: &str, text: &str) -> Result<SignedDuration, Refusal> {
 impl FromParams for schedule::Request {
     fn from_params(params: &Params) -> Result<Self, ActionError> {
         Ok(match (params.flag("plan")?, params.flag("remove")?) {
-            (true, _) => Self::Plan,
+            (true, false) => Self::Plan,
+            (true, true) => Self::PlanRemoval,
             (false, true) => Self::Remove,
             (false, false) => Self::Install,
         })

@@ -9,11 +9,11 @@ use super::snapshot;
 use super::snapshot::Ready;
 use super::snapshots::prune;
 use super::target::target;
-use super::{Call, now};
+use super::{Call, now, unchanged};
 use crate::archive::human_size;
 use crate::error::{ActionError, Failure, Refusal, Subcommand};
 use crate::progress::Progress;
-use crate::schedule::runs::{Run, RunPhase, list};
+use crate::schedule::runs::{Run, RunPhase, Trigger, list};
 use crate::schedule::timer::{self, TimerState};
 use crate::schedule::{Timetable, format_seconds};
 use crate::settings::Settings;
@@ -54,6 +54,8 @@ pub struct Outcome {
     pub backup: snapshot::Outcome,
     /// The reason why no backup was taken, if the timer started this run and no run is due.
     pub not_due: Option<String>,
+    /// The newest snapshot, if etcd has not changed since, so that the schedule took no new one.
+    pub unchanged: Option<String>,
     /// Number of attempts of the run.
     pub tries: u32,
     /// The result of the retention, if the settings have one and the backup is good.
@@ -103,7 +105,8 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         Err(stop) if table.is_none() || !may_tell(call, request, target, (&user, owner)) => return Err(stop),
         found => found,
     };
-    let mut watch = Watch::begin(call, &settings, (target, owner), scheduled, tries).map_err(untouched)?;
+    let started_by = (if table.is_some() { Trigger::Timer } else { Trigger::Backup }, scheduled);
+    let mut watch = Watch::begin(call, &settings, (target, owner), started_by, tries).map_err(untouched)?;
     if let Some(trouble) = trouble {
         watch.trouble(trouble);
     }
@@ -111,10 +114,13 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let ended = attempts.run(call, found, &mut watch, &mut outcome.backup);
     watch.finish(&ended, &outcome.backup.destinations, table.is_none());
     let pruned = match ended {
-        Ok(()) if settings.has_rules() => retain(call, request, target, &mut watch, outcome),
+        Ok(()) if settings.has_rules() && !watch.run.unchanged => {
+            retain(call, request, target, &mut watch, outcome)
+        }
         _ => Ok(()),
     };
     outcome.tries = watch.run.tries;
+    outcome.unchanged = watch.run.backup_name.clone().filter(|_| watch.run.unchanged);
     outcome.backup.run_warnings = watch.report(&ended);
     ended.and(pruned)
 }
@@ -234,7 +240,14 @@ impl Attempts<'_> {
                                 watch.before()?;
                                 begun = true;
                             }
-                            ready.take(&call, watch, result)
+                            let (home, table) = (watch.home(), self.table);
+                            match unchanged::find(ready.site(), home, self.settings, table, call.now) {
+                                Some(newest) => {
+                                    watch.unchanged(&newest);
+                                    Ok(())
+                                }
+                                None => ready.take(&call, watch, result),
+                            }
                         }
                         Err(stop) => Err(stop),
                     }

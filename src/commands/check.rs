@@ -2,13 +2,13 @@
 //!
 //! Must never report a good state if it could not read the state.
 
+use super::found::{Found, expected_after};
 use super::next::repeat;
-use super::runs::{Found, interval};
 use super::target::{of_schedule, target};
 use super::{Call, Environment};
-use crate::error::{ActionError, Failure, Subcommand};
-use crate::schedule;
-use crate::schedule::runs::health::{AgeLimits, BackupFacts, HealthLevel, HealthReport, assess};
+use crate::error::{ActionError, Failure, Refusal, Subcommand};
+use crate::schedule::runs::health::{AgeLimits, BackupFacts, HealthLevel, HealthReport, assess, last_good};
+use crate::schedule::{format_seconds, timer};
 use crate::settings::Settings;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use anyhow::Result;
@@ -61,15 +61,13 @@ pub struct Request {
 /// # Errors
 /// Fails if the state is critical, or if it could not be read.
 pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
+    let given = GivenLimits::new(request.warn, request.crit)?;
     let settings = super::offsite::settings(call)?;
     let target = target(call, &settings, request.target.as_deref());
-    let of_schedule = limits(&settings)
-        .map_err(|error| ActionError::from_error(error, "nothing was changed", call.typed.to_string()))?;
-    let limits = AgeLimits {
-        warn: request.warn.unwrap_or(of_schedule.warn),
-        crit: request.crit.unwrap_or(of_schedule.crit),
-    };
-    let health = look(&target, &settings, limits, call.now).map_err(|error| {
+    let site = settings.schedule.as_ref().and_then(|schedule| schedule.site.as_deref());
+    let unfinished = super::unfinished::describe(call, site.unwrap_or_default());
+    let looked = look(&target, &settings, call.environment, &given, unfinished.as_deref(), call.now);
+    let health = looked.map_err(|error| {
         let next = repeat(&error, &target, &call.typed);
         ActionError::from_error(error, "nothing was changed", next)
     })?;
@@ -84,11 +82,14 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         HealthLevel::Critical => Err(ActionError::Failed(Failure {
             cause: anyhow::anyhow!("{}", health.summary),
             state: "the check did not change any backup".to_owned(),
-            next: format!(
-                "{} shows the last runs; {} takes a backup",
-                Subcommand::new("list").option_if_some("target", request.target.as_ref()).flag("runs"),
-                Subcommand::new("backup").option_if_some("target", request.target.as_ref())
-            ),
+            next: match unfinished {
+                Some(_) => Subcommand::new("restore").flag("recover").to_string(),
+                None => format!(
+                    "{} shows the last runs; {} takes a backup",
+                    Subcommand::new("list").option_if_some("target", request.target.as_ref()).flag("runs"),
+                    Subcommand::new("backup").option_if_some("target", request.target.as_ref())
+                ),
+            },
         })),
         _ => Ok(()),
     }
@@ -98,8 +99,8 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
 pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
     let settings = Settings::read(environment.settings.as_deref()).ok()?;
     settings.schedule.as_ref()?;
-    let health = look(&of_schedule(environment, &settings), &settings, limits(&settings).ok()?, now);
-    Some(match health {
+    let target = of_schedule(environment, &settings);
+    Some(match look(&target, &settings, environment, &GivenLimits::default(), None, now) {
         Ok(health) => health.summary,
         Err(error) => {
             let reason = ActionError::from_error(error, "", "").reason();
@@ -108,22 +109,86 @@ pub fn glance(environment: &Environment, now: Timestamp) -> Option<String> {
     })
 }
 
-fn limits(settings: &Settings) -> anyhow::Result<AgeLimits> {
-    let Some(schedule) = &settings.schedule else { return Ok(USUAL) };
-    let table = schedule.timetable()?;
-    Ok(interval(&table)?.map_or(USUAL, |gap| {
-        let (warn, crit) = schedule::age_limits(gap, table.jitter);
-        AgeLimits { warn, crit }
-    }))
+/// The limits that the operator gave.
+#[derive(Debug, Default)]
+struct GivenLimits {
+    warn: Option<SignedDuration>,
+    crit: Option<SignedDuration>,
 }
 
-fn look(target: &Path, settings: &Settings, limits: AgeLimits, now: Timestamp) -> Result<HealthReport> {
+impl GivenLimits {
+    /// Checks the given limits.
+    ///
+    /// # Errors
+    /// Refuses a warning that comes after the critical state.
+    fn new(warn: Option<SignedDuration>, crit: Option<SignedDuration>) -> Result<Self, Refusal> {
+        match (warn, crit) {
+            (Some(warn), Some(crit)) if warn > crit => {
+                let [warn, crit] = [warn, crit].map(|age| format_seconds(age.as_secs().unsigned_abs()));
+                Err(Refusal::new(
+                    format!("warn ({warn}) is longer than crit ({crit}), so no age would be a warning only"),
+                    format!("give --warn {crit} --crit {warn}"),
+                ))
+            }
+            _ => Ok(Self { warn, crit }),
+        }
+    }
+
+    /// Returns `limits` with the given ones in their place. A given limit is stronger than one of the schedule.
+    fn apply(&self, limits: AgeLimits) -> AgeLimits {
+        let (warn, crit) = (self.warn.unwrap_or(limits.warn), self.crit.unwrap_or(limits.crit));
+        match self.crit {
+            Some(_) => AgeLimits { warn: warn.min(crit), crit },
+            None => AgeLimits { warn, crit: crit.max(warn) },
+        }
+    }
+}
+
+/// Gathers the facts about the archives in `target`, and assesses them.
+fn look(
+    target: &Path,
+    settings: &Settings,
+    environment: &Environment,
+    given: &GivenLimits,
+    unfinished_restore: Option<&str>,
+    now: Timestamp,
+) -> Result<HealthReport> {
     let (_, owner) = archive_owner()?;
-    let Some(home) = TrustedPath::open(target, owner)?.existing() else {
-        let known = BackupFacts { runs: &[], archives: &[], misdated: &[], now, pending: Ok(0) };
-        return Ok(assess(&known, limits));
+    let found = match TrustedPath::open(target, owner)?.existing() {
+        Some(home) => Found::at(&home, settings, now)?,
+        None => Found::nothing(now),
     };
-    Ok(assess(&Found::at(&home, settings, now)?.known(), limits))
+    let known = found.known();
+    let good = last_good(&known).map(|run| run.started_time);
+    let expected = expected_after(settings, good.unwrap_or(now))?;
+    let limits = expected.map_or(USUAL, |expected| AgeLimits::new(&expected, good));
+    let is_scheduled = target == of_schedule(environment, settings);
+    let timer_problem = settings.schedule.as_ref().filter(|_| is_scheduled).and_then(|_| timer_problem());
+    let known = BackupFacts {
+        expected: expected.filter(|_| good.is_some()).map(|expected| expected.next),
+        timer_problem: timer_problem.as_deref(),
+        unfinished_restore,
+        ..known
+    };
+    Ok(assess(&known, given.apply(limits)))
+}
+
+/// Returns why systemd does not start the scheduled runs. Without systemd, another scheduler may start them.
+fn timer_problem() -> Option<String> {
+    if !timer::is_available() {
+        return None;
+    }
+    match timer::state() {
+        Ok(None) => {
+            Some("the timer of the schedule is not installed: `etcd-backup schedule` installs it".to_owned())
+        }
+        Ok(Some(state)) if !state.active => Some(format!(
+            "the timer of the schedule is not active: `systemctl start {}` starts it",
+            timer::TIMER
+        )),
+        Ok(Some(_)) => None,
+        Err(error) => Some(format!("the state of the timer is unknown: {error:#}")),
+    }
 }
 
 #[cfg(test)]
@@ -132,11 +197,33 @@ mod tests {
 
     #[test]
     fn the_limits_come_from_the_schedule() {
-        let of = |text: &str| limits(&Settings::parse(text).unwrap()).unwrap();
+        let of = |text: &str| expected_after(&Settings::parse(text).unwrap(), Timestamp::UNIX_EPOCH).unwrap();
         let hours = SignedDuration::from_hours;
-        assert_eq!(of(""), USUAL);
-        assert_eq!(of("schedule: {when: every 24h}"), USUAL);
-        let often = of("schedule: {when: every 12h, jitter: 1h}");
-        assert_eq!((often.warn, often.crit), (hours(14), hours(26)));
+        assert_eq!(of(""), None);
+        let often = AgeLimits::new(&of("schedule: {when: every 12h, jitter: 1h}").unwrap(), None);
+        assert_eq!(often, AgeLimits { warn: hours(14), crit: hours(26) });
+        let daily = AgeLimits::new(&of("schedule: {when: every 24h}").unwrap(), None);
+        assert_eq!(daily, USUAL);
+    }
+
+    #[test]
+    fn a_warning_comes_before_the_critical_state() {
+        let hours = SignedDuration::from_hours;
+        let of = |warn: Option<i64>, crit: Option<i64>| {
+            GivenLimits::new(warn.map(hours), crit.map(hours)).map(|given| given.apply(USUAL))
+        };
+        let limits = |warn, crit| AgeLimits { warn: hours(warn), crit: hours(crit) };
+        for (warn, crit, expected) in [
+            (None, None, USUAL),
+            (Some(30), Some(40), limits(30, 40)),
+            (Some(2), Some(2), limits(2, 2)),
+            // The other limit follows the given one.
+            (None, Some(1), limits(1, 1)),
+            (Some(60), None, limits(60, 60)),
+        ] {
+            assert_eq!(of(warn, crit).unwrap(), expected, "{warn:?} {crit:?}");
+        }
+        let refusal = of(Some(50), Some(1)).unwrap_err();
+        assert!(refusal.reason.starts_with("warn (50h) is longer than crit (1h)"), "{refusal}");
     }
 }

@@ -2,27 +2,24 @@
 //!
 //! Must never fail a backup that is good: errors in recording or reporting a run become warnings.
 
+use super::found::pending_by_destination;
+use super::metrics;
 use super::offsite::{self, Sent, Uploads};
-use super::target::of_schedule;
 use super::{Call, Environment, now};
-use crate::archive::name::taken;
 use crate::error::{ActionError, describe_inline};
-use crate::inventory::{Repository, may_be_archive, upload};
+use crate::inventory::{Entry, upload};
 use crate::schedule::Hooks;
 use crate::schedule::hooks::HookEvent;
-use crate::schedule::metrics::{self, MetricsTarget};
-use crate::schedule::runs::health::{BackupFacts, pending_unknown};
-use crate::schedule::runs::{self, Run, RunPhase, RunRecord};
-use crate::schedule::{Timetable, timer};
+use crate::schedule::runs::health::pending_unknown;
+use crate::schedule::runs::{Run, RunPhase, RunRecord, Trigger};
 use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::store::trusted_path::TrustedPath;
-use crate::system::clock::is_in_the_future;
 use crate::system::durable::Dir;
 use crate::system::interrupt;
 use crate::system::owner::Owner;
 use anyhow::Result;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -49,11 +46,11 @@ impl<'a> Watch<'a> {
         call: &'a Call<'_>,
         settings: &'a Settings,
         (target, owner): (&Path, Owner),
-        scheduled: Option<Timestamp>,
+        (trigger, scheduled): (Trigger, Option<Timestamp>),
         tries: u32,
     ) -> Result<Self> {
         let home = TrustedPath::open(target, owner)?.create()?;
-        let mut run = Run { tries, ..Run::new(call.now, scheduled) };
+        let mut run = Run { tries, trigger, ..Run::new(call.now, scheduled) };
         let (record, troubles) = match RunRecord::begin(&home, &mut run) {
             Ok(record) => (Some(record), Vec::new()),
             Err(error) => (None, vec![format!("the run could not be recorded: {error:#}")]),
@@ -85,8 +82,29 @@ impl<'a> Watch<'a> {
         self.run.revision = Some(report.manifest.revision);
         self.run.cluster_id = Some(report.manifest.cluster_id.clone());
         self.run.member = Some(report.manifest.member_name.clone());
+        self.run.etcd_version = Some(report.manifest.etcd_version.clone());
         self.sent = Some(Sent { report, arrived: BTreeSet::new() });
         self.note();
+    }
+
+    /// Records that no snapshot was taken, because etcd has not changed since the archive `newest` was made.
+    pub fn unchanged(&mut self, newest: &Entry) {
+        self.run.unchanged = true;
+        self.run.backup_name = Some(newest.file_name().to_owned());
+        self.run.size = Some(newest.size);
+        self.run.sha256.clone_from(&newest.record.sha256);
+        if let Some(manifest) = &newest.manifest {
+            self.run.revision = Some(manifest.revision);
+            self.run.cluster_id = Some(manifest.cluster_id.clone());
+            self.run.member = Some(manifest.member_name.clone());
+            self.run.etcd_version = Some(manifest.etcd_version.clone());
+        }
+        self.note();
+    }
+
+    /// The directory of the archives.
+    pub fn home(&self) -> &Dir {
+        &self.home
     }
 
     /// Sends the archive, if it was published, to the destinations that do not have it yet.
@@ -151,11 +169,17 @@ impl<'a> Watch<'a> {
             self.trouble(describe_inline(&error));
         }
         if !self.is_forgotten
-            && let Err(error) = refresh(&self.home, self.settings, self.environment)
+            && let Err(error) = self.refresh_metrics()
         {
             self.trouble(format!("{error:#}"));
         }
         self.troubles
+    }
+
+    /// Rewrites the metrics. After a new archive was published, the destinations are listed.
+    fn refresh_metrics(&self) -> Result<()> {
+        let folder = self.sent.as_ref().map(|sent| upload::folder(&sent.report.manifest));
+        metrics::refresh(&self.home, self.settings, self.environment, folder.as_deref())
     }
 
     /// Records the result of the retention.
@@ -190,66 +214,5 @@ pub(super) fn in_short(stop: &ActionError) -> String {
 
 /// Returns the number of pending uploads, or the reason why it is unknown.
 fn pending(home: &Dir, settings: &Settings) -> Result<usize, String> {
-    let pending = upload::count_pending(home, |name| settings.destinations.contains_key(name));
-    pending.map_err(|error| format!("{error:#}"))
-}
-
-/// The facts about the backups in `home` that determine their state.
-pub(super) struct Found {
-    runs: Vec<Run>,
-    archives: Vec<String>,
-    misdated: Vec<String>,
-    now: Timestamp,
-    pending: Result<usize, String>,
-}
-
-impl Found {
-    /// Gathers the facts. A queue that cannot be read does not hide the other facts.
-    pub fn at(home: &Dir, settings: &Settings, now: Timestamp) -> Result<Self> {
-        let damaged = Repository::open_directory(home.path())?
-            .map_or(Ok(Vec::new()), |repository| repository.damaged())?;
-        let archives: Vec<String> =
-            home.names()?.into_iter().filter(|name| !damaged.contains(name)).collect();
-        let is_misdated = |name: &&String| {
-            may_be_archive(name) && taken(name).is_some_and(|taken| is_in_the_future(taken, now))
-        };
-        let misdated = archives.iter().filter(is_misdated).cloned().collect();
-        Ok(Self { runs: runs::list(home, now)?, misdated, archives, now, pending: pending(home, settings) })
-    }
-
-    /// Returns the input of a verdict.
-    pub fn known(&self) -> BackupFacts<'_> {
-        BackupFacts {
-            runs: &self.runs,
-            archives: &self.archives,
-            misdated: &self.misdated,
-            now: self.now,
-            pending: self.pending.as_ref().copied(),
-        }
-    }
-}
-
-/// Rewrites the metrics of the archives in `home`. Returns the reason if that failed: it is a warning and not an
-/// error.
-pub(super) fn refresh_metrics(call: &Call<'_>, home: &Dir, settings: &Settings) -> Option<String> {
-    refresh(home, settings, call.environment).err().map(|error| format!("{error:#}"))
-}
-
-/// Writes the metrics of the archives in `home` anew.
-fn refresh(home: &Dir, settings: &Settings, environment: &Environment) -> Result<()> {
-    let Some(directory) = &settings.metrics else { return Ok(()) };
-    let found = Found::at(home, settings, now())?;
-    let table = settings.schedule.as_ref().and_then(|schedule| schedule.timetable().ok());
-    let interval = table.and_then(|table| interval(&table).ok().flatten());
-    let scheduled = settings.schedule.as_ref().map(|_| of_schedule(environment, settings));
-    let about = MetricsTarget { target: home.path(), scheduled: scheduled.as_deref(), interval };
-    metrics::write(directory, about, &found.known())
-}
-
-/// The longest time between two runs.
-pub(super) fn interval(table: &Timetable) -> Result<Option<SignedDuration>> {
-    match table.every.and_then(|every| i64::try_from(every).ok()) {
-        Some(every) => Ok(Some(SignedDuration::from_secs(every))),
-        None => timer::longest_gap(&table.lines),
-    }
+    pending_by_destination(home, settings).map(|pending| pending.values().sum())
 }

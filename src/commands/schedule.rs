@@ -3,6 +3,7 @@
 //! Must never write a secret into a unit file: every user can read it.
 
 use super::environment::{SETTINGS, SITE, called_path};
+use super::target::of_schedule;
 use super::{Call, Environment};
 use crate::error::{ActionError, Refusal, Subcommand};
 use crate::inventory::destinations::Destinations;
@@ -33,6 +34,8 @@ pub enum Request {
     Plan,
     /// Remove the timer.
     Remove,
+    /// Show what would be removed.
+    PlanRemoval,
 }
 
 /// The timer after the command.
@@ -41,6 +44,8 @@ pub enum Request {
 pub struct Outcome {
     /// Whether a timer was removed. Missing if that was not requested.
     pub removed: Option<bool>,
+    /// The unit files that would be removed, in a plan of a removal.
+    pub would_remove: Option<Vec<PathBuf>>,
     /// The schedule, as the settings write it.
     pub when: Option<String>,
     /// The next runs, in RFC 3339.
@@ -55,6 +60,8 @@ pub struct Outcome {
     pub active: Option<bool>,
     /// When the timer last started a run, in RFC 3339.
     pub last: Option<String>,
+    /// Warnings about runs that systemd will skip, and about the metrics.
+    pub warnings: Vec<String>,
 }
 
 /// Installs the timer, prints the plan, or removes the timer.
@@ -63,17 +70,27 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         let next = format!("{}; `systemctl status {TIMER}` shows the timer", call.typed);
         ActionError::from_error(error, "the timer is unchanged", next)
     };
-    if *request == Request::Remove {
-        // Without systemd, a timer cannot exist.
-        let removed = timer::is_available() && timer::remove().map_err(untouched)?;
-        outcome.removed = Some(removed);
-        return Ok(());
+    // Without systemd, a timer cannot exist.
+    let is_available = timer::is_available();
+    match request {
+        Request::Remove => {
+            outcome.removed = Some(is_available && timer::remove().map_err(untouched)?);
+            return Ok(());
+        }
+        Request::PlanRemoval => {
+            let units = if is_available { timer::installed_units().map_err(untouched)? } else { Vec::new() };
+            outcome.would_remove = Some(units);
+            return Ok(());
+        }
+        Request::Install | Request::Plan => {}
     }
     let settings = super::offsite::settings(call)?;
     let wanted = Wanted::of(&settings, call.environment, call.now).map_err(untouched)?;
     let next = wanted.next().map_err(untouched)?;
+    let skipped = wanted.table.skipped_runs(call.now).map_err(untouched)?;
     outcome.when = Some(wanted.schedule.when.clone());
     outcome.next = next;
+    outcome.warnings = skipped.iter().map(ToString::to_string).collect();
     if *request == Request::Plan {
         outcome.timer = Some(wanted.units.timer);
         outcome.service = Some(wanted.units.service);
@@ -82,6 +99,9 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     without_systemd_nothing()?;
     let changed = timer::install(&wanted.units).map_err(untouched)?;
     outcome.changed = Some(changed);
+    // A schedule that never runs must be known to monitoring.
+    let target = of_schedule(call.environment, &settings);
+    outcome.warnings.extend(super::metrics::refresh_target(call, &target, &settings));
     if let Some(state) = timer::state().map_err(untouched)? {
         outcome.active = Some(state.active);
         outcome.last = state.last.map(|last| last.to_string());

@@ -42,6 +42,9 @@ pub enum Task {
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Outcome {
+    /// The unfinished restore of this etcd, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfinished_restore: Option<String>,
     /// A description of the etcd, such as its systemd unit.
     pub etcd: String,
     /// The URL of the member on this machine.
@@ -127,6 +130,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     }
     let site = super::site(call, choice)?;
     *outcome = look(&site, call.now);
+    outcome.unfinished_restore = super::unfinished::describe_in(&site.data_dir, call.unit());
     let programs = versions::check(&site, outcome.etcd_version.as_deref());
     outcome.programs = programs.versions;
     outcome.warnings.extend(programs.warnings);

@@ -12,6 +12,7 @@ use crate::etcd::diagnose::next_step;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use crate::progress::Progress;
+use crate::schedule::runs::Trigger;
 use crate::settings::Settings;
 use crate::snapshot::{self, Source};
 use crate::store::trusted_path::{TrustedPath, archive_owner};
@@ -60,7 +61,8 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let settings = super::offsite::settings(call)?;
     let ready = Ready::find(call, &settings, request)?;
     let place = (ready.request.target.as_path(), ready.request.owner);
-    let mut watch = Watch::begin(call, &settings, place, None, 1).map_err(|e| ready.untouched(e))?;
+    let started_by = (Trigger::Snapshot, None);
+    let mut watch = Watch::begin(call, &settings, place, started_by, 1).map_err(|e| ready.untouched(e))?;
     let ended = watch.before().and_then(|()| ready.take(call, &mut watch, outcome));
     watch.finish(&ended, &outcome.destinations, true);
     outcome.run_warnings = watch.report(&ended);
@@ -148,6 +150,11 @@ impl Ready {
         outcome.snapshot = Some(Archive::taken(&report));
         watch.published(report);
         send(call, watch, outcome).unwrap_or(Ok(()))
+    }
+
+    /// Returns the etcd.
+    pub fn site(&self) -> &Site {
+        &self.site
     }
 
     fn untouched(&self, error: anyhow::Error) -> ActionError {

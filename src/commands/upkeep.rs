@@ -3,6 +3,7 @@
 //! The names, the parameters and the result `output` are the same. Unlike in the older charm, an action that did not
 //! do its job is reported as failed.
 
+use super::unfinished::describe_in as describe_unfinished;
 use super::{Call, SiteRequest, settle};
 use crate::error::{ActionError, Refusal, Subcommand};
 use crate::etcd::client::Client;
@@ -17,9 +18,9 @@ use serde::Serialize;
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Health {
-    /// The recovery of an interrupted restore, if there was one.
+    /// The unfinished restore on this machine, if there is one. This command does not finish it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub recovered: Option<String>,
+    pub unfinished_restore: Option<String>,
     /// healthy, degraded (a quorum answers) or unhealthy. Missing if etcd does not answer.
     pub cluster: Option<&'static str>,
     /// The answer of each member, in the words of etcdctl.
@@ -34,6 +35,9 @@ pub struct Health {
 #[derive(Debug, Default, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Alarms {
+    /// The unfinished restore on this machine, if there is one. Listing the alarms does not finish it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unfinished_restore: Option<String>,
     /// The recovery of an interrupted restore, if there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recovered: Option<String>,
@@ -88,7 +92,7 @@ const UNCHANGED: &str = "etcd's keys are unchanged";
 /// Reports whether every voting member of the cluster answers, in the words of the older `etcdctl cluster-health`.
 pub fn health(call: &Call<'_>, request: &SiteRequest, outcome: &mut Health) -> Result<(), ActionError> {
     let site = super::site(call, request.site.as_deref())?;
-    outcome.recovered = look(call, &site)?;
+    outcome.unfinished_restore = describe_unfinished(&site.data_dir, call.unit());
     let client = Client::new(&site);
     let ask = || {
         // If etcd is down, this call returns the cause, unlike the list of members of etcd 3.4.
@@ -138,7 +142,7 @@ pub fn health(call: &Call<'_>, request: &SiteRequest, outcome: &mut Health) -> R
 /// Lists the alarms.
 pub fn alarm_list(call: &Call<'_>, request: &SiteRequest, outcome: &mut Alarms) -> Result<(), ActionError> {
     let site = super::site(call, request.site.as_deref())?;
-    outcome.recovered = look(call, &site)?;
+    outcome.unfinished_restore = describe_unfinished(&site.data_dir, call.unit());
     let alarms = Client::new(&site).alarms().map_err(|error| failed(error, &site, call))?;
     outcome.alarms = Some(alarms.lines().count());
     outcome.output = Some(alarms);
@@ -206,14 +210,6 @@ pub fn defrag(
     outcome.size_before_bytes = Some(before);
     outcome.size_after_bytes = Some(size()?);
     Ok(())
-}
-
-/// Settles an unfinished restore before etcd is only read, unless another run is using the data.
-fn look(call: &Call<'_>, site: &Site) -> Result<Option<String>, ActionError> {
-    match DataDir::open(site) {
-        Ok(data) => settle(call, site, &data),
-        Err(_) => Ok(None),
-    }
 }
 
 /// Locks the data and settles an unfinished restore before etcd is changed.

@@ -193,7 +193,7 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome)
     for one in &outcomes {
         outcome.destinations.insert(one.destination.clone(), one.describe());
     }
-    outcome.run_warnings.extend(super::runs::refresh_metrics(call, home, settings));
+    outcome.run_warnings.extend(super::metrics::refresh_metrics(call, home, settings));
     let left = list(home, call)?;
     show(&left, settings, outcome);
     let Some(cause) = super::offsite::failure(&outcomes, ended) else { return Ok(()) };

@@ -17,6 +17,7 @@ mod rollback;
 mod staging_dir;
 mod steps;
 mod switchover;
+mod unfinished;
 
 pub use data_dir::{DataDir, MEMBER};
 pub use expected::Expected;
@@ -26,3 +27,4 @@ pub use recover::{Recovered, recover};
 pub use staging_dir::{BootCopy, StagingDir, has_journal, recorded_backup_target};
 pub use steps::{Exchange, Unfinished};
 pub use switchover::Exchanged;
+pub use unfinished::{UnfinishedRestore, UnfinishedState};

@@ -177,10 +177,15 @@ impl Drop for StagingDir<'_> {
 /// Opens the staging directory in `data`, if it exists. Refuses a directory that other users can write to, because
 /// this process is root and trusts its files.
 pub(super) fn find(data: &DataDir) -> Result<Option<Dir>> {
-    if data.dir().inode(STAGING)?.is_none() {
+    find_in(data.dir())
+}
+
+/// Opens the staging directory in the data directory `data_dir`, as [`find`] does, without a lock.
+pub(super) fn find_in(data_dir: &Dir) -> Result<Option<Dir>> {
+    if data_dir.inode(STAGING)?.is_none() {
         return Ok(None);
     }
-    let dir = data.dir().child(STAGING)?;
+    let dir = data_dir.child(STAGING)?;
     let stat = dir.stat()?;
     if stat.st_uid != Owner::ourselves().uid || stat.st_mode & 0o077 != 0 {
         let place = dir.path().display();

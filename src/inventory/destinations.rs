@@ -8,6 +8,7 @@ use crate::store::directory_tree::{DirectoryConfig, DirectoryTree};
 use crate::store::s3::{Bucket, S3Config, S3Environment};
 use crate::system::clock::Clock;
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -79,6 +80,11 @@ impl Destinations {
     /// The destinations of the settings.
     pub fn new(all: BTreeMap<String, Destination>, environment: S3Environment, clock: Clock) -> Self {
         Self { all, environment, clock }
+    }
+
+    /// Returns the current time.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     /// Returns whether no destination is configured.

@@ -1,5 +1,7 @@
 //! A stored archive, and the facts that are known about it without reading all of it.
 
+#[cfg(test)]
+use super::record::ArchiveIdentity;
 use super::record::{Record, record_name};
 use crate::archive::manifest::Manifest;
 use crate::error::{Refusal, Subcommand};
@@ -60,6 +62,23 @@ impl Entry {
     /// slow.
     pub fn is_dated_after(&self, now: Timestamp) -> bool {
         is_in_the_future(self.taken().unwrap_or(self.modified), now)
+    }
+
+    /// Makes an entry of an archive with this manifest.
+    #[cfg(test)]
+    pub(crate) fn for_tests(name: &str, manifest: Manifest) -> Self {
+        let identity = ArchiveIdentity::new(1, Some(&manifest));
+        Self {
+            name: name.to_owned(),
+            store: "/t".to_owned(),
+            size: 1,
+            modified: Timestamp::UNIX_EPOCH,
+            manifest: Some(manifest),
+            encrypted_for: Vec::new(),
+            record: Record::empty(identity),
+            unreadable: None,
+            pending_uploads: Vec::new(),
+        }
     }
 
     /// Returns when it was last known to be good, or `None` if it is damaged. The manifest is written last, after the

@@ -85,6 +85,16 @@ impl Repository {
         Ok(names.filter(|name| self.is_archive(name)).collect())
     }
 
+    /// Returns the number of archives in `folder`, which is empty or ends in a slash, and their size in bytes.
+    ///
+    /// # Errors
+    /// Fails if the store cannot be listed.
+    pub fn usage(&self, folder: &str) -> Result<(usize, u64)> {
+        let blobs = self.store.list(folder)?;
+        let sizes = blobs.iter().filter(|blob| self.is_archive(&blob.name)).map(|blob| blob.size);
+        Ok(sizes.fold((0, 0), |(count, bytes), size| (count + 1, bytes + size)))
+    }
+
     /// Returns the names of the archives that were found damaged.
     ///
     /// # Errors

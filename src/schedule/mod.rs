@@ -2,7 +2,9 @@
 //!
 //! Must never decide what a run does. It only decides when a run starts.
 
+mod clock_change;
 mod cron;
+mod expected;
 pub mod hooks;
 pub mod metrics;
 pub mod runs;
@@ -10,12 +12,14 @@ mod span;
 pub mod timer;
 mod units;
 
+pub use clock_change::SkippedRun;
+pub use expected::Expected;
 pub use hooks::Hooks;
 pub use span::{format_seconds, parse_seconds};
 pub use units::{ServiceCommand, Units};
 
 use crate::error::{Refusal, did_you_mean};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -56,6 +60,8 @@ pub struct Schedule {
     pub site: Option<String>,
     /// The compression level.
     pub compression: Option<String>,
+    /// For how long a run takes no snapshot if etcd has not changed since the newest one, such as `24h`.
+    pub skip_unchanged: Option<String>,
 }
 
 /// A parsed [`Schedule`].
@@ -72,6 +78,8 @@ pub struct Timetable {
     pub retries: u32,
     /// The delay before the first retry, in seconds.
     pub retry_after: u64,
+    /// For how long a run takes no snapshot if etcd has not changed, in seconds.
+    pub skip_unchanged: Option<u64>,
 }
 
 impl Schedule {
@@ -105,7 +113,10 @@ impl Schedule {
         }
         let retry_after =
             duration("retry-after", self.retry_after.as_deref().unwrap_or(DEFAULT_RETRY_AFTER))?;
-        Ok(Timetable { lines, every, jitter, retries: self.retries.unwrap_or(DEFAULT_RETRIES), retry_after })
+        let skip_unchanged =
+            self.skip_unchanged.as_deref().map(|text| duration("skip-unchanged", text)).transpose()?;
+        let retries = self.retries.unwrap_or(DEFAULT_RETRIES);
+        Ok(Timetable { lines, every, jitter, retries, retry_after, skip_unchanged })
     }
 
     fn calendar(&self, when: &str) -> Result<Vec<String>, Refusal> {
@@ -154,14 +165,6 @@ impl Timetable {
     pub fn retry_delay(&self, nth: u32) -> u64 {
         self.retry_after.saturating_mul(1_u64.checked_shl(nth.saturating_sub(1)).unwrap_or(u64::MAX))
     }
-}
-
-/// Returns the ages of the last good backup that are a warning and critical, if the longest time between two runs is `gap`.
-/// A backup may be late by a twelfth of `gap` plus the jitter; one missed run more is critical. For a daily backup these are
-/// 26 and 50 hours.
-pub fn age_limits(gap: SignedDuration, jitter: u64) -> (SignedDuration, SignedDuration) {
-    let late = gap / 12 + SignedDuration::from_secs(i64::try_from(jitter).unwrap_or(i64::MAX));
-    (gap + late, gap + gap + late)
 }
 
 /// Returns the seconds between two times at which the timer fires, for an interval of `every` seconds. They divide `every`
@@ -306,12 +309,5 @@ mod tests {
     fn each_retry_waits_twice_as_long() {
         let table = schedule("@daily").timetable().unwrap();
         assert_eq!((1..=table.retries).map(|nth| table.retry_delay(nth)).collect::<Vec<_>>(), [60, 120, 240]);
-    }
-
-    #[test]
-    fn one_backup_a_day_may_be_26_hours_old_and_two_missing_are_critical() {
-        let hours = SignedDuration::from_hours;
-        assert_eq!(age_limits(hours(24), 0), (hours(26), hours(50)));
-        assert_eq!(age_limits(hours(12), 3600), (hours(14), hours(26)));
     }
 }

@@ -8,9 +8,9 @@ use crate::system::durable::{Dir, PUBLIC};
 use crate::system::process::Program;
 use crate::system::systemd;
 use anyhow::{Context, Result};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The name of the timer unit.
 pub const TIMER: &str = "etcd-backup.timer";
@@ -18,10 +18,6 @@ pub const TIMER: &str = "etcd-backup.timer";
 pub const SERVICE: &str = "etcd-backup.service";
 /// The directory of the administrator's units.
 const UNIT_DIR: &str = "/etc/systemd/system";
-/// The number of future runs that are searched for the longest gap. Even with a run every five minutes they cover a week, and so
-/// each night and the weekend.
-const MAX_ELAPSES: usize = 2500;
-
 /// The state of the timer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimerState {
@@ -43,15 +39,26 @@ pub fn is_available() -> bool {
 /// # Errors
 /// Refuses an expression that systemd rejects, and one that never elapses.
 pub fn next_elapses(lines: &[String], count: usize) -> Result<Vec<Timestamp>> {
-    Ok(merged(&elapses_of_each(lines, count)?))
+    elapses(lines, None, count)
 }
 
-/// Returns the next times of each expression.
-fn elapses_of_each(lines: &[String], count: usize) -> Result<Vec<Vec<Timestamp>>> {
-    let count = count.to_string();
-    let mut all = Vec::new();
+/// Returns the first `count` times after `moment` of all calendar expressions `lines`, according to systemd.
+///
+/// # Errors
+/// Refuses an expression that systemd rejects, and one that never elapses after `moment`.
+pub fn elapses_after(lines: &[String], moment: Timestamp, count: usize) -> Result<Vec<Timestamp>> {
+    let mut times = elapses(lines, Some(moment), count)?;
+    times.truncate(count);
+    Ok(times)
+}
+
+/// Returns up to `count` times of each expression after `moment`, or after now, sorted.
+fn elapses(lines: &[String], moment: Option<Timestamp>, count: usize) -> Result<Vec<Timestamp>> {
+    let mut words = vec!["calendar".to_owned(), format!("--iterations={count}")];
+    words.extend(moment.map(|moment| format!("--base-time={}", moment.strftime("%Y-%m-%d %H:%M:%S UTC"))));
+    let mut all = BTreeSet::new();
     for line in lines {
-        let words = ["calendar", "--iterations", &count, "--", line];
+        let words = words.iter().map(String::as_str).chain(["--", line]);
         let printed = match Program::new("systemd-analyze").args(words).run() {
             Ok(output) => output.text(),
             Err(error) => {
@@ -63,15 +70,9 @@ fn elapses_of_each(lines: &[String], count: usize) -> Result<Vec<Vec<Timestamp>>
         if found.is_empty() {
             return Err(refused(line, "it never elapses").into());
         }
-        all.push(found);
+        all.extend(found);
     }
-    Ok(all)
-}
-
-/// Returns the times of all expressions, sorted.
-fn merged(all: &[Vec<Timestamp>]) -> Vec<Timestamp> {
-    let all: BTreeSet<Timestamp> = all.iter().flatten().copied().collect();
-    all.into_iter().collect()
+    Ok(all.into_iter().collect())
 }
 
 fn refused(line: &str, why: &str) -> Refusal {
@@ -79,20 +80,6 @@ fn refused(line: &str, why: &str) -> Refusal {
         format!("the schedule cannot be used: systemd rejects {line:?}: {why}"),
         "correct when and zone; `man systemd.time` describes the forms",
     )
-}
-
-/// Returns the longest time between two future runs; `None` if there are fewer than two.
-pub fn longest_gap(lines: &[String]) -> Result<Option<SignedDuration>> {
-    Ok(longest(&elapses_of_each(lines, MAX_ELAPSES)?, MAX_ELAPSES))
-}
-
-/// Returns the longest gap between two times of `all`. Each expression has at most `many` known times, so only the period in
-/// which the times of every expression are known counts.
-fn longest(all: &[Vec<Timestamp>], many: usize) -> Option<SignedDuration> {
-    let ends = all.iter().filter(|times| times.len() >= many).filter_map(|times| times.last());
-    let end = ends.min().copied().unwrap_or(Timestamp::MAX);
-    let times: Vec<Timestamp> = merged(all).into_iter().filter(|time| *time <= end).collect();
-    times.windows(2).map(|two| two[1].duration_since(two[0])).max()
 }
 
 /// Parses the times in the output of `systemd-analyze calendar`.
@@ -189,6 +176,18 @@ pub fn stop_service() -> Result<()> {
     systemd::systemctl(&["stop", "--", SERVICE])
 }
 
+/// Returns the paths of the installed units, which [`remove`] removes.
+///
+/// # Errors
+/// Refuses units that this program did not write.
+pub fn installed_units() -> Result<Vec<PathBuf>> {
+    let paths = [TIMER, SERVICE].map(|name| Path::new(UNIT_DIR).join(name));
+    Ok(match installed()? {
+        Some(_) => paths.into_iter().filter(|path| path.exists()).collect(),
+        None => Vec::new(),
+    })
+}
+
 /// Removes the timer and its state. Returns whether it was installed. A current run continues to its end.
 pub fn remove() -> Result<bool> {
     if installed()?.is_none() {
@@ -208,23 +207,7 @@ pub fn remove() -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{elapses_in, longest, parse_optional_time, parse_time};
-    use jiff::{SignedDuration, Timestamp};
-
-    #[test]
-    fn a_rare_expression_does_not_lengthen_the_gap_of_a_frequent_one() {
-        let days = |all: &[i64]| -> Vec<Timestamp> {
-            all.iter().map(|day| Timestamp::from_second(day * 86_400).unwrap()).collect()
-        };
-        let gap = |all: &[Vec<Timestamp>]| longest(all, 4).map(|gap| gap.as_secs() / 86_400);
-        // Fridays and the 13th: four times of each are known, and the Fridays end first.
-        let fridays = days(&[6, 13, 20, 27]);
-        assert_eq!(gap(&[days(&[12, 43, 71, 102]), fridays.clone()]), Some(7));
-        assert_eq!(gap(std::slice::from_ref(&fridays)), Some(7));
-        // An expression with only two times in all does not limit the period.
-        assert_eq!(gap(&[days(&[12, 14]), fridays]), Some(7));
-        assert_eq!(longest(&[days(&[1])], 4), None::<SignedDuration>);
-    }
+    use super::{elapses_in, parse_optional_time, parse_time};
 
     #[test]
     fn parses_the_times_that_systemd_prints() {

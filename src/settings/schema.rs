@@ -117,6 +117,7 @@ const SCHEDULE: Keys = Keys {
         ("target", Kind::Path("/var/backups/etcd")),
         ("site", Kind::Scalar),
         ("compression", Kind::Scalar),
+        ("skip-unchanged", Kind::Scalar),
     ],
 };
 

@@ -48,6 +48,15 @@ impl Lock {
     }
 }
 
+/// Returns the process that holds the lock on `dir`, if the kernel names one. Unlike [`Lock::acquire`], takes no lock.
+///
+/// # Errors
+/// Fails if the directory cannot be opened.
+pub fn holder(dir: &Dir) -> Result<Option<String>> {
+    let pid = holder_pid(&dir.read(".")?)?;
+    Ok(pid.map(|pid| describe_holder(Some(pid), command_of(pid))))
+}
+
 /// The lock of an open file or directory, until it is dropped.
 ///
 /// Dropping it unlocks explicitly. Closing the file would not be enough: a child that another thread has just forked has

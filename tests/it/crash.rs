@@ -12,7 +12,7 @@ use test_case::test_case;
 
 use crate::broken_tools::assert_all_gone;
 use crate::common::client::{Data, assert_same};
-use crate::common::command::Out;
+use crate::common::command::{Out, Run};
 use crate::common::tools::Tools;
 use crate::common::world::{Version, World};
 use crate::restore::from;
@@ -63,7 +63,7 @@ impl Fixture {
         [from(&self.archive), self.world.to_target()]
     }
 
-    fn start(&self) -> crate::common::command::Run {
+    fn start(&self) -> Run {
         self.world.start_restore(&self.args().each_ref().map(String::as_str))
     }
 
@@ -163,6 +163,34 @@ fn recovers_by_snapshot_from_a_kill_at_every_call() {
 #[test_case(Version::V35; "etcd_3_5")]
 fn boots_after_a_kill_at_every_call(version: Version) {
     kill_at_every_call(version, Next::Boot);
+}
+
+#[test]
+fn commands_that_only_read_report_an_unfinished_restore_and_leave_it() {
+    let mut fixture = Fixture::new(Version::V35);
+    fixture.world.arm("crash-at", "after-start");
+    let out = fixture.restore();
+    assert_eq!(out.status.code(), None, "{}", out.describe());
+    assert_all_gone(&fixture.tools);
+    let world = &fixture.world;
+    let is_unfinished = || world.data_dir().join(".etcd-restore/journal.json").exists();
+    let run = |program: &str, words: &[&str]| {
+        Run::start(world.action(program, words), &world.path("runs")).finish()
+    };
+    let state = "was interrupted: the restored data is live, but was not verified";
+    for program in [program!("site"), program!("health"), program!("alarm-list")] {
+        let reported = run(program, &[]).completed().get("restore.unfinished");
+        assert!(reported.contains(state) && reported.contains("restore --recover"), "{program}: {reported}");
+        assert!(is_unfinished(), "{program} has finished the restore");
+    }
+    let out = run(program!("check"), &[&world.to_target()]);
+    assert_eq!(out.status.code(), Some(2), "{}", out.describe());
+    let start = format!("BACKUP CRITICAL - a restore of {} {state}", world.data_dir().display());
+    assert!(out.stdout.starts_with(&start) && is_unfinished(), "{}", out.describe());
+    fixture.recover_and_check(Next::Recover, "reported");
+    let health =
+        Run::start(fixture.world.action(program!("health"), &[]), &fixture.world.path("runs")).finish();
+    assert_eq!(health.completed().find("restore.unfinished"), None);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]

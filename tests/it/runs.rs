@@ -67,7 +67,7 @@ fn records_every_run_and_check_reads_the_record() {
     let (status, line) = check(&world, &[]);
     assert_eq!(status, 0, "{line}");
     assert!(
-        line.starts_with("BACKUP OK - the last good backup is ") && line.contains(" pending=0;1 size="),
+        line.starts_with("BACKUP OK - the last good backup is ") && line.contains(" pending=0;0;;0 "),
         "{line}"
     );
     assert_eq!(check(&world, &["warn=0s"]).0, 1);
@@ -78,7 +78,7 @@ fn records_every_run_and_check_reads_the_record() {
     assert_eq!((&failed["backup_phase"], &failed["failures_total"]), (&"Failed".into(), &1.into()));
     let (status, line) = check(&world, &[]);
     assert_eq!(status, 1, "{line}");
-    assert!(line.contains("; the last run failed: "), "{line}");
+    assert!(line.contains("; the last run failed "), "{line}");
     // Without its archive, a run does not count as a good backup.
     for name in world.in_target() {
         fs::remove_file(world.target().join(name)).unwrap();
@@ -106,7 +106,7 @@ fn records_a_killed_run_as_failed() {
     let message = killed["backup_message"].as_str().unwrap();
     assert!(message.starts_with("killed, or the machine lost its power (before that: try 1: "), "{message}");
     let (status, line) = check(&world, &[]);
-    assert!(status == 2 && line.contains("the last run failed: killed"), "{line}");
+    assert!(status == 2 && line.contains(" ago: killed"), "{line}");
 }
 
 pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -358,7 +358,7 @@ fn a_refused_run_writes_no_record_and_runs_no_hook() {
     let _busy = lock_data(&world);
     run(&world, BACKUP, &words).refused(&["is working on"]);
     let (status, line) = check(&world, &[]);
-    assert!(status == 2 && line.contains("; the last run failed: ") && line.contains(" is working on"));
+    assert!(status == 2 && line.contains("; the last run failed ") && line.contains(" is working on"));
 }
 
 #[test]
@@ -525,11 +525,151 @@ fn reports_an_unreadable_upload_queue_as_unknown() {
     for words in [
         "BACKUP WARNING - the last good backup is ",
         "the number of pending uploads is unknown",
-        " pending=U;1 ",
+        " pending=U;0;;0 ",
     ] {
         assert!(line.contains(words), "{line}");
     }
     let metrics = fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap();
     assert_eq!(value_of(&metrics, "last_run_success", &world.target()).as_deref(), Some("1"), "{metrics}");
     assert!(!metrics.contains("pending"), "{metrics}");
+}
+
+#[test]
+fn a_manual_snapshot_does_not_change_the_series_of_the_schedule() {
+    let Some(dir) = root_only_dir() else { return };
+    let world = World::plain(Version::V35);
+    let target = world.target();
+    let schedule = format!("schedule: {{when: every 12h, target: {}, retries: 0}}\n", target.display());
+    settings(&world, &format!("metrics: {}\n{schedule}", dir.path().display()));
+    run(&world, BACKUP, &["scheduled=true"]).completed();
+    world.stop();
+    run(&world, BACKUP, &[]).failed(&["failed: "]);
+    world.start();
+    let metrics = || fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap();
+    let value = |name: &str| value_of(&metrics(), name, &target);
+    let names = [
+        "last_run_success",
+        "last_run_timestamp_seconds",
+        "last_success_timestamp_seconds",
+        "failures_total",
+    ];
+    let before = names.map(value);
+    assert_eq!((&before[0], &before[3]), (&Some("0".to_owned()), &Some("1".to_owned())), "{}", metrics());
+    // Into the target of the schedule itself: one that succeeds, and one that fails.
+    run(&world, SNAPSHOT, &[]).completed();
+    world.stop();
+    run(&world, SNAPSHOT, &[]).failed(&["failed: "]);
+    assert_eq!(names.map(value), before, "{}", metrics());
+    assert_eq!(value("archives").as_deref(), Some("2"), "{}", metrics());
+    assert_eq!(runs(&world)[0]["trigger"], "snapshot");
+}
+
+#[test]
+fn a_verification_is_in_the_metrics_and_in_check() {
+    let Some(dir) = root_only_dir() else { return };
+    let world = World::plain(Version::V35);
+    world.fill();
+    settings(&world, &format!("metrics: {}\n", dir.path().display()));
+    run(&world, BACKUP, &[&world.to_target()]).completed();
+    let value = |name: &str| {
+        value_of(&fs::read_to_string(dir.path().join("etcd_backup.prom")).unwrap(), name, &world.target())
+    };
+    assert_eq!(value("last_drill_success"), None);
+    run(&world, program!("verify-snapshot"), &[&world.to_target(), "drill=true"]).completed();
+    assert_eq!(
+        (value("last_verify_success"), value("last_drill_success")),
+        (Some("1".into()), Some("1".into()))
+    );
+    // One byte of the archive changes.
+    let archive =
+        world.target().join(world.in_target().iter().find(|name| name.ends_with(".tar.gz")).unwrap());
+    let mut bytes = fs::read(&archive).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&archive, bytes).unwrap();
+    let _ = run(&world, program!("verify-snapshot"), &[&world.to_target()]);
+    assert_eq!(
+        (value("last_verify_success"), value("last_drill_success")),
+        (Some("0".into()), Some("1".into()))
+    );
+    assert_eq!(value("damaged_archives").as_deref(), Some("1"));
+    let (status, line) = check(&world, &[]);
+    assert!(status == 2 && line.contains(" is damaged") && line.contains(" damaged=1;0;;0 "), "{line}");
+}
+
+#[test]
+fn a_run_of_the_schedule_takes_no_snapshot_of_unchanged_data() {
+    let world = World::plain(Version::V35);
+    world.fill();
+    let schedule = |skip: &str| {
+        let target = world.target();
+        settings(&world, &format!("schedule: {{when: every 1h, target: {}{skip}}}\n", target.display()));
+    };
+    let scheduled = || run(&world, BACKUP, &["scheduled=true"]).completed();
+    let archives = || world.in_target().iter().filter(|name| name.ends_with(".tar.gz")).count();
+    schedule(", skip-unchanged: 24h");
+    let first = scheduled();
+    assert_eq!((first.find("run.unchanged"), archives()), (None, 1));
+    let second = scheduled();
+    let name = first.get("snapshot.path").rsplit('/').next().unwrap().to_owned();
+    assert_eq!((second.get("run.unchanged"), archives()), (name.clone(), 1));
+    let last = runs(&world).remove(0);
+    assert_eq!((&last["backup_phase"], &last["unchanged"]), (&"Completed".into(), &true.into()));
+    assert_eq!(last["backup_name"], name.as_str());
+    let (status, line) = check(&world, &[]);
+    assert!(status == 0 && line.contains(&format!(", unchanged since {name}")), "{line}");
+    // A person who asks for a backup gets one.
+    run(&world, BACKUP, &[]).completed();
+    assert_eq!(archives(), 2);
+    // The newest snapshot would become too old before the next run.
+    schedule(", skip-unchanged: 1m");
+    scheduled();
+    assert_eq!(archives(), 3);
+    // etcd has changed.
+    schedule(", skip-unchanged: 24h");
+    world.put(0..1, "changed");
+    assert_eq!(scheduled().find("run.unchanged"), None);
+    assert_eq!(archives(), 4);
+    scheduled().get("run.unchanged");
+    // A destination that has no snapshot yet gets one.
+    let copies = world.path("copies");
+    fs::create_dir(&copies).unwrap();
+    let text = fs::read_to_string(world.path("backup.yaml")).unwrap();
+    settings(&world, &format!("{text}destinations: {{nas: {{directory: {}}}}}\n", copies.display()));
+    assert_eq!(scheduled().get("destinations.nas"), "uploaded");
+    scheduled().get("run.unchanged");
+}
+
+#[test]
+fn refuses_a_warning_age_that_is_longer_than_the_critical_age() {
+    let world = World::plain(Version::V35);
+    settings(&world, "");
+    let out = run(&world, CHECK, &[&world.to_target(), "warn=50h", "crit=1h"]);
+    assert_eq!(out.status.code(), Some(3), "{}", out.describe());
+    assert!(
+        out.stdout.starts_with("BACKUP UNKNOWN - warn (50h) is longer than crit (1h)"),
+        "{}",
+        out.describe()
+    );
+}
+
+#[test]
+fn plans_the_removal_of_a_timer_and_names_skipped_runs() {
+    let world = World::plain(Version::V35);
+    settings(&world, "");
+    for words in [&["remove=true", "plan=true"][..], &["remove=true"]] {
+        let results = run(&world, SCHEDULE, words).completed();
+        let removed = (results.find("schedule.would-remove"), results.find("schedule.removed"));
+        let expected = if words.len() == 2 { (Some("none"), None) } else { (None, Some("false")) };
+        assert_eq!((removed.0.as_deref(), removed.1.as_deref()), expected);
+    }
+    let Some(dir) = root_only_dir() else { return };
+    let [schedule, _] = [SCHEDULE, BACKUP].map(|program| {
+        let installed = dir.path().join(Path::new(program).file_name().unwrap());
+        fs::copy(program, &installed).unwrap();
+        installed.to_str().unwrap().to_owned()
+    });
+    settings(&world, "schedule: {when: 30 2 * * *, zone: Europe/Berlin}\n");
+    let warning = run(&world, &schedule, &["plan=true"]).completed().get("schedule.warning");
+    assert!(warning.contains("systemd skips the run of ") && warning.contains("-03-"), "{warning}");
 }

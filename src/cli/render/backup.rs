@@ -12,6 +12,9 @@ impl Render for Outcome {
         if let Some(why) = &self.not_due {
             results.set(key!("run.not-due"), &**why);
         }
+        if let Some(name) = &self.unchanged {
+            results.set(key!("run.unchanged"), &**name);
+        }
         if self.tries > 1 {
             results.set(key!("run.tries"), self.tries.to_string());
         }
@@ -29,6 +32,9 @@ impl Render for Outcome {
         let mut text = self.backup.text(style);
         if let Some(why) = &self.not_due {
             text += &format!("No backup is due: {why}.\n");
+        }
+        if let Some(name) = &self.unchanged {
+            text += &format!("etcd has not changed since {name}, so no snapshot was taken.\n");
         }
         if let Some(retention) = &self.retention {
             let freed = human_size(retention.freed_bytes);

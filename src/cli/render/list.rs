@@ -185,7 +185,7 @@ fn run_cells(run: &Run) -> [String; 6] {
         time(run.scheduled_time),
         time(Some(run.started_time)),
         time(run.backup_finished_time),
-        format!("{:?}", run.backup_phase),
+        if run.unchanged { "Unchanged".to_owned() } else { format!("{:?}", run.backup_phase) },
         run.backup_name.clone().unwrap_or_else(|| NOTHING.to_owned()),
         if messages.is_empty() { NOTHING.to_owned() } else { clipped(&messages.join("; ")) },
     ]

@@ -41,7 +41,8 @@ impl Render for Outcome {
         let alarms = Some(self.alarms.join("; ")).filter(|all| !all.is_empty());
         let programs = Some(self.programs.join(", ")).filter(|all| !all.is_empty());
         let real = of(&self.data_dir_real).map(|real| format!(" -> {real}")).unwrap_or_default();
-        let mut text = format!("{}\n", self.etcd);
+        let unfinished = self.unfinished_restore.as_ref().map(|what| format!("warning: {what}\n\n"));
+        let mut text = format!("{}{}\n", unfinished.unwrap_or_default(), self.etcd);
         text += &fields(&[
             ("  state", state),
             ("  alarms", alarms),
@@ -80,6 +81,7 @@ pub(super) fn add(site: &Outcome, results: &mut Results) {
     let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "none".to_owned(), human_size);
     let quota = site.quota_from.as_ref().map(|_| bytes(site.quota_bytes));
     for (key, value) in [
+        (key!("restore.unfinished"), site.unfinished_restore.clone()),
         (key!("site.etcd"), Some(site.etcd.clone())),
         (key!("site.endpoint"), Some(site.endpoint.clone())),
         (key!("site.endpoint-from"), Some(site.endpoint_from.clone())),

@@ -14,6 +14,15 @@ fn start(recovered: Option<&String>) -> Results {
     results
 }
 
+/// Returns results that begin with an unfinished restore, which the command only reports.
+fn start_of_report(unfinished: Option<&String>) -> Results {
+    let mut results = Results::default();
+    if let Some(unfinished) = unfinished {
+        results.set(key!("restore.unfinished"), &**unfinished);
+    }
+    results
+}
+
 /// Returns text that begins with what was done about an interrupted restore, and ends with a newline.
 fn text(recovered: Option<&String>, lines: &str) -> String {
     let recovered = recovered.map(|recovered| format!("{recovered}\n")).unwrap_or_default();
@@ -29,7 +38,7 @@ impl Health {
 
 impl Render for Health {
     fn juju(&self) -> Results {
-        let mut results = start(self.recovered.as_ref());
+        let mut results = start_of_report(self.unfinished_restore.as_ref());
         if let Some(output) = self.output() {
             results.set(key!("output"), output);
             results.set(key!("health.members"), self.members.to_string());
@@ -39,13 +48,16 @@ impl Render for Health {
     }
 
     fn text(&self, _: Style) -> String {
-        text(self.recovered.as_ref(), &self.output().unwrap_or_default())
+        text(self.unfinished_restore.as_ref(), &self.output().unwrap_or_default())
     }
 }
 
 impl Render for Alarms {
     fn juju(&self) -> Results {
         let mut results = start(self.recovered.as_ref());
+        if let Some(unfinished) = &self.unfinished_restore {
+            results.set(key!("restore.unfinished"), &**unfinished);
+        }
         if let Some(output) = &self.output {
             results.set(key!("output"), &**output);
         }
@@ -58,7 +70,7 @@ impl Render for Alarms {
     fn text(&self, _: Style) -> String {
         let output = self.output.as_deref().unwrap_or_default();
         let lines = if output.is_empty() && self.alarms == Some(0) { "etcd has no alarms." } else { output };
-        text(self.recovered.as_ref(), lines)
+        text(self.unfinished_restore.as_ref().or(self.recovered.as_ref()), lines)
     }
 }
 

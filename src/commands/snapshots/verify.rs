@@ -6,6 +6,7 @@ use crate::error::{ActionError, Failure, Subcommand, describe_inline};
 use crate::inventory::{
     Listing, StoredSnapshot, Verdict, VerifyOptions, VerifyOutcome, admit_programs, verify,
 };
+use crate::schedule::runs::last_results::{Verification, record_verification};
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::Dir;
 use anyhow::{Result, anyhow};
@@ -89,7 +90,23 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     }
     tally.report(&look, outcome);
     tally.troubles.extend(unread_places(&look.unreadable, &mut outcome.destinations));
-    tally.outcome(request, &call.typed)
+    let ended = tally.outcome(request, &call.typed);
+    let result = Verification {
+        started_time: call.now,
+        failure: ended.as_ref().err().map(ActionError::reason),
+        damaged: outcome.damaged.clone(),
+    };
+    outcome.warnings.extend(record(call, &work, &result, request.drill));
+    ended
+}
+
+/// Records the result for `check` and for the metrics. Returns a warning if that failed.
+fn record(call: &Call<'_>, target: &Dir, result: &Verification, is_drill: bool) -> Option<String> {
+    if let Err(error) = record_verification(target, result, is_drill) {
+        return Some(format!("the result could not be recorded: {error:#}"));
+    }
+    let settings = crate::commands::offsite::settings(call).ok()?;
+    crate::commands::metrics::refresh_metrics(call, target, &settings)
 }
 
 /// The directory in which archives are unpacked temporarily.

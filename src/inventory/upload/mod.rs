@@ -9,7 +9,7 @@ mod rename;
 mod sender;
 
 pub use outcome::{Delivery, PendingUpload, UploadOutcome};
-pub use queue::NewArchive;
+pub use queue::{NewArchive, folder};
 pub use rename::move_queued;
 
 use super::destinations::Destinations;

@@ -55,13 +55,11 @@ impl QueuedUpload {
     /// Queues a new archive for `destination`. There, each cluster and unit has a folder of its own, so that archives
     /// of the same second do not collide.
     pub fn new(archive: &NewArchive<'_>, destination: &str, since: Timestamp) -> Self {
-        let manifest = archive.manifest;
-        let unit = manifest.unit.as_ref().unwrap_or(&manifest.member_name);
         Self {
             archive: archive.name.to_owned(),
             sha256: archive.sha256.to_owned(),
             destination: destination.to_owned(),
-            remote: format!("{}/{}/{}", folder_name(&manifest.cluster_id), folder_name(unit), archive.name),
+            remote: format!("{}{}", folder(archive.manifest), archive.name),
             since,
             error: None,
         }
@@ -142,6 +140,12 @@ impl Queue {
         self.0.remove_file(&upload.file_name())?;
         self.0.sync()
     }
+}
+
+/// Returns the folder in a destination for archives with this manifest, with a slash at its end.
+pub fn folder(manifest: &Manifest) -> String {
+    let unit = manifest.unit.as_ref().unwrap_or(&manifest.member_name);
+    format!("{}/{}/", folder_name(&manifest.cluster_id), folder_name(unit))
 }
 
 /// Returns a name as a folder in a key: with letters, digits, hyphens, underscores and inner dots only.

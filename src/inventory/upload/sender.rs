@@ -11,6 +11,7 @@ use super::queue::{Queue, QueuedUpload};
 use crate::archive::name::distinct_name;
 use crate::error::describe_inline;
 use crate::progress::{Progress, Sink};
+use crate::schedule::runs::last_results::record_upload;
 use crate::store::NameTaken;
 use crate::system::clock::is_in_the_future;
 use crate::system::digest::sha256_of;
@@ -109,6 +110,7 @@ impl Sender<'_> {
     ) -> Result<()> {
         let repository = self.destinations.open(&outcome.destination);
         let mut is_unreachable = repository.is_err();
+        let (uploaded_before, mut has_failed) = (outcome.uploaded, false);
         for upload in uploads {
             if is_unreachable && outcome.error.is_some() {
                 outcome.pending.push(upload.clone().into());
@@ -137,8 +139,13 @@ impl Sender<'_> {
                     self.queue.add(&upload)?;
                     outcome.pending.push(upload.into());
                     outcome.error.get_or_insert(reason);
+                    has_failed = true;
                 }
             }
+        }
+        let success = (outcome.uploaded > uploaded_before).then(|| self.destinations.now());
+        if success.is_some() || has_failed {
+            record_upload(self.home, &outcome.destination, success, has_failed)?;
         }
         Ok(())
     }

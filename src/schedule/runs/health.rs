@@ -1,6 +1,8 @@
 //! The health of the backups: one line and a level for monitoring, as in the Nagios plugin API. Pure.
 
+use super::last_results::Verification;
 use super::{Run, RunPhase};
+use crate::schedule::Expected;
 use crate::system::clock::is_in_the_future;
 use crate::system::text::replace_control;
 use jiff::{SignedDuration, Timestamp};
@@ -39,6 +41,24 @@ pub struct AgeLimits {
     pub crit: SignedDuration,
 }
 
+impl AgeLimits {
+    /// Returns the limits by the schedule: `expected` are the scheduled runs after the last good backup, which began at
+    /// `since`. Without a good backup, they are the scheduled runs after `since`.
+    pub fn new(expected: &Expected, since: Option<Timestamp>) -> Self {
+        match since {
+            Some(since) => Self {
+                warn: expected.due().duration_since(since),
+                crit: expected.overdue().duration_since(since),
+            },
+            None => {
+                let late = expected.due().duration_since(expected.next);
+                let interval = expected.interval();
+                Self { warn: interval + late, crit: interval + interval + late }
+            }
+        }
+    }
+}
+
 /// The facts about the backups in a directory.
 #[derive(Debug, Clone)]
 pub struct BackupFacts<'a> {
@@ -46,12 +66,22 @@ pub struct BackupFacts<'a> {
     pub runs: &'a [Run],
     /// The names of the existing archives that were not found damaged.
     pub archives: &'a [String],
+    /// The names of the existing archives that were found damaged.
+    pub damaged: &'a [String],
     /// The names of the archives that are dated in the future.
     pub misdated: &'a [String],
     /// The current time.
     pub now: Timestamp,
     /// The number of pending uploads, or why it is unknown.
     pub pending: Result<usize, &'a String>,
+    /// The last verification and the last drill.
+    pub verifications: [Option<&'a Verification>; 2],
+    /// The scheduled time at which the next good backup was expected, if the schedule is known.
+    pub expected: Option<Timestamp>,
+    /// The problem of the timer that starts the scheduled runs, if it has one.
+    pub timer_problem: Option<&'a str>,
+    /// The description of an unfinished restore of the data on this machine, if there is one.
+    pub unfinished_restore: Option<&'a str>,
 }
 
 /// The result of the assessment.
@@ -71,6 +101,12 @@ impl<'a> BackupFacts<'a> {
     /// Returns the last run with a plausible date.
     pub fn last(&self) -> Option<&'a Run> {
         self.runs.iter().find(|run| !run.is_misdated(self.now))
+    }
+
+    /// Returns the last run with a plausible date whose backup has ended.
+    pub fn last_finished(&self) -> Option<&'a Run> {
+        let dated_well = self.runs.iter().filter(|run| !run.is_misdated(self.now));
+        dated_well.into_iter().find(|run| run.backup_phase != RunPhase::Running)
     }
 
     /// Returns the number of archives dated in the future, plus the runs dated in the future that no later run has marked yet.
@@ -115,67 +151,118 @@ pub fn last_good<'a>(known: &BackupFacts<'a>) -> Option<&'a Run> {
     })
 }
 
-/// Assesses the facts by the limits.
+/// Assesses the facts by the limits. The worst problem comes first, because a pager may cut the line.
 pub fn assess(known: &BackupFacts<'_>, limits: AgeLimits) -> HealthReport {
     let good = last_good(known);
-    let age = good.map(|run| known.now.duration_since(run.started_time));
-    let mut level = match age {
-        None => HealthLevel::Critical,
-        Some(age) if age >= limits.crit => HealthLevel::Critical,
-        Some(age) if age >= limits.warn => HealthLevel::Warning,
-        Some(_) => HealthLevel::Ok,
-    };
-    let mut words = match (good, age) {
-        (Some(run), Some(age)) => {
-            let revision = run.revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();
-            format!("the last good backup is {} old{revision}", format_age(age))
-        }
-        _ => "there is no good backup".to_owned(),
-    };
-    if let Some(run) = known.last() {
-        if run.backup_phase == RunPhase::Failed {
-            level = level.max(HealthLevel::Warning);
-            let why = run.backup_message.as_deref().unwrap_or("the cause is unknown");
-            words += &format!("; the last run failed: {}", one_line(why));
-        } else if let Some(why) = &run.notice_message {
-            level = level.max(HealthLevel::Warning);
-            words += &format!("; {}", one_line(why));
-        }
-        if run.delete_phase == Some(RunPhase::Failed) {
-            level = level.max(HealthLevel::Warning);
-            let why = run.delete_message.as_deref().unwrap_or("the cause is unknown");
-            words += &format!("; retention failed: {}", one_line(why));
-        }
-    }
-    let waits = match known.pending {
-        Ok(0) => None,
-        Ok(1) => Some("1 upload is pending".to_owned()),
-        Ok(several) => Some(format!("{several} uploads are pending")),
-        Err(why) => Some(one_line(&pending_unknown(why))),
-    };
-    if let Some(waits) = waits {
-        level = level.max(HealthLevel::Warning);
-        words += &format!("; {waits}");
-    }
-    if let Some(misdated) = known.describe_misdated() {
-        level = level.max(HealthLevel::Warning);
-        words += &format!("; {}", one_line(&misdated));
-    }
-    let age = age.map_or_else(|| "U".to_owned(), |age| format!("{}s", age.as_secs().max(0)));
-    let pending = known.pending.map_or_else(|_| "U".to_owned(), |pending| pending.to_string());
-    let data = format!("age={age};{};{};0 pending={pending};1", limits.warn.as_secs(), limits.crit.as_secs());
-    let size = good.and_then(|run| run.size).map(|size| format!(" size={size}B")).unwrap_or_default();
+    let mut problems: Vec<(HealthLevel, String)> = Vec::new();
+    problems.extend(known.unfinished_restore.map(|what| (HealthLevel::Critical, one_line(what))));
+    problems.push(assess_age(known, good, limits));
+    problems.extend(assess_last_run(known));
+    let warnings = [
+        known.timer_problem.map(str::to_owned),
+        describe_pending(known.pending),
+        describe_damaged(known.damaged),
+        known.describe_misdated(),
+    ];
+    let verifications = known.verifications.iter().zip(["verification", "drill"]);
+    let failed = verifications.filter_map(|(result, name)| describe_failed((*result)?, name, known.now));
+    let warnings = warnings.into_iter().flatten().chain(failed);
+    problems.extend(warnings.map(|words| (HealthLevel::Warning, one_line(&words))));
+    let level = problems.iter().map(|(level, _)| *level).max().unwrap_or(HealthLevel::Ok);
+    let words: Vec<String> = problems.into_iter().map(|(_, words)| words).collect();
     HealthReport {
         level,
         last_good: good.map(|run| run.started_time),
-        summary: words,
-        perf_data: data + &size,
+        summary: words.join("; "),
+        perf_data: perf_data(known, good, limits),
     }
+}
+
+/// Assesses the age of the last good backup.
+fn assess_age(known: &BackupFacts<'_>, good: Option<&Run>, limits: AgeLimits) -> (HealthLevel, String) {
+    let Some(run) = good else { return (HealthLevel::Critical, "there is no good backup".to_owned()) };
+    let age = known.now.duration_since(run.started_time);
+    let level = match age {
+        age if age >= limits.crit => HealthLevel::Critical,
+        age if age >= limits.warn => HealthLevel::Warning,
+        _ => HealthLevel::Ok,
+    };
+    let revision = run.revision.map(|revision| format!(", revision {revision}")).unwrap_or_default();
+    let mut words = format!("the last good backup is {} old{revision}", format_age(age));
+    if let Some(name) = run.backup_name.as_ref().filter(|_| run.unchanged) {
+        words += &format!(", unchanged since {name}");
+    }
+    if let Some(expected) =
+        known.expected.filter(|expected| level != HealthLevel::Ok && *expected <= known.now)
+    {
+        words += &format!("; the run scheduled for {} did not make a good one", format_minute(expected));
+    }
+    (level, words)
+}
+
+/// Assesses the last run: whether it failed, and whether its retention or a report failed.
+fn assess_last_run(known: &BackupFacts<'_>) -> Vec<(HealthLevel, String)> {
+    let Some(run) = known.last_finished() else { return Vec::new() };
+    let mut problems = Vec::new();
+    if run.backup_phase == RunPhase::Failed {
+        let why = run.backup_message.as_deref().unwrap_or("the cause is unknown");
+        let age = format_age(known.now.duration_since(run.started_time));
+        problems.push(format!("the last run failed {age} ago: {}", one_line(why)));
+    } else if let Some(why) = &run.notice_message {
+        problems.push(one_line(why));
+    }
+    if run.delete_phase == Some(RunPhase::Failed) {
+        let why = run.delete_message.as_deref().unwrap_or("the cause is unknown");
+        problems.push(format!("retention failed: {}", one_line(why)));
+    }
+    problems.into_iter().map(|words| (HealthLevel::Warning, words)).collect()
+}
+
+fn describe_pending(pending: Result<usize, &String>) -> Option<String> {
+    match pending {
+        Ok(0) => None,
+        Ok(1) => Some("1 upload is pending".to_owned()),
+        Ok(several) => Some(format!("{several} uploads are pending")),
+        Err(why) => Some(pending_unknown(why)),
+    }
+}
+
+fn describe_damaged(damaged: &[String]) -> Option<String> {
+    match damaged {
+        [] => None,
+        [one] => Some(format!("{one} is damaged")),
+        several => Some(format!("{} archives are damaged: {}", several.len(), several.join(", "))),
+    }
+}
+
+/// Describes a verification that failed for another reason than damage, which is reported for each archive.
+fn describe_failed(result: &Verification, name: &str, now: Timestamp) -> Option<String> {
+    let why = result.failure.as_ref().filter(|_| result.damaged.is_empty())?;
+    Some(format!("the last {name} failed {} ago: {why}", format_age(now.duration_since(result.started_time))))
+}
+
+/// Returns the performance data: `U` is an unknown value, `s` are seconds, `B` are bytes.
+fn perf_data(known: &BackupFacts<'_>, good: Option<&Run>, limits: AgeLimits) -> String {
+    let age = good.map(|run| known.now.duration_since(run.started_time));
+    let age = age.map_or_else(|| "U".to_owned(), |age| format!("{}s", age.as_secs().max(0)));
+    let pending = known.pending.map_or_else(|_| "U".to_owned(), |pending| pending.to_string());
+    let size = good.and_then(|run| run.size).map(|size| format!(" size={size}B")).unwrap_or_default();
+    let (archives, damaged) = (known.archives.len(), known.damaged.len());
+    format!(
+        "age={age};{};{};0 pending={pending};0;;0 damaged={damaged};0;;0 archives={archives};;;0{size}",
+        limits.warn.as_secs(),
+        limits.crit.as_secs()
+    )
 }
 
 /// Returns the message for an upload queue that cannot be read.
 pub fn pending_unknown(why: &str) -> String {
     format!("the number of pending uploads is unknown: {why}")
+}
+
+/// Formats a time to the minute, such as `2026-11-29 03:00 UTC`.
+fn format_minute(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%d %H:%M UTC").to_string()
 }
 
 /// Formats an age in the largest unit of which it has at least two.
@@ -195,120 +282,4 @@ fn one_line(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::slice::from_ref;
-
-    fn at(hours: i64) -> Timestamp {
-        Timestamp::from_second(1_795_000_000 + hours * 3600).unwrap()
-    }
-
-    fn run(hours: i64, phase: RunPhase) -> Run {
-        Run {
-            backup_name: Some("a.tar.gz".into()),
-            backup_phase: phase,
-            revision: Some(7),
-            size: Some(55_000),
-            backup_message: (phase == RunPhase::Failed).then(|| "no etcd | at\nall".into()),
-            ..Run::new(at(hours), None)
-        }
-    }
-
-    fn health(runs: &[Run], archives: &[&str], pending: usize, now: i64) -> HealthReport {
-        let archives: Vec<String> = archives.iter().map(|name| (*name).to_owned()).collect();
-        let limits = AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
-        let known =
-            BackupFacts { runs, archives: &archives, misdated: &[], now: at(now), pending: Ok(pending) };
-        assess(&known, limits)
-    }
-
-    #[test]
-    fn the_level_depends_on_age_failures_and_pending_uploads() {
-        use RunPhase::{Completed, Failed, Running};
-        let good = run(0, Completed);
-        let there = ["a.tar.gz"];
-        for (runs, archives, pending, now, level) in [
-            (from_ref(&good), &there[..], 0, 1, HealthLevel::Ok),
-            (from_ref(&good), &there, 0, 26, HealthLevel::Warning),
-            (from_ref(&good), &there, 0, 50, HealthLevel::Critical),
-            (from_ref(&good), &there, 1, 1, HealthLevel::Warning),
-            (&[run(2, Failed), good.clone()], &there, 0, 3, HealthLevel::Warning),
-            (&[run(2, Running), good.clone()], &there, 0, 3, HealthLevel::Ok),
-            (&[run(2, Failed)], &there, 0, 3, HealthLevel::Critical),
-            (&[], &there, 0, 3, HealthLevel::Critical),
-            // Its archive does not exist any more.
-            (from_ref(&good), &[], 0, 1, HealthLevel::Critical),
-        ] {
-            assert_eq!(health(runs, archives, pending, now).level, level, "{runs:?} {now}");
-        }
-        let away = Run { destinations: [("offsite".to_owned(), "uploaded".to_owned())].into(), ..good };
-        assert_eq!(health(&[away], &[], 0, 1).level, HealthLevel::Ok);
-    }
-
-    #[test]
-    fn an_unreadable_queue_is_a_warning() {
-        let (runs, archives) = ([run(0, RunPhase::Completed)], ["a.tar.gz".to_owned()]);
-        let limits = AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
-        let why = "opening .uploads: Input/output\nerror".to_owned();
-        let known =
-            BackupFacts { runs: &runs, archives: &archives, misdated: &[], now: at(1), pending: Err(&why) };
-        let report = assess(&known, limits);
-        assert_eq!(report.level, HealthLevel::Warning);
-        let words = "the number of pending uploads is unknown: opening .uploads: Input/output error";
-        assert!(report.summary.ends_with(words), "{}", report.summary);
-        assert!(report.perf_data.contains(" pending=U;1 "), "{}", report.perf_data);
-    }
-
-    #[test]
-    fn a_run_dated_in_the_future_is_a_warning_and_not_a_good_backup() {
-        use RunPhase::{Completed, Failed};
-        let archives = ["a.tar.gz".to_owned(), "b.tar.gz".to_owned()];
-        let limits = AgeLimits { warn: SignedDuration::from_hours(26), crit: SignedDuration::from_hours(50) };
-        let misdated = Run { backup_name: Some("b.tar.gz".into()), ..run(4000, Completed) };
-        let marked = Run { clock_was_ahead: true, ..misdated.clone() };
-        let of = |runs: &[Run], misdated: &[String], now: i64| {
-            assess(&BackupFacts { runs, archives: &archives, misdated, now: at(now), pending: Ok(0) }, limits)
-        };
-        for (runs, misdated, now, level, words) in [
-            (
-                vec![misdated.clone()],
-                &archives[1..],
-                1,
-                HealthLevel::Critical,
-                "; b.tar.gz is dated in the future: ",
-            ),
-            (vec![misdated.clone()], &[][..], 1, HealthLevel::Critical, "; a run is dated in the future: "),
-            (
-                vec![run(0, Completed), misdated.clone()],
-                &archives[1..],
-                1,
-                HealthLevel::Warning,
-                "is 60 min old, ",
-            ),
-            (
-                vec![run(0, Failed), misdated],
-                &archives[1..],
-                1,
-                HealthLevel::Critical,
-                "; the last run failed: ",
-            ),
-            (vec![run(0, Completed), marked.clone()], &[], 1, HealthLevel::Ok, "is 60 min old, "),
-            // It is not a good backup even after its date has passed.
-            (vec![marked], &[], 4001, HealthLevel::Critical, "there is no good backup"),
-        ] {
-            let health = of(&runs, misdated, now);
-            assert!(health.level == level && health.summary.contains(words), "{runs:?}: {health:?}");
-        }
-    }
-
-    #[test]
-    fn the_report_is_one_line_with_performance_data() {
-        let report = health(&[run(2, RunPhase::Failed), run(0, RunPhase::Completed)], &["a.tar.gz"], 2, 3);
-        assert_eq!(
-            report.summary,
-            "the last good backup is 3 h old, revision 7; the last run failed: no etcd   at all; 2 uploads are pending"
-        );
-        assert_eq!(report.perf_data, "age=10800s;93600;180000;0 pending=2;1 size=55000B");
-        assert_eq!(health(&[], &[], 0, 0).perf_data, "age=U;93600;180000;0 pending=0;1");
-    }
-}
+mod tests;

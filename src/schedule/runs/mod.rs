@@ -5,6 +5,7 @@
 //! reports: every user with write access to the directory of the archives can change them.
 
 pub mod health;
+pub mod last_results;
 
 use crate::system::clock::{format_timestamp, is_in_the_future};
 use crate::system::durable::{Dir, is_absent};
@@ -23,6 +24,8 @@ const DIRECTORY: &str = ".runs";
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o700);
 /// The name of a record in the directory of its run.
 const RECORD_FILE: &str = "run.json";
+/// A part of the names of the other files in the directory of the records. No name of a record contains it.
+const RESULT_SUFFIX: &str = ".json";
 /// The number of records that are kept: a day of half-hourly runs, or seven weeks of daily ones.
 const MAX_RECORDS: usize = 50;
 /// The message of a run that recorded no end.
@@ -37,6 +40,19 @@ pub enum RunPhase {
     Completed,
     /// Failed.
     Failed,
+}
+
+/// The command that started a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trigger {
+    /// The timer started `backup`.
+    Timer,
+    /// A person or another scheduler started `backup`. Records of older versions count as this.
+    #[default]
+    Backup,
+    /// A person started `snapshot`. Such a run does not count as a run of the schedule.
+    Snapshot,
 }
 
 /// A run. The names of its fields are those of Kubermatic's `lastBackups`.
@@ -78,8 +94,20 @@ pub struct Run {
     pub delete_message: Option<String>,
     /// Problems with recording or reporting the run.
     pub notice_message: Option<String>,
-    /// The number of runs that had failed by the end of this one, in total.
+    /// The number of runs that had failed by the end of this one, in total. `snapshot` has a count of its own.
     pub failures_total: u64,
+    /// The command that started it.
+    #[serde(default)]
+    pub trigger: Trigger,
+    /// Whether no snapshot was taken, because etcd has not changed since the archive `backup_name` was made.
+    #[serde(default)]
+    pub unchanged: bool,
+    /// The version of etcd that the snapshot was taken from.
+    #[serde(default)]
+    pub etcd_version: Option<String>,
+    /// The time of the first run that is known, which is kept when its record is removed.
+    #[serde(default)]
+    pub first_run_time: Option<Timestamp>,
     /// Whether a later run found the date of this one in the future. The clock was then ahead, and no date here is true.
     #[serde(default)]
     pub clock_was_ahead: bool,
@@ -108,8 +136,17 @@ impl Run {
             delete_message: None,
             notice_message: None,
             failures_total: 0,
+            trigger: Trigger::Backup,
+            unchanged: false,
+            etcd_version: None,
+            first_run_time: None,
             clock_was_ahead: false,
         }
+    }
+
+    /// Returns whether `snapshot` started it. The schedule has nothing to do with it.
+    pub fn is_manual(&self) -> bool {
+        self.trigger == Trigger::Snapshot
     }
 
     /// Returns whether its dates cannot be true at `now`. Such a run does not count as the last run or as a good one. Once a
@@ -219,7 +256,9 @@ impl RunRecord {
     /// Fails if the record cannot be written.
     pub fn begin(home: &Dir, run: &mut Run) -> Result<Self> {
         let records_dir = home.ensure_child(DIRECTORY, DIRECTORY_MODE, None)?;
-        run.failures_total = mark_and_prune(&records_dir, run.started_time)?;
+        let history = mark_and_prune(&records_dir, run.started_time)?;
+        run.failures_total = history.failures_of(run.is_manual());
+        run.first_run_time = history.first.or(Some(run.started_time));
         let (name, dir) = create_run_dir(&records_dir, run.started_time)?;
         let lock = Lock::acquire(&dir)?;
         let record = Self { records_dir, name, dir, _lock: lock };
@@ -246,11 +285,51 @@ impl RunRecord {
     }
 }
 
-/// Marks the runs that were killed and those dated in the future, removes the oldest records, and returns the total number of
-/// failed runs.
-fn mark_and_prune(records_dir: &Dir, now: Timestamp) -> Result<u64> {
-    let mut all: Vec<(String, Option<(Run, bool)>)> = Vec::new();
-    for name in records_dir.names()? {
+/// What the records of earlier runs say in total.
+#[derive(Debug, Default)]
+struct History {
+    /// The number of failed runs of `backup`.
+    failures: u64,
+    /// The number of failed runs of `snapshot`.
+    manual_failures: u64,
+    /// The time of the first run.
+    first: Option<Timestamp>,
+}
+
+impl History {
+    fn new(runs: &[&Run], now: Timestamp) -> Self {
+        let most = |is_manual: bool| {
+            let of_kind = runs.iter().filter(|run| run.is_manual() == is_manual);
+            of_kind.map(|run| run.failures_total).max().unwrap_or(0)
+        };
+        let dated_well = runs.iter().filter(|run| !run.is_misdated(now));
+        Self {
+            failures: most(false),
+            manual_failures: most(true),
+            first: dated_well.map(|run| run.first_run_time.unwrap_or(run.started_time)).min(),
+        }
+    }
+
+    fn failures_of(&self, is_manual: bool) -> u64 {
+        if is_manual { self.manual_failures } else { self.failures }
+    }
+
+    /// Counts a run that was killed, and returns the new count.
+    fn add_killed(&mut self, run: &Run) -> u64 {
+        let failures = if run.is_manual() { &mut self.manual_failures } else { &mut self.failures };
+        *failures += u64::from(run.was_killed());
+        *failures
+    }
+}
+
+/// A record by its name, and whether its run was killed and is not marked as such yet. `None` if it is not valid.
+type NamedRecord = (String, Option<(Run, bool)>);
+
+/// Marks the runs that were killed and those dated in the future, removes the oldest records, and returns what they say in
+/// total.
+fn mark_and_prune(records_dir: &Dir, now: Timestamp) -> Result<History> {
+    let mut all: Vec<NamedRecord> = Vec::new();
+    for name in records_dir.names()?.into_iter().filter(|name| !name.contains(RESULT_SUFFIX)) {
         // A record that cannot be read now is not removed: `list` reports it.
         if let Ok(read) = read(records_dir, &name) {
             all.push((name, read));
@@ -262,32 +341,47 @@ fn mark_and_prune(records_dir: &Dir, now: Timestamp) -> Result<u64> {
     all.sort_by(|(one, run), (other, other_run)| {
         is_misdated(run).cmp(&is_misdated(other_run)).then(other.cmp(one))
     });
-    let mut total =
-        all.iter().filter_map(|(_, read)| Some(read.as_ref()?.0.failures_total)).max().unwrap_or(0);
+    let runs: Vec<&Run> = all.iter().filter_map(|(_, read)| Some(&read.as_ref()?.0)).collect();
+    let mut history = History::new(&runs, now);
     for (name, read) in all.iter().rev() {
         let Some((run, is_dead)) = read else { continue };
         let mut updated = run.clone();
         // The record of a run in progress is written by its own process.
         updated.clock_was_ahead |= !run.is_in_progress() && run.is_misdated(now);
         if *is_dead {
-            total += u64::from(run.was_killed());
-            updated.failures_total = total;
+            updated.failures_total = history.add_killed(run);
         }
         if updated != *run || *is_dead {
             records_dir.child(name)?.replace(RECORD_FILE, &serde_json::to_vec_pretty(&updated)?)?;
         }
     }
-    // The last good run is kept, however many failed since: it shows the age of the last good backup.
-    let is_good = |(run, _): &(Run, bool)| run.backup_phase == RunPhase::Completed && !run.is_misdated(now);
-    let last_good = all.iter().position(|(_, read)| read.as_ref().is_some_and(is_good));
+    prune(records_dir, &all, now)?;
+    Ok(history)
+}
+
+/// Removes the oldest records. Of `backup` and of `snapshot` each, the last run and the last good run are kept, however
+/// many runs followed: they hold the counts and the age of the last good backup.
+fn prune(records_dir: &Dir, all: &[NamedRecord], now: Timestamp) -> Result<()> {
+    let last_of = |is_wanted: &dyn Fn(&Run) -> bool| {
+        all.iter().position(|(_, read)| {
+            read.as_ref().is_some_and(|(run, _)| !run.is_misdated(now) && is_wanted(run))
+        })
+    };
+    let is_good = |run: &Run| run.backup_phase == RunPhase::Completed;
+    let kept = [
+        last_of(&|run| !run.is_manual()),
+        last_of(&|run| !run.is_manual() && is_good(run)),
+        last_of(&|run| run.is_manual()),
+        last_of(&|run| run.is_manual() && is_good(run)),
+    ];
     let over = |read: &Option<(Run, bool)>| {
         read.as_ref().is_none_or(|(run, is_dead)| *is_dead || !run.is_in_progress())
     };
-    let old = all.iter().enumerate().skip(MAX_RECORDS - 1).filter(|(at, _)| Some(*at) != last_good);
+    let old = all.iter().enumerate().skip(MAX_RECORDS - 1).filter(|(at, _)| !kept.contains(&Some(*at)));
     for (_, (name, _)) in old.filter(|(_, (_, read))| over(read)) {
         records_dir.remove_tree(name)?;
     }
-    Ok(total)
+    Ok(())
 }
 
 /// Creates the directory of a run that began at `time`, and returns it with its name.

@@ -88,6 +88,25 @@ fn keeps_the_last_good_run_however_many_fail_after_it() {
 }
 
 #[test]
+fn manual_snapshots_do_not_change_the_count_or_the_last_run_of_backup() {
+    let (_keep, home) = home();
+    end(begin(&home, 0), None);
+    end(begin(&home, 1), Some("no etcd"));
+    for second in 2..80 {
+        let mut run = Run { trigger: Trigger::Snapshot, ..Run::new(at(second), None) };
+        let record = RunRecord::begin(&home, &mut run).unwrap();
+        end((record, run), Some("no room"));
+    }
+    let runs = list(&home, at(100)).unwrap();
+    assert_eq!(runs[0].failures_total, 78);
+    let backups: Vec<&Run> = runs.iter().filter(|run| !run.is_manual()).collect();
+    assert_eq!(backups.iter().map(|run| run.started_time).collect::<Vec<_>>(), [at(1), at(0)]);
+    assert_eq!(backups[0].failures_total, 1);
+    let next = begin(&home, 90).1;
+    assert_eq!((next.failures_total, next.first_run_time), (1, Some(at(0))));
+}
+
+#[test]
 fn counts_failures_whose_records_are_removed() {
     let (_keep, home) = home();
     for second in 0..60 {

@@ -1,0 +1,96 @@
+//! The metrics of the archives in a target: gathers the facts, and rewrites the file.
+//!
+//! Must never fail a command: the caller reports a failure as a warning.
+
+use super::found::{Found, expected_after};
+use super::target::of_schedule;
+use super::{Call, Environment, now};
+use crate::inventory::Repository;
+use crate::inventory::destinations::Destinations;
+use crate::schedule::metrics::{self, DestinationFacts, MetricsFacts, Usage};
+use crate::schedule::runs::Run;
+use crate::schedule::runs::health::{BackupFacts, last_good};
+use crate::settings::Settings;
+use crate::store::trusted_path::{TrustedPath, archive_owner};
+use crate::system::clock::Clock;
+use crate::system::durable::Dir;
+use anyhow::Result;
+use jiff::Timestamp;
+use std::path::Path;
+
+/// Rewrites the metrics of the archives in `home`. Returns the reason if that failed: it is a warning and not an
+/// error.
+pub(super) fn refresh_metrics(call: &Call<'_>, home: &Dir, settings: &Settings) -> Option<String> {
+    refresh(home, settings, call.environment, None).err().map(|error| format!("{error:#}"))
+}
+
+/// Rewrites the metrics of the archives in the directory `target`, which need not exist yet.
+pub(super) fn refresh_target(call: &Call<'_>, target: &Path, settings: &Settings) -> Option<String> {
+    let refresh = || {
+        settings.metrics.as_ref().map_or(Ok(()), |_| {
+            let (_, owner) = archive_owner()?;
+            refresh(&TrustedPath::open(target, owner)?.create()?, settings, call.environment, None)
+        })
+    };
+    refresh().err().map(|error| format!("{error:#}"))
+}
+
+/// Writes the metrics of the archives in `home` anew. With a `folder`, lists the archives in this folder of each
+/// destination; otherwise the series about them keep their values.
+pub(super) fn refresh(
+    home: &Dir,
+    settings: &Settings,
+    environment: &Environment,
+    folder: Option<&str>,
+) -> Result<()> {
+    let Some(directory) = &settings.metrics else { return Ok(()) };
+    let now = now();
+    let found = Found::at(home, settings, now)?;
+    let scheduled = settings.schedule.as_ref().map(|_| of_schedule(environment, settings));
+    let is_scheduled = scheduled.as_deref() == Some(home.path());
+    let counts = |run: &&Run| !(is_scheduled && run.is_manual());
+    let runs: Vec<Run> = found.runs.iter().filter(counts).cloned().collect();
+    let backups = BackupFacts { runs: &runs, ..found.known() };
+    let last_good = last_good(&backups).map(|run| run.started_time);
+    let expected_after = |moment: Timestamp| expected_after(settings, moment).ok().flatten();
+    let local = Repository::open_directory(home.path());
+    metrics::write(
+        directory,
+        &MetricsFacts {
+            target: home.path(),
+            scheduled: scheduled.as_deref(),
+            upcoming: if is_scheduled { expected_after(now) } else { None },
+            after_last_good: last_good.filter(|_| is_scheduled).and_then(expected_after),
+            usage: usage(local.and_then(|local| local.map(|local| local.usage("")).transpose())),
+            results: &found.results,
+            destinations: &destinations(&found, settings, environment, folder),
+            backups,
+        },
+    )
+}
+
+fn usage(counted: Result<Option<(usize, u64)>>) -> Usage {
+    match counted {
+        Ok(Some((archives, bytes))) => Usage::Known { archives, bytes },
+        _ => Usage::Unknown,
+    }
+}
+
+fn destinations(
+    found: &Found,
+    settings: &Settings,
+    environment: &Environment,
+    folder: Option<&str>,
+) -> Vec<DestinationFacts> {
+    let all = Destinations::new(settings.destinations.clone(), environment.bucket.clone(), Clock::at(now()));
+    let facts = |name: &str| DestinationFacts {
+        name: name.to_owned(),
+        results: found.results.uploads.get(name).copied().unwrap_or_default(),
+        pending: found.pending.as_ref().ok().map(|pending| pending.get(name).copied().unwrap_or(0)),
+        usage: match folder {
+            Some(folder) => usage(all.open(name).and_then(|place| place.usage(folder)).map(Some)),
+            None => Usage::NotRead,
+        },
+    };
+    all.names().map(facts).collect()
+}
