@@ -569,7 +569,7 @@ mod tests {
         assert!(refused("snapshot", &["/tmp/x"]).reason.starts_with("/tmp/x is not expected here"));
         assert_eq!(
             refused("snapshot", &["target"]).reason,
-            "parameter target has no value; it must be a word or a number"
+            "parameter target has no value; it must be text or a number"
         );
     }
 

@@ -95,7 +95,7 @@ fn set(juju: &Juju, results: &Results) -> Result<()> {
 /// library of Juju (2.9 to 4.0) prints a text that contains a newline as it is.
 fn unfolded(value: String) -> String {
     // The shortest copy.cmd is longer, so that it always has the newline.
-    const MAX_UNFOLDED: usize = 50;
+    const MAX_UNFOLDED: usize = 40;
     let can_fold = value.len() > MAX_UNFOLDED && value.contains(' ') && !value.contains('\n');
     if can_fold { value + "\n" } else { value }
 }

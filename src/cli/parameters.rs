@@ -272,11 +272,11 @@ mod tests {
             (json!({"identity-file": 1}), "parameter identity-file must be text"),
             (
                 json!({"target": null}),
-                "parameter target must be a word or a number; if Juju reads it as something else, quote it: target='\"...\"'",
+                "parameter target must be text or a number; if Juju reads it as something else, quote it: target='\"...\"'",
             ),
             (
                 json!({"bump-revision": [1]}),
-                "parameter bump-revision must be a word or a number; if Juju reads it as something else, quote it: bump-revision='\"...\"'",
+                "parameter bump-revision must be text or a number; if Juju reads it as something else, quote it: bump-revision='\"...\"'",
             ),
             (json!({"command": "x"}), "unknown parameter command"),
         ] {

@@ -51,7 +51,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Text => "text",
-            Self::Word => "a word or a number",
+            Self::Word => "text or a number",
             Self::Flag => "true or false",
             Self::Number => "a whole number",
         })

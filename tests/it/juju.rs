@@ -1,7 +1,7 @@
 //! The actions in a Juju unit.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -311,6 +311,7 @@ fn in_juju_the_advice_after_an_interrupted_restore_can_be_typed() {
     let unit = Unit::new(&world);
     let staging = world.data_dir().join(".etcd-restore");
     fs::create_dir(&staging).unwrap();
+    fs::set_permissions(&staging, fs::Permissions::from_mode(0o700)).unwrap();
     fs::write(staging.join("journal.json"), "{}").unwrap();
     let ended = unit.run("restore", &[&world.to_target(), &archive, "plan=true"]);
     assert!(ended.message.contains("Next: juju run etcd/0 restore recover=true."), "{}", ended.message);

@@ -77,7 +77,7 @@ fn unit_checks_parameters_and_fills_in_defaults() {
     assert_eq!(params["bump-revision"], json!("auto"));
     assert_eq!(params["plan"], json!(false));
     assert!(unit.enqueue("restore", &["skip-backup=maybe"]).unwrap_err().contains("boolean"));
-    assert!(unit.enqueue("snapshot", &["target=7"]).unwrap_err().contains("string"));
+    assert!(unit.enqueue("restore", &["identity-file=7"]).unwrap_err().contains("string"));
     assert!(unit.enqueue("snapshot", &["tarjet=/x"]).unwrap_err().contains("tarjet"));
     assert!(unit.enqueue("defragment", &[]).is_err());
 }
