@@ -12,6 +12,7 @@ use crate::etcd::v2_store::V2Keys;
 use crate::exchange::{DataDir, Lineage, MEMBER};
 use crate::snapshot::required_space;
 use crate::system::interrupt;
+use crate::system::process::quoted;
 use anyhow::{Result, ensure};
 
 /// The facts that restore gathers before it decides.
@@ -19,6 +20,8 @@ use anyhow::{Result, ensure};
 pub struct Facts {
     /// The path of the data directory, for messages.
     pub data_dir: String,
+    /// etcdctl with the options that reach this member, as typed.
+    pub etcdctl: String,
     /// The command that stops etcd, as typed.
     pub stop_command: String,
     /// The command that starts etcd, as typed.
@@ -62,6 +65,7 @@ impl Facts {
         let Observed { existing, keys, size, size_in_use } = observed;
         Ok(Self {
             data_dir: site.data_dir.display().to_string(),
+            etcdctl: typed_etcdctl(site),
             stop_command: site.service.stop_command(),
             start_command: site.service.start_command(),
             stops_api_server: matches!(*site.service, Service::StaticPod { .. }),
@@ -104,6 +108,19 @@ impl Facts {
         );
         Ok(())
     }
+}
+
+/// Returns etcdctl with the options that reach the member of `site`, as typed. It asks for a password if it needs one.
+fn typed_etcdctl(site: &Site) -> String {
+    let mut words = vec![quoted(site.tools.etcdctl.as_os_str()), format!("--endpoints={}", *site.endpoint)];
+    let files = [("cacert", &site.tls.cacert), ("cert", &site.tls.cert), ("key", &site.tls.key)];
+    words.extend(
+        files
+            .into_iter()
+            .filter_map(|(name, file)| Some(format!("--{name}={}", quoted(file.as_ref()?.as_os_str())))),
+    );
+    words.extend(site.login.as_ref().map(|login| format!("--user={}", quoted(login.user.as_ref()))));
+    words.join(" ")
 }
 
 fn v2_keys(site: &Site, existing: &ExistingData) -> V2Keys {

@@ -141,7 +141,7 @@ fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
     let mut stage = Stage::create(site, data)?;
     let facts = Facts::gather(site, data, versions, &mut stage)?;
     decide::check_server(&facts.versions, &facts.existing)?;
-    let member = decide::check_membership(&facts)?;
+    let member = decide::check_membership(&facts, request)?;
     backup::check_target(request, &facts, data)?;
 
     let (snapshot, plan) = plan_restore(&mut stage, request, &facts, member, report)?;

@@ -94,6 +94,8 @@ pub enum Obstacle {
     SeveralMembers {
         /// The members.
         members: Vec<String>,
+        /// The commands that lead to a restored cluster.
+        way: String,
     },
     /// The file does not have the SHA-256 that the request expects.
     UnexpectedSha256 {
@@ -280,7 +282,7 @@ impl Obstacle {
             Self::NoMembers => {
                 "the members of the cluster could not be learned: etcd lists no members".to_owned()
             }
-            Self::SeveralMembers { members } => format!(
+            Self::SeveralMembers { members, .. } => format!(
                 "the cluster has {} members: {}; restore works only on a cluster of one",
                 members.len(),
                 members.join(", ")
@@ -377,9 +379,7 @@ impl Obstacle {
             Self::OnlyLearner { .. } => "restore on a voting member".to_owned(),
             Self::NotStarted { start } => format!("start etcd ({start}), then restore again"),
             Self::NoMembers => "etcdctl member list, and read etcd's log".to_owned(),
-            Self::SeveralMembers { .. } => {
-                "restore into a new deployment of one unit, or remove the other members first".to_owned()
-            }
+            Self::SeveralMembers { way, .. } => way.clone(),
             Self::UnexpectedSha256 { .. } => "fetch the right file, or correct expected-sha256".to_owned(),
             Self::WithoutTrailer { command, .. } => {
                 format!("if you trust it: {}", command.clone().flag("allow-unhashed"))

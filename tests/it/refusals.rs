@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use test_case::test_case;
 
@@ -77,6 +78,31 @@ fn refuses_a_cluster_of_three(version: Version) {
     }
     state.assert_unchanged("a cluster of three");
     assert_eq!(world.members().len(), 3);
+}
+
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::V35; "etcd_3_5")]
+fn the_printed_commands_lead_from_three_members_to_a_restore(version: Version) {
+    let members = cluster::of_three(version);
+    let world = &members[0];
+    world.put(0..10, "of three");
+    let (saved, archive) = (world.dump(), world.saved());
+    world.put(0..5, "damaged");
+    let refused = world.restore(&[&from(&archive), &world.to_target()]);
+    let commands: Vec<&str> =
+        refused.stderr.lines().map(str::trim).filter(|line| line.contains("etcdctl ")).collect();
+    let typed = |command: &str| {
+        let status = Command::new("/bin/sh").args(["-c", command]).status().unwrap();
+        assert!(status.success(), "{command}");
+    };
+    let (remove, add): (Vec<&str>, Vec<&str>) =
+        commands.iter().partition(|line| line.contains("member remove"));
+    assert_eq!((remove.len(), add.len()), (2, 2), "{}", refused.stderr);
+    remove.into_iter().for_each(typed);
+    let _ = world.restore(&[&from(&archive), &world.to_target()]).completed();
+    assert_same(&world.dump(), &saved, "after the printed commands");
+    typed(add[0]);
+    assert_eq!(world.members().len(), 2);
 }
 
 #[test_case(Version::V34; "etcd_3_4")]

@@ -1,22 +1,24 @@
 //! Decides from its members whether a cluster may be restored, and which member the restored data is for.
 
+use super::one_member::Way;
 use crate::etcd::member::Member;
 use crate::etcd::site::InitialMember;
 use crate::restore::existing::ExistingData;
 use crate::restore::facts::Facts;
 use crate::restore::plan::Identity;
 use crate::restore::refusals::Obstacle;
+use crate::restore::request::Request;
 
 /// Accepts only a cluster of one voting member that has started, or an empty data directory.
 ///
 /// # Errors
 /// The cluster has other members, or its members are unknown.
-pub fn check_membership(facts: &Facts) -> Result<Identity, Obstacle> {
+pub fn check_membership(facts: &Facts, request: &Request) -> Result<Identity, Obstacle> {
     let (data_dir, stop) = (facts.data_dir.clone(), facts.stop_command.clone());
     let start = facts.start_command.clone();
     match &facts.existing {
         ExistingData::Served { members, .. } | ExistingData::Stopped { members, .. } => {
-            check_single_member(members, start)
+            check_single_member(members, start, || way_to_one_member(facts, request, members))
         }
         ExistingData::Empty => Ok(initial_identity(&facts.initial)),
         ExistingData::NotAnswering(reason) => Err(Obstacle::NotAnswering { reason: reason.clone(), stop }),
@@ -36,13 +38,31 @@ fn initial_identity(initial: &InitialMember) -> Identity {
     }
 }
 
-fn check_single_member(members: &[Member], start: String) -> Result<Identity, Obstacle> {
+/// Returns the commands with which this cluster of several members can be restored.
+fn way_to_one_member(facts: &Facts, request: &Request, members: &[Member]) -> String {
+    let own = match &facts.existing {
+        ExistingData::Served { status, .. } => Some(status.member_id),
+        _ => None,
+    };
+    let Facts { etcdctl, start_command: start, .. } = facts;
+    let (unit, restore) = (request.unit.as_deref(), &request.command);
+    Way { members, own, etcdctl, unit, restore, start }.describe()
+}
+
+fn check_single_member(
+    members: &[Member],
+    start: String,
+    way: impl FnOnce() -> String,
+) -> Result<Identity, Obstacle> {
     match members {
         [one] if one.is_learner => Err(Obstacle::OnlyLearner { member: describe_member(one) }),
         [one] if !one.has_started() => Err(Obstacle::NotStarted { start }),
         [one] => Ok(Identity { name: one.name.clone(), peer_urls: one.peer_urls.join(",") }),
         [] => Err(Obstacle::NoMembers),
-        _ => Err(Obstacle::SeveralMembers { members: members.iter().map(describe_member).collect() }),
+        _ => {
+            let members = members.iter().map(describe_member).collect();
+            Err(Obstacle::SeveralMembers { members, way: way() })
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Must be pure: it never reads or changes the machine.
 
 mod membership;
+mod one_member;
 mod quota;
 mod revision;
 mod site;

@@ -70,6 +70,7 @@ pub(super) fn facts(existing: ExistingData, can_bump: bool) -> Facts {
         stops_api_server: false,
         initial: InitialMember::default(),
         member_inode: Some(7),
+        etcdctl: "etcdctl --endpoints=http://127.0.0.1:2379".to_owned(),
         stop_command: "systemctl stop etcd".to_owned(),
         start_command: "systemctl start etcd.service".to_owned(),
         existing,
@@ -119,7 +120,7 @@ pub(super) fn request(bump: Bump) -> Request {
 }
 
 fn plan(request: &Request, facts: &Facts, snapshot: &Snapshot) -> Result<Plan, Refusal> {
-    Ok(decide(request, facts, check_membership(facts)?, snapshot)?)
+    Ok(decide(request, facts, check_membership(facts, request)?, snapshot)?)
 }
 
 #[test]
@@ -138,10 +139,15 @@ fn accepts_only_a_single_started_voting_member() {
         (ExistingData::OfAnotherEtcd, "no process has /var/lib/etcd/default open"),
     ];
     for (existing, fragment) in cases {
-        let refusal = Refusal::from(check_membership(&facts(existing, true)).unwrap_err()).to_string();
+        let refusal =
+            Refusal::from(check_membership(&facts(existing, true), &request(Bump::Auto)).unwrap_err())
+                .to_string();
         assert!(refusal.contains(fragment), "{refusal}");
     }
-    assert_eq!(check_membership(&facts(serving(9, vec![member("m1")]), true)).unwrap().name, "m1");
+    assert_eq!(
+        check_membership(&facts(serving(9, vec![member("m1")]), true), &request(Bump::Auto)).unwrap().name,
+        "m1"
+    );
 }
 
 #[test]
