@@ -5,6 +5,7 @@
 use super::existing::ExistingData;
 use super::stage::{Stage, StoppedData, Unreadable};
 use super::versions::Versions;
+use crate::error::quoted;
 use crate::etcd::client::Client;
 use crate::etcd::service::Service;
 use crate::etcd::site::{InitialMember, Quota, Site};
@@ -12,7 +13,6 @@ use crate::etcd::v2_store::V2Keys;
 use crate::exchange::{DataDir, Lineage, MEMBER};
 use crate::snapshot::required_space;
 use crate::system::interrupt;
-use crate::system::process::quoted;
 use anyhow::{Result, ensure};
 
 /// The facts that restore gathers before it decides.

@@ -1,7 +1,7 @@
 //! The way to restore a cluster of several members, as commands to type: remove the others, restore, add them again.
 
+use crate::error::{Subcommand, quoted};
 use crate::etcd::member::Member;
-use crate::system::process::quoted;
 use std::fmt::Write as _;
 
 /// The steps after a member was added again.
@@ -18,16 +18,16 @@ pub struct Way<'a> {
     pub own: Option<u64>,
     /// etcdctl with the options that reach this member, as typed.
     pub etcdctl: &'a str,
-    /// The unit that restore runs on, if it is one of Juju's.
+    /// The Juju unit that restore runs on, if any.
     pub unit: Option<&'a str>,
-    /// The command that repeats the restore, as typed.
-    pub restore: &'a str,
+    /// The command that repeats the restore.
+    pub restore: &'a Subcommand,
     /// The command that starts etcd, as typed.
     pub start: &'a str,
 }
 
 impl Way<'_> {
-    /// Returns the commands, one a line after the first.
+    /// Returns the commands: those of Juju in a sentence, others one a line.
     pub fn describe(&self) -> String {
         let Some(own) = self.own else {
             return format!("start etcd ({}) and run this again, which then prints the commands", self.start);
@@ -35,8 +35,7 @@ impl Way<'_> {
         let others: Vec<&Member> = self.members.iter().filter(|member| member.id != own).collect();
         match self.unit.and_then(|unit| units(unit, &others)) {
             Some((application, units)) => format!(
-                "remove the other units, restore, and add them again:\n  juju remove-unit {}\n  {}\n  juju add-unit \
-                 {application} -n {}",
+                "`juju remove-unit {}`, then {}, then `juju add-unit {application} -n {}`",
                 units.join(" "),
                 self.restore,
                 units.len()
@@ -51,7 +50,10 @@ impl Way<'_> {
         for member in others {
             let _ = write!(text, "\n  {etcdctl} member remove {:x}  # {}", member.id, name(member));
         }
-        let _ = write!(text, "\n  {}", self.restore);
+        let restore = self.restore.to_string();
+        // Juju's front translates a command only between backticks.
+        let restore = if self.unit.is_some() { &restore } else { restore.trim_matches('`') };
+        let _ = write!(text, "\n  {restore}");
         for member in others {
             // A new voter that has not started would leave the cluster without a majority.
             let _ = write!(
@@ -95,8 +97,7 @@ mod tests {
     }
 
     fn way(members: &[Member], own: Option<u64>, unit: Option<&str>) -> String {
-        let restore = unit
-            .map_or_else(|| "etcd-backup restore /a".to_owned(), |unit| format!("juju run {unit} restore"));
+        let restore = Subcommand::new("restore").word("/a");
         let etcdctl = "etcdctl --endpoints=http://127.0.0.1:2379";
         Way { members, own, etcdctl, unit, restore: &restore, start: "systemctl start etcd" }.describe()
     }
@@ -106,8 +107,7 @@ mod tests {
         let members = [member(1, "etcd0"), member(0xab, "etcd1"), member(3, "etcd12")];
         assert_eq!(
             way(&members, Some(1), Some("etcd/0")),
-            "remove the other units, restore, and add them again:\n  juju remove-unit etcd/1 etcd/12\n  \
-             juju run etcd/0 restore\n  juju add-unit etcd -n 2"
+            "`juju remove-unit etcd/1 etcd/12`, then `sudo etcd-backup restore /a`, then `juju add-unit etcd -n 2`"
         );
         // Not all members are units.
         let members = [member(1, "etcd0"), member(0xab, "m2")];
@@ -119,7 +119,7 @@ mod tests {
         let text = way(&[member(0xcd, "m1"), member(0xab, "m2")], Some(0xcd), None);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         assert_eq!(lines[1], "etcdctl --endpoints=http://127.0.0.1:2379 member remove ab  # m2");
-        assert_eq!(lines[2], "etcd-backup restore /a");
+        assert_eq!(lines[2], "sudo etcd-backup restore /a");
         assert!(lines[3].starts_with(
             "etcdctl --endpoints=http://127.0.0.1:2379 member add m2 --learner --peer-urls=http://171:2380  # on "
         ));

@@ -1,8 +1,8 @@
 //! The rules of Juju 2.9 to 4.0 that the simulators in the tests share: words, parameters, options, resources, results and
 //! statuses. The hook tools are `tests/it/common/hook-tool`.
 //!
-//! Each rule is that of Juju's source, or of a controller (4.0.13) and of the hook tools of 2.9.52 and 3.6.26 as they were
-//! observed. Knows nothing of the charm: its YAML files are arguments.
+//! The rules are from the source of Juju, and from observing a controller (4.0.13) and the hook tools of 2.9.52 and 3.6.26.
+//! Knows nothing of the charm: its YAML files are arguments.
 
 pub mod options;
 pub mod parameters;
