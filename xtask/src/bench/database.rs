@@ -6,10 +6,12 @@
 use anyhow::{Context, Result, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 /// The number of puts in a transaction. etcd accepts at most 128 operations.
 const PUTS: u64 = 100;
+/// The random part of an object of [`Content::Random`] is its other part divided by this.
+const RANDOM_SHARE: usize = 3;
 const RESOURCES: [&str; 6] =
     ["pods", "replicasets", "endpointslices", "certificates", "configmaps", "events"];
 const WORDS: [&str; 16] = [
@@ -31,8 +33,27 @@ const WORDS: [&str; 16] = [
     "resourceVersion",
 ];
 
+/// The kind of objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// Objects like those of Kubernetes. gzip compresses the database 5.5 : 1.
+    Kubernetes,
+    /// The same with random tokens, hashes and certificates in them. gzip compresses the database 2.8 : 1.
+    Random,
+}
+
+impl fmt::Display for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kubernetes => "objects",
+            Self::Random => "random tokens",
+        })
+    }
+}
+
 /// Fills a database with objects.
 pub struct Filler {
+    content: Content,
     agent: ureq::Agent,
     url: String,
     next: u64,
@@ -40,8 +61,13 @@ pub struct Filler {
 
 impl Filler {
     /// Creates a filler for the etcd at `endpoint`.
-    pub fn new(endpoint: &str) -> Self {
-        Self { agent: ureq::Agent::new_with_defaults(), url: format!("{endpoint}/v3/kv/txn"), next: 0 }
+    pub fn new(endpoint: &str, content: Content) -> Self {
+        Self {
+            content,
+            agent: ureq::Agent::new_with_defaults(),
+            url: format!("{endpoint}/v3/kv/txn"),
+            next: 0,
+        }
     }
 
     /// Puts more objects, with `bytes` bytes of values in total.
@@ -51,7 +77,7 @@ impl Filler {
             crate::interrupt::check()?;
             let mut body = String::from(r#"{"success":["#);
             for number in self.next..self.next + PUTS {
-                done += put(&mut body, number);
+                done += put(&mut body, number, self.content);
             }
             body.pop();
             body.push_str("]}");
@@ -70,14 +96,34 @@ impl Filler {
 }
 
 /// Appends the request to put object `number` to `body`. Returns the size of its value in bytes.
-fn put(body: &mut String, number: u64) -> u64 {
+fn put(body: &mut String, number: u64, content: Content) -> u64 {
     let mut random = Random(number);
     let resource = RESOURCES[(number % 6) as usize];
     let key = format!("/registry/{resource}/namespace-{}/{resource}-{number:08x}", number % 97);
-    let value = if number.is_multiple_of(2) { json(&mut random, &key) } else { protobuf(&mut random, &key) };
+    let mut value =
+        if number.is_multiple_of(2) { json(&mut random, &key) } else { protobuf(&mut random, &key) };
+    if content == Content::Random {
+        let length = value.len();
+        add_secrets(&mut value, length / RANDOM_SHARE, &mut random);
+    }
     let (name, data) = (BASE64.encode(key), BASE64.encode(&value));
     let _ = write!(body, r#"{{"requestPut":{{"key":"{name}","value":"{data}"}}}},"#);
     value.len() as u64
+}
+
+/// Appends tokens and certificates (base64) and hashes (hexadecimal digits), `length` characters in total.
+fn add_secrets(value: &mut Vec<u8>, length: usize, random: &mut Random) {
+    let end = value.len() + length;
+    while value.len() < end {
+        let bytes: Vec<u8> = (0..12).flat_map(|_| random.next().to_le_bytes()).collect();
+        let text = match random.below(3) {
+            0 => bytes[..32].iter().map(|byte| format!("{byte:02x}")).collect(),
+            _ => BASE64.encode(&bytes),
+        };
+        value.extend_from_slice(text.as_bytes());
+        value.push(b'\n');
+    }
+    value.truncate(end);
 }
 
 fn json(random: &mut Random, key: &str) -> Vec<u8> {

@@ -1,23 +1,78 @@
 //! Measures how long a client's puts take while something else is running.
 
+use std::fs;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use super::Bench;
+use super::busy::BusyLoops;
+use super::report::{Limit, Row};
+use crate::command;
+
 /// Pause between two puts.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// The durations of puts, in milliseconds.
-pub struct Latency {
+struct Latency {
     /// The 99th percentile.
-    pub p99: f64,
+    p99: f64,
     /// The longest.
-    pub longest: f64,
+    longest: f64,
+}
+
+impl Bench {
+    /// Measures puts while nothing else, a snapshot, or a bare save is running, next to some busy loops.
+    pub fn measure_latency(&self, rounds: usize, loops: usize) -> Result<Vec<Row>> {
+        let _busy = BusyLoops::start(loops)?;
+        let machine = if loops == 0 { String::new() } else { format!(", {loops} busy loops") };
+        let names = ["idle", "during a snapshot", "during `etcdctl snapshot save`"];
+        let row = |what: String| Row { what, limit: Limit::None, values: Vec::new() };
+        let mut p99s = names.map(|name| row(format!("p99 of a put {name}{machine}, ms")));
+        let mut longest = names.map(|name| row(format!("longest put {name}{machine}, ms")));
+        let what = format!("p99 of a put during a snapshot / during a bare save{machine}");
+        let mut ratio = Row { what, limit: Limit::AtMost(1.2), values: Vec::new() };
+        for round in 1..=rounds {
+            println!("puts, round {round} of {rounds}");
+            let works: [&dyn Fn() -> Result<()>; 3] = [
+                &|| {
+                    std::thread::sleep(Duration::from_secs(5));
+                    Ok(())
+                },
+                &|| run_in_new_session(&self.own_program("snapshot", &[])),
+                &|| run_in_new_session(&self.etcd_tool("etcdctl", &["snapshot", "save", "s.db"])),
+            ];
+            for ((work, p99), most) in works.into_iter().zip(&mut p99s).zip(&mut longest) {
+                // Removing the files of the previous work would disturb the measurement.
+                self.clear_target()?;
+                let _ = fs::remove_file(self.path("s.db"));
+                let latency = puts_while(self.server.endpoint(), work)?;
+                p99.values.push(latency.p99);
+                most.values.push(latency.longest);
+            }
+            let last = |row: &Row| row.values.last().copied().unwrap_or(f64::NAN);
+            ratio.values.push(last(&p99s[1]) / last(&p99s[2]));
+        }
+        Ok(std::iter::once(ratio).chain(p99s).chain(longest).collect())
+    }
+}
+
+/// Runs the command in a new session, as etcd, its clients and a backup are in different sessions on a real machine. The
+/// kernel shares the processors among sessions first.
+fn run_in_new_session(command: &Command) -> Result<()> {
+    let mut setsid = command::new("setsid");
+    setsid.arg("--wait").arg(command.get_program()).args(command.get_args());
+    setsid.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(cwd) = command.get_current_dir() {
+        setsid.current_dir(cwd);
+    }
+    command::output(&mut setsid).map(drop)
 }
 
 /// Measures the puts of one client while `work` is running.
-pub fn puts_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<Latency> {
+fn puts_while(endpoint: &str, work: impl FnOnce() -> Result<()>) -> Result<Latency> {
     // Earlier writes must not slow down `work`.
     nix::unistd::sync();
     let done = AtomicBool::new(false);
