@@ -137,7 +137,12 @@ fn unit_tools_print_as_in_juju() {
     assert_eq!(status, Some(0));
     let all: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(all["bump-revision"], "auto");
+}
 
+#[test]
+fn unit_creates_resources_with_the_modes_of_juju() {
+    let fixture = Fixture::new();
+    let unit = fixture.unit();
     let (status, _, stderr) = shell(&unit, "resource-get snapshot");
     assert_eq!(status, Some(1));
     assert!(stderr.starts_with("ERROR could not download resource: "), "{stderr}");
