@@ -51,8 +51,8 @@ impl ActionError {
     /// Returns the reason in short, without the state and without advice: for a log or the record of a run.
     pub fn reason(&self) -> String {
         match self {
-            Self::Refused(refusal) => refusal.reason.clone(),
-            Self::Failed(failure) => format!("{:#}", failure.cause),
+            Self::Refused(refusal) => without_numbers(&refusal.reason),
+            Self::Failed(failure) => without_numbers(&format!("{:#}", failure.cause)),
             Self::Interrupted { signal, .. } => Interrupted { signal: *signal }.to_string(),
         }
     }
@@ -110,7 +110,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "refused: {}. Next: {}.", self.reason, self.next)
+        write!(f, "refused: {}. Next: {}.", without_numbers(&self.reason), self.next)
     }
 }
 
@@ -130,6 +130,24 @@ impl fmt::Display for Interrupted {
 }
 
 impl std::error::Error for Interrupted {}
+
+/// Removes the numbers that Rust adds to the errors of the system, as in `No such file or directory (os error 2)`.
+fn without_numbers(text: &str) -> String {
+    const START: &str = " (os error ";
+    let (mut rest, mut plain) = (text, String::new());
+    while let Some((before, after)) = rest.split_once(START) {
+        let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+        plain.push_str(before);
+        rest = match after[digits..].strip_prefix(')') {
+            Some(end) if digits > 0 => end,
+            _ => {
+                plain.push_str(START);
+                after
+            }
+        };
+    }
+    plain + rest
+}
 
 /// Describes an error inside another message: a refusal by its reason and next step, any other error by its chain.
 pub fn describe_inline(error: &anyhow::Error) -> String {
@@ -163,7 +181,8 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "failed: {:#}. State: {}. Next: {}.", self.cause, self.state, self.next)
+        let cause = format!("{:#}", self.cause);
+        write!(f, "failed: {}. State: {}. Next: {}.", without_numbers(&cause), self.state, self.next)
     }
 }
 
@@ -190,6 +209,23 @@ mod tests {
             error.to_string(),
             "failed: asking etcd for its status: connection refused. State: nothing was changed. Next: systemctl status etcd."
         );
+    }
+
+    #[test]
+    fn a_message_has_no_error_numbers() {
+        let missing = std::io::Error::from_raw_os_error(2);
+        let refusal = Refusal::new(format!("/d cannot be opened: {missing} and {missing}"), "create it");
+        let words = "No such file or directory";
+        assert_eq!(
+            refusal.to_string(),
+            format!("refused: /d cannot be opened: {words} and {words}. Next: create it.")
+        );
+        let failed = ActionError::from_error(anyhow::Error::from(missing).context("opening /d"), "s", "n");
+        assert_eq!(failed.to_string(), format!("failed: opening /d: {words}. State: s. Next: n."));
+        assert_eq!(failed.reason(), format!("opening /d: {words}"));
+        for text in ["", "a (os error", "a (os error x)", "a (os error )"] {
+            assert_eq!(without_numbers(text), text);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The kind of a file by its first bytes, and the refusals of kinds that are not read.
 
 use super::age::{ARMORED, MAGIC};
-use crate::error::{Refusal, quoted};
+use crate::error::{Refusal, Subcommand, quoted};
 
 use std::ffi::OsStr;
 
@@ -67,14 +67,14 @@ impl Kind {
                 "is not a snapshot archive: it is not in gzip or zip format",
                 "give an archive made by the snapshot action; the command `file` shows the type of this one",
             ),
-            Self::Bare => (
-                "is a bare snapshot file, not an archive",
-                "copy it to the unit and name it: restore snapshot=PATH",
-            ),
-            Self::Empty => (
-                "is empty: no snapshot is attached",
-                "attach one: juju attach-resource APPLICATION snapshot=ARCHIVE",
-            ),
+            Self::Bare => {
+                let next = format!("copy it to this machine: {}", Subcommand::new("restore").word("PATH"));
+                return Refusal::new(format!("{shown} is a bare snapshot file, not an archive"), next);
+            }
+            Self::Empty => {
+                let next = format!("choose another archive; {} shows them", Subcommand::new("list"));
+                return Refusal::new(format!("{shown} is empty"), next);
+            }
         };
         Refusal::new(format!("{shown} {what}"), next)
     }

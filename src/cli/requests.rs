@@ -12,7 +12,7 @@ use crate::commands::snapshots::prune::Clusters;
 use crate::commands::snapshots::{delete, fetch, list, pin, prune, verify};
 use crate::commands::upkeep::CompactionRequest;
 use crate::commands::{SiteRequest, backup, check, check_config, restore, schedule, site, snapshot, upload};
-use crate::error::{ActionError, Refusal};
+use crate::error::{ActionError, Refusal, Subcommand};
 use crate::inventory::retention::{Policy, parse_age, parse_size};
 use crate::restore::Bump;
 use crate::schedule::parse_seconds;
@@ -49,7 +49,9 @@ impl Params {
     /// # Errors
     /// Refuses an empty parameter.
     fn snapshots(&self) -> Result<Vec<String>, ActionError> {
-        let no = || Refusal::new("no snapshot is named", "give snapshot=NAME");
+        let list = Subcommand::new("list");
+        let no =
+            || Refusal::new("no snapshot is named", format!("give one or more of those that {list} shows"));
         Ok(words(self.given("snapshot")?.ok_or_else(no)?))
     }
 }

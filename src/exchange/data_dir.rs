@@ -8,6 +8,7 @@ use crate::system::durable::Dir;
 use crate::system::lock::{self, HeldLock, Lock};
 use anyhow::{Result, bail};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -47,7 +48,10 @@ impl DataDir {
         // The path comes from etcd's configuration, in which a symlink (`/var/snap/etcd/current`) is intended.
         let path = given.canonicalize().map_err(|error| {
             Refusal::new(
-                format!("the data directory {} cannot be opened: {error}", given.display()),
+                match error.kind() {
+                    ErrorKind::NotFound => format!("the data directory {} does not exist", given.display()),
+                    _ => format!("the data directory {} cannot be opened: {error}", given.display()),
+                },
                 how_to_create(given, user().as_deref()),
             )
         })?;

@@ -671,7 +671,10 @@ fn an_object_stored_unencrypted_is_deleted_or_reported() {
         .add(NAME, &file, &sha256, &mut |_| {})
         .unwrap();
     let error = put_fails(&bucket, MIB);
-    assert!(error.contains("does not encrypt it") && error.contains("upload give-up="), "{error}");
+    assert!(
+        error.contains("does not encrypt it") && error.contains("etcd-backup upload --give-up="),
+        "{error}"
+    );
     assert_eq!(bucket.entries().unwrap().len(), 1);
 }
 

@@ -8,7 +8,7 @@ use super::encryption::{ReportedEncryption, RequestedEncryption, not_encrypted};
 use super::error::S3Error;
 use super::object::{self, ObjectHead, ObjectReader, PART_SIZE};
 use crate::archive::human_size;
-use crate::error::Refusal;
+use crate::error::{Refusal, Subcommand};
 use crate::progress::{Progress, Sink};
 use crate::store::{Deletion, NameTaken};
 use crate::system::digest::sha256_of;
@@ -107,8 +107,9 @@ impl<'a> Upload<'a> {
                     self.url, self.name
                 ),
                 format!(
-                    "upload give-up={} leaves it there as it is; the next snapshot is uploaded encrypted",
-                    self.name.rsplit('/').next().unwrap_or(self.name)
+                    "{} leaves it there as it is; the next snapshot is uploaded encrypted",
+                    Subcommand::new("upload")
+                        .option("give-up", self.name.rsplit('/').next().unwrap_or(self.name))
                 ),
             )
             .into()),
