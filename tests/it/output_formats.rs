@@ -127,6 +127,7 @@ fn json_documents_of_the_other_commands_match_their_schemas() {
 fn json_documents_about_copies_match_their_schemas() {
     let world = World::new(Setup { tls: true, ..Setup::plain(Version::V35) });
     let elsewhere = world.path("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
     let settings = world.path("config.yaml");
     fs::write(&settings, format!("destinations: {{near: {{directory: {}}}}}\n", elsewhere.display()))
         .unwrap();

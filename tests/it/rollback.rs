@@ -35,7 +35,7 @@ pub fn next_step(world: &World, archive: &Path, options: &str) -> String {
 
 fn typed_restore(world: &World, archive: &Path, options: &str) -> String {
     let (target, archive) = (world.target(), archive.display());
-    format!("`sudo etcd-backup restore --target={}{options} {archive}`", target.display())
+    format!("`sudo etcd-backup restore --target={}{options} --snapshot={archive}`", target.display())
 }
 
 impl Fixture {

@@ -138,7 +138,7 @@ fn deletes_the_last_good_snapshot_only_with_force() {
     assert_eq!(done.get("deleted"), name(&second));
     assert_eq!(world.in_target(), [name(&first)], "its record was not deleted");
     let last = format!("snapshot={}", name(&first));
-    delete(&[&last]).refused(&["force=true"]);
+    delete(&[&last]).refused(&["--force"]);
     let _ = delete(&[&last, "force=true"]).completed();
     assert!(world.in_target().is_empty());
 }
