@@ -7,7 +7,7 @@ use super::tls::Tls;
 use crate::system::durable::read_small_file;
 use anyhow::{Context, Result, bail, ensure};
 use jiff::{Timestamp, ToSpan};
-use pkcs8::PrivateKeyInfo;
+use pkcs8::PrivateKeyInfoRef;
 use sec1::EcPrivateKey;
 use std::net::IpAddr;
 use std::path::Path;
@@ -56,10 +56,10 @@ impl Validity {
         let seconds = |time: x509_cert::time::Time| {
             Timestamp::from_second(i64::try_from(time.to_unix_duration().as_secs())?).context("its dates")
         };
-        let usage = first.get::<ExtendedKeyUsage>().with_context(reading)?;
+        let usage = first.get_extension::<ExtendedKeyUsage>().with_context(reading)?;
         Ok(Self {
-            not_before: seconds(first.validity.not_before)?,
-            not_after: seconds(first.validity.not_after)?,
+            not_before: seconds(first.validity().not_before)?,
+            not_after: seconds(first.validity().not_after)?,
             // A certificate without this extension may be used for everything.
             allows_client_auth: usage
                 .is_none_or(|(_, usage)| usage.0.iter().any(|id| id.to_string() == CLIENT_AUTH)),
@@ -89,7 +89,8 @@ impl HostNames {
     /// # Errors
     /// The file cannot be read, or contains no certificate.
     pub fn read(path: &Path) -> Result<Option<Self>> {
-        let names = first_certificate(path)?.get::<SubjectAltName>();
+        let first = first_certificate(path)?;
+        let names = first.get_extension::<SubjectAltName>();
         let names = names.with_context(|| format!("reading the certificate {}", path.display()))?;
         Ok(names.map(|(_, names)| Self(names.0)))
     }
@@ -124,7 +125,7 @@ fn first_certificate(path: &Path) -> Result<TbsCertificate> {
         bytes => Certificate::load_pem_chain(bytes).with_context(reading)?,
     };
     let first = chain.into_iter().next().context("the file contains no certificate").with_context(reading)?;
-    Ok(first.tbs_certificate)
+    Ok(first.tbs_certificate().clone())
 }
 
 /// Checks that the first certificate in the PEM file `path` is valid at `now`.
@@ -148,7 +149,8 @@ pub fn check_key_matches(key: &Path, cert: &Path) -> Result<()> {
     let (label, document) = read_key(key)?;
     let public = public_part(&label, document.as_bytes())
         .with_context(|| format!("reading the key {}", key.display()))?;
-    let spki = first_certificate(cert)?.subject_public_key_info;
+    let first = first_certificate(cert)?;
+    let spki = first.subject_public_key_info();
     let theirs = spki.subject_public_key.raw_bytes();
     let matches = match public {
         PublicPart::Key(ours) => ours == theirs,
@@ -170,7 +172,10 @@ enum PublicPart {
 }
 
 fn public_part(label: &str, key: &[u8]) -> Result<PublicPart> {
-    let rsa = |key| Ok(PublicPart::Key(pkcs1::RsaPrivateKey::from_der(key)?.public_key().to_der()?));
+    let rsa = |key| {
+        let public = pkcs1::RsaPrivateKeyRef::from_der(key)?.public_key().to_der()?;
+        Ok(PublicPart::Key(public))
+    };
     let ec = |key| {
         let point = EcPrivateKey::from_der(key)?.public_key;
         Ok(point.map_or(PublicPart::Unknown, |point| PublicPart::Point(point.to_owned())))
@@ -179,11 +184,13 @@ fn public_part(label: &str, key: &[u8]) -> Result<PublicPart> {
         "RSA PRIVATE KEY" => rsa(key),
         "EC PRIVATE KEY" => ec(key),
         "PRIVATE KEY" => {
-            let info = PrivateKeyInfo::from_der(key)?;
+            let info = PrivateKeyInfoRef::from_der(key)?;
             match info.algorithm.oid {
-                RSA => rsa(info.private_key),
-                EC => ec(info.private_key),
-                _ => Ok(info.public_key.map_or(PublicPart::Unknown, |key| PublicPart::Key(key.to_owned()))),
+                RSA => rsa(info.private_key.as_bytes()),
+                EC => ec(info.private_key.as_bytes()),
+                _ => Ok(info
+                    .public_key
+                    .map_or(PublicPart::Unknown, |key| PublicPart::Key(key.raw_bytes().to_owned()))),
             }
         }
         other => bail!("etcd does not accept a {other}"),

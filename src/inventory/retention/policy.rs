@@ -251,7 +251,8 @@ fn apply_rules(
         (policy.weekly, "%G-W%V", "week"),
         (policy.monthly, "%Y-%m", "month"),
     ] {
-        let period = |index: usize| taken(index).to_zoned(TimeZone::UTC).strftime(format).to_string();
+        let period =
+            |index: usize| taken(index).to_zoned_datetime(TimeZone::UTC).strftime(format).to_string();
         let mut seen = BTreeSet::new();
         for index in good {
             if seen.len() < saturate(count) && seen.insert(period(*index)) {

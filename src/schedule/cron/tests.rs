@@ -164,7 +164,7 @@ fn systemd_elapses_at_the_times_of_cron() {
         let start: Timestamp = "2027-01-30T00:00:00Z".parse().unwrap();
         let minutes = (1..800_000).map(|minute| start + jiff::SignedDuration::from_mins(minute));
         let expected: Vec<Timestamp> = minutes
-            .filter(|time| runs(&fields, time.to_zoned(TimeZone::UTC).datetime()))
+            .filter(|time| runs(&fields, time.to_zoned_datetime(TimeZone::UTC).datetime()))
             .take(elapses.len().min(5))
             .collect();
         assert!(!expected.is_empty(), "{text}");

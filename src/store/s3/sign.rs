@@ -42,7 +42,7 @@ pub(super) fn signature(
     credentials: &Credentials,
     now: Timestamp,
 ) -> Vec<(&'static str, String)> {
-    let now = now.to_zoned(TimeZone::UTC);
+    let now = now.to_zoned_datetime(TimeZone::UTC);
     let (date, time) = (now.strftime("%Y%m%d").to_string(), now.strftime("%Y%m%dT%H%M%SZ").to_string());
     let body = hex(&Sha256::digest(request.body));
     let mut added = vec![("x-amz-content-sha256", body.clone()), ("x-amz-date", time.clone())];
