@@ -14,7 +14,7 @@ const KEEP: &str = "keep";
 /// The description of the bucket in the destination.
 const BUCKET: &str = "s3";
 /// The settings that the option can set in [`BUCKET`].
-const BUCKET_SETTINGS: [&str; 4] = ["encryption", "kms-key", "proxy", "allow-http"];
+const BUCKET_SETTINGS: [&str; 5] = ["encryption", "kms-key", "proxy", "allow-http", "stall-timeout"];
 
 /// The settings in the option `backup` for the relation's bucket.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -175,7 +175,8 @@ fn give_up(
     outcome: &mut Outcome,
 ) -> Result<(), ActionError> {
     let is_meant = |one: &PendingUpload| words.iter().any(|word| names(word, one));
-    let given_up = upload::give_up(home, is_meant).map_err(|error| {
+    let destinations = super::offsite::destinations(call, settings.clone());
+    let given_up = upload::give_up(home, &destinations, is_meant).map_err(|error| {
         ActionError::from_error(
             error,
             "the remaining uploads are still waiting",

@@ -12,8 +12,9 @@ use crate::error::describe_inline;
 use crate::progress::Sink;
 use crate::store::flat_directory::FlatDirectory;
 use crate::store::{Blob, BlobStore, Deletion, ErrorScope};
+use crate::system::interrupt;
 use crate::system::threads::{join, spawn_scoped};
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
@@ -125,6 +126,14 @@ impl Repository {
         self.store.put_if_absent(name, archive, sha256, progress)
     }
 
+    /// Removes what interrupted runs have left of uploads of `name`, as far as the store knows about it.
+    ///
+    /// # Errors
+    /// Fails on an interrupt.
+    pub fn remove_unfinished(&self, name: &str) -> Result<()> {
+        self.store.remove_unfinished(name)
+    }
+
     /// Returns whether an error means that the store does not answer, so that further requests are useless.
     pub fn is_unreachable(&self, error: &Error) -> bool {
         self.store.error_scope(error) == ErrorScope::Unreachable
@@ -162,6 +171,31 @@ impl Repository {
             self.delete_orphaned_records(entry)?;
         }
         Ok(deletion)
+    }
+
+    /// Deletes `entries`, several at a time if the store allows it. Returns the outcome of each, in their order. After an
+    /// interrupt, the others fail.
+    pub fn delete_all(&self, entries: &[&Entry]) -> Vec<Result<Deletion>> {
+        let threads = self.store.parallel_deletions().min(entries.len()).max(1);
+        let delete = |entry: &&Entry| interrupt::check().and_then(|()| self.delete(entry));
+        let shares = thread::scope(|scope| {
+            let shares: Vec<_> = (entries.chunks(entries.len().div_ceil(threads).max(1)))
+                .map(|share| {
+                    let work = move || Ok(share.iter().map(delete).collect::<Vec<_>>());
+                    (share.len(), spawn_scoped(scope, "delete", work))
+                })
+                .collect();
+            let joined = shares.into_iter().map(|(length, thread)| (length, thread.and_then(join)));
+            joined.collect::<Vec<_>>()
+        });
+        let outcomes = shares.into_iter().flat_map(|(length, share)| match share {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                let text = format!("{error:#}");
+                (0..length).map(|_| Err(anyhow!("{text}"))).collect()
+            }
+        });
+        outcomes.collect()
     }
 
     /// Deletes the records in the folder of `entry` without an archive: an interrupted deletion left them, or

@@ -352,6 +352,10 @@ mod tests {
             bail!("not expected")
         }
 
+        fn remove_unfinished(&self, _: &str) -> Result<()> {
+            bail!("not expected")
+        }
+
         fn lock(&self, _: &str) -> Result<Option<Lock>> {
             Ok(None)
         }

@@ -101,6 +101,7 @@ const S3: Keys = Keys {
         ("kms-key", Kind::Scalar),
         ("proxy", Kind::Scalar),
         ("allow-http", Kind::Flag),
+        ("stall-timeout", Kind::Scalar),
     ],
 };
 

@@ -87,8 +87,8 @@ pub trait BlobStore: Debug + Send + Sync {
     /// `name` holds the same content already, as after an interrupted run, that is read back too.
     ///
     /// # Errors
-    /// Refuses a name that holds something else: the cause is [`NameTaken`]. After a failure, the incomplete blob is
-    /// removed if the store allows it.
+    /// Refuses a name that holds something else: the cause is [`NameTaken`]. Fails if `content` has another hash: the
+    /// cause is [`ContentChanged`]. After a failure, the incomplete blob is removed if the store allows it.
     fn put_if_absent(&self, name: &str, content: &File, sha256: &str, progress: Sink<'_>) -> Result<()>;
 
     /// Replaces a small blob by `bytes`, or creates it, in one step: a reader sees either all of the old or all of the
@@ -101,7 +101,8 @@ pub trait BlobStore: Debug + Send + Sync {
     /// Deletes a blob that [`Self::head`] described: this version of it, if the store keeps versions.
     ///
     /// # Errors
-    /// Fails if the blob has been replaced, or if the store refuses. The blob is then still listed.
+    /// Fails if the blob has been replaced, or if the store refuses: if a lock keeps the blob, the cause is [`Locked`].
+    /// The blob is then still listed.
     fn delete(&self, blob: &Blob) -> Result<Deletion>;
 
     /// Deletes a small blob by its name. One that does not exist counts as deleted.
@@ -109,6 +110,18 @@ pub trait BlobStore: Debug + Send + Sync {
     /// # Errors
     /// Fails if the store refuses.
     fn delete_small(&self, name: &str) -> Result<()>;
+
+    /// Removes what interrupted runs have left of uploads of `name`, as far as the store knows about it. It is not an
+    /// error if that fails, because the next upload tries again.
+    ///
+    /// # Errors
+    /// Fails on an interrupt.
+    fn remove_unfinished(&self, name: &str) -> Result<()>;
+
+    /// Returns how many blobs may be deleted at a time.
+    fn parallel_deletions(&self) -> usize {
+        1
+    }
 
     /// Locks the folder of `name` against changes by other processes that take the same lock. Returns `None` if the
     /// store has no locks.
@@ -132,3 +145,27 @@ impl Display for NameTaken {
 }
 
 impl std::error::Error for NameTaken {}
+
+/// The cause of a failed upload: the content is no longer what it was when its hash was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentChanged;
+
+impl Display for ContentChanged {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("the content has changed since its hash was taken")
+    }
+}
+
+impl std::error::Error for ContentChanged {}
+
+/// The cause of a failed deletion: a lock, described in a few words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Locked(pub String);
+
+impl Display for Locked {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Locked {}

@@ -166,6 +166,10 @@ impl BlobStore for DirectoryTree {
         folder.delete_small(&file)
     }
 
+    fn remove_unfinished(&self, _name: &str) -> Result<()> {
+        Ok(())
+    }
+
     fn lock(&self, name: &str) -> Result<Option<Lock>> {
         let (folder, file) = self.folder(name)?;
         folder.lock(&file)

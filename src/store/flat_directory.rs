@@ -3,7 +3,7 @@
 //! Other users may be able to put files there, so each file is opened as if it were hostile: by its name in the open
 //! directory, without following symlinks, and only if it is a regular file.
 
-use super::blob::{Blob, BlobStore, Deletion, ErrorScope, NameTaken};
+use super::blob::{Blob, BlobStore, ContentChanged, Deletion, ErrorScope, NameTaken};
 use super::trusted_path::{TrustedPath, archive_owner};
 use super::work_dir::WorkDir;
 use crate::error::Refusal;
@@ -195,7 +195,11 @@ impl BlobStore for FlatDirectory {
         source.rewind().with_context(context)?;
         io::copy(&mut source, &mut draft).with_context(context)?;
         self.owner.chown(&draft).and_then(|()| draft.sync_all()).with_context(context)?;
-        ensure!(self.read_back(draft)? == sha256, "{name} differs after reading it back from {}", self.url);
+        if self.read_back(draft)? != sha256 {
+            source.rewind().with_context(context)?;
+            ensure!(sha256_of(&mut source)? == sha256, ContentChanged);
+            bail!("{name} differs after reading it back from {}", self.url);
+        }
         match self.dir.publish(stage.dir(), DRAFT, name).with_context(context)? {
             true => Ok(()),
             false => self.require_same(name, sha256),
@@ -224,6 +228,11 @@ impl BlobStore for FlatDirectory {
         }
         self.dir.remove_file(name)?;
         self.dir.sync()
+    }
+
+    /// The next upload uses a work directory of its own, and removes those of runs that have ended.
+    fn remove_unfinished(&self, _name: &str) -> Result<()> {
+        Ok(())
     }
 
     fn lock(&self, _name: &str) -> Result<Option<Lock>> {

@@ -10,4 +10,4 @@ pub mod s3;
 pub mod trusted_path;
 pub mod work_dir;
 
-pub use blob::{Blob, BlobStore, Deletion, ErrorScope, NameTaken};
+pub use blob::{Blob, BlobStore, ContentChanged, Deletion, ErrorScope, Locked, NameTaken};

@@ -5,6 +5,7 @@ use crate::common::s3::proxy::Proxy;
 use crate::common::s3::{self, Can, Fault, Faults, SECRET, Server};
 use etcd_backup::inventory::{Entry, Repository};
 use etcd_backup::progress::Progress;
+use etcd_backup::store::Deletion;
 use etcd_backup::store::s3::{Bucket, Credentials, Proxies, S3Config, S3Environment, S3Error};
 use etcd_backup::system::clock::Clock;
 use etcd_backup::system::secret::Secret;
@@ -13,23 +14,23 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 
-const NAME: &str = "cluster/etcd-0/etcd-snapshot-2026-11-20-20.49.17.tar.gz";
-const MIB: usize = 1 << 20;
+pub const NAME: &str = "cluster/etcd-0/etcd-snapshot-2026-11-20-20.49.17.tar.gz";
+pub const MIB: usize = 1 << 20;
 
-fn described(port: u16, more: &str) -> S3Config {
+pub fn described(port: u16, more: &str) -> S3Config {
     serde_yaml::from_str(&format!(
         "endpoint: http://127.0.0.1:{port}\nbucket: backups\nfolder: /folder/\n{more}"
     ))
     .unwrap()
 }
 
-fn key(access_key: &str, secret: &str) -> S3Environment {
+pub fn key(access_key: &str, secret: &str) -> S3Environment {
     let (access_key, secret) = (access_key.to_owned(), Secret::new(secret));
     let credentials = Some(Credentials { access_key, secret, token: None, expires: None });
     S3Environment { credentials, ..S3Environment::default() }
 }
 
-fn opened(config: &S3Config, environment: &S3Environment) -> Repository {
+pub fn opened(config: &S3Config, environment: &S3Environment) -> Repository {
     opened_at(config, environment, Timestamp::now())
 }
 
@@ -39,7 +40,7 @@ fn opened_at(config: &S3Config, environment: &S3Environment, now: Timestamp) -> 
 }
 
 /// Returns a server, a proxy that injects faults, and a bucket that is reached through the proxy.
-fn bucket() -> (Server, Faults, Repository) {
+pub fn bucket() -> (Server, Faults, Repository) {
     let server = Server::new(&["backups"]);
     let faults = Faults::before(server.port);
     let bucket = opened(&described(faults.port, ""), &key(&server.access_key, SECRET));
@@ -47,7 +48,7 @@ fn bucket() -> (Server, Faults, Repository) {
 }
 
 /// Returns a file of `size` bytes without repetitions, and its hash.
-fn archive(size: usize) -> (File, String) {
+pub fn archive(size: usize) -> (File, String) {
     let mut bytes = Vec::with_capacity(size + 32);
     let mut block = Sha256::digest(size.to_le_bytes());
     while bytes.len() < size {
@@ -60,13 +61,13 @@ fn archive(size: usize) -> (File, String) {
     (file, Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-fn read(bucket: &Repository, name: &str) -> Vec<u8> {
+pub fn read(bucket: &Repository, name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     bucket.read(name).unwrap().read_to_end(&mut bytes).unwrap();
     bytes
 }
 
-fn put_fails(bucket: &Repository, size: usize) -> String {
+pub fn put_fails(bucket: &Repository, size: usize) -> String {
     let (file, sha256) = archive(size);
     let error = format!("{:#}", bucket.add(NAME, &file, &sha256, &mut |_| {}).unwrap_err());
     assert!(!error.contains(SECRET) && !error.contains("Signature="), "{error}");
@@ -248,12 +249,13 @@ fn an_upload_altered_in_transit_is_retried_or_detected() {
         let (file, sha256) = archive(size);
         faults.inject("PUT", holds, Fault::FlipRequest, 1);
         let put = bucket.add(NAME, &file, &sha256, &mut |_| {});
-        if s3::is_s3s() {
-            put.unwrap();
-            bucket.delete(&bucket.entries().unwrap()[0]).unwrap();
-        } else {
-            let error = format!("{:#}", put.unwrap_err());
-            assert!(error.contains("differs after reading it back; it was deleted there"), "{error}");
+        // Not every server compares the body with its checksum.
+        match put {
+            Ok(()) => assert_eq!(bucket.delete(&bucket.entries().unwrap()[0]).unwrap(), Deletion::Deleted),
+            Err(error) => {
+                let error = format!("{error:#}");
+                assert!(error.contains("differs after reading it back; it was deleted there"), "{error}");
+            }
         }
         assert!(bucket.entries().unwrap().is_empty());
     }

@@ -1,5 +1,7 @@
 //! Uploads of `snapshot` to real S3 servers, with injected faults.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -388,4 +390,87 @@ fn units_that_upload_at_once_use_different_folders() {
 /// Returns an empty target directory, because archives of the same second have the same name.
 fn fetch_target(world: &World) -> String {
     format!("target={}", world.path("fetched").display())
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_silent_server() {
+    let world = World::plain(Version::V35);
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    let faults = Faults::before(server.port);
+    write_destinations(&world, &[("offsite", faults.port, "backups", "")]);
+    for method in ["HEAD", "PUT"] {
+        faults.inject(method, "", Fault::Hang, usize::MAX);
+        let before = faults.seen(method, "").len();
+        let run = Run::start(command(&world), &world.path("runs"));
+        while faults.seen(method, "").len() == before {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        let since = std::time::Instant::now();
+        kill(Pid::from_raw(run.pid()), Signal::SIGTERM).unwrap();
+        let out = run.finish();
+        // A busy machine takes a part of this.
+        assert!(
+            since.elapsed() < std::time::Duration::from_secs(2),
+            "{:?}: {}",
+            since.elapsed(),
+            out.describe()
+        );
+        assert_eq!(out.status.code(), Some(128 + Signal::SIGTERM as i32), "{}", out.describe());
+        assert!(!waiting(&world).is_empty());
+        faults.clear();
+        // The next archive would get the same name in the same second.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+}
+
+#[test]
+fn deleting_a_waiting_archive_removes_its_parts() {
+    if !Can::Encrypt.is_supported() {
+        return;
+    }
+    let world = World::plain(Version::V35);
+    let server = Server::new(&["backups"]);
+    server.write_credentials(&world.path("credentials"));
+    let faults = Faults::before(server.port);
+    // An encrypted object is always sent in parts.
+    write_destinations(&world, &[("offsite", faults.port, "backups", ", encryption: s3")]);
+    faults.inject("PUT", "partNumber=", Fault::Hang, 1);
+    let run = Run::start(command(&world), &world.path("runs"));
+    while faults.seen("PUT", "partNumber=").is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let _ = run.kill();
+    assert!(faults.seen("DELETE", "uploadId=").is_empty());
+    let name = archives(&world).remove(0);
+    let words = [&*world.to_target(), &format!("snapshot={name}"), "force=true"];
+    let mut delete = world.action(program!("delete-snapshot"), &words);
+    delete.env("ETCD_BACKUP", world.path("backup.yaml"));
+    let _ = Run::start(delete, &world.path("runs")).finish().completed();
+    assert_eq!(faults.seen("DELETE", "uploadId=").len(), 1, "its parts are still there");
+    assert!(waiting(&world).is_empty());
+}
+
+#[test]
+fn a_locked_archive_is_kept_and_is_no_failure() {
+    if !Can::Lock.is_supported() {
+        return;
+    }
+    let world = World::plain(Version::V35);
+    let server = Server::new(&["backups-locked"]);
+    server.write_credentials(&world.path("credentials"));
+    write_destinations(&world, &[("offsite", server.port, "backups-locked", "")]);
+    let settings = fs::read_to_string(world.path("backup.yaml")).unwrap();
+    fs::write(world.path("backup.yaml"), settings + "    keep: {last: 1}\n").unwrap();
+    for number in 0..2 {
+        world.put(number..number + 1, "new");
+        let _ = snapshot(&world).completed();
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+    }
+    let words = [&*world.to_target(), "destination=offsite"];
+    let mut prune = world.action(program!("prune-snapshots"), &words);
+    prune.env("ETCD_BACKUP", world.path("backup.yaml"));
+    let pruned = Run::start(prune, &world.path("runs")).finish().completed();
+    assert_eq!(pruned.get("destinations.offsite"), "0 deleted, 2 kept");
+    assert!(pruned.get("snapshots").contains("object lock keeps"), "{}", pruned.get("snapshots"));
 }

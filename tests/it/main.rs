@@ -26,6 +26,7 @@ mod archive_owner;
 mod backend;
 mod broken_tools;
 mod bucket;
+mod bucket_answers;
 mod cancellation;
 mod chaos;
 mod check_config;

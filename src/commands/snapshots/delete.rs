@@ -3,8 +3,9 @@
 use super::{STILL_THERE, failed, look, not_looked_at, places};
 use crate::commands::Call;
 use crate::error::{ActionError, Refusal, Subcommand};
-use crate::inventory::{Listing, Relisting, Selection, Selector, StoredSnapshot};
+use crate::inventory::{Listing, Relisting, Repositories, Selection, Selector, StoredSnapshot, upload};
 use crate::store::Deletion;
+use crate::system::durable::Dir;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -43,7 +44,10 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let (mut removed, mut failures) = (Vec::new(), Vec::new());
     for found in chosen {
         match found.repository.delete(&found.entry) {
-            Ok(how) => removed.push((found, how)),
+            Ok(how) => {
+                forget_uploads(&places, found, &mut failures);
+                removed.push((found, how));
+            }
             Err(error) => failures.push(format!("{}: {error:#}", found.selector())),
         }
     }
@@ -61,6 +65,18 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         "the snapshots listed under deleted were deleted, and the others were not",
         &format!("{list} shows the remaining ones"),
     )
+}
+
+/// Gives up the pending uploads of a deleted archive, and removes the parts of it that are at destinations.
+fn forget_uploads(places: &Repositories, deleted: &StoredSnapshot, failures: &mut Vec<String>) {
+    if deleted.entry.pending_uploads.is_empty() {
+        return;
+    }
+    let forgotten = Dir::open(&places.target)
+        .and_then(|home| upload::forget(&home, &places.destinations, &deleted.entry.name));
+    if let Err(error) = forgotten {
+        failures.push(format!("the pending uploads of {}: {error:#}", deleted.selector()));
+    }
 }
 
 /// Refuses `all`, which includes every destination, and `latest`, which changes with the next snapshot.

@@ -6,7 +6,7 @@ use crate::commands::Call;
 use crate::error::{ActionError, Refusal, Subcommand, describe_inline};
 use crate::etcd::client::{Client, Status};
 use crate::etcd::member::Member;
-use crate::inventory::retention::{Decision, Policy, Scope};
+use crate::inventory::retention::{Applied, Decision, Policy, Scope, apply};
 use crate::inventory::{Listing, Relisting, Repositories, RepositoryId, RetentionDecision};
 use crate::store::Deletion;
 use anyhow::{Context, Result};
@@ -116,11 +116,12 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
     let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
     let mut failures = unread_places(&look.unreadable, &mut outcome.destinations);
-    let mut fates: Vec<Fate> = judged.iter().map(|one| Fate::of(one, plan, &mut failures)).collect();
+    let (mut fates, locks) = apply_all(&judged, plan, &mut failures);
     if fates.iter().any(|fate| matches!(fate, Fate::Gone | Fate::Hidden)) && !plan {
         look_again(&look, &judged, &scope, &mut fates, &mut failures);
     }
     *outcome = report(&look, &judged, &fates, plan, std::mem::take(&mut outcome.destinations));
+    add_locks(&mut outcome.snapshots, locks);
     failed(
         &failures,
         "the verdicts show the result for each snapshot",
@@ -216,21 +217,41 @@ enum Fate {
     Missing,
 }
 
+/// The locks that keep archives which the policy does not keep. `None` for other archives.
+type Locks = Vec<Option<String>>;
+
+/// Deletes the archives that the policy does not keep, unless only a plan was requested. Returns the fate of each, and
+/// the lock that keeps it.
+fn apply_all(judged: &[RetentionDecision<'_>], plan: bool, failures: &mut Vec<String>) -> (Vec<Fate>, Locks) {
+    if plan {
+        return judged.iter().map(|one| (Fate::planned(&one.decision), None)).unzip();
+    }
+    let result = |(one, applied): (&RetentionDecision<'_>, Applied)| match applied {
+        Applied::Kept => (Fate::Kept, None),
+        Applied::Deleted(Deletion::Deleted) => (Fate::Gone, None),
+        Applied::Deleted(Deletion::Hidden) => (Fate::Hidden, None),
+        Applied::Locked(lock) => (Fate::Kept, Some(lock)),
+        Applied::Failed(error) => {
+            failures.push(format!("{}: {}", one.snapshot.selector(), describe_inline(&error)));
+            (Fate::Failed, None)
+        }
+    };
+    judged.iter().zip(apply(judged)).map(result).unzip()
+}
+
+/// Gives the lock as the reason for each archive that a lock keeps.
+fn add_locks(rows: &mut [Judgement], locks: Locks) {
+    for (row, lock) in rows.iter_mut().zip(locks) {
+        if let Some(lock) = lock {
+            row.reason = format!("locked: {lock}");
+        }
+    }
+}
+
 impl Fate {
-    /// Deletes the archives that the policy does not keep, unless only a plan was requested.
-    fn of(judged: &RetentionDecision<'_>, plan: bool, failures: &mut Vec<String>) -> Self {
-        if plan {
-            return if matches!(judged.decision, Decision::Keep(_)) { Self::Kept } else { Self::Gone };
-        }
-        match judged.apply() {
-            Ok(None) => Self::Kept,
-            Ok(Some(Deletion::Deleted)) => Self::Gone,
-            Ok(Some(Deletion::Hidden)) => Self::Hidden,
-            Err(error) => {
-                failures.push(format!("{}: {}", judged.snapshot.selector(), describe_inline(&error)));
-                Self::Failed
-            }
-        }
+    /// The fate of an archive if only a plan was requested.
+    fn planned(decision: &Decision) -> Self {
+        if matches!(decision, Decision::Keep(_)) { Self::Kept } else { Self::Gone }
     }
 
     fn in_a_word(self, plan: bool) -> &'static str {

@@ -4,9 +4,8 @@ use super::super::entry::Entry;
 use super::super::listing::{Listing, StoredSnapshot};
 use super::super::repository::Repository;
 use super::policy::{Decision, Policy, Scope, decide, reasons_to_keep};
-use crate::store::Deletion;
-use crate::system::interrupt;
-use anyhow::Result;
+use crate::store::{Deletion, Locked};
+use anyhow::{Error, Result};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -20,20 +19,48 @@ pub struct RetentionDecision<'a> {
     pub decision: Decision,
 }
 
-impl RetentionDecision<'_> {
-    /// Deletes the archive if that was decided. Returns `None` if it is kept.
-    ///
-    /// # Errors
-    /// Fails if the archive could not be deleted, or on an interrupt before that.
-    pub fn apply(&self) -> Result<Option<Deletion>> {
-        match self.decision {
-            Decision::Delete(_) => {
-                interrupt::check()?;
-                self.snapshot.repository.delete(&self.snapshot.entry).map(Some)
-            }
-            Decision::Keep(_) => Ok(None),
+/// What became of an archive when the decision about it was applied.
+#[derive(Debug)]
+pub enum Applied {
+    /// It was kept, as decided.
+    Kept,
+    /// It was deleted or hidden.
+    Deleted(Deletion),
+    /// It was kept by a lock of its store, described in a few words. A later run deletes it.
+    Locked(String),
+    /// It could not be deleted.
+    Failed(Error),
+}
+
+impl Applied {
+    fn from_deletion(deletion: Result<Deletion>) -> Self {
+        match deletion {
+            Ok(deletion) => Self::Deleted(deletion),
+            Err(error) => match error.downcast_ref::<Locked>() {
+                Some(Locked(lock)) => Self::Locked(lock.clone()),
+                None => Self::Failed(error),
+            },
         }
     }
+}
+
+/// Deletes the archives for which that was decided. Returns the result for each decision, in their order.
+pub fn apply(decisions: &[RetentionDecision<'_>]) -> Vec<Applied> {
+    let mut applied: Vec<Applied> = decisions.iter().map(|_| Applied::Kept).collect();
+    let mut rest: Vec<usize> = (0..decisions.len())
+        .filter(|index| matches!(decisions[*index].decision, Decision::Delete(_)))
+        .collect();
+    while let Some(first) = rest.first() {
+        let repository = &decisions[*first].snapshot.repository;
+        let is_its = |index: &usize| Rc::ptr_eq(&decisions[*index].snapshot.repository, repository);
+        let (its, others): (Vec<usize>, Vec<usize>) = rest.iter().copied().partition(is_its);
+        let entries: Vec<&Entry> = its.iter().map(|index| &decisions[*index].snapshot.entry).collect();
+        for (index, deletion) in its.into_iter().zip(repository.delete_all(&entries)) {
+            applied[index] = Applied::from_deletion(deletion);
+        }
+        rest = others;
+    }
+    applied
 }
 
 impl Listing {

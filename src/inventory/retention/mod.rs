@@ -4,6 +4,6 @@ mod decisions;
 mod policy;
 mod units;
 
-pub use decisions::RetentionDecision;
+pub use decisions::{Applied, RetentionDecision, apply};
 pub use policy::{Decision, Policy, Scope};
 pub use units::{parse_age, parse_size};

@@ -19,7 +19,7 @@ use crate::system::durable::Dir;
 use anyhow::Result;
 use jiff::Timestamp;
 use queue::{Queue, QueuedUpload};
-use sender::Sender;
+use sender::{Sender, discard};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Queues `archive` for every destination except those that it has `arrived` at in an earlier attempt, then uploads all
@@ -87,23 +87,40 @@ pub fn list(home: &Dir) -> Result<Vec<PendingUpload>> {
     Ok(queue.uploads()?.into_iter().map(PendingUpload::from).collect())
 }
 
-/// Removes from the queue in `home` the uploads that `is_meant`, and returns them. Their archives stay.
+/// Removes from the queue in `home` the uploads that `is_meant`, and returns them. Parts that interrupted runs have left
+/// at their destinations are removed too. The archives stay.
 ///
 /// # Errors
 /// Refuses while another run uploads, because it may be uploading one of them. Fails if the queue cannot be read or
 /// written.
-pub fn give_up(home: &Dir, is_meant: impl Fn(&PendingUpload) -> bool) -> Result<Vec<PendingUpload>> {
+pub fn give_up(
+    home: &Dir,
+    destinations: &Destinations,
+    is_meant: impl Fn(&PendingUpload) -> bool,
+) -> Result<Vec<PendingUpload>> {
     let Some(queue) = Queue::open(home)? else { return Ok(Vec::new()) };
     let _lock = queue.lock_or_refuse()?;
     let mut given_up = Vec::new();
     for upload in queue.uploads()? {
         let pending = PendingUpload::from(upload.clone());
         if is_meant(&pending) {
-            queue.remove(&upload)?;
+            discard(&queue, &upload, destinations)?;
             given_up.push(pending);
         }
     }
     Ok(given_up)
+}
+
+/// Removes the uploads of `archive`, which was deleted from `home`, from the queue, as [`give_up`] does.
+///
+/// # Errors
+/// See [`give_up`].
+pub fn forget(home: &Dir, destinations: &Destinations, archive: &str) -> Result<()> {
+    let is_its = |upload: &PendingUpload| upload.archive == archive;
+    match list(home)?.iter().any(is_its) {
+        true => give_up(home, destinations, is_its).map(|_| ()),
+        false => Ok(()),
+    }
 }
 
 /// Completes the outcome of each destination that has not received the new archive from this run.

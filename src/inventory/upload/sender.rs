@@ -12,7 +12,7 @@ use crate::archive::name::distinct_name;
 use crate::error::describe_inline;
 use crate::progress::{Progress, Sink};
 use crate::schedule::runs::last_results::record_upload;
-use crate::store::NameTaken;
+use crate::store::{ContentChanged, NameTaken};
 use crate::system::clock::is_in_the_future;
 use crate::system::digest::sha256_of;
 use crate::system::durable::Dir;
@@ -92,7 +92,7 @@ impl Sender<'_> {
                 "removing {}, which was deleted, from the queue for {}",
                 upload.archive, upload.destination
             )));
-            self.queue.remove(&upload)?;
+            discard(self.queue, &upload, self.destinations)?;
         }
         existing.sort_by_key(|upload| {
             let is_new = Some(upload.archive.as_str()) == self.new_archive;
@@ -154,10 +154,8 @@ impl Sender<'_> {
     /// archive of the same second from another directory does, it gets a name of its own.
     fn send(&self, repository: &Repository, upload: &mut QueuedUpload, progress: Sink<'_>) -> Result<()> {
         progress(Progress::Step(&format!("uploading to {}", upload.destination)));
-        let mut archive =
+        let archive =
             self.home.read(&upload.archive).with_context(|| format!("opening {}", upload.archive))?;
-        let sha256 = sha256_of(&mut archive).with_context(|| format!("reading {}", upload.archive))?;
-        ensure!(sha256 == upload.sha256, "{} has changed since it was made", upload.archive);
         let taken = match self.add(repository, upload, &archive, progress) {
             Err(error) if error.is::<NameTaken>() => error,
             outcome => return outcome,
@@ -183,13 +181,29 @@ impl Sender<'_> {
         archive: &File,
         progress: Sink<'_>,
     ) -> Result<()> {
+        let has_changed = || anyhow!("{} has changed since it was made", upload.archive);
         if is_encrypted(&upload.archive) {
+            let mut content = archive.try_clone().context("opening the archive again")?;
+            let sha256 = sha256_of(&mut content).with_context(|| format!("reading {}", upload.archive))?;
+            ensure!(sha256 == upload.sha256, has_changed());
             // First, so that the archive is never there without it.
             let mut sidecar = self.home.read(&sidecar_name(&upload.archive))?;
             let sha256 = sha256_of(&mut sidecar)
                 .with_context(|| format!("reading the manifest file next to {}", upload.archive))?;
             repository.add(&sidecar_name(&upload.remote), &sidecar, &sha256, progress)?;
         }
-        repository.add(&upload.remote, archive, &upload.sha256, progress)
+        match repository.add(&upload.remote, archive, &upload.sha256, progress) {
+            Err(error) if error.root_cause().is::<ContentChanged>() => Err(has_changed()),
+            added => added,
+        }
     }
+}
+
+/// Removes an upload from the queue, and the parts of it from its destination. If a destination does not answer, its
+/// parts stay, and a later upload to the same folder removes them.
+pub(super) fn discard(queue: &Queue, upload: &QueuedUpload, destinations: &Destinations) -> Result<()> {
+    if let Ok(repository) = destinations.open(&upload.destination) {
+        repository.remove_unfinished(&upload.remote)?;
+    }
+    queue.remove(upload)
 }

@@ -6,19 +6,25 @@ use super::credentials::{CredentialSource, S3Environment};
 use super::deletion::Deleter;
 use super::encryption::RequestedEncryption;
 use super::error::S3Error;
+use super::http::Http;
 use super::listing;
 use super::object::{self, ObjectReader};
+use super::proxy;
+use super::unfinished;
 use super::upload::Upload;
-use super::{http, proxy};
 use crate::error::Refusal;
 use crate::progress::Sink;
 use crate::store::{Blob, BlobStore, Deletion, ErrorScope};
 use crate::system::clock::Clock;
+use crate::system::interrupt;
 use crate::system::lock::Lock;
 use anyhow::{Context, Error, Result};
 use std::fs::File;
 use std::io::Read;
 use std::sync::Arc;
+
+/// The number of objects that are deleted at a time. A deletion is some requests, and most of its time is waiting.
+const PARALLEL_DELETIONS: usize = 8;
 
 /// A folder of a bucket.
 #[derive(Debug)]
@@ -48,19 +54,28 @@ impl Bucket {
         )?;
         let proxy = config.proxy.as_deref();
         let proxy = proxy::choose(endpoint.host(), endpoint.is_tls(), proxy, &environment.proxies);
-        let agent = http::agent(config.ca.as_deref(), proxy.map_err(in_destination)?, endpoint.is_tls());
-        let agent = agent.map_err(|error| match error.downcast::<Refusal>() {
+        let proxy = proxy.map_err(in_destination)?;
+        let silence = config.silence().map_err(in_destination)?;
+        let http = Http::new(config.ca.as_deref(), proxy, endpoint.is_tls(), silence);
+        let http = http.map_err(|error| match error.downcast::<Refusal>() {
             Ok(refusal) => in_destination(refusal).into(),
             Err(error) => error,
         })?;
-        let client = Arc::new(S3Client::new(endpoint, source, agent, clock));
-        Ok(Self {
+        let encryption = config.requested_encryption().map_err(in_destination)?;
+        let client = S3Client::new(endpoint, source, http, clock);
+        Ok(Self { encryption, ..Self::with_client(client, config) })
+    }
+
+    /// Returns the folder of `config`, which is reached by `client`, and does not ask for encryption.
+    pub(super) fn with_client(client: S3Client, config: &S3Config) -> Self {
+        let client = Arc::new(client);
+        Self {
             deleter: Deleter::new(&client),
             client,
             folder: config.prefix(),
             url: config.url(),
-            encryption: config.requested_encryption().map_err(in_destination)?,
-        })
+            encryption: None,
+        }
     }
 
     fn key(&self, name: &str) -> String {
@@ -128,13 +143,23 @@ impl BlobStore for Bucket {
     }
 
     fn delete(&self, blob: &Blob) -> Result<Deletion> {
-        let deletion = self.deleter.delete(&self.key(&blob.name), &blob.version, blob.lock.as_deref());
+        let (key, lock) = (self.key(&blob.name), blob.lock.as_deref());
+        let deletion = self.deleter.delete(&key, &blob.version, lock, blob.modified);
         deletion.with_context(|| format!("deleting {}{}", self.url, blob.name))
     }
 
     fn delete_small(&self, name: &str) -> Result<()> {
         let deleted = self.deleter.delete_by_name(&self.key(name));
         deleted.with_context(|| format!("deleting {}{name}", self.url))
+    }
+
+    fn remove_unfinished(&self, name: &str) -> Result<()> {
+        unfinished::abort(&self.client, &self.key(name));
+        interrupt::check()
+    }
+
+    fn parallel_deletions(&self) -> usize {
+        PARALLEL_DELETIONS
     }
 
     fn lock(&self, _name: &str) -> Result<Option<Lock>> {

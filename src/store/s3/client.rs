@@ -4,9 +4,10 @@
 
 use super::credentials::{CredentialSource, Credentials};
 use super::endpoint::Endpoint;
-use super::error::{S3Error, is_error_document};
-use super::http::{header, read_timeout};
+use super::error::{S3Error, is_error_document, is_page, one_line, root_element};
+use super::http::{Http, header};
 use super::sign::{Unsigned, encode_query, signature};
+use super::transport::OnSignal;
 use crate::system::clock::Clock;
 use crate::system::{interrupt, random};
 use anyhow::{Context, Result, bail};
@@ -15,14 +16,15 @@ use std::io::{self, Read};
 use std::sync::Mutex;
 use std::time::Duration;
 use ureq::http::{HeaderMap, Request, Response};
-use ureq::{Agent, SendBody};
 
 /// The number of attempts before the failure of a request is reported.
 const ATTEMPTS: u32 = 5;
+/// The number of attempts if the server does not answer: each takes as long as the server may be silent.
+const STALLED_ATTEMPTS: u32 = 2;
 /// The longest pause before the second attempt. It doubles from attempt to attempt.
-const FIRST_PAUSE: Duration = Duration::from_millis(400);
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(feature = "fuzz") { 2 } else { 400 });
 /// The longest pause before any attempt, also if the server asks for a longer one.
-const MAX_PAUSE: Duration = Duration::from_secs(20);
+const MAX_PAUSE: Duration = Duration::from_millis(if cfg!(feature = "fuzz") { 4 } else { 20_000 });
 /// The largest response body: two parts and some XML.
 const MAX_RESPONSE: u64 = 17 << 20;
 /// A temporary access key is fetched again if it expires sooner than this.
@@ -33,10 +35,13 @@ const MIN_KEY_LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 pub(super) struct S3Client {
     endpoint: Endpoint,
     source: CredentialSource,
-    agent: Agent,
+    http: Http,
     credentials: Mutex<Option<Credentials>>,
     clock: Clock,
 }
+
+/// Receives the number of bytes of a body that were sent.
+pub(super) type OnSent<'a> = dyn Fn(u64) -> io::Result<()> + 'a;
 
 /// A request.
 #[derive(Default)]
@@ -51,8 +56,9 @@ pub(super) struct S3Request<'a> {
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: &'a [u8],
-    /// Called with the number of bytes of the body that were sent. Starts again with each attempt.
-    pub on_sent: Option<&'a dyn Fn(u64)>,
+    /// Called with the number of bytes of the body that were sent. Starts again with each attempt. An error ends the
+    /// attempt.
+    pub on_sent: Option<&'a OnSent<'a>>,
 }
 
 /// A response that is not an error.
@@ -69,28 +75,42 @@ impl S3Response {
         header(&self.headers, name)
     }
 
-    /// Parses the body as XML.
-    pub fn xml<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
-        let text = std::str::from_utf8(&self.body).context("the server's response is not text")?;
-        quick_xml::de::from_str(text).context("the server's response is not the XML that S3 defines")
+    /// Parses the body as the XML document `root`.
+    ///
+    /// # Errors
+    /// Fails if the body is another document: the server did not answer this request.
+    pub fn xml<T: serde::de::DeserializeOwned>(&self, root: &str) -> Result<T> {
+        let text = std::str::from_utf8(&self.body).context("the server's answer is not text")?;
+        match root_element(text) {
+            Some(name) if name == root => {
+                quick_xml::de::from_str(text).context("the server's answer is not the XML that S3 defines")
+            }
+            Some(other) => bail!(
+                "the server answered with the document {:?} instead of {root}; check bucket, endpoint and style",
+                one_line(other)
+            ),
+            None => bail!("the server's answer is not an S3 document; check the endpoint"),
+        }
     }
 }
 
 impl S3Client {
     /// Creates a client. Its signatures have the time of `clock`.
-    pub fn new(endpoint: Endpoint, source: CredentialSource, agent: Agent, clock: Clock) -> Self {
-        Self { endpoint, source, agent, credentials: Mutex::new(None), clock }
+    pub fn new(endpoint: Endpoint, source: CredentialSource, http: Http, clock: Clock) -> Self {
+        Self { endpoint, source, http, credentials: Mutex::new(None), clock }
     }
 
-    /// Sends a request up to [`ATTEMPTS`] times. The server's own error is an [`S3Error`].
+    /// Sends a request up to [`ATTEMPTS`] times, or up to [`STALLED_ATTEMPTS`] times if the server does not answer. The
+    /// server's own error is an [`S3Error`].
     pub fn send(&self, request: &S3Request<'_>) -> Result<S3Response> {
         let mut attempts = 1;
         loop {
-            let error = match self.attempt(request)? {
+            let error = match self.attempt(request, OnSignal::Stop)? {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            if attempts == ATTEMPTS || !error.is_temporary() {
+            let limit = if error.is_stall() { STALLED_ATTEMPTS } else { ATTEMPTS };
+            if attempts >= limit || !error.is_temporary() {
                 return Err(error.after_attempts(attempts).into());
             }
             interrupt::sleep(pause(attempts, error.retry_after())?)?;
@@ -98,16 +118,45 @@ impl S3Client {
         }
     }
 
-    /// Sends a request once, even if an interrupt is pending: for cleaning up.
+    /// Sends a request once, even if a signal has arrived: for cleaning up. After a signal, all such requests together
+    /// have less than a second.
     pub fn send_despite_interrupt(&self, request: &S3Request<'_>) -> Result<S3Response> {
-        let _deferred = interrupt::defer();
-        Ok(self.attempt(request)??)
+        Ok(self.attempt(request, OnSignal::CleanUp)??)
     }
 
     /// Sends a request once. The outer error is one that no further attempt can avoid.
-    fn attempt(&self, request: &S3Request<'_>) -> Result<Result<S3Response, S3Error>> {
-        interrupt::check()?;
+    fn attempt(&self, request: &S3Request<'_>, on_signal: OnSignal) -> Result<Result<S3Response, S3Error>> {
+        let check = || if on_signal == OnSignal::Stop { interrupt::check() } else { Ok(()) };
+        check()?;
         let now = self.clock.now();
+        let server = self.endpoint.server();
+        let response = self.transmit(request, now, on_signal)?;
+        let received = response.and_then(|response| {
+            let (parts, body) = response.into_parts();
+            Ok((parts, read_body(body)?))
+        });
+        let (parts, body) = match received {
+            Ok(received) => received,
+            Err(error) => {
+                check()?;
+                return Ok(Err(S3Error::without_response(server, &error)));
+            }
+        };
+        let is_success = parts.status.is_success() && !is_error_document(request.method, &body);
+        if is_success && !is_page(request.method, parts.status.as_u16(), &parts.headers, &body) {
+            return Ok(Ok(S3Response { headers: parts.headers, body }));
+        }
+        Ok(Err(S3Error::from_response(server, parts.status.as_u16(), &parts.headers, &body, now)
+            .about_bucket(self.endpoint.bucket())))
+    }
+
+    /// Signs and sends a request. Returns the head of the response, or why there is none.
+    fn transmit(
+        &self,
+        request: &S3Request<'_>,
+        now: Timestamp,
+        on_signal: OnSignal,
+    ) -> Result<Result<Response<ureq::Body>, ureq::Error>> {
         let credentials = self.credentials(now)?;
         let path = self.endpoint.path(request.key);
         let mut headers = vec![("host", self.endpoint.host().to_owned())];
@@ -117,31 +166,35 @@ impl S3Client {
             path: &path,
             query: &request.query,
             headers: &headers,
-            body: request.body,
+            body: self.must_sign_body(request).then_some(request.body),
             region: self.endpoint.region(),
         };
         headers.extend(signature(&unsigned, &credentials, now));
         let url = self.endpoint.url(&path, &encode_query(&request.query));
-        let server = self.endpoint.server();
-        let response = match transmit(&self.agent, request, &url, &headers) {
-            Ok(response) => response,
-            Err(error) => {
-                interrupt::check()?;
-                return Ok(Err(S3Error::without_response(server, &error)));
-            }
-        };
-        let (parts, body) = response.into_parts();
-        let body = match read_body(body) {
-            Ok(body) => body,
-            Err(error) => {
-                interrupt::check()?;
-                return Ok(Err(S3Error::without_response(server, &ureq::Error::Io(error))));
-            }
-        };
-        if parts.status.is_success() && !is_error_document(request.method, &body) {
-            return Ok(Ok(S3Response { headers: parts.headers, body }));
+        let mut builder = Request::builder().method(request.method).uri(url);
+        for (name, value) in &headers {
+            builder = builder.header(*name, value.as_str());
         }
-        Ok(Err(S3Error::from_response(server, parts.status.as_u16(), &parts.headers, &body, now)))
+        if !matches!(request.method, "PUT" | "POST") {
+            return Ok(self.http.send(builder, on_signal));
+        }
+        let mut body = RequestBody { rest: request.body, size: request.body.len(), on_sent: request.on_sent };
+        let builder = builder.header("content-length", request.body.len());
+        let is_joining = request.method == "POST" && !request.body.is_empty();
+        Ok(self.http.send_body(builder, &mut body, is_joining, on_signal))
+    }
+
+    /// Returns whether the signature has to cover the body. Other programs do not let it if TLS protects the body, or if
+    /// the body does not leave this machine: to hash each part takes longer than to send it. A checksum in the request
+    /// must protect the body then, and what was uploaded is read back anyway.
+    fn must_sign_body(&self, request: &S3Request<'_>) -> bool {
+        let has_checksum = request.headers.iter().any(|(name, _)| *name == "content-md5");
+        !has_checksum || !(self.endpoint.is_tls() || self.endpoint.is_loopback())
+    }
+
+    /// Returns the time of requests.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     fn credentials(&self, now: Timestamp) -> Result<Credentials> {
@@ -156,60 +209,26 @@ impl S3Client {
     }
 }
 
-fn transmit(
-    agent: &Agent,
-    request: &S3Request<'_>,
-    url: &str,
-    headers: &[(&str, String)],
-) -> Result<Response<ureq::Body>, ureq::Error> {
-    let mut builder = Request::builder().method(request.method).uri(url);
-    for (name, value) in headers {
-        builder = builder.header(*name, value.as_str());
-    }
-    if !matches!(request.method, "PUT" | "POST") {
-        let configured = agent.configure_request(builder.body(())?);
-        return agent.run(configured.timeout_per_read(Some(read_timeout(request.method))).build());
-    }
-    let mut body = RequestBody { rest: request.body, size: request.body.len(), on_sent: request.on_sent };
-    let builder = builder.header("content-length", request.body.len());
-    agent.run(builder.body(SendBody::from_reader(&mut body))?)
-}
-
-/// A request body that ends early on an interrupt, because a part takes minutes on a slow link.
+/// A request body that reports how much of it was sent.
 struct RequestBody<'a> {
     rest: &'a [u8],
     size: usize,
-    on_sent: Option<&'a dyn Fn(u64)>,
+    on_sent: Option<&'a OnSent<'a>>,
 }
 
 impl Read for RequestBody<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        fail_if_interrupted()?;
         // The bytes of the previous calls have been sent by now.
         if let Some(on_sent) = self.on_sent {
-            on_sent((self.size - self.rest.len()) as u64);
+            on_sent((self.size - self.rest.len()) as u64)?;
         }
         self.rest.read(buffer)
     }
 }
 
-fn read_body(body: ureq::Body) -> io::Result<Vec<u8>> {
-    let mut reader = body.into_with_config().limit(MAX_RESPONSE).reader();
-    let (mut bytes, mut chunk) = (Vec::new(), vec![0; 64 << 10]);
-    loop {
-        fail_if_interrupted()?;
-        match reader.read(&mut chunk)? {
-            0 => return Ok(bytes),
-            length => bytes.extend_from_slice(&chunk[..length]),
-        }
-    }
-}
-
-fn fail_if_interrupted() -> io::Result<()> {
-    match interrupt::requested() {
-        Some(_) => Err(io::Error::other("interrupted")),
-        None => Ok(()),
-    }
+/// Reads the body of a response, which may not be larger than a part.
+fn read_body(body: ureq::Body) -> Result<Vec<u8>, ureq::Error> {
+    body.into_with_config().limit(MAX_RESPONSE).read_to_vec()
 }
 
 /// Returns the pause after a number of attempts: the one that the server asks for, or one that doubles each time. Half

@@ -2,10 +2,16 @@
 
 use super::encryption::{Encryption, RequestedEncryption};
 use super::endpoint::{AddressingStyle, Endpoint, server_name};
+use super::http::DEFAULT_STALL_TIMEOUT;
 use super::proxy::{self, Proxies};
 use crate::error::Refusal;
+use crate::schedule::parse_seconds;
 use serde::Deserialize;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest time for which a server may be silent, in seconds.
+const MAX_STALL_SECONDS: u64 = 3600;
 
 /// A bucket as the settings describe it.
 #[derive(Debug, Clone, Deserialize)]
@@ -38,6 +44,8 @@ pub struct S3Config {
     /// Whether archives may be sent over the network without TLS.
     #[serde(default)]
     pub allow_http: bool,
+    /// How long the server may be silent before a request counts as failed, such as `90s`. The default is a minute.
+    pub stall_timeout: Option<String>,
 }
 
 impl S3Config {
@@ -68,6 +76,7 @@ impl S3Config {
         let endpoint = self.server()?;
         self.check_folder()?;
         proxy::choose(endpoint.host(), endpoint.is_tls(), self.proxy.as_deref(), &Proxies::default())?;
+        self.silence()?;
         self.requested_encryption().map(|_| ())
     }
 
@@ -85,6 +94,18 @@ impl S3Config {
             format!("folder {folder:?} has an empty part, `.`, `..` or a control character"),
             format!("write folder: {}", plain.join("/")),
         ))
+    }
+
+    /// Returns how long the server may be silent.
+    pub(super) fn silence(&self) -> Result<Duration, Refusal> {
+        let Some(text) = &self.stall_timeout else { return Ok(DEFAULT_STALL_TIMEOUT) };
+        let seconds = parse_seconds(text).filter(|seconds| (1..=MAX_STALL_SECONDS).contains(seconds));
+        seconds.map(Duration::from_secs).ok_or_else(|| {
+            Refusal::new(
+                format!("stall-timeout is {text:?}"),
+                "give a duration between 1s and 1h, such as 90s or 5m",
+            )
+        })
     }
 
     /// Returns whether requests go through a proxy of the environment that requires a login.

@@ -4,6 +4,7 @@
 
 use super::http::describe_error;
 use super::proxy::Proxies;
+use super::transport::{self, OnSignal};
 use crate::error::Refusal;
 use crate::system::durable::read_small_text;
 use crate::system::secret::Secret;
@@ -148,15 +149,15 @@ fn fetch_role(url: &str) -> Result<Credentials> {
         token: String,
         expiration: Timestamp,
     }
-    let agent: ureq::Agent = ureq::Agent::config_builder()
+    let config = ureq::Agent::config_builder()
         .proxy(None)
         .timeout_global(Some(METADATA_TIMEOUT))
         .max_redirects(0)
-        .build()
-        .into();
+        .build();
+    let agent = transport::agent(config, OnSignal::Stop);
     let base = format!("{}/latest", url.trim_end_matches('/'));
     let text = |response: Result<ureq::http::Response<ureq::Body>, ureq::Error>| -> Result<String> {
-        let mut response = response.map_err(|error| anyhow!("{}", describe_error(&error)))?;
+        let mut response = response.map_err(|error| anyhow!("{}", describe_error(&error).1))?;
         Ok(response.body_mut().with_config().limit(MAX_METADATA).read_to_string()?)
     };
     let token = agent.put(format!("{base}/api/token")).header("x-aws-ec2-metadata-token-ttl-seconds", "300");

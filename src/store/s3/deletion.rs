@@ -6,8 +6,9 @@
 
 use super::client::{S3Client, S3Request};
 use super::error::S3Error;
-use crate::store::Deletion;
-use anyhow::{Result, anyhow, bail};
+use crate::store::{Deletion, Locked};
+use anyhow::{Error, Result, anyhow, bail};
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use std::sync::{Arc, OnceLock};
 
@@ -24,8 +25,23 @@ pub(super) struct Deleter {
 struct BucketSettings {
     /// Whether it keeps versions, or may have kept them.
     has_versions: bool,
-    /// A description of its object lock. `None` if it has no lock, or if the access key may not read the lock.
-    lock: Option<String>,
+    /// Its object lock. `None` if it has no lock, or if the access key may not read the lock.
+    lock: Option<BucketLock>,
+}
+
+/// The object lock of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct BucketLock {
+    description: String,
+    /// How long it keeps an object, if it has a default.
+    duration: Option<SignedDuration>,
+}
+
+impl BucketLock {
+    /// Returns whether an object that was stored at `modified` may be locked.
+    fn may_keep(&self, modified: Timestamp, now: Timestamp) -> bool {
+        self.duration.is_none_or(|duration| now.duration_since(modified) < duration)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -56,17 +72,23 @@ struct DefaultRetention {
 }
 
 impl ObjectLock {
-    fn describe(&self) -> Option<String> {
+    fn describe(&self) -> Option<BucketLock> {
         let DefaultRetention { mode, days, years } = &self.rule.default_retention;
-        let time = match (days, years) {
+        let (time, days) = match (days, years) {
             _ if self.object_lock_enabled != "Enabled" => return None,
-            (Some(1), _) => "1 day".to_owned(),
-            (Some(days), _) => format!("{days} days"),
-            (None, Some(1)) => "1 year".to_owned(),
-            (None, Some(years)) => format!("{years} years"),
-            (None, None) => return Some("the bucket has an object lock".to_owned()),
+            (Some(1), _) => ("1 day".to_owned(), 1),
+            (Some(days), _) => (format!("{days} days"), *days),
+            (None, Some(1)) => ("1 year".to_owned(), 365),
+            (None, Some(years)) => (format!("{years} years"), years.saturating_mul(365)),
+            (None, None) => {
+                let description = "the bucket has an object lock".to_owned();
+                return Some(BucketLock { description, duration: None });
+            }
         };
-        Some(format!("the bucket's object lock keeps each object for {time} ({mode})"))
+        Some(BucketLock {
+            description: format!("the bucket's object lock keeps each object for {time} ({mode})"),
+            duration: Some(SignedDuration::from_hours(i64::from(days) * 24)),
+        })
     }
 }
 
@@ -75,28 +97,38 @@ impl Deleter {
         Self { client: Arc::clone(client), settings: OnceLock::new() }
     }
 
-    /// Deletes the object `key` by its version if the bucket keeps versions. If the access key may not delete versions,
-    /// and no lock is known, the object is hidden.
+    /// Deletes the object `key`, which was stored at `modified`, by its version if the bucket keeps versions. If the
+    /// access key may not delete versions, and no lock is known, the object is hidden.
     ///
     /// # Errors
-    /// Fails if the server refuses, or if a lock keeps the object. The object is then still listed.
-    pub fn delete(&self, key: &str, version: &str, lock: Option<&str>) -> Result<Deletion> {
+    /// Fails if the server refuses, or if a lock keeps the object: the cause is [`Locked`]. The object is then still
+    /// listed.
+    pub fn delete(
+        &self,
+        key: &str,
+        version: &str,
+        lock: Option<&str>,
+        modified: Timestamp,
+    ) -> Result<Deletion> {
         let BucketSettings { has_versions, lock: bucket_lock } = self.settings()?;
-        let lock = lock.map(str::to_owned).or(bucket_lock);
+        let bucket_lock = bucket_lock.filter(|lock| lock.may_keep(modified, self.client.now()));
+        let lock = lock.map(str::to_owned).or(bucket_lock.map(|lock| lock.description));
         match (version, lock) {
-            ("", Some(lock)) => Err(anyhow!("{lock}, and the server names no version of it to delete")),
+            ("", Some(lock)) => {
+                Err(anyhow!("the server names no version of it to delete").context(Locked(lock)))
+            }
             ("", None) => self.delete_or_hide(key, has_versions),
             (version, lock) => match (self.delete_version(key, version), lock) {
                 (Ok(()), _) => Ok(Deletion::Deleted),
-                // Another program has deleted this version since it was described.
-                (Err(error), _) if error.downcast_ref().is_some_and(S3Error::is_not_found) => {
-                    Ok(Deletion::Deleted)
-                }
-                (Err(error), Some(lock)) => Err(error.context(lock)),
-                (Err(error), None) if error.downcast_ref().is_some_and(S3Error::is_refusal) => {
-                    self.delete_or_hide(key, true)
-                }
-                (Err(error), None) => Err(error),
+                (Err(error), lock) => match (error.downcast::<S3Error>()?, lock) {
+                    // Another program has deleted this version since it was described.
+                    (error, _) if error.is_not_found() => Ok(Deletion::Deleted),
+                    (error, Some(lock)) if error.is_refusal() => {
+                        Err(Error::new(error.explained()).context(Locked(lock)))
+                    }
+                    (error, None) if error.is_refusal() => self.delete_or_hide(key, true),
+                    (error, _) => Err(error.into()),
+                },
             },
         }
     }
@@ -127,19 +159,20 @@ impl Deleter {
         if let Some(known) = self.settings.get() {
             return Ok(known.clone());
         }
-        let versioning: Versioning = self.setting("versioning")?.unwrap_or_default();
-        let lock: ObjectLock = self.setting("object-lock")?.unwrap_or_default();
+        let versioning: Versioning =
+            self.setting("versioning", "VersioningConfiguration")?.unwrap_or_default();
+        let lock: ObjectLock = self.setting("object-lock", "ObjectLockConfiguration")?.unwrap_or_default();
         // "Suspended" keeps the versions that exist.
         let settings = BucketSettings { has_versions: !versioning.status.is_empty(), lock: lock.describe() };
         Ok(self.settings.get_or_init(|| settings).clone())
     }
 
-    /// Reads a setting of the bucket. Returns `None` if it is not set, if the server does not support it, or if the
+    /// Reads a setting of the bucket, which is the document `root`. Returns `None` if it is not set, if the server does not support it, or if the
     /// access key may not read it.
-    fn setting<T: serde::de::DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>> {
+    fn setting<T: serde::de::DeserializeOwned>(&self, name: &'static str, root: &str) -> Result<Option<T>> {
         let query = vec![(name, String::new())];
         match self.client.send(&S3Request { method: "GET", query, ..S3Request::default() }) {
-            Ok(response) => response.xml().map(Some),
+            Ok(response) => response.xml(root).map(Some),
             Err(error) => match error.downcast_ref::<S3Error>() {
                 Some(cause) if cause.is_not_implemented() || cause.is_refusal() => Ok(None),
                 _ => bail!(error),
@@ -172,7 +205,18 @@ mod tests {
             ("<ObjectLockConfiguration/>".to_owned(), None),
         ] {
             let lock: ObjectLock = quick_xml::de::from_str(&text).unwrap();
-            assert_eq!(lock.describe(), words, "{text}");
+            assert_eq!(lock.describe().map(|lock| lock.description), words, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_lock_ends_with_the_buckets_default_time() {
+        let text = "<O><ObjectLockEnabled>Enabled</ObjectLockEnabled><Rule><DefaultRetention><Mode>GOVERNANCE</Mode>\
+                    <Days>2</Days></DefaultRetention></Rule></O>";
+        let lock = quick_xml::de::from_str::<ObjectLock>(text).unwrap().describe().unwrap();
+        let stored: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
+        for (now, keeps) in [("2026-11-21T23:59:59Z", true), ("2026-11-22T00:00:01Z", false)] {
+            assert_eq!(lock.may_keep(stored, now.parse().unwrap()), keeps, "{now}");
         }
     }
 

@@ -34,6 +34,7 @@ pub(super) struct Endpoint {
     /// The prefix of every key in a path: empty, or `/BUCKET`.
     prefix: String,
     region: String,
+    bucket: String,
 }
 
 impl Endpoint {
@@ -68,12 +69,17 @@ impl Endpoint {
             AddressingStyle::Host => (format!("{bucket}.{host}"), String::new()),
             AddressingStyle::Path => (host.to_owned(), format!("/{bucket}")),
         };
-        Ok(Self { scheme, host, prefix, region })
+        Ok(Self { scheme, host, prefix, region, bucket: bucket.to_owned() })
     }
 
     /// Returns the value of the header `Host`.
     pub fn host(&self) -> &str {
         &self.host
+    }
+
+    /// Returns the bucket's name.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
     }
 
     /// Returns the region in signatures.
@@ -89,6 +95,11 @@ impl Endpoint {
     /// Returns whether it is reached over TLS.
     pub fn is_tls(&self) -> bool {
         self.scheme == "https"
+    }
+
+    /// Returns whether it is on this machine.
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.host)
     }
 
     /// Returns the encoded path of an object, or of the bucket for an empty key.

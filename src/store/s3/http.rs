@@ -2,39 +2,108 @@
 //!
 //! It must never follow a redirect, because a signature is valid for one server only.
 
+use super::transport::{self, ABANDONED, ANSWERED_TLS, OnSignal, is_stall};
 use crate::error::Refusal;
 use crate::system::durable::read_small_file;
 use crate::system::trust;
 use anyhow::Result;
 use jiff::Timestamp;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use ureq::Agent;
-use ureq::http::HeaderMap;
+use ureq::config::Config;
+use ureq::http::request::Builder;
+use ureq::http::{HeaderMap, Response};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
+use ureq::{Agent, SendBody};
 
 /// The timeout of a name lookup, and of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// A connection on which no byte moves for this long is broken. The total time is not limited, because a link may be
-/// slow.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// A server may join thousands of parts before it responds.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a server may be silent, unless the settings name another time.
+pub(super) const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many times as long a server may be silent while it joins the parts of an upload, which may be thousands.
+const JOINING: u32 = 5;
+/// The longest time for one request. Within it, eight mebibytes arrive even at three kilobytes per second, and a
+/// server that sends a byte now and then cannot hold a run for ever.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The number of idle connections that are kept: one for each thread that sends requests.
+const MAX_IDLE_CONNECTIONS: usize = 16;
 /// The files in which Debian and Ubuntu, and Fedora, keep the certificate authorities that they trust.
 const SYSTEM_AUTHORITIES: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 
-/// Returns how long one read of a response may take. Only a request that changes something gives the server work to do.
-pub(super) fn read_timeout(method: &str) -> Duration {
-    if matches!(method, "GET" | "HEAD") { STALL_TIMEOUT } else { RESPONSE_TIMEOUT }
+/// Sends requests, and takes the responses of a server that may be slow or silent.
+#[derive(Debug)]
+pub(super) struct Http {
+    /// For requests that a signal ends.
+    agent: Agent,
+    /// For requests that remove what is not finished, also after a signal.
+    cleaning_agent: Agent,
+    stall_timeout: Duration,
 }
 
-/// Makes an agent that trusts the authorities in the file `ca`, or the machine's, and uses `proxy`, if there is one.
-///
-/// # Errors
-/// Refuses an authority that cannot be used, and a processor that lacks the instructions of our cryptography.
-pub(super) fn agent(ca: Option<&Path>, proxy: Option<ureq::Proxy>, tls: bool) -> Result<Agent> {
+impl Http {
+    /// Prepares requests over connections that trust the authorities in the file `ca`, or the machine's, and use
+    /// `proxy`, if there is one. A server that is silent for `stall_timeout` counts as broken.
+    ///
+    /// # Errors
+    /// Refuses an authority that cannot be used, and a processor that lacks the instructions of our cryptography.
+    pub fn new(
+        ca: Option<&Path>,
+        proxy: Option<ureq::Proxy>,
+        tls: bool,
+        stall_timeout: Duration,
+    ) -> Result<Self> {
+        let config = config(ca, proxy, tls, stall_timeout)?;
+        Ok(Self {
+            agent: transport::agent(config.clone(), OnSignal::Stop),
+            cleaning_agent: transport::agent(config, OnSignal::CleanUp),
+            stall_timeout,
+        })
+    }
+
+    /// Uses one agent for everything.
+    #[cfg(feature = "fuzz")]
+    pub fn with_agent(agent: Agent) -> Self {
+        Self { agent: agent.clone(), cleaning_agent: agent, stall_timeout: DEFAULT_STALL_TIMEOUT }
+    }
+
+    /// Sends a request without a body. Returns the head of the response.
+    pub fn send(&self, request: Builder, on_signal: OnSignal) -> Result<Response<ureq::Body>, ureq::Error> {
+        let agent = self.agent(on_signal);
+        agent.run(request.body(())?)
+    }
+
+    /// Sends a request with a body. Returns the head of the response. `is_joining` is set if the server has to join
+    /// the parts of an upload before it can answer.
+    pub fn send_body(
+        &self,
+        request: Builder,
+        body: &mut dyn Read,
+        is_joining: bool,
+        on_signal: OnSignal,
+    ) -> Result<Response<ureq::Body>, ureq::Error> {
+        let agent = self.agent(on_signal);
+        let limit = if is_joining { self.stall_timeout.saturating_mul(JOINING) } else { self.stall_timeout };
+        let configured = agent.configure_request(request.body(SendBody::from_reader(body))?);
+        agent.run(configured.timeout_per_read(Some(limit)).timeout_recv_response(Some(limit)).build())
+    }
+
+    fn agent(&self, on_signal: OnSignal) -> &Agent {
+        match on_signal {
+            OnSignal::Stop => &self.agent,
+            OnSignal::CleanUp => &self.cleaning_agent,
+        }
+    }
+}
+
+fn config(
+    ca: Option<&Path>,
+    proxy: Option<ureq::Proxy>,
+    tls: bool,
+    stall_timeout: Duration,
+) -> Result<Config> {
     let config = Agent::config_builder()
         .proxy(proxy)
         .user_agent(concat!("etcd-charm/", env!("CARGO_PKG_VERSION")))
@@ -43,11 +112,14 @@ pub(super) fn agent(ca: Option<&Path>, proxy: Option<ureq::Proxy>, tls: bool) ->
         .max_redirects_will_error(false)
         .timeout_resolve(Some(CONNECT_TIMEOUT))
         .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_per_read(Some(RESPONSE_TIMEOUT))
-        .timeout_per_write(Some(STALL_TIMEOUT))
-        .timeout_recv_response(Some(RESPONSE_TIMEOUT));
+        .timeout_per_read(Some(stall_timeout))
+        .timeout_per_write(Some(stall_timeout))
+        .timeout_recv_response(Some(stall_timeout))
+        .timeout_per_call(Some(REQUEST_TIMEOUT))
+        .max_idle_connections(MAX_IDLE_CONNECTIONS)
+        .max_idle_connections_per_host(MAX_IDLE_CONNECTIONS);
     if !tls {
-        return Ok(config.build().into());
+        return Ok(config.build());
     }
     check_processor()?;
     let roots = match ca {
@@ -62,7 +134,7 @@ pub(super) fn agent(ca: Option<&Path>, proxy: Option<ureq::Proxy>, tls: bool) ->
         .root_certs(RootCerts::new_with_certs(&roots))
         .unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider()))
         .build();
-    Ok(config.tls_config(tls_config).build().into())
+    Ok(config.tls_config(tls_config).build())
 }
 
 fn system_authorities() -> Result<Vec<Certificate<'static>>> {
@@ -131,24 +203,79 @@ pub(super) fn parse_date(text: &str) -> Option<Timestamp> {
     jiff::fmt::rfc2822::parse(text).ok().map(|date| date.timestamp())
 }
 
+/// Why a request got no response.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// A reason that may not last.
+    #[default]
+    Other,
+    /// The server was silent for too long.
+    Stalled,
+    /// The server answered TLS with something else.
+    SpeaksNoTls,
+    /// The server answered plain HTTP with TLS.
+    SpeaksTls,
+    /// The server ended the connection instead of answering, as some do that expect TLS.
+    HungUp,
+    /// The request was given up, because another one failed.
+    Abandoned,
+    /// The server's certificate is for another name.
+    OtherName,
+    /// The server's certificate is not trusted, or not valid now.
+    Certificate,
+}
+
 /// Describes why a request got no response, in terms for operators instead of the library's message.
-pub(super) fn describe_error(error: &ureq::Error) -> String {
-    match error {
-        // rustls reports a certificate wrapped in an input/output error.
-        ureq::Error::Io(error) if error.to_string().starts_with("invalid peer certificate") => {
-            format!("TLS: {error}")
-        }
-        // This is the text of the standard library.
-        ureq::Error::Io(error) if error.to_string().starts_with("failed to lookup address") => {
-            format!("the host name cannot be resolved ({error})")
-        }
+pub(super) fn describe_error(error: &ureq::Error) -> (Cause, String) {
+    let text = match error {
         ureq::Error::Io(error) => without_error_number(&error.to_string()),
-        ureq::Error::HostNotFound => "the host name cannot be resolved".to_owned(),
-        ureq::Error::Timeout(which) => format!("timed out ({which})"),
-        ureq::Error::Rustls(error) => format!("TLS: {error}"),
-        ureq::Error::ConnectProxyFailed(reason) => format!("the proxy refused the connection: {reason}"),
-        ureq::Error::StatusCode(status) => format!("it returned status {status}"),
         other => other.to_string(),
+    };
+    // These are the texts of rustls, which reports its errors wrapped in an input/output error, and of the standard
+    // library.
+    if text.contains("InvalidContentType") {
+        return (Cause::SpeaksNoTls, "the server speaks no TLS at this port".to_owned());
+    }
+    if let Some((_, reason)) = text.split_once("invalid peer certificate: ") {
+        let is_other_name = reason.contains("not valid for name") || reason.contains("NotValidForName");
+        let cause = if is_other_name { Cause::OtherName } else { Cause::Certificate };
+        return (
+            cause,
+            format!("the server's certificate is not accepted: {}", describe_certificate(reason)),
+        );
+    }
+    if text.starts_with("failed to lookup address") {
+        return (Cause::Other, format!("the host name cannot be resolved ({text})"));
+    }
+    if text == ABANDONED {
+        return (Cause::Abandoned, text);
+    }
+    match error {
+        ureq::Error::Tls(ANSWERED_TLS) => (Cause::SpeaksTls, "the server speaks TLS at this port".to_owned()),
+        ureq::Error::HostNotFound => (Cause::Other, "the host name cannot be resolved".to_owned()),
+        error if is_stall(error) => (Cause::Stalled, "the server stopped answering".to_owned()),
+        ureq::Error::Timeout(which) => (Cause::Other, format!("timed out ({which})")),
+        ureq::Error::ConnectProxyFailed(reason) => {
+            (Cause::Other, format!("the proxy refused the connection: {reason}"))
+        }
+        ureq::Error::StatusCode(status) => (Cause::Other, format!("it returned status {status}")),
+        ureq::Error::Protocol(_) => (Cause::Other, "the server's answer is not HTTP".to_owned()),
+        ureq::Error::Io(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            (Cause::HungUp, "the server closed the connection without an answer".to_owned())
+        }
+        ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionReset => (Cause::HungUp, text),
+        _ => (Cause::Other, text),
+    }
+}
+
+/// Words for the reasons that rustls names by an identifier.
+fn describe_certificate(reason: &str) -> &str {
+    match reason {
+        "UnknownIssuer" => "an unknown authority signed it",
+        "Expired" => "it has expired",
+        "NotValidYet" => "it is not valid yet",
+        "CaUsedAsEndEntity" => "it is the certificate of an authority",
+        reason => reason,
     }
 }
 
@@ -162,13 +289,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_requests_that_change_something_may_take_minutes() {
-        for (method, seconds) in [("GET", 60), ("HEAD", 60), ("POST", 300), ("PUT", 300), ("DELETE", 300)] {
-            assert_eq!(read_timeout(method), Duration::from_secs(seconds), "{method}");
-        }
-    }
-
-    #[test]
     fn an_authority_is_a_pem_file() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(authorities(file.path()).unwrap_err().to_string().contains("no certificate"));
@@ -179,6 +299,6 @@ mod tests {
     #[test]
     fn an_error_of_the_system_is_described_without_its_number() {
         let error = ureq::Error::Io(std::io::Error::from_raw_os_error(111));
-        assert_eq!(describe_error(&error), "Connection refused");
+        assert_eq!(describe_error(&error), (Cause::Other, "Connection refused".to_owned()));
     }
 }

@@ -11,11 +11,16 @@ mod deletion;
 mod encryption;
 mod endpoint;
 mod error;
+#[cfg(feature = "fuzz")]
+pub mod fuzzed;
 mod http;
 mod listing;
 mod object;
+mod parts;
 mod proxy;
 mod sign;
+mod transport;
+mod unfinished;
 mod upload;
 
 pub use bucket::Bucket;

@@ -31,7 +31,7 @@ impl ObjectHead {
     fn from_response(response: &S3Response) -> Result<Self> {
         let header = |name: &str| response.header(name).to_owned();
         Ok(Self {
-            size: response.header("content-length").parse().context("the server names no size")?,
+            size: response.header("content-length").parse().context("the server's answer has no size")?,
             etag: header("etag"),
             sha256: header("x-amz-meta-sha256"),
             version: header("x-amz-version-id"),
@@ -42,17 +42,18 @@ impl ObjectHead {
     }
 }
 
-/// Returns the lock in a response. A lock in the past is returned too, because only the server's clock decides.
+/// Returns the lock in a response. Whether it is over is decided by the server's clock, which is in the response too.
 fn lock_in(response: &S3Response) -> Option<String> {
-    match response.header("x-amz-object-lock-retain-until-date") {
-        "" if response.header("x-amz-object-lock-legal-hold") == "ON" => {
-            Some("a legal hold keeps it".to_owned())
-        }
-        "" => None,
-        date => {
-            Some(format!("object lock keeps it until {date} ({})", response.header("x-amz-object-lock-mode")))
-        }
+    let until = response.header("x-amz-object-lock-retain-until-date");
+    if response.header("x-amz-object-lock-legal-hold") == "ON" {
+        return Some("a legal hold keeps it".to_owned());
     }
+    let is_over = match (until.parse::<Timestamp>(), parse_date(response.header("date"))) {
+        (Ok(until), Some(now)) => until <= now,
+        _ => until.is_empty(),
+    };
+    let mode = response.header("x-amz-object-lock-mode");
+    (!is_over).then(|| format!("object lock keeps it until {until} ({mode})"))
 }
 
 /// Describes the object `key`. Returns `None` if it does not exist.
@@ -103,17 +104,28 @@ impl ObjectReader {
         }
         let mut headers = vec![("range", format!("bytes={offset}-{}", offset + length - 1))];
         if !self.etag.is_empty() {
-            headers.push(("if-match", self.etag.clone()));
+            headers.push(("if-match", quoted(&self.etag)));
         }
         let request = S3Request { method: "GET", key: &self.key, headers, ..S3Request::default() };
         let response = self.client.send(&request)?;
-        let total = response.header("content-range").rsplit('/').next();
-        let is_same = total.and_then(|total| total.parse().ok()).is_none_or(|total: u64| total == self.size);
+        let range = response.header("content-range");
+        let total = range.rsplit('/').next().and_then(|total| total.parse().ok());
+        let is_same = total.is_none_or(|total: u64| total == self.size);
         ensure!(is_same, "the object was replaced by another one in the meantime");
+        // A server that ignores the range sends the object from its beginning.
+        let is_requested =
+            range.starts_with(&format!("bytes {offset}-")) || (range.is_empty() && offset == 0);
+        ensure!(is_requested, "the server sent another part of the object than the requested one");
         let received = response.body.len();
         ensure!(received as u64 == length, "the server sent {received} bytes of {length}");
         Ok(response.body)
     }
+}
+
+/// Returns an ETag in quotes, as `If-Match` requires it. Some servers list ETags without quotes.
+fn quoted(etag: &str) -> String {
+    let is_quoted = etag.trim_start_matches("W/").starts_with('"');
+    if is_quoted { etag.to_owned() } else { format!("\"{etag}\"") }
 }
 
 impl Read for ObjectReader {

@@ -1,4 +1,5 @@
-//! Signatures of requests: AWS Signature Version 4, in the header `Authorization`, over the whole body.
+//! Signatures of requests: AWS Signature Version 4, in the header `Authorization`, over the body too unless another checksum
+//! protects it.
 //!
 //! They are never put into the URL: proxies and servers log URLs, and a signed one grants access for a while.
 
@@ -9,6 +10,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
+
+/// What stands in place of the hash of a body that the signature does not cover.
+const UNSIGNED: &str = "UNSIGNED-PAYLOAD";
 
 /// A request before it is signed.
 #[derive(Debug)]
@@ -21,8 +25,8 @@ pub(super) struct Unsigned<'a> {
     pub query: &'a [(&'a str, String)],
     /// `Host`, and all headers that begin with `x-amz-`, except those that [`signature`] adds. Names are in lower case.
     pub headers: &'a [(&'a str, String)],
-    /// The body.
-    pub body: &'a [u8],
+    /// The body. `None` if the signature does not cover it.
+    pub body: Option<&'a [u8]>,
     /// The region in the signature: Amazon's name of it, and `us-east-1` for most other servers.
     pub region: &'a str,
 }
@@ -44,7 +48,7 @@ pub(super) fn signature(
 ) -> Vec<(&'static str, String)> {
     let now = now.to_zoned_datetime(TimeZone::UTC);
     let (date, time) = (now.strftime("%Y%m%d").to_string(), now.strftime("%Y%m%dT%H%M%SZ").to_string());
-    let body = hex(&Sha256::digest(request.body));
+    let body = request.body.map_or(UNSIGNED.to_owned(), |body| hex(&Sha256::digest(body)));
     let mut added = vec![("x-amz-content-sha256", body.clone()), ("x-amz-date", time.clone())];
     if let Some(token) = &credentials.token {
         added.push(("x-amz-security-token", token.reveal().to_owned()));
@@ -102,7 +106,8 @@ mod tests {
         };
         let mut headers = vec![("host", "examplebucket.s3.amazonaws.com".to_owned())];
         headers.extend(more.iter().map(|(name, value)| (*name, (*value).to_owned())));
-        let request = Unsigned { method, path, query, headers: &headers, body, region: "us-east-1" };
+        let request =
+            Unsigned { method, path, query, headers: &headers, body: Some(body), region: "us-east-1" };
         let signed = signature(&request, &credentials, "2013-05-24T00:00:00Z".parse().unwrap());
         let (_, authorization) = signed.into_iter().find(|(name, _)| *name == "authorization").unwrap();
         authorization.rsplit_once("Signature=").unwrap().1.to_owned()

@@ -2,30 +2,25 @@
 //!
 //! A server keeps and charges for the parts of an unfinished upload, so they are removed whenever that is possible.
 
-use super::client::{S3Client, S3Request};
+use super::client::{S3Client, S3Request, S3Response};
 use super::deletion::Deleter;
 use super::encryption::{ReportedEncryption, RequestedEncryption, not_encrypted};
 use super::error::S3Error;
 use super::object::{self, ObjectHead, ObjectReader, PART_SIZE};
-use crate::archive::human_size;
+use super::parts::{Parts, fetch_in_order, md5_of};
+use super::unfinished;
 use crate::error::{Refusal, Subcommand};
 use crate::progress::{Progress, Sink};
-use crate::store::{Deletion, NameTaken};
-use crate::system::digest::sha256_of;
+use crate::store::{ContentChanged, Deletion, NameTaken};
+use crate::system::digest::hex;
 use anyhow::{Context, Error, Result, bail, ensure};
-use base64ct::{Base64, Encoding};
-use md5::Md5;
 use serde::Deserialize;
-use sha2::Digest;
-use std::cell::RefCell;
+use serde::de::IgnoredAny;
+use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-
-/// S3's limit on the parts of one object.
-const MAX_PARTS: u64 = 10_000;
 
 /// A file and the object to create from it.
 pub(super) struct Upload<'a> {
@@ -41,9 +36,6 @@ pub(super) struct Upload<'a> {
     size: u64,
     sha256: &'a str,
 }
-
-/// Reports how many bytes were transferred.
-type Report<'a> = RefCell<Sink<'a>>;
 
 impl<'a> Upload<'a> {
     /// Prepares the upload of `file`, which has the SHA-256 `sha256`. `target` is the URL of the bucket's folder, the
@@ -69,10 +61,11 @@ impl<'a> Upload<'a> {
     pub fn run(&self, progress: Sink<'_>) -> Result<()> {
         let existing = self.head()?;
         let is_new = existing.is_none();
-        let report = RefCell::new(progress);
         let is_ours = match existing {
             Some(head) => self.is_same(&head),
-            None => self.send(&report).with_context(|| format!("uploading {} to {}", self.name, self.url))?,
+            None => {
+                self.send(progress).with_context(|| format!("uploading {} to {}", self.name, self.url))?
+            }
         };
         if !is_ours {
             return Err(Error::new(NameTaken).context(Refusal::new(
@@ -80,7 +73,6 @@ impl<'a> Upload<'a> {
                 "inspect that object, or set another folder for this destination",
             )));
         }
-        let progress = report.into_inner();
         progress(Progress::Step("reading back the uploaded archive"));
         let head = self.head()?.with_context(|| format!("{}{} does not exist", self.url, self.name))?;
         self.check_encryption(&head, is_new)?;
@@ -118,7 +110,7 @@ impl<'a> Upload<'a> {
 
     /// Deletes an object that this upload created, and describes the outcome.
     fn take_back(&self, head: &ObjectHead) -> String {
-        match self.deleter.delete(&self.key, &head.version, head.lock.as_deref()) {
+        match self.deleter.delete(&self.key, &head.version, head.lock.as_deref(), head.modified) {
             Ok(Deletion::Deleted) => "it was deleted there".to_owned(),
             Ok(Deletion::Hidden) => {
                 "it was hidden there, and the bucket keeps it as an older version".to_owned()
@@ -132,8 +124,14 @@ impl<'a> Upload<'a> {
         let (url, name, size) = (self.url, self.name, head.size);
         ensure!(size == self.size, "{url}{name} has {size} bytes of {}", self.size);
         let object = ObjectReader::new(self.client, self.key.clone(), size, head.etag.clone());
-        let sha256 = sha256_of(&mut ReportingReader { object, done: 0, progress });
-        if sha256.with_context(|| format!("reading {url}{name} back"))? == self.sha256 {
+        let (mut hash, mut done) = (Sha256::new(), 0);
+        let fetched = fetch_in_order(&object, &mut |part| {
+            hash.update(part);
+            done += part.len() as u64;
+            progress(Progress::Bytes { done, expected: Some(size) });
+        });
+        fetched.with_context(|| format!("reading {url}{name} back"))?;
+        if hex(&hash.finalize()) == self.sha256 {
             return Ok(());
         }
         // The object is labelled with a hash that its bytes do not have, so it must not keep this name.
@@ -147,13 +145,16 @@ impl<'a> Upload<'a> {
     }
 
     /// Sends the file. Returns `false` if another program has created an object with this name in the meantime.
-    fn send(&self, report: &Report<'_>) -> Result<bool> {
+    fn send(&self, progress: Sink<'_>) -> Result<bool> {
         // The start of an upload in parts shows whether the server encrypts, before any byte is sent.
         let sent = match self.size {
-            size if size <= PART_SIZE && self.encryption.is_none() => self.send_whole(report),
-            _ => self.send_in_parts(report),
+            size if size <= PART_SIZE && self.encryption.is_none() => self.send_whole(progress),
+            _ => self.send_in_parts(progress),
         };
-        let Err(error) = sent else { return Ok(true) };
+        let error = match sent {
+            Ok(is_ours) => return Ok(is_ours),
+            Err(error) => error,
+        };
         // The response may have been lost after the request was carried out.
         match object::head(self.client, &self.key) {
             Ok(Some(head)) if self.is_same(&head) => Ok(true),
@@ -169,44 +170,65 @@ impl<'a> Upload<'a> {
         headers
     }
 
-    /// Reports that all bytes up to `position` were sent.
-    fn report(&self, report: &Report<'_>, position: u64) {
-        (report.borrow_mut())(Progress::Bytes { done: position, expected: Some(self.size) });
-    }
-
-    fn send_whole(&self, report: &Report<'_>) -> Result<()> {
-        let body = self.read_part(0, self.size)?;
+    fn send_whole(&self, progress: Sink<'_>) -> Result<bool> {
+        let mut body = vec![0; usize::try_from(self.size)?];
+        self.file.read_exact_at(&mut body, 0).context("reading the archive")?;
+        ensure!(hex(&Sha256::digest(&body)) == self.sha256, ContentChanged);
         let mut headers = self.headers();
         headers.push(("content-md5", md5_of(&body)));
-        let on_sent = |bytes| self.report(report, bytes);
         self.send_if_absent(S3Request {
             method: "PUT",
             key: &self.key,
             headers,
             body: &body,
-            on_sent: Some(&on_sent),
             ..S3Request::default()
         })?;
-        self.report(report, self.size);
-        Ok(())
+        progress(Progress::Bytes { done: self.size, expected: Some(self.size) });
+        Ok(true)
     }
 
-    fn send_in_parts(&self, report: &Report<'_>) -> Result<()> {
+    /// Sends the file in parts. Returns `false` if another program has created an object with this name in the
+    /// meantime.
+    fn send_in_parts(&self, progress: Sink<'_>) -> Result<bool> {
         // An interrupted run may have left parts. No other program uploads to this key.
-        self.abort_earlier();
+        unfinished::abort(self.client, &self.key);
+        unfinished::abort_old(self.client, &self.key);
         let (id, reported) = self.start()?;
         let checked = self.encryption.map_or(Ok(()), |requested| {
             requested.check_before_upload(self.client, self.url, &self.key, &reported)
         });
-        let sent = checked.and_then(|()| self.send_parts(&id, report));
-        let completed = sent.and_then(|etags| self.complete(&id, &etags));
-        completed.map_err(|error| match self.abort(&id) {
-            Ok(()) => error,
-            Err(abort) if abort.downcast_ref().is_some_and(S3Error::is_not_found) => error,
-            Err(_) => {
-                error.context("parts of the upload are still on the server; the next attempt removes them")
-            }
-        })
+        let parts = Parts {
+            client: self.client,
+            key: &self.key,
+            id: &id,
+            file: self.file,
+            size: self.size,
+            sha256: self.sha256,
+        };
+        let sent = checked.and_then(|()| parts.send(progress));
+        let joined = sent.and_then(|etags| self.join(&id, &etags));
+        match joined {
+            Ok(true) => Ok(true),
+            not_joined => match (not_joined, unfinished::abort_one(self.client, &self.key, &id)) {
+                (not_joined, Ok(())) => not_joined,
+                (not_joined, Err(abort)) if abort.downcast_ref().is_some_and(S3Error::is_not_found) => {
+                    not_joined
+                }
+                (not_joined, Err(_)) => not_joined.map_err(|error| {
+                    error
+                        .context("parts of the upload are still on the server; the next attempt removes them")
+                }),
+            },
+        }
+    }
+
+    /// Joins the parts to an object. Returns `false` if another program has created an object with this name. Ceph 16
+    /// ignores the condition of the request, so the name is looked up before.
+    fn join(&self, id: &str, etags: &[String]) -> Result<bool> {
+        match self.head()? {
+            Some(_) => Ok(false),
+            None => self.complete(id, etags).map(|()| true),
+        }
     }
 
     /// Starts an upload in parts. Returns its id and the server's report about its encryption.
@@ -220,37 +242,9 @@ impl<'a> Upload<'a> {
         let headers = self.headers();
         let request = S3Request { method: "POST", key: &self.key, query, headers, ..S3Request::default() };
         let response = self.client.send(&request)?;
-        let Started { upload_id } = response.xml()?;
+        let Started { upload_id } = response.xml("InitiateMultipartUploadResult")?;
+        ensure!(!upload_id.is_empty(), "the server's answer has no upload id");
         Ok((upload_id, ReportedEncryption::in_response(&response)))
-    }
-
-    /// Sends all parts, one after the other. Returns their ETags.
-    fn send_parts(&self, id: &str, report: &Report<'_>) -> Result<Vec<String>> {
-        let length = part_length(self.size);
-        let count = self.size.div_ceil(length).max(1);
-        let mut etags = Vec::new();
-        for number in 1..=count {
-            let offset = (number - 1) * length;
-            let body = self.read_part(offset, length.min(self.size - offset))?;
-            let query = vec![("partNumber", number.to_string()), ("uploadId", id.to_owned())];
-            let headers = vec![("content-md5", md5_of(&body))];
-            let on_sent = |bytes| self.report(report, offset + bytes);
-            let request = S3Request {
-                method: "PUT",
-                key: &self.key,
-                query,
-                headers,
-                body: &body,
-                on_sent: Some(&on_sent),
-            };
-            let response = self.client.send(&request).with_context(|| {
-                let (sent, size) = (human_size(offset), human_size(self.size));
-                format!("sending part {number} of {count}, after {sent} of {size}")
-            })?;
-            self.report(report, offset + body.len() as u64);
-            etags.push(response.header("etag").to_owned());
-        }
-        Ok(etags)
     }
 
     /// Joins the parts to an object.
@@ -263,97 +257,20 @@ impl<'a> Upload<'a> {
         body.push_str("</CompleteMultipartUpload>");
         let query = vec![("uploadId", id.to_owned())];
         let body = body.as_bytes();
-        self.send_if_absent(S3Request { method: "POST", key: &self.key, query, body, ..S3Request::default() })
+        let request = S3Request { method: "POST", key: &self.key, query, body, ..S3Request::default() };
+        self.send_if_absent(request)?.xml::<IgnoredAny>("CompleteMultipartUploadResult").map(|_| ())
     }
 
     /// Sends a request that creates the object only if its name is free. A server that does not know that condition is
     /// asked without it. On such a server, only the check before the upload prevents overwriting.
-    fn send_if_absent(&self, mut request: S3Request<'_>) -> Result<()> {
+    fn send_if_absent(&self, mut request: S3Request<'_>) -> Result<S3Response> {
         request.headers.push(("if-none-match", "*".to_owned()));
         match self.client.send(&request) {
             Err(error) if error.downcast_ref().is_some_and(S3Error::is_not_implemented) => {
                 request.headers.pop();
-                self.client.send(&request).map(|_| ())
+                self.client.send(&request)
             }
-            response => response.map(|_| ()),
-        }
-    }
-
-    fn read_part(&self, offset: u64, length: u64) -> Result<Vec<u8>> {
-        let mut part = vec![0; usize::try_from(length)?];
-        self.file.read_exact_at(&mut part, offset).context("reading the archive")?;
-        Ok(part)
-    }
-
-    /// Removes the parts of earlier uploads to the same key. They stay if the server does not list them.
-    fn abort_earlier(&self) {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Uploads {
-            #[serde(default)]
-            upload: Vec<Started>,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Started {
-            key: String,
-            upload_id: String,
-        }
-        let query = vec![("uploads", String::new()), ("prefix", self.key.clone())];
-        let listed = self.client.send(&S3Request { method: "GET", query, ..S3Request::default() });
-        let uploads = listed.and_then(|response| response.xml::<Uploads>());
-        for started in uploads.map(|uploads| uploads.upload).unwrap_or_default() {
-            if started.key == self.key {
-                // If that fails, the next upload tries again.
-                let _ = self.abort(&started.upload_id);
-            }
-        }
-    }
-
-    fn abort(&self, id: &str) -> Result<()> {
-        let query = vec![("uploadId", id.to_owned())];
-        let request = S3Request { method: "DELETE", key: &self.key, query, ..S3Request::default() };
-        self.client.send_despite_interrupt(&request).map(|_| ())
-    }
-}
-
-/// Reads an object and reports how much was read.
-struct ReportingReader<'a> {
-    object: ObjectReader,
-    done: u64,
-    progress: Sink<'a>,
-}
-
-impl Read for ReportingReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.object.read(buffer)?;
-        self.done += length as u64;
-        (self.progress)(Progress::Bytes { done: self.done, expected: Some(self.object.size()) });
-        Ok(length)
-    }
-}
-
-/// Returns the length of each part of an object of `size` bytes: whole mebibytes, and long enough for S3's limit.
-fn part_length(size: u64) -> u64 {
-    const MIB: u64 = 1 << 20;
-    PART_SIZE.max(size.div_ceil(MAX_PARTS).div_ceil(MIB) * MIB)
-}
-
-/// Returns the checksum that every server knows, and that buckets with object lock require.
-fn md5_of(body: &[u8]) -> String {
-    Base64::encode_string(&Md5::digest(body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_object_has_no_more_parts_than_s3_allows() {
-        assert_eq!(part_length(1), PART_SIZE);
-        for size in [80 << 30, 100 << 30, 150 << 30] {
-            assert!(size / part_length(size) < MAX_PARTS, "{size}");
-            assert_eq!(part_length(size) % (1 << 20), 0);
+            response => response,
         }
     }
 }

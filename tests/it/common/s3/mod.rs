@@ -50,13 +50,16 @@ pub enum Can {
 impl Can {
     /// Returns whether the server of this run has the feature. If not, prints that for `cargo xtask buckets`.
     pub fn is_supported(self) -> bool {
-        let lack = match (self, is_s3s()) {
-            (Self::Tls, true) => "s3s-fs has no TLS",
-            (Self::Lock, true) => "s3s-fs has no object lock",
-            (Self::Sessions, true) => "s3s-fs has no sessions",
-            (Self::MissBuckets, true) => "s3s-fs creates a missing bucket",
-            (Self::Encrypt, true) => "s3s-fs ignores encryption",
-            (Self::Clock, false) => "moto ignores the time of a request",
+        let lack = match (self, Kind::of_this_run()) {
+            (Self::Tls, Kind::S3s) => "s3s-fs has no TLS",
+            (Self::Lock, Kind::S3s) => "s3s-fs has no object lock",
+            (Self::Sessions, Kind::S3s) => "s3s-fs has no sessions",
+            (Self::MissBuckets, Kind::S3s) => "s3s-fs creates a missing bucket",
+            (Self::Encrypt, Kind::S3s) => "s3s-fs ignores encryption",
+            (Self::Clock, Kind::Moto) => "moto ignores the time of a request",
+            (Self::Encrypt, Kind::Versitygw) => "versitygw ignores encryption",
+            (Self::Sessions, Kind::Versitygw) => "versitygw has no sessions",
+            (Self::Sessions, Kind::Minio) => "the sessions of MinIO are not set up by the tests",
             _ => return true,
         };
         println!("cannot: {lack}");
@@ -64,12 +67,34 @@ impl Can {
     }
 }
 
-/// Returns whether the server is s3s-fs. Unlike moto, s3s-fs compares a body with its hash.
-pub fn is_s3s() -> bool {
-    match std::env::var(WHICH).as_deref() {
-        Err(_) | Ok("moto") => false,
-        Ok("s3s") => true,
-        Ok(other) => panic!("{WHICH}={other}: moto or s3s"),
+/// A server that the tests can run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Moto,
+    S3s,
+    Versitygw,
+    Minio,
+}
+
+impl Kind {
+    /// Returns the server of this run.
+    pub fn of_this_run() -> Self {
+        match std::env::var(WHICH).as_deref() {
+            Err(_) | Ok("moto") => Self::Moto,
+            Ok("s3s") => Self::S3s,
+            Ok("versitygw") => Self::Versitygw,
+            Ok("minio") => Self::Minio,
+            Ok(other) => panic!("{WHICH}={other}: moto, s3s, versitygw or minio"),
+        }
+    }
+
+    fn start(self, certificate: &str, key: &str, root: &Path) -> Child {
+        match self {
+            Self::Moto => python("s3_server.py", &[SECRET, certificate, key], root),
+            Self::S3s => s3s(root),
+            Self::Versitygw => program("versitygw", "VERSITYGW_BIN", certificate, key, root),
+            Self::Minio => program("minio", "MINIO_BIN", certificate, key, root),
+        }
     }
 }
 
@@ -96,7 +121,7 @@ impl Server {
             std::fs::create_dir(root.path().join(bucket)).unwrap();
         }
         fill(root.path());
-        let mut child = if is_s3s() { s3s(root.path()) } else { moto(certificate, key, root.path()) };
+        let mut child = Kind::of_this_run().start(certificate, key, root.path());
         let mut lines = BufReader::new(child.stdout.as_mut().unwrap()).lines();
         let words = lines.find_map(|line| started(&line.unwrap()));
         let (port, access_key, role_key) =
@@ -104,7 +129,7 @@ impl Server {
         Self { child, port, access_key, role_key, _root: root }
     }
 
-    /// Returns the keys of all versions and of all delete markers in a bucket of moto.
+    /// Returns the keys of all versions and of all delete markers in a bucket. s3s-fs has none.
     pub fn versions(&mut self, bucket: &str) -> (Vec<String>, Vec<String>) {
         writeln!(self.child.stdin.as_mut().unwrap(), "{bucket}").unwrap();
         let mut line = String::new();
@@ -134,11 +159,18 @@ impl Drop for Server {
     }
 }
 
-fn moto(certificate: &str, key: &str, root: &Path) -> Child {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/s3/s3_server.py");
-    let mut command = Command::new(python());
-    command.arg("-I").arg(script).args([SECRET, certificate, key]).arg(root);
+/// Runs one of our scripts, which starts a server.
+fn python(script: &str, words: &[&str], root: &Path) -> Child {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/common/s3").join(script);
+    let mut command = Command::new(interpreter());
+    command.arg("-I").arg(script).args(words).arg(root);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// Starts a server that is a program, which the variable names: `cargo xtask` builds it and sets the variable.
+fn program(kind: &str, variable: &str, certificate: &str, key: &str, root: &Path) -> Child {
+    let program = std::env::var(variable).unwrap_or_else(|_| panic!("{variable} does not name {kind}"));
+    python("program_server.py", &[kind, &program, SECRET, certificate, key], root)
 }
 
 /// Starts s3s-fs, which `cargo xtask buckets` has built.
@@ -175,7 +207,7 @@ pub fn write_credentials(path: &Path, access_key: &str, secret: &str) {
 }
 
 /// Returns the path of the Python interpreter with moto.
-fn python() -> PathBuf {
+fn interpreter() -> PathBuf {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/s3/moto");
     let home = std::env::var_os("MOTO_HOME").map_or(fetched, PathBuf::from);
     let python = home.join("bin/python");
@@ -204,6 +236,12 @@ pub enum Fault {
     Slow(usize),
     /// The delay in milliseconds until the request arrives.
     Late(u64),
+    /// The request is read, and never answered.
+    Hang,
+    /// The answer is status 200 with this content type and body.
+    Page(&'static str, &'static str),
+    /// The text of the body is changed.
+    Rewrite(fn(&str) -> String),
 }
 
 #[derive(Default)]
@@ -315,6 +353,8 @@ fn pass(client: TcpStream, to: u16, state: &Mutex<State>) -> Option<()> {
     }
     let answer = match &fault {
         Some(Fault::Answer(status, code, more)) => error_response(*status, code, more),
+        Some(Fault::Page(content_type, body)) => page(content_type, body),
+        Some(Fault::Hang) => return hang(client),
         _ => ask(to, &head, &body)?,
     };
     give(client, answer, fault)
@@ -335,6 +375,30 @@ fn error_response(status: u16, code: &str, more: &str) -> Vec<u8> {
     );
     format!("HTTP/1.1 {status} No\r\nContent-Length: {}\r\nConnection: close\r\n{more}\r\n{body}", body.len())
         .into()
+}
+
+fn page(content_type: &str, body: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+    .into()
+}
+
+/// Waits until the client closes the connection.
+fn hang(mut client: TcpStream) -> Option<()> {
+    while client.read(&mut [0; 64]).ok()? > 0 {}
+    None
+}
+
+/// Changes the text of a body, and its length in the head. The answer must not be chunked.
+fn rewritten(answer: &[u8], change: fn(&str) -> String) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let body = change(body);
+    let is_length = |line: &&str| !line.to_lowercase().starts_with("content-length:");
+    let head: Vec<&str> = head.split("\r\n").filter(is_length).collect();
+    Some(format!("{}\r\nContent-Length: {}\r\n\r\n{body}", head.join("\r\n"), body.len()).into())
 }
 
 fn ask(to: u16, head: &str, body: &[u8]) -> Option<Vec<u8>> {
@@ -361,6 +425,7 @@ fn give(mut client: TcpStream, mut answer: Vec<u8>, fault: Option<Fault>) -> Opt
         Some(Fault::CutAnswer(bytes)) => answer.truncate(bytes),
         Some(Fault::FlipAnswer) => *answer.last_mut()? ^= 1,
         Some(Fault::DropHeader(name)) => answer = without_header(&answer, name)?,
+        Some(Fault::Rewrite(change)) => answer = rewritten(&answer, change)?,
         Some(Fault::Slow(rate)) => {
             for chunk in answer.chunks((rate / 20).max(1)) {
                 client.write_all(chunk).ok()?;

@@ -1,0 +1,256 @@
+//! The parts of an object, several at a time: sent from a file that is hashed meanwhile, and fetched in their order.
+//!
+//! It must never hold more than [`MAX_MEMORY`] bytes of parts, and never leave a thread running.
+
+use super::client::{S3Client, S3Request};
+use super::object::{ObjectReader, PART_SIZE};
+use super::transport::ABANDONED;
+use crate::archive::human_size;
+use crate::progress::{Progress, Sink};
+use crate::store::ContentChanged;
+use crate::system::digest::hex;
+use crate::system::threads::{join, spawn_scoped};
+use anyhow::{Context, Error, Result, bail, ensure};
+use base64ct::{Base64, Encoding};
+use md5::Md5;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+/// S3's limit on the parts of one object.
+const MAX_PARTS: u64 = 10_000;
+/// The most parts that are sent at a time, as in other programs for S3.
+const SENDERS: u64 = 4;
+/// The most parts that are fetched at a time.
+const FETCHERS: u64 = 3;
+/// The most bytes of parts in memory.
+const MAX_MEMORY: u64 = 64 << 20;
+const MIB: u64 = 1 << 20;
+
+/// A file that is sent in parts.
+pub(super) struct Parts<'a> {
+    pub client: &'a S3Client,
+    pub key: &'a str,
+    /// The id of the upload.
+    pub id: &'a str,
+    pub file: &'a File,
+    pub size: u64,
+    /// The SHA-256 of the file when it was made.
+    pub sha256: &'a str,
+}
+
+/// A part that has been read.
+struct Part {
+    number: u64,
+    offset: u64,
+    body: Vec<u8>,
+}
+
+/// The number of a part, and how many of its bytes are sent.
+type Sent = (u64, u64);
+
+impl Parts<'_> {
+    /// Sends all parts, and reports how many bytes were sent. Returns their ETags.
+    ///
+    /// # Errors
+    /// Fails with the first error of any part. The cause is [`ContentChanged`] if the file has another hash.
+    pub fn send(&self, progress: Sink<'_>) -> Result<Vec<String>> {
+        let count = self.count();
+        let senders = SENDERS.min(count).min(MAX_MEMORY / self.length()).max(1);
+        let (hand_over, parts) = mpsc::sync_channel(0);
+        let (parts, failed) = (&Mutex::new(parts), &FirstError::default());
+        let (report, sent) = mpsc::channel();
+        let etags = thread::scope(|scope| {
+            let reader = spawn_scoped(scope, "read", move || self.read(&hand_over, failed))?;
+            let threads: Vec<_> = (0..senders)
+                .map(|_| {
+                    let report = report.clone();
+                    spawn_scoped(scope, "send", move || Ok(self.send_some(parts, &report, failed)))
+                })
+                .collect();
+            drop(report);
+            self.report(&sent, progress);
+            let mut etags = Vec::new();
+            for thread in threads {
+                etags.extend(thread.and_then(join)?);
+            }
+            join(reader)?;
+            Ok::<_, Error>(etags)
+        });
+        failed.take().map_or(Ok(()), Err)?;
+        let mut etags = etags?;
+        etags.sort_unstable();
+        ensure!(etags.len() as u64 == count, "{} of {count} parts were sent", etags.len());
+        Ok(etags.into_iter().map(|(_, etag)| etag).collect())
+    }
+
+    fn length(&self) -> u64 {
+        part_length(self.size)
+    }
+
+    fn count(&self) -> u64 {
+        self.size.div_ceil(self.length()).max(1)
+    }
+
+    /// Reads the parts in their order, hashes them, and hands each to the next free sender.
+    fn read(&self, hand_over: &SyncSender<Part>, failed: &FirstError) -> Result<()> {
+        let mut hash = Sha256::new();
+        for number in 1..=self.count() {
+            let offset = (number - 1) * self.length();
+            let mut body = vec![0; usize::try_from(self.length().min(self.size - offset))?];
+            if let Err(error) = self.file.read_exact_at(&mut body, offset) {
+                failed.set(Error::new(error).context("reading the archive"));
+                return Ok(());
+            }
+            hash.update(&body);
+            if hand_over.send(Part { number, offset, body }).is_err() {
+                // All senders have failed.
+                return Ok(());
+            }
+        }
+        if hex(&hash.finalize()) != self.sha256 {
+            failed.set(ContentChanged.into());
+        }
+        Ok(())
+    }
+
+    /// Sends parts until there are no more, or until any part fails. Returns the numbers and ETags of those sent.
+    fn send_some(
+        &self,
+        parts: &Mutex<Receiver<Part>>,
+        report: &Sender<Sent>,
+        failed: &FirstError,
+    ) -> Vec<(u64, String)> {
+        let mut etags = Vec::new();
+        loop {
+            let next = parts.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            let Ok(part) = next else { return etags };
+            if failed.is_set() {
+                // The other parts are only taken from the reader, so that it ends.
+                continue;
+            }
+            match self.send_one(&part, report, failed) {
+                Ok(etag) => etags.push((part.number, etag)),
+                Err(error) => failed.set(error.context(self.describe(&part))),
+            }
+        }
+    }
+
+    fn send_one(&self, part: &Part, report: &Sender<Sent>, failed: &FirstError) -> Result<String> {
+        let on_sent = |bytes| {
+            let _ = report.send((part.number, bytes));
+            match failed.is_set() {
+                true => Err(io::Error::other(ABANDONED)),
+                false => Ok(()),
+            }
+        };
+        let response = self.client.send(&S3Request {
+            method: "PUT",
+            key: self.key,
+            query: vec![("partNumber", part.number.to_string()), ("uploadId", self.id.to_owned())],
+            headers: vec![("content-md5", md5_of(&part.body))],
+            body: &part.body,
+            on_sent: Some(&on_sent),
+        })?;
+        let _ = report.send((part.number, part.body.len() as u64));
+        match response.header("etag") {
+            "" => bail!("the server's answer has no ETag"),
+            etag => Ok(etag.to_owned()),
+        }
+    }
+
+    fn describe(&self, part: &Part) -> String {
+        let (sent, size) = (human_size(part.offset), human_size(self.size));
+        format!("sending part {} of {}, after {sent} of {size}", part.number, self.count())
+    }
+
+    /// Reports the bytes that all parts together have sent, until all senders have ended.
+    fn report(&self, sent: &Receiver<Sent>, progress: Sink<'_>) {
+        let mut of_part = vec![0; usize::try_from(self.count()).unwrap_or(0)];
+        let mut done = 0_u64;
+        for (number, bytes) in sent {
+            let Some(before) = usize::try_from(number - 1).ok().and_then(|index| of_part.get_mut(index))
+            else {
+                continue;
+            };
+            done = done - *before + bytes;
+            *before = bytes;
+            progress(Progress::Bytes { done, expected: Some(self.size) });
+        }
+    }
+}
+
+/// The first error of several threads.
+#[derive(Default)]
+struct FirstError(Mutex<Option<Error>>);
+
+impl FirstError {
+    fn set(&self, error: Error) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Fetches an object, and calls `on_part` with its parts in their order.
+///
+/// # Errors
+/// Fails if a part cannot be fetched.
+pub(super) fn fetch_in_order(object: &ObjectReader, on_part: &mut dyn FnMut(&[u8])) -> Result<()> {
+    let count = object.size().div_ceil(PART_SIZE);
+    let fetchers = FETCHERS.min(count).max(1);
+    thread::scope(|scope| {
+        let mut received = Vec::new();
+        for first in 0..fetchers {
+            let (sender, receiver) = mpsc::sync_channel(0);
+            received.push(receiver);
+            spawn_scoped(scope, "fetch", move || {
+                let mut parts = (first..count).step_by(usize::try_from(fetchers).unwrap_or(1));
+                let fetch = |number| {
+                    object.range(number * PART_SIZE, PART_SIZE.min(object.size() - number * PART_SIZE))
+                };
+                // The receiver ends at the first error.
+                let _ = parts.try_for_each(|number| sender.send(fetch(number)));
+            })?;
+        }
+        for number in 0..count {
+            let receiver = &received[usize::try_from(number % fetchers)?];
+            on_part(&receiver.recv().context("a thread of this program failed")??);
+        }
+        Ok(())
+    })
+}
+
+/// Returns the length of each part of an object of `size` bytes: whole mebibytes, and long enough for S3's limit.
+fn part_length(size: u64) -> u64 {
+    PART_SIZE.max(size.div_ceil(MAX_PARTS).div_ceil(MIB) * MIB)
+}
+
+/// Returns the checksum that every server knows, and that buckets with object lock require.
+pub(super) fn md5_of(body: &[u8]) -> String {
+    Base64::encode_string(&Md5::digest(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_has_no_more_parts_than_s3_allows() {
+        assert_eq!(part_length(1), PART_SIZE);
+        for size in [80 << 30, 100 << 30, 150 << 30] {
+            assert!(size / part_length(size) < MAX_PARTS, "{size}");
+            assert_eq!(part_length(size) % MIB, 0);
+        }
+    }
+}

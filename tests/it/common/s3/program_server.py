@@ -1,0 +1,104 @@
+"""An S3 server for the tests: a program that others wrote, which is started here and gets its buckets through its own
+interface. Prints its port and the access key, twice. Ends with its standard input, and the program with it.
+
+Usage: program_server.py KIND PROGRAM SECRET CERTIFICATE KEY ROOT: KIND is versitygw or minio; the rest as in s3_server.py."""
+
+import ctypes
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import boto3
+from botocore.config import Config
+
+ACCESS_KEY = "AKIAS3TESTS"
+kind, program, secret, certificate, private, root = sys.argv[1:]
+root = pathlib.Path(root)
+data, versions = root / ".data", root / ".versions"
+data.mkdir()
+versions.mkdir()
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def start(port):
+    """Starts the program. It dies with this process."""
+    address = f"127.0.0.1:{port}"
+    environment = {"PATH": os.environ["PATH"], "HOME": str(root)}
+    if kind == "versitygw":
+        tls = ["--cert", certificate, "--key", private] if certificate else []
+        words = ["--quiet", "--port", address, "--access", ACCESS_KEY, "--secret", secret, *tls]
+        words += ["posix", "--versioning-dir", str(versions), str(data)]
+    else:
+        certificates = root / ".certs"
+        certificates.mkdir()
+        if certificate:
+            (certificates / "public.crt").write_bytes(pathlib.Path(certificate).read_bytes())
+            (certificates / "private.key").write_bytes(pathlib.Path(private).read_bytes())
+        words = ["server", "--quiet", "--address", address, "--certs-dir", str(certificates), str(data)]
+        environment |= {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": secret, "MINIO_BROWSER": "off"}
+        # A key for encryption by the server itself, and by its key service.
+        environment["MINIO_KMS_SECRET_KEY"] = "etcd:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+    die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": sys.stderr}
+    return subprocess.Popen([program, *words], env=environment, preexec_fn=die_with_parent, **output)
+
+
+def is_up(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+        return True
+    except OSError:
+        return False
+
+
+def fill(s3, home):
+    """Creates the bucket of a directory, with its objects."""
+    name = home.name
+    s3.create_bucket(Bucket=name, ObjectLockEnabledForBucket=name.endswith("-locked"))
+    if name.endswith("-locked"):
+        rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
+        lock = {"ObjectLockEnabled": "Enabled", "Rule": rule}
+        s3.put_object_lock_configuration(Bucket=name, ObjectLockConfiguration=lock)
+    if name.endswith("-versioned"):
+        s3.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+    for file in (file for file in home.rglob("*") if file.is_file()):
+        s3.put_object(Bucket=name, Key=str(file.relative_to(home)), Body=file.read_bytes())
+
+
+port = free_port()
+child = start(port)
+while not is_up(port):
+    if child.poll() is not None:
+        sys.exit(f"{program} ended with status {child.returncode}")
+    time.sleep(0.05)
+s3 = boto3.client(
+    "s3",
+    endpoint_url=f"{'https' if certificate else 'http'}://127.0.0.1:{port}",
+    verify=False,
+    aws_access_key_id=ACCESS_KEY,
+    aws_secret_access_key=secret,
+    region_name="us-east-1",
+    # A server may still be starting when it listens.
+    config=Config(s3={"addressing_style": "path"}, retries={"max_attempts": 10, "mode": "standard"}),
+)
+for home in (home for home in root.iterdir() if not home.name.startswith(".")):
+    fill(s3, home)
+print(port, ACCESS_KEY, ACCESS_KEY, flush=True)
+for line in sys.stdin:
+    pages = s3.get_paginator("list_object_versions").paginate(Bucket=line.strip())
+    found = {"Versions": [], "DeleteMarkers": []}
+    for page in pages:
+        for what, keys in found.items():
+            keys += [one["Key"] for one in page.get(what, [])]
+    print(json.dumps({"versions": found["Versions"], "markers": found["DeleteMarkers"]}), flush=True)
+child.kill()
