@@ -117,3 +117,8 @@ fn in_memory(bytes: &[u8]) -> Option<File> {
     file.write_all(bytes).ok()?;
     Some(file)
 }
+
+/// The answers of an S3 server, each as status, headers and body.
+pub fn bucket(bytes: &[u8]) {
+    crate::store::s3::fuzzed::exercise(bytes);
+}
