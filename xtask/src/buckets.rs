@@ -1,4 +1,4 @@
-//! `cargo xtask buckets`: runs the S3 tests against two independent S3 servers, and writes the table in `docs/explanation/buckets.md`.
+//! `cargo xtask buckets`: runs the S3 tests on independent S3 servers, and writes the table in `docs/explanation/buckets.md`.
 //!
 //! Never leaves out a test, and never reports a test as passed if a server lacks the tested feature.
 
@@ -9,19 +9,31 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::go_server::{MINIO, VERSITYGW};
 use crate::{command, etcd, moto, page, workspace};
 
-/// The version of the second server. It is pinned, because later ones may behave differently.
+/// The version of s3s-fs. It is pinned, because later ones may behave differently.
 const S3S_VERSION: &str = "0.14.1";
 /// The variable that names its program. The tests read it too.
 const S3S_VARIABLE: &str = "S3S_BIN";
+/// The variable that names the server of a test run. The tests read it too.
+pub const SERVER_VARIABLE: &str = "S3_SERVER";
 /// The modules of `tests/it` whose tests use a bucket.
-const TESTS: [&str; 3] = ["bucket::", "destinations::", "related::"];
+pub const TESTS: [&str; 4] = ["bucket::", "bucket_answers::", "destinations::", "s3_relation::"];
 /// The beginning of the line that a test prints if the server lacks the tested feature.
 const UNSUPPORTED: &str = "cannot: ";
+/// The page with the table.
+const PAGE: &str = "docs/explanation/buckets.md";
 
 /// The servers: the argument on the command line, and the name in the table.
-const SERVERS: [(&str, &str); 2] = [("moto", "moto 5.2.1"), ("s3s", "s3s-fs 0.14.1")];
+const SERVERS: [(&str, &str); 4] = [
+    ("moto", "moto 5.2.1"),
+    ("s3s", "s3s-fs 0.14.1"),
+    ("versitygw", "versitygw 1.8.0"),
+    ("minio", "MinIO of 2026-02-12"),
+];
+/// The servers that are used if none is named. MinIO takes half an hour to build.
+const DEFAULT_SERVERS: [&str; 3] = ["moto", "s3s", "versitygw"];
 
 /// The result of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,40 +44,66 @@ enum TestResult {
     Unsupported(String),
 }
 
-/// Runs the tests on the server that `arguments` name. Without arguments, runs them on both and writes the table.
+/// The results by the tests' names.
+type Results = BTreeMap<String, TestResult>;
+
+/// A column of the table: the text in each row.
+type Column = BTreeMap<String, String>;
+
+/// Runs the tests on the servers that `arguments` name, and replaces their columns of the table.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
-    let servers: Vec<_> = match arguments {
-        [] => SERVERS.to_vec(),
-        ["--server", server] => SERVERS.into_iter().filter(|(name, _)| name == server).collect(),
-        _ => Vec::new(),
-    };
-    ensure!(!servers.is_empty(), "usage: cargo xtask buckets [--server moto|s3s]");
+    let servers = parse(arguments)?;
     let target = workspace::target_directory()?;
-    let mut results = Vec::new();
-    for (server, _) in &servers {
-        results.push(run_tests(server, &target)?);
+    let mut all = BTreeMap::new();
+    for (server, name) in servers {
+        if let Some(results) = run_tests(server, &target)? {
+            all.insert(format!("{name}, {}", page::today()?), results);
+        }
     }
-    if arguments.is_empty() {
-        page::replace("docs/explanation/buckets.md", "table", "`cargo xtask buckets`", &table(&results))?;
-    }
-    let failed = results.iter().flat_map(BTreeMap::values).any(|result| *result == TestResult::Failed);
+    let columns = all.iter().map(|(name, results)| (name.clone(), column(results))).collect();
+    page::update(PAGE, "table", |present| table(columns_with(present, columns)))?;
+    let failed = all.values().flat_map(BTreeMap::values).any(|result| *result == TestResult::Failed);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Runs the tests on one server, and returns the results by the tests' names.
-fn run_tests(server: &str, target: &Path) -> Result<BTreeMap<String, TestResult>> {
+/// Returns the servers that the arguments name.
+fn parse(arguments: &[&str]) -> Result<Vec<(&'static str, &'static str)>> {
+    let mut named = BTreeSet::new();
+    for pair in arguments.chunks(2) {
+        match pair {
+            ["--server", server] if SERVERS.iter().any(|(known, _)| known == server) => named.insert(*server),
+            _ => bail!("usage: cargo xtask buckets [--server moto|s3s|versitygw|minio]..."),
+        };
+    }
+    if named.is_empty() {
+        named.extend(DEFAULT_SERVERS);
+    }
+    Ok(SERVERS.into_iter().filter(|(server, _)| named.contains(server)).collect())
+}
+
+/// Runs the tests on one server. Returns `None` if the server cannot be built here, which is printed.
+fn run_tests(server: &str, target: &Path) -> Result<Option<Results>> {
     let mut cargo = Command::new("cargo");
     cargo.args(["test", "--test", "it", "--", "--show-output"]).args(TESTS);
     etcd::set_environment(&mut cargo, target)?;
     moto::set_environment(&mut cargo, target)?;
-    cargo.env("S3_SERVER", server);
-    if server == "s3s" {
-        cargo.env(S3S_VARIABLE, ensure_s3s(target)?);
+    cargo.env(SERVER_VARIABLE, server);
+    let is_there = match server {
+        "versitygw" => VERSITYGW.set_environment(&mut cargo, target)?,
+        "minio" => MINIO.set_environment(&mut cargo, target)?,
+        "s3s" => {
+            cargo.env(S3S_VARIABLE, ensure_s3s(target)?);
+            true
+        }
+        _ => true,
+    };
+    if !is_there {
+        return Ok(None);
     }
     let (status, output) = command::run_capturing_status(&mut cargo)?;
     let results = parse_results(&output);
     ensure!(!results.is_empty(), "cargo ran no test ({status}); see its output above");
-    Ok(results)
+    Ok(Some(results))
 }
 
 /// Returns the server s3s-fs. It is built if it is missing.
@@ -102,7 +140,7 @@ fn ensure_s3s(target: &Path) -> Result<PathBuf> {
 }
 
 /// Parses the output of `cargo test -- --show-output`.
-fn parse_results(output: &str) -> BTreeMap<String, TestResult> {
+fn parse_results(output: &str) -> Results {
     let mut results = BTreeMap::new();
     let mut printing_test = "";
     for line in output.lines() {
@@ -121,23 +159,55 @@ fn parse_results(output: &str) -> BTreeMap<String, TestResult> {
     results
 }
 
+/// Returns the results as the table shows them.
+fn column(results: &Results) -> Column {
+    let row = |test: &String| test.replace("::", ": ").replace('_', " ");
+    let cell = |result: &TestResult| match result {
+        TestResult::Passed => "passed".to_owned(),
+        TestResult::Unsupported(reason) => reason.clone(),
+        TestResult::Failed => "**failed**".to_owned(),
+    };
+    results.iter().map(|(test, result)| (row(test), cell(result))).collect()
+}
+
+/// Returns the columns of the `present` table with `new` ones, which replace those of the same server.
+fn columns_with(present: &str, new: BTreeMap<String, Column>) -> BTreeMap<String, Column> {
+    let server = |name: &str| name.split(',').next().unwrap_or_default().to_owned();
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut rows = present.lines().filter(|line| line.starts_with("| ")).map(cells);
+    let names = rows.next().unwrap_or_default();
+    let mut columns: BTreeMap<String, Column> =
+        names.iter().skip(1).map(|name| (name.clone(), Column::new())).collect();
+    for row in rows {
+        let Some((test, cells)) = row.split_first() else { continue };
+        for (name, cell) in names.iter().skip(1).zip(cells) {
+            columns.entry(name.clone()).or_default().insert(test.clone(), cell.clone());
+        }
+    }
+    columns.retain(|name, _| !new.keys().any(|new| server(new) == server(name)));
+    // A test that no longer exists has no row.
+    let tests: BTreeSet<String> = new.values().flat_map(BTreeMap::keys).cloned().collect();
+    columns.values_mut().for_each(|column| column.retain(|test, _| tests.contains(test)));
+    columns.extend(new);
+    columns
+}
+
 /// Returns a table with a row for each test and a column for each server.
-fn table(results: &[BTreeMap<String, TestResult>]) -> String {
+fn table(columns: BTreeMap<String, Column>) -> String {
     let mut table = String::from("| test |");
-    for (_, name) in SERVERS {
+    for name in columns.keys() {
         let _ = write!(table, " {name} |");
     }
-    table.push_str("\n|---|---|---|\n");
-    let tests: BTreeSet<&String> = results.iter().flat_map(BTreeMap::keys).collect();
+    table.push_str("\n|---|");
+    table.push_str(&"---|".repeat(columns.len()));
+    table.push('\n');
+    let tests: BTreeSet<&String> = columns.values().flat_map(BTreeMap::keys).collect();
     for test in tests {
-        let _ = write!(table, "| {} |", test.replace("patient::", "").replace("::", ": ").replace('_', " "));
-        for server in results {
-            let cell = match server.get(test) {
-                Some(TestResult::Passed) => "passed",
-                Some(TestResult::Unsupported(reason)) => reason,
-                Some(TestResult::Failed) | None => "**failed**",
-            };
-            let _ = write!(table, " {cell} |");
+        let _ = write!(table, "| {test} |");
+        for column in columns.values() {
+            let _ = write!(table, " {} |", column.get(test).map_or("not run", String::as_str));
         }
         table.push('\n');
     }
@@ -156,8 +226,26 @@ mod tests {
         assert_eq!(results["a::one"], TestResult::Passed);
         assert_eq!(results["two"], TestResult::Failed);
         assert_eq!(results["three"], TestResult::Unsupported("s3s-fs has no lock".into()));
-        let table = table(&[results, BTreeMap::new()]);
-        assert!(table.contains("| a: one | passed | **failed** |"), "{table}");
-        assert!(table.contains("| three | s3s-fs has no lock | **failed** |"), "{table}");
+        let column = column(&results);
+        assert_eq!(column["a: one"], "passed");
+        assert_eq!(column["three"], "s3s-fs has no lock");
+    }
+
+    #[test]
+    fn a_run_replaces_only_the_columns_of_its_servers() {
+        let column = |cell: &str| Column::from([("one".to_owned(), cell.to_owned())]);
+        let all = |names: [(&str, &str); 2]| names.map(|(name, cell)| (name.to_owned(), column(cell))).into();
+        let present = table(all([("moto 1, 2026-01-01", "passed"), ("s3s 1, 2026-01-01", "passed")]));
+        let new = BTreeMap::from([("moto 1, 2026-02-02".to_owned(), column("**failed**"))]);
+        let now = columns_with(&present, new);
+        assert_eq!(now, all([("moto 1, 2026-02-02", "**failed**"), ("s3s 1, 2026-01-01", "passed")]));
+        assert!(
+            table(now)
+                .starts_with("| test | moto 1, 2026-02-02 | s3s 1, 2026-01-01 |\n|---|---|---|\n| one |")
+        );
+        let other_tests =
+            BTreeMap::from([("moto 1, x".to_owned(), Column::from([("two".into(), "passed".into())]))]);
+        let text = table(columns_with(&present, other_tests));
+        assert!(text.contains("| two | passed | not run |") && !text.contains("one"), "{text}");
     }
 }

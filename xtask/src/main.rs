@@ -15,6 +15,7 @@ mod dist;
 mod docs;
 mod etcd;
 mod fuzz;
+mod go_server;
 mod interrupt;
 mod kubernetes;
 mod machines;
@@ -62,8 +63,9 @@ Long-running checks:
               chaos --sabotage
   fuzz      Fuzz the parsers of untrusted input.
               fuzz [TARGET] [--seconds N]      (default: all targets, 60 seconds each)
-  buckets   Run the S3 tests against two independent S3 servers; write docs/explanation/buckets.md.
-              buckets [--server moto|s3s]
+  buckets   Run the S3 tests on independent S3 servers; write docs/explanation/buckets.md.
+              buckets [--server moto|s3s|versitygw|minio]...
+              --server  run on this server, and write only its column (default: all but minio)
   versions  Run the integration tests on each etcd from 3.4.23 to the newest; write
             docs/reference/versions.md. Needs Go, which builds what Debian does not have.
               versions [VERSION...]            (default: all)

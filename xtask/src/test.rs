@@ -1,4 +1,4 @@
-//! `cargo xtask test`: all checks except the long-running ones, with real etcd servers, a real S3 server and whole machines.
+//! `cargo xtask test`: all checks except the long-running ones, with real etcd servers, real S3 servers and whole machines.
 //!
 //! This file only defines their order.
 
@@ -12,8 +12,9 @@ use std::thread;
 
 use anyhow::Result;
 
+use crate::go_server::VERSITYGW;
 use crate::machines::BackgroundScenarios;
-use crate::{command, etcd, moto, workspace};
+use crate::{buckets, command, etcd, moto, workspace};
 
 /// The test target that a plain `cargo test` leaves out: it takes minutes, and needs servers.
 pub const SLOW_TESTS: &str = "it";
@@ -53,6 +54,7 @@ fn run_steps(arguments: &[&str]) -> Result<ExitCode> {
         steps.push(slow);
     }
     if arguments.is_empty() {
+        steps.extend(tests_on_versitygw(&target)?);
         steps.extend(alerts::checks(&target)?);
         steps.extend(python::checks(&target)?);
     }
@@ -77,6 +79,13 @@ pub fn tests(selection: &[&str], arguments: &[&str], target: &Path) -> Result<Co
         cargo.env(TEST_THREADS, (cores * TESTS_PER_CORE).to_string());
     }
     Ok(cargo)
+}
+
+/// Returns the command for the S3 tests on a second server, or `None` if it cannot be built here.
+fn tests_on_versitygw(target: &Path) -> Result<Option<Command>> {
+    let mut cargo = tests(&["--test", SLOW_TESTS], &["--"], target)?;
+    cargo.args(buckets::TESTS).env(buckets::SERVER_VARIABLE, VERSITYGW.name);
+    Ok(VERSITYGW.set_environment(&mut cargo, target)?.then_some(cargo))
 }
 
 fn cargo(arguments: &[&str]) -> Command {

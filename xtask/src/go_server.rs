@@ -1,0 +1,92 @@
+//! S3 servers for the tests that are written in Go, built from the Go module proxy in cargo's target directory.
+//!
+//! Never installs anything on this computer, and never uses another version than the pinned one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+
+/// A server, and how to build it.
+pub struct GoServer {
+    /// The name of the server and of its program.
+    pub name: &'static str,
+    /// The package of its program.
+    package: &'static str,
+    version: &'static str,
+    /// The variable that names a program to use instead. The tests read it too.
+    variable: &'static str,
+    /// How long it takes to build.
+    effort: &'static str,
+}
+
+/// versitygw, which stores objects as files.
+pub const VERSITYGW: GoServer = GoServer {
+    name: "versitygw",
+    package: "github.com/versity/versitygw/cmd/versitygw",
+    version: "v1.8.0",
+    variable: "VERSITYGW_BIN",
+    effort: "some minutes",
+};
+
+/// MinIO. The version is the last commit, because its releases have no version that Go accepts.
+pub const MINIO: GoServer = GoServer {
+    name: "minio",
+    package: "github.com/minio/minio",
+    version: "v0.0.0-20260212201848-7aac2a2c5b7c",
+    variable: "MINIO_BIN",
+    effort: "half an hour on two cores",
+};
+
+impl GoServer {
+    /// Sets the variable by which the tests find the server. Returns `false` if it cannot be built because this computer
+    /// has no Go, which is printed.
+    pub fn set_environment(&self, cargo: &mut Command, target: &Path) -> Result<bool> {
+        let Some(program) = self.ensure(target)? else {
+            eprintln!(
+                "SKIPPED: the tests on {}, because this computer has no `go` to build it; or set {} to its program",
+                self.name, self.variable
+            );
+            return Ok(false);
+        };
+        cargo.env(self.variable, program);
+        Ok(true)
+    }
+
+    /// Returns the program. It is built if it is missing. Returns `None` if it is missing and there is no Go.
+    fn ensure(&self, target: &Path) -> Result<Option<PathBuf>> {
+        if let Some(named) = std::env::var_os(self.variable).filter(|named| !named.is_empty()) {
+            let program = std::path::absolute(named)?;
+            if !program.is_file() {
+                bail!("{} is {}, which is not a file", self.variable, program.display());
+            }
+            return Ok(Some(program));
+        }
+        let home = target.join(format!("s3/{}-{}", self.name, self.version));
+        let program = home.join(self.name);
+        if program.is_file() {
+            return Ok(Some(program));
+        }
+        if command::output(command::new("go").arg("version")).is_err() {
+            return Ok(None);
+        }
+        eprintln!(
+            "building the S3 server {} {} from the Go module proxy in {}, which takes {}",
+            self.name,
+            self.version,
+            command::short_path(&home),
+            self.effort
+        );
+        fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?;
+        let mut go = Command::new("go");
+        go.env("GOBIN", &home).env("CGO_ENABLED", "0").env_remove("GOFLAGS");
+        go.args(["install", "-trimpath", "-ldflags=-s -w", &format!("{}@{}", self.package, self.version)]);
+        command::run_checked(&mut go).with_context(|| {
+            format!("building {}; to use another one, set {} to its program", self.name, self.variable)
+        })?;
+        Ok(Some(program))
+    }
+}
