@@ -27,6 +27,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(feature = "fuzz") { 
 const MAX_PAUSE: Duration = Duration::from_millis(if cfg!(feature = "fuzz") { 4 } else { 20_000 });
 /// The largest response body: two parts and some XML.
 const MAX_RESPONSE: u64 = 17 << 20;
+/// Documents, and what some servers call them instead: moto, as Amazon's first interface did.
+const OTHER_NAMES: [(&str, &str); 1] = [("VersioningConfiguration", "GetBucketVersioningResponse")];
 /// A temporary access key is fetched again if it expires sooner than this.
 const MIN_KEY_LIFETIME: SignedDuration = SignedDuration::from_mins(5);
 
@@ -75,14 +77,17 @@ impl S3Response {
         header(&self.headers, name)
     }
 
-    /// Parses the body as the XML document `root`.
+    /// Parses the body as the XML document `root`, or as one with a name that some servers give it.
     ///
     /// # Errors
     /// Fails if the body is another document: the server did not answer this request.
     pub fn xml<T: serde::de::DeserializeOwned>(&self, root: &str) -> Result<T> {
+        let is_expected = |name: &str| {
+            name == root || OTHER_NAMES.iter().any(|(known, other)| (*known, *other) == (root, name))
+        };
         let text = std::str::from_utf8(&self.body).context("the server's answer is not text")?;
         match root_element(text) {
-            Some(name) if name == root => {
+            Some(name) if is_expected(name) => {
                 quick_xml::de::from_str(text).context("the server's answer is not the XML that S3 defines")
             }
             Some(other) => bail!(

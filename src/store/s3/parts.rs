@@ -18,7 +18,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 /// S3's limit on the parts of one object.
@@ -62,17 +62,18 @@ impl Parts<'_> {
         let count = self.count();
         let senders = SENDERS.min(count).min(MAX_MEMORY / self.length()).max(1);
         let (hand_over, parts) = mpsc::sync_channel(0);
-        let (parts, failed) = (&Mutex::new(parts), &FirstError::default());
+        let (parts, failed) = (Arc::new(Mutex::new(parts)), &FirstError::default());
         let (report, sent) = mpsc::channel();
         let etags = thread::scope(|scope| {
             let reader = spawn_scoped(scope, "read", move || self.read(&hand_over, failed))?;
             let threads: Vec<_> = (0..senders)
                 .map(|_| {
-                    let report = report.clone();
-                    spawn_scoped(scope, "send", move || Ok(self.send_some(parts, &report, failed)))
+                    let (parts, report) = (Arc::clone(&parts), report.clone());
+                    spawn_scoped(scope, "send", move || Ok(self.send_some(&parts, &report, failed)))
                 })
                 .collect();
-            drop(report);
+            // The reader ends if no sender is left, and the reports end with the last sender.
+            drop((parts, report));
             self.report(&sent, progress);
             let mut etags = Vec::new();
             for thread in threads {
