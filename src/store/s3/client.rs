@@ -148,10 +148,12 @@ impl S3Client {
             }
         };
         let is_success = parts.status.is_success() && !is_error_document(request.method, &body);
-        if is_success && !is_page(request.method, parts.status.as_u16(), &parts.headers, &body) {
+        let is_page = is_page(request.method, parts.status.as_u16(), &parts.headers, &body);
+        if is_success && !is_page {
             return Ok(Ok(S3Response { headers: parts.headers, body }));
         }
         Ok(Err(S3Error::from_response(server, parts.status.as_u16(), &parts.headers, &body, now)
+            .of_page(is_page)
             .about_bucket(self.endpoint.bucket())))
     }
 

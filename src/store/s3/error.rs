@@ -125,12 +125,17 @@ impl S3Error {
             region: one_line(&or_header(document.region, "x-amz-bucket-region")),
             other_bucket: one_line(&document.bucket_name),
             cause: Cause::Other,
-            is_page: is_page("", status, headers, body),
+            is_page: false,
             clock_ahead: date.map_or(SignedDuration::ZERO, |date| now.duration_since(date)),
             retry_after: header(headers, "retry-after").parse().ok().map(Duration::from_secs),
             attempts: 1,
             is_explained: false,
         }
+    }
+
+    /// Returns the same error, for a response that is a web page or not.
+    pub(super) fn of_page(self, is_page: bool) -> Self {
+        Self { is_page, ..self }
     }
 
     /// Returns the same error, without the bucket that the server names if that is the configured one.
