@@ -99,74 +99,71 @@ fn mistake(text: &str) -> String {
     error.strip_prefix("line 1: ").map_or(error.clone(), str::to_owned)
 }
 
+/// Mistakes in the kind of a value, each with its explanation.
+const WRONG_KINDS: &[(&str, &str)] = &[
+    ("keep: 7", "keep must be a list of rules: did you mean keep: {last: 7}?"),
+    ("keep: 30d", "keep must be a list of rules: did you mean keep: {within: 30d}?"),
+    ("keep: canary", "keep must be a list of rules, such as keep: {last: 7}"),
+    ("keep: [last]", "keep must be a list of rules, such as keep: {last: 7}"),
+    ("keep: {last: canary}", "keep.last must be a whole number, such as last: 7"),
+    ("keep: {last: -1}", "keep.last must be a whole number, such as last: 7"),
+    ("schedule: 12h", "schedule must be a mapping: did you mean schedule: {when: every 12h}?"),
+    ("schedule: '@daily'", "schedule must be a mapping, such as schedule: {when: every 12h}"),
+    ("schedule: {every: 12h}", "unknown key schedule.every: did you mean when: every 12h?"),
+    ("schedule: {when: {every: canary}}", "schedule.when must be a single value"),
+    ("schedule: {zone: UTC}", "schedule has no when, for example {when: every 12h}"),
+    ("hooks: canary", "hooks must be a mapping, such as hooks: {before: /usr/local/bin/before-backup}"),
+    ("hooks: {afterwards: /b}", "unknown key hooks.afterwards: did you mean after?"),
+    ("hooks: {x: canary}", "unknown key hooks.x: the keys here are before, after, failure, timeout"),
+    (
+        "metrics: [canary]",
+        "metrics must be an absolute path without .., such as metrics: /var/lib/prometheus/node-exporter",
+    ),
+    (
+        "destinations: {a: {directory: canary/x}}",
+        "destinations.a.directory must be an absolute path without .., such as directory: /mnt/backups",
+    ),
+    (
+        "destinations: {a: {directory: /x, mount: canary}}",
+        "destinations.a.mount must be an absolute path without .., or none",
+    ),
+    (
+        "schedule: {when: every 12h, target: /canary/../x}",
+        "schedule.target must be an absolute path without .., such as target: /var/backups/etcd",
+    ),
+    (
+        "destinations: {a: {s3: {bucket: b, credentials-file: canary}}}",
+        "destinations.a.s3.credentials-file must be an absolute path without .., such as credentials-file: \
+         /etc/etcd-backup/credentials",
+    ),
+    (
+        "hooks: {before: canary}",
+        "hooks.before must be an absolute path without .., such as before: /usr/local/bin/before-backup",
+    ),
+    (
+        "destinations: [canary]",
+        "destinations must be a mapping from names, such as destinations: {offsite: {directory: /mnt/backups}}",
+    ),
+    (
+        "destinations: {a: /canary}",
+        "destinations.a must be a mapping with s3 or directory, such as a: {directory: /mnt/backups}",
+    ),
+    ("destinations: {a: {s3: canary}}", "destinations.a.s3 must be a mapping, such as s3: {bucket: NAME}"),
+    (
+        "destinations: {a: {s3: {bucket: b, instance-role: canary}}}",
+        "destinations.a.s3.instance-role must be true or false",
+    ),
+    ("destinations: {a: {s3: {bucket: b, style: canary}}}", "destinations.a.s3.style must be path or host"),
+    ("encrypt-to: canary", "encrypt-to must be a list of texts, such as encrypt-to: [age1…]"),
+    ("canary", "the file must be a mapping, such as {keep: {last: 7}}"),
+    ("keep: {within: [canary]}", "keep.within must be a whole number with its unit, such as within: 30d"),
+    ("keep: {within: 1.5}", "keep.within must be a whole number with its unit, such as within: 30d"),
+];
+
 #[test]
 fn a_value_of_the_wrong_kind_is_explained_in_the_operators_words() {
-    for (text, message) in [
-        ("keep: 7", "keep must be a list of rules: did you mean keep: {last: 7}?"),
-        ("keep: 30d", "keep must be a list of rules: did you mean keep: {within: 30d}?"),
-        ("keep: canary", "keep must be a list of rules, such as keep: {last: 7}"),
-        ("keep: [last]", "keep must be a list of rules, such as keep: {last: 7}"),
-        ("keep: {last: canary}", "keep.last must be a whole number, such as last: 7"),
-        ("keep: {last: -1}", "keep.last must be a whole number, such as last: 7"),
-        ("schedule: 12h", "schedule must be a mapping: did you mean schedule: {when: every 12h}?"),
-        ("schedule: '@daily'", "schedule must be a mapping, such as schedule: {when: every 12h}"),
-        ("schedule: {every: 12h}", "unknown key schedule.every: did you mean when: every 12h?"),
-        ("schedule: {when: {every: canary}}", "schedule.when must be a single value"),
-        ("schedule: {zone: UTC}", "schedule has no when, for example {when: every 12h}"),
-        ("hooks: canary", "hooks must be a mapping, such as hooks: {before: /usr/local/bin/before-backup}"),
-        ("hooks: {afterwards: /b}", "unknown key hooks.afterwards: did you mean after?"),
-        ("hooks: {x: canary}", "unknown key hooks.x: the keys here are before, after, failure, timeout"),
-        (
-            "metrics: [canary]",
-            "metrics must be an absolute path without .., such as metrics: /var/lib/prometheus/node-exporter",
-        ),
-        (
-            "destinations: {a: {directory: canary/x}}",
-            "destinations.a.directory must be an absolute path without .., such as directory: /mnt/backups",
-        ),
-        (
-            "destinations: {a: {directory: /x, mount: canary}}",
-            "destinations.a.mount must be an absolute path without .., or none",
-        ),
-        (
-            "schedule: {when: every 12h, target: /canary/../x}",
-            "schedule.target must be an absolute path without .., such as target: /var/backups/etcd",
-        ),
-        (
-            "destinations: {a: {s3: {bucket: b, credentials-file: canary}}}",
-            "destinations.a.s3.credentials-file must be an absolute path without .., such as credentials-file: \
-             /etc/etcd-backup/credentials",
-        ),
-        (
-            "hooks: {before: canary}",
-            "hooks.before must be an absolute path without .., such as before: /usr/local/bin/before-backup",
-        ),
-        (
-            "destinations: [canary]",
-            "destinations must be a mapping from names, such as destinations: {offsite: {directory: /mnt/backups}}",
-        ),
-        (
-            "destinations: {a: /canary}",
-            "destinations.a must be a mapping with s3 or directory, such as a: {directory: /mnt/backups}",
-        ),
-        (
-            "destinations: {a: {s3: canary}}",
-            "destinations.a.s3 must be a mapping, such as s3: {bucket: NAME}",
-        ),
-        (
-            "destinations: {a: {s3: {bucket: b, instance-role: canary}}}",
-            "destinations.a.s3.instance-role must be true or false",
-        ),
-        (
-            "destinations: {a: {s3: {bucket: b, style: canary}}}",
-            "destinations.a.s3.style must be path or host",
-        ),
-        ("encrypt-to: canary", "encrypt-to must be a list of texts, such as encrypt-to: [age1…]"),
-        ("canary", "the file must be a mapping, such as {keep: {last: 7}}"),
-        ("keep: {within: [canary]}", "keep.within must be a whole number with its unit, such as within: 30d"),
-        ("keep: {within: 1.5}", "keep.within must be a whole number with its unit, such as within: 30d"),
-    ] {
-        assert_eq!(mistake(text), message, "{text}");
+    for (text, message) in WRONG_KINDS {
+        assert_eq!(mistake(text), *message, "{text}");
     }
 }
 
