@@ -297,18 +297,24 @@ fn retain(
         }
         Err(stop) => {
             watch.pruned(RunPhase::Failed, in_short(&stop));
-            Err(ActionError::Failed(Failure {
-                cause: anyhow::anyhow!("{}", in_short(&stop)).context("applying the retention"),
-                state:
-                    "the backup itself is good, but archives that should have been deleted may still exist"
-                        .to_owned(),
-                next: format!(
-                    "{} shows what is still to be deleted",
-                    Subcommand::new("prune").option("target", target).flag("plan")
-                ),
-            }))
+            Err(not_pruned(stop, target))
         }
     }
+}
+
+/// Returns the error of a backup whose retention ended with `stop`.
+fn not_pruned(stop: ActionError, target: &Path) -> ActionError {
+    let state =
+        "the backup itself is good, but archives that should have been deleted may still exist".to_owned();
+    if let ActionError::Interrupted { signal, .. } = stop {
+        return ActionError::Interrupted { signal, state };
+    }
+    let plan = Subcommand::new("prune").option("target", target).flag("plan");
+    ActionError::Failed(Failure {
+        cause: anyhow::anyhow!("{}", in_short(&stop)).context("applying the retention"),
+        state,
+        next: format!("{plan} shows what is still to be deleted"),
+    })
 }
 
 impl Call<'_> {

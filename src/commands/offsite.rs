@@ -2,13 +2,13 @@
 
 use super::Call;
 use super::moved_uploads;
-use crate::error::{ActionError, Failure, Refusal, Subcommand};
+use crate::error::{ActionError, Failure, Interrupted, Refusal, Subcommand};
 use crate::inventory::destinations::Destinations;
 use crate::inventory::upload::{self, Delivery, NewArchive, PendingUpload, UploadOutcome};
 use crate::settings::Settings;
 use crate::snapshot::Report;
 use crate::system::durable::Dir;
-use anyhow::anyhow;
+use anyhow::{Error, anyhow};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -63,7 +63,7 @@ pub(super) fn send(
         let waiting = waiting.iter().filter(|one| destinations.has(&one.destination));
         let waiting: Vec<String> = waiting.map(PendingUpload::selector).collect();
         let (state, next) = left(report, &outcomes, &waiting, copy_command);
-        ActionError::Failed(Failure { cause, state: format!("{state}; etcd was not touched"), next })
+        not_sent(cause, format!("{state}; etcd was not touched"), next)
     };
     warnings.extend(outcomes.iter().filter_map(|one| stuck(one, home.path())));
     Uploads {
@@ -73,8 +73,16 @@ pub(super) fn send(
     }
 }
 
+/// Returns the error of uploads that did not all succeed. The archive exists, so even a refusal is a failure by now.
+pub(super) fn not_sent(cause: Error, state: String, next: String) -> ActionError {
+    match cause.downcast_ref() {
+        Some(Interrupted { signal }) => ActionError::Interrupted { signal: *signal, state },
+        None => ActionError::Failed(Failure { cause, state, next }),
+    }
+}
+
 /// Returns why uploads failed: the error that ended all of them, or those of the destinations.
-pub(super) fn failure(outcomes: &[UploadOutcome], ended: anyhow::Result<()>) -> Option<anyhow::Error> {
+pub(super) fn failure(outcomes: &[UploadOutcome], ended: anyhow::Result<()>) -> Option<Error> {
     let failed: Vec<String> = outcomes
         .iter()
         .filter_map(|outcome| Some(format!("{}: {}", outcome.destination, outcome.failure()?)))

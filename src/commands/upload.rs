@@ -6,7 +6,7 @@ use super::Call;
 use super::moved_uploads::Rename;
 use super::next::repeat;
 use super::target::target;
-use crate::error::{ActionError, Failure, Refusal, Subcommand};
+use crate::error::{ActionError, Refusal, Subcommand};
 use crate::inventory::upload::{self, PendingUpload};
 use crate::settings::Settings;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
@@ -200,21 +200,14 @@ fn send(call: &Call<'_>, home: &Dir, settings: &Settings, outcome: &mut Outcome)
     let Some(cause) = super::offsite::failure(&outcomes, ended) else { return Ok(()) };
     let target = home.path();
     let again = Subcommand::new("upload").option("target", target);
-    Err(ActionError::Failed(Failure {
-        cause,
-        state: match left.is_empty() {
-            true => "no archives are waiting to be uploaded any more".to_owned(),
-            false => {
-                format!("waiting to be uploaded: {}; the archives are in {}", named(&left), target.display())
-            }
-        },
-        next: match left.first() {
-            Some(one) => {
-                format!("{again}; or, to give it up, {}", again.clone().option("give-up", one.selector()))
-            }
-            None => again.to_string(),
-        },
-    }))
+    let (state, next) = match left.first() {
+        Some(one) => (
+            format!("waiting to be uploaded: {}; the archives are in {}", named(&left), target.display()),
+            format!("{again}; or, to give it up, {}", again.clone().option("give-up", one.selector())),
+        ),
+        None => ("no archives are waiting to be uploaded any more".to_owned(), again.to_string()),
+    };
+    Err(super::offsite::not_sent(cause, state, next))
 }
 
 /// Adds the pending uploads to the outcome.
