@@ -22,6 +22,7 @@ use jiff::Timestamp;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Seek;
 
 /// Uploads the queued archives.
 pub(super) struct Sender<'a> {
@@ -184,6 +185,8 @@ impl Sender<'_> {
         let has_changed = || anyhow!("{} has changed since it was made", upload.archive);
         if is_encrypted(&upload.archive) {
             let mut content = archive.try_clone().context("opening the archive again")?;
+            // An earlier attempt, under another name, has read it to the end.
+            content.rewind().with_context(|| format!("reading {}", upload.archive))?;
             let sha256 = sha256_of(&mut content).with_context(|| format!("reading {}", upload.archive))?;
             ensure!(sha256 == upload.sha256, has_changed());
             // First, so that the archive is never there without it.
