@@ -67,7 +67,9 @@ fn newest_if_unchanged(entries: Vec<Entry>, present: &Present, now: Timestamp) -
             && !entry.before_restore()
             && !entry.is_dated_after(now)
     };
-    let newest = entries.into_iter().filter(is_good).max_by_key(Entry::taken)?;
+    // Several can be of one second.
+    let age = |entry: &Entry| (entry.taken(), entry.manifest.as_ref().map(|manifest| manifest.revision));
+    let newest = entries.into_iter().filter(is_good).max_by_key(age)?;
     let manifest = newest.manifest.as_ref()?;
     let is_same = manifest.cluster_id == present.cluster_id && manifest.revision == present.revision;
     is_same.then_some(newest)
@@ -111,6 +113,9 @@ mod tests {
             // The newest snapshot is of another revision or cluster.
             (&[("a", 7, 10), ("a", 6, 20)], None),
             (&[("a", 7, 10), ("b", 7, 20)], None),
+            // Two are of one second.
+            (&[("a", 7, 10), ("a", 6, 10)], Some("10")),
+            (&[("a", 6, 10), ("a", 7, 10)], Some("10")),
             // It is dated in the future.
             (&[("a", 7, 10), ("a", 9, 200)], Some("10")),
             (&[], None),
