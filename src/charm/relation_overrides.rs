@@ -1,6 +1,8 @@
-//! The settings that the option `backup` adds to the relation's bucket: those that the other application does not know. Pure.
+//! The settings that the option `backup` adds to the bucket of the relation `s3-credentials`, such as its retention policy:
+//! the related application does not provide them. No input or output.
 //!
-//! Must never let the option change which bucket that is, or where.
+//! Must never let the option change the name or the endpoint of the bucket. A destination has the shape
+//! `{keep: POLICY, s3: {bucket: NAME, encryption: …}}`.
 
 use crate::inventory::retention::Policy;
 use crate::settings::{DESTINATIONS_KEY, Destination};
@@ -9,9 +11,9 @@ use serde_json::{Map, Value, json};
 
 /// The name of the relation's bucket among the destinations.
 pub const DESTINATION: &str = "s3";
-/// The retention policy, which the option can set for the destination.
+/// The key of the retention policy in a destination.
 const KEEP: &str = "keep";
-/// The description of the bucket in the destination.
+/// The key of the bucket's settings in a destination.
 const BUCKET: &str = "s3";
 /// The settings that the option can set in [`BUCKET`].
 const BUCKET_SETTINGS: [&str; 5] = ["encryption", "kms-key", "proxy", "allow-http", "stall-timeout"];
@@ -27,7 +29,7 @@ impl RelationOverrides {
     /// Removes the overrides from `settings`, the parsed option `backup`, and returns them.
     ///
     /// # Errors
-    /// A reason for the operator, if there is a setting that the option must not set, or an invalid one.
+    /// If they contain a setting that is not allowed or invalid. The text is for the operator.
     pub fn take(settings: &mut Map<String, Value>) -> Result<Self, String> {
         let Some(Value::Object(destinations)) = settings.get_mut(DESTINATIONS_KEY) else {
             return Ok(Self::default());
@@ -37,17 +39,18 @@ impl RelationOverrides {
             settings.remove(DESTINATIONS_KEY);
         }
         let overrides = Self::from_destination(&given);
-        if overrides.to_given() != given {
+        // What got lost on the way there and back is not allowed.
+        if overrides.as_written() != given {
             let allowed = BUCKET_SETTINGS.map(|name| format!("{BUCKET}.{name}")).join(", ");
             return Err(format!(
-                "destination {DESTINATION} comes from the relation; only {KEEP}, {allowed} can be set"
+                "destination {DESTINATION} comes from the relation; the option can set only {KEEP}, {allowed} in it"
             ));
         }
         overrides.check().map_err(|reason| format!("destination {DESTINATION}: {reason}"))?;
         Ok(overrides)
     }
 
-    /// Returns the overrides in a destination that was written earlier.
+    /// Returns the overrides in `destination`, and ignores its other settings.
     pub fn from_destination(destination: &Value) -> Self {
         let bucket = destination.get(BUCKET).and_then(Value::as_object);
         let is_override = |name: &str| BUCKET_SETTINGS.contains(&name);
@@ -58,13 +61,13 @@ impl RelationOverrides {
         }
     }
 
-    /// Returns the description of the bucket with the overrides in it.
+    /// Returns the settings of a bucket with these overrides in place of any that it had.
     pub fn apply_to_bucket(&self, bucket: Map<String, Value>) -> Map<String, Value> {
         let others = bucket.into_iter().filter(|(name, _)| !BUCKET_SETTINGS.contains(&name.as_str()));
         others.chain(self.bucket_settings.clone()).collect()
     }
 
-    /// Returns the whole destination of a bucket.
+    /// Wraps the settings of a bucket, with the overrides already applied, in a destination with the retention policy.
     pub fn destination(&self, bucket: Map<String, Value>) -> Value {
         let mut destination = Map::from_iter([(BUCKET.to_owned(), Value::Object(bucket))]);
         destination.extend(self.keep.clone().map(|keep| (KEEP.to_owned(), keep)));
@@ -77,8 +80,8 @@ impl RelationOverrides {
         self.destination(self.apply_to_bucket(bucket))
     }
 
-    /// Returns the destination as an operator writes it in the option.
-    fn to_given(&self) -> Value {
+    /// Returns the overrides as an operator writes them in the option.
+    fn as_written(&self) -> Value {
         match self.destination(self.bucket_settings.clone()) {
             Value::Object(mut destination) if self.bucket_settings.is_empty() => {
                 destination.remove(BUCKET);
@@ -88,11 +91,11 @@ impl RelationOverrides {
         }
     }
 
-    /// Checks the overrides as far as that is possible without the bucket.
+    /// Checks the overrides with a made-up bucket.
     fn check(&self) -> Result<(), String> {
         let keep = self.keep.clone().map(serde_json::from_value::<Policy>).transpose();
         keep.map_err(|error| error.to_string())?;
-        let bucket = self.apply_to_bucket(Map::from_iter([("bucket".to_owned(), json!("some"))]));
+        let bucket = self.apply_to_bucket(Map::from_iter([("bucket".to_owned(), json!("placeholder"))]));
         let _: Destination =
             serde_json::from_value(self.destination(bucket.clone())).map_err(|error| error.to_string())?;
         let bucket: S3Config =

@@ -64,7 +64,8 @@ impl Action {
     /// # Errors
     /// Fails only on a bug: a test reads every declaration.
     pub fn read(name: &str) -> Result<Self> {
-        let written = all()?.remove(name).with_context(|| format!("actions.yaml has no action {name}"))?;
+        let written =
+            actions()?.remove(name).with_context(|| format!("actions.yaml has no action {name}"))?;
         let written: Written = serde_yaml::from_value(written)
             .with_context(|| format!("reading the action {name} in actions.yaml"))?;
         let params = written.params.into_iter().map(|(param, written)| {
@@ -73,7 +74,7 @@ impl Action {
         Ok(Self { description: written.description, params: params.collect::<Result<_>>()? })
     }
 
-    /// Returns the parameter `name`.
+    /// Returns the parameter `name`, if the action has it.
     pub fn param(&self, name: &str) -> Option<&Param> {
         self.params.iter().find(|param| param.name == name)
     }
@@ -90,22 +91,25 @@ impl Param {
             (Kind::Number, serde_yaml::Value::Number(number)) => {
                 Value::Number(number.as_u64().with_context(|| name.clone())?)
             }
-            _ => bail!("{name}: the default is not {kind}"),
+            _ => bail!("{name}: the default must be {kind}, and text must be quoted"),
         };
         Ok(Self { name, kind, default, allowed: written.allowed, description: written.description })
     }
 }
 
-fn all() -> Result<serde_yaml::Mapping> {
+/// Parses `actions.yaml`.
+fn actions() -> Result<serde_yaml::Mapping> {
     serde_yaml::from_str(ACTIONS).context("reading actions.yaml")
 }
 
+/// An action as `actions.yaml` declares it.
 #[derive(Deserialize)]
 struct Written {
     description: String,
     params: serde_yaml::Mapping,
 }
 
+/// A parameter as `actions.yaml` declares it.
 #[derive(Deserialize)]
 struct WrittenParam {
     #[serde(rename = "type")]
@@ -116,6 +120,7 @@ struct WrittenParam {
     description: String,
 }
 
+/// The JSON types of a parameter.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum WrittenKind {
@@ -134,7 +139,7 @@ impl WrittenKind {
             ["string", "integer", "boolean"] => Kind::Word,
             ["boolean"] => Kind::Flag,
             ["integer"] => Kind::Number,
-            other => bail!("no kind of parameter has the type {other:?}"),
+            other => bail!("unsupported type of a parameter: {}", other.join(", ")),
         })
     }
 }
@@ -145,7 +150,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     fn names() -> BTreeSet<String> {
-        let names = all().unwrap().into_iter();
+        let names = actions().unwrap().into_iter();
         names.map(|(name, _)| name.as_str().unwrap().to_owned()).collect()
     }
 
@@ -168,7 +173,7 @@ mod tests {
 
     #[test]
     fn every_declaration_is_complete_and_closed() {
-        let all = all().unwrap();
+        let all = actions().unwrap();
         for name in names() {
             assert!(juju_accepts(&name), "{name}");
             // The default is true in Juju 2.9 and 3.x, and false in 4.0.

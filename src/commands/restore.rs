@@ -85,7 +85,6 @@ pub struct Outcome {
     /// Number of revisions of the replaced data that the snapshot does not contain.
     pub lost_revisions: i64,
     /// Facts about the restored data that are not warnings.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Warnings for the operator.
     pub warnings: Vec<String>,

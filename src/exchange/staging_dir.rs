@@ -16,15 +16,16 @@ use std::path::{Path, PathBuf};
 /// file under data directory" when it starts (`etcdmain/etcd.go`, `identifyDataDirOrDie`). No other place is certain to
 /// be on the same file system.
 const STAGING: &str = ".etcd-restore";
-/// The data directory in it whose `member` is not live: the new data before the exchange, the old data after it.
+/// The second data directory, inside the staging directory: it holds the new data before the exchange, and the old data
+/// after it.
 const OTHER: &str = "other";
 /// The file in it that holds the path of the directory that a backup is written to.
 const BACKUP_TARGET: &str = "backup-target";
 
-/// A copy of a `member` directory for a private boot. The variant names the copied data.
+/// A copy of a `member` directory, on which an etcd is started that no client can reach. The variant names the copied data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BootCopy {
-    /// The existing data. A backup may be taken from this copy, so the other copy must not replace it.
+    /// The existing data. A backup may be taken from this copy, so it has a name of its own.
     Existing,
     /// The restored data.
     Restored,
@@ -49,21 +50,22 @@ pub struct StagingDir<'a> {
 }
 
 impl<'a> StagingDir<'a> {
-    /// Creates the staging directory in `data`. [Recovery](super::recover) has removed any earlier one.
+    /// Creates the staging directory in `data`. The caller must have run [recovery](super::recover), which removes an
+    /// earlier one.
     ///
     /// # Errors
-    /// A [`Refusal`] if the live data is not one tree, or if the file system cannot exchange two directories.
+    /// A [`Refusal`] if a part of the live data is on another file system or behind a symlink, or if the file system cannot exchange two directories.
     pub fn create(data: &'a DataDir) -> Result<Self> {
         data.check_is_one_tree()?;
         let dir = data.dir().make_child(STAGING, None)?;
         let staging = Self { data, dir, is_kept: false };
-        staging.try_exchange()?;
+        staging.check_can_exchange()?;
         Ok(staging)
     }
 
-    /// Exchanges two empty directories. Not every file system supports that, and it must be known before etcd is
-    /// stopped.
-    fn try_exchange(&self) -> Result<()> {
+    /// Exchanges two empty directories, and removes both again. Not every file system supports that, so this finds out
+    /// before etcd is stopped.
+    fn check_can_exchange(&self) -> Result<()> {
         let other = self.dir.make_child(OTHER, None)?;
         self.dir.make_child(MEMBER, None)?;
         other.make_child(MEMBER, None)?;
@@ -75,15 +77,15 @@ impl<'a> StagingDir<'a> {
         let place = self.data.dir().path().display();
         Err(Refusal::new(
             format!(
-                "the data in {place} cannot be replaced in one step: its file system cannot exchange two directories: \
-                 {error:#}"
+                "the data in {place} cannot be replaced in one step, because its file system cannot exchange two \
+                 directories ({error:#})"
             ),
             format!("move {place} to a file system that can, such as ext4 or XFS, and restore again"),
         )
         .into())
     }
 
-    /// Opens the staging directory `dir` of an earlier run.
+    /// Returns the staging directory of an earlier run, which is open as `dir`. It is not removed on drop.
     pub(super) fn take_over(data: &'a DataDir, dir: Dir) -> Self {
         Self { data, dir, is_kept: true }
     }
@@ -93,12 +95,12 @@ impl<'a> StagingDir<'a> {
         &self.dir
     }
 
-    /// Returns the name of the other data directory in it.
+    /// Returns the name of the second data directory in the staging directory.
     pub fn other_name(&self) -> &'static str {
         OTHER
     }
 
-    /// Opens the other data directory. Its `member` is not live.
+    /// Opens the second data directory. Its `member` is not live.
     ///
     /// # Errors
     /// It cannot be opened, or does not exist yet.
@@ -106,7 +108,7 @@ impl<'a> StagingDir<'a> {
         self.dir.child(OTHER)
     }
 
-    /// Creates a data directory in it with a copy of the directory `member`, to be booted. The caller has checked the
+    /// Creates a data directory with a copy of the directory `member`, and replaces an earlier copy of this kind. The caller has checked the
     /// free space and that no etcd writes to `member`.
     ///
     /// # Errors
@@ -119,7 +121,7 @@ impl<'a> StagingDir<'a> {
         Ok(copy)
     }
 
-    /// Removes that copy, if it exists.
+    /// Removes the copy `which`, if it exists.
     ///
     /// # Errors
     /// It cannot be removed.
@@ -127,12 +129,12 @@ impl<'a> StagingDir<'a> {
         self.dir.remove_tree(which.name())
     }
 
-    /// Returns the data directory that contains it.
+    /// Returns the data directory that contains the staging directory.
     pub fn data(&self) -> &'a DataDir {
         self.data
     }
 
-    /// Syncs its contents, and then its own directory entry.
+    /// Syncs the contents of the staging directory, and then its entry in the data directory.
     ///
     /// # Errors
     /// A file or directory cannot be synced.
@@ -150,16 +152,17 @@ impl<'a> StagingDir<'a> {
         self.dir.replace(BACKUP_TARGET, target.as_os_str().as_bytes())
     }
 
-    /// Disables its removal on drop, because it holds a journal from now on.
+    /// Keeps the staging directory on drop, because it holds a journal from now on.
     pub(super) fn keep(&mut self) {
         self.is_kept = true;
     }
 
-    /// Removes it with its contents.
+    /// Removes the staging directory with its contents.
     ///
     /// # Errors
     /// A file cannot be removed. The journal is removed last.
     pub fn remove(mut self) -> Result<()> {
+        // It is removed here, so dropping it has nothing left to do.
         self.is_kept = true;
         remove(self.data).context("removing the staging directory")
     }
@@ -168,14 +171,14 @@ impl<'a> StagingDir<'a> {
 impl Drop for StagingDir<'_> {
     fn drop(&mut self) {
         if !self.is_kept {
-            // If a part of it remains, it has no journal and the next run removes it.
+            // An error can be ignored: what remains has no journal, and the next run removes it.
             let _ = remove(self.data);
         }
     }
 }
 
-/// Opens the staging directory in `data`, if it exists. Refuses a directory that other users can write to, because
-/// this process is root and trusts its files.
+/// Opens the staging directory in `data`, if it exists. Refuses a directory that belongs to another user, or that
+/// others have any access to, because this process is root and trusts its files.
 pub(super) fn find(data: &DataDir) -> Result<Option<Dir>> {
     find_in(data.dir())
 }
@@ -190,8 +193,8 @@ pub(super) fn find_in(data_dir: &Dir) -> Result<Option<Dir>> {
     if stat.st_uid != Owner::ourselves().uid || stat.st_mode & 0o077 != 0 {
         let place = dir.path().display();
         return Err(Refusal::new(
-            format!("{place} was not made by restore: it does not belong to this user alone"),
-            format!("run stat {place} to find its origin, and move it out of the data directory"),
+            format!("{place} is not a directory of restore: another user owns it or has access to it"),
+            format!("run `stat {place}` to see who owns it, and move it out of the data directory"),
         )
         .into());
     }
@@ -220,7 +223,7 @@ pub fn recorded_backup_target(data: &DataDir) -> Result<Option<PathBuf>> {
     Ok(target.map(|bytes| PathBuf::from(OsString::from_vec(bytes))))
 }
 
-/// Returns whether an earlier run left an exchange unfinished.
+/// Returns whether there is a journal: an earlier run left an exchange unfinished.
 ///
 /// # Errors
 /// The staging directory cannot be read.

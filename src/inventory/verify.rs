@@ -185,7 +185,7 @@ fn read(
     let check_unpacked = |size: u64| {
         let needed =
             if options.drill { size.saturating_mul(3).saturating_add(MEMBER_OVERHEAD) } else { size };
-        let next = "free space there, or name another directory with target=DIR";
+        let next = "free up space there, or name another directory with target=DIR";
         check_space(needed, stage.free_bytes()?, stage.path(), "verifying the snapshot", next)
             .inspect_err(|error| no_space.set(error.downcast_ref::<Refusal>().cloned()))
     };

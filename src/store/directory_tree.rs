@@ -146,7 +146,7 @@ impl BlobStore for DirectoryTree {
 
     fn put_if_absent(&self, name: &str, content: &File, sha256: &str, progress: Sink<'_>) -> Result<()> {
         let size = content.metadata().context("measuring the archive")?.len();
-        check_space(size, self.root.free_bytes()?, self.root.path(), "the archive", "free space there")?;
+        check_space(size, self.root.free_bytes()?, self.root.path(), "the archive", "free up space there")?;
         let (folder, file) = self.ensure_folder(name)?;
         folder.put_if_absent(&file, content, sha256, progress)
     }

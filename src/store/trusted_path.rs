@@ -132,7 +132,7 @@ impl TrustedPath {
             self.free_bytes()?,
             &self.path,
             what,
-            "free space there, or choose another target",
+            "free up space there, or choose another target",
         )
     }
 

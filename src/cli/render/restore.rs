@@ -1,4 +1,4 @@
-//! The outcome of `restore`.
+//! Renders the outcome of `restore`, for Juju and as text.
 
 use super::table::{fields, warnings};
 use super::{Render, Style, site};
@@ -55,14 +55,14 @@ impl Render for Outcome {
             text += &format!("{recovered}\n");
         }
         if let Some(plan) = &self.plan {
-            text += "Nothing was changed. A restore would do this:\n";
+            text += "Nothing was changed. The plan of the restore:\n";
             text += &fields(&[
-                ("  restore", Some(plan.snapshot.clone())),
+                ("  snapshot", Some(plan.snapshot.clone())),
                 ("  created", plan.created.clone()),
                 ("  sha256", Some(plan.sha256.clone())),
                 ("  member", Some(format!("{} at {}", plan.member, plan.peer_urls))),
                 ("  revision now", plan.old_revision.map(|revision| revision.to_string())),
-                ("  revision then", Some(plan.revision.to_string())),
+                ("  revision after", Some(plan.revision.to_string())),
                 ("  backup", Some(plan.backup.clone())),
                 ("  backup in", plan.backup_target.as_ref().map(|target| target.display().to_string())),
             ]);
@@ -73,11 +73,11 @@ impl Render for Outcome {
         if let Some(restored) = &self.restored {
             let keys = restored.keys.map(|keys| format!(" and {keys} keys")).unwrap_or_default();
             text += &format!(
-                "etcd serves revision {}{keys}. It was down for {:.2} s.\n",
+                "etcd serves revision {}{keys}. etcd was down for {:.2} s.\n",
                 restored.revision, restored.downtime_seconds
             );
             if let Some(left_over) = &restored.left_over {
-                text += &format!("not cleaned up: {left_over}\n");
+                text += &format!("not cleaned up: {}\n", with_cleanup(left_over));
             }
         }
         text += &fields(&[
@@ -86,7 +86,11 @@ impl Render for Outcome {
             ("  remove it with", self.remove_command.clone()),
         ]);
         if self.lost_revisions > 0 {
-            text += &format!("The snapshot does not contain the last {} revisions.\n", self.lost_revisions);
+            let lost = match self.lost_revisions {
+                1 => "revision".to_owned(),
+                many => format!("{many} revisions"),
+            };
+            text += &format!("Not in the snapshot: the last {lost} of the data that it replaces.\n");
         }
         text.extend(self.notes.iter().map(|note| format!("note: {note}\n")));
         text + &warnings(&self.warnings)
@@ -125,8 +129,12 @@ fn add_restored(restored: &Restored, results: &mut Results) {
         results.set(key!("restore.disarmed"), "NOSPACE");
     }
     if let Some(left_over) = &restored.left_over {
-        let recover = Subcommand::new("restore").flag("recover");
-        let next = format!("the next command, or {recover}, clears it up");
-        results.set(key!("restore.left-over"), format!("{left_over}; {next}"));
+        results.set(key!("restore.left-over"), with_cleanup(left_over));
     }
+}
+
+/// Adds the command that removes what is left over.
+fn with_cleanup(left_over: &str) -> String {
+    let recover = Subcommand::new("restore").flag("recover");
+    format!("{left_over}; the next command removes it, or {recover}")
 }
