@@ -237,7 +237,7 @@ fn restores_archives_of_other_tools(version: Version) {
     for (name, bytes) in [("u.zip", zip(&[streamed("db", unhashed)])), ("u.db.gz", gzip(unhashed))] {
         let path = world.path(name);
         fs::write(&path, bytes).unwrap();
-        world.restore(&[&from(&path), "skip-backup=true"]).refused(&["allow-unhashed=true"]);
+        world.restore(&[&from(&path), "skip-backup=true"]).refused(&["--allow-unhashed"]);
         world.restore(&[&from(&path), "skip-backup=true", "allow-unhashed=true"]).completed();
         assert_same(&world.dump(), &saved, name);
     }

@@ -230,7 +230,7 @@ fn refuses_tar_features_that_it_does_not_support() {
         ("an unknown kind", EntryType::new(b'!'), Vec::new()),
     ] {
         let extension = Entry { kind, ..file("db", &data) };
-        let reasons = ["contains \"db\"", "a PAX header with \"", "contains \"../../", "with two sizes"];
+        let reasons = ["contains \"db", "a PAX header with \"", "contains \"../../", "with two sizes"];
         fixture.refuses_cheaply(what, &packed(&[extension, file("db", db)]), &reasons);
     }
     for mode in [0o4755, 0o2755, 0o1777] {

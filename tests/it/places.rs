@@ -272,7 +272,7 @@ fn pins_verifies_and_deletes_in_every_place() {
         let all = fixture.listed();
         assert_eq!(of(&all, Some(place)).len(), 1);
         assert_eq!(of(&all, None).len(), 2);
-        fixture.run("delete-snapshot", &[&format!("snapshot={place}/{second}")]).refused(&["force=true"]);
+        fixture.run("delete-snapshot", &[&format!("snapshot={place}/{second}")]).refused(&["--force"]);
     }
     for all in ["all", "latest", "offsite/all"] {
         fixture

@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use test_case::test_case;
 
@@ -91,9 +93,16 @@ fn the_printed_commands_lead_from_three_members_to_a_restore(version: Version) {
     let refused = world.restore(&[&from(&archive), &world.to_target()]);
     let commands: Vec<&str> =
         refused.stderr.lines().map(str::trim).filter(|line| line.contains("etcdctl ")).collect();
+    // etcd refuses to change the members until they have been connected for 5 s (`isConnectedFullySince`).
     let typed = |command: &str| {
-        let status = Command::new("/bin/sh").args(["-c", command]).status().unwrap();
-        assert!(status.success(), "{command}");
+        let succeeds = || Command::new("/bin/sh").args(["-c", command]).status().unwrap().success();
+        assert!(
+            (0..20).any(|_| succeeds() || {
+                sleep(Duration::from_secs(1));
+                false
+            }),
+            "{command}"
+        );
     };
     let (remove, add): (Vec<&str>, Vec<&str>) =
         commands.iter().partition(|line| line.contains("member remove"));

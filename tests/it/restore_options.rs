@@ -61,8 +61,12 @@ fn does_not_raise_the_revision_if_the_snapshot_is_newest(version: Version) {
     assert!(results.find("restore.bumped-by").is_none_or(|by| by == "0"));
     // This etcd may be an empty replacement whose clients have already seen revisions above the snapshot's.
     let warning = results.get("restore.warning");
-    assert!(warning.contains("at revision 1,") && warning.contains("restart every client"), "{warning}");
-    assert_eq!(warning.contains("bump-revision="), version.can_bump(), "{warning}");
+    assert!(
+        warning.contains("at revision 1,") && warning.contains("restart every kube-apiserver"),
+        "{warning}"
+    );
+    assert!(warning.contains("bump-revision="), "{warning}");
+    assert_eq!(warning.contains("install etcdctl"), !version.can_bump(), "{warning}");
 }
 
 #[test]

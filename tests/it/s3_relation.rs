@@ -201,7 +201,7 @@ fn related_or_not_a_unit_uses_or_refuses_the_option_backup() {
     for (text, reason) in [
         ("destinations: [", "option backup cannot be used"),
         ("destination: {}", "line 1: unknown key destination: did you mean destinations?"),
-        ("destinations: {a: {s3: {bucket: 'a/b'}}}", "destination a: bucket"),
+        ("destinations: {a: {s3: {bucket: 'a/b'}}}", "destinations.a.s3: bucket"),
         ("destinations: {s3: {s3: {bucket: b}}}", "destination s3 comes from the relation"),
     ] {
         unit.configure(&[("backup", json!(text))]);

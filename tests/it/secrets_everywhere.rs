@@ -46,6 +46,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("prune-snapshots", &["target=TARGET", "keep=2", "plan=true"]),
     ("prune-snapshots", &["target=TARGET", "keep=2"]),
     ("check", &["target=TARGET"]),
+    ("check-config", &[]),
     ("schedule", &["plan=true"]),
     ("package-client-credentials", &[]),
     ("restore", &["target=TARGET", "snapshot=PATH", "plan=true"]),

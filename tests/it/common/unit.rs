@@ -43,6 +43,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("actions/backup", program!("backup")),
     ("actions/schedule", program!("schedule")),
     ("actions/check", program!("check")),
+    ("actions/check-config", program!("check-config")),
 ];
 
 /// A unit on the machine of a world, usually `etcd/0`.
