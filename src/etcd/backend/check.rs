@@ -5,9 +5,10 @@
 //! free pages too (`tx_check.go`); only a writer needs it, and etcd's tool reports it. Must never report a failing disk
 //! as a fault of the file, nor quote a key or a value.
 
+use super::buckets::bucket_root;
 use super::facts::{KEY, Revision};
 use super::records::{Cursor, PageSet, Root};
-use super::{Backend, bucket_root, is_read_error};
+use super::{Backend, is_read_error};
 use crate::system::durable::Dir;
 use anyhow::{Context, Result, ensure};
 use std::fs::File;
@@ -64,7 +65,7 @@ fn fault_of(file: File, path: &Path, go_on: &dyn Fn() -> Result<()>) -> Result<O
     match outcome {
         Ok(true) => Ok(None),
         Ok(false) => Ok(Some(Fault::NotEtcd)),
-        Err(error) if is_read_error(&error) => Err(error).with_context(|| super::context(path)),
+        Err(error) if is_read_error(&error) => Err(error).with_context(|| super::file::context(path)),
         Err(error) => Ok(Some(Fault::Corrupt(format!("{error:#}")))),
     }
 }

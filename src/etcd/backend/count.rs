@@ -3,9 +3,10 @@
 //! `snapshot status` of etcd 3.4 and 3.5 counts the same; since 3.6 it counts live keys. Of a leaf only the header is
 //! read. Must always terminate: no more pages are visited than the file has.
 
-use super::page::{HEADER_SIZE, PageHeader, PageKind};
-use super::records::{Cursor, Root, describe_page};
-use super::{Backend, bucket_root};
+use super::Backend;
+use super::buckets::bucket_root;
+use super::page::{HEADER_SIZE, PageHeader, PageKind, describe_page};
+use super::records::{Cursor, Root};
 use anyhow::{Context, Result, ensure};
 use std::os::unix::fs::FileExt;
 

@@ -5,8 +5,8 @@
 //! txid u64, FNV-1a 64 of the 56 bytes before it. Must never use a meta page with a
 //! wrong checksum.
 
-use super::is_read_error;
 use super::page::{HEADER_SIZE, u32_at, u64_at};
+use super::read_error::is_read_error;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs::File;
 use std::io;

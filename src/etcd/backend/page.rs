@@ -196,3 +196,11 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 fn usize_at(bytes: &[u8], at: usize) -> Option<usize> {
     u32_at(bytes, at)?.try_into().ok()
 }
+
+/// Returns the name of a page for errors. No tree contains page 0, so it stands for the page of an inline bucket.
+pub(super) fn describe_page(id: u64) -> String {
+    match id {
+        0 => "inline bucket".to_owned(),
+        _ => format!("page {id}"),
+    }
+}

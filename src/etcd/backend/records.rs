@@ -4,7 +4,7 @@
 //! [`MAX_DEPTH`], has at most as many pages as the file, and has ascending keys.
 
 use super::Backend;
-use super::page::{PageKind, Slot, TreePage};
+use super::page::{PageKind, Slot, TreePage, describe_page};
 use anyhow::{Context, Result, bail, ensure};
 use std::cell::RefCell;
 
@@ -272,13 +272,5 @@ impl PathLevel {
         self.last = Some(slot);
         self.next += 1;
         Ok(slot)
-    }
-}
-
-/// Returns the name of a page for errors. No tree contains page 0, so it stands for the page of an inline bucket.
-pub(super) fn describe_page(id: u64) -> String {
-    match id {
-        0 => "inline bucket".to_owned(),
-        _ => format!("page {id}"),
     }
 }

@@ -7,9 +7,10 @@
 //! It is the only code that writes to a database, and only to a staged one that no program has open. It changes one
 //! number: the count of elements on the root page of a bucket. Must never be called on live data.
 
+use super::Backend;
+use super::buckets::bucket_root;
 use super::page::{HEADER_SIZE, PageKind};
 use super::records::{Cursor, Root};
-use super::{Backend, bucket_root};
 use crate::system::durable::Dir;
 use anyhow::{Context, Result};
 use std::collections::BTreeSet;

@@ -8,7 +8,10 @@ mod kubernetes;
 
 use super::meta::tests::meta;
 use super::*;
+use anyhow::bail;
 use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use tempfile::NamedTempFile;
 
 const PAGE: usize = 4096;
