@@ -162,7 +162,8 @@ fn an_existing_object_is_never_overwritten() {
         // If the object appears between the check and the upload, the server refuses the upload.
         faults.inject("HEAD", NAME, Fault::Answer(404, "", ""), 1);
         let error = put_fails(&bucket, size);
-        assert!(error.contains("already holds a different"), "{error}");
+        let is_closed = || error.contains("closed the connection") && !Can::RefuseUploads.is_supported();
+        assert!(error.contains("already holds a different") || is_closed(), "{error}");
         assert!(read(&bucket, NAME) == before, "the existing object was changed");
         let entries = bucket.entries().unwrap();
         bucket.delete(&entries[0]).unwrap();
@@ -287,7 +288,9 @@ fn a_refusal_of_the_server_is_reported_once_with_a_next_step() {
         put_fails(&opened(&described(server.port, ""), &key(access_key, secret)), 1)
     };
     for error in [with(&server.access_key, "canary-wrong"), with("AKIAUNKNOWN", SECRET)] {
-        assert!(error.contains(" returned ") && error.contains("status 403"), "{error}");
+        // versitygw returns 404 for an unknown key.
+        let has_status = error.contains("status 403") || error.contains("status 404, ");
+        assert!(error.contains(" returned ") && has_status, "{error}");
         assert!(!error.contains("canary"), "{error}");
     }
 }
@@ -387,10 +390,12 @@ fn a_locked_bucket_accepts_archives_and_refuses_deletion() {
     // moto loses the lock of an object that was uploaded in parts.
     for entry in entries.iter().filter(|entry| entry.name == "c/m/a.tar.gz") {
         let error = format!("{:#}", bucket.delete(entry).unwrap_err());
-        for part in ["object lock keeps it until 2", "(COMPLIANCE)", " returned AccessDenied: Access Denied"]
-        {
+        for part in ["(COMPLIANCE)", " returned AccessDenied: Access Denied"] {
             assert!(error.contains(part), "no {part} in {error}");
         }
+        // versitygw does not report the lock of an object, only the rule of its bucket.
+        let locks = ["object lock keeps it until 2", "object lock keeps each object for 1 day"];
+        assert!(locks.iter().any(|lock| error.contains(lock)), "{error}");
     }
     // Archives that cannot be deleted are not hidden either: they can still be restored.
     assert_eq!(bucket.entries().unwrap().len(), 2);
@@ -497,6 +502,9 @@ fn progress_does_not_count_a_repeated_part_twice() {
 
 #[test]
 fn a_bucket_is_reached_through_a_proxy_by_host_name() {
+    if !Can::HostNames.is_supported() {
+        return;
+    }
     let server = Server::new(&["backups"]);
     let proxy = Proxy::to(server.port);
     let key = key(&server.access_key, SECRET);
@@ -550,7 +558,7 @@ fn a_wrong_clock_is_reported_with_the_difference() {
         return;
     }
     let server = Server::new(&["backups"]);
-    for (hours, words) in [(2, "ahead of the server's; correct it"), (-2, " h behind the server's")] {
+    for (hours, words) in [(2, "ahead of the server's; correct it"), (-2, " behind the server's")] {
         let now = Timestamp::now() + jiff::SignedDuration::from_hours(hours);
         let key = key(&server.access_key, SECRET);
         let bucket = opened_at(&described(server.port, ""), &key, now);

@@ -110,8 +110,10 @@ pub fn kubeadm(test_bed: &TestBed) -> Result<String> {
         "with authentication, the keys differ from those of the snapshot"
     );
     let warning = scenario::text(&restored, &["restore", "warning"])?;
-    let restarts =
-        ["kube-apiserver is restarted with etcd", "restart kube-controller-manager and kube-scheduler"];
+    let restarts = [
+        "kube-apiserver is restarted with etcd",
+        "stop its clients before it starts (kube-controller-manager, kube-scheduler,",
+    ];
     ensure!(restarts.iter().all(|part| warning.contains(part)), "{warning}");
     with_an_expired_certificate(&machine)?;
     Ok(format!(
