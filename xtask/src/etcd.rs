@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{command, debian, workspace};
+use crate::{command, debian, interrupt, workspace};
 
 /// A version of etcd, and the Debian release that contains it.
 pub struct Release {
@@ -79,19 +79,22 @@ pub fn of_version(target: &Path, version: &str) -> Result<PathBuf> {
     Ok(bin)
 }
 
-/// Returns the directory of the newest etcd: the one that `ETCD_NEWEST_BIN` names, or one that is built with Go. Without
-/// Go, the newer etcd of Debian takes its place, which is printed.
+/// Returns the directory of the newest etcd: the one that `ETCD_NEWEST_BIN` names, or one that is built with Go. If it
+/// cannot be built, the newer etcd of Debian takes its place, which is printed.
 pub fn newest(target: &Path) -> Result<PathBuf> {
     if let Some(bin) = directory_in(NEWEST_VARIABLE)? {
         version_of(&bin).with_context(|| format!("{NEWEST_VARIABLE} names {}", bin.display()))?;
         return Ok(bin);
     }
-    if build::has_go() {
-        return build::ensure(target, NEWEST);
-    }
+    let reason = match build::has_go().then(|| build::ensure(target, NEWEST)) {
+        Some(Ok(bin)) => return Ok(bin),
+        Some(Err(error)) => format!("{error:#}"),
+        None => "Go is not installed".to_owned(),
+    };
+    interrupt::check()?;
     eprintln!(
-        "Go is not installed, so etcd {NEWEST} cannot be built: etcd {} takes its place in the tests. \
-         To test a newer one, install Go, or set {NEWEST_VARIABLE} to the directory of its programs.",
+        "SKIPPED: etcd {NEWEST}, because it cannot be built ({reason}): etcd {} takes its place in the tests. \
+         To test it, set {NEWEST_VARIABLE} to the directory of its programs.",
         NEW.version
     );
     ensure(target, &NEW)

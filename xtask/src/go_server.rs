@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::command;
+use crate::{command, interrupt};
 
 /// A server, and how to build it.
 pub struct GoServer {
@@ -42,18 +42,22 @@ pub const MINIO: GoServer = GoServer {
 };
 
 impl GoServer {
-    /// Sets the variable by which the tests find the server. Returns `false` if it cannot be built because this computer
-    /// has no Go, which is printed.
+    /// Sets the variable by which the tests find the server. Returns `false` if it cannot be built, and prints why.
     pub fn set_environment(&self, cargo: &mut Command, target: &Path) -> Result<bool> {
-        let Some(program) = self.ensure(target)? else {
-            eprintln!(
-                "SKIPPED: the tests on {}, because this computer has no `go` to build it; or set {} to its program",
-                self.name, self.variable
-            );
-            return Ok(false);
+        let reason = match self.ensure(target) {
+            Ok(Some(program)) => {
+                cargo.env(self.variable, program);
+                return Ok(true);
+            }
+            Ok(None) => "Go is not installed".to_owned(),
+            Err(error) => format!("{error:#}"),
         };
-        cargo.env(self.variable, program);
-        Ok(true)
+        interrupt::check()?;
+        eprintln!(
+            "SKIPPED: the tests on {}, because it cannot be built ({reason}). To run them, set {} to its program.",
+            self.name, self.variable
+        );
+        Ok(false)
     }
 
     /// Returns the program. It is built if it is missing. Returns `None` if it is missing and there is no Go.
@@ -84,9 +88,7 @@ impl GoServer {
         let mut go = Command::new("go");
         go.env("GOBIN", &home).env("CGO_ENABLED", "0").env_remove("GOFLAGS");
         go.args(["install", "-trimpath", "-ldflags=-s -w", &format!("{}@{}", self.package, self.version)]);
-        command::run_checked(&mut go).with_context(|| {
-            format!("building {}; to use another one, set {} to its program", self.name, self.variable)
-        })?;
+        command::run_checked(&mut go).with_context(|| format!("building {}", self.name))?;
         Ok(Some(program))
     }
 }
