@@ -18,8 +18,10 @@ const S3S_VERSION: &str = "0.14.1";
 const S3S_VARIABLE: &str = "S3S_BIN";
 /// The variable that names the server of a test run. The tests read it too.
 pub const SERVER_VARIABLE: &str = "S3_SERVER";
+/// The modules of `tests/it` that test the client of buckets.
+pub const CLIENT_TESTS: [&str; 2] = ["bucket::", "bucket_answers::"];
 /// The modules of `tests/it` whose tests use a bucket.
-pub const TESTS: [&str; 4] = ["bucket::", "bucket_answers::", "destinations::", "s3_relation::"];
+const TESTS: [&str; 4] = ["bucket::", "bucket_answers::", "destinations::", "s3_relation::"];
 /// The beginning of the line that a test prints if the server lacks the tested feature.
 const UNSUPPORTED: &str = "cannot: ";
 /// The page with the table.

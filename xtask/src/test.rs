@@ -81,10 +81,10 @@ pub fn tests(selection: &[&str], arguments: &[&str], target: &Path) -> Result<Co
     Ok(cargo)
 }
 
-/// Returns the command for the S3 tests on a second server, or `None` if it cannot be built here.
+/// Returns the command for the tests of the S3 client on a second server, or `None` if it cannot be built here.
 fn tests_on_versitygw(target: &Path) -> Result<Option<Command>> {
     let mut cargo = tests(&["--test", SLOW_TESTS], &["--"], target)?;
-    cargo.args(buckets::TESTS).env(buckets::SERVER_VARIABLE, VERSITYGW.name);
+    cargo.args(buckets::CLIENT_TESTS).env(buckets::SERVER_VARIABLE, VERSITYGW.name);
     Ok(VERSITYGW.set_environment(&mut cargo, target)?.then_some(cargo))
 }
 
