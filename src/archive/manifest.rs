@@ -45,8 +45,8 @@ pub struct Manifest {
     pub before_restore: bool,
     /// The hash by etcd of all keys and values at that revision, if it is known.
     pub content_hash: Option<ContentHash>,
-    /// The data of Kubernetes in the snapshot. `None` if there is none, or if the manifest was written before this
-    /// was recorded.
+    /// The data of Kubernetes in the snapshot. `None` if the snapshot has no such data, or if the manifest is older than
+    /// this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesData>,
 }

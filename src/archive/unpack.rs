@@ -38,7 +38,7 @@ const HEAD: u64 = 512;
 /// The most bytes by which a database may be longer than its first page announces. bbolt grows a file by 16 MB at a
 /// time (`db.go` `AllocSize`).
 const MAX_GROWTH: u64 = 32 << 20;
-/// The most gzip layers of a file. Whoever compresses all files of a directory compresses some of them twice.
+/// The most gzip layers of a file. A script that compresses every file of a directory compresses some of them twice.
 const MAX_GZIP_LAYERS: usize = 2;
 const UNPACKING: &str = "unpacking the snapshot";
 pub(super) const GIVE_OURS: &str = "give an archive made by the snapshot action";

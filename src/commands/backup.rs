@@ -329,6 +329,18 @@ impl Call<'_> {
 mod tests {
     use super::*;
     use crate::schedule::Schedule;
+    use nix::sys::signal::Signal;
+
+    #[test]
+    fn a_signal_during_the_retention_is_not_a_failure() {
+        let stop =
+            ActionError::Interrupted { signal: Signal::SIGTERM, state: "nothing was deleted".to_owned() };
+        let ActionError::Interrupted { signal, state } = not_pruned(stop, Path::new("/t")) else {
+            panic!("it is a failure");
+        };
+        assert_eq!(signal, Signal::SIGTERM);
+        assert!(state.starts_with("the backup itself is good"), "{state}");
+    }
 
     fn table(when: &str) -> Timetable {
         serde_yaml::from_str::<Schedule>(&format!("when: {when:?}")).unwrap().timetable().unwrap()

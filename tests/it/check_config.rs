@@ -114,7 +114,7 @@ fn a_plan_fails_for_everything_that_would_make_the_restore_fail() {
     let plan = |more: &[&str]| run(&world, &[&["restore", &archive, "--plan"], more].concat());
     let planned = plan(&[&world.to_target()]);
     assert!(
-        planned.stdout.contains(&format!("backup in      {}", world.target().display())),
+        planned.stdout.contains(&format!("backup in       {}", world.target().display())),
         "{}",
         planned.describe()
     );

@@ -34,7 +34,7 @@ const SERVERS: [(&str, &str); 4] = [
     ("versitygw", "versitygw 1.8.0"),
     ("minio", "MinIO of 2026-02-12"),
 ];
-/// The servers that are used if none is named. MinIO takes half an hour to build.
+/// The servers that are used if none is named. MinIO takes long to build.
 const DEFAULT_SERVERS: [&str; 3] = ["moto", "s3s", "versitygw"];
 
 /// The result of a test.

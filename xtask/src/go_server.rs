@@ -38,7 +38,7 @@ pub const MINIO: GoServer = GoServer {
     package: "github.com/minio/minio",
     version: "v0.0.0-20260212201848-7aac2a2c5b7c",
     variable: "MINIO_BIN",
-    effort: "half an hour on two cores",
+    effort: "long",
 };
 
 impl GoServer {

@@ -28,7 +28,7 @@ pub(super) fn check(call: &Call<'_>, site: &Site, all: &mut Findings) {
         all.error("certificates", anyhow!("{problem}"));
     }
     for warning in site::warnings(site, call.now) {
-        all.warn("certificates", warning, None);
+        all.warn("settings and certificates", warning, None);
     }
     if let Some(warning) = v2_keys::warning(site, found.etcd_version.as_deref().unwrap_or_default()) {
         all.warn("v2 keys", warning, None);

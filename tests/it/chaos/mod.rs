@@ -133,6 +133,9 @@ fn matrix() {
         }
     };
     for (action, mode) in strikes {
+        if let (Mode::Power(..), Err(why)) = (mode, disk::can_cut()) {
+            panic!("cannot cut the power: {why}");
+        }
         add(injection::inject_at_points(action, mode, points(usize::MAX), jobs));
     }
     for action in [Action::Snapshot, Action::Restore] {
