@@ -1,6 +1,8 @@
 //! The facts about the archives and runs in a target, as `check` and the metrics use them.
 
+use super::moved_uploads;
 use crate::archive::name::taken;
+use crate::error::Subcommand;
 use crate::inventory::{Repository, may_be_archive, upload};
 use crate::schedule::Expected;
 use crate::schedule::runs::health::BackupFacts;
@@ -16,15 +18,24 @@ use std::collections::BTreeMap;
 /// The number of pending uploads to each destination, or the reason why it is unknown.
 type Pending = Result<BTreeMap<String, usize>, String>;
 
-/// Returns the number of pending uploads to each destination of the settings, or the reason why it is unknown.
-pub(super) fn pending_by_destination(home: &Dir, settings: &Settings) -> Pending {
-    let is_known = |name: &str| settings.destinations.contains_key(name);
-    let pending = upload::pending_by_archive(home, is_known).map_err(|error| format!("{error:#}"))?;
+/// Returns the number of pending uploads to each destination, or the reason why it is unknown. An upload to a destination
+/// that the settings no longer have counts too: nothing sends it until an operator acts.
+pub(super) fn pending_by_destination(home: &Dir) -> Pending {
     let mut counts = BTreeMap::new();
-    for destination in pending.into_values().flatten() {
-        *counts.entry(destination).or_default() += 1;
+    for upload in upload::list(home).map_err(|error| format!("{error:#}"))? {
+        *counts.entry(upload.destination).or_default() += 1;
     }
     Ok(counts)
+}
+
+/// Describes the pending uploads to destinations that the settings no longer have.
+fn describe_unconfigured(pending: &Pending, settings: &Settings) -> Option<String> {
+    let is_unknown = |(name, _): &(&String, &usize)| !settings.destinations.contains_key(*name);
+    let unknown: Vec<String> = (pending.iter().flatten().filter(is_unknown))
+        .map(|(name, count)| moved_uploads::describe_unknown(name, *count))
+        .collect();
+    let next = || Subcommand::new("check-config");
+    (!unknown.is_empty()).then(|| format!("{} ({} shows what to do)", unknown.join("; "), next()))
 }
 
 /// Returns the scheduled runs after `moment`, if there is a schedule.
@@ -47,6 +58,7 @@ pub(super) struct Found {
     /// The number of pending uploads to each destination.
     pub pending: Pending,
     total: Result<usize, String>,
+    unconfigured: Option<String>,
     archives: Vec<String>,
     damaged: Vec<String>,
     misdated: Vec<String>,
@@ -61,6 +73,7 @@ impl Found {
             results: LastResults::default(),
             pending: Ok(BTreeMap::new()),
             total: Ok(0),
+            unconfigured: None,
             archives: Vec::new(),
             damaged: Vec::new(),
             misdated: Vec::new(),
@@ -75,12 +88,13 @@ impl Found {
         let is_good = |name: &String| may_be_archive(name) && !damaged.contains(name);
         let archives: Vec<String> = home.names()?.into_iter().filter(is_good).collect();
         let is_misdated = |name: &&String| taken(name).is_some_and(|taken| is_in_the_future(taken, now));
-        let pending = pending_by_destination(home, settings);
+        let pending = pending_by_destination(home);
         let total = pending.as_ref().map(|pending| pending.values().sum()).map_err(Clone::clone);
         Ok(Self {
             runs: runs::list(home, now)?,
             results: LastResults::read(home)?,
             misdated: archives.iter().filter(is_misdated).cloned().collect(),
+            unconfigured: describe_unconfigured(&pending, settings),
             pending,
             total,
             archives,
@@ -98,6 +112,7 @@ impl Found {
             misdated: &self.misdated,
             now: self.now,
             pending: self.total.as_ref().copied(),
+            unconfigured: self.unconfigured.as_deref(),
             verifications: [self.results.verification.as_ref(), self.results.drill.as_ref()],
             expected: None,
             timer_problem: None,

@@ -89,7 +89,7 @@ pub(super) fn warnings(home: &Dir, destinations: &Destinations) -> Vec<String> {
     unknown
         .map(|(name, count)| {
             let next = how_to_move(name, &known, home.path());
-            format!("uploads are waiting for {name}, which is not in the settings: {count} ({next})")
+            format!("{} ({next})", describe_unknown(name, count))
         })
         .collect()
 }
@@ -104,6 +104,11 @@ pub(super) fn unknown_destinations<'a>(
         *unknown.entry(&*one.destination).or_insert(0) += 1;
     }
     unknown
+}
+
+/// Describes the uploads that wait for a destination which is not in the settings.
+pub(super) fn describe_unknown(name: &str, count: usize) -> String {
+    format!("uploads are waiting for {name}, which is not in the settings: {count}")
 }
 
 /// Returns the commands that move the uploads for the destination `name` to another one, or give them up.

@@ -139,7 +139,7 @@ impl<'a> Watch<'a> {
             return self.forget(outcome);
         }
         self.run.destinations.clone_from(destinations);
-        let pending = pending(&self.home, self.settings);
+        let pending = pending(&self.home);
         self.run.pending_uploads = pending.as_ref().ok().copied();
         self.run.finish(now(), outcome.as_ref().err().map(in_short));
         self.note();
@@ -213,6 +213,6 @@ pub(super) fn in_short(stop: &ActionError) -> String {
 }
 
 /// Returns the number of pending uploads, or the reason why it is unknown.
-fn pending(home: &Dir, settings: &Settings) -> Result<usize, String> {
-    pending_by_destination(home, settings).map(|pending| pending.values().sum())
+fn pending(home: &Dir) -> Result<usize, String> {
+    pending_by_destination(home).map(|pending| pending.values().sum())
 }

@@ -169,6 +169,10 @@ fn uploads_of_a_renamed_destination_are_reported_and_moved() {
         "warning",
         &["uploads are waiting for old, which is not in the settings: 1", " --move=old/new"],
     );
+    let out = run(&world, &["check", &world.to_target()]);
+    for words in ["; uploads are waiting for old, which is not in the settings: 1 (", " pending=1;0;;0 "] {
+        assert!(out.stdout.contains(words), "{}", out.describe());
+    }
     let out = run(&world, &["snapshot", &world.to_target()]);
     assert!(out.describe().contains("waiting for old, which is not in the settings"), "{}", out.describe());
     run(&world, &["upload", &world.to_target(), "--move", "old/nwe"])

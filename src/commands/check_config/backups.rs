@@ -121,7 +121,7 @@ pub(super) fn check_queue(settings: &Settings, target: &Path, all: &mut Findings
         all.warn("upload queue", message, Some(send.to_string()));
     }
     for (name, count) in unknown {
-        let message = format!("uploads are waiting for {name}, which is not in the settings: {count}");
+        let message = moved_uploads::describe_unknown(name, count);
         all.warn("upload queue", message, Some(moved_uploads::how_to_move(name, &names, target)));
     }
 }

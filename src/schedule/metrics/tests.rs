@@ -57,6 +57,7 @@ impl Inputs {
                 misdated: &[],
                 now: at(1000),
                 pending: Ok(2),
+                unconfigured: None,
                 verifications: [None, None],
                 expected: None,
                 timer_problem: None,

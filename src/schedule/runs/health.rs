@@ -74,6 +74,8 @@ pub struct BackupFacts<'a> {
     pub now: Timestamp,
     /// The number of pending uploads, or why it is unknown.
     pub pending: Result<usize, &'a String>,
+    /// The description of pending uploads to destinations that are not configured, if there are any.
+    pub unconfigured: Option<&'a str>,
     /// The last verification and the last drill.
     pub verifications: [Option<&'a Verification>; 2],
     /// The scheduled time at which the next good backup was expected, if the schedule is known.
@@ -161,6 +163,7 @@ pub fn assess(known: &BackupFacts<'_>, limits: AgeLimits) -> HealthReport {
     let warnings = [
         known.timer_problem.map(str::to_owned),
         describe_pending(known.pending),
+        known.unconfigured.map(str::to_owned),
         describe_damaged(known.damaged),
         known.describe_misdated(),
     ];

@@ -264,6 +264,10 @@ pub(super) fn describe_error(error: &ureq::Error) -> (Cause, String) {
             (Cause::HungUp, "the server closed the connection without an answer".to_owned())
         }
         ureq::Error::Io(error) if error.kind() == ErrorKind::ConnectionReset => (Cause::HungUp, text),
+        ureq::Error::Io(error) if error.kind() == ErrorKind::BrokenPipe => {
+            let text = "the server closed the connection before it had received the request";
+            (Cause::HungUp, text.to_owned())
+        }
         _ => (Cause::Other, text),
     }
 }

@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod credentials;
 mod deletion;
+mod early_answer;
 mod encryption;
 mod endpoint;
 mod error;

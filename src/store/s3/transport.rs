@@ -3,6 +3,7 @@
 //! ureq's own connections look for a signal only between two waits, and one wait may last minutes. These wait in short
 //! steps. This module must never decide how long a server may be silent: the request does.
 
+use super::early_answer::{EarlyAnswers, is_closed_by_server};
 use crate::system::interrupt;
 use std::fmt::{self, Debug, Formatter};
 use std::io::{self, ErrorKind, Read, Write};
@@ -59,8 +60,10 @@ impl OnSignal {
 
 /// Makes an agent whose waits end on a signal.
 pub(super) fn agent(config: Config, on_signal: OnSignal) -> Agent {
-    let connector =
-        ConnectProxyConnector::default().chain(TcpConnector(on_signal)).chain(RustlsConnector::default());
+    let connector = ConnectProxyConnector::default()
+        .chain(TcpConnector(on_signal))
+        .chain(RustlsConnector::default())
+        .chain(EarlyAnswers);
     Agent::with_parts(config, connector, NameResolver(on_signal))
 }
 
@@ -108,6 +111,7 @@ impl<In: Transport> Connector<In> for TcpConnector {
             buffers: LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size()),
             on_signal: self.0,
             is_unanswered_plain_http: details.uri.scheme() == Some(&Scheme::HTTP),
+            is_closed_by_server: false,
         })))
     }
 }
@@ -157,6 +161,8 @@ struct TcpConnection {
     on_signal: OnSignal,
     /// Whether plain HTTP is spoken and the server has not answered yet.
     is_unanswered_plain_http: bool,
+    /// Whether a write has failed because the server has closed the connection.
+    is_closed_by_server: bool,
 }
 
 impl TcpConnection {
@@ -200,14 +206,20 @@ impl Transport for TcpConnection {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         let since = Instant::now();
-        let mut sent = 0;
+        // The caller knows of the first error. TLS repeats the write before it reads the answer.
+        let mut sent = if self.is_closed_by_server { amount } else { 0 };
         while sent < amount {
             let left = timeout.after.saturating_sub(since.elapsed());
             let limit = NextTimeout { after: left.into(), ..timeout }.for_write();
             let written = |this: &mut Self| this.stream.write(&this.buffers.output()[sent..amount]);
-            match self.retry(limit, written)? {
-                0 => return Err(io::Error::from(ErrorKind::WriteZero).into()),
-                written => sent += written,
+            match self.retry(limit, written) {
+                Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero).into()),
+                Ok(written) => sent += written,
+                Err(error) => {
+                    self.is_closed_by_server =
+                        matches!(&error, Error::Io(error) if is_closed_by_server(error));
+                    return Err(error);
+                }
             }
         }
         Ok(())

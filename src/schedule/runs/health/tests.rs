@@ -30,6 +30,7 @@ fn facts<'a>(runs: &'a [Run], archives: &'a [String], now: i64) -> BackupFacts<'
         misdated: &[],
         now: at(now),
         pending: Ok(0),
+        unconfigured: None,
         verifications: [None, None],
         expected: None,
         timer_problem: None,

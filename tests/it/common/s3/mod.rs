@@ -47,8 +47,6 @@ pub enum Can {
     Encrypt,
     /// Buckets that are addressed by host name.
     HostNames,
-    /// An answer to a conditional upload that it refuses, even if it has not read the whole body.
-    RefuseUploads,
 }
 
 impl Can {
@@ -63,7 +61,6 @@ impl Can {
             (Self::Clock, Kind::Moto) => "moto ignores the time of a request",
             (Self::Encrypt, Kind::Versitygw) => "versitygw ignores encryption",
             (Self::HostNames, Kind::Versitygw) => "versitygw is set up without host names",
-            (Self::RefuseUploads, Kind::Versitygw) => "versitygw closes the connection of a refused upload",
             (Self::Sessions, Kind::Versitygw) => "versitygw has no sessions",
             (Self::Sessions, Kind::Minio) => "the sessions of MinIO are not set up by the tests",
             _ => return true,
