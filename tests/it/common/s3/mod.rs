@@ -62,6 +62,9 @@ impl Can {
             (Self::Encrypt, Kind::Versitygw) => "versitygw ignores encryption",
             (Self::HostNames, Kind::Versitygw) => "versitygw is set up without host names",
             (Self::Sessions, Kind::Versitygw) => "versitygw has no sessions",
+            (Self::HostNames, Kind::Ceph) => "Ceph is set up without host names",
+            (Self::Encrypt, Kind::Ceph) => "Ceph 16 ignores encryption",
+            (Self::Sessions, Kind::Ceph) => "the sessions of Ceph are not set up by the tests",
             (Self::Sessions, Kind::Minio) => "the sessions of MinIO are not set up by the tests",
             _ => return true,
         };
@@ -77,6 +80,7 @@ pub enum Kind {
     S3s,
     Versitygw,
     Minio,
+    Ceph,
 }
 
 impl Kind {
@@ -87,7 +91,8 @@ impl Kind {
             Ok("s3s") => Self::S3s,
             Ok("versitygw") => Self::Versitygw,
             Ok("minio") => Self::Minio,
-            Ok(other) => panic!("{WHICH}={other}: moto, s3s, versitygw or minio"),
+            Ok("ceph") => Self::Ceph,
+            Ok(other) => panic!("{WHICH}={other}: moto, s3s, versitygw, minio or ceph"),
         }
     }
 
@@ -97,6 +102,7 @@ impl Kind {
             Self::S3s => s3s(root),
             Self::Versitygw => program("versitygw", "VERSITYGW_BIN", certificate, key, root),
             Self::Minio => program("minio", "MINIO_BIN", certificate, key, root),
+            Self::Ceph => program("ceph", "CEPH_ROOT", certificate, key, root),
         }
     }
 }

@@ -1,7 +1,8 @@
 """An S3 server for the tests: a program that others wrote, which is started here and gets its buckets through its own
 interface. Prints its port and the access key, twice. Ends with its standard input, and the program with it.
 
-Usage: program_server.py KIND PROGRAM SECRET CERTIFICATE KEY ROOT: KIND is versitygw or minio; the rest as in s3_server.py."""
+Usage: program_server.py KIND PROGRAM SECRET CERTIFICATE KEY ROOT: KIND is versitygw, minio or ceph; the rest as in
+s3_server.py. The PROGRAM of ceph is the directory with its unpacked packages."""
 
 import ctypes
 import json
@@ -15,6 +16,10 @@ import time
 
 import boto3
 from botocore.config import Config
+
+# This interpreter does not look for modules next to the script.
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from ceph import Ceph
 
 ACCESS_KEY = "AKIAS3TESTS"
 kind, program, secret, certificate, private, root = sys.argv[1:]
@@ -30,14 +35,24 @@ def free_port():
         return taken.getsockname()[1]
 
 
+def spawn(words, environment):
+    """Starts a process that dies with this one."""
+    die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": sys.stderr}
+    return subprocess.Popen(words, env=environment, preexec_fn=die_with_parent, **output)
+
+
 def start(port):
-    """Starts the program. It dies with this process."""
+    """Starts the program."""
     address = f"127.0.0.1:{port}"
     environment = {"PATH": os.environ["PATH"], "HOME": str(root)}
     if kind == "versitygw":
         tls = ["--cert", certificate, "--key", private] if certificate else []
         words = ["--quiet", "--port", address, "--access", ACCESS_KEY, "--secret", secret, *tls]
         words += ["posix", "--versioning-dir", str(versions), str(data)]
+    elif kind == "ceph":
+        tls = f"ssl_certificate={certificate} ssl_private_key={private} ssl_" if certificate else ""
+        return Ceph(program, data, free_port, spawn).gateway(f"{tls}endpoint={address}", ACCESS_KEY, secret)
     else:
         certificates = root / ".certs"
         certificates.mkdir()
@@ -48,9 +63,7 @@ def start(port):
         environment |= {"MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": secret, "MINIO_BROWSER": "off"}
         # A key for encryption by the server itself, and by its key service.
         environment["MINIO_KMS_SECRET_KEY"] = "etcd:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-    die_with_parent = lambda: ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": sys.stderr}
-    return subprocess.Popen([program, *words], env=environment, preexec_fn=die_with_parent, **output)
+    return spawn([program, *words], environment)
 
 
 def is_up(port):
