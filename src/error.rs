@@ -94,12 +94,19 @@ pub enum RefusalKind {
     Condition,
     /// Another run holds a lock that the action needs.
     Locked,
+    /// Only root may read or do what the action needs.
+    NeedsRoot,
 }
 
 impl Refusal {
     /// A refusal until something is changed.
     pub fn new(reason: impl Into<String>, next: impl Into<String>) -> Self {
         Self { reason: reason.into(), next: next.into(), kind: RefusalKind::Condition }
+    }
+
+    /// A refusal of a user who is not root.
+    pub fn needs_root(reason: impl Into<String>) -> Self {
+        Self { kind: RefusalKind::NeedsRoot, ..Self::new(reason, "run this as root") }
     }
 
     /// A refusal until another run releases its lock.
@@ -151,10 +158,11 @@ fn without_numbers(text: &str) -> String {
 
 /// Describes an error inside another message: a refusal by its reason and next step, any other error by its chain.
 pub fn describe_inline(error: &anyhow::Error) -> String {
-    match error.downcast_ref::<Refusal>() {
+    let text = match error.downcast_ref::<Refusal>() {
         Some(refusal) => format!("{}; {}", refusal.reason, refusal.next),
         None => format!("{error:#}"),
-    }
+    };
+    without_numbers(&text)
 }
 
 /// Returns the word of `known` that is most similar to the typed word `given`, if at most half of it is wrong.

@@ -205,6 +205,10 @@ fn option(param: &Param) -> Arg {
     if param.name == "target" {
         arg = arg.short('t');
     }
+    if param.name == "keep" {
+        // The name in the configuration file and in restic.
+        arg = arg.alias("keep-last");
+    }
     if param.name.ends_with("file") || param.name == "target" {
         return arg.value_hint(clap::ValueHint::AnyPath);
     }

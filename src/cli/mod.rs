@@ -23,7 +23,7 @@ mod terminal;
 
 use crate::commands::environment;
 use crate::commands::{Call, Environment, now};
-use crate::error::{ActionError, Failure, Subcommand, quoted};
+use crate::error::{ActionError, Failure, Refusal, RefusalKind, Subcommand, quoted};
 use crate::juju::Juju;
 use crate::progress::Progress;
 use crate::result_key as key;
@@ -184,7 +184,10 @@ fn run_command(
         outcome
     });
     let outcome = match &front {
-        Front::Terminal { .. } => outcome.map_err(|error| advise_root(error, &typed)),
+        Front::Terminal { .. } => outcome.map_err(|error| match rustix::process::geteuid().is_root() {
+            true => error,
+            false => advise_root(error, &typed),
+        }),
         Front::Juju(_) => outcome,
     };
     front.finish(command, &*job, &outcome)
@@ -198,23 +201,28 @@ fn typed_again(command: &Command, called: CalledAs, words: &[OsString]) -> Strin
 
 /// Advises a user who is not root, and was denied something, to become root.
 fn advise_root(error: ActionError, typed: &str) -> ActionError {
-    let is_denied = |cause: &anyhow::Error| {
-        let mut chain = cause.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-        chain.any(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
-            || format!("{cause:#}").contains("Permission denied")
-    };
+    let next = format!("sudo {typed}");
     match error {
-        ActionError::Failed(failure)
-            if !rustix::process::geteuid().is_root() && is_denied(&failure.cause) =>
+        ActionError::Failed(failure) if is_denied(&failure.cause) => {
+            ActionError::Failed(Failure { cause: failure.cause.context("this needs root"), next, ..failure })
+        }
+        ActionError::Refused(refusal)
+            if refusal.kind == RefusalKind::NeedsRoot || refusal.reason.contains(DENIED) =>
         {
-            ActionError::Failed(Failure {
-                cause: failure.cause.context("this needs root"),
-                next: format!("sudo {typed}"),
-                ..failure
-            })
+            let reason = format!("this needs root: {}", refusal.reason);
+            ActionError::Refused(Refusal { reason, next, ..refusal })
         }
         other => other,
     }
+}
+
+/// The system's words for EACCES.
+const DENIED: &str = "Permission denied";
+
+fn is_denied(cause: &anyhow::Error) -> bool {
+    let mut errors = cause.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    errors.any(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+        || format!("{cause:#}").contains(DENIED)
 }
 
 /// Returns Juju's hook tools if Juju started this process as an action. Juju passes no arguments: if there are some, a person
@@ -328,6 +336,24 @@ mod tests {
         assert!(!is_juju("snapshot", CalledAs::Action, &["--help".into()]));
         assert!(!is_juju("snapshot", CalledAs::Subcommand, &[]));
         assert!(!is_juju("restore", CalledAs::Action, &[]));
+    }
+
+    #[test]
+    fn a_user_who_was_denied_something_is_told_to_use_sudo() {
+        let denied = || std::io::Error::from_raw_os_error(13);
+        let failed = |cause: anyhow::Error| ActionError::from_error(cause, "unchanged", "check etcd");
+        let sudo = "Next: sudo etcd-backup list.";
+        for (error, expected) in [
+            (failed(anyhow::Error::from(denied()).context("opening /d")), sudo),
+            (Refusal::new(format!("/d cannot be read: {}", denied()), "correct it").into(), sudo),
+            (Refusal::needs_root("an etcd runs (pid 7)").into(), sudo),
+            (failed(anyhow::anyhow!("etcd does not answer")), "Next: check etcd."),
+            (Refusal::new("there are two members", "remove one").into(), "Next: remove one."),
+        ] {
+            let message = advise_root(error, "etcd-backup list").to_string();
+            assert!(message.ends_with(expected), "{message}");
+            assert_eq!(message.contains("this needs root: "), expected == sudo, "{message}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub(super) fn status(outcome: &Result<(), ActionError>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(ActionError::Failed(_)) => ExitCode::from(1),
         Err(ActionError::Refused(refusal)) => match refusal.kind {
-            RefusalKind::Condition => ExitCode::from(2),
+            RefusalKind::Condition | RefusalKind::NeedsRoot => ExitCode::from(2),
             RefusalKind::Locked => ExitCode::from(3),
         },
         // As a shell reports a program that a signal ended: 130 after Ctrl-C, 143 after SIGTERM.

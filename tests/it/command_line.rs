@@ -1,6 +1,8 @@
 //! The commands in a terminal: parameters, help, and refused arguments.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -166,4 +168,27 @@ fn reports_mistakes_in_the_site_file() {
     let out = world.snapshot(&[&world.to_target()]);
     assert!(matches!(out.status.code(), Some(1 | 2)), "{}", out.describe());
     out.assert_stderr_contains(&["site.yaml"]);
+}
+
+#[test]
+fn advises_a_user_who_is_not_root_to_use_sudo() {
+    if !crate::common::world::is_root() {
+        return eprintln!("skipped: only root can run as another user");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (program, target) = (dir.path().join("etcd-backup"), dir.path().join("target"));
+    fs::copy(PROGRAM, &program).unwrap();
+    fs::create_dir(&target).unwrap();
+    for (path, mode) in [(dir.path(), 0o755), (&target, 0o700)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let target = target.display().to_string();
+    let mut command = Command::new(&program);
+    command.args(["list", "--target", &target]).env_clear().env("PATH", "/usr/bin:/bin").current_dir("/");
+    command.uid(12345).gid(12345);
+    let out = crate::common::command::Run::start(command, dir.path()).finish();
+    assert_eq!(out.status.code(), Some(1), "{}", out.describe());
+    let next = format!("Next: sudo etcd-backup list --target {target}.");
+    assert!(out.stderr.contains("this needs root: ") && out.stderr.contains(&next), "{}", out.describe());
+    assert!(!out.stdout.contains("no snapshots"), "{}", out.describe());
 }

@@ -48,6 +48,7 @@ impl Render for Outcome {
             return String::new();
         }
         let mut text = match (self.snapshots.as_slice(), style.wide) {
+            ([], _) if self.has_unread_places => String::new(),
             ([], _) => "There are no snapshots.\n".to_owned(),
             (rows, true) => format!("{}\n", table(HEAD, rows.iter().map(cells))),
             (rows, false) => narrow(rows, self.now),

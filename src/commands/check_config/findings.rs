@@ -1,6 +1,6 @@
 //! The results of the checks.
 
-use crate::error::Refusal;
+use crate::error::{Refusal, describe_inline};
 use serde::Serialize;
 
 /// How bad the result of a check is.
@@ -60,7 +60,7 @@ impl Findings {
     pub fn error(&mut self, name: &str, error: anyhow::Error) {
         let (message, next) = match error.downcast::<Refusal>() {
             Ok(refusal) => (refusal.reason, Some(refusal.next)),
-            Err(error) => (format!("{error:#}"), None),
+            Err(error) => (describe_inline(&error), None),
         };
         self.add(name, Level::Error, message, next);
     }

@@ -77,6 +77,10 @@ fn check_all(
     all: &mut Findings,
     outcome: &mut Outcome,
 ) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        let next = format!("sudo {}", call.typed);
+        all.warn("user", "this is not root, who runs the backups and may read more files", Some(next));
+    }
     let settings = settings(call, request, all);
     let site = site(call, request, all);
     if let Some(site) = &site {

@@ -64,6 +64,9 @@ pub struct Outcome {
     /// Whether the places were listed. If not, nothing is known about them.
     #[serde(skip)]
     pub is_listed: bool,
+    /// Whether a place could not be read, so that there may be more archives.
+    #[serde(skip)]
+    pub has_unread_places: bool,
     /// The time of the listing, for relative ages.
     #[serde(skip)]
     pub now: Timestamp,
@@ -97,6 +100,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     }
     outcome.count = look.snapshots.len();
     outcome.size_bytes = look.snapshots.iter().map(|found| found.entry.size).sum();
+    outcome.has_unread_places = !look.unreadable.is_empty();
     outcome.not_shown = look.snapshots.len() - outcome.snapshots.len();
     outcome.warnings = missing.into_iter().chain(dated_in_future(&look, call.now)).collect();
     for place in &look.repositories {

@@ -92,10 +92,8 @@ impl Machine {
             return Ok(Some(found));
         }
         if let Some(pid) = self.others.unreadable.first() {
-            return Err(Refusal::new(
-                format!("an etcd runs (pid {pid}), but only root may read its options"),
-                "run this as root",
-            ));
+            let reason = format!("an etcd runs (pid {pid}), but only root may read its options");
+            return Err(Refusal::needs_root(reason));
         }
         let mut stopped = self.stopped?;
         // A disabled unit may be left over from a package, on a machine that runs another etcd.
