@@ -1,6 +1,6 @@
-//! Doors for the fuzzer (`cargo xtask fuzz`) into what reads the bytes of others, with what must hold whatever they are.
+//! The entry points of the fuzz targets (`cargo xtask fuzz`): readers of untrusted bytes, and what must hold for any input.
 //!
-//! Built with the feature `fuzz` alone, and in no package. Must never do anything but read.
+//! Compiled only with the feature `fuzz`, which no package has. Must never write outside memory.
 
 use crate::archive::age::Identities;
 use crate::archive::manifest::Manifest;
@@ -19,7 +19,7 @@ use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-/// An archive as it comes (first byte even), or what is in its gzip, which chance would never get right.
+/// Reads an archive. If the first byte is odd, the rest is compressed first: random bytes are hardly ever valid gzip.
 pub fn archive(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else { return };
     let mut gzip = GzEncoder::new(Vec::new(), Compression::none());
@@ -33,7 +33,7 @@ pub fn archive(bytes: &[u8]) {
     }
 }
 
-/// A zip, or what else is taken for a snapshot: what comes out is as long as is told, and is what the seal was made of.
+/// Unpacks a file in any supported format. The database must have the reported size and hash.
 pub fn zip(bytes: &[u8]) {
     let limits = UnpackOptions {
         check_space: &|_| Ok(()),
@@ -50,7 +50,7 @@ pub fn zip(bytes: &[u8]) {
     }
 }
 
-/// A file of age, of which the identity is known: its header, and chunks that chance never gets right.
+/// Decrypts an age file with a known identity: its header, and chunks that are hardly ever authentic.
 pub fn age(bytes: &[u8]) {
     const IDENTITY: &str = "AGE-SECRET-KEY-128SA5NJA6G5KUMQEEVCRPLC586W72KDYNR6N59ELHGEDVN7LZUXS44MW08";
     let identities = Identities::parse(IDENTITY, "it").ok();
@@ -58,9 +58,9 @@ pub fn age(bytes: &[u8]) {
     let _ = archive::check_decryptable(bytes, "it", identities.as_ref(), &[]);
 }
 
-/// Anything that is to be deflated, which another implementation has to read as it was.
+/// Compresses the bytes. Another implementation must decompress them to the same bytes.
 pub fn deflate(bytes: &[u8]) {
-    // Longer than deflate's window, so that matches lie on both sides of its edge.
+    // Longer than DEFLATE's window of 32 KiB, so that some matches would reach past its edge.
     let bytes = bytes.repeat(1 + 70_000 / bytes.len().max(1));
     let mut deflated = Vec::new();
     Deflater::default().deflate(&bytes, &mut deflated);
@@ -70,7 +70,7 @@ pub fn deflate(bytes: &[u8]) {
     assert!(read.is_ok() && inflated == bytes);
 }
 
-/// A manifest, which is written as it was read.
+/// Parses a manifest. It must be the same after it was written and parsed again.
 pub fn manifest(bytes: &[u8]) {
     if let Ok(manifest) = Manifest::parse(bytes) {
         let again = manifest.to_json().and_then(|text| Manifest::parse(&text));
@@ -78,7 +78,7 @@ pub fn manifest(bytes: &[u8]) {
     }
 }
 
-/// A journal, which is written as it was read.
+/// Parses a journal. It must be the same after it was written and parsed again.
 pub fn journal(bytes: &[u8]) {
     if let Ok(journal) = Journal::parse(bytes) {
         let again = serde_json::to_vec(&journal).ok().and_then(|text| Journal::parse(&text).ok());
@@ -86,7 +86,7 @@ pub fn journal(bytes: &[u8]) {
     }
 }
 
-/// What etcd's tools print, as every answer that is expected of them, and as their words of failure.
+/// Reads the output of etcd's tools, as every answer that is expected of them and as every error message.
 pub fn answers(bytes: &[u8]) {
     let text = &String::from_utf8_lossy(bytes);
     etcd::client::read_as_all_answers(text);
@@ -100,11 +100,11 @@ pub fn answers(bytes: &[u8]) {
     let _ = etcd::maintenance::Voters::count(&[], &health.unwrap_or_default()).have_quorum();
 }
 
-/// A database: everything in it is read, or an error says why not.
+/// Reads a database completely. Damage must be an error.
 pub fn backend(bytes: &[u8]) {
     let Some(file) = in_memory(bytes) else { return };
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    assert!(find_fault(Path::new(&path), &|| Ok(())).is_ok(), "it can be read");
+    assert!(find_fault(Path::new(&path), &|| Ok(())).is_ok(), "a file in memory cannot be read");
     let Ok(backend) = Backend::from_file(file, Path::new("it")) else { return };
     let _ = backend.record_count(&|| Ok(()));
     let _ = (backend.revision(), backend.last_revision(), backend.members(), backend.auth_enabled());
@@ -118,7 +118,7 @@ fn in_memory(bytes: &[u8]) -> Option<File> {
     Some(file)
 }
 
-/// The answers of an S3 server, each as status, headers and body.
+/// Reads answers of an S3 server: status, headers and body.
 pub fn bucket(bytes: &[u8]) {
     crate::store::s3::fuzzed::exercise(bytes);
 }

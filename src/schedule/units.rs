@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// The first line of every unit that this program writes. It identifies them, so it must never change.
 pub(super) const MARK: &str =
-    "# Written by the programs of the etcd charm, which write it anew: change the settings.\n";
+    "# Written by etcd-backup. Change its configuration file instead: this file is overwritten.\n";
 
 /// The command of the service.
 #[derive(Debug, Clone, PartialEq, Eq)]
