@@ -1,4 +1,4 @@
-//! Checks the charm's YAML files against charmcraft's published schema and the rules of Juju 2.9, 3.x and
+//! Checks the commands in the documents against the program and against Juju, and the charm's YAML files against charmcraft's published schema and the rules of Juju 2.9, 3.x and
 //! 4.0: names, types, required and forbidden fields. `charm proof` (charm-tools 3.0.9) reports no errors or
 //! warnings for the packed charm. It only notes missing hook files, which `dispatch` replaces.
 
@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn read(name: &str) -> Map<String, Value> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
@@ -213,14 +214,39 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// Returns the commands of `juju` in a line: in a code block, or between backticks.
-fn juju_commands(line: &str, is_code: bool) -> Vec<Vec<String>> {
+/// Returns the commands of `program` in a line: in a code block, or between backticks.
+fn commands_of(program: &str, line: &str, is_code: bool) -> Vec<Vec<String>> {
     let parts: Vec<&str> = match is_code {
         true => vec![line.split(" #").next().unwrap().split(" | ").next().unwrap()],
         false => line.split('`').skip(1).step_by(2).collect(),
     };
-    let commands = parts.into_iter().filter(|part| part.trim_start().starts_with("juju "));
-    commands.map(shell_words).collect()
+    let commands = parts.into_iter().map(|part| {
+        let part = part.trim_start();
+        let part = part.strip_prefix("$ ").unwrap_or(part);
+        part.strip_prefix("sudo ").unwrap_or(part)
+    });
+    let start = format!("{program} ");
+    commands.filter(|command| command.starts_with(&start)).map(shell_words).collect()
+}
+
+/// Calls `check` with every command of `program` in the documents. Returns the number for which it returned true.
+fn check_documents(program: &str, check: impl Fn(&[String]) -> Result<bool, String>) -> usize {
+    let mut checked = 0;
+    for path in documents() {
+        let mut is_code = false;
+        for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
+            if line.trim_start().starts_with("```") {
+                is_code = !is_code;
+            }
+            for command in commands_of(program, line, is_code) {
+                match check(&command) {
+                    Ok(is_ours) => checked += usize::from(is_ours),
+                    Err(error) => panic!("{}:{}: {error}: {command:?}", path.display(), number + 1),
+                }
+            }
+        }
+    }
+    checked
 }
 
 /// Splits a command as a shell does.
@@ -285,22 +311,26 @@ fn check_juju_command(words: &[String]) -> Result<bool, String> {
 
 #[test]
 fn juju_accepts_the_commands_in_the_documents() {
-    let mut checked = 0;
-    for path in documents() {
-        let mut is_code = false;
-        for (number, line) in fs::read_to_string(&path).unwrap().lines().enumerate() {
-            if line.trim_start().starts_with("```") {
-                is_code = !is_code;
-            }
-            for command in juju_commands(line, is_code) {
-                match check_juju_command(&command) {
-                    Ok(is_ours) => checked += usize::from(is_ours),
-                    Err(error) => panic!("{}:{}: {error}: {command:?}", path.display(), number + 1),
-                }
-            }
-        }
-    }
+    let checked = check_documents("juju", check_juju_command);
     assert!(checked >= 8, "only {checked} commands were found");
+}
+
+/// With `--help`, the program checks the names of the command and its options, and does nothing.
+#[test]
+fn the_program_accepts_the_commands_in_the_documents() {
+    let accepted = |words: &[String]| {
+        let words = words[1..].iter().map(String::as_str).filter(|word| !word.starts_with('>'));
+        // A word in capitals stands for the name of a command.
+        let words = words.map(|word| if word == "COMMAND" { "list" } else { word });
+        let program = env!("CARGO_BIN_EXE_etcd-backup");
+        let out = Command::new(program).args(words).arg("--help").output().unwrap();
+        match out.status.success() {
+            true => Ok(true),
+            false => Err(String::from_utf8_lossy(&out.stderr).into_owned()),
+        }
+    };
+    let checked = check_documents("etcd-backup", accepted);
+    assert!(checked >= 80, "only {checked} commands were found");
 }
 
 #[test]
