@@ -1,18 +1,21 @@
 //! The commands of the program: their names, the actions of `actions.yaml` that they are, and what their help adds to it.
 
 use super::job::{Job, job};
+use super::schema;
 use crate::commands::{
-    backup, check, check_config, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
+    backup, check, check_config, contents, credentials, restore, schedule, site, snapshot, snapshots, upkeep,
+    upload,
 };
 
 /// A command.
 pub(super) struct Command {
     /// The name of the subcommand.
     pub name: &'static str,
-    /// The name of the action in `actions.yaml`, which is an alias of the subcommand.
+    /// The name of the action in `actions.yaml`, which is an alias of the subcommand. A command that is not an action is
+    /// declared under its name in `commands.yaml`.
     pub action: &'static str,
-    /// The parameter that words without a name are for.
-    pub positional: Option<Positional>,
+    /// The parameters that words without a name are for, in this order.
+    pub positionals: &'static [Positional],
     /// Words after `etcd-backup` that show how the command is used.
     pub examples: &'static [&'static str],
     /// The environment variables that the command reads.
@@ -27,7 +30,7 @@ pub(super) struct Positional {
     pub param: &'static str,
     /// The placeholder in the help.
     pub placeholder: &'static str,
-    /// Whether several values may follow each other.
+    /// Whether several values may follow each other. Only for the last one.
     pub many: bool,
 }
 
@@ -57,16 +60,16 @@ const BUCKETS: &[Variable] = &[
     ("HTTPS_PROXY", "Proxy for S3 destinations, except for the hosts in NO_PROXY."),
 ];
 
-const fn positional(param: &'static str, placeholder: &'static str, many: bool) -> Option<Positional> {
-    Some(Positional { param, placeholder, many })
+const fn positional(param: &'static str, placeholder: &'static str, many: bool) -> Positional {
+    Positional { param, placeholder, many }
 }
 
 /// Every command, in the order of the help.
-pub(super) const COMMANDS: [Command; 21] = [
+pub(super) const COMMANDS: [Command; 25] = [
     Command {
         name: "snapshot",
         action: "snapshot",
-        positional: None,
+        positionals: &[],
         examples: &["snapshot", "snapshot --target /srv/backups --compression small"],
         reads: &[SITE, SETTINGS, BUCKETS],
         start: || job(snapshot::perform),
@@ -74,7 +77,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "restore",
         action: "restore",
-        positional: positional("from", "ARCHIVE", false),
+        positionals: &[positional("from", "ARCHIVE", false)],
         examples: &[
             "restore latest --plan",
             "restore latest",
@@ -86,7 +89,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "list",
         action: "list-snapshots",
-        positional: None,
+        positionals: &[],
         examples: &["list", "list --json", "list --runs"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(snapshots::list::perform),
@@ -94,7 +97,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "verify",
         action: "verify-snapshot",
-        positional: positional("snapshot", "ARCHIVE", true),
+        positionals: &[positional("snapshot", "ARCHIVE", true)],
         examples: &["verify latest", "verify latest --drill", "verify offsite/latest"],
         reads: &[SITE, SETTINGS, BUCKETS],
         start: || job(snapshots::verify::perform),
@@ -102,7 +105,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "fetch",
         action: "fetch-snapshot",
-        positional: positional("from", "DESTINATION/NAME", false),
+        positionals: &[positional("from", "DESTINATION/NAME", false)],
         examples: &["fetch offsite/latest"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(snapshots::fetch::perform),
@@ -110,7 +113,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "prune",
         action: "prune-snapshots",
-        positional: None,
+        positionals: &[],
         examples: &["prune --plan", "prune --keep 7 --keep-weekly 4 --plan"],
         reads: &[SITE, SETTINGS, BUCKETS],
         start: || job(snapshots::prune::perform),
@@ -118,7 +121,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "pin",
         action: "pin-snapshot",
-        positional: positional("snapshot", "NAME", true),
+        positionals: &[positional("snapshot", "NAME", true)],
         examples: &["pin latest"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(snapshots::pin::pin),
@@ -126,7 +129,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "unpin",
         action: "unpin-snapshot",
-        positional: positional("snapshot", "NAME", true),
+        positionals: &[positional("snapshot", "NAME", true)],
         examples: &["unpin etcd-snapshot-2026-01-31-12.00.00.tar.gz"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(snapshots::pin::unpin),
@@ -134,7 +137,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "delete",
         action: "delete-snapshot",
-        positional: positional("snapshot", "NAME", true),
+        positionals: &[positional("snapshot", "NAME", true)],
         examples: &["delete etcd-snapshot-2026-01-31-12.00.00.tar.gz"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(snapshots::delete::perform),
@@ -142,7 +145,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "check",
         action: "check",
-        positional: None,
+        positionals: &[],
         examples: &["check", "check --warn 26h --crit 50h"],
         reads: &[SETTINGS],
         start: || job(check::perform),
@@ -150,7 +153,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "backup",
         action: "backup",
-        positional: None,
+        positionals: &[],
         examples: &["backup"],
         reads: &[SITE, SETTINGS, BUCKETS],
         start: || job(backup::perform),
@@ -158,7 +161,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "schedule",
         action: "schedule",
-        positional: None,
+        positionals: &[],
         examples: &["schedule --plan", "schedule", "schedule --remove"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(schedule::perform),
@@ -166,7 +169,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "upload",
         action: "upload",
-        positional: None,
+        positionals: &[],
         examples: &["upload --plan", "upload", "upload --give-up all"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(upload::perform),
@@ -174,7 +177,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "site",
         action: "site",
-        positional: None,
+        positionals: &[],
         examples: &["site", "site --write"],
         reads: &[SITE],
         start: || job(site::perform),
@@ -182,7 +185,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "check-config",
         action: "check-config",
-        positional: None,
+        positionals: &[],
         examples: &["check-config", "check-config --config ./config.yaml", "check-config --json"],
         reads: &[SITE, SETTINGS, BUCKETS],
         start: || job(check_config::perform),
@@ -190,7 +193,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "health",
         action: "health",
-        positional: None,
+        positionals: &[],
         examples: &["health"],
         reads: &[SITE],
         start: || job(upkeep::health),
@@ -198,7 +201,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "alarms",
         action: "alarm-list",
-        positional: None,
+        positionals: &[],
         examples: &["alarms"],
         reads: &[SITE],
         start: || job(upkeep::alarm_list),
@@ -206,7 +209,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "disarm",
         action: "alarm-disarm",
-        positional: None,
+        positionals: &[],
         examples: &["disarm"],
         reads: &[SITE],
         start: || job(upkeep::alarm_disarm),
@@ -214,7 +217,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "compact",
         action: "compact",
-        positional: None,
+        positionals: &[],
         examples: &["compact", "compact --physical"],
         reads: &[SITE],
         start: || job(upkeep::compact),
@@ -222,7 +225,7 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "defrag",
         action: "defrag",
-        positional: None,
+        positionals: &[],
         examples: &["defrag"],
         reads: &[SITE],
         start: || job(upkeep::defrag),
@@ -230,10 +233,42 @@ pub(super) const COMMANDS: [Command; 21] = [
     Command {
         name: "credentials",
         action: "package-client-credentials",
-        positional: None,
+        positionals: &[],
         examples: &["credentials"],
         reads: &[SITE],
         start: || job(credentials::perform),
+    },
+    Command {
+        name: "show",
+        action: "show",
+        positionals: &[positional("archive", "ARCHIVE", false)],
+        examples: &["show latest", "show offsite/latest", "show ./etcd-snapshot.db --json"],
+        reads: &[SETTINGS, BUCKETS],
+        start: || job(contents::show::perform),
+    },
+    Command {
+        name: "keys",
+        action: "keys",
+        positionals: &[positional("archive", "ARCHIVE", false)],
+        examples: &["keys latest", "keys latest --prefix /registry/configmaps/default/ --wide"],
+        reads: &[SETTINGS, BUCKETS],
+        start: || job(contents::keys::perform),
+    },
+    Command {
+        name: "get",
+        action: "get",
+        positionals: &[positional("archive", "ARCHIVE", false), positional("key", "KEY", false)],
+        examples: &["get latest /registry/configmaps/default/settings >settings"],
+        reads: &[SETTINGS, BUCKETS],
+        start: || job(contents::get::perform),
+    },
+    Command {
+        name: "history",
+        action: "history",
+        positionals: &[positional("archive", "ARCHIVE", false), positional("key", "KEY", false)],
+        examples: &["history latest /registry/configmaps/default/settings"],
+        reads: &[SETTINGS, BUCKETS],
+        start: || job(contents::history::perform),
     },
 ];
 
@@ -245,7 +280,12 @@ impl Command {
 
     /// Returns the command that a program with the name of an action is.
     pub fn of_action(name: &str) -> Option<&'static Self> {
-        COMMANDS.iter().find(|command| command.action == name)
+        COMMANDS.iter().find(|command| command.action == name && command.is_action())
+    }
+
+    /// Returns whether the command is an action of the charm. The others are for a terminal only.
+    pub fn is_action(&self) -> bool {
+        schema::is_action(self.action)
     }
 
     /// Returns whether an interrupted run of the command can be completed with `--recover`.
@@ -255,6 +295,6 @@ impl Command {
 
     /// Returns whether the command prints a table that can be wider than a terminal.
     pub fn has_wide_table(&self) -> bool {
-        matches!(self.name, "list" | "prune")
+        matches!(self.name, "list" | "prune" | "keys")
     }
 }

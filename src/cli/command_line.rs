@@ -2,10 +2,10 @@
 //!
 //! `name=value` words, which Juju's users know, are accepted next to options. Must never run a command.
 
-use super::command::{COMMANDS, Command};
+use super::command::{COMMANDS, Command, Positional};
 use super::parameters::{Collector, printable};
 use super::params::{Params, Value};
-use super::render::Style;
+use super::render::{Format, Style};
 use super::schema::{Action, Kind, Param};
 use crate::error::{ActionError, Refusal, Subcommand, did_you_mean};
 use clap::builder::{PossibleValue, TypedValueParser};
@@ -18,19 +18,6 @@ use std::path::{Component, PathBuf};
 pub(super) const PROGRAM: &str = "etcd-backup";
 /// The longest line of a help text.
 const WIDTH: usize = 80;
-
-/// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
-    /// For people.
-    Text,
-    /// One JSON document.
-    Json,
-    /// One YAML document.
-    Yaml,
-    /// The result keys of the Juju action, as YAML. Every value is a string.
-    Juju,
-}
 
 /// What the words ask for.
 #[derive(Debug)]
@@ -148,10 +135,10 @@ fn parser(command: &Command, called: CalledAs) -> Result<clap::Command, ActionEr
         .disable_version_flag(called == CalledAs::Subcommand)
         .term_width(WIDTH)
         .after_help(after_help(command, called));
-    if let Some(positional) = &command.positional {
+    for positional in command.positionals {
         let what = action.param(positional.param).map(|param| param.description.clone()).unwrap_or_default();
         parser = parser.arg(
-            Arg::new("positional")
+            Arg::new(positional_id(positional))
                 .value_name(positional.placeholder)
                 .help(what)
                 .action(if positional.many { ArgAction::Append } else { ArgAction::Set })
@@ -164,25 +151,32 @@ fn parser(command: &Command, called: CalledAs) -> Result<clap::Command, ActionEr
             Arg::new("wide").long("wide").action(ArgAction::SetTrue).help("Print every column of the table"),
         );
     }
-    Ok(parser.args(output_options(called)))
+    Ok(parser.args(output_options(command, called)))
+}
+
+/// Returns the name of a word in clap, which differs from the name of the option for the same parameter.
+fn positional_id(positional: &Positional) -> String {
+    format!("positional {}", positional.param)
 }
 
 /// The options that every command has.
-fn output_options(called: CalledAs) -> [Arg; 3] {
+fn output_options(command: &Command, called: CalledAs) -> [Arg; 3] {
     let default = match called.format() {
         Format::Juju => "juju",
         _ => "text",
     };
+    let (juju, what) = match command.is_action() {
+        true => (Some("juju"), "text, json, yaml, or juju (the result keys of the Juju action, as YAML)"),
+        false => (None, "text, json or yaml"),
+    };
+    let formats = ["text", "json", "yaml"].into_iter().chain(juju).map(str::to_owned).collect();
     [
         Arg::new("format")
             .long("format")
             .value_name("FORMAT")
             .action(ArgAction::Append)
-            .value_parser(Anything(vec!["text".into(), "json".into(), "yaml".into(), "juju".into()]))
-            .help(format!(
-                "How to print the results: text, json, yaml, or juju (the result keys of the Juju action, as YAML) \
-                 [default: {default}]"
-            ))
+            .value_parser(Anything(formats))
+            .help(format!("How to print the results: {what} [default: {default}]"))
             .hide_possible_values(true),
         Arg::new("json").long("json").action(ArgAction::SetTrue).help("The same as --format json"),
         Arg::new("quiet").long("quiet").short('q').action(ArgAction::SetTrue).help("Print no progress"),
@@ -307,7 +301,7 @@ pub(super) fn subcommand(command: &Command, params: &Params) -> Result<Subcomman
         if *value == param.default || param.name == "scheduled" {
             continue;
         }
-        let is_positional = command.positional.as_ref().is_some_and(|word| word.param == param.name);
+        let is_positional = command.positionals.iter().any(|word| word.param == param.name);
         typed = match value {
             Value::Flag(true) => typed.flag(&param.name),
             Value::Text(text) if is_positional && !text.starts_with('-') => typed.word(text),
@@ -348,15 +342,15 @@ pub(super) fn parse(
         }
     }
     options(&matches, &action, &mut collector)?;
-    if let Some(positional) = &command.positional
-        && let Some(values) = matches.get_many::<String>("positional")
-    {
-        let words = values.map(String::as_str).collect::<Vec<_>>().join(",");
-        collector.add_text(positional.param, &resolved(positional.param, &words))?;
+    for positional in command.positionals {
+        if let Some(values) = matches.get_many::<String>(&positional_id(positional)) {
+            let words = values.map(String::as_str).collect::<Vec<_>>().join(",");
+            collector.add_text(positional.param, &resolved(positional.param, &words))?;
+        }
     }
     Ok(Request::Run(Box::new(Invocation {
         params: collector.finish()?,
-        format: output_format(&matches, format, called)?,
+        format: output_format(&matches, format, command, called)?,
         quiet: matches.get_flag("quiet"),
         style: Style { wide: command.has_wide_table() && matches.get_flag("wide") },
     })))
@@ -384,7 +378,7 @@ fn resolved(name: &str, value: &str) -> String {
     match name {
         "target" | "identity-file" if !value.is_empty() => absolute(value),
         "site" if value.contains('/') => absolute(value),
-        "snapshot" | "from" => {
+        "snapshot" | "from" | "archive" => {
             let word = |word: &str| {
                 if is_relative(word) || word.starts_with('/') { absolute(word) } else { word.to_owned() }
             };
@@ -409,7 +403,12 @@ fn absolute(path: &str) -> String {
     all.to_str().map_or_else(|| path.to_owned(), str::to_owned)
 }
 
-fn output_format(matches: &ArgMatches, named: Option<String>, called: CalledAs) -> Result<Format, Refusal> {
+fn output_format(
+    matches: &ArgMatches,
+    named: Option<String>,
+    command: &Command,
+    called: CalledAs,
+) -> Result<Format, Refusal> {
     let last = matches.get_many::<String>("format").and_then(|all| all.cloned().next_back()).or(named);
     match last.as_deref() {
         _ if matches.get_flag("json") => Ok(Format::Json),
@@ -417,7 +416,11 @@ fn output_format(matches: &ArgMatches, named: Option<String>, called: CalledAs) 
         Some("text" | "table") => Ok(Format::Text),
         Some("json") => Ok(Format::Json),
         Some("yaml") => Ok(Format::Yaml),
-        Some("juju") => Ok(Format::Juju),
+        Some("juju") if command.is_action() => Ok(Format::Juju),
+        Some("juju") => Err(Refusal::new(
+            format!("{} is not an action of the charm, so it has no format juju", command.name),
+            "give one of --format text, --format json and --format yaml",
+        )),
         Some(other) => Err(Refusal::new(
             format!("format is {other:?}, not text, json, yaml or juju"),
             "give one of --format text, --format json, --format yaml and --format juju",
@@ -640,7 +643,9 @@ mod tests {
             assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
             assert_eq!(text.contains("--recover"), command.recovers());
             for example in command.examples {
-                let words: Vec<&str> = example.split_whitespace().collect();
+                // The shell reads a redirection.
+                let typed = example.split(" >").next().unwrap();
+                let words: Vec<&str> = typed.split_whitespace().collect();
                 assert_eq!(words[0], command.name);
                 assert!(matches!(asked(command.name, &words[1..]), Ok(Request::Run(_))), "{example}");
             }

@@ -1,11 +1,12 @@
 //! A command with its request and its outcome, whatever their types are.
 
 use super::params::Params;
-use super::render::{Render, Style};
+use super::render::{Format, Render, Style};
 use super::requests::FromParams;
 use crate::cli::results::Results;
 use crate::commands::Call;
 use crate::error::ActionError;
+use std::io::{self, Write};
 
 /// A command that can run once. Its outcome can be rendered even if it fails: what was done must be reported.
 pub(super) trait Job {
@@ -21,6 +22,9 @@ pub(super) trait Job {
 
     /// Returns the outcome as text for people.
     fn text(&self, style: Style) -> String;
+
+    /// Writes an outcome that may be too long to be held as text. Returns `None` if it is not such an outcome.
+    fn stream(&self, format: Format, style: Style, out: &mut dyn Write) -> Option<io::Result<()>>;
 
     /// Returns the outcome as a JSON value.
     fn json(&self) -> serde_json::Value;
@@ -63,6 +67,10 @@ impl<R: FromParams, O: Render> Job for Task<R, O> {
 
     fn text(&self, style: Style) -> String {
         self.outcome.text(style)
+    }
+
+    fn stream(&self, format: Format, style: Style, out: &mut dyn Write) -> Option<io::Result<()>> {
+        self.outcome.stream(format, style, out)
     }
 
     fn json(&self) -> serde_json::Value {

@@ -37,14 +37,14 @@ pub(crate) fn for_unit(text: &str, unit: &str) -> String {
 /// without a name are read only inside of backticks: elsewhere the sentence goes on.
 fn action_call(text: &str, is_quoted: bool) -> Option<(String, usize)> {
     let name_end = PROGRAM.len() + word_length(&text[PROGRAM.len()..]);
-    let command = Command::find(&text[PROGRAM.len()..name_end])?;
+    let command = Command::find(&text[PROGRAM.len()..name_end]).filter(|command| command.is_action())?;
     let action = Action::read(command.action).ok()?;
     let (mut call, mut length) = (command.action.to_owned(), name_end);
     while let Some(rest) = text[length..].strip_prefix(' ') {
         let word = &rest[..word_length(rest)];
         // A word with a special character is between quotes, as a whole.
         let (quote, bare) = word.strip_prefix('\'').map_or(("", word), |bare| ("'", bare));
-        let (parameter, used) = match (bare.strip_prefix("--"), &command.positional) {
+        let (parameter, used) = match (bare.strip_prefix("--"), command.positionals.first()) {
             (Some(option), _) => {
                 let (name, value) = option.split_once('=').unwrap_or((option, ""));
                 let param = action.param(name)?;

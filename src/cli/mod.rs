@@ -29,10 +29,10 @@ use crate::progress::Progress;
 use crate::result_key as key;
 use crate::system::{interrupt, stderr};
 use command::Command;
-use command_line::{CalledAs, Format, Invocation, PROGRAM, Request};
+use command_line::{CalledAs, Invocation, PROGRAM, Request};
 use job::Job;
 use progress_reporter::Reporter;
-use render::Style;
+use render::{Format, Style};
 use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
@@ -255,6 +255,17 @@ fn not_started(cause: anyhow::Error) -> ActionError {
     })
 }
 
+/// Reports a result that could not be written to its end.
+fn not_written(command: &Command, error: std::io::Error) -> ActionError {
+    let error = ActionError::Failed(Failure {
+        cause: anyhow::Error::from(error).context("writing the result"),
+        state: "the printed result is incomplete".to_owned(),
+        next: Subcommand::new(command.name).flag("help").to_string(),
+    });
+    stderr::print(&error.to_string());
+    error
+}
+
 impl Front {
     /// The front of words that could not be read.
     const UNREAD: Self = Self::Terminal { format: Format::Text, quiet: false, style: Style { wide: false } };
@@ -283,6 +294,11 @@ impl Front {
         let is_check = command.action == "check";
         if is_check && matches!(format, Format::Text | Format::Juju) {
             return nagios::report(job.nagios(), outcome);
+        }
+        if outcome.is_ok()
+            && let Some(written) = terminal::stream(|out| job.stream(format, style, out))
+        {
+            return terminal::status(&written.map_err(|error| not_written(command, error)));
         }
         terminal::print(&match format {
             Format::Text => job.text(style),

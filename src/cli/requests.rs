@@ -3,6 +3,8 @@
 //! The only code that knows which parameter a field of a request comes from. Refuses a bad value before anything else
 //! happens. Must never look at the machine.
 
+mod contents;
+
 use super::params::Params;
 use crate::archive::Effort;
 use crate::commands::moved_uploads::Rename;

@@ -1,4 +1,5 @@
 //! `actions.yaml`, compiled in: the one source of the names, parameters, types, defaults and descriptions of the actions.
+//! `commands.yaml` declares the commands for a terminal that are not actions, in the same form.
 //!
 //! Must never know what an action does.
 
@@ -8,6 +9,12 @@ use serde::Deserialize;
 use std::fmt;
 
 const ACTIONS: &str = include_str!("../../actions.yaml");
+const COMMANDS: &str = include_str!("commands.yaml");
+
+/// Returns whether `actions.yaml` declares `name`.
+pub(super) fn is_action(name: &str) -> bool {
+    declarations(ACTIONS).is_ok_and(|actions| actions.contains_key(name))
+}
 
 /// What `actions.yaml` says about an action.
 #[derive(Debug, Clone)]
@@ -64,10 +71,15 @@ impl Action {
     /// # Errors
     /// Fails only on a bug: a test reads every declaration.
     pub fn read(name: &str) -> Result<Self> {
-        let written =
-            actions()?.remove(name).with_context(|| format!("actions.yaml has no action {name}"))?;
-        let written: Written = serde_yaml::from_value(written)
-            .with_context(|| format!("reading the action {name} in actions.yaml"))?;
+        let written = match declarations(ACTIONS)?.remove(name) {
+            Some(written) => written,
+            None => {
+                let command = declarations(COMMANDS)?.remove(name);
+                command.with_context(|| format!("neither actions.yaml nor commands.yaml has {name}"))?
+            }
+        };
+        let written: Written =
+            serde_yaml::from_value(written).with_context(|| format!("reading the declaration of {name}"))?;
         let params = written.params.into_iter().map(|(param, written)| {
             Param::read(param, written).with_context(|| format!("reading the parameters of {name}"))
         });
@@ -97,9 +109,9 @@ impl Param {
     }
 }
 
-/// Parses `actions.yaml`.
-fn actions() -> Result<serde_yaml::Mapping> {
-    serde_yaml::from_str(ACTIONS).context("reading actions.yaml")
+/// Parses one of the two files.
+fn declarations(file: &str) -> Result<serde_yaml::Mapping> {
+    serde_yaml::from_str(file).context("reading the declarations of the commands")
 }
 
 /// An action as `actions.yaml` declares it.
@@ -149,8 +161,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn names() -> BTreeSet<String> {
-        let names = actions().unwrap().into_iter();
+    fn names(file: &str) -> BTreeSet<String> {
+        let names = declarations(file).unwrap().into_iter();
         names.map(|(name, _)| name.as_str().unwrap().to_owned()).collect()
     }
 
@@ -165,16 +177,26 @@ mod tests {
     }
 
     #[test]
-    fn every_action_is_a_command_and_every_command_an_action() {
+    fn every_command_is_declared_once_and_every_declaration_is_a_command() {
+        let (actions, others) = (names(ACTIONS), names(COMMANDS));
+        assert!(actions.is_disjoint(&others));
+        for command in &crate::cli::command::COMMANDS {
+            assert_eq!(command.is_action(), actions.contains(command.action), "{}", command.name);
+            assert!(command.is_action() || command.action == command.name, "{}", command.name);
+        }
         let commands: BTreeSet<String> =
             crate::cli::command::COMMANDS.iter().map(|command| command.action.to_owned()).collect();
-        assert_eq!(names(), commands);
+        assert_eq!(&actions | &others, commands);
     }
 
     #[test]
     fn every_declaration_is_complete_and_closed() {
-        let all = actions().unwrap();
-        for name in names() {
+        for (file, name) in [ACTIONS, COMMANDS]
+            .map(|file| names(file).into_iter().map(move |name| (file, name)))
+            .into_iter()
+            .flatten()
+        {
+            let all = declarations(file).unwrap();
             assert!(juju_accepts(&name), "{name}");
             // The default is true in Juju 2.9 and 3.x, and false in 4.0.
             assert_eq!(all[&*name]["additionalProperties"].as_bool(), Some(false), "{name}");

@@ -1,7 +1,8 @@
 //! The JSON Schemas in `docs/schema/` are those of the outcomes.
 
 use crate::commands::{
-    backup, check, check_config, credentials, restore, schedule, site, snapshot, snapshots, upkeep, upload,
+    backup, check, check_config, contents, credentials, restore, schedule, site, snapshot, snapshots, upkeep,
+    upload,
 };
 use schemars::{JsonSchema, schema_for};
 use serde_json::{Value, json};
@@ -53,6 +54,10 @@ fn the_documented_schemas_are_those_of_the_outcomes() {
         ("compact", schema::<upkeep::Compaction>("compact")),
         ("defrag", schema::<upkeep::Defragmentation>("defrag")),
         ("credentials", schema::<credentials::Outcome>("credentials")),
+        ("show", schema::<contents::show::Outcome>("show")),
+        ("get", schema::<contents::get::Outcome>("get")),
+        ("history", schema::<contents::history::Outcome>("history")),
+        ("keys", schema::<contents::keys::Outcome>("keys")),
     ] {
         let path = dir.join(format!("{name}.json"));
         let text = serde_json::to_string_pretty(&schema).unwrap() + "\n";

@@ -4,7 +4,7 @@
 
 use crate::error::{ActionError, RefusalKind};
 use crate::system::stderr;
-use std::io::Write;
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::process::ExitCode;
 
 /// Returns the exit status for an outcome.
@@ -25,12 +25,27 @@ pub(super) fn status(outcome: &Result<(), ActionError>) -> ExitCode {
 
 /// Prints to standard output. If that is full, the text goes to standard error: the work is done and must be reported.
 pub(super) fn print(text: &str) {
-    let mut stdout = std::io::stdout().lock();
+    let mut stdout = io::stdout().lock();
     let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
     match printed {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             stderr::print(&format!("could not write to standard output: {error}; the output was:\n{text}"));
         }
         _ => {}
     }
+}
+
+/// Lets `write` write to standard output, and returns its result. A reader that wants no more, such as `head`, is not an
+/// error.
+pub(super) fn stream(write: impl FnOnce(&mut dyn Write) -> Option<io::Result<()>>) -> Option<io::Result<()>> {
+    let mut stdout = BufWriter::with_capacity(64 << 10, io::stdout().lock());
+    let written = write(&mut stdout)?.and_then(|()| stdout.flush());
+    Some(match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            // Its buffer would be written again when it is dropped.
+            let _ = stdout.into_parts();
+            Ok(())
+        }
+        other => other,
+    })
 }

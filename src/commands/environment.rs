@@ -8,6 +8,7 @@ use crate::system::proxy;
 use crate::system::secret::Secret;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 /// The variable with the path of the site file.
@@ -39,6 +40,8 @@ pub struct Environment {
     pub unit: Option<String>,
     /// Whether this process runs in the charm: as an action, a hook, or by a link in its directory.
     pub in_charm: bool,
+    /// Whether the output of this process is a terminal.
+    pub stdout_is_terminal: bool,
     /// All other variables.
     pub(super) variables: BTreeMap<OsString, OsString>,
 }
@@ -47,7 +50,8 @@ impl Environment {
     /// Reads the environment of this process.
     #[expect(clippy::disallowed_methods, reason = "the only code that reads the environment")]
     pub fn read() -> Self {
-        let environment = Self::of(std::env::vars_os());
+        let stdout_is_terminal = std::io::stdout().is_terminal();
+        let environment = Self { stdout_is_terminal, ..Self::of(std::env::vars_os()) };
         let in_charm = environment.in_charm || is_in_charm();
         if in_charm {
             return Self { in_charm, ..environment };
@@ -69,6 +73,7 @@ impl Environment {
             variables.into_iter().filter(|(_, value)| !value.is_empty()).collect();
         let in_charm = ["JUJU_UNIT_NAME", "JUJU_CHARM_DIR"].into_iter().map(OsString::from);
         Self {
+            stdout_is_terminal: false,
             in_charm: in_charm.into_iter().any(|name| variables.contains_key(&name)),
             site: variables.get(&OsString::from(SITE)).map(PathBuf::from),
             settings: variables.get(&OsString::from(SETTINGS)).map(PathBuf::from),

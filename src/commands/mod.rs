@@ -6,6 +6,7 @@ pub mod archive;
 pub mod backup;
 pub mod check;
 pub mod check_config;
+pub mod contents;
 pub mod credentials;
 pub mod environment;
 mod found;

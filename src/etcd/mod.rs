@@ -8,6 +8,7 @@ pub mod client;
 pub mod diagnose;
 pub mod etcdutl;
 pub mod incoming;
+pub mod key_text;
 mod known_messages;
 pub mod maintenance;
 pub mod manifest;

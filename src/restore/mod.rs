@@ -21,6 +21,7 @@ pub use decide::describe_member;
 pub use plan::{BackupMethod, Plan};
 pub use report::{Outcome, Report};
 pub use request::{Bump, Request, Source};
+pub use source::{check_can_decrypt, unpack};
 
 use crate::error::{ActionError, Refusal};
 use crate::etcd::client::Client;
@@ -132,7 +133,7 @@ fn describe_failure(error: anyhow::Error, site: &Site, request: &Request) -> Act
 }
 
 fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> Result<Report> {
-    source::check_can_decrypt(request)?;
+    source::check_can_decrypt(&request.source, request.identities.as_ref())?;
     check_site(site)?;
 
     report(Progress::Step("looking at etcd, its data and the target"));

@@ -3,7 +3,8 @@
 //! Must never trust a file next to an archive, except for the text of a message.
 
 use super::refusals::Obstacle;
-use super::request::{Request, Source};
+use super::request::Source;
+use crate::archive::age::Identities;
 use crate::archive::damage::Damaged;
 use crate::archive::{self, Contents, UnpackOptions};
 use crate::inventory::sidecar::{Sidecar, sidecar_name};
@@ -15,13 +16,12 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Refuses an encrypted source that the request has no key for. A missing file is reported later, when it is
+/// Refuses an encrypted source that `identities` do not decrypt. A missing file is reported later, when it is
 /// unpacked. Obstacles that prevent any restore on this machine are reported before that.
 ///
 /// # Errors
 /// The source cannot be decrypted, or its first bytes cannot be read.
-pub(super) fn check_can_decrypt(request: &Request) -> Result<()> {
-    let (source, identities) = (&request.source, request.identities.as_ref());
+pub fn check_can_decrypt(source: &Source, identities: Option<&Identities>) -> Result<()> {
     match source {
         Source::Stored(found) => inventory::must_open(found, identities),
         Source::File { path, .. } => match open(path) {
@@ -37,23 +37,23 @@ pub(super) fn check_can_decrypt(request: &Request) -> Result<()> {
     .map_err(Damaged::refuse)
 }
 
-/// Unpacks the source of `request` into the file that `create` makes. `check_space` is called with the size of the
+/// Unpacks a source into the file that `create` makes. `check_space` is called with the size of the
 /// database as soon as it is known.
 ///
 /// # Errors
 /// A refusal if the archive is damaged or does not fit on the disk.
-pub(super) fn unpack(
-    request: &Request,
+pub fn unpack(
+    source: &Source,
+    identities: Option<&Identities>,
     create: &dyn Fn() -> Result<File>,
     check_space: &dyn Fn(u64) -> Result<()>,
     report: Sink<'_>,
 ) -> Result<Contents> {
-    let source = &request.source;
     let encrypted_for = recorded_recipients(source);
     let options = |allow_bare| UnpackOptions {
         check_space,
         allow_bare,
-        identities: request.identities.as_ref(),
+        identities,
         encrypted_for: &encrypted_for,
         on_database: &|_| (),
     };

@@ -145,7 +145,14 @@ impl<'a> Stage<'a> {
             let place = self.staging.data().dir().path();
             check_space(needed, free, place, "restoring next to the live data", FREE_SPACE)
         };
-        source::unpack(request, &|| self.staging.dir().create(archive::DB), &check_size, report)
+        let identities = request.identities.as_ref();
+        source::unpack(
+            &request.source,
+            identities,
+            &|| self.staging.dir().create(archive::DB),
+            &check_size,
+            report,
+        )
     }
 
     /// Reads from the unpacked database which versions of etcd can serve it. Ignores a database that cannot be read:

@@ -6,11 +6,16 @@ use crate::read;
 fn the_reference_names_every_parameter() {
     const REFERENCE: &str = "docs/reference/commands.md";
     let reference = read(REFERENCE);
-    let actions: serde_yaml::Value = serde_yaml::from_str(&read("actions.yaml")).unwrap();
-    for (_, declared) in actions.as_mapping().unwrap() {
-        for (parameter, _) in declared["params"].as_mapping().unwrap() {
-            let parameter = parameter.as_str().unwrap();
-            assert!(reference.contains(&format!("--{parameter}")), "{REFERENCE} does not name {parameter}");
+    for file in ["actions.yaml", "src/cli/commands.yaml"] {
+        let declared: serde_yaml::Value = serde_yaml::from_str(&read(file)).unwrap();
+        for (_, declared) in declared.as_mapping().unwrap() {
+            for (parameter, _) in declared["params"].as_mapping().unwrap() {
+                let parameter = parameter.as_str().unwrap();
+                assert!(
+                    reference.contains(&format!("--{parameter}")),
+                    "{REFERENCE} does not name {parameter}"
+                );
+            }
         }
     }
 }

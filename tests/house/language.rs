@@ -77,7 +77,7 @@ const RULES: &[Rule] = &[
 ];
 
 const KINDS: [&str; 4] = ["comments", "messages", "documents", "YAML"];
-const YAML: [&str; 4] = ["actions.yaml", "config.yaml", "metadata.yaml", "charmcraft.yaml"];
+const YAML: [&str; 5] = ["actions.yaml", "commands.yaml", "config.yaml", "metadata.yaml", "charmcraft.yaml"];
 
 /// How many of the worst lines a failure shows.
 const SHOWN: usize = 25;

@@ -34,6 +34,7 @@ mod command_line;
 mod common;
 mod concurrent_changes;
 mod content_hash;
+mod contents;
 mod corruption;
 mod crash;
 mod degraded_etcd;

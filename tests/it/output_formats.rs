@@ -22,7 +22,7 @@ fn document(world: &World, command: &str, words: &[&str]) -> Value {
 }
 
 /// Returns the document that a command printed, if it matches the schema.
-fn checked(command: &str, out: Out) -> Value {
+pub fn checked(command: &str, out: Out) -> Value {
     let document: Value = serde_json::from_str(&out.stdout).unwrap_or_else(|_| panic!("{}", out.describe()));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schema/{command}.json"));
     let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();

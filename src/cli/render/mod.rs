@@ -6,10 +6,14 @@ mod archives;
 mod backup;
 mod check;
 mod check_config;
+mod get;
+mod history;
+mod keys;
 mod list;
 mod prune;
 mod restore;
 mod schedule;
+mod show;
 mod site;
 mod snapshot;
 mod table;
@@ -20,6 +24,20 @@ mod verify;
 use crate::cli::results::{Key, Results};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
+    /// One YAML document.
+    Yaml,
+    /// The result keys of the Juju action, as YAML. Every value is a string.
+    Juju,
+}
 
 /// How text is laid out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,6 +53,11 @@ pub(super) trait Render: Serialize {
 
     /// Returns text for people.
     fn text(&self, style: Style) -> String;
+
+    /// Writes an outcome that may be too long to be held as text. Returns `None` if it is not such an outcome.
+    fn stream(&self, _: Format, _: Style, _: &mut dyn Write) -> Option<io::Result<()>> {
+        None
+    }
 
     /// Returns the exit status, if the outcome has one of its own.
     fn exit_status(&self) -> Option<u8> {

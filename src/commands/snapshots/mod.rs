@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// All places that a command may use.
-fn places(call: &Call<'_>, named: Option<&Path>) -> Result<Repositories, ActionError> {
+pub(super) fn places(call: &Call<'_>, named: Option<&Path>) -> Result<Repositories, ActionError> {
     let settings = super::offsite::settings(call)?;
     Ok(Repositories {
         target: target::target(call, &settings, named),
@@ -70,6 +70,23 @@ pub(super) fn source(
     match file_here(call, &places, from)? {
         Some(path) => Ok(Source::File { path, may_be_bare: true }),
         None => kept(call, &places, (from, site)),
+    }
+}
+
+/// Resolves the name of an archive to read: as [`source`] does, but without an etcd. So `latest` is that of the cluster
+/// that was backed up last.
+pub(super) fn archive_to_read(
+    call: &Call<'_>,
+    places: &Repositories,
+    name: &str,
+) -> Result<Source, ActionError> {
+    if let Some(path) = file_here(call, places, name)? {
+        return Ok(Source::File { path, may_be_bare: true });
+    }
+    let (look, wanted) = look(places, &[name.to_owned()])?;
+    match choose(call, &look, &wanted)?.as_slice() {
+        [one] => Ok(Source::Stored(Box::new((*one).clone()))),
+        _ => Err(several_named().into()),
     }
 }
 

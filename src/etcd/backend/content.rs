@@ -234,7 +234,7 @@ impl ContentHasher {
 
 /// Whether a record is the marker that `--bump-revision` leaves at the raised revision: an empty record, which etcd
 /// reads as one of the empty key. No client can put or count that key.
-fn is_marker(record: &[u8]) -> bool {
+pub(super) fn is_marker(record: &[u8]) -> bool {
     record.is_empty()
 }
 

@@ -7,6 +7,7 @@
 //! Must never map or trust the file, nor read a file to which a running etcd writes, because bbolt reuses pages. Must
 //! never write to it, except for `stale_members`.
 
+mod accounts;
 mod buckets;
 mod check;
 mod compare;
@@ -15,6 +16,9 @@ mod count;
 mod export;
 mod facts;
 mod file;
+mod key_sorter;
+mod key_value;
+mod keys;
 mod kubernetes;
 mod meta;
 mod page;
@@ -24,10 +28,13 @@ mod stale_members;
 #[cfg(test)]
 mod tests;
 
+pub use accounts::{Alarm, Leases, User};
 pub use check::{Fault, find_fault, find_fault_in};
 pub use compare::{Comparison, same_records};
 pub use content::ContentSummary;
 pub use file::Backend;
+pub use key_sorter::{KeyVersion, LiveKeys, LiveKeysIter};
+pub use keys::{Change, History, KeyScope, KeyWithValue};
 pub use kubernetes::KubernetesData;
 pub use read_error::is_read_error;
 pub use records::Records;

@@ -1,0 +1,81 @@
+//! The requests of the commands that look into an archive.
+
+use super::FromParams;
+use crate::cli::params::Params;
+use crate::commands::contents::{ArchiveName, get, history, keys, show};
+use crate::error::{ActionError, Refusal, Subcommand};
+use crate::etcd::key_text;
+
+impl Params {
+    /// Returns the archive that the parameter `archive` names.
+    fn archive(&self) -> Result<ArchiveName, ActionError> {
+        let list = Subcommand::new("list");
+        let no = || Refusal::new("no archive is named", format!("give a path or one that {list} shows"));
+        Ok(ArchiveName {
+            name: self.given("archive")?.ok_or_else(no)?.to_owned(),
+            identity_file: self.path("identity-file")?,
+            target: self.path("target")?,
+        })
+    }
+
+    /// Returns the bytes that the parameter `key` stands for.
+    fn key(&self) -> Result<Vec<u8>, ActionError> {
+        match self.key_bytes("key")? {
+            key if key.is_empty() => {
+                let keys = Subcommand::new("keys").word("ARCHIVE");
+                Err(Refusal::new("no key is named", format!("{keys} lists the keys of an archive")).into())
+            }
+            key => Ok(key),
+        }
+    }
+
+    /// Returns the bytes that a key or prefix stands for.
+    fn key_bytes(&self, name: &str) -> Result<Vec<u8>, ActionError> {
+        let text = self.text(name)?;
+        let no = || {
+            let next = r"write a backslash as \\, and any other byte as \x and two hexadecimal digits";
+            Refusal::new(format!("{name} has a backslash that escapes nothing"), next)
+        };
+        Ok(key_text::parse(text).ok_or_else(no)?)
+    }
+
+    /// Returns the revision that the parameter `at` names.
+    fn at(&self) -> Result<Option<i64>, ActionError> {
+        let parse = |text: &str| {
+            let no = || {
+                Refusal::new(
+                    format!("at is {text:?} and must be a revision, a whole number above 0"),
+                    "leave it out for the last revision",
+                )
+            };
+            text.parse().ok().filter(|revision| *revision > 0).ok_or_else(no)
+        };
+        Ok(self.given("at")?.map(parse).transpose()?)
+    }
+}
+
+impl FromParams for show::Request {
+    fn from_params(params: &Params) -> Result<Self, ActionError> {
+        Ok(Self { archive: params.archive()? })
+    }
+}
+
+impl FromParams for keys::Request {
+    fn from_params(params: &Params) -> Result<Self, ActionError> {
+        Ok(Self { archive: params.archive()?, prefix: params.key_bytes("prefix")?, at: params.at()? })
+    }
+}
+
+impl FromParams for get::Request {
+    fn from_params(params: &Params) -> Result<Self, ActionError> {
+        let force = params.flag("force")?;
+        Ok(Self { archive: params.archive()?, key: params.key()?, at: params.at()?, force })
+    }
+}
+
+impl FromParams for history::Request {
+    fn from_params(params: &Params) -> Result<Self, ActionError> {
+        let limit = usize::try_from(params.number("limit")?).ok().filter(|limit| *limit > 0);
+        Ok(Self { archive: params.archive()?, key: params.key()?, limit })
+    }
+}

@@ -1,0 +1,238 @@
+//! The commands that look into an archive: one etcd is filled with everything that they show, saved, and
+//! stopped.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use test_case::test_case;
+
+use crate::common::client::decode_base64;
+use crate::common::command::{Out, Run};
+use crate::common::world::{Setup, Version, World};
+use crate::encryption::command;
+use crate::output_formats::checked;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_etcd-backup");
+/// The beginning of every value. It must appear in no output.
+const CANARY: &str = "canary-of-a-value";
+
+/// Runs `etcd-backup`.
+fn run(world: &World, words: &[&str]) -> Out {
+    let command = command(world, PROGRAM, words);
+    let out = Run::start(command, &world.path("runs")).finish();
+    out.assert_no_panic();
+    let shows_a_value = out.stdout.contains(CANARY) || out.stderr.contains(CANARY);
+    assert!(!shows_a_value, "a value was printed: {}", out.describe());
+    out
+}
+
+#[track_caller]
+fn text(world: &World, words: &[&str]) -> String {
+    let out = run(world, &[words, &["--quiet"]].concat());
+    assert_eq!((out.status.code(), &*out.stderr), (Some(0), ""), "{}", out.describe());
+    out.stdout
+}
+
+#[track_caller]
+fn document(world: &World, command: &str, words: &[&str]) -> Value {
+    checked(command, run(world, &[&[command, "--json"], words].concat()))
+}
+
+#[track_caller]
+fn refusal(world: &World, words: &[&str]) -> String {
+    let out = run(world, &[words, &["--quiet"]].concat());
+    assert_eq!(out.status.code(), Some(2), "{}", out.describe());
+    out.stderr
+}
+
+/// An etcd with a history, and the archive of its data.
+struct Story {
+    world: World,
+    archive: PathBuf,
+    /// The revision at which `/app/a` had its second value, and was not yet deleted.
+    before_deletion: i64,
+    /// The revision of the last compaction.
+    compacted: i64,
+}
+
+impl Story {
+    fn new(version: Version) -> Self {
+        let world = World::new(Setup { auth: true, ..Setup::plain(version) });
+        let put = |key: &str, number: u32| world.put_bytes(key, format!("{CANARY} {number}").as_bytes());
+        put("/app/old", 1);
+        world.etcdctl(&["del", "/app/old"]);
+        put("/app/a", 1);
+        let compacted = world.revision();
+        world.etcdctl(&["compact", &compacted.to_string()]);
+        put("/app/a", 2);
+        let before_deletion = world.revision();
+        world.etcdctl(&["del", "/app/a"]);
+        put("/app/a", 3);
+        put("/registry/configmaps/default/one", 4);
+        put("/registry/configmaps/kube-system/two", 5);
+        put("/registry/minions/node-1", 6);
+        world.put_bytes("odd \\ key \u{1b}[31mü", &[CANARY.as_bytes(), &vec![b'x'; 5000]].concat());
+        let lease = world.etcdctl(&["lease", "grant", "3600"]);
+        let lease = lease.split(' ').nth(1).unwrap();
+        world.etcdctl(&["put", "/app/leased", CANARY, "--lease", lease]);
+        world.etcdctl(&["del", "/registry/minions/node-1"]);
+        world.etcdctl(&["role", "add", "reader"]);
+        world.etcdctl(&["user", "add", "alice:canary-of-alice"]);
+        world.etcdctl(&["user", "grant-role", "alice", "reader"]);
+        world.stop();
+        world.add_option("--quota-backend-bytes=20000");
+        world.start();
+        let full = world.etcdctl_command(&["put", "/app/b", CANARY]).output().unwrap();
+        assert!(!full.status.success(), "etcd has a NOSPACE alarm");
+        let archive = world.saved();
+        world.stop();
+        Self { world, archive, before_deletion, compacted }
+    }
+
+    fn archive(&self) -> &str {
+        self.archive.to_str().unwrap()
+    }
+}
+
+/// The key that is not text, as it is printed.
+const ODD: &str = r"odd \\ key \x1b[31m\xc3\xbc";
+
+#[test_case(Version::V34; "etcd_3_4")]
+#[test_case(Version::Newest; "newest_etcd")]
+fn the_contents_of_an_archive_are_shown_without_etcd(version: Version) {
+    let story = Story::new(version);
+    shows_everything_but_values(&story, version);
+    lists_keys(&story);
+    gets_values_and_lists_their_history(&story);
+    refuses_what_is_not_in_the_archive(&story);
+    let left: Vec<_> =
+        std::fs::read_dir(story.world.target()).unwrap().map(|one| one.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_str().unwrap().starts_with('.')), "{left:?}");
+}
+
+fn shows_everything_but_values(story: &Story, version: Version) {
+    let Story { world, .. } = story;
+    let shown = &document(world, "show", &[story.archive()])["archive"];
+    assert_eq!(shown["manifest"]["etcd_version"], version.number());
+    assert_eq!(shown["compacted_revision"], story.compacted);
+    assert_eq!(shown["auth_enabled"], true);
+    assert_eq!(
+        shown["users"],
+        json!([{"name": "alice", "roles": ["reader"]}, {"name": "root", "roles": ["root"]}])
+    );
+    assert_eq!(shown["roles"], json!(["reader", "root"]));
+    assert_eq!(
+        shown["leases"],
+        json!({"count": 1, "shortest_ttl_seconds": 3600, "longest_ttl_seconds": 3600})
+    );
+    assert_eq!(shown["alarms"][0]["name"], "NOSPACE");
+    assert_eq!(shown["members"].as_array().unwrap().len(), 1);
+    assert_eq!(shown["storage_version"].is_string(), version.needs_etcdutl());
+    let keys = &shown["keys"];
+    assert_eq!((keys["keys"].as_u64(), keys["with_lease"].as_u64()), (Some(5), Some(1)));
+    assert_eq!(keys["largest"][0]["key"], ODD);
+    let prefixes: Vec<_> =
+        keys["prefixes"].as_array().unwrap().iter().map(|one| one["prefix"].as_str().unwrap()).collect();
+    assert_eq!(prefixes, ["", "/registry/configmaps/", "/app/"]);
+    assert_eq!(keys["namespaces"].as_array().unwrap().len(), 2);
+    let printed = text(world, &["show", story.archive()]);
+    for words in [
+        "alice (reader)",
+        "NOSPACE of member",
+        "/registry/configmaps/  2 ",
+        "kube-system",
+        "newest change",
+        ODD,
+    ] {
+        assert!(printed.contains(words), "{words}: {printed}");
+    }
+    assert!(!printed.contains("canary"), "{printed}");
+}
+
+fn lists_keys(story: &Story) {
+    let Story { world, .. } = story;
+    let all = [
+        "/app/a",
+        "/app/leased",
+        "/registry/configmaps/default/one",
+        "/registry/configmaps/kube-system/two",
+        ODD,
+    ];
+    assert_eq!(text(world, &["keys", story.archive()]).lines().collect::<Vec<_>>(), all);
+    let some = text(world, &["keys", story.archive(), "--prefix", "/app/"]);
+    assert_eq!(some.lines().collect::<Vec<_>>(), all[..2]);
+    assert_eq!(text(world, &["keys", story.archive(), "--prefix", r"odd \\ key \x1b"]).trim_end(), ODD);
+    assert_eq!(text(world, &["keys", story.archive(), "--prefix", "/none/"]), "");
+    let at = |revision: i64| text(world, &["keys", story.archive(), "--at", &revision.to_string()]);
+    assert_eq!(at(story.before_deletion), "/app/a\n");
+    assert_eq!(at(story.before_deletion + 1), "");
+    assert_eq!(at(story.compacted), "/app/a\n");
+    let listed = document(world, "keys", &[story.archive(), "--prefix=/app/a"]);
+    let only = &listed["keys"][0];
+    assert_eq!(
+        (only["version"].as_i64(), only["create_revision"].as_i64()),
+        (Some(1), Some(story.before_deletion + 2))
+    );
+    assert!(text(world, &["keys", story.archive(), "--wide"]).contains("  LEASE"));
+}
+
+fn gets_values_and_lists_their_history(story: &Story) {
+    let Story { world, before_deletion, compacted, .. } = *story;
+    let get = |words: &[&str]| {
+        command(world, PROGRAM, &[&["get", story.archive(), "--quiet"], words].concat()).output().unwrap()
+    };
+    let out = get(&["/app/a"]);
+    assert_eq!((out.stdout, out.stderr), (format!("{CANARY} 3").into_bytes(), Vec::new()));
+    let before = before_deletion.to_string();
+    assert_eq!(get(&["/app/a", "--at", &before]).stdout, format!("{CANARY} 2").into_bytes());
+    assert_eq!(get(&[ODD]).stdout.len(), CANARY.len() + 5000);
+    let parsed: Value = serde_json::from_slice(&get(&["/app/leased", "--json"]).stdout).unwrap();
+    assert_eq!(decode_base64(parsed["value"].as_str().unwrap()), CANARY.as_bytes());
+    assert!(parsed["key"]["lease"].is_string());
+    let deleted = refusal(world, &["get", story.archive(), "/registry/minions/node-1"]);
+    assert!(deleted.contains("has no key") && deleted.contains("history"), "{deleted}");
+    // A terminal is refused before the archive is read.
+    let shell = format!("{PROGRAM} get {} /app/a --quiet", story.archive());
+    let mut terminal = command(world, "script", &["-qec", &shell, "/dev/null"]);
+    let out = terminal.stdin(Stdio::null()).output().unwrap();
+    let printed = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(printed.contains("the value may be a secret") && !printed.contains(CANARY), "{printed}");
+    let forced = format!("{shell} --force");
+    let out =
+        command(world, "script", &["-qec", &forced, "/dev/null"]).stdin(Stdio::null()).output().unwrap();
+    assert!(String::from_utf8_lossy(&out.stdout).contains(CANARY));
+
+    let history = document(world, "history", &[story.archive(), "/app/a"]);
+    let changes: Vec<_> = history["changes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["revision"].as_i64().unwrap(), one["kind"].as_str().unwrap()))
+        .collect();
+    let expected = [
+        (compacted, "put"),
+        (before_deletion, "put"),
+        (before_deletion + 1, "delete"),
+        (before_deletion + 2, "put"),
+    ];
+    assert_eq!(changes, expected);
+    let newest = text(world, &["history", story.archive(), "/app/a", "--limit", "1"]);
+    assert!(newest.contains("(1 of 4 changes"), "{newest}");
+    assert!(refusal(world, &["history", story.archive(), "/app/old"]).contains("has no record of the key"));
+}
+
+fn refuses_what_is_not_in_the_archive(story: &Story) {
+    let Story { world, archive, compacted, .. } = story;
+    let at = |revision: i64| refusal(world, &["keys", story.archive(), "--at", &revision.to_string()]);
+    assert!(at(compacted - 1).contains(&format!("the history before revision {compacted} was compacted")));
+    assert!(at(100_000).contains("the archive ends at revision"));
+    assert!(refusal(world, &["keys", story.archive(), "--prefix", r"a\b"]).contains("backslash"));
+    assert!(refusal(world, &["show"]).contains("no archive is named"));
+    let cut = world.path("cut.tar.gz");
+    let bytes = std::fs::read(archive).unwrap();
+    std::fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    assert!(refusal(world, &["show", cut.to_str().unwrap()]).contains("damaged"));
+    assert!(refusal(world, &["keys", PROGRAM]).contains("etcd-backup"));
+    assert!(!Path::new("/var/backups/etcd/db").exists());
+}
