@@ -1,5 +1,6 @@
 //! `manifest.json`: the description of a snapshot, next to it in the archive. Contains no secrets.
 
+use super::labels::Labels;
 use crate::etcd::backend::KubernetesData;
 use crate::etcd::client::ContentHash;
 use anyhow::{Context, Result, bail};
@@ -49,6 +50,12 @@ pub struct Manifest {
     /// this field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesData>,
+    /// The labels that the operator gave it. Older versions ignore them.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// The note that the operator gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 impl Manifest {
@@ -92,6 +99,22 @@ impl std::error::Error for NewerFormat {}
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_are_unknown_to_older_versions_which_ignore_unknown_fields() {
+        let fields = ["taken", "etcd_version", "cluster_id", "member_id", "member_name", "db_sha256"];
+        let texts: Vec<String> = fields.iter().map(|field| format!("\"{field}\": \"x\"")).collect();
+        let numbers =
+            "\"format\": 1, \"member_count\": 1, \"revision\": 1, \"total_keys\": 1, \"db_size\": 1";
+        let older = format!("{{{}, {numbers}}}", texts.join(", "));
+        let manifest = Manifest::parse(older.as_bytes()).unwrap();
+        assert!(manifest.labels.is_empty() && manifest.note.is_none());
+        // What this version writes without labels has no field that an older one does not know.
+        let written = String::from_utf8(manifest.to_json().unwrap()).unwrap();
+        assert!(!written.contains("labels") && !written.contains("note"), "{written}");
+        let newer = older.replace("\"format\"", "\"unknown\": {\"a\": [1]}, \"format\"");
+        assert_eq!(Manifest::parse(newer.as_bytes()).unwrap(), manifest);
+    }
 
     #[test]
     fn a_manifest_of_a_newer_format_is_not_read() {

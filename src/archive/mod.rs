@@ -17,6 +17,7 @@ mod gunzip;
 mod gzip;
 mod hash_thread;
 mod kind;
+pub mod labels;
 pub mod manifest;
 pub mod name;
 mod pack;

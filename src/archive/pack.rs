@@ -110,6 +110,7 @@ fn padding(size: u64) -> &'static [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::labels::Labels;
     use crate::archive::tail::{TAIL, manifest_in};
     use crate::archive::verify;
     use crate::system::growing_file::{GrowingFile, growth_channel};
@@ -143,6 +144,8 @@ mod tests {
             before_restore: false,
             content_hash: None,
             kubernetes: None,
+            labels: Labels::parse("upgrade=v3.6").unwrap(),
+            note: Some("Before the upgrade".to_owned()),
         }
     }
 

@@ -213,6 +213,8 @@ fn placeholder(param: &Param) -> String {
     match (param.name.as_str(), param.kind) {
         ("target", _) => "DIR".to_owned(),
         ("identity-file", _) => "FILE".to_owned(),
+        ("label", _) => "KEY=VALUE".to_owned(),
+        ("note", _) => "TEXT".to_owned(),
         (_, Kind::Number) => "NUMBER".to_owned(),
         (name, _) => name.to_uppercase().replace('-', "_"),
     }

@@ -9,6 +9,8 @@ use crate::error::{Refusal, Subcommand, did_you_mean};
 use crate::system::text::replace_control;
 use std::collections::BTreeMap;
 
+/// The parameters that may be given several times. Their values are separated by commas.
+const REPEATABLE: [&str; 1] = ["label"];
 /// The parameter with which `restore` only recovers an interrupted run.
 const RECOVER: &str = "recover";
 
@@ -96,6 +98,13 @@ impl<'a> Collector<'a> {
                     next,
                 ));
             }
+        }
+        if REPEATABLE.contains(&&**name)
+            && let (Some(Value::Text(all)), Value::Text(text)) = (self.given.get_mut(name), &value)
+        {
+            all.push(',');
+            all.push_str(text);
+            return Ok(());
         }
         match self.given.insert(name.clone(), value) {
             None => Ok(()),

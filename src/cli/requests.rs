@@ -7,6 +7,7 @@ mod contents;
 
 use super::params::Params;
 use crate::archive::Effort;
+use crate::archive::labels::{Labels, parse_note};
 use crate::commands::moved_uploads::Rename;
 use crate::commands::restore::{Options, SnapshotName};
 use crate::commands::snapshots::list::DocumentFormat;
@@ -39,6 +40,11 @@ impl Params {
     /// Returns the path that a text parameter names, if it is not empty.
     fn path(&self, name: &str) -> Result<Option<PathBuf>, ActionError> {
         Ok(self.given(name)?.map(PathBuf::from))
+    }
+
+    /// Returns the labels that archives must have.
+    fn labels(&self) -> Result<Labels, ActionError> {
+        Ok(Labels::parse(self.text("label")?)?)
     }
 
     /// Returns the etcd that the parameter `site` selects.
@@ -92,7 +98,9 @@ impl FromParams for check_config::Request {
 impl FromParams for snapshot::Request {
     fn from_params(params: &Params) -> Result<Self, ActionError> {
         check_keys_version(params.text("keys-version")?)?;
-        snapshot_request(params)
+        let labels = Labels::parse_new(params.text("label")?)?;
+        let note = params.given("note")?.map(parse_note).transpose()?;
+        Ok(Self { labels, note, ..snapshot_request(params)? })
     }
 }
 
@@ -113,6 +121,8 @@ fn snapshot_request(params: &Params) -> Result<snapshot::Request, ActionError> {
                 return Err(Refusal::new(reason, "give balanced or small").into());
             }
         },
+        labels: Labels::default(),
+        note: None,
         site: params.site()?,
     })
 }
@@ -178,6 +188,7 @@ impl FromParams for list::Request {
         Ok(Self {
             target: params.path("target")?,
             limit: usize::try_from(params.number("limit")?).ok().filter(|limit| *limit > 0),
+            labels: params.labels()?,
             runs: params.flag("runs")?,
             format: match params.text("format")? {
                 "json" => DocumentFormat::Json,
@@ -193,6 +204,7 @@ impl FromParams for verify::Request {
         Ok(Self {
             target: params.path("target")?,
             snapshots: params.snapshots()?,
+            labels: params.labels()?,
             identity_file: params.path("identity-file")?,
             drill: params.flag("drill")?,
             site: params.site()?,
@@ -208,6 +220,7 @@ impl FromParams for fetch::Request {
         }
         Ok(Self {
             from: from.map(|from| from.trim().to_owned()),
+            labels: params.labels()?,
             identity_file: params.path("identity-file")?,
             target: params.path("target")?,
         })
@@ -226,7 +239,9 @@ impl FromParams for prune::Request {
                 weekly: params.number("keep-weekly")?,
                 monthly: params.number("keep-monthly")?,
                 max_size: parse_size("max-size", params.text("max-size")?)?,
+                labels: Vec::new(),
             },
+            labels: params.labels()?,
             destination: params.given("destination")?.map(str::to_owned),
             clusters: match params.text("cluster")? {
                 "" => Clusters::Own,
@@ -380,6 +395,22 @@ mod tests {
         );
         assert_eq!(typed(&["restore", "--recover"]), "`sudo etcd-backup restore --recover`");
         assert_eq!(typed(&["prune", "keep=7"]), "`sudo etcd-backup prune --keep=7`");
+    }
+
+    #[test]
+    fn labels_are_repeated_or_separated_by_commas() {
+        let labels =
+            |words: &[&str]| typed::<snapshot::Request>("snapshot", words).unwrap().labels.to_string();
+        assert_eq!(labels(&["--label", "a=1", "--label=b=2"]), "a=1,b=2");
+        assert_eq!(labels(&["label=a=1,b=2", "--label", "c=3"]), "a=1,b=2,c=3");
+        assert_eq!(
+            reason::<snapshot::Request>("snapshot", &["--label", "a"]),
+            "the label \"a\" is not KEY=VALUE"
+        );
+        let request: snapshot::Request = typed("snapshot", &["--note", "a, b = c"]).unwrap();
+        assert_eq!(request.note.as_deref(), Some("a, b = c"));
+        assert!(typed::<list::Request>("list", &["--label", "name=latest"]).is_ok());
+        assert!(typed::<snapshot::Request>("snapshot", &["--label", "name=latest"]).is_err());
     }
 
     #[test]

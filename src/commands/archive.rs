@@ -5,6 +5,7 @@ use crate::etcd::backend::KubernetesData;
 use crate::inventory::Fetched;
 use crate::snapshot::Report;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// An archive on this machine.
@@ -47,6 +48,10 @@ pub struct Contents {
     /// The data of Kubernetes in it, if there is any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kubernetes: Option<KubernetesData>,
+    /// The labels of the snapshot.
+    pub labels: BTreeMap<String, String>,
+    /// The note of the snapshot, if it has one.
+    pub note: Option<String>,
 }
 
 impl Contents {
@@ -60,6 +65,8 @@ impl Contents {
             member: manifest.member_name.clone(),
             unit: manifest.unit.clone(),
             kubernetes: manifest.kubernetes.clone(),
+            labels: manifest.labels.to_map(),
+            note: manifest.note.clone(),
         }
     }
 }

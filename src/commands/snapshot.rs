@@ -6,6 +6,7 @@ use super::runs::Watch;
 use super::target::target;
 use super::{Call, settle};
 use crate::archive::Effort;
+use crate::archive::labels::Labels;
 use crate::error::{ActionError, Subcommand};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
@@ -28,6 +29,10 @@ pub struct Request {
     pub target: Option<PathBuf>,
     /// How hard to compress.
     pub compression: Effort,
+    /// The labels of the snapshot.
+    pub labels: Labels,
+    /// The note of the snapshot, if it has one.
+    pub note: Option<String>,
     /// The etcd, if the machine has several.
     pub site: Option<String>,
 }
@@ -106,6 +111,8 @@ impl Ready {
             encrypt_to: settings.encrypt_to.clone(),
             unit: call.unit().map(str::to_owned),
             before_restore: false,
+            labels: request.labels.clone(),
+            note: request.note.clone(),
             now: call.now,
         };
         settings.check_target(&request.target)?;

@@ -3,6 +3,7 @@
 #[cfg(test)]
 use super::record::ArchiveIdentity;
 use super::record::{Record, record_name};
+use crate::archive::labels::Labels;
 use crate::archive::manifest::Manifest;
 use crate::error::{Refusal, Subcommand};
 use crate::system::clock::is_in_the_future;
@@ -93,6 +94,11 @@ impl Entry {
     /// Returns the id of its cluster, in hex.
     pub fn cluster(&self) -> Option<&str> {
         self.manifest.as_ref().map(|manifest| &*manifest.cluster_id)
+    }
+
+    /// Returns whether it has all `wanted` labels.
+    pub fn has_labels(&self, wanted: &Labels) -> bool {
+        wanted.is_empty() || self.manifest.as_ref().is_some_and(|manifest| manifest.labels.has_all(wanted))
     }
 
     /// Returns whether `restore` took it, to save the data that it then replaced.

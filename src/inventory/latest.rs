@@ -124,6 +124,7 @@ mod tests {
     use super::super::repository::Repository;
     use super::super::selector::{RepositoryId, Selection};
     use super::*;
+    use crate::archive::labels::Labels;
     use crate::archive::manifest::Manifest;
 
     const NOW: i64 = 1000;
@@ -218,5 +219,32 @@ mod tests {
         let (_dir, listing) = listing(&[("d", 1, 900), ("e", 1, 950)]);
         let refusal = listing.latest_of(&lineage, None, &selector(&listing), "").unwrap_err();
         assert!(refusal.reason.ends_with("the latest of another cluster: 1, 0"), "{refusal}");
+    }
+
+    #[test]
+    fn a_label_names_an_archive_unless_a_file_has_that_name() {
+        let (_dir, mut listing) = listing(&[("a", 1, 900), ("a", 2, 950), ("a", 3, 960)]);
+        let mut label = |index: usize, labels: &str| {
+            listing.snapshots[index].entry.manifest.as_mut().unwrap().labels = Labels::parse(labels).unwrap();
+        };
+        label(0, "name=before-upgrade,team=storage");
+        label(1, "name=0,team=storage");
+        let named = |listing: &Listing, name: &str| {
+            let selector = Selector { selection: Selection::Named(name.to_owned()), ..selector(listing) };
+            let found = listing.select(&[selector])?;
+            Ok::<_, Refusal>(found[0].entry.name.clone())
+        };
+        assert_eq!(named(&listing, "before-upgrade").unwrap(), "0");
+        assert_eq!(named(&listing, "0").unwrap(), "0");
+        assert!(named(&listing, "storage").is_err());
+        let labels = Labels::parse("team=storage").unwrap();
+        listing.retain_labeled(&labels).unwrap();
+        assert_eq!(listing.latest(&selector(&listing), "").unwrap().entry.name, "1");
+        listing.snapshots[1].entry.manifest.as_mut().unwrap().labels =
+            Labels::parse("name=before-upgrade").unwrap();
+        let refusal = named(&listing, "before-upgrade").unwrap_err();
+        assert_eq!(refusal.reason, "2 snapshots are called before-upgrade: 0 and 1");
+        let refusal = listing.retain_labeled(&Labels::parse("no=such").unwrap()).unwrap_err();
+        assert_eq!(refusal.reason, "no snapshot there has the label no=such");
     }
 }

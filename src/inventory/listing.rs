@@ -3,6 +3,7 @@
 use super::entry::Entry;
 use super::repository::Repository;
 use super::selector::{Repositories, RepositoryId, Selection, Selector};
+use crate::archive::labels::Labels;
 use crate::error::{Refusal, Subcommand, describe_inline};
 use anyhow::Result;
 use jiff::Timestamp;
@@ -44,6 +45,11 @@ impl StoredSnapshot {
     fn has_name(&self, name: &str) -> bool {
         let whole = &self.entry.name;
         whole.strip_suffix(name).is_some_and(|folder| folder.is_empty() || folder.ends_with('/'))
+    }
+
+    /// Returns whether an operator named it so, with the label `name`.
+    fn is_labeled(&self, name: &str) -> bool {
+        self.entry.manifest.as_ref().and_then(|manifest| manifest.labels.name()) == Some(name)
     }
 }
 
@@ -101,6 +107,21 @@ impl Listing {
         self.snapshots.extend(entries.map(stored));
         self.repositories.push(repository);
         Ok(())
+    }
+
+    /// Leaves out the archives that do not have all these labels.
+    ///
+    /// # Errors
+    /// Refuses labels that no archive has, unless a repository could not be read.
+    pub fn retain_labeled(&mut self, labels: &Labels) -> Result<(), Refusal> {
+        self.snapshots.retain(|snapshot| snapshot.entry.has_labels(labels));
+        match labels.is_empty() || !self.snapshots.is_empty() || !self.unreadable.is_empty() {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                format!("no snapshot there has the label {labels}"),
+                format!("{} shows the labels", Subcommand::new("list").flag("wide")),
+            )),
+        }
     }
 
     /// Returns the archives that the selectors name, each once.
@@ -170,7 +191,12 @@ impl Listing {
     }
 
     fn named(&self, selector: &Selector, name: &str) -> Result<&StoredSnapshot, Refusal> {
-        let all: Vec<_> = self.in_folder(selector, "").filter(|snapshot| snapshot.has_name(name)).collect();
+        let mut all: Vec<_> =
+            self.in_folder(selector, "").filter(|snapshot| snapshot.has_name(name)).collect();
+        // The name of a file comes first: no label can hide an archive.
+        if all.is_empty() {
+            all = self.in_folder(selector, "").filter(|snapshot| snapshot.is_labeled(name)).collect();
+        }
         match all.as_slice() {
             [one] => Ok(one),
             [] => Err(missing(&format!("no snapshot {name}"), selector)),
@@ -178,7 +204,7 @@ impl Listing {
                 let names: Vec<String> = several.iter().map(|snapshot| snapshot.selector()).collect();
                 Err(Refusal::new(
                     format!("{} snapshots are called {name}: {}", several.len(), names.join(" and ")),
-                    "give the whole name",
+                    "give the whole name of the file",
                 ))
             }
         }

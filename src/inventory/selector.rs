@@ -57,7 +57,8 @@ pub enum Selection {
     All(String),
     /// The good archive in this folder with the highest revision.
     Latest(String),
-    /// The archive of this name, or with a name that ends in a slash and this text.
+    /// The archive of this name, or with a name that ends in a slash and this text. If there is none, the archive with
+    /// the label `name` of this value.
     Named(String),
 }
 

@@ -6,6 +6,7 @@ use super::plan::{BackupMethod, Plan};
 use super::request::Request;
 use super::stage::Stage;
 use crate::archive::Effort;
+use crate::archive::labels::Labels;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
@@ -80,6 +81,8 @@ fn snapshot_request(request: &Request, target: &Path) -> snapshot::Request {
         encrypt_to: request.encrypt_to.clone(),
         unit: request.unit.clone(),
         before_restore: true,
+        labels: Labels::default(),
+        note: None,
         now: request.now,
     }
 }

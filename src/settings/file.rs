@@ -89,9 +89,10 @@ impl Settings {
         check_once(self.schedule.is_some() && other.schedule.is_some(), "a schedule")?;
         check_once(self.metrics.is_some() && other.metrics.is_some(), "a directory for metrics")?;
         check_once(self.hooks.is_some() && other.hooks.is_some(), "hooks")?;
-        if self.keep.is_empty() {
-            self.keep = other.keep;
-        }
+        self.keep = match self.keep.is_empty() {
+            true => other.keep.with_labels_of(&self.keep),
+            false => self.keep.with_labels_of(&other.keep),
+        };
         self.schedule = self.schedule.or(other.schedule);
         self.metrics = self.metrics.or(other.metrics);
         self.hooks = self.hooks.or(other.hooks);

@@ -69,6 +69,7 @@ const KEEP: Keys = Keys {
         ("weekly", Kind::Count),
         ("monthly", Kind::Count),
         ("max-size", Kind::Amount("50G")),
+        ("labels", Kind::List("[keep=forever]")),
     ],
 };
 

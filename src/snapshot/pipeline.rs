@@ -367,6 +367,8 @@ impl<'a> Pipeline<'a> {
             before_restore: self.request.before_restore,
             content_hash,
             kubernetes,
+            labels: self.request.labels.clone(),
+            note: self.request.note.clone(),
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::archive::Effort;
 use crate::archive::age::Recipient;
+use crate::archive::labels::Labels;
 use crate::etcd::client::Client;
 use crate::etcd::sandbox::BootedCopy;
 use crate::system::owner::Owner;
@@ -23,6 +24,10 @@ pub struct Request {
     pub unit: Option<String>,
     /// Whether a restore is about to replace the data.
     pub before_restore: bool,
+    /// The labels of the snapshot.
+    pub labels: Labels,
+    /// The note of the snapshot.
+    pub note: Option<String>,
     /// The current time, for the name and the manifest.
     pub now: Timestamp,
 }

@@ -1,7 +1,7 @@
 //! The outcome of `list`: a table of at most 80 columns, or all columns with `--wide`.
 
 use super::table::{age, columns, table, warnings};
-use super::{Render, Style, add_destinations, destinations_text};
+use super::{Render, Style, add_destinations, destinations_text, labels};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
@@ -19,6 +19,12 @@ const LONGEST: usize = 120;
 const WIDTH: usize = 80;
 const RUNS: [&str; 6] = ["SCHEDULED", "STARTED", "FINISHED", "PHASE", "NAME", "MESSAGE"];
 const HEAD: [&str; 7] = ["NAME", "CREATED", "REVISION", "SIZE", "LOCATION", "VERIFIED", "KEPT BECAUSE"];
+
+/// Returns the content of a cell.
+type Cell = fn(&Row) -> String;
+
+/// The columns of the wide table that are shown only if an archive has a value for them.
+const OPTIONAL: [(&str, Cell); 2] = [("LABELS", labels_of), ("NOTE", note)];
 
 impl Render for Outcome {
     fn juju(&self) -> Results {
@@ -50,7 +56,7 @@ impl Render for Outcome {
         let mut text = match (self.snapshots.as_slice(), style.wide) {
             ([], _) if self.has_unread_places => String::new(),
             ([], _) => "There are no snapshots.\n".to_owned(),
-            (rows, true) => format!("{}\n", table(HEAD, rows.iter().map(cells))),
+            (rows, true) => format!("{}\n", wide(rows)),
             (rows, false) => narrow(rows, self.now),
         };
         if self.not_shown > 0 {
@@ -80,7 +86,7 @@ fn snapshots_document(outcome: &Outcome) -> String {
     };
     document(outcome.juju_format, json, || match outcome.snapshots.is_empty() {
         true => "none".to_owned(),
-        false => table(HEAD, outcome.snapshots.iter().map(cells)),
+        false => wide(&outcome.snapshots),
     })
 }
 
@@ -93,9 +99,21 @@ fn document(format: DocumentFormat, json: impl FnOnce() -> Value, table: impl Fn
     text.trim_end().to_owned()
 }
 
+/// The table with every column.
+fn wide(rows: &[Row]) -> String {
+    let mut head = HEAD.to_vec();
+    let mut lines: Vec<Vec<String>> = rows.iter().map(|row| cells(row).to_vec()).collect();
+    for (name, cell) in OPTIONAL {
+        if rows.iter().any(|row| cell(row) != NOTHING) {
+            head.push(name);
+            lines.iter_mut().zip(rows).for_each(|(line, row)| line.push(cell(row)));
+        }
+    }
+    columns(&head, &lines)
+}
+
 /// A table of at most 80 columns. What is the same in every row is said once, below it.
 fn narrow(rows: &[Row], now: Timestamp) -> String {
-    type Cell = fn(&Row) -> String;
     let mut head = vec!["NAME", "AGE", "SIZE"];
     let seconds =
         |row: &Row| row.created.parse::<Timestamp>().map_or(0, |time| now.as_second() - time.as_second());
@@ -104,7 +122,8 @@ fn narrow(rows: &[Row], now: Timestamp) -> String {
         .map(|row| vec![row.name.clone(), age(seconds(row)), human_size(row.size_bytes)])
         .collect();
     let mut common = Vec::new();
-    let optional: [(&str, Cell); 4] = [
+    let optional: [(&str, Cell); 5] = [
+        ("LABELS", labels_of),
         ("REVISION", revision),
         ("VERIFIED", verified),
         ("LOCATION", |row| row.folder.clone()),
@@ -136,6 +155,16 @@ fn narrow(rows: &[Row], now: Timestamp) -> String {
 
 fn revision(row: &Row) -> String {
     row.held.as_ref().map_or_else(|| NOTHING.to_owned(), |held| held.revision.to_string())
+}
+
+fn labels_of(row: &Row) -> String {
+    let labels = row.held.as_ref().map(labels).unwrap_or_default();
+    if labels.is_empty() { NOTHING.to_owned() } else { labels }
+}
+
+fn note(row: &Row) -> String {
+    let note = row.held.as_ref().and_then(|held| held.note.as_ref());
+    note.map_or_else(|| NOTHING.to_owned(), |note| clipped(note))
 }
 
 fn verified(row: &Row) -> String {

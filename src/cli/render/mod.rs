@@ -22,6 +22,8 @@ mod upload;
 mod verify;
 
 use crate::cli::results::{Key, Results};
+use crate::commands::archive::Contents;
+use crate::system::text::replace_control;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -38,6 +40,9 @@ pub(super) enum Format {
     /// The result keys of the Juju action, as YAML. Every value is a string.
     Juju,
 }
+
+/// The character that stands for a control character of an archive's manifest.
+const REPLACEMENT: char = '\u{fffd}';
 
 /// How text is laid out.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,6 +73,12 @@ pub(super) trait Render: Serialize {
     fn nagios(&self) -> Option<(String, u8)> {
         None
     }
+}
+
+/// Returns the labels of an archive as an operator types them.
+fn labels(contents: &Contents) -> String {
+    let all: Vec<String> = contents.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    replace_control(&all.join(","), REPLACEMENT)
 }
 
 /// Adds a line of Juju's results for each destination.

@@ -1,7 +1,7 @@
 //! The outcome of `snapshot`.
 
 use super::table::{fields, warnings};
-use super::{Render, Style, add_destinations, destinations_text};
+use super::{Render, Style, add_destinations, destinations_text, labels};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
@@ -30,6 +30,12 @@ impl Render for Outcome {
             results.set(key!("snapshot.verified"), archive.verified.to_string());
             if !archive.encrypted_for.is_empty() {
                 results.set(key!("snapshot.encrypted-for"), archive.encrypted_for.join(", "));
+            }
+            if !archive.contents.labels.is_empty() {
+                results.set(key!("snapshot.labels"), labels(&archive.contents));
+            }
+            if let Some(note) = &archive.contents.note {
+                results.set(key!("snapshot.note"), &**note);
             }
             if let Some(keys) = archive.contents.kubernetes.as_ref().and_then(KubernetesData::describe_keys) {
                 results.set(key!("snapshot.kubernetes-keys"), keys);
@@ -67,6 +73,8 @@ impl Render for Outcome {
                         archive.contents.etcd_version, archive.contents.revision
                     )),
                 ),
+                ("  labels", Some(labels(&archive.contents)).filter(|all| !all.is_empty())),
+                ("  note", archive.contents.note.clone()),
                 ("  encrypted for", Some(recipients).filter(|all| !all.is_empty())),
                 ("  keys to keep", keys_to_keep(archive)),
                 ("  verified", Some(if archive.verified { "yes" } else { "no" }.to_owned())),

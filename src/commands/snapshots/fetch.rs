@@ -1,6 +1,7 @@
 //! The command `fetch-snapshot`: copies an archive from a destination or from another directory into the target.
 
 use super::{choose, look, places, several_named};
+use crate::archive::labels::Labels;
 use crate::commands::Call;
 use crate::commands::archive::Archive;
 use crate::commands::next::repeat;
@@ -16,6 +17,8 @@ use std::path::PathBuf;
 pub struct Request {
     /// The archive, if one was named.
     pub from: Option<String>,
+    /// The labels that it must have.
+    pub labels: Labels,
     /// The file with the age identities that decrypt the archive.
     pub identity_file: Option<PathBuf>,
     /// The directory to put it in, if not the default one.
@@ -50,7 +53,8 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         return Err(Refusal::new("no archive is named", next.to_string()).into());
     };
     (call.progress())(Progress::Step("looking for the snapshot"));
-    let (look, wanted) = look(&places, std::slice::from_ref(from))?;
+    let (mut look, wanted) = look(&places, std::slice::from_ref(from))?;
+    look.retain_labeled(&request.labels)?;
     let chosen = choose(call, &look, &wanted)?;
     let [found] = chosen.as_slice() else {
         return Err(several_named().into());

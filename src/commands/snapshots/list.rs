@@ -3,6 +3,7 @@
 use super::{failed, own_ids, places, unread_places, untouched};
 use crate::archive::damage::Damage;
 use crate::archive::human_size;
+use crate::archive::labels::Labels;
 use crate::commands::Call;
 use crate::commands::archive::Contents;
 use crate::error::{ActionError, Refusal};
@@ -23,6 +24,8 @@ pub struct Request {
     pub target: Option<PathBuf>,
     /// The largest number of archives to show, if there is a limit.
     pub limit: Option<usize>,
+    /// The labels that the archives must have.
+    pub labels: Labels,
     /// Whether to show the last runs too.
     pub runs: bool,
     /// The format of the documents in Juju's results.
@@ -89,8 +92,11 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         return Err(Refusal::new(reason, "give the directory that holds the archives as target").into());
     }
     let look = Listing::new(&places, &places.all());
+    // The rules count all archives, also those that are not listed.
     let because = look.reasons_to_keep(&own_ids(call), call.now);
-    let rows = look.snapshots.iter().zip(because).take(limit);
+    let selected = || look.snapshots.iter().filter(|found| found.entry.has_labels(&request.labels));
+    let rows = look.snapshots.iter().zip(because);
+    let rows = rows.filter(|(found, _)| found.entry.has_labels(&request.labels)).take(limit);
     outcome.snapshots = rows.map(|(found, kept)| Row::of(found, kept)).collect();
     (outcome.is_listed, outcome.now) = (true, call.now);
     outcome.juju_format = request.format;
@@ -98,10 +104,10 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         let runs = runs_of(&places.target, limit, call.now);
         outcome.runs = Some(runs.map_err(|error| untouched(error, &places.target, call))?);
     }
-    outcome.count = look.snapshots.len();
-    outcome.size_bytes = look.snapshots.iter().map(|found| found.entry.size).sum();
+    outcome.count = selected().count();
+    outcome.size_bytes = selected().map(|found| found.entry.size).sum();
+    outcome.not_shown = outcome.count - outcome.snapshots.len();
     outcome.has_unread_places = !look.unreadable.is_empty();
-    outcome.not_shown = look.snapshots.len() - outcome.snapshots.len();
     outcome.warnings = missing.into_iter().chain(dated_in_future(&look, call.now)).collect();
     for place in &look.repositories {
         if let Some(name) = &place.name {

@@ -2,6 +2,7 @@
 //! reason.
 
 use super::{STILL_THERE, cluster, failed, hidden, lineage, not_looked_at, places, unread_places};
+use crate::archive::labels::Labels;
 use crate::commands::Call;
 use crate::error::{ActionError, Refusal, Subcommand, describe_inline};
 use crate::etcd::client::{Client, Status};
@@ -26,6 +27,8 @@ pub struct Request {
     pub destination: Option<String>,
     /// The clusters whose archives are pruned.
     pub clusters: Clusters,
+    /// The labels that an archive must have to be pruned.
+    pub labels: Labels,
     /// Whether to only report the verdicts.
     pub plan: bool,
     /// The etcd, if the machine has several.
@@ -40,6 +43,7 @@ impl Request {
             rules: Policy::default(),
             destination: None,
             clusters: Clusters::Own,
+            labels: Labels::default(),
             plan: false,
             site: site.map(str::to_owned),
         }
@@ -108,12 +112,15 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     let Request { rules: given, plan, .. } = request;
     let plan = *plan;
     let judged_places = which(request.destination.as_deref(), &places, given)?;
-    let scope = scope(call, request)?;
+    let scope = Scope { labels: request.labels.clone(), ..scope(call, request)? };
     let look = Listing::new(&places, &judged_places);
     if let Clusters::Id(id) = &request.clusters {
         cluster::check_known(id, &look)?;
     }
-    let policy = |keep: &Policy| if given.is_empty() { keep.clone() } else { given.clone() };
+    let policy = |keep: &Policy| match given.is_empty() {
+        true => keep.clone(),
+        false => given.clone().with_labels_of(keep),
+    };
     let judged = look.decide(&|place| policy(&place.keep), &scope, call.now);
     let mut failures = unread_places(&look.unreadable, &mut outcome.destinations);
     let (mut fates, locks) = apply_all(&judged, plan, &mut failures);
@@ -334,7 +341,8 @@ fn scope(call: &Call<'_>, request: &Request) -> Result<Scope, ActionError> {
                     next,
                 )
             })?;
-            Ok(Scope { clusters: lineage(&site, Some(status)).own, others: false, member: Some(own.name) })
+            let clusters = lineage(&site, Some(status)).own;
+            Ok(Scope { clusters, member: Some(own.name), ..Scope::default() })
         }
         Clusters::Id(id) => Ok(Scope { clusters: [id.clone()].into(), ..Scope::default() }),
     }

@@ -1,6 +1,7 @@
 //! The command `verify-snapshot`: verifies archives by reading them, and on request by booting them.
 
 use super::{choose, look, places, unread_places, untouched};
+use crate::archive::labels::Labels;
 use crate::commands::Call;
 use crate::error::{ActionError, Failure, Subcommand, describe_inline};
 use crate::inventory::{
@@ -22,6 +23,8 @@ pub struct Request {
     pub target: Option<PathBuf>,
     /// The archives, at least one.
     pub snapshots: Vec<String>,
+    /// The labels that each of them must have.
+    pub labels: Labels,
     /// The file with the age identities that decrypt the archives.
     pub identity_file: Option<PathBuf>,
     /// Whether to boot a private etcd from each archive too.
@@ -70,7 +73,8 @@ pub struct Details {
 pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Result<(), ActionError> {
     let identities = crate::commands::identities(request.identity_file.as_deref())?;
     let places = places(call, request.target.as_deref())?;
-    let (look, wanted) = look(&places, &request.snapshots)?;
+    let (mut look, wanted) = look(&places, &request.snapshots)?;
+    look.retain_labeled(&request.labels)?;
     let chosen = choose(call, &look, &wanted)?;
     let site = crate::commands::site(call, request.site.as_deref())?;
     let untouched = |error| untouched(error, &places.target, call);

@@ -6,6 +6,7 @@
 
 use super::super::entry::Entry;
 use super::units;
+use crate::archive::labels::{Label, Labels};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
@@ -33,12 +34,28 @@ pub struct Policy {
     /// The most bytes that all archives together may take.
     #[serde(deserialize_with = "units::deserialize_size")]
     pub max_size: Option<u64>,
+    /// Archives with one of these labels are always kept, as if they were pinned. This alone deletes no other archive.
+    pub labels: Vec<Label>,
 }
 
 impl Policy {
-    /// Returns whether it has neither a rule nor a size limit. Such a policy keeps everything.
+    /// Returns whether it has neither a rule nor a size limit. Such a policy keeps everything, also if it has labels.
     pub fn is_empty(&self) -> bool {
         !self.has_rules() && self.max_size.is_none()
+    }
+
+    /// Returns this policy with the labels of `settings` added: rules of a command line replace those of the settings,
+    /// but an archive that the settings protect stays protected.
+    #[must_use]
+    pub fn with_labels_of(mut self, settings: &Self) -> Self {
+        self.labels.extend(settings.labels.iter().cloned());
+        self
+    }
+
+    /// Returns the first label of this policy that an archive has.
+    fn label_of(&self, entry: &Entry) -> Option<&Label> {
+        let labels = &entry.manifest.as_ref()?.labels;
+        self.labels.iter().find(|label| labels.has(label))
     }
 
     fn has_rules(&self) -> bool {
@@ -57,6 +74,8 @@ pub struct Scope {
     pub others: bool,
     /// The name of the member. `None` includes all members.
     pub member: Option<String>,
+    /// The labels that an archive must have.
+    pub labels: Labels,
 }
 
 impl Scope {
@@ -65,6 +84,7 @@ impl Scope {
         entry.manifest.as_ref().is_some_and(|manifest| {
             (self.others || self.clusters.contains(&manifest.cluster_id))
                 && self.member.as_ref().is_none_or(|member| *member == manifest.member_name)
+                && manifest.labels.has_all(&self.labels)
         })
     }
 
@@ -89,7 +109,7 @@ pub(super) fn decide(entries: &[&Entry], policy: &Policy, scope: &Scope, now: Ti
     let groups = groups(entries, scope, &reasons);
     for group in &groups {
         for kind in &group.kinds {
-            protect(entries, kind, &mut reasons);
+            protect(entries, policy, kind, &mut reasons);
             if policy.has_rules() {
                 apply_rules(entries, policy, &kind.good, now, &mut reasons);
             } else {
@@ -187,6 +207,7 @@ fn exempt(entry: &Entry, scope: &Scope, now: Timestamp) -> Vec<String> {
     let reason = match &scope.member {
         _ if !scope.others && !scope.clusters.contains(cluster) => format!("of another cluster, {cluster}"),
         Some(own) if own != member => format!("of another member, {member}"),
+        _ if !entry.has_labels(&scope.labels) => format!("without the label {}", scope.labels),
         // It would be the newest for years, and displace all new ones.
         _ if taken > now => format!("dated {taken}, which is in the future"),
         _ => return Vec::new(),
@@ -195,9 +216,13 @@ fn exempt(entry: &Entry, scope: &Scope, now: Timestamp) -> Vec<String> {
 }
 
 /// Adds the reasons that hold for every policy.
-fn protect(entries: &[&Entry], kind: &Kind, reasons: &mut [Vec<String>]) {
+fn protect(entries: &[&Entry], policy: &Policy, kind: &Kind, reasons: &mut [Vec<String>]) {
     for index in kind.all.iter().filter(|index| entries[**index].record.pinned) {
         reasons[*index].push("pinned".to_owned());
+    }
+    for index in &kind.all {
+        reasons[*index]
+            .extend(policy.label_of(entries[*index]).map(|label| format!("has the label {label}")));
     }
     for index in &kind.all {
         let pending = entries[*index].pending_uploads.iter();
@@ -286,7 +311,8 @@ fn limit_size(entries: &[&Entry], policy: &Policy, group: &Group, decisions: &mu
             return;
         }
         let entry = entries[index];
-        if entry.record.pinned || !entry.pending_uploads.is_empty() || newest.contains(&index) {
+        let is_protected = entry.record.pinned || policy.label_of(entry).is_some();
+        if is_protected || !entry.pending_uploads.is_empty() || newest.contains(&index) {
             continue;
         }
         total -= entry.size;

@@ -86,6 +86,11 @@ fn two_files_are_combined_unless_they_contradict_each_other() {
     let with_destination =
         |name: &str| Settings::parse(&format!("destinations: {{{name}: {{s3: {{bucket: b}}}}}}")).unwrap();
     assert_eq!(with_destination("a").merge(with_destination("b")).unwrap().destinations.len(), 2);
+    let rules = Settings::parse("keep: {last: 7}").unwrap();
+    let labels = Settings::parse("keep: {labels: [keep=forever]}").unwrap();
+    let both = Settings::parse("keep: {last: 7, labels: [keep=forever]}").unwrap();
+    assert_eq!(labels.clone().merge(rules.clone()).unwrap().keep, both.keep);
+    assert_eq!(rules.merge(labels).unwrap().keep, both.keep);
     let refusal = with_destination("a").merge(with_destination("a")).unwrap_err().to_string();
     assert!(refusal.contains("both have a destination a"), "{refusal}");
 }
@@ -106,6 +111,7 @@ const WRONG_KINDS: &[(&str, &str)] = &[
     ("keep: canary", "keep must be a list of rules, such as keep: {last: 7}"),
     ("keep: [last]", "keep must be a list of rules, such as keep: {last: 7}"),
     ("keep: {last: canary}", "keep.last must be a whole number, such as last: 7"),
+    ("keep: {labels: keep=forever}", "keep.labels must be a list of texts, such as labels: [keep=forever]"),
     ("keep: {last: -1}", "keep.last must be a whole number, such as last: 7"),
     ("schedule: 12h", "schedule must be a mapping: did you mean schedule: {when: every 12h}?"),
     ("schedule: '@daily'", "schedule must be a mapping, such as schedule: {when: every 12h}"),

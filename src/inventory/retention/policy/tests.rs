@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::archive::damage::Damage;
+use crate::archive::labels::Labels;
 use crate::archive::manifest::Manifest;
 use crate::inventory::record::{ArchiveIdentity, Record};
 use proptest::prelude::*;
@@ -27,6 +28,8 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         before_restore: false,
         content_hash: None,
         kubernetes: None,
+        labels: Labels::default(),
+        note: None,
     };
     Entry {
         name: format!("{taken}-{revision}-{size}"),
@@ -213,6 +216,42 @@ fn archives_of_others_are_touched_only_when_told_and_count_by_themselves() {
 }
 
 #[test]
+fn a_label_of_the_policy_protects_like_a_pin_and_deletes_no_other_archive() {
+    let mut entries = [1, 2, 3, 4].map(hours_ago);
+    for at in [2, 3] {
+        let value = if at == 2 { "forever" } else { "a-week" };
+        entries[at].manifest.as_mut().unwrap().labels = Labels::parse(&format!("keep={value}")).unwrap();
+    }
+    let labels = vec![Label::parse("keep=forever").unwrap()];
+    let kept = |policy: Policy| {
+        assert_eq!(policy.is_empty(), policy.last == 0 && policy.max_size.is_none());
+        decide_ours(&entries, &policy).iter().map(is_kept).collect::<Vec<_>>()
+    };
+    let of_labels = || Policy { labels: labels.clone(), ..Policy::default() };
+    assert_eq!(kept(of_labels()), [true; 4]);
+    assert_eq!(kept(Policy { last: 1, ..of_labels() }), [true, false, true, false]);
+    assert_eq!(kept(Policy { max_size: Some(1), ..of_labels() }), [true, false, true, false]);
+    assert_eq!(
+        kept(Policy { last: 1, ..Policy::default() }.with_labels_of(&of_labels())),
+        [true, false, true, false],
+    );
+    let reasons = &decide_ours(&entries, &Policy { last: 1, ..of_labels() })[2];
+    assert_eq!(*reasons, Decision::Keep(vec!["has the label keep=forever".to_owned()]));
+}
+
+#[test]
+fn a_policy_for_a_label_touches_and_counts_no_other_archive() {
+    let mut entries = [1, 2, 3, 4].map(hours_ago);
+    for at in [1, 3] {
+        entries[at].manifest.as_mut().unwrap().labels = Labels::parse("job=hourly,a=b").unwrap();
+    }
+    let scope = Scope { labels: Labels::parse("job=hourly").unwrap(), ..this_cluster() };
+    let decisions = decide(&refs(&entries), &Policy { last: 1, ..Policy::default() }, &scope, now());
+    assert_eq!(decisions.iter().map(is_kept).collect::<Vec<_>>(), [true, true, true, false]);
+    assert_eq!(decisions[0], Decision::Keep(vec!["without the label job=hourly".to_owned()]));
+}
+
+#[test]
 fn members_that_share_a_store_push_out_none_of_each_others() {
     let mut entries = [1, 2, 3, 4, 5, 6].map(hours_ago);
     for at in [1, 3, 5] {
@@ -292,7 +331,7 @@ prop_compose! {
     ) -> Policy {
         let [last, hourly, daily, weekly, monthly] = counts;
         let within = within.map(SignedDuration::from_hours);
-        Policy { last, within, hourly, daily, weekly, monthly, max_size }
+        Policy { last, within, hourly, daily, weekly, monthly, max_size, labels: Vec::new() }
     }
 }
 
