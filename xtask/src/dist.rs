@@ -8,7 +8,7 @@ mod deb;
 mod tree;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
@@ -48,6 +48,17 @@ pub fn run(wanted: &[&str]) -> Result<ExitCode> {
     print!("{}", sums.concat());
     println!("in {}", command::short_path(&dist));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the Debian package for this machine, and returns its path.
+///
+/// # Errors
+/// Fails if the program cannot be built, or if the package cannot be written.
+pub fn package_for_this_machine() -> Result<PathBuf> {
+    let target = workspace::target_directory()?;
+    let program = pack::build(pack::native(), &target)?;
+    let name = package(pack::native(), &files(&program, &program)?, &target)?;
+    Ok(target.join(name))
 }
 
 /// Returns the version of the package, which is that of the program.
@@ -108,9 +119,18 @@ fn changelog() -> Result<String> {
     Ok(format!(
         "{NAME} ({}) unstable; urgency=medium\n\n  * See CHANGELOG.md of the sources.\n\n -- {}  {}\n",
         version()?,
-        deb::MAINTAINER,
+        maintainer()?,
         last_commit("%cD")?
     ))
+}
+
+/// Returns the person who makes the package: whom `DEBFULLNAME` and `DEBEMAIL` name, as for Debian's own tools, or the author of the
+/// last commit.
+fn maintainer() -> Result<String> {
+    match (std::env::var("DEBFULLNAME"), std::env::var("DEBEMAIL")) {
+        (Ok(name), Ok(address)) => Ok(format!("{name} <{address}>")),
+        _ => last_commit("%an <%ae>"),
+    }
 }
 
 fn tarball(architecture: &Architecture, tree: &Tree, dist: &Path) -> Result<String> {
@@ -121,9 +141,11 @@ fn tarball(architecture: &Architecture, tree: &Tree, dist: &Path) -> Result<Stri
 }
 
 fn package(architecture: &Architecture, tree: &Tree, dist: &Path) -> Result<String> {
-    let version = version()?;
+    let (version, maintainer) = (version()?, maintainer()?);
+    let description =
+        deb::Description { version: &version, architecture: architecture.name(), maintainer: &maintainer };
     let name = format!("{NAME}_{version}_{}.deb", architecture.name());
-    fs::write(dist.join(&name), deb::package(tree, &version, architecture.name())?)?;
+    fs::write(dist.join(&name), deb::package(tree, &description)?)?;
     Ok(name)
 }
 

@@ -13,6 +13,7 @@ mod hook_tools;
 mod interrupted_install;
 pub mod machine;
 mod outcome;
+mod package;
 mod pod;
 pub mod prerequisites;
 mod reboot;
@@ -62,6 +63,7 @@ const SCENARIOS: &[Scenario] = &[
     ("cluster: three machines", cluster::members),
     ("documents: every command, typed", documents::typed),
     ("schedule: a timer, from installation to removal", schedule::life),
+    ("package: installed, used and removed", package::life),
     ("charm: from an empty Debian to a restored etcd", charm::life),
     ("charm: a release of etcd, with data on a storage", charm::release),
     ("charm: certificates added and removed", charm::certificates),
@@ -73,6 +75,9 @@ const SCENARIOS: &[Scenario] = &[
     ("charm: a fake snap, refreshed", fake_snap::refreshed),
     ("charm: a fake snap, with data on a storage", fake_snap::stored),
 ];
+
+/// How the names of the scenarios begin that `cargo xtask test` leaves out, because they need a release build.
+const WITH_RELEASE_BUILD: [&str; 2] = ["charm:", "package:"];
 
 /// How many scenarios run at a time, for each processor. Machines mostly wait for their own services.
 const SCENARIOS_PER_PROCESSOR: usize = 2;
@@ -142,8 +147,8 @@ fn all_names() -> Vec<&'static str> {
     SCENARIOS.iter().map(|(name, _)| *name).collect()
 }
 
-/// The scenarios of `cargo xtask test`: all except those of the charm, whose release build takes minutes. The tree that
-/// machines boot from is built in the background.
+/// The scenarios of `cargo xtask test`: all except those [`WITH_RELEASE_BUILD`]. The tree that machines boot from is built in
+/// the background.
 pub struct BackgroundScenarios<'scope>(Result<ScopedJoinHandle<'scope, Result<PathBuf>>, String>);
 
 impl<'scope> BackgroundScenarios<'scope> {
@@ -168,7 +173,8 @@ impl<'scope> BackgroundScenarios<'scope> {
                 return Ok(ExitCode::SUCCESS);
             }
         };
-        let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !name.starts_with("charm:")).collect();
+        let needs_release = |name: &str| WITH_RELEASE_BUILD.iter().any(|start| name.starts_with(start));
+        let scenarios: Vec<_> = SCENARIOS.iter().filter(|(name, _)| !needs_release(name)).collect();
         Ok(exit_code(&run_scenarios(&scenarios, root)?))
     }
 }

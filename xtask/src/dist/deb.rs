@@ -6,8 +6,6 @@ use anyhow::{Context, Result};
 
 use super::tree::{NAME, Tree, gzip};
 
-/// The maintainer, as Debian's tools want it.
-pub const MAINTAINER: &str = "The authors of etcd-backup <etcd-backup@example.org>";
 /// The start of an `ar` archive.
 const AR_MAGIC: &[u8] = b"!<arch>\n";
 /// Tags of lintian that are meant to be so.
@@ -21,15 +19,25 @@ etcd-backup: uses-dpkg-database-directly [usr/bin/etcd-backup]
 etcd-backup: embedded-library libyaml [usr/bin/etcd-backup]
 ";
 
-/// Returns the package of `tree` for a processor, in Debian's name for it.
+/// The variable parts of a package's control file.
+pub struct Description<'a> {
+    /// The version of the program.
+    pub version: &'a str,
+    /// The processor, in Debian's name for it.
+    pub architecture: &'a str,
+    /// The name and address of the person who makes the package, as in `Name <address>`.
+    pub maintainer: &'a str,
+}
+
+/// Returns the package of `tree`.
 ///
 /// # Errors
 /// Fails if a file does not fit into the format.
-pub fn package(tree: &Tree, version: &str, architecture: &str) -> Result<Vec<u8>> {
+pub fn package(tree: &Tree, description: &Description) -> Result<Vec<u8>> {
     let mut tree = tree.clone();
     tree.file(&format!("usr/share/lintian/overrides/{NAME}"), OVERRIDES.as_bytes().to_vec());
     let mut control = tree.sibling();
-    control.file("control", control_file(&tree, version, architecture).into_bytes());
+    control.file("control", control_file(&tree, description).into_bytes());
     control.file("md5sums", md5sums(&tree).into_bytes());
     let mut package = AR_MAGIC.to_vec();
     member(&mut package, "debian-binary", b"2.0\n")?;
@@ -38,13 +46,14 @@ pub fn package(tree: &Tree, version: &str, architecture: &str) -> Result<Vec<u8>
     Ok(package)
 }
 
-fn control_file(tree: &Tree, version: &str, architecture: &str) -> String {
+fn control_file(tree: &Tree, description: &Description) -> String {
+    let Description { version, architecture, maintainer } = description;
     let installed: usize = tree.files().map(|(_, bytes)| bytes.len().div_ceil(1024)).sum();
     format!(
         "Package: {NAME}\n\
          Version: {version}\n\
          Architecture: {architecture}\n\
-         Maintainer: {MAINTAINER}\n\
+         Maintainer: {maintainer}\n\
          Installed-Size: {installed}\n\
          Recommends: etcd-client\n\
          Suggests: etcd-server\n\
@@ -80,11 +89,14 @@ fn member(archive: &mut Vec<u8>, name: &str, bytes: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
 
+    const DESCRIPTION: Description =
+        Description { version: "1.2.3", architecture: "arm64", maintainer: "A B <a@b.example>" };
+
     #[test]
     fn a_package_has_its_three_members_at_even_offsets() {
         let mut tree = Tree::default();
         tree.program("usr/bin/etcd-backup", b"odd".to_vec());
-        let package = package(&tree, "1.2.3", "amd64").unwrap();
+        let package = package(&tree, &DESCRIPTION).unwrap();
         let mut rest = package.strip_prefix(AR_MAGIC).unwrap();
         let mut names = Vec::new();
         while !rest.is_empty() {
@@ -100,7 +112,7 @@ mod tests {
     fn the_control_file_says_how_large_it_is() {
         let mut tree = Tree::default();
         tree.file("a", vec![0; 1025]);
-        let text = control_file(&tree, "1.2.3", "arm64");
+        let text = control_file(&tree, &DESCRIPTION);
         assert!(text.contains("\nInstalled-Size: 2\n") && text.contains("\nArchitecture: arm64\n"), "{text}");
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
     }
