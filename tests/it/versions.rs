@@ -175,7 +175,7 @@ fn restored_data_holds_only_the_new_member(version: Version) {
 
 /// etcdctl 3.6 and later warn about a variable that only 3.3 needs.
 #[test]
-fn messages_are_free_of_warnings_about_variables() {
+fn messages_are_free_of_warnings_about_variables_on_the_newest_etcd() {
     let world = World::plain(Version::Newest);
     world.stop();
     for action in [program!("health"), program!("snapshot"), program!("alarm-list")] {

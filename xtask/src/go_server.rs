@@ -85,8 +85,8 @@ impl GoServer {
             self.effort
         );
         fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?;
-        let mut go = Command::new("go");
-        go.env("GOBIN", &home).env("CGO_ENABLED", "0").env_remove("GOFLAGS");
+        let mut go = Command::new("nice");
+        go.arg("go").env("GOBIN", &home).env("CGO_ENABLED", "0").env_remove("GOFLAGS");
         go.args(["install", "-trimpath", "-ldflags=-s -w", &format!("{}@{}", self.package, self.version)]);
         command::run_checked(&mut go).with_context(|| format!("building {}", self.name))?;
         Ok(Some(program))

@@ -18,6 +18,8 @@ use crate::{buckets, command, etcd, moto, workspace};
 
 /// The test target that a plain `cargo test` leaves out: it takes minutes, and needs servers.
 pub const SLOW_TESTS: &str = "it";
+/// What the names of the tests on the newest etcd contain.
+const ON_NEWEST: &str = "on_the_newest_etcd";
 /// Options of `cargo test` that select targets.
 const TARGET_OPTIONS: [&str; 8] =
     ["--test", "--tests", "--lib", "--bin", "--bins", "--doc", "--benches", "--all-targets"];
@@ -29,35 +31,65 @@ const TESTS_PER_CORE: usize = 3;
 /// Runs the checks until one fails: format, lints, cargo's tests, the alert rules, the Python tests, and machines. With
 /// arguments, runs only cargo's tests. Returns the exit code of the check that failed.
 pub fn run(arguments: &[&str]) -> Result<ExitCode> {
+    if !arguments.is_empty() {
+        return run_all(tests_named(arguments)?);
+    }
+    let target = workspace::target_directory()?;
     thread::scope(|scope| {
-        let machines = if arguments.is_empty() { Some(BackgroundScenarios::start(scope)?) } else { None };
-        let tested = run_steps(arguments)?;
+        let machines = BackgroundScenarios::start(scope)?;
+        let linted_and_tested = run_all([
+            cargo(&["fmt", "--all", "--check"]),
+            cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+            cargo(&["clippy", "--workspace", "--test", SLOW_TESTS, "--", "-D", "warnings"]),
+            tests(&[], &[], &target)?,
+        ])?;
+        if linted_and_tested != ExitCode::SUCCESS {
+            return Ok(linted_and_tested);
+        }
+        // The slow tests mostly wait, so that processor time is left for these builds.
+        let builds = scope.spawn(|| -> Result<()> {
+            etcd::newest(&target)?;
+            VERSITYGW.set_environment(&mut Command::new("true"), &target).map(drop)
+        });
+        let tested = run_all([tests(&["--test", SLOW_TESTS], &["--", "--skip", ON_NEWEST], &target)?])?;
         if tested != ExitCode::SUCCESS {
             return Ok(tested);
         }
-        machines.map_or(Ok(tested), BackgroundScenarios::run)
+        builds.join().map_err(|_| anyhow::anyhow!("the thread that builds Go programs panicked"))??;
+        let tested = run_all(tests_with_built_programs(&target)?)?;
+        if tested != ExitCode::SUCCESS {
+            return Ok(tested);
+        }
+        machines.run()
     })
 }
 
-fn run_steps(arguments: &[&str]) -> Result<ExitCode> {
+/// Returns the commands for the tests that `arguments` name.
+fn tests_named(arguments: &[&str]) -> Result<Vec<Command>> {
     let target = workspace::target_directory()?;
-    let mut steps = vec![
-        cargo(&["fmt", "--all", "--check"]),
-        cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
-        cargo(&["clippy", "--workspace", "--test", SLOW_TESTS, "--", "-D", "warnings"]),
-        tests(&[], arguments, &target)?,
-    ];
+    let mut steps = vec![tests(&[], arguments, &target)?];
     // `cargo xtask test --lib` means the unit tests alone.
     if !arguments.iter().any(|argument| TARGET_OPTIONS.contains(argument)) {
         let mut slow = tests(&["--test", SLOW_TESTS], arguments, &target)?;
         slow.env(etcd::NEWEST_VARIABLE, etcd::newest(&target)?);
         steps.push(slow);
     }
-    if arguments.is_empty() {
-        steps.extend(tests_on_versitygw(&target)?);
-        steps.extend(alerts::checks(&target)?);
-        steps.extend(python::checks(&target)?);
-    }
+    Ok(steps)
+}
+
+/// Returns the commands for the tests with programs that Go builds, and for the tests in other languages.
+fn tests_with_built_programs(target: &Path) -> Result<Vec<Command>> {
+    let mut newest = tests(&["--test", SLOW_TESTS], &[ON_NEWEST], target)?;
+    newest.env(etcd::NEWEST_VARIABLE, etcd::newest(target)?);
+    let mut steps = vec![newest];
+    steps.extend(tests_on_versitygw(target)?);
+    steps.extend(alerts::checks(target)?);
+    steps.extend(python::checks(target)?);
+    Ok(steps)
+}
+
+/// Runs commands until one fails, and returns its exit code.
+fn run_all(steps: impl IntoIterator<Item = Command>) -> Result<ExitCode> {
     for mut step in steps {
         let status = command::run(&mut step)?;
         if !status.success() {

@@ -89,10 +89,15 @@ fn build(home: &Path, bin: &Path, version: &str) -> Result<()> {
     Ok(())
 }
 
-/// Returns Go's command in the module `source`, which builds programs without C libraries.
+/// Returns Go's command in the module `source`, which builds programs without C libraries. It leaves the processor to tests
+/// that run at the same time.
 fn go(source: &Path) -> Command {
-    let mut go = command::new("go");
-    go.current_dir(source).env("CGO_ENABLED", "0").env("GO111MODULE", "on").env("GOFLAGS", "-buildvcs=false");
+    let mut go = command::new("nice");
+    go.arg("go")
+        .current_dir(source)
+        .env("CGO_ENABLED", "0")
+        .env("GO111MODULE", "on")
+        .env("GOFLAGS", "-buildvcs=false");
     go
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::machine::Machine;
 use super::scenario;
+use crate::test::SLOW_TESTS;
 use crate::{command, workspace};
 
 /// What every scenario needs.
@@ -20,10 +21,12 @@ pub struct TestBed {
 }
 
 impl TestBed {
-    /// Builds the programs, in the profile of the tests: those are built already, and their speed does not matter here.
+    /// Builds the programs as the tests do: in `cargo xtask test`, they are built already. `cargo build` would choose fewer
+    /// features of the dependencies, and build most of them again.
     pub fn prepare(root: PathBuf) -> Result<Self> {
         let target = workspace::target_directory()?;
-        command::run_checked(Command::new("cargo").args(["build", "--bins", "--package", "etcd-backup"]))?;
+        let tests = ["test", "--workspace", "--test", SLOW_TESTS, "--no-run"];
+        command::run_checked(Command::new("cargo").args(tests))?;
         Ok(Self { root, programs: target.join("debug"), target })
     }
 
