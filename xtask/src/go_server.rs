@@ -61,7 +61,7 @@ impl GoServer {
     }
 
     /// Returns the program. It is built if it is missing. Returns `None` if it is missing and there is no Go.
-    fn ensure(&self, target: &Path) -> Result<Option<PathBuf>> {
+    pub fn ensure(&self, target: &Path) -> Result<Option<PathBuf>> {
         if let Some(named) = std::env::var_os(self.variable).filter(|named| !named.is_empty()) {
             let program = std::path::absolute(named)?;
             if !program.is_file() {

@@ -70,7 +70,8 @@ Long-running checks:
             docs/reference/versions.md. Needs Go, which builds what Debian does not have.
               versions [VERSION...]            (default: all)
   bench     Compare the speed with etcdctl, tar and compressors; write docs/explanation/performance.md.
-              bench [--size MB] [--rounds N] [--busy N]... [--no-plot] [snapshot|busy|latency|restore]
+              bench [--size MB] [--rounds N] [--busy N]... [--no-plot]
+                    [snapshot|busy|latency|restore|upload]
 
 Nothing is installed on this computer, except by `machines --install`. Downloads go to
 cargo's target directory.";

@@ -10,8 +10,8 @@ use std::fmt::{self, Write};
 
 /// The number of puts in a transaction. etcd accepts at most 128 operations.
 const PUTS: u64 = 100;
-/// The random part of an object of [`Content::Random`] is its other part divided by this.
-const RANDOM_SHARE: usize = 3;
+/// The size of the random part of an object of [`Content::Random`], in percent of its other part.
+const RANDOM_PERCENT: usize = 55;
 const RESOURCES: [&str; 6] =
     ["pods", "replicasets", "endpointslices", "certificates", "configmaps", "events"];
 const WORDS: [&str; 16] = [
@@ -104,7 +104,7 @@ fn put(body: &mut String, number: u64, content: Content) -> u64 {
         if number.is_multiple_of(2) { json(&mut random, &key) } else { protobuf(&mut random, &key) };
     if content == Content::Random {
         let length = value.len();
-        add_secrets(&mut value, length / RANDOM_SHARE, &mut random);
+        add_secrets(&mut value, length * RANDOM_PERCENT / 100, &mut random);
     }
     let (name, data) = (BASE64.encode(key), BASE64.encode(&value));
     let _ = write!(body, r#"{{"requestPut":{{"key":"{name}","value":"{data}"}}}},"#);

@@ -13,6 +13,7 @@ mod report;
 mod restores;
 mod snapshots;
 mod stream;
+mod uploads;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -54,6 +55,8 @@ pub fn run(arguments: &[&str]) -> Result<ExitCode> {
         "--release",
         "--package",
         "etcd-backup-actions",
+        "--package",
+        "etcd-backup",
     ]))?;
     let programs = etcd::ensure(&workspace::target_directory()?, &etcd::NEW)?;
     let mut rows = measure(&options, &programs, "3.5", Content::Kubernetes)?;
@@ -100,6 +103,9 @@ fn measure(options: &Options, bin: &Path, minor: &str, content: Content) -> Resu
     }
     if options.wants(Part::Restore) {
         rows.extend(bench.measure_restores(options.rounds)?);
+    }
+    if options.wants(Part::Upload) && content == Content::Random {
+        rows.extend(bench.measure_uploads(options.rounds)?);
     }
     Ok(rows)
 }

@@ -15,6 +15,8 @@ pub enum Part {
     Latency,
     /// Restores.
     Restore,
+    /// Uploads to a bucket.
+    Upload,
 }
 
 /// The options of the command.
@@ -73,9 +75,10 @@ impl FromStr for Part {
             "busy" => Self::Busy,
             "latency" => Self::Latency,
             "restore" => Self::Restore,
+            "upload" => Self::Upload,
             _ => bail!(
                 "unknown argument {text}; the options are --size MB, --rounds N, --busy N and --no-plot, and the parts \
-                 snapshot, busy, latency and restore"
+                 snapshot, busy, latency, restore and upload"
             ),
         })
     }

@@ -33,6 +33,7 @@ impl Bench {
             ("etcd's stream is open / in a bare save".to_owned(), Limit::AtMost(1.05)),
             ("CPU / the chain's with gzip".to_owned(), Limit::AtMost(0.6)),
             ("archive / `gzip -6`'s".to_owned(), Limit::AtMost(1.08)),
+            ("database / `gzip -6`'s archive".to_owned(), Limit::None),
             ("own peak memory, MiB".to_owned(), Limit::AtMost(64.0)),
             ("disk beyond db and archive, MiB".to_owned(), Limit::AtMost(0.01)),
             ("snapshot, s".to_owned(), Limit::None),
@@ -43,16 +44,7 @@ impl Bench {
         // The gzip chain is needed for the ratios of processor time and size.
         let rivals = RIVALS.iter().filter(|(name, _)| (with_rivals || *name == "gzip") && is_installed(name));
         let rivals: Vec<_> = rivals.collect();
-        let mut chains: Vec<Row> = Vec::new();
-        for (name, _) in &rivals {
-            let limit = match *name {
-                "gzip" => Limit::AtLeast(3.0),
-                "pigz" => Limit::AtLeast(1.3),
-                _ => Limit::None,
-            };
-            let what = format!("`save; status; tar; sha256sum` with {name} / ours");
-            chains.push(Row { what, limit, values: Vec::new() });
-        }
+        let mut chains: Vec<Row> = rivals.iter().map(|(name, _)| chain_row(name)).collect();
         for round in 1..=rounds {
             println!("snapshots, round {round} of {rounds}");
             // Before and after ours, because the speed of the machine and its disk varies.
@@ -75,6 +67,7 @@ impl Bench {
                 open / f64::midpoint(open_before, open_after),
                 ours.cpu / gzip.0.cpu,
                 archive / gzip.1,
+                saved / gzip.1,
                 ours.memory,
                 (ours.disk - saved - archive).max(0.0),
                 ours.wall,
@@ -89,6 +82,18 @@ impl Bench {
     }
 }
 
-fn is_installed(program: &str) -> bool {
+/// Returns the row of the chain of commands with a compressor.
+fn chain_row(compressor: &str) -> Row {
+    let limit = match compressor {
+        "gzip" => Limit::AtLeast(3.0),
+        "pigz" => Limit::AtLeast(1.3),
+        _ => Limit::None,
+    };
+    let what = format!("`save; status; tar; sha256sum` with {compressor} / ours");
+    Row { what, limit, values: Vec::new() }
+}
+
+/// Returns whether a program can be run.
+pub(super) fn is_installed(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok()
 }

@@ -180,7 +180,7 @@ fn supervisor(home: &Path, bin: &Path) -> String {
 }
 
 /// Returns two free ports. Both are held until both are known, so that they differ.
-fn ports() -> Result<[u16; 2]> {
+pub fn ports() -> Result<[u16; 2]> {
     let free = || {
         loop {
             let listener =
