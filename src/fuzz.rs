@@ -108,7 +108,7 @@ pub fn backend(bytes: &[u8]) {
     let Ok(backend) = Backend::from_file(file, Path::new("it")) else { return };
     let _ = backend.record_count(&|| Ok(()));
     let _ = (backend.revision(), backend.last_revision(), backend.members(), backend.auth_enabled());
-    let _ = same_records(&backend, &backend);
+    let _ = same_records(&backend, &backend, &|| Ok(()));
     let _ = backend.content(&|| Ok(()));
 }
 

@@ -6,6 +6,7 @@ use super::backend::{Backend, Comparison, remove_stale_members, same_records};
 use super::timeouts;
 use super::tools::Tools;
 use crate::system::durable::Dir;
+use crate::system::interrupt;
 use crate::system::process::{STDIN, fd_path};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -64,17 +65,12 @@ pub fn status(
 }
 
 /// Restores the snapshot file `name` in `dir` into the member directory `into/member`, without the members of the
-/// snapshot's cluster, and compares the records of both. Returns the snapshot's database. `into` must not exist in `dir`.
+/// snapshot's cluster. `into` must not exist in `dir`. The caller must [compare the records](compare_restored) before etcd
+/// starts on them.
 ///
 /// # Errors
-/// Fails if the tool fails, if its result cannot be read or written, or if the restored records differ from those of the snapshot.
-pub fn restore(
-    tools: &Tools,
-    dir: &Dir,
-    name: &str,
-    into: &str,
-    options: &RestoreOptions<'_>,
-) -> Result<Backend> {
+/// Fails if the tool fails, or if its result cannot be read or written.
+pub fn restore(tools: &Tools, dir: &Dir, name: &str, into: &str, options: &RestoreOptions<'_>) -> Result<()> {
     let RestoreOptions { name: member, peer_urls, token, bump, hash_check } = options;
     let member = name_in_initial_cluster(member);
     let cluster: Vec<String> = peer_urls.split(',').map(|url| format!("{member}={url}")).collect();
@@ -102,14 +98,26 @@ pub fn restore(
         Ok(())
     });
     made.context("restoring a member directory from the snapshot")?;
+    remove_stale_members(&Backend::open_in(dir, name)?, &restored_dir(dir, into)?)
+}
+
+/// Compares the records of the snapshot file `name` in `dir` with those that were [restored](restore) to `into`. Returns
+/// the snapshot's database. etcd must not have run on the restored data.
+///
+/// # Errors
+/// Fails if the records differ or cannot be read, or on a signal.
+pub fn compare_restored(dir: &Dir, name: &str, into: &str) -> Result<Backend> {
     let snapshot = Backend::open_in(dir, name)?;
-    let restored_dir = dir.child(into)?.child("member")?.child("snap")?;
-    remove_stale_members(&snapshot, &restored_dir)?;
-    let restored = Backend::open_in(&restored_dir, DB)?;
-    match same_records(&snapshot, &restored)? {
+    let restored = Backend::open_in(&restored_dir(dir, into)?, DB)?;
+    match same_records(&snapshot, &restored, &interrupt::check)? {
         Comparison::Differs { at } => bail!("the restored data differs from the snapshot: {at}"),
         Comparison::Same { .. } => Ok(snapshot),
     }
+}
+
+/// Opens the directory of the database that was restored to `into`.
+fn restored_dir(dir: &Dir, into: &str) -> Result<Dir> {
+    dir.child(into)?.child("member")?.child("snap")
 }
 
 /// Returns the name of a member as a restore can write it. `--initial-cluster` cannot hold an empty name, or one with

@@ -287,7 +287,8 @@ fn boot_restored(site: &Site, stage: &Dir) -> Result<Expected> {
     let token = random::uuid()?;
     let making =
         RestoreOptions { name: DRILL, peer_urls: PEER_URL, token: &token, bump: 0, hash_check: true };
-    let snapshot = etcdutl::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
+    etcdutl::restore(&site.tools, stage, archive::DB, DRILL, &making)?;
+    let snapshot = etcdutl::compare_restored(stage, archive::DB, DRILL)?;
     let booted = sandbox::boot(&site.tools.etcd, stage.child(DRILL)?)?;
     Expected::from_boot(&booted, snapshot.revision()?).context("reading its content")
 }

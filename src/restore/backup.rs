@@ -2,7 +2,7 @@
 
 use super::decide::backup_method;
 use super::facts::Facts;
-use super::plan::{BackupMethod, Plan};
+use super::plan::BackupMethod;
 use super::request::Request;
 use super::stage::Stage;
 use crate::archive::Effort;
@@ -10,10 +10,10 @@ use crate::archive::labels::Labels;
 use crate::etcd::client::Client;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
-use crate::progress::{Progress, Sink};
+use crate::progress::Sink;
 use crate::snapshot;
 use crate::store::trusted_path::TrustedPath;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::fmt;
 use std::path::Path;
 
@@ -44,36 +44,29 @@ pub(super) fn check_target(request: &Request, facts: &Facts, data: &DataDir) -> 
     approach.check_space(facts.backup_space.saturating_add(shared), "saving the existing data")
 }
 
-/// Saves the existing data by the method in `plan`, and returns the report of the snapshot.
+/// Saves the existing data by `method`. The backup is published unless `agree` fails, which is
+/// called when it is complete.
 ///
 /// # Errors
-/// The snapshot fails.
+/// The snapshot or `agree` fails.
 pub(super) fn save_existing(
     site: &Site,
-    request: &Request,
-    plan: &Plan,
     stage: &Stage<'_>,
+    method: BackupMethod,
+    request: &snapshot::Request,
+    agree: &mut dyn FnMut(Sink<'_>) -> Result<()>,
     report: Sink<'_>,
-) -> Result<Option<snapshot::Report>> {
-    let Some(target) = &request.backup else { return Ok(None) };
-    stage.record_backup_target(target)?;
-    let snapshot_request = snapshot_request(request, target);
-    let saved = match plan.backup {
-        BackupMethod::None => return Ok(None),
-        BackupMethod::Online => {
-            report(Progress::Step("saving the existing data"));
-            let source = snapshot::Source::Serving(&Client::new(site));
-            snapshot::take(&source, &site.tools, &snapshot_request, report)
-        }
-        BackupMethod::FromCopy => {
-            report(Progress::Step("saving the existing data of the stopped etcd"));
-            stage.save_stopped(&snapshot_request, report)
-        }
+) -> Result<snapshot::Report> {
+    let client = Client::new(site);
+    let source = match method {
+        BackupMethod::FromCopy => stage.stopped_source()?,
+        BackupMethod::Online | BackupMethod::None => snapshot::Source::Serving(&client),
     };
-    saved.map(Some).context(BackupFailed)
+    snapshot::take_and_publish_if(&source, &site.tools, request, report, agree)
 }
 
-fn snapshot_request(request: &Request, target: &Path) -> snapshot::Request {
+/// Returns the request for the snapshot that saves the existing data in `target`.
+pub(super) fn snapshot_request(request: &Request, target: &Path) -> snapshot::Request {
     snapshot::Request {
         target: target.to_owned(),
         effort: Effort::default(),

@@ -8,6 +8,7 @@ mod decide;
 mod existing;
 mod facts;
 mod plan;
+mod prepare;
 mod refusals;
 mod report;
 mod request;
@@ -39,6 +40,7 @@ use backup::BackupFailed;
 use existing::ExistingData;
 use facts::Facts;
 use plan::Identity;
+use prepare::Preparation;
 use refusals::{Obstacle, recover_command};
 use stage::Stage;
 use unpacked::Snapshot;
@@ -150,8 +152,9 @@ fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
         return Ok(Report { plan, snapshot, outcome: None });
     }
 
-    let expected = stage_new_data(&mut stage, &facts, &plan, &snapshot, report)?;
-    let backup = backup::save_existing(site, request, &plan, &stage, report)?;
+    let preparation =
+        Preparation { site, request, facts: &facts, plan: &plan, snapshot: &snapshot, stage: &stage };
+    let (expected, backup) = preparation.run(report)?;
     let old = old_data(request, &facts, &plan, backup.as_ref(), &expected);
     let mut exchanged = exchange_data(site, data, stage, &facts, old, expected, report)?;
 
@@ -180,22 +183,6 @@ fn plan_restore(
     let snapshot = stage.read(&source, contents)?;
     let plan = decide::decide(request, facts, member, &snapshot)?;
     Ok((snapshot, plan))
-}
-
-/// Makes the new data next to the live data, and proves it by a private boot.
-fn stage_new_data(
-    stage: &mut Stage<'_>,
-    facts: &Facts,
-    plan: &Plan,
-    snapshot: &Snapshot,
-    report: Sink<'_>,
-) -> Result<Expected> {
-    report(Progress::Step("restoring the snapshot next to the live data"));
-    stage.restore(plan)?;
-    report(Progress::Step("booting the restored data in private"));
-    let expected = stage.prove(plan, snapshot)?;
-    stage.copy_ownership_and_mode(!matches!(facts.existing, ExistingData::Empty))?;
-    Ok(expected)
 }
 
 /// Exchanges the live data for the new data.

@@ -26,8 +26,10 @@ use crate::system::durable::{Dir, is_absent};
 use crate::system::interrupt;
 use crate::system::lock::try_lock;
 use crate::system::random;
+use crate::system::threads::{join, spawn_scoped};
 use anyhow::{Context, Result, anyhow};
 use std::path::Path;
+use std::thread::scope;
 
 const FREE_SPACE: &str = "free some space there";
 
@@ -141,7 +143,7 @@ impl<'a> Stage<'a> {
     /// A [`Refusal`] if the snapshot is damaged or does not fit; any other error has another cause than the snapshot.
     pub fn unpack(&mut self, request: &Request, free: u64, report: Sink<'_>) -> Result<Contents> {
         let check_size = |size: u64| {
-            let needed = size.saturating_mul(2).saturating_add(MEMBER_OVERHEAD);
+            let needed = staged_size(size);
             let place = self.staging.data().dir().path();
             check_space(needed, free, place, "restoring next to the live data", FREE_SPACE)
         };
@@ -168,14 +170,23 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// A [`Refusal`] if the database is damaged or was not written by etcd.
     pub fn read(&self, source: &str, contents: Contents) -> Result<Snapshot> {
-        match find_fault_in(self.staging.dir(), archive::DB, &interrupt::check)? {
+        let database = self.staging.dir().read(archive::DB)?;
+        let (fault, status) = scope(|scope| {
+            let status = spawn_scoped(scope, "structure", || {
+                etcdutl::status(&self.site.tools, database, &mut |_| Ok(()))
+            });
+            let fault = find_fault_in(self.staging.dir(), archive::DB, &interrupt::check);
+            (fault, status.and_then(join))
+        });
+        // Our own reading decides whether the database is damaged.
+        match fault? {
             Some(Fault::Corrupt(detail)) => {
                 return Err(Refusal::from(Damage::Structure { detail }.of(source)).into());
             }
             Some(Fault::NotEtcd) => return Err(Obstacle::NotOfEtcd { source: source.to_owned() }.into()),
             None => {}
         }
-        etcdutl::status(&self.site.tools, self.staging.dir().read(archive::DB)?, &mut |_| Ok(()))?;
+        status?;
         let backend = Backend::open_in(self.staging.dir(), archive::DB)?;
         let (revision, last_record) = (backend.revision()?, backend.last_revision()?);
         let recorded = contents.manifest.as_ref().and_then(|manifest| manifest.kubernetes.clone());
@@ -186,11 +197,11 @@ impl<'a> Stage<'a> {
         Ok(Snapshot { contents, revision, last_record, size: backend.size(), kubernetes })
     }
 
-    /// Makes the new member directory, and compares its records with the snapshot's.
+    /// Makes the new member directory.
     ///
     /// # Errors
-    /// etcdutl fails, or its result does not hold the records of the snapshot.
-    pub fn restore(&mut self, plan: &Plan) -> Result<()> {
+    /// etcdutl fails.
+    pub fn restore(&self, plan: &Plan) -> Result<()> {
         let token = format!("etcd-charm-{}", random::uuid()?);
         let options = RestoreOptions {
             name: &plan.member.name,
@@ -199,28 +210,54 @@ impl<'a> Stage<'a> {
             bump: plan.bump,
             hash_check: plan.hash_check,
         };
-        let dir = self.staging.dir();
-        etcdutl::restore(&self.site.tools, dir, archive::DB, self.staging.other_name(), &options)?;
-        dir.remove_file(archive::DB)
+        etcdutl::restore(
+            &self.site.tools,
+            self.staging.dir(),
+            archive::DB,
+            self.staging.other_name(),
+            &options,
+        )
     }
 
-    /// Boots a copy of the new data in private: the live etcd must serve the content of this copy. The new data
-    /// itself is not served before it is live. Then records in the new data the clusters that it was and was restored
-    /// from, and those of the data that it replaces.
+    /// Compares the records of the new data with those of the snapshot, and boots a copy of it in private: the live
+    /// etcd must serve the content of this copy. The new data itself is not served before it is live. Then records in
+    /// the new data the clusters that it was and was restored from, and those of the data that it replaces.
     ///
     /// # Errors
-    /// etcd does not serve the copy, or the content of the copy differs from the snapshot.
-    pub fn prove(&mut self, plan: &Plan, snapshot: &Snapshot) -> Result<Expected> {
-        let other = self.staging.other()?;
-        let copy = self.staging.make_copy(BootCopy::Restored, &other.child(MEMBER)?)?;
+    /// The records differ, etcd does not serve the copy, or the content of the copy differs from the snapshot.
+    pub fn prove(&self, plan: &Plan, snapshot: &Snapshot) -> Result<Expected> {
+        let dir = self.staging.dir();
+        let compare = || {
+            etcdutl::compare_restored(dir, archive::DB, self.staging.other_name())?;
+            dir.remove_file(archive::DB)
+        };
+        // At the same time, the copy needs space next to the unpacked database.
+        let expected = if dir.free_bytes()? > snapshot.size.saturating_add(MEMBER_OVERHEAD) {
+            scope(|scope| {
+                let compared = spawn_scoped(scope, "compare", compare);
+                let expected = self.boot_restored(plan, snapshot);
+                compared.and_then(join)?;
+                expected
+            })?
+        } else {
+            compare()?;
+            self.boot_restored(plan, snapshot)?
+        };
+        let manifest = snapshot.contents.manifest.as_ref();
+        expected.check_manifest(manifest)?;
+        let origin = manifest.map(|manifest| &*manifest.cluster_id);
+        let lineage = plan.lineage.after_restore(origin, expected.cluster_id);
+        lineage.write(&self.staging.other()?.child(MEMBER)?)?;
+        Ok(expected)
+    }
+
+    /// Boots a copy of the new data in private, and reads what the live etcd must serve.
+    fn boot_restored(&self, plan: &Plan, snapshot: &Snapshot) -> Result<Expected> {
+        let copy = self.staging.make_copy(BootCopy::Restored, &self.staging.other()?.child(MEMBER)?)?;
         let booted = sandbox::boot(&self.site.tools.etcd, copy).context("booting the restored data")?;
         let revision = snapshot.revision.max(snapshot.last_record.saturating_add(plan.bump));
         let expected = Expected::from_boot(&booted, revision).context("reading the restored data")?;
         self.staging.remove_copy(BootCopy::Restored)?;
-        let manifest = snapshot.contents.manifest.as_ref();
-        expected.check_manifest(manifest)?;
-        let origin = manifest.map(|manifest| &*manifest.cluster_id);
-        plan.lineage.after_restore(origin, expected.cluster_id).write(&other.child(MEMBER)?)?;
         Ok(expected)
     }
 
@@ -248,13 +285,18 @@ impl<'a> Stage<'a> {
         self.staging.record_backup_target(target)
     }
 
-    /// Saves the data of a stopped etcd as an ordinary snapshot, from the copy that was booted.
+    /// Returns the copy of the data of a stopped etcd that was booted, as the source of a snapshot.
     ///
     /// # Errors
-    /// No copy was booted, or the snapshot fails.
-    pub fn save_stopped(&self, request: &snapshot::Request, report: Sink<'_>) -> Result<snapshot::Report> {
+    /// No copy was booted.
+    pub fn stopped_source(&self) -> Result<snapshot::Source<'_>> {
         let stopped = self.stopped.as_ref().context("no copy of the stopped data was booted")?;
-        snapshot::take(&snapshot::Source::Stopped(stopped), &self.site.tools, request, report)
+        Ok(snapshot::Source::Stopped(stopped))
+    }
+
+    /// Returns the live data directory.
+    pub fn data(&self) -> &Dir {
+        self.staging.data().dir()
     }
 
     /// Makes the new data durable and hands it over for the exchange.
@@ -267,6 +309,12 @@ impl<'a> Stage<'a> {
         self.staging.sync()?;
         Ok(self.staging)
     }
+}
+
+/// Returns the bytes that are needed next to the unpacked database of `size` bytes: for the new data, and for the copy of
+/// it that is booted.
+pub(super) fn staged_size(size: u64) -> u64 {
+    size.saturating_mul(2).saturating_add(MEMBER_OVERHEAD)
 }
 
 /// Classifies a failed boot of a copy. It proves damage only if the write-ahead log is damaged.

@@ -48,6 +48,21 @@ pub struct Report {
 /// # Errors
 /// A refusal if the member or the target is not suitable. After any other error, no archive is published.
 pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, report: Sink<'_>) -> Result<Report> {
+    take_and_publish_if(source, tools, request, report, &mut |_| Ok(()))
+}
+
+/// Takes a snapshot of `source`, and publishes it as an archive unless `agree` fails. `agree` is called when the archive
+/// is complete and verified, and may wait.
+///
+/// # Errors
+/// See [`take`]; or the error of `agree`.
+pub fn take_and_publish_if(
+    source: &Source<'_>,
+    tools: &Tools,
+    request: &Request,
+    report: Sink<'_>,
+    agree: &mut dyn FnMut(Sink<'_>) -> Result<()>,
+) -> Result<Report> {
     report(Progress::Step("looking at etcd and at the target"));
     let observed = observe(source)?;
     let target = open_target(request, &observed)?;
@@ -55,6 +70,7 @@ pub fn take(source: &Source<'_>, tools: &Tools, request: &Request, report: Sink<
 
     let pipeline = Pipeline::new(source, tools, &stage, &observed, request);
     let (packed, manifest) = pipeline.run(report)?;
+    agree(report)?;
     interrupt::check()?;
 
     let encrypted_for: Vec<String> = request.encrypt_to.iter().map(ToString::to_string).collect();

@@ -3,6 +3,7 @@
 //! Ctrl-Z is among them: a procedure must not be suspended while etcd is down. This module must never end the process:
 //! an interrupted procedure rolls back its changes and returns.
 
+use super::cancellation::{Cancellation, Cancelled};
 use crate::error::Interrupted;
 use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal};
@@ -55,15 +56,23 @@ pub fn requested() -> Option<Signal> {
     Signal::try_from(RECEIVED.load(Ordering::Relaxed)).ok()
 }
 
-/// Checks that no signal has asked this process to stop.
+/// Checks that no signal has asked this process to stop, and that the work of this thread was not
+/// [cancelled](Cancellation).
 ///
 /// # Errors
-/// [`Interrupted`] if so.
+/// [`Interrupted`] or [`Cancelled`].
 pub fn check() -> Result<()> {
     match requested() {
         Some(signal) => Err(Interrupted { signal }.into()),
+        None if is_cancelled() => Err(Cancelled.into()),
         None => Ok(()),
     }
+}
+
+/// Returns whether the work of this thread was [cancelled](Cancellation). As signals do, this waits until they are no
+/// longer [deferred](defer).
+pub(super) fn is_cancelled() -> bool {
+    !deferred() && Cancellation::current().is_cancelled()
 }
 
 /// Sleeps for `duration`, or until a signal arrives.

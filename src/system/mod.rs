@@ -2,6 +2,7 @@
 //!
 //! No other module starts a child or makes a file durable. This module must not depend on etcd or Juju.
 
+pub mod cancellation;
 pub mod clock;
 pub mod copy_ownership;
 pub mod digest;

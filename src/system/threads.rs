@@ -3,11 +3,12 @@
 //! [`std::thread::Scope::spawn`] panics if the kernel cannot start a thread. This module must never let a thread
 //! outlive its scope.
 
+use super::cancellation::Cancellation;
 use super::sabotage::{self, Flaw};
 use anyhow::{Context, Result, anyhow};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-/// Runs `work` on a thread of its own that is called `name`.
+/// Runs `work` on a thread of its own that is called `name`. It belongs to the [`Cancellation`] of the caller.
 ///
 /// # Errors
 /// Fails if the thread cannot be started.
@@ -16,6 +17,8 @@ pub fn spawn_scoped<'scope, T: Send + 'scope>(
     name: &str,
     work: impl FnOnce() -> T + Send + 'scope,
 ) -> Result<ScopedJoinHandle<'scope, T>> {
+    let cancellation = Cancellation::current();
+    let work = move || cancellation.run(work);
     if sabotage::asked(Flaw::PanicForThread) {
         return Ok(scope.spawn(work));
     }

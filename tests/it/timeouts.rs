@@ -66,13 +66,13 @@ fn hung_etcd_before_a_restore_makes_it_refuse(version: Version) {
     fixture.assert_restore_succeeds();
 }
 
-/// etcd hangs while the restored data is booted, which is between the first and the second inspection of
-/// etcd.
+/// etcd hangs while the structure of the snapshot is read, which is between the first and the second inspection
+/// of etcd.
 #[test_case(Version::V34; "etcd_3_4")]
 #[test_case(Version::V35; "etcd_3_5")]
 fn hung_etcd_before_the_backup_fails_the_restore(version: Version) {
     let fixture = Fixture::new(version);
-    let out = fixture.restore_halted_at("etcd --data-dir*", "etcd --data-dir", deadlines::question());
+    let out = fixture.restore_halted_at("* snapshot status*", "snapshot status", deadlines::question());
     out.assert_stderr_contains(&["context deadline exceeded"]);
     out.failed_at(BACKUP, "asking etcd for its status: ", &next_step_without_backup(&fixture));
     fixture.assert_resumes();

@@ -22,6 +22,9 @@ use super::facts::Revision;
 use super::{Backend, Records};
 use anyhow::Result;
 
+/// The number of records between two calls of `goes_on`.
+const CHECK_INTERVAL: u64 = 1024;
+
 /// The result of the comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -48,10 +51,14 @@ pub enum Comparison {
 /// Must be called before etcd first starts on `restored`: after a bump, etcd first compacts all superseded records.
 ///
 /// # Errors
-/// Fails if one of the two cannot be read to its end.
-pub fn same_records(snapshot: &Backend, restored: &Backend) -> Result<Comparison> {
+/// Fails if one of the two cannot be read to its end, or if `goes_on` fails, which is called from time to time.
+pub fn same_records(
+    snapshot: &Backend,
+    restored: &Backend,
+    goes_on: &dyn Fn() -> Result<()>,
+) -> Result<Comparison> {
     let allowed = AllowedChanges::from(snapshot, restored)?;
-    compare(&mut snapshot.key_records()?, &mut restored.key_records()?, allowed)
+    compare(&mut snapshot.key_records()?, &mut restored.key_records()?, allowed, goes_on)
 }
 
 /// The allowed changes.
@@ -93,9 +100,13 @@ fn compare(
     snapshot: &mut Records<'_>,
     restored: &mut Records<'_>,
     allowed: AllowedChanges,
+    goes_on: &dyn Fn() -> Result<()>,
 ) -> Result<Comparison> {
-    let (mut records, mut compacted) = (0, 0);
+    let (mut records, mut compacted) = (0_u64, 0);
     while let Some((key, value)) = restored.next()? {
+        if records.is_multiple_of(CHECK_INTERVAL) {
+            goes_on()?;
+        }
         loop {
             match snapshot.next()? {
                 Some((wanted, was)) if wanted == key => {

@@ -2,11 +2,15 @@
 //! not made durable.
 
 use super::Dir;
-use anyhow::{Context, Result};
+use crate::system::interrupt;
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{FileType, SeekFrom, seek};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Read, Seek};
+
+/// The number of bytes between two checks for a signal.
+const PIECE: u64 = 64 << 20;
 
 impl Dir {
     /// Copies the directories and regular files in `from` to a new directory `name`. Other kinds of files are skipped.
@@ -16,7 +20,7 @@ impl Dir {
     pub fn copy_tree(&self, from: &Self, name: &str) -> Result<()> {
         let copy = self.make_child(name, None)?;
         for entry in from.names()? {
-            crate::system::interrupt::check()?;
+            interrupt::check()?;
             match from.kind(&entry)? {
                 FileType::Directory => copy.copy_tree(&from.child(&entry)?, &entry)?,
                 FileType::RegularFile => copy_data(&mut from.read(&entry)?, &mut copy.create(&entry)?)
@@ -29,7 +33,7 @@ impl Dir {
 }
 
 /// Copies the data of a file without its holes: etcd preallocates its write-ahead log, and most of it is a hole.
-fn copy_data(from: &mut File, to: &mut File) -> io::Result<()> {
+fn copy_data(from: &mut File, to: &mut File) -> Result<()> {
     let length = from.metadata()?.len();
     to.set_len(length)?;
     let mut at = 0;
@@ -43,8 +47,14 @@ fn copy_data(from: &mut File, to: &mut File) -> io::Result<()> {
         for file in [&mut *from, &mut *to] {
             file.seek(io::SeekFrom::Start(begin))?;
         }
-        io::copy(&mut from.take(end - begin), to)?;
-        at = end;
+        at = begin;
+        while at < end {
+            interrupt::check()?;
+            let piece = PIECE.min(end - at);
+            let copied = io::copy(&mut from.take(piece), to)?;
+            ensure!(copied == piece, "it ends after {} of {length} bytes", at + copied);
+            at += piece;
+        }
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use super::outcome::Withheld;
 use super::{Ending, Output, ProcessError};
 use crate::error::Interrupted;
+use crate::system::cancellation::Cancelled;
 use crate::system::interrupt;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -44,7 +45,7 @@ impl Running {
     ///
     /// # Errors
     /// Fails if the child does. Also stops the child and fails if the deadline passes, `watch` fails, a signal arrives,
-    /// or the child prints more than 16 MiB.
+    /// the work of this thread is cancelled, or the child prints more than 16 MiB.
     pub fn finish(
         mut self,
         deadline: Duration,
@@ -61,6 +62,8 @@ impl Running {
             }
             let reason = if let Some(signal) = interrupt::requested() {
                 Some(Ending::Interrupted(Interrupted { signal }))
+            } else if interrupt::is_cancelled() {
+                Some(Ending::Stopped(Cancelled.to_string()))
             } else if began.elapsed() >= deadline {
                 Some(Ending::TimedOut(deadline))
             } else if self.output_size() > MAX_OUTPUT {
