@@ -72,6 +72,8 @@ Long-running checks:
   bench     Compare the speed with etcdctl, tar and compressors; write docs/explanation/performance.md.
               bench [--size MB] [--rounds N] [--busy N]... [--no-plot]
                     [snapshot|busy|latency|restore|upload]
+              Uploads need rclone, and versitygw in VERSITYGW_BIN or Go. ETCD_3_6_BIN names the
+              directory of etcd 3.6, which is measured too.
 
 Nothing is installed on this computer, except by `machines --install`. Downloads go to
 cargo's target directory.";
