@@ -140,6 +140,9 @@ struct VersionResponse {
 /// The data has a write-ahead log, so etcd takes the name, peers and cluster from there (`etcdserver/bootstrap.go`).
 fn start(etcd: &Path, home: &Dir) -> Result<Running> {
     let program = Program::new(etcd).without_network().redact_output(recognize, MANUAL_STEPS);
+    // The copy is temporary. Syncing it would write the whole database to the disk. Versions that do not know the variable
+    // ignore it.
+    let program = program.env("ETCD_UNSAFE_NO_FSYNC", "true");
     let program = program.cwd(fd_path(home)).env("NOTIFY_SOCKET", NOTIFY_SOCKET).args([
         "--data-dir=.".to_owned(),
         format!("--listen-client-urls=unix://{CLIENT_SOCKET}"),

@@ -90,7 +90,7 @@ const FIRST_NEW_LOG: (u32, u32) = (3, 6);
 
 /// All differences, the oldest first. Those without a name of their own need no distinction: the code works with both
 /// sides, in the way that the row says.
-pub const TABLE: [Feature; 16] = [
+pub const TABLE: [Feature; 17] = [
     READS_CONFIG_FILE_VARIABLE,
     Feature::since(
         &[(3, 4, 0)],
@@ -98,6 +98,9 @@ pub const TABLE: [Feature; 16] = [
     )
     .here("the variable is not set")
     .source("CHANGELOG-3.4.md v3.4.0, issue 9600"),
+    Feature::since(&[(3, 4, 10)], "`etcd` has `--unsafe-no-fsync`")
+        .here("the private etcd gets it as a variable, which older versions ignore: its data is temporary")
+        .source("CHANGELOG-3.4.md v3.4.10, pull request 11946"),
     BUMPS_REVISIONS,
     Feature::since(
         &[(3, 4, 28)],
