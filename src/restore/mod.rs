@@ -149,6 +149,7 @@ fn restore(site: &Site, data: &DataDir, request: &Request, report: Sink<'_>) -> 
 
     let (snapshot, plan) = plan_restore(&mut stage, request, &facts, member, report)?;
     if request.plan_only {
+        stage.check_structure()?;
         return Ok(Report { plan, snapshot, outcome: None });
     }
 

@@ -170,23 +170,13 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// A [`Refusal`] if the database is damaged or was not written by etcd.
     pub fn read(&self, source: &str, contents: Contents) -> Result<Snapshot> {
-        let database = self.staging.dir().read(archive::DB)?;
-        let (fault, status) = scope(|scope| {
-            let status = spawn_scoped(scope, "structure", || {
-                etcdutl::status(&self.site.tools, database, &mut |_| Ok(()))
-            });
-            let fault = find_fault_in(self.staging.dir(), archive::DB, &interrupt::check);
-            (fault, status.and_then(join))
-        });
-        // Our own reading decides whether the database is damaged.
-        match fault? {
+        match find_fault_in(self.staging.dir(), archive::DB, &interrupt::check)? {
             Some(Fault::Corrupt(detail)) => {
                 return Err(Refusal::from(Damage::Structure { detail }.of(source)).into());
             }
             Some(Fault::NotEtcd) => return Err(Obstacle::NotOfEtcd { source: source.to_owned() }.into()),
             None => {}
         }
-        status?;
         let backend = Backend::open_in(self.staging.dir(), archive::DB)?;
         let (revision, last_record) = (backend.revision()?, backend.last_revision()?);
         let recorded = contents.manifest.as_ref().and_then(|manifest| manifest.kubernetes.clone());
@@ -197,7 +187,16 @@ impl<'a> Stage<'a> {
         Ok(Snapshot { contents, revision, last_record, size: backend.size(), kubernetes })
     }
 
-    /// Makes the new member directory.
+    /// Has etcd's tool read the structure of the unpacked database, which must have been [read](Self::read): some versions
+    /// of the tool panic on a damaged one.
+    ///
+    /// # Errors
+    /// etcdutl fails.
+    pub fn check_structure(&self) -> Result<()> {
+        etcdutl::status(&self.site.tools, self.staging.dir().read(archive::DB)?, &mut |_| Ok(())).map(drop)
+    }
+
+    /// Makes the new member directory, and [checks the structure](Self::check_structure) of the database meanwhile.
     ///
     /// # Errors
     /// etcdutl fails.
@@ -210,13 +209,13 @@ impl<'a> Stage<'a> {
             bump: plan.bump,
             hash_check: plan.hash_check,
         };
-        etcdutl::restore(
-            &self.site.tools,
-            self.staging.dir(),
-            archive::DB,
-            self.staging.other_name(),
-            &options,
-        )
+        let (dir, other) = (self.staging.dir(), self.staging.other_name());
+        scope(|scope| {
+            let structure = spawn_scoped(scope, "structure", || self.check_structure());
+            let made = etcdutl::restore(&self.site.tools, dir, archive::DB, other, &options);
+            structure.and_then(join)?;
+            made
+        })
     }
 
     /// Compares the records of the new data with those of the snapshot, and boots a copy of it in private: the live
