@@ -4,8 +4,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::Bench;
 use super::report::{Limit, Row};
+use super::{Bench, stream};
 
 /// Processes that use a processor each until they are dropped. They share a session, as the threads of one service do: the
 /// kernel divides the processors among sessions first.
@@ -46,15 +46,17 @@ impl Bench {
         let what = format!("{db} MB, {loops} busy loops");
         let mut rows = [
             row(format!("{what}: `save; status; tar; sha256sum` / ours"), Limit::AtLeast(2.0)),
+            row(format!("{what}: etcd's stream is open / in a bare save"), Limit::AtMost(1.05)),
             row(format!("{what}: snapshot / `etcdctl snapshot save`"), Limit::None),
             row(format!("{what}: snapshot, s"), Limit::None),
         ];
         for round in 1..=rounds {
             println!("{what}, round {round} of {rounds}");
-            let save = self.save()?.wall;
-            let ours = self.snapshot()?.0.wall;
+            let (save, open_alone) = stream::open_while(self.home.path(), || Ok(self.save()?.wall))?;
+            let (ours, open) = stream::open_while(&self.path("target"), || Ok(self.snapshot()?.0.wall))?;
             let rival = self.by_hand("gzip")?.0.wall;
-            for (row, value) in rows.iter_mut().zip([rival / ours, ours / save, ours]) {
+            let values = [rival / ours, open / open_alone, ours / save, ours];
+            for (row, value) in rows.iter_mut().zip(values) {
                 row.values.push(value);
             }
         }
