@@ -178,7 +178,7 @@ fn lists_keys(story: &Story) {
 }
 
 fn gets_values_and_lists_their_history(story: &Story) {
-    let Story { world, before_deletion, compacted, .. } = *story;
+    let (world, before_deletion, compacted) = (&story.world, story.before_deletion, story.compacted);
     let get = |words: &[&str]| {
         command(world, PROGRAM, &[&["get", story.archive(), "--quiet"], words].concat()).output().unwrap()
     };
