@@ -61,9 +61,13 @@ fn metadata_has_the_second_format() {
     assert_eq!(metadata["name"], "etcd");
     assert!(metadata["summary"].as_str().unwrap().len() <= 200);
     assert_eq!(metadata["peers"]["cluster"]["interface"], "etcd");
-    let s3 = metadata["requires"]["s3-parameters"].as_object().unwrap();
-    has_only(s3, &["interface", "limit", "optional", "scope"], &["interface"]);
-    assert_eq!((&s3["interface"], &s3["optional"]), (&Value::from("s3"), &Value::from(true)));
+    assert_eq!(names(&metadata["requires"]), ["certificates", "s3-parameters"].map(str::to_owned).into());
+    for (endpoint, interface) in [("certificates", "tls-certificates"), ("s3-parameters", "s3")] {
+        let relation = metadata["requires"][endpoint].as_object().unwrap();
+        has_only(relation, &["interface", "limit", "optional", "scope"], &["interface"]);
+        let found = (&relation["interface"], &relation["optional"]);
+        assert_eq!(found, (&Value::from(interface), &Value::from(true)));
+    }
 }
 
 #[test]

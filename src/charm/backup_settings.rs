@@ -9,7 +9,7 @@ use super::relation_overrides::{DESTINATION, RelationOverrides};
 use super::s3_relation::{self, CA_CERTIFICATES, CREDENTIALS, RelationBucket};
 use super::unit_record::UnitRecord;
 use crate::error::Refusal;
-use crate::juju::{Juju, Status};
+use crate::juju::{Juju, Scope, Status};
 use crate::settings::{DESTINATIONS_KEY, Location, Settings};
 use crate::system::durable::{PRIVATE, PUBLIC};
 use anyhow::{Context, Result};
@@ -146,7 +146,7 @@ fn read_relation(
     };
     let app = juju.remote_application(&relation)?;
     request_bucket(juju, &relation)?;
-    let data = juju.relation_data(&relation, &app)?;
+    let data = juju.application_data(&relation, &app)?;
     let secret = s3_relation::secret_id(&data);
     // Until the other side has a bucket, its data is empty or repeats the request.
     if secret.is_none() && !data.contains_key("access-key") && !data.contains_key("endpoint") {
@@ -173,7 +173,8 @@ fn request_bucket(juju: &Juju, relation: &str) -> Result<()> {
         ("lib-version", "1.0"),
         ("requested-secrets", r#"["access-key", "secret-key"]"#),
     ];
-    juju.set_relation_data(relation, request)
+    let request = request.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+    juju.set_relation_data(relation, Scope::Application, &request)
 }
 
 /// The parsed option `backup`.

@@ -1,13 +1,41 @@
 //! The TLS certificates that an operator can provide for etcd, and whether etcd could use them.
 
 use crate::etcd::certificates::{HostNames, check_key_matches, check_valid};
+use crate::juju::Network;
 use crate::system::owner::Owner;
 use anyhow::{Result, ensure};
 use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 /// The files that TLS needs: the authority's certificate, and a certificate with key each for the server and for clients.
 pub const CERTIFICATE_FILES: [&str; 5] = ["ca.crt", "server.crt", "server.key", "client.crt", "client.key"];
+
+/// The names that a certificate for the etcd of a unit has to contain. Only the unit's own: otherwise each new unit would
+/// change the certificates of all others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateNames {
+    /// The common name. It is unique in the model: easyrsa names its files by it.
+    pub common_name: String,
+    /// The host names and addresses.
+    pub hosts: BTreeSet<String>,
+}
+
+impl CertificateNames {
+    /// Returns the names of `unit`, on a machine called `hostname`. etcd accepts a peer only if its certificate names the
+    /// source address of the connection, so all addresses are needed.
+    pub fn of_unit(unit: &str, network: &Network, hostname: &str) -> Self {
+        let addresses: Vec<&IpAddr> = network.bind.iter().chain(&network.ingress).collect();
+        let mut hosts: BTreeSet<String> = addresses.iter().map(ToString::to_string).collect();
+        hosts.extend(["127.0.0.1", "localhost", hostname].map(str::to_owned));
+        if addresses.iter().any(|address| address.is_ipv6()) {
+            hosts.insert("::1".to_owned());
+        }
+        hosts.remove("");
+        Self { common_name: unit.replace('/', "-"), hosts }
+    }
+}
 
 /// The certificates in etcd's certificate directory.
 #[derive(Debug, Clone, PartialEq, Eq)]

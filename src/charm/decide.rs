@@ -172,7 +172,7 @@ fn obstacle(facts: &Facts) -> Option<Status> {
 }
 
 fn certificate_obstacle(facts: &Facts) -> Option<Status> {
-    let dir = facts.method.certificate_dir().display();
+    let dir = facts.certificate_dir.display();
     match &facts.certificates {
         Certificates::None | Certificates::All => None,
         Certificates::Missing(names) => Some(Status::blocked(
@@ -181,7 +181,10 @@ fn certificate_obstacle(facts: &Facts) -> Option<Status> {
         )),
         Certificates::Unusable(reason) => Some(Status::blocked(
             &format!("the certificates cannot be used: {reason}; etcd keeps running as it was"),
-            &format!("replace them in {dir}"),
+            &match facts.has_manual_certificates() {
+                true => format!("replace them in {dir}"),
+                false => "have the related application issue new ones".to_owned(),
+            },
         )),
     }
 }

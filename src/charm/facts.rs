@@ -32,7 +32,9 @@ pub struct Facts {
     pub storage: Option<PathBuf>,
     /// The content of the data directory.
     pub data: DataState,
-    /// The certificates that the operator has provided.
+    /// The directory of the certificates that etcd uses, or would use.
+    pub certificate_dir: PathBuf,
+    /// The certificates in that directory.
     pub certificates: Certificates,
     /// Whether the present configuration file is that of this unit's cluster.
     pub has_own_config: bool,
@@ -58,6 +60,11 @@ impl Facts {
             DataState::Absent => !self.has_own_config && self.foreign_etcd.is_none(),
             DataState::Foreign(_) => false,
         }
+    }
+
+    /// Whether an operator has placed certificates. They are used instead of those of a relation.
+    pub fn has_manual_certificates(&self) -> bool {
+        self.certificates != Certificates::None && self.certificate_dir == self.method.certificate_dir()
     }
 
     /// Whether the data directory is on the attached storage.

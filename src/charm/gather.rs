@@ -1,6 +1,6 @@
 //! Gathers the facts about the unit and its machine. Changes nothing.
 
-use super::certificates::Certificates;
+use super::certificates::{CERTIFICATE_FILES, Certificates};
 use super::etcd_config::{self, Member, TlsListener};
 use super::facts::Facts;
 use super::files::read_optional;
@@ -28,7 +28,7 @@ const STORAGE: &str = "data";
 /// The directory for etcd in the storage. The root of a file system may contain other things, such as `lost+found`.
 const DIR_IN_STORAGE: &str = "etcd";
 /// The endpoint of the peers in `metadata.yaml`.
-const PEER_ENDPOINT: &str = "cluster";
+pub const PEER_ENDPOINT: &str = "cluster";
 /// This socket exists if snapd is installed.
 const SNAPD_SOCKET: &str = "/run/snapd.socket";
 
@@ -50,9 +50,9 @@ pub fn earlier_units(juju: &Juju, unit: &str) -> Result<Vec<String>> {
     let own = unit_number(unit).with_context(|| format!("{unit} is not the name of a unit"))?;
     let all = juju.units()?;
     // The first unit starts a new cluster. Do not conclude that from an answer that does not even list this unit.
-    ensure!(all.iter().any(|name| name == unit), "goal-state does not list {unit}");
+    ensure!(all.contains_key(unit), "goal-state does not list {unit}");
     let mut earlier: Vec<(u64, String)> =
-        all.into_iter().filter_map(|other| Some((unit_number(&other)?, other))).collect();
+        all.into_keys().filter_map(|other| Some((unit_number(&other)?, other))).collect();
     earlier.retain(|(number, _)| *number < own);
     earlier.sort();
     Ok(earlier.into_iter().map(|(_, unit)| unit).collect())
@@ -88,16 +88,13 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         Some(dir) => own.data_state(&dir)?,
         None => DataState::Absent,
     };
-    let certificates = Certificates::check(method.certificate_dir(), user, now());
+    let certificate_dir = certificate_dir(method);
+    let certificates = Certificates::check(certificate_dir, user, now());
     let wanted_config = match &options {
         Ok(options) => {
-            let tls = tls_listener(juju, method, &certificates)?;
-            let member = Member { name: own.unit.replace('/', ""), token, data_dir: data_dir.clone(), tls };
-            let text = etcd_config::render(options, &member)?;
-            match data {
-                DataState::Present | DataState::Lost => etcd_config::with_existing_cluster(&text),
-                _ => text,
-            }
+            let tls = tls_listener(juju, certificate_dir, &certificates)?;
+            let name = own.unit.replace('/', "");
+            wanted_config(options, &Member { name, token, data_dir: data_dir.clone(), tls }, &data)?
         }
         Err(_) => String::new(),
     };
@@ -117,6 +114,7 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         data,
         data_dir,
         storage,
+        certificate_dir: certificate_dir.to_owned(),
         certificates,
         current_config,
         wanted_config,
@@ -125,7 +123,16 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
             && !has_install_guard,
         has_install_guard,
         is_running: installed.is_some() && main_pid(method.systemd_unit()).is_some(),
-        runs_old_config: runs_old_config(method),
+        runs_old_config: runs_old_config(method, certificate_dir),
+    })
+}
+
+/// Returns the text of etcd's configuration file.
+fn wanted_config(options: &Options, member: &Member, data: &DataState) -> Result<String> {
+    let text = etcd_config::render(options, member)?;
+    Ok(match data {
+        DataState::Present | DataState::Lost => etcd_config::with_existing_cluster(&text),
+        _ => text,
     })
 }
 
@@ -136,17 +143,25 @@ fn method_to_install(juju: &Juju, has_charm_config: impl Fn(InstallMethod) -> bo
     Ok(candidates.into_iter().find(|method| has_charm_config(*method)).unwrap_or(preferred))
 }
 
+/// Returns the directory of the certificates that etcd uses: the operator's if there are any, else the relation's.
+fn certificate_dir(method: InstallMethod) -> &'static Path {
+    let (manual, relation) = (method.certificate_dir(), method.relation_certificate_dir());
+    let is_manual = CERTIFICATE_FILES.into_iter().any(|name| manual.join(name).exists());
+    if !is_manual && relation.exists() { relation } else { manual }
+}
+
 /// Returns the certificates that etcd listens with; `None` if it listens without TLS.
 fn tls_listener(
     juju: &Juju,
-    method: InstallMethod,
+    certificate_dir: &Path,
     certificates: &Certificates,
 ) -> Result<Option<TlsListener>> {
     if *certificates != Certificates::All {
         return Ok(None);
     }
-    let certificate_dir = method.certificate_dir().to_owned();
-    Ok(Some(TlsListener { certificate_dir, address: juju.ingress_address(PEER_ENDPOINT)? }))
+    let certificate_dir = certificate_dir.to_owned();
+    let network = juju.network(PEER_ENDPOINT)?;
+    Ok(network.ingress.first().map(|address| TlsListener { certificate_dir, address: *address }))
 }
 
 /// Returns the lowest port that etcd can listen on. Root can use any.
@@ -165,12 +180,16 @@ fn reads_config_file(method: InstallMethod) -> Result<bool> {
     Ok(read_optional(file)?.is_some_and(|text| text == expected))
 }
 
-/// Whether etcd was last started before its configuration was written, to the second.
+/// Whether etcd was last started before its configuration was written, to the second. The authority of a relation is part of
+/// the configuration: etcd reads it only when it starts.
 ///
 /// `false` if systemd is too old to tell, or if the file's time is in the future, as after a wrong clock: then etcd would
 /// be restarted again and again.
-fn runs_old_config(method: InstallMethod) -> bool {
-    let written = fs::metadata(method.config_file()).map_or(0, |file| file.mtime());
+fn runs_old_config(method: InstallMethod, certificate_dir: &Path) -> bool {
+    let time = |file: &Path| fs::metadata(file).map_or(0, |file| file.mtime());
+    let is_relation = certificate_dir == method.relation_certificate_dir();
+    let authority = if is_relation { time(&certificate_dir.join("ca.crt")) } else { 0 };
+    let written = time(method.config_file()).max(authority);
     let started = systemd::active_since(method.systemd_unit());
     written <= now().as_second() && started.is_some_and(|started| started < written)
 }

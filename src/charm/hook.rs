@@ -50,6 +50,7 @@ impl Hook {
             "update-status" | "leader-elected" | "secret-changed" => Self::Update,
             _ if name.starts_with("cluster-relation-") => Self::Update,
             _ if name.starts_with("s3-parameters-relation-") => Self::Update,
+            _ if name.starts_with("certificates-relation-") => Self::Update,
             _ => return None,
         })
     }
@@ -84,6 +85,7 @@ mod tests {
             (&[("JUJU_DISPATCH_PATH", "hooks/cluster-relation-departed")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/data-storage-attached")], Some(Hook::StorageAttached)),
             (&[("JUJU_DISPATCH_PATH", "hooks/s3-parameters-relation-broken")], Some(Hook::Update)),
+            (&[("JUJU_DISPATCH_PATH", "hooks/certificates-relation-changed")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/secret-changed")], Some(Hook::Update)),
             (&[("JUJU_DISPATCH_PATH", "hooks/collect-metrics")], None),
             (&[("JUJU_DISPATCH_PATH", "hooks/secret-rotate")], None),

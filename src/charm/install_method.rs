@@ -4,7 +4,10 @@
 
 use crate::error::Refusal;
 use crate::etcd::service::Service;
-use crate::etcd::site::{CHARM_TLS, DEBIAN_DEFAULTS, DEBIAN_UNIT, SNAP_COMMON, SNAP_CONFIG, SNAP_UNIT};
+use crate::etcd::site::{
+    CHARM_TLS, DEBIAN_DEFAULTS, DEBIAN_UNIT, RELATION_TLS, SNAP_COMMON, SNAP_CONFIG, SNAP_RELATION_TLS,
+    SNAP_UNIT,
+};
 use crate::etcd::versions::{READS_CONFIG_FILE_VARIABLE, Version};
 use crate::system::owner::Owner;
 use crate::system::process::Program;
@@ -89,6 +92,14 @@ impl InstallMethod {
         Path::new(match self {
             Self::Snap => SNAP_COMMON,
             Self::Debian | Self::Release => CHARM_TLS,
+        })
+    }
+
+    /// Returns the directory of the certificates that the charm takes from a relation.
+    pub fn relation_certificate_dir(self) -> &'static Path {
+        Path::new(match self {
+            Self::Snap => SNAP_RELATION_TLS,
+            Self::Debian | Self::Release => RELATION_TLS,
         })
     }
 

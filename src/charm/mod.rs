@@ -6,6 +6,7 @@
 
 mod apply;
 mod backup_settings;
+mod certificate_files;
 mod certificates;
 mod decide;
 mod dispatch;
@@ -17,12 +18,14 @@ mod health;
 mod hook;
 mod install;
 mod install_method;
+mod legacy_certificates;
 mod options;
 mod reconcile;
 mod relation_overrides;
 mod report;
 mod restore_state;
 mod s3_relation;
+mod tls_relation;
 mod unit_record;
 
 pub use dispatch::dispatch;

@@ -4,6 +4,7 @@
 
 use super::apply::Executor;
 use super::backup_settings::{self, Ownership};
+use super::certificates::CertificateNames;
 use super::decide::{self, Step, decide};
 use super::facts::Facts;
 use super::gather;
@@ -11,6 +12,7 @@ use super::health;
 use super::hook::Hook;
 use super::report::status_of_error;
 use super::restore_state::{self, RestoreState, lock_data, recover_restore, wait_for_data};
+use super::tls_relation::{self, Destination, TlsRelation};
 use super::unit_record::UnitRecord;
 use crate::cli::for_unit;
 use crate::commands::{Environment, check, now, schedule};
@@ -87,7 +89,7 @@ impl HookRun<'_> {
             let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd: None });
             return Ok(or_problem(self.status_of_site_file(file, &restore), problem));
         }
-        let facts = gather::gather(self.juju, self.hook, &own, restore)?;
+        let (facts, certificate_problem) = self.gather(&own, restore)?;
         let owns_etcd = Some(facts.owns_etcd());
         let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd });
         let plan = decide(&facts);
@@ -98,9 +100,54 @@ impl HookRun<'_> {
             Some(status) => Ok(status),
             None => {
                 let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
-                Ok(or_problem(status, problem))
+                Ok(or_problem(or_problem(status, certificate_problem), problem))
             }
         }
+    }
+
+    /// Gathers the facts. Before that, places certificates from the relation if there are new ones. Also returns a problem
+    /// with the relation.
+    fn gather(&self, own: &UnitRecord, restore: RestoreState) -> Result<(Facts, Option<Status>)> {
+        let facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
+        let is_ready = facts.is_installed && !facts.has_install_guard && facts.owns_etcd();
+        if self.hook.removes_unit() || !is_ready || decide::status_during_restore(&restore).is_some() {
+            return Ok((facts, None));
+        }
+        match self.take_certificates(&facts, own) {
+            Ok((true, problem)) => Ok((gather::gather(self.juju, self.hook, own, restore)?, problem)),
+            Ok((false, problem)) => Ok((facts, problem)),
+            Err(error) => Ok((facts, Some(status_of_error(&error, "taking certificates from the relation")))),
+        }
+    }
+
+    /// Asks for certificates in the relation `certificates` if it exists, and places those that were issued. Returns whether
+    /// it did, and a status to report.
+    fn take_certificates(&self, facts: &Facts, own: &UnitRecord) -> Result<(bool, Option<Status>)> {
+        let Some(relation) = tls_relation::find(self.juju, self.broken_relation())? else {
+            return Ok((false, None));
+        };
+        let network = self.juju.network(gather::PEER_ENDPOINT)?;
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let names = CertificateNames::of_unit(&own.unit, &network, &hostname);
+        let relation = TlsRelation::read(self.juju, &relation, &own.unit, &names)?;
+        let to = Destination {
+            dir: facts.method.relation_certificate_dir(),
+            user: facts.method.user()?,
+            has_manual_certificates: facts.has_manual_certificates(),
+            has_other_members: self.juju.units()?.len() > 1,
+        };
+        let done = tls_relation::reconcile(&relation, &names, &to, now())?;
+        if done.0 {
+            log(self.juju, "placed the certificates that were issued in the relation");
+        }
+        Ok(done)
+    }
+
+    /// Returns the id of the relation whose last hook this is.
+    fn broken_relation(&self) -> Option<&str> {
+        let variable = |name: &str| self.environment.variable(name).and_then(OsStr::to_str);
+        let is_broken = variable("JUJU_DISPATCH_PATH").is_some_and(|path| path.ends_with("-relation-broken"));
+        variable("JUJU_RELATION_ID").filter(|_| is_broken)
     }
 
     /// Reports an action that ended while the agent was gone: Juju shows it as failed. The log has the details, and the
@@ -154,11 +201,8 @@ impl HookRun<'_> {
     /// Writes the backup settings from Juju. Returns a status if something is wrong with them.
     fn write_backup_settings(&self, ownership: &Ownership<'_>) -> Option<Status> {
         let file = charm_file(self.environment.settings.as_deref());
-        let variable = |name: &str| self.environment.variable(name).and_then(OsStr::to_str);
-        let is_broken = variable("JUJU_DISPATCH_PATH").is_some_and(|path| path.ends_with("-relation-broken"));
-        let broken_relation = variable("JUJU_RELATION_ID").filter(|_| is_broken);
         let is_removed = self.hook == Hook::Remove;
-        backup_settings::reconcile(self.juju, &file, ownership, broken_relation, is_removed)
+        backup_settings::reconcile(self.juju, &file, ownership, self.broken_relation(), is_removed)
             .unwrap_or_else(|error| Some(status_of_error(&error, "applying Juju's backup settings")))
     }
 

@@ -90,9 +90,19 @@ impl HostNames {
     /// The file cannot be read, or contains no certificate.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         let first = first_certificate(path)?;
-        let names = first.get_extension::<SubjectAltName>();
-        let names = names.with_context(|| format!("reading the certificate {}", path.display()))?;
-        Ok(names.map(|(_, names)| Self(names.0)))
+        Self::of(&first).with_context(|| format!("reading the certificate {}", path.display()))
+    }
+
+    /// Reads the first certificate in a PEM text, as [`Self::read`] does.
+    ///
+    /// # Errors
+    /// The text contains no certificate.
+    pub fn parse(pem: &[u8]) -> Result<Option<Self>> {
+        Self::of(&parse_first_certificate(pem)?)
+    }
+
+    fn of(certificate: &TbsCertificate) -> Result<Option<Self>> {
+        Ok(certificate.get_extension::<SubjectAltName>()?.map(|(_, names)| Self(names.0)))
     }
 
     /// Returns whether they include `host` by the rules of Go (crypto/x509, `VerifyHostname`): an address matches only
@@ -119,12 +129,16 @@ fn is_named(host: &str, pattern: &str) -> bool {
 fn first_certificate(path: &Path) -> Result<TbsCertificate> {
     let reading = || format!("reading the certificate {}", path.display());
     let bytes = read_small_file(path).with_context(reading)?;
-    // The library panics on a file that contains only line ends.
-    let chain = match bytes.trim_ascii() {
+    parse_first_certificate(&bytes).with_context(reading)
+}
+
+fn parse_first_certificate(pem: &[u8]) -> Result<TbsCertificate> {
+    // The library panics on a text that contains only line ends.
+    let chain = match pem.trim_ascii() {
         [] => Vec::new(),
-        bytes => Certificate::load_pem_chain(bytes).with_context(reading)?,
+        pem => Certificate::load_pem_chain(pem)?,
     };
-    let first = chain.into_iter().next().context("the file contains no certificate").with_context(reading)?;
+    let first = chain.into_iter().next().context("the file contains no certificate")?;
     Ok(first.tbs_certificate().clone())
 }
 

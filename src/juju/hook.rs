@@ -3,7 +3,7 @@
 //! Owns the shapes of their JSON. Must never decide which status a unit has.
 
 use super::{Juju, Status, TIMEOUT, truncate_argument};
-use anyhow::{Context, Result};
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,14 +14,64 @@ use std::path::PathBuf;
 #[derive(Deserialize)]
 struct GoalState {
     #[serde(default)]
-    units: BTreeMap<String, serde_json::Value>,
+    units: BTreeMap<String, GoalUnit>,
+}
+
+/// A unit of this application, as `goal-state` describes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct GoalUnit {
+    /// The kind of its status, such as `active`. `waiting` until it has a machine; `dying` while it is being removed.
+    #[serde(default)]
+    pub status: String,
+}
+
+impl GoalUnit {
+    /// Whether the unit is being removed.
+    pub fn is_dying(&self) -> bool {
+        self.status == "dying"
+    }
+}
+
+/// The addresses of this unit in the network of an endpoint, in the order of Juju.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "NetworkAnswer")]
+pub struct Network {
+    /// The addresses that programs on this machine can listen on.
+    pub bind: Vec<IpAddr>,
+    /// The addresses at which others reach this unit. They can differ from the bind addresses, for example behind NAT.
+    pub ingress: Vec<IpAddr>,
 }
 
 /// The needed part of the output of `network-get`.
 #[derive(Deserialize)]
-struct Network {
+struct NetworkAnswer {
+    #[serde(rename = "bind-addresses", default)]
+    interfaces: Vec<Interface>,
     #[serde(rename = "ingress-addresses", default)]
-    ingress_addresses: Vec<IpAddr>,
+    ingress: Vec<IpAddr>,
+}
+
+#[derive(Deserialize)]
+struct Interface {
+    #[serde(default)]
+    addresses: Vec<InterfaceAddress>,
+}
+
+/// Juju names the address `value` in JSON, and in some versions also `address`.
+#[derive(Deserialize)]
+struct InterfaceAddress {
+    #[serde(default)]
+    value: String,
+    #[serde(default)]
+    address: String,
+}
+
+impl From<NetworkAnswer> for Network {
+    fn from(answer: NetworkAnswer) -> Self {
+        let addresses = answer.interfaces.into_iter().flat_map(|interface| interface.addresses);
+        let parse = |one: InterfaceAddress| one.value.parse().or_else(|_| one.address.parse()).ok();
+        Self { bind: addresses.filter_map(parse).collect(), ingress: answer.ingress }
+    }
 }
 
 /// The needed part of the output of `storage-get`.
@@ -72,9 +122,9 @@ impl Juju {
     ///
     /// # Errors
     /// If `goal-state` fails.
-    pub fn units(&self) -> Result<Vec<String>> {
+    pub fn units(&self) -> Result<BTreeMap<String, GoalUnit>> {
         let goal: GoalState = self.query("goal-state", &["--format=json"])?;
-        Ok(goal.units.into_keys().collect())
+        Ok(goal.units)
     }
 
     /// Returns the mount point of the storage called `name`, or `None` if no such storage is attached.
@@ -88,17 +138,14 @@ impl Juju {
         Ok(Some(instance.location))
     }
 
-    /// Returns the address at which others reach this unit through the endpoint `name`.
+    /// Returns the addresses of this unit in the network of the endpoint `name`.
     ///
     /// # Errors
-    /// If `network-get` fails or prints no address.
-    pub fn ingress_address(&self, name: &str) -> Result<IpAddr> {
+    /// If `network-get` fails, or prints no address at which others reach this unit.
+    pub fn network(&self, name: &str) -> Result<Network> {
         let network: Network = self.query("network-get", &[name, "--format=json"])?;
-        network
-            .ingress_addresses
-            .first()
-            .copied()
-            .with_context(|| format!("network-get {name} printed no address"))
+        ensure!(!network.ingress.is_empty(), "network-get {name} printed no address");
+        Ok(network)
     }
 
     /// Sets the version of etcd that `juju status` shows.

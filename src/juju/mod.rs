@@ -8,6 +8,8 @@ mod relation;
 mod status;
 mod unreported;
 
+pub use hook::{GoalUnit, Network};
+pub use relation::{Databag, Scope};
 pub use status::Status;
 pub use unreported::UnreportedAction;
 

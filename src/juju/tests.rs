@@ -152,3 +152,47 @@ fn truncates_arguments_to_the_kernel_limit() {
     let agent = FakeAgent::new();
     agent.juju().log_progress(&"é".repeat(MAX_ARGUMENT)).unwrap();
 }
+
+#[test]
+fn relation_data_is_not_passed_as_an_argument() {
+    let agent = FakeAgent::with(&["relation-set"]);
+    let pairs = BTreeMap::from([("key".to_owned(), "-----BEGIN\ncanary".to_owned())]);
+    agent.juju().set_relation_data("cluster:0", Scope::Unit, &pairs).unwrap();
+    agent.juju().set_relation_data("db:2", Scope::Application, &pairs).unwrap();
+    assert_eq!(
+        agent.calls(),
+        "relation-set [-r] [cluster:0] [--file] [-]\nrelation-set [-r] [db:2] [--file] [-] [--app]\n"
+    );
+    let sent = std::fs::read_to_string(agent.dir.path().join("relation-set.stdin")).unwrap();
+    assert_eq!(serde_yaml::from_str::<BTreeMap<String, String>>(&sent).unwrap(), pairs);
+    let agent = agent.fails("relation-set", 1, "ERROR cannot write relation settings\n");
+    let error = agent.juju().set_relation_data("db:2", Scope::Application, &pairs).unwrap_err();
+    assert!(!format!("{error:#}").contains("canary"), "{error:#}");
+}
+
+#[test]
+fn reads_units_networks_and_the_data_of_relations() {
+    let agent = FakeAgent::with(&["goal-state", "network-get", "relation-list", "relation-get"])
+        .prints("goal-state", r#"{"units":{"etcd/0":{"status":"dying","since":"x"},"etcd/1":{}}}"#)
+        .prints(
+            "network-get",
+            r#"{"bind-addresses":[{"interface-name":"eth0","addresses":[{"hostname":"","value":"10.0.0.5","cidr":""},
+                {"address":"fd00::5"},{"value":""}]}],"ingress-addresses":["192.0.2.5"]}"#,
+        )
+        .prints("relation-list", r#"["etcd/1","etcd/10"]"#)
+        .prints("relation-get", r#"{"peer":"https://10.0.0.6:2380"}"#);
+    let juju = agent.juju();
+    let units = juju.units().unwrap();
+    assert!(units["etcd/0"].is_dying() && !units["etcd/1"].is_dying());
+    let network = juju.network("cluster").unwrap();
+    assert_eq!(network.bind.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.5", "fd00::5"]);
+    assert_eq!(network.ingress[0].to_string(), "192.0.2.5");
+    assert_eq!(juju.relation_units("cluster:0").unwrap(), ["etcd/1", "etcd/10"]);
+    assert_eq!(juju.unit_data("cluster:0", "etcd/1").unwrap()["peer"].reveal(), "https://10.0.0.6:2380");
+    // Juju prints `null` for a relation without units, and for a unit without data.
+    let agent = agent.prints("relation-list", "null").prints("relation-get", "null");
+    assert!(agent.juju().relation_units("cluster:0").unwrap().is_empty());
+    assert!(agent.juju().application_data("cluster:0", "etcd").unwrap().is_empty());
+    let agent = agent.prints("network-get", r#"{"bind-addresses":[]}"#);
+    assert!(agent.juju().network("cluster").unwrap_err().to_string().contains("no address"));
+}

@@ -82,3 +82,15 @@ fn refuses_certificates_out_of_date_and_keys_of_other_pairs() {
         assert!(reason.contains(name) && reason.contains("does not belong"), "{reason}");
     }
 }
+
+#[test]
+fn a_unit_asks_for_all_its_own_names() {
+    let network = Network {
+        bind: ["10.0.0.5", "fd00::5"].map(|address| address.parse().unwrap()).to_vec(),
+        ingress: vec!["192.0.2.5".parse().unwrap(), "10.0.0.5".parse().unwrap()],
+    };
+    let names = CertificateNames::of_unit("etcd/10", &network, "machine-3");
+    assert_eq!(names.common_name, "etcd-10");
+    let hosts: Vec<&str> = names.hosts.iter().map(String::as_str).collect();
+    assert_eq!(hosts, ["10.0.0.5", "127.0.0.1", "192.0.2.5", "::1", "fd00::5", "localhost", "machine-3"]);
+}

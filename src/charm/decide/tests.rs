@@ -27,6 +27,7 @@ fn serving() -> Facts {
         data_dir: "/var/lib/etcd/default".into(),
         storage: None,
         data: DataState::Present,
+        certificate_dir: "/etc/etcd/tls".into(),
         certificates: Certificates::None,
         has_own_config: true,
         current_config: Some(own_config("a")),

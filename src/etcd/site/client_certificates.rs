@@ -12,8 +12,12 @@ use std::path::{Path, PathBuf};
 
 /// The directory in which the Charmed Kubernetes snap keeps its configuration and its certificates.
 pub const SNAP_COMMON: &str = "/var/snap/etcd/common";
-/// The directory in which the etcd of this charm has its certificates.
+/// The directory in which an operator places certificates for the etcd of this charm.
 pub const CHARM_TLS: &str = "/etc/etcd/tls";
+/// The directory in which this charm places the certificates of a relation.
+pub const RELATION_TLS: &str = "/etc/etcd/relation-tls";
+/// The same directory for the snap.
+pub const SNAP_RELATION_TLS: &str = "/var/snap/etcd/common/relation-tls";
 /// The pairs of kubeadm that etcd accepts from a client, the most specific first.
 const KUBEADM_PAIRS: [&str; 3] = [
     "/etc/kubernetes/pki/etcd/healthcheck-client",
@@ -39,11 +43,9 @@ pub(super) fn from_options(options: &Options, endpoint: &str, cwd: &Path) -> Sou
 fn client_pair_dir(options: &Options, cwd: &Path) -> Option<&'static str> {
     let in_snap = options.config_file(cwd).is_some_and(|file| file.starts_with(SNAP_COMMON));
     let authority = options.text("trusted-ca-file").and_then(|file| Path::new(file).parent());
-    match authority == Some(Path::new(CHARM_TLS)) {
-        _ if in_snap => Some(SNAP_COMMON),
-        true => Some(CHARM_TLS),
-        false => None,
-    }
+    let dirs = [CHARM_TLS, RELATION_TLS, SNAP_RELATION_TLS];
+    let charm_dir = dirs.into_iter().find(|dir| authority == Some(Path::new(dir)));
+    charm_dir.or_else(|| in_snap.then_some(SNAP_COMMON))
 }
 
 /// Returns the server's certificates. etcd's gRPC gateway also uses them as a client.

@@ -23,7 +23,7 @@ mod supervisor;
 mod systemd;
 mod systemd_units;
 
-pub use client_certificates::{CHARM_TLS, SNAP_COMMON};
+pub use client_certificates::{CHARM_TLS, RELATION_TLS, SNAP_COMMON, SNAP_RELATION_TLS};
 pub(super) use endpoints::socket_path;
 pub use model::{InitialMember, Login, Site};
 pub use origin::{Launcher, Origin, Sourced};

@@ -121,8 +121,9 @@ impl<'w> Unit<'w> {
 
     /// Returns the data that our application has set in the relation, as `KEY=VALUE`.
     pub fn relation_data_set(&self) -> Vec<String> {
-        let ours = self.agent.join("relations/s3-parameters:7/ours");
-        fs::read_to_string(ours).unwrap_or_default().lines().map(str::to_owned).collect()
+        let ours = fs::read_to_string(self.agent.join("relations/s3-parameters:7/ours")).unwrap_or_default();
+        let ours: Option<std::collections::BTreeMap<String, String>> = serde_yaml::from_str(&ours).unwrap();
+        ours.unwrap_or_default().into_iter().map(|(key, value)| format!("{key}={value}")).collect()
     }
 
     /// Makes another unit the leader from now on.

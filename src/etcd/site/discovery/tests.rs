@@ -1,6 +1,6 @@
 //! Which etcd is chosen, on machines laid out in files.
 
-use super::super::client_certificates::CHARM_TLS;
+use super::super::client_certificates::{CHARM_TLS, RELATION_TLS};
 use super::super::processes::tests::{Process, give_away, machine, set_mode};
 use super::*;
 use std::fs;
@@ -21,7 +21,11 @@ fn a_running_etcd_comes_before_an_installed_one() {
 
 #[test]
 fn uses_the_client_certificate_of_the_charm() {
-    for (dir, expected) in [(CHARM_TLS, "/etc/etcd/tls/client.key"), ("/pki", "/pki/server.key")] {
+    for (dir, expected) in [
+        (CHARM_TLS, "/etc/etcd/tls/client.key"),
+        (RELATION_TLS, "/etc/etcd/relation-tls/client.key"),
+        ("/pki", "/pki/server.key"),
+    ] {
         let root = machine();
         let file = |flag: &str, name: &str| format!("--{flag}={dir}/{name}");
         let words = [
