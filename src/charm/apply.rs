@@ -1,6 +1,9 @@
 //! Applies the steps of a plan. Every step can be repeated without harm.
 
 use super::certificates::Certificates;
+use super::cluster::facts::member_name;
+use super::cluster::membership::{self, Change};
+use super::cluster::{apply, gather};
 use super::decide::Step;
 use super::etcd_config;
 use super::facts::Facts;
@@ -16,6 +19,7 @@ use crate::exchange::MEMBER;
 use crate::juju::Juju;
 use crate::system::durable::Dir;
 use crate::system::owner::Owner;
+use crate::system::stderr;
 use crate::system::systemd;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
@@ -48,6 +52,8 @@ impl Executor<'_> {
                 install::install(*method, self.options()?, self.juju, self.proxies)?;
                 Ok(method.check_version()?)
             }
+            Step::AddMember => self.add_member(),
+            Step::Leave => self.leave(),
             Step::CreateDataDir => self.create_data_dir(),
             Step::Configure => self.configure(),
             Step::MarkAsServed => rewrite_config_without_restart(*method, &self.facts.wanted_config),
@@ -56,6 +62,7 @@ impl Executor<'_> {
                 self.start()
             }
             Step::Restart => {
+                self.check_others_serve()?;
                 method.service().stop(database_size(data_dir))?;
                 self.start()
             }
@@ -69,6 +76,49 @@ impl Executor<'_> {
                 _ => self.juju.set_open_ports(&[]),
             },
         }
+    }
+
+    /// Adds this unit to the cluster as a learner. A leader first removes the members of units that are gone: one of them may
+    /// be a learner, and etcd accepts only one.
+    fn add_member(&self) -> Result<()> {
+        let Facts { cluster, method, certificate_dir, .. } = self.facts;
+        let voters = gather::announced_voters(cluster, &method.etcdctl(), certificate_dir);
+        for change in membership::changes(cluster, None) {
+            if let Change::Remove(member, _) = change {
+                apply::remove(&voters, member)?;
+            }
+        }
+        let urls = cluster.urls.as_ref().context("this unit has no certificates for peers")?;
+        apply::add_learner(&voters, &member_name(&cluster.unit), &urls.peer)
+    }
+
+    /// Removes this unit's member. In the last hooks of a unit, a failure must not keep etcd running.
+    fn leave(&self) -> Result<()> {
+        let Facts { cluster, method, certificate_dir, .. } = self.facts;
+        let members = cluster.members.as_deref().unwrap_or_default();
+        let Some(own) = cluster.own_member(members) else { return Ok(()) };
+        let voters = gather::other_voters(cluster, members, &method.etcdctl(), certificate_dir);
+        match apply::remove(&voters, own.id) {
+            Err(error) if self.facts.hook.removes_unit() => {
+                stderr::print(&format!(
+                    "could not leave the cluster; the leader removes this member: {error:#}"
+                ));
+                Ok(())
+            }
+            removed => removed,
+        }
+    }
+
+    /// Checks before a restart that the voters of the other units serve: without them, the cluster would stop.
+    fn check_others_serve(&self) -> Result<()> {
+        let Facts { cluster, method, certificate_dir, .. } = self.facts;
+        for voter in gather::announced_voters(cluster, &method.etcdctl(), certificate_dir) {
+            voter.current_members().map_err(|error| {
+                let reason = format!("etcd is not restarted while another unit does not serve: {error:#}");
+                Refusal::new(reason, "juju status; the next hook retries within 5 minutes")
+            })?;
+        }
+        Ok(())
     }
 
     /// Starts etcd. systemd reports only that the start failed; the journal has etcd's reason.

@@ -1,6 +1,6 @@
 //! The TLS certificates that an operator can provide for etcd, and whether etcd could use them.
 
-use crate::etcd::certificates::{HostNames, check_key_matches, check_valid};
+use crate::etcd::certificates::{HostNames, Validity, check_key_matches, check_valid};
 use crate::juju::Network;
 use crate::system::owner::Owner;
 use anyhow::{Result, ensure};
@@ -65,6 +65,23 @@ impl Certificates {
             5 => Self::None,
             _ => Self::Missing(missing.join(", ")),
         }
+    }
+}
+
+/// Checks that peers accept the certificate of the server in `dir`: as a client it is used for outgoing connections, from any
+/// of `addresses`.
+///
+/// # Errors
+/// If it is for servers only, or does not name one of the addresses.
+pub fn check_for_peers(dir: &Path, addresses: &[IpAddr]) -> Result<()> {
+    let file = dir.join("server.crt");
+    let shown = file.display();
+    ensure!(Validity::read(&file)?.allows_client_auth, "{shown} is for servers only");
+    let names = HostNames::read(&file)?;
+    let lacks = |address: &&IpAddr| !names.as_ref().is_some_and(|names| names.include(&address.to_string()));
+    match addresses.iter().find(lacks) {
+        Some(address) => anyhow::bail!("{shown} does not name IP:{address}"),
+        None => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Must never plan a step if something is not as the charm left it. Then the plan is only a status.
 
 use super::certificates::Certificates;
+use super::cluster::role::{Role, role};
 use super::etcd_config;
 use super::facts::Facts;
 use super::hook::Hook;
@@ -17,11 +18,17 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// The status after the steps. `None` if etcd is asked for its health instead.
     pub status: Option<Status>,
+    /// Whether the hook gathers facts and decides again after the steps.
+    pub again: bool,
 }
 
 impl Plan {
     fn status_only(status: Status) -> Self {
-        Self { steps: Vec::new(), status: Some(status) }
+        Self::with_status(Vec::new(), status)
+    }
+
+    fn with_status(steps: Vec<Step>, status: Status) -> Self {
+        Self { steps, status: Some(status), again: false }
     }
 }
 
@@ -30,6 +37,8 @@ impl Plan {
 pub enum Step {
     /// Install etcd, and prevent it from starting before it is configured.
     Install,
+    /// Add this unit to the cluster as a learner. The hook continues with etcd's new list of members.
+    AddMember,
     /// Create the data directory with the unit's record.
     CreateDataDir,
     /// Write the configuration, and allow etcd to start with it.
@@ -40,6 +49,8 @@ pub enum Step {
     Start,
     /// Stop etcd and start it again.
     Restart,
+    /// Remove this unit's member from the cluster.
+    Leave,
     /// Stop etcd, and do not start it at boot.
     Stop,
     /// Remove the guard that prevents an etcd without configuration from starting.
@@ -58,6 +69,8 @@ impl Step {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Install => "installing etcd",
+            Self::AddMember => "joining the cluster",
+            Self::Leave => "leaving the cluster",
             Self::CreateDataDir => "creating the data directory",
             Self::Configure => "configuring etcd",
             Self::MarkAsServed => "recording that etcd has served",
@@ -81,6 +94,26 @@ pub fn decide(facts: &Facts) -> Plan {
     if let Some(status) = obstacle(facts) {
         return Plan::status_only(status);
     }
+    match role(&facts.cluster, facts.has_member_dir) {
+        Role::Run | Role::Join { is_listed: true } => {}
+        Role::Join { is_listed: false } => {
+            let mut steps = installation(facts);
+            steps.push(Step::AddMember);
+            return Plan { steps, status: None, again: true };
+        }
+        Role::Wait(status) if status.is_blocked() => return Plan::status_only(status),
+        Role::Wait(status) => return Plan::with_status(installation(facts), status),
+    }
+    run_plan(facts)
+}
+
+/// Returns the installation of the programs, if they are missing. A guard prevents etcd from starting.
+fn installation(facts: &Facts) -> Vec<Step> {
+    if facts.is_installed { Vec::new() } else { vec![Step::Install] }
+}
+
+/// Returns the plan for a unit whose etcd has to run.
+fn run_plan(facts: &Facts) -> Plan {
     let mut steps = Vec::new();
     // An interrupted installation is continued, even if all programs exist.
     if !facts.is_installed || facts.has_install_guard {
@@ -112,19 +145,19 @@ pub fn decide(facts: &Facts) -> Plan {
                 "etcd is not running",
                 &format!("{start} (unless someone is working on its data)"),
             );
-            return Plan { steps, status: Some(status) };
+            return Plan::with_status(steps, status);
         }
     }
     steps.push(Step::UpdatePorts);
-    Plan { steps, status: None }
+    Plan { steps, status: None, again: false }
 }
 
-/// Whether the configuration is as it should be, except for the mark that etcd has served.
+/// Whether the configuration is as it should be, except for values that an etcd with data does not read.
 fn lacks_only_served_mark(facts: &Facts) -> bool {
-    let marked = facts.current_config.as_deref().map(etcd_config::with_existing_cluster);
+    let current = facts.current_config.as_deref();
     facts.is_service_set_up
-        && facts.current_config.as_ref() != Some(&facts.wanted_config)
-        && marked.as_ref() == Some(&facts.wanted_config)
+        && facts.data == DataState::Present
+        && current.is_some_and(|text| etcd_config::differ_only_in_start(text, &facts.wanted_config))
 }
 
 /// Returns the status of a unit that is not the first of its application. The rest of the unit is neither inspected nor changed.
@@ -145,14 +178,23 @@ pub fn status_during_restore(state: &RestoreState) -> Option<Status> {
 
 /// Returns the plan for a unit that is being removed, or whose storage is being detached. Only the unit's own etcd is
 /// stopped.
+///
+/// A unit leaves its cluster in the first hook in which Juju reports it as dying, because its storage may be detached next.
 fn removal_plan(facts: &Facts) -> Option<Plan> {
+    let leaves = facts.cluster.leaves_cluster() && facts.has_member_dir;
+    let has_member =
+        facts.cluster.members.as_ref().is_some_and(|members| facts.cluster.own_member(members).is_some());
     let reason = match facts.hook {
         Hook::Stop | Hook::Remove => "the unit is being removed",
+        _ if leaves || (facts.cluster.is_dying() && !facts.is_running) => "the unit is being removed",
         Hook::StorageDetaching if facts.is_on_storage() => "its storage is being detached",
-        Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), status: None }),
+        Hook::StorageDetaching => return Some(Plan { steps: Vec::new(), status: None, again: false }),
         _ => return None,
     };
     let mut steps = Vec::new();
+    if leaves && has_member {
+        steps.push(Step::Leave);
+    }
     if facts.is_installed && (facts.has_own_config || facts.has_install_guard) {
         steps.push(Step::Stop);
     }
@@ -160,7 +202,7 @@ fn removal_plan(facts: &Facts) -> Option<Plan> {
         steps.push(Step::RemoveGuard);
     }
     let message = format!("etcd is stopped, {reason}; its data stays in {}", facts.data_dir.display());
-    Some(Plan { steps, status: Some(Status::maintenance(message)) })
+    Some(Plan::with_status(steps, Status::maintenance(message)))
 }
 
 /// Returns the status of a unit that needs an operator before anything can be changed.
@@ -168,7 +210,34 @@ fn obstacle(facts: &Facts) -> Option<Status> {
     if let Some(refusal) = facts.options.as_ref().err().or(facts.version_check.as_ref().err()) {
         return Some(Status::blocked(&refusal.reason, &refusal.next));
     }
-    certificate_obstacle(facts).or_else(|| storage_obstacle(facts)).or_else(|| data_obstacle(facts))
+    certificate_obstacle(facts)
+        .or_else(|| storage_obstacle(facts))
+        .or_else(|| data_obstacle(facts))
+        .or_else(|| member_obstacle(facts))
+}
+
+/// Returns the status of a member that serves its peers on the network, if the new configuration would end that.
+fn member_obstacle(facts: &Facts) -> Option<Status> {
+    let current = facts.current_config.as_deref().filter(|_| facts.has_own_config && facts.has_member_dir)?;
+    let old = etcd_config::network_peer_port_in(current)?;
+    let cluster = &facts.cluster;
+    let other = cluster.other_serving_unit();
+    let problem = cluster.certificate_problem.as_deref().unwrap_or("the certificates are missing");
+    match &cluster.urls {
+        // The provider is about to issue a certificate for a new address.
+        None if cluster.has_certificate_provider => {
+            Some(Status::new("waiting", format!("waiting for a certificate: {problem}")))
+        }
+        None => Some(Status::blocked(
+            &format!("{} could not reach this unit: {problem}; etcd keeps running as it was", other?),
+            "juju integrate APPLICATION:certificates PROVIDER",
+        )),
+        Some(urls) if other.is_some() && !urls.peer.ends_with(&format!(":{old}")) => Some(Status::blocked(
+            "option management-port cannot be changed while there are several units",
+            &format!("juju config APPLICATION management-port={old}"),
+        )),
+        Some(_) => None,
+    }
 }
 
 fn certificate_obstacle(facts: &Facts) -> Option<Status> {

@@ -5,7 +5,7 @@
 use super::options::Options;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 /// The first line of every file that the charm writes. The charm recognizes its own files by it.
@@ -23,6 +23,9 @@ pub struct Member {
     pub data_dir: PathBuf,
     /// How etcd listens on the network. Without it, etcd listens on loopback only.
     pub tls: Option<TlsListener>,
+    /// The members of the cluster that this one joins, in the form of etcd's `initial-cluster`. Without it, it is the only
+    /// member, or has data: then etcd does not read the value.
+    pub joins: Option<String>,
 }
 
 /// How etcd listens on the network with TLS.
@@ -30,8 +33,23 @@ pub struct Member {
 pub struct TlsListener {
     /// The directory of the certificates.
     pub certificate_dir: PathBuf,
-    /// The address at which clients reach the unit.
+    /// The address at which others reach the unit.
     pub address: IpAddr,
+    /// Whether the certificates suffice for peers. Otherwise peers are served on loopback only.
+    pub serves_peers: bool,
+}
+
+impl TlsListener {
+    /// Returns the URL at which others reach this unit.
+    pub fn url(&self, port: u16) -> String {
+        format!("https://{}", SocketAddr::new(self.address, port))
+    }
+
+    /// Returns the URL at which etcd listens: on all addresses.
+    fn listen_url(&self, port: u16) -> String {
+        let all = if self.address.is_ipv6() { "[::]" } else { "0.0.0.0" };
+        format!("https://{all}:{port}")
+    }
 }
 
 /// Returns etcd's configuration file.
@@ -41,16 +59,21 @@ pub struct TlsListener {
 pub fn render(options: &Options, member: &Member) -> Result<String> {
     // The peer port must require a certificate too: it gives write access without any check of the client port.
     let scheme = if member.tls.is_some() { "https" } else { "http" };
-    let peer = format!("{scheme}://127.0.0.1:{}", options.management_port);
+    let local_peer = format!("{scheme}://127.0.0.1:{}", options.management_port);
+    let (peer, listen_peer) = match member.tls.as_ref().filter(|tls| tls.serves_peers) {
+        Some(tls) => (tls.url(options.management_port), tls.listen_url(options.management_port)),
+        None => (local_peer.clone(), local_peer),
+    };
+    let only_itself = format!("{}={peer}", member.name);
     let mut map = Map::new();
     let mut put = |name: &str, value: Value| map.insert(name.to_owned(), value);
     put("name", json!(member.name));
     put("data-dir", json!(member.data_dir));
-    put("listen-peer-urls", json!(peer));
+    put("listen-peer-urls", json!(listen_peer));
     put("initial-advertise-peer-urls", json!(peer));
-    put("initial-cluster", json!(format!("{}={peer}", member.name)));
+    put("initial-cluster", json!(member.joins.as_ref().unwrap_or(&only_itself)));
     put("initial-cluster-token", json!(member.token));
-    put("initial-cluster-state", json!("new"));
+    put("initial-cluster-state", json!(if member.joins.is_some() { "existing" } else { "new" }));
     put("heartbeat-interval", json!(options.heartbeat_interval));
     put("election-timeout", json!(options.election_timeout));
     put("auto-compaction-mode", json!("periodic"));
@@ -68,13 +91,10 @@ pub fn render(options: &Options, member: &Member) -> Result<String> {
             put("listen-client-urls", json!(client));
             put("advertise-client-urls", json!(client));
         }
-        Some(TlsListener { certificate_dir: dir, address }) => {
-            let port = options.port;
-            put("listen-client-urls", json!(format!("https://0.0.0.0:{port}")));
-            put(
-                "advertise-client-urls",
-                json!(format!("https://{}", std::net::SocketAddr::new(*address, port))),
-            );
+        Some(tls) => {
+            let dir = &tls.certificate_dir;
+            put("listen-client-urls", json!(tls.listen_url(options.port)));
+            put("advertise-client-urls", json!(tls.url(options.port)));
             let security = json!({
                 "trusted-ca-file": dir.join("ca.crt"),
                 "cert-file": dir.join("server.crt"),
@@ -92,6 +112,24 @@ pub fn render(options: &Options, member: &Member) -> Result<String> {
 /// boot before any hook has run. An etcd with data starts either way.
 pub fn with_existing_cluster(text: &str) -> String {
     text.replace("\ninitial-cluster-state: new\n", "\ninitial-cluster-state: existing\n")
+}
+
+/// Returns whether two configurations differ only in the values that etcd does not read once it has data: the members at its
+/// start, and whether the cluster was new.
+pub fn differ_only_in_start(one: &str, other: &str) -> bool {
+    let is_read = |line: &&str| {
+        !["initial-cluster: ", "initial-cluster-state: ", "initial-advertise-peer-urls: "]
+            .iter()
+            .any(|key| line.starts_with(key))
+    };
+    one != other && one.lines().filter(is_read).eq(other.lines().filter(is_read))
+}
+
+/// Returns the port for peers in a configuration file of the charm, if peers are served on the network.
+pub fn network_peer_port_in(text: &str) -> Option<u16> {
+    let url = string_value(text, "listen-peer-urls")?;
+    let (address, port) = url.rsplit_once(':')?;
+    port.parse().ok().filter(|_| !address.ends_with("//127.0.0.1"))
 }
 
 /// Returns a systemd drop-in that delays the start until the storage of the data is mounted.
@@ -162,7 +200,7 @@ mod tests {
     }
 
     fn member() -> Member {
-        Member { name: "etcd0".into(), token: "t".into(), data_dir: "/d".into(), tls: None }
+        Member { name: "etcd0".into(), token: "t".into(), data_dir: "/d".into(), tls: None, joins: None }
     }
 
     #[test]
@@ -193,10 +231,11 @@ mod tests {
         let tls = Some(TlsListener {
             certificate_dir: "/etc/etcd/tls".into(),
             address: "fd00::1".parse().unwrap(),
+            serves_peers: false,
         });
         let text = render(&options(), &Member { tls, ..member() }).unwrap();
         let map: Map<String, Value> = serde_yaml::from_str(&text).unwrap();
-        assert_eq!(map["listen-client-urls"], "https://0.0.0.0:2379");
+        assert_eq!(map["listen-client-urls"], "https://[::]:2379");
         assert_eq!(map["advertise-client-urls"], "https://[fd00::1]:2379");
         for side in ["client-transport-security", "peer-transport-security"] {
             assert_eq!(map[side]["client-cert-auth"], true, "{side}");
@@ -216,6 +255,33 @@ mod tests {
         assert!(
             mount_drop_in(Path::new("/srv/a b%")).ends_with("[Unit]\nRequiresMountsFor=\"/srv/a b%%\"\n")
         );
+    }
+
+    #[test]
+    fn a_member_of_a_cluster_serves_its_peers_on_the_network() {
+        let tls = TlsListener {
+            certificate_dir: "/etc/etcd/tls".into(),
+            address: "10.0.0.5".parse().unwrap(),
+            serves_peers: true,
+        };
+        let alone = render(&options(), &Member { tls: Some(tls.clone()), ..member() }).unwrap();
+        for line in [
+            "listen-peer-urls: https://0.0.0.0:2380\n",
+            "initial-advertise-peer-urls: https://10.0.0.5:2380\n",
+            "initial-cluster: etcd0=https://10.0.0.5:2380\n",
+        ] {
+            assert!(alone.contains(line), "{alone}");
+        }
+        let joins = Some("member-a=https://10.0.0.4:2380,etcd0=https://10.0.0.5:2380".to_owned());
+        let joining = render(&options(), &Member { tls: Some(tls), joins, ..member() }).unwrap();
+        assert!(joining.contains("initial-cluster-state: existing\n"), "{joining}");
+        assert!(joining.contains("initial-cluster: member-a=https://10.0.0.4:2380,etcd0="), "{joining}");
+        // Once it has data, etcd reads neither.
+        assert!(differ_only_in_start(&joining, &with_existing_cluster(&alone)));
+        assert!(!differ_only_in_start(&alone, &alone));
+        assert!(!differ_only_in_start(&alone, &render(&options(), &member()).unwrap()));
+        assert_eq!(network_peer_port_in(&alone), Some(2380));
+        assert_eq!(network_peer_port_in(&render(&options(), &member()).unwrap()), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The facts about a unit and its machine that a hook decides by. Only data: gathered by `gather`, judged by `decide`.
 
 use super::certificates::Certificates;
+use super::cluster::facts::ClusterFacts;
 use super::hook::Hook;
 use super::install_method::InstallMethod;
 use super::options::Options;
@@ -32,6 +33,10 @@ pub struct Facts {
     pub storage: Option<PathBuf>,
     /// The content of the data directory.
     pub data: DataState,
+    /// Whether the data directory has a `member` directory. If so, etcd has started there.
+    pub has_member_dir: bool,
+    /// The other units, and the cluster.
+    pub cluster: ClusterFacts,
     /// The directory of the certificates that etcd uses, or would use.
     pub certificate_dir: PathBuf,
     /// The certificates in that directory.

@@ -1,11 +1,13 @@
 //! Gathers the facts about the unit and its machine. Changes nothing.
 
-use super::certificates::{CERTIFICATE_FILES, Certificates};
-use super::etcd_config::{self, Member, TlsListener};
+use super::cluster::facts::{ClusterFacts, member_name};
+use super::cluster::gather as cluster;
+use super::etcd_config::{self, Member};
 use super::facts::Facts;
 use super::files::read_optional;
 use super::hook::Hook;
 use super::install_method::InstallMethod;
+use super::listening::{Listening, own_client};
 use super::options::Options;
 use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
@@ -27,8 +29,6 @@ use std::path::{Path, PathBuf};
 const STORAGE: &str = "data";
 /// The directory for etcd in the storage. The root of a file system may contain other things, such as `lost+found`.
 const DIR_IN_STORAGE: &str = "etcd";
-/// The endpoint of the peers in `metadata.yaml`.
-pub const PEER_ENDPOINT: &str = "cluster";
 /// This socket exists if snapd is installed.
 const SNAPD_SOCKET: &str = "/run/snapd.socket";
 
@@ -68,14 +68,10 @@ pub fn unit_number(unit: &str) -> Option<u64> {
 /// # Errors
 /// If a hook tool, systemd or a file on the machine cannot be read.
 pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) -> Result<Facts> {
-    let has_charm_config = |method: InstallMethod| {
-        let text = read_optional(method.config_file());
-        text.is_ok_and(|text| text.is_some_and(|text| etcd_config::is_written_by_charm(&text)))
-    };
     let installed = InstallMethod::installed(has_charm_config)?;
     let method = match installed {
         Some(method) => method,
-        None => method_to_install(juju, has_charm_config)?,
+        None => method_to_install(juju)?,
     };
     let storage = juju.storage(STORAGE)?;
     let current_config = read_optional(method.config_file())?;
@@ -84,17 +80,20 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
     let data_dir = data_dir(method, own_config, storage.as_deref());
     let options = Options::read(&juju.config()?, lowest_port(method)?);
     let user = Owner::named("etcd")?.filter(|_| !method.runs_as_root());
-    let data = match open_data_dir(&data_dir)? {
-        Some(dir) => own.data_state(&dir)?,
-        None => DataState::Absent,
+    let (data, has_member_dir) = match open_data_dir(&data_dir)? {
+        Some(dir) => (own.data_state(&dir)?, dir.inode(MEMBER)?.is_some()),
+        None => (DataState::Absent, false),
     };
-    let certificate_dir = certificate_dir(method);
-    let certificates = Certificates::check(certificate_dir, user, now());
+    let listening = Listening::gather(juju, method, user)?;
+    let cluster = gather_cluster(juju, own, method, &options, &listening, has_member_dir)?;
     let wanted_config = match &options {
         Ok(options) => {
-            let tls = tls_listener(juju, certificate_dir, &certificates)?;
-            let name = own.unit.replace('/', "");
-            wanted_config(options, &Member { name, token, data_dir: data_dir.clone(), tls }, &data)?
+            let tls = listening.tls.clone();
+            let joins = if has_member_dir { None } else { members_to_join(&cluster) };
+            let (name, data_dir) = (member_name(&own.unit), data_dir.clone());
+            let member = Member { name, token, data_dir, tls, joins };
+            let started = current_config.as_ref().filter(|_| has_member_dir);
+            wanted_config(options, &member, &data, started)?
         }
         Err(_) => String::new(),
     };
@@ -112,10 +111,12 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
         foreign_etcd: foreign_etcd(own_config, &data_dir, has_install_guard)?,
         has_own_config: own_config.is_some(),
         data,
+        has_member_dir,
+        cluster,
         data_dir,
         storage,
-        certificate_dir: certificate_dir.to_owned(),
-        certificates,
+        certificate_dir: listening.dir.to_owned(),
+        certificates: listening.certificates,
         current_config,
         wanted_config,
         is_service_set_up: reads_config_file(method)?
@@ -123,45 +124,66 @@ pub fn gather(juju: &Juju, hook: Hook, own: &UnitRecord, restore: RestoreState) 
             && !has_install_guard,
         has_install_guard,
         is_running: installed.is_some() && main_pid(method.systemd_unit()).is_some(),
-        runs_old_config: runs_old_config(method, certificate_dir),
+        runs_old_config: runs_old_config(method, listening.dir),
     })
 }
 
-/// Returns the text of etcd's configuration file.
-fn wanted_config(options: &Options, member: &Member, data: &DataState) -> Result<String> {
+/// Returns the text of etcd's configuration file. `started` is the one with which the present data was created. As long as
+/// etcd has not served, the values of that start are kept.
+fn wanted_config(
+    options: &Options,
+    member: &Member,
+    data: &DataState,
+    started: Option<&String>,
+) -> Result<String> {
     let text = etcd_config::render(options, member)?;
     Ok(match data {
         DataState::Present | DataState::Lost => etcd_config::with_existing_cluster(&text),
+        DataState::New => {
+            let is_same = |started: &&String| etcd_config::differ_only_in_start(started, &text);
+            started.filter(is_same).cloned().unwrap_or(text)
+        }
         _ => text,
     })
 }
 
+/// Gathers the facts about the other units. etcd is asked for its members if this unit joins or leaves.
+fn gather_cluster(
+    juju: &Juju,
+    own: &UnitRecord,
+    method: InstallMethod,
+    options: &Result<Options, Refusal>,
+    listening: &Listening,
+    has_member_dir: bool,
+) -> Result<ClusterFacts> {
+    let options = options.as_ref().ok();
+    let mut facts = cluster::gather(juju, &own.unit, listening.urls(options))?;
+    if facts.is_dying() || !has_member_dir && facts.is_admitted() {
+        let mut voters = cluster::announced_voters(&facts, &method.etcdctl(), listening.dir);
+        voters.extend(own_client(method, options, &listening.certificates, listening.dir));
+        facts.members = cluster::members(&voters);
+    }
+    Ok(facts)
+}
+
+/// Returns the members in the form of etcd's `initial-cluster`, if they already include this unit.
+fn members_to_join(facts: &ClusterFacts) -> Option<String> {
+    let (members, urls) = (facts.members.as_ref()?, facts.urls.as_ref()?);
+    let is_listed = members.iter().any(|member| member.peer_urls.contains(&urls.peer));
+    is_listed.then(|| cluster::initial_cluster(members, &member_name(&facts.unit), &urls.peer))
+}
+
 /// Returns how etcd will be installed: as an earlier installation of this charm was, or as its options ask for.
-fn method_to_install(juju: &Juju, has_charm_config: impl Fn(InstallMethod) -> bool) -> Result<InstallMethod> {
+fn method_to_install(juju: &Juju) -> Result<InstallMethod> {
     let preferred = preferred_method(juju)?;
     let candidates = [preferred, InstallMethod::Snap, InstallMethod::Debian];
     Ok(candidates.into_iter().find(|method| has_charm_config(*method)).unwrap_or(preferred))
 }
 
-/// Returns the directory of the certificates that etcd uses: the operator's if there are any, else the relation's.
-fn certificate_dir(method: InstallMethod) -> &'static Path {
-    let (manual, relation) = (method.certificate_dir(), method.relation_certificate_dir());
-    let is_manual = CERTIFICATE_FILES.into_iter().any(|name| manual.join(name).exists());
-    if !is_manual && relation.exists() { relation } else { manual }
-}
-
-/// Returns the certificates that etcd listens with; `None` if it listens without TLS.
-fn tls_listener(
-    juju: &Juju,
-    certificate_dir: &Path,
-    certificates: &Certificates,
-) -> Result<Option<TlsListener>> {
-    if *certificates != Certificates::All {
-        return Ok(None);
-    }
-    let certificate_dir = certificate_dir.to_owned();
-    let network = juju.network(PEER_ENDPOINT)?;
-    Ok(network.ingress.first().map(|address| TlsListener { certificate_dir, address: *address }))
+/// Whether the charm has written the configuration of an etcd that is installed in this way.
+fn has_charm_config(method: InstallMethod) -> bool {
+    let text = read_optional(method.config_file());
+    text.is_ok_and(|text| text.is_some_and(|text| etcd_config::is_written_by_charm(&text)))
 }
 
 /// Returns the lowest port that etcd can listen on. Root can use any.

@@ -9,6 +9,7 @@ use super::restore_state::RestoreState;
 use super::unit_record::{DataState, UnitRecord, open_data_dir};
 use crate::commands::Environment;
 use crate::error::Subcommand;
+use crate::etcd;
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::is_permission_denied;
 use crate::etcd::site::Site;
@@ -83,7 +84,11 @@ fn with_recovery(status: Status, restore: &RestoreState) -> Status {
 fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration, next: &str) -> Status {
     let client = Client::new(site);
     let answer = client.wait_until_serving(timeout, &mut || Ok(()));
-    let answer = answer.and_then(|status| Ok((status, client.members()?)));
+    let members = |status: &etcd::client::Status| match status.is_learner {
+        true => Ok(Vec::new()),
+        false => client.members(),
+    };
+    let answer = answer.and_then(|status| members(&status).map(|members| (status, members)));
     let (member, members) = match answer {
         Ok(answer) => answer,
         // With authentication enabled and without a password, etcd refuses to answer; so it is alive. A client with a
@@ -96,16 +101,20 @@ fn health(juju: &Juju, environment: &Environment, site: &Site, timeout: Duration
     if let Err(error) = juju.set_workload_version(&member.version) {
         stderr::print(&format!("{error:#}"));
     }
+    if member.is_learner {
+        return Status::new("waiting", "learner; becomes a voter when it has all data");
+    }
     if !member.errors.is_empty() {
         let reason = format!("etcd has an alarm: {}", member.errors.join("; "));
         return Status::blocked(&reason, &Subcommand::new("alarms").to_string());
     }
     let mut message = match members.len() {
         1 => "1 member, healthy".to_owned(),
+        2 => "2 members, healthy; none may fail".to_owned(),
         several => format!("{several} members, healthy"),
     };
     let number = environment.unit.as_deref().and_then(unit_number);
-    if member.revision == 1 && number.is_some_and(|number| number > 0) {
+    if member.revision == 1 && members.len() == 1 && number.is_some_and(|number| number > 0) {
         message +=
             ", but empty: all earlier units were removed; a restore brings back the keys of a snapshot";
     }

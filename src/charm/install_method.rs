@@ -167,6 +167,12 @@ impl InstallMethod {
         }
     }
 
+    /// Returns the path of etcdctl.
+    pub fn etcdctl(self) -> PathBuf {
+        let [_, etcdctl] = self.programs();
+        etcdctl
+    }
+
     fn has_user(self) -> Result<bool> {
         Ok(self.runs_as_root() || Owner::named("etcd")?.is_some())
     }

@@ -5,17 +5,20 @@
 use super::apply::Executor;
 use super::backup_settings::{self, Ownership};
 use super::certificates::CertificateNames;
+use super::cluster::gather::PEER_ENDPOINT;
 use super::decide::{self, Step, decide};
 use super::facts::Facts;
 use super::gather;
 use super::health;
 use super::hook::Hook;
+use super::members;
 use super::report::status_of_error;
 use super::restore_state::{self, RestoreState, lock_data, recover_restore, wait_for_data};
 use super::tls_relation::{self, Destination, TlsRelation};
 use super::unit_record::UnitRecord;
 use crate::cli::for_unit;
 use crate::commands::{Environment, check, now, schedule};
+use crate::etcd::client::MembershipRefusal;
 use crate::etcd::site::Site;
 use crate::exchange::DataDir;
 use crate::juju::{Juju, Status};
@@ -79,9 +82,11 @@ impl HookRun<'_> {
     /// Gathers facts, decides, applies the plan, and returns the status of etcd and of the backup settings.
     fn reconcile(&self) -> Result<Status> {
         let own = gather::own_record(self.environment)?;
-        let earlier = gather::earlier_units(self.juju, &own.unit)?;
-        if let Some(status) = decide::status_of_later_unit(&own.unit, &earlier) {
-            return Ok(status);
+        if self.environment.site.is_some() {
+            let earlier = gather::earlier_units(self.juju, &own.unit)?;
+            if let Some(status) = decide::status_of_later_unit(&own.unit, &earlier) {
+                return Ok(status);
+            }
         }
         // The lock is held to the last step: otherwise this hook could start etcd during a restore.
         let (restore, mut lock) = self.recover_restore(&own)?;
@@ -89,27 +94,32 @@ impl HookRun<'_> {
             let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd: None });
             return Ok(or_problem(self.status_of_site_file(file, &restore), problem));
         }
-        let (facts, certificate_problem) = self.gather(&own, restore)?;
+        let (mut facts, certificate_problem) = self.gather(&own, restore.clone())?;
         let owns_etcd = Some(facts.owns_etcd());
         let problem = self.write_backup_settings(&Ownership { own: &own, owns_etcd });
-        let plan = decide(&facts);
-        if let Some(status) = self.apply_steps(plan.steps, &facts, &own, &mut lock) {
+        let mut plan = decide(&facts);
+        let mut failed = self.apply_steps(&plan.steps, &facts, &own, &mut lock);
+        if plan.again && failed.is_none() {
+            facts = gather::gather(self.juju, self.hook, &own, restore)?;
+            plan = decide(&facts);
+            failed = self.apply_steps(&plan.steps, &facts, &own, &mut lock);
+        }
+        let waits = plan.again.then(|| Status::new("waiting", "waiting for etcd to list this unit"));
+        if let Some(status) = failed.or(plan.status).or(waits) {
+            members::tell(self.juju, &facts, None);
             return Ok(status);
         }
-        match plan.status {
-            Some(status) => Ok(status),
-            None => {
-                let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
-                Ok(or_problem(or_problem(status, certificate_problem), problem))
-            }
-        }
+        let member_problem = members::settle(self.juju, &mut facts);
+        let status = health::report_own_etcd(self.juju, self.environment, &facts, &own)?;
+        let status = or_problem(status, member_problem);
+        Ok(or_problem(or_problem(status, certificate_problem), problem))
     }
 
     /// Gathers the facts. Before that, places certificates from the relation if there are new ones. Also returns a problem
     /// with the relation.
     fn gather(&self, own: &UnitRecord, restore: RestoreState) -> Result<(Facts, Option<Status>)> {
         let facts = gather::gather(self.juju, self.hook, own, restore.clone())?;
-        let is_ready = facts.is_installed && !facts.has_install_guard && facts.owns_etcd();
+        let is_ready = facts.is_installed && facts.owns_etcd();
         if self.hook.removes_unit() || !is_ready || decide::status_during_restore(&restore).is_some() {
             return Ok((facts, None));
         }
@@ -126,7 +136,7 @@ impl HookRun<'_> {
         let Some(relation) = tls_relation::find(self.juju, self.broken_relation())? else {
             return Ok((false, None));
         };
-        let network = self.juju.network(gather::PEER_ENDPOINT)?;
+        let network = self.juju.network(PEER_ENDPOINT)?;
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let names = CertificateNames::of_unit(&own.unit, &network, &hostname);
         let relation = TlsRelation::read(self.juju, &relation, &own.unit, &names)?;
@@ -209,19 +219,19 @@ impl HookRun<'_> {
     /// Applies steps until one fails. Returns the status of a unit whose hook ends here.
     fn apply_steps(
         &self,
-        steps: Vec<Step>,
+        steps: &[Step],
         facts: &Facts,
         own: &UnitRecord,
         lock: &mut Option<DataDir>,
     ) -> Option<Status> {
         let proxies = proxies(self.environment);
         let executor = Executor { juju: self.juju, facts, own, proxies: &proxies };
-        for step in steps {
+        for &step in steps {
             if step.has_status() {
                 announce(self.juju, step);
             }
             if let Err(error) = executor.apply(step) {
-                return Some(status_of_error(&error, step.describe()));
+                return Some(status_of_step(&error, step));
             }
             if lock.is_none() {
                 // The step may have created the data directory.
@@ -271,6 +281,17 @@ impl HookRun<'_> {
             Some(summary) => Status::active(format!("{}; {summary}", status.message)),
             None => status,
         }
+    }
+}
+
+/// Returns the status of a unit after a step that failed.
+fn status_of_step(error: &anyhow::Error, step: Step) -> Status {
+    match MembershipRefusal::from_error(error) {
+        Some(MembershipRefusal::AnotherLearner) => Status::new("waiting", "another unit joins first"),
+        Some(MembershipRefusal::Unhealthy) if step == Step::AddMember => {
+            Status::new("waiting", "waiting for all members to be healthy before this unit joins")
+        }
+        _ => status_of_error(error, step.describe()),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::certificate_files::{Placed, place};
 use super::certificates::CertificateNames;
+use super::cluster::gather::CERTIFICATES_ENDPOINT;
 use super::legacy_certificates::{self, IssuedCertificates};
 use crate::etcd::certificates::HostNames;
 use crate::juju::{Databag, Juju, Scope, Status};
@@ -13,9 +14,6 @@ use anyhow::{Context, Result};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// The endpoint in `metadata.yaml`.
-const ENDPOINT: &str = "certificates";
 
 /// The state of the relation.
 #[derive(Debug, Clone)]
@@ -31,7 +29,7 @@ pub enum TlsRelation {
 /// # Errors
 /// If `relation-ids` fails.
 pub fn find(juju: &Juju, broken: Option<&str>) -> Result<Option<String>> {
-    let ids = juju.relation_ids(ENDPOINT)?;
+    let ids = juju.relation_ids(CERTIFICATES_ENDPOINT)?;
     Ok(ids.into_iter().find(|id| Some(id.as_str()) != broken))
 }
 

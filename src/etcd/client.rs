@@ -1,14 +1,16 @@
-//! The client of a running member, through `etcdctl`: status, members, content hash, snapshot.
+//! The client of a running member, through `etcdctl`: status, members and their changes, content hash, snapshot.
 //!
 //! Reads answers as JSON, never as columns. Must never pass certificates or passwords as arguments: they go into the
 //! environment, which starts empty. So an `ETCDCTL_*` variable of the caller cannot leak in, and cannot clash (etcdctl
 //! fails if a flag and its variable are both set).
 
 mod answers;
+mod membership;
 
 #[cfg(feature = "fuzz")]
 pub(crate) use answers::read_as_all_answers;
 pub use answers::{ContentHash, Status};
+pub use membership::MembershipRefusal;
 
 use super::certificates::CertificateProblems;
 use super::diagnose::{Query, diagnose, is_auth_failure, is_vague};

@@ -7,7 +7,9 @@ mod charm;
 mod cluster;
 mod custom_unit;
 mod debian;
+mod deployment;
 mod documents;
+mod easyrsa;
 mod fake_snap;
 mod hook_tools;
 mod interrupted_install;
@@ -19,6 +21,7 @@ pub mod prerequisites;
 mod reboot;
 mod record;
 pub mod root;
+mod scaling;
 pub mod scenario;
 mod schedule;
 mod snap;
@@ -61,6 +64,8 @@ const SCENARIOS: &[Scenario] = &[
     ("pod: power failure while etcd is stopped", pod::power_lost),
     ("reboot: power failure at three points of a restore", reboot::at_three_points),
     ("cluster: three machines", cluster::members),
+    ("charm: certificates from a relation", scaling::certificates),
+    ("charm: from 1 unit to 3 and back to 1", scaling::grow_and_shrink),
     ("documents: every command, typed", documents::typed),
     ("schedule: a timer, from installation to removal", schedule::life),
     ("package: installed, used and removed", package::life),

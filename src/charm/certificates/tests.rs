@@ -94,3 +94,20 @@ fn a_unit_asks_for_all_its_own_names() {
     let hosts: Vec<&str> = names.hosts.iter().map(String::as_str).collect();
     assert_eq!(hosts, ["10.0.0.5", "127.0.0.1", "192.0.2.5", "::1", "fd00::5", "localhost", "machine-3"]);
 }
+
+#[test]
+fn peers_need_all_addresses_in_a_certificate_for_clients_too() {
+    let home = tempfile::tempdir().unwrap();
+    make_certificates(home.path(), "127.0.0.1");
+    let check = |addresses: &[&str]| {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        check_for_peers(home.path(), &addresses).map_err(|error| error.to_string())
+    };
+    assert_eq!(check(&["127.0.0.1"]), Ok(()));
+    assert!(check(&["127.0.0.1", "10.0.0.5"]).unwrap_err().contains("does not name IP:10.0.0.5"));
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    put(home.path(), "server.crt", &params.self_signed(&key).unwrap().pem());
+    assert!(check(&["127.0.0.1"]).unwrap_err().contains("for servers only"));
+}

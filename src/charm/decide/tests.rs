@@ -1,9 +1,11 @@
 //! The plan of each hook, for tables of facts.
 
 use super::*;
+use crate::charm::cluster::facts::ClusterFacts;
 use crate::charm::install_method::InstallMethod;
 use crate::charm::options::Options;
 use crate::error::Refusal;
+use crate::juju::GoalUnit;
 use serde_json::json;
 
 fn own_config(text: &str) -> String {
@@ -27,6 +29,8 @@ fn serving() -> Facts {
         data_dir: "/var/lib/etcd/default".into(),
         storage: None,
         data: DataState::Present,
+        has_member_dir: true,
+        cluster: ClusterFacts::default(),
         certificate_dir: "/etc/etcd/tls".into(),
         certificates: Certificates::None,
         has_own_config: true,
@@ -44,6 +48,7 @@ fn empty() -> Facts {
     Facts {
         is_installed: false,
         data: DataState::Absent,
+        has_member_dir: false,
         has_own_config: false,
         current_config: None,
         is_service_set_up: false,
@@ -54,7 +59,7 @@ fn empty() -> Facts {
 
 #[track_caller]
 fn assert_steps(facts: &Facts, steps: &[Step]) {
-    assert_eq!(decide(facts), Plan { steps: steps.to_vec(), status: None });
+    assert_eq!(decide(facts), Plan { steps: steps.to_vec(), status: None, again: false });
 }
 
 #[track_caller]
@@ -341,4 +346,128 @@ fn stops_its_etcd_if_the_unit_is_removed_or_the_storage_detached() {
     {
         assert_eq!(decide(&Facts { hook: Hook::Stop, ..facts }).steps, [], "stopped a foreign etcd");
     }
+}
+
+/// The facts of etcd/1, which the leader has admitted to the cluster of etcd/0.
+fn joining(is_listed: bool) -> Facts {
+    use crate::charm::cluster::databag::{KnownUnit, UnitData};
+    use crate::charm::cluster::facts::Urls;
+    use crate::etcd::member::Member;
+    let peer = |number: u8| format!("https://10.0.0.{number}:2380");
+    let member = |number: u8, name: &str| Member {
+        id: number.into(),
+        name: name.into(),
+        peer_urls: vec![peer(number)],
+        client_urls: vec![format!("https://10.0.0.{number}:2379")],
+        is_learner: number == 1,
+    };
+    let members = if is_listed { vec![member(0, "etcd0"), member(1, "")] } else { vec![member(0, "etcd0")] };
+    let mut cluster = ClusterFacts {
+        unit: "etcd/1".into(),
+        units: ["etcd/0", "etcd/1"].map(|unit| (unit.to_owned(), GoalUnit::default())).into(),
+        relation: Some("cluster:0".into()),
+        urls: Some(Urls { peer: peer(1), client: "https://10.0.0.1:2379".into() }),
+        members: Some(members),
+        ..ClusterFacts::default()
+    };
+    let serving = UnitData { member: Some("0".into()), cluster: Some("1a".into()), ..UnitData::default() };
+    cluster.others.insert("etcd/0".into(), serving);
+    cluster.application.known.insert("etcd/1".into(), KnownUnit { peer: peer(1), member: None });
+    Facts { cluster, certificates: Certificates::All, ..empty() }
+}
+
+#[test]
+fn joins_from_every_point_at_which_a_hook_can_be_killed() {
+    let starts = [Step::CreateDataDir, Step::Configure, Step::Start, Step::UpdatePorts];
+    let first = Plan { steps: vec![Step::Install, Step::AddMember], status: None, again: true };
+    assert_eq!(decide(&joining(false)), first);
+    let installed = Facts { is_installed: true, has_install_guard: true, ..joining(false) };
+    assert_eq!(decide(&installed).steps, [Step::AddMember]);
+    // Added, but not started.
+    let listed = Facts { is_installed: true, has_install_guard: true, ..joining(true) };
+    assert_steps(&listed, &[&[Step::Install], &starts[..]].concat());
+    // Configured, but not started.
+    let configured = Facts {
+        data: DataState::New,
+        has_own_config: true,
+        current_config: Some(own_config("a")),
+        is_service_set_up: true,
+        is_installed: true,
+        ..joining(true)
+    };
+    assert_steps(&configured, &[Step::CreateDataDir, Step::Start, Step::UpdatePorts]);
+    // Started: from then on it is a member like any other.
+    let started = Facts { is_running: true, has_member_dir: true, ..configured };
+    assert_steps(&started, &[Step::CreateDataDir, Step::UpdatePorts]);
+}
+
+#[test]
+fn a_unit_that_has_to_wait_is_only_installed() {
+    let mut waiting = joining(false);
+    waiting.cluster.application.known.clear();
+    assert_eq!(decide(&waiting).steps, [Step::Install]);
+    assert_eq!(decide(&waiting).status.unwrap().kind, "waiting");
+    let installed = Facts { is_installed: true, has_install_guard: true, ..waiting };
+    assert_eq!(decide(&installed).steps, []);
+    let mut without_certificates = joining(false);
+    without_certificates.cluster.urls = None;
+    assert_status(&without_certificates, "blocked", &["needs certificates", "juju integrate"]);
+}
+
+#[test]
+fn a_dying_unit_leaves_before_its_etcd_stops() {
+    let mut facts = Facts { is_running: true, has_member_dir: true, ..joining(true) };
+    let members = facts.cluster.members.as_mut().unwrap();
+    (members[1].name, members[1].is_learner) = ("etcd1".into(), false);
+    let dying = Facts { data: DataState::Present, is_installed: true, has_own_config: true, ..facts };
+    let with_goal = |hook: Hook, own: &str, other: &str| {
+        let mut facts = Facts { hook, ..dying.clone() };
+        for (unit, status) in [("etcd/1", own), ("etcd/0", other)] {
+            facts.cluster.units.insert(unit.into(), GoalUnit { status: status.into() });
+        }
+        decide(&facts).steps
+    };
+    for hook in [Hook::Update, Hook::StorageDetaching, Hook::Stop, Hook::Remove] {
+        assert_eq!(with_goal(hook, "dying", "active"), [Step::Leave, Step::Stop], "{hook:?}");
+    }
+    // The whole application is removed: the data stays, with all members.
+    assert_eq!(with_goal(Hook::Stop, "dying", "dying"), [Step::Stop]);
+    assert!(!with_goal(Hook::Update, "dying", "dying").contains(&Step::Stop));
+    // The agent is told to end, or a storage is detached from a unit that stays.
+    assert_eq!(with_goal(Hook::Stop, "active", "active"), [Step::Stop]);
+    assert_eq!(with_goal(Hook::StorageDetaching, "active", "active"), []);
+    // It has left already.
+    let mut left = Facts { is_running: false, ..dying };
+    left.cluster.units.insert("etcd/1".into(), GoalUnit { status: "dying".into() });
+    left.cluster.members.as_mut().unwrap().pop();
+    let plan = decide(&left);
+    assert_eq!(
+        (plan.steps.as_slice(), plan.status.unwrap().kind.as_str()),
+        (&[Step::Stop][..], "maintenance")
+    );
+}
+
+#[test]
+fn a_member_on_the_network_keeps_running_until_it_has_a_certificate_for_its_new_address() {
+    let listens = |port: u16| format!("{}listen-peer-urls: https://0.0.0.0:{port}\n", etcd_config::HEADER);
+    let member = Facts {
+        data: DataState::Present,
+        has_member_dir: true,
+        is_installed: true,
+        is_running: true,
+        is_service_set_up: true,
+        has_own_config: true,
+        current_config: Some(listens(2380)),
+        wanted_config: own_config("b"),
+        ..joining(true)
+    };
+    let mut without = member.clone();
+    without.cluster.urls = None;
+    without.cluster.certificate_problem = Some("server.crt does not name IP:10.0.0.9".into());
+    assert_status(&without, "blocked", &["etcd/0 could not reach this unit", "does not name IP:10.0.0.9"]);
+    without.cluster.has_certificate_provider = true;
+    assert_status(&without, "waiting", &["waiting for a certificate"]);
+    assert_steps(&member, &[Step::Configure, Step::Restart, Step::UpdatePorts]);
+    let moved = Facts { current_config: Some(listens(7)), ..member };
+    assert_status(&moved, "blocked", &["management-port cannot be changed", "management-port=7"]);
 }

@@ -79,7 +79,7 @@ fn configure(machine: &Machine, number: usize, members: usize, state: &str) -> R
 }
 
 /// Creates a bridge in the first machine's network, and a cable (veth) from each other machine to it.
-fn connect(machines: &[Machine]) -> Result<()> {
+pub(super) fn connect(machines: &[Machine]) -> Result<()> {
     let [hub, others @ ..] = machines else { return Ok(()) };
     hub.ip(&["link", "add", "hub", "type", "bridge"])?;
     hub.ip(&["address", "add", "10.9.9.1/24", "dev", "hub"])?;

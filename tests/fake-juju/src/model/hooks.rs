@@ -189,16 +189,11 @@ impl Model {
 
     /// Begins a hook: returns what its tools see. The unit that has departed is no longer listed, and the one that joins is.
     pub fn begin(&mut self, name: &str, hook: &Hook) -> Context {
-        if let Some(unit) = self.units.get_mut(name) {
-            match &hook.done {
-                Done::Joined(number, other) => {
-                    unit.progress.joined.entry(*number).or_default().insert(other.clone());
-                }
-                Done::Departed(number, other) => {
-                    unit.progress.joined.entry(*number).or_default().remove(other);
-                }
-                _ => {}
-            }
+        match &hook.done {
+            Done::Created(number) => self.enter(name, *number),
+            Done::Joined(number, other) => self.see(name, *number, |joined| joined.insert(other.clone())),
+            Done::Departed(number, other) => self.see(name, *number, |joined| joined.remove(other)),
+            _ => {}
         }
         Context::new(self, name, hook)
     }
@@ -250,21 +245,23 @@ impl Model {
             Done::Joined(..) | Done::Departed(..) | Done::Removed | Done::Nothing => {}
         }
         progress.is_elected &= leads;
-        if hook.done == Done::Installed {
-            self.enter_relations(name);
-        }
         self.see_own_data(name);
     }
 
-    /// Enters a unit into the relations of its application, with the data that Juju sets.
-    pub(super) fn enter_relations(&mut self, name: &str) {
-        let app = application(name).to_owned();
+    /// Enters a unit into a relation, with the data that Juju sets.
+    fn enter(&mut self, name: &str, number: u64) {
         let address = self.units.get(name).map(|unit| unit.address.clone()).unwrap_or_default();
         let keys = ["egress-subnets", "ingress-address", "private-address"];
-        for relation in self.relations.values_mut().filter(|relation| relation.ends.contains_key(&app)) {
+        if let Some(relation) = self.relations.get_mut(&number) {
             relation.in_scope.insert(name.to_owned());
-            let data = keys.map(|key| (key.to_owned(), Some(address.clone())));
-            relation.change(name, &data.into());
+            relation.change(name, &keys.map(|key| (key.to_owned(), Some(address.clone()))).into());
+        }
+    }
+
+    /// Changes the units that a unit knows in a relation.
+    fn see(&mut self, name: &str, number: u64, change: impl FnOnce(&mut BTreeSet<String>) -> bool) {
+        if let Some(unit) = self.units.get_mut(name) {
+            change(unit.progress.joined.entry(number).or_default());
         }
     }
 

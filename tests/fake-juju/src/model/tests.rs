@@ -46,20 +46,29 @@ fn hooks_run_in_the_order_of_juju() {
         hooks,
         [
             "etcd/1 install",
+            "etcd/1 cluster-relation-created",
             "etcd/0 cluster-relation-joined",
             "etcd/0 cluster-relation-changed",
-            "etcd/1 cluster-relation-created",
             "etcd/1 config-changed",
             "etcd/1 start",
             "etcd/1 cluster-relation-joined",
             "etcd/1 cluster-relation-changed",
         ]
     );
+    // A relation that is added later: the unit enters it in its first hook.
+    let number = model.relate(&[("etcd", "certificates"), ("easyrsa", "client")]);
+    assert_eq!(model.data(number, "etcd/0"), Databag::new());
+    assert_eq!(
+        settle(&mut model),
+        ["etcd/0 certificates-relation-created", "etcd/1 certificates-relation-created"]
+    );
+    assert_eq!(model.data(number, "etcd/0")["ingress-address"], "10.0.0.1");
     model.remove_unit("etcd/1");
     assert_eq!(
         settle(&mut model),
         [
             "etcd/0 cluster-relation-departed",
+            "etcd/1 certificates-relation-broken",
             "etcd/1 cluster-relation-departed",
             "etcd/1 stop",
             "etcd/1 remove"

@@ -1,0 +1,150 @@
+//! What the units tell each other in the peer relation, and what the leader tells all. Data formats only.
+
+use crate::juju::Databag;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The data of a unit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UnitData {
+    /// The URL for peers: where this member is, or where it will be after it has joined.
+    pub peer: Option<String>,
+    /// The URL for clients, if its etcd serves there as a voter.
+    pub client: Option<String>,
+    /// The id of its member, in hex.
+    pub member: Option<String>,
+    /// The id of the cluster that it serves, in hex.
+    pub cluster: Option<String>,
+    /// The ids of the clusters that its data was before a restore, in hex.
+    pub heir_of: BTreeSet<String>,
+    /// The founder that this unit agrees to, because it has no data of its own.
+    pub founder: Option<String>,
+}
+
+impl UnitData {
+    /// Reads the data of a unit in the relation.
+    pub fn read(data: &Databag) -> Self {
+        let text = |key: &str| value(data, key);
+        Self {
+            peer: text("peer"),
+            client: text("client"),
+            member: text("member"),
+            cluster: text("cluster"),
+            heir_of: text("heir-of").iter().flat_map(|ids| ids.split(',')).map(str::to_owned).collect(),
+            founder: text("founder"),
+        }
+    }
+
+    fn pairs(&self) -> [(&'static str, String); 6] {
+        let heir_of: Vec<&str> = self.heir_of.iter().map(String::as_str).collect();
+        [
+            ("peer", self.peer.clone().unwrap_or_default()),
+            ("client", self.client.clone().unwrap_or_default()),
+            ("member", self.member.clone().unwrap_or_default()),
+            ("cluster", self.cluster.clone().unwrap_or_default()),
+            ("heir-of", heir_of.join(",")),
+            ("founder", self.founder.clone().unwrap_or_default()),
+        ]
+    }
+
+    /// Returns the pairs to set so that this data becomes `wanted`. An empty value removes a key.
+    pub fn changes_to(&self, wanted: &Self) -> BTreeMap<String, String> {
+        changes(&self.pairs(), &wanted.pairs())
+    }
+}
+
+/// A unit that the leader has consented to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownUnit {
+    /// Its URL for peers. Empty for a member on loopback.
+    pub peer: String,
+    /// The id of its member in hex, once it has joined.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub member: Option<String>,
+}
+
+/// The data of the application, which its leader writes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ApplicationData {
+    /// The id of the cluster, in hex. Without it, there was none yet.
+    pub cluster: Option<String>,
+    /// The unit that starts the cluster.
+    pub founder: Option<String>,
+    /// The units whose members are, or may become, part of the cluster. By this, a member of a removed unit is recognized.
+    pub known: BTreeMap<String, KnownUnit>,
+}
+
+impl ApplicationData {
+    /// Reads the data of the application in the relation. A list that cannot be read counts as empty.
+    pub fn read(data: &Databag) -> Self {
+        let known = value(data, "known").and_then(|text| serde_json::from_str(&text).ok());
+        Self {
+            cluster: value(data, "cluster"),
+            founder: value(data, "founder"),
+            known: known.unwrap_or_default(),
+        }
+    }
+
+    fn pairs(&self) -> [(&'static str, String); 3] {
+        let known = match self.known.is_empty() {
+            true => String::new(),
+            false => serde_json::to_string(&self.known).unwrap_or_default(),
+        };
+        [
+            ("cluster", self.cluster.clone().unwrap_or_default()),
+            ("founder", self.founder.clone().unwrap_or_default()),
+            ("known", known),
+        ]
+    }
+
+    /// Returns the pairs to set so that this data becomes `wanted`. An empty value removes a key.
+    pub fn changes_to(&self, wanted: &Self) -> BTreeMap<String, String> {
+        changes(&self.pairs(), &wanted.pairs())
+    }
+}
+
+fn changes(before: &[(&str, String)], after: &[(&str, String)]) -> BTreeMap<String, String> {
+    let changed = after.iter().filter(|pair| !before.contains(pair));
+    changed.map(|(key, value)| ((*key).to_owned(), value.clone())).collect()
+}
+
+fn value(data: &Databag, key: &str) -> Option<String> {
+    data.get(key).map(|value| value.reveal().to_owned()).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::system::secret::Secret;
+
+    fn databag(pairs: BTreeMap<String, String>) -> Databag {
+        let set = pairs.into_iter().filter(|(_, value)| !value.is_empty());
+        set.map(|(key, value)| (key, Secret::new(value))).collect()
+    }
+
+    #[test]
+    fn data_is_read_as_it_was_written_and_unchanged_data_is_not_written() {
+        let unit = UnitData {
+            peer: Some("https://10.0.0.1:2380".into()),
+            client: Some("https://10.0.0.1:2379".into()),
+            member: Some("8e9e05c52164694d".into()),
+            cluster: Some("1a".into()),
+            heir_of: ["2b", "3c"].map(str::to_owned).into(),
+            founder: Some("etcd/0".into()),
+        };
+        let written = UnitData::default().changes_to(&unit);
+        assert_eq!(UnitData::read(&databag(written)), unit);
+        assert!(unit.changes_to(&unit).is_empty());
+        let removed = unit.changes_to(&UnitData { founder: None, ..unit.clone() });
+        assert_eq!(removed, BTreeMap::from([("founder".to_owned(), String::new())]));
+        let known = KnownUnit { peer: "https://10.0.0.1:2380".into(), member: None };
+        let application = ApplicationData {
+            cluster: Some("1a".into()),
+            founder: None,
+            known: BTreeMap::from([("etcd/1".to_owned(), known)]),
+        };
+        let written = ApplicationData::default().changes_to(&application);
+        assert_eq!(ApplicationData::read(&databag(written)), application);
+        assert!(application.changes_to(&application).is_empty());
+    }
+}

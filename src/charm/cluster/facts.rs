@@ -1,0 +1,103 @@
+//! The facts about the application's units and its etcd cluster. Only data.
+
+use super::databag::{ApplicationData, UnitData};
+use crate::etcd::member::Member;
+use crate::juju::GoalUnit;
+use std::collections::BTreeMap;
+
+/// The URLs under which others reach the etcd of this unit, if its certificates suffice for peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Urls {
+    /// For peers.
+    pub peer: String,
+    /// For clients.
+    pub client: String,
+}
+
+/// The units of the application, as this unit sees them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterFacts {
+    /// The name of this unit.
+    pub unit: String,
+    /// Whether Juju considers this unit the leader of the application.
+    pub is_leader: bool,
+    /// The units that Juju knows, from goal-state. Includes this one.
+    pub units: BTreeMap<String, GoalUnit>,
+    /// The id of the peer relation. `None` in the first hooks of a unit.
+    pub relation: Option<String>,
+    /// What the leader has told.
+    pub application: ApplicationData,
+    /// What this unit has told.
+    pub own: UnitData,
+    /// What the other units have told. A unit is missing until this unit has run its hook `cluster-relation-joined`.
+    pub others: BTreeMap<String, UnitData>,
+    /// Where others reach this unit, if it has certificates for peers.
+    pub urls: Option<Urls>,
+    /// Whether a provider of certificates is related.
+    pub has_certificate_provider: bool,
+    /// The problem with certificates that are in place but cannot be used for peers.
+    pub certificate_problem: Option<String>,
+    /// The members of the cluster. `None` if etcd was not asked, or no voter answered.
+    pub members: Option<Vec<Member>>,
+}
+
+/// Returns the name of a unit's member: the unit's name without its slash, as in the older charm.
+pub fn member_name(unit: &str) -> String {
+    unit.replace('/', "")
+}
+
+impl ClusterFacts {
+    /// Whether this unit is being removed.
+    pub fn is_dying(&self) -> bool {
+        self.units.get(&self.unit).is_some_and(GoalUnit::is_dying)
+    }
+
+    /// Whether the leader has consented that this unit joins at its present URL.
+    pub fn is_admitted(&self) -> bool {
+        let known = self.application.known.get(&self.unit);
+        self.urls.as_ref().is_some_and(|urls| known.is_some_and(|known| known.peer == urls.peer))
+    }
+
+    /// Whether this unit leaves the cluster: it is being removed, others stay, and another voter keeps the data.
+    pub fn leaves_cluster(&self) -> bool {
+        let members = self.members.as_deref().unwrap_or_default();
+        self.is_dying() && self.has_others_that_stay() && !self.other_voters(members).is_empty()
+    }
+
+    /// Returns the names of the other units that Juju knows, also those that are being removed.
+    pub fn other_units(&self) -> impl Iterator<Item = &str> {
+        self.units.keys().map(String::as_str).filter(|unit| *unit != self.unit)
+    }
+
+    /// Whether another unit will stay.
+    pub fn has_others_that_stay(&self) -> bool {
+        self.units.iter().any(|(name, unit)| *name != self.unit && !unit.is_dying())
+    }
+
+    /// Returns a unit other than this one that serves a cluster, as far as this unit was told.
+    pub fn other_serving_unit(&self) -> Option<&str> {
+        let has_told = |unit: &str| {
+            self.others.get(unit).is_some_and(|told| told.cluster.is_some() && told.member.is_some())
+        };
+        let is_known =
+            |unit: &str| self.application.known.get(unit).is_some_and(|known| known.member.is_some());
+        self.other_units().find(|unit| has_told(unit) || is_known(unit))
+    }
+
+    /// Returns the member of this unit in `members`. Its name is empty until it has started.
+    pub fn own_member<'m>(&self, members: &'m [Member]) -> Option<&'m Member> {
+        let name = member_name(&self.unit);
+        members.iter().find(|member| {
+            let is_here = self.urls.as_ref().is_some_and(|urls| member.peer_urls.contains(&urls.peer));
+            is_here || member.name == name
+        })
+    }
+
+    /// Returns the voters of other units in `members` that have started.
+    pub fn other_voters<'m>(&self, members: &'m [Member]) -> Vec<&'m Member> {
+        let own = self.own_member(members).map(|own| own.id);
+        let is_other_voter =
+            |member: &&Member| !member.is_learner && member.has_started() && Some(member.id) != own;
+        members.iter().filter(is_other_voter).collect()
+    }
+}

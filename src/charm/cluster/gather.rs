@@ -1,0 +1,116 @@
+//! Gathers the facts about the application's units and its etcd cluster. Changes nothing.
+
+use super::databag::{ApplicationData, UnitData};
+use super::facts::{ClusterFacts, Urls};
+use crate::etcd::client::Client;
+use crate::etcd::member::Member;
+use crate::etcd::tls::Tls;
+use crate::juju::Juju;
+use crate::system::stderr;
+use anyhow::{Context, Result, ensure};
+use std::path::Path;
+
+/// The endpoint of the peers in `metadata.yaml`.
+pub const PEER_ENDPOINT: &str = "cluster";
+
+/// The endpoint of the provider of certificates in `metadata.yaml`.
+pub const CERTIFICATES_ENDPOINT: &str = "certificates";
+
+/// Returns what Juju and the other units tell. `urls` is where others reach this unit; the error is the problem with
+/// certificates that cannot be used for peers. If the relation cannot be read, it counts as missing: a unit with data then
+/// runs its etcd, and one without data waits.
+///
+/// # Errors
+/// If goal-state fails or does not list this unit: then its answer is not trusted.
+pub fn gather(juju: &Juju, unit: &str, urls: Result<Option<Urls>, String>) -> Result<ClusterFacts> {
+    let units = juju.units()?;
+    ensure!(units.contains_key(unit), "goal-state does not list {unit}");
+    let (urls, certificate_problem) = match urls {
+        Ok(urls) => (urls, None),
+        Err(problem) => (None, Some(problem)),
+    };
+    let facts =
+        ClusterFacts { unit: unit.to_owned(), units, urls, certificate_problem, ..ClusterFacts::default() };
+    Ok(with_relation(juju, facts.clone()).unwrap_or_else(|error| {
+        stderr::print(&format!("reading the relation {PEER_ENDPOINT}: {error:#}"));
+        facts
+    }))
+}
+
+/// Adds what the units tell each other.
+fn with_relation(juju: &Juju, mut facts: ClusterFacts) -> Result<ClusterFacts> {
+    facts.has_certificate_provider = !juju.relation_ids(CERTIFICATES_ENDPOINT)?.is_empty();
+    let Some(relation) = juju.relation_ids(PEER_ENDPOINT)?.into_iter().next() else { return Ok(facts) };
+    let (application, _) = facts.unit.rsplit_once('/').context("the unit's name has no application")?;
+    facts.is_leader = juju.is_leader()?;
+    facts.application = ApplicationData::read(&juju.application_data(&relation, application)?);
+    facts.own = UnitData::read(&juju.unit_data(&relation, &facts.unit)?);
+    for other in juju.relation_units(&relation)? {
+        let told = UnitData::read(&juju.unit_data(&relation, &other)?);
+        facts.others.insert(other, told);
+    }
+    facts.relation = Some(relation);
+    Ok(facts)
+}
+
+/// Returns clients of the voters that the other units have announced, which show the client certificate in `dir`.
+pub fn announced_voters(facts: &ClusterFacts, etcdctl: &Path, dir: &Path) -> Vec<Client> {
+    let urls = facts.others.values().filter_map(|told| told.client.as_deref());
+    urls.map(|url| client(url, etcdctl, dir)).collect()
+}
+
+/// Returns clients of the voters of other units in `members`.
+pub fn other_voters(facts: &ClusterFacts, members: &[Member], etcdctl: &Path, dir: &Path) -> Vec<Client> {
+    let urls = facts.other_voters(members).into_iter().flat_map(|member| &member.client_urls);
+    urls.map(|url| client(url, etcdctl, dir)).collect()
+}
+
+/// Returns a client of the member at `url` that shows the client certificate in `dir`.
+pub fn client(url: &str, etcdctl: &Path, dir: &Path) -> Client {
+    let file = |name: &str| Some(dir.join(name));
+    let tls = Tls { cacert: file("ca.crt"), cert: file("client.crt"), key: file("client.key") };
+    Client::of_endpoint(etcdctl, url, tls, None)
+}
+
+/// Returns the members of the cluster, as the first of these voters that answers lists them.
+pub fn members(voters: &[Client]) -> Option<Vec<Member>> {
+    voters.iter().find_map(|voter| match voter.current_members() {
+        Ok(members) => Some(members),
+        Err(error) => {
+            stderr::print(&format!("asking a member of the cluster: {error:#}"));
+            None
+        }
+    })
+}
+
+/// Returns the value of `initial-cluster` for a new member `name` at `url`. etcd compares the URLs of all members, but only
+/// the name of the new one; members that have not started have none.
+pub fn initial_cluster(members: &[Member], name: &str, url: &str) -> String {
+    let entries = members.iter().flat_map(|member| {
+        let is_own = member.peer_urls.iter().any(|peer| peer == url);
+        let name = if is_own { name.to_owned() } else { format!("member-{:x}", member.id) };
+        member.peer_urls.iter().map(move |peer| format!("{name}={peer}"))
+    });
+    entries.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_all_members_and_names_only_its_own() {
+        let member = |id: u64, name: &str, url: &str| Member {
+            id,
+            name: name.into(),
+            peer_urls: vec![url.to_owned()],
+            client_urls: Vec::new(),
+            is_learner: false,
+        };
+        let members = [member(10, "etcd0", "https://10.0.0.1:2380"), member(11, "", "https://10.0.0.2:2380")];
+        assert_eq!(
+            initial_cluster(&members, "etcd1", "https://10.0.0.2:2380"),
+            "member-a=https://10.0.0.1:2380,etcd1=https://10.0.0.2:2380"
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! Decides what a unit whose etcd serves changes in the cluster, and what it tells the other units. Pure.
+//!
+//! Must never remove a member that no unit ever announced: an operator added it. Must never promote a member without a name:
+//! it has not started, and etcd before 3.4.24 and 3.5.7 would make it a voter.
+
+use super::databag::{ApplicationData, KnownUnit, UnitData};
+use super::facts::{ClusterFacts, member_name};
+use crate::etcd::client::Status;
+use crate::etcd::member::Member;
+use std::collections::BTreeSet;
+
+/// The etcd of this unit, as it answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Served {
+    /// Its status.
+    pub status: Status,
+    /// The clusters that its data was before a restore, in hex.
+    pub heir_of: BTreeSet<String>,
+}
+
+/// A change of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Make the learner of this unit a voter, and wait until etcd accepts that.
+    PromoteSelf(u64),
+    /// Try to make the learner of another unit a voter.
+    Promote(u64),
+    /// Tell etcd the new URL of this unit's member.
+    Move(u64, String),
+    /// Remove the member of a unit that is gone.
+    Remove(u64, String),
+}
+
+/// Returns the changes, in their order. `served` is `None` if the etcd of this unit does not serve.
+pub fn changes(facts: &ClusterFacts, served: Option<&Served>) -> Vec<Change> {
+    if let Some(served) = served.filter(|served| served.status.is_learner) {
+        return vec![Change::PromoteSelf(served.status.member_id)];
+    }
+    let Some(members) = &facts.members else { return Vec::new() };
+    let mut changes = Vec::new();
+    changes.extend(served.and_then(|served| move_self(facts, served, members)));
+    if facts.is_leader && !facts.is_dying() {
+        changes.extend(removals(facts, members));
+    }
+    let is_of_a_unit = |member: &&Member| facts.units.keys().any(|unit| member_name(unit) == member.name);
+    let learners = members.iter().filter(|member| member.is_learner && !member.name.is_empty());
+    changes.extend(learners.filter(is_of_a_unit).map(|member| Change::Promote(member.id)));
+    changes
+}
+
+fn move_self(facts: &ClusterFacts, served: &Served, members: &[Member]) -> Option<Change> {
+    let urls = facts.urls.as_ref()?;
+    let own = members.iter().find(|member| member.id == served.status.member_id)?;
+    (own.peer_urls != [urls.peer.as_str()]).then(|| Change::Move(own.id, urls.peer.clone()))
+}
+
+/// Returns the removals of members whose units are gone. If Juju does not even list this unit, its list is not trusted.
+fn removals(facts: &ClusterFacts, members: &[Member]) -> Vec<Change> {
+    if !facts.units.contains_key(&facts.unit) {
+        return Vec::new();
+    }
+    let gone = facts.application.known.iter().filter(|(unit, _)| !facts.units.contains_key(*unit));
+    gone.filter_map(|(unit, known)| {
+        let member = members.iter().find(|member| is_member_of(known, member))?;
+        Some(Change::Remove(member.id, unit.clone()))
+    })
+    .collect()
+}
+
+fn is_member_of(known: &KnownUnit, member: &Member) -> bool {
+    member.peer_urls.contains(&known.peer) || known.member.as_deref() == Some(&hex(member.id))
+}
+
+/// Returns the names of members that no unit has announced. Learners without a name may just be joining.
+pub fn strangers(facts: &ClusterFacts) -> Vec<String> {
+    let is_known = |member: &Member| {
+        let is_unit = facts.units.keys().any(|unit| member_name(unit) == member.name);
+        is_unit || facts.application.known.values().any(|known| is_member_of(known, member))
+    };
+    let members = facts.members.iter().flatten();
+    let named = members.filter(|member| !member.name.is_empty() && !is_known(member));
+    named.map(|member| member.name.clone()).collect()
+}
+
+/// Returns the data that this unit tells the others. `has_data` is whether its data directory has a `member` directory.
+pub fn unit_data(facts: &ClusterFacts, served: Option<&Served>, has_data: bool) -> UnitData {
+    let Some(served) = served else {
+        // While etcd does not answer, its member stays where it was.
+        if has_data {
+            return facts.own.clone();
+        }
+        return UnitData {
+            peer: facts.urls.as_ref().map(|urls| urls.peer.clone()),
+            founder: facts.application.founder.clone(),
+            ..UnitData::default()
+        };
+    };
+    let members = facts.members.as_deref().unwrap_or_default();
+    let own = members.iter().find(|member| member.id == served.status.member_id);
+    let urls = facts
+        .urls
+        .as_ref()
+        .filter(|urls| own.map_or(served.status.is_learner, |own| own.peer_urls.contains(&urls.peer)));
+    let is_voter = own.is_some_and(|own| !own.is_learner);
+    UnitData {
+        peer: urls.map(|urls| urls.peer.clone()),
+        client: urls.filter(|_| is_voter).map(|urls| urls.client.clone()),
+        member: Some(hex(served.status.member_id)),
+        cluster: Some(hex(served.status.cluster_id)),
+        heir_of: served.heir_of.clone(),
+        founder: None,
+    }
+}
+
+/// Returns the data that the leader tells all units. `own` is what this unit tells now.
+pub fn application_data(facts: &ClusterFacts, own: &UnitData) -> ApplicationData {
+    let told = |unit: &str| if unit == facts.unit { Some(own) } else { facts.others.get(unit) };
+    let mut data = facts.application.clone();
+    data.cluster = cluster(facts, own);
+    let is_here = |unit: &String| facts.units.get(unit).is_some_and(|unit| !unit.is_dying());
+    let is_new = data.cluster.is_none() && own.cluster.is_none();
+    data.founder = match data.founder.filter(|founder| is_new && is_here(founder)) {
+        None if is_new => Some(facts.unit.clone()),
+        founder => founder,
+    };
+    for unit in facts.units.keys() {
+        let Some(told) = told(unit) else { continue };
+        // A unit of another cluster is no part of this one.
+        let member = told.member.clone().filter(|_| told.cluster == data.cluster);
+        let joins = data.cluster.is_some() && told.cluster.is_none() && told.peer.is_some();
+        if (member.is_some() || joins) && (is_here(unit) || data.known.contains_key(unit)) {
+            // A member on loopback has no URL for peers.
+            let peer = told.peer.clone().unwrap_or_default();
+            data.known.insert(unit.clone(), KnownUnit { peer, member });
+        }
+    }
+    // A unit is forgotten only when etcd does not list its member any more.
+    if let Some(members) = &facts.members {
+        let is_listed = |known: &KnownUnit| members.iter().any(|member| is_member_of(known, member));
+        data.known.retain(|unit, known| facts.units.contains_key(unit) || is_listed(known));
+    }
+    data
+}
+
+/// Returns the id of the application's cluster: the recorded one, its heir after a restore, or the one that a unit serves.
+/// `None` if there was none yet, or it has ended.
+fn cluster(facts: &ClusterFacts, own: &UnitData) -> Option<String> {
+    let all = || std::iter::once(own).chain(facts.others.values());
+    let recorded = facts.application.cluster.clone();
+    let is_served = |id: &String| all().any(|told| told.cluster.as_ref() == Some(id));
+    if recorded.as_ref().is_some_and(is_served) {
+        return recorded;
+    }
+    let is_heir = |told: &&UnitData| recorded.as_ref().is_none_or(|old| told.heir_of.contains(old));
+    let heir = all().filter(is_heir).find_map(|told| told.cluster.clone());
+    // A cluster whose units are all gone has ended, and a new one takes its place.
+    let known = &mut facts.application.known.iter();
+    let has_ended = !known
+        .any(|(unit, known)| *unit != facts.unit && known.member.is_some() && facts.units.contains_key(unit));
+    match heir {
+        None if has_ended => own.cluster.clone(),
+        None => recorded,
+        heir => heir,
+    }
+}
+
+fn hex(id: u64) -> String {
+    format!("{id:x}")
+}
+
+#[cfg(test)]
+mod tests;

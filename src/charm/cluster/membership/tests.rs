@@ -1,0 +1,228 @@
+//! What a unit changes in the cluster, and what it tells: each row of the table of crashes in `role` and here.
+
+use super::super::facts::Urls;
+use super::*;
+use crate::juju::GoalUnit;
+use std::collections::BTreeMap;
+
+fn url(number: u64) -> String {
+    format!("https://10.0.0.{number}:2380")
+}
+
+fn member(number: u64, is_learner: bool) -> Member {
+    Member {
+        id: number,
+        name: format!("etcd{number}"),
+        peer_urls: vec![url(number)],
+        client_urls: vec![format!("https://10.0.0.{number}:2379")],
+        is_learner,
+    }
+}
+
+fn served(number: u64, is_learner: bool) -> Served {
+    let status = Status {
+        cluster_id: 0x1a,
+        member_id: number,
+        revision: 5,
+        version: "3.5.16".into(),
+        db_size: 0,
+        db_in_use: 0,
+        has_leader: true,
+        is_learner,
+        errors: Vec::new(),
+    };
+    Served { status, heir_of: BTreeSet::new() }
+}
+
+fn told(number: u64) -> UnitData {
+    UnitData {
+        peer: Some(url(number)),
+        client: Some(format!("https://10.0.0.{number}:2379")),
+        member: Some(hex(number)),
+        cluster: Some("1a".into()),
+        ..UnitData::default()
+    }
+}
+
+fn known(number: u64) -> KnownUnit {
+    KnownUnit { peer: url(number), member: Some(hex(number)) }
+}
+
+fn unit(number: u64) -> String {
+    format!("etcd/{number}")
+}
+
+/// The leader etcd/1 of a cluster with the voters 1, 2 and 10, all settled.
+fn settled() -> ClusterFacts {
+    let numbers = [1, 2, 10];
+    ClusterFacts {
+        unit: unit(1),
+        is_leader: true,
+        units: numbers.map(|n| (unit(n), GoalUnit { status: "active".into() })).into(),
+        relation: Some("cluster:0".into()),
+        application: ApplicationData {
+            cluster: Some("1a".into()),
+            founder: None,
+            known: numbers.map(|n| (unit(n), known(n))).into(),
+        },
+        own: told(1),
+        others: [2, 10].map(|n| (unit(n), told(n))).into(),
+        urls: Some(Urls { peer: url(1), client: "https://10.0.0.1:2379".into() }),
+        members: Some(numbers.map(|n| member(n, false)).into()),
+        ..ClusterFacts::default()
+    }
+}
+
+#[test]
+fn changes_and_tells_nothing_if_all_is_settled() {
+    let facts = settled();
+    let served = served(1, false);
+    assert_eq!(changes(&facts, Some(&served)), []);
+    assert_eq!(unit_data(&facts, Some(&served), true), facts.own);
+    assert_eq!(application_data(&facts, &facts.own), facts.application);
+    assert!(strangers(&facts).is_empty());
+}
+
+#[test]
+fn a_learner_makes_itself_a_voter() {
+    let mut facts = settled();
+    facts.members = Some(vec![member(1, true), member(2, false)]);
+    assert_eq!(changes(&facts, Some(&served(1, true))), [Change::PromoteSelf(1)]);
+    // It tells where it is, but clients cannot use it yet.
+    let data = unit_data(&facts, Some(&served(1, true)), true);
+    assert_eq!((data.peer, data.client, data.member), (Some(url(1)), None, Some("1".into())));
+}
+
+#[test]
+fn others_promote_a_learner_whose_unit_died_on_the_way() {
+    let mut facts = settled();
+    facts.is_leader = false;
+    facts.members = Some(vec![member(1, false), member(2, false), member(10, true)]);
+    assert_eq!(changes(&facts, Some(&served(1, false))), [Change::Promote(10)]);
+    // It has not started: etcd 3.4.23 would make it a voter all the same.
+    facts.members = Some(vec![member(1, false), Member { name: String::new(), ..member(10, true) }]);
+    assert_eq!(changes(&facts, Some(&served(1, false))), []);
+    // No unit: an operator may still be at work on it.
+    facts.members = Some(vec![member(1, false), member(7, true)]);
+    assert_eq!(changes(&facts, Some(&served(1, false))), []);
+}
+
+#[test]
+fn a_voter_moves_from_loopback_to_the_network() {
+    let mut facts = settled();
+    let loopback = Member { peer_urls: vec!["http://127.0.0.1:2380".into()], ..member(1, false) };
+    facts.members = Some(vec![loopback.clone()]);
+    assert_eq!(changes(&facts, Some(&served(1, false))), [Change::Move(1, url(1))]);
+    // Until etcd lists the URL, it is not told to others.
+    let data = unit_data(&facts, Some(&served(1, false)), true);
+    assert_eq!((data.peer, data.client, data.member), (None, None, Some("1".into())));
+    // Without certificates for peers it stays where it is.
+    facts.urls = None;
+    assert_eq!(changes(&facts, Some(&served(1, false))), []);
+    // A learner is never moved.
+    let moved = Urls { peer: url(99), client: "https://10.0.0.99:2379".into() };
+    let learner = ClusterFacts { urls: Some(moved), members: Some(vec![member(1, true)]), ..settled() };
+    assert_eq!(changes(&learner, Some(&served(1, true))), [Change::PromoteSelf(1)]);
+}
+
+#[test]
+fn the_leader_removes_only_members_of_units_that_are_gone() {
+    let mut facts = settled();
+    facts.units.remove("etcd/10");
+    facts.others.remove("etcd/10");
+    let removal = [Change::Remove(10, "etcd/10".into())];
+    assert_eq!(changes(&facts, Some(&served(1, false))), removal);
+    // Until it is removed, it is remembered.
+    assert!(application_data(&facts, &facts.own).known.contains_key("etcd/10"));
+    let mut unstarted = facts.clone();
+    unstarted.members =
+        Some(vec![member(1, false), Member { id: 77, name: String::new(), ..member(10, true) }]);
+    unstarted.application.known.get_mut("etcd/10").unwrap().member = None;
+    assert_eq!(changes(&unstarted, Some(&served(1, false))), [Change::Remove(77, "etcd/10".into())]);
+    facts.members = Some(vec![member(1, false), member(2, false)]);
+    assert_eq!(changes(&facts, Some(&served(1, false))), []);
+    assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/10"));
+    for change in [
+        ClusterFacts { is_leader: false, ..unstarted.clone() },
+        ClusterFacts { members: None, ..unstarted.clone() },
+        // Juju does not even list this unit.
+        ClusterFacts { units: BTreeMap::new(), ..unstarted },
+    ] {
+        assert_eq!(changes(&change, Some(&served(1, false))), []);
+    }
+}
+
+#[test]
+fn a_member_of_an_operator_is_reported_and_never_removed() {
+    let mut facts = settled();
+    let numbers = [1, 2, 10, 100];
+    facts.members = Some(numbers.map(|n| member(n, false)).into());
+    assert_eq!(changes(&facts, Some(&served(1, false))), []);
+    // Its name begins as that of a unit does.
+    assert_eq!(strangers(&facts), ["etcd100"]);
+}
+
+#[test]
+fn the_leader_admits_a_unit_when_there_is_a_cluster() {
+    let mut facts = settled();
+    let joiner = UnitData { peer: Some(url(11)), founder: None, ..UnitData::default() };
+    facts.units.insert("etcd/11".into(), GoalUnit { status: "waiting".into() });
+    facts.others.insert("etcd/11".into(), joiner);
+    let admitted = application_data(&facts, &facts.own);
+    assert_eq!(admitted.known["etcd/11"], KnownUnit { peer: url(11), member: None });
+    // Not while it is being removed, and not without its URL.
+    facts.units.insert("etcd/11".into(), GoalUnit { status: "dying".into() });
+    assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/11"));
+    facts.units.insert("etcd/11".into(), GoalUnit { status: "waiting".into() });
+    facts.others.insert("etcd/11".into(), UnitData::default());
+    assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/11"));
+    // A unit that serves another cluster is no part of this one.
+    facts.others.insert("etcd/11".into(), UnitData { cluster: Some("2b".into()), ..told(11) });
+    assert!(!application_data(&facts, &facts.own).known.contains_key("etcd/11"));
+}
+
+#[test]
+fn a_leader_without_a_cluster_names_itself_as_the_founder() {
+    let new = ClusterFacts {
+        application: ApplicationData::default(),
+        own: UnitData::default(),
+        others: BTreeMap::new(),
+        members: None,
+        ..settled()
+    };
+    let own = unit_data(&new, None, false);
+    assert_eq!(application_data(&new, &own).founder.as_deref(), Some("etcd/1"));
+    let mut named = new.clone();
+    named.application.founder = Some("etcd/2".into());
+    // A unit without data agrees, also a leader that was elected later.
+    let own = unit_data(&named, None, false);
+    assert_eq!(own.founder.as_deref(), Some("etcd/2"));
+    assert_eq!(application_data(&named, &own).founder.as_deref(), Some("etcd/2"));
+    // A unit with data never agrees.
+    assert_eq!(unit_data(&named, None, true).founder, None);
+    named.units.remove("etcd/2");
+    assert_eq!(application_data(&named, &own).founder.as_deref(), Some("etcd/1"));
+    // It has started: its cluster is recorded.
+    let started = application_data(&named, &told(1));
+    assert_eq!((started.founder, started.cluster), (None, Some("1a".into())));
+}
+
+#[test]
+fn records_the_cluster_that_serves_and_its_heir_after_a_restore() {
+    let mut facts = settled();
+    facts.others.clear();
+    facts.application.known = [("etcd/1".to_owned(), known(1))].into();
+    // Deployed by an older charm, or killed before it could tell.
+    facts.application.cluster = None;
+    assert_eq!(application_data(&facts, &told(1)).cluster.as_deref(), Some("1a"));
+    // Restored.
+    facts.application.cluster = Some("9f".into());
+    let heir = UnitData { heir_of: ["9f".to_owned()].into(), ..told(1) };
+    assert_eq!(application_data(&facts, &heir).cluster.as_deref(), Some("1a"));
+    // Two clusters: the recorded one stays.
+    let mut two = settled();
+    two.others.insert("etcd/2".into(), UnitData { cluster: Some("2b".into()), ..told(2) });
+    let data = application_data(&two, &told(1));
+    assert_eq!(data.cluster.as_deref(), Some("1a"));
+    assert_eq!(data.known["etcd/2"].member, Some("2".into()), "a member is forgotten only if etcd forgot it");
+}

@@ -1,0 +1,179 @@
+//! The charm with several units: certificates by relation, growth and shrinkage.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::charm::empty;
+use super::deployment::Deployment;
+use super::easyrsa::Easyrsa;
+use super::machine::Machine;
+use super::test_bed::TestBed;
+use crate::{command, etcd, workspace};
+
+const HEALTHY: &str = "active 1 member, healthy";
+/// The addresses that [`super::cluster::connect`] gives to machines.
+const ADDRESSES: [&str; 3] = ["10.9.9.1", "10.9.9.2", "10.9.9.3"];
+const TLS: &str = "/etc/etcd/relation-tls";
+
+/// One unit gets certificates from a relation: etcd listens on the network, a renewed certificate is used without a restart,
+/// and no key is in an argument, a status or a log.
+pub fn certificates(test_bed: &TestBed) -> Result<String> {
+    let machine = empty(test_bed)?;
+    let release = release(machine.path("/root")?.as_path())?;
+    let mut deployment = Deployment::new();
+    let unit = deployment.add_unit(test_bed, &machine, "10.9.9.1", &release)?;
+    deployment.settle()?;
+    deployment.check_status(&unit, &[HEALTHY])?;
+    super::charm::check_listens_on_loopback_only(&machine)?;
+    let easyrsa = Easyrsa::relate(&mut deployment.model)?;
+    deployment.settle()?;
+    deployment.check_status(&unit, &["waiting waiting for certificates from easyrsa"])?;
+    deployment.provide(easyrsa);
+    deployment.update_status(&unit)?;
+    deployment.settle()?;
+    deployment.check_status(&unit, &[HEALTHY])?;
+    etcdctl(&machine, "10.9.9.1", &["put", "key", "value"]).err().context("there is no such address yet")?;
+    etcdctl(&machine, "127.0.0.1", &["put", "key", "value"])?;
+    let ports = fs::read_to_string(machine.path("/var/lib/juju/agents/unit-etcd-0/ports")?)?;
+    ensure!(ports.trim() == "2379/tcp", "the port was not opened: {ports}");
+
+    let before = (super::charm::pid(&machine)?, certificate(&machine)?);
+    // Another address: the provider issues another certificate.
+    deployment.model.move_unit(&unit, "127.0.0.2");
+    deployment.settle()?;
+    deployment.check_status(&unit, &[HEALTHY])?;
+    ensure!(certificate(&machine)? != before.1, "the new certificate was not placed");
+    etcdctl(&machine, "127.0.0.2", &["get", "key"])?;
+    check_keys_are_secret(&machine)?;
+    Ok("certificates placed, and renewed for another address".to_owned())
+}
+
+/// Returns the certificate of the server.
+fn certificate(machine: &Machine) -> Result<String> {
+    Ok(fs::read_to_string(machine.path(&format!("{TLS}/server.crt"))?)?)
+}
+
+/// Checks that no private key is readable by others, or in what the hook tools were called with, or in the journal.
+fn check_keys_are_secret(machine: &Machine) -> Result<()> {
+    let readable = machine.run(&["find", TLS, "-name", "*.key", "-perm", "/077"])?;
+    ensure!(readable.is_empty(), "others can read {readable}");
+    let key = machine.run(&["grep", "-v", "-h", "--", "-----", &format!("{TLS}/server.key")])?;
+    let secret = key.lines().next().context("the key is empty")?;
+    let journal = machine.run(&["journalctl", "--no-pager"])?;
+    ensure!(!journal.contains(secret), "the journal has a key");
+    let agent = machine.path("/var/lib/juju/agents/unit-etcd-0")?;
+    for trace in ["calls", "status", "log"] {
+        let text = fs::read_to_string(agent.join(trace)).unwrap_or_default();
+        ensure!(!text.contains(secret) && !text.contains("PRIVATE"), "{trace} has a key");
+    }
+    Ok(())
+}
+
+/// Runs etcdctl on the machine, with the client certificate of the charm, at this address.
+fn etcdctl(machine: &Machine, address: &str, words: &[&str]) -> Result<String> {
+    let endpoint = format!("--endpoints=https://{address}:2379");
+    let files = ["cacert=ca.crt", "cert=client.crt", "key=client.key"];
+    let files: Vec<String> =
+        files.iter().map(|file| format!("--{}", file.replace('=', &format!("={TLS}/")))).collect();
+    let mut all = vec!["/usr/local/bin/etcdctl", "--dial-timeout=2s", &endpoint];
+    all.extend(files.iter().map(String::as_str));
+    all.extend(words);
+    machine.run(&all)
+}
+
+/// Creates a release archive like those of the etcd project, from the older programs that the tests run.
+fn release(at: &Path) -> Result<PathBuf> {
+    let bin = etcd::ensure(&workspace::target_directory()?, &etcd::OLD)?;
+    let path = at.join("etcd.tar.gz");
+    let mut tar = Command::new("tar");
+    tar.arg("czf").arg(&path).arg("--transform=s,^,etcd-v3.4-linux/,").arg("-C").arg(bin);
+    command::output(tar.args(["etcd", "etcdctl"]))?;
+    Ok(path)
+}
+
+/// One unit that was deployed without certificates becomes a member on the network; two more join it, one after the other; the
+/// first and the last of them leave again.
+pub fn grow_and_shrink(test_bed: &TestBed) -> Result<String> {
+    let machines = [empty(test_bed)?, empty(test_bed)?, empty(test_bed)?];
+    let [first, second, third] = &machines;
+    super::cluster::connect(&machines)?;
+    let release = release(first.path("/root")?.as_path())?;
+    let mut deployment = Deployment::new();
+    let zero = deployment.add_unit(test_bed, first, ADDRESSES[0], &release)?;
+    deployment.settle()?;
+    deployment.check_status(&zero, &[HEALTHY])?;
+    let one = deployment.add_unit(test_bed, second, ADDRESSES[1], &release)?;
+    deployment.settle()?;
+    deployment.check_status(&one, &["blocked ", "needs certificates to join etcd/0", "juju integrate"])?;
+    first.run(&["/usr/local/bin/etcdctl", "put", "before", "certificates"])?;
+
+    let easyrsa = Easyrsa::relate(&mut deployment.model)?;
+    deployment.provide(easyrsa);
+    deployment.settle()?;
+    check_cluster(&deployment, &[&zero, &one])?;
+    deployment.check_status(&zero, &["active 2 members, healthy; none may fail"])?;
+    let two = deployment.add_unit(test_bed, third, ADDRESSES[2], &release)?;
+    deployment.settle()?;
+    check_cluster(&deployment, &[&zero, &one, &two])?;
+    for unit in [&zero, &one, &two] {
+        deployment.update_status(unit)?;
+        deployment.check_status(unit, &["active 3 members, healthy"])?;
+    }
+    let pids: Vec<String> = machines.iter().map(super::charm::pid).collect::<Result<_>>()?;
+    fill(first)?;
+
+    // The unit with the first member leaves; the others have all keys.
+    deployment.model.remove_unit(&zero);
+    deployment.settle()?;
+    check_cluster(&deployment, &[&one, &two])?;
+    ensure!(
+        super::charm::pid(second)? == pids[1] && super::charm::pid(third)? == pids[2],
+        "etcd was restarted"
+    );
+    deployment.model.remove_unit(&two);
+    deployment.settle()?;
+    check_cluster(&deployment, &[&one])?;
+    // No hook of the other units runs after a unit has left.
+    deployment.update_status(&one)?;
+    deployment.check_status(&one, &[HEALTHY])?;
+    Ok("1, 2, 3 members, and back to 1; all keys on every member".to_owned())
+}
+
+/// Checks that exactly these units are voters, that their URLs are on the network, and that all have the same keys.
+fn check_cluster(deployment: &Deployment<'_>, units: &[&String]) -> Result<()> {
+    let mut hashes = Vec::new();
+    for unit in units {
+        let machine = deployment.machine(unit)?;
+        let listed: Value =
+            serde_json::from_str(&etcdctl(machine, "127.0.0.1", &["member", "list", "--write-out=json"])?)?;
+        let members = listed["members"].as_array().context("no members")?;
+        let mut names: Vec<String> =
+            members.iter().map(|member| member["name"].as_str().unwrap_or_default().to_owned()).collect();
+        names.sort();
+        let expected: Vec<String> = units.iter().map(|unit| unit.replace('/', "")).collect();
+        ensure!(names == expected, "{unit} lists {names:?}, not {expected:?}");
+        for member in members {
+            ensure!(member["isLearner"] != true, "a learner is left: {member}");
+            let url = member["peerURLs"][0].as_str().unwrap_or_default();
+            ensure!(url.starts_with("https://10.9.9."), "a peer URL is not on the network: {member}");
+        }
+        let keys = etcdctl(machine, "127.0.0.1", &["get", "", "--from-key", "--write-out=json"])?;
+        let keys: Value = serde_json::from_str(&keys)?;
+        hashes.push(keys["kvs"].to_string());
+    }
+    ensure!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "the members have different keys");
+    ensure!(hashes.iter().all(|keys| keys.contains("YmVmb3Jl")), "the key of the first member is missing");
+    Ok(())
+}
+
+/// Writes keys through the first unit.
+fn fill(machine: &Machine) -> Result<()> {
+    for number in 0..20 {
+        etcdctl(machine, "127.0.0.1", &["put", &format!("key-{number}"), "value"])?;
+    }
+    Ok(())
+}
