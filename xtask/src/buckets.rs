@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::go_server::{MINIO, VERSITYGW};
-use crate::{command, etcd, moto, page, workspace};
+use crate::{ceph, command, etcd, moto, page, workspace};
 
 /// The version of s3s-fs. It is pinned, because later ones may behave differently.
 const S3S_VERSION: &str = "0.14.1";
@@ -28,13 +28,14 @@ const UNSUPPORTED: &str = "cannot: ";
 const PAGE: &str = "docs/explanation/buckets.md";
 
 /// The servers: the argument on the command line, and the name in the table.
-const SERVERS: [(&str, &str); 4] = [
+const SERVERS: [(&str, &str); 5] = [
     ("moto", "moto 5.2.1"),
     ("s3s", "s3s-fs 0.14.1"),
     ("versitygw", "versitygw 1.8.0"),
     ("minio", "MinIO of 2026-02-12"),
+    ("ceph", "Ceph 16.2.15"),
 ];
-/// The servers that are used if none is named. MinIO takes long to build.
+/// The servers that are used if none is named. MinIO takes long to build, and Ceph to start for each test.
 const DEFAULT_SERVERS: [&str; 3] = ["moto", "s3s", "versitygw"];
 
 /// The result of a test.
@@ -74,7 +75,7 @@ fn parse(arguments: &[&str]) -> Result<Vec<(&'static str, &'static str)>> {
     for pair in arguments.chunks(2) {
         match pair {
             ["--server", server] if SERVERS.iter().any(|(known, _)| known == server) => named.insert(*server),
-            _ => bail!("usage: cargo xtask buckets [--server moto|s3s|versitygw|minio]..."),
+            _ => bail!("usage: cargo xtask buckets [--server moto|s3s|versitygw|minio|ceph]..."),
         };
     }
     if named.is_empty() {
@@ -93,6 +94,10 @@ fn run_tests(server: &str, target: &Path) -> Result<Option<Results>> {
     let is_there = match server {
         "versitygw" => VERSITYGW.set_environment(&mut cargo, target)?,
         "minio" => MINIO.set_environment(&mut cargo, target)?,
+        "ceph" => {
+            ceph::set_environment(&mut cargo, target)?;
+            true
+        }
         "s3s" => {
             cargo.env(S3S_VARIABLE, ensure_s3s(target)?);
             true

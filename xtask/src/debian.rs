@@ -34,8 +34,30 @@ pub fn download(work_dir: &Path, suite: &str, packages: &[&str]) -> Result<Vec<P
     command::output(private_apt(work_dir).args(["-qq", "update"]))?;
     let debs = work_dir.join("debs");
     command::output(private_apt(work_dir).args(["-qq", "download"]).args(packages).current_dir(&debs))?;
-    let found = fs::read_dir(&debs).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-    found.with_context(|| format!("reading {}", debs.display()))
+    files(&debs)
+}
+
+/// Downloads packages of this computer's own release into `work_dir`, with all packages that they need and that are not
+/// installed here. Returns the files.
+pub fn download_with_dependencies(work_dir: &Path, packages: &[&str]) -> Result<Vec<PathBuf>> {
+    let debs = work_dir.join("debs");
+    fs::create_dir_all(debs.join("partial")).with_context(|| format!("creating {}", debs.display()))?;
+    let mut apt = apt();
+    apt.arg("-o").arg(format!("Dir::Cache::archives={}", debs.display()));
+    // Nothing is installed, so other runs of apt need not wait.
+    apt.args(["-o", "Debug::NoLocking=1", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Retries=3"]);
+    apt.args(["-qq", "--yes", "--no-install-recommends", "--download-only", "install"]);
+    command::output(apt.args(packages))?;
+    let found = files(&debs)?;
+    Ok(found
+        .into_iter()
+        .filter(|file| file.extension().is_some_and(|extension| extension == "deb"))
+        .collect())
+}
+
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let found = fs::read_dir(dir).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    found.with_context(|| format!("reading {}", dir.display()))
 }
 
 /// Returns an apt-get that reads one source and writes only to `work_dir`.

@@ -7,6 +7,7 @@
 
 mod bench;
 mod buckets;
+mod ceph;
 mod chaos;
 mod command;
 mod debian;
@@ -64,7 +65,7 @@ Long-running checks:
   fuzz      Fuzz the parsers of untrusted input.
               fuzz [TARGET] [--seconds N]      (default: all targets, 60 seconds each)
   buckets   Run the S3 tests on independent S3 servers; write docs/explanation/buckets.md.
-              buckets [--server moto|s3s|versitygw|minio]...
+              buckets [--server moto|s3s|versitygw|minio|ceph]...
               --server  run on this server, and write only its column (default: all but minio)
   versions  Run the integration tests on each etcd from 3.4.23 to the newest; write
             docs/reference/versions.md. Needs Go, which builds what Debian does not have.

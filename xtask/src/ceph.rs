@@ -1,0 +1,50 @@
+//! Ceph with its S3 gateway for the tests: Debian packages, unpacked in cargo's target directory.
+//!
+//! Never installs anything on this computer, and never starts a program: the tests do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{command, debian};
+
+/// The packages with the monitor, the store and the gateway.
+const PACKAGES: [&str; 3] = ["ceph-mon", "ceph-osd", "radosgw"];
+/// The variable that names a directory with unpacked packages to use instead. The tests read it too.
+const VARIABLE: &str = "CEPH_ROOT";
+
+/// Sets the variable by which the tests find Ceph.
+pub fn set_environment(cargo: &mut Command, target: &Path) -> Result<()> {
+    cargo.env(VARIABLE, ensure(target)?);
+    Ok(())
+}
+
+/// Returns the directory with the unpacked packages. They are downloaded if they are missing.
+fn ensure(target: &Path) -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os(VARIABLE).filter(|named| !named.is_empty()) {
+        let root = std::path::absolute(named)?;
+        if !is_complete(&root) {
+            bail!("{VARIABLE} is {}, which has no usr/bin/radosgw", root.display());
+        }
+        return Ok(root);
+    }
+    let root = target.join("s3/ceph");
+    if !is_complete(&root) {
+        eprintln!("downloading Ceph from Debian to {} (70 MB)", command::short_path(&root));
+        let home = root.parent().context("the directory has no parent")?;
+        fs::create_dir_all(home).with_context(|| format!("creating {}", home.display()))?;
+        let work_dir = tempfile::Builder::new().prefix(".ceph-").tempdir_in(home)?;
+        let unpacked = work_dir.path().join("root");
+        for deb in debian::download_with_dependencies(work_dir.path(), &PACKAGES)? {
+            command::output(command::new("dpkg").arg("-x").arg(deb).arg(&unpacked))?;
+        }
+        fs::rename(&unpacked, &root).with_context(|| format!("renaming to {}", root.display()))?;
+    }
+    Ok(root)
+}
+
+fn is_complete(root: &Path) -> bool {
+    root.join("usr/bin/radosgw").is_file()
+}
