@@ -417,8 +417,8 @@ fn ask(to: u16, head: &str, body: &[u8]) -> Option<Vec<u8>> {
     // A server may answer and close the connection before it has read the body.
     let _ = server.write_all(body);
     let mut answer = Vec::new();
-    server.read_to_end(&mut answer).ok()?;
-    Some(answer)
+    let read = server.read_to_end(&mut answer);
+    (read.is_ok() || !answer.is_empty()).then_some(answer)
 }
 
 fn without_header(answer: &[u8], name: &str) -> Option<Vec<u8>> {
