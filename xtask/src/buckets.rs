@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::go_server::{MINIO, VERSITYGW};
-use crate::{ceph, command, etcd, moto, page, workspace};
+use crate::{ceph, command, page, test, workspace};
 
 /// The version of s3s-fs. It is pinned, because later ones may behave differently.
 const S3S_VERSION: &str = "0.14.1";
@@ -86,11 +86,8 @@ fn parse(arguments: &[&str]) -> Result<Vec<(&'static str, &'static str)>> {
 
 /// Runs the tests on one server. Returns `None` if the server cannot be built here, which is printed.
 fn run_tests(server: &str, target: &Path) -> Result<Option<Results>> {
-    let mut cargo = Command::new("cargo");
-    cargo.args(["test", "--test", "it", "--", "--show-output"]).args(TESTS);
-    etcd::set_environment(&mut cargo, target)?;
-    moto::set_environment(&mut cargo, target)?;
-    cargo.env(SERVER_VARIABLE, server);
+    let mut cargo = test::tests(&["--test", test::SLOW_TESTS], &["--", "--show-output"], target)?;
+    cargo.args(TESTS).env(SERVER_VARIABLE, server);
     let is_there = match server {
         "versitygw" => VERSITYGW.set_environment(&mut cargo, target)?,
         "minio" => MINIO.set_environment(&mut cargo, target)?,

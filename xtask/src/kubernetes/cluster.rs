@@ -49,7 +49,7 @@ Type=notify
 ExecStart=/usr/local/bin/kube-apiserver --etcd-servers=https://127.0.0.1:2379 \
 --etcd-cafile=/etc/etcd/pki/ca.crt --etcd-certfile=/etc/etcd/pki/client.crt --etcd-keyfile=/etc/etcd/pki/client.key \
 --tls-cert-file=/etc/kubernetes/pki/server.crt --tls-private-key-file=/etc/kubernetes/pki/server.key \
---service-account-issuer=https://kubernetes.default.svc --service-account-key-file=/etc/kubernetes/pki/sa.key \
+--service-account-issuer=https://kubernetes.default.svc --service-account-key-file=/etc/kubernetes/pki/sa.crt \
 --service-account-signing-key-file=/etc/kubernetes/pki/sa.key --service-cluster-ip-range=10.0.0.0/24 \
 --authorization-mode=RBAC --token-auth-file=/etc/kubernetes/tokens.csv \
 --encryption-provider-config=/etc/kubernetes/encryption.yaml --advertise-address=10.9.9.1 --secure-port=6443
@@ -69,6 +69,7 @@ const OBSERVER: &str = "\
 ExecStart=/usr/local/bin/observer --kubeconfig=/etc/kubernetes/observer.conf \
 --cacert=/etc/etcd/pki/ca.crt --cert=/etc/etcd/pki/client.crt --key=/etc/etcd/pki/client.key
 StandardOutput=append:/var/log/observer
+StandardError=journal
 Restart=always
 RestartSec=1
 ";
@@ -138,7 +139,8 @@ impl Cluster {
 
     /// Runs a command of systemctl on services.
     pub fn service(&self, command: &str, names: &[&str]) -> Result<()> {
-        self.machine.run(&[&["systemctl", command], names].concat()).map(drop)
+        let done = self.machine.run(&[&["systemctl", command], names].concat());
+        done.map(drop).with_context(|| format!("the journal ends in:\n{}", self.journal()))
     }
 
     /// Waits until a condition holds, which `name` describes.
@@ -147,15 +149,20 @@ impl Cluster {
         while !condition() {
             crate::interrupt::check()?;
             if began.elapsed() > START_TIMEOUT {
-                let log = self.machine.run(&["journalctl", "--lines=30", "--no-pager"]).unwrap_or_default();
                 bail!(
-                    "after {} s it is not true that {name}; the journal ends in:\n{log}",
-                    START_TIMEOUT.as_secs()
+                    "after {} s it is not true that {name}; the journal ends in:\n{}",
+                    START_TIMEOUT.as_secs(),
+                    self.journal()
                 );
             }
             sleep(Duration::from_millis(200));
         }
         Ok(())
+    }
+
+    /// Returns the last lines of the journal, for an error.
+    fn journal(&self) -> String {
+        self.machine.run(&["journalctl", "--lines=30", "--no-pager"]).unwrap_or_default()
     }
 
     /// Returns what the observer has printed so far.

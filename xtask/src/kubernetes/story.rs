@@ -46,9 +46,10 @@ pub fn run(cluster: &Cluster) -> Result<Vec<Row>> {
     fill(cluster)?;
     cluster.start_observer()?;
     settle(cluster)?;
+    // The value is not text: this form quotes it.
     let secret =
-        cluster.etcdctl(&["get", &format!("/registry/secrets/{APP}/secret-0"), "--print-value-only"])?;
-    ensure!(secret.starts_with("k8s:enc:aescbc:v1:key1:"), "the Secrets are not encrypted");
+        cluster.etcdctl(&["get", &format!("/registry/secrets/{APP}/secret-0"), "--write-out=fields"])?;
+    ensure!(secret.contains("\"k8s:enc:aescbc:v1:key1:"), "the Secrets are not encrypted");
     let saved = cluster.etcd_backup(&["snapshot"])?;
     let archive = saved["snapshot"]["path"].as_str().context("no path of the snapshot")?;
     ensure!(saved["snapshot"]["kubernetes"]["encryption_keys"] == json!([ENCRYPTION_KEY]), "{saved}");
