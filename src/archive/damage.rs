@@ -92,6 +92,8 @@ pub enum ManifestFault {
     OtherDatabase,
     /// It differs from the manifest that the archive is listed with, next to it or at its end.
     OtherManifest,
+    /// It describes other included files, or the archive has none.
+    OtherFiles,
     /// It is not a manifest.
     Unreadable,
 }
@@ -158,6 +160,7 @@ impl fmt::Display for ManifestFault {
         f.write_str(match self {
             Self::OtherDatabase => "its db is not the one that its manifest describes",
             Self::OtherManifest => "its manifest differs from the one that it is listed with",
+            Self::OtherFiles => "its included files are not those that its manifest describes",
             Self::Unreadable => "its manifest.json is not a manifest",
         })
     }

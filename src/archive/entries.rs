@@ -5,7 +5,7 @@
 use super::extensions::{self, Extension};
 use super::files::Files;
 use super::unpack::{GIVE_OURS, Unpacking};
-use super::{DB, MANIFEST};
+use super::{DB, MANIFEST, MANIFEST_2};
 use crate::archive::manifest::Manifest;
 use anyhow::Result;
 use std::io::Read;
@@ -45,12 +45,12 @@ impl Unpacking<'_> {
             let name = self.check_name(&path, kind)?;
             match (kind, name.as_str()) {
                 (EntryType::Directory, _) => {}
-                (_, MANIFEST) if manifest.is_none() && size <= MAX_MANIFEST_SIZE => {
+                (_, MANIFEST | MANIFEST_2) if manifest.is_none() && size <= MAX_MANIFEST_SIZE => {
                     let mut text = Vec::new();
                     entry.read_to_end(&mut text).map_err(|error| self.altered(&error.to_string()))?;
                     manifest = Some(Manifest::parse(&text));
                 }
-                (_, MANIFEST) => {
+                (_, MANIFEST | MANIFEST_2) => {
                     return Err(self.no("contains manifest.json twice, or it is too large", GIVE_OURS));
                 }
                 (_, name) => self.file_in(&mut files, name, Some(size), &mut entry)?,
@@ -108,7 +108,8 @@ impl Unpacking<'_> {
             let first = parts.next().filter(|_| name.contains('/') || is_directory);
             let is_sound = |part: &str| !["", ".", ".."].contains(&part) && part.trim() == part;
             // A directory does not take the place of our files.
-            name.split('/').all(is_sound) && !first.is_some_and(|first| [DB, MANIFEST].contains(&first))
+            name.split('/').all(is_sound)
+                && !first.is_some_and(|first| [DB, MANIFEST, MANIFEST_2].contains(&first))
         };
         let is_root =
             is_directory && name.is_some_and(|name| ["", "."].contains(&name)) && !path.starts_with(b"/");

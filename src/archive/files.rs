@@ -3,6 +3,7 @@
 //! This module must never use a name, except in messages or to refuse the archive. It must never accept a copy of a data
 //! directory: the database alone lacks the latest writes.
 
+use super::included::{INCLUDED, MAX_TAR_SIZE};
 use super::kind::{Kind, is_database};
 use super::unpack::{GIVE_OURS, Unpacking, peek};
 use super::zip::Zip;
@@ -46,7 +47,8 @@ impl Unpacking<'_> {
         self.database_of(files, false)
     }
 
-    /// Reads the file `name` of `size` bytes, if that is known: copies a database, and skips any other small file.
+    /// Reads the file `name` of `size` bytes, if that is known: copies a database, keeps the included files, and skips any
+    /// other small file.
     pub(super) fn file_in(
         &mut self,
         files: &mut Files,
@@ -63,6 +65,13 @@ impl Unpacking<'_> {
         }
         let (head, mut content) = peek(file).map_err(|error| self.altered(&error.to_string()))?;
         if !is_database(&head) && name != DB {
+            if name == INCLUDED && self.included.is_none() && size.is_some_and(|size| size <= MAX_TAR_SIZE) {
+                let mut bytes = Vec::new();
+                let read = content.take(MAX_TAR_SIZE).read_to_end(&mut bytes);
+                read.map_err(|error| self.altered(&error.to_string()))?;
+                self.included = Some(bytes);
+                return Ok(());
+            }
             return self.skip(files, name, &head, &mut content);
         }
         if let Some((first, _)) = &files.db {

@@ -1,14 +1,18 @@
 //! `manifest.json`: the description of a snapshot, next to it in the archive. Contains no secrets.
 
+use super::included::IncludedFiles;
 use super::labels::Labels;
+use super::{MANIFEST, MANIFEST_2};
 use crate::etcd::backend::KubernetesData;
 use crate::etcd::client::ContentHash;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The format that this version writes. A reader refuses a higher one: it may mean something else.
-pub const FORMAT: u32 = 1;
+/// The format of an archive that has only `db` next to its manifest.
+const FORMAT: u32 = 1;
+/// The format of an archive that has included files too. A reader refuses a higher one: it may mean something else.
+const FORMAT_WITH_FILES: u32 = 2;
 
 /// The description of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,9 +60,22 @@ pub struct Manifest {
     /// The note that the operator gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
+    /// The included files, if there are any. Exactly then, the format is 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub included: Option<IncludedFiles>,
 }
 
 impl Manifest {
+    /// Returns the format of a manifest, which depends on whether the archive has included files.
+    pub fn format_for(included: Option<&IncludedFiles>) -> u32 {
+        if included.is_some() { FORMAT_WITH_FILES } else { FORMAT }
+    }
+
+    /// Returns the name of the manifest in the archive.
+    pub fn file_name(&self) -> &'static str {
+        if self.included.is_some() { MANIFEST_2 } else { MANIFEST }
+    }
+
     /// Reads a manifest.
     ///
     /// # Errors
@@ -70,7 +87,7 @@ impl Manifest {
         }
         let version: Version =
             serde_json::from_slice(bytes).context("manifest.json was not written by this program")?;
-        if version.format > FORMAT {
+        if version.format > FORMAT_WITH_FILES {
             bail!(NewerFormat(version.format));
         }
         serde_json::from_slice(bytes).context("manifest.json was not written by this program")
@@ -118,8 +135,8 @@ mod tests {
 
     #[test]
     fn a_manifest_of_a_newer_format_is_not_read() {
-        let error = Manifest::parse(br#"{"format": 2, "colour": "red"}"#).unwrap_err();
-        assert_eq!(error.downcast_ref(), Some(&NewerFormat(2)), "{error}");
+        let error = Manifest::parse(br#"{"format": 3, "colour": "red"}"#).unwrap_err();
+        assert_eq!(error.downcast_ref(), Some(&NewerFormat(3)), "{error}");
         for other in [&b"{}"[..], br#"{"format": 1}"#, b"{{{"] {
             assert!(!Manifest::parse(other).unwrap_err().is::<NewerFormat>());
         }

@@ -1,4 +1,5 @@
-//! The archive: a tar.gz that contains only `manifest.json` and `db`.
+//! The archive: a tar.gz that contains `db` and `manifest.json`. An encrypted one may also have `include.tar`, and then
+//! its manifest is called `manifest-2.json`.
 //!
 //! It is written in one pass. It is read as untrusted input: one database, an optional manifest, and every byte is
 //! checked up to the end of the gzip stream. The archives of other tools are read too: what holds exactly one database
@@ -16,6 +17,7 @@ mod format_error;
 mod gunzip;
 mod gzip;
 mod hash_thread;
+pub mod included;
 mod kind;
 pub mod labels;
 pub mod manifest;
@@ -36,6 +38,10 @@ pub use unpack::{Contents, UnpackOptions, unpack, verify, verify_with};
 pub const DB: &str = "db";
 /// The file in the archive that describes the snapshot.
 pub const MANIFEST: &str = "manifest.json";
+/// The name of that file if the archive also has included files, which is format 2. A reader of format 1 takes any file
+/// next to `manifest.json` for damage. To it, an archive with this name is one of another tool: it reads `db`, and
+/// checks etcd's own hash.
+pub const MANIFEST_2: &str = "manifest-2.json";
 
 /// Returns a size as `du -h` prints it, such as `68K` or `1.4G`. The older charm's results had this form.
 pub fn human_size(bytes: u64) -> String {

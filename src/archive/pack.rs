@@ -3,9 +3,10 @@
 //! `db` comes first, because it can be written while it arrives. `manifest.json`, which describes it, comes last.
 //! `snapshot/pipeline.rs` shows the whole pipeline. This module must never hold more than a few blocks in memory.
 
+use super::DB;
 use super::gzip::{Effort, Encryption, Gzip};
+use super::included::INCLUDED;
 use super::manifest::Manifest;
-use super::{DB, MANIFEST};
 use crate::system::first_error::{FirstError, Stopped};
 use crate::system::growing_file::GrowthSender;
 use anyhow::{Context, Result, ensure};
@@ -28,6 +29,8 @@ pub struct Packer {
     pub effort: Effort,
     /// The key and the recipients, if the archive is to be encrypted.
     pub encryption: Option<Encryption>,
+    /// The tar of the included files, if there are any.
+    pub included: Option<Vec<u8>>,
     /// The modification time of the files in the archive.
     pub taken: Timestamp,
     /// The slot in which the stages of the pipeline store their first error.
@@ -35,7 +38,7 @@ pub struct Packer {
 }
 
 impl Packer {
-    /// Packs the snapshot `db` of `size` bytes, and then the manifest that `manifest` returns. Makes the archive
+    /// Packs the snapshot `db` of `size` bytes, the included files, and then the manifest that `manifest` returns. Makes the archive
     /// durable, and returns its length in bytes.
     ///
     /// # Errors
@@ -52,6 +55,9 @@ impl Packer {
             Gzip::start(&self.first_error, self.out, self.growth, self.effort, self.encryption.as_ref())?;
         self.first_error.run("pack", gzip, |gzip| {
             pack_database(gzip, db, size, modified)?;
+            if let Some(included) = &self.included {
+                pack_file(gzip, INCLUDED, included, modified).context(WRITING)?;
+            }
             pack_manifest(gzip, &manifest()?, modified).context(WRITING)
         })
     }
@@ -67,11 +73,15 @@ fn pack_database(gzip: &mut Gzip, mut db: impl Read, size: u64, modified: u64) -
 fn pack_manifest(gzip: &mut Gzip, manifest: &Manifest, modified: u64) -> Result<u64> {
     let text = manifest.to_json()?;
     gzip.stop_deflating()?;
-    gzip.write_all(&header(MANIFEST, text.len() as u64, modified)?)?;
-    gzip.write_all(&text)?;
-    gzip.write_all(padding(text.len() as u64))?;
+    pack_file(gzip, manifest.file_name(), &text, modified)?;
     gzip.write_all(&[0; 2 * SECTOR])?;
     Ok(gzip.finish()?)
+}
+
+fn pack_file(gzip: &mut Gzip, name: &str, bytes: &[u8], modified: u64) -> Result<()> {
+    gzip.write_all(&header(name, bytes.len() as u64, modified)?)?;
+    gzip.write_all(bytes)?;
+    Ok(gzip.write_all(padding(bytes.len() as u64))?)
 }
 
 /// Copies like `io::copy`, but directly into the blocks, and distinguishes an error of reading from an error of
@@ -110,6 +120,8 @@ fn padding(size: u64) -> &'static [u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::Contents;
+    use crate::archive::included::IncludedFiles;
     use crate::archive::labels::Labels;
     use crate::archive::tail::{TAIL, manifest_in};
     use crate::archive::verify;
@@ -146,6 +158,7 @@ mod tests {
             kubernetes: None,
             labels: Labels::parse("upgrade=v3.6").unwrap(),
             note: Some("Before the upgrade".to_owned()),
+            included: None,
         }
     }
 
@@ -159,6 +172,7 @@ mod tests {
                 growth,
                 effort,
                 encryption: None,
+                included: None,
                 taken: Timestamp::UNIX_EPOCH,
                 first_error: FirstError::default(),
             },
@@ -181,6 +195,34 @@ mod tests {
                 assert_eq!(contents.sha256, crate::system::digest::hex(&Sha256::digest(&written)));
                 assert_eq!(contents.manifest, Some(manifest(&db)));
             }
+        }
+    }
+
+    /// Packs an archive with included files, and a manifest that `change` altered.
+    fn pack_with_files(change: impl FnOnce(&mut Manifest)) -> Result<Contents> {
+        let (db, tar) = (snapshot(9), vec![7; 3 * SECTOR]);
+        let (mut packer, back) = packer(Effort::Balanced);
+        packer.included = Some(tar.clone());
+        let mut manifest = manifest(&db);
+        manifest.included = Some(IncludedFiles::new(vec!["/etc/etcd".to_owned()], 1, &tar));
+        manifest.format = Manifest::format_for(manifest.included.as_ref());
+        change(&mut manifest);
+        packer.pack(&*db, db.len() as u64, || Ok(manifest)).unwrap();
+        verify(back, "it", &|_| ())
+    }
+
+    #[test]
+    fn included_files_are_read_back_and_belong_to_their_manifest() {
+        let contents = pack_with_files(|_| ()).unwrap();
+        assert_eq!(contents.included, Some(vec![7; 3 * SECTOR]));
+        assert_eq!(contents.manifest.unwrap().format, 2);
+        let other: [fn(&mut Manifest); 2] = [
+            |manifest| manifest.included.as_mut().unwrap().sha256 = "00".to_owned(),
+            |manifest| manifest.included = None,
+        ];
+        for change in other {
+            let error = pack_with_files(change).unwrap_err();
+            assert!(error.to_string().contains("included files"), "{error:#}");
         }
     }
 

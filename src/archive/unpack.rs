@@ -67,6 +67,8 @@ pub struct Contents {
     pub manifest: Option<Manifest>,
     /// The hash, the size and the trailer of the database.
     pub db: DatabaseDigest,
+    /// The tar of the included files, if the archive has any and a manifest that describes them.
+    pub included: Option<Vec<u8>>,
 }
 
 /// Reads the archive or bare snapshot `source` of `size` bytes to its end, and writes the database to `out`. Accepts
@@ -86,7 +88,7 @@ pub fn unpack(
     progress: Sink<'_>,
 ) -> Result<Contents> {
     let watch = ErrorTracker::default();
-    let mut unpacking = Unpacking { shown, out, options, progress, watch: &watch, layer: Layer::Database };
+    let mut unpacking = Unpacking::new(shown, out, options, progress, &watch);
     let outcome = unpacking.file(watch.file(source, Some(size)), size);
     watch.outcome(shown, outcome)
 }
@@ -99,7 +101,7 @@ impl Unpacking<'_> {
         if kind == Kind::Bare && self.options.allow_bare {
             // The file is the database, so one hash is enough.
             let db = self.bare(source, Some(size))?;
-            return Ok(Contents { sha256: db.sha256.clone(), manifest: None, db });
+            return Ok(Contents { sha256: db.sha256.clone(), manifest: None, db, included: None });
         }
         let mut hashing = Hashing { source: &mut source, hash: Sha256::new() };
         let (manifest, db) = match kind {
@@ -109,7 +111,8 @@ impl Unpacking<'_> {
             Kind::Age => self.encrypted(&mut hashing)?,
             other => return Err(NotASnapshot::refused(other.refusal(self.shown))),
         };
-        Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
+        let included = self.included.take();
+        Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db, included })
     }
 }
 
@@ -141,8 +144,7 @@ pub fn verify_with(
     };
     let watch = ErrorTracker::default();
     let (out, progress) = (&mut io::sink(), &mut |_: Progress<'_>| {});
-    let mut unpacking =
-        Unpacking { shown, out, options: &options, progress, watch: &watch, layer: Layer::Database };
+    let mut unpacking = Unpacking::new(shown, out, &options, progress, &watch);
     let outcome = unpacking.ours(watch.file(source, None), key);
     watch.outcome(shown, outcome)
 }
@@ -163,6 +165,20 @@ pub(super) struct Unpacking<'a> {
     watch: &'a ErrorTracker,
     /// The layer that is being read.
     pub(super) layer: Layer,
+    /// The tar of the included files, once it has been read.
+    pub(super) included: Option<Vec<u8>>,
+}
+
+impl<'a> Unpacking<'a> {
+    fn new(
+        shown: &'a str,
+        out: &'a mut dyn Write,
+        options: &'a UnpackOptions<'a>,
+        progress: Sink<'a>,
+        watch: &'a ErrorTracker,
+    ) -> Self {
+        Self { shown, out, options, progress, watch, layer: Layer::Database, included: None }
+    }
 }
 
 impl Unpacking<'_> {
@@ -179,7 +195,8 @@ impl Unpacking<'_> {
                 self.tar(self.watch.layer(Layer::Gzip, MultiGzDecoder::new(opened)))?
             }
         };
-        Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db })
+        let included = self.included.take();
+        Ok(Contents { sha256: hex(&hashing.hash.finalize()), manifest, db, included })
     }
 
     /// Reads a database that is not in a tar.
@@ -241,12 +258,31 @@ impl Unpacking<'_> {
         let db = self.database_of(files, manifest.is_some())?;
         // The manifest is checked last: if a layer cannot be decoded, that is why the manifest cannot be read.
         let manifest = manifest.transpose().map_err(|error| self.unread_manifest(error))?;
+        self.check_included(manifest.as_ref())?;
         if let Some(manifest) = &manifest
             && (manifest.db_size, &manifest.db_sha256) != (db.size, &db.sha256)
         {
             return Err(self.damaged(Damage::Manifest { fault: ManifestFault::OtherDatabase }).into());
         }
         Ok((manifest, db))
+    }
+
+    /// Checks that the included files are those of the manifest. Without one, a file of that name is an ordinary file.
+    fn check_included(&mut self, manifest: Option<&Manifest>) -> Result<()> {
+        let Some(manifest) = manifest else {
+            self.included = None;
+            return Ok(());
+        };
+        let is_same = match (&manifest.included, &self.included) {
+            (Some(described), Some(bytes)) => described.describes(bytes),
+            (None, None) => true,
+            _ => false,
+        };
+        if is_same {
+            Ok(())
+        } else {
+            Err(self.damaged(Damage::Manifest { fault: ManifestFault::OtherFiles }).into())
+        }
     }
 
     /// Returns the error of a manifest that cannot be read.

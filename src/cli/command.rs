@@ -111,7 +111,7 @@ pub(super) const COMMANDS: [Command; 25] = [
         name: "fetch",
         action: "fetch-snapshot",
         positionals: &[positional("from", "DESTINATION/NAME", false)],
-        examples: &["fetch offsite/latest"],
+        examples: &["fetch offsite/latest", "fetch latest --identity-file key.txt --extract /root/pki"],
         reads: &[SETTINGS, BUCKETS],
         start: || job(snapshots::fetch::perform),
     },

@@ -203,7 +203,7 @@ fn option(param: &Param) -> Arg {
         // The name in the configuration file and in restic.
         arg = arg.alias("keep-last");
     }
-    if param.name.ends_with("file") || param.name == "target" {
+    if param.name.ends_with("file") || ["target", "extract"].contains(&&*param.name) {
         return arg.value_hint(clap::ValueHint::AnyPath);
     }
     arg.value_parser(Anything(param.allowed.clone()))
@@ -211,7 +211,7 @@ fn option(param: &Param) -> Arg {
 
 fn placeholder(param: &Param) -> String {
     match (param.name.as_str(), param.kind) {
-        ("target", _) => "DIR".to_owned(),
+        ("target" | "extract", _) => "DIR".to_owned(),
         ("identity-file", _) => "FILE".to_owned(),
         ("label", _) => "KEY=VALUE".to_owned(),
         ("note", _) => "TEXT".to_owned(),
@@ -378,7 +378,7 @@ fn resolved(name: &str, value: &str) -> String {
     let is_relative =
         |word: &str| word.starts_with("./") || word.starts_with("../") || word == "." || word == "..";
     match name {
-        "target" | "identity-file" if !value.is_empty() => absolute(value),
+        "target" | "identity-file" | "extract" if !value.is_empty() => absolute(value),
         "site" if value.contains('/') => absolute(value),
         "snapshot" | "from" | "archive" => {
             let word = |word: &str| {

@@ -223,6 +223,7 @@ impl FromParams for fetch::Request {
             labels: params.labels()?,
             identity_file: params.path("identity-file")?,
             target: params.path("target")?,
+            extract: params.path("extract")?,
         })
     }
 }

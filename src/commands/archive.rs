@@ -1,5 +1,6 @@
 //! An archive in the outcome of a command.
 
+use crate::archive::included::IncludedFiles;
 use crate::archive::manifest::Manifest;
 use crate::etcd::backend::KubernetesData;
 use crate::inventory::Fetched;
@@ -52,6 +53,9 @@ pub struct Contents {
     pub labels: BTreeMap<String, String>,
     /// The note of the snapshot, if it has one.
     pub note: Option<String>,
+    /// The files that the archive includes in addition to the database, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub included: Option<IncludedFiles>,
 }
 
 impl Contents {
@@ -67,6 +71,7 @@ impl Contents {
             kubernetes: manifest.kubernetes.clone(),
             labels: manifest.labels.to_map(),
             note: manifest.note.clone(),
+            included: manifest.included.clone(),
         }
     }
 }

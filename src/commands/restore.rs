@@ -169,7 +169,22 @@ fn restore(call: &Call<'_>, options: &Options, outcome: &mut Outcome) -> Result<
         outcome.site = Some(super::site::describe(&site, call.now));
     }
     add(&report, &request, outcome);
+    outcome.notes.extend(describe_included(&report, &request.source, options.identity_file.as_deref()));
     all_are_back(&report)
+}
+
+/// Describes the included files of the snapshot, which a restore never puts in place.
+fn describe_included(report: &Report, source: &Source, identity_file: Option<&Path>) -> Option<String> {
+    let included = report.snapshot.contents.manifest.as_ref()?.included.as_ref()?;
+    let fetch = Subcommand::new("fetch")
+        .word(source.to_string())
+        .option_if_some("identity-file", identity_file)
+        .option("extract", "/root/included");
+    Some(format!(
+        "the snapshot also includes {} files of {}, which were not put in place: {fetch} unpacks them into that directory",
+        included.files,
+        included.paths.join(", ")
+    ))
 }
 
 /// Fails if processes that depend on etcd are still stopped, even though etcd serves the restored data.

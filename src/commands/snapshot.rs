@@ -7,7 +7,7 @@ use super::target::target;
 use super::{Call, settle};
 use crate::archive::Effort;
 use crate::archive::labels::Labels;
-use crate::error::{ActionError, Subcommand};
+use crate::error::{ActionError, Refusal, Subcommand};
 use crate::etcd::client::Client;
 use crate::etcd::diagnose::next_step;
 use crate::etcd::site::Site;
@@ -111,6 +111,7 @@ impl Ready {
             encrypt_to: settings.encrypt_to.clone(),
             unit: call.unit().map(str::to_owned),
             before_restore: false,
+            include: settings.included()?.to_vec(),
             labels: request.labels.clone(),
             note: request.note.clone(),
             now: call.now,
@@ -122,6 +123,7 @@ impl Ready {
             approach()?.check_accessible_to(&user)?;
             let data = DataDir::open(&site)?;
             approach()?.check_outside(data.dir())?;
+            check_included(&request.include, data.dir().path())?;
             Ok(data)
         };
         let data = hold().map_err(|error| untouched(&site, &request.target, &call.typed, error))?;
@@ -153,7 +155,8 @@ impl Ready {
         outcome.copy_command = Some(call.copy_command(&user, &report.path));
         let alarms = (!report.alarms.is_empty()).then(|| alarm_warning(&report.alarms.join("; ")));
         let warnings = super::site::warnings(&site, call.now);
-        outcome.warnings = alarms.into_iter().chain(warnings).chain(v2_keys).collect();
+        let skipped = report.skipped.iter().cloned();
+        outcome.warnings = alarms.into_iter().chain(warnings).chain(v2_keys).chain(skipped).collect();
         outcome.snapshot = Some(Archive::taken(&report));
         watch.published(report);
         send(call, watch, outcome).unwrap_or(Ok(()))
@@ -182,6 +185,17 @@ fn untouched(site: &Site, target: &Path, again: &Subcommand, error: anyhow::Erro
         }
     };
     ActionError::from_error(error, format!("{archive} and etcd was not touched"), next)
+}
+
+/// Refuses to include files of etcd's data directory `data`: they change all the time, and the snapshot contains the data.
+fn check_included(include: &[PathBuf], data: &Path) -> Result<(), Refusal> {
+    match include.iter().find(|path| path.starts_with(data) || data.starts_with(path)) {
+        None => Ok(()),
+        Some(path) => Err(Refusal::new(
+            format!("include: {} contains files of etcd's data directory {}", path.display(), data.display()),
+            "name only certificates, keys and configuration: the snapshot contains the data",
+        )),
+    }
 }
 
 /// Describes the alarms that the snapshot contains.

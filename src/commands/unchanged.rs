@@ -10,6 +10,7 @@ use crate::inventory::{Entry, Repository, upload};
 use crate::schedule::Timetable;
 use crate::schedule::runs::last_results::LastResults;
 use crate::settings::Settings;
+use crate::snapshot::collect;
 use crate::system::durable::Dir;
 use jiff::{SignedDuration, Timestamp};
 
@@ -50,7 +51,15 @@ pub(super) fn find(
         && settings.destinations.keys().all(has_received);
     let is_young = taken.saturating_add(longest).is_ok_and(|end| next_run <= end);
     let has_recipients = newest.encrypted_for == recipients(&settings.encrypt_to);
-    (is_everywhere && is_young && has_recipients).then_some(newest)
+    (is_everywhere && is_young && has_recipients && has_same_files(&newest, settings)).then_some(newest)
+}
+
+/// Returns whether the included files are those of the newest snapshot, too. They change without a change of etcd's
+/// revision, as when certificates are renewed.
+fn has_same_files(newest: &Entry, settings: &Settings) -> bool {
+    let Ok(now) = settings.included().map(collect) else { return false };
+    let before = newest.manifest.as_ref().and_then(|manifest| manifest.included.as_ref());
+    now.is_ok_and(|now| now.as_ref().map(|now| &now.description) == before)
 }
 
 fn recipients(all: &[Recipient]) -> Vec<String> {

@@ -7,7 +7,7 @@ use super::unpack::{compare, sidecar};
 use crate::archive::age::Identities;
 use crate::archive::damage::{Damage, Damaged, ManifestFault};
 use crate::archive::manifest::Manifest;
-use crate::archive::{self, UnpackOptions};
+use crate::archive::{self, Contents, UnpackOptions};
 use crate::error::Refusal;
 use crate::etcd::trailer::Trailer;
 use crate::progress::{Progress, Sink};
@@ -39,6 +39,8 @@ pub struct Fetched {
     pub encrypted_for: Vec<String>,
     /// Whether its contents were verified. Without an identity, only the hash of an encrypted archive is compared.
     pub opened: bool,
+    /// The tar of its included files, if it was opened and has some.
+    pub included: Option<Vec<u8>>,
 }
 
 /// Fetches an archive into the directory `target`, and verifies it. If `target` has it already, only verifies that. An encrypted archive stays encrypted, and its
@@ -114,12 +116,15 @@ fn find_existing(
     if size != entry.size || recorded.is_err() {
         return Err(another().into());
     }
+    let is_itself = Path::new(&entry.location()) == path;
     let is_recorded = recorded.is_ok_and(|recorded| !recorded.is_empty());
     file.rewind()?;
     let checked = match check(file, snapshot, identities) {
         Err(error) if is_recorded => return Err(Damaged::refuse(error)),
         // Without a recorded hash, the archive is the same one if it is intact and has the same manifest.
-        Ok(checked) if is_recorded || Some(&checked.manifest) == entry.manifest.as_ref() => checked,
+        Ok(checked) if is_recorded || is_itself || Some(&checked.manifest) == entry.manifest.as_ref() => {
+            checked
+        }
         _ => return Err(another().into()),
     };
     Ok(Some(checked.fetched(entry, path)))
@@ -131,6 +136,7 @@ struct VerifiedCopy {
     manifest: Manifest,
     sidecar: Option<Sidecar>,
     opened: bool,
+    included: Option<Vec<u8>>,
 }
 
 impl VerifiedCopy {
@@ -143,6 +149,7 @@ impl VerifiedCopy {
             manifest: self.manifest,
             encrypted_for: entry.encrypted_for.clone(),
             opened: self.opened,
+            included: self.included,
         }
     }
 }
@@ -156,12 +163,14 @@ fn check(
 ) -> Result<VerifiedCopy> {
     let entry = &snapshot.entry;
     let damaged = |damage: Damage| damage.of(entry.location());
-    let sidecar = is_encrypted(&entry.name).then(|| sidecar(snapshot)).transpose()?;
+    // An identity opens the archive also if the file next to it is missing.
+    let has_sidecar = is_encrypted(&entry.name) && (entry.manifest.is_some() || identities.is_none());
+    let sidecar = has_sidecar.then(|| sidecar(snapshot)).transpose()?;
     if let (Some(sidecar), None) = (&sidecar, identities) {
         let sha256 = sha256_of(&mut draft)?;
         compare(snapshot, &sha256)?.map_err(damaged)?;
         let (manifest, sidecar) = (sidecar.manifest.clone(), Some(sidecar.clone()));
-        return Ok(VerifiedCopy { sha256, manifest, sidecar, opened: false });
+        return Ok(VerifiedCopy { sha256, manifest, sidecar, opened: false, included: None });
     }
     let encrypted_for = &entry.encrypted_for;
     let limits = UnpackOptions {
@@ -178,12 +187,14 @@ fn check(
         Trailer::Invalid => return Err(damaged(Damage::Trailer).into()),
         Trailer::Missing => return Err(unverifiable(entry, "it has no SHA-256 trailer").into()),
     }
-    let manifest = contents.manifest.ok_or_else(|| unverifiable(entry, "it has no manifest of ours"))?;
+    let manifest =
+        contents.manifest.clone().ok_or_else(|| unverifiable(entry, "it has no manifest of ours"))?;
     if sidecar.as_ref().is_some_and(|sidecar| sidecar.manifest != manifest) {
         return Err(damaged(Damage::Manifest { fault: ManifestFault::OtherManifest }).into());
     }
     compare(snapshot, &contents.sha256)?.map_err(damaged)?;
-    Ok(VerifiedCopy { sha256: contents.sha256, manifest, sidecar, opened: true })
+    let Contents { sha256, included, .. } = contents;
+    Ok(VerifiedCopy { sha256, manifest, sidecar, opened: true, included })
 }
 
 /// The refusal of an archive with a copy that cannot be verified.

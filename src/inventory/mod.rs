@@ -4,6 +4,7 @@
 
 pub mod destinations;
 mod entry;
+mod extract;
 mod fetch;
 mod latest;
 mod listing;
@@ -19,6 +20,7 @@ mod verdict;
 mod verify;
 
 pub use entry::{Entry, may_be_archive};
+pub use extract::{Extracted, check_can_extract, extract};
 pub use fetch::{Fetched, fetch};
 pub use listing::{Listing, Relisting, StoredSnapshot, UnreadableRepository};
 pub use record::Record;

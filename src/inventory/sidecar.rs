@@ -9,8 +9,9 @@ use crate::archive::name::taken;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-/// The format that this version writes. It does not read a higher one.
-const FORMAT: u32 = 1;
+/// The highest format that this version reads. The format is that of the manifest in it: a version that does not read
+/// such a manifest does not compare it with the archive, and does not report a difference as damage.
+const MAX_FORMAT: u32 = 2;
 /// The suffix of a sidecar's name.
 const SUFFIX: &str = ".manifest.json";
 /// The suffix of an encrypted archive's name.
@@ -33,7 +34,7 @@ pub struct Sidecar {
 impl Sidecar {
     /// Describes an archive of `size` bytes.
     pub fn new(size: u64, sha256: String, encrypted_for: Vec<String>, manifest: Manifest) -> Self {
-        Self { format: FORMAT, size, sha256, encrypted_for, manifest }
+        Self { format: manifest.format, size, sha256, encrypted_for, manifest }
     }
 
     /// Parses the sidecar of the archive `name` of `size` bytes. Returns `None` if it describes another archive or is
@@ -51,7 +52,7 @@ impl Sidecar {
     /// Fails with the reason if the document is not a sidecar.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
         let sidecar: Self = serde_json::from_slice(bytes).context("it was not written by this program")?;
-        ensure!(sidecar.format <= FORMAT, "its format {} is that of a newer version", sidecar.format);
+        ensure!(sidecar.format <= MAX_FORMAT, "its format {} is that of a newer version", sidecar.format);
         Ok(sidecar)
     }
 

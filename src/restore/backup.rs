@@ -74,6 +74,7 @@ pub(super) fn snapshot_request(request: &Request, target: &Path) -> snapshot::Re
         encrypt_to: request.encrypt_to.clone(),
         unit: request.unit.clone(),
         before_restore: true,
+        include: Vec::new(),
         labels: Labels::default(),
         note: None,
         now: request.now,

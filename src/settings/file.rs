@@ -46,6 +46,9 @@ pub struct Settings {
     /// The recipients that every archive is encrypted for. Without any, archives are not encrypted.
     #[serde(default)]
     pub encrypt_to: Vec<Recipient>,
+    /// The files and directories that every archive includes, in addition to the database. Only with `encrypt_to`.
+    #[serde(default)]
+    pub include: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -61,6 +64,24 @@ impl Settings {
             all.check_target(target)?;
         }
         Ok(all)
+    }
+
+    /// Returns the files and directories to include in an archive. Not checked when the settings are read, so that a
+    /// restore works in any case.
+    ///
+    /// # Errors
+    /// Refuses them if archives are not encrypted: the files are private keys.
+    pub fn included(&self) -> Result<&[PathBuf], Refusal> {
+        if self.include.is_empty() || !self.encrypt_to.is_empty() {
+            return Ok(&self.include);
+        }
+        Err(Refusal::new(
+            "include keeps private keys in the archives, but they are not encrypted: encrypt-to is missing",
+            format!(
+                "on your own machine, run `age-keygen -o etcd-backup.key`, and add the recipient that it prints to \
+                 {OPERATOR_FILE}: encrypt-to: [age1…]; or remove include"
+            ),
+        ))
     }
 
     /// Refuses a target that is also a destination, or that is the directory of a member in a destination.
@@ -97,6 +118,7 @@ impl Settings {
         self.metrics = self.metrics.or(other.metrics);
         self.hooks = self.hooks.or(other.hooks);
         self.encrypt_to.extend(other.encrypt_to);
+        self.include.extend(other.include);
         Ok(self)
     }
 

@@ -26,6 +26,8 @@ enum Kind {
     Choice(&'static [&'static str]),
     /// A list of words, such as this one.
     List(&'static str),
+    /// A list of absolute paths, such as this one.
+    Paths(&'static str),
     /// A mapping with known keys.
     Keys(&'static Keys),
     /// A mapping from names to mappings.
@@ -54,6 +56,7 @@ const ROOT: Keys = Keys {
         ("metrics", Kind::Path("/var/lib/prometheus/node-exporter")),
         ("hooks", Kind::Keys(&HOOKS)),
         ("encrypt-to", Kind::List("[age1…]")),
+        ("include", Kind::Paths("[/etc/kubernetes/pki]")),
     ],
 };
 
@@ -229,6 +232,14 @@ impl Kind {
             }
             (Self::List(_), Value::Sequence(items)) if items.iter().all(Value::is_string) => None,
             (Self::List(example), _) => must(format!("a list of texts, such as {key}: {example}")),
+            (Self::Paths(_), Value::Sequence(items))
+                if items.iter().all(|item| item.as_str().is_some_and(is_plain_path)) =>
+            {
+                None
+            }
+            (Self::Paths(example), _) => {
+                must(format!("a list of absolute paths without .., such as {key}: {example}"))
+            }
             (Self::Count, Value::Number(number)) if number.is_u64() => None,
             (Self::Count, _) => must(format!("a whole number, such as {key}: 7")),
             (Self::Amount(_), Value::String(_)) => None,

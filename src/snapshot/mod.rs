@@ -4,10 +4,12 @@
 //! No file gets its final name before it is complete, verified and durable. Must never touch etcd's own files, and
 //! does not depend on Juju.
 
+mod include;
 mod observe;
 mod pipeline;
 mod request;
 
+pub use include::{Included, collect};
 pub use pipeline::Packed;
 pub use request::{Request, Source};
 
@@ -20,7 +22,7 @@ use crate::store::trusted_path::TrustedPath;
 use crate::store::work_dir::{Companion, WorkDir};
 use crate::system::durable::Dir;
 use crate::system::interrupt;
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use observe::{Observed, observe};
 use pipeline::{ARCHIVE, Pipeline};
 use std::path::{Path, PathBuf};
@@ -41,6 +43,8 @@ pub struct Report {
     pub encrypted_for: Vec<String>,
     /// The alarms of the member, as etcd reports them. The snapshot contains them too.
     pub alarms: Vec<String>,
+    /// A sentence for each file that could not be included.
+    pub skipped: Vec<String>,
 }
 
 /// Takes a snapshot of `source` and publishes it as an archive.
@@ -64,11 +68,17 @@ pub fn take_and_publish_if(
     agree: &mut dyn FnMut(Sink<'_>) -> Result<()>,
 ) -> Result<Report> {
     report(Progress::Step("looking at etcd and at the target"));
+    // Before etcd sends anything: a file that cannot be read is reported at once.
+    let included = collect(&request.include)?;
+    ensure!(
+        included.is_none() || !request.encrypt_to.is_empty(),
+        "files are included only in encrypted archives"
+    );
     let observed = observe(source)?;
     let target = open_target(request, &observed)?;
     let stage = WorkDir::create(&target)?;
 
-    let pipeline = Pipeline::new(source, tools, &stage, &observed, request);
+    let pipeline = Pipeline::new(source, tools, &stage, &observed, request).include(included.as_ref());
     let (packed, manifest) = pipeline.run(report)?;
     agree(report)?;
     interrupt::check()?;
@@ -77,7 +87,8 @@ pub fn take_and_publish_if(
     let sidecar = (!encrypted_for.is_empty())
         .then(|| Sidecar::new(packed.size, packed.sha256.clone(), encrypted_for.clone(), manifest.clone()));
     let path = publish(&target, &stage, sidecar.as_ref(), request)?;
-    Ok(Report { path, packed, manifest, encrypted_for, alarms: observed.alarms })
+    let skipped = included.map(|included| included.skipped).unwrap_or_default();
+    Ok(Report { path, packed, manifest, encrypted_for, alarms: observed.alarms, skipped })
 }
 
 /// Opens the target directory, and creates it if it does not exist.

@@ -16,10 +16,12 @@
 //! If a stage fails, it stores its error in one shared [`FirstError`] before it closes its end, so the errors that
 //! follow in the other stages are not reported. Must never publish the archive.
 
+use super::include::Included;
 use super::observe::Observed;
 use super::request::{Request, Source};
 use crate::archive::age::FileKey;
-use crate::archive::manifest::{FORMAT, Manifest};
+use crate::archive::included::IncludedFiles;
+use crate::archive::manifest::Manifest;
 use crate::archive::{self, Contents, Encryption, Packer, human_size};
 use crate::error::Interrupted;
 use crate::etcd::backend::{Backend, ContentSummary, KubernetesData};
@@ -79,6 +81,8 @@ pub(super) struct Pipeline<'a> {
     stage: &'a WorkDir<'a>,
     observed: &'a Observed,
     request: &'a Request,
+    /// The tar of the included files and its description, if there are any.
+    files: Option<(&'a [u8], &'a IncludedFiles)>,
     /// Number of bytes of the snapshot that have been packed.
     packed: AtomicU64,
     /// The priority of the session, while etcd is sending a large database.
@@ -114,7 +118,13 @@ impl<'a> Pipeline<'a> {
         request: &'a Request,
     ) -> Self {
         let (packed, lowered, first_error) = Default::default();
-        Self { source, tools, stage, observed, request, packed, lowered, first_error }
+        Self { source, tools, stage, observed, request, files: None, packed, lowered, first_error }
+    }
+
+    /// Adds the tar of the included files to the archive.
+    pub fn include(self, files: Option<&'a Included>) -> Self {
+        let files = files.map(|files| (files.tar.as_slice(), &files.description));
+        Self { files, ..self }
     }
 
     /// Makes the archive in the staging directory, durable and verified.
@@ -194,6 +204,7 @@ impl<'a> Pipeline<'a> {
             growth,
             effort: self.request.effort,
             encryption,
+            included: self.files.map(|(tar, _)| tar.to_vec()),
             taken: self.request.now,
             first_error: self.first_error.clone(),
         };
@@ -350,7 +361,7 @@ impl<'a> Pipeline<'a> {
         let Inspection { revision, keys, total_keys, content_hash, kubernetes } = inspected?;
         let Observed { cluster_id, version, member, member_count, .. } = self.observed;
         Ok(Manifest {
-            format: FORMAT,
+            format: Manifest::format_for(self.files.map(|(_, description)| description)),
             // Whole seconds, as in the archive's name.
             taken: Timestamp::from_second(self.request.now.as_second())?.to_string(),
             unit: self.request.unit.clone(),
@@ -369,6 +380,7 @@ impl<'a> Pipeline<'a> {
             kubernetes,
             labels: self.request.labels.clone(),
             note: self.request.note.clone(),
+            included: self.files.map(|(_, description)| description.clone()),
         })
     }
 }

@@ -24,6 +24,8 @@ pub struct Request {
     pub unit: Option<String>,
     /// Whether a restore is about to replace the data.
     pub before_restore: bool,
+    /// The files to include, in addition to the database. Only in an encrypted archive.
+    pub include: Vec<PathBuf>,
     /// The labels of the snapshot.
     pub labels: Labels,
     /// The note of the snapshot.

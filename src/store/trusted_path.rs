@@ -56,7 +56,10 @@ impl TrustedPath {
     }
 
     /// Does the same as [`Self::open`], and names the path `what` in messages.
-    pub(super) fn open_as(what: &str, path: &Path, owner: Owner) -> Result<Self> {
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_as(what: &str, path: &Path, owner: Owner) -> Result<Self> {
         let mut last = Dir::open(Path::new("/"))?;
         let (mut missing, mut inodes, mut closed) = (Vec::new(), Vec::new(), None);
         for name in components(what, path)? {

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod copy_ownership;
 pub mod digest;
 pub mod durable;
+pub mod file_tree;
 pub mod first_error;
 pub mod growing_file;
 pub mod interrupt;

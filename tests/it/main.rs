@@ -45,6 +45,7 @@ mod gateway;
 mod hooks;
 mod hostile;
 mod import_formats;
+mod included_files;
 mod juju;
 mod kubernetes_data;
 mod list_snapshots;

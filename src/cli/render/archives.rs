@@ -1,7 +1,7 @@
 //! The outcomes of `fetch`, `delete`, `pin`, `unpin` and `credentials`.
 
 use super::table::fields;
-use super::{Render, Style, add_destinations, destinations_text};
+use super::{Render, Style, add_destinations, destinations_text, included};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
@@ -29,6 +29,13 @@ impl Render for fetch::Outcome {
             results.set(key!("snapshot.encrypted-for"), archive.encrypted_for.join(", "));
         }
         results.set(key!("snapshot.verified"), if archive.verified { "true" } else { COMPARED });
+        if let Some(files) = &archive.contents.included {
+            results.set(key!("snapshot.included"), included(files));
+        }
+        if let Some(dir) = &self.extracted_to {
+            results.set(key!("extract.path"), dir.display().to_string());
+            results.set(key!("extract.files"), self.extracted_files.to_string());
+        }
         results
     }
 
@@ -46,11 +53,19 @@ impl Render for fetch::Outcome {
                     archive.contents.cluster_id, archive.contents.revision
                 )),
             ),
+            ("  includes", archive.contents.included.as_ref().map(included)),
             ("  encrypted for", recipients),
             ("  verified", Some(if archive.verified { "yes" } else { COMPARED }.to_owned())),
             ("  copy it with", self.copy_command.clone()),
         ]);
-        format!("{}\n{details}", archive.path.display())
+        let extracted = self.extracted_to.as_ref().map(|dir| {
+            format!(
+                "{} files are unpacked in {}, and none was put in place\n",
+                self.extracted_files,
+                dir.display()
+            )
+        });
+        format!("{}\n{details}{}", archive.path.display(), extracted.unwrap_or_default())
     }
 }
 

@@ -55,6 +55,9 @@ impl Render for Outcome {
         }
         let mut text = match (self.snapshots.as_slice(), style.wide) {
             ([], _) if self.has_unread_places => String::new(),
+            ([], _) if !self.labels.is_empty() => {
+                format!("There are no snapshots with the label {}.\n", self.labels)
+            }
             ([], _) => "There are no snapshots.\n".to_owned(),
             (rows, true) => format!("{}\n", wide(rows)),
             (rows, false) => narrow(rows, self.now),

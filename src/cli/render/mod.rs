@@ -21,6 +21,8 @@ mod upkeep;
 mod upload;
 mod verify;
 
+use crate::archive::human_size;
+use crate::archive::included::IncludedFiles;
 use crate::cli::results::{Key, Results};
 use crate::commands::archive::Contents;
 use crate::system::text::replace_control;
@@ -79,6 +81,13 @@ pub(super) trait Render: Serialize {
 fn labels(contents: &Contents) -> String {
     let all: Vec<String> = contents.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     replace_control(&all.join(","), REPLACEMENT)
+}
+
+/// Describes the files that an archive includes.
+fn included(files: &IncludedFiles) -> String {
+    let paths = replace_control(&files.paths.join(", "), REPLACEMENT);
+    let noun = if files.files == 1 { "file" } else { "files" };
+    format!("{} {noun} of {paths}, {}", files.files, human_size(files.size))
 }
 
 /// Adds a line of Juju's results for each destination.

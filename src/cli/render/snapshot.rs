@@ -1,7 +1,7 @@
 //! The outcome of `snapshot`.
 
 use super::table::{fields, warnings};
-use super::{Render, Style, add_destinations, destinations_text, labels};
+use super::{Render, Style, add_destinations, destinations_text, included, labels};
 use crate::archive::human_size;
 use crate::cli::key;
 use crate::cli::results::Results;
@@ -36,6 +36,9 @@ impl Render for Outcome {
             }
             if let Some(note) = &archive.contents.note {
                 results.set(key!("snapshot.note"), &**note);
+            }
+            if let Some(files) = &archive.contents.included {
+                results.set(key!("snapshot.included"), included(files));
             }
             if let Some(keys) = archive.contents.kubernetes.as_ref().and_then(KubernetesData::describe_keys) {
                 results.set(key!("snapshot.kubernetes-keys"), keys);
@@ -75,6 +78,7 @@ impl Render for Outcome {
                 ),
                 ("  labels", Some(labels(&archive.contents)).filter(|all| !all.is_empty())),
                 ("  note", archive.contents.note.clone()),
+                ("  includes", archive.contents.included.as_ref().map(included)),
                 ("  encrypted for", Some(recipients).filter(|all| !all.is_empty())),
                 ("  keys to keep", keys_to_keep(archive)),
                 ("  verified", Some(if archive.verified { "yes" } else { "no" }.to_owned())),

@@ -10,7 +10,7 @@ use crate::inventory::upload;
 use crate::progress::Progress;
 use crate::schedule::timer;
 use crate::settings::Settings;
-use crate::snapshot::required_space;
+use crate::snapshot::{collect, required_space};
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use crate::system::durable::Dir;
 use anyhow::{Context, Result};
@@ -54,6 +54,26 @@ pub(super) fn check_programs(settings: &Settings, all: &mut Findings) {
     let recipients = settings.encrypt_to.len();
     if recipients > 0 {
         all.ok("encryption", format!("archives are encrypted for {recipients} recipients"));
+    }
+}
+
+/// Reads the files that archives include.
+pub(super) fn check_included(settings: &Settings, all: &mut Findings) {
+    let read = || {
+        let included = collect(settings.included()?)?;
+        Ok(included.map(|included| {
+            let files = included.description.files;
+            let size = human_size(included.description.size);
+            (format!("archives include {files} files, {size}"), included.skipped)
+        }))
+    };
+    match read() {
+        Ok(None) => {}
+        Ok(Some((message, skipped))) if skipped.is_empty() => all.ok("included files", message),
+        Ok(Some((message, skipped))) => {
+            all.warn("included files", format!("{message}; {}", skipped.join("; ")), None);
+        }
+        Err(error) => all.error("included files", error),
     }
 }
 

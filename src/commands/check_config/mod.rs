@@ -90,6 +90,7 @@ fn check_all(
     let target = target::target(call, &settings, request.target.as_deref());
     backups::check_target(&settings, &target, site.as_ref(), all);
     backups::check_programs(&settings, all);
+    backups::check_included(&settings, all);
     for name in settings.destinations.keys() {
         backups::check_destination(call, &settings, name, all);
         interrupt::check()?;

@@ -6,7 +6,7 @@ use crate::commands::Call;
 use crate::commands::archive::Archive;
 use crate::commands::next::repeat;
 use crate::error::{ActionError, Refusal, Subcommand};
-use crate::inventory::fetch;
+use crate::inventory::{check_can_extract, extract, fetch, must_open};
 use crate::progress::Progress;
 use crate::store::trusted_path::{TrustedPath, archive_owner};
 use serde::Serialize;
@@ -23,6 +23,8 @@ pub struct Request {
     pub identity_file: Option<PathBuf>,
     /// The directory to put it in, if not the default one.
     pub target: Option<PathBuf>,
+    /// The directory to unpack its included files into, if any.
+    pub extract: Option<PathBuf>,
 }
 
 /// The fetched archive.
@@ -33,6 +35,10 @@ pub struct Outcome {
     pub snapshot: Option<Archive>,
     /// The command that copies the archive to the operator's machine.
     pub copy_command: Option<String>,
+    /// The directory with the files that were included in the archive, if that was asked for.
+    pub extracted_to: Option<PathBuf>,
+    /// Number of files and links that were unpacked there.
+    pub extracted_files: u64,
 }
 
 /// Fetches an archive.
@@ -60,9 +66,22 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
         return Err(several_named().into());
     };
     let identities = crate::commands::identities(request.identity_file.as_deref())?;
-    let fetched =
+    if let Some(dir) = &request.extract {
+        let manifest = found.entry.manifest.as_ref();
+        check_can_extract(dir, &found.entry.location(), manifest).map_err(failed)?;
+        must_open(found, identities.as_ref()).map_err(failed)?;
+    }
+    let mut fetched =
         fetch(found, &places.target, owner, identities.as_ref(), &mut call.progress()).map_err(failed)?;
+    let included = fetched.included.take();
+    let shown = fetched.path.display().to_string();
     outcome.copy_command = Some(call.copy_command(&user, &fetched.path));
     outcome.snapshot = Some(Archive::fetched(fetched));
+    let Some(dir) = &request.extract else { return Ok(()) };
+    let extracted = extract(included.as_deref(), dir, &shown).map_err(|error| {
+        let state = format!("{shown} is complete, but its included files were not unpacked");
+        ActionError::from_error(error, state, format!("give an empty directory, then {}", call.typed))
+    })?;
+    (outcome.extracted_to, outcome.extracted_files) = (Some(extracted.path), extracted.files);
     Ok(())
 }

@@ -70,6 +70,9 @@ pub struct Outcome {
     /// Whether a place could not be read, so that there may be more archives.
     #[serde(skip)]
     pub has_unread_places: bool,
+    /// The labels by which archives were selected.
+    #[serde(skip)]
+    pub labels: Labels,
     /// The time of the listing, for relative ages.
     #[serde(skip)]
     pub now: Timestamp,
@@ -100,6 +103,7 @@ pub fn perform(call: &Call<'_>, request: &Request, outcome: &mut Outcome) -> Res
     outcome.snapshots = rows.map(|(found, kept)| Row::of(found, kept)).collect();
     (outcome.is_listed, outcome.now) = (true, call.now);
     outcome.juju_format = request.format;
+    outcome.labels = request.labels.clone();
     if request.runs {
         let runs = runs_of(&places.target, limit, call.now);
         outcome.runs = Some(runs.map_err(|error| untouched(error, &places.target, call))?);

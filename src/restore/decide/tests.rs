@@ -87,7 +87,7 @@ pub(super) fn facts(existing: ExistingData, can_bump: bool) -> Facts {
 
 fn snapshot(revision: i64, seal: Trailer) -> Snapshot {
     let db = DatabaseDigest { trailer: seal, size: 20512, sha256: "d".repeat(64) };
-    let contents = Contents { sha256: "a".repeat(64), manifest: None, db };
+    let contents = Contents { sha256: "a".repeat(64), manifest: None, db, included: None };
     Snapshot { contents, revision, last_record: revision, size: 20480, kubernetes: None }
 }
 

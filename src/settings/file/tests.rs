@@ -112,6 +112,14 @@ const WRONG_KINDS: &[(&str, &str)] = &[
     ("keep: [last]", "keep must be a list of rules, such as keep: {last: 7}"),
     ("keep: {last: canary}", "keep.last must be a whole number, such as last: 7"),
     ("keep: {labels: keep=forever}", "keep.labels must be a list of texts, such as labels: [keep=forever]"),
+    (
+        "include: /etc/etcd",
+        "include must be a list of absolute paths without .., such as include: [/etc/kubernetes/pki]",
+    ),
+    (
+        "include: [pki]",
+        "include must be a list of absolute paths without .., such as include: [/etc/kubernetes/pki]",
+    ),
     ("keep: {last: -1}", "keep.last must be a whole number, such as last: 7"),
     ("schedule: 12h", "schedule must be a mapping: did you mean schedule: {when: every 12h}?"),
     ("schedule: '@daily'", "schedule must be a mapping, such as schedule: {when: every 12h}"),
@@ -216,4 +224,12 @@ fn a_mistake_is_reported_with_its_line_and_file() {
         assert!(refusal.reason.starts_with(&expected), "{refusal}");
         assert_eq!(refusal.next, format!("correct {}", file.path().display()));
     }
+}
+
+#[test]
+fn files_are_included_in_encrypted_archives_only() {
+    let settings = Settings::parse("include: [/etc/kubernetes/pki]").unwrap();
+    let refusal = settings.included().unwrap_err().to_string();
+    assert!(refusal.contains("encrypt-to is missing") && refusal.contains("age-keygen"), "{refusal}");
+    assert!(Settings::default().included().unwrap().is_empty());
 }

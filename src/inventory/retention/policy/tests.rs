@@ -30,6 +30,7 @@ fn entry(taken: &str, revision: i64, size: u64) -> Entry {
         kubernetes: None,
         labels: Labels::default(),
         note: None,
+        included: None,
     };
     Entry {
         name: format!("{taken}-{revision}-{size}"),
